@@ -1,0 +1,80 @@
+# Makes its own environment in .venv; needs Linux, Python 3.11 or newer with its headers, make and a C compiler.
+
+PYTHON ?= python3
+DEMO_ARGS ?= --plot demo.png
+TEST_ARGS ?=
+
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+PIP := $(BIN)/pip --quiet --disable-pip-version-check
+SOURCES := pyproject.toml meson.build meson.options $(shell find rtloop -type f -not -name '*.py[co]')
+C_SOURCES := $(wildcard rtloop/include/rtloop/*.h tests/native/*.h tests/native/*.c)
+COMPILED := $(sort $(subst /,.,$(basename $(shell find rtloop -name '*.pyx'))))
+STUBTEST := --concise --ignore-disjoint-bases --ignore-unused-allowlist --allowlist $(CURDIR)/.ci/stubtest.allow \
+  --mypy-config-file $(CURDIR)/pyproject.toml
+
+# meson looks for cython and ninja there.
+export PATH := $(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help demo test native lint strict format clean remake
+.SILENT:
+
+help: ## show this list
+	sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r a b; do printf '%-14s%s\n' "$$a" "$$b"; done
+
+demo: $(VENV)/.installed ## install rtloop and run its demo; DEMO_ARGS="--duration 5s" replaces its arguments
+	$(BIN)/rtloop demo $(DEMO_ARGS)
+
+test: $(VENV)/.installed $(VENV)/.test ## install rtloop and run all tests; TEST_ARGS="-k histogram" narrows them
+	$(BIN)/pytest $(TEST_ARGS)
+
+native: $(VENV)/.installed $(VENV)/.test ## test the C headers alone, under the sanitizers
+	$(BIN)/pytest tests/native $(TEST_ARGS)
+
+lint: $(VENV)/.installed $(VENV)/.lint strict ## check style, format, types and stubs, and do a strict build
+	failed=; run() { "$$@" || failed="$$failed $$(basename $$1)"; }; \
+	run $(BIN)/ruff check --output-format concise; \
+	run $(BIN)/ruff format --check; \
+	run $(BIN)/cython-lint rtloop tests examples; \
+	run $(BIN)/clang-format --dry-run -Werror $(C_SOURCES); \
+	run $(BIN)/mypy; \
+	cd $(VENV) && run $(BIN)/stubtest $(STUBTEST) $(COMPILED); \
+	if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
+
+strict: $(VENV)/.build ## build from scratch; Cython's performance hints and C warnings in our code fail
+	echo "strict build"
+	$(BIN)/python .ci/strict_build.py . -Dbuildtype=release -Drt_werror=true
+
+format: $(VENV)/.lint ## put Python and C into the house's format
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+	$(BIN)/clang-format -i $(C_SOURCES)
+
+clean: ## remove the environment and everything built
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	find rtloop tests examples benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+# A stamp is newer than what it was made from, so that a repeated call does nothing. Another PYTHON begins anew.
+ifneq ($(shell cat $(VENV)/.made 2>/dev/null),$(PYTHON))
+$(VENV)/.made: remake
+endif
+$(VENV)/.made:
+	command -v $(PYTHON) >/dev/null || { echo "rtloop needs Python 3.11 or newer: no $(PYTHON) here; fix: make PYTHON=..." >&2; exit 1; }
+	$(PYTHON) .ci/preflight.py
+	echo "making $(VENV) with $$($(PYTHON) --version)"
+	$(PYTHON) -m venv --clear $(VENV)
+	$(PIP) install 'pip>=25.1'
+	echo '$(PYTHON)' > $@
+
+$(VENV)/.build $(VENV)/.test $(VENV)/.lint: $(VENV)/.%: $(VENV)/.made pyproject.toml
+	echo "installing what is needed to $*"
+	$(PIP) install --group $*
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.build $(SOURCES)
+	echo "building and installing rtloop"
+	$(PIP) install --no-build-isolation -Cbuild-dir=$(VENV)/rtloop-build '.[all]'
+	touch $@

@@ -1,0 +1,4 @@
+"""The front door for Cython: ``from rtloop cimport RTLoop, Cycle, RT_CONTINUE, RT_STOP``."""
+
+from rtloop.loop.loop cimport RT_CONTINUE, RT_STOP, Cycle
+from rtloop.loop.loop cimport _RTLoop_1 as RTLoop

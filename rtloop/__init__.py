@@ -1,0 +1,74 @@
+"""Hard periodic loops on Linux, written from Python.
+
+Subclass :class:`RTLoop` in Cython, write ``step``, and run it on a real-time thread of its own::
+
+    from rtloop cimport RTLoop, Cycle, RT_CONTINUE
+
+    cdef class Controller(RTLoop):
+        cdef int step(self, const Cycle *cycle) noexcept nogil:
+            ...
+            return RT_CONTINUE
+"""
+
+import sys as _sys
+
+if _sys.platform != "linux":
+    raise ImportError(
+        f"rtloop runs on Linux only, and this is {_sys.platform!r}: it is built on SCHED_FIFO, mlockall and "
+        "clock_nanosleep, which no other system has. In a container or a virtual machine with Linux it works"
+    )
+
+from pathlib import Path as _Path
+
+from rtloop.data.histogram import Histogram
+from rtloop.errors import (
+    CallbackError,
+    ConfigError,
+    GuardError,
+    MemoryLockError,
+    OverrunError,
+    PoolError,
+    PrivilegeError,
+    RtloopError,
+    RTSetupWarning,
+    SetupError,
+    StateError,
+    StopTimeoutError,
+)
+from rtloop.loop.loop import RTLoop, cycle_dtype
+from rtloop.loop.settings import Settings
+from rtloop.loop.stats import Stats
+from rtloop.system.grant import Grant
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CallbackError",
+    "ConfigError",
+    "Grant",
+    "GuardError",
+    "Histogram",
+    "MemoryLockError",
+    "OverrunError",
+    "PoolError",
+    "PrivilegeError",
+    "RTLoop",
+    "RTSetupWarning",
+    "RtloopError",
+    "Settings",
+    "SetupError",
+    "StateError",
+    "Stats",
+    "StopTimeoutError",
+    "cycle_dtype",
+    "get_include",
+]
+
+
+def get_include() -> str:
+    """Return the directory that Cython and a C compiler need (``-I``) to build against rtloop.
+
+    Cython finds ``rtloop/*.pxd`` there, also where rtloop is installed in editable mode; C code includes
+    ``rtloop/include/rtloop/....h`` from there.
+    """
+    return str(_Path(__file__).resolve().parents[1])

@@ -1,0 +1,1 @@
+"""The compiled controllers that ``rtloop demo`` runs and the tests reuse."""

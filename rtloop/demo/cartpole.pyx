@@ -1,0 +1,63 @@
+"""Keep a pole upright on a cart, over UDP, a thousand times a second: the controller of ``rtloop demo``, whole."""
+
+import socket
+
+from libc.errno cimport EAGAIN, errno
+from rtloop cimport RT_CONTINUE, Cycle, RTLoop
+from rtloop.demo.cartpole cimport Force, State
+
+cdef extern from "<sys/socket.h>" nogil:
+    enum: MSG_DONTWAIT
+    ssize_t recv(int fd, void *buffer, size_t size, int flags)
+    ssize_t send(int fd, const void *buffer, size_t size, int flags)
+
+# The linear-quadratic regulator for Q = diag(10, 1, 100, 1), R = 0.01: N per m, m/s, rad and rad/s.
+cdef double[4] K = [31.62, 30.66, 135.73, 12.51]
+GAINS = tuple(K)
+
+
+cdef class CartPole(RTLoop):
+    """Push the cart so that the pole on it stays up."""
+
+    cdef object socket, plant
+    cdef int fd
+    cdef State state            # the newest one that came
+    cdef Force force            # the last one sent
+
+    def __init__(self, period, *, plant, **settings):
+        super().__init__(period, **settings)
+        self.plant = plant
+
+    def setup(self):
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.connect(self.plant)
+        self.fd = self.socket.fileno()
+
+    cdef int step(self, const Cycle *cycle) noexcept nogil:
+        cdef State s
+        cdef ssize_t n = 0
+        for _ in range(64):         # drain the queue, though not for ever: only the newest state counts
+            n = recv(self.fd, &s, sizeof(s), MSG_DONTWAIT)
+            if n < 0:
+                break
+            if n == <ssize_t>sizeof(s):
+                self.state = s
+        if n < 0 and errno != EAGAIN:
+            return -errno
+
+        s = self.state              # where none came, the last one stands, and so does the force
+        self.force.answers = s.time_ns
+        self.force.newtons = K[0] * s.x + K[1] * s.v + K[2] * s.angle + K[3] * s.rate
+        if send(self.fd, &self.force, sizeof(Force), MSG_DONTWAIT) < 0 and errno != EAGAIN:
+            return -errno
+        return RT_CONTINUE
+
+    def close(self):
+        super().close()
+        if self.socket is not None:
+            self.socket.close()
+
+    @property
+    def angle(self):
+        """The pole's angle as last heard, in radians; readable while the loop runs."""
+        return self.state.angle

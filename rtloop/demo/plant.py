@@ -1,0 +1,150 @@
+"""The plant's process: a cart-pole that moves with the wall clock and speaks UDP on the loopback interface.
+
+``python -m rtloop.demo.plant`` prints one line of JSON with its port, simulates until a line comes on its standard
+input, and then prints one line of JSON with what became of the pole. It ends without a word when its standard input is
+closed, so that it never outlives the process that started it, however that one died.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import select
+import subprocess
+import sys
+import warnings
+from dataclasses import dataclass
+from types import TracebackType
+from typing import IO, Any, cast
+
+__all__ = ["PlantProcess", "Report", "main"]
+
+PRIORITY = 85  # the world does not wait for its controller
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What became of the pole, as the plant saw it.
+
+    Attributes
+    ----------
+    observed_s : float
+        How long the plant lived, from the moment the hand let go.
+    fell_at_s : float or None
+        When the pole passed 45 degrees and the motor was cut; None if it stood to the end.
+    worst_angle_deg : float
+        The largest angle, in degrees from upright; 90 is flat on the table.
+    oldest_state_ms : float
+        The greatest age of a state whose answer was still acting on the cart: the delay that the pole felt at worst.
+    states_sent, forces_received : int
+        Datagrams.
+    trace : dict
+        ``interval_s``, ``position_m`` and ``angle_deg``, from the moment the hand let go.
+    """
+
+    observed_s: float
+    fell_at_s: float | None
+    worst_angle_deg: float
+    oldest_state_ms: float
+    states_sent: int
+    forces_received: int
+    trace: dict[str, Any]
+
+    @property
+    def stood(self) -> bool:
+        """Whether the pole stood to the end."""
+        return self.fell_at_s is None
+
+
+class PlantProcess:
+    """The plant in a process of its own; a context manager that leaves no process behind.
+
+    Parameters
+    ----------
+    duration_ns : int
+        How long the plant is observed after the hand lets go.
+    seed : int
+        Which pushes it gets.
+    period_ns : int
+        How often it sends its state and takes what the controller sent.
+    """
+
+    def __init__(self, duration_ns: int, seed: int, period_ns: int = 1_000_000) -> None:
+        # -P: a directory called rtloop where the user happens to be must not hide the installed package.
+        command = [sys.executable, "-P", "-m", __name__, str(duration_ns), str(seed), str(period_ns)]
+        # Its own session: Ctrl-C is the parent's business, and the plant ends with its standard input.
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+        try:
+            self.address = ("127.0.0.1", int(self._read(20.0)["port"]))
+        except BaseException:
+            self._close()
+            raise
+
+    def _read(self, timeout: float) -> dict[str, Any]:
+        stdout = cast("IO[str]", self._process.stdout)
+        if not select.select([stdout], [], [], timeout)[0]:
+            raise RuntimeError(f"the plant's process has not answered for {timeout:g} s")
+        line = stdout.readline()
+        if not line:
+            raise RuntimeError(f"the plant's process has ended with exit code {self._process.wait(timeout)}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def finish(self) -> Report:
+        """Stop the plant and return its report."""
+        stdin = cast("IO[str]", self._process.stdin)
+        stdin.write("stop\n")
+        stdin.flush()
+        return Report(**self._read(20.0))
+
+    def _close(self) -> None:
+        """End the process, by force if it must be."""
+        with self._process as process:  # closes the pipes and waits
+            cast("IO[str]", process.stdin).close()
+            try:
+                process.wait(5.0)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            except BaseException:
+                process.kill()
+                raise
+
+    def __enter__(self) -> PlantProcess:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._close()
+
+
+def main() -> None:
+    """Run the plant, as described at the top of this module."""
+    from rtloop import RTSetupWarning
+    from rtloop.demo.physics import Plant
+
+    parser = argparse.ArgumentParser(prog="python -m rtloop.demo.plant", description="The plant of rtloop demo.")
+    for name in ("duration_ns", "seed", "period_ns"):
+        parser.add_argument(name, type=int)
+    options = parser.parse_args()
+    plant = Plant(
+        options.period_ns, duration_ns=options.duration_ns, seed=options.seed, priority=PRIORITY, strict=False,
+        lock_memory="own", name="plant",
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RTSetupWarning)  # the controller's own grants say the same, in view of the user
+        plant.start()
+    try:
+        print(json.dumps({"port": plant.port}), flush=True)
+        command = sys.stdin.readline()
+    finally:
+        plant.stop()
+    if command:
+        print(json.dumps(plant.report()), flush=True)
+    plant.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+/* A word that one thread sets and another waits for (futex(2)). Blocks and enters the kernel: never per cycle. */
+#ifndef RTLOOP_FUTEX_H
+#define RTLOOP_FUTEX_H
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <limits.h>
+#include <stdint.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "atomics.h"
+
+/* Publish a value and wake everyone who waits for the word to change. */
+static inline void rt_futex_set(uint32_t *word, uint32_t value) {
+  rt_store_release(word, value);
+  syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+}
+
+/* Wait while the word has this value, at most timeout_ns (relative). Returns the word as it is then; a signal ends the
+ * wait early, so that the caller can look at it. */
+static inline uint32_t rt_futex_wait(uint32_t *word, uint32_t value, int64_t timeout_ns) {
+  struct timespec ts = {.tv_sec = (time_t)(timeout_ns / 1000000000), .tv_nsec = (long)(timeout_ns % 1000000000)};
+  if (rt_load_acquire(word) == value) syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, &ts, NULL, 0);
+  return rt_load_acquire(word);
+}
+
+#endif

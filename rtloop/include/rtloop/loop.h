@@ -1,0 +1,222 @@
+/* The loop itself: wait for the release, step, take the time, record, move on. Everything that runs per cycle is here.
+ *
+ * rt_loop_main is the body of the loop's thread. It is inlined into its one caller with the callbacks as constants, so
+ * that a cycle makes one indirect call: the user's step. Per cycle it makes one system call, the sleep, and none when the
+ * release is already past or the margin for spinning covers the wait.
+ */
+#ifndef RTLOOP_LOOP_H
+#define RTLOOP_LOOP_H
+
+#include "clock.h"
+#include "futex.h"
+#include "schedule.h"
+#include "spin.h"
+#include "stack.h"
+#include "telemetry.h"
+#include "thread.h"
+
+/* What a callback returns; any other value fails the loop with it. */
+enum { RT_CONTINUE = 0, RT_STOP = 1 };
+
+/* One cycle, as the callbacks see it. Fields may be appended: rtloop allocates it. */
+typedef struct rt_cycle {
+  uint64_t index;  /* cycles run before this one */
+  int64_t release; /* ns on the loop's clock, as planned */
+  int64_t start;   /* ns, when the loop was really there */
+  int64_t period;  /* ns, nominal */
+  int64_t missed;  /* releases dropped just before this one */
+  double t;        /* s, planned, since the first release */
+  double dt;       /* s since the previous release that ran; nominal on the first */
+} rt_cycle_t;
+
+/* Where a run stands; a futex word between the control thread and the loop's. */
+enum {
+  RT_PHASE_IDLE = 0, /* no thread; also what a forked child sees in its wiped copy */
+  RT_PHASE_STARTING = 1,
+  RT_PHASE_READY = 2, /* the thread has asked for everything and waits for the verdict */
+  RT_PHASE_GO = 3,
+  RT_PHASE_ABORT = 4,
+  RT_PHASE_DONE = 5,
+};
+
+/* Bits of the command word. */
+enum { RT_COMMAND_STOP = 1u, RT_COMMAND_RESET = 2u };
+
+/* What ended a run. */
+enum {
+  RT_END_NORMAL = 0, /* stop(), RT_STOP, or the limit of run() */
+  RT_END_ENTER = 1,
+  RT_END_STEP = 2,
+  RT_END_OVERRUN = 3, /* the callback of that name */
+  RT_END_WAIT = 4,
+  RT_END_CLOCK = 5,    /* clock_nanosleep failed */
+  RT_END_OVERRUNS = 6, /* the overrun policy */
+};
+
+/* A sleep longer than this is taken in slices, so that a stop is seen. */
+#define RT_SLICE_NS INT64_C(50000000)
+
+typedef struct rt_loop {
+  rt_schedule_t schedule;
+  rt_cycle_t cycle;
+  rt_spin_t spin;
+  rt_telemetry_t *telemetry;
+  clockid_t clock;
+  int32_t has_own_wait; /* whether a subclass overrides wait() */
+  int64_t first_release;
+  uint64_t warmup;      /* index of the first cycle that counts in the histograms */
+  uint64_t max_cycles;  /* the run ends after this many */
+  int64_t max_duration; /* or before the first release at or after first_release + this */
+  int64_t end_release;
+  int64_t align;
+  int64_t phase_ns;
+
+  int32_t end_code;
+  int32_t end_reason;
+  rt_thread_request_t request;
+  rt_thread_report_t report;
+  rt_stack_t stack;
+  pthread_t thread;
+
+  _Alignas(RT_CACHE_LINE) uint32_t command; /* written by other threads, read once per cycle */
+  _Alignas(RT_CACHE_LINE) uint32_t phase;
+} rt_loop_t;
+
+/* Ask the loop's thread for something, from any thread. */
+static inline void rt_loop_command(rt_loop_t *loop, uint32_t bits) {
+  __atomic_fetch_or(&loop->command, bits, __ATOMIC_RELEASE);
+}
+
+/* Wait for the release in the loop's own way. *now is the time on entry and on return. Returns 0 or a negative errno;
+ * returns early when a command is pending. */
+static inline int rt_loop_wait(rt_loop_t *loop, int64_t *now, int64_t release) {
+  int64_t target = release - loop->spin.margin;
+  while (target > *now) {
+    int64_t until = RT_LIKELY(target - *now <= RT_SLICE_NS) ? target : *now + RT_SLICE_NS;
+    int rc = rt_clock_sleep_until(loop->clock, until);
+    *now = rt_clock_now(loop->clock);
+    if (RT_UNLIKELY(rc) && rc != -EINTR) return rc;
+    if (RT_UNLIKELY(rt_load_relaxed(&loop->command) & RT_COMMAND_STOP)) return 0;
+    if (loop->spin.is_auto && *now >= target) {
+      rt_spin_learn(&loop->spin, *now - target);
+      break;
+    }
+  }
+  while (RT_UNLIKELY(*now < release)) {
+    if (RT_UNLIKELY(rt_load_relaxed(&loop->command) & RT_COMMAND_STOP)) return 0;
+    rt_cpu_relax();
+    *now = rt_clock_now(loop->clock);
+  }
+  return 0;
+}
+
+/* The same for a wait() that a subclass ends with the loop's own. Returns 0 or a negative errno. */
+static inline int rt_loop_sleep(rt_loop_t *loop, int64_t release) {
+  int64_t now = rt_clock_now(loop->clock);
+  return rt_loop_wait(loop, &now, release);
+}
+
+static __attribute__((noinline, cold, unused)) void rt_loop_reset(rt_loop_t *loop) {
+  rt_telemetry_turn(loop->telemetry, loop->schedule.release);
+  rt_telemetry_usage(loop->telemetry, rt_thread_usage(), 0);
+  __atomic_fetch_and(&loop->command, ~RT_COMMAND_RESET, __ATOMIC_RELEASE);
+}
+
+/* The state of a run before its first cycle. `now` is the time on the loop's clock. */
+static inline void rt_loop_first(rt_loop_t *loop, int64_t now) {
+  const int64_t period = loop->schedule.period;
+  const int64_t lead = period < 1000000 ? period : 1000000;
+  const int64_t first = rt_schedule_first(now, lead, loop->align, loop->phase_ns);
+  loop->first_release = first;
+  loop->schedule.release = first;
+  loop->end_release = first > INT64_MAX - loop->max_duration ? INT64_MAX : first + loop->max_duration;
+  loop->cycle = (rt_cycle_t){.period = period, .release = first - period};
+  rt_telemetry_begin(loop->telemetry, first);
+}
+
+/* Cycles until something ends the run. Returns the reason and leaves the code in loop->end_code. */
+static inline __attribute__((always_inline)) int rt_loop_cycles(rt_loop_t *loop, void *self,
+                                                                int (*step)(void *, const rt_cycle_t *),
+                                                                int (*overrun)(void *, const rt_cycle_t *, int64_t),
+                                                                int (*wait)(void *, int64_t)) {
+  rt_schedule_t *const schedule = &loop->schedule;
+  rt_cycle_t *const cycle = &loop->cycle;
+  int64_t now = rt_clock_now(loop->clock);
+  for (;;) {
+    const int64_t release = schedule->release;
+    if (RT_UNLIKELY(cycle->index >= loop->max_cycles || release >= loop->end_release)) return RT_END_NORMAL;
+    const int is_late = now > release;
+    if (RT_LIKELY(!loop->has_own_wait)) {
+      const int rc = rt_loop_wait(loop, &now, release);
+      if (RT_UNLIKELY(rc)) return loop->end_code = rc, RT_END_CLOCK;
+    } else {
+      const int rc = wait(self, release);
+      now = rt_clock_now(loop->clock);
+      if (RT_UNLIKELY(rc == RT_STOP)) return RT_END_NORMAL;
+      if (RT_UNLIKELY(rc)) return loop->end_code = rc, RT_END_WAIT;
+    }
+    const uint32_t command = rt_load_acquire(&loop->command);
+    if (RT_UNLIKELY(command)) {
+      if (command & RT_COMMAND_STOP) return RT_END_NORMAL;
+      rt_loop_reset(loop);
+    }
+
+    cycle->start = now;
+    cycle->missed = schedule->missed;
+    cycle->dt = (double)(release - cycle->release) * 1e-9;
+    cycle->t = (double)(release - loop->first_release) * 1e-9;
+    cycle->release = release;
+    const int rc = step(self, cycle);
+    const int64_t end = rt_clock_now(loop->clock);
+
+    const int is_warmup = cycle->index < loop->warmup;
+    const int overran = rt_schedule_next(schedule, end);
+    rt_telemetry_record(loop->telemetry, schedule, (rt_record_t){release, now, end}, is_late, overran, is_warmup);
+    if (RT_UNLIKELY(is_warmup) && cycle->index + 1 == loop->warmup) {
+      rt_telemetry_usage(loop->telemetry, rt_thread_usage(), 0);
+    }
+    now = end;
+    if (RT_UNLIKELY(rc)) {
+      cycle->index += 1;
+      if (rc == RT_STOP) return RT_END_NORMAL;
+      return loop->end_code = rc, RT_END_STEP;
+    }
+    if (RT_UNLIKELY(overran)) {
+      const int code = overrun(self, cycle, schedule->missed);
+      cycle->index += 1;
+      if (code == RT_STOP) return RT_END_NORMAL;
+      if (code) return loop->end_code = code, RT_END_OVERRUN;
+      if (overran < 0) return RT_END_OVERRUNS;
+      now = rt_clock_now(loop->clock);
+      continue;
+    }
+    cycle->index += 1;
+  }
+}
+
+/* The body of the loop's thread, from the first system call to the last. The thread has not touched Python and does not. */
+static inline __attribute__((always_inline)) void rt_loop_main(rt_loop_t *loop, void *self, int (*enter)(void *),
+                                                               int (*step)(void *, const rt_cycle_t *),
+                                                               int (*overrun)(void *, const rt_cycle_t *, int64_t),
+                                                               int (*wait)(void *, int64_t), void (*leave)(void *)) {
+  rt_thread_setup(&loop->request, &loop->stack, &loop->report);
+  rt_futex_set(&loop->phase, RT_PHASE_READY);
+  uint32_t verdict = RT_PHASE_READY;
+  while (verdict == RT_PHASE_READY) verdict = rt_futex_wait(&loop->phase, RT_PHASE_READY, RT_NS_PER_S);
+  if (verdict == RT_PHASE_GO) {
+    const int rc = enter(self);
+    if (rc == RT_CONTINUE) {
+      rt_loop_first(loop, rt_clock_now(loop->clock));
+      rt_telemetry_usage(loop->telemetry, rt_thread_usage(), 0);
+      loop->end_reason = rt_loop_cycles(loop, self, step, overrun, wait);
+    } else if (rc != RT_STOP) {
+      loop->end_reason = RT_END_ENTER;
+      loop->end_code = rc;
+    }
+    rt_telemetry_usage(loop->telemetry, rt_thread_usage(), 1);
+    if (rc == RT_CONTINUE || rc == RT_STOP) leave(self);
+  }
+  rt_futex_set(&loop->phase, RT_PHASE_DONE);
+}
+
+#endif

@@ -1,0 +1,60 @@
+/* How long before a release to stop sleeping and start spinning.
+ *
+ * A fixed margin, or one learnt from the measured wake-up latency: the second-worst lateness of a short window (and of
+ * the window before it) plus a quarter. Leaving out the worst keeps a rare hiccup from costing CPU time for ever; two
+ * windows of about a fifth of a second let the margin follow a changing load. It is capped by the CPU budget.
+ *
+ * Real-time contract: rt_spin_learn is a few comparisons, in constant time, without division.
+ */
+#ifndef RTLOOP_SPIN_H
+#define RTLOOP_SPIN_H
+
+#include <stdint.h>
+
+#include "atomics.h"
+
+#define RT_SPIN_FLOOR_NS 2000
+#define RT_SPIN_WINDOW_NS INT64_C(200000000)
+
+typedef struct rt_spin {
+  int64_t margin; /* 0: do not spin */
+  int64_t cap;    /* the CPU budget of one cycle, for a learnt margin */
+  int64_t worst;
+  int64_t second;
+  int64_t previous; /* the second-worst of the window before this one */
+  uint32_t count;
+  uint32_t window; /* cycles in a window */
+  uint32_t is_auto;
+} rt_spin_t;
+
+static inline void rt_spin_fixed(rt_spin_t *s, int64_t margin) { *s = (rt_spin_t){.margin = margin}; }
+
+/* Learn, starting from the whole budget. `budget_percent` of the period may be spent spinning. */
+static inline void rt_spin_auto(rt_spin_t *s, int64_t period, int64_t budget_percent) {
+  int64_t window = RT_SPIN_WINDOW_NS / period;
+  int64_t cap = period / 100 * budget_percent + 1;
+  *s = (rt_spin_t){.margin = cap, .cap = cap, .previous = cap, .is_auto = 1};
+  s->window = window < 32 ? 32 : window > 1000000 ? 1000000 : (uint32_t)window;
+}
+
+/* Take note of how much later than asked a sleep ended. */
+static inline void rt_spin_learn(rt_spin_t *s, int64_t lateness) {
+  if (lateness > s->second) {
+    if (lateness > s->worst) {
+      s->second = s->worst;
+      s->worst = lateness;
+    } else {
+      s->second = lateness;
+    }
+  }
+  if (RT_UNLIKELY(++s->count >= s->window)) {
+    s->previous = s->second;
+    s->worst = s->second = 0;
+    s->count = 0;
+  }
+  int64_t margin = s->second > s->previous ? s->second : s->previous;
+  margin += (margin >> 2) + RT_SPIN_FLOOR_NS;
+  s->margin = margin < s->cap ? margin : s->cap;
+}
+
+#endif

@@ -1,0 +1,245 @@
+/* What a running loop tells: one block of memory, written by the loop's thread once per cycle, read by anyone.
+ *
+ * The block is the content of a sealed memfd (memfd_create(2)), so that no reader can shrink it under the writer.
+ *   header   who the loop is; written before its thread starts
+ *   banks    two sets of counters and histograms. One is active; a reset clears the other and the writer turns to it,
+ *            so that resetting costs the loop one assignment
+ *   records  a ring of the last (release, start, end)
+ *
+ * Real-time contract: rt_telemetry_record runs in constant time, allocates nothing, never waits and makes no system
+ * call. rt_telemetry_snapshot is for readers: it retries while the writer is writing.
+ */
+#ifndef RTLOOP_TELEMETRY_H
+#define RTLOOP_TELEMETRY_H
+
+#include <errno.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "atomics.h"
+#include "histogram.h"
+#include "schedule.h"
+#include "seqlock.h"
+
+#define RT_TELEMETRY_MAGIC UINT64_C(0x31304c45544c5452) /* "RTLTEL01" in memory order */
+#define RT_TELEMETRY_VERSION 1u
+
+typedef struct rt_record {
+  int64_t release;
+  int64_t start;
+  int64_t end;
+} rt_record_t;
+
+/* What the kernel has charged to the loop's thread (getrusage(2), RUSAGE_THREAD). */
+typedef struct rt_usage {
+  int64_t minor_faults;
+  int64_t major_faults;
+  int64_t voluntary_switches;
+  int64_t involuntary_switches;
+} rt_usage_t;
+
+typedef struct rt_counters {
+  uint64_t cycles; /* all that ran, warm-up included */
+  uint64_t missed;
+  uint64_t overruns;
+  uint64_t late; /* cycles whose release had passed before the loop turned to it */
+  uint64_t stalls;
+  uint64_t warmup;       /* cycles that are in no histogram */
+  uint64_t first_record; /* rt_telemetry.written when the bank became active */
+  int64_t shifted;       /* how far the grid has been moved, in ns */
+  int64_t first_release;
+  int64_t last_end;
+  rt_usage_t usage_begin; /* when the warm-up was over */
+  rt_usage_t usage_end;   /* when the loop ended; valid once rt_telemetry.ended is set */
+} rt_counters_t;
+
+enum { RT_LATENCY = 0, RT_EXECUTION = 1, RT_RESPONSE = 2, RT_INTERVAL = 3, RT_HISTOGRAMS = 4 };
+
+typedef struct rt_bank {
+  rt_counters_t counters;
+  _Alignas(RT_CACHE_LINE) rt_histogram_t histograms[RT_HISTOGRAMS];
+} rt_bank_t;
+
+typedef struct rt_telemetry {
+  uint64_t magic;
+  uint32_t version;
+  uint32_t header_bytes; /* sizeof(rt_telemetry_t): where the records begin */
+  uint64_t total_bytes;
+  uint64_t record_capacity; /* a power of two, or 0 */
+  uint64_t record_keep;     /* how many of them a reader is shown */
+  int64_t pid;
+  int64_t tid;
+  int64_t period;
+  int64_t phase;
+  int32_t clock;
+  int32_t policy;
+  int32_t priority;
+  int32_t cpu; /* the first CPU the thread may run on, -1 where it is not pinned */
+  char name[64];
+
+  /* Everything below is written by the loop's thread. */
+  _Alignas(RT_CACHE_LINE) rt_seqlock_t lock;
+  uint32_t active; /* index of the bank in use */
+  uint32_t ended;
+  uint32_t has_previous; /* whether previous_start belongs to the same run */
+  uint64_t written;      /* records ever written */
+  int64_t previous_start;
+  rt_bank_t banks[2];
+} rt_telemetry_t;
+
+/* Bytes of a block that keeps `capacity` records (a power of two, or 0). */
+static inline uint64_t rt_telemetry_bytes(uint64_t capacity) {
+  return sizeof(rt_telemetry_t) + capacity * sizeof(rt_record_t);
+}
+
+static inline rt_record_t *rt_telemetry_records(const rt_telemetry_t *t) {
+  return (rt_record_t *)((char *)t + sizeof(rt_telemetry_t)); /* NOLINT: readers only read */
+}
+
+static inline void rt_bank_clear(rt_bank_t *bank) {
+  memset(&bank->counters, 0, sizeof bank->counters);
+  for (int i = 0; i < RT_HISTOGRAMS; i++) rt_histogram_clear(&bank->histograms[i]);
+}
+
+/* Make a zeroed block ready for a writer. */
+static inline void rt_telemetry_init(rt_telemetry_t *t, uint64_t capacity, uint64_t keep) {
+  t->header_bytes = sizeof(rt_telemetry_t);
+  t->total_bytes = rt_telemetry_bytes(capacity);
+  t->record_capacity = capacity;
+  t->record_keep = keep;
+  t->version = RT_TELEMETRY_VERSION;
+  rt_bank_clear(&t->banks[0]);
+  rt_bank_clear(&t->banks[1]);
+  rt_store_release(&t->magic, RT_TELEMETRY_MAGIC);
+}
+
+/* Record one cycle, after the schedule has moved on from it: `overran` is what rt_schedule_next returned. */
+static inline void rt_telemetry_record(rt_telemetry_t *t, const rt_schedule_t *schedule, rt_record_t record, int is_late,
+                                       int overran, int is_warmup) {
+  rt_bank_t *bank = &t->banks[t->active];
+  rt_counters_t *c = &bank->counters;
+  rt_seqlock_write_begin(&t->lock);
+  rt_add_relaxed(&c->cycles, 1);
+  rt_store_relaxed(&c->last_end, record.end);
+  if (RT_UNLIKELY(is_late)) rt_add_relaxed(&c->late, 1);
+  if (RT_UNLIKELY(schedule->moved)) rt_add_relaxed(&c->shifted, schedule->moved);
+  if (RT_UNLIKELY(overran)) {
+    rt_add_relaxed(&c->overruns, 1);
+    rt_add_relaxed(&c->missed, (uint64_t)schedule->missed);
+    rt_add_relaxed(&c->stalls, (uint64_t)(schedule->stalled != 0));
+  }
+  if (RT_UNLIKELY(is_warmup)) {
+    rt_add_relaxed(&c->warmup, 1);
+  } else {
+    rt_histogram_record(&bank->histograms[RT_LATENCY], record.start - record.release);
+    rt_histogram_record(&bank->histograms[RT_EXECUTION], record.end - record.start);
+    rt_histogram_record(&bank->histograms[RT_RESPONSE], record.end - record.release);
+    if (RT_LIKELY(t->has_previous)) {
+      rt_histogram_record(&bank->histograms[RT_INTERVAL], record.start - t->previous_start);
+    }
+    t->has_previous = 1;
+    t->previous_start = record.start;
+  }
+  if (RT_LIKELY(t->record_capacity)) {
+    rt_record_t *slot = &rt_telemetry_records(t)[t->written & (t->record_capacity - 1)];
+    rt_store_relaxed(&slot->release, record.release);
+    rt_store_relaxed(&slot->start, record.start);
+    rt_store_relaxed(&slot->end, record.end);
+    rt_store_relaxed(&t->written, t->written + 1);
+  }
+  rt_seqlock_write_end(&t->lock);
+}
+
+/* Store what the kernel has charged so far; `end` says whether it closes the account or opens it. */
+static inline void rt_telemetry_usage(rt_telemetry_t *t, rt_usage_t usage, int end) {
+  rt_counters_t *c = &t->banks[t->active].counters;
+  rt_usage_t *to = end ? &c->usage_end : &c->usage_begin;
+  rt_seqlock_write_begin(&t->lock);
+  rt_store_relaxed(&to->minor_faults, usage.minor_faults);
+  rt_store_relaxed(&to->major_faults, usage.major_faults);
+  rt_store_relaxed(&to->voluntary_switches, usage.voluntary_switches);
+  rt_store_relaxed(&to->involuntary_switches, usage.involuntary_switches);
+  if (end) rt_store_relaxed(&t->ended, 1u);
+  rt_seqlock_write_end(&t->lock);
+}
+
+/* Begin a run whose first release is known. */
+static inline void rt_telemetry_begin(rt_telemetry_t *t, int64_t first_release) {
+  rt_counters_t *c = &t->banks[t->active].counters;
+  rt_seqlock_write_begin(&t->lock);
+  rt_store_relaxed(&c->first_release, first_release);
+  rt_store_relaxed(&c->last_end, first_release);
+  t->has_previous = 0;
+  rt_seqlock_write_end(&t->lock);
+}
+
+/* Turn to the other bank, which whoever asked for the reset has cleared. Called by the loop's thread between cycles. */
+static inline void rt_telemetry_turn(rt_telemetry_t *t, int64_t next_release) {
+  rt_counters_t *c = &t->banks[t->active ^ 1u].counters;
+  rt_seqlock_write_begin(&t->lock);
+  rt_store_relaxed(&c->first_record, t->written);
+  rt_store_relaxed(&c->first_release, next_release);
+  rt_store_relaxed(&c->last_end, next_release);
+  t->has_previous = 0;
+  rt_store_relaxed(&t->active, t->active ^ 1u);
+  rt_seqlock_write_end(&t->lock);
+}
+
+/* Copy bins lowest..highest only: a histogram's values touch few of its bins. `to` holds zeros or an earlier copy. */
+static inline void rt_histogram_copy(rt_histogram_t *to, const rt_histogram_t *from) {
+  if (to->min <= to->max) {
+    uint32_t first = rt_histogram_bin(to->min);
+    memset(&to->counts[first], 0, (rt_histogram_bin(to->max) + 1 - first) * sizeof to->counts[0]);
+  }
+  to->min = rt_load_relaxed(&from->min);
+  to->max = rt_load_relaxed(&from->max);
+  to->sum = rt_load_relaxed(&from->sum);
+  if (to->min > to->max) return;
+  uint32_t last = rt_histogram_bin(to->max);
+  for (uint32_t i = rt_histogram_bin(to->min); i <= last; i++) to->counts[i] = rt_load_relaxed(&from->counts[i]);
+}
+
+/* Copy the active bank as one consistent whole. Returns 0, or -EAGAIN when `tries` attempts all met the writer.
+ * `to` must be made by rt_bank_clear before the first call; after -EAGAIN its content is a mixture. */
+static inline int rt_telemetry_snapshot(const rt_telemetry_t *t, rt_bank_t *to, uint64_t *written, int tries) {
+  while (tries-- > 0) {
+    uint32_t begin = rt_seqlock_read_begin(&t->lock);
+    if (begin & 1u) {
+      rt_cpu_relax();
+      continue;
+    }
+    const rt_bank_t *bank = &t->banks[rt_load_relaxed(&t->active) & 1u];
+    const uint64_t *source = (const uint64_t *)&bank->counters;
+    uint64_t *target = (uint64_t *)&to->counters;
+    for (size_t i = 0; i < sizeof(rt_counters_t) / sizeof(uint64_t); i++) target[i] = rt_load_relaxed(&source[i]);
+    for (int i = 0; i < RT_HISTOGRAMS; i++) rt_histogram_copy(&to->histograms[i], &bank->histograms[i]);
+    *written = rt_load_relaxed(&t->written);
+    if (rt_seqlock_read_valid(&t->lock, begin)) return 0;
+  }
+  return -EAGAIN;
+}
+
+/* Copy the records numbered first..last-1 (as counted by rt_telemetry.written) while the writer goes on; those it has
+ * overwritten meanwhile are left out. Returns how many are at to[0..], oldest first. `to` has room for last - first. */
+static inline uint64_t rt_telemetry_copy_records(const rt_telemetry_t *t, rt_record_t *to, uint64_t first, uint64_t last) {
+  uint64_t capacity = t->record_capacity;
+  if (capacity == 0 || last <= first) return 0;
+  const rt_record_t *ring = rt_telemetry_records(t);
+  for (uint64_t i = first; i < last; i++) {
+    const rt_record_t *slot = &ring[i & (capacity - 1)];
+    to[i - first].release = rt_load_relaxed(&slot->release);
+    to[i - first].start = rt_load_relaxed(&slot->start);
+    to[i - first].end = rt_load_relaxed(&slot->end);
+  }
+  __atomic_thread_fence(__ATOMIC_ACQUIRE);
+  uint64_t written = rt_load_relaxed(&t->written);
+  /* The writer may be in the middle of record number `written`, which overwrites number written - capacity. */
+  uint64_t intact = written + 1 > capacity ? written + 1 - capacity : 0;
+  if (intact <= first) return last - first;
+  if (intact >= last) return 0;
+  memmove(to, to + (intact - first), (last - intact) * sizeof *to);
+  return last - intact;
+}
+
+#endif

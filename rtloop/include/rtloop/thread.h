@@ -1,0 +1,150 @@
+/* What a thread asks of the kernel for itself, and what it reads back.
+ *
+ * rt_thread_create makes the thread with every signal but the synchronous faults blocked and with an explicit ordinary
+ * policy, so that nothing is inherited; rt_thread_setup, called by the new thread, then asks for the rest. All of it
+ * happens before the first release; nothing here may be called per cycle.
+ */
+#ifndef RTLOOP_THREAD_H
+#define RTLOOP_THREAD_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "stack.h"
+#include "telemetry.h"
+
+#define RT_CPU_WORDS 128 /* 8192 CPUs, the largest NR_CPUS of any kernel configuration */
+
+#define RT_SCHED_DEADLINE 6
+#define RT_SCHED_FLAG_RESET_ON_FORK 1u
+
+/* struct sched_attr of sched_setattr(2), which older C libraries do not declare. */
+typedef struct rt_sched_attr {
+  uint32_t size;
+  uint32_t sched_policy;
+  uint64_t sched_flags;
+  int32_t sched_nice;
+  uint32_t sched_priority;
+  uint64_t sched_runtime;
+  uint64_t sched_deadline;
+  uint64_t sched_period;
+} rt_sched_attr_t;
+
+typedef struct rt_thread_request {
+  rt_sched_attr_t attr;
+  int32_t is_pinned;       /* whether `cpus` is asked for */
+  int32_t flush_denormals; /* whether to set flush-to-zero and denormals-are-zero */
+  char name[16];
+  uint64_t cpus[RT_CPU_WORDS];
+} rt_thread_request_t;
+
+/* Every rc is 0 or a negative errno. */
+typedef struct rt_thread_report {
+  int32_t tid;
+  int32_t signal_stack_rc;
+  int32_t name_rc;
+  int32_t cpu_rc;
+  int32_t slack_rc;
+  int32_t policy_rc;
+  int32_t denormals_flushed;
+  int32_t slack_ns;
+  rt_sched_attr_t attr;          /* as the kernel has it */
+  uint64_t cpus[RT_CPU_WORDS];   /* where the thread may run */
+  uint64_t allowed[RT_CPU_WORDS]; /* where it could be allowed to run: the cpuset's online CPUs */
+} rt_thread_report_t;
+
+static inline rt_usage_t rt_thread_usage(void) {
+  struct rusage r;
+  getrusage(RUSAGE_THREAD, &r);
+  return (rt_usage_t){r.ru_minflt, r.ru_majflt, r.ru_nvcsw, r.ru_nivcsw};
+}
+
+/* Set flush-to-zero and denormals-are-zero for the calling thread; returns whether they are set. */
+static inline int rt_thread_flush_denormals(void) {
+#if defined(__x86_64__)
+  const unsigned int bits = 0x8040; /* MXCSR: FTZ is bit 15, DAZ bit 6 */
+  __builtin_ia32_ldmxcsr(__builtin_ia32_stmxcsr() | bits);
+  return (__builtin_ia32_stmxcsr() & bits) == bits;
+#elif defined(__aarch64__)
+  const uint64_t bit = UINT64_C(1) << 24; /* FPCR: FZ flushes inputs and results */
+  uint64_t fpcr;
+  __asm__ __volatile__("mrs %0, fpcr" : "=r"(fpcr));
+  __asm__ __volatile__("msr fpcr, %0" ::"r"(fpcr | bit));
+  __asm__ __volatile__("mrs %0, fpcr" : "=r"(fpcr));
+  return (fpcr & bit) != 0;
+#else
+  return 0;
+#endif
+}
+
+/* Set the affinity and read it back. The widest mask is tried first, for only the kernel knows the cpuset. */
+static inline void rt_thread_set_cpus(const rt_thread_request_t *request, rt_thread_report_t *report) {
+  const size_t bytes = sizeof report->cpus;
+  uint64_t before[RT_CPU_WORDS] = {0};
+  long got = syscall(SYS_sched_getaffinity, 0, bytes, before);
+  memset(report->allowed, 0xff, bytes);
+  (void)syscall(SYS_sched_setaffinity, 0, bytes, report->allowed);
+  memset(report->allowed, 0, bytes);
+  (void)syscall(SYS_sched_getaffinity, 0, bytes, report->allowed);
+  if (request->is_pinned) report->cpu_rc = syscall(SYS_sched_setaffinity, 0, bytes, request->cpus) ? -errno : 0;
+  if ((!request->is_pinned || report->cpu_rc) && got > 0) (void)syscall(SYS_sched_setaffinity, 0, bytes, before);
+  memset(report->cpus, 0, bytes);
+  (void)syscall(SYS_sched_getaffinity, 0, bytes, report->cpus);
+}
+
+/* Ask for everything in the request, on the calling thread. Refusals are reported, not acted upon. */
+static inline void rt_thread_setup(const rt_thread_request_t *request, const rt_stack_t *stack, rt_thread_report_t *report) {
+  memset(report, 0, sizeof *report);
+  report->tid = (int32_t)syscall(SYS_gettid);
+  if (stack && stack->signal_stack) {
+    stack_t signal_stack = {.ss_sp = stack->signal_stack, .ss_size = RT_STACK_SIGNAL_BYTES};
+    report->signal_stack_rc = sigaltstack(&signal_stack, NULL) ? -errno : 0;
+  }
+  report->name_rc = prctl(PR_SET_NAME, request->name, 0, 0, 0) ? -errno : 0;
+  rt_thread_set_cpus(request, report);
+  if (request->flush_denormals) report->denormals_flushed = rt_thread_flush_denormals();
+  report->policy_rc = syscall(SYS_sched_setattr, 0, &request->attr, 0) ? -errno : 0;
+  /* Slack delays the timers of ordinary threads by 50 us; real-time ones have none. */
+  if (report->policy_rc || request->attr.sched_policy == SCHED_OTHER) {
+    report->slack_rc = prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0) ? -errno : 0;
+  }
+  report->slack_ns = prctl(PR_GET_TIMERSLACK, 0, 0, 0, 0);
+  report->attr.size = sizeof report->attr;
+  (void)syscall(SYS_sched_getattr, 0, &report->attr, sizeof report->attr, 0);
+}
+
+/* Create the thread on its stack. Returns 0 or a negative errno. */
+static inline int rt_thread_create(pthread_t *thread, const rt_stack_t *stack, void *(*body)(void *), void *argument) {
+  pthread_attr_t attr;
+  sigset_t blocked, before;
+  const struct sched_param ordinary = {0};
+  int rc = pthread_attr_init(&attr);
+  if (rc) return -rc;
+  sigfillset(&blocked);
+  const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGABRT};
+  for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++) sigdelset(&blocked, faults[i]);
+  if (!rc) rc = pthread_attr_setstack(&attr, stack->base, stack->bytes);
+  if (!rc) rc = pthread_attr_setinheritsched(&attr, PTHREAD_EXPLICIT_SCHED);
+  if (!rc) rc = pthread_attr_setschedpolicy(&attr, SCHED_OTHER);
+  if (!rc) rc = pthread_attr_setschedparam(&attr, &ordinary);
+  if (!rc) rc = pthread_sigmask(SIG_SETMASK, &blocked, &before);
+  if (!rc) {
+    rc = pthread_create(thread, &attr, body, argument);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+  }
+  pthread_attr_destroy(&attr);
+  return -rc;
+}
+
+#endif

@@ -1,0 +1,1 @@
+"""One periodic loop: its settings, its thread, its statistics."""

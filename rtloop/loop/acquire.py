@@ -1,0 +1,276 @@
+"""Acquire what a loop needs, in a fixed order, each with a Grant, and give it back in reverse.
+
+Every function returns the :class:`~rtloop.system.grant.Grant` and pushes what undoes it on the exit stack it is given.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from rtloop.errors import SetupError, setup_error
+from rtloop.loop.settings import POLICIES, Settings
+from rtloop.loop.telemetry import TelemetryBlock
+from rtloop.system import memory, process
+from rtloop.system.cpu import format_cpu_list, isolated_cpus, mask_to_cpus
+from rtloop.system.grant import Grant, describe_refused
+from rtloop.system.privilege import CAP_SYS_NICE, RLIMIT_RTTIME, format_limit, is_capable, limit_fix, rt_group_runtime
+from rtloop.units import format_duration, format_size
+
+__all__ = [
+    "choose_cpus",
+    "dma_latency",
+    "lock_own",
+    "process_wide",
+    "refusal",
+    "rt_bandwidth",
+    "telemetry",
+    "thread_grants",
+]
+
+_DMA_LATENCY_FIX = """\
+login:     echo 'KERNEL=="cpu_dma_latency", GROUP="realtime", MODE="0660"' | sudo tee /etc/udev/rules.d/99-rtloop.rules
+           # with your user in the group realtime; then reboot
+systemd:   DeviceAllow=/dev/cpu_dma_latency rw   # in the unit's [Service] section
+container: docker run --device /dev/cpu_dma_latency ...
+or leave the idle states alone: dma_latency=None"""
+
+_POLICY_NAMES = {number: name for name, number in POLICIES.items()}
+
+
+def _release_memory_lock(mode: str) -> None:
+    process.memory_lock.release(mode)
+
+
+def process_wide(settings: Settings, stack: ExitStack) -> list[Grant]:
+    """Limits, core dumps, the lock of all memory and malloc's tuning: what all loops of the process share."""
+    grants = []
+    if settings.lock_memory != "off":
+        grants.append(process.memlock_limit.acquire())
+        stack.callback(process.memlock_limit.release)
+    if not settings.core_dumps:
+        grants.append(process.core_dumps.acquire())
+        stack.callback(process.core_dumps.release)
+    if settings.lock_memory in ("all", "onfault"):
+        grant = process.memory_lock.acquire(settings.lock_memory)
+        # A grant can be partial: what was acquired is given back, whether or not it was all that was asked for.
+        if not grant.errno:
+            stack.callback(_release_memory_lock, settings.lock_memory)
+        grants.append(grant)
+    elif settings.lock_memory == "own":
+        grants.append(Grant("memory_lock", "own", "own", ok=True, detail="the loop's stack, state and telemetry, as below"))
+    if settings.tune_malloc:
+        is_tuned = memory.tune_malloc()
+        grants.append(
+            Grant("malloc", "tuned", "tuned" if is_tuned else "not tuned", is_tuned, "for the rest of the process's life")
+        )
+    return grants
+
+
+def lock_own(settings: Settings, name: str, what: str, size: int, rc: int) -> Grant:
+    """Tell what became of locking one of the loop's own ranges; `rc` is 0 or the negative errno of mlock(2)."""
+    asked = f"{format_size(size)}, locked" if settings.lock_memory != "off" else format_size(size)
+    if rc == 0:
+        return Grant(name, asked, asked, ok=True, detail=what)
+    limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    return Grant(
+        name,
+        asked,
+        f"{format_size(size)}, not locked",
+        ok=False,
+        detail=f"mlock: {os.strerror(-rc)}; RLIMIT_MEMLOCK is {format_limit(limit)} bytes and CAP_IPC_LOCK is missing",
+        fix=limit_fix("RLIMIT_MEMLOCK"),
+        errno=-rc,
+    )
+
+
+def telemetry(settings: Settings, stack: ExitStack) -> tuple[Grant, TelemetryBlock]:
+    """The telemetry block, mapped, prefaulted, sealed, and locked unless ``lock_memory="off"``."""
+    block = TelemetryBlock(settings.name, settings.record)
+    stack.callback(block.close)
+    rc = block.lock() if settings.lock_memory != "off" else 0
+    return lock_own(settings, "telemetry", f"sealed memfd, {settings.record} records", block.size, rc), block
+
+
+def dma_latency(settings: Settings, stack: ExitStack) -> list[Grant]:
+    """A bound on the latency of idle states, held while the file is open (Documentation/power/pm_qos_interface.rst)."""
+    if settings.dma_latency_us is None:
+        return []
+    asked = f"{settings.dma_latency_us} us"
+    path = "/dev/cpu_dma_latency"
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        detail = f"{path}: {error.strerror}"
+        return [Grant("dma_latency", asked, "not held", False, detail, _DMA_LATENCY_FIX, error.errno or 0)]
+    held = _HeldFile(fd)
+    stack.callback(held.close)
+    os.write(fd, settings.dma_latency_us.to_bytes(4, "little", signed=True))
+    os.lseek(fd, 0, os.SEEK_SET)
+    granted = int.from_bytes(os.read(fd, 4), "little", signed=True)
+    detail = "the least of all requests on this machine, as the device tells it"
+    return [Grant("dma_latency", asked, f"{granted} us", granted <= settings.dma_latency_us, detail)]
+
+
+class _HeldFile:
+    """A file whose being open means something: a forked child, which inherits it, closes its copy."""
+
+    _open: set[_HeldFile] = set()
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._open.add(self)
+
+    def close(self) -> None:
+        self._open.discard(self)
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    @classmethod
+    def close_in_child(cls) -> None:
+        for held in list(cls._open):
+            held.close()
+
+
+os.register_at_fork(after_in_child=_HeldFile.close_in_child)
+
+
+def rt_bandwidth(settings: Settings) -> list[Grant]:
+    """Refuse a loop that spins through more of a CPU than the kernel leaves to real-time threads (sched(7))."""
+    if settings.policy not in ("fifo", "rr"):
+        return []
+    grants = []
+    try:
+        runtime = int(Path("/proc/sys/kernel/sched_rt_runtime_us").read_text())
+        period = int(Path("/proc/sys/kernel/sched_rt_period_us").read_text())
+    except (OSError, ValueError):
+        runtime, period = -1, 1
+    share = 1.0 if runtime < 0 else runtime / period
+    asked = min(1.0, settings.spin_ns / settings.period_ns)
+    if settings.spin_ns and asked >= share:
+        grants.append(
+            Grant(
+                "rt_bandwidth",
+                f"{100 * asked:.0f} % of a CPU",
+                f"{100 * share:.0f} % of a CPU",
+                ok=False,
+                detail=f"spin={format_duration(settings.spin_ns)} of a period of {format_duration(settings.period_ns)}; "
+                "the kernel stops real-time threads beyond sched_rt_runtime_us for the rest of sched_rt_period_us",
+                fix="spin less than the period, so that the loop sleeps,\n"
+                "or sudo sysctl kernel.sched_rt_runtime_us=-1   # takes the limit away for the whole machine",
+            )
+        )
+    cpu_time_us = resource.getrlimit(RLIMIT_RTTIME)[0]
+    if cpu_time_us != resource.RLIM_INFINITY:
+        needed = settings.period_ns // 1000 if settings.spin_ns < settings.period_ns else None
+        is_enough = needed is not None and needed < cpu_time_us
+        grants.append(
+            Grant(
+                "rt_time",
+                "unlimited" if needed is None else f"{needed} us without blocking",
+                f"{cpu_time_us} us without blocking",
+                ok=is_enough,
+                detail="RLIMIT_RTTIME: beyond it the kernel sends SIGXCPU, and then kills the process",
+                fix="" if is_enough else limit_fix("RLIMIT_RTTIME"),
+            )
+        )
+    return grants
+
+
+def choose_cpus(settings: Settings) -> tuple[int, ...] | None:
+    """Return the CPUs to ask for; None leaves the affinity as it is inherited."""
+    if settings.cpu == "auto":
+        return (isolated_cpus() or None) if settings.policy != "deadline" else None
+    return settings.cpu if isinstance(settings.cpu, tuple) else None
+
+
+def _policy_text(policy: int, priority: int, attr: dict[str, Any]) -> str:
+    name = _POLICY_NAMES.get(policy, str(policy))
+    if name in ("fifo", "rr"):
+        return f"{name} {priority}"
+    if name == "deadline":
+        times = (attr["sched_runtime"], attr["sched_deadline"], attr["sched_period"])
+        return "deadline " + "/".join(format_duration(ns) for ns in times)
+    return name
+
+
+def _policy_grant(settings: Settings, request: dict[str, Any], report: dict[str, Any]) -> Grant:
+    rc, got = report["policy_rc"], report["attr"]
+    asked_attr = request["attr"]
+    asked = _policy_text(asked_attr["sched_policy"], asked_attr["sched_priority"], asked_attr)
+    granted = _policy_text(got["sched_policy"], got["sched_priority"], got)
+    if rc == 0:
+        has_reset = bool(got["sched_flags"] & 1)
+        detail = "reset on fork, read back with sched_getattr" if has_reset else "without reset on fork"
+        return Grant("policy", asked, granted, ok=asked == granted and has_reset, detail=detail)
+    detail, fix = f"sched_setattr: {os.strerror(-rc)}", ""
+    if -rc == errno.EPERM:
+        limit = resource.getrlimit(resource.RLIMIT_RTPRIO)[0]
+        if settings.policy == "deadline":
+            detail += "; SCHED_DEADLINE needs CAP_SYS_NICE, and a thread that may run on every CPU of its cpuset"
+        else:
+            detail += f"; RLIMIT_RTPRIO is {format_limit(limit)}"
+        if rt_group_runtime() == 0:
+            detail += "; this control group has no real-time runtime (cpu.rt_runtime_us is 0)"
+            fix = "give the control group some: echo 950000 > .../cpu.rt_runtime_us\nor use a kernel without CONFIG_RT_GROUP_SCHED"
+        elif not is_capable(CAP_SYS_NICE):
+            detail += " and CAP_SYS_NICE is missing"
+            if settings.policy == "deadline":
+                fix = "systemd:   AmbientCapabilities=CAP_SYS_NICE\ncontainer: docker run --cap-add=SYS_NICE ...\nor policy='fifo'"
+            else:
+                fix = limit_fix("RLIMIT_RTPRIO", max(95, settings.priority))
+    elif -rc == errno.EBUSY:
+        detail += "; the admission test found too little free CPU time for this runtime and period"
+        fix = "ask for less runtime, or end other SCHED_DEADLINE threads"
+    return Grant("policy", asked, granted, ok=False, detail=detail, fix=fix, errno=-rc)
+
+
+def _cpu_grant(asked: tuple[int, ...], report: dict[str, Any]) -> Grant:
+    granted, allowed = mask_to_cpus(report["cpus"]), format_cpu_list(mask_to_cpus(report["allowed"]))
+    is_same = granted == asked and report["cpu_rc"] == 0
+    return Grant(
+        "cpu",
+        format_cpu_list(asked),
+        format_cpu_list(granted),
+        ok=is_same,
+        detail=f"allowed here: {allowed}",
+        fix="" if is_same else f"ask for CPUs among {allowed}, or widen the cpuset of the container or unit (AllowedCPUs=)",
+        errno=-report["cpu_rc"] if report["cpu_rc"] else (0 if is_same else errno.EINVAL),
+    )
+
+
+def thread_grants(settings: Settings, request: dict[str, Any], report: dict[str, Any]) -> list[Grant]:
+    """Read the thread's own report, made by the thread before its first release."""
+    grants = [
+        Grant(
+            "signal_stack",
+            "on the thread",
+            "on the thread" if report["signal_stack_rc"] == 0 else "none",
+            ok=report["signal_stack_rc"] == 0,
+            detail="so that a stack overflow is reported",
+            errno=-report["signal_stack_rc"],
+        )
+    ]
+    cpus = choose_cpus(settings)
+    if cpus is not None:
+        grants.append(_cpu_grant(cpus, report))
+    grants.append(_policy_grant(settings, request, report))
+    if report["attr"]["sched_policy"] == POLICIES["other"]:
+        slack = report["slack_ns"]
+        grants.append(Grant("timer_slack", "1 ns", f"{slack} ns", ok=slack == 1, errno=-report["slack_rc"]))
+    if settings.flush_denormals:
+        is_set = bool(report["denormals_flushed"])
+        grants.append(Grant("denormals", "flushed", "flushed" if is_set else "kept", ok=is_set, detail="on this thread only"))
+    return grants
+
+
+def refusal(grant: Grant) -> SetupError:
+    """Make the exception that a refused grant raises in strict mode."""
+    is_memory = grant.name in ("memory_lock", "telemetry", "stack", "state")
+    is_privilege = grant.errno in (errno.EPERM, errno.EACCES) or (is_memory and grant.errno in (errno.ENOMEM, errno.EAGAIN))
+    return setup_error(grant.errno, describe_refused(grant), memory_lock=is_memory, privilege=is_privilege)

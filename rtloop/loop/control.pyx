@@ -1,0 +1,419 @@
+"""The life of a loop: start, stop, join, and what each leaves behind.
+
+A control owns the loop's C state and its thread. The loop object (:mod:`rtloop.loop.loop`) owns the control and gives
+it the thread's body. While the thread runs, the control holds a reference to the loop object.
+"""
+
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
+from libc.stdint cimport INT64_MAX, UINT64_MAX
+from libc.string cimport memset
+from posix.unistd cimport getpid
+
+from rtloop._os cimport munmap, pthread_join
+from rtloop.loop.telemetry cimport TelemetryBlock
+from rtloop.system.memory cimport rt_memory_map
+
+import atexit
+import os
+import sys
+import threading
+import time
+import warnings
+from contextlib import ExitStack
+
+from rtloop.errors import CallbackError, OverrunError, RTSetupWarning, SetupError, StateError, StopTimeoutError
+from rtloop.loop import acquire
+from rtloop.loop.settings import CLOCKS, OVERRUN_POLICIES, POLICIES
+from rtloop.loop.snapshot import make_stats
+from rtloop.system.grant import describe_refused
+from rtloop.system.memory import fork_count
+from rtloop.system.process import memory_lock
+from rtloop.units import format_duration, format_size
+
+# The share of a CPU that spin="auto" may burn.
+_SPIN_BUDGET_PERCENT = 25
+# Ctrl-C is looked for this often while a thread is waited for.
+cdef int64_t _SLICE_NS = 50_000_000
+_EXIT_TIMEOUT_NS = 2_000_000_000
+
+_IDLE_STATES = ("new", "stopped", "failed")
+_CALLBACKS = {RT_END_ENTER: "enter", RT_END_STEP: "step", RT_END_OVERRUN: "overrun", RT_END_WAIT: "wait"}
+
+_running = set()
+_has_warned_of_fork = False
+
+
+cdef class Control:
+    """The state and the thread of one loop."""
+
+    def __cinit__(self):
+        cdef void *address = NULL
+        if rt_memory_map(&address, sizeof(rt_loop_t)):
+            raise MemoryError("no memory for the state of a loop")
+        self.rt = <rt_loop_t *>address
+        self._state = "new"
+        self.grants = ()
+
+    def __init__(self, settings):
+        self.settings = settings
+        self._lock = threading.Lock()
+
+    def __dealloc__(self):
+        # A running loop is never deallocated, for it owns a reference to itself; in a forked child it may be.
+        if self.rt is not NULL and self._owner is NULL:
+            munmap(self.rt, sizeof(rt_loop_t))
+
+    cdef void bind(self, void *(*body)(void *) noexcept nogil, bint has_own_wait):
+        self._body = body
+        self._has_own_wait = has_own_wait
+
+    cdef bint _is_in_child(self) noexcept:
+        return self._owner is not NULL and self._pid != getpid()
+
+    @property
+    def state(self):
+        """What the loop is: new, running, stopped or failed."""
+        if self._is_in_child():
+            return "failed"
+        if self._state == "running" and rt_load_acquire(&self.rt.phase) == RT_PHASE_DONE:
+            self._reap()
+        return {"starting": "new", "ending": "running", "closed": "stopped"}.get(self._state, self._state)
+
+    def _move(self, allowed, to):
+        """Change the state if it is one of the allowed ones; the loser of a race gets StateError."""
+        with self._lock:
+            if self._state not in allowed:
+                raise StateError(
+                    f"{self.settings.name} is {self._state}; this needs a loop that is {' or '.join(allowed)}"
+                )
+            former, self._state = self._state, to
+            return former
+
+    def _check_not_in_child(self):
+        if self._is_in_child():
+            raise StateError(
+                f"{self.settings.name} runs in process {self._pid}, of which this one ({os.getpid()}) is a fork; "
+                "loops do not survive a fork: make a new one here"
+            )
+
+    def start(self, owner, cycles=None, duration_ns=None):
+        """Acquire everything and let the thread go; on any exception nothing stays acquired."""
+        self._check_not_in_child()
+        _reap_finished()
+        former = self._move(_IDLE_STATES, "starting")
+        try:
+            owner.setup()
+            with ExitStack() as stack:
+                self._launch(owner, cycles, duration_ns, stack)
+                self._undo = stack.pop_all()
+        except BaseException:
+            self._state = former
+            raise
+        self._stats = self._error = None
+        self._state = "running"
+        _running.add(self)
+        rt_futex_set(&self.rt.phase, RT_PHASE_GO)
+
+    def _launch(self, owner, cycles, duration_ns, stack):
+        """Do all of start() but the last step: a thread waits, with everything granted, to be let go."""
+        settings = self.settings
+        grants = []
+        memset(self.rt, 0, sizeof(rt_loop_t))
+        self._fill(cycles, duration_ns)
+        self._insist(grants, acquire.process_wide(settings, stack))
+        self._insist(grants, acquire.rt_bandwidth(settings))
+        grant, self._block = acquire.telemetry(settings, stack)
+        self._insist(grants, [grant])
+        self._insist(grants, [self._lock_state(stack)])
+        self._insist(grants, [self._acquire_stack(stack)])
+        self._insist(grants, acquire.dma_latency(settings, stack))
+        self._create_thread(owner)
+        try:
+            self._insist(grants, acquire.thread_grants(settings, self.rt.request, self.rt.report))
+            self._fill_header()
+            _warn(grants, settings.name)
+        except BaseException:
+            rt_futex_set(&self.rt.phase, RT_PHASE_ABORT)
+            self._join_thread()
+            raise
+        self.grants = tuple(grants)
+
+    def _insist(self, grants, more):
+        """Add grants; in strict mode the first refused one ends the start."""
+        grants += more
+        for grant in more:
+            if self.settings.strict and not grant.ok:
+                raise acquire.refusal(grant)
+
+    def _fill(self, cycles, duration_ns):
+        """Translate the settings into the C state."""
+        s = self.settings
+        cdef rt_loop_t *rt = self.rt
+        cdef bytes name = s.name.encode()[:15].decode(errors="ignore").encode()
+        rt.schedule.period = s.period_ns
+        rt.schedule.policy = OVERRUN_POLICIES[s.overrun]
+        rt.schedule.max_burst = s.max_burst
+        rt.schedule.max_overruns = s.max_overruns or 0
+        rt.clock = CLOCKS[s.clock]
+        rt.has_own_wait = self._has_own_wait
+        rt.warmup = s.warmup
+        rt.max_cycles = UINT64_MAX if cycles is None else cycles
+        rt.max_duration = INT64_MAX if duration_ns is None else duration_ns
+        rt.align = s.align_ns or 0
+        rt.phase_ns = s.phase_ns
+        if s.is_spin_auto:
+            rt_spin_auto(&rt.spin, s.period_ns, _SPIN_BUDGET_PERCENT)
+        else:
+            rt_spin_fixed(&rt.spin, s.spin_ns)
+
+        cdef rt_sched_attr_t *attr = &rt.request.attr
+        attr.size = sizeof(rt_sched_attr_t)
+        attr.sched_policy = POLICIES[s.policy]
+        attr.sched_flags = RT_SCHED_FLAG_RESET_ON_FORK
+        attr.sched_priority = s.priority
+        if s.policy == "deadline":
+            attr.sched_runtime, attr.sched_deadline, attr.sched_period = s.runtime_ns, s.deadline_ns, s.period_ns
+        rt.request.flush_denormals = s.flush_denormals
+        for i in range(len(name)):
+            rt.request.name[i] = name[i]
+        cpus = acquire.choose_cpus(s)
+        if cpus is not None:
+            rt.request.is_pinned = True
+            for cpu in cpus:
+                rt.request.cpus[<int>(cpu // 64)] |= <uint64_t>1 << <int>(cpu % 64)
+
+    def _lock_state(self, stack):
+        """Lock the C state, which holds everything that a cycle touches beside the telemetry."""
+        rc = 0
+        if self.settings.lock_memory != "off":
+            rc = memory_lock.acquire_range(<size_t>self.rt, sizeof(rt_loop_t))
+            stack.callback(memory_lock.release_range, <size_t>self.rt)
+        return acquire.lock_own(self.settings, "state", "the loop's own counters and plan", sizeof(rt_loop_t), rc)
+
+    def _acquire_stack(self, stack):
+        """Map, lock, guard and paint the stack."""
+        cdef size_t size = self.settings.stack_bytes
+        rc = rt_stack_map(&self.rt.stack, size)
+        if rc:
+            raise SetupError(-rc, f"stack_size={format_size(size)}: mmap: {os.strerror(-rc)}")
+        stack.callback(self._unmap_stack)
+        rc = 0
+        if self.settings.lock_memory != "off":
+            for address, length in (
+                (<size_t>self.rt.stack.base, size),
+                (<size_t>self.rt.stack.signal_stack, <size_t>RT_STACK_SIGNAL_BYTES),
+            ):
+                rc = rc or memory_lock.acquire_range(address, length)
+                stack.callback(memory_lock.release_range, address)
+        rt_stack_paint(&self.rt.stack)
+        detail = "guard of 64 KiB below, alternate signal stack of 64 KiB, painted"
+        return acquire.lock_own(self.settings, "stack", detail, size, rc)
+
+    def _unmap_stack(self):
+        rt_stack_unmap(&self.rt.stack)
+
+    def _create_thread(self, owner):
+        """Create the thread and wait until it has asked the kernel for everything."""
+        self.rt.telemetry = (<TelemetryBlock>self._block).block
+        self.rt.phase = RT_PHASE_STARTING
+        rc = rt_thread_create(&self.rt.thread, &self.rt.stack, self._body, <void *>owner)
+        if rc:
+            raise SetupError(-rc, f"pthread_create with a stack of {format_size(self.rt.stack.bytes)}: {os.strerror(-rc)}")
+        Py_INCREF(owner)
+        self._owner = <void *>owner
+        self._pid = getpid()
+        with nogil:
+            while rt_futex_wait(&self.rt.phase, RT_PHASE_STARTING, _SLICE_NS) == RT_PHASE_STARTING:
+                pass
+
+    def _fill_header(self):
+        """Say in the telemetry block who this loop is."""
+        cdef rt_telemetry_t *block = (<TelemetryBlock>self._block).block
+        cpus = acquire.choose_cpus(self.settings)
+        block.pid = self._pid
+        block.tid = self.rt.report.tid
+        block.period = self.settings.period_ns
+        block.phase = self.settings.phase_ns
+        block.clock = self.rt.clock
+        block.policy = self.rt.report.attr.sched_policy
+        block.priority = self.rt.report.attr.sched_priority
+        block.cpu = cpus[0] if cpus else -1
+
+    cdef object _join_thread(self):
+        """Join the thread, which is about to end, and drop the reference that it needed."""
+        with nogil:
+            pthread_join(self.rt.thread, NULL)
+        owner = <object><PyObject *>self._owner
+        self._owner = NULL
+        Py_DECREF(owner)
+
+    cdef object _reap(self):
+        """After the thread's last word: join it, keep its statistics, give everything back."""
+        with self._lock:
+            if self._state != "running":
+                return
+            self._state = "ending"
+        # The last reference to the loop may be the thread's.
+        owner = <object><PyObject *>self._owner
+        _running.discard(self)
+        try:
+            self._join_thread()
+            self._error = self._end_error()
+            self._stats = self._make_stats("stopped" if self._error is None else "failed")
+        finally:
+            self._block = None
+            undo, self._undo = self._undo, None
+            undo.close()
+            self._state = "stopped" if self._error is None else "failed"
+
+    def _end_error(self):
+        """Return the exception for how the run ended, None where it ended well."""
+        reason, code = self.rt.end_reason, self.rt.end_code
+        if reason == RT_END_NORMAL:
+            return None
+        if reason in _CALLBACKS:
+            return CallbackError(code, _CALLBACKS[reason])
+        if reason == RT_END_CLOCK:
+            return SetupError(-code, f"clock_nanosleep on clock={self.settings.clock!r}: {os.strerror(-code)}")
+        s = self.settings
+        what = "the first overrun" if s.overrun == "stop" else f"{s.max_overruns} overruns in a row"
+        return OverrunError(
+            f"{s.name} was stopped by {what}: a cycle ended later than the next release, "
+            f"with period={format_duration(s.period_ns)} and overrun={s.overrun!r}"
+        )
+
+    def _make_stats(self, state, records=True):
+        used = rt_stack_high_water(&self.rt.stack)
+        snapshot = self._block.snapshot(records=records)
+        stack = (self.rt.stack.bytes, used)
+        return make_stats(self.settings, state, self.grants, snapshot, stack=stack, forks=fork_count())
+
+    @property
+    def stats(self):
+        """A snapshot now, or of the last run."""
+        if self.state == "running" and not self._is_in_child():
+            block = self._block
+            if block is not None:
+                return self._make_stats("running")
+        if self._stats is None:
+            return make_stats(self.settings, self.state, self.grants, None)
+        return self._stats
+
+    def reset_stats(self):
+        """Begin the statistics anew; the thread turns to a cleared bank at its next cycle."""
+        self._check_not_in_child()
+        if self.state != "running":
+            self._stats = None
+            return
+        with self._lock:
+            if self._state != "running" or rt_load_acquire(&self.rt.command) & RT_COMMAND_RESET:
+                return
+            self._block.reset_idle_bank()
+            rt_loop_command(self.rt, RT_COMMAND_RESET)
+        deadline = time.monotonic() + 1
+        while rt_load_acquire(&self.rt.command) & RT_COMMAND_RESET and time.monotonic() < deadline:
+            if rt_load_acquire(&self.rt.phase) == RT_PHASE_DONE:
+                break
+            time.sleep(0.0005)
+
+    def wait(self, timeout_ns=None):
+        """Wait for the thread's end, in slices, so that Ctrl-C is heard. Returns whether it has ended."""
+        cdef int64_t left = INT64_MAX if timeout_ns is None else timeout_ns
+        cdef int64_t slice_ns
+        cdef uint32_t phase
+        deadline = None if timeout_ns is None else time.monotonic_ns() + timeout_ns
+        while self._state in ("running", "ending"):
+            phase = rt_load_acquire(&self.rt.phase)
+            if phase == RT_PHASE_DONE:
+                if self._state == "running":
+                    self._reap()
+                else:
+                    time.sleep(0.001)  # another thread is reaping
+                continue
+            if deadline is not None:
+                left = deadline - time.monotonic_ns()
+                if left <= 0:
+                    return False
+            slice_ns = min(left, _SLICE_NS)
+            with nogil:
+                rt_futex_wait(&self.rt.phase, phase, slice_ns)
+            PyErr_CheckSignals()
+        return True
+
+    def stop(self, timeout_ns):
+        """Ask the thread to end and wait for it; a loop that does not run needs nothing."""
+        if self._is_in_child() or self.state != "running":
+            return
+        rt_loop_command(self.rt, RT_COMMAND_STOP)
+        if not self.wait(timeout_ns):
+            raise StopTimeoutError(
+                f"{self.settings.name} did not stop within {format_duration(timeout_ns)}: a callback has not returned. "
+                "Its thread goes on; it ends when the callback returns"
+            )
+
+    def join(self, timeout_ns=None):
+        """Wait for the end and raise what ended a failed loop. Returns whether it has ended."""
+        self._check_not_in_child()
+        if self._state in ("new", "starting"):
+            raise StateError(f"{self.settings.name} has not been started")
+        try:
+            has_ended = self.wait(timeout_ns)
+        except BaseException as interrupt:
+            # Ctrl-C, or whatever a signal handler raised: the loop must not outlive its keeper.
+            try:
+                self.stop(_EXIT_TIMEOUT_NS)
+            except StopTimeoutError as error:
+                interrupt.add_note(str(error))
+            raise
+        if has_ended and self._error is not None:
+            raise self._error
+        return has_ended
+
+    def close(self, timeout_ns):
+        """Stop, and refuse to start again."""
+        self.stop(timeout_ns)
+        if not self._is_in_child():
+            self._move((*_IDLE_STATES, "closed"), "closed")
+
+
+def _warn(grants, name):
+    """Say once what a degraded loop has to do without."""
+    refused = [describe_refused(grant) for grant in grants if not grant.ok]
+    if refused:
+        text = "\n".join(refused)
+        warnings.warn(f"{name} runs degraded, for not everything was granted:\n{text}", RTSetupWarning, stacklevel=1)
+
+
+def _reap_finished():
+    for control in list(_running):
+        control.state  # noqa: B018 - looking at it reaps it
+
+
+def _stop_all():
+    """At interpreter exit: ask all loops to end, then wait for each."""
+    cdef Control control
+    for control in list(_running):
+        if not control._is_in_child():
+            rt_loop_command(control.rt, RT_COMMAND_STOP)
+    for control in list(_running):
+        try:
+            control.stop(_EXIT_TIMEOUT_NS)
+        except StopTimeoutError as error:
+            print(f"rtloop: at exit: {error}", file=sys.stderr)
+
+
+def _before_fork():
+    global _has_warned_of_fork
+    if _running and not _has_warned_of_fork:
+        _has_warned_of_fork = True
+        warnings.warn(
+            "this process forks while a real-time loop runs: every private page becomes copy-on-write, and the loop pays "
+            "for the first write to each. Use multiprocessing's 'spawn' or 'forkserver', and no preexec_fn in subprocess",
+            RTSetupWarning,
+            stacklevel=1,
+        )
+
+
+atexit.register(_stop_all)
+os.register_at_fork(before=_before_fork)

@@ -1,0 +1,44 @@
+"""The binary interface of rtloop: what a compiled subclass is built against.
+
+Frozen: the order of the methods, the size of the object, the fields of Cycle. A change here is a new interface: rename
+the class below, and write "recompile" into CHANGELOG.md.
+"""
+
+from libc.stdint cimport int64_t, uint64_t
+
+
+cdef enum:
+    RT_CONTINUE = 0
+    RT_STOP = 1
+
+
+cdef struct Cycle:
+    uint64_t index
+    int64_t release
+    int64_t start
+    int64_t period
+    int64_t missed
+    double t
+    double dt
+
+
+# A module built against another interface looks for another name here, and is told to recompile (loop.pyx, __getattr__).
+cdef class _RTLoop_1:
+    cdef void *_rt
+    cdef object _control
+    cdef object __weakref__
+
+    cdef int enter(self) noexcept nogil
+    cdef int step(self, const Cycle *cycle) noexcept nogil
+    cdef int overrun(self, const Cycle *cycle, int64_t missed) noexcept nogil
+    cdef int wait(self, int64_t release) noexcept nogil
+    cdef void leave(self) noexcept nogil
+    cdef int shift(self, int64_t ns) noexcept nogil
+    cdef int _reserved_0(self) noexcept nogil
+    cdef int _reserved_1(self) noexcept nogil
+    cdef int _reserved_2(self) noexcept nogil
+    cdef int _reserved_3(self) noexcept nogil
+    cdef int _reserved_4(self) noexcept nogil
+    cdef int _reserved_5(self) noexcept nogil
+    cdef int _reserved_6(self) noexcept nogil
+    cdef int _reserved_7(self) noexcept nogil

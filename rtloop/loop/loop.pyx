@@ -1,0 +1,402 @@
+"""RTLoop: the class that a user subclasses, and the body of its thread."""
+
+cimport cython
+from cpython.object cimport PyObject, PyTypeObject
+
+from rtloop.loop.control cimport Control, rt_cycle_t, rt_loop_t, rt_loop_sleep, rt_schedule_shift
+
+import itertools
+
+import numpy as np
+
+from rtloop.errors import StateError
+from rtloop.loop.settings import make_settings, parse_count
+from rtloop.units import format_rate, parse_duration
+
+_INTERFACE = 1
+_DEFAULT_STOP_TIMEOUT = "2s"
+_serial = itertools.count(1)
+
+#: The NumPy form of the C struct ``Cycle``, in the order and layout of the fields.
+cycle_dtype = np.dtype(
+    [
+        ("index", "<u8"),
+        ("release", "<i8"),
+        ("start", "<i8"),
+        ("period", "<i8"),
+        ("missed", "<i8"),
+        ("t", "<f8"),
+        ("dt", "<f8"),
+    ]
+)
+
+
+cdef extern from "../include/rtloop/loop.h" nogil:
+    """
+    /* The struct that a user's module declares and the one that the loop fills are the same bytes. */
+    #define RT_SAME_FIELD(ours, theirs, field) (offsetof(ours, field) == offsetof(theirs, field))
+    #define RT_CHECK_CYCLE(theirs)                                                                        \\
+      _Static_assert(sizeof(rt_cycle_t) == sizeof(theirs) && RT_SAME_FIELD(rt_cycle_t, theirs, index) &&  \\
+                         RT_SAME_FIELD(rt_cycle_t, theirs, release) &&                                    \\
+                         RT_SAME_FIELD(rt_cycle_t, theirs, start) &&                                      \\
+                         RT_SAME_FIELD(rt_cycle_t, theirs, period) &&                                     \\
+                         RT_SAME_FIELD(rt_cycle_t, theirs, missed) &&                                     \\
+                         RT_SAME_FIELD(rt_cycle_t, theirs, t) && RT_SAME_FIELD(rt_cycle_t, theirs, dt),   \\
+                     "Cycle differs from rt_cycle_t")
+    """
+    void rt_loop_main(
+        rt_loop_t *loop,
+        void *self,
+        int (*enter)(void *) noexcept nogil,
+        int (*step)(void *, const rt_cycle_t *) noexcept nogil,
+        int (*overrun)(void *, const rt_cycle_t *, int64_t) noexcept nogil,
+        int (*wait)(void *, int64_t) noexcept nogil,
+        void (*leave)(void *) noexcept nogil,
+    )
+    void _check_cycle "RT_CHECK_CYCLE"(Cycle)
+
+
+# The loop in C knows the object as a pointer; these lead back to its methods. They are inlined into the one call of
+# rt_loop_main below, so that a cycle makes a single indirect call.
+cdef inline int _enter(void *self) noexcept nogil:
+    return (<_RTLoop_1>self).enter()
+
+
+cdef inline int _step(void *self, const rt_cycle_t *cycle) noexcept nogil:
+    return (<_RTLoop_1>self).step(<const Cycle *>cycle)
+
+
+cdef inline int _overrun(void *self, const rt_cycle_t *cycle, int64_t missed) noexcept nogil:
+    return (<_RTLoop_1>self).overrun(<const Cycle *>cycle, missed)
+
+
+cdef inline int _wait(void *self, int64_t release) noexcept nogil:
+    return (<_RTLoop_1>self).wait(release)
+
+
+cdef inline void _leave(void *self) noexcept nogil:
+    (<_RTLoop_1>self).leave()
+
+
+cdef void *_body(void *self) noexcept nogil:
+    rt_loop_main(<rt_loop_t *>(<_RTLoop_1>self)._rt, self, _enter, _step, _overrun, _wait, _leave)
+    return NULL
+
+
+@cython.no_gc_clear  # the thread may use the object until it is deallocated
+cdef class _RTLoop_1:
+    """RTLoop(period, *, phase=0, align=None, clock="monotonic", policy="fifo", priority=80, runtime=None, deadline=None, cpu="auto", spin=0, overrun="skip", max_burst=8, max_overruns=None, warmup=10, strict=True, lock_memory="all", stack_size="512K", tune_malloc=False, core_dumps=True, dma_latency=0, flush_denormals=False, guard="off", record=65536, name=None)\n--\n
+    A hard periodic loop on a thread of its own.
+
+    Subclass it in Cython and override ``step``; the methods that the thread calls are C, without the GIL. The class
+    itself is a loop whose step does nothing.
+
+    A duration is an int (nanoseconds), a str with a unit (``"250us"``) or a ``datetime.timedelta``; a size is an int
+    (bytes) or a str (``"512K"``).
+
+    Parameters
+    ----------
+    period : duration
+        Time from one release to the next; also a rate, ``"4kHz"``.
+    phase : duration
+        Release k is at origin + phase + k * period.
+    align : duration, optional
+        The origin is a multiple of this on the clock, so that loops, and machines that share a clock, line up.
+    clock : {"monotonic", "boottime", "tai", "realtime"}
+        The clock of all times (clock_gettime(2)).
+    policy : {"fifo", "rr", "other", "deadline"}
+        Scheduling policy of the thread (sched(7)).
+    priority : int
+        1 to 99, for ``fifo`` and ``rr``. 99 warns, for it competes with the kernel's own threads.
+    runtime, deadline : duration, optional
+        For ``deadline``: CPU time of a cycle, and its end counted from the release (default: the period).
+    cpu : "auto", None, int or several
+        Where the thread may run. ``"auto"``: the isolated CPUs if there are any, else as inherited; None: as inherited.
+    spin : duration or "auto"
+        Wake this much early and spin to the release. ``"auto"`` learns how much from the measured wake-up latency,
+        within a quarter of the CPU.
+    overrun : {"skip", "catch-up", "shift", "stop"}
+        After a cycle that ended later than the next release: ``skip`` drops the late releases and keeps the grid,
+        ``catch-up`` runs up to `max_burst` of them back to back and then skips, ``shift`` moves the grid to now,
+        ``stop`` fails the loop.
+    max_burst : int
+        For ``catch-up``.
+    max_overruns : int, optional
+        Consecutive overruns that fail the loop.
+    warmup : int
+        First cycles that run and are recorded, and count in no histogram.
+    strict : bool
+        Whether a refused grant raises. Otherwise one RTSetupWarning lists what is missing, and the loop runs.
+    lock_memory : {"all", "onfault", "own", "off"}
+        All memory of the process, now and later (mlockall(2)); the same as pages are first touched; only what the loop
+        itself uses; nothing.
+    stack_size : size
+        Of the thread's stack, at least 64K.
+    tune_malloc : bool
+        Whether to keep glibc's malloc from giving memory back; process-wide and for good.
+    core_dumps : bool
+        False sets RLIMIT_CORE to 0 while the loop runs.
+    dma_latency : duration, optional
+        Bound on the latency of idle states while the loop runs, held through ``/dev/cpu_dma_latency``; None: none.
+    flush_denormals : bool
+        Whether the thread treats denormal numbers as zero.
+    guard : {"off"}
+        Guards against page faults and system calls in ``step`` are not in this version.
+    record : int
+        How many of the last cycles keep their timestamps.
+    name : str, optional
+        Also the thread's name, cut to 15 bytes.
+
+    Raises
+    ------
+    ConfigError
+        Where a keyword can never work.
+
+    Notes
+    -----
+    Called by the thread, overridable in Cython (``noexcept nogil``, returning RT_CONTINUE, RT_STOP or a negative code
+    that fails the loop):
+
+    ==================================  ============================================================================
+    ``enter()``                         before the first release; may allocate and block
+    ``step(cycle)``                     every release
+    ``overrun(cycle, missed)``          after an overrun, with the number of releases dropped
+    ``wait(release)``                   instead of the sleep, to be paced by hardware
+    ``leave()``                         after the last cycle, if ``enter`` succeeded
+    ==================================  ============================================================================
+
+    ``self.shift(ns)``, called from ``step``, moves the next release and with it the grid. It returns 0, or -ERANGE
+    where the next release would not come after the present one. It is a few instructions, and neither allocates nor
+    enters the kernel.
+    """
+
+    def __cinit__(self, *args, **kwargs):
+        self._rt = NULL
+
+    def __init__(self, period, **settings):
+        if self._control is not None:
+            raise StateError("this loop has been initialised before")
+        default_name = f"{type(self).__name__}-{next(_serial)}"
+        cdef Control control = Control(make_settings(default_name, period, **settings))
+        control.bind(_body, _overrides_wait(self))
+        self._rt = control.rt
+        self._control = control
+
+    cdef int enter(self) noexcept nogil:
+        return RT_CONTINUE
+
+    cdef int step(self, const Cycle *cycle) noexcept nogil:
+        return RT_CONTINUE
+
+    cdef int overrun(self, const Cycle *cycle, int64_t missed) noexcept nogil:
+        return RT_CONTINUE
+
+    cdef int wait(self, int64_t release) noexcept nogil:
+        # The loop waits by itself unless a subclass overrides this, which may still end its own wait with the sleep.
+        return rt_loop_sleep(<rt_loop_t *>self._rt, release)
+
+    cdef void leave(self) noexcept nogil:
+        pass
+
+    cdef int shift(self, int64_t ns) noexcept nogil:
+        return rt_schedule_shift(&(<rt_loop_t *>self._rt).schedule, ns)
+
+    cdef int _reserved_0(self) noexcept nogil:
+        return 0
+
+    cdef int _reserved_1(self) noexcept nogil:
+        return 0
+
+    cdef int _reserved_2(self) noexcept nogil:
+        return 0
+
+    cdef int _reserved_3(self) noexcept nogil:
+        return 0
+
+    cdef int _reserved_4(self) noexcept nogil:
+        return 0
+
+    cdef int _reserved_5(self) noexcept nogil:
+        return 0
+
+    cdef int _reserved_6(self) noexcept nogil:
+        return 0
+
+    cdef int _reserved_7(self) noexcept nogil:
+        return 0
+
+    def setup(self):
+        """Prepare a run, in Python; called by every start, before memory is locked. Does nothing unless overridden."""
+
+    def start(self):
+        """Acquire everything that the settings ask for and start the thread.
+
+        Raises
+        ------
+        SetupError
+            Where the kernel refused something and ``strict`` is on (a PermissionError where a privilege is missing).
+            Nothing stays acquired.
+        StateError
+            Where the loop runs already, or is closed.
+        """
+        RTLoop_control(self).start(self)
+
+    def stop(self, timeout=_DEFAULT_STOP_TIMEOUT):
+        """Ask the thread to end after the cycle it is in, and wait for it. Does nothing to a loop that does not run.
+
+        Parameters
+        ----------
+        timeout : duration
+            How long to wait.
+
+        Raises
+        ------
+        StopTimeoutError
+            Where a callback has not returned by then; the thread goes on, and ends when it does.
+        """
+        RTLoop_control(self).stop(parse_duration(timeout, "timeout"))
+
+    def join(self, timeout=None):
+        """Wait until the loop has ended.
+
+        Parameters
+        ----------
+        timeout : duration, optional
+            How long to wait; for ever by default.
+
+        Returns
+        -------
+        bool
+            Whether it has ended; False only after a timeout.
+
+        Raises
+        ------
+        CallbackError, OverrunError
+            What ended a loop that failed.
+        KeyboardInterrupt
+            On Ctrl-C, which stops the loop.
+        StateError
+            Where it was never started.
+        """
+        return RTLoop_control(self).join(None if timeout is None else parse_duration(timeout, "timeout"))
+
+    def run(self, duration=None, cycles=None):
+        """Start, wait for the end, and return the statistics.
+
+        Parameters
+        ----------
+        duration : duration, optional
+            Run the releases of this long.
+        cycles : int, optional
+            Run this many cycles. Without either, the loop runs until ``step`` returns RT_STOP, or Ctrl-C.
+
+        Returns
+        -------
+        Stats
+            Of the whole run.
+
+        Raises
+        ------
+        SetupError, CallbackError, OverrunError, KeyboardInterrupt
+            As :meth:`start` and :meth:`join`.
+        """
+        control = RTLoop_control(self)
+        if cycles is not None:
+            cycles = parse_count(cycles, "cycles")
+        control.start(self, cycles, None if duration is None else parse_duration(duration, "duration", minimum=1))
+        control.join()
+        return control.stats
+
+    def reset_stats(self):
+        """Begin the statistics anew. The thread pays one assignment for it, at its next cycle."""
+        RTLoop_control(self).reset_stats()
+
+    def close(self):
+        """Stop the loop for good; it cannot be started again. Its last statistics stay."""
+        if self._control is not None:
+            RTLoop_control(self).close(parse_duration(_DEFAULT_STOP_TIMEOUT, "timeout"))
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, kind, value, traceback):
+        control = RTLoop_control(self)
+        self.stop()
+        if kind is None and control.state == "failed":
+            control.join()
+
+    def __repr__(self):
+        if self._control is None:
+            return f"<{type(self).__name__}, not initialised>"
+        return f"<{type(self).__name__} {self.name!r}, {format_rate(self.settings.period_ns)}, {self.state}>"
+
+    @property
+    def state(self):
+        """``"new"``, ``"running"``, ``"stopped"`` or ``"failed"``."""
+        return RTLoop_control(self).state
+
+    @property
+    def stats(self):
+        """Statistics of the present run, or of the last one: a consistent snapshot that does not delay the loop."""
+        return RTLoop_control(self).stats
+
+    @property
+    def grants(self):
+        """What was asked of the kernel and what it granted, one Grant each, for the present run or the last one."""
+        return RTLoop_control(self).grants
+
+    @property
+    def settings(self):
+        """The keywords, checked and with their units parsed."""
+        return RTLoop_control(self).settings
+
+    @property
+    def name(self):
+        """The loop's name."""
+        return RTLoop_control(self).settings.name
+
+
+RTLoop = _RTLoop_1
+
+
+cdef Control RTLoop_control(_RTLoop_1 self):
+    if self._control is None:
+        raise StateError(f"{type(self).__name__}.__init__ did not call super().__init__(period, ...)")
+    return <Control>self._control
+
+
+# The place of wait() in the table of methods that loop.pxd freezes.
+cdef enum:
+    _WAIT_SLOT = 3
+
+
+cdef void **_method_table(_RTLoop_1 self) noexcept:
+    # A compiled class keeps the pointer to its table in the first field after the object header.
+    return (<void ***>(<char *><PyObject *>self + sizeof(PyObject)))[0]
+
+
+cdef bint _overrides_wait(_RTLoop_1 self):
+    """Whether a subclass replaces wait(): the loop then calls it, and otherwise sleeps without an indirect call."""
+    cdef _RTLoop_1 base = _RTLoop_1.__new__(_RTLoop_1)
+    return _method_table(self)[_WAIT_SLOT] != _method_table(base)[_WAIT_SLOT]
+
+
+def __getattr__(name):
+    if name.startswith("_RTLoop_") and name[8:].isdigit():
+        raise ImportError(
+            f"this module was compiled against interface {name[8:]} of rtloop, and the installed rtloop has interface "
+            f"{_INTERFACE}: recompile the module"
+        )
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+cdef extern from *:
+    """
+    static inline void rt_name_type(PyTypeObject *type) { type->tp_name = "rtloop.RTLoop"; }
+    """
+    void rt_name_type(PyTypeObject *type)
+
+
+# The class is known by the name that its users import.
+rt_name_type(<PyTypeObject *>_RTLoop_1)

@@ -1,0 +1,215 @@
+"""The keywords of a loop, checked and parsed once into one immutable object."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import Any
+
+from rtloop.errors import ConfigError, RTSetupWarning
+from rtloop.units import format_duration, parse_duration, parse_size
+
+__all__ = ["CLOCKS", "OVERRUN_POLICIES", "POLICIES", "Duration", "Settings", "make_settings", "parse_count"]
+
+Duration = int | str | timedelta
+
+#: The clocks that clock_nanosleep(2) accepts, with their numbers in <time.h>.
+CLOCKS = {"monotonic": 1, "boottime": 7, "tai": 11, "realtime": 0}
+#: Scheduling policies, with their numbers in <sched.h>.
+POLICIES = {"other": 0, "fifo": 1, "rr": 2, "deadline": 6}
+#: Overrun policies, with their numbers in schedule.h.
+OVERRUN_POLICIES = {"skip": 0, "catch-up": 1, "shift": 2, "stop": 3}
+
+_LOCK_MODES = ("all", "onfault", "own", "off")
+_MIN_STACK_BYTES = 64 << 10
+_MAX_RECORD = 1 << 32
+_MIN_DEADLINE_RUNTIME_NS = 1024
+#: The kernel keeps 5 % of each CPU for ordinary threads (sched_rt_runtime_us).
+_MAX_UTILISATION = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What was asked for. Durations are nanoseconds, sizes are bytes; the units are in the names."""
+
+    name: str
+    period_ns: int
+    phase_ns: int
+    align_ns: int | None
+    clock: str
+    policy: str
+    priority: int
+    runtime_ns: int | None
+    deadline_ns: int | None
+    cpu: str | tuple[int, ...] | None
+    spin_ns: int
+    is_spin_auto: bool
+    overrun: str
+    max_burst: int
+    max_overruns: int | None
+    warmup: int
+    strict: bool
+    lock_memory: str
+    stack_bytes: int
+    tune_malloc: bool
+    core_dumps: bool
+    dma_latency_us: int | None
+    flush_denormals: bool
+    guard: str
+    record: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as a dict that JSON can hold."""
+        values = asdict(self)
+        if isinstance(self.cpu, tuple):
+            values["cpu"] = list(self.cpu)
+        return values
+
+
+def _choice(value: object, name: str, choices: Iterable[str]) -> str:
+    if not isinstance(value, str) or value not in choices:
+        raise ConfigError(f"{name}={value!r} is not one of {', '.join(repr(c) for c in choices)}")
+    return value
+
+
+def _integer(value: object, name: str, minimum: int, maximum: int | None = None) -> int:
+    index = getattr(value, "__index__", None)
+    number = None if index is None or isinstance(value, bool) else int(index())
+    if number is None or number < minimum or (maximum is not None and number > maximum):
+        span = f"from {minimum} to {maximum}" if maximum is not None else f"of at least {minimum}"
+        raise ConfigError(f"{name}={value!r} must be an int {span}")
+    return number
+
+
+def parse_count(value: object, name: str) -> int:
+    """Check a number of cycles."""
+    return _integer(value, name, 1)
+
+
+def _flag(value: object, name: str) -> bool:
+    if value is True or value is False:
+        return value
+    raise ConfigError(f"{name}={value!r} must be True or False")
+
+
+def _cpus(value: object) -> str | tuple[int, ...] | None:
+    if value is None or value == "auto":
+        return value  # type: ignore[return-value]
+    items = list(value) if isinstance(value, Iterable) and not isinstance(value, str) else [value]
+    cpus = {_integer(item, "cpu", 0, 8191) for item in items} if not isinstance(value, str) else set()
+    if not cpus:
+        raise ConfigError(f'cpu={value!r} must be "auto", None, a CPU number or several')
+    return tuple(sorted(cpus))
+
+
+def _deadline(
+    policy: str, period: int, runtime: object, deadline: object, cpu: object
+) -> tuple[int | None, int | None]:
+    if policy != "deadline":
+        for name, value in (("runtime", runtime), ("deadline", deadline)):
+            if value is not None:
+                raise ConfigError(f'{name}={value!r} goes with policy="deadline" only; policy is {policy!r}')
+        return None, None
+    if runtime is None:
+        raise ConfigError('policy="deadline" needs runtime=, the CPU time of one cycle (sched_setattr(2))')
+    if cpu not in (None, "auto"):
+        raise ConfigError(f'cpu={cpu!r} cannot go with policy="deadline": the kernel refuses a pinned thread')
+    runtime_ns = parse_duration(runtime, "runtime", minimum=_MIN_DEADLINE_RUNTIME_NS)  # type: ignore[arg-type]
+    deadline_ns = period if deadline is None else parse_duration(deadline, "deadline", minimum=1)  # type: ignore[arg-type]
+    if not runtime_ns <= deadline_ns <= period:
+        raise ConfigError(
+            f"runtime={format_duration(runtime_ns)}, deadline={format_duration(deadline_ns)}, "
+            f"period={format_duration(period)}: the kernel requires runtime <= deadline <= period"
+        )
+    if runtime_ns > _MAX_UTILISATION * period:
+        raise ConfigError(
+            f"runtime={format_duration(runtime_ns)} asks for {100 * runtime_ns / period:.1f} % of a CPU; "
+            "the kernel keeps 5 % for other threads (sched_rt_runtime_us)"
+        )
+    return runtime_ns, deadline_ns
+
+
+def make_settings(
+    default_name: str,
+    period: Duration,
+    *,
+    phase: Duration = 0,
+    align: Duration | None = None,
+    clock: str = "monotonic",
+    policy: str = "fifo",
+    priority: int = 80,
+    runtime: Duration | None = None,
+    deadline: Duration | None = None,
+    cpu: int | Iterable[int] | str | None = "auto",
+    spin: Duration = 0,
+    overrun: str = "skip",
+    max_burst: int = 8,
+    max_overruns: int | None = None,
+    warmup: int = 10,
+    strict: bool = True,
+    lock_memory: str = "all",
+    stack_size: int | str = "512K",
+    tune_malloc: bool = False,
+    core_dumps: bool = True,
+    dma_latency: Duration | None = 0,
+    flush_denormals: bool = False,
+    guard: str = "off",
+    record: int = 65536,
+    name: str | None = None,
+) -> Settings:
+    """Check every keyword and parse its units.
+
+    Raises
+    ------
+    ConfigError
+        Naming the argument, its value and what is accepted.
+    """
+    period_ns = parse_duration(period, "period", rate=True, minimum=1)
+    policy = _choice(policy, "policy", POLICIES)
+    priority = _integer(priority, "priority", 1, 99)
+    if policy in ("fifo", "rr"):
+        if priority == 99:
+            warnings.warn(
+                "priority=99 competes with the kernel's own threads (migration, watchdog); 80 is above every interrupt thread",
+                RTSetupWarning,
+                stacklevel=2,
+            )
+    else:
+        priority = 0
+    cpus = _cpus(cpu)
+    runtime_ns, deadline_ns = _deadline(policy, period_ns, runtime, deadline, cpus)
+    is_spin_auto = spin == "auto"
+    if guard != "off":
+        raise ConfigError(f"guard={guard!r}: only 'off' is available in this version")
+    stack_bytes = parse_size(stack_size, "stack_size", minimum=_MIN_STACK_BYTES)
+    if name is not None and (not isinstance(name, str) or not name or "\0" in name):
+        raise ConfigError(f"name={name!r} must be a str of at least one character, without NUL")
+    return Settings(
+        name=name or default_name,
+        period_ns=period_ns,
+        phase_ns=parse_duration(phase, "phase"),
+        align_ns=None if align is None else parse_duration(align, "align", minimum=1),
+        clock=_choice(clock, "clock", CLOCKS),
+        policy=policy,
+        priority=priority,
+        runtime_ns=runtime_ns,
+        deadline_ns=deadline_ns,
+        cpu=cpus,
+        spin_ns=0 if is_spin_auto else parse_duration(spin, "spin"),
+        is_spin_auto=is_spin_auto,
+        overrun=_choice(overrun, "overrun", OVERRUN_POLICIES),
+        max_burst=_integer(max_burst, "max_burst", 1, 2**31 - 1),
+        max_overruns=None if max_overruns is None else _integer(max_overruns, "max_overruns", 1),
+        warmup=_integer(warmup, "warmup", 0),
+        strict=_flag(strict, "strict"),
+        lock_memory=_choice(lock_memory, "lock_memory", _LOCK_MODES),
+        stack_bytes=-(-stack_bytes // 65536) * 65536,  # a multiple of every page size that Linux has here
+        tune_malloc=_flag(tune_malloc, "tune_malloc"),
+        core_dumps=_flag(core_dumps, "core_dumps"),
+        dma_latency_us=None if dma_latency is None else parse_duration(dma_latency, "dma_latency") // 1000,
+        flush_denormals=_flag(flush_denormals, "flush_denormals"),
+        guard=guard,
+        record=_integer(record, "record", 0, _MAX_RECORD),
+    )

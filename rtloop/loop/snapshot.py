@@ -1,0 +1,67 @@
+"""From the raw content of a telemetry block to the Stats that a person reads."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from rtloop.data.histogram import Histogram
+from rtloop.loop.settings import Settings
+from rtloop.loop.stats import Stats
+from rtloop.loop.telemetry import Snapshot, record_dtype
+from rtloop.system.grant import Grant
+from rtloop.system.host import host_facts
+
+__all__ = ["make_stats"]
+
+_facts = cache(host_facts)
+
+
+def _empty() -> Snapshot:
+    counters: dict[str, Any] = dict.fromkeys(
+        ("cycles", "missed", "overruns", "late", "stalls", "warmup", "first_release", "last_end"), 0
+    )
+    counters["usage"] = (0, 0, 0, 0)
+    return Snapshot(counters, (Histogram.empty(),) * 4, np.empty(0, record_dtype))
+
+
+def make_stats(
+    settings: Settings,
+    state: str,
+    grants: tuple[Grant, ...],
+    snapshot: Snapshot | None,
+    *,
+    stack: tuple[int, int] = (0, 0),
+    forks: int = 0,
+) -> Stats:
+    """Make the Stats of a loop; a snapshot of None is that of a loop that never ran."""
+    snapshot = snapshot or _empty()
+    counters = snapshot.counters
+    usage = counters["usage"]
+    latency, execution, response, interval = snapshot.histograms
+    return Stats(
+        name=settings.name,
+        state=state,
+        cycles=counters["cycles"],
+        missed=counters["missed"],
+        overruns=counters["overruns"],
+        late=counters["late"],
+        stalls=counters["stalls"],
+        warmup=counters["warmup"],
+        duration_ns=counters["last_end"] - counters["first_release"],
+        page_faults=usage[:2],
+        context_switches=usage[2:],
+        forks=forks,
+        guard={},
+        grants=grants,
+        settings=settings.to_dict(),
+        host=dict(_facts()),
+        latency=latency,
+        execution=execution,
+        response=response,
+        interval=interval,
+        records=snapshot.records,
+        stack=stack,
+    )

@@ -1,0 +1,271 @@
+"""Stats: what a loop did, as one immutable value that every table, plot and file is made of."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtloop.data.histogram import Histogram
+from rtloop.errors import ConfigError
+from rtloop.loop import table
+from rtloop.system.grant import Grant
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["ContextSwitches", "PageFaults", "StackUse", "Stats"]
+
+_FORMAT = "rtloop-stats"
+_VERSION = 1
+_HISTOGRAMS = ("latency", "execution", "response", "interval")
+_RECORD_FIELDS = ("release", "start", "end")
+
+
+class PageFaults(NamedTuple):
+    """Page faults of the loop's thread since its warm-up."""
+
+    minor: int
+    major: int
+
+
+class ContextSwitches(NamedTuple):
+    """Context switches of the loop's thread since its warm-up: voluntary ones are its sleeps."""
+
+    voluntary: int
+    involuntary: int
+
+
+class StackUse(NamedTuple):
+    """The stack of the loop's thread, bytes."""
+
+    size: int
+    high_water: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Stats:
+    """A snapshot of what a loop did.
+
+    The terms: *release* is when a cycle was planned, *start* when the loop was there, *end* when ``step`` had returned.
+    Wake-up latency is start - release, execution time end - start, response time end - release, interval the time from
+    one start to the next. An overrun is a cycle whose end is later than the next release; a missed release is one that
+    never ran. Always ``cycles + missed ==`` releases elapsed on the grid.
+
+    Attributes
+    ----------
+    name, state : str
+        The loop's name, and its state when the snapshot was taken.
+    cycles : int
+        Cycles that ran, warm-up included.
+    missed : int
+        Releases that never ran.
+    overruns : int
+        Cycles that ended later than the next release.
+    late : int
+        Cycles whose release had passed before the loop turned to it.
+    stalls : int
+        Gaps of more than a second: a suspended machine, a stopped process, a stepped clock.
+    warmup : int
+        Cycles that are in no histogram.
+    duration_ns : int
+        From the first release to the last end.
+    page_faults, context_switches : tuple of two int
+        ``(minor, major)`` and ``(voluntary, involuntary)`` of the loop's thread, since the warm-up.
+    forks : int
+        How often the process has forked in its life; each fork makes memory copy-on-write.
+    guard : dict
+        Violations found by guards; empty where none was armed.
+    grants : tuple of Grant
+        What was asked of the kernel, and what it granted.
+    settings, host : dict
+        The loop's settings, and facts of the machine.
+    latency, execution, response, interval : Histogram
+        In nanoseconds.
+    records : structured array
+        The last cycles, oldest first: ``release``, ``start``, ``end`` in ns on the loop's clock. Read-only.
+    stack : tuple of two int
+        ``(size, high_water)`` of the thread's stack, bytes.
+    """
+
+    name: str
+    state: str
+    cycles: int
+    missed: int
+    overruns: int
+    late: int
+    stalls: int
+    warmup: int
+    duration_ns: int
+    page_faults: PageFaults
+    context_switches: ContextSwitches
+    forks: int
+    guard: dict[str, Any]
+    grants: tuple[Grant, ...]
+    settings: dict[str, Any]
+    host: dict[str, Any]
+    latency: Histogram
+    execution: Histogram
+    response: Histogram
+    interval: Histogram
+    records: NDArray[Any]
+    stack: StackUse = StackUse(0, 0)
+
+    def __post_init__(self) -> None:
+        self.records.flags.writeable = False
+        for name, kind in (("page_faults", PageFaults), ("context_switches", ContextSwitches), ("stack", StackUse)):
+            object.__setattr__(self, name, kind(*getattr(self, name)))
+
+    @property
+    def duration(self) -> float:
+        """From the first release to the last end, seconds."""
+        return self.duration_ns * 1e-9
+
+    def worst(self, n: int = 10) -> NDArray[Any]:
+        """Return the `n` recorded cycles with the greatest wake-up latency, the worst first."""
+        latency = self.records["start"] - self.records["release"]
+        return self.records[np.argsort(-latency, kind="stable")[: max(0, n)]]
+
+    def to_dict(self, *, records: bool = False) -> dict[str, Any]:
+        """Return everything as a dict that JSON can hold.
+
+        Parameters
+        ----------
+        records : bool
+            Whether to include the timestamps, as three lists.
+        """
+        values: dict[str, Any] = {"format": _FORMAT, "version": _VERSION}
+        for name in self.__dataclass_fields__:
+            if name != "records":
+                values[name] = getattr(self, name)
+        values.update(
+            duration=self.duration,
+            page_faults=self.page_faults._asdict(),
+            context_switches=self.context_switches._asdict(),
+            stack=self.stack._asdict(),
+            grants=[grant.to_dict() for grant in self.grants],
+        )
+        for name in _HISTOGRAMS:
+            histogram: Histogram = getattr(self, name)
+            values[name] = histogram.to_dict() | _summary(histogram)
+        if records:
+            values["records"] = {field: self.records[field].tolist() for field in _RECORD_FIELDS}
+        return values
+
+    def to_json(self, *, records: bool = False, indent: int | None = None) -> str:
+        """Return :meth:`to_dict` as JSON text."""
+        return json.dumps(self.to_dict(records=records), indent=indent)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write everything, the records too, to a NumPy ``.npz`` file; an existing one is replaced as a whole.
+
+        Parameters
+        ----------
+        path : path
+            ``.npz`` is added where it is missing.
+
+        Returns
+        -------
+        pathlib.Path
+            The file that was written.
+        """
+        target = Path(path)
+        if target.suffix != ".npz":
+            target = target.with_name(target.name + ".npz")
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
+            try:
+                np.savez_compressed(file, stats=np.array(self.to_json()), records=self.records)
+                file.flush()
+                os.replace(file.name, target)
+            except BaseException:
+                os.unlink(file.name)
+                raise
+        os.chmod(target, 0o644)
+        return target
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Stats:
+        """Read what :meth:`save` wrote.
+
+        Raises
+        ------
+        ConfigError
+            Where the file is none of rtloop's, is damaged, or is of a newer version.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                values = json.loads(str(file["stats"]))
+                records = np.array(file["records"])
+            if values["format"] != _FORMAT:
+                raise ValueError("it has another format")
+            if values["version"] > _VERSION:
+                raise ConfigError(
+                    f"{path}: written by a newer rtloop (version {values['version']} of the format; this one reads "
+                    f"up to {_VERSION}): upgrade rtloop"
+                )
+            return cls._from_dict(values, records)
+        except FileNotFoundError:
+            raise
+        except ConfigError:
+            raise
+        except Exception as error:
+            raise ConfigError(f"{path} is not a file that Stats.save wrote, or is damaged: {error}") from error
+
+    @classmethod
+    def _from_dict(cls, values: dict[str, Any], records: NDArray[Any]) -> Stats:
+        if records.dtype.names != _RECORD_FIELDS:
+            raise ValueError(f"the records have the fields {records.dtype.names}")
+        fields = {name: values[name] for name in cls.__dataclass_fields__ if name != "records"}
+        for name in _HISTOGRAMS:
+            fields[name] = Histogram.from_dict(fields[name])
+        for name in ("page_faults", "context_switches", "stack"):
+            fields[name] = tuple(fields[name].values())
+        fields["grants"] = tuple(Grant(**grant) for grant in fields["grants"])
+        return cls(records=records, **fields)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Stats):
+            return NotImplemented
+        return self.to_dict() == other.to_dict() and bool(np.array_equal(self.records, other.records))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
+        """Draw the histograms of latency, execution and response, and the time line of the last cycles.
+
+        Parameters
+        ----------
+        path : path, optional
+            Where to write the picture, in the format of its suffix.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+        """
+        from rtloop.loop.drawing import draw_stats
+
+        return draw_stats(self, path)
+
+    def __str__(self) -> str:
+        return table.to_text(self)
+
+    def _repr_html_(self) -> str:
+        return table.to_html(self)
+
+    def __repr__(self) -> str:
+        return f"<Stats of {self.name!r}: {self.cycles} cycles, {self.missed} missed, {self.overruns} overruns>"
+
+
+def _summary(histogram: Histogram) -> dict[str, float | None]:
+    """The figures that a reader of JSON wants beside the bins; None where there are no values."""
+    if not histogram.count:
+        return dict.fromkeys(("mean_ns", "std_ns", "p50_ns", "p90_ns", "p99_ns", "p99_9_ns", "p99_99_ns"))
+    p = histogram.percentile([50, 90, 99, 99.9, 99.99]).tolist()
+    names = ("p50_ns", "p90_ns", "p99_ns", "p99_9_ns", "p99_99_ns")
+    return {"mean_ns": histogram.mean, "std_ns": histogram.std, **dict(zip(names, p, strict=True))}

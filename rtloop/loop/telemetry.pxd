@@ -1,0 +1,77 @@
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+
+
+cdef extern from "../include/rtloop/telemetry.h" nogil:
+    enum:
+        RT_HISTOGRAM_BINS
+        RT_HISTOGRAMS
+
+    ctypedef struct rt_histogram_t:
+        int64_t min
+        int64_t max
+        int64_t sum
+        uint64_t counts[]
+
+    ctypedef struct rt_usage_t:
+        int64_t minor_faults
+        int64_t major_faults
+        int64_t voluntary_switches
+        int64_t involuntary_switches
+
+    ctypedef struct rt_counters_t:
+        uint64_t cycles
+        uint64_t missed
+        uint64_t overruns
+        uint64_t late
+        uint64_t stalls
+        uint64_t warmup
+        uint64_t first_record
+        int64_t shifted
+        int64_t first_release
+        int64_t last_end
+        rt_usage_t usage_begin
+        rt_usage_t usage_end
+
+    ctypedef struct rt_bank_t:
+        rt_counters_t counters
+        rt_histogram_t *histograms
+
+    ctypedef struct rt_record_t:
+        int64_t release
+        int64_t start
+        int64_t end
+
+    ctypedef struct rt_telemetry_t:
+        uint64_t record_capacity
+        uint64_t record_keep
+        int64_t pid
+        int64_t tid
+        int64_t period
+        int64_t phase
+        int32_t clock
+        int32_t policy
+        int32_t priority
+        int32_t cpu
+        char name[64]
+        uint32_t active
+        uint32_t ended
+        uint64_t written
+        rt_bank_t banks[2]
+
+    uint64_t rt_telemetry_bytes(uint64_t capacity)
+    void rt_telemetry_init(rt_telemetry_t *t, uint64_t capacity, uint64_t keep)
+    void rt_bank_clear(rt_bank_t *bank)
+    int rt_telemetry_snapshot(const rt_telemetry_t *t, rt_bank_t *to, uint64_t *written, int tries)
+    uint64_t rt_telemetry_copy_records(const rt_telemetry_t *t, rt_record_t *to, uint64_t first, uint64_t last)
+    uint32_t rt_load_acquire(const uint32_t *p)
+    uint32_t rt_load_relaxed(const uint32_t *p)
+
+
+cdef class TelemetryBlock:
+    cdef rt_telemetry_t *block
+    cdef readonly size_t size
+    cdef readonly int fd
+    cdef bint _is_locked
+
+    cdef object _usage(self, const rt_counters_t *counters)
+    cdef object _records(self, uint64_t first, uint64_t last, bint wanted)

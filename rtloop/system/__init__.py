@@ -1,0 +1,1 @@
+"""What Linux grants: memory, threads, CPUs, privileges."""

@@ -1,0 +1,48 @@
+"""CPU numbers as the kernel writes them: lists, masks, isolated and online CPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+__all__ = ["format_cpu_list", "isolated_cpus", "mask_to_cpus", "parse_cpu_list"]
+
+
+def parse_cpu_list(text: str) -> tuple[int, ...]:
+    """Parse a kernel CPU list: ``"0-2,5"`` gives ``(0, 1, 2, 5)``.
+
+    Raises
+    ------
+    ValueError
+        On anything else.
+    """
+    cpus: set[int] = set()
+    for part in text.strip().split(","):
+        if part:
+            first, _, last = part.partition("-")
+            cpus.update(range(int(first), int(last or first) + 1))
+    return tuple(sorted(cpus))
+
+
+def format_cpu_list(cpus: Iterable[int]) -> str:
+    """Write CPU numbers as the kernel does: ``(0, 1, 2, 5)`` gives ``"0-2,5"``."""
+    runs: list[list[int]] = []
+    for cpu in sorted(set(cpus)):
+        if runs and cpu == runs[-1][1] + 1:
+            runs[-1][1] = cpu
+        else:
+            runs.append([cpu, cpu])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+
+
+def mask_to_cpus(words: Iterable[int]) -> tuple[int, ...]:
+    """Turn an affinity mask, as 64-bit words with the lowest CPUs first, into CPU numbers."""
+    return tuple(64 * i + bit for i, word in enumerate(words) for bit in range(64) if word >> bit & 1)
+
+
+def isolated_cpus(path: str = "/sys/devices/system/cpu/isolated") -> tuple[int, ...]:
+    """Return the CPUs that the kernel keeps free of ordinary threads (``isolcpus=``), none where it has none."""
+    try:
+        return parse_cpu_list(Path(path).read_text())
+    except (OSError, ValueError):
+        return ()

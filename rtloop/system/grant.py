@@ -1,0 +1,58 @@
+"""What was asked of the kernel, and what it granted."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+__all__ = ["Grant", "describe_refused"]
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """One thing asked of the kernel, with what the kernel really gave, read back from it.
+
+    Attributes
+    ----------
+    name : str
+        What it is about: ``"memory_lock"``, ``"policy"``, ``"cpu"``, ``"stack"`` and so on.
+    requested : object
+        What the settings asked for.
+    granted : object
+        What the kernel reports now.
+    ok : bool
+        Whether the one satisfies the other.
+    detail : str
+        How it was read back, or why it was refused.
+    fix : str
+        What to do about a refusal, in the exact lines to write; empty where ``ok``.
+    errno : int
+        The errno of the refused call, 0 where none was made or none failed.
+    """
+
+    name: str
+    requested: Any
+    granted: Any
+    ok: bool
+    detail: str = ""
+    fix: str = ""
+    errno: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the grant as a dict that JSON can hold."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        mark = "ok" if self.ok else "REFUSED"
+        text = f"{self.name}: asked {self.requested}, granted {self.granted} [{mark}]"
+        return f"{text} {self.detail}" if self.detail else text
+
+
+def describe_refused(grant: Grant) -> str:
+    """Write a refused grant as an error message: what, with which value, why, and the fix."""
+    lines = [f"{grant.name}: asked for {grant.requested}, granted {grant.granted}"]
+    if grant.detail:
+        lines[0] += f" ({grant.detail})"
+    if grant.fix:
+        lines += ["How to fix:", *("  " + line for line in grant.fix.splitlines())]
+    return "\n".join(lines)

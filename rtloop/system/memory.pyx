@@ -1,0 +1,119 @@
+"""Memory locking for one process: a thin face of mlock(2), mlockall(2) and mallopt(3).
+
+The kernel's locks do not nest, and a lock of everything belongs to the whole process: what several loops share is
+counted in :mod:`rtloop.system.process`, which calls these functions.
+"""
+
+from libc.errno cimport errno
+
+from rtloop._os cimport (
+    M_MMAP_MAX,
+    M_TRIM_THRESHOLD,
+    MCL_CURRENT,
+    MCL_FUTURE,
+    MCL_ONFAULT,
+    mallopt,
+    mlock,
+    mlockall,
+    munlock,
+    munlockall,
+    pthread_atfork,
+)
+
+from pathlib import Path
+
+
+cdef rt_fork_watch_t _watch
+
+
+cdef void _after_fork_in_parent() noexcept nogil:
+    # The fork made every locked private page copy-on-write: locking again breaks that here, not in a cycle.
+    _watch.forks += 1
+    if _watch.lock_flags:
+        mlockall(_watch.lock_flags)
+
+
+cdef void _after_fork_in_child() noexcept nogil:
+    # Memory locks are not inherited (mlockall(2)).
+    _watch.lock_flags = 0
+
+
+cdef int lock_region(void *address, size_t size) noexcept nogil:
+    return -errno if mlock(address, size) else 0
+
+
+cdef int unlock_region(void *address, size_t size) noexcept nogil:
+    return -errno if munlock(address, size) else 0
+
+
+def lock_everything(bint onfault=False):
+    """Lock all present and future memory of the process; every fork is followed by the same lock in the parent.
+
+    Returns
+    -------
+    int
+        0, or a negative errno.
+    """
+    cdef int flags = MCL_CURRENT | MCL_FUTURE | (MCL_ONFAULT if onfault else 0)
+    if mlockall(flags):
+        return -errno
+    _watch.lock_flags = flags
+    return 0
+
+
+def unlock_everything():
+    """Undo every lock of the process. Returns 0 or a negative errno."""
+    _watch.lock_flags = 0
+    return -errno if munlockall() else 0
+
+
+def lock_range(size_t address, size_t size):
+    """Lock a range of addresses. Returns 0 or a negative errno."""
+    return lock_region(<void *>address, size)
+
+
+def unlock_range(size_t address, size_t size):
+    """Unlock a range of addresses. Returns 0 or a negative errno."""
+    return unlock_region(<void *>address, size)
+
+
+def is_future_locked():
+    """Tell whether memory mapped from now on is locked and present at once, by mapping a page and looking."""
+    return rt_memory_is_future_locked() == 1
+
+
+def fork_count():
+    """Return how often this process has forked with the C library's fork()."""
+    return _watch.forks
+
+
+def tune_malloc():
+    """Keep glibc from giving memory back to the kernel and from mapping large blocks afresh.
+
+    Process-wide and for good: ``M_TRIM_THRESHOLD`` to -1, ``M_MMAP_MAX`` to 0 (mallopt(3)).
+
+    Returns
+    -------
+    bool
+        Whether the C library accepted both.
+    """
+    return mallopt(M_TRIM_THRESHOLD, -1) == 1 and mallopt(M_MMAP_MAX, 0) == 1
+
+
+def locked_ranges():
+    """Return (start, size) of every locked mapping of this process, from ``/proc/self/smaps``."""
+    ranges = []
+    start = end = 0
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if line.startswith("VmFlags:"):
+            if "lo" in line.split():
+                ranges.append((start, end - start))
+        elif line[0] in "0123456789abcdef":
+            span = line.split(" ", 1)[0].split("-")
+            if len(span) == 2:
+                start, end = int(span[0], 16), int(span[1], 16)
+    return ranges
+
+
+if pthread_atfork(NULL, _after_fork_in_parent, _after_fork_in_child):
+    raise MemoryError("pthread_atfork failed")

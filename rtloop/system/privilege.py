@@ -1,0 +1,113 @@
+"""Limits and capabilities of this process, and the lines that would grant what is missing."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import resource
+from pathlib import Path
+
+__all__ = [
+    "CAP_IPC_LOCK",
+    "CAP_SYS_NICE",
+    "RLIMIT_RTTIME",
+    "format_limit",
+    "has_capability",
+    "is_capable",
+    "limit_fix",
+    "rt_group_runtime",
+]
+
+CAP_IPC_LOCK = 14
+CAP_SYS_NICE = 23
+
+#: Not in the ``resource`` module: microseconds of CPU time a real-time thread may use without blocking (getrlimit(2)).
+RLIMIT_RTTIME = 15
+
+_LIMITS = {
+    "RLIMIT_MEMLOCK": ("memlock", "LimitMEMLOCK", "--ulimit memlock=-1:-1 --cap-add=IPC_LOCK", "unlimited", "infinity"),
+    "RLIMIT_RTPRIO": ("rtprio", "LimitRTPRIO", "--ulimit rtprio={v} --cap-add=SYS_NICE", "{v}", "{v}"),
+    "RLIMIT_RTTIME": ("rttime", "LimitRTTIME", "--ulimit rttime=-1:-1", "unlimited", "infinity"),
+}
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
+def has_capability(bit: int, status: str | None = None) -> bool:
+    """Tell whether the calling thread has a capability in its effective set.
+
+    Parameters
+    ----------
+    bit : int
+        The capability's number, such as `CAP_IPC_LOCK`.
+    status : str, optional
+        The text of ``/proc/thread-self/status``; read from there by default.
+    """
+    if status is None:
+        status = Path("/proc/thread-self/status").read_text()
+    for line in status.splitlines():
+        if line.startswith("CapEff:"):
+            return bool(int(line.split()[1], 16) >> bit & 1)
+    return False
+
+
+def is_capable(bit: int) -> bool:
+    """Tell whether the kernel will honour a capability: held, and in the initial user namespace.
+
+    In a rootless container a process may hold every capability of its own namespace, and memory locking and
+    scheduling still go by the limits.
+    """
+    if not has_capability(bit):
+        return False
+    try:
+        uid_map = Path("/proc/self/uid_map").read_text().split()
+    except OSError:
+        return True
+    return uid_map == ["0", "0", "4294967295"]
+
+
+def format_limit(value: int) -> str:
+    """Write a limit's value: ``"unlimited"`` for RLIM_INFINITY."""
+    return "unlimited" if value == resource.RLIM_INFINITY else str(value)
+
+
+def limit_fix(limit: str, value: int = 0) -> str:
+    """Return the lines that raise a limit, for a login, a systemd unit and a container.
+
+    Parameters
+    ----------
+    limit : str
+        ``"RLIMIT_MEMLOCK"``, ``"RLIMIT_RTPRIO"`` or ``"RLIMIT_RTTIME"``.
+    value : int
+        The value needed, where the limit is not simply taken away.
+    """
+    item, directive, flags, login, unit = _LIMITS[limit]
+    return (
+        f"login:     echo '{_user()} - {item} {login.format(v=value)}' | sudo tee -a /etc/security/limits.d/99-rtloop.conf"
+        "   # then log in again\n"
+        f"systemd:   {directive}={unit.format(v=value)}   # in the unit's [Service] section\n"
+        f"container: docker run {flags.format(v=value)} ...\n"
+        "or run degraded: strict=False"
+    )
+
+
+def rt_group_runtime() -> int | None:
+    """Return the real-time runtime of this process's control group, in microseconds per period.
+
+    None where the kernel has no such limit (no ``CONFIG_RT_GROUP_SCHED`` with version 1 control groups, or none mounted).
+    Zero explains an EPERM even for root (sched(7)).
+    """
+    try:
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if "cpu" in controllers.split(","):
+                file = Path("/sys/fs/cgroup/cpu") / path.lstrip("/") / "cpu.rt_runtime_us"
+                return int(file.read_text())
+    except (OSError, ValueError):
+        pass
+    return None

@@ -1,0 +1,1 @@
+"""What a person runs and sees: the command line and its commands."""

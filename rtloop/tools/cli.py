@@ -1,0 +1,74 @@
+"""The ``rtloop`` command: finds its subcommands, loads the one that is called, and turns errors into exit codes.
+
+Exit codes: 0 all went well, 1 an error, 2 a wrong command line, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import click
+
+__all__ = ["COMMANDS", "main"]
+
+# name -> module; the command is the module's attribute of the same name. Loaded only when it is needed.
+COMMANDS = {"demo": "rtloop.tools.demo"}
+
+_EXTRAS = {"click": "cli", "rich": "cli", "matplotlib": "plot"}
+
+
+def make_group() -> click.Group:
+    """Return the ``rtloop`` command group."""
+    import click
+
+    from rtloop import __version__
+
+    class LazyGroup(click.Group):
+        def list_commands(self, ctx: click.Context) -> list[str]:
+            return list(COMMANDS)
+
+        def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+            if cmd_name not in COMMANDS:
+                return None
+            command: click.Command = getattr(import_module(COMMANDS[cmd_name]), cmd_name)
+            return command
+
+    @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+    @click.version_option(__version__, prog_name="rtloop", message="%(prog)s %(version)s")
+    def rtloop() -> None:
+        """Hard periodic loops on Linux, written from Python."""
+
+    return rtloop
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line and exit."""
+    try:
+        sys.exit(_run(args))
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        sys.exit(f"rtloop: {error.name} is not installed; pip install 'rtloop[{extra}]'")
+
+
+def _run(args: list[str] | None) -> int:
+    import click
+
+    from rtloop.errors import RtloopError
+
+    try:
+        code: Any = make_group().main(args=args, prog_name="rtloop", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        print("rtloop: interrupted", file=sys.stderr)
+        return 130
+    except RtloopError as error:
+        print(f"rtloop: {error}", file=sys.stderr)
+        return 1
+    return code if isinstance(code, int) else 0

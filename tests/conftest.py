@@ -1,0 +1,92 @@
+"""Fixtures for all tests: compiled probe loops, the real-time marker, a watchdog."""
+
+from __future__ import annotations
+
+import faulthandler
+import importlib.util
+import os
+import resource
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from rtloop.system.privilege import CAP_IPC_LOCK, CAP_SYS_NICE, is_capable
+
+WATCHDOG_S = 120
+
+
+def _load_build() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("rtloop_test_build", Path(__file__).parent / "support" / "build.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def missing_privileges() -> list[str]:
+    """Say what an `rt` test needs and this process lacks."""
+    missing = []
+    if not is_capable(CAP_SYS_NICE) and resource.getrlimit(resource.RLIMIT_RTPRIO)[0] < 80:
+        missing.append("SCHED_FIFO 80 (CAP_SYS_NICE or RLIMIT_RTPRIO)")
+    if not is_capable(CAP_IPC_LOCK) and resource.getrlimit(resource.RLIMIT_MEMLOCK)[1] != resource.RLIM_INFINITY:
+        missing.append("locked memory (CAP_IPC_LOCK or an unlimited RLIMIT_MEMLOCK)")
+    if not os.access("/dev/cpu_dma_latency", os.W_OK):
+        missing.append("/dev/cpu_dma_latency")
+    return missing
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    missing = missing_privileges()
+    if missing:
+        skip = pytest.mark.skip(reason="needs " + ", ".join(missing))
+        for item in items:
+            if item.get_closest_marker("rt"):
+                item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def _watchdog() -> Iterator[None]:
+    """A test that hangs prints every thread's stack and ends the run, instead of hanging it."""
+    faulthandler.dump_traceback_later(WATCHDOG_S, exit=True)
+    yield
+    faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.fixture(scope="session")
+def probe_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the compiled probe loops of tests/support/probes.pyx."""
+    out = tmp_path_factory.mktemp("probes")
+    _load_build().compile_pyx(Path(__file__).parent / "support" / "probes.pyx", out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def probes(probe_path: Path) -> ModuleType:
+    """The module of compiled probe loops."""
+    return _load_build().import_module(next(probe_path.glob("probes.*.so")))
+
+
+@pytest.fixture
+def ordinary() -> dict[str, Any]:
+    """Settings of a loop that every user on every Linux machine may run."""
+    return {"policy": "other", "lock_memory": "off", "dma_latency": None}
+
+
+@pytest.fixture
+def script(probe_path: Path, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run Python code in a process of its own, with the probes importable; returns the completed process."""
+
+    def run(code: str, *, prefix: tuple[str, ...] = (), timeout: float = 60, **options: Any) -> Any:
+        environment = {**os.environ, "PYTHONPATH": str(probe_path), **options.pop("env", {})}
+        return subprocess.run(
+            [*prefix, sys.executable, "-c", textwrap.dedent(code)],
+            env=environment, cwd=tmp_path, timeout=timeout, capture_output=True, text=True, check=False, **options,
+        )  # fmt: skip
+
+    return run

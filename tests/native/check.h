@@ -1,0 +1,30 @@
+/* The least that a native test needs: a check that counts, says where it failed, and ends the program. */
+#ifndef CHECK_H
+#define CHECK_H
+
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+static long check_count;
+
+#define CHECK(condition)                                                                    \
+  do {                                                                                      \
+    check_count++;                                                                          \
+    if (!(condition)) {                                                                     \
+      fprintf(stderr, "%s:%d: check failed: %s\n", __FILE__, __LINE__, #condition);         \
+      exit(1);                                                                              \
+    }                                                                                       \
+  } while (0)
+
+/* A small deterministic generator (xorshift64, Marsaglia 2003). */
+static inline uint64_t check_random(uint64_t *seed) {
+  *seed ^= *seed << 13;
+  *seed ^= *seed >> 7;
+  *seed ^= *seed << 17;
+  return *seed;
+}
+
+#define CHECK_DONE() (printf("%ld checks passed\n", check_count), 0)
+
+#endif

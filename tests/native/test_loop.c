@@ -1,0 +1,121 @@
+/* The whole loop without Python: its thread, its stack, its schedule, a reader and a stop. Under every sanitizer. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include "rtloop/loop.h"
+#include "rtloop/memory.h"
+
+#include "check.h"
+
+typedef struct probe {
+  rt_loop_t *loop;
+  int64_t enters, steps, overruns, leaves, missed;
+} probe_t;
+
+static int enter(void *self) {
+  ((probe_t *)self)->enters++;
+  return RT_CONTINUE;
+}
+
+static int step(void *self, const rt_cycle_t *cycle) {
+  probe_t *probe = self;
+  CHECK(cycle->index == (uint64_t)probe->steps && cycle->start >= cycle->release && cycle->dt > 0);
+  probe->steps++;
+  probe->missed += cycle->missed;
+  if (probe->steps % 40 == 0) {
+    const int64_t until = cycle->start + 3 * cycle->period;
+    while (rt_clock_now(CLOCK_MONOTONIC) < until) rt_cpu_relax();
+  }
+  return RT_CONTINUE;
+}
+
+static int overrun(void *self, const rt_cycle_t *cycle, int64_t missed) {
+  (void)cycle;
+  (void)missed;
+  ((probe_t *)self)->overruns++;
+  return RT_CONTINUE;
+}
+
+static int wait(void *self, int64_t release) {
+  (void)self;
+  (void)release;
+  return -EINVAL;
+}
+
+static void leave(void *self) { ((probe_t *)self)->leaves++; }
+
+static void *body(void *argument) {
+  probe_t *probe = argument;
+  rt_loop_main(probe->loop, probe, enter, step, overrun, wait, leave);
+  return NULL;
+}
+
+static void run(int is_auto, int is_refused) {
+  void *state = NULL, *block = NULL;
+  int fd = -1;
+  probe_t probe = {0};
+  rt_bank_t *bank = aligned_alloc(RT_CACHE_LINE, sizeof *bank);
+  CHECK(bank && rt_memory_map(&state, sizeof(rt_loop_t)) == 0);
+  CHECK(rt_memory_map_sealed("rtloop:native", rt_telemetry_bytes(64), &block, &fd) == 0);
+  CHECK(ftruncate(fd, 0) == -1 && errno == EPERM);
+  rt_loop_t *loop = probe.loop = state;
+  loop->telemetry = block;
+  rt_memory_prefault(block, rt_telemetry_bytes(64));
+  rt_telemetry_init(loop->telemetry, 64, 64);
+  CHECK(rt_memory_is_resident(block, rt_telemetry_bytes(64)) == 1);
+  loop->schedule.period = 500000;
+  loop->clock = CLOCK_MONOTONIC;
+  loop->warmup = 5;
+  loop->max_cycles = UINT64_MAX;
+  loop->max_duration = INT64_MAX;
+  if (is_auto) rt_spin_auto(&loop->spin, loop->schedule.period, 25);
+  loop->request.attr.size = sizeof loop->request.attr;
+  loop->request.attr.sched_flags = RT_SCHED_FLAG_RESET_ON_FORK;
+  if (is_refused) loop->request.attr.sched_policy = 77;
+  strcpy(loop->request.name, "native");
+  CHECK(rt_stack_map(&loop->stack, 512 << 10) == 0);
+  rt_stack_paint(&loop->stack);
+  CHECK(rt_stack_high_water(&loop->stack) == 0);
+  loop->phase = RT_PHASE_STARTING;
+  CHECK(rt_thread_create(&loop->thread, &loop->stack, body, &probe) == 0);
+  while (rt_futex_wait(&loop->phase, RT_PHASE_STARTING, RT_NS_PER_S) == RT_PHASE_STARTING) continue;
+  CHECK(loop->report.tid > 0 && loop->report.slack_ns == 1 && loop->report.signal_stack_rc == 0);
+  CHECK((loop->report.policy_rc != 0) == is_refused);
+  if (is_refused) {
+    rt_futex_set(&loop->phase, RT_PHASE_ABORT);
+  } else {
+    rt_futex_set(&loop->phase, RT_PHASE_GO);
+    rt_bank_clear(bank);
+    uint64_t written = 0;
+    while (written < 300) {
+      if (rt_telemetry_snapshot(loop->telemetry, bank, &written, 1000)) continue;
+      CHECK(bank->counters.cycles == written);
+      usleep(1000);
+    }
+    rt_bank_clear(&loop->telemetry->banks[1]);
+    rt_loop_command(loop, RT_COMMAND_RESET);
+    while (rt_load_acquire(&loop->command) & RT_COMMAND_RESET) usleep(1000);
+    rt_loop_command(loop, RT_COMMAND_STOP);
+  }
+  pthread_join(loop->thread, NULL);
+  CHECK(loop->phase == RT_PHASE_DONE && loop->end_reason == RT_END_NORMAL && loop->end_code == 0);
+  CHECK(probe.enters == !is_refused && probe.leaves == !is_refused);
+  CHECK(rt_stack_high_water(&loop->stack) > 0 && rt_stack_high_water(&loop->stack) < loop->stack.bytes);
+  if (!is_refused) {
+    CHECK(rt_telemetry_snapshot(loop->telemetry, bank, &(uint64_t){0}, 1) == 0);
+    CHECK((int64_t)bank->counters.cycles < probe.steps && bank->counters.warmup == 0);
+    CHECK(probe.overruns > 0 && probe.missed > 0);
+  }
+  rt_stack_unmap(&loop->stack);
+  munmap(block, rt_telemetry_bytes(64));
+  close(fd);
+  munmap(state, sizeof(rt_loop_t));
+  free(bank);
+}
+
+int main(void) {
+  run(0, 0);
+  run(1, 0);
+  run(0, 1);
+  return CHECK_DONE();
+}

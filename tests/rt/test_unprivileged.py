@@ -1,0 +1,116 @@
+"""An ordinary user: strict raises with the fix and leaves nothing behind, degraded runs and says what is missing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+
+import pytest
+
+Script = Callable[..., "subprocess.CompletedProcess[str]"]
+
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("setpriv") is None,
+    reason="dropping capabilities to become an ordinary user takes root and setpriv(1); an ordinary user's own run covers it",
+)
+
+DROP = ("setpriv", "--bounding-set", "-ipc_lock,-sys_nice", "--inh-caps", "-ipc_lock,-sys_nice")
+ORDINARY = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
+
+ACCOUNT = """
+import os, resource, rtloop, sys, warnings
+def account():
+    maps = {line.split()[0] for line in open("/proc/self/maps") if "rtloop" in line}
+    vm = [line for line in open("/proc/self/status") if line.startswith(("VmLck", "Threads"))]
+    return (len(os.listdir("/proc/self/fd")), vm, maps, resource.getrlimit(resource.RLIMIT_MEMLOCK),
+            resource.getrlimit(resource.RLIMIT_CORE))
+"""
+
+
+@pytest.mark.parametrize("prefix", [DROP, ORDINARY], ids=["without capabilities", "another user"])
+def test_T5_M1_strict_raises_with_the_fix_and_leaks_nothing(script: Script, prefix: tuple[str, ...]) -> None:
+    code = ACCOUNT + """
+for mode in ("all", "onfault"):
+    loop = rtloop.RTLoop("1ms", lock_memory=mode, core_dumps=False)
+    try: loop.start()
+    except PermissionError: pass
+    before = account()
+    for _ in range(3):
+        try:
+            loop.start()
+        except PermissionError as error:
+            text = str(error)
+            assert isinstance(error, (rtloop.MemoryLockError, rtloop.SetupError)), type(error)
+            assert isinstance(error, rtloop.MemoryLockError)
+    assert account() == before, (account(), before)
+    for word in ("RLIMIT_MEMLOCK", "limits.d", "memlock", "LimitMEMLOCK", "docker", "CAP_IPC_LOCK", "strict=False", "own"):
+        assert word in text, (word, text)
+loop = rtloop.RTLoop("1ms", lock_memory="off", dma_latency=None, core_dumps=False)
+try: loop.start()
+except PermissionError: pass
+before = account()
+for _ in range(3):
+    try:
+        loop.start()
+    except rtloop.PrivilegeError as error:
+        text = str(error)
+assert account() == before, (account(), before)
+for word in ("RLIMIT_RTPRIO is 0", "rtprio", "LimitRTPRIO=95", "docker", "CAP_SYS_NICE", "fifo 80"):
+    assert word in text, (word, text)
+assert loop.state == "new"
+print("done")
+"""  # fmt: skip
+    done = script(code, prefix=prefix)
+    assert done.stdout.strip() == "done", done.stderr
+
+
+def test_degraded_runs_and_one_warning_lists_everything(script: Script) -> None:
+    code = ACCOUNT + """
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    loop = rtloop.RTLoop("1ms", strict=False)
+    stats = loop.run(cycles=50)
+text, = [str(w.message) for w in caught if w.category is rtloop.RTSetupWarning]
+for word in ("memory_lock", "policy", "dma_latency", "limits.d"):
+    assert word in text, (word, text)
+refused = {g.name: g.granted for g in loop.grants if not g.ok}
+print(stats.cycles, refused, [g.granted for g in loop.grants if g.name == "timer_slack"])
+"""
+    done = script(code, prefix=ORDINARY)
+    assert done.stdout.strip() == (
+        "50 {'memory_lock': 'own memory only', 'dma_latency': 'not held', 'policy': 'other'} ['1 ns']"
+    ), done.stdout + done.stderr
+
+
+def test_own_works_without_privilege_within_the_limit(script: Script) -> None:
+    code = ACCOUNT + """
+loop = rtloop.RTLoop("1ms", lock_memory="own", policy="other", dma_latency=None)
+loop.start()
+print([line.split()[1] for line in open("/proc/self/status") if line.startswith("VmLck")] != ["0"])
+loop.stop()
+resource.setrlimit(resource.RLIMIT_MEMLOCK, (65536, 65536))
+try:
+    loop.start()
+except rtloop.MemoryLockError as error:
+    print("65536" in str(error), "LimitMEMLOCK" in str(error), isinstance(error, PermissionError))
+"""
+    done = script(code, prefix=ORDINARY)
+    assert done.stdout.split() == ["True"] * 4, done.stdout + done.stderr
+
+
+def test_M1_M2_a_finite_limit_without_the_capability_never_locks_the_future(script: Script) -> None:
+    """The deadly combination: threads and allocations must go on working beside a degraded loop."""
+    code = ACCOUNT + """
+import threading
+warnings.simplefilter("ignore")
+with rtloop.RTLoop("1ms", strict=False) as loop:
+    blocks = [bytearray(4 << 20) for _ in range(16)]
+    threads = [threading.Thread(target=lambda: None) for _ in range(4)]
+    for t in threads: t.start()
+    for t in threads: t.join()
+print(len(blocks))
+"""
+    done = script(code, prefix=DROP)
+    assert done.stdout.strip() == "16", done.stderr

@@ -1,0 +1,39 @@
+"""Compile a .pyx file against the installed rtloop with nothing but Cython and a C compiler."""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from types import ModuleType
+
+import rtloop
+
+
+def compile_pyx(source: Path, out: Path) -> Path:
+    """Compile `source` into the folder `out`; returns the extension module's path."""
+    c_file = out / (source.stem + ".c")
+    module = out / (source.stem + sysconfig.get_config_var("EXT_SUFFIX"))
+    subprocess.run(
+        [sys.executable, "-m", "cython", "-3", "-I", rtloop.get_include(), str(source), "-o", str(c_file)], check=True
+    )
+    compiler = os.environ.get("CC", "cc").split()
+    flags = ["-O2", "-fPIC", "-shared", "-I", rtloop.get_include(), "-I", sysconfig.get_paths()["include"]]
+    subprocess.run([*compiler, *flags, str(c_file), "-o", str(module)], check=True)
+    return module
+
+
+def import_module(path: Path) -> ModuleType:
+    """Import an extension module from its path."""
+    name = path.name.split(".")[0]
+    loader = importlib.machinery.ExtensionFileLoader(name, str(path))
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    loader.exec_module(module)
+    return module

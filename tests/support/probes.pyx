@@ -1,0 +1,151 @@
+"""Loops that misbehave on purpose, and tell what happened to them."""
+
+from libc.errno cimport EIO
+from libc.stdint cimport int64_t, uint64_t
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+
+from rtloop cimport RT_CONTINUE, RT_STOP, Cycle, RTLoop
+
+
+cdef extern from "<time.h>" nogil:
+    int clock_nanosleep(int clock, int flags, const timespec *request, timespec *remain)
+    enum:
+        TIMER_ABSTIME
+
+
+cdef extern from "<unistd.h>" nogil:
+    long gettid()
+
+
+cdef int64_t now() noexcept nogil:
+    cdef timespec ts
+    clock_gettime(CLOCK_MONOTONIC, &ts)
+    return ts.tv_sec * 1_000_000_000 + ts.tv_nsec
+
+
+cdef int sleep_until(int64_t time) noexcept nogil:
+    cdef timespec ts
+    ts.tv_sec = time // 1_000_000_000
+    ts.tv_nsec = time % 1_000_000_000
+    return clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &ts, NULL)
+
+
+cdef class Probe(RTLoop):
+    """A loop whose step can be slow, fail, stop or hang, and that counts what it sees."""
+
+    cdef public int64_t busy_ns, busy_every, jitter_ns
+    cdef public int64_t stop_at, fail_at, fail_code, enter_code, overrun_code, shift_at, shift_ns, shift_rc
+    cdef public int64_t setups, enters, steps, overruns, leaves
+    cdef public int64_t missed_in_step, missed_in_overrun, index_errors, dt_errors, last_index, late_starts
+    cdef public double first_dt, last_t, dt_sum
+    cdef public bint hang, let_go
+    cdef public long tid
+    cdef uint64_t seed
+
+    def __init__(self, period, **settings):
+        super().__init__(period, **settings)
+        self.stop_at = self.fail_at = self.shift_at = -1
+        self.fail_code = -EIO
+        self.seed = 88172645463325252
+
+    def setup(self):
+        self.setups += 1
+
+    cdef int enter(self) noexcept nogil:
+        self.enters += 1
+        self.tid = gettid()
+        self.steps = self.overruns = self.missed_in_step = self.missed_in_overrun = self.index_errors = 0
+        self.dt_errors = self.last_index = self.late_starts = 0
+        self.dt_sum = 0
+        return <int>self.enter_code
+
+    cdef int step(self, const Cycle *cycle) noexcept nogil:
+        cdef int64_t end = 0
+        self.index_errors += cycle.index != <uint64_t>self.steps
+        self.late_starts += cycle.start < cycle.release
+        if self.steps == 0:
+            self.first_dt = cycle.dt
+        elif self.shift_at < 0 and not (cycle.dt > 0):
+            self.dt_errors += 1
+        self.steps += 1
+        self.last_index = <int64_t>cycle.index
+        self.last_t = cycle.t
+        self.dt_sum += cycle.dt
+        self.missed_in_step += cycle.missed
+        if self.busy_ns and (self.busy_every <= 1 or self.steps % self.busy_every == 0):
+            end = cycle.start + self.busy_ns
+        if self.jitter_ns:
+            self.seed ^= self.seed << 13
+            self.seed ^= self.seed >> 7
+            self.seed ^= self.seed << 17
+            end = cycle.start + <int64_t>(self.seed % <uint64_t>self.jitter_ns)
+        while now() < end:
+            pass
+        while self.hang and not self.let_go:
+            sleep_until(now() + 1_000_000)
+        if self.shift_at == <int64_t>cycle.index:
+            self.shift_rc = self.shift(self.shift_ns)
+        if self.fail_at == <int64_t>cycle.index:
+            return <int>self.fail_code
+        if self.stop_at == <int64_t>cycle.index:
+            return RT_STOP
+        return RT_CONTINUE
+
+    cdef int overrun(self, const Cycle *cycle, int64_t missed) noexcept nogil:
+        self.overruns += 1
+        self.missed_in_overrun += missed
+        return <int>self.overrun_code
+
+    cdef void leave(self) noexcept nogil:
+        self.leaves += 1
+
+
+cdef class Paced(Probe):
+    """A loop paced from outside: it waits by itself, every other time through the loop's own wait."""
+
+    cdef public int64_t waits, wait_code
+    cdef public bint use_own
+
+    cdef int wait(self, int64_t release) noexcept nogil:
+        self.waits += 1
+        if self.wait_code:
+            return <int>self.wait_code
+        if self.use_own:
+            return RTLoop.wait(self, release)
+        return -sleep_until(release)
+
+
+cdef int recurse(int64_t depth, int64_t *sink) noexcept nogil:
+    cdef char[4096] block
+    block[0] = <char>depth
+    sink[0] += block[0]
+    if depth > 0:
+        recurse(depth - 1, sink)
+    sink[0] += block[depth % 4096]
+    return 0
+
+
+cdef class Deep(RTLoop):
+    """Uses `pages` pages of its stack at the cycle number `at`."""
+
+    cdef public int64_t pages, at, sink
+
+    cdef int step(self, const Cycle *cycle) noexcept nogil:
+        if <int64_t>cycle.index == self.at:
+            recurse(self.pages, &self.sink)
+        return RT_CONTINUE
+
+
+cdef class Denormal(RTLoop):
+    """Divides the smallest normal number, and keeps what comes out."""
+
+    cdef public double result
+    cdef public double smallest
+
+    def __cinit__(self, *args, **kwargs):
+        self.smallest = 2.2250738585072014e-308
+        self.result = -1
+
+    cdef int step(self, const Cycle *cycle) noexcept nogil:
+        self.result = self.smallest / 4
+        return RT_STOP

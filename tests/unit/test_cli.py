@@ -1,0 +1,125 @@
+"""The command line: what it lists, what it loads, and the exit codes that a script relies on."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+
+import rtloop
+from rtloop.tools.cli import COMMANDS, main
+
+click = pytest.importorskip("click", reason="the command line needs rtloop[cli]")
+
+
+def run(*args: str, code: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the command line, or a piece of Python, in a process of its own."""
+    command = ["-c", code] if code is not None else ["-m", "rtloop"]
+    return subprocess.run([sys.executable, "-P", *command, *args], capture_output=True, text=True, timeout=60)
+
+
+def exit_code(*args: str) -> int:
+    with pytest.raises(SystemExit) as exit_:
+        main(list(args))
+    assert isinstance(exit_.value.code, int)
+    return exit_.value.code
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("--version") == 0
+    assert capsys.readouterr().out == f"rtloop {rtloop.__version__}\n"
+
+
+def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("--help") == 0
+    text = capsys.readouterr().out
+    for name in COMMANDS:
+        assert f"\n  {name} " in text
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_exists_and_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command = getattr(import_module(COMMANDS[name]), name)
+    assert isinstance(command, click.Command)
+    assert exit_code(name, "--help") == 0
+    assert capsys.readouterr().out.startswith(f"Usage: rtloop {name}")
+
+
+def test_python_m_is_the_command() -> None:
+    result = run("--version")
+    assert (result.returncode, result.stdout) == (0, f"rtloop {rtloop.__version__}\n")
+
+
+def test_help_loads_neither_rich_nor_matplotlib() -> None:
+    code = """
+import sys
+from rtloop.tools.cli import main
+try:
+    main(["--help"])
+finally:
+    loaded = {"rich", "matplotlib", "rtloop.demo.trial"} & set(sys.modules)
+    assert not loaded, loaded
+"""
+    result = run(code=code)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("missing", "args", "extra"),
+    [
+        ("click", ["--help"], "cli"),
+        ("rich", ["demo"], "cli"),
+        ("matplotlib", ["demo", "--plot", "x.png"], "plot"),
+    ],
+)
+def test_a_missing_extra_is_named(missing: str, args: list[str], extra: str) -> None:
+    code = f"import sys; sys.modules[{missing!r}] = None; from rtloop.tools.cli import main; main({args!r})"
+    result = run(code=code)
+    assert result.returncode == 1
+    assert f"pip install 'rtloop[{extra}]'" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        (["nothing"], "No such command"),
+        (["demo", "--duration", "10"], "is not a duration"),
+        (["demo", "--duration", "0s"], "must be more than zero"),
+        (["demo", "--rate", "1kHzz"], "is not a duration"),
+        (["demo", "--duration", "1ms", "--rate", "1kHz"], "less than four cycles"),
+        (["demo", "--seed", "-1"], "--seed"),
+        (["demo", "--plot", "/nowhere/at/all.png"], "--plot"),
+        (["demo", "--plot", "picture.docx"], "must end in"),
+    ],
+)
+def test_a_wrong_command_line_is_exit_code_2(args: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if "--plot" in args:
+        pytest.importorskip("matplotlib", reason="pictures need rtloop[plot]")
+    assert exit_code(*args) == 2
+    captured = capsys.readouterr()
+    assert text in captured.err
+    assert captured.out == ""
+
+
+def test_an_rtloop_error_is_exit_code_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse(*args: object, **keywords: object) -> None:
+        raise rtloop.SetupError(1, "no such luck")
+
+    monkeypatch.setattr("rtloop.demo.trial.run_trial", refuse)
+    assert exit_code("demo", "--duration", "1s", "--json") == 1
+    captured = capsys.readouterr()
+    assert "no such luck" in captured.err
+    assert captured.out == ""
+
+
+def test_an_interrupt_is_exit_code_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(*args: object, **keywords: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rtloop.demo.trial.run_trial", interrupt)
+    assert exit_code("demo", "--duration", "1s", "--json") == 130
+    assert capsys.readouterr().out == ""

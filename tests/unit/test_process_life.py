@@ -1,0 +1,209 @@
+"""Ends of a process while a loop runs: bounded time, the right exit code, nothing hangs. Each in a process of its own."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Callable
+
+import pytest
+
+Script = Callable[..., "subprocess.CompletedProcess[str]"]
+
+PROLOGUE = """
+import os, signal, sys, threading, time, warnings
+import rtloop, probes
+def make(period="1ms", **settings):
+    return probes.Probe(period, **{"policy": "other", "lock_memory": "off", "dma_latency": None, **settings})
+"""
+
+
+def dedent(code: str) -> str:
+    lines = code.splitlines()
+    return PROLOGUE + "\n".join(line[4:] if line.startswith("    ") else line for line in lines)
+
+
+def test_P5_exit_while_running_stops_the_loop(script: Script) -> None:
+    done = script(dedent("""
+    class Said(probes.Probe):
+        pass
+    loop = make()
+    loop.start()
+    time.sleep(0.05)
+    import atexit
+    atexit._run_exitfuncs()
+    print(loop.state, loop.leaves)
+    """))  # fmt: skip
+    assert (done.returncode, done.stdout.strip()) == (0, "stopped 1"), done.stderr
+
+
+@pytest.mark.parametrize("ending", ["pass", "del loop", "sys.exit(3)", "raise KeyError('x')", "os._exit(4)"])
+def test_P5_every_way_out_ends_in_bounded_time_with_its_own_code(script: Script, ending: str) -> None:
+    done = script(dedent(f"""
+    loop = make(); loop.start(); time.sleep(0.05)
+    {ending}
+    """), timeout=20)  # fmt: skip
+    expected = {"pass": 0, "del loop": 0, "sys.exit(3)": 3, "raise KeyError('x')": 1, "os._exit(4)": 4}[ending]
+    assert done.returncode == expected, done.stderr
+
+
+def test_P5_a_step_that_hangs_does_not_keep_the_process(script: Script) -> None:
+    done = script(dedent("""
+    loop = make(); loop.hang = True; loop.start(); time.sleep(0.05)
+    """), timeout=20)  # fmt: skip
+    assert done.returncode == 0
+    assert "did not stop" in done.stderr
+
+
+def test_an_unhandled_SIGTERM_ends_the_process_as_ever(script: Script) -> None:
+    done = script(dedent("""
+    loop = make(); loop.start(); time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGTERM); time.sleep(10)
+    """), timeout=20)  # fmt: skip
+    assert done.returncode == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("waiting", ["loop.run()", "loop.start(); loop.join()", "loop.run('1min')"])
+def test_P7_ctrl_c_stops_the_loop_within_200_ms(script: Script, waiting: str) -> None:
+    done = script(dedent(f"""
+    loop = make("1s")
+    threading.Timer(0.5, lambda: (times.append(time.monotonic()), os.kill(os.getpid(), signal.SIGINT))).start()
+    times = []
+    try:
+        {waiting}
+    except KeyboardInterrupt:
+        times.append(time.monotonic())
+    print(loop.state, loop.leaves, times[1] - times[0] < 0.2, times)
+    """))  # fmt: skip
+    assert done.stdout.startswith("stopped 1 True"), done.stdout + done.stderr
+
+
+def test_P6_signals_are_handled_by_python_and_never_on_the_loops_thread(script: Script) -> None:
+    done = script(dedent("""
+    seen = 0
+    def handler(number, frame):
+        global seen
+        seen += 1
+    signal.signal(signal.SIGUSR1, handler)
+    with make() as loop:
+        time.sleep(0.05)
+        status = open(f"/proc/self/task/{loop.tid}/status").read()
+        blocked = int([line for line in status.splitlines() if line.startswith("SigBlk")][0].split()[1], 16)
+        for _ in range(200):
+            os.kill(os.getpid(), signal.SIGUSR1)
+            time.sleep(0.005)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGALRM, signal.SIGCHLD):
+        assert blocked >> (number - 1) & 1, number
+    for number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL):
+        assert not blocked >> (number - 1) & 1, number
+    s = loop.stats
+    print(loop.state, seen, s.cycles + s.missed > 900)
+    """))  # fmt: skip
+    assert done.stdout.split() == ["stopped", "200", "True"], done.stderr
+
+
+def test_C2_C3_a_stopped_process_resumes_on_the_grid(script: Script) -> None:
+    done = script(dedent("""
+    import subprocess
+    loop = make(warmup=0)
+    with loop:
+        time.sleep(0.1)
+        subprocess.Popen(["sh", "-c", f"kill -STOP {os.getpid()}; sleep 0.5; kill -CONT {os.getpid()}"])
+        time.sleep(1.0)
+    s = loop.stats
+    r = s.records["release"]
+    span = (r[-1] - r[0]) // 1_000_000 + 1
+    print(loop.state, s.missed >= 400, s.cycles + s.missed - (s.missed - loop.missed_in_step) == span, s.overruns >= 1)
+    """))  # fmt: skip
+    assert done.stdout.split() == ["stopped", "True", "True", "True"], done.stdout + done.stderr
+
+
+def test_P4_M10_a_forked_child_sees_a_dead_loop_and_cannot_harm_it(script: Script) -> None:
+    done = script(dedent("""
+    loop = make(); other = make()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        loop.start()
+        pids = []
+        for _ in range(3):
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    assert loop.state == "failed", loop.state
+                    for call in (loop.join, loop.start, loop.reset_stats):
+                        try:
+                            call()
+                        except rtloop.StateError as error:
+                            assert "fork" in str(error)
+                        else:
+                            raise AssertionError(call)
+                    loop.stats, loop.grants, repr(loop)
+                    loop.stop(); loop.close()
+                    assert other.run(cycles=5).cycles == 5
+                    del loop
+                except BaseException as error:
+                    print("child:", repr(error), file=sys.stderr, flush=True)
+                    os._exit(9)
+                sys.exit(0)
+            pids.append(pid)
+        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+        before = loop.steps
+        time.sleep(0.1)
+    print(codes, loop.steps > before, loop.state, loop.stats.forks)
+    loop.stop()
+    forks = [w for w in caught if issubclass(w.category, rtloop.RTSetupWarning)]
+    print(loop.state, len(forks), "spawn" in str(forks[0].message))
+    """))  # fmt: skip
+    assert done.stdout.splitlines() == ["[0, 0, 0] True running 3", "stopped 1 True"], done.stdout + done.stderr
+
+
+def test_M9_multiprocessing_by_fork_while_a_loop_runs(script: Script) -> None:
+    done = script(dedent("""
+    import multiprocessing
+    def work(x): return x * x
+    warnings.simplefilter("ignore")
+    with make() as loop:
+        with multiprocessing.get_context("fork").Pool(2) as pool:
+            print(pool.map(work, range(4)))
+    print(loop.state)
+    """))  # fmt: skip
+    assert done.stdout.split("\n")[:2] == ["[0, 1, 4, 9]", "stopped"], done.stderr
+
+
+def test_subinterpreters_are_refused_with_an_error(script: Script) -> None:
+    done = script("""
+    try:
+        import _xxsubinterpreters as interpreters
+    except ImportError:
+        import _interpreters as interpreters
+    import rtloop
+    identifier = interpreters.create()
+    try:
+        failure = interpreters.run_string(identifier, "import rtloop")
+        print("refused" if failure is not None else "accepted")
+    except Exception as error:
+        print("refused")
+    """)
+    assert done.stdout.strip() == "refused", done.stderr
+
+
+def test_T2_a_stack_overflow_is_reported_and_ends_the_process(script: Script) -> None:
+    done = script(dedent("""
+    import faulthandler; faulthandler.enable()
+    loop = probes.Deep("1ms", policy="other", lock_memory="off", dma_latency=None, stack_size="64K")
+    loop.pages, loop.at = 64, 5
+    loop.run("1s")
+    """))  # fmt: skip
+    assert done.returncode == -signal.SIGSEGV
+    assert "Fatal Python error: Segmentation fault" in done.stderr
+
+
+def test_T1_T3_the_stack_has_its_size_its_guard_and_a_high_water_mark(script: Script) -> None:
+    done = script(dedent("""
+    loop = probes.Deep("1ms", policy="other", lock_memory="off", dma_latency=None, stack_size="256K")
+    shallow = loop.run(cycles=20).stack
+    loop.pages, loop.at = 30, 5
+    deep = loop.run(cycles=20).stack
+    print(shallow.size, deep.size, shallow.high_water < 32768, deep.high_water - shallow.high_water >= 30 * 4096)
+    """))  # fmt: skip
+    assert done.stdout.split() == ["262144", "262144", "True", "True"], done.stderr
