@@ -20,7 +20,8 @@ _OVERFLOW = _BINS - 1
 def _lower_edges() -> NDArray[np.int64]:
     bins = np.arange(_BINS, dtype=np.int64)
     octave = np.maximum((bins >> _SUB_BITS) - 1, 0)
-    return (bins - (octave << _SUB_BITS)) << octave
+    edges: NDArray[np.int64] = (bins - (octave << _SUB_BITS)) << octave
+    return edges
 
 
 _LOWER = _lower_edges()
@@ -31,13 +32,11 @@ _LOWER.flags.writeable = _EDGES.flags.writeable = _UPPER.flags.writeable = False
 
 
 class Histogram:
-    """Histogram(counts, *, total, minimum, maximum)
-
-    An immutable histogram of durations in nanoseconds.
+    """An immutable histogram of durations in nanoseconds.
 
     Values below 256 ns have a bin each; from there on, every power of two is divided into 128 bins, so that a bin is
-    never wider than 0.8 % of its lower edge. Values of 2^40 ns (18 minutes) and more are in the last bin; negative ones,
-    which a loop paced by other hardware may have as latency, are in bin 0. `min`, `max` and `mean` are exact.
+    never wider than 0.8 % of its lower edge. Values of 2^40 ns (18 minutes) and more are in the last bin; negative
+    ones, which a loop paced by other hardware may have as latency, are in bin 0. `min`, `max` and `mean` are exact.
 
     Parameters
     ----------
@@ -114,7 +113,8 @@ class Histogram:
     def _middles(self, bins: NDArray[Any]) -> NDArray[np.float64]:
         low = np.maximum(_LOWER[bins], self._min).astype(np.float64)
         high = np.minimum(_UPPER[bins], self._max).astype(np.float64)
-        return (low + np.maximum(low, high)) / 2
+        middles: NDArray[np.float64] = (low + np.maximum(low, high)) / 2
+        return middles
 
     @overload
     def percentile(self, q: float) -> float: ...

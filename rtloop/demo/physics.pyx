@@ -1,7 +1,7 @@
 """The cart and the pole: their equations of motion, and the plant process's loop that lives them in real time.
 
 The pole is short, 10 cm, because that is what makes it a job for a fast loop: under the gains of ``cartpole.pyx`` it
-takes no notice of a delay of 4 ms, sways with 5 ms, the further the longer it is, and falls with some 30 ms.
+takes no notice of a delay of 4 ms, sways with 5 ms, the further the longer it is, by up to 40 degrees with 30 ms.
 """
 
 import array

@@ -10,7 +10,7 @@ import os
 import resource
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from rtloop.errors import SetupError, setup_error
 from rtloop.loop.settings import POLICIES, Settings
@@ -62,12 +62,12 @@ def process_wide(settings: Settings, stack: ExitStack) -> list[Grant]:
             stack.callback(_release_memory_lock, settings.lock_memory)
         grants.append(grant)
     elif settings.lock_memory == "own":
-        grants.append(Grant("memory_lock", "own", "own", ok=True, detail="the loop's stack, state and telemetry, as below"))
+        detail = "the loop's stack, state and telemetry, as below"
+        grants.append(Grant("memory_lock", "own", "own", ok=True, detail=detail))
     if settings.tune_malloc:
         is_tuned = memory.tune_malloc()
-        grants.append(
-            Grant("malloc", "tuned", "tuned" if is_tuned else "not tuned", is_tuned, "for the rest of the process's life")
-        )
+        granted = "tuned" if is_tuned else "not tuned"
+        grants.append(Grant("malloc", "tuned", granted, ok=is_tuned, detail="for the rest of the process's life"))
     return grants
 
 
@@ -89,7 +89,7 @@ def lock_own(settings: Settings, name: str, what: str, size: int, rc: int) -> Gr
 
 
 def telemetry(settings: Settings, stack: ExitStack) -> tuple[Grant, TelemetryBlock]:
-    """The telemetry block, mapped, prefaulted, sealed, and locked unless ``lock_memory="off"``."""
+    """Map, seal and prefault the telemetry block, and lock it unless ``lock_memory="off"``."""
     block = TelemetryBlock(settings.name, settings.record)
     stack.callback(block.close)
     rc = block.lock() if settings.lock_memory != "off" else 0
@@ -97,7 +97,7 @@ def telemetry(settings: Settings, stack: ExitStack) -> tuple[Grant, TelemetryBlo
 
 
 def dma_latency(settings: Settings, stack: ExitStack) -> list[Grant]:
-    """A bound on the latency of idle states, held while the file is open (Documentation/power/pm_qos_interface.rst)."""
+    """Bound the latency of idle states while a file is open (Documentation/power/pm_qos_interface.rst)."""
     if settings.dma_latency_us is None:
         return []
     asked = f"{settings.dma_latency_us} us"
@@ -119,7 +119,7 @@ def dma_latency(settings: Settings, stack: ExitStack) -> list[Grant]:
 class _HeldFile:
     """A file whose being open means something: a forked child, which inherits it, closes its copy."""
 
-    _open: set[_HeldFile] = set()
+    _open: ClassVar[set[_HeldFile]] = set()
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -159,8 +159,9 @@ def rt_bandwidth(settings: Settings) -> list[Grant]:
                 f"{100 * asked:.0f} % of a CPU",
                 f"{100 * share:.0f} % of a CPU",
                 ok=False,
-                detail=f"spin={format_duration(settings.spin_ns)} of a period of {format_duration(settings.period_ns)}; "
-                "the kernel stops real-time threads beyond sched_rt_runtime_us for the rest of sched_rt_period_us",
+                detail=f"spin={format_duration(settings.spin_ns)} of a period of "
+                f"{format_duration(settings.period_ns)}; beyond sched_rt_runtime_us the kernel stops real-time threads "
+                "for the rest of sched_rt_period_us",
                 fix="spin less than the period, so that the loop sleeps,\n"
                 "or sudo sysctl kernel.sched_rt_runtime_us=-1   # takes the limit away for the whole machine",
             )
@@ -217,11 +218,18 @@ def _policy_grant(settings: Settings, request: dict[str, Any], report: dict[str,
             detail += f"; RLIMIT_RTPRIO is {format_limit(limit)}"
         if rt_group_runtime() == 0:
             detail += "; this control group has no real-time runtime (cpu.rt_runtime_us is 0)"
-            fix = "give the control group some: echo 950000 > .../cpu.rt_runtime_us\nor use a kernel without CONFIG_RT_GROUP_SCHED"
+            fix = (
+                "give the control group some: echo 950000 > .../cpu.rt_runtime_us\n"
+                "or use a kernel without CONFIG_RT_GROUP_SCHED"
+            )
         elif not is_capable(CAP_SYS_NICE):
             detail += " and CAP_SYS_NICE is missing"
             if settings.policy == "deadline":
-                fix = "systemd:   AmbientCapabilities=CAP_SYS_NICE\ncontainer: docker run --cap-add=SYS_NICE ...\nor policy='fifo'"
+                fix = (
+                    "systemd:   AmbientCapabilities=CAP_SYS_NICE\n"
+                    "container: docker run --cap-add=SYS_NICE ...\n"
+                    "or policy='fifo'"
+                )
             else:
                 fix = limit_fix("RLIMIT_RTPRIO", max(95, settings.priority))
     elif -rc == errno.EBUSY:
@@ -239,7 +247,9 @@ def _cpu_grant(asked: tuple[int, ...], report: dict[str, Any]) -> Grant:
         format_cpu_list(granted),
         ok=is_same,
         detail=f"allowed here: {allowed}",
-        fix="" if is_same else f"ask for CPUs among {allowed}, or widen the cpuset of the container or unit (AllowedCPUs=)",
+        fix=""
+        if is_same
+        else f"ask for CPUs among {allowed}, or widen the cpuset of the container or unit (AllowedCPUs=)",
         errno=-report["cpu_rc"] if report["cpu_rc"] else (0 if is_same else errno.EINVAL),
     )
 
@@ -265,12 +275,14 @@ def thread_grants(settings: Settings, request: dict[str, Any], report: dict[str,
         grants.append(Grant("timer_slack", "1 ns", f"{slack} ns", ok=slack == 1, errno=-report["slack_rc"]))
     if settings.flush_denormals:
         is_set = bool(report["denormals_flushed"])
-        grants.append(Grant("denormals", "flushed", "flushed" if is_set else "kept", ok=is_set, detail="on this thread only"))
+        granted = "flushed" if is_set else "kept"
+        grants.append(Grant("denormals", "flushed", granted, ok=is_set, detail="on this thread only"))
     return grants
 
 
 def refusal(grant: Grant) -> SetupError:
     """Make the exception that a refused grant raises in strict mode."""
     is_memory = grant.name in ("memory_lock", "telemetry", "stack", "state")
-    is_privilege = grant.errno in (errno.EPERM, errno.EACCES) or (is_memory and grant.errno in (errno.ENOMEM, errno.EAGAIN))
+    by_limit = is_memory and grant.errno in (errno.ENOMEM, errno.EAGAIN)
+    is_privilege = by_limit or grant.errno in (errno.EPERM, errno.EACCES)
     return setup_error(grant.errno, describe_refused(grant), memory_lock=is_memory, privilege=is_privilege)

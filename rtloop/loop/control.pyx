@@ -219,7 +219,8 @@ cdef class Control:
         self.rt.phase = RT_PHASE_STARTING
         rc = rt_thread_create(&self.rt.thread, &self.rt.stack, self._body, <void *>owner)
         if rc:
-            raise SetupError(-rc, f"pthread_create with a stack of {format_size(self.rt.stack.bytes)}: {os.strerror(-rc)}")
+            size = format_size(self.rt.stack.bytes)
+            raise SetupError(-rc, f"pthread_create with a stack of {size}: {os.strerror(-rc)}")
         Py_INCREF(owner)
         self._owner = <void *>owner
         self._pid = getpid()
@@ -254,8 +255,6 @@ cdef class Control:
             if self._state != "running":
                 return
             self._state = "ending"
-        # The last reference to the loop may be the thread's.
-        owner = <object><PyObject *>self._owner
         _running.discard(self)
         try:
             self._join_thread()
@@ -408,8 +407,9 @@ def _before_fork():
     if _running and not _has_warned_of_fork:
         _has_warned_of_fork = True
         warnings.warn(
-            "this process forks while a real-time loop runs: every private page becomes copy-on-write, and the loop pays "
-            "for the first write to each. Use multiprocessing's 'spawn' or 'forkserver', and no preexec_fn in subprocess",
+            "this process forks while a real-time loop runs: every private page becomes copy-on-write, and the loop "
+            "pays for the first write to each. Use multiprocessing's 'spawn' or 'forkserver', and no preexec_fn in "
+            "subprocess",
             RTSetupWarning,
             stacklevel=1,
         )

@@ -70,7 +70,7 @@ def _rebin(histogram: Histogram) -> tuple[NDArray[np.float64], NDArray[np.float6
     last = np.floor(np.log10(max(values[-1], histogram.max, 1)) * _BINS_PER_DECADE)
     edges = 10 ** (np.arange(first, last + 2) / _BINS_PER_DECADE)
     where = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
-    return edges, np.bincount(where, histogram.counts[used].astype(float), len(edges) - 1)
+    return edges, np.bincount(where, histogram.counts[used].astype(float), len(edges) - 1).astype(np.float64)
 
 
 def _duration_axis(axis: Any) -> None:

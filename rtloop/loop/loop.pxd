@@ -22,7 +22,7 @@ cdef struct Cycle:
     double dt
 
 
-# A module built against another interface looks for another name here, and is told to recompile (loop.pyx, __getattr__).
+# A module built against another interface looks for another name here, and is told to recompile (__getattr__).
 cdef class _RTLoop_1:
     cdef void *_rt
     cdef object _control

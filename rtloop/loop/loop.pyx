@@ -85,7 +85,10 @@ cdef void *_body(void *self) noexcept nogil:
 
 @cython.no_gc_clear  # the thread may use the object until it is deallocated
 cdef class _RTLoop_1:
-    """RTLoop(period, *, phase=0, align=None, clock="monotonic", policy="fifo", priority=80, runtime=None, deadline=None, cpu="auto", spin=0, overrun="skip", max_burst=8, max_overruns=None, warmup=10, strict=True, lock_memory="all", stack_size="512K", tune_malloc=False, core_dumps=True, dma_latency=0, flush_denormals=False, guard="off", record=65536, name=None)\n--\n
+    """RTLoop(period, *, phase=0, align=None, clock="monotonic", policy="fifo", priority=80, runtime=None,
+           deadline=None, cpu="auto", spin=0, overrun="skip", max_burst=8, max_overruns=None, warmup=10, strict=True,
+           lock_memory="all", stack_size="512K", tune_malloc=False, core_dumps=True, dma_latency=0,
+           flush_denormals=False, guard="off", record=65536, name=None)\n--\n
     A hard periodic loop on a thread of its own.
 
     Subclass it in Cython and override ``step``; the methods that the thread calls are C, without the GIL. The class

@@ -96,7 +96,7 @@ def _flag(value: object, name: str) -> bool:
 
 def _cpus(value: object) -> str | tuple[int, ...] | None:
     if value is None or value == "auto":
-        return value  # type: ignore[return-value]
+        return value
     items = list(value) if isinstance(value, Iterable) and not isinstance(value, str) else [value]
     cpus = {_integer(item, "cpu", 0, 8191) for item in items} if not isinstance(value, str) else set()
     if not cpus:
@@ -172,7 +172,8 @@ def make_settings(
     if policy in ("fifo", "rr"):
         if priority == 99:
             warnings.warn(
-                "priority=99 competes with the kernel's own threads (migration, watchdog); 80 is above every interrupt thread",
+                "priority=99 competes with the kernel's own threads (migration, watchdog); "
+                "80 is above every interrupt thread",
                 RTSetupWarning,
                 stacklevel=2,
             )

@@ -9,7 +9,7 @@ import numpy as np
 
 from rtloop.data.histogram import Histogram
 from rtloop.loop.settings import Settings
-from rtloop.loop.stats import Stats
+from rtloop.loop.stats import ContextSwitches, PageFaults, StackUse, Stats
 from rtloop.loop.telemetry import Snapshot, record_dtype
 from rtloop.system.grant import Grant
 from rtloop.system.host import host_facts
@@ -33,7 +33,7 @@ def make_stats(
     grants: tuple[Grant, ...],
     snapshot: Snapshot | None,
     *,
-    stack: tuple[int, int] = (0, 0),
+    stack: StackUse = StackUse(0, 0),  # noqa: B008 - immutable
     forks: int = 0,
 ) -> Stats:
     """Make the Stats of a loop; a snapshot of None is that of a loop that never ran."""
@@ -51,8 +51,8 @@ def make_stats(
         stalls=counters["stalls"],
         warmup=counters["warmup"],
         duration_ns=counters["last_end"] - counters["first_release"],
-        page_faults=usage[:2],
-        context_switches=usage[2:],
+        page_faults=PageFaults(*usage[:2]),
+        context_switches=ContextSwitches(*usage[2:]),
         forks=forks,
         guard={},
         grants=grants,

@@ -115,7 +115,7 @@ class Stats:
     response: Histogram
     interval: Histogram
     records: NDArray[Any]
-    stack: StackUse = StackUse(0, 0)
+    stack: StackUse
 
     def __post_init__(self) -> None:
         self.records.flags.writeable = False
@@ -263,7 +263,7 @@ class Stats:
 
 
 def _summary(histogram: Histogram) -> dict[str, float | None]:
-    """The figures that a reader of JSON wants beside the bins; None where there are no values."""
+    """Return the figures that a reader of JSON wants beside the bins; None where there are no values."""
     if not histogram.count:
         return dict.fromkeys(("mean_ns", "std_ns", "p50_ns", "p90_ns", "p99_ns", "p99_9_ns", "p99_99_ns"))
     p = histogram.percentile([50, 90, 99, 99.9, 99.99]).tolist()

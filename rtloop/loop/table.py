@@ -67,10 +67,11 @@ def _share(part: int, whole: int) -> str:
 
 
 def _facts(stats: Stats) -> list[tuple[str, str]]:
-    """The counters, in the order in which they are asked for."""
+    """Return the counters, in the order in which they are asked for."""
+    duration = format_duration(stats.duration_ns)
     releases = stats.cycles + stats.missed
     facts = [
-        ("cycles", f"{stats.cycles:,} in {format_duration(stats.duration_ns)}, the first {stats.warmup} not in the figures above"),
+        ("cycles", f"{stats.cycles:,} in {duration}, the first {stats.warmup} not in the figures above"),
         ("overruns", f"{stats.overruns:,}{_share(stats.overruns, stats.cycles)}"),
         ("missed releases", f"{stats.missed:,}{_share(stats.missed, releases)}"),
     ]
@@ -126,7 +127,7 @@ def _grant_lines(stats: Stats) -> list[str]:
 
 
 def _sparkline(histogram: Histogram) -> str:
-    """A histogram on a logarithmic axis as a tiny inline SVG."""
+    """Draw a histogram on a logarithmic axis as a tiny inline SVG."""
     used = np.flatnonzero(histogram.counts)
     if used.size == 0:
         return ""
@@ -154,7 +155,7 @@ def to_html(stats: Stats) -> str:
         rows.append(f'<tr><th {left} title="{meaning}">{label}</th>{cells}<td>{_sparkline(histogram)}</td></tr>')
     facts = "".join(f"<tr><th {left}>{k}</th><td {left}>{html.escape(v)}</td></tr>" for k, v in _facts(stats))
     refused = "".join(
-        f'<tr><th {left}>&#9888; {html.escape(g.name)}</th><td {left}>asked for {html.escape(str(g.requested))}, '
+        f"<tr><th {left}>&#9888; {html.escape(g.name)}</th><td {left}>asked for {html.escape(str(g.requested))}, "
         f"granted {html.escape(str(g.granted))}. {html.escape(g.detail)}</td></tr>"
         for g in stats.grants
         if not g.ok

@@ -88,8 +88,8 @@ def limit_fix(limit: str, value: int = 0) -> str:
     """
     item, directive, flags, login, unit = _LIMITS[limit]
     return (
-        f"login:     echo '{_user()} - {item} {login.format(v=value)}' | sudo tee -a /etc/security/limits.d/99-rtloop.conf"
-        "   # then log in again\n"
+        f"login:     echo '{_user()} - {item} {login.format(v=value)}' | "
+        "sudo tee -a /etc/security/limits.d/99-rtloop.conf   # then log in again\n"
         f"systemd:   {directive}={unit.format(v=value)}   # in the unit's [Service] section\n"
         f"container: docker run {flags.format(v=value)} ...\n"
         "or run degraded: strict=False"
@@ -99,7 +99,7 @@ def limit_fix(limit: str, value: int = 0) -> str:
 def rt_group_runtime() -> int | None:
     """Return the real-time runtime of this process's control group, in microseconds per period.
 
-    None where the kernel has no such limit (no ``CONFIG_RT_GROUP_SCHED`` with version 1 control groups, or none mounted).
+    None where the kernel has no such limit (no ``CONFIG_RT_GROUP_SCHED`` with version 1 control groups).
     Zero explains an EPERM even for root (sched(7)).
     """
     try:

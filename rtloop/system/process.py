@@ -43,6 +43,10 @@ class _MemlockLimit:
     """RLIMIT_MEMLOCK, raised as far as this process may."""
 
     def __init__(self) -> None:
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Forget all that was acquired, as a forked child must."""
         self._lock = threading.Lock()
         self._count = 0
         self._former = (0, 0)
@@ -88,6 +92,10 @@ class _CoreDumps:
     """RLIMIT_CORE at 0, so that a crash does not write the locked memory to disk."""
 
     def __init__(self) -> None:
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Forget all that was acquired, as a forked child must."""
         self._lock = threading.Lock()
         self._count = 0
         self._former = (0, 0)
@@ -112,6 +120,10 @@ class _MemoryLock:
     """A lock of all present and future memory, and the ranges locked one by one that must survive its end."""
 
     def __init__(self) -> None:
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Forget all that was acquired, as a forked child must."""
         self._lock = threading.Lock()
         self._modes: list[str] = []
         self._was_future_locked = False
@@ -129,7 +141,8 @@ class _MemoryLock:
             onfault = mode == "onfault" and "all" not in self._modes
             rc = memory.lock_everything(onfault)
             if rc:
-                return Grant("memory_lock", mode, "nothing", ok=False, detail=f"mlockall: {os.strerror(-rc)}", errno=-rc)
+                detail = f"mlockall: {os.strerror(-rc)}"
+                return Grant("memory_lock", mode, "nothing", ok=False, detail=detail, errno=-rc)
             self._modes.append(mode)
             status = memory_status()
             is_kept = onfault or memory.is_future_locked()
@@ -180,14 +193,17 @@ class _MemoryLock:
             if size and not self._modes and not self._was_future_locked:
                 memory.unlock_range(address, size)
 
-    def forget(self) -> None:
-        """In a forked child: nothing is locked any more."""
-        self.__init__()  # type: ignore[misc]
-
 
 memlock_limit = _MemlockLimit()
 core_dumps = _CoreDumps()
 memory_lock = _MemoryLock()
 
-# A child has its parent's limits but none of its locks, and its copies of the locks above may be held for ever.
-os.register_at_fork(after_in_child=memory_lock.forget)
+
+def _begin_anew() -> None:
+    """In a forked child no memory is locked, no loop runs, and a mutex copied while it was held would stay so."""
+    shared: _MemlockLimit | _CoreDumps | _MemoryLock
+    for shared in (memlock_limit, core_dumps, memory_lock):
+        shared.begin_anew()
+
+
+os.register_at_fork(after_in_child=_begin_anew)

@@ -8,13 +8,13 @@
 
 static long check_count;
 
-#define CHECK(condition)                                                                    \
-  do {                                                                                      \
-    check_count++;                                                                          \
-    if (!(condition)) {                                                                     \
-      fprintf(stderr, "%s:%d: check failed: %s\n", __FILE__, __LINE__, #condition);         \
-      exit(1);                                                                              \
-    }                                                                                       \
+#define CHECK(condition)                                                                                               \
+  do {                                                                                                                 \
+    __atomic_fetch_add(&check_count, 1, __ATOMIC_RELAXED);                                                             \
+    if (!(condition)) {                                                                                                \
+      fprintf(stderr, "%s:%d: check failed: %s\n", __FILE__, __LINE__, #condition);                                    \
+      exit(1);                                                                                                         \
+    }                                                                                                                  \
   } while (0)
 
 /* A small deterministic generator (xorshift64, Marsaglia 2003). */

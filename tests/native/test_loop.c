@@ -73,7 +73,7 @@ static void run(int is_auto, int is_refused) {
   loop->request.attr.sched_flags = RT_SCHED_FLAG_RESET_ON_FORK;
   if (is_refused) loop->request.attr.sched_policy = 77;
   strcpy(loop->request.name, "native");
-  CHECK(rt_stack_map(&loop->stack, 512 << 10) == 0);
+  CHECK(rt_stack_map(&loop->stack, 4 << 20) == 0); /* a thread under TSan needs almost 1 MiB for itself */
   rt_stack_paint(&loop->stack);
   CHECK(rt_stack_high_water(&loop->stack) == 0);
   loop->phase = RT_PHASE_STARTING;

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,7 @@ THREADS = "thread"
 
 @dataclass(frozen=True)
 class Program:
-    """A test program: the sanitizers it runs under, and its known faults, each with the sanitizer it must fail under."""
+    """A test program: its sanitizers, and its known faults, each with the sanitizer it must fail under."""
 
     sanitizers: tuple[str, ...]
     faults: dict[str, str] = field(default_factory=dict)
@@ -58,12 +59,26 @@ def compile_c(compiler: str, source: Path, target: Path, *options: str) -> None:
 
 
 def run(program: Path) -> subprocess.CompletedProcess[str]:
-    options = {"ASAN_OPTIONS": "detect_leaks=1", "UBSAN_OPTIONS": "halt_on_error=1", "TSAN_OPTIONS": "halt_on_error=1"}
+    # At the end of a thread the sanitizers unmap its alternate signal stack, which here belongs to the loop.
+    options = {
+        "ASAN_OPTIONS": "detect_leaks=1:use_sigaltstack=0",
+        "UBSAN_OPTIONS": "halt_on_error=1",
+        "TSAN_OPTIONS": "halt_on_error=1:use_sigaltstack=0",
+    }
 
     def execute(*command: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            command, env=os.environ | options, capture_output=True, text=True, timeout=120, check=False
-        )
+        # A program that a sanitizer has halted half-way may have children, and may ignore everything but SIGKILL.
+        with subprocess.Popen(
+            command, env=os.environ | options, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            start_new_session=True,
+        ) as process:  # fmt: skip
+            try:
+                out, err = process.communicate(timeout=60)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                out, err = process.communicate()
+                err += "\nno end within a minute"
+        return subprocess.CompletedProcess(command, process.returncode, out, err)
 
     result = execute(str(program))
     # Older TSans do not know the address layout of newer kernels; a fixed one they know.
@@ -76,7 +91,9 @@ def run(program: Path) -> subprocess.CompletedProcess[str]:
 
 def build(name: str, compiler: str, sanitizer: str, folder: Path, *options: str) -> Path:
     program = folder / name
-    sanitize = (f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
+    sanitize = [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
+    if sanitizer == THREADS and compiler == "gcc":
+        sanitize.append("-Wno-tsan")  # "fences are not supported": what they order is atomic here, so none is needed
     compile_c(compiler, HERE / f"test_{name}.c", program, "-O1", "-g", "-pthread", *sanitize, *options)
     return program
 
@@ -92,7 +109,7 @@ def test_known_wrong_variant_fails(name, fault, compiler, tmp_path):
     sanitizer = PROGRAMS[name].faults[fault]
     result = run(build(name, compiler, sanitizer, tmp_path, f"-D{fault}", "-Wno-error"))
     assert result.returncode != 0, "the known fault went unnoticed"
-    assert ("check failed" in result.stderr) or ("Sanitizer" in result.stderr) or ("runtime error" in result.stderr)
+    assert any(word in result.stderr for word in ("check failed", "Sanitizer", "runtime error")), result.stderr
 
 
 @pytest.mark.parametrize("header", HEADERS, ids=lambda path: path.name)

@@ -13,7 +13,7 @@ Script = Callable[..., "subprocess.CompletedProcess[str]"]
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("setpriv") is None,
-    reason="dropping capabilities to become an ordinary user takes root and setpriv(1); an ordinary user's own run covers it",
+    reason="becoming an ordinary user takes root and setpriv(1); an ordinary user's own run covers it",
 )
 
 DROP = ("setpriv", "--bounding-set", "-ipc_lock,-sys_nice", "--inh-caps", "-ipc_lock,-sys_nice")
@@ -45,7 +45,8 @@ for mode in ("all", "onfault"):
             assert isinstance(error, (rtloop.MemoryLockError, rtloop.SetupError)), type(error)
             assert isinstance(error, rtloop.MemoryLockError)
     assert account() == before, (account(), before)
-    for word in ("RLIMIT_MEMLOCK", "limits.d", "memlock", "LimitMEMLOCK", "docker", "CAP_IPC_LOCK", "strict=False", "own"):
+    words = ("RLIMIT_MEMLOCK", "limits.d", "memlock", "LimitMEMLOCK", "docker", "CAP_IPC_LOCK", "strict=False", "own")
+    for word in words:
         assert word in text, (word, text)
 loop = rtloop.RTLoop("1ms", lock_memory="off", dma_latency=None, core_dumps=False)
 try: loop.start()
@@ -67,7 +68,9 @@ print("done")
 
 
 def test_degraded_runs_and_one_warning_lists_everything(script: Script) -> None:
-    code = ACCOUNT + """
+    code = (
+        ACCOUNT
+        + """
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     loop = rtloop.RTLoop("1ms", strict=False)
@@ -78,6 +81,7 @@ for word in ("memory_lock", "policy", "dma_latency", "limits.d"):
 refused = {g.name: g.granted for g in loop.grants if not g.ok}
 print(stats.cycles, refused, [g.granted for g in loop.grants if g.name == "timer_slack"])
 """
+    )
     done = script(code, prefix=ORDINARY)
     assert done.stdout.strip() == (
         "50 {'memory_lock': 'own memory only', 'dma_latency': 'not held', 'policy': 'other'} ['1 ns']"
@@ -85,7 +89,9 @@ print(stats.cycles, refused, [g.granted for g in loop.grants if g.name == "timer
 
 
 def test_own_works_without_privilege_within_the_limit(script: Script) -> None:
-    code = ACCOUNT + """
+    code = (
+        ACCOUNT
+        + """
 loop = rtloop.RTLoop("1ms", lock_memory="own", policy="other", dma_latency=None)
 loop.start()
 print([line.split()[1] for line in open("/proc/self/status") if line.startswith("VmLck")] != ["0"])
@@ -96,13 +102,16 @@ try:
 except rtloop.MemoryLockError as error:
     print("65536" in str(error), "LimitMEMLOCK" in str(error), isinstance(error, PermissionError))
 """
+    )
     done = script(code, prefix=ORDINARY)
     assert done.stdout.split() == ["True"] * 4, done.stdout + done.stderr
 
 
 def test_M1_M2_a_finite_limit_without_the_capability_never_locks_the_future(script: Script) -> None:
     """The deadly combination: threads and allocations must go on working beside a degraded loop."""
-    code = ACCOUNT + """
+    code = (
+        ACCOUNT
+        + """
 import threading
 warnings.simplefilter("ignore")
 with rtloop.RTLoop("1ms", strict=False) as loop:
@@ -112,5 +121,6 @@ with rtloop.RTLoop("1ms", strict=False) as loop:
     for t in threads: t.join()
 print(len(blocks))
 """
+    )
     done = script(code, prefix=DROP)
     assert done.stdout.strip() == "16", done.stderr

@@ -1,4 +1,4 @@
-"""Ends of a process while a loop runs: bounded time, the right exit code, nothing hangs. Each in a process of its own."""
+"""Ends of a process while a loop runs: bounded time, the right exit code, nothing hangs."""
 
 from __future__ import annotations
 

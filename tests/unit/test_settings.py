@@ -7,7 +7,8 @@ from rtloop import RTLoop
 
 
 def test_the_settings_are_parsed_once_and_cannot_be_changed() -> None:
-    settings = RTLoop("4kHz", phase="50us", align="1s", cpu=[1, 0, 1], stack_size="100K", spin="auto", name="arm").settings
+    loop = RTLoop("4kHz", phase="50us", align="1s", cpu=[1, 0, 1], stack_size="100K", spin="auto", name="arm")
+    settings = loop.settings
     assert settings.period_ns == 250_000
     assert settings.phase_ns == 50_000
     assert settings.align_ns == 10**9

@@ -37,7 +37,8 @@ def test_a_rate_is_its_period_rounded_to_the_nearest_nanosecond(value: str, ns: 
 
 
 @pytest.mark.parametrize(
-    "value", [0.001, 1.0, True, None, "", "ms", "1", "1 parsec", "1e3us", "-1ms", "1ms 2us", "4kHz", b"1ms", "nan s", "١ms"]
+    "value",
+    [0.001, 1.0, True, None, "", "ms", "1", "1 parsec", "1e3us", "-1ms", "1ms 2us", "4kHz", b"1ms", "nan s", "١ms"],
 )
 def test_anything_else_is_refused_with_the_accepted_forms(value: object) -> None:
     with pytest.raises(rtloop.ConfigError, match="nanoseconds") as caught:
@@ -61,7 +62,15 @@ def test_a_duration_fits_into_64_bits() -> None:
 
 @pytest.mark.parametrize(
     ("value", "size"),
-    [(4096, 4096), ("512K", 512 << 10), ("2M", 2 << 20), ("1G", 1 << 30), ("1.5 MiB", 3 << 19), ("64kB", 64 << 10), ("100", 100)],
+    [
+        (4096, 4096),
+        ("512K", 512 << 10),
+        ("2M", 2 << 20),
+        ("1G", 1 << 30),
+        ("1.5 MiB", 3 << 19),
+        ("64kB", 64 << 10),
+        ("100", 100),
+    ],
 )
 def test_a_size_counts_in_powers_of_1024(value: object, size: int) -> None:
     assert parse_size(value, "x") == size  # type: ignore[arg-type]

@@ -97,8 +97,10 @@ static inline rt_record_t *rt_telemetry_records(const rt_telemetry_t *t) {
   return (rt_record_t *)((char *)t + sizeof(rt_telemetry_t)); /* NOLINT: readers only read */
 }
 
+/* Empty a bank. A reader that is late may still be looking at it, and will find that it changed. */
 static inline void rt_bank_clear(rt_bank_t *bank) {
-  memset(&bank->counters, 0, sizeof bank->counters);
+  uint64_t *counter = (uint64_t *)&bank->counters;
+  for (size_t i = 0; i < sizeof bank->counters / sizeof *counter; i++) rt_store_relaxed(&counter[i], UINT64_C(0));
   for (int i = 0; i < RT_HISTOGRAMS; i++) rt_histogram_clear(&bank->histograms[i]);
 }
 

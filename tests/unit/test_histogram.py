@@ -1,0 +1,105 @@
+"""Histograms: the bins are those of the C header, and no percentile understates."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+
+from rtloop import Histogram, RTLoop
+
+
+def bin_of(value: int) -> int:
+    """The layout written down a second time, from its description and not from the code."""
+    if value < 0:
+        return 0
+    if value >= 2**40:
+        return 4352
+    if value < 256:
+        return value
+    octave = value.bit_length() - 8
+    return octave * 128 + (value >> octave)
+
+
+def test_the_bins_are_those_of_the_description() -> None:
+    edges = Histogram.empty().edges
+    assert len(edges) == 4354 and edges[-1] == np.inf and edges[-2] == 2**40
+    rng = np.random.default_rng(1)
+    values = [*range(2000), 2**40 - 1, 2**40, 2**50, *(int(2**x) for x in rng.uniform(0, 41, 3000))]
+    for value in values:
+        i = bin_of(value)
+        assert edges[i] <= value < edges[i + 1]
+        assert Histogram.from_values([value]).counts[i] == 1
+
+
+def test_no_bin_is_wider_than_a_hundredth_of_its_value() -> None:
+    edges = Histogram.empty().edges[:-1]
+    widths = np.diff(edges)
+    assert np.all(widths[256:] / edges[256:-1] <= 1 / 128)
+    assert np.all(widths[:256] == 1)
+
+
+def test_a_loop_records_into_the_same_bins(ordinary: dict[str, object]) -> None:
+    stats = RTLoop("1ms", warmup=0, **ordinary).run(cycles=200)  # type: ignore[arg-type]
+    latency = stats.records["start"] - stats.records["release"]
+    execution = stats.records["end"] - stats.records["start"]
+    assert stats.latency == Histogram.from_values(latency)
+    assert stats.execution == Histogram.from_values(execution)
+    assert stats.response == Histogram.from_values(latency + execution)
+    assert stats.interval == Histogram.from_values(np.diff(stats.records["start"]))
+
+
+def test_the_exact_figures_are_exact() -> None:
+    values = [3, 1000, 123_456_789, 5]
+    histogram = Histogram.from_values(values)
+    assert (histogram.count, histogram.min, histogram.max) == (4, 3, 123_456_789)
+    assert histogram.mean == sum(values) / 4
+    assert histogram.std == pytest.approx(np.std(values), rel=0.01)
+
+
+@pytest.mark.parametrize("q", [0, 1, 50, 90, 99, 99.9, 99.99, 100])
+def test_a_percentile_never_understates_and_overstates_by_less_than_a_hundredth(q: float) -> None:
+    values = np.random.default_rng(2).lognormal(10, 1.5, 10_000).astype(np.int64)
+    rank = max(1, int(np.ceil(round(q / 100 * len(values), 6))))
+    exact = np.sort(values)[rank - 1]
+    assert exact <= Histogram.from_values(values).percentile(q) <= exact * 1.008 + 1
+
+
+def test_percentiles_at_the_ends_and_of_several() -> None:
+    histogram = Histogram.from_values([7, 100_000, 2**41])
+    assert histogram.percentile(0) == 7 and histogram.percentile(100) == 2**41
+    assert histogram.percentile([0, 100]).tolist() == [7, 2**41]
+    assert Histogram.from_values([1000]).percentile(50) == 1000, "never beyond the largest value"
+    for q in (-1, 101, float("nan")):
+        with pytest.raises(ValueError, match="within 0 to 100"):
+            histogram.percentile(q)
+
+
+def test_an_empty_histogram_says_so() -> None:
+    empty = Histogram.empty()
+    assert (empty.count, empty.min, empty.max) == (0, 0, 0)
+    assert np.isnan(empty.mean) and np.isnan(empty.std) and np.isnan(empty.percentile(50))
+    assert "empty" in repr(empty)
+    assert Histogram.from_values([]) == empty
+
+
+def test_negative_values_are_in_the_first_bin_and_exact_in_the_minimum() -> None:
+    histogram = Histogram.from_values([-500, 10])
+    assert histogram.counts[0] == 1 and histogram.min == -500 and histogram.percentile(50) >= -500
+
+
+def test_histograms_add_up() -> None:
+    a, b = Histogram.from_values([1, 2, 3]), Histogram.from_values([1000, 5])
+    assert a + b == Histogram.from_values([1, 2, 3, 1000, 5])
+    assert a + Histogram.empty() == a == Histogram.empty() + a
+
+
+def test_it_is_immutable_and_survives_a_round_trip() -> None:
+    histogram = Histogram.from_values([5, 5, 70_000])
+    with pytest.raises(ValueError, match="read-only"):
+        histogram.counts[0] = 1
+    assert Histogram.from_dict(histogram.to_dict()) == histogram
+    assert pickle.loads(pickle.dumps(histogram)) == histogram
+    with pytest.raises(ValueError, match="4353"):
+        Histogram([1, 2], total=0, minimum=0, maximum=0)

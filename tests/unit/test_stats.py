@@ -1,0 +1,168 @@
+"""Stats: immutable, saved and loaded whole, and read at a glance."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import rtloop
+from rtloop import Grant, Histogram, RTLoop, Stats
+
+
+@pytest.fixture
+def stats() -> Stats:
+    """A run made up: 1000 cycles at 1 kHz, one of them 5 ms late, and one grant refused."""
+    rng = np.random.default_rng(3)
+    release = np.arange(1000, dtype=np.int64) * 1_000_000 + 10**12
+    start = release + rng.integers(10_000, 60_000, 1000)
+    start[500] += 5_000_000
+    records = np.zeros(1000, dtype=[("release", "<i8"), ("start", "<i8"), ("end", "<i8")])
+    records["release"], records["start"], records["end"] = release, start, start + 20_000
+    return Stats(
+        name="arm <1>",
+        state="stopped",
+        cycles=1000,
+        missed=5,
+        overruns=1,
+        late=0,
+        stalls=0,
+        warmup=0,
+        duration_ns=10**9,
+        page_faults=(3, 0),  # type: ignore[arg-type]
+        context_switches=(1000, 2),  # type: ignore[arg-type]
+        forks=0,
+        guard={},
+        grants=(
+            Grant("policy", "fifo 80", "fifo 80", ok=True),
+            Grant("memory_lock", "all", "own memory only", False, "RLIMIT_MEMLOCK is 8 MiB", "raise it", 1),
+        ),
+        settings={"period_ns": 1_000_000, "policy": "fifo", "cpu": None},
+        host={"kernel": "6.1"},
+        latency=Histogram.from_values(start - release),
+        execution=Histogram.from_values(np.full(1000, 20_000)),
+        response=Histogram.from_values(start + 20_000 - release),
+        interval=Histogram.from_values(np.diff(start)),
+        records=records,
+        stack=(524288, 6000),  # type: ignore[arg-type]
+    )
+
+
+def test_it_cannot_be_changed(stats: Stats) -> None:
+    with pytest.raises(AttributeError):
+        stats.cycles = 1  # type: ignore[misc]
+    with pytest.raises(ValueError, match="read-only"):
+        stats.records["start"][0] = 1
+    assert stats.page_faults == (3, 0) and stats.page_faults.minor == 3
+    assert stats.stack.high_water == 6000
+
+
+def test_worst_are_the_latest_wake_ups(stats: Stats) -> None:
+    worst = stats.worst(3)
+    latency = worst["start"] - worst["release"]
+    assert worst["release"][0] == 10**12 + 500 * 1_000_000
+    assert len(worst) == 3 and np.all(np.diff(latency) <= 0)
+    assert len(stats.worst(10**6)) == 1000 and len(stats.worst(0)) == 0
+
+
+def test_it_is_saved_and_loaded_whole(stats: Stats, tmp_path: Path) -> None:
+    path = stats.save(tmp_path / "run")
+    assert path == tmp_path / "run.npz" and list(tmp_path.iterdir()) == [path], "no temporary file is left"
+    assert Stats.load(path) == stats
+    assert stats.save(path) == path, "an existing file is replaced"
+
+
+def test_a_real_run_survives_the_round_trip(tmp_path: Path, ordinary: dict[str, Any]) -> None:
+    stats = RTLoop("1ms", cpu=[0], strict=False, **ordinary).run(cycles=30)
+    loaded = Stats.load(stats.save(tmp_path / "run.npz"))
+    assert loaded == stats and loaded.grants == stats.grants
+    assert loaded.to_dict(records=True) == stats.to_dict(records=True)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no zip", b"hello"])
+def test_a_foreign_file_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "other.npz"
+    path.write_bytes(content)
+    with pytest.raises(rtloop.ConfigError, match=r"other\.npz is not a file that Stats.save wrote"):
+        Stats.load(path)
+    with pytest.raises(FileNotFoundError):
+        Stats.load(tmp_path / "none.npz")
+
+
+def test_a_truncated_and_a_newer_file_are_told_apart(stats: Stats, tmp_path: Path) -> None:
+    path = stats.save(tmp_path / "run")
+    path.write_bytes(path.read_bytes()[:-300])
+    with pytest.raises(rtloop.ConfigError, match="damaged"):
+        Stats.load(path)
+    values = json.loads(stats.to_json()) | {"version": 99}
+    np.savez(path, stats=np.array(json.dumps(values)), records=stats.records)
+    with pytest.raises(rtloop.ConfigError, match="newer rtloop"):
+        Stats.load(path)
+    np.savez(path, stats=np.array([{"a": 1}], dtype=object), records=stats.records)
+    with pytest.raises(rtloop.ConfigError, match="not a file"):
+        Stats.load(path)  # a pickle is never executed
+
+
+def test_json_holds_the_figures_and_on_request_the_records(stats: Stats) -> None:
+    values = json.loads(stats.to_json())
+    assert values["cycles"] == 1000 and values["page_faults"] == {"minor": 3, "major": 0}
+    assert values["latency"]["p50_ns"] == stats.latency.percentile(50)
+    assert values["grants"][1]["ok"] is False
+    assert "records" not in values
+    assert json.loads(stats.to_json(records=True))["records"]["release"][0] == 10**12
+    empty = RTLoop("1ms").stats
+    assert json.loads(empty.to_json())["latency"]["p50_ns"] is None, "JSON has no nan"
+
+
+def test_the_table_says_what_an_engineer_asks_for(stats: Stats) -> None:
+    text = str(stats)
+    words = ("arm <1>", "1 kHz", "fifo 80", "wake-up latency", "99.9 %", "overruns", "missed releases", "page faults")
+    for word in words:
+        assert word in text
+    assert "3 minor, 0 major" in text
+    assert "NOT GRANTED" in text and "RLIMIT_MEMLOCK is 8 MiB" in text
+    assert max(len(line) for line in text.splitlines() if "NOT GRANTED" not in line) <= 120
+
+
+def test_the_table_claims_no_percentile_that_so_few_cycles_cannot_support(stats: Stats) -> None:
+    row = next(line for line in str(stats).splitlines() if line.startswith("wake-up latency"))
+    cells = row.removeprefix("wake-up latency").split("  ")
+    cells = [cell.strip() for cell in cells if cell.strip()]
+    assert cells[4] != "-" and cells[5] == "-", "1000 cycles support 99.9 %, and not 99.99 %"
+
+
+def test_a_few_of_many_are_never_rounded_to_none(stats: Stats) -> None:
+    from dataclasses import replace
+
+    assert "missed releases   1 (0.0001 %)" in str(replace(stats, cycles=10**6, missed=1))
+
+
+def test_the_notebook_table_is_escaped_and_complete(stats: Stats) -> None:
+    page = stats._repr_html_()
+    assert "arm &lt;1&gt;" in page and "arm <1>" not in page
+    assert "<svg" in page and "memory_lock" in page
+    assert RTLoop("1ms").stats._repr_html_()
+
+
+def test_the_picture_is_written(stats: Stats, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="plots need matplotlib")
+    path = tmp_path / "run.png"
+    figure = stats.plot(path)
+    assert path.read_bytes().startswith(b"\x89PNG") and len(figure.axes) == 2
+    assert "5 missed" in figure.axes[0].get_title(loc="left")
+    labels = [text.get_text() for text in figure.axes[1].get_legend().get_texts()]
+    assert "overruns (1)" in labels
+    RTLoop("1ms").stats.plot(tmp_path / "empty.svg")
+    with pytest.raises(rtloop.ConfigError, match="xyz"):
+        stats.plot(tmp_path / "run.xyz")
+
+
+def test_without_matplotlib_the_error_says_how_to_get_it(stats: Stats, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"pip install 'rtloop\[plot\]'"):
+        stats.plot()
