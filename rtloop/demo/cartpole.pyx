@@ -29,6 +29,8 @@ cdef class CartPole(RTLoop):
         self.plant = plant
 
     def setup(self):
+        if self.socket is not None:
+            self.socket.close()
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.connect(self.plant)
         self.fd = self.socket.fileno()

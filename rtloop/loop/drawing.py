@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from rtloop.loop.stats import Stats
 
-__all__ = ["COLOURS", "draw_histograms", "draw_stats", "new_figure"]
+__all__ = ["COLOURS", "draw_histograms", "draw_stats", "new_figure", "save_figure"]
 
 #: Okabe and Ito's colours, which the colour-blind can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rtloop.loop.drawing import draw_histograms
+from rtloop.loop.drawing import COLOURS, draw_histograms, new_figure, save_figure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,15 +25,13 @@ def draw_trials(trials: Sequence[Trial], path: Path) -> None:
     path : Path
         Where to; its suffix chooses the format.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9.6, 8.4), layout="constrained")
+    figure = new_figure(9.6, 8.4)
     upper, lower = figure.subplots(2, 1)
     draw_histograms(upper, {trial.label: trial.latency for trial in trials})
     upper.set_title("Wake-up latency beside a busy Python thread", loc="left")
 
     for number, trial in enumerate(trials):
-        color = f"C{number}"
+        color = COLOURS[number % len(COLOURS)]
         style = "-" if number < 2 else (0, (5, 4))  # where two curves agree, both can be seen
         trace = trial.pole.trace
         times = [index * trace["interval_s"] for index in range(len(trace["angle_deg"]))]
@@ -53,4 +51,4 @@ def draw_trials(trials: Sequence[Trial], path: Path) -> None:
     lower.set_title("The pole, pushed every half second", loc="left")
     lower.grid(alpha=0.3)
     lower.legend(loc="upper right")
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path)

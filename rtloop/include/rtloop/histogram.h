@@ -33,7 +33,8 @@ typedef struct rt_histogram {
 /* The bin of a value. */
 static inline uint32_t rt_histogram_bin(int64_t value) {
   if (RT_UNLIKELY((uint64_t)value >> RT_HISTOGRAM_MAX_BITS)) return value < 0 ? 0 : RT_HISTOGRAM_OVERFLOW;
-  uint32_t octave = (63u - RT_HISTOGRAM_SUB_BITS) - (uint32_t)__builtin_clzll((uint64_t)value | (1u << RT_HISTOGRAM_SUB_BITS));
+  uint32_t octave =
+      (63u - RT_HISTOGRAM_SUB_BITS) - (uint32_t)__builtin_clzll((uint64_t)value | (1u << RT_HISTOGRAM_SUB_BITS));
   return (octave << RT_HISTOGRAM_SUB_BITS) + (uint32_t)((uint64_t)value >> octave);
 }
 

@@ -29,13 +29,13 @@ enum {
 typedef struct rt_schedule {
   int64_t release; /* of the current cycle */
   int64_t period;
-  int64_t shift; /* pending move of the grid, from rt_schedule_shift */
-  int64_t missed; /* releases dropped between the last cycle and the current one */
+  int64_t shift;        /* pending move of the grid, from rt_schedule_shift */
+  int64_t missed;       /* releases dropped between the last cycle and the current one */
   int64_t max_overruns; /* consecutive ones that end the loop; 0: no limit */
   int64_t overruns_in_row;
   int32_t policy;
   int32_t max_burst;
-  int32_t burst; /* late releases already run back to back */
+  int32_t burst;   /* late releases already run back to back */
   int32_t stalled; /* whether the last move of the schedule crossed a stall */
   int64_t moved;   /* how far the last move shifted the grid: by rt_schedule_shift, or by RT_OVERRUN_SHIFT */
 } rt_schedule_t;

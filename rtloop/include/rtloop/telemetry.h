@@ -117,8 +117,8 @@ static inline void rt_telemetry_init(rt_telemetry_t *t, uint64_t capacity, uint6
 }
 
 /* Record one cycle, after the schedule has moved on from it: `overran` is what rt_schedule_next returned. */
-static inline void rt_telemetry_record(rt_telemetry_t *t, const rt_schedule_t *schedule, rt_record_t record, int is_late,
-                                       int overran, int is_warmup) {
+static inline void rt_telemetry_record(rt_telemetry_t *t, const rt_schedule_t *schedule, rt_record_t record,
+                                       int is_late, int overran, int is_warmup) {
   rt_bank_t *bank = &t->banks[t->active];
   rt_counters_t *c = &bank->counters;
   rt_seqlock_write_begin(&t->lock);
@@ -224,7 +224,8 @@ static inline int rt_telemetry_snapshot(const rt_telemetry_t *t, rt_bank_t *to, 
 
 /* Copy the records numbered first..last-1 (as counted by rt_telemetry.written) while the writer goes on; those it has
  * overwritten meanwhile are left out. Returns how many are at to[0..], oldest first. `to` has room for last - first. */
-static inline uint64_t rt_telemetry_copy_records(const rt_telemetry_t *t, rt_record_t *to, uint64_t first, uint64_t last) {
+static inline uint64_t rt_telemetry_copy_records(const rt_telemetry_t *t, rt_record_t *to, uint64_t first,
+                                                 uint64_t last) {
   uint64_t capacity = t->record_capacity;
   if (capacity == 0 || last <= first) return 0;
   const rt_record_t *ring = rt_telemetry_records(t);

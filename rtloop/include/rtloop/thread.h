@@ -59,8 +59,8 @@ typedef struct rt_thread_report {
   int32_t policy_rc;
   int32_t denormals_flushed;
   int32_t slack_ns;
-  rt_sched_attr_t attr;          /* as the kernel has it */
-  uint64_t cpus[RT_CPU_WORDS];   /* where the thread may run */
+  rt_sched_attr_t attr;           /* as the kernel has it */
+  uint64_t cpus[RT_CPU_WORDS];    /* where the thread may run */
   uint64_t allowed[RT_CPU_WORDS]; /* where it could be allowed to run: the cpuset's online CPUs */
 } rt_thread_report_t;
 
@@ -104,7 +104,8 @@ static inline void rt_thread_set_cpus(const rt_thread_request_t *request, rt_thr
 }
 
 /* Ask for everything in the request, on the calling thread. Refusals are reported, not acted upon. */
-static inline void rt_thread_setup(const rt_thread_request_t *request, const rt_stack_t *stack, rt_thread_report_t *report) {
+static inline void rt_thread_setup(const rt_thread_request_t *request, const rt_stack_t *stack,
+                                   rt_thread_report_t *report) {
   memset(report, 0, sizeof *report);
   report->tid = (int32_t)syscall(SYS_gettid);
   if (stack && stack->signal_stack) {
