@@ -112,7 +112,7 @@ def _grant_lines(stats: Stats) -> list[str]:
     lines = []
     text, line = "granted", f"{'granted':<17} "
     for i, item in enumerate(granted):
-        item += ", " if i + 1 < len(granted) else ""
+        item += "; " if i + 1 < len(granted) else ""
         if len(line) + len(item) > 118 and line.strip() != text:
             lines.append(line.rstrip())
             line = " " * 18

@@ -39,6 +39,10 @@ def may_lock_future() -> bool:
     return resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] == resource.RLIM_INFINITY or is_capable(CAP_IPC_LOCK)
 
 
+def _size_limit(value: int) -> str:
+    return "unlimited" if value == resource.RLIM_INFINITY else format_size(value)
+
+
 class _MemlockLimit:
     """RLIMIT_MEMLOCK, raised as far as this process may."""
 
@@ -59,13 +63,13 @@ class _MemlockLimit:
                 self._former = self._raised = resource.getrlimit(resource.RLIMIT_MEMLOCK)
                 self._raise()
             now = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-            former = format_limit(self._former[0])
+            former = _size_limit(self._former[0])
             return Grant(
                 "memlock_limit",
                 "as high as allowed",
-                format_limit(now[0]),
+                _size_limit(now[0]),
                 ok=True,
-                detail=f"RLIMIT_MEMLOCK was {former}, hard limit {format_limit(now[1])}"
+                detail=f"RLIMIT_MEMLOCK was {former}, hard limit {_size_limit(now[1])}"
                 + (", not applied with CAP_IPC_LOCK" if is_capable(CAP_IPC_LOCK) else ""),
             )
 
