@@ -35,6 +35,7 @@ def parse_duration(
     *,
     rate: bool = False,
     minimum: int = 0,
+    maximum: int = _INT64_MAX,
 ) -> int:
     """Turn a duration into nanoseconds.
 
@@ -46,8 +47,8 @@ def parse_duration(
         The argument's name, for the error message.
     rate : bool
         Whether a frequency (``"4kHz"``) is accepted; it is turned into its period, rounded to the nearest nanosecond.
-    minimum : int
-        The least duration accepted, in nanoseconds.
+    minimum, maximum : int
+        The least and the greatest duration accepted, in nanoseconds.
 
     Returns
     -------
@@ -83,10 +84,12 @@ def parse_duration(
         raise ConfigError(f"{name}={value!r} must be {least}; give {forms}")
     if result > _INT64_MAX:
         raise ConfigError(f"{name}={value!r} does not fit into 64-bit nanoseconds (about 292 years)")
+    if result > maximum:
+        raise ConfigError(f"{name}={value!r} must be at most {format_duration(maximum)}; give {forms}")
     return result
 
 
-def parse_size(value: int | str, name: str, *, minimum: int = 0) -> int:
+def parse_size(value: int | str, name: str, *, minimum: int = 0, maximum: int = _INT64_MAX) -> int:
     """Turn a size into bytes.
 
     Parameters
@@ -95,8 +98,8 @@ def parse_size(value: int | str, name: str, *, minimum: int = 0) -> int:
         Bytes, or a number with ``K``, ``M`` or ``G`` (powers of 1024; ``KiB`` and ``KB`` are read alike).
     name : str
         The argument's name, for the error message.
-    minimum : int
-        The least size accepted, in bytes.
+    minimum, maximum : int
+        The least and the greatest size accepted, in bytes.
 
     Raises
     ------
@@ -119,8 +122,8 @@ def parse_size(value: int | str, name: str, *, minimum: int = 0) -> int:
         raise ConfigError(f"{name}={value!r} is not a size; give {_SIZE_FORMS}")
     if result < minimum:
         raise ConfigError(f"{name}={value!r} must be at least {format_size(minimum)}; give {_SIZE_FORMS}")
-    if result > _INT64_MAX:
-        raise ConfigError(f"{name}={value!r} does not fit into 64 bits")
+    if result > maximum:
+        raise ConfigError(f"{name}={value!r} must be at most {format_size(maximum)}; give {_SIZE_FORMS}")
     return result
 
 

@@ -24,7 +24,12 @@ OVERRUN_POLICIES = {"skip": 0, "catch-up": 1, "shift": 2, "stop": 3}
 
 _LOCK_MODES = ("all", "onfault", "own", "off")
 _MIN_STACK_BYTES = 64 << 10
-_MAX_RECORD = 1 << 32
+_MAX_STACK_BYTES = 1 << 30
+_MAX_RECORD = 1 << 26
+#: A year: sums of a clock's time and several of these stay far from the end of 64 bits.
+_MAX_TIME_NS = 365 * 86400 * 10**9
+_MAX_DMA_LATENCY_NS = (2**31 - 1) * 1000
+_INT64_MAX = 2**63 - 1
 _MIN_DEADLINE_RUNTIME_NS = 1024
 #: The kernel keeps 5 % of each CPU for ordinary threads (sched_rt_runtime_us).
 _MAX_UTILISATION = 0.95
@@ -74,13 +79,26 @@ def _choice(value: object, name: str, choices: Iterable[str]) -> str:
     return value
 
 
-def _integer(value: object, name: str, minimum: int, maximum: int | None = None) -> int:
+def _integer(value: object, name: str, minimum: int, maximum: int = _INT64_MAX) -> int:
     index = getattr(value, "__index__", None)
     number = None if index is None or isinstance(value, bool) else int(index())
-    if number is None or number < minimum or (maximum is not None and number > maximum):
-        span = f"from {minimum} to {maximum}" if maximum is not None else f"of at least {minimum}"
+    if number is None or not minimum <= number <= maximum:
+        span = f"from {minimum} to {maximum}" if maximum < _INT64_MAX else f"of at least {minimum}"
         raise ConfigError(f"{name}={value!r} must be an int {span}")
     return number
+
+
+def _name(value: object, default: str) -> str:
+    if value is None:
+        return default
+    if not isinstance(value, str) or not value.strip() or not value.isprintable():
+        raise ConfigError(f"name={value!r} must be a str of printable characters")
+    return value
+
+
+def _dma_latency(value: Duration | None) -> int | None:
+    """Turn the bound on idle latency into the microseconds that the kernel counts in."""
+    return None if value is None else parse_duration(value, "dma_latency", maximum=_MAX_DMA_LATENCY_NS) // 1000
 
 
 def parse_count(value: object, name: str) -> int:
@@ -166,7 +184,7 @@ def make_settings(
     ConfigError
         Naming the argument, its value and what is accepted.
     """
-    period_ns = parse_duration(period, "period", rate=True, minimum=1)
+    period_ns = parse_duration(period, "period", rate=True, minimum=1, maximum=_MAX_TIME_NS)
     policy = _choice(policy, "policy", POLICIES)
     priority = _integer(priority, "priority", 1, 99)
     if policy in ("fifo", "rr"):
@@ -184,14 +202,12 @@ def make_settings(
     is_spin_auto = spin == "auto"
     if guard != "off":
         raise ConfigError(f"guard={guard!r}: only 'off' is available in this version")
-    stack_bytes = parse_size(stack_size, "stack_size", minimum=_MIN_STACK_BYTES)
-    if name is not None and (not isinstance(name, str) or not name or "\0" in name):
-        raise ConfigError(f"name={name!r} must be a str of at least one character, without NUL")
+    stack_bytes = parse_size(stack_size, "stack_size", minimum=_MIN_STACK_BYTES, maximum=_MAX_STACK_BYTES)
     return Settings(
-        name=name or default_name,
+        name=_name(name, default_name),
         period_ns=period_ns,
-        phase_ns=parse_duration(phase, "phase"),
-        align_ns=None if align is None else parse_duration(align, "align", minimum=1),
+        phase_ns=parse_duration(phase, "phase", maximum=_MAX_TIME_NS),
+        align_ns=None if align is None else parse_duration(align, "align", minimum=1, maximum=_MAX_TIME_NS),
         clock=_choice(clock, "clock", CLOCKS),
         policy=policy,
         priority=priority,
@@ -209,7 +225,7 @@ def make_settings(
         stack_bytes=-(-stack_bytes // 65536) * 65536,  # a multiple of every page size that Linux has here
         tune_malloc=_flag(tune_malloc, "tune_malloc"),
         core_dumps=_flag(core_dumps, "core_dumps"),
-        dma_latency_us=None if dma_latency is None else parse_duration(dma_latency, "dma_latency") // 1000,
+        dma_latency_us=_dma_latency(dma_latency),
         flush_denormals=_flag(flush_denormals, "flush_denormals"),
         guard=guard,
         record=_integer(record, "record", 0, _MAX_RECORD),

@@ -1,0 +1,76 @@
+"""P12: the binary interface is frozen, and a module built against another one is told to recompile."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import rtloop
+
+GOLDEN = Path(__file__).parent / "interface_1.txt"
+PACKAGE = Path(rtloop.__file__).parent
+
+
+def describe(declarations: str) -> str:
+    """Write what a compiled subclass depends on, in its order: fields of Cycle, size of the object, methods."""
+    lines = [f"basicsize {rtloop.RTLoop.__basicsize__}"]
+    inside = False
+    for line in declarations.splitlines():
+        match = re.match(r"cdef (struct|class) (\w+)", line)
+        if match:
+            inside = True
+            lines.append(f"{match[1]} {match[2]}")
+        elif inside and line.startswith("    "):
+            lines.append("  " + line.strip().removeprefix("cdef "))
+        elif line.strip():
+            inside = False
+    return "\n".join(lines) + "\n"
+
+
+def test_P12_the_interface_is_the_golden_one() -> None:
+    assert describe((PACKAGE / "loop" / "loop.pxd").read_text()) == GOLDEN.read_text(), (
+        "the binary interface has changed: rename the class, raise the version, write 'recompile' into CHANGELOG.md, "
+        "and add a golden file; an addition takes a reserved slot"
+    )
+
+
+def test_the_struct_of_users_is_the_dtype_of_numpy() -> None:
+    names = re.findall(r"^  (?:u?int64_t|double) (\w+)$", GOLDEN.read_text(), re.MULTILINE)
+    assert list(rtloop.cycle_dtype.names or ()) == names
+    assert rtloop.cycle_dtype.itemsize == 8 * len(names)
+
+
+def test_P12_a_module_of_another_interface_fails_at_import_with_advice(tmp_path: Path) -> None:
+    """Compile against declarations in which the class has its next name, then import beside the present rtloop."""
+    for pxd in PACKAGE.rglob("*.pxd"):
+        target = tmp_path / "next" / "rtloop" / pxd.relative_to(PACKAGE)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(pxd.read_text().replace("_RTLoop_1", "_RTLoop_2"))
+        (target.parent / "__init__.py").touch()
+    source = tmp_path / "newer.pyx"
+    source.write_text("from rtloop cimport RTLoop\ncdef class Newer(RTLoop):\n    pass\n")
+    cython = [sys.executable, "-m", "cython", "-3", "-I", str(tmp_path / "next"), source.name]
+    subprocess.run(cython, cwd=tmp_path, check=True, env={**os.environ, "PYTHONPATH": str(tmp_path / "next")})
+    include = sysconfig.get_paths()["include"]
+    compiler = shutil.which("cc") or "gcc"
+    subprocess.run(
+        [compiler, "-shared", "-fPIC", f"-I{include}", "newer.c", "-o", "newer.so"], cwd=tmp_path, check=True
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", "import newer"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "ImportError" in done.stderr and "interface 2" in done.stderr and "recompile" in done.stderr
+
+
+def test_M15_every_module_is_bound_at_load_time() -> None:
+    modules = sorted(PACKAGE.rglob("*.so"))
+    assert modules
+    for module in modules:
+        dynamic = subprocess.run(["readelf", "-d", str(module)], capture_output=True, text=True, check=True).stdout
+        assert "BIND_NOW" in dynamic or re.search(r"FLAGS.*NOW", dynamic), module.name

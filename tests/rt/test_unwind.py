@@ -1,0 +1,97 @@
+"""P11: a start that fails half-way gives everything back, at whichever step, once and again and again."""
+
+from __future__ import annotations
+
+import os
+import resource
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from rtloop import RTLoop
+from rtloop.loop import acquire
+from rtloop.system import process
+
+pytestmark = pytest.mark.rt
+
+
+class InjectedError(RuntimeError):
+    """What the tests make fail."""
+
+
+def account() -> dict[str, Any]:
+    """Everything that a loop acquires, by the kernel's account."""
+    status = {
+        k: v.strip() for k, _, v in (x.partition(":") for x in Path("/proc/self/status").read_text().splitlines())
+    }
+    with open("/dev/cpu_dma_latency", "rb") as device:
+        dma = device.read(4)
+    maps = Path("/proc/self/maps").read_text()
+    return {
+        "files": sorted(os.listdir("/proc/self/fd")),
+        "threads": status["Threads"],
+        "locked": status["VmLck"],
+        "limits": [resource.getrlimit(x) for x in (resource.RLIMIT_MEMLOCK, resource.RLIMIT_CORE)],
+        "telemetry": maps.count("memfd:rtloop"),
+        "guards": sum(" ---p 00000000 00:00 0" in line for line in maps.splitlines()),
+        "dma": dma,
+    }
+
+
+STEPS = ["process_wide", "rt_bandwidth", "telemetry", "lock_own", "dma_latency", "thread_grants"]
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_P11_every_step_that_fails_leaves_nothing(monkeypatch: pytest.MonkeyPatch, step: str, when: str) -> None:
+    RTLoop("1ms", core_dumps=False).run(cycles=3)
+    loop = RTLoop("1ms", core_dumps=False)
+    before = account()
+    real = getattr(acquire, step)
+
+    def failing(*arguments: Any) -> Any:
+        if when == "after":
+            real(*arguments)
+        raise InjectedError(step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(acquire, step, failing)
+        for _ in range(3):
+            with pytest.raises(InjectedError):
+                loop.start()
+            assert account() == before
+            assert loop.state == "new"
+    assert loop.run(cycles=3).cycles == 3, "and a retry works"
+    assert account() == before
+
+
+def test_P11_each_lock_of_a_range_that_is_refused_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    RTLoop("1ms", lock_memory="own").run(cycles=3)
+    before = account()
+    real = process.memory_lock.acquire_range
+    for refused in range(4):
+        calls = iter(range(100))
+
+        def acquire_range(address: int, size: int, *, refused: int = refused, calls: Any = calls) -> int:
+            return -12 if next(calls) == refused else real(address, size)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(process.memory_lock, "acquire_range", acquire_range)
+            with pytest.raises(PermissionError, match="RLIMIT_MEMLOCK"):
+                RTLoop("1ms", lock_memory="own").start()
+        assert account() == before
+
+
+def test_a_warning_that_is_an_error_leaves_nothing(probes: ModuleType) -> None:
+    import warnings
+
+    RTLoop("1ms").run(cycles=3)
+    before = account()
+    loop = probes.Probe("1ms", cpu=4095, strict=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(RuntimeWarning, match="degraded"):
+            loop.start()
+    assert account() == before and loop.enters == 0
