@@ -96,17 +96,17 @@ def limit_fix(limit: str, value: int = 0) -> str:
     )
 
 
-def rt_group_runtime() -> int | None:
+def rt_group_runtime(cgroup: str = "/proc/self/cgroup", mount: str = "/sys/fs/cgroup/cpu") -> int | None:
     """Return the real-time runtime of this process's control group, in microseconds per period.
 
     None where the kernel has no such limit (no ``CONFIG_RT_GROUP_SCHED`` with version 1 control groups).
     Zero explains an EPERM even for root (sched(7)).
     """
     try:
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
+        for line in Path(cgroup).read_text().splitlines():
             _, controllers, path = line.split(":", 2)
             if "cpu" in controllers.split(","):
-                file = Path("/sys/fs/cgroup/cpu") / path.lstrip("/") / "cpu.rt_runtime_us"
+                file = Path(mount) / path.lstrip("/") / "cpu.rt_runtime_us"
                 return int(file.read_text())
     except (OSError, ValueError):
         pass

@@ -1,0 +1,87 @@
+"""What is read of the system, from texts as kernels write them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rtloop.system.cpu import format_cpu_list, isolated_cpus, mask_to_cpus, parse_cpu_list
+from rtloop.system.grant import Grant, describe_refused
+from rtloop.system.host import host_facts
+from rtloop.system.privilege import CAP_IPC_LOCK, CAP_SYS_NICE, has_capability, limit_fix, rt_group_runtime
+
+
+@pytest.mark.parametrize(
+    ("text", "cpus"),
+    [("0-3\n", (0, 1, 2, 3)), ("0,2-3,8\n", (0, 2, 3, 8)), ("\n", ()), ("5", (5,)), ("0-1,1-2", (0, 1, 2))],
+)
+def test_a_cpu_list_is_parsed(text: str, cpus: tuple[int, ...]) -> None:
+    assert parse_cpu_list(text) == cpus
+
+
+@pytest.mark.parametrize("text", ["0-2,5", "0", "0-127", "1,3,5-6", ""])
+def test_a_cpu_list_is_written_as_it_was_read(text: str) -> None:
+    assert format_cpu_list(parse_cpu_list(text)) == text
+
+
+def test_T15_a_mask_names_cpus_by_their_numbers_and_not_by_their_place() -> None:
+    assert mask_to_cpus([1 << 63 | 0b1001, 0b10]) == (0, 3, 63, 65)
+    assert mask_to_cpus([0, 0]) == ()
+
+
+def test_isolated_cpus_are_read_and_may_be_none(tmp_path: Path) -> None:
+    file = tmp_path / "isolated"
+    assert isolated_cpus(str(file)) == ()
+    file.write_text("\n")
+    assert isolated_cpus(str(file)) == ()
+    file.write_text("2-3\n")
+    assert isolated_cpus(str(file)) == (2, 3)
+
+
+def test_a_capability_is_a_bit_of_the_effective_set() -> None:
+    status = "CapInh:\t0000000000000000\nCapPrm:\t000001ffffffffff\nCapEff:\t0000000000804000\n"
+    assert has_capability(CAP_IPC_LOCK, status) and has_capability(CAP_SYS_NICE, status)
+    assert not has_capability(24, status)
+    assert not has_capability(CAP_IPC_LOCK, "Name:\tpython\n")
+
+
+def test_T8_a_control_group_without_real_time_is_found(tmp_path: Path) -> None:
+    cgroup, mount = tmp_path / "cgroup", tmp_path / "cpu"
+    cgroup.write_text("7:cpu,cpuacct:/user.slice/shell\n2:memory:/\n0::/\n")
+    group = mount / "user.slice" / "shell"
+    group.mkdir(parents=True)
+    assert rt_group_runtime(str(cgroup), str(mount)) is None, "a kernel without RT_GROUP_SCHED"
+    (group / "cpu.rt_runtime_us").write_text("0\n")
+    assert rt_group_runtime(str(cgroup), str(mount)) == 0
+    cgroup.write_text("0::/user.slice\n")
+    assert rt_group_runtime(str(cgroup), str(mount)) is None, "version 2 control groups have no such limit"
+
+
+@pytest.mark.parametrize(
+    ("limit", "words"),
+    [
+        ("RLIMIT_MEMLOCK", ("memlock unlimited", "LimitMEMLOCK=infinity", "--ulimit memlock=-1:-1")),
+        ("RLIMIT_RTPRIO", ("rtprio 95", "LimitRTPRIO=95", "--ulimit rtprio=95")),
+        ("RLIMIT_RTTIME", ("rttime unlimited", "LimitRTTIME=infinity", "--ulimit rttime=-1:-1")),
+    ],
+)
+def test_S1_the_fix_has_the_lines_for_login_systemd_and_container(limit: str, words: tuple[str, ...]) -> None:
+    text = limit_fix(limit, 95)
+    for word in (*words, "login:", "systemd:", "container:", "strict=False"):
+        assert word in text
+    assert "setcap" not in text, "a capability on the interpreter would be everybody's"
+
+
+def test_a_grant_says_what_was_asked_and_what_was_given() -> None:
+    grant = Grant("policy", "fifo 80", "other", ok=False, detail="EPERM", fix="a\nb", errno=1)
+    assert str(grant) == "policy: asked fifo 80, granted other [REFUSED] EPERM"
+    assert describe_refused(grant).splitlines()[1:] == ["How to fix:", "  a", "  b"]
+    assert Grant(**grant.to_dict()) == grant
+
+
+def test_the_facts_of_the_host_are_ready_for_json() -> None:
+    facts = json.loads(json.dumps(host_facts()))
+    assert facts["kernel"] and facts["cpus"] >= 1 and facts["cpu"]
+    assert isinstance(facts["preempt_rt"], bool)
