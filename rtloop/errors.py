@@ -13,6 +13,7 @@ __all__ = [
     "ConfigError",
     "GuardError",
     "MemoryLockError",
+    "MemoryLockPrivilegeError",
     "OverrunError",
     "PoolError",
     "PrivilegeError",
@@ -45,7 +46,7 @@ class MemoryLockError(SetupError):
     """Memory could not be locked."""
 
 
-class _MemoryLockPrivilegeError(MemoryLockError, PrivilegeError):
+class MemoryLockPrivilegeError(MemoryLockError, PrivilegeError):
     """Memory could not be locked for want of a privilege: caught by either name."""
 
 
@@ -112,6 +113,6 @@ def setup_error(errno_: int, message: str, *, memory_lock: bool = False, privile
         (False, False): SetupError,
         (False, True): PrivilegeError,
         (True, False): MemoryLockError,
-        (True, True): _MemoryLockPrivilegeError,
+        (True, True): MemoryLockPrivilegeError,
     }
     return kinds[memory_lock, privilege](errno_, message)

@@ -18,7 +18,14 @@ from rtloop.loop.telemetry import TelemetryBlock
 from rtloop.system import memory, process
 from rtloop.system.cpu import format_cpu_list, isolated_cpus, mask_to_cpus
 from rtloop.system.grant import Grant, describe_refused
-from rtloop.system.privilege import CAP_SYS_NICE, RLIMIT_RTTIME, format_limit, is_capable, limit_fix, rt_group_runtime
+from rtloop.system.privilege import (
+    CAP_SYS_NICE,
+    RLIMIT_RTTIME,
+    format_limit,
+    is_capable,
+    limit_fix,
+    rt_group_runtime,
+)
 from rtloop.units import format_duration, format_size
 
 __all__ = [
@@ -77,20 +84,25 @@ def lock_own(settings: Settings, name: str, what: str, size: int, rc: int) -> Gr
     if rc == 0:
         return Grant(name, asked, asked, ok=True, detail=what)
     limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    is_free = process.may_lock_future()  # and then it is not the limit that refused
+    why = "" if is_free else f"; RLIMIT_MEMLOCK is {format_limit(limit)} bytes and CAP_IPC_LOCK is missing"
     return Grant(
         name,
         asked,
         f"{format_size(size)}, not locked",
         ok=False,
-        detail=f"mlock: {os.strerror(-rc)}; RLIMIT_MEMLOCK is {format_limit(limit)} bytes and CAP_IPC_LOCK is missing",
-        fix=limit_fix("RLIMIT_MEMLOCK"),
+        detail=f"mlock: {os.strerror(-rc)}{why}",
+        fix="" if is_free else limit_fix("RLIMIT_MEMLOCK"),
         errno=-rc,
     )
 
 
 def telemetry(settings: Settings, stack: ExitStack) -> tuple[Grant, TelemetryBlock]:
     """Map, seal and prefault the telemetry block, and lock it unless ``lock_memory="off"``."""
-    block = TelemetryBlock(settings.name, settings.record)
+    try:
+        block = TelemetryBlock(settings.name, settings.record)
+    except OSError as error:
+        raise SetupError(error.errno, f"record={settings.record}: {error.strerror}") from error
     stack.callback(block.close)
     rc = block.lock() if settings.lock_memory != "off" else 0
     return lock_own(settings, "telemetry", f"sealed memfd, {settings.record} records", block.size, rc), block
@@ -283,6 +295,6 @@ def thread_grants(settings: Settings, request: dict[str, Any], report: dict[str,
 def refusal(grant: Grant) -> SetupError:
     """Make the exception that a refused grant raises in strict mode."""
     is_memory = grant.name in ("memory_lock", "telemetry", "stack", "state")
-    by_limit = is_memory and grant.errno in (errno.ENOMEM, errno.EAGAIN)
+    by_limit = is_memory and grant.errno in (errno.ENOMEM, errno.EAGAIN) and not process.may_lock_future()
     is_privilege = by_limit or grant.errno in (errno.EPERM, errno.EACCES)
     return setup_error(grant.errno, describe_refused(grant), memory_lock=is_memory, privilege=is_privilege)

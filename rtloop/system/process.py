@@ -146,7 +146,8 @@ class _MemoryLock:
             rc = memory.lock_everything(onfault)
             if rc:
                 detail = f"mlockall: {os.strerror(-rc)}"
-                return Grant("memory_lock", mode, "nothing", ok=False, detail=detail, errno=-rc)
+                fix = "free memory, or lock only what the loop itself uses: lock_memory='own'"
+                return Grant("memory_lock", mode, "nothing", ok=False, detail=detail, fix=fix, errno=-rc)
             self._modes.append(mode)
             status = memory_status()
             is_kept = onfault or memory.is_future_locked()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import rtloop
 from rtloop import RTLoop
 from rtloop.loop import acquire
 from rtloop.system import process
@@ -79,7 +80,7 @@ def test_P11_each_lock_of_a_range_that_is_refused_leaves_nothing(monkeypatch: py
 
         with monkeypatch.context() as patch:
             patch.setattr(process.memory_lock, "acquire_range", acquire_range)
-            with pytest.raises(PermissionError, match="RLIMIT_MEMLOCK"):
+            with pytest.raises(rtloop.MemoryLockError, match="mlock: Cannot allocate memory"):
                 RTLoop("1ms", lock_memory="own").start()
         assert account() == before
 
