@@ -40,22 +40,35 @@ class Histogram:
 
     Parameters
     ----------
-    counts : array of uint64, shape (4353,)
-        How many values each bin holds.
+    counts : array of int, shape (4353,)
+        How many values each bin holds; copied.
     total : int
-        Sum of all values, ns.
+        Sum of all values, ns; ignored where there are none, like the next two.
     minimum, maximum : int
         The smallest and the largest value, ns.
+
+    Raises
+    ------
+    ValueError
+        Where `counts` has another shape, is negative or is not of integers, or `minimum` is above `maximum`.
     """
 
-    __slots__ = ("_counts", "_max", "_min", "_total")
+    __slots__ = ("_count", "_counts", "_max", "_min", "_total")
 
     def __init__(self, counts: ArrayLike, *, total: int, minimum: int, maximum: int) -> None:
-        array = np.array(counts, dtype=np.uint64)
-        if array.shape != (_BINS,):
-            raise ValueError(f"counts has shape {array.shape}; a histogram has {_BINS} bins")
+        given = np.asarray(counts)
+        if given.shape != (_BINS,):
+            raise ValueError(f"counts has shape {given.shape}; a histogram has {_BINS} bins")
+        if given.dtype.kind not in "iu" or given.min() < 0:
+            raise ValueError("counts must be integers of at least 0")
+        array = given.astype(np.uint64)
         array.flags.writeable = False
         self._counts: NDArray[np.uint64] = array
+        self._count = int(array.sum())
+        if not self._count:
+            total = minimum = maximum = 0
+        if minimum > maximum:
+            raise ValueError(f"minimum={minimum} is above maximum={maximum}")
         self._total, self._min, self._max = int(total), int(minimum), int(maximum)
 
     @classmethod
@@ -82,7 +95,7 @@ class Histogram:
     @property
     def count(self) -> int:
         """How many values there are."""
-        return int(self._counts.sum())
+        return self._count
 
     @property
     def min(self) -> int:
@@ -97,8 +110,7 @@ class Histogram:
     @property
     def mean(self) -> float:
         """The mean, ns, exact; nan where there are no values."""
-        count = self.count
-        return self._total / count if count else float("nan")
+        return self._total / self._count if self._count else float("nan")
 
     @property
     def std(self) -> float:
@@ -123,8 +135,9 @@ class Histogram:
     def percentile(self, q: Any) -> Any:
         """Return the value that `q` per cent of all values do not exceed.
 
-        The upper edge of the bin in which the value of that rank lies, but never more than `max`: it does not
-        understate, and overstates by less than 0.8 %. The 0th percentile is `min`, the 100th is `max`, both exact.
+        The nearest-rank percentile: the greatest value of the bin in which the value of that rank lies, but never more
+        than `max`. It does not understate, and overstates by less than 0.8 % (by more, up to `max`, in the overflow
+        bin). The 0th percentile is `min`, the 100th is `max`, both exact.
 
         Parameters
         ----------
@@ -144,13 +157,12 @@ class Histogram:
         wanted = np.asarray(q, dtype=np.float64)
         if not np.all((wanted >= 0) & (wanted <= 100)):
             raise ValueError(f"q={q!r} must be within 0 to 100")
-        cumulated = np.cumsum(self._counts)
-        count = int(cumulated[-1])
+        cumulated, count = np.cumsum(self._counts), self._count
         if count == 0:
             values = np.full(wanted.shape, np.nan)
         else:
-            # Rounded down first, so that the floating point of 99.9 % of 1000 is rank 999.
-            rank = np.maximum(np.ceil(np.round(wanted / 100 * count, 6)), 1).astype(np.uint64)
+            # A few ulp less, so that a product that floating point makes 999.0000000000001 is rank 999.
+            rank = np.clip(np.ceil(wanted / 100 * count * (1 - 1e-15)), 1, count).astype(np.uint64)
             bins = np.searchsorted(cumulated, rank, side="left")
             values = np.clip(_UPPER[bins], self._min, self._max).astype(np.float64)
             values = np.where(wanted == 0, float(self._min), np.where(wanted == 100, float(self._max), values))
@@ -163,7 +175,10 @@ class Histogram:
 
     @property
     def edges(self) -> NDArray[np.float64]:
-        """The bins' edges, ns: bin i holds ``edges[i] <= value < edges[i + 1]``; read-only, shape (4354,), last inf."""
+        """The bins' edges, ns: bin i holds ``edges[i] <= value < edges[i + 1]``; read-only, shape (4354,).
+
+        The last one is inf, for the overflow bin; the first is 0, though bin 0 holds negative values too.
+        """
         return _EDGES
 
     def __add__(self, other: Histogram) -> Histogram:
@@ -193,10 +208,22 @@ class Histogram:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Histogram:
-        """Return what :meth:`to_dict` was made of."""
+        """Return the histogram that :meth:`to_dict` was called on; other keys than its own are ignored.
+
+        Raises
+        ------
+        ValueError
+            Where a bin does not exist, or the bins do not add up to the count.
+        """
+        bins, held = np.asarray(values["bins"], dtype=np.intp), np.asarray(values["counts"], dtype=np.uint64)
+        if bins.shape != held.shape or np.any((bins < 0) | (bins > _OVERFLOW)):
+            raise ValueError(f"bins and counts must be of one length, and each bin within 0 to {_OVERFLOW}")
         counts = np.zeros(_BINS, np.uint64)
-        counts[np.asarray(values["bins"], dtype=np.intp)] = np.asarray(values["counts"], dtype=np.uint64)
-        return cls(counts, total=values["total_ns"], minimum=values["min_ns"], maximum=values["max_ns"])
+        counts[bins] = held
+        histogram = cls(counts, total=values["total_ns"], minimum=values["min_ns"], maximum=values["max_ns"])
+        if histogram.count != values["count"]:
+            raise ValueError(f"the bins hold {histogram.count} values, not {values['count']}")
+        return histogram
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Histogram):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +25,11 @@ __all__ = ["COLOURS", "draw_histograms", "draw_stats", "new_figure", "save_figur
 #: Okabe and Ito's colours, which the colour-blind can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _OVERRUN_COLOUR = "#C00000"
+_PERIOD_COLOUR = "#555555"
+#: Where the logarithmic axis of the counts begins: a single cycle has to be seen.
+_FLOOR = 0.5
+#: A period this many times the longest response would squeeze the histograms, and is not drawn.
+_FAR = 100
 _BINS_PER_DECADE = 20
 _MAX_POINTS = 4000
 
@@ -66,18 +72,35 @@ def _rebin(histogram: Histogram) -> tuple[NDArray[np.float64], NDArray[np.float6
     if used.size == 0:
         return np.array([1.0, 10.0]), np.zeros(1)
     values = np.maximum(histogram.edges[used], 1.0)
-    first = np.floor(np.log10(values[0]) * _BINS_PER_DECADE)
-    last = np.floor(np.log10(max(values[-1], histogram.max, 1)) * _BINS_PER_DECADE)
-    edges = 10 ** (np.arange(first, last + 2) / _BINS_PER_DECADE)
-    where = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
+    first = int(np.floor(np.log10(values[0]) * _BINS_PER_DECADE))
+    last = int(np.floor(np.log10(values[-1]) * _BINS_PER_DECADE))
+    # On whole nanoseconds, and each once: below 10 ns a bin without any would tear a hole that is not in the data.
+    edges = np.unique(np.floor(10 ** (np.arange(first, last + 8) / _BINS_PER_DECADE)))
+    edges = edges[: np.searchsorted(edges, values[-1], side="right") + 1]
+    where = np.searchsorted(edges, values, side="right") - 1
     return edges, np.bincount(where, histogram.counts[used].astype(float), len(edges) - 1).astype(np.float64)
 
 
-def _duration_axis(axis: Any) -> None:
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+def _short(ns: float) -> str:
+    """Write a duration with three significant digits, which is what a bin resolves."""
+    return format_duration(float(f"{ns:.2e}"))
 
+
+def _duration_axis(axis: Any) -> None:
+    """Label a logarithmic axis, whose limits are set, with durations: more of them where it spans little."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = axis.get_view_interval()
+    if high / max(low, 1e-9) < 300:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(FuncFormatter(lambda ns, _: format_duration(ns) if ns > 0 else "0"))
     axis.set_minor_formatter(NullFormatter())
+
+
+def _tidy(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(True, which="major", alpha=0.25, linewidth=0.7)
+    axes.set_axisbelow(True)
 
 
 def draw_histograms(axes: Axes, histograms: Mapping[str, Histogram]) -> None:
@@ -88,66 +111,101 @@ def draw_histograms(axes: Axes, histograms: Mapping[str, Histogram]) -> None:
     axes : matplotlib.axes.Axes
         Where to draw.
     histograms : mapping of str to Histogram
-        By label; empty ones are named in the legend, and not drawn.
+        By label, in the order of `COLOURS`; empty ones are named in the legend, and not drawn.
     """
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
     axes.set_xscale("log")
     axes.set_yscale("log")
-    for (label, histogram), colour in zip(histograms.items(), COLOURS * 3, strict=False):
+    peak = 1.0
+    for (label, histogram), colour in zip(histograms.items(), cycle(COLOURS), strict=False):
         if not histogram.count:
             axes.plot([], [], color=colour, label=f"{label}: none")
             continue
         edges, counts = _rebin(histogram)
-        text = f"{label}  (50 %: {format_duration(histogram.percentile(50))}, max: {format_duration(histogram.max)})"
-        outline = np.where(counts > 0, counts, 0.5)
-        axes.stairs(outline, edges, baseline=0.5, fill=True, color=colour, alpha=0.18)
-        axes.stairs(outline, edges, baseline=0.5, color=colour, linewidth=1.5, label=text)
-        axes.plot([max(histogram.max, 1)], [1], marker="|", markersize=14, markeredgewidth=2, color=colour)
-    axes.set_ylim(bottom=0.5)
+        peak = max(peak, float(counts.max()))
+        outline = np.where(counts > 0, counts, _FLOOR)
+        axes.stairs(outline, edges, baseline=_FLOOR, fill=True, color=colour, alpha=0.13)
+        axes.stairs(
+            outline, edges, baseline=_FLOOR, color=colour, linewidth=1.5,
+            label=f"{label} (50 %: {_short(histogram.percentile(50))}, max: {_short(histogram.max)})",
+        )  # fmt: skip
+        axes.plot([max(histogram.max, 1)], [_FLOOR], "v", color=colour, markersize=8, clip_on=False, zorder=5)
+    # Room above the highest bin, so that the legend covers none.
+    share = min(0.5, 0.06 + 0.07 * len(histograms))
+    axes.set_ylim(_FLOOR, _FLOOR * (peak / _FLOOR) ** (1 / (1 - share)))
+    if not any(histogram.count for histogram in histograms.values()):
+        axes.set_xlim(1e3, 1e6)
     _duration_axis(axes.xaxis)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda n, _: f"{n:,.0f}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_ylabel("cycles")
-    axes.grid(True, which="major", alpha=0.25)
-    axes.legend(loc="upper right", fontsize="small", framealpha=0.9)
+    _tidy(axes)
+    axes.legend(loc="upper right", fontsize="small", frameon=False)
+
+
+def _draw_period(axes: Axes, stats: Stats) -> None:
+    """Mark the period in the histograms: a response beyond it is an overrun."""
+    period = stats.settings.get("period_ns", 0)
+    if not period or not 0 < stats.response.max >= period / _FAR:
+        return
+    axes.axvline(period, ymax=0.68, color=_PERIOD_COLOUR, linewidth=1, linestyle="--")  # up to the legend
+    axes.annotate(
+        "period", (period, 0.68), (-4, 0), xycoords=axes.get_xaxis_transform(), textcoords="offset points",
+        rotation=90, ha="right", va="top", fontsize="small", color=_PERIOD_COLOUR,
+    )  # fmt: skip
 
 
 def _draw_time_line(axes: Axes, stats: Stats) -> None:
     records = stats.records
     period = stats.settings.get("period_ns", 0)
+    _tidy(axes)
+    axes.set_ylabel("after the release")
     if not len(records):
         axes.text(0.5, 0.5, "no records were kept", ha="center", va="center", transform=axes.transAxes)
+        axes.set_axis_off()
         return
     t = (records["release"] - records["release"][0]) * 1e-9
     latency = np.maximum(records["start"] - records["release"], 1)
     response = np.maximum(records["end"] - records["release"], 1)
-    t, latency, response = _thin(t, latency, response)
-    axes.plot(t, latency, ".", markersize=2.5, color=COLOURS[0], label="wake-up latency", rasterized=True)
-    axes.plot(t, response, ".", markersize=2.5, color=COLOURS[2], label="response time", rasterized=True, alpha=0.6)
-    late = records["end"] > records["release"] + period
-    if period:
-        axes.axhline(period, color="#666666", linewidth=1, linestyle="--", label=f"period {format_duration(period)}")
-        if late.any():
-            overrun = records[late]
-            axes.plot(
-                (overrun["release"] - records["release"][0]) * 1e-9,
-                overrun["end"] - overrun["release"],
-                "x", color=_OVERRUN_COLOUR, markersize=5, label=f"overruns ({int(late.sum())})",
-            )  # fmt: skip
+    shown, step = _worst_of(response, latency)
+    # The larger points first: where a step takes no time, both are seen.
+    axes.plot(t[shown], response[shown], ".", ms=4, mew=0, color=COLOURS[2], label="response time", rasterized=True)
+    axes.plot(t[shown], latency[shown], ".", ms=2.5, mew=0, color=COLOURS[0], label="wake-up latency", rasterized=True)
     axes.set_yscale("log")
+    if period:
+        label = f"period {format_duration(period)}"
+        axes.axhline(period, color=_PERIOD_COLOUR, linewidth=1, linestyle="--", label=label, zorder=4)
+        late = np.flatnonzero(records["end"] - records["release"] > period)
+        if late.size:
+            marked = late[_worst_of(response[late])[0]]
+            axes.plot(
+                t[marked], response[marked], "x", ms=5 if late.size < 100 else 3, color=_OVERRUN_COLOUR,
+                label=f"overruns ({late.size:,})", rasterized=True,
+            )  # fmt: skip
+    axes.margins(x=0.01)
     _duration_axis(axes.yaxis)
-    axes.set_xlabel(f"time of release, s (the last {len(records):,} cycles)")
-    axes.grid(True, which="major", alpha=0.25)
-    axes.legend(loc="upper right", fontsize="small", ncols=2, framealpha=0.9, markerscale=3)
+    sample = f", the worst of every {step}" if step > 1 else ""
+    axes.set_title(f"The last {len(records):,} cycles{sample}", loc="left", fontsize="medium")
+    axes.set_xlabel("time of release, s")
+    # Above the axes: within them it would cover the overruns.
+    legend = axes.legend(
+        loc="lower right", bbox_to_anchor=(1, 1), ncols=4, fontsize="small", frameon=False, borderpad=0.2,
+        handletextpad=0.3, handlelength=1.5, columnspacing=1.2,
+    )  # fmt: skip
+    for handle in legend.legend_handles:
+        if handle is not None:
+            handle.set(markersize=7)
 
 
-def _thin(t: NDArray[Any], latency: NDArray[Any], response: NDArray[Any]) -> tuple[NDArray[Any], ...]:
-    """Keep the worst of each stretch of cycles, so that no peak is lost where points would lie over each other."""
-    step = -(-len(t) // _MAX_POINTS)
-    if step == 1:
-        return t, latency, response
-    full = len(t) // step * step
-    worst = latency[:full].reshape(-1, step).argmax(axis=1) + np.arange(0, full, step)
-    slowest = response[:full].reshape(-1, step).argmax(axis=1) + np.arange(0, full, step)
-    keep = np.unique(np.concatenate([worst, slowest, np.arange(full, len(t))]))
-    return t[keep], latency[keep], response[keep]
+def _worst_of(*values: NDArray[Any]) -> tuple[NDArray[np.intp], int]:
+    """Return the indices of each stretch's greatest values, and its length, so that no peak is lost in the crowd."""
+    count = len(values[0])
+    step = -(-count // _MAX_POINTS)
+    starts = np.arange(0, count, step)
+    full = count // step * step
+    worst = [one[:full].reshape(-1, step).argmax(axis=1) + starts[: full // step] for one in values]
+    return np.unique(np.concatenate([*worst, np.arange(full, count)])), step
 
 
 def draw_stats(stats: Stats, path: str | os.PathLike[str] | None = None) -> Figure:
@@ -166,6 +224,7 @@ def draw_stats(stats: Stats, path: str | os.PathLike[str] | None = None) -> Figu
         top,
         {"wake-up latency": stats.latency, "execution time": stats.execution, "response time": stats.response},
     )
+    _draw_period(top, stats)
     period = stats.settings.get("period_ns", 0)
     rate = f"{format_rate(period)}, " if period else ""
     top.set_title(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
-import tempfile
+import secrets
+import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,6 +30,7 @@ _FORMAT = "rtloop-stats"
 _VERSION = 1
 _HISTOGRAMS = ("latency", "execution", "response", "interval")
 _RECORD_FIELDS = ("release", "start", "end")
+_RECORD_DTYPE = np.dtype([(name, "<i8") for name in _RECORD_FIELDS])
 
 
 class PageFaults(NamedTuple):
@@ -47,6 +52,9 @@ class StackUse(NamedTuple):
 
     size: int
     high_water: int
+
+
+_PAIRS: dict[str, type[Any]] = {"page_faults": PageFaults, "context_switches": ContextSwitches, "stack": StackUse}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -118,9 +126,13 @@ class Stats:
     stack: StackUse
 
     def __post_init__(self) -> None:
+        if self.records.dtype != _RECORD_DTYPE or self.records.ndim != 1:
+            raise ValueError(f"records are of {self.records.dtype}, not one-dimensional of {_RECORD_DTYPE}")
         self.records.flags.writeable = False
-        for name, kind in (("page_faults", PageFaults), ("context_switches", ContextSwitches), ("stack", StackUse)):
+        for name, kind in _PAIRS.items():
             object.__setattr__(self, name, kind(*getattr(self, name)))
+        for name in ("guard", "settings", "host"):
+            object.__setattr__(self, name, dict(getattr(self, name)))
 
     @property
     def duration(self) -> float:
@@ -149,7 +161,10 @@ class Stats:
             page_faults=self.page_faults._asdict(),
             context_switches=self.context_switches._asdict(),
             stack=self.stack._asdict(),
-            grants=[grant.to_dict() for grant in self.grants],
+            grants=[_plain(grant.to_dict()) for grant in self.grants],
+            guard=_plain(self.guard),
+            settings=_plain(self.settings),
+            host=_plain(self.host),
         )
         for name in _HISTOGRAMS:
             histogram: Histogram = getattr(self, name)
@@ -175,59 +190,73 @@ class Stats:
         pathlib.Path
             The file that was written.
         """
-        target = Path(path)
-        if target.suffix != ".npz":
-            target = target.with_name(target.name + ".npz")
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
-            try:
+        target = _with_suffix(Path(path))
+        if not target.parent.is_dir():
+            raise FileNotFoundError(errno.ENOENT, "there is no such folder", str(target.parent))
+        # A name of its own, in the same folder, and a mode that follows the umask: what tempfile cannot give.
+        temporary = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}")
+        try:
+            with temporary.open("xb") as file:
                 np.savez_compressed(file, stats=np.array(self.to_json()), records=self.records)
                 file.flush()
-                os.replace(file.name, target)
-            except BaseException:
-                os.unlink(file.name)
-                raise
-        os.chmod(target, 0o644)
+                os.fsync(file.fileno())
+            temporary.replace(target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
         return target
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Stats:
-        """Read what :meth:`save` wrote.
+        """Read what :meth:`save` wrote; nothing in the file is executed.
+
+        Parameters
+        ----------
+        path : path
+            As given to :meth:`save`, with or without ``.npz``.
 
         Raises
         ------
         ConfigError
             Where the file is none of rtloop's, is damaged, or is of a newer version.
+        OSError
+            Where there is no such file, or it cannot be read.
         """
+        source = Path(path)
+        if not source.exists():
+            source = _with_suffix(source)
+        content = io.BytesIO(source.read_bytes())
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with zipfile.ZipFile(content) as archive:
+                if "stats.npy" not in archive.namelist():
+                    raise ValueError("it has no stats in it")
+            content.seek(0)
+            with np.load(content, allow_pickle=False) as file:
                 values = json.loads(str(file["stats"]))
-                records = np.array(file["records"])
-            if values["format"] != _FORMAT:
-                raise ValueError("it has another format")
-            if values["version"] > _VERSION:
-                raise ConfigError(
-                    f"{path}: written by a newer rtloop (version {values['version']} of the format; this one reads "
-                    f"up to {_VERSION}): upgrade rtloop"
-                )
-            return cls._from_dict(values, records)
-        except FileNotFoundError:
-            raise
-        except ConfigError:
-            raise
-        except Exception as error:
-            raise ConfigError(f"{path} is not a file that Stats.save wrote, or is damaged: {error}") from error
+                if values["format"] != _FORMAT:
+                    raise ValueError("it has another format")
+                if values["version"] <= _VERSION:
+                    return cls._from_dict(values, np.array(file["records"]))
+        except Exception as error:  # damage shows in whatever zipfile, zlib, NumPy or json come upon
+            raise ConfigError(f"{source} is not a file that Stats.save wrote, or is damaged: {error}") from error
+        raise ConfigError(
+            f"{source}: written by a newer rtloop (version {values['version']} of the format; this one reads "
+            f"up to {_VERSION}): upgrade rtloop"
+        )
 
     @classmethod
     def _from_dict(cls, values: dict[str, Any], records: NDArray[Any]) -> Stats:
-        if records.dtype.names != _RECORD_FIELDS:
-            raise ValueError(f"the records have the fields {records.dtype.names}")
         fields = {name: values[name] for name in cls.__dataclass_fields__ if name != "records"}
         for name in _HISTOGRAMS:
             fields[name] = Histogram.from_dict(fields[name])
-        for name in ("page_faults", "context_switches", "stack"):
-            fields[name] = tuple(fields[name].values())
+        for name, kind in _PAIRS.items():
+            fields[name] = kind(**fields[name])
         fields["grants"] = tuple(Grant(**grant) for grant in fields["grants"])
         return cls(records=records, **fields)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Through the constructor, so that the copy's records are read-only too.
+        return _from_fields, ({name: getattr(self, name) for name in self.__dataclass_fields__},)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Stats):
@@ -260,6 +289,25 @@ class Stats:
 
     def __repr__(self) -> str:
         return f"<Stats of {self.name!r}: {self.cycles} cycles, {self.missed} missed, {self.overruns} overruns>"
+
+
+def _from_fields(fields: dict[str, Any]) -> Stats:
+    return Stats(**fields)
+
+
+def _with_suffix(path: Path) -> Path:
+    return path if path.suffix == ".npz" else path.with_name(path.name + ".npz")
+
+
+def _plain(value: Any) -> Any:
+    """Return a copy in JSON's own types: what a file gives back is then equal to what went into it."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset | np.ndarray):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    return value if value is None or isinstance(value, str | int | float) else str(value)
 
 
 def _summary(histogram: Histogram) -> dict[str, float | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import textwrap
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +13,7 @@ from rtloop.units import format_duration, format_rate, format_size
 
 if TYPE_CHECKING:
     from rtloop.loop.stats import Stats
+    from rtloop.system.grant import Grant
 
 __all__ = ["format_percentile", "to_html", "to_text"]
 
@@ -22,40 +24,59 @@ _ROWS = (
     ("response", "response time", "end - release"),
     ("interval", "interval", "start - previous start"),
 )
-_WIDTH = 10
+_HEAD = ("min", *(f"{q:g} %" for q in _PERCENTILES), "max", "mean", "std")
+_LABEL, _CELL = 18, 10
+_NOTE = "Percentiles are the upper ends of bins 0.8 % wide: they never understate. -: too few cycles for it."
+_SCALES = ((1e9, "s"), (1e6, "ms"), (1e3, "us"), (1.0, "ns"))
 
 
 def format_percentile(histogram: Histogram, q: float) -> str:
     """Write a percentile, or ``"-"`` where there are too few values for one to lie beyond it."""
-    count = histogram.count
-    if count == 0 or count * (100 - q) < 100 - 1e-6:
+    if not _is_supported(histogram, q):
         return "-"
     return format_duration(histogram.percentile(q))
 
 
+def _is_supported(histogram: Histogram, q: float) -> bool:
+    count = histogram.count
+    return count > 0 and count * (100 - q) >= 100 - 1e-6
+
+
+def _cell(ns: float) -> str:
+    """Write a duration with three significant digits, which is what a bin resolves, and a unit of two columns."""
+    rounded = float(f"{ns:.2e}")  # before the unit is chosen: 999.6 us is 1.00 ms
+    scale, unit = next((pair for pair in _SCALES if abs(rounded) >= pair[0]), _SCALES[-1])
+    value = rounded / scale
+    exponent = int(f"{value:.2e}".partition("e")[2])
+    decimals = 0 if unit == "ns" and rounded.is_integer() else max(0, 2 - exponent)
+    return f"{value:.{decimals}f} {unit:>2}"
+
+
 def _cells(histogram: Histogram) -> list[str]:
     if not histogram.count:
-        return ["-"] * (len(_PERCENTILES) + 4)
+        return ["-"] * len(_HEAD)
     return [
-        format_duration(histogram.min),
-        *(format_percentile(histogram, q) for q in _PERCENTILES),
-        format_duration(histogram.max),
-        format_duration(histogram.mean),
-        format_duration(histogram.std),
+        _cell(histogram.min),
+        *(_cell(histogram.percentile(q)) if _is_supported(histogram, q) else "-" for q in _PERCENTILES),
+        *(_cell(ns) for ns in (histogram.max, histogram.mean, histogram.std)),
     ]
 
 
-_HEAD = ["min", *(f"{q:g} %" for q in _PERCENTILES), "max", "mean", "std"]
-
-
 def _headline(stats: Stats) -> str:
-    s = stats.settings
-    granted = {grant.name: grant for grant in stats.grants}
-    policy = str(granted["policy"].granted) if "policy" in granted else s.get("policy", "")
-    cpu = f"CPU {granted['cpu'].granted}" if "cpu" in granted else "any CPU"
-    period = s.get("period_ns", 0)
-    rate = f"{format_rate(period)} ({format_duration(period)})" if period else ""
-    return f"{stats.name}: {rate}, {policy}, {cpu}, {stats.state}"
+    settings, granted = stats.settings, {grant.name: grant for grant in stats.grants}
+    period = settings.get("period_ns", 0)
+    parts = [f"{format_rate(period)} ({format_duration(period)})"] if period else []
+    asked = str(settings.get("policy") or "")
+    if asked in ("fifo", "rr"):
+        asked = f"{asked} {settings.get('priority', '')}".strip()
+    policy = granted.get("policy")
+    if policy is None:
+        parts += [asked] if asked else []
+    else:
+        parts.append(str(policy.granted) + ("" if policy.ok else f" instead of {policy.requested}"))
+    parts.append(f"CPU {granted['cpu'].granted}" if "cpu" in granted else "any CPU")
+    parts += [f"{stats.cycles:,} cycles in {format_duration(stats.duration_ns)}", stats.state]
+    return f"{stats.name}: {', '.join(parts)}"
 
 
 def _share(part: int, whole: int) -> str:
@@ -68,18 +89,12 @@ def _share(part: int, whole: int) -> str:
 
 def _facts(stats: Stats) -> list[tuple[str, str]]:
     """Return the counters, in the order in which they are asked for."""
-    duration = format_duration(stats.duration_ns)
-    releases = stats.cycles + stats.missed
+    cycles = stats.cycles
     facts = [
-        ("cycles", f"{stats.cycles:,} in {duration}, the first {stats.warmup} not in the figures above"),
-        ("overruns", f"{stats.overruns:,}{_share(stats.overruns, stats.cycles)}"),
-        ("missed releases", f"{stats.missed:,}{_share(stats.missed, releases)}"),
-    ]
-    if stats.late:
-        facts.append(("late cycles", f"{stats.late:,}"))
-    if stats.stalls:
-        facts.append(("stalls over 1 s", f"{stats.stalls:,}"))
-    facts += [
+        ("overruns", f"{stats.overruns:,}{_share(stats.overruns, cycles)}"),
+        ("missed releases", f"{stats.missed:,}{_share(stats.missed, cycles + stats.missed)}"),
+        ("late cycles", f"{stats.late:,}{_share(stats.late, cycles)}"),
+        ("stalls over 1 s", f"{stats.stalls:,}"),
         ("page faults", f"{stats.page_faults.minor:,} minor, {stats.page_faults.major:,} major"),
         (
             "context switches",
@@ -90,44 +105,44 @@ def _facts(stats: Stats) -> list[tuple[str, str]]:
         facts.append(("stack", f"{format_size(stats.stack.high_water)} used of {format_size(stats.stack.size)}"))
     if stats.forks:
         facts.append(("forks", f"{stats.forks:,} in the life of the process"))
+    if stats.warmup:
+        facts.append(("warm-up", f"the first {stats.warmup:,} cycles are in no figure above"))
     return facts
 
 
 def to_text(stats: Stats) -> str:
     """Return the table as plain text."""
-    lines = [_headline(stats), ""]
-    lines.append(" " * 17 + "".join(text.rjust(_WIDTH + 1) for text in _HEAD))
+    lines = [_headline(stats), "", " " * _LABEL + "".join(text.rjust(_CELL) for text in _HEAD)]
     for name, label, _ in _ROWS:
         cells = _cells(getattr(stats, name))
-        lines.append(f"{label:<17}" + "".join(cell.rjust(_WIDTH + 1) for cell in cells))
-    lines.append("")
-    lines += [f"{label:<17} {text}" for label, text in _facts(stats)]
+        lines.append(f"{label:<{_LABEL}}" + "".join(cell.rjust(_CELL) for cell in cells))
+    lines += [_NOTE, ""]
+    lines += [f"{label:<{_LABEL}}{text}" for label, text in _facts(stats)]
     if stats.grants:
         lines += ["", *_grant_lines(stats)]
     return "\n".join(lines)
 
 
 def _grant_lines(stats: Stats) -> list[str]:
-    granted = [f"{grant.name} {grant.granted}" for grant in stats.grants if grant.ok]
+    """Return what was granted, in a paragraph, and what was not, a line each."""
+    granted = "; ".join(f"{grant.name} {grant.granted}" for grant in stats.grants if grant.ok)
     lines = []
-    text, line = "granted", f"{'granted':<17} "
-    for i, item in enumerate(granted):
-        item += "; " if i + 1 < len(granted) else ""
-        if len(line) + len(item) > 118 and line.strip() != text:
-            lines.append(line.rstrip())
-            line = " " * 18
-        line += item
     if granted:
-        lines.append(line.rstrip())
+        indent = " " * _LABEL
+        lines = textwrap.wrap(f"{'granted':<{_LABEL}}{granted}", 118, subsequent_indent=indent, break_on_hyphens=False)
     for grant in stats.grants:
         if not grant.ok:
-            reason = f": {grant.detail}" if grant.detail else ""
-            lines.append(f"{'NOT GRANTED':<17} {grant.name} {grant.requested}, but {grant.granted}{reason}")
+            lines.append(f"{'NOT GRANTED':<{_LABEL}}{_refusal(grant)}")
     return lines
 
 
+def _refusal(grant: Grant) -> str:
+    reason = f": {grant.detail}" if grant.detail else ""
+    return f"{grant.name} {grant.requested}, but {grant.granted}{reason}"
+
+
 def _sparkline(histogram: Histogram) -> str:
-    """Draw a histogram on a logarithmic axis as a tiny inline SVG."""
+    """Draw a histogram, both axes logarithmic, as a tiny inline SVG in the colour of the text."""
     used = np.flatnonzero(histogram.counts)
     if used.size == 0:
         return ""
@@ -140,28 +155,39 @@ def _sparkline(histogram: Histogram) -> str:
         f'<rect x="{3 * i}" y="{17 - h:.1f}" width="2.4" height="{h + 1:.1f}"/>' for i, h in enumerate(heights) if h > 0
     )
     title = html.escape(f"{format_duration(low)} to {format_duration(high)}, logarithmic")
-    return f'<svg width="120" height="18" fill="currentColor" role="img"><title>{title}</title>{shapes}</svg>'
+    return (
+        '<svg width="120" height="18" viewBox="0 0 120 18" fill="currentColor" fill-opacity="0.7" role="img">'
+        f"<title>{title}</title>{shapes}</svg>"
+    )
 
 
 def to_html(stats: Stats) -> str:
-    """Return the table as HTML that needs nothing else and follows the page's colours."""
-    cell = 'style="text-align:right;padding:2px 8px"'
+    """Return the table as HTML that needs nothing else and follows the page's colours, dark or light."""
+    cell = 'style="text-align:right;padding:2px 8px;white-space:nowrap;font-variant-numeric:tabular-nums"'
     left = 'style="text-align:left;padding:2px 8px"'
+    # A hue in the middle of the scale of lightness, legible on white and on black.
+    red = 'style="text-align:left;padding:2px 8px;color:#e0523f;font-weight:bold"'
     head = "".join(f"<th {cell}>{html.escape(text)}</th>" for text in _HEAD)
     rows = []
     for name, label, meaning in _ROWS:
         histogram: Histogram = getattr(stats, name)
         cells = "".join(f"<td {cell}>{html.escape(text)}</td>" for text in _cells(histogram))
-        rows.append(f'<tr><th {left} title="{meaning}">{label}</th>{cells}<td>{_sparkline(histogram)}</td></tr>')
-    facts = "".join(f"<tr><th {left}>{k}</th><td {left}>{html.escape(v)}</td></tr>" for k, v in _facts(stats))
-    refused = "".join(
-        f"<tr><th {left}>&#9888; {html.escape(g.name)}</th><td {left}>asked for {html.escape(str(g.requested))}, "
-        f"granted {html.escape(str(g.granted))}. {html.escape(g.detail)}</td></tr>"
-        for g in stats.grants
-        if not g.ok
-    )
+        heading = f'<th {left} title="{html.escape(meaning)}">{html.escape(label)}</th>'
+        rows.append(f"<tr>{heading}{cells}<td {left}>{_sparkline(histogram)}</td></tr>")
+    facts = _facts(stats)
+    granted = "; ".join(f"{grant.name} {grant.granted}" for grant in stats.grants if grant.ok)
+    if granted:
+        facts.append(("granted", granted))
+    below = [f"<tr><th {left}>{html.escape(k)}</th><td {left}>{html.escape(v)}</td></tr>" for k, v in facts]
+    below += [
+        f'<tr><th {red}>not granted</th><td {left} title="{html.escape(grant.fix)}">'
+        f"{html.escape(_refusal(grant))}</td></tr>"
+        for grant in stats.grants
+        if not grant.ok
+    ]
     return (
         f"<div><b>{html.escape(_headline(stats))}</b>"
         f"<table><thead><tr><th></th>{head}<th></th></tr></thead><tbody>{''.join(rows)}</tbody></table>"
-        f"<table><tbody>{facts}{refused}</tbody></table></div>"
+        f"<small>{html.escape(_NOTE)}</small>"
+        f"<table><tbody>{''.join(below)}</tbody></table></div>"
     )

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import copy
+import ctypes
 import pickle
+import shutil
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from rtloop import Histogram, RTLoop
+
+INCLUDE = Path(__file__).parents[2] / "rtloop" / "include"
+C_FACE = """
+#include <rtloop/histogram.h>
+uint32_t bin(int64_t value) { return rt_histogram_bin(value); }
+int64_t edge(uint32_t bin) { return rt_histogram_edge(bin); }
+uint32_t bins(void) { return RT_HISTOGRAM_BINS; }
+"""
 
 
 def bin_of(value: int) -> int:
@@ -31,6 +44,25 @@ def test_the_bins_are_those_of_the_description() -> None:
         i = bin_of(value)
         assert edges[i] <= value < edges[i + 1]
         assert Histogram.from_values([value]).counts[i] == 1
+
+
+def test_the_bins_are_those_of_the_c_header(tmp_path: Path) -> None:
+    compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+    if compiler is None:
+        pytest.skip("needs a C compiler")
+    (tmp_path / "face.c").write_text(C_FACE)
+    command = [compiler, "-std=gnu11", "-O1", "-shared", "-fPIC", f"-I{INCLUDE}", "face.c", "-o", "face.so"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    face = ctypes.CDLL(str(tmp_path / "face.so"))
+    face.bin.argtypes, face.bin.restype = [ctypes.c_int64], ctypes.c_uint32
+    face.edge.argtypes, face.edge.restype = [ctypes.c_uint32], ctypes.c_int64
+    edges = Histogram.empty().edges
+    assert face.bins() == len(edges) - 1 == len(Histogram.empty().counts)
+    assert [face.edge(i) for i in range(face.bins())] == edges[:-1].tolist()
+    around = np.concatenate([edges[:-1] - 1, edges[:-1], edges[:-1] + 1]).astype(np.int64)
+    random = np.exp2(np.random.default_rng(7).uniform(0, 42, 2000)).astype(np.int64)
+    for value in [*around.tolist(), *random.tolist(), -(2**63), 2**62]:
+        assert Histogram.from_values([value]).counts[face.bin(value)] == 1, value
 
 
 def test_no_bin_is_wider_than_a_hundredth_of_its_value() -> None:
@@ -64,6 +96,14 @@ def test_a_percentile_never_understates_and_overstates_by_less_than_a_hundredth(
     rank = max(1, int(np.ceil(round(q / 100 * len(values), 6))))
     exact = np.sort(values)[rank - 1]
     assert exact <= Histogram.from_values(values).percentile(q) <= exact * 1.008 + 1
+
+
+@pytest.mark.parametrize("n", [1000, 10**6, 10**9, 10**12])
+def test_the_rank_is_exact_whatever_floating_point_makes_of_the_product(n: int) -> None:
+    counts = np.zeros(len(Histogram.empty().counts), np.uint64)
+    counts[5], counts[9] = n - 1, 1
+    histogram = Histogram(counts, total=5 * (n - 1) + 9, minimum=5, maximum=9)
+    assert histogram.percentile([100 * (n - 1) / n, 100]).tolist() == [5, 9]
 
 
 def test_percentiles_at_the_ends_and_of_several() -> None:
@@ -101,5 +141,21 @@ def test_it_is_immutable_and_survives_a_round_trip() -> None:
         histogram.counts[0] = 1
     assert Histogram.from_dict(histogram.to_dict()) == histogram
     assert pickle.loads(pickle.dumps(histogram)) == histogram
+    assert copy.deepcopy(histogram) == histogram
     with pytest.raises(ValueError, match="4353"):
         Histogram([1, 2], total=0, minimum=0, maximum=0)
+
+
+@pytest.mark.parametrize("count", [-1, 0.5])
+def test_a_count_is_an_integer_of_at_least_zero(count: float) -> None:
+    with pytest.raises(ValueError, match="integers"):
+        Histogram(np.full(4353, count), total=0, minimum=0, maximum=0)
+
+
+@pytest.mark.parametrize(
+    "damage", [{"bins": [-1, 900]}, {"bins": [5, 4353]}, {"bins": [5]}, {"count": 4}, {"min_ns": 10**9}]
+)
+def test_a_damaged_dict_is_refused(damage: dict[str, object]) -> None:
+    values = Histogram.from_values([5, 5, 70_000]).to_dict()
+    with pytest.raises(ValueError, match=r"bins|above"):
+        Histogram.from_dict(values | damage)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import os
+import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +64,24 @@ def test_it_cannot_be_changed(stats: Stats) -> None:
     assert stats.stack.high_water == 6000
 
 
+def test_a_copy_is_equal_and_cannot_be_changed_either(stats: Stats) -> None:
+    for other in (copy.deepcopy(stats), pickle.loads(pickle.dumps(stats))):
+        assert other == stats
+        assert not other.records.flags.writeable
+    assert replace(stats, missed=6) != stats
+    assert stats != "stats"
+
+
+def test_what_its_dict_is_used_for_does_not_come_back_to_it(stats: Stats) -> None:
+    stats.to_dict()["settings"]["period_ns"] = 1
+    assert stats.settings["period_ns"] == 1_000_000
+
+
+def test_records_have_their_three_fields(stats: Stats) -> None:
+    with pytest.raises(ValueError, match="records"):
+        replace(stats, records=np.zeros(3))
+
+
 def test_worst_are_the_latest_wake_ups(stats: Stats) -> None:
     worst = stats.worst(3)
     latency = worst["start"] - worst["release"]
@@ -73,6 +95,42 @@ def test_it_is_saved_and_loaded_whole(stats: Stats, tmp_path: Path) -> None:
     assert path == tmp_path / "run.npz" and list(tmp_path.iterdir()) == [path], "no temporary file is left"
     assert Stats.load(path) == stats
     assert stats.save(path) == path, "an existing file is replaced"
+
+
+def test_the_extension_is_optional_both_ways(stats: Stats, tmp_path: Path) -> None:
+    assert stats.save(tmp_path / "run.1").name == "run.1.npz"
+    assert Stats.load(tmp_path / "run.1") == Stats.load(tmp_path / "run.1.npz") == stats
+    (tmp_path / "run.1.npz").rename(tmp_path / "kept")
+    assert Stats.load(tmp_path / "kept") == stats
+
+
+def test_a_file_is_as_private_as_the_umask_says(stats: Stats, tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        assert stats.save(tmp_path / "run").stat().st_mode & 0o777 == 0o600
+    finally:
+        os.umask(before)
+
+
+def test_a_failed_save_leaves_the_former_file(stats: Stats, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = stats.save(tmp_path / "run")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez_compressed", full)
+    with pytest.raises(OSError, match="No space"):
+        replace(stats, missed=6).save(path)
+    assert Stats.load(path) == stats and list(tmp_path.iterdir()) == [path]
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        stats.save(tmp_path / "none" / "run")
+
+
+def test_what_json_does_not_know_survives_as_what_it_does(stats: Stats, tmp_path: Path) -> None:
+    odd = replace(stats, grants=(Grant("cpu", (1, 2), (1, 2), True),), host={"cpus": np.int64(4), "path": Path("a")})
+    loaded = Stats.load(odd.save(tmp_path / "run"))
+    assert loaded == odd
+    assert loaded.grants[0].granted == [1, 2] and loaded.host == {"cpus": 4, "path": "a"}
 
 
 def test_a_real_run_survives_the_round_trip(tmp_path: Path, ordinary: dict[str, Any]) -> None:
@@ -90,6 +148,17 @@ def test_a_foreign_file_is_refused_by_name(tmp_path: Path, content: bytes) -> No
         Stats.load(path)
     with pytest.raises(FileNotFoundError):
         Stats.load(tmp_path / "none.npz")
+    with pytest.raises(IsADirectoryError):
+        Stats.load(tmp_path)
+
+
+def test_no_error_advises_to_load_a_pickle(tmp_path: Path) -> None:
+    path = tmp_path / "other.npz"
+    for content in (b"hello", pickle.dumps([1])):
+        path.write_bytes(content)
+        with pytest.raises(rtloop.ConfigError) as caught:
+            Stats.load(path)
+        assert "pickle" not in str(caught.value)
 
 
 def test_a_truncated_and_a_newer_file_are_told_apart(stats: Stats, tmp_path: Path) -> None:
@@ -98,8 +167,15 @@ def test_a_truncated_and_a_newer_file_are_told_apart(stats: Stats, tmp_path: Pat
     with pytest.raises(rtloop.ConfigError, match="damaged"):
         Stats.load(path)
     values = json.loads(stats.to_json()) | {"version": 99}
-    np.savez(path, stats=np.array(json.dumps(values)), records=stats.records)
+    np.savez(path, stats=np.array(json.dumps(values)))
     with pytest.raises(rtloop.ConfigError, match="newer rtloop"):
+        Stats.load(path)  # whatever else is in it
+    np.savez(path, other=stats.records)
+    with pytest.raises(rtloop.ConfigError, match="no stats in it"):
+        Stats.load(path)
+    values = json.loads(stats.to_json())
+    np.savez(path, stats=np.array(json.dumps(values)), records=np.zeros(3))
+    with pytest.raises(rtloop.ConfigError, match="records"):
         Stats.load(path)
     np.savez(path, stats=np.array([{"a": 1}], dtype=object), records=stats.records)
     with pytest.raises(rtloop.ConfigError, match="not a file"):
@@ -135,8 +211,6 @@ def test_the_table_claims_no_percentile_that_so_few_cycles_cannot_support(stats:
 
 
 def test_a_few_of_many_are_never_rounded_to_none(stats: Stats) -> None:
-    from dataclasses import replace
-
     assert "missed releases   1 (0.0001 %)" in str(replace(stats, cycles=10**6, missed=1))
 
 

@@ -1,0 +1,169 @@
+"""The table of a Stats: what it says, and what it does not claim."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rtloop import Grant, Histogram, RTLoop, Stats
+from rtloop.loop import table
+
+REFUSED = Grant("policy", "fifo 80", "other", False, "EPERM: RLIMIT_RTPRIO is 0", "line of <limits.conf>", 1)
+GRANTED = (
+    Grant("memory_lock", "all", "all", ok=True),
+    Grant("cpu", "1", "1", ok=True),
+    Grant("policy", "fifo 80", "fifo 80", ok=True),
+)
+
+
+def make(**fields: Any) -> Stats:
+    """A loop that never ran, with some of its fields made up."""
+    return replace(RTLoop("250us", name="arm", policy="fifo", priority=80).stats, **fields)
+
+
+def cells(text: str, label: str) -> list[str]:
+    """The nine cells of a row: min, five percentiles, max, mean, std."""
+    row = next(line for line in text.splitlines() if line.startswith(label)).removeprefix(label)
+    return [cell.strip() for cell in row.replace("-", " -  ").split("  ") if cell.strip()]
+
+
+def test_the_first_line_says_what_ran_and_how() -> None:
+    stats = make(cycles=12_000, duration_ns=3 * 10**9, state="stopped", grants=GRANTED)
+    first = str(stats).splitlines()[0]
+    assert first == "arm: 4 kHz (250 us), fifo 80, CPU 1, 12,000 cycles in 3 s, stopped"
+
+
+def test_the_first_line_does_not_claim_a_policy_that_was_refused() -> None:
+    assert "other instead of fifo 80, any CPU" in str(make(grants=(REFUSED,))).splitlines()[0]
+    assert "4 kHz (250 us), fifo 80" in str(make()).splitlines()[0], "before it runs: what was asked for"
+
+
+@pytest.mark.parametrize(
+    ("ns", "text"),
+    [
+        (0, "0 ns"), (7, "7 ns"), (-3, "-3 ns"), (23.4, "23.4 ns"), (999, "999 ns"), (999.6, "1.00 us"),
+        (1500, "1.50 us"), (22_143, "22.1 us"), (99_960, "100 us"), (999_998, "1.00 ms"), (1_000_000, "1.00 ms"),
+        (59_999_999_999, "60.0  s"), (3e12, "3000  s"),
+    ],
+)  # fmt: skip
+def test_a_cell_has_three_significant_digits_and_the_unit_that_fits(ns: float, text: str) -> None:
+    cell = table._cell(ns)
+    assert cell == text
+    assert len(cell) <= 8
+
+
+def test_units_stand_under_units() -> None:
+    stats = make(latency=Histogram.from_values([9, 2_000, 3_000_000, 4 * 10**9]))
+    head, row = (line for line in str(stats).splitlines() if "mean" in line or line.startswith("wake-up"))
+    assert len(head) == len(row)
+    for end in range(28, len(row) + 1, 10):
+        assert row[end - 2 : end] in ("ns", "us", "ms", " s", " -")
+
+
+@pytest.mark.parametrize(
+    ("count", "dashes"),
+    [(1, 5), (2, 4), (9, 4), (10, 3), (99, 3), (100, 2), (999, 2), (1000, 1), (9999, 1), (10_000, 0)],
+)
+def test_a_percentile_needs_a_value_beyond_it(count: int, dashes: int) -> None:
+    row = cells(str(make(execution=Histogram.from_values(np.arange(count) + 300))), "execution time")
+    assert len(row) == 9
+    assert row[1:6].count("-") == dashes
+    assert row[6 - dashes : 6] == ["-"] * dashes, "the highest ones go first"
+
+
+def test_percentiles_rise_to_the_maximum() -> None:
+    values = np.random.default_rng(5).lognormal(10, 1, 20_000).astype(np.int64)
+    row = cells(str(make(response=Histogram.from_values(values))), "response time")
+    scale = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9}
+    figures = [float(cell.split()[0]) * scale[cell.split()[1]] for cell in row[:7]]
+    assert figures == sorted(figures)
+
+
+def test_the_counters_are_all_there() -> None:
+    text = str(
+        make(
+            cycles=1000, missed=10, overruns=5, late=20, stalls=1, warmup=10, page_faults=(3, 1),
+            context_switches=(990, 4), forks=2, stack=(524288, 6144),
+        )
+    )  # fmt: skip
+    for line in (
+        "overruns          5 (0.5 %)",
+        "missed releases   10 (0.99 %)",
+        "late cycles       20 (2 %)",
+        "stalls over 1 s   1",
+        "page faults       3 minor, 1 major",
+        "context switches  990 voluntary, 4 involuntary",
+        "stack             6 KiB used of 512 KiB",
+        "forks             2 in the life of the process",
+        "warm-up           the first 10 cycles are in no figure above",
+    ):
+        assert line in text.splitlines()
+
+
+def test_what_there_is_nothing_to_say_about_is_left_out() -> None:
+    text = str(make())
+    for word in ("forks", "stack", "granted", "GRANTED"):
+        assert word not in text
+    assert "late cycles       0" in text and "missed releases   0" in text
+    assert cells(text, "wake-up latency") == ["-"] * 9
+
+
+def test_a_refusal_stands_out_with_its_reason() -> None:
+    lines = str(make(grants=(*GRANTED[:2], REFUSED))).splitlines()
+    assert "granted           memory_lock all; cpu 1" in lines
+    assert "NOT GRANTED       policy fifo 80, but other: EPERM: RLIMIT_RTPRIO is 0" in lines
+
+
+def test_many_grants_are_folded_under_each_other() -> None:
+    grants = tuple(Grant(f"resource_{n}", "a", "something or other", ok=True) for n in range(12))
+    lines = str(make(grants=grants)).splitlines()
+    folded = lines[next(i for i, line in enumerate(lines) if line.startswith("granted")) :]
+    assert len(folded) > 2 and max(map(len, folded)) <= 118
+    assert all(line.startswith(" " * 18) for line in folded[1:])
+
+
+class Checker(HTMLParser):
+    """Fails on a tag that is not closed in order, and collects what is loaded from elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elsewhere: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.open.append(tag)
+        self.elsewhere += [f"{tag} {name}" for name, _ in attrs if name in ("src", "href", "class")]
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_page_is_whole_needs_nothing_else_and_escapes_what_it_shows() -> None:
+    odd = replace(REFUSED, detail="<script>alert(1)</script>", fix='"><script>')
+    stats = make(name="<b>&", latency=Histogram.from_values([5_000] * 100), grants=(GRANTED[0], odd))
+    page = stats._repr_html_()
+    checker = Checker()
+    checker.feed(page)
+    assert checker.open == [] and checker.elsewhere == []
+    assert "<script" not in page and "<b>&:" not in page
+    assert "<b>&: 4 kHz" in checker.text and "5.00 us" in checker.text
+    assert "not granted" in checker.text and "memory_lock all" in checker.text
+    assert page.count("<svg") == 1, "one picture for each histogram that is not empty"
+
+
+def test_the_page_follows_the_theme_of_the_notebook() -> None:
+    page = make(latency=Histogram.from_values([5_000]))._repr_html_()
+    assert "currentColor" in page
+    for word in ("background", "#000", "#fff", "black", "white;"):
+        assert word not in page
