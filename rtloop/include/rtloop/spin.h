@@ -14,6 +14,7 @@
 #include "atomics.h"
 
 #define RT_SPIN_FLOOR_NS 2000
+#define RT_SPIN_READS 16 /* clock reads to a pause: some 400 ns, well over the 128 cycles that KVM looks for */
 #define RT_SPIN_WINDOW_NS INT64_C(200000000)
 
 typedef struct rt_spin {
