@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rtloop.demo.hog import Hog
 from rtloop.demo.plant import PlantProcess, Report
@@ -202,6 +202,6 @@ def _run_rtloop(
         "missed": stats.missed,
         "overruns": stats.overruns,
         "latency": stats.latency,
-        "page_faults": tuple(stats.page_faults),
+        "page_faults": cast("tuple[int, int]", tuple(stats.page_faults)),  # known once the loop has ended
         "grants": stats.grants,
     }

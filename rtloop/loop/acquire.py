@@ -164,7 +164,7 @@ def rt_bandwidth(settings: Settings) -> list[Grant]:
         runtime, period = -1, 1
     share = 1.0 if runtime < 0 else runtime / period
     asked = min(1.0, settings.spin_ns / settings.period_ns)
-    if settings.spin_ns and asked >= share:
+    if settings.spin_ns and runtime >= 0 and asked >= share:
         grants.append(
             Grant(
                 "rt_bandwidth",

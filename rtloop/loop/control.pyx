@@ -206,7 +206,8 @@ cdef class Control:
             ):
                 rc = rc or memory_lock.acquire_range(address, length)
                 stack.callback(memory_lock.release_range, address)
-        rt_stack_paint(&self.rt.stack)
+        with nogil:
+            rt_stack_paint(&self.rt.stack)
         detail = "guard of 64 KiB below, alternate signal stack of 64 KiB, painted"
         return acquire.lock_own(self.settings, "stack", detail, size, rc)
 
@@ -259,12 +260,14 @@ cdef class Control:
         try:
             self._join_thread()
             self._error = self._end_error()
-            self._stats = self._make_stats("stopped" if self._error is None else "failed")
+            self._stats = self._make_stats(self._block, "stopped" if self._error is None else "failed")
         finally:
             self._block = None
             undo, self._undo = self._undo, None
-            undo.close()
-            self._state = "stopped" if self._error is None else "failed"
+            try:
+                undo.close()
+            finally:
+                self._state = "stopped" if self._error is None else "failed"
 
     def _end_error(self):
         """Return the exception for how the run ended, None where it ended well."""
@@ -282,9 +285,9 @@ cdef class Control:
             f"with period={format_duration(s.period_ns)} and overrun={s.overrun!r}"
         )
 
-    def _make_stats(self, state, records=True):
+    def _make_stats(self, block, state):
         used = rt_stack_high_water(&self.rt.stack)
-        snapshot = self._block.snapshot(records=records)
+        snapshot = block.snapshot()
         stack = (self.rt.stack.bytes, used)
         return make_stats(self.settings, state, self.grants, snapshot, stack=stack, forks=fork_count())
 
@@ -294,7 +297,7 @@ cdef class Control:
         if self.state == "running" and not self._is_in_child():
             block = self._block
             if block is not None:
-                return self._make_stats("running")
+                return self._make_stats(block, "running")
         if self._stats is None:
             return make_stats(self.settings, self.state, self.grants, None)
         return self._stats
@@ -324,16 +327,16 @@ cdef class Control:
         deadline = None if timeout_ns is None else time.monotonic_ns() + timeout_ns
         while self._state in ("running", "ending"):
             phase = rt_load_acquire(&self.rt.phase)
-            if phase == RT_PHASE_DONE:
-                if self._state == "running":
-                    self._reap()
-                else:
-                    time.sleep(0.001)  # another thread is reaping
+            if phase == RT_PHASE_DONE and self._state == "running":
+                self._reap()
                 continue
             if deadline is not None:
                 left = deadline - time.monotonic_ns()
                 if left <= 0:
                     return False
+            if phase == RT_PHASE_DONE:
+                time.sleep(0.001)  # another thread is reaping
+                continue
             slice_ns = min(left, _SLICE_NS)
             with nogil:
                 rt_futex_wait(&self.rt.phase, phase, slice_ns)
@@ -366,7 +369,7 @@ cdef class Control:
                 interrupt.add_note(str(error))
             raise
         if has_ended and self._error is not None:
-            raise self._error
+            raise self._error.with_traceback(None)
         return has_ended
 
     def close(self, timeout_ns):

@@ -2,6 +2,7 @@
 
 cimport cython
 from cpython.object cimport PyObject, PyTypeObject
+from libc.errno cimport EINVAL
 
 from rtloop.loop.control cimport Control, rt_cycle_t, rt_loop_t, rt_loop_sleep, rt_schedule_shift
 
@@ -179,6 +180,7 @@ cdef class _RTLoop_1:
     def __init__(self, period, **settings):
         if self._control is not None:
             raise StateError("this loop has been initialised before")
+        _check_methods(type(self))
         default_name = f"{type(self).__name__}-{next(_serial)}"
         cdef Control control = Control(make_settings(default_name, period, **settings))
         control.bind(_body, _overrides_wait(self))
@@ -196,13 +198,13 @@ cdef class _RTLoop_1:
 
     cdef int wait(self, int64_t release) noexcept nogil:
         # The loop waits by itself unless a subclass overrides this, which may still end its own wait with the sleep.
-        return rt_loop_sleep(<rt_loop_t *>self._rt, release)
+        return rt_loop_sleep(<rt_loop_t *>self._rt, release) if self._rt is not NULL else -EINVAL
 
     cdef void leave(self) noexcept nogil:
         pass
 
     cdef int shift(self, int64_t ns) noexcept nogil:
-        return rt_schedule_shift(&(<rt_loop_t *>self._rt).schedule, ns)
+        return rt_schedule_shift(&(<rt_loop_t *>self._rt).schedule, ns) if self._rt is not NULL else -EINVAL
 
     cdef int _reserved_0(self) noexcept nogil:
         return 0
@@ -361,6 +363,16 @@ cdef class _RTLoop_1:
 
 
 RTLoop = _RTLoop_1
+
+
+def _check_methods(kind):
+    """Refuse the loop's methods written in Python: the thread would never call them."""
+    for name in ("enter", "step", "overrun", "wait", "leave"):
+        if callable(getattr(kind, name, None)):
+            raise TypeError(
+                f"{kind.__name__}.{name} is a Python method, which a real-time thread cannot call: write it in Cython, "
+                f"in a cdef class, as 'cdef ... {name}(self, ...) noexcept nogil'"
+            )
 
 
 cdef Control RTLoop_control(_RTLoop_1 self):

@@ -34,17 +34,17 @@ _RECORD_DTYPE = np.dtype([(name, "<i8") for name in _RECORD_FIELDS])
 
 
 class PageFaults(NamedTuple):
-    """Page faults of the loop's thread since its warm-up."""
+    """Page faults of the loop's thread since its warm-up; None where ``/proc`` could not be read."""
 
-    minor: int
-    major: int
+    minor: int | None
+    major: int | None
 
 
 class ContextSwitches(NamedTuple):
-    """Context switches of the loop's thread since its warm-up: voluntary ones are its sleeps."""
+    """Context switches of the loop's thread since its warm-up, voluntary ones its sleeps; None as for page faults."""
 
-    voluntary: int
-    involuntary: int
+    voluntary: int | None
+    involuntary: int | None
 
 
 class StackUse(NamedTuple):

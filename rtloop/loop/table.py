@@ -87,6 +87,10 @@ def _share(part: int, whole: int) -> str:
     return f" ({percent:.2g} %)" if percent < 10 else f" ({percent:.0f} %)"
 
 
+def _number(value: int | None) -> str:
+    return "unknown" if value is None else f"{value:,}"
+
+
 def _facts(stats: Stats) -> list[tuple[str, str]]:
     """Return the counters, in the order in which they are asked for."""
     cycles = stats.cycles
@@ -95,10 +99,11 @@ def _facts(stats: Stats) -> list[tuple[str, str]]:
         ("missed releases", f"{stats.missed:,}{_share(stats.missed, cycles + stats.missed)}"),
         ("late cycles", f"{stats.late:,}{_share(stats.late, cycles)}"),
         ("stalls over 1 s", f"{stats.stalls:,}"),
-        ("page faults", f"{stats.page_faults.minor:,} minor, {stats.page_faults.major:,} major"),
+        ("page faults", f"{_number(stats.page_faults.minor)} minor, {_number(stats.page_faults.major)} major"),
         (
             "context switches",
-            f"{stats.context_switches.voluntary:,} voluntary, {stats.context_switches.involuntary:,} involuntary",
+            f"{_number(stats.context_switches.voluntary)} voluntary, "
+            f"{_number(stats.context_switches.involuntary)} involuntary",
         ),
     ]
     if stats.stack.size:

@@ -74,4 +74,5 @@ cdef class TelemetryBlock:
     cdef bint _is_locked
 
     cdef object _usage(self, const rt_counters_t *counters)
+    cdef bint _has_ended_soon(self)
     cdef object _records(self, uint64_t first, uint64_t last, bint wanted)

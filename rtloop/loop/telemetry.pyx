@@ -1,6 +1,6 @@
 """The block of memory in which a loop writes what happened, and consistent snapshots of it."""
 
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport free
 from libc.string cimport memcpy
 
 from rtloop._os cimport munmap
@@ -61,7 +61,8 @@ cdef class TelemetryBlock:
         self.fd = -1
 
     def __init__(self, name, record):
-        cdef uint64_t capacity = 1 << (int(record) - 1).bit_length() if record else 0
+        # One more than is kept: the oldest record may be being overwritten while it is read.
+        cdef uint64_t capacity = 1 << int(record).bit_length() if record else 0
         cdef void *address = NULL
         cdef bytes encoded = name.encode()
         cdef bytes file_name = b"rtloop:" + encoded[:200]
@@ -85,15 +86,13 @@ cdef class TelemetryBlock:
         return rc
 
     def close(self):
-        """Unmap the block; readers of other processes keep theirs."""
-        if self.block is not NULL:
-            if self._is_locked:
-                memory_lock.release_range(<size_t>self.block)
-            munmap(self.block, self.size)
-            self.block = NULL
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        """Unlock the block and close its file. It stays mapped as long as anybody here may be reading it."""
+        if self._is_locked:
+            self._is_locked = False
+            memory_lock.release_range(<size_t>self.block)
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     def __dealloc__(self):
         if self.block is not NULL:
@@ -117,7 +116,7 @@ cdef class TelemetryBlock:
         OSError
             EAGAIN where the writer left no gap in many attempts.
         """
-        cdef rt_bank_t *bank = <rt_bank_t *>malloc(_BANK_BYTES)
+        cdef rt_bank_t *bank = <rt_bank_t *>aligned_alloc(64, _BANK_BYTES)
         cdef uint64_t written = 0
         cdef int rc = 0
         if bank is NULL:
@@ -146,12 +145,22 @@ cdef class TelemetryBlock:
             try:
                 end = _task_usage(self.block.pid, self.block.tid)
             except (OSError, ValueError, IndexError, KeyError):
-                pass  # the thread has ended between the two looks
+                if not self._has_ended_soon():
+                    return (None,) * 4  # it cannot be told, and zero would be a lie
         if end is None:
+            counters = &self.block.banks[rt_load_relaxed(&self.block.active) & 1].counters
             end = (counters.usage_end.minor_faults, counters.usage_end.major_faults,
                    counters.usage_end.voluntary_switches, counters.usage_end.involuntary_switches)
         before = (begin.minor_faults, begin.major_faults, begin.voluntary_switches, begin.involuntary_switches)
         return tuple(max(0, b - a) for a, b in zip(before, end, strict=True))
+
+    cdef bint _has_ended_soon(self):
+        """Whether the thread, which is gone from /proc, has closed its account."""
+        for _ in range(100):
+            if rt_load_acquire(&self.block.ended):
+                return True
+            time.sleep(0.001)
+        return False
 
     cdef object _records(self, uint64_t first, uint64_t last, bint wanted):
         cdef uint64_t keep = self.block.record_keep
@@ -172,6 +181,7 @@ cdef extern from *:
     #define RT_BANK_BYTES sizeof(rt_bank_t)
     """
     size_t _BANK_BYTES "RT_BANK_BYTES"
+    void *aligned_alloc(size_t alignment, size_t size) nogil
 
 
 cdef object _histogram(const rt_histogram_t *h):

@@ -55,16 +55,26 @@ def lock_everything(bint onfault=False):
         0, or a negative errno.
     """
     cdef int flags = MCL_CURRENT | MCL_FUTURE | (MCL_ONFAULT if onfault else 0)
-    if mlockall(flags):
-        return -errno
-    _watch.lock_flags = flags
-    return 0
+    cdef int rc
+    with nogil:
+        rc = -errno if mlockall(flags) else 0
+    if rc == 0:
+        _watch.lock_flags = flags
+    return rc
+
+
+def forget_lock():
+    """Lock nothing more after a fork, though what is locked stays so."""
+    _watch.lock_flags = 0
 
 
 def unlock_everything():
     """Undo every lock of the process. Returns 0 or a negative errno."""
+    cdef int rc
     _watch.lock_flags = 0
-    return -errno if munlockall() else 0
+    with nogil:
+        rc = -errno if munlockall() else 0
+    return rc
 
 
 def lock_range(size_t address, size_t size):

@@ -177,7 +177,10 @@ class _MemoryLock:
     def release(self, mode: str) -> None:
         with self._lock:
             self._modes.remove(mode)
-            if self._modes or self._was_future_locked:
+            if self._modes:
+                return
+            memory.forget_lock()
+            if self._was_future_locked:
                 return
             memory.unlock_everything()
             for start, size in [*self._former_ranges, *self._own_ranges.items()]:

@@ -149,3 +149,12 @@ cdef class Denormal(RTLoop):
     cdef int step(self, const Cycle *cycle) noexcept nogil:
         self.result = self.smallest / 4
         return RT_STOP
+
+
+cdef class Early(RTLoop):
+    """Moves its grid before there is one."""
+
+    cdef readonly int result
+
+    def __init__(self):
+        self.result = self.shift(1)

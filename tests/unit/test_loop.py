@@ -442,3 +442,45 @@ def test_P12_a_module_of_another_interface_is_told_to_recompile() -> None:
     with contextlib.suppress(AttributeError):
         _ = module.no_such_name
         pytest.fail("an unknown name is an AttributeError")
+
+
+def test_statistics_may_be_read_while_the_loop_ends_and_starts_again(ordinary: dict[str, Any]) -> None:
+    loop = RTLoop("1ms", record=4096, **ordinary)
+    errors: list[BaseException] = []
+    done = threading.Event()
+
+    def read() -> None:
+        try:
+            while not done.is_set():
+                stats = loop.stats
+                assert stats.latency.count == stats.execution.count
+        except BaseException as error:
+            errors.append(error)
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    for _ in range(40):
+        loop.run(cycles=5)
+    done.set()
+    for reader in readers:
+        reader.join()
+    assert not errors
+
+
+def test_the_records_kept_are_as_many_as_asked_for(ordinary: dict[str, Any]) -> None:
+    for record in (1, 2, 63, 64, 65):
+        assert len(RTLoop("500us", record=record, **ordinary).run(cycles=80).records) == record
+
+
+def test_a_step_written_in_python_is_refused_with_the_way_to_write_it() -> None:
+    class Slow(RTLoop):
+        def step(self, cycle: object) -> int:
+            return 0
+
+    with pytest.raises(TypeError, match=r"Slow\.step is a Python method.*noexcept nogil"):
+        Slow("1ms")
+
+
+def test_callbacks_before_init_are_refused_and_do_not_crash(probes: ModuleType) -> None:
+    assert probes.Early().result == -22

@@ -160,6 +160,7 @@ static inline __attribute__((always_inline)) int rt_loop_cycles(rt_loop_t *loop,
     if (RT_UNLIKELY(command)) {
       if (command & RT_COMMAND_STOP) return RT_END_NORMAL;
       rt_loop_reset(loop);
+      now = rt_clock_now(loop->clock); /* the step does not pay for it */
     }
 
     cycle->start = now;
