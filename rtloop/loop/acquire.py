@@ -8,7 +8,8 @@ from __future__ import annotations
 import errno
 import os
 import resource
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,6 +36,7 @@ __all__ = [
     "process_wide",
     "refusal",
     "rt_bandwidth",
+    "setup_errors",
     "telemetry",
     "thread_grants",
 ]
@@ -49,33 +51,44 @@ or leave the idle states alone: dma_latency=None"""
 _POLICY_NAMES = {number: name for name, number in POLICIES.items()}
 
 
+@contextmanager
+def setup_errors(name: str) -> Iterator[None]:
+    """Turn any system error that is not expected, such as no free file, into a SetupError."""
+    try:
+        yield
+    except SetupError:
+        raise
+    except OSError as error:
+        raise SetupError(error.errno or 0, f"{name} could not be set up: {error}") from error
+
+
 def _release_memory_lock(mode: str) -> None:
     process.memory_lock.release(mode)
 
 
-def process_wide(settings: Settings, stack: ExitStack) -> list[Grant]:
-    """Limits, core dumps, the lock of all memory and malloc's tuning: what all loops of the process share."""
-    grants = []
+def process_wide(settings: Settings, stack: ExitStack) -> Iterator[Grant]:
+    """Acquire what all loops of the process share, one by one: limits, core dumps, the lock of all memory, malloc."""
     if settings.lock_memory != "off":
-        grants.append(process.memlock_limit.acquire())
+        grant = process.memlock_limit.acquire()
         stack.callback(process.memlock_limit.release)
+        yield grant
     if not settings.core_dumps:
-        grants.append(process.core_dumps.acquire())
+        grant = process.core_dumps.acquire()
         stack.callback(process.core_dumps.release)
+        yield grant
     if settings.lock_memory in ("all", "onfault"):
         grant = process.memory_lock.acquire(settings.lock_memory)
         # A grant can be partial: what was acquired is given back, whether or not it was all that was asked for.
         if not grant.errno:
             stack.callback(_release_memory_lock, settings.lock_memory)
-        grants.append(grant)
+        yield grant
     elif settings.lock_memory == "own":
         detail = "the loop's stack, state and telemetry, as below"
-        grants.append(Grant("memory_lock", "own", "own", ok=True, detail=detail))
+        yield Grant("memory_lock", "own", "own", ok=True, detail=detail)
     if settings.tune_malloc:
         is_tuned = memory.tune_malloc()
         granted = "tuned" if is_tuned else "not tuned"
-        grants.append(Grant("malloc", "tuned", granted, ok=is_tuned, detail="for the rest of the process's life"))
-    return grants
+        yield Grant("malloc", "tuned", granted, ok=is_tuned, detail="for the rest of the process's life")
 
 
 def lock_own(settings: Settings, name: str, what: str, size: int, rc: int) -> Grant:
@@ -168,6 +181,7 @@ def rt_bandwidth(settings: Settings) -> list[Grant]:
         grants.append(
             Grant(
                 "rt_bandwidth",
+                "setup_errors",
                 f"{100 * asked:.0f} % of a CPU",
                 f"{100 * share:.0f} % of a CPU",
                 ok=False,

@@ -24,6 +24,7 @@ from contextlib import ExitStack
 
 from rtloop.errors import CallbackError, OverrunError, RTSetupWarning, SetupError, StateError, StopTimeoutError
 from rtloop.loop import acquire
+from rtloop.loop.keeper import look_with, shielded
 from rtloop.loop.settings import CLOCKS, OVERRUN_POLICIES, POLICIES
 from rtloop.loop.snapshot import make_stats
 from rtloop.system.grant import describe_refused
@@ -57,7 +58,7 @@ cdef class Control:
 
     def __init__(self, settings):
         self.settings = settings
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def __dealloc__(self):
         # A running loop is never deallocated, for it owns a reference to itself; in a forked child it may be.
@@ -69,7 +70,7 @@ cdef class Control:
         self._has_own_wait = has_own_wait
 
     cdef bint _is_in_child(self) noexcept:
-        return self._owner is not NULL and self._pid != getpid()
+        return self._pid != 0 and self._pid != getpid()
 
     @property
     def state(self):
@@ -102,42 +103,57 @@ cdef class Control:
         self._check_not_in_child()
         _reap_finished()
         former = self._move(_IDLE_STATES, "starting")
+        self._pid = getpid()
         try:
             owner.setup()
-            with ExitStack() as stack:
-                self._launch(owner, cycles, duration_ns, stack)
-                self._undo = stack.pop_all()
+            shielded(lambda: self._launch(owner, cycles, duration_ns))
+            _warn(self.grants, self.settings.name)
         except BaseException:
-            self._state = former
+            shielded(lambda: self._abandon(former))
             raise
         self._stats = self._error = None
         self._state = "running"
         _running.add(self)
         rt_futex_set(&self.rt.phase, RT_PHASE_GO)
 
-    def _launch(self, owner, cycles, duration_ns, stack):
+    def _launch(self, owner, cycles, duration_ns):
         """Do all of start() but the last step: a thread waits, with everything granted, to be let go."""
         settings = self.settings
         grants = []
         memset(self.rt, 0, sizeof(rt_loop_t))
         self._fill(cycles, duration_ns)
-        self._insist(grants, acquire.process_wide(settings, stack))
-        self._insist(grants, acquire.rt_bandwidth(settings))
-        grant, self._block = acquire.telemetry(settings, stack)
-        self._insist(grants, [grant])
-        self._insist(grants, [self._lock_state(stack)])
-        self._insist(grants, [self._acquire_stack(stack)])
-        self._insist(grants, acquire.dma_latency(settings, stack))
-        self._create_thread(owner)
-        try:
+        with acquire.setup_errors(settings.name), ExitStack() as stack:
+            for grant in acquire.process_wide(settings, stack):
+                self._insist(grants, [grant])
+            self._insist(grants, acquire.rt_bandwidth(settings))
+            grant, self._block = acquire.telemetry(settings, stack)
+            self._insist(grants, [grant])
+            self._insist(grants, [self._lock_state(stack)])
+            self._insist(grants, [self._acquire_stack(stack)])
+            self._insist(grants, acquire.dma_latency(settings, stack))
+            self._create_thread(owner)
+            stack.callback(self._abort_thread)
             self._insist(grants, acquire.thread_grants(settings, self.rt.request, self.rt.report))
             self._fill_header()
-            _warn(grants, settings.name)
-        except BaseException:
+            self.grants = tuple(grants)
+            self._undo = stack.pop_all()
+
+    def _abort_thread(self):
+        """End a thread that waits to be let go; one that was let go has been joined by now."""
+        if self._owner is not NULL:
             rt_futex_set(&self.rt.phase, RT_PHASE_ABORT)
             self._join_thread()
-            raise
-        self.grants = tuple(grants)
+
+    def _abandon(self, former):
+        """Give back what a start that did not succeed has acquired."""
+        self._block = None
+        undo, self._undo = self._undo, None
+        try:
+            if undo is not None:
+                undo.close()
+        finally:
+            self._state = former
+            self._pid = 0
 
     def _insist(self, grants, more):
         """Add grants; in strict mode the first refused one ends the start."""
@@ -163,7 +179,10 @@ cdef class Control:
         rt.align = s.align_ns or 0
         rt.phase_ns = s.phase_ns
         if s.is_spin_auto:
-            rt_spin_auto(&rt.spin, s.period_ns, _SPIN_BUDGET_PERCENT)
+            percent = _SPIN_BUDGET_PERCENT
+            if s.runtime_ns is not None:
+                percent = min(percent, 50 * s.runtime_ns // s.period_ns)  # the step needs the rest of the runtime
+            rt_spin_auto(&rt.spin, s.period_ns, percent)
         else:
             rt_spin_fixed(&rt.spin, s.spin_ns)
 
@@ -224,7 +243,6 @@ cdef class Control:
             raise SetupError(-rc, f"pthread_create with a stack of {size}: {os.strerror(-rc)}")
         Py_INCREF(owner)
         self._owner = <void *>owner
-        self._pid = getpid()
         with nogil:
             while rt_futex_wait(&self.rt.phase, RT_PHASE_STARTING, _SLICE_NS) == RT_PHASE_STARTING:
                 pass
@@ -251,6 +269,9 @@ cdef class Control:
         Py_DECREF(owner)
 
     cdef object _reap(self):
+        shielded(self._end)
+
+    def _end(self):
         """After the thread's last word: join it, keep its statistics, give everything back."""
         with self._lock:
             if self._state != "running":
@@ -268,6 +289,7 @@ cdef class Control:
                 undo.close()
             finally:
                 self._state = "stopped" if self._error is None else "failed"
+                self._pid = 0
 
     def _end_error(self):
         """Return the exception for how the run ended, None where it ended well."""
@@ -388,8 +410,10 @@ def _warn(grants, name):
 
 
 def _reap_finished():
+    """Give back what loops hold that ended by themselves. Returns whether any loop is left."""
     for control in list(_running):
         control.state  # noqa: B018 - looking at it reaps it
+    return bool(_running)
 
 
 def _stop_all():
@@ -419,4 +443,5 @@ def _before_fork():
 
 
 atexit.register(_stop_all)
+look_with(_reap_finished)
 os.register_at_fork(before=_before_fork)

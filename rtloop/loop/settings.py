@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -200,6 +201,12 @@ def make_settings(
     cpus = _cpus(cpu)
     runtime_ns, deadline_ns = _deadline(policy, period_ns, runtime, deadline, cpus)
     is_spin_auto = spin == "auto"
+    spin_ns = 0 if is_spin_auto else parse_duration(spin, "spin")
+    if runtime_ns is not None and spin_ns >= runtime_ns:
+        raise ConfigError(
+            f"spin={format_duration(spin_ns)} would use up runtime={format_duration(runtime_ns)} before the step: "
+            "spin less, or ask for more runtime"
+        )
     if guard != "off":
         raise ConfigError(f"guard={guard!r}: only 'off' is available in this version")
     stack_bytes = parse_size(stack_size, "stack_size", minimum=_MIN_STACK_BYTES, maximum=_MAX_STACK_BYTES)
@@ -214,7 +221,7 @@ def make_settings(
         runtime_ns=runtime_ns,
         deadline_ns=deadline_ns,
         cpu=cpus,
-        spin_ns=0 if is_spin_auto else parse_duration(spin, "spin"),
+        spin_ns=spin_ns,
         is_spin_auto=is_spin_auto,
         overrun=_choice(overrun, "overrun", OVERRUN_POLICIES),
         max_burst=_integer(max_burst, "max_burst", 1, 2**31 - 1),
@@ -222,7 +229,8 @@ def make_settings(
         warmup=_integer(warmup, "warmup", 0),
         strict=_flag(strict, "strict"),
         lock_memory=_choice(lock_memory, "lock_memory", _LOCK_MODES),
-        stack_bytes=-(-stack_bytes // 65536) * 65536,  # a multiple of every page size that Linux has here
+        # At least what the C library needs, 128K on arm64, and a multiple of every page size.
+        stack_bytes=-(-max(stack_bytes, os.sysconf("SC_THREAD_STACK_MIN")) // 65536) * 65536,
         tune_malloc=_flag(tune_malloc, "tune_malloc"),
         core_dumps=_flag(core_dumps, "core_dumps"),
         dma_latency_us=_dma_latency(dma_latency),

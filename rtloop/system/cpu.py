@@ -41,8 +41,10 @@ def mask_to_cpus(words: Iterable[int]) -> tuple[int, ...]:
 
 
 def isolated_cpus(path: str = "/sys/devices/system/cpu/isolated") -> tuple[int, ...]:
-    """Return the CPUs that the kernel keeps free of ordinary threads (``isolcpus=``), none where it has none."""
+    """Return the CPUs that are online and kept free of ordinary threads (``isolcpus=``), none where there are none."""
     try:
-        return parse_cpu_list(Path(path).read_text())
+        isolated = parse_cpu_list(Path(path).read_text())
+        online = parse_cpu_list(Path("/sys/devices/system/cpu/online").read_text()) if isolated else ()
     except (OSError, ValueError):
         return ()
+    return tuple(cpu for cpu in isolated if cpu in online)

@@ -20,6 +20,7 @@ from rtloop._os cimport (
     pthread_atfork,
 )
 
+import mmap
 from pathlib import Path
 
 
@@ -88,8 +89,18 @@ def unlock_range(size_t address, size_t size):
 
 
 def is_future_locked():
-    """Tell whether memory mapped from now on is locked and present at once, by mapping a page and looking."""
-    return rt_memory_is_future_locked() == 1
+    """Tell whether memory mapped from now on is locked, at once or on its first use, by mapping a page and looking."""
+    if rt_memory_is_future_locked() == 1:
+        return True
+    # With MCL_ONFAULT the page is not present, and only the mapping's flags tell.
+    with mmap.mmap(-1, mmap.PAGESIZE) as page:
+        address = <size_t>_address_of(page)
+        return any(start <= address < start + size for start, size in locked_ranges())
+
+
+cdef void *_address_of(object buffer) except NULL:
+    cdef unsigned char[::1] view = buffer
+    return &view[0]
 
 
 def fork_count():

@@ -11,6 +11,7 @@ import errno
 import os
 import resource
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from rtloop.system import memory
@@ -51,19 +52,19 @@ class _MemlockLimit:
 
     def begin_anew(self) -> None:
         """Forget all that was acquired, as a forked child must."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._count = 0
         self._former = (0, 0)
         self._raised = (0, 0)
 
     def acquire(self) -> Grant:
         with self._lock:
-            self._count += 1
-            if self._count == 1:
+            if self._count == 0:
                 self._former = self._raised = resource.getrlimit(resource.RLIMIT_MEMLOCK)
                 self._raise()
             now = resource.getrlimit(resource.RLIMIT_MEMLOCK)
             former = _size_limit(self._former[0])
+            self._count += 1
             return Grant(
                 "memlock_limit",
                 "as high as allowed",
@@ -89,7 +90,8 @@ class _MemlockLimit:
         with self._lock:
             self._count -= 1
             if self._count == 0 and resource.getrlimit(resource.RLIMIT_MEMLOCK) == self._raised != self._former:
-                resource.setrlimit(resource.RLIMIT_MEMLOCK, self._former)
+                with suppress(ValueError, OSError):  # somebody has lowered the hard limit meanwhile
+                    resource.setrlimit(resource.RLIMIT_MEMLOCK, self._former)
 
 
 class _CoreDumps:
@@ -100,16 +102,16 @@ class _CoreDumps:
 
     def begin_anew(self) -> None:
         """Forget all that was acquired, as a forked child must."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._count = 0
         self._former = (0, 0)
 
     def acquire(self) -> Grant:
         with self._lock:
-            self._count += 1
-            if self._count == 1:
+            if self._count == 0:
                 self._former = resource.getrlimit(resource.RLIMIT_CORE)
                 resource.setrlimit(resource.RLIMIT_CORE, (0, self._former[1]))
+            self._count += 1
             granted = resource.getrlimit(resource.RLIMIT_CORE)[0]
             return Grant("core_dumps", "off", format_limit(granted) if granted else "off", ok=granted == 0)
 
@@ -117,7 +119,8 @@ class _CoreDumps:
         with self._lock:
             self._count -= 1
             if self._count == 0 and resource.getrlimit(resource.RLIMIT_CORE)[0] == 0:
-                resource.setrlimit(resource.RLIMIT_CORE, self._former)
+                with suppress(ValueError, OSError):  # somebody has lowered the hard limit meanwhile
+                    resource.setrlimit(resource.RLIMIT_CORE, self._former)
 
 
 class _MemoryLock:
@@ -128,7 +131,7 @@ class _MemoryLock:
 
     def begin_anew(self) -> None:
         """Forget all that was acquired, as a forked child must."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._modes: list[str] = []
         self._was_future_locked = False
         self._former_ranges: list[tuple[int, int]] = []
@@ -149,8 +152,12 @@ class _MemoryLock:
                 fix = "free memory, or lock only what the loop itself uses: lock_memory='own'"
                 return Grant("memory_lock", mode, "nothing", ok=False, detail=detail, fix=fix, errno=-rc)
             self._modes.append(mode)
-            status = memory_status()
-            is_kept = onfault or memory.is_future_locked()
+            try:
+                status = memory_status()
+                is_kept = memory.is_future_locked()
+            except BaseException:
+                self.release(mode)
+                raise
             return Grant(
                 "memory_lock",
                 mode,

@@ -207,3 +207,35 @@ def test_T1_T3_the_stack_has_its_size_its_guard_and_a_high_water_mark(script: Sc
     print(shallow.size, deep.size, shallow.high_water < 32768, deep.high_water - shallow.high_water >= 30 * 4096)
     """))  # fmt: skip
     assert done.stdout.split() == ["262144", "262144", "True", "True"], done.stderr
+
+
+def test_a_signal_handler_may_stop_loops_at_any_moment(script: Script) -> None:
+    """A handler that stops a loop, and Ctrl-C, at every moment of starting and stopping another: no hang, no leak."""
+    done = script(dedent("""
+    import random
+    other = make(record=16); other.start()
+    loop = make(record=16, lock_memory="own")
+    loop.run(cycles=2)
+    def files(): return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
+    def handler(number, frame):
+        loop.stop()
+        raise InterruptedError
+    signal.signal(signal.SIGALRM, handler)
+    other.stop(); before = files()
+    hits = 0
+    for i in range(150):
+        signal.setitimer(signal.ITIMER_REAL, random.Random(i).uniform(0.0002, 0.006))
+        try:
+            loop.start(); time.sleep(0.001); loop.stop()
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        except InterruptedError:
+            hits += 1
+        except rtloop.StateError as error:
+            print("state", error)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        loop.stop()
+        assert loop.state == "stopped", loop.state
+    locked = [line.split()[1] for line in open("/proc/self/status") if line.startswith("VmLck")][0]
+    print(hits > 20, files() == before, locked)
+    """), timeout=60)  # fmt: skip
+    assert done.stdout.split() == ["True", "True", "0"], done.stdout + done.stderr

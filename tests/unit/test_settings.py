@@ -98,6 +98,7 @@ def test_T11_priority_99_warns() -> None:
         ({"runtime": "200us", "deadline": "2ms"}, "runtime <= deadline <= period"),
         ({"runtime": "990us"}, "5 %"),
         ({"runtime": 1000}, "runtime"),
+        ({"runtime": "100us", "spin": "100us"}, "spin"),
     ],
 )
 def test_T10_a_deadline_loop_is_validated_before_the_kernel_is_asked(settings: dict[str, object], text: str) -> None:

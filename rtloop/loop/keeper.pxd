@@ -1,0 +1,1 @@
+"""Nothing of the keeper is for cimport."""

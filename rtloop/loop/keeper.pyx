@@ -1,0 +1,102 @@
+"""The keeper: a thread that acquires for loops and gives back, so that no signal handler can end either half-way.
+
+Python runs signal handlers on the main thread, between any two steps of it. What has to be done as a whole is handed
+to the keeper, which they never reach; the caller waits, and an exception of a handler comes when the work is done. The
+keeper also notices loops that ended by themselves, and gives back what they held.
+"""
+
+import _thread
+import os
+import queue
+import threading
+
+# Enough for what runs there, and little to lock.
+_STACK_BYTES = 512 << 10
+_LOOK_S = 0.1
+
+_jobs = None
+_pid = 0
+_ident = 0
+# What to call, now and then, while it returns True: how loops that have ended are found.
+_look = None
+
+
+class _Job:
+    """A call, and what became of it."""
+
+    __slots__ = ("done", "error", "function", "result")
+
+    def __init__(self, function):
+        self.function = function
+        self.result = self.error = None
+        self.done = _thread.allocate_lock()
+        self.done.acquire()
+
+
+def _keep(jobs):
+    global _ident
+    _ident = _thread.get_ident()
+    while True:
+        is_needed = _look is not None and _look()
+        try:
+            job = jobs.get(timeout=_LOOK_S if is_needed else None)
+        except queue.Empty:
+            continue
+        try:
+            job.result = job.function()
+        except BaseException as error:
+            job.error = error
+        job.done.release()
+        del job
+
+
+def _start():
+    """Start the keeper, anew in a forked child. Returns its queue, None where no thread can be had."""
+    global _jobs, _pid
+    if _pid == os.getpid():
+        return _jobs
+    jobs = queue.SimpleQueue()
+    former = threading.stack_size(_STACK_BYTES)
+    try:
+        threading.Thread(target=_keep, args=(jobs,), name="rtloop-keeper", daemon=True).start()
+    except RuntimeError:
+        return None  # the interpreter is about to end
+    finally:
+        threading.stack_size(former)
+    _jobs, _pid = jobs, os.getpid()
+    return jobs
+
+
+def look_with(function):
+    """Set what the keeper calls now and then, for as long as it returns True."""
+    global _look
+    _look = function
+
+
+def shielded(function):
+    """Call a function where no signal handler reaches, and return its result.
+
+    Raises
+    ------
+    BaseException
+        What the function raised; otherwise, after it has returned, what a signal handler raised meanwhile.
+    """
+    interrupt = None
+    if _thread.get_ident() == _ident and _pid == os.getpid():
+        return function()
+    jobs = _start()
+    if jobs is None:
+        return function()
+    job = _Job(function)
+    jobs.put(job)
+    while True:
+        try:
+            job.done.acquire()
+            break
+        except BaseException as error:
+            interrupt = error
+    if job.error is not None:
+        raise job.error
+    if interrupt is not None:
+        raise interrupt
+    return job.result
