@@ -181,7 +181,6 @@ def rt_bandwidth(settings: Settings) -> list[Grant]:
         grants.append(
             Grant(
                 "rt_bandwidth",
-                "setup_errors",
                 f"{100 * asked:.0f} % of a CPU",
                 f"{100 * share:.0f} % of a CPU",
                 ok=False,

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
-import json
 import os
-import secrets
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,6 +172,8 @@ class Stats:
 
     def to_json(self, *, records: bool = False, indent: int | None = None) -> str:
         """Return :meth:`to_dict` as JSON text."""
+        import json  # here, for an import of rtloop is to be quick
+
         return json.dumps(self.to_dict(records=records), indent=indent)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -194,7 +193,7 @@ class Stats:
         if not target.parent.is_dir():
             raise FileNotFoundError(errno.ENOENT, "there is no such folder", str(target.parent))
         # A name of its own, in the same folder, and a mode that follows the umask: what tempfile cannot give.
-        temporary = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}")
+        temporary = target.with_name(f".{target.name}.{os.getpid()}-{os.urandom(4).hex()}")
         try:
             with temporary.open("xb") as file:
                 np.savez_compressed(file, stats=np.array(self.to_json()), records=self.records)
@@ -225,6 +224,9 @@ class Stats:
         source = Path(path)
         if not source.exists():
             source = _with_suffix(source)
+        import json
+        import zipfile
+
         content = io.BytesIO(source.read_bytes())
         try:
             with zipfile.ZipFile(content) as archive:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import textwrap
 from typing import TYPE_CHECKING
 
@@ -87,6 +86,12 @@ def _share(part: int, whole: int) -> str:
     return f" ({percent:.2g} %)" if percent < 10 else f" ({percent:.0f} %)"
 
 
+def _escape(text: str) -> str:
+    import html  # here, for an import of rtloop is to be quick
+
+    return html.escape(text)
+
+
 def _number(value: int | None) -> str:
     return "unknown" if value is None else f"{value:,}"
 
@@ -159,7 +164,7 @@ def _sparkline(histogram: Histogram) -> str:
     shapes = "".join(
         f'<rect x="{3 * i}" y="{17 - h:.1f}" width="2.4" height="{h + 1:.1f}"/>' for i, h in enumerate(heights) if h > 0
     )
-    title = html.escape(f"{format_duration(low)} to {format_duration(high)}, logarithmic")
+    title = _escape(f"{format_duration(low)} to {format_duration(high)}, logarithmic")
     return (
         '<svg width="120" height="18" viewBox="0 0 120 18" fill="currentColor" fill-opacity="0.7" role="img">'
         f"<title>{title}</title>{shapes}</svg>"
@@ -172,27 +177,26 @@ def to_html(stats: Stats) -> str:
     left = 'style="text-align:left;padding:2px 8px"'
     # A hue in the middle of the scale of lightness, legible on white and on black.
     red = 'style="text-align:left;padding:2px 8px;color:#e0523f;font-weight:bold"'
-    head = "".join(f"<th {cell}>{html.escape(text)}</th>" for text in _HEAD)
+    head = "".join(f"<th {cell}>{_escape(text)}</th>" for text in _HEAD)
     rows = []
     for name, label, meaning in _ROWS:
         histogram: Histogram = getattr(stats, name)
-        cells = "".join(f"<td {cell}>{html.escape(text)}</td>" for text in _cells(histogram))
-        heading = f'<th {left} title="{html.escape(meaning)}">{html.escape(label)}</th>'
+        cells = "".join(f"<td {cell}>{_escape(text)}</td>" for text in _cells(histogram))
+        heading = f'<th {left} title="{_escape(meaning)}">{_escape(label)}</th>'
         rows.append(f"<tr>{heading}{cells}<td {left}>{_sparkline(histogram)}</td></tr>")
     facts = _facts(stats)
     granted = "; ".join(f"{grant.name} {grant.granted}" for grant in stats.grants if grant.ok)
     if granted:
         facts.append(("granted", granted))
-    below = [f"<tr><th {left}>{html.escape(k)}</th><td {left}>{html.escape(v)}</td></tr>" for k, v in facts]
+    below = [f"<tr><th {left}>{_escape(k)}</th><td {left}>{_escape(v)}</td></tr>" for k, v in facts]
     below += [
-        f'<tr><th {red}>not granted</th><td {left} title="{html.escape(grant.fix)}">'
-        f"{html.escape(_refusal(grant))}</td></tr>"
+        f'<tr><th {red}>not granted</th><td {left} title="{_escape(grant.fix)}">{_escape(_refusal(grant))}</td></tr>'
         for grant in stats.grants
         if not grant.ok
     ]
     return (
-        f"<div><b>{html.escape(_headline(stats))}</b>"
+        f"<div><b>{_escape(_headline(stats))}</b>"
         f"<table><thead><tr><th></th>{head}<th></th></tr></thead><tbody>{''.join(rows)}</tbody></table>"
-        f"<small>{html.escape(_NOTE)}</small>"
+        f"<small>{_escape(_NOTE)}</small>"
         f"<table><tbody>{''.join(below)}</tbody></table></div>"
     )

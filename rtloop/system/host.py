@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +24,13 @@ def _cpu_model(cpuinfo: str) -> str:
             name, _, value = line.partition(":")
             if name.strip() == key:
                 return value.strip()
-    return platform.machine()
+    return os.uname().machine
 
 
 def host_facts() -> dict[str, Any]:
     """Return facts of this machine, ready for JSON: kernel, CPU, clocksource, versions."""
+    import platform  # here, for an import of rtloop is to be quick
+
     uname = os.uname()
     return {
         "kernel": uname.release,

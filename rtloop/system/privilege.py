@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import resource
 from pathlib import Path
@@ -32,6 +31,8 @@ _LIMITS = {
 
 
 def _user() -> str:
+    import getpass  # here, for an import of rtloop is to be quick
+
     try:
         return getpass.getuser()
     except (KeyError, OSError):
