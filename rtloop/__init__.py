@@ -10,6 +10,7 @@ Subclass :class:`RTLoop` in Cython, write ``step``, and run it on a real-time th
             return RT_CONTINUE
 """
 
+import os as _os
 import sys as _sys
 
 if _sys.platform != "linux":
@@ -17,8 +18,6 @@ if _sys.platform != "linux":
         f"rtloop runs on Linux only, and this is {_sys.platform!r}: it is built on SCHED_FIFO, mlockall and "
         "clock_nanosleep, which no other system has. In a container or a virtual machine with Linux it works"
     )
-
-from pathlib import Path as _Path
 
 from rtloop.data.histogram import Histogram
 from rtloop.errors import (
@@ -73,4 +72,4 @@ def get_include() -> str:
     Cython finds ``rtloop/*.pxd`` there, also where rtloop is installed in editable mode; C code includes
     ``rtloop/include/rtloop/....h`` from there.
     """
-    return str(_Path(__file__).resolve().parents[1])
+    return _os.path.dirname(_os.path.dirname(_os.path.realpath(__file__)))

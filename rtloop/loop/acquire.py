@@ -10,7 +10,6 @@ import os
 import resource
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any, ClassVar
 
 from rtloop.errors import SetupError, setup_error
@@ -27,6 +26,7 @@ from rtloop.system.privilege import (
     limit_fix,
     rt_group_runtime,
 )
+from rtloop.system.text import read_text
 from rtloop.units import format_duration, format_size
 
 __all__ = [
@@ -171,8 +171,8 @@ def rt_bandwidth(settings: Settings) -> list[Grant]:
         return []
     grants = []
     try:
-        runtime = int(Path("/proc/sys/kernel/sched_rt_runtime_us").read_text())
-        period = int(Path("/proc/sys/kernel/sched_rt_period_us").read_text())
+        runtime = int(read_text("/proc/sys/kernel/sched_rt_runtime_us"))
+        period = int(read_text("/proc/sys/kernel/sched_rt_period_us"))
     except (OSError, ValueError):
         runtime, period = -1, 1
     share = 1.0 if runtime < 0 else runtime / period

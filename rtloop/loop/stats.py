@@ -7,11 +7,9 @@ import io
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rtloop.data.histogram import Histogram
 from rtloop.errors import ConfigError
@@ -19,7 +17,10 @@ from rtloop.loop import table
 from rtloop.system.grant import Grant
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
 __all__ = ["ContextSwitches", "PageFaults", "StackUse", "Stats"]
 
@@ -189,6 +190,8 @@ class Stats:
         pathlib.Path
             The file that was written.
         """
+        from pathlib import Path  # here, for an import of rtloop is to be quick
+
         target = _with_suffix(Path(path))
         if not target.parent.is_dir():
             raise FileNotFoundError(errno.ENOENT, "there is no such folder", str(target.parent))
@@ -221,12 +224,13 @@ class Stats:
         OSError
             Where there is no such file, or it cannot be read.
         """
+        import json
+        import zipfile
+        from pathlib import Path
+
         source = Path(path)
         if not source.exists():
             source = _with_suffix(source)
-        import json
-        import zipfile
-
         content = io.BytesIO(source.read_bytes())
         try:
             with zipfile.ZipFile(content) as archive:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
+
+from rtloop.system.text import read_text
 
 __all__ = ["format_cpu_list", "isolated_cpus", "mask_to_cpus", "parse_cpu_list"]
 
@@ -43,8 +44,8 @@ def mask_to_cpus(words: Iterable[int]) -> tuple[int, ...]:
 def isolated_cpus(path: str = "/sys/devices/system/cpu/isolated") -> tuple[int, ...]:
     """Return the CPUs that are online and kept free of ordinary threads (``isolcpus=``), none where there are none."""
     try:
-        isolated = parse_cpu_list(Path(path).read_text())
-        online = parse_cpu_list(Path("/sys/devices/system/cpu/online").read_text()) if isolated else ()
+        isolated = parse_cpu_list(read_text(path))
+        online = parse_cpu_list(read_text("/sys/devices/system/cpu/online")) if isolated else ()
     except (OSError, ValueError):
         return ()
     return tuple(cpu for cpu in isolated if cpu in online)

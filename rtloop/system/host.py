@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 from rtloop.system.cpu import format_cpu_list, isolated_cpus
+from rtloop.system.text import read_text
 
 __all__ = ["host_facts"]
 
 
 def _read(path: str) -> str:
     try:
-        return Path(path).read_text().strip()
+        return read_text(path).strip()
     except OSError:
         return ""
 

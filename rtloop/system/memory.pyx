@@ -21,7 +21,8 @@ from rtloop._os cimport (
 )
 
 import mmap
-from pathlib import Path
+
+from rtloop.system.text import read_text
 
 
 cdef rt_fork_watch_t _watch
@@ -125,7 +126,7 @@ def locked_ranges():
     """Return (start, size) of every locked mapping of this process, from ``/proc/self/smaps``."""
     ranges = []
     start = end = 0
-    for line in Path("/proc/self/smaps").read_text().splitlines():
+    for line in read_text("/proc/self/smaps").splitlines():
         if line.startswith("VmFlags:"):
             if "lo" in line.split():
                 ranges.append((start, end - start))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import resource
-from pathlib import Path
+
+from rtloop.system.text import read_text
 
 __all__ = [
     "CAP_IPC_LOCK",
@@ -50,7 +51,7 @@ def has_capability(bit: int, status: str | None = None) -> bool:
         The text of ``/proc/thread-self/status``; read from there by default.
     """
     if status is None:
-        status = Path("/proc/thread-self/status").read_text()
+        status = read_text("/proc/thread-self/status")
     for line in status.splitlines():
         if line.startswith("CapEff:"):
             return bool(int(line.split()[1], 16) >> bit & 1)
@@ -66,7 +67,7 @@ def is_capable(bit: int) -> bool:
     if not has_capability(bit):
         return False
     try:
-        uid_map = Path("/proc/self/uid_map").read_text().split()
+        uid_map = read_text("/proc/self/uid_map").split()
     except OSError:
         return True
     return uid_map == ["0", "0", "4294967295"]
@@ -104,11 +105,11 @@ def rt_group_runtime(cgroup: str = "/proc/self/cgroup", mount: str = "/sys/fs/cg
     Zero explains an EPERM even for root (sched(7)).
     """
     try:
-        for line in Path(cgroup).read_text().splitlines():
+        for line in read_text(cgroup).splitlines():
             _, controllers, path = line.split(":", 2)
             if "cpu" in controllers.split(","):
-                file = Path(mount) / path.lstrip("/") / "cpu.rt_runtime_us"
-                return int(file.read_text())
+                group = path.strip("/")
+                return int(read_text(f"{mount}/{group}/cpu.rt_runtime_us"))
     except (OSError, ValueError):
         pass
     return None

@@ -12,11 +12,11 @@ import os
 import resource
 import threading
 from contextlib import suppress
-from pathlib import Path
 
 from rtloop.system import memory
 from rtloop.system.grant import Grant
 from rtloop.system.privilege import CAP_IPC_LOCK, format_limit, is_capable, limit_fix
+from rtloop.system.text import read_text
 from rtloop.units import format_size
 
 __all__ = ["core_dumps", "may_lock_future", "memlock_limit", "memory_lock", "memory_status"]
@@ -25,7 +25,7 @@ __all__ = ["core_dumps", "may_lock_future", "memlock_limit", "memory_lock", "mem
 def memory_status() -> dict[str, int]:
     """Return the ``Vm*`` lines of ``/proc/self/status``, in bytes."""
     values = {}
-    for line in Path("/proc/self/status").read_text().splitlines():
+    for line in read_text("/proc/self/status").splitlines():
         key, _, rest = line.partition(":")
         if key.startswith("Vm"):
             values[key] = int(rest.split()[0]) * 1024
