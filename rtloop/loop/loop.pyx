@@ -159,7 +159,7 @@ cdef class _RTLoop_1:
     Notes
     -----
     Called by the thread, overridable in Cython (``noexcept nogil``, returning RT_CONTINUE, RT_STOP or a negative code
-    that fails the loop):
+    that fails the loop; ``leave`` returns nothing):
 
     ==================================  ============================================================================
     ``enter()``                         before the first release; may allocate and block
