@@ -62,10 +62,6 @@ def setup_errors(name: str) -> Iterator[None]:
         raise SetupError(error.errno or 0, f"{name} could not be set up: {error}") from error
 
 
-def _release_memory_lock(mode: str) -> None:
-    process.memory_lock.release(mode)
-
-
 def process_wide(settings: Settings, stack: ExitStack) -> Iterator[Grant]:
     """Acquire what all loops of the process share, one by one: limits, core dumps, the lock of all memory, malloc."""
     if settings.lock_memory != "off":
@@ -80,7 +76,7 @@ def process_wide(settings: Settings, stack: ExitStack) -> Iterator[Grant]:
         grant = process.memory_lock.acquire(settings.lock_memory)
         # A grant can be partial: what was acquired is given back, whether or not it was all that was asked for.
         if not grant.errno:
-            stack.callback(_release_memory_lock, settings.lock_memory)
+            stack.callback(process.memory_lock.release, settings.lock_memory)
         yield grant
     elif settings.lock_memory == "own":
         detail = "the loop's stack, state and telemetry, as below"

@@ -95,6 +95,8 @@ def is_future_locked():
         return True
     # With MCL_ONFAULT the page is not present, and only the mapping's flags tell.
     with mmap.mmap(-1, mmap.PAGESIZE) as page:
+        if not _has_locked_memory():  # spares a loop's start the long list of mappings
+            return False
         address = <size_t>_address_of(page)
         return any(start <= address < start + size for start, size in locked_ranges())
 
@@ -102,6 +104,11 @@ def is_future_locked():
 cdef void *_address_of(object buffer) except NULL:
     cdef unsigned char[::1] view = buffer
     return &view[0]
+
+
+def _has_locked_memory():
+    lines = read_text("/proc/self/status").splitlines()
+    return any(line.startswith("VmLck:") and line.split()[1] != "0" for line in lines)
 
 
 def fork_count():

@@ -11,6 +11,7 @@ import errno
 import os
 import resource
 import threading
+from abc import ABC, abstractmethod
 from contextlib import suppress
 
 from rtloop.system import memory
@@ -44,83 +45,83 @@ def _size_limit(value: int) -> str:
     return "unlimited" if value == resource.RLIM_INFINITY else format_size(value)
 
 
-class _MemlockLimit:
-    """RLIMIT_MEMLOCK, raised as far as this process may."""
+class _Limit(ABC):
+    """A resource limit that the first loop changes and the last one puts back, unless somebody has changed it since."""
 
-    def __init__(self) -> None:
+    def __init__(self, which: int) -> None:
+        self._which = which
         self.begin_anew()
 
     def begin_anew(self) -> None:
         """Forget all that was acquired, as a forked child must."""
         self._lock = threading.RLock()
         self._count = 0
-        self._former = (0, 0)
-        self._raised = (0, 0)
+        self._former = self._changed = (0, 0)
 
     def acquire(self) -> Grant:
+        """Change the limit if this is the first call, and tell what it is now."""
         with self._lock:
             if self._count == 0:
-                self._former = self._raised = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-                self._raise()
-            now = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-            former = _size_limit(self._former[0])
+                self._former = self._changed = resource.getrlimit(self._which)
+                self._change()
             self._count += 1
-            return Grant(
-                "memlock_limit",
-                "as high as allowed",
-                _size_limit(now[0]),
-                ok=True,
-                detail=f"RLIMIT_MEMLOCK was {former}, hard limit {_size_limit(now[1])}"
-                + (", not applied with CAP_IPC_LOCK" if is_capable(CAP_IPC_LOCK) else ""),
-            )
+            try:
+                return self._grant(resource.getrlimit(self._which))
+            except BaseException:
+                self.release()
+                raise
 
-    def _raise(self) -> None:
+    def release(self) -> None:
+        """Put the limit back if this is the last call."""
+        with self._lock:
+            self._count -= 1
+            if self._count == 0 and resource.getrlimit(self._which) == self._changed != self._former:
+                with suppress(ValueError, OSError):  # somebody has lowered the hard limit meanwhile
+                    resource.setrlimit(self._which, self._former)
+
+    @abstractmethod
+    def _change(self) -> None: ...
+
+    @abstractmethod
+    def _grant(self, now: tuple[int, int]) -> Grant: ...
+
+
+class _MemlockLimit(_Limit):
+    """RLIMIT_MEMLOCK, raised as far as this process may."""
+
+    def _change(self) -> None:
         infinite = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
         for wanted in (infinite, (self._former[1], self._former[1])):
             if self._former[0] == wanted[0]:
                 return
             try:
-                resource.setrlimit(resource.RLIMIT_MEMLOCK, wanted)
+                resource.setrlimit(self._which, wanted)
             except (ValueError, OSError):
                 continue
-            self._raised = wanted
+            self._changed = wanted
             return
 
-    def release(self) -> None:
-        with self._lock:
-            self._count -= 1
-            if self._count == 0 and resource.getrlimit(resource.RLIMIT_MEMLOCK) == self._raised != self._former:
-                with suppress(ValueError, OSError):  # somebody has lowered the hard limit meanwhile
-                    resource.setrlimit(resource.RLIMIT_MEMLOCK, self._former)
+    def _grant(self, now: tuple[int, int]) -> Grant:
+        return Grant(
+            "memlock_limit",
+            "as high as allowed",
+            _size_limit(now[0]),
+            ok=True,
+            detail=f"RLIMIT_MEMLOCK was {_size_limit(self._former[0])}, hard limit {_size_limit(now[1])}"
+            + (", not applied with CAP_IPC_LOCK" if is_capable(CAP_IPC_LOCK) else ""),
+        )
 
 
-class _CoreDumps:
+class _CoreDumps(_Limit):
     """RLIMIT_CORE at 0, so that a crash does not write the locked memory to disk."""
 
-    def __init__(self) -> None:
-        self.begin_anew()
+    def _change(self) -> None:
+        changed = (0, self._former[1])
+        resource.setrlimit(self._which, changed)
+        self._changed = changed
 
-    def begin_anew(self) -> None:
-        """Forget all that was acquired, as a forked child must."""
-        self._lock = threading.RLock()
-        self._count = 0
-        self._former = (0, 0)
-
-    def acquire(self) -> Grant:
-        with self._lock:
-            if self._count == 0:
-                self._former = resource.getrlimit(resource.RLIMIT_CORE)
-                resource.setrlimit(resource.RLIMIT_CORE, (0, self._former[1]))
-            self._count += 1
-            granted = resource.getrlimit(resource.RLIMIT_CORE)[0]
-            return Grant("core_dumps", "off", format_limit(granted) if granted else "off", ok=granted == 0)
-
-    def release(self) -> None:
-        with self._lock:
-            self._count -= 1
-            if self._count == 0 and resource.getrlimit(resource.RLIMIT_CORE)[0] == 0:
-                with suppress(ValueError, OSError):  # somebody has lowered the hard limit meanwhile
-                    resource.setrlimit(resource.RLIMIT_CORE, self._former)
+    def _grant(self, now: tuple[int, int]) -> Grant:
+        return Grant("core_dumps", "off", format_limit(now[0]) if now[0] else "off", ok=now[0] == 0)
 
 
 class _MemoryLock:
@@ -209,14 +210,14 @@ class _MemoryLock:
                 memory.unlock_range(address, size)
 
 
-memlock_limit = _MemlockLimit()
-core_dumps = _CoreDumps()
+memlock_limit = _MemlockLimit(resource.RLIMIT_MEMLOCK)
+core_dumps = _CoreDumps(resource.RLIMIT_CORE)
 memory_lock = _MemoryLock()
 
 
 def _begin_anew() -> None:
     """In a forked child no memory is locked, no loop runs, and a mutex copied while it was held would stay so."""
-    shared: _MemlockLimit | _CoreDumps | _MemoryLock
+    shared: _Limit | _MemoryLock
     for shared in (memlock_limit, core_dumps, memory_lock):
         shared.begin_anew()
 
