@@ -12,6 +12,7 @@ Subclass :class:`RTLoop` in Cython, write ``step``, and run it on a real-time th
 
 import os as _os
 import sys as _sys
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 if _sys.platform != "linux":
     raise ImportError(
@@ -37,8 +38,10 @@ from rtloop.errors import (
 )
 from rtloop.loop.loop import RTLoop, cycle_dtype
 from rtloop.loop.settings import Settings
-from rtloop.loop.stats import Stats
 from rtloop.system.grant import Grant
+
+if _TYPE_CHECKING:
+    from rtloop.loop.stats import Stats
 
 __version__ = "0.1.0"
 
@@ -73,3 +76,17 @@ def get_include() -> str:
     ``rtloop/include/rtloop/....h`` from there.
     """
     return _os.path.dirname(_os.path.dirname(_os.path.realpath(__file__)))
+
+
+def __getattr__(name: str) -> object:
+    # Imported when first used, for `import rtloop` is to be quick.
+    if name == "Stats":
+        from rtloop.loop.stats import Stats
+
+        globals()["Stats"] = Stats
+        return Stats
+    raise AttributeError(f"module 'rtloop' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

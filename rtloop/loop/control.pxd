@@ -128,8 +128,12 @@ cdef class Control:
     cdef object _stats
     cdef object _error
     cdef bint _has_own_wait
+    cdef str _former_state
+    cdef object _starter
+    cdef bint _is_stop_wanted
 
     cdef void bind(self, void *(*body)(void *) noexcept nogil, bint has_own_wait)
     cdef bint _is_in_child(self) noexcept
     cdef object _join_thread(self)
     cdef object _reap(self)
+    cdef bint _is_reset_pending(self)

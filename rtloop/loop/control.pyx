@@ -14,19 +14,16 @@ from rtloop._os cimport munmap, pthread_join
 from rtloop.loop.telemetry cimport TelemetryBlock
 from rtloop.system.memory cimport rt_memory_map
 
-import atexit
 import os
-import sys
 import threading
 import time
 import warnings
 from contextlib import ExitStack
 
 from rtloop.errors import CallbackError, OverrunError, RTSetupWarning, SetupError, StateError, StopTimeoutError
-from rtloop.loop import acquire
-from rtloop.loop.keeper import look_with, shielded
+from rtloop.loop import acquire, running
+from rtloop.loop.keeper import shielded
 from rtloop.loop.settings import CLOCKS, OVERRUN_POLICIES, POLICIES
-from rtloop.loop.snapshot import make_stats
 from rtloop.system.grant import describe_refused
 from rtloop.system.memory import fork_count
 from rtloop.system.process import memory_lock
@@ -36,13 +33,9 @@ from rtloop.units import format_duration, format_size
 _SPIN_BUDGET_PERCENT = 25
 # Ctrl-C is looked for this often while a thread is waited for.
 cdef int64_t _SLICE_NS = 50_000_000
-_EXIT_TIMEOUT_NS = 2_000_000_000
 
 _IDLE_STATES = ("new", "stopped", "failed")
 _CALLBACKS = {RT_END_ENTER: "enter", RT_END_STEP: "step", RT_END_OVERRUN: "overrun", RT_END_WAIT: "wait"}
-
-_running = set()
-_has_warned_of_fork = False
 
 
 cdef class Control:
@@ -79,7 +72,8 @@ cdef class Control:
             return "failed"
         if self._state == "running" and rt_load_acquire(&self.rt.phase) == RT_PHASE_DONE:
             self._reap()
-        return {"starting": "new", "ending": "running", "closed": "stopped"}.get(self._state, self._state)
+        state = self._former_state if self._state == "starting" else self._state
+        return {"ending": "running", "closed": "stopped"}.get(state, state)
 
     def _move(self, allowed, to):
         """Change the state if it is one of the allowed ones; the loser of a race gets StateError."""
@@ -101,19 +95,30 @@ cdef class Control:
     def start(self, owner, cycles=None, duration_ns=None):
         """Acquire everything and let the thread go; on any exception nothing stays acquired."""
         self._check_not_in_child()
-        _reap_finished()
-        former = self._move(_IDLE_STATES, "starting")
-        self._pid = getpid()
+        running.reap_finished()
+        self._former_state = self._move(_IDLE_STATES, "starting")
+        self._pid, self._starter, self._is_stop_wanted = getpid(), threading.get_ident(), False
         try:
+            _stats_maker()  # the end of a run is no time for an import
             owner.setup()
             shielded(lambda: self._launch(owner, cycles, duration_ns))
             _warn(self.grants, self.settings.name)
+            shielded(self._let_go)
         except BaseException:
-            shielded(lambda: self._abandon(former))
+            if self._state == "running":
+                self.stop(running.EXIT_TIMEOUT_NS)
+            else:
+                shielded(self._abandon)
             raise
-        self._stats = self._error = None
-        self._state = "running"
-        _running.add(self)
+
+    def _let_go(self):
+        """Let the thread run; a stop that was asked for meanwhile comes with it."""
+        with self._lock:
+            self._stats = self._error = None
+            self._state = "running"
+            if self._is_stop_wanted:
+                rt_loop_command(self.rt, RT_COMMAND_STOP)
+        running.loops.add(self)
         rt_futex_set(&self.rt.phase, RT_PHASE_GO)
 
     def _launch(self, owner, cycles, duration_ns):
@@ -144,7 +149,7 @@ cdef class Control:
             rt_futex_set(&self.rt.phase, RT_PHASE_ABORT)
             self._join_thread()
 
-    def _abandon(self, former):
+    def _abandon(self):
         """Give back what a start that did not succeed has acquired."""
         self._block = None
         undo, self._undo = self._undo, None
@@ -152,7 +157,7 @@ cdef class Control:
             if undo is not None:
                 undo.close()
         finally:
-            self._state = former
+            self._state = self._former_state
             self._pid = 0
 
     def _insist(self, grants, more):
@@ -277,7 +282,7 @@ cdef class Control:
             if self._state != "running":
                 return
             self._state = "ending"
-        _running.discard(self)
+        running.loops.discard(self)
         try:
             self._join_thread()
             self._error = self._end_error()
@@ -311,17 +316,19 @@ cdef class Control:
         used = rt_stack_high_water(&self.rt.stack)
         snapshot = block.snapshot()
         stack = (self.rt.stack.bytes, used)
-        return make_stats(self.settings, state, self.grants, snapshot, stack=stack, forks=fork_count())
+        return _stats_maker()(self.settings, state, self.grants, snapshot, stack=stack, forks=fork_count())
 
     @property
     def stats(self):
         """A snapshot now, or of the last run."""
         if self.state == "running" and not self._is_in_child():
             block = self._block
+            if self._is_reset_pending():
+                return _stats_maker()(self.settings, "running", self.grants, None)
             if block is not None:
                 return self._make_stats(block, "running")
         if self._stats is None:
-            return make_stats(self.settings, self.state, self.grants, None)
+            return _stats_maker()(self.settings, self.state, self.grants, None)
         return self._stats
 
     def reset_stats(self):
@@ -331,15 +338,13 @@ cdef class Control:
             self._stats = None
             return
         with self._lock:
-            if self._state != "running" or rt_load_acquire(&self.rt.command) & RT_COMMAND_RESET:
+            if self._state != "running" or self._is_reset_pending():
                 return
             self._block.reset_idle_bank()
             rt_loop_command(self.rt, RT_COMMAND_RESET)
-        deadline = time.monotonic() + 1
-        while rt_load_acquire(&self.rt.command) & RT_COMMAND_RESET and time.monotonic() < deadline:
-            if rt_load_acquire(&self.rt.phase) == RT_PHASE_DONE:
-                break
-            time.sleep(0.0005)
+
+    cdef bint _is_reset_pending(self):
+        return rt_load_acquire(&self.rt.command) & RT_COMMAND_RESET != 0
 
     def wait(self, timeout_ns=None):
         """Wait for the thread's end, in slices, so that Ctrl-C is heard. Returns whether it has ended."""
@@ -365,16 +370,38 @@ cdef class Control:
             PyErr_CheckSignals()
         return True
 
+    def request_stop(self):
+        """Ask the thread to end, without waiting for it."""
+        if not self._is_in_child():
+            rt_loop_command(self.rt, RT_COMMAND_STOP)
+
     def stop(self, timeout_ns):
         """Ask the thread to end and wait for it; a loop that does not run needs nothing."""
-        if self._is_in_child() or self.state != "running":
+        if self._is_in_child():
             return
-        rt_loop_command(self.rt, RT_COMMAND_STOP)
-        if not self.wait(timeout_ns):
+        deadline = time.monotonic_ns() + timeout_ns
+        if self._is_stop_deferred(deadline) or self.state != "running":
+            return
+        self.request_stop()
+        if not self.wait(deadline - time.monotonic_ns()):
             raise StopTimeoutError(
                 f"{self.settings.name} did not stop within {format_duration(timeout_ns)}: a callback has not returned. "
                 "Its thread goes on; it ends when the callback returns"
             )
+
+    def _is_stop_deferred(self, deadline):
+        """Make a start that is under way stop its loop. Returns whether the rest must be left to that start."""
+        with self._lock:
+            if self._state != "starting":
+                return False
+            self._is_stop_wanted = True
+        if self._starter == threading.get_ident():
+            return True  # called by setup(), or by a signal handler that has interrupted start()
+        while self._state == "starting":
+            if time.monotonic_ns() > deadline:
+                raise StopTimeoutError(f"{self.settings.name} is still being started; it stops when it has been")
+            time.sleep(0.001)
+        return False
 
     def join(self, timeout_ns=None):
         """Wait for the end and raise what ended a failed loop. Returns whether it has ended."""
@@ -386,7 +413,7 @@ cdef class Control:
         except BaseException as interrupt:
             # Ctrl-C, or whatever a signal handler raised: the loop must not outlive its keeper.
             try:
-                self.stop(_EXIT_TIMEOUT_NS)
+                self.stop(running.EXIT_TIMEOUT_NS)
             except StopTimeoutError as error:
                 interrupt.add_note(str(error))
             raise
@@ -409,39 +436,8 @@ def _warn(grants, name):
         warnings.warn(f"{name} runs degraded, for not everything was granted:\n{text}", RTSetupWarning, stacklevel=1)
 
 
-def _reap_finished():
-    """Give back what loops hold that ended by themselves. Returns whether any loop is left."""
-    for control in list(_running):
-        control.state  # noqa: B018 - looking at it reaps it
-    return bool(_running)
+def _stats_maker():
+    """Return make_stats, imported when a loop first runs, for `import rtloop` is to be quick."""
+    from rtloop.loop.snapshot import make_stats
 
-
-def _stop_all():
-    """At interpreter exit: ask all loops to end, then wait for each."""
-    cdef Control control
-    for control in list(_running):
-        if not control._is_in_child():
-            rt_loop_command(control.rt, RT_COMMAND_STOP)
-    for control in list(_running):
-        try:
-            control.stop(_EXIT_TIMEOUT_NS)
-        except StopTimeoutError as error:
-            print(f"rtloop: at exit: {error}", file=sys.stderr)
-
-
-def _before_fork():
-    global _has_warned_of_fork
-    if _running and not _has_warned_of_fork:
-        _has_warned_of_fork = True
-        warnings.warn(
-            "this process forks while a real-time loop runs: every private page becomes copy-on-write, and the loop "
-            "pays for the first write to each. Use multiprocessing's 'spawn' or 'forkserver', and no preexec_fn in "
-            "subprocess",
-            RTSetupWarning,
-            stacklevel=1,
-        )
-
-
-atexit.register(_stop_all)
-look_with(_reap_finished)
-os.register_at_fork(before=_before_fork)
+    return make_stats

@@ -8,7 +8,13 @@ keeper also notices loops that ended by themselves, and gives back what they hel
 import _thread
 import os
 import queue
-import threading
+
+
+cdef extern from "<sys/prctl.h>" nogil:
+    int prctl(int option, const char *name)
+    enum:
+        PR_SET_NAME
+
 
 # Enough for what runs there, and little to lock.
 _STACK_BYTES = 512 << 10
@@ -36,6 +42,7 @@ class _Job:
 def _keep(jobs):
     global _ident
     _ident = _thread.get_ident()
+    prctl(PR_SET_NAME, b"rtloop-keeper")
     while True:
         is_needed = _look is not None and _look()
         try:
@@ -56,13 +63,14 @@ def _start():
     if _pid == os.getpid():
         return _jobs
     jobs = queue.SimpleQueue()
-    former = threading.stack_size(_STACK_BYTES)
+    former = _thread.stack_size(_STACK_BYTES)
     try:
-        threading.Thread(target=_keep, args=(jobs,), name="rtloop-keeper", daemon=True).start()
+        # Not threading.Thread: no Python code runs in here, hence no signal handler between the thread and its queue.
+        _thread.start_new_thread(_keep, (jobs,))
     except RuntimeError:
         return None  # the interpreter is about to end
     finally:
-        threading.stack_size(former)
+        _thread.stack_size(former)
     _jobs, _pid = jobs, os.getpid()
     return jobs
 

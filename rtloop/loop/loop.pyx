@@ -313,7 +313,7 @@ cdef class _RTLoop_1:
         return control.stats
 
     def reset_stats(self):
-        """Begin the statistics anew. The thread pays one assignment for it, at its next cycle."""
+        """Begin the statistics anew, from the next cycle on. The thread pays one assignment and one getrusage(2)."""
         RTLoop_control(self).reset_stats()
 
     def close(self):

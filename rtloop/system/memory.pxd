@@ -10,8 +10,16 @@ cdef extern from "../include/rtloop/memory.h" nogil:
     int rt_memory_map(void **address, size_t size)
     int rt_memory_map_sealed(const char *name, size_t size, void **address, int *fd)
     void rt_memory_prefault(void *address, size_t size)
-    int rt_memory_is_future_locked()
+    enum:
+        RT_FUTURE_NOT_LOCKED
+        RT_FUTURE_LOCKED
+        RT_FUTURE_LOCKED_ONFAULT
+    int rt_memory_future_lock()
+    int rt_memory_lock_onfault(void *address, size_t size)
+    int rt_memory_is_locked(void *address)
+    int rt_memory_can_tell_locked()
 
 
 cdef int lock_region(void *address, size_t size) noexcept nogil
+cdef int lock_region_onfault(void *address, size_t size) noexcept nogil
 cdef int unlock_region(void *address, size_t size) noexcept nogil

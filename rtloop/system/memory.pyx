@@ -21,11 +21,18 @@ from rtloop._os cimport (
 )
 
 import mmap
+from typing import NamedTuple
 
 from rtloop.system.text import read_text
 
 
 cdef rt_fork_watch_t _watch
+#: Flags of mlockall(2).
+LOCK_CURRENT = MCL_CURRENT
+LOCK_FUTURE = MCL_FUTURE
+LOCK_ONFAULT = MCL_ONFAULT
+# Whether the kernel tells of a single page that it is locked; asked once.
+_can_tell_locked = None
 
 
 cdef void _after_fork_in_parent() noexcept nogil:
@@ -44,24 +51,34 @@ cdef int lock_region(void *address, size_t size) noexcept nogil:
     return -errno if mlock(address, size) else 0
 
 
+cdef int lock_region_onfault(void *address, size_t size) noexcept nogil:
+    return -errno if rt_memory_lock_onfault(address, size) else 0
+
+
 cdef int unlock_region(void *address, size_t size) noexcept nogil:
     return -errno if munlock(address, size) else 0
 
 
-def lock_everything(bint onfault=False):
-    """Lock all present and future memory of the process; every fork is followed by the same lock in the parent.
+def lock_everything(int flags, bint is_again_after_fork=True):
+    """Call mlockall(2) with these flags; every fork is followed by the same lock in the parent.
+
+    Parameters
+    ----------
+    flags : int
+        ``MCL_CURRENT``, ``MCL_FUTURE`` and ``MCL_ONFAULT``, or-ed.
+    is_again_after_fork : bool
+        Whether to lock again in the parent after a fork.
 
     Returns
     -------
     int
         0, or a negative errno.
     """
-    cdef int flags = MCL_CURRENT | MCL_FUTURE | (MCL_ONFAULT if onfault else 0)
     cdef int rc
     with nogil:
         rc = -errno if mlockall(flags) else 0
     if rc == 0:
-        _watch.lock_flags = flags
+        _watch.lock_flags = flags if is_again_after_fork else 0
     return rc
 
 
@@ -79,26 +96,59 @@ def unlock_everything():
     return rc
 
 
-def lock_range(size_t address, size_t size):
-    """Lock a range of addresses. Returns 0 or a negative errno."""
-    return lock_region(<void *>address, size)
+def lock_range(size_t address, size_t size, bint onfault=False):
+    """Lock a range of addresses, at once or as its pages are first touched. Returns 0 or a negative errno."""
+    cdef int rc
+    with nogil:
+        rc = lock_region_onfault(<void *>address, size) if onfault else lock_region(<void *>address, size)
+    return rc
 
 
 def unlock_range(size_t address, size_t size):
     """Unlock a range of addresses. Returns 0 or a negative errno."""
-    return unlock_region(<void *>address, size)
+    cdef int rc
+    with nogil:
+        rc = unlock_region(<void *>address, size)
+    return rc
 
 
-def is_future_locked():
-    """Tell whether memory mapped from now on is locked, at once or on its first use, by mapping a page and looking."""
-    if rt_memory_is_future_locked() == 1:
-        return True
-    # With MCL_ONFAULT the page is not present, and only the mapping's flags tell.
+def is_range_locked(size_t address, size_t size):
+    """Tell from the kernel whether a range, which was locked or not as a whole, is locked.
+
+    Not for memory of hugetlbfs, which is never given back to the kernel and so never locked in its sense.
+    """
+    global _can_tell_locked
+    if size == 0:
+        return False
+    if _can_tell_locked is None:
+        _can_tell_locked = bool(rt_memory_can_tell_locked())
+    if _can_tell_locked:
+        return rt_memory_is_locked(<void *>address) == 1 and rt_memory_is_locked(<void *>(address + size - 1)) == 1
+    last = address + size - 1
+    locked = [m for m in mappings() if m.is_locked]
+    return all(any(m.start <= x < m.start + m.size for m in locked) for x in (address, last))
+
+
+def future_lock():
+    """Tell what becomes of memory mapped from now on, by mapping a page and looking.
+
+    Returns
+    -------
+    {None, "all", "onfault"}
+        Not locked; locked and present at once; locked as it is first touched.
+    """
+    cdef int found = rt_memory_future_lock()
+    if found == RT_FUTURE_LOCKED:
+        return "all"
+    if found == RT_FUTURE_LOCKED_ONFAULT:
+        return "onfault"
+    if found >= 0 or not _has_locked_memory():
+        return None
+    # An old kernel, and the page is not present: only the mapping's flags tell.
     with mmap.mmap(-1, mmap.PAGESIZE) as page:
-        if not _has_locked_memory():  # spares a loop's start the long list of mappings
-            return False
         address = <size_t>_address_of(page)
-        return any(start <= address < start + size for start, size in locked_ranges())
+        is_locked = any(m.is_locked and m.start <= address < m.start + m.size for m in mappings())
+    return "onfault" if is_locked else None
 
 
 cdef void *_address_of(object buffer) except NULL:
@@ -129,19 +179,28 @@ def tune_malloc():
     return mallopt(M_TRIM_THRESHOLD, -1) == 1 and mallopt(M_MMAP_MAX, 0) == 1
 
 
-def locked_ranges():
-    """Return (start, size) of every locked mapping of this process, from ``/proc/self/smaps``."""
-    ranges = []
+class Mapping(NamedTuple):
+    """One mapping of this process, in bytes, and how it is locked."""
+
+    start: int
+    size: int
+    is_locked: bool
+    is_onfault: bool
+
+
+def mappings():
+    """Return every mapping of this process with its lock, from ``/proc/self/smaps``: slow, for it visits all pages."""
+    found = []
     start = end = 0
     for line in read_text("/proc/self/smaps").splitlines():
         if line.startswith("VmFlags:"):
-            if "lo" in line.split():
-                ranges.append((start, end - start))
+            flags = line.split()
+            found.append(Mapping(start, end - start, "lo" in flags, "lf" in flags))
         elif line[0] in "0123456789abcdef":
             span = line.split(" ", 1)[0].split("-")
             if len(span) == 2:
                 start, end = int(span[0], 16), int(span[1], 16)
-    return ranges
+    return found
 
 
 if pthread_atfork(NULL, _after_fork_in_parent, _after_fork_in_child):

@@ -13,6 +13,7 @@ import resource
 import threading
 from abc import ABC, abstractmethod
 from contextlib import suppress
+from typing import NamedTuple
 
 from rtloop.system import memory
 from rtloop.system.grant import Grant
@@ -20,7 +21,7 @@ from rtloop.system.privilege import CAP_IPC_LOCK, format_limit, is_capable, limi
 from rtloop.system.text import read_text
 from rtloop.units import format_size
 
-__all__ = ["core_dumps", "may_lock_future", "memlock_limit", "memory_lock", "memory_status"]
+__all__ = ["LOCK_MODES", "core_dumps", "may_lock_future", "memlock_limit", "memory_lock", "memory_status"]
 
 
 def memory_status() -> dict[str, int]:
@@ -124,8 +125,37 @@ class _CoreDumps(_Limit):
         return Grant("core_dumps", "off", format_limit(now[0]) if now[0] else "off", ok=now[0] == 0)
 
 
+#: What a lock of everything may cover, with the flags of mlockall(2).
+LOCK_MODES = {
+    "all": memory.LOCK_CURRENT | memory.LOCK_FUTURE,
+    "onfault": memory.LOCK_CURRENT | memory.LOCK_FUTURE | memory.LOCK_ONFAULT,
+    "current": memory.LOCK_CURRENT,
+    "current onfault": memory.LOCK_CURRENT | memory.LOCK_ONFAULT,
+    "future": memory.LOCK_FUTURE,
+    "future onfault": memory.LOCK_FUTURE | memory.LOCK_ONFAULT,
+}
+
+
+class _Range(NamedTuple):
+    start: int
+    size: int
+    is_onfault: bool
+    was_locked: bool  # by somebody else, who wants it to stay so
+
+    def overlaps(self, other: _Range) -> bool:
+        """Tell whether the two have a page in common; the kernel locks whole pages."""
+        page = resource.getpagesize()
+        ends_before = (self.start + self.size - 1) // page < other.start // page
+        return not ends_before and self.start // page <= (other.start + other.size - 1) // page
+
+
 class _MemoryLock:
-    """A lock of all present and future memory, and the ranges locked one by one that must survive its end."""
+    """Locks of everything, and of ranges, by any number of owners.
+
+    The kernel keeps one lock per page: a lock of everything covers what its owners ask for together, the last one to
+    leave puts back what was there before the first, and a range stays locked for as long as any owner wants it. What
+    other code locks with mlock(2) while a lock of everything is in place cannot be told apart, and goes with it.
+    """
 
     def __init__(self) -> None:
         self.begin_anew()
@@ -134,39 +164,61 @@ class _MemoryLock:
         """Forget all that was acquired, as a forked child must."""
         self._lock = threading.RLock()
         self._modes: list[str] = []
-        self._was_future_locked = False
-        self._former_ranges: list[tuple[int, int]] = []
-        self._own_ranges: dict[int, int] = {}
+        self._former_future: str | None = None
+        self._former: list[memory.Mapping] = []
+        self._ranges: list[_Range] = []
 
     def acquire(self, mode: str) -> Grant:
-        """Lock everything in the given mode, ``"all"`` or ``"onfault"``."""
+        """Lock everything in one of the LOCK_MODES."""
         with self._lock:
             if not may_lock_future():
                 return self._refused(mode)
             if not self._modes:
-                self._was_future_locked = memory.is_future_locked()
-                self._former_ranges = [] if not memory_status()["VmLck"] else memory.locked_ranges()
-            onfault = mode == "onfault" and "all" not in self._modes
-            rc = memory.lock_everything(onfault)
+                self._remember()
+            rc = memory.lock_everything(self._flags([*self._modes, mode]))
             if rc:
                 detail = f"mlockall: {os.strerror(-rc)}"
                 fix = "free memory, or lock only what the loop itself uses: lock_memory='own'"
                 return Grant("memory_lock", mode, "nothing", ok=False, detail=detail, fix=fix, errno=-rc)
             self._modes.append(mode)
             try:
-                status = memory_status()
-                is_kept = memory.is_future_locked()
+                return self._granted(mode)
             except BaseException:
                 self.release(mode)
                 raise
-            return Grant(
-                "memory_lock",
-                mode,
-                mode if is_kept else "present memory only",
-                ok=is_kept,
-                detail=f"VmLck {format_size(status['VmLck'])} of VmSize {format_size(status['VmSize'])}, "
-                f"VmRSS {format_size(status['VmRSS'])}",
-            )
+
+    def _remember(self) -> None:
+        """Note how the process's memory is locked by others, so that it can be put back."""
+        self._former_future = memory.future_lock()
+        has_locked = memory_status()["VmLck"] or self._former_future
+        self._former = memory.mappings() if has_locked else []
+
+    @staticmethod
+    def _flags(modes: list[str]) -> int:
+        flags, onfault = 0, memory.LOCK_ONFAULT
+        for mode in modes:
+            flags |= LOCK_MODES[mode]
+            onfault &= LOCK_MODES[mode]
+        return flags & ~memory.LOCK_ONFAULT | onfault
+
+    def _granted(self, mode: str) -> Grant:
+        """Read back what the kernel does now; what another owner asked for may be more."""
+        status = memory_status()
+        detail = (
+            f"VmLck {format_size(status['VmLck'])} of VmSize {format_size(status['VmSize'])}, "
+            f"VmRSS {format_size(status['VmRSS'])}"
+        )
+        if not LOCK_MODES[mode] & memory.LOCK_FUTURE:
+            is_locked = status["VmLck"] > 0
+            return Grant("memory_lock", mode, mode if is_locked else "nothing", is_locked, detail)
+        future = memory.future_lock()
+        if future is None:
+            return Grant("memory_lock", mode, "present memory only", ok=False, detail=detail)
+        granted, is_onfault = mode, "onfault" in mode
+        if is_onfault and future == "all":
+            granted = "all" if mode == "onfault" else "future"
+            detail += "; another owner of a lock in this process wants every page present"
+        return Grant("memory_lock", mode, granted, is_onfault or future == "all", detail)
 
     @staticmethod
     def _refused(mode: str) -> Grant:
@@ -183,31 +235,66 @@ class _MemoryLock:
         )
 
     def release(self, mode: str) -> None:
+        """Undo one :meth:`acquire` that locked something."""
         with self._lock:
+            before = self._flags(self._modes)
             self._modes.remove(mode)
             if self._modes:
+                if self._flags(self._modes) != before:
+                    memory.lock_everything(self._flags(self._modes))
                 return
             memory.forget_lock()
-            if self._was_future_locked:
-                return
-            memory.unlock_everything()
-            for start, size in [*self._former_ranges, *self._own_ranges.items()]:
-                memory.lock_range(start, size)  # a range that is gone by now needs no lock
+            if self._former_future is None:
+                memory.unlock_everything()
+                for former in self._former:
+                    if former.is_locked:  # one that is gone by now needs no lock
+                        memory.lock_range(former.start, former.size, former.is_onfault)
+            else:
+                mode = "future onfault" if self._former_future == "onfault" else "future"
+                memory.lock_everything(LOCK_MODES[mode], is_again_after_fork=False)
+                self._restore_present()
+            for own in self._ranges:
+                memory.lock_range(own.start, own.size, own.is_onfault)
+            self._former = []
 
-    def acquire_range(self, address: int, size: int) -> int:
+    def _restore_present(self) -> None:
+        """Put back the lock of what was there before; what has been mapped since is locked as somebody asked for it."""
+        for now in memory.mappings():
+            for former in self._former:
+                start, end = max(now.start, former.start), min(now.start + now.size, former.start + former.size)
+                if start >= end or not now.is_locked:
+                    continue
+                if not former.is_locked:
+                    memory.unlock_range(start, end - start)
+                elif former.is_onfault and not now.is_onfault:
+                    memory.lock_range(start, end - start, onfault=True)
+
+    def acquire_range(self, address: int, size: int, *, is_onfault: bool = False) -> int:
         """Lock one range, in a way that outlives a lock of everything. Returns 0 or a negative errno."""
         with self._lock:
-            rc = memory.lock_range(address, size)
+            new = _Range(address, size, is_onfault, was_locked=False)
+            if not self._modes and not any(new.overlaps(own) for own in self._ranges):
+                new = new._replace(was_locked=memory.is_range_locked(address, size))
+            rc = memory.lock_range(address, size, is_onfault)
+            if rc == 0 and size and not memory.is_range_locked(address, size):
+                rc = -errno.EAGAIN  # the kernel has said yes and not done it
             if rc == 0:
-                self._own_ranges[address] = size
+                self._ranges.append(new)
             return rc
 
     def release_range(self, address: int) -> None:
-        """Unlock a range of :meth:`acquire_range`, unless everything is locked."""
+        """Undo one :meth:`acquire_range`; the range stays locked where any other owner wants it so."""
         with self._lock:
-            size = self._own_ranges.pop(address, 0)
-            if size and not self._modes and not self._was_future_locked:
-                memory.unlock_range(address, size)
+            found = [own for own in self._ranges if own.start == address]
+            if not found:
+                return
+            self._ranges.remove(found[-1])
+            if self._modes or found[-1].was_locked:
+                return
+            memory.unlock_range(address, found[-1].size)
+            for own in self._ranges:
+                if own.overlaps(found[-1]):
+                    memory.lock_range(own.start, own.size, own.is_onfault)
 
 
 memlock_limit = _MemlockLimit(resource.RLIMIT_MEMLOCK)

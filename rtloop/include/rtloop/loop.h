@@ -87,6 +87,13 @@ static inline void rt_loop_command(rt_loop_t *loop, uint32_t bits) {
   __atomic_fetch_or(&loop->command, bits, __ATOMIC_RELEASE);
 }
 
+/* Turn to the cleared bank of the statistics. On the loop's thread, between two cycles. */
+static __attribute__((noinline, cold, unused)) void rt_loop_reset(rt_loop_t *loop) {
+  rt_telemetry_turn(loop->telemetry, loop->schedule.release);
+  rt_telemetry_usage(loop->telemetry, rt_thread_usage(), 0);
+  __atomic_fetch_and(&loop->command, ~RT_COMMAND_RESET, __ATOMIC_RELEASE);
+}
+
 /* Wait for the release in the loop's own way. *now is the time on entry and on return. Returns 0 or a negative errno;
  * returns early when a command is pending. */
 static inline int rt_loop_wait(rt_loop_t *loop, int64_t *now, int64_t release) {
@@ -96,7 +103,9 @@ static inline int rt_loop_wait(rt_loop_t *loop, int64_t *now, int64_t release) {
     int rc = rt_clock_sleep_until(loop->clock, until);
     *now = rt_clock_now(loop->clock);
     if (RT_UNLIKELY(rc) && rc != -EINTR) return rc;
-    if (RT_UNLIKELY(rt_load_relaxed(&loop->command) & RT_COMMAND_STOP)) return 0;
+    const uint32_t command = rt_load_acquire(&loop->command);
+    if (RT_UNLIKELY(command & RT_COMMAND_STOP)) return 0;
+    if (RT_UNLIKELY(command && *now < target)) rt_loop_reset(loop); /* there is time; at the release there is none */
     if (loop->spin.is_auto && *now >= target) {
       rt_spin_learn(&loop->spin, *now - target);
       break;
@@ -115,12 +124,6 @@ static inline int rt_loop_wait(rt_loop_t *loop, int64_t *now, int64_t release) {
 static inline int rt_loop_sleep(rt_loop_t *loop, int64_t release) {
   int64_t now = rt_clock_now(loop->clock);
   return rt_loop_wait(loop, &now, release);
-}
-
-static __attribute__((noinline, cold, unused)) void rt_loop_reset(rt_loop_t *loop) {
-  rt_telemetry_turn(loop->telemetry, loop->schedule.release);
-  rt_telemetry_usage(loop->telemetry, rt_thread_usage(), 0);
-  __atomic_fetch_and(&loop->command, ~RT_COMMAND_RESET, __ATOMIC_RELEASE);
 }
 
 /* The state of a run before its first cycle. `now` is the time on the loop's clock. */
@@ -215,6 +218,7 @@ static inline __attribute__((always_inline)) void rt_loop_main(rt_loop_t *loop, 
       loop->end_reason = RT_END_ENTER;
       loop->end_code = rc;
     }
+    if (rt_load_acquire(&loop->command) & RT_COMMAND_RESET) rt_loop_reset(loop);
     rt_telemetry_usage(loop->telemetry, rt_thread_usage(), 1);
     if (rc == RT_CONTINUE || rc == RT_STOP) leave(self);
   }

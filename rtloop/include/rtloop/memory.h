@@ -14,12 +14,16 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "atomics.h"
 
 #ifndef MADV_WIPEONFORK
 #define MADV_WIPEONFORK 18
+#endif
+#ifndef MADV_COLD
+#define MADV_COLD 20
 #endif
 #ifndef F_SEAL_FUTURE_WRITE
 #define F_SEAL_FUTURE_WRITE 0x0010
@@ -77,14 +81,45 @@ static inline int rt_memory_is_resident(void *address, size_t bytes) {
   return 1;
 }
 
-/* Whether memory mapped from now on is locked and present at once (MCL_FUTURE): 1, 0 or a negative errno. */
-static inline int rt_memory_is_future_locked(void) {
+/* mlock2(2) with MLOCK_ONFAULT, which older C libraries do not declare: 0, or -1 and errno. */
+static inline int rt_memory_lock_onfault(void *address, size_t bytes) {
+  return (int)syscall(SYS_mlock2, address, bytes, 1);
+}
+
+/* Whether a page of ordinary memory is locked: 1, 0 or a negative errno. Locked memory refuses MADV_COLD (Linux 5.4),
+ * and so does a kernel that does not know it: rt_memory_can_tell_locked() says whether the answer means anything. */
+static inline int rt_memory_is_locked(void *address) {
+  const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+  if (!madvise((void *)((uintptr_t)address & ~(uintptr_t)(page - 1)), page, MADV_COLD)) return 0;
+  return errno == EINVAL ? 1 : -errno;
+}
+
+enum { RT_FUTURE_NOT_LOCKED = 0, RT_FUTURE_LOCKED = 1, RT_FUTURE_LOCKED_ONFAULT = 2 };
+
+/* What becomes of memory mapped from now on (MCL_FUTURE), found by mapping a page and looking; or a negative errno.
+ * -ENOTSUP where this kernel cannot tell whether a page is locked that is not in memory. */
+static inline int rt_memory_future_lock(void) {
   const size_t page = (size_t)sysconf(_SC_PAGESIZE);
   void *p = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (p == MAP_FAILED) return -errno;
   int rc = rt_memory_is_resident(p, page);
+  if (rc == 0) {
+    const int is_locked = rt_memory_is_locked(p);
+    const int can_tell = !munlock(p, page) && rt_memory_is_locked(p) == 0;
+    rc = !can_tell ? -ENOTSUP : is_locked == 1 ? RT_FUTURE_LOCKED_ONFAULT : is_locked;
+  }
   munmap(p, page);
   return rc;
+}
+
+/* Whether rt_memory_is_locked() can be believed on this kernel. */
+static inline int rt_memory_can_tell_locked(void) {
+  const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+  void *p = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (p == MAP_FAILED) return 0;
+  const int can_tell = !munlock(p, page) && rt_memory_is_locked(p) == 0;
+  munmap(p, page);
+  return can_tell;
 }
 
 /* Fork, seen from the process: how often, and which mlockall flags to give again to the parent, whose locked private

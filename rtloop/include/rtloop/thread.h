@@ -110,7 +110,11 @@ static inline void rt_thread_setup(const rt_thread_request_t *request, const rt_
   report->tid = (int32_t)syscall(SYS_gettid);
   if (stack && stack->signal_stack) {
     stack_t signal_stack = {.ss_sp = stack->signal_stack, .ss_size = RT_STACK_SIGNAL_BYTES};
-    report->signal_stack_rc = sigaltstack(&signal_stack, NULL) ? -errno : 0;
+    stack_t granted = {0};
+    report->signal_stack_rc = sigaltstack(&signal_stack, NULL) || sigaltstack(NULL, &granted) ? -errno : 0;
+    if (!report->signal_stack_rc && (granted.ss_sp != stack->signal_stack || (granted.ss_flags & SS_DISABLE))) {
+      report->signal_stack_rc = -ENOTSUP;
+    }
   }
   report->name_rc = prctl(PR_SET_NAME, request->name, 0, 0, 0) ? -errno : 0;
   rt_thread_set_cpus(request, report);

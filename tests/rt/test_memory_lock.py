@@ -1,0 +1,123 @@
+"""Locks of everything and of ranges, by several owners, beside what other code of the process has locked."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+
+import pytest
+
+pytestmark = pytest.mark.rt
+
+Script = Callable[..., "subprocess.CompletedProcess[str]"]
+
+PROLOGUE = """
+import ctypes, mmap, rtloop
+from rtloop.system import memory
+from rtloop.system.process import memory_lock
+libc = ctypes.CDLL(None, use_errno=True)
+PAGE = mmap.PAGESIZE
+kept = []
+def region(pages=4):
+    held = mmap.mmap(-1, pages * PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    kept.append(held)
+    return ctypes.addressof(ctypes.c_char.from_buffer(held))
+def lock_of(address):
+    found = next(m for m in memory.mappings() if m.start <= address < m.start + m.size)
+    return "onfault" if found.is_onfault else "locked" if found.is_locked else "not"
+def mlock(address, size=4 * PAGE, flags=0):
+    assert libc.mlock2(ctypes.c_void_p(address), ctypes.c_size_t(size), flags) == 0
+def run(**settings):
+    loop = rtloop.RTLoop("1ms", **settings)
+    loop.run(cycles=3)
+    return loop
+"""
+
+
+def run(script: Script, code: str) -> list[str]:
+    lines = [line[4:] if line.startswith("    ") else line for line in code.splitlines()]
+    done = script(PROLOGUE + "\n".join(lines))
+    assert done.returncode == 0, done.stderr
+    return str(done.stdout).split()
+
+
+@pytest.mark.parametrize(
+    ("flags", "old", "new"), [(0, "not", "not"), (2, "not", "locked"), (6, "not", "onfault"), (3, "locked", "locked")]
+)
+def test_M4_a_lock_of_everything_by_others_is_put_back(script: Script, flags: int, old: str, new: str) -> None:
+    """Memory of before the other lock, of between it and the loop, and of after the loop."""
+    said = run(script, f"""
+    old = region()
+    if {flags}:
+        assert libc.mlockall({flags}) == 0
+    between = region()
+    run()
+    print(lock_of(old), lock_of(between), lock_of(region()))
+    """)  # fmt: skip
+    assert said == [old, new, new]
+
+
+def test_M4_ranges_locked_by_others_are_put_back_as_they_were(script: Script) -> None:
+    said = run(script, """
+    apart = [region(64) for _ in range(5)]  # the kernel joins neighbours that are alike
+    whole, onfault, none = apart[0], apart[2], apart[4]
+    mlock(whole)
+    mlock(onfault, flags=1)
+    run()
+    print(lock_of(whole), lock_of(onfault), lock_of(none))
+    """)  # fmt: skip
+    assert said == ["locked", "onfault", "not"]
+
+
+def test_M6_a_lock_on_fault_beside_a_full_one_says_what_it_is(script: Script) -> None:
+    said = run(script, """
+    def granted(loop):
+        return next(g for g in loop.grants if g.name == "memory_lock").granted
+    with rtloop.RTLoop("1ms") as full:
+        print(granted(full), granted(run(lock_memory="onfault")))
+    with rtloop.RTLoop("1ms", lock_memory="onfault") as onfault:
+        print(granted(onfault), granted(run()), memory.future_lock())
+    print(memory.future_lock())
+    """)  # fmt: skip
+    assert said == ["all", "all", "onfault", "all", "onfault", "None"]
+
+
+def test_a_range_stays_locked_while_any_owner_wants_it(script: Script) -> None:
+    said = run(script, """
+    start = region(8)
+    for address, size in ((start, 4 * PAGE), (start + 2 * PAGE, 4 * PAGE), (start, 4 * PAGE)):
+        assert memory_lock.acquire_range(address, size) == 0
+    def locks():
+        print("".join(lock_of(start + i * PAGE)[0] for i in range(8)))
+    locks()
+    memory_lock.release_range(start); locks()
+    run(); locks()
+    memory_lock.release_range(start); locks()
+    memory_lock.release_range(start + 2 * PAGE); locks()
+    memory_lock.release_range(start + 2 * PAGE); locks()
+    """)  # fmt: skip
+    assert said == ["llllllnn", "llllllnn", "llllllnn", "nnllllnn", "nnnnnnnn", "nnnnnnnn"]
+
+
+def test_a_range_that_others_have_locked_stays_locked(script: Script) -> None:
+    said = run(script, """
+    address = region()
+    mlock(address)
+    assert memory_lock.acquire_range(address, 4 * PAGE) == 0
+    memory_lock.release_range(address)
+    print(lock_of(address))
+    """)  # fmt: skip
+    assert said == ["locked"]
+
+
+@pytest.mark.parametrize("can_tell", [True, False])
+def test_what_is_locked_is_told_by_the_kernel(script: Script, can_tell: bool) -> None:
+    """By one quick call where the kernel has it, else by the list of mappings."""
+    said = run(script, f"""
+    assert memory.is_range_locked(region(), 1) is False
+    memory._can_tell_locked = {can_tell}
+    there, gone, onfault = region(64), region(64), region(64)
+    mlock(there); mlock(onfault, flags=1)
+    print(*(memory.is_range_locked(address, 4 * PAGE) for address in (there, gone, onfault)))
+    """)  # fmt: skip
+    assert said == ["True", "False", "True"]
