@@ -41,6 +41,7 @@ from rtloop.loop.settings import Settings
 from rtloop.system.grant import Grant
 
 if _TYPE_CHECKING:
+    from rtloop import memory
     from rtloop.loop.stats import Stats
 
 __version__ = "0.1.0"
@@ -66,6 +67,7 @@ __all__ = [
     "StopTimeoutError",
     "cycle_dtype",
     "get_include",
+    "memory",
 ]
 
 
@@ -85,6 +87,10 @@ def __getattr__(name: str) -> object:
 
         globals()["Stats"] = Stats
         return Stats
+    if name == "memory":
+        import importlib
+
+        return importlib.import_module("rtloop.memory")
     raise AttributeError(f"module 'rtloop' has no attribute {name!r}")
 
 

@@ -12,6 +12,12 @@ cdef extern from "<sys/mman.h>" nogil:
     int mlockall(int flags)
     int munlockall()
     int munmap(void *addr, size_t length)
+    int madvise(void *addr, size_t length, int advice)
+
+
+cdef extern from "<sys/resource.h>" nogil:
+    enum:
+        RLIMIT_MEMLOCK
 
 
 cdef extern from * nogil:

@@ -72,6 +72,14 @@ def probes(probe_path: Path) -> ModuleType:
     return _load_build().import_module(next(probe_path.glob("probes.*.so")))
 
 
+@pytest.fixture(scope="session")
+def regions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the compiled module of tests/support/regions.pyx."""
+    out = tmp_path_factory.mktemp("regions")
+    _load_build().compile_pyx(Path(__file__).parent / "support" / "regions.pyx", out)
+    return out
+
+
 @pytest.fixture
 def ordinary() -> dict[str, Any]:
     """Settings of a loop that every user on every Linux machine may run."""

@@ -12,7 +12,7 @@ from posix.unistd cimport getpid
 
 from rtloop._os cimport munmap, pthread_join
 from rtloop.loop.telemetry cimport TelemetryBlock
-from rtloop.system.memory cimport rt_memory_map
+from rtloop.system.memory_h cimport rt_memory_map
 
 import os
 import threading

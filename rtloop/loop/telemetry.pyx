@@ -4,7 +4,7 @@ from libc.stdlib cimport free
 from libc.string cimport memcpy
 
 from rtloop._os cimport munmap
-from rtloop.system.memory cimport rt_memory_map_sealed, rt_memory_prefault
+from rtloop.system.memory_h cimport rt_memory_map_sealed, rt_memory_prefault
 
 import errno
 import os

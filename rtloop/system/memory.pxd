@@ -1,25 +1,15 @@
-"""Locking and mapping, for cimport: each returns 0 or a negative errno, never raises, and needs no GIL."""
+"""Locking and mapping, for cimport: each returns 0 or a negative errno, never raises, and needs no GIL.
 
-from libc.stdint cimport int32_t, uint32_t
+All of them enter the kernel and may take long: they are for set-up, for enter() and leave(), and not for step().
+"""
 
-
-cdef extern from "../include/rtloop/memory.h" nogil:
-    ctypedef struct rt_fork_watch_t:
-        uint32_t forks
-        int32_t lock_flags
-    int rt_memory_map(void **address, size_t size)
-    int rt_memory_map_sealed(const char *name, size_t size, void **address, int *fd)
-    void rt_memory_prefault(void *address, size_t size)
-    enum:
-        RT_FUTURE_NOT_LOCKED
-        RT_FUTURE_LOCKED
-        RT_FUTURE_LOCKED_ONFAULT
-    int rt_memory_future_lock()
-    int rt_memory_lock_onfault(void *address, size_t size)
-    int rt_memory_is_locked(void *address)
-    int rt_memory_can_tell_locked()
-
-
-cdef int lock_region(void *address, size_t size) noexcept nogil
-cdef int lock_region_onfault(void *address, size_t size) noexcept nogil
+cdef int lock_region(void *address, size_t size, bint onfault) noexcept nogil
 cdef int unlock_region(void *address, size_t size) noexcept nogil
+cdef int lock_all_memory(bint current, bint future, bint onfault) noexcept nogil
+cdef int unlock_all_memory() noexcept nogil
+cdef int prefault_region(void *address, size_t size) noexcept nogil
+cdef int prefault_stack_region(size_t size) noexcept nogil
+cdef int advise_region(void *address, size_t size, int advice) noexcept nogil
+cdef int tune_heap() noexcept nogil
+cdef int raise_memlock_limit() noexcept nogil
+cdef int forbid_core_dumps() noexcept nogil

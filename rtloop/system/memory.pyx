@@ -4,7 +4,8 @@ The kernel's locks do not nest, and a lock of everything belongs to the whole pr
 counted in :mod:`rtloop.system.process`, which calls these functions.
 """
 
-from libc.errno cimport errno
+from libc.errno cimport EOPNOTSUPP, EPERM, errno
+from posix.resource cimport RLIM_INFINITY, RLIMIT_CORE, getrlimit, rlimit, setrlimit
 
 from rtloop._os cimport (
     M_MMAP_MAX,
@@ -12,12 +13,26 @@ from rtloop._os cimport (
     MCL_CURRENT,
     MCL_FUTURE,
     MCL_ONFAULT,
+    RLIMIT_MEMLOCK,
+    madvise,
     mallopt,
     mlock,
     mlockall,
     munlock,
     munlockall,
     pthread_atfork,
+)
+from rtloop.system.memory_h cimport (
+    RT_FUTURE_LOCKED,
+    RT_FUTURE_LOCKED_ONFAULT,
+    rt_fork_watch_t,
+    rt_memory_can_tell_locked,
+    rt_memory_future_lock,
+    rt_memory_ignores_limit,
+    rt_memory_is_locked,
+    rt_memory_lock_onfault,
+    rt_memory_populate,
+    rt_memory_prefault_stack,
 )
 
 import mmap
@@ -47,16 +62,79 @@ cdef void _after_fork_in_child() noexcept nogil:
     _watch.lock_flags = 0
 
 
-cdef int lock_region(void *address, size_t size) noexcept nogil:
+cdef int lock_region(void *address, size_t size, bint onfault) noexcept nogil:
+    """Lock the pages of a range, now or as each is first touched (mlock2(2)).
+
+    Not counted: the end of a loop that locks everything unlocks it, unless it was locked before that loop started.
+    """
+    if onfault:
+        return -errno if rt_memory_lock_onfault(address, size) else 0
     return -errno if mlock(address, size) else 0
 
 
-cdef int lock_region_onfault(void *address, size_t size) noexcept nogil:
-    return -errno if rt_memory_lock_onfault(address, size) else 0
-
-
 cdef int unlock_region(void *address, size_t size) noexcept nogil:
+    """Unlock the pages of a range (munlock(2)), whoever has locked them."""
     return -errno if munlock(address, size) else 0
+
+
+cdef int lock_all_memory(bint current, bint future, bint onfault) noexcept nogil:
+    """Lock what is mapped now, what will be, or both (mlockall(2)). -EPERM where that would be deadly.
+
+    Under a limit, and without CAP_IPC_LOCK, later allocations, thread starts and the growth of the stack would fail.
+    """
+    cdef int flags = (MCL_CURRENT if current else 0) | (MCL_FUTURE if future else 0) | (MCL_ONFAULT if onfault else 0)
+    cdef rlimit limit
+    if getrlimit(RLIMIT_MEMLOCK, &limit):
+        return -errno
+    if limit.rlim_cur != RLIM_INFINITY and not rt_memory_ignores_limit():
+        return -EPERM
+    return -errno if mlockall(flags) else 0
+
+
+cdef int unlock_all_memory() noexcept nogil:
+    """Undo every lock of the process (munlockall(2)), those of running loops included."""
+    return -errno if munlockall() else 0
+
+
+cdef int prefault_region(void *address, size_t size) noexcept nogil:
+    """Read and write back every page of a writable range, so that its first use in a cycle does not fault."""
+    return rt_memory_populate(address, size, True)
+
+
+cdef int prefault_stack_region(size_t size) noexcept nogil:
+    """Touch the next `size` bytes of the calling thread's stack; -ENOSPC where it has not that much left."""
+    return rt_memory_prefault_stack(size)
+
+
+cdef int advise_region(void *address, size_t size, int advice) noexcept nogil:
+    """Call madvise(2) with one of its MADV_ numbers; `address` is the start of a page."""
+    return -errno if madvise(address, size, advice) else 0
+
+
+cdef int tune_heap() noexcept nogil:
+    """Keep glibc from giving memory back and from mapping large blocks afresh; -EOPNOTSUPP where it refuses."""
+    return 0 if mallopt(M_TRIM_THRESHOLD, -1) == 1 and mallopt(M_MMAP_MAX, 0) == 1 else -EOPNOTSUPP
+
+
+cdef int raise_memlock_limit() noexcept nogil:
+    """Raise RLIMIT_MEMLOCK to infinity where that is allowed, else to the hard limit."""
+    cdef rlimit limit, wanted
+    if getrlimit(RLIMIT_MEMLOCK, &limit):
+        return -errno
+    wanted.rlim_cur = wanted.rlim_max = RLIM_INFINITY
+    if not setrlimit(RLIMIT_MEMLOCK, &wanted):
+        return 0
+    limit.rlim_cur = limit.rlim_max
+    return -errno if setrlimit(RLIMIT_MEMLOCK, &limit) else 0
+
+
+cdef int forbid_core_dumps() noexcept nogil:
+    """Set RLIMIT_CORE to 0, so that a crash does not write the process's memory to disk."""
+    cdef rlimit limit
+    if getrlimit(RLIMIT_CORE, &limit):
+        return -errno
+    limit.rlim_cur = 0
+    return -errno if setrlimit(RLIMIT_CORE, &limit) else 0
 
 
 def lock_everything(int flags, bint is_again_after_fork=True):
@@ -100,7 +178,7 @@ def lock_range(size_t address, size_t size, bint onfault=False):
     """Lock a range of addresses, at once or as its pages are first touched. Returns 0 or a negative errno."""
     cdef int rc
     with nogil:
-        rc = lock_region_onfault(<void *>address, size) if onfault else lock_region(<void *>address, size)
+        rc = lock_region(<void *>address, size, onfault)
     return rc
 
 
@@ -176,7 +254,7 @@ def tune_malloc():
     bool
         Whether the C library accepted both.
     """
-    return mallopt(M_TRIM_THRESHOLD, -1) == 1 and mallopt(M_MMAP_MAX, 0) == 1
+    return tune_heap() == 0
 
 
 class Mapping(NamedTuple):

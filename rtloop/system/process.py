@@ -21,7 +21,15 @@ from rtloop.system.privilege import CAP_IPC_LOCK, format_limit, is_capable, limi
 from rtloop.system.text import read_text
 from rtloop.units import format_size
 
-__all__ = ["LOCK_MODES", "core_dumps", "may_lock_future", "memlock_limit", "memory_lock", "memory_status"]
+__all__ = [
+    "LOCK_MODES",
+    "core_dumps",
+    "may_lock_future",
+    "memlock_limit",
+    "memory_lock",
+    "memory_status",
+    "range_lock_grant",
+]
 
 
 def memory_status() -> dict[str, int]:
@@ -40,6 +48,39 @@ def may_lock_future() -> bool:
     Under a finite limit it succeeds, and later allocations, thread starts and the growth of the stack fail.
     """
     return resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] == resource.RLIM_INFINITY or is_capable(CAP_IPC_LOCK)
+
+
+def range_lock_grant(name: str, size: int, rc: int, *, detail: str, is_asked: bool = True) -> Grant:
+    """Tell what became of locking one range.
+
+    Parameters
+    ----------
+    name : str
+        What the grant is about.
+    size : int
+        Of the range, in bytes.
+    rc : int
+        0, or the negative errno of mlock(2).
+    detail : str
+        What to say where it is locked.
+    is_asked : bool
+        Whether a lock was asked for at all.
+    """
+    asked = f"{format_size(size)}, locked" if is_asked else format_size(size)
+    if rc == 0:
+        return Grant(name, asked, asked, ok=True, detail=detail)
+    is_free = may_lock_future()  # and then it is not the limit that refused
+    limit = format_limit(resource.getrlimit(resource.RLIMIT_MEMLOCK)[0])
+    why = "" if is_free else f"; RLIMIT_MEMLOCK is {limit} bytes and CAP_IPC_LOCK is missing"
+    return Grant(
+        name,
+        asked,
+        f"{format_size(size)}, not locked",
+        ok=False,
+        detail=f"mlock: {os.strerror(-rc)}{why}",
+        fix="" if is_free else limit_fix("RLIMIT_MEMLOCK"),
+        errno=-rc,
+    )
 
 
 def _size_limit(value: int) -> str:

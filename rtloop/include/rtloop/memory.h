@@ -10,8 +10,10 @@
 #endif
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <pthread.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -21,6 +23,10 @@
 
 #ifndef MADV_WIPEONFORK
 #define MADV_WIPEONFORK 18
+#endif
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#define MADV_POPULATE_WRITE 23
 #endif
 #ifndef MADV_COLD
 #define MADV_COLD 20
@@ -59,26 +65,85 @@ static inline int rt_memory_map_sealed(const char *name, size_t bytes, void **ad
   return 0;
 }
 
-/* Read and write back every page: present and writable from now on, its content unchanged. */
-static inline void rt_memory_prefault(void *address, size_t bytes) {
+/* Read every page, and write it back if `is_writable`: present from now on, and its own copy; the content is unchanged,
+ * also by a thread that writes meanwhile. */
+static inline void rt_memory_touch(void *address, size_t bytes, int is_writable) {
   const size_t page = (size_t)sysconf(_SC_PAGESIZE);
-  volatile char *p = (volatile char *)address;
-  for (size_t i = 0; i < bytes; i += page) p[i] = p[i];
-  if (bytes) p[bytes - 1] = p[bytes - 1];
-}
-
-/* Whether each page is in memory now (mincore(2)): 1, 0 or a negative errno. `address` is page-aligned. */
-static inline int rt_memory_is_resident(void *address, size_t bytes) {
-  const size_t page = (size_t)sysconf(_SC_PAGESIZE);
-  unsigned char resident[64];
-  for (size_t done = 0; done < bytes; done += sizeof resident * page) {
-    size_t part = bytes - done < sizeof resident * page ? bytes - done : sizeof resident * page;
-    if (mincore((char *)address + done, part, resident)) return -errno;
-    for (size_t i = 0; i < (part + page - 1) / page; i++) {
-      if (!(resident[i] & 1)) return 0;
+  char *const end = (char *)address + bytes;
+  for (char *p = (char *)address; p < end; p = (char *)(((uintptr_t)p & ~(uintptr_t)(page - 1)) + page)) {
+    if (is_writable) {
+      __atomic_fetch_or(p, 0, __ATOMIC_RELAXED);
+    } else {
+      (void)__atomic_load_n(p, __ATOMIC_RELAXED);
     }
   }
-  return 1;
+}
+
+static inline void rt_memory_prefault(void *address, size_t bytes) { rt_memory_touch(address, bytes, 1); }
+
+/* The same, by the kernel in one call where it can (Linux 5.14), which then tells what it could not do instead of
+ * sending a signal. Returns 0 or a negative errno. */
+static inline int rt_memory_populate(void *address, size_t bytes, int is_writable) {
+  const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+  const uintptr_t first = (uintptr_t)address & ~(uintptr_t)(page - 1);
+  if (!bytes) return 0;
+  int rc;
+  do {
+    rc = madvise((void *)first, (uintptr_t)address + bytes - first,
+                 is_writable ? MADV_POPULATE_WRITE : MADV_POPULATE_READ);
+  } while (rc && (errno == EINTR || errno == EAGAIN));
+  if (rc && errno != EINVAL) return -errno;
+  if (rc) rt_memory_touch(address, bytes, is_writable); /* an older kernel, or memory that it does not populate */
+  return 0;
+}
+
+/* Bytes of the calling thread's stack below this call that it may still use, or a negative errno. Reads
+ * /proc/self/maps on the main thread, whose stack grows up to RLIMIT_STACK. */
+static inline int64_t rt_memory_stack_left(void) {
+  pthread_attr_t attr;
+  void *low = NULL;
+  size_t bytes = 0;
+  int rc = pthread_getattr_np(pthread_self(), &attr);
+  if (rc) return -rc;
+  rc = pthread_attr_getstack(&attr, &low, &bytes);
+  pthread_attr_destroy(&attr);
+  if (rc) return -rc;
+  return (char *)__builtin_frame_address(0) - (char *)low;
+}
+
+#define RT_STACK_RESERVE_BYTES (32u << 10) /* for the calls that prefault the stack, and a signal handler */
+
+static __attribute__((noinline, unused)) void rt_memory_touch_stack(size_t bytes) {
+  volatile char *p = (volatile char *)__builtin_alloca(bytes);
+  const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+  for (size_t i = bytes; i > 0; i = i > page ? i - page : 0) p[i - 1] = 0; /* downwards, as a stack grows */
+}
+
+/* Make the next `bytes` of the calling thread's stack present, without ever reaching its end: -ENOSPC where it has not
+ * that much left. Returns 0 or a negative errno. */
+static inline int rt_memory_prefault_stack(size_t bytes) {
+  const int64_t left = rt_memory_stack_left();
+  if (left < 0) return (int)left;
+  if (bytes > INT64_MAX / 2 || left < (int64_t)bytes + RT_STACK_RESERVE_BYTES) return -ENOSPC;
+  if (bytes) rt_memory_touch_stack(bytes);
+  return 0;
+}
+
+/* How many bytes of the pages that hold the range are in memory now (mincore(2)), or a negative errno. */
+static inline int64_t rt_memory_resident_bytes(void *address, size_t bytes) {
+  const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+  char *p = (char *)((uintptr_t)address & ~(uintptr_t)(page - 1));
+  size_t pages = ((char *)address + bytes - p + page - 1) / page;
+  unsigned char resident[64];
+  int64_t found = 0;
+  while (pages) {
+    const size_t part = pages < sizeof resident ? pages : sizeof resident;
+    if (mincore(p, part * page, resident)) return -errno;
+    for (size_t i = 0; i < part; i++) found += resident[i] & 1;
+    p += part * page;
+    pages -= part;
+  }
+  return found * (int64_t)page;
 }
 
 /* mlock2(2) with MLOCK_ONFAULT, which older C libraries do not declare: 0, or -1 and errno. */
@@ -102,7 +167,8 @@ static inline int rt_memory_future_lock(void) {
   const size_t page = (size_t)sysconf(_SC_PAGESIZE);
   void *p = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (p == MAP_FAILED) return -errno;
-  int rc = rt_memory_is_resident(p, page);
+  int rc = (int)rt_memory_resident_bytes(p, page);
+  if (rc == (int)page) rc = RT_FUTURE_LOCKED;
   if (rc == 0) {
     const int is_locked = rt_memory_is_locked(p);
     const int can_tell = !munlock(p, page) && rt_memory_is_locked(p) == 0;
@@ -120,6 +186,22 @@ static inline int rt_memory_can_tell_locked(void) {
   const int can_tell = !munlock(p, page) && rt_memory_is_locked(p) == 0;
   munmap(p, page);
   return can_tell;
+}
+
+/* Whether the kernel lets this thread lock memory beyond RLIMIT_MEMLOCK: CAP_IPC_LOCK, held in the initial user
+ * namespace; a capability of a rootless container's own namespace does not count. */
+static inline int rt_memory_ignores_limit(void) {
+  struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+  struct __user_cap_data_struct data[2] = {{0}};
+  if (syscall(SYS_capget, &header, data) || !(data[0].effective >> CAP_IPC_LOCK & 1u)) return 0;
+  char map[64] = "";
+  unsigned long inside = 1, outside = 1, count = 0;
+  int fd = open("/proc/self/uid_map", O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return 1; /* a kernel without user namespaces */
+  const ssize_t got = read(fd, map, sizeof map - 1);
+  close(fd);
+  return got > 0 && sscanf(map, "%lu %lu %lu", &inside, &outside, &count) == 3 && !inside && !outside &&
+         count == 4294967295ul;
 }
 
 /* Fork, seen from the process: how often, and which mlockall flags to give again to the parent, whose locked private
