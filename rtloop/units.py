@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from datetime import timedelta
 
 from rtloop.errors import ConfigError
 
-__all__ = ["format_duration", "format_rate", "format_size", "parse_duration", "parse_size"]
+__all__ = [
+    "as_index",
+    "format_duration",
+    "format_rate",
+    "format_size",
+    "parse_duration",
+    "parse_period",
+    "parse_size",
+    "show",
+]
 
 _NS = {"ns": 1, "us": 10**3, "µs": 10**3, "μs": 10**3, "ms": 10**6, "s": 10**9, "min": 60 * 10**9, "h": 3600 * 10**9}
 _HZ = {"hz": 1, "khz": 10**3, "mhz": 10**6}
 _BYTES = {"": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _NUMBER = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([^\s0-9.]*)\s*", re.ASCII | re.IGNORECASE)
 _INT64_MAX = 2**63 - 1
+_MAX_DIGITS = 60
+#: A bare int below this is taken for a forgotten unit: nothing that a thread waits for is as short.
+_MIN_BARE_NS = 1000
+#: A sleep costs a CPU a microsecond or more, for its timer interrupt and two switches of threads.
+_MIN_PERIOD_NS = 2000
+#: 100 kHz, which is beyond what a sleeping thread keeps up with: in a bare int, a forgotten unit.
+_MIN_BARE_PERIOD_NS = 10_000
 
 _DURATION_FORMS = 'an int (nanoseconds), a str with a unit ("250us", "1 ms", "2s") or a datetime.timedelta'
 _RATE_FORMS = _DURATION_FORMS + ', or a rate ("4kHz")'
@@ -23,7 +40,7 @@ _SIZE_FORMS = 'an int (bytes) or a str ("512K", "2M", "1G", powers of 1024)'
 def _split(text: str) -> tuple[int, int, str] | None:
     """Split ``"2.5ms"`` into the exact fraction 25 / 10 and ``"ms"``."""
     match = _NUMBER.fullmatch(text)
-    if match is None:
+    if match is None or len(match[1]) > _MAX_DIGITS:
         return None
     whole, _, decimals = match[1].partition(".")
     return int((whole + decimals) or "0"), 10 ** len(decimals), match[2]
@@ -42,7 +59,8 @@ def parse_duration(
     Parameters
     ----------
     value : int, str or datetime.timedelta
-        Nanoseconds, a number with a unit, or a timedelta.
+        Nanoseconds, a number with a unit, or a timedelta. A bare int from 1 to 999 is refused, for it is far more
+        likely to be seconds or milliseconds without their unit; ``"5ns"`` says that it is meant.
     name : str
         The argument's name, for the error message.
     rate : bool
@@ -71,22 +89,79 @@ def parse_duration(
             if unit in _NS:
                 result = (2 * number * _NS[unit] + scale) // (2 * scale)
             elif rate and unit.lower() in _HZ and number:
+                if unit.startswith("m"):
+                    raise ConfigError(
+                        f"{name}={value!r}: in 'mHz' the m is a thousandth, in 'MHz' the M is a million; "
+                        "write 'MHz', or give the period, such as '1us'"
+                    )
                 hertz = number * _HZ[unit.lower()]
                 result = (2 * 10**9 * scale + hertz) // (2 * hertz)
-    elif isinstance(value, int) and not isinstance(value, bool):
-        result = int(value)
     else:
-        result = _as_index(value)
+        result = as_index(value)
+    shown = f"{name}={show(value)}"
+    if (result is not None and result < 0) or _is_negative(value):
+        raise ConfigError(f"{shown} is negative; give {forms}")
     if result is None:
-        raise ConfigError(f"{name}={value!r} is not a duration; give {forms}")
+        raise ConfigError(f"{shown} is not a duration{_unit_hint(value)}; give {forms}")
+    if 0 < result < _MIN_BARE_NS and not isinstance(value, (str, timedelta)):
+        raise ConfigError(
+            f"{shown} is {result} ns, for a bare int is nanoseconds: did you mean '{result}s' or '{result}ms'? "
+            f"'{result}ns' is accepted where it is meant"
+        )
     if result < minimum:
         least = "more than zero" if minimum == 1 else f"at least {format_duration(minimum)}"
-        raise ConfigError(f"{name}={value!r} must be {least}; give {forms}")
+        raise ConfigError(f"{shown} must be {least}; give {forms}")
     if result > _INT64_MAX:
-        raise ConfigError(f"{name}={value!r} does not fit into 64-bit nanoseconds (about 292 years)")
+        raise ConfigError(f"{shown} does not fit into 64-bit nanoseconds (about 292 years)")
     if result > maximum:
-        raise ConfigError(f"{name}={value!r} must be at most {format_duration(maximum)}; give {forms}")
+        raise ConfigError(f"{shown} must be at most {format_duration(maximum)}; give {forms}")
     return result
+
+
+def parse_period(value: int | str | timedelta, name: str = "period", *, maximum: int = _INT64_MAX) -> int:
+    """Turn a period, or a rate such as ``"4kHz"``, into nanoseconds.
+
+    Parameters
+    ----------
+    value : int, str or datetime.timedelta
+        As for :func:`parse_duration`. At least 2 us: below it a CPU has no time left to sleep between two releases.
+        A bare int is at least 10 000 (100 kHz), for a lesser one is far more likely to lack its unit.
+    name : str
+        The argument's name, for the error message.
+    maximum : int
+        The greatest period accepted, in nanoseconds.
+
+    Raises
+    ------
+    ConfigError
+        On any other type, form or range.
+    """
+    period = parse_duration(value, name, rate=True, minimum=1, maximum=maximum)
+    if not isinstance(value, (str, timedelta)) and period < _MIN_BARE_PERIOD_NS:
+        raise ConfigError(
+            f"{name}={show(value)} is {format_duration(period)}, for a bare int is nanoseconds: "
+            f"did you mean '{period}us' or '{period}Hz'? Write the unit"
+        )
+    if period < _MIN_PERIOD_NS:
+        raise ConfigError(
+            f"{name}={show(value)} must be at least {format_duration(_MIN_PERIOD_NS)}: a sleep alone costs a CPU a "
+            "microsecond or more, so the loop would take the whole CPU, and the kernel stops real-time threads that do"
+        )
+    return period
+
+
+def _is_negative(value: object) -> bool:
+    return isinstance(value, str) and value.lstrip()[:1] in ("-", "\N{MINUS SIGN}") and bool(_split(value.lstrip()[1:]))
+
+
+def _unit_hint(value: object) -> str:
+    """Say what is wrong with the unit of a str, where that can be told."""
+    parts = _split(value) if isinstance(value, str) else None
+    if parts is None:
+        return ""
+    if not parts[2]:
+        return ": its unit is missing"
+    return f": units are in lower case, {parts[2].lower()!r}" if parts[2].lower() in _NS else ""
 
 
 def parse_size(value: int | str, name: str, *, minimum: int = 0, maximum: int = _INT64_MAX) -> int:
@@ -114,23 +189,36 @@ def parse_size(value: int | str, name: str, *, minimum: int = 0, maximum: int = 
             unit = unit.upper().removesuffix("IB").removesuffix("B")
             if unit in _BYTES and (number * _BYTES[unit]) % scale == 0:
                 result = number * _BYTES[unit] // scale
-    elif isinstance(value, int) and not isinstance(value, bool):
-        result = int(value)
     else:
-        result = _as_index(value)
+        result = as_index(value)
+    if (result is not None and result < 0) or _is_negative(value):
+        raise ConfigError(f"{name}={show(value)} is negative; give {_SIZE_FORMS}")
     if result is None:
-        raise ConfigError(f"{name}={value!r} is not a size; give {_SIZE_FORMS}")
+        raise ConfigError(f"{name}={show(value)} is not a size; give {_SIZE_FORMS}")
     if result < minimum:
-        raise ConfigError(f"{name}={value!r} must be at least {format_size(minimum)}; give {_SIZE_FORMS}")
+        raise ConfigError(f"{name}={show(value)} must be at least {format_size(minimum)}; give {_SIZE_FORMS}")
     if result > maximum:
-        raise ConfigError(f"{name}={value!r} must be at most {format_size(maximum)}; give {_SIZE_FORMS}")
+        raise ConfigError(f"{name}={show(value)} must be at most {format_size(maximum)}; give {_SIZE_FORMS}")
     return result
 
 
-def _as_index(value: object) -> int | None:
-    """Return a NumPy integer as an int, and None for a bool, a float or anything else."""
-    index = getattr(value, "__index__", None)
-    return None if index is None or isinstance(value, bool) else int(index())
+def as_index(value: object) -> int | None:
+    """Return what counts as an integer, NumPy's included, as an int; None for a bool, a float or anything else."""
+    if isinstance(value, bool):
+        return None
+    try:
+        return int(operator.index(value))  # type: ignore[arg-type]
+    except TypeError:
+        return None
+
+
+def show(value: object) -> str:
+    """Write a value as an error message shows it: its repr, cut where that is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # an int of more digits than Python prints
+        return "an int of thousands of digits"
+    return text if len(text) <= 2 * _MAX_DIGITS else f"{text[:_MAX_DIGITS]}..."
 
 
 def format_duration(ns: float, digits: int = 3) -> str:

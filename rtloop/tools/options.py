@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from rtloop.errors import ConfigError
-from rtloop.units import parse_duration
+from rtloop.units import parse_duration, parse_period
 
 __all__ = ["to_duration", "to_period"]
 
@@ -22,6 +22,8 @@ def to_period(ctx: click.Context, param: click.Parameter, value: str) -> int:
 
 def _parse(ctx: click.Context, param: click.Parameter, value: str, *, rate: bool) -> int:
     try:
-        return parse_duration(value, param.name or "", rate=rate, minimum=1)
+        if rate:
+            return parse_period(value, param.name or "")
+        return parse_duration(value, param.name or "", minimum=1)
     except ConfigError as error:
         raise click.BadParameter(str(error), ctx, param) from None

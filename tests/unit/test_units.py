@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 
 import rtloop
-from rtloop.units import format_duration, format_rate, format_size, parse_duration, parse_size
+from rtloop.units import format_duration, format_rate, format_size, parse_duration, parse_period, parse_size
 
 
 @pytest.mark.parametrize(
     ("value", "ns"),
     [
-        (250, 250),
+        (0, 0),
+        (1000, 1000),
+        ("250ns", 250),
         ("250us", 250_000),
         ("250 µs", 250_000),
         ("1 ms", 1_000_000),
@@ -24,7 +26,8 @@ from rtloop.units import format_duration, format_rate, format_size, parse_durati
         ("0.1ns", 0),
         (timedelta(microseconds=125), 125_000),
         (timedelta(days=1), 86_400_000_000_000),
-        (np.int64(7), 7),
+        (np.int64(7000), 7000),
+        (np.array(7000), 7000),
     ],
 )
 def test_a_duration_is_exact(value: object, ns: int) -> None:
@@ -38,7 +41,25 @@ def test_a_rate_is_its_period_rounded_to_the_nearest_nanosecond(value: str, ns: 
 
 @pytest.mark.parametrize(
     "value",
-    [0.001, 1.0, True, None, "", "ms", "1", "1 parsec", "1e3us", "-1ms", "1ms 2us", "4kHz", b"1ms", "nan s", "١ms"],
+    [
+        0.001,
+        1.0,
+        True,
+        None,
+        "",
+        "ms",
+        "1",
+        "1 parsec",
+        "1e3us",
+        "-1ms",
+        "1ms 2us",
+        "4kHz",
+        b"1ms",
+        "nan s",
+        "١ms",
+        int,
+        np.array([1]),
+    ],
 )
 def test_anything_else_is_refused_with_the_accepted_forms(value: object) -> None:
     with pytest.raises(rtloop.ConfigError, match="nanoseconds") as caught:
@@ -50,6 +71,68 @@ def test_anything_else_is_refused_with_the_accepted_forms(value: object) -> None
 def test_a_period_is_more_than_zero(value: object) -> None:
     with pytest.raises(rtloop.ConfigError, match="period"):
         parse_duration(value, "period", rate=True, minimum=1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "value", [-5, -(10**6), "-1ms", " - 1 ms", "\N{MINUS SIGN}2s", timedelta(seconds=-1), np.int64(-3)]
+)
+def test_a_negative_duration_is_called_negative(value: object) -> None:
+    with pytest.raises(rtloop.ConfigError, match="is negative; give an int") as caught:
+        parse_duration(value, "phase", minimum=1)  # type: ignore[arg-type]
+    assert f"phase={value!r}" in str(caught.value)
+    with pytest.raises(rtloop.ConfigError, match="stack_size='-2M' is negative"):
+        parse_size("-2M", "stack_size")
+
+
+@pytest.mark.parametrize("value", [1, 2, 999, np.int64(5)])
+def test_a_bare_int_that_can_only_lack_its_unit_is_refused(value: int) -> None:
+    hint = rf"timeout=.*{value}.* is {value} ns.*bare int is nanoseconds: did you mean '{value}s'"
+    with pytest.raises(rtloop.ConfigError, match=hint):
+        parse_duration(value, "timeout")
+    assert parse_duration(f"{value}ns", "timeout") == value, "with its unit it is meant"
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"), [("1", "its unit is missing"), ("5 MS", "lower case, 'ms'"), ("5 parsec", "not a duration; give")]
+)
+def test_what_is_wrong_with_a_unit_is_said(text: str, hint: str) -> None:
+    with pytest.raises(rtloop.ConfigError, match=hint):
+        parse_duration(text, "phase")
+
+
+@pytest.mark.parametrize("text", ["1mhz", "1 mHz", "0.5mHZ"])
+def test_a_rate_in_mHz_is_not_taken_for_megahertz(text: str) -> None:
+    with pytest.raises(rtloop.ConfigError, match=r"period=.*'mHz' the m is a thousandth.*write 'MHz'"):
+        parse_period(text)
+
+
+def test_a_period_leaves_the_cpu_time_to_sleep() -> None:
+    assert parse_period("2us") == 2000 and parse_period("0.5MHz") == 2000
+    for value in ("1999ns", "1MHz", "1us", timedelta(microseconds=1)):
+        with pytest.raises(rtloop.ConfigError, match="at least 2 us: a sleep alone costs a CPU"):
+            parse_period(value)
+    with pytest.raises(rtloop.ConfigError, match="more than zero"):
+        parse_period(0)
+
+
+def test_a_bare_int_as_the_period_is_not_taken_for_a_rate() -> None:
+    assert parse_period(10_000) == 10_000 and parse_period("9999ns") == 9999
+    with pytest.raises(rtloop.ConfigError, match=r"period=1000 is 1 us, .*did you mean '1000us' or '1000Hz'"):
+        parse_period(1000)
+    with pytest.raises(rtloop.ConfigError, match="bare int"):
+        parse_period(9999)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["9" * 5000 + "s", "0." + "3" * 5000 + "s", 10**5000, -(10**5000)],
+    ids=["str", "decimals", "int", "negative"],
+)
+def test_thousands_of_digits_are_refused_in_a_short_message(value: object) -> None:
+    for parse in (parse_duration, parse_size):
+        with pytest.raises(rtloop.ConfigError, match="phase=") as caught:
+            parse(value, "phase")  # type: ignore[operator]
+        assert len(str(caught.value)) < 300
 
 
 def test_a_duration_fits_into_64_bits() -> None:
