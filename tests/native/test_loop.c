@@ -80,7 +80,7 @@ static void run(int is_auto, int is_refused) {
   CHECK(rt_thread_create(&loop->thread, &loop->stack, body, &probe) == 0);
   while (rt_futex_wait(&loop->phase, RT_PHASE_STARTING, RT_NS_PER_S) == RT_PHASE_STARTING) continue;
   CHECK(loop->report.tid > 0 && loop->report.slack_ns == 1 && loop->report.signal_stack_rc == 0);
-  CHECK((loop->report.policy_rc != 0) == is_refused);
+  CHECK((loop->report.policy_rc != 0) == is_refused && loop->report.attr.size > 0);
   if (is_refused) {
     rt_futex_set(&loop->phase, RT_PHASE_ABORT);
   } else {

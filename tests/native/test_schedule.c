@@ -42,7 +42,7 @@ static void conserves(int policy, int64_t period, int64_t worst, uint64_t seed) 
 static void ends(void) {
   rt_schedule_t s = {.release = 0, .period = 1000, .policy = RT_OVERRUN_STOP};
   CHECK(rt_schedule_next(&s, 1000) == 0); /* exactly on the next release is no overrun */
-  CHECK(rt_schedule_next(&s, 2001) == -EOVERFLOW);
+  CHECK(rt_schedule_next(&s, 2001) == -EOVERFLOW && s.late == 1);
   s = (rt_schedule_t){.release = 0, .period = 1000, .policy = RT_OVERRUN_SKIP, .max_overruns = 2};
   CHECK(rt_schedule_next(&s, 1500) == 1 && s.missed == 1 && s.release == 2000);
   CHECK(rt_schedule_next(&s, 2500) == 0 && s.overruns_in_row == 0);
@@ -68,6 +68,27 @@ static void shifts(void) {
   CHECK(rt_schedule_next(&s, 410) == 0 && s.release == 1400 && s.moved == 0);
 }
 
+/* However often and however far the grid is moved, the release stays within 64 bits and goes forward. */
+static void shifts_far(void) {
+  const int64_t steps[] = {INT64_MAX / 4, INT64_MAX / 8, INT64_MAX / 2, INT64_MAX, 1};
+  for (size_t i = 0; i < sizeof steps / sizeof steps[0]; i++) {
+    rt_schedule_t s = {.release = INT64_MAX / 5, .period = 1000}; /* the time of day in the year 2028 */
+    int refused = 0;
+    for (int k = 0; k < 100; k++) {
+      const int64_t before = s.release, pending = s.shift;
+      const int rc = rt_schedule_shift(&s, steps[i]);
+      CHECK(rc == 0 || (rc == -ERANGE && s.shift == pending));
+      refused += rc != 0;
+      CHECK(rt_schedule_next(&s, before) == 0);
+      CHECK(s.release > before && s.release <= RT_RELEASE_MAX + 100 * s.period);
+    }
+    CHECK((refused > 0) == (steps[i] > 1));
+  }
+  rt_schedule_t s = {.release = RT_RELEASE_MAX - 1500, .period = 1000};
+  CHECK(rt_schedule_shift(&s, 501) == -ERANGE && rt_schedule_shift(&s, 500) == 0);
+  CHECK(rt_schedule_shift(&s, 1) == -ERANGE && rt_schedule_shift(&s, -1) == 0 && s.shift == 499);
+}
+
 static void aligns(void) {
   CHECK(rt_schedule_first(1234, 100, 0, 5) == 1339);
   CHECK(rt_schedule_first(1234, 100, 1000, 5) == 2005);
@@ -86,6 +107,7 @@ int main(void) {
   ends();
   stalls();
   shifts();
+  shifts_far();
   aligns();
   return CHECK_DONE();
 }

@@ -189,9 +189,9 @@ static inline __attribute__((always_inline)) int rt_loop_cycles(rt_loop_t *loop,
     if (RT_UNLIKELY(overran)) {
       const int code = overrun(self, cycle, schedule->missed);
       cycle->index += 1;
+      if (code && code != RT_STOP) return loop->end_code = code, RT_END_OVERRUN;
+      if (overran < 0) return RT_END_OVERRUNS; /* the policy's word: RT_STOP does not make this a normal end */
       if (code == RT_STOP) return RT_END_NORMAL;
-      if (code) return loop->end_code = code, RT_END_OVERRUN;
-      if (overran < 0) return RT_END_OVERRUNS;
       now = rt_clock_now(loop->clock);
       continue;
     }

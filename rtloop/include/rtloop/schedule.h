@@ -38,19 +38,26 @@ typedef struct rt_schedule {
   int32_t burst;   /* late releases already run back to back */
   int32_t stalled; /* whether the last move of the schedule crossed a stall */
   int64_t moved;   /* how far the last move shifted the grid: by rt_schedule_shift, or by RT_OVERRUN_SHIFT */
+  int64_t late;    /* how long after the next release the last overrun ended */
 } rt_schedule_t;
 
-/* Ask for the next release to move by ns. Returns 0, or -ERANGE where that would put it at or before the current one. */
+/* No release is moved beyond this, 146 years on the clock, so that no sum of times leaves 64 bits. */
+#define RT_RELEASE_MAX (INT64_MAX / 2)
+
+/* Ask for the next release to move by ns. Returns 0, or -ERANGE, and moves nothing, where that would put it at or before
+ * the current one, or beyond RT_RELEASE_MAX. */
 static inline int rt_schedule_shift(rt_schedule_t *s, int64_t ns) {
-  int64_t total;
-  if (__builtin_add_overflow(s->shift, ns, &total) || total <= -s->period || total > INT64_MAX / 4) return -ERANGE;
+  int64_t total, next;
+  if (__builtin_add_overflow(s->shift, ns, &total) || total <= -s->period) return -ERANGE;
+  if (__builtin_add_overflow(s->release + s->period, total, &next) || next > RT_RELEASE_MAX) return -ERANGE;
   s->shift = total;
   return 0;
 }
 
 /* The cold half of rt_schedule_next: the cycle ended later than the next release. */
 static __attribute__((noinline, cold, unused)) int rt_schedule_overrun(rt_schedule_t *s, int64_t next, int64_t end) {
-  int64_t late = end - next;
+  const int64_t late = end - next;
+  s->late = late;
   s->stalled = late > RT_STALL_NS;
   s->overruns_in_row += 1;
   if (s->policy == RT_OVERRUN_SHIFT) {

@@ -59,7 +59,7 @@ typedef struct rt_thread_report {
   int32_t policy_rc;
   int32_t denormals_flushed;
   int32_t slack_ns;
-  rt_sched_attr_t attr;           /* as the kernel has it */
+  rt_sched_attr_t attr;           /* as the kernel has it; size 0 where it does not tell */
   uint64_t cpus[RT_CPU_WORDS];    /* where the thread may run */
   uint64_t allowed[RT_CPU_WORDS]; /* where it could be allowed to run: the cpuset's online CPUs */
 } rt_thread_report_t;
@@ -125,7 +125,6 @@ static inline void rt_thread_setup(const rt_thread_request_t *request, const rt_
     report->slack_rc = prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0) ? -errno : 0;
   }
   report->slack_ns = prctl(PR_GET_TIMERSLACK, 0, 0, 0, 0);
-  report->attr.size = sizeof report->attr;
   (void)syscall(SYS_sched_getattr, 0, &report->attr, sizeof report->attr, 0);
 }
 
