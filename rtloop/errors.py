@@ -6,7 +6,9 @@ so that ``except PermissionError`` and ``except rtloop.PrivilegeError`` both wor
 
 from __future__ import annotations
 
+import errno
 import os
+from typing import Any
 
 __all__ = [
     "CallbackError",
@@ -35,7 +37,27 @@ class ConfigError(RtloopError, ValueError):
 
 
 class SetupError(RtloopError, OSError):
-    """The kernel refused something that the loop needs, and ``strict`` is on."""
+    """The kernel refused something that the loop needs, and ``strict`` is on.
+
+    Attributes
+    ----------
+    errno : int
+        Of the refused call, the first one where there are several; 0 where no call was made.
+    grants : tuple of Grant
+        Everything that was asked for until the start ended, refused or not, in the order of asking.
+    refused : tuple of Grant
+        Those of them that were refused.
+    """
+
+    grants: tuple[Any, ...] = ()
+
+    @property
+    def refused(self) -> tuple[Any, ...]:
+        """The grants that were refused."""
+        return tuple(grant for grant in self.grants if not grant.ok)
+
+    def __str__(self) -> str:
+        return super().__str__() if self.errno else str(self.strerror or super().__str__())
 
 
 class PrivilegeError(SetupError, PermissionError):
@@ -51,7 +73,7 @@ class MemoryLockPrivilegeError(MemoryLockError, PrivilegeError):
 
 
 class CallbackError(RtloopError, RuntimeError):
-    """A callback ended the loop with a negative code.
+    """A callback ended the loop with a code that is neither RT_CONTINUE nor RT_STOP.
 
     Attributes
     ----------
@@ -59,20 +81,52 @@ class CallbackError(RtloopError, RuntimeError):
         What the callback returned.
     callback : str
         Which one: ``"enter"``, ``"step"``, ``"overrun"`` or ``"wait"``.
+    name : str or None
+        The loop's name.
+    cycle : int or None
+        The index of the cycle; None for ``enter``, which runs before the first.
+    symbol : str or None
+        The name of the errno that a negative code is, such as ``"EIO"`` for -5.
     """
 
-    def __init__(self, code: int, callback: str = "step") -> None:
+    def __init__(self, code: int, callback: str = "step", name: str | None = None, cycle: int | None = None) -> None:
         self.code = code
         self.callback = callback
-        name = f", which is {os.strerror(-code)} if it is a negative errno" if 0 < -code < 134 else ""
-        super().__init__(f"{callback}() returned {code}{name}; the loop has stopped")
+        self.name = name
+        self.cycle = cycle
+        self.symbol = errno.errorcode.get(-code)
+        whose = f"{name}: " if name else ""
+        when = "" if cycle is None else f" in cycle {cycle}"
+        meaning = f", which is {self.symbol} ({os.strerror(-code)}) if it is a negative errno" if self.symbol else ""
+        super().__init__(f"{whose}{callback}() returned {code}{when}{meaning}; the loop has stopped")
 
-    def __reduce__(self) -> tuple[type, tuple[int, str]]:
-        return type(self), (self.code, self.callback)
+    def __reduce__(self) -> tuple[type, tuple[int, str, str | None, int | None]]:
+        return type(self), (self.code, self.callback, self.name, self.cycle)
 
 
 class OverrunError(RtloopError, RuntimeError):
-    """Too many overruns: ``max_overruns`` in a row, or the first one with ``overrun="stop"``."""
+    """Too many overruns: ``max_overruns`` in a row, or the first one with ``overrun="stop"``.
+
+    Attributes
+    ----------
+    name : str or None
+        The loop's name.
+    cycle : int or None
+        The index of the cycle whose overrun ended the loop.
+    late_ns : int or None
+        How long after the next release that cycle ended, in nanoseconds.
+    """
+
+    def __init__(
+        self, message: str, name: str | None = None, cycle: int | None = None, late_ns: int | None = None
+    ) -> None:
+        self.name = name
+        self.cycle = cycle
+        self.late_ns = late_ns
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[type, tuple[str, str | None, int | None, int | None]]:
+        return type(self), (str(self), self.name, self.cycle, self.late_ns)
 
 
 class GuardError(RtloopError, RuntimeError):
@@ -95,7 +149,9 @@ class RTSetupWarning(RuntimeWarning):
     """The loop runs, but not under the conditions that were asked for."""
 
 
-def setup_error(errno_: int, message: str, *, memory_lock: bool = False, privilege: bool = False) -> SetupError:
+def setup_error(
+    errno_: int, message: str, *, memory_lock: bool = False, privilege: bool = False, grants: tuple[Any, ...] = ()
+) -> SetupError:
     """Make the :class:`SetupError` that fits: a ``PermissionError`` where a privilege is missing.
 
     Parameters
@@ -108,6 +164,8 @@ def setup_error(errno_: int, message: str, *, memory_lock: bool = False, privile
         Whether it was memory that could not be locked.
     privilege : bool
         Whether a privilege or a limit is the cause.
+    grants : tuple of Grant
+        What was asked for until then.
     """
     kinds = {
         (False, False): SetupError,
@@ -115,4 +173,6 @@ def setup_error(errno_: int, message: str, *, memory_lock: bool = False, privile
         (True, False): MemoryLockError,
         (True, True): MemoryLockPrivilegeError,
     }
-    return kinds[memory_lock, privilege](errno_, message)
+    error = kinds[memory_lock, privilege](errno_, message)
+    error.grants = grants
+    return error

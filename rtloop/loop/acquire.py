@@ -21,6 +21,7 @@ from rtloop.system.grant import Grant, describe_refused
 from rtloop.system.privilege import (
     CAP_SYS_NICE,
     RLIMIT_RTTIME,
+    device_fix,
     format_limit,
     is_capable,
     limit_fix,
@@ -41,25 +42,32 @@ __all__ = [
     "thread_grants",
 ]
 
-_DMA_LATENCY_FIX = """\
-login:     echo 'KERNEL=="cpu_dma_latency", GROUP="realtime", MODE="0660"' | sudo tee /etc/udev/rules.d/99-rtloop.rules
-           # with your user in the group realtime; then reboot
-systemd:   DeviceAllow=/dev/cpu_dma_latency rw   # in the unit's [Service] section
-container: docker run --device /dev/cpu_dma_latency ...
-or leave the idle states alone: dma_latency=None"""
-
 _POLICY_NAMES = {number: name for name, number in POLICIES.items()}
 
 
 @contextmanager
-def setup_errors(name: str) -> Iterator[None]:
-    """Turn any system error that is not expected, such as no free file, into a SetupError."""
+def setup_errors(name: str, grants: list[Grant]) -> Iterator[None]:
+    """Turn any system error that is not expected, such as no free file, into a SetupError.
+
+    `grants` is the list that the start fills. The SetupError carries it, and a note of what was refused before.
+    """
     try:
         yield
-    except SetupError:
+    except SetupError as error:
+        _add_grants(error, grants)
         raise
     except OSError as error:
-        raise SetupError(error.errno or 0, f"{name} could not be set up: {error}") from error
+        setup = SetupError(error.errno or 0, f"{name} could not be set up: {error}")
+        _add_grants(setup, grants)
+        raise setup from error
+
+
+def _add_grants(error: SetupError, grants: list[Grant]) -> None:
+    if error.grants:
+        return
+    error.grants = tuple(grants)
+    if error.refused:
+        error.add_note("Refused before that:\n" + describe_refused(*error.refused))
 
 
 def process_wide(settings: Settings, stack: ExitStack) -> Iterator[Grant]:
@@ -72,16 +80,19 @@ def process_wide(settings: Settings, stack: ExitStack) -> Iterator[Grant]:
         grant = process.core_dumps.acquire()
         stack.callback(process.core_dumps.release)
         yield grant
+    is_refused = False
     if settings.lock_memory in ("all", "onfault"):
         grant = process.memory_lock.acquire(settings.lock_memory)
         # A grant can be partial: what was acquired is given back, whether or not it was all that was asked for.
         if not grant.errno:
             stack.callback(process.memory_lock.release, settings.lock_memory)
+        is_refused = not grant.ok
         yield grant
     elif settings.lock_memory == "own":
         detail = "the loop's stack, state and telemetry, as below"
         yield Grant("memory_lock", "own", "own", ok=True, detail=detail)
-    if settings.tune_malloc:
+    # This one cannot be undone: it is not done for a start that is bound to fail.
+    if settings.tune_malloc and not (settings.strict and is_refused):
         is_tuned = memory.tune_malloc()
         granted = "tuned" if is_tuned else "not tuned"
         yield Grant("malloc", "tuned", granted, ok=is_tuned, detail="for the rest of the process's life")
@@ -127,7 +138,8 @@ def dma_latency(settings: Settings, stack: ExitStack) -> list[Grant]:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
         detail = f"{path}: {error.strerror}"
-        return [Grant("dma_latency", asked, "not held", False, detail, _DMA_LATENCY_FIX, error.errno or 0)]
+        fix = device_fix(path) + "\nor leave the idle states alone: dma_latency=None"
+        return [Grant("dma_latency", asked, "not held", False, detail, fix, error.errno or 0)]
     held = _HeldFile(fd)
     stack.callback(held.close)
     os.write(fd, settings.dma_latency_us.to_bytes(4, "little", signed=True))
@@ -172,29 +184,29 @@ def rt_bandwidth(settings: Settings) -> list[Grant]:
     except (OSError, ValueError):
         runtime, period = -1, 1
     share = 1.0 if runtime < 0 else runtime / period
-    asked = min(1.0, settings.spin_ns / settings.period_ns)
+    asked = settings.spin_ns / settings.period_ns
     if settings.spin_ns and runtime >= 0 and asked >= share:
         grants.append(
             Grant(
                 "rt_bandwidth",
-                f"{100 * asked:.0f} % of a CPU",
-                f"{100 * share:.0f} % of a CPU",
+                f"{100 * asked:.1f} % of a CPU",
+                f"{100 * share:.1f} % of a CPU",
                 ok=False,
                 detail=f"spin={format_duration(settings.spin_ns)} of a period of "
                 f"{format_duration(settings.period_ns)}; beyond sched_rt_runtime_us the kernel stops real-time threads "
                 "for the rest of sched_rt_period_us",
-                fix="spin less than the period, so that the loop sleeps,\n"
+                fix="spin for less of the period, so that the loop sleeps longer,\n"
                 "or sudo sysctl kernel.sched_rt_runtime_us=-1   # takes the limit away for the whole machine",
             )
         )
     cpu_time_us = resource.getrlimit(RLIMIT_RTTIME)[0]
     if cpu_time_us != resource.RLIM_INFINITY:
-        needed = settings.period_ns // 1000 if settings.spin_ns < settings.period_ns else None
-        is_enough = needed is not None and needed < cpu_time_us
+        needed = settings.period_ns // 1000
+        is_enough = needed < cpu_time_us
         grants.append(
             Grant(
                 "rt_time",
-                "unlimited" if needed is None else f"{needed} us without blocking",
+                f"{needed} us without blocking",
                 f"{cpu_time_us} us without blocking",
                 ok=is_enough,
                 detail="RLIMIT_RTTIME: beyond it the kernel sends SIGXCPU, and then kills the process",
@@ -226,6 +238,10 @@ def _policy_grant(settings: Settings, request: dict[str, Any], report: dict[str,
     asked_attr = request["attr"]
     asked = _policy_text(asked_attr["sched_policy"], asked_attr["sched_priority"], asked_attr)
     granted = _policy_text(got["sched_policy"], got["sched_priority"], got)
+    if not got["size"]:  # sched_getattr failed: nothing was read back
+        granted = "not known"
+        if rc == 0:
+            return Grant("policy", asked, granted, ok=False, detail="set, but sched_getattr could not read it back")
     if rc == 0:
         has_reset = bool(got["sched_flags"] & 1)
         detail = "reset on fork, read back with sched_getattr" if has_reset else "without reset on fork"
@@ -254,8 +270,20 @@ def _policy_grant(settings: Settings, request: dict[str, Any], report: dict[str,
             else:
                 fix = limit_fix("RLIMIT_RTPRIO", max(95, settings.priority))
     elif -rc == errno.EBUSY:
-        detail += "; the admission test found too little free CPU time for this runtime and period"
-        fix = "ask for less runtime, or end other SCHED_DEADLINE threads"
+        share = 100 * asked_attr["sched_runtime"] / max(asked_attr["sched_period"], 1)
+        detail += (
+            f"; the admission test found no {share:.1f} % of a CPU (runtime / period) free: all SCHED_DEADLINE threads "
+            "together get the share of sched_rt_runtime_us on the CPUs of their cpuset"
+        )
+        fix = (
+            "ask for less runtime, or for a longer period,\n"
+            "or end other SCHED_DEADLINE threads: ps -eLo cls,pid,tid,comm | grep DLN,\n"
+            "or sudo sysctl kernel.sched_rt_runtime_us=950000   # the default, where it has been lowered\n"
+            "or policy='fifo'"
+        )
+    elif -rc == errno.EINVAL and settings.policy == "deadline":
+        detail += "; the period may be outside of kernel.sched_deadline_period_min_us and _max_us"
+        fix = "sysctl kernel.sched_deadline_period_min_us kernel.sched_deadline_period_max_us   # and a period between"
     return Grant("policy", asked, granted, ok=False, detail=detail, fix=fix, errno=-rc)
 
 
@@ -291,7 +319,8 @@ def thread_grants(settings: Settings, request: dict[str, Any], report: dict[str,
     if cpus is not None:
         grants.append(_cpu_grant(cpus, report))
     grants.append(_policy_grant(settings, request, report))
-    if report["attr"]["sched_policy"] == POLICIES["other"]:
+    # Real-time threads have no slack; the thread asked for none if it is an ordinary one.
+    if settings.policy == "other" or report["policy_rc"]:
         slack = report["slack_ns"]
         grants.append(Grant("timer_slack", "1 ns", f"{slack} ns", ok=slack == 1, errno=-report["slack_rc"]))
     if settings.flush_denormals:
@@ -301,9 +330,20 @@ def thread_grants(settings: Settings, request: dict[str, Any], report: dict[str,
     return grants
 
 
-def refusal(grant: Grant) -> SetupError:
-    """Make the exception that a refused grant raises in strict mode."""
-    is_memory = grant.name in ("memory_lock", "telemetry", "stack", "state")
-    by_limit = is_memory and grant.errno in (errno.ENOMEM, errno.EAGAIN) and not process.may_lock_future()
-    is_privilege = by_limit or grant.errno in (errno.EPERM, errno.EACCES)
-    return setup_error(grant.errno, describe_refused(grant), memory_lock=is_memory, privilege=is_privilege)
+def refusal(name: str, grants: list[Grant]) -> SetupError:
+    """Make the exception that refused grants raise in strict mode: all in one, of the type that fits the first."""
+    refused = [grant for grant in grants if not grant.ok]
+    first = refused[0]
+    is_memory = first.name in ("memory_lock", "telemetry", "stack", "state")
+    by_limit = is_memory and first.errno in (errno.ENOMEM, errno.EAGAIN) and not process.may_lock_future()
+    is_privilege = by_limit or first.errno in (errno.EPERM, errno.EACCES)
+    text = describe_refused(*refused)
+    if len(refused) > 1:
+        text = f"{name} was refused {len(refused)} things that it asked for:\n{text}"
+    return setup_error(
+        first.errno,
+        f"{text}\nOr run degraded: strict=False",
+        memory_lock=is_memory,
+        privilege=is_privilege,
+        grants=tuple(grants),
+    )

@@ -22,11 +22,12 @@ cdef extern from "../include/rtloop/loop.h" nogil:
         int64_t period
         int64_t shift
         int64_t max_overruns
+        int64_t late
         int32_t policy
         int32_t max_burst
 
     ctypedef struct rt_cycle_t:
-        pass
+        uint64_t index
 
     ctypedef struct rt_spin_t:
         int64_t margin
@@ -79,6 +80,7 @@ cdef extern from "../include/rtloop/loop.h" nogil:
 
     ctypedef struct rt_loop_t:
         rt_schedule_t schedule
+        rt_cycle_t cycle
         rt_spin_t spin
         rt_telemetry_t *telemetry
         int clock
@@ -127,6 +129,7 @@ cdef class Control:
     cdef object _undo
     cdef object _stats
     cdef object _error
+    cdef bint _is_told
     cdef bint _has_own_wait
     cdef str _former_state
     cdef object _starter

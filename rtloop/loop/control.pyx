@@ -17,14 +17,12 @@ from rtloop.system.memory_h cimport rt_memory_map
 import os
 import threading
 import time
-import warnings
 from contextlib import ExitStack
 
-from rtloop.errors import CallbackError, OverrunError, RTSetupWarning, SetupError, StateError, StopTimeoutError
-from rtloop.loop import acquire, running
+from rtloop.errors import SetupError, StateError, StopTimeoutError
+from rtloop.loop import acquire, failure, running
 from rtloop.loop.keeper import shielded
 from rtloop.loop.settings import CLOCKS, OVERRUN_POLICIES, POLICIES
-from rtloop.system.grant import describe_refused
 from rtloop.system.memory import fork_count
 from rtloop.system.process import memory_lock
 from rtloop.units import format_duration, format_size
@@ -35,7 +33,10 @@ _SPIN_BUDGET_PERCENT = 25
 cdef int64_t _SLICE_NS = 50_000_000
 
 _IDLE_STATES = ("new", "stopped", "failed")
-_CALLBACKS = {RT_END_ENTER: "enter", RT_END_STEP: "step", RT_END_OVERRUN: "overrun", RT_END_WAIT: "wait"}
+_ENDS = {RT_END_ENTER: "enter", RT_END_STEP: "step", RT_END_OVERRUN: "overrun", RT_END_WAIT: "wait",
+         RT_END_CLOCK: "clock", RT_END_OVERRUNS: "overruns"}
+# A run that one of these ended had counted its last cycle already.
+_ENDS_COUNTED = (RT_END_STEP, RT_END_OVERRUN, RT_END_OVERRUNS)
 
 
 cdef class Control:
@@ -102,7 +103,7 @@ cdef class Control:
             _stats_maker()  # the end of a run is no time for an import
             owner.setup()
             shielded(lambda: self._launch(owner, cycles, duration_ns))
-            _warn(self.grants, self.settings.name)
+            failure.warn_degraded(self.grants, self.settings.name)
             shielded(self._let_go)
         except BaseException:
             if self._state == "running":
@@ -115,6 +116,7 @@ cdef class Control:
         """Let the thread run; a stop that was asked for meanwhile comes with it."""
         with self._lock:
             self._stats = self._error = None
+            self._is_told = False
             self._state = "running"
             if self._is_stop_wanted:
                 rt_loop_command(self.rt, RT_COMMAND_STOP)
@@ -127,7 +129,7 @@ cdef class Control:
         grants = []
         memset(self.rt, 0, sizeof(rt_loop_t))
         self._fill(cycles, duration_ns)
-        with acquire.setup_errors(settings.name), ExitStack() as stack:
+        with acquire.setup_errors(settings.name, grants), ExitStack() as stack:
             for grant in acquire.process_wide(settings, stack):
                 self._insist(grants, [grant])
             self._insist(grants, acquire.rt_bandwidth(settings))
@@ -138,7 +140,7 @@ cdef class Control:
             self._insist(grants, acquire.dma_latency(settings, stack))
             self._create_thread(owner)
             stack.callback(self._abort_thread)
-            self._insist(grants, acquire.thread_grants(settings, self.rt.request, self.rt.report))
+            self._insist(grants, acquire.thread_grants(settings, self.rt.request, self.rt.report), is_all=True)
             self._fill_header()
             self.grants = tuple(grants)
             self._undo = stack.pop_all()
@@ -160,12 +162,11 @@ cdef class Control:
             self._state = self._former_state
             self._pid = 0
 
-    def _insist(self, grants, more):
-        """Add grants; in strict mode the first refused one ends the start."""
+    def _insist(self, grants, more, is_all=False):
+        """Add grants; in strict mode, when all are there, one error for all that were refused ends the start."""
         grants += more
-        for grant in more:
-            if self.settings.strict and not grant.ok:
-                raise acquire.refusal(grant)
+        if is_all and self.settings.strict and not all(grant.ok for grant in grants):
+            raise acquire.refusal(self.settings.name, grants)
 
     def _fill(self, cycles, duration_ns):
         """Translate the settings into the C state."""
@@ -298,19 +299,19 @@ cdef class Control:
 
     def _end_error(self):
         """Return the exception for how the run ended, None where it ended well."""
-        reason, code = self.rt.end_reason, self.rt.end_code
+        reason, cycle = self.rt.end_reason, self.rt.cycle.index
         if reason == RT_END_NORMAL:
             return None
-        if reason in _CALLBACKS:
-            return CallbackError(code, _CALLBACKS[reason])
-        if reason == RT_END_CLOCK:
-            return SetupError(-code, f"clock_nanosleep on clock={self.settings.clock!r}: {os.strerror(-code)}")
-        s = self.settings
-        what = "the first overrun" if s.overrun == "stop" else f"{s.max_overruns} overruns in a row"
-        return OverrunError(
-            f"{s.name} was stopped by {what}: a cycle ended later than the next release, "
-            f"with period={format_duration(s.period_ns)} and overrun={s.overrun!r}"
-        )
+        if reason in _ENDS_COUNTED:
+            cycle -= 1
+        return failure.end_error(self.settings, _ENDS[reason], self.rt.end_code, cycle, self.rt.schedule.late)
+
+    def untold_error(self):
+        """Return, once, what ended a loop that failed where join() has not raised it; otherwise None."""
+        if self._is_told or self._is_in_child() or self.state != "failed":
+            return None
+        self._is_told = True
+        return self._error
 
     def _make_stats(self, block, state):
         used = rt_stack_high_water(&self.rt.stack)
@@ -418,6 +419,7 @@ cdef class Control:
                 interrupt.add_note(str(error))
             raise
         if has_ended and self._error is not None:
+            self._is_told = True
             raise self._error.with_traceback(None)
         return has_ended
 
@@ -426,14 +428,6 @@ cdef class Control:
         self.stop(timeout_ns)
         if not self._is_in_child():
             self._move((*_IDLE_STATES, "closed"), "closed")
-
-
-def _warn(grants, name):
-    """Say once what a degraded loop has to do without."""
-    refused = [describe_refused(grant) for grant in grants if not grant.ok]
-    if refused:
-        text = "\n".join(refused)
-        warnings.warn(f"{name} runs degraded, for not everything was granted:\n{text}", RTSetupWarning, stacklevel=1)
 
 
 def _stats_maker():

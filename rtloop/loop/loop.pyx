@@ -11,7 +11,8 @@ import itertools
 import numpy as np
 
 from rtloop.errors import StateError
-from rtloop.loop.settings import make_settings, parse_count
+from rtloop.loop import failure
+from rtloop.loop.settings import check_call, make_settings, parse_count, parse_run_duration
 from rtloop.units import format_rate, parse_duration
 
 _INTERFACE = 1
@@ -95,13 +96,14 @@ cdef class _RTLoop_1:
     Subclass it in Cython and override ``step``; the methods that the thread calls are C, without the GIL. The class
     itself is a loop whose step does nothing.
 
-    A duration is an int (nanoseconds), a str with a unit (``"250us"``) or a ``datetime.timedelta``; a size is an int
-    (bytes) or a str (``"512K"``).
+    A duration is a str with a unit (``"250us"``, ``"2s"``), a ``datetime.timedelta``, or an int, which is NANOSECONDS:
+    write ``run("1s")``, for 1 is a nanosecond. An int so short that it can only lack its unit is refused. A size is an
+    int (bytes) or a str (``"512K"``).
 
     Parameters
     ----------
     period : duration
-        Time from one release to the next; also a rate, ``"4kHz"``.
+        Time from one release to the next; also a rate, ``"4kHz"``. At least 2 us, and 10 000 (10 us) as a bare int.
     phase : duration
         Release k is at origin + phase + k * period.
     align : duration, optional
@@ -117,8 +119,8 @@ cdef class _RTLoop_1:
     cpu : "auto", None, int or several
         Where the thread may run. ``"auto"``: the isolated CPUs if there are any, else as inherited; None: as inherited.
     spin : duration or "auto"
-        Wake this much early and spin to the release. ``"auto"`` learns how much from the measured wake-up latency,
-        within a quarter of the CPU.
+        Wake this much early, less than the period, and spin to the release. ``"auto"`` learns how much from the
+        measured wake-up latency, within a quarter of the CPU.
     overrun : {"skip", "catch-up", "shift", "stop"}
         After a cycle that ended later than the next release: ``skip`` drops the late releases and keeps the grid,
         ``catch-up`` runs up to `max_burst` of them back to back and then skips, ``shift`` moves the grid to now,
@@ -130,7 +132,7 @@ cdef class _RTLoop_1:
     warmup : int
         First cycles that run and are recorded, and count in no histogram.
     strict : bool
-        Whether a refused grant raises. Otherwise one RTSetupWarning lists what is missing, and the loop runs.
+        Whether refused grants raise, all in one exception. Otherwise one RTSetupWarning lists them, and the loop runs.
     lock_memory : {"all", "onfault", "own", "off"}
         All memory of the process, now and later (mlockall(2)); the same as pages are first touched; only what the loop
         itself uses; nothing.
@@ -159,7 +161,8 @@ cdef class _RTLoop_1:
     Notes
     -----
     Called by the thread, overridable in Cython (``noexcept nogil``, returning RT_CONTINUE, RT_STOP or a negative code
-    that fails the loop; ``leave`` returns nothing):
+    that fails the loop; ``leave`` returns nothing). Where the overrun policy ends the loop, RT_STOP from ``overrun``
+    does not make that a normal end.
 
     ==================================  ============================================================================
     ``enter()``                         before the first release; may allocate and block
@@ -169,20 +172,21 @@ cdef class _RTLoop_1:
     ``leave()``                         after the last cycle, if ``enter`` succeeded
     ==================================  ============================================================================
 
-    ``self.shift(ns)``, called from ``step``, moves the next release and with it the grid. It returns 0, or -ERANGE
-    where the next release would not come after the present one. It is a few instructions, and neither allocates nor
+    ``self.shift(ns)``, called from ``step``, moves the next release and with it the grid. It returns 0, or -ERANGE,
+    and moves nothing, where the next release would not come after the present one, or would come after 146 years on
+    the clock. It is a few instructions, and neither allocates nor
     enters the kernel.
     """
 
     def __cinit__(self, *args, **kwargs):
         self._rt = NULL
 
-    def __init__(self, period, **settings):
+    def __init__(self, *period, **settings):
         if self._control is not None:
             raise StateError("this loop has been initialised before")
-        _check_methods(type(self))
+        check_call(type(self), period, settings)
         default_name = f"{type(self).__name__}-{next(_serial)}"
-        cdef Control control = Control(make_settings(default_name, period, **settings))
+        cdef Control control = Control(make_settings(default_name, *period, **settings))
         control.bind(_body, _overrides_wait(self))
         self._rt = control.rt
         self._control = control
@@ -240,7 +244,8 @@ cdef class _RTLoop_1:
         ------
         SetupError
             Where the kernel refused something and ``strict`` is on (a PermissionError where a privilege is missing).
-            Nothing stays acquired.
+            It lists everything that was refused, also as ``refused``; its type is that of the first refusal. Nothing
+            stays acquired.
         StateError
             Where the loop runs already, or is closed.
         """
@@ -252,14 +257,21 @@ cdef class _RTLoop_1:
         Parameters
         ----------
         timeout : duration
-            How long to wait.
+            How long to wait, ``"2s"``; a bare int is nanoseconds.
 
         Raises
         ------
         StopTimeoutError
             Where a callback has not returned by then; the thread goes on, and ends when it does.
+
+        Warns
+        -----
+        RTSetupWarning
+            Once, where the loop had failed by itself and neither :meth:`join` nor :meth:`run` has raised what ended it.
         """
-        RTLoop_control(self).stop(parse_duration(timeout, "timeout"))
+        cdef Control control = RTLoop_control(self)
+        control.stop(parse_duration(timeout, "timeout"))
+        failure.warn_failed(control.untold_error())
 
     def join(self, timeout=None):
         """Wait until the loop has ended.
@@ -267,7 +279,7 @@ cdef class _RTLoop_1:
         Parameters
         ----------
         timeout : duration, optional
-            How long to wait; for ever by default.
+            How long to wait, ``"2s"``; a bare int is nanoseconds. For ever by default.
 
         Returns
         -------
@@ -291,7 +303,8 @@ cdef class _RTLoop_1:
         Parameters
         ----------
         duration : duration, optional
-            Run the releases of this long.
+            Run the releases of this long: ``"10s"``, ``"500 ms"``. A bare int is nanoseconds, and is refused where it
+            is shorter than a period.
         cycles : int, optional
             Run this many cycles. Without either, the loop runs until ``step`` returns RT_STOP, or Ctrl-C.
 
@@ -308,7 +321,9 @@ cdef class _RTLoop_1:
         control = RTLoop_control(self)
         if cycles is not None:
             cycles = parse_count(cycles, "cycles")
-        control.start(self, cycles, None if duration is None else parse_duration(duration, "duration", minimum=1))
+        if duration is not None:
+            duration = parse_run_duration(duration, control.settings.period_ns)
+        control.start(self, cycles, duration)
         control.join()
         return control.stats
 
@@ -317,19 +332,31 @@ cdef class _RTLoop_1:
         RTLoop_control(self).reset_stats()
 
     def close(self):
-        """Stop the loop for good; it cannot be started again. Its last statistics stay."""
-        if self._control is not None:
-            RTLoop_control(self).close(parse_duration(_DEFAULT_STOP_TIMEOUT, "timeout"))
+        """Stop the loop for good, as :meth:`stop` does; it cannot be started again. Its last statistics stay."""
+        cdef Control control = self._control
+        if control is not None:
+            control.stop(parse_duration(_DEFAULT_STOP_TIMEOUT, "timeout"))
+            failure.warn_failed(control.untold_error())
+            control.close(parse_duration(_DEFAULT_STOP_TIMEOUT, "timeout"))
 
     def __enter__(self):
         self.start()
         return self
 
     def __exit__(self, kind, value, traceback):
-        control = RTLoop_control(self)
+        cdef Control control = RTLoop_control(self)
+        error = control.untold_error()  # before stop(), which would warn
         self.stop()
-        if kind is None and control.state == "failed":
+        if kind is not None:
+            failure.note_failed(value, error)
+        elif control.state == "failed":
             control.join()
+
+    def __reduce_ex__(self, protocol):
+        raise TypeError(
+            f"{type(self).__name__} cannot be pickled or copied, for it is a thread of this process: "
+            "make a new one where it is needed, from the same keywords"
+        )
 
     def __repr__(self):
         if self._control is None:
@@ -338,7 +365,7 @@ cdef class _RTLoop_1:
 
     @property
     def state(self):
-        """``"new"``, ``"running"``, ``"stopped"`` or ``"failed"``."""
+        """``"new"``, ``"running"``, ``"stopped"`` (also once closed) or ``"failed"``."""
         return RTLoop_control(self).state
 
     @property
@@ -363,16 +390,6 @@ cdef class _RTLoop_1:
 
 
 RTLoop = _RTLoop_1
-
-
-def _check_methods(kind):
-    """Refuse the loop's methods written in Python: the thread would never call them."""
-    for name in ("enter", "step", "overrun", "wait", "leave"):
-        if callable(getattr(kind, name, None)):
-            raise TypeError(
-                f"{kind.__name__}.{name} is a Python method, which a real-time thread cannot call: write it in Cython, "
-                f"in a cdef class, as 'cdef ... {name}(self, ...) noexcept nogil'"
-            )
 
 
 cdef Control RTLoop_control(_RTLoop_1 self):

@@ -10,9 +10,19 @@ from datetime import timedelta
 from typing import Any
 
 from rtloop.errors import ConfigError, RTSetupWarning
-from rtloop.units import format_duration, parse_duration, parse_size
+from rtloop.units import as_index, format_duration, parse_duration, parse_period, parse_size, show
 
-__all__ = ["CLOCKS", "OVERRUN_POLICIES", "POLICIES", "Duration", "Settings", "make_settings", "parse_count"]
+__all__ = [
+    "CLOCKS",
+    "OVERRUN_POLICIES",
+    "POLICIES",
+    "Duration",
+    "Settings",
+    "check_call",
+    "make_settings",
+    "parse_count",
+    "parse_run_duration",
+]
 
 Duration = int | str | timedelta
 
@@ -34,6 +44,8 @@ _INT64_MAX = 2**63 - 1
 _MIN_DEADLINE_RUNTIME_NS = 1024
 #: The kernel keeps 5 % of each CPU for ordinary threads (sched_rt_runtime_us).
 _MAX_UTILISATION = 0.95
+#: Names that others give to a keyword, which no comparison of letters would find.
+_ALIASES = {"rate": "period", "frequency": "period", "interval": "period", "affinity": "cpu"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +88,15 @@ class Settings:
 
 def _choice(value: object, name: str, choices: Iterable[str]) -> str:
     if not isinstance(value, str) or value not in choices:
-        raise ConfigError(f"{name}={value!r} is not one of {', '.join(repr(c) for c in choices)}")
+        raise ConfigError(f"{name}={show(value)} is not one of {', '.join(repr(c) for c in choices)}")
     return value
 
 
 def _integer(value: object, name: str, minimum: int, maximum: int = _INT64_MAX) -> int:
-    index = getattr(value, "__index__", None)
-    number = None if index is None or isinstance(value, bool) else int(index())
+    number = as_index(value)
     if number is None or not minimum <= number <= maximum:
         span = f"from {minimum} to {maximum}" if maximum < _INT64_MAX else f"of at least {minimum}"
-        raise ConfigError(f"{name}={value!r} must be an int {span}")
+        raise ConfigError(f"{name}={show(value)} must be an int {span}")
     return number
 
 
@@ -93,7 +104,7 @@ def _name(value: object, default: str) -> str:
     if value is None:
         return default
     if not isinstance(value, str) or not value.strip() or not value.isprintable():
-        raise ConfigError(f"name={value!r} must be a str of printable characters")
+        raise ConfigError(f"name={show(value)} must be a str of printable characters")
     return value
 
 
@@ -110,16 +121,62 @@ def parse_count(value: object, name: str) -> int:
 def _flag(value: object, name: str) -> bool:
     if value is True or value is False:
         return value
-    raise ConfigError(f"{name}={value!r} must be True or False")
+    raise ConfigError(f"{name}={show(value)} must be True or False")
+
+
+def parse_run_duration(value: Duration, period_ns: int) -> int:
+    """Turn how long a run lasts into nanoseconds. A bare int shorter than a period is taken for a forgotten unit."""
+    duration_ns = parse_duration(value, "duration", minimum=1)
+    if not isinstance(value, (str, timedelta)) and duration_ns < period_ns:
+        raise ConfigError(
+            f"duration={show(value)} is {format_duration(duration_ns)}, for a bare int is nanoseconds, and the period "
+            f"is {format_duration(period_ns)}: did you mean '{duration_ns}s' or '{duration_ns}ms'? Write the unit"
+        )
+    return duration_ns
+
+
+def check_call(kind: type, positional: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+    """Check that a loop's class can run, and was called with a period and with keywords that exist.
+
+    Raises
+    ------
+    TypeError
+        In the name of the class, with the keyword that may have been meant.
+    """
+    for name in ("enter", "step", "overrun", "wait", "leave"):
+        if callable(getattr(kind, name, None)):
+            raise TypeError(
+                f"{kind.__name__}.{name} is a Python method, which a real-time thread cannot call: write it in Cython, "
+                f"in a cdef class, as 'cdef ... {name}(self, ...) noexcept nogil'"
+            )
+    call = f"{kind.__name__}()"
+    known = ["period", *(make_settings.__kwdefaults__ or ())]
+    for name in keywords:
+        if name not in known:
+            from difflib import get_close_matches  # here, for an import of rtloop is to be quick
+
+            near = [_ALIASES[name]] if name in _ALIASES else [k for k in known if k.startswith(name)]
+            near = near or get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+            raise TypeError(f"{call} got an unexpected keyword argument {name!r}; {hint}")
+    if len(positional) > 1:
+        raise TypeError(f"{call} takes one argument without a keyword, the period, and was given {len(positional)}")
+    if len(positional) + ("period" in keywords) != 1:
+        what = "got two values for" if positional else "needs"
+        raise TypeError(f"{call} {what} its argument 'period', the time between two releases, such as '1ms' or '1kHz'")
 
 
 def _cpus(value: object) -> str | tuple[int, ...] | None:
-    if value is None or value == "auto":
+    if value is None or (isinstance(value, str) and value == "auto"):
         return value
-    items = list(value) if isinstance(value, Iterable) and not isinstance(value, str) else [value]
-    cpus = {_integer(item, "cpu", 0, 8191) for item in items} if not isinstance(value, str) else set()
+    number = as_index(value)
+    cpus: set[int] = set()
+    if number is not None or isinstance(value, bool):
+        cpus = {_integer(value, "cpu", 0, 8191)}
+    elif isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
+        cpus = {_integer(item, "cpu", 0, 8191) for item in value}
     if not cpus:
-        raise ConfigError(f'cpu={value!r} must be "auto", None, a CPU number or several')
+        raise ConfigError(f'cpu={show(value)} must be "auto", None, a CPU number or several')
     return tuple(sorted(cpus))
 
 
@@ -129,7 +186,7 @@ def _deadline(
     if policy != "deadline":
         for name, value in (("runtime", runtime), ("deadline", deadline)):
             if value is not None:
-                raise ConfigError(f'{name}={value!r} goes with policy="deadline" only; policy is {policy!r}')
+                raise ConfigError(f'{name}={show(value)} goes with policy="deadline" only; policy is {policy!r}')
         return None, None
     if runtime is None:
         raise ConfigError('policy="deadline" needs runtime=, the CPU time of one cycle (sched_setattr(2))')
@@ -185,7 +242,7 @@ def make_settings(
     ConfigError
         Naming the argument, its value and what is accepted.
     """
-    period_ns = parse_duration(period, "period", rate=True, minimum=1, maximum=_MAX_TIME_NS)
+    period_ns = parse_period(period, maximum=_MAX_TIME_NS)
     policy = _choice(policy, "policy", POLICIES)
     priority = _integer(priority, "priority", 1, 99)
     if policy in ("fifo", "rr"):
@@ -200,15 +257,20 @@ def make_settings(
         priority = 0
     cpus = _cpus(cpu)
     runtime_ns, deadline_ns = _deadline(policy, period_ns, runtime, deadline, cpus)
-    is_spin_auto = spin == "auto"
+    is_spin_auto = isinstance(spin, str) and spin == "auto"
     spin_ns = 0 if is_spin_auto else parse_duration(spin, "spin")
+    if spin_ns >= period_ns:
+        raise ConfigError(
+            f"spin={format_duration(spin_ns)} must be less than period={format_duration(period_ns)}: "
+            "the loop would never sleep"
+        )
     if runtime_ns is not None and spin_ns >= runtime_ns:
         raise ConfigError(
             f"spin={format_duration(spin_ns)} would use up runtime={format_duration(runtime_ns)} before the step: "
             "spin less, or ask for more runtime"
         )
-    if guard != "off":
-        raise ConfigError(f"guard={guard!r}: only 'off' is available in this version")
+    if not isinstance(guard, str) or guard != "off":
+        raise ConfigError(f"guard={show(guard)}: only 'off' is available in this version")
     stack_bytes = parse_size(stack_size, "stack_size", minimum=_MIN_STACK_BYTES, maximum=_MAX_STACK_BYTES)
     return Settings(
         name=_name(name, default_name),

@@ -48,11 +48,16 @@ class Grant:
         return f"{text} {self.detail}" if self.detail else text
 
 
-def describe_refused(grant: Grant) -> str:
-    """Write a refused grant as an error message: what, with which value, why, and the fix."""
-    lines = [f"{grant.name}: asked for {grant.requested}, granted {grant.granted}"]
-    if grant.detail:
-        lines[0] += f" ({grant.detail})"
-    if grant.fix:
-        lines += ["How to fix:", *("  " + line for line in grant.fix.splitlines())]
+def describe_refused(*grants: Grant) -> str:
+    """Write refused grants as an error message: what, with which value, why; then each fix once."""
+    lines = []
+    fixes: dict[str, list[str]] = {}
+    for grant in grants:
+        why = f" ({grant.detail})" if grant.detail else ""
+        lines.append(f"{grant.name}: asked for {grant.requested}, granted {grant.granted}{why}")
+        if grant.fix:
+            fixes.setdefault(grant.fix, []).append(grant.name)
+    for fix, names in fixes.items():
+        what = f" {', '.join(names)}" if len(grants) > 1 else ""
+        lines += [f"How to fix{what}:", *("  " + line for line in fix.splitlines())]
     return "\n".join(lines)

@@ -11,6 +11,7 @@ __all__ = [
     "CAP_IPC_LOCK",
     "CAP_SYS_NICE",
     "RLIMIT_RTTIME",
+    "device_fix",
     "format_limit",
     "has_capability",
     "is_capable",
@@ -93,8 +94,21 @@ def limit_fix(limit: str, value: int = 0) -> str:
         f"login:     echo '{_user()} - {item} {login.format(v=value)}' | "
         "sudo tee -a /etc/security/limits.d/99-rtloop.conf   # then log in again\n"
         f"systemd:   {directive}={unit.format(v=value)}   # in the unit's [Service] section\n"
-        f"container: docker run {flags.format(v=value)} ...\n"
-        "or run degraded: strict=False"
+        f"container: docker run {flags.format(v=value)} ..."
+    )
+
+
+def device_fix(path: str) -> str:
+    """Return the lines that open a device to a user, for a login, a systemd unit and a container."""
+    name = path.rpartition("/")[2]
+    return (
+        f"login:     sudo groupadd -f realtime && sudo usermod -aG realtime {_user()}\n"
+        f'           echo \'KERNEL=="{name}", GROUP="realtime", MODE="0660"\' | '
+        "sudo tee /etc/udev/rules.d/99-rtloop.rules\n"
+        f"           sudo udevadm control --reload && sudo udevadm trigger --name-match={path}   # then log in again\n"
+        f"systemd:   DeviceAllow={path} rw   # in the unit's [Service] section, and\n"
+        "           SupplementaryGroups=realtime   # with the rule above, where the unit has a User=\n"
+        f"container: docker run --device {path} ...   # a container has only the devices that are passed in"
     )
 
 

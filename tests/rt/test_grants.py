@@ -261,7 +261,7 @@ def test_T7_a_loop_that_never_sleeps_is_refused_while_the_kernel_throttles() -> 
     if int(Path("/proc/sys/kernel/sched_rt_runtime_us").read_text()) < 0:
         pytest.skip("this machine does not throttle real-time threads (sched_rt_runtime_us is -1)")
     with pytest.raises(rtloop.SetupError, match="sched_rt_runtime_us"):
-        RTLoop("1ms", spin="1ms").start()
+        RTLoop("1ms", spin="970us").start()
 
 
 def test_T9_a_finite_RLIMIT_RTTIME_is_seen(script: Script) -> None:

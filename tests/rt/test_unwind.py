@@ -85,6 +85,21 @@ def test_P11_each_lock_of_a_range_that_is_refused_leaves_nothing(monkeypatch: py
         assert account() == before
 
 
+def test_P11_a_start_with_many_refusals_checks_all_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    RTLoop("1ms", core_dumps=False).run(cycles=3)
+    loop = RTLoop("1ms", cpu=4095, spin="970us", core_dumps=False)
+    before = account()
+    with monkeypatch.context() as patch:
+        patch.setattr(process.memory_lock, "acquire_range", lambda address, size: -12)
+        for _ in range(3):
+            with pytest.raises(rtloop.SetupError) as caught:
+                loop.start()
+            names = [grant.name for grant in caught.value.refused]
+            assert names == ["rt_bandwidth", "telemetry", "state", "stack", "cpu"]
+            assert not str(caught.value).startswith("[Errno"), "the first of them is no refused call"
+            assert account() == before and loop.state == "new"
+
+
 def test_a_warning_that_is_an_error_leaves_nothing(probes: ModuleType) -> None:
     import warnings
 

@@ -1,5 +1,8 @@
 """The keywords of a loop: each bad value is refused with the argument's name, the value, and what is accepted."""
 
+from typing import Any
+
+import numpy as np
 import pytest
 
 import rtloop
@@ -46,6 +49,10 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         ("cpu", -1),
         ("cpu", []),
         ("cpu", 1.0),
+        ("cpu", True),
+        ("cpu", b"01"),
+        ("align", 1),
+        ("dma_latency", 20),
         ("spin", "always"),
         ("overrun", "ignore"),
         ("max_burst", 0),
@@ -78,9 +85,95 @@ def test_a_bad_value_is_refused_by_name(keyword: str, value: object) -> None:
     assert repr(value) in str(caught.value)
 
 
-def test_an_unknown_keyword_is_a_type_error() -> None:
-    with pytest.raises(TypeError, match="prio"):
-        RTLoop("1ms", prio=80)  # type: ignore[call-arg]
+@pytest.mark.parametrize("spin", ["1ms", "1h", 10**6])
+def test_T7_a_loop_that_spins_all_the_time_is_refused(spin: object) -> None:
+    with pytest.raises(rtloop.ConfigError, match=r"spin=.* must be less than period=1 ms: the loop would never sleep"):
+        RTLoop("1ms", policy="other", spin=spin)  # type: ignore[arg-type]
+    assert RTLoop("1ms", spin="999us").settings.spin_ns == 999_000, "the rest depends on the kernel's settings"
+
+
+@pytest.mark.parametrize("keyword", ["priority", "warmup", "cpu", "name", "overrun", "strict", "guard"])
+def test_a_value_of_thousands_of_digits_is_refused_in_a_short_message(keyword: str) -> None:
+    with pytest.raises(rtloop.ConfigError, match=keyword) as caught:
+        RTLoop("1ms", **{keyword: 10**5000})  # type: ignore[arg-type]
+    assert len(str(caught.value)) < 200
+
+
+class Controller(RTLoop):
+    """What a user calls, and expects to read in a message."""
+
+
+@pytest.mark.parametrize(
+    ("keyword", "meant"),
+    [
+        ("perod", "period"),
+        ("prio", "priority"),
+        ("stack", "stack_size"),
+        ("rate", "period"),
+        ("lock_memroy", "lock_memory"),
+    ],
+)
+def test_an_unknown_keyword_names_the_users_class_and_the_keyword_that_was_meant(keyword: str, meant: str) -> None:
+    expected = rf"^Controller\(\) got an unexpected keyword argument '{keyword}'; did you mean '{meant}'\?$"
+    for arguments in ((), ("1ms",)):
+        with pytest.raises(TypeError, match=expected):
+            Controller(*arguments, **{keyword: "1ms"})  # type: ignore[arg-type]
+
+
+def test_a_call_that_does_not_fit_is_a_type_error_in_the_name_of_the_class() -> None:
+    call: Any = Controller
+    with pytest.raises(TypeError, match=r"^Controller\(\) needs its argument 'period'.*'1ms'"):
+        call()
+    with pytest.raises(TypeError, match=r"^Controller\(\) takes one argument without a keyword.* given 2"):
+        call("1ms", "2ms")
+    with pytest.raises(TypeError, match=r"^Controller\(\) got two values for its argument 'period'"):
+        call("1ms", period="2ms")
+    with pytest.raises(TypeError, match=r"'xyzzy'; there are period, phase, align, clock"):
+        call("1ms", xyzzy=1)
+    assert call(period="1ms").settings.period_ns == 10**6
+
+
+@pytest.mark.parametrize(
+    "value", [1, np.int64(1), np.array(1), np.array([1]), [np.int32(1)], {1}, range(1, 2), iter([1, 1])], ids=repr
+)
+def test_cpus_are_integers_of_any_kind_and_iterables_of_them(value: Any) -> None:
+    assert RTLoop("1ms", cpu=value).settings.cpu == (1,)
+    assert RTLoop("1ms", cpu=np.array([3, 1, 2])).settings.cpu == (1, 2, 3)
+
+
+@pytest.mark.parametrize("value", [[0, 8192], np.array([0.5]), [True], ["0"]], ids=repr)
+def test_each_of_several_cpus_is_checked(value: Any) -> None:
+    with pytest.raises(rtloop.ConfigError, match=r"cpu=.* must be an int from 0 to 8191"):
+        RTLoop("1ms", cpu=value)
+
+
+@pytest.mark.parametrize("value", [1, 10, 5000, np.int64(10)])
+def test_a_run_shorter_than_a_period_by_a_bare_int_is_refused(value: int, ordinary: dict[str, Any]) -> None:
+    loop = RTLoop("1ms", **ordinary)
+    with pytest.raises(rtloop.ConfigError, match=rf"duration=.*bare int is nanoseconds.*did you mean '{value}s'"):
+        loop.run(duration=value)
+    assert loop.state == "new", "nothing was started"
+
+
+def test_a_run_is_as_long_as_its_duration_says(ordinary: dict[str, Any]) -> None:
+    loop = RTLoop("2ms", **ordinary)
+    assert loop.run(duration=10_000_000).cycles + loop.stats.missed >= 5
+    assert loop.run(duration="1us").cycles == 1, "with its unit a short run is meant: it has one release"
+
+
+@pytest.mark.parametrize("method", ["stop", "join"])
+def test_a_timeout_without_its_unit_is_refused(method: str, ordinary: dict[str, Any]) -> None:
+    with RTLoop("1ms", **ordinary) as loop:
+        with pytest.raises(rtloop.ConfigError, match=r"timeout=5 is 5 ns.*'5s'"):
+            getattr(loop, method)(timeout=5)
+        assert loop.state == "running"
+
+
+def test_a_period_under_which_no_thread_can_sleep_is_refused() -> None:
+    with pytest.raises(rtloop.ConfigError, match=r"period='1ns'.*at least 2 us"):
+        RTLoop("1ns")
+    with pytest.raises(rtloop.ConfigError, match=r"period=1000 is 1 us.*'1000Hz'"):
+        RTLoop(1000)
 
 
 def test_T11_priority_99_warns() -> None:

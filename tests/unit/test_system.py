@@ -10,7 +10,14 @@ import pytest
 from rtloop.system.cpu import format_cpu_list, isolated_cpus, mask_to_cpus, parse_cpu_list
 from rtloop.system.grant import Grant, describe_refused
 from rtloop.system.host import host_facts
-from rtloop.system.privilege import CAP_IPC_LOCK, CAP_SYS_NICE, has_capability, limit_fix, rt_group_runtime
+from rtloop.system.privilege import (
+    CAP_IPC_LOCK,
+    CAP_SYS_NICE,
+    device_fix,
+    has_capability,
+    limit_fix,
+    rt_group_runtime,
+)
 
 
 @pytest.mark.parametrize(
@@ -69,8 +76,9 @@ def test_T8_a_control_group_without_real_time_is_found(tmp_path: Path) -> None:
 )
 def test_S1_the_fix_has_the_lines_for_login_systemd_and_container(limit: str, words: tuple[str, ...]) -> None:
     text = limit_fix(limit, 95)
-    for word in (*words, "login:", "systemd:", "container:", "strict=False"):
+    for word in (*words, "login:", "systemd:", "container:"):
         assert word in text
+    assert "strict=False" not in text, "that is advice for a strict loop only"
     assert "setcap" not in text, "a capability on the interpreter would be everybody's"
 
 
@@ -79,6 +87,24 @@ def test_a_grant_says_what_was_asked_and_what_was_given() -> None:
     assert str(grant) == "policy: asked fifo 80, granted other [REFUSED] EPERM"
     assert describe_refused(grant).splitlines()[1:] == ["How to fix:", "  a", "  b"]
     assert Grant(**grant.to_dict()) == grant
+
+
+def test_S1_the_fix_for_a_device_makes_the_group_and_passes_the_device_in() -> None:
+    text = device_fix("/dev/cpu_dma_latency")
+    for word in (
+        "groupadd -f realtime", "usermod -aG realtime", 'KERNEL=="cpu_dma_latency", GROUP="realtime"', "udevadm trigger",
+        "DeviceAllow=/dev/cpu_dma_latency rw", "docker run --device /dev/cpu_dma_latency",
+    ):  # fmt: skip
+        assert word in text, word
+
+
+def test_several_refused_grants_list_each_fix_once() -> None:
+    fixes = {"a": "x", "b": "y", "c": "x"}
+    grants = [Grant(name, "all", "none", ok=False, detail="why", fix=fix) for name, fix in fixes.items()]
+    assert describe_refused(*grants).splitlines() == [
+        "a: asked for all, granted none (why)", "b: asked for all, granted none (why)",
+        "c: asked for all, granted none (why)", "How to fix a, c:", "  x", "How to fix b:", "  y",
+    ]  # fmt: skip
 
 
 def test_the_facts_of_the_host_are_ready_for_json() -> None:

@@ -1,0 +1,70 @@
+"""What a loop says when it could not start, runs degraded, or has ended badly."""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+from rtloop.errors import CallbackError, OverrunError, RtloopError, RTSetupWarning, SetupError
+from rtloop.loop.settings import Settings
+from rtloop.system.grant import Grant, describe_refused
+from rtloop.units import format_duration
+
+__all__ = ["end_error", "note_failed", "warn_degraded", "warn_failed"]
+
+
+def end_error(settings: Settings, end: str, code: int, cycle: int, late_ns: int) -> RtloopError:
+    """Make the exception for a run that ended badly.
+
+    Parameters
+    ----------
+    settings : Settings
+        The loop's.
+    end : str
+        What ended it: a callback's name, ``"clock"`` or ``"overruns"``.
+    code : int
+        What the callback or clock_nanosleep(2) returned.
+    cycle : int
+        The index of the last cycle, or of the one that was waited for.
+    late_ns : int
+        How long after the next release the last overrun ended.
+    """
+    s = settings
+    if end == "clock":
+        return SetupError(-code, f"{s.name}: clock_nanosleep on clock={s.clock!r}: {os.strerror(-code)}")
+    if end != "overruns":
+        return CallbackError(code, end, s.name, None if end == "enter" else cycle)
+    if s.overrun == "stop":
+        what = "its first overrun (overrun='stop')"
+    else:
+        row = "1 overrun" if s.max_overruns == 1 else f"{s.max_overruns} overruns in a row"
+        what = f"{row} (max_overruns={s.max_overruns}, overrun={s.overrun!r})"
+    return OverrunError(
+        f"{s.name} was stopped by {what}: cycle {cycle} ended {format_duration(late_ns)} after the next release, "
+        f"with period={format_duration(s.period_ns)}",
+        s.name,
+        cycle,
+        late_ns,
+    )
+
+
+def warn_degraded(grants: tuple[Grant, ...], name: str) -> None:
+    """Say once what a degraded loop has to do without."""
+    refused = [grant for grant in grants if not grant.ok]
+    if refused:
+        text = describe_refused(*refused)
+        message = f"{name} runs degraded, for not everything was granted:\n{text}"
+        warnings.warn(message, RTSetupWarning, stacklevel=2)
+
+
+def warn_failed(error: BaseException | None) -> None:
+    """Say that a loop that was stopped had failed, where nobody has asked what ended it."""
+    if error is not None:
+        message = f"a loop was stopped that had failed, and join() was not called, which raises why: {error}"
+        warnings.warn(message, RTSetupWarning, stacklevel=2)
+
+
+def note_failed(raised: BaseException, error: BaseException | None) -> None:
+    """Add to an exception that leaves a with block that the loop has failed, too."""
+    if error is not None:
+        raised.add_note(f"The loop had failed meanwhile: {error}")
