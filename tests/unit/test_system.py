@@ -92,7 +92,8 @@ def test_a_grant_says_what_was_asked_and_what_was_given() -> None:
 def test_S1_the_fix_for_a_device_makes_the_group_and_passes_the_device_in() -> None:
     text = device_fix("/dev/cpu_dma_latency")
     for word in (
-        "groupadd -f realtime", "usermod -aG realtime", 'KERNEL=="cpu_dma_latency", GROUP="realtime"', "udevadm trigger",
+        "groupadd -f realtime", "usermod -aG realtime", 'KERNEL=="cpu_dma_latency", GROUP="realtime"',
+        "udevadm control --reload && sudo udevadm trigger",
         "DeviceAllow=/dev/cpu_dma_latency rw", "docker run --device /dev/cpu_dma_latency",
     ):  # fmt: skip
         assert word in text, word
