@@ -187,6 +187,7 @@ def test_a_strict_start_lists_everything_that_was_refused(
     assert text.count("99-rtloop.conf") <= 1, "a fix is listed once, whatever needs it"
     assert all(f"{name}: asked for" in text for name in names) and "allowed here" in text
     assert {grant.name for grant in error.grants} > set(names), "those that were granted are there, too"
+    assert not hasattr(error, "__notes__"), "it says so once"
     assert loop.state == "new" and loop.grants == ()
 
 
@@ -197,8 +198,9 @@ def test_one_refusal_is_told_alone(ordinary: dict[str, Any]) -> None:
     assert [grant.name for grant in caught.value.refused] == ["cpu"]
 
 
+@pytest.mark.parametrize("step", ["rt_bandwidth", "TelemetryBlock", "thread_grants"])
 def test_a_step_that_cannot_be_done_notes_what_was_refused_before(
-    ordinary: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ordinary: dict[str, Any], monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     def refuse(mode: str) -> Grant:
         return Grant("memory_lock", mode, "nothing", ok=False, detail="ENOMEM", errno=errno.ENOMEM)
@@ -207,7 +209,7 @@ def test_a_step_that_cannot_be_done_notes_what_was_refused_before(
         raise OSError(errno.EMFILE, "Too many open files")
 
     monkeypatch.setattr(process.memory_lock, "acquire", refuse)
-    monkeypatch.setattr(acquire, "TelemetryBlock", fail)
+    monkeypatch.setattr(acquire, step, fail)
     for strict in (True, False):
         with pytest.raises(rtloop.SetupError, match="Too many open files") as caught:
             RTLoop("1ms", strict=strict, **{**ordinary, "lock_memory": "all"}).start()
