@@ -92,7 +92,7 @@ def parse_duration(
                 if unit.startswith("m"):
                     raise ConfigError(
                         f"{name}={value!r}: in 'mHz' the m is a thousandth, in 'MHz' the M is a million; "
-                        "write 'MHz', or give the period, such as '1us'"
+                        "write 'MHz', or give the period"
                     )
                 hertz = number * _HZ[unit.lower()]
                 result = (2 * 10**9 * scale + hertz) // (2 * hertz)
@@ -105,8 +105,8 @@ def parse_duration(
         raise ConfigError(f"{shown} is not a duration{_unit_hint(value)}; give {forms}")
     if 0 < result < _MIN_BARE_NS and not isinstance(value, (str, timedelta)):
         raise ConfigError(
-            f"{shown} is {result} ns, for a bare int is nanoseconds: did you mean '{result}s' or '{result}ms'? "
-            f"'{result}ns' is accepted where it is meant"
+            f"{shown} is {result} ns, for a bare int is nanoseconds: did you mean '{result}s', '{result}ms' or "
+            f"'{result}us'? '{result}ns' is accepted where it is meant"
         )
     if result < minimum:
         least = "more than zero" if minimum == 1 else f"at least {format_duration(minimum)}"

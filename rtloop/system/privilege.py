@@ -93,7 +93,7 @@ def limit_fix(limit: str, value: int = 0) -> str:
     return (
         f"login:     echo '{_user()} - {item} {login.format(v=value)}' | "
         "sudo tee -a /etc/security/limits.d/99-rtloop.conf   # then log in again\n"
-        f"systemd:   {directive}={unit.format(v=value)}   # in the unit's [Service] section\n"
+        f"systemd:   in the unit's [Service] section\n           {directive}={unit.format(v=value)}\n"
         f"container: docker run {flags.format(v=value)} ..."
     )
 
@@ -106,8 +106,9 @@ def device_fix(path: str) -> str:
         f'           echo \'KERNEL=="{name}", GROUP="realtime", MODE="0660"\' | '
         "sudo tee /etc/udev/rules.d/99-rtloop.rules\n"
         f"           sudo udevadm control --reload && sudo udevadm trigger --name-match={path}   # then log in again\n"
-        f"systemd:   DeviceAllow={path} rw   # in the unit's [Service] section, and\n"
-        "           SupplementaryGroups=realtime   # with the rule above, where the unit has a User=\n"
+        "systemd:   in the unit's [Service] section; the group with the rule above, where the unit has a User=\n"
+        f"           DeviceAllow={path} rw\n"
+        "           SupplementaryGroups=realtime\n"
         f"container: docker run --device {path} ...   # a container has only the devices that are passed in"
     )
 

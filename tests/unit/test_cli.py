@@ -90,6 +90,7 @@ def test_a_missing_extra_is_named(missing: str, args: list[str], extra: str) -> 
         (["demo", "--duration", "10"], "is not a duration"),
         (["demo", "--duration", "0s"], "must be more than zero"),
         (["demo", "--rate", "1kHzz"], "is not a duration"),
+        (["demo", "--rate", "1MHz"], "must be at least 2 us"),
         (["demo", "--duration", "1ms", "--rate", "1kHz"], "less than four cycles"),
         (["demo", "--seed", "-1"], "--seed"),
         (["demo", "--plot", "/nowhere/at/all.png"], "--plot"),

@@ -21,16 +21,21 @@ from rtloop.system import memory, process
 from rtloop.system.grant import Grant
 
 
-def failed(probes: ModuleType, ordinary: dict[str, Any]) -> Any:
-    """A loop that has failed by itself, in cycle 3, and that nobody has joined."""
-    loop = probes.Probe("1ms", name="arm", **ordinary)
-    loop.fail_at, loop.fail_code = 3, -errno.EIO
-    loop.start()
-    deadline = time.monotonic() + 10
+def failed(loop: Any) -> Any:
+    """Wait until a loop that runs has failed by itself, and return it."""
+    deadline = time.monotonic() + 20
     while loop.state == "running" and time.monotonic() < deadline:
         time.sleep(0.002)
     assert loop.state == "failed"
     return loop
+
+
+def start_failed(probes: ModuleType, ordinary: dict[str, Any]) -> Any:
+    """A loop that has failed by itself, in cycle 3, and that nobody has joined."""
+    loop = probes.Probe("1ms", name="arm", **ordinary)
+    loop.fail_at, loop.fail_code = 3, -errno.EIO
+    loop.start()
+    return failed(loop)
 
 
 @pytest.mark.parametrize(("where", "cycle"), [("enter", None), ("step", 4), ("overrun", 0), ("wait", 0)])
@@ -106,7 +111,7 @@ def test_a_loop_that_had_failed_warns_once_when_it_is_only_stopped(
     probes: ModuleType, ordinary: dict[str, Any]
 ) -> None:
     for end in ("stop", "close"):
-        loop = failed(probes, ordinary)
+        loop = start_failed(probes, ordinary)
         with pytest.warns(
             rtloop.RTSetupWarning, match=r"join\(\) was not called.*arm: step\(\) returned -5 in cycle 3"
         ) as caught:
@@ -121,7 +126,7 @@ def test_a_loop_that_had_failed_warns_once_when_it_is_only_stopped(
 def test_a_loop_whose_failure_was_raised_or_that_ended_well_stops_without_a_warning(
     probes: ModuleType, ordinary: dict[str, Any]
 ) -> None:
-    loop = failed(probes, ordinary)
+    loop = start_failed(probes, ordinary)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(rtloop.CallbackError):
@@ -131,13 +136,13 @@ def test_a_loop_whose_failure_was_raised_or_that_ended_well_stops_without_a_warn
         with RTLoop("1ms", **ordinary) as well:
             well.stop()
         well.close()
-    again = failed(probes, ordinary)
+    again = start_failed(probes, ordinary)
     with pytest.warns(rtloop.RTSetupWarning):
         again.stop()
     with pytest.raises(rtloop.CallbackError):
         again.run()
     again.start()
-    time.sleep(0.1)
+    failed(again)
     with pytest.warns(rtloop.RTSetupWarning):
         again.stop()  # each run has its own end
 
@@ -148,7 +153,7 @@ def test_an_exception_of_the_with_body_gets_a_note_of_the_failure(probes: Module
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(KeyError) as caught, loop:
-            time.sleep(0.1)
+            failed(loop)
             raise KeyError("the body's own")
     (note,) = caught.value.__notes__
     assert "arm: step() returned -5 in cycle 2" in note

@@ -99,6 +99,19 @@ def test_S1_the_fix_for_a_device_makes_the_group_and_passes_the_device_in() -> N
         assert word in text, word
 
 
+def test_S1_a_line_for_a_systemd_unit_has_no_comment_behind_it() -> None:
+    """A unit file knows no comments at the end of a line: what follows would be part of the value."""
+    text = device_fix("/dev/cpu_dma_latency") + limit_fix("RLIMIT_MEMLOCK") + limit_fix("RLIMIT_RTPRIO", 95)
+    lines = [line.strip() for line in text.splitlines()]
+    for line in (
+        "DeviceAllow=/dev/cpu_dma_latency rw",
+        "SupplementaryGroups=realtime",
+        "LimitMEMLOCK=infinity",
+        "LimitRTPRIO=95",
+    ):
+        assert line in lines
+
+
 def test_several_refused_grants_list_each_fix_once() -> None:
     fixes = {"a": "x", "b": "y", "c": "x"}
     grants = [Grant(name, "all", "none", ok=False, detail="why", fix=fix) for name, fix in fixes.items()]
