@@ -16,6 +16,7 @@ __all__ = [
     "parse_duration",
     "parse_period",
     "parse_size",
+    "parse_timeout",
     "show",
 ]
 
@@ -25,12 +26,10 @@ _BYTES = {"": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _NUMBER = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([^\s0-9.]*)\s*", re.ASCII | re.IGNORECASE)
 _INT64_MAX = 2**63 - 1
 _MAX_DIGITS = 60
-#: A bare int below this is taken for a forgotten unit: nothing that a thread waits for is as short.
-_MIN_BARE_NS = 1000
+#: A bare int below this is taken for a forgotten unit where it is how long somebody waits: nobody waits as short.
+_MIN_BARE_TIMEOUT_NS = 1000
 #: A sleep costs a CPU a microsecond or more, for its timer interrupt and two switches of threads.
 _MIN_PERIOD_NS = 2000
-#: 100 kHz, which is beyond what a sleeping thread keeps up with: in a bare int, a forgotten unit.
-_MIN_BARE_PERIOD_NS = 10_000
 
 _DURATION_FORMS = 'an int (nanoseconds), a str with a unit ("250us", "1 ms", "2s") or a datetime.timedelta'
 _RATE_FORMS = _DURATION_FORMS + ', or a rate ("4kHz")'
@@ -59,8 +58,7 @@ def parse_duration(
     Parameters
     ----------
     value : int, str or datetime.timedelta
-        Nanoseconds, a number with a unit, or a timedelta. A bare int from 1 to 999 is refused, for it is far more
-        likely to be seconds or milliseconds without their unit; ``"5ns"`` says that it is meant.
+        Nanoseconds, a number with a unit, or a timedelta.
     name : str
         The argument's name, for the error message.
     rate : bool
@@ -103,11 +101,6 @@ def parse_duration(
         raise ConfigError(f"{shown} is negative; give {forms}")
     if result is None:
         raise ConfigError(f"{shown} is not a duration{_unit_hint(value)}; give {forms}")
-    if 0 < result < _MIN_BARE_NS and not isinstance(value, (str, timedelta)):
-        raise ConfigError(
-            f"{shown} is {result} ns, for a bare int is nanoseconds: did you mean '{result}s', '{result}ms' or "
-            f"'{result}us'? '{result}ns' is accepted where it is meant"
-        )
     if result < minimum:
         least = "more than zero" if minimum == 1 else f"at least {format_duration(minimum)}"
         raise ConfigError(f"{shown} must be {least}; give {forms}")
@@ -137,17 +130,28 @@ def parse_period(value: int | str | timedelta, name: str = "period", *, maximum:
         On any other type, form or range.
     """
     period = parse_duration(value, name, rate=True, minimum=1, maximum=maximum)
-    if not isinstance(value, (str, timedelta)) and period < _MIN_BARE_PERIOD_NS:
-        raise ConfigError(
-            f"{name}={show(value)} is {format_duration(period)}, for a bare int is nanoseconds: "
-            f"did you mean '{period}us' or '{period}Hz'? Write the unit"
-        )
     if period < _MIN_PERIOD_NS:
+        if not isinstance(value, (str, timedelta)):
+            raise ConfigError(
+                f"{name}={show(value)} is {format_duration(period)}, for a bare int is nanoseconds: "
+                f"did you mean '{period}us' or '{period}Hz'? Write the unit"
+            )
         raise ConfigError(
             f"{name}={show(value)} must be at least {format_duration(_MIN_PERIOD_NS)}: a sleep alone costs a CPU a "
             "microsecond or more, so the loop would take the whole CPU, and the kernel stops real-time threads that do"
         )
     return period
+
+
+def parse_timeout(value: int | str | timedelta, name: str = "timeout") -> int:
+    """Turn how long to wait into nanoseconds. A bare int from 1 to 999 is taken for a forgotten unit, and refused."""
+    timeout = parse_duration(value, name)
+    if 0 < timeout < _MIN_BARE_TIMEOUT_NS and not isinstance(value, (str, timedelta)):
+        raise ConfigError(
+            f"{name}={show(value)} is {timeout} ns, for a bare int is nanoseconds: did you mean '{timeout}s', "
+            f"'{timeout}ms' or '{timeout}us'? '{timeout}ns' is accepted where it is meant"
+        )
+    return timeout
 
 
 def _is_negative(value: object) -> bool:

@@ -74,7 +74,9 @@ cdef class Control:
         if self._state == "running" and rt_load_acquire(&self.rt.phase) == RT_PHASE_DONE:
             self._reap()
         state = self._former_state if self._state == "starting" else self._state
-        return {"ending": "running", "closed": "stopped"}.get(state, state)
+        if state == "closed":
+            return "stopped" if self._error is None else "failed"
+        return "running" if state == "ending" else state
 
     def _move(self, allowed, to):
         """Change the state if it is one of the allowed ones; the loser of a race gets StateError."""

@@ -13,7 +13,7 @@ import numpy as np
 from rtloop.errors import StateError
 from rtloop.loop import failure
 from rtloop.loop.settings import check_call, make_settings, parse_count, parse_run_duration
-from rtloop.units import format_rate, parse_duration
+from rtloop.units import format_rate, parse_timeout
 
 _INTERFACE = 1
 _DEFAULT_STOP_TIMEOUT = "2s"
@@ -103,7 +103,7 @@ cdef class _RTLoop_1:
     Parameters
     ----------
     period : duration
-        Time from one release to the next; also a rate, ``"4kHz"``. At least 2 us, and 10 000 (10 us) as a bare int.
+        Time from one release to the next; also a rate, ``"4kHz"``. At least 2 us.
     phase : duration
         Release k is at origin + phase + k * period.
     align : duration, optional
@@ -270,7 +270,7 @@ cdef class _RTLoop_1:
             Once, where the loop had failed by itself and neither :meth:`join` nor :meth:`run` has raised what ended it.
         """
         cdef Control control = RTLoop_control(self)
-        control.stop(parse_duration(timeout, "timeout"))
+        control.stop(parse_timeout(timeout))
         failure.warn_failed(control.untold_error())
 
     def join(self, timeout=None):
@@ -295,7 +295,7 @@ cdef class _RTLoop_1:
         StateError
             Where it was never started.
         """
-        return RTLoop_control(self).join(None if timeout is None else parse_duration(timeout, "timeout"))
+        return RTLoop_control(self).join(None if timeout is None else parse_timeout(timeout))
 
     def run(self, duration=None, cycles=None):
         """Start, wait for the end, and return the statistics.
@@ -335,9 +335,9 @@ cdef class _RTLoop_1:
         """Stop the loop for good, as :meth:`stop` does; it cannot be started again. Its last statistics stay."""
         cdef Control control = self._control
         if control is not None:
-            control.stop(parse_duration(_DEFAULT_STOP_TIMEOUT, "timeout"))
+            control.stop(parse_timeout(_DEFAULT_STOP_TIMEOUT))
             failure.warn_failed(control.untold_error())
-            control.close(parse_duration(_DEFAULT_STOP_TIMEOUT, "timeout"))
+            control.close(parse_timeout(_DEFAULT_STOP_TIMEOUT))
 
     def __enter__(self):
         self.start()
@@ -365,7 +365,7 @@ cdef class _RTLoop_1:
 
     @property
     def state(self):
-        """``"new"``, ``"running"``, ``"stopped"`` (also once closed) or ``"failed"``."""
+        """``"new"``, ``"running"``, ``"stopped"`` or ``"failed"``; closing a loop keeps the last two."""
         return RTLoop_control(self).state
 
     @property

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from rtloop.errors import ConfigError, RTSetupWarning
 from rtloop.units import as_index, format_duration, parse_duration, parse_period, parse_size, show
@@ -48,8 +47,7 @@ _MAX_UTILISATION = 0.95
 _ALIASES = {"rate": "period", "frequency": "period", "interval": "period", "affinity": "cpu"}
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """What was asked for. Durations are nanoseconds, sizes are bytes; the units are in the names."""
 
     name: str
@@ -80,7 +78,7 @@ class Settings:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as a dict that JSON can hold."""
-        values = asdict(self)
+        values = self._asdict()
         if isinstance(self.cpu, tuple):
             values["cpu"] = list(self.cpu)
         return values

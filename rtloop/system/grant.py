@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 __all__ = ["Grant", "describe_refused"]
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(NamedTuple):
     """One thing asked of the kernel, with what the kernel really gave, read back from it.
 
     Attributes
@@ -40,7 +38,7 @@ class Grant:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the grant as a dict that JSON can hold."""
-        return asdict(self)
+        return self._asdict()
 
     def __str__(self) -> str:
         mark = "ok" if self.ok else "REFUSED"

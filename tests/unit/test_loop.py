@@ -155,6 +155,15 @@ def test_the_context_manager_starts_stops_and_raises_what_failed(probes: ModuleT
         raise KeyError("the body's own exception comes first")
 
 
+def test_a_failed_loop_stays_failed_when_closed(probes: ModuleType, ordinary: dict[str, Any]) -> None:
+    loop = probes.Probe("1ms", **ordinary)
+    loop.fail_at = 3
+    with pytest.raises(rtloop.CallbackError):
+        loop.run(cycles=10)
+    loop.close()
+    assert loop.state == "failed"
+
+
 def test_a_closed_loop_stays_closed_and_keeps_its_statistics(ordinary: dict[str, Any]) -> None:
     loop = RTLoop("1ms", **ordinary)
     loop.run(cycles=10)

@@ -51,8 +51,6 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         ("cpu", 1.0),
         ("cpu", True),
         ("cpu", b"01"),
-        ("align", 1),
-        ("dma_latency", 20),
         ("spin", "always"),
         ("overrun", "ignore"),
         ("max_burst", 0),

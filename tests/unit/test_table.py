@@ -150,7 +150,7 @@ class Checker(HTMLParser):
 
 
 def test_the_page_is_whole_needs_nothing_else_and_escapes_what_it_shows() -> None:
-    odd = replace(REFUSED, detail="<script>alert(1)</script>", fix='"><script>')
+    odd = REFUSED._replace(detail="<script>alert(1)</script>", fix='"><script>')
     stats = make(name="<b>&", latency=Histogram.from_values([5_000] * 100), grants=(GRANTED[0], odd))
     page = stats._repr_html_()
     checker = Checker()
