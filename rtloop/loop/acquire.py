@@ -28,7 +28,7 @@ from rtloop.system.privilege import (
     rt_group_runtime,
 )
 from rtloop.system.text import read_text
-from rtloop.units import format_duration, format_size
+from rtloop.units import format_duration
 
 __all__ = [
     "choose_cpus",
@@ -100,21 +100,7 @@ def process_wide(settings: Settings, stack: ExitStack) -> Iterator[Grant]:
 
 def lock_own(settings: Settings, name: str, what: str, size: int, rc: int) -> Grant:
     """Tell what became of locking one of the loop's own ranges; `rc` is 0 or the negative errno of mlock(2)."""
-    asked = f"{format_size(size)}, locked" if settings.lock_memory != "off" else format_size(size)
-    if rc == 0:
-        return Grant(name, asked, asked, ok=True, detail=what)
-    limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
-    is_free = process.may_lock_future()  # and then it is not the limit that refused
-    why = "" if is_free else f"; RLIMIT_MEMLOCK is {format_limit(limit)} bytes and CAP_IPC_LOCK is missing"
-    return Grant(
-        name,
-        asked,
-        f"{format_size(size)}, not locked",
-        ok=False,
-        detail=f"mlock: {os.strerror(-rc)}{why}",
-        fix="" if is_free else limit_fix("RLIMIT_MEMLOCK"),
-        errno=-rc,
-    )
+    return process.range_lock_grant(name, size, rc, detail=what, is_asked=settings.lock_memory != "off")
 
 
 def telemetry(settings: Settings, stack: ExitStack) -> tuple[Grant, TelemetryBlock]:

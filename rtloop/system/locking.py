@@ -378,7 +378,8 @@ def setup(
         if strict and not grants[-1].ok:
             if any(grant.name == "memory_lock" and grant.ok for grant in grants):
                 unlock_all()
-            _insist(grants[-1])
+            fix = "\n".join(filter(None, (grants[-1].fix, "or go on without it: strict=False")))
+            _insist(grants[-1]._replace(fix=fix))
     return grants
 
 
