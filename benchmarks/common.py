@@ -1,0 +1,132 @@
+"""What the benchmarks share: alternating runs, one table of claims, one JSON file with the machine's facts.
+
+A claim is a ratio, ours to a peer's, from runs that took turns in one session: what the machine does meanwhile meets
+both sides, and the median over the pairs forgets the worst of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import shutil
+import statistics
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import rtloop
+from rtloop.system.host import host_facts
+
+
+class Claim(NamedTuple):
+    """One row of the table: ours and the peer's figure, in `unit`, and the most that their ratio may be."""
+
+    name: str
+    unit: str
+    ours: float
+    peer_name: str
+    peer: float
+    ratio: float
+    target: float | None = None
+
+    @property
+    def verdict(self) -> str:
+        """``"met"``, ``"MISSED"``, or ``"-"`` where no target is set."""
+        if self.target is None:
+            return "-"
+        return "met" if self.ratio <= self.target else "MISSED"
+
+
+def parser(description: str, *, pairs: int = 5) -> argparse.ArgumentParser:
+    """Make a parser with the options that every benchmark has."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--pairs", type=int, default=pairs, metavar="N", help=f"alternating runs of each side ({pairs})")
+    made.add_argument("--json", metavar="FILE", help="write the figures and the machine's facts here; - for stdout")
+    return made
+
+
+def need(program: str, package: str) -> str:
+    """Return the path of a peer's program, or end with how to install it."""
+    path = shutil.which(program)
+    if path is None:
+        sys.exit(f"{program} is missing, and without it there is nothing to compare with: sudo apt install {package}")
+    return path
+
+
+def say(text: str) -> None:
+    """Tell of progress, where somebody is looking."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def alternate(sides: Mapping[str, Callable[[], Any]], pairs: int) -> dict[str, list[Any]]:
+    """Run all sides in turn, `pairs` times, and return each one's results in order."""
+    results: dict[str, list[Any]] = {name: [] for name in sides}
+    for pair in range(pairs):
+        for name, run in sides.items():
+            say(f"pair {pair + 1} of {pairs}: {name}")
+            results[name].append(run())
+    say("")
+    return results
+
+
+def claim(
+    name: str, unit: str, ours: Iterable[float], peer_name: str, peer: Iterable[float], target: float | None = None
+) -> Claim:
+    """Make a claim of paired figures: the medians of both, and the median of the pairs' ratios."""
+    ours, peer = list(ours), list(peer)
+    ratio = statistics.median(a / b if b else float("inf") for a, b in zip(ours, peer, strict=True))
+    return Claim(name, unit, statistics.median(ours), peer_name, statistics.median(peer), ratio, target)
+
+
+def facts() -> dict[str, Any]:
+    """Return what belongs beside any figure: the machine, its load, the versions, the time."""
+    return {
+        **host_facts(),
+        "rtloop": rtloop.__version__,
+        "load": os.getloadavg(),
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def print_table(title: str, heads: list[str], rows: list[list[str]]) -> None:
+    """Print a table, the first column to the left and the others to the right."""
+    widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(len(heads))]
+    print(title)
+    for row in [heads, ["-" * width for width in widths], *rows]:
+        cells = [
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        print("  ".join(cells).rstrip())
+
+
+def print_claims(title: str, claims: list[Claim]) -> None:
+    """Print claims: ours, the peer's, the ratio, the target and whether it is met."""
+    rows = [
+        [
+            f"{c.name} [{c.unit}]",
+            f"{c.ours:.4g}",
+            c.peer_name,
+            f"{c.peer:.4g}",
+            f"{c.ratio:.2f}",
+            "-" if c.target is None else f"{c.target:.2f}",
+            c.verdict,
+        ]
+        for c in claims
+    ]
+    print_table(title, ["claim", "ours", "peer", "theirs", "ratio", "target", "verdict"], rows)
+
+
+def write_json(path: str | None, **content: Any) -> None:
+    """Write the figures and the machine's facts, where asked to."""
+    if path is None:
+        return
+    text = json.dumps({"facts": facts(), **content}, indent=2, default=lambda value: value._asdict())
+    if path == "-":
+        print(text)
+    else:
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text + "\n")
