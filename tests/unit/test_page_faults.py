@@ -1,0 +1,51 @@
+"""The benchmark of page faults runs, and tells faults from none. What it measures is the machine's business."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def test_the_benchmark_of_page_faults_counts_each_kind(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    command = [sys.executable, BENCHMARKS / "page_faults.py", "--pages", "64", "--pairs", "2", "--json", out]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    written = json.loads(out.read_text())
+    for kind in ("resident", "minor fault", "first touch", "copy on write"):
+        assert written["figures"][kind]["count"] == 128
+        assert kind in done.stdout
+    assert {"kernel", "cpu", "load", "time"} <= set(written["facts"])
+
+
+def test_a_claim_is_the_median_of_the_pairs_ratios(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import common
+
+    made = common.claim("x", "ns", [10, 30, 20], "peer", [10, 10, 40], target=1.0)
+    assert (made.ours, made.peer, made.ratio, made.verdict) == (20, 10, 1.0, "met")
+    assert made._replace(ratio=1.01).verdict == "MISSED"
+    assert common.claim("x", "ns", [1], "peer", [2]).verdict == "-"
+
+
+def test_a_missing_peer_ends_the_benchmark_with_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import common
+
+    with pytest.raises(SystemExit, match="sudo apt install some-package"):
+        common.need("no-such-program-here", "some-package")
+
+
+def test_sides_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import common
+
+    order: list[str] = []
+    sides = {name: lambda name=name: order.append(name) or len(order) for name in ("a", "b")}
+    assert common.alternate(sides, 2) == {"a": [1, 3], "b": [2, 4]}
