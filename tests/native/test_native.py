@@ -1,8 +1,8 @@
 """The C11 headers by themselves, with gcc and clang, under the sanitizers.
 
 A new header gets a program ``test_<header>.c`` here, which returns 0 if all is well, and a line in ``PROGRAMS``.
-With one of its ``BROKEN_`` macros the program or the header has a known fault and must fail: a test that cannot fail
-tests nothing.
+With one of its ``BROKEN_`` macros, or built against headers with one of its ``Mutation``s, the program has a known
+fault and must fail: a test that cannot fail tests nothing.
 """
 
 from __future__ import annotations
@@ -27,11 +27,30 @@ THREADS = "thread"
 
 
 @dataclass(frozen=True)
+class Mutation:
+    """A known fault as a change of one header: `old`, which is there once, becomes `new`."""
+
+    header: str
+    old: str
+    new: str
+
+    def write(self, folder: Path) -> Path:
+        """Copy the headers, this one with the fault; returns the folder to include from."""
+        include = Path(shutil.copytree(INCLUDE, folder / "include"))
+        header = include / "rtloop" / self.header
+        text = header.read_text()
+        assert text.count(self.old) == 1, f"{self.header} has changed: write this mutation anew"
+        header.write_text(text.replace(self.old, self.new))
+        return include
+
+
+@dataclass(frozen=True)
 class Program:
     """A test program: its sanitizers, and its known faults, each with the sanitizer it must fail under."""
 
     sanitizers: tuple[str, ...]
     faults: dict[str, str] = field(default_factory=dict)
+    mutations: dict[str, Mutation] = field(default_factory=dict)
 
 
 PROGRAMS = {
@@ -40,9 +59,71 @@ PROGRAMS = {
         {"BROKEN_OCTAVE": MEMORY, "BROKEN_COUNT": MEMORY, "BROKEN_RANGE": MEMORY, "BROKEN_STORE": THREADS},
     ),
     "loop": Program((MEMORY, THREADS)),
-    "schedule": Program((MEMORY,), {"BROKEN_MISSED": MEMORY}),
+    "schedule": Program(
+        (MEMORY,),
+        mutations={
+            "forgets what it drops": Mutation("schedule.h", "    s->missed = (late", "    s->missed = 0 * (late"),
+            "drops one too few": Mutation("schedule.h", "(late + s->period - 1) / s->period", "late / s->period"),
+            "forgets a move": Mutation("schedule.h", "s->moved += late;", ""),
+            "bursts for ever": Mutation("schedule.h", "    s->burst += 1;\n", ""),
+            "counts overruns for ever": Mutation("schedule.h", "  s->overruns_in_row = 0;\n", ""),
+            "aligns a multiple": Mutation("schedule.h", "(align - origin % align) % align", "align - origin % align"),
+        },
+    ),
+    "spin": Program(
+        (MEMORY,),
+        mutations={
+            "no budget": Mutation("spin.h", "margin < s->cap ? margin : s->cap", "margin"),
+            "never grows": Mutation("spin.h", "if (lateness > s->second) {", "if (0) {"),
+            "grows late": Mutation("spin.h", "s->second > s->previous ? s->second : s->previous", "s->previous"),
+            "never shrinks": Mutation("spin.h", "s->previous = s->second;", ""),
+            "forgets at once": Mutation("spin.h", "s->second > s->previous ? s->second : s->previous", "s->second"),
+            "one hiccup counts": Mutation("spin.h", "      s->second = s->worst;", "      s->second = lateness;"),
+            "one window for ever": Mutation("spin.h", "    s->count = 0;\n", "    s->count = s->window;\n"),
+        },
+    ),
     "telemetry": Program((MEMORY, THREADS), {"BROKEN_SEQLOCK": MEMORY}),
+    "wait": Program(
+        (MEMORY,),
+        mutations={
+            "C2 a signal fails the loop": Mutation(
+                "loop.h", "if (RT_UNLIKELY(rc) && rc != -EINTR) return", "if (rc) return"
+            ),
+            "C2 a signal ends the sleep": Mutation(
+                "loop.h",
+                "if (RT_UNLIKELY(rc) && rc != -EINTR) return rc;",
+                "if (rc == -EINTR) break; else if (rc) return rc;",
+            ),
+            "C2 a signal moves the deadline": Mutation(
+                "loop.h",
+                "if (RT_UNLIKELY(rc) && rc != -EINTR) return rc;",
+                "if (rc == -EINTR) target += 1000; else if (rc) return rc;",
+            ),
+            "C2 errors are ignored": Mutation(
+                "loop.h", "if (RT_UNLIKELY(rc) && rc != -EINTR) return rc;", "if (*now < 0) return rc;"
+            ),
+            "C2 the error is lost": Mutation(
+                "loop.h", "return loop->end_code = rc, RT_END_CLOCK;", "return RT_END_CLOCK;"
+            ),
+            "C6 always sleeps": Mutation(
+                "loop.h", "  while (target > *now) {", "  int again = 0;\n  while (!again++ || target > *now) {"
+            ),
+            "no slices": Mutation("loop.h", "target - *now <= RT_SLICE_NS", "target > *now"),
+            "the margin is not used": Mutation("loop.h", "release - loop->spin.margin;", "release;"),
+            "nothing is learnt": Mutation("loop.h", "rt_spin_learn(&loop->spin, *now - target);", ""),
+            "starts early": Mutation(
+                "loop.h", "RT_UNLIKELY(*now < release); reads++", "RT_UNLIKELY(*now < target); reads++"
+            ),
+            "a reset forgets the missed": Mutation(
+                "loop.h",
+                "  rt_telemetry_turn(loop->telemetry, loop->schedule.release);\n",
+                "  loop->telemetry->active ^= 1u;\n  rt_bank_clear(&loop->telemetry->banks[0]);\n",
+            ),
+        },
+    ),
 }
+
+MUTATIONS = [(name, fault) for name in PROGRAMS for fault in PROGRAMS[name].mutations]
 
 
 @pytest.fixture(params=["gcc", "clang"], scope="session")
@@ -52,8 +133,8 @@ def compiler(request) -> str:
     return request.param
 
 
-def compile_c(compiler: str, source: Path, target: Path, *options: str) -> None:
-    command = [compiler, *DIALECT, *WARNINGS, f"-I{INCLUDE}", *options, str(source), "-o", str(target)]
+def compile_c(compiler: str, source: Path, target: Path, *options: str, include: Path = INCLUDE) -> None:
+    command = [compiler, *DIALECT, *WARNINGS, f"-I{include}", *options, str(source), "-o", str(target)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, f"{' '.join(command)}\n{result.stderr}"
 
@@ -89,12 +170,12 @@ def run(program: Path) -> subprocess.CompletedProcess[str]:
     return result
 
 
-def build(name: str, compiler: str, sanitizer: str, folder: Path, *options: str) -> Path:
+def build(name: str, compiler: str, sanitizer: str, folder: Path, *options: str, include: Path = INCLUDE) -> Path:
     program = folder / name
     sanitize = [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
     if sanitizer == THREADS and compiler == "gcc":
         sanitize.append("-Wno-tsan")  # "fences are not supported": what they order is atomic here, so none is needed
-    compile_c(compiler, HERE / f"test_{name}.c", program, "-O1", "-g", "-pthread", *sanitize, *options)
+    compile_c(compiler, HERE / f"test_{name}.c", program, "-O1", "-g", "-pthread", *sanitize, *options, include=include)
     return program
 
 
@@ -108,6 +189,15 @@ def test_header(name, sanitizer, compiler, tmp_path):
 def test_known_wrong_variant_fails(name, fault, compiler, tmp_path):
     sanitizer = PROGRAMS[name].faults[fault]
     result = run(build(name, compiler, sanitizer, tmp_path, f"-D{fault}", "-Wno-error"))
+    assert result.returncode != 0, "the known fault went unnoticed"
+    assert any(word in result.stderr for word in ("check failed", "Sanitizer", "runtime error")), result.stderr
+
+
+@pytest.mark.parametrize(("name", "fault"), MUTATIONS)
+def test_mutation_of_a_header_fails(name, fault, tmp_path):
+    compiler = shutil.which("gcc") or shutil.which("clang") or pytest.skip("neither gcc nor clang is installed")
+    include = PROGRAMS[name].mutations[fault].write(tmp_path)
+    result = run(build(name, compiler, MEMORY, tmp_path, "-Wno-error", include=include))
     assert result.returncode != 0, "the known fault went unnoticed"
     assert any(word in result.stderr for word in ("check failed", "Sanitizer", "runtime error")), result.stderr
 

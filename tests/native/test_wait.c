@@ -1,0 +1,295 @@
+/* The loop on a made-up clock, in one thread: when it sleeps, until when and how often, and what it does with the answer.
+ *
+ * clock_gettime and clock_nanosleep are replaced below, so that time passes only where a test lets it. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <errno.h>
+#include <pthread.h>
+#include <string.h>
+#include <time.h>
+
+#include "check.h"
+
+enum { MAX_SLEEPS = 4096 };
+
+static struct {
+  int64_t now;
+  int64_t read_ns;         /* what looking at the clock costs */
+  int64_t lateness;        /* of a wake-up */
+  int64_t interrupt_after; /* how long an interrupted sleep lasts */
+  int interrupts;          /* how many of the next sleeps end with EINTR */
+  int error;               /* what the next sleeps that are not interrupted return */
+  int sleeps, reads;
+  int64_t until[MAX_SLEEPS];
+  void (*on_sleep)(void);
+} clock_;
+
+static int fake_gettime(clockid_t which, struct timespec *time) {
+  (void)which;
+  CHECK(++clock_.reads < 20000000); /* a spin that never ends */
+  clock_.now += clock_.read_ns;
+  *time = (struct timespec){.tv_sec = clock_.now / 1000000000, .tv_nsec = clock_.now % 1000000000};
+  return 0;
+}
+
+static int fake_nanosleep(clockid_t which, int flags, const struct timespec *time, struct timespec *left) {
+  const int64_t until = (int64_t)time->tv_sec * 1000000000 + time->tv_nsec;
+  CHECK(which == CLOCK_MONOTONIC && flags == TIMER_ABSTIME && left == NULL);
+  CHECK(clock_.sleeps < MAX_SLEEPS);
+  clock_.until[clock_.sleeps++] = until;
+  if (clock_.on_sleep) clock_.on_sleep();
+  if (clock_.interrupts) {
+    clock_.interrupts--;
+    clock_.now += clock_.interrupt_after;
+    return EINTR;
+  }
+  if (clock_.error) return clock_.error;
+  if (until > clock_.now) clock_.now = until;
+  clock_.now += clock_.lateness;
+  return 0;
+}
+
+#define clock_gettime fake_gettime
+#define clock_nanosleep fake_nanosleep
+#include "rtloop/loop.h"
+
+enum { PERIOD = 1000000, START = 5000000 };
+
+static rt_loop_t loop;
+
+static struct {
+  int64_t steps, missed, early, overruns;
+  int64_t busy_ns, busy_every, jitter_ns;
+  int resets;
+  uint64_t seed;
+  rt_counters_t sum; /* of the banks that a reset has retired */
+} user;
+
+static void begin(void) {
+  static rt_telemetry_t *block;
+  if (!block) block = aligned_alloc(RT_CACHE_LINE, sizeof *block);
+  CHECK(block);
+  memset(block, 0, sizeof *block);
+  rt_telemetry_init(block, 0, 0);
+  memset(&loop, 0, sizeof loop);
+  memset(&user, 0, sizeof user);
+  memset(&clock_, 0, sizeof clock_);
+  user.seed = 1;
+  clock_.now = START;
+  loop.telemetry = block;
+  loop.clock = CLOCK_MONOTONIC;
+  loop.schedule.period = PERIOD;
+  loop.max_cycles = UINT64_MAX;
+  loop.max_duration = INT64_MAX;
+}
+
+static rt_bank_t *idle_bank(void) { return &loop.telemetry->banks[loop.telemetry->active ^ 1u]; }
+
+static void add(const rt_bank_t *bank) {
+  user.sum.cycles += bank->counters.cycles;
+  user.sum.missed += bank->counters.missed;
+  user.sum.overruns += bank->counters.overruns;
+}
+
+static int step(void *self, const rt_cycle_t *cycle) {
+  (void)self;
+  user.early += cycle->start < cycle->release;
+  user.missed += cycle->missed;
+  user.steps++;
+  if (user.busy_every && user.steps % user.busy_every == 0) clock_.now += user.busy_ns;
+  if (user.jitter_ns) clock_.now += (int64_t)(check_random(&user.seed) % (uint64_t)user.jitter_ns);
+  if (user.resets && check_random(&user.seed) % 3 == 0 && !(loop.command & RT_COMMAND_RESET)) {
+    add(idle_bank());
+    rt_bank_clear(idle_bank());
+    rt_loop_command(&loop, RT_COMMAND_RESET);
+  }
+  return RT_CONTINUE;
+}
+
+static int overrun(void *self, const rt_cycle_t *cycle, int64_t missed) {
+  (void)self;
+  (void)cycle;
+  (void)missed;
+  user.overruns++;
+  return RT_CONTINUE;
+}
+
+static int own_wait(void *self, int64_t release) {
+  (void)self;
+  return rt_loop_sleep(&loop, release);
+}
+
+static int run(uint64_t cycles) {
+  loop.max_cycles = cycles;
+  rt_loop_first(&loop, rt_clock_now(loop.clock));
+  return rt_loop_cycles(&loop, NULL, step, overrun, own_wait);
+}
+
+static int64_t wait_for(int64_t release, int *rc) {
+  int64_t now = rt_clock_now(loop.clock);
+  *rc = rt_loop_wait(&loop, &now, release);
+  return now;
+}
+
+static void sleeps_once_until_the_release(void) {
+  begin();
+  int rc;
+  CHECK(wait_for(START + 700000, &rc) == START + 700000 && rc == 0);
+  CHECK(clock_.sleeps == 1 && clock_.until[0] == START + 700000);
+}
+
+/* C2: a signal ends the sleep, and the next one has the same deadline. */
+static void sleeps_again_after_a_signal(void) {
+  begin();
+  clock_.interrupts = 3;
+  clock_.interrupt_after = 100000;
+  int rc;
+  CHECK(wait_for(START + 700000, &rc) == START + 700000 && rc == 0);
+  CHECK(clock_.sleeps == 4 && clock_.interrupts == 0);
+  for (int i = 0; i < 4; i++) CHECK(clock_.until[i] == START + 700000);
+  CHECK(clock_.reads == 1 + 4); /* it has slept, not spun */
+
+  begin();
+  clock_.interrupts = 1;
+  clock_.interrupt_after = 800000; /* the signal's handler outlasts the release */
+  CHECK(wait_for(START + 700000, &rc) == START + 800000 && rc == 0);
+  CHECK(clock_.sleeps == 1);
+
+  for (int has_own_wait = 0; has_own_wait < 2; has_own_wait++) {
+    begin();
+    loop.has_own_wait = has_own_wait;
+    clock_.interrupts = 50;
+    clock_.interrupt_after = 1000;
+    CHECK(run(100) == RT_END_NORMAL && loop.end_code == 0);
+    CHECK(user.steps == 100 && user.early == 0 && clock_.sleeps == 150);
+  }
+}
+
+/* C2: any other error fails the loop, which says so. */
+static void fails_with_any_other_error(void) {
+  const int errors[] = {EINVAL, ENOTSUP, EFAULT, EPERM};
+  for (size_t i = 0; i < sizeof errors / sizeof errors[0]; i++) {
+    begin();
+    clock_.error = errors[i];
+    int rc;
+    wait_for(START + 700000, &rc);
+    CHECK(rc == -errors[i] && clock_.sleeps == 1);
+
+    begin();
+    clock_.error = errors[i];
+    clock_.interrupts = 2;
+    CHECK(run(10) == RT_END_CLOCK);
+    CHECK(loop.end_code == -errors[i] && user.steps == 0 && clock_.sleeps == 3);
+  }
+}
+
+/* C6: a deadline that has passed costs no system call. */
+static void does_not_sleep_for_a_release_that_has_passed(void) {
+  int rc;
+  for (int64_t late = 0; late < 3; late++) {
+    begin();
+    CHECK(wait_for(START - late * PERIOD, &rc) == START && rc == 0);
+    CHECK(clock_.sleeps == 0 && clock_.reads == 1);
+  }
+  begin();
+  loop.schedule.policy = RT_OVERRUN_CATCH_UP;
+  loop.schedule.max_burst = 100;
+  user.busy_every = 10;
+  user.busy_ns = 4 * PERIOD + PERIOD / 2; /* the releases at 1, 2, 3 and 4 periods find the loop late */
+  CHECK(run(100) == RT_END_NORMAL);
+  CHECK(user.steps == 100 && user.missed == 0 && user.early == 0);
+  CHECK(clock_.sleeps == 100 - 9 * 4); /* and the tenth time ends the run */
+  CHECK(loop.telemetry->banks[0].counters.late == 9 * 4);
+}
+
+static void does_not_sleep_where_the_margin_covers_the_wait(void) {
+  begin();
+  rt_spin_fixed(&loop.spin, 300000);
+  clock_.read_ns = 50;
+  int rc;
+  int64_t now = wait_for(START + 200000, &rc);
+  CHECK(rc == 0 && clock_.sleeps == 0 && now >= START + 200000 && now < START + 200000 + 100);
+  now = wait_for(START + 900000, &rc);
+  CHECK(rc == 0 && clock_.sleeps == 1 && clock_.until[0] == START + 600000);
+  CHECK(now >= START + 900000 && now < START + 900000 + 100);
+}
+
+static void a_long_sleep_is_taken_in_slices(void) {
+  begin();
+  const int64_t release = START + 10 * RT_SLICE_NS + 123;
+  int rc;
+  CHECK(wait_for(release, &rc) == release && rc == 0);
+  CHECK(clock_.sleeps == 11 && clock_.until[10] == release);
+  for (int i = 0; i < 10; i++) CHECK(clock_.until[i] == START + (i + 1) * RT_SLICE_NS);
+}
+
+static void stop_in_sleep(void) {
+  if (clock_.sleeps == 3) rt_loop_command(&loop, RT_COMMAND_STOP);
+}
+
+static void a_stop_ends_a_long_sleep_with_its_slice(void) {
+  begin();
+  loop.schedule.period = 100 * RT_SLICE_NS;
+  clock_.on_sleep = stop_in_sleep;
+  rt_loop_first(&loop, START);
+  loop.schedule.release += loop.schedule.period;
+  CHECK(rt_loop_cycles(&loop, NULL, step, overrun, own_wait) == RT_END_NORMAL);
+  CHECK(user.steps == 0 && clock_.sleeps == 3);
+}
+
+/* spin="auto": once it has learnt how late wake-ups are, every cycle starts at its release, within the budget. */
+static void learns_to_wake_early_enough(void) {
+  const int64_t lateness[] = {3000, 40000, 3000};
+  begin();
+  clock_.read_ns = 40;
+  rt_spin_auto(&loop.spin, PERIOD, 25);
+  rt_loop_first(&loop, START);
+  uint64_t cycles = 0;
+  for (size_t i = 0; i < sizeof lateness / sizeof lateness[0]; i++) {
+    clock_.lateness = lateness[i];
+    loop.max_cycles = cycles += 500;
+    CHECK(rt_loop_cycles(&loop, NULL, step, overrun, own_wait) == RT_END_NORMAL);
+    CHECK(loop.spin.margin > lateness[i] && loop.spin.margin < lateness[i] * 2);
+    clock_.sleeps = 0;
+  }
+  CHECK(user.steps == 1500 && user.early == 0);
+  const rt_histogram_t *latency = &loop.telemetry->banks[0].histograms[RT_LATENCY];
+  int64_t late = 0;
+  for (uint32_t bin = rt_histogram_bin(200); bin < RT_HISTOGRAM_BINS; bin++) late += (int64_t)latency->counts[bin];
+  CHECK(late <= 2); /* the two that told that the load had grown */
+}
+
+/* C3: whatever is asked for when, all banks together have counted every cycle and every missed release once. */
+static void resets_lose_nothing(void) {
+  for (int policy = RT_OVERRUN_SKIP; policy <= RT_OVERRUN_CATCH_UP; policy++) {
+    for (int has_own_wait = 0; has_own_wait < 2; has_own_wait++) {
+      begin();
+      loop.schedule.policy = policy;
+      loop.schedule.max_burst = 2;
+      loop.has_own_wait = has_own_wait;
+      user.resets = 1;
+      user.jitter_ns = 3 * PERIOD;
+      CHECK(run(3000) == RT_END_NORMAL);
+      add(&loop.telemetry->banks[0]);
+      add(&loop.telemetry->banks[1]);
+      const int64_t releases = (loop.schedule.release - loop.first_release) / PERIOD;
+      CHECK(user.sum.cycles == 3000 && user.steps == 3000);
+      CHECK((int64_t)(user.sum.cycles + user.sum.missed) == releases);
+      CHECK((int64_t)user.sum.overruns == user.overruns && user.overruns > 500);
+    }
+  }
+}
+
+int main(void) {
+  sleeps_once_until_the_release();
+  sleeps_again_after_a_signal();
+  fails_with_any_other_error();
+  does_not_sleep_for_a_release_that_has_passed();
+  does_not_sleep_where_the_margin_covers_the_wait();
+  a_long_sleep_is_taken_in_slices();
+  a_stop_ends_a_long_sleep_with_its_slice();
+  learns_to_wake_early_enough();
+  resets_lose_nothing();
+  return CHECK_DONE();
+}
