@@ -28,12 +28,13 @@ _look = None
 
 
 class _Job:
-    """A call, and what became of it."""
+    """A call, on the CPUs of its caller, and what became of it."""
 
-    __slots__ = ("done", "error", "function", "result")
+    __slots__ = ("cpus", "done", "error", "function", "result")
 
     def __init__(self, function):
         self.function = function
+        self.cpus = os.sched_getaffinity(0)
         self.result = self.error = None
         self.done = _thread.allocate_lock()
         self.done.acquire()
@@ -43,6 +44,9 @@ def _keep(jobs):
     global _ident
     _ident = _thread.get_ident()
     prctl(PR_SET_NAME, b"rtloop-keeper")
+    # Made by a real-time thread, it has inherited a policy that it does not need.
+    if os.sched_getscheduler(0) != os.SCHED_OTHER:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     while True:
         is_needed = _look is not None and _look()
         try:
@@ -50,6 +54,8 @@ def _keep(jobs):
         except queue.Empty:
             continue
         try:
+            if os.sched_getaffinity(0) != job.cpus:
+                os.sched_setaffinity(0, job.cpus)  # what it makes, a loop's thread, inherits them
             job.result = job.function()
         except BaseException as error:
             job.error = error

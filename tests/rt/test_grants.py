@@ -279,8 +279,8 @@ def test_T9_a_finite_RLIMIT_RTTIME_is_seen(script: Script) -> None:
     assert done.stdout.split() == ["True", "True", "5"], done.stderr
 
 
-def test_C2_an_interrupted_sleep_goes_on_to_the_same_release(script: Script) -> None:
-    """Stop and continue the process many times: clock_nanosleep returns EINTR each time, and no cycle starts early."""
+def test_a_process_that_is_stopped_many_times_starts_no_cycle_early(script: Script) -> None:
+    """That no signal ends a sleep for good (C2) is seen in tests/native/test_wait.c: here the kernel restarts it."""
     done = script("""
     import os, subprocess, time, probes
     with probes.Probe("20ms", warmup=0) as loop:

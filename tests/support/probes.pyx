@@ -17,6 +17,16 @@ cdef extern from "<unistd.h>" nogil:
     long gettid()
 
 
+cdef extern from "<sys/mman.h>" nogil:
+    void *mmap(void *address, size_t size, int protection, int flags, int fd, long offset)
+    int munmap(void *address, size_t size)
+    enum:
+        PROT_READ
+        PROT_WRITE
+        MAP_PRIVATE
+        MAP_ANONYMOUS
+
+
 cdef int64_t now() noexcept nogil:
     cdef timespec ts
     clock_gettime(CLOCK_MONOTONIC, &ts)
@@ -40,6 +50,7 @@ cdef class Probe(RTLoop):
     cdef public double first_dt, last_t, dt_sum
     cdef public bint hang, let_go
     cdef public long tid
+    cdef readonly size_t stack_at, state_at
     cdef uint64_t seed
 
     def __init__(self, period, **settings):
@@ -52,8 +63,11 @@ cdef class Probe(RTLoop):
         self.setups += 1
 
     cdef int enter(self) noexcept nogil:
+        cdef char here = 0
         self.enters += 1
         self.tid = gettid()
+        self.stack_at = <size_t>&here
+        self.state_at = <size_t>self._rt
         self.steps = self.overruns = self.missed_in_step = self.missed_in_overrun = self.index_errors = 0
         self.dt_errors = self.last_index = self.late_starts = 0
         self.dt_sum = 0
@@ -133,6 +147,38 @@ cdef class Deep(RTLoop):
     cdef int step(self, const Cycle *cycle) noexcept nogil:
         if <int64_t>cycle.index == self.at:
             recurse(self.pages, &self.sink)
+        return RT_CONTINUE
+
+
+cdef class Faulty(RTLoop):
+    """Touches `pages` fresh pages in every cycle before number `until`."""
+
+    cdef public int64_t pages, until, failed
+
+    cdef int step(self, const Cycle *cycle) noexcept nogil:
+        cdef size_t size = <size_t>self.pages * 4096
+        cdef char *fresh
+        cdef size_t at
+        if <int64_t>cycle.index >= self.until:
+            return RT_CONTINUE
+        fresh = <char *>mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+        if fresh == <char *>-1:
+            self.failed += 1
+            return RT_CONTINUE
+        for at in range(0, size, 4096):
+            fresh[at] = 1
+        munmap(fresh, size)
+        return RT_CONTINUE
+
+
+cdef class Gilded(RTLoop):
+    """Takes the GIL in every step, as a method without noexcept would."""
+
+    cdef readonly int64_t steps
+
+    cdef int step(self, const Cycle *cycle) noexcept nogil:
+        with gil:
+            self.steps += 1
         return RT_CONTINUE
 
 

@@ -194,7 +194,7 @@ def test_a_new_loop_has_empty_statistics_and_cannot_be_joined(ordinary: dict[str
     loop.stop()
 
 
-def test_snapshots_of_a_running_loop_are_consistent(probes: ModuleType, ordinary: dict[str, Any]) -> None:
+def test_C7_snapshots_of_a_running_loop_are_consistent(probes: ModuleType, ordinary: dict[str, Any]) -> None:
     loop = probes.Probe("200us", warmup=0, record=64, **ordinary)
     loop.jitter_ns = 150_000
     with loop:
@@ -231,7 +231,7 @@ def test_the_statistics_of_each_run_are_its_own(ordinary: dict[str, Any]) -> Non
     assert first.cycles == 20
 
 
-def test_C7_a_step_that_sees_a_stall_records_one_and_no_million_misses(
+def test_C4_a_step_that_sees_a_stall_records_one_and_no_million_misses(
     probes: ModuleType, ordinary: dict[str, Any]
 ) -> None:
     loop = probes.Probe("10us", warmup=0, **ordinary)

@@ -102,7 +102,7 @@ def test_P6_signals_are_handled_by_python_and_never_on_the_loops_thread(script: 
     assert done.stdout.split() == ["stopped", "200", "True"], done.stderr
 
 
-def test_C2_C3_a_stopped_process_resumes_on_the_grid(script: Script) -> None:
+def test_C3_a_stopped_process_resumes_on_the_grid(script: Script) -> None:
     done = script(dedent("""
     import subprocess
     loop = make(warmup=0)
@@ -170,7 +170,7 @@ def test_M9_multiprocessing_by_fork_while_a_loop_runs(script: Script) -> None:
     assert done.stdout.split("\n")[:2] == ["[0, 1, 4, 9]", "stopped"], done.stderr
 
 
-def test_subinterpreters_are_refused_with_an_error(script: Script) -> None:
+def test_P3_subinterpreters_are_refused_with_an_error(script: Script) -> None:
     done = script("""
     try:
         import _xxsubinterpreters as interpreters

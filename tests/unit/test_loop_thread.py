@@ -1,0 +1,161 @@
+"""What the loop's thread has of its process, and what it has not: CPUs, signals, Python. On any machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from ctypes import PyDLL
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from rtloop.system.cpu import isolated_cpus
+
+Script = Callable[..., "subprocess.CompletedProcess[str]"]
+
+FAULTS = {"SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGTRAP", "SIGSYS", "SIGABRT"}
+CANNOT_BE_BLOCKED = {"SIGKILL", "SIGSTOP"}
+
+PROLOGUE = """
+import os, sys, threading, time, warnings
+import rtloop, probes
+warnings.simplefilter("ignore")
+def running(**settings):
+    loop = probes.Probe("1ms", **{"policy": "other", "lock_memory": "off", "dma_latency": None, **settings})
+    loop.start()
+    while not loop.steps:
+        time.sleep(0.001)
+    return loop
+def keepers():
+    names = {int(tid): open(f"/proc/self/task/{tid}/comm").read().strip() for tid in os.listdir("/proc/self/task")}
+    return [tid for tid, name in names.items() if name.startswith("rtloop-")]
+"""
+
+
+def run(script: Script, code: str, **options: Any) -> list[str]:
+    lines = [line[4:] if line.startswith("    ") else line for line in code.splitlines()]
+    done = script(PROLOGUE + "\n".join(lines), **options)
+    assert done.returncode == 0, done.stderr
+    return str(done.stdout).split()
+
+
+needs_two_cpus = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs")
+
+
+@needs_two_cpus
+@pytest.mark.parametrize("cpu", ['"auto"', "None"])
+def test_T15_looking_for_all_cpus_leaves_the_affinity_as_it_was(script: Script, cpu: str) -> None:
+    """The loop asks the kernel which CPUs there are by trying them all, and takes back what it tried."""
+    if cpu == '"auto"' and isolated_cpus():
+        pytest.skip("this machine has isolated CPUs, which a loop takes by itself")
+    said = run(script, f"""
+    one = {{min(os.sched_getaffinity(0))}}
+    os.sched_setaffinity(0, one)
+    loop = running(cpu={cpu})
+    print(os.sched_getaffinity(0) == one, os.sched_getaffinity(loop.tid) == one)
+    """)  # fmt: skip
+    assert said == ["True", "True"]
+
+
+@needs_two_cpus
+def test_T15_a_refused_cpu_leaves_the_affinity_as_it_was(script: Script) -> None:
+    said = run(script, """
+    one = {min(os.sched_getaffinity(0))}
+    os.sched_setaffinity(0, one)
+    loop = running(cpu=4095, strict=False)
+    print(os.sched_getaffinity(0) == one, os.sched_getaffinity(loop.tid) == one)
+    """)  # fmt: skip
+    assert said == ["True", "True"]
+
+
+@needs_two_cpus
+def test_T15_a_loop_inherits_from_who_starts_it_not_from_who_started_the_first(script: Script) -> None:
+    said = run(script, """
+    before = os.sched_getaffinity(0)
+    running(cpu=None).stop()
+    one = {max(before)}
+    os.sched_setaffinity(0, one)
+    loop = running(cpu=None)
+    print(os.sched_getaffinity(loop.tid) == one)
+    os.sched_setaffinity(0, before)
+    loop = running(cpu=None)
+    print(os.sched_getaffinity(loop.tid) == before)
+    """)  # fmt: skip
+    assert said == ["True", "True"]
+
+
+@needs_two_cpus
+def test_T16_the_helper_thread_is_not_pinned_with_its_loop(script: Script) -> None:
+    said = run(script, """
+    before = os.sched_getaffinity(0)
+    loop = running(cpu=max(before))
+    helpers = keepers()
+    print(len(helpers), all(os.sched_getaffinity(tid) == before for tid in helpers))
+    """)  # fmt: skip
+    assert said == ["1", "True"]
+
+
+@pytest.mark.rt
+def test_T16_the_helper_thread_of_a_real_time_caller_is_ordinary(script: Script) -> None:
+    said = run(script, """
+    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(50))
+    loop = running(policy="fifo", priority=60)
+    print(*(os.sched_getscheduler(tid) for tid in keepers()), os.sched_getscheduler(0))
+    """)  # fmt: skip
+    assert said == ["0", str(os.SCHED_FIFO)]
+
+
+def test_P6_every_signal_but_the_synchronous_faults_is_blocked_on_the_thread(
+    probes: ModuleType, ordinary: dict[str, Any]
+) -> None:
+    """Not by the caller's own mask, which stays what it was."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    with probes.Probe("1ms", **ordinary) as loop:
+        deadline = time.monotonic() + 10
+        while not loop.steps and time.monotonic() < deadline:
+            time.sleep(0.001)
+        with open(f"/proc/self/task/{loop.tid}/status") as file:
+            blocked = next(int(line.split()[1], 16) for line in file if line.startswith("SigBlk:"))
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == mask
+    names = {s.name: bool(blocked >> (s.value - 1) & 1) for s in signal.Signals if not s.name.startswith("SIGRT")}
+    assert {"SIGHUP", "SIGINT", "SIGPIPE", "SIGTERM", "SIGALRM", "SIGUSR1", "SIGXCPU"} <= names.keys()
+    assert {name for name, is_blocked in names.items() if not is_blocked} == FAULTS | CANNOT_BE_BLOCKED
+
+
+def test_P3_the_thread_is_unknown_to_python(script: Script) -> None:
+    """An interpreter that ends waits for its own threads, and hangs those that ask for the GIL: this one is neither."""
+    said = run(script, """
+    from ctypes import c_void_p, pythonapi as api
+    for name in ("PyInterpreterState_Get", "PyInterpreterState_ThreadHead", "PyThreadState_Next"):
+        getattr(api, name).restype = c_void_p
+    def known():
+        state, count = api.PyInterpreterState_ThreadHead(c_void_p(api.PyInterpreterState_Get())), 0
+        while state:
+            state, count = api.PyThreadState_Next(c_void_p(state)), count + 1
+        return count
+    loop = running()
+    end, most, before = time.monotonic() + 0.1, 0, loop.steps
+    while time.monotonic() < end:
+        most = max(most, known())
+    print(most == len(["main"] + keepers()), loop.steps > before)
+    print(loop.tid in {thread.native_id for thread in threading.enumerate()})
+    """)  # fmt: skip
+    assert said == ["True", "True", "False"]
+
+
+@pytest.mark.parametrize("kind", ["Probe", "Gilded"])
+def test_P1_the_loop_runs_while_python_holds_the_gil(probes: ModuleType, ordinary: dict[str, Any], kind: str) -> None:
+    """Half a second in a C function that keeps the GIL; the same test sees a step that takes it."""
+    hold = PyDLL(None).usleep
+    with getattr(probes, kind)("1ms", warmup=0, **ordinary) as loop:
+        deadline = time.monotonic() + 10
+        while not loop.steps and time.monotonic() < deadline:
+            time.sleep(0.001)
+        before = loop.steps
+        hold(500_000)
+        ran = loop.steps - before
+    assert ran > 100 if kind == "Probe" else ran <= 2
