@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -18,6 +21,31 @@ pytestmark = pytest.mark.skipif(
 
 DROP = ("setpriv", "--bounding-set", "-ipc_lock,-sys_nice", "--inh-caps", "-ipc_lock,-sys_nice")
 ORDINARY = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
+
+
+@functools.cache
+def why_not(prefix: tuple[str, ...]) -> str:
+    """Say why this Python cannot be started with a prefix, such as for one below root's home; "" where it can."""
+    program = (
+        "import importlib.util as i, sys; sys.exit(i.find_spec('rtloop') is None and 'rtloop is out of its reach')"
+    )
+    command = [*prefix, sys.executable, "-c", program]
+    try:
+        done = subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=60, check=False)
+    except OSError as error:
+        return str(error)
+    return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1] if done.returncode else ""
+
+
+@pytest.fixture
+def script(script: Script) -> Script:
+    def run(code: str, *, prefix: tuple[str, ...]) -> Any:
+        if reason := why_not(prefix):
+            pytest.skip(f"{' '.join(prefix[:3])} cannot start {sys.executable}: {reason}")
+        return script(code, prefix=prefix)
+
+    return run
+
 
 ACCOUNT = """
 import os, resource, rtloop, sys, warnings
