@@ -121,16 +121,15 @@ def dma_latency(settings: Settings, stack: ExitStack) -> list[Grant]:
     asked = f"{settings.dma_latency_us} us"
     path = "/dev/cpu_dma_latency"
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        held = _HeldFile(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+        stack.callback(held.close)
+        os.write(held.fd, settings.dma_latency_us.to_bytes(4, "little", signed=True))
+        os.lseek(held.fd, 0, os.SEEK_SET)
+        granted = int.from_bytes(os.read(held.fd, 4), "little", signed=True)
     except OSError as error:
         detail = f"{path}: {error.strerror}"
         fix = device_fix(path) + "\nor leave the idle states alone: dma_latency=None"
         return [Grant("dma_latency", asked, "not held", False, detail, fix, error.errno or 0)]
-    held = _HeldFile(fd)
-    stack.callback(held.close)
-    os.write(fd, settings.dma_latency_us.to_bytes(4, "little", signed=True))
-    os.lseek(fd, 0, os.SEEK_SET)
-    granted = int.from_bytes(os.read(fd, 4), "little", signed=True)
     detail = "the least of all requests on this machine, as the device tells it"
     return [Grant("dma_latency", asked, f"{granted} us", granted <= settings.dma_latency_us, detail)]
 
@@ -141,14 +140,14 @@ class _HeldFile:
     _open: ClassVar[set[_HeldFile]] = set()
 
     def __init__(self, fd: int) -> None:
-        self._fd = fd
+        self.fd = fd
         self._open.add(self)
 
     def close(self) -> None:
         self._open.discard(self)
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
     @classmethod
     def close_in_child(cls) -> None:

@@ -159,11 +159,14 @@ class _CoreDumps(_Limit):
 
     def _change(self) -> None:
         changed = (0, self._former[1])
-        resource.setrlimit(self._which, changed)
-        self._changed = changed
+        with suppress(ValueError, OSError):  # a sandbox may refuse it, and the grant says so
+            resource.setrlimit(self._which, changed)
+            self._changed = changed
 
     def _grant(self, now: tuple[int, int]) -> Grant:
-        return Grant("core_dumps", "off", format_limit(now[0]) if now[0] else "off", ok=now[0] == 0)
+        is_off = now[0] == 0
+        detail = "" if is_off else "setrlimit on RLIMIT_CORE was refused"
+        return Grant("core_dumps", "off", "off" if is_off else format_limit(now[0]), ok=is_off, detail=detail)
 
 
 #: What a lock of everything may cover, with the flags of mlockall(2).
