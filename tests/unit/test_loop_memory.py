@@ -170,6 +170,24 @@ def test_S5_the_memlock_limit_is_raised_to_the_hard_limit_only_and_put_back(scri
     assert done.stdout.split() == ["True"] * 7, done.stdout + done.stderr
 
 
+@pytest.mark.rt
+def test_S5_nothing_of_the_system_is_written(script: Script) -> None:
+    """A loop that asks for all that it can opens no file for writing but the device that is made for it."""
+    done = script("""
+    import os, sys, rtloop
+    def watch(event, arguments):
+        if event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC):
+            written.add(arguments[0])
+    written = set()
+    sys.addaudithook(watch)
+    settings = dict(tune_malloc=True, core_dumps=False, spin="auto", flush_denormals=True)
+    rtloop.RTLoop("1ms", **settings).run(cycles=20)
+    rtloop.RTLoop("1ms", lock_memory="own", **settings).run(cycles=20)
+    print(*written)
+    """)
+    assert done.stdout.split() == ["/dev/cpu_dma_latency"], done.stderr
+
+
 def test_S5_a_limit_that_somebody_else_has_changed_meanwhile_stays(script: Script) -> None:
     done = script("""
     import resource, rtloop

@@ -157,3 +157,36 @@ def test_a_reset_during_a_long_step_leaves_that_step_out(probes: ModuleType, ord
     loop.let_go = True
     loop.join(timeout="5s")
     assert (loop.stats.cycles, loop.stats.overruns) == (0, 0)
+
+
+def test_C3_every_snapshot_conserves_through_many_resets(probes: ModuleType, ordinary: dict[str, Any]) -> None:
+    """In each: cycles + missed == releases from its first one to the next. The sum over all is in test_wait.c."""
+    period = 500_000
+    loop = probes.Probe(period, warmup=0, **ordinary)
+    loop.jitter_ns = 3 * period
+    done = threading.Event()
+
+    def reset() -> None:
+        while not done.wait(0.003):
+            loop.reset_stats()
+
+    snapshots = []
+    with loop:
+        resetter = threading.Thread(target=reset)
+        resetter.start()
+        end = time.monotonic() + 1.0
+        while time.monotonic() < end:
+            snapshots.append(loop.stats)
+        done.set()
+        resetter.join()
+    snapshots.append(loop.stats)
+    for stats in snapshots:
+        records = stats.records
+        assert len(records) == stats.cycles
+        if stats.cycles:
+            first, last = records[0], records[-1]
+            dropped = max(0, -(-int(last["end"] - last["release"] - period) // period))
+            following = int(last["release"]) + period * (1 + dropped)
+            assert stats.cycles + stats.missed == (following - int(first["release"])) // period
+    assert sum(stats.missed > 0 for stats in snapshots) > 20
+    assert max(stats.cycles for stats in snapshots) < loop.steps / 4, "it was reset again and again"
