@@ -93,16 +93,18 @@ def test_T15_a_cpu_that_is_not_there_is_refused_with_those_that_are() -> None:
 
 
 def test_T14_the_idle_latency_is_held_while_the_loop_runs() -> None:
-    def held() -> int:
-        with open("/dev/cpu_dma_latency", "rb") as device:
-            return int.from_bytes(device.read(4), "little", signed=True)
+    """Others on this machine may ask for less, so the device tells an upper bound; who holds it is told by the files."""
 
-    before = held()
+    def is_open() -> bool:
+        links = [Path(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
+        return any(os.path.lexists(link) and os.readlink(link) == "/dev/cpu_dma_latency" for link in links)
+
+    assert not is_open()
     with RTLoop("1ms", dma_latency="20us"):
-        assert held() == min(20, before)
-    assert held() == before
-    with RTLoop("1ms", dma_latency=None):
-        assert held() == before
+        with open("/dev/cpu_dma_latency", "rb") as device:
+            assert int.from_bytes(device.read(4), "little", signed=True) <= 20
+        assert is_open()
+    assert not is_open()
 
 
 def test_T14_a_forked_child_does_not_hold_the_idle_latency(script: Script) -> None:
