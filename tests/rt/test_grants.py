@@ -105,6 +105,8 @@ def test_T14_the_idle_latency_is_held_while_the_loop_runs() -> None:
             assert int.from_bytes(device.read(4), "little", signed=True) <= 20
         assert is_open()
     assert not is_open()
+    with RTLoop("1ms", dma_latency=None):
+        assert not is_open()
 
 
 def test_T14_a_forked_child_does_not_hold_the_idle_latency(script: Script) -> None:
