@@ -93,7 +93,7 @@ def test_T15_a_cpu_that_is_not_there_is_refused_with_those_that_are() -> None:
 
 
 def test_T14_the_idle_latency_is_held_while_the_loop_runs() -> None:
-    """Others on this machine may ask for less, so the device tells an upper bound; who holds it is told by the files."""
+    """Others may ask for less meanwhile: the device tells an upper bound, and the open files tell who holds it."""
 
     def is_open() -> bool:
         links = [Path(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
