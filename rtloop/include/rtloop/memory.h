@@ -58,7 +58,7 @@ static inline int rt_memory_map_sealed(const char *name, size_t bytes, void **ad
     close(file);
     return rc;
   }
-  (void)madvise(p, bytes, MADV_NOHUGEPAGE); /* shared memory, too, may be collapsed (shmem_enabled) */
+  (void)madvise(p, bytes, MADV_NOHUGEPAGE);            /* shared memory, too, may be collapsed (shmem_enabled) */
   (void)fcntl(file, F_ADD_SEALS, F_SEAL_FUTURE_WRITE); /* since Linux 5.1; the other seals protect the writer */
   (void)fcntl(file, F_ADD_SEALS, F_SEAL_SEAL);
   *address = p;
