@@ -112,15 +112,21 @@ def test_T16_the_helper_thread_of_a_real_time_caller_is_ordinary(script: Script)
 def test_P6_every_signal_but_the_synchronous_faults_is_blocked_on_the_thread(
     probes: ModuleType, ordinary: dict[str, Any]
 ) -> None:
-    """Not by the caller's own mask, which stays what it was."""
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    """And on no other thread: the masks of those that made it stay what they were."""
+
+    def blocked_on(tid: int | str) -> int:
+        with open(f"/proc/self/task/{tid}/status") as file:
+            return next(int(line.split()[1], 16) for line in file if line.startswith("SigBlk:"))
+
+    before = {tid: blocked_on(tid) for tid in os.listdir("/proc/self/task")}
     with probes.Probe("1ms", **ordinary) as loop:
         deadline = time.monotonic() + 10
         while not loop.steps and time.monotonic() < deadline:
             time.sleep(0.001)
-        with open(f"/proc/self/task/{loop.tid}/status") as file:
-            blocked = next(int(line.split()[1], 16) for line in file if line.startswith("SigBlk:"))
-        assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == mask
+        blocked = blocked_on(loop.tid)
+        others = [tid for tid in os.listdir("/proc/self/task") if int(tid) != loop.tid]
+        # One that has come since is the keeper, made by this thread.
+        assert all(blocked_on(tid) == before.get(tid, before[str(os.getpid())]) for tid in others)
     names = {s.name: bool(blocked >> (s.value - 1) & 1) for s in signal.Signals if not s.name.startswith("SIGRT")}
     assert {"SIGHUP", "SIGINT", "SIGPIPE", "SIGTERM", "SIGALRM", "SIGUSR1", "SIGXCPU"} <= names.keys()
     assert {name for name, is_blocked in names.items() if not is_blocked} == FAULTS | CANNOT_BE_BLOCKED
