@@ -223,7 +223,7 @@ cdef class Control:
         cdef size_t size = self.settings.stack_bytes
         rc = rt_stack_map(&self.rt.stack, size)
         if rc:
-            raise SetupError(-rc, f"stack_size={format_size(size)}: mmap: {os.strerror(-rc)}")
+            raise SetupError(-rc, f"stack_size={format_size(size)}: mmap or mprotect: {os.strerror(-rc)}")
         stack.callback(self._unmap_stack)
         rc = 0
         if self.settings.lock_memory != "off":

@@ -262,6 +262,8 @@ class _MemoryLock:
         if is_onfault and future == "all":
             granted = "all" if mode == "onfault" else "future"
             detail += "; another owner of a lock in this process wants every page present"
+        elif not is_onfault and future == "onfault":
+            granted = "onfault" if mode == "all" else "future onfault"
         return Grant("memory_lock", mode, granted, is_onfault or future == "all", detail)
 
     @staticmethod
