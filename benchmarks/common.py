@@ -13,8 +13,10 @@ import os
 import shutil
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TextIO
 
 import rtloop
 from rtloop.system.host import host_facts
@@ -72,6 +74,24 @@ def alternate(sides: Mapping[str, Callable[[], Any]], pairs: int) -> dict[str, l
     return results
 
 
+@contextmanager
+def busy_python_thread() -> Iterator[None]:
+    """Keep a Python thread busy that never rests, so that the GIL is never free, and allocates all the time."""
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.is_set():
+            sum(len(row) for row in [[number] * 16 for number in range(1000)])
+
+    thread = threading.Thread(target=work, name="busy", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
 def claim(
     name: str, unit: str, ours: Iterable[float], peer_name: str, peer: Iterable[float], target: float | None = None
 ) -> Claim:
@@ -91,19 +111,19 @@ def facts() -> dict[str, Any]:
     }
 
 
-def print_table(title: str, heads: list[str], rows: list[list[str]]) -> None:
+def print_table(title: str, heads: list[str], rows: list[list[str]], *, file: TextIO | None = None) -> None:
     """Print a table, the first column to the left and the others to the right."""
     widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(len(heads))]
-    print(title)
+    print(title, file=file)
     for row in [heads, ["-" * width for width in widths], *rows]:
         cells = [
             cell.ljust(width) if i == 0 else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
-        print("  ".join(cells).rstrip())
+        print("  ".join(cells).rstrip(), file=file)
 
 
-def print_claims(title: str, claims: list[Claim]) -> None:
+def print_claims(title: str, claims: list[Claim], *, file: TextIO | None = None) -> None:
     """Print claims: ours, the peer's, the ratio, the target and whether it is met."""
     rows = [
         [
@@ -111,13 +131,13 @@ def print_claims(title: str, claims: list[Claim]) -> None:
             f"{c.ours:.4g}",
             c.peer_name,
             f"{c.peer:.4g}",
-            f"{c.ratio:.2f}",
+            f"{c.ratio:.3g}",
             "-" if c.target is None else f"{c.target:.2f}",
             c.verdict,
         ]
         for c in claims
     ]
-    print_table(title, ["claim", "ours", "peer", "theirs", "ratio", "target", "verdict"], rows)
+    print_table(title, ["claim", "ours", "peer", "theirs", "ratio", "target", "verdict"], rows, file=file)
 
 
 def write_json(path: str | None, **content: Any) -> None:
