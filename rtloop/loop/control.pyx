@@ -319,7 +319,8 @@ cdef class Control:
         used = rt_stack_high_water(&self.rt.stack)
         snapshot = block.snapshot()
         stack = (self.rt.stack.bytes, used)
-        return _stats_maker()(self.settings, state, self.grants, snapshot, stack=stack, forks=fork_count())
+        return _stats_maker()(self.settings, state, self.grants, snapshot, stack=stack, forks=fork_count(),
+                              has_own_wait=self._has_own_wait)
 
     @property
     def stats(self):

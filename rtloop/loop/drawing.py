@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from rtloop.loop.stats import Stats
 
-__all__ = ["COLOURS", "draw_histograms", "draw_stats", "new_figure", "save_figure"]
+__all__ = ["COLOURS", "draw_histograms", "draw_stats", "new_figure", "save_figure", "tidy"]
 
 #: Okabe and Ito's colours, which the colour-blind can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -32,6 +32,9 @@ _FLOOR = 0.5
 _FAR = 100
 _BINS_PER_DECADE = 20
 _MAX_POINTS = 4000
+_DASHES = (0, (4, 3))
+#: Where the greatest value is less than this many times the smallest, a logarithmic axis has too few labels.
+_LINEAR_BELOW = 4
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -97,14 +100,15 @@ def _duration_axis(axis: Any) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def _tidy(axes: Axes) -> None:
+def tidy(axes: Axes) -> None:
+    """Give axes the look of the house: no frame above and to the right, a faint grid behind."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, which="major", alpha=0.25, linewidth=0.7)
     axes.set_axisbelow(True)
 
 
-def draw_histograms(axes: Axes, histograms: Mapping[str, Histogram]) -> None:
-    """Draw histograms over each other, on logarithmic axes; a tick marks each one's largest value.
+def draw_histograms(axes: Axes, histograms: Mapping[str, Histogram], *, dashed: Container[str] = ()) -> None:
+    """Draw histograms over each other, on logarithmic axes; a triangle marks each one's largest value.
 
     Parameters
     ----------
@@ -112,6 +116,8 @@ def draw_histograms(axes: Axes, histograms: Mapping[str, Histogram]) -> None:
         Where to draw.
     histograms : mapping of str to Histogram
         By label, in the order of `COLOURS`; empty ones are named in the legend, and not drawn.
+    dashed : container of str, optional
+        The labels of those drawn as a dashed line without a fill: what they coincide with stays visible.
     """
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
@@ -125,9 +131,10 @@ def draw_histograms(axes: Axes, histograms: Mapping[str, Histogram]) -> None:
         edges, counts = _rebin(histogram)
         peak = max(peak, float(counts.max()))
         outline = np.where(counts > 0, counts, _FLOOR)
-        axes.stairs(outline, edges, baseline=_FLOOR, fill=True, color=colour, alpha=0.13)
+        if label not in dashed:
+            axes.stairs(outline, edges, baseline=_FLOOR, fill=True, color=colour, alpha=0.13)
         axes.stairs(
-            outline, edges, baseline=_FLOOR, color=colour, linewidth=1.5,
+            outline, edges, baseline=_FLOOR, color=colour, linewidth=1.5, linestyle=_DASHES if label in dashed else "-",
             label=f"{label} (50 %: {_short(histogram.percentile(50))}, max: {_short(histogram.max)})",
         )  # fmt: skip
         axes.plot([max(histogram.max, 1)], [_FLOOR], "v", color=colour, markersize=8, clip_on=False, zorder=5)
@@ -140,14 +147,13 @@ def draw_histograms(axes: Axes, histograms: Mapping[str, Histogram]) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda n, _: f"{n:,.0f}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_ylabel("cycles")
-    _tidy(axes)
+    tidy(axes)
     axes.legend(loc="upper right", fontsize="small", frameon=False)
 
 
-def _draw_period(axes: Axes, stats: Stats) -> None:
+def _draw_period(axes: Axes, period: int, longest: int) -> None:
     """Mark the period in the histograms: a response beyond it is an overrun."""
-    period = stats.settings.get("period_ns", 0)
-    if not period or not 0 < stats.response.max >= period / _FAR:
+    if not period or not 0 < longest >= period / _FAR:
         return
     axes.axvline(period, ymax=0.68, color=_PERIOD_COLOUR, linewidth=1, linestyle="--")  # up to the legend
     axes.annotate(
@@ -156,46 +162,79 @@ def _draw_period(axes: Axes, stats: Stats) -> None:
     )  # fmt: skip
 
 
-def _draw_time_line(axes: Axes, stats: Stats) -> None:
+def _draw_time_line(
+    axes: Axes, t: NDArray[Any], values: NDArray[Any], label: str, colour: str, *, period: int, late: NDArray[Any]
+) -> None:
+    """Draw one quantity of every cycle over time, with the period and the overruns where they belong to it."""
+    from matplotlib.ticker import FuncFormatter
+
+    values = np.maximum(values, 1)
+    shown, step = _worst_of(values)
+    axes.plot(t[shown], values[shown], ".", ms=3, mew=0, color=colour, label=label, rasterized=True)
+    axes.set_yscale("log")
+    low, high = float(values.min()), float(values.max())
+    if period:
+        axes.axhline(
+            period, color=_PERIOD_COLOUR, linewidth=1, linestyle="--", label=f"period {format_duration(period)}",
+            zorder=4,
+        )  # fmt: skip
+        low, high = min(low, period), max(high, period)
+    if late.size:
+        marked = late[_worst_of(values[late])[0]]
+        axes.plot(
+            t[marked], values[marked], "x", ms=5 if late.size < 100 else 3, color=_OVERRUN_COLOUR,
+            label=f"overruns ({late.size:,})", rasterized=True,
+        )  # fmt: skip
+    if high < _LINEAR_BELOW * low:  # such as intervals, which all but agree
+        axes.set_yscale("linear")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda ns, _: _short(ns)))
+        axes.margins(y=0.1)
+    else:
+        axes.set_ylim(low / 1.4, high * 1.4)
+        _duration_axis(axes.yaxis)
+    axes.margins(x=0.01)
+    tidy(axes)
+    sample = f", the worst of every {step}" if step > 1 else ""
+    axes.set_title(f"{label.capitalize()} of the last {len(t):,} cycles{sample}", loc="left", fontsize="medium")
+    if period:
+        # Above the axes: within them it would cover the overruns.
+        legend = axes.legend(
+            *_without(axes, label), loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize="small", frameon=False,
+            borderpad=0.2, handletextpad=0.3, handlelength=1.5, columnspacing=1.2,
+        )  # fmt: skip
+        for handle in legend.legend_handles:
+            if handle is not None:
+                handle.set(markersize=7)
+
+
+def _without(axes: Axes, label: str) -> tuple[list[Any], list[str]]:
+    """Return the handles and labels for a legend but the one that the title names already."""
+    pairs = [pair for pair in zip(*axes.get_legend_handles_labels(), strict=True) if pair[1] != label]
+    return [handle for handle, _ in pairs], [text for _, text in pairs]
+
+
+def _draw_time_lines(upper: Axes, lower: Axes, stats: Stats) -> None:
+    """Draw the last cycles: when they started and ended after their release, or without a release how far apart."""
     records = stats.records
     period = stats.settings.get("period_ns", 0)
-    _tidy(axes)
-    axes.set_ylabel("after the release")
-    if not len(records):
-        axes.text(0.5, 0.5, "no records were kept", ha="center", va="center", transform=axes.transAxes)
-        axes.set_axis_off()
+    if len(records) <= stats.has_own_wait:  # an interval takes two
+        for axes in (upper, lower):
+            axes.text(0.5, 0.5, "no records were kept", ha="center", va="center", transform=axes.transAxes)
+            axes.set_axis_off()
         return
-    t = (records["release"] - records["release"][0]) * 1e-9
-    latency = np.maximum(records["start"] - records["release"], 1)
-    response = np.maximum(records["end"] - records["release"], 1)
-    shown, step = _worst_of(response, latency)
-    # The larger points first: where a step takes no time, both are seen.
-    axes.plot(t[shown], response[shown], ".", ms=4, mew=0, color=COLOURS[2], label="response time", rasterized=True)
-    axes.plot(t[shown], latency[shown], ".", ms=2.5, mew=0, color=COLOURS[0], label="wake-up latency", rasterized=True)
-    axes.set_yscale("log")
-    if period:
-        label = f"period {format_duration(period)}"
-        axes.axhline(period, color=_PERIOD_COLOUR, linewidth=1, linestyle="--", label=label, zorder=4)
-        late = np.flatnonzero(records["end"] - records["release"] > period)
-        if late.size:
-            marked = late[_worst_of(response[late])[0]]
-            axes.plot(
-                t[marked], response[marked], "x", ms=5 if late.size < 100 else 3, color=_OVERRUN_COLOUR,
-                label=f"overruns ({late.size:,})", rasterized=True,
-            )  # fmt: skip
-    axes.margins(x=0.01)
-    _duration_axis(axes.yaxis)
-    sample = f", the worst of every {step}" if step > 1 else ""
-    axes.set_title(f"The last {len(records):,} cycles{sample}", loc="left", fontsize="medium")
-    axes.set_xlabel("time of release, s")
-    # Above the axes: within them it would cover the overruns.
-    legend = axes.legend(
-        loc="lower right", bbox_to_anchor=(1, 1), ncols=4, fontsize="small", frameon=False, borderpad=0.2,
-        handletextpad=0.3, handlelength=1.5, columnspacing=1.2,
-    )  # fmt: skip
-    for handle in legend.legend_handles:
-        if handle is not None:
-            handle.set(markersize=7)
+    none = np.empty(0, np.intp)
+    release, start, end = (records[name] for name in ("release", "start", "end"))
+    if stats.has_own_wait:
+        t = (start - start[0]) * 1e-9
+        _draw_time_line(upper, t[1:], np.diff(start), "interval", COLOURS[0], period=period, late=none)
+        _draw_time_line(lower, t, end - start, "execution time", COLOURS[1], period=0, late=none)
+        lower.set_xlabel("time of start (s)")
+        return
+    t = (release - release[0]) * 1e-9
+    late = np.flatnonzero(end - release > period) if period else none
+    _draw_time_line(upper, t, start - release, "wake-up latency", COLOURS[0], period=0, late=none)
+    _draw_time_line(lower, t, end - release, "response time", COLOURS[2], period=period, late=late)
+    lower.set_xlabel("time of release (s)")
 
 
 def _worst_of(*values: NDArray[Any]) -> tuple[NDArray[np.intp], int]:
@@ -209,29 +248,34 @@ def _worst_of(*values: NDArray[Any]) -> tuple[NDArray[np.intp], int]:
 
 
 def draw_stats(stats: Stats, path: str | os.PathLike[str] | None = None) -> Figure:
-    """Draw the main picture: three histograms, and the time line of the last cycles with its overruns.
+    """Draw the main picture: histograms, and two time lines of the last cycles with their overruns.
 
     Parameters
     ----------
     stats : Stats
-        What to draw.
+        What to draw. Of a loop with a wait of its own, which has no release to be late against, the interval takes the
+        place of wake-up latency and response time.
     path : path, optional
         Where to write it, in the format of its suffix.
     """
-    figure = new_figure(9, 7)
-    top, bottom = figure.subplots(2, 1)
-    draw_histograms(
-        top,
-        {"wake-up latency": stats.latency, "execution time": stats.execution, "response time": stats.response},
-    )
-    _draw_period(top, stats)
+    figure = new_figure(9, 9)
+    top, upper, lower = figure.subplots(3, 1, height_ratios=(4, 3, 3))
+    lower.sharex(upper)
+    histograms = {"execution time": stats.execution}
+    if stats.has_own_wait:
+        histograms = {"interval": stats.interval} | histograms
+    else:
+        histograms = {"wake-up latency": stats.latency} | histograms | {"response time": stats.response}
+    # Where a step takes no time, the response is the latency: the one in dashes over the other, both are seen.
+    draw_histograms(top, histograms, dashed=("response time",))
     period = stats.settings.get("period_ns", 0)
+    _draw_period(top, period, max(histogram.max for histogram in histograms.values()))
     rate = f"{format_rate(period)}, " if period else ""
     top.set_title(
         f"{stats.name}: {rate}{stats.cycles:,} cycles, {stats.missed:,} missed, {stats.overruns:,} overruns",
         loc="left",
     )
-    _draw_time_line(bottom, stats)
+    _draw_time_lines(upper, lower, stats)
     if path is not None:
         save_figure(figure, path)
     return figure

@@ -35,12 +35,18 @@ def make_stats(
     *,
     stack: StackUse = StackUse(0, 0),  # noqa: B008 - immutable
     forks: int = 0,
+    has_own_wait: bool = False,
 ) -> Stats:
-    """Make the Stats of a loop; a snapshot of None is that of a loop that never ran."""
+    """Make the Stats of a loop; a snapshot of None is that of a loop that never ran.
+
+    A loop with a wait of its own keeps no latency and no response: they would be against a grid it does not follow.
+    """
     snapshot = snapshot or _empty()
     counters = snapshot.counters
     usage = counters["usage"]
     latency, execution, response, interval = snapshot.histograms
+    if has_own_wait:
+        latency = response = Histogram.empty()
     return Stats(
         name=settings.name,
         state=state,
@@ -50,13 +56,14 @@ def make_stats(
         late=counters["late"],
         stalls=counters["stalls"],
         warmup=counters["warmup"],
-        duration_ns=counters["last_end"] - counters["first_release"],
+        # A wait of its own may end before the first release; so does a loop that is stopped before it.
+        duration_ns=max(0, counters["last_end"] - counters["first_release"]),
         page_faults=PageFaults(*usage[:2]),
         context_switches=ContextSwitches(*usage[2:]),
         forks=forks,
         guard={},
         grants=grants,
-        settings=settings.to_dict(),
+        settings=settings.to_dict() | ({"has_own_wait": True} if has_own_wait else {}),
         host=dict(_facts()),
         latency=latency,
         execution=execution,

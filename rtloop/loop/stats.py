@@ -64,6 +64,10 @@ class Stats:
     one start to the next. An overrun is a cycle whose end is later than the next release; a missed release is one that
     never ran. Always ``cycles + missed ==`` releases elapsed on the grid.
 
+    A loop with a ``wait`` of its own, paced by hardware, does not follow the grid of its period: its `latency` and
+    `response` are empty, and its `overruns`, `missed` and `late` are counted on the nominal grid. `interval` and
+    `execution` hold for it as for any other.
+
     Attributes
     ----------
     name, state : str
@@ -81,7 +85,7 @@ class Stats:
     warmup : int
         Cycles that are in no histogram.
     duration_ns : int
-        From the first release to the last end.
+        From the first release to the last end; 0 where no cycle ran.
     page_faults, context_switches : tuple of two int
         ``(minor, major)`` and ``(voluntary, involuntary)`` of the loop's thread, since the warm-up.
     forks : int
@@ -137,10 +141,19 @@ class Stats:
         """From the first release to the last end, seconds."""
         return self.duration_ns * 1e-9
 
+    @property
+    def has_own_wait(self) -> bool:
+        """Whether the loop's class overrides ``wait``: then nothing is measured against a planned release."""
+        return bool(self.settings.get("has_own_wait"))
+
     def worst(self, n: int = 10) -> NDArray[Any]:
-        """Return the `n` recorded cycles with the greatest wake-up latency, the worst first."""
-        latency = self.records["start"] - self.records["release"]
-        return self.records[np.argsort(-latency, kind="stable")[: max(0, n)]]
+        """Return the `n` recorded cycles with the greatest wake-up latency, the worst first.
+
+        With a ``wait`` of the loop's own, those with the longest interval before them.
+        """
+        start = self.records["start"]
+        since = np.concatenate([start[:1], start[:-1]]) if self.has_own_wait else self.records["release"]
+        return self.records[np.argsort(since - start, kind="stable")[: max(0, n)]]
 
     def to_dict(self, *, records: bool = False) -> dict[str, Any]:
         """Return everything as a dict that JSON can hold.
@@ -272,7 +285,7 @@ class Stats:
     __hash__ = None  # type: ignore[assignment]
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
-        """Draw the histograms of latency, execution and response, and the time line of the last cycles.
+        """Draw the histograms of latency, execution and response, and the time lines of the last cycles.
 
         Parameters
         ----------
@@ -322,4 +335,5 @@ def _summary(histogram: Histogram) -> dict[str, float | None]:
         return dict.fromkeys(("mean_ns", "std_ns", "p50_ns", "p90_ns", "p99_ns", "p99_9_ns", "p99_99_ns"))
     p = histogram.percentile([50, 90, 99, 99.9, 99.99]).tolist()
     names = ("p50_ns", "p90_ns", "p99_ns", "p99_9_ns", "p99_99_ns")
-    return {"mean_ns": histogram.mean, "std_ns": histogram.std, **dict(zip(names, p, strict=True))}
+    std = histogram.std if histogram.count > 1 else None  # a single value has no spread
+    return {"mean_ns": histogram.mean, "std_ns": std, **dict(zip(names, p, strict=True))}

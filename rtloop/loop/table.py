@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import textwrap
 from typing import TYPE_CHECKING
 
@@ -25,7 +27,16 @@ _ROWS = (
 )
 _HEAD = ("min", *(f"{q:g} %" for q in _PERCENTILES), "max", "mean", "std")
 _LABEL, _CELL = 18, 10
+#: The width of the table with a row for each quantity; a narrower terminal gets a column for each.
+_WIDE = _LABEL + _CELL * len(_HEAD)
+_COLUMN = 15
+_NARROWEST = 80
 _NOTE = "Percentiles are the upper ends of bins 0.8 % wide: they never understate. -: too few cycles for it."
+_OWN_WAIT = (
+    "Paced by a wait() of its own: there is no planned time to be late against, so wake-up latency and response time"
+    " are not measured. Overruns, missed releases and late cycles are those of the nominal period."
+)
+_FIX = "How to get it is in the warning of the start, and in each grant's `fix`."
 _SCALES = ((1e9, "s"), (1e6, "ms"), (1e3, "us"), (1.0, "ns"))
 
 
@@ -57,14 +68,16 @@ def _cells(histogram: Histogram) -> list[str]:
     return [
         _cell(histogram.min),
         *(_cell(histogram.percentile(q)) if _is_supported(histogram, q) else "-" for q in _PERCENTILES),
-        *(_cell(ns) for ns in (histogram.max, histogram.mean, histogram.std)),
+        *(_cell(ns) for ns in (histogram.max, histogram.mean)),
+        _cell(histogram.std) if histogram.count > 1 else "-",
     ]
 
 
 def _headline(stats: Stats) -> str:
     settings, granted = stats.settings, {grant.name: grant for grant in stats.grants}
     period = settings.get("period_ns", 0)
-    parts = [f"{format_rate(period)} ({format_duration(period)})"] if period else []
+    nominal = ", own wait" if stats.has_own_wait else ""
+    parts = [f"{format_rate(period)} ({format_duration(period)}){nominal}"] if period else []
     asked = str(settings.get("policy") or "")
     if asked in ("fifo", "rr"):
         asked = f"{asked} {settings.get('priority', '')}".strip()
@@ -120,29 +133,72 @@ def _facts(stats: Stats) -> list[tuple[str, str]]:
     return facts
 
 
-def to_text(stats: Stats) -> str:
-    """Return the table as plain text."""
-    lines = [_headline(stats), "", " " * _LABEL + "".join(text.rjust(_CELL) for text in _HEAD)]
-    for name, label, _ in _ROWS:
-        cells = _cells(getattr(stats, name))
-        lines.append(f"{label:<{_LABEL}}" + "".join(cell.rjust(_CELL) for cell in cells))
-    lines += [_NOTE, ""]
+def _terminal_width() -> int:
+    """Return how many columns there are to print in; the wide table's where nothing says so."""
+    try:
+        columns = os.get_terminal_size(sys.stdout.fileno()).columns
+    except (AttributeError, OSError, ValueError):  # no terminal, or no file at all
+        return _WIDE
+    return min(max(columns, _NARROWEST), _WIDE) if columns else _WIDE
+
+
+def _figures(stats: Stats, width: int) -> list[str]:
+    """Return the percentiles: a row for each quantity, or where that is too wide, a column."""
+    if width >= _WIDE:
+        lines = [" " * _LABEL + "".join(text.rjust(_CELL) for text in _HEAD)]
+        for name, label, _ in _ROWS:
+            lines.append(f"{label:<{_LABEL}}" + "".join(cell.rjust(_CELL) for cell in _cells(getattr(stats, name))))
+        return lines
+    lines = [" " * _LABEL + "".join(label.rjust(_COLUMN) for _, label, _ in _ROWS)]
+    columns = [_cells(getattr(stats, name)) for name, _, _ in _ROWS]
+    for number, text in enumerate(_HEAD):
+        lines.append(f"{text:<{_LABEL}}" + "".join(column[number].rjust(_COLUMN) for column in columns))
+    return lines
+
+
+def _wrap(text: str, width: int, *, label: str = "", indent: str = "") -> list[str]:
+    """Fold a text, whose words are never broken, beside its label."""
+    first = f"{label:<{_LABEL}}" if label else ""
+    indent = " " * _LABEL if label else indent
+    return textwrap.wrap(
+        text, width, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False
+    )
+
+
+def _notes(stats: Stats) -> list[str]:
+    return [_OWN_WAIT, _NOTE] if stats.has_own_wait else [_NOTE]
+
+
+def to_text(stats: Stats, width: int | None = None) -> str:
+    """Return the table as plain text.
+
+    Parameters
+    ----------
+    stats : Stats
+        What to print.
+    width : int, optional
+        Columns to keep to, of which 80 are needed; those of the terminal by default.
+    """
+    width = _terminal_width() if width is None else width
+    lines = [*_wrap(_headline(stats), width, indent="  "), "", *_figures(stats, width)]
+    for note in _notes(stats):
+        lines += _wrap(note, width)
+    lines.append("")
     lines += [f"{label:<{_LABEL}}{text}" for label, text in _facts(stats)]
     if stats.grants:
-        lines += ["", *_grant_lines(stats)]
+        lines += ["", *_grant_lines(stats, width)]
     return "\n".join(lines)
 
 
-def _grant_lines(stats: Stats) -> list[str]:
-    """Return what was granted, in a paragraph, and what was not, a line each."""
+def _grant_lines(stats: Stats, width: int) -> list[str]:
+    """Return what was granted, in a paragraph, and what was not, a paragraph each."""
     granted = "; ".join(f"{grant.name} {grant.granted}" for grant in stats.grants if grant.ok)
-    lines = []
-    if granted:
-        indent = " " * _LABEL
-        lines = textwrap.wrap(f"{'granted':<{_LABEL}}{granted}", 118, subsequent_indent=indent, break_on_hyphens=False)
-    for grant in stats.grants:
-        if not grant.ok:
-            lines.append(f"{'NOT GRANTED':<{_LABEL}}{_refusal(grant)}")
+    lines = _wrap(granted, width, label="granted") if granted else []
+    refused = [grant for grant in stats.grants if not grant.ok]
+    for grant in refused:
+        lines += _wrap(_refusal(grant), width, label="NOT GRANTED")
+    if any(grant.fix for grant in refused):
+        lines += _wrap(_FIX, width, label=" ")
     return lines
 
 
@@ -197,6 +253,6 @@ def to_html(stats: Stats) -> str:
     return (
         f"<div><b>{_escape(_headline(stats))}</b>"
         f"<table><thead><tr><th></th>{head}<th></th></tr></thead><tbody>{''.join(rows)}</tbody></table>"
-        f"<small>{_escape(_NOTE)}</small>"
+        f"<small>{_escape(' '.join(_notes(stats)))}</small>"
         f"<table><tbody>{''.join(below)}</tbody></table></div>"
     )

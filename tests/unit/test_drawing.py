@@ -69,7 +69,7 @@ def test_a_smooth_distribution_is_drawn_without_holes() -> None:
 @draws
 def test_the_picture_names_the_run_and_marks_the_overruns_at_their_place() -> None:
     figure = make(500, overruns=(100, 300)).plot()
-    top, bottom = figure.axes
+    top, latency, bottom = figure.axes
     assert top.get_title(loc="left") == "arm: 1 kHz, 500 cycles, 0 missed, 2 overruns"
     assert (top.get_xscale(), top.get_yscale(), bottom.get_yscale()) == ("log", "log", "log")
     labels = [text.get_text() for text in top.get_legend().get_texts()]
@@ -78,19 +78,54 @@ def test_the_picture_names_the_run_and_marks_the_overruns_at_their_place() -> No
     assert drawn["overruns (2)"][:, 0] == pytest.approx([0.1, 0.3])
     assert np.all(drawn["overruns (2)"][:, 1] > PERIOD)
     assert np.all(drawn["period 1 ms"][:, 1] == PERIOD)
-    assert len(drawn["wake-up latency"]) == len(drawn["response time"]) == 500
+    assert len(lines(latency)["wake-up latency"]) == len(drawn["response time"]) == 500
+
+
+@draws
+def test_a_latency_that_is_all_of_the_response_can_be_seen_beside_it() -> None:
+    top, latency, response = make(500, execution=0).plot().axes
+    handles = dict(zip(("latency", "execution", "response"), top.get_legend().legend_handles, strict=True))
+    assert handles["latency"].get_linestyle() == "-" and handles["response"].get_linestyle() == "--"
+    assert "response time" not in lines(latency) and "wake-up latency" not in lines(response)
+
+
+@draws
+def test_units_are_written_in_one_way() -> None:
+    for stats in (make(20), replace(make(20), settings={"period_ns": PERIOD, "has_own_wait": True})):
+        labels = [axes.get_xlabel() for axes in stats.plot().axes]
+        assert [label[-4:] for label in labels if label] == [" (s)"]
+
+
+@draws
+def test_a_loop_with_its_own_wait_is_drawn_by_its_intervals() -> None:
+    stats = make(50)
+    own = replace(
+        stats,
+        settings=stats.settings | {"has_own_wait": True},
+        interval=Histogram.from_values(np.diff(stats.records["start"])),
+        latency=Histogram.empty(),
+        response=Histogram.empty(),
+    )
+    top, upper, lower = own.plot().axes
+    labels = [text.get_text().partition(" (")[0] for text in top.get_legend().get_texts()]
+    assert labels == ["interval", "execution time"]
+    assert lines(upper)["interval"][:, 1] == pytest.approx(np.diff(stats.records["start"]))
+    assert len(lines(lower)["execution time"]) == 50
+    assert upper.get_xlim() == lower.get_xlim(), "the same cycle stands under itself"
+    for count in (0, 1):
+        replace(own, records=stats.records[:count].copy()).plot()
 
 
 @draws
 def test_no_mark_of_an_overrun_without_one() -> None:
-    drawn = lines(make(50).plot().axes[1])
+    drawn = lines(make(50).plot().axes[2])
     assert not any(label.startswith("overruns") for label in drawn)
 
 
 @draws
 def test_no_peak_is_lost_where_cycles_are_too_many_to_draw() -> None:
     late = (0, 12_345, 65_535)
-    drawn = lines(make(65_536, overruns=late).plot().axes[1])
+    drawn = lines(make(65_536, overruns=late).plot().axes[2])
     times, response = drawn["response time"].T
     assert len(times) < 10_000
     assert times[response > PERIOD] == pytest.approx([k / 1000 for k in late])

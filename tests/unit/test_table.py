@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import io
+import os
+import pty
+import struct
+import termios
 from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
@@ -23,6 +29,12 @@ GRANTED = (
 def make(**fields: Any) -> Stats:
     """A loop that never ran, with some of its fields made up."""
     return replace(RTLoop("250us", name="arm", policy="fifo", priority=80).stats, **fields)
+
+
+@pytest.fixture(autouse=True)
+def _no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the tests print into is not the terminal of whoever runs them."""
+    monkeypatch.setattr("sys.stdout", io.StringIO())
 
 
 def cells(text: str, label: str) -> list[str]:
@@ -122,8 +134,55 @@ def test_many_grants_are_folded_under_each_other() -> None:
     grants = tuple(Grant(f"resource_{n}", "a", "something or other", ok=True) for n in range(12))
     lines = str(make(grants=grants)).splitlines()
     folded = lines[next(i for i, line in enumerate(lines) if line.startswith("granted")) :]
-    assert len(folded) > 2 and max(map(len, folded)) <= 118
+    assert len(folded) > 2 and max(map(len, folded)) <= 108
     assert all(line.startswith(" " * 18) for line in folded[1:])
+
+
+LONG = REFUSED._replace(detail="RLIMIT_MEMLOCK is 8388608 bytes and CAP_IPC_LOCK is missing: " + "no more memory " * 9)
+
+
+@pytest.mark.parametrize("width", [80, 100, 108])
+def test_nothing_is_wider_than_the_terminal_and_no_figure_is_left_out(width: int) -> None:
+    latency = Histogram.from_values(np.arange(10_000) + 2_000_000)
+    stats = make(
+        latency=latency, name="a loop of the left arm", grants=(*GRANTED, LONG), cycles=10_000, stack=(524288, 9)
+    )
+    lines = table.to_text(stats, width).splitlines()
+    assert max(map(len, lines)) <= width
+    shown = " ".join(lines)
+    for text in (*table._cells(latency), *(label for _, label, _ in table._ROWS), *table._HEAD):
+        assert text in shown
+    start = next(i for i, line in enumerate(lines) if line.startswith("NOT GRANTED"))
+    assert len(lines) > start + 2 and all(line.startswith(" " * 18) for line in lines[start + 1 :])
+    assert " ".join(" ".join(lines[start:]).split()).count("no more memory") == 9
+
+
+@pytest.mark.parametrize(("columns", "widest"), [(80, 80), (40, 80), (100, 100), (200, 108), (0, 108)])
+def test_the_width_is_that_of_the_terminal_within_reason(
+    columns: int, widest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    with os.fdopen(follower, "w") as terminal, os.fdopen(leader):
+        monkeypatch.setattr("sys.stdout", terminal)
+        assert table._terminal_width() == widest
+    monkeypatch.setattr("sys.stdout", None)
+    assert table._terminal_width() == 108, "a service has no output at all"
+
+
+def test_a_loop_with_its_own_wait_says_why_there_is_no_latency() -> None:
+    own = make(interval=Histogram.from_values([250_000] * 100), settings={"period_ns": 250_000, "has_own_wait": True})
+    text = " ".join(str(own).split())
+    assert "4 kHz (250 us), own wait" in text and "no planned time to be late against" in text
+    assert cells(str(own), "wake-up latency") == cells(str(own), "response time") == ["-"] * 9
+    assert cells(str(own), "interval")[0] == "250 us"
+    assert "no planned time" in own._repr_html_() and "no planned time" not in str(make())
+
+
+def test_a_single_cycle_has_no_standard_deviation() -> None:
+    row = cells(str(make(execution=Histogram.from_values([500]))), "execution time")
+    assert row[-2:] == ["500 ns", "-"]
+    assert cells(str(make(execution=Histogram.from_values([500, 500]))), "execution time")[-1] == "0 ns"
 
 
 class Checker(HTMLParser):
