@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import socket
 import struct
@@ -62,15 +63,17 @@ class PlainCartPole:
         self._state = (0, 0, 0.0, 0.0, 0.0, 0.0)
 
     def run(self, seconds: float) -> None:
-        """Run the loop for so long in the calling thread."""
+        """Run the releases of so long in the calling thread."""
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.setblocking(False)
             sock.connect(self._plant)
             faults = (0, 0)
+            releases = math.ceil(seconds / self._period - 1e-9)
             begin = time.perf_counter()
-            release = begin + self._period
-            end_of_run = release + seconds
-            while release < end_of_run and not self._stop:
+            first = begin + self._period
+            number = 0
+            while number < releases and not self._stop:
+                release = first + number * self._period
                 delay = release - time.perf_counter()
                 if delay > 0:
                     time.sleep(delay)
@@ -83,12 +86,13 @@ class PlainCartPole:
                     self.worst_latency = max(self.worst_latency, start - release)
                 elif len(self.records) == self._warmup:
                     faults = _page_faults()
-                release += self._period
-                if end > release:  # drop what has passed, keep the grid
+                number += 1
+                late = end - (first + number * self._period)
+                if late > 0:  # drop what has passed, keep the grid
                     self.overruns += 1
-                    late = int((end - release) / self._period) + 1
-                    self.missed += late
-                    release += late * self._period
+                    dropped = min(math.ceil(late / self._period), releases - number)
+                    self.missed += dropped
+                    number += dropped
             self.duration = time.perf_counter() - begin
             minor, major = _page_faults()
             self.page_faults = (minor - faults[0], major - faults[1])

@@ -70,9 +70,14 @@ class Trial:
         return KINDS[self.kind]
 
     @property
+    def releases(self) -> int:
+        """Releases that the run had: those that ran, and those that never did."""
+        return self.cycles + self.missed
+
+    @property
     def rate_hz(self) -> float:
-        """Cycles a second, on the average over the releases that elapsed."""
-        return self.cycles / (self.cycles + self.missed) / (self.period_ns / 1e9)
+        """Cycles a second, on the average over the releases."""
+        return self.cycles / self.releases / (self.period_ns / 1e9)
 
     @property
     def refused(self) -> tuple[Grant, ...]:
@@ -134,6 +139,30 @@ def run_trial(kind: str, *, period_ns: int, duration_ns: int, seed: int, progres
         return Trial(kind=kind, period_ns=period_ns, hog_rounds=hog.rounds, pole=plant.finish(), **outcome)
 
 
+def _run_beside(run: Callable[[], object], stop: Callable[[], None], show: Callable[[float], None]) -> None:
+    """Call `run` in a thread of its own and show how it goes; whatever interrupts that, or `run`, is raised."""
+    failure: list[BaseException] = []
+
+    def target() -> None:
+        try:
+            run()
+        except BaseException as error:  # handed to the thread that waits
+            failure.append(error)
+
+    thread = threading.Thread(target=target, name="controller")
+    begin = time.monotonic()
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(_POLL_S)
+            show(time.monotonic() - begin)
+    finally:
+        stop()
+        thread.join()
+    if failure:
+        raise failure[0]
+
+
 def _run_plain(
     kind: str, address: tuple[str, int], period_ns: int, duration_ns: int, progress: Progress
 ) -> dict[str, Any]:
@@ -141,26 +170,9 @@ def _run_plain(
     from rtloop.demo.plain import PlainCartPole
 
     loop = PlainCartPole(period_ns, plant=address, warmup=WARMUP)
-    failure: list[BaseException] = []
-
-    def target() -> None:
-        try:
-            loop.run(duration_ns / 1e9)
-        except BaseException as error:  # handed to the thread that waits
-            failure.append(error)
-
-    thread = threading.Thread(target=target, name=kind)
-    begin = time.monotonic()
-    thread.start()
-    try:
-        while thread.is_alive():
-            thread.join(_POLL_S)
-            progress(time.monotonic() - begin, loop.angle, loop.worst_latency)
-    finally:
-        loop.stop()
-        thread.join()
-    if failure:
-        raise failure[0]
+    _run_beside(
+        lambda: loop.run(duration_ns / 1e9), loop.stop, lambda gone: progress(gone, loop.angle, loop.worst_latency)
+    )
     measured = loop.records[WARMUP:]
     return {
         "duration_s": loop.duration,
@@ -182,18 +194,13 @@ def _run_rtloop(
     loop = CartPole(
         period_ns, plant=address, spin="auto" if kind == "spin" else 0, strict=False, warmup=WARMUP, name="cartpole"
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RTSetupWarning)  # the demo shows the grants itself
-        loop.start()
-    begin = time.monotonic()
-    end = begin + duration_ns / 1e9
-    try:
-        while loop.state == "running" and (left := end - time.monotonic()) > 0:
-            time.sleep(min(_POLL_S, left))
-            progress(time.monotonic() - begin, loop.angle, loop.stats.latency.max / 1e9)
-    finally:
-        loop.stop()
-    loop.join()  # raises what made it fail
+
+    def run() -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RTSetupWarning)  # the demo shows the grants itself
+            loop.run(duration=duration_ns)  # its own thread counts the releases: nobody has to come in time to stop it
+
+    _run_beside(run, loop.stop, lambda gone: progress(gone, loop.angle, loop.stats.latency.max / 1e9))
     stats = loop.stats
     loop.close()
     return {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rtloop.loop.drawing import COLOURS, draw_histograms, new_figure, save_figure
+from rtloop.loop.drawing import COLOURS, draw_histograms, new_figure, save_figure, tidy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,9 +46,9 @@ def draw_trials(trials: Sequence[Trial], path: Path) -> None:
     limit = 1.15 * max(8.0, *(min(trial.pole.worst_angle_deg, 50.0) for trial in trials))
     lower.set_ylim(-limit, limit)
     lower.set_xlim(0, max(trial.pole.observed_s for trial in trials))
-    lower.set_xlabel("time since the hand let go [s]")
-    lower.set_ylabel("angle of the pole from upright [°]")
+    lower.set_xlabel("time since the hand let go (s)")
+    lower.set_ylabel("angle of the pole from upright (°)")
     lower.set_title("The pole, pushed every half second", loc="left")
-    lower.grid(alpha=0.3)
-    lower.legend(loc="upper right")
+    tidy(lower)
+    lower.legend(loc="upper right", fontsize="small", frameon=False)
     save_figure(figure, path)

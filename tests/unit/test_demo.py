@@ -27,9 +27,10 @@ from rtloop.demo.cartpole import GAINS, CartPole
 from rtloop.demo.physics import PARAMETERS, advance, energy, push
 from rtloop.demo.plain import FORCE, STATE, PlainCartPole
 from rtloop.demo.plant import PlantProcess, Report
-from rtloop.demo.trial import KINDS, Trial
+from rtloop.demo.trial import KINDS, Trial, run_trial
 from rtloop.system.grant import Grant
 
+ROOT = Path(__file__).parents[2]
 State = tuple[float, float, float, float]
 Array = npt.NDArray[np.float64]
 UPRIGHT: State = (0.0, 0.0, 0.0, 0.0)
@@ -144,10 +145,16 @@ class TestControlLaw:
     def test_it_holds_the_pole_at_1_khz(self) -> None:
         assert closed_loop(5.0, period=0.001, delay=0.001) < 10
 
-    def test_it_tolerates_the_delay_that_the_help_text_names(self) -> None:
-        clean, early, late = (closed_loop(3.0, period=0.001, delay=delay) for delay in (0.001, 0.004, 0.010))
-        assert early < 1.1 * clean
-        assert late > 1.3 * clean
+    def test_it_tolerates_the_delay_that_the_help_text_names_and_falls_at_the_other(self) -> None:
+        delays = (0.001, 0.004, 0.010, 0.030, 0.035)
+        clean, early, late, very_late, too_late = (closed_loop(5.0, period=0.001, delay=delay) for delay in delays)
+        assert early < 1.03 * clean
+        assert 1.3 * clean < late < very_late < 45 < too_late
+
+    @pytest.mark.parametrize("text", [(ROOT / "README.md").read_text(), (ROOT / "rtloop/tools/demo.py").read_text()])
+    def test_readme_and_help_name_those_delays(self, text: str) -> None:
+        words = " ".join(text.split())
+        assert "a delay of 4 ms does not matter" in words.lower() and "35 ms" in words
 
     def test_it_drops_the_pole_when_it_comes_late(self) -> None:
         """The known-wrong variant: the demo shows nothing if a late answer does no harm."""
@@ -219,11 +226,27 @@ class TestPlainLoop:
             plant.bind(("127.0.0.1", 0))
             loop = PlainCartPole(2_000_000, plant=plant.getsockname())
             loop.run(0.2)
-        assert len(loop.records) + loop.missed in range(100, 102)
+        assert len(loop.records) + loop.missed == 100
         first = loop.records[0][0]
         for release, start, end in loop.records:
             assert release <= start <= end
             assert (release - first) / 0.002 == pytest.approx(round((release - first) / 0.002), abs=1e-6)
+
+    def test_a_step_that_outlasts_the_run_misses_no_release_after_its_end(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        loop = PlainCartPole(2_000_000, plant=("127.0.0.1", 9))
+        monkeypatch.setattr(loop, "_step", lambda sock: time.sleep(0.05))
+        loop.run(0.02)
+        assert (len(loop.records), loop.missed, loop.overruns) == (1, 9, 1)
+
+
+def test_a_run_has_as_many_releases_as_its_duration_says() -> None:
+    """The loop ends by its own count: nobody who waits for the GIL beside the busy thread has to stop it in time."""
+    trial = run_trial("rtloop", period_ns=5_000_000, duration_ns=500_000_000, seed=1)
+    assert trial.releases == trial.cycles + trial.missed
+    # An overrun in the last cycle may drop releases beyond the end.
+    assert trial.releases == 100 or (trial.missed and trial.releases > 100)
 
 
 def processes_with(argument: str) -> list[int]:
@@ -298,7 +321,9 @@ def test_json_of_a_degraded_run(tmp_path: Path) -> None:
     for run in document["runs"]:
         assert run["period_ns"] == 1_000_000
         assert run["cycles"] > 0
-        assert run["cycles"] + run["missed"] == pytest.approx(run["duration_s"] * 1000, abs=5)
+        releases = run["cycles"] + run["missed"]
+        assert releases == 500 or (run["missed"] and releases > 500), "an overrun in the last cycle may drop some more"
+        assert run["duration_s"] > 0.45
         assert {"p50", "p90", "p99", "p99_9", "p99_99", "max", "mean"} == set(run["latency_ns"])
         assert set(run["page_faults"]) == {"minor", "major"}
         assert run["pole"]["stood"] == (run["pole"]["fell_at_s"] is None)
@@ -389,8 +414,10 @@ class TestWords:
         console.print(make_table(trials, 1_000_000_000))
         lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
         assert max(len(line) for line in lines) <= 80
-        assert len(lines) == 1 + 3 + 11 + 2 + 1  # title, head, rows, section lines, foot: nothing is wrapped
+        assert len(lines) == 1 + 3 + 13 + 2 + 1  # title, head, rows, section lines, foot: nothing is wrapped
         assert any("fell at 1.25 s" in line for line in lines)
+        figures = {line.split("│")[1].strip(): line.split("│")[2].strip() for line in lines if line.startswith("│")}
+        assert (figures["releases"], figures["cycles run"], figures["missed releases"]) == ("1,000", "70", "930")
 
     def test_a_refused_grant_is_shown_once_with_its_fix(self) -> None:
         from rich.console import Console
