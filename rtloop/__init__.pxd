@@ -1,4 +1,5 @@
-"""The front door for Cython: ``from rtloop cimport RTLoop, Cycle, RT_CONTINUE, RT_STOP``."""
+"""The front door for Cython: ``from rtloop cimport RTLoop, Cycle, RT_CONTINUE, RT_STOP, HugeBuffer``."""
 
+from rtloop.data.buffer cimport HugeBuffer
 from rtloop.loop.loop cimport RT_CONTINUE, RT_STOP, Cycle
 from rtloop.loop.loop cimport _RTLoop_1 as RTLoop

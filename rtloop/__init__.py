@@ -20,6 +20,7 @@ if _sys.platform != "linux":
         "clock_nanosleep, which no other system has. In a container or a virtual machine with Linux it works"
     )
 
+from rtloop.data.buffer import HugeBuffer
 from rtloop.data.histogram import Histogram
 from rtloop.errors import (
     CallbackError,
@@ -52,6 +53,7 @@ __all__ = [
     "Grant",
     "GuardError",
     "Histogram",
+    "HugeBuffer",
     "MemoryLockError",
     "MemoryLockPrivilegeError",
     "OverrunError",

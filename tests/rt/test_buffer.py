@@ -1,0 +1,372 @@
+"""Large buffers beside the kernel's own account: too few huge pages and enough, locks, forks, a loop that writes."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import mmap
+import os
+import re
+import resource
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import rtloop
+from rtloop import HugeBuffer
+from rtloop.system import hugepages
+
+pytestmark = pytest.mark.rt
+
+Script = Callable[..., "subprocess.CompletedProcess[str]"]
+Reserve = Callable[[int], None]
+PAGE = mmap.PAGESIZE
+COUNT = Path("/proc/sys/vm/nr_hugepages")
+HUGE = hugepages.default_page_size()
+ORDINARY = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
+as_root = pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("setpriv") is None, reason="becoming an ordinary user takes root and setpriv(1)"
+)
+
+
+@contextlib.contextmanager
+def pool_to_itself() -> Iterator[None]:
+    """Keep other runs of these tests on this machine from changing the pool meanwhile, and put it back at the end."""
+    with COUNT.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        before = COUNT.read_text()
+        try:
+            yield
+        finally:
+            COUNT.write_text(before)
+
+
+@pytest.fixture
+def reserve() -> Iterator[Reserve]:
+    """Set the number of free huge pages in the machine's pool; skips where it cannot be had."""
+    if not HUGE or not os.access(COUNT, os.W_OK):
+        pytest.skip("needs a kernel with huge pages, and /proc/sys/vm/nr_hugepages to be writable")
+    with pool_to_itself():
+
+        def reserve(free: int) -> None:
+            pool = hugepages.huge_pool(HUGE)
+            assert pool is not None
+            COUNT.write_text(str(pool.total - pool.available + free))
+            pool = hugepages.huge_pool(HUGE)
+            assert pool is not None
+            if pool.available != free:
+                pytest.skip(f"memory is too fragmented for {free} huge pages: the kernel found {pool.available}")
+
+        yield reserve
+
+
+@pytest.fixture(params=["hugetlb", "thp", "pages"])
+def buffer(request: pytest.FixtureRequest, reserve: Reserve) -> Iterator[HugeBuffer]:
+    """A buffer of four huge pages' size on each backing, truly on it."""
+    reserve(4 if request.param == "hugetlb" else 0)
+    with HugeBuffer(4 * HUGE, backing=request.param, strict=True) as buffer:
+        yield buffer
+
+
+def smaps(address: int) -> dict[str, str]:
+    """Read a mapping's own account, by other means than rtloop's."""
+    for block in re.split(r"(?m)^(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text())[1:]:
+        low, high = (int(x, 16) for x in block.split(" ", 1)[0].split("-"))
+        if low <= address < high:
+            return {key: value.strip() for key, _, value in (line.partition(":") for line in block.splitlines()[1:])}
+    return {}
+
+
+def address_of(buffer: HugeBuffer) -> int:
+    return int(buffer.array("u1").ctypes.data)
+
+
+def locked_bytes() -> int:
+    return int(re.search(r"VmLck:\s+(\d+)", Path("/proc/self/status").read_text())[1]) << 10  # type: ignore[index]
+
+
+# The pool of huge pages: none, too few, enough.
+
+
+def refused(grants: tuple[rtloop.Grant, ...]) -> dict[str, str]:
+    return {grant.name: grant.detail for grant in grants if not grant.ok}
+
+
+@pytest.mark.parametrize("free", [0, 3])
+def test_with_too_few_huge_pages_it_falls_back_and_says_how_many_are_missing(reserve: Reserve, free: int) -> None:
+    reserve(free)
+    buffer = HugeBuffer(4 * HUGE)
+    assert buffer.backing == "thp" and buffer.is_locked
+    assert f"{free} of " in refused(buffer.grants)["hugetlb"]
+    assert f": {4 - free} missing" in refused(buffer.grants)["hugetlb"]
+    assert smaps(address_of(buffer))["AnonHugePages"] == f"{4 * HUGE >> 10} kB"
+    with pytest.warns(rtloop.RTSetupWarning, match=f"{4 - free} missing"):
+        HugeBuffer(4 * HUGE, backing="hugetlb")
+
+
+@pytest.mark.parametrize("free", [0, 3])
+@pytest.mark.parametrize("backing", ["auto", "hugetlb"])
+def test_strict_raises_and_the_command_in_the_message_helps(reserve: Reserve, backing: str, free: int) -> None:
+    reserve(free)
+    before = locked_bytes(), len(Path("/proc/self/maps").read_text().splitlines())
+    with pytest.raises(OSError, match=f"{4 - free} missing") as caught:
+        HugeBuffer(4 * HUGE, backing=backing, strict=True)
+    assert isinstance(caught.value, rtloop.SetupError) and caught.value.errno == errno.ENOMEM
+    assert (locked_bytes(), len(Path("/proc/self/maps").read_text().splitlines())) == before
+    command = re.search(r"sudo sysctl vm\.nr_hugepages=(\d+)", str(caught.value))
+    assert command is not None
+    COUNT.write_text(command[1])
+    assert HugeBuffer(4 * HUGE, backing=backing, strict=True).backing == "hugetlb"
+
+
+@pytest.mark.parametrize("backing", ["auto", "hugetlb"])
+def test_with_enough_huge_pages_it_has_them(reserve: Reserve, backing: str) -> None:
+    reserve(4)
+    buffer = HugeBuffer(4 * HUGE - 5, backing=backing, page_size=HUGE, strict=True)
+    found = smaps(address_of(buffer))
+    assert found["KernelPageSize"] == f"{HUGE >> 10} kB" and found["Private_Hugetlb"] == f"{4 * HUGE >> 10} kB"
+    assert {"ht", "dc"} <= set(found["VmFlags"].split()) and "nr" not in found["VmFlags"].split()
+    assert (buffer.backing, buffer.page_size, buffer.huge_bytes) == ("hugetlb", HUGE, 4 * HUGE)
+    assert buffer.is_locked and address_of(buffer) % HUGE == 0
+    pool = hugepages.huge_pool(HUGE)
+    assert pool is not None and (pool.available, pool.reserved) == (0, 0), "taken, and not merely promised"
+    buffer.close()
+    pool = hugepages.huge_pool(HUGE)
+    assert pool is not None and pool.available == 4
+
+
+def test_a_gibibyte_page_is_granted_or_refused_with_the_boot_parameter(reserve: Reserve) -> None:
+    pool = hugepages.huge_pool(1 << 30)
+    if pool is not None and pool.available:
+        assert HugeBuffer(4096, page_size="1G", strict=True).page_size == 1 << 30
+        return
+    with pytest.raises(rtloop.SetupError, match=r"hugepagesz=1G hugepages=\d"):
+        HugeBuffer(4096, page_size="1G", strict=True)
+    with pytest.warns(rtloop.RTSetupWarning, match=r"page_size: asked for 1 GiB, granted [24] [MK]iB"):
+        HugeBuffer(4096, page_size="1G")
+
+
+# A hugetlbfs mount.
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "huge"
+    path.mkdir()
+    done = subprocess.run(["mount", "-t", "hugetlbfs", "none", path], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"a hugetlbfs cannot be mounted here: {done.stderr.strip()}")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "--lazy", path], check=True)
+
+
+@pytest.mark.parametrize("name", ["", "buffer"])
+def test_S3_a_file_on_hugetlbfs_is_nobody_elses(reserve: Reserve, mount: Path, name: str) -> None:
+    reserve(4)
+    fds = os.listdir("/proc/self/fd")
+    buffer = HugeBuffer(4 * HUGE, backing=mount / name, strict=True)
+    assert os.listdir(mount) == [] and os.listdir("/proc/self/fd") == fds
+    found = smaps(address_of(buffer))
+    assert found["Shared_Hugetlb"] == f"{4 * HUGE >> 10} kB" or found["Private_Hugetlb"] == f"{4 * HUGE >> 10} kB"
+    assert "dc" in found["VmFlags"].split() and buffer.backing == "hugetlb" and buffer.is_locked
+    with pytest.raises(rtloop.SetupError, match="1 missing"):
+        HugeBuffer(HUGE, backing=mount, strict=True)
+    assert os.listdir(mount) == [] and os.listdir("/proc/self/fd") == fds
+
+
+def test_S3_a_file_on_hugetlbfs_is_made_for_the_user_alone(script: Script, reserve: Reserve, mount: Path) -> None:
+    reserve(1)
+    trace = mount.parent / "trace"
+    if shutil.which("strace") is None:
+        pytest.skip("needs strace(1)")
+    prefix = ("strace", "-f", "-o", str(trace), "-e", "trace=openat,unlinkat,unlink")
+    done = script(f"import rtloop; rtloop.HugeBuffer(1, backing={str(mount)!r}, strict=True)", prefix=prefix)
+    assert done.returncode == 0, done.stderr
+    made, removed = [line for line in trace.read_text().splitlines() if '"rtloop-' in line]
+    for word in ("O_CREAT", "O_EXCL", "O_NOFOLLOW", "O_CLOEXEC", "0600"):
+        assert word in made
+    assert "unlink" in removed
+
+
+def test_S3_what_is_planted_on_hugetlbfs_is_refused(reserve: Reserve, mount: Path) -> None:
+    reserve(2)
+    (mount / "file").touch()
+    (mount.parent / "link").symlink_to(mount)
+    for path in (mount / "file", mount.parent / "link"):
+        with pytest.raises(rtloop.SetupError, match="give the mount itself"):
+            HugeBuffer(1, backing=path, strict=True)
+    with pytest.raises(rtloop.SetupError, match="this mount has pages of"):
+        HugeBuffer(1, backing=mount, page_size="1G", strict=True)
+
+
+# Transparent huge pages and ordinary ones.
+
+
+def test_transparent_huge_pages_are_counted_by_the_kernel() -> None:
+    size = hugepages.transparent_page_size()
+    buffer = HugeBuffer(3 * size + 1, backing="thp", strict=True)
+    found = smaps(address_of(buffer))
+    assert found["AnonHugePages"] == f"{4 * size >> 10} kB"
+    assert {"lo", "wf", "hg"} <= set(found["VmFlags"].split())
+    assert (buffer.backing, buffer.page_size, buffer.huge_bytes) == ("thp", size, 4 * size)
+    assert address_of(buffer) % size == 0
+
+
+def test_M16_ordinary_pages_stay_ordinary_and_are_locked() -> None:
+    before = locked_bytes()
+    buffer = HugeBuffer(4 * HUGE, backing="pages", strict=True)
+    found = smaps(address_of(buffer))
+    assert found["AnonHugePages"] == "0 kB" and found["Rss"] == f"{4 * HUGE >> 10} kB"
+    assert {"lo", "wf", "nh"} <= set(found["VmFlags"].split())
+    assert locked_bytes() - before == 4 * HUGE and buffer.is_locked
+    buffer.close()
+    assert locked_bytes() == before
+
+
+def test_without_transparent_huge_pages_it_ends_on_ordinary_ones(script: Script) -> None:
+    done = script("""
+    import ctypes, rtloop
+    assert ctypes.CDLL(None).prctl(41, 1, 0, 0, 0) == 0  # PR_SET_THP_DISABLE
+    buffer = rtloop.HugeBuffer("4M")
+    print(buffer.backing, buffer.page_size, *(f"{grant.name}={grant.granted}" for grant in buffer.grants))
+    try: rtloop.HugeBuffer("4M", backing="thp", strict=True)
+    except rtloop.SetupError as error: print("compact_memory" in str(error))
+    """)
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith(f"pages {PAGE} hugetlb=none thp=none pages=") and lines[1] == "True", done.stderr
+
+
+# Locks.
+
+
+def test_M6_a_lock_outlives_a_loop_that_locks_everything(buffer: HugeBuffer, probes: Any) -> None:
+    probes.Probe("1ms").run(cycles=5)
+    assert buffer.is_locked
+    if buffer.backing != "hugetlb":
+        assert "lo" in smaps(address_of(buffer))["VmFlags"].split()
+
+
+def test_a_lock_that_is_gone_is_told(script: Script) -> None:
+    done = script("""
+    import ctypes, rtloop
+    buffer = rtloop.HugeBuffer("1M", backing="pages", strict=True)
+    print(buffer.is_locked, ctypes.CDLL(None).munlockall(), buffer.is_locked)
+    """)
+    assert done.stdout.split() == ["True", "0", "False"], done.stderr
+
+
+def test_what_is_given_back_under_a_lock_of_everything_does_not_come_again(buffer: HugeBuffer, probes: Any) -> None:
+    address = address_of(buffer)
+    with probes.Probe("1ms"):
+        buffer.close()
+        assert smaps(address)["Rss"] == "0 kB" and "lo" not in smaps(address)["VmFlags"].split()
+
+
+@as_root
+def test_an_ordinary_user_is_told_of_the_limit_and_how_to_raise_it(script: Script) -> None:
+    done = script(
+        """
+    import resource, rtloop, warnings
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (65536, 65536))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        buffer = rtloop.HugeBuffer("1M", backing="pages")
+    buffer.array("u1")[:] = 1
+    print(buffer.is_locked, buffer.grants[-1].granted, sep="|")
+    text, = [str(w.message) for w in caught if w.category is rtloop.RTSetupWarning]
+    try: rtloop.HugeBuffer("1M", backing="pages", strict=True)
+    except PermissionError as error:
+        assert isinstance(error, rtloop.MemoryLockError)
+        for word in ("65536", "CAP_IPC_LOCK", "memlock unlimited", "LimitMEMLOCK", "docker", "strict=False"):
+            assert word in str(error) and word in text, (word, str(error), text)
+    print(rtloop.HugeBuffer(8192, backing="pages", strict=True).is_locked)
+    """,
+        prefix=ORDINARY,
+    )
+    assert done.stdout.split("\n")[:2] == ["False|1 MiB, not locked", "True"], done.stderr
+
+
+@as_root
+def test_an_ordinary_user_may_take_reserved_huge_pages(script: Script, reserve: Reserve) -> None:
+    reserve(2)
+    code = "import rtloop; b = rtloop.HugeBuffer(1, backing='hugetlb', strict=True); print(b.backing, b.is_locked)"
+    done = script(code, prefix=ORDINARY)
+    assert done.stdout.split() == ["hugetlb", "True"], done.stderr
+
+
+@as_root
+def test_M13_a_limit_that_keeps_huge_pages_away_is_named(script: Script, reserve: Reserve) -> None:
+    reserve(4)
+    done = script(
+        f"""
+    import ctypes, resource, rtloop
+    ctypes.CDLL(None).mlockall(2)
+    try: rtloop.HugeBuffer({4 * HUGE}, backing="hugetlb", strict=True)
+    except rtloop.SetupError as error: print("before all future memory is locked" in str(error), error.errno)
+    """,
+        prefix=("prlimit", f"--memlock={2 * HUGE}", *ORDINARY),
+    )
+    assert done.stdout.split() == ["True", str(errno.EAGAIN)], done.stdout + done.stderr
+
+
+# Fork.
+
+
+def test_M8_a_fork_costs_the_parent_nothing_and_the_child_finds_zeros(buffer: HugeBuffer) -> None:
+    array = buffer.array("u1")
+    every = array[::PAGE]
+    every[:] = 1
+    child = os.fork()
+    if child == 0:
+        try:
+            is_zero = not array.any()
+            array[:] = 9  # its own zeros
+            is_own = int(array.min()) == 9
+            os._exit(0 if is_zero and is_own and buffer.closed and not buffer.is_locked else 1)
+        finally:
+            os._exit(2)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for i in range(10):
+        every[:] = i
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert faults < every.size // 8, "a copy-on-write would take one for each page"
+    assert (every == 9).all() and not array[1:PAGE].any(), "the child has not written here"
+
+
+@pytest.fixture(scope="session")
+def writer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    import importlib.util
+
+    path = Path(__file__).parents[1] / "support" / "build.py"
+    spec = importlib.util.spec_from_file_location("rtloop_test_build", path)
+    assert spec is not None and spec.loader is not None
+    build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+    out = tmp_path_factory.mktemp("buffer")
+    return build.import_module(build.compile_pyx(path.parent / "buffer_probe.pyx", out)).Writer
+
+
+@pytest.mark.filterwarnings("ignore:this process forks")
+def test_M8_a_loop_writes_through_it_without_a_fault_while_the_process_forks(buffer: HugeBuffer, writer: Any) -> None:
+    with writer(buffer, "500us") as loop:
+        for _ in range(10):
+            time.sleep(0.05)
+            child = os.fork()
+            if child == 0:
+                os._exit(0)
+            os.waitpid(child, 0)
+        time.sleep(0.1)
+    assert loop.stats.page_faults == (0, 0)
+    assert loop.stats.cycles > 500
+    words = buffer.array("u8")
+    assert words[1:].max() == loop.stats.cycles - 1 and np.count_nonzero(words) > 500
