@@ -113,12 +113,49 @@ static void test_fork(void) {
   CHECK(regions.first == NULL);
 }
 
+/* What the kernel says of a mapping, in kB, in a line of its own account; -1: no such line. */
+static long smaps_kb(const void *address, const char *key) {
+  char line[512];
+  int is_inside = 0;
+  long kb = -1;
+  FILE *file = fopen("/proc/self/smaps", "r");
+  CHECK(file);
+  while (fgets(line, sizeof line, file)) {
+    unsigned long low, high;
+    if (sscanf(line, "%lx-%lx ", &low, &high) == 2) is_inside = low <= (uintptr_t)address && (uintptr_t)address < high;
+    if (is_inside && !strncmp(line, key, strlen(key))) kb = strtol(line + strlen(key), NULL, 10);
+  }
+  fclose(file);
+  return kb;
+}
+
+/* Memory that is on small pages is put onto huge ones, where the kernel can (Linux 6.1), with its content. */
+static void test_collapse(void) {
+  const size_t huge = 2 << 20;
+  rt_region_t region;
+  CHECK(rt_region_map(&region, 2 * huge, page, huge, 1) == 0);
+  CHECK(madvise(region.address, 2 * huge, MADV_NOHUGEPAGE) == 0);
+  memset(region.address, 3, 2 * huge);
+  CHECK(smaps_kb(region.address, "AnonHugePages:") == 0);
+  int rc = 0;
+#ifndef BROKEN_COLLAPSE
+  CHECK(madvise(region.address, 2 * huge, MADV_HUGEPAGE) == 0);
+  rc = rt_region_collapse(&region);
+#endif
+  CHECK(rc || smaps_kb(region.address, "AnonHugePages:") == 4096);
+  for (size_t i = 0; i < 2 * huge; i += page / 2) CHECK(((char *)region.address)[i] == 3);
+  rt_region_unmap(&region);
+}
+
 int main(void) {
   page = (size_t)sysconf(_SC_PAGESIZE);
   CHECK(pthread_atfork(before_fork, in_parent, in_child) == 0);
   test_map();
   test_populate();
   test_fork();
+#if defined __x86_64__
+  test_collapse(); /* elsewhere a huge page may be of another size, and the kernel without them */
+#endif
   CHECK(rt_hugetlbfs_page_bytes(0) < 0);
   return CHECK_DONE();
 }

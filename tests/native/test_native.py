@@ -58,7 +58,7 @@ PROGRAMS = {
         (MEMORY, THREADS),
         {"BROKEN_OCTAVE": MEMORY, "BROKEN_COUNT": MEMORY, "BROKEN_RANGE": MEMORY, "BROKEN_STORE": THREADS},
     ),
-    "hugepage": Program((MEMORY,), {"BROKEN_CHILD": MEMORY, "BROKEN_POPULATE": MEMORY}),
+    "hugepage": Program((MEMORY,), {"BROKEN_CHILD": MEMORY, "BROKEN_POPULATE": MEMORY, "BROKEN_COLLAPSE": MEMORY}),
     "loop": Program((MEMORY, THREADS)),
     "schedule": Program(
         (MEMORY,),

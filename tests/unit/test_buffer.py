@@ -357,6 +357,28 @@ def test_a_part_on_huge_pages_is_told_as_a_part() -> None:
     assert not backing.ordinary_grant("pages", 4 * M2, PAGE, part._replace(resident=M2)).ok
 
 
+def test_a_buffer_that_is_partly_on_huge_pages_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel finds no more: as if one of two were missing, for memory cannot be fragmented to order."""
+    size = hugepages.transparent_page_size()
+    if not size:
+        pytest.skip("this kernel has no transparent huge pages")
+
+    def half(start: int, bytes_: int) -> Account:
+        return Account(bytes_, bytes_, PAGE, 0, size, True)
+
+    monkeypatch.setattr(hugepages, "account", half)
+    with pytest.warns(rtloop.RTSetupWarning, match="granted 1 page of"):
+        buffer = HugeBuffer(2 * size, backing="thp")
+    assert (buffer.backing, buffer.page_size, buffer.huge_bytes) == ("thp", PAGE, size)
+    with pytest.raises(rtloop.SetupError, match="rest is on ordinary pages"):
+        HugeBuffer(2 * size, backing="thp", strict=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        monkeypatch.setattr(hugepages, "huge_pool_sizes", tuple)  # so that no pool of this machine helps
+        monkeypatch.setattr(hugepages, "default_page_size", lambda: 1 << 44)
+        assert HugeBuffer(2 * size).backing == "thp"
+
+
 def test_only_what_was_asked_for_by_name_is_missed() -> None:
     def missed(page_size: str, kind: str, *refused: str) -> list[str]:
         wish = backing.parse_wish("4M", page_size, kind)
