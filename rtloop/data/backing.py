@@ -222,18 +222,9 @@ def ordinary_grant(name: str, size: int, page_size: int, found: Account | None, 
 
 def lock_grant(size: int, is_locked: bool, is_pool: bool, error: int) -> Grant:
     """Tell what became of locking the memory; `error` is the errno of mlock(2), or 0."""
-    asked = f"{format_size(size)}, locked"
-    if is_locked:
-        detail = "pages of the hugetlb pool are never paged out" if is_pool else "VmFlags in /proc/self/smaps"
-        return Grant("lock", asked, asked, True, detail)
-    granted = f"{format_size(size)}, not locked"
-    if not error:
-        return Grant("lock", asked, granted, False, "the kernel has said yes and not done it", errno=errno.EAGAIN)
-    if process.may_lock_future():
-        return Grant("lock", asked, granted, False, f"mlock: {os.strerror(error)}", errno=error)
-    limit = format_limit(resource.getrlimit(resource.RLIMIT_MEMLOCK)[0])
-    detail = f"mlock: {os.strerror(error)}; RLIMIT_MEMLOCK is {limit} bytes and CAP_IPC_LOCK is missing"
-    return Grant("lock", asked, granted, False, detail, limit_fix("RLIMIT_MEMLOCK"), error)
+    detail = "pages of the hugetlb pool are never paged out" if is_pool else "VmFlags in /proc/self/smaps"
+    # Without an error and not locked: the kernel has said yes and not done it.
+    return process.range_lock_grant("lock", size, 0 if is_locked else -(error or errno.EAGAIN), detail=detail)
 
 
 def refusal(grant: Grant) -> SetupError:

@@ -52,7 +52,7 @@ cdef extern from "../include/rtloop/hugepage.h" nogil:
     int rt_region_empty(rt_region_t *region)
     void rt_region_unmap(rt_region_t *region)
     int64_t rt_hugetlbfs_page_bytes(int fd)
-    int rt_memory_populate(void *address, size_t bytes, size_t page)
+    int rt_populate(void *address, size_t bytes, size_t page)
 
 
 cdef rt_regions_t _regions
@@ -345,7 +345,7 @@ cdef object _take_pool(HugeBuffer self, object wish, size_t size=0, int fd=-1):
         if rc == 0:
             call = "populate"
             with nogil:
-                rc = rt_memory_populate(fresh.address, bytes, page)
+                rc = rt_populate(fresh.address, bytes, page)
             if rc == 0:
                 found = hugepages.account(<size_t>fresh.address, bytes)
                 rc = 0 if found.hugetlb >= bytes and found.page_size == page else -errno.ENOMEM
@@ -407,7 +407,7 @@ cdef object _take_ordinary(HugeBuffer self, str name, object wish, int *lock_err
     if lock_errno[0] == 0:
         self._unlock = memory_lock.release_range  # kept, for at the interpreter's end the module may be gone first
     with nogil:
-        rc = rt_memory_populate(self.data, bytes, base)
+        rc = rt_populate(self.data, bytes, base)
     found = hugepages.account(<size_t>self.data, bytes)
     if is_huge and found.transparent < bytes:
         with nogil:

@@ -68,19 +68,19 @@ static void test_populate(void) {
   CHECK(fd >= 0 && !ftruncate(fd, (off_t)page));
   char *p = mmap(NULL, 4 * page, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   CHECK(p != MAP_FAILED);
-  CHECK(rt_memory_populate(p, page, page) == 0);
-  CHECK(rt_memory_zero_pages(p, page, page) == 0);
-  CHECK(rt_memory_populate(p, 4 * page, page) == -EFAULT);
+  CHECK(rt_populate(p, page, page) == 0);
+  CHECK(rt_populate_by_read(p, page, page) == 0);
+  CHECK(rt_populate(p, 4 * page, page) == -EFAULT);
 #ifdef BROKEN_POPULATE
   rt_memory_prefault(p, 4 * page);
 #endif
-  CHECK(rt_memory_zero_pages(p, 4 * page, page) == -EFAULT);
+  CHECK(rt_populate_by_read(p, 4 * page, page) == -EFAULT);
   munmap(p, 4 * page);
   close(fd);
   rt_region_t region;
   CHECK(rt_region_map(&region, 64 * page, page, page, 0) == 0);
   CHECK(rt_memory_is_resident(region.address, 64 * page) == 0);
-  CHECK(rt_memory_zero_pages(region.address, 64 * page, page) == 0);
+  CHECK(rt_populate_by_read(region.address, 64 * page, page) == 0);
   CHECK(rt_memory_is_resident(region.address, 64 * page) == 1);
   rt_region_unmap(&region);
 }

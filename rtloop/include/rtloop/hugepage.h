@@ -149,7 +149,7 @@ static inline int64_t rt_hugetlbfs_page_bytes(int fd) {
 
 /* Make every page present and writable by having the kernel write a zero into its first byte. The kernel's own write
  * fails with -EFAULT where one of ours would be a SIGBUS. For kernels before 5.14, which lack MADV_POPULATE_WRITE. */
-static inline int rt_memory_zero_pages(void *address, size_t bytes, size_t page) {
+static inline int rt_populate_by_read(void *address, size_t bytes, size_t page) {
   int rc = 0;
   const int fd = open("/dev/zero", O_RDONLY | O_CLOEXEC);
   if (fd < 0) return -errno;
@@ -164,10 +164,10 @@ static inline int rt_memory_zero_pages(void *address, size_t bytes, size_t page)
 
 /* Make fresh memory present and writable. -EFAULT where a page cannot be had: a control group's limit, a file that ends
  * too early. -ENOMEM where there is no memory. Never a SIGBUS. */
-static inline int rt_memory_populate(void *address, size_t bytes, size_t page) {
+static inline int rt_populate(void *address, size_t bytes, size_t page) {
   while (madvise(address, bytes, MADV_POPULATE_WRITE)) {
     if (errno == EINTR) continue;
-    return errno == EINVAL ? rt_memory_zero_pages(address, bytes, page) : -errno;
+    return errno == EINVAL ? rt_populate_by_read(address, bytes, page) : -errno;
   }
   return 0;
 }
