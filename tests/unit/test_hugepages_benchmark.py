@@ -34,7 +34,7 @@ def test_it_compares_the_pages_and_writes_the_facts(tmp_path: Path) -> None:
 
 
 def test_what_the_machine_does_not_have_is_said() -> None:
-    done = run("--size", "1T", "--backing", "hugetlb", "--backing", "thp")
+    done = run("--size", 1 << 42, "--backing", "hugetlb", "--backing", "thp")
     assert done.returncode == 1 and "MemAvailable" in done.stderr
     done = run("--size", "4M", "--loads", 0)
     assert done.returncode == 2
