@@ -60,6 +60,32 @@ PROGRAMS = {
     ),
     "hugepage": Program((MEMORY,), {"BROKEN_CHILD": MEMORY, "BROKEN_POPULATE": MEMORY, "BROKEN_COLLAPSE": MEMORY}),
     "loop": Program((MEMORY, THREADS)),
+    "pool": Program(
+        (MEMORY, THREADS),
+        {f"BROKEN_{name}": MEMORY for name in ("TAKE", "FREE", "HINT", "RECHECK", "INDEX")} | {"BROKEN_ORDER": THREADS},
+        mutations={
+            "takes are not counted": Mutation("pool.h", "(was & (was - 1)) + RT_POOL_TAKE", "was & (was - 1)"),
+            "one look is enough": Mutation("pool.h", "if (takes == former && takes != UINT64_MAX) return", "return"),
+            "goes on after a lost race": Mutation("pool.h", "takes = UINT64_MAX; /*", "continue; /*"),
+            "leaves a hint behind": Mutation(
+                "pool.h", "if (RT_UNLIKELY(!(uint32_t)next)) rt_pool_clear", "if (0) rt_pool_clear"
+            ),
+            "meets a hint in vain": Mutation("pool.h", "if (rt_pool_clear_hint(pool, leaf) &&", "if (0 &&"),
+            "high water too low": Mutation("pool.h", "&high, index + 1, 1", "&high, index, 1"),
+            "forgets who is on the stack": Mutation("pool.h", "  pool->off_stack[index] = 0;\n", ""),
+            "forgets who is off it": Mutation("pool.h", "pool->off_stack[rt_pool_index(pool, block)] = 1;", ""),
+            "frees the spare one again": Mutation("pool.h", "if (RT_UNLIKELY(spare == (char *)block))", "if (0)"),
+            "counts the spare one": Mutation("pool.h", "top < has_spare ? 0 : top - has_spare", "top"),
+            "half of an inverse": Mutation("pool.h", "bits < 64; bits *= 2", "bits < 20; bits *= 2"),
+            "free without the mutex": Mutation(
+                "pool.h",
+                "  const int rc = rt_pool_free_single(pool, block);\n  pthread_mutex_unlock(&pool->lock);",
+                "  pthread_mutex_unlock(&pool->lock);\n  const int rc = rt_pool_free_single(pool, block);",
+            ),
+            "no inheritance": Mutation("pool.h", "pthread_mutexattr_setprotocol(&attr, PTHREAD_PRIO_INHERIT)", "0"),
+            "the checker is blind": Mutation("pool.h", "index >= pool->count || pool->off_stack[index])", "0)"),
+        },
+    ),
     "schedule": Program(
         (MEMORY,),
         mutations={

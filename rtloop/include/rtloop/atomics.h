@@ -14,6 +14,7 @@
 
 #define rt_load_relaxed(p) __atomic_load_n((p), __ATOMIC_RELAXED)
 #define rt_load_acquire(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
+#define rt_load_seq_cst(p) __atomic_load_n((p), __ATOMIC_SEQ_CST)
 #define rt_store_relaxed(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
 #define rt_store_release(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
 

@@ -1,0 +1,447 @@
+/* A pool of equal blocks in one region of memory: alloc and free without malloc, page fault or system call.
+ *
+ *   | rt_pool_t | tables | blocks, each at a multiple of the cache line |
+ *
+ * Three kinds. single: one thread. shared: lock-free, any threads. mutex: any threads, with priority inheritance.
+ * All that the pool knows is in the tables, not in the blocks: writing to a block after its free cannot harm the pool.
+ *
+ * single and mutex: a stack of the addresses of the free blocks, a byte for each block, and the block that came back last.
+ *
+ *   stack   [ left from before | free blocks ]      off_stack[i]: whether block i is not among them      spare
+ *                              ^ top
+ *
+ * A free puts its block into `spare` where that is empty, and the next alloc finds it there: alloc and free in turn, the
+ * most frequent pattern of all, touch neither the stack nor a counter. A free that finds a spare block puts its own on
+ * the stack. A free is right iff the block is not on the stack and is not the spare one.
+ *
+ * shared: a bitmap, first fit.
+ *
+ *   leaves    {number of takes, a bit for each of 32 blocks: 1 iff free}     hints    a bit for each leaf: see below
+ *
+ * A take is one compare-and-swap that clears the lowest bit and counts. A free is one fetch-or, whose former value tells
+ * of a double free, of two threads at once, too. A bit says all there is to say about a block, so that there is no ABA.
+ *
+ * A hint is 1 iff its leaf has a free block. An alloc that leaves a leaf empty, or meets one, clears the hint, looks at
+ * the leaf again, and sets the hint again if a free came in between; a free sets its bit, then looks at the hint, and sets
+ * it if it is 0. All four are sequentially consistent: at least one of the two sees what the other has done. Only between the
+ * steps of an alloc or a free that is under way may a hint be wrong, and so an alloc that finds no hint reads all leaves.
+ * It reads them until it has met all of them empty twice with no take in between: what was empty at both times, and had
+ * no take, had no free either, so that at the moment between the two readings every block was in use. A pool of as many
+ * blocks as all threads together ever hold is therefore never exhausted. (The count of takes wraps after 2^32: one leaf
+ * would have to see exactly that many between two readings, which takes a minute and more.)
+ *
+ * High water. Of single and mutex: `top` counts the blocks in use and the spare one. It rises only where there is no
+ * spare one, so that its maximum is that of the blocks in use. Of shared: first fit takes block i only where all blocks
+ * below are in use, and all blocks in use are below the highest one ever taken: in sequential use the number of that
+ * one, plus 1, is the most that ever were in use. With several threads at once blocks below may come back while an alloc
+ * looks: the figure is then never too low, and too high by as many at most.
+ *
+ * A free of a block that has been freed and is meanwhile taken again looks like the free of its new owner: no pool can
+ * tell them apart. Every other wrong free is refused.
+ *
+ * In a forked child a region of rt_memory_map is all zeros, and with it the pool: it is empty there and owns no block.
+ *
+ * Worst case, with n blocks:
+ *
+ *            alloc                                                    free
+ *   single   about 20 instructions                                    about 20 instructions
+ *   shared   n / 2048 words of hints read, 3 locked instructions:     2 locked instructions: the bit; where the leaf
+ *            the take; where it empties the leaf, the hint; where     was empty, the hint
+ *            the pool is fuller than ever, the high water.
+ *            Exhausted: n / 16 leaves read and one locked
+ *            instruction more
+ *   mutex    as single, after those that wait with a higher           as alloc
+ *            priority and one holder, who inherits
+ *
+ * On shared, whatever an alloc does beyond that it owes to other threads that have taken and freed blocks meanwhile; one
+ * that is held up half-way holds up nobody. A free has no loop where compiler and CPU have an atomic fetch-or that tells
+ * of a bit (gcc on x86-64; arm64 with LSE).
+ */
+#ifndef RTLOOP_POOL_H
+#define RTLOOP_POOL_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <errno.h>
+#include <pthread.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "atomics.h"
+
+#define RT_POOL_SINGLE 1u /* not 0, which is the kind of a pool that a fork has wiped */
+#define RT_POOL_SHARED 2u
+#define RT_POOL_MUTEX 3u
+
+#define RT_POOL_MAX_COUNT (UINT64_C(1) << 20) /* bounds the worst case of shared: 512 words of hints */
+#define RT_POOL_LEAF 32                       /* blocks of a leaf */
+#define RT_POOL_TAKE (UINT64_C(1) << RT_POOL_LEAF)
+
+#if __GCC_ATOMIC_LLONG_LOCK_FREE != 2
+#error "the shared pool needs lock-free 64-bit atomics"
+#endif
+
+typedef struct rt_pool {
+  /* Constant after rt_pool_init, the first line of it for all of alloc and free. */
+  _Alignas(RT_CACHE_LINE) char *blocks;
+  uint64_t stride;  /* odd << shift */
+  uint64_t inverse; /* of odd, modulo 2^64 */
+  union {
+    char **stack;     /* single and mutex */
+    uint64_t *leaves; /* shared */
+  };
+  union {
+    uint8_t *off_stack;
+    uint64_t *hints;
+  };
+  uint64_t block_bytes;
+  uint32_t shift;
+  uint32_t count;
+  uint32_t kind;
+  uint32_t hint_words;
+
+  /* Written by every call of single and mutex; on shared where the pool is fuller than ever, or exhausted. */
+  char *spare;  /* single and mutex */
+  uint32_t top; /* single and mutex: the number of blocks that are not on the stack */
+  uint32_t high_water;
+  uint64_t failures;
+  _Alignas(RT_CACHE_LINE) pthread_mutex_t lock;
+} rt_pool_t;
+
+static inline uint64_t rt_pool_round_up(uint64_t bytes) {
+  return (bytes + RT_CACHE_LINE - 1) & -(uint64_t)RT_CACHE_LINE;
+}
+
+static inline uint64_t rt_pool_leaf_count(uint64_t count) { return (count + RT_POOL_LEAF - 1) / RT_POOL_LEAF; }
+
+static inline uint64_t rt_pool_hint_words(uint64_t count) { return (rt_pool_leaf_count(count) + 63) / 64; }
+
+/* Bytes of each of the two tables. */
+static inline uint64_t rt_pool_first_bytes(uint64_t count, uint32_t kind) {
+  return rt_pool_round_up(8 * (kind == RT_POOL_SHARED ? rt_pool_leaf_count(count) : count));
+}
+
+static inline uint64_t rt_pool_second_bytes(uint64_t count, uint32_t kind) {
+  return rt_pool_round_up(kind == RT_POOL_SHARED ? 8 * rt_pool_hint_words(count) : count);
+}
+
+/* Bytes of the region that a pool needs. Any thread, O(1), no system call. 0 iff `block_bytes` is 0, `count` is not
+ * from 1 to RT_POOL_MAX_COUNT, there is no such kind, or the sum exceeds PTRDIFF_MAX. */
+static inline uint64_t rt_pool_bytes(uint64_t block_bytes, uint64_t count, uint32_t kind) {
+  if (block_bytes == 0 || block_bytes > (uint64_t)PTRDIFF_MAX || count == 0 || count > RT_POOL_MAX_COUNT) return 0;
+  if (kind < RT_POOL_SINGLE || kind > RT_POOL_MUTEX) return 0;
+  const uint64_t before = sizeof(rt_pool_t) + rt_pool_first_bytes(count, kind) + rt_pool_second_bytes(count, kind);
+  const uint64_t stride = rt_pool_round_up(block_bytes);
+  return stride > ((uint64_t)PTRDIFF_MAX - before) / count ? 0 : before + stride * count;
+}
+
+static inline void *rt_pool_address(const rt_pool_t *pool, uint64_t index) {
+  return pool->blocks + index * pool->stride;
+}
+
+/* Which block begins at `block`; `count` or more iff none does.
+ * Multiplying with the inverse of the odd part and rotating by the rest divides exactly where the offset is a multiple
+ * of the stride. Both steps are permutations of the 64-bit numbers, and the multiples use up all small results: every
+ * other offset, those before the first block included, gives a number that is too large. */
+static inline uint64_t rt_pool_index(const rt_pool_t *pool, const void *block) {
+  const uint64_t product = ((uint64_t)(uintptr_t)block - (uint64_t)(uintptr_t)pool->blocks) * pool->inverse;
+  return product >> (pool->shift & 63) | product << (-pool->shift & 63);
+}
+
+/* Bits of the leaf for the blocks that it has; all but the last have RT_POOL_LEAF. */
+static inline uint32_t rt_pool_leaf_mask(uint64_t count, uint64_t leaf) {
+  const uint64_t blocks = count - leaf * RT_POOL_LEAF;
+  return blocks >= RT_POOL_LEAF ? UINT32_MAX : (UINT32_C(1) << blocks) - 1;
+}
+
+/* Bits of a word of hints for the leaves that there are. */
+static inline uint64_t rt_pool_hint_mask(uint64_t count, uint64_t word) {
+  const uint64_t leaves = rt_pool_leaf_count(count) - word * 64;
+  return leaves >= 64 ? UINT64_MAX : (UINT64_C(1) << leaves) - 1;
+}
+
+/* Make a pool of a region of rt_pool_bytes(block_bytes, count, kind), aligned to RT_CACHE_LINE. The lowest block will be
+ * taken first.
+ *
+ * Before any other thread knows the pool; O(count); writes the head of the region and no block; no system call.
+ * Returns 0, or fails with -EINVAL iff a size, the kind or the alignment is wrong, or with what pthread_mutex_init(3)
+ * says where the system has no priority inheritance. */
+static inline int rt_pool_init(rt_pool_t *pool, uint64_t block_bytes, uint64_t count, uint32_t kind) {
+  if (rt_pool_bytes(block_bytes, count, kind) == 0 || (uintptr_t)pool % RT_CACHE_LINE) return -EINVAL;
+  char *const first = (char *)pool + sizeof *pool, *const second = first + rt_pool_first_bytes(count, kind);
+  pool->blocks = second + rt_pool_second_bytes(count, kind);
+  pool->stride = rt_pool_round_up(block_bytes);
+  pool->shift = (uint32_t)__builtin_ctzll(pool->stride);
+  /* Newton: an odd number is its own inverse modulo 8, and each step doubles the number of right bits. */
+  const uint64_t odd = pool->stride >> pool->shift;
+  pool->inverse = odd;
+  for (int bits = 3; bits < 64; bits *= 2) pool->inverse *= 2 - odd * pool->inverse;
+  pool->block_bytes = block_bytes;
+  pool->count = (uint32_t)count;
+  pool->kind = kind;
+  pool->hint_words = 0;
+  pool->spare = NULL;
+  pool->top = pool->high_water = 0;
+  pool->failures = 0;
+  if (kind == RT_POOL_SHARED) {
+    pool->leaves = (uint64_t *)(void *)first;
+    pool->hints = (uint64_t *)(void *)second;
+    pool->hint_words = (uint32_t)rt_pool_hint_words(count);
+    for (uint64_t i = 0; i < rt_pool_leaf_count(count); i++) pool->leaves[i] = rt_pool_leaf_mask(count, i);
+    for (uint64_t i = 0; i < pool->hint_words; i++) pool->hints[i] = rt_pool_hint_mask(count, i);
+  } else {
+    pool->stack = (char **)(void *)first;
+    pool->off_stack = (uint8_t *)second;
+    for (uint32_t i = 0; i < pool->count; i++) {
+      pool->stack[i] = (char *)rt_pool_address(pool, i);
+      pool->off_stack[i] = 0;
+    }
+  }
+  pthread_mutexattr_t attr;
+  int rc = pthread_mutexattr_init(&attr);
+  if (rc) return -rc;
+  if (kind == RT_POOL_MUTEX) rc = pthread_mutexattr_setprotocol(&attr, PTHREAD_PRIO_INHERIT);
+  if (!rc) rc = pthread_mutex_init(&pool->lock, &attr);
+  pthread_mutexattr_destroy(&attr);
+  return -rc;
+}
+
+/* Take a block of a pool of kind single. NULL iff every block is in use.
+ * The pool's one thread; 4 instructions where a block came back last, about 20 otherwise, no loop; allocates nothing,
+ * never waits, no system call. */
+static inline void *rt_pool_alloc_single(rt_pool_t *pool) {
+  char *const spare = rt_load_relaxed(&pool->spare);
+  if (RT_LIKELY(spare != NULL)) {
+    rt_store_relaxed(&pool->spare, (char *)NULL);
+    return spare;
+  }
+  const uint32_t top = rt_load_relaxed(&pool->top);
+  if (RT_UNLIKELY(top >= pool->count)) {
+    rt_add_relaxed(&pool->failures, 1);
+    return NULL;
+  }
+  char *const block = pool->stack[top];
+  pool->off_stack[rt_pool_index(pool, block)] = 1;
+  rt_store_relaxed(&pool->top, top + 1);
+  if (RT_UNLIKELY(top >= rt_load_relaxed(&pool->high_water))) rt_store_relaxed(&pool->high_water, top + 1);
+  return block;
+}
+
+/* Give a block back to a pool of kind single. Returns 0, or fails, and changes nothing, with
+ * -EINVAL iff no block of this pool begins at `block` (NULL is none), -EALREADY iff the block is free.
+ * The pool's one thread; about 20 instructions, no loop; allocates nothing, never waits, no system call. */
+static inline int rt_pool_free_single(rt_pool_t *pool, void *block) {
+  const uint64_t index = rt_pool_index(pool, block);
+  if (RT_UNLIKELY(index >= pool->count)) return -EINVAL;
+  if (RT_UNLIKELY(!pool->off_stack[index])) return -EALREADY;
+  char *const spare = rt_load_relaxed(&pool->spare);
+  if (RT_LIKELY(!spare)) {
+    rt_store_relaxed(&pool->spare, (char *)block);
+    return 0;
+  }
+  if (RT_UNLIKELY(spare == (char *)block)) return -EALREADY;
+  const uint32_t top = rt_load_relaxed(&pool->top) - 1;
+  pool->stack[top] = (char *)block;
+  pool->off_stack[index] = 0;
+  rt_store_relaxed(&pool->top, top);
+  return 0;
+}
+
+/* Note that block `index` is in use. One try in the absence of others; each further one means that another raised it. */
+static inline void rt_pool_note_high(rt_pool_t *pool, uint32_t index) {
+  uint32_t high = rt_load_relaxed(&pool->high_water);
+  while (RT_UNLIKELY(high <= index) &&
+         !__atomic_compare_exchange_n(&pool->high_water, &high, index + 1, 1, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+  }
+}
+
+/* Clear the hint of a leaf that was met or left empty. Returns whether a block came back meanwhile: then it is set. */
+static inline int rt_pool_clear_hint(rt_pool_t *pool, uint32_t leaf) {
+  uint64_t *const hints = &pool->hints[leaf / 64];
+  const uint64_t hint = UINT64_C(1) << (leaf % 64);
+  __atomic_fetch_and(hints, ~hint, __ATOMIC_SEQ_CST);
+  if (RT_LIKELY(!(uint32_t)rt_load_seq_cst(&pool->leaves[leaf]))) return 0;
+  __atomic_fetch_or(hints, hint, __ATOMIC_SEQ_CST);
+  return 1;
+}
+
+/* Take the lowest free block of a leaf. NULL iff it has none. */
+static inline void *rt_pool_take(rt_pool_t *pool, uint32_t leaf) {
+  uint64_t *const word = &pool->leaves[leaf];
+  uint64_t was = rt_load_relaxed(word);
+  while (RT_LIKELY((uint32_t)was)) {
+    /* The count of takes wraps in the upper half and carries nowhere. */
+    const uint64_t next = (was & (was - 1)) + RT_POOL_TAKE;
+    if (RT_LIKELY(__atomic_compare_exchange_n(word, &was, next, 1, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))) {
+      const uint32_t index = leaf * RT_POOL_LEAF + (uint32_t)__builtin_ctzll(was);
+      if (RT_UNLIKELY(!(uint32_t)next)) rt_pool_clear_hint(pool, leaf);
+      rt_pool_note_high(pool, index);
+      return rt_pool_address(pool, index);
+    }
+  }
+  return NULL;
+}
+
+/* Read all leaves: take the first free block, or know that at one moment there was none. */
+static __attribute__((noinline, cold, unused)) void *rt_pool_take_any(rt_pool_t *pool) {
+  const uint32_t leaves = (uint32_t)rt_pool_leaf_count(pool->count);
+  uint64_t former = UINT64_MAX; /* which no sum of 32-bit counts reaches */
+  for (;;) {
+    uint64_t takes = 0;
+    for (uint32_t leaf = 0; leaf < leaves; leaf++) {
+      const uint64_t word = rt_load_acquire(&pool->leaves[leaf]);
+      takes += word >> RT_POOL_LEAF;
+      if (!(uint32_t)word) continue;
+      void *const block = rt_pool_take(pool, leaf);
+      if (block) return block;
+      takes = UINT64_MAX; /* another thread took it: begin anew */
+      break;
+    }
+    if (takes == former && takes != UINT64_MAX) return NULL;
+    former = takes;
+  }
+}
+
+/* Take a block of a pool of kind shared. NULL iff there was a moment during the call at which every block was in use.
+ * Any thread, a signal handler included; lock-free, with the worst case above. Allocates nothing, never waits, no system
+ * call. */
+static inline void *rt_pool_alloc_shared(rt_pool_t *pool) {
+  void *block = NULL;
+  for (uint32_t i = 0; i < pool->hint_words; i++) {
+    for (uint64_t hints = rt_load_relaxed(&pool->hints[i]); hints; hints &= hints - 1) {
+      const uint32_t leaf = i * 64 + (uint32_t)__builtin_ctzll(hints);
+      block = rt_pool_take(pool, leaf);
+      if (RT_LIKELY(block)) return block;
+      /* Another thread has just emptied it, or has been between its steps for long. */
+      if (rt_pool_clear_hint(pool, leaf) && (block = rt_pool_take(pool, leaf))) return block;
+    }
+  }
+  block = rt_pool_take_any(pool);
+  if (!block) __atomic_fetch_add(&pool->failures, 1, __ATOMIC_RELAXED);
+  return block;
+}
+
+/* Give a block back to a pool of kind shared. Returns 0, or fails, and changes nothing, with
+ * -EINVAL iff no block of this pool begins at `block` (NULL is none), -EALREADY iff the block is free: of several frees
+ * at once exactly one succeeds.
+ * Any thread, a signal handler included; lock-free, with the worst case above. Allocates nothing, never waits, no system
+ * call. */
+static inline int rt_pool_free_shared(rt_pool_t *pool, void *block) {
+  const uint64_t index = rt_pool_index(pool, block);
+  if (RT_UNLIKELY(index >= pool->count)) return -EINVAL;
+  const uint64_t leaf = index / RT_POOL_LEAF, bit = UINT64_C(1) << (index % RT_POOL_LEAF);
+  /* In this form x86-64 needs no compare-and-swap: lock bts. */
+  if (RT_UNLIKELY(__atomic_fetch_or(&pool->leaves[leaf], bit, __ATOMIC_SEQ_CST) & bit)) return -EALREADY;
+  uint64_t *const hints = &pool->hints[leaf / 64];
+  const uint64_t hint = UINT64_C(1) << (leaf % 64);
+  if (RT_UNLIKELY(!(rt_load_seq_cst(hints) & hint))) __atomic_fetch_or(hints, hint, __ATOMIC_SEQ_CST);
+  return 0;
+}
+
+/* Take a block of a pool of kind mutex. NULL iff every block is in use.
+ * Any thread, but no signal handler; the time of rt_pool_alloc_single, after at most one such section of every thread
+ * that waits with a higher priority and one of the holder, who inherits ours. Allocates nothing; enters the kernel
+ * only to wait (futex(2), FUTEX_LOCK_PI) or to let a waiter go. */
+static inline void *rt_pool_alloc_mutex(rt_pool_t *pool) {
+  pthread_mutex_lock(&pool->lock);
+  void *block = rt_pool_alloc_single(pool);
+  pthread_mutex_unlock(&pool->lock);
+  return block;
+}
+
+/* Give a block back to a pool of kind mutex. Returns and fails as rt_pool_free_single, takes as rt_pool_alloc_mutex. */
+static inline int rt_pool_free_mutex(rt_pool_t *pool, void *block) {
+  pthread_mutex_lock(&pool->lock);
+  const int rc = rt_pool_free_single(pool, block);
+  pthread_mutex_unlock(&pool->lock);
+  return rc;
+}
+
+/* Take a block of a pool of any kind: NULL iff every block is in use, or the pool belongs to the parent of this forked
+ * process. One predictable branch more than the function of the kind, whose threads and cost it has. */
+static inline void *rt_pool_alloc(rt_pool_t *pool) {
+  const uint32_t kind = pool->kind;
+  if (RT_LIKELY(kind == RT_POOL_SINGLE)) return rt_pool_alloc_single(pool);
+  if (kind == RT_POOL_SHARED) return rt_pool_alloc_shared(pool);
+  return kind == RT_POOL_MUTEX ? rt_pool_alloc_mutex(pool) : NULL;
+}
+
+/* Give a block back to a pool of any kind. Returns 0, -EINVAL or -EALREADY as the function of the kind does, whose
+ * threads and cost it has; -EINVAL in a forked child. */
+static inline int rt_pool_free(rt_pool_t *pool, void *block) {
+  const uint32_t kind = pool->kind;
+  if (RT_LIKELY(kind == RT_POOL_SINGLE)) return rt_pool_free_single(pool, block);
+  if (kind == RT_POOL_SHARED) return rt_pool_free_shared(pool, block);
+  return kind == RT_POOL_MUTEX ? rt_pool_free_mutex(pool, block) : -EINVAL;
+}
+
+/* How many blocks are in use. Any thread, never fails, no system call. O(1) for single and mutex; O(count / 32) for
+ * shared, and there only an estimate while other threads take and free. */
+static inline uint32_t rt_pool_in_use(const rt_pool_t *pool) {
+  if (pool->kind != RT_POOL_SHARED) {
+    const uint32_t has_spare = rt_load_relaxed(&pool->spare) != NULL, top = rt_load_relaxed(&pool->top);
+    return top < has_spare ? 0 : top - has_spare; /* another thread may read them apart */
+  }
+  uint32_t left = 0;
+  for (uint64_t leaf = 0; leaf < rt_pool_leaf_count(pool->count); leaf++) {
+    left += (uint32_t)__builtin_popcount((uint32_t)rt_load_relaxed(&pool->leaves[leaf]));
+  }
+  return pool->count - left;
+}
+
+/* The most blocks that were ever in use; on shared never too low, but see above. Any thread, O(1), never fails, no
+ * system call. */
+static inline uint32_t rt_pool_high_water(const rt_pool_t *pool) { return rt_load_relaxed(&pool->high_water); }
+
+/* How often a block was asked for and none was free. Any thread, O(1), never fails, no system call. */
+static inline uint64_t rt_pool_failures(const rt_pool_t *pool) { return rt_load_relaxed(&pool->failures); }
+
+static inline int rt_pool_is_bitmap_sound(const rt_pool_t *pool) {
+  if (pool->hint_words != rt_pool_hint_words(pool->count)) return 0;
+  for (uint64_t leaf = 0; leaf < rt_pool_leaf_count(pool->count); leaf++) {
+    const uint32_t bits = (uint32_t)rt_load_relaxed(&pool->leaves[leaf]);
+    if (bits & ~rt_pool_leaf_mask(pool->count, leaf)) return 0;
+    if (bits && !(rt_load_relaxed(&pool->hints[leaf / 64]) >> leaf % 64 & 1)) return 0;
+  }
+  for (uint64_t i = 0; i < pool->hint_words; i++) {
+    if (rt_load_relaxed(&pool->hints[i]) & ~rt_pool_hint_mask(pool->count, i)) return 0;
+  }
+  return 1;
+}
+
+static inline int rt_pool_is_stack_sound(rt_pool_t *pool) {
+  const uint32_t top = rt_load_relaxed(&pool->top);
+  const char *const spare = rt_load_relaxed(&pool->spare);
+  uint32_t off_stack = 0;
+  if (top > pool->count) return 0;
+  for (uint32_t i = 0; i < pool->count; i++) {
+    if (pool->off_stack[i] > 1) return 0;
+    off_stack += pool->off_stack[i];
+  }
+  if (off_stack != top) return 0;
+  if (spare && (rt_pool_index(pool, spare) >= pool->count || !pool->off_stack[rt_pool_index(pool, spare)])) return 0;
+  /* As many entries as there are blocks for them; marks tell whether one is there twice. */
+  int is_sound = 1;
+  for (uint32_t i = top; i < pool->count; i++) {
+    const uint64_t index = rt_pool_index(pool, pool->stack[i]);
+    if (index >= pool->count || pool->off_stack[index]) {
+      is_sound = 0;
+    } else {
+      pool->off_stack[index] = 2;
+    }
+  }
+  for (uint32_t i = 0; i < pool->count; i++) pool->off_stack[i] &= 1;
+  return is_sound;
+}
+
+/* Check the whole pool while no thread uses it: no bit, hint or place that cannot be, no block twice, and counters that
+ * agree. O(count), no system call. Returns 0, or fails with -EUCLEAN iff the pool is broken. */
+static inline int rt_pool_check(rt_pool_t *pool) {
+  const uint32_t in_use = rt_pool_in_use(pool), high = rt_pool_high_water(pool);
+  if (pool->kind == 0 && pool->count == 0) return 0; /* wiped by a fork */
+  if (in_use > high || high > pool->count) return -EUCLEAN;
+  return (pool->kind == RT_POOL_SHARED ? rt_pool_is_bitmap_sound(pool) : rt_pool_is_stack_sound(pool)) ? 0 : -EUCLEAN;
+}
+
+#endif
