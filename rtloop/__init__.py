@@ -22,6 +22,7 @@ if _sys.platform != "linux":
 
 from rtloop.data.buffer import HugeBuffer
 from rtloop.data.histogram import Histogram
+from rtloop.data.pool import Pool
 from rtloop.errors import (
     CallbackError,
     ConfigError,
@@ -30,6 +31,7 @@ from rtloop.errors import (
     MemoryLockPrivilegeError,
     OverrunError,
     PoolError,
+    PoolExhaustedError,
     PrivilegeError,
     RtloopError,
     RTSetupWarning,
@@ -57,7 +59,9 @@ __all__ = [
     "MemoryLockError",
     "MemoryLockPrivilegeError",
     "OverrunError",
+    "Pool",
     "PoolError",
+    "PoolExhaustedError",
     "PrivilegeError",
     "RTLoop",
     "RTSetupWarning",

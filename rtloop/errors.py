@@ -18,6 +18,7 @@ __all__ = [
     "MemoryLockPrivilegeError",
     "OverrunError",
     "PoolError",
+    "PoolExhaustedError",
     "PrivilegeError",
     "RTSetupWarning",
     "RtloopError",
@@ -143,6 +144,10 @@ class StopTimeoutError(StateError, TimeoutError):
 
 class PoolError(RtloopError, RuntimeError):
     """A block was returned to a pool that does not own it, or twice."""
+
+
+class PoolExhaustedError(PoolError, MemoryError):
+    """Every block of a pool is in use."""
 
 
 class RTSetupWarning(RuntimeWarning):

@@ -206,7 +206,7 @@ class _MemoryLock:
 
     def begin_anew(self) -> None:
         """Forget all that was acquired, as a forked child must."""
-        self._lock = threading.RLock()
+        self._lock = threading.RLock()  # the garbage collector may free a pool, and unlock its range, while it is held
         self._modes: list[str] = []
         self._former_future: str | None = None
         self._former: list[memory.Mapping] = []

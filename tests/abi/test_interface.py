@@ -10,15 +10,17 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import pytest
+
 import rtloop
 
 GOLDEN = Path(__file__).parent / "interface_1.txt"
 PACKAGE = Path(rtloop.__file__).parent
 
 
-def describe(declarations: str) -> str:
-    """Write what a compiled subclass depends on, in its order: fields of Cycle, size of the object, methods."""
-    lines = [f"basicsize {rtloop.RTLoop.__basicsize__}"]
+def describe(declarations: str, kind: type) -> str:
+    """Write what a compiled subclass depends on, in its order: size of the object, fields of structs, methods."""
+    lines = [f"basicsize {kind.__basicsize__}"]
     inside = False
     for line in declarations.splitlines():
         match = re.match(r"cdef (struct|class) (\w+)", line)
@@ -26,14 +28,18 @@ def describe(declarations: str) -> str:
             inside = True
             lines.append(f"{match[1]} {match[2]}")
         elif inside and line.startswith("    "):
-            lines.append("  " + line.strip().removeprefix("cdef "))
+            lines.append("  " + line.partition("#")[0].strip().removeprefix("cdef "))
         elif line.strip():
             inside = False
     return "\n".join(lines) + "\n"
 
 
-def test_P12_the_interface_is_the_golden_one() -> None:
-    assert describe((PACKAGE / "loop" / "loop.pxd").read_text()) == GOLDEN.read_text(), (
+@pytest.mark.parametrize(
+    ("declarations", "kind", "golden"),
+    [("loop/loop.pxd", rtloop.RTLoop, GOLDEN), ("data/pool.pxd", rtloop.Pool, GOLDEN.with_name("pool_1.txt"))],
+)
+def test_P12_the_interface_is_the_golden_one(declarations: str, kind: type, golden: Path) -> None:
+    assert describe((PACKAGE / declarations).read_text(), kind) == golden.read_text(), (
         "the binary interface has changed: rename the class, raise the version, write 'recompile' into CHANGELOG.md, "
         "and add a golden file; an addition takes a reserved slot"
     )
@@ -45,15 +51,16 @@ def test_the_struct_of_users_is_the_dtype_of_numpy() -> None:
     assert rtloop.cycle_dtype.itemsize == 8 * len(names)
 
 
-def test_P12_a_module_of_another_interface_fails_at_import_with_advice(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["RTLoop", "Pool"])
+def test_P12_a_module_of_another_interface_fails_at_import_with_advice(tmp_path: Path, name: str) -> None:
     """Compile against declarations in which the class has its next name, then import beside the present rtloop."""
     for pxd in PACKAGE.rglob("*.pxd"):
         target = tmp_path / "next" / "rtloop" / pxd.relative_to(PACKAGE)
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(pxd.read_text().replace("_RTLoop_1", "_RTLoop_2"))
+        target.write_text(pxd.read_text().replace(f"_{name}_1", f"_{name}_2"))
         (target.parent / "__init__.py").touch()
     source = tmp_path / "newer.pyx"
-    source.write_text("from rtloop cimport RTLoop\ncdef class Newer(RTLoop):\n    pass\n")
+    source.write_text(f"from rtloop cimport {name}\ncdef class Newer({name}):\n    pass\n")
     cython = [sys.executable, "-m", "cython", "-3", "-I", str(tmp_path / "next"), source.name]
     subprocess.run(cython, cwd=tmp_path, check=True, env={**os.environ, "PYTHONPATH": str(tmp_path / "next")})
     include = sysconfig.get_paths()["include"]

@@ -2,9 +2,10 @@
 
 from libc.errno cimport EIO
 from libc.stdint cimport int64_t, uint64_t
+from libc.stdlib cimport free, malloc
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
-from rtloop cimport RT_CONTINUE, RT_STOP, Cycle, RTLoop
+from rtloop cimport RT_CONTINUE, RT_STOP, Cycle, Pool, RTLoop
 
 
 cdef extern from "<time.h>" nogil:
@@ -204,3 +205,66 @@ cdef class Early(RTLoop):
 
     def __init__(self):
         self.result = self.shift(1)
+
+
+def pool_alloc(Pool pool):
+    """Take a block; returns its address, or 0."""
+    return <size_t>pool.alloc()
+
+
+def pool_free(Pool pool, size_t address):
+    return pool.free(<void *>address)
+
+
+def overwrite(size_t address):
+    (<uint64_t *>address)[0] = 0x0123456789abcdef
+
+
+ctypedef uint64_t (*counter_t)() noexcept nogil
+
+
+cdef struct Loan:
+    uint64_t *held[4]
+
+
+cdef class Pooled(RTLoop):
+    """Takes a block from each of three pools, writes to all of it, and gives back those of four cycles ago."""
+
+    cdef Pool a, b, c
+    cdef Loan of_a, of_b, of_c
+    cdef counter_t counter
+    cdef void *planted
+    cdef public int64_t refused, exhausted, frees, mallocs, malloc_at
+
+    def __init__(self, period, pools, counter=0, **settings):
+        """``counter`` is the address of a function that counts the calling thread's calls of malloc."""
+        super().__init__(period, **settings)
+        self.a, self.b, self.c = pools
+        self.counter = <counter_t><size_t>counter
+        self.malloc_at = -1
+
+    cdef int step(self, const Cycle *cycle) noexcept nogil:
+        cdef uint64_t before = self.counter() if self.counter != NULL else 0
+        self.use(self.a, &self.of_a, cycle.index)
+        self.use(self.b, &self.of_b, cycle.index)
+        self.use(self.c, &self.of_c, cycle.index)
+        if <int64_t>cycle.index == self.malloc_at:
+            self.planted = malloc(2000)  # kept, or the compiler would leave out both
+            free(self.planted)
+        if self.counter != NULL:
+            self.mallocs += self.counter() - before
+        return RT_CONTINUE
+
+    cdef void use(self, Pool pool, Loan *loan, uint64_t index) noexcept nogil:
+        cdef uint64_t i
+        cdef uint64_t *block = <uint64_t *>pool.alloc()
+        cdef uint64_t *old = loan.held[index % 4]
+        if block == NULL:
+            self.exhausted += 1
+            return
+        for i in range(32):
+            block[i] = index
+        if old != NULL:
+            self.refused += old[0] != index - 4 or pool.free(old) != 0
+            self.frees += 1
+        loan.held[index % 4] = block
