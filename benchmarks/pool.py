@@ -1,0 +1,146 @@
+"""Pairs of alloc and free of 256 bytes: rtloop's pools beside boost's, general mallocs, and a mutex by hand.
+
+    python benchmarks/pool.py [--pairs 9] [--operations 500000] [--preload LIBRARY ...] [--json FILE]
+
+Needs gcc, g++ and boost's headers (apt install g++ libboost-dev). All contestants run in one process on one core, in
+turn. Other mallocs (apt install libjemalloc2 libtcmalloc-minimal4 libmimalloc2.0) are put before the C library's by
+LD_PRELOAD, in a process of their own with our pools beside them.
+
+The targets are for an alloc and a free in turn. Batches of 8 allocs and then 8 frees are shown beside them: there the
+one block that a single pool keeps at hand does not help. The tail is of one free and one alloc of a block that was held
+for long, amid a load that fragments the heap, and has a reading of the clock in it.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+
+from common import claim, need, parser, print_claims, print_table, say, write_json
+
+import rtloop
+
+HERE = Path(__file__).parent / "pool_peers"
+#: Other mallocs, and the packages of Debian that have them.
+LIBRARIES = {
+    "libjemalloc.so.2": "libjemalloc2",
+    "libtcmalloc_minimal.so.4": "libtcmalloc-minimal4",
+    "libmimalloc.so.2": "libmimalloc2.0",
+}
+FOLDERS = (f"/usr/lib/{platform.machine()}-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib")
+#: Ours, the peer, and the most that the ratio may be; "on par" is within a tenth.
+TARGETS = (
+    ("single", "boost::pool", 2.0),
+    ("single", "malloc", 1.0),
+    ("shared", "boost::lockfree::stack", 0.6),
+    ("mutex", "pi-mutex", 1.1),
+)
+
+
+def build(folder: Path) -> Path:
+    """Compile the contestants."""
+    if not any(Path(root, "boost/pool/pool.hpp").exists() for root in ("/usr/include", "/usr/local/include")):
+        sys.exit(
+            "boost's headers are missing, and without them there is nothing to compare with: apt install libboost-dev"
+        )
+    objects: list[Path] = []
+    headers = Path(rtloop.get_include()) / "rtloop" / "include"
+    for compiler, dialect, source in (
+        (need("gcc", "gcc"), "-std=gnu11", "ours.c"),
+        (need("g++", "g++"), "-std=c++17", "peers.cpp"),
+    ):
+        say(f"compiling {source}")
+        objects.append(folder / f"{source}.o")
+        command = [compiler, dialect, "-O2", f"-I{headers}", "-c", str(HERE / source), "-o", str(objects[-1])]
+        subprocess.run(command, check=True)
+    program = folder / "peers"
+    subprocess.run(["g++", *map(str, objects), "-pthread", "-o", str(program)], check=True)
+    return program
+
+
+def find_libraries(more: list[str]) -> tuple[dict[str, str], list[str]]:
+    """Return the paths of the other mallocs by name, and the names of those that are not installed."""
+    found = {Path(path).name: path for path in more}
+    missing = []
+    for path in more:
+        if not Path(path).exists():
+            sys.exit(f"--preload {path}: there is no such file")
+    for name in LIBRARIES:
+        path = next((f"{folder}/{name}" for folder in FOLDERS if Path(folder, name).exists()), "")
+        if path:
+            found.setdefault(name, path)
+        elif name not in found:
+            missing.append(name)
+    return found, missing
+
+
+def run(program: Path, *arguments: object, preload: str = "") -> list[list[str]]:
+    """Run the contestants on one core; returns the words of each line that they print."""
+    say(f"{arguments[0]} with {Path(preload).name or 'the C library'}")
+    cpu = max(os.sched_getaffinity(0))
+    done = subprocess.run(
+        [str(program), *map(str, arguments)],
+        env={**os.environ, "LD_PRELOAD": preload}, check=True, capture_output=True, text=True, timeout=600,
+        preexec_fn=lambda: os.sched_setaffinity(0, {cpu}),
+    )  # fmt: skip
+    say("")
+    return [line.split() for line in done.stdout.splitlines()]
+
+
+def times(program: Path, mode: str, pairs: int, operations: int, preload: str = "") -> dict[str, list[float]]:
+    """Return the nanoseconds of an alloc and a free, of each contestant in each round."""
+    found = defaultdict(list)
+    for name, ns in run(program, mode, pairs, operations, preload=preload):
+        found[name].append(float(ns))
+    return dict(found)
+
+
+def main() -> int:
+    options = parser(__doc__ or "", pairs=9)
+    options.add_argument("--operations", type=int, default=500_000, metavar="N", help="allocs of one run (500000)")
+    options.add_argument("--preload", action="append", default=[], metavar="LIBRARY", help="another malloc")
+    arguments = options.parse_args()
+    libraries, missing = find_libraries(arguments.preload)
+    claims, tails = [], {}
+    with tempfile.TemporaryDirectory() as folder:
+        program = build(Path(folder))
+        mallocs = {"glibc malloc": "", **libraries}
+        batches = {}
+        for name, path in mallocs.items():
+            found = times(program, "pairs", arguments.pairs, arguments.operations, path)
+            for ours, peer, target in TARGETS:
+                if not path or peer == "malloc":
+                    shown = name if peer == "malloc" else peer
+                    claims.append(claim(ours, "ns", found[ours], shown, found[peer], target))
+            found = times(program, "batches", arguments.pairs, arguments.operations, path)
+            for contestant, *values in run(program, "tail", arguments.operations, preload=path):
+                if not path or contestant == "malloc":
+                    shown = name if contestant == "malloc" else contestant
+                    tails[shown] = [int(value) for value in values]
+                    batches[shown] = statistics.median(found[contestant])
+    print_claims("an alloc and a free of 256 bytes in turn", claims)
+    print()
+    rows = [[name, f"{batches[name]:.1f}", *map(str, values)] for name, values in tails.items()]
+    print_table("in batches of 8, and the tail amid a load that fragments the heap, ns",
+                ["contestant", "batches", "p50", "p99", "p99.99", "max"], rows)  # fmt: skip
+    for name in missing:
+        print(f"not measured: {name} is not installed; fix: apt install {LIBRARIES[name]}, or --preload PATH/{name}")
+    write_json(
+        arguments.json,
+        benchmark="pool",
+        claims=[made._asdict() for made in claims],
+        batches_ns=batches,
+        tail_ns=tails,
+        missing=missing,
+    )
+    return 0 if all(made.verdict == "met" for made in claims) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
