@@ -140,11 +140,20 @@ def print_claims(title: str, claims: list[Claim], *, file: TextIO | None = None)
     print_table(title, ["claim", "ours", "peer", "theirs", "ratio", "target", "verdict"], rows, file=file)
 
 
+def _plain(value: Any) -> Any:
+    """Turn named tuples, which json would write as lists, into dicts, wherever they are."""
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
 def write_json(path: str | None, **content: Any) -> None:
     """Write the figures and the machine's facts, where asked to."""
     if path is None:
         return
-    text = json.dumps({"facts": facts(), **content}, indent=2, default=lambda value: value._asdict())
+    text = json.dumps(_plain({"facts": facts(), **content}), indent=2)
     if path == "-":
         print(text)
     else:

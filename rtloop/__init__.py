@@ -20,9 +20,7 @@ if _sys.platform != "linux":
         "clock_nanosleep, which no other system has. In a container or a virtual machine with Linux it works"
     )
 
-from rtloop.data.buffer import HugeBuffer
 from rtloop.data.histogram import Histogram
-from rtloop.data.pool import Pool
 from rtloop.errors import (
     CallbackError,
     ConfigError,
@@ -45,6 +43,8 @@ from rtloop.system.grant import Grant
 
 if _TYPE_CHECKING:
     from rtloop import memory
+    from rtloop.data.buffer import HugeBuffer
+    from rtloop.data.pool import Pool
     from rtloop.loop.stats import Stats
 
 __version__ = "0.1.0"
@@ -86,18 +86,18 @@ def get_include() -> str:
     return _os.path.dirname(_os.path.dirname(_os.path.realpath(__file__)))
 
 
+#: Names that are imported when first used, for `import rtloop` is to be quick, and where they are.
+_LATE = {"HugeBuffer": "data.buffer", "Pool": "data.pool", "Stats": "loop.stats", "memory": "memory"}
+
+
 def __getattr__(name: str) -> object:
-    # Imported when first used, for `import rtloop` is to be quick.
-    if name == "Stats":
-        from rtloop.loop.stats import Stats
+    if name not in _LATE:
+        raise AttributeError(f"module 'rtloop' has no attribute {name!r}")
+    import importlib
 
-        globals()["Stats"] = Stats
-        return Stats
-    if name == "memory":
-        import importlib
-
-        return importlib.import_module("rtloop.memory")
-    raise AttributeError(f"module 'rtloop' has no attribute {name!r}")
+    module = importlib.import_module(f"rtloop.{_LATE[name]}")
+    globals()[name] = module if name == "memory" else getattr(module, name)
+    return globals()[name]
 
 
 def __dir__() -> list[str]:

@@ -299,7 +299,7 @@ class _MemoryLock:
                 mode = "future onfault" if self._former_future == "onfault" else "future"
                 memory.lock_everything(LOCK_MODES[mode], is_again_after_fork=False)
                 self._restore_present()
-            for own in self._ranges:
+            for own in list(self._ranges):  # the collector of garbage may give one back meanwhile
                 memory.lock_range(own.start, own.size, own.is_onfault)
             self._former = []
 
@@ -338,7 +338,7 @@ class _MemoryLock:
             if self._modes or found[-1].was_locked:
                 return
             memory.unlock_range(address, found[-1].size)
-            for own in self._ranges:
+            for own in list(self._ranges):  # the collector of garbage may give one back meanwhile
                 if own.overlaps(found[-1]):
                     memory.lock_range(own.start, own.size, own.is_onfault)
 

@@ -79,9 +79,9 @@ static void test_populate(void) {
   close(fd);
   rt_region_t region;
   CHECK(rt_region_map(&region, 64 * page, page, page, 0) == 0);
-  CHECK(rt_memory_is_resident(region.address, 64 * page) == 0);
+  CHECK(rt_memory_resident_bytes(region.address, 64 * page) == 0);
   CHECK(rt_populate_by_read(region.address, 64 * page, page) == 0);
-  CHECK(rt_memory_is_resident(region.address, 64 * page) == 1);
+  CHECK(rt_memory_resident_bytes(region.address, 64 * page) == (int64_t)(64 * page));
   rt_region_unmap(&region);
 }
 
@@ -103,7 +103,7 @@ static void test_fork(void) {
   CHECK(ending_of(expect_zeros, left_out.address) == 0);
   CHECK(((char *)wiped.address)[page] == 5 && ((char *)left_out.address)[page] == 5);
   CHECK(rt_region_empty(&emptied) == 0);
-  CHECK(rt_memory_is_resident(emptied.address, 4 * page) == 0);
+  CHECK(rt_memory_resident_bytes(emptied.address, 4 * page) == 0);
   expect_zeros(emptied.address);
   for (int i = 0; i < 3; i++) {
     rt_region_t *const gone[] = {&left_out, &wiped, &emptied};
