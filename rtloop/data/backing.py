@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import math
+import operator
 import os
 import resource
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 from rtloop.errors import ConfigError, SetupError, setup_error
 from rtloop.system import hugepages, process
@@ -16,6 +19,7 @@ from rtloop.units import format_size, parse_size
 
 __all__ = [
     "Wish",
+    "dimensions",
     "lock_grant",
     "mount_grant",
     "ordinary_grant",
@@ -99,6 +103,20 @@ def parse_wish(nbytes: int | str, page_size: int | str, backing: str | os.PathLi
         return Wish(size, page, name, path, ("path", *every))
     first = name if name != "auto" else "pages" if page == base else "hugetlb"
     return Wish(size, page, name, None, every[every.index(first) :])
+
+
+def dimensions(shape: Any, items: int) -> tuple[int, ...]:
+    """Return the shape of an array that may have so many items; one dimension of -1, or None, is as many as fit."""
+    given = shape if isinstance(shape, Iterable) else [-1 if shape is None else shape]
+    try:
+        dims = [operator.index(n) for n in given]
+    except TypeError:
+        dims = [-2]
+    if min(dims, default=0) < -1 or dims.count(-1) > 1 or (-1 in dims and 0 in dims):
+        raise ConfigError(f"shape={shape!r} is no shape; give whole numbers of items, one of which may be -1")
+    if -1 in dims:
+        dims[dims.index(-1)] = items // -math.prod(dims)
+    return tuple(dims)
 
 
 def _asked(size: int, page_size: int, path: str | None) -> str:

@@ -1,10 +1,11 @@
 """Large buffers for cimport: ``from rtloop cimport HugeBuffer``. Needs no header of rtloop.
 
-The layout below is compiled into a user's module: append only.
+Frozen, as loop.pxd is: the order of the fields, the size of the object.
 """
 
 
-cdef class HugeBuffer:
+# A module built against another interface looks for another name here, and is told to recompile (__getattr__).
+cdef class _HugeBuffer_1:
     cdef void *data  # aligned to page_size; valid until the object is gone, zeros after close()
     cdef readonly size_t nbytes
     cdef readonly size_t size
@@ -15,4 +16,6 @@ cdef class HugeBuffer:
     cdef Py_ssize_t _exports
     cdef bint _is_closing
     cdef object _unlock
+    cdef void *_reserved_0
+    cdef void *_reserved_1
     cdef object __weakref__

@@ -2,7 +2,7 @@
 
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.exc cimport PyErr_Fetch, PyErr_Restore
-from cpython.object cimport PyObject
+from cpython.object cimport PyObject, PyTypeObject
 from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport calloc, free
 
@@ -10,7 +10,6 @@ from rtloop._os cimport pthread_atfork
 
 import errno
 import math
-import operator
 import os
 import resource
 import warnings
@@ -71,7 +70,7 @@ cdef void _after_fork_in_child() noexcept nogil:
     pthread_mutex_unlock(&_regions.mutex)
 
 
-cdef class HugeBuffer:
+cdef class _HugeBuffer_1:
     """HugeBuffer(nbytes, *, page_size='auto', backing='auto', strict=False)
 --
 
@@ -195,6 +194,11 @@ cdef class HugeBuffer:
             _give_back(self)
 
     @property
+    def address(self):
+        """Where the memory begins, as an int; what `data` is in Cython."""
+        return <size_t>self.data
+
+    @property
     def closed(self):
         """Whether no new view can be made: after close() or a ``with`` statement, and in a forked child."""
         return self._region is NULL or self._is_closing or (<rt_region_t *>self._region).is_copy != 0
@@ -240,7 +244,7 @@ cdef class HugeBuffer:
         if item.hasobject or not item.itemsize:
             raise ConfigError(f"dtype={dtype!r} has no place in plain memory; give numbers, or a struct of them")
         items = self.nbytes // item.itemsize
-        dims = _dimensions(shape, items)
+        dims = asking.dimensions(shape, items)
         count = math.prod(dims)
         if not 0 <= count <= items:
             raise ConfigError(f"shape={shape!r} of {item} takes {count * item.itemsize} bytes; there are {self.nbytes}")
@@ -272,7 +276,10 @@ cdef class HugeBuffer:
         )
 
 
-cdef object _why_closed(HugeBuffer self):
+HugeBuffer = _HugeBuffer_1
+
+
+cdef object _why_closed(_HugeBuffer_1 self):
     if self._region is NULL:
         return "this buffer was never made: a subclass has not called super().__init__()"
     if (<rt_region_t *>self._region).is_copy:
@@ -280,19 +287,7 @@ cdef object _why_closed(HugeBuffer self):
     return f"{self!r} has been closed: make a new one"
 
 
-cdef object _dimensions(object shape, object items):
-    try:
-        dims = [operator.index(n) for n in (shape if hasattr(shape, "__iter__") else [-1 if shape is None else shape])]
-    except TypeError:
-        dims = [-2]
-    if min(dims, default=0) < -1 or dims.count(-1) > 1 or (-1 in dims and 0 in dims):
-        raise ConfigError(f"shape={shape!r} is no shape; give whole numbers of items, one of which may be -1")
-    if -1 in dims:
-        dims[dims.index(-1)] = items // -math.prod(dims)
-    return tuple(dims)
-
-
-cdef int _adopt(HugeBuffer self, rt_region_t *fresh, str backing, size_t page_size) except -1:
+cdef int _adopt(_HugeBuffer_1 self, rt_region_t *fresh, str backing, size_t page_size) except -1:
     cdef rt_region_t *region = <rt_region_t *>calloc(1, sizeof(rt_region_t))
     if region is NULL:
         rt_region_unmap(fresh)
@@ -307,7 +302,7 @@ cdef int _adopt(HugeBuffer self, rt_region_t *fresh, str backing, size_t page_si
     return 0
 
 
-cdef void _drop(HugeBuffer self) noexcept:
+cdef void _drop(_HugeBuffer_1 self) noexcept:
     cdef rt_region_t *region = <rt_region_t *>self._region
     if region is NULL:
         return
@@ -319,7 +314,7 @@ cdef void _drop(HugeBuffer self) noexcept:
     self.size = 0
 
 
-cdef object _give_back(HugeBuffer self):
+cdef object _give_back(_HugeBuffer_1 self):
     """Unlock the memory and give it back; what could not be given back goes with the object."""
     unlock, self._unlock = self._unlock, None
     if unlock is not None:
@@ -327,7 +322,7 @@ cdef object _give_back(HugeBuffer self):
     rt_region_empty(<rt_region_t *>self._region)
 
 
-cdef object _take_pool(HugeBuffer self, object wish, size_t size=0, int fd=-1):
+cdef object _take_pool(_HugeBuffer_1 self, object wish, size_t size=0, int fd=-1):
     """Take pages of the hugetlb pool, of the first size of which there are enough."""
     cdef rt_region_t fresh
     cdef size_t bytes, page
@@ -356,7 +351,7 @@ cdef object _take_pool(HugeBuffer self, object wish, size_t size=0, int fd=-1):
     return asking.pool_grant(bytes, page, wish.path if fd >= 0 else None, -rc, call)
 
 
-cdef object _take_file(HugeBuffer self, object wish):
+cdef object _take_file(_HugeBuffer_1 self, object wish):
     """Take pages of the hugetlb pool by way of a file on a hugetlbfs mount, which has no name when this returns."""
     cdef int64_t page
     flags = os.O_NOFOLLOW | os.O_CLOEXEC
@@ -384,7 +379,7 @@ cdef object _take_file(HugeBuffer self, object wish):
                 os.close(fd)
 
 
-cdef object _take_ordinary(HugeBuffer self, str name, object wish, int *lock_errno):
+cdef object _take_ordinary(_HugeBuffer_1 self, str name, object wish, int *lock_errno):
     """Take ordinary memory, with transparent huge pages or surely without."""
     cdef rt_region_t fresh
     cdef size_t base = resource.getpagesize(), bytes, unit
@@ -421,6 +416,25 @@ cdef object _take_ordinary(HugeBuffer self, str name, object wish, int *lock_err
         self.page_size = unit
     return grant
 
+
+def __getattr__(name):
+    if name.startswith("_HugeBuffer_") and name[12:].isdigit():
+        raise ImportError(
+            f"this module was compiled against interface {name[12:]} of rtloop's HugeBuffer, and the installed rtloop "
+            "has interface 1: recompile the module"
+        )
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+cdef extern from *:
+    """
+    static inline void rt_name_buffer(PyTypeObject *type) { type->tp_name = "rtloop.HugeBuffer"; }
+    """
+    void rt_name_buffer(PyTypeObject *type)
+
+
+# The class is known by the name that its users import.
+rt_name_buffer(<PyTypeObject *>_HugeBuffer_1)
 
 if pthread_mutex_init(&_regions.mutex, NULL) or pthread_atfork(
     _before_fork, _after_fork_in_parent, _after_fork_in_child

@@ -53,7 +53,7 @@ def test_it_is_zeroed_writable_aligned_and_of_whole_pages(buffer: HugeBuffer) ->
     assert array.size == (1 << 20) // 8 and not array.any()
     array[:] = np.arange(array.size)
     assert array.sum() == array.size * (array.size - 1) // 2
-    assert array.ctypes.data % buffer.page_size == 0
+    assert array.ctypes.data % buffer.page_size == 0 and array.ctypes.data == buffer.address
     assert buffer.nbytes == 1 << 20 and buffer.size >= buffer.nbytes and buffer.size % buffer.page_size == 0
     assert buffer.backing in ("thp", "pages")
 
