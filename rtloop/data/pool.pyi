@@ -1,3 +1,4 @@
+import os
 from contextlib import AbstractContextManager
 from typing import Any, Literal
 
@@ -6,7 +7,12 @@ from numpy.typing import DTypeLike, NDArray
 
 class Pool:
     def __init__(
-        self, block_size: int | str, count: int, *, kind: Literal["single", "shared", "mutex"] = "shared"
+        self,
+        block_size: int | str,
+        count: int,
+        *,
+        kind: Literal["single", "shared", "mutex"] = "shared",
+        backing: str | os.PathLike[str] | None = None,
     ) -> None: ...
     @property
     def kind(self) -> Literal["single", "shared", "mutex"]: ...
@@ -22,5 +28,7 @@ class Pool:
     def failures(self) -> int: ...
     @property
     def is_locked(self) -> bool: ...
+    @property
+    def backing(self) -> Literal["pages", "hugetlb", "thp"]: ...
     def check(self) -> None: ...
     def block(self, dtype: DTypeLike = np.uint8) -> AbstractContextManager[NDArray[Any]]: ...

@@ -47,7 +47,7 @@ _KINDS = {"single": RT_POOL_SINGLE, "shared": RT_POOL_SHARED, "mutex": RT_POOL_M
 
 
 cdef class _Pool_1:
-    """Pool(block_size, count, *, kind='shared')
+    """Pool(block_size, count, *, kind='shared', backing=None)
 --
 
     Equal blocks of memory that a step takes and gives back in bounded time, without a page fault or a call of malloc.
@@ -64,6 +64,9 @@ cdef class _Pool_1:
     kind : {"shared", "single", "mutex"}
         ``"shared"``: lock-free, for any threads. ``"single"``: the fastest, for one thread. ``"mutex"``: for any
         threads, with priority inheritance.
+    backing : str or path, optional
+        What holds the blocks, as in :class:`HugeBuffer`: ``"auto"``, ``"hugetlb"``, a hugetlbfs path or ``"thp"`` for
+        huge pages. By default ordinary pages; the property of this name tells what the kernel gave.
 
     Raises
     ------
@@ -93,10 +96,10 @@ cdef class _Pool_1:
         nobody, and nobody blocks it. ``"mutex"`` O(1), after the one that holds it, who inherits the priority.
     """
 
-    def __init__(self, block_size, count, *, kind="shared"):
+    def __init__(self, block_size, count, *, kind="shared", backing=None):
         cdef uint64_t block_bytes, blocks, size
         cdef uint32_t kind_code
-        cdef _Region region
+        cdef void *address
         cdef int rc
         if self.handle is not NULL:
             raise PoolError("a pool is made once: its blocks may be in use; make a new one")
@@ -113,13 +116,14 @@ cdef class _Pool_1:
         size = rt_pool_bytes(block_bytes, blocks, kind_code)
         if size == 0:
             raise ConfigError(f"block_size={block_size!r} times count={count!r} is more than a pool can manage")
-        region = _Region(size)
+        region = _Region(size) if backing is None else _HugeRegion(size, backing)
+        address = <void *><size_t>region.address
         with nogil:
-            rc = rt_pool_init(<rt_pool_t *>region.address, block_bytes, blocks, kind_code)
+            rc = rt_pool_init(<rt_pool_t *>address, block_bytes, blocks, kind_code)
         if rc:
             raise OSError(-rc, f"a pool with kind={kind!r} cannot be made: {os.strerror(-rc)}")
         self._owner = region
-        self.handle = region.address
+        self.handle = address
 
     cdef void *alloc(self) noexcept nogil:
         return rt_pool_alloc(<rt_pool_t *>self.handle)
@@ -180,6 +184,12 @@ cdef class _Pool_1:
         _pool(self)
         return self._owner.is_locked
 
+    @property
+    def backing(self):
+        """What the kernel gave for the blocks: ``"pages"``, ``"hugetlb"`` or ``"thp"``."""
+        _pool(self)
+        return self._owner.backing
+
     def check(self):
         """Check the whole pool; no other thread may use it meanwhile.
 
@@ -238,42 +248,60 @@ Pool = _Pool_1
 
 
 cdef class _Region:
-    """Memory for a pool: mapped, prefaulted, and locked where the process may; given back when nobody holds it.
+    """Memory for a pool: mapped, prefaulted, and locked where the process may; given back when nobody holds it."""
 
-    Whatever has an ``address`` and ``is_locked`` and keeps its memory as long as it lives can take its place.
-    """
-
-    cdef void *address
+    backing = "pages"
+    cdef void *_address
     cdef size_t _size
     cdef object _unlock
 
     def __cinit__(self, uint64_t size):
         cdef int rc
-        rc = rt_memory_map(&self.address, size)
+        rc = rt_memory_map(&self._address, size)
         if rc:
-            self.address = NULL
+            self._address = NULL
             raise MemoryError(f"a pool of {format_size(size)} cannot be mapped: {os.strerror(-rc)}")
         self._size = size
-        if memory_lock.acquire_range(<size_t>self.address, size) == 0:
+        if memory_lock.acquire_range(<size_t>self._address, size) == 0:
             # Kept here, for at the end of the interpreter the module's names may be gone first.
             self._unlock = memory_lock.release_range
         with nogil:
-            rc = prefault_region(self.address, size)
+            rc = prefault_region(self._address, size)
         if rc:
             raise MemoryError(f"a pool of {format_size(size)} cannot be made present: {os.strerror(-rc)}")
 
     def __del__(self):
         if self._unlock is not None:
-            self._unlock(<size_t>self.address)
+            self._unlock(<size_t>self._address)
             self._unlock = None
 
     def __dealloc__(self):
-        if self.address is not NULL:
-            munmap(self.address, self._size)
+        if self._address is not NULL:
+            munmap(self._address, self._size)
+
+    @property
+    def address(self):
+        return <size_t>self._address
 
     @property
     def is_locked(self):
         return self._unlock is not None
+
+
+class _HugeRegion:
+    """The same on huge pages: a HugeBuffer, which cannot be closed while the pool holds a view of it."""
+
+    def __init__(self, size, backing):
+        from rtloop.data.buffer import HugeBuffer
+
+        self._buffer = HugeBuffer(size, backing=backing)
+        self._view = memoryview(self._buffer)
+        self.address = self._buffer.address
+        self.backing = self._buffer.backing
+
+    @property
+    def is_locked(self):
+        return self._buffer.is_locked
 
 
 cdef rt_pool_t *_pool(_Pool_1 pool) except NULL:

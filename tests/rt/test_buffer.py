@@ -374,3 +374,33 @@ def test_M8_a_loop_writes_through_it_without_a_fault_while_the_process_forks(buf
     assert loop.stats.cycles > 500
     words = buffer.array("u8")
     assert words[1:].max() == loop.stats.cycles - 1 and np.count_nonzero(words) > 500
+
+
+@pytest.mark.parametrize("kind", ["single", "shared", "mutex"])
+def test_a_pool_takes_its_blocks_from_huge_pages_if_asked(reserve: Reserve, kind: str) -> None:
+    reserve(1)
+    before = free_pages()
+    pool = rtloop.Pool(256, 1000, kind=kind, backing="hugetlb")
+    assert (pool.backing, pool.is_locked, free_pages()) == ("hugetlb", True, before - 1)
+    with pool.block(dtype="f8") as array:
+        array[:] = 1
+        assert hugepages.account(array.ctypes.data // HUGE * HUGE, HUGE).hugetlb == HUGE
+    pool.check()
+    del array
+    del pool
+    assert free_pages() == before
+
+
+def test_a_pool_on_too_few_huge_pages_says_where_it_ended(reserve: Reserve) -> None:
+    reserve(0)
+    with pytest.warns(rtloop.RTSetupWarning, match="1 missing"):
+        pool = rtloop.Pool(256, 1000, backing="hugetlb")
+    assert pool.backing in ("thp", "pages")
+    with pool.block() as array:
+        array[:] = 1
+
+
+def free_pages() -> int:
+    pool = hugepages.huge_pool(HUGE)
+    assert pool is not None
+    return pool.available

@@ -220,6 +220,19 @@ def test_impossible_kind_and_dtype():
         rtloop.Pool.__new__(rtloop.Pool).check()
 
 
+@pytest.mark.parametrize("backing", [None, "pages", "auto"])
+@pytest.mark.parametrize("kind", ["single", "shared", "mutex"])
+def test_blocks_come_from_any_backing(kind, backing):
+    pool = rtloop.Pool(100, 64, kind=kind, backing=backing)
+    held = [pool.block() for _ in range(64)]
+    arrays = [block.__enter__() for block in held]
+    assert len({array.ctypes.data for array in arrays}) == 64
+    for block in held:
+        block.__exit__(None, None, None)
+    pool.check()
+    assert pool.backing in ({"pages"} if backing != "auto" else {"hugetlb", "thp", "pages"})
+
+
 def test_a_region_that_cannot_be_mapped_is_a_memory_error():
     with pytest.raises(MemoryError, match="cannot be mapped"):
         rtloop.Pool("131072G", 4)
