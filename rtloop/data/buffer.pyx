@@ -325,8 +325,8 @@ cdef object _give_back(_HugeBuffer_1 self):
 cdef object _take_pool(_HugeBuffer_1 self, object wish, size_t size=0, int fd=-1):
     """Take pages of the hugetlb pool, of the first size of which there are enough."""
     cdef rt_region_t fresh
-    cdef size_t bytes, page
-    cdef int shift, rc
+    cdef size_t bytes = 0, page = 0
+    cdef int shift, rc = 0
     sizes = (size,) if size else wish.pool_sizes()
     for page in sizes:
         bytes = asking.round_up(wish.nbytes, page)
