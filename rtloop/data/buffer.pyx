@@ -366,7 +366,7 @@ cdef object _take_file(_HugeBuffer_1 self, object wish):
         page = rt_hugetlbfs_page_bytes(folder)
         if page < 0:
             return asking.path_grant(wish, -page)
-        if wish.page_size not in (None, page):
+        if wish.page_size is not None and wish.page_size != page:
             return asking.mount_grant(wish, page)
         file = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | flags, 0o600, dir_fd=folder)
         os.unlink(name, dir_fd=folder)

@@ -153,6 +153,20 @@ def test_a_gibibyte_page_is_granted_or_refused_with_the_boot_parameter(reserve: 
         HugeBuffer(4096, page_size="1G")
 
 
+@pytest.mark.parametrize(("size", "shift"), [("2M", 21), ("1G", 30)])
+def test_the_size_asked_for_is_the_size_that_the_kernel_is_asked_for(
+    script: Script, tmp_path: Path, size: str, shift: int
+) -> None:
+    if shutil.which("strace") is None:
+        pytest.skip("needs strace(1)")
+    trace = tmp_path / "trace"
+    code = f"import rtloop, warnings; warnings.simplefilter('ignore'); rtloop.HugeBuffer(1, page_size={size!r})"
+    done = script(code, prefix=("strace", "-o", str(trace), "-e", "trace=mmap"))
+    assert done.returncode == 0, done.stderr
+    calls = [line for line in trace.read_text().splitlines() if "MAP_HUGETLB" in line]
+    assert len(calls) == 1 and f"|{shift}<<MAP_HUGE_SHIFT" in calls[0], calls
+
+
 # A hugetlbfs mount.
 
 
@@ -292,6 +306,8 @@ def test_an_ordinary_user_is_told_of_the_limit_and_how_to_raise_it(script: Scrip
         for word in ("65536", "CAP_IPC_LOCK", "memlock unlimited", "LimitMEMLOCK", "docker"):
             assert word in str(error) and word in text, (word, str(error), text)
         assert "strict=False" in str(error)
+    else:
+        raise AssertionError("it does not raise")
     print(rtloop.HugeBuffer(8192, backing="pages", strict=True).is_locked)
     """,
         prefix=ORDINARY,
