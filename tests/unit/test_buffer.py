@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import mmap
+import operator
 import os
 import resource
 import subprocess
@@ -199,6 +200,16 @@ def test_a_with_statement_frees_with_the_last_view(buffer: HugeBuffer) -> None:
         raise KeyError("passes")
     kept = None
     assert other.closed and hugepages.account(address, PAGE).resident == 0
+
+
+def test_the_last_view_may_go_while_an_exception_passes(make: Callable[[], HugeBuffer]) -> None:
+    """An argument of a call that fails is let go of after the exception is set; neither may be lost."""
+    with make() as buffer:
+        held = [buffer.array("u1")]
+    address, size = buffer.address, buffer.size
+    with pytest.raises(TypeError, match="integer"):
+        operator.index(held.pop())
+    assert hugepages.account(address, size).resident == 0
 
 
 # Fork.
