@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import importlib
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any, NamedTuple, TextIO
 
 import rtloop
@@ -23,14 +25,17 @@ from rtloop.system.host import host_facts
 
 
 class Claim(NamedTuple):
-    """One row of the table: ours and the peer's figure, in `unit`, and the most that their ratio may be."""
+    """One row of the table: ours and the peer's figure, in `unit`, and the most that their ratio may be.
+
+    Without a peer (None), which leaves no ratio, the target is the most that our own figure may be.
+    """
 
     name: str
     unit: str
     ours: float
-    peer_name: str
-    peer: float
-    ratio: float
+    peer_name: str = ""
+    peer: float | None = None
+    ratio: float | None = None
     target: float | None = None
 
     @property
@@ -38,14 +43,34 @@ class Claim(NamedTuple):
         """``"met"``, ``"MISSED"``, or ``"-"`` where no target is set."""
         if self.target is None:
             return "-"
-        return "met" if self.ratio <= self.target else "MISSED"
+        return "met" if (self.ours if self.ratio is None else self.ratio) <= self.target else "MISSED"
+
+
+def positive(text: str) -> int:
+    """Turn an option into an int of at least 1, for argparse."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value}: must be at least 1")
+    return value
+
+
+def writable(text: str) -> str:
+    """Take the name of a file to write, for argparse: what cannot be written fails before the runs."""
+    folder = os.path.dirname(text) or "."
+    if text != "-" and (os.path.isdir(text) or not os.access(folder, os.W_OK)):
+        raise argparse.ArgumentTypeError(f"{text}: is not a file in a folder one can write to")
+    return text
 
 
 def parser(description: str, *, pairs: int = 5) -> argparse.ArgumentParser:
     """Make a parser with the options that every benchmark has."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--pairs", type=int, default=pairs, metavar="N", help=f"alternating runs of each side ({pairs})")
-    made.add_argument("--json", metavar="FILE", help="write the figures and the machine's facts here; - for stdout")
+    made.add_argument(
+        "--pairs", type=positive, default=pairs, metavar="N", help=f"alternating runs of each side ({pairs})"
+    )
+    made.add_argument(
+        "--json", type=writable, metavar="FILE", help="write the figures and the machine's facts here; - for stdout"
+    )
     return made
 
 
@@ -55,6 +80,16 @@ def need(program: str, package: str) -> str:
     if path is None:
         sys.exit(f"{program} is missing, and without it there is nothing to compare with: sudo apt install {package}")
     return path
+
+
+def need_module(name: str, package: str) -> ModuleType:
+    """Import a peer's module, or end with how to install it."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != name.partition(".")[0]:
+            raise  # what the peer lacks itself is another error
+        sys.exit(f"{name} is missing, and without it there is nothing to compare with: pip install {package}")
 
 
 def say(text: str) -> None:
@@ -93,10 +128,18 @@ def busy_python_thread() -> Iterator[None]:
 
 
 def claim(
-    name: str, unit: str, ours: Iterable[float], peer_name: str, peer: Iterable[float], target: float | None = None
+    name: str,
+    unit: str,
+    ours: Iterable[float],
+    peer_name: str = "",
+    peer: Iterable[float] | None = None,
+    target: float | None = None,
 ) -> Claim:
-    """Make a claim of paired figures: the medians of both, and the median of the pairs' ratios."""
-    ours, peer = list(ours), list(peer)
+    """Make a claim of paired figures: the medians of both, and the median of the pairs' ratios; or of ours alone."""
+    ours = list(ours)
+    if peer is None:
+        return Claim(name, unit, statistics.median(ours), target=target)
+    peer = list(peer)
     ratio = statistics.median(a / b if b else float("inf") for a, b in zip(ours, peer, strict=True))
     return Claim(name, unit, statistics.median(ours), peer_name, statistics.median(peer), ratio, target)
 
@@ -129,10 +172,10 @@ def print_claims(title: str, claims: list[Claim], *, file: TextIO | None = None)
         [
             f"{c.name} [{c.unit}]",
             f"{c.ours:.4g}",
-            c.peer_name,
-            f"{c.peer:.4g}",
-            f"{c.ratio:.3g}",
-            "-" if c.target is None else f"{c.target:.2f}",
+            c.peer_name or "-",
+            "-" if c.peer is None else f"{c.peer:.4g}",
+            "-" if c.ratio is None else f"{c.ratio:.3g}",
+            "-" if c.target is None else f"{c.target:.2f}" + (f" {c.unit}" if c.peer is None else ""),
             c.verdict,
         ]
         for c in claims
@@ -141,7 +184,9 @@ def print_claims(title: str, claims: list[Claim], *, file: TextIO | None = None)
 
 
 def _plain(value: Any) -> Any:
-    """Turn named tuples, which json would write as lists, into dicts, wherever they are."""
+    """Turn named tuples, which json would write as lists, into dicts, wherever they are; a claim with its verdict."""
+    if isinstance(value, Claim):
+        return {**value._asdict(), "verdict": value.verdict}
     if hasattr(value, "_asdict"):
         value = value._asdict()
     if isinstance(value, Mapping):
@@ -150,7 +195,7 @@ def _plain(value: Any) -> Any:
 
 
 def write_json(path: str | None, **content: Any) -> None:
-    """Write the figures and the machine's facts, where asked to."""
+    """Write the figures and the machine's facts, where asked to; a claim by its names, with its verdict."""
     if path is None:
         return
     text = json.dumps(_plain({"facts": facts(), **content}), indent=2)

@@ -24,7 +24,6 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 
 from common import Claim, alternate, busy_python_thread, claim, need, parser, print_claims, print_table, write_json
 
@@ -40,6 +39,8 @@ LABELS = {
 PERCENTILES = (50, 99)
 #: The most that the median of a loop without spin may be, in those of cyclictest.
 TARGET = 1.15
+#: The most that the median of a loop with spin may be, microseconds, whatever cyclictest does.
+SPIN_TARGET_US = 1.0
 #: cyclictest's histogram ends here, in ns; what is beyond it is only counted.
 PEER_LIMIT_NS = 1_000_000
 
@@ -115,6 +116,8 @@ def make_claims(runs: Runs) -> list[Claim]:
             ours, theirs = ([one[f"p{q}"] / 1000 for one in runs[name]] for name in (label, peer))
             target = TARGET if q == 50 and not row.startswith("spin") else None
             claims.append(claim(f"{label}, {q} %", "us", ours, peer, theirs, target))
+            if q == 50 and row.startswith("spin"):
+                claims.append(claim(f"{label}, 50 %, by itself", "us", ours, target=SPIN_TARGET_US))
     return claims
 
 
@@ -146,16 +149,12 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     options.add_argument("--cpu", type=int, default=cpus[-1], help=f"where both run ({cpus[-1]})")
     options.add_argument("--rows", nargs="+", choices=LABELS, default=list(LABELS), help="what is measured (all)")
     asked = options.parse_args(arguments)
-    if asked.pairs < 1:
-        options.error(f"--pairs {asked.pairs}: must be at least 1")
     if asked.cpu not in cpus:
         options.error(f"--cpu {asked.cpu}: this process may run on {', '.join(map(str, cpus))}")
     if not 0 < asked.seconds <= 86400:
         options.error(f"--seconds {asked.seconds:g}: must be more than 0, and no more than a day")
     if asked.interval < 10:
         options.error(f"--interval {asked.interval}: must be at least 10 us")
-    if asked.json not in (None, "-") and not Path(asked.json).parent.is_dir():
-        options.error(f"--json {asked.json}: there is no folder {Path(asked.json).parent}")
     return asked
 
 

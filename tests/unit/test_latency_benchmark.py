@@ -61,12 +61,15 @@ def test_each_row_is_compared_with_the_cyclictest_that_had_its_company(latency: 
         latency.LABELS["spin-hog"]: runs(10, 20, 30),
     }
     claims = {claim.name: claim for claim in latency.make_claims(found)}
-    assert len(claims) == 4, "50 % and 99 % of the two rows that ran"
+    assert len(claims) == 5, "50 % and 99 % of the two rows that ran, and that spin alone stays below a microsecond"
     ours = claims["rtloop, 50 %"]
     assert (ours.ours, ours.peer, ours.unit) == (30, 20, "us") and ours.ratio == pytest.approx(1.2)
     assert ours.verdict == "MISSED" and claims["rtloop, 99 %"].target is None
     spin = claims['rtloop, spin="auto", busy thread, 50 %']
     assert spin.ratio == pytest.approx(0.004) and spin.peer_name == latency.PEER_HOG and spin.target is None
+    alone = claims['rtloop, spin="auto", busy thread, 50 %, by itself']
+    assert (alone.ours, alone.peer, alone.target, alone.verdict) == (0.02, None, 1.0, "met")
+    assert alone._replace(ours=1.1).verdict == "MISSED"
     rows = latency.make_rows(found)
     assert rows[2] == ["rtloop", "30 us", "12 us", "90 us", "60 us", "90 us"]
 
