@@ -37,6 +37,7 @@ _OWN_WAIT = (
     " are not measured. Overruns, missed releases and late cycles are those of the nominal period."
 )
 _FIX = "How to get it is in the warning of the start, and in each grant's `fix`."
+_TIE = "\N{NO-BREAK SPACE}"
 _SCALES = ((1e9, "s"), (1e6, "ms"), (1e3, "us"), (1.0, "ns"))
 
 
@@ -160,9 +161,10 @@ def _wrap(text: str, width: int, *, label: str = "", indent: str = "") -> list[s
     """Fold a text, whose words are never broken, beside its label."""
     first = f"{label:<{_LABEL}}" if label else ""
     indent = " " * _LABEL if label else indent
-    return textwrap.wrap(
+    lines = textwrap.wrap(
         text, width, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False
     )
+    return [line.replace(_TIE, " ") for line in lines]
 
 
 def _notes(stats: Stats) -> list[str]:
@@ -192,7 +194,8 @@ def to_text(stats: Stats, width: int | None = None) -> str:
 
 def _grant_lines(stats: Stats, width: int) -> list[str]:
     """Return what was granted, in a paragraph, and what was not, a paragraph each."""
-    granted = "; ".join(f"{grant.name} {grant.granted}" for grant in stats.grants if grant.ok)
+    # What belongs together is not torn apart: a line does not break at these spaces.
+    granted = "; ".join(f"{grant.name} {grant.granted}".replace(" ", _TIE) for grant in stats.grants if grant.ok)
     lines = _wrap(granted, width, label="granted") if granted else []
     refused = [grant for grant in stats.grants if not grant.ok]
     for grant in refused:

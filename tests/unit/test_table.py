@@ -135,6 +135,8 @@ def test_many_grants_are_folded_under_each_other() -> None:
     lines = str(make(grants=grants)).splitlines()
     folded = lines[next(i for i, line in enumerate(lines) if line.startswith("granted")) :]
     assert len(folded) > 2 and max(map(len, folded)) <= 108
+    assert all(line.strip().startswith(("granted", "resource_")) for line in folded), "no grant is torn apart"
+    assert "\N{NO-BREAK SPACE}" not in "".join(lines)
     assert all(line.startswith(" " * 18) for line in folded[1:])
 
 
