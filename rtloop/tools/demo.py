@@ -224,7 +224,9 @@ def _print_refused(out: Console, trials: Sequence[Trial]) -> None:
     if refused:
         out.print("\n[yellow]rtloop ran degraded.[/] What is missing:", highlight=False)
         for grant in refused.values():
-            out.print(describe_refused(grant), highlight=False, markup=False, soft_wrap=True)
+            refusal, _, fix = describe_refused(grant).partition("\n")
+            out.print(refusal, highlight=False, markup=False)
+            out.print(fix, highlight=False, markup=False, soft_wrap=True)  # lines to paste stay whole
 
 
 def _outcome(trial: Trial) -> str:

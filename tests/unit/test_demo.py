@@ -430,6 +430,19 @@ class TestWords:
         text = console.file.getvalue()  # type: ignore[attr-defined]
         assert text.count("add a line [here]") == 1 and "cpu" not in text
 
+    def test_a_refusal_is_folded_and_its_fix_can_be_pasted(self) -> None:
+        from rich.console import Console
+
+        from rtloop.tools.demo import _print_refused
+
+        fix = "echo " + "word " * 30 + "end"
+        console = Console(file=StringIO(), width=80)
+        refused = Grant("policy", "fifo", "other", False, "why " * 50, fix)
+        _print_refused(console, [make_trial("rtloop", grants=(refused,))])
+        lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+        assert "  " + fix in lines
+        assert max(len(line) for line in lines if "echo" not in line) <= 80
+
 
 def test_the_picture(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="pictures need rtloop[plot]")
