@@ -166,7 +166,7 @@ def lock(buffer: Buffer, onfault: bool = False) -> Grant:
         Where the kernel refuses; also a PrivilegeError where it is for the limit.
     """
     region = Region(buffer)
-    rc = memory_lock.acquire_range(region.address, region.nbytes, is_onfault=onfault)
+    rc = memory_lock.acquire_range(region.address, region.nbytes, is_onfault=onfault, is_own=False)
     grant = range_lock_grant("lock", region.nbytes, rc, detail="as it is touched" if onfault else "present and locked")
     if rc:
         region.release()

@@ -193,7 +193,8 @@ def unlock_range(size_t address, size_t size):
 def is_range_locked(size_t address, size_t size):
     """Tell from the kernel whether a range, which was locked or not as a whole, is locked.
 
-    Not for memory of hugetlbfs, which is never given back to the kernel and so never locked in its sense.
+    For a range that should be locked: to ask of one that is not makes its pages the first to be paged out, and splits
+    a transparent huge page. Not for memory of hugetlbfs, which is never locked in the kernel's sense.
     """
     global _can_tell_locked
     if size == 0:

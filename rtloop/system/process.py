@@ -315,18 +315,42 @@ class _MemoryLock:
                 elif former.is_onfault and not now.is_onfault:
                     memory.lock_range(start, end - start, onfault=True)
 
-    def acquire_range(self, address: int, size: int, *, is_onfault: bool = False) -> int:
-        """Lock one range, in a way that outlives a lock of everything. Returns 0 or a negative errno."""
+    def acquire_range(self, address: int, size: int, *, is_onfault: bool = False, is_own: bool = True) -> int:
+        """Lock one range, in a way that outlives a lock of everything.
+
+        Parameters
+        ----------
+        address, size : int
+            The range, in bytes.
+        is_onfault : bool
+            Lock each page when it is first touched.
+        is_own : bool
+            Whether the memory is rtloop's own, freshly mapped; what is not may have been locked by others, and then
+            stays so.
+
+        Returns
+        -------
+        int
+            0 or a negative errno.
+        """
         with self._lock:
             new = _Range(address, size, is_onfault, was_locked=False)
-            if not self._modes and not any(new.overlaps(own) for own in self._ranges):
-                new = new._replace(was_locked=memory.is_range_locked(address, size))
+            if not is_own and not self._modes and not any(new.overlaps(own) for own in self._ranges):
+                new = new._replace(was_locked=self._is_locked_by_others(new))
             rc = memory.lock_range(address, size, is_onfault)
             if rc == 0 and size and not memory.is_range_locked(address, size):
                 rc = -errno.EAGAIN  # the kernel has said yes and not done it
             if rc == 0:
                 self._ranges.append(new)
             return rc
+
+    @staticmethod
+    def _is_locked_by_others(asked: _Range) -> bool:
+        # From the list of mappings: to ask by MADV_COLD would split an unlocked huge page.
+        if not memory_status()["VmLck"]:
+            return False
+        within = [m for m in memory.mappings() if m.start < asked.start + asked.size and asked.start < m.start + m.size]
+        return bool(within) and all(m.is_locked for m in within)
 
     def release_range(self, address: int) -> None:
         """Undo one :meth:`acquire_range`; the range stays locked where any other owner wants it so."""

@@ -103,7 +103,7 @@ def test_a_range_that_others_have_locked_stays_locked(script: Script) -> None:
     said = run(script, """
     address = region()
     mlock(address)
-    assert memory_lock.acquire_range(address, 4 * PAGE) == 0
+    assert memory_lock.acquire_range(address, 4 * PAGE, is_own=False) == 0
     memory_lock.release_range(address)
     print(lock_of(address))
     """)  # fmt: skip
@@ -121,3 +121,22 @@ def test_what_is_locked_is_told_by_the_kernel(script: Script, can_tell: bool) ->
     print(*(memory.is_range_locked(address, 4 * PAGE) for address in (there, gone, onfault)))
     """)  # fmt: skip
     assert said == ["True", "False", "True"]
+
+
+def test_to_lock_an_array_does_not_split_its_huge_pages(script: Script) -> None:
+    said = run(script, """
+    import numpy as np
+    from rtloop import memory as api
+    held = mmap.mmap(-1, 6 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    everything = np.frombuffer(held, np.uint8)
+    begin = -everything.ctypes.data % (2 << 20)
+    array = everything[begin:begin + (4 << 20)]
+    api.advise(array, "hugepage")
+    array[:] = 0
+    before = api.status().transparent_bytes
+    api.lock(array)
+    print(before >= 4 << 20 or "none", api.status().transparent_bytes == before)
+    """)  # fmt: skip
+    if said[0] == "none":
+        pytest.skip("this kernel gives no transparent huge pages to a process that asks for them")
+    assert said == ["True", "True"]
