@@ -28,12 +28,15 @@ def malloc_counter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("lock_memory", ["all", "own"])
 def test_no_page_fault_in_100000_cycles(probes: ModuleType, lock_memory: str) -> None:
     pools = [rtloop.Pool(256, 64, kind=kind) for kind in ("single", "shared", "mutex")]
-    assert all(pool.is_locked for pool in pools)
-    loop = probes.Pooled("20us", pools, lock_memory=lock_memory)
+    buffer = rtloop.HugeBuffer("8M")
+    assert buffer.is_locked and all(pool.is_locked for pool in pools)
+    loop = probes.Pooled("20us", pools, buffer=buffer, lock_memory=lock_memory)
     stats = loop.run(cycles=100_000)
     assert stats.page_faults == (0, 0)
     assert stats.cycles == 100_000
     assert (loop.refused, loop.exhausted, loop.frees) == (0, 0, 3 * (100_000 - 4))
+    last = buffer.array("u8")[::512]
+    assert sorted(last) == list(range(100_000 - len(last), 100_000)), "every page has its last cycle's number"
     for pool in pools:
         assert (pool.in_use, pool.high_water, pool.failures) == (4, 5, 0)
         pool.check()
@@ -47,7 +50,7 @@ def test_no_call_of_malloc_in_100000_cycles(script: Script, malloc_counter: Path
         counter = ctypes.cast(ctypes.CDLL(None).count_mallocs, ctypes.c_void_p).value
         for malloc_at in (-1, 500):
             pools = [rtloop.Pool(256, 64, kind=kind) for kind in ("single", "shared", "mutex")]
-            loop = probes.Pooled("20us", pools, counter)
+            loop = probes.Pooled("20us", pools, counter, rtloop.HugeBuffer("8M"))
             loop.malloc_at = malloc_at
             stats = loop.run(cycles=100_000)
             print(stats.cycles, loop.frees, loop.mallocs)

@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free, malloc
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
-from rtloop cimport RT_CONTINUE, RT_STOP, Cycle, Pool, RTLoop
+from rtloop cimport RT_CONTINUE, RT_STOP, Cycle, HugeBuffer, Pool, RTLoop
 
 
 cdef extern from "<time.h>" nogil:
@@ -228,18 +228,23 @@ cdef struct Loan:
 
 
 cdef class Pooled(RTLoop):
-    """Takes a block from each of three pools, writes to all of it, and gives back those of four cycles ago."""
+    """Takes a block from each of three pools, writes to all of it, and gives back those of four cycles ago.
+
+    Writes to one more page of a large buffer in every cycle, where it has one.
+    """
 
     cdef Pool a, b, c
+    cdef HugeBuffer buffer
     cdef Loan of_a, of_b, of_c
     cdef counter_t counter
     cdef void *planted
     cdef public int64_t refused, exhausted, frees, mallocs, malloc_at
 
-    def __init__(self, period, pools, counter=0, **settings):
+    def __init__(self, period, pools, counter=0, buffer=None, **settings):
         """``counter`` is the address of a function that counts the calling thread's calls of malloc."""
         super().__init__(period, **settings)
         self.a, self.b, self.c = pools
+        self.buffer = buffer
         self.counter = <counter_t><size_t>counter
         self.malloc_at = -1
 
@@ -248,6 +253,8 @@ cdef class Pooled(RTLoop):
         self.use(self.a, &self.of_a, cycle.index)
         self.use(self.b, &self.of_b, cycle.index)
         self.use(self.c, &self.of_c, cycle.index)
+        if self.buffer is not None:
+            (<uint64_t *>self.buffer.data)[512 * cycle.index % (self.buffer.nbytes // 8)] = cycle.index
         if <int64_t>cycle.index == self.malloc_at:
             self.planted = malloc(2000)  # kept, or the compiler would leave out both
             free(self.planted)
