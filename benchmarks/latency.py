@@ -166,6 +166,11 @@ def main() -> None:
         if row.endswith("hog"):
             sides.setdefault(PEER_HOG, lambda: run_cyclictest(asked, program, "hog"))
         sides[LABELS[row]] = lambda row=row: run_rtloop(asked, row)
+    print(
+        f"{asked.pairs} runs of each of {len(sides)}: about {asked.pairs * len(sides) * (asked.seconds + 1):.0f} s",
+        file=sys.stderr,
+        flush=True,
+    )
     try:
         runs = alternate(sides, asked.pairs)
     except (RtloopError, ValueError) as error:

@@ -129,6 +129,9 @@ def main() -> int:
     rows = [[name, f"{batches[name]:.1f}", *map(str, values)] for name, values in tails.items()]
     print_table("in batches of 8, and the tail amid a load that fragments the heap, ns",
                 ["contestant", "batches", "p50", "p99", "p99.99", "max"], rows)  # fmt: skip
+    print(
+        "From 99.99 % on, what interrupts the CPU meanwhile weighs more than what is measured: compare on an idle one."
+    )
     for name in missing:
         print(f"not measured: {name} is not installed; fix: apt install {LIBRARIES[name]}, or --preload PATH/{name}")
     write_json(

@@ -32,6 +32,7 @@ __all__ = [
     "shortage",
 ]
 
+_MOUNT = "/mnt/huge"
 _FORMS = '"auto", "hugetlb", "thp", "pages", or the path of a hugetlbfs mount or of a new file in it'
 
 
@@ -170,10 +171,12 @@ def path_grant(wish: Wish, error: int) -> Grant:
     """Tell why no file could be made on a hugetlbfs path; `error` is the errno of open(2)."""
     path = wish.path or ""
     asked = f"{format_size(wish.nbytes)} in {path}"
-    mount = f"sudo mkdir -p {path} && sudo mount -t hugetlbfs -o uid=$(id -u),mode=0700 none {path}"
+    # Never over the path that was given: whatever is there would be hidden.
+    mount = f"sudo mkdir -p {_MOUNT} && sudo mount -t hugetlbfs -o uid=$(id -u),mode=0700 none {_MOUNT}"
+    use = f"then backing={_MOUNT!r}"
     fixes = {
-        errno.ENOENT: f"mount one: {mount}",
-        errno.ENOTSUP: f"mount one: {mount}\nor see what is mounted: findmnt -t hugetlbfs",
+        errno.ENOENT: f"mount one: {mount}\n{use}; or see what is mounted: findmnt -t hugetlbfs",
+        errno.ENOTSUP: f"mount one: {mount}\n{use}; or see what is mounted: findmnt -t hugetlbfs",
         errno.EACCES: f"mount it for your user: sudo mount -o remount,uid=$(id -u),mode=0700 {path}",
         errno.EEXIST: "give the mount itself, or the name of a file that is not there",
         errno.ENOTDIR: "give the mount itself, not a link to it, or the name of a file that is not there",

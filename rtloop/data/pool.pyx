@@ -9,11 +9,13 @@ from rtloop._os cimport munmap
 from rtloop.system.memory cimport prefault_region
 
 import os
+import warnings
 
 import numpy as np
 
-from rtloop.errors import ConfigError, PoolError, PoolExhaustedError
-from rtloop.system.process import memory_lock
+from rtloop.errors import ConfigError, PoolError, PoolExhaustedError, RTSetupWarning
+from rtloop.system.grant import describe_refused
+from rtloop.system.process import memory_lock, range_lock_grant
 from rtloop.units import format_size, parse_size
 
 
@@ -52,8 +54,8 @@ cdef class _Pool_1:
 
     Equal blocks of memory that a step takes and gives back in bounded time, without a page fault or a call of malloc.
 
-    One contiguous region, each block on cache lines of its own, prefaulted, and locked into memory where the process
-    may lock it: ``is_locked`` says whether. A forked child sees an empty pool.
+    One contiguous region, each block on cache lines of its own, prefaulted, and locked into memory. Where the kernel
+    refuses the lock, an RTSetupWarning has the fix, and ``is_locked`` is False. A forked child sees an empty pool.
 
     Parameters
     ----------
@@ -124,6 +126,9 @@ cdef class _Pool_1:
             raise OSError(-rc, f"a pool with kind={kind!r} cannot be made: {os.strerror(-rc)}")
         self._owner = region
         self.handle = address
+        if backing is None and region.grant is not None:
+            text = describe_refused(region.grant)
+            warnings.warn(f"{self!r} may be paged out.\n{text}", RTSetupWarning, stacklevel=1)
 
     cdef void *alloc(self) noexcept nogil:
         return rt_pool_alloc(<rt_pool_t *>self.handle)
@@ -233,7 +238,9 @@ cdef class _Pool_1:
         """
         _check_not_in_child(self)
         item = np.dtype(dtype)
-        if item.hasobject or not 0 < item.itemsize <= _pool(self).block_bytes:
+        if item.hasobject:
+            raise ConfigError(f"dtype={dtype!r} has no place in plain memory; give numbers, or a struct of them")
+        if not 0 < item.itemsize <= _pool(self).block_bytes:
             raise ConfigError(f"dtype={dtype!r} does not fit into a block of {self.block_size} bytes")
         return _Held(self, item)
 
@@ -254,6 +261,7 @@ cdef class _Region:
     cdef void *_address
     cdef size_t _size
     cdef object _unlock
+    cdef readonly object grant  # of the lock, where it was refused
 
     def __cinit__(self, uint64_t size):
         cdef int rc
@@ -262,7 +270,10 @@ cdef class _Region:
             self._address = NULL
             raise MemoryError(f"a pool of {format_size(size)} cannot be mapped: {os.strerror(-rc)}")
         self._size = size
-        if memory_lock.acquire_range(<size_t>self._address, size) == 0:
+        rc = memory_lock.acquire_range(<size_t>self._address, size)
+        if rc:
+            self.grant = range_lock_grant("lock", size, rc, detail="")
+        else:
             # Kept here, for at the end of the interpreter the module's names may be gone first.
             self._unlock = memory_lock.release_range
         with nogil:

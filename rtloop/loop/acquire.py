@@ -82,7 +82,8 @@ def process_wide(settings: Settings, stack: ExitStack) -> Iterator[Grant]:
         yield grant
     is_refused = False
     if settings.lock_memory in ("all", "onfault"):
-        grant = process.memory_lock.acquire(settings.lock_memory)
+        less = "or lock only what the loop itself uses: lock_memory='own'"
+        grant = process.memory_lock.acquire(settings.lock_memory, instead="own memory only", advice=less)
         # A grant can be partial: what was acquired is given back, whether or not it was all that was asked for.
         if not grant.errno:
             stack.callback(process.memory_lock.release, settings.lock_memory)

@@ -55,7 +55,7 @@ def _before_fork() -> None:
             "pays for the first write to each. Use multiprocessing's 'spawn' or 'forkserver', and no preexec_fn in "
             "subprocess",
             RTSetupWarning,
-            stacklevel=1,
+            stacklevel=2,
         )
 
 

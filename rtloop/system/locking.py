@@ -143,6 +143,7 @@ def unlock_all() -> None:
 def lock(buffer: Buffer, onfault: bool = False) -> Grant:
     """Lock the memory of an object (mlock(2)); the object can be neither resized nor freed until :func:`unlock`.
 
+    Keep a reference to it, for that is what :func:`unlock` takes.
     The lock survives the end of loops that lock everything.
 
     Parameters
@@ -177,7 +178,7 @@ def lock(buffer: Buffer, onfault: bool = False) -> Grant:
 
 
 def unlock(buffer: Buffer) -> None:
-    """Undo one :func:`lock` of the same object, and let go of it.
+    """Undo one :func:`lock` of the same object, or of the same memory, and let go of it.
 
     Raises
     ------
@@ -188,6 +189,8 @@ def unlock(buffer: Buffer) -> None:
     key = asked.address, asked.nbytes
     asked.release()
     with _registry:
+        if key not in _locked:  # somebody has forced it to another size, such as NumPy's resize(refcheck=False)
+            key = next((k for k, held in _locked.items() if held[-1].is_of(buffer)), key)
         regions = _locked.get(key)
         if not regions:
             raise StateError(

@@ -193,6 +193,9 @@ class _Range(NamedTuple):
         return not ends_before and self.start // page <= (other.start + other.size - 1) // page
 
 
+_LOCK_LESS = "or lock single objects within the limit: rtloop.memory.lock(array)"
+
+
 class _MemoryLock:
     """Locks of everything, and of ranges, by any number of owners.
 
@@ -212,17 +215,27 @@ class _MemoryLock:
         self._former: list[memory.Mapping] = []
         self._ranges: list[_Range] = []
 
-    def acquire(self, mode: str) -> Grant:
-        """Lock everything in one of the LOCK_MODES."""
+    def acquire(self, mode: str, *, instead: str = "nothing", advice: str = _LOCK_LESS) -> Grant:
+        """Lock everything in one of the LOCK_MODES.
+
+        Parameters
+        ----------
+        mode : str
+            What to lock.
+        instead : str
+            What is locked where this is refused, for the grant to say.
+        advice : str
+            How to ask for less.
+        """
         with self._lock:
             if not may_lock_future():
-                return self._refused(mode)
+                return self._refused(mode, instead, advice)
             if not self._modes:
                 self._remember()
             rc = memory.lock_everything(self._flags([*self._modes, mode]))
             if rc:
                 detail = f"mlockall: {os.strerror(-rc)}"
-                fix = "free memory, or lock only what the loop itself uses: lock_memory='own'"
+                fix = f"free memory, {advice}"
                 return Grant("memory_lock", mode, "nothing", ok=False, detail=detail, fix=fix, errno=-rc)
             self._modes.append(mode)
             try:
@@ -267,16 +280,16 @@ class _MemoryLock:
         return Grant("memory_lock", mode, granted, is_onfault or future == "all", detail)
 
     @staticmethod
-    def _refused(mode: str) -> Grant:
+    def _refused(mode: str, instead: str, advice: str) -> Grant:
         limit = format_limit(resource.getrlimit(resource.RLIMIT_MEMLOCK)[0])
         return Grant(
             "memory_lock",
             mode,
-            "own memory only",
+            instead,
             ok=False,
-            detail=f"RLIMIT_MEMLOCK is {limit} bytes and CAP_IPC_LOCK is missing: with all future memory locked, "
+            detail=f"RLIMIT_MEMLOCK is {limit} bytes and CAP_IPC_LOCK is missing: with everything locked, "
             "later allocations, thread starts and stack growth would fail",
-            fix=limit_fix("RLIMIT_MEMLOCK") + "\nor lock only what the loop itself uses: lock_memory='own'",
+            fix=limit_fix("RLIMIT_MEMLOCK") + "\n" + advice,
             errno=errno.EPERM,
         )
 

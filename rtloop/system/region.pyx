@@ -56,6 +56,10 @@ cdef class Region:
         """Whether the object lets nobody write."""
         return bool(self._view.readonly)
 
+    def is_of(self, buffer):
+        """Tell whether this is the memory, now or formerly, of that object."""
+        return self._is_held and <object>self._view.obj is buffer
+
     def release(self):
         """Let go of the object."""
         if self._is_held:

@@ -207,7 +207,7 @@ def test_one_refusal_is_told_alone(ordinary: dict[str, Any]) -> None:
 def test_a_step_that_cannot_be_done_notes_what_was_refused_before(
     ordinary: dict[str, Any], monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    def refuse(mode: str) -> Grant:
+    def refuse(mode: str, **_: object) -> Grant:
         return Grant("memory_lock", mode, "nothing", ok=False, detail="ENOMEM", errno=errno.ENOMEM)
 
     def fail(*_: object) -> None:
@@ -227,7 +227,7 @@ def test_malloc_is_not_tuned_for_a_start_that_is_bound_to_fail(
 ) -> None:
     tuned = []
     refused = Grant("memory_lock", "all", "nothing", ok=False, errno=errno.ENOMEM)
-    monkeypatch.setattr(process.memory_lock, "acquire", lambda mode: refused)
+    monkeypatch.setattr(process.memory_lock, "acquire", lambda mode, **_: refused)
     monkeypatch.setattr(memory, "tune_malloc", lambda: tuned.append(1) or True)
     settings = {**ordinary, "lock_memory": "all", "tune_malloc": True}
     with pytest.raises(rtloop.MemoryLockError):

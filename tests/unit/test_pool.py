@@ -149,6 +149,7 @@ def test_a_refused_lock_as_another_user(script):
         prefix=("setpriv", "--bounding-set", "-ipc_lock", "--inh-caps", "-ipc_lock"),
     )
     assert done.stdout.split() == ["False", "True"], done.stderr
+    assert all(word in done.stderr for word in ("RTSetupWarning", "RLIMIT_MEMLOCK is 0 bytes", "LimitMEMLOCK"))
 
 
 def test_M8_a_fork_leaves_the_child_an_empty_pool_and_the_parent_its_own():
