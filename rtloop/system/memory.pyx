@@ -153,10 +153,13 @@ def lock_everything(int flags, bint is_again_after_fork=True):
         0, or a negative errno.
     """
     cdef int rc
+    cdef int former = _watch.lock_flags
+    # First the flags: a fork on another thread must not lock again in the former way after this.
+    _watch.lock_flags = flags if is_again_after_fork else 0
     with nogil:
         rc = -errno if mlockall(flags) else 0
-    if rc == 0:
-        _watch.lock_flags = flags if is_again_after_fork else 0
+    if rc:
+        _watch.lock_flags = former
     return rc
 
 

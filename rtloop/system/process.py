@@ -248,7 +248,28 @@ class _MemoryLock:
         """Note how the process's memory is locked by others, so that it can be put back."""
         self._former_future = memory.future_lock()
         has_locked = memory_status()["VmLck"] or self._former_future
-        self._former = memory.mappings() if has_locked else []
+        found = memory.mappings() if has_locked else []
+        self._former = [piece for mapping in found for piece in self._without_own(mapping)]
+
+    def _without_own(self, mapping: memory.Mapping) -> list[memory.Mapping]:
+        """Split a mapping into pieces, those of our own ranges not locked: their owners may go before the lock does."""
+        pieces = [mapping]
+        for own in self._ranges if mapping.is_locked else []:
+            if own.was_locked:
+                continue
+            page = resource.getpagesize()
+            begin, end = own.start // page * page, -(-(own.start + own.size) // page) * page
+            whole, pieces = pieces, []
+            for piece in whole:
+                stop = piece.start + piece.size
+                edges = [piece.start, min(max(begin, piece.start), stop), max(min(end, stop), piece.start), stop]
+                if edges[2] < edges[1]:
+                    edges[2] = edges[1]
+                for i in range(3):
+                    part = piece._replace(start=edges[i], size=edges[i + 1] - edges[i])
+                    if part.size:
+                        pieces.append(part._replace(is_locked=False, is_onfault=False) if i == 1 else part)
+        return pieces
 
     @staticmethod
     def _flags(modes: list[str]) -> int:

@@ -140,3 +140,22 @@ def test_to_lock_an_array_does_not_split_its_huge_pages(script: Script) -> None:
     if said[0] == "none":
         pytest.skip("this kernel gives no transparent huge pages to a process that asks for them")
     assert said == ["True", "True"]
+
+
+def test_a_range_given_back_beside_a_lock_of_everything_stays_unlocked_after_it(script: Script) -> None:
+    """What was ours when everything was locked is not taken for somebody else's when that ends."""
+    said = run(script, """
+    ours, theirs, edge = region(64), region(64), region(64)
+    for address in (ours, theirs):
+        mlock(address) if address == theirs else memory_lock.acquire_range(address, 4 * PAGE)
+    mlock(edge)
+    memory_lock.acquire_range(edge + PAGE, 2 * PAGE)
+    for former in (False, True):
+        memory_lock.acquire("all")
+        if not former:
+            memory_lock.release_range(ours)
+            memory_lock.release_range(edge + PAGE)
+        memory_lock.release("all")
+        print(lock_of(ours), lock_of(theirs), "".join(lock_of(edge + i * PAGE)[0] for i in range(4)))
+    """)  # fmt: skip
+    assert said == ["not", "locked", "lnnl"] * 2
