@@ -411,7 +411,8 @@ cdef class Control:
         """Wait for the end and raise what ended a failed loop. Returns whether it has ended."""
         self._check_not_in_child()
         if self._state in ("new", "starting"):
-            raise StateError(f"{self.settings.name} has not been started")
+            what = "has not been started" if self._state == "new" else "is still being started"
+            raise StateError(f"{self.settings.name} {what}")
         try:
             has_ended = self.wait(timeout_ns)
         except BaseException as interrupt:
