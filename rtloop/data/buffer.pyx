@@ -7,6 +7,7 @@ from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport calloc, free
 
 from rtloop._os cimport pthread_atfork
+from rtloop.system.memory cimport unlock_region
 
 import errno
 import math
@@ -319,6 +320,7 @@ cdef object _give_back(_HugeBuffer_1 self):
     unlock, self._unlock = self._unlock, None
     if unlock is not None:
         unlock(<size_t>self.data)
+        unlock_region(self.data, self.size)  # by the kernel's call: this may be a destructor, which must not wait
     rt_region_empty(<rt_region_t *>self._region)
 
 
@@ -400,7 +402,7 @@ cdef object _take_ordinary(_HugeBuffer_1 self, str name, object wish, int *lock_
     # Locked while nothing is present: to ask whether a page is locked splits a huge page that is not.
     lock_errno[0] = -memory_lock.acquire_range(<size_t>self.data, bytes)
     if lock_errno[0] == 0:
-        self._unlock = memory_lock.release_range  # kept, for at the interpreter's end the module may be gone first
+        self._unlock = memory_lock.forget_range  # kept, for at the interpreter's end the module may be gone first
     with nogil:
         rc = rt_populate(self.data, bytes, base)
     found = hugepages.account(<size_t>self.data, bytes)

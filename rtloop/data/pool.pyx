@@ -275,7 +275,7 @@ cdef class _Region:
             self.grant = range_lock_grant("lock", size, rc, detail="")
         else:
             # Kept here, for at the end of the interpreter the module's names may be gone first.
-            self._unlock = memory_lock.release_range
+            self._unlock = memory_lock.forget_range  # unmapping unlocks
         with nogil:
             rc = prefault_region(self._address, size)
         if rc:

@@ -9,7 +9,7 @@ import errno
 import os
 import resource
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, ClassVar
 
 from rtloop.errors import SetupError, setup_error
@@ -147,7 +147,8 @@ class _HeldFile:
     def close(self) -> None:
         self._open.discard(self)
         if self.fd >= 0:
-            os.close(self.fd)
+            with suppress(OSError):  # a program that becomes a daemon closes all files, this one, too
+                os.close(self.fd)
             self.fd = -1
 
     @classmethod

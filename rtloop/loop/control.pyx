@@ -15,14 +15,15 @@ from rtloop.loop.telemetry cimport TelemetryBlock
 from rtloop.system.memory_h cimport rt_memory_map
 
 import os
+import sys
 import threading
 import time
 from contextlib import ExitStack
 
 from rtloop.errors import SetupError, StateError, StopTimeoutError
 from rtloop.loop import acquire, failure, running
-from rtloop.loop.keeper import shielded
 from rtloop.loop.settings import CLOCKS, OVERRUN_POLICIES, POLICIES
+from rtloop.system.keeper import shielded
 from rtloop.system.memory import fork_count
 from rtloop.system.process import memory_lock
 from rtloop.units import format_duration, format_size
@@ -98,6 +99,8 @@ cdef class Control:
     def start(self, owner, cycles=None, duration_ns=None):
         """Acquire everything and let the thread go; on any exception nothing stays acquired."""
         self._check_not_in_child()
+        if sys.is_finalizing():
+            raise StateError(f"{self.settings.name} cannot be started: the interpreter is ending")
         running.reap_finished()
         self._former_state = self._move(_IDLE_STATES, "starting")
         self._pid, self._starter, self._is_stop_wanted = getpid(), threading.get_ident(), False

@@ -9,7 +9,7 @@ import warnings
 from typing import Protocol
 
 from rtloop.errors import RTSetupWarning, StopTimeoutError
-from rtloop.loop.keeper import look_with
+from rtloop.system.keeper import look_with
 
 __all__ = ["EXIT_TIMEOUT_NS", "loops", "reap_finished"]
 
@@ -31,7 +31,10 @@ _has_warned_of_fork = False
 def reap_finished() -> bool:
     """Give back what loops hold that ended by themselves. Returns whether any loop is left."""
     for control in list(loops):
-        control.state  # noqa: B018 - looking at it reaps it
+        try:
+            control.state  # noqa: B018 - looking at it reaps it
+        except Exception as error:
+            _tell(error)
     return bool(loops)
 
 
@@ -42,8 +45,13 @@ def _stop_all() -> None:
     for control in list(loops):
         try:
             control.stop(EXIT_TIMEOUT_NS)
-        except StopTimeoutError as error:
-            print(f"rtloop: at exit: {error}", file=sys.stderr)
+        except Exception as error:  # the others must stop, too
+            _tell(error)
+
+
+def _tell(error: Exception) -> None:
+    """Report what nobody is there to catch."""
+    print(f"rtloop: {error}" if isinstance(error, StopTimeoutError) else f"rtloop: {error!r}", file=sys.stderr)
 
 
 def _before_fork() -> None:
@@ -61,4 +69,4 @@ def _before_fork() -> None:
 
 atexit.register(_stop_all)
 look_with(reap_finished)
-os.register_at_fork(before=_before_fork)
+os.register_at_fork(before=_before_fork, after_in_child=loops.clear)

@@ -9,6 +9,7 @@ from rtloop.system.memory_h cimport rt_memory_map_sealed, rt_memory_prefault
 import errno
 import os
 import time
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -92,7 +93,8 @@ cdef class TelemetryBlock:
             memory_lock.release_range(<size_t>self.block)
         fd, self.fd = self.fd, -1
         if fd >= 0:
-            os.close(fd)
+            with suppress(OSError):  # a program that becomes a daemon closes all files, this one, too
+                os.close(fd)
 
     def __dealloc__(self):
         if self.block is not NULL:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from rtloop.errors import ConfigError, StateError, setup_error
 from rtloop.system import memory
 from rtloop.system.grant import Grant, describe_refused
+from rtloop.system.keeper import shielded_method
 from rtloop.system.process import core_dumps, memlock_limit, memory_lock, range_lock_grant
 from rtloop.system.region import Region, stack_left, touch_stack
 from rtloop.units import format_size, parse_size
@@ -61,7 +62,7 @@ ADVICE = {
 
 _registry = threading.RLock()
 _lock_all_modes: list[str] = []
-_locked: dict[tuple[int, int], list[Region]] = {}
+_locked: dict[tuple[int, int], list[tuple[Region, bool]]] = {}
 
 
 def _insist(grant: Grant) -> Grant:
@@ -116,6 +117,7 @@ def lock_all(current: bool = True, future: bool = True, onfault: bool = False) -
     return _insist(_try_lock_all(current, future, onfault))
 
 
+@shielded_method
 def _try_lock_all(current: bool, future: bool, onfault: bool) -> Grant:
     mode = {(True, True): "all", (True, False): "current", (False, True): "future"}[bool(current), bool(future)]
     if onfault:
@@ -129,6 +131,7 @@ def _try_lock_all(current: bool, future: bool, onfault: bool) -> Grant:
         return grant
 
 
+@shielded_method
 def unlock_all() -> None:
     """Undo the last :func:`lock_all`. Does nothing without one.
 
@@ -140,6 +143,7 @@ def unlock_all() -> None:
             memory_lock.release(_lock_all_modes.pop())
 
 
+@shielded_method
 def lock(buffer: Buffer, onfault: bool = False) -> Grant:
     """Lock the memory of an object (mlock(2)); the object can be neither resized nor freed until :func:`unlock`.
 
@@ -173,10 +177,11 @@ def lock(buffer: Buffer, onfault: bool = False) -> Grant:
         region.release()
         raise setup_error(-rc, describe_refused(grant), memory_lock=True, privilege=grant.fix != "")
     with _registry:
-        _locked.setdefault((region.address, region.nbytes), []).append(region)
+        _locked.setdefault((region.address, region.nbytes), []).append((region, bool(onfault)))
     return grant
 
 
+@shielded_method
 def unlock(buffer: Buffer) -> None:
     """Undo one :func:`lock` of the same object, or of the same memory, and let go of it.
 
@@ -190,17 +195,17 @@ def unlock(buffer: Buffer) -> None:
     asked.release()
     with _registry:
         if key not in _locked:  # somebody has forced it to another size, such as NumPy's resize(refcheck=False)
-            key = next((k for k, held in _locked.items() if held[-1].is_of(buffer)), key)
+            key = next((k for k, held in _locked.items() if held[-1][0].is_of(buffer)), key)
         regions = _locked.get(key)
         if not regions:
             raise StateError(
                 f"this {type(buffer).__name__} of {key[1]} bytes has not been locked by rtloop.memory.lock(), "
                 "or has been unlocked since"
             )
-        region = regions.pop()
+        region, is_onfault = regions.pop()
         if not regions:
             del _locked[key]
-        memory_lock.release_range(region.address)
+        memory_lock.release_range(region.address, region.nbytes, is_onfault=is_onfault)
     region.release()
 
 

@@ -93,6 +93,7 @@ cdef int lock_all_memory(bint current, bint future, bint onfault) noexcept nogil
 
 cdef int unlock_all_memory() noexcept nogil:
     """Undo every lock of the process (munlockall(2)), those of running loops included."""
+    _watch.lock_flags = 0
     return -errno if munlockall() else 0
 
 

@@ -11,12 +11,13 @@ import errno
 import os
 import resource
 import threading
-from abc import ABC, abstractmethod
 from contextlib import suppress
 from typing import NamedTuple
 
 from rtloop.system import memory
 from rtloop.system.grant import Grant
+from rtloop.system.keeper import shielded_method
+from rtloop.system.limits import core_dumps, memlock_limit
 from rtloop.system.privilege import CAP_IPC_LOCK, format_limit, is_capable, limit_fix
 from rtloop.system.text import read_text
 from rtloop.units import format_size
@@ -83,92 +84,6 @@ def range_lock_grant(name: str, size: int, rc: int, *, detail: str, is_asked: bo
     )
 
 
-def _size_limit(value: int) -> str:
-    return "unlimited" if value == resource.RLIM_INFINITY else format_size(value)
-
-
-class _Limit(ABC):
-    """A resource limit that the first loop changes and the last one puts back, unless somebody has changed it since."""
-
-    def __init__(self, which: int) -> None:
-        self._which = which
-        self.begin_anew()
-
-    def begin_anew(self) -> None:
-        """Forget all that was acquired, as a forked child must."""
-        self._lock = threading.RLock()
-        self._count = 0
-        self._former = self._changed = (0, 0)
-
-    def acquire(self) -> Grant:
-        """Change the limit if this is the first call, and tell what it is now."""
-        with self._lock:
-            if self._count == 0:
-                self._former = self._changed = resource.getrlimit(self._which)
-                self._change()
-            self._count += 1
-            try:
-                return self._grant(resource.getrlimit(self._which))
-            except BaseException:
-                self.release()
-                raise
-
-    def release(self) -> None:
-        """Put the limit back if this is the last call."""
-        with self._lock:
-            self._count -= 1
-            if self._count == 0 and resource.getrlimit(self._which) == self._changed != self._former:
-                with suppress(ValueError, OSError):  # somebody has lowered the hard limit meanwhile
-                    resource.setrlimit(self._which, self._former)
-
-    @abstractmethod
-    def _change(self) -> None: ...
-
-    @abstractmethod
-    def _grant(self, now: tuple[int, int]) -> Grant: ...
-
-
-class _MemlockLimit(_Limit):
-    """RLIMIT_MEMLOCK, raised as far as this process may."""
-
-    def _change(self) -> None:
-        infinite = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
-        for wanted in (infinite, (self._former[1], self._former[1])):
-            if self._former[0] == wanted[0]:
-                return
-            try:
-                resource.setrlimit(self._which, wanted)
-            except (ValueError, OSError):
-                continue
-            self._changed = wanted
-            return
-
-    def _grant(self, now: tuple[int, int]) -> Grant:
-        return Grant(
-            "memlock_limit",
-            "as high as allowed",
-            _size_limit(now[0]),
-            ok=True,
-            detail=f"RLIMIT_MEMLOCK was {_size_limit(self._former[0])}, hard limit {_size_limit(now[1])}"
-            + (", not applied with CAP_IPC_LOCK" if is_capable(CAP_IPC_LOCK) else ""),
-        )
-
-
-class _CoreDumps(_Limit):
-    """RLIMIT_CORE at 0, so that a crash does not write the locked memory to disk."""
-
-    def _change(self) -> None:
-        changed = (0, self._former[1])
-        with suppress(ValueError, OSError):  # a sandbox may refuse it, and the grant says so
-            resource.setrlimit(self._which, changed)
-            self._changed = changed
-
-    def _grant(self, now: tuple[int, int]) -> Grant:
-        is_off = now[0] == 0
-        detail = "" if is_off else "setrlimit on RLIMIT_CORE was refused"
-        return Grant("core_dumps", "off", "off" if is_off else format_limit(now[0]), ok=is_off, detail=detail)
-
-
 #: What a lock of everything may cover, with the flags of mlockall(2).
 LOCK_MODES = {
     "all": memory.LOCK_CURRENT | memory.LOCK_FUTURE,
@@ -184,6 +99,7 @@ class _Range(NamedTuple):
     start: int
     size: int
     is_onfault: bool
+    is_own: bool  # rtloop's, freshly mapped
     was_locked: bool  # by somebody else, who wants it to stay so
 
     def overlaps(self, other: _Range) -> bool:
@@ -215,6 +131,7 @@ class _MemoryLock:
         self._former: list[memory.Mapping] = []
         self._ranges: list[_Range] = []
 
+    @shielded_method
     def acquire(self, mode: str, *, instead: str = "nothing", advice: str = _LOCK_LESS) -> Grant:
         """Lock everything in one of the LOCK_MODES.
 
@@ -254,7 +171,7 @@ class _MemoryLock:
     def _without_own(self, mapping: memory.Mapping) -> list[memory.Mapping]:
         """Split a mapping into pieces, those of our own ranges not locked: their owners may go before the lock does."""
         pieces = [mapping]
-        for own in self._ranges if mapping.is_locked else []:
+        for own in list(self._ranges) if mapping.is_locked else []:
             if own.was_locked:
                 continue
             page = resource.getpagesize()
@@ -287,7 +204,7 @@ class _MemoryLock:
             f"VmRSS {format_size(status['VmRSS'])}"
         )
         if not LOCK_MODES[mode] & memory.LOCK_FUTURE:
-            is_locked = status["VmLck"] > 0
+            is_locked = memory.is_range_locked(id(self), 1)  # of the heap
             return Grant("memory_lock", mode, mode if is_locked else "nothing", is_locked, detail)
         future = memory.future_lock()
         if future is None:
@@ -314,6 +231,7 @@ class _MemoryLock:
             errno=errno.EPERM,
         )
 
+    @shielded_method
     def release(self, mode: str) -> None:
         """Undo one :meth:`acquire` that locked something."""
         with self._lock:
@@ -326,9 +244,7 @@ class _MemoryLock:
             memory.forget_lock()
             if self._former_future is None:
                 memory.unlock_everything()
-                for former in self._former:
-                    if former.is_locked:  # one that is gone by now needs no lock
-                        memory.lock_range(former.start, former.size, former.is_onfault)
+                self._lock_former()
             else:
                 mode = "future onfault" if self._former_future == "onfault" else "future"
                 memory.lock_everything(LOCK_MODES[mode], is_again_after_fork=False)
@@ -336,6 +252,15 @@ class _MemoryLock:
             for own in list(self._ranges):  # the collector of garbage may give one back meanwhile
                 memory.lock_range(own.start, own.size, own.is_onfault)
             self._former = []
+
+    def _lock_former(self) -> None:
+        """Lock what was locked before and is still mapped."""
+        former_locks = [former for former in self._former if former.is_locked]
+        for now in memory.mappings() if former_locks else []:
+            for former in former_locks:
+                start, end = max(now.start, former.start), min(now.start + now.size, former.start + former.size)
+                if start < end:
+                    memory.lock_range(start, end - start, former.is_onfault)
 
     def _restore_present(self) -> None:
         """Put back the lock of what was there before; what has been mapped since is locked as somebody asked for it."""
@@ -349,6 +274,7 @@ class _MemoryLock:
                 elif former.is_onfault and not now.is_onfault:
                     memory.lock_range(start, end - start, onfault=True)
 
+    @shielded_method
     def acquire_range(self, address: int, size: int, *, is_onfault: bool = False, is_own: bool = True) -> int:
         """Lock one range, in a way that outlives a lock of everything.
 
@@ -368,49 +294,75 @@ class _MemoryLock:
             0 or a negative errno.
         """
         with self._lock:
-            new = _Range(address, size, is_onfault, was_locked=False)
-            if not is_own and not self._modes and not any(new.overlaps(own) for own in self._ranges):
+            new = _Range(address, size, is_onfault, is_own, was_locked=False)
+            if not is_own:
                 new = new._replace(was_locked=self._is_locked_by_others(new))
             rc = memory.lock_range(address, size, is_onfault)
             if rc == 0 and size and not memory.is_range_locked(address, size):
                 rc = -errno.EAGAIN  # the kernel has said yes and not done it
             if rc == 0:
                 self._ranges.append(new)
+            elif size:
+                self._unlock(new)  # mlock(2) may fail half-way, with the range locked and not present
             return rc
 
-    @staticmethod
-    def _is_locked_by_others(asked: _Range) -> bool:
+    def _is_locked_by_others(self, asked: _Range) -> bool:
+        overlapping = [own for own in list(self._ranges) if own.overlaps(asked)]
+        if overlapping:
+            return any(own.was_locked for own in overlapping)
+        if self._modes:
+            return any(m.is_locked and m.start <= asked.start < m.start + m.size for m in self._former)
         # From the list of mappings: to ask by MADV_COLD would split an unlocked huge page.
         if not memory_status()["VmLck"]:
             return False
         within = [m for m in memory.mappings() if m.start < asked.start + asked.size and asked.start < m.start + m.size]
         return bool(within) and all(m.is_locked for m in within)
 
-    def release_range(self, address: int) -> None:
-        """Undo one :meth:`acquire_range`; the range stays locked where any other owner wants it so."""
+    @shielded_method
+    def release_range(self, address: int, size: int | None = None, *, is_onfault: bool = False) -> None:
+        """Undo one :meth:`acquire_range`; the range stays locked where any other owner wants it so.
+
+        `size` and `is_onfault` tell ranges apart that begin at one address; rtloop's own never do.
+        """
         with self._lock:
-            found = [own for own in self._ranges if own.start == address]
-            if not found:
-                return
-            self._ranges.remove(found[-1])
-            if self._modes or found[-1].was_locked:
-                return
-            memory.unlock_range(address, found[-1].size)
-            for own in list(self._ranges):  # the collector of garbage may give one back meanwhile
-                if own.overlaps(found[-1]):
-                    memory.lock_range(own.start, own.size, own.is_onfault)
+            found = [own for own in list(self._ranges) if own.start == address]
+            if size is not None:
+                found = [own for own in found if (own.size, own.is_onfault) == (size, is_onfault)]
+            if found:
+                self._ranges.remove(found[-1])
+                if not found[-1].was_locked:
+                    self._unlock(found[-1])
+
+    def forget_range(self, address: int) -> None:
+        """Drop the record of a range of rtloop's own that is about to be unmapped; takes no lock, for destructors."""
+        for own in list(self._ranges):
+            if own.start == address and own.is_own:
+                with suppress(ValueError):
+                    self._ranges.remove(own)
+
+    def _unlock(self, gone: _Range) -> None:
+        """Unlock a range, except what others want locked."""
+        if self._modes:
+            return
+        memory.unlock_range(gone.start, gone.size)
+        for own in list(self._ranges):
+            if own.overlaps(gone):
+                memory.lock_range(own.start, own.size, own.is_onfault)
+
+    def lock_again(self) -> None:
+        """After a fork: the pages that others have had locked here are copy-on-write, and locking breaks that."""
+        for own in list(self._ranges):
+            if not own.is_own and not own.is_onfault:
+                memory.lock_range(own.start, own.size)
 
 
-memlock_limit = _MemlockLimit(resource.RLIMIT_MEMLOCK)
-core_dumps = _CoreDumps(resource.RLIMIT_CORE)
 memory_lock = _MemoryLock()
 
 
 def _begin_anew() -> None:
     """In a forked child no memory is locked, no loop runs, and a mutex copied while it was held would stay so."""
-    shared: _Limit | _MemoryLock
     for shared in (memlock_limit, core_dumps, memory_lock):
         shared.begin_anew()
 
 
-os.register_at_fork(after_in_child=_begin_anew)
+os.register_at_fork(after_in_parent=lambda: memory_lock.lock_again(), after_in_child=_begin_anew)

@@ -1,4 +1,4 @@
-"""The keeper: a thread that acquires for loops and gives back, so that no signal handler can end either half-way.
+"""The keeper: a thread that acquires and gives back, so that no signal handler can end either half-way.
 
 Python runs signal handlers on the main thread, between any two steps of it. What has to be done as a whole is handed
 to the keeper, which they never reach; the caller waits, and an exception of a handler comes when the work is done. The
@@ -6,8 +6,11 @@ keeper also notices loops that ended by themselves, and gives back what they hel
 """
 
 import _thread
+import functools
 import os
 import queue
+import sys
+import threading
 
 
 cdef extern from "<sys/prctl.h>" nogil:
@@ -41,6 +44,14 @@ class _Job:
 
 
 def _keep(jobs):
+    global _pid
+    try:
+        _work(jobs)
+    finally:
+        _pid = 0  # whoever comes next starts another one
+
+
+def _work(jobs):
     global _ident
     _ident = _thread.get_ident()
     prctl(PR_SET_NAME, b"rtloop-keeper")
@@ -48,7 +59,10 @@ def _keep(jobs):
     if os.sched_getscheduler(0) != os.SCHED_OTHER:
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     while True:
-        is_needed = _look is not None and _look()
+        try:
+            is_needed = _look is not None and _look()
+        except Exception:
+            is_needed = True
         try:
             job = jobs.get(timeout=_LOOK_S if is_needed else None)
         except queue.Empty:
@@ -59,7 +73,8 @@ def _keep(jobs):
             job.result = job.function()
         except BaseException as error:
             job.error = error
-        job.done.release()
+        finally:
+            job.done.release()
         del job
 
 
@@ -98,9 +113,9 @@ def shielded(function):
     interrupt = None
     if _thread.get_ident() == _ident and _pid == os.getpid():
         return function()
-    jobs = _start()
+    jobs = None if sys.is_finalizing() else _start()
     if jobs is None:
-        return function()
+        return function()  # at the interpreter's end there are neither threads nor signal handlers
     job = _Job(function)
     jobs.put(job)
     while True:
@@ -114,3 +129,17 @@ def shielded(function):
     if interrupt is not None:
         raise interrupt
     return job.result
+
+
+def shielded_method(method):
+    """Make a method that the main thread, where signal handlers run, has the keeper call.
+
+    A handler that comes in the middle of it, and itself needs what the method has locked, would wait for ever.
+    """
+    @functools.wraps(method)
+    def call(*arguments, **keywords):
+        if _thread.get_ident() != threading.main_thread().ident:
+            return method(*arguments, **keywords)
+        return shielded(lambda: method(*arguments, **keywords))
+
+    return call

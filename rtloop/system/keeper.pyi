@@ -1,7 +1,9 @@
 from collections.abc import Callable
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
+_P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 def look_with(function: Callable[[], bool]) -> None: ...
 def shielded(function: Callable[[], _T]) -> _T: ...
+def shielded_method(method: Callable[_P, _T]) -> Callable[_P, _T]: ...
