@@ -190,6 +190,8 @@ cdef class _HugeBuffer_1:
         return self
 
     def __exit__(self, kind, error, trace):
+        if self._region is NULL:
+            return
         self._is_closing = True
         if not self._exports:
             _give_back(self)

@@ -339,6 +339,8 @@ cdef class _Held:
         self._dtype = dtype
 
     def __getbuffer__(self, Py_buffer *view, int flags):
+        if self._block is NULL:
+            raise BufferError("this block is not held: use the array of the with statement")
         PyBuffer_FillInfo(view, self, self._block, _pool(self._pool).block_bytes, 0, flags | PyBUF_WRITABLE)
 
     def __enter__(self):

@@ -449,3 +449,7 @@ def test_the_account_of_a_range_is_that_of_its_mappings(tmp_path: Path) -> None:
     assert read(0x7F0000400000, 2 * M2) == Account(2 * M2, 2 * M2, M2, 2 * M2, 0, False)
     assert read(0x7F0000000000, M2 + 1) == Account(M2 + 4096, M2, 4096, 0, M2, False)
     assert read(0x10000, 4096).size == 0 and not read(0x10000, 4096).is_locked
+
+
+def test_a_buffer_that_was_never_made_can_be_left() -> None:
+    assert HugeBuffer.__new__(HugeBuffer).__exit__(None, None, None) is None  # type: ignore[func-returns-value]

@@ -281,3 +281,13 @@ print(inline.use(rtloop.Pool(64, 1, kind="single")), plain.Mine("4K", 2, kind="m
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "(0, 1) (0, -114)", done.stderr
+
+
+def test_a_block_that_is_not_held_lends_no_memory():
+    holder = rtloop.Pool(64, 2).block()
+    with pytest.raises(BufferError, match="not held"):
+        memoryview(holder)
+    with holder:
+        assert memoryview(holder).nbytes == 64
+    with pytest.raises(BufferError, match="not held"):
+        memoryview(holder)
