@@ -8,14 +8,17 @@ import operator
 import os
 import resource
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rtloop.errors import ConfigError, SetupError, setup_error
-from rtloop.system import hugepages, process
+from rtloop.system import cgroup, hugepages, process
 from rtloop.system.grant import Grant, describe_refused
 from rtloop.system.hugepages import Account, format_page
 from rtloop.system.privilege import format_limit, limit_fix
 from rtloop.units import format_size, parse_size
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = [
     "Wish",
@@ -57,6 +60,13 @@ class Wish(NamedTuple):
         # What nobody has reserved is not worth an attempt, but for the one that the message is about.
         stocked = [s for s in (*sizes, *smaller) if s == default or _is_stocked(s)]
         return tuple(stocked) or (2 << 20,)
+
+    def judge(self, grants: tuple[Grant, ...], strict: bool) -> str:
+        """Return what to warn of, or nothing; raise it where nothing but what was asked for will do."""
+        unmet = self.unmet(grants)
+        if unmet and strict:
+            raise refusal(unmet[0])
+        return "\n".join(describe_refused(grant) for grant in unmet)
 
     def unmet(self, grants: tuple[Grant, ...]) -> list[Grant]:
         """Return the refused grants, if any of them was asked for by name; ``"auto"`` takes what there is."""
@@ -106,8 +116,9 @@ def parse_wish(nbytes: int | str, page_size: int | str, backing: str | os.PathLi
     return Wish(size, page, name, None, every[every.index(first) :])
 
 
-def dimensions(shape: Any, items: int) -> tuple[int, ...]:
-    """Return the shape of an array that may have so many items; one dimension of -1, or None, is as many as fit."""
+def dimensions(shape: Any, item: np.dtype[Any], nbytes: int) -> tuple[int, ...]:
+    """Return the shape of an array that may have so many bytes; one dimension of -1, or None, is as many as fit."""
+    items = nbytes // item.itemsize
     given = shape if isinstance(shape, Iterable) else [-1 if shape is None else shape]
     try:
         dims = [operator.index(n) for n in given]
@@ -117,6 +128,8 @@ def dimensions(shape: Any, items: int) -> tuple[int, ...]:
         raise ConfigError(f"shape={shape!r} is no shape; give whole numbers of items, one of which may be -1")
     if -1 in dims:
         dims[dims.index(-1)] = items // -math.prod(dims)
+    if not 0 <= (count := math.prod(dims)) <= items:
+        raise ConfigError(f"shape={shape!r} of {item} takes {count * item.itemsize} bytes; there are {nbytes}")
     return tuple(dims)
 
 
@@ -203,12 +216,17 @@ def page_size_grant(wish: Wish, page_size: int) -> list[Grant]:
 
 
 def shortage(name: str, size: int) -> Grant | None:
-    """Refuse what is more than the machine's free memory: to make it present would have the kernel kill a process."""
-    available = hugepages.available_memory()
-    if not 0 < available < size:
-        return None
-    detail = f"MemAvailable is {format_size(available)}"
-    return Grant(name, format_size(size), "none", False, detail, "ask for less, or free memory", errno.ENOMEM)
+    """Refuse what is more than the free memory: to make it present would have the kernel kill a process."""
+    room = {"MemAvailable": hugepages.available_memory(), **cgroup.memory_room()}
+    for where, available in room.items():
+        if available is not None and available < size:
+            detail = f"{where} is {format_size(available)}"
+            fix = "ask for less, or free memory"
+            if where != "MemAvailable":
+                detail = f"{format_size(available)} left of the control group's {where}"
+                fix += "; or raise that limit"
+            return Grant(name, format_size(size), "none", False, detail, fix, errno.ENOMEM)
+    return None
 
 
 def ordinary_grant(name: str, size: int, page_size: int, found: Account | None, error: int = 0) -> Grant:

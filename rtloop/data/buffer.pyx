@@ -3,11 +3,9 @@
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.exc cimport PyErr_Fetch, PyErr_Restore
 from cpython.object cimport PyObject, PyTypeObject
-from libc.stdint cimport int32_t, int64_t
-from libc.stdlib cimport calloc, free
+from libc.stdint cimport int64_t
 
-from rtloop._os cimport pthread_atfork
-from rtloop.system.memory cimport unlock_region
+from rtloop.data.regions cimport drop_region, keep_region, rt_region_t
 
 import errno
 import math
@@ -18,33 +16,14 @@ import warnings
 import numpy as np
 
 from rtloop.data import backing as asking
-from rtloop.errors import ConfigError, RTSetupWarning, StateError
+from rtloop.data.storage import plain_dtype
+from rtloop.errors import RTSetupWarning, StateError
 from rtloop.system import hugepages
-from rtloop.system.grant import describe_refused
 from rtloop.system.process import memory_lock
 from rtloop.units import format_size
 
 
-cdef extern from "<pthread.h>" nogil:
-    ctypedef struct pthread_mutex_t:
-        pass
-    int pthread_mutex_init(pthread_mutex_t *mutex, const void *attr)
-    int pthread_mutex_lock(pthread_mutex_t *mutex)
-    int pthread_mutex_unlock(pthread_mutex_t *mutex)
-
-
 cdef extern from "../include/rtloop/hugepage.h" nogil:
-    ctypedef struct rt_region_t:
-        void *address
-        size_t bytes
-        int32_t is_copy
-
-    ctypedef struct rt_regions_t:
-        pthread_mutex_t mutex
-
-    void rt_regions_add(rt_regions_t *regions, rt_region_t *region)
-    void rt_regions_remove(rt_regions_t *regions, rt_region_t *region)
-    void rt_regions_in_child(rt_regions_t *regions)
     int rt_region_map(rt_region_t *region, size_t bytes, size_t page, size_t align, int is_huge)
     int rt_region_map_hugetlb(rt_region_t *region, size_t bytes, int shift)
     int rt_region_map_file(rt_region_t *region, size_t bytes, int fd)
@@ -53,22 +32,6 @@ cdef extern from "../include/rtloop/hugepage.h" nogil:
     void rt_region_unmap(rt_region_t *region)
     int64_t rt_hugetlbfs_page_bytes(int fd)
     int rt_populate(void *address, size_t bytes, size_t page)
-
-
-cdef rt_regions_t _regions
-
-
-cdef void _before_fork() noexcept nogil:
-    pthread_mutex_lock(&_regions.mutex)
-
-
-cdef void _after_fork_in_parent() noexcept nogil:
-    pthread_mutex_unlock(&_regions.mutex)
-
-
-cdef void _after_fork_in_child() noexcept nogil:
-    rt_regions_in_child(&_regions)
-    pthread_mutex_unlock(&_regions.mutex)
 
 
 cdef class _HugeBuffer_1:
@@ -89,14 +52,25 @@ cdef class _HugeBuffer_1:
         ``"2M"``, ``"1G"`` or another size that the kernel has. ``"auto"``: the largest one that the machine has
         reserved and that wastes at most an eighth, else the kernel's default.
     backing : str or path
-        ``"hugetlb"``: the pool. The path of a hugetlbfs mount, or of a new file in one: the pool, by way of a file
-        that nobody else can open and that has no name; a path that is not on hugetlbfs is refused. ``"thp"``:
+        ``"hugetlb"``: the pool. The path of a hugetlbfs mount, or of a new file in one: the pool, by way of a file of
+        mode 0600 that loses its name at once; a path that is not on hugetlbfs is refused. ``"thp"``:
         transparent huge pages. ``"pages"``: ordinary pages, between two inaccessible ones. ``"auto"``: the first of
         ``"hugetlb"``, ``"thp"``, ``"pages"`` that the machine grants.
     strict : bool
         Whether to raise where the first choice, the page size, or the lock is not granted in full; with ``"auto"``
         the first choice is ``"hugetlb"``. Otherwise the next backing is tried, and what was asked for by name and
         not granted is told in one RTSetupWarning.
+
+    Attributes
+    ----------
+    nbytes, size : int
+        Bytes as asked for, and in whole pages.
+    page_size : int
+        Bytes of the pages that the kernel gave.
+    backing : {"hugetlb", "thp", "pages"}
+        What the kernel gave.
+    grants : tuple of Grant
+        What was asked for, tried, and granted, in this order.
 
     Raises
     ------
@@ -129,39 +103,15 @@ cdef class _HugeBuffer_1:
     """
 
     def __init__(self, nbytes, *, page_size="auto", backing="auto", strict=False):
-        cdef int lock_errno = 0
         if self._region is not NULL or self._is_closing:
             raise StateError("a buffer is made once: its memory may be in use; make a new one")
         wish = asking.parse_wish(nbytes, page_size, backing)
         self.nbytes = wish.nbytes
-        grants = []
-        for attempt in wish.attempts:
-            if attempt == "path":
-                grant = _take_file(self, wish)
-            elif attempt == "hugetlb":
-                grant = _take_pool(self, wish)
-            else:
-                grant = _take_ordinary(self, attempt, wish, &lock_errno)
-            grants.append(grant)
-            if strict and not grant.ok:
-                raise asking.refusal(grant)
-            if self._region is not NULL:
-                break
-        else:
-            raise asking.refusal(grant)
-        lock = asking.lock_grant(self.size, self.is_locked, self.backing == "hugetlb", lock_errno)
-        self.grants = (*grants, *asking.page_size_grant(wish, self.page_size), lock)
-        unmet = wish.unmet(self.grants)
-        if unmet and strict:
-            raise asking.refusal(unmet[0])
-        if unmet:
-            text = "\n".join(describe_refused(grant) for grant in unmet)
-            warnings.warn(f"{self!r} is not what was asked for.\n{text}", RTSetupWarning, stacklevel=1)
-
-    def __del__(self):
-        if self._unlock is not None:
-            self._unlock(<size_t>self.data)
-            self._unlock = None
+        try:
+            _take(self, wish, strict)
+        except BaseException:  # a refusal, a warning that was made an error, a signal handler's: nothing stays acquired
+            _drop(self)
+            raise
 
     def __dealloc__(self):
         _drop(self)
@@ -194,7 +144,7 @@ cdef class _HugeBuffer_1:
             return
         self._is_closing = True
         if not self._exports:
-            _give_back(self)
+            _check_given_back(self, _give_back(self))
 
     @property
     def address(self):
@@ -243,15 +193,9 @@ cdef class _HugeBuffer_1:
         """
         if self.closed:
             raise StateError(_why_closed(self))
-        item = np.dtype(dtype)
-        if item.hasobject or not item.itemsize:
-            raise ConfigError(f"dtype={dtype!r} has no place in plain memory; give numbers, or a struct of them")
-        items = self.nbytes // item.itemsize
-        dims = asking.dimensions(shape, items)
-        count = math.prod(dims)
-        if not 0 <= count <= items:
-            raise ConfigError(f"shape={shape!r} of {item} takes {count * item.itemsize} bytes; there are {self.nbytes}")
-        return np.frombuffer(self, item, count).reshape(dims)
+        item = plain_dtype(dtype)
+        dims = asking.dimensions(shape, item, self.nbytes)
+        return np.frombuffer(self, item, math.prod(dims)).reshape(dims)
 
     def close(self):
         """Give the memory back. The addresses read as zeros until the object is gone.
@@ -262,13 +206,17 @@ cdef class _HugeBuffer_1:
         ------
         BufferError
             While views of it are in use.
+        OSError
+            Where the kernel takes nothing back, which it may refuse with all future memory locked within a low limit:
+            the memory goes with the object.
         """
         if self.closed:
             return
         if self._exports:
-            raise BufferError(f"{self._exports} views of {self!r} are in use: delete the arrays and memoryviews first")
+            views = f"{self._exports} views" if self._exports > 1 else "a view"
+            raise BufferError(f"{views} of {self!r} in use: delete the arrays and memoryviews first")
         self._is_closing = True
-        _give_back(self)
+        _check_given_back(self, _give_back(self))
 
     def __repr__(self):
         if self._region is NULL:
@@ -291,12 +239,7 @@ cdef object _why_closed(_HugeBuffer_1 self):
 
 
 cdef int _adopt(_HugeBuffer_1 self, rt_region_t *fresh, str backing, size_t page_size) except -1:
-    cdef rt_region_t *region = <rt_region_t *>calloc(1, sizeof(rt_region_t))
-    if region is NULL:
-        rt_region_unmap(fresh)
-        raise MemoryError
-    region[0] = fresh[0]
-    rt_regions_add(&_regions, region)
+    cdef rt_region_t *region = keep_region(fresh)
     self._region = region
     self.data = region.address
     self.size = region.bytes
@@ -306,24 +249,63 @@ cdef int _adopt(_HugeBuffer_1 self, rt_region_t *fresh, str backing, size_t page
 
 
 cdef void _drop(_HugeBuffer_1 self) noexcept:
+    """Unmap it all. Called by the destructor, too: nothing of a subclass runs, and no lock is waited for."""
     cdef rt_region_t *region = <rt_region_t *>self._region
     if region is NULL:
         return
-    rt_regions_remove(&_regions, region)
-    rt_region_unmap(region)
-    free(region)
+    _forget_lock(self)
+    drop_region(region)
     self._region = NULL
     self.data = NULL
     self.size = 0
 
 
-cdef object _give_back(_HugeBuffer_1 self):
-    """Unlock the memory and give it back; what could not be given back goes with the object."""
+cdef int _forget_lock(_HugeBuffer_1 self) except? -1:
     unlock, self._unlock = self._unlock, None
     if unlock is not None:
         unlock(<size_t>self.data)
-        unlock_region(self.data, self.size)  # by the kernel's call: this may be a destructor, which must not wait
-    rt_region_empty(<rt_region_t *>self._region)
+    return 0
+
+
+cdef int _give_back(_HugeBuffer_1 self) except? 1:
+    """Unlock the memory and give it back: 0 or a negative errno. What could not be given back goes with the object."""
+    if self._region is NULL:
+        return 0
+    _forget_lock(self)
+    return rt_region_empty(<rt_region_t *>self._region)
+
+
+cdef int _check_given_back(_HugeBuffer_1 self, int rc) except -1:
+    if rc:
+        raise OSError(-rc, f"the memory of {self!r} could not be given back, and goes with the object: "
+                           f"{os.strerror(-rc)}")
+    return 0
+
+
+cdef int _take(_HugeBuffer_1 self, object wish, bint strict) except -1:
+    """Try one backing after the other, lock what was granted, and tell."""
+    cdef int lock_errno = 0
+    grants = []
+    for attempt in wish.attempts:
+        if attempt == "path":
+            grant = _take_file(self, wish)
+        elif attempt == "hugetlb":
+            grant = _take_pool(self, wish)
+        else:
+            grant = _take_ordinary(self, attempt, wish, &lock_errno)
+        grants.append(grant)
+        if strict and not grant.ok:
+            raise asking.refusal(grant)
+        if self._region is not NULL:
+            break
+    else:
+        raise asking.refusal(grant)
+    lock = asking.lock_grant(self.size, self.is_locked, self.backing == "hugetlb", lock_errno)
+    self.grants = (*grants, *asking.page_size_grant(wish, self.page_size), lock)
+    text = wish.judge(self.grants, strict)
+    if text:
+        warnings.warn(f"{self!r} is not what was asked for.\n{text}", RTSetupWarning, stacklevel=1)
+    return 0
 
 
 cdef object _take_pool(_HugeBuffer_1 self, object wish, size_t size=0, int fd=-1):
@@ -414,7 +396,6 @@ cdef object _take_ordinary(_HugeBuffer_1 self, str name, object wish, int *lock_
         found = hugepages.account(<size_t>self.data, bytes)
     grant = asking.ordinary_grant(name, bytes, unit, found, -rc)
     if rc or (is_huge and not found.transparent):
-        self.__del__()
         _drop(self)
     elif is_huge and grant.ok:
         self.page_size = unit
@@ -439,8 +420,3 @@ cdef extern from *:
 
 # The class is known by the name that its users import.
 rt_name_buffer(<PyTypeObject *>_HugeBuffer_1)
-
-if pthread_mutex_init(&_regions.mutex, NULL) or pthread_atfork(
-    _before_fork, _after_fork_in_parent, _after_fork_in_child
-):
-    raise MemoryError("pthread_atfork failed")

@@ -5,25 +5,18 @@ from cpython.object cimport PyTypeObject
 from libc.errno cimport EALREADY, EINVAL
 from libc.stdint cimport uint32_t, uint64_t
 
-from rtloop._os cimport munmap
-from rtloop.system.memory cimport prefault_region
-
 import os
 import warnings
 
 import numpy as np
 
+from rtloop.data.storage import HugeStorage, Storage, plain_dtype
 from rtloop.errors import ConfigError, PoolError, PoolExhaustedError, RTSetupWarning
 from rtloop.system.grant import describe_refused
-from rtloop.system.process import memory_lock, range_lock_grant
-from rtloop.units import format_size, parse_size
+from rtloop.units import parse_size
 
 
-cdef extern from "../include/rtloop/memory.h" nogil:
-    int rt_memory_map(void **address, size_t size)
-
-
-cdef extern from "../include/rtloop/pool.h" nogil:
+cdef extern from "../include/rtloop/pool_check.h" nogil:
     enum:
         RT_POOL_SINGLE
         RT_POOL_SHARED
@@ -55,7 +48,8 @@ cdef class _Pool_1:
     Equal blocks of memory that a step takes and gives back in bounded time, without a page fault or a call of malloc.
 
     One contiguous region, each block on cache lines of its own, prefaulted, and locked into memory. Where the kernel
-    refuses the lock, an RTSetupWarning has the fix, and ``is_locked`` is False. A forked child sees an empty pool.
+    refuses the lock, an RTSetupWarning has the fix, and ``is_locked`` is False. A forked child sees an empty pool, and
+    views of blocks read zeros there.
 
     Parameters
     ----------
@@ -75,7 +69,7 @@ cdef class _Pool_1:
     ConfigError
         On a size, a count or a kind that can never work.
     MemoryError
-        Where the region cannot be mapped.
+        Where it is more than the machine, or the control group, has left.
 
     Notes
     -----
@@ -118,17 +112,23 @@ cdef class _Pool_1:
         size = rt_pool_bytes(block_bytes, blocks, kind_code)
         if size == 0:
             raise ConfigError(f"block_size={block_size!r} times count={count!r} is more than a pool can manage")
-        region = _Region(size) if backing is None else _HugeRegion(size, backing)
-        address = <void *><size_t>region.address
+        storage = Storage(size, "a pool") if backing is None else HugeStorage(size, backing)
+        address = <void *><size_t>storage.address
         with nogil:
             rc = rt_pool_init(<rt_pool_t *>address, block_bytes, blocks, kind_code)
         if rc:
             raise OSError(-rc, f"a pool with kind={kind!r} cannot be made: {os.strerror(-rc)}")
-        self._owner = region
+        self._owner = storage
         self.handle = address
-        if backing is None and region.grant is not None:
-            text = describe_refused(region.grant)
+        if storage.grant is None:
+            return
+        try:
+            text = describe_refused(storage.grant)
             warnings.warn(f"{self!r} may be paged out.\n{text}", RTSetupWarning, stacklevel=1)
+        except BaseException:  # a warning that was made an error leaves no pool
+            self.handle = NULL
+            self._owner = None
+            raise
 
     cdef void *alloc(self) noexcept nogil:
         return rt_pool_alloc(<rt_pool_t *>self.handle)
@@ -185,9 +185,8 @@ cdef class _Pool_1:
 
     @property
     def is_locked(self):
-        """Whether the kernel has locked the region into memory, so that it cannot be paged out."""
-        _pool(self)
-        return self._owner.is_locked
+        """Whether the kernel keeps the region in memory, so that it cannot be paged out, asked now."""
+        return _pool(self).count != 0 and self._owner.is_locked
 
     @property
     def backing(self):
@@ -201,7 +200,8 @@ cdef class _Pool_1:
         Raises
         ------
         PoolError
-            Where a block is free twice, is lost, or the counters disagree: memory was overwritten.
+            Where the pool's own tables contradict themselves: something has written over them. A block that is marked
+            as in use and that nobody has cannot be told from one that somebody has.
         """
         cdef rt_pool_t *pool = _pool(self)
         cdef int rc
@@ -237,82 +237,18 @@ cdef class _Pool_1:
         ...     array[:] = 0
         """
         _check_not_in_child(self)
-        item = np.dtype(dtype)
-        if item.hasobject:
-            raise ConfigError(f"dtype={dtype!r} has no place in plain memory; give numbers, or a struct of them")
-        if not 0 < item.itemsize <= _pool(self).block_bytes:
+        item = plain_dtype(dtype)
+        if item.itemsize > _pool(self).block_bytes:
             raise ConfigError(f"dtype={dtype!r} does not fit into a block of {self.block_size} bytes")
         return _Held(self, item)
 
     def __repr__(self):
         return (
-            f"Pool(block_size={self.block_size}, count={self.capacity}, kind={self.kind!r}, in_use={self.in_use}, "
-            f"is_locked={self.is_locked})"
+            f"Pool(block_size={self.block_size}, count={self.capacity}, kind={self.kind!r}, in_use={self.in_use})"
         )
 
 
 Pool = _Pool_1
-
-
-cdef class _Region:
-    """Memory for a pool: mapped, prefaulted, and locked where the process may; given back when nobody holds it."""
-
-    backing = "pages"
-    cdef void *_address
-    cdef size_t _size
-    cdef object _unlock
-    cdef readonly object grant  # of the lock, where it was refused
-
-    def __cinit__(self, uint64_t size):
-        cdef int rc
-        rc = rt_memory_map(&self._address, size)
-        if rc:
-            self._address = NULL
-            raise MemoryError(f"a pool of {format_size(size)} cannot be mapped: {os.strerror(-rc)}")
-        self._size = size
-        rc = memory_lock.acquire_range(<size_t>self._address, size)
-        if rc:
-            self.grant = range_lock_grant("lock", size, rc, detail="")
-        else:
-            # Kept here, for at the end of the interpreter the module's names may be gone first.
-            self._unlock = memory_lock.forget_range  # unmapping unlocks
-        with nogil:
-            rc = prefault_region(self._address, size)
-        if rc:
-            raise MemoryError(f"a pool of {format_size(size)} cannot be made present: {os.strerror(-rc)}")
-
-    def __del__(self):
-        if self._unlock is not None:
-            self._unlock(<size_t>self._address)
-            self._unlock = None
-
-    def __dealloc__(self):
-        if self._address is not NULL:
-            munmap(self._address, self._size)
-
-    @property
-    def address(self):
-        return <size_t>self._address
-
-    @property
-    def is_locked(self):
-        return self._unlock is not None
-
-
-class _HugeRegion:
-    """The same on huge pages: a HugeBuffer, which cannot be closed while the pool holds a view of it."""
-
-    def __init__(self, size, backing):
-        from rtloop.data.buffer import HugeBuffer
-
-        self._buffer = HugeBuffer(size, backing=backing)
-        self._view = memoryview(self._buffer)
-        self.address = self._buffer.address
-        self.backing = self._buffer.backing
-
-    @property
-    def is_locked(self):
-        return self._buffer.is_locked
 
 
 cdef rt_pool_t *_pool(_Pool_1 pool) except NULL:
@@ -351,13 +287,20 @@ cdef class _Held:
         self._block = pool.alloc()
         if self._block is NULL:
             raise PoolExhaustedError(f"all {pool.capacity} blocks of the pool are in use; make it larger")
-        items = _pool(pool).block_bytes // self._dtype.itemsize
-        # The array's base is a loan of its own, so that this one can be entered again with another block.
-        loan = _Held(pool, self._dtype)
-        (<_Held>loan)._block = self._block
-        return np.frombuffer(loan, self._dtype, items)
+        try:
+            items = _pool(pool).block_bytes // self._dtype.itemsize
+            # The array's base is a loan of its own, so that this one can be entered again with another block.
+            loan = _Held(pool, self._dtype)
+            (<_Held>loan)._block = self._block
+            return np.frombuffer(loan, self._dtype, items)
+        except BaseException:  # a signal handler's, or of memory that ran out
+            pool.free(self._block)
+            self._block = NULL
+            raise
 
     def __exit__(self, *exception):
+        if self._block is NULL:
+            raise PoolError("no block is held here: this with statement has ended already")
         block, self._block = <size_t>self._block, NULL
         if _pool(self._pool).count == 0:
             return  # in a forked child, which owns no block

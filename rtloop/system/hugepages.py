@@ -86,9 +86,9 @@ def default_page_size(meminfo: str = "/proc/meminfo") -> int:
     return _kilobytes(meminfo, "Hugepagesize")
 
 
-def available_memory(meminfo: str = "/proc/meminfo") -> int:
-    """Return how many bytes the kernel could hand out without swapping, as it estimates itself."""
-    return _kilobytes(meminfo, "MemAvailable")
+def available_memory(meminfo: str = "/proc/meminfo") -> int | None:
+    """Return how many bytes the kernel could hand out without swapping, as it estimates; None where it does not."""
+    return _kilobytes(meminfo, "MemAvailable") or None
 
 
 def _kilobytes(path: str, wanted: str) -> int:

@@ -33,11 +33,11 @@ _LIMITS = {
 
 
 def _user() -> str:
-    import getpass  # here, for an import of rtloop is to be quick
-
     try:
+        import getpass  # here, for an import of rtloop is to be quick
+
         return getpass.getuser()
-    except (KeyError, OSError):
+    except (ImportError, KeyError, OSError):  # nameless, or a Python without the module
         return str(os.getuid())
 
 

@@ -83,7 +83,7 @@ PROGRAMS = {
                 "  pthread_mutex_unlock(&pool->lock);\n  const int rc = rt_pool_free_single(pool, block);",
             ),
             "no inheritance": Mutation("pool.h", "pthread_mutexattr_setprotocol(&attr, PTHREAD_PRIO_INHERIT)", "0"),
-            "the checker is blind": Mutation("pool.h", "index >= pool->count || pool->off_stack[index])", "0)"),
+            "the checker is blind": Mutation("pool_check.h", "index >= pool->count || pool->off_stack[index])", "0)"),
         },
     ),
     "schedule": Program(

@@ -81,7 +81,7 @@ static uint64_t look_then_write(uint64_t *p, uint64_t bits) {
 #ifdef BROKEN_ORDER
 #define __atomic_fetch_or(p, bits, order) __atomic_fetch_or(p, bits, __ATOMIC_RELAXED)
 #endif
-#include "rtloop/pool.h"
+#include "rtloop/pool_check.h"
 
 #include "check.h"
 
@@ -210,6 +210,27 @@ static void check_model(uint32_t kind, uint64_t block_bytes, uint32_t count, uin
   CHECK(rt_pool_in_use(pool) == 0 && rt_pool_check(pool) == 0);
   drop(pool);
   free(taken);
+}
+
+/* What never changes has to be what it was made as. */
+static void check_checker_of_shape(uint32_t kind) {
+  for (int damage = 0; damage < 9; damage++) {
+    rt_pool_t *pool = make(64, 40, kind);
+    const rt_pool_t sound = *pool;
+    if (damage == 0) pool->blocks += RT_CACHE_LINE;
+    if (damage == 1) pool->stride *= 2;
+    if (damage == 2) pool->inverse ^= 8;
+    if (damage == 3) pool->shift += 1;
+    if (damage == 4) pool->shift = 64;
+    if (damage == 5) pool->count = 4000;
+    if (damage == 6) pool->kind = 7;
+    if (damage == 7) pool->block_bytes = 65;
+    if (damage == 8) pool->stack += 1;
+    CHECK(rt_pool_check(pool) == -EUCLEAN);
+    *pool = sound;
+    CHECK(rt_pool_check(pool) == 0);
+    drop(pool);
+  }
 }
 
 /* The checker sees each damage that is done to it. */
@@ -517,6 +538,8 @@ int main(void) {
     check_wiped(kinds[i]);
   }
   check_model(RT_POOL_SHARED, 64, 4200, 45); /* three words of hints */
+  check_checker_of_shape(RT_POOL_SINGLE);
+  check_checker_of_shape(RT_POOL_SHARED);
   check_checker_of_stack(RT_POOL_SINGLE);
   check_checker_of_stack(RT_POOL_MUTEX);
   check_checker_of_bitmap();

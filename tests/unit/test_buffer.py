@@ -22,6 +22,7 @@ from rtloop import HugeBuffer
 from rtloop.data import backing
 from rtloop.system import hugepages
 from rtloop.system.hugepages import Account, HugePool
+from rtloop.system.process import memory_lock
 
 PAGE = mmap.PAGESIZE
 Script = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -123,7 +124,8 @@ def test_all_views_are_the_same_memory(buffer: HugeBuffer) -> None:
     ("dtype", "shape", "words"),
     [
         ("f8", (1 << 17) + 1, "1048584 bytes; there are 1048576"), ("u1", (1 << 40, 1 << 40), "takes"),
-        (object, None, "plain memory"), ("V0", None, "plain memory"), ("S0", 1, "plain memory"),
+        (object, None, "plain memory"), ("V0", None, "0 bytes"), ("S0", 1, "0 bytes"), ("f9", 1, "no NumPy dtype"),
+        (("f8", 3), 1, "is an array of"),
         ("f8", 1.5, "whole numbers"), ("f8", (-1, -1), "one of which"), ("f8", (2, -2), "one of which"),
         ("f8", "abc", "whole numbers"), ("f8", (0, -1), "one of which"),
     ],
@@ -152,7 +154,7 @@ def test_close_refuses_while_there_are_views(buffer: HugeBuffer) -> None:
         buffer.close()
     assert not buffer.closed
     view.release()
-    with pytest.raises(BufferError, match="1 views"):
+    with pytest.raises(BufferError, match="a view of"):
         buffer.close()
     array[:] = 1
     del array
@@ -453,3 +455,71 @@ def test_the_account_of_a_range_is_that_of_its_mappings(tmp_path: Path) -> None:
 
 def test_a_buffer_that_was_never_made_can_be_left() -> None:
     assert HugeBuffer.__new__(HugeBuffer).__exit__(None, None, None) is None  # type: ignore[func-returns-value]
+
+
+class Loud(HugeBuffer):
+    """A subclass that has a destructor of its own, and calls nobody else's."""
+
+    ended = 0
+
+    def __del__(self) -> None:
+        Loud.ended += 1
+
+
+def test_a_subclass_s_destructor_runs_once_and_at_the_end() -> None:
+    Loud.ended = 0
+    buffer = Loud("64K", backing="pages")
+    is_locked, start = buffer.is_locked, buffer.address
+    assert Loud.ended == 0
+    del buffer
+    assert Loud.ended == 1
+    assert not is_locked or all(own.start != start for own in memory_lock._ranges)
+
+
+def test_a_refusal_keeps_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The object that has been refused may live on, in the traceback for one."""
+    monkeypatch.setattr(backing.hugepages, "transparent_page_size", lambda: 0)
+    buffer = HugeBuffer.__new__(HugeBuffer)
+    with warnings.catch_warnings(), pytest.raises(rtloop.RTSetupWarning):
+        warnings.simplefilter("error")
+        buffer.__init__("64K", backing="thp")
+    assert buffer.size == 0 and buffer.closed and buffer.address == 0
+
+
+def test_more_than_the_control_group_has_left_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backing.cgroup, "memory_room", lambda: {"/sys/fs/cgroup/box/memory.max": 1 << 20})
+    with pytest.raises(rtloop.SetupError, match=r"1 MiB left of the control group's /sys/fs/cgroup/box/memory.max"):
+        HugeBuffer("2M", backing="pages")
+    with pytest.raises(MemoryError, match="1 MiB left of the control group"):
+        rtloop.Pool("1M", 2)
+    assert HugeBuffer("512K", backing="pages").nbytes == 512 << 10
+
+
+def test_memory_is_given_back_beside_a_lock_of_the_future_within_a_low_limit(script: Script) -> None:
+    """With all future memory locked within a low limit not even an inaccessible mapping is granted."""
+    if os.geteuid() != 0:
+        pytest.skip("locking beyond the limit, before the limit, takes root")
+    done = script("""
+import ctypes, mmap, resource
+import rtloop
+buffer = rtloop.HugeBuffer("4M", backing="pages")
+buffer.array("u1")[:] = 7
+address = buffer.address
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.mlockall(2) == 0  # MCL_FUTURE
+resource.setrlimit(resource.RLIMIT_MEMLOCK, (65536, 65536))
+class Caps(ctypes.Structure):
+    _fields_ = [("e", ctypes.c_uint32), ("p", ctypes.c_uint32), ("i", ctypes.c_uint32)]
+header, caps = (ctypes.c_uint32 * 2)(0x20080522, 0), (Caps * 2)()
+assert libc.syscall(125, header, caps) == 0
+caps[0].e &= ~(1 << 14)
+assert libc.syscall(126, header, caps) == 0
+def resident():
+    text = open("/proc/self/smaps").read()
+    at = text.index(f"{address:08x}-")
+    return next(line.split()[1] for line in text[at:].splitlines() if line.startswith("Rss:"))
+buffer.close()
+libc.munlockall()  # else there may be no memory to look with
+print(resident(), ctypes.string_at(address, 4))
+""")
+    assert done.stdout.split(maxsplit=1) == ["0", "b'\\x00\\x00\\x00\\x00'\n"], done.stdout + done.stderr

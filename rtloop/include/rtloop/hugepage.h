@@ -44,6 +44,7 @@ typedef struct rt_region {
   size_t guard_bytes;  /* inaccessible, before and behind */
   int32_t is_left_out; /* of a forked child */
   int32_t is_copy;     /* this process is a fork of the one that made it */
+  int32_t is_shared;   /* pages of a file */
   struct rt_region *previous;
   struct rt_region *next;
 } rt_region_t;
@@ -80,7 +81,11 @@ static inline void rt_regions_in_child(rt_regions_t *regions) {
     if (!r->address || !r->is_left_out) continue;
     const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE;
     void *p = mmap(r->address, r->bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
-    if (p == r->address) continue;
+    if (p == r->address) { /* now it is memory that the kernel wipes, for a child of this child */
+      r->is_left_out = 0;
+      (void)madvise(p, r->bytes, MADV_WIPEONFORK);
+      continue;
+    }
     if (p != MAP_FAILED) munmap(p, r->bytes); /* before Linux 4.17 the address is only a hint */
     r->address = NULL;                        /* what is there now is somebody else's */
   }
@@ -136,7 +141,7 @@ static inline int rt_region_map_file(rt_region_t *region, size_t bytes, int fd) 
     munmap(p, bytes);
     return rc;
   }
-  *region = (rt_region_t){.address = p, .bytes = bytes, .is_left_out = 1};
+  *region = (rt_region_t){.address = p, .bytes = bytes, .is_left_out = 1, .is_shared = 1};
   return 0;
 }
 
@@ -180,12 +185,17 @@ static inline int rt_region_collapse(const rt_region_t *region) {
 }
 
 /* Give the memory back, and keep the addresses until rt_region_unmap(): they read as zeros, so that a pointer somebody
- * has kept does no harm. On an error nothing is given back. */
+ * has kept does no harm. On an error the memory is unlocked, and not given back. */
 static inline int rt_region_empty(rt_region_t *region) {
   if (!region->address || region->is_copy) return 0;
+  (void)munlock(region->address, region->bytes);
   /* Inaccessible at first: with all future memory locked, any other mapping would be made present. */
   const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
-  if (mmap(region->address, region->bytes, PROT_NONE, flags, -1, 0) == MAP_FAILED) return -errno;
+  if (mmap(region->address, region->bytes, PROT_NONE, flags, -1, 0) == MAP_FAILED) {
+    /* All future memory is to be locked, and more than the limit lets: drop the pages, and keep the mapping. */
+    const int advice = region->is_shared ? MADV_REMOVE : MADV_DONTNEED;
+    return madvise(region->address, region->bytes, advice) ? -errno : 0;
+  }
   (void)munlock(region->address, region->bytes);
   (void)mprotect(region->address, region->bytes, PROT_READ | PROT_WRITE);
   region->is_left_out = 0;

@@ -21,7 +21,7 @@
  * A take is one compare-and-swap that clears the lowest bit and counts. A free is one fetch-or, whose former value tells
  * of a double free, of two threads at once, too. A bit says all there is to say about a block, so that there is no ABA.
  *
- * A hint is 1 iff its leaf has a free block. An alloc that leaves a leaf empty, or meets one, clears the hint, looks at
+ * A hint says that its leaf may have a free block. An alloc that leaves a leaf empty, or meets one, clears the hint, looks at
  * the leaf again, and sets the hint again if a free came in between; a free sets its bit, then looks at the hint, and sets
  * it if it is 0. All four are sequentially consistent: at least one of the two sees what the other has done. Only between the
  * steps of an alloc or a free that is under way may a hint be wrong, and so an alloc that finds no hint reads all leaves.
@@ -51,7 +51,8 @@
  *            Exhausted: n / 16 leaves read and one locked
  *            instruction more
  *   mutex    as single, after those that wait with a higher           as alloc
- *            priority and one holder, who inherits
+ *            priority and one holder, who inherits, each of
+ *            them once at least; with waiters, 2 system calls
  *
  * On shared, whatever an alloc does beyond that it owes to other threads that have taken and freed blocks meanwhile; one
  * that is held up half-way holds up nobody. A free has no loop where compiler and CPU have an atomic fetch-or that tells
@@ -273,7 +274,9 @@ static inline void *rt_pool_take(rt_pool_t *pool, uint32_t leaf) {
   while (RT_LIKELY((uint32_t)was)) {
     /* The count of takes wraps in the upper half and carries nowhere. */
     const uint64_t next = (was & (was - 1)) + RT_POOL_TAKE;
-    if (RT_LIKELY(__atomic_compare_exchange_n(word, &was, next, 1, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))) {
+    /* It releases, too: who sees this take in rt_pool_take_any() must see what this thread had given back before it, or
+     * would find the pool exhausted where there was a free block at every moment. */
+    if (RT_LIKELY(__atomic_compare_exchange_n(word, &was, next, 1, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))) {
       const uint32_t index = leaf * RT_POOL_LEAF + (uint32_t)__builtin_ctzll(was);
       if (RT_UNLIKELY(!(uint32_t)next)) rt_pool_clear_hint(pool, leaf);
       rt_pool_note_high(pool, index);
@@ -396,52 +399,5 @@ static inline uint32_t rt_pool_high_water(const rt_pool_t *pool) { return rt_loa
 
 /* How often a block was asked for and none was free. Any thread, O(1), never fails, no system call. */
 static inline uint64_t rt_pool_failures(const rt_pool_t *pool) { return rt_load_relaxed(&pool->failures); }
-
-static inline int rt_pool_is_bitmap_sound(const rt_pool_t *pool) {
-  if (pool->hint_words != rt_pool_hint_words(pool->count)) return 0;
-  for (uint64_t leaf = 0; leaf < rt_pool_leaf_count(pool->count); leaf++) {
-    const uint32_t bits = (uint32_t)rt_load_relaxed(&pool->leaves[leaf]);
-    if (bits & ~rt_pool_leaf_mask(pool->count, leaf)) return 0;
-    if (bits && !(rt_load_relaxed(&pool->hints[leaf / 64]) >> leaf % 64 & 1)) return 0;
-  }
-  for (uint64_t i = 0; i < pool->hint_words; i++) {
-    if (rt_load_relaxed(&pool->hints[i]) & ~rt_pool_hint_mask(pool->count, i)) return 0;
-  }
-  return 1;
-}
-
-static inline int rt_pool_is_stack_sound(rt_pool_t *pool) {
-  const uint32_t top = rt_load_relaxed(&pool->top);
-  const char *const spare = rt_load_relaxed(&pool->spare);
-  uint32_t off_stack = 0;
-  if (top > pool->count) return 0;
-  for (uint32_t i = 0; i < pool->count; i++) {
-    if (pool->off_stack[i] > 1) return 0;
-    off_stack += pool->off_stack[i];
-  }
-  if (off_stack != top) return 0;
-  if (spare && (rt_pool_index(pool, spare) >= pool->count || !pool->off_stack[rt_pool_index(pool, spare)])) return 0;
-  /* As many entries as there are blocks for them; marks tell whether one is there twice. */
-  int is_sound = 1;
-  for (uint32_t i = top; i < pool->count; i++) {
-    const uint64_t index = rt_pool_index(pool, pool->stack[i]);
-    if (index >= pool->count || pool->off_stack[index]) {
-      is_sound = 0;
-    } else {
-      pool->off_stack[index] = 2;
-    }
-  }
-  for (uint32_t i = 0; i < pool->count; i++) pool->off_stack[i] &= 1;
-  return is_sound;
-}
-
-/* Check the whole pool while no thread uses it: no bit, hint or place that cannot be, no block twice, and counters that
- * agree. O(count), no system call. Returns 0, or fails with -EUCLEAN iff the pool is broken. */
-static inline int rt_pool_check(rt_pool_t *pool) {
-  const uint32_t in_use = rt_pool_in_use(pool), high = rt_pool_high_water(pool);
-  if (pool->kind == 0 && pool->count == 0) return 0; /* wiped by a fork */
-  if (in_use > high || high > pool->count) return -EUCLEAN;
-  return (pool->kind == RT_POOL_SHARED ? rt_pool_is_bitmap_sound(pool) : rt_pool_is_stack_sound(pool)) ? 0 : -EUCLEAN;
-}
 
 #endif

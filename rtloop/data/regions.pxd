@@ -1,0 +1,14 @@
+"""The regions of all large buffers, which a forked child has to find as zeros."""
+
+from libc.stdint cimport int32_t
+
+
+cdef extern from "../include/rtloop/hugepage.h" nogil:
+    ctypedef struct rt_region_t:
+        void *address
+        size_t bytes
+        int32_t is_copy
+
+
+cdef rt_region_t *keep_region(rt_region_t *fresh) except NULL
+cdef void drop_region(rt_region_t *region) noexcept nogil

@@ -1,0 +1,63 @@
+"""The regions of all large buffers, which a forked child has to find as zeros. See include/rtloop/hugepage.h."""
+
+from libc.stdlib cimport calloc, free
+
+from rtloop._os cimport pthread_atfork
+
+
+cdef extern from "<pthread.h>" nogil:
+    ctypedef struct pthread_mutex_t:
+        pass
+    int pthread_mutex_init(pthread_mutex_t *mutex, const void *attr)
+    int pthread_mutex_lock(pthread_mutex_t *mutex)
+    int pthread_mutex_unlock(pthread_mutex_t *mutex)
+
+
+cdef extern from "../include/rtloop/hugepage.h" nogil:
+    ctypedef struct rt_regions_t:
+        pthread_mutex_t mutex
+
+    void rt_regions_add(rt_regions_t *regions, rt_region_t *region)
+    void rt_regions_remove(rt_regions_t *regions, rt_region_t *region)
+    void rt_regions_in_child(rt_regions_t *regions)
+    void rt_region_unmap(rt_region_t *region)
+
+
+cdef rt_regions_t _regions
+
+
+cdef void _before_fork() noexcept nogil:
+    pthread_mutex_lock(&_regions.mutex)
+
+
+cdef void _after_fork_in_parent() noexcept nogil:
+    pthread_mutex_unlock(&_regions.mutex)
+
+
+cdef void _after_fork_in_child() noexcept nogil:
+    rt_regions_in_child(&_regions)
+    pthread_mutex_unlock(&_regions.mutex)
+
+
+cdef rt_region_t *keep_region(rt_region_t *fresh) except NULL:
+    """Take over a fresh mapping, which is unmapped where that fails. It stays at the address that is returned."""
+    cdef rt_region_t *region = <rt_region_t *>calloc(1, sizeof(rt_region_t))
+    if region is NULL:
+        rt_region_unmap(fresh)
+        raise MemoryError
+    region[0] = fresh[0]
+    rt_regions_add(&_regions, region)
+    return region
+
+
+cdef void drop_region(rt_region_t *region) noexcept nogil:
+    """Unmap a region and forget it."""
+    rt_regions_remove(&_regions, region)
+    rt_region_unmap(region)
+    free(region)
+
+
+if pthread_mutex_init(&_regions.mutex, NULL) or pthread_atfork(
+    _before_fork, _after_fork_in_parent, _after_fork_in_child
+):
+    raise MemoryError("pthread_atfork failed")

@@ -1,0 +1,5 @@
+cdef class Storage:
+    cdef void *_address
+    cdef size_t _size
+    cdef object _unlock
+    cdef readonly object grant

@@ -1,0 +1,26 @@
+import os
+from typing import Any
+
+import numpy as np
+
+from rtloop.system.grant import Grant
+
+class Storage:
+    backing: str
+    grant: Grant | None
+    def __init__(self, size: int, what: str) -> None: ...
+    def __del__(self) -> None: ...
+    @property
+    def address(self) -> int: ...
+    @property
+    def is_locked(self) -> bool: ...
+
+class HugeStorage:
+    address: int
+    backing: str
+    grant: None
+    def __init__(self, size: int, backing: str | os.PathLike[str]) -> None: ...
+    @property
+    def is_locked(self) -> bool: ...
+
+def plain_dtype(dtype: Any) -> np.dtype[Any]: ...

@@ -1,0 +1,133 @@
+"""The memory that pools and exchanges live in: mapped, prefaulted, locked where the process may, wiped in a fork."""
+
+from libc.stdint cimport uint64_t
+
+from rtloop._os cimport munmap
+from rtloop.system.memory cimport prefault_region
+
+import os
+
+import numpy as np
+
+from rtloop.data.backing import shortage
+from rtloop.errors import ConfigError
+from rtloop.system.grant import describe_refused
+from rtloop.system.hugepages import account
+from rtloop.system.memory import is_range_locked
+from rtloop.system.process import memory_lock, range_lock_grant
+from rtloop.units import format_size
+
+
+cdef extern from "../include/rtloop/memory.h" nogil:
+    int rt_memory_map(void **address, size_t size)
+
+
+cdef class Storage:
+    """Storage(size, what)
+
+    A region of zeros, page-aligned, given back when nobody holds this object.
+
+    Parameters
+    ----------
+    size : int
+        Bytes.
+    what : str
+        Whose it is, for error messages: ``"a pool"``.
+
+    Attributes
+    ----------
+    grant : Grant or None
+        Of the lock, where it was refused.
+
+    Raises
+    ------
+    MemoryError
+        Where it is more than the machine, or the control group, has left, or cannot be mapped.
+    """
+
+    backing = "pages"
+
+    def __cinit__(self, uint64_t size, what):
+        cdef int rc
+        # Asked first, for to make too much present would have the kernel kill a process.
+        refused = shortage(what, size)
+        if refused is not None:
+            raise MemoryError(describe_refused(refused))
+        rc = rt_memory_map(&self._address, size)
+        if rc:
+            self._address = NULL
+            raise MemoryError(f"{what} of {format_size(size)} cannot be mapped: {os.strerror(-rc)}")
+        self._size = size
+        rc = memory_lock.acquire_range(<size_t>self._address, size)
+        if rc:
+            self.grant = range_lock_grant("lock", size, rc, detail="")
+        else:
+            # Kept here, for at the end of the interpreter the module's names may be gone first.
+            self._unlock = memory_lock.forget_range  # unmapping unlocks
+        with nogil:
+            rc = prefault_region(self._address, size)
+        if rc:
+            raise MemoryError(f"{what} of {format_size(size)} cannot be made present: {os.strerror(-rc)}")
+
+    def __del__(self):
+        if self._unlock is not None:
+            self._unlock(<size_t>self._address)
+            self._unlock = None
+
+    def __dealloc__(self):
+        if self._address is not NULL:
+            munmap(self._address, self._size)
+
+    @property
+    def address(self):
+        """Where it begins."""
+        return <size_t>self._address
+
+    @property
+    def is_locked(self):
+        """Whether the kernel keeps it in memory, asked now."""
+        if self._unlock is not None:
+            return is_range_locked(<size_t>self._address, self._size)
+        # Not in that way, which would page out first what is not locked: others may have locked everything since.
+        return account(<size_t>self._address, self._size).is_locked
+
+
+class HugeStorage:
+    """The same on huge pages: a HugeBuffer, which cannot be closed while this holds a view of it."""
+
+    grant = None  # the buffer has warned by itself
+
+    def __init__(self, size, backing):
+        from rtloop.data.buffer import HugeBuffer
+
+        self._buffer = HugeBuffer(size, backing=backing)
+        self._view = memoryview(self._buffer)
+        self.address = self._buffer.address
+        self.backing = self._buffer.backing
+
+    @property
+    def is_locked(self):
+        """Whether the kernel keeps it in memory, asked now."""
+        return self._buffer.is_locked
+
+
+def plain_dtype(dtype):
+    """Return a dtype whose items are bytes and nothing else.
+
+    Raises
+    ------
+    ConfigError
+        Where it is none, has no size, refers to Python objects, or is an array in itself.
+    """
+    try:
+        item = np.dtype(dtype)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"dtype={dtype!r} is no NumPy dtype: {error}") from None
+    if item.hasobject:
+        raise ConfigError(f"dtype={dtype!r} has no place in plain memory; give numbers, or a struct of them")
+    if item.subdtype is not None:
+        base, shape = item.subdtype
+        raise ConfigError(f"dtype={dtype!r} is an array of {shape}; give {base} and a shape, or a struct with a field")
+    if not item.itemsize:
+        raise ConfigError(f"dtype={dtype!r} has items of 0 bytes; give it a size, as in 'S8'")
+    return item

@@ -1,0 +1,70 @@
+/* Whether a pool's tables contradict each other: for tests, and to find what writes where it must not. */
+#ifndef RTLOOP_POOL_CHECK_H
+#define RTLOOP_POOL_CHECK_H
+
+#include "pool.h"
+
+static inline int rt_pool_is_shape_sound(const rt_pool_t *pool) {
+  const char *const first = (const char *)pool + sizeof *pool;
+  if (rt_pool_bytes(pool->block_bytes, pool->count, pool->kind) == 0) return 0;
+  const char *const second = first + rt_pool_first_bytes(pool->count, pool->kind);
+  const char *const blocks = second + rt_pool_second_bytes(pool->count, pool->kind);
+  const int is_shared = pool->kind == RT_POOL_SHARED;
+  const char *const tables[] = {is_shared ? (const char *)pool->leaves : (const char *)pool->stack,
+                                is_shared ? (const char *)pool->hints : (const char *)pool->off_stack};
+  return tables[0] == first && tables[1] == second && pool->blocks == blocks &&
+         pool->stride == rt_pool_round_up(pool->block_bytes) && pool->shift < 64 &&
+         (pool->stride >> pool->shift) * pool->inverse == 1;
+}
+
+static inline int rt_pool_is_bitmap_sound(const rt_pool_t *pool) {
+  if (pool->hint_words != rt_pool_hint_words(pool->count)) return 0;
+  for (uint64_t leaf = 0; leaf < rt_pool_leaf_count(pool->count); leaf++) {
+    const uint32_t bits = (uint32_t)rt_load_relaxed(&pool->leaves[leaf]);
+    if (bits & ~rt_pool_leaf_mask(pool->count, leaf)) return 0;
+    if (bits && !(rt_load_relaxed(&pool->hints[leaf / 64]) >> leaf % 64 & 1)) return 0;
+  }
+  for (uint64_t i = 0; i < pool->hint_words; i++) {
+    if (rt_load_relaxed(&pool->hints[i]) & ~rt_pool_hint_mask(pool->count, i)) return 0;
+  }
+  return 1;
+}
+
+static inline int rt_pool_is_stack_sound(rt_pool_t *pool) {
+  const uint32_t top = rt_load_relaxed(&pool->top);
+  const char *const spare = rt_load_relaxed(&pool->spare);
+  uint32_t off_stack = 0;
+  if (top > pool->count) return 0;
+  for (uint32_t i = 0; i < pool->count; i++) {
+    if (pool->off_stack[i] > 1) return 0;
+    off_stack += pool->off_stack[i];
+  }
+  if (off_stack != top) return 0;
+  if (spare && (rt_pool_index(pool, spare) >= pool->count || !pool->off_stack[rt_pool_index(pool, spare)])) return 0;
+  /* As many entries as there are blocks for them; marks tell whether one is there twice. */
+  int is_sound = 1;
+  for (uint32_t i = top; i < pool->count; i++) {
+    const uint64_t index = rt_pool_index(pool, pool->stack[i]);
+    if (index >= pool->count || pool->off_stack[index]) {
+      is_sound = 0;
+    } else {
+      pool->off_stack[index] = 2;
+    }
+  }
+  for (uint32_t i = 0; i < pool->count; i++) pool->off_stack[i] &= 1;
+  return is_sound;
+}
+
+/* Check the pool's own tables while no thread uses it: no bit, hint or place that cannot be, no block twice, counters that
+ * agree, and constants that are those of its size. O(count), no system call. Returns 0, or fails with -EUCLEAN iff they
+ * contradict each other: something has written over them. A block that is marked as in use and that nobody has is not
+ * seen, for only its user could tell. */
+static inline int rt_pool_check(rt_pool_t *pool) {
+  if (pool->kind == 0 && pool->count == 0) return 0; /* wiped by a fork */
+  if (!rt_pool_is_shape_sound(pool)) return -EUCLEAN;
+  const uint32_t in_use = rt_pool_in_use(pool), high = rt_pool_high_water(pool);
+  if (in_use > high || high > pool->count) return -EUCLEAN;
+  return (pool->kind == RT_POOL_SHARED ? rt_pool_is_bitmap_sound(pool) : rt_pool_is_stack_sound(pool)) ? 0 : -EUCLEAN;
+}
+
+#endif

@@ -1,0 +1,50 @@
+"""What control groups leave to the process, read from texts as the kernel writes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rtloop.system.cgroup import memory_groups, memory_room
+
+V2 = "0::/user.slice/user-1000.slice\n"
+V1 = "9:name=systemd:/\n4:memory:/docker/abc\n2:cpu,cpuacct:/docker/abc\n0::/\n"
+
+
+def group(folder: Path, version: int, limit: str, used: int, files: int = 0) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    names = ("memory.max", "memory.current") if version == 2 else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    prefix = "" if version == 2 else "total_"
+    (folder / names[0]).write_text(f"{limit}\n")
+    (folder / names[1]).write_text(f"{used}\n")
+    (folder / "memory.stat").write_text(f"anon 5\n{prefix}inactive_file {files}\n{prefix}active_file 0\n")
+
+
+def room(tmp_path: Path, text: str) -> dict[str, int]:
+    (tmp_path / "cgroup").write_text(text)
+    found = memory_room(str(tmp_path / "cgroup"), str(tmp_path / "sys"))
+    return {name.removeprefix(f"{tmp_path}/sys"): left for name, left in found.items()}
+
+
+def test_the_groups_that_may_limit_memory() -> None:
+    assert memory_groups(V2) == [(2, "/user.slice/user-1000.slice")]
+    assert memory_groups(V1) == [(1, "/docker/abc"), (2, "/")]
+    assert memory_groups("nonsense\n") == []
+
+
+def test_every_group_above_counts_and_what_can_be_dropped_is_left(tmp_path: Path) -> None:
+    group(tmp_path / "sys/user.slice", 2, "1000000", 600000, files=100000)
+    group(tmp_path / "sys/user.slice/user-1000.slice", 2, "max", 500000)
+    assert room(tmp_path, V2) == {"/user.slice/memory.max": 500000}
+
+
+def test_version_1_and_a_container_that_sees_its_own_root_only(tmp_path: Path) -> None:
+    group(tmp_path / "sys/memory", 1, "4096000", 5000000)
+    assert room(tmp_path, V1) == {"/memory/memory.limit_in_bytes": 0}
+    group(tmp_path / "sys/memory", 1, str((1 << 63) - 4096), 5000000)
+    assert room(tmp_path, V1) == {}
+
+
+def test_no_control_groups_no_limit(tmp_path: Path) -> None:
+    assert memory_room(str(tmp_path / "none")) == {}
+    (tmp_path / "sys").mkdir()
+    assert room(tmp_path, V2) == {}
