@@ -46,6 +46,11 @@ class Claim(NamedTuple):
         return "met" if (self.ours if self.ratio is None else self.ratio) <= self.target else "MISSED"
 
 
+def exit_code(claims: list[Claim]) -> int:
+    """Return what a script wants to know: 0 where every target was met, 1 where one was missed."""
+    return int(any(claim.verdict == "MISSED" for claim in claims))
+
+
 def positive(text: str) -> int:
     """Turn an option into an int of at least 1, for argparse."""
     value = int(text)

@@ -25,7 +25,18 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
-from common import Claim, alternate, busy_python_thread, claim, need, parser, print_claims, print_table, write_json
+from common import (
+    Claim,
+    alternate,
+    busy_python_thread,
+    claim,
+    exit_code,
+    need,
+    parser,
+    print_claims,
+    print_table,
+    write_json,
+)
 
 from rtloop import Histogram, RTLoop, RtloopError
 
@@ -184,6 +195,7 @@ def main() -> None:
     print(file=out)
     print_claims("Beside cyclictest: medians, and the median of the pairs' ratios", claims, file=out)
     write_json(asked.json, benchmark="latency", unit="ns", options=vars(asked), runs=runs, claims=claims)
+    sys.exit(exit_code(claims))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
-from common import claim, need, parser, print_claims, print_table, say, write_json
+from common import claim, exit_code, need, parser, print_claims, print_table, say, write_json
 
 import rtloop
 
@@ -142,7 +142,7 @@ def main() -> int:
         tail_ns=tails,
         missing=missing,
     )
-    return 0 if all(made.verdict == "met" for made in claims) else 1
+    return exit_code(claims)
 
 
 if __name__ == "__main__":

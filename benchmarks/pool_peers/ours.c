@@ -1,7 +1,7 @@
 /* The pools of rtloop/pool.h behind plain functions, for peers.cpp: C11 that C++ does not read. */
 #include <stdlib.h>
 
-#include "rtloop/pool.h"
+#include "rtloop/pool_check.h"
 
 /* The compiler may neither see that a block goes back at once, nor keep the pool in registers over it. */
 #define OPAQUE(p) __asm__ volatile("" : "+r"(p)::"memory")
