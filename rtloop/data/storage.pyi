@@ -1,5 +1,5 @@
 import os
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from rtloop.system.grant import Grant
 class Storage:
     backing: str
     grant: Grant | None
-    def __init__(self, size: int, what: str) -> None: ...
+    def __new__(cls, size: int, what: str) -> Self: ...
     def __del__(self) -> None: ...
     @property
     def address(self) -> int: ...

@@ -24,6 +24,7 @@ cdef extern from "../include/rtloop/memory.h" nogil:
 
 cdef class Storage:
     """Storage(size, what)
+--
 
     A region of zeros, page-aligned, given back when nobody holds this object.
 
