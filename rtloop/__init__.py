@@ -31,6 +31,7 @@ from rtloop.errors import (
     PoolError,
     PoolExhaustedError,
     PrivilegeError,
+    RecorderError,
     RtloopError,
     RTSetupWarning,
     SetupError,
@@ -44,7 +45,10 @@ from rtloop.system.grant import Grant
 if _TYPE_CHECKING:
     from rtloop import memory
     from rtloop.data.buffer import HugeBuffer
+    from rtloop.data.latest import Latest
     from rtloop.data.pool import Pool
+    from rtloop.data.recorder import Recorder
+    from rtloop.data.ring import Ring
     from rtloop.loop.stats import Stats
 
 __version__ = "0.1.0"
@@ -56,6 +60,7 @@ __all__ = [
     "GuardError",
     "Histogram",
     "HugeBuffer",
+    "Latest",
     "MemoryLockError",
     "MemoryLockPrivilegeError",
     "OverrunError",
@@ -65,6 +70,9 @@ __all__ = [
     "PrivilegeError",
     "RTLoop",
     "RTSetupWarning",
+    "Recorder",
+    "RecorderError",
+    "Ring",
     "RtloopError",
     "Settings",
     "SetupError",
@@ -87,7 +95,15 @@ def get_include() -> str:
 
 
 #: Names that are imported when first used, for `import rtloop` is to be quick, and where they are.
-_LATE = {"HugeBuffer": "data.buffer", "Pool": "data.pool", "Stats": "loop.stats", "memory": "memory"}
+_LATE = {
+    "HugeBuffer": "data.buffer",
+    "Latest": "data.latest",
+    "Pool": "data.pool",
+    "Recorder": "data.recorder",
+    "Ring": "data.ring",
+    "Stats": "loop.stats",
+    "memory": "memory",
+}
 
 
 def __getattr__(name: str) -> object:

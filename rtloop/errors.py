@@ -21,6 +21,7 @@ __all__ = [
     "PoolExhaustedError",
     "PrivilegeError",
     "RTSetupWarning",
+    "RecorderError",
     "RtloopError",
     "SetupError",
     "StateError",
@@ -148,6 +149,10 @@ class PoolError(RtloopError, RuntimeError):
 
 class PoolExhaustedError(PoolError, MemoryError):
     """Every block of a pool is in use."""
+
+
+class RecorderError(RtloopError, OSError):
+    """A recording could not be written, or not to its end; `errno` tells what the disk said."""
 
 
 class RTSetupWarning(RuntimeWarning):

@@ -16,7 +16,7 @@ import warnings
 import numpy as np
 
 from rtloop.data import backing as asking
-from rtloop.data.storage import plain_dtype
+from rtloop.data.items import plain_dtype
 from rtloop.errors import RTSetupWarning, StateError
 from rtloop.system import hugepages
 from rtloop.system.process import memory_lock

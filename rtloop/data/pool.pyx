@@ -10,7 +10,8 @@ import warnings
 
 import numpy as np
 
-from rtloop.data.storage import HugeStorage, Storage, plain_dtype
+from rtloop.data.items import plain_dtype
+from rtloop.data.storage import HugeStorage, Storage
 from rtloop.errors import ConfigError, PoolError, PoolExhaustedError, RTSetupWarning
 from rtloop.system.grant import describe_refused
 from rtloop.units import parse_size

@@ -1,7 +1,5 @@
 import os
-from typing import Any, Self
-
-import numpy as np
+from typing import Self
 
 from rtloop.system.grant import Grant
 
@@ -22,5 +20,3 @@ class HugeStorage:
     def __init__(self, size: int, backing: str | os.PathLike[str]) -> None: ...
     @property
     def is_locked(self) -> bool: ...
-
-def plain_dtype(dtype: Any) -> np.dtype[Any]: ...

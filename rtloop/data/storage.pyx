@@ -7,10 +7,7 @@ from rtloop.system.memory cimport prefault_region
 
 import os
 
-import numpy as np
-
 from rtloop.data.backing import shortage
-from rtloop.errors import ConfigError
 from rtloop.system.grant import describe_refused
 from rtloop.system.hugepages import account
 from rtloop.system.memory import is_range_locked
@@ -110,25 +107,3 @@ class HugeStorage:
     def is_locked(self):
         """Whether the kernel keeps it in memory, asked now."""
         return self._buffer.is_locked
-
-
-def plain_dtype(dtype):
-    """Return a dtype whose items are bytes and nothing else.
-
-    Raises
-    ------
-    ConfigError
-        Where it is none, has no size, refers to Python objects, or is an array in itself.
-    """
-    try:
-        item = np.dtype(dtype)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"dtype={dtype!r} is no NumPy dtype: {error}") from None
-    if item.hasobject:
-        raise ConfigError(f"dtype={dtype!r} has no place in plain memory; give numbers, or a struct of them")
-    if item.subdtype is not None:
-        base, shape = item.subdtype
-        raise ConfigError(f"dtype={dtype!r} is an array of {shape}; give {base} and a shape, or a struct with a field")
-    if not item.itemsize:
-        raise ConfigError(f"dtype={dtype!r} has items of 0 bytes; give it a size, as in 'S8'")
-    return item

@@ -1,0 +1,287 @@
+"""The files that a Recorder writes: records appended in pieces, readable whenever the process dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from rtloop.errors import ConfigError
+
+__all__ = ["RecordFile", "open_record_file"]
+
+_LARGEST = (1 << 63) - 1
+_MCAP_CHUNK_BYTES = 32 << 10
+
+
+class RecordFile(Protocol):
+    """One file that records are appended to, by one thread."""
+
+    path: Path
+
+    @property
+    def count(self) -> int:
+        """How many records are in it."""
+        ...
+
+    def append(self, records: np.ndarray) -> None:
+        """Write records, all of them or the first ones; `count` tells. Raises OSError."""
+        ...
+
+    def close(self, about: dict[str, Any]) -> None:
+        """Complete the file; `about` is what is known of the recording."""
+        ...
+
+    def abandon(self) -> None:
+        """Let go of the file as it is. Never raises."""
+        ...
+
+
+def open_record_file(path: str | os.PathLike[str], dtype: np.dtype[Any], topic: str) -> RecordFile:
+    """Make the file of a recording, in the format of its suffix.
+
+    Raises
+    ------
+    ConfigError
+        On another suffix than ``.npy``, ``.npz`` and ``.mcap``.
+    OSError
+        Where the file cannot be made.
+    """
+    target = Path(path)
+    if target.suffix == ".npy":
+        return NpyFile(target, dtype)
+    if target.suffix == ".npz":
+        return NpzFile(target, dtype)
+    if target.suffix == ".mcap":
+        return McapFile(target, dtype, topic)
+    raise ConfigError(f"path={str(path)!r}: the name must end in .npy, .npz or .mcap")
+
+
+def npy_header(dtype: np.dtype[Any], count: int) -> bytes:
+    """Return the head of an ``.npy`` file, of the same length for any count (NEP 1)."""
+    described = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False}
+
+    def text(number: int) -> bytes:
+        return f"{{'descr': {described['descr']!r}, 'fortran_order': False, 'shape': ({number},), }}".encode()
+
+    room = -(-(12 + len(text(_LARGEST)) + 1) // 64) * 64 - 12
+    return b"\x93NUMPY\x03\x00" + struct.pack("<I", room) + text(count).ljust(room - 1) + b"\n"
+
+
+class NpyFile:
+    """An ``.npy`` file whose head always says how many records are behind it.
+
+    The records are written first and counted in the head afterwards: who reads the file at any moment, or after a
+    crash, finds whole records.
+    """
+
+    def __init__(self, path: Path, dtype: np.dtype[Any]) -> None:
+        self.path = path
+        self.count = 0
+        self._dtype = dtype
+        self._begin = len(npy_header(dtype, 0))
+        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        self._fd = os.open(path, flags, 0o666)
+        try:
+            _write(self._fd, npy_header(dtype, 0), 0)
+        except BaseException:
+            self.abandon()
+            raise
+
+    def append(self, records: np.ndarray) -> None:
+        """Write records, and count them."""
+        size = self._dtype.itemsize
+        content = np.ascontiguousarray(records, self._dtype).view(np.uint8).data
+        try:
+            done = _write(self._fd, content, self._begin + self.count * size)
+            problem = None
+        except _ShortWriteError as error:
+            done, problem = error.done, error.cause
+        if done >= size:
+            count = self.count + done // size
+            _write_all(self._fd, npy_header(self._dtype, count), 0)
+            self.count = count
+        if problem is not None:
+            os.ftruncate(self._fd, self._begin + self.count * size)
+            raise problem
+
+    def close(self, about: dict[str, Any]) -> None:
+        """Have the disk keep it."""
+        fd, self._fd = self._fd, -1
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def abandon(self) -> None:
+        """Close the file as it is."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+class NpzFile:
+    """An ``.npz`` file with `records` and `about`, a JSON text; until it is complete, an ``.npy`` file beside it."""
+
+    def __init__(self, path: Path, dtype: np.dtype[Any]) -> None:
+        self.path = path
+        self._dtype = dtype
+        self._begun_ns = time.time_ns()
+        self._part = NpyFile(path.with_name(path.name + ".part.npy"), dtype)
+
+    @property
+    def count(self) -> int:
+        """How many records there are."""
+        return self._part.count
+
+    def append(self, records: np.ndarray) -> None:
+        """Write records into the file beside it."""
+        self._part.append(records)
+
+    def close(self, about: dict[str, Any]) -> None:
+        """Pack it, in the place of a former file of this name."""
+        self._part.close(about)
+        text = json.dumps({**about, "begun_ns": self._begun_ns, "ended_ns": time.time_ns()})
+        records = np.load(self._part.path, mmap_mode="r") if self.count else np.empty(0, self._dtype)
+        packed = self.path.with_name(self.path.name + ".part")
+        try:
+            with packed.open("wb") as file:
+                np.savez_compressed(file, records=records, about=np.array(text))
+                file.flush()
+                os.fsync(file.fileno())
+            packed.replace(self.path)
+        except BaseException:
+            packed.unlink(missing_ok=True)
+            raise
+        self._part.path.unlink()
+
+    def abandon(self) -> None:
+        """Leave what was written as the file beside it."""
+        self._part.abandon()
+
+
+class McapFile:
+    """An ``.mcap`` file with one channel of JSON messages, one message a record (https://mcap.dev/spec).
+
+    Its time is the record's own where a field tells it: an integer `time`, `release` or `start` is nanoseconds on
+    CLOCK_MONOTONIC and becomes the time of day, a float `t` is seconds since the recording began. Otherwise it is when
+    the record was drained.
+    """
+
+    def __init__(self, path: Path, dtype: np.dtype[Any], topic: str) -> None:
+        from mcap.writer import Writer
+
+        self.path = path
+        self.count = 0
+        self._dtype = dtype
+        self._begun_ns = time.time_ns()
+        self._offset_ns = self._begun_ns - time.monotonic_ns()
+        self._file: Any = path.open("wb", buffering=0)
+        try:
+            self._writer = Writer(self._file, chunk_size=_MCAP_CHUNK_BYTES)
+            self._writer.start("", "rtloop")
+            schema = json.dumps(json_schema(dtype)).encode()
+            number = self._writer.register_schema(topic.strip("/").replace("/", "_") or "record", "jsonschema", schema)
+            self._channel = self._writer.register_channel(topic, "json", number)
+        except BaseException:
+            self.abandon()
+            raise
+
+    def append(self, records: np.ndarray) -> None:
+        """Write records as messages."""
+        times = self._times(records)
+        for time_ns, item in zip(times, records.tolist(), strict=True):
+            text = json.dumps(_plain(item, self._dtype), separators=(",", ":"), allow_nan=True)
+            self._writer.add_message(self._channel, time_ns, text.encode(), time_ns, sequence=self.count & 0xFFFFFFFF)
+            self.count += 1
+
+    def _times(self, records: np.ndarray) -> list[int]:
+        for name in ("time", "release", "start", "t"):
+            if name not in (records.dtype.names or ()) or records[name].ndim != 1:
+                continue
+            kind = records[name].dtype.kind
+            if kind == "f" and name == "t":
+                return [self._begun_ns + round(x * 1e9) for x in records[name].tolist()]
+            if kind in "iu":
+                return [self._offset_ns + x for x in records[name].tolist()]
+        return [time.time_ns()] * len(records)
+
+    def close(self, about: dict[str, Any]) -> None:
+        """Write the index, without which readers have to read everything."""
+        self._writer.add_metadata("rtloop", {key: str(value) for key, value in about.items()})
+        self._writer.finish()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def abandon(self) -> None:
+        """Leave what was written, without an index."""
+        self._file.close()
+
+
+def json_schema(dtype: np.dtype[Any]) -> dict[str, Any]:
+    """Return the JSON Schema of a record: an object with the fields, or with one field `value`."""
+    if dtype.names is None:
+        return {"type": "object", "properties": {"value": _schema_of(dtype)}}
+    return _schema_of(dtype)
+
+
+def _schema_of(dtype: np.dtype[Any]) -> dict[str, Any]:
+    if dtype.subdtype is not None:
+        item, shape = dtype.subdtype
+        schema = _schema_of(item)
+        for _ in shape:
+            schema = {"type": "array", "items": schema}
+        return schema
+    if dtype.names is not None:
+        fields: Any = dtype.fields
+        return {"type": "object", "properties": {name: _schema_of(fields[name][0]) for name in dtype.names}}
+    kinds = {"f": "number", "i": "integer", "u": "integer", "b": "boolean"}
+    return {"type": kinds.get(dtype.kind, "string")}
+
+
+def _plain(item: Any, dtype: np.dtype[Any]) -> Any:
+    return _value(item, dtype) if dtype.names is not None else {"value": _value(item, dtype)}
+
+
+def _value(item: Any, dtype: np.dtype[Any]) -> Any:
+    if dtype.subdtype is not None:
+        inner = dtype.subdtype[0]
+        return np.asarray(item).tolist() if inner.names is None else [_value(x, inner) for x in item]
+    if dtype.names is not None:
+        fields: Any = dtype.fields
+        return {name: _value(x, fields[name][0]) for name, x in zip(dtype.names, item, strict=True)}
+    if isinstance(item, float) and item - item != 0:
+        return None  # JSON has neither infinity nor NaN
+    return item.decode(errors="replace") if isinstance(item, bytes) else item if dtype.kind in "fiub" else str(item)
+
+
+class _ShortWriteError(OSError):
+    """A write that ended early: so many bytes are there."""
+
+    def __init__(self, done: int, cause: OSError) -> None:
+        super().__init__(cause.errno, cause.strerror)
+        self.done = done
+        self.cause = cause
+
+
+def _write(fd: int, content: bytes | memoryview, offset: int) -> int:
+    view = memoryview(content)
+    done = 0
+    while done < len(view):
+        try:
+            done += os.pwrite(fd, view[done:], offset + done)
+        except OSError as error:
+            raise _ShortWriteError(done, error) from None
+    return done
+
+
+def _write_all(fd: int, content: bytes, offset: int) -> None:
+    try:
+        _write(fd, content, offset)
+    except _ShortWriteError as error:
+        raise error.cause from None

@@ -1,0 +1,126 @@
+/* The newest value from one thread to one other: wait-free on both sides, always whole, without malloc or system call.
+ *
+ *   | rt_latest_t | three places for a value, each on cache lines of its own |
+ *
+ * The writer owns one place, the reader another, and the third is between them. A write fills the writer's place and
+ * exchanges it for the one between; a read exchanges the reader's for the one between where that is new. What one side
+ * owns the other never touches, so that no value is ever seen half-written, however slow either side is. Each exchange
+ * releases what this side did to its place and acquires what the other side did to the one that comes back.
+ *
+ * In a forked child a region of rt_memory_map is all zeros, and with it this one: it has no place, and its values are of
+ * 0 bytes.
+ *
+ * Worst case: a write is a copy and one locked instruction; a read the same where there is a new value, and a copy where
+ * there is none. No loop.
+ */
+#ifndef RTLOOP_LATEST_H
+#define RTLOOP_LATEST_H
+
+#include <errno.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "atomics.h"
+
+#define RT_LATEST_NEW 4u /* beside the number of a place, 0 to 2 */
+
+typedef struct rt_latest {
+  /* Constant after rt_latest_init. */
+  _Alignas(RT_CACHE_LINE) char *places;
+  uint64_t stride;
+  uint64_t value_bytes;
+
+  _Alignas(RT_CACHE_LINE) uint32_t between; /* written by both */
+
+  /* Written by the writer. */
+  _Alignas(RT_CACHE_LINE) uint32_t back;
+  uint64_t written;
+
+  /* Written by the reader. */
+  _Alignas(RT_CACHE_LINE) uint32_t front;
+} rt_latest_t;
+
+static inline uint64_t rt_latest_stride(uint64_t value_bytes) {
+  return (value_bytes + RT_CACHE_LINE - 1) & -(uint64_t)RT_CACHE_LINE;
+}
+
+/* Bytes of the region that is needed. Any thread, O(1), no system call. 0 iff `value_bytes` is 0, or the sum exceeds
+ * PTRDIFF_MAX. */
+static inline uint64_t rt_latest_bytes(uint64_t value_bytes) {
+  if (value_bytes == 0 || value_bytes > ((uint64_t)PTRDIFF_MAX - sizeof(rt_latest_t)) / 3 - RT_CACHE_LINE) return 0;
+  return sizeof(rt_latest_t) + 3 * rt_latest_stride(value_bytes);
+}
+
+/* Make a value, all zeros and not new, of a zeroed region of rt_latest_bytes(value_bytes), aligned to RT_CACHE_LINE.
+ * Before any other thread knows it; O(1), no system call. Returns 0, or fails with -EINVAL iff the size or the alignment
+ * is wrong. */
+static inline int rt_latest_init(rt_latest_t *latest, uint64_t value_bytes) {
+  if (rt_latest_bytes(value_bytes) == 0 || (uintptr_t)latest % RT_CACHE_LINE) return -EINVAL;
+  *latest = (rt_latest_t){.places = (char *)latest + sizeof *latest,
+                          .stride = rt_latest_stride(value_bytes),
+                          .value_bytes = value_bytes,
+                          .between = 0,
+                          .back = 1,
+                          .front = 2};
+  return 0;
+}
+
+/* Where the writer may put together the next value; it holds some former one. The writer; O(1). */
+static inline void *rt_latest_back(rt_latest_t *latest) { return latest->places + latest->back * latest->stride; }
+
+/* Make what is in rt_latest_back() the newest value, and get another place. The writer; one locked instruction. */
+static inline void rt_latest_publish(rt_latest_t *latest) {
+  const uint32_t was = __atomic_exchange_n(&latest->between, latest->back | RT_LATEST_NEW, __ATOMIC_ACQ_REL);
+  latest->back = was & ~RT_LATEST_NEW;
+  rt_add_relaxed(&latest->written, 1);
+}
+
+/* Turn to the newest value. Returns 1 iff it is another one than before. The reader; one load, and where it is new one
+ * locked instruction. */
+static inline int rt_latest_update(rt_latest_t *latest) {
+  if (!(rt_load_relaxed(&latest->between) & RT_LATEST_NEW)) return 0;
+  const uint32_t was = __atomic_exchange_n(&latest->between, latest->front, __ATOMIC_ACQ_REL);
+  latest->front = was & ~RT_LATEST_NEW;
+  return 1;
+}
+
+/* The value that rt_latest_update() has turned to; it stays as it is until the next one. The reader; O(1). */
+static inline const void *rt_latest_front(const rt_latest_t *latest) {
+  return latest->places + latest->front * latest->stride;
+}
+
+/* Write a value of `value_bytes`, which has to be what it was made with: a constant there spares the call of memcpy.
+ * The writer; wait-free, with the worst case above; allocates nothing, no system call. */
+static inline void rt_latest_write_sized(rt_latest_t *latest, const void *value, size_t value_bytes) {
+  memcpy(rt_latest_back(latest), value, value_bytes);
+  rt_latest_publish(latest);
+}
+
+/* The same with the size that it knows. */
+static inline void rt_latest_write(rt_latest_t *latest, const void *value) {
+  rt_latest_write_sized(latest, value, latest->value_bytes);
+}
+
+/* Read the newest value; before the first write it is all zeros. Returns 1 iff it is another one than was read before.
+ * The reader; wait-free, with the worst case above; allocates nothing, no system call. */
+static inline int rt_latest_read_sized(rt_latest_t *latest, void *value, size_t value_bytes) {
+  const int is_new = rt_latest_update(latest);
+  memcpy(value, rt_latest_front(latest), value_bytes);
+  return is_new;
+}
+
+/* The same with the size that it knows. */
+static inline int rt_latest_read(rt_latest_t *latest, void *value) {
+  return rt_latest_read_sized(latest, value, latest->value_bytes);
+}
+
+/* Whether there is a value that was not read yet. Any thread, O(1), no system call. */
+static inline int rt_latest_is_new(const rt_latest_t *latest) {
+  return (rt_load_relaxed(&latest->between) & RT_LATEST_NEW) != 0;
+}
+
+/* How many values were written. Any thread, O(1), no system call. */
+static inline uint64_t rt_latest_written(const rt_latest_t *latest) { return rt_load_relaxed(&latest->written); }
+
+#endif
