@@ -49,6 +49,7 @@ if _TYPE_CHECKING:
     from rtloop.data.pool import Pool
     from rtloop.data.recorder import Recorder
     from rtloop.data.ring import Ring
+    from rtloop.data.signals import SignalLog
     from rtloop.loop.stats import Stats
 
 __version__ = "0.1.0"
@@ -76,6 +77,7 @@ __all__ = [
     "RtloopError",
     "Settings",
     "SetupError",
+    "SignalLog",
     "StateError",
     "Stats",
     "StopTimeoutError",
@@ -101,6 +103,7 @@ _LATE = {
     "Pool": "data.pool",
     "Recorder": "data.recorder",
     "Ring": "data.ring",
+    "SignalLog": "data.signals",
     "Stats": "loop.stats",
     "memory": "memory",
 }

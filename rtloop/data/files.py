@@ -7,7 +7,7 @@ import os
 import struct
 import time
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -178,12 +178,13 @@ class McapFile:
 
         self.path = path
         self.count = 0
+        self._added = 0
         self._dtype = dtype
         self._begun_ns = time.time_ns()
         self._offset_ns = self._begun_ns - time.monotonic_ns()
-        self._file: Any = path.open("wb", buffering=0)
+        self._stream = _Stream(path)
         try:
-            self._writer = Writer(self._file, chunk_size=_MCAP_CHUNK_BYTES)
+            self._writer = Writer(cast("Any", self._stream), chunk_size=_MCAP_CHUNK_BYTES)
             self._writer.start("", "rtloop")
             schema = json.dumps(json_schema(dtype)).encode()
             number = self._writer.register_schema(topic.strip("/").replace("/", "_") or "record", "jsonschema", schema)
@@ -193,12 +194,15 @@ class McapFile:
             raise
 
     def append(self, records: np.ndarray) -> None:
-        """Write records as messages."""
+        """Write records as messages. They reach the file, and are counted, when a chunk of them is full."""
         times = self._times(records)
         for time_ns, item in zip(times, records.tolist(), strict=True):
-            text = json.dumps(_plain(item, self._dtype), separators=(",", ":"), allow_nan=True)
-            self._writer.add_message(self._channel, time_ns, text.encode(), time_ns, sequence=self.count & 0xFFFFFFFF)
-            self.count += 1
+            text = json.dumps(_plain(item, self._dtype), separators=(",", ":"), allow_nan=False)
+            before = self._stream.tell()
+            self._writer.add_message(self._channel, time_ns, text.encode(), time_ns, sequence=self._added & 0xFFFFFFFF)
+            self._added += 1
+            if self._stream.tell() != before:
+                self.count = self._added
 
     def _times(self, records: np.ndarray) -> list[int]:
         for name in ("time", "release", "start", "t"):
@@ -212,15 +216,44 @@ class McapFile:
         return [time.time_ns()] * len(records)
 
     def close(self, about: dict[str, Any]) -> None:
-        """Write the index, without which readers have to read everything."""
+        """Write the last chunk, and the index, without which readers have to read everything."""
         self._writer.add_metadata("rtloop", {key: str(value) for key, value in about.items()})
         self._writer.finish()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        self.count = self._added
+        self._stream.sync()
+        self._stream.close()
 
     def abandon(self) -> None:
         """Leave what was written, without an index."""
-        self._file.close()
+        self._stream.close()
+
+
+class _Stream:
+    """What an MCAP writer writes to: a file that ends behind a whole write, whatever the disk says."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        self._size = 0
+
+    def write(self, content: bytes) -> int:
+        try:
+            _write(self._fd, content, self._size)
+        except _ShortWriteError as error:
+            os.ftruncate(self._fd, self._size)
+            raise error.cause from None
+        self._size += len(content)
+        return len(content)
+
+    def tell(self) -> int:
+        return self._size
+
+    def sync(self) -> None:
+        os.fsync(self._fd)
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
 
 def json_schema(dtype: np.dtype[Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import threading
 import time
 import warnings
 import weakref
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from rtloop.errors import RecorderError, RTSetupWarning, StateError
 from rtloop.units import parse_duration
@@ -36,6 +36,11 @@ class _Ring(Protocol):
     @property
     def dropped(self) -> int: ...
     def drain(self) -> NDArray[Any]: ...
+
+
+class _Log(Protocol):
+    @property
+    def ring(self) -> _Ring: ...
 
 
 class Recorder:
@@ -75,22 +80,22 @@ class Recorder:
     """
 
     def __init__(
-        self, ring: _Ring, path: str | os.PathLike[str], *, interval: Any = "50ms", topic: str = "/rtloop"
+        self, ring: _Ring | _Log, path: str | os.PathLike[str], *, interval: Any = "50ms", topic: str = "/rtloop"
     ) -> None:
         from rtloop.data.files import open_record_file
 
         self._interval = parse_duration(interval, "interval", minimum=1_000_000) * 1e-9
-        self._ring = ring
-        self._dropped_before = ring.dropped
-        self._written = self._unwritten = 0
-        self._error: OSError | None = None
+        self._ring: _Ring = cast("_Log", ring).ring if hasattr(ring, "ring") else ring
+        self._dropped_before = self._ring.dropped
+        self._taken = 0
+        self._error: Exception | None = None
         self._is_told = False
         self._pid = os.getpid()
         self._wake = threading.Event()  # somebody wants a drain now
         self._drained = threading.Condition()
         self._rounds = 0
         self._is_closing = self._is_ended = False
-        self._file: RecordFile = open_record_file(path, ring.dtype, topic)
+        self._file: RecordFile = open_record_file(path, self._ring.dtype, topic)
         former = _thread.stack_size(_STACK_BYTES)
         try:
             # A daemon, or the interpreter's end would wait for it before anybody could close it.
@@ -111,16 +116,17 @@ class Recorder:
     @property
     def written(self) -> int:
         """How many records are in the file."""
-        return self._written
+        return self._file.count
 
     @property
     def lost(self) -> int:
         """How many records are not: those the full ring dropped, and those taken from it that could not be written."""
-        return self._ring.dropped - self._dropped_before + self._unwritten
+        unwritten = self._taken - self.written if self._error is not None else 0
+        return self._ring.dropped - self._dropped_before + unwritten
 
     @property
-    def error(self) -> OSError | None:
-        """What the disk said, where it refused: recording ended there. :meth:`close` raises it."""
+    def error(self) -> Exception | None:
+        """What went wrong, and ended the recording. :meth:`flush` or :meth:`close` raises it, once."""
         return self._error
 
     @property
@@ -130,6 +136,8 @@ class Recorder:
 
     def flush(self, timeout: Any = "10s") -> None:
         """Wait until everything that was in the ring at the time of the call is in the file.
+
+        Of an ``.mcap`` file the last messages, less than 32 KiB, wait for their chunk to be full.
 
         Raises
         ------
@@ -157,7 +165,7 @@ class Recorder:
         Raises
         ------
         RecorderError
-            Where the disk refused anything since the beginning; what was written before stays.
+            Where the disk refused anything, and :meth:`flush` has not said so; what was written before stays.
         """
         if self._pid != os.getpid():
             return  # the thread, the file and the ring are the parent's
@@ -173,12 +181,14 @@ class Recorder:
     def _raise(self) -> None:
         if self._error is not None:
             self._is_told = True
-            raise RecorderError(self._error.errno or 0, self._describe(self._error)) from self._error
+            number = getattr(self._error, "errno", None) or 0
+            raise RecorderError(number, self._describe(self._error)) from self._error
 
-    def _describe(self, error: OSError) -> str:
+    def _describe(self, error: Exception) -> str:
+        reason = getattr(error, "strerror", None) or repr(error)
         return (
-            f"{self.path}: {error.strerror or error}: recording ended after {self._written} records. The loop was not "
-            "disturbed; what came later is counted in `lost`"
+            f"{self.path}: {reason}: recording ended after {self.written} records. The loop was not disturbed; what "
+            "came later is counted in `lost`"
         )
 
     def _work(self) -> None:
@@ -204,24 +214,21 @@ class Recorder:
         records = self._ring.drain()
         if not len(records):
             return
+        self._taken += len(records)
         if self._error is not None:
-            self._unwritten += len(records)
             return
-        before = self._file.count
         try:
             self._file.append(records)
-        except OSError as error:
+        except Exception as error:  # whatever a disk, a codec or the memory comes up with
             self._fail(error)
-        self._written = self._file.count
-        self._unwritten += len(records) - (self._written - before)
 
     def _complete(self) -> None:
         try:
-            self._file.close({"written": self._written, "lost": self.lost})
-        except OSError as error:
+            self._file.close({"written": self._taken, "lost": self.lost})
+        except Exception as error:
             self._fail(error)
 
-    def _fail(self, error: OSError) -> None:
+    def _fail(self, error: Exception) -> None:
         """End the recording: what is in the file stays, and the ring is emptied for as long as anybody fills it."""
         self._error = error
         self._file.abandon()
