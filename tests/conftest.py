@@ -80,6 +80,20 @@ def regions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture(scope="session")
+def exchange_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the compiled module of tests/support/exchanges.pyx."""
+    out = tmp_path_factory.mktemp("exchanges")
+    _load_build().compile_pyx(Path(__file__).parent / "support" / "exchanges.pyx", out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def exchanges(exchange_path: Path) -> ModuleType:
+    """The module of loops that exchange data with Python."""
+    return _load_build().import_module(next(exchange_path.glob("exchanges.*.so")))
+
+
 @pytest.fixture
 def ordinary() -> dict[str, Any]:
     """Settings of a loop that every user on every Linux machine may run."""

@@ -197,7 +197,7 @@ class McapFile:
         """Write records as messages. They reach the file, and are counted, when a chunk of them is full."""
         times = self._times(records)
         for time_ns, item in zip(times, records.tolist(), strict=True):
-            text = json.dumps(_plain(item, self._dtype), separators=(",", ":"), allow_nan=False)
+            text = _to_json(_plain(item, self._dtype))
             before = self._stream.tell()
             self._writer.add_message(self._channel, time_ns, text.encode(), time_ns, sequence=self._added & 0xFFFFFFFF)
             self._added += 1
@@ -277,6 +277,22 @@ def _schema_of(dtype: np.dtype[Any]) -> dict[str, Any]:
     return {"type": kinds.get(dtype.kind, "string")}
 
 
+def _to_json(value: Any) -> str:
+    try:
+        return json.dumps(value, separators=(",", ":"), allow_nan=False)
+    except ValueError:
+        return json.dumps(_without_nan(value), separators=(",", ":"), allow_nan=False)
+
+
+def _without_nan(value: Any) -> Any:
+    """Put null for what JSON does not have: NaN and infinity."""
+    if isinstance(value, dict):
+        return {name: _without_nan(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and value - value != 0 else value
+
+
 def _plain(item: Any, dtype: np.dtype[Any]) -> Any:
     return _value(item, dtype) if dtype.names is not None else {"value": _value(item, dtype)}
 
@@ -284,12 +300,10 @@ def _plain(item: Any, dtype: np.dtype[Any]) -> Any:
 def _value(item: Any, dtype: np.dtype[Any]) -> Any:
     if dtype.subdtype is not None:
         inner = dtype.subdtype[0]
-        return np.asarray(item).tolist() if inner.names is None else [_value(x, inner) for x in item]
+        return np.asarray(item).tolist() if inner.kind in "fiub" else [_value(x, inner) for x in item]
     if dtype.names is not None:
         fields: Any = dtype.fields
         return {name: _value(x, fields[name][0]) for name, x in zip(dtype.names, item, strict=True)}
-    if isinstance(item, float) and item - item != 0:
-        return None  # JSON has neither infinity nor NaN
     return item.decode(errors="replace") if isinstance(item, bytes) else item if dtype.kind in "fiub" else str(item)
 
 

@@ -1,0 +1,339 @@
+"""Recordings: every record is in the file or counted, whatever the disk, the process or the program does."""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import os
+import subprocess
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import rtloop
+from rtloop import Recorder, Ring
+from rtloop.data import files
+
+Script = Callable[..., "subprocess.CompletedProcess[str]"]
+RECORD = np.dtype([("release", "i8"), ("x", "f8", 2), ("is_on", "?"), ("name", "S4"), ("part", [("n", "u2")])])
+
+
+def records(count: int, begin: int = 0) -> np.ndarray:
+    array = np.zeros(count, RECORD)
+    array["release"] = time.monotonic_ns() + np.arange(begin, begin + count)
+    array["x"][:, 0] = np.arange(begin, begin + count)
+    array["x"][:, 1] = -1.5
+    array["is_on"] = np.arange(count) % 2
+    array["name"] = b"arm"
+    array["part"]["n"] = np.arange(count)
+    return array
+
+
+def read(path: Path) -> np.ndarray:
+    content = np.load(path)
+    return content["records"] if path.suffix == ".npz" else content
+
+
+def read_mcap(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    reader = pytest.importorskip("mcap.reader")
+    with path.open("rb") as file:
+        return [(m.log_time, json.loads(m.data)) for _, _, m in reader.make_reader(file).iter_messages()]
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_what_went_into_the_ring_is_in_the_file(tmp_path: Path, suffix: str) -> None:
+    ring, path = Ring(RECORD, 100), tmp_path / f"run{suffix}"
+    given = [records(60), records(100, 60), records(1, 160)]
+    with Recorder(ring, path) as recorder:
+        for array in given:
+            assert ring.push(array) == len(array)
+            recorder.flush()
+        assert recorder.written == 161 and not recorder.closed
+    assert recorder.closed and (recorder.written, recorder.lost, recorder.error) == (161, 0, None)
+    assert np.array_equal(read(path), np.concatenate(given))
+    assert [child.name for child in tmp_path.iterdir()] == [path.name], "nothing is left beside it"
+
+
+def test_an_npz_tells_about_the_recording(tmp_path: Path) -> None:
+    ring = Ring("f8", 2)
+    with Recorder(ring, tmp_path / "run.npz", interval="10s"):
+        ring.push([1, 2, 3])
+    about = json.loads(str(np.load(tmp_path / "run.npz")["about"]))
+    assert (about["written"], about["lost"]) == (2, 1)
+    assert about["begun_ns"] <= about["ended_ns"]
+
+
+def test_an_mcap_is_read_by_its_own_package(tmp_path: Path) -> None:
+    mcap = pytest.importorskip("mcap.reader")
+    ring, path = Ring(RECORD, 5000), tmp_path / "run.mcap"
+    given = records(3000)
+    given["x"][5, 1] = np.nan
+    before = time.time_ns()
+    with Recorder(ring, path, topic="/arm/signals") as recorder:
+        ring.push(given)
+    assert recorder.written == 3000
+    messages = read_mcap(path)
+    assert len(messages) == 3000
+    assert messages[7][1] == {"release": int(given["release"][7]), "x": [7.0, -1.5], "is_on": True, "name": "arm",
+                              "part": {"n": 7}}  # fmt: skip
+    assert messages[5][1]["x"] == [5.0, None], "JSON has no NaN"
+    assert abs(messages[0][0] - before) < 60e9, "the time of day"
+    assert messages[9][0] - messages[0][0] == given["release"][9] - given["release"][0]
+    with path.open("rb") as file:
+        summary = mcap.make_reader(file).get_summary()
+    (channel,), (schema,) = summary.channels.values(), summary.schemas.values()
+    assert channel.topic == "/arm/signals" and schema.encoding == "jsonschema"
+    kinds = {name: value["type"] for name, value in json.loads(schema.data)["properties"].items()}
+    assert kinds == {"release": "integer", "x": "array", "is_on": "boolean", "name": "string", "part": "object"}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values", "key"), [([("t", "f8")], [(0.25,), (0.5,)], "t"), ("f4", [0.25, 0.5], "value")]
+)
+def test_times_of_an_mcap_without_a_release(tmp_path: Path, dtype: Any, values: list[Any], key: str) -> None:
+    pytest.importorskip("mcap")
+    ring = Ring(dtype, 10)
+    before = time.time_ns()
+    with Recorder(ring, tmp_path / "run.mcap"):
+        ring.push(values)
+    (first, a), (second, b) = read_mcap(tmp_path / "run.mcap")
+    assert (a[key], b[key]) == (0.25, 0.5)
+    assert before <= first <= second <= time.time_ns() + 1e9
+    if key == "t":
+        assert second - first == 250_000_000
+
+
+def test_what_the_ring_dropped_is_counted_from_the_beginning_of_the_recording(tmp_path: Path) -> None:
+    ring = Ring("i8", 4)
+    ring.push(range(6))
+    assert ring.dropped == 2
+    with Recorder(ring, tmp_path / "run.npy", interval="10s") as recorder:
+        ring.push(range(10))
+        recorder.flush()
+        ring.push(range(5))
+    assert ring.dropped >= 9
+    assert recorder.written + recorder.lost == 4 + 10 + 5
+
+
+def test_the_file_is_whole_at_every_moment(tmp_path: Path) -> None:
+    ring, path = Ring("i8", 100_000), tmp_path / "run.npy"
+    with Recorder(ring, path, interval="1ms"):
+        for i in range(300):
+            ring.push(range(100 * i, 100 * i + 100))
+            seen = np.load(io.BytesIO(path.read_bytes()))
+            assert np.array_equal(seen, np.arange(len(seen)))
+    assert len(np.load(path)) == 30_000
+
+
+KILLED = """
+import os, sys, numpy as np, rtloop
+ring = rtloop.Ring([("n", "i8"), ("x", "f8", 8)], 100_000)
+recorder = rtloop.Recorder(ring, sys.argv[1] if len(sys.argv) > 1 else {path!r})
+array = np.zeros(20_000, ring.dtype)
+array["n"] = np.arange(20_000)
+ring.push(array)
+recorder.flush()
+ring.push(array[:3])
+{end}
+"""
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".mcap"])
+def test_a_killed_process_leaves_what_was_written(script: Script, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"run{suffix}"
+    done = script(KILLED.format(path=str(path), end="os.kill(os.getpid(), 9)"))
+    assert done.returncode == -9, done.stderr
+    if suffix == ".mcap":
+        stream = pytest.importorskip("mcap.stream_reader")
+        count = 0
+        with path.open("rb") as file:
+            for record in stream.StreamReader(file).records:
+                count += type(record).__name__ == "Message"
+                if count >= 19_500:
+                    return
+        pytest.fail(f"{count} messages")
+    left = np.load(path.with_name("run.npz.part.npy") if suffix == ".npz" else path)
+    assert len(left) in (20_000, 20_003) and left["n"][19_999] == 19_999
+
+
+@pytest.mark.parametrize("end", ["", "sys.exit(3)", "1 / 0"])
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".mcap"])
+def test_a_program_that_ends_without_close_has_a_complete_file(
+    script: Script, tmp_path: Path, suffix: str, end: str
+) -> None:
+    path = tmp_path / f"run{suffix}"
+    done = script(KILLED.format(path=str(path), end=end))
+    assert done.returncode == {"": 0, "sys.exit(3)": 3, "1 / 0": 1}[end], done.stderr
+    if suffix == ".mcap":
+        assert len(read_mcap(path)) == 20_003
+    else:
+        assert len(read(path)) == 20_003
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".mcap"])
+def test_a_full_disk_is_told_and_what_was_written_stays(script: Script, tmp_path: Path, suffix: str) -> None:
+    """A limit of the file's size is a disk that is full for this process."""
+    path = tmp_path / f"run{suffix}"
+    done = script(f"""
+        import resource, signal, numpy as np, rtloop
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+        ring = rtloop.Ring("f8", 100_000)
+        try:
+            with rtloop.Recorder(ring, {str(path)!r}, interval="1ms") as recorder:
+                ring.push(np.arange(50_000))
+                while recorder.error is None:
+                    pass
+                ring.push(np.arange(1000))
+        except rtloop.RecorderError as error:
+            import errno
+            print(errno.errorcode[error.errno], isinstance(error, OSError), recorder.written, recorder.lost, str(error))
+        recorder.close()
+    """)
+    name, is_os_error, written, lost, text = done.stdout.split(maxsplit=4)
+    assert (name, is_os_error) == ("EFBIG", "True"), done.stderr
+    assert int(written) > 1000 and int(written) + int(lost) == 51_000
+    assert str(path) in text and f"after {written} records" in text
+    assert "RTSetupWarning" in done.stderr and done.stderr.count("recording ended") == 1, "told at once, and once"
+    if suffix != ".mcap":
+        left = np.load(path.with_name("run.npz.part.npy") if suffix == ".npz" else path)
+        assert len(left) == int(written) and left[-1] == int(written) - 1
+
+
+def test_a_disk_that_fails_only_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(fd: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(files.os, "fsync", fail)
+    ring = Ring("f8", 10)
+    recorder = Recorder(ring, tmp_path / "run.npy")
+    ring.push(1)
+    with pytest.warns(rtloop.RTSetupWarning, match="Input/output"), pytest.raises(rtloop.RecorderError) as caught:
+        recorder.close()
+    assert caught.value.errno == 5
+    recorder.close()
+
+
+def test_a_codec_that_fails_is_told_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ring = Ring("f8", 10)
+    recorder = Recorder(ring, tmp_path / "run.npy")
+    monkeypatch.setattr(files.NpyFile, "append", lambda self, array: array.nonsense)
+    ring.push(1)
+    with pytest.warns(rtloop.RTSetupWarning, match="nonsense"), pytest.raises(rtloop.RecorderError, match="nonsense"):
+        recorder.close()
+    assert (recorder.written, recorder.lost) == (0, 1)
+
+
+def test_an_error_of_the_body_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files.NpyFile, "append", lambda self, array: array.nonsense)
+    ring = Ring("f8", 10)
+    warnings.simplefilter("ignore", rtloop.RTSetupWarning)
+    with pytest.raises(KeyError) as caught, Recorder(ring, tmp_path / "run.npy"):
+        ring.push(1)
+        raise KeyError("mine")
+    assert any("recorder failed" in note for note in caught.value.__notes__)
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "words"),
+    [("run.csv", rtloop.ConfigError, r"\.npy, \.npz or \.mcap"), ("none/run.npy", FileNotFoundError, "none"),
+     ("none/run.npz", FileNotFoundError, "none"), ("none/run.mcap", FileNotFoundError, "none")],
+)  # fmt: skip
+def test_a_file_that_cannot_be_made(tmp_path: Path, name: str, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        Recorder(Ring("f8", 1), tmp_path / name)
+
+
+def test_a_former_file_is_replaced_and_an_npz_only_when_it_is_complete(tmp_path: Path) -> None:
+    path = tmp_path / "run.npz"
+    for value in (1.0, 2.0):
+        ring = Ring("f8", 1)
+        ring.push(value)
+        recorder = Recorder(ring, path)
+        if value == 2.0:
+            recorder.flush()
+            assert read(path).tolist() == [1.0], "the former one is still there"
+        recorder.close()
+    assert read(path).tolist() == [2.0]
+
+
+def test_flush_and_close_after_the_end(tmp_path: Path) -> None:
+    recorder = Recorder(Ring("f8", 1), tmp_path / "run.npy")
+    recorder.close()
+    recorder.close()
+    with pytest.raises(rtloop.StateError, match="has ended"):
+        recorder.flush()
+    assert "closed" in repr(recorder)
+
+
+def test_flush_gives_up_where_the_disk_takes_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    append = files.NpyFile.append
+    is_slow = True
+
+    def slowly(self: files.NpyFile, array: np.ndarray) -> None:
+        while is_slow:
+            time.sleep(0.01)
+        append(self, array)
+
+    monkeypatch.setattr(files.NpyFile, "append", slowly)
+    ring = Ring("f8", 1)
+    with Recorder(ring, tmp_path / "run.npy") as recorder:
+        ring.push(1)
+        with pytest.raises(TimeoutError, match="longer than 100ms"):
+            recorder.flush("100ms")
+        is_slow = False
+    assert recorder.written == 1
+
+
+def test_T16_the_thread_is_an_ordinary_one(tmp_path: Path) -> None:
+    recorder = Recorder(Ring("f8", 1), tmp_path / "run.npy")
+    tid = recorder._thread.native_id
+    assert tid is not None
+    recorder.flush()
+    assert os.sched_getscheduler(tid) == os.SCHED_OTHER
+    assert os.sched_getaffinity(tid) == os.sched_getaffinity(0)
+    recorder.close()
+
+
+def test_M10_a_forked_child_leaves_the_recording_alone(tmp_path: Path) -> None:
+    ring, path = Ring("f8", 10), tmp_path / "run.npy"
+    with Recorder(ring, path) as recorder:
+        ring.push(1)
+        recorder.flush()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+        if child == 0:
+            try:
+                recorder.close()
+                recorder.flush()
+            except rtloop.StateError:
+                os._exit(0)
+            os._exit(1)
+        assert os.waitpid(child, 0)[1] == 0
+        ring.push(2)
+    assert read(path).tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("count", [0, 1, 10**6, 2**62])
+def test_the_head_of_an_npy_file_is_as_long_for_any_count(count: int) -> None:
+    head = files.npy_header(RECORD, count)
+    assert len(head) == len(files.npy_header(RECORD, 0)) and len(head) % 64 == 0
+    described = ast.literal_eval(head[12:].decode())
+    assert (described["shape"], np.dtype(described["descr"])) == ((count,), RECORD)
+
+
+def test_a_log_of_signals_is_recorded_as_it_is(exchanges: Any, ordinary: dict[str, Any], tmp_path: Path) -> None:
+    loop = exchanges.Servo("2kHz", **ordinary)
+    with Recorder(loop.log, tmp_path / "run.npy") as recorder:
+        stats = loop.run(cycles=1000)
+    left = np.load(tmp_path / "run.npy")
+    assert recorder.written + recorder.lost == stats.cycles == 1000
+    assert len(left) == recorder.written == 1000
+    assert np.array_equal(left["cycle"], np.arange(1000)) and np.array_equal(left["s3"], left["cycle"] + 3.0)
