@@ -24,6 +24,13 @@ DIALECT = ("-std=c11", "-D_GNU_SOURCE")
 WARNINGS = ("-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Wno-sign-conversion", "-Werror")
 MEMORY = "address,undefined"
 THREADS = "thread"
+UNDEFINED = "undefined"  # for programs with stacks of their own
+
+# Pieces of headers that several mutations change.
+_PUBLISH = "rt_exchange_acq_rel(&latest->between, latest->back"
+_TURN = "rt_exchange_acq_rel(&latest->between, latest->front"
+_WRITE = "memcpy(rt_latest_back(latest), value, value_bytes);\n  rt_latest_publish(latest);"
+_SEE_TAIL = "ring->tail_seen = rt_load_acquire(&ring->tail);\n  const uint64_t all = ring->tail_seen - head, "
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,44 @@ PROGRAMS = {
         {"BROKEN_OCTAVE": MEMORY, "BROKEN_COUNT": MEMORY, "BROKEN_RANGE": MEMORY, "BROKEN_STORE": THREADS},
     ),
     "hugepage": Program((MEMORY,), {"BROKEN_CHILD": MEMORY, "BROKEN_POPULATE": MEMORY, "BROKEN_COLLAPSE": MEMORY}),
+    "latest": Program(
+        (MEMORY, THREADS),
+        mutations={
+            "the new flag stays in the number": Mutation("latest.h", "back = was & ~RT_LATEST_NEW", "back = was"),
+            "nothing is ever new": Mutation("latest.h", "latest->back | RT_LATEST_NEW)", "latest->back)"),
+            "the reader keeps its place": Mutation("latest.h", "  latest->front = was & ~RT_LATEST_NEW;\n", ""),
+        },
+    ),
+    "latest_model": Program(
+        (UNDEFINED,),
+        mutations={
+            "publishes without a release": Mutation(
+                "latest.h",
+                "rt_exchange_acq_rel(&latest->between, latest->back",
+                "rt_exchange_acquire(&latest->between, latest->back",
+            ),
+            "reuses a place without an acquire": Mutation(
+                "latest.h",
+                "rt_exchange_acq_rel(&latest->between, latest->back",
+                "rt_exchange_release(&latest->between, latest->back",
+            ),
+            "gives back without a release": Mutation(
+                "latest.h",
+                "rt_exchange_acq_rel(&latest->between, latest->front",
+                "rt_exchange_acquire(&latest->between, latest->front",
+            ),
+            "reads without an acquire": Mutation(
+                "latest.h",
+                "rt_exchange_acq_rel(&latest->between, latest->front",
+                "rt_exchange_release(&latest->between, latest->front",
+            ),
+            "publishes first": Mutation(
+                "latest.h",
+                _WRITE,
+                "void *b = rt_latest_back(latest);\n  rt_latest_publish(latest);\n  memcpy(b, value, value_bytes);",
+            ),
+        },
+    ),
     "loop": Program((MEMORY, THREADS)),
     "pool": Program(
         (MEMORY, THREADS),
@@ -84,6 +129,62 @@ PROGRAMS = {
             ),
             "no inheritance": Mutation("pool.h", "pthread_mutexattr_setprotocol(&attr, PTHREAD_PRIO_INHERIT)", "0"),
             "the checker is blind": Mutation("pool_check.h", "index >= pool->count || pool->off_stack[index])", "0)"),
+        },
+    ),
+    "ring": Program(
+        (MEMORY, THREADS),
+        mutations={
+            "one too many": Mutation("ring.h", "room = ring->capacity - fill;", "room = ring->capacity + 1 - fill;"),
+            "forgets what it drops": Mutation("ring.h", "rt_add_relaxed(&ring->dropped, wanted - room);", ""),
+            "no high water": Mutation("ring.h", "rt_store_relaxed(&ring->high_water, fill + wanted)", "(void)0"),
+            "does not wrap when pushing": Mutation(
+                "ring.h", "  memcpy(ring->items, (const char *)items + first * size, (taken - first) * size);\n", ""
+            ),
+            "does not wrap when popping": Mutation(
+                "ring.h", "  memcpy((char *)items + first * size, ring->items, (taken - first) * size);\n", ""
+            ),
+            "shows more than one piece": Mutation("ring.h", "*count = all < piece ? all : piece;", "*count = all;"),
+        },
+    ),
+    "ring_model": Program(
+        (UNDEFINED,),
+        mutations={
+            "pushes without a release": Mutation(
+                "ring.h", "rt_store_release(&ring->tail, tail + 1);", "rt_store_relaxed(&ring->tail, tail + 1);"
+            ),
+            "pushes many without a release": Mutation(
+                "ring.h", "rt_store_release(&ring->tail, tail + taken);", "rt_store_relaxed(&ring->tail, tail + taken);"
+            ),
+            "pops without a release": Mutation(
+                "ring.h", "rt_store_release(&ring->head, head + 1);", "rt_store_relaxed(&ring->head, head + 1);"
+            ),
+            "pops many without a release": Mutation(
+                "ring.h", "rt_store_release(&ring->head, head + taken);", "rt_store_relaxed(&ring->head, head + taken);"
+            ),
+            "consumes without a release": Mutation(
+                "ring.h", "rt_store_release(&ring->head, rt_load", "rt_store_relaxed(&ring->head, rt_load"
+            ),
+            "pushes without an acquire": Mutation(
+                "ring.h",
+                "ring->head_seen = rt_load_acquire(&ring->head)",
+                "ring->head_seen = rt_load_relaxed(&ring->head)",
+            ),
+            "pops without an acquire": Mutation(
+                "ring.h", "    ring->tail_seen = rt_load_acquire(", "    ring->tail_seen = rt_load_relaxed("
+            ),
+            "pops many without an acquire": Mutation(
+                "ring.h", _SEE_TAIL + "taken", _SEE_TAIL.replace("acquire", "relaxed") + "taken"
+            ),
+            "looks without an acquire": Mutation(
+                "ring.h", _SEE_TAIL + "piece", _SEE_TAIL.replace("acquire", "relaxed") + "piece"
+            ),
+            "publishes first": Mutation(
+                "ring.h",
+                "  memcpy(ring->items + (tail & ring->mask) * item_bytes, item, item_bytes);\n"
+                "  rt_store_release(&ring->tail, tail + 1);\n",
+                "  rt_store_release(&ring->tail, tail + 1);\n"
+                "  memcpy(ring->items + (tail & ring->mask) * item_bytes, item, item_bytes);\n",
+            ),
         },
     ),
     "schedule": Program(
@@ -224,7 +325,7 @@ def test_known_wrong_variant_fails(name, fault, compiler, tmp_path):
 def test_mutation_of_a_header_fails(name, fault, tmp_path):
     compiler = shutil.which("gcc") or shutil.which("clang") or pytest.skip("neither gcc nor clang is installed")
     include = PROGRAMS[name].mutations[fault].write(tmp_path)
-    result = run(build(name, compiler, MEMORY, tmp_path, "-Wno-error", include=include))
+    result = run(build(name, compiler, PROGRAMS[name].sanitizers[0], tmp_path, "-Wno-error", include=include))
     assert result.returncode != 0, "the known fault went unnoticed"
     assert any(word in result.stderr for word in ("check failed", "Sanitizer", "runtime error")), result.stderr
 

@@ -18,6 +18,8 @@
 #define rt_store_relaxed(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
 #define rt_store_release(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
 
+#define rt_exchange_acq_rel(p, v) __atomic_exchange_n((p), (v), __ATOMIC_ACQ_REL)
+
 /* Add to a datum that only this thread writes. */
 #define rt_add_relaxed(p, v) rt_store_relaxed((p), rt_load_relaxed(p) + (v))
 

@@ -71,7 +71,7 @@ static inline void *rt_latest_back(rt_latest_t *latest) { return latest->places 
 
 /* Make what is in rt_latest_back() the newest value, and get another place. The writer; one locked instruction. */
 static inline void rt_latest_publish(rt_latest_t *latest) {
-  const uint32_t was = __atomic_exchange_n(&latest->between, latest->back | RT_LATEST_NEW, __ATOMIC_ACQ_REL);
+  const uint32_t was = rt_exchange_acq_rel(&latest->between, latest->back | RT_LATEST_NEW);
   latest->back = was & ~RT_LATEST_NEW;
   rt_add_relaxed(&latest->written, 1);
 }
@@ -80,7 +80,7 @@ static inline void rt_latest_publish(rt_latest_t *latest) {
  * locked instruction. */
 static inline int rt_latest_update(rt_latest_t *latest) {
   if (!(rt_load_relaxed(&latest->between) & RT_LATEST_NEW)) return 0;
-  const uint32_t was = __atomic_exchange_n(&latest->between, latest->front, __ATOMIC_ACQ_REL);
+  const uint32_t was = rt_exchange_acq_rel(&latest->between, latest->front);
   latest->front = was & ~RT_LATEST_NEW;
   return 1;
 }

@@ -142,7 +142,7 @@ static inline const void *rt_ring_front(rt_ring_t *ring, uint64_t *count) {
   ring->tail_seen = rt_load_acquire(&ring->tail);
   const uint64_t all = ring->tail_seen - head, piece = ring->mask + 1 - place;
   *count = all < piece ? all : piece;
-  return ring->items + place * ring->item_bytes;
+  return *count ? ring->items + place * ring->item_bytes : ring->items; /* which is NULL in a forked child */
 }
 
 /* Give back the oldest `count` items, of which there have to be so many. The consumer; O(1), wait-free. */
