@@ -13,10 +13,12 @@ import json
 import os
 import shutil
 import statistics
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, TextIO
 
@@ -95,6 +97,37 @@ def need_module(name: str, package: str) -> ModuleType:
         if (error.name or "").partition(".")[0] != name.partition(".")[0]:
             raise  # what the peer lacks itself is another error
         sys.exit(f"{name} is missing, and without it there is nothing to compare with: pip install {package}")
+
+
+def build_peers(sources: Path, folder: Path, boost: str) -> Path:
+    """Compile a folder's ours.c and peers.cpp into one program, or end with what is missing.
+
+    Parameters
+    ----------
+    sources : Path
+        Where they are.
+    folder : Path
+        Where the program goes.
+    boost : str
+        A header of boost that the peers need, such as ``"pool/pool.hpp"``.
+    """
+    if not any(Path(root, "boost", boost).exists() for root in ("/usr/include", "/usr/local/include")):
+        sys.exit(
+            "boost's headers are missing, and without them there is nothing to compare with: apt install libboost-dev"
+        )
+    objects: list[Path] = []
+    headers = Path(rtloop.get_include()) / "rtloop" / "include"
+    for compiler, dialect, source in (
+        (need("gcc", "gcc"), "-std=gnu11", "ours.c"),
+        (need("g++", "g++"), "-std=c++17", "peers.cpp"),
+    ):
+        say(f"compiling {source}")
+        objects.append(folder / f"{source}.o")
+        command = [compiler, dialect, "-O2", f"-I{headers}", "-c", str(sources / source), "-o", str(objects[-1])]
+        subprocess.run(command, check=True)
+    program = folder / "peers"
+    subprocess.run(["g++", *map(str, objects), "-pthread", "-o", str(program)], check=True)
+    return program
 
 
 def say(text: str) -> None:

@@ -22,9 +22,7 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
-from common import claim, exit_code, need, parser, print_claims, print_table, say, write_json
-
-import rtloop
+from common import build_peers, claim, exit_code, parser, print_claims, print_table, say, write_json
 
 HERE = Path(__file__).parent / "pool_peers"
 #: Other mallocs, and the packages of Debian that have them.
@@ -41,27 +39,6 @@ TARGETS = (
     ("shared", "boost::lockfree::stack", 0.6),
     ("mutex", "pi-mutex", 1.1),
 )
-
-
-def build(folder: Path) -> Path:
-    """Compile the contestants."""
-    if not any(Path(root, "boost/pool/pool.hpp").exists() for root in ("/usr/include", "/usr/local/include")):
-        sys.exit(
-            "boost's headers are missing, and without them there is nothing to compare with: apt install libboost-dev"
-        )
-    objects: list[Path] = []
-    headers = Path(rtloop.get_include()) / "rtloop" / "include"
-    for compiler, dialect, source in (
-        (need("gcc", "gcc"), "-std=gnu11", "ours.c"),
-        (need("g++", "g++"), "-std=c++17", "peers.cpp"),
-    ):
-        say(f"compiling {source}")
-        objects.append(folder / f"{source}.o")
-        command = [compiler, dialect, "-O2", f"-I{headers}", "-c", str(HERE / source), "-o", str(objects[-1])]
-        subprocess.run(command, check=True)
-    program = folder / "peers"
-    subprocess.run(["g++", *map(str, objects), "-pthread", "-o", str(program)], check=True)
-    return program
 
 
 def find_libraries(more: list[str]) -> tuple[dict[str, str], list[str]]:
@@ -109,7 +86,7 @@ def main() -> int:
     libraries, missing = find_libraries(arguments.preload)
     claims, tails = [], {}
     with tempfile.TemporaryDirectory() as folder:
-        program = build(Path(folder))
+        program = build_peers(HERE, Path(folder), "pool/pool.hpp")
         mallocs = {"glibc malloc": "", **libraries}
         batches = {}
         for name, path in mallocs.items():
