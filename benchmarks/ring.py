@@ -3,8 +3,8 @@
     python benchmarks/ring.py [--pairs 9] [--items 1000000] [--json FILE]
 
 Needs gcc, g++ and boost's headers (apt install g++ libboost-dev). All contestants run in one process, in turn: a push
-and a pop of one item on one CPU, and items between two threads, each on a CPU of its own. Between two threads the ratio is
-of the times; 1.5 times the throughput is two thirds of the time.
+and a pop of one item on one CPU, and items between two threads, each on a CPU of its own. Between two threads the
+ratio is of the times; 1.5 times the throughput is two thirds of the time.
 """
 
 from __future__ import annotations
