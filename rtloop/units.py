@@ -229,8 +229,13 @@ def format_duration(ns: float, digits: int = 3) -> str:
     """Write nanoseconds as a person reads them: ``1500`` becomes ``"1.5 us"``."""
     for unit, scale in (("s", 10**9), ("ms", 10**6), ("us", 10**3)):
         if abs(ns) >= scale:
-            return f"{ns / scale:.{digits}f}".rstrip("0").rstrip(".") + f" {unit}"
-    return f"{ns:.{digits}f}".rstrip("0").rstrip(".") + " ns"
+            return f"{_short(ns / scale, digits)} {unit}"
+    return f"{_short(ns, digits)} ns"
+
+
+def _short(value: float, digits: int) -> str:
+    text = f"{value:.{digits}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def format_rate(period_ns: int) -> str:

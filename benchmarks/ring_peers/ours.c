@@ -5,8 +5,9 @@
 #include "rtloop/latest.h"
 #include "rtloop/ring.h"
 
-/* The compiler may not know at the next call what the last one has written. */
-#define BARRIER() __asm__ volatile("" ::: "memory")
+/* An item has to be in memory as a whole: the compiler may neither put it together in registers, nor leave out what is
+ * not looked at. */
+#define WHOLE(item) __asm__ volatile("" : "+m"(item)::"memory")
 
 enum { CAPACITY = 1024 };
 
@@ -29,21 +30,25 @@ typedef struct item {
   uint64_t words[8];
 } item_t;
 
+#define FIRST(item) (*(uint64_t *)&(item))
+
 #define MAKE(type, name)                                                                                               \
   void ours_pairs_##name(void *ring, long count) {                                                                     \
     type in = {0}, out;                                                                                                \
     for (long i = 0; i < count; i++) {                                                                                 \
-      *(uint64_t *)&in = (uint64_t)i;                                                                                  \
+      FIRST(in) = (uint64_t)i;                                                                                         \
+      WHOLE(in);                                                                                                       \
       if (!rt_ring_push_sized(ring, &in, sizeof in)) abort();                                                          \
-      BARRIER();                                                                                                       \
-      if (!rt_ring_pop_sized(ring, &out, sizeof out) || *(uint64_t *)&out != (uint64_t)i) abort();                     \
-      BARRIER();                                                                                                       \
+      if (!rt_ring_pop_sized(ring, &out, sizeof out)) abort();                                                         \
+      WHOLE(out);                                                                                                      \
+      if (FIRST(out) != (uint64_t)i) abort();                                                                          \
     }                                                                                                                  \
   }                                                                                                                    \
   void ours_produce_##name(void *ring, long count) {                                                                   \
     type in = {0};                                                                                                     \
     for (long i = 0; i < count; i++) {                                                                                 \
-      *(uint64_t *)&in = (uint64_t)i;                                                                                  \
+      FIRST(in) = (uint64_t)i;                                                                                         \
+      WHOLE(in);                                                                                                       \
       while (!rt_ring_push_sized(ring, &in, sizeof in)) rt_cpu_relax();                                                \
     }                                                                                                                  \
   }                                                                                                                    \
@@ -51,7 +56,8 @@ typedef struct item {
     type out;                                                                                                          \
     for (long i = 0; i < count; i++) {                                                                                 \
       while (!rt_ring_pop_sized(ring, &out, sizeof out)) rt_cpu_relax();                                               \
-      if (*(uint64_t *)&out != (uint64_t)i) abort();                                                                   \
+      WHOLE(out);                                                                                                      \
+      if (FIRST(out) != (uint64_t)i) abort();                                                                          \
     }                                                                                                                  \
   }
 
@@ -62,9 +68,10 @@ void ours_latest(void *latest, long count) {
   item_t in = {{0}}, out;
   for (long i = 1; i <= count; i++) {
     in.words[0] = (uint64_t)i;
+    WHOLE(in);
     rt_latest_write_sized(latest, &in, sizeof in);
-    BARRIER();
-    if (!rt_latest_read_sized(latest, &out, sizeof out) || out.words[0] != (uint64_t)i) abort();
-    BARRIER();
+    if (!rt_latest_read_sized(latest, &out, sizeof out)) abort();
+    WHOLE(out);
+    if (out.words[0] != (uint64_t)i) abort();
   }
 }

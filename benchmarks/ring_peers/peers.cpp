@@ -38,7 +38,9 @@ struct Item {
 
 inline uint64_t &first(uint64_t &item) { return item; }
 inline uint64_t &first(Item &item) { return item.words[0]; }
-inline void barrier() { __asm__ volatile("" ::: "memory"); }
+// An item has to be in memory as a whole: the compiler may neither put it together in registers, nor leave out what is
+// not looked at.
+template <class T> inline void whole(T &item) { __asm__ volatile("" : "+m"(item)::"memory"); }
 inline void relax() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
@@ -54,16 +56,18 @@ template <class T> struct Boost {
     T in{}, out;
     for (long i = 0; i < count; i++) {
       first(in) = uint64_t(i);
+      whole(in);
       if (!queue.push(in)) abort();
-      barrier();
-      if (!queue.pop(out) || first(out) != uint64_t(i)) abort();
-      barrier();
+      if (!queue.pop(out)) abort();
+      whole(out);
+      if (first(out) != uint64_t(i)) abort();
     }
   }
   void produce(long count) {
     T in{};
     for (long i = 0; i < count; i++) {
       first(in) = uint64_t(i);
+      whole(in);
       while (!queue.push(in)) relax();
     }
   }
@@ -71,6 +75,7 @@ template <class T> struct Boost {
     T out;
     for (long i = 0; i < count; i++) {
       while (!queue.pop(out)) relax();
+      whole(out);
       if (first(out) != uint64_t(i)) abort();
     }
   }

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["COMMANDS", "main"]
 
 # name -> module; the command is the module's attribute of the same name. Loaded only when it is needed.
-COMMANDS = {"demo": "rtloop.tools.demo"}
+COMMANDS = {"demo": "rtloop.tools.demo", "latency": "rtloop.tools.latency"}
 
 _EXTRAS = {"click": "cli", "rich": "cli", "matplotlib": "plot"}
 

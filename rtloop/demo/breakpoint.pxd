@@ -1,0 +1,1 @@
+# Nobody has to know how it looks inside.

@@ -1,0 +1,9 @@
+from typing import Any
+
+from rtloop import RTLoop
+
+class BreakpointLoop(RTLoop):
+    def __init__(self, period: int | str, *, limit_ns: int, trace_fd: int = -1, **settings: Any) -> None: ...
+    def setup(self) -> None: ...
+    @property
+    def hit_ns(self) -> int: ...

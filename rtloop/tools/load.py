@@ -1,0 +1,136 @@
+"""Loads that a latency is measured beside: small generators of our own, and those of stress-ng and hackbench."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from contextlib import AbstractContextManager, ExitStack
+from typing import TYPE_CHECKING
+
+from rtloop.demo.hog import Hog
+from rtloop.errors import RtloopError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["LOADS", "Load"]
+
+# Each ends when its parent is gone: then its parent is another one.
+_UNTIL_ORPHANED = """
+import os, sys
+parent = int(sys.argv[1])
+def is_wanted():
+    return os.getppid() == parent
+"""
+
+_PROGRAMS = {
+    "cpu": "while is_wanted():\n    sum(range(100_000))\n",
+    "memory": "while is_wanted():\n    block = bytearray(64 << 20)\n    block[::4096] = bytes(len(block[::4096]))\n",
+    "io": """
+name = os.path.join(sys.argv[2], f"load-{os.getpid()}")
+while is_wanted():
+    with open(name, "wb") as file:
+        for _ in range(16):
+            file.write(os.urandom(1 << 20))
+            os.fsync(file.fileno())
+""",
+    "fork": """
+while is_wanted():
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+""",
+}
+
+#: What there is: ours, and the programs of others with their arguments.
+LOADS = ("none", *_PROGRAMS, "gil", "stress-ng", "hackbench")
+
+_OTHERS = {
+    "stress-ng": [
+        "stress-ng",
+        "--quiet",
+        "--cpu",
+        "0",
+        "--vm",
+        "1",
+        "--vm-bytes",
+        "128M",
+        "--timer",
+        "1",
+        "--fork",
+        "1",
+    ],
+    "hackbench": ["hackbench", "--loops", "1000000000"],
+}
+_PACKAGES = {"stress-ng": "stress-ng", "hackbench": "rt-tests"}
+
+
+class Load(AbstractContextManager["Load"]):
+    """A load for the time of a ``with`` statement.
+
+    Parameters
+    ----------
+    kind : str
+        One of `LOADS`. ``cpu``, ``memory``, ``io`` and ``fork`` are one ordinary process for each CPU; ``gil`` is a
+        thread of this process that never rests.
+
+    Raises
+    ------
+    RtloopError
+        Where the program is not installed, or ends at once.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._stack = ExitStack()
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> Load:
+        if self.kind == "gil":
+            self._stack.enter_context(Hog())
+        elif self.kind in _PROGRAMS:
+            folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="rtloop-load-"))
+            program = _UNTIL_ORPHANED + _PROGRAMS[self.kind]
+            for _ in os.sched_getaffinity(0):
+                self._start([sys.executable, "-S", "-c", program, str(os.getpid()), folder])
+        elif self.kind in _OTHERS:
+            if shutil.which(self.kind) is None:
+                raise RtloopError(f"{self.kind} is not installed; fix: sudo apt install {_PACKAGES[self.kind]}")
+            self._start(_OTHERS[self.kind])
+        return self
+
+    def _start(self, command: list[str]) -> None:
+        # A session of its own: Ctrl-C ends the measurement first, and then the load.
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        self._processes.append(process)
+        self._stack.callback(_end, process)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether all of it still runs."""
+        return all(process.poll() is None for process in self._processes)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a process and all of its children."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+            process.wait(2)
+        except ProcessLookupError:
+            break
+        except subprocess.TimeoutExpired:
+            continue
+    process.wait()

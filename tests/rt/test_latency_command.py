@@ -1,0 +1,51 @@
+"""``rtloop latency`` with everything it can ask for: real time, cyclictest beside it, the kernel's trace."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.rt
+TRACING = Path("/sys/kernel/tracing")
+
+
+def rtloop(*options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "rtloop", "latency", *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+
+
+def test_a_loop_on_each_cpu_at_real_time() -> None:
+    done = rtloop("--rate", "2kHz", "--duration", "1s", "--cpus", "all", "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    for loop in document["loops"]:
+        assert loop["refused"] == [] and loop["page_faults"] == {"minor": 0, "major": 0}
+        assert loop["cycles"] + loop["missed"] >= 1900
+
+
+@pytest.mark.skipif(shutil.which("cyclictest") is None, reason="needs cyclictest: apt install rt-tests")
+def test_a_comparison_has_both_in_every_pair() -> None:
+    done = rtloop("--duration", "300ms", "--compare", "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert len(document["pairs"]) == 3 and document["ratios"]["p50"] > 0
+    assert all(sum(side["counts"].values() if isinstance(side["counts"], dict) else side["counts"]) > 100
+               for pair in document["pairs"] for side in pair.values())  # fmt: skip
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not (TRACING / "tracing_on").exists(), reason="needs root, and tracefs on /sys/kernel/tracing"
+)
+def test_the_trace_stops_at_the_breakpoint_and_is_removed(tmp_path: Path) -> None:
+    before = (TRACING / "tracing_on").read_text(), sorted(os.listdir(TRACING / "instances"))
+    done = rtloop("--breakpoint", "1", "--trace", str(tmp_path / "late.txt"))
+    assert done.returncode == 3, done.stderr
+    trace = (tmp_path / "late.txt").read_text()
+    assert "sched_switch" in trace and "latency" in trace
+    assert ((TRACING / "tracing_on").read_text(), sorted(os.listdir(TRACING / "instances"))) == before
