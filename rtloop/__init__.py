@@ -22,6 +22,8 @@ if _sys.platform != "linux":
 
 from rtloop.data.histogram import Histogram
 from rtloop.errors import (
+    AttachError,
+    AttachPrivilegeError,
     CallbackError,
     ConfigError,
     GuardError,
@@ -50,11 +52,14 @@ if _TYPE_CHECKING:
     from rtloop.data.recorder import Recorder
     from rtloop.data.ring import Ring
     from rtloop.data.signals import SignalLog
+    from rtloop.loop.attach import LoopReader, attach, running
     from rtloop.loop.stats import Stats
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AttachError",
+    "AttachPrivilegeError",
     "CallbackError",
     "ConfigError",
     "Grant",
@@ -62,6 +67,7 @@ __all__ = [
     "Histogram",
     "HugeBuffer",
     "Latest",
+    "LoopReader",
     "MemoryLockError",
     "MemoryLockPrivilegeError",
     "OverrunError",
@@ -81,9 +87,11 @@ __all__ = [
     "StateError",
     "Stats",
     "StopTimeoutError",
+    "attach",
     "cycle_dtype",
     "get_include",
     "memory",
+    "running",
 ]
 
 
@@ -100,12 +108,15 @@ def get_include() -> str:
 _LATE = {
     "HugeBuffer": "data.buffer",
     "Latest": "data.latest",
+    "LoopReader": "loop.attach",
     "Pool": "data.pool",
     "Recorder": "data.recorder",
     "Ring": "data.ring",
     "SignalLog": "data.signals",
     "Stats": "loop.stats",
+    "attach": "loop.attach",
     "memory": "memory",
+    "running": "loop.attach",
 }
 
 

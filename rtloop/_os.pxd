@@ -7,6 +7,10 @@ cdef extern from "<sys/mman.h>" nogil:
     enum:
         MCL_CURRENT
         MCL_FUTURE
+        PROT_READ
+        MAP_SHARED
+    void *MAP_FAILED
+    void *mmap(void *addr, size_t length, int prot, int flags, int fd, long offset)
     int mlock(const void *addr, size_t length)
     int munlock(const void *addr, size_t length)
     int mlockall(int flags)

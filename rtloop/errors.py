@@ -11,6 +11,8 @@ import os
 from typing import Any
 
 __all__ = [
+    "AttachError",
+    "AttachPrivilegeError",
     "CallbackError",
     "ConfigError",
     "GuardError",
@@ -72,6 +74,14 @@ class MemoryLockError(SetupError):
 
 class MemoryLockPrivilegeError(MemoryLockError, PrivilegeError):
     """Memory could not be locked for want of a privilege: caught by either name."""
+
+
+class AttachError(RtloopError, LookupError):
+    """No running loop, or more than one, is the one that was asked for, or its telemetry cannot be read."""
+
+
+class AttachPrivilegeError(AttachError, PermissionError):
+    """The process may not be looked into: it is another user's, or has privileges that this one lacks."""
 
 
 class CallbackError(RtloopError, RuntimeError):

@@ -21,7 +21,7 @@ import time
 from contextlib import ExitStack
 
 from rtloop.errors import SetupError, StateError, StopTimeoutError
-from rtloop.loop import acquire, failure, running
+from rtloop.loop import about, acquire, failure, running
 from rtloop.loop.settings import CLOCKS, OVERRUN_POLICIES, POLICIES
 from rtloop.system.keeper import shielded
 from rtloop.system.memory import fork_count
@@ -148,6 +148,7 @@ cdef class Control:
             self._insist(grants, acquire.thread_grants(settings, self.rt.request, self.rt.report), is_all=True)
             self._fill_header()
             self.grants = tuple(grants)
+            about.write(self._block, self.settings, self.grants, has_own_wait=self._has_own_wait)
             self._undo = stack.pop_all()
 
     def _abort_thread(self):

@@ -14,9 +14,9 @@ from rtloop.loop.telemetry import Snapshot, record_dtype
 from rtloop.system.grant import Grant
 from rtloop.system.host import host_facts
 
-__all__ = ["make_stats"]
+__all__ = ["assemble_stats", "machine", "make_stats"]
 
-_facts = cache(host_facts)
+machine = cache(host_facts)
 
 
 def _empty() -> Snapshot:
@@ -37,18 +37,39 @@ def make_stats(
     forks: int = 0,
     has_own_wait: bool = False,
 ) -> Stats:
-    """Make the Stats of a loop; a snapshot of None is that of a loop that never ran.
+    """Make the Stats of a loop of this process; a snapshot of None is that of a loop that never ran."""
+    return assemble_stats(
+        settings.to_dict() | ({"has_own_wait": True} if has_own_wait else {}),
+        state,
+        grants,
+        snapshot or _empty(),
+        stack=stack,
+        forks=forks,
+        host=machine(),
+    )
+
+
+def assemble_stats(
+    settings: dict[str, Any],
+    state: str,
+    grants: tuple[Grant, ...],
+    snapshot: Snapshot,
+    *,
+    stack: StackUse,
+    forks: int | None,
+    host: dict[str, Any],
+) -> Stats:
+    """Make the Stats of a loop of any process.
 
     A loop with a wait of its own keeps no latency and no response: they would be against a grid it does not follow.
     """
-    snapshot = snapshot or _empty()
     counters = snapshot.counters
     usage = counters["usage"]
     latency, execution, response, interval = snapshot.histograms
-    if has_own_wait:
+    if settings.get("has_own_wait"):
         latency = response = Histogram.empty()
     return Stats(
-        name=settings.name,
+        name=settings["name"],
         state=state,
         cycles=counters["cycles"],
         missed=counters["missed"],
@@ -63,8 +84,8 @@ def make_stats(
         forks=forks,
         guard={},
         grants=grants,
-        settings=settings.to_dict() | ({"has_own_wait": True} if has_own_wait else {}),
-        host=dict(_facts()),
+        settings=settings,
+        host=dict(host),
         latency=latency,
         execution=execution,
         response=response,

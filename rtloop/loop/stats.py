@@ -46,10 +46,10 @@ class ContextSwitches(NamedTuple):
 
 
 class StackUse(NamedTuple):
-    """The stack of the loop's thread, bytes."""
+    """The stack of the loop's thread, bytes; how much of it was used is None for a loop of another process."""
 
     size: int
-    high_water: int
+    high_water: int | None
 
 
 _PAIRS: dict[str, type[Any]] = {"page_faults": PageFaults, "context_switches": ContextSwitches, "stack": StackUse}
@@ -71,7 +71,8 @@ class Stats:
     Attributes
     ----------
     name, state : str
-        The loop's name, and its state when the snapshot was taken.
+        The loop's name, and its state when the snapshot was taken; ``"died"``, of a loop in another process, is one
+        whose thread was killed.
     cycles : int
         Cycles that ran, warm-up included.
     missed : int
@@ -89,7 +90,8 @@ class Stats:
     page_faults, context_switches : tuple of two int
         ``(minor, major)`` and ``(voluntary, involuntary)`` of the loop's thread, since the warm-up.
     forks : int
-        How often the process has forked in its life; each fork makes memory copy-on-write.
+        How often the process has forked in its life; each fork makes memory copy-on-write. None for a loop of another
+        process, which cannot be asked.
     guard : dict
         Violations found by guards; empty where none was armed.
     grants : tuple of Grant
@@ -115,7 +117,7 @@ class Stats:
     duration_ns: int
     page_faults: PageFaults
     context_switches: ContextSwitches
-    forks: int
+    forks: int | None
     guard: dict[str, Any]
     grants: tuple[Grant, ...]
     settings: dict[str, Any]

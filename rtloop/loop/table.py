@@ -125,7 +125,7 @@ def _facts(stats: Stats) -> list[tuple[str, str]]:
             f"{_number(stats.context_switches.involuntary)} involuntary",
         ),
     ]
-    if stats.stack.size:
+    if stats.stack.size and stats.stack.high_water is not None:
         facts.append(("stack", f"{format_size(stats.stack.high_water)} used of {format_size(stats.stack.size)}"))
     if stats.forks:
         facts.append(("forks", f"{stats.forks:,} in the life of the process"))

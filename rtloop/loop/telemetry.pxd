@@ -42,8 +42,7 @@ cdef extern from "../include/rtloop/telemetry.h" nogil:
         int64_t end
 
     ctypedef struct rt_telemetry_t:
-        uint64_t record_capacity
-        uint64_t record_keep
+        uint64_t text_bytes
         int64_t pid
         int64_t tid
         int64_t period
@@ -55,24 +54,58 @@ cdef extern from "../include/rtloop/telemetry.h" nogil:
         char name[64]
         uint32_t active
         uint32_t ended
+        uint32_t end_reason
         uint64_t written
         rt_bank_t banks[2]
 
-    uint64_t rt_telemetry_bytes(uint64_t capacity)
-    void rt_telemetry_init(rt_telemetry_t *t, uint64_t capacity, uint64_t keep)
+    uint64_t rt_telemetry_bytes(uint64_t capacity, uint64_t text)
+    void rt_telemetry_init(rt_telemetry_t *t, uint64_t capacity, uint64_t keep, uint64_t text)
+    int rt_telemetry_describe(rt_telemetry_t *t, const char *text, uint64_t size)
     void rt_bank_clear(rt_bank_t *bank)
     int rt_telemetry_snapshot(const rt_telemetry_t *t, rt_bank_t *to, uint64_t *written, int tries)
-    uint64_t rt_telemetry_copy_records(const rt_telemetry_t *t, rt_record_t *to, uint64_t first, uint64_t last)
     uint32_t rt_load_acquire(const uint32_t *p)
     uint32_t rt_load_relaxed(const uint32_t *p)
 
 
-cdef class TelemetryBlock:
-    cdef rt_telemetry_t *block
-    cdef readonly size_t size
-    cdef readonly int fd
-    cdef bint _is_locked
+cdef extern from "../include/rtloop/telemetry_view.h" nogil:
+    enum:
+        RT_VIEW_OK
+        RT_VIEW_SHORT
+        RT_VIEW_MAGIC
+        RT_VIEW_VERSION
+        RT_VIEW_HEADER
+        RT_VIEW_RECORDS
+        RT_VIEW_TEXT
+        RT_VIEW_TOTAL
+        RT_TELEMETRY_VERSION
 
+    ctypedef struct rt_view_t:
+        const rt_telemetry_t *block
+        uint64_t record_capacity
+        uint64_t text_capacity
+        uint32_t version
+
+    int rt_view_open(rt_view_t *view, const void *address, uint64_t size)
+    bint rt_view_is_sound(const rt_bank_t *bank)
+    uint64_t rt_view_count(const rt_view_t *view, uint64_t first, uint64_t last, uint64_t most)
+    uint64_t rt_view_copy_records(const rt_view_t *view, rt_record_t *to, uint64_t last, uint64_t count)
+    int64_t rt_view_copy_text(const rt_view_t *view, char *to)
+
+
+cdef class TelemetryReader:
+    cdef rt_view_t view
+    cdef readonly size_t size
+    cdef int _attempts
+
+    cdef object _open(self, const void *address, size_t size)
+    cdef object _check(self, const rt_bank_t *bank)
+    cdef object _account(self)
     cdef object _usage(self, const rt_counters_t *counters)
     cdef bint _has_ended_soon(self)
-    cdef object _records(self, uint64_t first, uint64_t last, bint wanted)
+    cdef object _records(self, uint64_t first, uint64_t last, uint64_t most)
+
+
+cdef class TelemetryBlock(TelemetryReader):
+    cdef rt_telemetry_t *block
+    cdef readonly int fd
+    cdef bint _is_locked

@@ -56,13 +56,13 @@ static void run(int is_auto, int is_refused) {
   probe_t probe = {0};
   rt_bank_t *bank = aligned_alloc(RT_CACHE_LINE, sizeof *bank);
   CHECK(bank && rt_memory_map(&state, sizeof(rt_loop_t)) == 0);
-  CHECK(rt_memory_map_sealed("rtloop:native", rt_telemetry_bytes(64), &block, &fd) == 0);
+  CHECK(rt_memory_map_sealed("rtloop:native", rt_telemetry_bytes(64, 0), &block, &fd) == 0);
   CHECK(ftruncate(fd, 0) == -1 && errno == EPERM);
   rt_loop_t *loop = probe.loop = state;
   loop->telemetry = block;
-  rt_memory_prefault(block, rt_telemetry_bytes(64));
-  rt_telemetry_init(loop->telemetry, 64, 64);
-  CHECK(rt_memory_resident_bytes(block, rt_telemetry_bytes(64)) >= (int64_t)rt_telemetry_bytes(64));
+  rt_memory_prefault(block, rt_telemetry_bytes(64, 0));
+  rt_telemetry_init(loop->telemetry, 64, 64, 0);
+  CHECK(rt_memory_resident_bytes(block, rt_telemetry_bytes(64, 0)) >= (int64_t)rt_telemetry_bytes(64, 0));
   loop->schedule.period = 500000;
   loop->clock = CLOCK_MONOTONIC;
   loop->warmup = 5;
@@ -107,7 +107,7 @@ static void run(int is_auto, int is_refused) {
     CHECK(probe.overruns > 0 && probe.missed > 0);
   }
   rt_stack_unmap(&loop->stack);
-  munmap(block, rt_telemetry_bytes(64));
+  munmap(block, rt_telemetry_bytes(64, 0));
   close(fd);
   munmap(state, sizeof(rt_loop_t));
   free(bank);

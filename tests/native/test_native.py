@@ -211,6 +211,38 @@ PROGRAMS = {
         },
     ),
     "telemetry": Program((MEMORY, THREADS), {"BROKEN_SEQLOCK": MEMORY}),
+    "telemetry_view": Program(
+        (MEMORY,),
+        mutations={
+            "any magic": Mutation("telemetry_view.h", "return RT_VIEW_MAGIC;", ";"),
+            "any version": Mutation(
+                "telemetry_view.h", "if (view->version != RT_TELEMETRY_VERSION) return", "if (0) return"
+            ),
+            "any header": Mutation("telemetry_view.h", "!= sizeof *t) return", "== 0) return"),
+            "half a header": Mutation("telemetry_view.h", "if (bytes < sizeof *t) return", "if (0) return"),
+            "less than a version": Mutation(
+                "telemetry_view.h", "if (bytes < offsetof(rt_telemetry_t, header_bytes)) return", "if (0) return"
+            ),
+            "any capacity": Mutation("telemetry_view.h", "(capacity & (capacity - 1)) ||", ""),
+            "no end of records": Mutation("telemetry_view.h", "capacity > RT_VIEW_MAX_RECORDS ||", ""),
+            "keeps more than it has": Mutation("telemetry_view.h", " || keep > capacity", ""),
+            "no end of text": Mutation("telemetry_view.h", "text > RT_VIEW_MAX_TEXT", "0"),
+            "any file": Mutation("telemetry_view.h", "total != bytes || ", ""),
+            "any total": Mutation("telemetry_view.h", " || rt_load_relaxed(&t->total_bytes) != total", ""),
+            "believes the text": Mutation("telemetry_view.h", "if (bytes > view->text_capacity)", "if (0)"),
+            "looks twice": Mutation(
+                "telemetry_view.h",
+                "view->record_keep < most ? view->record_keep : most",
+                "view->block->record_keep < most ? view->block->record_keep : most",
+            ),
+            "counts backwards": Mutation("telemetry_view.h", "last > first ? last - first : 0", "last - first"),
+            "sums wrap around": Mutation("telemetry_view.h", "if (h->counts[k] > left) return 0;", ""),
+            "misses a few": Mutation("telemetry_view.h", "if (left != 0 && i != RT_INTERVAL) return 0;", ""),
+            "misses intervals": Mutation("telemetry_view.h", "if (left > 1) return 0;", ""),
+            "any maximum": Mutation("telemetry_view.h", "h->counts[rt_histogram_bin(h->max)] == 0", "0"),
+            "empty and yet not": Mutation("telemetry_view.h", "left != cycles - warmup", "0"),
+        },
+    ),
     "wait": Program(
         (MEMORY,),
         mutations={

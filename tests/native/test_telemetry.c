@@ -65,7 +65,7 @@ static void read_snapshots(rt_bank_t *bank, rt_record_t *records) {
     CHECK(c->cycles == written - c->first_record);
     CHECK(c->overruns <= c->missed && c->late == 0);
     const uint64_t first = written > CAPACITY ? written - CAPACITY : 0;
-    const uint64_t n = rt_telemetry_copy_records(block, records, first, written);
+    const uint64_t n = rt_telemetry_copy_records(block, CAPACITY, records, first, written);
     CHECK(n <= written - first);
     for (uint64_t i = 0; i < n; i++) {
       CHECK(records[i].release % PERIOD == 0 && records[i].start >= records[i].release &&
@@ -88,13 +88,13 @@ static void *read_and_reset(void *unused) {
 }
 
 int main(void) {
-  const uint64_t bytes = rt_telemetry_bytes(CAPACITY);
+  const uint64_t bytes = rt_telemetry_bytes(CAPACITY, 0);
   block = aligned_alloc(RT_CACHE_LINE, (bytes + RT_CACHE_LINE - 1) / RT_CACHE_LINE * RT_CACHE_LINE);
   rt_bank_t *bank = aligned_alloc(RT_CACHE_LINE, sizeof *bank);
   rt_record_t *records = malloc(CAPACITY * sizeof *records);
   CHECK(block && bank && records);
   memset(block, 0, bytes);
-  rt_telemetry_init(block, CAPACITY, CAPACITY);
+  rt_telemetry_init(block, CAPACITY, CAPACITY, 0);
   CHECK(memcmp(block, "RTLTEL01", 8) == 0 && block->total_bytes == bytes);
   rt_bank_clear(bank);
   pthread_t writer, resetter;

@@ -71,7 +71,7 @@ static void begin(void) {
   if (!block) block = aligned_alloc(RT_CACHE_LINE, sizeof *block);
   CHECK(block);
   memset(block, 0, sizeof *block);
-  rt_telemetry_init(block, 0, 0);
+  rt_telemetry_init(block, 0, 0, 0);
   memset(&loop, 0, sizeof loop);
   memset(&user, 0, sizeof user);
   memset(&clock_, 0, sizeof clock_);

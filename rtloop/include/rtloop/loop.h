@@ -219,6 +219,7 @@ static inline __attribute__((always_inline)) void rt_loop_main(rt_loop_t *loop, 
       loop->end_code = rc;
     }
     if (rt_load_acquire(&loop->command) & RT_COMMAND_RESET) rt_loop_reset(loop);
+    rt_store_relaxed(&loop->telemetry->end_reason, (uint32_t)loop->end_reason);
     rt_telemetry_usage(loop->telemetry, rt_thread_usage(), 1);
     if (rc == RT_CONTINUE || rc == RT_STOP) leave(self);
   }

@@ -5,6 +5,7 @@
  *   banks    two sets of counters and histograms. One is active; a reset clears the other and the writer turns to it,
  *            so that resetting costs the loop one assignment
  *   records  a ring of the last (release, start, end)
+ *   text     what the loop asked for and what it was granted, as JSON; written before its thread runs
  *
  * Real-time contract: rt_telemetry_record runs in constant time, allocates nothing, never waits and makes no system
  * call. rt_telemetry_snapshot is for readers: it retries while the writer is writing.
@@ -23,7 +24,7 @@
 #include "seqlock.h"
 
 #define RT_TELEMETRY_MAGIC UINT64_C(0x31304c45544c5452) /* "RTLTEL01" in memory order */
-#define RT_TELEMETRY_VERSION 1u
+#define RT_TELEMETRY_VERSION 2u
 
 typedef struct rt_record {
   int64_t release;
@@ -68,7 +69,9 @@ typedef struct rt_telemetry {
   uint64_t total_bytes;
   uint64_t record_capacity; /* a power of two, or 0 */
   uint64_t record_keep;     /* how many of them a reader is shown */
-  int64_t pid;
+  uint64_t text_capacity;   /* bytes behind the records */
+  uint64_t text_bytes;      /* how many of them are written */
+  int64_t pid;              /* in the loop's own pid namespace, as is tid */
   int64_t tid;
   int64_t period;
   int64_t phase;
@@ -83,14 +86,15 @@ typedef struct rt_telemetry {
   uint32_t active; /* index of the bank in use */
   uint32_t ended;
   uint32_t has_previous; /* whether previous_start belongs to the same run */
+  uint32_t end_reason;   /* why it ended, 0 where it ended well; valid once ended is set */
   uint64_t written;      /* records ever written */
   int64_t previous_start;
   rt_bank_t banks[2];
 } rt_telemetry_t;
 
-/* Bytes of a block that keeps `capacity` records (a power of two, or 0). */
-static inline uint64_t rt_telemetry_bytes(uint64_t capacity) {
-  return sizeof(rt_telemetry_t) + capacity * sizeof(rt_record_t);
+/* Bytes of a block that keeps `capacity` records (a power of two, or 0) and `text` bytes of text. */
+static inline uint64_t rt_telemetry_bytes(uint64_t capacity, uint64_t text) {
+  return sizeof(rt_telemetry_t) + capacity * sizeof(rt_record_t) + text;
 }
 
 static inline rt_record_t *rt_telemetry_records(const rt_telemetry_t *t) {
@@ -104,12 +108,18 @@ static inline void rt_bank_clear(rt_bank_t *bank) {
   for (int i = 0; i < RT_HISTOGRAMS; i++) rt_histogram_clear(&bank->histograms[i]);
 }
 
+/* The text, of a block with `capacity` records. */
+static inline char *rt_telemetry_text(const rt_telemetry_t *t, uint64_t capacity) {
+  return (char *)(rt_telemetry_records(t) + capacity);
+}
+
 /* Make a zeroed block ready for a writer. */
-static inline void rt_telemetry_init(rt_telemetry_t *t, uint64_t capacity, uint64_t keep) {
+static inline void rt_telemetry_init(rt_telemetry_t *t, uint64_t capacity, uint64_t keep, uint64_t text) {
   t->header_bytes = sizeof(rt_telemetry_t);
-  t->total_bytes = rt_telemetry_bytes(capacity);
+  t->total_bytes = rt_telemetry_bytes(capacity, text);
   t->record_capacity = capacity;
   t->record_keep = keep;
+  t->text_capacity = text;
   t->version = RT_TELEMETRY_VERSION;
   rt_bank_clear(&t->banks[0]);
   rt_bank_clear(&t->banks[1]);
@@ -153,7 +163,8 @@ static inline void rt_telemetry_record(rt_telemetry_t *t, const rt_schedule_t *s
   rt_seqlock_write_end(&t->lock);
 }
 
-/* Store what the kernel has charged so far; `end` says whether it closes the account or opens it. */
+/* Store what the kernel has charged so far; `end` says whether it closes the account or opens it. The reason of the end
+ * has been stored by then. */
 static inline void rt_telemetry_usage(rt_telemetry_t *t, rt_usage_t usage, int end) {
   rt_counters_t *c = &t->banks[t->active].counters;
   rt_usage_t *to = end ? &c->usage_end : &c->usage_begin;
@@ -164,6 +175,14 @@ static inline void rt_telemetry_usage(rt_telemetry_t *t, rt_usage_t usage, int e
   rt_store_relaxed(&to->involuntary_switches, usage.involuntary_switches);
   if (end) rt_store_relaxed(&t->ended, 1u);
   rt_seqlock_write_end(&t->lock);
+}
+
+/* Write the text, once, before the loop's thread runs. Returns 0, or -E2BIG where there is no room for it. */
+static inline int rt_telemetry_describe(rt_telemetry_t *t, const char *text, uint64_t bytes) {
+  if (bytes > t->text_capacity) return -E2BIG;
+  memcpy(rt_telemetry_text(t, t->record_capacity), text, bytes);
+  rt_store_release(&t->text_bytes, bytes);
+  return 0;
 }
 
 /* Begin a run whose first release is known. */
@@ -223,10 +242,10 @@ static inline int rt_telemetry_snapshot(const rt_telemetry_t *t, rt_bank_t *to, 
 }
 
 /* Copy the records numbered first..last-1 (as counted by rt_telemetry.written) while the writer goes on; those it has
- * overwritten meanwhile are left out. Returns how many are at to[0..], oldest first. `to` has room for last - first. */
-static inline uint64_t rt_telemetry_copy_records(const rt_telemetry_t *t, rt_record_t *to, uint64_t first,
-                                                 uint64_t last) {
-  uint64_t capacity = t->record_capacity;
+ * overwritten meanwhile are left out. Returns how many are at to[0..], oldest first. `to` has room for last - first.
+ * `capacity` is the block's, as the reader has checked it. */
+static inline uint64_t rt_telemetry_copy_records(const rt_telemetry_t *t, uint64_t capacity, rt_record_t *to,
+                                                 uint64_t first, uint64_t last) {
   if (capacity == 0 || last <= first) return 0;
   const rt_record_t *ring = rt_telemetry_records(t);
   for (uint64_t i = first; i < last; i++) {
