@@ -134,9 +134,7 @@ class LoopReader:
             reason = error.strerror if isinstance(error, OSError) else error
             raise AttachError(f"the telemetry of {self.name} (process {self.pid}) cannot be read: {reason}") from error
         stack = StackUse(int(self._settings.get("stack_bytes", 0)), None)
-        return assemble_stats(
-            self.settings, state, self.grants, snapshot, stack=stack, forks=None, host=self._host
-        )
+        return assemble_stats(self.settings, state, self.grants, snapshot, stack=stack, forks=None, host=self._host)
 
     def close(self) -> None:
         """Let go of the loop's memory. Closing again does nothing."""
@@ -158,7 +156,9 @@ class LoopReader:
 
     def __repr__(self) -> str:
         state = "closed" if self._block is None else self.state
-        return f"<LoopReader of {self.name!r} in process {self.pid}, {format_rate(self._settings['period_ns'])}, {state}>"
+        return (
+            f"<LoopReader of {self.name!r} in process {self.pid}, {format_rate(self._settings['period_ns'])}, {state}>"
+        )
 
 
 @dataclass

@@ -1,0 +1,273 @@
+"""Loops of other processes: who finds them, what their Stats say, and how they are known to have ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import rtloop
+
+PLAIN = {"policy": "other", "lock_memory": "off", "dma_latency": None, "record": 256}
+Start = Callable[..., "subprocess.Popen[str]"]
+
+PROLOGUE = f"""
+import os, signal, sys, threading, time, warnings
+import rtloop
+warnings.simplefilter("ignore")
+def start(name, period="2ms", kind=rtloop.RTLoop, **settings):
+    loop = kind(period, name=name, **{{**{PLAIN!r}, **settings}})
+    loop.start()
+    return loop
+"""
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start Python code in a process of its own, which waits after it; returns once the code has run."""
+    processes = []
+
+    def run(code: str) -> subprocess.Popen[str]:
+        text = f"{PROLOGUE}\n{textwrap.dedent(code)}\nprint('up', flush=True)\nsys.stdin.readline()\n"
+        process = subprocess.Popen(
+            [sys.executable, "-c", text], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path
+        )
+        processes.append(process)
+        assert process.stdout is not None
+        line = process.stdout.readline().split()
+        assert line and line[-1] == "up"
+        return process
+
+    yield run
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def eventually(condition: Callable[[], object]) -> bool:
+    """Whether it comes true within a few seconds."""
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def test_attach_gives_the_stats_of_a_loop_in_another_process(start: Start) -> None:
+    process = start("loop = start('far', '2ms', overrun='shift', max_burst=3)")
+    assert eventually(lambda: rtloop.attach(name="far").latency.count > 20)
+    stats = rtloop.attach(pid=process.pid)
+    assert isinstance(stats, rtloop.Stats)
+    assert (stats.name, stats.state) == ("far", "running")
+    assert stats.settings["period_ns"] == 2_000_000
+    assert stats.settings["overrun"] == "shift" and stats.settings["max_burst"] == 3
+    assert stats.latency.count == stats.cycles - stats.warmup == stats.response.count
+    assert {"telemetry", "stack", "policy"} <= {grant.name for grant in stats.grants}
+    assert 20 < len(stats.records) <= 256
+    assert (stats.records["release"][1:] > stats.records["release"][:-1]).all()
+    assert rtloop.attach(pid=process.pid, name="far").cycles >= stats.cycles
+
+
+def test_stats_of_another_process_print_save_and_load(start: Start, tmp_path: Path) -> None:
+    start("loop = start('far')")
+    stats = rtloop.attach(name="far")
+    assert "far: 500 Hz" in str(stats) and "used of" not in str(stats) and "forks" not in str(stats)
+    assert rtloop.Stats.load(stats.save(tmp_path / "far")) == stats
+    assert stats.forks is None and stats.stack.high_water is None
+
+
+def test_a_loop_with_a_wait_of_its_own_is_told_as_such(start: Start, probe_path: Path) -> None:
+    start(f"""
+    sys.path.insert(0, {str(probe_path)!r})
+    import probes
+    loop = start("paced", kind=probes.Paced)
+    """)
+    assert rtloop.attach(name="paced").has_own_wait
+
+
+def test_a_loop_of_this_process_is_found_as_well() -> None:
+    with rtloop.RTLoop("2ms", name="near", **PLAIN):
+        assert rtloop.attach(pid=os.getpid()).name == "near"
+        assert rtloop.attach(pid=os.getpid(), name="near").settings["period_ns"] == 2_000_000
+    with pytest.raises(rtloop.AttachError, match="no such loop runs"):
+        rtloop.attach(pid=os.getpid())
+
+
+def test_several_that_match_are_listed(start: Start) -> None:
+    process = start("a, b = start('left'), start('right')")
+    with pytest.raises(rtloop.AttachError) as told:
+        rtloop.attach(pid=process.pid)
+    assert f"'left' in process {process.pid}, 'right' in process {process.pid}" in str(told.value)
+    assert "name=" in str(told.value)
+    assert rtloop.attach(pid=process.pid, name="right").name == "right"
+
+
+def test_none_that_matches_lists_what_runs(start: Start) -> None:
+    process = start("loop = start('there')")
+    with pytest.raises(rtloop.AttachError, match=f"'there' in process {process.pid}"):
+        rtloop.attach(pid=process.pid, name="elsewhere")
+    with pytest.raises(rtloop.AttachError, match="name='elsewhere'"):
+        rtloop.attach(name="elsewhere")
+    assert issubclass(rtloop.AttachError, LookupError)
+
+
+def test_a_process_that_does_not_exist_is_said_so() -> None:
+    with pytest.raises(rtloop.AttachError, match=r"pid=4194999: there is no such process"):
+        rtloop.attach(pid=4194999)
+
+
+@pytest.mark.parametrize("pid", [0, -1, True, "7", 1.5])
+def test_a_pid_that_cannot_be_is_refused(pid: Any) -> None:
+    with pytest.raises(rtloop.ConfigError, match="pid="):
+        rtloop.attach(pid=pid)
+
+
+def test_a_reader_reads_again_and_again(start: Start) -> None:
+    start("loop = start('again')")
+    (reader,) = rtloop.running(name="again")
+    with reader:
+        first = reader.stats
+        assert eventually(lambda: reader.stats.cycles > first.cycles + 10)
+        assert len(reader.read(records=5).records) == 5
+        assert len(reader.read(records=False).records) == 0
+        assert reader.last_cpu in range(os.cpu_count() or 1)
+        assert abs(reader.started_ns - time.time_ns()) < 60e9
+        assert reader.policy == "other"
+    reader.close()
+    with pytest.raises(rtloop.StateError, match="closed"):
+        reader.read()
+    assert "closed" in repr(reader)
+
+
+def test_a_reset_begins_the_figures_anew(start: Start) -> None:
+    process = start("""
+    loop = start("reset")
+    signal.signal(signal.SIGUSR1, lambda *_: loop.reset_stats())
+    """)
+    (reader,) = rtloop.running(name="reset")
+    assert eventually(lambda: reader.stats.cycles > 200)
+    before = reader.stats.cycles
+    process.send_signal(signal.SIGUSR1)
+    assert eventually(lambda: reader.stats.cycles < before)
+
+
+def test_a_loop_that_stops_is_known_to_have_stopped(start: Start) -> None:
+    process = start("""
+    loop = start("stops")
+    signal.signal(signal.SIGUSR1, lambda *_: loop.stop())
+    """)
+    (reader,) = rtloop.running(name="stops")
+    assert reader.state == "running"
+    process.send_signal(signal.SIGUSR1)
+    assert eventually(lambda: reader.state == "stopped")
+    assert reader.stats.state == "stopped" and reader.stats.cycles > 0
+    assert rtloop.running(pid=process.pid) == []
+
+
+def test_a_loop_that_fails_is_known_to_have_failed(start: Start, probe_path: Path) -> None:
+    process = start(f"""
+    sys.path.insert(0, {str(probe_path)!r})
+    import probes
+    loop = start("fails", kind=probes.Probe)
+    def fail(*_):
+        loop.fail_at = loop.steps + 3
+    signal.signal(signal.SIGUSR1, fail)
+    """)
+    (reader,) = rtloop.running(name="fails")
+    process.send_signal(signal.SIGUSR1)
+    assert eventually(lambda: reader.state == "failed")
+    assert reader.last_cpu is None
+
+
+def test_a_killed_loop_disappears_and_its_last_figures_stay_readable(start: Start) -> None:
+    process = start("loop = start('killed')")
+    (reader,) = rtloop.running(name="killed")
+    assert eventually(lambda: reader.stats.cycles > 10)
+    process.kill()
+    process.wait()
+    assert eventually(lambda: reader.state == "died")
+    assert rtloop.running(name="killed") == []
+    stats = reader.read()
+    assert stats.cycles > 10 and stats.state == "died"
+    assert stats.page_faults == (None, None), "nobody can tell any more"
+    with pytest.raises(rtloop.AttachError, match="no such process"):
+        rtloop.attach(pid=process.pid)
+
+
+def test_a_zombie_runs_nothing(start: Start) -> None:
+    process = start("loop = start('zombie')")
+    (reader,) = rtloop.running(name="zombie")
+    process.kill()  # and not waited for
+    assert eventually(lambda: reader.state == "died")
+    assert rtloop.running(name="zombie") == []
+
+
+def test_M10_a_forked_child_does_not_run_its_parents_loop(start: Start) -> None:
+    process = start("""
+    loop = start("parent")
+    child = os.fork()
+    if not child:
+        threading.Thread(target=time.sleep, args=(30,), daemon=True).start()
+        signal.pause()
+    time.sleep(0.2)
+    """)
+    child = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text())
+    try:
+        links = [os.readlink(entry.path) for entry in os.scandir(f"/proc/{child}/fd")]
+        assert any("rtloop:parent" in link for link in links), "the child has the file, too"
+        assert len(os.listdir(f"/proc/{child}/task")) > 1
+        assert [loop.pid for loop in rtloop.running(name="parent")] == [process.pid]
+        assert rtloop.running(pid=child) == []
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def test_the_full_name_is_told_even_where_the_header_is_too_short_for_it(start: Start) -> None:
+    name = "a name of umlauts, ÄÖÜ, and of more than the sixty-three bytes " + "x" * 200
+    start(f"loop = start({name!r})")
+    assert rtloop.attach(name=name).name == name
+
+
+def test_nothing_is_held_after_an_attach(start: Start) -> None:
+    def held() -> tuple[int, int]:
+        return len(os.listdir("/proc/self/fd")), Path("/proc/self/maps").read_text().count("memfd:rtloop")
+
+    start("loop = start('held')")
+    rtloop.attach(name="held")
+    before = held()
+    for _ in range(20):
+        rtloop.attach(name="held")
+        with pytest.raises(rtloop.AttachError):
+            rtloop.attach(name="nobody")
+    assert held() == before
+
+
+def test_attach_loads_late(script: Callable[..., Any]) -> None:
+    done = script("""
+    import sys, rtloop
+    assert "rtloop.loop.attach" not in sys.modules and "json" not in sys.modules
+    rtloop.attach
+    assert "rtloop.loop.attach" in sys.modules
+    """)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_process_without_numbers_in_proc_is_not_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rtloop.loop import attach as module
+
+    def no_proc() -> None:
+        raise FileNotFoundError(2, "No such file or directory", "/proc")
+
+    monkeypatch.setattr(module, "processes", no_proc)
+    with pytest.raises(rtloop.AttachError, match="found through /proc"):
+        rtloop.running()
