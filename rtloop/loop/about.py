@@ -69,9 +69,8 @@ def read(text: bytes) -> About:
 
 
 #: The kinds of every setting, as its annotation writes them: a NamedTuple keeps the text in a ForwardRef.
-_SETTINGS = {key: getattr(kind, "__forward_arg__", kind) for key, kind in Settings.__annotations__.items()} | {
-    "has_own_wait": "bool"
-}
+_SETTINGS = {key: str(getattr(kind, "__forward_arg__", kind)) for key, kind in Settings.__annotations__.items()}
+_SETTINGS["has_own_wait"] = "bool"
 
 
 def _is_of(value: object, kind: str) -> bool:

@@ -16,6 +16,7 @@ from rtloop.loop.discover import (
     Task,
     block_files,
     describe_denied,
+    describe_denied_count,
     find_task,
     open_block_file,
     processes,
@@ -76,7 +77,7 @@ class LoopReader:
         self.grants: tuple[Grant, ...] = said.grants
         self.started_ns = said.started_ns
         kind = _POLICY_NAMES.get(policy, str(policy))  # type: ignore[arg-type]
-        self.policy = f"{kind} {header['priority']}" if kind in ("fifo", "rr") else kind
+        self.policy = f"{kind} {header['priority']!r}" if kind in ("fifo", "rr") else kind
 
     @property
     def name(self) -> str:
@@ -323,8 +324,7 @@ def _explain(pid: int | None, name: str | None, matching: list[LoopReader], foun
         file, fault = next(iter(found.faulty.items()))
         text += f"; {file.path} looks like a loop's telemetry, but {fault}"
     if found.denied:
-        count = len(found.denied)
-        text += f"; {count} processes may not be looked into, of other users or more privileged: try as root"
+        text += f"; {describe_denied_count(len(found.denied))}"
     return text
 
 

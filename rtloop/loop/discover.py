@@ -16,7 +16,16 @@ from typing import NamedTuple
 from rtloop.loop.telemetry import task_usage
 from rtloop.system.text import read_text
 
-__all__ = ["BlockFile", "Task", "block_files", "describe_denied", "find_task", "open_block_file", "processes"]
+__all__ = [
+    "BlockFile",
+    "Task",
+    "block_files",
+    "describe_denied",
+    "describe_denied_count",
+    "find_task",
+    "open_block_file",
+    "processes",
+]
 
 _LINK = "/memfd:rtloop:"
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
@@ -206,6 +215,12 @@ def describe_denied(pid: int) -> str:
         f"process {pid} {why}, and the kernel lets nobody look into it without CAP_SYS_PTRACE (ptrace(2)): "
         "run this as root, or with the same capabilities"
     )
+
+
+def describe_denied_count(count: int) -> str:
+    """Say that some processes may not be looked into."""
+    what = "1 process" if count == 1 else f"{count} processes"
+    return f"{what} may not be looked into, of other users or more privileged: try as root"
 
 
 def _user(uid: int) -> str:

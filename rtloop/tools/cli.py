@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 __all__ = ["COMMANDS", "main"]
 
 # name -> module; the command is the module's attribute of the same name. Loaded only when it is needed.
-COMMANDS = {"demo": "rtloop.tools.demo", "latency": "rtloop.tools.latency"}
+COMMANDS = {"demo": "rtloop.tools.demo", "latency": "rtloop.tools.latency", "top": "rtloop.tools.top"}
 
-_EXTRAS = {"click": "cli", "rich": "cli", "matplotlib": "plot"}
+_EXTRAS = {"click": "cli", "rich": "cli", "matplotlib": "plot", "textual": "top"}
 
 
 def make_group() -> click.Group:
