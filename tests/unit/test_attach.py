@@ -102,6 +102,17 @@ def test_a_loop_of_this_process_is_found_as_well() -> None:
         rtloop.attach(pid=os.getpid())
 
 
+def test_a_file_that_the_program_has_twice_is_one_loop() -> None:
+    with rtloop.RTLoop("2ms", name="twice", **PLAIN):
+        (reader,) = rtloop.running(name="twice")
+        other = os.dup(reader.file.fd)
+        try:
+            assert "rtloop:twice" in os.readlink(f"/proc/self/fd/{other}")
+            assert len(rtloop.running(name="twice")) == 1
+        finally:
+            os.close(other)
+
+
 def test_several_that_match_are_listed(start: Start) -> None:
     process = start("a, b = start('left'), start('right')")
     with pytest.raises(rtloop.AttachError) as told:
