@@ -81,8 +81,8 @@ class LoopReader:
 
     @property
     def name(self) -> str:
-        """The loop's name."""
-        return str(self._settings["name"])
+        """The loop's name, of one line."""
+        return str(self._settings["name"]).replace("\n", "\N{REPLACEMENT CHARACTER}")
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The telemetry block of another process, mapped read-only. Nothing in it is trusted."""
 
 from libc.errno cimport errno as c_errno
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t
 
 from rtloop._os cimport MAP_FAILED, MAP_SHARED, PROT_READ, mmap, munmap
 from rtloop.loop.telemetry cimport (

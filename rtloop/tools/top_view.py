@@ -32,6 +32,8 @@ __all__ = [
     "title",
 ]
 
+#: How long a name may be in the table.
+_NAME = 24
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 #: The names of the figures of the detail view, and of the attributes of Stats.
 _QUANTITIES = {
@@ -73,6 +75,10 @@ def _rate(value: float | None) -> str:
     return "-" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 
+def _cut(name: str) -> str:
+    return name if len(name) <= _NAME else name[: _NAME - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
 def _planned(rate: float) -> str:
     return format_rate(round(1e9 / rate))
 
@@ -88,7 +94,7 @@ def _percentile(name: str, q: float, *, now: bool = False) -> Callable[[Row], fl
 
 
 COLUMNS = (
-    Column("NAME", lambda row: row.reader.name, str, "the loop's name", is_left=True),
+    Column("NAME", lambda row: row.reader.name, _cut, "the loop's name", is_left=True),
     Column("PID", lambda row: row.reader.pid, str, "its process"),
     Column("RATE", lambda row: 1e9 / row.stats.settings["period_ns"], _planned, "planned cycles per second"),
     Column("POLICY", lambda row: row.reader.policy, str, "scheduling policy and priority", is_left=True),

@@ -177,7 +177,7 @@ def test_a_loop_that_stops_is_known_to_have_stopped(start: Start) -> None:
     signal.signal(signal.SIGUSR1, lambda *_: loop.stop())
     """)
     (reader,) = rtloop.running(name="stops")
-    assert reader.state == "running"
+    assert eventually(lambda: reader.stats.cycles > 0) and reader.state == "running"
     process.send_signal(signal.SIGUSR1)
     assert eventually(lambda: reader.state == "stopped")
     assert reader.stats.state == "stopped" and reader.stats.cycles > 0

@@ -208,10 +208,11 @@ def test_S4_a_text_that_no_loop_writes_is_an_error(genuine: bytes, change: Calla
 
 def test_S4_nothing_that_a_terminal_would_obey_is_passed_on(genuine: bytes) -> None:
     content = said(genuine)
-    content["settings"]["name"] = "\x1b]0;owned\x07\u202e"
+    content["settings"]["name"] = "\x1b]0;owned\x07\u202e\nnext"
     content["grants"][0]["detail"] = "\x1b[2J"
     content["host"]["kernel"] = "\x9b31m"
     with planted(with_text(genuine, json.dumps(content).encode())) as found:
+        assert "\n" not in found.loops[0].name
         stats = found.loops[0].stats
         told = [str(stats), repr(found.loops[0]), stats.to_json()]
         told += [text for grant in stats.grants for text in map(str, grant)]

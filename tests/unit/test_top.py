@@ -62,7 +62,7 @@ def test_a_sample_has_every_loop_and_the_next_one_what_happened_since(pair: Any,
         assert row.latency.count == row.execution.count == row.cycles, "all of them after the warm-up"
         assert row.seconds is not None and row.rate == row.cycles / row.seconds
         assert row.faults is not None and row.cpu is not None and row.cpus.startswith("any(")
-        assert row.key == before.key
+        assert row.key == before.key and row.reader is before.reader, "it is not looked for again"
     assert [row.stats.settings["period_ns"] for row in second] == [1_000_000, 2_000_000]
 
 
@@ -162,7 +162,7 @@ def records(latencies: list[int], execution: int = 10, period: int = 1000) -> An
 
 
 def test_the_time_line_shows_the_worst_of_each_column_and_overruns_in_red() -> None:
-    latencies = [100] * 40
+    latencies = [2] * 40  # seen, however small beside the worst
     latencies[39] = 800
     latencies[7] = 995  # and 10 of execution: beyond the period of 1000
     text = top_view.timeline(records(latencies), 1000, 20, 4)
@@ -191,6 +191,12 @@ def test_counts_that_should_be_0_stand_out(pair: Any, sampler: Sampler) -> None:
     assert "red" in str(top_view.cell(column, some).style)  # type: ignore[arg-type]
     assert str(top_view.cell(column, none).style) == ""  # type: ignore[arg-type]
     assert all(isinstance(top_view.cell(column, row).plain, str) for column in top_view.COLUMNS)
+
+
+def test_a_long_name_does_not_take_the_place_of_the_figures() -> None:
+    column = top_view.COLUMNS[0]
+    named = [SimpleNamespace(reader=SimpleNamespace(name=name)) for name in ("x" * 24, "x" * 25)]
+    assert [top_view.cell(column, row).plain for row in named] == ["x" * 24, "x" * 23 + "…"]  # type: ignore[arg-type]
 
 
 # The screen.
@@ -253,6 +259,8 @@ def test_a_loop_that_stops_leaves_the_table_and_the_cursor_stays(pair: Any) -> N
         selected = app._selected()
         await pilot.pause(0.3)
         assert app._selected() == selected, "a refresh does not move the cursor"
+        await pilot.press("R")
+        assert app._selected() == selected and table(app).cursor_row == 0, "it goes with its loop"
         pair[1].stop()
         await until(pilot, lambda: names(app) == ["alpha"])
         pair[0].stop()
