@@ -14,7 +14,7 @@ from textual.containers import Horizontal, VerticalScroll
 from textual.screen import ModalScreen, Screen
 from textual.widgets import DataTable, Footer, Static
 
-from rtloop.tools.top_view import COLUMNS, cell, details, facts, histogram, notes, timeline, title
+from rtloop.tools.top_view import COLUMNS, cell, details, facts, fitting, histogram, notes, timeline, title
 
 if TYPE_CHECKING:
     from rtloop.tools.top_data import Row, Sample, Sampler
@@ -80,7 +80,7 @@ class LoopScreen(Screen[None]):
     CSS = """
     LoopScreen VerticalScroll { padding: 0 1; }
     LoopScreen .part { height: auto; margin-bottom: 1; }
-    LoopScreen .half { width: 1fr; height: auto; }
+    LoopScreen .half { width: 1fr; height: auto; padding-right: 2; }
     LoopScreen Horizontal { height: auto; margin-bottom: 1; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -131,13 +131,13 @@ class LoopScreen(Screen[None]):
         if row is None or not self.is_mounted:
             return
         width = max(30, self.size.width - 6)
-        half = max(20, width // 2 - 2)
+        half = max(20, width // 2 - 3)
         parts: dict[str, Any] = {
             "title": Text.assemble(title(row), ("   PAUSED" if self._is_paused else "", "bold yellow")),
             "figures": details(row),
             "facts": facts(row),
-            "latency": _headed("wake-up latency", histogram(row.stats.latency, row.latency, half, _BAR_HEIGHT)),
-            "execution": _headed("execution time", histogram(row.stats.execution, row.execution, half, _BAR_HEIGHT)),
+            "latency": _headed("latency", histogram(row.stats.latency, row.latency, half, _BAR_HEIGHT)),
+            "execution": _headed("execution", histogram(row.stats.execution, row.execution, half, _BAR_HEIGHT)),
             "timeline": _headed(
                 "wake-up latency, cycle by cycle",
                 timeline(row.stats.records, row.stats.settings["period_ns"], max(20, width - 10), _BAR_HEIGHT),
@@ -148,7 +148,7 @@ class LoopScreen(Screen[None]):
             self.query_one(f"#{name}", Static).update(content)
 
 
-def _headed(head: str, content: Text, note: str = "log axes; bright: since the last refresh") -> Group:
+def _headed(head: str, content: Text, note: str = "log axes; bright: new") -> Group:
     return Group(Text.assemble((head, "bold"), (f"  {note}", "dim")), content)
 
 
@@ -219,6 +219,10 @@ class TopApp(App[None]):
         self._restart_timer()
         await self._refresh()
 
+    def on_resize(self) -> None:
+        """Show as many columns as there is room for."""
+        self._show()
+
     def on_unmount(self) -> None:
         """Let go of the loops."""
         self._sampler.close()
@@ -286,11 +290,12 @@ class TopApp(App[None]):
         rows = sorted(rows, key=order, reverse=self.is_reversed)
         at, shift = table.cursor_row, (table.scroll_x, table.scroll_y)
         table.clear(columns=True)
-        for index, one in enumerate(COLUMNS):
-            mark = ("▼" if self.is_reversed else "▲") if index == self.sort_column else ""
+        shown = fitting(rows, self.size.width)
+        for one in shown:
+            mark = ("▼" if self.is_reversed else "▲") if one is column else ""
             table.add_column(Text(one.head + mark, justify="left" if one.is_left else "right"), key=one.head)
         for row in rows:
-            table.add_row(*(cell(one, row) for one in COLUMNS), key=row.key)
+            table.add_row(*(cell(one, row) for one in shown), key=row.key)
         keys = [row.key for row in rows]
         if keys:
             table.move_cursor(row=keys.index(selected) if selected in keys else min(at, len(keys) - 1))

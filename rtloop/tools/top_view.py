@@ -24,6 +24,7 @@ __all__ = [
     "cell",
     "details",
     "facts",
+    "fitting",
     "histogram",
     "make_table",
     "notes",
@@ -32,14 +33,16 @@ __all__ = [
     "title",
 ]
 
+#: What a narrow screen does without, in this order; the view of one loop has it all.
+_DISPENSABLE = ("EXEC 50%", "NOW Hz", "LAT 50%", "NOW MAX", "CPU", "EXEC MAX", "CYCLES", "POLICY")
 #: How long a name may be in the table.
 _NAME = 24
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 #: The names of the figures of the detail view, and of the attributes of Stats.
 _QUANTITIES = {
-    "wake-up latency": "latency",
-    "execution time": "execution",
-    "response time": "response",
+    "latency": "latency",
+    "execution": "execution",
+    "response": "response",
     "interval": "interval",
 }
 _PERCENTILES = (50.0, 99.0, 99.9)
@@ -123,6 +126,20 @@ def cell(column: Column, row: Row) -> Text:
     )  # fmt: skip
 
 
+def fitting(rows: Sequence[Row], width: int) -> list[Column]:
+    """Return the columns for which there is room, the mark of the order and the space between them included."""
+    shown = list(COLUMNS)
+    needed = {
+        column.head: 2 + max([len(column.head) + 1, *(len(cell(column, row).plain) for row in rows)])
+        for column in COLUMNS
+    }
+    for head in _DISPENSABLE:
+        if sum(needed[column.head] for column in shown) <= width:
+            break
+        shown = [column for column in shown if column.head != head]
+    return shown
+
+
 def make_table(rows: Sequence[Row]) -> Table:
     """Return all loops as a table for where there is no screen to keep up to date."""
     shown = [column for column in COLUMNS if not column.head.startswith("NOW")]
@@ -151,11 +168,11 @@ def title(row: Row) -> Text:
 
 def details(row: Row) -> Table:
     """Return a loop's figures since its start, and since the last refresh."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("")
-    heads = ("min", *(f"{q:g} %" for q in _PERCENTILES), "max", "now 50 %", "now 99 %", "now max")
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column("", no_wrap=True)
+    heads = ("min", *(f"{q:g}%" for q in _PERCENTILES), "max", "now 50%", "now 99%", "now max")
     for head in heads:
-        table.add_column(head, justify="right", min_width=8)
+        table.add_column(head, justify="right", min_width=7, no_wrap=True)
     for label, name in _QUANTITIES.items():
         since: Histogram = getattr(row.stats, name)
         now: Histogram | None = getattr(row, name, None)

@@ -199,6 +199,14 @@ def test_a_long_name_does_not_take_the_place_of_the_figures() -> None:
     assert [top_view.cell(column, row).plain for row in named] == ["x" * 24, "x" * 23 + "…"]  # type: ignore[arg-type]
 
 
+def test_a_narrow_screen_keeps_the_columns_that_matter_most(pair: Any, sampler: Sampler) -> None:
+    rows = sampler.sample().rows
+    assert top_view.fitting(rows, 200) == list(top_view.COLUMNS)
+    heads = [column.head for column in top_view.fitting(rows, 80)]
+    assert heads == [head for head in (column.head for column in top_view.COLUMNS) if head in heads]
+    assert {"NAME", "PID", "LAT 99%", "LAT MAX", "OVER", "MISSED", "FAULTS"} <= set(heads) and "EXEC 50%" not in heads
+
+
 # The screen.
 
 
