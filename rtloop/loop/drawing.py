@@ -20,7 +20,18 @@ if TYPE_CHECKING:
 
     from rtloop.loop.stats import Stats
 
-__all__ = ["COLOURS", "draw_histograms", "draw_stats", "new_figure", "save_figure", "tidy"]
+__all__ = [
+    "COLOURS",
+    "draw_histograms",
+    "draw_stats",
+    "draw_time",
+    "literal",
+    "mark_period",
+    "new_figure",
+    "rebin",
+    "save_figure",
+    "tidy",
+]
 
 #: Okabe and Ito's colours, which the colour-blind can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -69,7 +80,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
         raise ConfigError(f"{os.fspath(path)}: {error}") from error
 
 
-def _rebin(histogram: Histogram) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def rebin(histogram: Histogram) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Sum the fine bins into wider ones on a logarithmic axis; returns edges (n + 1) and counts (n)."""
     used = np.flatnonzero(histogram.counts)
     if used.size == 0:
@@ -100,6 +111,12 @@ def _duration_axis(axis: Any) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
+def literal(text: str) -> str:
+    """Return a text that matplotlib writes as it is: no formula between dollars, no label that is left out."""
+    plain = "".join(character if character.isprintable() else "?" for character in text).replace("$", r"\$")
+    return f" {plain}" if plain.startswith("_") else plain
+
+
 def tidy(axes: Axes) -> None:
     """Give axes the look of the house: no frame above and to the right, a faint grid behind."""
     axes.spines[["top", "right"]].set_visible(False)
@@ -125,17 +142,18 @@ def draw_histograms(axes: Axes, histograms: Mapping[str, Histogram], *, dashed: 
     axes.set_yscale("log")
     peak = 1.0
     for (label, histogram), colour in zip(histograms.items(), cycle(COLOURS), strict=False):
+        name = literal(label)
         if not histogram.count:
-            axes.plot([], [], color=colour, label=f"{label}: none")
+            axes.plot([], [], color=colour, label=f"{name}: none")
             continue
-        edges, counts = _rebin(histogram)
+        edges, counts = rebin(histogram)
         peak = max(peak, float(counts.max()))
         outline = np.where(counts > 0, counts, _FLOOR)
         if label not in dashed:
             axes.stairs(outline, edges, baseline=_FLOOR, fill=True, color=colour, alpha=0.13)
         axes.stairs(
             outline, edges, baseline=_FLOOR, color=colour, linewidth=1.5, linestyle=_DASHES if label in dashed else "-",
-            label=f"{label} (50 %: {_short(histogram.percentile(50))}, max: {_short(histogram.max)})",
+            label=f"{name} (50 %: {_short(histogram.percentile(50))}, max: {_short(histogram.max)})",
         )  # fmt: skip
         axes.plot([max(histogram.max, 1)], [_FLOOR], "v", color=colour, markersize=8, clip_on=False, zorder=5)
     # Room above the highest bin, so that the legend covers none.
@@ -151,7 +169,7 @@ def draw_histograms(axes: Axes, histograms: Mapping[str, Histogram], *, dashed: 
     axes.legend(loc="upper right", fontsize="small", frameon=False)
 
 
-def _draw_period(axes: Axes, period: int, longest: int) -> None:
+def mark_period(axes: Axes, period: int, longest: int) -> None:
     """Mark the period in the histograms: a response beyond it is an overrun."""
     if not period or not 0 < longest >= period / _FAR:
         return
@@ -237,6 +255,37 @@ def _draw_time_lines(upper: Axes, lower: Axes, stats: Stats) -> None:
     lower.set_xlabel("time of release (s)")
 
 
+def draw_time(axes: Axes, stats: Stats, *, name: str = "", number: int = 0) -> None:
+    """Draw the wake-up latency of the last cycles, or of a loop with a wait of its own their intervals.
+
+    Parameters
+    ----------
+    axes : matplotlib.axes.Axes
+        Where to draw.
+    stats : Stats
+        Of which run.
+    name : str
+        Written before the title, where there are several.
+    number : int
+        Which of `COLOURS` it has.
+    """
+    records, none = stats.records, np.empty(0, np.intp)
+    if len(records) <= stats.has_own_wait:
+        axes.text(0.5, 0.5, "no records were kept", ha="center", va="center", transform=axes.transAxes)
+        axes.set_axis_off()
+    else:
+        colour, start = COLOURS[number % len(COLOURS)], records["start"]
+        if stats.has_own_wait:
+            t, values, label = (start[1:] - start[0]) * 1e-9, np.diff(start), "interval"
+        else:
+            release = records["release"]
+            t, values, label = (release - release[0]) * 1e-9, start - release, "wake-up latency"
+        _draw_time_line(axes, t, values, label, colour, period=0, late=none)
+        axes.set_xlabel("time (s)")
+    if name:
+        axes.set_title(f"{literal(name)}: {axes.get_title(loc='left').lower()}", loc="left", fontsize="medium")
+
+
 def _worst_of(*values: NDArray[Any]) -> tuple[NDArray[np.intp], int]:
     """Return the indices of each stretch's greatest values, and its length, so that no peak is lost in the crowd."""
     count = len(values[0])
@@ -269,10 +318,10 @@ def draw_stats(stats: Stats, path: str | os.PathLike[str] | None = None) -> Figu
     # Where a step takes no time, the response is the latency: the one in dashes over the other, both are seen.
     draw_histograms(top, histograms, dashed=("response time",))
     period = stats.settings.get("period_ns", 0)
-    _draw_period(top, period, max(histogram.max for histogram in histograms.values()))
+    mark_period(top, period, max(histogram.max for histogram in histograms.values()))
     rate = f"{format_rate(period)}, " if period else ""
     top.set_title(
-        f"{stats.name}: {rate}{stats.cycles:,} cycles, {stats.missed:,} missed, {stats.overruns:,} overruns",
+        f"{literal(stats.name)}: {rate}{stats.cycles:,} cycles, {stats.missed:,} missed, {stats.overruns:,} overruns",
         loc="left",
     )
     _draw_time_lines(upper, lower, stats)

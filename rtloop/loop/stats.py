@@ -153,9 +153,13 @@ class Stats:
 
         With a ``wait`` of the loop's own, those with the longest interval before them.
         """
+        return self.records[self.worst_places(n)]
+
+    def worst_places(self, n: int = 10) -> NDArray[np.intp]:
+        """Return where in `records` the cycles of :meth:`worst` are."""
         start = self.records["start"]
         since = np.concatenate([start[:1], start[:-1]]) if self.has_own_wait else self.records["release"]
-        return self.records[np.argsort(since - start, kind="stable")[: max(0, n)]]
+        return np.argsort(since - start, kind="stable")[: max(0, n)]
 
     def to_dict(self, *, records: bool = False) -> dict[str, Any]:
         """Return everything as a dict that JSON can hold.

@@ -16,19 +16,31 @@ if TYPE_CHECKING:
     from rtloop.loop.stats import Stats
     from rtloop.system.grant import Grant
 
-__all__ = ["format_percentile", "to_html", "to_text"]
+__all__ = [
+    "HEAD",
+    "ROWS",
+    "cells_of",
+    "describe_refusal",
+    "facts_of",
+    "format_percentile",
+    "headline",
+    "is_supported",
+    "notes_of",
+    "to_html",
+    "to_text",
+]
 
 _PERCENTILES = (50.0, 90.0, 99.0, 99.9, 99.99)
-_ROWS = (
+ROWS = (
     ("latency", "wake-up latency", "start - release"),
     ("execution", "execution time", "end - start"),
     ("response", "response time", "end - release"),
     ("interval", "interval", "start - previous start"),
 )
-_HEAD = ("min", *(f"{q:g} %" for q in _PERCENTILES), "max", "mean", "std")
+HEAD = ("min", *(f"{q:g} %" for q in _PERCENTILES), "max", "mean", "std")
 _LABEL, _CELL = 18, 10
 #: The width of the table with a row for each quantity; a narrower terminal gets a column for each.
-_WIDE = _LABEL + _CELL * len(_HEAD)
+_WIDE = _LABEL + _CELL * len(HEAD)
 _COLUMN = 15
 _NARROWEST = 80
 _NOTE = "Percentiles are the upper ends of bins 0.8 % wide: they never understate. -: too few cycles for it."
@@ -43,12 +55,13 @@ _SCALES = ((1e9, "s"), (1e6, "ms"), (1e3, "us"), (1.0, "ns"))
 
 def format_percentile(histogram: Histogram, q: float) -> str:
     """Write a percentile, or ``"-"`` where there are too few values for one to lie beyond it."""
-    if not _is_supported(histogram, q):
+    if not is_supported(histogram, q):
         return "-"
     return format_duration(histogram.percentile(q))
 
 
-def _is_supported(histogram: Histogram, q: float) -> bool:
+def is_supported(histogram: Histogram, q: float) -> bool:
+    """Tell whether there are enough values for one to lie beyond a percentile."""
     count = histogram.count
     return count > 0 and count * (100 - q) >= 100 - 1e-6
 
@@ -63,18 +76,20 @@ def _cell(ns: float) -> str:
     return f"{value:.{decimals}f} {unit:>2}"
 
 
-def _cells(histogram: Histogram) -> list[str]:
+def cells_of(histogram: Histogram) -> list[str]:
+    """Return a quantity's figures as text, in the order of `HEAD`."""
     if not histogram.count:
-        return ["-"] * len(_HEAD)
+        return ["-"] * len(HEAD)
     return [
         _cell(histogram.min),
-        *(_cell(histogram.percentile(q)) if _is_supported(histogram, q) else "-" for q in _PERCENTILES),
+        *(_cell(histogram.percentile(q)) if is_supported(histogram, q) else "-" for q in _PERCENTILES),
         *(_cell(ns) for ns in (histogram.max, histogram.mean)),
         _cell(histogram.std) if histogram.count > 1 else "-",
     ]
 
 
-def _headline(stats: Stats) -> str:
+def headline(stats: Stats) -> str:
+    """Say in a line what ran, how, for how long, and how it ended."""
     settings, granted = stats.settings, {grant.name: grant for grant in stats.grants}
     period = settings.get("period_ns", 0)
     nominal = ", own wait" if stats.has_own_wait else ""
@@ -110,7 +125,7 @@ def _number(value: int | None) -> str:
     return "unknown" if value is None else f"{value:,}"
 
 
-def _facts(stats: Stats) -> list[tuple[str, str]]:
+def facts_of(stats: Stats) -> list[tuple[str, str]]:
     """Return the counters, in the order in which they are asked for."""
     cycles = stats.cycles
     facts = [
@@ -146,13 +161,13 @@ def _terminal_width() -> int:
 def _figures(stats: Stats, width: int) -> list[str]:
     """Return the percentiles: a row for each quantity, or where that is too wide, a column."""
     if width >= _WIDE:
-        lines = [" " * _LABEL + "".join(text.rjust(_CELL) for text in _HEAD)]
-        for name, label, _ in _ROWS:
-            lines.append(f"{label:<{_LABEL}}" + "".join(cell.rjust(_CELL) for cell in _cells(getattr(stats, name))))
+        lines = [" " * _LABEL + "".join(text.rjust(_CELL) for text in HEAD)]
+        for name, label, _ in ROWS:
+            lines.append(f"{label:<{_LABEL}}" + "".join(cell.rjust(_CELL) for cell in cells_of(getattr(stats, name))))
         return lines
-    lines = [" " * _LABEL + "".join(label.rjust(_COLUMN) for _, label, _ in _ROWS)]
-    columns = [_cells(getattr(stats, name)) for name, _, _ in _ROWS]
-    for number, text in enumerate(_HEAD):
+    lines = [" " * _LABEL + "".join(label.rjust(_COLUMN) for _, label, _ in ROWS)]
+    columns = [cells_of(getattr(stats, name)) for name, _, _ in ROWS]
+    for number, text in enumerate(HEAD):
         lines.append(f"{text:<{_LABEL}}" + "".join(column[number].rjust(_COLUMN) for column in columns))
     return lines
 
@@ -167,7 +182,8 @@ def _wrap(text: str, width: int, *, label: str = "", indent: str = "") -> list[s
     return [line.replace(_TIE, " ") for line in lines]
 
 
-def _notes(stats: Stats) -> list[str]:
+def notes_of(stats: Stats) -> list[str]:
+    """Return the sentences that belong below the figures."""
     return [_OWN_WAIT, _NOTE] if stats.has_own_wait else [_NOTE]
 
 
@@ -182,11 +198,11 @@ def to_text(stats: Stats, width: int | None = None) -> str:
         Columns to keep to, of which 80 are needed; those of the terminal by default.
     """
     width = _terminal_width() if width is None else width
-    lines = [*_wrap(_headline(stats), width, indent="  "), "", *_figures(stats, width)]
-    for note in _notes(stats):
+    lines = [*_wrap(headline(stats), width, indent="  "), "", *_figures(stats, width)]
+    for note in notes_of(stats):
         lines += _wrap(note, width)
     lines.append("")
-    lines += [f"{label:<{_LABEL}}{text}" for label, text in _facts(stats)]
+    lines += [f"{label:<{_LABEL}}{text}" for label, text in facts_of(stats)]
     if stats.grants:
         lines += ["", *_grant_lines(stats, width)]
     return "\n".join(lines)
@@ -199,13 +215,14 @@ def _grant_lines(stats: Stats, width: int) -> list[str]:
     lines = _wrap(granted, width, label="granted") if granted else []
     refused = [grant for grant in stats.grants if not grant.ok]
     for grant in refused:
-        lines += _wrap(_refusal(grant), width, label="NOT GRANTED")
+        lines += _wrap(describe_refusal(grant), width, label="NOT GRANTED")
     if any(grant.fix for grant in refused):
         lines += _wrap(_FIX, width, label=" ")
     return lines
 
 
-def _refusal(grant: Grant) -> str:
+def describe_refusal(grant: Grant) -> str:
+    """Say what was asked for, what was granted, and why no more."""
     reason = f": {grant.detail}" if grant.detail else ""
     return f"{grant.name} {grant.requested}, but {grant.granted}{reason}"
 
@@ -236,26 +253,26 @@ def to_html(stats: Stats) -> str:
     left = 'style="text-align:left;padding:2px 8px"'
     # A hue in the middle of the scale of lightness, legible on white and on black.
     red = 'style="text-align:left;padding:2px 8px;color:#e0523f;font-weight:bold"'
-    head = "".join(f"<th {cell}>{_escape(text)}</th>" for text in _HEAD)
+    head = "".join(f"<th {cell}>{_escape(text)}</th>" for text in HEAD)
     rows = []
-    for name, label, meaning in _ROWS:
+    for name, label, meaning in ROWS:
         histogram: Histogram = getattr(stats, name)
-        cells = "".join(f"<td {cell}>{_escape(text)}</td>" for text in _cells(histogram))
+        cells = "".join(f"<td {cell}>{_escape(text)}</td>" for text in cells_of(histogram))
         heading = f'<th {left} title="{_escape(meaning)}">{_escape(label)}</th>'
         rows.append(f"<tr>{heading}{cells}<td {left}>{_sparkline(histogram)}</td></tr>")
-    facts = _facts(stats)
+    facts = facts_of(stats)
     granted = "; ".join(f"{grant.name} {grant.granted}" for grant in stats.grants if grant.ok)
     if granted:
         facts.append(("granted", granted))
     below = [f"<tr><th {left}>{_escape(k)}</th><td {left}>{_escape(v)}</td></tr>" for k, v in facts]
     below += [
-        f'<tr><th {red}>not granted</th><td {left} title="{_escape(grant.fix)}">{_escape(_refusal(grant))}</td></tr>'
+        f'<tr><th {red}>not granted</th><td {left} title="{_escape(grant.fix)}">{_escape(describe_refusal(grant))}</td></tr>'
         for grant in stats.grants
         if not grant.ok
     ]
     return (
-        f"<div><b>{_escape(_headline(stats))}</b>"
+        f"<div><b>{_escape(headline(stats))}</b>"
         f"<table><thead><tr><th></th>{head}<th></th></tr></thead><tbody>{''.join(rows)}</tbody></table>"
-        f"<small>{_escape(' '.join(_notes(stats)))}</small>"
+        f"<small>{_escape(' '.join(notes_of(stats)))}</small>"
         f"<table><tbody>{''.join(below)}</tbody></table></div>"
     )

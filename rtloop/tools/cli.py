@@ -15,9 +15,16 @@ if TYPE_CHECKING:
 __all__ = ["COMMANDS", "main"]
 
 # name -> module; the command is the module's attribute of the same name. Loaded only when it is needed.
-COMMANDS = {"demo": "rtloop.tools.demo", "latency": "rtloop.tools.latency", "top": "rtloop.tools.top"}
+COMMANDS = {
+    "demo": "rtloop.tools.demo",
+    "latency": "rtloop.tools.latency",
+    "top": "rtloop.tools.top",
+    "report": "rtloop.tools.report",
+    "plot": "rtloop.tools.plot",
+    "export": "rtloop.tools.export",
+}
 
-_EXTRAS = {"click": "cli", "rich": "cli", "matplotlib": "plot", "textual": "top"}
+_EXTRAS = {"click": "cli", "rich": "cli", "matplotlib": "plot", "textual": "top", "hdrh": "export"}
 
 
 def make_group() -> click.Group:

@@ -50,7 +50,7 @@ def test_the_wide_bins_hold_what_the_fine_ones_held() -> None:
     rng = np.random.default_rng(12)
     for values in ([0], [1], [2, 3, 9], [255, 256], [2**41], rng.lognormal(9, 2, 5000).astype(np.int64)):
         histogram = Histogram.from_values(values)
-        edges, counts = drawing._rebin(histogram)
+        edges, counts = drawing.rebin(histogram)
         assert counts.sum() == histogram.count
         assert np.all(np.diff(edges) > 0) and len(edges) == len(counts) + 1
         low = np.maximum(histogram.edges[np.flatnonzero(histogram.counts)], 1)
@@ -60,7 +60,7 @@ def test_the_wide_bins_hold_what_the_fine_ones_held() -> None:
 
 
 def test_a_smooth_distribution_is_drawn_without_holes() -> None:
-    edges, counts = drawing._rebin(Histogram.from_values(np.arange(1, 5000)))
+    edges, counts = drawing.rebin(Histogram.from_values(np.arange(1, 5000)))
     assert np.all(counts > 0), "every wide bin has a whole nanosecond in it"
     decade = (edges >= 100) & (edges < 1000)
     assert decade.sum() == 20
@@ -141,7 +141,7 @@ def test_the_legend_covers_no_histogram() -> None:
     axes = figure.subplots()
     drawing.draw_histograms(axes, dict.fromkeys(("plain", "rtloop", "spin"), Histogram.from_values(values)))
     FigureCanvasAgg(figure).draw()
-    highest = drawing._rebin(Histogram.from_values(values))[1].max()
+    highest = drawing.rebin(Histogram.from_values(values))[1].max()
     legend = axes.get_legend().get_window_extent()
     assert axes.transData.transform((1000, highest))[1] < legend.y0
 

@@ -152,7 +152,7 @@ def test_nothing_is_wider_than_the_terminal_and_no_figure_is_left_out(width: int
     lines = table.to_text(stats, width).splitlines()
     assert max(map(len, lines)) <= width
     shown = " ".join(lines)
-    for text in (*table._cells(latency), *(label for _, label, _ in table._ROWS), *table._HEAD):
+    for text in (*table.cells_of(latency), *(label for _, label, _ in table.ROWS), *table.HEAD):
         assert text in shown
     start = next(i for i, line in enumerate(lines) if line.startswith("NOT GRANTED"))
     assert len(lines) > start + 2 and all(line.startswith(" " * 18) for line in lines[start + 1 :])

@@ -1,0 +1,131 @@
+"""What in a Stats deserves a look, in sentences: for a person who does not read tables of percentiles every day."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from rtloop.loop.table import describe_refusal, is_supported
+from rtloop.units import format_duration
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rtloop.loop.stats import Stats
+
+__all__ = ["Finding", "find"]
+
+#: A worst wake-up beyond this share of the period, and this many medians, is worth a sentence.
+_SHARE, _MEDIANS = 0.1, 10
+
+
+class Finding(NamedTuple):
+    """One sentence or two, and whether it is bad news (``"bad"``), a caution (``"note"``), or good news (``"good"``)."""
+
+    level: str
+    text: str
+
+
+def find(stats: Stats) -> list[Finding]:
+    """Return what to look at, the worst first; where there is nothing, that."""
+    if not stats.cycles:
+        return [Finding("note", "No cycle ran: there is nothing to see but the settings.")]
+    found = [Finding("bad", text) for text in _bad(stats)]
+    if not found:
+        held = "" if stats.has_own_wait else " No cycle overran, and no release was missed."
+        found.append(Finding("good", f"Nothing went wrong that the loop can see.{held}"))
+    return found + [Finding("note", text) for text in _notes(stats)]
+
+
+def _bad(stats: Stats) -> Iterator[str]:
+    if stats.state == "failed":
+        yield "The loop failed: it stopped by itself, with an error."
+    if stats.overruns and not stats.has_own_wait:
+        yield _overruns(stats)
+    if stats.missed and not stats.has_own_wait:
+        share = 100 * stats.missed / (stats.missed + stats.cycles)
+        yield (
+            f"{_count(stats.missed, 'release')} ({share:.2g} %) never ran, for the cycle before took too long or the"
+            " thread was not there: outputs stood still meanwhile."
+        )
+    if stats.stalls:
+        yield (
+            f"{_count(stats.stalls, 'gap')} of more than a second: the machine was suspended, the process stopped, or the"
+            " clock stepped. What stands beside it in the figures is no fault of the loop's."
+        )
+    faults = (stats.page_faults.minor or 0) + (stats.page_faults.major or 0)
+    if faults:
+        yield (
+            f"{_count(faults, 'page fault')} in the loop's thread: it touched memory that was not locked or not yet"
+            " there. Allocate in setup(), and look at the grant memory_lock."
+        )
+    violations = sum(v for v in stats.guard.values() if isinstance(v, int) and not isinstance(v, bool))
+    if violations:
+        yield f"The guards counted {_count(violations, 'violation')}: see below which."
+    for grant in stats.grants:
+        if not grant.ok:
+            yield f"Not granted: {describe_refusal(grant)}. The figures are those of a degraded loop."
+
+
+def _overruns(stats: Stats) -> str:
+    period, records = stats.settings.get("period_ns", 0), stats.records
+    text = f"{_count(stats.overruns, 'cycle')} of {stats.cycles:,} ({100 * stats.overruns / stats.cycles:.2g} %) ended"
+    text += " after the next release."
+    if stats.response.count:
+        text += f" The longest response was {_short(stats.response.max)}"
+        text += f", {stats.response.max / period:.1f} periods." if period else "."
+    late = records[records["end"] - records["release"] > period] if period else records[:0]
+    if len(late):
+        slow = int(np.count_nonzero(late["end"] - late["start"] > period))
+        # Behind a slow cycle the next ones begin late: only a start past the next release is the wake-up's own doing.
+        if slow:
+            text += (
+                f" In {slow:,} of the {len(late):,} that are recorded the step alone took longer than the period:"
+                " look at the code, and at what it waits for."
+            )
+        if len(late) - slow:
+            text += (
+                f" In {len(late) - slow:,} the step was short enough, but began too late: behind a slow cycle, or because"
+                " something else had the CPU."
+            )
+    return text
+
+
+def _notes(stats: Stats) -> Iterator[str]:
+    period, latency, records = stats.settings.get("period_ns", 0), stats.latency, stats.records
+    involuntary = stats.context_switches.involuntary or 0
+    if involuntary:
+        yield (
+            f"The thread lost its CPU {_count(involuntary, 'time')} against its will: to a thread of higher or equal"
+            " priority, an unpinned CPU's balancing, or real-time throttling."
+        )
+    if latency.count and latency.max > max(_SHARE * period, _MEDIANS * latency.percentile(50)):
+        yield (
+            f"The worst wake-up came {_short(latency.max)} late, {latency.max / max(latency.percentile(50), 1):,.0f} times"
+            " the median: see under Worst cycles whether they come in groups or at a regular distance."
+        )
+    measured = stats.execution.count
+    if not is_supported(stats.execution, 99.9):
+        yield (
+            f"Only {_count(measured, 'cycle')} measured: rare delays cannot have shown themselves. Run it for longer"
+            " before you rely on the maxima."
+        )
+    if 0 < len(records) < stats.cycles:
+        text = f"The time line and the worst cycles are those of the last {len(records):,} of {stats.cycles:,} cycles;"
+        text += " the table and the histograms hold all since the warm-up."
+        if latency.count and latency.max > int((records["start"] - records["release"]).max()):
+            text += " The worst wake-up of the run is older, and is not among them; `record` keeps more."
+        yield text
+    if stats.has_own_wait:
+        yield "The loop is paced by a wait of its own: look at the interval and the execution time."
+    if stats.host.get("is_virtual"):
+        yield "It ran in a virtual machine: what the host takes away shows as latency, and nothing within can prevent it."
+
+
+def _short(ns: float) -> str:
+    return format_duration(float(f"{ns:.2e}"))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

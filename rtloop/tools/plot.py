@@ -1,0 +1,100 @@
+"""``rtloop plot``: pictures of saved stats, several runs over each other."""
+
+from __future__ import annotations
+
+import sys
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from rtloop.tools.runs import load_runs, write_output
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.figure import Figure
+
+    from rtloop.tools.runs import Run
+
+__all__ = ["draw_runs", "plot"]
+
+_LABELS = {
+    "latency": "wake-up latency",
+    "execution": "execution time",
+    "response": "response time",
+    "interval": "interval",
+}
+_KINDS = ("main", "histograms", "time", *_LABELS)
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN.npz...")
+@click.option("-o", "--output", metavar="FILE", default=None,
+              help="Where to, in the format of the suffix (.png, .svg, .pdf); - is a PNG on standard output."
+                   " By default RUN.png in the current folder.")  # fmt: skip
+@click.option("--kind", type=click.Choice(_KINDS), default=None,
+              help="By default main for one run, and histograms for several.")  # fmt: skip
+def plot(runs: tuple[str, ...], output: str | None, kind: str | None) -> None:
+    r"""Draw saved stats: stats.save("run.npz").
+
+    \b
+    main        histograms and the time lines of the last cycles, of one run
+    histograms  latency, execution and response, each with all runs over each other
+    time        the time line of the wake-up latency, or of the interval, of each run
+    latency, execution, response, interval
+                that histogram alone, all runs over each other
+
+    A FILE that exists is replaced, as a whole.
+
+    \b
+    Examples:
+      rtloop plot run.npz
+      rtloop plot before.npz after.npz -o compared.svg
+      rtloop plot before.npz after.npz --kind latency -o latency.pdf
+    """
+    import matplotlib.figure
+
+    target = output or f"{Path(runs[0]).stem}.png"
+    form = "png" if target == "-" else Path(target).suffix.lstrip(".").lower()
+    if form not in matplotlib.figure.Figure().canvas.get_supported_filetypes():
+        raise click.BadParameter(f"{target}: the name must end in .png, .svg or .pdf", param_hint="--output")
+    if target == "-" and sys.stdout.isatty():
+        raise click.UsageError("a PNG is nothing for a terminal: name a file with -o, or pipe it on")
+    if kind == "main" and len(runs) > 1:
+        raise click.UsageError("--kind main takes one run; histograms and the others take several")
+    figure = draw_runs(load_runs(runs), kind or ("main" if len(runs) == 1 else "histograms"))
+    picture = BytesIO()
+    figure.savefig(picture, format=form, dpi=150)
+    write_output(target, picture.getvalue())
+    if target != "-":
+        click.echo(f"Picture: {target}", err=True)
+
+
+def draw_runs(runs: Sequence[Run], kind: str) -> Figure:
+    """Return the picture of one of the kinds."""
+    from rtloop.loop.drawing import draw_histograms, draw_stats, draw_time, mark_period, new_figure
+    from rtloop.tools.runs import period_of
+
+    if kind == "main":
+        return draw_stats(runs[0].stats)
+    if kind == "time":
+        figure = new_figure(9, 1.2 + 2.6 * len(runs))
+        rows = figure.subplots(len(runs), 1, squeeze=False)[:, 0]
+        for number, (axes, run) in enumerate(zip(rows, runs, strict=True)):
+            draw_time(axes, run.stats, name=run.label if len(runs) > 1 else "", number=number)
+        return figure
+    own = all(run.stats.has_own_wait for run in runs)
+    shown = ("interval", "execution") if own else ("latency", "execution", "response")
+    series = shown if kind == "histograms" else (kind,)
+    # A line of the legend a run: the more there are, the higher.
+    figure = new_figure(9, 0.3 + (2.8 + 0.2 * len(runs)) * len(series))
+    periods = {period_of(run.stats) for run in runs}
+    for axes, name in zip(figure.subplots(len(series), 1, squeeze=False)[:, 0], series, strict=True):
+        histograms = {run.label: getattr(run.stats, name) for run in runs}
+        draw_histograms(axes, histograms)
+        if len(periods) == 1 and name != "execution":
+            mark_period(axes, next(iter(periods)), max(histogram.max for histogram in histograms.values()))
+        axes.set_title(_LABELS[name].capitalize(), loc="left")
+    return figure

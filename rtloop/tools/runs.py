@@ -1,0 +1,140 @@
+"""Files of saved stats in, and a result out, for the commands that look at a run afterwards."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+from rtloop.errors import ConfigError
+from rtloop.loop.stats import Stats
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["Run", "find_missed", "find_overruns", "first_index", "load_runs", "period_of", "write_output"]
+
+_COUNTERS = ("cycles", "missed", "overruns", "late", "stalls", "warmup", "duration_ns", "forks")
+
+
+class Run(NamedTuple):
+    """Saved stats with a label that no other run of the same call has."""
+
+    label: str
+    stats: Stats
+
+
+def load_runs(paths: Sequence[str]) -> list[Run]:
+    """Load what ``Stats.save`` wrote; each run's label is its loop's name, with the file's where names repeat.
+
+    Raises
+    ------
+    click.ClickException
+        Where a file cannot be read.
+    ConfigError
+        Where it is none of rtloop's.
+    """
+    loaded = []
+    for path in paths:
+        try:
+            stats = Stats.load(path)
+        except OSError as error:
+            raise click.ClickException(f"{path}: {error.strerror or error}") from None
+        _check(stats, path)
+        loaded.append(stats)
+    names = [stats.name for stats in loaded]
+    labels: list[str] = []
+    for path, name in zip(paths, names, strict=True):
+        label = name if names.count(name) == 1 else f"{name} ({Path(path).stem})"
+        labels.append(label if label not in labels else f"{label} #{len(labels) + 1}")
+    return [Run(label, stats) for label, stats in zip(labels, loaded, strict=True)]
+
+
+def _check(stats: Stats, path: str) -> None:
+    """Refuse a file in which a field is not of its kind: what was loaded is text from a stranger."""
+    period = stats.settings.get("period_ns", 0)
+    counters = {name: getattr(stats, name) for name in _COUNTERS} | {"period_ns": period}
+    for name, value in counters.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise ConfigError(f"{path} is damaged: {name} is {value!r}, not a count")
+    if not isinstance(stats.name, str) or not isinstance(stats.state, str):
+        raise ConfigError(f"{path} is damaged: the loop's name and state are not texts")
+
+
+def period_of(stats: Stats) -> int:
+    """Return the nominal period, ns; 0 where the settings do not tell."""
+    period: int = stats.settings.get("period_ns", 0)
+    return period
+
+
+def first_index(stats: Stats) -> int:
+    """Return the index of the oldest recorded cycle."""
+    return max(0, stats.cycles - len(stats.records))
+
+
+def find_overruns(stats: Stats) -> NDArray[np.bool_]:
+    """Tell which recorded cycles ended later than the next release."""
+    import numpy as np
+
+    period, records = period_of(stats), stats.records
+    if not period or stats.has_own_wait:
+        return np.zeros(len(records), np.bool_)
+    late: NDArray[np.bool_] = records["end"] - records["release"] > period
+    return late
+
+
+def find_missed(stats: Stats) -> NDArray[np.int64]:
+    """Count the releases that were dropped just before each recorded cycle; of the first one nothing is known."""
+    import numpy as np
+
+    period, release = period_of(stats), stats.records["release"]
+    missed = np.zeros(len(release), np.int64)
+    # Where the grid moves to now, no release was dropped: what lies between two cycles is an overrun.
+    if period and len(release) > 1 and not stats.has_own_wait and stats.missed:
+        missed[1:] = np.maximum((np.diff(release) + period // 2) // period - 1, 0)
+    return missed
+
+
+def write_output(path: str, content: str | bytes) -> None:
+    """Write a result to standard output (``-``) or to a file, which is replaced as a whole or not at all.
+
+    Raises
+    ------
+    click.ClickException
+        Where it cannot be written.
+    """
+    data = content.encode("utf-8", "replace") if isinstance(content, str) else content
+    if path == "-":
+        stream: Any = sys.stdout
+        try:
+            stream.flush()
+            stream.buffer.write(data)
+            stream.flush()
+        except BrokenPipeError:  # the reader, such as head, has had enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return
+    target = Path(path)
+    try:
+        target = target.resolve()  # a link stays one, and what it points to is replaced
+        if target.exists() and not target.is_file():  # a device or a pipe is written to, never replaced
+            with target.open("wb") as file:
+                file.write(data)
+            return
+        temporary = target.with_name(f".{target.name}.{os.getpid()}-{os.urandom(4).hex()}")
+        try:
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise click.ClickException(f"cannot write {path}: {error.strerror or error}") from None
