@@ -43,6 +43,8 @@ _FLOOR = 0.5
 _FAR = 100
 _BINS_PER_DECADE = 20
 _MAX_POINTS = 4000
+#: A longer name would run out of the picture.
+_LONGEST_NAME = 40
 _DASHES = (0, (4, 3))
 #: Where the greatest value is less than this many times the smallest, a logarithmic axis has too few labels.
 _LINEAR_BELOW = 4
@@ -113,7 +115,8 @@ def _duration_axis(axis: Any) -> None:
 
 def literal(text: str) -> str:
     """Return a text that matplotlib writes as it is: no formula between dollars, no label that is left out."""
-    plain = "".join(character if character.isprintable() else "?" for character in text).replace("$", r"\$")
+    plain = "".join(character if character.isprintable() else "?" for character in text)
+    plain = (plain if len(plain) <= _LONGEST_NAME else plain[: _LONGEST_NAME - 1] + "…").replace("$", r"\$")
     return f" {plain}" if plain.startswith("_") else plain
 
 

@@ -21,7 +21,7 @@ _SHARE, _MEDIANS = 0.1, 10
 
 
 class Finding(NamedTuple):
-    """One sentence or two, and whether it is bad news (``"bad"``), a caution (``"note"``), or good news (``"good"``)."""
+    """A sentence or two, and whether it is bad news (``"bad"``), a caution (``"note"``) or good (``"good"``)."""
 
     level: str
     text: str
@@ -51,8 +51,8 @@ def _bad(stats: Stats) -> Iterator[str]:
         )
     if stats.stalls:
         yield (
-            f"{_count(stats.stalls, 'gap')} of more than a second: the machine was suspended, the process stopped, or the"
-            " clock stepped. What stands beside it in the figures is no fault of the loop's."
+            f"{_count(stats.stalls, 'gap')} of more than a second: the machine was suspended, the process stopped, or"
+            " the clock stepped. What stands beside it in the figures is no fault of the loop's."
         )
     faults = (stats.page_faults.minor or 0) + (stats.page_faults.major or 0)
     if faults:
@@ -74,21 +74,21 @@ def _overruns(stats: Stats) -> str:
     text += " after the next release."
     if stats.response.count:
         text += f" The longest response was {_short(stats.response.max)}"
-        text += f", {stats.response.max / period:.1f} periods." if period else "."
+        text += f", {stats.response.max / period:.3g} periods." if period else "."
     late = records[records["end"] - records["release"] > period] if period else records[:0]
     if len(late):
         slow = int(np.count_nonzero(late["end"] - late["start"] > period))
-        # Behind a slow cycle the next ones begin late: only a start past the next release is the wake-up's own doing.
+        text += f" Of the {len(late):,} that are recorded"
         if slow:
             text += (
-                f" In {slow:,} of the {len(late):,} that are recorded the step alone took longer than the period:"
-                " look at the code, and at what it waits for."
+                f", {slow:,} had a step that alone took longer than the period: look at the code and what it waits for"
             )
         if len(late) - slow:
             text += (
-                f" In {len(late) - slow:,} the step was short enough, but began too late: behind a slow cycle, or because"
-                " something else had the CPU."
+                f"{';' if slow else ','} {len(late) - slow:,} began too late, though the step was short enough:"
+                " behind a slow cycle, or because something else had the CPU"
             )
+        text += "."
     return text
 
 
@@ -102,8 +102,8 @@ def _notes(stats: Stats) -> Iterator[str]:
         )
     if latency.count and latency.max > max(_SHARE * period, _MEDIANS * latency.percentile(50)):
         yield (
-            f"The worst wake-up came {_short(latency.max)} late, {latency.max / max(latency.percentile(50), 1):,.0f} times"
-            " the median: see under Worst cycles whether they come in groups or at a regular distance."
+            f"The worst wake-up came {_short(latency.max)} late, {latency.max / max(latency.percentile(50), 1):,.0f}"
+            " times the median: see under Worst cycles whether they come in groups or at a regular distance."
         )
     measured = stats.execution.count
     if not is_supported(stats.execution, 99.9):
@@ -115,12 +115,12 @@ def _notes(stats: Stats) -> Iterator[str]:
         text = f"The time line and the worst cycles are those of the last {len(records):,} of {stats.cycles:,} cycles;"
         text += " the table and the histograms hold all since the warm-up."
         if latency.count and latency.max > int((records["start"] - records["release"]).max()):
-            text += " The worst wake-up of the run is older, and is not among them; `record` keeps more."
+            text += " The worst wake-up of the run is older, and is not among them; a greater record=... keeps more."
         yield text
     if stats.has_own_wait:
         yield "The loop is paced by a wait of its own: look at the interval and the execution time."
     if stats.host.get("is_virtual"):
-        yield "It ran in a virtual machine: what the host takes away shows as latency, and nothing within can prevent it."
+        yield "It ran in a virtual machine: what the host takes away shows as latency; nothing within can prevent it."
 
 
 def _short(ns: float) -> str:

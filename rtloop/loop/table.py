@@ -266,7 +266,8 @@ def to_html(stats: Stats) -> str:
         facts.append(("granted", granted))
     below = [f"<tr><th {left}>{_escape(k)}</th><td {left}>{_escape(v)}</td></tr>" for k, v in facts]
     below += [
-        f'<tr><th {red}>not granted</th><td {left} title="{_escape(grant.fix)}">{_escape(describe_refusal(grant))}</td></tr>'
+        f"<tr><th {red}>not granted</th>"
+        f'<td {left} title="{_escape(grant.fix)}">{_escape(describe_refusal(grant))}</td></tr>'
         for grant in stats.grants
         if not grant.ok
     ]

@@ -102,10 +102,11 @@ def _events(run: Run, pid: int, origin: int) -> Iterator[str]:
                 f'"args": {{"cycle": {first + number}, "latency_ns": {start - release}}}}}'
             )
         busy_until = start
+        cycle = first + number
         latency = "" if stats.has_own_wait else f', "latency_ns": {start - release}, "response_ns": {end - release}'
         yield (
             f'{{"ph": "X", {place}, "name": "step", "cat": "step", "ts": {_us(start - origin)}, '
-            f'"dur": {_us(end - start)}, "args": {{"cycle": {first + number}, "execution_ns": {end - start}{latency}}}}}'
+            f'"dur": {_us(end - start)}, "args": {{"cycle": {cycle}, "execution_ns": {end - start}{latency}}}}}'
         )
         if overrun[number]:
             yield (

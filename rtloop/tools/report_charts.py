@@ -94,7 +94,8 @@ def draw_histogram_chart(title: str, rows: Sequence[tuple[str, Histogram]], *, p
         parts.append(tag("path", tag("title", note), d=f"{path}V{bottom}Z", class_=f"run r{number % 6}"))
         at = x.at(max(histogram.max, 1))
         parts.append(
-            tag("polygon", tag("title", note), points=f"{at:.1f},{bottom} {at - 5:.1f},{bottom - 9} {at + 5:.1f},{bottom - 9}",
+            tag("polygon", tag("title", note),
+                points=f"{at:.1f},{bottom} {at - 5:.1f},{bottom - 9} {at + 5:.1f},{bottom - 9}",
                 class_=f"mark r{number % 6}")
         )  # fmt: skip
     if len(drawn) == 1:
@@ -181,7 +182,7 @@ def draw_time_line(
     overruns, missed : array, optional
         Which cycles ended late, and how many releases were dropped before each: marked above.
     """
-    width, height, left, right, top, bottom = 760, 230, 62, 750, 40, 190
+    width, height, left, right, top, bottom = 760, 240, 62, 750, 48, 200
     if not len(values):
         return _empty(title, width, 90)
     columns, span = (right - left) // 2, (float(t.min()), float(t.max()))
@@ -193,15 +194,24 @@ def draw_time_line(
     parts += _seconds(span, left, right, top, bottom)
     x = left + used * 2.0 + 1
     upper, lower = y(np.maximum(high, 1).astype(np.float64)), y(np.maximum(low, 1).astype(np.float64))
-    path = "".join(f"M{at:.0f},{a - 0.75:.1f}V{max(b, a) + 0.75:.1f}" for at, a, b in zip(x, upper, lower, strict=True))
-    parts.append(tag("path", d=path, class_=f"band r{colour % 6}"))
+    # A few cycles are dots that can be seen.
+    half = 3.0 if len(values) < 100 else 0.75
+    path = "".join(f"M{at:.0f},{a - half:.1f}V{max(b, a) + half:.1f}" for at, a, b in zip(x, upper, lower, strict=True))
+    parts.append(
+        tag("path", d=path, class_=f"band r{colour % 6}", style="stroke-width:6px" if len(values) < 100 else None)
+    )
     if period:
         at = y.at(period)
         parts.append(tag("line", x1=left, x2=right, y1=f"{at:.1f}", y2=f"{at:.1f}", class_="period"))
         parts.append(tag("text", "period", x=left + 4, y=f"{at - 4:.1f}", class_="small"))
-    for counts, kind, level in ((overruns, "overrun", top - 8), (missed, "missed", top - 20)):
+    above = [(overruns, "overrun", "overruns", top - 9), (missed, "missed", "missed releases", top - 19)]
+    edge = float(right)
+    for counts, kind, name, level in above:
         if counts is not None and counts.any():
-            parts.append(_events(t, counts.astype(np.int64), kind, level, columns, span, left))
+            parts.append(_events(t, counts.astype(np.int64), kind, name, level, columns, span, left))
+            total = f"{int(counts.sum()):,} {name}"
+            parts.append(tag("text", total, x=edge, y=13, class_=f"small {kind}", text_anchor="end"))
+            edge -= 7.0 * len(total) + 14
     parts.append(
         tag(
             "text",
@@ -221,6 +231,7 @@ def _events(
     t: NDArray[np.float64],
     counts: NDArray[np.int64],
     kind: str,
+    name: str,
     y: float,
     columns: int,
     span: tuple[float, float],
@@ -229,7 +240,6 @@ def _events(
     """Mark in one row where something happened, each column with its number of it."""
     place = np.clip(((t - span[0]) / max(span[1] - span[0], 1e-12) * columns).astype(np.intp), 0, columns - 1)
     numbers = np.bincount(place, counts, columns)
-    name = {"overrun": "overruns", "missed": "missed releases"}[kind]
     marks = [
         tag(
             "rect",
@@ -237,20 +247,12 @@ def _events(
             x=left + 2 * int(i) - 1,
             y=y,
             width=4,
-            height=9,
+            height=7,
             class_=kind,
         )
         for i in np.flatnonzero(numbers)
     ]
-    total = tag(
-        "text",
-        f"{int(counts.sum()):,} {name}",
-        x=left + columns * 2,
-        y=y - 3 if kind == "missed" else y + 8,
-        class_=f"small {kind}",
-        text_anchor="end",
-    )
-    return join(*marks, total if kind == "overrun" else None)
+    return join(*marks)
 
 
 def _seconds(span: tuple[float, float], left: int, right: int, top: int, bottom: int) -> Iterable[Markup]:
@@ -263,7 +265,8 @@ def _seconds(span: tuple[float, float], left: int, right: int, top: int, bottom:
         value = number * step
         at = left + (right - left) * (value - begin) / (end - begin)
         yield tag("line", x1=f"{at:.1f}", x2=f"{at:.1f}", y1=top, y2=bottom, class_="grid")
-        yield tag("text", f"{value:.10g}", x=f"{at:.1f}", y=bottom + 16, text_anchor="middle")
+        anchor = "middle" if at < right - 24 else "end"
+        yield tag("text", f"{value:.10g}", x=f"{at:.1f}", y=bottom + 16, text_anchor=anchor)
 
 
 def _axes(
@@ -273,7 +276,8 @@ def _axes(
     for value in x.ticks(6) if horizontal else ():
         at = x.at(value)
         yield tag("line", x1=f"{at:.1f}", x2=f"{at:.1f}", y1=top, y2=bottom, class_="grid")
-        yield tag("text", format_duration(value), x=f"{at:.1f}", y=bottom + 16, text_anchor="middle")
+        anchor = "middle" if at < right - 12 else "end"
+        yield tag("text", format_duration(value), x=f"{at:.1f}", y=bottom + 16, text_anchor=anchor)
     for value in y.ticks(6):
         at = y.at(value)
         if value < 1:

@@ -65,19 +65,26 @@ def _one(run: Run, worst: int) -> Iterable[Markup]:
     yield _section(
         "Figures", _figures(stats), *(tag("p", note, class_="note") for note in notes_of(stats)), _facts(stats)
     )
-    yield _section("Histograms", _histograms([run]), _READING)
+    yield _section("Histograms", _histograms([run]))
     yield _section("Time line", *_time_lines(run, 0))
     yield from _details(run, worst)
 
 
 def _several(runs: Sequence[Run], worst: int) -> Iterable[Markup]:
     heads = [tag("th", _key(number), run.label) for number, run in enumerate(runs)]
-    yield _scroll(_comparison(runs, heads), tag("p", "The least of a row is in bold type.", class_="note"))
+    yield _scroll(
+        _comparison(runs, heads),
+        tag(
+            "p",
+            "The least duration of a row is in bold type. Counters are of runs that may differ in length.",
+            class_="note",
+        ),
+    )
     yield _section(
         "What to look at",
         *(join(tag("h3", _key(number), run.label), _findings(run.stats)) for number, run in enumerate(runs)),
     )
-    yield _section("Histograms", _histograms(runs), _READING)
+    yield _section("Histograms", _histograms(runs))
     yield _section(
         "Time lines",
         *(join(tag("h3", _key(number), run.label), *_time_lines(run, number)) for number, run in enumerate(runs)),
@@ -181,7 +188,7 @@ def _histograms(runs: Sequence[Run]) -> Markup:
     if not charts:
         return tag("p", "No cycle was measured.", class_="note")
     keys = tag("p", *(tag("span", _key(n), run.label, class_="legend") for n, run in enumerate(runs)))
-    return join(keys if len(runs) > 1 else None, tag("div", *charts, class_="charts"))
+    return join(keys if len(runs) > 1 else None, tag("div", *charts, class_="charts"), _READING)
 
 
 def _time_lines(run: Run, number: int) -> Iterable[Markup]:
@@ -197,12 +204,15 @@ def _time_lines(run: Run, number: int) -> Iterable[Markup]:
     else:
         t = (release - release[0]) * 1e-9
         yield _scroll(draw_time_line("wake-up latency", t, start - release, colour=number))
-        marks = {"overruns": find_overruns(stats), "missed": find_missed(stats)}
-        yield _scroll(draw_time_line("response time", t, end - release, colour=number, period=period, **marks))
+        overruns, missed = find_overruns(stats), find_missed(stats)
+        line = draw_time_line(
+            "response time", t, end - release, colour=number, period=period, overruns=overruns, missed=missed
+        )
+        yield _scroll(line)
     yield tag(
         "p",
-        f"The last {len(records):,} cycles. Each column of the picture reaches from the least to the greatest value in it:"
-        " no cycle is left out.",
+        f"The last {len(records):,} cycles. Each column of the picture reaches from the least to the greatest value"
+        " in it: no cycle is left out.",
         class_="note",
     )
 
@@ -258,7 +268,7 @@ def _comparison(runs: Sequence[Run], heads: Sequence[Markup]) -> Markup:
     rows = [tag("tr", tag("th", "run"), *heads)]
     for name, label in counters:
         numbers = [getattr(run.stats, name) for run in runs]
-        rows.append(_row(label, [f"{n:,}" for n in numbers], numbers if name != "cycles" else None))
+        rows.append(_row(label, [f"{n:,}" for n in numbers]))
     rows.append(
         _row("period", [format_duration(period_of(run.stats)) if period_of(run.stats) else "-" for run in runs])
     )

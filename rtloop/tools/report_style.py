@@ -32,16 +32,18 @@ th small { display:block; font-weight:normal }
   overflow-wrap:anywhere }
 .pairs th { max-width:22rem; white-space:normal; font-weight:600 } .compare tr:first-child th { max-width:16rem;
   white-space:normal }
-td.bad { color:var(--bad); font-weight:bold; white-space:nowrap } td.good { color:var(--good) }
+td.bad { color:var(--bad); font-weight:bold; white-space:nowrap } td.good { color:var(--good); white-space:nowrap }
 pre { margin:.25rem 0; white-space:pre-wrap; font-size:.8rem; background:var(--soft); padding:.4rem; max-width:32rem }
-.findings { list-style:none; padding:0; margin:0 } .findings li { padding:.4rem .8rem; margin:.4rem 0;
+.grants { min-width:46rem } .findings { list-style:none; padding:0; margin:0 }
+.findings li { color:var(--text); font-size:1rem; padding:.4rem .8rem; margin:.4rem 0;
   background:var(--soft);
   border-left:4px solid var(--dim) } li.bad { border-color:var(--bad) } li.good { border-color:var(--good) } li.note {
   border-color:var(--note) }
 li.bad b { color:var(--bad) } li.good b { color:var(--good) } li.note b { color:var(--note) }
 .charts { display:grid; grid-template-columns:repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap:1rem }
 svg { display:block; width:100%; height:auto } .scroll > svg { min-width:38rem }
-svg text { font:12px system-ui, sans-serif; fill:var(--dim) } svg text.small { font-size:11px } svg text.heading {
+svg text { font:12px system-ui, sans-serif; fill:var(--dim); paint-order:stroke;
+  stroke:var(--page); stroke-width:3px; stroke-linejoin:round } svg text.small { font-size:11px } svg text.heading {
   font-size:14px;
   font-weight:600; fill:var(--text) }
 .grid { stroke:var(--line) } .axis { stroke:var(--dim) } .period { stroke:var(--dim); stroke-dasharray:5 4 }
@@ -60,6 +62,7 @@ rect.overrun { fill:var(--bad) } rect.missed { fill:var(--note) } svg text.overr
   --note:#7a5b00;
   --c0:#0072B2; --c1:#C04F00; --c2:#00805C; --c3:#B04A86; --c4:#A86F00; --c5:#2A7FB0 }
   body { max-width:none; padding:0; font-size:11pt } .scroll { overflow:visible } .scroll > svg { min-width:0 }
-  table { font-size:8pt } th, td { padding:.15rem .35rem } svg, tr, li { break-inside:avoid } h2, h3 {
+  .grants { min-width:0 } table { font-size:8pt } th, td { padding:.15rem .35rem } svg, tr, li {
+  break-inside:avoid } h2, h3 {
   break-after:avoid } }
 """
