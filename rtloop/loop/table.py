@@ -247,6 +247,37 @@ def _sparkline(histogram: Histogram) -> str:
     )
 
 
+def _time_sparkline(stats: Stats) -> str:
+    """Draw the last cycles' latency over time, logarithmic, as a tiny inline SVG: each column's greatest value.
+
+    Of a loop with a wait of its own it is the interval. A dashed line is the period, where it is within the picture.
+    """
+    records, width, height = stats.records, 480, 40
+    start = records["start"]
+    values = np.diff(start) if stats.has_own_wait else start - records["release"]
+    if len(values) < 2:
+        return ""
+    columns = min(width // 2, len(values))
+    first = np.arange(columns) * len(values) // columns
+    worst = np.maximum(np.maximum.reduceat(values, first), 1).astype(np.float64)
+    low, high = float(worst.min()) / 1.1, float(worst.max()) * 1.1
+    tops = height - 2 - (height - 4) * np.log(worst / low) / np.log(high / low)
+    x = (np.arange(columns) + 0.5) * width / columns
+    points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, tops, strict=True))
+    period, line = stats.settings.get("period_ns") or 0, ""
+    if low < period < high:
+        y = height - 2 - (height - 4) * np.log(period / low) / np.log(high / low)
+        line = f'<path d="M0,{y:.1f}H{width}" stroke="#e0523f" stroke-dasharray="4 3"/>'
+    what = "interval" if stats.has_own_wait else "wake-up latency"
+    title = f"{what} of the last {len(values):,} cycles, the worst of each column, up to {_cell(float(values.max()))}"
+    return (
+        f'<div style="padding:4px 8px"><small>{_escape(title)}</small><br/>'
+        f'<svg width="{width}" height="{height}" viewBox="0 0 {width} {height}" fill="none" stroke="currentColor"'
+        f' role="img" style="max-width:100%"><title>{_escape(title)}</title>{line}'
+        f'<polyline points="{points}" stroke-width="1.2" stroke-opacity="0.75"/></svg></div>'
+    )
+
+
 def to_html(stats: Stats) -> str:
     """Return the table as HTML that needs nothing else and follows the page's colours, dark or light."""
     cell = 'style="text-align:right;padding:2px 8px;white-space:nowrap;font-variant-numeric:tabular-nums"'
@@ -274,6 +305,6 @@ def to_html(stats: Stats) -> str:
     return (
         f"<div><b>{_escape(headline(stats))}</b>"
         f"<table><thead><tr><th></th>{head}<th></th></tr></thead><tbody>{''.join(rows)}</tbody></table>"
-        f"<small>{_escape(' '.join(notes_of(stats)))}</small>"
+        f"<small>{_escape(' '.join(notes_of(stats)))}</small>{_time_sparkline(stats)}"
         f"<table><tbody>{''.join(below)}</tbody></table></div>"
     )

@@ -72,6 +72,7 @@ finally:
         ("click", ["--help"], "cli"),
         ("rich", ["demo"], "cli"),
         ("matplotlib", ["demo", "--plot", "x.png"], "plot"),
+        ("matplotlib", ["plot", "x.npz"], "plot"),
     ],
 )
 def test_a_missing_extra_is_named(missing: str, args: list[str], extra: str) -> None:

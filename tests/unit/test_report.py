@@ -146,7 +146,9 @@ def test_an_element_escapes_all_but_elements() -> None:
     assert tag("b", '<i>"', tag("i", 1), class_="a\"'>", stroke_width=2) == (
         '<b class="a&quot;&#x27;&gt;" stroke-width="2">&lt;i&gt;&quot;<i>1</i></b>'
     )
-    assert text(Markup("<b/>")) == "<b/>" and text(str(Markup("<b/>"))) == "<b/>"
+    assert text(Markup("<b/>")) == "<b/>" and text(Markup("<b/>") + "<i/>") == "&lt;b/&gt;&lt;i/&gt;", (
+        "what is added makes it text"
+    )
     assert tag("p", None) == "<p></p>" and tag("rect", x=None) == "<rect/>"
 
 
@@ -201,8 +203,9 @@ def test_several_runs_are_laid_side_by_side() -> None:
 def test_what_went_wrong_is_said_in_a_sentence() -> None:
     bad = levels(make(late=(700, 701)))["bad"]
     assert bad == [
-        "2 cycles of 2,000 (0.1 %) ended after the next release. The longest response was 1.05 ms, 1.1 periods. Of the 2"
-        " that are recorded, 2 had a step that alone took longer than the period: look at the code and what it waits for."
+        "2 cycles of 2,000 (0.1 %) ended after the next release. The longest response was 1.05 ms, 1.05 periods."
+        " Of the 2 that are recorded, 2 had a step that alone took longer than the period: look at the code and what it"
+        " waits for."
     ]
     refused = Grant("policy", "fifo 80", "other", False, "EPERM")
     sentences = " ".join(levels(make(missed=3, stalls=1, page_faults=(4, 0), guard={"malloc": 2}, grants=(refused,),
@@ -238,7 +241,8 @@ def test_it_says_what_the_time_line_does_not_show() -> None:
     older = replace(stats, records=stats.records[-100:].copy(), latency=stats.latency + Histogram.from_values([90_000]))
     (note,) = levels(older)["note"]
     assert "the last 100 of 5,000 cycles" in note and "The worst wake-up of the run is older" in note
-    assert "is older" not in levels(replace(older, latency=stats.latency + stats.latency))["note"][0] or True
+    kept = replace(older, latency=Histogram.from_values(older.records["start"] - older.records["release"]))
+    assert not any("is older" in sentence for sentence in levels(kept)["note"])
     assert "Only 20 cycles measured" in levels(make(20))["note"][0]
 
 
@@ -267,8 +271,9 @@ def _matplotlib() -> None:
 
 
 @pytest.mark.usefixtures("_matplotlib")
-@pytest.mark.parametrize("kind", [None, "main", "histograms", "time", "latency", "execution", "response", "interval"])
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize(
+    ("kind", "count"), [(None, 1), (None, 2), ("main", 2), ("time", 2), ("response", 1), ("interval", 2)]
+)
 def test_every_kind_of_picture_is_drawn(kind: str | None, count: int, tmp_path: Path) -> None:
     make(late=(7,), name="_$\\frac$").save(tmp_path / "a.npz")
     RTLoop(PERIOD).stats.save(tmp_path / "b.npz")

@@ -228,3 +228,21 @@ def test_the_page_follows_the_theme_of_the_notebook() -> None:
     assert "currentColor" in page
     for word in ("background", "#000", "#fff", "black", "white;"):
         assert word not in page
+
+
+def test_the_notebook_shows_the_time_line_with_its_worst_cycle() -> None:
+    records = np.zeros(10_000, dtype=[("release", "<i8"), ("start", "<i8"), ("end", "<i8")])
+    records["release"] = np.arange(10_000) * 250_000
+    records["start"] = records["release"] + 20_000
+    records["start"][7_777] += 180_000
+    html = make(records=records)._repr_html_()
+    points = html.partition('<polyline points="')[2].partition('"')[0].split()
+    heights = [float(point.partition(",")[2]) for point in points]
+    assert len(points) == 240 and min(heights) < 10 and sum(height < 30 for height in heights) == 1
+    assert "wake-up latency of the last 10,000 cycles, the worst of each column, up to 200 us" in html
+    assert "stroke-dasharray" not in html, "the period is beyond the picture"
+    records = records.copy()
+    records["start"][5_000] += 900_000
+    assert "stroke-dasharray" in make(records=records)._repr_html_()
+    for count in (0, 1):
+        assert "polyline" not in make(records=records[:count].copy())._repr_html_()
