@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -220,8 +221,14 @@ def test_the_output_replaces_a_file_as_a_whole_and_writes_into_a_pipe(
     assert (tmp_path / "link.csv").is_symlink()
     assert (tmp_path / "run.csv").read_text() == to_csv(make())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link.csv", "run.csv", "run.npz"]
-    assert run("export", tmp_path / "run.npz", "-f", "csv", "-o", "/dev/null") == 0
-    assert Path("/dev/null").is_char_device(), "a device is written to, never replaced"
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert run("export", tmp_path / "run.npz", "-f", "csv", "-o", tmp_path / "pipe") == 0
+        assert (tmp_path / "pipe").is_fifo(), "a pipe or a device is written to, never replaced"
+        assert os.read(reader, 65536).decode() == to_csv(make())
+    finally:
+        os.close(reader)
     assert run("export", tmp_path / "run.npz", "-f", "csv") == 0
     assert capfdbinary.readouterr().out.decode() == to_csv(make())
 
