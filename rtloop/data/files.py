@@ -184,7 +184,7 @@ class McapFile:
         self._offset_ns = self._begun_ns - time.monotonic_ns()
         self._stream = _Stream(path)
         try:
-            self._writer = Writer(cast("Any", self._stream), chunk_size=_MCAP_CHUNK_BYTES)
+            self._writer: Any = Writer(cast("Any", self._stream), chunk_size=_MCAP_CHUNK_BYTES)
             self._writer.start("", "rtloop")
             schema = json.dumps(json_schema(dtype)).encode()
             number = self._writer.register_schema(topic.strip("/").replace("/", "_") or "record", "jsonschema", schema)
