@@ -40,7 +40,8 @@ from rtloop.errors import (
     StateError,
     StopTimeoutError,
 )
-from rtloop.loop.loop import RTLoop, cycle_dtype
+from rtloop.loop.cycle import RT_CONTINUE, RT_STOP, Cycle, cycle_dtype
+from rtloop.loop.loop import RTLoop
 from rtloop.loop.settings import Settings
 from rtloop.system.grant import Grant
 
@@ -53,6 +54,7 @@ if _TYPE_CHECKING:
     from rtloop.data.ring import Ring
     from rtloop.data.signals import SignalLog
     from rtloop.loop.attach import LoopReader, attach, running
+    from rtloop.loop.simulation import simulate
     from rtloop.loop.stats import Stats
 
 __version__ = "0.1.0"
@@ -60,8 +62,11 @@ __version__ = "0.1.0"
 __all__ = [
     "AttachError",
     "AttachPrivilegeError",
+    "RT_CONTINUE",
+    "RT_STOP",
     "CallbackError",
     "ConfigError",
+    "Cycle",
     "Grant",
     "GuardError",
     "Histogram",
@@ -92,6 +97,7 @@ __all__ = [
     "get_include",
     "memory",
     "running",
+    "simulate",
 ]
 
 
@@ -117,6 +123,7 @@ _LATE = {
     "attach": "loop.attach",
     "memory": "memory",
     "running": "loop.attach",
+    "simulate": "loop.simulation",
 }
 
 

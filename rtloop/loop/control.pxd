@@ -134,6 +134,7 @@ cdef class Control:
     cdef str _former_state
     cdef object _starter
     cdef bint _is_stop_wanted
+    cdef dict _simulation
 
     cdef void bind(self, void *(*body)(void *) noexcept nogil, bint has_own_wait)
     cdef bint _is_in_child(self) noexcept

@@ -103,7 +103,7 @@ cdef class Control:
             raise StateError(f"{self.settings.name} cannot be started: the interpreter is ending")
         running.reap_finished()
         self._former_state = self._move(_IDLE_STATES, "starting")
-        self._pid, self._starter, self._is_stop_wanted = getpid(), threading.get_ident(), False
+        self._pid, self._starter, self._is_stop_wanted, self._simulation = getpid(), threading.get_ident(), False, None
         try:
             _stats_maker()  # the end of a run is no time for an import
             owner.setup()
@@ -228,7 +228,7 @@ cdef class Control:
         rc = rt_stack_map(&self.rt.stack, size)
         if rc:
             raise SetupError(-rc, f"stack_size={format_size(size)}: mmap or mprotect: {os.strerror(-rc)}")
-        stack.callback(self._unmap_stack)
+        stack.callback(lambda: rt_stack_unmap(&self.rt.stack))
         rc = 0
         if self.settings.lock_memory != "off":
             for address, length in (
@@ -241,9 +241,6 @@ cdef class Control:
             rt_stack_paint(&self.rt.stack)
         detail = "guard of 64 KiB below, alternate signal stack of 64 KiB, painted"
         return acquire.lock_own(self.settings, "stack", detail, size, rc)
-
-    def _unmap_stack(self):
-        rt_stack_unmap(&self.rt.stack)
 
     def _create_thread(self, owner):
         """Create the thread and wait until it has asked the kernel for everything."""
@@ -324,7 +321,7 @@ cdef class Control:
         snapshot = block.snapshot()
         stack = (self.rt.stack.bytes, used)
         return _stats_maker()(self.settings, state, self.grants, snapshot, stack=stack, forks=fork_count(),
-                              has_own_wait=self._has_own_wait)
+                              has_own_wait=self._has_own_wait, simulation=self._simulation)
 
     @property
     def stats(self):
@@ -332,11 +329,11 @@ cdef class Control:
         if self.state == "running" and not self._is_in_child():
             block = self._block
             if self._is_reset_pending():
-                return _stats_maker()(self.settings, "running", self.grants, None)
+                return _stats_maker()(self.settings, "running", self.grants, None, simulation=self._simulation)
             if block is not None:
                 return self._make_stats(block, "running")
         if self._stats is None:
-            return _stats_maker()(self.settings, self.state, self.grants, None)
+            return _stats_maker()(self.settings, self.state, self.grants, None, simulation=self._simulation)
         return self._stats
 
     def reset_stats(self):
@@ -391,11 +388,15 @@ cdef class Control:
         if self._is_stop_deferred(deadline) or self.state != "running":
             return
         self.request_stop()
-        if not self.wait(deadline - time.monotonic_ns()):
+        if not self._is_simulated_here() and not self.wait(deadline - time.monotonic_ns()):
             raise StopTimeoutError(
                 f"{self.settings.name} did not stop within {format_duration(timeout_ns)}: a callback has not returned. "
                 "Its thread goes on; it ends when the callback returns"
             )
+
+    def _is_simulated_here(self):
+        """Whether a callback of a simulated run, or a signal handler that has interrupted it, is asking."""
+        return self._simulation is not None and self._starter == threading.get_ident() and self._state == "running"
 
     def _is_stop_deferred(self, deadline):
         """Make a start that is under way stop its loop. Returns whether the rest must be left to that start."""
@@ -414,8 +415,9 @@ cdef class Control:
     def join(self, timeout_ns=None):
         """Wait for the end and raise what ended a failed loop. Returns whether it has ended."""
         self._check_not_in_child()
-        if self._state in ("new", "starting"):
-            what = "has not been started" if self._state == "new" else "is still being started"
+        if self._state in ("new", "starting") or self._is_simulated_here():
+            what = {"new": "has not been started", "running": "is being simulated by this very thread"}.get(
+                self._state, "is still being started")
             raise StateError(f"{self.settings.name} {what}")
         try:
             has_ended = self.wait(timeout_ns)

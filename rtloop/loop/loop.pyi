@@ -1,15 +1,18 @@
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Literal, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
+from rtloop.loop.cycle import Cycle
 from rtloop.loop.settings import Settings
 from rtloop.loop.stats import Stats
 from rtloop.system.grant import Grant
 
-cycle_dtype: np.dtype[Any]
+_Duration = int | str | timedelta
+_Model = _Duration | Sequence[_Duration] | NDArray[np.integer[Any]] | Stats | Callable[[int], _Duration]
 
 class RTLoop:
     def __init__(
@@ -45,6 +48,15 @@ class RTLoop:
     def stop(self, timeout: int | str | timedelta = "2s") -> None: ...
     def join(self, timeout: int | str | timedelta | None = None) -> bool: ...
     def run(self, duration: int | str | timedelta | None = None, cycles: int | None = None) -> Stats: ...
+    def simulate(
+        self,
+        duration: int | str | timedelta | None = None,
+        cycles: int | None = None,
+        *,
+        execution: _Model | Mapping[RTLoop, _Model] = 0,
+        latency: _Model | Mapping[RTLoop, _Model] = 0,
+        plant: RTLoop | Callable[[Cycle], int | None] | None = None,
+    ) -> Stats: ...
     def reset_stats(self) -> None: ...
     def close(self) -> None: ...
     def __enter__(self) -> Self: ...

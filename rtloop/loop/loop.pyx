@@ -5,10 +5,9 @@ from cpython.object cimport PyObject, PyTypeObject
 from libc.errno cimport EINVAL
 
 from rtloop.loop.control cimport Control, rt_cycle_t, rt_loop_t, rt_loop_sleep, rt_schedule_shift
+from rtloop.loop.hooks cimport call_enter, call_leave, call_overrun, call_step, call_wait
 
 import itertools
-
-import numpy as np
 
 from rtloop.errors import StateError
 from rtloop.loop import failure
@@ -18,20 +17,6 @@ from rtloop.units import format_rate, parse_timeout
 _INTERFACE = 1
 _DEFAULT_STOP_TIMEOUT = "2s"
 _serial = itertools.count(1)
-
-#: The NumPy form of the C struct ``Cycle``, in the order and layout of the fields.
-cycle_dtype = np.dtype(
-    [
-        ("index", "<u8"),
-        ("release", "<i8"),
-        ("start", "<i8"),
-        ("period", "<i8"),
-        ("missed", "<i8"),
-        ("t", "<f8"),
-        ("dt", "<f8"),
-    ]
-)
-
 
 cdef extern from "../include/rtloop/loop.h" nogil:
     """
@@ -58,30 +43,9 @@ cdef extern from "../include/rtloop/loop.h" nogil:
     void _check_cycle "RT_CHECK_CYCLE"(Cycle)
 
 
-# The loop in C knows the object as a pointer; these lead back to its methods. They are inlined into the one call of
-# rt_loop_main below, so that a cycle makes a single indirect call.
-cdef inline int _enter(void *self) noexcept nogil:
-    return (<_RTLoop_1>self).enter()
-
-
-cdef inline int _step(void *self, const rt_cycle_t *cycle) noexcept nogil:
-    return (<_RTLoop_1>self).step(<const Cycle *>cycle)
-
-
-cdef inline int _overrun(void *self, const rt_cycle_t *cycle, int64_t missed) noexcept nogil:
-    return (<_RTLoop_1>self).overrun(<const Cycle *>cycle, missed)
-
-
-cdef inline int _wait(void *self, int64_t release) noexcept nogil:
-    return (<_RTLoop_1>self).wait(release)
-
-
-cdef inline void _leave(void *self) noexcept nogil:
-    (<_RTLoop_1>self).leave()
-
-
+# The hooks are inlined into the one call of rt_loop_main, so that a cycle makes a single indirect call.
 cdef void *_body(void *self) noexcept nogil:
-    rt_loop_main(<rt_loop_t *>(<_RTLoop_1>self)._rt, self, _enter, _step, _overrun, _wait, _leave)
+    rt_loop_main(<rt_loop_t *>(<_RTLoop_1>self)._rt, self, call_enter, call_step, call_overrun, call_wait, call_leave)
     return NULL
 
 
@@ -326,6 +290,39 @@ cdef class _RTLoop_1:
         control.start(self, cycles, duration)
         control.join()
         return control.stats
+
+    def simulate(self, duration=None, cycles=None, *, execution=0, latency=0, plant=None):
+        """Run in virtual time, on the calling thread: the same callbacks and schedule, no privilege, the same bits.
+
+        ``wait`` is not called; a step that reads a clock itself reads the real one. :func:`rtloop.simulate` does it
+        with several loops.
+
+        Parameters
+        ----------
+        duration, cycles
+            As for :meth:`run`.
+        execution : duration, sequence of durations, Stats or callable
+            How long ``step`` takes: always the same; for each cycle the next of a list or an integer array of ns, which
+            is repeated; as recorded; or what a function of the cycle's index returns.
+        latency : duration, sequence of durations, Stats or callable
+            How late the loop wakes up, likewise; no part of it where the loop does not sleep, unless it is recorded.
+        plant : RTLoop or callable, optional
+            A second loop, which goes first where both start at the same time; or what is called with the
+            :class:`~rtloop.Cycle` before every step, and may return RT_STOP.
+
+        Returns
+        -------
+        Stats
+            With ``is_simulated`` True.
+
+        Raises
+        ------
+        CallbackError, OverrunError, KeyboardInterrupt
+            As :meth:`run`; and what the plant or a model has raised.
+        """
+        from rtloop.loop.simulation import simulate_loop
+
+        return simulate_loop(self, duration, cycles, execution, latency, plant)
 
     def reset_stats(self):
         """Begin the statistics anew, from the next cycle on. The thread pays one assignment and one getrusage(2)."""

@@ -36,10 +36,16 @@ def make_stats(
     stack: StackUse = StackUse(0, 0),  # noqa: B008 - immutable
     forks: int = 0,
     has_own_wait: bool = False,
+    simulation: dict[str, Any] | None = None,
 ) -> Stats:
     """Make the Stats of a loop of this process; a snapshot of None is that of a loop that never ran."""
+    extra: dict[str, Any] = {}
+    if simulation is not None:
+        extra["simulation"] = simulation
+    elif has_own_wait:
+        extra["has_own_wait"] = True
     return assemble_stats(
-        settings.to_dict() | ({"has_own_wait": True} if has_own_wait else {}),
+        settings.to_dict() | extra,
         state,
         grants,
         snapshot or _empty(),
@@ -62,11 +68,14 @@ def assemble_stats(
     """Make the Stats of a loop of any process.
 
     A loop with a wait of its own keeps no latency and no response: they would be against a grid it does not follow.
+    A simulated run, whose models `simulation` describes, has no thread that the kernel could charge for anything.
     """
     counters = snapshot.counters
     usage = counters["usage"]
     latency, execution, response, interval = snapshot.histograms
-    if settings.get("has_own_wait"):
+    if "simulation" in settings:
+        usage, forks, stack = (None,) * 4, 0, StackUse(0, 0)
+    elif settings.get("has_own_wait"):
         latency = response = Histogram.empty()
     return Stats(
         name=settings["name"],

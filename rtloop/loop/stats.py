@@ -68,6 +68,8 @@ class Stats:
     `response` are empty, and its `overruns`, `missed` and `late` are counted on the nominal grid. `interval` and
     `execution` hold for it as for any other.
 
+    A simulated run (`is_simulated`) has virtual times, no page faults, no context switches and no stack: None, and 0.
+
     Attributes
     ----------
     name, state : str
@@ -88,7 +90,7 @@ class Stats:
     duration_ns : int
         From the first release to the last end; 0 where no cycle ran.
     page_faults, context_switches : tuple of two int
-        ``(minor, major)`` and ``(voluntary, involuntary)`` of the loop's thread, since the warm-up.
+        ``(minor, major)`` and ``(voluntary, involuntary)`` of the loop's thread, since the warm-up; None where unknown.
     forks : int
         How often the process has forked in its life; each fork makes memory copy-on-write. None for a loop of another
         process, which cannot be asked.
@@ -147,6 +149,11 @@ class Stats:
     def has_own_wait(self) -> bool:
         """Whether the loop's class overrides ``wait``: then nothing is measured against a planned release."""
         return bool(self.settings.get("has_own_wait"))
+
+    @property
+    def is_simulated(self) -> bool:
+        """Whether no clock was read: all times are those of the models in ``settings["simulation"]``."""
+        return bool(self.settings.get("simulation"))
 
     def worst(self, n: int = 10) -> NDArray[Any]:
         """Return the `n` recorded cycles with the greatest wake-up latency, the worst first.

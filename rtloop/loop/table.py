@@ -98,11 +98,14 @@ def headline(stats: Stats) -> str:
     if asked in ("fifo", "rr"):
         asked = f"{asked} {settings.get('priority', '')}".strip()
     policy = granted.get("policy")
-    if policy is None:
-        parts += [asked] if asked else []
+    if stats.is_simulated:
+        parts.append("SIMULATED, in virtual time")
     else:
-        parts.append(str(policy.granted) + ("" if policy.ok else f" instead of {policy.requested}"))
-    parts.append(f"CPU {granted['cpu'].granted}" if "cpu" in granted else "any CPU")
+        if policy is None:
+            parts += [asked] if asked else []
+        else:
+            parts.append(str(policy.granted) + ("" if policy.ok else f" instead of {policy.requested}"))
+        parts.append(f"CPU {granted['cpu'].granted}" if "cpu" in granted else "any CPU")
     parts += [f"{stats.cycles:,} cycles in {format_duration(stats.duration_ns)}", stats.state]
     return f"{stats.name}: {', '.join(parts)}"
 
@@ -133,13 +136,16 @@ def facts_of(stats: Stats) -> list[tuple[str, str]]:
         ("missed releases", f"{stats.missed:,}{_share(stats.missed, cycles + stats.missed)}"),
         ("late cycles", f"{stats.late:,}{_share(stats.late, cycles)}"),
         ("stalls over 1 s", f"{stats.stalls:,}"),
-        ("page faults", f"{_number(stats.page_faults.minor)} minor, {_number(stats.page_faults.major)} major"),
-        (
-            "context switches",
-            f"{_number(stats.context_switches.voluntary)} voluntary, "
-            f"{_number(stats.context_switches.involuntary)} involuntary",
-        ),
     ]
+    if not stats.is_simulated:
+        faults, switches = stats.page_faults, stats.context_switches
+        facts += [
+            ("page faults", f"{_number(faults.minor)} minor, {_number(faults.major)} major"),
+            (
+                "context switches",
+                f"{_number(switches.voluntary)} voluntary, {_number(switches.involuntary)} involuntary",
+            ),
+        ]
     if stats.stack.size and stats.stack.high_water is not None:
         facts.append(("stack", f"{format_size(stats.stack.high_water)} used of {format_size(stats.stack.size)}"))
     if stats.forks:
@@ -184,6 +190,10 @@ def _wrap(text: str, width: int, *, label: str = "", indent: str = "") -> list[s
 
 def notes_of(stats: Stats) -> list[str]:
     """Return the sentences that belong below the figures."""
+    if stats.is_simulated:
+        models = stats.settings["simulation"]
+        text = f"Simulated: wake-up latency is {models['latency']}, execution time {models['execution']}."
+        return [f"{text} Nothing was measured.", _NOTE]
     return [_OWN_WAIT, _NOTE] if stats.has_own_wait else [_NOTE]
 
 

@@ -198,6 +198,25 @@ PROGRAMS = {
             "aligns a multiple": Mutation("schedule.h", "(align - origin % align) % align", "align - origin % align"),
         },
     ),
+    "simulate": Program(
+        (MEMORY,),
+        mutations={
+            "late cycles sleep": Mutation("simulate.h", "if (target > now) {", "if (target > now - 2 * release) {"),
+            "no order of time": Mutation("simulate.h", "[i].start < next->start", "[i].start > next->start"),
+            "the last goes first": Mutation("simulate.h", "[i].start < next->start", "[i].start <= next->start"),
+            "the margin is not used": Mutation("simulate.h", "release - loop->spin.margin;", "release;"),
+            "nothing is learnt": Mutation("simulate.h", "rt_spin_learn(&loop->spin, latency);", "{}"),
+            "repeats all but the first": Mutation("simulate.h", "model->at = 0;", "model->at = 1;"),
+            "time for ever": Mutation("simulate.h", "now > RT_RELEASE_MAX || release > RT_RELEASE_MAX", "release < 0"),
+            "a stop is not seen": Mutation("simulate.h", "if (command & RT_COMMAND_STOP) return RT_END_NORMAL;", ""),
+            "a recording is modelled": Mutation("simulate.h", "if (s->is_recorded) {", "if (0) {"),
+            "late is not counted": Mutation("simulate.h", "s->is_late = now > release;", "s->is_late = 0;"),
+            "the mode stays": Mutation("simulate.h", "rt_thread_set_float_control(control_)", "(void)control_"),
+            "runs on after a failed model": Mutation(
+                "simulate.h", "if (RT_UNLIKELY(latency < 0)) return RT_END_MODEL;", ""
+            ),
+        },
+    ),
     "spin": Program(
         (MEMORY,),
         mutations={

@@ -198,6 +198,39 @@ cdef class Denormal(RTLoop):
         return RT_STOP
 
 
+cdef class Integrator(RTLoop):
+    """A plant: its value grows at a rate that a controller sets."""
+
+    cdef public double value, rate
+    cdef public int64_t stop_at
+
+    def __init__(self, period, *, value=1.0, **settings):
+        super().__init__(period, **settings)
+        self.value = value
+        self.stop_at = -1
+
+    cdef int step(self, const Cycle *cycle) noexcept nogil:
+        self.value += self.rate * cycle.dt
+        return RT_STOP if self.stop_at == <int64_t>cycle.index else RT_CONTINUE
+
+
+cdef class Regulator(RTLoop):
+    """Drives an integrator to zero."""
+
+    cdef Integrator plant
+    cdef public double gain, seen
+
+    def __init__(self, period, *, plant, **settings):
+        super().__init__(period, **settings)
+        self.plant = plant
+        self.gain = 10
+
+    cdef int step(self, const Cycle *cycle) noexcept nogil:
+        self.seen = self.plant.value
+        self.plant.rate = -self.gain * self.seen
+        return RT_CONTINUE
+
+
 cdef class Early(RTLoop):
     """Moves its grid before there is one."""
 

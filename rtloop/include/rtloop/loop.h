@@ -51,6 +51,7 @@ enum {
   RT_END_WAIT = 4,
   RT_END_CLOCK = 5,    /* clock_nanosleep failed */
   RT_END_OVERRUNS = 6, /* the overrun policy */
+  RT_GO_ON = -1,       /* nothing has: there is a next cycle */
 };
 
 /* A sleep longer than this is taken in slices, so that a stop is seen. */
@@ -126,16 +127,63 @@ static inline int rt_loop_sleep(rt_loop_t *loop, int64_t release) {
   return rt_loop_wait(loop, &now, release);
 }
 
-/* The state of a run before its first cycle. `now` is the time on the loop's clock. */
-static inline void rt_loop_first(rt_loop_t *loop, int64_t now) {
+/* The state of a run whose first release is known, before its first cycle. */
+static inline void rt_loop_begin(rt_loop_t *loop, int64_t first) {
   const int64_t period = loop->schedule.period;
-  const int64_t lead = period < 1000000 ? period : 1000000;
-  const int64_t first = rt_schedule_first(now, lead, loop->align, loop->phase_ns);
   loop->first_release = first;
   loop->schedule.release = first;
   loop->end_release = first > INT64_MAX - loop->max_duration ? INT64_MAX : first + loop->max_duration;
   loop->cycle = (rt_cycle_t){.period = period, .release = first - period};
   rt_telemetry_begin(loop->telemetry, first);
+}
+
+/* The same with the first release that can be made. `now` is the time on the loop's clock. */
+static inline void rt_loop_first(rt_loop_t *loop, int64_t now) {
+  const int64_t period = loop->schedule.period;
+  const int64_t lead = period < 1000000 ? period : 1000000;
+  rt_loop_begin(loop, rt_schedule_first(now, lead, loop->align, loop->phase_ns));
+}
+
+/* Fill in what the callbacks see of the cycle whose release has come. */
+static inline void rt_loop_enter_cycle(rt_loop_t *loop, int64_t start) {
+  rt_cycle_t *const cycle = &loop->cycle;
+  const int64_t release = loop->schedule.release;
+  cycle->start = start;
+  cycle->missed = loop->schedule.missed;
+  cycle->dt = (double)(release - cycle->release) * 1e-9;
+  cycle->t = (double)(release - loop->first_release) * 1e-9;
+  cycle->release = release;
+}
+
+/* Account for the cycle that ended at `end`, whose step returned rc, move the schedule on, and call overrun() where there
+ * was one. Returns the reason for which the run ends, with the code in loop->end_code, or RT_GO_ON; *overran is not 0
+ * after an overrun. */
+static inline __attribute__((always_inline)) int
+rt_loop_leave_cycle(rt_loop_t *loop, void *self, int64_t end, int rc, int is_late, int *overran,
+                    int (*overrun)(void *, const rt_cycle_t *, int64_t)) {
+  rt_schedule_t *const schedule = &loop->schedule;
+  rt_cycle_t *const cycle = &loop->cycle;
+  const int is_warmup = cycle->index < loop->warmup;
+  const rt_record_t record = {cycle->release, cycle->start, end};
+  *overran = rt_schedule_next(schedule, end);
+  rt_telemetry_record(loop->telemetry, schedule, record, is_late, *overran, is_warmup);
+  if (RT_UNLIKELY(is_warmup) && cycle->index + 1 == loop->warmup) {
+    rt_telemetry_usage(loop->telemetry, rt_thread_usage(), 0);
+  }
+  if (RT_UNLIKELY(rc)) {
+    cycle->index += 1;
+    if (rc == RT_STOP) return RT_END_NORMAL;
+    return loop->end_code = rc, RT_END_STEP;
+  }
+  if (RT_UNLIKELY(*overran)) {
+    const int code = overrun(self, cycle, schedule->missed);
+    cycle->index += 1;
+    if (code && code != RT_STOP) return loop->end_code = code, RT_END_OVERRUN;
+    if (*overran < 0) return RT_END_OVERRUNS; /* the policy's word: RT_STOP does not make this a normal end */
+    return code == RT_STOP ? RT_END_NORMAL : RT_GO_ON;
+  }
+  cycle->index += 1;
+  return RT_GO_ON;
 }
 
 /* Cycles until something ends the run. Returns the reason and leaves the code in loop->end_code. */
@@ -166,36 +214,13 @@ static inline __attribute__((always_inline)) int rt_loop_cycles(rt_loop_t *loop,
       now = rt_clock_now(loop->clock); /* the step does not pay for it */
     }
 
-    cycle->start = now;
-    cycle->missed = schedule->missed;
-    cycle->dt = (double)(release - cycle->release) * 1e-9;
-    cycle->t = (double)(release - loop->first_release) * 1e-9;
-    cycle->release = release;
+    rt_loop_enter_cycle(loop, now);
     const int rc = step(self, cycle);
-    const int64_t end = rt_clock_now(loop->clock);
-
-    const int is_warmup = cycle->index < loop->warmup;
-    const int overran = rt_schedule_next(schedule, end);
-    rt_telemetry_record(loop->telemetry, schedule, (rt_record_t){release, now, end}, is_late, overran, is_warmup);
-    if (RT_UNLIKELY(is_warmup) && cycle->index + 1 == loop->warmup) {
-      rt_telemetry_usage(loop->telemetry, rt_thread_usage(), 0);
-    }
-    now = end;
-    if (RT_UNLIKELY(rc)) {
-      cycle->index += 1;
-      if (rc == RT_STOP) return RT_END_NORMAL;
-      return loop->end_code = rc, RT_END_STEP;
-    }
-    if (RT_UNLIKELY(overran)) {
-      const int code = overrun(self, cycle, schedule->missed);
-      cycle->index += 1;
-      if (code && code != RT_STOP) return loop->end_code = code, RT_END_OVERRUN;
-      if (overran < 0) return RT_END_OVERRUNS; /* the policy's word: RT_STOP does not make this a normal end */
-      if (code == RT_STOP) return RT_END_NORMAL;
-      now = rt_clock_now(loop->clock);
-      continue;
-    }
-    cycle->index += 1;
+    now = rt_clock_now(loop->clock);
+    int overran;
+    const int reason = rt_loop_leave_cycle(loop, self, now, rc, is_late, &overran, overrun);
+    if (RT_UNLIKELY(reason != RT_GO_ON)) return reason;
+    if (RT_UNLIKELY(overran)) now = rt_clock_now(loop->clock);
   }
 }
 

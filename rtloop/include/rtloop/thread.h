@@ -70,6 +70,29 @@ static inline rt_usage_t rt_thread_usage(void) {
   return (rt_usage_t){r.ru_minflt, r.ru_majflt, r.ru_nvcsw, r.ru_nivcsw};
 }
 
+/* The calling thread's floating-point control word; to be put back with rt_thread_set_float_control. */
+static inline uint64_t rt_thread_float_control(void) {
+#if defined(__x86_64__)
+  return __builtin_ia32_stmxcsr();
+#elif defined(__aarch64__)
+  uint64_t fpcr;
+  __asm__ __volatile__("mrs %0, fpcr" : "=r"(fpcr));
+  return fpcr;
+#else
+  return 0;
+#endif
+}
+
+static inline void rt_thread_set_float_control(uint64_t control) {
+#if defined(__x86_64__)
+  __builtin_ia32_ldmxcsr((unsigned int)control);
+#elif defined(__aarch64__)
+  __asm__ __volatile__("msr fpcr, %0" ::"r"(control));
+#else
+  (void)control;
+#endif
+}
+
 /* Set flush-to-zero and denormals-are-zero for the calling thread; returns whether they are set. */
 static inline int rt_thread_flush_denormals(void) {
 #if defined(__x86_64__)

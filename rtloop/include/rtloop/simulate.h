@@ -1,0 +1,159 @@
+/* Loops in virtual time: the cycles of loop.h, with a model in the place of the clock.
+ *
+ * The schedule, the accounting and the callbacks are those of the real loop. What the kernel and the CPU decide there is
+ * decided here by two models: how late the loop wakes up, and how long its step takes. Nothing sleeps, and no clock is
+ * read but for pausing now and then, so the same models and the same callbacks give the same bits.
+ *
+ * Several loops share one virtual clock, as if each had a CPU of its own. The one with the earliest start goes next; at
+ * the same time they go in their order. What a step writes is there for the others from its start on.
+ */
+#ifndef RTLOOP_SIMULATE_H
+#define RTLOOP_SIMULATE_H
+
+#include "loop.h"
+
+/* What the virtual clock shows at the first release, but for `phase` and `align`. Not 0, which programs take for "never". */
+#define RT_SIMULATION_START_NS RT_NS_PER_S
+/* The loop is ready this much earlier, so that it sleeps before its first release, too. */
+#define RT_SIMULATION_LEAD_NS INT64_C(1000000)
+
+/* How rt_simulate_advance comes back, where it is not with the number of the loop that has ended. */
+enum { RT_SIMULATION_PAUSE = -1, RT_SIMULATION_OVER = -2 };
+
+/* What ended a simulated run, beside the reasons of loop.h: a model or a plant failed, or the clock has run out. */
+enum { RT_END_MODEL = 100, RT_END_TIME = 101 };
+
+/* Durations, one for each cycle: always the same, a sequence that is repeated, or whatever a function returns. */
+typedef struct rt_model {
+  int64_t constant;
+  const int64_t *values; /* NULL: the constant */
+  uint64_t count;
+  uint64_t at;
+  void *context;
+  int64_t (*ask)(void *context, uint64_t index); /* a negative result ends the run */
+} rt_model_t;
+
+static inline int64_t rt_model_next(rt_model_t *model, uint64_t index) {
+  if (RT_UNLIKELY(model->ask != NULL)) return model->ask(model->context, index);
+  if (model->values == NULL) return model->constant;
+  const int64_t value = model->values[model->at];
+  if (++model->at == model->count) model->at = 0;
+  return value;
+}
+
+/* One loop in virtual time. */
+typedef struct rt_simulation {
+  rt_loop_t *loop;
+  void *self;
+  int64_t now;          /* when its last cycle ended */
+  int64_t start;        /* of its next cycle; INT64_MAX when its duration is over */
+  int32_t is_late;      /* whether the next release has passed already */
+  int32_t is_recorded;  /* whether the latency is a recorded one, which has every reason for a late start in it */
+  rt_model_t latency;   /* from when the loop wants to wake up */
+  rt_model_t execution; /* of the step, and of overrun() after it */
+  void *plant;          /* context of: */
+  int (*before)(void *plant, const rt_cycle_t *cycle); /* called before the step; NULL: nothing */
+} rt_simulation_t;
+
+/* Find out when the next cycle starts. Returns RT_GO_ON or the reason for which the run ends. */
+static inline int rt_simulate_plan(rt_simulation_t *s) {
+  rt_loop_t *const loop = s->loop;
+  const int64_t release = loop->schedule.release;
+  if (RT_UNLIKELY(loop->cycle.index >= loop->max_cycles)) return RT_END_NORMAL;
+  if (RT_UNLIKELY(release >= loop->end_release)) {
+    s->start = INT64_MAX;
+    return RT_GO_ON;
+  }
+  int64_t now = s->now;
+  if (RT_UNLIKELY(now > RT_RELEASE_MAX || release > RT_RELEASE_MAX)) return RT_END_TIME;
+  s->is_late = now > release;
+  const int64_t latency = rt_model_next(&s->latency, loop->cycle.index);
+  if (RT_UNLIKELY(latency < 0)) return RT_END_MODEL;
+  if (s->is_recorded) {
+    now = (now > release ? now : release) + latency;
+  } else {
+    /* As rt_loop_wait: sleep until the margin for spinning begins, if there is time, and spin to the release. */
+    const int64_t target = release - loop->spin.margin;
+    if (target > now) {
+      now = target + latency;
+      if (loop->spin.is_auto) rt_spin_learn(&loop->spin, latency);
+    }
+    if (now < release) now = release;
+  }
+  s->start = now;
+  return RT_GO_ON;
+}
+
+/* Begin a run: call after enter(). Returns as rt_simulate_plan. */
+static inline int rt_simulate_begin(rt_simulation_t *s) {
+  rt_loop_t *const loop = s->loop;
+  s->now = RT_SIMULATION_START_NS - RT_SIMULATION_LEAD_NS;
+  rt_loop_begin(loop, rt_schedule_first(s->now, RT_SIMULATION_LEAD_NS, loop->align, loop->phase_ns));
+  return rt_simulate_plan(s);
+}
+
+/* Call a hook in the floating-point mode that the loop's thread would have. */
+#define RT_SIMULATE_FLUSHED(s, call)                                                                                   \
+  do {                                                                                                                 \
+    const int is_flushed_ = (s)->loop->request.flush_denormals;                                                        \
+    const uint64_t control_ = RT_UNLIKELY(is_flushed_) ? rt_thread_float_control() : 0;                                \
+    if (RT_UNLIKELY(is_flushed_)) (void)rt_thread_flush_denormals();                                                   \
+    call;                                                                                                              \
+    if (RT_UNLIKELY(is_flushed_)) rt_thread_set_float_control(control_);                                               \
+  } while (0)
+
+static inline int rt_simulate_enter(rt_simulation_t *s, int (*enter)(void *)) {
+  int rc;
+  RT_SIMULATE_FLUSHED(s, rc = enter(s->self));
+  return rc;
+}
+
+static inline void rt_simulate_leave(rt_simulation_t *s, void (*leave)(void *)) {
+  RT_SIMULATE_FLUSHED(s, leave(s->self));
+}
+
+/* One cycle. Returns RT_GO_ON or the reason for which the run ends. */
+static inline __attribute__((always_inline)) int
+rt_simulate_cycle(rt_simulation_t *s, int (*step)(void *, const rt_cycle_t *),
+                  int (*overrun)(void *, const rt_cycle_t *, int64_t)) {
+  rt_loop_t *const loop = s->loop;
+  const uint32_t command = rt_load_acquire(&loop->command);
+  if (RT_UNLIKELY(command)) {
+    if (command & RT_COMMAND_STOP) return RT_END_NORMAL;
+    rt_loop_reset(loop);
+  }
+  rt_loop_enter_cycle(loop, s->start);
+  if (RT_UNLIKELY(s->before != NULL)) {
+    const int rc = s->before(s->plant, &loop->cycle);
+    if (rc) return rc == RT_STOP ? RT_END_NORMAL : RT_END_MODEL;
+  }
+  int rc, reason, overran;
+  RT_SIMULATE_FLUSHED(s, rc = step(s->self, &loop->cycle));
+  const int64_t execution = rt_model_next(&s->execution, loop->cycle.index);
+  if (RT_UNLIKELY(execution < 0)) return RT_END_MODEL;
+  s->now = s->start + execution;
+  RT_SIMULATE_FLUSHED(s, reason = rt_loop_leave_cycle(loop, s->self, s->now, rc, s->is_late, &overran, overrun));
+  return RT_LIKELY(reason == RT_GO_ON) ? rt_simulate_plan(s) : reason;
+}
+
+/* Run cycles of all loops in the order of time, until one ends for a reason of its own, all have lasted their duration,
+ * or the real clock shows `pause`. Returns the number of the loop, whose end_reason is set, or RT_SIMULATION_... */
+static inline __attribute__((always_inline)) int
+rt_simulate_advance(rt_simulation_t *simulations, int count, int64_t pause, int (*step)(void *, const rt_cycle_t *),
+                    int (*overrun)(void *, const rt_cycle_t *, int64_t)) {
+  for (uint32_t cycles = 1;; cycles++) {
+    rt_simulation_t *next = simulations;
+    for (int i = 1; i < count; i++) {
+      if (simulations[i].start < next->start) next = &simulations[i];
+    }
+    if (RT_UNLIKELY(next->start == INT64_MAX)) return RT_SIMULATION_OVER;
+    const int reason = rt_simulate_cycle(next, step, overrun);
+    if (RT_UNLIKELY(reason != RT_GO_ON)) {
+      next->loop->end_reason = reason;
+      return (int)(next - simulations);
+    }
+    if (RT_UNLIKELY(cycles % 64 == 0) && rt_clock_now(CLOCK_MONOTONIC) >= pause) return RT_SIMULATION_PAUSE;
+  }
+}
+
+#endif

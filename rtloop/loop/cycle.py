@@ -1,0 +1,77 @@
+"""A cycle as Python sees it, and what a callback says at its end."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rtloop.units import as_index, show
+
+__all__ = ["RT_CONTINUE", "RT_STOP", "Cycle", "cycle_dtype", "verdict"]
+
+#: What a callback returns to go on, and for a normal end.
+RT_CONTINUE = 0
+RT_STOP = 1
+
+#: The NumPy form of the C struct ``Cycle``, in the order and layout of the fields.
+cycle_dtype: np.dtype[Any] = np.dtype(
+    [
+        ("index", "<u8"),
+        ("release", "<i8"),
+        ("start", "<i8"),
+        ("period", "<i8"),
+        ("missed", "<i8"),
+        ("t", "<f8"),
+        ("dt", "<f8"),
+    ]
+)
+
+
+class Cycle(NamedTuple):
+    """One cycle, as a Python callable gets it: the values of the C struct of the same name.
+
+    Attributes
+    ----------
+    index : int
+        Cycles run before this one.
+    release, start : int
+        When it was planned and when the loop was really there, ns on the loop's clock.
+    period : int
+        Nominal, ns.
+    missed : int
+        Releases dropped just before this one.
+    t : float
+        Planned, seconds since the first release.
+    dt : float
+        Seconds since the previous release that ran; nominal on the first.
+    """
+
+    index: int  # type: ignore[assignment]  # a field, in the place of tuple's method
+    release: int
+    start: int
+    period: int
+    missed: int
+    t: float
+    dt: float
+
+
+def verdict(value: object, what: str) -> int:
+    """Turn what a Python callable returned into the code of a C callback.
+
+    Raises
+    ------
+    TypeError
+        Where it is neither None, nor a bool, nor an int of 32 bits.
+    """
+    if value is None or value is False:
+        return RT_CONTINUE
+    if value is True:
+        return RT_STOP
+    code = as_index(value)
+    if code is None or not -(2**31) <= code < 2**31:
+        raise TypeError(
+            f"{what} returned {show(value)}: return None or RT_CONTINUE to go on, True or RT_STOP for a normal end, or "
+            "a negative int that fails the loop"
+        )
+    return code

@@ -1,0 +1,26 @@
+"""A loop's methods as the functions that the C of loop.h calls, which knows the object as a pointer."""
+
+from libc.stdint cimport int64_t
+
+from rtloop.loop.control cimport rt_cycle_t
+from rtloop.loop.loop cimport Cycle, _RTLoop_1
+
+
+cdef inline int call_enter(void *self) noexcept nogil:
+    return (<_RTLoop_1>self).enter()
+
+
+cdef inline int call_step(void *self, const rt_cycle_t *cycle) noexcept nogil:
+    return (<_RTLoop_1>self).step(<const Cycle *>cycle)
+
+
+cdef inline int call_overrun(void *self, const rt_cycle_t *cycle, int64_t missed) noexcept nogil:
+    return (<_RTLoop_1>self).overrun(<const Cycle *>cycle, missed)
+
+
+cdef inline int call_wait(void *self, int64_t release) noexcept nogil:
+    return (<_RTLoop_1>self).wait(release)
+
+
+cdef inline void call_leave(void *self) noexcept nogil:
+    (<_RTLoop_1>self).leave()
