@@ -54,6 +54,7 @@ if _TYPE_CHECKING:
     from rtloop.data.ring import Ring
     from rtloop.data.signals import SignalLog
     from rtloop.loop.attach import LoopReader, attach, running
+    from rtloop.loop.callback import FunctionLoop
     from rtloop.loop.simulation import simulate
     from rtloop.loop.stats import Stats
 
@@ -67,6 +68,7 @@ __all__ = [
     "CallbackError",
     "ConfigError",
     "Cycle",
+    "FunctionLoop",
     "Grant",
     "GuardError",
     "Histogram",
@@ -112,6 +114,7 @@ def get_include() -> str:
 
 #: Names that are imported when first used, for `import rtloop` is to be quick, and where they are.
 _LATE = {
+    "FunctionLoop": "loop.callback",
     "HugeBuffer": "data.buffer",
     "Latest": "data.latest",
     "LoopReader": "loop.attach",

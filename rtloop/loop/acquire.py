@@ -34,6 +34,7 @@ __all__ = [
     "choose_cpus",
     "dma_latency",
     "lock_own",
+    "lock_range",
     "process_wide",
     "refusal",
     "rt_bandwidth",
@@ -102,6 +103,15 @@ def process_wide(settings: Settings, stack: ExitStack) -> Iterator[Grant]:
 def lock_own(settings: Settings, name: str, what: str, size: int, rc: int) -> Grant:
     """Tell what became of locking one of the loop's own ranges; `rc` is 0 or the negative errno of mlock(2)."""
     return process.range_lock_grant(name, size, rc, detail=what, is_asked=settings.lock_memory != "off")
+
+
+def lock_range(settings: Settings, stack: ExitStack, name: str, what: str, address: int, size: int, own: bool) -> Grant:
+    """Lock a range until the loop ends, unless ``lock_memory="off"``; `own` is False for memory of the user's."""
+    rc = 0
+    if settings.lock_memory != "off" and size:
+        rc = process.memory_lock.acquire_range(address, size, is_own=own)
+        stack.callback(process.memory_lock.release_range, address, size)
+    return lock_own(settings, name, what, size, rc)
 
 
 def telemetry(settings: Settings, stack: ExitStack) -> tuple[Grant, TelemetryBlock]:

@@ -135,6 +135,7 @@ cdef class Control:
     cdef object _starter
     cdef bint _is_stop_wanted
     cdef dict _simulation
+    cdef tuple ranges
 
     cdef void bind(self, void *(*body)(void *) noexcept nogil, bint has_own_wait)
     cdef bint _is_in_child(self) noexcept

@@ -49,7 +49,7 @@ cdef class Control:
             raise MemoryError("no memory for the state of a loop")
         self.rt = <rt_loop_t *>address
         self._state = "new"
-        self.grants = ()
+        self.grants = self.ranges = ()
 
     def __init__(self, settings):
         self.settings = settings
@@ -140,7 +140,7 @@ cdef class Control:
             self._insist(grants, acquire.rt_bandwidth(settings))
             grant, self._block = acquire.telemetry(settings, stack)
             self._insist(grants, [grant])
-            self._insist(grants, [self._lock_state(stack)])
+            self._insist(grants, self._lock_state(stack))
             self._insist(grants, [self._acquire_stack(stack)])
             self._insist(grants, acquire.dma_latency(settings, stack))
             self._create_thread(owner)
@@ -215,12 +215,9 @@ cdef class Control:
                 rt.request.cpus[<int>(cpu // 64)] |= <uint64_t>1 << <int>(cpu % 64)
 
     def _lock_state(self, stack):
-        """Lock the C state, which holds everything that a cycle touches beside the telemetry."""
-        rc = 0
-        if self.settings.lock_memory != "off":
-            rc = memory_lock.acquire_range(<size_t>self.rt, sizeof(rt_loop_t))
-            stack.callback(memory_lock.release_range, <size_t>self.rt)
-        return acquire.lock_own(self.settings, "state", "the loop's own counters and plan", sizeof(rt_loop_t), rc)
+        """Lock the C state, which is all that a cycle touches beside the telemetry, and the callback's data."""
+        state = ("state", "the loop's own counters and plan", <size_t>self.rt, sizeof(rt_loop_t), True)
+        return [acquire.lock_range(self.settings, stack, *item) for item in (state, *self.ranges)]
 
     def _acquire_stack(self, stack):
         """Map, lock, guard and paint the stack."""

@@ -231,6 +231,11 @@ cdef class Regulator(RTLoop):
         return RT_CONTINUE
 
 
+cdef api int exported_step(const Cycle *cycle, void *data) noexcept nogil:
+    (<int64_t *>data)[0] += 1
+    return RT_CONTINUE
+
+
 cdef class Early(RTLoop):
     """Moves its grid before there is one."""
 

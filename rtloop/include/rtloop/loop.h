@@ -8,26 +8,13 @@
 #define RTLOOP_LOOP_H
 
 #include "clock.h"
+#include "cycle.h"
 #include "futex.h"
 #include "schedule.h"
 #include "spin.h"
 #include "stack.h"
 #include "telemetry.h"
 #include "thread.h"
-
-/* What a callback returns; any other value fails the loop with it. */
-enum { RT_CONTINUE = 0, RT_STOP = 1 };
-
-/* One cycle, as the callbacks see it. Fields may be appended: rtloop allocates it. */
-typedef struct rt_cycle {
-  uint64_t index;  /* cycles run before this one */
-  int64_t release; /* ns on the loop's clock, as planned */
-  int64_t start;   /* ns, when the loop was really there */
-  int64_t period;  /* ns, nominal */
-  int64_t missed;  /* releases dropped just before this one */
-  double t;        /* s, planned, since the first release */
-  double dt;       /* s since the previous release that ran; nominal on the first */
-} rt_cycle_t;
 
 /* Where a run stands; a futex word between the control thread and the loop's. */
 enum {

@@ -1,0 +1,30 @@
+/* One cycle, as a step in C sees it, and what the step returns.
+ *
+ * A step in C is `int step(const rt_cycle_t *cycle, void *data)`, compiled with the folder that rtloop.get_include() names
+ * on the include path, and run by rtloop.FunctionLoop:
+ *
+ *     #include "rtloop/include/rtloop/cycle.h"
+ */
+#ifndef RTLOOP_CYCLE_H
+#define RTLOOP_CYCLE_H
+
+#include <stdint.h>
+
+/* What a callback returns; any other value fails the loop with it. */
+enum { RT_CONTINUE = 0, RT_STOP = 1 };
+
+/* One cycle, as the callbacks see it. Fields may be appended: rtloop allocates it. */
+typedef struct rt_cycle {
+  uint64_t index;  /* cycles run before this one */
+  int64_t release; /* ns on the loop's clock, as planned */
+  int64_t start;   /* ns, when the loop was really there */
+  int64_t period;  /* ns, nominal */
+  int64_t missed;  /* releases dropped just before this one */
+  double t;        /* s, planned, since the first release */
+  double dt;       /* s since the previous release that ran; nominal on the first */
+} rt_cycle_t;
+
+/* What rtloop.FunctionLoop runs: called on the loop's thread, without the GIL, with the address of the loop's data. */
+typedef int (*rt_step_t)(const rt_cycle_t *cycle, void *data);
+
+#endif

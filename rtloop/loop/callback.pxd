@@ -1,0 +1,13 @@
+from rtloop.loop.control cimport rt_cycle_t
+from rtloop.loop.loop cimport Cycle, _RTLoop_1
+
+ctypedef int (*rt_step_t)(const rt_cycle_t *cycle, void *data) noexcept nogil
+
+
+cdef class FunctionLoop(_RTLoop_1):
+    cdef rt_step_t _function
+    cdef void *_context
+    cdef Py_buffer _view
+    cdef bint _is_held
+    cdef readonly object callback
+    cdef readonly object data

@@ -1,0 +1,105 @@
+"""FunctionLoop: a loop whose step is a compiled function that somebody else has made."""
+
+cimport cython
+from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.object cimport PyTypeObject
+from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_GetName, PyCapsule_GetPointer
+
+from rtloop.loop.control cimport Control, rt_cycle_t
+from rtloop.loop.loop cimport RT_CONTINUE, Cycle, _RTLoop_1
+
+from rtloop.errors import ConfigError
+from rtloop.loop.address import find_function
+from rtloop.system.locking import prefault
+from rtloop.units import show
+
+
+@cython.no_gc_clear  # the thread may use the data until the loop is deallocated
+cdef class FunctionLoop(_RTLoop_1):
+    """FunctionLoop(callback, period, *, data=None, **settings)\n--\n
+    A loop whose step is a compiled function, without a subclass: from Numba, C, or whatever makes machine code.
+
+    The function is ``int step(const rt_cycle_t *cycle, void *data)``. It is called without the GIL, and costs what the
+    ``step`` of a Cython subclass costs. It returns RT_CONTINUE (0), RT_STOP (1), or a code that fails the loop.
+
+    Parameters
+    ----------
+    callback : function
+        A ``numba.cfunc`` of ``rtloop.numba.signature``, a cffi or ctypes pointer to a compiled function, a
+        ``scipy.LowLevelCallable``, a PyCapsule, or an address as an int. Where it tells its signature, that is checked.
+    period : duration
+        And all other keywords as for :class:`RTLoop`.
+    data : buffer, optional
+        What the function gets the address of: a NumPy array, or anything else with a writable, C-contiguous buffer. It
+        is held, so that nobody can resize it, prefaulted, and while the loop runs locked into memory as the loop's own
+        is. The loop and Python share it; nothing keeps them from writing at the same time.
+
+    Attributes
+    ----------
+    callback, data
+        As given.
+
+    Raises
+    ------
+    TypeError
+        Where the callback is no compiled function, or one with another signature.
+    ConfigError
+        Where there is no code at its address, or where the data cannot be shared; and as :class:`RTLoop`.
+    """
+
+    def __init__(self, callback, *period, data=None, **settings):
+        function = find_function(callback)
+        if data is not None and function.data is not None:
+            raise ConfigError("the callback came with user_data of its own, and data= was given, too: give one of them")
+        super().__init__(*period, **settings)
+        self._function = <rt_step_t><size_t>function.address
+        self._context = <void *><size_t>(function.data or 0)
+        self.callback = callback
+        if data is not None:
+            self._hold(data)
+
+    def _hold(self, data):
+        """Take hold of the data's memory, for as long as the loop exists, and make every page of it present."""
+        cdef size_t address
+        if getattr(getattr(data, "dtype", None), "hasobject", False):
+            raise ConfigError(f"data is an array of {data.dtype}: a compiled function cannot use Python objects")
+        try:
+            PyObject_GetBuffer(data, &self._view, PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS)
+        except (TypeError, BufferError, ValueError) as error:
+            raise ConfigError(
+                f"data={show(data)} of {type(data).__name__} has no writable, C-contiguous buffer ({error}): give a "
+                "NumPy array, np.ascontiguousarray(data) of one that is not contiguous"
+            ) from error
+        self._is_held = True
+        self.data = data
+        self._context = self._view.buf
+        if self._view.len:
+            prefault(data)
+            address = <size_t>self._view.buf
+            control = <Control>self._control
+            control.ranges = (("data", "the callback's data", address, self._view.len, False),)
+
+    def __dealloc__(self):
+        if self._is_held:
+            PyBuffer_Release(&self._view)
+
+    cdef int step(self, const Cycle *cycle) noexcept nogil:
+        return self._function(<const rt_cycle_t *>cycle, self._context) if self._function is not NULL else RT_CONTINUE
+
+
+def open_capsule(capsule):
+    """Return the pointer in a PyCapsule, its context, and its name, which by custom is the signature."""
+    cdef const char *name = PyCapsule_GetName(capsule)
+    cdef void *pointer = PyCapsule_GetPointer(capsule, name)
+    text = "" if name is NULL else (<bytes>name).decode(errors="replace")
+    return <size_t>pointer, <size_t>PyCapsule_GetContext(capsule), text
+
+
+cdef extern from *:
+    """
+    static inline void rt_name_function_loop(PyTypeObject *type) { type->tp_name = "rtloop.FunctionLoop"; }
+    """
+    void rt_name_function_loop(PyTypeObject *type)
+
+
+rt_name_function_loop(<PyTypeObject *>FunctionLoop)

@@ -1,0 +1,34 @@
+"""What a step that Numba compiles is made of.
+
+::
+
+    from numba import carray, cfunc
+    import rtloop, rtloop.numba
+
+    @cfunc(rtloop.numba.signature)
+    def step(cycle, data):
+        state = carray(data, (2,), dtype="f8")
+        state[0] += state[1] * carray(cycle, 1)[0].dt
+        return rtloop.RT_CONTINUE
+
+    loop = rtloop.FunctionLoop(step, "1kHz", data=np.zeros(2))
+
+`Cycle` is the Numba type of the struct that the step gets the address of, `signature` that of the step. No other module
+of the package imports Numba.
+"""
+
+from __future__ import annotations
+
+try:
+    import numba as _numba
+except ModuleNotFoundError as error:
+    if error.name != "numba":
+        raise
+    raise ModuleNotFoundError("rtloop.numba needs Numba: pip install 'rtloop[numba]'", name="numba") from error
+
+from rtloop.loop.cycle import cycle_dtype
+
+__all__ = ["Cycle", "signature"]
+
+Cycle = _numba.from_dtype(cycle_dtype)
+signature = _numba.types.int32(_numba.types.CPointer(Cycle), _numba.types.voidptr)

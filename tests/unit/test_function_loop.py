@@ -1,0 +1,378 @@
+"""FunctionLoop: compiled functions of every origin as steps, their data, and what is refused."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import subprocess
+import sys
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import rtloop
+from rtloop import FunctionLoop
+
+counter_dtype = np.dtype([("steps", "i8"), ("stop_at", "i8"), ("code", "i8"), ("t", "f8")])
+SIGNATURE = r"int \(const rt_cycle_t \*cycle, void \*data\)"
+C_DECLARATION = "int count(const struct rt_cycle *, void *);"
+
+
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shared library of tests/support/steps.c, built against nothing but rtloop's header."""
+    library = tmp_path_factory.mktemp("steps") / "steps.so"
+    source = Path(__file__).parents[1] / "support" / "steps.c"
+    compiler = os.environ.get("CC", "cc").split()
+    flags = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-O2", "-fPIC", "-shared", f"-I{rtloop.get_include()}"]
+    subprocess.run([*compiler, *flags, str(source), "-o", str(library)], check=True)
+    return library
+
+
+@pytest.fixture
+def library(steps: Path) -> ctypes.CDLL:
+    return ctypes.CDLL(str(steps))
+
+
+def from_ctypes(steps: Path) -> Any:
+    return ctypes.CDLL(str(steps)).count
+
+
+def from_typed_ctypes(steps: Path) -> Any:
+    function = ctypes.CDLL(str(steps)).count
+    function.argtypes, function.restype = [ctypes.c_void_p, ctypes.POINTER(ctypes.c_int64)], ctypes.c_int
+    return function
+
+
+def from_address(steps: Path) -> Any:
+    return ctypes.cast(from_ctypes(steps), ctypes.c_void_p).value
+
+
+def from_cffi(steps: Path) -> Any:
+    ffi = pytest.importorskip("cffi").FFI()
+    ffi.cdef(C_DECLARATION)
+    return ffi.addressof(ffi.dlopen(str(steps)), "count")
+
+
+def from_cffi_void(steps: Path) -> Any:
+    ffi = pytest.importorskip("cffi").FFI()
+    return ffi.cast("void *", from_address(steps))
+
+
+def from_scipy(steps: Path) -> Any:
+    return pytest.importorskip("scipy").LowLevelCallable(from_typed_ctypes(steps))
+
+
+def from_scipy_cffi(steps: Path) -> Any:
+    return pytest.importorskip("scipy").LowLevelCallable(from_cffi(steps))
+
+
+def capsule(address: int, name: bytes, context: int = 0) -> Any:
+    new = ctypes.pythonapi.PyCapsule_New
+    new.argtypes, new.restype = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p], ctypes.py_object
+    return new(address, name, None)
+
+
+NAME = b"int (struct Cycle const *, void *)"
+
+
+def from_capsule(steps: Path) -> Any:
+    return capsule(from_address(steps), NAME)
+
+
+def from_numba(steps: Path) -> Any:
+    numba = pytest.importorskip("numba")
+    import rtloop.numba
+
+    assert sys.modules["numba"] is numba and rtloop.numba is not numba
+
+    @numba.cfunc(rtloop.numba.signature)
+    def count(cycle: Any, data: Any) -> int:
+        now = numba.carray(cycle, 1)[0]
+        counter = numba.carray(data, 3, dtype=np.int64)
+        counter[0] += 1
+        numba.carray(data, 4, dtype=np.float64)[3] = now.t
+        if counter[0] == counter[1]:
+            return np.int32(counter[2])
+        return rtloop.RT_CONTINUE
+
+    return count
+
+
+FORMS = [
+    from_ctypes, from_typed_ctypes, from_address, from_cffi, from_cffi_void, from_scipy, from_scipy_cffi, from_capsule,
+    from_numba,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("make", FORMS)
+def test_a_compiled_function_is_a_step(make: Callable[[Path], Any], steps: Path, ordinary: dict[str, Any]) -> None:
+    data = np.zeros(1, counter_dtype)
+    callback = make(steps)
+    loop = FunctionLoop(callback, "1ms", data=data, **ordinary)
+    stats = loop.run(cycles=30)
+    assert stats.cycles == data["steps"][0] == 30
+    assert data["t"][0] >= 0.029 - 1e-9
+    assert loop.callback is callback and loop.data is data
+    data[:] = 0
+    data["stop_at"], data["code"] = 7, 1
+    assert loop.simulate("1s").cycles == 7, "RT_STOP is a normal end"
+    data["steps"], data["code"] = 0, -5
+    with pytest.raises(rtloop.CallbackError, match=r"step\(\) returned -5 in cycle 6.*EIO"):
+        loop.run()
+
+
+def test_a_cython_function_is_one_by_its_capsule(probes: Any) -> None:
+    data = np.zeros(1, np.int64)
+    FunctionLoop(probes.__pyx_capi__["exported_step"], "1ms", data=data).simulate(cycles=12)
+    assert data[0] == 12
+
+
+def test_scipy_brings_its_own_data(steps: Path) -> None:
+    scipy = pytest.importorskip("scipy")
+    counter = np.zeros(1, counter_dtype)
+    callback = scipy.LowLevelCallable(from_typed_ctypes(steps), counter.ctypes.data_as(ctypes.c_void_p))
+    FunctionLoop(callback, "1ms").simulate(cycles=5)
+    assert counter["steps"] == 5
+    with pytest.raises(rtloop.ConfigError, match="user_data of its own"):
+        FunctionLoop(callback, "1ms", data=counter)
+
+
+def test_without_data_the_function_gets_null(library: ctypes.CDLL) -> None:
+    assert FunctionLoop(library.nothing, "1ms").simulate(cycles=5).cycles == 5
+    with pytest.raises(rtloop.CallbackError, match="EINVAL"):
+        FunctionLoop(library.nothing, "1ms", data=bytearray(8)).simulate(cycles=5)
+
+
+# The data.
+
+
+@pytest.mark.parametrize(
+    "make", [bytearray, lambda n: memoryview(bytearray(n)), lambda n: np.zeros(n // 8).reshape(2, -1)]
+)
+def test_anything_with_a_writable_buffer_is_data(make: Callable[[int], Any], library: ctypes.CDLL) -> None:
+    data = make(32)
+    FunctionLoop(library.count, "1ms", data=data).simulate(cycles=3)
+    assert np.frombuffer(data, np.int64)[0] == 3
+
+
+def test_a_huge_buffer_is_data(library: ctypes.CDLL) -> None:
+    buffer = rtloop.HugeBuffer("64K", backing="pages")
+    FunctionLoop(library.count, "1ms", data=buffer).simulate(cycles=3)
+    assert buffer.array("i8")[0] == 3
+
+
+def test_P9_data_is_held_and_cannot_be_resized(library: ctypes.CDLL) -> None:
+    data = bytearray(64)
+    loop = FunctionLoop(library.count, "1ms", data=data)
+    with pytest.raises(BufferError):
+        data.extend(b"more")
+    del loop
+    gc.collect()
+    data.extend(b"more")
+
+    array = np.zeros(8)
+    alive = weakref.ref(array)
+    loop = FunctionLoop(library.count, "1ms", data=array)
+    with pytest.raises(ValueError, match="resize"):
+        array.resize(1000)
+    del array
+    gc.collect()
+    assert alive() is not None, "the loop uses its memory"
+    del loop
+    gc.collect()
+    assert alive() is None
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"constant", "no writable"),
+        (np.zeros(10)[::2], "ascontiguousarray"),
+        (np.zeros((4, 4), order="F"), "ascontiguousarray"),
+        ([1.0, 2.0], "list has no writable"),
+        (5.0, "float has no writable"),
+        (np.array([object()]), "Python objects"),
+    ],
+    ids=["bytes", "strided", "fortran", "list", "float", "objects"],
+)
+def test_data_that_cannot_be_shared_is_refused(data: Any, message: str, library: ctypes.CDLL) -> None:
+    with pytest.raises(rtloop.ConfigError, match=message):
+        FunctionLoop(library.count, "1ms", data=data)
+
+
+def test_read_only_data_is_refused(library: ctypes.CDLL) -> None:
+    data = np.zeros(8)
+    data.flags.writeable = False
+    with pytest.raises(rtloop.ConfigError, match="no writable"):
+        FunctionLoop(library.count, "1ms", data=data)
+
+
+def test_the_data_is_locked_while_the_loop_runs_and_a_grant_says_so(library: ctypes.CDLL) -> None:
+    data = np.zeros(2048)  # 16 KiB: within what every user may lock
+    settings: dict[str, Any] = {"policy": "other", "dma_latency": None, "record": 16, "stack_size": "64K"}
+    loop = FunctionLoop(library.count, "1ms", data=data, lock_memory="own", strict=False, **settings)
+    loop.run(cycles=3)
+    (grant,) = [grant for grant in loop.grants if grant.name == "data"]
+    assert grant.requested == "16 KiB, locked"
+    data[:] = 0
+    loop = FunctionLoop(library.count, "1ms", data=data, lock_memory="off", **settings)
+    loop.run(cycles=3)
+    (grant,) = [grant for grant in loop.grants if grant.name == "data"]
+    assert "locked" not in grant.requested
+
+
+# What is refused.
+
+
+def ctypes_of(library: ctypes.CDLL, result: Any, *arguments: Any) -> Any:
+    function = library.count
+    function.restype, function.argtypes = result, arguments
+    return function
+
+
+@pytest.mark.parametrize(
+    ("result", "arguments", "why"),
+    [
+        (ctypes.c_double, (ctypes.c_void_p, ctypes.c_void_p), "returns c_double"),
+        (None, (ctypes.c_void_p, ctypes.c_void_p), "returns None"),
+        (ctypes.c_int, (ctypes.c_void_p,), "takes 1 arguments, not 2"),
+        (ctypes.c_int, (ctypes.c_void_p, ctypes.c_double), "c_double is not a pointer"),
+    ],
+)
+def test_a_ctypes_function_of_another_signature(library: ctypes.CDLL, result: Any, arguments: Any, why: str) -> None:
+    with pytest.raises(TypeError, match=f"{why}.*{SIGNATURE}.*c_void_p, c_void_p"):
+        FunctionLoop(ctypes_of(library, result, *arguments), "1ms")
+
+
+@pytest.mark.parametrize(
+    ("declaration", "why"),
+    [
+        ("double count(void *, void *);", "returns double"),
+        ("int count(void *);", "takes 1 arguments"),
+        ("int count(void *, ...);", "takes 1 or more arguments"),
+        ("int count(double, void *);", "double is not a pointer"),
+    ],
+)
+def test_a_cffi_function_of_another_signature(steps: Path, declaration: str, why: str) -> None:
+    ffi = pytest.importorskip("cffi").FFI()
+    ffi.cdef(declaration)
+    with pytest.raises(TypeError, match=f"{why}.*{SIGNATURE}"):
+        FunctionLoop(ffi.addressof(ffi.dlopen(str(steps)), "count"), "1ms")
+
+
+def test_a_cffi_object_that_is_no_function() -> None:
+    ffi = pytest.importorskip("cffi").FFI()
+    with pytest.raises(TypeError, match=r"double \*, of cffi: it is not a pointer to a function"):
+        FunctionLoop(ffi.new("double *"), "1ms")
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        (b"double (void *, void *)", "returns double"),
+        (b"int (void *)", "takes 1 arguments"),
+        (b"int (double, void *)", "double is not a pointer"),
+    ],
+)
+def test_a_capsule_of_another_signature(steps: Path, name: bytes, why: str) -> None:
+    with pytest.raises(TypeError, match=f"{why}.*{SIGNATURE}"):
+        FunctionLoop(capsule(from_address(steps), name), "1ms")
+
+
+def test_a_scipy_callable_of_another_signature(steps: Path) -> None:
+    scipy = pytest.importorskip("scipy")
+    function = ctypes_of(ctypes.CDLL(str(steps)), ctypes.c_double, ctypes.c_double, ctypes.c_void_p)
+    with pytest.raises(TypeError, match=f"returns c_double.*{SIGNATURE}"):
+        FunctionLoop(scipy.LowLevelCallable(function), "1ms")
+
+
+@pytest.mark.parametrize(
+    ("signature", "why"),
+    [
+        ("float64(CPointer(float64), voidptr)", "returns float64, not int32"),
+        ("int64(CPointer(float64), voidptr)", "returns int64, not int32"),
+        ("int32(voidptr)", "takes 1 arguments"),
+        ("int32(int64, voidptr)", "int64 is not a pointer"),
+    ],
+)
+def test_a_numba_function_of_another_signature(signature: str, why: str) -> None:
+    numba = pytest.importorskip("numba")
+
+    function = (lambda a: 0) if signature == "int32(voidptr)" else (lambda a, b: 0)
+    with pytest.raises(TypeError, match=rf"{why}.*{SIGNATURE}.*numba\.cfunc\(rtloop\.numba\.signature\)"):
+        FunctionLoop(numba.cfunc(signature)(function), "1ms")
+
+
+def test_a_numba_function_of_another_record() -> None:
+    numba = pytest.importorskip("numba")
+    other = numba.from_dtype(np.dtype([("t", "f8"), ("index", "u8")]))
+
+    @numba.cfunc(numba.types.int32(numba.types.CPointer(other), numba.types.voidptr))
+    def step(cycle: Any, data: Any) -> int:
+        return 0
+
+    with pytest.raises(TypeError, match=r"not that of a cycle.*rtloop\.numba\.Cycle"):
+        FunctionLoop(step, "1ms")
+
+
+def test_python_code_is_refused_in_every_disguise(library: ctypes.CDLL) -> None:
+    def step(cycle: Any, data: Any) -> int:
+        return 0
+
+    kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
+    disguises: list[Any] = [step, kind(step), ctypes.PyDLL(None).Py_IsInitialized, FunctionLoop, len]
+    for module, make in (
+        ("cffi", lambda cffi: cffi.FFI().callback("int(void *, void *)", step)),
+        ("scipy", lambda scipy: scipy.LowLevelCallable(kind(step))),
+    ):
+        try:
+            disguises.append(make(__import__(module)))
+        except ModuleNotFoundError:
+            continue
+    for disguise in disguises:
+        with pytest.raises(TypeError, match=r"Python code.*GIL.*numba\.cfunc.*rtloop\.PyLoop"):
+            FunctionLoop(disguise, "1ms")
+
+
+def test_a_numba_jit_function_is_told_how_to_become_one() -> None:
+    numba = pytest.importorskip("numba")
+    with pytest.raises(TypeError, match=r"numba\.cfunc"):
+        FunctionLoop(numba.njit(lambda cycle, data: 0), "1ms")
+
+
+@pytest.mark.parametrize("address", [0, -1, 8, 2**63])
+def test_an_address_without_code_is_refused(address: int) -> None:
+    with pytest.raises(rtloop.ConfigError, match="no code at"):
+        FunctionLoop(address, "1ms")
+
+
+def test_an_address_of_data_is_refused() -> None:
+    array = np.zeros(8)
+    with pytest.raises(rtloop.ConfigError, match="no code at"):
+        FunctionLoop(array.ctypes.data, "1ms")
+
+
+@pytest.mark.parametrize("callback", [None, "step", 3.5, True, [1]])
+def test_what_is_no_function_at_all(callback: Any) -> None:
+    with pytest.raises(TypeError, match=r"not a compiled function: give a numba\.cfunc, a cffi or ctypes pointer"):
+        FunctionLoop(callback, "1ms")
+
+
+def test_keywords_are_those_of_a_loop(library: ctypes.CDLL) -> None:
+    with pytest.raises(TypeError, match=r"FunctionLoop\(\).*'period'"):
+        FunctionLoop(library.count)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="did you mean 'priority'"):
+        FunctionLoop(library.count, "1ms", prio=3)  # type: ignore[call-arg]
+    assert repr(FunctionLoop(library.nothing, "1ms", name="arm")) == "<FunctionLoop 'arm', 1 kHz, new>"
+
+
+def test_numba_is_named_with_its_extra_where_it_is_missing(script: Callable[..., Any]) -> None:
+    done = script("import sys; sys.modules['numba'] = None; import rtloop.numba")
+    assert "ModuleNotFoundError" in done.stderr and "pip install 'rtloop[numba]'" in done.stderr
+    assert script("import rtloop, sys; rtloop.FunctionLoop; assert 'numba' not in sys.modules").returncode == 0
