@@ -55,6 +55,7 @@ if _TYPE_CHECKING:
     from rtloop.data.signals import SignalLog
     from rtloop.loop.attach import LoopReader, attach, running
     from rtloop.loop.callback import FunctionLoop
+    from rtloop.loop.pyloop import PyLoop
     from rtloop.loop.simulation import simulate
     from rtloop.loop.stats import Stats
 
@@ -82,6 +83,7 @@ __all__ = [
     "PoolError",
     "PoolExhaustedError",
     "PrivilegeError",
+    "PyLoop",
     "RTLoop",
     "RTSetupWarning",
     "Recorder",
@@ -121,6 +123,7 @@ _LATE = {
     "Pool": "data.pool",
     "Recorder": "data.recorder",
     "Ring": "data.ring",
+    "PyLoop": "loop.pyloop",
     "SignalLog": "data.signals",
     "Stats": "loop.stats",
     "attach": "loop.attach",

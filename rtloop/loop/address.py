@@ -1,4 +1,4 @@
-"""Where a compiled function is, in the forms in which other tools hand it out, and whether it has a step's signature."""
+"""Where a compiled function is, in the forms in which other tools hand it out, and whether it is a step by its type."""
 
 from __future__ import annotations
 

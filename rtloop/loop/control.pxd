@@ -136,6 +136,9 @@ cdef class Control:
     cdef bint _is_stop_wanted
     cdef dict _simulation
     cdef tuple ranges
+    cdef tuple remarks
+    cdef object raised
+    cdef object _traceback
 
     cdef void bind(self, void *(*body)(void *) noexcept nogil, bint has_own_wait)
     cdef bint _is_in_child(self) noexcept

@@ -49,7 +49,7 @@ cdef class Control:
             raise MemoryError("no memory for the state of a loop")
         self.rt = <rt_loop_t *>address
         self._state = "new"
-        self.grants = self.ranges = ()
+        self.grants = self.ranges = self.remarks = ()
 
     def __init__(self, settings):
         self.settings = settings
@@ -142,7 +142,7 @@ cdef class Control:
             self._insist(grants, [grant])
             self._insist(grants, self._lock_state(stack))
             self._insist(grants, [self._acquire_stack(stack)])
-            self._insist(grants, acquire.dma_latency(settings, stack))
+            self._insist(grants, [*acquire.dma_latency(settings, stack), *self.remarks])
             self._create_thread(owner)
             stack.callback(self._abort_thread)
             self._insist(grants, acquire.thread_grants(settings, self.rt.request, self.rt.report), is_all=True)
@@ -287,6 +287,7 @@ cdef class Control:
         try:
             self._join_thread()
             self._error = self._end_error()
+            self._traceback = getattr(self._error, "__traceback__", None)
             self._stats = self._make_stats(self._block, "stopped" if self._error is None else "failed")
         finally:
             self._block = None
@@ -300,8 +301,9 @@ cdef class Control:
     def _end_error(self):
         """Return the exception for how the run ended, None where it ended well."""
         reason, cycle = self.rt.end_reason, self.rt.cycle.index
-        if reason == RT_END_NORMAL:
-            return None
+        error, self.raised = self.raised, None
+        if reason == RT_END_NORMAL or error is not None:
+            return error
         if reason in _ENDS_COUNTED:
             cycle -= 1
         return failure.end_error(self.settings, _ENDS[reason], self.rt.end_code, cycle, self.rt.schedule.late)
@@ -385,15 +387,17 @@ cdef class Control:
         if self._is_stop_deferred(deadline) or self.state != "running":
             return
         self.request_stop()
-        if not self._is_simulated_here() and not self.wait(deadline - time.monotonic_ns()):
+        if not self._is_on_own_thread() and not self.wait(deadline - time.monotonic_ns()):
             raise StopTimeoutError(
                 f"{self.settings.name} did not stop within {format_duration(timeout_ns)}: a callback has not returned. "
                 "Its thread goes on; it ends when the callback returns"
             )
 
-    def _is_simulated_here(self):
-        """Whether a callback of a simulated run, or a signal handler that has interrupted it, is asking."""
-        return self._simulation is not None and self._starter == threading.get_ident() and self._state == "running"
+    def _is_on_own_thread(self):
+        """Whether a callback is asking, or a signal handler that has interrupted a simulated run."""
+        if self._state != "running" or self._simulation is None:
+            return self._state == "running" and threading.get_native_id() == self.rt.report.tid
+        return self._starter == threading.get_ident()
 
     def _is_stop_deferred(self, deadline):
         """Make a start that is under way stop its loop. Returns whether the rest must be left to that start."""
@@ -412,8 +416,8 @@ cdef class Control:
     def join(self, timeout_ns=None):
         """Wait for the end and raise what ended a failed loop. Returns whether it has ended."""
         self._check_not_in_child()
-        if self._state in ("new", "starting") or self._is_simulated_here():
-            what = {"new": "has not been started", "running": "is being simulated by this very thread"}.get(
+        if self._state in ("new", "starting") or self._is_on_own_thread():
+            what = {"new": "has not been started", "running": "runs on this very thread"}.get(
                 self._state, "is still being started")
             raise StateError(f"{self.settings.name} {what}")
         try:
@@ -427,7 +431,7 @@ cdef class Control:
             raise
         if has_ended and self._error is not None:
             self._is_told = True
-            raise self._error.with_traceback(None)
+            raise self._error.with_traceback(self._traceback)
         return has_ended
 
     def close(self, timeout_ns):

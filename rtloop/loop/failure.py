@@ -57,14 +57,19 @@ def warn_degraded(grants: tuple[Grant, ...], name: str) -> None:
         warnings.warn(message, RTSetupWarning, stacklevel=2)
 
 
+def _say(error: BaseException) -> str:
+    """Write an error; what a Python callable raised needs its type to be understood."""
+    return str(error) if isinstance(error, RtloopError) else f"{type(error).__name__}: {error}"
+
+
 def warn_failed(error: BaseException | None) -> None:
     """Say that a loop that was stopped had failed, where nobody has asked what ended it."""
     if error is not None:
-        message = f"a loop was stopped that had failed, and join() was not called, which raises why: {error}"
+        message = f"a loop was stopped that had failed, and join() was not called, which raises why: {_say(error)}"
         warnings.warn(message, RTSetupWarning, stacklevel=2)
 
 
 def note_failed(raised: BaseException, error: BaseException | None) -> None:
     """Add to an exception that leaves a with block that the loop has failed, too."""
     if error is not None:
-        raised.add_note(f"The loop had failed meanwhile: {error}")
+        raised.add_note(f"The loop had failed meanwhile: {_say(error)}")

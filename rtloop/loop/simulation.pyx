@@ -207,7 +207,7 @@ cdef class _Run:
         c._block = TelemetryBlock(c.settings.name, c.settings.record)
         c.rt.telemetry = (<TelemetryBlock>c._block).block
         c._fill_header()
-        c.grants = (_GRANT,)
+        c.grants = (_GRANT, *c.remarks)
         self.parts[index].loop, self.parts[index].self = c.rt, <void *>loop
 
     def go(self):
@@ -314,6 +314,7 @@ cdef object _close(Control c, error):
         with c._lock:
             if has_run:
                 c._stats, c._error, c._is_told = stats, error, True
+                c._traceback = None if error is None else error.__traceback__
             c._state = state if has_run else c._former_state
             c._pid = 0
         rt_futex_set(&c.rt.phase, RT_PHASE_IDLE)

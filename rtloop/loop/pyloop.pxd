@@ -1,0 +1,7 @@
+from rtloop.loop.loop cimport Cycle, _RTLoop_1
+
+
+cdef class PyLoop(_RTLoop_1):
+    cdef readonly object callable
+
+    cdef int _call(self, const Cycle *c) noexcept

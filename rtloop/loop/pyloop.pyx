@@ -1,0 +1,123 @@
+"""PyLoop: a loop whose step is a Python function, on the real schedule, and with the GIL."""
+
+cimport cython
+from cpython.object cimport PyTypeObject
+from libc.errno cimport EINVAL
+
+from rtloop.loop.control cimport Control
+from rtloop.loop.loop cimport RT_CONTINUE, RT_STOP, Cycle, _RTLoop_1
+
+from rtloop.loop.cycle import Cycle as _Cycle
+from rtloop.loop.cycle import verdict
+from rtloop.system.grant import Grant
+from rtloop.units import show
+
+# A Python function that calls Python functions through C, a thousand deep, needs more than a step in C.
+_STACK_SIZE = "4M"
+_GRANT = Grant(
+    "gil", "taken in every cycle", "taken in every cycle", ok=True,
+    detail="the step is Python code: every other Python thread, and the collector of garbage, can delay it by "
+           "milliseconds, and its memory is the interpreter's",
+)
+
+
+cdef extern from *:
+    """
+    static inline void rt_name_py_loop(PyTypeObject *type) { type->tp_name = "rtloop.PyLoop"; }
+    #if PY_VERSION_HEX >= 0x030D0000
+    #define rt_py_is_ending() Py_IsFinalizing()
+    #else
+    #define rt_py_is_ending() _Py_IsFinalizing()
+    #endif
+    """
+    void rt_name_py_loop(PyTypeObject *type)
+    bint rt_py_is_ending() nogil
+
+
+cdef extern from "Python.h" nogil:
+    ctypedef struct PyThreadState:
+        pass
+    ctypedef int PyGILState_STATE
+    PyGILState_STATE PyGILState_Ensure()
+    void PyGILState_Release(PyGILState_STATE state)
+    PyThreadState *PyEval_SaveThread()
+    enum:
+        PyGILState_LOCKED
+        PyGILState_UNLOCKED
+
+
+@cython.no_gc_clear  # the thread may use the function until the loop is deallocated
+cdef class PyLoop(_RTLoop_1):
+    """PyLoop(callable, period, **settings)\n--\n
+    A loop whose step is a Python function: for prototypes, on the same schedule and with the same statistics.
+
+    It takes the GIL in every cycle, and its grants say so. What else runs in Python delays it, and its page faults are
+    those of Python code. It does not keep the interpreter from ending.
+
+    Parameters
+    ----------
+    callable : callable
+        Called with a :class:`~rtloop.Cycle` for every release, on the loop's thread. It returns None or RT_CONTINUE to
+        go on, True or RT_STOP for a normal end, or a negative int, which fails the loop as a CallbackError. It may call
+        the loop's ``stop``. An exception fails the loop; ``join`` and ``run`` raise it.
+    period : duration
+        And all other keywords as for :class:`RTLoop`, but for ``stack_size``, which is 4M.
+
+    Attributes
+    ----------
+    callable
+        As given.
+
+    Raises
+    ------
+    TypeError
+        Where `callable` is not callable.
+    ConfigError
+        As :class:`RTLoop`.
+    """
+
+    def __init__(self, callable, *period, **settings):
+        if not hasattr(callable, "__call__"):
+            hint = ": rtloop.FunctionLoop runs compiled functions" if hasattr(callable, "address") else ""
+            raise TypeError(f"callable={show(callable)} is not a Python function, nor anything else to call{hint}")
+        super().__init__(*period, **{"stack_size": _STACK_SIZE, **settings})
+        self.callable = callable
+        (<Control>self._control).remarks = (_GRANT,)
+
+    cdef int enter(self) noexcept nogil:
+        # Python knows the thread from here to leave(): a threading.local lasts, and a cycle does not have to make anew
+        # what belongs to a thread.
+        if rt_py_is_ending():
+            return RT_STOP
+        PyGILState_Ensure()
+        PyEval_SaveThread()
+        return RT_CONTINUE
+
+    cdef int step(self, const Cycle *cycle) noexcept nogil:
+        # At its end the interpreter stops all loops first, hence none is here then but one that was started even later.
+        # A thread that waits for the GIL when the interpreter ends never gets it, and is no more.
+        if rt_py_is_ending():
+            return RT_STOP
+        with gil:
+            return self._call(cycle)
+
+    cdef void leave(self) noexcept nogil:
+        if rt_py_is_ending():
+            return
+        PyGILState_Ensure()
+        PyGILState_Release(PyGILState_LOCKED)
+        PyGILState_Release(PyGILState_UNLOCKED)  # that of enter()
+
+    cdef int _call(self, const Cycle *c) noexcept:
+        try:
+            result = self.callable(_Cycle(c.index, c.release, c.start, c.period, c.missed, c.t, c.dt))
+            if result is None:
+                return RT_CONTINUE
+            return verdict(result, getattr(self.callable, "__name__", "the callable"))
+        except BaseException as error:
+            error.add_note(f"Raised in cycle {c.index} of {self.name}, which has stopped.")
+            (<Control>self._control).raised = error
+            return -EINVAL
+
+
+rt_name_py_loop(<PyTypeObject *>PyLoop)

@@ -1,0 +1,327 @@
+"""PyLoop: a Python function on the real schedule, its exceptions, and the interpreter's end."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+import traceback
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import rtloop
+from rtloop import RT_CONTINUE, RT_STOP, Cycle, PyLoop
+
+ORDINARY = 'dict(policy="other", lock_memory="off", dma_latency=None)'
+
+
+def test_a_function_gets_every_cycle_and_stops_the_loop(ordinary: dict[str, Any]) -> None:
+    seen: list[Cycle] = []
+
+    def step(cycle: Cycle) -> int:
+        seen.append(cycle)
+        return RT_STOP if cycle.index == 20 else RT_CONTINUE
+
+    loop = PyLoop(step, "2ms", **ordinary)
+    stats = loop.run()
+    assert stats.cycles == 21 == len(seen) and stats.state == "stopped"
+    assert [c.index for c in seen] == list(range(21))
+    assert all(c.start >= c.release and c.period == 2_000_000 for c in seen)
+    assert (seen[0].dt, seen[0].t, seen[0].missed) == (0.002, 0.0, 0)
+    assert sum(c.missed for c in seen) <= stats.missed, "the last cycle may have missed some, too"
+    assert [int(r) for r in stats.records["release"]] == [c.release for c in seen]
+    assert loop.callable is step
+
+
+@pytest.mark.parametrize(("value", "cycles"), [(None, 9), (False, 9), (RT_CONTINUE, 9), (True, 1), (RT_STOP, 1)])
+def test_what_a_function_may_return(value: Any, cycles: int) -> None:
+    assert PyLoop(lambda cycle: value, "1ms").simulate(cycles=9).cycles == cycles
+
+
+def test_a_negative_code_is_a_callback_error_and_anything_else_a_type_error(ordinary: dict[str, Any]) -> None:
+    with pytest.raises(rtloop.CallbackError, match=r"step\(\) returned -5 in cycle 0.*EIO"):
+        PyLoop(lambda cycle: -5, "1ms", **ordinary).run()
+
+    def read_sensor(cycle: Cycle) -> Any:
+        return 0.5
+
+    loop = PyLoop(read_sensor, "1ms", **ordinary)
+    with pytest.raises(TypeError, match=r"read_sensor returned 0.5: return None or RT_CONTINUE.*RT_STOP"):
+        loop.run()
+    assert loop.state == "failed"
+
+
+def test_an_exception_fails_the_loop_and_join_raises_it_with_its_traceback(ordinary: dict[str, Any]) -> None:
+    def read_sensor(cycle: Cycle) -> None:
+        if cycle.index == 7:
+            raise KeyError("torque")
+
+    loop = PyLoop(read_sensor, "1ms", name="arm", **ordinary)
+    loop.start()
+    lengths = []
+    for _ in range(3):  # every join says so, and the traceback does not grow
+        with pytest.raises(KeyError, match="torque") as caught:
+            loop.join()
+        lines = traceback.format_exception(caught.value)
+        assert "in read_sensor" in "".join(lines) and "Raised in cycle 7 of arm" in "".join(lines)
+        lengths.append(len(traceback.extract_tb(caught.value.__traceback__)))
+    assert len(set(lengths)) == 1
+    assert loop.state == loop.stats.state == "failed" and loop.stats.cycles == 8
+    with pytest.raises(KeyError):
+        loop.run()
+
+
+def test_a_failed_loop_that_is_only_stopped_warns_with_the_type_of_the_error(ordinary: dict[str, Any]) -> None:
+    loop = PyLoop(lambda cycle: 1 // 0, "1ms", **ordinary)
+    loop.start()
+    while loop.state == "running":
+        time.sleep(0.001)
+    with pytest.warns(rtloop.RTSetupWarning, match="ZeroDivisionError: integer"):
+        loop.stop()
+
+
+def test_after_a_failure_it_can_run_again(ordinary: dict[str, Any]) -> None:
+    is_broken = True
+
+    def step(cycle: Cycle) -> None:
+        if is_broken:
+            raise OSError("no bus")
+
+    loop = PyLoop(step, "1ms", **ordinary)
+    for run in (loop.run, loop.simulate):
+        is_broken = True
+        with pytest.raises(OSError, match="no bus"):
+            run(cycles=5)
+        is_broken = False
+        assert run(cycles=5).state == "stopped"
+
+
+def test_its_grants_say_that_it_takes_the_gil(ordinary: dict[str, Any]) -> None:
+    loop = PyLoop(lambda cycle: None, "1ms", **ordinary)
+    assert "gil taken in every cycle" in " ".join(str(loop.run(cycles=3)).split())
+    (grant,) = [grant for grant in loop.grants if grant.name == "gil"]
+    assert grant.ok and "every other Python thread" in grant.detail
+    loop.simulate(cycles=3)
+    assert [grant.name for grant in loop.grants] == ["simulation", "gil"]
+
+
+def test_it_may_stop_itself_but_not_wait_for_itself(ordinary: dict[str, Any]) -> None:
+    said: list[Any] = []
+
+    def step(cycle: Cycle) -> None:
+        if cycle.index == 5:
+            said.extend([loop.state, loop.stats.cycles])
+            for call in (loop.join, loop.start):
+                with pytest.raises(rtloop.StateError):
+                    call()
+            loop.stop()
+
+    loop = PyLoop(step, "2ms", **ordinary)
+    begin = time.monotonic()
+    assert loop.run().cycles == 6
+    assert time.monotonic() - begin < 1.5, "it waited for itself"
+    assert said == ["running", 5]
+    assert loop.simulate().cycles == 6
+
+
+def test_the_thread_is_one_to_python_for_the_whole_run(ordinary: dict[str, Any]) -> None:
+    local, idents = threading.local(), []
+
+    def step(cycle: Cycle) -> None:
+        local.count = getattr(local, "count", 0) + 1
+        idents.append((threading.get_ident(), local.count))
+
+    before = threading.get_ident()
+    loop = PyLoop(step, "1ms", **ordinary)
+    for _ in range(2):
+        idents.clear()
+        loop.run(cycles=10)
+        assert [count for _, count in idents] == list(range(1, 11)), "a new run is a new thread"
+        assert len({ident for ident, _ in idents} | {before}) == 2
+    idents.clear()
+    loop.simulate(cycles=3)
+    assert idents == [(before, 1), (before, 2), (before, 3)]
+
+
+def test_other_threads_run_meanwhile_and_it_runs_beside_them(ordinary: dict[str, Any]) -> None:
+    loop = PyLoop(lambda cycle: None, "2ms", **ordinary)
+    loop.start()
+    deadline = time.monotonic() + 60
+    while loop.stats.cycles < 20 and time.monotonic() < deadline:
+        sum(range(10_000))  # a thread that never rests: the loop gets the GIL all the same
+    assert loop.stats.cycles >= 20
+    loop.stop()
+    assert loop.stats.cycles + loop.stats.missed >= 20
+
+
+def test_a_deep_recursion_is_an_exception_and_not_a_crash(script: Callable[..., Any]) -> None:
+    done = script(
+        f"""
+        import json, rtloop
+        deep = []
+        for _ in range(100_000):
+            deep = [deep]
+        def step(cycle):
+            json.dumps(deep)
+        try:
+            rtloop.PyLoop(step, "1ms", **{ORDINARY}).run(cycles=1)
+        except RecursionError:
+            print("RecursionError")
+        import os
+        os._exit(0)
+        """
+    )
+    assert done.stdout == "RecursionError\n", done.stderr
+
+
+def test_P4_it_is_freed_with_its_function_when_nobody_needs_it(ordinary: dict[str, Any]) -> None:
+    def make() -> tuple[weakref.ref[Any], weakref.ref[Any]]:
+        def step(cycle: Cycle) -> None: ...
+
+        loop = PyLoop(step, "1ms", **ordinary)
+        loop.run(cycles=3)
+        return weakref.ref(loop), weakref.ref(step)
+
+    references = make()
+    gc.collect()
+    assert [reference() for reference in references] == [None, None]
+
+
+@pytest.mark.parametrize("value", [None, "step", 3])
+def test_what_cannot_be_called_is_refused(value: Any) -> None:
+    with pytest.raises(TypeError, match="not a Python function"):
+        PyLoop(value, "1ms")
+
+
+def test_keywords_are_those_of_a_loop() -> None:
+    with pytest.raises(TypeError, match=r"PyLoop\(\).*'period'"):
+        PyLoop(print)  # type: ignore[call-arg]
+    assert repr(PyLoop(print, "1ms", name="arm")) == "<PyLoop 'arm', 1 kHz, new>"
+    assert PyLoop(print, "1ms").settings.stack_bytes == 4 << 20
+    assert PyLoop(print, "1ms", stack_size="1M").settings.stack_bytes == 1 << 20
+
+
+# P3, P5: the interpreter ends while it runs. Each of these has hung or crashed where a thread takes the GIL unguarded.
+
+BODIES = {
+    "a step that returns at once": "None",
+    "a step that allocates": "[[i] for i in range(100)] and None",
+    "a step that sleeps": "time.sleep(0.003)",
+}
+
+
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
+@pytest.mark.parametrize("end", ["pass", "sys.exit(0)", "threading.Timer(0.05, sys.exit).start()", "gc.collect()"])
+def test_P3_the_interpreter_ends_while_it_runs(script: Callable[..., Any], body: str, end: str) -> None:
+    done = script(
+        f"""
+        import gc, sys, threading, time, rtloop
+        loops = [rtloop.PyLoop(lambda cycle: {body}, "100us", **{ORDINARY}) for _ in range(3)]
+        for loop in loops:
+            loop.start()
+        time.sleep(0.05)
+        {end}
+        """,
+        timeout=20,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_P3_an_exception_in_the_main_thread_ends_it(script: Callable[..., Any]) -> None:
+    done = script(
+        f"""
+        import rtloop, time
+        rtloop.PyLoop(lambda cycle: None, "100us", **{ORDINARY}).start()
+        time.sleep(0.05)
+        raise RuntimeError("main")
+        """,
+        timeout=20,
+    )
+    assert done.returncode == 1 and done.stderr.endswith("RuntimeError: main\n")
+
+
+@pytest.mark.parametrize("body", ["time.sleep(60)", "lock.acquire()", "[i for i in iter(int, 1)]"])
+def test_P5_a_function_that_never_returns_does_not_keep_the_process(script: Callable[..., Any], body: str) -> None:
+    begin = time.monotonic()
+    done = script(
+        f"""
+        import threading, time, rtloop
+        lock = threading.Lock()
+        lock.acquire()
+        def step(cycle):
+            {body}
+        rtloop.PyLoop(step, "1ms", name="stuck", **{ORDINARY}).start()
+        time.sleep(0.1)
+        print("end", flush=True)
+        """,
+        timeout=40,
+    )
+    assert time.monotonic() - begin < 35
+    assert (done.returncode, done.stdout) == (0, "end\n"), done.stderr
+    assert "stuck did not stop" in done.stderr and "Fatal" not in done.stderr
+
+
+def test_P3_a_loop_that_is_started_after_all_others_were_stopped(script: Callable[..., Any]) -> None:
+    done = script(
+        f"""
+        import atexit
+        loops = []
+        @atexit.register  # before rtloop's own, hence called after it
+        def late():
+            loops[0].start()
+        import rtloop
+        loops.append(rtloop.PyLoop(lambda cycle: None, "100us", **{ORDINARY}))
+        """,
+        timeout=20,
+    )
+    assert done.returncode == 0 and "Fatal" not in done.stderr, done.stderr
+
+
+def test_a_system_exit_in_the_function_is_raised_by_join(script: Callable[..., Any]) -> None:
+    done = script(
+        f"""
+        import sys, rtloop
+        loop = rtloop.PyLoop(lambda cycle: sys.exit(3), "1ms", **{ORDINARY})
+        loop.start()
+        loop.join()
+        """
+    )
+    assert done.returncode == 3, done.stderr
+
+
+def test_P7_ctrl_c_ends_run_and_simulate(script: Callable[..., Any]) -> None:
+    done = script(
+        f"""
+        import os, signal, threading, rtloop
+        loop = rtloop.PyLoop(lambda cycle: None, "1ms", **{ORDINARY})
+        for run in (loop.run, loop.simulate):
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+            try:
+                run()
+            except KeyboardInterrupt:
+                print(loop.state)
+        """,
+        timeout=20,
+    )
+    assert done.stdout == "stopped\nstopped\n", done.stderr
+
+
+def test_P3_pythons_own_checks_find_nothing(script: Callable[..., Any]) -> None:
+    done = script(
+        f"""
+        import threading, time, rtloop
+        loop = rtloop.PyLoop(lambda cycle: threading.current_thread() and None, "200us", **{ORDINARY})
+        for _ in range(5):
+            loop.run(cycles=20)
+            loop.simulate(cycles=20)
+            loop.simulate(cycles=20, plant=lambda cycle: None)
+        loop.start()
+        time.sleep(0.05)
+        """,
+        env={"PYTHONDEVMODE": "1", "PYTHONMALLOC": "debug"},
+        timeout=30,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
