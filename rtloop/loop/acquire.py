@@ -109,8 +109,9 @@ def lock_range(settings: Settings, stack: ExitStack, name: str, what: str, addre
     """Lock a range until the loop ends, unless ``lock_memory="off"``; `own` is False for memory of the user's."""
     rc = 0
     if settings.lock_memory != "off" and size:
-        rc = process.memory_lock.acquire_range(address, size, is_own=own)
-        stack.callback(process.memory_lock.release_range, address, size)
+        rc = process.memory_lock.acquire_range(address, size, **({} if own else {"is_own": False}))
+        if rc == 0:  # the user may have locked the same range by himself, which is not ours to give back
+            stack.callback(process.memory_lock.release_range, address, size)
     return lock_own(settings, name, what, size, rc)
 
 

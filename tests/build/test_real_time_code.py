@@ -12,7 +12,7 @@ from Cython.Build import cythonize
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "rtloop"
 #: Modules with methods that the loop's thread calls.
-CALLED = ["loop/loop.pyx", "demo/cartpole.pyx"]
+CALLED = ["loop/loop.pyx", "loop/callback.pyx", "demo/cartpole.pyx"]
 CODE = """
 cdef class Mean:
     cdef int count

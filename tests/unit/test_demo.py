@@ -24,7 +24,7 @@ import pytest
 import rtloop
 from rtloop.data.histogram import Histogram
 from rtloop.demo.cartpole import GAINS, CartPole
-from rtloop.demo.physics import PARAMETERS, advance, energy, push
+from rtloop.demo.physics import PARAMETERS, Plant, advance, energy, push
 from rtloop.demo.plain import FORCE, STATE, PlainCartPole
 from rtloop.demo.plant import PlantProcess, Report
 from rtloop.demo.trial import KINDS, Trial, run_trial
@@ -452,3 +452,24 @@ def test_the_picture(tmp_path: Path) -> None:
     draw_trials([make_trial("plain", fell=0.5), make_trial("rtloop"), make_trial("spin")], path)
     assert path.read_bytes().startswith(b"\x89PNG")
     assert os.path.getsize(path) > 10_000
+
+
+def test_controller_and_plant_of_the_demo_can_be_simulated_as_they_are() -> None:
+    """Over their real sockets, in virtual time: both take the time from the cycle."""
+
+    class Bound(Plant):
+        def setup(self) -> None:
+            """Keep the socket whose port the controller knows."""
+
+    seconds = 5
+    plant = Bound("1kHz", duration_ns=seconds * 10**9, seed=3)
+    Plant.setup(plant)
+    controller = CartPole("1kHz", plant=("127.0.0.1", plant.port))
+    try:
+        rtloop.simulate([plant, controller], f"{seconds}s")
+        report = plant.report()
+    finally:
+        plant.close()
+        controller.close()
+    assert report["fell_at_s"] is None and report["worst_angle_deg"] < 20
+    assert report["forces_received"] > 4900 and report["oldest_state_ms"] <= 3
