@@ -3,9 +3,13 @@
 cimport cython
 from cpython.object cimport PyTypeObject
 from libc.errno cimport EINVAL
+from posix.unistd cimport getpid
 
-from rtloop.loop.control cimport Control
+from rtloop._os cimport madvise
+from rtloop.loop.control cimport Control, rt_loop_t
 from rtloop.loop.loop cimport RT_CONTINUE, RT_STOP, Cycle, _RTLoop_1
+
+import os
 
 from rtloop.loop.cycle import Cycle as _Cycle
 from rtloop.loop.cycle import verdict
@@ -24,6 +28,10 @@ _GRANT = Grant(
 cdef extern from *:
     """
     static inline void rt_name_py_loop(PyTypeObject *type) { type->tp_name = "rtloop.PyLoop"; }
+    #include <sys/mman.h>
+    #ifndef MADV_KEEPONFORK
+    #define MADV_KEEPONFORK 19
+    #endif
     #if PY_VERSION_HEX >= 0x030D0000
     #define rt_py_is_ending() Py_IsFinalizing()
     #else
@@ -32,6 +40,8 @@ cdef extern from *:
     """
     void rt_name_py_loop(PyTypeObject *type)
     bint rt_py_is_ending() nogil
+    enum:
+        MADV_KEEPONFORK
 
 
 cdef extern from "Python.h" nogil:
@@ -89,6 +99,9 @@ cdef class PyLoop(_RTLoop_1):
         # what belongs to a thread.
         if rt_py_is_ending():
             return RT_STOP
+        if (<rt_loop_t *>self._rt).stack.mapping is not NULL:
+            # Python code may fork, and the child goes on upon this stack: it must not find it wiped.
+            madvise((<rt_loop_t *>self._rt).stack.mapping, (<rt_loop_t *>self._rt).stack.mapping_bytes, MADV_KEEPONFORK)
         PyGILState_Ensure()
         PyEval_SaveThread()
         return RT_CONTINUE
@@ -109,15 +122,22 @@ cdef class PyLoop(_RTLoop_1):
         PyGILState_Release(PyGILState_UNLOCKED)  # that of enter()
 
     cdef int _call(self, const Cycle *c) noexcept:
+        cdef Control control = <Control>self._control
+        cdef int code = RT_CONTINUE
         try:
             result = self.callable(_Cycle(c.index, c.release, c.start, c.period, c.missed, c.t, c.dt))
-            if result is None:
-                return RT_CONTINUE
-            return verdict(result, getattr(self.callable, "__name__", "the callable"))
+            if result is not None:
+                code = verdict(result, getattr(self.callable, "__name__", "the callable"))
         except BaseException as error:
             error.add_note(f"Raised in cycle {c.index} of {self.name}, which has stopped.")
-            (<Control>self._control).raised = error
-            return -EINVAL
+            control.raised = error
+            code = -EINVAL
+        if getpid() != control._pid:
+            # The loop's state is wiped in the child. A simulation sees that; of a real loop only this thread is there.
+            if control._simulation is None:
+                os.write(2, f"rtloop: {self.name}: its step has forked, and the child ends with it\n".encode())
+                os._exit(1)
+        return code
 
 
 rt_name_py_loop(<PyTypeObject *>PyLoop)

@@ -266,8 +266,10 @@ cdef class _Run:
         if c is None or c.rt.end_reason == RT_END_NORMAL:
             return None
         if c.rt.end_reason == RT_END_MODEL:
-            (error,) = [function.error for function in self.callables if function.error is not None]
-            return error
+            for function in self.callables:
+                if function.error is not None:
+                    return function.error
+            return StateError(f"{c.settings.name}: a callback has forked: a simulation does not go on in the child")
         if c.rt.end_reason == RT_END_TIME:
             return StateError(f"{c.settings.name}: the virtual clock has run out, after 146 years")
         return c._end_error()

@@ -204,6 +204,54 @@ def test_keywords_are_those_of_a_loop() -> None:
     assert PyLoop(print, "1ms", stack_size="1M").settings.stack_bytes == 1 << 20
 
 
+@pytest.mark.parametrize(
+    ("run", "child"),
+    [("run", "arm: its step has forked, and the child ends"), ("simulate", "StateError arm: a callback")],
+)
+def test_M10_a_fork_in_the_function_ends_in_the_child(script: Callable[..., Any], run: str, child: str) -> None:
+    done = script(
+        f"""
+        import os, sys, rtloop
+        pid = -1
+        def step(cycle):
+            global pid
+            if cycle.index == 5:
+                pid = os.fork()
+        loop = rtloop.PyLoop(step, "1ms", name="arm", **{ORDINARY})
+        try:
+            stats = loop.{run}(cycles=50)
+        except rtloop.StateError as error:
+            print("StateError", error, file=sys.stderr, flush=True)
+            os._exit(1)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), stats.cycles, loop.state)
+        """,
+        timeout=20,
+    )
+    assert done.stdout == "1 50 stopped\n", done.stderr
+    assert child in done.stderr
+
+
+def test_M9_the_function_may_start_processes(script: Callable[..., Any]) -> None:
+    done = script(
+        f"""
+        import multiprocessing, subprocess, rtloop
+        codes = []
+        def step(cycle):
+            if cycle.index == 3:
+                process = multiprocessing.get_context("fork").Process(target=print, args=("child",))
+                process.start()
+                process.join()
+                codes.append(process.exitcode)
+            if cycle.index == 5:
+                codes.append(subprocess.run(["true"], preexec_fn=lambda: None).returncode)
+        rtloop.PyLoop(step, "1ms", **{ORDINARY}).run(cycles=10)
+        print(codes)
+        """,
+        timeout=20,
+    )
+    assert done.stdout == "child\n[0, 0]\n", done.stderr
+
+
 # P3, P5: the interpreter ends while it runs. Each of these has hung or crashed where a thread takes the GIL unguarded.
 
 BODIES = {

@@ -129,6 +129,7 @@ rt_simulate_cycle(rt_simulation_t *s, int (*step)(void *, const rt_cycle_t *),
   }
   int rc, reason, overran;
   RT_SIMULATE_FLUSHED(s, rc = step(s->self, &loop->cycle));
+  if (RT_UNLIKELY(loop->telemetry == NULL)) return RT_END_MODEL; /* a forked child, where the loop's state is wiped */
   const int64_t execution = rt_model_next(&s->execution, loop->cycle.index);
   if (RT_UNLIKELY(execution < 0)) return RT_END_MODEL;
   s->now = s->start + execution;
