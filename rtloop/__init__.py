@@ -62,10 +62,10 @@ if _TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "AttachError",
-    "AttachPrivilegeError",
     "RT_CONTINUE",
     "RT_STOP",
+    "AttachError",
+    "AttachPrivilegeError",
     "CallbackError",
     "ConfigError",
     "Cycle",
