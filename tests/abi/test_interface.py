@@ -40,6 +40,9 @@ def describe(declarations: str, kind: type) -> str:
         ("loop/loop.pxd", rtloop.RTLoop, GOLDEN),
         ("data/buffer.pxd", rtloop.HugeBuffer, GOLDEN.with_name("buffer_1.txt")),
         ("data/pool.pxd", rtloop.Pool, GOLDEN.with_name("pool_1.txt")),
+        ("data/ring.pxd", rtloop.Ring, GOLDEN.with_name("ring_1.txt")),
+        ("data/latest.pxd", rtloop.Latest, GOLDEN.with_name("latest_1.txt")),
+        ("data/signals.pxd", rtloop.SignalLog, GOLDEN.with_name("signals_1.txt")),
     ],
 )
 def test_P12_the_interface_is_the_golden_one(declarations: str, kind: type, golden: Path) -> None:
@@ -55,7 +58,7 @@ def test_the_struct_of_users_is_the_dtype_of_numpy() -> None:
     assert rtloop.cycle_dtype.itemsize == 8 * len(names)
 
 
-@pytest.mark.parametrize("name", ["RTLoop", "Pool", "HugeBuffer"])
+@pytest.mark.parametrize("name", ["RTLoop", "Pool", "HugeBuffer", "Ring", "Latest", "SignalLog"])
 def test_P12_a_module_of_another_interface_fails_at_import_with_advice(tmp_path: Path, name: str) -> None:
     """Compile against declarations in which the class has its next name, then import beside the present rtloop."""
     for pxd in PACKAGE.rglob("*.pxd"):
