@@ -180,17 +180,17 @@ cdef class _Ring_1:
         numpy.ndarray
             A copy, of the ring's dtype.
         """
-        cdef rt_ring_t *ring = _consumed(self)
-        cdef uint64_t count = rt_ring_length(ring), most = UINT64_MAX
+        cdef uint64_t count = rt_ring_length(_consumed(self)), most = UINT64_MAX
         cdef size_t address
         if limit is not None:
             if isinstance(limit, bool) or not hasattr(limit, "__index__") or limit < 0:
                 raise ConfigError(f"limit={limit!r} is not a number of items; give an int, or None for all")
             most = min(int(limit.__index__()), 1 << 48)
         array = np.empty(min(count, most), self.dtype)
-        address = array.ctypes.data
-        count = rt_ring_pop_many(ring, <void *>address, len(array))
-        return array[:count]  # another thread may have taken some
+        address, most = array.ctypes.data, len(array)
+        # Asked again: meanwhile another thread may have taken some, or be looking at them.
+        count = rt_ring_pop_many(_consumed(self), <void *>address, most)
+        return array[:count]
 
     def view(self):
         """Look at the oldest items in place, and take them out at the end of a ``with`` statement.
@@ -264,11 +264,11 @@ def pop(_Ring_1 self not None):
     NumPy scalar or None
         A copy, or None where the ring is empty.
     """
-    cdef rt_ring_t *ring = _consumed(self)
     cdef size_t address
+    _ring(self)
     array = np.empty(1, self.dtype)
     address = array.ctypes.data
-    return array[0] if rt_ring_pop(ring, <void *>address) else None
+    return array[0] if rt_ring_pop(_consumed(self), <void *>address) else None  # no other thread between these two
 
 
 cdef rt_ring_t *_ring(_Ring_1 ring) except NULL:

@@ -150,6 +150,27 @@ def test_a_memoryview_of_a_view_keeps_the_memory() -> None:
     del kept, items
 
 
+def test_nothing_is_taken_from_a_view_that_another_has_opened_meanwhile() -> None:
+    """What a limit does when it is asked for its number, another thread may do at any moment."""
+    ring = Ring("f8", 4)
+    ring.push([1, 2, 3])
+    view = ring.view()
+
+    class Limit:
+        def __lt__(self, other: int) -> bool:
+            return False
+
+        def __index__(self) -> int:
+            self.items = view.__enter__()
+            return 2
+
+    with pytest.raises(BufferError, match="in use"):
+        ring.drain(limit := Limit())  # type: ignore[arg-type]
+    assert limit.items.tolist() == [1, 2, 3]
+    view.__exit__(None, None, None)
+    assert len(ring) == 0 and ring.pop() is None
+
+
 @pytest.mark.parametrize(
     ("dtype", "capacity", "words"),
     [
