@@ -28,6 +28,7 @@
 #define RT_UNLIKELY(x) (x)
 
 enum { MAIN = 0, LEFT = 1, RIGHT = 2, ACTORS = 3, PLACES = 4, STORES = 64, CELLS = 64, CHOICES = 256 };
+enum { BOTH = MAIN }; /* write to a place */
 enum { RELAXED = 0, ACQUIRE = 1, RELEASE = 2 };
 
 typedef struct view {
@@ -38,6 +39,7 @@ typedef struct view {
 static struct {
   struct {
     void *address;
+    int writer;
     uint32_t count;
     uint64_t values[STORES];
     view_t views[STORES];
@@ -113,7 +115,7 @@ static void model_append(int place, uint64_t value, view_t view) {
 
 static inline uint64_t model_load(const void *address, uint64_t direct, int order) {
   const int place = model_find(address);
-  if (place < 0) return direct;
+  if (place < 0 || model.places[place].writer == model.actor) return direct; /* its own: no order of steps matters */
   view_t *const view = model_step();
   const uint32_t oldest = view->oldest[place];
   const uint32_t read = oldest + model_choose(model.places[place].count - oldest);
@@ -125,6 +127,8 @@ static inline uint64_t model_load(const void *address, uint64_t direct, int orde
 static inline int model_store(const void *address, uint64_t value, int order) {
   const int place = model_find(address);
   if (place < 0) return 0;
+  const int writer = model.places[place].writer;
+  CHECK(writer == BOTH || writer == model.actor || model.actor == MAIN);
   view_t *const view = model_step();
   const view_t nothing = {{0}, {0}};
   model_append(place, value, order & RELEASE ? *view : nothing);
@@ -133,7 +137,7 @@ static inline int model_store(const void *address, uint64_t value, int order) {
 
 static inline uint64_t model_exchange(const void *address, uint64_t value, int order) {
   const int place = model_find(address);
-  CHECK(place >= 0);
+  CHECK(place >= 0 && model.places[place].writer == BOTH);
   view_t *const view = model_step();
   const uint32_t last = model.places[place].count - 1;
   view_t carried = model.places[place].views[last];
@@ -160,7 +164,7 @@ static void model_access(const char *address, size_t bytes, int is_write) {
   }
 }
 
-static void model_copy(void *to, const void *from, size_t bytes) {
+static inline void model_copy(void *to, const void *from, size_t bytes) {
   model.views[model.actor].clock[model.actor]++;
   model_access(from, bytes, 0);
   model_access(to, bytes, 1);
@@ -183,11 +187,14 @@ static inline uint32_t model_exchange_into(uint32_t *p, uint32_t value, int orde
   return was;
 }
 
-/* Name an atomic place that both threads use, before they begin, with the value that it has. */
-static inline void model_share(void *address, uint64_t value) {
+/* Name an atomic place that both threads use, before they begin, with the value that it has, and who writes to it: LEFT,
+ * RIGHT, or BOTH, by exchanges: of plain stores by both not every order is tried. */
+static inline void model_share(void *address, uint64_t value, int writer) {
   const uint32_t place = model.place_count++;
   CHECK(place < PLACES);
   model.places[place].address = address;
+  model.places[place].writer = writer;
+  model.places[place].count = 0;
   model_append((int)place, value, model.views[MAIN]);
 }
 
@@ -224,7 +231,6 @@ static uint64_t model_explore(void (*before)(void), void (*left)(void), void (*r
     model.place_count = model.depth = 0;
     memset(model.views, 0, sizeof model.views);
     memset(model.cells, 0, sizeof model.cells);
-    memset(model.places, 0, sizeof model.places);
     model.data = NULL;
     model.actor = MAIN;
     before();

@@ -2,7 +2,7 @@
 #include "model.h"
 #include "rtloop/latest.h"
 
-enum { WRITES = 3, READS = 3, WORDS = 8 };
+enum { WRITES = 4, READS = 4, WORDS = 8 };
 
 static _Alignas(64) char region[sizeof(rt_latest_t) + 3 * 64];
 static rt_latest_t *const latest = (rt_latest_t *)(void *)region;
@@ -12,7 +12,7 @@ static int news;
 static void before(void) {
   memset(region, 0, sizeof region);
   CHECK(rt_latest_init(latest, 8 * WORDS) == 0);
-  model_share(&latest->between, latest->between);
+  model_share(&latest->between, latest->between, BOTH);
   model_data(latest->places, 8, 3 * WORDS);
   news = 0;
 }

@@ -105,6 +105,7 @@ PROGRAMS = {
         },
     ),
     "loop": Program((MEMORY, THREADS)),
+    "model": Program((UNDEFINED,)),
     "pool": Program(
         (MEMORY, THREADS),
         {f"BROKEN_{name}": MEMORY for name in ("TAKE", "FREE", "HINT", "RECHECK", "INDEX")} | {"BROKEN_ORDER": THREADS},
@@ -185,6 +186,25 @@ PROGRAMS = {
                 "  rt_store_release(&ring->tail, tail + 1);\n"
                 "  memcpy(ring->items + (tail & ring->mask) * item_bytes, item, item_bytes);\n",
             ),
+            "publishes many first": Mutation(
+                "ring.h",
+                "  memcpy(ring->items + place * size, items, first * size);\n",
+                "  rt_store_release(&ring->tail, tail + taken);\n"
+                "  memcpy(ring->items + place * size, items, first * size);\n",
+            ),
+            "gives back first": Mutation(
+                "ring.h",
+                "  memcpy(item, ring->items + (head & ring->mask) * item_bytes, item_bytes);\n",
+                "  rt_store_release(&ring->head, head + 1);\n"
+                "  memcpy(item, ring->items + (head & ring->mask) * item_bytes, item_bytes);\n",
+            ),
+            "gives many back first": Mutation(
+                "ring.h",
+                "  memcpy(items, ring->items + place * size, first * size);\n",
+                "  rt_store_release(&ring->head, head + taken);\n"
+                "  memcpy(items, ring->items + place * size, first * size);\n",
+            ),
+            "one too many": Mutation("ring.h", "room = ring->capacity - fill;", "room = ring->mask + 2 - fill;"),
         },
     ),
     "schedule": Program(

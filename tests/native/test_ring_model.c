@@ -5,19 +5,20 @@
 
 #include "rtloop/ring.h"
 
-enum { CAPACITY = 2, MOST = 8 };
+enum { PLACES_OF_RING = 4, MOST = 8 };
 
-static _Alignas(64) char region[sizeof(rt_ring_t) + CAPACITY * 8];
+static uint64_t capacity;
+static _Alignas(64) char region[sizeof(rt_ring_t) + PLACES_OF_RING * 8];
 static rt_ring_t *const ring = (rt_ring_t *)(void *)region;
 static uint64_t accepted[MOST], received[MOST];
 static uint64_t given, accepted_count, received_count;
 
 static void before(void) {
   memset(region, 0, sizeof region);
-  CHECK(rt_ring_init(ring, 8, CAPACITY) == 0);
-  model_share(&ring->head, 0);
-  model_share(&ring->tail, 0);
-  model_data(ring->items, 8, CAPACITY);
+  CHECK(rt_ring_init(ring, 8, capacity) == 0);
+  model_share(&ring->head, 0, RIGHT);
+  model_share(&ring->tail, 0, LEFT);
+  model_data(ring->items, 8, rt_ring_places(capacity));
   given = accepted_count = received_count = 0;
 }
 
@@ -73,22 +74,22 @@ static void look(void) {
 
 /* Nothing is lost, nothing comes twice, and the order is kept. */
 static void after(void) {
-  for (int i = 0; i < 2; i++) pop_many();
+  for (int i = 0; i < 2; i++) pop_many(); /* two at a time: capacity is 3 at most */
   CHECK(received_count == accepted_count && accepted_count + rt_ring_dropped(ring) == given);
   for (uint64_t i = 0; i < received_count; i++) CHECK(received[i] == accepted[i]);
-  CHECK(accepted[0] == 100 && accepted[1] == 101); /* there was room */
-  CHECK(rt_ring_high_water(ring) >= 1 && rt_ring_high_water(ring) <= CAPACITY && rt_ring_length(ring) == 0);
+  CHECK(accepted_count >= capacity && accepted[0] == 100); /* there was room */
+  CHECK(rt_ring_high_water(ring) >= 1 && rt_ring_high_water(ring) <= capacity && rt_ring_length(ring) == 0);
 }
 
 int main(void) {
   void (*const lefts[])(void) = {one_by_one, pairs, mixed};
   void (*const rights[])(void) = {pop_singly, pop_pairs, look};
   uint64_t runs = 0;
-  for (int i = 0; i < 3; i++) {
-    for (int j = 0; j < 3; j++) {
-      const uint64_t found = model_explore(before, lefts[i], rights[j], after);
+  for (capacity = 1; capacity <= 3; capacity++) {
+    for (int i = 0; i < 9; i++) {
+      const uint64_t found = model_explore(before, lefts[i / 3], rights[i % 3], after);
       CHECK(found > 20);
-      if (getenv("RT_VERBOSE")) printf("%d %d: %llu\n", i, j, (unsigned long long)found);
+      if (getenv("RT_VERBOSE")) printf("%d %d: %llu\n", (int)capacity, i, (unsigned long long)found);
       runs += found;
     }
   }
