@@ -114,7 +114,7 @@ def test_a_loop_reads_whole_parameters(exchanges: ModuleType, ordinary: dict[str
     value = np.zeros((), loop.parameters.dtype)
     with loop:
         for i in range(1, 20_001):
-            value["values"] = i
+            value["values"] = i * np.array([1, 1.25, 1.5, 1.75, 3, 5])  # of equal ones the exclusive or is 0
             value["check"] = np.bitwise_xor.reduce(value["values"].view("u8"))
             loop.parameters.write(value)
             if i == 1:
