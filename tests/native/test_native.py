@@ -137,6 +137,7 @@ PROGRAMS = {
         mutations={
             "one too many": Mutation("ring.h", "room = ring->capacity - fill;", "room = ring->capacity + 1 - fill;"),
             "forgets what it drops": Mutation("ring.h", "rt_add_relaxed(&ring->dropped, wanted - room);", ""),
+            "watches too much": Mutation("ring.h", "ring->watched = tail + below;", "ring->watched = tail + below + 1;"),
             "no high water": Mutation("ring.h", "rt_store_relaxed(&ring->high_water, fill + wanted)", "(void)0"),
             "does not wrap when pushing": Mutation(
                 "ring.h", "  memcpy(ring->items, (const char *)items + first * size, (taken - first) * size);\n", ""
@@ -167,11 +168,13 @@ PROGRAMS = {
             ),
             "pushes without an acquire": Mutation(
                 "ring.h",
-                "ring->head_seen = rt_load_acquire(&ring->head)",
-                "ring->head_seen = rt_load_relaxed(&ring->head)",
+                "const uint64_t head = rt_load_acquire(&ring->head), high",
+                "const uint64_t head = rt_load_relaxed(&ring->head), high",
             ),
             "pops without an acquire": Mutation(
-                "ring.h", "    ring->tail_seen = rt_load_acquire(", "    ring->tail_seen = rt_load_relaxed("
+                "ring.h",
+                "    const uint64_t tail = rt_load_acquire(&ring->tail);",
+                "    const uint64_t tail = rt_load_relaxed(&ring->tail);",
             ),
             "pops many without an acquire": Mutation(
                 "ring.h", _SEE_TAIL + "taken", _SEE_TAIL.replace("acquire", "relaxed") + "taken"
@@ -181,10 +184,10 @@ PROGRAMS = {
             ),
             "publishes first": Mutation(
                 "ring.h",
-                "  memcpy(ring->items + (tail & ring->mask) * item_bytes, item, item_bytes);\n"
+                "  memcpy((char *)(ring + 1) + (tail & ring->mask) * item_bytes, item, item_bytes);\n"
                 "  rt_store_release(&ring->tail, tail + 1);\n",
                 "  rt_store_release(&ring->tail, tail + 1);\n"
-                "  memcpy(ring->items + (tail & ring->mask) * item_bytes, item, item_bytes);\n",
+                "  memcpy((char *)(ring + 1) + (tail & ring->mask) * item_bytes, item, item_bytes);\n",
             ),
             "publishes many first": Mutation(
                 "ring.h",
@@ -194,9 +197,9 @@ PROGRAMS = {
             ),
             "gives back first": Mutation(
                 "ring.h",
-                "  memcpy(item, ring->items + (head & ring->mask) * item_bytes, item_bytes);\n",
+                "  memcpy(item, (char *)(ring + 1) + (head & ring->mask) * item_bytes, item_bytes);\n",
                 "  rt_store_release(&ring->head, head + 1);\n"
-                "  memcpy(item, ring->items + (head & ring->mask) * item_bytes, item_bytes);\n",
+                "  memcpy(item, (char *)(ring + 1) + (head & ring->mask) * item_bytes, item_bytes);\n",
             ),
             "gives many back first": Mutation(
                 "ring.h",

@@ -33,7 +33,7 @@ static void test_sizes(void) {
 /* All calls in random order against a plain array of what should be in the ring. */
 static void test_sequence(uint64_t capacity, uint64_t begin) {
   rt_ring_t *const ring = make(sizeof(item_t), capacity);
-  ring->head = ring->tail = ring->head_seen = ring->tail_seen = begin; /* to see it wrap after 2^64 */
+  ring->head = ring->tail = ring->watched = ring->tail_seen = begin; /* to see it wrap after 2^64 */
   uint64_t seed = 88172645463325252u + capacity, next = 0, oldest = 0, dropped = 0, high = 0;
   item_t items[64];
   for (int i = 0; i < 20000; i++) {

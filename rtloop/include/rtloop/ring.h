@@ -5,8 +5,8 @@
  * `tail` counts the items ever pushed and is the producer's, `head` those ever popped and is the consumer's; both only
  * grow, and wrap after 2^64. Item n is at n modulo the number of places, a power of two. A push writes the item and then
  * releases the tail; a pop acquires the tail, reads the item, and then releases the head, which the producer acquires
- * before it uses the place again. Each side remembers where it last saw the other and looks again only where that does
- * not suffice, so that the two do not fight for a cache line with every item.
+ * before it uses the place again. Each side remembers how far it may go without a look at the other, so that the two do
+ * not fight for a cache line with every item; where that would be for this one item only, it spares itself the note.
  *
  * High water. The producer looks at the head again where the ring may be full, and where it may be fuller than ever: the
  * figure is the most items that were ever in the ring, counted too high by what the consumer took during that push.
@@ -37,7 +37,7 @@ typedef struct rt_ring {
 
   /* Written by the producer. */
   _Alignas(RT_CACHE_LINE) uint64_t tail;
-  uint64_t head_seen;
+  uint64_t watched;    /* as long as the tail is not beyond it, the ring is neither full nor fuller than ever */
   uint64_t high_water; /* never more than capacity */
   uint64_t dropped;
 
@@ -71,18 +71,24 @@ static inline int rt_ring_init(rt_ring_t *ring, uint64_t item_bytes, uint64_t ca
   return 0;
 }
 
+/* The same as rt_ring_room, where the ring is full or fuller than ever: it had so many items right now. */
+static inline uint64_t rt_ring_rise(rt_ring_t *ring, uint64_t fill, uint64_t wanted) {
+  const uint64_t room = ring->capacity - fill;
+  if (RT_UNLIKELY(wanted > room)) {
+    rt_add_relaxed(&ring->dropped, wanted - room);
+    wanted = room;
+  }
+  if (fill + wanted > rt_load_relaxed(&ring->high_water)) rt_store_relaxed(&ring->high_water, fill + wanted);
+  return wanted;
+}
+
 /* How many of `wanted` items, at least 1, the producer may write now. */
 static inline uint64_t rt_ring_room(rt_ring_t *ring, uint64_t tail, uint64_t wanted) {
-  uint64_t fill = tail - ring->head_seen;
-  if (RT_UNLIKELY(fill + wanted > rt_load_relaxed(&ring->high_water))) {
-    ring->head_seen = rt_load_acquire(&ring->head);
-    fill = tail - ring->head_seen;
-    const uint64_t room = ring->capacity - fill;
-    if (RT_UNLIKELY(wanted > room)) {
-      rt_add_relaxed(&ring->dropped, wanted - room);
-      wanted = room;
-    }
-    if (fill + wanted > rt_load_relaxed(&ring->high_water)) rt_store_relaxed(&ring->high_water, fill + wanted);
+  if ((int64_t)(ring->watched - (tail + wanted)) < 0) {
+    const uint64_t head = rt_load_acquire(&ring->head), high = rt_load_relaxed(&ring->high_water);
+    const uint64_t below = head + high - tail;
+    if (RT_UNLIKELY(below < wanted)) return rt_ring_rise(ring, tail - head, wanted);
+    if (below > wanted) ring->watched = tail + below; /* else it is used up by this push: a store less */
   }
   return wanted;
 }
@@ -93,7 +99,7 @@ static inline uint64_t rt_ring_room(rt_ring_t *ring, uint64_t tail, uint64_t wan
 static inline int rt_ring_push_sized(rt_ring_t *ring, const void *item, size_t item_bytes) {
   const uint64_t tail = rt_load_relaxed(&ring->tail);
   if (RT_UNLIKELY(!rt_ring_room(ring, tail, 1))) return 0;
-  memcpy(ring->items + (tail & ring->mask) * item_bytes, item, item_bytes);
+  memcpy((char *)(ring + 1) + (tail & ring->mask) * item_bytes, item, item_bytes);
   rt_store_release(&ring->tail, tail + 1);
   return 1;
 }
@@ -107,11 +113,12 @@ static inline int rt_ring_push(rt_ring_t *ring, const void *item) {
  * The consumer; wait-free, with the worst case above; allocates nothing, no system call. */
 static inline int rt_ring_pop_sized(rt_ring_t *ring, void *item, size_t item_bytes) {
   const uint64_t head = rt_load_relaxed(&ring->head);
-  if (head == ring->tail_seen) {
-    ring->tail_seen = rt_load_acquire(&ring->tail);
-    if (head == ring->tail_seen) return 0;
+  if ((int64_t)(ring->tail_seen - (head + 1)) < 0) {
+    const uint64_t tail = rt_load_acquire(&ring->tail);
+    if (tail == head) return 0;
+    if (tail - head > 1) ring->tail_seen = tail; /* else it is used up by this pop: a store less */
   }
-  memcpy(item, ring->items + (head & ring->mask) * item_bytes, item_bytes);
+  memcpy(item, (char *)(ring + 1) + (head & ring->mask) * item_bytes, item_bytes);
   rt_store_release(&ring->head, head + 1);
   return 1;
 }
