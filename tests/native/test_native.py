@@ -137,7 +137,9 @@ PROGRAMS = {
         mutations={
             "one too many": Mutation("ring.h", "room = ring->capacity - fill;", "room = ring->capacity + 1 - fill;"),
             "forgets what it drops": Mutation("ring.h", "rt_add_relaxed(&ring->dropped, wanted - room);", ""),
-            "watches too much": Mutation("ring.h", "ring->watched = tail + below;", "ring->watched = tail + below + 1;"),
+            "watches too much": Mutation(
+                "ring.h", "ring->watched = tail + below;", "ring->watched = tail + below + 1;"
+            ),
             "no high water": Mutation("ring.h", "rt_store_relaxed(&ring->high_water, fill + wanted)", "(void)0"),
             "does not wrap when pushing": Mutation(
                 "ring.h", "  memcpy(ring->items, (const char *)items + first * size, (taken - first) * size);\n", ""
