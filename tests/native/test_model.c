@@ -1,6 +1,9 @@
 /* The checker itself: small programs of which it is known what C11's memory model allows. */
 #include "model.h"
 
+#include <sys/wait.h>
+#include <unistd.h>
+
 static uint32_t x, y, z;
 static uint32_t r1, r2;
 static int may[4]; /* by r1 + 2 * r2: whether some execution ends so */
@@ -55,6 +58,46 @@ static void load_twice(void) { r1 = rt_load_relaxed(&x), r2 = rt_load_relaxed(&x
 static void exchange_left(void) { r1 = rt_exchange_acq_rel(&z, 1u); }
 static void exchange_right(void) { r2 = rt_exchange_acq_rel(&z, 1u); }
 
+/* The same message with plain data in it, and a reply that gives the data back. */
+static uint64_t plain;
+
+static void before_plain(void) {
+  before();
+  plain = 0;
+  model_data(&plain, sizeof plain, 1);
+}
+
+static void write_plain(uint64_t value) { memcpy(&plain, &value, sizeof value); }
+static void read_plain(void) {
+  uint64_t value;
+  memcpy(&value, &plain, sizeof value);
+}
+
+static void send_plain(void) { write_plain(1), rt_store_release(&y, 1u); }
+static void send_plain_relaxed(void) { write_plain(1), rt_store_relaxed(&y, 1u); }
+static void receive_plain(void) {
+  if (rt_load_acquire(&y)) read_plain();
+}
+static void reply(void) { read_plain(), rt_store_release(&y, 1u); }
+static void reply_relaxed(void) { read_plain(), rt_store_relaxed(&y, 1u); }
+static void reuse(void) {
+  if (rt_load_acquire(&y)) write_plain(2);
+}
+
+/* Whether a race on the plain data is found: it ends the process. */
+static int is_race_found(void (*left)(void), void (*right)(void)) {
+  int status = 0;
+  fflush(NULL);
+  const pid_t child = fork();
+  if (child == 0) {
+    CHECK(freopen("/dev/null", "w", stderr));
+    model_explore(before_plain, left, right, note);
+    _exit(0);
+  }
+  CHECK(child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status));
+  return WEXITSTATUS(status);
+}
+
 int main(void) {
   CHECK(explore(store_x_load_y, store_y_load_x) >= 6);
   CHECK(may[0] && may[1] && may[2] && may[3]);
@@ -76,5 +119,8 @@ int main(void) {
 
   explore(exchange_left, exchange_right);
   CHECK(!may[0] && may[1] && may[2] && !may[3]);
+
+  CHECK(!is_race_found(send_plain, receive_plain) && is_race_found(send_plain_relaxed, receive_plain));
+  CHECK(!is_race_found(reply, reuse) && is_race_found(reply_relaxed, reuse));
   return CHECK_DONE();
 }
