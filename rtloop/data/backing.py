@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rtloop.errors import ConfigError, SetupError, setup_error
 from rtloop.system import cgroup, hugepages, process
+from rtloop.system.fixes import limit_fix
 from rtloop.system.grant import Grant, describe_refused
 from rtloop.system.hugepages import Account, format_page
-from rtloop.system.privilege import format_limit, limit_fix
+from rtloop.system.privilege import format_limit
 from rtloop.units import format_size, parse_size
 
 if TYPE_CHECKING:

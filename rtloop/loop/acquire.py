@@ -15,18 +15,11 @@ from typing import Any, ClassVar
 from rtloop.errors import SetupError, setup_error
 from rtloop.loop.settings import POLICIES, Settings
 from rtloop.loop.telemetry import TelemetryBlock
-from rtloop.system import memory, process
+from rtloop.system import causes, memory, process
 from rtloop.system.cpu import format_cpu_list, isolated_cpus, mask_to_cpus
+from rtloop.system.fixes import capability_fix, cpuset_fix, throttling_fix
 from rtloop.system.grant import Grant, describe_refused
-from rtloop.system.privilege import (
-    CAP_SYS_NICE,
-    RLIMIT_RTTIME,
-    device_fix,
-    format_limit,
-    is_capable,
-    limit_fix,
-    rt_group_runtime,
-)
+from rtloop.system.privilege import CAP_SYS_NICE, RLIMIT_RTTIME, is_capable, rt_group_file, rt_group_runtime
 from rtloop.system.text import read_text
 from rtloop.units import format_duration
 
@@ -139,9 +132,9 @@ def dma_latency(settings: Settings, stack: ExitStack) -> list[Grant]:
         os.lseek(held.fd, 0, os.SEEK_SET)
         granted = int.from_bytes(os.read(held.fd, 4), "little", signed=True)
     except OSError as error:
-        detail = f"{path}: {error.strerror}"
-        fix = device_fix(path) + "\nor leave the idle states alone: dma_latency=None"
-        return [Grant("dma_latency", asked, "not held", False, detail, fix, error.errno or 0)]
+        cause = causes.device(path, error.errno or errno.EIO)
+        fix = cause.fix + "\nor leave the idle states alone: dma_latency=None"
+        return [Grant("dma_latency", asked, "not held", False, cause.found, fix, error.errno or 0)]
     detail = "the least of all requests on this machine, as the device tells it"
     return [Grant("dma_latency", asked, f"{granted} us", granted <= settings.dma_latency_us, detail)]
 
@@ -191,24 +184,23 @@ def rt_bandwidth(settings: Settings) -> list[Grant]:
                 f"{100 * share:.1f} % of a CPU",
                 ok=False,
                 detail=f"spin={format_duration(settings.spin_ns)} of a period of "
-                f"{format_duration(settings.period_ns)}; beyond sched_rt_runtime_us the kernel stops real-time threads "
-                "for the rest of sched_rt_period_us",
+                f"{format_duration(settings.period_ns)}; {causes.throttling(runtime, period).why}",
                 fix="spin for less of the period, so that the loop sleeps longer,\n"
-                "or sudo sysctl kernel.sched_rt_runtime_us=-1   # takes the limit away for the whole machine",
+                f"or take the limit away, for the whole machine:\n{throttling_fix(-1)}",
             )
         )
     cpu_time_us = resource.getrlimit(RLIMIT_RTTIME)[0]
     if cpu_time_us != resource.RLIM_INFINITY:
         needed = settings.period_ns // 1000
-        is_enough = needed < cpu_time_us
+        cause = causes.real_time_cpu_time(cpu_time_us, needed)
         grants.append(
             Grant(
                 "rt_time",
                 f"{needed} us without blocking",
                 f"{cpu_time_us} us without blocking",
-                ok=is_enough,
-                detail="RLIMIT_RTTIME: beyond it the kernel sends SIGXCPU, and then kills the process",
-                fix="" if is_enough else limit_fix("RLIMIT_RTTIME"),
+                ok=cause.verdict == "ok",
+                detail=cause.why,
+                fix=cause.fix,
             )
         )
     return grants
@@ -246,27 +238,19 @@ def _policy_grant(settings: Settings, request: dict[str, Any], report: dict[str,
         return Grant("policy", asked, granted, ok=asked == granted and has_reset, detail=detail)
     detail, fix = f"sched_setattr: {os.strerror(-rc)}", ""
     if -rc == errno.EPERM:
-        limit = resource.getrlimit(resource.RLIMIT_RTPRIO)[0]
+        may_be_capable = is_capable(CAP_SYS_NICE)
+        group = causes.group_runtime(rt_group_runtime(), rt_group_file() or "")
         if settings.policy == "deadline":
             detail += "; SCHED_DEADLINE needs CAP_SYS_NICE, and a thread that may run on every CPU of its cpuset"
+            fix = "" if may_be_capable else capability_fix("SYS_NICE") + "\nor policy='fifo'"
         else:
-            detail += f"; RLIMIT_RTPRIO is {format_limit(limit)}"
-        if rt_group_runtime() == 0:
-            detail += "; this control group has no real-time runtime (cpu.rt_runtime_us is 0)"
-            fix = (
-                "give the control group some: echo 950000 > .../cpu.rt_runtime_us\n"
-                "or use a kernel without CONFIG_RT_GROUP_SCHED"
-            )
-        elif not is_capable(CAP_SYS_NICE):
-            detail += " and CAP_SYS_NICE is missing"
-            if settings.policy == "deadline":
-                fix = (
-                    "systemd:   AmbientCapabilities=CAP_SYS_NICE\n"
-                    "container: docker run --cap-add=SYS_NICE ...\n"
-                    "or policy='fifo'"
-                )
-            else:
-                fix = limit_fix("RLIMIT_RTPRIO", max(95, settings.priority))
+            limits = resource.getrlimit(resource.RLIMIT_RTPRIO)
+            cause = causes.real_time_priority(*limits, is_capable=may_be_capable, needed=settings.priority)
+            detail += f"; {cause.found}"
+            fix = cause.fix
+        if group.verdict == "fail":
+            detail += f"; {group.found}"
+            fix = group.fix
     elif -rc == errno.EBUSY:
         share = 100 * asked_attr["sched_runtime"] / max(asked_attr["sched_period"], 1)
         detail += (
@@ -276,7 +260,7 @@ def _policy_grant(settings: Settings, request: dict[str, Any], report: dict[str,
         fix = (
             "ask for less runtime, or for a longer period,\n"
             "or end other SCHED_DEADLINE threads: ps -eLo cls,pid,tid,comm | grep DLN,\n"
-            "or sudo sysctl kernel.sched_rt_runtime_us=950000   # the default, where it has been lowered\n"
+            f"or give them back the default share, where it has been lowered:\n{throttling_fix()}\n"
             "or policy='fifo'"
         )
     elif -rc == errno.EINVAL and settings.policy == "deadline":
@@ -294,9 +278,7 @@ def _cpu_grant(asked: tuple[int, ...], report: dict[str, Any]) -> Grant:
         format_cpu_list(granted),
         ok=is_same,
         detail=f"allowed here: {allowed}",
-        fix=""
-        if is_same
-        else f"ask for CPUs among {allowed}, or widen the cpuset of the container or unit (AllowedCPUs=)",
+        fix="" if is_same else cpuset_fix(allowed),
         errno=-report["cpu_rc"] if report["cpu_rc"] else (0 if is_same else errno.EINVAL),
     )
 

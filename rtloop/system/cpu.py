@@ -8,6 +8,8 @@ from rtloop.system.text import read_text
 
 __all__ = ["format_cpu_list", "isolated_cpus", "mask_to_cpus", "parse_cpu_list"]
 
+_MAX_CPUS = 1 << 16  # Linux can be built for 8192
+
 
 def parse_cpu_list(text: str) -> tuple[int, ...]:
     """Parse a kernel CPU list: ``"0-2,5"`` gives ``(0, 1, 2, 5)``.
@@ -20,8 +22,11 @@ def parse_cpu_list(text: str) -> tuple[int, ...]:
     cpus: set[int] = set()
     for part in text.strip().split(","):
         if part:
-            first, _, last = part.partition("-")
-            cpus.update(range(int(first), int(last or first) + 1))
+            first, dash, last = part.partition("-")
+            numbers = range(int(first), int(last if dash else first) + 1)
+            if numbers.stop > _MAX_CPUS:
+                raise ValueError(f"{part!r}: no machine has so many CPUs")
+            cpus.update(numbers)
     return tuple(sorted(cpus))
 
 

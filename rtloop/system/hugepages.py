@@ -9,6 +9,7 @@ import os
 import resource
 from typing import NamedTuple
 
+from rtloop.system.fixes import sysctl_fix
 from rtloop.system.text import read_text
 from rtloop.units import format_size
 
@@ -99,7 +100,7 @@ def _kilobytes(path: str, wanted: str) -> int:
     return 0
 
 
-def reserve_fix(page_size: int, missing: int) -> str:
+def reserve_fix(page_size: int, missing: int, pools: str = _POOLS, meminfo: str = "/proc/meminfo") -> str:
     """Return the lines that add pages to a pool.
 
     Parameters
@@ -108,25 +109,29 @@ def reserve_fix(page_size: int, missing: int) -> str:
         Bytes of a page.
     missing : int
         How many more are needed.
+    pools, meminfo : str
+        Where the pools, and the default page size, are read.
     """
-    pool = huge_pool(page_size)
+    pool = huge_pool(page_size, pools)
     megabytes = page_size >> 20
     name = f"{megabytes >> 10}G" if megabytes >= 1024 else f"{megabytes}M" if megabytes else f"{page_size >> 10}K"
     if pool is None:
-        sizes = ", ".join(format_size(size) for size in huge_pool_sizes()) or "none"
-        return f"boot:      hugepagesz={name} hugepages={missing}   # on the kernel's command line; now it has: {sizes}"
+        sizes = ", ".join(format_size(size) for size in huge_pool_sizes(pools)) or "none"
+        return f"boot:       hugepagesz={name} hugepages={missing}   # on the kernel's command line; now it has: {sizes}"
     total = pool.total + missing
     lines = []
-    if page_size == default_page_size():
-        lines.append(f"now:       sudo sysctl vm.nr_hugepages={total}")
-        lines.append(f"for good:  echo vm.nr_hugepages={total} | sudo tee /etc/sysctl.d/99-hugepages.conf")
+    if page_size == default_page_size(meminfo):
+        lines.append(sysctl_fix("vm.nr_hugepages", total))
     else:
         path = f"{_POOLS}/hugepages-{page_size >> 10}kB/nr_hugepages"
-        lines.append(f"now:       echo {total} | sudo tee {path}")
-    lines.append(f"boot:      hugepagesz={name} hugepages={total}   # on the kernel's command line")
+        lines.append(f"now:        echo {total} | sudo tee {path}")
+    lines.append(f"boot:       hugepagesz={name} hugepages={total}   # on the kernel's command line")
     if page_size >= 1 << 30:
         lines[-1] += "; a running machine seldom has so much memory in one piece"
-    lines.append("container: on the host; the pool is the machine's")
+    lines.append("container:  on the host; the pool is the machine's")
+    if megabytes:
+        unit = f"{name}i: {megabytes * missing}Mi"
+        lines.append(f"kubernetes: resources: {{limits: {{hugepages-{unit}, memory: 128Mi}}}}   # on a node with such a pool")
     return "\n".join(lines)
 
 
@@ -147,8 +152,8 @@ def transparent_fix() -> str:
     except OSError:
         mode = ""
     if "[never]" in mode:
-        return f"now:       echo madvise | sudo tee {_TRANSPARENT}/enabled"
-    return "now:       echo 1 | sudo tee /proc/sys/vm/compact_memory   # joins free memory; then try again"
+        return f"now:        echo madvise | sudo tee {_TRANSPARENT}/enabled"
+    return "now:        echo 1 | sudo tee /proc/sys/vm/compact_memory   # joins free memory; then try again"
 
 
 class Account(NamedTuple):

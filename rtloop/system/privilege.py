@@ -1,8 +1,7 @@
-"""Limits and capabilities of this process, and the lines that would grant what is missing."""
+"""Limits and capabilities of this process."""
 
 from __future__ import annotations
 
-import os
 import resource
 
 from rtloop.system.text import read_text
@@ -11,11 +10,10 @@ __all__ = [
     "CAP_IPC_LOCK",
     "CAP_SYS_NICE",
     "RLIMIT_RTTIME",
-    "device_fix",
     "format_limit",
     "has_capability",
     "is_capable",
-    "limit_fix",
+    "rt_group_file",
     "rt_group_runtime",
 ]
 
@@ -24,21 +22,6 @@ CAP_SYS_NICE = 23
 
 #: Not in the ``resource`` module: microseconds of CPU time a real-time thread may use without blocking (getrlimit(2)).
 RLIMIT_RTTIME = 15
-
-_LIMITS = {
-    "RLIMIT_MEMLOCK": ("memlock", "LimitMEMLOCK", "--ulimit memlock=-1:-1 --cap-add=IPC_LOCK", "unlimited", "infinity"),
-    "RLIMIT_RTPRIO": ("rtprio", "LimitRTPRIO", "--ulimit rtprio={v} --cap-add=SYS_NICE", "{v}", "{v}"),
-    "RLIMIT_RTTIME": ("rttime", "LimitRTTIME", "--ulimit rttime=-1:-1", "unlimited", "infinity"),
-}
-
-
-def _user() -> str:
-    try:
-        import getpass  # here, for an import of rtloop is to be quick
-
-        return getpass.getuser()
-    except (ImportError, KeyError, OSError):  # nameless, or a Python without the module
-        return str(os.getuid())
 
 
 def has_capability(bit: int, status: str | None = None) -> bool:
@@ -79,52 +62,35 @@ def format_limit(value: int) -> str:
     return "unlimited" if value == resource.RLIM_INFINITY else str(value)
 
 
-def limit_fix(limit: str, value: int = 0) -> str:
-    """Return the lines that raise a limit, for a login, a systemd unit and a container.
+def rt_group_file(cgroup: str = "/proc/self/cgroup", mount: str = "/sys/fs/cgroup/cpu") -> str | None:
+    """Return the file with the real-time runtime of this process's control group, None where the kernel has none.
 
-    Parameters
-    ----------
-    limit : str
-        ``"RLIMIT_MEMLOCK"``, ``"RLIMIT_RTPRIO"`` or ``"RLIMIT_RTTIME"``.
-    value : int
-        The value needed, where the limit is not simply taken away.
-    """
-    item, directive, flags, login, unit = _LIMITS[limit]
-    return (
-        f"login:     echo '{_user()} - {item} {login.format(v=value)}' | "
-        "sudo tee -a /etc/security/limits.d/99-rtloop.conf   # then log in again\n"
-        f"systemd:   in the unit's [Service] section\n           {directive}={unit.format(v=value)}\n"
-        f"container: docker run {flags.format(v=value)} ..."
-    )
-
-
-def device_fix(path: str) -> str:
-    """Return the lines that open a device to a user, for a login, a systemd unit and a container."""
-    name = path.rpartition("/")[2]
-    return (
-        f"login:     sudo groupadd -f realtime && sudo usermod -aG realtime {_user()}\n"
-        f'           echo \'KERNEL=="{name}", GROUP="realtime", MODE="0660"\' | '
-        "sudo tee /etc/udev/rules.d/99-rtloop.rules\n"
-        f"           sudo udevadm control --reload && sudo udevadm trigger --name-match={path}   # then log in again\n"
-        "systemd:   in the unit's [Service] section; the group with the rule above, where the unit has a User=\n"
-        f"           DeviceAllow={path} rw\n"
-        "           SupplementaryGroups=realtime\n"
-        f"container: docker run --device {path} ...   # a container has only the devices that are passed in"
-    )
-
-
-def rt_group_runtime(cgroup: str = "/proc/self/cgroup", mount: str = "/sys/fs/cgroup/cpu") -> int | None:
-    """Return the real-time runtime of this process's control group, in microseconds per period.
-
-    None where the kernel has no such limit (no ``CONFIG_RT_GROUP_SCHED`` with version 1 control groups).
-    Zero explains an EPERM even for root (sched(7)).
+    Only ``CONFIG_RT_GROUP_SCHED`` with version 1 control groups has it.
     """
     try:
         for line in read_text(cgroup).splitlines():
             _, controllers, path = line.split(":", 2)
             if "cpu" in controllers.split(","):
-                group = path.strip("/")
-                return int(read_text(f"{mount}/{group}/cpu.rt_runtime_us"))
+                # In a container the path may be the host's, and not be there: then the root is the container's group.
+                for group in (path.strip("/"), ""):
+                    file = f"{mount}/{group}/cpu.rt_runtime_us".replace("//", "/")
+                    try:
+                        read_text(file)
+                    except OSError:
+                        continue
+                    return file
     except (OSError, ValueError):
         pass
     return None
+
+
+def rt_group_runtime(cgroup: str = "/proc/self/cgroup", mount: str = "/sys/fs/cgroup/cpu") -> int | None:
+    """Return the real-time runtime of this process's control group, in microseconds per period.
+
+    None where the kernel has no such limit. Zero explains an EPERM even for root (sched(7)).
+    """
+    file = rt_group_file(cgroup, mount)
+    try:
+        return None if file is None else int(read_text(file))
+    except (OSError, ValueError):
+        return None

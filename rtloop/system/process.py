@@ -14,17 +14,19 @@ import threading
 from contextlib import suppress
 from typing import NamedTuple
 
-from rtloop.system import memory
+from rtloop.system import causes, memory
+from rtloop.system.check import Check
 from rtloop.system.grant import Grant
 from rtloop.system.keeper import shielded_method
 from rtloop.system.limits import core_dumps, memlock_limit
-from rtloop.system.privilege import CAP_IPC_LOCK, format_limit, is_capable, limit_fix
+from rtloop.system.privilege import CAP_IPC_LOCK, is_capable
 from rtloop.system.text import read_text
 from rtloop.units import format_size
 
 __all__ = [
     "LOCK_MODES",
     "core_dumps",
+    "lock_limit",
     "may_lock_future",
     "memlock_limit",
     "memory_lock",
@@ -48,7 +50,13 @@ def may_lock_future() -> bool:
 
     Under a finite limit it succeeds, and later allocations, thread starts and the growth of the stack fail.
     """
-    return resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] == resource.RLIM_INFINITY or is_capable(CAP_IPC_LOCK)
+    return lock_limit().verdict == "ok"
+
+
+def lock_limit() -> Check:
+    """Judge RLIMIT_MEMLOCK as it is now."""
+    limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    return causes.locked_memory(limit, is_capable=is_capable(CAP_IPC_LOCK))
 
 
 def range_lock_grant(name: str, size: int, rc: int, *, detail: str, is_asked: bool = True) -> Grant:
@@ -70,16 +78,15 @@ def range_lock_grant(name: str, size: int, rc: int, *, detail: str, is_asked: bo
     asked = f"{format_size(size)}, locked" if is_asked else format_size(size)
     if rc == 0:
         return Grant(name, asked, asked, ok=True, detail=detail)
-    is_free = may_lock_future()  # and then it is not the limit that refused
-    limit = format_limit(resource.getrlimit(resource.RLIMIT_MEMLOCK)[0])
-    why = "" if is_free else f"; RLIMIT_MEMLOCK is {limit} bytes and CAP_IPC_LOCK is missing"
+    cause = lock_limit()  # where it is ok, it is not the limit that refused
+    why = "" if cause.verdict == "ok" else f"; {cause.found}"
     return Grant(
         name,
         asked,
         f"{format_size(size)}, not locked",
         ok=False,
         detail=f"mlock: {os.strerror(-rc)}{why}",
-        fix="" if is_free else limit_fix("RLIMIT_MEMLOCK"),
+        fix=cause.fix,
         errno=-rc,
     )
 
@@ -219,15 +226,14 @@ class _MemoryLock:
 
     @staticmethod
     def _refused(mode: str, instead: str, advice: str) -> Grant:
-        limit = format_limit(resource.getrlimit(resource.RLIMIT_MEMLOCK)[0])
+        cause = lock_limit()
         return Grant(
             "memory_lock",
             mode,
             instead,
             ok=False,
-            detail=f"RLIMIT_MEMLOCK is {limit} bytes and CAP_IPC_LOCK is missing: with everything locked, "
-            "later allocations, thread starts and stack growth would fail",
-            fix=limit_fix("RLIMIT_MEMLOCK") + "\n" + advice,
+            detail=f"{cause.found}: with everything locked, later allocations, thread starts and stack growth would fail",
+            fix=cause.fix + "\n" + advice,
             errno=errno.EPERM,
         )
 

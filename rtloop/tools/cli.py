@@ -17,6 +17,7 @@ __all__ = ["COMMANDS", "main"]
 # name -> module; the command is the module's attribute of the same name. Loaded only when it is needed.
 COMMANDS = {
     "demo": "rtloop.tools.demo",
+    "doctor": "rtloop.tools.doctor.command",
     "latency": "rtloop.tools.latency",
     "top": "rtloop.tools.top",
     "report": "rtloop.tools.report",

@@ -1,0 +1,1 @@
+"""Nothing of the clock is for cimport."""

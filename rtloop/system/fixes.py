@@ -1,0 +1,228 @@
+"""The lines that grant what is missing: one cause, one text, for the doctor, the grants, the errors and the warnings.
+
+Each function returns lines to paste, labelled by where they belong.
+"""
+
+from __future__ import annotations
+
+import os
+
+__all__ = [
+    "boot_fix",
+    "capability_fix",
+    "cpuset_fix",
+    "device_fix",
+    "governor_fix",
+    "group_runtime_fix",
+    "interrupt_fix",
+    "isolation_fix",
+    "kernel_fix",
+    "limit_fix",
+    "login_fix",
+    "sysctl_fix",
+    "throttling_fix",
+]
+
+_INDENT = " " * 12
+
+# Limit: name in limits.conf and its "no limit", in a systemd unit, flags of docker and podman, Kubernetes.
+_LIMITS = {
+    "RLIMIT_MEMLOCK": (
+        "memlock", "unlimited", "LimitMEMLOCK", "infinity", "--ulimit memlock=-1:-1 --cap-add=IPC_LOCK",
+        "securityContext: {runAsUser: 0, capabilities: {add: [IPC_LOCK]}}",
+    ),
+    "RLIMIT_RTPRIO": (
+        "rtprio", "{v}", "LimitRTPRIO", "{v}", "--ulimit rtprio={v} --cap-add=SYS_NICE",
+        "securityContext: {runAsUser: 0, capabilities: {add: [SYS_NICE]}}",
+    ),
+    "RLIMIT_RTTIME": (
+        "rttime", "unlimited", "LimitRTTIME", "infinity", "--ulimit rttime=-1:-1",
+        "LimitRTTIME=infinity in the unit of the node's container runtime, such as containerd.service",
+    ),
+}  # fmt: skip
+
+
+def _user() -> str:
+    try:
+        import getpass  # here, for an import of rtloop is to be quick
+
+        return getpass.getuser()
+    except (ImportError, KeyError, OSError):  # nameless, or a Python without the module
+        return str(os.getuid())
+
+
+def limit_fix(limit: str, value: int = 0) -> str:
+    """Return the lines that raise a limit, for a login, a systemd unit, a container and Kubernetes.
+
+    Parameters
+    ----------
+    limit : str
+        ``"RLIMIT_MEMLOCK"``, ``"RLIMIT_RTPRIO"`` or ``"RLIMIT_RTTIME"``.
+    value : int
+        The value needed, where the limit is not simply taken away.
+    """
+    item, login, directive, unit, flags, pod = _LIMITS[limit]
+    return (
+        f"login:      echo '{_user()} - {item} {login.format(v=value)}' | "
+        "sudo tee -a /etc/security/limits.d/99-rtloop.conf   # then log in again\n"
+        f"systemd:    in the unit's [Service] section\n{_INDENT}{directive}={unit.format(v=value)}\n"
+        f"container:  docker run {flags.format(v=value)} ...   # or podman; without root it passes on no more than "
+        "the user's own limits\n"
+        f"kubernetes: {pod}"
+    )
+
+
+def capability_fix(name: str) -> str:
+    """Return the lines that give a service or a container a capability, such as ``"SYS_NICE"``."""
+    return (
+        f"systemd:    in the unit's [Service] section\n{_INDENT}AmbientCapabilities=CAP_{name}\n"
+        f"container:  docker run --cap-add={name} ...\n"
+        f"kubernetes: securityContext: {{runAsUser: 0, capabilities: {{add: [{name}]}}}}"
+    )
+
+
+def device_fix(path: str) -> str:
+    """Return the lines that open a device to a user, for a login, a systemd unit and a container."""
+    name = path.rpartition("/")[2]
+    return (
+        f"login:      sudo groupadd -f realtime && sudo usermod -aG realtime {_user()}\n"
+        f'{_INDENT}echo \'KERNEL=="{name}", GROUP="realtime", MODE="0660"\' | '
+        "sudo tee /etc/udev/rules.d/99-rtloop.rules\n"
+        f"{_INDENT}sudo udevadm control --reload && sudo udevadm trigger --name-match={path}   # then log in again\n"
+        "systemd:    in the unit's [Service] section; the group with the rule above, where the unit has a User=\n"
+        f"{_INDENT}DeviceAllow={path} rw\n"
+        f"{_INDENT}SupplementaryGroups=realtime\n"
+        f"container:  docker run --device {path} ...   # a container has only the devices that are passed in\n"
+        f"kubernetes: a hostPath volume of {path}, and securityContext: {{privileged: true}} or a device plugin"
+    )
+
+
+def group_runtime_fix(folder: str = "/sys/fs/cgroup/cpu/...") -> str:
+    """Return the lines that give a control group real-time runtime; `folder` is the group's."""
+    return (
+        f"now:        echo 950000 | sudo tee {folder}/cpu.rt_runtime_us   # each group above it first\n"
+        "container:  docker run --cpu-rt-runtime=950000 --ulimit rtprio=95 --cap-add=SYS_NICE ...\n"
+        "boot:       a kernel without CONFIG_RT_GROUP_SCHED, or from 6.16 on rt_group_sched=0 on its command line"
+    )
+
+
+def throttling_fix(value: int = 950000) -> str:
+    """Return the lines that set how long real-time threads may run in each period."""
+    return sysctl_fix("kernel.sched_rt_runtime_us", value)
+
+
+def cpuset_fix(allowed: str) -> str:
+    """Return what to do where a CPU is out of reach; `allowed` lists those that are not."""
+    return (
+        f"ask for CPUs among {allowed}, or widen the set:\n"
+        f"systemd:    in the unit's [Service] section\n{_INDENT}AllowedCPUs=\n"
+        "container:  docker run --cpuset-cpus=... ...\n"
+        "kubernetes: whole CPUs, requests equal to limits, and cpuManagerPolicy: static in the kubelet's configuration"
+    )
+
+
+def login_fix(how: str) -> str:
+    """Return the lines that bring limits.conf to a session; `how` it began: ssh, systemd-user, container or other."""
+    lines = {
+        "ssh": "ssh:        echo 'UsePAM yes' | sudo tee /etc/ssh/sshd_config.d/10-pam.conf && "
+        "sudo systemctl reload ssh   # sshd on some systems\n"
+        f"{_INDENT}other ssh servers, Tailscale SSH among them, do not read limits.conf: use sshd, or run a service",
+        "systemd-user": "systemd:    sudo systemctl edit user@.service, with these lines; then end all sessions, "
+        f"log in again\n{_INDENT}[Service]\n{_INDENT}LimitRTPRIO=95\n{_INDENT}LimitMEMLOCK=infinity",
+        "container": "container:  docker run --ulimit rtprio=95 --ulimit memlock=-1:-1 --cap-add=SYS_NICE "
+        "--cap-add=IPC_LOCK ...",
+    }
+    login = f"login:      sudo -i -u {_user()}   # a login of its own; or log out of everything and in again"
+    return f"{lines[how]}\n{login}" if how in lines else login
+
+
+def sysctl_fix(name: str, value: int) -> str:
+    """Return the lines that set a sysctl, now and for good."""
+    short = name.replace(".", "-")
+    return (
+        f"now:        sudo sysctl {name}={value}\n"
+        f"for good:   echo {name}={value} | sudo tee /etc/sysctl.d/99-{short}.conf"
+    )
+
+
+def boot_fix(arguments: str, distribution: str = "", *, is_raspberry_pi: bool = False) -> str:
+    """Return the lines that add to the kernel's command line.
+
+    Parameters
+    ----------
+    arguments : str
+        What to add.
+    distribution : str
+        ID and ID_LIKE of ``/etc/os-release``.
+    is_raspberry_pi : bool
+        Whether the machine boots as a Raspberry Pi does.
+    """
+    known = distribution.split()
+    if is_raspberry_pi:
+        return f"boot:       sudo sed -i '1s/$/ {arguments}/' /boot/firmware/cmdline.txt && sudo reboot"
+    if "debian" in known or "ubuntu" in known:
+        return (
+            f"""boot:       echo 'GRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX {arguments}"' | """
+            "sudo tee /etc/default/grub.d/99-rtloop.cfg\n"
+            f"{_INDENT}sudo update-grub && sudo reboot"
+        )
+    if "fedora" in known or "rhel" in known:
+        return f'boot:       sudo grubby --update-kernel=ALL --args="{arguments}" && sudo reboot'
+    return f"boot:       add to the kernel's command line: {arguments}"
+
+
+def kernel_fix(distribution: str = "", machine: str = "x86_64", *, is_raspberry_pi: bool = False) -> str:
+    """Return the lines that install a PREEMPT_RT kernel; `machine` is that of uname(2)."""
+    known = distribution.split()
+    if "ubuntu" in known:
+        variant = " --variant=raspi" if is_raspberry_pi else ""
+        return (
+            f"Ubuntu:     sudo pro attach && sudo pro enable realtime-kernel{variant}   # LTS releases, Ubuntu Pro\n"
+            f"{_INDENT}sudo apt install ubuntu-realtime   # 25.10 and newer"
+        )
+    if is_raspberry_pi:
+        return (
+            "Raspberry Pi OS, 64 bit:\n"
+            f"{_INDENT}sudo apt install linux-image-rpi-v8-rt && sudo reboot   # where apt has it; else build "
+            "the kernel with CONFIG_PREEMPT_RT=y"
+        )
+    if "debian" in known:
+        name = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "armmp"}.get(machine, machine)
+        return f"Debian:     sudo apt install linux-image-rt-{name} && sudo reboot"
+    if "arch" in known:
+        return "Arch:       sudo pacman -S linux-rt   # and choose it in the boot loader"
+    if "rhel" in known:
+        return "RHEL:       sudo dnf install kernel-rt   # from the repository of RHEL for Real Time"
+    return "a kernel with CONFIG_PREEMPT_RT=y; from 6.12 on it is in the mainline"
+
+
+def isolation_fix(cpus: str, distribution: str = "", *, is_raspberry_pi: bool = False) -> str:
+    """Return the lines that keep CPUs free of ordinary threads, ticks and interrupts; `cpus` is a kernel CPU list."""
+    arguments = f"isolcpus=managed_irq,domain,{cpus} nohz_full={cpus} rcu_nocbs={cpus}"
+    return boot_fix(arguments, distribution, is_raspberry_pi=is_raspberry_pi)
+
+
+def interrupt_fix(interrupts: list[int], cpus: str) -> str:
+    """Return the lines that move interrupts to other CPUs; `cpus` is the kernel CPU list of those."""
+    if len(interrupts) > 8:
+        numbers = " ".join(str(number) for number in interrupts)
+        now = f"for i in {numbers}; do echo {cpus} | sudo tee /proc/irq/$i/smp_affinity_list; done"
+    else:
+        paths = " ".join(f"/proc/irq/{number}/smp_affinity_list" for number in interrupts)
+        now = f"echo {cpus} | sudo tee {paths}"
+    return (
+        f"now:        {now}\n"
+        f"boot:       irqaffinity={cpus} on the kernel's command line; isolcpus=managed_irq,... for those that a driver "
+        "manages, which cannot be moved"
+    )
+
+
+def governor_fix(*, is_raspberry_pi: bool = False) -> str:
+    """Return the lines that keep the CPUs' frequency up."""
+    now = (
+        "now:        echo performance | sudo tee /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor"
+        "   # needs the host, not a container"
+    )
+    if is_raspberry_pi:
+        return now + "\nfor good:   echo force_turbo=1 | sudo tee -a /boot/firmware/config.txt   # and a cooler"
+    return now + "\nfor good:   sudo tuned-adm profile latency-performance   # package tuned; or cpupower's service"

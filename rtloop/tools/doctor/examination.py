@@ -1,0 +1,80 @@
+"""The whole examination: every check, in the order in which it is shown."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from rtloop.system.check import Check
+from rtloop.tools.doctor import clocks, cpus, kernel, pages, power, probe, samples, session, surroundings, toolchain
+from rtloop.tools.doctor.clocks import ClockCost
+from rtloop.tools.doctor.machine import Machine
+from rtloop.tools.doctor.samples import Sample
+from rtloop.tools.doctor.toolchain import Toolchain
+
+__all__ = ["TOPICS", "Evidence", "examine", "gather"]
+
+#: Topics in the order in which they are shown, with their titles.
+TOPICS = {
+    "probe": "Tried: a loop with the default settings",
+    "session": "This session",
+    "kernel": "Kernel",
+    "scheduling": "Scheduling",
+    "machine": "Machine",
+    "cpus": "CPUs and interrupts",
+    "power": "Power",
+    "clock": "Clocks",
+    "memory": "Memory",
+    "python": "Python",
+    "measured": "Measured",
+}
+#: What the host of a container decides.
+_OF_THE_HOST = {"kernel", "machine", "cpus", "power", "clock", "memory"}
+
+_INTERVAL_S = 0.5
+
+
+class Evidence(NamedTuple):
+    """What takes more than reading a file: None, where it was not gathered."""
+
+    before: Sample | None = None
+    after: Sample | None = None
+    cost: ClockCost | None = None
+    tools: Toolchain | None = None
+    probe: dict[str, Any] | None = None
+
+
+def gather(machine: Machine, interval_s: float = _INTERVAL_S) -> Evidence:
+    """Look twice at the machine, `interval_s` apart, measure the clock, and run the experiment after that."""
+    before = samples.take_sample(machine)
+    time.sleep(interval_s)
+    after = samples.take_sample(machine)
+    return Evidence(before, after, clocks.measure_clock(), toolchain.read_toolchain(), probe.run_probe())
+
+
+def examine(machine: Machine, evidence: Evidence = Evidence()) -> list[Check]:
+    """Make every check, in the order of the topics."""
+
+    def all_checks() -> Iterator[Check]:
+        yield from probe.examine(evidence.probe)
+        yield from session.examine(machine)
+        yield from kernel.examine(machine)
+        yield from samples.examine(machine, evidence.before, evidence.after)
+        yield from surroundings.examine(machine, evidence.before, evidence.after)
+        yield from cpus.examine(machine)
+        yield from power.examine(machine)
+        yield from clocks.examine(machine, evidence.cost)
+        yield from pages.examine(machine)
+        if evidence.tools is not None:
+            yield from toolchain.examine(evidence.tools, machine.place.distribution)
+
+    checks = sorted(all_checks(), key=lambda check: list(TOPICS).index(check.topic))
+    return [_for_container(check) for check in checks] if machine.place.container else checks
+
+
+def _for_container(check: Check) -> Check:
+    """Say where the fix has to be made: a container cannot change its host."""
+    if not check.fix or check.topic not in _OF_THE_HOST:
+        return check
+    return check._replace(fix=f"on the host, not in the container:\n{check.fix}")
