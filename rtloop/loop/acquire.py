@@ -322,7 +322,7 @@ def refusal(name: str, grants: list[Grant]) -> SetupError:
         text = f"{name} was refused {len(refused)} things that it asked for:\n{text}"
     return setup_error(
         first.errno,
-        f"{text}\nOr run degraded: strict=False",
+        f"{text}\nMore about this machine: rtloop doctor\nOr run degraded: strict=False",
         memory_lock=is_memory,
         privilege=is_privilege,
         grants=tuple(grants),

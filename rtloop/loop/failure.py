@@ -53,7 +53,9 @@ def warn_degraded(grants: tuple[Grant, ...], name: str) -> None:
     refused = [grant for grant in grants if not grant.ok]
     if refused:
         text = describe_refused(*refused)
-        message = f"{name} runs degraded, for not everything was granted:\n{text}"
+        message = (
+            f"{name} runs degraded, for not everything was granted:\n{text}\nMore about this machine: rtloop doctor"
+        )
         warnings.warn(message, RTSetupWarning, stacklevel=2)
 
 

@@ -62,7 +62,7 @@ def locked_memory(limit: int, *, is_capable: bool) -> Check:
     unit = "" if limit == _INFINITY else " bytes"
     found = f"RLIMIT_MEMLOCK is {format_limit(limit)}{unit}"
     source = "getrlimit(2), /proc/thread-self/status"
-    why = "locked memory is never swapped out, so that a cycle does not fault; a finite limit makes later allocations fail"
+    why = "locked memory is not swapped out, so no cycle faults on it; under a finite limit later allocations fail"
     if is_capable:
         return Check("session", "locked memory", f"{found}, not applied with CAP_IPC_LOCK", source, "ok", why)
     found += " and CAP_IPC_LOCK is missing"

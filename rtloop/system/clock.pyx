@@ -25,10 +25,9 @@ cdef inline int64_t now() noexcept nogil:
 cdef double cost(int clock, bint is_bare) noexcept nogil:
     cdef timespec t
     cdef int64_t begin, least = -1, taken
-    cdef int i, k
-    for i in range(BATCHES):
+    for _ in range(BATCHES):
         begin = now()
-        for k in range(CALLS):
+        for _ in range(CALLS):
             if is_bare:
                 syscall(SYS_clock_gettime, <long>clock, &t)
             else:

@@ -12,6 +12,7 @@ __all__ = [
     "capability_fix",
     "cpuset_fix",
     "device_fix",
+    "for_container",
     "governor_fix",
     "group_runtime_fix",
     "interrupt_fix",
@@ -51,6 +52,32 @@ def _user() -> str:
         return str(os.getuid())
 
 
+def for_container(fix: str, container: str) -> str:
+    """Leave out of a fix the lines that are for somewhere else.
+
+    Parameters
+    ----------
+    fix : str
+        As the other functions return it.
+    container : str
+        ``"docker"``, ``"podman"``, ``"kubernetes"``; empty outside of a container. In any other kind all lines stay.
+    """
+    elsewhere = {
+        "": ("container:", "kubernetes:"),
+        "docker": ("login:", "systemd:", "kubernetes:"),
+        "podman": ("login:", "systemd:", "kubernetes:"),
+        "kubernetes": ("login:", "systemd:", "container:"),
+    }.get(container, ())
+    kept: list[str] = []
+    is_kept = True
+    for line in fix.splitlines():
+        if not line.startswith(" "):  # an indented line belongs to the one above
+            is_kept = not line.startswith(elsewhere)
+        if is_kept:
+            kept.append(line)
+    return "\n".join(kept)
+
+
 def limit_fix(limit: str, value: int = 0) -> str:
     """Return the lines that raise a limit, for a login, a systemd unit, a container and Kubernetes.
 
@@ -66,8 +93,7 @@ def limit_fix(limit: str, value: int = 0) -> str:
         f"login:      echo '{_user()} - {item} {login.format(v=value)}' | "
         "sudo tee -a /etc/security/limits.d/99-rtloop.conf   # then log in again\n"
         f"systemd:    in the unit's [Service] section\n{_INDENT}{directive}={unit.format(v=value)}\n"
-        f"container:  docker run {flags.format(v=value)} ...   # or podman; without root it passes on no more than "
-        "the user's own limits\n"
+        f"container:  docker run {flags.format(v=value)} ...   # or podman run\n"
         f"kubernetes: {pod}"
     )
 
@@ -212,8 +238,8 @@ def interrupt_fix(interrupts: list[int], cpus: str) -> str:
         now = f"echo {cpus} | sudo tee {paths}"
     return (
         f"now:        {now}\n"
-        f"boot:       irqaffinity={cpus} on the kernel's command line; isolcpus=managed_irq,... for those that a driver "
-        "manages, which cannot be moved"
+        f"boot:       irqaffinity={cpus} on the kernel's command line; isolcpus=managed_irq,... for those that "
+        "cannot be moved"
     )
 
 
@@ -225,4 +251,4 @@ def governor_fix(*, is_raspberry_pi: bool = False) -> str:
     )
     if is_raspberry_pi:
         return now + "\nfor good:   echo force_turbo=1 | sudo tee -a /boot/firmware/config.txt   # and a cooler"
-    return now + "\nfor good:   sudo tuned-adm profile latency-performance   # package tuned; or cpupower's service"
+    return f"{now}\nfor good:   sudo tuned-adm profile latency-performance   # package tuned"

@@ -18,6 +18,7 @@ __all__ = [
     "HugePool",
     "account",
     "default_page_size",
+    "fill_fix",
     "format_page",
     "huge_pool",
     "huge_pool_sizes",
@@ -93,15 +94,18 @@ def available_memory(meminfo: str = "/proc/meminfo") -> int | None:
 
 
 def _kilobytes(path: str, wanted: str) -> int:
-    for line in read_text(path).splitlines():
-        key, _, value = line.partition(":")
-        if key == wanted:
-            return int(value.split()[0]) << 10
+    try:
+        for line in read_text(path).splitlines():
+            key, _, value = line.partition(":")
+            if key == wanted:
+                return int(value.split()[0]) << 10
+    except (OSError, ValueError, IndexError):
+        pass
     return 0
 
 
-def reserve_fix(page_size: int, missing: int, pools: str = _POOLS, meminfo: str = "/proc/meminfo") -> str:
-    """Return the lines that add pages to a pool.
+def reserve_fix(page_size: int, missing: int) -> str:
+    """Return the lines that add pages to a pool of this machine.
 
     Parameters
     ----------
@@ -109,29 +113,35 @@ def reserve_fix(page_size: int, missing: int, pools: str = _POOLS, meminfo: str 
         Bytes of a page.
     missing : int
         How many more are needed.
-    pools, meminfo : str
-        Where the pools, and the default page size, are read.
     """
-    pool = huge_pool(page_size, pools)
-    megabytes = page_size >> 20
-    name = f"{megabytes >> 10}G" if megabytes >= 1024 else f"{megabytes}M" if megabytes else f"{page_size >> 10}K"
+    pool = huge_pool(page_size)
     if pool is None:
-        sizes = ", ".join(format_size(size) for size in huge_pool_sizes(pools)) or "none"
-        return f"boot:       hugepagesz={name} hugepages={missing}   # on the kernel's command line; now it has: {sizes}"
-    total = pool.total + missing
+        sizes = ", ".join(format_size(size) for size in huge_pool_sizes()) or "none"
+        argument = f"hugepagesz={_size_name(page_size)} hugepages={missing}"
+        return f"boot:       {argument}   # on the kernel's command line; now it has: {sizes}"
+    return fill_fix(pool, missing, is_default=page_size == default_page_size())
+
+
+def _size_name(page_size: int) -> str:
+    megabytes = page_size >> 20
+    return f"{megabytes >> 10}G" if megabytes >= 1024 else f"{megabytes}M" if megabytes else f"{page_size >> 10}K"
+
+
+def fill_fix(pool: HugePool, missing: int, *, is_default: bool) -> str:
+    """Return the lines that add `missing` pages to a pool; `is_default` is whether ``vm.nr_hugepages`` counts them."""
+    size, total = pool.page_size, pool.total + missing
     lines = []
-    if page_size == default_page_size(meminfo):
+    if is_default:
         lines.append(sysctl_fix("vm.nr_hugepages", total))
     else:
-        path = f"{_POOLS}/hugepages-{page_size >> 10}kB/nr_hugepages"
-        lines.append(f"now:        echo {total} | sudo tee {path}")
-    lines.append(f"boot:       hugepagesz={name} hugepages={total}   # on the kernel's command line")
-    if page_size >= 1 << 30:
+        lines.append(f"now:        echo {total} | sudo tee {_POOLS}/hugepages-{size >> 10}kB/nr_hugepages")
+    lines.append(f"boot:       hugepagesz={_size_name(size)} hugepages={total}   # on the kernel's command line")
+    if size >= 1 << 30:
         lines[-1] += "; a running machine seldom has so much memory in one piece"
     lines.append("container:  on the host; the pool is the machine's")
-    if megabytes:
-        unit = f"{name}i: {megabytes * missing}Mi"
-        lines.append(f"kubernetes: resources: {{limits: {{hugepages-{unit}, memory: 128Mi}}}}   # on a node with such a pool")
+    if size >= 1 << 20:
+        limits = f"hugepages-{_size_name(size)}i: {(size >> 20) * missing}Mi, memory: 128Mi"
+        lines.append(f"kubernetes: resources: {{limits: {{{limits}}}}}   # on a node with such a pool")
     return "\n".join(lines)
 
 

@@ -232,7 +232,8 @@ class _MemoryLock:
             mode,
             instead,
             ok=False,
-            detail=f"{cause.found}: with everything locked, later allocations, thread starts and stack growth would fail",
+            detail=f"{cause.found}: with everything locked, later allocations, thread starts and stack growth "
+            "would fail",
             fix=cause.fix + "\n" + advice,
             errno=errno.EPERM,
         )

@@ -8,16 +8,10 @@ from pathlib import Path
 import pytest
 
 from rtloop.system.cpu import format_cpu_list, isolated_cpus, mask_to_cpus, parse_cpu_list
+from rtloop.system.fixes import device_fix, for_container, limit_fix
 from rtloop.system.grant import Grant, describe_refused
 from rtloop.system.host import host_facts
-from rtloop.system.privilege import (
-    CAP_IPC_LOCK,
-    CAP_SYS_NICE,
-    device_fix,
-    has_capability,
-    limit_fix,
-    rt_group_runtime,
-)
+from rtloop.system.privilege import CAP_IPC_LOCK, CAP_SYS_NICE, has_capability, rt_group_file, rt_group_runtime
 
 
 @pytest.mark.parametrize(
@@ -62,6 +56,10 @@ def test_T8_a_control_group_without_real_time_is_found(tmp_path: Path) -> None:
     assert rt_group_runtime(str(cgroup), str(mount)) is None, "a kernel without RT_GROUP_SCHED"
     (group / "cpu.rt_runtime_us").write_text("0\n")
     assert rt_group_runtime(str(cgroup), str(mount)) == 0
+    assert rt_group_file(str(cgroup), str(mount)) == str(group / "cpu.rt_runtime_us")
+    cgroup.write_text("7:cpu,cpuacct:/docker/of/the/host\n")
+    (mount / "cpu.rt_runtime_us").write_text("950000\n")
+    assert rt_group_runtime(str(cgroup), str(mount)) == 950000, "in a container the root is the container's group"
     cgroup.write_text("0::/user.slice\n")
     assert rt_group_runtime(str(cgroup), str(mount)) is None, "version 2 control groups have no such limit"
 
@@ -76,7 +74,7 @@ def test_T8_a_control_group_without_real_time_is_found(tmp_path: Path) -> None:
 )
 def test_S1_the_fix_has_the_lines_for_login_systemd_and_container(limit: str, words: tuple[str, ...]) -> None:
     text = limit_fix(limit, 95)
-    for word in (*words, "login:", "systemd:", "container:"):
+    for word in (*words, "login:", "systemd:", "container:", "kubernetes:"):
         assert word in text
     assert "strict=False" not in text, "that is advice for a strict loop only"
     assert "setcap" not in text, "a capability on the interpreter would be everybody's"
@@ -97,6 +95,23 @@ def test_S1_the_fix_for_a_device_makes_the_group_and_passes_the_device_in() -> N
         "DeviceAllow=/dev/cpu_dma_latency rw", "docker run --device /dev/cpu_dma_latency",
     ):  # fmt: skip
         assert word in text, word
+
+
+@pytest.mark.parametrize(
+    ("container", "labels"),
+    [
+        ("", ["login:", "systemd:"]),
+        ("docker", ["container:"]),
+        ("podman", ["container:"]),
+        ("kubernetes", ["kubernetes:"]),
+        ("lxc", ["login:", "systemd:", "container:", "kubernetes:"]),
+    ],
+)
+def test_a_fix_keeps_what_is_for_here(container: str, labels: list[str]) -> None:
+    fix = limit_fix("RLIMIT_MEMLOCK") + "\nor lock less"
+    lines = for_container(fix, container).splitlines()
+    assert [line.split()[0] for line in lines if not line.startswith(" ")] == [*labels, "or"]
+    assert ("            LimitMEMLOCK=infinity" in lines) == ("systemd:" in labels), "with the lines that belong to it"
 
 
 def test_S1_a_line_for_a_systemd_unit_has_no_comment_behind_it() -> None:

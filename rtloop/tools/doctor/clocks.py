@@ -18,7 +18,7 @@ _SLOW = ("hpet", "acpi_pm", "jiffies", "refined-jiffies", "pit", "xen", "hyperv_
 
 
 class ClockCost(NamedTuple):
-    """What CLOCK_MONOTONIC costs, in nanoseconds: a call as a loop makes it, the bare system call; and its resolution."""
+    """What CLOCK_MONOTONIC costs, a call as a loop makes it and the bare system call, and its resolution; all in ns."""
 
     call_ns: float
     syscall_ns: float
@@ -55,7 +55,11 @@ def _source(machine: Machine) -> Check:
     if current not in _SLOW:
         return Check("clock", name, found + ", which is not known to be fast or slow", source, "note", why)
     better = [word for word in _GOOD if word in others]
-    fix = f"now:        echo {better[0]} | sudo tee {source}" if better else "boot:       tsc=reliable, and see dmesg | grep -i tsc"
+    fix = (
+        f"now:        echo {better[0]} | sudo tee {source}"
+        if better
+        else "boot:       tsc=reliable, and see dmesg | grep -i tsc"
+    )
     return Check("clock", name, found, source, "warn", why, fix)
 
 

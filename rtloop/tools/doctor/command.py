@@ -14,7 +14,7 @@ __all__ = ["doctor"]
 
 
 @click.command()
-@click.option("--measure", is_flag=True, help="Also measure the wake-up latency of an empty loop; its verdict joins in.")
+@click.option("--measure", is_flag=True, help="Also measure the wake-up latency of an empty loop.")
 @click.option(
     "--rate", metavar="RATE", callback=to_period, default="1kHz", show_default=True, help="The rate for --measure."
 )

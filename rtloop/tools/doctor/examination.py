@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from rtloop.system.check import Check
+from rtloop.system.fixes import for_container
 from rtloop.tools.doctor import clocks, cpus, kernel, pages, power, probe, samples, session, surroundings, toolchain
 from rtloop.tools.doctor.clocks import ClockCost
 from rtloop.tools.doctor.machine import Machine
@@ -53,7 +54,10 @@ def gather(machine: Machine, interval_s: float = _INTERVAL_S) -> Evidence:
     return Evidence(before, after, clocks.measure_clock(), toolchain.read_toolchain(), probe.run_probe())
 
 
-def examine(machine: Machine, evidence: Evidence = Evidence()) -> list[Check]:
+_NOTHING = Evidence()
+
+
+def examine(machine: Machine, evidence: Evidence = _NOTHING) -> list[Check]:
     """Make every check, in the order of the topics."""
 
     def all_checks() -> Iterator[Check]:
@@ -70,11 +74,11 @@ def examine(machine: Machine, evidence: Evidence = Evidence()) -> list[Check]:
             yield from toolchain.examine(evidence.tools, machine.place.distribution)
 
     checks = sorted(all_checks(), key=lambda check: list(TOPICS).index(check.topic))
-    return [_for_container(check) for check in checks] if machine.place.container else checks
+    return [_with_fix_for(machine.place.container, check) for check in checks]
 
 
-def _for_container(check: Check) -> Check:
-    """Say where the fix has to be made: a container cannot change its host."""
-    if not check.fix or check.topic not in _OF_THE_HOST:
-        return check
-    return check._replace(fix=f"on the host, not in the container:\n{check.fix}")
+def _with_fix_for(container: str, check: Check) -> Check:
+    """Keep of the fix what is for here, and say where to make it: a container cannot change its host."""
+    if container and check.fix and check.topic in _OF_THE_HOST:
+        return check._replace(fix=f"on the host, not in the container:\n{for_container(check.fix, '')}")
+    return check._replace(fix=for_container(check.fix, container))

@@ -87,9 +87,12 @@ def _version(machine: Machine) -> Check:
 
 
 def _fair_server(machine: Machine) -> Check:
-    name, why = "fair server", "from 6.12 on it takes its time from a real-time thread that leaves none to ordinary ones"
+    name, why = (
+        "fair server",
+        "from 6.12 on it takes time for ordinary threads from a real-time thread that never sleeps",
+    )
     version = parse.kernel_version(machine.release)
-    servers = {}
+    servers: dict[tuple[int, int], list[int]] = {}
     for cpu in machine.numbered(_FAIR_SERVER, "cpu"):
         runtime = machine.number(f"{_FAIR_SERVER}/cpu{cpu}/runtime")
         period = machine.number(f"{_FAIR_SERVER}/cpu{cpu}/period")
@@ -147,11 +150,12 @@ def _group_runtime(machine: Machine) -> Check:
 
 def _quota(machine: Machine) -> Check:
     name, source = "control group's CPU limit", "cpu.max, cpu.cfs_quota_us"
-    why = "it stops the ordinary threads of the group, Python's among them, for the rest of the period; not real-time ones"
+    why = "it stops the group's ordinary threads, Python's among them, for the rest of the period; not real-time ones"
     folders = _controller(machine, "cpu")
     if folders is None:
         return Check("scheduling", name, unread(), source, "note", why)
     found = []
+    hidden = ""
     for folder in folders:
         limit = parse.cpu_max(machine.text(f"{folder}/cpu.max"))
         file = f"{folder}/cpu.max"
@@ -159,10 +163,16 @@ def _quota(machine: Machine) -> Check:
             quota = machine.number(f"{folder}/cpu.cfs_quota_us")
             period = machine.number(f"{folder}/cpu.cfs_period_us")
             if quota is None or not period:
+                for name_ in ("cpu.max", "cpu.cfs_quota_us", "cpu.cfs_period_us"):
+                    if machine.exists(f"{folder}/{name_}") and parse.number(machine.text(f"{folder}/{name_}")) is None:
+                        hidden = f"{folder}/{name_}"
                 continue
             limit, file = (quota, period), f"{folder}/cpu.cfs_quota_us"
         if limit[0] >= 0:
             found.append((limit[0] / limit[1], limit, file))
+    found = [entry for entry in found if entry[0] < (len(machine.online) or 1 << 16)]
+    if not found and hidden:
+        return Check("scheduling", name, unread(machine.read(hidden)[1]), hidden, "note", why)
     if not found:
         return Check("scheduling", name, "none", source, "ok", why)
     cpus, (quota, period), file = min(found)
@@ -175,27 +185,35 @@ def _quota(machine: Machine) -> Check:
     return Check("scheduling", name, text, file, "warn", why, fix)
 
 
+def _group_cpus(machine: Machine) -> tuple[int, ...] | None:
+    """Return the CPUs of this process's cpuset, all that are online where it has none; None is not known."""
+    folders = _controller(machine, "cpuset")
+    if folders is None:
+        return None
+    for folder in folders:
+        for name in ("cpuset.cpus.effective", "cpuset.effective_cpus"):  # versions 2 and 1
+            if machine.exists(f"{folder}/{name}"):
+                return parse.cpu_list(machine.text(f"{folder}/{name}")) or None
+    return machine.online
+
+
 def _cpuset(machine: Machine) -> Check:
-    name, source = "CPUs of this process", "Cpus_allowed_list in /proc/self/status"
+    name, source = "CPUs of this process", "Cpus_allowed_list in /proc/self/status, cpuset.cpus.effective"
     why = "a loop runs on no CPU that its cpuset or its affinity leaves out"
     text = machine.status.get("Cpus_allowed_list", "")
-    allowed = parse.cpu_list(text) if text else None
+    allowed = set(parse.cpu_list(text) or ())
     if not allowed or not machine.online:
         return Check("scheduling", name, unread(), source, "note", why)
     online, isolated = set(machine.online), set(machine.isolated)
-    everywhere = f"{format_cpu_list(allowed)} of {format_cpu_list(online)}"
-    if isolated and not isolated & set(allowed):
-        fix = cpuset_fix(format_cpu_list(allowed))
-        # The kernel starts every process off the isolated CPUs; only a cpuset keeps it from going there.
-        group = [parse.cpu_list(machine.text(f"{folder}/cpuset.cpus.effective") or "") for folder in
-                 (_controller(machine, "cpuset") or [])[:1]]  # fmt: skip
-        if group and group[0] and isolated & set(group[0]):
-            return Check("scheduling", name, f"{everywhere}; may move to isolated {format_cpu_list(isolated)}",
-                         source, "ok", why)  # fmt: skip
-        if group and group[0]:
-            return Check("scheduling", name, f"{everywhere}; the isolated {format_cpu_list(isolated)} are not in its "
-                         "cpuset", source, "warn", why, fix)  # fmt: skip
-        return Check("scheduling", name, f"{everywhere}; isolated: {format_cpu_list(isolated)}", source, "ok", why)
-    if online - isolated - set(allowed):
-        return Check("scheduling", name, everywhere, source, "note", why)
-    return Check("scheduling", name, everywhere, source, "ok", why)
+    found = f"{format_cpu_list(allowed)} of {format_cpu_list(online)}"
+    if not isolated or isolated & allowed:
+        verdict = "note" if online - isolated - allowed else "ok"
+        return Check("scheduling", name, found, source, verdict, why)
+    # The kernel starts every process off the isolated CPUs; only a cpuset keeps it from going there.
+    group, there = _group_cpus(machine), format_cpu_list(isolated)
+    if group is None:
+        return Check("scheduling", name, f"{found}; the cpuset {unread()}", source, "note", why)
+    if isolated & set(group):
+        return Check("scheduling", name, f"{found}; may move to isolated {there}", source, "ok", why)
+    found += f"; the isolated {there} are not in its cpuset"
+    return Check("scheduling", name, found, source, "warn", why, cpuset_fix(format_cpu_list(allowed)))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from rtloop.system.check import Check
 from rtloop.system.fixes import sysctl_fix
-from rtloop.system.hugepages import HugePool, default_page_size, format_page, huge_pool, huge_pool_sizes, reserve_fix
+from rtloop.system.hugepages import HugePool, default_page_size, fill_fix, format_page, huge_pool, huge_pool_sizes
 from rtloop.tools.doctor import parse
 from rtloop.tools.doctor.machine import Machine, unread
 from rtloop.units import format_size
@@ -141,11 +141,7 @@ def _pool(machine: Machine) -> Check:
     filled = [f"{pool.available} of {format_page(pool.page_size, pool.total)} free" for pool in pools if pool.total]
     if filled:
         return Check("memory", name, "; ".join(filled), folder, "ok", why)
-    meminfo = f"{machine.root}/proc/meminfo"
-    try:
-        default = default_page_size(meminfo)
-    except (OSError, ValueError):
-        default = 0
-    size = default if default in {pool.page_size for pool in pools} else pools[0].page_size
-    fix = reserve_fix(size, max(1, (64 << 20) // size), f"{machine.root}{folder}", meminfo)
+    default = default_page_size(f"{machine.root}/proc/meminfo")
+    pool = next((pool for pool in pools if pool.page_size == default), pools[0])
+    fix = fill_fix(pool, max(1, (64 << 20) // pool.page_size), is_default=pool.page_size == default)
     return Check("memory", name, "empty, which matters to HugeBuffer alone", folder, "note", why, fix)

@@ -142,7 +142,7 @@ def capabilities(text: str) -> set[str] | None:
 
 
 class Limit(NamedTuple):
-    """A line of limits.conf(5): for whom, ``soft``, ``hard`` or ``-``, which item, and its value (UNLIMITED for none)."""
+    """A line of limits.conf(5): for whom, ``soft``, ``hard`` or ``-``, which item, its value (UNLIMITED for none)."""
 
     domain: str
     kind: str

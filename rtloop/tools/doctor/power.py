@@ -52,7 +52,9 @@ def _governor(machine: Machine) -> Check:
 
 def _idle_states(machine: Machine) -> Check:
     name, source = "idle states", f"{_CPU}/cpu*/cpuidle/state*"
-    why = "a CPU that wakes from a deep idle state is late by its exit latency; a loop holds /dev/cpu_dma_latency against it"
+    why = (
+        "a CPU that leaves a deep idle state is late by its exit latency; a loop holds /dev/cpu_dma_latency against it"
+    )
     deepest: tuple[int, str] = (-1, "")
     for cpu in machine.online:
         folder = f"{_CPU}/cpu{cpu}/cpuidle"
@@ -84,5 +86,3 @@ def _dma_latency(machine: Machine) -> Check:
         return Check("power", name, unread(reason), source, "note", why)
     bound = int.from_bytes(data, "little", signed=True)
     return Check("power", name, "none now" if bound >= _NO_BOUND_US else f"{bound} us now", source, "ok", why)
-
-

@@ -32,7 +32,7 @@ print(json.dumps({"cycles": stats.cycles, "grants": [grant.to_dict() for grant i
 #: The grants that decide, what a person calls them, and why they matter.
 _SHOWN = {
     "policy": ("real-time thread", "sched_setattr(2)", "an ordinary thread waits for all the others"),
-    "memory_lock": ("locking all memory", "mlockall(2)", "a page that is not locked can be missing in the middle of a cycle"),
+    "memory_lock": ("locking all memory", "mlockall(2)", "a page that is not locked can be missing in a cycle"),
     "dma_latency": (
         "holding idle states", "/dev/cpu_dma_latency",
         "a CPU that wakes from a deep idle state is late by its exit latency",
@@ -94,4 +94,12 @@ def _grants(grants: Iterable[Grant]) -> Iterator[Check]:
         if grant.ok:
             yield Check("probe", label, found, source, "ok", why)
         else:
-            yield Check("probe", label, f"refused: {grant.detail}", source, "fail", why, grant.fix)
+            yield Check(
+                "probe",
+                label,
+                f"asked {grant.requested}, granted {grant.granted}: {grant.detail}",
+                source,
+                "fail",
+                why,
+                grant.fix,
+            )

@@ -47,17 +47,32 @@ def summary(checks: Sequence[Check]) -> str:
     return f"{figures}: {conclusion}."
 
 
-def remedies(checks: Iterable[Check], verdict: str) -> list[tuple[list[Check], str]]:
-    """Return the checks of one verdict, those with the same fix together, and the fix."""
+def remedies(checks: Iterable[Check]) -> list[tuple[list[Check], str]]:
+    """Return the checks that are not ok, those with the same fix together, the worst first; and the fix.
+
+    A fix that another one only adds lines to is the same. Those without a fix come last among their equals.
+    """
     found: dict[str, list[Check]] = {}
-    alone = []
-    for check in checks:
-        if check.verdict == verdict:
-            if check.fix:
-                found.setdefault(check.fix, []).append(check)
-            else:
-                alone.append(([check], ""))
-    return [(together, fix) for fix, together in found.items()] + alone
+    alone: list[tuple[list[Check], str]] = []
+    for check in sorted(checks, key=_severity):
+        if check.verdict == "ok":
+            continue
+        if not check.fix:
+            alone.append(([check], ""))
+            continue
+        same = next((fix for fix in found if _is_part(check.fix, fix) or _is_part(fix, check.fix)), check.fix)
+        together = found.pop(same, [])
+        found[max(same, check.fix, key=len)] = [*together, check]
+    groups = [(together, fix) for fix, together in found.items()] + alone
+    return sorted(groups, key=lambda group: (_severity(group[0][0]), not group[1]))
+
+
+def _severity(check: Check) -> int:
+    return -VERDICTS.index(check.verdict)
+
+
+def _is_part(less: str, more: str) -> bool:
+    return more == less or more.startswith(less + "\n")
 
 
 def print_page(console: Console, checks: Sequence[Check], *, verbose: bool = False) -> None:
@@ -74,20 +89,20 @@ def print_page(console: Console, checks: Sequence[Check], *, verbose: bool = Fal
     """
     from rich.markup import escape
 
+    width = max((len(check.name) for check in checks), default=0)
     for topic, group in groupby(checks, lambda check: check.topic):
         console.print(f"\n[bold]{TOPICS[topic]}[/]")
-        console.print(_table(list(group), verbose=verbose))
-    verdicts = ("fail", "warn", "note") if verbose else ("fail", "warn")
-    for verdict in verdicts:
-        found = remedies(checks, verdict)
-        if not found:
+        console.print(_table(list(group), width, verbose=verbose))
+    shown = ("fail", "warn", "note") if verbose else ("fail", "warn")
+    for verdict, groups in groupby(remedies(checks), lambda group: group[0][0].verdict):
+        if verdict not in shown:
             continue
         console.print(f"\n[{_STYLES[verdict]}]{verdict.upper()}[/]: {_MEANINGS[verdict]}", highlight=False)
-        for together, fix in found:
+        for together, fix in groups:
             console.print()
             for check in together:
-                text = f"[{_STYLES[verdict]}]{escape(check.name)}[/]: {escape(check.found)}  [dim]\\[{escape(check.source)}][/]"
-                console.print(text, highlight=False)
+                text = f"[{_STYLES[check.verdict]}]{escape(check.name)}[/]: {escape(check.found)}"
+                console.print(f"{text} [dim]({escape(check.source)})[/]", highlight=False)
             console.print(together[0].why, highlight=False, markup=False)
             for line in fix.splitlines():
                 console.print(f"    {line}", highlight=False, markup=False, soft_wrap=True)  # lines to paste stay whole
@@ -96,17 +111,17 @@ def print_page(console: Console, checks: Sequence[Check], *, verbose: bool = Fal
         console.print("--verbose tells of the notes, too: why, where it was read, and what to do.", style="dim")
 
 
-def _table(checks: Sequence[Check], *, verbose: bool) -> Table:
+def _table(checks: Sequence[Check], width: int, *, verbose: bool) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD if verbose else None, show_header=verbose, padding=(0, 2, 0, 0))
     table.add_column("", width=4)
-    table.add_column("check", min_width=24)
-    table.add_column("found", ratio=3)
+    table.add_column("check", width=width, overflow="fold")
+    table.add_column("found", ratio=3, overflow="fold")
     if verbose:
-        table.add_column("read from", ratio=1, style="dim")
+        table.add_column("read from", ratio=2, style="dim", overflow="fold")
         table.add_column("why", ratio=2)
     for check in checks:
         row = [Text(check.verdict, _STYLES[check.verdict]), Text(check.name), Text(check.found)]
@@ -141,20 +156,18 @@ def make_markdown(checks: Sequence[Check]) -> str:
         lines += ["", f"### {TOPICS[topic]}", "", "| | check | found | read from |", "|---|---|---|---|"]
         for check in group:
             verdict = check.verdict if check.verdict in ("ok", "note") else f"**{check.verdict}**"
-            lines.append("| " + " | ".join(map(_cell, (verdict, check.name, check.found, check.source))) + " |")
+            lines.append(f"| {verdict} | " + " | ".join(map(_cell, (check.name, check.found, check.source))) + " |")
     lines += ["", "### What to do"]
-    for verdict in ("fail", "warn", "note"):
-        for together, fix in remedies(checks, verdict):
-            if not fix:
-                continue
+    for together, fix in remedies(checks):
+        if fix:
             names = ", ".join(_cell(check.name) for check in together)
-            lines += ["", f"**{verdict}: {names}**. {_cell(together[0].why)}.", "", "```", *fix.splitlines(), "```"]
+            lines += ["", f"**{together[0].verdict}: {names}**. {_cell(together[0].why)}."]
+            lines += ["", "```", *fix.splitlines(), "```"]
     return "\n".join(lines)
 
 
 def _cell(text: str) -> str:
     """Keep a text from being taken for Markdown or HTML."""
     for mark in ("\\", "|", "<", "*", "_", "`", "["):
-        if mark != "*" or text.strip("*") == text:
-            text = text.replace(mark, f"\\{mark}") if mark != "<" else text.replace("<", "&lt;")
+        text = text.replace(mark, f"\\{mark}")
     return " ".join(text.split())

@@ -51,7 +51,7 @@ def take_sample(machine: Machine) -> Sample:
 
 
 def busy_tasks(before: Sample, after: Sample) -> list[tuple[float, Task, int]]:
-    """Return the real-time threads that are in both samples, with their share of a CPU in between, busiest first."""
+    """Return the real-time threads of both samples, with their share of a CPU in between, busiest first."""
     seconds = max(after.seconds - before.seconds, 1e-9)
     shares = [
         ((run_ns - before.tasks[tid][2]) / 1e9 / seconds, task, pid)
@@ -64,7 +64,7 @@ def busy_tasks(before: Sample, after: Sample) -> list[tuple[float, Task, int]]:
 def examine(machine: Machine, before: Sample | None, after: Sample | None) -> Iterator[Check]:
     """Yield what can be said of the real-time threads that run already."""
     name, source = "other real-time threads", "/proc/*/task/*/stat, schedstat"
-    why = "a real-time thread that does not sleep keeps its CPU from all of lower priority, and from the rest of the system"
+    why = "a real-time thread that does not sleep keeps its CPU from everything below its priority"
     if before is None or after is None or not machine.numbered("/proc"):
         yield Check("scheduling", name, unread(), source, "note", why)
         return
@@ -82,8 +82,8 @@ def examine(machine: Machine, before: Sample | None, after: Sample | None) -> It
     for share, task, pid in hogs:
         rank = f" {task.priority}" if task.policy != 6 else ""
         found = (
-            f"{task.name} (pid {pid}, tid {task.tid}, {_POLICIES[task.policy]}{rank}) used {100 * share:.0f} % of a CPU "
-            f"in {seconds:.1f} s, lastly CPU {task.cpu}"
+            f"{task.name} (pid {pid}, tid {task.tid}, {_POLICIES[task.policy]}{rank}) took {100 * share:.0f} % of a "
+            f"CPU in {seconds:.1f} s, lastly CPU {task.cpu}"
         )
         fix = (
             f"now:        sudo chrt --other --pid 0 {task.tid}   # makes it an ordinary thread"

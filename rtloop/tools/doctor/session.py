@@ -1,9 +1,10 @@
-"""This session: the limits and capabilities that it has, and those that it should have got at its login."""
+"""The session: the limits and capabilities that it has, and those that it should have got at its login."""
 
 from __future__ import annotations
 
 import resource
 from collections.abc import Iterator
+from contextlib import suppress
 
 from rtloop.system import causes
 from rtloop.system.check import Check
@@ -116,12 +117,15 @@ def _pam(
     uid = parse.number((machine.status.get("Uid", "").split() or [""])[0])
     if uid is None:
         return Check("session", name, unread(), source, "note", why)
-    user = parse.user_name(machine.text("/etc/passwd"), uid) or machine.env.get("USER", str(uid))
+    user = _user(machine, uid)
+    if user is None:
+        return Check("session", name, f"the name of user {uid} {unread()}", "/etc/passwd", "note", why)
     gids = {parse.number(word) for word in machine.status.get("Groups", "").split()}
     groups = parse.group_names(machine.text("/etc/group"), {gid for gid in gids if gid is not None}, user)
     if not files:
         return Check("session", name, unread("no limits.conf"), source, "note", why)
 
+    hidden = [path for path in paths if path not in files]
     on_disk, missed = [], []
     for item, scale, now, capability in (
         ("rtprio", 1, priority, "SYS_NICE"),
@@ -135,13 +139,27 @@ def _pam(
         if now is not None and capability not in honoured and _exceeds(value, now[0], scale):
             missed.append(f"{item} {_pam_value(now[0] if now[0] < 0 else now[0] // scale)}")
     if not on_disk:
-        return Check("session", name, f"nothing for {user}", source, "ok", why)
+        found = f"nothing for {user}" + (f"; {', '.join(hidden)} {unread()}" if hidden else "")
+        return Check("session", name, found, source, "note" if hidden else "ok", why)
     found = f"for {user}: {', '.join(on_disk)}"
     if not missed:
+        if priority is None or memory is None:
+            return Check("session", name, f"{found}; the session's own limits {unread()}", source, "note", why)
         return Check("session", name, found, source, "ok", why)
     how, evidence = _how_it_began(machine)
     found += f"; this session has {', '.join(missed)}" + (f": {evidence}" if evidence else "")
     return Check("session", name, found, source, "warn", why, login_fix(how))
+
+
+def _user(machine: Machine, uid: int) -> str | None:
+    """Return the name of a user; of this machine's also where it is not in the file."""
+    found = "root" if uid == 0 else parse.user_name(machine.text("/etc/passwd"), uid)
+    if found is None and not machine.root:
+        import pwd
+
+        with suppress(KeyError):
+            return pwd.getpwuid(uid).pw_name
+    return found
 
 
 def _pam_value(value: int) -> str:
@@ -203,7 +221,9 @@ def _has_pam_limits(machine: Machine, service: str, depth: int = 0) -> bool:
         words = line.partition("#")[0].split() if not line.startswith("@include") else line.split()
         if any("pam_limits" in word for word in words):
             return True
-        included = words[1:2] if words[:1] == ["@include"] else words[2:3] if words[1:2] in (["include"], ["substack"]) else []
+        included = (
+            words[1:2] if words[:1] == ["@include"] else words[2:3] if words[1:2] in (["include"], ["substack"]) else []
+        )
         if included and depth < 4 and _has_pam_limits(machine, included[0], depth + 1):
             return True
     return False

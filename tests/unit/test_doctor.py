@@ -1,0 +1,416 @@
+"""What the doctor makes of several machines, from texts as they write them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rtloop.system.check import VERDICTS, Check
+from rtloop.tools.doctor import samples
+from rtloop.tools.doctor.clocks import ClockCost
+from rtloop.tools.doctor.examination import TOPICS, Evidence, examine
+from rtloop.tools.doctor.machine import Machine
+from rtloop.tools.doctor.probe import examine as examine_probe
+from rtloop.tools.doctor.probe import run_probe
+from rtloop.tools.doctor.toolchain import Toolchain, read_toolchain
+
+MACHINES = sorted(path for path in (Path(__file__).parent / "machines").iterdir() if path.suffix != ".md")
+
+
+def files_of(path: Path) -> dict[str, str]:
+    """Read a captured machine: the text of each file by its path, or what follows its path in the header."""
+    files: dict[str, str] = {}
+    for part in ("\n" + path.read_text()).split("\n==> ")[1:]:
+        header, _, text = part.partition("\n")
+        name, blank, rest = header.partition(" ")
+        files[name] = f"\0{rest}" if blank else text
+    return files
+
+
+def unpack(files: dict[str, str], root: Path) -> Machine:
+    """Write a machine's files below a folder, and return the machine there."""
+    env = dict(line.partition("=")[::2] for line in files.get("env", "").splitlines())
+    for name, text in files.items():
+        if name.startswith("/"):
+            path = root / name.lstrip("/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if text.startswith("\0-> "):
+                path.symlink_to(text[4:])
+            elif text == "\0!":
+                path.symlink_to(path.name)  # to itself: there, and nobody can read it, not even root
+            else:
+                path.write_text(text + "\n")
+    return Machine(str(root), env, files.get("uname", "x86_64").strip())
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Callable[..., Machine]:
+    """One of the machines, by name, with some of its files replaced, or taken away (None)."""
+
+    def make(name: str, /, **changes: str | None) -> Machine:
+        files = files_of(Path(__file__).parent / "machines" / name)
+        for key, text in changes.items():
+            if text is None:
+                del files[key]
+            else:
+                files[key] = text
+        return unpack(files, tmp_path)
+
+    return make
+
+
+def by_name(checks: list[Check]) -> dict[str, Check]:
+    found = {check.name: check for check in checks if check.topic != "probe"}
+    assert len(found) == len([check for check in checks if check.topic != "probe"]), "two checks with one name"
+    return found
+
+
+#: For each machine: check, verdict, what the finding says, what the fix says.
+EXPECTED = {
+    "microvm": [
+        ("preemption", "warn", "PREEMPT_DYNAMIC, none unless changed since", "linux-image-rt-amd64"),
+        ("version", "ok", "6.18.44", ""),
+        ("real-time priority", "ok", "RLIMIT_RTPRIO is 0, not applied with CAP_SYS_NICE", ""),
+        ("locked memory", "ok", "RLIMIT_MEMLOCK is 8388608 bytes, not applied with CAP_IPC_LOCK", ""),
+        ("capabilities", "ok", "CAP_SYS_NICE, CAP_IPC_LOCK; missing: CAP_SYS_RESOURCE", ""),
+        ("limits of the login", "ok", "nothing for root", ""),
+        ("control group's real-time runtime", "ok", "950000 us", ""),
+        ("control group's CPU limit", "ok", "none", ""),
+        ("fair server", "note", "could not be read (No such file or directory)", ""),
+        ("container", "ok", "none", ""),  # though /.dockerenv is there
+        ("virtual machine", "warn", "KVM", "pin"),
+        ("stolen time", "ok", "0.0", ""),
+        ("interrupts", "note", "2, and no isolated CPU", ""),
+        ("isolated CPUs", "note", "none of 0-1", "isolcpus=managed_irq,domain,1 nohz_full=1 rcu_nocbs=1"),
+        ("idle states", "ok", "haltpoll idle, 1 us", ""),
+        ("frequency governor", "note", "no frequency scaling is visible", ""),
+        ("clocksource", "ok", "tsc (also there: kvm-clock)", ""),
+        ("compaction of locked pages", "warn", "allowed", "vm.compact_unevictable_allowed=0"),
+        ("huge page pool", "note", "empty", "vm.nr_hugepages=32"),
+    ],
+    "rt-desktop": [
+        ("preemption", "ok", "PREEMPT_RT", ""),
+        ("real-time priority", "ok", "RLIMIT_RTPRIO is 95 and CAP_SYS_NICE is missing", ""),
+        ("locked memory", "ok", "RLIMIT_MEMLOCK is unlimited", ""),
+        ("limits of the login", "ok", "for ada: rtprio 95 (99-realtime.conf), memlock unlimited (99-", ""),
+        ("real-time throttling", "note", "off", ""),
+        ("fair server", "ok", "50 ms of each 1 s on CPUs 0-1", ""),
+        ("control group's real-time runtime", "ok", "not limited", ""),
+        ("CPUs of this process", "ok", "0-1 of 0-3", ""),
+        ("container", "ok", "none", ""),
+        ("virtual machine", "ok", "none", ""),
+        ("isolated CPUs", "ok", "2-3 of 0-3 (domain, managed_irq)", ""),
+        ("nohz_full", "ok", "2-3", ""),
+        ("rcu_nocbs", "ok", "2-3", ""),
+        ("interrupts", "warn", "1 of 2 may come to isolated CPUs 2-3: 124 (nvme0q3)", "echo 0-1 | sudo tee /proc/irq"),
+        ("irqbalance", "ok", "CPUs banned", ""),
+        ("threads per core", "ok", "1", ""),
+        ("frequency governor", "ok", "performance, 0.80 to 3.50 GHz", ""),
+        ("idle states", "ok", "C1, 2 us", ""),
+        ("timer resolution", "ok", "high-resolution timers are built in", ""),
+        ("transparent huge pages", "ok", "never", ""),
+        ("khugepaged", "ok", "idle", ""),
+        ("compaction of locked pages", "ok", "not allowed", ""),
+        ("huge page pool", "ok", "56 of 64 pages of 2 MiB free", ""),
+    ],
+    "laptop": [
+        ("preemption", "warn", "PREEMPT_DYNAMIC, mode could not be read", "pro enable realtime-kernel   #"),
+        ("real-time priority", "fail", "RLIMIT_RTPRIO is 0 and CAP_SYS_NICE is missing", "rtprio 95"),
+        ("locked memory", "fail", "RLIMIT_MEMLOCK is 67108864 bytes and CAP_IPC_LOCK is missing", "memlock unlimited"),
+        ("limits of the login", "warn", "for ada: rtprio 95 (99-realtime.conf), memlock unlimited (99-realtime.conf); "
+         "this session has rtprio 0, memlock 65536: it belongs to user@.service", "systemctl edit user@.service"),
+        ("fair server", "ok", "none in this kernel", ""),
+        ("isolated CPUs", "note", "none of 0-3", "GRUB_CMDLINE_LINUX"),
+        ("irqbalance", "note", "runs", "disable --now irqbalance"),
+        ("threads per core", "note", "2", "nosmt"),
+        ("frequency governor", "warn", "powersave, 0.40 to 4.70 GHz", "scaling_governor"),
+        ("idle states", "note", "C10, 890 us to leave it (intel_idle)", "intel_idle.max_cstate=1"),
+        ("idle latency bound", "note", "could not be read", ""),
+        ("transparent huge pages", "warn", "always", "echo madvise"),
+        ("khugepaged", "warn", "at all memory", "echo madvise"),
+        ("same-page merging (KSM)", "warn", "runs", "echo 2"),
+        ("swap", "note", "512 MiB of 2 GiB used, on /swap.img; swappiness 60", "swapoff"),
+    ],
+    "raspberry-pi": [
+        ("machine", "ok", "Raspberry Pi 4 Model B Rev 1.4, 4 CPUs", ""),
+        ("preemption", "warn", "full", "Raspberry Pi OS"),
+        ("real-time priority", "ok", "RLIMIT_RTPRIO is 95", ""),
+        ("real-time CPU time", "warn", "RLIMIT_RTTIME is 200000 us without blocking", "rttime unlimited"),
+        ("limits of the login", "ok", "for pi: rtprio 95 (limits.conf)", ""),
+        ("virtual machine", "ok", "none", ""),
+        ("isolated CPUs", "note", "none of 0-3", "/boot/firmware/cmdline.txt"),
+        ("frequency governor", "warn", "ondemand, 0.60 to 1.80 GHz", "force_turbo=1"),
+        ("clocksource", "ok", "arch_sys_counter", ""),
+        ("NUMA balancing", "note", "could not be read (No such file or directory)", ""),
+    ],
+    "container": [
+        ("container", "note", "docker", ""),
+        ("virtual machine", "warn", "Amazon EC2", "on the host, not in the container"),
+        ("preemption", "warn", "PREEMPT_DYNAMIC, full by the kernel's command line", "on the host, not in"),
+        ("stolen time", "warn", "5.00 % since boot", "host:"),
+        ("real-time priority", "fail", "RLIMIT_RTPRIO is 0", "container:  docker run --ulimit rtprio=95"),
+        ("locked memory", "fail", "RLIMIT_MEMLOCK is 65536 bytes", "docker run --ulimit memlock=-1:-1"),
+        ("limits of the login", "warn", "a docker container does not read limits.conf", "docker run"),
+        ("control group's CPU limit", "warn", "1.50 CPUs: 150000 of each 100000 us", "without --cpus"),
+        ("CPUs of this process", "warn", "the isolated 2-3 are not in its cpuset", "--cpuset-cpus"),
+        ("threads per core", "warn", "2; 0-1 share cores with isolated CPUs", "nosmt"),
+        ("nohz_full", "note", "none; the isolated 2-3 are not in it", "nohz_full=2-3"),
+        ("clocksource", "warn", "xen", "echo tsc"),
+        ("same-page merging (KSM)", "note", "could not be read", ""),
+        ("transparent huge pages", "note", "could not be read", ""),
+    ],
+    "server": [
+        ("preemption", "ok", "PREEMPT_RT", ""),
+        ("version", "warn", "4.18.0", ""),
+        ("real-time throttling", "warn", "500000 of each 1000000 us (50 %)", "kernel.sched_rt_runtime_us=950000"),
+        ("control group's real-time runtime", "fail", "no real-time runtime", "cpu/user.slice/cpu.rt_runtime_us"),
+        ("control group's CPU limit", "warn", "4.00 CPUs", "CPUQuota="),
+        ("limits of the login", "warn", "sshd_config says UsePAM no", "UsePAM yes"),
+        ("isolated CPUs", "note", "none of 0-7", "grubby"),
+        ("NUMA nodes", "note", "2 (0: 0-3, 1: 4-7)", "numactl"),
+        ("NUMA balancing", "warn", "on", "kernel.numa_balancing=0"),
+        ("clocksource", "warn", "hpet", "tsc=reliable"),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_machine_is_read(machine: Callable[..., Machine], name: str) -> None:
+    found = by_name(examine(machine(name)))
+    wrong = []
+    for check_name, verdict, words, fix in EXPECTED[name]:
+        check = found[check_name]
+        if check.verdict != verdict or words not in check.found or (fix not in check.fix if fix else check.fix):
+            wrong.append((check_name, check))
+    assert not wrong
+
+
+@pytest.mark.parametrize("path", MACHINES, ids=lambda path: path.name)
+def test_every_check_is_whole(path: Path, tmp_path: Path) -> None:
+    checks = examine(unpack(files_of(path), tmp_path))
+    assert len(checks) > 30
+    for check in checks:
+        assert check.topic in TOPICS and check.verdict in VERDICTS
+        assert check.found and check.source and check.why, check
+        assert "\n" not in check.found + check.why + check.source
+        assert str(tmp_path) not in check.found + check.fix, "the folder of the test instead of the machine's path"
+        if check.verdict == "fail":
+            assert check.fix, check
+
+
+def test_what_cannot_be_read_is_never_ok(tmp_path: Path) -> None:
+    """A machine without any file: nothing is known of it, so nothing of it is good."""
+    checks = examine(Machine(str(tmp_path), {}, "x86_64"))
+    assert [check for check in checks if check.verdict not in ("note",)] == []
+    known = ("not ", "no ", "none")
+    assert [check for check in checks if not any(word in check.found for word in known)] == []
+
+
+@pytest.mark.parametrize("path", MACHINES, ids=lambda path: path.name)
+def test_a_file_that_cannot_be_read_never_makes_a_warning_ok(path: Path, tmp_path: Path) -> None:
+    """Each file in turn is there and cannot be read: what it warned of may become unknown, and never ok."""
+    files = files_of(path)
+    whole = by_name(examine(unpack(files, tmp_path / "whole")))
+    better = []
+    for i, name in enumerate(name for name in files if name.startswith("/")):
+        found = by_name(examine(unpack({**files, name: "\0!"}, tmp_path / str(i))))
+        for check_name in set(whole) & set(found):
+            if whole[check_name].verdict in ("warn", "fail") and found[check_name].verdict == "ok":
+                better.append((name, found[check_name]))
+    assert better == []
+
+
+def stat(tid: int, name: str, policy: int, priority: int, ticks: int, flags: int = 0) -> str:
+    """Write a line of /proc/<pid>/task/<tid>/stat."""
+    values = [0] * 52
+    values[9], values[14], values[39], values[40], values[41] = flags, ticks, 1, priority, policy
+    return f"{tid} ({name}) R " + " ".join(str(value) for value in values[4:])
+
+
+def hog_machine(root: Path, ticks: int, run_ns: int | None) -> Machine:
+    files = {"/proc/1/stat": "1 (init) S 0", "/proc/stat": f"cpu 0 0 0 {1000 + ticks} 0 0 0 {ticks} 0 0"}
+    for tid, name, policy, priority in ((500, "spin) R 1 (", 1, 1), (501, "quiet", 2, 50), (502, "plain", 0, 0)):
+        files[f"/proc/{tid}/task/{tid}/stat"] = stat(tid, name, policy, priority, ticks if tid != 501 else 0)
+        if run_ns is not None:
+            files[f"/proc/{tid}/task/{tid}/schedstat"] = f"{run_ns if tid != 501 else 0} 0 1"
+    return unpack(files, root)
+
+
+@pytest.mark.parametrize("has_schedstat", [True, False])
+def test_a_real_time_hog_is_named_with_its_share(tmp_path: Path, has_schedstat: bool) -> None:
+    before = samples.take_sample(hog_machine(tmp_path / "a", 0, 0 if has_schedstat else None))
+    later = hog_machine(tmp_path / "b", 60, 600_000_000 if has_schedstat else None)
+    after = samples.take_sample(later)._replace(seconds=before.seconds + 1)
+    (check,) = samples.examine(later, before, after)
+    assert check.verdict == "warn"
+    assert "spin) R 1 ( (pid 500, tid 500, fifo 1) took 60 % of a CPU in 1.0 s, lastly CPU 1" in check.found
+    assert "chrt --other --pid 0 500" in check.fix
+
+    (check,) = samples.examine(later, after._replace(seconds=0), after)
+    assert check.verdict == "ok" and check.found.startswith("2 visible, 2 of them programs'")
+    assert examine(later, Evidence(before, after))[0].topic == "probe"
+
+
+def test_steal_between_two_looks_counts_too(tmp_path: Path) -> None:
+    before = samples.take_sample(hog_machine(tmp_path / "a", 0, None))
+    later = hog_machine(tmp_path / "b", 6, None)
+    after = samples.take_sample(later)._replace(seconds=before.seconds + 1)
+    check = by_name(examine(later, Evidence(before, after)))["stolen time"]
+    assert check.verdict == "warn" and "50.0 % in the last 1.0 s" in check.found
+
+
+@pytest.mark.parametrize(
+    ("cost", "verdict", "words"),
+    [
+        (ClockCost(23, 180, 1), "ok", "23 ns; the bare system call takes 180 ns: through the vDSO"),
+        (ClockCost(190, 180, 1), "warn", "not through the vDSO"),
+        (ClockCost(1500, 1600, 1), "warn", "not through the vDSO"),
+    ],
+)
+def test_C5_a_clock_without_vdso_is_found(tmp_path: Path, cost: ClockCost, verdict: str, words: str) -> None:
+    check = by_name(examine(Machine(str(tmp_path)), Evidence(cost=cost)))["clock_gettime"]
+    assert check.verdict == verdict and words in check.found
+
+
+def test_C5_the_clock_of_this_machine_is_measured() -> None:
+    import time
+
+    from rtloop.errors import SetupError
+    from rtloop.system.clock import clock_cost
+
+    call, bare = clock_cost(time.CLOCK_MONOTONIC)
+    assert 0 < call < 1e6 and 0 < bare < 1e6
+    # This clock has no vDSO: both ways enter the kernel, and cost more than a read through the vDSO can save.
+    call, bare = clock_cost(time.CLOCK_THREAD_CPUTIME_ID)
+    assert call > 0.6 * bare
+    with pytest.raises(SetupError, match="clock 99"):
+        clock_cost(99)
+
+
+def test_a_coarse_timer_fails(tmp_path: Path) -> None:
+    evidence = Evidence(cost=ClockCost(20, 100, 4_000_000))
+    check = by_name(examine(Machine(str(tmp_path)), evidence))["timer resolution"]
+    assert check.verdict == "fail" and check.found == "4 ms" and check.fix
+
+
+def test_ssh_without_pam_limits_is_told_by_its_cause(machine: Callable[..., Machine]) -> None:
+    has_pam = {"/etc/ssh/sshd_config.d/50-cloud.conf": "UsePAM yes", "/etc/pam.d/sshd": "@include common-session"}
+    made = machine("server", **has_pam, **{"/etc/pam.d/common-session": "session optional pam_umask.so"})
+    assert "pam_limits.so is not in /etc/pam.d/sshd" in by_name(examine(made))["limits of the login"].found
+
+
+def test_pam_limits_that_are_included_are_found(machine: Callable[..., Machine]) -> None:
+    files = {"/etc/ssh/sshd_config": "UsePAM yes", "/etc/pam.d/sshd": "session include password-auth"}
+    made = machine("server", **files, **{"/etc/pam.d/password-auth": "session required pam_limits.so"})
+    assert "logged in before" in by_name(examine(made))["limits of the login"].found
+
+
+def test_tailscale_ssh_is_told_by_its_name(machine: Callable[..., Machine]) -> None:
+    """Its sessions do not go through PAM's limits, and nothing but their parent shows it."""
+    parents = {"/proc/4000/status": "Name:\tbash\nPPid:\t3999", "/proc/3999/status": "Name:\ttailscaled\nPPid:\t1"}
+    check = by_name(examine(machine("server", **parents)))["limits of the login"]
+    assert "tailscaled" in check.found and "Tailscale SSH" in check.fix
+
+
+def test_capabilities_of_a_user_namespace_do_not_count(machine: Callable[..., Machine]) -> None:
+    found = by_name(examine(machine("microvm", **{"/proc/self/uid_map": "0 1000 1"})))
+    assert found["capabilities"].verdict == "note" and "user namespace" in found["capabilities"].found
+    assert found["real-time priority"].verdict == found["locked memory"].verdict == "fail"
+
+
+def test_a_hard_limit_that_would_do_is_named(machine: Callable[..., Machine]) -> None:
+    limits = "Max realtime priority     0                    99                   \n"
+    check = by_name(examine(machine("laptop", **{"/proc/self/limits": limits})))["real-time priority"]
+    assert "the hard limit is 99" in check.found and "ulimit -Sr 99" in check.fix.splitlines()[0]
+
+
+def test_a_process_off_the_isolated_cpus_may_go_there(machine: Callable[..., Machine]) -> None:
+    """The kernel starts every process off the isolated CPUs: only a cpuset keeps it from them."""
+    inside = {"/sys/fs/cgroup/cpuset.cpus.effective": "0-3"}
+    check = by_name(examine(machine("container", **inside)))["CPUs of this process"]
+    assert check.verdict == "ok" and "may move to isolated 2-3" in check.found
+
+
+@pytest.mark.parametrize(
+    ("marks", "kind"),
+    [
+        ({"env": "KUBERNETES_SERVICE_HOST=10.0.0.1"}, "kubernetes"),
+        ({"/run/.containerenv": ""}, "podman"),
+        ({"/run/systemd/container": "lxc"}, "lxc"),
+        ({"env": "container=systemd-nspawn"}, "systemd-nspawn"),
+        ({"/proc/1/cgroup": "0::/docker/abc"}, "docker"),
+        ({}, ""),
+    ],
+)
+def test_containers_are_told_apart(tmp_path: Path, marks: dict[str, str], kind: str) -> None:
+    assert unpack(marks, tmp_path).place.container == kind
+
+
+@pytest.mark.parametrize(
+    ("files", "kind"),
+    [
+        ({"/proc/sys/kernel/osrelease": "5.15.153.1-microsoft-standard", "/proc/cpuinfo": "flags : hypervisor"}, "WSL"),
+        ({"/proc/cpuinfo": "flags : fpu hypervisor", "/sys/class/dmi/id/sys_vendor": "VMware, Inc."}, "VMware"),
+        ({"/proc/cpuinfo": "flags : fpu hypervisor"}, "unknown kind"),
+        ({"/proc/cpuinfo": "Features : fp", "/sys/class/dmi/id/sys_vendor": "QEMU"}, "QEMU"),
+        ({"/proc/cpuinfo": "flags : fpu", "/sys/class/dmi/id/sys_vendor": "Amazon EC2"}, ""),  # a .metal instance
+        ({"/proc/cpuinfo": "flags : fpu", "/sys/hypervisor/type": "xen"}, "Xen"),
+    ],
+)  # fmt: skip
+def test_hypervisors_are_told_apart(tmp_path: Path, files: dict[str, str], kind: str) -> None:
+    from rtloop.tools.doctor.surroundings import hypervisor
+
+    assert hypervisor(unpack(files, tmp_path))[0] == kind
+
+
+def test_the_tools_that_are_missing_are_named() -> None:
+    from rtloop.tools.doctor.toolchain import examine as examine_tools
+
+    bare = Toolchain("CPython 3.13.0", True, False, False, "", "", False)
+    python, cython, compiler = examine_tools(bare, "debian")
+    assert "free-threaded, GIL off" in python.found
+    assert cython.verdict == "note" and "pip install cython" in cython.fix
+    assert compiler.found == "no C compiler and no Python.h" and "python3-dev" in compiler.fix
+    assert next(examine_tools(read_toolchain())).verdict in ("ok", "note")
+
+
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "killed by SIGKILL: RLIMIT_RTTIME"),
+        ("raise RuntimeError('no such luck')", "did not start: RuntimeError: no such luck"),
+        ("import time; time.sleep(60)", "did not end within 0.3 s"),
+        ("pass", "did not start: exit code 0"),
+    ],
+)
+def test_an_experiment_that_goes_wrong_fails(program: str, words: str) -> None:
+    (check,) = examine_probe(run_probe(program, 0.3 if "sleep" in program else 20))
+    assert check.verdict == "fail" and words in check.found
+
+
+def test_the_examination_of_this_machine_reads_and_does_not_write() -> None:
+    """No file is opened for writing but by the child that holds the idle latency."""
+    import sys
+
+    from rtloop.tools.doctor.examination import gather
+
+    opened: list[tuple[object, object]] = []
+    is_on = True
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        if is_on and event == "open":
+            mode, flags = arguments[1], int(str(arguments[2] or 0))
+            if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) or (isinstance(mode, str) and set(mode) & set("wax+")):
+                opened.append((arguments[0], mode))
+
+    sys.addaudithook(hook)
+    machine = Machine()
+    limits = Path("/proc/self/limits").read_text()
+    checks = examine(machine, gather(machine, 0.05))
+    is_on = False
+    assert [path for path in opened if not isinstance(path[0], int) and "pyc" not in str(path[0])] == []
+    assert Path("/proc/self/limits").read_text() == limits
+    assert {check.topic for check in checks} >= set(TOPICS) - {"measured"}
