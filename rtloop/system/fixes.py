@@ -188,8 +188,9 @@ def boot_fix(arguments: str, distribution: str = "", *, is_raspberry_pi: bool = 
         return f"boot:       sudo sed -i '1s/$/ {arguments}/' /boot/firmware/cmdline.txt && sudo reboot"
     if "debian" in known or "ubuntu" in known:
         return (
-            f"""boot:       echo 'GRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX {arguments}"' | """
-            "sudo tee /etc/default/grub.d/99-rtloop.cfg\n"
+            "boot:       sudo mkdir -p /etc/default/grub.d\n"
+            f"""{_INDENT}echo 'GRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX {arguments}"' | """
+            "sudo tee -a /etc/default/grub.d/99-rtloop.cfg\n"
             f"{_INDENT}sudo update-grub && sudo reboot"
         )
     if "fedora" in known or "rhel" in known:

@@ -79,7 +79,7 @@ EXPECTED = {
         ("limits of the login", "ok", "nothing for root", ""),
         ("control group's real-time runtime", "ok", "950000 us", ""),
         ("control group's CPU limit", "ok", "none", ""),
-        ("fair server", "note", "could not be read (No such file or directory)", ""),
+        ("fair server", "note", "could not be read (debugfs is not there", "mount -t debugfs"),
         ("container", "ok", "none", ""),  # though /.dockerenv is there
         ("virtual machine", "warn", "KVM", "pin"),
         ("stolen time", "ok", "0.0", ""),

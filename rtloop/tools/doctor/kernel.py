@@ -107,6 +107,11 @@ def _fair_server(machine: Machine) -> Check:
         return Check("scheduling", name, "; ".join(texts), _FAIR_SERVER, "warn" if is_greedy else "ok", why)
     if version is not None and version < (6, 12):
         return Check("scheduling", name, "none in this kernel", "/proc/sys/kernel/osrelease", "ok", why)
+    if not machine.names("/sys/kernel/debug"):
+        fix = "now:        sudo mount -t debugfs none /sys/kernel/debug   # if it is not mounted; then run this as root"
+        return Check(
+            "scheduling", name, unread("debugfs is not there, or not for this user"), _FAIR_SERVER, "note", why, fix
+        )
     reason = machine.read(f"{_FAIR_SERVER}/cpu0/runtime")[1]
     return Check("scheduling", name, unread(reason), _FAIR_SERVER, "note", why)
 
