@@ -58,7 +58,7 @@ def _source(machine: Machine) -> Check:
     fix = (
         f"now:        echo {better[0]} | sudo tee {source}"
         if better
-        else "boot:       tsc=reliable, and see dmesg | grep -i tsc"
+        else "sudo dmesg | grep -i tsc   # says why the kernel gave up the TSC: firmware, hypervisor, clocksource="
     )
     return Check("clock", name, found, source, "warn", why, fix)
 

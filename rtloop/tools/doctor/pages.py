@@ -13,7 +13,9 @@ from rtloop.units import format_size
 
 __all__ = ["examine"]
 
-_THP = "/sys/kernel/mm/transparent_hugepage"
+_MM = "/sys/kernel/mm"
+_THP = f"{_MM}/transparent_hugepage"
+_FOLDERS = {"CONFIG_TRANSPARENT_HUGEPAGE": "transparent_hugepage", "CONFIG_KSM": "ksm", "CONFIG_HUGETLBFS": "hugepages"}
 
 
 def examine(machine: Machine) -> Iterator[Check]:
@@ -32,8 +34,15 @@ def _mode(machine: Machine) -> str | None:
 
 
 def _absent(machine: Machine, option: str) -> bool:
-    """Tell whether the kernel was built without an option: then a file that is not there is no riddle."""
-    return machine.config.get(option) == "n"
+    """Tell whether the kernel was built without an option: then a file that is not there is no riddle.
+
+    Without the configuration, a folder that is missing among its readable neighbours tells.
+    """
+    built = machine.config.get(option)
+    folder = _FOLDERS.get(option)
+    if built is None and folder is not None:
+        return bool(machine.names(_MM)) and not machine.exists(f"{_MM}/{folder}")
+    return built == "n"
 
 
 def _transparent(machine: Machine) -> Check:
