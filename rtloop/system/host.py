@@ -32,11 +32,12 @@ def host_facts() -> dict[str, Any]:
     import platform  # here, for an import of rtloop is to be quick
 
     uname = os.uname()
+    version = uname.version.replace("PREEMPT RT", "PREEMPT_RT")  # as kernels before 5.15 write it
     return {
         "kernel": uname.release,
         "kernel_version": uname.version,
         "machine": uname.machine,
-        "preempt_rt": _read("/sys/kernel/realtime") == "1" or "PREEMPT_RT" in uname.version,
+        "preempt_rt": _read("/sys/kernel/realtime") == "1" or "PREEMPT_RT" in version,
         "cpu": _cpu_model(_read("/proc/cpuinfo")),
         "cpus": os.cpu_count(),
         "isolated_cpus": format_cpu_list(isolated_cpus()),

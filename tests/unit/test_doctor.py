@@ -77,6 +77,7 @@ EXPECTED = {
         ("locked memory", "ok", "RLIMIT_MEMLOCK is 8388608 bytes, not applied with CAP_IPC_LOCK", ""),
         ("capabilities", "ok", "CAP_SYS_NICE, CAP_IPC_LOCK; missing: CAP_SYS_RESOURCE", ""),
         ("limits of the login", "ok", "nothing for root", ""),
+        ("user", "ok", "root", ""),
         ("control group's real-time runtime", "ok", "950000 us", ""),
         ("control group's CPU limit", "ok", "none", ""),
         ("fair server", "note", "could not be read (debugfs is not there", "mount -t debugfs"),
@@ -113,6 +114,7 @@ EXPECTED = {
         ("preemption", "ok", "PREEMPT_RT", ""),
         ("real-time priority", "ok", "RLIMIT_RTPRIO is 95 and CAP_SYS_NICE is missing", ""),
         ("locked memory", "ok", "RLIMIT_MEMLOCK is unlimited", ""),
+        ("user", "ok", "ada", ""),
         ("limits of the login", "ok", "for ada: rtprio 95 (99-realtime.conf), memlock unlimited (99-", ""),
         ("real-time throttling", "note", "off", ""),
         ("fair server", "ok", "50 ms of each 1 s on CPUs 0-1", ""),
@@ -231,10 +233,17 @@ def test_what_cannot_be_read_is_never_ok(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_never_makes_a_warning_ok(path: Path, tmp_path: Path) -> None:
     """Each file in turn is there and cannot be read: what it warned of may become unknown, and never ok."""
     files = files_of(path)
-    whole = by_name(examine(unpack(files, tmp_path / "whole")))
+    machine = unpack(files, tmp_path)
+    whole = by_name(examine(machine))
     better = []
-    for i, name in enumerate(name for name in files if name.startswith("/")):
-        found = by_name(examine(unpack({**files, name: "\0!"}, tmp_path / str(i))))
+    for name in files:
+        file, kept = tmp_path / name.lstrip("/"), tmp_path / "kept"
+        if not name.startswith("/") or file.is_symlink():
+            continue
+        file.rename(kept)
+        file.symlink_to(file.name)
+        found = by_name(examine(Machine(machine.root, machine.env, machine.machine)))
+        kept.replace(file)
         for check_name in set(whole) & set(found):
             if whole[check_name].verdict in ("warn", "fail") and found[check_name].verdict == "ok":
                 better.append((name, found[check_name]))
@@ -314,6 +323,47 @@ def test_a_coarse_timer_fails(tmp_path: Path) -> None:
     assert check.verdict == "fail" and check.found == "4 ms" and check.fix
 
 
+VERSION, RELEASE, CONFIG = "/proc/sys/kernel/version", "/proc/sys/kernel/osrelease", "/boot/config-5.4"
+
+
+@pytest.mark.parametrize(
+    ("files", "model"),
+    [
+        ({"/sys/kernel/realtime": "1", VERSION: "#1 SMP PREEMPT"}, "PREEMPT_RT"),  # each of the three alone is enough
+        ({VERSION: "#1 SMP PREEMPT_RT Debian"}, "PREEMPT_RT"),
+        ({VERSION: "#1 SMP PREEMPT", RELEASE: "5.4", CONFIG: "CONFIG_PREEMPT_RT=y"}, "PREEMPT_RT"),
+        ({VERSION: "#1 SMP PREEMPT_DYNAMIC", "/sys/kernel/debug/sched/preempt": "none voluntary full (lazy)"},
+         "PREEMPT_DYNAMIC, lazy"),
+        ({"/sys/kernel/realtime": "0", VERSION: "#1 SMP PREEMPT"}, "full"),
+        ({VERSION: "#1 SMP", RELEASE: "5.4", CONFIG: "CONFIG_PREEMPT_VOLUNTARY=y"}, "voluntary"),
+        ({VERSION: "#1 SMP"}, "none or voluntary"),
+    ],
+)  # fmt: skip
+def test_the_preemption_model_is_told_from_what_there_is(tmp_path: Path, files: dict[str, str], model: str) -> None:
+    from rtloop.tools.doctor.kernel import preemption
+
+    assert preemption(unpack(files, tmp_path))[0] == model
+
+
+@pytest.mark.parametrize("outer", ["50000 100000", "200000 100000", "max 100000"])
+def test_the_smallest_quota_of_all_groups_above_counts(tmp_path: Path, outer: str) -> None:
+    files = {
+        "/sys/devices/system/cpu/online": "0-7", "/proc/self/cgroup": "0::/a/b",
+        "/sys/fs/cgroup/a/cpu.max": outer, "/sys/fs/cgroup/a/b/cpu.max": "100000 100000",
+    }  # fmt: skip
+    check = by_name(examine(unpack(files, tmp_path)))["control group's CPU limit"]
+    assert check.found.startswith("0.50 CPUs" if outer.startswith("50000") else "1.00 CPUs")
+
+
+def test_a_quota_of_more_than_all_cpus_does_not_matter(tmp_path: Path) -> None:
+    files = {
+        "/sys/devices/system/cpu/online": "0-1",
+        "/proc/self/cgroup": "0::/",
+        "/sys/fs/cgroup/cpu.max": "200000 100000",
+    }
+    assert by_name(examine(unpack(files, tmp_path)))["control group's CPU limit"].verdict == "ok"
+
+
 def test_ssh_without_pam_limits_is_told_by_its_cause(machine: Callable[..., Machine]) -> None:
     has_pam = {"/etc/ssh/sshd_config.d/50-cloud.conf": "UsePAM yes", "/etc/pam.d/sshd": "@include common-session"}
     made = machine("server", **has_pam, **{"/etc/pam.d/common-session": "session optional pam_umask.so"})
@@ -337,6 +387,11 @@ def test_capabilities_of_a_user_namespace_do_not_count(machine: Callable[..., Ma
     found = by_name(examine(machine("microvm", **{"/proc/self/uid_map": "0 1000 1"})))
     assert found["capabilities"].verdict == "note" and "user namespace" in found["capabilities"].found
     assert found["real-time priority"].verdict == found["locked memory"].verdict == "fail"
+
+
+def test_who_examines_through_sudo_is_told_whose_session_that_is(machine: Callable[..., Machine]) -> None:
+    check = by_name(examine(machine("microvm", env="SUDO_USER=ada")))["user"]
+    assert check.verdict == "note" and "says nothing of ada's own sessions" in check.found
 
 
 def test_a_hard_limit_that_would_do_is_named(machine: Callable[..., Machine]) -> None:
@@ -398,7 +453,7 @@ def test_the_tools_that_are_missing_are_named() -> None:
 @pytest.mark.parametrize(
     ("program", "words"),
     [
-        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "killed by SIGKILL: RLIMIT_RTTIME"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "killed by SIGKILL: so end a finite RLIMIT_RTTIME"),
         ("raise RuntimeError('no such luck')", "did not start: RuntimeError: no such luck"),
         ("import time; time.sleep(60)", "did not end within 0.3 s"),
         ("pass", "did not start: exit code 0"),

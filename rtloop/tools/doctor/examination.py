@@ -18,7 +18,7 @@ __all__ = ["TOPICS", "Evidence", "examine", "gather"]
 
 #: Topics in the order in which they are shown, with their titles.
 TOPICS = {
-    "probe": "Tried: a loop with the default settings",
+    "probe": "Tried: a loop with the default settings, on any CPU",
     "session": "This session",
     "kernel": "Kernel",
     "scheduling": "Scheduling",

@@ -60,7 +60,11 @@ def run_probe(program: str = _PROGRAM, timeout_s: float = _TIMEOUT_S) -> dict[st
         return {"failure": f"no child process: {error}"}
     if done.returncode < 0:
         name = signal.Signals(-done.returncode).name
-        hint = ": RLIMIT_RTTIME kills so" if name in ("SIGXCPU", "SIGKILL") else ""
+        hint = (
+            ": so end a finite RLIMIT_RTTIME and a control group without memory"
+            if name in ("SIGXCPU", "SIGKILL")
+            else ""
+        )
         return {"failure": f"the child was killed by {name}{hint}"}
     try:
         found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

@@ -45,6 +45,7 @@ def examine(machine: Machine) -> Iterator[Check]:
     time_us = (limits["RLIMIT_RTTIME"] or (resource.RLIM_INFINITY, 0))[0]
     yield _known(causes.real_time_cpu_time(time_us), limits["RLIMIT_RTTIME"], _LIMITS)
     yield _capabilities(held, is_initial=is_initial)
+    yield _whose(machine)
     yield _pam(machine, limits["RLIMIT_RTPRIO"], limits["RLIMIT_MEMLOCK"], honoured)
 
 
@@ -67,6 +68,20 @@ def _capabilities(held: set[str] | None, *, is_initial: bool) -> Check:
         text += "; of a user namespace, so that the kernel does not honour them here"
         return Check("session", name, text, source, "note", why)
     return Check("session", name, text, source, "ok", why)
+
+
+def _whose(machine: Machine) -> Check:
+    name, source = "user", "Uid in /proc/self/status, /etc/passwd, SUDO_USER"
+    why = "limits are those of a session: examine as the user, and from where the loop is to run"
+    uid = parse.number((machine.status.get("Uid", "").split() or [""])[0])
+    user = None if uid is None else _user(machine, uid)
+    if user is None:
+        return Check("session", name, unread(), source, "note", why)
+    behind = machine.env.get("SUDO_USER", "")
+    if uid == 0 and behind not in ("", "root"):
+        found = f"root, through sudo: this says nothing of {behind}'s own sessions"
+        return Check("session", name, found, source, "note", why)
+    return Check("session", name, user, source, "ok", why)
 
 
 def granted_by_pam(files: dict[str, str], item: str, user: str, groups: set[str]) -> tuple[int, str] | None:
