@@ -112,22 +112,18 @@ def print_page(console: Console, checks: Sequence[Check], *, verbose: bool = Fal
 
 
 def _table(checks: Sequence[Check], width: int, *, verbose: bool) -> Table:
-    from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD if verbose else None, show_header=verbose, padding=(0, 2, 0, 0))
-    table.add_column("", width=4)
-    table.add_column("check", width=width, overflow="fold")
-    table.add_column("found", ratio=3, overflow="fold")
-    if verbose:
-        table.add_column("read from", ratio=2, style="dim", overflow="fold")
-        table.add_column("why", ratio=2)
+    table = Table(box=None, show_header=False, padding=(0, 2, int(verbose), 0))
+    table.add_column(width=4)
+    table.add_column(width=width, overflow="fold")
+    table.add_column(overflow="fold")
     for check in checks:
-        row = [Text(check.verdict, _STYLES[check.verdict]), Text(check.name), Text(check.found)]
+        found = Text(check.found)
         if verbose:
-            row += [Text(check.source), Text(check.why)]
-        table.add_row(*row)
+            found.append(f"\n{check.source}\n{check.why}", "dim")
+        table.add_row(Text(check.verdict, _STYLES[check.verdict]), Text(check.name), found)
     return table
 
 
