@@ -89,6 +89,8 @@ EXPECTED = {
         ("idle states", "ok", "haltpoll idle, 1 us", ""),
         ("frequency governor", "note", "no frequency scaling is visible", ""),
         ("clocksource", "ok", "tsc (also there: kvm-clock)", ""),
+        ("transparent huge pages", "ok", "madvise", ""),
+        ("khugepaged", "ok", "that programs offer", ""),
         ("compaction of locked pages", "warn", "allowed", "vm.compact_unevictable_allowed=0"),
         ("huge page pool", "note", "empty", "vm.nr_hugepages=32"),
     ],
@@ -283,7 +285,7 @@ def test_a_real_time_hog_is_named_with_its_share(tmp_path: Path, has_schedstat: 
 
 def test_steal_between_two_looks_counts_too(tmp_path: Path) -> None:
     before = samples.take_sample(hog_machine(tmp_path / "a", 0, None))
-    later = hog_machine(tmp_path / "b", 6, None)
+    later = hog_machine(tmp_path / "b", 4, None)  # 4 of 1008 ticks since boot would be by chance
     after = samples.take_sample(later)._replace(seconds=before.seconds + 1)
     check = by_name(examine(later, Evidence(before, after)))["stolen time"]
     assert check.verdict == "warn" and "50.0 % in the last 1.0 s" in check.found
@@ -364,6 +366,41 @@ def test_a_quota_of_more_than_all_cpus_does_not_matter(tmp_path: Path) -> None:
     assert by_name(examine(unpack(files, tmp_path)))["control group's CPU limit"].verdict == "ok"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "nohz", "verdict"),
+    [
+        ("nohz_full=2-3", "2-3", "ok"),  # takes the callbacks along
+        ("rcu_nocbs=all", "", "ok"),
+        ("rcu_nocbs=2", "", "note"),
+        ("", "", "note"),
+    ],
+)
+def test_callbacks_are_kept_from_isolated_cpus(
+    machine: Callable[..., Machine], arguments: str, nohz: str, verdict: str
+) -> None:
+    made = machine("rt-desktop", **{"/proc/cmdline": arguments, "/sys/devices/system/cpu/nohz_full": nohz})
+    assert by_name(examine(made))["rcu_nocbs"].verdict == verdict
+
+
+def test_a_comment_bans_no_cpu_from_irqbalance(machine: Callable[..., Machine]) -> None:
+    files = {"/etc/default/irqbalance": "#IRQBALANCE_BANNED_CPULIST=2-3", "/sys/devices/system/cpu/isolated": ""}
+    assert by_name(examine(machine("rt-desktop", **files)))["irqbalance"].verdict == "note"
+
+
+@pytest.mark.parametrize(("kilobytes", "verdict"), [(65536, "ok"), (131072, "warn")])
+def test_limits_conf_counts_memlock_in_kilobytes(machine: Callable[..., Machine], kilobytes: int, verdict: str) -> None:
+    """The laptop's session has 64 MiB."""
+    files = {"/etc/security/limits.conf": f"ada - memlock {kilobytes}", "/etc/security/limits.d/99-realtime.conf": ""}
+    assert by_name(examine(machine("laptop", **files)))["limits of the login"].verdict == verdict
+
+
+def test_the_fix_is_for_where_one_is(tmp_path: Path) -> None:
+    machines = {path.name: unpack(files_of(path), tmp_path / path.name) for path in MACHINES}
+    fixes = {name: by_name(examine(machine))["locked memory"].fix for name, machine in machines.items()}
+    assert "login:" in fixes["laptop"] and "systemd:" in fixes["laptop"] and "container:" not in fixes["laptop"]
+    assert fixes["container"].startswith("container:") and "login:" not in fixes["container"]
+
+
 def test_ssh_without_pam_limits_is_told_by_its_cause(machine: Callable[..., Machine]) -> None:
     has_pam = {"/etc/ssh/sshd_config.d/50-cloud.conf": "UsePAM yes", "/etc/pam.d/sshd": "@include common-session"}
     made = machine("server", **has_pam, **{"/etc/pam.d/common-session": "session optional pam_umask.so"})
@@ -430,6 +467,8 @@ def test_containers_are_told_apart(tmp_path: Path, marks: dict[str, str], kind: 
         ({"/proc/cpuinfo": "flags : fpu hypervisor"}, "unknown kind"),
         ({"/proc/cpuinfo": "Features : fp", "/sys/class/dmi/id/sys_vendor": "QEMU"}, "QEMU"),
         ({"/proc/cpuinfo": "flags : fpu", "/sys/class/dmi/id/sys_vendor": "Amazon EC2"}, ""),  # a .metal instance
+        ({"/proc/cpuinfo": "flags : fpu", "/sys/class/dmi/id/sys_vendor": "QEMU"}, "QEMU"),  # that hides the flag
+        ({"/proc/cpuinfo": "flags : fpu", "/sys/class/dmi/id/sys_vendor": "Google"}, ""),  # a Chromebook
         ({"/proc/cpuinfo": "flags : fpu", "/sys/hypervisor/type": "xen"}, "Xen"),
     ],
 )  # fmt: skip

@@ -19,6 +19,8 @@ _VENDORS = {
     "Parallels": "Parallels", "Apple Virtualization": "Apple Virtualization", "OpenStack": "OpenStack",
     "Bochs": "Bochs", "BHYVE": "bhyve",
 }  # fmt: skip
+#: They make hardware, too, under the same name.
+_AMBIGUOUS = {"Amazon EC2", "Google Compute Engine", "Xen"}
 _CLOCKS = {"kvm-clock": "KVM", "hyperv_clocksource": "Hyper-V", "xen": "Xen"}
 #: More of all CPU time than this, stolen, is not by chance.
 _STOLEN = 0.005
@@ -42,8 +44,7 @@ def hypervisor(machine: Machine) -> tuple[str, str]:
         clocks = machine.text("/sys/devices/system/clocksource/clocksource0/available_clocksource")
         by_clock = next((name for word, name in _CLOCKS.items() if word in clocks), "")
         return by_name or by_clock or "unknown kind", f"/proc/cpuinfo, {_DMI}, clocksources"
-    is_x86 = "flags" in parse.fields(cpuinfo)
-    if by_name and not is_x86 and by_name != "Amazon EC2":  # no such flag there; .metal has the same name
+    if by_name and by_name not in _AMBIGUOUS:  # not every architecture and hypervisor has the flag
         return by_name, _DMI
     return ("" if cpuinfo else "?"), "/proc/cpuinfo"
 
