@@ -33,11 +33,11 @@ static int overrun(void *self, const rt_cycle_t *cycle, int64_t missed) {
 
 static void make(rt_simulation_t *s, int number) {
   probe_t *probe = aligned_alloc(RT_CACHE_LINE, sizeof *probe);
-  rt_telemetry_t *telemetry = aligned_alloc(RT_CACHE_LINE, rt_telemetry_bytes(KEEP) + 64 * KEEP);
+  rt_telemetry_t *telemetry = aligned_alloc(RT_CACHE_LINE, rt_telemetry_bytes(KEEP, 0) + 64 * KEEP);
   CHECK(probe && telemetry);
   memset(probe, 0, sizeof *probe);
-  memset(telemetry, 0, rt_telemetry_bytes(KEEP));
-  rt_telemetry_init(telemetry, KEEP, KEEP);
+  memset(telemetry, 0, rt_telemetry_bytes(KEEP, 0));
+  rt_telemetry_init(telemetry, KEEP, KEEP, 0);
   probe->number = number;
   probe->loop.telemetry = telemetry;
   probe->loop.schedule.period = PERIOD;
