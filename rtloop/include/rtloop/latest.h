@@ -8,7 +8,7 @@
  * releases what this side did to its place and acquires what the other side did to the one that comes back.
  *
  * In a forked child a region of rt_memory_map is all zeros, and with it this one: it has no place, and its values are of
- * 0 bytes.
+ * 0 bytes. The forms that are told the size must not be called there.
  *
  * Worst case: a write is a copy and one locked instruction; a read the same where there is a new value, and a copy where
  * there is none. No loop.
