@@ -15,13 +15,13 @@ pytestmark = pytest.mark.rt
 TRACING = Path("/sys/kernel/tracing")
 
 
-def rtloop(*options: str) -> subprocess.CompletedProcess[str]:
+def rtloop(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "rtloop", "latency", *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100, check=False)
 
 
-def test_a_loop_on_each_cpu_at_real_time() -> None:
-    done = rtloop("--rate", "2kHz", "--duration", "1s", "--cpus", "all", "--json")
+def test_a_loop_on_each_cpu_at_real_time(tmp_path: Path) -> None:
+    done = rtloop(tmp_path, "--rate", "2kHz", "--duration", "1s", "--cpus", "all", "--json")
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     for loop in document["loops"]:
@@ -30,8 +30,8 @@ def test_a_loop_on_each_cpu_at_real_time() -> None:
 
 
 @pytest.mark.skipif(shutil.which("cyclictest") is None, reason="needs cyclictest: apt install rt-tests")
-def test_a_comparison_has_both_in_every_pair() -> None:
-    done = rtloop("--duration", "300ms", "--compare", "--json")
+def test_a_comparison_has_both_in_every_pair(tmp_path: Path) -> None:
+    done = rtloop(tmp_path, "--duration", "300ms", "--compare", "--json")
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert len(document["pairs"]) == 3 and document["ratios"]["p50"] > 0
@@ -44,7 +44,7 @@ def test_a_comparison_has_both_in_every_pair() -> None:
 )
 def test_the_trace_stops_at_the_breakpoint_and_is_removed(tmp_path: Path) -> None:
     before = (TRACING / "tracing_on").read_text(), sorted(os.listdir(TRACING / "instances"))
-    done = rtloop("--breakpoint", "1", "--trace", str(tmp_path / "late.txt"))
+    done = rtloop(tmp_path, "--breakpoint", "1", "--trace", str(tmp_path / "late.txt"))
     assert done.returncode == 3, done.stderr
     trace = (tmp_path / "late.txt").read_text()
     assert "sched_switch" in trace and "latency" in trace

@@ -151,10 +151,12 @@ def _has_worked(pid: int) -> bool:
     return sum(map(int, fields[11:15])) >= 5
 
 
-def test_a_load_ends_with_the_process_that_wanted_it() -> None:
+def test_a_load_ends_with_the_process_that_wanted_it(tmp_path: Path) -> None:
     program = "import os; from rtloop.tools.load import Load; load = Load('cpu').__enter__()\n" \
               "print(*[p.pid for p in load._processes], flush=True); os._exit(0)"  # fmt: skip
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=30
+    )
     deadline = time.monotonic() + 20
     left = {int(pid) for pid in done.stdout.split()}
     while left and time.monotonic() < deadline:
