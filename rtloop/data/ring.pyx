@@ -159,7 +159,7 @@ cdef class _Ring_1:
 
     @property
     def high_water(self):
-        """The most items that were ever in the ring, counted too high by what was taken out during that push."""
+        """The most items that were ever in the ring, rounded up to a sixteenth of the capacity."""
         return rt_ring_high_water(_ring(self))
 
     @property

@@ -89,7 +89,9 @@ def test_any_order_of_calls_is_as_that_of_a_bounded_deque(capacity: int, exchang
             with ring.view() as items:
                 assert bool(len(items)) == bool(model)
                 assert items.tolist() == [model.popleft() for _ in range(len(items))]
-        assert (len(ring), ring.dropped, ring.high_water) == (len(model), dropped, high)
+        step = max(1, capacity // 16)
+        assert ring.high_water == min(-(-high // step) * step, capacity)
+        assert (len(ring), ring.dropped) == (len(model), dropped)
 
 
 def test_a_view_is_in_place_and_takes_out_at_its_end() -> None:

@@ -8,8 +8,9 @@
  * before it uses the place again. Each side remembers how far it may go without a look at the other, so that the two do
  * not fight for a cache line with every item; where that would be for this one item only, it spares itself the note.
  *
- * High water. The producer looks at the head again where the ring may be full, and where it may be fuller than ever: the
- * figure is the most items that were ever in the ring, counted too high by what the consumer took during that push.
+ * High water. The producer looks at the head again where the ring may be full, and where it may be fuller than ever. For
+ * that not to be with every push of a ring that is nearly empty, fullness is told in sixteenths of the capacity, rounded
+ * up: the figure is never lower than the most items that were ever in the ring.
  *
  * A full ring drops the newest: what is in it stays, and the drop is counted.
  *
@@ -35,15 +36,19 @@ typedef struct rt_ring {
   uint64_t capacity;
   uint64_t item_bytes;
 
-  /* Written by the producer. */
-  _Alignas(RT_CACHE_LINE) uint64_t tail;
-  uint64_t watched;    /* as long as the tail is not beyond it, the ring is neither full nor fuller than ever */
-  uint64_t high_water; /* never more than capacity */
+  /* Each index has its line for itself: a load from the line of an index that the other side looks at would have to wait
+   * until the line has come back. */
+  _Alignas(RT_CACHE_LINE) uint64_t tail; /* written by the producer */
+  _Alignas(RT_CACHE_LINE) uint64_t head; /* written by the consumer */
+
+  /* The producer's own. */
+  _Alignas(
+      RT_CACHE_LINE) uint64_t watched; /* as long as the tail is not beyond it, neither full nor fuller than ever */
+  uint64_t high_water;                 /* rounded up to a sixteenth of the capacity, and never more than that */
   uint64_t dropped;
 
-  /* Written by the consumer. */
-  _Alignas(RT_CACHE_LINE) uint64_t head;
-  uint64_t tail_seen;
+  /* The consumer's own. */
+  _Alignas(RT_CACHE_LINE) uint64_t tail_seen;
 } rt_ring_t;
 
 /* The number of places for so many items: the next power of two. */
@@ -78,7 +83,11 @@ static inline uint64_t rt_ring_rise(rt_ring_t *ring, uint64_t fill, uint64_t wan
     rt_add_relaxed(&ring->dropped, wanted - room);
     wanted = room;
   }
-  if (fill + wanted > rt_load_relaxed(&ring->high_water)) rt_store_relaxed(&ring->high_water, fill + wanted);
+  if (fill + wanted > rt_load_relaxed(&ring->high_water)) {
+    const uint64_t step = ring->capacity < 16 ? 1 : ring->capacity / 16;
+    const uint64_t high = (fill + wanted + step - 1) / step * step;
+    rt_store_relaxed(&ring->high_water, high < ring->capacity ? high : ring->capacity);
+  }
   return wanted;
 }
 
@@ -181,7 +190,7 @@ static inline uint64_t rt_ring_length(const rt_ring_t *ring) {
 /* How many items were dropped. Any thread, O(1), no system call. */
 static inline uint64_t rt_ring_dropped(const rt_ring_t *ring) { return rt_load_relaxed(&ring->dropped); }
 
-/* The most items that were ever in the ring, see above. Any thread, O(1), no system call. */
+/* The most items that were ever in the ring, rounded up as above. Any thread, O(1), no system call. */
 static inline uint64_t rt_ring_high_water(const rt_ring_t *ring) { return rt_load_relaxed(&ring->high_water); }
 
 #endif
