@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import struct
@@ -11,7 +12,7 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
-from rtloop.errors import ConfigError
+from rtloop.errors import ConfigError, StateError
 
 __all__ = ["RecordFile", "open_record_file"]
 
@@ -85,8 +86,7 @@ class NpyFile:
         self.count = 0
         self._dtype = dtype
         self._begin = len(npy_header(dtype, 0))
-        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-        self._fd = os.open(path, flags, 0o666)
+        self._fd = _open_alone(path)
         try:
             _write(self._fd, npy_header(dtype, 0), 0)
         except BaseException:
@@ -182,6 +182,11 @@ class McapFile:
         self._dtype = dtype
         self._begun_ns = time.time_ns()
         self._offset_ns = self._begun_ns - time.monotonic_ns()
+        try:
+            for item in np.zeros(1, dtype).tolist():
+                _to_json(_plain(item, dtype))
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ConfigError(f"a record of {dtype} does not become JSON, of which an .mcap file is: {error}") from None
         self._stream = _Stream(path)
         try:
             self._writer: Any = Writer(cast("Any", self._stream), chunk_size=_MCAP_CHUNK_BYTES)
@@ -205,15 +210,20 @@ class McapFile:
                 self.count = self._added
 
     def _times(self, records: np.ndarray) -> list[int]:
+        now = time.time_ns()
         for name in ("time", "release", "start", "t"):
             if name not in (records.dtype.names or ()) or records[name].ndim != 1:
                 continue
             kind = records[name].dtype.kind
             if kind == "f" and name == "t":
-                return [self._begun_ns + round(x * 1e9) for x in records[name].tolist()]
+                seconds = np.nan_to_num(records[name], nan=-np.inf).tolist()
+                return [_sane(self._begun_ns + round(x * 1e9), now) if abs(x) < 1e10 else now for x in seconds]
             if kind in "iu":
-                return [self._offset_ns + x for x in records[name].tolist()]
-        return [time.time_ns()] * len(records)
+                # On CLOCK_REALTIME or CLOCK_TAI it is the time of day already: whichever comes nearer to now.
+                first = int(records[name][0])
+                offset = self._offset_ns if abs(first + self._offset_ns - now) < abs(first - now) else 0
+                return [_sane(offset + x, now) for x in records[name].tolist()]
+        return [now] * len(records)
 
     def close(self, about: dict[str, Any]) -> None:
         """Write the last chunk, and the index, without which readers have to read everything."""
@@ -228,11 +238,16 @@ class McapFile:
         self._stream.close()
 
 
+def _sane(time_ns: int, now: int) -> int:
+    """Return a time that the format has a place for; `now` where it has none."""
+    return time_ns if 0 <= time_ns < 1 << 63 else now
+
+
 class _Stream:
     """What an MCAP writer writes to: a file that ends behind a whole write, whatever the disk says."""
 
     def __init__(self, path: Path) -> None:
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        self._fd = _open_alone(path)
         self._size = 0
 
     def write(self, content: bytes) -> int:
@@ -305,6 +320,21 @@ def _value(item: Any, dtype: np.dtype[Any]) -> Any:
         fields: Any = dtype.fields
         return {name: _value(x, fields[name][0]) for name, x in zip(dtype.names, item, strict=True)}
     return item.decode(errors="replace") if isinstance(item, bytes) else item if dtype.kind in "fiub" else str(item)
+
+
+def _open_alone(path: Path) -> int:
+    """Make a file, or empty a former one, that nobody else is recording to."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(fd, 0)
+    except BlockingIOError:
+        os.close(fd)
+        raise StateError(f"{path} is being recorded to already") from None
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 class _ShortWriteError(OSError):

@@ -46,10 +46,57 @@ def as_items(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
     """
     try:
         if isinstance(value, (np.ndarray, np.generic)):
-            if not np.can_cast(value.dtype, dtype, "same_kind"):
-                raise TypeError(f"{value.dtype} does not become it by itself; convert it: astype()")
-        elif dtype.kind in "iub" and np.asarray(value).dtype.kind not in "iub":
-            raise TypeError("it is no whole number")
-        return np.array(value, dtype, order="C")
+            _check_array(value, dtype)
+            with np.errstate(all="ignore"):
+                array = np.array(value, dtype, order="C")
+            _check_range(array, value)
+            return array
+        if dtype.names is not None and not isinstance(value, (tuple, list)):
+            raise TypeError("a struct is made of a tuple")
+        with np.errstate(all="ignore"):  # what has become of it is looked at below
+            array = np.array(value, dtype, order="C")
+        if dtype.names is not None:
+            # The same with the objects themselves, to see what became of them.
+            fields: Any = dtype.fields
+            given = np.array(value, [(name, object, fields[name][0].shape) for name in dtype.names])
+            for name in dtype.names:
+                _check_leaf(array[name], given[name])
+        else:
+            _check_leaf(array, np.array(value, object))
+        return array
     except (TypeError, ValueError, OverflowError) as error:
         raise ConfigError(f"{value!r} is no item of {dtype}: {error}") from None
+
+
+def _check_array(value: Any, dtype: np.dtype[Any]) -> None:
+    if value.dtype.names != dtype.names:
+        raise TypeError(f"its fields are {value.dtype.names}, in this order")
+    if not np.can_cast(value.dtype, dtype, "same_kind"):
+        raise TypeError(f"{value.dtype} does not become it by itself; convert it: astype()")
+
+
+def _check_range(array: NDArray[Any], value: Any) -> None:
+    """Refuse what has become another value; digits of a float may go."""
+    if array.dtype.names is not None:
+        for name in array.dtype.names:
+            _check_range(array[name], np.asarray(value[name]))
+    elif array.dtype.kind in "iub" or array.dtype.kind in "SU":
+        if not np.array_equal(array, value):
+            raise OverflowError("it does not fit")
+    elif array.dtype.kind in "fc" and not np.array_equal(np.isfinite(array), np.isfinite(value)):
+        raise OverflowError("it does not fit")
+
+
+def _check_leaf(array: NDArray[Any], given: NDArray[Any]) -> None:
+    """Compare a field with the objects that were given for it."""
+    kind = array.dtype.kind
+    objects = given.ravel().tolist() if given.dtype == object else [given]
+    if kind in "iub" and not all(isinstance(x, (int, np.integer, np.bool_)) for x in objects):
+        raise TypeError("it is no whole number")
+    if kind in "fc" and not all(isinstance(x, (int, float, complex, np.number, np.bool_)) for x in objects):
+        raise TypeError("it is no number")
+    if kind == "f" and not all(np.isfinite(a) or not np.isfinite(float(x))
+                               for a, x in zip(array.ravel().tolist(), objects, strict=True)):  # fmt: skip
+        raise OverflowError("it does not fit")
+    if kind in "SU" and any(len(x) > array.dtype.itemsize // (1 if kind == "S" else 4) for x in objects):
+        raise OverflowError("it does not fit")

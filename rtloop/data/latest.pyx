@@ -157,7 +157,8 @@ def write(_Latest_1 self not None, value):
     _check_not_in_child(latest)
     array = as_items(value, self.dtype)
     if array.size != 1:
-        raise ConfigError(f"{array.size} values at once; give one, or make it a struct: Latest([('x', 'f8', 3)])")
+        advice = f"a tuple of {', '.join(self.dtype.names)}" if self.dtype.names else "one, or make it a struct"
+        raise ConfigError(f"{array.size} values at once; give {advice}")
     address = array.ctypes.data
     rt_latest_write(latest, <const void *>address)
 

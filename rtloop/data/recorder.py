@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import _thread
-import atexit
 import os
-import threading
 import time
 import warnings
 import weakref
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from rtloop.errors import RecorderError, RTSetupWarning, StateError
+from rtloop.errors import ConfigError, RecorderError, RTSetupWarning, StateError
+from rtloop.system.ending import RECORDERS, at_end
 from rtloop.units import parse_duration
 
 if TYPE_CHECKING:
@@ -47,9 +47,10 @@ class Recorder:
     """Write what comes out of a ring to a file, in a background thread, until it is closed.
 
     The thread runs under SCHED_OTHER on the CPUs of the process's main thread, whoever starts it. It empties the ring
-    every `interval` and writes what it found as one piece: a process that is killed loses at most the last one. The
-    file that is left is readable as it is (for ``.npz`` a ``.npy`` of the same name). A machine that loses power may
-    lose what the kernel had not written yet.
+    every `interval` and writes what it found as one piece: a process that is killed loses at most the last one. What
+    it leaves is an ``.npy`` file that is readable as it is; for ``run.npz`` that is ``run.npz.part.npy``; an ``.mcap``
+    file without its index, which ``mcap recover`` adds. A machine that loses power may lose what the kernel had not
+    written.
 
     Parameters
     ----------
@@ -86,27 +87,42 @@ class Recorder:
 
         self._interval = parse_duration(interval, "interval", minimum=1_000_000) * 1e-9
         self._ring: _Ring = cast("_Log", ring).ring if hasattr(ring, "ring") else ring
+        if not all(hasattr(self._ring, name) for name in ("drain", "dropped", "dtype")):
+            raise ConfigError(f"{ring!r} is nothing to record; give a Ring or a SignalLog, such as loop.log")
         self._dropped_before = self._ring.dropped
         self._taken = 0
         self._error: Exception | None = None
         self._is_told = False
         self._pid = os.getpid()
-        self._wake = threading.Event()  # somebody wants a drain now
-        self._drained = threading.Condition()
+        # Bare locks and flags: what a signal handler may call has nothing that it could wait for itself on.
+        self._wake = _thread.allocate_lock()  # released: somebody wants a drain now
+        self._wake.acquire()
         self._rounds = 0
+        self._tid = 0
         self._is_closing = self._is_ended = False
+        if self._ring in _recorded:
+            raise StateError(f"{ring!r} is being recorded already: a ring has one consumer")
         self._file: RecordFile = open_record_file(path, self._ring.dtype, topic)
-        former = _thread.stack_size(_STACK_BYTES)
+        is_started = False
         try:
-            # A daemon, or the interpreter's end would wait for it before anybody could close it.
-            self._thread = threading.Thread(target=self._work, name="rtloop-recorder", daemon=True)
-            self._thread.start()
-        except BaseException:
-            self._file.abandon()
+            _recorded.add(self._ring)
+            _recorders.add(self)
+            with _stack_size:
+                former = _thread.stack_size(_STACK_BYTES)
+                try:
+                    # Nobody waits for such a thread at the interpreter's end, before the recorder could be closed.
+                    _thread.start_new_thread(self._work, ())
+                    is_started = True
+                finally:
+                    _thread.stack_size(former)
+        except BaseException:  # a signal handler's, or of a process without room for a thread
+            self._is_closing = True
+            self._kick()
+            if not is_started:
+                _recorded.discard(self._ring)
+                self._is_ended = True
+                self._file.abandon()
             raise
-        finally:
-            _thread.stack_size(former)
-        _recorders.add(self)
 
     @property
     def path(self) -> Path:
@@ -121,12 +137,14 @@ class Recorder:
     @property
     def lost(self) -> int:
         """How many records are not: those the full ring dropped, and those taken from it that could not be written."""
+        if self._pid != os.getpid():
+            return 0
         unwritten = self._taken - self.written if self._error is not None else 0
         return self._ring.dropped - self._dropped_before + unwritten
 
     @property
     def error(self) -> Exception | None:
-        """What went wrong, and ended the recording. :meth:`flush` or :meth:`close` raises it, once."""
+        """What went wrong, and ended the recording. :meth:`flush` raises it, and :meth:`close` if nothing else has."""
         return self._error
 
     @property
@@ -151,12 +169,12 @@ class Recorder:
         if self.closed:
             raise StateError(f"the recording to {self.path} has ended")
         limit = time.monotonic() + parse_duration(timeout, "timeout") * 1e-9
-        with self._drained:
-            wanted = self._rounds + 2  # the round that is under way may have begun before
-            while self._rounds < wanted and not self._is_ended:
-                self._wake.set()
-                if not self._drained.wait(min(0.05, max(0.0, limit - time.monotonic()))) and limit < time.monotonic():
-                    raise TimeoutError(f"{self.path}: the disk has taken longer than {timeout} to write")
+        wanted = self._rounds + 2  # the round that is under way may have begun before
+        while self._rounds < wanted and not self._is_ended:
+            self._kick()
+            time.sleep(0.001)
+            if limit < time.monotonic():
+                raise TimeoutError(f"{self.path}: the disk has taken longer than {timeout} to write")
         self._raise()
 
     def close(self) -> None:
@@ -170,13 +188,17 @@ class Recorder:
         if self._pid != os.getpid():
             return  # the thread, the file and the ring are the parent's
         self._is_closing = True
-        self._wake.set()
-        while self._thread.is_alive():
-            self._thread.join(0.05)
+        self._kick()
+        while not self._is_ended:
+            time.sleep(0.002)
         _recorders.discard(self)
         if not self._is_told:
             self._is_told = True
             self._raise()
+
+    def _kick(self) -> None:
+        with suppress(RuntimeError):  # it is released already
+            self._wake.release()
 
     def _raise(self) -> None:
         if self._error is not None:
@@ -193,34 +215,30 @@ class Recorder:
 
     def _work(self) -> None:
         try:
+            self._tid = _thread.get_native_id()
             _become_ordinary()
             is_last = False
             while not is_last:
-                self._wake.wait(self._interval)
-                self._wake.clear()
+                self._wake.acquire(timeout=self._interval)
                 is_last = self._is_closing  # read first: what comes after it is in the ring already
-                self._drain()
-                with self._drained:
-                    self._rounds += 1
-                    self._drained.notify_all()
+                try:
+                    self._drain()
+                except BufferError:
+                    is_last = False  # somebody looks at the ring's items in place: next time
+                except Exception as error:
+                    self._fail(error)
+                self._rounds += 1
             if self._error is None:
                 self._complete()
         finally:
-            with self._drained:
-                self._is_ended = True
-                self._drained.notify_all()
+            _recorded.discard(self._ring)
+            self._is_ended = True
 
     def _drain(self) -> None:
         records = self._ring.drain()
-        if not len(records):
-            return
         self._taken += len(records)
-        if self._error is not None:
-            return
-        try:
+        if len(records) and self._error is None:
             self._file.append(records)
-        except Exception as error:  # whatever a disk, a codec or the memory comes up with
-            self._fail(error)
 
     def _complete(self) -> None:
         try:
@@ -230,12 +248,17 @@ class Recorder:
 
     def _fail(self, error: Exception) -> None:
         """End the recording: what is in the file stays, and the ring is emptied for as long as anybody fills it."""
+        if self._error is not None:
+            return
         self._error = error
         self._file.abandon()
         # Now, for a run may go on for hours, and from here: the loop must not hear of it.
-        warnings.warn(self._describe(error), RTSetupWarning, stacklevel=2)
+        with suppress(Exception):  # a program may have made warnings errors
+            warnings.warn(self._describe(error), RTSetupWarning, stacklevel=2)
 
     def __enter__(self) -> Self:
+        if self.closed:
+            raise StateError(f"the recording to {self.path} has ended: make a new Recorder")
         return self
 
     def __exit__(
@@ -255,21 +278,26 @@ class Recorder:
 
 def _become_ordinary() -> None:
     """Leave the policy and the CPUs of a real-time thread that may have made this one."""
-    if os.sched_getscheduler(0) != os.SCHED_OTHER:
-        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
-    os.sched_setaffinity(0, os.sched_getaffinity(os.getpid()))
+    with suppress(OSError):  # SCHED_IDLE is not left without a privilege, and a cpuset may be shrinking
+        if os.sched_getscheduler(0) != os.SCHED_OTHER:
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    with suppress(OSError):
+        os.sched_setaffinity(0, os.sched_getaffinity(os.getpid()))
 
 
 _recorders: weakref.WeakSet[Recorder] = weakref.WeakSet()
+_recorded: weakref.WeakSet[Any] = weakref.WeakSet()  # the rings
+_stack_size = _thread.allocate_lock()  # the size for new threads is one for the process
 
 
 def _close_all() -> None:
-    """At the interpreter's end: complete the files. The loops' own end comes later, for it was asked for earlier."""
+    """At the interpreter's end, when the loops have ended: complete the files."""
     for recorder in list(_recorders):
         try:
             recorder.close()
         except RecorderError as error:
-            warnings.warn(str(error), RTSetupWarning, stacklevel=1)
+            with suppress(Exception):
+                warnings.warn(str(error), RTSetupWarning, stacklevel=1)
 
 
-atexit.register(_close_all)
+at_end(RECORDERS, _close_all)

@@ -345,7 +345,8 @@ cdef class _View:
         array.__setstate__((1, (0,), array.dtype, False, b""))
         if loan.exports:
             raise BufferError("a part of the array is in use: keep a copy instead. The items stay in the ring")
-        rt_ring_consume(_ring(self._ring), loan.count)
+        if _ring(self._ring).capacity:  # a forked child has inherited the statement, and not the items
+            rt_ring_consume(_ring(self._ring), loan.count)
 
 
 def __getattr__(name):

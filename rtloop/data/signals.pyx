@@ -148,8 +148,10 @@ cdef class _SignalLog_1:
         if not self.names:
             raise StateError("this log has no signals: add() them first")
         if self._ring is None:
-            self._ring = Ring(self.dtype, self.capacity)
-            rt_store_release(&signals.ring, <rt_ring_t *>(<_Ring_1>self._ring).handle)
+            fresh = Ring(self.dtype, self.capacity)  # takes its time, and another thread may have come first meanwhile
+            if self._ring is None:
+                self._ring = fresh
+                rt_store_release(&signals.ring, <rt_ring_t *>(<_Ring_1>self._ring).handle)
         return self._ring
 
     def __repr__(self):

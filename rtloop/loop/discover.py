@@ -43,6 +43,13 @@ class BlockFile(NamedTuple):
         """Where it is reached."""
         return f"/proc/{self.pid}/fd/{self.fd}"
 
+    # The same file under another number, which its process may give it at any time, is no other one.
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, BlockFile) and (self.pid, self.inode) == (other.pid, other.inode)
+
+    def __hash__(self) -> int:
+        return hash((self.pid, self.inode))
+
 
 def processes() -> Iterator[int]:
     """Yield the processes that can have a running loop: those with more than one thread.

@@ -61,6 +61,7 @@ cdef class PeerBlock(TelemetryReader):
         self._address, self.size, self._ask, self._attempts = address, size, account, _ATTEMPTS
         fault = self._open(address, size)
         if fault is not None:
+            self.view.block = NULL
             raise ValueError(fault)
 
     def __dealloc__(self):
@@ -70,19 +71,19 @@ cdef class PeerBlock(TelemetryReader):
     @property
     def header(self):
         """Who the loop says it is: plain values, copied."""
-        cdef const rt_telemetry_t *t = self.view.block
+        cdef const rt_telemetry_t *t = _block(self)
         return {"pid": t.pid, "tid": t.tid, "period_ns": t.period, "phase_ns": t.phase, "clock": t.clock,
                 "policy": t.policy, "priority": t.priority, "cpu": t.cpu, "name": t.name[:sizeof(t.name)]}
 
     @property
     def has_ended(self):
         """Whether the loop has ended, well or not."""
-        return rt_load_acquire(&self.view.block.ended) != 0
+        return rt_load_acquire(&_block(self).ended) != 0
 
     @property
     def has_failed(self):
         """Whether it has ended otherwise than by a stop."""
-        return self.has_ended and rt_load_relaxed(&self.view.block.end_reason) != 0
+        return self.has_ended and rt_load_relaxed(&_block(self).end_reason) != 0
 
     def text(self):
         """Return what the loop has written about itself, or nothing where it has not yet.
@@ -92,6 +93,7 @@ cdef class PeerBlock(TelemetryReader):
         ValueError
             Where it says that it is longer than its room.
         """
+        _block(self)
         cdef bytearray to = bytearray(self.view.text_capacity + 1)
         cdef char *room = to
         cdef int64_t length
@@ -107,3 +109,9 @@ cdef class PeerBlock(TelemetryReader):
 
     cdef object _account(self):
         return self._ask()
+
+
+cdef const rt_telemetry_t *_block(PeerBlock self) except NULL:
+    if self.view.block is NULL:
+        raise RuntimeError("this block has not been mapped")
+    return self.view.block

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import sys
 import warnings
 from typing import Protocol
 
 from rtloop.errors import RTSetupWarning, StopTimeoutError
+from rtloop.system.ending import LOOPS, at_end
 from rtloop.system.keeper import look_with
 
 __all__ = ["EXIT_TIMEOUT_NS", "loops", "reap_finished"]
@@ -67,6 +67,6 @@ def _before_fork() -> None:
         )
 
 
-atexit.register(_stop_all)
+at_end(LOOPS, _stop_all)
 look_with(reap_finished)
 os.register_at_fork(before=_before_fork, after_in_child=loops.clear)

@@ -109,3 +109,4 @@ cdef class TelemetryBlock(TelemetryReader):
     cdef rt_telemetry_t *block
     cdef readonly int fd
     cdef bint _is_locked
+    cdef object _inode

@@ -174,6 +174,7 @@ cdef class TelemetryBlock(TelemetryReader):
         rc = rt_memory_map_sealed(file_name, self.size, &address, &self.fd)
         if rc:
             raise OSError(-rc, f"telemetry block of {self.size} bytes: {os.strerror(-rc)}")
+        self._inode = os.fstat(self.fd).st_ino
         self.block = <rt_telemetry_t *>address
         with nogil:
             rt_memory_prefault(self.block, self.size)
@@ -186,6 +187,8 @@ cdef class TelemetryBlock(TelemetryReader):
 
     def describe(self, bytes text not None):
         """Write what the loop asked for and got, once, before its thread runs. Returns whether there is room for it."""
+        if self.block is NULL:
+            raise RuntimeError("this block has not been mapped")
         return rt_telemetry_describe(self.block, text, len(text)) == 0
 
     def lock(self):
@@ -202,7 +205,8 @@ cdef class TelemetryBlock(TelemetryReader):
         fd, self.fd = self.fd, -1
         if fd >= 0:
             with suppress(OSError):  # a program that becomes a daemon closes all files, this one, too
-                os.close(fd)
+                if os.fstat(fd).st_ino == self._inode:  # and its number may be another file's by now
+                    os.close(fd)
 
     def __dealloc__(self):
         if self.block is not NULL:
@@ -210,6 +214,8 @@ cdef class TelemetryBlock(TelemetryReader):
 
     def reset_idle_bank(self):
         """Clear the bank that the writer does not use, for it to turn to."""
+        if self.block is NULL:
+            raise RuntimeError("this block has not been mapped")
         with nogil:
             rt_bank_clear(&self.block.banks[(rt_load_relaxed(&self.block.active) & 1) ^ 1])
 

@@ -11,6 +11,7 @@ import os
 import queue
 import sys
 import threading
+from contextlib import suppress
 
 
 cdef extern from "<sys/prctl.h>" nogil:
@@ -57,7 +58,8 @@ def _work(jobs):
     prctl(PR_SET_NAME, b"rtloop-keeper")
     # Made by a real-time thread, it has inherited a policy that it does not need.
     if os.sched_getscheduler(0) != os.SCHED_OTHER:
-        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        with suppress(OSError):  # SCHED_IDLE is not left without a privilege
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     while True:
         try:
             is_needed = _look is not None and _look()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from contextlib import nullcontext
 from math import degrees
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rtloop.tools.options import to_duration, to_period
+from rtloop.tools.options import check_picture, to_duration, to_period
 from rtloop.units import format_duration, format_rate
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ def demo(duration: int, rate: int, seed: int, as_json: bool, plot: Path | None) 
     if duration < 4 * rate:
         raise click.BadParameter(f"{format_duration(duration)} is less than four cycles", param_hint="--duration")
     if plot is not None:
-        _check_plot(plot)
+        check_picture(plot)
     out, err = Console(), Console(stderr=True)
     if not as_json:
         out.print(
@@ -92,17 +91,6 @@ def demo(duration: int, rate: int, seed: int, as_json: bool, plot: Path | None) 
 
         draw_trials(trials, plot)
         err.print(f"Picture: {plot}", highlight=False, soft_wrap=True)
-
-
-def _check_plot(plot: Path) -> None:
-    """Fail now, not after the runs."""
-    import matplotlib.figure
-
-    canvas = matplotlib.figure.Figure().canvas
-    if plot.suffix.lstrip(".") not in canvas.get_supported_filetypes():
-        raise click.BadParameter(f"{plot}: the name must end in .png, .svg or .pdf", param_hint="--plot")
-    if not plot.parent.is_dir() or not os.access(plot.parent, os.W_OK):
-        raise click.BadParameter(f"{plot.parent} is not a folder one can write to", param_hint="--plot")
 
 
 class _Progress:

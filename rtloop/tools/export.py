@@ -34,7 +34,7 @@ _SERIES = ("latency", "execution", "response", "interval")
 @click.option("--table", type=click.Choice(["records", "histograms"]), default="records", show_default=True,
               help="What a CSV has: a row a recorded cycle, or a row a bin.")  # fmt: skip
 def export(runs: tuple[str, ...], form: str | None, output: str, table: str) -> None:
-    r"""Write saved stats in the format of another tool.
+    """Write saved stats in the format of another tool.
 
     \b
     csv       the last cycles, one a row, or the histograms (--table); times in ns
@@ -53,7 +53,7 @@ def export(runs: tuple[str, ...], form: str | None, output: str, table: str) -> 
       rtloop export run.npz -f json | jq .latency.max_ns
       rtloop export run.npz -o run.hlog
       rtloop export arm.npz leg.npz -o both.trace.json
-    """
+    """  # noqa: D301 - the backslash is for click
     form = form or next((name for suffix, name in _SUFFIXES.items() if output.endswith(suffix)), None)
     if form is None:
         given = "standard output" if output == "-" else output

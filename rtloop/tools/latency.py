@@ -14,7 +14,7 @@ import click
 
 from rtloop.errors import RtloopError
 from rtloop.tools.load import LOADS, Load
-from rtloop.tools.options import to_duration, to_period
+from rtloop.tools.options import check_picture, to_duration, to_period
 from rtloop.units import format_duration, format_rate
 
 if TYPE_CHECKING:
@@ -129,6 +129,8 @@ def latency(
         raise click.UsageError("--trace says what was traced at a breakpoint: give --breakpoint, too")
     if compare and (len(cpus) > 1 or limit is not None):
         raise click.UsageError("--compare measures one loop on one CPU, without a breakpoint")
+    if plot is not None:
+        check_picture(plot)
     settings = {"policy": policy, "spin": spin if spin != "0" else 0}
     if policy in ("fifo", "rr"):
         settings["priority"] = priority
@@ -150,9 +152,10 @@ def latency(
         click.echo(json.dumps(make_document(run, total, asked, kind), indent=1))
     else:
         print_run(out, run, cpus, histogram=histogram)
-        out.print(conclude_run(run, total, rate), highlight=False)
-        if trace is not None and any(run.hits):
-            out.print(f"The kernel's trace up to that moment: {trace}", highlight=False, soft_wrap=True)
+        out.print("\n" + conclude_run(run, total, rate), highlight=False)
+        if trace is not None:
+            told = f"The kernel's trace up to that moment: {trace}" if any(run.hits) else "No trace was written."
+            out.print(told, highlight=False, soft_wrap=True)
     if run.is_interrupted:
         return 130
     return HIT if any(run.hits) else 0

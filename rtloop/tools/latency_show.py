@@ -149,8 +149,8 @@ def conclude_run(run: Run, total: Histogram, period_ns: int) -> str:
     """Say what was measured, and what follows."""
     hit = max(run.hits)
     if hit:
-        return f"\nA wake-up came {format_duration(hit, 1)} late, and the measurement ended there."
-    return ("\nInterrupted. " if run.is_interrupted else "\n") + conclude(total, period_ns, loops=len(run.stats))
+        return f"A wake-up came {format_duration(hit, 1)} late, and the measurement ended there."
+    return ("Interrupted. " if run.is_interrupted else "") + conclude(total, period_ns, loops=len(run.stats))
 
 
 def print_comparison(out: Console | None, pairs: Sequence[tuple[Histogram, Histogram]]) -> dict[str, Any]:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from typing import TYPE_CHECKING
+
 import click
 
 from rtloop.errors import ConfigError
 from rtloop.units import parse_duration, parse_period
 
-__all__ = ["to_duration", "to_period"]
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["check_picture", "to_duration", "to_period"]
 
 
 def to_duration(ctx: click.Context, param: click.Parameter, value: str) -> int:
@@ -27,3 +33,14 @@ def _parse(ctx: click.Context, param: click.Parameter, value: str, *, rate: bool
         return parse_duration(value, param.name or "", minimum=1)
     except ConfigError as error:
         raise click.BadParameter(str(error), ctx, param) from None
+
+
+def check_picture(plot: Path) -> None:
+    """Refuse what no picture can be written to: now, not after the runs."""
+    import matplotlib.figure
+
+    canvas = matplotlib.figure.Figure().canvas
+    if plot.suffix.lstrip(".") not in canvas.get_supported_filetypes():
+        raise click.BadParameter(f"{plot}: the name must end in .png, .svg or .pdf", param_hint="--plot")
+    if not plot.parent.is_dir() or not os.access(plot.parent, os.W_OK):
+        raise click.BadParameter(f"{plot.parent} is not a folder one can write to", param_hint="--plot")

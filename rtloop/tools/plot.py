@@ -37,7 +37,7 @@ _KINDS = ("main", "histograms", "time", *_LABELS)
 @click.option("--kind", type=click.Choice(_KINDS), default=None,
               help="By default main for one run, and histograms for several.")  # fmt: skip
 def plot(runs: tuple[str, ...], output: str | None, kind: str | None) -> None:
-    r"""Draw saved stats: stats.save("run.npz").
+    """Draw saved stats: stats.save("run.npz").
 
     \b
     main        histograms and the time lines of the last cycles, of one run
@@ -53,7 +53,7 @@ def plot(runs: tuple[str, ...], output: str | None, kind: str | None) -> None:
       rtloop plot run.npz
       rtloop plot before.npz after.npz -o compared.svg
       rtloop plot before.npz after.npz --kind latency -o latency.pdf
-    """
+    """  # noqa: D301 - the backslash is for click
     import matplotlib.figure
 
     target = output or f"{Path(runs[0]).stem}.png"

@@ -19,7 +19,7 @@ __all__ = ["report"]
     "--worst", type=click.IntRange(0, 1000), default=10, show_default=True, help="How many worst cycles to list."
 )
 def report(runs: tuple[str, ...], output: str | None, worst: int) -> None:
-    r"""Make a page of HTML of saved stats: stats.save("run.npz").
+    """Make a page of HTML of saved stats: stats.save("run.npz").
 
     It holds what to look at, the figures, the histograms, the time line, the worst cycles, what the kernel granted,
     the settings, and facts of the machine. It is one file that loads nothing else and runs no script: it can be mailed,
@@ -30,7 +30,7 @@ def report(runs: tuple[str, ...], output: str | None, worst: int) -> None:
       rtloop report run.npz -o report.html
       rtloop report before.npz after.npz -o compared.html
       rtloop report run.npz -o - | ssh desk 'cat > report.html'
-    """
+    """  # noqa: D301 - the backslash is for click
     from rtloop.tools.report_page import make_page
 
     target = output or f"{Path(runs[0]).stem}.html"

@@ -101,8 +101,8 @@ def conclude(histogram: Histogram, period_ns: int, loops: int = 1) -> str:
         slowest = claims(histogram)[-1]
         return (
             f"Of {count:,} wake-ups in {format_time(seconds)} the worst came {worst} late: as it is set up now, this"
-            f" machine does not carry even {slowest.rate_hz} Hz with half of the period left, {slowest.late:,}"
-            " wake-ups took longer. See: rtloop doctor"
+            f" machine does not carry even {slowest.rate_hz} Hz with half of the period left: it took longer"
+            f" {slowest.late:,} times. See: rtloop doctor"
         )
     wanted = 1e-6 if carried.fraction > 2e-6 else carried.fraction / 10
     needed = 3.0 / wanted * period_ns * 1e-9 / loops

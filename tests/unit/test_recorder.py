@@ -296,9 +296,8 @@ def test_flush_gives_up_where_the_disk_takes_too_long(tmp_path: Path, monkeypatc
 
 def test_T16_the_thread_is_an_ordinary_one(tmp_path: Path) -> None:
     recorder = Recorder(Ring("f8", 1), tmp_path / "run.npy")
-    tid = recorder._thread.native_id
-    assert tid is not None
     recorder.flush()
+    tid = recorder._tid
     assert os.sched_getscheduler(tid) == os.SCHED_OTHER
     assert os.sched_getaffinity(tid) == os.sched_getaffinity(0)
     recorder.close()
@@ -340,3 +339,147 @@ def test_a_log_of_signals_is_recorded_as_it_is(exchanges: Any, ordinary: dict[st
     assert recorder.written + recorder.lost == stats.cycles == 1000
     assert len(left) == recorder.written == 1000
     assert np.array_equal(left["cycle"], np.arange(1000)) and np.array_equal(left["s3"], left["cycle"] + 3.0)
+
+
+def test_one_ring_and_one_file_have_one_recorder(tmp_path: Path) -> None:
+    ring, other = Ring("f8", 10), Ring("f8", 10)
+    with Recorder(ring, tmp_path / "a.npy") as first:
+        with pytest.raises(rtloop.StateError, match="one consumer"):
+            Recorder(ring, tmp_path / "b.npy")
+        for name in ("a.npy",):
+            with pytest.raises(rtloop.StateError, match="being recorded to already"):
+                Recorder(other, tmp_path / name)
+        ring.push(1)
+    assert first.written == 1 and read(tmp_path / "a.npy").tolist() == [1.0]
+    with Recorder(ring, tmp_path / "a.npy"), Recorder(other, tmp_path / "b.npy"):
+        pass
+    with pytest.raises(rtloop.StateError, match="has ended"), first:
+        pass
+    with pytest.raises(rtloop.ConfigError, match="nothing to record"):
+        Recorder(rtloop.Latest("f8"), tmp_path / "c.npy")  # type: ignore[arg-type]
+
+
+def test_somebody_who_looks_at_the_ring_in_place_delays_and_loses_nothing(tmp_path: Path) -> None:
+    ring = Ring("f8", 100)
+    with Recorder(ring, tmp_path / "run.npy", interval="1ms") as recorder:
+        ring.push(range(10))
+        recorder.flush()
+        ring.push(range(10))
+        with ring.view() as items:
+            time.sleep(0.05)
+            seen = len(items)
+        ring.push(range(10))
+    assert recorder.error is None and recorder.written == 30 - seen
+
+
+def test_a_drain_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        dtype, dropped = np.dtype("f8"), 0
+
+        def drain(self) -> np.ndarray:
+            raise MemoryError("no room")
+
+    recorder = Recorder(Broken(), tmp_path / "run.npy")
+    with pytest.warns(rtloop.RTSetupWarning, match="no room"), pytest.raises(rtloop.RecorderError, match="no room"):
+        recorder.close()
+
+
+def test_warnings_that_are_errors_do_not_end_the_count(script: Script, tmp_path: Path) -> None:
+    done = script(f"""
+        import resource, signal, warnings, numpy as np, rtloop
+        warnings.simplefilter("error")
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, 8_000))
+        ring = rtloop.Ring("f8", 10_000)
+        recorder = rtloop.Recorder(ring, {str(tmp_path / "run.npy")!r}, interval="1ms")
+        for _ in range(3):
+            ring.push(np.arange(1000))
+            try:
+                recorder.flush()
+            except rtloop.RecorderError:
+                pass
+        recorder.close()
+        print(recorder.written + recorder.lost, recorder.closed)
+    """)
+    assert done.stdout.split() == ["3000", "True"], done.stderr
+
+
+def test_an_interrupted_close_is_completed_by_the_next(script: Script, tmp_path: Path) -> None:
+    path = tmp_path / "run.npz"
+    done = script(f"""
+        import os, signal, threading, time, numpy as np, rtloop
+        ring = rtloop.Ring([("x", "f8", 8)], 40_000)
+        recorder = rtloop.Recorder(ring, {str(path)!r})
+        array = np.zeros(40_000, ring.dtype)
+        array["x"] = np.random.default_rng(1).random((40_000, 8))
+        ring.push(array)
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.15)
+        try:
+            recorder.close()
+            print("not interrupted")
+        except KeyboardInterrupt:
+            print("interrupted")
+        recorder.close()
+        print(len(np.load({str(path)!r})["records"]), os.listdir({str(tmp_path)!r}).count("run.npz"))
+    """)
+    assert done.stdout.splitlines()[1] == "40000 1", done.stderr
+
+
+def test_a_signal_handler_may_flush_and_close(script: Script, tmp_path: Path) -> None:
+    done = script(f"""
+        import signal, time, rtloop
+        ring = rtloop.Ring("f8", 1000)
+        recorder = rtloop.Recorder(ring, {str(tmp_path / "run.npy")!r}, interval="1ms")
+        def handler(*_):
+            if not recorder.closed:
+                ring.push(1)
+                recorder.flush()
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
+        end = time.monotonic() + 1
+        while time.monotonic() < end:
+            recorder.flush()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, lambda *_: recorder.close())
+        signal.setitimer(signal.ITIMER_REAL, 0.0001)
+        recorder.close()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        print(recorder.closed, recorder.written > 10)
+    """)
+    assert done.stdout.split() == ["True", "True"], done.stderr
+
+
+def test_what_a_loop_logs_until_the_interpreter_ends_is_recorded(
+    script: Script, exchange_path: Path, tmp_path: Path
+) -> None:
+    done = script(f"""
+        import sys, time
+        sys.path.insert(0, {str(exchange_path)!r})
+        import exchanges, rtloop
+        loop = exchanges.Servo("2kHz", policy="other", lock_memory="off", dma_latency=None)
+        recorder = rtloop.Recorder(loop.log, {str(tmp_path / "run.npy")!r})
+        loop.start()
+        time.sleep(0.3)
+        import rtloop.system.ending as ending
+        ending.at_end(ending.RECORDERS, lambda: print(loop.stats.cycles, recorder.written + recorder.lost))
+    """)
+    cycles, counted = map(int, done.stdout.split())
+    assert cycles == counted > 100, done.stderr
+
+
+@pytest.mark.parametrize("clock", ["CLOCK_MONOTONIC", "CLOCK_REALTIME", "CLOCK_TAI"])
+def test_times_of_an_mcap_are_of_today_on_every_clock(tmp_path: Path, clock: str) -> None:
+    pytest.importorskip("mcap")
+    ring = Ring([("release", "i8")], 10)
+    with Recorder(ring, tmp_path / "run.mcap"):
+        ring.push([(time.clock_gettime_ns(getattr(time, clock)),), (-(2**63),)])
+    (first, _), (second, _) = read_mcap(tmp_path / "run.mcap")
+    assert abs(first - time.time_ns()) < 120e9 and abs(second - time.time_ns()) < 120e9
+
+
+def test_what_does_not_become_json_is_refused_at_once(tmp_path: Path) -> None:
+    pytest.importorskip("mcap")
+    with pytest.raises(rtloop.ConfigError, match="does not become JSON"):
+        Recorder(Ring([("x", "g")], 10), tmp_path / "run.mcap")
+    assert list(tmp_path.iterdir()) == []

@@ -194,9 +194,13 @@ def test_another_policy_than_to_drop_is_refused() -> None:
 @pytest.mark.parametrize(
     ("dtype", "value", "words"),
     [
-        ("i4", 1.5, "no whole number"), ("i4", "x", "no whole number"), ("u1", 256, "out of bounds"),
+        ("i4", 1.5, "no whole number"), ("i4", "x", "no item"), ("u1", 256, "out of bounds"),
         ("u1", np.array([1]), "astype"), ("f8", "x", "convert"), ("f8", np.zeros((2, 2)), "one dimension"),
-        (RECORD, (1, 2), "no item"),
+        (RECORD, (1, 2), "no item"), (RECORD, 5.0, "made of a tuple"), (RECORD, (1, (1, 2, 3), 1.5), "no whole number"),
+        (RECORD, (1, (1, 2, 3), 1 << 15), "no item"), (RECORD, (1, (1e300, 2, 3), 1), "does not fit"),
+        (RECORD, np.zeros(1, [("n", "i2"), ("axis", "f4", 3), ("t", "f8")]), "in this order"),
+        ("i1", np.int64(300), "fit"), ("f4", 1e300, "does not fit"), ("S4", b"toolong", "does not fit"),
+        ("f8", None, "no item"), ("f8", "3.5", "no item"),
     ],
 )  # fmt: skip
 def test_what_is_no_item_is_refused_and_puts_in_nothing(dtype: Any, value: Any, words: str) -> None:
@@ -225,6 +229,18 @@ def test_a_ring_that_was_never_made_says_so() -> None:
     with pytest.raises(rtloop.StateError, match="made once"):
         Ring.__init__(made := Ring("f8", 1), "f8", 1)
     assert made.capacity == 1
+
+
+def test_M8_a_view_that_a_child_inherits_takes_nothing_out_there() -> None:
+    ring = Ring("f8", 4)
+    ring.push([1, 2])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        with ring.view():
+            child = os.fork()
+    if child == 0:
+        os._exit(0 if ring.pop() is None and len(ring) == 0 else 1)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_M8_a_forked_child_has_an_empty_ring_without_room() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from types import ModuleType
 from typing import Any
 
@@ -82,3 +83,14 @@ def test_every_cycle_of_a_loop_is_there_or_counted(exchanges: ModuleType, ordina
     assert len(records) == 100 and len(records) + ring.dropped == stats.cycles == 500
     assert np.all(records["s7"] == records["cycle"] + 7)
     assert np.all(records["start"] >= records["release"])
+
+
+def test_threads_that_ask_for_the_ring_at_once_get_the_same(exchanges: ModuleType) -> None:
+    for _ in range(30):
+        log, found = exchanges.Mixed(capacity=1000).log, []
+        threads = [threading.Thread(target=lambda log=log, found=found: found.append(log.ring)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len({id(ring) for ring in found}) == 1
