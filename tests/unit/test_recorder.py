@@ -431,10 +431,14 @@ def test_a_signal_handler_may_flush_and_close(script: Script, tmp_path: Path) ->
         import signal, time, rtloop
         ring = rtloop.Ring("f8", 1000)
         recorder = rtloop.Recorder(ring, {str(tmp_path / "run.npy")!r}, interval="1ms")
+        depth = 0
         def handler(*_):
-            if not recorder.closed:
+            global depth
+            if depth == 0 and not recorder.closed:
+                depth += 1
                 ring.push(1)
                 recorder.flush()
+                depth -= 1
         signal.signal(signal.SIGALRM, handler)
         signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
         end = time.monotonic() + 1
