@@ -414,12 +414,13 @@ def test_an_interrupted_close_is_completed_by_the_next(script: Script, tmp_path:
         array["x"] = np.random.default_rng(1).random((40_000, 8))
         ring.push(array)
         signal.signal(signal.SIGALRM, signal.default_int_handler)
-        signal.setitimer(signal.ITIMER_REAL, 0.15)
         try:
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
             recorder.close()
             print("not interrupted")
         except KeyboardInterrupt:
             print("interrupted")
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
         recorder.close()
         print(len(np.load({str(path)!r})["records"]), os.listdir({str(tmp_path)!r}).count("run.npz"))
     """)
