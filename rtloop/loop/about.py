@@ -12,7 +12,7 @@ from rtloop.system.grant import Grant
 if TYPE_CHECKING:
     from rtloop.loop.telemetry import TelemetryBlock
 
-__all__ = ["About", "clean", "read", "write"]
+__all__ = ["About", "clean", "is_setting", "read", "write"]
 
 _SCALARS = (str, int, float, type(None))
 
@@ -80,8 +80,15 @@ def _is_of(value: object, kind: str) -> bool:
     return type(value).__name__.removesuffix("Type") == kind
 
 
+def is_setting(key: str, value: object) -> bool:
+    """Whether a value is of a setting's kind; of one that is not known here, any is."""
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        return False
+    return key not in _SETTINGS or any(_is_of(value, kind) for kind in _SETTINGS[key].split(" | "))
+
+
 def _setting(key: str, value: object) -> Any:
-    if not any(_is_of(value, kind) for kind in _SETTINGS[key].split(" | ")):
+    if not is_setting(key, value):
         raise ValueError(f"{key} is of another kind")
     return clean(value) if isinstance(value, str) else value
 

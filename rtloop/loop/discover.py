@@ -227,7 +227,8 @@ def describe_denied(pid: int) -> str:
 def describe_denied_count(count: int) -> str:
     """Say that some processes may not be looked into."""
     what = "1 process" if count == 1 else f"{count} processes"
-    return f"{what} may not be looked into, of other users or more privileged: try as root"
+    how = "try as root" if os.geteuid() else "root needs CAP_SYS_PTRACE, which it lacks here"
+    return f"{what} may not be looked into, of other users or more privileged: {how}"
 
 
 def _user(uid: int) -> str:

@@ -323,8 +323,10 @@ def draw_stats(stats: Stats, path: str | os.PathLike[str] | None = None) -> Figu
     period = stats.settings.get("period_ns", 0)
     mark_period(top, period, max(histogram.max for histogram in histograms.values()))
     rate = f"{format_rate(period)}, " if period else ""
+    how = "simulated, " if stats.is_simulated else ""
     top.set_title(
-        f"{literal(stats.name)}: {rate}{stats.cycles:,} cycles, {stats.missed:,} missed, {stats.overruns:,} overruns",
+        f"{literal(stats.name)}: {how}{rate}{stats.cycles:,} cycles, {stats.missed:,} missed,"
+        f" {stats.overruns:,} overruns",
         loc="left",
     )
     _draw_time_lines(upper, lower, stats)

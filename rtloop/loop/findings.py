@@ -32,6 +32,11 @@ def find(stats: Stats) -> list[Finding]:
     if not stats.cycles:
         return [Finding("note", "No cycle ran: there is nothing to see but the settings.")]
     found = [Finding("bad", text) for text in _bad(stats)]
+    if stats.is_simulated:
+        if not found:
+            found.append(Finding("good", "No cycle overran, and no release was missed, in virtual time."))
+        text = "Simulated: nothing was measured, and the times are those of the models. See Settings which."
+        return [*found, Finding("note", text)]
     if not found:
         held = "" if stats.has_own_wait else " No cycle overran, and no release was missed."
         found.append(Finding("good", f"Nothing went wrong that the loop can see.{held}"))

@@ -13,7 +13,7 @@ import numpy as np
 
 from rtloop.data.histogram import Histogram
 from rtloop.errors import ConfigError
-from rtloop.loop import table
+from rtloop.loop import stored, table
 from rtloop.system.grant import Grant
 
 if TYPE_CHECKING:
@@ -260,8 +260,7 @@ class Stats:
         content = io.BytesIO(source.read_bytes())
         try:
             with zipfile.ZipFile(content) as archive:
-                if "stats.npy" not in archive.namelist():
-                    raise ValueError("it has no stats in it")
+                stored.check_archive(archive)
             content.seek(0)
             with np.load(content, allow_pickle=False) as file:
                 values = json.loads(str(file["stats"]))
@@ -279,6 +278,7 @@ class Stats:
     @classmethod
     def _from_dict(cls, values: dict[str, Any], records: NDArray[Any]) -> Stats:
         fields = {name: values[name] for name in cls.__dataclass_fields__ if name != "records"}
+        stored.check_fields(fields)
         for name in _HISTOGRAMS:
             fields[name] = Histogram.from_dict(fields[name])
         for name, kind in _PAIRS.items():

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 
 __all__ = ["check_picture", "to_duration", "to_period"]
 
+_FORMS = (
+    "; write it with a unit, such as 250us, 10ms or 2s",
+    "; write a rate, such as 4kHz, or a period, such as 250us",
+)
+
 
 def to_duration(ctx: click.Context, param: click.Parameter, value: str) -> int:
     """Turn an option such as ``10s`` into nanoseconds: a click callback."""
@@ -32,7 +37,9 @@ def _parse(ctx: click.Context, param: click.Parameter, value: str, *, rate: bool
             return parse_period(value, param.name or "")
         return parse_duration(value, param.name or "", minimum=1)
     except ConfigError as error:
-        raise click.BadParameter(str(error), ctx, param) from None
+        # The words of the Python interface name types that a command line does not have.
+        what, forms, _ = str(error).removeprefix(f"{param.name}=").partition("; give an int (nanoseconds)")
+        raise click.BadParameter(what + (_FORMS[rate] if forms else ""), ctx, param) from None
 
 
 def check_picture(plot: Path) -> None:

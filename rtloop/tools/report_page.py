@@ -76,7 +76,8 @@ def _several(runs: Sequence[Run], worst: int) -> Iterable[Markup]:
         _comparison(runs, heads),
         tag(
             "p",
-            "The least duration of a row is in bold type. Counters are of runs that may differ in length.",
+            "The least duration of a row is in bold type, unless a run is simulated. Counters are of runs that may"
+            " differ in length.",
             class_="note",
         ),
     )
@@ -274,6 +275,7 @@ def _comparison(runs: Sequence[Run], heads: Sequence[Markup]) -> Markup:
     )
     for name, label, _ in ROWS:
         histograms = [getattr(run.stats, name) for run in runs]
+        is_a_race = name != "interval" and not any(run.stats.is_simulated for run in runs)
         texts = [cells_of(histogram) for histogram in histograms]
         for column, head in enumerate(HEAD):
             if head not in ("50 %", "99 %", "99.9 %", "max"):
@@ -282,9 +284,7 @@ def _comparison(runs: Sequence[Run], heads: Sequence[Markup]) -> Markup:
             values = [
                 float(h.percentile(q)) if t[column] != "-" else np.inf for h, t in zip(histograms, texts, strict=True)
             ]
-            rows.append(
-                _row(f"{label}, {head}", [text[column] for text in texts], values if name != "interval" else None)
-            )
+            rows.append(_row(f"{label}, {head}", [text[column] for text in texts], values if is_a_race else None))
     return tag("table", tag("tbody", *rows), class_="figures compare")
 
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from rtloop.errors import ConfigError
 from rtloop.loop.stats import Stats
 
 if TYPE_CHECKING:
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["Run", "find_missed", "find_overruns", "first_index", "load_runs", "period_of", "write_output"]
-
-_COUNTERS = ("cycles", "missed", "overruns", "late", "stalls", "warmup", "duration_ns", "forks")
 
 
 class Run(NamedTuple):
@@ -38,7 +35,7 @@ def load_runs(paths: Sequence[str]) -> list[Run]:
     click.ClickException
         Where a file cannot be read.
     ConfigError
-        Where it is none of rtloop's.
+        Where it is none of rtloop's, or is damaged.
     """
     loaded = []
     for path in paths:
@@ -46,7 +43,6 @@ def load_runs(paths: Sequence[str]) -> list[Run]:
             stats = Stats.load(path)
         except OSError as error:
             raise click.ClickException(f"{path}: {error.strerror or error}") from None
-        _check(stats, path)
         loaded.append(stats)
     names = [stats.name for stats in loaded]
     labels: list[str] = []
@@ -54,17 +50,6 @@ def load_runs(paths: Sequence[str]) -> list[Run]:
         label = name if names.count(name) == 1 else f"{name} ({Path(path).stem})"
         labels.append(label if label not in labels else f"{label} #{len(labels) + 1}")
     return [Run(label, stats) for label, stats in zip(labels, loaded, strict=True)]
-
-
-def _check(stats: Stats, path: str) -> None:
-    """Refuse a file in which a field is not of its kind: what was loaded is text from a stranger."""
-    period = stats.settings.get("period_ns", 0)
-    counters = {name: getattr(stats, name) for name in _COUNTERS} | {"period_ns": period}
-    for name, value in counters.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise ConfigError(f"{path} is damaged: {name} is {value!r}, not a count")
-    if not isinstance(stats.name, str) or not isinstance(stats.state, str):
-        raise ConfigError(f"{path} is damaged: the loop's name and state are not texts")
 
 
 def period_of(stats: Stats) -> int:
@@ -101,6 +86,11 @@ def find_missed(stats: Stats) -> NDArray[np.int64]:
     return missed
 
 
+def _close_output() -> None:
+    """Let the interpreter's end not fail once more, on what Python still has in its buffer."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def write_output(path: str, content: str | bytes) -> None:
     """Write a result to standard output (``-``) or to a file, which is replaced as a whole or not at all.
 
@@ -117,7 +107,10 @@ def write_output(path: str, content: str | bytes) -> None:
             stream.buffer.write(data)
             stream.flush()
         except BrokenPipeError:  # the reader, such as head, has had enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _close_output()
+        except OSError as error:
+            _close_output()
+            raise click.ClickException(f"cannot write to standard output: {error.strerror or error}") from None
         return
     target = Path(path)
     try:

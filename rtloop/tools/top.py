@@ -12,7 +12,7 @@ import click
 from rtloop.tools.options import to_duration
 
 if TYPE_CHECKING:
-    from rtloop.tools.top_data import Sample
+    from rtloop.tools.top_data import Sample, Sampler
 
 __all__ = ["make_document", "top"]
 
@@ -48,7 +48,7 @@ def top(interval: int, pid: int | None, name: str | None, as_json: bool) -> None
         if as_json:
             click.echo(json.dumps(make_document(sample), indent=1))
         else:
-            _print_table(sample)
+            _print_table(sample, sampler)
     finally:
         sampler.close()
     if not sample.rows and (pid is not None or name is not None):
@@ -73,13 +73,13 @@ def make_document(sample: Sample) -> dict[str, Any]:
     }
 
 
-def _print_table(sample: Sample) -> None:
+def _print_table(sample: Sample, sampler: Sampler) -> None:
     from rich.console import Console
 
     from rtloop.tools.top_view import make_table, notes
 
     width = None if sys.stdout.isatty() else 200  # a file is not to be cut at 80 columns
-    Console(width=width).print(make_table(sample.rows) if sample.rows else "No loop runs.")
+    Console(width=width).print(make_table(sample.rows) if sample.rows else sampler.describe_none())
     for line in notes(sample):
         print(line, file=sys.stderr)
     print("This is no terminal: the table was printed once. For programs there is --json.", file=sys.stderr)

@@ -209,7 +209,7 @@ class TopApp(App[None]):
         """Lay out the table."""
         yield Static(id="status")
         yield LoopTable(id="loops", cursor_type="row", zebra_stripes=True)
-        yield Static("No loop runs. One that starts appears here.", id="empty")
+        yield Static(f"{self._sampler.describe_none()} One that starts appears here.", id="empty")
         yield Static(id="notes")
         yield Footer()
 

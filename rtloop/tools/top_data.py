@@ -138,6 +138,12 @@ class Sampler:
         rows.sort(key=lambda row: (row.reader.name, row.reader.pid, row.reader.tid))
         return Sample(rows, len(found.denied), faulty)
 
+    def describe_none(self) -> str:
+        """Say that no loop runs, of those that were asked for."""
+        asked = [f"of the name {self._name!r}"] if self._name is not None else []
+        asked += [f"in process {self._pid}"] if self._pid is not None else []
+        return f"No loop {' '.join([*asked, 'runs'])}."
+
     def _row(self, reader: LoopReader, records: int) -> Row | None:
         stats, now = reader.read(records=records), time.monotonic()
         if stats.state != "running":

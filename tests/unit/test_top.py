@@ -375,6 +375,8 @@ def test_json_has_everything_and_nothing_else(pair: Any) -> None:
 
 
 def test_json_without_a_loop_is_a_document_too_and_what_was_asked_for_by_name_is_an_exit_code() -> None:
+    done = run("--name", "nobody of this name")
+    assert done.returncode == 1 and "No loop of the name 'nobody of this name' runs." in done.stdout
     done = run("--json", "--name", "nobody of this name")
     assert done.returncode == 1 and json.loads(done.stdout)["loops"] == []
     assert run("--json").returncode == 0
