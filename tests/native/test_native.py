@@ -223,6 +223,21 @@ PROGRAMS = {
             "aligns a multiple": Mutation("schedule.h", "(align - origin % align) % align", "align - origin % align"),
         },
     ),
+    "signals": Program(
+        (MEMORY, THREADS),
+        mutations={
+            "shows the record before it is there": Mutation(
+                "signals.h",
+                "  char *const record = ring->items",
+                "  rt_store_release(&ring->tail, tail + 1);\n  char *const record = ring->items",
+            ),
+            "every cycle": Mutation("signals.h", "cycle->index % s->every", "0"),
+            "one too many": Mutation("signals.h", "if (s->count == RT_SIGNALS_MAX) return -ENOSPC;", ""),
+            "all are long": Mutation("signals.h", "switch (signal->bytes) {", "switch (8) {"),
+            "gaps": Mutation("signals.h", "s->record_bytes += bytes;", "s->record_bytes += 8;"),
+            "the start is the release": Mutation("signals.h", "&cycle->start", "&cycle->release"),
+        },
+    ),
     "simulate": Program(
         (MEMORY,),
         mutations={
