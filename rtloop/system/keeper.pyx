@@ -23,6 +23,8 @@ cdef extern from "<sys/prctl.h>" nogil:
 # Enough for what runs there, and little to lock.
 _STACK_BYTES = 512 << 10
 _LOOK_S = 0.1
+# How long a job takes at most before its caller asks whether there is still a keeper.
+_LONG_S = 1.0
 
 _jobs = None
 _pid = 0
@@ -122,8 +124,12 @@ def shielded(function):
     jobs.put(job)
     while True:
         try:
-            job.done.acquire()
-            break
+            if job.done.acquire(timeout=_LONG_S):
+                break
+            if _jobs is not jobs or _pid == 0:  # the keeper has died
+                if job.done.acquire(False):
+                    break
+                return function()  # it never came to this job
         except BaseException as error:
             interrupt = error
     if job.error is not None:

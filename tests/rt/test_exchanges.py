@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import time
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -56,3 +59,25 @@ def test_M6_exchanges_stay_locked_when_a_lock_of_everything_ends(exchanges: Modu
     ring, latest = rtloop.Ring("f8", 10_000), rtloop.Latest([("x", "f8", 5000)])
     exchanges.Checker("1ms", lock_memory="all").run(cycles=20)
     assert ring.is_locked and latest.is_locked
+
+
+def test_T16_a_recorder_that_a_real_time_thread_makes_is_an_ordinary_one_on_all_cpus(tmp_path: Path) -> None:
+    cpus = os.sched_getaffinity(0)
+    seen: dict[str, object] = {}
+
+    def make() -> None:
+        os.sched_setaffinity(0, {min(cpus)})
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(20))
+        seen["size before"] = threading.stack_size()
+        with rtloop.Recorder(rtloop.Ring("f8", 1), tmp_path / "run.npy") as recorder:
+            seen["size after"] = threading.stack_size()
+            recorder.flush()
+            tid = recorder._tid
+            seen["policy"], seen["cpus"] = os.sched_getscheduler(tid), os.sched_getaffinity(tid)
+            fd = recorder._file._fd  # type: ignore[attr-defined]
+            seen["inherited"] = os.get_inheritable(fd)
+
+    thread = threading.Thread(target=make)
+    thread.start()
+    thread.join(30)
+    assert seen == {"size before": 0, "size after": 0, "policy": os.SCHED_OTHER, "cpus": cpus, "inherited": False}

@@ -89,6 +89,20 @@ def test_a_look_that_fails_does_not_end_the_keeper(script: Script) -> None:
     assert said == ["2"]
 
 
+def test_a_job_that_the_keeper_never_came_to_is_done_all_the_same(script: Script) -> None:
+    said = run(script, """
+    from rtloop.system import keeper
+    sys.unraisablehook = lambda _: None
+    def die():
+        raise SystemExit
+    keeper.look_with(die)
+    print([keeper.shielded(lambda: number) for number in range(2)])
+    keeper.look_with(None)
+    print(rtloop.RTLoop("1ms", lock_memory="off", **PLAIN).run(cycles=2).cycles)
+    """)  # fmt: skip
+    assert said == ["[0,", "1]", "2"]
+
+
 def test_a_loop_is_not_started_at_the_end_of_the_interpreter(script: Script) -> None:
     said = run(script, """
     loop = rtloop.RTLoop("1ms", lock_memory="off", **PLAIN)
