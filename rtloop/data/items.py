@@ -30,7 +30,10 @@ def plain_dtype(dtype: DTypeLike) -> np.dtype[Any]:
         raise ConfigError(f"dtype={dtype!r} has no place in plain memory; give numbers, or a struct of them")
     if item.subdtype is not None:
         base, shape = item.subdtype
-        raise ConfigError(f"dtype={dtype!r} is an array of {shape}; give {base} and a shape, or a struct with a field")
+        raise ConfigError(
+            f"dtype={dtype!r} is an array of {shape}; make it a struct, [('values', {base.str!r}, {shape})], or where "
+            f"a shape is asked for give {base} and the shape"
+        )
     if not item.itemsize:
         raise ConfigError(f"dtype={dtype!r} has items of 0 bytes; give it a size, as in 'S8'")
     return item
@@ -51,8 +54,8 @@ def as_items(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
                 array = np.array(value, dtype, order="C")
             _check_range(array, value)
             return array
-        if dtype.names is not None and not isinstance(value, (tuple, list)):
-            raise TypeError("a struct is made of a tuple")
+        if dtype.names is not None:
+            value = _in_order(value, dtype)
         with np.errstate(all="ignore"):  # what has become of it is looked at below
             array = np.array(value, dtype, order="C")
         if dtype.names is not None:
@@ -66,6 +69,23 @@ def as_items(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
         return array
     except (TypeError, ValueError, OverflowError) as error:
         raise ConfigError(f"{value!r} is no item of {dtype}: {error}") from None
+
+
+def _in_order(value: Any, dtype: np.dtype[Any]) -> Any:
+    """Return the values of a struct in the order of its fields: of a dict that has all of them."""
+    names: Any = dtype.names
+    if isinstance(value, dict):
+        if value.keys() != set(names):
+            raise TypeError(f"give each of its fields: {', '.join(names)}")
+        fields: Any = dtype.fields
+        kinds = [fields[name][0] for name in names]
+        return tuple(
+            _in_order(value[name], kind) if kind.names and isinstance(value[name], dict) else value[name]
+            for name, kind in zip(names, kinds, strict=True)
+        )
+    if not isinstance(value, (tuple, list)):
+        raise TypeError("a struct is made of a tuple or a dict of its fields")
+    return value
 
 
 def _check_array(value: Any, dtype: np.dtype[Any]) -> None:

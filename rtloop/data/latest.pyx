@@ -142,7 +142,7 @@ def write(_Latest_1 self not None, value):
 
     Parameters
     ----------
-    value : scalar or tuple
+    value : scalar, or tuple or dict of a struct's fields
         What becomes a value of the dtype.
 
     Raises
@@ -157,7 +157,7 @@ def write(_Latest_1 self not None, value):
     _check_not_in_child(latest)
     array = as_items(value, self.dtype)
     if array.size != 1:
-        advice = f"a tuple of {', '.join(self.dtype.names)}" if self.dtype.names else "one, or make it a struct"
+        advice = f"a tuple or dict of {', '.join(self.dtype.names)}" if self.dtype.names else "one, or make it a struct"
         raise ConfigError(f"{array.size} values at once; give {advice}")
     address = array.ctypes.data
     rt_latest_write(latest, <const void *>address)

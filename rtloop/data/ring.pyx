@@ -229,7 +229,7 @@ def push(_Ring_1 self not None, value):
 
     Parameters
     ----------
-    value : scalar, tuple, or one-dimensional array
+    value : scalar, tuple or dict of a struct's fields, or one-dimensional array
         What becomes an item of the ring's dtype, or several.
 
     Returns

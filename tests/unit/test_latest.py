@@ -39,6 +39,18 @@ def test_a_struct_is_a_value_and_what_was_read_is_a_copy() -> None:
     assert latest.read()["p"] == 3.5
 
 
+def test_a_struct_may_be_written_as_a_dict_of_all_its_fields() -> None:
+    gains = Latest([("p", "f8"), ("limit", [("low", "f8"), ("high", "f8")]), ("k", "i4", 2)])
+    gains.write({"k": [3, 4], "p": 1.5, "limit": {"high": 2, "low": -2}})
+    assert gains.read().item() == (1.5, (-2.0, 2.0), pytest.approx([3, 4]))
+    for wrong in ({"p": 1.5}, {"p": 1, "limit": (1, 2), "k": [1, 2], "x": 1}):
+        with pytest.raises(rtloop.ConfigError, match="give each of its fields: p, limit, k"):
+            gains.write(wrong)
+    with pytest.raises(rtloop.ConfigError, match="whole number"):
+        gains.write({"p": 1, "limit": (1, 2), "k": [1.5, 2]})
+    assert gains.read()["p"] == 1.5
+
+
 def test_cython_reads_what_python_writes_and_the_other_way_round(exchanges: ModuleType) -> None:
     latest = Latest("f8")
     assert exchanges.read(latest) == (False, 0.0)
