@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING
 
@@ -31,9 +30,10 @@ _PROGRAMS = {
     "cpu": "while is_wanted():\n    sum(range(100_000))\n",
     "memory": "while is_wanted():\n    block = bytearray(64 << 20)\n    block[::4096] = bytes(len(block[::4096]))\n",
     "io": """
-name = os.path.join(sys.argv[2], f"load-{os.getpid()}")
+import tempfile
 while is_wanted():
-    with open(name, "wb") as file:
+    # Without a name, it is gone with the process, however that ends; /tmp may be no disk.
+    with tempfile.TemporaryFile(dir="/var/tmp" if os.access("/var/tmp", os.W_OK) else None) as file:
         for _ in range(16):
             file.write(os.urandom(1 << 20))
             os.fsync(file.fileno())
@@ -46,6 +46,24 @@ while is_wanted():
     os.waitpid(child, 0)
 """,
 }
+
+# Programs of others run on when their parent is killed: one of ours stands between, and ends all of them then.
+_KEEPER = """
+import signal, subprocess, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+process = subprocess.Popen(sys.argv[2:], process_group=0)
+try:
+    while process.poll() is None and is_wanted():
+        time.sleep(0.2)
+finally:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+            process.wait(1)
+            time.sleep(0.1)  # its children's turn
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            pass
+"""
 
 #: What there is: ours, and the programs of others with their arguments.
 LOADS = ("none", *_PROGRAMS, "gil", "stress-ng", "hackbench")
@@ -94,17 +112,16 @@ class Load(AbstractContextManager["Load"]):
         if self.kind == "gil":
             self._stack.enter_context(Hog())
         elif self.kind in _PROGRAMS:
-            folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="rtloop-load-"))
-            program = _UNTIL_ORPHANED + _PROGRAMS[self.kind]
             for _ in os.sched_getaffinity(0):
-                self._start([sys.executable, "-S", "-c", program, str(os.getpid()), folder])
+                self._start(_PROGRAMS[self.kind])
         elif self.kind in _OTHERS:
             if shutil.which(self.kind) is None:
                 raise RtloopError(f"{self.kind} is not installed; fix: sudo apt install {_PACKAGES[self.kind]}")
-            self._start(_OTHERS[self.kind])
+            self._start(_KEEPER, *_OTHERS[self.kind])
         return self
 
-    def _start(self, command: list[str]) -> None:
+    def _start(self, program: str, *arguments: str) -> None:
+        command = [sys.executable, "-S", "-c", _UNTIL_ORPHANED + program, str(os.getpid()), *arguments]
         # A session of its own: Ctrl-C ends the measurement first, and then the load.
         process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True

@@ -46,6 +46,7 @@ class KernelTrace:
 
     def __enter__(self) -> Self:
         try:
+            _remove_stale(self._folder.parent)
             self._folder.mkdir()
             (self._folder / "trace_clock").write_text("mono")  # the loops' own clock
             for event in _EVENTS:
@@ -72,3 +73,12 @@ class KernelTrace:
             self.fd = -1
         with suppress(OSError):
             self._folder.rmdir()
+
+
+def _remove_stale(instances: Path) -> None:
+    """Remove what processes left that were killed: an instance holds a buffer of the kernel's memory for each CPU."""
+    for folder in instances.glob("rtloop-*"):
+        pid = folder.name.partition("-")[2]
+        if pid.isdigit() and not Path("/proc", pid).exists():
+            with suppress(OSError):
+                folder.rmdir()

@@ -20,7 +20,9 @@ from rtloop.tools.doctor.machine import Machine
 pytest.importorskip("click", reason="the command line needs rtloop[cli]")
 
 DROP = ("setpriv", "--bounding-set", "-ipc_lock,-sys_nice", "--inh-caps", "-ipc_lock,-sys_nice")
-ORDINARY = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
+# It may enter any folder: Python may be installed below one of root's own.
+ENTER = ("--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search")
+ORDINARY = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", *ENTER)
 
 by_root = pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("setpriv") is None or shutil.which("prlimit") is None,
@@ -32,11 +34,8 @@ def doctor(*prefix: str) -> tuple[int, dict[str, Check]]:
     """Run the doctor behind a prefix; returns its exit code, and its checks by name."""
     command = [*prefix, sys.executable, "-P", "-m", "rtloop", "doctor", "--json"]
     done = subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=100)
-    if not done.stdout and "rtloop" not in (done.stderr.splitlines() or ["rtloop"])[-1]:
-        pytest.skip(f"{' '.join(prefix[:3])} cannot start {sys.executable}: {done.stderr.strip()[-200:]}")
+    assert done.stdout, done.stderr
     checks = [Check(**check) for check in json.loads(done.stdout)["checks"]]
-    if checks[0].found.startswith("no child process"):  # below a folder that the user may not enter
-        pytest.skip(f"{' '.join(prefix[:3])}: {checks[0].found}")
     return done.returncode, {f"{check.topic}: {check.name}": check for check in checks}
 
 
@@ -70,7 +69,6 @@ def test_T14_a_device_that_is_refused_has_its_fix() -> None:
     check = checks["probe: holding idle states"]
     assert check.verdict == "fail" and "/dev/cpu_dma_latency: Permission denied" in check.found
     assert 'KERNEL=="cpu_dma_latency"' in check.fix
-    assert "Permission denied" in checks["power: idle latency bound"].found
 
 
 @by_root

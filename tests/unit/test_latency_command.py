@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -151,25 +153,45 @@ def _has_worked(pid: int) -> bool:
     return sum(map(int, fields[11:15])) >= 5
 
 
-def test_a_load_ends_with_the_process_that_wanted_it(tmp_path: Path) -> None:
-    program = "import os; from rtloop.tools.load import Load; load = Load('cpu').__enter__()\n" \
-              "print(*[p.pid for p in load._processes], flush=True); os._exit(0)"  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=30
+@pytest.mark.parametrize("kind", ["cpu", "io", "hackbench", "stress-ng"])
+def test_a_load_ends_with_the_process_that_wanted_it(kind: str, tmp_path: Path) -> None:
+    """However that ends: everything of its sessions, the programs of others too, and there is no file left."""
+    is_foreign = kind in ("hackbench", "stress-ng")
+    if is_foreign and shutil.which(kind) is None:
+        pytest.skip(f"needs {kind}: apt install rt-tests stress-ng")
+    before = {*Path(tempfile.gettempdir()).iterdir(), *Path("/var/tmp").iterdir()}
+    program = f"import os; from rtloop.tools.load import Load; load = Load({kind!r}).__enter__()\n" \
+              "print(*[p.pid for p in load._processes], flush=True); input(); os._exit(0)"  # fmt: skip
+    owner = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
+    assert owner.stdout is not None
+    sessions = {int(pid) for pid in owner.stdout.readline().split()}
     deadline = time.monotonic() + 20
-    left = {int(pid) for pid in done.stdout.split()}
-    while left and time.monotonic() < deadline:
-        left = {pid for pid in left if Path(f"/proc/{pid}").exists() and "Z" not in _state(pid)}
+    while time.monotonic() < deadline and len(_living(sessions)) < 1 + 2 * is_foreign:
         time.sleep(0.02)
-    assert not left
+    assert _living(sessions)
+    owner.kill()
+    owner.wait()
+    deadline = time.monotonic() + 20
+    while _living(sessions) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _living(sessions)
+    after = {*Path(tempfile.gettempdir()).iterdir(), *Path("/var/tmp").iterdir()}
+    assert not [path for path in after - before if "load" in path.name]
 
 
-def _state(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return "Z"
+def _living(sessions: set[int]) -> list[int]:
+    """The processes of these sessions that have not ended."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, session = stat.read_text().rpartition(")")[2].split()[:4]
+        except OSError:
+            continue
+        if int(session) in sessions and state not in "ZX":
+            found.append(int(stat.parent.name))
+    return found
 
 
 def test_a_load_that_ends_by_itself_is_told() -> None:
