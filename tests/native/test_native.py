@@ -64,6 +64,16 @@ PROGRAMS = {
     "histogram": Program(
         (MEMORY, THREADS),
         {"BROKEN_OCTAVE": MEMORY, "BROKEN_COUNT": MEMORY, "BROKEN_RANGE": MEMORY, "BROKEN_STORE": THREADS},
+        {
+            "one too many is within": Mutation("histogram.h", " < h->span;", " <= h->span;"),
+            "a short one has another bin": Mutation("histogram.h", "&h->counts[value], 1", "&h->counts[value + 1], 1"),
+            "below 0 is within": Mutation("histogram.h", "h->min >= 0 &&", ""),
+            "beyond the end is within": Mutation("histogram.h", " && h->max >> RT_HISTOGRAM_MAX_BITS == 0", ""),
+            "a rare value is not added": Mutation(
+                "histogram.h", "  rt_store_relaxed(&h->sum, (int64_t)((uint64_t)h->sum + (uint64_t)value));\n", ""
+            ),
+            "a cleared one has limits": Mutation("histogram.h", "  rt_store_relaxed(&h->span, (uint64_t)0);\n", ""),
+        },
     ),
     "hugepage": Program((MEMORY,), {"BROKEN_CHILD": MEMORY, "BROKEN_POPULATE": MEMORY, "BROKEN_COLLAPSE": MEMORY}),
     "latest": Program(
@@ -216,6 +226,10 @@ PROGRAMS = {
         (MEMORY,),
         mutations={
             "forgets what it drops": Mutation("schedule.h", "    s->missed = (late", "    s->missed = 0 * (late"),
+            "a shift waits for an overrun": Mutation("schedule.h", "  s->is_unsettled = 1;\n", ""),
+            "what an overrun left stays": Mutation("schedule.h", " || end > next;", ";"),
+            "what a shift left stays": Mutation("schedule.h", "s->shift != 0 || end > next;", "end > next;"),
+            "never settles": Mutation("schedule.h", "s->is_unsettled = s->shift != 0 || end > next;", ""),
             "drops one too few": Mutation("schedule.h", "(late + s->period - 1) / s->period", "late / s->period"),
             "forgets a move": Mutation("schedule.h", "s->moved += late;", ""),
             "bursts for ever": Mutation("schedule.h", "    s->burst += 1;\n", ""),
@@ -251,6 +265,11 @@ PROGRAMS = {
             "a stop is not seen": Mutation("simulate.h", "if (command & RT_COMMAND_STOP) return RT_END_NORMAL;", ""),
             "a recording is modelled": Mutation("simulate.h", "if (s->is_recorded) {", "if (0) {"),
             "late is not counted": Mutation("simulate.h", "s->is_late = now > release;", "s->is_late = 0;"),
+            "dt stays": Mutation("loop.h", "  cycle->dt = (double)(sch", "  if (0) cycle->dt = (double)(sch"),
+            "missed stays": Mutation("loop.h", "  cycle->missed = schedule->missed;\n", ""),
+            "late cycles are not counted": Mutation("loop.h", "record, is_late, overran", "record, 0, overran"),
+            "the usage begins never": Mutation("loop.h", "cycle->index + 1 == loop->warmup", "0"),
+            "the first cycle is a plain one": Mutation("loop.h", "&& loop->telemetry->has_previous)", ")"),
             "the mode stays": Mutation("simulate.h", "rt_thread_set_float_control(control_)", "(void)control_"),
             "runs on after a failed model": Mutation(
                 "simulate.h", "if (RT_UNLIKELY(latency < 0)) return RT_END_MODEL;", ""
@@ -269,7 +288,19 @@ PROGRAMS = {
             "one window for ever": Mutation("spin.h", "    s->count = 0;\n", "    s->count = s->window;\n"),
         },
     ),
-    "telemetry": Program((MEMORY, THREADS), {"BROKEN_SEQLOCK": MEMORY}),
+    "telemetry": Program(
+        (MEMORY, THREADS),
+        {"BROKEN_SEQLOCK": MEMORY},
+        {
+            "no interval": Mutation(
+                "telemetry.h",
+                "  rt_bank_record(bank, RT_INTERVAL, record.start - t->previous_start);\n  t->previous_start",
+                "  t->previous_start",
+            ),
+            "an interval from long ago": Mutation("telemetry.h", "  t->previous_start = record.start;\n  rt_", "  rt_"),
+            "no late ones": Mutation("telemetry.h", "(is_late != 0)", "0 * is_late"),
+        },
+    ),
     "telemetry_view": Program(
         (MEMORY,),
         mutations={
@@ -316,7 +347,7 @@ PROGRAMS = {
             "C2 a signal moves the deadline": Mutation(
                 "loop.h",
                 "if (RT_UNLIKELY(rc) && rc != -EINTR) return rc;",
-                "if (rc == -EINTR) target += 1000; else if (rc) return rc;",
+                "if (rc == -EINTR) *now += 1000; else if (rc) return rc;",
             ),
             "C2 errors are ignored": Mutation(
                 "loop.h", "if (RT_UNLIKELY(rc) && rc != -EINTR) return rc;", "if (*now < 0) return rc;"
@@ -325,10 +356,16 @@ PROGRAMS = {
                 "loop.h", "return loop->end_code = rc, RT_END_CLOCK;", "return RT_END_CLOCK;"
             ),
             "C6 always sleeps": Mutation(
-                "loop.h", "  while (target > *now) {", "  int again = 0;\n  while (!again++ || target > *now) {"
+                "loop.h", "if (target <= *now) break;", "if (rc <= 0 && target <= *now) break;"
             ),
-            "no slices": Mutation("loop.h", "target - *now <= RT_SLICE_NS", "target > *now"),
-            "the margin is not used": Mutation("loop.h", "release - loop->spin.margin;", "release;"),
+            "no slices": Mutation(
+                "loop.h", "(uint64_t)target - (uint64_t)time - 1 < (uint64_t)RT_SLICE_NS", "target > time"
+            ),
+            "the margin is not used": Mutation(
+                "loop.h",
+                "release - loop->spin.margin;\n  int rc = 1;",
+                "release;\n  int rc = 1;",
+            ),
             "nothing is learnt": Mutation("loop.h", "rt_spin_learn(&loop->spin, *now - target);", ""),
             "starts early": Mutation(
                 "loop.h", "RT_UNLIKELY(*now < release); reads++", "RT_UNLIKELY(*now < target); reads++"

@@ -79,6 +79,43 @@ static void starts(void) {
   unmake(&s);
 }
 
+/* Cycles of the warm-up are in no histogram, and the first of the others follows none. */
+static void warms_up(void) {
+  rt_simulation_t s;
+  make(&s, 1);
+  s.execution.constant = 700;
+  s.loop->warmup = 2;
+  s.loop->max_cycles = 5;
+  CHECK(run(&s, 1) == 0);
+  const rt_bank_t *bank = &s.loop->telemetry->banks[0];
+  CHECK(bank->counters.cycles == 5 && bank->counters.warmup == 2 && s.loop->telemetry->written == 5);
+  CHECK(bank->histograms[RT_EXECUTION].sum == 3 * 700 && bank->histograms[RT_RESPONSE].sum == 3 * 700);
+  CHECK(bank->histograms[RT_INTERVAL].sum == 2 * PERIOD);
+  CHECK(bank->counters.usage_begin.minor_faults > 0); /* this process's, when the warm-up was over */
+  unmake(&s);
+}
+
+/* What the step is told follows the schedule, and is back to normal one cycle after an overrun. */
+static int tell(void *self, const rt_cycle_t *cycle) {
+  static const double dt[] = {1e-3, 1e-3, 3e-3, 1e-3, 1e-3};
+  static const int64_t missed[] = {0, 0, 2, 0, 0};
+  (void)self;
+  CHECK(cycle->dt == dt[cycle->index] && cycle->missed == missed[cycle->index]);
+  return RT_CONTINUE;
+}
+
+static void tells(void) {
+  const int64_t durations[] = {0, 2500000, 0, 0, 0};
+  rt_simulation_t s;
+  make(&s, 1);
+  s.execution = (rt_model_t){.values = durations, .count = 5};
+  s.loop->max_cycles = 5;
+  CHECK(rt_simulate_begin(&s) == RT_GO_ON);
+  while (rt_simulate_advance(&s, 1, INT64_MAX, tell, overrun) == RT_SIMULATION_PAUSE) continue;
+  CHECK(s.loop->cycle.index == 5 && s.loop->end_reason == RT_END_NORMAL);
+  unmake(&s);
+}
+
 static void spins(void) {
   rt_simulation_t s;
   make(&s, 1);
@@ -194,6 +231,8 @@ static void flushes(void) {
 
 int main(void) {
   starts();
+  warms_up();
+  tells();
   spins();
   recorded();
   lock_step();

@@ -8,7 +8,10 @@
 
 #include <errno.h>
 #include <stdint.h>
+#include <sys/syscall.h>
 #include <time.h>
+
+#include "atomics.h"
 
 #define RT_NS_PER_S INT64_C(1000000000)
 
@@ -18,11 +21,44 @@ static inline int64_t rt_clock_now(clockid_t clock) {
   return (int64_t)ts.tv_sec * RT_NS_PER_S + ts.tv_nsec;
 }
 
-/* Sleep until an absolute time. Returns 0, -EINTR when a signal came first, or the negative errno of
- * clock_nanosleep(2), which returns its error rather than setting errno. */
-static inline int rt_clock_sleep_until(clockid_t clock, int64_t time) {
-  struct timespec ts = {.tv_sec = (time_t)(time / RT_NS_PER_S), .tv_nsec = (long)(time % RT_NS_PER_S)};
-  return -clock_nanosleep(clock, TIMER_ABSTIME, &ts, NULL);
+/* clock_nanosleep(2) itself, to an absolute time: what the C library has around it is for pthread_cancel(3). Returns 0 or
+ * a negative errno. Sanitizers and tests have to see the function. */
+static inline int rt_clock_nanosleep(clockid_t clock, const struct timespec *time) {
+#if defined(__x86_64__) && !defined(RT_IS_SANITIZED) && !defined(clock_nanosleep)
+  register void *left __asm__("r10") = NULL;
+  long rc = SYS_clock_nanosleep;
+  __asm__ __volatile__("syscall"
+                       : "+a"(rc)
+                       : "D"((long)clock), "S"((long)TIMER_ABSTIME), "d"(time), "r"(left)
+                       : "rcx", "r11", "memory");
+  return (int)rc;
+#elif defined(__aarch64__) && !defined(RT_IS_SANITIZED) && !defined(clock_nanosleep)
+  register long number __asm__("x8") = SYS_clock_nanosleep;
+  register long rc __asm__("x0") = clock;
+  register long flags __asm__("x1") = TIMER_ABSTIME;
+  register const struct timespec *until __asm__("x2") = time;
+  register void *left __asm__("x3") = NULL;
+  __asm__ __volatile__("svc 0" : "+r"(rc) : "r"(number), "r"(flags), "r"(until), "r"(left) : "memory");
+  return (int)rc;
+#else
+  return -clock_nanosleep(clock, TIMER_ABSTIME, time, NULL);
+#endif
+}
+
+/* The second in which a time lies, so that most cycles need no division. */
+typedef struct rt_second {
+  int64_t begin; /* in ns */
+  int64_t number;
+} rt_second_t;
+
+/* Sleep until an absolute time. Returns 0, -EINTR when a signal came first, or another negative errno. */
+static inline int rt_clock_sleep_until(clockid_t clock, rt_second_t *second, int64_t time) {
+  if (RT_UNLIKELY((uint64_t)time - (uint64_t)second->begin >= (uint64_t)RT_NS_PER_S)) {
+    second->number = time / RT_NS_PER_S;
+    second->begin = second->number * RT_NS_PER_S;
+  }
+  const struct timespec ts = {.tv_sec = (time_t)second->number, .tv_nsec = (long)(time - second->begin)};
+  return rt_clock_nanosleep(clock, &ts);
 }
 
 #endif

@@ -51,6 +51,7 @@ typedef struct rt_loop {
   rt_telemetry_t *telemetry;
   clockid_t clock;
   int32_t has_own_wait; /* whether a subclass overrides wait() */
+  rt_second_t second;   /* of the last sleep's end */
   int64_t first_release;
   uint64_t warmup;      /* index of the first cycle that counts in the histograms */
   uint64_t max_cycles;  /* the run ends after this many */
@@ -82,22 +83,25 @@ static __attribute__((noinline, cold, unused)) void rt_loop_reset(rt_loop_t *loo
   __atomic_fetch_and(&loop->command, ~RT_COMMAND_RESET, __ATOMIC_RELEASE);
 }
 
-/* Wait for the release in the loop's own way. *now is the time on entry and on return. Returns 0 or a negative errno;
- * returns early when a command is pending. */
-static inline int rt_loop_wait(rt_loop_t *loop, int64_t *now, int64_t release) {
-  int64_t target = release - loop->spin.margin;
-  while (target > *now) {
-    int64_t until = RT_LIKELY(target - *now <= RT_SLICE_NS) ? target : *now + RT_SLICE_NS;
-    int rc = rt_clock_sleep_until(loop->clock, until);
-    *now = rt_clock_now(loop->clock);
-    if (RT_UNLIKELY(rc) && rc != -EINTR) return rc;
-    const uint32_t command = rt_load_acquire(&loop->command);
-    if (RT_UNLIKELY(command & RT_COMMAND_STOP)) return 0;
-    if (RT_UNLIKELY(command && *now < target)) rt_loop_reset(loop); /* there is time; at the release there is none */
-    if (loop->spin.is_auto && *now >= target) {
-      rt_spin_learn(&loop->spin, *now - target);
-      break;
+/* What a single sleep does not do: sleep on after a signal, and in slices; learn; spin. `rc` is the first sleep's, or 1
+ * where there was none. */
+static __attribute__((noinline, unused)) int rt_loop_wait_on(rt_loop_t *loop, int64_t *now, int64_t release, int rc) {
+  const int64_t target = release - loop->spin.margin;
+  for (;;) {
+    if (rc <= 0) {
+      if (RT_UNLIKELY(rc) && rc != -EINTR) return rc;
+      const uint32_t command = rt_load_acquire(&loop->command);
+      if (RT_UNLIKELY(command & RT_COMMAND_STOP)) return 0;
+      if (RT_UNLIKELY(command && *now < target)) rt_loop_reset(loop); /* there is time; at the release there is none */
+      if (loop->spin.is_auto && *now >= target) {
+        rt_spin_learn(&loop->spin, *now - target);
+        break;
+      }
     }
+    if (target <= *now) break;
+    const int64_t until = target - *now <= RT_SLICE_NS ? target : *now + RT_SLICE_NS;
+    rc = rt_clock_sleep_until(loop->clock, &loop->second, until);
+    *now = rt_clock_now(loop->clock);
   }
   /* Pauses close together make a hypervisor take the CPU away (pause-loop exiting): one in RT_SPIN_READS clock reads. */
   for (uint32_t reads = 1; RT_UNLIKELY(*now < release); reads++) {
@@ -106,6 +110,26 @@ static inline int rt_loop_wait(rt_loop_t *loop, int64_t *now, int64_t release) {
     *now = rt_clock_now(loop->clock);
   }
   return 0;
+}
+
+/* Wait for the release in the loop's own way. *now is the time on entry and on return. Returns 0 or a negative errno;
+ * returns early when a command is pending. */
+static inline int rt_loop_wait(rt_loop_t *loop, int64_t *now, int64_t release) {
+  const int64_t target = release - loop->spin.margin;
+  int rc = 1;
+  int64_t time = *now;
+  /* Most cycles: the target lies ahead, by a slice at most, and the sleep is all. */
+  if (RT_LIKELY((uint64_t)target - (uint64_t)time - 1 < (uint64_t)RT_SLICE_NS)) {
+    rc = rt_clock_sleep_until(loop->clock, &loop->second, target);
+    time = rt_clock_now(loop->clock);
+    if (RT_LIKELY(rc == 0 && time >= release && !loop->spin.is_auto)) {
+      *now = time;
+      return 0;
+    }
+  }
+  rc = rt_loop_wait_on(loop, &time, release, rc);
+  *now = time;
+  return rc;
 }
 
 /* The same for a wait() that a subclass ends with the loop's own. Returns 0 or a negative errno. */
@@ -120,7 +144,7 @@ static inline void rt_loop_begin(rt_loop_t *loop, int64_t first) {
   loop->first_release = first;
   loop->schedule.release = first;
   loop->end_release = first > INT64_MAX - loop->max_duration ? INT64_MAX : first + loop->max_duration;
-  loop->cycle = (rt_cycle_t){.period = period, .release = first - period};
+  loop->cycle = (rt_cycle_t){.period = period, .dt = (double)period * 1e-9};
   rt_telemetry_begin(loop->telemetry, first);
 }
 
@@ -135,11 +159,20 @@ static inline void rt_loop_first(rt_loop_t *loop, int64_t now) {
 static inline void rt_loop_enter_cycle(rt_loop_t *loop, int64_t start) {
   rt_cycle_t *const cycle = &loop->cycle;
   const int64_t release = loop->schedule.release;
-  cycle->start = start;
-  cycle->missed = loop->schedule.missed;
-  cycle->dt = (double)(release - cycle->release) * 1e-9;
-  cycle->t = (double)(release - loop->first_release) * 1e-9;
   cycle->release = release;
+  cycle->start = start;
+  cycle->t = (double)(release - loop->first_release) * 1e-9;
+}
+
+/* Account for a cycle that is not like all others, and move the schedule on. Returns as rt_schedule_next. */
+static __attribute__((noinline, cold, unused)) int rt_loop_leave_odd(rt_loop_t *loop, int64_t end, int is_late) {
+  rt_cycle_t *const cycle = &loop->cycle;
+  const int is_warmup = cycle->index < loop->warmup;
+  const rt_record_t record = {cycle->release, cycle->start, end};
+  const int overran = rt_schedule_next(&loop->schedule, end);
+  rt_telemetry_record(loop->telemetry, &loop->schedule, record, is_late, overran, is_warmup);
+  if (is_warmup && cycle->index + 1 == loop->warmup) rt_telemetry_usage(loop->telemetry, rt_thread_usage(), 0);
+  return overran;
 }
 
 /* Account for the cycle that ended at `end`, whose step returned rc, move the schedule on, and call overrun() where there
@@ -150,27 +183,34 @@ rt_loop_leave_cycle(rt_loop_t *loop, void *self, int64_t end, int rc, int is_lat
                     int (*overrun)(void *, const rt_cycle_t *, int64_t)) {
   rt_schedule_t *const schedule = &loop->schedule;
   rt_cycle_t *const cycle = &loop->cycle;
-  const int is_warmup = cycle->index < loop->warmup;
-  const rt_record_t record = {cycle->release, cycle->start, end};
-  *overran = rt_schedule_next(schedule, end);
-  rt_telemetry_record(loop->telemetry, schedule, record, is_late, *overran, is_warmup);
-  if (RT_UNLIKELY(is_warmup) && cycle->index + 1 == loop->warmup) {
-    rt_telemetry_usage(loop->telemetry, rt_thread_usage(), 0);
+  *overran = 0;
+  /* A late cycle is none of these: it follows an overrun or a shift, of which the schedule has to recover. */
+  if (RT_LIKELY(rt_schedule_is_plain(schedule, end) && loop->telemetry->has_previous)) {
+    (void)rt_schedule_next(schedule, end);
+    rt_telemetry_record_plain(loop->telemetry, (rt_record_t){cycle->release, cycle->start, end});
+    if (RT_LIKELY(rc == RT_CONTINUE)) {
+      cycle->index += 1;
+      return RT_GO_ON;
+    }
+  } else {
+    *overran = rt_loop_leave_odd(loop, end, is_late);
   }
-  if (RT_UNLIKELY(rc)) {
+  if (rc) {
     cycle->index += 1;
     if (rc == RT_STOP) return RT_END_NORMAL;
     return loop->end_code = rc, RT_END_STEP;
   }
-  if (RT_UNLIKELY(*overran)) {
-    const int code = overrun(self, cycle, schedule->missed);
-    cycle->index += 1;
-    if (code && code != RT_STOP) return loop->end_code = code, RT_END_OVERRUN;
-    if (*overran < 0) return RT_END_OVERRUNS; /* the policy's word: RT_STOP does not make this a normal end */
-    return code == RT_STOP ? RT_END_NORMAL : RT_GO_ON;
+  int code = RT_CONTINUE;
+  if (*overran) {
+    code = overrun(self, cycle, schedule->missed);
+    if (code && code != RT_STOP) loop->end_code = code;
   }
   cycle->index += 1;
-  return RT_GO_ON;
+  cycle->missed = schedule->missed;
+  cycle->dt = (double)(schedule->release - cycle->release) * 1e-9;
+  if (code && code != RT_STOP) return RT_END_OVERRUN;
+  if (*overran < 0) return RT_END_OVERRUNS; /* the policy's word: RT_STOP does not make this a normal end */
+  return code == RT_STOP ? RT_END_NORMAL : RT_GO_ON;
 }
 
 /* Cycles until something ends the run. Returns the reason and leaves the code in loop->end_code. */

@@ -35,10 +35,11 @@ typedef struct rt_schedule {
   int64_t overruns_in_row;
   int32_t policy;
   int32_t max_burst;
-  int32_t burst;   /* late releases already run back to back */
-  int32_t stalled; /* whether the last move of the schedule crossed a stall */
-  int64_t moved;   /* how far the last move shifted the grid: by rt_schedule_shift, or by RT_OVERRUN_SHIFT */
-  int64_t late;    /* how long after the next release the last overrun ended */
+  int32_t burst;        /* late releases already run back to back */
+  int32_t stalled;      /* whether the last move of the schedule crossed a stall */
+  int64_t moved;        /* how far the last move shifted the grid: by rt_schedule_shift, or by RT_OVERRUN_SHIFT */
+  int64_t late;         /* how long after the next release the last overrun ended */
+  int64_t is_unsettled; /* whether a shift is pending, or something of the last move has to be taken back */
 } rt_schedule_t;
 
 /* No release is moved beyond this, 146 years on the clock, so that no sum of times leaves 64 bits. */
@@ -51,11 +52,12 @@ static inline int rt_schedule_shift(rt_schedule_t *s, int64_t ns) {
   if (__builtin_add_overflow(s->shift, ns, &total) || total <= -s->period) return -ERANGE;
   if (__builtin_add_overflow(s->release + s->period, total, &next) || next > RT_RELEASE_MAX) return -ERANGE;
   s->shift = total;
+  s->is_unsettled = 1;
   return 0;
 }
 
-/* The cold half of rt_schedule_next: the cycle ended later than the next release. */
-static __attribute__((noinline, cold, unused)) int rt_schedule_overrun(rt_schedule_t *s, int64_t next, int64_t end) {
+/* The cycle ended later than the next release. */
+static inline int rt_schedule_overrun(rt_schedule_t *s, int64_t next, int64_t end) {
   const int64_t late = end - next;
   s->late = late;
   s->stalled = late > RT_STALL_NS;
@@ -76,17 +78,30 @@ static __attribute__((noinline, cold, unused)) int rt_schedule_overrun(rt_schedu
   return 1;
 }
 
-/* Move on to the next release after a cycle that ended at `end`.
- * Returns 0 when on time, 1 after an overrun, -EOVERFLOW when an overrun ends the loop. */
-static inline int rt_schedule_next(rt_schedule_t *s, int64_t end) {
-  int64_t next = s->release + s->period + s->shift;
+/* The cold half of rt_schedule_next. */
+static __attribute__((noinline, cold, unused)) int rt_schedule_settle(rt_schedule_t *s, int64_t end) {
+  const int64_t next = s->release + s->period + s->shift;
+  s->is_unsettled = s->shift != 0 || end > next;
   s->moved = s->shift;
   s->shift = 0;
   s->missed = 0;
-  if (RT_UNLIKELY(end > next)) return rt_schedule_overrun(s, next, end);
+  if (end > next) return rt_schedule_overrun(s, next, end);
   s->release = next;
   s->burst = 0;
   s->overruns_in_row = 0;
+  return 0;
+}
+
+/* Whether the next release is simply a period later. */
+static inline int rt_schedule_is_plain(const rt_schedule_t *s, int64_t end) {
+  return end <= s->release + s->period && !s->is_unsettled;
+}
+
+/* Move on to the next release after a cycle that ended at `end`.
+ * Returns 0 when on time, 1 after an overrun, -EOVERFLOW when an overrun ends the loop. */
+static inline int rt_schedule_next(rt_schedule_t *s, int64_t end) {
+  if (RT_UNLIKELY(!rt_schedule_is_plain(s, end))) return rt_schedule_settle(s, end);
+  s->release += s->period;
   return 0;
 }
 

@@ -19,12 +19,13 @@ typedef struct rt_seqlock {
 } rt_seqlock_t;
 
 static inline void rt_seqlock_write_begin(rt_seqlock_t *lock) {
-  rt_store_relaxed(&lock->sequence, rt_load_relaxed(&lock->sequence) + 1u);
+  rt_add32_relaxed(&lock->sequence, 1u);
   __atomic_thread_fence(__ATOMIC_RELEASE);
 }
 
 static inline void rt_seqlock_write_end(rt_seqlock_t *lock) {
-  rt_store_release(&lock->sequence, rt_load_relaxed(&lock->sequence) + 1u);
+  __atomic_thread_fence(__ATOMIC_RELEASE);
+  rt_add32_relaxed(&lock->sequence, 1u);
 }
 
 /* Returns the sequence to give to rt_seqlock_read_valid. */

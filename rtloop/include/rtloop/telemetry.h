@@ -7,8 +7,8 @@
  *   records  a ring of the last (release, start, end)
  *   text     what the loop asked for and what it was granted, as JSON; written before its thread runs
  *
- * Real-time contract: rt_telemetry_record runs in constant time, allocates nothing, never waits and makes no system
- * call. rt_telemetry_snapshot is for readers: it retries while the writer is writing.
+ * Real-time contract: rt_telemetry_record_plain and rt_telemetry_record run in constant time, allocate nothing, never wait and make
+ * no system call. rt_telemetry_snapshot is for readers: it retries while the writer is writing.
  */
 #ifndef RTLOOP_TELEMETRY_H
 #define RTLOOP_TELEMETRY_H
@@ -126,40 +126,72 @@ static inline void rt_telemetry_init(rt_telemetry_t *t, uint64_t capacity, uint6
   rt_store_release(&t->magic, RT_TELEMETRY_MAGIC);
 }
 
-/* Record one cycle, after the schedule has moved on from it: `overran` is what rt_schedule_next returned. */
-static inline void rt_telemetry_record(rt_telemetry_t *t, const rt_schedule_t *schedule, rt_record_t record,
-                                       int is_late, int overran, int is_warmup) {
+static __attribute__((noinline, cold, unused)) void rt_bank_extend(rt_bank_t *bank, int which, int64_t value) {
+  rt_histogram_extend(&bank->histograms[which], value);
+}
+
+/* As rt_histogram_record; the compiler need not have each histogram's address at hand. */
+static inline void rt_bank_record(rt_bank_t *bank, int which, int64_t value) {
+  if (RT_LIKELY(rt_histogram_is_within(&bank->histograms[which], value))) {
+    rt_histogram_count(&bank->histograms[which], value);
+  } else {
+    rt_bank_extend(bank, which, value);
+  }
+}
+
+/* Keep a record, under the lock. */
+static inline void rt_telemetry_keep(rt_telemetry_t *t, rt_record_t record) {
+  if (RT_UNLIKELY(t->record_capacity == 0)) return;
+  rt_record_t *const slot = &rt_telemetry_records(t)[t->written & (t->record_capacity - 1)];
+  rt_store_relaxed(&slot->release, record.release);
+  rt_store_relaxed(&slot->start, record.start);
+  rt_store_relaxed(&slot->end, record.end);
+  rt_add_relaxed(&t->written, 1);
+}
+
+/* Record a cycle of which there is nothing else to tell: on time, on the grid, after another one of the same run. */
+static inline void rt_telemetry_record_plain(rt_telemetry_t *t, rt_record_t record) {
   rt_bank_t *bank = &t->banks[t->active];
-  rt_counters_t *c = &bank->counters;
+  __asm__("" : "+r"(bank)); /* one address: the compiler would multiply by `active` again for each histogram */
+  rt_seqlock_write_begin(&t->lock);
+  rt_add_relaxed(&bank->counters.cycles, 1);
+  rt_store_relaxed(&bank->counters.last_end, record.end);
+  rt_bank_record(bank, RT_LATENCY, record.start - record.release);
+  rt_bank_record(bank, RT_EXECUTION, record.end - record.start);
+  rt_bank_record(bank, RT_RESPONSE, record.end - record.release);
+  rt_bank_record(bank, RT_INTERVAL, record.start - t->previous_start);
+  t->previous_start = record.start;
+  rt_telemetry_keep(t, record);
+  rt_seqlock_write_end(&t->lock);
+}
+
+/* Record any cycle, after the schedule has moved on from it: `overran` is what rt_schedule_next returned. */
+static __attribute__((noinline, unused)) void rt_telemetry_record(rt_telemetry_t *t, const rt_schedule_t *schedule,
+                                                                  rt_record_t record, int is_late, int overran,
+                                                                  int is_warmup) {
+  rt_bank_t *const bank = &t->banks[t->active];
+  rt_counters_t *const c = &bank->counters;
   rt_seqlock_write_begin(&t->lock);
   rt_add_relaxed(&c->cycles, 1);
   rt_store_relaxed(&c->last_end, record.end);
-  if (RT_UNLIKELY(is_late)) rt_add_relaxed(&c->late, 1);
-  if (RT_UNLIKELY(schedule->moved)) rt_add_relaxed(&c->shifted, schedule->moved);
-  if (RT_UNLIKELY(overran)) {
+  rt_add_relaxed(&c->late, (uint64_t)(is_late != 0));
+  rt_add_relaxed(&c->shifted, schedule->moved);
+  if (overran) {
     rt_add_relaxed(&c->overruns, 1);
     rt_add_relaxed(&c->missed, (uint64_t)schedule->missed);
     rt_add_relaxed(&c->stalls, (uint64_t)(schedule->stalled != 0));
   }
-  if (RT_UNLIKELY(is_warmup)) {
+  if (is_warmup) {
     rt_add_relaxed(&c->warmup, 1);
   } else {
-    rt_histogram_record(&bank->histograms[RT_LATENCY], record.start - record.release);
-    rt_histogram_record(&bank->histograms[RT_EXECUTION], record.end - record.start);
-    rt_histogram_record(&bank->histograms[RT_RESPONSE], record.end - record.release);
-    if (RT_LIKELY(t->has_previous)) {
-      rt_histogram_record(&bank->histograms[RT_INTERVAL], record.start - t->previous_start);
-    }
+    rt_bank_record(bank, RT_LATENCY, record.start - record.release);
+    rt_bank_record(bank, RT_EXECUTION, record.end - record.start);
+    rt_bank_record(bank, RT_RESPONSE, record.end - record.release);
+    if (t->has_previous) rt_bank_record(bank, RT_INTERVAL, record.start - t->previous_start);
     t->has_previous = 1;
     t->previous_start = record.start;
   }
-  if (RT_LIKELY(t->record_capacity)) {
-    rt_record_t *slot = &rt_telemetry_records(t)[t->written & (t->record_capacity - 1)];
-    rt_store_relaxed(&slot->release, record.release);
-    rt_store_relaxed(&slot->start, record.start);
-    rt_store_relaxed(&slot->end, record.end);
-    rt_store_relaxed(&t->written, t->written + 1);
-  }
+  rt_telemetry_keep(t, record);
   rt_seqlock_write_end(&t->lock);
 }
 
