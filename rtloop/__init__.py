@@ -24,6 +24,7 @@ from rtloop.data.histogram import Histogram
 from rtloop.errors import (
     AttachError,
     AttachPrivilegeError,
+    BuildError,
     CallbackError,
     ConfigError,
     GuardError,
@@ -58,6 +59,7 @@ if _TYPE_CHECKING:
     from rtloop.loop.pyloop import PyLoop
     from rtloop.loop.simulation import simulate
     from rtloop.loop.stats import Stats
+    from rtloop.tools.build import build
 
 __version__ = "0.1.0"
 
@@ -66,6 +68,7 @@ __all__ = [
     "RT_STOP",
     "AttachError",
     "AttachPrivilegeError",
+    "BuildError",
     "CallbackError",
     "ConfigError",
     "Cycle",
@@ -97,6 +100,7 @@ __all__ = [
     "Stats",
     "StopTimeoutError",
     "attach",
+    "build",
     "cycle_dtype",
     "get_include",
     "memory",
@@ -127,6 +131,7 @@ _LATE = {
     "SignalLog": "data.signals",
     "Stats": "loop.stats",
     "attach": "loop.attach",
+    "build": "tools.build",
     "memory": "memory",
     "running": "loop.attach",
     "simulate": "loop.simulation",

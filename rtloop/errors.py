@@ -13,6 +13,7 @@ from typing import Any
 __all__ = [
     "AttachError",
     "AttachPrivilegeError",
+    "BuildError",
     "CallbackError",
     "ConfigError",
     "GuardError",
@@ -159,6 +160,25 @@ class PoolError(RtloopError, RuntimeError):
 
 class PoolExhaustedError(PoolError, MemoryError):
     """Every block of a pool is in use."""
+
+
+class BuildError(RtloopError, ImportError):
+    """A ``.pyx`` could not be compiled, or what came of it not be imported.
+
+    Attributes
+    ----------
+    complaints : tuple of Complaint
+        What the compilers said: each with `path`, `line`, `column` (from 1; 0 where none is known), `text` and `fix`.
+        Empty where the fault is not in the code.
+    """
+
+    def __init__(self, message: str, *, complaints: tuple[Any, ...] = (), path: str | None = None) -> None:
+        super().__init__(message, path=path)
+        self.complaints = complaints
+
+    def _render_traceback_(self) -> list[str]:
+        # IPython shows this: the way through rtloop to the compiler helps nobody.
+        return [f"{type(self).__name__}: {self}"]
 
 
 class RecorderError(RtloopError, OSError):

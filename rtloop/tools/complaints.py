@@ -1,0 +1,181 @@
+"""What Cython and a C compiler say of a .pyx, read, and said again in a few lines with the code and a way out."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+__all__ = ["Complaint", "read_compiler", "read_cython", "show_complaint", "tell"]
+
+_SHOWN = 8
+_METHODS = {
+    "enter": "cdef int enter(self) noexcept nogil",
+    "step": "cdef int step(self, const Cycle *cycle) noexcept nogil",
+    "overrun": "cdef int overrun(self, const Cycle *cycle, int64_t missed) noexcept nogil",
+    "wait": "cdef int wait(self, int64_t release) noexcept nogil",
+    "leave": "cdef void leave(self) noexcept nogil",
+}
+_CIMPORTED = {"RTLoop", "Cycle", "RT_CONTINUE", "RT_STOP", "Pool", "Ring", "Latest", "SignalLog", "HugeBuffer"}
+_NEEDS_GIL = (
+    "without the GIL no Python object can be made or used: declare C types, such as 'cdef double x', and do what needs "
+    "Python in __init__ or setup()"
+)
+# "file:line:column: text", behind "warning: " or "performance hint: " or nothing; all that Cython says begins so.
+_CYTHON = re.compile(r"(?:(warning|performance hint): )?(\S.*?\.(?:pyx|pxd|pxi|py)):(\d+):(\d+): (.*)")
+_COMPILER = re.compile(r"(.+?):(\d+):(?:(\d+):)? (?:fatal )?error: (.*)")
+
+
+class Complaint(NamedTuple):
+    """What a compiler does not like, and where.
+
+    Attributes
+    ----------
+    path : str
+        The file.
+    line : int
+        From 1; 0 where it is unknown.
+    column : int
+        From 1; 0 where it is unknown.
+    text : str
+        What is wrong.
+    fix : str
+        What to do; empty where that is not known.
+    """
+
+    path: str
+    line: int
+    column: int
+    text: str
+    fix: str = ""
+
+
+def _source_line(path: str, line: int) -> str:
+    try:
+        lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    return lines[line - 1] if 0 < line <= len(lines) else ""
+
+
+def read_cython(output: str, *, is_error: bool) -> tuple[Complaint, ...]:
+    """Return the errors, or else the warnings and hints, one for each line: what else there is follows from it."""
+    found: dict[tuple[str, int], Complaint] = {}
+    for kind, path, line, column, text in _records(output):
+        if (not kind) != is_error or text == "Previous declaration is here":
+            continue
+        if kind and not _is_of_interest(text):
+            continue
+        text, fix = _explain(text, _source_line(path, line))
+        found.setdefault((path, line), Complaint(path, line, column + 1, text, fix))
+    return tuple(sorted(found.values(), key=lambda complaint: complaint[:2]))
+
+
+def _records(output: str) -> Iterator[tuple[str, str, int, int, str]]:
+    """Yield kind, path, line, column and text of all that Cython says; a text may go on in further lines."""
+    lines = output.splitlines()
+    for number, line in enumerate(lines):
+        match = _CYTHON.fullmatch(line)
+        if match is None:
+            continue
+        text = match[5]
+        for more in lines[number + 1 :]:
+            is_other = more.startswith(("Possible solutions", "Error compiling"))
+            if is_other or not more.strip() or _CYTHON.fullmatch(more):
+                break
+            text += " " + more.strip()
+        yield match[1] or "", match[2], int(match[3]), int(match[4]), text
+
+
+def _is_of_interest(text: str) -> bool:
+    # The first is said at the declaration, too; what the others are about, the author has asked for.
+    return not text.startswith(("Exception check after calling", "Use boundscheck", "Use cdivision", "Unreachable"))
+
+
+def _explain(text: str, code: str) -> tuple[str, str]:
+    """Say what Cython said as it concerns a loop, and what to do about it."""
+    if match := re.match(r"Exception check on '(.+?)' will always require the GIL", text):
+        return (
+            f"'{match[1]}' takes the GIL after every call, and waits for all Python threads",
+            f"declare '{match[1]}' as 'noexcept nogil'",
+        )
+    method = re.search(r"\b(enter|step|overrun|wait|leave)\s*\(", code)
+    if text.startswith("Signature not compatible") and method:
+        return f"{method[1]} is not declared as RTLoop declares it", f"write '{_METHODS[method[1]]}:'"
+    if match := re.match(r"undeclared name not builtin: (\w+)", text):
+        is_ours = match[1] in _CIMPORTED
+        return f"the name {match[1]} is not known", f"from rtloop cimport {match[1]}" if is_ours else ""
+    if match := re.match(r"'rtloop/(\w+)\.pxd' not found", text):
+        known = ", ".join(sorted(_CIMPORTED))
+        return f"rtloop has no {match[1]} to cimport", f"there are {known}; import it, where it is for Python"
+    if match := re.match(r"'(\w+)' is not a type identifier", text):
+        return text, f"from rtloop cimport {match[1]}" if match[1] in _CIMPORTED else ""
+    if match := re.match(r"First base of '(\w+)' is not an extension type", text):
+        return text, "a loop is 'cdef class Name(RTLoop):', with 'from rtloop cimport RTLoop'"
+    if match := re.match(r"(.+?) not allowed without (?:the )?gil", text, re.IGNORECASE):
+        return f"this needs the GIL, and there is none here ({match[1][0].lower()}{match[1][1:]})", _NEEDS_GIL
+    if text.startswith("Function declared nogil has Python"):
+        return "this function is declared nogil, and has Python objects as variables", _NEEDS_GIL
+    return text, ""
+
+
+def read_compiler(output: str, source: Path) -> tuple[Complaint, ...]:
+    """Return the errors of a C compiler; those in the code that Cython made are laid at the line they come from."""
+    found: dict[tuple[str, int], Complaint] = {}
+    for match in map(_COMPILER.match, output.splitlines()):
+        if match is None:
+            continue
+        path, line, text = match[1], int(match[2]), match[4]
+        missing = re.match(r"'?([^':]+?)'?(?:: No such file or directory| file not found)", text)
+        if missing and missing[1] == "Python.h":
+            continue
+        fix = ""
+        if Path(path).name == source.name:  # as Cython's #line has it
+            path = str(source)
+        elif missing:
+            path, line = str(source), _line_with(source, missing[1])
+            fix = "say where it is with a comment at the head of the file: # distutils: include_dirs = FOLDER"
+        found.setdefault((path, line), Complaint(path, line, 0, f"C compiler: {text}", fix))
+    return tuple(found.values())
+
+
+def _line_with(source: Path, text: str) -> int:
+    lines = source.read_text(encoding="utf-8", errors="replace").splitlines()
+    return next((number for number, line in enumerate(lines, 1) if text in line), 0)
+
+
+def _short(path: str) -> str:
+    """Write a path as one would type it here."""
+    near = os.path.relpath(path)
+    return path if near.startswith("..") else near
+
+
+def show_complaint(complaint: Complaint, kind: str = "") -> str:
+    """Write a complaint: where, what, the line of code with a mark under it, and the fix."""
+    place = ":".join([_short(complaint.path), *(str(x) for x in complaint[1:3] if x)])
+    written = [f"{place}: {kind}{complaint.text}"]
+    code = _source_line(complaint.path, complaint.line)
+    if code.strip():
+        written.append(f"{complaint.line:>5} | {code}")
+        if complaint.column:
+            blanks = re.sub(r"[^\t]", " ", code[: complaint.column - 1])
+            written.append(f"      | {blanks}^")
+    if complaint.fix:
+        written.append(f"  fix: {complaint.fix}")
+    return "\n".join(written)
+
+
+def tell(source: Path, complaints: Iterable[Complaint]) -> str:
+    """Write the message of a build that failed."""
+    every = list(complaints)
+    told: set[str] = set()
+    shown = []
+    for complaint in every[:_SHOWN]:
+        shown.append(show_complaint(complaint._replace(fix="") if complaint.fix in told else complaint))
+        told.add(complaint.fix)
+    if len(every) > _SHOWN:
+        shown.append(f"... and {len(every) - _SHOWN} more")
+    count = "1 error" if len(every) == 1 else f"{len(every)} errors"
+    return f"{_short(str(source))} does not compile, {count}:\n" + "\n".join(shown)

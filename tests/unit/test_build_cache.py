@@ -1,0 +1,179 @@
+"""The cache of compiled modules: what is found again, and what a full disk, a killed process or a neighbour leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rtloop.tools.cache import Cache, Entry, cache_folder
+from rtloop.tools.complaints import Complaint
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "servo.pyx"
+    path.write_text("first")
+    return path
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "cache")
+
+
+def compiled(tmp_path: Path, source: Path, text: str = "machine code") -> Entry:
+    module = tmp_path / "servo.so"
+    module.write_text(text)
+    return Entry(module, (str(source),), (Complaint(str(source), 1, 1, "a hint"),))
+
+
+def test_what_was_kept_is_found_with_its_hints(tmp_path: Path, cache: Cache, source: Path) -> None:
+    assert cache.find("key") is None
+    kept = cache.keep("key", compiled(tmp_path, source))
+    assert kept.module.read_text() == "machine code"
+    found = cache.find("key")
+    assert found == kept
+    assert found is not None and found.hints[0].text == "a hint"
+    assert cache.find("other key") is None
+
+
+def test_another_content_is_another_module_and_the_first_is_found_again(
+    tmp_path: Path, cache: Cache, source: Path
+) -> None:
+    first = cache.keep("key", compiled(tmp_path, source, "one"))
+    source.write_text("second")
+    assert cache.find("key") is None
+    second = cache.keep("key", compiled(tmp_path, source, "two"))
+    assert first.module != second.module
+    source.write_text("first")
+    assert cache.find("key") == first
+
+
+def test_an_input_that_is_gone_is_no_match(tmp_path: Path, cache: Cache, source: Path) -> None:
+    cache.keep("key", compiled(tmp_path, source))
+    source.unlink()
+    assert cache.find("key") is None
+
+
+@pytest.mark.parametrize("damage", ["", "machine", "machine codf"])
+def test_a_damaged_module_is_not_loaded_and_is_replaced(
+    tmp_path: Path, cache: Cache, source: Path, damage: str
+) -> None:
+    kept = cache.keep("key", compiled(tmp_path, source))
+    kept.module.write_text(damage)
+    assert cache.find("key") is None
+    assert cache.keep("key", compiled(tmp_path, source)).module.read_text() == "machine code"
+    assert cache.find("key") == kept
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "{}", '{"module": 3}', "\x00"])
+def test_damaged_notes_are_no_match(tmp_path: Path, cache: Cache, source: Path, text: str) -> None:
+    kept = cache.keep("key", compiled(tmp_path, source))
+    for name in (kept.module.parent / "about.json", kept.module.parents[1] / "inputs.json"):
+        whole = name.read_text()
+        name.write_text(text)
+        assert cache.find("key") is None
+        name.write_text(whole)
+    assert cache.find("key") == kept
+
+
+def test_who_comes_second_leaves_what_the_first_has_put_there(tmp_path: Path, cache: Cache, source: Path) -> None:
+    first = cache.keep("key", compiled(tmp_path, source, "one"))
+    inode = first.module.stat().st_ino
+    second = cache.keep("key", compiled(tmp_path, source, "two"))
+    assert second.module.stat().st_ino == inode, "it may be about to be loaded"
+    assert second.module.read_text() == "one"
+
+
+def test_a_full_disk_leaves_nothing_behind(
+    tmp_path: Path, cache: Cache, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(source: Any, target: Any) -> None:
+        Path(target).write_text("mach")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copy", full)
+        with pytest.raises(OSError, match="No space"):
+            cache.keep("key", compiled(tmp_path, source))
+    assert cache.find("key") is None
+    assert not list(tmp_path.glob("cache/build/tmp-*"))
+    assert not list(tmp_path.glob("cache/**/*.so"))
+
+
+def test_what_was_changed_while_it_was_compiled_is_not_found_again(tmp_path: Path, cache: Cache, source: Path) -> None:
+    kept = cache.keep("key", compiled(tmp_path, source), is_found_again=False)
+    assert kept.module.exists()
+    assert cache.find("key") is None
+
+
+def test_rests_of_killed_builds_and_what_nobody_uses_are_removed(tmp_path: Path, cache: Cache, source: Path) -> None:
+    old = cache.keep("old", compiled(tmp_path, source))
+    used = cache.keep("used", compiled(tmp_path, source))
+    rest, young = tmp_path / "cache/build/tmp-killed", tmp_path / "cache/build/tmp-running"
+    for folder in (rest, young):
+        folder.mkdir()
+        (folder / "servo.so").write_text("mach")
+    long_ago = time.time() - 100 * 86400
+    for path in (old.module.parent, used.module.parent, rest):
+        os.utime(path, (long_ago, long_ago))
+    assert cache.find("used") == used, "which is a use"
+    cache.keep("new", compiled(tmp_path, source))
+    assert not rest.exists() and young.exists()
+    assert cache.find("old") is None
+    assert cache.find("used") == used
+
+
+def test_a_folder_that_others_write_to_is_not_trusted(tmp_path: Path, cache: Cache, source: Path) -> None:
+    cache.keep("key", compiled(tmp_path, source))
+    (tmp_path / "cache/build").chmod(0o777)
+    assert cache.find("key") is None
+    with pytest.raises(PermissionError, match="every user may write to it"):
+        cache.keep("key", compiled(tmp_path, source))
+
+
+def test_a_new_folder_is_its_owner_s_alone(tmp_path: Path, cache: Cache, source: Path) -> None:
+    cache.keep("key", compiled(tmp_path, source))
+    assert (tmp_path / "cache/build").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "environment", "expected"),
+    [
+        ("/a", {"RTLOOP_CACHE_DIR": "/b", "XDG_CACHE_HOME": "/c"}, "/a"),
+        (None, {"RTLOOP_CACHE_DIR": "/b", "XDG_CACHE_HOME": "/c"}, "/b"),
+        (None, {"XDG_CACHE_HOME": "/c"}, "/c/rtloop"),
+        (None, {"XDG_CACHE_HOME": "relative", "HOME": "/d"}, "/d/.cache/rtloop"),
+        (None, {"HOME": "/d"}, "/d/.cache/rtloop"),
+    ],
+)
+def test_where_the_cache_is(
+    asked: str | None, environment: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RTLOOP_CACHE_DIR", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert cache_folder(asked) == Path(expected)
+
+
+def test_what_it_notes_is_text_that_anybody_can_read(tmp_path: Path, cache: Cache, source: Path) -> None:
+    kept = cache.keep("key", compiled(tmp_path, source))
+    assert json.loads((kept.module.parents[1] / "inputs.json").read_text()) == [str(source)]
+
+
+def test_import_of_rtloop_brings_nothing_of_the_build(script: Callable[..., Any]) -> None:
+    done = script(
+        "import sys, rtloop\n"
+        "assert not any(name.startswith('rtloop.tools') for name in sys.modules)\n"
+        "assert callable(rtloop.build) and 'rtloop.tools.build' in sys.modules\n"
+        "assert 'Cython' not in sys.modules and 'setuptools' not in sys.modules"
+    )
+    assert done.returncode == 0, done.stderr
