@@ -19,6 +19,7 @@ COMMANDS = {
     "demo": "rtloop.tools.demo",
     "doctor": "rtloop.tools.doctor.command",
     "latency": "rtloop.tools.latency",
+    "run": "rtloop.tools.run",
     "top": "rtloop.tools.top",
     "report": "rtloop.tools.report",
     "plot": "rtloop.tools.plot",

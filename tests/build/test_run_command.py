@@ -1,0 +1,259 @@
+"""``rtloop run``: from a .pyx to figures in one line, and what each mistake comes to."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import rtloop
+from rtloop.tools.cli import main
+
+pytest.importorskip("click", reason="the command line needs rtloop[cli]")
+pytest.importorskip("rich", reason="the command line needs rtloop[cli]")
+
+#: What every user on every machine may run.
+EASY = ["--policy", "other", "--lock", "off", "-p", "dma_latency=none"]
+SERVO = """\
+from rtloop cimport RTLoop, Cycle, RT_CONTINUE, RT_STOP
+
+cdef class Servo(RTLoop):
+    cdef public int fail_at, end_at
+    cdef double gain
+
+    def __init__(self, period, *, double gain=1.0, **settings):
+        super().__init__(period, **settings)
+        self.gain = gain
+
+    def setup(self):
+        if self.gain < 0:
+            raise OSError("no motor here")
+
+    cdef int step(self, const Cycle *cycle) noexcept nogil:
+        if self.fail_at and <int>cycle.index == self.fail_at:
+            return -5
+        return RT_STOP if self.end_at and <int>cycle.index == self.end_at else RT_CONTINUE
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a servo and a cache of its own, so that the servo is compiled once for all tests."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "servo.pyx").write_text(SERVO)
+    yield folder
+    sys.modules.pop("servo", None)
+
+
+@pytest.fixture(autouse=True)
+def _there(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("RTLOOP_CACHE_DIR", str(place / "cache"))
+    monkeypatch.setenv("CFLAGS", "-O0")
+
+
+def run(*args: str) -> int:
+    with pytest.raises(SystemExit) as exit_:
+        main(["run", *args])
+    assert isinstance(exit_.value.code, int)
+    return exit_.value.code
+
+
+def test_one_line_compiles_runs_and_prints_the_table(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    record = tmp_path / "out.npz"
+    assert run("servo.pyx:Servo", *EASY, "--cycles", "20", "-p", "gain=2.0", "--record", str(record)) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("Servo-") and "20 cycles" in said.out and "wake-up latency" in said.out
+    assert f"wrote {record}" in said.err
+    stats = rtloop.Stats.load(record)
+    assert (stats.cycles, len(stats.records), stats.state) == (20, 20, "stopped")
+    assert run("servo.pyx", *EASY, "--cycles", "3") == 0, "the class need not be named where it is the only one"
+    assert "compiled in" not in capsys.readouterr().err
+
+
+def test_the_loop_may_end_by_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("servo.pyx", *EASY, "-p", "end_at=9") == 0
+    assert "10 cycles" in capsys.readouterr().out
+
+
+def test_json_has_all_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("servo.pyx", *EASY, "--duration", "30ms", "--rate", "500Hz", "--name", "arm", "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["command"], document["target"], document["outcome"]) == ("run", "servo.pyx", "clean")
+    assert (document["error"], document["exit_code"]) == (None, 0)
+    assert document["stats"]["name"] == "arm"
+    assert document["stats"]["cycles"] + document["stats"]["missed"] == 15
+
+
+def test_a_failed_loop_is_exit_code_1_and_has_its_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("servo.pyx", *EASY, "-p", "fail_at=7") == 1
+    said = capsys.readouterr()
+    assert "8 cycles" in said.out and "failed" in said.out
+    assert "The loop failed: Servo-" in said.err and "returned -5 in cycle 7, which is EIO" in said.err
+    assert run("servo.pyx", *EASY, "-p", "fail_at=7", "--json") == 1
+    document = json.loads(capsys.readouterr().out)
+    assert (document["outcome"], document["exit_code"], document["stats"]["cycles"]) == ("failed", 1, 8)
+    assert "returned -5" in document["error"]
+
+
+def test_what_setup_raises_is_shown_with_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("servo.pyx", *EASY, "-p", "gain=-1") == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "The loop did not start: Traceback" in said.err
+    assert 'File "servo.pyx", line 13, in servo.Servo.setup\n    raise OSError("no motor here")' in said.err
+    assert "rtloop/tools" not in said.err
+
+
+REFUSED = ["--cpu", "8000", "--lock", "off", "-p", "dma_latency=none", "--policy", "other", "--cycles", "5"]
+
+
+def test_without_strict_it_runs_and_says_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("servo.pyx", *REFUSED) == 0
+    said = capsys.readouterr()
+    assert "5 cycles" in said.out
+    assert "The loop ran degraded. What is missing:\ncpu: asked for 8000" in said.err and "How to fix" in said.err
+
+
+def test_with_strict_a_refused_grant_is_exit_code_3_and_nothing_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("servo.pyx", *REFUSED, "--strict") == 3
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "The loop did not start: not everything was granted\ncpu: asked for 8000" in said.err
+    assert run("servo.pyx", *REFUSED, "--strict", "--json") == 3
+    assert json.loads(capsys.readouterr().out)["outcome"] == "refused"
+
+
+def test_with_strict_a_missed_release_is_exit_code_3(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "late.py").write_text(
+        "import time\ndef step(cycle):\n    if cycle.index == 2: time.sleep(0.05)\n    return cycle.index == 4\n"
+    )
+    late = str(tmp_path / "late.py")
+    assert run(late, *EASY, "--rate", "100Hz") == 0
+    assert run(late, *EASY, "--rate", "100Hz", "--strict") == 3
+    assert "Not as strictly as asked: " in capsys.readouterr().err
+
+
+def test_simulated_time_needs_no_real_one(capsys: pytest.CaptureFixture[str]) -> None:
+    begin = time.monotonic()
+    assert run("servo.pyx", "--duration", "1h", "--simulate") == 0
+    assert time.monotonic() - begin < 600
+    assert "SIMULATED" in (out := capsys.readouterr().out) and "3,600,000 cycles" in out
+
+
+def test_a_picture_is_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="pictures need rtloop[plot]")
+    assert run("servo.pyx", *EASY, "--cycles", "20", "--plot", str(tmp_path / "run.svg")) == 0
+    assert "<svg" in (tmp_path / "run.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        ([], "Missing argument 'TARGET'"),
+        (["sevro.pyx"], "there is no file sevro.pyx; did you mean servo.pyx?"),
+        (["servo.pyx:Sevo"], "servo.pyx has no Sevo; did you mean Servo?"),
+        (["servo.pyx", "-p", "gain"], "write NAME=VALUE"),
+        (["servo.pyx", "-p", "gian=2"], "Servo takes no 'gian'; did you mean 'gain'?"),
+        (["servo.pyx", "-p", "gain=fast"], "Servo cannot be made: must be real number, not str"),
+        (["servo.pyx", "-p", "end_at=x"], "Servo.end_at cannot be 'x'"),
+        (["servo.pyx", "-p", "cpu=1", "--cpu", "1"], "cpu is given twice"),
+        (["servo.pyx", "--cpu", "x"], "give numbers such as 3 or 0,2-3"),
+        (["servo.pyx", "--spin", "5"], "its unit is missing; write it with a unit"),
+        (["servo.pyx", "--priority", "200"], "--priority"),
+        (["servo.pyx", "--duration", "1s", "--cycles", "3"], "give one of them"),
+        (["servo.pyx", "--simulate"], "needs --duration or --cycles"),
+        (["servo.pyx", "--record", "/nowhere/at/all.npz"], "is not a folder one can write to"),
+        (["servo.pyx", "-p", "overrun=never"], "overrun='never'"),
+        (["servo.pyx", "--guard", "perhaps"], "guard='perhaps'"),
+    ],
+)
+def test_a_wrong_command_line_is_exit_code_2(args: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*args) == 2
+    said = capsys.readouterr()
+    assert text in said.err and "Traceback" not in said.err
+    assert said.out == ""
+
+
+def test_what_a_class_takes_is_read_from_the_pyx(capsys: pytest.CaptureFixture[str]) -> None:
+    run("servo.pyx", "-p", "gian=2")
+    said = capsys.readouterr().err
+    assert "  constructor  Servo(period, *, double gain=1.0, **settings)\n" in said
+    assert "  attributes   fail_at, end_at\n" in said
+
+
+def test_what_does_not_compile_is_exit_code_1_and_shows_the_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "bad.pyx").write_text(SERVO.replace("return -5", "return nothing"))
+    assert run(str(tmp_path / "bad.pyx")) == 1
+    said = capsys.readouterr().err
+    assert "bad.pyx:17:20: the name nothing is not known\n   17 |             return nothing" in said
+    assert "Traceback" not in said
+
+
+def test_what_a_module_raises_is_shown_with_its_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "early.py").write_text("def f():\n    return nothing\nf()\n")
+    assert run(str(tmp_path / "early.py")) == 1
+    said = capsys.readouterr().err
+    assert "cannot be imported:\nTraceback" in said and "NameError: name 'nothing' is not defined" in said
+    assert "rtloop/tools" not in said and "importlib" not in said
+
+
+def test_P1_a_function_that_takes_the_gil_is_pointed_out(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code = SERVO.replace("cdef class", "cdef void f() nogil:\n    pass\n\ncdef class")
+    (tmp_path / "hinted.pyx").write_text(code)
+    assert run(str(tmp_path / "hinted.pyx"), *EASY, "--cycles", "3") == 0
+    said = capsys.readouterr().err
+    assert "hinted.pyx:3:1: hint: 'f' takes the GIL after every call" in said
+    assert "fix: declare 'f' as 'noexcept nogil'" in said
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_loop_that_is_stopped_ends_as_it_should_and_prints_its_table(number: int, code: int, tmp_path: Path) -> None:
+    left = tmp_path / "left"
+    (tmp_path / "leaves.pyx").write_text(
+        "from libc.stdio cimport fopen, fclose\nfrom rtloop cimport RTLoop\n"
+        "cdef class Leaves(RTLoop):\n    cdef bytes path\n    cdef const char *name\n"
+        "    def __init__(self, period, *, str path, **settings):\n        super().__init__(period, **settings)\n"
+        "        self.path = path.encode()\n        self.name = self.path\n"
+        "    cdef int enter(self) noexcept nogil:\n        fclose(fopen(self.name, 'w'))\n        return 0\n"
+        "    cdef void leave(self) noexcept nogil:\n        fclose(fopen(self.name, 'a'))\n"
+    )
+    source = (tmp_path / "leaves.pyx").read_text().replace("fclose(fopen(self.name, 'a'))", "remove(self.name)")
+    (tmp_path / "leaves.pyx").write_text(source.replace("cimport fopen, fclose", "cimport fopen, fclose, remove"))
+    command = [sys.executable, "-m", "rtloop", "run", str(tmp_path / "leaves.pyx"), *EASY, "-p", f"path={left}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 100
+        while not left.exists():
+            assert process.poll() is None and time.monotonic() < deadline, "it did not start"
+            time.sleep(0.02)
+        time.sleep(0.2)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=100)
+    assert process.returncode == code, err
+    assert out.startswith("Leaves-") and "wake-up latency" in out
+    assert "Stopped" in err and "Traceback" not in err
+    assert not left.exists(), "leave() was called"
+
+
+def test_the_second_start_needs_no_compiler(place: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "rtloop", "run", "servo.pyx", *EASY, "--cycles", "3"]
+    subprocess.run(command, check=True, capture_output=True)
+    fake = tmp_path / "cc"
+    fake.write_text('#!/bin/sh\n[ "$1" = --version ] && exec cc --version\nexit 1\n')
+    fake.chmod(0o755)
+    again = subprocess.run([*command, "--rebuild"], env={**os.environ, "CC": str(fake)}, capture_output=True, text=True)
+    assert again.returncode == 1 and "the compiler failed" in again.stderr, "it would be noticed"
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and "compiled" not in done.stderr

@@ -1,0 +1,205 @@
+"""What ``rtloop run`` was asked to run: found by its name, made with what was given, or refused in a sentence."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import rtloop
+from rtloop.tools.run_show import describe_exception, describe_progress
+from rtloop.tools.target import TargetError, find_target, make_loop, parse_value
+
+STEPS = """\
+import rtloop
+
+def step(cycle, gain=1.0):
+    return cycle.index * gain >= 6
+
+class Counter:
+    def __init__(self, limit=3):
+        self.limit = limit
+    def __call__(self, cycle):
+        return cycle.index >= self.limit
+
+class Empty: pass
+
+class Slow(rtloop.RTLoop):
+    def __init__(self, period, *, gain=1.0, **settings):
+        super().__init__(period, **settings)
+        self.gain = gain
+    limit = property(lambda self: self._limit, lambda self, value: setattr(self, "_limit", float(value)))
+    name_of_nothing = 3
+
+class Odd(rtloop.RTLoop):
+    def __init__(self):
+        super().__init__("1kHz")
+
+class Closed(rtloop.RTLoop):
+    def __init__(self, period):
+        super().__init__(period, policy="other", lock_memory="off", dma_latency=None)
+
+class Python(rtloop.RTLoop):
+    def step(self, cycle): pass
+
+class Raises(rtloop.RTLoop):
+    def __init__(self, period, **settings):
+        super().__init__(period, **settings)
+        self.setup_motor()
+    def setup_motor(self):
+        raise TypeError("no motor")
+
+made = rtloop.PyLoop(step, "1kHz")
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "steps.py").write_text(STEPS)
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if getattr(sys.modules[name], "__file__", None) and str(tmp_path) in str(sys.modules[name].__file__):
+            del sys.modules[name]
+
+
+def made(text: str, settings: dict[str, Any] | None = None, **given: Any) -> rtloop.RTLoop:
+    easy = {"policy": "other", "lock_memory": "off", "dma_latency": None, "strict": False}
+    return make_loop(find_target(text), 1_000_000, settings or {}, easy, given)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("2.0", 2.0), ("-3", -3), ("1e3", 1000.0), ("true", True), ("False", False), ("none", None), ("[1, 2]", [1, 2]),
+        ("'3'", "3"), ("250us", "250us"), ("fifo", "fifo"), ("", ""), ("inf", math.inf), ("007", 7.0), ("a(c)", "a(c)"),
+    ],
+)  # fmt: skip
+def test_a_value_is_a_literal_or_else_text(text: str, value: Any) -> None:
+    found = parse_value(text)
+    assert found == value and type(found) is type(value)
+
+
+def test_a_function_of_python_runs_with_its_keywords() -> None:
+    loop = made("steps.py:step", gain=2.0)
+    assert isinstance(loop, rtloop.PyLoop) and loop.name == "step"
+    assert loop.run().cycles == 4
+    assert made("steps:step").run().cycles == 7, "as a module of this folder, too"
+
+
+def test_a_class_that_can_be_called_is_made_and_run() -> None:
+    assert made("steps.py:Counter", limit=5).run().cycles == 6
+
+
+def test_settings_go_to_the_loop_and_the_rest_to_the_function() -> None:
+    loop = made("steps.py:step", {"name": "arm"}, gain=2.0, warmup=1)
+    assert (loop.name, loop.settings.warmup) == ("arm", 1)
+
+
+def test_a_keyword_of_the_constructor_goes_before_an_attribute() -> None:
+    loop: Any = made("steps.py:Slow", gain=4.0, limit=2)
+    assert (loop.gain, loop.limit) == (4.0, 2.0)
+
+
+def test_what_a_class_does_not_hand_on_is_not_forced_on_it() -> None:
+    assert made("steps.py:Closed").settings.strict is True
+    with pytest.raises(TargetError, match=r"does not take priority=3, for its __init__ does not hand it on"):
+        made("steps.py:Closed", {"priority": 3})
+
+
+@pytest.mark.parametrize(
+    ("text", "given", "message"),
+    [
+        ("nothing.py", {}, "there is no file nothing.py"),
+        ("step.py", {}, "there is no file step.py; did you mean steps.py?"),
+        ("no_such_module:X", {}, "there is no file and no module no_such_module"),
+        ("a b:X", {}, "is no .pyx, no .py, and no module's name"),
+        ("steps.py:stepp", {}, "steps.py has no stepp; did you mean step?"),
+        ("steps.py:Zebra", {}, "there are Slow, Odd, Closed, Python, Raises, step"),
+        ("steps.py", {}, "steps.py has several: Slow, Odd, Closed, Python, Raises; say which one, steps.py:Slow"),
+        ("steps.py:step", {"gian": 1}, r"unexpected keyword argument 'gian'; it is step(cycle, gain=1.0)"),
+        ("steps.py:Counter", {"limitt": 1}, "it is Counter(limit=3)"),
+        ("steps.py:Empty", {}, "neither a subclass of RTLoop nor can be called"),
+        ("steps.py:made", {}, "a loop that is made already"),
+        ("steps.py:Slow", {"gian": 1}, "Slow takes no 'gian'; did you mean 'gain'?"),
+        ("steps.py:Slow", {"prioriti": 1}, "did you mean 'priority'?"),
+        ("steps.py:Slow", {"limit": "x"}, "Slow.limit cannot be 'x': could not convert"),
+        ("steps.py:Odd", {}, "its __init__ must take the period first"),
+        ("steps.py:Python", {}, "Python.step is a Python method"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_in_a_sentence(text: str, given: dict[str, Any], message: str) -> None:
+    with pytest.raises(TargetError) as caught:
+        made(text, **given)
+    assert message in str(caught.value)
+
+
+def test_what_a_class_takes_is_listed() -> None:
+    with pytest.raises(TargetError) as caught:
+        made("steps.py:Slow", gian=1)
+    lines = str(caught.value).splitlines()
+    assert lines[1] == "  constructor  Slow(period, *, gain=1.0, **settings)"
+    assert lines[2] == "  attributes   limit"
+    assert lines[3].startswith("  settings     phase, align, ")
+
+
+def test_an_error_in_the_user_s_code_is_the_user_s() -> None:
+    with pytest.raises(TypeError, match="no motor") as caught:
+        made("steps.py:Raises")
+    text = describe_exception(caught.value)
+    assert text.startswith("Traceback (most recent call last):\n")
+    assert 'raise TypeError("no motor")' in text and text.endswith("\nTypeError: no motor")
+    assert "rtloop/tools" not in text and "rtloop/loop" not in text
+
+
+def test_a_module_that_lacks_another_says_which(folder: Path) -> None:
+    (folder / "lacking.py").write_text("import not_installed_here\n")
+    for text in ("lacking.py", "lacking:X"):
+        with pytest.raises(ModuleNotFoundError, match="not_installed_here"):
+            find_target(text)
+
+
+def test_a_file_named_like_a_module_of_python_does_not_take_its_place(folder: Path) -> None:
+    import textwrap
+
+    (folder / "textwrap.py").write_text("def step(cycle): return True\n")
+    assert find_target("textwrap.py").name == "step"
+    assert sys.modules["textwrap"] is textwrap
+
+
+def test_a_file_finds_its_neighbours(folder: Path) -> None:
+    (folder / "sub").mkdir()
+    (folder / "sub" / "gains_of_arm.py").write_text("K = 7\n")
+    (folder / "sub" / "arm_step.py").write_text(
+        "from gains_of_arm import K\ndef step(cycle): return cycle.index >= K\n"
+    )
+    assert made("sub/arm_step.py").run().cycles == 8
+
+
+def test_a_compiled_function_gets_an_array_of_its_file(folder: Path) -> None:
+    (folder / "native.py").write_text(
+        "import ctypes, numpy as np\nstate = np.zeros(2)\n"
+        "libc = ctypes.CDLL(None)\nabs_ = libc.labs\n"
+    )  # fmt: skip
+    loop: Any = made("native.py:abs_", data="state")
+    assert isinstance(loop, rtloop.FunctionLoop)
+    assert loop.data is sys.modules["native"].state  # type: ignore[attr-defined]
+    with pytest.raises(TargetError, match="native has no stat"):
+        made("native.py:abs_", data="stat")
+    with pytest.raises(TargetError, match="takes no 'gain': give it its data, -p data=NAME"):
+        made("native.py:abs_", gain=2)
+
+
+def test_the_live_line_says_what_matters() -> None:
+    loop = made("steps.py:step", gain=0.1)
+    assert describe_progress(loop.stats) == "0 cycles"
+    stats = loop.run(cycles=40)
+    line = describe_progress(stats)
+    assert line.startswith("40 cycles, latency ") and ", max " in line
+    assert "latency" not in describe_progress(stats, is_brief=True)
