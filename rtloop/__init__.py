@@ -132,6 +132,7 @@ _LATE = {
     "Stats": "loop.stats",
     "attach": "loop.attach",
     "build": "tools.build",
+    "load_ipython_extension": "tools.magic",
     "memory": "memory",
     "running": "loop.attach",
     "simulate": "loop.simulation",
