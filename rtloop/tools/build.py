@@ -17,6 +17,7 @@ from keyword import iskeyword
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from rtloop import __version__, get_include
 from rtloop.errors import BuildError, RTSetupWarning
 from rtloop.tools.cache import Cache, Entry, cache_folder, private_cache
 from rtloop.tools.complaints import Complaint, show_complaint
@@ -160,11 +161,11 @@ def build_module(
         raise BuildError(f"name={show(name)} cannot be a module's name: give letters, digits and _")
     flags = [flags] if isinstance(flags, str) else list(flags)
     include = [include] if isinstance(include, (str, os.PathLike)) else include
-    folders = [str(source.parent), *(str(Path(folder).resolve()) for folder in include), _own_include()]
+    folders = [str(source.parent), *(str(Path(folder).resolve()) for folder in include), get_include()]
     extras = read_extras(source)
     chain = find_toolchain(is_cpp=extras.is_cpp)
     nearby = sorted(file.name for file in source.parent.glob("*.pxd"))  # a new one may be found before another
-    identity = [str(source), name, *folders, *flags, *chain.identity, *map(repr, DIRECTIVES.items()), _version()]
+    identity = [str(source), name, *folders, *flags, *chain.identity, *map(repr, DIRECTIVES.items()), __version__]
     key = _digest("\0".join([*identity, *nearby]).encode())
 
     first = Cache(cache_folder(cache))
@@ -287,13 +288,3 @@ def _module_name(stem: str) -> str:
 
 def _digest(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
-
-
-def _own_include() -> str:
-    return str(Path(__file__).resolve().parents[2])
-
-
-def _version() -> str:
-    from rtloop import __version__
-
-    return __version__

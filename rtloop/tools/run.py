@@ -14,7 +14,7 @@ import click
 
 from rtloop.errors import ConfigError, RtloopError, RTSetupWarning, SetupError
 from rtloop.tools.options import check_picture, to_duration, to_period
-from rtloop.tools.target import Target, TargetError, find_target, make_loop, parse_value
+from rtloop.tools.target import Target, TargetError, find_target, has_no_step, make_loop, parse_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -239,6 +239,8 @@ def _make(
             f"note: {found.name} gets no data, its second argument is NULL; -p data=NAME gives it an array of the file",
             markup=False, soft_wrap=True,
         )  # fmt: skip
+    if has_no_step(found):
+        err.print(f"note: {found.name} has no step() of its own: the loop runs, and does nothing", markup=False)
     for warning in caught:
         if issubclass(warning.category, RTSetupWarning):
             err.print(f"note: {warning.message}", markup=False, soft_wrap=True)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["LiveLine", "describe_exception", "describe_progress", "user_frames"]
 
 _INTERVAL_S = 0.25
+#: Drawing needs the GIL, and so does a step in Python.
+_GIL_INTERVAL_S = 1.0
 #: A narrower terminal gets the figures that matter most.
 _WIDE = 100
 _PACKAGE = str(Path(__file__).resolve().parents[1])
@@ -64,16 +66,21 @@ class LiveLine:
         columns: list[Any] = [BarColumn(bar_width=8 if is_brief else 20) if known else SpinnerColumn()]
         columns += [TimeRemainingColumn() if known else TimeElapsedColumn(), TextColumn("{task.fields[note]}")]
         begin = time.monotonic()
-        with Progress(*columns, console=self._console, auto_refresh=False, transient=True) as bars:
+        with Progress(
+            *columns, console=self._console, auto_refresh=False, transient=True, redirect_stdout=False
+        ) as bars:
             task = bars.add_task("", total=self._seconds, note="starting" if known else "starting; Ctrl-C stops it")
             bars.refresh()
-            while not self._is_over.wait(_INTERVAL_S):
+            interval = _INTERVAL_S
+            while not self._is_over.wait(interval):
                 stats = self._loop.stats
                 passed = stats.duration * 1e-9 if stats.is_simulated else time.monotonic() - begin
                 bars.update(
                     task, completed=min(passed, self._seconds or passed), note=describe_progress(stats, is_brief)
                 )
                 bars.refresh()
+                if any(grant.name == "gil" for grant in stats.grants):
+                    interval = _GIL_INTERVAL_S
 
 
 def describe_progress(stats: Stats, is_brief: bool = False) -> str:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from rtloop.tools.build import Built
 
-__all__ = ["Target", "TargetError", "find_target", "make_loop", "parse_value"]
+__all__ = ["Target", "TargetError", "find_target", "has_no_step", "make_loop", "parse_value"]
 
 _WORDS = {"true": True, "false": False, "none": None}
 _UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
@@ -344,10 +344,24 @@ def _constructor(target: Target) -> str:
         return str(takes.replace(parameters=list(takes.parameters.values())[1:]))[1:-1]
     if init is None or target.source is None:
         return ""
-    text = target.source.read_text(encoding="utf-8", errors="replace")
-    match = re.search(rf"^(?:cdef )?class {kind.__name__}\b.*?(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL)
-    found = re.search(r"def __init__\(\s*self\s*,?\s*(.*?)\)\s*:", match[0] if match else "", re.DOTALL)
+    found = re.search(r"def __init__\(\s*self\s*,?\s*(.*?)\)\s*:", _code(target), re.DOTALL)
     return " ".join(found[1].split()).rstrip(", ") if found else ""
+
+
+def _code(target: Target) -> str:
+    """Return the source of a class; empty where it is not known."""
+    text = target.source.read_text(encoding="utf-8", errors="replace") if target.source else ""
+    head = rf"^(?:cdef )?class {target.thing.__name__}\b"
+    match = re.search(rf"{head}.*?(?=^[^\s#)]|\Z)", text, re.MULTILINE | re.DOTALL)
+    return match[0] if match else ""
+
+
+def has_no_step(target: Target) -> bool:
+    """Whether a class of a .pyx, derived from RTLoop itself, has forgotten its step, or misspelt it."""
+    if target.built is None or not _is_loop_class(target.thing) or target.thing.__base__ is not RTLoop:
+        return False
+    code = _code(target)
+    return bool(code) and not re.search(r"^\s+cdef\s[^#\n]*\bstep\s*\(", code, re.MULTILINE)
 
 
 def _names(target: Target) -> Sequence[str]:

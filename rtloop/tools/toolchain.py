@@ -207,7 +207,8 @@ def compile_module(
     for file in (*folder.glob("*.d"), *folder.glob("*.dep")):
         inputs |= _read_inputs(file, folder)
     own = {str(folder), sysconfig.get_path("include")}
-    return module, {path for path in inputs if not any(path.startswith(f"{other}/") for other in own)}, hints
+    read = {path for path in inputs if os.path.isfile(path) and not any(path.startswith(f"{x}/") for x in own)}
+    return module, read, hints
 
 
 def _as_c(extras: Extras) -> list[str]:
@@ -260,7 +261,8 @@ def _advise(output: str) -> str:
 
 
 def _read_inputs(file: Path, folder: Path) -> set[str]:
-    """Read what a compiler wrote for make: ``target: file file ...``, with the blanks of a name escaped."""
+    """Read what a compiler wrote for make: ``target: file file ...``, with what make reads otherwise escaped."""
     text = file.read_text(encoding="utf-8", errors="replace").replace("\\\n", " ")
     names = re.findall(r"(?:\\.|\S)+", text.partition(": ")[2])
-    return {os.path.normpath(folder / re.sub(r"\\(.)", r"\1", name)) for name in names if not name.endswith(":")}
+    plain = (re.sub(r"\\(.)", r"\1", name).replace("$$", "$") for name in names)
+    return {os.path.normpath(folder / name) for name in plain}

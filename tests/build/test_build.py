@@ -108,6 +108,22 @@ def test_it_is_compiled_anew_where_anything_it_reads_has_changed() -> None:
     assert build_module(source).seconds > 0, "a .pxd that Cython would find now, and has not found before"
 
 
+def test_a_folder_s_name_may_have_anything_in_it(tmp_path: Path) -> None:
+    folder = tmp_path / "my arm: #1 $x ä"
+    folder.mkdir()
+    (folder / "gains 1.pxi").write_text("cdef int GAIN = 1\n")
+    (folder / "motor.h").write_text("static int motor(void) { return 10; }\n")
+    source = folder / "parts.pyx"
+    source.write_text(
+        'include "gains 1.pxi"\ncdef extern from "motor.h":\n    int motor()\ndef value():\n    return GAIN + motor()\n'
+    )
+    assert rtloop.build(source).value() == 11
+    assert build_module(source).seconds == 0
+    (folder / "gains 1.pxi").write_text("cdef int GAIN = 2\n")
+    (folder / "motor.h").write_text("static int motor(void) { return 20; }\n")
+    assert rtloop.build(source).value() == 22
+
+
 def test_another_pyx_of_the_folder_that_is_cimported_is_built_first() -> None:
     write("base.pxd", "cdef class Base:\n    cdef int value(self)\n")
     write("base.pyx", "cdef class Base:\n    cdef int value(self):\n        return 1\n")

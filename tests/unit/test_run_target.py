@@ -196,6 +196,20 @@ def test_a_compiled_function_gets_an_array_of_its_file(folder: Path) -> None:
         made("native.py:abs_", gain=2)
 
 
+def test_a_class_without_a_step_is_noticed(folder: Path) -> None:
+    from rtloop.tools.target import Target, has_no_step
+
+    code = "cdef class Slow(RTLoop):\n    cdef int {}(self, const Cycle *c) noexcept nogil:\n        pass\n"
+    slow = find_target("steps.py:Slow")
+    for name, expected in (("step", False), ("stp", True), ("misstep", True)):
+        (folder / "slow.pyx").write_text(
+            code.format(name) + "cdef class Other(RTLoop):\n    cdef int step(self): pass\n"
+        )
+        built: Any = object()
+        assert has_no_step(Target(slow.thing, "Slow", slow.module, folder / "slow.pyx", built)) is expected
+    assert not has_no_step(slow), "of a class from elsewhere nothing is known"
+
+
 def test_the_live_line_says_what_matters() -> None:
     loop = made("steps.py:step", gain=0.1)
     assert describe_progress(loop.stats) == "0 cycles"
