@@ -74,7 +74,7 @@ class LiveLine:
             interval = _INTERVAL_S
             while not self._is_over.wait(interval):
                 stats = self._loop.stats
-                passed = stats.duration * 1e-9 if stats.is_simulated else time.monotonic() - begin
+                passed = stats.duration if stats.is_simulated else time.monotonic() - begin
                 bars.update(
                     task, completed=min(passed, self._seconds or passed), note=describe_progress(stats, is_brief)
                 )
