@@ -17,7 +17,7 @@ FLOORS = {
     "errors": 0, "units": 0, "_os": 0,
     "system": 1, "data": 1,
     "loop": 2,
-    "": 3, "memory": 3, "numba": 3,
+    "": 3, "memory": 3, "numba": 3, "pytest": 3,
     "tools": 4, "demo": 4, "__main__": 4,
 }  # fmt: skip
 #: Imports between neighbours on one floor: (importing room, imported module or room).
@@ -101,7 +101,7 @@ def deeper(folder: Path) -> list[str]:
     for path in sorted(folder.rglob("*")):
         if path.suffix in {".py", ".pyx", ".pxd"}:
             text = path.read_text()
-            for door in ("rtloop.memory", "rtloop.numba", "rtloop"):
+            for door in ("rtloop.memory", "rtloop.numba", "rtloop.pytest", "rtloop"):
                 text = re.sub(rf"\b{door}(?=\s+c?import\b|\s*$|\s+as\b)", "door", text, flags=re.MULTILINE)
             names = {name for name in imported(text) if name.startswith("rtloop.")}
             past = (name for name in names if name.count(".") > 1 or re.search(rf"import\s+{name}\b", text))
