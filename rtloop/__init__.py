@@ -47,7 +47,7 @@ from rtloop.loop.settings import Settings
 from rtloop.system.grant import Grant
 
 if _TYPE_CHECKING:
-    from rtloop import memory
+    from rtloop import guard, memory
     from rtloop.data.buffer import HugeBuffer
     from rtloop.data.latest import Latest
     from rtloop.data.pool import Pool
@@ -103,6 +103,7 @@ __all__ = [
     "build",
     "cycle_dtype",
     "get_include",
+    "guard",
     "memory",
     "running",
     "simulate",
@@ -133,6 +134,7 @@ _LATE = {
     "attach": "loop.attach",
     "build": "tools.build",
     "load_ipython_extension": "tools.magic",
+    "guard": "guard",
     "memory": "memory",
     "running": "loop.attach",
     "simulate": "loop.simulation",
@@ -145,7 +147,7 @@ def __getattr__(name: str) -> object:
     import importlib
 
     module = importlib.import_module(f"rtloop.{_LATE[name]}")
-    globals()[name] = module if name == "memory" else getattr(module, name)
+    globals()[name] = module if name in ("guard", "memory") else getattr(module, name)
     return globals()[name]
 
 

@@ -143,7 +143,32 @@ class OverrunError(RtloopError, RuntimeError):
 
 
 class GuardError(RtloopError, RuntimeError):
-    """A guard found a page fault, a system call or an allocation in ``step``."""
+    """A guard found a page fault, a system call or an allocation in ``step``.
+
+    Attributes
+    ----------
+    name : str or None
+        The loop's name.
+    cycle : int or None
+        The index of the cycle that ended the loop.
+    violation : dict or None
+        The first violation of that cycle, as ``Stats.guard["violations"]`` has it; None where none was written down.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        name: str | None = None,
+        cycle: int | None = None,
+        violation: dict[str, Any] | None = None,
+    ) -> None:
+        self.name = name
+        self.cycle = cycle
+        self.violation = violation
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[type, tuple[str, str | None, int | None, dict[str, Any] | None]]:
+        return type(self), (str(self), self.name, self.cycle, self.violation)
 
 
 class StateError(RtloopError, RuntimeError):

@@ -73,6 +73,25 @@ def probes(probe_path: Path) -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def guilty_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the compiled module of tests/support/guilty.pyx, with debug information and lazy binding."""
+    out = tmp_path_factory.mktemp("guilty")
+    _load_build().compile_pyx(Path(__file__).parent / "support" / "guilty.pyx", out, "-g", "-Wl,-z,lazy")
+    return out
+
+
+@pytest.fixture(scope="session")
+def guilty(guilty_path: Path) -> ModuleType:
+    """The module of loops that break the rules of a step, each in its way; its symbols are bound when first used."""
+    before = sys.getdlopenflags()
+    sys.setdlopenflags(os.RTLD_LAZY)
+    try:
+        return _load_build().import_module(next(guilty_path.glob("guilty.*.so")))
+    finally:
+        sys.setdlopenflags(before)
+
+
+@pytest.fixture(scope="session")
 def regions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with the compiled module of tests/support/regions.pyx."""
     out = tmp_path_factory.mktemp("regions")

@@ -77,6 +77,8 @@ def _is_of(value: object, kind: str) -> bool:
     """Whether a value of JSON is one of a field's kinds, as its annotation writes them."""
     if kind == "tuple[int, ...]":
         return isinstance(value, list) and all(type(item) is int for item in value)
+    if kind == "tuple[str, ...]":
+        return isinstance(value, list) and all(type(item) is str and item.isidentifier() for item in value)
     return type(value).__name__.removesuffix("Type") == kind
 
 

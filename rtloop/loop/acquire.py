@@ -28,14 +28,17 @@ __all__ = [
     "dma_latency",
     "lock_own",
     "lock_range",
+    "lock_ranges",
     "process_wide",
     "refusal",
     "rt_bandwidth",
     "setup_errors",
+    "spin_budget",
     "telemetry",
     "thread_grants",
 ]
 
+_SPIN_BUDGET_PERCENT = 25
 _POLICY_NAMES = {number: name for name, number in POLICIES.items()}
 
 
@@ -106,6 +109,24 @@ def lock_range(settings: Settings, stack: ExitStack, name: str, what: str, addre
         if rc == 0:  # the user may have locked the same range by himself, which is not ours to give back
             stack.callback(process.memory_lock.release_range, address, size)
     return lock_own(settings, name, what, size, rc)
+
+
+def lock_ranges(settings: Settings, stack: ExitStack, ranges: tuple[tuple[int, int], ...]) -> int:
+    """Lock several ranges of the loop's own until it ends. Returns 0 or the first negative errno."""
+    rc = 0
+    if settings.lock_memory != "off":
+        for address, size in ranges:
+            rc = rc or process.memory_lock.acquire_range(address, size)
+            stack.callback(process.memory_lock.release_range, address)
+    return rc
+
+
+def spin_budget(settings: Settings) -> int:
+    """Return the share of a CPU that ``spin="auto"`` may burn, per cent."""
+    if settings.runtime_ns is None:
+        return _SPIN_BUDGET_PERCENT
+    # The step needs the rest of the runtime.
+    return min(_SPIN_BUDGET_PERCENT, 50 * settings.runtime_ns // settings.period_ns)
 
 
 def telemetry(settings: Settings, stack: ExitStack) -> tuple[Grant, TelemetryBlock]:
@@ -314,7 +335,7 @@ def refusal(name: str, grants: list[Grant]) -> SetupError:
     """Make the exception that refused grants raise in strict mode: all in one, of the type that fits the first."""
     refused = [grant for grant in grants if not grant.ok]
     first = refused[0]
-    is_memory = first.name in ("memory_lock", "telemetry", "stack", "state")
+    is_memory = first.name in ("memory_lock", "telemetry", "stack", "state", "guard")
     by_limit = is_memory and first.errno in (errno.ENOMEM, errno.EAGAIN) and not process.may_lock_future()
     is_privilege = by_limit or first.errno in (errno.EPERM, errno.EACCES)
     text = describe_refused(*refused)

@@ -35,7 +35,8 @@ class FunctionLoop(RTLoop):
         core_dumps: bool = True,
         dma_latency: int | str | timedelta | None = 0,
         flush_denormals: bool = False,
-        guard: Literal["off"] = "off",
+        guard: Literal["off", "count", "stop"] = "off",
+        guard_allow: Iterable[str] = (),
         record: int = 65536,
         name: str | None = None,
     ) -> None: ...

@@ -2,6 +2,7 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
 from rtloop._os cimport pthread_t
 from rtloop.loop.telemetry cimport rt_telemetry_t
+from rtloop.system.guard cimport rt_guard_t
 
 
 cdef extern from "../include/rtloop/loop.h" nogil:
@@ -77,6 +78,7 @@ cdef extern from "../include/rtloop/loop.h" nogil:
         RT_END_WAIT
         RT_END_CLOCK
         RT_END_OVERRUNS
+        RT_END_GUARD
 
     ctypedef struct rt_loop_t:
         rt_schedule_t schedule
@@ -97,6 +99,7 @@ cdef extern from "../include/rtloop/loop.h" nogil:
         rt_thread_report_t report
         rt_stack_t stack
         pthread_t thread
+        rt_guard_t *guard
         uint32_t command
         uint32_t phase
 
@@ -118,6 +121,7 @@ cdef extern from "../include/rtloop/loop.h" nogil:
 cdef class Control:
     cdef rt_loop_t *rt
     cdef void *(*_body)(void *) noexcept nogil
+    cdef void *(*_guarded_body)(void *) noexcept nogil
     cdef void *_owner
     cdef int _pid
     cdef object __weakref__
@@ -139,6 +143,7 @@ cdef class Control:
     cdef tuple remarks
     cdef object raised
     cdef object _traceback
+    cdef object _guard
 
     cdef void bind(self, void *(*body)(void *) noexcept nogil, bint has_own_wait)
     cdef bint _is_in_child(self) noexcept

@@ -12,6 +12,7 @@ from posix.unistd cimport getpid
 
 from rtloop._os cimport munmap, pthread_join
 from rtloop.loop.telemetry cimport TelemetryBlock
+from rtloop.system.guard cimport GuardBlock
 from rtloop.system.memory_h cimport rt_memory_map
 
 import os
@@ -21,23 +22,20 @@ import time
 from contextlib import ExitStack
 
 from rtloop.errors import SetupError, StateError, StopTimeoutError
-from rtloop.loop import about, acquire, failure, running
+from rtloop.loop import about, acquire, failure, guarding, running
 from rtloop.loop.settings import CLOCKS, OVERRUN_POLICIES, POLICIES
 from rtloop.system.keeper import shielded
 from rtloop.system.memory import fork_count
-from rtloop.system.process import memory_lock
 from rtloop.units import format_duration, format_size
 
-# The share of a CPU that spin="auto" may burn.
-_SPIN_BUDGET_PERCENT = 25
 # Ctrl-C is looked for this often while a thread is waited for.
 cdef int64_t _SLICE_NS = 50_000_000
 
 _IDLE_STATES = ("new", "stopped", "failed")
 _ENDS = {RT_END_ENTER: "enter", RT_END_STEP: "step", RT_END_OVERRUN: "overrun", RT_END_WAIT: "wait",
-         RT_END_CLOCK: "clock", RT_END_OVERRUNS: "overruns"}
+         RT_END_CLOCK: "clock", RT_END_OVERRUNS: "overruns", RT_END_GUARD: "guard"}
 # A run that one of these ended had counted its last cycle already.
-_ENDS_COUNTED = (RT_END_STEP, RT_END_OVERRUN, RT_END_OVERRUNS)
+_ENDS_COUNTED = (RT_END_STEP, RT_END_OVERRUN, RT_END_OVERRUNS, RT_END_GUARD)
 
 
 cdef class Control:
@@ -141,10 +139,11 @@ cdef class Control:
             grant, self._block = acquire.telemetry(settings, stack)
             self._insist(grants, [grant])
             self._insist(grants, self._lock_state(stack))
-            self._insist(grants, [self._acquire_stack(stack)])
+            self._insist(grants, [self._acquire_stack(stack), *self._acquire_guard(stack)])
             self._insist(grants, [*acquire.dma_latency(settings, stack), *self.remarks])
             self._create_thread(owner)
             stack.callback(self._abort_thread)
+            self._insist(grants, guarding.grants(settings, self._guard))
             self._insist(grants, acquire.thread_grants(settings, self.rt.request, self.rt.report), is_all=True)
             self._fill_header()
             self.grants = tuple(grants)
@@ -191,10 +190,7 @@ cdef class Control:
         rt.align = s.align_ns or 0
         rt.phase_ns = s.phase_ns
         if s.is_spin_auto:
-            percent = _SPIN_BUDGET_PERCENT
-            if s.runtime_ns is not None:
-                percent = min(percent, 50 * s.runtime_ns // s.period_ns)  # the step needs the rest of the runtime
-            rt_spin_auto(&rt.spin, s.period_ns, percent)
+            rt_spin_auto(&rt.spin, s.period_ns, acquire.spin_budget(s))
         else:
             rt_spin_fixed(&rt.spin, s.spin_ns)
 
@@ -226,24 +222,27 @@ cdef class Control:
         if rc:
             raise SetupError(-rc, f"stack_size={format_size(size)}: mmap or mprotect: {os.strerror(-rc)}")
         stack.callback(lambda: rt_stack_unmap(&self.rt.stack))
-        rc = 0
-        if self.settings.lock_memory != "off":
-            for address, length in (
-                (<size_t>self.rt.stack.base, size),
-                (<size_t>self.rt.stack.signal_stack, <size_t>RT_STACK_SIGNAL_BYTES),
-            ):
-                rc = rc or memory_lock.acquire_range(address, length)
-                stack.callback(memory_lock.release_range, address)
+        ranges = (<size_t>self.rt.stack.base, size), (<size_t>self.rt.stack.signal_stack, <size_t>RT_STACK_SIGNAL_BYTES)
+        rc = acquire.lock_ranges(self.settings, stack, ranges)
         with nogil:
             rt_stack_paint(&self.rt.stack)
         detail = "guard of 64 KiB below, alternate signal stack of 64 KiB, painted"
         return acquire.lock_own(self.settings, "stack", detail, size, rc)
 
+    def _acquire_guard(self, stack):
+        """Map and lock the block of the guards, if there are any."""
+        mapping = <size_t>self.rt.stack.mapping, self.rt.stack.mapping_bytes
+        self._guard, body, grants = guarding.acquire(self.settings, stack, mapping)
+        self.rt.guard = NULL if self._guard is None else (<GuardBlock>self._guard).guard
+        self._guarded_body = <void *(*)(void *) noexcept nogil><size_t>body
+        return grants
+
     def _create_thread(self, owner):
         """Create the thread and wait until it has asked the kernel for everything."""
         self.rt.telemetry = (<TelemetryBlock>self._block).block
         self.rt.phase = RT_PHASE_STARTING
-        rc = rt_thread_create(&self.rt.thread, &self.rt.stack, self._body, <void *>owner)
+        body = self._body if self.rt.guard is NULL else self._guarded_body
+        rc = rt_thread_create(&self.rt.thread, &self.rt.stack, body, <void *>owner)
         if rc:
             size = format_size(self.rt.stack.bytes)
             raise SetupError(-rc, f"pthread_create with a stack of {size}: {os.strerror(-rc)}")
@@ -256,7 +255,6 @@ cdef class Control:
     def _fill_header(self):
         """Say in the telemetry block who this loop is."""
         cdef rt_telemetry_t *block = (<TelemetryBlock>self._block).block
-        cpus = acquire.choose_cpus(self.settings)
         block.pid = self._pid
         block.tid = self.rt.report.tid
         block.period = self.settings.period_ns
@@ -264,7 +262,7 @@ cdef class Control:
         block.clock = self.rt.clock
         block.policy = self.rt.report.attr.sched_policy
         block.priority = self.rt.report.attr.sched_priority
-        block.cpu = cpus[0] if cpus else -1
+        block.cpu = (acquire.choose_cpus(self.settings) or (-1,))[0]
 
     cdef object _join_thread(self):
         """Join the thread, which is about to end, and drop the reference that it needed."""
@@ -290,7 +288,7 @@ cdef class Control:
             self._traceback = getattr(self._error, "__traceback__", None)
             self._stats = self._make_stats(self._block, "stopped" if self._error is None else "failed")
         finally:
-            self._block = None
+            self._block = self._guard = None
             undo, self._undo = self._undo, None
             try:
                 undo.close()
@@ -306,6 +304,8 @@ cdef class Control:
             return error
         if reason in _ENDS_COUNTED:
             cycle -= 1
+        if reason == RT_END_GUARD:
+            return failure.guard_error(self.settings, cycle, guarding.violations(self._guard, cycle))
         return failure.end_error(self.settings, _ENDS[reason], self.rt.end_code, cycle, self.rt.schedule.late)
 
     def untold_error(self):
@@ -320,7 +320,8 @@ cdef class Control:
         snapshot = block.snapshot()
         stack = (self.rt.stack.bytes, used)
         return _stats_maker()(self.settings, state, self.grants, snapshot, stack=stack, forks=fork_count(),
-                              has_own_wait=self._has_own_wait, simulation=self._simulation)
+                              has_own_wait=self._has_own_wait, simulation=self._simulation,
+                              violations=guarding.violations(self._guard, has_lines=state != "running"))
 
     @property
     def stats(self):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import warnings
+from typing import Any
 
-from rtloop.errors import CallbackError, OverrunError, RtloopError, RTSetupWarning, SetupError
+from rtloop.errors import CallbackError, GuardError, OverrunError, RtloopError, RTSetupWarning, SetupError
 from rtloop.loop.settings import Settings
 from rtloop.system.grant import Grant, describe_refused
 from rtloop.units import format_duration
 
-__all__ = ["end_error", "note_failed", "warn_degraded", "warn_failed"]
+__all__ = ["end_error", "guard_error", "note_failed", "warn_degraded", "warn_failed"]
 
 
 def end_error(settings: Settings, end: str, code: int, cycle: int, late_ns: int) -> RtloopError:
@@ -46,6 +47,16 @@ def end_error(settings: Settings, end: str, code: int, cycle: int, late_ns: int)
         cycle,
         late_ns,
     )
+
+
+def guard_error(settings: Settings, cycle: int, violations: list[dict[str, Any]]) -> GuardError:
+    """Make the exception for a run that a guard has ended; `violations` are those of its last cycle, as far as kept."""
+    from rtloop.loop.guarding import describe
+
+    what = describe(violations[0]) if violations else "what its guards watch for"
+    more = f", and {len(violations) - 1} more" if len(violations) > 1 else ""
+    message = f"{settings.name} was stopped by its guard (guard='stop'): in step of cycle {cycle}: {what}{more}"
+    return GuardError(message, settings.name, cycle, violations[0] if violations else None)
 
 
 def warn_degraded(grants: tuple[Grant, ...], name: str) -> None:

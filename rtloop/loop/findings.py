@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from rtloop.loop import guarding
 from rtloop.loop.table import describe_refusal, is_supported
 from rtloop.units import format_duration
 
@@ -40,6 +41,8 @@ def find(stats: Stats) -> list[Finding]:
     if not found:
         held = "" if stats.has_own_wait else " No cycle overran, and no release was missed."
         found.append(Finding("good", f"Nothing went wrong that the loop can see.{held}"))
+    if stats.guard and not guarding.count(stats.guard):
+        found.append(Finding("good", f"{guarding.sentence(stats.guard)}."))
     return found + [Finding("note", text) for text in _notes(stats)]
 
 
@@ -65,9 +68,11 @@ def _bad(stats: Stats) -> Iterator[str]:
             f"{_count(faults, 'page fault')} in the loop's thread: it touched memory that was not locked or not yet"
             " there. Allocate in setup(), and look at the grant memory_lock."
         )
-    violations = sum(v for v in stats.guard.values() if isinstance(v, int) and not isinstance(v, bool))
+    violations = guarding.count(stats.guard)
     if violations:
-        yield f"The guards counted {_count(violations, 'violation')}: see below which."
+        first = stats.guard.get("violations", [])[:1]
+        text = f", the first one in cycle {first[0]['cycle']}: {guarding.describe(first[0])}" if first else ""
+        yield f"The guards counted {_count(violations, 'violation')}{text}."
     for grant in stats.grants:
         if not grant.ok:
             yield f"Not granted: {describe_refusal(grant)}. The figures are those of a degraded loop."

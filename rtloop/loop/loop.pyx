@@ -54,7 +54,7 @@ cdef class _RTLoop_1:
     """RTLoop(period, *, phase=0, align=None, clock="monotonic", policy="fifo", priority=80, runtime=None,
            deadline=None, cpu="auto", spin=0, overrun="skip", max_burst=8, max_overruns=None, warmup=10, strict=True,
            lock_memory="all", stack_size="512K", tune_malloc=False, core_dumps=True, dma_latency=0,
-           flush_denormals=False, guard="off", record=65536, name=None)\n--\n
+           flush_denormals=False, guard="off", guard_allow=(), record=65536, name=None)\n--\n
     A hard periodic loop on a thread of its own.
 
     Subclass it in Cython and override ``step``; the methods that the thread calls are C, without the GIL. The class
@@ -94,7 +94,7 @@ cdef class _RTLoop_1:
     max_overruns : int, optional
         Consecutive overruns that fail the loop.
     warmup : int
-        First cycles that run and are recorded, and count in no histogram.
+        First cycles that run and are recorded, count in no histogram and arm no guard.
     strict : bool
         Whether refused grants raise, all in one exception. Otherwise one RTSetupWarning lists them, and the loop runs.
     lock_memory : {"all", "onfault", "own", "off"}
@@ -110,8 +110,11 @@ cdef class _RTLoop_1:
         Bound on the latency of idle states while the loop runs, held through ``/dev/cpu_dma_latency``; None: none.
     flush_denormals : bool
         Whether the thread treats denormal numbers as zero.
-    guard : {"off"}
-        Guards against page faults and system calls in ``step`` are not in this version.
+    guard : {"off", "count", "stop"}
+        Watch ``step``, after the warm-up, for page faults, system calls and, where :func:`rtloop.guard.reexec` has
+        loaded what it takes, allocations: ``count`` them, or ``stop``, which also fails the loop with GuardError.
+    guard_allow : sequence of str
+        System calls that ``step`` makes on purpose: ``("sendto", "recvfrom")``.
     record : int
         How many of the last cycles keep their timestamps.
     name : str, optional
@@ -252,7 +255,7 @@ cdef class _RTLoop_1:
 
         Raises
         ------
-        CallbackError, OverrunError
+        CallbackError, OverrunError, GuardError
             What ended a loop that failed.
         KeyboardInterrupt
             On Ctrl-C, which stops the loop.

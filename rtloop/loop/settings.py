@@ -74,6 +74,7 @@ class Settings(NamedTuple):
     dma_latency_us: int | None
     flush_denormals: bool
     guard: str
+    guard_allow: tuple[str, ...]
     record: int
 
     def to_dict(self) -> dict[str, Any]:
@@ -81,6 +82,7 @@ class Settings(NamedTuple):
         values = self._asdict()
         if isinstance(self.cpu, tuple):
             values["cpu"] = list(self.cpu)
+        values["guard_allow"] = list(self.guard_allow)
         return values
 
 
@@ -104,6 +106,20 @@ def _name(value: object, default: str) -> str:
     if not isinstance(value, str) or not value.strip() or not value.isprintable():
         raise ConfigError(f"name={show(value)} must be a str of printable characters")
     return value
+
+
+def _system_calls(value: Iterable[str]) -> tuple[str, ...]:
+    """Check names of system calls."""
+    names = None if isinstance(value, str | bytes) or not isinstance(value, Iterable) else tuple(value)
+    if names is None or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"guard_allow={show(value)} must be names of system calls, ('sendto', 'recvfrom')")
+    if names:
+        from rtloop.system.syscalls import number_of  # here, for most loops need no table of them
+
+        unknown = next((name for name in names if number_of(name) is None), None)
+        if unknown is not None:
+            raise ConfigError(f"guard_allow={show(value)}: {show(unknown)} is no system call of this machine")
+    return tuple(dict.fromkeys(names))
 
 
 def _dma_latency(value: Duration | None) -> int | None:
@@ -230,6 +246,7 @@ def make_settings(
     dma_latency: Duration | None = 0,
     flush_denormals: bool = False,
     guard: str = "off",
+    guard_allow: Iterable[str] = (),
     record: int = 65536,
     name: str | None = None,
 ) -> Settings:
@@ -267,8 +284,6 @@ def make_settings(
             f"spin={format_duration(spin_ns)} would use up runtime={format_duration(runtime_ns)} before the step: "
             "spin less, or ask for more runtime"
         )
-    if not isinstance(guard, str) or guard != "off":
-        raise ConfigError(f"guard={show(guard)}: only 'off' is available in this version")
     stack_bytes = parse_size(stack_size, "stack_size", minimum=_MIN_STACK_BYTES, maximum=_MAX_STACK_BYTES)
     return Settings(
         name=_name(name, default_name),
@@ -295,6 +310,7 @@ def make_settings(
         core_dumps=_flag(core_dumps, "core_dumps"),
         dma_latency_us=_dma_latency(dma_latency),
         flush_denormals=_flag(flush_denormals, "flush_denormals"),
-        guard=guard,
+        guard=_choice(guard, "guard", ("off", "count", "stop")),
+        guard_allow=_system_calls(guard_allow),
         record=_integer(record, "record", 0, _MAX_RECORD),
     )

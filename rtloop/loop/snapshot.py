@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from rtloop.data.histogram import Histogram
+from rtloop.loop import guarding
 from rtloop.loop.settings import Settings
 from rtloop.loop.stats import ContextSwitches, PageFaults, StackUse, Stats
 from rtloop.loop.telemetry import Snapshot, record_dtype
@@ -23,7 +24,7 @@ def _empty() -> Snapshot:
     counters: dict[str, Any] = dict.fromkeys(
         ("cycles", "missed", "overruns", "late", "stalls", "warmup", "first_release", "last_end"), 0
     )
-    counters["usage"] = (0, 0, 0, 0)
+    counters["usage"] = counters["guard"] = (0, 0, 0, 0)
     return Snapshot(counters, (Histogram.empty(),) * 4, np.empty(0, record_dtype))
 
 
@@ -37,6 +38,7 @@ def make_stats(
     forks: int = 0,
     has_own_wait: bool = False,
     simulation: dict[str, Any] | None = None,
+    violations: list[dict[str, Any]] | None = None,
 ) -> Stats:
     """Make the Stats of a loop of this process; a snapshot of None is that of a loop that never ran."""
     extra: dict[str, Any] = {}
@@ -52,6 +54,7 @@ def make_stats(
         stack=stack,
         forks=forks,
         host=machine(),
+        violations=violations,
     )
 
 
@@ -64,6 +67,7 @@ def assemble_stats(
     stack: StackUse,
     forks: int | None,
     host: dict[str, Any],
+    violations: list[dict[str, Any]] | None = None,
 ) -> Stats:
     """Make the Stats of a loop of any process.
 
@@ -91,7 +95,7 @@ def assemble_stats(
         page_faults=PageFaults(*usage[:2]),
         context_switches=ContextSwitches(*usage[2:]),
         forks=forks,
-        guard={},
+        guard=guarding.summarise(settings, grants, counters, violations or []),
         grants=grants,
         settings=settings,
         host=dict(host),

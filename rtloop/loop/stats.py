@@ -13,7 +13,7 @@ import numpy as np
 
 from rtloop.data.histogram import Histogram
 from rtloop.errors import ConfigError
-from rtloop.loop import stored, table
+from rtloop.loop import guarding, stored, table
 from rtloop.system.grant import Grant
 
 if TYPE_CHECKING:
@@ -95,7 +95,10 @@ class Stats:
         How often the process has forked in its life; each fork makes memory copy-on-write. None for a loop of another
         process, which cannot be asked.
     guard : dict
-        Violations found by guards; empty where none was armed.
+        What the guards found in ``step`` after the warm-up; empty where none was armed. ``page_faults`` (a dict of
+        ``minor`` and ``major``), ``system_calls`` and ``allocations`` are counts, None where they were not counted,
+        for the reason in ``unavailable``. ``violations`` lists the first 256 as dicts of ``cycle kind detail address
+        symbol through file line note``; ``unlisted`` counts the others. ``mode`` and ``cycles`` say what was guarded.
     grants : tuple of Grant
         What was asked of the kernel, and what it granted.
     settings, host : dict
@@ -154,6 +157,14 @@ class Stats:
     def is_simulated(self) -> bool:
         """Whether no clock was read: all times are those of the models in ``settings["simulation"]``."""
         return bool(self.settings.get("simulation"))
+
+    @property
+    def guard_sentence(self) -> str:
+        """What the guards have found, to be quoted: ``100 000 cycles: 0 page faults, 0 system calls, ... in step``.
+
+        What could not be counted is named, with the reason. Empty where no guard was armed.
+        """
+        return guarding.sentence(self.guard)
 
     def worst(self, n: int = 10) -> NDArray[Any]:
         """Return the `n` recorded cycles with the greatest wake-up latency, the worst first.

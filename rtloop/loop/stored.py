@@ -61,6 +61,7 @@ def check_fields(fields: dict[str, Any]) -> None:
     _check("stack", fields["stack"], "size", fields["stack"].get("size") is not None)
     for name in ("guard", "settings", "host"):
         _check(name, fields[name], "table", isinstance(fields[name], dict))
+    _check("guard", fields["guard"], "account of guards", _is_guard(fields["guard"]))
     settings = fields["settings"]
     _check("period_ns", settings.get("period_ns"), "period", _is_count(settings.get("period_ns", 0)))
     for key, value in settings.items():
@@ -98,6 +99,43 @@ def _is_text(value: object) -> bool:
 def _is_grant(grant: dict[str, Any]) -> bool:
     texts = all(_is_text(grant.get(name, "")) for name in ("name", "detail", "fix"))
     return texts and isinstance(grant.get("ok"), bool) and _is_int(grant.get("errno", 0), 0, _INT64_MAX)
+
+
+def _is_guard(guard: dict[str, Any]) -> bool:
+    """Whether it is what guarding.summarise makes."""
+    if not guard:
+        return True
+    faults, reasons, listed = guard.get("page_faults"), guard.get("unavailable"), guard.get("violations")
+    counts = [guard.get("cycles"), guard.get("unlisted")]
+    counts += [guard[name] for name in ("system_calls", "allocations") if guard.get(name) is not None]
+    if faults is not None:
+        if not isinstance(faults, dict) or set(faults) != {"minor", "major"}:
+            return False
+        counts += faults.values()
+    return (
+        _is_text(guard.get("mode"))
+        and all(_is_count(number) for number in counts)
+        and isinstance(reasons, dict)
+        and set(reasons) <= {"page_faults", "system_calls", "allocations"}
+        and all(_is_text(why) for why in reasons.values())
+        and isinstance(listed, list)
+        and all(isinstance(violation, dict) and _is_violation(violation) for violation in listed)
+    )
+
+
+def _is_violation(violation: dict[str, Any]) -> bool:
+    texts = all(_is_text(violation.get(name)) for name in ("kind", "detail", "note"))
+    maybe = all(violation.get(name) is None or _is_text(violation[name]) for name in ("symbol", "file"))
+    through, line = violation.get("through"), violation.get("line")
+    return (
+        texts
+        and maybe
+        and _is_count(violation.get("cycle"))
+        and _is_int(violation.get("address"), 0, 2**64 - 1)
+        and (line is None or (_is_count(line) and violation.get("file") is not None))
+        and isinstance(through, list)
+        and all(_is_text(name) for name in through)
+    )
 
 
 def _is_histogram(values: dict[str, Any]) -> bool:

@@ -146,6 +146,8 @@ def facts_of(stats: Stats) -> list[tuple[str, str]]:
                 f"{_number(switches.voluntary)} voluntary, {_number(switches.involuntary)} involuntary",
             ),
         ]
+    if stats.guard:
+        facts.append(("guards", stats.guard_sentence))
     if stats.stack.size and stats.stack.high_water is not None:
         facts.append(("stack", f"{format_size(stats.stack.high_water)} used of {format_size(stats.stack.size)}"))
     if stats.forks:

@@ -31,6 +31,7 @@ cdef extern from "../include/rtloop/telemetry.h" nogil:
         int64_t last_end
         rt_usage_t usage_begin
         rt_usage_t usage_end
+        uint64_t guard[4]
 
     ctypedef struct rt_bank_t:
         rt_counters_t counters

@@ -5,7 +5,9 @@ counted in :mod:`rtloop.system.process`, which calls these functions.
 """
 
 from libc.errno cimport EOPNOTSUPP, EPERM, errno
+from libc.stdint cimport int64_t
 from posix.resource cimport RLIM_INFINITY, RLIMIT_CORE, getrlimit, rlimit, setrlimit
+from posix.time cimport CLOCK_MONOTONIC
 
 from rtloop._os cimport (
     M_MMAP_MAX,
@@ -41,7 +43,13 @@ from typing import NamedTuple
 from rtloop.system.text import read_text
 
 
+cdef extern from "../include/rtloop/clock.h" nogil:
+    int64_t rt_clock_now(int clock)
+
+
 cdef rt_fork_watch_t _watch
+# When the last forks were, on CLOCK_MONOTONIC: a violation that follows one is a consequence.
+cdef int64_t _fork_times[16]
 #: Flags of mlockall(2).
 LOCK_CURRENT = MCL_CURRENT
 LOCK_FUTURE = MCL_FUTURE
@@ -52,6 +60,7 @@ _can_tell_locked = None
 
 cdef void _after_fork_in_parent() noexcept nogil:
     # The fork made every locked private page copy-on-write: locking again breaks that here, not in a cycle.
+    _fork_times[_watch.forks % 16] = rt_clock_now(CLOCK_MONOTONIC)
     _watch.forks += 1
     if _watch.lock_flags:
         mlockall(_watch.lock_flags)
@@ -247,6 +256,11 @@ def _has_locked_memory():
 def fork_count():
     """Return how often this process has forked with the C library's fork()."""
     return _watch.forks
+
+
+def fork_times():
+    """Return when the last forks were, at most 16 of them, as ns on CLOCK_MONOTONIC."""
+    return sorted([_fork_times[i] for i in range(min(_watch.forks, 16))])
 
 
 def tune_malloc():

@@ -104,7 +104,7 @@ def _details(run: Run, worst: int) -> Iterable[Markup]:
     if worst and len(stats.records):
         yield _section("Worst cycles", _worst_cycles(stats, worst))
     if stats.guard:
-        yield _section("Guard violations", _pairs(stats.guard))
+        yield _section("Guards", tag("p", f"{stats.guard_sentence}."), *_violations(stats.guard))
     yield _section("Grants: what was asked of the kernel, and what it gave", _grants(stats))
     yield _section("Settings", _pairs({key: _with_unit(key, value) for key, value in stats.settings.items()}))
     yield _section("Machine", _pairs(stats.host))
@@ -153,6 +153,31 @@ def _figures(stats: Stats) -> Markup:
 
 def _facts(stats: Stats) -> Markup:
     return _pairs(dict(facts_of(stats)))
+
+
+_VIOLATION_HEAD = ("Cycle", "What", "Where", "Line", "Through", "Note")
+
+
+def _violations(guard: dict[str, Any]) -> Iterable[Markup]:
+    listed = guard.get("violations", [])
+    if not listed:
+        return
+    rows = (
+        tag(
+            "tr",
+            tag("td", f"{v['cycle']:,}"),
+            tag("td", f"{v['kind']} {v['detail']}"),
+            tag("td", v["symbol"] or "-"),
+            tag("td", f"{v['file']}:{v['line']}" if v["line"] else "-"),
+            tag("td", " \N{RIGHTWARDS ARROW} ".join(v["through"]) or "-"),
+            tag("td", v["note"] or "-"),
+        )
+        for v in listed
+    )
+    head = tag("thead", tag("tr", *(tag("th", text) for text in _VIOLATION_HEAD)))
+    yield _scroll(tag("table", head, tag("tbody", *rows)))
+    if guard.get("unlisted"):
+        yield tag("p", f"{guard['unlisted']:,} more were counted, and are not listed.", class_="note")
 
 
 def _pairs(values: dict[str, Any]) -> Markup:

@@ -121,6 +121,7 @@ _FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
     "--overrun", type=click.Choice(["skip", "catch-up", "shift", "stop"]), help="What follows an overrun; skip."
 )
 @click.option("--guard", metavar="MODE", help="off, count or stop: page faults, system calls and malloc in step.")
+@click.option("--guard-alloc", is_flag=True, help="Load what sees malloc in step; --guard is count, if not given.")
 @click.option("--name", metavar="NAME", help="The loop's and the thread's.")
 @click.option(
     "--strict", is_flag=True,
@@ -133,7 +134,8 @@ _FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the table.")
 def run(
     target: str, rate: int, duration: int | None, cycles: int | None, given: dict[str, Any], strict: bool,
-    simulate: bool, plot: Path | None, record: Path | None, rebuild: bool, as_json: bool, **options: Any,
+    simulate: bool, plot: Path | None, record: Path | None, rebuild: bool, as_json: bool, guard_alloc: bool,
+    **options: Any,
 ) -> int:  # fmt: skip
     """Compile a step if need be, run it as a real-time loop, and print what happened.
 
@@ -164,6 +166,8 @@ def run(
     if not faulthandler.is_enabled():
         faulthandler.enable(all_threads=False)  # a step in C that goes astray says more than "Segmentation fault"
     err = Console(stderr=True, highlight=False)
+    if guard_alloc:
+        options["guard"] = options["guard"] or "count"
     if duration is not None and cycles is not None:
         raise click.UsageError("--duration and --cycles both say when it ends: give one of them")
     if simulate and duration is None and cycles is None:
@@ -172,6 +176,10 @@ def run(
         check_picture(plot)
     if record is not None and not os.access(record.parent, os.W_OK):
         raise click.BadParameter(f"{record.parent} is not a folder one can write to", param_hint="--record")
+    if guard_alloc:
+        from rtloop import guard
+
+        guard.reexec()  # this program begins again, once; where it cannot, it warns, and the run says what is not counted
     try:
         found = _find(err, target, force=rebuild)
         loop = _make(err, found, rate, options, given, strict=strict)

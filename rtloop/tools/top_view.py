@@ -10,6 +10,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
+from rtloop.loop import guarding
 from rtloop.units import format_duration, format_rate
 
 if TYPE_CHECKING:
@@ -208,6 +209,8 @@ def facts(row: Row) -> Text:
         more = f" (+{now:,})" if now else ""
         text.append(f"{label} ").append(f"{_count(value)}{more}", "bold red" if is_bad and value else "bold")
         text.append("   ")
+    if stats.guard:
+        text.append(f"\n{stats.guard_sentence}", "bold red" if guarding.count(stats.guard) else "bold")
     for grant in stats.grants:
         if not grant.ok:
             text.append(f"\nNOT GRANTED {grant.name}: {grant.requested}, but {grant.granted}", "yellow")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from Cython.Build import cythonize
@@ -84,3 +86,18 @@ def test_P2_the_directives_are_what_keeps_the_gil_away(tmp_path: Path) -> None:
     assert in_step(directives()) == 0
     for name in ("boundscheck", "cdivision", "initializedcheck"):
         assert in_step({key: value for key, value in directives().items() if key != name}) > 0, name
+
+
+def test_a_loop_without_guards_has_no_code_of_theirs_between_its_cycles() -> None:
+    """The body with guards is a module of its own: the other one has not a call of theirs."""
+    import rtloop.loop.guarded
+    import rtloop.loop.loop
+
+    def functions(module: ModuleType) -> set[str]:
+        done = subprocess.run(["nm", str(module.__file__)], capture_output=True, text=True, check=False)
+        return {line.split()[-1] for line in done.stdout.splitlines()}
+
+    guarded = functions(rtloop.loop.guarded)
+    if not any(name.startswith("rt_guard_") for name in guarded):
+        pytest.skip("the modules are stripped of their symbols, or there is no nm")
+    assert not {name for name in functions(rtloop.loop.loop) if name.startswith("rt_guard_")}

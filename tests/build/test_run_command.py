@@ -257,3 +257,12 @@ def test_the_second_start_needs_no_compiler(place: Path, tmp_path: Path) -> None
     assert again.returncode == 1 and "the compiler failed" in again.stderr, "it would be noticed"
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and "compiled" not in done.stderr
+
+
+def test_guard_alloc_begins_anew_with_the_library_and_counts_allocations() -> None:
+    command = [sys.executable, "-m", "rtloop", "run", "servo.pyx", *EASY, "--cycles", "30", "--guard-alloc", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    account = found.get("guard") or found["stats"]["guard"]
+    assert account["allocations"] == 0 and account["mode"] == "count"

@@ -56,13 +56,17 @@ def test_wheel_has_every_source_a_user_builds_or_reads_with(contents):
 
 def test_wheel_has_nothing_else(contents):
     compiled = {name.removesuffix(".pyx") + SUFFIX for name in tree(".pyx")}
-    assert contents - tree(*SHIPPED) == compiled
+    assert contents - tree(*SHIPPED) == compiled | {"rtloop/system/librtloop_guard.so"}
 
 
 def test_compiled_modules_have_stubs(contents):
     compiled = {name.removesuffix(SUFFIX) for name in contents if name.endswith(SUFFIX)}
     assert compiled
     assert {name for name in compiled if f"{name}.pyi" not in contents} == set()
+
+
+def test_the_library_that_is_preloaded_is_where_reexec_looks():
+    assert Path(rtloop.guard.library()).is_file()
 
 
 def test_metadata():

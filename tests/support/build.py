@@ -14,15 +14,15 @@ from types import ModuleType
 import rtloop
 
 
-def compile_pyx(source: Path, out: Path) -> Path:
-    """Compile `source` into the folder `out`; returns the extension module's path."""
+def compile_pyx(source: Path, out: Path, *more: str) -> Path:
+    """Compile `source` into the folder `out`, with `more` compiler flags; returns the extension module's path."""
     c_file = out / (source.stem + ".c")
     module = out / (source.stem + sysconfig.get_config_var("EXT_SUFFIX"))
     subprocess.run(
         [sys.executable, "-m", "cython", "-3", "-I", rtloop.get_include(), str(source), "-o", str(c_file)], check=True
     )
     compiler = os.environ.get("CC", "cc").split()
-    flags = ["-O2", "-fPIC", "-shared", "-I", rtloop.get_include(), "-I", sysconfig.get_paths()["include"]]
+    flags = ["-O2", *more, "-fPIC", "-shared", "-I", rtloop.get_include(), "-I", sysconfig.get_paths()["include"]]
     subprocess.run([*compiler, *flags, str(c_file), "-o", str(module)], check=True)
     return module
 

@@ -17,13 +17,13 @@ FLOORS = {
     "errors": 0, "units": 0, "_os": 0,
     "system": 1, "data": 1,
     "loop": 2,
-    "": 3, "memory": 3, "numba": 3, "pytest": 3,
+    "": 3, "guard": 3, "memory": 3, "numba": 3, "pytest": 3,
     "tools": 4, "demo": 4, "__main__": 4,
 }  # fmt: skip
 #: Imports between neighbours on one floor: (importing room, imported module or room).
 #: The front door hands on the tools that a program calls, too; they are loaded when first used.
 ALLOWED = {
-    ("units", "errors"), ("", "memory"), ("", "tools.build"), ("data", "system"), ("tools", "demo"),
+    ("units", "errors"), ("", "guard"), ("", "memory"), ("", "tools.build"), ("data", "system"), ("tools", "demo"),
     ("__main__", "tools"),
 }  # fmt: skip
 

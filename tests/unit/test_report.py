@@ -95,6 +95,18 @@ def run(*args: str | Path) -> int:
     return exit_.value.code
 
 
+def guard_of(text: str = "malloc of 8 bytes", count: int = 3) -> dict[str, Any]:
+    """The account of a guard that has found allocations."""
+    violation = {
+        "cycle": 12, "kind": "allocation", "detail": text, "address": 4096, "symbol": text, "through": [text, "brk"],
+        "file": text, "line": 7, "note": text,
+    }  # fmt: skip
+    return {
+        "mode": "count", "cycles": 1000, "page_faults": {"minor": 0, "major": 0}, "system_calls": None,
+        "allocations": count, "unavailable": {"system_calls": text}, "violations": [violation], "unlisted": count - 1,
+    }  # fmt: skip
+
+
 def levels(stats: Stats) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {"bad": [], "note": [], "good": []}
     for level, sentence in find(stats):
@@ -104,15 +116,24 @@ def levels(stats: Stats) -> dict[str, list[str]]:
 
 def test_the_page_has_its_sections() -> None:
     grant = Grant("policy", "fifo 80", "other", False, "EPERM", "line of limits.conf", 1)
-    shown = page(make(late=(700,), grants=(grant,), guard={"malloc": 3}))
-    for section in ("What to look at", "Figures", "Histograms", "Time line", "Worst cycles", "Guard violations",
+    shown = page(make(late=(700,), grants=(grant,), guard=guard_of()))
+    for section in ("What to look at", "Figures", "Histograms", "Time line", "Worst cycles", "Guards",
                     "Grants: what was asked of the kernel, and what it gave", "Settings", "Machine"):  # fmt: skip
         assert section in shown.texts
     assert shown.count("svg") == 5, "three histograms and two time lines"
-    for phrase in ("NOT GRANTED", "fifo 80", "EPERM", "line of limits.conf", "1,000,000 (1 ms)", "6.1", "malloc"):
+    for phrase in (
+        "NOT GRANTED",
+        "fifo 80",
+        "EPERM",
+        "line of limits.conf",
+        "1,000,000 (1 ms)",
+        "6.1",
+        "malloc of 8 bytes",
+        "2 more were counted",
+    ):
         assert phrase in shown.text
     assert "1 overruns" in shown.text and "99.9 %" in shown.text
-    assert "Guard violations" not in page(make()).texts
+    assert "Guards" not in page(make()).texts
 
 
 def test_the_page_stands_alone() -> None:
@@ -131,7 +152,7 @@ def test_the_page_stands_alone() -> None:
 def test_a_strangers_text_stays_text(others: int) -> None:
     grant = Grant(EVIL, EVIL, EVIL, False, EVIL, EVIL, 1)
     evil = make(
-        name=EVIL, state=EVIL, grants=(grant, grant._replace(ok=True)), guard={EVIL: EVIL}, host={EVIL: [EVIL]},
+        name=EVIL, state=EVIL, grants=(grant, grant._replace(ok=True)), guard=guard_of(EVIL), host={EVIL: [EVIL]},
         settings={"period_ns": PERIOD, "policy": EVIL, EVIL: EVIL, "clock": {EVIL: EVIL}},
     )  # fmt: skip
     shown, plain = page(evil, *[make()] * others), page(make(), *[make()] * others)
@@ -208,13 +229,13 @@ def test_what_went_wrong_is_said_in_a_sentence() -> None:
         " waits for."
     ]
     refused = Grant("policy", "fifo 80", "other", False, "EPERM")
-    sentences = " ".join(levels(make(missed=3, stalls=1, page_faults=(4, 0), guard={"malloc": 2}, grants=(refused,),
+    sentences = " ".join(levels(make(missed=3, stalls=1, page_faults=(4, 0), guard=guard_of(count=2), grants=(refused,),
                                      state="failed"))["bad"])  # fmt: skip
     for phrase in (
         "3 releases",
         "1 gap of more",
         "4 page faults",
-        "2 violations",
+        "2 violations, the first one in cycle 12: allocation malloc of 8 bytes in ",
         "policy fifo 80, but other",
         "failed",
     ):

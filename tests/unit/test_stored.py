@@ -27,6 +27,16 @@ from rtloop.tools.runs import Run
 HOSTILE: list[Any] = [-1, 2**63, 10**400, None, "<b>", {}, [[1]], float("nan"), True]
 
 
+GUARD: dict[str, Any] = {
+    "mode": "count", "cycles": 3, "page_faults": {"minor": 1, "major": 0}, "system_calls": 1, "allocations": None,
+    "unavailable": {"allocations": "not loaded"}, "unlisted": 1,
+    "violations": [{
+        "cycle": 1, "kind": "system call", "detail": "getppid", "address": 4096, "symbol": "servo.Servo.step",
+        "through": ["getppid"], "file": "servo.pyx", "line": 3, "note": "",
+    }],
+}  # fmt: skip
+
+
 def make() -> Stats:
     records = np.zeros(3, dtype=[("release", "<i8"), ("start", "<i8"), ("end", "<i8")])
     records["release"] = np.arange(3) * 1_000_000
@@ -41,6 +51,7 @@ def make() -> Stats:
         response=values,
         interval=values,
         grants=(Grant("memory_lock", "all", "own", False, "why", "fix", 1),),
+        guard=GUARD,
     )
 
 
@@ -99,6 +110,8 @@ def test_whatever_stands_anywhere_it_is_refused_or_can_be_shown(value: Any) -> N
             "many",
             "page_faults is {'minor': 'many', 'major'",
         ),
+        (("guard", "violations", 0, "symbol"), "\x1b[2J", "which is no account of guards"),
+        (("guard", "system_calls"), -1, "which is no account of guards"),
     ],
 )
 def test_the_error_names_the_field(path: tuple[Any, ...], value: Any, text: str, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@
 #include "clock.h"
 #include "cycle.h"
 #include "futex.h"
+#include "guard_faults.h"
 #include "schedule.h"
 #include "spin.h"
 #include "stack.h"
@@ -38,6 +39,7 @@ enum {
   RT_END_WAIT = 4,
   RT_END_CLOCK = 5,    /* clock_nanosleep failed */
   RT_END_OVERRUNS = 6, /* the overrun policy */
+  RT_END_GUARD = 7,    /* a guard, in a loop that is to stop for it */
   RT_GO_ON = -1,       /* nothing has: there is a next cycle */
 };
 
@@ -66,6 +68,7 @@ typedef struct rt_loop {
   rt_thread_report_t report;
   rt_stack_t stack;
   pthread_t thread;
+  rt_guard_t *guard; /* NULL: nothing is guarded */
 
   _Alignas(RT_CACHE_LINE) uint32_t command; /* written by other threads, read once per cycle */
   _Alignas(RT_CACHE_LINE) uint32_t phase;
@@ -80,6 +83,7 @@ static inline void rt_loop_command(rt_loop_t *loop, uint32_t bits) {
 static __attribute__((noinline, cold, unused)) void rt_loop_reset(rt_loop_t *loop) {
   rt_telemetry_turn(loop->telemetry, loop->schedule.release);
   rt_telemetry_usage(loop->telemetry, rt_thread_usage(), 0);
+  if (loop->guard) rt_guard_reset(loop->guard);
   __atomic_fetch_and(&loop->command, ~RT_COMMAND_RESET, __ATOMIC_RELEASE);
 }
 
@@ -213,11 +217,11 @@ rt_loop_leave_cycle(rt_loop_t *loop, void *self, int64_t end, int rc, int is_lat
   return code == RT_STOP ? RT_END_NORMAL : RT_GO_ON;
 }
 
-/* Cycles until something ends the run. Returns the reason and leaves the code in loop->end_code. */
-static inline __attribute__((always_inline)) int rt_loop_cycles(rt_loop_t *loop, void *self,
-                                                                int (*step)(void *, const rt_cycle_t *),
-                                                                int (*overrun)(void *, const rt_cycle_t *, int64_t),
-                                                                int (*wait)(void *, int64_t)) {
+/* Cycles until something ends the run. Returns the reason and leaves the code in loop->end_code. `guard` is a constant
+ * NULL for loops without guards, which then pay nothing for them: those with guards are compiled elsewhere. */
+static inline __attribute__((always_inline)) int
+rt_loop_guarded_cycles(rt_loop_t *loop, rt_guard_t *guard, void *self, int (*step)(void *, const rt_cycle_t *),
+                       int (*overrun)(void *, const rt_cycle_t *, int64_t), int (*wait)(void *, int64_t)) {
   rt_schedule_t *const schedule = &loop->schedule;
   rt_cycle_t *const cycle = &loop->cycle;
   int64_t now = rt_clock_now(loop->clock);
@@ -230,6 +234,7 @@ static inline __attribute__((always_inline)) int rt_loop_cycles(rt_loop_t *loop,
       if (RT_UNLIKELY(rc)) return loop->end_code = rc, RT_END_CLOCK;
     } else {
       const int rc = wait(self, release);
+      if (guard) rt_guard_skip(guard);
       now = rt_clock_now(loop->clock);
       if (RT_UNLIKELY(rc == RT_STOP)) return RT_END_NORMAL;
       if (RT_UNLIKELY(rc)) return loop->end_code = rc, RT_END_WAIT;
@@ -242,21 +247,36 @@ static inline __attribute__((always_inline)) int rt_loop_cycles(rt_loop_t *loop,
     }
 
     rt_loop_enter_cycle(loop, now);
+    if (guard) rt_guard_begin(guard, cycle->index);
     const int rc = step(self, cycle);
+    if (guard) rt_guard_end(guard);
     now = rt_clock_now(loop->clock);
+    const int is_caught = guard ? rt_guard_look(guard, cycle->index, loop->telemetry) && guard->is_stopping : 0;
     int overran;
     const int reason = rt_loop_leave_cycle(loop, self, now, rc, is_late, &overran, overrun);
+    if (RT_UNLIKELY(is_caught) && (reason == RT_GO_ON || reason == RT_END_NORMAL)) return RT_END_GUARD;
     if (RT_UNLIKELY(reason != RT_GO_ON)) return reason;
-    if (RT_UNLIKELY(overran)) now = rt_clock_now(loop->clock);
+    if (RT_UNLIKELY(overran)) {
+      if (guard) rt_guard_skip(guard);
+      now = rt_clock_now(loop->clock);
+    }
   }
 }
 
+static inline __attribute__((always_inline)) int rt_loop_cycles(rt_loop_t *loop, void *self,
+                                                                int (*step)(void *, const rt_cycle_t *),
+                                                                int (*overrun)(void *, const rt_cycle_t *, int64_t),
+                                                                int (*wait)(void *, int64_t)) {
+  return rt_loop_guarded_cycles(loop, NULL, self, step, overrun, wait);
+}
+
 /* The body of the loop's thread, from the first system call to the last. The thread has not touched Python and does not. */
-static inline __attribute__((always_inline)) void rt_loop_main(rt_loop_t *loop, void *self, int (*enter)(void *),
-                                                               int (*step)(void *, const rt_cycle_t *),
-                                                               int (*overrun)(void *, const rt_cycle_t *, int64_t),
-                                                               int (*wait)(void *, int64_t), void (*leave)(void *)) {
+static inline __attribute__((always_inline)) void
+rt_loop_guarded_main(rt_loop_t *loop, rt_guard_t *guard, void *self, int (*enter)(void *),
+                     int (*step)(void *, const rt_cycle_t *), int (*overrun)(void *, const rt_cycle_t *, int64_t),
+                     int (*wait)(void *, int64_t), void (*leave)(void *)) {
   rt_thread_setup(&loop->request, &loop->stack, &loop->report);
+  if (guard) rt_guard_setup(guard);
   rt_futex_set(&loop->phase, RT_PHASE_READY);
   uint32_t verdict = RT_PHASE_READY;
   while (verdict == RT_PHASE_READY) verdict = rt_futex_wait(&loop->phase, RT_PHASE_READY, RT_NS_PER_S);
@@ -265,17 +285,25 @@ static inline __attribute__((always_inline)) void rt_loop_main(rt_loop_t *loop, 
     if (rc == RT_CONTINUE) {
       rt_loop_first(loop, rt_clock_now(loop->clock));
       rt_telemetry_usage(loop->telemetry, rt_thread_usage(), 0);
-      loop->end_reason = rt_loop_cycles(loop, self, step, overrun, wait);
+      loop->end_reason = rt_loop_guarded_cycles(loop, guard, self, step, overrun, wait);
     } else if (rc != RT_STOP) {
       loop->end_reason = RT_END_ENTER;
       loop->end_code = rc;
     }
+    if (guard) rt_guard_release(guard);
     if (rt_load_acquire(&loop->command) & RT_COMMAND_RESET) rt_loop_reset(loop);
     rt_store_relaxed(&loop->telemetry->end_reason, (uint32_t)loop->end_reason);
     rt_telemetry_usage(loop->telemetry, rt_thread_usage(), 1);
     if (rc == RT_CONTINUE || rc == RT_STOP) leave(self);
   }
   rt_futex_set(&loop->phase, RT_PHASE_DONE);
+}
+
+static inline __attribute__((always_inline)) void rt_loop_main(rt_loop_t *loop, void *self, int (*enter)(void *),
+                                                               int (*step)(void *, const rt_cycle_t *),
+                                                               int (*overrun)(void *, const rt_cycle_t *, int64_t),
+                                                               int (*wait)(void *, int64_t), void (*leave)(void *)) {
+  rt_loop_guarded_main(loop, NULL, self, enter, step, overrun, wait, leave);
 }
 
 #endif

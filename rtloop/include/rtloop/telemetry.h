@@ -24,7 +24,7 @@
 #include "seqlock.h"
 
 #define RT_TELEMETRY_MAGIC UINT64_C(0x31304c45544c5452) /* "RTLTEL01" in memory order */
-#define RT_TELEMETRY_VERSION 2u
+#define RT_TELEMETRY_VERSION 3u
 
 typedef struct rt_record {
   int64_t release;
@@ -40,6 +40,9 @@ typedef struct rt_usage {
   int64_t involuntary_switches;
 } rt_usage_t;
 
+/* What a guard counts in a step (guard.h). */
+enum { RT_GUARD_MINOR = 0, RT_GUARD_MAJOR = 1, RT_GUARD_SYSCALL = 2, RT_GUARD_ALLOCATION = 3, RT_GUARD_KINDS = 4 };
+
 typedef struct rt_counters {
   uint64_t cycles; /* all that ran, warm-up included */
   uint64_t missed;
@@ -53,6 +56,7 @@ typedef struct rt_counters {
   int64_t last_end;
   rt_usage_t usage_begin; /* when the warm-up was over */
   rt_usage_t usage_end;   /* when the loop ended; valid once rt_telemetry.ended is set */
+  uint64_t guard[RT_GUARD_KINDS];
 } rt_counters_t;
 
 enum { RT_LATENCY = 0, RT_EXECUTION = 1, RT_RESPONSE = 2, RT_INTERVAL = 3, RT_HISTOGRAMS = 4 };
@@ -206,6 +210,14 @@ static inline void rt_telemetry_usage(rt_telemetry_t *t, rt_usage_t usage, int e
   rt_store_relaxed(&to->voluntary_switches, usage.voluntary_switches);
   rt_store_relaxed(&to->involuntary_switches, usage.involuntary_switches);
   if (end) rt_store_relaxed(&t->ended, 1u);
+  rt_seqlock_write_end(&t->lock);
+}
+
+/* Add what the guards have found in a step. */
+static inline void rt_telemetry_guard(rt_telemetry_t *t, const uint64_t *counts) {
+  rt_counters_t *c = &t->banks[t->active].counters;
+  rt_seqlock_write_begin(&t->lock);
+  for (int i = 0; i < RT_GUARD_KINDS; i++) rt_add_relaxed(&c->guard[i], counts[i]);
   rt_seqlock_write_end(&t->lock);
 }
 

@@ -1,0 +1,340 @@
+/* Guards: page faults, system calls and allocations in a step, each with who made it.
+ *
+ * A guard is one locked block beside the loop's state. rt_guard_begin and rt_guard_end stand around the step and cost a
+ * few stores; rt_guard_look, after the end of the cycle has been taken, asks whether anything has happened. What did is
+ * written down by the loop's thread alone, and read by others when `written` says so.
+ *   system calls  Syscall User Dispatch (prctl(2)) with `selector`; guard_signal.h has the handler
+ *   page faults   a ring of perf_event_open(2), in which the kernel leaves a sample for each; without it getrusage(2)
+ *   allocations   the preloaded library guard_malloc.c, which calls rt_guard_note
+ *
+ * Real-time contract: nothing here allocates or waits. Without a violation a cycle makes no system call, or one
+ * getrusage(2) after its end where perf events are refused.
+ */
+#ifndef RTLOOP_GUARD_H
+#define RTLOOP_GUARD_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <errno.h>
+#include <linux/perf_event.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "atomics.h"
+#include "clock.h"
+#include "telemetry.h"
+#include "thread.h"
+
+#define RT_GUARD_KEEP 256u   /* violations that are kept of a run, or since a reset; those beyond are counted */
+#define RT_GUARD_SLOTS 512u  /* a power of two, so that a reset overwrites nothing that is still shown */
+#define RT_GUARD_FRAMES 24u  /* addresses found on the stack of each */
+#define RT_GUARD_RANGES 512u /* executable mappings of the process */
+#define RT_GUARD_ALLOWED 1024u
+#define RT_GUARD_DUMP 4096u /* bytes of the stack in a sample of a page fault */
+#define RT_GUARD_RING (256u << 10)
+#define RT_GUARD_RESTORER 16u /* bytes of code that return from a signal handler */
+
+/* Of a system that is older than the kernel it may run on. */
+#define RT_PR_SET_SYSCALL_USER_DISPATCH 59
+#define RT_DISPATCH_OFF 0
+#define RT_DISPATCH_ON 1
+#define RT_DISPATCH_ALLOW 0
+#define RT_DISPATCH_BLOCK 1
+
+/* The kinds of violations are RT_GUARD_... of telemetry.h. How page faults are counted: */
+enum { RT_GUARD_FAULTS_NOT = 0, RT_GUARD_FAULTS_BY_USAGE = 1, RT_GUARD_FAULTS_BY_SAMPLE = 2 };
+
+typedef struct rt_violation {
+  uint64_t cycle;
+  int64_t time;                     /* on CLOCK_MONOTONIC */
+  uint64_t detail;                  /* number of the system call; address that was touched; bytes that were asked for */
+  uint64_t frames[RT_GUARD_FRAMES]; /* where it happened, then what looks like return addresses, up to a zero */
+  uint32_t kind;
+  uint32_t function; /* of an allocation */
+} rt_violation_t;
+
+typedef struct rt_code {
+  uint64_t low, high;
+  uint64_t is_user; /* code that is neither the C library's nor rtloop's */
+} rt_code_t;
+
+typedef struct rt_guard {
+  volatile uint8_t selector; /* read by the kernel at every system call of the thread */
+  volatile uint8_t in_step;  /* read by the preloaded library */
+  volatile uint8_t is_found; /* something has happened in this step */
+  uint8_t on;                /* what the selector is during a step */
+  int32_t faults;            /* RT_GUARD_FAULTS_... */
+  int32_t is_stopping;       /* guard="stop" */
+  int32_t has_baseline;
+  uint64_t warmup; /* the first cycle that is guarded */
+  uint64_t cycle;
+  uint64_t stack_end;              /* nothing of the step's is above it */
+  uint64_t counts[RT_GUARD_KINDS]; /* of this step */
+  uint64_t written;
+  uint64_t first; /* number of the first violation that counts, after a reset */
+  uint64_t traps; /* calls of the handler of SIGSYS */
+
+  uint64_t restorer;
+  uint64_t allowed[RT_GUARD_ALLOWED / 64];
+
+  struct perf_event_mmap_page *ring;
+  uint64_t tail;
+  uint64_t major_id;
+  rt_usage_t usage;
+  int32_t perf_fd[2];
+
+  int32_t syscalls_rc; /* 0 or a negative errno: what became of each guard */
+  int32_t faults_rc;
+  int32_t malloc_rc;
+  uint32_t ranges;
+  int (*malloc_attach)(struct rt_guard *guard, size_t bytes); /* of the preloaded library; NULL without it */
+
+  rt_code_t code[RT_GUARD_RANGES];
+  uint64_t dump[RT_GUARD_DUMP / 8];
+  rt_violation_t violations[RT_GUARD_SLOTS];
+} rt_guard_t;
+
+/* The range of code that an address lies in, NULL where it is in none. */
+static inline const rt_code_t *rt_guard_code(const rt_guard_t *g, uint64_t address) {
+  uint32_t low = 0, high = g->ranges;
+  while (low < high) {
+    const uint32_t middle = (low + high) / 2;
+    if (address >= g->code[middle].high) {
+      low = middle + 1;
+    } else {
+      high = middle;
+    }
+  }
+  return low < g->ranges && address >= g->code[low].low ? &g->code[low] : NULL;
+}
+
+/* Write a violation down, with what on the stack may be a return address: the reader finds out which are. */
+static __attribute__((noinline, cold, unused)) void rt_guard_note(rt_guard_t *g, uint32_t kind, uint32_t function,
+                                                                  uint64_t detail, uint64_t address,
+                                                                  const uint64_t *words, size_t count) {
+  g->counts[kind] += 1;
+  g->is_found = 1;
+  if (g->written - g->first >= RT_GUARD_KEEP) return;
+  const uint8_t selector = g->selector; /* a clock without a vDSO is read by a system call */
+  g->selector = RT_DISPATCH_ALLOW;
+  rt_violation_t *v = &g->violations[g->written & (RT_GUARD_SLOTS - 1)];
+  v->cycle = g->cycle;
+  v->time = rt_clock_now(CLOCK_MONOTONIC);
+  v->detail = detail;
+  v->kind = kind;
+  v->function = function;
+  v->frames[0] = address;
+  uint32_t n = 1;
+  for (size_t i = 0; i < count && n < RT_GUARD_FRAMES; i++) {
+    const rt_code_t *code = rt_guard_code(g, words[i]);
+    if (code == NULL) continue;
+    if (n == RT_GUARD_FRAMES - 1 && !code->is_user) continue; /* the last place is for the user's own code */
+    v->frames[n++] = words[i];
+  }
+  if (n < RT_GUARD_FRAMES) v->frames[n] = 0;
+  g->selector = selector;
+  rt_store_release(&g->written, g->written + 1);
+}
+
+/* The words of the thread's stack from `from` to the step's end. */
+static inline size_t rt_guard_words(const rt_guard_t *g, uint64_t from) {
+  return from < g->stack_end ? (size_t)(g->stack_end - from) / 8 : 0;
+}
+
+/* A word of the ring of samples. */
+static inline uint64_t rt_guard_ring_word(const rt_guard_t *g, uint64_t at) {
+  const char *data = (const char *)g->ring + g->ring->data_offset;
+  return rt_load_relaxed((const uint64_t *)(const void *)(data + (at & (g->ring->data_size - 1))));
+}
+
+/* One sample of a fault: note it. Its words: header, id, ip, address, register ABI, sp, stack bytes, stack, used. */
+static inline void rt_guard_sample(rt_guard_t *g, uint64_t at, uint64_t bytes) {
+  const uint64_t id = rt_guard_ring_word(g, at + 8), ip = rt_guard_ring_word(g, at + 16);
+  const uint64_t address = rt_guard_ring_word(g, at + 24);
+  uint64_t next = at + 32, sp = 0, count = 0;
+  if (rt_guard_ring_word(g, next) != PERF_SAMPLE_REGS_ABI_NONE) sp = rt_guard_ring_word(g, next + 8), next += 8;
+  next += 8;
+  const uint64_t size = rt_guard_ring_word(g, next);
+  if (size && size <= RT_GUARD_DUMP && next + 16 + size <= at + bytes) {
+    count = rt_guard_words(g, sp);
+    const uint64_t used = rt_guard_ring_word(g, next + 8 + size) / 8;
+    if (count > used) count = used;
+    if (count > RT_GUARD_DUMP / 8) count = RT_GUARD_DUMP / 8;
+    for (uint64_t i = 0; i < count; i++) g->dump[i] = rt_guard_ring_word(g, next + 8 + 8 * i);
+  }
+  rt_guard_note(g, id == g->major_id ? RT_GUARD_MAJOR : RT_GUARD_MINOR, 0, address, ip, g->dump, count);
+}
+
+/* Take all samples out of the ring; those of before the step are thrown away. */
+static __attribute__((noinline, cold, unused)) void rt_guard_drain(rt_guard_t *g, int is_in_step) {
+  const uint64_t head = __atomic_load_n(&g->ring->data_head, __ATOMIC_ACQUIRE);
+  while (g->tail < head) {
+    const uint64_t header = rt_guard_ring_word(g, g->tail), bytes = header >> 48;
+    if (bytes < 8) break; /* never */
+    if (is_in_step && (uint32_t)header == PERF_RECORD_SAMPLE) rt_guard_sample(g, g->tail, bytes);
+    g->tail += bytes;
+  }
+  g->tail = head;
+  __atomic_store_n(&g->ring->data_tail, head, __ATOMIC_RELEASE);
+}
+
+/* Forget the faults of before: those of the warm-up, of wait() and of overrun(). */
+static __attribute__((noinline, cold, unused)) void rt_guard_forget(rt_guard_t *g) {
+  g->has_baseline = 1;
+  if (g->faults == RT_GUARD_FAULTS_BY_SAMPLE) rt_guard_drain(g, 0);
+  if (g->faults != RT_GUARD_FAULTS_NOT) g->usage = rt_thread_usage();
+}
+
+/* There were faults in the step: how many, by the thread's own account, and which, by the samples. */
+static __attribute__((noinline, cold, unused)) void rt_guard_faults(rt_guard_t *g) {
+  const rt_usage_t before = g->usage;
+  g->usage = rt_thread_usage();
+  const uint64_t minor = (uint64_t)(g->usage.minor_faults - before.minor_faults);
+  const uint64_t major = (uint64_t)(g->usage.major_faults - before.major_faults);
+  if (g->faults == RT_GUARD_FAULTS_BY_SAMPLE) {
+    rt_guard_drain(g, 1);
+  } else {
+    if (minor) rt_guard_note(g, RT_GUARD_MINOR, 0, 0, 0, NULL, 0);
+    if (major) rt_guard_note(g, RT_GUARD_MAJOR, 0, 0, 0, NULL, 0);
+  }
+  /* A ring that was full has lost samples; the account has not. */
+  if (g->counts[RT_GUARD_MINOR] < minor) g->counts[RT_GUARD_MINOR] = minor, g->is_found = 1;
+  if (g->counts[RT_GUARD_MAJOR] < major) g->counts[RT_GUARD_MAJOR] = major, g->is_found = 1;
+}
+
+/* Before the step. */
+static inline void rt_guard_begin(rt_guard_t *g, uint64_t index) {
+  if (RT_UNLIKELY(index < g->warmup)) return;
+  g->cycle = index;
+  if (RT_UNLIKELY(!g->has_baseline) ||
+      (g->faults == RT_GUARD_FAULTS_BY_SAMPLE &&
+       RT_UNLIKELY(__atomic_load_n(&g->ring->data_head, __ATOMIC_RELAXED) != g->tail))) {
+    rt_guard_forget(g);
+  }
+  g->in_step = 1;
+  g->selector = g->on;
+  __atomic_signal_fence(__ATOMIC_SEQ_CST);
+}
+
+/* After the step, before the time is taken. */
+static inline void rt_guard_end(rt_guard_t *g) {
+  __atomic_signal_fence(__ATOMIC_SEQ_CST);
+  g->selector = RT_DISPATCH_ALLOW;
+  g->in_step = 0;
+  __atomic_signal_fence(__ATOMIC_SEQ_CST);
+}
+
+/* Hand the violations of a step on. Returns 1, or 0 where there was none after all. */
+static __attribute__((noinline, cold, unused)) int rt_guard_tell(rt_guard_t *g, rt_telemetry_t *t) {
+  if (!g->is_found) return 0;
+  rt_telemetry_guard(t, g->counts);
+  memset(g->counts, 0, sizeof g->counts);
+  g->is_found = 0;
+  return 1;
+}
+
+/* After the end of the cycle has been taken: whether its step did anything that it must not. */
+static inline int rt_guard_look(rt_guard_t *g, uint64_t index, rt_telemetry_t *t) {
+  if (RT_UNLIKELY(index < g->warmup)) return 0;
+  if (g->faults == RT_GUARD_FAULTS_BY_SAMPLE) {
+    if (RT_UNLIKELY(__atomic_load_n(&g->ring->data_head, __ATOMIC_RELAXED) != g->tail)) rt_guard_faults(g);
+  } else if (g->faults == RT_GUARD_FAULTS_BY_USAGE) {
+    rt_guard_faults(g);
+  }
+  return RT_UNLIKELY(g->is_found) ? rt_guard_tell(g, t) : 0;
+}
+
+/* After a callback that is not the step and may fault. */
+static inline void rt_guard_skip(rt_guard_t *g) {
+  if (g->faults == RT_GUARD_FAULTS_BY_USAGE && g->has_baseline) rt_guard_forget(g);
+}
+
+/* The statistics begin anew, and what is kept with them. */
+static inline void rt_guard_reset(rt_guard_t *g) { rt_store_release(&g->first, g->written); }
+
+#if defined(__x86_64__) || defined(__aarch64__)
+/* A system call of the thread's own, which sets no errno. */
+static inline long rt_guard_call(long number, const uint64_t *a) {
+#if defined(__x86_64__)
+  register long r10 __asm__("r10") = (long)a[3];
+  register long r8 __asm__("r8") = (long)a[4];
+  register long r9 __asm__("r9") = (long)a[5];
+  long result;
+  __asm__ __volatile__("syscall"
+                       : "=a"(result)
+                       : "a"(number), "D"(a[0]), "S"(a[1]), "d"(a[2]), "r"(r10), "r"(r8), "r"(r9)
+                       : "rcx", "r11", "memory");
+  return result;
+#else
+  register long x8 __asm__("x8") = number;
+  register long x0 __asm__("x0") = (long)a[0];
+  register long x1 __asm__("x1") = (long)a[1];
+  register long x2 __asm__("x2") = (long)a[2];
+  register long x3 __asm__("x3") = (long)a[3];
+  register long x4 __asm__("x4") = (long)a[4];
+  register long x5 __asm__("x5") = (long)a[5];
+  __asm__ __volatile__("svc #0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4), "r"(x5) : "memory", "cc");
+  return x0;
+#endif
+}
+
+/* Make a call that the guard must see, and give what it returned. */
+static inline long rt_guard_provoke(rt_guard_t *g) {
+  const uint64_t none[6] = {0};
+  __atomic_signal_fence(__ATOMIC_SEQ_CST);
+  g->selector = RT_DISPATCH_BLOCK;
+  __atomic_signal_fence(__ATOMIC_SEQ_CST);
+  const long result = rt_guard_call(SYS_getppid, none);
+  __atomic_signal_fence(__ATOMIC_SEQ_CST);
+  g->selector = RT_DISPATCH_ALLOW;
+  return result;
+}
+
+/* Turn the dispatch on for this thread, and prove it with deliberate calls. Returns 0 or a negative errno.
+ * The first call finds the code that returns from a handler, whose own system call must never be dispatched; the other
+ * two show that calls are caught with the selector set, again after the first, and that they are let through. */
+static __attribute__((noinline, cold, unused)) int rt_guard_dispatch(rt_guard_t *g) {
+  g->selector = RT_DISPATCH_ALLOW;
+  g->restorer = 0;
+  g->on = RT_DISPATCH_ALLOW;
+  if (prctl(RT_PR_SET_SYSCALL_USER_DISPATCH, RT_DISPATCH_ON, 0ul, 0ul, &g->selector)) return -errno;
+  const uint64_t none[6] = {0};
+  const long parent = rt_guard_call(SYS_getppid, none);
+  int is_right = rt_guard_provoke(g) == parent && g->restorer != 0 && g->traps == 1;
+  if (is_right && prctl(RT_PR_SET_SYSCALL_USER_DISPATCH, RT_DISPATCH_ON, g->restorer, (unsigned long)RT_GUARD_RESTORER,
+                        &g->selector)) {
+    is_right = 0;
+  }
+  g->on = RT_DISPATCH_BLOCK;
+  for (uint64_t i = 0; is_right && i < 2; i++) is_right = rt_guard_provoke(g) == parent && g->traps == 2 + i;
+  if (!is_right) {
+    g->on = RT_DISPATCH_ALLOW;
+    (void)prctl(RT_PR_SET_SYSCALL_USER_DISPATCH, RT_DISPATCH_OFF, 0ul, 0ul, 0ul);
+    return -ENOTSUP;
+  }
+  return 0;
+}
+#else
+static inline int rt_guard_dispatch(rt_guard_t *g) {
+  (void)g;
+  return -ENOSYS;
+}
+#endif
+
+/* Stop the dispatch, after the last cycle: what comes then is not watched, and need not pay. */
+static inline void rt_guard_release(rt_guard_t *g) {
+  if (g->on == RT_DISPATCH_BLOCK) {
+    (void)prctl(RT_PR_SET_SYSCALL_USER_DISPATCH, RT_DISPATCH_OFF, 0ul, 0ul, 0ul);
+  }
+  if (g->malloc_attach && !g->malloc_rc) (void)g->malloc_attach(NULL, 0);
+}
+
+#endif

@@ -1,0 +1,137 @@
+/* Samples of page faults: two software events of perf_event_open(2) that share a ring, for one thread.
+ *
+ * Set-up, by the thread itself before its first release: guard.h reads the ring.
+ */
+#ifndef RTLOOP_GUARD_FAULTS_H
+#define RTLOOP_GUARD_FAULTS_H
+
+#include <stdlib.h>
+
+#include "guard.h"
+
+#if defined(__x86_64__)
+#define RT_PERF_SP (UINT64_C(1) << 7) /* asm/perf_regs.h: PERF_REG_X86_SP */
+#elif defined(__aarch64__)
+#define RT_PERF_SP (UINT64_C(1) << 31) /* PERF_REG_ARM64_SP */
+#else
+#define RT_PERF_SP UINT64_C(0)
+#endif
+
+static inline void rt_guard_close_faults(rt_guard_t *g) {
+  if (g->ring) munmap(g->ring, (size_t)sysconf(_SC_PAGESIZE) + RT_GUARD_RING);
+  for (int i = 0; i < 2; i++) {
+    if (g->perf_fd[i] > 0) close(g->perf_fd[i]);
+    g->perf_fd[i] = -1;
+  }
+  g->ring = NULL;
+}
+
+/* Returns a file or a negative errno. Without privilege only what user code does may be sampled. */
+static inline int rt_guard_open_event(uint64_t config) {
+  struct perf_event_attr attr;
+  memset(&attr, 0, sizeof attr);
+  attr.size = sizeof attr;
+  attr.type = PERF_TYPE_SOFTWARE;
+  attr.config = config;
+  attr.sample_period = 1;
+  attr.sample_type = PERF_SAMPLE_IDENTIFIER | PERF_SAMPLE_IP | PERF_SAMPLE_ADDR;
+  attr.sample_type |= RT_PERF_SP ? (uint64_t)PERF_SAMPLE_REGS_USER | PERF_SAMPLE_STACK_USER : 0;
+  attr.sample_regs_user = RT_PERF_SP;
+  attr.sample_stack_user = RT_PERF_SP ? RT_GUARD_DUMP : 0;
+  attr.watermark = 1;
+  attr.wakeup_watermark = RT_GUARD_RING; /* nobody is to be woken */
+  attr.exclude_hv = 1;
+  for (int is_excluded = 0;; is_excluded = 1) {
+    attr.exclude_kernel = (unsigned)is_excluded & 1u;
+    const int fd = (int)syscall(SYS_perf_event_open, &attr, 0, -1, -1, (unsigned long)PERF_FLAG_FD_CLOEXEC);
+    if (fd >= 0) return fd;
+    if (is_excluded || (errno != EACCES && errno != EPERM)) return -errno;
+  }
+}
+
+/* Open both events for the calling thread. Returns 0 or a negative errno. */
+static __attribute__((unused)) int rt_guard_sample_faults(rt_guard_t *g) {
+  if (RT_PERF_SP == 0) return -ENOSYS;
+  g->perf_fd[0] = g->perf_fd[1] = -1;
+  const uint64_t configs[2] = {PERF_COUNT_SW_PAGE_FAULTS_MIN, PERF_COUNT_SW_PAGE_FAULTS_MAJ};
+  int rc = 0;
+  for (int i = 0; i < 2 && !rc; i++) {
+    g->perf_fd[i] = rt_guard_open_event(configs[i]);
+    if (g->perf_fd[i] < 0) rc = g->perf_fd[i];
+  }
+  if (!rc) {
+    void *ring =
+        mmap(NULL, (size_t)sysconf(_SC_PAGESIZE) + RT_GUARD_RING, PROT_READ | PROT_WRITE, MAP_SHARED, g->perf_fd[0], 0);
+    if (ring == MAP_FAILED) {
+      rc = -errno;
+    } else {
+      g->ring = (struct perf_event_mmap_page *)ring;
+      if (g->ring->data_size != RT_GUARD_RING) rc = -ENOTSUP;
+    }
+  }
+  if (!rc && (ioctl(g->perf_fd[1], PERF_EVENT_IOC_SET_OUTPUT, g->perf_fd[0]) ||
+              ioctl(g->perf_fd[1], PERF_EVENT_IOC_ID, &g->major_id))) {
+    rc = -errno;
+  }
+  if (rc) rt_guard_close_faults(g);
+  return rc;
+}
+
+/* Prove that faults are seen: touch a page that has never been touched. Returns 0 or -ENOTSUP. */
+static __attribute__((noinline, cold, unused)) int rt_guard_prove_faults(rt_guard_t *g) {
+  const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+  /* Under mlockall a new page is there at once, but not one that could not be written before. */
+  volatile char *fresh = mmap(NULL, page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (fresh == MAP_FAILED) return -errno;
+  int rc = -ENOTSUP;
+  const int is_open = mprotect((void *)fresh, page, PROT_READ | PROT_WRITE) == 0;
+  (void)munlock((const void *)fresh, page);
+  (void)madvise((void *)fresh, page, MADV_DONTNEED);
+  rt_guard_forget(g);
+  const rt_usage_t before = g->usage;
+  if (is_open) *fresh = 1;
+  const rt_usage_t after = rt_thread_usage();
+  const int64_t charged = after.minor_faults + after.major_faults - before.minor_faults - before.major_faults;
+  if (charged > 0 && (g->faults == RT_GUARD_FAULTS_BY_USAGE || g->ring->data_head != g->tail)) rc = 0;
+  munmap((void *)fresh, page);
+  g->has_baseline = 0;
+  return rc;
+}
+
+/* Prove that the library counts: allocate. Returns 0 or a negative errno. */
+static inline int rt_guard_prove_malloc(rt_guard_t *g) {
+  if (!g->malloc_attach) return -ENOENT;
+  const int rc = g->malloc_attach(g, sizeof *g);
+  if (rc) return rc;
+  void *volatile block; /* or the compiler would leave the two out */
+  g->in_step = 1;
+  __atomic_signal_fence(__ATOMIC_SEQ_CST);
+  block = malloc(64);
+  free(block);
+  __atomic_signal_fence(__ATOMIC_SEQ_CST);
+  g->in_step = 0;
+  return g->counts[RT_GUARD_ALLOCATION] == 2 ? 0 : -ENOTSUP;
+}
+
+/* Everything a guard asks for on the loop's thread: call after rt_thread_setup. What it got is in the ..._rc fields. */
+static __attribute__((noinline, cold, unused)) void rt_guard_setup(rt_guard_t *g) {
+  g->stack_end = (uint64_t)(uintptr_t)__builtin_frame_address(0) + 16; /* the caller calls the step, too */
+  g->faults = RT_GUARD_FAULTS_BY_SAMPLE;
+  g->faults_rc = rt_guard_sample_faults(g);
+  if (!g->faults_rc) g->faults_rc = rt_guard_prove_faults(g);
+  if (g->faults_rc) {
+    const int rc = g->faults_rc;
+    rt_guard_close_faults(g);
+    g->faults = RT_GUARD_FAULTS_BY_USAGE;
+    if (rt_guard_prove_faults(g)) g->faults = RT_GUARD_FAULTS_NOT;
+    g->faults_rc = rc;
+  }
+  g->syscalls_rc = rt_guard_dispatch(g);
+  g->malloc_rc = rt_guard_prove_malloc(g);
+  memset(g->counts, 0, sizeof g->counts);
+  g->is_found = 0;
+  g->written = g->first = 0;
+  g->has_baseline = 0;
+}
+
+#endif

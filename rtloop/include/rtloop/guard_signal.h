@@ -1,0 +1,166 @@
+/* The handler of SIGSYS, by which a guard sees the system calls of a step (Syscall User Dispatch).
+ *
+ * One per process: included by one module alone. The handler runs on the alternate signal stack of the loop's thread,
+ * knows the thread by where that stack is, and uses nothing but the guard's block: no lock, no allocation, no errno.
+ * What is not a guard's goes to the handler of before.
+ */
+#ifndef RTLOOP_GUARD_SIGNAL_H
+#define RTLOOP_GUARD_SIGNAL_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <ucontext.h>
+
+#include "guard.h"
+
+#define RT_GUARD_LOOPS 64
+
+#ifndef SYS_USER_DISPATCH
+#define SYS_USER_DISPATCH 2 /* siginfo_t.si_code */
+#endif
+
+/* Where the stacks of guarded threads are. A slot is free while high is 0; only whoever holds Python's lock writes. */
+typedef struct rt_guard_slot {
+  uintptr_t low, high;
+  rt_guard_t *guard;
+} rt_guard_slot_t;
+
+static rt_guard_slot_t rt_guard_slots[RT_GUARD_LOOPS];
+static struct sigaction rt_guard_former;
+static int rt_guard_is_installed;
+
+static inline rt_guard_t *rt_guard_find(uintptr_t address) {
+  for (int i = 0; i < RT_GUARD_LOOPS; i++) {
+    const uintptr_t high = rt_load_acquire(&rt_guard_slots[i].high);
+    if (address < high && address >= rt_load_relaxed(&rt_guard_slots[i].low)) return rt_guard_slots[i].guard;
+  }
+  return NULL;
+}
+
+/* What would have happened without us. */
+static void rt_guard_chain(int number, siginfo_t *info, void *context) {
+  if (rt_guard_former.sa_flags & SA_SIGINFO) {
+    rt_guard_former.sa_sigaction(number, info, context);
+  } else if (rt_guard_former.sa_handler == SIG_DFL || (rt_guard_former.sa_handler == SIG_IGN && info->si_code > 0)) {
+    const struct sigaction fallback = {.sa_handler = SIG_DFL};
+    sigaction(number, &fallback, NULL);
+    raise(number); /* not blocked meanwhile: SA_NODEFER */
+  } else if (rt_guard_former.sa_handler != SIG_IGN) {
+    rt_guard_former.sa_handler(number);
+  }
+}
+
+#if defined(__x86_64__)
+#define RT_GUARD_ARCH 0xc000003eu /* AUDIT_ARCH_X86_64 */
+#define RT_GUARD_CALL_BYTES 2
+#define RT_GUARD_SP(uc) ((uint64_t)(uc)->uc_mcontext.gregs[REG_RSP])
+#define RT_GUARD_PC(uc) ((uc)->uc_mcontext.gregs[REG_RIP])
+#define RT_GUARD_RESULT(uc) ((uc)->uc_mcontext.gregs[REG_RAX])
+#define RT_GUARD_ARGUMENTS(uc)                                                                                         \
+  {(uint64_t)(uc)->uc_mcontext.gregs[REG_RDI], (uint64_t)(uc)->uc_mcontext.gregs[REG_RSI],                             \
+   (uint64_t)(uc)->uc_mcontext.gregs[REG_RDX], (uint64_t)(uc)->uc_mcontext.gregs[REG_R10],                             \
+   (uint64_t)(uc)->uc_mcontext.gregs[REG_R8],  (uint64_t)(uc)->uc_mcontext.gregs[REG_R9]}
+#elif defined(__aarch64__)
+#define RT_GUARD_ARCH 0xc00000b7u /* AUDIT_ARCH_AARCH64 */
+#define RT_GUARD_CALL_BYTES 4
+#define RT_GUARD_SP(uc) ((uint64_t)(uc)->uc_mcontext.sp)
+#define RT_GUARD_PC(uc) ((uc)->uc_mcontext.pc)
+#define RT_GUARD_RESULT(uc) ((uc)->uc_mcontext.regs[0])
+#define RT_GUARD_ARGUMENTS(uc)                                                                                         \
+  {(uc)->uc_mcontext.regs[0], (uc)->uc_mcontext.regs[1], (uc)->uc_mcontext.regs[2],                                    \
+   (uc)->uc_mcontext.regs[3], (uc)->uc_mcontext.regs[4], (uc)->uc_mcontext.regs[5]}
+#endif
+
+#ifdef RT_GUARD_ARCH
+/* Calls that mean something else in a handler: they return twice, change the signal mask or stack that the handler's
+ * return puts back, or are that return. The thread makes them itself, and the rest of the step is not watched. */
+static inline int rt_guard_is_own_frame(int64_t number) {
+  switch (number) {
+  case SYS_clone:
+#ifdef SYS_clone3
+  case SYS_clone3:
+#endif
+#ifdef SYS_fork
+  case SYS_fork:
+  case SYS_vfork:
+#endif
+  case SYS_execve:
+  case SYS_execveat:
+  case SYS_rt_sigreturn:
+  case SYS_rt_sigprocmask:
+  case SYS_rt_sigsuspend:
+  case SYS_sigaltstack:
+    return 1;
+  default:
+    return 0;
+  }
+}
+
+static __attribute__((noinline)) void rt_guard_on_signal(int number, siginfo_t *info, void *context) {
+  rt_guard_t *const g = rt_guard_find((uintptr_t)__builtin_frame_address(0));
+  if (g == NULL || info->si_code != SYS_USER_DISPATCH) {
+    rt_guard_chain(number, info, context);
+    return;
+  }
+  g->selector = RT_DISPATCH_ALLOW;
+  ucontext_t *const uc = (ucontext_t *)context;
+  const int64_t call = info->si_syscall;
+  g->traps += 1;
+  if (g->restorer == 0) g->restorer = (uint64_t)(uintptr_t)__builtin_return_address(0);
+  const int is_allowed = call >= 0 && call < (int64_t)RT_GUARD_ALLOWED && ((g->allowed[call / 64] >> (call % 64)) & 1);
+  if (!is_allowed && call != SYS_rt_sigreturn) {
+    const uint64_t sp = RT_GUARD_SP(uc);
+    const uint64_t *const words = (const uint64_t *)(uintptr_t)(sp & ~UINT64_C(7));
+    rt_guard_note(g, RT_GUARD_SYSCALL, 0, (uint64_t)call, (uint64_t)(uintptr_t)info->si_call_addr, words,
+                  rt_guard_words(g, sp));
+  }
+  if (info->si_arch != RT_GUARD_ARCH || rt_guard_is_own_frame(call)) {
+    RT_GUARD_PC(uc) -= RT_GUARD_CALL_BYTES;
+    return;
+  }
+  const uint64_t arguments[6] = RT_GUARD_ARGUMENTS(uc);
+  RT_GUARD_RESULT(uc) = (__typeof__(RT_GUARD_RESULT(uc)))rt_guard_call((long)call, arguments);
+  g->selector = g->on;
+}
+#else
+static void rt_guard_on_signal(int number, siginfo_t *info, void *context) { rt_guard_chain(number, info, context); }
+#endif
+
+/* Handle SIGSYS for the thread whose stacks lie in low..high. Returns 0 or a negative errno. */
+static int rt_guard_register(rt_guard_t *guard, uintptr_t low, uintptr_t high) {
+  int free = -1;
+  for (int i = 0; i < RT_GUARD_LOOPS && free < 0; i++) {
+    if (rt_guard_slots[i].high == 0) free = i;
+  }
+  if (free < 0) return -EAGAIN;
+  struct sigaction now;
+  if (sigaction(SIGSYS, NULL, &now)) return -errno;
+  if (!(now.sa_flags & SA_SIGINFO) || now.sa_sigaction != rt_guard_on_signal) {
+    rt_guard_former = now;
+    struct sigaction ours = {.sa_sigaction = rt_guard_on_signal, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER};
+    sigemptyset(&ours.sa_mask);
+    if (sigaction(SIGSYS, &ours, NULL)) return -errno;
+    rt_guard_is_installed = 1;
+  }
+  rt_guard_slots[free].guard = guard;
+  rt_store_relaxed(&rt_guard_slots[free].low, low);
+  rt_store_release(&rt_guard_slots[free].high, high);
+  return 0;
+}
+
+/* The thread has ended. The last one puts the handler of before back, unless somebody has set another meanwhile. */
+static void rt_guard_unregister(const rt_guard_t *guard) {
+  int used = 0;
+  for (int i = 0; i < RT_GUARD_LOOPS; i++) {
+    if (rt_guard_slots[i].high && rt_guard_slots[i].guard == guard)
+      rt_store_release(&rt_guard_slots[i].high, (uintptr_t)0);
+    used += rt_guard_slots[i].high != 0;
+  }
+  struct sigaction now;
+  if (used || !rt_guard_is_installed || sigaction(SIGSYS, NULL, &now)) return;
+  if ((now.sa_flags & SA_SIGINFO) && now.sa_sigaction == rt_guard_on_signal) sigaction(SIGSYS, &rt_guard_former, NULL);
+  rt_guard_is_installed = 0;
+}
+
+#endif

@@ -1,0 +1,78 @@
+"""From addresses to names: what a guard says of where something happened."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+import pytest
+
+from rtloop.system import symbols, syscalls
+from rtloop.system.symbols import describe_memory, is_return_address, place_of
+
+
+def address_of(name: str) -> int:
+    return ctypes.cast(getattr(ctypes.CDLL(None), name), ctypes.c_void_p).value or 0
+
+
+def test_an_exported_function_has_its_name() -> None:
+    place = place_of(address_of("qsort") + 1)
+    assert place.symbol == "qsort" and "libc" in os.path.basename(place.module)
+
+
+def test_what_lies_between_functions_has_no_name_but_its_place() -> None:
+    buffer = ctypes.create_string_buffer(100)
+    place = place_of(ctypes.addressof(buffer))
+    assert place.symbol is None
+    assert place_of(1).symbol is None and describe_memory(1) == "no mapping"
+
+
+@pytest.mark.parametrize(
+    ("mangled", "name"),
+    [
+        ("__pyx_f_5servo_5Servo_step", "servo.Servo.step"),
+        ("__pyx_f_6rtloop_4demo_8cartpole_8CartPole_step", "rtloop.demo.cartpole.CartPole.step"),
+        ("__pyx_f_5servo_help", "servo.help"),
+        ("__pyx_f_5servo_5Servo_step.constprop.0", "servo.Servo.step"),
+        ("__pyx_f_99x_step", "x_step"),
+        ("write@@GLIBC_2.2.5", "write"),
+        ("memcpy", "memcpy"),
+    ],
+)
+def test_names_of_Cython_are_written_as_in_the_source(mangled: str, name: str) -> None:
+    assert symbols._readable(mangled) == name
+
+
+def test_only_what_follows_a_call_is_a_return_address() -> None:
+    calls = {
+        "x86_64": [b"\0\0\0\xe8\x01\x02\x03\x04", b"\0\0\0\0\0\0\xff\xd0", b"\0\0\xff\x15\x01\x02\x03\x04"],
+        "aarch64": [b"\0\0\0\0\x01\0\0\x94", b"\0\0\0\0\0\0\x3f\xd6"],
+    }
+    for machine, codes in calls.items():
+        for code in codes:
+            assert symbols._ends_in_call(code, machine), (machine, code)
+        assert not symbols._ends_in_call(bytes(8), machine)
+    assert not is_return_address(8), "where nothing is mapped there is no code"
+
+
+def test_a_file_that_is_none_gives_an_empty_table(tmp_path: pytest.TempPathFactory) -> None:
+    for content in (b"", b"\x7fELF\x02\x01", b"\x7fELF\x02\x01" + b"\xff" * 200, b"#!/bin/sh\n"):
+        path = tmp_path / "file"  # type: ignore[operator]
+        path.write_bytes(content)
+        assert symbols._table.__wrapped__(str(path), (0, len(content))).starts == []
+
+
+def test_the_line_of_the_pyx_is_that_of_the_comment_before(tmp_path: pytest.TempPathFactory) -> None:
+    path = tmp_path / "servo.c"  # type: ignore[operator]
+    path.write_text('int a;\n  /* "pkg/servo.pyx":12\n * code\n */\n  call();\n')
+    assert symbols._cython_line(str(path), 5) == ("pkg/servo.pyx", 12)
+    assert symbols._cython_line(str(path), 1) is None
+    assert symbols._cython_line("/nowhere/servo.c", 5) is None and symbols._cython_line("a.rs", 5) is None
+
+
+def test_system_calls_have_names_both_ways() -> None:
+    number = {"x86_64": 110, "aarch64": 173}.get(os.uname().machine)
+    if number is None:
+        pytest.skip("there is no table for this architecture")
+    assert syscalls.name_of(number) == "getppid" and syscalls.number_of("getppid") == number
+    assert syscalls.name_of(99_999) == "syscall 99999" and syscalls.number_of("no_such_call") is None
