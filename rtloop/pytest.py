@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pytest
 
 from rtloop.errors import RtloopError, SetupError
+from rtloop.loop import guarding
 from rtloop.units import format_duration, parse_duration
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["Run", "Simulate", "assert_clean"]
 
 _MODES = ("auto", "require", "skip")
+_SHOWN = 10
 
 
 class Run(Protocol):
@@ -98,14 +100,16 @@ def assert_clean(stats: Stats, *, overruns: int | None = None, missed: int | Non
     elif faults > page_faults:
         minor, major = stats.page_faults
         wrong.append(f"{minor:,} minor and {major:,} major page faults in the loop's thread since the warm-up")
-    counted = {key: n for key, n in stats.guard.items() if isinstance(n, int) and not isinstance(n, bool)}
-    wrong += [f"{n:,} {key.replace('_', ' ')} in step" for key, n in counted.items() if n]
-    if not counted:
+    found = guarding.count(stats.guard)
+    if found:
+        listed = [f"  cycle {one['cycle']}: {guarding.describe(one)}" for one in stats.guard["violations"][:_SHOWN]]
+        wrong += [f"the guards found: {stats.guard_sentence}", *listed]
+    if not stats.guard:
         unknown.append("system calls and allocations (guard='off')")
     done = f"{stats.cycles:,} cycles, {stats.overruns:,} overruns, {stats.missed:,} missed releases"
     if faults is not None and not stats.is_simulated:
         done += f", {faults:,} page faults"
-    done += "".join(f", {n:,} {key.replace('_', ' ')}" for key, n in counted.items())
+    done += f"; guards: {stats.guard_sentence}" if stats.guard else ""
     done += f"; not checked: {', '.join(unknown)}" if unknown else ""
     if wrong:
         refused = [f"{grant.name} was not granted: {grant.detail}" for grant in stats.grants if not grant.ok]

@@ -179,7 +179,7 @@ def run(
     if guard_alloc:
         from rtloop import guard
 
-        guard.reexec()  # this program begins again, once; where it cannot, it warns, and the run says what is not counted
+        guard.reexec()  # this program begins again, once; where it cannot, the run says what is not counted
     try:
         found = _find(err, target, force=rebuild)
         loop = _make(err, found, rate, options, given, strict=strict)
