@@ -28,6 +28,7 @@ from rtloop.errors import (
     CallbackError,
     ConfigError,
     GuardError,
+    LintError,
     MemoryLockError,
     MemoryLockPrivilegeError,
     OverrunError,
@@ -60,6 +61,7 @@ if _TYPE_CHECKING:
     from rtloop.loop.simulation import simulate
     from rtloop.loop.stats import Stats
     from rtloop.tools.build import build
+    from rtloop.tools.lint import lint
 
 __version__ = "0.1.0"
 
@@ -78,6 +80,7 @@ __all__ = [
     "Histogram",
     "HugeBuffer",
     "Latest",
+    "LintError",
     "LoopReader",
     "MemoryLockError",
     "MemoryLockPrivilegeError",
@@ -104,6 +107,7 @@ __all__ = [
     "cycle_dtype",
     "get_include",
     "guard",
+    "lint",
     "memory",
     "running",
     "simulate",
@@ -135,6 +139,7 @@ _LATE = {
     "build": "tools.build",
     "load_ipython_extension": "tools.magic",
     "guard": "guard",
+    "lint": "tools.lint",
     "memory": "memory",
     "running": "loop.attach",
     "simulate": "loop.simulation",

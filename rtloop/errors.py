@@ -17,6 +17,7 @@ __all__ = [
     "CallbackError",
     "ConfigError",
     "GuardError",
+    "LintError",
     "MemoryLockError",
     "MemoryLockPrivilegeError",
     "OverrunError",
@@ -115,6 +116,10 @@ class CallbackError(RtloopError, RuntimeError):
 
     def __reduce__(self) -> tuple[type, tuple[int, str, str | None, int | None]]:
         return type(self), (self.code, self.callback, self.name, self.cycle)
+
+
+class LintError(RtloopError, RuntimeError):
+    """A module cannot be examined: it cannot be read, or Cython does not compile it."""
 
 
 class OverrunError(RtloopError, RuntimeError):

@@ -1,3 +1,4 @@
+# cython: cdivision=True
 """A loop that takes blocks from pools of each kind and writes through a large buffer, without a fault or a malloc."""
 
 from libc.stdint cimport int64_t

@@ -1,3 +1,4 @@
+# cython: cdivision=True
 """The cart-pole of `rtloop demo`, controller and plant, as two loops that share a struct instead of a socket."""
 
 from libc.math cimport M_PI_2, cos, fabs, fmax, fmin, sin

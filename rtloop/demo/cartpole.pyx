@@ -39,7 +39,7 @@ cdef class CartPole(RTLoop):
         cdef State s
         cdef ssize_t n = 0
         for _ in range(64):         # drain the queue, though not for ever: only the newest state counts
-            n = recv(self.fd, &s, sizeof(s), MSG_DONTWAIT)
+            n = recv(self.fd, &s, sizeof(s), MSG_DONTWAIT)  # rtloop: allow recv: it never waits
             if n < 0:
                 break
             if n == <ssize_t>sizeof(s):
@@ -50,6 +50,7 @@ cdef class CartPole(RTLoop):
         s = self.state              # where none came, the last one stands, and so does the force
         self.force.answers = s.time_ns
         self.force.newtons = K[0] * s.x + K[1] * s.v + K[2] * s.angle + K[3] * s.rate
+        # rtloop: allow send: nor does it
         if send(self.fd, &self.force, sizeof(Force), MSG_DONTWAIT) < 0 and errno != EAGAIN:
             return -errno
         return RT_CONTINUE

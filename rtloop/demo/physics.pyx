@@ -165,7 +165,8 @@ cdef class Plant(RTLoop):
             state.time_ns = self._now
             state.x, state.v, state.angle, state.rate = self._body.x, self._body.v, self._body.angle, self._body.rate
             self._sequence += 1
-            send(self._fd, &state, sizeof(state), MSG_DONTWAIT)     # no failure of the plant's where nobody listens
+            # rtloop: allow send: it never waits, and it is no failure of the plant's where nobody listens
+            send(self._fd, &state, sizeof(state), MSG_DONTWAIT)
         return RT_CONTINUE
 
     cdef void listen(self, int64_t now) noexcept nogil:
@@ -175,12 +176,15 @@ cdef class Plant(RTLoop):
         cdef socklen_t length = sizeof(address)
         cdef ssize_t size
         while not self._released:
+            # rtloop: allow recvfrom: it never waits
             size = recvfrom(self._fd, &force, sizeof(force), MSG_DONTWAIT, <sockaddr *>&address, &length)
             if size < 0:
                 return
+            # rtloop: allow connect: of a datagram socket, which only notes the address
             if size == <ssize_t>sizeof(force) and connect(self._fd, <sockaddr *>&address, length) == 0:
                 self._released = True
                 self._now = now
+        # rtloop: allow recv: it never waits
         while (size := recv(self._fd, &force, sizeof(force), MSG_DONTWAIT)) >= 0:
             if size == <ssize_t>sizeof(force):
                 self._force = fmax(-MAX_FORCE, fmin(MAX_FORCE, force.newtons))

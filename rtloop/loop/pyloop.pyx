@@ -97,27 +97,28 @@ cdef class PyLoop(_RTLoop_1):
     cdef int enter(self) noexcept nogil:
         # Python knows the thread from here to leave(): a threading.local lasts, and a cycle does not have to make anew
         # what belongs to a thread.
-        if rt_py_is_ending():
+        if rt_py_is_ending():  # rtloop: allow python: it needs no GIL
             return RT_STOP
         if (<rt_loop_t *>self._rt).stack.mapping is not NULL:
             # Python code may fork, and the child goes on upon this stack: it must not find it wiped.
+            # rtloop: allow madvise: before the first release
             madvise((<rt_loop_t *>self._rt).stack.mapping, (<rt_loop_t *>self._rt).stack.mapping_bytes, MADV_KEEPONFORK)
-        PyGILState_Ensure()
+        PyGILState_Ensure()  # rtloop: allow gil: a PyLoop runs Python, and its grants say so
         PyEval_SaveThread()
         return RT_CONTINUE
 
     cdef int step(self, const Cycle *cycle) noexcept nogil:
         # At its end the interpreter stops all loops first, hence none is here then but one that was started even later.
         # A thread that waits for the GIL when the interpreter ends never gets it, and is no more.
-        if rt_py_is_ending():
+        if rt_py_is_ending():  # rtloop: allow python: it needs no GIL
             return RT_STOP
-        with gil:
+        with gil:  # rtloop: allow gil: a PyLoop runs Python, and its grants say so
             return self._call(cycle)
 
     cdef void leave(self) noexcept nogil:
-        if rt_py_is_ending():
+        if rt_py_is_ending():  # rtloop: allow python: it needs no GIL
             return
-        PyGILState_Ensure()
+        PyGILState_Ensure()  # rtloop: allow gil: a PyLoop runs Python, and its grants say so
         PyGILState_Release(PyGILState_LOCKED)
         PyGILState_Release(PyGILState_UNLOCKED)  # that of enter()
 

@@ -24,9 +24,10 @@ COMMANDS = {
     "report": "rtloop.tools.report",
     "plot": "rtloop.tools.plot",
     "export": "rtloop.tools.export",
+    "lint": "rtloop.tools.lint_command",
 }
 
-_EXTRAS = {"click": "cli", "rich": "cli", "matplotlib": "plot", "textual": "top", "hdrh": "export"}
+_EXTRAS = {"click": "cli", "rich": "cli", "matplotlib": "plot", "textual": "top", "hdrh": "export", "Cython": "build"}
 
 
 def make_group() -> click.Group:

@@ -347,7 +347,7 @@ static inline int rt_pool_free_shared(rt_pool_t *pool, void *block) {
  * that waits with a higher priority and one of the holder, who inherits ours. Allocates nothing; enters the kernel
  * only to wait (futex(2), FUTEX_LOCK_PI) or to let a waiter go. */
 static inline void *rt_pool_alloc_mutex(rt_pool_t *pool) {
-  pthread_mutex_lock(&pool->lock);
+  pthread_mutex_lock(&pool->lock); /* rtloop: allow pthread_mutex_lock: inherits priority, see above for the time */
   void *block = rt_pool_alloc_single(pool);
   pthread_mutex_unlock(&pool->lock);
   return block;
@@ -355,7 +355,7 @@ static inline void *rt_pool_alloc_mutex(rt_pool_t *pool) {
 
 /* Give a block back to a pool of kind mutex. Returns and fails as rt_pool_free_single, takes as rt_pool_alloc_mutex. */
 static inline int rt_pool_free_mutex(rt_pool_t *pool, void *block) {
-  pthread_mutex_lock(&pool->lock);
+  pthread_mutex_lock(&pool->lock); /* rtloop: allow pthread_mutex_lock: inherits priority, see above for the time */
   const int rc = rt_pool_free_single(pool, block);
   pthread_mutex_unlock(&pool->lock);
   return rc;

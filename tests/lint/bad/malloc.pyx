@@ -1,0 +1,12 @@
+"""malloc and its kin take locks, and map pages."""
+
+from libc.stdlib cimport malloc
+from rtloop cimport RT_CONTINUE, Cycle, RTLoop
+
+
+cdef class Loop(RTLoop):
+    cdef void *p
+
+    cdef int step(self, const Cycle *cycle) noexcept nogil:
+        self.p = malloc(64)  # BAD: allocation
+        return RT_CONTINUE

@@ -1,0 +1,13 @@
+# cython: boundscheck=False, initializedcheck=False
+"""An index that may count from the end."""
+
+from rtloop cimport RT_CONTINUE, Cycle, RTLoop
+
+
+cdef class Loop(RTLoop):
+    cdef double[::1] values
+    cdef int n
+
+    cdef int step(self, const Cycle *cycle) noexcept nogil:
+        self.values[self.n] = 1.0  # BAD: wraparound
+        return RT_CONTINUE
