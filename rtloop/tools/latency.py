@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import os
 from contextlib import nullcontext
-from functools import reduce
-from operator import add
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from rtloop.errors import RtloopError
+from rtloop.system.cpu import format_cpu_list, isolated_cpus, parse_cpu_list
 from rtloop.tools.load import LOADS, Load
-from rtloop.tools.options import check_picture, to_duration, to_period
+from rtloop.tools.options import check_folder, check_picture, to_duration, to_period
 from rtloop.units import format_duration, format_rate
 
 if TYPE_CHECKING:
@@ -33,27 +32,26 @@ PERCENTILES = (50, 99, 99.9, 99.99)
 PAIRS = 3
 #: The exit code where a breakpoint was hit.
 HIT = 3
+#: A measurement has no fewer; a warm-up is half of it.
+MIN_CYCLES = 20
 
 
 def to_cpus(ctx: click.Context, param: click.Parameter, value: str) -> list[Any]:
     """Turn ``0,2-3``, ``all`` or ``auto`` into what each loop gets as `cpu`: a click callback."""
-    allowed = sorted(os.sched_getaffinity(0))
+    # The kernel starts every process off the isolated CPUs, and lets it go there when it asks.
+    allowed = sorted({*os.sched_getaffinity(0), *isolated_cpus()})
     if value == "auto":
         return ["auto"]
     if value == "all":
         return list(allowed)
     try:
-        found: list[int] = []
-        for piece in value.split(","):
-            first, _, last = piece.partition("-")
-            found.extend(range(int(first), int(last or first) + 1))
+        found = parse_cpu_list(value)
     except ValueError:
         raise click.BadParameter(f"{value!r}: give numbers such as 0,2-3, or all, or auto", ctx, param) from None
-    wrong = [cpu for cpu in found if cpu not in allowed]
-    if wrong or not found:
-        text = ", ".join(map(str, allowed))
+    if not found or not {*found} <= {*allowed}:
+        text = format_cpu_list(allowed)
         raise click.BadParameter(f"{value!r}: this process may run on {text}", ctx, param)
-    return list(dict.fromkeys(found))
+    return list(found)
 
 
 @click.command()
@@ -123,14 +121,20 @@ def latency(
     """  # noqa: D301 - the backslash is for click
     from rich.console import Console
 
-    from rtloop.tools.latency_show import conclude_run, print_comparison, print_run
+    from rtloop.tools.latency_run import ended_by_signals
+    from rtloop.tools.latency_show import conclude_run, draw, print_run
 
+    if duration < MIN_CYCLES * rate:
+        text = f"{format_duration(duration)} is less than {MIN_CYCLES} cycles of {format_duration(rate)}"
+        raise click.BadParameter(text, param_hint="--duration")
     if trace is not None and limit is None:
         raise click.UsageError("--trace says what was traced at a breakpoint: give --breakpoint, too")
     if compare and (len(cpus) > 1 or limit is not None):
         raise click.UsageError("--compare measures one loop on one CPU, without a breakpoint")
     if plot is not None:
         check_picture(plot)
+    if trace is not None:
+        check_folder(trace, "--trace")
     settings = {"policy": policy, "spin": spin if spin != "0" else 0}
     if policy in ("fifo", "rr"):
         settings["priority"] = priority
@@ -139,20 +143,18 @@ def latency(
     if not as_json:
         out.print(f"An empty loop at {plan}." + (f" {PAIRS} times in turn with cyclictest." if compare else ""))
     asked = {"period_ns": rate, "duration_ns": duration, **settings}
-    if compare:
-        return _compare(out, err, cpus, asked, kind, as_json=as_json, show=print_comparison)
-    run = _measure(err, cpus, asked, kind, limit_ns=int((limit or 0) * 1000), trace=trace)
-    total: Histogram = reduce(add, (stats.latency for stats in run.stats))
+    with ended_by_signals():
+        if compare:
+            return _compare(out, err, cpus, asked, kind, as_json=as_json, histogram=histogram, plot=plot)
+        run = _measure(err, cpus, asked, kind, limit_ns=round((limit or 0) * 1000), trace=trace)
     if plot is not None:
-        from rtloop.tools.latency_show import draw_run
-
-        draw_run(run.stats, plot)
+        draw({stats.name: stats.latency for stats in run.stats}, plot)
         err.print(f"Picture: {plot}", highlight=False, soft_wrap=True)
     if as_json:
-        click.echo(json.dumps(make_document(run, total, asked, kind), indent=1))
+        click.echo(json.dumps(make_document(run, asked, kind), indent=1))
     else:
         print_run(out, run, cpus, histogram=histogram)
-        out.print("\n" + conclude_run(run, total, rate), highlight=False)
+        out.print("\n" + conclude_run(run, rate), highlight=False)
         if trace is not None:
             told = f"The kernel's trace up to that moment: {trace}" if any(run.hits) else "No trace was written."
             out.print(told, highlight=False, soft_wrap=True)
@@ -177,31 +179,38 @@ def _measure(
 
 
 def _compare(
-    out: Console, err: Console, cpus: Sequence[Any], asked: dict[str, Any], kind: str, *, as_json: bool, show: Any
-) -> int:
+    out: Console, err: Console, cpus: Sequence[Any], asked: dict[str, Any], kind: str, *, as_json: bool,
+    histogram: bool, plot: Path | None,
+) -> int:  # fmt: skip
     """Run both in turn on the same CPU, and say how they compare."""
     from rtloop.tools.cyclictest import find_cyclictest, run_cyclictest
+    from rtloop.tools.latency_show import draw, join_pairs, print_comparison
 
     program = find_cyclictest()
-    cpu = max(os.sched_getaffinity(0)) if cpus == ["auto"] else cpus[0]
+    cpu = max(isolated_cpus() or os.sched_getaffinity(0)) if cpus == ["auto"] else cpus[0]
     if asked["period_ns"] % 1000 or "priority" not in asked or asked["policy"] != "fifo":
         raise RtloopError(
             "cyclictest sleeps whole microseconds, under SCHED_FIFO: give such a --rate, and --policy fifo"
         )
-    cycles = max(20, asked["duration_ns"] // asked["period_ns"])
+    cycles = asked["duration_ns"] // asked["period_ns"]
     pairs: list[tuple[Histogram, Histogram]] = []
+    ours: list[Stats] = []
     for number in range(PAIRS):
         if err.is_terminal:
             err.print(f"pair {number + 1} of {PAIRS}", highlight=False)
         run = _measure(err, [cpu], asked, kind)
         if run.is_interrupted:
-            return 130
+            raise KeyboardInterrupt  # half of a comparison is none
         with Load(kind):
             theirs = run_cyclictest(
                 period_ns=asked["period_ns"], cycles=cycles, priority=asked["priority"], cpu=cpu, program=program
             )
+        ours.append(run.stats[0])
         pairs.append((run.stats[0].latency, theirs))
-    document = show(None if as_json else out, pairs)
+    document = print_comparison(None if as_json else out, pairs, ours, histogram=histogram)
+    if plot is not None:
+        draw(join_pairs(pairs), plot)
+        err.print(f"Picture: {plot}", highlight=False, soft_wrap=True)
     if as_json:
         click.echo(json.dumps({**_head(asked, kind), "cpu": cpu, **document}, indent=1))
     return 0
@@ -214,9 +223,9 @@ def _head(asked: dict[str, Any], kind: str) -> dict[str, Any]:
     return {"rtloop": __version__, "command": "latency", "asked": {**asked, "load": kind}, "host": host_facts()}
 
 
-def make_document(run: Run, total: Histogram, asked: dict[str, Any], kind: str) -> dict[str, Any]:
+def make_document(run: Run, asked: dict[str, Any], kind: str) -> dict[str, Any]:
     """Return what ``--json`` prints."""
-    from rtloop.tools.latency_show import conclude_run
+    from rtloop.tools.latency_show import conclude_run, tails_of
     from rtloop.tools.tail import CONFIDENCE, claims
 
     def summary(stats: Stats) -> dict[str, Any]:
@@ -236,6 +245,6 @@ def make_document(run: Run, total: Histogram, asked: dict[str, Any], kind: str) 
         "is_interrupted": run.is_interrupted,
         "loops": [summary(stats) | {"breakpoint_ns": hit} for stats, hit in zip(run.stats, run.hits, strict=True)],
         "confidence": CONFIDENCE,
-        "claims": [claim._asdict() for claim in claims(total)],
-        "conclusion": conclude_run(run, total, asked["period_ns"]),
+        "claims": [claim._asdict() for claim in claims(tails_of(run))],
+        "conclusion": conclude_run(run, asked["period_ns"]),
     }

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 import time
 import warnings
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rtloop.demo.breakpoint import BreakpointLoop
 from rtloop.errors import RtloopError, RTSetupWarning
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from types import FrameType
 
     from rtloop.loop.stats import Stats
     from rtloop.tools.load import Load
 
-__all__ = ["Run", "run_loops"]
+__all__ = ["Run", "ended_by_signals", "run_loops"]
 
 _LOOK_S = 0.1
 
@@ -36,6 +40,28 @@ class Run(NamedTuple):
     stats: list[Stats]
     hits: list[int]
     is_interrupted: bool
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end this process as SystemExit does, so that loads, loops and traces are ended first.
+
+    As of a shell, the exit code is 128 and the signal's number. A signal that is ignored, as under nohup(1), stays so.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    changed = []
+    try:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, end)
+                changed.append(number)
+        yield
+    finally:
+        for number in changed:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def run_loops(
@@ -81,24 +107,33 @@ def run_loops(
         for cpu in cpus
     ]  # fmt: skip
     is_interrupted = False
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RTSetupWarning)  # what is missing is told at the end, once
-            for loop in loops:
-                loop.start()
-        begin = time.monotonic()
-        while (passed := time.monotonic() - begin) < duration_ns * 1e-9 and all(x.state == "running" for x in loops):
-            if load is not None and not load.is_running:
-                raise RtloopError(f"the load {load.kind!r} has ended by itself: what was measured is not beside it")
-            if progress is not None:
-                progress(passed, [loop.stats for loop in loops])
-            time.sleep(min(_LOOK_S, max(0.0, duration_ns * 1e-9 - passed)))
-    except KeyboardInterrupt:
-        is_interrupted = True
-    finally:
+    with ExitStack() as stack:
         for loop in loops:
-            loop.stop()
+            stack.callback(loop.stop)  # each of them, even where another one's end fails
+        try:
+            _run(loops, duration_ns, load, progress)
+        except KeyboardInterrupt:
+            is_interrupted = True
     if not is_interrupted:
         for loop in loops:
             loop.join()
     return Run([loop.stats for loop in loops], [loop.hit_ns for loop in loops], is_interrupted)
+
+
+def _run(
+    loops: Sequence[BreakpointLoop],
+    duration_ns: int,
+    load: Load | None,
+    progress: Callable[[float, list[Stats]], None] | None,
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RTSetupWarning)  # what is missing is told at the end, once
+        for loop in loops:
+            loop.start()
+    begin = time.monotonic()
+    while (passed := time.monotonic() - begin) < duration_ns * 1e-9 and all(x.state == "running" for x in loops):
+        if load is not None and not load.is_running:
+            raise RtloopError(f"the load {load.kind!r} has ended by itself: what was measured is not beside it")
+        if progress is not None:
+            progress(passed, [loop.stats for loop in loops])
+        time.sleep(min(_LOOK_S, max(0.0, duration_ns * 1e-9 - passed)))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import statistics
 import time
 from contextlib import nullcontext
+from functools import reduce
+from operator import add
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rtloop.tools.tail import conclude
+from rtloop.tools.tail import Tail, conclude
 from rtloop.units import format_duration
 
 if TYPE_CHECKING:
@@ -21,9 +23,10 @@ if TYPE_CHECKING:
 
     from rtloop.data.histogram import Histogram
     from rtloop.loop.stats import Stats
+    from rtloop.system.grant import Grant
     from rtloop.tools.latency_run import Run
 
-__all__ = ["Progress", "conclude_run", "draw_run", "print_comparison", "print_run"]
+__all__ = ["Progress", "conclude_run", "draw", "join_pairs", "print_comparison", "print_run", "tails_of"]
 
 _PERCENTILES = (50, 99, 99.9, 99.99)
 _SHOWN_RECORDS = 8
@@ -80,9 +83,9 @@ def _new_table(title: str, first: str) -> Table:
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column(first)
+    table.add_column(first, min_width=3, overflow="fold")
     for name in (*(f"{q:g} %" for q in _PERCENTILES), "max"):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right", overflow="fold")  # in a narrow window a unit goes below, not away
     return table
 
 
@@ -90,7 +93,7 @@ def print_run(out: Console, run: Run, cpus: Sequence[Any], *, histogram: bool) -
     """Print a table with a row for each loop, what was refused, and what was asked for beyond that."""
     table = _new_table("Wake-up latency", "CPU")
     for name in ("cycles", "missed"):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right", overflow="fold")
     for cpu, stats in zip(cpus, run.stats, strict=True):
         name = "any" if cpu == "auto" else str(cpu)
         table.add_row(name, *_cells(stats.latency), f"{stats.cycles:,}", f"{stats.missed:,}")
@@ -100,14 +103,14 @@ def print_run(out: Console, run: Run, cpus: Sequence[Any], *, histogram: bool) -
         out.print(f"{sum(faults):,} page faults in the loops: their memory was not locked.", highlight=False)
     if histogram:
         for cpu, stats in zip(cpus, run.stats, strict=True):
-            _print_histogram(out, cpu, stats.latency)
+            _print_histogram(out, "" if cpu == "auto" else f"CPU {cpu}", stats.latency)
     for cpu, stats, hit in zip(cpus, run.stats, run.hits, strict=True):
         if hit:
             _print_records(out, cpu, stats)
     _print_refused(out, run.stats)
 
 
-def _print_histogram(out: Console, cpu: Any, histogram: Histogram) -> None:
+def _print_histogram(out: Console, whose: str, histogram: Histogram) -> None:
     """Print bars on logarithmic axes, both of them: in a histogram of latencies the rare is what matters."""
     if not histogram.count:
         return
@@ -116,8 +119,8 @@ def _print_histogram(out: Console, cpu: Any, histogram: Histogram) -> None:
     edges = np.geomspace(lower, max(upper, 2 * lower), _BARS + 1)
     middles = np.sqrt(np.maximum(histogram.edges[:-1], 1.0) * np.maximum(histogram.edges[1:], 1.0))
     counts = np.histogram(np.clip(middles[used], edges[0], edges[-1]), bins=edges, weights=histogram.counts[used])[0]
-    out.print(f"\nCPU {cpu}: cycles by wake-up latency, the bars on a logarithmic scale" if cpu != "auto" else
-              "\nCycles by wake-up latency, the bars on a logarithmic scale", highlight=False)  # fmt: skip
+    title = f"{whose}: cycles" if whose else "Cycles"
+    out.print(f"\n{title} by wake-up latency, the bars on a logarithmic scale", highlight=False)
     for edge, count in zip(edges, counts, strict=False):
         bar = "█" * round(40 * np.log1p(count) / np.log1p(counts.max()))
         out.print(f"{format_duration(edge, 1):>10} {int(count):>12,} {bar}", highlight=False)
@@ -135,53 +138,80 @@ def _print_records(out: Console, cpu: Any, stats: Stats) -> None:
         )
 
 
+def _refused(stats: Sequence[Stats]) -> list[Grant]:
+    """Return what was refused to any of the loops, each thing once."""
+    return list({grant.name: grant for one in stats for grant in one.grants if not grant.ok}.values())
+
+
 def _print_refused(out: Console, stats: Sequence[Stats]) -> None:
     from rtloop.system.grant import describe_refused
 
-    refused = {grant.name: grant for one in stats for grant in one.grants if not grant.ok}
-    if refused:
+    if refused := _refused(stats):
         out.print("\n[yellow]The loop ran degraded.[/] What is missing:", highlight=False)
-        for grant in refused.values():
+        for grant in refused:
             out.print(describe_refused(grant), highlight=False, markup=False, soft_wrap=True)
 
 
-def conclude_run(run: Run, total: Histogram, period_ns: int) -> str:
+def tails_of(run: Run) -> list[Tail]:
+    """Return what was measured of each loop."""
+    return [Tail(stats.latency, stats.missed) for stats in run.stats]
+
+
+def conclude_run(run: Run, period_ns: int) -> str:
     """Say what was measured, and what follows."""
     hit = max(run.hits)
     if hit:
         return f"A wake-up came {format_duration(hit, 1)} late, and the measurement ended there."
-    return ("Interrupted. " if run.is_interrupted else "") + conclude(total, period_ns, loops=len(run.stats))
+    return ("Interrupted. " if run.is_interrupted else "") + conclude(tails_of(run), period_ns)
 
 
-def print_comparison(out: Console | None, pairs: Sequence[tuple[Histogram, Histogram]]) -> dict[str, Any]:
-    """Print both sides and the medians of the pairs' ratios, where `out` is one; returns the same for JSON."""
+def join_pairs(pairs: Sequence[tuple[Histogram, Histogram]]) -> dict[str, Histogram]:
+    """Return all that was measured of either side."""
+    ours, theirs = zip(*pairs, strict=True)
+    return {"rtloop": reduce(add, ours), "cyclictest": reduce(add, theirs)}
+
+
+def print_comparison(
+    out: Console | None,
+    pairs: Sequence[tuple[Histogram, Histogram]],
+    stats: Sequence[Stats] = (),
+    *,
+    histogram: bool = False,
+) -> dict[str, Any]:
+    """Print both sides and the medians of the pairs' ratios, where `out` is one; returns the same for JSON.
+
+    `stats` are those of our side: what was refused to it is told, for then the two are not alike.
+    """
     ratios = {f"p{q}": statistics.median(a.percentile(q) / b.percentile(q) for a, b in pairs) for q in (50, 99)}
-    ours = pairs[0][0]
-    theirs = pairs[0][1]
-    for a, b in pairs[1:]:
-        ours, theirs = ours + a, theirs + b
     if out is not None:
+        sides = join_pairs(pairs)
         table = _new_table("Wake-up latency, all pairs", "")
-        table.add_row("rtloop", *_cells(ours))
-        table.add_row("cyclictest", *_cells(theirs))
+        for name, side in sides.items():
+            table.add_row(name, *_cells(side))
         out.print(table)
+        if histogram:
+            for name, side in sides.items():
+                _print_histogram(out, name, side)
+            out.print()
         out.print(
             f"Median of the pairs' ratios, rtloop to cyclictest: {ratios['p50']:.2f} at 50 %, {ratios['p99']:.2f} at"
             " 99 %. Maxima do not compare: one interruption decides them.",
             highlight=False,
         )
+        _print_refused(out, stats)
     return {
         "pairs": [{"rtloop": a.to_dict(), "cyclictest": b.to_dict()} for a, b in pairs],
         "ratios": ratios,
+        "refused": [grant.to_dict() for grant in _refused(stats)],
     }
 
 
-def draw_run(stats: Sequence[Stats], path: Path) -> None:
-    """Draw the latencies of all loops over each other."""
+def draw(histograms: dict[str, Histogram], path: Path) -> None:
+    """Draw latencies over each other, by their names."""
     from rtloop.loop.drawing import draw_histograms, new_figure, save_figure
 
     figure = new_figure(9.6, 5.0)
     axes = figure.subplots()
-    draw_histograms(axes, {one.name: one.latency for one in stats})
+    draw_histograms(axes, histograms)
     axes.set_title("Wake-up latency of an empty loop", loc="left")
     save_figure(figure, path)

@@ -21,6 +21,7 @@ __all__ = ["LOADS", "Load"]
 # Each ends when its parent is gone: then its parent is another one.
 _UNTIL_ORPHANED = """
 import os, sys
+os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))  # whatever the measurement itself runs at
 parent = int(sys.argv[1])
 def is_wanted():
     return os.getppid() == parent

@@ -13,7 +13,7 @@ from rtloop.units import parse_duration, parse_period
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["check_picture", "to_duration", "to_period"]
+__all__ = ["check_folder", "check_picture", "to_duration", "to_period"]
 
 _FORMS = (
     "; write it with a unit, such as 250us, 10ms or 2s",
@@ -49,5 +49,10 @@ def check_picture(plot: Path) -> None:
     canvas = matplotlib.figure.Figure().canvas
     if plot.suffix.lstrip(".") not in canvas.get_supported_filetypes():
         raise click.BadParameter(f"{plot}: the name must end in .png, .svg or .pdf", param_hint="--plot")
-    if not plot.parent.is_dir() or not os.access(plot.parent, os.W_OK):
-        raise click.BadParameter(f"{plot.parent} is not a folder one can write to", param_hint="--plot")
+    check_folder(plot, "--plot")
+
+
+def check_folder(path: Path, option: str) -> None:
+    """Refuse a file that cannot be made: now, not after the runs."""
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise click.BadParameter(f"{path.parent} is not a folder one can write to", param_hint=option)
