@@ -6,6 +6,7 @@ Each function returns lines to paste, labelled by where they belong.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 __all__ = [
     "boot_fix",
@@ -26,7 +27,8 @@ __all__ = [
 
 _INDENT = " " * 12
 
-# Limit: name in limits.conf and its "no limit", in a systemd unit, flags of docker and podman, Kubernetes.
+# Limit: name in limits.conf, where pam_limits knows it, and its "no limit", in a systemd unit, flags of docker and
+# podman, Kubernetes.
 _LIMITS = {
     "RLIMIT_MEMLOCK": (
         "memlock", "unlimited", "LimitMEMLOCK", "infinity", "--ulimit memlock=-1:-1 --cap-add=IPC_LOCK",
@@ -37,7 +39,7 @@ _LIMITS = {
         "securityContext: {runAsUser: 0, capabilities: {add: [SYS_NICE]}}",
     ),
     "RLIMIT_RTTIME": (
-        "rttime", "unlimited", "LimitRTTIME", "infinity", "--ulimit rttime=-1:-1",
+        "", "", "LimitRTTIME", "infinity", "--ulimit rttime=-1:-1",
         "LimitRTTIME=infinity in the unit of the node's container runtime, such as containerd.service",
     ),
 }  # fmt: skip
@@ -88,10 +90,15 @@ def limit_fix(limit: str, value: int = 0) -> str:
     value : int
         The value needed, where the limit is not simply taken away.
     """
-    item, login, directive, unit, flags, pod = _LIMITS[limit]
+    item, most, directive, unit, flags, pod = _LIMITS[limit]
+    login = (
+        f"echo '{_user()} - {item} {most.format(v=value)}' | "
+        "sudo tee -a /etc/security/limits.d/99-rtloop.conf   # then log in again"
+    )
+    if not item:
+        login = "sudo prlimit --pid $$ --rttime=unlimited   # this shell; limits.conf has no item for it"
     return (
-        f"login:      echo '{_user()} - {item} {login.format(v=value)}' | "
-        "sudo tee -a /etc/security/limits.d/99-rtloop.conf   # then log in again\n"
+        f"login:      {login}\n"
         f"systemd:    in the unit's [Service] section\n{_INDENT}{directive}={unit.format(v=value)}\n"
         f"container:  docker run {flags.format(v=value)} ...   # or podman run\n"
         f"kubernetes: {pod}"
@@ -223,9 +230,22 @@ def kernel_fix(distribution: str = "", machine: str = "x86_64", *, is_raspberry_
     return "a kernel with CONFIG_PREEMPT_RT=y; from 6.12 on it is in the mainline"
 
 
-def isolation_fix(cpus: str, distribution: str = "", *, is_raspberry_pi: bool = False) -> str:
-    """Return the lines that keep CPUs free of ordinary threads, ticks and interrupts; `cpus` is a kernel CPU list."""
-    arguments = f"isolcpus=managed_irq,domain,{cpus} nohz_full={cpus} rcu_nocbs={cpus}"
+def isolation_fix(
+    cpus: str, distribution: str = "", *, is_raspberry_pi: bool = False, without: Sequence[str] = ()
+) -> str:
+    """Return the lines that keep CPUs free of ordinary threads, ticks and interrupts.
+
+    Parameters
+    ----------
+    cpus : str
+        A kernel CPU list.
+    distribution, is_raspberry_pi
+        As of :func:`boot_fix`.
+    without : sequence of str
+        Of ``nohz_full`` and ``rcu_nocbs`` what the kernel is not built for.
+    """
+    arguments = f"isolcpus=managed_irq,domain,{cpus}"
+    arguments += "".join(f" {name}={cpus}" for name in ("nohz_full", "rcu_nocbs") if name not in without)
     return boot_fix(arguments, distribution, is_raspberry_pi=is_raspberry_pi)
 
 

@@ -71,7 +71,7 @@ def by_name(checks: list[Check]) -> dict[str, Check]:
 #: For each machine: check, verdict, what the finding says, what the fix says.
 EXPECTED = {
     "microvm": [
-        ("preemption", "warn", "PREEMPT_DYNAMIC, none unless changed since", "linux-image-rt-amd64"),
+        ("preemption", "warn", "PREEMPT_DYNAMIC, none unless changed since", "host:       6.18.44"),
         ("version", "ok", "6.18.44", ""),
         ("real-time priority", "ok", "RLIMIT_RTPRIO is 0, not applied with CAP_SYS_NICE", ""),
         ("locked memory", "ok", "RLIMIT_MEMLOCK is 8388608 bytes, not applied with CAP_IPC_LOCK", ""),
@@ -160,7 +160,7 @@ EXPECTED = {
         ("machine", "ok", "Raspberry Pi 4 Model B Rev 1.4, 4 CPUs", ""),
         ("preemption", "warn", "full", "Raspberry Pi OS"),
         ("real-time priority", "ok", "RLIMIT_RTPRIO is 95", ""),
-        ("real-time CPU time", "warn", "RLIMIT_RTTIME is 200000 us without blocking", "rttime unlimited"),
+        ("real-time CPU time", "warn", "RLIMIT_RTTIME is 200000 us without blocking", "prlimit --pid $$ --rttime"),
         ("limits of the login", "ok", "for pi: rtprio 95 (limits.conf)", ""),
         ("virtual machine", "ok", "none", ""),
         ("isolated CPUs", "note", "none of 0-3", "/boot/firmware/cmdline.txt"),
@@ -171,7 +171,8 @@ EXPECTED = {
     "container": [
         ("container", "note", "docker", ""),
         ("virtual machine", "warn", "Amazon EC2", "on the host, not in the container"),
-        ("preemption", "warn", "PREEMPT_DYNAMIC, full by the kernel's command line", "on the host, not in"),
+        ("preemption", "warn", "PREEMPT_DYNAMIC, full by the kernel's command line",
+         "on the host, not in the container:\na kernel with CONFIG_PREEMPT_RT=y"),
         ("stolen time", "warn", "5.00 % since boot", "host:"),
         ("real-time priority", "fail", "RLIMIT_RTPRIO is 0", "container:  docker run --ulimit rtprio=95"),
         ("locked memory", "fail", "RLIMIT_MEMLOCK is 65536 bytes", "docker run --ulimit memlock=-1:-1"),
@@ -372,6 +373,9 @@ def test_a_quota_of_more_than_all_cpus_does_not_matter(tmp_path: Path) -> None:
         ("nohz_full=2-3", "2-3", "ok"),  # takes the callbacks along
         ("rcu_nocbs=all", "", "ok"),
         ("rcu_nocbs=2", "", "note"),
+        ("rcu_nocbs=1-N", "", "ok"),
+        ("rcu_nocbs=0-N:1/2", "", "note"),
+        ("rcu_nocbs=2-N,x", "", "note"),
         ("", "", "note"),
     ],
 )
@@ -380,6 +384,33 @@ def test_callbacks_are_kept_from_isolated_cpus(
 ) -> None:
     made = machine("rt-desktop", **{"/proc/cmdline": arguments, "/sys/devices/system/cpu/nohz_full": nohz})
     assert by_name(examine(made))["rcu_nocbs"].verdict == verdict
+
+
+def test_what_the_kernel_is_not_built_for_is_neither_found_nor_proposed(machine: Callable[..., Machine]) -> None:
+    """An argument that the kernel does not know changes nothing, on its command line or in a fix."""
+    release = "/boot/config-6.18.44"
+    config = "CONFIG_RCU_NOCB_CPU=y\n# CONFIG_NO_HZ_FULL is not set"
+    found = by_name(examine(machine("microvm", **{release: config, "/proc/cmdline": "nohz_full=1 rcu_nocbs=1"})))
+    assert found["rcu_nocbs"].found == "1" and found["rcu_nocbs"].verdict == "ok"
+    assert (found["nohz_full"].verdict, found["nohz_full"].source) == ("note", release)
+    assert found["nohz_full"].found == "none: this kernel is built without CONFIG_NO_HZ_FULL"
+    assert "isolcpus=managed_irq,domain,1 rcu_nocbs=1" in found["isolated CPUs"].fix
+
+
+def test_a_fix_of_the_boot_loader_is_for_the_one_there(machine: Callable[..., Machine], tmp_path: Path) -> None:
+    made = machine("laptop", **{"/etc/default/grub": None})
+    fix = by_name(examine(made))["isolated CPUs"].fix
+    assert "grub" not in fix and fix.startswith("boot:       add to the kernel's command line: isolcpus=")
+    (tmp_path / "etc/default").mkdir(exist_ok=True)
+    (tmp_path / "etc/default/grub").write_text("")
+    fix = by_name(examine(Machine(made.root, made.env, made.machine)))["isolated CPUs"].fix
+    assert "sudo update-grub" in fix
+
+
+def test_a_virtual_machine_with_packaged_kernels_installs_another(machine: Callable[..., Machine]) -> None:
+    """And one whose kernel came from outside cannot: see the microvm."""
+    made = machine("microvm", **{"/lib/modules/6.18.44/modules.dep": ""})
+    assert "sudo apt install linux-image-rt-amd64" in by_name(examine(made))["preemption"].fix
 
 
 def test_a_comment_bans_no_cpu_from_irqbalance(machine: Callable[..., Machine]) -> None:

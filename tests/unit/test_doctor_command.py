@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from rtloop.errors import SetupError
 from rtloop.system.check import Check, worst
 from rtloop.tools.cli import main
 from rtloop.tools.doctor import examination, measure
@@ -158,6 +160,23 @@ def test_the_verdict_of_the_measurement_joins_the_others(
     assert asked == [(500_000, 10**9)]
     assert document["verdict"] == "warn" and document["measured"] == {"cycles": 2}
     assert document["checks"][-1]["topic"] == "measured"
+
+
+def test_a_measurement_that_fails_leaves_the_other_checks(
+    plant: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plant(OK, WARN)
+
+    def run(period_ns: int, duration_ns: int) -> Any:
+        raise SetupError(errno.EFBIG, "telemetry block of 3441664 bytes:\nFile too large")
+
+    monkeypatch.setattr(measure, "run_measurement", run)
+    assert exit_code("--measure", "--json") == 1
+    document = json.loads(capsys.readouterr().out)
+    assert [check["verdict"] for check in document["checks"]] == ["ok", "warn", "fail"]
+    assert "File too large" in document["checks"][-1]["found"] and "measured" not in document
+    exit_code("--measure")
+    assert "File too large" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("args", [("--duration", "1ms"), ("--rate", "fast"), ("--duration", "10")])

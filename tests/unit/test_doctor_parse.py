@@ -48,6 +48,19 @@ def test_isolcpus(text: str, found: object) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("1-3,5", (1, 2, 3, 5)), ("", ()), ("all", tuple(range(8))), ("2-N", (2, 3, 4, 5, 6, 7)), ("N", (7,)),
+        ("0-7:2/4", (0, 1, 4, 5)), ("1,4-7:1/2", (1, 4, 6)), ("all:1/2", (0, 2, 4, 6)),
+        ("None", None), ("0-7:2", None), ("0-7:2/0", None), ("x", None), ("0-N-1", None),
+    ],
+)  # fmt: skip
+def test_a_cpu_list_of_the_command_line(text: str, found: tuple[int, ...] | None) -> None:
+    """As Documentation/admin-guide/kernel-parameters.rst describes it, of a machine with 8 CPUs."""
+    assert parse.boot_cpu_list(text, 7) == found
+
+
+@pytest.mark.parametrize(
     ("text", "marks", "found"),
     [
         ("always [madvise] never", "[]", "madvise"),
@@ -176,6 +189,7 @@ def test_a_file_of_limits_d_stands_above_limits_conf() -> None:
 #: Every parser, with the arguments that it takes beside the text.
 OTHER_ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "process_limit": ("Max locked memory",), "user_name": (1000,), "group_names": ({1, 2}, "ada"),
+    "boot_cpu_list": (7,),
 }  # fmt: skip
 PARSERS = [name for name in parse.__all__ if inspect.isfunction(getattr(parse, name))]
 

@@ -70,7 +70,7 @@ def test_T8_a_control_group_without_real_time_is_found(tmp_path: Path) -> None:
     [
         ("RLIMIT_MEMLOCK", ("memlock unlimited", "LimitMEMLOCK=infinity", "--ulimit memlock=-1:-1")),
         ("RLIMIT_RTPRIO", ("rtprio 95", "LimitRTPRIO=95", "--ulimit rtprio=95")),
-        ("RLIMIT_RTTIME", ("rttime unlimited", "LimitRTTIME=infinity", "--ulimit rttime=-1:-1")),
+        ("RLIMIT_RTTIME", ("prlimit --pid $$ --rttime=unlimited", "LimitRTTIME=infinity", "--ulimit rttime=-1:-1")),
     ],
 )
 def test_S1_the_fix_has_the_lines_for_login_systemd_and_container(limit: str, words: tuple[str, ...]) -> None:

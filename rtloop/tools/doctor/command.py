@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from rtloop.errors import RtloopError
 from rtloop.tools.options import to_duration, to_period
 from rtloop.units import format_duration, format_rate
 
@@ -52,13 +53,17 @@ def doctor(
     checks = examine(machine, gather(machine))
     measured: dict[str, Any] | None = None
     if measure:
-        from rtloop.tools.doctor.measure import judge, run_measurement
+        from rtloop.tools.doctor.measure import judge, run_measurement, tell_failure
 
-        with _waiting(f"an empty loop at {format_rate(rate)} for {format_duration(duration)}", duration):
-            stats = run_measurement(rate, duration)
-        checks.append(judge(stats, rate))
-        measured = stats.to_dict()
-        measured.pop("records", None)
+        try:
+            with _waiting(f"an empty loop at {format_rate(rate)} for {format_duration(duration)}", duration):
+                stats = run_measurement(rate, duration)
+        except RtloopError as error:  # all the rest is worth telling, and may say why
+            checks.append(tell_failure(error))
+        else:
+            checks.append(judge(stats, rate))
+            measured = stats.to_dict()
+            measured.pop("records", None)
     if form == "json":
         click.echo(json.dumps(make_document(checks, measured), indent=1))
     elif form == "markdown":

@@ -27,8 +27,9 @@ def examine(machine: Machine) -> Iterator[Check]:
 
 
 def _isolate(machine: Machine, cpus: str) -> str:
-    place = machine.place
-    return isolation_fix(cpus, place.distribution, is_raspberry_pi=place.is_raspberry_pi)
+    options = {"nohz_full": "CONFIG_NO_HZ_FULL", "rcu_nocbs": "CONFIG_RCU_NOCB_CPU"}
+    missing = [argument for argument, option in options.items() if machine.config.get(option) == "n"]
+    return isolation_fix(cpus, machine.boots_as, is_raspberry_pi=machine.place.is_raspberry_pi, without=missing)
 
 
 def _isolated(machine: Machine) -> Check:
@@ -48,8 +49,11 @@ def _isolated(machine: Machine) -> Check:
     return Check("cpus", name, found, source, "note", why, _isolate(machine, str(machine.online[-1])))
 
 
-def _covers(machine: Machine, name: str, why: str, source: str, cpus: tuple[int, ...]) -> Check:
-    """Judge whether a set of CPUs has all the isolated ones in it."""
+def _covers(machine: Machine, name: str, why: str, source: str, cpus: tuple[int, ...], option: str) -> Check:
+    """Judge whether a set of CPUs has all the isolated ones in it; `option` is what the kernel has to be built with."""
+    if machine.config.get(option) == "n":
+        text = f"none: this kernel is built without {option}"
+        return Check("cpus", name, text, machine.config_source, "note", why)
     text = format_cpu_list(cpus) or "none"
     missing = set(machine.isolated) - set(cpus)
     if not machine.isolated:
@@ -67,15 +71,21 @@ def _nohz(machine: Machine) -> tuple[int, ...]:
 
 def _nohz_full(machine: Machine) -> Check:
     why = "on these CPUs the timer tick stops while one thread runs: it interrupts a loop that spins, some µs each time"
-    return _covers(machine, "nohz_full", why, f"{_CPU}/nohz_full", _nohz(machine))
+    return _covers(machine, "nohz_full", why, f"{_CPU}/nohz_full", _nohz(machine), "CONFIG_NO_HZ_FULL")
 
 
 def _rcu(machine: Machine) -> Check:
     why = "on these CPUs RCU callbacks, work that the kernel puts off, run elsewhere"
-    text = machine.arguments.get("rcu_nocbs", "")
-    offloaded = machine.online if text == "all" else parse.cpu_list(text) or ()
-    both = tuple(sorted({*offloaded, *_nohz(machine)}))  # nohz_full implies it
-    return _covers(machine, "rcu_nocbs", why, "/proc/cmdline", both)
+    text, source = machine.arguments.get("rcu_nocbs", ""), "/proc/cmdline"
+    if not text and machine.config.get("CONFIG_RCU_NOCB_CPU_DEFAULT_ALL") == "y":
+        text, source = "all", machine.config_source
+    possible = parse.cpu_list(machine.text(f"{_CPU}/possible")) or machine.online or (0,)
+    offloaded = parse.boot_cpu_list(text, possible[-1])
+    if offloaded is None:
+        return Check("cpus", "rcu_nocbs", unread(f"not understood: {text}"), source, "note", why)
+    there = {cpu for cpu in offloaded if not machine.online or cpu in machine.online}
+    both = tuple(sorted(there | {*_nohz(machine)}))  # nohz_full implies it
+    return _covers(machine, "rcu_nocbs", why, source, both, "CONFIG_RCU_NOCB_CPU")
 
 
 def _interrupts(machine: Machine) -> Check:
@@ -141,7 +151,7 @@ def _smt(machine: Machine) -> Check:
         return Check("cpus", name, "1", source, "ok", why)
     place = machine.place
     fix = "now:        echo off | sudo tee /sys/devices/system/cpu/smt/control\n" + boot_fix(
-        "nosmt", place.distribution, is_raspberry_pi=place.is_raspberry_pi
+        "nosmt", machine.boots_as, is_raspberry_pi=place.is_raspberry_pi
     )
     beside = {cpu for own in machine.isolated for cpu in siblings.get(own, ())} - set(machine.isolated)
     if beside:

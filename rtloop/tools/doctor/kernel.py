@@ -10,6 +10,7 @@ from rtloop.system.cpu import format_cpu_list
 from rtloop.system.fixes import cpuset_fix, kernel_fix
 from rtloop.tools.doctor import parse
 from rtloop.tools.doctor.machine import Machine, unread
+from rtloop.tools.doctor.surroundings import hypervisor
 from rtloop.units import format_duration
 
 __all__ = ["examine", "is_preempt_rt", "preemption"]
@@ -44,11 +45,11 @@ def preemption(machine: Machine) -> tuple[str, str]:
         built.append("FULL")
     if "PREEMPT_DYNAMIC" in words:
         mode = f"{built[0].lower()} unless changed since" if len(built) == 1 else f"mode {unread(_PREEMPT)}"
-        return f"PREEMPT_DYNAMIC, {mode}", "/proc/sys/kernel/version, the kernel's configuration"
+        return f"PREEMPT_DYNAMIC, {mode}", f"/proc/sys/kernel/version, {machine.config_source}"
     if "PREEMPT" in words:
         return "full", "/proc/sys/kernel/version"
     if len(built) == 1:
-        return built[0].lower(), "the kernel's configuration"
+        return built[0].lower(), machine.config_source
     return ("none or voluntary" if version else ""), "/proc/sys/kernel/version"
 
 
@@ -72,6 +73,13 @@ def _preemption(machine: Machine) -> Check:
         return Check("kernel", "preemption", model, source, "ok", why)
     place = machine.place
     fix = kernel_fix(place.distribution, place.machine, is_raspberry_pi=place.is_raspberry_pi)
+    if place.container:
+        fix = kernel_fix()  # the host has a distribution of its own
+    elif hypervisor(machine)[0] not in ("", "?") and machine.release and not machine.names("/lib/modules"):
+        fix = (
+            f"host:       {machine.release} is no kernel of a package (there is no /lib/modules here): who starts this"
+            f" machine chooses it; {kernel_fix()}"
+        )
     if not model:
         return Check("kernel", "preemption", unread(), source, "note", why, fix)
     return Check("kernel", "preemption", model, source, "warn", why, fix)

@@ -121,7 +121,20 @@ class Machine:
     @cached_property
     def config(self) -> dict[str, str]:
         """The options that the kernel was built with, as far as it, or the distribution, tells."""
-        return parse.kernel_config(self.text("/proc/config.gz") or self.text(f"/boot/config-{self.release}"))
+        return parse.kernel_config(self.text(self.config_source))
+
+    @cached_property
+    def config_source(self) -> str:
+        """Where `config` was read."""
+        paths = ("/proc/config.gz", f"/boot/config-{self.release}", f"/lib/modules/{self.release}/config")
+        return next((path for path in paths if self.text(path)), "the kernel's configuration")
+
+    @cached_property
+    def boots_as(self) -> str:
+        """The distribution, for what to do about the boot loader; empty where it has none of its own here."""
+        known = self.place.distribution.split()
+        has_grub = not {"debian", "ubuntu"} & {*known} or self.exists("/etc/default/grub")
+        return self.place.distribution if has_grub and not self.place.container else ""
 
     @cached_property
     def place(self) -> Place:

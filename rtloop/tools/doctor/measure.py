@@ -9,9 +9,10 @@ from rtloop.system.check import Check
 from rtloop.units import format_duration
 
 if TYPE_CHECKING:
+    from rtloop.errors import RtloopError
     from rtloop.loop.stats import Stats
 
-__all__ = ["judge", "run_measurement"]
+__all__ = ["judge", "run_measurement", "tell_failure"]
 
 
 def run_measurement(period_ns: int, duration_ns: int) -> Stats:
@@ -22,6 +23,13 @@ def run_measurement(period_ns: int, duration_ns: int) -> Stats:
         warnings.simplefilter("ignore", rtloop.RTSetupWarning)  # what is missing stands in the other checks
         loop = rtloop.RTLoop(period_ns, strict=False, name="doctor")
         return loop.run(duration=duration_ns)
+
+
+def tell_failure(error: RtloopError) -> Check:
+    """Tell of a measurement that was not to be had."""
+    why = "a loop that does not run here has no latency"
+    return Check("measured", "wake-up latency", f"the loop failed: {' '.join(str(error).split())}", "an empty loop",
+                 "fail", why, "see what fails among the other checks")  # fmt: skip
 
 
 def judge(stats: Any, period_ns: int) -> Check:

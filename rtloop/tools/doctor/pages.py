@@ -51,7 +51,7 @@ def _transparent(machine: Machine) -> Check:
     mode = _mode(machine)
     if mode is None:
         if _absent(machine, "CONFIG_TRANSPARENT_HUGEPAGE"):
-            return Check("memory", name, "none in this kernel", "the kernel's configuration", "ok", why)
+            return Check("memory", name, "none in this kernel", machine.config_source, "ok", why)
         return Check("memory", name, unread(machine.read(source)[1]), source, "note", why)
     if mode != "always":
         return Check("memory", name, mode, source, "ok", why)
@@ -79,7 +79,7 @@ def _merging(machine: Machine) -> Check:
     run = machine.number(source)
     if run is None:
         if _absent(machine, "CONFIG_KSM"):
-            return Check("memory", name, "none in this kernel", "the kernel's configuration", "ok", why)
+            return Check("memory", name, "none in this kernel", machine.config_source, "ok", why)
         return Check("memory", name, unread(machine.read(source)[1]), source, "note", why)
     if run == 1:
         return Check("memory", name, "runs", source, "warn", why, f"now:        echo 2 | sudo tee {source}")
@@ -107,7 +107,7 @@ def _compaction(machine: Machine) -> Check:
     value = machine.number(source)
     if value is None:
         if _absent(machine, "CONFIG_COMPACTION"):
-            return Check("memory", name, "none in this kernel", "the kernel's configuration", "ok", why)
+            return Check("memory", name, "none in this kernel", machine.config_source, "ok", why)
         return Check("memory", name, unread(machine.read(source)[1]), source, "note", why)
     if value == 0:
         return Check("memory", name, "not allowed", source, "ok", why)
@@ -145,7 +145,7 @@ def _pool(machine: Machine) -> Check:
             pools.append(pool)
     if not pools:
         if _absent(machine, "CONFIG_HUGETLBFS"):
-            return Check("memory", name, "none in this kernel", "the kernel's configuration", "ok", why)
+            return Check("memory", name, "none in this kernel", machine.config_source, "ok", why)
         return Check("memory", name, unread(), folder, "note", why)
     filled = [f"{pool.available} of {format_page(pool.page_size, pool.total)} free" for pool in pools if pool.total]
     if filled:

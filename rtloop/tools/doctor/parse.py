@@ -15,6 +15,7 @@ __all__ = [
     "Swap",
     "Task",
     "assignments",
+    "boot_cpu_list",
     "bracketed",
     "capabilities",
     "cgroups",
@@ -52,6 +53,24 @@ def cpu_list(text: str) -> tuple[int, ...] | None:
         return parse_cpu_list(text)
     except ValueError:
         return None
+
+
+def boot_cpu_list(text: str, last: int) -> tuple[int, ...] | None:
+    """Read a CPU list of the kernel's command line: ``"1-3,5"``, ``"all"``, ``"2-N"``, ``"0-31:2/8"``.
+
+    `last` is the number of the last CPU, which ``N`` stands for. Of a range ``a-b:used/group`` the first `used` CPUs of
+    each group of so many are meant.
+    """
+    found: set[int] = set()
+    for part in text.split(","):
+        whole, colon, pattern = part.partition(":")
+        numbers = re.sub(r"\bN\b", str(last), f"0-{last}" if whole.lower() == "all" else whole)
+        cpus = cpu_list(numbers)
+        match = re.fullmatch(r"([0-9]{1,5})/([0-9]{1,5})", pattern)
+        if cpus is None or (colon and (match is None or int(match[2]) == 0)):
+            return None
+        found.update(cpu for cpu in cpus if match is None or (cpu - cpus[0]) % int(match[2]) < int(match[1]))
+    return tuple(sorted(found))
 
 
 def fields(text: str) -> dict[str, str]:

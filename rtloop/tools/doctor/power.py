@@ -73,7 +73,7 @@ def _idle_states(machine: Machine) -> Check:
     is_intel = driver == "intel_idle"
     arguments = "intel_idle.max_cstate=1 processor.max_cstate=1" if is_intel else "cpuidle.off=1"
     fix = "loop:       dma_latency=0, which is the default, while it runs\n" + boot_fix(
-        arguments, place.distribution, is_raspberry_pi=place.is_raspberry_pi
+        arguments, machine.boots_as, is_raspberry_pi=place.is_raspberry_pi
     )
     return Check("power", name, found, source, "note", why, fix)
 
