@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -70,6 +71,9 @@ def _run(args: list[str] | None) -> int:
 
     from rtloop.errors import RtloopError
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that knows no µ gets a ?, not a traceback after the run
     try:
         code: Any = make_group().main(args=args, prog_name="rtloop", standalone_mode=False)
     except click.ClickException as error:
@@ -78,7 +82,7 @@ def _run(args: list[str] | None) -> int:
     except (click.Abort, KeyboardInterrupt):
         print("rtloop: interrupted", file=sys.stderr)
         return 130
-    except RtloopError as error:
+    except (RtloopError, OSError) as error:  # the latter: of a file or an output that takes no more
         print(f"rtloop: {error}", file=sys.stderr)
         return 1
     return code if isinstance(code, int) else 0

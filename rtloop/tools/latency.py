@@ -54,6 +54,11 @@ def to_cpus(ctx: click.Context, param: click.Parameter, value: str) -> list[Any]
     return list(found)
 
 
+def to_spin(ctx: click.Context, param: click.Parameter, value: str) -> int | str:
+    """Turn ``0``, ``auto`` or a duration into a loop's `spin`: a click callback."""
+    return "auto" if value == "auto" else 0 if value == "0" else to_duration(ctx, param, value)
+
+
 @click.command()
 @click.option("--rate", metavar="RATE", callback=to_period, default="1kHz", show_default=True, help="Or the period.")
 @click.option("--duration", metavar="TIME", callback=to_duration, default="10s", show_default=True)
@@ -70,6 +75,7 @@ def to_cpus(ctx: click.Context, param: click.Parameter, value: str) -> list[Any]
 @click.option(
     "--spin",
     metavar="TIME",
+    callback=to_spin,
     default="0",
     show_default=True,
     help='Wake up early by so much and spin to the release; "auto" learns how much.',
@@ -105,8 +111,8 @@ def to_cpus(ctx: click.Context, param: click.Parameter, value: str) -> list[Any]
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the tables.")
 def latency(
-    rate: int, duration: int, cpus: list[Any], priority: int, policy: str, spin: str, kind: str, limit: float | None,
-    trace: Path | None, compare: bool, histogram: bool, plot: Path | None, as_json: bool,
+    rate: int, duration: int, cpus: list[Any], priority: int, policy: str, spin: int | str, kind: str,
+    limit: float | None, trace: Path | None, compare: bool, histogram: bool, plot: Path | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Measure how late an empty loop wakes up, and say what loop rate that carries.
 
@@ -135,7 +141,7 @@ def latency(
         check_picture(plot)
     if trace is not None:
         check_folder(trace, "--trace")
-    settings = {"policy": policy, "spin": spin if spin != "0" else 0}
+    settings: dict[str, Any] = {"policy": policy, "spin": spin}
     if policy in ("fifo", "rr"):
         settings["priority"] = priority
     out, err = Console(), Console(stderr=True)
@@ -146,7 +152,9 @@ def latency(
     with ended_by_signals():
         if compare:
             return _compare(out, err, cpus, asked, kind, as_json=as_json, histogram=histogram, plot=plot)
-        run = _measure(err, cpus, asked, kind, limit_ns=round((limit or 0) * 1000), trace=trace)
+        run = _measure(
+            err, cpus, asked, kind, limit_ns=0 if limit is None else max(1, round(limit * 1000)), trace=trace
+        )
     if plot is not None:
         draw({stats.name: stats.latency for stats in run.stats}, plot)
         err.print(f"Picture: {plot}", highlight=False, soft_wrap=True)

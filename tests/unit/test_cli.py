@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -50,6 +52,33 @@ def test_every_command_exists_and_has_help(name: str, capsys: pytest.CaptureFixt
 def test_python_m_is_the_command() -> None:
     result = run("--version")
     assert (result.returncode, result.stdout) == (0, f"rtloop {rtloop.__version__}\n")
+
+
+def test_an_output_that_takes_no_more_is_a_line_and_exit_code_1() -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-u", "-P", "-m", "rtloop", "doctor"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 1 and "No space left on device" in done.stderr
+    assert done.stderr.startswith("rtloop: ") and "Traceback" not in done.stderr
+
+
+def test_a_terminal_that_knows_few_characters_gets_the_rest(tmp_path: Path) -> None:
+    """After ten minutes of a measurement above all."""
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "rtloop",
+        "latency",
+        "--duration",
+        "100ms",
+        "--histogram",
+        "--policy",
+        "other",
+    ]
+    env = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "wake-ups in" in done.stdout and "???" in done.stdout, done.stderr
 
 
 def test_help_loads_neither_rich_nor_matplotlib() -> None:

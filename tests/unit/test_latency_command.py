@@ -143,7 +143,7 @@ def test_the_json_document_has_everything(tmp_path: Path) -> None:
 
 
 def test_a_breakpoint_ends_it_with_the_records_before() -> None:
-    result = run("--breakpoint", "0.001")
+    result = run("--breakpoint", "0.0001")  # less than a nanosecond is a nanosecond, and not none
     assert result.return_value == HIT, result.output
     assert (
         "The last cycles, the late one at the end" in result.output and "the measurement ended there" in result.output
@@ -162,7 +162,8 @@ def test_a_breakpoint_that_is_not_hit_changes_nothing() -> None:
         (("--trace", "x.txt"), "give --breakpoint"), (("--compare", "--breakpoint", "5"), "--compare"),
         (("--load", "rain"), "rain"), (("--duration", "5"), "duration"), (("--rate", "-1"), "rate"),
         (("--priority", "100"), "100"), (("--duration", "20ms"), "less than 20 cycles"),
-        (("--cpus", "0-9999999999"), "give numbers"), (("--breakpoint", "5", "--trace", "/nowhere/x"), "/nowhere"),
+        (("--cpus", "0-9999999999"), "give numbers"),
+        (("--spin", "long"), "such as 250us"), (("--breakpoint", "5", "--trace", "/nowhere/x"), "/nowhere"),
     ],
 )  # fmt: skip
 def test_what_can_never_work_is_refused(options: tuple[str, ...], words: str) -> None:
