@@ -110,13 +110,21 @@ def device(path: str, error: int = 0) -> Check:
     return Check("probe", name, f"{path}: {os.strerror(error)}", path, "fail", why, device_fix(path))
 
 
-def throttling(runtime_us: int | None, period_us: int | None) -> Check:
-    """Judge ``sched_rt_runtime_us`` and ``sched_rt_period_us`` (sched(7)); None is one that could not be read."""
+def throttling(runtime_us: int | None, period_us: int | None, *, is_for_deadline_alone: bool = False) -> Check:
+    """Judge ``sched_rt_runtime_us`` and ``sched_rt_period_us`` (sched(7)); None is one that could not be read.
+
+    From 6.12 on, in a kernel without RT_GROUP_SCHED, they bound what is admitted to SCHED_DEADLINE, and nothing else:
+    `is_for_deadline_alone`.
+    """
     name = "real-time throttling"
     source = "/proc/sys/kernel/sched_rt_runtime_us, sched_rt_period_us"
     why = "beyond sched_rt_runtime_us the kernel stops real-time threads for the rest of sched_rt_period_us"
     if runtime_us is None or period_us is None or period_us <= 0:
         return Check("scheduling", name, "could not be read", source, "note", why)
+    if is_for_deadline_alone:
+        why = "in this kernel it bounds SCHED_DEADLINE alone; from others the fair server takes time"
+        share = "all" if runtime_us < 0 else f"{100 * runtime_us / period_us:.0f} %"
+        return Check("scheduling", name, f"none; {share} of the CPUs for SCHED_DEADLINE", source, "ok", why)
     if runtime_us < 0:
         why = "nothing stops a real-time thread that never sleeps: it keeps its CPU from everybody else"
         return Check("scheduling", name, "off: no limit for real-time threads", source, "note", why)

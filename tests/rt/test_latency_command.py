@@ -46,6 +46,7 @@ def test_the_trace_stops_at_the_breakpoint_and_is_removed(tmp_path: Path) -> Non
     """In a mount namespace of its own: tracefs need not be mounted, and nobody else sees it."""
     stale = f"rtloop-{2**22 + 5}"  # of a process that was killed: no process has such a number
     command = [sys.executable, "-P", "-m", "rtloop", "latency", "--breakpoint", "1", "--trace", "late.txt"]
+    endless = [*command[:5], "--duration", "60s", "--breakpoint", "50000000", "--trace", "never.txt"]
     script = f"""
         mountpoint -q {TRACING} || mount -t tracefs none {TRACING} || exit 9
         mkdir {TRACING}/instances/{stale} || exit 8
@@ -54,6 +55,11 @@ def test_the_trace_stops_at_the_breakpoint_and_is_removed(tmp_path: Path) -> Non
         code=$?
         cat {TRACING}/tracing_on
         echo instances: `ls {TRACING}/instances`
+        {shlex.join(endless)} >/dev/null 2>&1 &
+        for i in `seq 200`; do ls {TRACING}/instances | grep -q rtloop && break; sleep 0.1; done
+        echo traced: `ls {TRACING}/instances`
+        sleep 0.5; kill -TERM $!; wait $!
+        echo $? instances: `ls {TRACING}/instances`
         exit $code
     """
     done = subprocess.run(
@@ -64,5 +70,6 @@ def test_the_trace_stops_at_the_breakpoint_and_is_removed(tmp_path: Path) -> Non
     assert done.returncode == 3, done.stderr
     trace = (tmp_path / "late.txt").read_text()
     assert "sched_switch" in trace and "latency" in trace
-    before, after, instances = done.stdout.splitlines()
+    before, after, instances, traced, ended = done.stdout.splitlines()
     assert before == after and "rtloop-" not in instances
+    assert "rtloop-" in traced and ended.startswith("143 ") and "rtloop-" not in ended, "as `timeout` ends it"

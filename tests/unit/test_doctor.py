@@ -68,6 +68,8 @@ def by_name(checks: list[Check]) -> dict[str, Check]:
     return found
 
 
+VERSION, RELEASE, CONFIG = "/proc/sys/kernel/version", "/proc/sys/kernel/osrelease", "/boot/config-5.4"
+
 #: For each machine: check, verdict, what the finding says, what the fix says.
 EXPECTED = {
     "microvm": [
@@ -118,7 +120,7 @@ EXPECTED = {
         ("locked memory", "ok", "RLIMIT_MEMLOCK is unlimited", ""),
         ("user", "ok", "ada", ""),
         ("limits of the login", "ok", "for ada: rtprio 95 (99-realtime.conf), memlock unlimited (99-", ""),
-        ("real-time throttling", "note", "off", ""),
+        ("real-time throttling", "ok", "none; all of the CPUs for SCHED_DEADLINE", ""),
         ("fair server", "ok", "50 ms of each 1 s on CPUs 0-1", ""),
         ("control group's real-time runtime", "ok", "not limited", ""),
         ("CPUs of this process", "ok", "0-1 of 0-3", ""),
@@ -326,9 +328,6 @@ def test_a_coarse_timer_fails(tmp_path: Path) -> None:
     assert check.verdict == "fail" and check.found == "4 ms" and check.fix
 
 
-VERSION, RELEASE, CONFIG = "/proc/sys/kernel/version", "/proc/sys/kernel/osrelease", "/boot/config-5.4"
-
-
 @pytest.mark.parametrize(
     ("files", "model"),
     [
@@ -395,6 +394,24 @@ def test_what_the_kernel_is_not_built_for_is_neither_found_nor_proposed(machine:
     assert (found["nohz_full"].verdict, found["nohz_full"].source) == ("note", release)
     assert found["nohz_full"].found == "none: this kernel is built without CONFIG_NO_HZ_FULL"
     assert "isolcpus=managed_irq,domain,1 rcu_nocbs=1" in found["isolated CPUs"].fix
+
+
+@pytest.mark.parametrize(
+    ("release", "option", "runtime", "verdict"),
+    [
+        ("6.12.48+deb13-rt-amd64", "# CONFIG_RT_GROUP_SCHED is not set", "0", "ok"),
+        ("6.12.48+deb13-rt-amd64", "CONFIG_RT_GROUP_SCHED=y", "0", "fail"),
+        ("6.12.48+deb13-rt-amd64", "", "0", "fail"),  # not known: then what could be worse
+        ("6.11.0", "# CONFIG_RT_GROUP_SCHED is not set", "0", "fail"),
+        ("6.11.0", "# CONFIG_RT_GROUP_SCHED is not set", "-1", "note"),
+    ],
+)
+def test_T7_throttling_is_that_of_the_kernels_version(
+    machine: Callable[..., Machine], release: str, option: str, runtime: str, verdict: str
+) -> None:
+    """From 6.12 on the fair server has its place, but with RT_GROUP_SCHED."""
+    files = {RELEASE: release, f"/boot/config-{release}": option, "/proc/sys/kernel/sched_rt_runtime_us": runtime}
+    assert by_name(examine(machine("rt-desktop", **files)))["real-time throttling"].verdict == verdict
 
 
 def test_a_fix_of_the_boot_loader_is_for_the_one_there(machine: Callable[..., Machine], tmp_path: Path) -> None:

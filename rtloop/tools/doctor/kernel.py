@@ -57,8 +57,13 @@ def examine(machine: Machine) -> Iterator[Check]:
     """Yield what can be said of the kernel and of its share for real time."""
     yield _preemption(machine)
     yield _version(machine)
+    version = parse.kernel_version(machine.release)
     yield causes.throttling(
-        machine.number("/proc/sys/kernel/sched_rt_runtime_us"), machine.number("/proc/sys/kernel/sched_rt_period_us")
+        machine.number("/proc/sys/kernel/sched_rt_runtime_us"),
+        machine.number("/proc/sys/kernel/sched_rt_period_us"),
+        is_for_deadline_alone=machine.config.get("CONFIG_RT_GROUP_SCHED") == "n"
+        and version is not None
+        and version >= (6, 12),
     )
     yield _fair_server(machine)
     yield _group_runtime(machine)
