@@ -59,7 +59,10 @@ def main() -> None:
         for name in ("nr", "free", "resv", "surplus", "nr_overcommit"):
             machine.read(f"/sys/kernel/mm/hugepages/{folder}/{name}_hugepages")
     machine.read("/proc/meminfo")
-    options = ("PREEMPT", "HIGH_RES", "RT_GROUP", "NUMA_BAL", "KSM", "TRANSPARENT", "HUGETLBFS", "COMPACTION")
+    options = (
+        "PREEMPT", "NO_HZ_FULL", "RCU_NOCB", "HIGH_RES", "RT_GROUP", "NUMA_BAL", "KSM", "TRANSPARENT", "HUGETLBFS",
+        "COMPACTION",
+    )  # fmt: skip
     keep = tuple(f"{mark}CONFIG_{option}" for option in options for mark in ("", "# "))
     keep += ("cpu", "Hugepagesize", "MemTotal")
     for path, text in machine.sections.items():
