@@ -235,6 +235,9 @@ def _changed_ns(path: str | Path) -> int:
 
 
 def _import(path: Path, name: str, source: Path) -> ModuleType:
+    # Cython's tracebacks have the file's name without its folder, and would be shown without their lines.
+    text = source.read_text(encoding="utf-8", errors="replace")
+    linecache.cache[source.name] = (len(text), None, text.splitlines(keepends=True), str(source))
     module = _loaded.get(path)
     if module is None:
         loader = importlib.machinery.ExtensionFileLoader(name, str(path))
@@ -261,9 +264,6 @@ def _import(path: Path, name: str, source: Path) -> ModuleType:
         _loaded[path] = module
     elif sys.modules.get(name) in _loaded.values():
         sys.modules[name] = module
-    # Cython's tracebacks have the file's name without its folder, and would be shown without their lines.
-    text = source.read_text(encoding="utf-8", errors="replace")
-    linecache.cache[source.name] = (len(text), None, text.splitlines(keepends=True), str(source))
     return module
 
 

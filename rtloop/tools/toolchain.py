@@ -203,7 +203,7 @@ def compile_module(
             hint = _advise(done.stderr)
             raise BuildError(f"the compiler failed on {source}:\n{_tail(done)}{hint}", path=str(source))
         raise _broken(source, errors)
-    inputs = {str(source), *extras.sources}
+    inputs = {str(source)}
     for file in (*folder.glob("*.d"), *folder.glob("*.dep")):
         inputs |= _read_inputs(file, folder)
     own = {str(folder), sysconfig.get_path("include")}
