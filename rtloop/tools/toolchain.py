@@ -190,7 +190,7 @@ def compile_module(
     if done.returncode:
         errors = read_cython(done.stderr, is_error=True)
         if not errors:
-            raise BuildError(f"Cython failed on {source}:\n{_tail(done)}", path=str(source))
+            raise BuildError(f"Cython failed on {source}:\n{_tail(done)}{_advise(done.stderr)}", path=str(source))
         raise _broken(source, errors)
     module = folder / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
     command = [*chain.compiler, *_FLAGS, "-MMD", *_split("CPPFLAGS"), *_split("CFLAGS"), *extras.flags]
@@ -200,8 +200,7 @@ def compile_module(
     if done.returncode:
         errors = read_compiler(done.stderr, source)
         if not errors:
-            hint = _advise(done.stderr)
-            raise BuildError(f"the compiler failed on {source}:\n{_tail(done)}{hint}", path=str(source))
+            raise BuildError(f"the compiler failed on {source}:\n{_tail(done)}{_advise(done.stderr)}", path=str(source))
         raise _broken(source, errors)
     inputs = {str(source)}
     for file in (*folder.glob("*.d"), *folder.glob("*.dep")):
@@ -255,7 +254,7 @@ def _advise(output: str) -> str:
         import tempfile
 
         return f"\nfix: make room in {tempfile.gettempdir()}, or set TMPDIR to another folder"
-    library = re.search(r"cannot find -l(\S+)", output)
+    library = re.search(r"cannot find -l([^\s:]+)", output)
     advice = "\nfix: install the library {}, or say where it is with # distutils: library_dirs = FOLDER"
     return advice.format(library[1]) if library else ""
 

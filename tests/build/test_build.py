@@ -278,6 +278,27 @@ def test_a_missing_compiler_is_named_with_the_way_to_one(tmp_path: Path, monkeyp
         rtloop.build(source)
 
 
+@pytest.mark.parametrize(
+    ("says", "advice"),
+    [
+        ("x.c:19:10: fatal error: Python.h: No such file or directory", "fix: sudo apt install python3-dev"),
+        ("/usr/bin/ld: cannot find -lmotor: No such file", "fix: install the library motor, or say where it is"),
+        ("/tmp/cc.s: fatal error: error writing: No space left on device", "fix: make room in "),
+        ("cc1: internal trouble", "cc1: internal trouble"),
+    ],
+)
+def test_what_the_compiler_lacks_is_said_with_a_fix(
+    says: str, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler = write("compiler", f'#!/bin/sh\n[ "$1" = --version ] && exit 0\necho "{says}" >&2\nexit 1\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", str(compiler.absolute()))
+    with pytest.raises(rtloop.BuildError) as caught:
+        rtloop.build(write("constant.pyx", "X = 1\n"))
+    text = str(caught.value)
+    assert text.startswith(f"the compiler failed on {tmp_path}/constant.pyx:\n{says}") and advice in text
+
+
 def test_a_missing_cython_is_named_with_the_way_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
     import importlib.metadata
 
