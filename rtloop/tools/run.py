@@ -28,6 +28,7 @@ __all__ = ["NOT_KEPT", "Outcome", "run"]
 
 #: The exit code of --strict, where a grant was refused, or not every cycle ran in its time.
 NOT_KEPT = 3
+_SHOWN_VIOLATIONS = 8
 
 
 class Outcome(NamedTuple):
@@ -147,6 +148,7 @@ def run(
     rtloop run servo.pyx --duration 10s                       the class in it, at 1 kHz
     rtloop run servo.pyx:Servo --rate 4kHz -p gain=2.0        with a keyword of its constructor
     rtloop run servo.pyx --cpu 3 --spin auto --strict         or say why not, with exit code 3
+    rtloop run servo.pyx --duration 10s --guard count         does step do what can make it wait?
     rtloop run servo.pyx --duration 1h --simulate             in seconds
     rtloop run control.py:step --rate 100Hz --record out.npz  a function; look later: rtloop report out.npz
 
@@ -156,7 +158,7 @@ def run(
     Exit code  0 the loop ended by itself, or its time was over
                1 it failed, or could not be compiled or started
                2 the command line is wrong
-               3 --strict: a grant was refused, or a release was missed or overrun
+               3 --strict: a grant was refused, a release missed or overrun, or a guard found something
              130 Ctrl-C (143 SIGTERM): it was stopped; the table is printed
     """  # noqa: D301 - the backslash is for click
     import faulthandler
@@ -293,6 +295,7 @@ def _report(
     err: Console, outcome: Outcome, target: str, plot: Path | None, record: Path | None, *, strict: bool, as_json: bool
 ) -> int:
     """Print the table or the document, write the files, say what went wrong, and return the exit code."""
+    from rtloop.loop import guarding
     from rtloop.system.grant import describe_refused
     from rtloop.tools.run_show import describe_exception
 
@@ -305,6 +308,7 @@ def _report(
     not_kept = []
     if strict and outcome.kind in ("clean", "interrupted"):
         counts = {"missed releases": stats.missed, "overruns": stats.overruns, "refused grants": len(refused)}
+        counts["guard violations"] = guarding.count(stats.guard)
         not_kept = [f"{count:,} {name}" for name, count in counts.items() if count]
         code = NOT_KEPT if not_kept else code
     if error is None or isinstance(error, KeyboardInterrupt):
@@ -319,6 +323,11 @@ def _report(
         click.echo(json.dumps({"command": "run", "target": target, **document}, indent=1))
     elif has_run:
         click.echo(str(stats))
+    if not as_json and (violations := stats.guard.get("violations")):
+        err.print("\n[yellow]What the guards have found in step[/], the first of each place:")
+        places = {(one["symbol"], one["detail"], one["line"]): one for one in reversed(violations)}
+        for one in list(reversed(places.values()))[:_SHOWN_VIOLATIONS]:
+            err.print(f"  cycle {one['cycle']}: {guarding.describe(one)}", markup=False, soft_wrap=True)
     if refused and outcome.kind != "refused" and not as_json:
         err.print("\n[yellow]The loop ran degraded.[/] What is missing:")
         err.print(describe_refused(*refused), markup=False, soft_wrap=True)

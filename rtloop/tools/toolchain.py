@@ -22,8 +22,9 @@ __all__ = ["DIRECTIVES", "Extras", "Toolchain", "compile_module", "find_toolchai
 
 #: A check in a step would raise, and take the GIL for it. A comment in the file, `# cython: ...`, goes first.
 DIRECTIVES = {"boundscheck": False, "wraparound": False, "cdivision": True, "initializedcheck": False}
-#: No aliasing by type: a struct that Cython declares and the one of a header are the same bytes under two names.
-_FLAGS = ("-O3", "-DNDEBUG", "-fwrapv", "-fno-strict-aliasing", "-fPIC", "-pthread", "-w")
+#: Lines are for debuggers, and for the guards, which say where in the .pyx a violation was. No aliasing by type: a
+#: struct that Cython declares and the one of a header are the same bytes under two names.
+_FLAGS = ("-O3", "-g1", "-DNDEBUG", "-fwrapv", "-fno-strict-aliasing", "-fPIC", "-pthread", "-w")
 #: All is bound when it is loaded: otherwise a function's first call runs the dynamic linker, and faults, in a cycle.
 _LINK_FLAGS = ("-shared", "-Wl,-z,now", "-Wl,-z,relro")
 _NO_COMPILER = "sudo apt install gcc python3-dev, or what your system has instead; or set {} to one"
@@ -194,6 +195,7 @@ def compile_module(
         raise _broken(source, errors)
     module = folder / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
     command = [*chain.compiler, *_FLAGS, "-MMD", *_split("CPPFLAGS"), *_split("CFLAGS"), *extras.flags]
+    command += [f"-fdebug-prefix-map={folder}={source.parent}"]  # where the .pyx is, rather than the C made of it
     command += [*folders, f"-I{sysconfig.get_path('include')}", *_numpy_headers(generated), str(generated)]
     command += [*_as_c(extras), "-o", str(module), *_LINK_FLAGS, *_split("LDFLAGS"), *extras.libraries, *flags]
     done = _call(command, folder)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -142,6 +144,42 @@ def test_with_strict_a_missed_release_is_exit_code_3(
     assert run(late, *EASY, "--rate", "100Hz") == 0
     assert run(late, *EASY, "--rate", "100Hz", "--strict") == 3
     assert "Not as strictly as asked: " in capsys.readouterr().err
+
+
+CHATTY = """\
+from libc.stdio cimport fflush, printf, stdout
+from libc.stdlib cimport free, malloc
+from rtloop cimport RTLoop, Cycle, RT_CONTINUE
+
+cdef class Chatty(RTLoop):
+    cdef void *block
+    cdef int step(self, const Cycle *cycle) noexcept nogil:
+        if cycle.index == 20:
+            printf("hello\\n")
+            fflush(stdout)
+            self.block = malloc(100)
+        return RT_CONTINUE
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the guard of system calls needs x86-64")
+def test_what_a_guard_finds_is_told_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "chatty.pyx").write_text(CHATTY)
+    command = [sys.executable, "-m", "rtloop", "run", str(tmp_path / "chatty.pyx"), *EASY, "--cycles", "30"]
+
+    def tell(*args: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*command, *args], capture_output=True, text=True)
+
+    counted = tell("--guard", "count")
+    if "guard_system_calls unavailable" in counted.stdout:
+        pytest.skip("this kernel has no guard of system calls")
+    place = " (chatty.pyx:9)" if shutil.which("addr2line") else ""
+    assert counted.returncode == 0
+    assert f"  cycle 20: system call write in chatty.Chatty.step{place}" in counted.stderr
+    assert counted.stderr.count("cycle 20: system call write") == 1, "two of them, in one place"
+    strict = tell("--guard-alloc", "--strict")
+    assert strict.returncode == 3 and " guard violations" in strict.stderr
+    assert "cycle 20: allocation malloc" in strict.stderr, "which needs the library that sees it"
 
 
 def test_simulated_time_needs_no_real_one(capsys: pytest.CaptureFixture[str]) -> None:
