@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rtloop.system.guard import GuardBlock, RawViolation
     from rtloop.system.symbols import Place
 
-__all__ = ["acquire", "count", "describe", "grants", "sentence", "summarise", "violations"]
+__all__ = ["acquire", "count", "describe", "grants", "groups", "sentence", "summarise", "violations"]
 
 _KINDS = ("minor fault", "major fault", "system call", "allocation")
 _SYSCALL, _ALLOCATION = 2, 3
@@ -241,6 +241,15 @@ def describe(violation: dict[str, Any]) -> str:
     if violation["through"]:
         text += f" through {violation['through'][0]}"
     return text + (f", {violation['note']}" if violation["note"] else "")
+
+
+def groups(guard: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
+    """Return the listed violations that are alike, as how many there are and the first, in the order of the first."""
+    found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for v in guard.get("violations", []):
+        detail = v["kind"] if "fault" in v["kind"] else v["detail"]  # each fault has an address of its own
+        found.setdefault((v["kind"], detail, v["address"], v["note"] != ""), []).append(v)
+    return [(len(alike), alike[0]) for alike in found.values()]
 
 
 def summarise(

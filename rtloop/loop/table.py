@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rtloop.data.histogram import Histogram
+from rtloop.loop import guarding
 from rtloop.units import format_duration, format_rate, format_size
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ _LABEL, _CELL = 18, 10
 #: The width of the table with a row for each quantity; a narrower terminal gets a column for each.
 _WIDE = _LABEL + _CELL * len(HEAD)
 _COLUMN = 15
+_VIOLATIONS = 5
 _NARROWEST = 80
 _NOTE = "Percentiles are the upper ends of bins 0.8 % wide: they never understate. -: too few cycles for it."
 _OWN_WAIT = (
@@ -157,6 +159,15 @@ def facts_of(stats: Stats) -> list[tuple[str, str]]:
     return facts
 
 
+def violations_of(stats: Stats) -> list[tuple[str, str]]:
+    """Return what the guards have found, a line for each place, the first ones."""
+    found = guarding.groups(stats.guard)
+    lines = [(f"  in cycle {v['cycle']:,}", f"{times:,} x {guarding.describe(v)}") for times, v in found[:_VIOLATIONS]]
+    if len(found) > _VIOLATIONS:
+        lines.append(("  ...", f"{len(found) - _VIOLATIONS:,} more places: see stats.guard, or rtloop report"))
+    return lines
+
+
 def _terminal_width() -> int:
     """Return how many columns there are to print in; the wide table's where nothing says so."""
     try:
@@ -214,7 +225,11 @@ def to_text(stats: Stats, width: int | None = None) -> str:
     for note in notes_of(stats):
         lines += _wrap(note, width)
     lines.append("")
-    lines += [f"{label:<{_LABEL}}{text}" for label, text in facts_of(stats)]
+    for label, text in facts_of(stats):
+        lines += _wrap(text, width, label=label)
+        if label == "guards":
+            for place, violation in violations_of(stats):
+                lines += _wrap(violation, width, label=place)
     if stats.grants:
         lines += ["", *_grant_lines(stats, width)]
     return "\n".join(lines)
@@ -303,7 +318,7 @@ def to_html(stats: Stats) -> str:
         cells = "".join(f"<td {cell}>{_escape(text)}</td>" for text in cells_of(histogram))
         heading = f'<th {left} title="{_escape(meaning)}">{_escape(label)}</th>'
         rows.append(f"<tr>{heading}{cells}<td {left}>{_sparkline(histogram)}</td></tr>")
-    facts = facts_of(stats)
+    facts = facts_of(stats) + violations_of(stats)
     granted = "; ".join(f"{grant.name} {grant.granted}" for grant in stats.grants if grant.ok)
     if granted:
         facts.append(("granted", granted))

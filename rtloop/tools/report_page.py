@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rtloop.loop import guarding
 from rtloop.loop.findings import find
 from rtloop.loop.table import HEAD, ROWS, cells_of, facts_of, headline, notes_of
 from rtloop.tools.markup import Markup, join, tag
@@ -155,24 +156,25 @@ def _facts(stats: Stats) -> Markup:
     return _pairs(dict(facts_of(stats)))
 
 
-_VIOLATION_HEAD = ("Cycle", "What", "Where", "Line", "Through", "Note")
+_VIOLATION_HEAD = ("First in cycle", "Times", "What", "Where", "Line", "Through", "Note")
 
 
 def _violations(guard: dict[str, Any]) -> Iterable[Markup]:
-    listed = guard.get("violations", [])
-    if not listed:
+    found = guarding.groups(guard)
+    if not found:
         return
     rows = (
         tag(
             "tr",
             tag("td", f"{v['cycle']:,}"),
+            tag("td", f"{times:,}"),
             tag("td", f"{v['kind']} {v['detail']}"),
             tag("td", v["symbol"] or "-"),
             tag("td", f"{v['file']}:{v['line']}" if v["line"] else "-"),
             tag("td", " \N{RIGHTWARDS ARROW} ".join(v["through"]) or "-"),
             tag("td", v["note"] or "-"),
         )
-        for v in listed
+        for times, v in found
     )
     head = tag("thead", tag("tr", *(tag("th", text) for text in _VIOLATION_HEAD)))
     yield _scroll(tag("table", head, tag("tbody", *rows)))

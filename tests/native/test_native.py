@@ -75,6 +75,28 @@ PROGRAMS = {
             "a cleared one has limits": Mutation("histogram.h", "  rt_store_relaxed(&h->span, (uint64_t)0);\n", ""),
         },
     ),
+    "guard": Program(
+        (UNDEFINED,),
+        mutations={
+            "keeps one too many": Mutation("guard.h", "- g->first >= RT_GUARD_KEEP", "- g->first > RT_GUARD_KEEP"),
+            "the last place is anybody's": Mutation("guard.h", " && !code->is_user", " && 0"),
+            "a reset changes nothing": Mutation(
+                "guard.h", "rt_store_release(&g->first, g->written);", "rt_store_release(&g->first, g->first);"
+            ),
+            "samples of before the step count": Mutation("guard.h", "if (is_in_step && (uint32_t)", "if ((uint32_t)"),
+            "the major faults are minor": Mutation("guard.h", "id == g->major_id ?", "id != g->major_id ?"),
+            "the warm-up is guarded": Mutation(
+                "guard.h", "if (RT_UNLIKELY(index < g->warmup)) return;", "if (0) return;"
+            ),
+            "the selector stays after the step": Mutation(
+                "guard.h",
+                "  g->selector = RT_DISPATCH_ALLOW;\n  g->in_step = 0;",
+                "  g->in_step = 0;",
+            ),
+            "only the first call of a step is seen": Mutation("guard_signal.h", "  g->selector = g->on;\n", ""),
+            "allowed calls are violations": Mutation("guard_signal.h", "if (!is_allowed && call", "if (call"),
+        },
+    ),
     "hugepage": Program((MEMORY,), {"BROKEN_CHILD": MEMORY, "BROKEN_POPULATE": MEMORY, "BROKEN_COLLAPSE": MEMORY}),
     "latest": Program(
         (MEMORY, THREADS),

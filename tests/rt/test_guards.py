@@ -189,6 +189,13 @@ def test_a_clean_run_ends_with_a_sentence_to_quote(watched: Guilty, dispatch: No
     assert any(line.startswith("guards") and first in line for line in table)
 
 
+def test_the_table_groups_what_is_alike(guilty: ModuleType, dispatch: None) -> None:
+    loop = guilty.Caller(guard="count")
+    loop.every = True
+    text = str(loop.run(cycles=50))
+    assert "in cycle 20" in text and "30 x system call getppid in guilty.Caller.crime" in " ".join(text.split())
+
+
 def test_what_was_not_counted_is_said() -> None:
     if is_malloc_watched():
         pytest.skip("this very process watches allocations")

@@ -35,9 +35,9 @@ static inline int rt_guard_open_event(uint64_t config) {
   attr.config = config;
   attr.sample_period = 1;
   attr.sample_type = PERF_SAMPLE_IDENTIFIER | PERF_SAMPLE_IP | PERF_SAMPLE_ADDR;
-  attr.sample_type |= RT_PERF_SP ? (uint64_t)PERF_SAMPLE_REGS_USER | PERF_SAMPLE_STACK_USER : 0;
+  attr.sample_type |= RT_PERF_SP != 0 ? (uint64_t)PERF_SAMPLE_REGS_USER | PERF_SAMPLE_STACK_USER : 0;
   attr.sample_regs_user = RT_PERF_SP;
-  attr.sample_stack_user = RT_PERF_SP ? RT_GUARD_DUMP : 0;
+  attr.sample_stack_user = RT_PERF_SP != 0 ? RT_GUARD_DUMP : 0;
   attr.watermark = 1;
   attr.wakeup_watermark = RT_GUARD_RING; /* nobody is to be woken */
   attr.exclude_hv = 1;

@@ -26,9 +26,9 @@ typedef struct rt_guard_slot {
   rt_guard_t *guard;
 } rt_guard_slot_t;
 
-static rt_guard_slot_t rt_guard_slots[RT_GUARD_LOOPS];
-static struct sigaction rt_guard_former;
-static int rt_guard_is_installed;
+static __attribute__((unused)) rt_guard_slot_t rt_guard_slots[RT_GUARD_LOOPS];
+static __attribute__((unused)) struct sigaction rt_guard_former;
+static __attribute__((unused)) int rt_guard_is_installed;
 
 static inline rt_guard_t *rt_guard_find(uintptr_t address) {
   for (int i = 0; i < RT_GUARD_LOOPS; i++) {
@@ -39,7 +39,7 @@ static inline rt_guard_t *rt_guard_find(uintptr_t address) {
 }
 
 /* What would have happened without us. */
-static void rt_guard_chain(int number, siginfo_t *info, void *context) {
+static __attribute__((unused)) void rt_guard_chain(int number, siginfo_t *info, void *context) {
   if (rt_guard_former.sa_flags & SA_SIGINFO) {
     rt_guard_former.sa_sigaction(number, info, context);
   } else if (rt_guard_former.sa_handler == SIG_DFL || (rt_guard_former.sa_handler == SIG_IGN && info->si_code > 0)) {
@@ -97,7 +97,7 @@ static inline int rt_guard_is_own_frame(int64_t number) {
   }
 }
 
-static __attribute__((noinline)) void rt_guard_on_signal(int number, siginfo_t *info, void *context) {
+static __attribute__((noinline, unused)) void rt_guard_on_signal(int number, siginfo_t *info, void *context) {
   rt_guard_t *const g = rt_guard_find((uintptr_t)__builtin_frame_address(0));
   if (g == NULL || info->si_code != SYS_USER_DISPATCH) {
     rt_guard_chain(number, info, context);
@@ -124,11 +124,13 @@ static __attribute__((noinline)) void rt_guard_on_signal(int number, siginfo_t *
   g->selector = g->on;
 }
 #else
-static void rt_guard_on_signal(int number, siginfo_t *info, void *context) { rt_guard_chain(number, info, context); }
+static __attribute__((unused)) void rt_guard_on_signal(int number, siginfo_t *info, void *context) {
+  rt_guard_chain(number, info, context);
+}
 #endif
 
 /* Handle SIGSYS for the thread whose stacks lie in low..high. Returns 0 or a negative errno. */
-static int rt_guard_register(rt_guard_t *guard, uintptr_t low, uintptr_t high) {
+static __attribute__((unused)) int rt_guard_register(rt_guard_t *guard, uintptr_t low, uintptr_t high) {
   int free = -1;
   for (int i = 0; i < RT_GUARD_LOOPS && free < 0; i++) {
     if (rt_guard_slots[i].high == 0) free = i;
@@ -150,7 +152,7 @@ static int rt_guard_register(rt_guard_t *guard, uintptr_t low, uintptr_t high) {
 }
 
 /* The thread has ended. The last one puts the handler of before back, unless somebody has set another meanwhile. */
-static void rt_guard_unregister(const rt_guard_t *guard) {
+static __attribute__((unused)) void rt_guard_unregister(const rt_guard_t *guard) {
   int used = 0;
   for (int i = 0; i < RT_GUARD_LOOPS; i++) {
     if (rt_guard_slots[i].high && rt_guard_slots[i].guard == guard)

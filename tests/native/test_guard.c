@@ -1,0 +1,163 @@
+/* Guards: what is kept and what is only counted, samples of page faults in their ring, system calls on a real thread. */
+#include "check.h"
+#include "rtloop/guard_faults.h"
+#include "rtloop/guard_signal.h"
+#include "rtloop/stack.h"
+
+static rt_guard_t guard;
+static rt_telemetry_t telemetry;
+static struct {
+  struct perf_event_mmap_page page;
+  uint64_t data[64];
+} ring;
+
+static void begin_anew(void) {
+  memset(&guard, 0, sizeof guard);
+  guard.warmup = 10;
+  guard.code[0] = (rt_code_t){1000, 2000, 0};
+  guard.code[1] = (rt_code_t){3000, 4000, 1};
+  guard.ranges = 2;
+}
+
+static void keeps_some_and_counts_all(void) {
+  begin_anew();
+  for (uint64_t i = 0; i < RT_GUARD_KEEP + 10; i++) {
+    guard.cycle = i;
+    rt_guard_note(&guard, RT_GUARD_SYSCALL, 0, i, 3000, NULL, 0);
+  }
+  CHECK(guard.counts[RT_GUARD_SYSCALL] == RT_GUARD_KEEP + 10);
+  CHECK(guard.written == RT_GUARD_KEEP);
+  CHECK(guard.violations[RT_GUARD_KEEP - 1].cycle == RT_GUARD_KEEP - 1);
+  rt_guard_reset(&guard);
+  rt_guard_note(&guard, RT_GUARD_SYSCALL, 0, 77, 3000, NULL, 0);
+  CHECK(guard.written - guard.first == 1);
+  CHECK(guard.violations[guard.first % RT_GUARD_SLOTS].detail == 77);
+}
+
+static void picks_addresses_of_code_from_the_stack(void) {
+  begin_anew();
+  const uint64_t few[] = {1, 1500, 999, 2000, 3999, 4000, UINT64_MAX};
+  rt_guard_note(&guard, RT_GUARD_MINOR, 0, 0, 1000, few, sizeof few / sizeof *few);
+  const uint64_t *frames = guard.violations[0].frames;
+  CHECK(frames[0] == 1000 && frames[1] == 1500 && frames[2] == 3999 && frames[3] == 0);
+  uint64_t many[100];
+  for (size_t i = 0; i < 100; i++) many[i] = i == 90 ? 3500 : 1500;
+  rt_guard_note(&guard, RT_GUARD_MINOR, 0, 0, 1000, many, 100);
+  CHECK(guard.violations[1].frames[RT_GUARD_FRAMES - 2] == 1500);
+  CHECK(guard.violations[1].frames[RT_GUARD_FRAMES - 1] == 3500); /* the last place is the user's */
+}
+
+/* A sample as the kernel writes it: header, id, ip, address, registers' ABI, sp, size of the stack, stack, used. */
+static void sample(uint64_t id, uint64_t ip, uint64_t address) {
+  const uint64_t words[] = {0, id, ip, address, PERF_SAMPLE_REGS_ABI_64, 9000, 16, 3100, 1, 16};
+  const uint64_t count = sizeof words / sizeof *words;
+  for (uint64_t i = 0; i < count; i++) {
+    const uint64_t header = PERF_RECORD_SAMPLE | (count * 8) << 48;
+    ring.data[(ring.page.data_head / 8 + i) % 64] = i ? words[i] : header;
+  }
+  ring.page.data_head += count * 8;
+}
+
+static void takes_samples_out_of_the_ring(void) {
+  begin_anew();
+  memset(&ring, 0, sizeof ring);
+  ring.page.data_offset = (uint64_t)((char *)ring.data - (char *)&ring);
+  ring.page.data_size = sizeof ring.data;
+  guard.ring = &ring.page;
+  guard.faults = RT_GUARD_FAULTS_BY_SAMPLE;
+  guard.major_id = 5;
+  guard.stack_end = 9016;
+  uint64_t minor = 0, major = 0;
+  for (uint64_t cycle = 10; cycle < 50; cycle++) { /* the ring wraps around in many places */
+    sample(4, 3000, 0xbad);                        /* before the step: none of it */
+    rt_guard_begin(&guard, cycle);
+    sample(4, 3001, 0x1000);
+    if (cycle % 2) sample(5, 3002, 0x2000);
+    rt_guard_end(&guard);
+    CHECK(rt_guard_look(&guard, cycle, &telemetry));
+    CHECK(ring.page.data_tail == ring.page.data_head);
+    minor += 1;
+    major += cycle % 2;
+  }
+  CHECK(telemetry.banks[0].counters.guard[RT_GUARD_MINOR] >= minor); /* as many as there were, and the thread's own */
+  CHECK(telemetry.banks[0].counters.guard[RT_GUARD_MAJOR] == major);
+  CHECK(guard.written == minor + major);
+  for (uint64_t i = 0; i < guard.written; i++) {
+    const rt_violation_t *v = &guard.violations[i];
+    CHECK(v->detail == (v->kind == RT_GUARD_MAJOR ? 0x2000 : 0x1000));
+    CHECK(v->frames[0] == (v->kind == RT_GUARD_MAJOR ? 3002 : 3001) && v->frames[1] == 3100 && v->frames[2] == 0);
+  }
+}
+
+static rt_stack_t stack;
+static int is_available;
+
+static void *on_a_thread(void *unused) {
+  (void)unused;
+  const rt_thread_request_t request = {.name = "guarded"};
+  static rt_thread_report_t report;
+  rt_thread_setup(&request, &stack, &report);
+  rt_guard_setup(&guard);
+  is_available = guard.syscalls_rc == 0;
+  if (!is_available) return NULL;
+  guard.faults = RT_GUARD_FAULTS_NOT;
+  const pid_t parent = getppid();
+  rt_guard_begin(&guard, 9);
+  (void)getppid(); /* of the warm-up */
+  rt_guard_end(&guard);
+  CHECK(guard.counts[RT_GUARD_SYSCALL] == 0);
+  rt_guard_begin(&guard, 10);
+  const pid_t first = getppid(), second = getppid();
+  errno = 0;
+  const int rc = close(-1);
+  const int error = errno;
+  rt_guard_end(&guard);
+  CHECK(first == parent && second == parent && rc == -1 && error == EBADF);
+  CHECK(guard.counts[RT_GUARD_SYSCALL] == 3 && guard.written == 3);
+  CHECK(guard.violations[0].detail == SYS_getppid && guard.violations[2].detail == SYS_close);
+  CHECK(guard.violations[0].cycle == 10 && guard.violations[0].frames[0] != 0);
+  (void)getppid();
+  CHECK(guard.counts[RT_GUARD_SYSCALL] == 3); /* after the step */
+  guard.allowed[SYS_getppid / 64] |= UINT64_C(1) << (SYS_getppid % 64);
+  rt_guard_begin(&guard, 11);
+  const pid_t third = getppid();
+  rt_guard_end(&guard);
+  CHECK(third == parent && guard.counts[RT_GUARD_SYSCALL] == 3);
+  rt_guard_release(&guard);
+  return NULL;
+}
+
+static int former_calls;
+
+static void former(int number) {
+  (void)number;
+  former_calls += 1;
+}
+
+static void sees_system_calls(void) {
+  begin_anew();
+  CHECK(rt_stack_map(&stack, 256u << 10) == 0);
+  rt_stack_paint(&stack);
+  const struct sigaction before = {.sa_handler = former};
+  CHECK(sigaction(SIGSYS, &before, NULL) == 0);
+  const uintptr_t low = (uintptr_t)stack.mapping;
+  CHECK(rt_guard_register(&guard, low, low + stack.mapping_bytes) == 0);
+  pthread_t thread;
+  CHECK(rt_thread_create(&thread, &stack, on_a_thread, NULL) == 0);
+  pthread_join(thread, NULL);
+  CHECK(raise(SIGSYS) == 0 && former_calls == 1);
+  rt_guard_unregister(&guard);
+  struct sigaction after;
+  CHECK(sigaction(SIGSYS, NULL, &after) == 0 && after.sa_handler == former);
+  rt_guard_close_faults(&guard);
+  rt_stack_unmap(&stack);
+  if (!is_available) printf("no Syscall User Dispatch here\n");
+}
+
+int main(void) {
+  keeps_some_and_counts_all();
+  picks_addresses_of_code_from_the_stack();
+  takes_samples_out_of_the_ring();
+  sees_system_calls();
+  return CHECK_DONE();
+}

@@ -1,0 +1,104 @@
+"""What guards say in words: the sentence to quote, the notes of a violation, and what was not counted."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+import rtloop
+from rtloop.loop import guarding
+from rtloop.system import memory
+from rtloop.system.grant import Grant
+from rtloop.system.guard import GuardBlock, RawViolation
+
+NAMES = ("guard_page_faults", "guard_system_calls", "guard_allocations")
+
+
+def given(*missing: str) -> tuple[Grant, ...]:
+    return tuple(
+        Grant(name, "count", "unavailable" if name in missing else "counted", ok=True, detail="for a reason")
+        for name in NAMES
+    )
+
+
+def summary(*missing: str, counts: tuple[int, ...] = (0, 0, 0, 0), cycles: int = 100_010) -> dict[str, Any]:
+    counters = {"guard": counts, "cycles": cycles, "warmup": 10}
+    return guarding.summarise({"guard": "count"}, given(*missing), counters, [])
+
+
+def test_the_sentence_of_a_clean_run() -> None:
+    assert guarding.sentence(summary()) == (
+        "100 000 cycles: 0 page faults, 0 system calls, 0 allocations in step"
+    )  # fmt: skip
+
+
+def test_minor_and_major_faults_are_apart_and_one_is_one() -> None:
+    found = summary(counts=(1, 2, 1, 5), cycles=11)
+    assert found["page_faults"] == {"minor": 1, "major": 2}
+    assert guarding.sentence(found) == "1 cycle: 3 page faults, 1 system call, 5 allocations in step"
+    assert guarding.count(found) == 9 and found["unlisted"] == 9
+
+
+@pytest.mark.parametrize("missing", NAMES)
+def test_what_was_not_counted_is_never_called_clean(missing: str) -> None:
+    found = summary(missing)
+    label = missing.removeprefix("guard_").replace("_", " ")
+    text = guarding.sentence(found)
+    assert f"0 {label}" not in text and f"{label} not counted (for a reason)" in text
+    assert found[missing.removeprefix("guard_")] is None
+
+
+def test_grants_that_are_not_known_count_nothing() -> None:
+    found = guarding.summarise({"guard": "stop"}, (), {"guard": (0, 0, 0, 0), "cycles": 5, "warmup": 0}, [])
+    assert guarding.sentence(found).startswith("The guards counted nothing")
+
+
+def raw(kind: int, **more: Any) -> RawViolation:
+    values = {"cycle": 7, "time_ns": time.monotonic_ns(), "kind": kind, "detail": 16, "function": 0, "frames": (0,)}
+    return RawViolation(**(values | more))
+
+
+class Block:
+    """A block in which there are these violations."""
+
+    migrated = 0
+
+    def __init__(self, *found: RawViolation) -> None:
+        self.found = found
+
+    def violations(self) -> list[RawViolation]:
+        return list(self.found)
+
+
+def test_a_fault_says_what_the_machine_did_just_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guarding, "_migrated_pages", lambda: 12)
+    now = time.monotonic_ns()
+    monkeypatch.setattr(memory, "fork_times", lambda: [now - 5_000_000_000, now - 2_000_000])
+    after, long_after = raw(0, time_ns=now), raw(0, time_ns=now - 3_000_000_000)
+    call = raw(2, time_ns=now)
+    notes = [v["note"] for v in guarding.violations(Block(after, long_after, call))]  # type: ignore[arg-type]
+    assert notes == ["2.0 ms after a fork", "12 pages of the machine were moved during the run (compaction)", ""]
+
+
+def test_kinds_have_their_details() -> None:
+    found = guarding.violations(Block(raw(1), raw(2, detail=0), raw(3, function=2), raw(3, function=3)))  # type: ignore[arg-type]
+    kinds = [(v["kind"], v["detail"]) for v in found]
+    assert kinds[0] == ("major fault", "0x10 in no mapping") and kinds[1][0] == "system call"
+    assert kinds[2:] == [("allocation", "realloc of 16 bytes"), ("allocation", "free")]
+
+
+def test_a_block_that_nobody_wrote_to_has_nothing() -> None:
+    block = GuardBlock(is_stopping=False, warmup=0, allowed=(), code=())
+    assert block.violations() == [] and guarding.violations(block) == []
+    block.close()
+    block.close()
+
+
+def test_an_error_survives_pickling() -> None:
+    import pickle
+
+    error = rtloop.GuardError("stopped", "arm", 20, {"kind": "system call"})
+    copy = pickle.loads(pickle.dumps(error))
+    assert (str(copy), copy.name, copy.cycle, copy.violation) == ("stopped", "arm", 20, {"kind": "system call"})
