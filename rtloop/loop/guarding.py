@@ -180,7 +180,7 @@ def _trace(frames: tuple[int, ...], is_after: bool) -> tuple[Place, list[Place]]
                 return place, _from(None if called is None else place_of(called), through)
             if os.path.dirname(place.module) not in _own_folders():  # what the loop itself has left on the stack
                 through.append(place)
-    return first, through[1:]
+    return first, []  # without a place of the user's nothing tells what on the stack is of this call
 
 
 def _from(called: Place | None, through: list[Place]) -> list[Place]:
