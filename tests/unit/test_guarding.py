@@ -102,3 +102,16 @@ def test_an_error_survives_pickling() -> None:
     error = rtloop.GuardError("stopped", "arm", 20, {"kind": "system call"})
     copy = pickle.loads(pickle.dumps(error))
     assert (str(copy), copy.name, copy.cycle, copy.violation) == ("stopped", "arm", 20, {"kind": "system call"})
+
+
+def test_the_way_begins_with_the_function_that_the_users_code_called() -> None:
+    """What lies farther out on the stack is left from earlier calls."""
+    from rtloop.system.symbols import Place
+
+    def place(symbol: str) -> Place:
+        return Place(1, "/lib/libc.so.6", 1, symbol)
+
+    through = [place(name) for name in ("write", "vfprintf", "printf", "clock_nanosleep")]  # inwards out
+    assert guarding._from(place("printf"), through) == through[:3]
+    assert guarding._from(place("puts"), through) == [*through, place("puts")], "it called something that jumped on"
+    assert guarding._from(None, through) == through, "the machine code does not tell"
