@@ -1,4 +1,5 @@
-/* Preloaded into a process (LD_PRELOAD), this makes one chosen call of a loop's start fail, once or for ever.
+/* Preloaded into a process (LD_PRELOAD), this makes one chosen call of a loop's start fail, once or for ever, with the
+ * errno that is plausible for it or with a chosen one.
  *
  * What counts are the calls that rtloop's modules make, and those through which Python opens files and sets limits,
  * numbered as they come while armed. The C library's own calls are not seen. */
@@ -9,12 +10,13 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
 
 static const void *const nobody = (const void *)-1;
-static int armed, wanted, is_for_ever, count;
+static int armed, wanted, is_for_ever, count, chosen;
 static char hit[32];
 
 /* Let call number `number` fail, and with `for_ever` every later one of the same name. */
@@ -26,6 +28,10 @@ void faults_arm(int number, int for_ever) {
   hit[0] = 0;
   __atomic_store_n(&armed, 1, __ATOMIC_SEQ_CST);
 }
+
+/* Fail with this errno from now on; with 0, with the plausible one of each call. */
+void faults_code(int code);
+void faults_code(int code) { chosen = code; }
 
 /* Let all calls through again. Returns the name of the call that failed, "" where there was none of that number. */
 const char *faults_disarm(void);
@@ -39,13 +45,13 @@ static int is_ours(const void *caller) {
   return dladdr(caller, &info) && info.dli_fname && strstr(info.dli_fname, "/rtloop/");
 }
 
-/* Whether the present call has to fail. */
-static int fails(const char *name, const void *caller) {
+/* Returns the errno that the present call has to fail with; 0 where it goes through. */
+static int fails(const char *name, const void *caller, int code) {
   if (!__atomic_load_n(&armed, __ATOMIC_SEQ_CST) || caller == nobody) return 0;
   if (caller && !is_ours(caller)) return 0;
   const int number = count++;
   if (number == wanted) strncpy(hit, name, sizeof hit - 1);
-  return number == wanted || (is_for_ever && strcmp(name, hit) == 0);
+  return number == wanted || (is_for_ever && strcmp(name, hit) == 0) ? (chosen ? chosen : code) : 0;
 }
 
 #define NEXT(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
@@ -56,14 +62,15 @@ static int fails(const char *name, const void *caller) {
 /* Let through: MADV_COLD (20), whose refusal is an answer, and reading and writing but for the four bytes of the file
  * /dev/cpu_dma_latency: what is in /proc is there once it is open. */
 
-/* One call of the C library: it fails with errno `code` and the value `bad`. */
+/* One call of the C library: it fails with `error`, an errno, `code` where none was chosen, and the value `bad`. */
 #define FAULT(type, name, who, bad, code, parameters, arguments)                                                       \
   type name parameters;                                                                                                \
   type name parameters {                                                                                               \
     static __typeof__(&name) real;                                                                                     \
     if (!real) real = NEXT(name);                                                                                      \
-    if (fails(#name, who)) {                                                                                           \
-      errno = (code);                                                                                                  \
+    const int error = fails(#name, who, code);                                                                         \
+    if (error) {                                                                                                       \
+      errno = error;                                                                                                   \
       return bad;                                                                                                      \
     }                                                                                                                  \
     return real arguments;                                                                                             \
@@ -86,10 +93,21 @@ FAULT(int, setrlimit, ANYONE, -1, EPERM, (int which, const void *limits), (which
 FAULT(int, setrlimit64, ANYONE, -1, EPERM, (int which, const void *limits), (which, limits))
 FAULT(ssize_t, read, size == 4 ? ANYONE : NOBODY, -1, EIO, (int fd, void *to, size_t size), (fd, to, size))
 FAULT(ssize_t, write, size == 4 ? ANYONE : NOBODY, -1, EIO, (int fd, const void *from, size_t size), (fd, from, size))
-FAULT(int, pthread_create, US, EAGAIN, EAGAIN,
+FAULT(int, pthread_create, US, error, EAGAIN,
       (pthread_t * thread, const pthread_attr_t *attr, void *(*body)(void *), void *argument),
       (thread, attr, body, argument))
-FAULT(int, pthread_attr_setstack, US, EINVAL, EINVAL, (pthread_attr_t * attr, void *p, size_t size), (attr, p, size))
+FAULT(int, pthread_attr_setstack, US, error, EINVAL, (pthread_attr_t * attr, void *p, size_t size), (attr, p, size))
+
+/* Not through dlsym, which may allocate. */
+void *__libc_calloc(size_t count, size_t size);
+void *calloc(size_t count, size_t size) {
+  const int error = fails("calloc", US, ENOMEM);
+  if (error) {
+    errno = error;
+    return NULL;
+  }
+  return __libc_calloc(count, size);
+}
 
 /* Those with an open list of arguments: no call has more than six, each in a register. */
 #define FAULT_VARIADIC(type, name, who, code, first_type)                                                              \
@@ -102,8 +120,9 @@ FAULT(int, pthread_attr_setstack, US, EINVAL, EINVAL, (pthread_attr_t * attr, vo
     va_start(list, first);                                                                                             \
     for (int i = 0; i < 6; i++) a[i] = va_arg(list, long);                                                             \
     va_end(list);                                                                                                      \
-    if (fails(#name, who)) {                                                                                           \
-      errno = (code);                                                                                                  \
+    const int error = fails(#name, who, code);                                                                         \
+    if (error) {                                                                                                       \
+      errno = error;                                                                                                   \
       return -1;                                                                                                       \
     }                                                                                                                  \
     return real(first, a[0], a[1], a[2], a[3], a[4], a[5]);                                                            \
@@ -135,8 +154,9 @@ long syscall(long number, ...) {
   for (int i = 0; i < 6; i++) a[i] = va_arg(list, long);
   va_end(list);
   for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
-    if (number == known[i].number && fails(known[i].name, US)) {
-      errno = known[i].code;
+    const int error = number == known[i].number ? fails(known[i].name, US, known[i].code) : 0;
+    if (error) {
+      errno = error;
       return -1;
     }
   }

@@ -88,11 +88,11 @@ static inline int rt_memory_populate(void *address, size_t bytes, int is_writabl
   const size_t page = (size_t)sysconf(_SC_PAGESIZE);
   const uintptr_t first = (uintptr_t)address & ~(uintptr_t)(page - 1);
   if (!bytes) return 0;
-  int rc;
+  int rc, tries = 1000; /* EAGAIN passes; a kernel or a filter that always says so must not hold the caller for ever */
   do {
     rc = madvise((void *)first, (uintptr_t)address + bytes - first,
                  is_writable ? MADV_POPULATE_WRITE : MADV_POPULATE_READ);
-  } while (rc && (errno == EINTR || errno == EAGAIN));
+  } while (rc && (errno == EINTR || (errno == EAGAIN && --tries)));
   if (rc && errno != EINVAL) return -errno;
   if (rc) rt_memory_touch(address, bytes, is_writable); /* an older kernel, or memory that it does not populate */
   return 0;
