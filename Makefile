@@ -3,6 +3,9 @@
 PYTHON ?= python3
 DEMO_ARGS ?= --plot demo.png
 TEST_ARGS ?=
+DURATION ?= 1min
+FUZZ_EXAMPLES ?= 5000
+SOAK_ARGS ?=
 
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
@@ -19,7 +22,7 @@ export PATH := $(BIN):$(PATH)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test native lint strict format clean remake
+.PHONY: help demo test native sanitize fuzz soak lint strict format clean remake
 .SILENT:
 
 help: ## show this list
@@ -33,6 +36,14 @@ test: $(VENV)/.installed $(VENV)/.test ## install rtloop and run all tests; TEST
 
 native: $(VENV)/.installed $(VENV)/.test ## test the C headers alone, under the sanitizers
 	$(BIN)/pytest tests/native $(TEST_ARGS)
+
+sanitize: native ## the same: the C headers and the loop without Python under ASan, UBSan and TSan, with gcc and clang
+
+fuzz: $(VENV)/.installed $(VENV)/.test ## feed whatever is parsed with what nobody would write; FUZZ_EXAMPLES=... for each parser
+	RTLOOP_FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) timeout -k 5 900 $(BIN)/pytest tests/fuzz $(TEST_ARGS)
+
+soak: $(VENV)/.installed ## run loops under all loads at once, beside cyclictest; DURATION=1h, SOAK_ARGS="--json soak.json"
+	$(BIN)/python benchmarks/soak.py --duration $(DURATION) $(SOAK_ARGS)
 
 lint: $(VENV)/.installed $(VENV)/.lint strict ## check style, format, types and stubs, and do a strict build
 	failed=; run() { "$$@" || failed="$$failed $$(basename $$1)"; }; \

@@ -87,7 +87,7 @@ def is_executable(address: int) -> bool:
     if address <= 0:
         return False
     try:
-        with open("/proc/self/maps") as file:
+        with open("/proc/self/maps", errors="replace") as file:  # mapped files may have any bytes for a name
             for line in file:
                 span, permissions = line.split(None, 2)[:2]
                 low, high = (int(part, 16) for part in span.split("-"))

@@ -38,7 +38,10 @@ def has_capability(bit: int, status: str | None = None) -> bool:
         status = read_text("/proc/thread-self/status")
     for line in status.splitlines():
         if line.startswith("CapEff:"):
-            return bool(int(line.split()[1], 16) >> bit & 1)
+            try:
+                return bool(int(line[7:], 16) >> bit & 1)
+            except ValueError:
+                return False
     return False
 
 

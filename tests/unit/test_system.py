@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -156,3 +158,14 @@ def test_the_facts_of_the_host_are_ready_for_json() -> None:
     facts = json.loads(json.dumps(host_facts()))
     assert facts["kernel"] and facts["cpus"] >= 1 and facts["cpu"]
     assert isinstance(facts["preempt_rt"], bool)
+
+
+def test_a_thread_may_have_any_bytes_for_a_name(script: Callable[..., Any]) -> None:
+    """The kernel's texts have it in them: a loop starts all the same."""
+    done = script("""
+    import ctypes, rtloop
+    ctypes.CDLL(None).prctl(15, b"caf\\xe9\\xff", 0, 0, 0)
+    loop = rtloop.RTLoop("1ms", policy="other", lock_memory="off", dma_latency=None)
+    print(loop.run(cycles=2).cycles, rtloop.memory.status().locked_bytes)
+    """)
+    assert done.stdout.split() == ["2", "0"], done.stderr

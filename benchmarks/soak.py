@@ -1,0 +1,197 @@
+"""Loops under every load at once, for as long as one likes, with cyclictest beside as the control.
+
+    python benchmarks/soak.py [--duration 1min] [--json FILE]
+
+A loop of 1 kHz and one of 5 kHz run together with all memory locked, while hackbench, memory, fork, compaction and a
+Python thread that never rests load the machine. The table at the end has, for each loop, its cycles, the missed
+releases, the page faults in the run, whether the account is whole (cycles and missed releases are the releases of
+the grid), and its wake-up latency as a ratio to cyclictest's in the same minutes. The exit code is 1 where an account
+is not whole, a loop has failed, or a page fault came that no compaction explains; a latency decides nothing.
+
+Needs SCHED_FIFO and locked memory; hackbench and cyclictest (apt install rt-tests) are left out where they are
+missing, and the table shows it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from common import facts, print_table, say, writable
+
+from rtloop import Histogram, RTLoop, Stats
+from rtloop.tools.cyclictest import run_cyclictest
+from rtloop.tools.load import Load
+from rtloop.units import format_duration, parse_duration
+
+LOOPS = {"1 kHz": "1ms", "5 kHz": "200us"}
+LOADS = ("hackbench", "memory", "fork", "gil")
+COMPACT, MAY_MOVE = Path("/proc/sys/vm/compact_memory"), Path("/proc/sys/vm/compact_unevictable_allowed")
+CONTROL_NS = 1_000_000
+PERCENTILES = (50, 99)
+HEADS = ["loop", "cycles", "missed", "overruns", "faults", "guards", "conserved", "p50/cyclictest", "p99/cyclictest"]
+
+
+class Row(NamedTuple):
+    """What became of one loop."""
+
+    loop: str
+    cycles: int
+    missed: int
+    overruns: int
+    faults: int
+    guard: str
+    conserved: bool
+    state: str
+    ratios: dict[str, float]
+
+
+def is_conserved(stats: Stats) -> bool:
+    """Whether every release from the first to the last was run or missed, and none twice."""
+    period = stats.settings["period_ns"]
+    release, end = int(stats.records["release"][-1]), int(stats.records["end"][-1])
+    elapsed = (release - (end - stats.duration_ns)) // period + 1
+    # What the last cycle has made late is missed as well, though no cycle comes after it.
+    behind = max(0, -(-(end - release - period) // period))
+    return elapsed <= stats.cycles + stats.missed <= elapsed + behind
+
+
+def judge(rows: list[Row], *, may_move: bool) -> list[str]:
+    """Say what has failed; nothing where all is well."""
+    found = []
+    for row in rows:
+        if not row.conserved:
+            found.append(f"{row.loop}: {row.cycles} cycles and {row.missed} missed releases are not those of the grid")
+        if row.state != "stopped":
+            found.append(f"{row.loop}: the loop has {row.state}")
+        if row.faults and not may_move:
+            found.append(f"{row.loop}: {row.faults} page faults, though nothing may move locked pages")
+    return found
+
+
+@contextmanager
+def compaction() -> Iterator[bool]:
+    """Have the kernel compact memory every second; False where that is not allowed."""
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.wait(1):
+            COMPACT.write_text("1")
+
+    try:
+        COMPACT.write_text("1")
+    except OSError:
+        yield False
+        return
+    thread = threading.Thread(target=work, name="compaction", daemon=True)
+    thread.start()
+    try:
+        yield True
+    finally:
+        stop.set()
+        thread.join()
+
+
+def control(duration_ns: int, into: list[Histogram]) -> None:
+    """Run cyclictest for as long as the loops run."""
+    into.append(run_cyclictest(period_ns=CONTROL_NS, cycles=max(1, duration_ns // CONTROL_NS), priority=79, cpu=0))
+
+
+def soak(duration_ns: int) -> tuple[list[Row], list[str]]:
+    """Run everything; return a row for each loop, and which loads there were."""
+    loads: list[str] = []
+    peer: list[Histogram] = []
+    with ExitStack() as stack:
+        for kind in LOADS:
+            if kind == "hackbench" and shutil.which(kind) is None:
+                continue
+            stack.enter_context(Load(kind))
+            loads.append(kind)
+        if stack.enter_context(compaction()):
+            loads.append("compaction")
+        loops = {
+            name: stack.enter_context(RTLoop(period, priority=80 + index, name=f"soak {name}"))
+            for index, (name, period) in enumerate(LOOPS.items())
+        }
+        beside = threading.Thread(target=control, args=(duration_ns, peer), daemon=True)
+        if shutil.which("cyclictest"):
+            beside.start()
+        time.sleep(0.5)
+        before = {name: sum(loop.stats.page_faults) for name, loop in loops.items()}
+        end = time.monotonic_ns() + duration_ns
+        while (left := end - time.monotonic_ns()) > 0:
+            say(f"{format_duration(left, 0)} to go: " + ", ".join(f"{name} {loops[name].state}" for name in loops))
+            time.sleep(min(1, left * 1e-9))
+        for loop in loops.values():
+            loop.stop()
+        say("")
+        if beside.ident:
+            beside.join(duration_ns * 1e-9 + 60)
+    rows = []
+    for name, loop in loops.items():
+        stats = loop.stats
+        ratios = {}
+        for percent in PERCENTILES if peer else ():
+            ratios[f"p{percent}"] = stats.latency.percentile(percent) / max(1, peer[0].percentile(percent))
+        guard = getattr(stats, "guard", None)
+        rows.append(
+            Row(
+                name, stats.cycles, stats.missed, stats.overruns, sum(stats.page_faults) - before[name],
+                str(guard) if guard else "off", is_conserved(stats), loop.state, ratios,
+            )
+        )  # fmt: skip
+    return rows, loads
+
+
+def main() -> int:
+    """Run the soak, and print its table."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--duration", default="1min", metavar="TIME", help='how long: "1min", "1h" (1min)')
+    options.add_argument(
+        "--json", type=writable, metavar="FILE", help="write the figures and the machine here; - for stdout"
+    )
+    chosen = options.parse_args()
+    duration = parse_duration(chosen.duration, "duration", minimum=1)
+    rows, loads = soak(duration)
+    may_move = "compaction" in loads and MAY_MOVE.exists() and MAY_MOVE.read_text().strip() != "0"
+    to_stdout = chosen.json == "-"
+    print_table(
+        f"{format_duration(duration)} under {', '.join(loads)}",
+        HEADS,
+        [
+            [
+                row.loop, str(row.cycles), str(row.missed), str(row.overruns), str(row.faults), row.guard,
+                "yes" if row.conserved else "NO",
+                *(f"{row.ratios[f'p{p}']:.2f}" if row.ratios else "-" for p in PERCENTILES),
+            ]
+            for row in rows
+        ],
+        file=sys.stderr if to_stdout else None,
+    )  # fmt: skip
+    failed = judge(rows, may_move=may_move)
+    if may_move:
+        print(
+            "faults are not judged: vm.compact_unevictable_allowed lets compaction move locked pages", file=sys.stderr
+        )
+    for text in failed:
+        print(text, file=sys.stderr)
+    if chosen.json:
+        said: dict[str, Any] = {
+            "duration_ns": duration, "loads": loads, "may_move": may_move, "failed": failed,
+            "loops": [row._asdict() for row in rows], "machine": facts(),
+        }  # fmt: skip
+        text = json.dumps(said, indent=1, default=str)
+        print(text) if to_stdout else Path(chosen.json).write_text(text + "\n")
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""The soak's verdict: an account that is not whole, a loop that failed and faults that nothing explains are told."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+
+import rtloop
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def soak(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The program, as a module."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    spec = importlib.util.spec_from_file_location("rtloop_test_soak", FOLDER / "soak.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    sys.modules.pop("common", None)
+
+
+@pytest.mark.parametrize("overrun", ["skip", "catch-up"])
+def test_C3_the_account_of_a_loop_is_whole_and_one_cycle_less_or_more_is_seen(soak: ModuleType, overrun: str) -> None:
+    loop = rtloop.RTLoop("1ms", record=64, overrun=overrun)
+    stats = loop.simulate(cycles=1000, execution=np.array([100_000] * 30 + [3_500_000]))
+    assert stats.missed > 50 or overrun == "catch-up"
+    assert soak.is_conserved(stats)
+    for wrong in (-2, 5):
+        damaged = SimpleNamespace(
+            settings=stats.settings, records=stats.records, duration_ns=stats.duration_ns,
+            cycles=stats.cycles + wrong, missed=stats.missed,
+        )  # fmt: skip
+        assert not soak.is_conserved(damaged)
+
+
+def test_what_fails_a_soak(soak: ModuleType) -> None:
+    row = soak.Row("1 kHz", 1000, 3, 3, 0, "off", True, "stopped", {})
+    assert soak.judge([row], may_move=False) == []
+    assert "not those of the grid" in soak.judge([row._replace(conserved=False)], may_move=True)[0]
+    assert "has failed" in soak.judge([row._replace(state="failed")], may_move=True)[0]
+    assert "4 page faults" in soak.judge([row._replace(faults=4)], may_move=False)[0]
+    assert soak.judge([row._replace(faults=4)], may_move=True) == [], "compaction moves locked pages (M11)"
