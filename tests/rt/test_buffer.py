@@ -100,7 +100,7 @@ def refused(grants: tuple[rtloop.Grant, ...]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("free", [0, 3])
-def test_with_too_few_huge_pages_it_falls_back_and_says_how_many_are_missing(reserve: Reserve, free: int) -> None:
+def test_M12_with_too_few_huge_pages_it_falls_back_and_says_how_many_are_missing(reserve: Reserve, free: int) -> None:
     reserve(free)
     buffer = HugeBuffer(4 * HUGE)
     assert buffer.backing == "thp" and buffer.is_locked

@@ -574,3 +574,14 @@ def test_the_examination_of_this_machine_reads_and_does_not_write() -> None:
     assert [path for path in opened if not isinstance(path[0], int) and "pyc" not in str(path[0])] == []
     assert Path("/proc/self/limits").read_text() == limits
     assert {check.topic for check in checks} >= set(TOPICS) - {"measured"}
+
+
+@pytest.mark.parametrize(("value", "verdict"), [("1\n", "warn"), ("0\n", "ok")])
+def test_M11_compaction_that_moves_locked_pages_is_found_with_its_fix(tmp_path: Path, value: str, verdict: str) -> None:
+    file = tmp_path / "proc/sys/vm/compact_unevictable_allowed"
+    file.parent.mkdir(parents=True)
+    file.write_text(value)
+    (check,) = (check for check in examine(Machine(str(tmp_path), {}, "x86_64")) if "compaction" in check.name)
+    assert check.verdict == verdict
+    assert ("vm.compact_unevictable_allowed=0" in check.fix) == (verdict == "warn")
+    assert file.read_text() == value, "rtloop writes no sysctl by itself"
