@@ -61,7 +61,7 @@ def test_C2_signals_at_the_loops_own_thread_end_no_sleep_early(script: Script) -
     with loop:
         wait_for(loop, 1)
         sent = 0
-        while loop.stats.cycles < 40:
+        while loop.stats.cycles < 40 and loop.state == "running":
             sent += libc.syscall(234, os.getpid(), loop.tid, signal.SIGTRAP) == 0 if os.uname().machine == "x86_64" \\
                 else libc.tgkill(os.getpid(), loop.tid, signal.SIGTRAP) == 0
             time.sleep(0.0005)
