@@ -20,6 +20,7 @@ COMMANDS = {
     "demo": "rtloop.tools.demo",
     "doctor": "rtloop.tools.doctor.command",
     "latency": "rtloop.tools.latency",
+    "new": "rtloop.tools.new",
     "run": "rtloop.tools.run",
     "top": "rtloop.tools.top",
     "report": "rtloop.tools.report",

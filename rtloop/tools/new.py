@@ -1,0 +1,95 @@
+"""``rtloop new``: a project to begin with, that builds and whose tests pass."""
+
+from __future__ import annotations
+
+import keyword
+import sys
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
+__all__ = ["FILES", "make_project", "new"]
+
+#: A file of the template -> where it goes.
+FILES = {
+    "pyproject.toml.in": "pyproject.toml",
+    "meson.build.in": "meson.build",
+    "README.md.in": "README.md",
+    "gitignore.in": ".gitignore",
+    "workflow.yml.in": ".github/workflows/test.yml",
+    "run.py.in": "run.py",
+    "src/__init__.py.in": "src/@NAME@/__init__.py",
+    "src/control.pyx.in": "src/@NAME@/control.pyx",
+    "tests/conftest.py.in": "tests/conftest.py",
+    "tests/test_control.py.in": "tests/test_control.py",
+}
+_PLACE = "@NAME@"
+
+
+@click.command()
+@click.argument("path", metavar="NAME")
+def new(path: str) -> None:
+    """Make a project in the new folder NAME: a controller, a simulated motor, tests, and what builds them.
+
+    NAME is the package's name, too: letters, digits and _. It builds and passes its tests as it is.
+
+    \b
+    Examples:
+      rtloop new arm && cd arm && pip install ".[test]" && pytest
+      rtloop new ~/work/gimbal
+    """  # noqa: D301 - the backslash is for click
+    folder = Path(path).expanduser()
+    check_name(folder.name)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise click.ClickException(f"{path} is there already, and is not an empty folder: give another name")
+    try:
+        made = make_project(folder)
+    except OSError as error:
+        raise click.ClickException(f"cannot write {error.filename or path}: {error.strerror}") from None
+    click.echo(f"{folder}: {len(made)} files")
+    for file in made:
+        click.echo(f"  {file}")
+    click.echo(f'\nNext:\n  cd {path} && pip install ".[test]" && pytest\nThen make Motor in {made[-3]} yours.')
+
+
+def check_name(name: str) -> None:
+    """Refuse what cannot be a package's name, or would hide another package.
+
+    Raises
+    ------
+    click.BadParameter
+        With what would do.
+    """
+    if not name.isascii() or not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
+        better = (
+            "".join(char if char.isascii() and char.isalnum() else "_" for char in name).strip("_0123456789").lower()
+        )
+        advice = f"; {better} would do" if better and better != name and not keyword.iskeyword(better) else ""
+        raise click.BadParameter(
+            f"{name!r} cannot be a package's name, which has letters, digits and _{advice}", param_hint="NAME"
+        )
+    if name in sys.stdlib_module_names or name in {"rtloop", "numpy", "cython", "pytest", "tests", "src", "test"}:
+        raise click.BadParameter(f"{name!r} is another package's name, which it would hide", param_hint="NAME")
+
+
+def make_project(folder: Path) -> list[str]:
+    """Write the project; returns its files. The folder is new or empty, and its name is the package's."""
+    template = files("rtloop.tools").joinpath("template")
+    texts = {
+        target.replace(_PLACE, folder.name): _read(template, source).replace(_PLACE, folder.name)
+        for source, target in FILES.items()
+    }
+    for target, text in texts.items():
+        path = folder / target
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return list(texts)
+
+
+def _read(template: Traversable, name: str) -> str:
+    return template.joinpath(*name.split("/")).read_text(encoding="utf-8")

@@ -1,0 +1,115 @@
+"""``rtloop new``: what it makes builds, passes its own tests and is clean; what it cannot make it refuses in words."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("click", reason="the command line needs rtloop[cli]")
+pytest.importorskip("mesonpy", reason="the project is built by meson-python")
+
+from click.testing import CliRunner
+
+import rtloop
+from rtloop.tools.new import FILES, new
+
+
+def call(*command: str | Path, cwd: Path, path: Path | None = None) -> str:
+    folders = [str(Path(sys.executable).parent), os.environ["PATH"]]
+    environment = {**os.environ, "PATH": os.pathsep.join(folders)}
+    if path is not None:
+        environment["PYTHONPATH"] = str(path)
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=110,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new project, as it was made."""
+    folder = tmp_path_factory.mktemp("new")
+    call(sys.executable, "-P", "-m", "rtloop", "new", "arm", cwd=folder)
+    return folder / "arm"
+
+
+@pytest.fixture(scope="module")
+def installed(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that it has been installed into."""
+    site = tmp_path_factory.mktemp("site")
+    options = ("--quiet", "--no-build-isolation", "--no-deps", "--no-index", "--target", site)
+    call(sys.executable, "-m", "pip", "install", *options, ".", cwd=project)
+    return site
+
+
+def test_every_file_is_there_and_has_its_name(project: Path) -> None:
+    found = {str(path.relative_to(project)) for path in project.rglob("*") if path.is_file()}
+    assert found == {target.replace("@NAME@", "arm") for target in FILES.values()}
+    assert not [name for name in found if "@" in (project / name).read_text().replace("uses: actions/", "").replace(
+        "checkout@v4", "").replace("setup-python@v5", "").replace("@pytest", "")]  # fmt: skip
+
+
+def test_its_own_tests_pass(project: Path, installed: Path) -> None:
+    said = call(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=project, path=installed)
+    assert "failed" not in said and " passed" in said
+    assert "6 passed" in said or "7 passed" in said  # the one in real time may be skipped, and says why
+
+
+@pytest.mark.rt
+def test_its_loop_is_clean_in_real_time(project: Path, installed: Path) -> None:
+    command = (sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "--rt=require", "-k", "real_time")
+    said = call(*command, cwd=project, path=installed)
+    assert "1 passed" in said and "0 page faults, 0 system calls in step" in said
+
+
+def test_its_controller_passes_the_lint(project: Path) -> None:
+    pytest.importorskip("Cython", reason="the lint needs Cython")
+    report = rtloop.lint(project / "src/arm/control.pyx")
+    assert not report.findings
+
+
+def test_its_program_runs(project: Path, installed: Path) -> None:
+    program = (project / "run.py").read_text()
+    (project / "short.py").write_text(program.replace("time.sleep(1)", "time.sleep(0.02)"))
+    try:
+        said = call(sys.executable, "short.py", cwd=project, path=installed)
+        assert "target, angle, torque" in said and (project / "signals.npy").stat().st_size > 1000
+    finally:
+        (project / "short.py").unlink()
+        (project / "signals.npy").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("3-arm", "letters, digits and _; arm would do"),
+        ("class", "cannot be a package's name"),
+        ("bär", "cannot be a package's name"),
+        ("json", "another package's name"),
+        ("full", "full is there already"),
+        ("file", "file is there already"),
+        ("file/arm", "cannot write"),
+    ],
+)
+def test_what_cannot_be_made_is_refused_in_a_sentence(
+    name: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").touch()
+    (tmp_path / "file").touch()
+    result = CliRunner().invoke(new, [name])
+    assert result.exit_code in (1, 2) and words in " ".join(result.output.split()), result.output
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "full", "thesis.txt"]
+
+
+def test_an_empty_folder_will_do(tmp_path: Path) -> None:
+    (tmp_path / "gimbal").mkdir()
+    result = CliRunner().invoke(new, [str(tmp_path / "gimbal")])
+    assert result.exit_code == 0 and (tmp_path / "gimbal/src/gimbal/control.pyx").is_file()
