@@ -12,6 +12,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 PIP := $(BIN)/pip --quiet --disable-pip-version-check
 SOURCES := pyproject.toml meson.build meson.options $(shell find rtloop -type f -not -name '*.py[co]')
 C_SOURCES := $(wildcard rtloop/include/rtloop/*.h tests/native/*.h tests/native/*.c)
+COMPILING := $(addprefix tests/,abi build downstream fuzz native)
 COMPILED := $(sort $(subst /,.,$(basename $(shell find rtloop -name '*.pyx'))))
 STUBTEST := --concise --ignore-disjoint-bases --ignore-unused-allowlist --allowlist $(CURDIR)/.ci/stubtest.allow \
   --mypy-config-file $(CURDIR)/pyproject.toml
@@ -31,8 +32,13 @@ help: ## show this list
 demo: $(VENV)/.installed ## install rtloop and run its demo; DEMO_ARGS="--duration 5s" replaces its arguments
 	$(BIN)/rtloop demo $(DEMO_ARGS)
 
+# First what mostly compiles, on all CPUs at once; then what mostly runs loops, alone. 5: none was selected.
 test: $(VENV)/.installed $(VENV)/.test ## install rtloop and run all tests; TEST_ARGS="-k histogram" narrows them
-	$(BIN)/pytest $(TEST_ARGS)
+	failed=; run() { "$$@" || [ $$? = 5 ] || failed=1; }; \
+	$(if $(findstring tests/,$(TEST_ARGS)),run $(BIN)/pytest $(TEST_ARGS), \
+	run $(BIN)/pytest -n auto --dist loadfile $(COMPILING) $(TEST_ARGS); \
+	run $(BIN)/pytest $(addprefix --ignore=,$(COMPILING)) $(TEST_ARGS)); \
+	[ -z "$$failed" ]
 
 native: $(VENV)/.installed $(VENV)/.test ## test the C headers alone, under the sanitizers
 	$(BIN)/pytest tests/native $(TEST_ARGS)

@@ -28,7 +28,6 @@ __all__ = ["NOT_KEPT", "Outcome", "run"]
 
 #: The exit code of --strict, where a grant was refused, or not every cycle ran in its time.
 NOT_KEPT = 3
-_SHOWN_VIOLATIONS = 8
 
 
 class Outcome(NamedTuple):
@@ -323,11 +322,6 @@ def _report(
         click.echo(json.dumps({"command": "run", "target": target, **document}, indent=1))
     elif has_run:
         click.echo(str(stats))
-    if not as_json and (violations := stats.guard.get("violations")):
-        err.print("\n[yellow]What the guards have found in step[/], the first of each place:")
-        places = {(one["symbol"], one["detail"], one["line"]): one for one in reversed(violations)}
-        for one in list(reversed(places.values()))[:_SHOWN_VIOLATIONS]:
-            err.print(f"  cycle {one['cycle']}: {guarding.describe(one)}", markup=False, soft_wrap=True)
     if refused and outcome.kind != "refused" and not as_json:
         err.print("\n[yellow]The loop ran degraded.[/] What is missing:")
         err.print(describe_refused(*refused), markup=False, soft_wrap=True)
