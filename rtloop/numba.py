@@ -3,11 +3,11 @@
 ::
 
     from numba import carray, cfunc
-    import rtloop, rtloop.numba
+    import numpy as np, rtloop, rtloop.numba
 
     @cfunc(rtloop.numba.signature)
     def step(cycle, data):
-        state = carray(data, (2,), dtype="f8")
+        state = carray(data, (2,), dtype=np.float64)
         state[0] += state[1] * carray(cycle, 1)[0].dt
         return rtloop.RT_CONTINUE
 
