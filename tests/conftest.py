@@ -6,6 +6,7 @@ import faulthandler
 import importlib.util
 import os
 import resource
+import signal
 import subprocess
 import sys
 import textwrap
@@ -48,6 +49,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("rt"):
                 item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _signals() -> Iterator[None]:
+    """What a shell ignores in the background (nohup, &) would be ignored by the programs under test, too.
+
+    A handler is not inherited: this process lives on, and they get the default.
+    """
+    ignored = [n for n in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT) if signal.getsignal(n) is signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, lambda *_: None)
+    yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @pytest.fixture(autouse=True)
