@@ -61,6 +61,22 @@ static void test_every_and_most(void) {
   free(ring);
 }
 
+/* A signal that is the ring's own index: what is copied was not yet for the other side to see. */
+static void test_order(void) {
+  static rt_signals_t log;
+  log = (rt_signals_t){.every = 1};
+  rt_ring_t *const ring = make(32, 8);
+  CHECK(rt_signals_add(&log, &ring->tail, 8) == 0);
+  log.ring = ring;
+  const rt_cycle_t cycle = {.index = 1};
+  uint64_t record[4];
+  for (uint64_t i = 0; i < 5; i++) {
+    CHECK(rt_signals_sample(&log, &cycle) && rt_ring_pop(ring, record));
+    CHECK(record[3] == i && ring->tail == i + 1);
+  }
+  free(ring);
+}
+
 static rt_signals_t shared;
 static uint64_t cycles, logged;
 
@@ -104,6 +120,7 @@ static void test_threads(uint64_t count) {
 int main(void) {
   test_sizes();
   test_every_and_most();
+  test_order();
   test_threads(200000);
   return CHECK_DONE();
 }
