@@ -288,7 +288,7 @@ def test_another_process_reads_the_counts(guilty: ModuleType, dispatch: None) ->
         while loop.stats.guard["system_calls"] == 0 and time.monotonic() < deadline:
             time.sleep(0.01)
         code = "import rtloop; s = rtloop.attach(name='guarded'); print(s.guard['system_calls'], s.guard['unlisted'])"
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["1", "1"], done.stderr
 
 
@@ -406,7 +406,9 @@ def test_reexec_loads_the_library_once_and_leaves_the_environment(watched: Guilt
 def test_reexec_that_the_loader_ignores_is_told(guilty_path: Path) -> None:
     code = "import rtloop; print(rtloop.guard.reexec())"
     environment = {**os.environ, "RTLOOP_GUARD_FORMER_PRELOAD": ""}  # as if this were the program that was executed
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
     assert done.stdout.strip() == "False" and "the loader has ignored LD_PRELOAD" in done.stderr
 
 
