@@ -46,6 +46,9 @@ def is_malloc_watched():
 
 cdef class GuardBlock:
     """GuardBlock(*, is_stopping, warmup, allowed, code)
+--
+
+    What the loop's thread and the ordinary side of its guards share: what to look for, and what was found.
 
     Parameters
     ----------
