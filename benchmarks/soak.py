@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 from common import facts, print_table, say, writable
 
 from rtloop import Histogram, RTLoop, Stats
+from rtloop.loop.findings import elapsed_releases
 from rtloop.tools.cyclictest import run_cyclictest
 from rtloop.tools.load import Load
 from rtloop.units import format_duration, parse_duration
@@ -56,12 +57,8 @@ class Row(NamedTuple):
 
 def is_conserved(stats: Stats) -> bool:
     """Whether every release from the first to the last was run or missed, and none twice."""
-    period = stats.settings["period_ns"]
-    release, end = int(stats.records["release"][-1]), int(stats.records["end"][-1])
-    elapsed = (release - (end - stats.duration_ns)) // period + 1
-    # What the last cycle has made late is missed as well, though no cycle comes after it.
-    behind = max(0, -(-(end - release - period) // period))
-    return elapsed <= stats.cycles + stats.missed <= elapsed + behind
+    elapsed = elapsed_releases(stats)
+    return elapsed is not None and elapsed[0] <= stats.cycles + stats.missed <= elapsed[1]
 
 
 def judge(rows: list[Row], *, may_move: bool) -> list[str]:

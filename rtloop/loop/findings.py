@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from rtloop.loop.stats import Stats
 
-__all__ = ["Finding", "find"]
+__all__ = ["Finding", "elapsed_releases", "find"]
 
 #: A worst wake-up beyond this share of the period, and this many medians, is worth a sentence.
 _SHARE, _MEDIANS = 0.1, 10
@@ -26,6 +26,23 @@ class Finding(NamedTuple):
 
     level: str
     text: str
+
+
+def elapsed_releases(stats: Stats) -> tuple[int, int] | None:
+    """Return the least and the most that ``cycles + missed`` can be of a run whose account adds up.
+
+    They differ by the releases that the last cycle has passed, which no cycle comes after. None where the grid cannot
+    tell: without records, with a wait of the loop's own, after a shift.
+    """
+    records, period = stats.records, stats.settings.get("period_ns", 0)
+    if stats.has_own_wait or not len(records) or not period or stats.settings.get("overrun") == "shift":
+        return None
+    release, end = int(records["release"][-1]), int(records["end"][-1])
+    periods, off = divmod(release - (end - stats.duration_ns), period)
+    if off:
+        return None
+    behind = max(0, -(-(end - release - period) // period))
+    return periods + 1, periods + 1 + behind
 
 
 def find(stats: Stats) -> list[Finding]:

@@ -41,7 +41,7 @@ def new(path: str) -> None:
     \b
     Examples:
       rtloop new arm && cd arm && pip install ".[test]" && pytest
-      rtloop new ~/work/gimbal
+      rtloop new ~/robots/gimbal
     """  # noqa: D301 - the backslash is for click
     folder = Path(path).expanduser()
     check_name(folder.name)

@@ -166,6 +166,14 @@ def test_every_broken_promise_is_named(simulated: Stats) -> None:
     assert "started before its release" in damaged(real, records=early)
 
 
+def test_releases_that_only_the_last_cycle_passed_are_no_error(simulated: Stats, probes: ModuleType) -> None:
+    """No cycle comes after it, and yet they are missed."""
+    late = probes.Probe("1ms").simulate(cycles=20, execution=[0] * 19 + [3_500_000])
+    assert late.missed == 3 and "3 missed releases" in assert_clean(late)
+    assert "are not the 20 that elapsed" in damaged(late, missed=4)
+    assert "are not the 1,000 that elapsed" in damaged(simulated, missed=1)
+
+
 def test_what_cannot_be_checked_is_said_and_not_called_clean(simulated: Stats) -> None:
     unknown = replace(simulated, settings={**simulated.settings, "simulation": None}, page_faults=(None, None))
     assert "not checked: page faults, system calls and allocations (guard='off')" in assert_clean(unknown)
