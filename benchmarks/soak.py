@@ -2,14 +2,19 @@
 
     python benchmarks/soak.py [--duration 1min] [--json FILE]
 
-A loop of 1 kHz and one of 5 kHz run together with all memory locked, while hackbench, memory, fork, compaction and a
-Python thread that never rests load the machine. The table at the end has, for each loop, its cycles, the missed
-releases, the page faults in the run, whether the account is whole (cycles and missed releases are the releases of
-the grid), and its wake-up latency as a ratio to cyclictest's in the same minutes. The exit code is 1 where an account
-is not whole, a loop has failed, or a page fault came that no compaction explains; a latency decides nothing.
+A loop of 1 kHz and one of 5 kHz run together with all memory locked and the guards counting, while hackbench, memory,
+fork, compaction and a Python thread that never rests load the machine. Each is the controller of examples/exchange: it
+reads its parameters from a Latest, which a Python thread writes all the while, and pushes a record of each cycle into a
+Ring, which that thread drains.
 
-Needs SCHED_FIFO and locked memory; hackbench and cyclictest (apt install rt-tests) are left out where they are
-missing, and the table shows it.
+The table at the end has, for each loop, its cycles, the missed releases, the page faults in the run, what the guards
+saw in step (page faults, system calls, allocations), whether the account is whole (cycles and missed releases are the
+releases of the grid; records drained and dropped are the cycles), and its wake-up latency as a ratio to cyclictest's in
+the same minutes. The exit code is 1 where an account is not whole, a loop has failed, the guards saw a system call or
+an allocation, or a page fault came that no compaction explains; a latency decides nothing.
+
+Needs SCHED_FIFO, locked memory, and what rtloop.build needs (Cython and a C compiler); hackbench and cyclictest (apt
+install rt-tests) are left out where they are missing, and the table shows it.
 """
 
 from __future__ import annotations
@@ -27,6 +32,7 @@ from typing import Any, NamedTuple
 
 from common import facts, print_table, say, writable
 
+import rtloop
 from rtloop import Histogram, RTLoop, Stats
 from rtloop.loop.findings import elapsed_releases
 from rtloop.tools.cyclictest import run_cyclictest
@@ -38,7 +44,9 @@ LOADS = ("hackbench", "memory", "fork", "gil")
 COMPACT, MAY_MOVE = Path("/proc/sys/vm/compact_memory"), Path("/proc/sys/vm/compact_unevictable_allowed")
 CONTROL_NS = 1_000_000
 PERCENTILES = (50, 99)
-HEADS = ["loop", "cycles", "missed", "overruns", "faults", "guards", "conserved", "p50/cyclictest", "p99/cyclictest"]
+CONTROLLER = Path(__file__).parents[1] / "examples" / "exchange" / "exchange.pyx"
+HEADS = ["loop", "cycles", "missed", "overruns", "page faults", "in step", "records", "dropped", "conserved",
+         "p50/cyclictest", "p99/cyclictest"]  # fmt: skip
 
 
 class Row(NamedTuple):
@@ -49,10 +57,19 @@ class Row(NamedTuple):
     missed: int
     overruns: int
     faults: int
-    guard: str
+    guard: dict[str, Any]
+    records: int
+    dropped: int
     conserved: bool
     state: str
     ratios: dict[str, float]
+
+    @property
+    def in_step(self) -> str:
+        """What the guards saw, shortly: page faults, system calls and allocations; a dash is what was not counted."""
+        faults = self.guard["page_faults"]
+        counts = (faults and sum(faults.values()), self.guard["system_calls"], self.guard["allocations"])
+        return " ".join("-" if count is None else str(count) for count in counts)
 
 
 def is_conserved(stats: Stats) -> bool:
@@ -69,8 +86,13 @@ def judge(rows: list[Row], *, may_move: bool) -> list[str]:
             found.append(f"{row.loop}: {row.cycles} cycles and {row.missed} missed releases are not those of the grid")
         if row.state != "stopped":
             found.append(f"{row.loop}: the loop has {row.state}")
+        if row.records + row.dropped != row.cycles:
+            found.append(f"{row.loop}: {row.records} records and {row.dropped} dropped are not {row.cycles} cycles")
         if row.faults and not may_move:
             found.append(f"{row.loop}: {row.faults} page faults, though nothing may move locked pages")
+        for what in ("system_calls", "allocations"):
+            if row.guard[what]:
+                found.append(f"{row.loop}: {row.guard[what]} {what.replace('_', ' ')} in step")
     return found
 
 
@@ -102,8 +124,41 @@ def control(duration_ns: int, into: list[Histogram]) -> None:
     into.append(run_cyclictest(period_ns=CONTROL_NS, cycles=max(1, duration_ns // CONTROL_NS), priority=79, cpu=0))
 
 
+class Exchange:
+    """The other side of the loops' Latest and Ring: an ordinary Python thread, late as such are."""
+
+    def __init__(self, loops: dict[str, Any]) -> None:
+        self.loops = loops
+        self.records = dict.fromkeys(loops, 0)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="exchange", daemon=True)
+
+    def __enter__(self) -> Exchange:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.drain()
+
+    def drain(self) -> None:
+        """Take what the rings hold."""
+        for name, loop in self.loops.items():
+            self.records[name] += len(loop.log.drain())
+
+    def _work(self) -> None:
+        setpoint = 0.0
+        while not self._stop.wait(0.05):
+            setpoint = 0.1 - setpoint
+            for loop in self.loops.values():
+                loop.parameters.write((setpoint, 900.0, 60.0))
+            self.drain()
+
+
 def soak(duration_ns: int) -> tuple[list[Row], list[str]]:
     """Run everything; return a row for each loop, and which loads there were."""
+    controller: Any = rtloop.build(CONTROLLER).Follower
     loads: list[str] = []
     peer: list[Histogram] = []
     with ExitStack() as stack:
@@ -114,10 +169,13 @@ def soak(duration_ns: int) -> tuple[list[Row], list[str]]:
             loads.append(kind)
         if stack.enter_context(compaction()):
             loads.append("compaction")
-        loops = {
-            name: stack.enter_context(RTLoop(period, priority=80 + index, name=f"soak {name}"))
+        loops: dict[str, RTLoop] = {
+            name: controller(period, priority=80 + index, guard="count", name=f"soak {name}")
             for index, (name, period) in enumerate(LOOPS.items())
         }
+        exchange = stack.enter_context(Exchange(loops))
+        for loop in loops.values():
+            stack.enter_context(loop)
         beside = threading.Thread(target=control, args=(duration_ns, peer), daemon=True)
         if shutil.which("cyclictest"):
             beside.start()
@@ -138,11 +196,10 @@ def soak(duration_ns: int) -> tuple[list[Row], list[str]]:
         ratios = {}
         for percent in PERCENTILES if peer else ():
             ratios[f"p{percent}"] = stats.latency.percentile(percent) / max(1, peer[0].percentile(percent))
-        guard = getattr(stats, "guard", None)
         rows.append(
             Row(
-                name, stats.cycles, stats.missed, stats.overruns, sum(stats.page_faults) - before[name],
-                str(guard) if guard else "off", is_conserved(stats), loop.state, ratios,
+                name, stats.cycles, stats.missed, stats.overruns, sum(stats.page_faults) - before[name], stats.guard,
+                exchange.records[name], loop.log.dropped, is_conserved(stats), loop.state, ratios,
             )
         )  # fmt: skip
     return rows, loads
@@ -156,6 +213,7 @@ def main() -> int:
         "--json", type=writable, metavar="FILE", help="write the figures and the machine here; - for stdout"
     )
     chosen = options.parse_args()
+    rtloop.guard.reexec()  # allocations in step are counted, too
     duration = parse_duration(chosen.duration, "duration", minimum=1)
     rows, loads = soak(duration)
     may_move = "compaction" in loads and MAY_MOVE.exists() and MAY_MOVE.read_text().strip() != "0"
@@ -165,14 +223,15 @@ def main() -> int:
         HEADS,
         [
             [
-                row.loop, str(row.cycles), str(row.missed), str(row.overruns), str(row.faults), row.guard,
-                "yes" if row.conserved else "NO",
+                row.loop, str(row.cycles), str(row.missed), str(row.overruns), str(row.faults), row.in_step,
+                str(row.records), str(row.dropped), "yes" if row.conserved else "NO",
                 *(f"{row.ratios[f'p{p}']:.2f}" if row.ratios else "-" for p in PERCENTILES),
             ]
             for row in rows
         ],
         file=sys.stderr if to_stdout else None,
     )  # fmt: skip
+    print("in step: page faults, system calls, allocations that the guards saw", file=sys.stderr)
     failed = judge(rows, may_move=may_move)
     if may_move:
         print(

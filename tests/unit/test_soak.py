@@ -41,9 +41,14 @@ def test_C3_the_account_of_a_loop_is_whole_and_one_cycle_less_or_more_is_seen(so
 
 
 def test_what_fails_a_soak(soak: ModuleType) -> None:
-    row = soak.Row("1 kHz", 1000, 3, 3, 0, "off", True, "stopped", {})
+    guard = {"page_faults": {"minor": 0, "major": 0}, "system_calls": 0, "allocations": None}
+    row = soak.Row("1 kHz", 1000, 3, 3, 0, guard, 990, 10, True, "stopped", {})
+    assert row.in_step == "0 0 -"
     assert soak.judge([row], may_move=False) == []
     assert "not those of the grid" in soak.judge([row._replace(conserved=False)], may_move=True)[0]
     assert "has failed" in soak.judge([row._replace(state="failed")], may_move=True)[0]
+    assert "989 records and 10 dropped" in soak.judge([row._replace(records=989)], may_move=True)[0]
+    assert "2 system calls in step" in soak.judge([row._replace(guard=guard | {"system_calls": 2})], may_move=True)[0]
+    assert "1 allocations in step" in soak.judge([row._replace(guard=guard | {"allocations": 1})], may_move=True)[0]
     assert "4 page faults" in soak.judge([row._replace(faults=4)], may_move=False)[0]
     assert soak.judge([row._replace(faults=4)], may_move=True) == [], "compaction moves locked pages (M11)"
