@@ -6,6 +6,7 @@ TEST_ARGS ?=
 DURATION ?= 1min
 FUZZ_EXAMPLES ?= 5000
 SOAK_ARGS ?=
+BENCH_ARGS ?= --json bench.json
 
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
@@ -23,7 +24,7 @@ export PATH := $(BIN):$(PATH)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test native sanitize fuzz soak lint strict format clean remake
+.PHONY: help demo test native sanitize fuzz soak bench lint strict format clean remake
 .SILENT:
 
 help: ## show this list
@@ -50,6 +51,10 @@ fuzz: $(VENV)/.installed $(VENV)/.test ## feed whatever is parsed with what nobo
 
 soak: $(VENV)/.installed ## run loops under all loads at once, beside cyclictest; DURATION=1h, SOAK_ARGS="--json soak.json"
 	$(BIN)/python benchmarks/soak.py --duration $(DURATION) $(SOAK_ARGS)
+
+bench: $(VENV)/.installed $(VENV)/.bench ## measure every claim about speed beside its peers, into bench.json; BENCH_ARGS="--quick"
+	benchmarks/install_peers
+	$(BIN)/python benchmarks/bench.py $(BENCH_ARGS)
 
 lint: $(VENV)/.installed $(VENV)/.lint strict ## check style, format, types and stubs, and do a strict build
 	failed=; run() { "$$@" || failed="$$failed $$(basename $$1)"; }; \
@@ -86,7 +91,7 @@ $(VENV)/.made:
 	$(PIP) install 'pip>=25.1'
 	echo '$(PYTHON)' > $@
 
-$(VENV)/.build $(VENV)/.test $(VENV)/.lint: $(VENV)/.%: $(VENV)/.made pyproject.toml
+$(VENV)/.build $(VENV)/.test $(VENV)/.lint $(VENV)/.bench: $(VENV)/.%: $(VENV)/.made pyproject.toml
 	echo "installing what is needed to $*"
 	$(PIP) install --group $*
 	touch $@

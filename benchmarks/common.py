@@ -29,7 +29,8 @@ from rtloop.system.host import host_facts
 class Claim(NamedTuple):
     """One row of the table: ours and the peer's figure, in `unit`, and the most that their ratio may be.
 
-    Without a peer (None), which leaves no ratio, the target is the most that our own figure may be.
+    Without a peer (None), which leaves no ratio, the target is the most that our own figure may be. `low` and `high`
+    are the quartiles of the pairs' ratios, or of our figures.
     """
 
     name: str
@@ -39,6 +40,13 @@ class Claim(NamedTuple):
     peer: float | None = None
     ratio: float | None = None
     target: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def spread(self) -> str:
+        """Between which two values the middle half of the pairs lies."""
+        return "-" if self.low is None or self.high is None else f"{self.low:.3g}..{self.high:.3g}"
 
     @property
     def verdict(self) -> str:
@@ -176,10 +184,19 @@ def claim(
     """Make a claim of paired figures: the medians of both, and the median of the pairs' ratios; or of ours alone."""
     ours = list(ours)
     if peer is None:
-        return Claim(name, unit, statistics.median(ours), target=target)
+        return Claim(name, unit, statistics.median(ours), "", None, None, target, *quartiles(ours))
     peer = list(peer)
-    ratio = statistics.median(a / b if b else float("inf") for a, b in zip(ours, peer, strict=True))
-    return Claim(name, unit, statistics.median(ours), peer_name, statistics.median(peer), ratio, target)
+    ratios = [a / b if b else float("inf") for a, b in zip(ours, peer, strict=True)]
+    ratio, middle = statistics.median(ratios), quartiles(ratios)
+    return Claim(name, unit, statistics.median(ours), peer_name, statistics.median(peer), ratio, target, *middle)
+
+
+def quartiles(values: list[float]) -> tuple[float | None, float | None]:
+    """Return the first and the third quartile; None of a single value."""
+    if len(values) < 2:
+        return None, None
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, high
 
 
 def facts() -> dict[str, Any]:
@@ -213,12 +230,15 @@ def print_claims(title: str, claims: list[Claim], *, file: TextIO | None = None)
             c.peer_name or "-",
             "-" if c.peer is None else f"{c.peer:.4g}",
             "-" if c.ratio is None else f"{c.ratio:.3g}",
-            "-" if c.target is None else f"{c.target:.2f}" + (f" {c.unit}" if c.peer is None else ""),
+            c.spread,
+            "-" if c.target is None else f"{c.target:.3g}" + (f" {c.unit}" if c.peer is None else ""),
             c.verdict,
         ]
         for c in claims
     ]
-    print_table(title, ["claim", "ours", "peer", "theirs", "ratio", "target", "verdict"], rows, file=file)
+    print_table(
+        title, ["claim", "ours", "peer", "theirs", "ratio", "(quartiles)", "target", "verdict"], rows, file=file
+    )
 
 
 def _plain(value: Any) -> Any:

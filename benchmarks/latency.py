@@ -1,4 +1,4 @@
-"""Wake-up latency of an empty loop beside that of cyclictest, the kernel developers' own measure.
+"""Wake-up latency of an empty loop beside that of cyclictest, the kernel developers' own measure, and jitterdebugger.
 
     python benchmarks/latency.py [--cpu 1] [--seconds 10] [--pairs 5] [--rows rtloop spin] [--json FILE]
 
@@ -11,19 +11,25 @@ Both sleep to absolute releases on CLOCK_MONOTONIC, at the same priority, on the
     spin-hog    both
 
 The thread keeps a CPU awake, which helps whoever sleeps there: the rows beside it are compared with a cyclictest beside
-it. Needs SCHED_FIFO, locked memory and cyclictest (apt install rt-tests).
+it. The first two are also compared with jitterdebugger. The table shows which share of a CPU the process took: what
+spinning costs. Needs SCHED_FIFO, locked memory and cyclictest (apt install rt-tests); jitterdebugger is left out where
+it is missing.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
-import re
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
 from common import (
     Claim,
@@ -39,8 +45,9 @@ from common import (
 )
 
 from rtloop import Histogram, RTLoop, RtloopError
+from rtloop.tools.cyclictest import run_cyclictest
 
-PEER, PEER_HOG = "cyclictest", "cyclictest, busy thread"
+PEER, PEER_HOG, OTHER = "cyclictest", "cyclictest, busy thread", "jitterdebugger"
 LABELS = {
     "rtloop": "rtloop",
     "spin": 'rtloop, spin="auto"',
@@ -48,34 +55,11 @@ LABELS = {
     "spin-hog": 'rtloop, spin="auto", busy thread',
 }
 PERCENTILES = (50, 99)
-#: The most that the median of a loop without spin may be, in those of cyclictest.
-TARGET = 1.15
-#: The most that the median of a loop with spin may be, microseconds, whatever cyclictest does.
-SPIN_TARGET_US = 1.0
-#: cyclictest's histogram ends here, in ns; what is beyond it is only counted.
-PEER_LIMIT_NS = 1_000_000
+#: The most that the percentiles of a loop may be, in the peer's: no more, and a twentieth for noise; with spin.
+TARGETS = {50: 1.05, 99: 1.05}
+SPIN_TARGETS = {50: 0.02, 99: 0.5}
 
 Runs = Mapping[str, Sequence[Mapping[str, float]]]
-
-
-def parse_cyclictest(text: str) -> Histogram:
-    """Return what ``cyclictest -q -N -h`` printed as a histogram; what overflowed its own is in the last bin.
-
-    Raises
-    ------
-    ValueError
-        Where there is no histogram of one thread in it.
-    """
-    bins = [(int(ns), int(count)) for ns, count in re.findall(r"^(\d+)[ \t]+(\d+)[ \t]*$", text, re.MULTILINE)]
-    found = re.findall(r"^# (Max Latencies|Histogram Overflows): +(\d+)\s*$", text, re.MULTILINE)
-    end = {key: int(value) for key, value in found}
-    if not any(count for _, count in bins) or len(end) != 2:
-        raise ValueError(f"no histogram of one thread in what {PEER} printed: {text[-300:]!r}")
-    values: list[int] = []
-    for ns, count in bins:
-        values += [ns] * count
-    values += [max(end["Max Latencies"], PEER_LIMIT_NS)] * end["Histogram Overflows"]
-    return Histogram.from_values(values)
 
 
 def figures(latency: Histogram) -> dict[str, float]:
@@ -93,18 +77,42 @@ def count_cycles(asked: argparse.Namespace) -> int:
     return max(20, round(asked.seconds * 1e6 / asked.interval))
 
 
-def run_cyclictest(asked: argparse.Namespace, program: str, row: str) -> dict[str, float]:
+def run_peer(asked: argparse.Namespace, row: str) -> dict[str, float]:
     """Run cyclictest once."""
-    command = [
-        program, "-m", "-p", str(asked.priority), "-i", str(asked.interval), "-a", str(asked.cpu), "-t", "1",
-        "-q", "-N", "-h", str(PEER_LIMIT_NS), "-l", str(count_cycles(asked)),
-    ]  # fmt: skip
     with company(row):
+        latency = run_cyclictest(
+            period_ns=asked.interval * 1000, cycles=count_cycles(asked), priority=asked.priority, cpu=asked.cpu
+        )
+    return figures(latency)
+
+
+def run_jitterdebugger(asked: argparse.Namespace) -> dict[str, float]:
+    """Run jitterdebugger once, one thread on one CPU, in nanoseconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            OTHER, "-N", "-i", str(asked.interval), "-l", str(count_cycles(asked)), "-p", str(asked.priority),
+            "-a", str(asked.cpu), "-o", folder,
+        ]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=2 * asked.seconds + 30)
-    if done.returncode:
-        said = done.stderr.strip() or done.stdout[-300:]
-        raise ValueError(f"{' '.join(command)} ended with {done.returncode}: {said}")
-    return figures(parse_cyclictest(done.stdout))
+        results = Path(folder, "results.json")
+        if done.returncode or not results.exists():
+            raise ValueError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr.strip()[-300:]}")
+        return figures(parse_jitterdebugger(results.read_text()))
+
+
+def parse_jitterdebugger(text: str) -> Histogram:
+    """Return what jitterdebugger measured on its one CPU.
+
+    Raises
+    ------
+    ValueError
+        Where there is no histogram of one CPU in it.
+    """
+    cpus = json.loads(text).get("cpu", {})
+    if len(cpus) != 1:
+        raise ValueError(f"{OTHER} measured {len(cpus)} CPUs, not one")
+    (found,) = cpus.values()
+    return Histogram.from_values([int(ns) for ns, count in found["histogram"].items() for _ in range(count)])
 
 
 def run_rtloop(asked: argparse.Namespace, row: str) -> dict[str, float]:
@@ -114,21 +122,21 @@ def run_rtloop(asked: argparse.Namespace, row: str) -> dict[str, float]:
         spin="auto" if row.startswith("spin") else 0,
     )  # fmt: skip
     with company(row):
+        before, begin = time.process_time(), time.monotonic()
         stats = loop.run(cycles=count_cycles(asked))
-    return {**figures(stats.latency), "missed": stats.missed, "overruns": stats.overruns}
+        share = (time.process_time() - before) / (time.monotonic() - begin)
+    return {**figures(stats.latency), "missed": stats.missed, "overruns": stats.overruns, "cpu_share": share}
 
 
 def make_claims(runs: Runs) -> list[Claim]:
-    """Compare every row with the cyclictest that had the same company, pair by pair."""
+    """Compare every row with the cyclictest that had the same company, pair by pair, and the first with others."""
     claims = []
     for row, label in LABELS.items():
-        peer = PEER_HOG if row.endswith("hog") else PEER
-        for q in PERCENTILES if label in runs else ():
-            ours, theirs = ([one[f"p{q}"] / 1000 for one in runs[name]] for name in (label, peer))
-            target = TARGET if q == 50 and not row.startswith("spin") else None
-            claims.append(claim(f"{label}, {q} %", "us", ours, peer, theirs, target))
-            if q == 50 and row.startswith("spin"):
-                claims.append(claim(f"{label}, 50 %, by itself", "us", ours, target=SPIN_TARGET_US))
+        targets = SPIN_TARGETS if row.startswith("spin") else TARGETS
+        for peer in (PEER_HOG if row.endswith("hog") else PEER, *([OTHER] if row in ("rtloop", "spin") else [])):
+            for q in PERCENTILES if label in runs and peer in runs else ():
+                ours, theirs = ([one[f"p{q}"] / 1000 for one in runs[name]] for name in (label, peer))
+                claims.append(claim(f"{label}, {q} %", "us", ours, peer, theirs, targets[q]))
     return claims
 
 
@@ -146,7 +154,8 @@ def make_rows(runs: Runs) -> list[list[str]]:
     for label, found in runs.items():
         p50, p99, longest = ([one[name] for one in found] for name in ("p50", "p99", "max"))
         shown = [statistics.median(p50), min(p50), max(p50), statistics.median(p99), statistics.median(longest)]
-        rows.append([label, *map(format_ns, shown)])
+        shares = [one["cpu_share"] for one in found if "cpu_share" in one and "busy" not in label]
+        rows.append([label, *map(format_ns, shown), f"{statistics.median(shares):.1%}" if shares else "-"])
     return rows
 
 
@@ -171,11 +180,15 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     asked = parse_options()
-    program = need("cyclictest", "rt-tests")
-    sides = {PEER: lambda: run_cyclictest(asked, program, "")}
+    need("cyclictest", "rt-tests")
+    sides = {PEER: lambda: run_peer(asked, "")}
+    if shutil.which(OTHER):
+        sides[OTHER] = lambda: run_jitterdebugger(asked)
+    else:
+        print(f"not measured: {OTHER} is not installed; fix: sudo apt install {OTHER}", file=sys.stderr)
     for row in dict.fromkeys(asked.rows):
         if row.endswith("hog"):
-            sides.setdefault(PEER_HOG, lambda: run_cyclictest(asked, program, "hog"))
+            sides.setdefault(PEER_HOG, lambda: run_peer(asked, "hog"))
         sides[LABELS[row]] = lambda row=row: run_rtloop(asked, row)
     print(
         f"{asked.pairs} runs of each of {len(sides)}: about {asked.pairs * len(sides) * (asked.seconds + 1):.0f} s",
@@ -191,9 +204,11 @@ def main() -> None:
     claims = make_claims(runs)
     out = sys.stderr if asked.json == "-" else sys.stdout  # a document on stdout stands alone
     title = f"Wake-up latency, {asked.pairs} runs of {asked.seconds:g} s on CPU {asked.cpu}"
-    print_table(title, ["median of the runs", "50 %", "(least", "greatest)", "99 %", "max"], make_rows(runs), file=out)
+    print_table(
+        title, ["median of the runs", "50 %", "(least", "greatest)", "99 %", "max", "CPU"], make_rows(runs), file=out
+    )
     print(file=out)
-    print_claims("Beside cyclictest: medians, and the median of the pairs' ratios", claims, file=out)
+    print_claims("Beside others: medians, and the median of the pairs' ratios", claims, file=out)
     write_json(asked.json, benchmark="latency", unit="ns", options=vars(asked), runs=runs, claims=claims)
     sys.exit(exit_code(claims))
 

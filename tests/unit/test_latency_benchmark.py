@@ -14,21 +14,6 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
-PRINTED = """# /dev/cpu_dma_latency set to 0us
-# Histogram
-000000 000000
-020000 000060
-030000 000038
-999999 000000
-# Total: 000000098
-# Min Latencies: 20000
-# Avg Latencies: 47000
-# Max Latencies: 1845000
-# Histogram Overflows: 00002
-# Histogram Overflow at cycle number:
-# Thread 0: 00077 00078
-"""
-
 
 @pytest.fixture
 def latency(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
@@ -36,18 +21,12 @@ def latency(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("latency")
 
 
-def test_the_histogram_of_cyclictest_is_read_with_what_overflowed_it(latency: ModuleType) -> None:
-    histogram = latency.parse_cyclictest(PRINTED)
-    assert (histogram.count, histogram.min, histogram.max) == (100, 20_000, 1_845_000)
-    figures = latency.figures(histogram)
-    assert figures["p50"] == pytest.approx(20_000, rel=0.01)
-    assert figures["p99"] == 1_845_000, "two of a hundred are beyond the histogram, not forgotten"
-
-
-@pytest.mark.parametrize("text", ["", "# Histogram\n000000 000000\n", PRINTED.replace("# Max", "# Mix"), PRINTED[:60]])
-def test_anything_else_is_refused(latency: ModuleType, text: str) -> None:
-    with pytest.raises(ValueError, match="no histogram"):
-        latency.parse_cyclictest(text)
+def test_what_jitterdebugger_measured_is_read(latency: ModuleType) -> None:
+    text = '{"version": 3, "cpu": {"0": {"histogram": {"27167": 1, "30000": 3}, "count": 4}}}'
+    histogram = latency.parse_jitterdebugger(text)
+    assert (histogram.count, histogram.min, histogram.max) == (4, 27_167, 30_000)
+    with pytest.raises(ValueError, match="0 CPUs, not one"):
+        latency.parse_jitterdebugger("{}")
 
 
 def test_each_row_is_compared_with_the_cyclictest_that_had_its_company(latency: ModuleType) -> None:
@@ -57,21 +36,22 @@ def test_each_row_is_compared_with_the_cyclictest_that_had_its_company(latency: 
     found = {
         latency.PEER: runs(10_000, 90_000, 20_000),
         latency.PEER_HOG: runs(5_000, 5_000, 5_000),
+        latency.OTHER: runs(10_000, 10_000, 10_000),
         latency.LABELS["rtloop"]: runs(12_000, 90_000, 30_000),
         latency.LABELS["spin-hog"]: runs(10, 20, 30),
     }
-    claims = {claim.name: claim for claim in latency.make_claims(found)}
-    assert len(claims) == 5, "50 % and 99 % of the two rows that ran, and that spin alone stays below a microsecond"
-    ours = claims["rtloop, 50 %"]
+    found_claims = latency.make_claims(found)
+    claims = {(claim.name, claim.peer_name): claim for claim in found_claims}
+    assert len(found_claims) == 6, "50 % and 99 % of the two rows that ran, and of the first beside jitterdebugger"
+    ours = claims["rtloop, 50 %", latency.PEER]
     assert (ours.ours, ours.peer, ours.unit) == (30, 20, "us") and ours.ratio == pytest.approx(1.2)
-    assert ours.verdict == "MISSED" and claims["rtloop, 99 %"].target is None
-    spin = claims['rtloop, spin="auto", busy thread, 50 %']
-    assert spin.ratio == pytest.approx(0.004) and spin.peer_name == latency.PEER_HOG and spin.target is None
-    alone = claims['rtloop, spin="auto", busy thread, 50 %, by itself']
-    assert (alone.ours, alone.peer, alone.target, alone.verdict) == (0.02, None, 1.0, "met")
-    assert alone._replace(ours=1.1).verdict == "MISSED"
+    assert ours.verdict == "MISSED" and ours.spread == "1.1..1.35"
+    assert claims["rtloop, 50 %", latency.OTHER].ratio == 3
+    spin = claims['rtloop, spin="auto", busy thread, 50 %', latency.PEER_HOG]
+    assert spin.ratio == pytest.approx(0.004) and spin.verdict == "met"
+    assert spin._replace(ratio=0.021).verdict == "MISSED"
     rows = latency.make_rows(found)
-    assert rows[2] == ["rtloop", "30 us", "12 us", "90 us", "60 us", "90 us"]
+    assert rows[3] == ["rtloop", "30 us", "12 us", "90 us", "60 us", "90 us", "-"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,137 @@
+"""Every claim about speed, measured beside its peers: one table, one file, with the machine's facts.
+
+    make bench                                     # installs the peers, as root, and does everything: about 25 minutes
+    python benchmarks/bench.py [--quick] [--only latency ring ...] [--json bench.json]
+
+Runs the other scripts of this folder one after the other, and shows what they found: ours, the peer's, the median of
+the pairs' ratios with its quartiles, the target and whether it is met. A script that could not run, for want of a peer
+or of a privilege, is a row that says so. What is judged is ratios within one run; absolute times are this machine's.
+
+The exit code is 0 where everything was measured, whatever came out, with --strict only where every target was met.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from common import Claim, print_claims, print_table, writable, write_json
+
+FOLDER = Path(__file__).parent
+
+
+class Part(NamedTuple):
+    """A script of this folder: what its title in the table is, and the options of a short run."""
+
+    title: str
+    quick: str
+
+
+PARTS = {
+    "instructions": Part("Instructions of a cycle", "--cycles 200"),
+    "latency": Part("Wake-up latency", "--pairs 2 --seconds 1"),
+    "company": Part("Beside a busy Python", "--pairs 2 --seconds 1"),
+    "rates": Part("The highest rate held", "--pairs 1 --seconds 1"),
+    "start_stop": Part("Start and stop", "--pairs 5"),
+    "snapshot": Part("Looking at a loop", "--pairs 3 --seconds 3"),
+    "attach": Part("Watching a loop from another process", "--pairs 3 --seconds 0.5"),
+    "locked_memory": Part("Locked memory", "--pairs 1"),
+    "scaling": Part("As the work grows", "--pairs 1 --seconds 0.3"),
+    "histogram": Part("Histogram", "--pairs 3"),
+    "pool": Part("Pools", "--pairs 3 --operations 100000"),
+    "ring": Part("Exchanges", "--pairs 3 --items 200000"),
+    "hugepages": Part("Huge pages", "--pairs 2"),
+    "guards": Part("Guards", "--pairs 3 --cycles 50000"),
+    "function_loop": Part("FunctionLoop", "--pairs 3 --cycles 200000"),
+}
+#: The options of a full run, where a script's own are meant for a longer look.
+FULL = {"latency": "--seconds 5", "snapshot": "--seconds 100", "attach": "--pairs 15"}
+
+
+class Found(NamedTuple):
+    """What became of a script: its claims, or why there are none."""
+
+    claims: list[Claim]
+    why: str = ""
+
+
+def run(name: str, options: str, limit: float) -> Found:
+    """Run a script; what it says on stderr is shown, its own table is not."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out.json"
+        command = [sys.executable, str(FOLDER / f"{name}.py"), *options.split(), "--json", str(out)]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        try:
+            said = process.communicate(timeout=limit)[1]
+        except subprocess.TimeoutExpired:
+            return Found([], f"it took longer than {limit:.0f} s")
+        finally:
+            process.kill()
+            process.wait()
+        if not out.exists():
+            lines = said.strip().splitlines()
+            return Found([], lines[-1] if lines else f"exit code {process.returncode}")
+        return Found([read(claim) for claim in json.loads(out.read_text())["claims"]])
+
+
+def read(claim: dict[str, Any]) -> Claim:
+    """Return a claim that a script has written."""
+    return Claim(**{name: claim[name] for name in Claim._fields if name in claim})
+
+
+def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--quick", action="store_true", help="short runs, of which no ratio means much: 3 minutes")
+    options.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="what is measured (all)")
+    options.add_argument("--strict", action="store_true", help="exit code 1 where a target was missed")
+    options.add_argument("--limit", type=float, default=600, metavar="S", help="the most that a script may take (600)")
+    options.add_argument(
+        "--json", type=writable, metavar="FILE", help="write the figures and the machine's facts here; - for stdout"
+    )
+    return options.parse_args(arguments)
+
+
+def main() -> int:
+    asked = parse_options()
+    found: dict[str, Found] = {}
+    begin = time.monotonic()
+    for number, name in enumerate(asked.only):
+        passed = time.monotonic() - begin
+        print(f"{number + 1} of {len(asked.only)}: {name} ({passed:.0f} s so far)", file=sys.stderr, flush=True)
+        found[name] = run(name, PARTS[name].quick if asked.quick else FULL.get(name, ""), asked.limit)
+        if found[name].why:
+            print(f"  not measured: {found[name].why}", file=sys.stderr, flush=True)
+    out = sys.stderr if asked.json == "-" else sys.stdout
+    claims = [claim for part in found.values() for claim in part.claims]
+    for name, part in found.items():
+        if part.claims:
+            print_claims(f"\n{PARTS[name].title} (benchmarks/{name}.py)", part.claims, file=out)
+    missing = {name: part.why for name, part in found.items() if part.why}
+    if missing:
+        print(file=out)
+        print_table("Not measured", ["script", "why"], [[name, why] for name, why in missing.items()], file=out)
+    verdicts = [claim.verdict for claim in claims]
+    print(
+        f"\n{verdicts.count('met')} targets met, {verdicts.count('MISSED')} missed, {verdicts.count('-')} figures "
+        f"without a target, {len(missing)} scripts not run",
+        file=out,
+    )
+    write_json(
+        asked.json,
+        benchmark="all",
+        options=vars(asked),
+        parts={name: part.claims for name, part in found.items()},
+        missing=missing,
+    )
+    return int(bool(missing) or (asked.strict and "MISSED" in verdicts))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

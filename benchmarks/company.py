@@ -1,0 +1,168 @@
+"""What a busy Python costs a loop: its wake-up latency beside threads that never rest, to that of the same loop alone.
+
+    python benchmarks/company.py [--seconds 3] [--pairs 5] [--json FILE]
+
+Three loops of 1 kHz with an empty step, in turn: rtloop's, a plain Python loop that sleeps to absolute releases, and
+that of loop-rate-limiters (pip install loop-rate-limiters). Each runs alone, and beside
+
+    gil        a Python thread that computes, and so wants the GIL all the time
+    allocate   one that allocates and frees
+    import     one that imports modules again and again
+
+The ratio is loaded to alone, of one pair. The Python loops run on an ordinary thread, as they are used; their rate is
+shown beside, for a loop that cannot follow skips releases. Needs SCHED_FIFO and locked memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+
+from common import (
+    Claim,
+    alternate,
+    busy_python_thread,
+    claim,
+    exit_code,
+    need_module,
+    parser,
+    print_claims,
+    print_table,
+    write_json,
+)
+
+from rtloop import Histogram, RTLoop, RtloopError
+from rtloop.tools.load import Load
+
+PERIOD_NS = 1_000_000
+TARGET = 1.1
+MODULES = ("json.decoder", "csv", "html.parser", "xml.dom.minidom", "email.message", "decimal", "difflib")
+
+
+@contextmanager
+def importing_thread() -> Iterator[None]:
+    """Import modules anew, again and again."""
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.is_set():
+            for name in MODULES:
+                sys.modules.pop(name, None)
+                importlib.import_module(name)
+
+    thread = threading.Thread(target=work, name="importing", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+COMPANY: dict[str, Callable[[], object]] = {
+    "alone": nullcontext,
+    "gil": lambda: Load("gil"),
+    "allocate": busy_python_thread,
+    "import": importing_thread,
+}
+
+
+def run_rtloop(seconds: float) -> tuple[float, float]:
+    """Return the median wake-up latency, ns, and the rate, Hz, of our loop."""
+    stats = RTLoop(PERIOD_NS, name="company").run(cycles=round(seconds * 1e9 / PERIOD_NS))
+    return stats.latency.percentile(50), stats.cycles / stats.duration
+
+
+def summary(latencies: list[int], begin: int) -> tuple[float, float]:
+    """Return the same of a list of latencies and the time at which it was begun."""
+    rate = len(latencies) / ((time.monotonic_ns() - begin) * 1e-9)
+    return Histogram.from_values(latencies).percentile(50), rate
+
+
+def run_plain(seconds: float) -> tuple[float, float]:
+    """Do the same in plain Python: sleep to the release, drop what has passed."""
+    latencies: list[int] = []
+    begin = time.monotonic_ns()
+    release = begin + PERIOD_NS
+    while release < begin + seconds * 1e9:
+        left = release - time.monotonic_ns()
+        if left > 0:
+            time.sleep(left * 1e-9)
+        now = time.monotonic_ns()
+        latencies.append(now - release)
+        release += PERIOD_NS * max(1, 1 + (now - release) // PERIOD_NS)
+    return summary(latencies, begin)
+
+
+def run_limiter(seconds: float) -> tuple[float, float]:
+    """Do the same with loop-rate-limiters, which tells how late a cycle is by its next tick."""
+    limiter = need_module("loop_rate_limiters", "loop-rate-limiters").RateLimiter(1e9 / PERIOD_NS, warn=False)
+    latencies: list[int] = []
+    begin = time.monotonic_ns()
+    limiter.sleep()
+    while time.monotonic_ns() < begin + seconds * 1e9:
+        planned = limiter.next_tick  # s on time.perf_counter
+        limiter.sleep()
+        latencies.append(max(0, round((time.perf_counter() - planned) * 1e9)))
+    return summary(latencies, begin)
+
+
+LOOPS = {"rtloop": run_rtloop, "plain Python": run_plain, "loop-rate-limiters": run_limiter}
+
+
+def parse_options() -> argparse.Namespace:
+    """Read the command line."""
+    options = parser(__doc__ or "")
+    options.add_argument("--seconds", type=float, default=3.0, help="how long each run takes (3)")
+    return options.parse_args()
+
+
+def run_beside(run: Callable[[float], tuple[float, float]], kind: str, seconds: float) -> tuple[float, float]:
+    """Run a loop beside some company."""
+    with COMPANY[kind]():  # type: ignore[attr-defined]
+        return run(seconds)
+
+
+def main() -> int:
+    arguments = parse_options()
+    need_module("loop_rate_limiters", "loop-rate-limiters")
+    sides = {
+        (name, kind): lambda run=run, kind=kind: run_beside(run, kind, arguments.seconds)
+        for name, run in LOOPS.items()
+        for kind in COMPANY
+    }
+    try:
+        found = alternate({f"{name}, {kind}": side for (name, kind), side in sides.items()}, arguments.pairs)
+    except RtloopError as error:
+        sys.exit(f"\n{error}")
+    runs = {key: found[f"{key[0]}, {key[1]}"] for key in sides}
+    claims: list[Claim] = []
+    for name, kind in sides:
+        if kind == "alone":
+            continue
+        loaded, alone = ([p50 / 1000 for p50, _ in runs[name, which]] for which in (kind, "alone"))
+        target = TARGET if name == "rtloop" else None
+        claims.append(claim(f"{name} beside {kind}, 50 %", "us", loaded, "alone", alone, target))
+    rows = [[name, *(f"{statistics.median(rate for _, rate in runs[name, kind]):.0f} Hz" for kind in COMPANY)]
+            for name in LOOPS]  # fmt: skip
+    print_table("The rate, of 1000 Hz asked for", ["loop", *COMPANY], rows)
+    print()
+    print_claims("Median wake-up latency beside busy Python threads", claims)
+    write_json(
+        arguments.json,
+        benchmark="company",
+        options=vars(arguments),
+        runs={f"{name}, {kind}": values for (name, kind), values in runs.items()},
+        claims=claims,
+    )
+    return exit_code(claims)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

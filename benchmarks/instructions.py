@@ -1,0 +1,111 @@
+"""User-space instructions of a cycle, all statistics on, with an empty step, beside those of cyclictest -h.
+
+    python benchmarks/instructions.py [--cycles 1000] [--json FILE]
+
+Counted by callgrind in the loop's own thread, in two runs that differ by so many cycles: the difference of the counts,
+divided by the cycles, is exact on any machine, busy or not. Both sleep to their releases 5 ms apart, so that emulated
+they are in time; a run in which a cycle was late is done again. Under valgrind there is no vDSO: reading the clock
+counts as far as the C library or a system call, for both.
+
+Needs valgrind and cyclictest (apt install valgrind rt-tests).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from common import claim, exit_code, need, parser, positive, print_claims, say, write_json
+
+TARGET = 150
+PERIOD_US = 5000
+TRIES = 5
+BASE = 200
+#: The thread in question: ours by a function that no other runs, theirs, whose names are stripped, by its number.
+OURS, THEIRS = r"^fn=\S*_6rtloop_4loop_4loop__body(?:'\d+)?$", r"^thread: 2$"
+LOOP = """
+import sys
+from rtloop import RTLoop
+loop = RTLoop("{period}us", strict=False, policy="other", lock_memory="off", dma_latency=None)
+stats = loop.run(cycles={cycles})
+print("late" if stats.overruns or stats.late else "in time")
+"""
+
+
+def count(command: list[str], cycles: int, thread: str) -> int | None:
+    """Run a command under callgrind; return the instructions of the thread in question, None after a late cycle."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out"
+        done = subprocess.run(
+            ["valgrind", "--tool=callgrind", "--separate-threads=yes", "--compress-strings=no",
+             f"--callgrind-out-file={out}", *command],
+            capture_output=True, text=True, timeout=300 + cycles * PERIOD_US * 2e-6, check=False,
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+        )  # fmt: skip
+        if done.returncode:
+            raise ValueError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-500:]}")
+        if done.stdout.strip() == "late":
+            return None
+        counts = []
+        for path in Path(folder).iterdir():
+            text = path.read_text(errors="replace")
+            total = re.search(r"^(?:summary|totals): (\d+)", text, re.MULTILINE)
+            if total and re.search(thread, text, re.MULTILINE):
+                counts.append(int(total.group(1)))
+    if len(counts) != 1:
+        raise ValueError(f"{len(counts)} threads of {command[0]} are the one in question")
+    return counts[0]
+
+
+def difference(make: Callable[[int], list[str]], cycles: int, thread: str, name: str) -> float:
+    """Return the instructions of one cycle."""
+    counts = []
+    for length in (BASE, BASE + cycles):
+        for attempt in range(TRIES):
+            say(f"{name}: {length} cycles" + (f", again ({attempt})" if attempt else ""))
+            found = count(make(length), length, thread)
+            if found is not None:
+                counts.append(found)
+                break
+        else:
+            raise ValueError(
+                f"{name}: some cycle of {length} was late in each of {TRIES} runs: this machine is too busy"
+            )
+    return (counts[1] - counts[0]) / cycles
+
+
+def main() -> int:
+    options = parser(__doc__ or "", pairs=1)
+    options.add_argument("--cycles", type=positive, default=1000, metavar="N", help="cycles that are counted (1000)")
+    arguments = options.parse_args()
+    need("valgrind", "valgrind")
+    need("cyclictest", "rt-tests")
+
+    def loop(cycles: int) -> list[str]:
+        return [sys.executable, "-P", "-c", LOOP.format(period=PERIOD_US, cycles=cycles)]
+
+    def cyclictest(cycles: int) -> list[str]:
+        return ["cyclictest", "-q", "-t1", f"-i{PERIOD_US}", f"-l{cycles}", "-h1000000", "-N"]
+
+    try:
+        ours = difference(loop, arguments.cycles, OURS, "rtloop")
+        theirs = difference(cyclictest, arguments.cycles, THEIRS, "cyclictest -h")
+    except (ValueError, subprocess.TimeoutExpired) as error:
+        sys.exit(f"\n{error}")
+    say("")
+    claims = [
+        claim("instructions of a cycle", "instr.", [ours], target=TARGET),
+        claim("instructions of a cycle", "instr.", [ours], "cyclictest -h", [theirs], 1.0),
+    ]
+    print_claims("User-space instructions of a cycle with an empty step", claims)
+    write_json(arguments.json, benchmark="instructions", cycles=arguments.cycles, claims=claims)
+    return exit_code(claims)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

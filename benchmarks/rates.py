@@ -1,0 +1,105 @@
+"""The highest rate that is held: fewer than one release in a thousand missed, sleeping and spinning, and cyclictest.
+
+    python benchmarks/rates.py [--seconds 10] [--pairs 3] [--json FILE]
+
+Rates of a list are tried from the lowest; each contestant goes on for as long as it holds them, for a second each, and
+the highest that it held is then held for `--seconds`. Missed, for all of them, is what their latencies say: one of L
+misses L / period releases. All run under SCHED_FIFO on one CPU; needs cyclictest (apt install rt-tests).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+
+from common import Claim, claim, exit_code, need, parser, print_claims, say, write_json
+
+from rtloop import Histogram, RTLoop, RtloopError
+from rtloop.tools.cyclictest import run_cyclictest
+
+RATES_KHZ = (1, 2, 4, 5, 8, 10, 20, 25, 40, 50, 100, 125, 200, 250)
+MOST_MISSED = 0.001
+SPIN_TARGET_KHZ = 100
+PRIORITY = 80
+
+
+def missed_share(latency: Histogram, period_ns: int) -> float:
+    """Return which share of the releases were missed by what came too late."""
+    missed = int((latency.counts * (latency.edges[:-1] // period_ns)).sum())
+    return missed / max(1, latency.count + missed)
+
+
+def run_loop(period_ns: int, cycles: int, cpu: int, *, spin: bool) -> Histogram:
+    """Run our loop once."""
+    # Spinning for nine tenths of the time leaves the kernel its share (sched_rt_runtime_us).
+    loop = RTLoop(
+        period_ns, cpu=cpu, priority=PRIORITY, spin=period_ns * 9 // 10 if spin else 0, record=1024, name="rate"
+    )
+    return loop.run(cycles=cycles).latency
+
+
+def contestants(cpu: int) -> dict[str, Callable[[int, int], Histogram]]:
+    """Return what runs so many cycles of a period, by name."""
+    return {
+        "rtloop, sleeping": lambda period, cycles: run_loop(period, cycles, cpu, spin=False),
+        "rtloop, spinning": lambda period, cycles: run_loop(period, cycles, cpu, spin=True),
+        "cyclictest": lambda period, cycles: run_cyclictest(
+            period_ns=period, cycles=cycles, priority=PRIORITY, cpu=cpu
+        ),
+    }
+
+
+def highest(run: Callable[[int, int], Histogram], seconds: float, name: str) -> float:
+    """Return the highest rate that is held, kHz."""
+    held = [0.0]
+    for rate in RATES_KHZ:
+        period = 1_000_000 // rate
+        say(f"{name}: {rate} kHz")
+        if missed_share(run(period, rate * 1000), period) >= MOST_MISSED:
+            break
+        held.append(rate)
+    while held[-1]:
+        say(f"{name}: {held[-1]:g} kHz for {seconds:g} s")
+        period = round(1_000_000 / held[-1])
+        if missed_share(run(period, round(held[-1] * 1000 * seconds)), period) < MOST_MISSED:
+            break
+        held.pop()
+    return held[-1]
+
+
+def parse_options() -> argparse.Namespace:
+    """Read the command line."""
+    options = parser(__doc__ or "", pairs=3)
+    options.add_argument("--seconds", type=float, default=10.0, help="how long the highest rate is held (10)")
+    cpu = max(os.sched_getaffinity(0))
+    options.add_argument("--cpu", type=int, default=cpu, help=f"where they run ({cpu})")
+    return options.parse_args()
+
+
+def main() -> int:
+    arguments = parse_options()
+    need("cyclictest", "rt-tests")
+    found: dict[str, list[float]] = {}
+    try:
+        for _ in range(arguments.pairs):
+            for name, run in contestants(arguments.cpu).items():
+                found.setdefault(name, []).append(highest(run, arguments.seconds, name))
+    except RtloopError as error:
+        sys.exit(f"\n{error}")
+    say("")
+    # A claim is that a figure is small: here it is the shortest period that is held.
+    periods = {name: [1000 / rate if rate else float("inf") for rate in rates] for name, rates in found.items()}
+    claims: list[Claim] = [
+        claim("shortest period held, sleeping", "us", periods["rtloop, sleeping"], "cyclictest",
+              periods["cyclictest"], 1.0),
+        claim("shortest period held, spinning", "us", periods["rtloop, spinning"], target=1000 / SPIN_TARGET_KHZ),
+    ]  # fmt: skip
+    print_claims(f"The highest rate held for {arguments.seconds:g} s, as its period", claims)
+    write_json(arguments.json, benchmark="rates", options=vars(arguments), khz=found, claims=claims)
+    return exit_code(claims)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

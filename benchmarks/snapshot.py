@@ -1,0 +1,94 @@
+"""What a look at a running loop takes: a snapshot of its statistics, and a million records as a NumPy array.
+
+    python benchmarks/snapshot.py [--pairs 15] [--json FILE]
+
+A loop of 10 kHz runs all the time; looks and pauses of the same length take turns, and the loop's wake-up latency in
+both is compared: a reader never makes it wait. A snapshot has the counters, four histograms, the grants and the
+settings; the records are copied, so that they stay what they were. After 100 seconds the loop has run a million cycles;
+where `--seconds` is less, the block has fewer records, and the figure is scaled to a million.
+
+Needs SCHED_FIFO and locked memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+
+from common import claim, exit_code, parser, print_claims, say, write_json
+
+from rtloop import RTLoop, RtloopError
+
+TARGET_MS = 2.0
+LATENCY_TARGET = 1.05
+MILLION = 1_000_000
+SLICE_S = 0.5
+
+
+def look(loop: RTLoop, seconds: float) -> list[tuple[float, int]]:
+    """Look at a loop for so long, ten times a second; return the milliseconds of each look, and its records."""
+    found = []
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        begin = time.perf_counter_ns()
+        records = loop.stats.records
+        found.append(((time.perf_counter_ns() - begin) / 1e6, len(records)))
+        time.sleep(0.1)
+    return found
+
+
+def latency_ns(loop: RTLoop, seconds: float, *, is_watched: bool) -> tuple[float, list[tuple[float, int]]]:
+    """Return the mean latency of a slice of the loop's time, and the looks in it."""
+    before = loop.stats.latency
+    looks = look(loop, seconds) if is_watched else []
+    if not is_watched:
+        time.sleep(seconds)
+    after = loop.stats.latency
+    return (after.mean * after.count - before.mean * before.count) / max(1, after.count - before.count), looks
+
+
+def parse_options() -> argparse.Namespace:
+    """Read the command line."""
+    options = parser(__doc__ or "", pairs=15)
+    options.add_argument("--seconds", type=float, default=20.0, help="how long the loop runs before the looks (20)")
+    return options.parse_args()
+
+
+def main() -> int:
+    arguments = parse_options()
+    try:
+        with RTLoop("100us", record=1 << 20, priority=80, name="looked at") as loop:
+            begin = time.monotonic()
+            while (left := arguments.seconds - (time.monotonic() - begin)) > 0:
+                say(f"{left:.0f} s until the records are there")
+                time.sleep(min(1, left))
+            small, looks, ours, theirs = [], [], [], []
+            for number in range(arguments.pairs):
+                say(f"pair {number + 1} of {arguments.pairs}")
+                theirs.append(latency_ns(loop, SLICE_S, is_watched=False)[0])
+                mean, found = latency_ns(loop, SLICE_S, is_watched=True)
+                ours.append(mean)
+                looks += found
+        with RTLoop("100us", record=1024, priority=80, name="looked at") as loop:
+            time.sleep(0.2)
+            small = [ms for ms, _ in look(loop, 2)]
+    except RtloopError as error:
+        sys.exit(f"\n{error}")
+    say("")
+    count = statistics.median(records for _, records in looks)
+    claims = [
+        claim("a snapshot of the statistics, 1024 records", "ms", small, target=TARGET_MS),
+        claim(f"records to NumPy, a million (scaled from {count:,.0f})", "ms",
+              [ms * MILLION / records for ms, records in looks], target=TARGET_MS),
+        claim("mean latency of the loop meanwhile", "us", [ns / 1000 for ns in ours], "nobody looks",
+              [ns / 1000 for ns in theirs], LATENCY_TARGET),
+    ]  # fmt: skip
+    print_claims("A look at a running loop", claims)
+    write_json(arguments.json, benchmark="snapshot", options=vars(arguments), looks=looks, claims=claims)
+    return exit_code(claims)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

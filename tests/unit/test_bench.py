@@ -1,0 +1,91 @@
+"""What all benchmarks share, and the program that runs them all. No time is looked at."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from rtloop import Histogram
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "common")
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> object:
+    """Import a module of the folder."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return importlib.import_module
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *arguments]
+    environment = {**os.environ, **environment}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_says_what_it_is_and_what_it_takes(script: str) -> None:
+    done = run(str(FOLDER / f"{script}.py"), "--help")
+    assert done.returncode == 0 and "--json" in done.stdout and f"{script}.py" in done.stdout, done.stderr
+
+
+def test_a_claim_is_the_median_of_the_ratios_of_pairs_with_their_quartiles(load) -> None:
+    common: ModuleType = load("common")
+    made = common.claim("x", "ns", [10, 20, 90, 40, 50], "peer", [10, 10, 10, 10, 10], 5.0)
+    assert (made.ours, made.peer, made.ratio, made.low, made.high) == (40, 10, 4, 2, 5)
+    assert made.spread == "2..5" and made.verdict == "met"
+    assert made._replace(ratio=5.1).verdict == "MISSED" and made._replace(target=None).verdict == "-"
+    alone = common.claim("x", "ns", [3.0], target=2)
+    assert alone.spread == "-" and alone.verdict == "MISSED", "one value has no spread, and is judged by itself"
+
+
+def test_what_the_releases_missed_are_is_told_by_the_latencies(load) -> None:
+    rates: ModuleType = load("rates")
+    latency = Histogram.from_values([50_000] * 98 + [150_000, 350_000])
+    assert rates.missed_share(latency, 100_000) == pytest.approx(4 / 104)
+    assert rates.missed_share(latency, 1_000_000) == 0
+
+
+def test_the_highest_rate_is_the_last_one_that_is_held_for_long_too(load) -> None:
+    rates: ModuleType = load("rates")
+
+    def contestant(period_ns: int, cycles: int) -> Histogram:
+        """One that holds 10 kHz for a second, and no more than 5 kHz for ten."""
+        least = 100_000 if cycles * period_ns <= 1_000_000_000 else 200_000
+        return Histogram.from_values([0 if period_ns >= least else 2 * period_ns] * 1000)
+
+    assert rates.highest(contestant, 10, "made up") == 5
+
+
+def test_a_script_without_its_peer_is_a_row_that_says_so(load, tmp_path: Path) -> None:
+    out = tmp_path / "bench.json"
+    done = run(
+        str(FOLDER / "bench.py"), "--quick", "--only", "ring", "instructions", "--json", str(out), PATH="/nowhere"
+    )
+    assert done.returncode == 1, "not everything was measured"
+    written = json.loads(out.read_text())
+    assert (
+        set(written["missing"]) == {"ring", "instructions"}
+        and "valgrind is missing" in written["missing"]["instructions"]
+    )
+    assert "0 targets met, 0 missed" in done.stdout and "2 scripts not run" in done.stdout
+    assert written["facts"]["rtloop"]
+
+
+def test_every_script_with_claims_is_run_by_all(load) -> None:
+    bench: ModuleType = load("bench")
+    assert set(bench.PARTS) == set(SCRIPTS) - {"bench", "soak", "page_faults"}, "a soak and a table have no claims"
+
+
+def test_a_script_that_takes_too_long_is_ended_and_named(load) -> None:
+    bench: ModuleType = load("bench")
+    found = bench.run("function_loop", "", limit=0.2)
+    assert found.claims == [] and found.why == "it took longer than 0 s"
