@@ -80,6 +80,8 @@ cdef extern from "../include/rtloop/loop.h" nogil:
         RT_END_OVERRUNS
         RT_END_GUARD
 
+    ctypedef int rt_clock_reader_t(int clock, void *time) noexcept nogil
+
     ctypedef struct rt_loop_t:
         rt_schedule_t schedule
         rt_cycle_t cycle
@@ -87,6 +89,7 @@ cdef extern from "../include/rtloop/loop.h" nogil:
         rt_telemetry_t *telemetry
         int clock
         int32_t has_own_wait
+        rt_clock_reader_t *read
         int64_t first_release
         uint64_t warmup
         uint64_t max_cycles
@@ -116,6 +119,10 @@ cdef extern from "../include/rtloop/loop.h" nogil:
     uint32_t rt_load_acquire(const uint32_t *p)
     int rt_loop_sleep(rt_loop_t *loop, int64_t release)
     void rt_loop_command(rt_loop_t *loop, uint32_t bits)
+
+
+cdef extern from "../include/rtloop/vdso.h" nogil:
+    rt_clock_reader_t *rt_clock_reader()
 
 
 cdef class Control:

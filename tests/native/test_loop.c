@@ -65,6 +65,7 @@ static void run(int is_auto, int is_refused) {
   CHECK(rt_memory_resident_bytes(block, rt_telemetry_bytes(64, 0)) >= (int64_t)rt_telemetry_bytes(64, 0));
   loop->schedule.period = 500000;
   loop->clock = CLOCK_MONOTONIC;
+  loop->read = clock_gettime;
   loop->warmup = 5;
   loop->max_cycles = UINT64_MAX;
   loop->max_duration = INT64_MAX;

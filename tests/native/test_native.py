@@ -67,7 +67,16 @@ PROGRAMS = {
         {
             "one too many is within": Mutation("histogram.h", " < h->span;", " <= h->span;"),
             "a short one has another bin": Mutation("histogram.h", "&h->counts[value], 1", "&h->counts[value + 1], 1"),
-            "below 0 is within": Mutation("histogram.h", "h->min >= 0 &&", ""),
+            "a short one is not added": Mutation(
+                "histogram.h", "1);\n    rt_add_relaxed(&h->sum, value);\n    return;", "1);\n    return;"
+            ),
+            "a new short one is no minimum": Mutation(
+                "histogram.h", " && value >= h->min && value >= 0", " && value >= 0"
+            ),
+            "short ones are like all others": Mutation(
+                "histogram.h", "h->min > RT_HISTOGRAM_LOW ? h->min : RT_HISTOGRAM_LOW", "h->min"
+            ),
+            "all are within": Mutation("histogram.h", "h->max >= low &&", ""),
             "beyond the end is within": Mutation("histogram.h", " && h->max >> RT_HISTOGRAM_MAX_BITS == 0", ""),
             "a rare value is not added": Mutation(
                 "histogram.h", "  rt_store_relaxed(&h->sum, (int64_t)((uint64_t)h->sum + (uint64_t)value));\n", ""
@@ -286,12 +295,12 @@ PROGRAMS = {
             "time for ever": Mutation("simulate.h", "now > RT_RELEASE_MAX || release > RT_RELEASE_MAX", "release < 0"),
             "a stop is not seen": Mutation("simulate.h", "if (command & RT_COMMAND_STOP) return RT_END_NORMAL;", ""),
             "a recording is modelled": Mutation("simulate.h", "if (s->is_recorded) {", "if (0) {"),
-            "late is not counted": Mutation("simulate.h", "s->is_late = now > release;", "s->is_late = 0;"),
+            "late is not counted": Mutation("simulate.h", "loop->is_late = now > release;", "loop->is_late = 0;"),
             "dt stays": Mutation("loop.h", "  cycle->dt = (double)(sch", "  if (0) cycle->dt = (double)(sch"),
             "missed stays": Mutation("loop.h", "  cycle->missed = schedule->missed;\n", ""),
-            "late cycles are not counted": Mutation("loop.h", "record, is_late, overran", "record, 0, overran"),
+            "late cycles are not counted": Mutation("loop.h", "record, loop->is_late, overran", "record, 0, overran"),
             "the usage begins never": Mutation("loop.h", "cycle->index + 1 == loop->warmup", "0"),
-            "the first cycle is a plain one": Mutation("loop.h", "&& loop->telemetry->has_previous)", ")"),
+            "the first cycle is a plain one": Mutation("loop.h", "  loop->schedule.is_unsettled = 1;\n}", "}"),
             "the mode stays": Mutation("simulate.h", "rt_thread_set_float_control(control_)", "(void)control_"),
             "runs on after a failed model": Mutation(
                 "simulate.h", "if (RT_UNLIKELY(latency < 0)) return RT_END_MODEL;", ""
@@ -369,28 +378,42 @@ PROGRAMS = {
             "C2 a signal moves the deadline": Mutation(
                 "loop.h",
                 "if (RT_UNLIKELY(rc) && rc != -EINTR) return rc;",
-                "if (rc == -EINTR) *now += 1000; else if (rc) return rc;",
+                "if (rc == -EINTR) now += 1000; else if (rc) return rc;",
             ),
             "C2 errors are ignored": Mutation(
-                "loop.h", "if (RT_UNLIKELY(rc) && rc != -EINTR) return rc;", "if (*now < 0) return rc;"
+                "loop.h", "if (RT_UNLIKELY(rc) && rc != -EINTR) return rc;", "if (now < 0) return rc;"
             ),
             "C2 the error is lost": Mutation(
-                "loop.h", "return loop->end_code = rc, RT_END_CLOCK;", "return RT_END_CLOCK;"
+                "loop.h",
+                "rt_loop_wait(loop, now, release);\n      if (RT_UNLIKELY(now < 0)) return loop->end_code = (int32_t)now,",
+                "rt_loop_wait(loop, now, release);\n      if (RT_UNLIKELY(now < 0)) return",
             ),
-            "C6 always sleeps": Mutation(
-                "loop.h", "if (target <= *now) break;", "if (rc <= 0 && target <= *now) break;"
-            ),
+            "C6 always sleeps": Mutation("loop.h", "if (target <= now) break;", "if (rc <= 0 && target <= now) break;"),
             "no slices": Mutation(
-                "loop.h", "(uint64_t)target - (uint64_t)time - 1 < (uint64_t)RT_SLICE_NS", "target > time"
+                "loop.h", "(uint64_t)release - (uint64_t)now - 1 < (uint64_t)RT_SLICE_NS", "release > now"
             ),
             "the margin is not used": Mutation(
-                "loop.h",
-                "release - loop->spin.margin;\n  int rc = 1;",
-                "release;\n  int rc = 1;",
+                "loop.h", "loop->has_own_wait || loop->spin.margin", "loop->has_own_wait"
             ),
-            "nothing is learnt": Mutation("loop.h", "rt_spin_learn(&loop->spin, *now - target);", ""),
+            "its own wait is not used": Mutation(
+                "loop.h", "loop->has_own_wait || loop->spin.margin", "loop->spin.margin"
+            ),
+            "late ones are not counted": Mutation("loop.h", "  loop->is_late = now > release;\n  return", "  return"),
+            "once late, always late": Mutation("loop.h", "is_warmup);\n  loop->is_late = 0;\n", "is_warmup);\n"),
+            "a reset keeps the bank": Mutation(
+                "loop.h",
+                "  loop->bank = rt_telemetry_bank(loop->telemetry);\n  loop->sch",
+                "  if (!loop->bank) loop->bank = rt_telemetry_bank(loop->telemetry);\n  loop->sch",
+            ),
+            "an interval with the run before": Mutation("loop.h", "  loop->schedule.is_unsettled = 1;\n}", "}"),
+            "an interval with the warm-up": Mutation(
+                "loop.h",
+                "  if (!loop->telemetry->has_previous) loop->schedule.is_unsettled = 1;",
+                "  if (0) loop->schedule.is_unsettled = 1;",
+            ),
+            "nothing is learnt": Mutation("loop.h", "rt_spin_learn(&loop->spin, now - target);", ""),
             "starts early": Mutation(
-                "loop.h", "RT_UNLIKELY(*now < release); reads++", "RT_UNLIKELY(*now < target); reads++"
+                "loop.h", "RT_UNLIKELY(now < release); reads++", "RT_UNLIKELY(now < target); reads++"
             ),
             "a reset forgets the missed": Mutation(
                 "loop.h",

@@ -39,7 +39,7 @@ static void *write_cycles(void *unused) {
     const int overran = rt_schedule_next(&s, now);
     const rt_record_t record = {release, start, now};
     if (!is_late && !overran && block->has_previous) {
-      rt_telemetry_record_plain(block, record);
+      rt_telemetry_record_plain(block, rt_telemetry_bank(block), record);
     } else {
       rt_telemetry_record(block, &s, record, is_late, overran, i < 100);
     }
@@ -102,11 +102,11 @@ static void test_account(void) {
   CHECK(c->warmup == 1 && h[RT_LATENCY].sum == 0);
   rt_telemetry_record(block, &s, (rt_record_t){2000, 2200, 2300}, 0, 0, 0);
   CHECK(h[RT_INTERVAL].max == INT64_MIN); /* the one before was of the warm-up */
-  rt_telemetry_record_plain(block, (rt_record_t){3000, 3150, 3250});
+  rt_telemetry_record_plain(block, rt_telemetry_bank(block), (rt_record_t){3000, 3150, 3250});
   s.release = 4000;
   const int overran = rt_schedule_next(&s, 6500);
   rt_telemetry_record(block, &s, (rt_record_t){4000, 4500, 6500}, 1, overran, 0);
-  rt_telemetry_record_plain(block, (rt_record_t){7000, 7001, 7002});
+  rt_telemetry_record_plain(block, rt_telemetry_bank(block), (rt_record_t){7000, 7001, 7002});
   CHECK(overran == 1 && c->cycles == 5 && c->late == 1 && c->overruns == 1 && c->missed == 2 && c->last_end == 7002);
   CHECK(h[RT_LATENCY].sum == 200 + 150 + 500 + 1 && h[RT_LATENCY].min == 1 && h[RT_LATENCY].max == 500);
   CHECK(h[RT_EXECUTION].sum == 100 + 100 + 2000 + 1 && h[RT_RESPONSE].sum == 300 + 250 + 2500 + 2);

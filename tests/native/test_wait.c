@@ -59,7 +59,7 @@ enum { PERIOD = 1000000, START = 5000000 };
 static rt_loop_t loop;
 
 static struct {
-  int64_t steps, missed, early, overruns;
+  int64_t steps, missed, early, overruns, waits;
   int64_t busy_ns, busy_every, jitter_ns;
   int resets;
   uint64_t seed;
@@ -79,6 +79,7 @@ static void begin(void) {
   clock_.now = START;
   loop.telemetry = block;
   loop.clock = CLOCK_MONOTONIC;
+  loop.read = clock_gettime;
   loop.schedule.period = PERIOD;
   loop.max_cycles = UINT64_MAX;
   loop.max_duration = INT64_MAX;
@@ -117,6 +118,7 @@ static int overrun(void *self, const rt_cycle_t *cycle, int64_t missed) {
 
 static int own_wait(void *self, int64_t release) {
   (void)self;
+  user.waits++;
   return rt_loop_sleep(&loop, release);
 }
 
@@ -128,7 +130,8 @@ static int run(uint64_t cycles) {
 
 static int64_t wait_for(int64_t release, int *rc) {
   int64_t now = rt_clock_now(loop.clock);
-  *rc = rt_loop_wait(&loop, &now, release);
+  now = loop.spin.margin ? rt_loop_wait_on(&loop, now, release, 1) : rt_loop_wait(&loop, now, release);
+  *rc = now < 0 ? (int)now : 0;
   return now;
 }
 
@@ -163,6 +166,7 @@ static void sleeps_again_after_a_signal(void) {
     clock_.interrupt_after = 1000;
     CHECK(run(100) == RT_END_NORMAL && loop.end_code == 0);
     CHECK(user.steps == 100 && user.early == 0 && clock_.sleeps == 150);
+    CHECK(user.waits == 100 * has_own_wait);
   }
 }
 
@@ -281,6 +285,31 @@ static void resets_lose_nothing(void) {
   }
 }
 
+static uint64_t counted(int which, int histogram) {
+  const rt_histogram_t *h = &loop.telemetry->banks[which].histograms[histogram];
+  uint64_t sum = 0;
+  for (uint32_t bin = 0; bin < RT_HISTOGRAM_BINS; bin++) sum += h->counts[bin];
+  return sum;
+}
+
+/* No interval reaches back beyond the warm-up, a reset or the begin of a run, and each of them has a bank of its own. */
+static void statistics_begin_anew(void) {
+  begin();
+  loop.warmup = 10;
+  CHECK(run(100) == RT_END_NORMAL);
+  CHECK(counted(0, RT_LATENCY) == 90 && counted(0, RT_INTERVAL) == 89);
+  rt_loop_command(&loop, RT_COMMAND_RESET);
+  loop.max_cycles = 200;
+  CHECK(rt_loop_cycles(&loop, NULL, step, overrun, own_wait) == RT_END_NORMAL);
+  CHECK(loop.telemetry->banks[1].counters.cycles == 100 && loop.telemetry->banks[0].counters.cycles == 100);
+  CHECK(counted(1, RT_LATENCY) == 100 && counted(1, RT_INTERVAL) == 99);
+  loop.warmup = 0;
+  clock_.now += 5 * PERIOD;
+  CHECK(run(50) == RT_END_NORMAL);
+  CHECK(counted(1, RT_LATENCY) == 150 && counted(1, RT_INTERVAL) == 99 + 49);
+  CHECK(counted(0, RT_LATENCY) == 90);
+}
+
 int main(void) {
   sleeps_once_until_the_release();
   sleeps_again_after_a_signal();
@@ -291,5 +320,6 @@ int main(void) {
   a_stop_ends_a_long_sleep_with_its_slice();
   learns_to_wake_early_enough();
   resets_lose_nothing();
+  statistics_begin_anew();
   return CHECK_DONE();
 }

@@ -38,6 +38,19 @@
 #define rt_add32_relaxed(p, v) rt_add_relaxed((p), (v))
 #endif
 
+/* Whether a datum of 32 bits is 0; what was written before it became so is seen. On x86-64 each load is an acquire. Like
+ * the two above a macro: in a function the operand's address would take a register. */
+#if defined(__x86_64__) && !defined(RT_IS_SANITIZED)
+#define rt_is_zero_acquire(p)                                                                                          \
+  __extension__({                                                                                                      \
+    int rt_is_zero_;                                                                                                   \
+    __asm__ __volatile__("cmpl $0, %1" : "=@cce"(rt_is_zero_) : "m"(*(p)) : "memory");                                 \
+    rt_is_zero_;                                                                                                       \
+  })
+#else
+#define rt_is_zero_acquire(p) (rt_load_acquire(p) == 0)
+#endif
+
 /* Tell the core that this is a spin-wait: spares power and the sibling thread. */
 static inline void rt_cpu_relax(void) {
 #if defined(__x86_64__) || defined(__i386__)

@@ -15,6 +15,9 @@
 
 #define RT_NS_PER_S INT64_C(1000000000)
 
+/* What reads a clock: clock_gettime(2) in one of its forms. */
+typedef int rt_clock_reader_t(clockid_t clock, struct timespec *time);
+
 static inline int64_t rt_clock_now(clockid_t clock) {
   struct timespec ts;
   clock_gettime(clock, &ts);

@@ -22,19 +22,21 @@
 /* 33 octaves of 128 bins above the first 128, and the overflow bin. */
 #define RT_HISTOGRAM_BINS (((RT_HISTOGRAM_MAX_BITS - RT_HISTOGRAM_SUB_BITS + 1) << RT_HISTOGRAM_SUB_BITS) + 1)
 #define RT_HISTOGRAM_OVERFLOW (RT_HISTOGRAM_BINS - 1)
+/* Below, a value is its bin. */
+#define RT_HISTOGRAM_LOW (INT64_C(1) << RT_HISTOGRAM_SUB_BITS)
 
 typedef struct rt_histogram {
-  int64_t min;   /* INT64_MAX while empty */
-  int64_t max;   /* INT64_MIN while empty */
-  int64_t sum;   /* wraps after 292 years of summed durations */
-  uint64_t span; /* min..min + span - 1 are the values that need no look at the limits; the writer's own */
+  int64_t min; /* INT64_MAX while empty */
+  int64_t max; /* INT64_MIN while empty */
+  int64_t sum; /* wraps after 292 years of summed durations */
+  int64_t low; /* low..low + span - 1 are the values that need no look at the limits; the writer's own */
+  uint64_t span;
   uint64_t counts[RT_HISTOGRAM_BINS];
 } rt_histogram_t;
 
-/* The bin of a value from 0 to 2^40 - 1: the exponent and the upper bits of the fraction of the same number in floating
+/* The bin of a value from 128 to 2^40 - 1: the exponent and the upper bits of the fraction of the same number in floating
  * point (IEEE 754), which is exact, are the octave and the bin in it. */
 static inline uint64_t rt_histogram_bin_within(int64_t value) {
-  if (value < 1 << RT_HISTOGRAM_SUB_BITS) return (uint64_t)value;
   const double number = (double)value;
   uint64_t bits;
   memcpy(&bits, &number, sizeof bits);
@@ -45,6 +47,7 @@ static inline uint64_t rt_histogram_bin_within(int64_t value) {
 /* The bin of a value. */
 static inline uint32_t rt_histogram_bin(int64_t value) {
   if (RT_UNLIKELY((uint64_t)value >> RT_HISTOGRAM_MAX_BITS)) return value < 0 ? 0 : RT_HISTOGRAM_OVERFLOW;
+  if (value < RT_HISTOGRAM_LOW) return (uint32_t)value;
   return (uint32_t)rt_histogram_bin_within(value);
 }
 
@@ -60,33 +63,37 @@ static inline void rt_histogram_clear(rt_histogram_t *h) {
   rt_store_relaxed(&h->min, INT64_MAX);
   rt_store_relaxed(&h->max, INT64_MIN);
   rt_store_relaxed(&h->sum, (int64_t)0);
+  rt_store_relaxed(&h->low, RT_HISTOGRAM_LOW);
   rt_store_relaxed(&h->span, (uint64_t)0);
   for (uint32_t i = 0; i < RT_HISTOGRAM_BINS; i++) rt_store_relaxed(&h->counts[i], (uint64_t)0);
 }
 
-/* The same with a value that is the least or the greatest so far, or has no bin of its own. */
-static __attribute__((noinline, cold, unused)) void rt_histogram_extend(rt_histogram_t *h, int64_t value) {
+/* Count any value, also one that is the least or the greatest so far, or is not above the shortest. */
+static __attribute__((noinline, unused)) void rt_histogram_extend(rt_histogram_t *h, int64_t value) {
+  if (value < RT_HISTOGRAM_LOW && value >= h->min && value >= 0 && value <= h->max) {
+    rt_add_relaxed(&h->counts[value], 1);
+    rt_add_relaxed(&h->sum, value);
+    return;
+  }
   if (value < h->min) rt_store_relaxed(&h->min, value);
   if (value > h->max) rt_store_relaxed(&h->max, value);
-  const int is_within = h->min >= 0 && h->max >> RT_HISTOGRAM_MAX_BITS == 0;
-  rt_store_relaxed(&h->span, is_within ? (uint64_t)(h->max - h->min) + 1 : 0);
+  const int64_t low = h->min > RT_HISTOGRAM_LOW ? h->min : RT_HISTOGRAM_LOW;
+  const int is_within = h->max >= low && h->max >> RT_HISTOGRAM_MAX_BITS == 0;
+  rt_store_relaxed(&h->low, low);
+  rt_store_relaxed(&h->span, is_within ? (uint64_t)(h->max - low) + 1 : 0);
   rt_add_relaxed(&h->counts[rt_histogram_bin(value)], 1);
   rt_store_relaxed(&h->sum, (int64_t)((uint64_t)h->sum + (uint64_t)value));
 }
 
-/* Whether rt_histogram_count will do. One comparison for both limits: what is below min wraps around. */
+/* Whether rt_histogram_count will do. One comparison for both limits: what is below wraps around. */
 static inline int rt_histogram_is_within(const rt_histogram_t *h, int64_t value) {
-  return (uint64_t)value - (uint64_t)h->min < h->span; /* plain loads: nobody else writes them */
+  return (uint64_t)value - (uint64_t)h->low < h->span; /* plain loads: nobody else writes them */
 }
 
 /* Count a value within the limits. */
 static inline void rt_histogram_count(rt_histogram_t *h, int64_t value) {
-  if (RT_LIKELY(value >= 1 << RT_HISTOGRAM_SUB_BITS)) {
-    rt_add_relaxed(&h->counts[rt_histogram_bin_within(value)], 1); /* 2^64 cycles are 584 years at 1 GHz */
-  } else {
-    rt_add_relaxed(&h->counts[value], 1);
-  }
-  rt_add_relaxed(&h->sum, value); /* within them, it takes centuries to overflow */
+  rt_add_relaxed(&h->counts[rt_histogram_bin_within(value)], 1); /* 2^64 cycles are 584 years at 1 GHz */
+  rt_add_relaxed(&h->sum, value);                                /* within them, it takes centuries to overflow */
 }
 
 /* Count any value. The one thread that writes; in constant time. */

@@ -52,13 +52,17 @@ typedef struct rt_loop {
   rt_spin_t spin;
   rt_telemetry_t *telemetry;
   clockid_t clock;
-  int32_t has_own_wait; /* whether a subclass overrides wait() */
-  rt_second_t second;   /* of the last sleep's end */
+  int32_t has_own_wait;    /* whether a subclass overrides wait() */
+  rt_clock_reader_t *read; /* as rt_clock_reader has it */
+  rt_second_t second;      /* of the last sleep's end */
   int64_t first_release;
   uint64_t warmup;      /* index of the first cycle that counts in the histograms */
   uint64_t max_cycles;  /* the run ends after this many */
   int64_t max_duration; /* or before the first release at or after first_release + this */
   int64_t end_release;
+  int64_t plain_until; /* a release before this is waited for by one sleep, and is none of the end */
+  rt_bank_t *bank;     /* of the telemetry, as rt_telemetry_bank has it */
+  int32_t is_late;     /* whether the cycle's release had passed before it was waited for; else 0 */
   int64_t align;
   int64_t phase_ns;
 
@@ -79,67 +83,76 @@ static inline void rt_loop_command(rt_loop_t *loop, uint32_t bits) {
   __atomic_fetch_or(&loop->command, bits, __ATOMIC_RELEASE);
 }
 
+/* The time on the loop's clock. */
+static inline int64_t rt_loop_now(const rt_loop_t *loop) {
+  struct timespec ts;
+  loop->read(loop->clock, &ts);
+  return (int64_t)ts.tv_sec * RT_NS_PER_S + ts.tv_nsec;
+}
+
+/* The statistics begin anew, and the next cycle is none like all others: no interval ends with it. */
+static inline void rt_loop_follow(rt_loop_t *loop) {
+  loop->bank = rt_telemetry_bank(loop->telemetry);
+  loop->schedule.is_unsettled = 1;
+}
+
 /* Turn to the cleared bank of the statistics. On the loop's thread, between two cycles. */
 static __attribute__((noinline, cold, unused)) void rt_loop_reset(rt_loop_t *loop) {
   rt_telemetry_turn(loop->telemetry, loop->schedule.release);
+  rt_loop_follow(loop);
   rt_telemetry_usage(loop->telemetry, rt_thread_usage(), 0);
   if (loop->guard) rt_guard_reset(loop->guard);
   __atomic_fetch_and(&loop->command, ~RT_COMMAND_RESET, __ATOMIC_RELEASE);
 }
 
-/* What a single sleep does not do: sleep on after a signal, and in slices; learn; spin. `rc` is the first sleep's, or 1
- * where there was none. */
-static __attribute__((noinline, unused)) int rt_loop_wait_on(rt_loop_t *loop, int64_t *now, int64_t release, int rc) {
+/* What a single sleep does not do: sleep on after a signal, and in slices; learn; spin. `now` is the time, `rc` the first
+ * sleep's, or 1 where there was none. Returns the time, or a negative errno; early when a command is pending. */
+static __attribute__((noinline, unused)) int64_t rt_loop_wait_on(rt_loop_t *loop, int64_t now, int64_t release,
+                                                                 int rc) {
   const int64_t target = release - loop->spin.margin;
   for (;;) {
     if (rc <= 0) {
       if (RT_UNLIKELY(rc) && rc != -EINTR) return rc;
       const uint32_t command = rt_load_acquire(&loop->command);
-      if (RT_UNLIKELY(command & RT_COMMAND_STOP)) return 0;
-      if (RT_UNLIKELY(command && *now < target)) rt_loop_reset(loop); /* there is time; at the release there is none */
-      if (loop->spin.is_auto && *now >= target) {
-        rt_spin_learn(&loop->spin, *now - target);
+      if (RT_UNLIKELY(command & RT_COMMAND_STOP)) return now;
+      if (RT_UNLIKELY(command && now < target)) rt_loop_reset(loop); /* there is time; at the release there is none */
+      if (loop->spin.is_auto && now >= target) {
+        rt_spin_learn(&loop->spin, now - target);
         break;
       }
     }
-    if (target <= *now) break;
-    const int64_t until = target - *now <= RT_SLICE_NS ? target : *now + RT_SLICE_NS;
+    if (target <= now) break;
+    const int64_t until = target - now <= RT_SLICE_NS ? target : now + RT_SLICE_NS;
     rc = rt_clock_sleep_until(loop->clock, &loop->second, until);
-    *now = rt_clock_now(loop->clock);
+    now = rt_loop_now(loop);
   }
   /* Pauses close together make a hypervisor take the CPU away (pause-loop exiting): one in RT_SPIN_READS clock reads. */
-  for (uint32_t reads = 1; RT_UNLIKELY(*now < release); reads++) {
-    if (RT_UNLIKELY(rt_load_relaxed(&loop->command) & RT_COMMAND_STOP)) return 0;
+  for (uint32_t reads = 1; RT_UNLIKELY(now < release); reads++) {
+    if (RT_UNLIKELY(rt_load_relaxed(&loop->command) & RT_COMMAND_STOP)) return now;
     if (reads % RT_SPIN_READS == 0) rt_cpu_relax();
-    *now = rt_clock_now(loop->clock);
+    now = rt_loop_now(loop);
   }
-  return 0;
+  return now;
 }
 
-/* Wait for the release in the loop's own way. *now is the time on entry and on return. Returns 0 or a negative errno;
- * returns early when a command is pending. */
-static inline int rt_loop_wait(rt_loop_t *loop, int64_t *now, int64_t release) {
-  const int64_t target = release - loop->spin.margin;
-  int rc = 1;
-  int64_t time = *now;
-  /* Most cycles: the target lies ahead, by a slice at most, and the sleep is all. */
-  if (RT_LIKELY((uint64_t)target - (uint64_t)time - 1 < (uint64_t)RT_SLICE_NS)) {
-    rc = rt_clock_sleep_until(loop->clock, &loop->second, target);
-    time = rt_clock_now(loop->clock);
-    if (RT_LIKELY(rc == 0 && time >= release && !loop->spin.is_auto)) {
-      *now = time;
-      return 0;
-    }
+/* Wait for the release in the loop's own way, where the margin for spinning is 0. `now` is the time. Returns the time, or a
+ * negative errno; early when a command is pending. */
+static inline int64_t rt_loop_wait(rt_loop_t *loop, int64_t now, int64_t release) {
+  /* Most cycles: the release lies ahead, by a slice at most, and the sleep is all. */
+  if (RT_LIKELY((uint64_t)release - (uint64_t)now - 1 < (uint64_t)RT_SLICE_NS)) {
+    const int rc = rt_clock_sleep_until(loop->clock, &loop->second, release);
+    now = rt_loop_now(loop);
+    return RT_LIKELY(rc == 0 && now >= release) ? now : rt_loop_wait_on(loop, now, release, rc);
   }
-  rc = rt_loop_wait_on(loop, &time, release, rc);
-  *now = time;
-  return rc;
+  loop->is_late = now > release;
+  return rt_loop_wait_on(loop, now, release, 1);
 }
 
-/* The same for a wait() that a subclass ends with the loop's own. Returns 0 or a negative errno. */
+/* The same for a wait() that a subclass ends with the loop's own, and where there is a margin. Returns 0 or a negative
+ * errno. */
 static inline int rt_loop_sleep(rt_loop_t *loop, int64_t release) {
-  int64_t now = rt_clock_now(loop->clock);
-  return rt_loop_wait(loop, &now, release);
+  const int64_t now = rt_loop_wait_on(loop, rt_loop_now(loop), release, 1);
+  return now < 0 ? (int)now : 0;
 }
 
 /* The state of a run whose first release is known, before its first cycle. */
@@ -148,8 +161,11 @@ static inline void rt_loop_begin(rt_loop_t *loop, int64_t first) {
   loop->first_release = first;
   loop->schedule.release = first;
   loop->end_release = first > INT64_MAX - loop->max_duration ? INT64_MAX : first + loop->max_duration;
+  loop->plain_until = loop->has_own_wait || loop->spin.margin ? INT64_MIN : loop->end_release;
+  loop->is_late = 0;
   loop->cycle = (rt_cycle_t){.period = period, .dt = (double)period * 1e-9};
   rt_telemetry_begin(loop->telemetry, first);
+  rt_loop_follow(loop);
 }
 
 /* The same with the first release that can be made. `now` is the time on the loop's clock. */
@@ -160,44 +176,46 @@ static inline void rt_loop_first(rt_loop_t *loop, int64_t now) {
 }
 
 /* Fill in what the callbacks see of the cycle whose release has come. */
-static inline void rt_loop_enter_cycle(rt_loop_t *loop, int64_t start) {
+static inline void rt_loop_enter_cycle(rt_loop_t *loop, int64_t release, int64_t start) {
   rt_cycle_t *const cycle = &loop->cycle;
-  const int64_t release = loop->schedule.release;
   cycle->release = release;
-  cycle->start = start;
+  rt_store_relaxed(&cycle->start, start); /* or gcc takes four instructions to join two stores into one */
   cycle->t = (double)(release - loop->first_release) * 1e-9;
 }
 
 /* Account for a cycle that is not like all others, and move the schedule on. Returns as rt_schedule_next. */
-static __attribute__((noinline, cold, unused)) int rt_loop_leave_odd(rt_loop_t *loop, int64_t end, int is_late) {
+static __attribute__((noinline, cold, unused)) int rt_loop_leave_odd(rt_loop_t *loop, int64_t end) {
   rt_cycle_t *const cycle = &loop->cycle;
   const int is_warmup = cycle->index < loop->warmup;
   const rt_record_t record = {cycle->release, cycle->start, end};
   const int overran = rt_schedule_next(&loop->schedule, end);
-  rt_telemetry_record(loop->telemetry, &loop->schedule, record, is_late, overran, is_warmup);
+  rt_telemetry_record(loop->telemetry, &loop->schedule, record, loop->is_late, overran, is_warmup);
+  loop->is_late = 0;
+  if (!loop->telemetry->has_previous) loop->schedule.is_unsettled = 1; /* the next one is as odd */
   if (is_warmup && cycle->index + 1 == loop->warmup) rt_telemetry_usage(loop->telemetry, rt_thread_usage(), 0);
   return overran;
 }
 
-/* Account for the cycle that ended at `end`, whose step returned rc, move the schedule on, and call overrun() where there
+/* Account for the cycle of `record`, whose step returned rc, move the schedule on, and call overrun() where there
  * was one. Returns the reason for which the run ends, with the code in loop->end_code, or RT_GO_ON; *overran is not 0
  * after an overrun. */
 static inline __attribute__((always_inline)) int
-rt_loop_leave_cycle(rt_loop_t *loop, void *self, int64_t end, int rc, int is_late, int *overran,
+rt_loop_leave_cycle(rt_loop_t *loop, void *self, rt_record_t record, int rc, int *overran,
                     int (*overrun)(void *, const rt_cycle_t *, int64_t)) {
   rt_schedule_t *const schedule = &loop->schedule;
   rt_cycle_t *const cycle = &loop->cycle;
   *overran = 0;
-  /* A late cycle is none of these: it follows an overrun or a shift, of which the schedule has to recover. */
-  if (RT_LIKELY(rt_schedule_is_plain(schedule, end) && loop->telemetry->has_previous)) {
-    (void)rt_schedule_next(schedule, end);
-    rt_telemetry_record_plain(loop->telemetry, (rt_record_t){cycle->release, cycle->start, end});
+  /* Neither a late cycle, which follows an overrun or a shift, nor the first of a run is one of these: the schedule has to
+   * settle after them. */
+  if (RT_LIKELY(rt_schedule_is_plain(schedule, record.end))) {
+    (void)rt_schedule_next(schedule, record.end);
+    rt_telemetry_record_plain(loop->telemetry, loop->bank, record);
     if (RT_LIKELY(rc == RT_CONTINUE)) {
       cycle->index += 1;
       return RT_GO_ON;
     }
   } else {
-    *overran = rt_loop_leave_odd(loop, end, is_late);
+    *overran = rt_loop_leave_odd(loop, record.end);
   }
   if (rc) {
     cycle->index += 1;
@@ -224,41 +242,47 @@ rt_loop_guarded_cycles(rt_loop_t *loop, rt_guard_t *guard, void *self, int (*ste
                        int (*overrun)(void *, const rt_cycle_t *, int64_t), int (*wait)(void *, int64_t)) {
   rt_schedule_t *const schedule = &loop->schedule;
   rt_cycle_t *const cycle = &loop->cycle;
-  int64_t now = rt_clock_now(loop->clock);
+  int64_t now = rt_loop_now(loop);
   for (;;) {
     const int64_t release = schedule->release;
-    if (RT_UNLIKELY(cycle->index >= loop->max_cycles || release >= loop->end_release)) return RT_END_NORMAL;
-    const int is_late = now > release;
-    if (RT_LIKELY(!loop->has_own_wait)) {
-      const int rc = rt_loop_wait(loop, &now, release);
-      if (RT_UNLIKELY(rc)) return loop->end_code = rc, RT_END_CLOCK;
+    if (RT_UNLIKELY(cycle->index >= loop->max_cycles)) return RT_END_NORMAL;
+    if (RT_LIKELY(release < loop->plain_until)) {
+      now = rt_loop_wait(loop, now, release);
+      if (RT_UNLIKELY(now < 0)) return loop->end_code = (int32_t)now, RT_END_CLOCK;
     } else {
-      const int rc = wait(self, release);
-      if (guard) rt_guard_skip(guard);
-      now = rt_clock_now(loop->clock);
-      if (RT_UNLIKELY(rc == RT_STOP)) return RT_END_NORMAL;
-      if (RT_UNLIKELY(rc)) return loop->end_code = rc, RT_END_WAIT;
+      if (release >= loop->end_release) return RT_END_NORMAL;
+      loop->is_late = now > release;
+      if (!loop->has_own_wait) {
+        now = rt_loop_wait_on(loop, now, release, 1);
+        if (RT_UNLIKELY(now < 0)) return loop->end_code = (int32_t)now, RT_END_CLOCK;
+      } else {
+        const int rc = wait(self, release);
+        if (guard) rt_guard_skip(guard);
+        now = rt_loop_now(loop);
+        if (RT_UNLIKELY(rc == RT_STOP)) return RT_END_NORMAL;
+        if (RT_UNLIKELY(rc)) return loop->end_code = rc, RT_END_WAIT;
+      }
     }
-    const uint32_t command = rt_load_acquire(&loop->command);
-    if (RT_UNLIKELY(command)) {
-      if (command & RT_COMMAND_STOP) return RT_END_NORMAL;
+    if (RT_UNLIKELY(!rt_is_zero_acquire(&loop->command))) {
+      if (rt_load_acquire(&loop->command) & RT_COMMAND_STOP) return RT_END_NORMAL;
       rt_loop_reset(loop);
-      now = rt_clock_now(loop->clock); /* the step does not pay for it */
+      now = rt_loop_now(loop); /* the step does not pay for it */
     }
 
-    rt_loop_enter_cycle(loop, now);
+    const int64_t start = now;
+    rt_loop_enter_cycle(loop, release, start);
     if (guard) rt_guard_begin(guard, cycle->index);
     const int rc = step(self, cycle);
     if (guard) rt_guard_end(guard);
-    now = rt_clock_now(loop->clock);
+    now = rt_loop_now(loop);
     const int is_caught = guard ? rt_guard_look(guard, cycle->index, loop->telemetry) && guard->is_stopping : 0;
     int overran;
-    const int reason = rt_loop_leave_cycle(loop, self, now, rc, is_late, &overran, overrun);
+    const int reason = rt_loop_leave_cycle(loop, self, (rt_record_t){release, start, now}, rc, &overran, overrun);
     if (RT_UNLIKELY(is_caught) && (reason == RT_GO_ON || reason == RT_END_NORMAL)) return RT_END_GUARD;
     if (RT_UNLIKELY(reason != RT_GO_ON)) return reason;
     if (RT_UNLIKELY(overran)) {
       if (guard) rt_guard_skip(guard);
-      now = rt_clock_now(loop->clock);
+      now = rt_loop_now(loop);
     }
   }
 }
@@ -283,7 +307,7 @@ rt_loop_guarded_main(rt_loop_t *loop, rt_guard_t *guard, void *self, int (*enter
   if (verdict == RT_PHASE_GO) {
     const int rc = enter(self);
     if (rc == RT_CONTINUE) {
-      rt_loop_first(loop, rt_clock_now(loop->clock));
+      rt_loop_first(loop, rt_loop_now(loop));
       rt_telemetry_usage(loop->telemetry, rt_thread_usage(), 0);
       loop->end_reason = rt_loop_guarded_cycles(loop, guard, self, step, overrun, wait);
     } else if (rc != RT_STOP) {

@@ -47,7 +47,6 @@ typedef struct rt_simulation {
   void *self;
   int64_t now;          /* when its last cycle ended */
   int64_t start;        /* of its next cycle; INT64_MAX when its duration is over */
-  int32_t is_late;      /* whether the next release has passed already */
   int32_t is_recorded;  /* whether the latency is a recorded one, which has every reason for a late start in it */
   rt_model_t latency;   /* from when the loop wants to wake up */
   rt_model_t execution; /* of the step, and of overrun() after it */
@@ -66,7 +65,7 @@ static inline int rt_simulate_plan(rt_simulation_t *s) {
   }
   int64_t now = s->now;
   if (RT_UNLIKELY(now > RT_RELEASE_MAX || release > RT_RELEASE_MAX)) return RT_END_TIME;
-  s->is_late = now > release;
+  loop->is_late = now > release;
   const int64_t latency = rt_model_next(&s->latency, loop->cycle.index);
   if (RT_UNLIKELY(latency < 0)) return RT_END_MODEL;
   if (s->is_recorded) {
@@ -122,7 +121,7 @@ rt_simulate_cycle(rt_simulation_t *s, int (*step)(void *, const rt_cycle_t *),
     if (command & RT_COMMAND_STOP) return RT_END_NORMAL;
     rt_loop_reset(loop);
   }
-  rt_loop_enter_cycle(loop, s->start);
+  rt_loop_enter_cycle(loop, loop->schedule.release, s->start);
   if (RT_UNLIKELY(s->before != NULL)) {
     const int rc = s->before(s->plant, &loop->cycle);
     if (rc) return rc == RT_STOP ? RT_END_NORMAL : RT_END_MODEL;
@@ -133,7 +132,8 @@ rt_simulate_cycle(rt_simulation_t *s, int (*step)(void *, const rt_cycle_t *),
   const int64_t execution = rt_model_next(&s->execution, loop->cycle.index);
   if (RT_UNLIKELY(execution < 0)) return RT_END_MODEL;
   s->now = s->start + execution;
-  RT_SIMULATE_FLUSHED(s, reason = rt_loop_leave_cycle(loop, s->self, s->now, rc, s->is_late, &overran, overrun));
+  const rt_record_t record = {loop->cycle.release, s->start, s->now};
+  RT_SIMULATE_FLUSHED(s, reason = rt_loop_leave_cycle(loop, s->self, record, rc, &overran, overrun));
   return RT_LIKELY(reason == RT_GO_ON) ? rt_simulate_plan(s) : reason;
 }
 

@@ -24,7 +24,7 @@
 #include "seqlock.h"
 
 #define RT_TELEMETRY_MAGIC UINT64_C(0x31304c45544c5452) /* "RTLTEL01" in memory order */
-#define RT_TELEMETRY_VERSION 3u
+#define RT_TELEMETRY_VERSION 4u
 
 typedef struct rt_record {
   int64_t release;
@@ -130,14 +130,15 @@ static inline void rt_telemetry_init(rt_telemetry_t *t, uint64_t capacity, uint6
   rt_store_release(&t->magic, RT_TELEMETRY_MAGIC);
 }
 
-static __attribute__((noinline, cold, unused)) void rt_bank_extend(rt_bank_t *bank, int which, int64_t value) {
+static __attribute__((noinline, unused)) void rt_bank_extend(rt_bank_t *bank, int which, int64_t value) {
   rt_histogram_extend(&bank->histograms[which], value);
 }
 
-/* As rt_histogram_record; the compiler need not have each histogram's address at hand. */
+/* As rt_histogram_record, written so that the compiler need not have each histogram's address at hand. */
 static inline void rt_bank_record(rt_bank_t *bank, int which, int64_t value) {
   if (RT_LIKELY(rt_histogram_is_within(&bank->histograms[which], value))) {
-    rt_histogram_count(&bank->histograms[which], value);
+    rt_add_relaxed(&bank->histograms[which].counts[rt_histogram_bin_within(value)], 1);
+    rt_add_relaxed(&bank->histograms[which].sum, value);
   } else {
     rt_bank_extend(bank, which, value);
   }
@@ -153,10 +154,12 @@ static inline void rt_telemetry_keep(rt_telemetry_t *t, rt_record_t record) {
   rt_add_relaxed(&t->written, 1);
 }
 
-/* Record a cycle of which there is nothing else to tell: on time, on the grid, after another one of the same run. */
-static inline void rt_telemetry_record_plain(rt_telemetry_t *t, rt_record_t record) {
-  rt_bank_t *bank = &t->banks[t->active];
-  __asm__("" : "+r"(bank)); /* one address: the compiler would multiply by `active` again for each histogram */
+/* The bank in use, for the writer to keep from one turn to the next. */
+static inline rt_bank_t *rt_telemetry_bank(rt_telemetry_t *t) { return &t->banks[t->active]; }
+
+/* Record a cycle of which there is nothing else to tell: on time, on the grid, after another one of the same run. `bank` is
+ * rt_telemetry_bank(t). */
+static inline void rt_telemetry_record_plain(rt_telemetry_t *t, rt_bank_t *bank, rt_record_t record) {
   rt_seqlock_write_begin(&t->lock);
   rt_add_relaxed(&bank->counters.cycles, 1);
   rt_store_relaxed(&bank->counters.last_end, record.end);
