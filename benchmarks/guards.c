@@ -103,6 +103,7 @@ int main(int argc, char **argv) {
   page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   loop.telemetry = telemetry;
   loop.clock = CLOCK_MONOTONIC;
+  loop.read = clock_gettime;
   loop.has_own_wait = 1;
   loop.schedule.period = 1000000000; /* no cycle overruns */
   loop.max_cycles = cycles;

@@ -182,8 +182,7 @@ cdef class Control:
         rt.schedule.policy = OVERRUN_POLICIES[s.overrun]
         rt.schedule.max_burst = s.max_burst
         rt.schedule.max_overruns = s.max_overruns or 0
-        rt.clock = CLOCKS[s.clock]
-        rt.read = rt_clock_reader()
+        rt.clock, rt.read = CLOCKS[s.clock], rt_clock_reader()
         rt.has_own_wait = self._has_own_wait
         rt.warmup = s.warmup
         rt.max_cycles = UINT64_MAX if cycles is None else cycles
