@@ -15,6 +15,7 @@ from rtloop.data.histogram import Histogram
 from rtloop.errors import ConfigError
 from rtloop.loop import guarding, stored, table
 from rtloop.system.grant import Grant
+from rtloop.system.text import replaced
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -232,17 +233,8 @@ class Stats:
         target = _with_suffix(Path(path))
         if not target.parent.is_dir():
             raise FileNotFoundError(errno.ENOENT, "there is no such folder", str(target.parent))
-        # A name of its own, in the same folder, and a mode that follows the umask: what tempfile cannot give.
-        temporary = target.with_name(f".{target.name}.{os.getpid()}-{os.urandom(4).hex()}")
-        try:
-            with temporary.open("xb") as file:
-                np.savez_compressed(file, stats=np.array(self.to_json()), records=self.records)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(target)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        with replaced(target) as file:
+            np.savez_compressed(file, stats=np.array(self.to_json()), records=self.records)
         return target
 
     @classmethod

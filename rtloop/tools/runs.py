@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from rtloop.loop.stats import Stats
+from rtloop.system.text import replaced
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -119,15 +120,7 @@ def write_output(path: str, content: str | bytes) -> None:
             with target.open("wb") as file:
                 file.write(data)
             return
-        temporary = target.with_name(f".{target.name}.{os.getpid()}-{os.urandom(4).hex()}")
-        try:
-            with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(target)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        with replaced(target) as file:
+            file.write(data)
     except OSError as error:
         raise click.ClickException(f"cannot write {path}: {error.strerror or error}") from None

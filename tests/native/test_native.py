@@ -385,8 +385,8 @@ PROGRAMS = {
             ),
             "C2 the error is lost": Mutation(
                 "loop.h",
-                "rt_loop_wait(loop, now, release);\n      if (RT_UNLIKELY(now < 0)) return loop->end_code = (int32_t)now,",
-                "rt_loop_wait(loop, now, release);\n      if (RT_UNLIKELY(now < 0)) return",
+                "loop_wait(loop, now, release);\n      if (RT_UNLIKELY(now < 0)) return loop->end_code = (int32_t)now,",
+                "loop_wait(loop, now, release);\n      if (RT_UNLIKELY(now < 0)) return",
             ),
             "C6 always sleeps": Mutation("loop.h", "if (target <= now) break;", "if (rc <= 0 && target <= now) break;"),
             "no slices": Mutation(
