@@ -47,6 +47,44 @@ def test_P5_every_way_out_ends_in_bounded_time_with_its_own_code(script: Script,
     assert done.returncode == expected, done.stderr
 
 
+@pytest.mark.parametrize("word", ["sys.exit(3)", "raise SystemExit(3)", "raise KeyError('x')"])
+def test_P5_the_end_of_another_thread_ends_neither_the_loop_nor_the_process(script: Script, word: str) -> None:
+    done = script(dedent(f"""
+    loop = make(); loop.start()
+    def work():
+        {word}
+    thread = threading.Thread(target=work); thread.start(); thread.join()
+    before = loop.stats.cycles
+    while loop.stats.cycles < before + 20:
+        time.sleep(0.01)
+    print(loop.state); loop.stop(); print(loop.state, loop.leaves)
+    """), timeout=20)  # fmt: skip
+    assert (done.returncode, done.stdout.split()) == (0, ["running", "stopped", "1"]), done.stderr
+    assert ("KeyError" in done.stderr) == ("KeyError" in word), "said as for any thread"
+
+
+@pytest.mark.parametrize("word", ["raise ValueError('no motor')", "sys.exit(3)", "raise KeyboardInterrupt"])
+def test_P5_an_exception_in_setup_reaches_the_caller_and_harms_no_other_loop(script: Script, word: str) -> None:
+    done = script(dedent(f"""
+    class Broken(probes.Probe):
+        def setup(self):
+            {word}
+    running = make(name="runs"); running.start()
+    before = (sorted(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task")))
+    broken = Broken("1ms", policy="other", lock_memory="off", dma_latency=None)
+    for _ in range(3):
+        try:
+            broken.start()
+        except BaseException as error:
+            print(type(error).__name__, broken.state, broken.enters)
+    print((sorted(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))) == before, running.state)
+    broken.start()  # uncaught: the process ends, with the loop that runs
+    """), timeout=20)  # fmt: skip
+    name = {"raise V": "ValueError", "sys.exi": "SystemExit", "raise K": "KeyboardInterrupt"}[word[:7]]
+    assert done.stdout.splitlines() == [f"{name} new 0"] * 3 + ["True running"], done.stderr
+    assert done.returncode == {"ValueError": 1, "SystemExit": 3, "KeyboardInterrupt": -signal.SIGINT}[name]
+
+
 def test_P5_a_step_that_hangs_does_not_keep_the_process(script: Script) -> None:
     done = script(dedent("""
     loop = make(); loop.hang = True; loop.start(); time.sleep(0.05)
