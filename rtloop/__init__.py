@@ -58,6 +58,7 @@ if _TYPE_CHECKING:
     from rtloop.loop.attach import LoopReader, attach, running
     from rtloop.loop.callback import FunctionLoop
     from rtloop.loop.pyloop import PyLoop
+    from rtloop.loop.schedulability import Task, analyze, partition
     from rtloop.loop.simulation import simulate
     from rtloop.loop.stats import Stats
     from rtloop.tools.build import build
@@ -102,6 +103,8 @@ __all__ = [
     "StateError",
     "Stats",
     "StopTimeoutError",
+    "Task",
+    "analyze",
     "attach",
     "build",
     "cycle_dtype",
@@ -109,6 +112,7 @@ __all__ = [
     "guard",
     "lint",
     "memory",
+    "partition",
     "running",
     "simulate",
 ]
@@ -135,12 +139,15 @@ _LATE = {
     "PyLoop": "loop.pyloop",
     "SignalLog": "data.signals",
     "Stats": "loop.stats",
+    "Task": "loop.schedulability",
+    "analyze": "loop.schedulability",
     "attach": "loop.attach",
     "build": "tools.build",
     "load_ipython_extension": "tools.magic",
     "guard": "guard",
     "lint": "tools.lint",
     "memory": "memory",
+    "partition": "loop.schedulability",
     "running": "loop.attach",
     "simulate": "loop.simulation",
 }

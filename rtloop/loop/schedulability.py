@@ -1,0 +1,421 @@
+"""Whether tasks of fixed priorities, or under EDF, meet their deadlines on each CPU: exact analysis in nanoseconds.
+
+All of it is integer and rational arithmetic. The sources are named where they are used; what no analysis knows (caches,
+interrupts, firmware) is in docs/explanation/schedulability.md.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from rtloop.errors import ConfigError
+from rtloop.loop.settings import Duration
+from rtloop.units import format_duration, parse_duration, show
+
+if TYPE_CHECKING:
+    from rtloop.loop.stats import Stats
+
+__all__ = ["Analysis", "Bounds", "Response", "Task", "analyze", "partition"]
+
+#: The share of a CPU that the kernel leaves to real-time threads (sched_rt_runtime_us over sched_rt_period_us).
+RT_SHARE = Fraction(95, 100)
+#: Steps of an iteration, after which it is given up; the answer is then "not found", never a guess.
+_MOST_STEPS = 1_000_000
+_POLICIES = ("fixed-priority", "edf")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A periodic or sporadic task, on one CPU.
+
+    Parameters
+    ----------
+    name : str
+        Unique among the tasks of an analysis.
+    period, wcet : duration
+        The least time between two releases, and the most CPU time of one.
+    deadline : duration, optional
+        From the release; by default the period. It may be longer.
+    priority : int, optional
+        As SCHED_FIFO has it: the greater, the more urgent. Without any, all tasks get rate-monotonic ones.
+    cpu : int, optional
+        Where it runs. Tasks without one are all on the same CPU.
+    jitter : duration
+        How much later than its release a task may become ready: the wake-up latency.
+    blocking : duration
+        How long less urgent tasks can keep it waiting, in locks and with preemption off.
+    """
+
+    name: str
+    period: Duration
+    wcet: Duration
+    deadline: Duration | None = None
+    priority: int | None = None
+    cpu: int | None = None
+    jitter: Duration = 0
+    blocking: Duration = 0
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        for field, minimum in (("period", 1), ("wcet", 1), ("jitter", 0), ("blocking", 0)):
+            object.__setattr__(
+                self, field, parse_duration(getattr(self, field), f"{self.name}: {field}", minimum=minimum)
+            )
+        deadline = self.period if self.deadline is None else self.deadline
+        object.__setattr__(self, "deadline", parse_duration(deadline, f"{self.name}: deadline", minimum=1))
+
+    @classmethod
+    def from_stats(cls, stats: Stats, *, percentile: float | None = None, **others: Any) -> Task:
+        """Make a task of what a run has measured: its longest step, and its latest wake-up as jitter.
+
+        Parameters
+        ----------
+        stats : Stats
+            Of a run that was long enough, and under the worst load that the analysis is to hold for.
+        percentile : float, optional
+            Take this percentile of the execution time, not the maximum: then the analysis is no bound, and says so.
+        **others
+            Other parameters of the task, such as `deadline`; name, period, priority and CPU are the run's.
+        """
+        settings = stats.settings
+        if not stats.execution.count:
+            raise ConfigError(f"{stats.name}: no cycle was measured: its histograms are empty")
+        wcet = stats.execution.max if percentile is None else stats.execution.percentile(percentile)
+        note = f"C is the longest of {stats.execution.count} measured steps, which is no proof that none takes longer"
+        if percentile is not None:
+            note = f"C is the {percentile:g} % percentile of {stats.execution.count} steps: one in a while takes longer"
+        is_pinned = isinstance(settings.get("cpu"), (list, tuple)) and len(settings["cpu"]) == 1
+        return cls(**{
+            "name": stats.name,
+            "period": settings["period_ns"],
+            "wcet": max(1, math.ceil(wcet)),
+            "priority": settings.get("priority"),
+            "cpu": settings["cpu"][0] if is_pinned else None,
+            "jitter": max(0, math.ceil(stats.latency.max)) if stats.latency.count else 0,
+            "note": note,
+            **others,
+        })  # fmt: skip
+
+    @property
+    def utilisation(self) -> Fraction:
+        """The share of a CPU."""
+        return Fraction(self._ns("wcet"), self._ns("period"))
+
+    def _ns(self, field: str) -> int:
+        value = getattr(self, field)
+        assert isinstance(value, int)
+        return value
+
+
+@dataclass(frozen=True)
+class Response:
+    """What the analysis says of a task; times in nanoseconds.
+
+    `response` is the longest time from a release to the end of its work, None where there is no bound, or none was
+    looked for (EDF). `margin` is what is left of the deadline then.
+    """
+
+    name: str
+    period: int
+    wcet: int
+    deadline: int
+    priority: int | None
+    cpu: int | None
+    response: int | None
+    meets: bool
+
+    @property
+    def margin(self) -> int | None:
+        """The deadline less the worst response."""
+        return None if self.response is None else self.deadline - self.response
+
+    @property
+    def verdict(self) -> str:
+        """``"meets"``, ``"misses"``, or ``"unbounded"`` where its CPU is asked for more than it has."""
+        if self.meets:
+            return "meets"
+        return "misses" if self.response is not None else "unbounded"
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What the utilisation of a CPU says by itself. None: the test does not apply to these tasks.
+
+    `liu_layland` and `hyperbolic` are sufficient, not necessary: False is no refusal. `density` is the sum of C over
+    the lesser of deadline and period. `admitted` is whether the utilisation is within the 95 % of a CPU up to which the
+    kernel takes SCHED_DEADLINE tasks.
+    """
+
+    cpu: int | None
+    utilisation: Fraction
+    density: Fraction
+    liu_layland: bool | None
+    hyperbolic: bool | None
+    admitted: bool
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """The outcome of :func:`analyze`."""
+
+    policy: str
+    rows: tuple[Response, ...]
+    bounds: tuple[Bounds, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def is_schedulable(self) -> bool:
+        """Whether every task meets its deadlines, whatever the phases."""
+        return all(row.meets for row in self.rows)
+
+    def __bool__(self) -> bool:
+        return self.is_schedulable
+
+    def __getitem__(self, name: str) -> Response:
+        for row in self.rows:
+            if row.name == name:
+                return row
+        raise KeyError(name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as a dict that JSON can hold, times in nanoseconds."""
+        return {
+            "policy": self.policy,
+            "is_schedulable": self.is_schedulable,
+            "rows": [{**vars(row), "margin": row.margin, "verdict": row.verdict} for row in self.rows],
+            "bounds": [
+                {**vars(b), "utilisation": float(b.utilisation), "density": float(b.density)} for b in self.bounds
+            ],
+            "notes": list(self.notes),
+        }
+
+    def summary(self) -> str:
+        """Return the table as text."""
+        heads = ["loop", "period", "C", "deadline", "priority", "CPU", "worst response", "margin", "verdict"]
+        rows = [
+            [row.name, *(format_duration(ns) for ns in (row.period, row.wcet, row.deadline)), _or_dash(row.priority),
+             _or_dash(row.cpu), _or_dash(row.response, format_duration), _signed(row.margin), row.verdict]
+            for row in self.rows
+        ]  # fmt: skip
+        widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(len(heads))]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+                 for row in [heads, *rows]]  # fmt: skip
+        for b in self.bounds:
+            where = "" if b.cpu is None else f"CPU {b.cpu}: "
+            tests = {"Liu & Layland": b.liu_layland, "hyperbolic": b.hyperbolic}
+            said = [f"{name} bound {'holds' if holds else 'does not hold'}" for name, holds in tests.items()
+                    if holds is not None]  # fmt: skip
+            lines.append(", ".join([f"{where}utilisation {float(b.utilisation):.3f}", *said]))
+        return "\n".join([*lines, *self.notes])
+
+    __str__ = summary
+
+
+def _or_dash(value: Any, form: Any = str) -> str:
+    return "-" if value is None else str(form(value))
+
+
+def _signed(ns: int | None) -> str:
+    return "-" if ns is None else f"-{format_duration(-ns)}" if ns < 0 else format_duration(ns)
+
+
+def analyze(tasks: Iterable[Task], *, policy: str = "fixed-priority") -> Analysis:
+    """Find out whether tasks meet their deadlines, on each CPU by itself.
+
+    ``"fixed-priority"`` is preemptive scheduling by priority, as SCHED_FIFO has it, and the analysis is exact for tasks
+    that are independent: the worst response time is reached when all are released at once (Joseph & Pandya, 1986), with
+    release jitter and blocking (Audsley et al., 1993), and deadlines beyond the period (Lehoczky, 1990; Tindell, Burns
+    & Wellings, 1994). Tasks of equal priority are taken to delay each other, which SCHED_FIFO does in one order at most:
+    for them it is a bound.
+
+    ``"edf"`` is earliest deadline first, as SCHED_DEADLINE has it: the demand of all intervals is held against their
+    length (Baruah, Rosier & Howell, 1990). It says whether deadlines are met, not by how much.
+
+    Parameters
+    ----------
+    tasks : iterable of Task
+        With names of their own; all with a priority, or none: then the shorter the period, the more urgent.
+    policy : {"fixed-priority", "edf"}
+        How the CPU is given out.
+
+    Returns
+    -------
+    Analysis
+        True where all deadlines are met; ``print`` shows the table.
+
+    Raises
+    ------
+    ConfigError
+        Where the tasks are none, or their names or priorities do not fit together.
+
+    Examples
+    --------
+    >>> from rtloop import Task, analyze
+    >>> analyze([Task("current", "100us", "20us"), Task("velocity", "1ms", "300us")])["velocity"].response
+    380000
+    """
+    every = _checked(tasks)
+    if policy not in _POLICIES:
+        raise ConfigError(f"policy={show(policy)} must be one of {', '.join(map(repr, _POLICIES))}")
+    if policy == "fixed-priority" and all(task.priority is None for task in every):
+        ranks = {period: -i for i, period in enumerate(sorted({task._ns("period") for task in every}))}
+        ranked = {task.name: ranks[task._ns("period")] for task in every}
+    else:
+        ranked = {task.name: task.priority or 0 for task in every}
+    cpus = sorted({task.cpu for task in every}, key=lambda cpu: -1 if cpu is None else cpu)
+    rows: dict[str, Response] = {}
+    for cpu in cpus:
+        here = [task for task in every if task.cpu == cpu]
+        meets = policy == "edf" and _edf(here)
+        for task in here:
+            found = None
+            if policy == "fixed-priority":
+                more = [other for other in here if other is not task and ranked[other.name] >= ranked[task.name]]
+                found = _response(task, more)
+                meets = found is not None and found <= task._ns("deadline")
+            rows[task.name] = Response(
+                task.name, task._ns("period"), task._ns("wcet"), task._ns("deadline"), task.priority, task.cpu, found,
+                meets,
+            )  # fmt: skip
+    bounds = tuple(_bounds(cpu, [task for task in every if task.cpu == cpu], ranked) for cpu in cpus)
+    notes = tuple(dict.fromkeys(f"{task.name}: {task.note}" for task in every if task.note))
+    return Analysis(policy, tuple(rows[task.name] for task in every), bounds, notes)
+
+
+def _checked(tasks: Iterable[Task]) -> list[Task]:
+    every = list(tasks)
+    if not every or not all(isinstance(task, Task) for task in every):
+        raise ConfigError(f"tasks={show(every)}: give at least one Task, and nothing else")
+    names = [task.name for task in every]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{names.count(name)} tasks are called {name!r}; give each a name of its own")
+    without = [task.name for task in every if task.priority is None]
+    if without and len(without) < len(every):
+        raise ConfigError(f"{', '.join(without)}: no priority, which the others have; give all of them one, or none")
+    return every
+
+
+def _response(task: Task, more: Sequence[Task]) -> int | None:
+    """Return the worst response time of a task beside those that go before it; None where there is no bound."""
+    period, wcet, jitter, blocking = (task._ns(field) for field in ("period", "wcet", "jitter", "blocking"))
+    others = [(other._ns("wcet"), other._ns("period"), other._ns("jitter")) for other in more]
+    load = task.utilisation + sum((other.utilisation for other in more), Fraction(0))
+    if load > 1 or (load == 1 and (blocking or jitter or any(j for _, _, j in others))):
+        return None
+    worst, number, window, steps = 0, 0, 0, 0
+    while True:  # each release of the busy period
+        window = max(window, (number + 1) * wcet + blocking)
+        while True:
+            steps += 1
+            if steps > _MOST_STEPS:
+                return None
+            longer = (number + 1) * wcet + blocking + sum(-(-(window + j) // t) * c for c, t, j in others)
+            if longer == window:
+                break
+            window = longer
+        worst = max(worst, window + jitter - number * period)
+        number += 1
+        if window + jitter <= number * period:
+            return worst
+
+
+def _edf(tasks: Sequence[Task]) -> bool:
+    """Whether the demand of every interval fits into it."""
+    load = sum((task.utilisation for task in tasks), Fraction(0))
+    if load > 1:
+        return False
+    slack = [(t._ns("wcet"), t._ns("period"), t._ns("deadline") - t._ns("jitter")) for t in tasks]
+    blocking = max(task._ns("blocking") for task in tasks)
+    if any(d < c for c, _, d in slack):
+        return False
+    if not blocking and all(d >= t for _, t, d in slack):
+        return True
+    # No interval beyond these need be looked at: the synchronous busy period, and, below full load, La of Baruah et al.
+    busy, limit = sum(c for c, _, _ in slack) + blocking, None
+    for _ in range(_MOST_STEPS):
+        longer = blocking + sum(-(-(busy + t._ns("jitter")) // t._ns("period")) * t._ns("wcet") for t in tasks)
+        if longer == busy:
+            limit = busy
+            break
+        busy = longer
+    if load < 1:
+        excess = sum((Fraction(c, t) * (t - d) for c, t, d in slack), Fraction(blocking))
+        most = max(*(d for _, _, d in slack), math.ceil(excess / (1 - load)), 0)
+        limit = most if limit is None else min(limit, most)
+    if limit is None:
+        raise ConfigError(
+            f"at a load of {float(load):.6f} it cannot be decided in {_MOST_STEPS} steps: round the periods"
+        )
+    points = sum(max(0, (limit - d) // t + 1) for _, t, d in slack)
+    if points > _MOST_STEPS:
+        raise ConfigError(
+            f"{points} deadlines would have to be looked at, at a load of {float(load):.6f}: round the periods, so "
+            "that they have common multiples"
+        )
+    deadlines = sorted({d + k * t for _, t, d in slack for k in range(max(0, (limit - d) // t + 1))})
+    return all(blocking + sum(max(0, (point - d) // t + 1) * c for c, t, d in slack) <= point for point in deadlines)
+
+
+def _bounds(cpu: int | None, tasks: Sequence[Task], ranked: dict[str, int]) -> Bounds:
+    """Return what the utilisation of a CPU says."""
+    shares = [task.utilisation for task in tasks]
+    load = sum(shares, Fraction(0))
+    density = sum((Fraction(t._ns("wcet"), min(t._ns("deadline"), t._ns("period"))) for t in tasks), Fraction(0))
+    by_period = sorted(tasks, key=lambda task: task._ns("period"))
+    is_plain = all(t._ns("deadline") >= t._ns("period") and not t.jitter and not t.blocking for t in tasks) and all(
+        ranked[a.name] > ranked[b.name] or (ranked[a.name] == ranked[b.name] and a.period == b.period)
+        for a, b in itertools.pairwise(by_period)
+    )
+    # Without a root: U <= n(2^(1/n) - 1) is (1 + U/n)^n <= 2 (Liu & Layland, 1973; Bini, Buttazzo & Buttazzo, 2003).
+    count = len(tasks)
+    liu_layland = (1 + load / count) ** count <= 2 if is_plain else None
+    hyperbolic = math.prod((1 + share for share in shares), start=Fraction(1)) <= 2 if is_plain else None
+    return Bounds(cpu, load, density, liu_layland, hyperbolic, load <= RT_SHARE)
+
+
+def partition(tasks: Iterable[Task], cpus: Iterable[int], *, most: Fraction | float = RT_SHARE) -> list[Task]:
+    """Put tasks on CPUs: the greatest utilisation first, each on the first CPU that has room (first-fit decreasing).
+
+    Parameters
+    ----------
+    tasks : iterable of Task
+        Those that have a CPU keep it.
+    cpus : iterable of int
+        In the order in which they are filled.
+    most : number
+        The utilisation up to which a CPU has room; by default the kernel's 95 %. Fitting in is not yet meeting
+        deadlines: :func:`analyze` says that.
+
+    Returns
+    -------
+    list of Task
+        In the order given, each with its `cpu`.
+
+    Raises
+    ------
+    ConfigError
+        Where a task does not fit on any.
+    """
+    every, places = _checked(tasks), list(cpus)
+    if not places:
+        raise ConfigError("cpus=[]: give at least one CPU")
+    limit = Fraction(most)
+    used = {cpu: sum((t.utilisation for t in every if t.cpu == cpu), Fraction(0)) for cpu in places}
+    chosen: dict[str, Task] = {task.name: task for task in every if task.cpu is not None}
+    for task in sorted((t for t in every if t.cpu is None), key=lambda t: -t.utilisation):
+        cpu = next((cpu for cpu in places if used[cpu] + task.utilisation <= limit), None)
+        if cpu is None:
+            room = ", ".join(f"CPU {cpu} has {float(limit - share):.3f} left" for cpu, share in used.items())
+            raise ConfigError(
+                f"{task.name} needs {float(task.utilisation):.3f} of a CPU, and none has room: {room}; add a CPU, or "
+                "give the task less to do, or less often"
+            )
+        used[cpu] += task.utilisation
+        chosen[task.name] = replace(task, cpu=cpu)
+    return [chosen[task.name] for task in every]
