@@ -111,14 +111,30 @@ def _from_numba(callback: Any) -> Function:
         for argument in signature.args:
             if type(argument).__name__ != "CPointer" and str(argument) != "void*":
                 raise _wrong(found, f"{argument} is not a pointer", how)
-        record: Any = getattr(signature.args[0], "dtype", None)
-        if type(record).__name__ == "Record":
-            fields = [(field, record.offset(field), str(record.typeof(field))) for field in record.fields]
-            kinds: Any = cycle_dtype.fields
-            ours = [(field, kinds[field][1], kinds[field][0].name) for field in cycle_dtype.names or ()]
-            if fields != ours[: len(fields)]:
-                raise _wrong(found, "the record is not that of a cycle", "use rtloop.numba.Cycle")
+        first, second = (getattr(argument, "dtype", None) for argument in signature.args)
+        if _is_cycle(first) is False:
+            raise _wrong(found, "the record is not that of a cycle", "use rtloop.numba.Cycle")
+        if _is_cycle(second) and not _is_cycle(first):
+            raise _wrong(found, "the cycle comes first, and then the data", how)
+        if first is not None and _is_cycle(first) is None:
+            _check_first(str(first), found, how)
     return Function(int(callback.address), None, name)
+
+
+def _is_cycle(record: Any) -> bool | None:
+    """Whether a type of Numba is that of a cycle, or of its first fields; None where it is no record."""
+    if type(record).__name__ != "Record":
+        return None
+    fields = [(field, record.offset(field), str(record.typeof(field))) for field in record.fields]
+    kinds: Any = cycle_dtype.fields
+    ours = [(field, kinds[field][1], kinds[field][0].name) for field in cycle_dtype.names or ()]
+    return fields == ours[: len(fields)]
+
+
+def _check_first(pointed: str, found: str, how: str = "") -> None:
+    """Refuse a first argument that points to what no cycle is; as bytes or integers one may well read it."""
+    if pointed.startswith(("float", "double", "long double", "longdouble", "complex", "LP_")) or "*" in pointed:
+        raise _wrong(found, f"its first argument points to {pointed}, and not to a cycle", how)
 
 
 def _from_ctypes(callback: Any) -> Function:
@@ -128,19 +144,22 @@ def _from_ctypes(callback: Any) -> Function:
     kept = callback._objects or {}
     if any(type(item).__name__ == "CThunkObject" for item in kept.values()) or (callback._flags_ & _CTYPES_PYTHON_API):
         raise _python_code("a ctypes callback")
+    result = getattr(callback.restype, "__name__", callback.restype)
+    how = "set argtypes = [c_void_p, c_void_p] and restype = c_int, if that is what the function is"
+    if callback.restype is None or (isinstance(callback.restype, type) and callback.restype is not ctypes.c_int):
+        raise _wrong(f"{result} {name}, of ctypes", f"it returns {result}, not c_int", how)
     if callback.argtypes is not None:
         arguments = [kind.__name__ for kind in callback.argtypes]
-        result = getattr(callback.restype, "__name__", callback.restype)
         found = f"{result} ({', '.join(arguments)}), of ctypes"
-        how = "set argtypes = [c_void_p, c_void_p] and restype = c_int, if that is what the function is"
-        if callback.restype is not ctypes.c_int:
-            raise _wrong(found, f"it returns {result}, not c_int", how)
         if len(arguments) != 2:
             raise _wrong(found, f"it takes {len(arguments)} arguments, not 2", how)
         for kind in callback.argtypes:
             # A pointer type has the code P, or is made by POINTER().
             if not (issubclass(kind, ctypes._Pointer) or getattr(kind, "_type_", None) in ("P", "z", "Z")):
                 raise _wrong(found, f"{kind.__name__} is not a pointer", how)
+        pointed = getattr(callback.argtypes[0], "_type_", None)
+        if isinstance(pointed, type) and not issubclass(pointed, (ctypes.Structure, ctypes.Union)):
+            _check_first(pointed.__name__.removeprefix("c_"), found, how)
     return Function(ctypes.cast(callback, ctypes.c_void_p).value or 0, None, name)
 
 
@@ -162,6 +181,7 @@ def _from_cffi(callback: Any) -> Function:
         for argument in kind.args:
             if argument.kind != "pointer":
                 raise _wrong(found, f"{argument.cname} is not a pointer")
+        _check_first(kind.args[0].item.cname, found)
     elif kind.cname != "void *":
         raise _wrong(f"{kind.cname}, of cffi", "it is not a pointer to a function")
     return Function(int(ffi.cast("uintptr_t", callback)), None, "function")
@@ -188,4 +208,5 @@ def _from_capsule(capsule: Any) -> Function:
         for argument in arguments:
             if "*" not in argument:
                 raise _wrong(f"'{text}'", f"{argument} is not a pointer")
+        _check_first(arguments[0].rpartition("*")[0].replace("const", "").strip(), f"'{text}'")
     return Function(address, context or None, text or "capsule")

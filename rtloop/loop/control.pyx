@@ -428,7 +428,7 @@ cdef class Control:
             try:
                 self.stop(running.EXIT_TIMEOUT_NS)
             except StopTimeoutError as error:
-                interrupt.add_note(str(error))
+                failure.add_note(interrupt, str(error))
             raise
         if has_ended and self._error is not None:
             self._is_told = True

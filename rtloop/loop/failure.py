@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from contextlib import suppress
 from typing import Any
 
 from rtloop.errors import CallbackError, GuardError, OverrunError, RtloopError, RTSetupWarning, SetupError
@@ -11,7 +12,7 @@ from rtloop.loop.settings import Settings
 from rtloop.system.grant import Grant, describe_refused
 from rtloop.units import format_duration
 
-__all__ = ["end_error", "guard_error", "note_failed", "warn_degraded", "warn_failed"]
+__all__ = ["add_note", "end_error", "guard_error", "note_failed", "warn_degraded", "warn_failed"]
 
 
 def end_error(settings: Settings, end: str, code: int, cycle: int, late_ns: int) -> RtloopError:
@@ -82,7 +83,14 @@ def warn_failed(error: BaseException | None) -> None:
         warnings.warn(message, RTSetupWarning, stacklevel=2)
 
 
+def add_note(error: BaseException, text: str) -> None:
+    """Add to an exception, once, and where it lets itself be added to: one of a frozen dataclass does not."""
+    with suppress(Exception):
+        if text not in getattr(error, "__notes__", ()):
+            error.add_note(text)
+
+
 def note_failed(raised: BaseException, error: BaseException | None) -> None:
     """Add to an exception that leaves a with block that the loop has failed, too."""
     if error is not None:
-        raised.add_note(f"The loop had failed meanwhile: {_say(error)}")
+        add_note(raised, f"The loop had failed meanwhile: {_say(error)}")

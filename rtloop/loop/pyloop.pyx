@@ -11,6 +11,7 @@ from rtloop.loop.loop cimport RT_CONTINUE, RT_STOP, Cycle, _RTLoop_1
 
 import os
 
+from rtloop.loop import failure
 from rtloop.loop.cycle import Cycle as _Cycle
 from rtloop.loop.cycle import verdict
 from rtloop.system.grant import Grant
@@ -130,9 +131,9 @@ cdef class PyLoop(_RTLoop_1):
             if result is not None:
                 code = verdict(result, getattr(self.callable, "__name__", "the callable"))
         except BaseException as error:
-            error.add_note(f"Raised in cycle {c.index} of {self.name}, which has stopped.")
             control.raised = error
             code = -EINVAL
+            failure.add_note(error, f"Raised in cycle {c.index} of {self.name}, which has stopped.")
         if getpid() != control._pid:
             # The loop's state is wiped in the child. A simulation sees that; of a real loop only this thread is there.
             if control._simulation is None:

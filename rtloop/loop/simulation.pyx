@@ -288,7 +288,7 @@ cdef class _Run:
             trouble = None
             for c in self.opened:
                 try:
-                    _close(c, error if c is failed and isinstance(error, Exception) else None)
+                    _close(c, error if c is failed and not isinstance(error, KeyboardInterrupt) else None)
                 except BaseException as raised:  # the others must end, too
                     trouble = raised
             if trouble is not None:

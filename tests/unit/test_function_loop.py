@@ -243,11 +243,21 @@ def ctypes_of(library: ctypes.CDLL, result: Any, *arguments: Any) -> Any:
         (None, (ctypes.c_void_p, ctypes.c_void_p), "returns None"),
         (ctypes.c_int, (ctypes.c_void_p,), "takes 1 arguments, not 2"),
         (ctypes.c_int, (ctypes.c_void_p, ctypes.c_double), "c_double is not a pointer"),
+        (ctypes.c_int, (ctypes.POINTER(ctypes.c_double), ctypes.c_void_p), "first argument points to double"),
     ],
 )
 def test_a_ctypes_function_of_another_signature(library: ctypes.CDLL, result: Any, arguments: Any, why: str) -> None:
     with pytest.raises(TypeError, match=f"{why}.*{SIGNATURE}.*c_void_p, c_void_p"):
         FunctionLoop(ctypes_of(library, result, *arguments), "1ms")
+
+
+@pytest.mark.parametrize("result", [ctypes.c_double, ctypes.c_uint, None])
+def test_a_ctypes_function_that_tells_no_more_than_its_result(library: ctypes.CDLL, result: Any) -> None:
+    library.count.restype = result
+    with pytest.raises(TypeError, match=f"returns .*, not c_int.*{SIGNATURE}"):
+        FunctionLoop(library.count, "1ms")
+    library.count.restype = lambda code: code  # what Python makes of an int
+    FunctionLoop(library.count, "1ms")
 
 
 @pytest.mark.parametrize(
@@ -257,6 +267,8 @@ def test_a_ctypes_function_of_another_signature(library: ctypes.CDLL, result: An
         ("int count(void *);", "takes 1 arguments"),
         ("int count(void *, ...);", "takes 1 or more arguments"),
         ("int count(double, void *);", "double is not a pointer"),
+        ("int count(double *, void *);", "first argument points to double"),
+        ("int count(void **, void *);", r"first argument points to void \*"),
     ],
 )
 def test_a_cffi_function_of_another_signature(steps: Path, declaration: str, why: str) -> None:
@@ -278,6 +290,7 @@ def test_a_cffi_object_that_is_no_function() -> None:
         (b"double (void *, void *)", "returns double"),
         (b"int (void *)", "takes 1 arguments"),
         (b"int (double, void *)", "double is not a pointer"),
+        (b"int (const double *, void *)", "first argument points to double"),
     ],
 )
 def test_a_capsule_of_another_signature(steps: Path, name: bytes, why: str) -> None:
@@ -299,6 +312,8 @@ def test_a_scipy_callable_of_another_signature(steps: Path) -> None:
         ("int64(CPointer(float64), voidptr)", "returns int64, not int32"),
         ("int32(voidptr)", "takes 1 arguments"),
         ("int32(int64, voidptr)", "int64 is not a pointer"),
+        ("int32(CPointer(float64), voidptr)", "first argument points to float64"),
+        ("int32(CPointer(CPointer(int64)), voidptr)", r"first argument points to int64\*"),
     ],
 )
 def test_a_numba_function_of_another_signature(signature: str, why: str) -> None:
@@ -319,6 +334,27 @@ def test_a_numba_function_of_another_record() -> None:
 
     with pytest.raises(TypeError, match=r"not that of a cycle.*rtloop\.numba\.Cycle"):
         FunctionLoop(step, "1ms")
+
+
+@pytest.mark.parametrize("data", ["voidptr", "CPointer(float64)"])
+def test_a_numba_function_with_its_arguments_in_the_other_order(data: str) -> None:
+    numba = pytest.importorskip("numba")
+    import rtloop.numba
+
+    first = eval(data, vars(numba.types))
+    with pytest.raises(TypeError, match=rf"the cycle comes first.*{SIGNATURE}"):
+        FunctionLoop(
+            numba.cfunc(numba.types.int32(first, numba.types.CPointer(rtloop.numba.Cycle)))(lambda a, b: 0), "1ms"
+        )
+
+
+@pytest.mark.parametrize(
+    "signature",
+    ["int32(voidptr, voidptr)", "int32(CPointer(uint8), voidptr)", "int32(CPointer(int64), CPointer(float64))"],
+)
+def test_a_numba_function_that_reads_the_cycle_as_bytes_or_integers_is_one(signature: str) -> None:
+    numba = pytest.importorskip("numba")
+    FunctionLoop(numba.cfunc(signature)(lambda a, b: 0), "1ms")
 
 
 def test_python_code_is_refused_in_every_disguise(library: ctypes.CDLL) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import threading
 import time
@@ -72,6 +73,58 @@ def test_an_exception_fails_the_loop_and_join_raises_it_with_its_traceback(ordin
     assert loop.state == loop.stats.state == "failed" and loop.stats.cycles == 8
     with pytest.raises(KeyError):
         loop.run()
+
+
+def test_an_exception_that_takes_no_note_fails_the_loop_all_the_same(ordinary: dict[str, Any]) -> None:
+    @dataclasses.dataclass(frozen=True)
+    class NoBusError(Exception):
+        address: int
+
+    def step(cycle: Cycle) -> None:
+        raise NoBusError(7)
+
+    loop = PyLoop(step, "1ms", **ordinary)
+    for run in (loop.run, loop.simulate):
+        with pytest.raises(NoBusError):
+            run(cycles=5)
+        assert loop.state == "failed" and loop.stats.cycles == 1
+
+
+def test_an_exception_that_is_raised_again_and_again_has_one_note(ordinary: dict[str, Any]) -> None:
+    error = OSError("no bus")
+
+    def step(cycle: Cycle) -> None:
+        raise error
+
+    loop = PyLoop(step, "1ms", name="arm", **ordinary)
+    for _ in range(3):
+        with pytest.raises(OSError, match="no bus"):
+            loop.run(cycles=5)
+    assert error.__notes__ == ["Raised in cycle 0 of arm, which has stopped."]
+
+
+@pytest.mark.parametrize("end", [SystemExit, GeneratorExit])
+def test_what_is_no_exception_fails_a_simulated_loop_as_a_real_one(
+    end: type[BaseException], ordinary: dict[str, Any]
+) -> None:
+    def step(cycle: Cycle) -> None:
+        raise end
+
+    loop = PyLoop(step, "1ms", **ordinary)
+    for run in (loop.run, loop.simulate):
+        with pytest.raises(end):
+            run(cycles=5)
+        assert loop.state == loop.stats.state == "failed"
+
+
+def test_a_reset_in_the_last_cycle_is_done_in_virtual_time_too(ordinary: dict[str, Any]) -> None:
+    def step(cycle: Cycle) -> None:
+        if cycle.index == 4:
+            loop.reset_stats()
+
+    loop = PyLoop(step, "1ms", **ordinary)
+    assert loop.run(cycles=5).cycles == 0
+    assert loop.simulate(cycles=5).cycles == 0
 
 
 def test_a_failed_loop_that_is_only_stopped_warns_with_the_type_of_the_error(ordinary: dict[str, Any]) -> None:

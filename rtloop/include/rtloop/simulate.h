@@ -108,6 +108,7 @@ static inline int rt_simulate_enter(rt_simulation_t *s, int (*enter)(void *)) {
 }
 
 static inline void rt_simulate_leave(rt_simulation_t *s, void (*leave)(void *)) {
+  if (rt_load_acquire(&s->loop->command) & RT_COMMAND_RESET) rt_loop_reset(s->loop); /* as rt_loop_main */
   RT_SIMULATE_FLUSHED(s, leave(s->self));
 }
 
