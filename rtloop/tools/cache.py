@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from rtloop.tools.complaints import Complaint
 
-__all__ = ["Cache", "Entry", "cache_folder", "private_cache"]
+__all__ = ["Cache", "Entry", "cache_folder", "private_cache", "remove_rests"]
 
 _INPUTS, _ABOUT = "inputs.json", "about.json"
 _UNFINISHED_S, _UNUSED_S = 3600, 60 * 86400
@@ -47,7 +47,9 @@ class Entry(NamedTuple):
 
     def siblings(self, source: Path) -> list[Path]:
         """Return the other modules to be compiled, of the same folder, whose declarations it uses."""
-        return [Path(path) for path in self.inputs if path.endswith(".pyx") and path != str(source)]
+        paths = [Path(path) for path in self.inputs if path.endswith(".pyx") and path != str(source)]
+        # One without a .pxd was included.
+        return [path for path in paths if str(path.with_suffix(".pxd")) in self.inputs]
 
 
 def cache_folder(asked: str | os.PathLike[str] | None) -> Path:
@@ -78,6 +80,16 @@ def _remove(folder: str, process: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def remove_rests(folder: Path, prefix: str) -> None:
+    """Remove one's own folders of that prefix that nobody has touched for an hour: what killed builds have left."""
+    for rest in folder.glob(f"{prefix}*"):
+        with suppress(OSError):
+            about = rest.lstat()
+            is_own = stat.S_ISDIR(about.st_mode) and about.st_uid == os.geteuid()
+            if is_own and time.time() - about.st_mtime > _UNFINISHED_S:
+                shutil.rmtree(rest, ignore_errors=True)
+
+
 class Cache:
     """A folder of compiled modules.
 
@@ -101,8 +113,17 @@ class Cache:
         except (OSError, ValueError, TypeError):
             return None
 
-    def keep(self, key: str, entry: Entry, *, is_found_again: bool = True) -> Entry:
+    def keep(self, key: str, entry: Entry, *, is_found_again: bool = True, is_replaced: bool = False) -> Entry:
         """Take over a module.
+
+        Parameters
+        ----------
+        key, entry
+            What it is to be found by, and what was made.
+        is_found_again : bool
+            Whether it is to be found.
+        is_replaced : bool
+            Whether another one that was made from the same content goes.
 
         Raises
         ------
@@ -116,35 +137,39 @@ class Cache:
         place = self._root / key
         place.mkdir(exist_ok=True, mode=0o700)
         # Not to be found again, under a name that no content has.
-        name = _digest_of(entry.inputs) if is_found_again else f"once-{os.getpid()}-{time.monotonic_ns()}"
-        target = place / name
+        target = place / (_digest_of(entry.inputs) if is_found_again else f"once-{os.getpid()}-{time.monotonic_ns()}")
         temporary = Path(tempfile.mkdtemp(prefix="tmp-", dir=self._root))
         try:
-            module = temporary / entry.module.name
+            code = entry.module.read_bytes()
+            sha256 = hashlib.sha256(code).hexdigest()
+            # A process has an extension module once for each path: other code in its place needs another one.
+            module = temporary.joinpath(*[sha256[:12]] * is_replaced, entry.module.name)
+            module.parent.mkdir(exist_ok=True)
             shutil.copy(entry.module, module)
-            about = {
-                "module": module.name,
-                "sha256": hashlib.sha256(entry.module.read_bytes()).hexdigest(),
-                "hints": entry.hints,
-            }
+            name = str(module.relative_to(temporary))
+            about = {"module": name, "sha256": sha256, "hints": entry.hints}
             (temporary / _ABOUT).write_text(json.dumps(about))
             listing = temporary.with_suffix(".inputs")
             listing.write_text(json.dumps(entry.inputs))
             # What another process has put there just now is as good, and perhaps about to be loaded.
-            if _load(target, entry.inputs) is None:
-                if target.exists():  # damaged
+            found = _load(target, entry.inputs)
+            if found is None or (is_replaced and found.module.read_bytes() != code):
+                if target.exists():  # damaged, or to go
                     target.rename(temporary.with_suffix(".old"))
                 try:
                     temporary.rename(target)
                 except OSError:
-                    if _load(target, entry.inputs) is None:
+                    found = _load(target, entry.inputs)
+                    if found is None:
                         raise
+                else:
+                    found = entry._replace(module=target / name)
             listing.replace(place / _INPUTS)
         finally:
             for rest in (temporary, temporary.with_suffix(".old")):
                 shutil.rmtree(rest, ignore_errors=True)
             temporary.with_suffix(".inputs").unlink(missing_ok=True)
-        return entry._replace(module=target / entry.module.name)
+        return entry._replace(module=found.module)
 
     def why_distrusted(self) -> str:
         """Say why modules from here are not loaded; empty where they are: code that others may put there is theirs."""

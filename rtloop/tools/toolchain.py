@@ -27,6 +27,8 @@ DIRECTIVES = {"boundscheck": False, "wraparound": False, "cdivision": True, "ini
 _FLAGS = ("-O3", "-g1", "-DNDEBUG", "-fwrapv", "-fno-strict-aliasing", "-fPIC", "-pthread", "-w")
 #: All is bound when it is loaded: otherwise a function's first call runs the dynamic linker, and faults, in a cycle.
 _LINK_FLAGS = ("-shared", "-Wl,-z,now", "-Wl,-z,relro")
+#: What of the environment a compiler goes by.
+_VARIABLES = ("CPPFLAGS", "CFLAGS", "LDFLAGS", "CPATH", "C_INCLUDE_PATH", "CPLUS_INCLUDE_PATH", "LIBRARY_PATH")
 _NO_COMPILER = "sudo apt install gcc python3-dev, or what your system has instead; or set {} to one"
 _LISTS = {
     "libraries": "-l", "library_dirs": "-L", "include_dirs": "-I", "define_macros": "-D", "extra_compile_args": "",
@@ -69,7 +71,7 @@ class Toolchain(NamedTuple):
     @property
     def identity(self) -> list[str]:
         """All that a module depends on beside its own files."""
-        flags = [os.environ.get(name, "") for name in ("CPPFLAGS", "CFLAGS", "LDFLAGS")]
+        flags = [os.environ.get(name, "") for name in _VARIABLES]
         python = [sys.version, str(sysconfig.get_config_var("EXT_SUFFIX")), sysconfig.get_path("include")]
         return [self.cython, *self.compiler, self.compiler_version, *flags, *python, *_FLAGS, *_LINK_FLAGS]
 
@@ -94,6 +96,9 @@ def read_extras(source: Path) -> Extras:
             name, value = match[1], match[2].strip()
             if name == "language":
                 language = value.lower()
+                if language not in ("c", "c++"):
+                    text = f"# distutils: language = {value} is not known here"
+                    raise _broken(source, (Complaint(str(source), number, 0, text, "there are c and c++"),))
                 continue
             if name == "depends":  # those that matter are found by themselves
                 continue
@@ -101,7 +106,11 @@ def read_extras(source: Path) -> Extras:
                 text = f"# distutils: {name} is not known here"
                 fix = f"there are language, {', '.join(_LISTS)}"
                 raise _broken(source, (Complaint(str(source), number, 0, text, fix),))
-            items = shlex.split(value.strip("[]").replace(",", " "))
+            try:
+                items = shlex.split(value.strip("[]").replace(",", " "))
+            except ValueError as error:
+                fix = "put both quotes, or none: # distutils: libraries = m"
+                raise _broken(source, (Complaint(str(source), number, 0, f"{error}", fix),)) from None
             if name in _OF_FILES:
                 items = [str(source.parent / item) for item in items]
             found[name] += [_LISTS[name] + item for item in items]
@@ -204,12 +213,21 @@ def compile_module(
         if not errors:
             raise BuildError(f"the compiler failed on {source}:\n{_tail(done)}{_advise(done.stderr)}", path=str(source))
         raise _broken(source, errors)
-    inputs = {str(source)}
+    inputs = {str(source), *extras.sources, *_linked([*extras.libraries, *flags])}
     for file in (*folder.glob("*.d"), *folder.glob("*.dep")):
         inputs |= _read_inputs(file, folder)
     own = {str(folder), sysconfig.get_path("include")}
     read = {path for path in inputs if os.path.isfile(path) and not any(path.startswith(f"{x}/") for x in own)}
     return module, read, hints
+
+
+def _linked(arguments: Sequence[str]) -> set[str]:
+    """Return the objects and libraries that a linker was given and has perhaps read: it does not list them."""
+    named = {argument for argument in arguments if os.path.isabs(argument)}
+    for folder in (argument[2:] for argument in arguments if argument.startswith("-L/")):
+        for library in (argument[2:] for argument in arguments if argument.startswith("-l")):
+            named |= {f"{folder}/lib{library}.so", f"{folder}/lib{library}.a"}
+    return {os.path.normpath(path) for path in named}
 
 
 def _as_c(extras: Extras) -> list[str]:

@@ -143,6 +143,89 @@ def test_another_pyx_of_the_folder_that_is_cimported_is_built_first() -> None:
     assert rtloop.build(source).Derived().get() == 2
 
 
+def test_what_another_pyx_of_the_folder_reads_counts_too() -> None:
+    write("gains.pxi", "cdef int GAIN = 1\n")
+    write("base.pxd", "cdef int base() noexcept\n")
+    write("base.pyx", 'include "gains.pxi"\ncdef int base() noexcept:\n    return GAIN\n')
+    write("middle.pxd", "cdef int middle() noexcept\n")
+    write("middle.pyx", "from base cimport base\ncdef int middle() noexcept:\n    return base()\n")
+    top = write("top.pyx", "from middle cimport middle\ndef get():\n    return middle()\n")
+    first = rtloop.build(top)
+    assert first.get() == 1
+    write("gains.pxi", "cdef int GAIN = 2\n")
+    assert rtloop.build(top).get() == 2, "in the same process, two files away"
+    write("gains.pxi", "cdef int GAIN = 1\n")
+    again = build_module(top)
+    assert again.module is first and again.seconds == 0
+
+
+def test_two_that_cimport_each_other_are_built() -> None:
+    for name, other, end in (("ping", "pong", 1), ("pong", "ping", 2)):
+        write(f"{name}.pxd", f"cdef int {name}(int n) noexcept\n")
+        body = f"cdef int {name}(int n) noexcept:\n    return {other}(n - 1) if n else {end}\n"
+        write(f"{name}.pyx", f"from {other} cimport {other}\n{body}def play(n):\n    return {name}(n)\n")
+    assert rtloop.build("ping.pyx").play(4) == 1
+    assert rtloop.build("pong.pyx").play(4) == 2
+
+
+def test_a_pyx_that_is_included_is_no_module_of_its_own() -> None:
+    write("part.pyx", "cdef int value = OFFSET + 1\n")
+    source = write("whole.pyx", 'cdef enum:\n    OFFSET = 4\ninclude "part.pyx"\ndef get():\n    return value\n')
+    assert rtloop.build(source).get() == 5
+    assert "part" not in sys.modules
+
+
+CALLS = 'cdef extern from *:\n    """int value(void);"""\n    int value()\ndef get():\n    return value()\n'
+
+
+def make_object(value: int) -> None:
+    write("value.c", f"int value(void) {{ return {value}; }}\n")
+    subprocess.run(["cc", "-c", "-fPIC", "value.c", "-o", "value.o"], check=True)
+    Path("libvalue.a").unlink(missing_ok=True)
+    subprocess.run(["ar", "rcs", "libvalue.a", "value.o"], check=True)
+
+
+@pytest.mark.parametrize("head", ["extra_objects = value.o", "libraries = value\n# distutils: library_dirs = ."])
+def test_it_is_linked_anew_where_an_object_or_a_library_has_changed(head: str) -> None:
+    source = write("calls.pyx", f"# distutils: {head}\n{CALLS}")
+    make_object(1)
+    assert rtloop.build(source).get() == 1
+    assert build_module(source).seconds == 0
+    make_object(2)
+    assert rtloop.build(source).get() == 2
+
+
+def test_force_gives_what_was_just_compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    source = write("calls.pyx", CALLS)
+    flags = ["-Wl,--push-state,--whole-archive", f"-Wl,{tmp_path}/value.o", "-Wl,--pop-state"]  # nobody sees it there
+    make_object(1)
+    old = rtloop.build(source, flags=flags)
+    make_object(2)
+    assert rtloop.build(source, flags=flags) is old
+    assert rtloop.build(source, flags=flags, force=True).get() == 2
+    found = build_module(source, flags=flags)
+    assert found.module.get() == 2 and found.seconds == 0
+
+
+def test_it_is_compiled_anew_where_a_file_would_be_found_before_another() -> None:
+    for folder in ("first", "second"):
+        Path(folder).mkdir()
+    write("second/gains.pxi", "GAIN = 2\n")
+    source = write("parts.pyx", 'include "gains.pxi"\n')
+    assert rtloop.build(source, include=["first", "second"]).GAIN == 2
+    write("first/gains.pxi", "GAIN = 1\n")
+    assert rtloop.build(source, include=["first", "second"]).GAIN == 1
+
+
+def test_it_is_compiled_anew_where_the_compiler_looks_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write("parts.pyx", 'cdef extern from "motor.h":\n    int MOTOR\ndef get():\n    return MOTOR\n')
+    for number in (1, 2):
+        Path(str(number)).mkdir()
+        write(f"{number}/motor.h", f"#define MOTOR {number}\n")
+        monkeypatch.setenv("CPATH", str(Path(str(number)).absolute()))
+        assert rtloop.build(source).get() == number
+
+
 def test_comments_at_the_head_of_the_file_are_followed() -> None:
     write("helper.c", "int helper(void) { return 42; }\n")
     text = (
@@ -191,7 +274,29 @@ def test_a_module_of_another_origin_keeps_its_name() -> None:
     assert sys.modules["textwrap"] is textwrap
 
 
+def test_a_module_of_python_that_nobody_has_imported_yet_keeps_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    assert rtloop.build(write("colorsys.pyx", "X = 1\n")).X == 1
+    import colorsys
+
+    assert colorsys.rgb_to_hsv
+
+
 # What is wrong in the code.
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("libraries = 'm", r"No closing quotation.*fix: put both quotes"),
+        ("language = rust", r"language = rust is not known here.*c and c\+\+"),
+        ("colour = red", r"colour is not known here.*there are language"),
+    ],
+)
+def test_a_comment_for_the_compiler_that_cannot_be_followed_is_shown(line: str, text: str) -> None:
+    source = write("servo.pyx", f"\n# distutils: {line}\n")
+    with pytest.raises(rtloop.BuildError, match=rf"(?s)servo\.pyx:2: .*{text}"):
+        rtloop.build(source)
 
 
 def failure(source: Path) -> str:
@@ -388,3 +493,10 @@ def test_a_build_that_is_killed_leaves_nothing_in_the_way(tmp_path: Path, monkey
     assert not list(tmp_path.glob("cache/**/*.so"))
     assert build_module(source).module.Servo
     assert build_module(source).seconds == 0
+    (rest,) = tmp_path.glob("rtloop-build-*")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    build_module(source, force=True)
+    assert rest.exists(), "another process might still compile there"
+    os.utime(rest, (0, 0))
+    build_module(source, force=True)
+    assert not list(tmp_path.glob("rtloop-build-*"))
