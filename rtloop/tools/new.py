@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keyword
+import shlex
 import sys
 from importlib.resources import files
 from pathlib import Path
@@ -29,6 +30,11 @@ FILES = {
     "tests/test_control.py.in": "tests/test_control.py",
 }
 _PLACE = "@NAME@"
+#: To install a project of this name would replace what it is built, tested or run with.
+_TAKEN = {
+    *("rtloop", "numpy", "cython", "pytest", "tests", "src", "test", "pip", "setuptools", "wheel", "meson", "mesonpy"),
+    *("meson_python", "ninja", "packaging", "click", "rich", "numba", "cffi", "scipy", "matplotlib", "textual"),
+}
 
 
 @click.command()
@@ -43,7 +49,7 @@ def new(path: str) -> None:
       rtloop new arm && cd arm && pip install ".[test]" && pytest
       rtloop new ~/robots/gimbal
     """  # noqa: D301 - the backslash is for click
-    folder = Path(path).expanduser()
+    folder = Path(path).expanduser().absolute()
     check_name(folder.name)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise click.ClickException(f"{path} is there already, and is not an empty folder: give another name")
@@ -54,7 +60,9 @@ def new(path: str) -> None:
     click.echo(f"{folder}: {len(made)} files")
     for file in made:
         click.echo(f"  {file}")
-    click.echo(f'\nNext:\n  cd {path} && pip install ".[test]" && pytest\nThen make Motor in {made[-3]} yours.')
+    click.echo(
+        f'\nNext:\n  cd {shlex.quote(path)} && pip install ".[test]" && pytest\nThen make Motor in {made[-3]} yours.'
+    )
 
 
 def check_name(name: str) -> None:
@@ -73,7 +81,7 @@ def check_name(name: str) -> None:
         raise click.BadParameter(
             f"{name!r} cannot be a package's name, which has letters, digits and _{advice}", param_hint="NAME"
         )
-    if name in sys.stdlib_module_names or name in {"rtloop", "numpy", "cython", "pytest", "tests", "src", "test"}:
+    if name in sys.stdlib_module_names or name.lower() in _TAKEN:  # names of distributions have no case
         raise click.BadParameter(f"{name!r} is another package's name, which it would hide", param_hint="NAME")
 
 

@@ -182,12 +182,23 @@ def run(
 
         guard.reexec()  # this program begins again, once; where it cannot, the run says what is not counted
     try:
-        found = _find(err, target, force=rebuild)
+        with _ended_by_signals():
+            found = _find(err, target, force=rebuild)
+        if "period" in given and _is_given("rate"):
+            raise TargetError("the period is given twice: by --rate and by -p")
         loop = _make(err, found, rate, options, given, strict=strict)
     except (TargetError, ConfigError) as error:
         raise click.UsageError(str(error)) from None
+    except _Terminated as error:  # the folder that was compiled in is gone
+        err.print(f"Stopped by {signal.Signals(error.number).name}.")
+        return 128 + error.number
     outcome = _run(err, loop, duration, cycles, simulate=simulate)
     return _report(err, outcome, target, plot, record, strict=strict, as_json=as_json)
+
+
+def _is_given(option: str) -> bool:
+    source = click.get_current_context().get_parameter_source(option)
+    return source is click.core.ParameterSource.COMMANDLINE
 
 
 def _find(err: Console, target: str, *, force: bool) -> Target:
@@ -274,7 +285,10 @@ def _ended_by_signals() -> Iterator[None]:
 def _run(err: Console, loop: RTLoop, duration: int | None, cycles: int | None, *, simulate: bool) -> Outcome:
     from rtloop.tools.run_show import LiveLine
 
-    limit = {"duration": duration} if cycles is None else {"cycles": cycles}
+    # With the unit that the user has written, for a bare int that is shorter than a period is refused.
+    limit: dict[str, Any] = {"cycles": cycles}
+    if duration is not None:
+        limit = {"duration": f"{duration}ns"}
     seconds = duration if cycles is None else cycles * loop.settings.period_ns
     with warnings.catch_warnings(), _ended_by_signals():
         warnings.simplefilter("ignore", RTSetupWarning)  # what is missing is told at the end
@@ -285,7 +299,7 @@ def _run(err: Console, loop: RTLoop, duration: int | None, cycles: int | None, *
             return Outcome("interrupted", loop.stats, error)
         except SetupError as error:
             return Outcome("refused" if loop.settings.strict else "failed", loop.stats, error)
-        except Exception as error:
+        except BaseException as error:  # a step in Python may raise SystemExit, too
             return Outcome("failed", loop.stats, error)
     return Outcome("clean", stats, None)
 
@@ -338,6 +352,8 @@ def _report(
         what = "The loop did not start: " if not has_run else "The loop failed: "
         err.print(f"\n[red]{what}[/]", end="", soft_wrap=True)
         err.print(message, markup=False, soft_wrap=True)
+    elif outcome.kind == "interrupted" and stats.state == "running":
+        err.print("[red]Not stopped:[/] a callback has not returned; the process ends without it.", soft_wrap=True)
     elif outcome.kind == "interrupted":
         err.print("Stopped." if code == 130 else f"Stopped by {signal.Signals(code - 128).name}." if code > 128 else "")
     if not_kept:

@@ -92,6 +92,8 @@ def test_its_program_runs(project: Path, installed: Path) -> None:
         ("class", "cannot be a package's name"),
         ("bär", "cannot be a package's name"),
         ("json", "another package's name"),
+        ("pip", "another package's name"),
+        ("Cython", "another package's name"),
         ("full", "full is there already"),
         ("file", "file is there already"),
         ("file/arm", "cannot write"),
@@ -113,3 +115,18 @@ def test_an_empty_folder_will_do(tmp_path: Path) -> None:
     (tmp_path / "gimbal").mkdir()
     result = CliRunner().invoke(new, [str(tmp_path / "gimbal")])
     assert result.exit_code == 0 and (tmp_path / "gimbal/src/gimbal/control.pyx").is_file()
+
+
+def test_the_folder_one_is_in_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gimbal").mkdir()
+    monkeypatch.chdir(tmp_path / "gimbal")
+    assert CliRunner().invoke(new, ["."]).exit_code == 0
+    assert Path("src/gimbal/control.pyx").is_file()
+
+
+def test_what_to_type_next_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(new, ["my robots/gimbal"])
+    line = next(line for line in result.output.splitlines() if line.startswith("  cd "))
+    went = call("sh", "-c", f"{line.partition('&&')[0]} && pwd", cwd=tmp_path)
+    assert went.strip() == str((tmp_path / "my robots/gimbal").resolve())

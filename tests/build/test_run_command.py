@@ -182,6 +182,18 @@ def test_what_a_guard_finds_is_told_with_its_line(tmp_path: Path) -> None:
     assert "in cycle 20 " in strict.stdout and "allocation malloc" in strict.stdout, "which needs what sees it"
 
 
+def test_a_duration_that_is_shorter_than_a_period_is_one_cycle(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("servo.pyx", *EASY, "--simulate", "--duration", "5us", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["stats"]["cycles"] == 1
+
+
+def test_a_step_in_python_that_exits_has_failed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "exits.py").write_text("def step(cycle):\n    raise SystemExit(0)\n")
+    assert run(str(tmp_path / "exits.py"), *EASY, "--cycles", "3") == 1
+    said = capsys.readouterr()
+    assert "wake-up latency" in said.out and "The loop failed" in said.err and "SystemExit: 0" in said.err
+
+
 def test_simulated_time_needs_no_real_one(capsys: pytest.CaptureFixture[str]) -> None:
     begin = time.monotonic()
     assert run("servo.pyx", "--duration", "1h", "--simulate") == 0
@@ -206,6 +218,7 @@ def test_a_picture_is_drawn(tmp_path: Path) -> None:
         (["servo.pyx", "-p", "gain=fast"], "Servo cannot be made: must be real number, not str"),
         (["servo.pyx", "-p", "end_at=x"], "Servo.end_at cannot be 'x'"),
         (["servo.pyx", "-p", "cpu=1", "--cpu", "1"], "cpu is given twice"),
+        (["servo.pyx", "-p", "period=2ms", "--rate", "1kHz"], "the period is given twice"),
         (["servo.pyx", "--cpu", "x"], "give numbers such as 3 or 0,2-3"),
         (["servo.pyx", "--spin", "5"], "its unit is missing; write it with a unit"),
         (["servo.pyx", "--priority", "200"], "--priority"),
@@ -283,6 +296,41 @@ def test_a_loop_that_is_stopped_ends_as_it_should_and_prints_its_table(number: i
     assert out.startswith("Leaves-") and "wake-up latency" in out
     assert "Stopped" in err and "Traceback" not in err
     assert not left.exists(), "leave() was called"
+
+
+def test_a_build_that_is_terminated_leaves_no_folder(place: Path, tmp_path: Path) -> None:
+    compiler = tmp_path / "cc"
+    compiler.write_text(f'#!/bin/sh\n[ "$1" = --version ] || {{ touch {tmp_path}/started; exec sleep 60; }}\n')
+    compiler.chmod(0o755)
+    (tmp_path / "folder").mkdir()
+    environment = {**os.environ, "CC": str(compiler), "TMPDIR": str(tmp_path / "folder")}
+    command = [sys.executable, "-m", "rtloop", "run", "servo.pyx", *EASY]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 100
+        while not (tmp_path / "started").exists():
+            assert process.poll() is None and time.monotonic() < deadline, "the compiler was not called"
+            time.sleep(0.02)
+        process.terminate()
+        _, err = process.communicate(timeout=100)
+    assert process.returncode == 143 and "Stopped by SIGTERM" in err
+    assert not list((tmp_path / "folder").iterdir())
+
+
+def test_a_step_that_does_not_return_is_not_called_stopped(tmp_path: Path) -> None:
+    code = (
+        "import pathlib, time\ndef step(cycle):\n    pathlib.Path(__file__ + '.there').touch()\n    time.sleep(3600)\n"
+    )
+    (tmp_path / "hangs.py").write_text(code)
+    command = [sys.executable, "-m", "rtloop", "run", str(tmp_path / "hangs.py"), *EASY]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 100
+        while not (tmp_path / "hangs.py.there").exists():
+            assert process.poll() is None and time.monotonic() < deadline, "it did not start"
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=100)
+    assert process.returncode == 130
+    assert "Not stopped: a callback has not returned" in err and "Stopped." not in err
 
 
 def test_the_second_start_needs_no_compiler(place: Path, tmp_path: Path) -> None:
