@@ -22,13 +22,15 @@ Then a test is::
 from __future__ import annotations
 
 import time
+import warnings
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
-from rtloop.errors import RtloopError, SetupError
+from rtloop.errors import RtloopError, RTSetupWarning, SetupError
 from rtloop.loop import findings, guarding
-from rtloop.units import format_duration, parse_duration
+from rtloop.loop.settings import parse_run_duration
+from rtloop.units import format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,7 +63,7 @@ class Simulate(Protocol):
 def assert_clean(stats: Stats, *, overruns: int | None = None, missed: int | None = None, page_faults: int = 0) -> str:
     """Fail the test unless a run kept the promises of a clean loop.
 
-    These are: it did not fail; ``cycles + missed`` are the releases elapsed on the grid, each cycle is in each
+    These are: it ran, and did not fail; ``cycles + missed`` are the releases elapsed on the grid, each cycle is in each
     histogram, and none started before its release; no page fault since the warm-up, and nothing that a guard found.
     How late a shared machine makes a cycle is no fault of the code: overruns and missed releases are counted, and
     judged only where a limit is given.
@@ -90,6 +92,10 @@ def assert_clean(stats: Stats, *, overruns: int | None = None, missed: int | Non
     unknown: list[str] = []
     if stats.state in ("failed", "died"):
         wrong.append(f"the loop {stats.state}")
+    if not stats.cycles:
+        wrong.append("it ran no cycle, which shows nothing")
+    elif stats.cycles <= stats.warmup:
+        unknown.append("what follows the warm-up, for there was nothing else")
     wrong += _unbalanced(stats, unknown)
     for name, count, limit in (("overruns", stats.overruns, overruns), ("missed releases", stats.missed, missed)):
         if limit is not None and count > limit:
@@ -170,6 +176,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     marker = item.get_closest_marker("rt")
     if marker is None:
         return
+    if marker.args:
+        pytest.fail(f"pytest.mark.rt{marker.args}: give keywords of RTLoop, such as lock_memory='off'", pytrace=False)
     mode = item.config.getoption("--rt")
     if mode == "skip":
         pytest.skip("--rt=skip: no test in real time")
@@ -194,7 +202,7 @@ def _refusal(settings: dict[str, Any]) -> str:
             _refusals[key] = ""
         except SetupError as error:
             _refusals[key] = f"a loop in real time is refused here:\n{error}\nSee also: rtloop doctor"
-        except RtloopError as error:
+        except (RtloopError, TypeError) as error:
             pytest.fail(f"pytest.mark.rt({settings}): {error}", pytrace=False)
     return _refusals[key]
 
@@ -224,21 +232,26 @@ def rt_run() -> Iterator[Run]:
 
     def run(loop: RTLoop, duration: Any = "300ms", *, cycles: int | None = None) -> Stats:
         __tracebackhide__ = True
-        seconds = parse_duration(duration, "duration", minimum=1) * 1e-9
+        seconds = parse_run_duration(duration, loop.settings.period_ns) * 1e-9
         if cycles is not None:
             seconds = 10 + 10 * cycles * loop.settings.period_ns * 1e-9
         started.append(loop)
         loop.start()
-        _wait(lambda: loop.state != "running" or (cycles is not None and loop.stats.cycles >= cycles), seconds)
+        has_lasted = _wait(
+            lambda: loop.state != "running" or (cycles is not None and loop.stats.cycles >= cycles), seconds
+        )
         try:
-            loop.stop("5s")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RTSetupWarning)  # that it has failed: join() raises it
+                loop.stop("5s")
         except RtloopError as error:
             what = f"the step of {loop.name} has not returned for 5 s"
             raise AssertionError(f"{what}, after {format_duration(seconds * 1e9)} of running: {error}") from None
         loop.join()  # raises what ended it
         stats = loop.stats
         if cycles is not None and stats.cycles < cycles:
-            raise AssertionError(f"{loop.name} ran {stats.cycles:,} of {cycles:,} cycles in {seconds:.0f} s")
+            how = f"in {seconds:.0f} s" if has_lasted else "and ended by itself: its step returned RT_STOP"
+            raise AssertionError(f"{loop.name} ran {stats.cycles:,} of {cycles:,} cycles {how}")
         return stats
 
     yield run
@@ -247,7 +260,12 @@ def rt_run() -> Iterator[Run]:
             loop.stop("5s")
 
 
-def _wait(is_over: Callable[[], bool], seconds: float) -> None:
+def _wait(is_over: Callable[[], bool], seconds: float) -> bool:
+    """Wait until something is over. Returns whether the time was over first."""
     end = time.monotonic() + seconds
-    while not is_over() and (left := end - time.monotonic()) > 0:
+    while not is_over():
+        left = end - time.monotonic()
+        if left <= 0:
+            return True
         time.sleep(min(0.005, left))
+    return False

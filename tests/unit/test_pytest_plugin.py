@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rtloop import Stats
+from rtloop import RTLoop, Stats
 from rtloop.pytest import assert_clean
 
 Suite = Callable[..., tuple[dict[str, int], str]]
@@ -84,6 +84,53 @@ def test_what_goes_wrong_in_a_loop_fails_its_test_with_the_reason(suite: Suite) 
     """)
     assert ends == {"failed": 2, "passed": 1}, said
     assert "no sensor" in said and "has not returned for 5 s" in said
+
+
+def test_what_ended_a_loop_is_raised_even_where_warnings_are_errors(suite: Suite) -> None:
+    ends, said = suite("""
+        def test_a_failing_step(rt_run):
+            def step(cycle):
+                raise ValueError("no sensor")
+            with pytest.raises(ValueError, match="no sensor"):
+                rt_run(rtloop.PyLoop(step, "1ms", **ORDINARY), "50ms")
+    """, "-W", "error")  # fmt: skip
+    assert ends == {"passed": 1}, said
+
+
+def test_a_loop_that_ends_by_itself_too_early_is_told_from_one_that_is_too_slow(suite: Suite) -> None:
+    ends, said = suite("""
+        def test_it_ends(rt_run):
+            rt_run(rtloop.PyLoop(lambda cycle: cycle.index == 3, "1ms", **ORDINARY), cycles=50)
+    """)
+    assert ends == {"failed": 1} and "ran 4 of 50 cycles and ended by itself" in said, said
+
+
+def test_a_duration_without_its_unit_is_refused_as_run_refuses_it(suite: Suite) -> None:
+    ends, said = suite("""
+        def test_for_one_ns(rt_run):
+            rt_run(probes.Probe("1ms", **ORDINARY), 1)
+    """)
+    assert ends == {"failed": 1} and "did you mean '1s'" in said, said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [('"1kHz"', "give keywords of RTLoop"), ('polcy="other"', "pytest.mark.rt({'polcy': 'other'}): ")],
+)
+def test_a_marker_that_cannot_be_understood_is_an_error_in_a_sentence(suite: Suite, arguments: str, words: str) -> None:
+    ends, said = suite(f"""
+        @pytest.mark.rt({arguments})
+        def test_real_time():
+            pass
+    """)
+    assert ends == {"error": 1} and words in said and "Traceback" not in said and "def _refusal" not in said, said
+
+
+def test_a_run_without_a_cycle_shows_nothing(ordinary: dict[str, Any]) -> None:
+    with pytest.raises(AssertionError, match="it ran no cycle"):
+        assert_clean(RTLoop("1ms", **ordinary).stats)
+    stats = RTLoop("1ms").simulate(cycles=5)
+    assert "not checked: what follows the warm-up" in assert_clean(stats)
 
 
 def test_without_privileges_a_marked_test_is_skipped_with_the_reason_and_the_fix(suite: Suite) -> None:
