@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+
+import rtloop
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted(path.parent for path in (ROOT / "examples").glob("*/run.py"))
@@ -41,6 +46,38 @@ def test_there_are_examples() -> None:
     assert EXAMPLES
 
 
-@pytest.mark.parametrize("shown", ["examples/first_loop/first_loop.pyx", "rtloop/demo/cartpole.pyx"])
-def test_the_readme_shows_the_files_as_they_are(shown: str) -> None:
-    assert (ROOT / shown).read_text().strip() in (ROOT / "README.md").read_text()
+@pytest.mark.parametrize(
+    ("page", "shown"),
+    [
+        ("README.md", "examples/first_loop/first_loop.pyx"),
+        ("README.md", "rtloop/demo/cartpole.pyx"),
+        ("docs/how-to/function-loop.md", "examples/functions/numba_step.py"),
+        ("docs/how-to/function-loop.md", "examples/functions/python_step.py"),
+    ],
+)
+def test_a_page_shows_the_files_as_they_are(page: str, shown: str) -> None:
+    assert (ROOT / shown).read_text().strip() in (ROOT / page).read_text()
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """Return the code of that language on a page of the docs."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+
+
+def test_the_step_in_c_of_the_docs_compiles_as_they_say_and_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = "docs/how-to/function-loop.md"
+    monkeypatch.chdir(tmp_path)
+    (code,) = (block for block in blocks(page, "c") if "#include" in block)
+    Path("step.c").write_text(code)
+    (command,) = (block for block in blocks(page, "") if block.startswith("cc "))
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    subprocess.run(["sh", "-ec", command], check=True, env={**os.environ, "PATH": path})
+    (python,) = (block for block in blocks(page, "python") if "CDLL" in block)
+    found: dict[str, Any] = {"np": np, "rtloop": rtloop}
+    exec(python, found)
+    loop = found["loop"]
+    loop.data[0] = 2.0
+    loop.simulate(cycles=1000)
+    assert loop.data[1] == pytest.approx(2.0)

@@ -7,6 +7,7 @@ import gc
 import os
 import subprocess
 import sys
+import textwrap
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -125,6 +126,21 @@ def test_a_compiled_function_is_a_step(make: Callable[[Path], Any], steps: Path,
     data["steps"], data["code"] = 0, -5
     with pytest.raises(rtloop.CallbackError, match=r"step\(\) returned -5 in cycle 6.*EIO"):
         loop.run()
+
+
+def test_the_example_of_the_numba_module_compiles_and_runs() -> None:
+    pytest.importorskip("numba", reason="needs rtloop[numba]")
+    import rtloop.numba
+
+    text = (rtloop.numba.__doc__ or "").split("::\n\n", 1)[1]
+    lines = text.splitlines()
+    end = next(i for i, line in enumerate(lines) if line and not line.startswith(" "))
+    found: dict[str, Any] = {}
+    exec(textwrap.dedent("\n".join(lines[:end])), found)
+    loop: FunctionLoop = found["loop"]
+    loop.data[:] = 0, 2
+    assert loop.simulate(cycles=1000).cycles == 1000
+    assert loop.data[0] == pytest.approx(2.0)
 
 
 def test_a_cython_function_is_one_by_its_capsule(probes: Any) -> None:
