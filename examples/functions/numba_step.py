@@ -1,10 +1,10 @@
-"""A step that Numba compiles, and the array that it shares with Python."""
+"""A step that Numba compiles (pip install 'rtloop[numba]'), and the array that it shares with Python."""
 
 import numpy as np
 from numba import carray, cfunc
 
 import rtloop
-import rtloop.numba  # pip install 'rtloop[numba]'
+import rtloop.numba
 
 state = np.array([1.0, 0.0, 0.0])  # target, position, command
 

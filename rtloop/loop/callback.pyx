@@ -1,7 +1,8 @@
 """FunctionLoop: a loop whose step is a compiled function that somebody else has made."""
 
 cimport cython
-from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_WRITABLE, PyBUF_WRITE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.object cimport PyTypeObject
 from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_GetName, PyCapsule_GetPointer
 
@@ -14,6 +15,7 @@ from rtloop.system.locking import prefault
 from rtloop.units import show
 
 
+@cython.auto_pickle(False)
 @cython.no_gc_clear  # the thread may use the data until the loop is deallocated
 cdef class FunctionLoop(_RTLoop_1):
     """FunctionLoop(callback, period, *, data=None, **settings)\n--\n
@@ -74,7 +76,8 @@ cdef class FunctionLoop(_RTLoop_1):
         self.data = data
         self._context = self._view.buf
         if self._view.len:
-            prefault(data)
+            # As bytes: what NumPy exports no format of, datetime64, is memory as well.
+            prefault(PyMemoryView_FromMemory(<char *>self._view.buf, self._view.len, PyBUF_WRITE))
             address = <size_t>self._view.buf
             control = <Control>self._control
             control.ranges = (("data", "the callback's data", address, self._view.len, False),)

@@ -57,6 +57,7 @@ cdef extern from "Python.h" nogil:
         PyGILState_UNLOCKED
 
 
+@cython.auto_pickle(False)
 @cython.no_gc_clear  # the thread may use the function until the loop is deallocated
 cdef class PyLoop(_RTLoop_1):
     """PyLoop(callable, period, **settings)\n--\n

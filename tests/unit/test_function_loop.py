@@ -177,6 +177,13 @@ def test_anything_with_a_writable_buffer_is_data(make: Callable[[int], Any], lib
     assert np.frombuffer(data, np.int64)[0] == 3
 
 
+@pytest.mark.parametrize("dtype", ["M8[ns]", [("at", "M8[ns]"), ("value", "f8")]])
+def test_times_of_numpy_are_data(dtype: Any, library: ctypes.CDLL, ordinary: dict[str, Any]) -> None:
+    data = np.zeros(100, dtype)
+    FunctionLoop(library.count, "1ms", data=data, **ordinary).simulate(cycles=3)
+    assert data.view("i8")[0] == 3
+
+
 def test_a_huge_buffer_is_data(library: ctypes.CDLL) -> None:
     buffer = rtloop.HugeBuffer("64K", backing="pages")
     FunctionLoop(library.count, "1ms", data=buffer).simulate(cycles=3)

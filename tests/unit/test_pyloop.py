@@ -426,3 +426,8 @@ def test_P3_pythons_own_checks_find_nothing(script: Callable[..., Any]) -> None:
         timeout=30,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("kind", [rtloop.RTLoop, rtloop.FunctionLoop, PyLoop])
+def test_help_shows_no_methods_of_the_compiler(kind: type) -> None:
+    assert not [name for name in vars(kind) if name.endswith("_cython__")]
