@@ -7,6 +7,7 @@ ctypedef int (*rt_step_t)(const rt_cycle_t *cycle, void *data) noexcept nogil
 cdef class FunctionLoop(_RTLoop_1):
     cdef rt_step_t _function
     cdef void *_context
+    cdef void *_library
     cdef Py_buffer _view
     cdef bint _is_held
     cdef readonly object callback

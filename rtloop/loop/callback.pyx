@@ -15,6 +15,17 @@ from rtloop.system.locking import prefault
 from rtloop.units import show
 
 
+cdef extern from "<dlfcn.h>" nogil:
+    ctypedef struct Dl_info:
+        const char *dli_fname
+    int dladdr(const void *address, Dl_info *info)
+    void *dlopen(const char *name, int flags)
+    int dlclose(void *handle)
+    enum:
+        RTLD_LAZY
+        RTLD_NOLOAD
+
+
 @cython.auto_pickle(False)
 @cython.no_gc_clear  # the thread may use the data until the loop is deallocated
 cdef class FunctionLoop(_RTLoop_1):
@@ -56,6 +67,7 @@ cdef class FunctionLoop(_RTLoop_1):
         super().__init__(*period, **settings)
         self._function = <rt_step_t><size_t>function.address
         self._context = <void *><size_t>(function.data or 0)
+        self._library = hold_library(<void *>self._function)
         self.callback = callback
         if data is not None:
             self._hold(data)
@@ -85,9 +97,19 @@ cdef class FunctionLoop(_RTLoop_1):
     def __dealloc__(self):
         if self._is_held:
             PyBuffer_Release(&self._view)
+        if self._library is not NULL:
+            dlclose(self._library)
 
     cdef int step(self, const Cycle *cycle) noexcept nogil:
         return self._function(<const rt_cycle_t *>cycle, self._context) if self._function is not NULL else RT_CONTINUE
+
+
+cdef void *hold_library(void *function) noexcept:
+    """Keep the library that a function is in from being unloaded under the loop; NULL where it is in none."""
+    cdef Dl_info about
+    if dladdr(function, &about) == 0 or about.dli_fname is NULL:
+        return NULL
+    return dlopen(about.dli_fname, RTLD_LAZY | RTLD_NOLOAD)
 
 
 def open_capsule(capsule):

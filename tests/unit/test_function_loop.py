@@ -250,6 +250,25 @@ def test_the_data_is_locked_while_the_loop_runs_and_a_grant_says_so(library: cty
     assert "locked" not in grant.requested
 
 
+def test_P4_a_library_stays_loaded_while_a_loop_needs_it(steps: Path, script: Callable[..., Any]) -> None:
+    pytest.importorskip("cffi")
+    done = script(f"""
+        import cffi, gc, numpy as np, rtloop
+        ffi = cffi.FFI()
+        ffi.cdef("int count(void *, void *);")
+        library = ffi.dlopen({str(steps)!r})
+        data = np.zeros(4, "i8")
+        loop = rtloop.FunctionLoop(library.count, "1ms", data=data)
+        ffi.dlclose(library)
+        loop.simulate(cycles=5)
+        print(data[0], {str(steps)!r} in open("/proc/self/maps").read())
+        del loop
+        gc.collect()
+        print({str(steps)!r} in open("/proc/self/maps").read())
+    """)
+    assert done.stdout == "5 True\nFalse\n", done.stderr
+
+
 # What is refused.
 
 
