@@ -57,6 +57,7 @@ if _TYPE_CHECKING:
     from rtloop.data.signals import SignalLog
     from rtloop.loop.attach import LoopReader, attach, running
     from rtloop.loop.callback import FunctionLoop
+    from rtloop.loop.group import LoopGroup
     from rtloop.loop.pyloop import PyLoop
     from rtloop.loop.schedulability import Task, analyze, partition
     from rtloop.loop.simulation import simulate
@@ -82,6 +83,7 @@ __all__ = [
     "HugeBuffer",
     "Latest",
     "LintError",
+    "LoopGroup",
     "LoopReader",
     "MemoryLockError",
     "MemoryLockPrivilegeError",
@@ -132,6 +134,7 @@ _LATE = {
     "FunctionLoop": "loop.callback",
     "HugeBuffer": "data.buffer",
     "Latest": "data.latest",
+    "LoopGroup": "loop.group",
     "LoopReader": "loop.attach",
     "Pool": "data.pool",
     "Recorder": "data.recorder",

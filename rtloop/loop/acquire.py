@@ -26,12 +26,14 @@ from rtloop.units import format_duration
 __all__ = [
     "choose_cpus",
     "dma_latency",
+    "insist",
     "lock_own",
     "lock_range",
     "lock_ranges",
     "process_wide",
     "refusal",
     "rt_bandwidth",
+    "sched_attr",
     "setup_errors",
     "spin_budget",
     "telemetry",
@@ -227,6 +229,18 @@ def rt_bandwidth(settings: Settings) -> list[Grant]:
     return grants
 
 
+def sched_attr(settings: Settings, size: int, flags: int) -> dict[str, int]:
+    """Return what the thread asks of sched_setattr(2)."""
+    runtime, deadline, period = 0, 0, 0
+    if settings.policy == "deadline":
+        runtime, deadline, period = settings.runtime_ns or 0, settings.deadline_ns or 0, settings.period_ns
+    return {
+        "size": size, "sched_policy": POLICIES[settings.policy], "sched_flags": flags, "sched_nice": 0,
+        "sched_priority": settings.priority,
+        "sched_runtime": runtime, "sched_deadline": deadline, "sched_period": period,
+    }  # fmt: skip
+
+
 def choose_cpus(settings: Settings) -> tuple[int, ...] | None:
     """Return the CPUs to ask for; None leaves the affinity as it is inherited."""
     if settings.cpu == "auto":
@@ -329,6 +343,12 @@ def thread_grants(settings: Settings, request: dict[str, Any], report: dict[str,
         granted = "flushed" if is_set else "kept"
         grants.append(Grant("denormals", "flushed", granted, ok=is_set, detail="on this thread only"))
     return grants
+
+
+def insist(settings: Settings, grants: list[Grant]) -> None:
+    """Raise one error for all that were refused, in strict mode."""
+    if settings.strict and not all(grant.ok for grant in grants):
+        raise refusal(settings.name, grants)
 
 
 def refusal(name: str, grants: list[Grant]) -> SetupError:

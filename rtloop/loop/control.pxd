@@ -13,6 +13,8 @@ cdef extern from "../include/rtloop/loop.h" nogil:
         RT_PHASE_GO
         RT_PHASE_ABORT
         RT_PHASE_DONE
+        RT_PHASE_ENTERED
+        RT_PHASE_BEGIN
         RT_COMMAND_STOP
         RT_COMMAND_RESET
         RT_SCHED_FLAG_RESET_ON_FORK
@@ -96,6 +98,9 @@ cdef extern from "../include/rtloop/loop.h" nogil:
         int64_t max_duration
         int64_t align
         int64_t phase_ns
+        int64_t origin
+        rt_loop_t *peer
+        int32_t is_member
         int32_t end_code
         int32_t end_reason
         rt_thread_request_t request
@@ -115,6 +120,7 @@ cdef extern from "../include/rtloop/loop.h" nogil:
     void rt_stack_unmap(rt_stack_t *stack)
     int rt_thread_create(pthread_t *thread, const rt_stack_t *stack, void *(*body)(void *) noexcept nogil, void *arg)
     void rt_futex_set(uint32_t *word, uint32_t value)
+    void rt_futex_move(uint32_t *word, uint32_t from_, uint32_t to)
     uint32_t rt_futex_wait(uint32_t *word, uint32_t value, int64_t timeout_ns)
     uint32_t rt_load_acquire(const uint32_t *p)
     int rt_loop_sleep(rt_loop_t *loop, int64_t release)
@@ -151,6 +157,8 @@ cdef class Control:
     cdef object raised
     cdef object _traceback
     cdef object _guard
+    cdef object run
+    cdef object _own_settings
 
     cdef void bind(self, void *(*body)(void *) noexcept nogil, bint has_own_wait)
     cdef bint _is_in_child(self) noexcept

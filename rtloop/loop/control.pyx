@@ -23,7 +23,7 @@ from contextlib import ExitStack
 
 from rtloop.errors import SetupError, StateError, StopTimeoutError
 from rtloop.loop import about, acquire, failure, guarding, running
-from rtloop.loop.settings import CLOCKS, OVERRUN_POLICIES, POLICIES
+from rtloop.loop.settings import CLOCKS, OVERRUN_POLICIES
 from rtloop.system.keeper import shielded
 from rtloop.system.memory import fork_count
 from rtloop.units import format_duration, format_size
@@ -50,7 +50,7 @@ cdef class Control:
         self.grants = self.ranges = self.remarks = ()
 
     def __init__(self, settings):
-        self.settings = settings
+        self.settings = self._own_settings = settings
         self._lock = threading.RLock()
 
     def __dealloc__(self):
@@ -96,24 +96,39 @@ cdef class Control:
 
     def start(self, owner, cycles=None, duration_ns=None):
         """Acquire everything and let the thread go; on any exception nothing stays acquired."""
+        self.claim(None, self._own_settings)
+        try:
+            self.prepare(owner, cycles, duration_ns)
+            shielded(self._let_go)
+        except BaseException:
+            self.withdraw()
+            raise
+
+    def claim(self, run, settings):
+        """Begin a start with these settings, alone or as a part of a group's run."""
         self._check_not_in_child()
         if sys.is_finalizing():
             raise StateError(f"{self.settings.name} cannot be started: the interpreter is ending")
         running.reap_finished()
+        if self.run is not None and self.run is not run and self.run.is_running():
+            raise StateError(f"{self.settings.name} is a loop of {self.run.name}, which runs: stop the group first")
         self._former_state = self._move(_IDLE_STATES, "starting")
+        self.run, self.settings = run, settings
         self._pid, self._starter, self._is_stop_wanted, self._simulation = getpid(), threading.get_ident(), False, None
-        try:
-            _stats_maker()  # the end of a run is no time for an import
-            owner.setup()
-            shielded(lambda: self._launch(owner, cycles, duration_ns))
-            failure.warn_degraded(self.grants, self.settings.name)
-            shielded(self._let_go)
-        except BaseException:
-            if self._state == "running":
-                self.stop(running.EXIT_TIMEOUT_NS)
-            else:
-                shielded(self._abandon)
-            raise
+
+    def prepare(self, owner, cycles=None, duration_ns=None):
+        """Do all of a start but the last step; withdraw() undoes it."""
+        _stats_maker()  # the end of a run is no time for an import
+        owner.setup()
+        shielded(lambda: self._launch(owner, cycles, duration_ns))
+        failure.warn_degraded(self.grants, self.settings.name)
+
+    def withdraw(self):
+        """Undo a start, however far it has come."""
+        if self._state == "starting":
+            shielded(self._abandon)
+        else:
+            self.stop(running.EXIT_TIMEOUT_NS)
 
     def _let_go(self):
         """Let the thread run; a stop that was asked for meanwhile comes with it."""
@@ -134,17 +149,18 @@ cdef class Control:
         self._fill(cycles, duration_ns)
         with acquire.setup_errors(settings.name, grants), ExitStack() as stack:
             for grant in acquire.process_wide(settings, stack):
-                self._insist(grants, [grant])
-            self._insist(grants, acquire.rt_bandwidth(settings))
+                grants.append(grant)
+            grants += acquire.rt_bandwidth(settings)
             grant, self._block = acquire.telemetry(settings, stack)
-            self._insist(grants, [grant])
-            self._insist(grants, self._lock_state(stack))
-            self._insist(grants, [self._acquire_stack(stack), *self._acquire_guard(stack)])
-            self._insist(grants, [*acquire.dma_latency(settings, stack), *self.remarks])
+            grants.append(grant)
+            grants += self._lock_state(stack)
+            grants += [self._acquire_stack(stack), *self._acquire_guard(stack)]
+            grants += [*acquire.dma_latency(settings, stack), *self.remarks]
             self._create_thread(owner)
             stack.callback(self._abort_thread)
-            self._insist(grants, guarding.grants(settings, self._guard))
-            self._insist(grants, acquire.thread_grants(settings, self.rt.request, self.rt.report), is_all=True)
+            grants += guarding.grants(settings, self._guard)
+            grants += acquire.thread_grants(settings, self.rt.request, self.rt.report)
+            acquire.insist(settings, grants)
             self._fill_header()
             self.grants = tuple(grants)
             about.write(self._block, self.settings, self.grants, has_own_wait=self._has_own_wait)
@@ -164,14 +180,8 @@ cdef class Control:
             if undo is not None:
                 undo.close()
         finally:
-            self._state = self._former_state
+            self._state, self.settings = self._former_state, self._own_settings
             self._pid = 0
-
-    def _insist(self, grants, more, is_all=False):
-        """Add grants; in strict mode, when all are there, one error for all that were refused ends the start."""
-        grants += more
-        if is_all and self.settings.strict and not all(grant.ok for grant in grants):
-            raise acquire.refusal(self.settings.name, grants)
 
     def _fill(self, cycles, duration_ns):
         """Translate the settings into the C state."""
@@ -194,13 +204,8 @@ cdef class Control:
         else:
             rt_spin_fixed(&rt.spin, s.spin_ns)
 
-        cdef rt_sched_attr_t *attr = &rt.request.attr
-        attr.size = sizeof(rt_sched_attr_t)
-        attr.sched_policy = POLICIES[s.policy]
-        attr.sched_flags = RT_SCHED_FLAG_RESET_ON_FORK
-        attr.sched_priority = s.priority
-        if s.policy == "deadline":
-            attr.sched_runtime, attr.sched_deadline, attr.sched_period = s.runtime_ns, s.deadline_ns, s.period_ns
+        rt.is_member = self.run is not None
+        rt.request.attr = acquire.sched_attr(s, sizeof(rt_sched_attr_t), RT_SCHED_FLAG_RESET_ON_FORK)
         rt.request.flush_denormals = s.flush_denormals
         for i in range(len(name)):
             rt.request.name[i] = name[i]
@@ -254,15 +259,10 @@ cdef class Control:
 
     def _fill_header(self):
         """Say in the telemetry block who this loop is."""
-        cdef rt_telemetry_t *block = (<TelemetryBlock>self._block).block
-        block.pid = self._pid
-        block.tid = self.rt.report.tid
-        block.period = self.settings.period_ns
-        block.phase = self.settings.phase_ns
-        block.clock = self.rt.clock
-        block.policy = self.rt.report.attr.sched_policy
-        block.priority = self.rt.report.attr.sched_priority
-        block.cpu = (acquire.choose_cpus(self.settings) or (-1,))[0]
+        attr = self.rt.report.attr
+        cpu = (acquire.choose_cpus(self.settings) or (-1,))[0]
+        self._block.sign(self._pid, self.rt.report.tid, self.settings, self.rt.clock,
+                         (attr.sched_policy, attr.sched_priority, cpu))
 
     cdef object _join_thread(self):
         """Join the thread, which is about to end, and drop the reference that it needed."""

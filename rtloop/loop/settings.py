@@ -19,8 +19,10 @@ __all__ = [
     "Settings",
     "check_call",
     "make_settings",
+    "parse_choice",
     "parse_count",
     "parse_run_duration",
+    "with_cpu",
 ]
 
 Duration = int | str | timedelta
@@ -86,7 +88,8 @@ class Settings(NamedTuple):
         return values
 
 
-def _choice(value: object, name: str, choices: Iterable[str]) -> str:
+def parse_choice(value: object, name: str, choices: Iterable[str]) -> str:
+    """Check that a value is one of the words that are there."""
     if not isinstance(value, str) or value not in choices:
         raise ConfigError(f"{name}={show(value)} is not one of {', '.join(repr(c) for c in choices)}")
     return value
@@ -221,6 +224,19 @@ def _deadline(
     return runtime_ns, deadline_ns
 
 
+def with_cpu(settings: Settings, cpu: object) -> Settings:
+    """Return the settings with another ``cpu=``, checked as if it had been given at first.
+
+    Raises
+    ------
+    ConfigError
+        Where it names no CPUs, or pins a loop of SCHED_DEADLINE.
+    """
+    cpus = _cpus(cpu)
+    _deadline(settings.policy, settings.period_ns, settings.runtime_ns, settings.deadline_ns, cpus)
+    return settings._replace(cpu=cpus)
+
+
 def make_settings(
     default_name: str,
     period: Duration,
@@ -258,7 +274,7 @@ def make_settings(
         Naming the argument, its value and what is accepted.
     """
     period_ns = parse_period(period, maximum=_MAX_TIME_NS)
-    policy = _choice(policy, "policy", POLICIES)
+    policy = parse_choice(policy, "policy", POLICIES)
     priority = _integer(priority, "priority", 1, 99)
     if policy in ("fifo", "rr"):
         if priority == 99:
@@ -290,7 +306,7 @@ def make_settings(
         period_ns=period_ns,
         phase_ns=parse_duration(phase, "phase", maximum=_MAX_TIME_NS),
         align_ns=None if align is None else parse_duration(align, "align", minimum=1, maximum=_MAX_TIME_NS),
-        clock=_choice(clock, "clock", CLOCKS),
+        clock=parse_choice(clock, "clock", CLOCKS),
         policy=policy,
         priority=priority,
         runtime_ns=runtime_ns,
@@ -298,19 +314,19 @@ def make_settings(
         cpu=cpus,
         spin_ns=spin_ns,
         is_spin_auto=is_spin_auto,
-        overrun=_choice(overrun, "overrun", OVERRUN_POLICIES),
+        overrun=parse_choice(overrun, "overrun", OVERRUN_POLICIES),
         max_burst=_integer(max_burst, "max_burst", 1, 2**31 - 1),
         max_overruns=None if max_overruns is None else _integer(max_overruns, "max_overruns", 1),
         warmup=_integer(warmup, "warmup", 0),
         strict=_flag(strict, "strict"),
-        lock_memory=_choice(lock_memory, "lock_memory", _LOCK_MODES),
+        lock_memory=parse_choice(lock_memory, "lock_memory", _LOCK_MODES),
         # At least what the C library needs, 128K on arm64, and a multiple of every page size.
         stack_bytes=-(-max(stack_bytes, os.sysconf("SC_THREAD_STACK_MIN")) // 65536) * 65536,
         tune_malloc=_flag(tune_malloc, "tune_malloc"),
         core_dumps=_flag(core_dumps, "core_dumps"),
         dma_latency_us=_dma_latency(dma_latency),
         flush_denormals=_flag(flush_denormals, "flush_denormals"),
-        guard=_choice(guard, "guard", ("off", "count", "stop")),
+        guard=parse_choice(guard, "guard", ("off", "count", "stop")),
         guard_allow=_system_calls(guard_allow),
         record=_integer(record, "record", 0, _MAX_RECORD),
     )

@@ -191,6 +191,14 @@ cdef class TelemetryBlock(TelemetryReader):
             raise RuntimeError("this block has not been mapped")
         return rt_telemetry_describe(self.block, text, len(text)) == 0
 
+    def sign(self, pid, tid, settings, clock, thread):
+        """Write who the loop is; `thread` is what its thread was granted: policy, priority and first CPU."""
+        if self.block is NULL:
+            raise RuntimeError("this block has not been mapped")
+        self.block.pid, self.block.tid, self.block.clock = pid, tid, clock
+        self.block.period, self.block.phase = settings.period_ns, settings.phase_ns
+        self.block.policy, self.block.priority, self.block.cpu = thread
+
     def lock(self):
         """Lock the block into memory. Returns 0 or a negative errno."""
         rc = memory_lock.acquire_range(<size_t>self.block, self.size)

@@ -46,7 +46,7 @@ cdef class Probe(RTLoop):
 
     cdef public int64_t busy_ns, busy_every, jitter_ns
     cdef public int64_t stop_at, fail_at, fail_code, enter_code, overrun_code, shift_at, shift_ns, shift_rc
-    cdef public int64_t setups, enters, steps, overruns, leaves
+    cdef public int64_t setups, enters, steps, overruns, leaves, enter_ns, left_at
     cdef public int64_t missed_in_step, missed_in_overrun, index_errors, dt_errors, last_index, late_starts
     cdef public double first_dt, last_t, dt_sum
     cdef public bint hang, let_go
@@ -72,6 +72,8 @@ cdef class Probe(RTLoop):
         self.steps = self.overruns = self.missed_in_step = self.missed_in_overrun = self.index_errors = 0
         self.dt_errors = self.last_index = self.late_starts = 0
         self.dt_sum = 0
+        if self.enter_ns:
+            sleep_until(now() + self.enter_ns)
         return <int>self.enter_code
 
     cdef int step(self, const Cycle *cycle) noexcept nogil:
@@ -113,6 +115,7 @@ cdef class Probe(RTLoop):
 
     cdef void leave(self) noexcept nogil:
         self.leaves += 1
+        self.left_at = now()
 
 
 cdef class Paced(Probe):

@@ -5,6 +5,7 @@ Each right use has its type; each wrong one has to be an error: an `ignore` that
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +22,7 @@ from rtloop import (
     Histogram,
     HugeBuffer,
     Latest,
+    LoopGroup,
     LoopReader,
     Pool,
     PyLoop,
@@ -30,6 +32,17 @@ from rtloop import (
     Stats,
 )
 from rtloop.pytest import Run, Simulate, assert_clean
+
+
+def a_group() -> None:
+    group = LoopGroup([RTLoop("1kHz"), PyLoop(print, "10ms")], priorities="as-given", cpus=[2, None], align="1s")
+    assert_type(group.run("10s"), Mapping[str, Stats])
+    assert_type(group.loops, tuple[RTLoop, ...])
+    assert_type(group.state, Literal["new", "running", "stopped", "failed"])
+    assert_type(group.hyperperiod_ns, int)
+    with group as same:
+        assert_type(same.wait("1s"), bool)
+    group.stats["fast"] = group.loops[0].stats  # type: ignore[index]
 
 
 def a_loop() -> None:

@@ -18,6 +18,13 @@ static inline void rt_futex_set(uint32_t *word, uint32_t value) {
   syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
 }
 
+/* The same where the word still has the value `from`. */
+static inline void rt_futex_move(uint32_t *word, uint32_t from, uint32_t to) {
+  if (__atomic_compare_exchange_n(word, &from, to, 0, __ATOMIC_RELEASE, __ATOMIC_RELAXED)) {
+    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+  }
+}
+
 /* Wait while the word has this value, at most timeout_ns (relative). Returns the word as it is then; a signal ends the
  * wait early, so that the caller can look at it. */
 static inline uint32_t rt_futex_wait(uint32_t *word, uint32_t value, int64_t timeout_ns) {

@@ -25,6 +25,8 @@ enum {
   RT_PHASE_GO = 3,
   RT_PHASE_ABORT = 4,
   RT_PHASE_DONE = 5,
+  RT_PHASE_ENTERED = 6, /* in a group: enter() has returned, and the thread waits for the others and the origin */
+  RT_PHASE_BEGIN = 7,   /* the origin is known */
 };
 
 /* Bits of the command word. */
@@ -72,7 +74,10 @@ typedef struct rt_loop {
   rt_thread_report_t report;
   rt_stack_t stack;
   pthread_t thread;
-  rt_guard_t *guard; /* NULL: nothing is guarded */
+  rt_guard_t *guard;    /* NULL: nothing is guarded */
+  int64_t origin;       /* of the group, on the loop's clock; 0: the loop finds its own */
+  struct rt_loop *peer; /* the next of the loops, in a ring, that end when this one fails; NULL: there are none */
+  int32_t is_member;    /* whether a group says when the first release is */
 
   _Alignas(RT_CACHE_LINE) uint32_t command; /* written by other threads, read once per cycle */
   _Alignas(RT_CACHE_LINE) uint32_t phase;
@@ -168,8 +173,13 @@ static inline void rt_loop_begin(rt_loop_t *loop, int64_t first) {
   rt_loop_follow(loop);
 }
 
-/* The same with the first release that can be made. `now` is the time on the loop's clock. */
+/* The same with the first release that can be made, or the group's, even where that has passed: it is late then, and
+ * stays on the grid. `now` is the time on the loop's clock. */
 static inline void rt_loop_first(rt_loop_t *loop, int64_t now) {
+  if (loop->origin) {
+    rt_loop_begin(loop, loop->origin + loop->phase_ns);
+    return;
+  }
   const int64_t period = loop->schedule.period;
   const int64_t lead = period < 1000000 ? period : 1000000;
   rt_loop_begin(loop, rt_schedule_first(now, lead, loop->align, loop->phase_ns));
@@ -294,6 +304,20 @@ static inline __attribute__((always_inline)) int rt_loop_cycles(rt_loop_t *loop,
   return rt_loop_guarded_cycles(loop, NULL, self, step, overrun, wait);
 }
 
+/* In a group, wait until all of its loops have come here and it has said when the first release is, or for a stop. */
+static inline void rt_loop_await_origin(rt_loop_t *loop) {
+  if (!loop->is_member) return;
+  rt_futex_set(&loop->phase, RT_PHASE_ENTERED);
+  while (rt_futex_wait(&loop->phase, RT_PHASE_ENTERED, RT_SLICE_NS) == RT_PHASE_ENTERED) {
+    if (rt_load_acquire(&loop->command) & RT_COMMAND_STOP) return;
+  }
+}
+
+/* Ask the other loops of the ring to end: this one has failed. After its last cycle. */
+static inline void rt_loop_stop_peers(rt_loop_t *loop) {
+  for (rt_loop_t *peer = loop->peer; peer && peer != loop; peer = peer->peer) rt_loop_command(peer, RT_COMMAND_STOP);
+}
+
 /* The body of the loop's thread, from the first system call to the last. The thread has not touched Python and does not. */
 static inline __attribute__((always_inline)) void
 rt_loop_guarded_main(rt_loop_t *loop, rt_guard_t *guard, void *self, int (*enter)(void *),
@@ -307,6 +331,7 @@ rt_loop_guarded_main(rt_loop_t *loop, rt_guard_t *guard, void *self, int (*enter
   if (verdict == RT_PHASE_GO) {
     const int rc = enter(self);
     if (rc == RT_CONTINUE) {
+      rt_loop_await_origin(loop);
       rt_loop_first(loop, rt_loop_now(loop));
       rt_telemetry_usage(loop->telemetry, rt_thread_usage(), 0);
       loop->end_reason = rt_loop_guarded_cycles(loop, guard, self, step, overrun, wait);
@@ -314,6 +339,7 @@ rt_loop_guarded_main(rt_loop_t *loop, rt_guard_t *guard, void *self, int (*enter
       loop->end_reason = RT_END_ENTER;
       loop->end_code = rc;
     }
+    if (loop->end_reason != RT_END_NORMAL) rt_loop_stop_peers(loop);
     if (guard) rt_guard_release(guard);
     if (rt_load_acquire(&loop->command) & RT_COMMAND_RESET) rt_loop_reset(loop);
     rt_store_relaxed(&loop->telemetry->end_reason, (uint32_t)loop->end_reason);

@@ -1,0 +1,447 @@
+"""LoopGroup: several loops as one system, on one origin, with one start, one end and one word for a failure."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from rtloop.errors import ConfigError, StateError, StopTimeoutError
+from rtloop.loop import failure, member, running
+from rtloop.loop.settings import CLOCKS, Duration, Settings, parse_choice, parse_run_duration, with_cpu
+from rtloop.system.grant import Grant
+from rtloop.units import format_duration, format_rate, parse_duration, parse_timeout, show
+
+if TYPE_CHECKING:
+    from rtloop.loop.loop import RTLoop
+    from rtloop.loop.stats import Stats
+
+__all__ = ["LoopGroup", "rate_monotonic"]
+
+_DEFAULT_STOP_TIMEOUT = "2s"
+#: From the last loop's enter() to the origin: the threads are woken meanwhile.
+_LEAD_NS = 5_000_000
+#: For so long the loops are stopped one after the other; then all that are left are asked at once.
+_IN_ORDER_NS = 100_000_000
+#: Rate-monotonic priorities: 80 is a single loop's own, and the kernel's interrupt threads have 50.
+_TOP_PRIORITY, _BOTTOM_PRIORITY, _WIDEST_STEP = 79, 51, 4
+_serial = itertools.count(1)
+_T = TypeVar("_T")
+
+
+def rate_monotonic(periods_ns: Sequence[int]) -> list[int]:
+    """Return a SCHED_FIFO priority for each period: the shorter, the higher; equal for equal ones.
+
+    The shortest has 79. The others follow at equal steps, of 4 at most, above 50, the kernel's interrupt threads, as
+    long as there is room: for 29 different periods. Below that the steps are 1.
+
+    Raises
+    ------
+    ConfigError
+        Where there are more than 79 different periods.
+    """
+    rates = sorted(set(periods_ns))
+    if len(rates) > _TOP_PRIORITY:
+        raise ConfigError(
+            f"priorities='rate-monotonic': {len(rates)} different periods, and there are {_TOP_PRIORITY} priorities "
+            "below 80: set priority= on each loop, and give priorities='as-given'"
+        )
+    step = min(_WIDEST_STEP, max(1, (_TOP_PRIORITY - _BOTTOM_PRIORITY) // max(1, len(rates) - 1)))
+    level = {period: _TOP_PRIORITY - step * i for i, period in enumerate(rates)}
+    return [level[period] for period in periods_ns]
+
+
+class _Run:
+    """One run of a group, known to its loops, which nobody may start alone meanwhile."""
+
+    def __init__(self, name: str, loops: tuple[RTLoop, ...]) -> None:
+        self.name = name
+        self._loops = loops
+
+    def is_running(self) -> bool:
+        return any(loop.state == "running" for loop in self._loops)
+
+
+class LoopGroup:
+    """Several loops as one system: started on one origin, stopped together.
+
+    Release k of a loop is at origin + its phase + k * its period, with the same origin for all of them, so that the
+    grids of harmonic periods coincide, to the nanosecond. Every loop keeps a thread of its own.
+
+    Parameters
+    ----------
+    loops : iterable of RTLoop
+        In the order in which they are started; they are stopped in reverse. None of them runs, each is there once,
+        their names differ, and they have one clock and no ``align`` of their own.
+    priorities : {"rate-monotonic", "as-given"}
+        ``rate-monotonic``: the shorter the period, the higher the priority, from 79 down, and equal for equal periods;
+        loops whose policy is ``other`` or ``deadline`` have none. ``as-given``: each loop's own.
+    align : duration, optional
+        The origin is a multiple of this on the clock.
+    name : str, optional
+        ``"LoopGroup-1"`` and so on by default.
+    on_failure : {"stop-all", "keep"}
+        What the others do when a loop fails: end at their next release, for the failed loop's own thread tells them,
+        without the GIL; or go on. A loop whose step returns RT_STOP has not failed: the others go on.
+    cpus : sequence, optional
+        For each loop what its ``cpu=`` would be: ``[2, 3, 3]``. By default each loop's own.
+
+    Raises
+    ------
+    ConfigError
+        Where the loops cannot be a group.
+    StateError
+        Where one of them runs.
+
+    Notes
+    -----
+    Priorities and CPUs hold for the group's runs: `settings`, and the loop's own ``settings`` and ``stats`` during such
+    a run and after it, tell them. A loop that is started alone has its own again.
+
+    A loop leaves the common grid where its step calls ``shift``, where it has ``overrun="shift"``, and where it has a
+    ``wait`` of its own. One that is late at the origin is late as in any other cycle.
+
+    Real-time contract: for the control thread only; nothing here may be called from ``step``. A cycle costs nothing
+    more in a group than alone.
+    """
+
+    def __init__(
+        self,
+        loops: Iterable[RTLoop],
+        *,
+        priorities: str = "rate-monotonic",
+        align: Duration | None = None,
+        name: str | None = None,
+        on_failure: str = "stop-all",
+        cpus: Sequence[Any] | None = None,
+    ) -> None:
+        self._loops = _check_loops(loops)
+        self._controls = tuple(member.control_of(loop) for loop in self._loops)
+        self._align_ns = None if align is None else parse_duration(align, "align", minimum=1)
+        self._is_linked = parse_choice(on_failure, "on_failure", ("stop-all", "keep")) == "stop-all"
+        if name is not None and (not isinstance(name, str) or not name.strip() or not name.isprintable()):
+            raise ConfigError(f"name={show(name)} must be a str of printable characters")
+        self._name = f"LoopGroup-{next(_serial)}" if name is None else name
+        is_monotonic = parse_choice(priorities, "priorities", ("rate-monotonic", "as-given")) == "rate-monotonic"
+        self._settings = _place([loop.settings for loop in self._loops], is_monotonic, cpus)
+        self._run: _Run | None = None
+        self._origin_ns: int | None = None
+        self._is_starting = self._is_stop_wanted = False
+
+    @property
+    def name(self) -> str:
+        """The group's name."""
+        return self._name
+
+    @property
+    def loops(self) -> tuple[RTLoop, ...]:
+        """The loops, in the order of their start."""
+        return self._loops
+
+    @property
+    def settings(self) -> Mapping[str, Settings]:
+        """What each loop asks for in this group, by its name: its own settings, with the group's priority and CPUs."""
+        return self._by_name(self._settings)
+
+    @property
+    def hyperperiod_ns(self) -> int:
+        """After this long the pattern of all releases repeats: the least common multiple of the periods."""
+        return math.lcm(*(settings.period_ns for settings in self._settings))
+
+    @property
+    def origin_ns(self) -> int | None:
+        """The origin of the present run, or of the last one, on the loops' clock; None before the first."""
+        return self._origin_ns
+
+    @property
+    def state(self) -> Literal["new", "running", "stopped", "failed"]:
+        """``"new"``; ``"running"`` while any loop runs; ``"failed"`` where one has failed; else ``"stopped"``."""
+        if self._run is None:
+            return "new"
+        states = [control.state for control in self._controls]
+        if "running" in states:
+            return "running"
+        return "failed" if "failed" in states else "stopped"
+
+    @property
+    def stats(self) -> Mapping[str, Stats]:
+        """Each loop's statistics by its name, of the present run or of the last one."""
+        return self._by_name([loop.stats for loop in self._loops])
+
+    @property
+    def grants(self) -> Mapping[str, tuple[Grant, ...]]:
+        """What each loop was granted, by its name."""
+        return self._by_name([loop.grants for loop in self._loops])
+
+    def start(self) -> None:
+        """Start all loops, or none.
+
+        First everything is acquired, loop by loop, in the order given; then each thread runs its ``enter``; when all of
+        these have returned, the origin is set, a few milliseconds ahead, or at the next multiple of `align`. Where
+        anything fails before that, all is given back, in reverse, and no ``step`` has run.
+
+        Raises
+        ------
+        SetupError
+            Where the kernel refused a strict loop something. A note says which loop.
+        CallbackError
+            Where an ``enter`` has failed.
+        StateError
+            Where one of the loops runs already, or is closed.
+        """
+        self._start(None)
+
+    def stop(self, timeout: Duration = _DEFAULT_STOP_TIMEOUT) -> None:
+        """Stop all loops, in reverse, each when the one before it has ended.
+
+        Where that takes longer than 100 ms, all that are left are asked at once.
+
+        Parameters
+        ----------
+        timeout : duration
+            How long to wait for all of them, ``"2s"``; a bare int is nanoseconds.
+
+        Raises
+        ------
+        StopTimeoutError
+            Where a callback has not returned by then; all other loops have been stopped nevertheless.
+
+        Warns
+        -----
+        RTSetupWarning
+            Once, where a loop had failed and neither :meth:`join` nor :meth:`run` has raised what ended it.
+        """
+        timeout_ns = parse_timeout(timeout)
+        self._is_stop_wanted = self._is_starting
+        self._end(timeout_ns)
+        for error in self._untold():
+            failure.warn_failed(error)
+
+    def wait(self, timeout: Duration | None = None) -> bool:
+        """Wait until all loops have ended, well or not. Ctrl-C stops them, and raises KeyboardInterrupt.
+
+        Parameters
+        ----------
+        timeout : duration, optional
+            How long to wait; for ever by default.
+
+        Returns
+        -------
+        bool
+            Whether all have ended; False only after a timeout.
+
+        Raises
+        ------
+        StateError
+            Where the group was never started.
+        """
+        deadline = None if timeout is None else time.monotonic_ns() + parse_timeout(timeout)
+        if self._run is None or any(member.is_own_thread(loop) for loop in self._loops):
+            what = "has not been started" if self._run is None else "runs on this very thread"
+            raise StateError(f"{self._name} {what}")
+        try:
+            return all(control.wait(_left(deadline)) for control in self._controls)
+        except BaseException as interrupt:
+            # Ctrl-C, or whatever a signal handler raised: the loops must not outlive their keeper.
+            try:
+                self._end(running.EXIT_TIMEOUT_NS)
+            except StopTimeoutError as error:
+                interrupt.add_note(str(error))
+            raise
+
+    def join(self, timeout: Duration | None = None) -> bool:
+        """Wait as :meth:`wait` does, and raise what ended a loop that failed.
+
+        Where several have failed, what is raised is the first's, in the order of the loops, with notes of the others.
+
+        Raises
+        ------
+        CallbackError, OverrunError, GuardError
+            What ended a loop that failed, when all have ended.
+        KeyboardInterrupt
+            On Ctrl-C, which stops all loops.
+        StateError
+            Where the group was never started.
+        """
+        has_ended = self.wait(timeout)
+        if has_ended:
+            self._raise_failure(self._untold())
+        return has_ended
+
+    def run(self, duration: Duration | None = None) -> Mapping[str, Stats]:
+        """Start, wait for the end, and return the statistics of all loops, by name.
+
+        Parameters
+        ----------
+        duration : duration, optional
+            Run the releases of this long, of each loop. Without, until every ``step`` has returned RT_STOP, or Ctrl-C.
+
+        Raises
+        ------
+        SetupError, CallbackError, OverrunError, GuardError, KeyboardInterrupt
+            As :meth:`start` and :meth:`join`.
+        """
+        duration_ns = None
+        if duration is not None:
+            duration_ns = parse_run_duration(duration, min(settings.period_ns for settings in self._settings))
+        self._start(duration_ns)
+        self.join()
+        return self.stats
+
+    def reset_stats(self) -> None:
+        """Begin the statistics of all loops anew, each from its next cycle on."""
+        for loop in self._loops:
+            loop.reset_stats()
+
+    def __enter__(self) -> LoopGroup:
+        self.start()
+        return self
+
+    def __exit__(self, kind: object, value: BaseException | None, traceback: object) -> None:
+        untold = self._untold()  # before stop(), which would warn
+        self.stop()
+        if value is None:
+            self._raise_failure(untold)
+            return
+        for error in untold:
+            failure.note_failed(value, error)
+
+    def __repr__(self) -> str:
+        rates = ", ".join(f"{s.name!r} {format_rate(s.period_ns)}" for s in self._settings)
+        return f"<LoopGroup {self._name!r}, {rates}, {self.state}>"
+
+    def _by_name(self, values: Iterable[_T]) -> Mapping[str, _T]:
+        return MappingProxyType({loop.name: value for loop, value in zip(self._loops, values, strict=True)})
+
+    def _start(self, duration_ns: int | None) -> None:
+        run = _Run(self._name, self._loops)
+        loop = self._loops[0]
+        self._is_stop_wanted, self._is_starting = False, True
+        try:
+            for loop, settings in zip(self._loops, self._settings, strict=True):
+                member.prepare(loop, run, settings, duration_ns)
+            member.link(self._loops, self._is_linked)
+            for loop in self._loops:
+                member.let_go(loop)
+            for loop, control in zip(self._loops, self._controls, strict=True):
+                member.await_enter(loop)
+                if control.state == "failed":
+                    control.join()
+            self._begin()
+            self._run = run
+        except BaseException as error:
+            self._unwind(run, error)
+            if isinstance(error, Exception):
+                error.add_note(
+                    f"{self._name}: {loop.name} could not be started, so that none of the group's loops runs"
+                )
+            raise
+        finally:
+            self._is_starting = False
+        if self._is_stop_wanted:
+            self.stop()
+
+    def _begin(self) -> None:
+        """Set the origin, which all loops wait for."""
+        origin = time.clock_gettime_ns(CLOCKS[self._settings[0].clock]) + _LEAD_NS
+        if self._align_ns is not None:
+            origin += -origin % self._align_ns
+        self._origin_ns = origin
+        for loop in self._loops:
+            member.begin(loop, origin)
+
+    def _unwind(self, run: _Run, error: BaseException) -> None:
+        """Give back, in reverse, what a start that did not succeed has acquired."""
+        for loop in reversed(self._loops):
+            try:
+                member.withdraw(loop, run)
+            except StopTimeoutError as late:
+                error.add_note(str(late))
+
+    def _end(self, timeout_ns: int) -> None:
+        """Stop all loops in reverse; see stop()."""
+        now = time.monotonic_ns()
+        deadline, patience = now + timeout_ns, now + min(timeout_ns, _IN_ORDER_NS)
+        late: StopTimeoutError | None = None
+        with suppress(StopTimeoutError):
+            for control in reversed(self._controls):
+                control.stop(max(patience - time.monotonic_ns(), 0))
+        for control in reversed(self._controls):
+            control.request_stop()
+        for control in reversed(self._controls):
+            try:
+                control.stop(max(deadline - time.monotonic_ns(), 0))
+            except StopTimeoutError as error:
+                late = late or error
+        if late is not None:
+            late.add_note(f"{self._name}: all of its loops were asked to stop, for up to {format_duration(timeout_ns)}")
+            raise late
+
+    def _untold(self) -> list[BaseException]:
+        """Return, once, what ended the loops that have failed, as far as nobody was told."""
+        return [error for control in self._controls if (error := control.untold_error()) is not None]
+
+    def _raise_failure(self, untold: list[BaseException]) -> None:
+        """Raise what ended the first loop that has failed, if any has, with notes of the others."""
+        failed = next((control for control in self._controls if control.state == "failed"), None)
+        if failed is None:
+            return
+        try:
+            failed.join()
+        except BaseException as error:
+            for other in untold:
+                if other is not error:
+                    failure.note_failed(error, other)
+            raise
+
+
+def _left(deadline: int | None) -> int | None:
+    return None if deadline is None else max(deadline - time.monotonic_ns(), 0)
+
+
+def _check_loops(loops: Iterable[RTLoop]) -> tuple[RTLoop, ...]:
+    """Check that the loops can be a group."""
+    every = tuple(loops) if isinstance(loops, Iterable) else ()
+    if not every or not all(member.is_loop(loop) for loop in every):
+        raise ConfigError(f"loops={show(loops)}: give at least one RTLoop, and nothing else")
+    if len({id(loop) for loop in every}) < len(every):
+        twice = next(loop for i, loop in enumerate(every) if any(loop is other for other in every[:i]))
+        raise ConfigError(f"{twice.name} is there twice; a loop has one place in a group")
+    names = [loop.name for loop in every]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{names.count(name)} loops are called {name!r}; give each a name= of its own")
+    first = every[0]
+    for loop in every:
+        if loop.settings.clock != first.settings.clock:
+            raise ConfigError(
+                f"{loop.name} is on clock={loop.settings.clock!r} and {first.name} on {first.settings.clock!r}: "
+                "loops on one origin need one clock"
+            )
+        if loop.settings.align_ns is not None:
+            raise ConfigError(
+                f"{loop.name} has align=; in a group the origin is the group's: LoopGroup(..., align=...)"
+            )
+        if loop.state == "running":
+            raise StateError(f"{loop.name} runs; the group starts its loops itself: stop it first")
+    return every
+
+
+def _place(every: list[Settings], is_monotonic: bool, cpus: Sequence[Any] | None) -> tuple[Settings, ...]:
+    """Return the settings of the loops with the group's priorities and CPUs."""
+    if is_monotonic:
+        places = [i for i, settings in enumerate(every) if settings.policy in ("fifo", "rr")]
+        for i, priority in zip(places, rate_monotonic([every[i].period_ns for i in places]), strict=True):
+            every[i] = every[i]._replace(priority=priority)
+    if cpus is None:
+        return tuple(every)
+    if isinstance(cpus, (str, bytes)) or not isinstance(cpus, Sequence) or len(cpus) != len(every):
+        raise ConfigError(
+            f"cpus={show(cpus)} must be a sequence with a place for each of the {len(every)} loops, such as "
+            f"{[0] * len(every)}"
+        )
+    return tuple(with_cpu(settings, cpu) for settings, cpu in zip(every, cpus, strict=True))
