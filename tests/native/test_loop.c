@@ -114,7 +114,101 @@ static void run(int is_auto, int is_refused) {
   free(bank);
 }
 
+/* A loop of a group: it fails in step `fail_at`, or sees that its first release is the group's. */
+typedef struct member {
+  rt_loop_t *loop;
+  int64_t steps, fail_at, off_grid;
+} member_t;
+
+static int member_enter(void *self) {
+  (void)self;
+  return RT_CONTINUE;
+}
+
+static int member_step(void *self, const rt_cycle_t *cycle) {
+  member_t *m = self;
+  const int64_t since = cycle->release - m->loop->origin - m->loop->phase_ns;
+  m->off_grid += since < 0 || since % cycle->period != 0 || (m->steps == 0 && since != 0);
+  return m->steps++ == m->fail_at ? -EIO : RT_CONTINUE;
+}
+
+static int member_overrun(void *self, const rt_cycle_t *cycle, int64_t missed) {
+  (void)self;
+  (void)cycle;
+  (void)missed;
+  return RT_CONTINUE;
+}
+
+static void member_leave(void *self) { (void)self; }
+
+static void *member_body(void *argument) {
+  member_t *m = argument;
+  rt_loop_main(m->loop, m, member_enter, member_step, member_overrun, wait, member_leave);
+  return NULL;
+}
+
+/* Three loops wait for one origin; the one that fails ends the others. is_stopped: they are stopped while they wait. */
+static void run_group(int is_stopped) {
+  enum { LOOPS = 3 };
+  member_t members[LOOPS] = {0};
+  void *states[LOOPS] = {0}, *blocks[LOOPS] = {0};
+  int fds[LOOPS];
+  for (int i = 0; i < LOOPS; i++) {
+    CHECK(rt_memory_map(&states[i], sizeof(rt_loop_t)) == 0);
+    CHECK(rt_memory_map_sealed("rtloop:native", rt_telemetry_bytes(64, 0), &blocks[i], &fds[i]) == 0);
+    rt_loop_t *loop = members[i].loop = states[i];
+    members[i].fail_at = i == 1 ? 20 : -1;
+    loop->telemetry = blocks[i];
+    rt_telemetry_init(loop->telemetry, 64, 64, 0);
+    loop->schedule.period = 1000000 * (i + 1);
+    loop->phase_ns = 1000 * i;
+    loop->clock = CLOCK_MONOTONIC;
+    loop->max_cycles = UINT64_MAX;
+    loop->max_duration = INT64_MAX;
+    loop->is_member = 1;
+    loop->request.attr.size = sizeof loop->request.attr;
+    CHECK(rt_stack_map(&loop->stack, 4 << 20) == 0);
+    loop->phase = RT_PHASE_STARTING;
+    CHECK(rt_thread_create(&loop->thread, &loop->stack, member_body, &members[i]) == 0);
+    while (rt_futex_wait(&loop->phase, RT_PHASE_STARTING, RT_NS_PER_S) == RT_PHASE_STARTING) continue;
+  }
+  for (int i = 0; i < LOOPS; i++) members[i].loop->peer = members[(i + 1) % LOOPS].loop;
+  for (int i = 0; i < LOOPS; i++) rt_futex_set(&members[i].loop->phase, RT_PHASE_GO);
+  for (int i = 0; i < LOOPS; i++) {
+    uint32_t *phase = &members[i].loop->phase;
+    while (rt_futex_wait(phase, RT_PHASE_GO, RT_NS_PER_S) == RT_PHASE_GO) continue;
+    CHECK(rt_load_acquire(phase) == RT_PHASE_ENTERED && members[i].steps == 0);
+  }
+  if (is_stopped) {
+    for (int i = 0; i < LOOPS; i++) rt_loop_command(members[i].loop, RT_COMMAND_STOP);
+  } else {
+    const int64_t origin = rt_clock_now(CLOCK_MONOTONIC) + 2000000;
+    for (int i = 0; i < LOOPS; i++) {
+      members[i].loop->origin = origin;
+      rt_futex_move(&members[i].loop->phase, RT_PHASE_ENTERED, RT_PHASE_BEGIN);
+    }
+  }
+  for (int i = 0; i < LOOPS; i++) {
+    rt_loop_t *loop = members[i].loop;
+    pthread_join(loop->thread, NULL);
+    const int has_failed = i == 1 && !is_stopped;
+    CHECK(loop->phase == RT_PHASE_DONE && loop->end_reason == (has_failed ? RT_END_STEP : RT_END_NORMAL));
+    CHECK(members[i].off_grid == 0 && (is_stopped ? members[i].steps == 0 : members[i].steps > 0));
+  }
+  /* What is asked of a loop that has gone on is not done. */
+  rt_futex_move(&members[0].loop->phase, RT_PHASE_ENTERED, RT_PHASE_BEGIN);
+  CHECK(members[0].loop->phase == RT_PHASE_DONE);
+  for (int i = 0; i < LOOPS; i++) {
+    rt_stack_unmap(&members[i].loop->stack);
+    munmap(blocks[i], rt_telemetry_bytes(64, 0));
+    close(fds[i]);
+    munmap(states[i], sizeof(rt_loop_t));
+  }
+}
+
 int main(void) {
+  run_group(0);
+  run_group(1);
   run(0, 0);
   run(1, 0);
   run(0, 1);
