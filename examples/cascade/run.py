@@ -1,0 +1,52 @@
+"""Run the cascade, prove from its records that the phases hold, and say how old the data was that the motor got."""
+
+import sys
+import threading
+
+import numpy as np
+from cascade import Current, Planning, Velocity
+
+from rtloop import LoopGroup
+
+duration = sys.argv[1] if len(sys.argv) > 1 else "3s"
+current = Current("10kHz", name="current", strict=False)
+velocity = Velocity("1kHz", current, name="velocity", phase="20us", strict=False)
+planning = Planning("100Hz", current, velocity, name="planning", phase="40us", strict=False)
+group = LoopGroup([current, velocity, planning], name="servo")
+
+parts = []
+has_ended = threading.Event()
+
+
+def collect():
+    """Empty the log while the loops run."""
+    while not has_ended.wait(0.2):
+        parts.append(current.log.drain())
+
+
+collector = threading.Thread(target=collect)
+collector.start()
+try:
+    stats = group.run(duration)
+finally:
+    has_ended.set()
+    collector.join()
+log = np.concatenate([*parts, current.log.drain()])
+
+for name, s in stats.items():
+    print(s)
+    settings = group.settings[name]
+    releases = log["release"] if name == "current" else s.records["release"]  # the log has all, however many
+    off = (releases - group.origin_ns - settings.phase_ns) % settings.period_ns
+    print(f"{name}: {len(off)} releases recorded, {np.count_nonzero(off)} of them off the common grid\n")
+    if off.any():
+        raise SystemExit(f"{name} has left the grid")
+
+followed = log[log["seen"] > 0]
+age = (followed["release"] - followed["seen"]) / 1000
+print(f"what the current loop followed was seen {np.median(age):.0f} us before (median), at most {age.max():.0f} us")
+print(f"the plan's error was {planning.error:+.4f} rad in the end; {current.log.dropped} records dropped")
+if len(log) + current.log.dropped != stats["current"].cycles:
+    raise SystemExit(f"{stats['current'].cycles} cycles, but {len(log)} records")
+if not any(s.missed for s in stats.values()) and abs(planning.error) > 0.2:
+    raise SystemExit("the motor does not follow its plan")
