@@ -26,14 +26,21 @@ class About(NamedTuple):
     started_ns: int
 
 
-def write(block: TelemetryBlock, settings: Settings, grants: Sequence[Grant], *, has_own_wait: bool) -> None:
-    """Write it into the block, once, before the loop runs; less of it where there is no room for all."""
+def write(
+    block: TelemetryBlock, settings: Settings, grants: Sequence[Grant], *, has_own_wait: bool, group: str | None = None
+) -> None:
+    """Write it into the block, once, before the loop runs; less of it where there is no room for all.
+
+    `group` is the name of the loop's group, for a run of that.
+    """
     import json  # here, for an import of rtloop is to be quick
 
     from rtloop.loop.snapshot import machine
 
     content: dict[str, Any] = {
-        "settings": settings.to_dict() | ({"has_own_wait": True} if has_own_wait else {}),
+        "settings": settings.to_dict()
+        | ({"has_own_wait": True} if has_own_wait else {})
+        | ({} if group is None else {"group": group}),
         "started_ns": time.time_ns(),
         "host": machine(),
     }
@@ -70,7 +77,7 @@ def read(text: bytes) -> About:
 
 #: The kinds of every setting, as its annotation writes them: a NamedTuple keeps the text in a ForwardRef.
 _SETTINGS = {key: str(getattr(kind, "__forward_arg__", kind)) for key, kind in Settings.__annotations__.items()}
-_SETTINGS["has_own_wait"] = "bool"
+_SETTINGS |= {"has_own_wait": "bool", "group": "str"}
 
 
 def _is_of(value: object, kind: str) -> bool:

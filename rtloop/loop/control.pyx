@@ -148,8 +148,7 @@ cdef class Control:
         memset(self.rt, 0, sizeof(rt_loop_t))
         self._fill(cycles, duration_ns)
         with acquire.setup_errors(settings.name, grants), ExitStack() as stack:
-            for grant in acquire.process_wide(settings, stack):
-                grants.append(grant)
+            grants.extend(acquire.process_wide(settings, stack))
             grants += acquire.rt_bandwidth(settings)
             grant, self._block = acquire.telemetry(settings, stack)
             grants.append(grant)
@@ -163,7 +162,8 @@ cdef class Control:
             acquire.insist(settings, grants)
             self._fill_header()
             self.grants = tuple(grants)
-            about.write(self._block, self.settings, self.grants, has_own_wait=self._has_own_wait)
+            group = None if self.run is None else self.run.name
+            about.write(self._block, settings, self.grants, has_own_wait=self._has_own_wait, group=group)
             self._undo = stack.pop_all()
 
     def _abort_thread(self):

@@ -49,6 +49,17 @@ class Row:
         return f"{self.reader.pid}:{self.reader.file.inode}"
 
     @property
+    def group(self) -> str | None:
+        """The name of the loop's group, None for a loop that runs alone."""
+        group = self.stats.settings.get("group")
+        return None if group is None else str(group)
+
+    @property
+    def label(self) -> str:
+        """The loop's name, after that of its group; so the loops of a group come together."""
+        return self.reader.name if self.group is None else f"{self.group}/{self.reader.name}"
+
+    @property
     def rate(self) -> float | None:
         """Cycles per second since the sample before; None without one."""
         return self.cycles / self.seconds if self.seconds else None
@@ -73,6 +84,7 @@ class Row:
             "pid": self.reader.pid,
             "tid": self.reader.tid,
             "name": self.reader.name,
+            "group": self.group,
             "state": self.stats.state,
             "period_ns": self.stats.settings["period_ns"],
             "policy": self.reader.policy,
@@ -135,7 +147,7 @@ class Sampler:
                 self._forget(file)
             else:
                 rows.append(row)
-        rows.sort(key=lambda row: (row.reader.name, row.reader.pid, row.reader.tid))
+        rows.sort(key=lambda row: (row.label, row.reader.pid, row.reader.tid))
         return Sample(rows, len(found.denied), faulty)
 
     def describe_none(self) -> str:

@@ -98,7 +98,7 @@ def _percentile(name: str, q: float, *, now: bool = False) -> Callable[[Row], fl
 
 
 COLUMNS = (
-    Column("NAME", lambda row: row.reader.name, _cut, "the loop's name", is_left=True),
+    Column("NAME", lambda row: row.label, _cut, "the loop's name, after that of its group", is_left=True),
     Column("PID", lambda row: row.reader.pid, str, "its process"),
     Column("RATE", lambda row: 1e9 / row.stats.settings["period_ns"], _planned, "planned cycles per second"),
     Column("POLICY", lambda row: row.reader.policy, str, "scheduling policy and priority", is_left=True),
@@ -164,7 +164,7 @@ def title(row: Row) -> Text:
         f"overrun={settings.get('overrun', '-')}",
         f"{stats.cycles:,} cycles in {format_duration(stats.duration_ns, 0)}",
     ]
-    return Text.assemble((row.reader.name, "bold"), "  ", ", ".join(parts))
+    return Text.assemble((row.label, "bold"), "  ", ", ".join(parts))
 
 
 def details(row: Row) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import threading
 import time
@@ -17,6 +18,7 @@ from rtloop import LoopGroup, PyLoop, RTLoop
 from rtloop.loop import group as group_module
 from rtloop.loop.findings import elapsed_releases
 from rtloop.loop.group import rate_monotonic
+from rtloop.tools.top_data import Sampler
 
 RATES = {"current": "1ms", "velocity": "5ms", "planning": "20ms"}
 
@@ -340,6 +342,25 @@ def test_settings_hold_for_the_groups_run(ordinary: dict[str, Any]) -> None:
     assert loop.settings.cpu == "auto"
 
 
+def test_others_see_which_group_a_loop_runs_in(cascade: Callable[..., list[Any]]) -> None:
+    loops = cascade()
+    for group in (LoopGroup(loops, name="servo"), loops[0]):
+        with group:
+            row = next(row for row in Sampler(pid=os.getpid()).sample().rows if row.reader.name == "current")
+            assert row.group == row.to_dict()["group"] == ("servo" if group is not loops[0] else None)
+            assert row.label == ("servo/current" if group is not loops[0] else "current")
+
+
+def test_the_loops_of_a_group_come_together_in_top(probes: ModuleType, ordinary: dict[str, Any]) -> None:
+    one, two = (
+        LoopGroup([probes.Probe("5ms", name=name, **ordinary) for name in names], name=group)
+        for group, names in (("arm", "zx"), ("leg", "ay"))
+    )
+    with one, two, probes.Probe("5ms", name="k", **ordinary):
+        labels = [row.label for row in Sampler(pid=os.getpid()).sample().rows]
+    assert labels == ["arm/x", "arm/z", "k", "leg/a", "leg/y"]
+
+
 def test_durations_are_checked_and_stats_can_be_reset(cascade: Callable[..., list[Any]]) -> None:
     group = LoopGroup(cascade())
     with pytest.raises(rtloop.ConfigError, match="did you mean '5s'"):
@@ -368,6 +389,28 @@ def test_stop_from_another_thread_ends_a_start_that_is_under_way(cascade: Callab
     group.stop(timeout="20s")
     starting.join()
     assert "running" not in {loop.state for loop in loops}
+
+
+def test_a_stop_that_comes_before_a_loop_has_its_turn_ends_that_one_too(
+    probes: ModuleType, ordinary: dict[str, Any]
+) -> None:
+    is_in_setup, may_go_on = threading.Event(), threading.Event()
+
+    class Slow(probes.Probe):  # type: ignore[misc, name-defined]
+        def setup(self) -> None:
+            is_in_setup.set()
+            may_go_on.wait()
+
+    loops = [probes.Probe("1ms", **ordinary), Slow("1ms", **ordinary), probes.Probe("1ms", **ordinary)]
+    group = LoopGroup(loops)
+    starting = threading.Thread(target=group.start)
+    starting.start()
+    is_in_setup.wait()
+    with pytest.raises(rtloop.StopTimeoutError, match="still being started"):
+        group.stop(timeout="50ms")
+    may_go_on.set()
+    starting.join()
+    assert [loop.state for loop in loops] == ["stopped"] * 3
 
 
 def test_a_python_callback_that_fails_stops_the_compiled_loops(probes: ModuleType, ordinary: dict[str, Any]) -> None:

@@ -195,7 +195,7 @@ def test_counts_that_should_be_0_stand_out(pair: Any, sampler: Sampler) -> None:
 
 def test_a_long_name_does_not_take_the_place_of_the_figures() -> None:
     column = top_view.COLUMNS[0]
-    named = [SimpleNamespace(reader=SimpleNamespace(name=name)) for name in ("x" * 24, "x" * 25)]
+    named = [SimpleNamespace(label=name) for name in ("x" * 24, "x" * 25)]
     assert [top_view.cell(column, row).plain for row in named] == ["x" * 24, "x" * 23 + "…"]  # type: ignore[arg-type]
 
 
