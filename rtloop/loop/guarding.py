@@ -280,6 +280,7 @@ def summarise(
     total = sum(counters["guard"])
     return {
         "mode": mode,
+        "allowed": list(settings.get("guard_allow") or ()),
         "cycles": 0 if len(unavailable) == len(_GRANTS) else counters["cycles"] - counters["warmup"],
         **counts,
         "unavailable": unavailable,
@@ -320,6 +321,10 @@ def sentence(guard: dict[str, Any]) -> str:
             value = guard.get(what) or 0
             number = sum(value.values()) if isinstance(value, dict) else value
             parts.append(_counted(number, label))
+            if what == "system_calls" and guard.get("allowed"):
+                parts[-1] += f" besides the allowed ({', '.join(guard['allowed'])})"
+            if what == "allocations" and number:
+                parts[-1] = f"{_counted(number, 'call')} of malloc, free or their kin"
     missing = [f"{_LABELS[what]}s not counted ({why})" for what, why in unavailable.items()]
     reasons = list(unavailable.values())
     if not parts and len(set(reasons)) == 1:

@@ -229,9 +229,9 @@ def analyze(tasks: Iterable[Task], *, policy: str = "fixed-priority") -> Analysi
 
     ``"fixed-priority"`` is preemptive scheduling by priority, as SCHED_FIFO has it, and the analysis is exact for tasks
     that are independent: the worst response time is reached when all are released at once (Joseph & Pandya, 1986), with
-    release jitter and blocking (Audsley et al., 1993), and deadlines beyond the period (Lehoczky, 1990; Tindell, Burns
-    & Wellings, 1994). Tasks of equal priority are taken to delay each other, which SCHED_FIFO does in one order at most:
-    for them it is a bound.
+    release jitter and blocking (Audsley et al., 1993), and deadlines beyond the period (Lehoczky, 1990; Tindell,
+    Burns & Wellings, 1994). Tasks of equal priority are taken to delay each other, which SCHED_FIFO does in one order
+    at most: for them it is a bound.
 
     ``"edf"`` is earliest deadline first, as SCHED_DEADLINE has it: the demand of all intervals is held against their
     length (Baruah, Rosier & Howell, 1990). It says whether deadlines are met, not by how much.

@@ -99,7 +99,8 @@ class Stats:
         What the guards found in ``step`` after the warm-up; empty where none was armed. ``page_faults`` (a dict of
         ``minor`` and ``major``), ``system_calls`` and ``allocations`` are counts, None where they were not counted,
         for the reason in ``unavailable``. ``violations`` lists the first 256 as dicts of ``cycle kind detail address
-        symbol through file line note``; ``unlisted`` counts the others. ``mode`` and ``cycles`` say what was guarded.
+        symbol through file line note``; ``unlisted`` counts the others. ``mode``, ``cycles`` and
+        ``allowed`` (system calls, which are not counted) say what was guarded.
     grants : tuple of Grant
         What was asked of the kernel, and what it granted.
     settings, host : dict
@@ -168,7 +169,7 @@ class Stats:
         return guarding.sentence(self.guard)
 
     def worst(self, n: int = 10) -> NDArray[Any]:
-        """Return the `n` recorded cycles with the greatest wake-up latency, the worst first.
+        """Return the `n` recorded cycles after the warm-up with the greatest wake-up latency, the worst first.
 
         With a ``wait`` of the loop's own, those with the longest interval before them.
         """
@@ -178,7 +179,8 @@ class Stats:
         """Return where in `records` the cycles of :meth:`worst` are."""
         start = self.records["start"]
         since = np.concatenate([start[:1], start[:-1]]) if self.has_own_wait else self.records["release"]
-        return np.argsort(since - start, kind="stable")[: max(0, n)]
+        first = min(max(0, self.warmup - (self.cycles - len(start))), len(start))
+        return first + np.argsort((since - start)[first:], kind="stable")[: max(0, n)]
 
     def to_dict(self, *, records: bool = False) -> dict[str, Any]:
         """Return everything as a dict that JSON can hold.

@@ -114,6 +114,8 @@ def _is_guard(guard: dict[str, Any]) -> bool:
         counts += faults.values()
     return (
         _is_text(guard.get("mode"))
+        and isinstance(guard.get("allowed", []), list)
+        and all(_is_text(name) for name in guard.get("allowed", []))
         and all(_is_count(number) for number in counts)
         and isinstance(reasons, dict)
         and set(reasons) <= {"page_faults", "system_calls", "allocations"}

@@ -162,7 +162,10 @@ def facts_of(stats: Stats) -> list[tuple[str, str]]:
 def violations_of(stats: Stats) -> list[tuple[str, str]]:
     """Return what the guards have found, a line for each place, the first ones."""
     found = guarding.groups(stats.guard)
-    lines = [(f"  in cycle {v['cycle']:,}", f"{times:,} x {guarding.describe(v)}") for times, v in found[:_VIOLATIONS]]
+    lines = []
+    for times, v in found[:_VIOLATIONS]:
+        where = f"  in cycle {v['cycle']:,}" if times == 1 else f"  {times:,} x from cycle {v['cycle']:,}"
+        lines.append((where, guarding.describe(v)))
     if len(found) > _VIOLATIONS:
         lines.append(("  ...", f"{len(found) - _VIOLATIONS:,} more places: see stats.guard, or rtloop report"))
     return lines

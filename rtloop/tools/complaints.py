@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from rtloop.loop.cycle import Cycle
+
 __all__ = ["Complaint", "read_compiler", "read_cython", "show_complaint", "tell"]
 
 _SHOWN = 8
@@ -53,10 +55,7 @@ class Complaint(NamedTuple):
 
 
 def _source_line(path: str, line: int) -> str:
-    try:
-        lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return ""
+    lines = _text(path).splitlines()
     return lines[line - 1] if 0 < line <= len(lines) else ""
 
 
@@ -68,7 +67,7 @@ def read_cython(output: str, *, is_error: bool) -> tuple[Complaint, ...]:
             continue
         if kind and not _is_of_interest(text):
             continue
-        text, fix = _explain(text, _source_line(path, line))
+        text, fix = _explain(text, _source_line(path, line), _text(path))
         found.setdefault((path, line), Complaint(path, line, column + 1, text, fix))
     return tuple(sorted(found.values(), key=lambda complaint: complaint[:2]))
 
@@ -94,7 +93,14 @@ def _is_of_interest(text: str) -> bool:
     return not text.startswith(("Exception check after calling", "Use boundscheck", "Use cdivision", "Unreachable"))
 
 
-def _explain(text: str, code: str) -> tuple[str, str]:
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _explain(text: str, code: str, source: str = "") -> tuple[str, str]:
     """Say what Cython said as it concerns a loop, and what to do about it."""
     if match := re.match(r"Exception check on '(.+?)' will always require the GIL", text):
         return (
@@ -114,7 +120,15 @@ def _explain(text: str, code: str) -> tuple[str, str]:
         return text, f"from rtloop cimport {match[1]}" if match[1] in _CIMPORTED else ""
     if match := re.match(r"First base of '(\w+)' is not an extension type", text):
         return text, "a loop is 'cdef class Name(RTLoop):', with 'from rtloop cimport RTLoop'"
+    if "const Cycle *" in text and (member := re.search(r"\bcycle\.(\w+)", code)):
+        return f"Cycle has no {member[1]!r}", f"it has {', '.join(Cycle._fields)}"
     if match := re.match(r"(.+?) not allowed without (?:the )?gil", text, re.IGNORECASE):
+        is_of_python = text.startswith(("Assignment of Python", "Accessing Python attr"))
+        for name in re.findall(r"\bself\.([A-Za-z]\w*)", code) if is_of_python else ():
+            if not re.search(rf"^\s+cdef\b[^#\n]*\b{name}\b", source, re.MULTILINE):
+                return f"self.{name} is no C attribute: it would be a Python object, which needs the GIL", (
+                    f"declare it in the class, with its type: cdef public double {name}"
+                )
         return f"this needs the GIL, and there is none here ({match[1][0].lower()}{match[1][1:]})", _NEEDS_GIL
     if text.startswith("Function declared nogil has Python"):
         return "this function is declared nogil, and has Python objects as variables", _NEEDS_GIL

@@ -190,7 +190,10 @@ class _Book:
         return self._make(found, found.kind, kind.why, kind.fix)
 
     def unseen(self, found: Found) -> Finding:
-        fix = "make its source visible (-I, or a .pxd with an inline function), look yourself, or accept it by allow"
+        fix = (
+            "examine it by itself (rtloop lint ITS.pyx -f NAME), write it inline in a .pxd, look yourself, or accept "
+            "it by allow"
+        )
         return self._make(found, "not-examined", found.kind, fix)
 
     def _make(self, found: Found, kind: str, why: str, fix: str) -> Finding:

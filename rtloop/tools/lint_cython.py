@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from rtloop.errors import LintError
+from rtloop.tools.complaints import read_cython, tell
 from rtloop.tools.lint_c import Unit, read_unit
 
 if TYPE_CHECKING:
@@ -84,7 +85,8 @@ def generate(source: Path, include: Sequence[str | os.PathLike[str]], directives
             raise LintError(f"Cython did not finish {source} within {_SECONDS} s") from None
         said = done.stdout + done.stderr
         if done.returncode or not out.exists():
-            raise LintError(f"Cython does not compile {source}:\n{_shorten(said)}")
+            complaints = read_cython(said, is_error=True)
+            raise LintError(tell(source, complaints) if complaints else f"Cython fails on {source}:\n{_shorten(said)}")
         unit = read_unit(source, out.read_text(encoding="utf-8", errors="replace"))
     remarks = [Remark(file, int(line), words) for _, file, line, words in _REMARK.findall(said)]
     return Generated(unit, _headers(unit, [source.parent, *folders]), list(dict.fromkeys(remarks)), folders)

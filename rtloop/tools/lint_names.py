@@ -24,7 +24,8 @@ KINDS = {
         "do it in Python, outside the loop; hand data over through a Ring or a Latest",
     ),
     "missing-noexcept": Kind(
-        "may raise, for it is not declared noexcept: its caller looks for an exception, and takes the GIL to",
+        "may raise, for it is not declared noexcept: its caller takes the GIL to look for an exception, after every "
+        "call, or whenever the value comes back that stands for one",
         "declare it `noexcept nogil`, and return a code instead of raising",
     ),
     "exception-check": Kind(

@@ -42,11 +42,12 @@ _TAKEN = {
 def new(path: str) -> None:
     """Make a project in the new folder NAME: a controller, a simulated motor, tests, and what builds them.
 
-    NAME is the package's name, too: letters, digits and _. It builds and passes its tests as it is.
+    NAME is the package's name, too: letters, digits and _. It builds and passes its tests as it is, beside the rtloop
+    that made it (--no-build-isolation), which needs the extra build: pip install 'rtloop[build]'.
 
     \b
     Examples:
-      rtloop new arm && cd arm && pip install ".[test]" && pytest
+      rtloop new arm && cd arm && pip install --no-build-isolation ".[test]" && pytest
       rtloop new ~/robots/gimbal
     """  # noqa: D301 - the backslash is for click
     folder = Path(path).expanduser().absolute()
@@ -61,7 +62,8 @@ def new(path: str) -> None:
     for file in made:
         click.echo(f"  {file}")
     click.echo(
-        f'\nNext:\n  cd {shlex.quote(path)} && pip install ".[test]" && pytest\nThen make Motor in {made[-3]} yours.'
+        f'\nNext:\n  cd {shlex.quote(path)} && pip install --no-build-isolation ".[test]" && pytest\n'
+        f"Then make Motor in {made[-3]} yours."
     )
 
 

@@ -64,6 +64,8 @@ def to_values(ctx: click.Context, param: click.Parameter, values: tuple[str, ...
         name = name.strip().replace("-", "_")
         if not equals or not name.isidentifier():
             raise click.BadParameter(f"{value!r}: write NAME=VALUE, such as gain=2.0", ctx, param)
+        if name in found:
+            raise click.BadParameter(f"{name} is given twice", ctx, param)
         found[name] = parse_value(text.strip())
     return found
 
@@ -168,6 +170,8 @@ def run(
         faulthandler.enable(all_threads=False)  # a step in C that goes astray says more than "Segmentation fault"
     err = Console(stderr=True, highlight=False)
     if guard_alloc:
+        if options["guard"] == "off":
+            raise click.UsageError("--guard-alloc counts what --guard=off leaves alone: give one of them")
         options["guard"] = options["guard"] or "count"
     if duration is not None and cycles is not None:
         raise click.UsageError("--duration and --cycles both say when it ends: give one of them")
@@ -175,8 +179,11 @@ def run(
         raise click.UsageError("--simulate needs --duration or --cycles: there is no Ctrl-C in virtual time")
     if plot is not None:
         check_picture(plot)
-    if record is not None and not os.access(record.parent, os.W_OK):
-        raise click.BadParameter(f"{record.parent} is not a folder one can write to", param_hint="--record")
+    if record is not None:
+        if record.suffix not in ("", ".npz"):
+            raise click.BadParameter(f"{record}: the name must end in .npz", param_hint="--record")
+        if not os.access(record.parent, os.W_OK):
+            raise click.BadParameter(f"{record.parent} is not a folder one can write to", param_hint="--record")
     if guard_alloc:
         from rtloop import guard
 
@@ -331,23 +338,19 @@ def _report(
         message = f"not everything was granted\n{describe_refused(*error.refused)}\n{advice}"
     else:
         message = str(error) if isinstance(error, RtloopError) else describe_exception(error)
+    written, unwritten = _write(stats, record, plot) if has_run else ([], "")
+    if unwritten:
+        code = code or 1
     if as_json:
-        document = {"outcome": outcome.kind, "error": message or None, "exit_code": code, "stats": stats.to_dict()}
-        click.echo(json.dumps({"command": "run", "target": target, **document}, indent=1))
+        document = {"outcome": outcome.kind, "error": message or unwritten or None, "exit_code": code}
+        click.echo(json.dumps({"command": "run", "target": target, **document, "stats": stats.to_dict()}, indent=1))
     elif has_run:
         click.echo(str(stats))
     if refused and outcome.kind != "refused" and not as_json:
         err.print("\n[yellow]The loop ran degraded.[/] What is missing:")
         err.print(describe_refused(*refused), markup=False, soft_wrap=True)
-    if has_run:
-        try:
-            for path, write in ((record, stats.save), (plot, stats.plot)):
-                if path is not None:
-                    written = write(path)
-                    err.print(f"wrote {written if isinstance(written, Path) else path}", markup=False, soft_wrap=True)
-        except OSError as problem:
-            err.print(f"rtloop: {problem}", markup=False, soft_wrap=True)
-            code = code or 1
+    for line in [*written, f"rtloop: {unwritten}"] if unwritten else written:
+        err.print(line, markup=False, soft_wrap=True)
     if message:
         what = "The loop did not start: " if not has_run else "The loop failed: "
         err.print(f"\n[red]{what}[/]", end="", soft_wrap=True)
@@ -359,3 +362,16 @@ def _report(
     if not_kept:
         err.print(f"[red]Not as strictly as asked:[/] {', '.join(not_kept)}", soft_wrap=True)
     return code
+
+
+def _write(stats: Stats, record: Path | None, plot: Path | None) -> tuple[list[str], str]:
+    """Write the files that were asked for; returns what was written, and what went wrong: empty where nothing did."""
+    lines, wrong = [], []
+    for path, write in ((record, stats.save), (plot, stats.plot)):
+        if path is not None:
+            try:
+                written = write(path)
+                lines.append(f"wrote {written if isinstance(written, Path) else path}")
+            except OSError as problem:
+                wrong.append(f"cannot write {path}: {problem.strerror or problem}")
+    return lines, "; ".join(wrong)

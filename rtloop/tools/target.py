@@ -18,6 +18,7 @@ from rtloop.errors import ConfigError, RtloopError
 from rtloop.loop.loop import RTLoop
 from rtloop.loop.settings import make_settings
 from rtloop.tools.run_show import user_frames
+from rtloop.units import format_rate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -273,6 +274,12 @@ def _make_class(
     target: Target, period_ns: int, settings: Mapping[str, Any], defaults: Mapping[str, Any], given: Mapping[str, Any]
 ) -> RTLoop:
     """Call the class; what its constructor does not take is set as an attribute, where there is such a one."""
+    first = re.match(r"([A-Za-z]\w*)[^,=]*(=?)", _constructor(target))
+    if first and first[2] and first[1] not in ("period", "rate"):  # else a gain of a million, for 1 ms
+        raise TargetError(
+            f"{target.name} cannot be made: its __init__ takes {first[1]} first, where the period goes: write "
+            f"'def __init__(self, period, *, {first[1]}=..., **settings)' and 'super().__init__(period, **settings)'"
+        )
     keywords = {**defaults, **settings, **given}
     attributes: dict[str, Any] = {}
     while True:
@@ -299,6 +306,11 @@ def _make_class(
                 hint = f"; did you mean {near[0]!r}?" if near else ""
                 raise TargetError(f"{target.name} takes no {name!r}{hint}{_takes(target)}") from None
             attributes[name] = value
+    if loop.settings.period_ns != period_ns:
+        raise TargetError(
+            f"{target.name} is a loop of {format_rate(loop.settings.period_ns)}, not of the {format_rate(period_ns)} "
+            "that it was given: its __init__ must hand the period on, 'super().__init__(period, **settings)'"
+        )
     for name, value in attributes.items():
         try:
             setattr(loop, name, value)

@@ -225,6 +225,9 @@ def test_a_picture_is_drawn(tmp_path: Path) -> None:
         (["servo.pyx", "--duration", "1s", "--cycles", "3"], "give one of them"),
         (["servo.pyx", "--simulate"], "needs --duration or --cycles"),
         (["servo.pyx", "--record", "/nowhere/at/all.npz"], "is not a folder one can write to"),
+        (["servo.pyx", "--record", "run.txt"], "run.txt: the name must end in .npz"),
+        (["servo.pyx", "-p", "gain=1", "-p", "gain=2"], "gain is given twice"),
+        (["servo.pyx", "--guard", "off", "--guard-alloc"], "give one of them"),
         (["servo.pyx", "-p", "overrun=never"], "overrun='never'"),
         (["servo.pyx", "--guard", "perhaps"], "guard='perhaps'"),
     ],
@@ -234,6 +237,39 @@ def test_a_wrong_command_line_is_exit_code_2(args: list[str], text: str, capsys:
     said = capsys.readouterr()
     assert text in said.err and "Traceback" not in said.err
     assert said.out == ""
+
+
+@pytest.mark.parametrize(
+    ("head", "text"),
+    [
+        (
+            "def __init__(self, double gain=1.0):\n        super().__init__('1kHz')",
+            "its __init__ takes gain first, where",
+        ),
+        ("def __init__(self, T, double gain=1.0):\n        super().__init__('2kHz')", "is a loop of 2 kHz"),
+    ],
+)
+def test_a_class_that_takes_no_period_is_never_given_it_as_something_else(
+    head: str, text: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    before = "def __init__(self, period, *, double gain=1.0, **settings):\n        super().__init__(period, **settings)"
+    (tmp_path / "odd.pyx").write_text(SERVO.replace(before, head))
+    assert run(str(tmp_path / "odd.pyx"), "--cycles", "3") == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert text in said and "super().__init__(period, **settings)" in said
+    sys.modules.pop("odd", None)
+
+
+def test_what_cannot_be_written_is_in_the_document_as_it_is_in_the_exit_code(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: rtloop.Stats, path: Path) -> Path:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(rtloop.Stats, "save", full)
+    assert run("servo.pyx", *EASY, "--cycles", "20", "--json", "--record", str(tmp_path / "run.npz")) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert document["exit_code"] == 1 and "run.npz: No space left on device" in document["error"]
 
 
 def test_what_a_class_takes_is_read_from_the_pyx(capsys: pytest.CaptureFixture[str]) -> None:

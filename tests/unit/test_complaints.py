@@ -40,6 +40,24 @@ def test_an_error_is_shown_at_its_line(source: Path) -> None:
     assert shown[2] == "      | \t    ^", "a tab stays one, and the mark is below the place"
 
 
+@pytest.mark.parametrize(
+    ("code", "said", "text", "fix"),
+    [
+        ("        self.value = cycle.t", "Assignment of Python object not allowed without gil",
+         "self.value is no C attribute", "cdef public double value"),
+        ("        cdef double t = cycle.time", "Cannot convert 'const Cycle *' to Python object",
+         "Cycle has no 'time'", "it has index, release, start, period, missed, t, dt"),
+    ],
+)  # fmt: skip
+def test_what_beginners_write_gets_the_word_that_helps(source: Path, code: str, said: str, text: str, fix: str) -> None:
+    source.write_text(CODE.replace("\tx = foo", code))
+    (found,) = read_cython(cython(source, f"4:13: {said}"), is_error=True)
+    assert text in found.text and fix in found.fix
+    source.write_text(CODE.replace("\tx = foo", code).replace("cdef int step", "cdef double value\n    cdef int step"))
+    (found,) = read_cython(cython(source, f"5:13: {said}"), is_error=True)
+    assert "no C attribute" not in found.text, "it is declared: something else is wrong"
+
+
 def test_a_line_has_one_error_and_the_file_s_order(source: Path) -> None:
     said = ["5:15: undeclared name not builtin: RT_STOP", "4:5: undeclared name not builtin: foo"]
     said += ["5:15: Coercion from Python not allowed without the GIL"]

@@ -188,3 +188,8 @@ def test_without_matplotlib_the_error_is_a_command(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"pip install 'rtloop\[plot\]'"):
         make(5).plot()
+
+
+def test_a_notebook_shows_the_picture_without_pyplot() -> None:
+    figure = RTLoop("1ms").simulate(cycles=50).plot()
+    assert figure._repr_png_().startswith(b"\x89PNG")

@@ -37,8 +37,18 @@ def test_the_sentence_of_a_clean_run() -> None:
 def test_minor_and_major_faults_are_apart_and_one_is_one() -> None:
     found = summary(counts=(1, 2, 1, 5), cycles=11)
     assert found["page_faults"] == {"minor": 1, "major": 2}
-    assert guarding.sentence(found) == "1 cycle: 3 page faults, 1 system call, 5 allocations in step"
+    assert (
+        guarding.sentence(found)
+        == "1 cycle: 3 page faults, 1 system call, 5 calls of malloc, free or their kin in step"
+    )
     assert guarding.count(found) == 9 and found["unlisted"] == 9
+
+
+def test_what_was_allowed_is_named_and_not_called_none() -> None:
+    counters = {"guard": (0, 0, 0, 0), "cycles": 110, "warmup": 10}
+    found = guarding.summarise({"guard": "stop", "guard_allow": ["sendto", "recvfrom"]}, given(), counters, [])
+    assert "0 system calls besides the allowed (sendto, recvfrom), 0 allocations in step" in guarding.sentence(found)
+    assert found["allowed"] == ["sendto", "recvfrom"]
 
 
 @pytest.mark.parametrize("missing", NAMES)

@@ -90,7 +90,18 @@ def test_worst_are_the_latest_wake_ups(stats: Stats) -> None:
     latency = worst["start"] - worst["release"]
     assert worst["release"][0] == 10**12 + 500 * 1_000_000
     assert len(worst) == 3 and np.all(np.diff(latency) <= 0)
-    assert len(stats.worst(10**6)) == 1000 and len(stats.worst(0)) == 0
+    assert len(stats.worst(10**6)) == stats.cycles - stats.warmup and len(stats.worst(0)) == 0
+
+
+def test_the_warm_up_is_none_of_the_worst(stats: Stats) -> None:
+    assert stats.cycles == len(stats.records)
+    later = replace(stats, warmup=600)  # the worst is cycle 500
+    assert len(later.worst(10**6)) == stats.cycles - 600
+    assert later.worst(1)["release"][0] >= later.records["release"][600]
+    gone = replace(stats, warmup=stats.cycles, records=stats.records[-20:].copy())
+    assert len(gone.worst()) == 0, "all that is recorded was warm-up"
+    long_ago = replace(stats, warmup=10, records=stats.records[-20:].copy())
+    assert len(long_ago.worst(100)) == 20
 
 
 def test_a_loop_with_its_own_wait_claims_no_latency(
@@ -112,7 +123,10 @@ def test_the_worst_of_a_loop_with_its_own_wait_came_longest_after_the_one_before
     own = replace(stats, settings=stats.settings | {"has_own_wait": True}, records=records)
     start = own.records["start"]
     assert own.worst(1)["start"][0] == start[1 + np.argmax(np.diff(start))]
-    assert len(own.worst(10**6)) == 1000 and len(replace(own, records=own.records[:0].copy()).worst()) == 0
+    assert (
+        len(own.worst(10**6)) == own.cycles - own.warmup
+        and len(replace(own, records=own.records[:0].copy()).worst()) == 0
+    )
 
 
 def test_a_loop_that_ends_before_its_first_release_has_run_for_no_time(ordinary: dict[str, Any]) -> None:
