@@ -250,7 +250,7 @@ class LoopGroup:
             try:
                 self._end(running.EXIT_TIMEOUT_NS)
             except StopTimeoutError as error:
-                interrupt.add_note(str(error))
+                failure.add_note(interrupt, str(error))
             raise
 
     def join(self, timeout: Duration | None = None) -> bool:
@@ -336,8 +336,8 @@ class LoopGroup:
         except BaseException as error:
             self._unwind(run, error)
             if isinstance(error, Exception):
-                error.add_note(
-                    f"{self._name}: {loop.name} could not be started, so that none of the group's loops runs"
+                failure.add_note(
+                    error, f"{self._name}: {loop.name} could not be started, so that none of the group's loops runs"
                 )
             raise
         finally:
@@ -360,7 +360,7 @@ class LoopGroup:
             try:
                 member.withdraw(loop, run)
             except StopTimeoutError as late:
-                error.add_note(str(late))
+                failure.add_note(error, str(late))
 
     def _end(self, timeout_ns: int) -> None:
         """Stop all loops in reverse; see stop()."""

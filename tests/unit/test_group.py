@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import threading
@@ -463,3 +464,16 @@ def test_ctrl_c_stops_all(script: Callable[..., subprocess.CompletedProcess[str]
     states = ["stopped"] * 4
     assert done.stdout.startswith(f"interrupted {states}"), done.stdout
     assert done.stdout.split()[-1] == "1"
+
+
+def test_an_exception_that_takes_no_note_is_raised_all_the_same(ordinary: dict[str, Any]) -> None:
+    @dataclasses.dataclass(frozen=True)
+    class NoMotorError(Exception):
+        axis: int
+
+    class Servo(RTLoop):
+        def setup(self) -> None:
+            raise NoMotorError(3)
+
+    with pytest.raises(NoMotorError):
+        LoopGroup([RTLoop("5ms", **ordinary), Servo("5ms", **ordinary)]).start()
