@@ -163,6 +163,7 @@ static void run_group(int is_stopped) {
     loop->schedule.period = 1000000 * (i + 1);
     loop->phase_ns = 1000 * i;
     loop->clock = CLOCK_MONOTONIC;
+    loop->read = clock_gettime;
     loop->max_cycles = UINT64_MAX;
     loop->max_duration = INT64_MAX;
     loop->is_member = 1;
