@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -149,6 +150,21 @@ def test_a_setup_that_raises_unwinds_in_reverse(
         LoopGroup(loops).start()
     assert undone == loops[::-1] and threading.active_count() == threads
     assert [loop.enters for loop in loops] == [0] * 3
+
+
+def test_an_exception_that_takes_no_notes_is_raised_as_it_is(probes: ModuleType, ordinary: dict[str, Any]) -> None:
+    @dataclass(frozen=True)
+    class NoMotorError(Exception):
+        bus: int
+
+    class Broken(probes.Probe):  # type: ignore[misc, name-defined]
+        def setup(self) -> None:
+            raise NoMotorError(3)
+
+    first = probes.Probe("1ms", **ordinary)
+    with pytest.raises(NoMotorError):
+        LoopGroup([first, Broken("1ms", **ordinary)]).start()
+    assert first.state == "new"
 
 
 @pytest.mark.parametrize("on_failure", ["stop-all", "keep"])
