@@ -1,3 +1,4 @@
+# cython: cdivision=True
 """A motor's position in three loops: current at 10 kHz, velocity at 1 kHz, a plan at 100 Hz; the motor is simulated."""
 
 from libc.math cimport M_PI, cos, sin

@@ -164,8 +164,8 @@ def violations_of(stats: Stats) -> list[tuple[str, str]]:
     found = guarding.groups(stats.guard)
     lines = []
     for times, v in found[:_VIOLATIONS]:
-        where = f"  in cycle {v['cycle']:,}" if times == 1 else f"  {times:,} x from cycle {v['cycle']:,}"
-        lines.append((where, guarding.describe(v)))
+        cycle, what = f"in cycle {v['cycle']:,}", guarding.describe(v)
+        lines.append((f"  {cycle}", what) if times == 1 else (f"  {times:,} times", f"first {cycle}: {what}"))
     if len(found) > _VIOLATIONS:
         lines.append(("  ...", f"{len(found) - _VIOLATIONS:,} more places: see stats.guard, or rtloop report"))
     return lines

@@ -274,7 +274,7 @@ def _make_class(
     target: Target, period_ns: int, settings: Mapping[str, Any], defaults: Mapping[str, Any], given: Mapping[str, Any]
 ) -> RTLoop:
     """Call the class; what its constructor does not take is set as an attribute, where there is such a one."""
-    first = re.match(r"([A-Za-z]\w*)[^,=]*(=?)", _constructor(target))
+    first = re.search(r"(\w+)\s*(?::[^=]*)?(=|$)", _constructor(target).partition(",")[0])
     if first and first[2] and first[1] not in ("period", "rate"):  # else a gain of a million, for 1 ms
         raise TargetError(
             f"{target.name} cannot be made: its __init__ takes {first[1]} first, where the period goes: write "
