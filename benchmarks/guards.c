@@ -71,7 +71,7 @@ static void *body(void *unused) {
     guard.ring = &ring.page;
     guard.faults = RT_GUARD_FAULTS_BY_SAMPLE;
   } else if (loop.guard) {
-    rt_guard_setup(&guard);
+    rt_guard_setup(&guard, loop.stack.base);
     if (guard.syscalls_rc && strncmp(row, "call", 4) == 0) return printf("unavailable\n"), NULL;
     if (strcmp(row, "usage") == 0) guard.faults = RT_GUARD_FAULTS_BY_USAGE;
   }

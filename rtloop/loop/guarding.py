@@ -72,7 +72,7 @@ def acquire(
     block = GuardBlock(is_stopping=settings.guard == "stop", warmup=settings.warmup, allowed=allowed, code=code)
     stack.callback(block.close)
     block.migrated = _migrated_pages()
-    block.register(*mapping)  # refused, the guard of system calls cannot prove itself, and says so
+    block.register(*mapping)  # refused, the guard of system calls does not try itself out, and says why
     grant = lock_range(settings, stack, "guard", "what the guards write down", block.address, block.size, True)
     return block, body_address(), [grant]
 
@@ -103,7 +103,9 @@ def grants(settings: Settings, block: GuardBlock | None) -> list[Grant]:
         found.append(Grant(_GRANTS["page_faults"], asked, given, ok=True, detail=how))
     if syscalls_rc:
         why = "this kernel or this architecture has no Syscall User Dispatch (Linux 5.11 on x86-64)"
-        if -syscalls_rc not in (22, 38):
+        if -syscalls_rc == 11:
+            why = "the handler of SIGSYS serves 64 loops at once, and as many run with guards"
+        elif -syscalls_rc not in (22, 38):
             why = "Syscall User Dispatch did not catch a deliberate call"
         found.append(_refused("system_calls", asked, is_counting, syscalls_rc, why))
     else:

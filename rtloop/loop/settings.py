@@ -117,11 +117,17 @@ def _system_calls(value: Iterable[str]) -> tuple[str, ...]:
     if names is None or not all(isinstance(name, str) for name in names):
         raise ConfigError(f"guard_allow={show(value)} must be names of system calls, ('sendto', 'recvfrom')")
     if names:
-        from rtloop.system.syscalls import number_of  # here, for most loops need no table of them
+        from rtloop.system.syscalls import UNWATCHED, number_of  # here, for most loops need no table of them
 
         unknown = next((name for name in names if number_of(name) is None), None)
         if unknown is not None:
             raise ConfigError(f"guard_allow={show(value)}: {show(unknown)} is no system call of this machine")
+        unwatched = next((name for name in names if name in UNWATCHED), None)
+        if unwatched is not None:
+            raise ConfigError(
+                f"guard_allow={show(value)}: {unwatched} cannot be allowed, for the rest of its step is not watched; "
+                "make it in enter or leave"
+            )
     return tuple(dict.fromkeys(names))
 
 

@@ -36,6 +36,7 @@ cdef extern from "../include/rtloop/guard.h" nogil:
         int32_t syscalls_rc
         int32_t faults_rc
         int32_t malloc_rc
+        int32_t perf_fd[2]
         uint32_t ranges
         int (*malloc_attach)(rt_guard_t *guard, size_t size) noexcept nogil
         rt_code_t code[512]

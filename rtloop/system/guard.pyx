@@ -74,6 +74,7 @@ cdef class GuardBlock:
         self.guard = <rt_guard_t *>address
         with nogil:
             rt_memory_prefault(self.guard, sizeof(rt_guard_t))
+        self.guard.perf_fd[0] = self.guard.perf_fd[1] = -1  # 0 may be one of its own
         self.guard.is_stopping = is_stopping
         self.guard.warmup = warmup
         for number in allowed:

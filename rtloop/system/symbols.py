@@ -60,7 +60,7 @@ def _maps() -> list[_Map]:
     for line in read_text("/proc/self/maps").splitlines():
         fields = line.split(None, 5)
         low, high = (int(text, 16) for text in fields[0].split("-"))
-        path = fields[5].removesuffix(" (deleted)") if len(fields) > 5 else ""
+        path = fields[5] if len(fields) > 5 else ""  # one of a file that is gone ends in " (deleted)"
         found.append(_Map(low, high, fields[1], int(fields[2], 16), path))
     return found
 

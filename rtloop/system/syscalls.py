@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["name_of", "number_of"]
+__all__ = ["UNWATCHED", "name_of", "number_of"]
+
+#: After one of these the rest of a step is not watched: its thread makes them itself (guard_signal.h).
+UNWATCHED = ("clone", "clone3", "fork", "vfork", "execve", "execveat", "rt_sigreturn", "rt_sigprocmask",
+             "rt_sigsuspend", "sigaltstack")  # fmt: skip
 
 #: Each line of a table: the number of the first, and names of successive numbers.
 _X86_64 = """

@@ -218,6 +218,9 @@ class _Reader:
         if before and before.kind == "name" and before.text in ("if", "while", "for", "switch", "sizeof", "return"):
             return
         inner = [token.text for token in body[start + 1 : index - 1]]
+        if len(inner) == 1 and body[start].text == "(" and judge(inner[0]):  # (malloc)(n): no macro of that name
+            self.add("finding", judge(inner[0]) or "", inner[0])
+            return
         if body[index - 1].text == "]":
             self.add("pointer", "", before.text if before else "")
         elif (
@@ -234,7 +237,8 @@ class _Reader:
             for index, word in enumerate(words):
                 if word.kind != "name" or word.text in seen or word.text in _WORDS or is_cython_macro(word.text):
                     continue
-                called = len(words) == 1 or (index + 1 < len(words) and words[index + 1].text == "(")
+                after = [one.text for one in words[index + 1 : index + 3]]
+                called = len(words) == 1 or after[:1] == ["("] or (after == [")", "("] and words[index - 1].text == "(")
                 if index and words[index - 1].text in ("->", "."):
                     if called and len(words) > 1:
                         self.add("pointer", "", word.text)

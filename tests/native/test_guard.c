@@ -97,7 +97,7 @@ static void *on_a_thread(void *unused) {
   const rt_thread_request_t request = {.name = "guarded"};
   static rt_thread_report_t report;
   rt_thread_setup(&request, &stack, &report);
-  rt_guard_setup(&guard);
+  rt_guard_setup(&guard, stack.base);
   is_available = guard.syscalls_rc == 0;
   if (!is_available) return NULL;
   guard.faults = RT_GUARD_FAULTS_NOT;
@@ -154,10 +154,160 @@ static void sees_system_calls(void) {
   if (!is_available) printf("no Syscall User Dispatch here\n");
 }
 
+static int is_spinning;
+
+static void calling_former(int number) {
+  former(number);
+  (void)getppid();
+  __atomic_store_n(&is_spinning, 0, __ATOMIC_RELEASE);
+}
+
+static void *interrupted_in_step(void *unused) {
+  (void)unused;
+  const rt_thread_request_t request = {.name = "guarded"};
+  static rt_thread_report_t report;
+  rt_thread_setup(&request, &stack, &report);
+  rt_guard_setup(&guard, stack.base);
+  is_available = guard.syscalls_rc == 0;
+  if (!is_available) {
+    __atomic_store_n(&is_spinning, -1, __ATOMIC_RELEASE);
+    return NULL;
+  }
+  guard.faults = RT_GUARD_FAULTS_NOT;
+  rt_guard_begin(&guard, 10);
+  __atomic_store_n(&is_spinning, 1, __ATOMIC_RELEASE);
+  while (__atomic_load_n(&is_spinning, __ATOMIC_ACQUIRE)) rt_cpu_relax();
+  CHECK(guard.counts[RT_GUARD_SYSCALL] == 0); /* the handler of somebody else is none of the step */
+  (void)getppid();
+  rt_guard_end(&guard);
+  CHECK(guard.counts[RT_GUARD_SYSCALL] == 1); /* which is watched on */
+  rt_guard_release(&guard);
+  return NULL;
+}
+
+static void does_not_put_down_a_former_handler_to_the_step(void) {
+  begin_anew();
+  former_calls = is_spinning = 0;
+  CHECK(rt_stack_map(&stack, 256u << 10) == 0);
+  rt_stack_paint(&stack);
+  const struct sigaction before = {.sa_handler = calling_former};
+  CHECK(sigaction(SIGSYS, &before, NULL) == 0);
+  const uintptr_t low = (uintptr_t)stack.mapping;
+  CHECK(rt_guard_register(&guard, low, low + stack.mapping_bytes) == 0);
+  pthread_t thread;
+  CHECK(rt_thread_create(&thread, &stack, interrupted_in_step, NULL) == 0);
+  while (!__atomic_load_n(&is_spinning, __ATOMIC_ACQUIRE)) sched_yield();
+  if (__atomic_load_n(&is_spinning, __ATOMIC_ACQUIRE) > 0) CHECK(pthread_kill(thread, SIGSYS) == 0);
+  pthread_join(thread, NULL);
+  CHECK(!is_available || former_calls == 1);
+  rt_guard_unregister(&guard);
+  rt_guard_close_faults(&guard);
+  rt_stack_unmap(&stack);
+}
+
+#if defined(__x86_64__)
+static long getppid_on(char *other_stack) {
+  long result = SYS_getppid;
+  __asm__ __volatile__("mov %%rsp, %%rbx; mov %1, %%rsp; syscall; mov %%rbx, %%rsp"
+                       : "+a"(result)
+                       : "r"(other_stack)
+                       : "rbx", "rcx", "r11", "memory");
+  return result;
+}
+
+static void *on_another_stack(void *other_stack) {
+  const rt_thread_request_t request = {.name = "guarded"};
+  static rt_thread_report_t report;
+  rt_thread_setup(&request, &stack, &report);
+  rt_guard_setup(&guard, stack.base);
+  is_available = guard.syscalls_rc == 0;
+  if (!is_available) return NULL;
+  guard.faults = RT_GUARD_FAULTS_NOT;
+  const long parent = getppid();
+  rt_guard_begin(&guard, 10);
+  const long seen = getppid_on((char *)other_stack);
+  rt_guard_end(&guard);
+  CHECK(seen == parent && guard.counts[RT_GUARD_SYSCALL] == 1 && guard.written == 1);
+  CHECK(guard.violations[0].frames[0] != 0 && guard.violations[0].frames[1] == 0);
+  rt_guard_release(&guard);
+  return NULL;
+}
+
+/* A fiber's stack may end anywhere: what is above it is not looked at. */
+static void does_not_read_beyond_a_stack_of_the_steps_own(void) {
+  begin_anew();
+  CHECK(rt_stack_map(&stack, 256u << 10) == 0);
+  rt_stack_paint(&stack);
+  char *other = mmap(NULL, 1u << 16, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  CHECK(other != (char *)MAP_FAILED && mprotect(other, 1u << 15, PROT_READ | PROT_WRITE) == 0);
+  const uintptr_t low = (uintptr_t)stack.mapping;
+  CHECK(rt_guard_register(&guard, low, low + stack.mapping_bytes) == 0);
+  pthread_t thread;
+  CHECK(rt_thread_create(&thread, &stack, on_another_stack, other + (1u << 15)) == 0);
+  pthread_join(thread, NULL);
+  rt_guard_unregister(&guard);
+  rt_guard_close_faults(&guard);
+  munmap(other, 1u << 16);
+  rt_stack_unmap(&stack);
+}
+#else
+static void does_not_read_beyond_a_stack_of_the_steps_own(void) {}
+#endif
+
+static void *refused(void *unused) {
+  (void)unused;
+  const rt_thread_request_t request = {.name = "guarded"};
+  static rt_thread_report_t report;
+  rt_thread_setup(&request, &stack, &report);
+  rt_guard_setup(&guard, stack.base);
+  rt_guard_release(&guard);
+  return NULL;
+}
+
+/* Without its place in the handler's table a guard must not try itself out: its own call would end the process. */
+static void one_loop_too_many_is_not_guarded(void) {
+  static rt_guard_t others[RT_GUARD_LOOPS];
+  begin_anew();
+  former_calls = 0;
+  CHECK(rt_stack_map(&stack, 256u << 10) == 0);
+  rt_stack_paint(&stack);
+  const struct sigaction before = {.sa_handler = former};
+  CHECK(sigaction(SIGSYS, &before, NULL) == 0);
+  for (uintptr_t i = 0; i < RT_GUARD_LOOPS; i++) CHECK(rt_guard_register(&others[i], 1, 2) == 0);
+  const uintptr_t low = (uintptr_t)stack.mapping;
+  CHECK(rt_guard_register(&guard, low, low + stack.mapping_bytes) == -EAGAIN);
+  pthread_t thread;
+  CHECK(rt_thread_create(&thread, &stack, refused, NULL) == 0);
+  pthread_join(thread, NULL);
+  CHECK(guard.syscalls_rc == -EAGAIN && former_calls == 0);
+  for (uintptr_t i = 0; i < RT_GUARD_LOOPS; i++) rt_guard_unregister(&others[i]);
+  struct sigaction after;
+  CHECK(sigaction(SIGSYS, NULL, &after) == 0 && after.sa_handler == former);
+  rt_guard_close_faults(&guard);
+  rt_stack_unmap(&stack);
+}
+
+/* A program without a standard input opens its first file as 0. */
+static void closes_a_file_of_number_0(void) {
+  begin_anew();
+  const int kept = dup(0);
+  (void)close(0);
+  if (rt_guard_sample_faults(&guard) == 0) {
+    CHECK(guard.perf_fd[0] == 0);
+    rt_guard_close_faults(&guard);
+    CHECK(close(0) == -1 && errno == EBADF);
+  }
+  if (kept >= 0) CHECK(dup2(kept, 0) == 0 && close(kept) == 0);
+}
+
 int main(void) {
   keeps_some_and_counts_all();
   picks_addresses_of_code_from_the_stack();
   takes_samples_out_of_the_ring();
   sees_system_calls();
+  does_not_put_down_a_former_handler_to_the_step();
+  does_not_read_beyond_a_stack_of_the_steps_own();
+  one_loop_too_many_is_not_guarded();
+  closes_a_file_of_number_0();
   return CHECK_DONE();
 }

@@ -65,6 +65,7 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         ("guard_allow", "getppid"),
         ("guard_allow", ("get_parent",)),
         ("guard_allow", (39,)),
+        ("guard_allow", ("getppid", "vfork")),
         ("record", -1),
         ("name", ""),
         ("name", "a\nb"),

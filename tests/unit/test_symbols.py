@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import gc
+import mmap
 import os
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -76,3 +80,25 @@ def test_system_calls_have_names_both_ways() -> None:
         pytest.skip("there is no table for this architecture")
     assert syscalls.name_of(number) == "getppid" and syscalls.number_of("getppid") == number
     assert syscalls.name_of(99_999) == "syscall 99999" and syscalls.number_of("no_such_call") is None
+
+
+def test_a_file_that_was_replaced_gives_no_names_to_what_is_still_mapped(tmp_path: Path) -> None:
+    """A library that is built again while its loop runs: the new file tells nothing of the old code."""
+    libc = place_of(address_of("qsort")).module
+    path = tmp_path / "libold.so"
+    shutil.copy(libc, path)
+    with path.open("rb") as file:
+        old = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        try:
+            address = ctypes.addressof(ctypes.c_char.from_buffer(old))
+            offset = place_of(address_of("qsort")).offset
+            assert place_of(address + offset).module == str(path)
+            assert place_of(address + offset).symbol is not None
+            (tmp_path / "new").write_bytes(path.read_bytes())
+            os.replace(tmp_path / "new", path)
+            place = place_of(address + offset)
+            assert place.symbol is None and "libold.so (deleted)" in str(place)
+            assert symbols.lines_of([place]) == {}
+        finally:
+            gc.collect()
+            old.close()

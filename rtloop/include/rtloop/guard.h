@@ -76,6 +76,7 @@ typedef struct rt_guard {
   int32_t has_baseline;
   uint64_t warmup; /* the first cycle that is guarded */
   uint64_t cycle;
+  uint64_t stack_base;             /* a step may be on a stack of its own, of which nothing is known */
   uint64_t stack_end;              /* nothing of the step's is above it */
   uint64_t counts[RT_GUARD_KINDS]; /* of this step */
   uint64_t written;
@@ -144,9 +145,9 @@ static __attribute__((noinline, cold, unused)) void rt_guard_note(rt_guard_t *g,
   rt_store_release(&g->written, g->written + 1);
 }
 
-/* The words of the thread's stack from `from` to the step's end. */
+/* The words of the thread's stack from `from` to the step's end; none from an address that is not on it. */
 static inline size_t rt_guard_words(const rt_guard_t *g, uint64_t from) {
-  return from < g->stack_end ? (size_t)(g->stack_end - from) / 8 : 0;
+  return from >= g->stack_base && from < g->stack_end ? (size_t)(g->stack_end - from) / 8 : 0;
 }
 
 /* A word of the ring of samples. */

@@ -20,7 +20,7 @@
 static inline void rt_guard_close_faults(rt_guard_t *g) {
   if (g->ring) munmap(g->ring, (size_t)sysconf(_SC_PAGESIZE) + RT_GUARD_RING);
   for (int i = 0; i < 2; i++) {
-    if (g->perf_fd[i] > 0) close(g->perf_fd[i]);
+    if (g->perf_fd[i] >= 0) close(g->perf_fd[i]);
     g->perf_fd[i] = -1;
   }
   g->ring = NULL;
@@ -113,8 +113,10 @@ static inline int rt_guard_prove_malloc(rt_guard_t *g) {
   return g->counts[RT_GUARD_ALLOCATION] == 2 ? 0 : -ENOTSUP;
 }
 
-/* Everything a guard asks for on the loop's thread: call after rt_thread_setup. What it got is in the ..._rc fields. */
-static __attribute__((noinline, cold, unused)) void rt_guard_setup(rt_guard_t *g) {
+/* Everything a guard asks for on the loop's thread, whose stack begins at `stack_base`: call after rt_thread_setup. What
+ * it got is in the ..._rc fields. */
+static __attribute__((noinline, cold, unused)) void rt_guard_setup(rt_guard_t *g, const void *stack_base) {
+  g->stack_base = (uint64_t)(uintptr_t)stack_base;
   g->stack_end = (uint64_t)(uintptr_t)__builtin_frame_address(0) + 16; /* the caller calls the step, too */
   g->faults = RT_GUARD_FAULTS_BY_SAMPLE;
   g->faults_rc = rt_guard_sample_faults(g);
@@ -126,7 +128,7 @@ static __attribute__((noinline, cold, unused)) void rt_guard_setup(rt_guard_t *g
     if (rt_guard_prove_faults(g)) g->faults = RT_GUARD_FAULTS_NOT;
     g->faults_rc = rc;
   }
-  g->syscalls_rc = rt_guard_dispatch(g);
+  if (!g->syscalls_rc) g->syscalls_rc = rt_guard_dispatch(g); /* or SIGSYS is not handled for it */
   g->malloc_rc = rt_guard_prove_malloc(g);
   memset(g->counts, 0, sizeof g->counts);
   g->is_found = 0;

@@ -100,7 +100,10 @@ static inline int rt_guard_is_own_frame(int64_t number) {
 static __attribute__((noinline, unused)) void rt_guard_on_signal(int number, siginfo_t *info, void *context) {
   rt_guard_t *const g = rt_guard_find((uintptr_t)__builtin_frame_address(0));
   if (g == NULL || info->si_code != SYS_USER_DISPATCH) {
+    const uint8_t selector = g ? g->selector : RT_DISPATCH_ALLOW;
+    if (g) g->selector = RT_DISPATCH_ALLOW; /* what somebody else's handler calls is none of the step */
     rt_guard_chain(number, info, context);
+    if (g) g->selector = selector;
     return;
   }
   g->selector = RT_DISPATCH_ALLOW;
@@ -129,26 +132,28 @@ static __attribute__((unused)) void rt_guard_on_signal(int number, siginfo_t *in
 }
 #endif
 
-/* Handle SIGSYS for the thread whose stacks lie in low..high. Returns 0 or a negative errno. */
+/* Handle SIGSYS for the thread whose stacks lie in low..high. Returns 0 or a negative errno, with which the guard then
+ * leaves its thread's calls alone: a SIGSYS that nobody takes for it ends the process. */
 static __attribute__((unused)) int rt_guard_register(rt_guard_t *guard, uintptr_t low, uintptr_t high) {
   int free = -1;
+  guard->syscalls_rc = -EAGAIN;
   for (int i = 0; i < RT_GUARD_LOOPS && free < 0; i++) {
     if (rt_guard_slots[i].high == 0) free = i;
   }
-  if (free < 0) return -EAGAIN;
+  if (free < 0) return guard->syscalls_rc;
   struct sigaction now;
-  if (sigaction(SIGSYS, NULL, &now)) return -errno;
+  if (sigaction(SIGSYS, NULL, &now)) return guard->syscalls_rc = -errno;
   if (!(now.sa_flags & SA_SIGINFO) || now.sa_sigaction != rt_guard_on_signal) {
     rt_guard_former = now;
     struct sigaction ours = {.sa_sigaction = rt_guard_on_signal, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER};
     sigemptyset(&ours.sa_mask);
-    if (sigaction(SIGSYS, &ours, NULL)) return -errno;
+    if (sigaction(SIGSYS, &ours, NULL)) return guard->syscalls_rc = -errno;
     rt_guard_is_installed = 1;
   }
   rt_guard_slots[free].guard = guard;
   rt_store_relaxed(&rt_guard_slots[free].low, low);
   rt_store_release(&rt_guard_slots[free].high, high);
-  return 0;
+  return guard->syscalls_rc = 0;
 }
 
 /* The thread has ended. The last one puts the handler of before back, unless somebody has set another meanwhile. */

@@ -324,7 +324,7 @@ rt_loop_guarded_main(rt_loop_t *loop, rt_guard_t *guard, void *self, int (*enter
                      int (*step)(void *, const rt_cycle_t *), int (*overrun)(void *, const rt_cycle_t *, int64_t),
                      int (*wait)(void *, int64_t), void (*leave)(void *)) {
   rt_thread_setup(&loop->request, &loop->stack, &loop->report);
-  if (guard) rt_guard_setup(guard);
+  if (guard) rt_guard_setup(guard, loop->stack.base);
   rt_futex_set(&loop->phase, RT_PHASE_READY);
   uint32_t verdict = RT_PHASE_READY;
   while (verdict == RT_PHASE_READY) verdict = rt_futex_wait(&loop->phase, RT_PHASE_READY, RT_NS_PER_S);
