@@ -238,7 +238,9 @@ class _Reader:
                 if word.kind != "name" or word.text in seen or word.text in _WORDS or is_cython_macro(word.text):
                     continue
                 after = [one.text for one in words[index + 1 : index + 3]]
-                called = len(words) == 1 or after[:1] == ["("] or (after == [")", "("] and words[index - 1].text == "(")
+                called = len(words) == 1 or after[:1] == ["("]
+                if after == [")", "("] and words[index - 1].text == "(":
+                    called = judge(word.text) is not None  # (malloc)(n); of other names it may be a cast
                 if index and words[index - 1].text in ("->", "."):
                     if called and len(words) > 1:
                         self.add("pointer", "", word.text)
