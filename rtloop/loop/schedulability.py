@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rtloop.errors import ConfigError
 from rtloop.loop.settings import Duration
-from rtloop.units import format_duration, parse_duration, show
+from rtloop.units import as_index, format_duration, parse_duration, show
 
 if TYPE_CHECKING:
     from rtloop.loop.stats import Stats
@@ -66,6 +66,10 @@ class Task:
             object.__setattr__(
                 self, field, parse_duration(getattr(self, field), f"{self.name}: {field}", minimum=minimum)
             )
+        for field in ("priority", "cpu"):
+            value = getattr(self, field)
+            if value is not None and as_index(value) is None:
+                raise ConfigError(f"{self.name}: {field}={show(value)} must be an int, or None")
         deadline = self.period if self.deadline is None else self.deadline
         object.__setattr__(self, "deadline", parse_duration(deadline, f"{self.name}: deadline", minimum=1))
 
@@ -116,8 +120,10 @@ class Task:
 class Response:
     """What the analysis says of a task; times in nanoseconds.
 
-    `response` is the longest time from a release to the end of its work, None where there is no bound, or none was
-    looked for (EDF). `margin` is what is left of the deadline then.
+    `response` is the longest time from a release to the end of its work, None where there is none or it was not found,
+    and under EDF, which is not asked for it. `margin` is what is left of the deadline then. `verdict` is ``"meets"``,
+    ``"misses"``, ``"unbounded"`` where more is asked of its CPU than that has, or ``"undecided"`` where a busy period
+    is too long to be looked through.
     """
 
     name: str
@@ -127,19 +133,17 @@ class Response:
     priority: int | None
     cpu: int | None
     response: int | None
-    meets: bool
+    verdict: str
+
+    @property
+    def meets(self) -> bool:
+        """Whether it is shown that every deadline is met."""
+        return self.verdict == "meets"
 
     @property
     def margin(self) -> int | None:
         """The deadline less the worst response."""
         return None if self.response is None else self.deadline - self.response
-
-    @property
-    def verdict(self) -> str:
-        """``"meets"``, ``"misses"``, or ``"unbounded"`` where its CPU is asked for more than it has."""
-        if self.meets:
-            return "meets"
-        return "misses" if self.response is not None else "unbounded"
 
 
 @dataclass(frozen=True)
@@ -187,7 +191,7 @@ class Analysis:
         return {
             "policy": self.policy,
             "is_schedulable": self.is_schedulable,
-            "rows": [{**vars(row), "margin": row.margin, "verdict": row.verdict} for row in self.rows],
+            "rows": [{**vars(row), "margin": row.margin, "meets": row.meets} for row in self.rows],
             "bounds": [
                 {**vars(b), "utilisation": float(b.utilisation), "density": float(b.density)} for b in self.bounds
             ],
@@ -271,16 +275,14 @@ def analyze(tasks: Iterable[Task], *, policy: str = "fixed-priority") -> Analysi
     rows: dict[str, Response] = {}
     for cpu in cpus:
         here = [task for task in every if task.cpu == cpu]
-        meets = policy == "edf" and _edf(here)
+        found, verdict = None, _edf(here) if policy == "edf" else ""
         for task in here:
-            found = None
             if policy == "fixed-priority":
                 more = [other for other in here if other is not task and ranked[other.name] >= ranked[task.name]]
-                found = _response(task, more)
-                meets = found is not None and found <= task._ns("deadline")
+                found, verdict = _response(task, more)
             rows[task.name] = Response(
                 task.name, task._ns("period"), task._ns("wcet"), task._ns("deadline"), task.priority, task.cpu, found,
-                meets,
+                verdict,
             )  # fmt: skip
     bounds = tuple(_bounds(cpu, [task for task in every if task.cpu == cpu], ranked) for cpu in cpus)
     notes = tuple(dict.fromkeys(f"{task.name}: {task.note}" for task in every if task.note))
@@ -301,57 +303,55 @@ def _checked(tasks: Iterable[Task]) -> list[Task]:
     return every
 
 
-def _response(task: Task, more: Sequence[Task]) -> int | None:
-    """Return the worst response time of a task beside those that go before it; None where there is no bound."""
+def _response(task: Task, more: Sequence[Task]) -> tuple[int | None, str]:
+    """Return the worst response time of a task beside those that go before it, where there is one, and the verdict."""
     period, wcet, jitter, blocking = (task._ns(field) for field in ("period", "wcet", "jitter", "blocking"))
     others = [(other._ns("wcet"), other._ns("period"), other._ns("jitter")) for other in more]
     load = task.utilisation + sum((other.utilisation for other in more), Fraction(0))
-    if load > 1 or (load == 1 and (blocking or jitter or any(j for _, _, j in others))):
-        return None
-    worst, number, window, steps = 0, 0, 0, 0
-    while True:  # each release of the busy period
-        window = max(window, (number + 1) * wcet + blocking)
-        while True:
-            steps += 1
-            if steps > _MOST_STEPS:
-                return None
-            longer = (number + 1) * wcet + blocking + sum(-(-(window + j) // t) * c for c, t, j in others)
-            if longer == window:
-                break
+    if load > 1:
+        return None, "unbounded"
+    # At full load the busy period may have no end, but w(q) repeats, a hyperperiod later for a hyperperiod's releases.
+    last = math.lcm(period, *(t for _, t, _ in others)) // period if load == 1 else None
+    worst, number, window = 0, 0, 0
+    for _ in range(_MOST_STEPS):
+        base = (number + 1) * wcet + blocking
+        longer = base + sum(-(-(window + j) // t) * c for c, t, j in others)
+        if longer > window:
             window = longer
+            continue
         worst = max(worst, window + jitter - number * period)
         number += 1
-        if window + jitter <= number * period:
-            return worst
+        if window + jitter <= number * period or number == last:
+            return worst, "meets" if worst <= task._ns("deadline") else "misses"
+    return None, "misses" if max(worst, window + jitter - number * period) > task._ns("deadline") else "undecided"
 
 
-def _edf(tasks: Sequence[Task]) -> bool:
-    """Whether the demand of every interval fits into it."""
+def _edf(tasks: Sequence[Task]) -> str:
+    """Return the verdict: whether the demand of every interval fits into it."""
     load = sum((task.utilisation for task in tasks), Fraction(0))
     if load > 1:
-        return False
+        return "unbounded"
     slack = [(t._ns("wcet"), t._ns("period"), t._ns("deadline") - t._ns("jitter")) for t in tasks]
     blocking = max(task._ns("blocking") for task in tasks)
     if any(d < c for c, _, d in slack):
-        return False
+        return "misses"
     if not blocking and all(d >= t for _, t, d in slack):
-        return True
-    # No interval beyond these need be looked at: the synchronous busy period, and, below full load, La of Baruah et al.
-    busy, limit = sum(c for c, _, _ in slack) + blocking, None
-    for _ in range(_MOST_STEPS):
-        longer = blocking + sum(-(-(busy + t._ns("jitter")) // t._ns("period")) * t._ns("wcet") for t in tasks)
-        if longer == busy:
-            limit = busy
-            break
-        busy = longer
-    if load < 1:
+        return "meets"
+    # No interval beyond these need be looked at: at full load the excess repeats after a hyperperiod; below it, the
+    # synchronous busy period or La of Baruah et al., whichever is shorter.
+    latest = max(0, *(d for _, _, d in slack))
+    if load == 1:
+        limit = latest + math.lcm(*(t for _, t, _ in slack))
+    else:
         excess = sum((Fraction(c, t) * (t - d) for c, t, d in slack), Fraction(blocking))
-        most = max(*(d for _, _, d in slack), math.ceil(excess / (1 - load)), 0)
-        limit = most if limit is None else min(limit, most)
-    if limit is None:
-        raise ConfigError(
-            f"at a load of {float(load):.6f} it cannot be decided in {_MOST_STEPS} steps: round the periods"
-        )
+        limit = max(latest, math.ceil(excess / (1 - load)))
+        busy = sum(c for c, _, _ in slack) + blocking
+        for _ in range(_MOST_STEPS):
+            longer = blocking + sum(-(-(busy + t._ns("jitter")) // t._ns("period")) * t._ns("wcet") for t in tasks)
+            if longer == busy or busy >= limit:
+                break
+            busy = longer
+        limit = min(limit, busy) if longer == busy else limit
     points = sum(max(0, (limit - d) // t + 1) for _, t, d in slack)
     if points > _MOST_STEPS:
         raise ConfigError(
@@ -359,7 +359,8 @@ def _edf(tasks: Sequence[Task]) -> bool:
             "that they have common multiples"
         )
     deadlines = sorted({d + k * t for _, t, d in slack for k in range(max(0, (limit - d) // t + 1))})
-    return all(blocking + sum(max(0, (point - d) // t + 1) * c for c, t, d in slack) <= point for point in deadlines)
+    fits = all(blocking + sum(max(0, (point - d) // t + 1) * c for c, t, d in slack) <= point for point in deadlines)
+    return "meets" if fits else "misses"
 
 
 def _bounds(cpu: int | None, tasks: Sequence[Task], ranked: dict[str, int]) -> Bounds:

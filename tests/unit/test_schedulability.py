@@ -85,11 +85,42 @@ def test_blocking_and_jitter_are_added_where_they_belong() -> None:
     assert responses(tasks) == [3, 29]
 
 
-@pytest.mark.parametrize("more", [{}, {"jitter": "1ms"}, {"blocking": "1ms"}])
-def test_more_than_a_cpu_is_unbounded_and_ends(more: dict[str, str]) -> None:
-    found = analyze([ms("a", 10, 6), Task("b", "20ms", "8ms" if more else "9ms", **more)])
+def test_more_than_a_cpu_is_unbounded_and_ends() -> None:
+    found = analyze([ms("a", 10, 6), ms("b", 20, 9)])
     assert found["b"].response is None and found["b"].verdict == "unbounded" and found["a"].meets
-    assert not analyze([ms("a", 10, 6), ms("b", 20, 9)], policy="edf")
+    assert [row.verdict for row in analyze([ms("a", 10, 6), ms("b", 20, 9)], policy="edf").rows] == ["unbounded"] * 2
+
+
+@pytest.mark.parametrize("more", ["jitter", "blocking"])
+def test_at_full_load_the_response_has_a_bound_though_the_busy_period_has_no_end(more: str) -> None:
+    """Full load, and 1 ms more that is never made up: every release of b answers in 21, never later."""
+    late = analyze([ms("a", 10, 6), ms("b", 20, 8, **{more: 1})])
+    assert late["b"].response == (21 if more == "jitter" else 27) * MS and late["b"].verdict == "misses"
+    assert analyze([ms("a", 10, 6), ms("b", 20, 8, **{more: 1}, deadline=27)])
+
+
+def test_a_set_that_misses_under_edf_below_full_load_is_not_called_unbounded() -> None:
+    tasks = [ms("a", 10, 4, deadline=5), ms("b", 10, 4, deadline=5)]
+    assert [row.verdict for row in analyze(tasks, policy="edf").rows] == ["misses", "misses"]
+    seen = simulate([(10, 4, 5), (10, 4, 5)], [0, 0], 20, edf=True)
+    assert seen[1][0] == 8 > 5
+
+
+@pytest.mark.parametrize(("jitter", "meets"), [(0, True), (1, True), (2, False)])
+def test_edf_at_full_load_is_decided_with_jitter(jitter: int, meets: bool) -> None:
+    """By 28 ms at most 3 releases of a are due, 2 of b and 4 of c: 29 ms of work, where a may be ready 2 ms late."""
+    tasks = [ms("a", 10, 5, jitter=jitter), ms("b", 15, 5, deadline=13), ms("c", 6, 1)]
+    assert analyze(tasks, policy="edf").is_schedulable is meets
+
+
+def test_a_busy_period_of_years_is_given_up_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Periods without a common factor at nearly full load: neither a hang nor a guess."""
+    monkeypatch.setattr("rtloop.loop.schedulability._MOST_STEPS", 1000)
+    tasks = [Task("a", 1_000_003, 500_000), Task("b", 999_999_937, 500_001_468, deadline="10s")]
+    row = analyze(tasks)["b"]
+    assert row.response is None and row.verdict == "undecided" and not row.meets
+    hard = [tasks[0], Task("b", 999_999_937, 500_001_468, deadline=500_000_000)]
+    assert analyze(hard)["b"].verdict == "misses", "what was seen until then is enough to refute it"
 
 
 def test_equal_priorities_delay_each_other() -> None:
@@ -147,6 +178,8 @@ def test_what_does_not_fit_together_is_refused(tasks: list[Task], word: str) -> 
 def test_a_wrong_time_names_its_task() -> None:
     with pytest.raises(ConfigError, match="arm: wcet"):
         Task("arm", "1ms", "0ms")
+    with pytest.raises(ConfigError, match="arm: priority='high' must be an int"):
+        Task("arm", "1ms", "1us", priority="high")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="policy='rr'"):
         analyze([ms("a", 1, 1)], policy="rr")
 
@@ -171,6 +204,27 @@ def simulate(tasks: list[tuple[int, int, int]], offsets: list[int], end: int, *,
                 found[job[1]].append(time + 1 - job[2])
         time += 1
     return found
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    data=st.lists(st.tuples(st.integers(2, 10), st.integers(1, 5), st.integers(1, 30)), min_size=1, max_size=4),
+    blocking=st.integers(0, 4),
+)
+def test_with_deadlines_beyond_the_period_the_bound_is_still_reached(data, blocking) -> None:
+    """The most urgent `task` of the simulation releases once: what blocks the least urgent one of the set."""
+    assume(sum(Fraction(min(c, t), t) for t, c, _ in data) <= 1)
+    rows = [(t, min(c, t), d) for t, c, d in data]
+    last = len(rows) - 1
+    tasks = [ms(str(i), t, c, deadline=d, priority=50 - i) for i, (t, c, d) in enumerate(rows)]
+    tasks[last] = ms(str(last), *rows[last][:2], deadline=rows[last][2], priority=1, blocking=blocking)
+    bounds = responses(tasks)
+    end = math.lcm(*(t for t, _, _ in rows)) + 300  # a hyperperiod, and the longest response of such sets
+    once = [(10 * end, blocking, 0)] if blocking else []
+    seen = simulate([*once, *rows], [0] * (len(rows) + len(once)), end)[len(once) :]
+    assert max(seen[last]) == bounds[last]
+    found = analyze(tasks)
+    assert found[str(last)].meets is (max(seen[last]) <= rows[last][2])
 
 
 SETS = st.lists(st.tuples(st.integers(2, 12), st.integers(1, 6)), min_size=1, max_size=4)
