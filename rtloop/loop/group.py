@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from rtloop.errors import ConfigError, StateError, StopTimeoutError
 from rtloop.loop import failure, member, running
+from rtloop.loop.group_plan import rate_monotonic, tasks_of
 from rtloop.loop.settings import CLOCKS, Duration, Settings, parse_choice, parse_run_duration, with_cpu
 from rtloop.system.grant import Grant
 from rtloop.units import format_duration, format_rate, parse_duration, parse_timeout, show
 
 if TYPE_CHECKING:
     from rtloop.loop.loop import RTLoop
+    from rtloop.loop.schedulability import Analysis
     from rtloop.loop.stats import Stats
 
 __all__ = ["LoopGroup", "rate_monotonic"]
@@ -27,32 +29,8 @@ _DEFAULT_STOP_TIMEOUT = "2s"
 _LEAD_NS = 5_000_000
 #: For so long the loops are stopped one after the other; then all that are left are asked at once.
 _IN_ORDER_NS = 100_000_000
-#: Rate-monotonic priorities: 80 is a single loop's own, and the kernel's interrupt threads have 50.
-_TOP_PRIORITY, _BOTTOM_PRIORITY, _WIDEST_STEP = 79, 51, 4
 _serial = itertools.count(1)
 _T = TypeVar("_T")
-
-
-def rate_monotonic(periods_ns: Sequence[int]) -> list[int]:
-    """Return a SCHED_FIFO priority for each period: the shorter, the higher; equal for equal ones.
-
-    The shortest has 79. The others follow at equal steps, of 4 at most, above 50, the kernel's interrupt threads, as
-    long as there is room: for 29 different periods. Below that the steps are 1.
-
-    Raises
-    ------
-    ConfigError
-        Where there are more than 79 different periods.
-    """
-    rates = sorted(set(periods_ns))
-    if len(rates) > _TOP_PRIORITY:
-        raise ConfigError(
-            f"priorities='rate-monotonic': {len(rates)} different periods, and there are {_TOP_PRIORITY} priorities "
-            "below 80: set priority= on each loop, and give priorities='as-given'"
-        )
-    step = min(_WIDEST_STEP, max(1, (_TOP_PRIORITY - _BOTTOM_PRIORITY) // max(1, len(rates) - 1)))
-    level = {period: _TOP_PRIORITY - step * i for i, period in enumerate(rates)}
-    return [level[period] for period in periods_ns]
 
 
 class _Run:
@@ -176,6 +154,26 @@ class LoopGroup:
     def grants(self) -> Mapping[str, tuple[Grant, ...]]:
         """What each loop was granted, by its name."""
         return self._by_name([loop.grants for loop in self._loops])
+
+    def analyze(self, wcet: Mapping[str, Duration] | None = None, *, percentile: float | None = None) -> Analysis:
+        """Find out whether all loops meet their deadlines, with the group's priorities and CPUs: `rtloop.analyze`.
+
+        Parameters
+        ----------
+        wcet : mapping, optional
+            The most CPU time of a step, by the loop's name. A loop without one gets its longest measured step.
+        percentile : float, optional
+            Instead of the longest step, this percentile: the answer is then no bound, and says so.
+
+        Raises
+        ------
+        ConfigError
+            Where a loop has neither run nor a `wcet`, or the loops' policies or CPUs cannot be analysed together.
+        """
+        from rtloop.loop.schedulability import analyze
+
+        tasks, policy = tasks_of(self.settings, self.stats, wcet or {}, percentile)
+        return analyze(tasks, policy=policy)
 
     def start(self) -> None:
         """Start all loops, or none.

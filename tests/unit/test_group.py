@@ -493,3 +493,46 @@ def test_an_exception_that_takes_no_note_is_raised_all_the_same(ordinary: dict[s
 
     with pytest.raises(NoMotorError):
         LoopGroup([RTLoop("5ms", **ordinary), Servo("5ms", **ordinary)]).start()
+
+
+def test_a_group_is_analysed_with_its_own_priorities_and_cpus() -> None:
+    loops = [RTLoop("10ms", name="slow"), RTLoop("1ms", name="fast"), RTLoop("2ms", name="aside")]
+    group = LoopGroup(loops, cpus=[0, 0, 1])
+    found = group.analyze({"slow": "4ms", "fast": "300us", "aside": "1ms"})
+    assert found["fast"].response == 300_000 and found["aside"].response == 10**6
+    assert found["slow"].response == 5_800_000 and found["slow"].priority < found["fast"].priority
+    assert [(b.cpu, float(b.utilisation)) for b in found.bounds] == [(0, 0.7), (1, 0.5)]
+    assert not group.analyze({"slow": "8ms", "fast": "300us", "aside": "1ms"})
+
+
+def test_a_group_that_has_run_is_analysed_by_what_was_measured(cascade: Callable[..., list[Any]]) -> None:
+    """By the longest step, and by the latest wake-up as jitter: 1000 + 2 * 200 + 40 us for the slower loop."""
+    loops = [RTLoop("1ms", name="a"), RTLoop("5ms", name="b")]
+    group = LoopGroup(loops)
+    with pytest.raises(rtloop.ConfigError, match=r"a has not run.*wcet=\{'a'"):
+        group.analyze()
+    for loop, execution in zip(loops, ("200us", "1ms"), strict=True):
+        loop.simulate(cycles=100, latency="40us", execution=execution)
+    found = group.analyze()
+    assert (found["a"].response, found["b"].response) == (240_000, 1_440_000) and "no proof" in found.notes[0]
+    assert group.analyze({"b": "2ms"})["b"].response == 2_640_000, "what is given goes before what was measured"
+    assert "percentile" in group.analyze(percentile=99).notes[0]
+    with pytest.raises(rtloop.ConfigError, match="policies other: only loops"):
+        LoopGroup(cascade()).analyze()
+
+
+def test_a_group_of_sched_deadline_is_analysed_as_edf() -> None:
+    loops = [RTLoop("10ms", name=n, policy="deadline", runtime="4ms", deadline="5ms", cpu=None) for n in "ab"]
+    found = LoopGroup(loops).analyze({"a": "4ms", "b": "4ms"})
+    assert found.policy == "edf" and [row.verdict for row in found.rows] == ["misses", "misses"]
+    assert LoopGroup(loops).analyze({"a": "2ms", "b": "3ms"}), "5 of 5 ms"
+
+
+@pytest.mark.parametrize(
+    ("cpus", "wcet", "word"),
+    [([0, None], {"a": "1us", "b": "1us"}, "b: not on one CPU"), (None, {"x": "1us"}, "wcet names 'x'.*'a', 'b'")],
+)
+def test_a_group_that_cannot_be_analysed_says_why(cpus: Any, wcet: dict[str, str], word: str) -> None:
+    group = LoopGroup([RTLoop("1ms", name="a"), RTLoop("5ms", name="b")], cpus=cpus)
+    with pytest.raises(rtloop.ConfigError, match=word):
+        group.analyze(wcet)

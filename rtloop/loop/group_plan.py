@@ -1,0 +1,88 @@
+"""What a group plans before it starts: its priorities, and the tasks that its analysis is of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rtloop.errors import ConfigError
+from rtloop.loop.settings import Duration, Settings
+from rtloop.units import show
+
+if TYPE_CHECKING:
+    from rtloop.loop.schedulability import Task
+    from rtloop.loop.stats import Stats
+
+__all__ = ["rate_monotonic", "tasks_of"]
+
+#: Rate-monotonic priorities: 80 is a single loop's own, and the kernel's interrupt threads have 50.
+_TOP_PRIORITY, _BOTTOM_PRIORITY, _WIDEST_STEP = 79, 51, 4
+
+
+def rate_monotonic(periods_ns: Sequence[int]) -> list[int]:
+    """Return a SCHED_FIFO priority for each period: the shorter, the higher; equal for equal ones.
+
+    The shortest has 79. The others follow at equal steps, of 4 at most, above 50, the kernel's interrupt threads, as
+    long as there is room: for 29 different periods. Below that the steps are 1.
+
+    Raises
+    ------
+    ConfigError
+        Where there are more than 79 different periods.
+    """
+    rates = sorted(set(periods_ns))
+    if len(rates) > _TOP_PRIORITY:
+        raise ConfigError(
+            f"priorities='rate-monotonic': {len(rates)} different periods, and there are {_TOP_PRIORITY} priorities "
+            "below 80: set priority= on each loop, and give priorities='as-given'"
+        )
+    step = min(_WIDEST_STEP, max(1, (_TOP_PRIORITY - _BOTTOM_PRIORITY) // max(1, len(rates) - 1)))
+    level = {period: _TOP_PRIORITY - step * i for i, period in enumerate(rates)}
+    return [level[period] for period in periods_ns]
+
+
+def tasks_of(
+    settings: Mapping[str, Settings], stats: Mapping[str, Stats], wcet: Mapping[str, Duration], percentile: float | None
+) -> tuple[list[Task], str]:
+    """Return the tasks that loops are to `rtloop.analyze`, and its policy for them.
+
+    Raises
+    ------
+    ConfigError
+        Where a loop is unknown, has neither run nor a `wcet`, or where policies or pinning differ.
+    """
+    from rtloop.loop.schedulability import Task
+
+    if unknown := [name for name in wcet if name not in settings]:
+        raise ConfigError(f"wcet names {show(unknown[0])}, and the group's loops are {', '.join(map(repr, settings))}")
+    kinds = {"fixed-priority" if s.policy in ("fifo", "rr") else s.policy for s in settings.values()}
+    if kinds not in ({"fixed-priority"}, {"deadline"}):
+        raise ConfigError(
+            f"policies {', '.join(sorted({s.policy for s in settings.values()}))}: only loops that are all 'fifo' or "
+            "'rr', or all 'deadline', can be analysed together"
+        )
+    pinned = {name: s.cpu[0] for name, s in settings.items() if isinstance(s.cpu, tuple) and len(s.cpu) == 1}
+    if loose := [name for name in settings if pinned and name not in pinned]:
+        raise ConfigError(
+            f"{', '.join(loose)}: not on one CPU, as the others are, so nobody knows which of them delay each other; "
+            "pin all loops with LoopGroup(cpus=[...]), or none: then all are taken to share one CPU"
+        )
+    tasks = []
+    for name, s in settings.items():
+        is_fixed = s.policy != "deadline"
+        known: dict[str, Any] = {
+            "priority": s.priority if is_fixed else None,
+            "cpu": pinned.get(name),
+            "deadline": s.deadline_ns,
+        }
+        if name in wcet:
+            latency = stats[name].latency
+            jitter = max(0, latency.max) if latency.count else 0
+            tasks.append(Task(name, s.period_ns, wcet[name], jitter=jitter, **known))
+        elif stats[name].execution.count:
+            tasks.append(Task.from_stats(stats[name], percentile=percentile, **known))
+        else:
+            raise ConfigError(
+                f"{name} has not run, so no step is measured: run the group first, or give wcet={{{name!r}: ...}}"
+            )
+    return tasks, "fixed-priority" if kinds == {"fixed-priority"} else "edf"
