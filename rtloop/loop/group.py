@@ -300,8 +300,9 @@ class LoopGroup:
         return self
 
     def __exit__(self, kind: object, value: BaseException | None, traceback: object) -> None:
+        self._end(parse_timeout(_DEFAULT_STOP_TIMEOUT))
         untold = self._untold()  # before stop(), which would warn
-        self.stop()
+        self.stop()  # a subclass's own
         if value is None:
             self._raise_failure(untold)
             return

@@ -345,8 +345,9 @@ cdef class _RTLoop_1:
 
     def __exit__(self, kind, value, traceback):
         cdef Control control = RTLoop_control(self)
+        control.stop(parse_timeout(_DEFAULT_STOP_TIMEOUT))
         error = control.untold_error()  # before stop(), which would warn
-        self.stop()
+        self.stop()  # a subclass's own
         if kind is not None:
             failure.note_failed(value, error)
         elif control.state == "failed":

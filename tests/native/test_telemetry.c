@@ -8,7 +8,7 @@
 #ifdef BROKEN_SEQLOCK /* a known-wrong variant: the writer does not say that it is writing */
 #include "rtloop/histogram.h"
 #include "rtloop/seqlock.h"
-#define rt_histogram_count(h, value) (sched_yield(), (rt_histogram_count)(h, value)) /* a reader gets its chance */
+#define rt_histogram_bin_within(value) (sched_yield(), (rt_histogram_bin_within)(value)) /* a reader gets its chance */
 #define rt_seqlock_write_begin(lock) ((void)(lock))
 #define rt_seqlock_write_end(lock) rt_store_release(&(lock)->sequence, rt_load_relaxed(&(lock)->sequence) + 2u)
 #endif
