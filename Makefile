@@ -44,7 +44,8 @@ test: $(VENV)/.installed $(VENV)/.test ## install rtloop and run all tests; TEST
 native: $(VENV)/.installed $(VENV)/.test ## test the C headers alone, under the sanitizers
 	$(BIN)/pytest tests/native $(TEST_ARGS)
 
-sanitize: native ## the same: the C headers and the loop without Python under ASan, UBSan and TSan, with gcc and clang
+sanitize: native ## the same, and the Python tests that lock next to nothing with extension modules under ASan
+	.ci/asan_tests $(PYTHON) $(CURDIR)/$(VENV)/asan
 
 fuzz: $(VENV)/.installed $(VENV)/.test ## feed whatever is parsed with what nobody would write; FUZZ_EXAMPLES=... for each parser
 	RTLOOP_FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) timeout -k 5 900 $(BIN)/pytest tests/fuzz $(TEST_ARGS)
