@@ -3,8 +3,10 @@
     python benchmarks/rates.py [--seconds 10] [--pairs 3] [--json FILE]
 
 Rates of a list are tried from the lowest; each contestant goes on for as long as it holds them, for a second each, and
-the highest that it held is then held for `--seconds`. Missed, for all of them, is what their latencies say: one of L
-misses L / period releases. All run under SCHED_FIFO on one CPU; needs cyclictest (apt install rt-tests).
+the highest that it held is then held for `--seconds`. One of three attempts will do, for all of them: a machine that
+is taken away for a millisecond has missed more than that share by itself. Missed, for all of them, is what their
+latencies say: one of L misses L / period releases. All run under SCHED_FIFO on one CPU; needs cyclictest (apt install
+rt-tests). Where kernel.sched_rt_runtime_us leaves real-time threads 95 % of a CPU, spinning is stopped for the rest.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from rtloop.tools.cyclictest import run_cyclictest
 
 RATES_KHZ = (1, 2, 4, 5, 8, 10, 20, 25, 40, 50, 100, 125, 200, 250)
 MOST_MISSED = 0.001
+ATTEMPTS = 3
 SPIN_TARGET_KHZ = 100
 PRIORITY = 80
 
@@ -51,19 +54,23 @@ def contestants(cpu: int) -> dict[str, Callable[[int, int], Histogram]]:
     }
 
 
+def is_held(run: Callable[[int, int], Histogram], rate: float, seconds: float) -> bool:
+    """Whether a rate, in kHz, is held for so long in one of a few attempts."""
+    period, cycles = round(1_000_000 / rate), round(rate * 1000 * seconds)
+    return any(missed_share(run(period, cycles), period) < MOST_MISSED for _ in range(ATTEMPTS))
+
+
 def highest(run: Callable[[int, int], Histogram], seconds: float, name: str) -> float:
     """Return the highest rate that is held, kHz."""
     held = [0.0]
     for rate in RATES_KHZ:
-        period = 1_000_000 // rate
         say(f"{name}: {rate} kHz")
-        if missed_share(run(period, rate * 1000), period) >= MOST_MISSED:
+        if not is_held(run, rate, 1):
             break
         held.append(rate)
     while held[-1]:
         say(f"{name}: {held[-1]:g} kHz for {seconds:g} s")
-        period = round(1_000_000 / held[-1])
-        if missed_share(run(period, round(held[-1] * 1000 * seconds)), period) < MOST_MISSED:
+        if is_held(run, held[-1], seconds):
             break
         held.pop()
     return held[-1]
