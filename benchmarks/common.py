@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, TextIO
@@ -155,16 +155,21 @@ def alternate(sides: Mapping[str, Callable[[], Any]], pairs: int) -> dict[str, l
     return results
 
 
-@contextmanager
-def busy_python_thread() -> Iterator[None]:
+def busy_python_thread() -> AbstractContextManager[None]:
     """Keep a Python thread busy that never rests, so that the GIL is never free, and allocates all the time."""
+    return restless_thread(lambda: sum(len(row) for row in [[number] * 16 for number in range(1000)]))
+
+
+@contextmanager
+def restless_thread(work: Callable[[], object]) -> Iterator[None]:
+    """Do something again and again, without a pause, on a Python thread."""
     stop = threading.Event()
 
-    def work() -> None:
+    def repeat() -> None:
         while not stop.is_set():
-            sum(len(row) for row in [[number] * 16 for number in range(1000)])
+            work()
 
-    thread = threading.Thread(target=work, name="busy", daemon=True)
+    thread = threading.Thread(target=repeat, name="busy", daemon=True)
     thread.start()
     try:
         yield

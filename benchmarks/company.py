@@ -19,10 +19,9 @@ import argparse
 import importlib
 import statistics
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 
 from common import (
     Claim,
@@ -34,6 +33,7 @@ from common import (
     parser,
     print_claims,
     print_table,
+    restless_thread,
     write_json,
 )
 
@@ -45,31 +45,18 @@ TARGET = 1.1
 MODULES = ("json.decoder", "csv", "html.parser", "xml.dom.minidom", "email.message", "decimal", "difflib")
 
 
-@contextmanager
-def importing_thread() -> Iterator[None]:
-    """Import modules anew, again and again."""
-    stop = threading.Event()
-
-    def work() -> None:
-        while not stop.is_set():
-            for name in MODULES:
-                sys.modules.pop(name, None)
-                importlib.import_module(name)
-
-    thread = threading.Thread(target=work, name="importing", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
+def import_anew() -> None:
+    """Import modules as if for the first time."""
+    for name in MODULES:
+        sys.modules.pop(name, None)
+        importlib.import_module(name)
 
 
 COMPANY: dict[str, Callable[[], object]] = {
     "alone": nullcontext,
     "gil": lambda: Load("gil"),
     "allocate": busy_python_thread,
-    "import": importing_thread,
+    "import": lambda: restless_thread(import_anew),
 }
 
 

@@ -92,13 +92,18 @@ static void takes_samples_out_of_the_ring(void) {
 static rt_stack_t stack;
 static int is_available;
 
-static void *on_a_thread(void *unused) {
-  (void)unused;
+/* What a loop's thread begins with. */
+static void set_up(void) {
   const rt_thread_request_t request = {.name = "guarded"};
   static rt_thread_report_t report;
   rt_thread_setup(&request, &stack, &report);
   rt_guard_setup(&guard, stack.base);
   is_available = guard.syscalls_rc == 0;
+}
+
+static void *on_a_thread(void *unused) {
+  (void)unused;
+  set_up();
   if (!is_available) return NULL;
   guard.faults = RT_GUARD_FAULTS_NOT;
   const pid_t parent = getppid();
@@ -164,11 +169,7 @@ static void calling_former(int number) {
 
 static void *interrupted_in_step(void *unused) {
   (void)unused;
-  const rt_thread_request_t request = {.name = "guarded"};
-  static rt_thread_report_t report;
-  rt_thread_setup(&request, &stack, &report);
-  rt_guard_setup(&guard, stack.base);
-  is_available = guard.syscalls_rc == 0;
+  set_up();
   if (!is_available) {
     __atomic_store_n(&is_spinning, -1, __ATOMIC_RELEASE);
     return NULL;
@@ -216,11 +217,7 @@ static long getppid_on(char *other_stack) {
 }
 
 static void *on_another_stack(void *other_stack) {
-  const rt_thread_request_t request = {.name = "guarded"};
-  static rt_thread_report_t report;
-  rt_thread_setup(&request, &stack, &report);
-  rt_guard_setup(&guard, stack.base);
-  is_available = guard.syscalls_rc == 0;
+  set_up();
   if (!is_available) return NULL;
   guard.faults = RT_GUARD_FAULTS_NOT;
   const long parent = getppid();
