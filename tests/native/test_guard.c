@@ -253,10 +253,7 @@ static void does_not_read_beyond_a_stack_of_the_steps_own(void) {}
 
 static void *refused(void *unused) {
   (void)unused;
-  const rt_thread_request_t request = {.name = "guarded"};
-  static rt_thread_report_t report;
-  rt_thread_setup(&request, &stack, &report);
-  rt_guard_setup(&guard, stack.base);
+  set_up();
   rt_guard_release(&guard);
   return NULL;
 }
