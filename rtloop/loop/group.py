@@ -6,16 +6,16 @@ import itertools
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from rtloop.errors import ConfigError, StateError, StopTimeoutError
 from rtloop.loop import failure, member, running
-from rtloop.loop.group_plan import rate_monotonic, tasks_of
-from rtloop.loop.settings import CLOCKS, Duration, Settings, parse_choice, parse_run_duration, with_cpu
+from rtloop.loop.group_plan import check_loops, place, rate_monotonic, tasks_of
+from rtloop.loop.group_run import Run, end
+from rtloop.loop.settings import Duration, Settings, parse_choice, parse_run_duration
 from rtloop.system.grant import Grant
-from rtloop.units import format_duration, format_rate, parse_duration, parse_timeout, show
+from rtloop.units import format_rate, parse_duration, parse_timeout, show
 
 if TYPE_CHECKING:
     from rtloop.loop.loop import RTLoop
@@ -25,23 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["LoopGroup", "rate_monotonic"]
 
 _DEFAULT_STOP_TIMEOUT = "2s"
-#: From the last loop's enter() to the origin: the threads are woken meanwhile.
-_LEAD_NS = 5_000_000
-#: For so long the loops are stopped one after the other; then all that are left are asked at once.
-_IN_ORDER_NS = 100_000_000
 _serial = itertools.count(1)
 _T = TypeVar("_T")
-
-
-class _Run:
-    """One run of a group, known to its loops, which nobody may start alone meanwhile."""
-
-    def __init__(self, name: str, loops: tuple[RTLoop, ...]) -> None:
-        self.name = name
-        self._loops = loops
-
-    def is_running(self) -> bool:
-        return any(loop.state == "running" for loop in self._loops)
 
 
 class LoopGroup:
@@ -97,7 +82,7 @@ class LoopGroup:
         on_failure: str = "stop-all",
         cpus: Sequence[Any] | None = None,
     ) -> None:
-        self._loops = _check_loops(loops)
+        self._loops = check_loops(loops)
         self._controls = tuple(member.control_of(loop) for loop in self._loops)
         self._align_ns = None if align is None else parse_duration(align, "align", minimum=1)
         self._is_linked = parse_choice(on_failure, "on_failure", ("stop-all", "keep")) == "stop-all"
@@ -105,8 +90,8 @@ class LoopGroup:
             raise ConfigError(f"name={show(name)} must be a str of printable characters")
         self._name = f"LoopGroup-{next(_serial)}" if name is None else name
         is_monotonic = parse_choice(priorities, "priorities", ("rate-monotonic", "as-given")) == "rate-monotonic"
-        self._settings = _place([loop.settings for loop in self._loops], is_monotonic, cpus)
-        self._run: _Run | None = None
+        self._settings = place([loop.settings for loop in self._loops], is_monotonic, cpus)
+        self._run: Run | None = None
         self._origin_ns: int | None = None
         self._is_starting = self._is_stop_wanted = False
 
@@ -215,7 +200,7 @@ class LoopGroup:
         """
         timeout_ns = parse_timeout(timeout)
         self._is_stop_wanted = self._is_starting
-        self._end(timeout_ns)
+        end(self._name, self._controls, timeout_ns)
         for error in self._untold():
             failure.warn_failed(error)
 
@@ -246,7 +231,7 @@ class LoopGroup:
         except BaseException as interrupt:
             # Ctrl-C, or whatever a signal handler raised: the loops must not outlive their keeper.
             try:
-                self._end(running.EXIT_TIMEOUT_NS)
+                end(self._name, self._controls, running.EXIT_TIMEOUT_NS)
             except StopTimeoutError as error:
                 failure.add_note(interrupt, str(error))
             raise
@@ -300,7 +285,7 @@ class LoopGroup:
         return self
 
     def __exit__(self, kind: object, value: BaseException | None, traceback: object) -> None:
-        self._end(parse_timeout(_DEFAULT_STOP_TIMEOUT))
+        end(self._name, self._controls, parse_timeout(_DEFAULT_STOP_TIMEOUT))
         untold = self._untold()  # before stop(), which would warn
         self.stop()  # a subclass's own
         if value is None:
@@ -317,68 +302,18 @@ class LoopGroup:
         return MappingProxyType({loop.name: value for loop, value in zip(self._loops, values, strict=True)})
 
     def _start(self, duration_ns: int | None) -> None:
-        run = _Run(self._name, self._loops)
-        loop = self._loops[0]
+        run = Run(self._name, self._loops)
         self._is_stop_wanted, self._is_starting = False, True
         try:
-            for loop, settings in zip(self._loops, self._settings, strict=True):
-                member.prepare(loop, run, settings, duration_ns)
-            member.link(self._loops, self._is_linked)
-            for loop in self._loops:
-                member.let_go(loop)
-            for loop, control in zip(self._loops, self._controls, strict=True):
-                member.await_enter(loop)
-                if control.state == "failed":
-                    control.join()
-            self._begin()
+            self._origin_ns = run.start(self._settings, duration_ns, self._align_ns, self._is_linked)
             self._run = run
         except BaseException as error:
-            self._unwind(run, error)
-            if isinstance(error, Exception):
-                failure.add_note(
-                    error, f"{self._name}: {loop.name} could not be started, so that none of the group's loops runs"
-                )
+            run.withdraw(error)
             raise
         finally:
             self._is_starting = False
         if self._is_stop_wanted:
             self.stop()
-
-    def _begin(self) -> None:
-        """Set the origin, which all loops wait for."""
-        origin = time.clock_gettime_ns(CLOCKS[self._settings[0].clock]) + _LEAD_NS
-        if self._align_ns is not None:
-            origin += -origin % self._align_ns
-        self._origin_ns = origin
-        for loop in self._loops:
-            member.begin(loop, origin)
-
-    def _unwind(self, run: _Run, error: BaseException) -> None:
-        """Give back, in reverse, what a start that did not succeed has acquired."""
-        for loop in reversed(self._loops):
-            try:
-                member.withdraw(loop, run)
-            except StopTimeoutError as late:
-                failure.add_note(error, str(late))
-
-    def _end(self, timeout_ns: int) -> None:
-        """Stop all loops in reverse; see stop()."""
-        now = time.monotonic_ns()
-        deadline, patience = now + timeout_ns, now + min(timeout_ns, _IN_ORDER_NS)
-        late: StopTimeoutError | None = None
-        with suppress(StopTimeoutError):
-            for control in reversed(self._controls):
-                control.stop(max(patience - time.monotonic_ns(), 0))
-        for control in reversed(self._controls):
-            control.request_stop()
-        for control in reversed(self._controls):
-            try:
-                control.stop(max(deadline - time.monotonic_ns(), 0))
-            except StopTimeoutError as error:
-                late = late or error
-        if late is not None:
-            late.add_note(f"{self._name}: all of its loops were asked to stop, for up to {format_duration(timeout_ns)}")
-            raise late
 
     def _untold(self) -> list[BaseException]:
         """Return, once, what ended the loops that have failed, as far as nobody was told."""
@@ -400,47 +335,3 @@ class LoopGroup:
 
 def _left(deadline: int | None) -> int | None:
     return None if deadline is None else max(deadline - time.monotonic_ns(), 0)
-
-
-def _check_loops(loops: Iterable[RTLoop]) -> tuple[RTLoop, ...]:
-    """Check that the loops can be a group."""
-    every = tuple(loops) if isinstance(loops, Iterable) else ()
-    if not every or not all(member.is_loop(loop) for loop in every):
-        raise ConfigError(f"loops={show(loops)}: give at least one RTLoop, and nothing else")
-    if len({id(loop) for loop in every}) < len(every):
-        twice = next(loop for i, loop in enumerate(every) if any(loop is other for other in every[:i]))
-        raise ConfigError(f"{twice.name} is there twice; a loop has one place in a group")
-    names = [loop.name for loop in every]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(f"{names.count(name)} loops are called {name!r}; give each a name= of its own")
-    first = every[0]
-    for loop in every:
-        if loop.settings.clock != first.settings.clock:
-            raise ConfigError(
-                f"{loop.name} is on clock={loop.settings.clock!r} and {first.name} on {first.settings.clock!r}: "
-                "loops on one origin need one clock"
-            )
-        if loop.settings.align_ns is not None:
-            raise ConfigError(
-                f"{loop.name} has align=; in a group the origin is the group's: LoopGroup(..., align=...)"
-            )
-        if loop.state == "running":
-            raise StateError(f"{loop.name} runs; the group starts its loops itself: stop it first")
-    return every
-
-
-def _place(every: list[Settings], is_monotonic: bool, cpus: Sequence[Any] | None) -> tuple[Settings, ...]:
-    """Return the settings of the loops with the group's priorities and CPUs."""
-    if is_monotonic:
-        places = [i for i, settings in enumerate(every) if settings.policy in ("fifo", "rr")]
-        for i, priority in zip(places, rate_monotonic([every[i].period_ns for i in places]), strict=True):
-            every[i] = every[i]._replace(priority=priority)
-    if cpus is None:
-        return tuple(every)
-    if isinstance(cpus, (str, bytes)) or not isinstance(cpus, Sequence) or len(cpus) != len(every):
-        raise ConfigError(
-            f"cpus={show(cpus)} must be a sequence with a place for each of the {len(every)} loops, such as "
-            f"{[0] * len(every)}"
-        )
-    return tuple(with_cpu(settings, cpu) for settings, cpu in zip(every, cpus, strict=True))

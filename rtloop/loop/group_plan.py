@@ -1,22 +1,52 @@
-"""What a group plans before it starts: its priorities, and the tasks that its analysis is of."""
+"""What a group plans before it starts: its loops, their priorities and CPUs, and the tasks that its analysis is of."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rtloop.errors import ConfigError
-from rtloop.loop.settings import Duration, Settings
+from rtloop.errors import ConfigError, StateError
+from rtloop.loop import member
+from rtloop.loop.settings import Duration, Settings, with_cpu
 from rtloop.units import show
 
 if TYPE_CHECKING:
+    from rtloop.loop.loop import RTLoop
     from rtloop.loop.schedulability import Task
     from rtloop.loop.stats import Stats
 
-__all__ = ["rate_monotonic", "tasks_of"]
+__all__ = ["check_loops", "place", "rate_monotonic", "tasks_of"]
 
 #: Rate-monotonic priorities: 80 is a single loop's own, and the kernel's interrupt threads have 50.
 _TOP_PRIORITY, _BOTTOM_PRIORITY, _WIDEST_STEP = 79, 51, 4
+
+
+def check_loops(loops: Iterable[RTLoop]) -> tuple[RTLoop, ...]:
+    """Check that the loops can be a group."""
+    every = tuple(loops) if isinstance(loops, Iterable) else ()
+    if not every or not all(member.is_loop(loop) for loop in every):
+        raise ConfigError(f"loops={show(loops)}: give at least one RTLoop, and nothing else")
+    if len({id(loop) for loop in every}) < len(every):
+        twice = next(loop for i, loop in enumerate(every) if any(loop is other for other in every[:i]))
+        raise ConfigError(f"{twice.name} is there twice; a loop has one place in a group")
+    names = [loop.name for loop in every]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{names.count(name)} loops are called {name!r}; give each a name= of its own")
+    first = every[0]
+    for loop in every:
+        if loop.settings.clock != first.settings.clock:
+            raise ConfigError(
+                f"{loop.name} is on clock={loop.settings.clock!r} and {first.name} on {first.settings.clock!r}: "
+                "loops on one origin need one clock"
+            )
+        if loop.settings.align_ns is not None:
+            raise ConfigError(
+                f"{loop.name} has align=; in a group the origin is the group's: LoopGroup(..., align=...)"
+            )
+        if loop.state == "running":
+            raise StateError(f"{loop.name} runs; the group starts its loops itself: stop it first")
+    return every
 
 
 def rate_monotonic(periods_ns: Sequence[int]) -> list[int]:
@@ -39,6 +69,22 @@ def rate_monotonic(periods_ns: Sequence[int]) -> list[int]:
     step = min(_WIDEST_STEP, max(1, (_TOP_PRIORITY - _BOTTOM_PRIORITY) // max(1, len(rates) - 1)))
     level = {period: _TOP_PRIORITY - step * i for i, period in enumerate(rates)}
     return [level[period] for period in periods_ns]
+
+
+def place(every: list[Settings], is_monotonic: bool, cpus: Sequence[Any] | None) -> tuple[Settings, ...]:
+    """Return the settings of the loops with the group's priorities and CPUs."""
+    if is_monotonic:
+        places = [i for i, settings in enumerate(every) if settings.policy in ("fifo", "rr")]
+        for i, priority in zip(places, rate_monotonic([every[i].period_ns for i in places]), strict=True):
+            every[i] = every[i]._replace(priority=priority)
+    if cpus is None:
+        return tuple(every)
+    if isinstance(cpus, (str, bytes)) or not isinstance(cpus, Sequence) or len(cpus) != len(every):
+        raise ConfigError(
+            f"cpus={show(cpus)} must be a sequence with a place for each of the {len(every)} loops, such as "
+            f"{[0] * len(every)}"
+        )
+    return tuple(with_cpu(settings, cpu) for settings, cpu in zip(every, cpus, strict=True))
 
 
 def tasks_of(

@@ -1,0 +1,110 @@
+"""One run of a group: all of its loops start on one origin, or none does, and they end in reverse."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from rtloop.errors import StopTimeoutError
+from rtloop.loop import failure, member
+from rtloop.loop.settings import CLOCKS, Settings
+from rtloop.units import format_duration
+
+if TYPE_CHECKING:
+    from rtloop.loop.control import Control
+    from rtloop.loop.loop import RTLoop
+
+__all__ = ["Run", "end"]
+
+#: From the last loop's enter() to the origin: the threads are woken meanwhile.
+_LEAD_NS = 5_000_000
+#: For so long the loops are stopped one after the other; then all that are left are asked at once.
+_IN_ORDER_NS = 100_000_000
+
+
+class Run:
+    """One run of a group, known to its loops, which nobody may start alone meanwhile.
+
+    Parameters
+    ----------
+    name : str
+        The group's name.
+    loops : tuple of RTLoop
+        In the order of their start.
+    """
+
+    def __init__(self, name: str, loops: tuple[RTLoop, ...]) -> None:
+        self.name = name
+        self._loops = loops
+
+    def is_running(self) -> bool:
+        """Whether any of the loops runs."""
+        return any(loop.state == "running" for loop in self._loops)
+
+    def start(self, every: Sequence[Settings], duration_ns: int | None, align_ns: int | None, is_linked: bool) -> int:
+        """Start all loops with these settings, and return the origin on their clock; withdraw() undoes it.
+
+        With `is_linked` a loop that fails ends the others.
+        """
+        loop = self._loops[0]
+        try:
+            for loop, settings in zip(self._loops, every, strict=True):
+                member.prepare(loop, self, settings, duration_ns)
+            member.link(self._loops, is_linked)
+            for loop in self._loops:
+                member.let_go(loop)
+            for loop in self._loops:
+                member.await_enter(loop)
+                control = member.control_of(loop)
+                if control.state == "failed":
+                    control.join()
+            return self._begin(CLOCKS[every[0].clock], align_ns)
+        except Exception as error:
+            what = f"{loop.name} could not be started, so that none of the group's loops runs"
+            failure.add_note(error, f"{self.name}: {what}")
+            raise
+
+    def _begin(self, clock: int, align_ns: int | None) -> int:
+        """Set the origin, which all loops wait for."""
+        origin = time.clock_gettime_ns(clock) + _LEAD_NS
+        if align_ns is not None:
+            origin += -origin % align_ns
+        for loop in self._loops:
+            member.begin(loop, origin)
+        return origin
+
+    def withdraw(self, error: BaseException) -> None:
+        """Give back, in reverse, what a start that `error` ended has acquired."""
+        for loop in reversed(self._loops):
+            try:
+                member.withdraw(loop, self)
+            except StopTimeoutError as late:
+                failure.add_note(error, str(late))
+
+
+def end(name: str, controls: Sequence[Control], timeout_ns: int) -> None:
+    """Stop the loops of a group in reverse, each when the one before it has ended; then all that are left at once.
+
+    Raises
+    ------
+    StopTimeoutError
+        Where a callback has not returned by then; all other loops have been stopped nevertheless.
+    """
+    now = time.monotonic_ns()
+    deadline, patience = now + timeout_ns, now + min(timeout_ns, _IN_ORDER_NS)
+    late: StopTimeoutError | None = None
+    with suppress(StopTimeoutError):
+        for control in reversed(controls):
+            control.stop(max(patience - time.monotonic_ns(), 0))
+    for control in reversed(controls):
+        control.request_stop()
+    for control in reversed(controls):
+        try:
+            control.stop(max(deadline - time.monotonic_ns(), 0))
+        except StopTimeoutError as error:
+            late = late or error
+    if late is not None:
+        late.add_note(f"{name}: all of its loops were asked to stop, for up to {format_duration(timeout_ns)}")
+        raise late
