@@ -36,6 +36,7 @@ class Part(NamedTuple):
 PARTS = {
     "instructions": Part("Instructions of a cycle", "--cycles 200"),
     "latency": Part("Wake-up latency", "--pairs 2 --seconds 1"),
+    "spin": Part("How soon spinning follows a load", "--pairs 1 --seconds 1"),
     "company": Part("Beside a busy Python", "--pairs 2 --seconds 1"),
     "rates": Part("The highest rate held", "--pairs 1 --seconds 1"),
     "start_stop": Part("Start and stop", "--pairs 5"),

@@ -50,8 +50,13 @@ class LoopGroup:
     on_failure : {"stop-all", "keep"}
         What the others do when a loop fails: end at their next release, for the failed loop's own thread tells them,
         without the GIL; or go on. A loop whose step returns RT_STOP has not failed: the others go on.
-    cpus : sequence, optional
-        For each loop what its ``cpu=`` would be: ``[2, 3, 3]``. By default each loop's own.
+    cpus : sequence or "partition", optional
+        For each loop what its ``cpu=`` would be: ``[2, 3, 3]``. By default each loop's own. ``"partition"`` gives each
+        loop one CPU: of the isolated ones, or where there are none of those that this process may use, the first that
+        has room, the greatest utilisation first; a loop that is on one CPU stays there.
+    wcet : mapping, optional
+        The most CPU time of a step, by the loop's name, for ``"partition"`` and :meth:`analyze`. A loop without one
+        gets its longest measured step.
 
     Raises
     ------
@@ -80,7 +85,8 @@ class LoopGroup:
         align: Duration | None = None,
         name: str | None = None,
         on_failure: str = "stop-all",
-        cpus: Sequence[Any] | None = None,
+        cpus: Sequence[Any] | str | None = None,
+        wcet: Mapping[str, Duration] | None = None,
     ) -> None:
         self._loops = check_loops(loops)
         self._controls = tuple(member.control_of(loop) for loop in self._loops)
@@ -89,8 +95,9 @@ class LoopGroup:
         if name is not None and (not isinstance(name, str) or not name.strip() or not name.isprintable()):
             raise ConfigError(f"name={show(name)} must be a str of printable characters")
         self._name = f"LoopGroup-{next(_serial)}" if name is None else name
+        self._wcet = dict(wcet or {})
         is_monotonic = parse_choice(priorities, "priorities", ("rate-monotonic", "as-given")) == "rate-monotonic"
-        self._settings = place([loop.settings for loop in self._loops], is_monotonic, cpus)
+        self._settings = place(self._loops, is_monotonic, cpus, self._wcet)
         self._run: Run | None = None
         self._origin_ns: int | None = None
         self._is_starting = self._is_stop_wanted = False
@@ -146,7 +153,8 @@ class LoopGroup:
         Parameters
         ----------
         wcet : mapping, optional
-            The most CPU time of a step, by the loop's name. A loop without one gets its longest measured step.
+            The most CPU time of a step, by the loop's name, in place of the group's own. A loop without one gets its
+            longest measured step.
         percentile : float, optional
             Instead of the longest step, this percentile: the answer is then no bound, and says so.
 
@@ -157,7 +165,7 @@ class LoopGroup:
         """
         from rtloop.loop.schedulability import analyze
 
-        tasks, policy = tasks_of(self.settings, self.stats, wcet or {}, percentile)
+        tasks, policy = tasks_of(self.settings, self.stats, {**self._wcet, **(wcet or {})}, percentile)
         return analyze(tasks, policy=policy)
 
     def start(self) -> None:

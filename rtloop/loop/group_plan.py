@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rtloop.errors import ConfigError, StateError
 from rtloop.loop import member
 from rtloop.loop.settings import Duration, Settings, with_cpu
+from rtloop.system.cpu import isolated_cpus
 from rtloop.units import show
 
 if TYPE_CHECKING:
@@ -71,20 +74,51 @@ def rate_monotonic(periods_ns: Sequence[int]) -> list[int]:
     return [level[period] for period in periods_ns]
 
 
-def place(every: list[Settings], is_monotonic: bool, cpus: Sequence[Any] | None) -> tuple[Settings, ...]:
+def place(
+    loops: Sequence[RTLoop], is_monotonic: bool, cpus: Sequence[Any] | str | None, wcet: Mapping[str, Duration]
+) -> tuple[Settings, ...]:
     """Return the settings of the loops with the group's priorities and CPUs."""
+    every = [loop.settings for loop in loops]
+    if unknown := [name for name in wcet if name not in {settings.name for settings in every}]:
+        names = ", ".join(repr(settings.name) for settings in every)
+        raise ConfigError(f"wcet names {show(unknown[0])}, and the group's loops are {names}")
     if is_monotonic:
         places = [i for i, settings in enumerate(every) if settings.policy in ("fifo", "rr")]
         for i, priority in zip(places, rate_monotonic([every[i].period_ns for i in places]), strict=True):
             every[i] = every[i]._replace(priority=priority)
     if cpus is None:
         return tuple(every)
+    if isinstance(cpus, str) and cpus == "partition":
+        cpus = _partitioned(loops, wcet)
     if isinstance(cpus, (str, bytes)) or not isinstance(cpus, Sequence) or len(cpus) != len(every):
         raise ConfigError(
-            f"cpus={show(cpus)} must be a sequence with a place for each of the {len(every)} loops, such as "
-            f"{[0] * len(every)}"
+            f"cpus={show(cpus)} must be 'partition', or a sequence with a place for each of the {len(every)} loops, "
+            f"such as {[0] * len(every)}"
         )
     return tuple(with_cpu(settings, cpu) for settings, cpu in zip(every, cpus, strict=True))
+
+
+def _partitioned(loops: Sequence[RTLoop], wcet: Mapping[str, Duration]) -> list[int | None]:
+    """Return a CPU for each loop: the isolated ones, or where there are none those that this process may use."""
+    from rtloop.loop.schedulability import Task, partition
+
+    tasks = []
+    for loop in loops:
+        longest = wcet.get(loop.name)
+        if longest is None:
+            execution = loop.stats.execution
+            if not execution.count:
+                raise ConfigError(
+                    f"cpus='partition' needs to know how long a step of {loop.name} takes, which has not run: run it "
+                    f"first, or give wcet={{{loop.name!r}: ...}}"
+                )
+            longest = max(1, math.ceil(execution.max))
+        tasks.append(Task(loop.name, loop.settings.period_ns, longest, cpu=_pinned(loop.settings)))
+    return [task.cpu for task in partition(tasks, isolated_cpus() or sorted(os.sched_getaffinity(0)))]
+
+
+def _pinned(settings: Settings) -> int | None:
+    return settings.cpu[0] if isinstance(settings.cpu, tuple) and len(settings.cpu) == 1 else None
 
 
 def tasks_of(
@@ -107,7 +141,7 @@ def tasks_of(
             f"policies {', '.join(sorted({s.policy for s in settings.values()}))}: only loops that are all 'fifo' or "
             "'rr', or all 'deadline', can be analysed together"
         )
-    pinned = {name: s.cpu[0] for name, s in settings.items() if isinstance(s.cpu, tuple) and len(s.cpu) == 1}
+    pinned = {name: cpu for name, s in settings.items() if (cpu := _pinned(s)) is not None}
     if loose := [name for name in settings if pinned and name not in pinned]:
         raise ConfigError(
             f"{', '.join(loose)}: not on one CPU, as the others are, so nobody knows which of them delay each other; "

@@ -505,6 +505,30 @@ def test_a_group_is_analysed_with_its_own_priorities_and_cpus() -> None:
     assert not group.analyze({"slow": "8ms", "fast": "300us", "aside": "1ms"})
 
 
+def test_loops_are_put_on_the_isolated_cpus_by_what_they_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    """First-fit decreasing, up to 95 %: d has CPU 2; b joins it, c does not fit there, and a fits beside c."""
+    monkeypatch.setattr("rtloop.loop.group_plan.isolated_cpus", lambda: (2, 3))
+    loops = [RTLoop("1ms", name=name) for name in "abc"] + [RTLoop("1ms", name="d", cpu=2)]
+    wcet = {"a": "400us", "b": "600us", "c": "500us", "d": "100us"}
+    group = LoopGroup(loops, cpus="partition", wcet=wcet)
+    assert {name: s.cpu for name, s in group.settings.items()} == {"a": (3,), "b": (2,), "c": (3,), "d": (2,)}
+    assert group.analyze().is_schedulable and len(group.analyze().bounds) == 2
+    with pytest.raises(rtloop.ConfigError, match=r"c needs 0\.900 of a CPU, and none has room"):
+        LoopGroup(loops, cpus="partition", wcet={**wcet, "b": "900us", "c": "900us"})
+    with pytest.raises(rtloop.ConfigError, match=r"how long a step of a takes.*wcet=\{'a'"):
+        LoopGroup(loops, cpus="partition", wcet={"b": "600us"})
+    with pytest.raises(rtloop.ConfigError, match="wcet names 'x'"):
+        LoopGroup(loops, wcet={"x": "600us"})
+
+
+def test_without_isolated_cpus_those_of_the_process_are_filled_by_what_was_measured() -> None:
+    loops = [RTLoop("1ms", name="a"), RTLoop("5ms", name="b")]
+    for loop in loops:
+        loop.simulate(cycles=100, execution="900us")
+    (first, *_), (cpu, *_) = sorted(os.sched_getaffinity(0)), LoopGroup(loops, cpus="partition").settings["a"].cpu
+    assert cpu == first
+
+
 def test_a_group_that_has_run_is_analysed_by_what_was_measured(cascade: Callable[..., list[Any]]) -> None:
     """By the longest step, and by the latest wake-up as jitter: 1000 + 2 * 200 + 40 us for the slower loop."""
     loops = [RTLoop("1ms", name="a"), RTLoop("5ms", name="b")]

@@ -1,0 +1,122 @@
+"""How soon spin="auto" follows a load that comes and goes: the CPU time that spinning takes, before, during and after.
+
+    python benchmarks/spin.py [--pairs 5] [--seconds 3] [--cpu 1] [--json FILE]
+
+A loop of 1 kHz with spin="auto" and an empty step, whose CPU time is nearly all spinning, so that it tells the margin.
+The load is a loop of higher priority on the same CPU that computes for 100 us every 1.37 ms, and so makes some
+wake-ups late: the margin has to grow, and has to shrink when the load has gone. A quarter of the way there counts as
+no more than noise: the margin has followed when it stays within a quarter of the change from where it ends.
+Needs SCHED_FIFO and locked memory.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+
+from common import claim, exit_code, parser, print_claims, say, write_json
+
+from rtloop import PyLoop, RTLoop, RtloopError
+
+PERIOD_NS = 1_000_000
+LOAD_PERIOD_NS, LOAD_NS = 1_370_000, 100_000
+SAMPLE_S = 0.05
+TARGET_S = 1.0
+NAME = "margin"
+
+Samples = list[tuple[float, float]]
+
+
+def compute(cycle: object) -> None:
+    """Keep the CPU for as long as the load does."""
+    end = time.monotonic_ns() + LOAD_NS
+    while time.monotonic_ns() < end:
+        pass
+
+
+def find_thread() -> Path:
+    """Return the kernel's account of the loop's thread."""
+    for task in Path("/proc/self/task").iterdir():
+        if (task / "comm").read_text().strip() == NAME:
+            return task / "schedstat"
+    raise RuntimeError(f"no thread is called {NAME}")
+
+
+def watch(account: Path, seconds: float) -> Samples:
+    """Return what spinning takes of a cycle, us, every 50 ms: pairs of the seconds since now and the time."""
+    begin = last = time.monotonic()
+    used = int(account.read_text().split()[0])
+    samples: Samples = []
+    while last - begin < seconds:
+        time.sleep(SAMPLE_S)
+        now, total = time.monotonic(), int(account.read_text().split()[0])
+        samples.append((now - begin, (total - used) / 1000 / ((now - last) * 1e9 / PERIOD_NS)))
+        last, used = now, total
+    return samples
+
+
+def level(samples: Samples) -> float:
+    """Return where the samples end: the median of the last third."""
+    return statistics.median(value for _, value in samples[-len(samples) // 3 :])
+
+
+def time_to_follow(samples: Samples, before: float) -> float:
+    """Return from when on the samples stay near their end, s; the first of them where nothing changed."""
+    end = level(samples)
+    near = abs(end - before) / 4
+    late = [when for when, value in samples if abs(value - end) > near]
+    # Single samples stray with the machine: three in a row have to, to count.
+    times = [when for when, _ in samples]
+    runs = [when for when in late if all(other in late for other in times[times.index(when) : times.index(when) + 3])]
+    return times[min(times.index(runs[-1]) + 3, len(times) - 1)] if runs else times[0]
+
+
+def run_pair(account: Path, cpu: int, seconds: float) -> dict[str, float]:
+    """Let the load come and go once."""
+    alone = level(watch(account, seconds))
+    with PyLoop(compute, LOAD_PERIOD_NS, priority=90, cpu=cpu, name="load"):
+        coming = watch(account, seconds)
+    going = watch(account, seconds)
+    loaded = level(coming)
+    return {
+        "alone": alone,
+        "loaded": loaded,
+        "gone": level(going),
+        "comes": time_to_follow(coming, alone),
+        "goes": time_to_follow(going, loaded),
+    }
+
+
+def main() -> int:
+    options = parser(__doc__ or "")
+    cpus = sorted(os.sched_getaffinity(0))
+    options.add_argument("--cpu", type=int, default=cpus[-1], help=f"where both run ({cpus[-1]})")
+    options.add_argument("--seconds", type=float, default=3.0, help="alone, with the load, and after it (3)")
+    asked = options.parse_args()
+    found: list[dict[str, float]] = []
+    try:
+        with RTLoop(PERIOD_NS, spin="auto", cpu=asked.cpu, name=NAME) as loop:
+            account = find_thread()
+            for pair in range(asked.pairs):
+                say(f"pair {pair + 1} of {asked.pairs}")
+                found.append(run_pair(account, asked.cpu, asked.seconds))
+            p50 = loop.stats.latency.percentile(50)
+    except RtloopError as error:
+        sys.exit(f"\n{error}")
+    say("")
+    claims = [
+        claim("the margin follows a load that comes", "s", [one["comes"] for one in found], target=TARGET_S),
+        claim("... and one that goes", "s", [one["goes"] for one in found], target=TARGET_S),
+        claim("spinning in a cycle of 1 ms, loaded to alone", "us", [one["loaded"] for one in found], "alone",
+              [one["alone"] for one in found]),
+    ]  # fmt: skip
+    print_claims(f'How soon spin="auto" follows a load; median wake-up latency {p50:.0f} ns', claims)
+    write_json(asked.json, benchmark="spin", options=vars(asked), runs=found, claims=claims)
+    return exit_code(claims)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
