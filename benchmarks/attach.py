@@ -61,7 +61,7 @@ class Watcher:
     """A process on a CPU that watches the loops of this one, as it is told."""
 
     def __init__(self, cpu: int) -> None:
-        command = [sys.executable, "-c", WATCHER, str(os.getpid()), str(cpu)]
+        command = [sys.executable, "-P", "-c", WATCHER, str(os.getpid()), str(cpu)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
 
     def watch(self, row: str) -> int:

@@ -52,7 +52,7 @@ PARTS = {
     "function_loop": Part("FunctionLoop", "--pairs 3 --cycles 200000"),
 }
 #: The options of a full run, where a script's own are meant for a longer look.
-FULL = {"latency": "--seconds 5", "snapshot": "--seconds 100", "attach": "--pairs 15"}
+FULL = {"latency": "--pairs 15 --seconds 2", "snapshot": "--seconds 100", "attach": "--pairs 15"}
 
 
 class Found(NamedTuple):

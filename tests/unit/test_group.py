@@ -18,6 +18,7 @@ import pytest
 import rtloop
 from rtloop import LoopGroup, PyLoop, RTLoop
 from rtloop.loop import group as group_module
+from rtloop.loop import group_run
 from rtloop.loop.findings import elapsed_releases
 from rtloop.loop.group import rate_monotonic
 from rtloop.tools.top_data import Sampler
@@ -244,7 +245,7 @@ def test_a_failure_that_nobody_asked_for_is_told(cascade: Callable[..., list[Any
 def test_stop_goes_in_reverse_one_after_the_other(
     probes: ModuleType, ordinary: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(group_module, "_IN_ORDER_NS", 20_000_000_000)
+    monkeypatch.setattr(group_run, "_IN_ORDER_NS", 20_000_000_000)
     loops = [probes.Probe(period, name=period, **ordinary) for period in ("2ms", "30ms", "45ms")]
     group = LoopGroup(loops)
     for _ in range(3):
