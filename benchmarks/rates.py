@@ -5,8 +5,9 @@
 Rates of a list are tried from the lowest; each contestant goes on for as long as it holds them, for a second each, and
 the highest that it held is then held for `--seconds`. One of three attempts will do, and the best of the pairs counts,
 for all of them: a virtual machine that is not run for 10 ms has missed more than that share by itself, at any rate.
-Missed, for all of them, is what their latencies say: one of L misses L / period releases. All run under SCHED_FIFO on one CPU; needs cyclictest (apt install
-rt-tests). Where kernel.sched_rt_runtime_us leaves real-time threads 95 % of a CPU, spinning is stopped for the rest.
+Missed, for all of them, is what their latencies say: one of L misses L / period releases. All run under SCHED_FIFO on
+one CPU; needs cyclictest (apt install rt-tests). Where kernel.sched_rt_runtime_us leaves real-time threads 95 % of a
+CPU, spinning is stopped for the rest.
 """
 
 from __future__ import annotations
