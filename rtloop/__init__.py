@@ -59,7 +59,7 @@ if _TYPE_CHECKING:
     from rtloop.loop.callback import FunctionLoop
     from rtloop.loop.group import LoopGroup
     from rtloop.loop.pyloop import PyLoop
-    from rtloop.loop.schedulability import Task, analyze, partition
+    from rtloop.loop.schedulability import analyze, partition
     from rtloop.loop.simulation import simulate
     from rtloop.loop.stats import Stats
     from rtloop.tools.build import build
@@ -142,7 +142,7 @@ _LATE = {
     "PyLoop": "loop.pyloop",
     "SignalLog": "data.signals",
     "Stats": "loop.stats",
-    "Task": "loop.schedulability",
+    "Task": "loop.task",
     "analyze": "loop.schedulability",
     "attach": "loop.attach",
     "build": "tools.build",

@@ -18,8 +18,8 @@ from rtloop.system.grant import Grant
 from rtloop.units import format_rate, parse_duration, parse_timeout, show
 
 if TYPE_CHECKING:
+    from rtloop.loop.analysis import Analysis
     from rtloop.loop.loop import RTLoop
-    from rtloop.loop.schedulability import Analysis
     from rtloop.loop.stats import Stats
 
 __all__ = ["LoopGroup", "rate_monotonic"]

@@ -15,8 +15,8 @@ from rtloop.units import show
 
 if TYPE_CHECKING:
     from rtloop.loop.loop import RTLoop
-    from rtloop.loop.schedulability import Task
     from rtloop.loop.stats import Stats
+    from rtloop.loop.task import Task
 
 __all__ = ["check_loops", "place", "rate_monotonic", "tasks_of"]
 
@@ -100,7 +100,8 @@ def place(
 
 def _partitioned(loops: Sequence[RTLoop], wcet: Mapping[str, Duration]) -> list[int | None]:
     """Return a CPU for each loop: the isolated ones, or where there are none those that this process may use."""
-    from rtloop.loop.schedulability import Task, partition
+    from rtloop.loop.schedulability import partition
+    from rtloop.loop.task import Task
 
     tasks = []
     for loop in loops:
@@ -131,7 +132,7 @@ def tasks_of(
     ConfigError
         Where a loop is unknown, has neither run nor a `wcet`, or where policies or pinning differ.
     """
-    from rtloop.loop.schedulability import Task
+    from rtloop.loop.task import Task
 
     if unknown := [name for name in wcet if name not in settings]:
         raise ConfigError(f"wcet names {show(unknown[0])}, and the group's loops are {', '.join(map(repr, settings))}")
@@ -157,8 +158,10 @@ def tasks_of(
         }
         if name in wcet:
             latency = stats[name].latency
-            jitter = max(0, latency.max) if latency.count else 0
-            tasks.append(Task(name, s.period_ns, wcet[name], jitter=jitter, **known))
+            jitter = max(0, math.ceil(latency.max)) if latency.count else 0
+            response = stats[name].response
+            measured = max(0, math.ceil(response.max)) if response.count else None
+            tasks.append(Task(name, s.period_ns, wcet[name], jitter=jitter, measured=measured, **known))
         elif stats[name].execution.count:
             tasks.append(Task.from_stats(stats[name], percentile=percentile, **known))
         else:

@@ -9,16 +9,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
 
 from rtloop.errors import ConfigError
-from rtloop.loop.settings import Duration
-from rtloop.units import as_index, format_duration, parse_duration, show
-
-if TYPE_CHECKING:
-    from rtloop.loop.stats import Stats
+from rtloop.loop.analysis import Analysis, Bounds, Response, remarks
+from rtloop.loop.task import Task
+from rtloop.units import show
 
 __all__ = ["Analysis", "Bounds", "Response", "Task", "analyze", "partition"]
 
@@ -27,205 +24,6 @@ RT_SHARE = Fraction(95, 100)
 #: Steps of an iteration, after which it is given up; the answer is then "not found", never a guess.
 _MOST_STEPS = 1_000_000
 _POLICIES = ("fixed-priority", "edf")
-
-
-@dataclass(frozen=True)
-class Task:
-    """A periodic or sporadic task, on one CPU.
-
-    Parameters
-    ----------
-    name : str
-        Unique among the tasks of an analysis.
-    period, wcet : duration
-        The least time between two releases, and the most CPU time of one.
-    deadline : duration, optional
-        From the release; by default the period. It may be longer.
-    priority : int, optional
-        As SCHED_FIFO has it: the greater, the more urgent. Without any, all tasks get rate-monotonic ones.
-    cpu : int, optional
-        Where it runs. Tasks without one are all on the same CPU.
-    jitter : duration
-        How much later than its release a task may become ready: the wake-up latency.
-    blocking : duration
-        How long less urgent tasks can keep it waiting, in locks and with preemption off.
-    """
-
-    name: str
-    period: Duration
-    wcet: Duration
-    deadline: Duration | None = None
-    priority: int | None = None
-    cpu: int | None = None
-    jitter: Duration = 0
-    blocking: Duration = 0
-    note: str = ""
-
-    def __post_init__(self) -> None:
-        for field, minimum in (("period", 1), ("wcet", 1), ("jitter", 0), ("blocking", 0)):
-            object.__setattr__(
-                self, field, parse_duration(getattr(self, field), f"{self.name}: {field}", minimum=minimum)
-            )
-        for field in ("priority", "cpu"):
-            value = getattr(self, field)
-            if value is not None and as_index(value) is None:
-                raise ConfigError(f"{self.name}: {field}={show(value)} must be an int, or None")
-        deadline = self.period if self.deadline is None else self.deadline
-        object.__setattr__(self, "deadline", parse_duration(deadline, f"{self.name}: deadline", minimum=1))
-
-    @classmethod
-    def from_stats(cls, stats: Stats, *, percentile: float | None = None, **others: Any) -> Task:
-        """Make a task of what a run has measured: its longest step, and its latest wake-up as jitter.
-
-        Parameters
-        ----------
-        stats : Stats
-            Of a run that was long enough, and under the worst load that the analysis is to hold for.
-        percentile : float, optional
-            Take this percentile of the execution time, not the maximum: then the analysis is no bound, and says so.
-        **others
-            Other parameters of the task, such as `deadline`; name, period, priority and CPU are the run's.
-        """
-        settings = stats.settings
-        if not stats.execution.count:
-            raise ConfigError(f"{stats.name}: no cycle was measured: its histograms are empty")
-        wcet = stats.execution.max if percentile is None else stats.execution.percentile(percentile)
-        note = f"C is the longest of {stats.execution.count} measured steps, which is no proof that none takes longer"
-        if percentile is not None:
-            note = f"C is the {percentile:g} % percentile of {stats.execution.count} steps: one in a while takes longer"
-        is_pinned = isinstance(settings.get("cpu"), (list, tuple)) and len(settings["cpu"]) == 1
-        return cls(**{
-            "name": stats.name,
-            "period": settings["period_ns"],
-            "wcet": max(1, math.ceil(wcet)),
-            "priority": settings.get("priority"),
-            "cpu": settings["cpu"][0] if is_pinned else None,
-            "jitter": max(0, math.ceil(stats.latency.max)) if stats.latency.count else 0,
-            "note": note,
-            **others,
-        })  # fmt: skip
-
-    @property
-    def utilisation(self) -> Fraction:
-        """The share of a CPU."""
-        return Fraction(self._ns("wcet"), self._ns("period"))
-
-    def _ns(self, field: str) -> int:
-        value = getattr(self, field)
-        assert isinstance(value, int)
-        return value
-
-
-@dataclass(frozen=True)
-class Response:
-    """What the analysis says of a task; times in nanoseconds.
-
-    `response` is the longest time from a release to the end of its work, None where there is none or it was not found,
-    and under EDF, which is not asked for it. `margin` is what is left of the deadline then. `verdict` is ``"meets"``,
-    ``"misses"``, ``"unbounded"`` where more is asked of its CPU than that has, or ``"undecided"`` where a busy period
-    is too long to be looked through.
-    """
-
-    name: str
-    period: int
-    wcet: int
-    deadline: int
-    priority: int | None
-    cpu: int | None
-    response: int | None
-    verdict: str
-
-    @property
-    def meets(self) -> bool:
-        """Whether it is shown that every deadline is met."""
-        return self.verdict == "meets"
-
-    @property
-    def margin(self) -> int | None:
-        """The deadline less the worst response."""
-        return None if self.response is None else self.deadline - self.response
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """What the utilisation of a CPU says by itself. None: the test does not apply to these tasks.
-
-    `liu_layland` and `hyperbolic` are sufficient, not necessary: False is no refusal. `density` is the sum of C over
-    the lesser of deadline and period. `admitted` is whether the utilisation is within the 95 % of a CPU up to which the
-    kernel takes SCHED_DEADLINE tasks.
-    """
-
-    cpu: int | None
-    utilisation: Fraction
-    density: Fraction
-    liu_layland: bool | None
-    hyperbolic: bool | None
-    admitted: bool
-
-
-@dataclass(frozen=True)
-class Analysis:
-    """The outcome of :func:`analyze`."""
-
-    policy: str
-    rows: tuple[Response, ...]
-    bounds: tuple[Bounds, ...]
-    notes: tuple[str, ...]
-
-    @property
-    def is_schedulable(self) -> bool:
-        """Whether every task meets its deadlines, whatever the phases."""
-        return all(row.meets for row in self.rows)
-
-    def __bool__(self) -> bool:
-        return self.is_schedulable
-
-    def __getitem__(self, name: str) -> Response:
-        for row in self.rows:
-            if row.name == name:
-                return row
-        raise KeyError(name)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything as a dict that JSON can hold, times in nanoseconds."""
-        return {
-            "policy": self.policy,
-            "is_schedulable": self.is_schedulable,
-            "rows": [{**vars(row), "margin": row.margin, "meets": row.meets} for row in self.rows],
-            "bounds": [
-                {**vars(b), "utilisation": float(b.utilisation), "density": float(b.density)} for b in self.bounds
-            ],
-            "notes": list(self.notes),
-        }
-
-    def summary(self) -> str:
-        """Return the table as text."""
-        heads = ["loop", "period", "C", "deadline", "priority", "CPU", "worst response", "margin", "verdict"]
-        rows = [
-            [row.name, *(format_duration(ns) for ns in (row.period, row.wcet, row.deadline)), _or_dash(row.priority),
-             _or_dash(row.cpu), _or_dash(row.response, format_duration), _signed(row.margin), row.verdict]
-            for row in self.rows
-        ]  # fmt: skip
-        widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(len(heads))]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-                 for row in [heads, *rows]]  # fmt: skip
-        for b in self.bounds:
-            where = "" if b.cpu is None else f"CPU {b.cpu}: "
-            tests = {"Liu & Layland": b.liu_layland, "hyperbolic": b.hyperbolic}
-            said = [f"{name} bound {'holds' if holds else 'does not hold'}" for name, holds in tests.items()
-                    if holds is not None]  # fmt: skip
-            lines.append(", ".join([f"{where}utilisation {float(b.utilisation):.3f}", *said]))
-        return "\n".join([*lines, *self.notes])
-
-    __str__ = summary
-
-
-def _or_dash(value: Any, form: Any = str) -> str:
-    return "-" if value is None else str(form(value))
-
-
-def _signed(ns: int | None) -> str:
-    return "-" if ns is None else f"-{format_duration(-ns)}" if ns < 0 else format_duration(ns)
 
 
 def analyze(tasks: Iterable[Task], *, policy: str = "fixed-priority") -> Analysis:
@@ -267,8 +65,8 @@ def analyze(tasks: Iterable[Task], *, policy: str = "fixed-priority") -> Analysi
     if policy not in _POLICIES:
         raise ConfigError(f"policy={show(policy)} must be one of {', '.join(map(repr, _POLICIES))}")
     if policy == "fixed-priority" and all(task.priority is None for task in every):
-        ranks = {period: -i for i, period in enumerate(sorted({task._ns("period") for task in every}))}
-        ranked = {task.name: ranks[task._ns("period")] for task in every}
+        ranks = {period: -i for i, period in enumerate(sorted({task.ns("period") for task in every}))}
+        ranked = {task.name: ranks[task.ns("period")] for task in every}
     else:
         ranked = {task.name: task.priority or 0 for task in every}
     cpus = sorted({task.cpu for task in every}, key=lambda cpu: -1 if cpu is None else cpu)
@@ -281,12 +79,12 @@ def analyze(tasks: Iterable[Task], *, policy: str = "fixed-priority") -> Analysi
                 more = [other for other in here if other is not task and ranked[other.name] >= ranked[task.name]]
                 found, verdict = _response(task, more)
             rows[task.name] = Response(
-                task.name, task._ns("period"), task._ns("wcet"), task._ns("deadline"), task.priority, task.cpu, found,
-                verdict,
+                task.name, task.ns("period"), task.ns("wcet"), task.ns("deadline"), task.priority, task.cpu, found,
+                verdict, None if task.measured is None else task.ns("measured"),
             )  # fmt: skip
     bounds = tuple(_bounds(cpu, [task for task in every if task.cpu == cpu], ranked) for cpu in cpus)
     notes = tuple(dict.fromkeys(f"{task.name}: {task.note}" for task in every if task.note))
-    return Analysis(policy, tuple(rows[task.name] for task in every), bounds, notes)
+    return Analysis(policy, tuple(rows[task.name] for task in every), bounds, (*notes, *remarks(rows.values())))
 
 
 def _checked(tasks: Iterable[Task]) -> list[Task]:
@@ -305,8 +103,8 @@ def _checked(tasks: Iterable[Task]) -> list[Task]:
 
 def _response(task: Task, more: Sequence[Task]) -> tuple[int | None, str]:
     """Return the worst response time of a task beside those that go before it, where there is one, and the verdict."""
-    period, wcet, jitter, blocking = (task._ns(field) for field in ("period", "wcet", "jitter", "blocking"))
-    others = [(other._ns("wcet"), other._ns("period"), other._ns("jitter")) for other in more]
+    period, wcet, jitter, blocking = (task.ns(field) for field in ("period", "wcet", "jitter", "blocking"))
+    others = [(other.ns("wcet"), other.ns("period"), other.ns("jitter")) for other in more]
     load = task.utilisation + sum((other.utilisation for other in more), Fraction(0))
     if load > 1:
         return None, "unbounded"
@@ -322,8 +120,8 @@ def _response(task: Task, more: Sequence[Task]) -> tuple[int | None, str]:
         worst = max(worst, window + jitter - number * period)
         number += 1
         if window + jitter <= number * period or number == last:
-            return worst, "meets" if worst <= task._ns("deadline") else "misses"
-    return None, "misses" if max(worst, window + jitter - number * period) > task._ns("deadline") else "undecided"
+            return worst, "meets" if worst <= task.ns("deadline") else "misses"
+    return None, "misses" if max(worst, window + jitter - number * period) > task.ns("deadline") else "undecided"
 
 
 def _edf(tasks: Sequence[Task]) -> str:
@@ -331,8 +129,8 @@ def _edf(tasks: Sequence[Task]) -> str:
     load = sum((task.utilisation for task in tasks), Fraction(0))
     if load > 1:
         return "unbounded"
-    slack = [(t._ns("wcet"), t._ns("period"), t._ns("deadline") - t._ns("jitter")) for t in tasks]
-    blocking = max(task._ns("blocking") for task in tasks)
+    slack = [(t.ns("wcet"), t.ns("period"), t.ns("deadline") - t.ns("jitter")) for t in tasks]
+    blocking = max(task.ns("blocking") for task in tasks)
     if any(d < c for c, _, d in slack):
         return "misses"
     if not blocking and all(d >= t for _, t, d in slack):
@@ -347,7 +145,7 @@ def _edf(tasks: Sequence[Task]) -> str:
         limit = max(latest, math.ceil(excess / (1 - load)))
         busy = sum(c for c, _, _ in slack) + blocking
         for _ in range(_MOST_STEPS):
-            longer = blocking + sum(-(-(busy + t._ns("jitter")) // t._ns("period")) * t._ns("wcet") for t in tasks)
+            longer = blocking + sum(-(-(busy + t.ns("jitter")) // t.ns("period")) * t.ns("wcet") for t in tasks)
             if longer == busy or busy >= limit:
                 break
             busy = longer
@@ -367,9 +165,9 @@ def _bounds(cpu: int | None, tasks: Sequence[Task], ranked: dict[str, int]) -> B
     """Return what the utilisation of a CPU says."""
     shares = [task.utilisation for task in tasks]
     load = sum(shares, Fraction(0))
-    density = sum((Fraction(t._ns("wcet"), min(t._ns("deadline"), t._ns("period"))) for t in tasks), Fraction(0))
-    by_period = sorted(tasks, key=lambda task: task._ns("period"))
-    is_plain = all(t._ns("deadline") >= t._ns("period") and not t.jitter and not t.blocking for t in tasks) and all(
+    density = sum((Fraction(t.ns("wcet"), min(t.ns("deadline"), t.ns("period"))) for t in tasks), Fraction(0))
+    by_period = sorted(tasks, key=lambda task: task.ns("period"))
+    is_plain = all(t.ns("deadline") >= t.ns("period") and not t.jitter and not t.blocking for t in tasks) and all(
         ranked[a.name] > ranked[b.name] or (ranked[a.name] == ranked[b.name] and a.period == b.period)
         for a, b in itertools.pairwise(by_period)
     )

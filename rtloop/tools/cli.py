@@ -22,6 +22,7 @@ COMMANDS = {
     "latency": "rtloop.tools.latency",
     "new": "rtloop.tools.new",
     "run": "rtloop.tools.run",
+    "analyze": "rtloop.tools.analyze",
     "top": "rtloop.tools.top",
     "report": "rtloop.tools.report",
     "plot": "rtloop.tools.plot",

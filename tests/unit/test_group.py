@@ -541,6 +541,10 @@ def test_a_group_that_has_run_is_analysed_by_what_was_measured(cascade: Callable
     found = group.analyze()
     assert (found["a"].response, found["b"].response) == (240_000, 1_440_000) and "no proof" in found.notes[0]
     assert group.analyze({"b": "2ms"})["b"].response == 2_640_000, "what is given goes before what was measured"
+    assert (found["a"].measured, found["b"].measured) == (240_000, 1_040_000) and "measured" in str(found)
+    too_little = group.analyze({"a": "50us", "b": "2ms"})
+    assert too_little["a"].is_exceeded and not too_little["b"].is_exceeded
+    assert "a: a response of 240 us was measured, which is over the bound" in str(too_little)
     assert "percentile" in group.analyze(percentile=99).notes[0]
     with pytest.raises(rtloop.ConfigError, match="policies other: only loops"):
         LoopGroup(cascade()).analyze()
