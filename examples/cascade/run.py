@@ -9,6 +9,7 @@ from cascade import Current, Planning, Velocity
 from rtloop import LoopGroup
 
 duration = sys.argv[1] if len(sys.argv) > 1 else "3s"
+picture = sys.argv[2] if len(sys.argv) > 2 else None
 current = Current("10kHz", name="current", strict=False)
 velocity = Velocity("1kHz", current, name="velocity", phase="20us", strict=False)
 planning = Planning("100Hz", current, velocity, name="planning", phase="40us", strict=False)
@@ -50,3 +51,5 @@ if len(log) + current.log.dropped != stats["current"].cycles:
     raise SystemExit(f"{stats['current'].cycles} cycles, but {len(log)} records")
 if not any(s.missed for s in stats.values()) and abs(planning.error) > 0.2:
     raise SystemExit("the motor does not follow its plan")
+if picture:
+    group.plot(picture)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
@@ -18,6 +19,8 @@ from rtloop.system.grant import Grant
 from rtloop.units import format_rate, parse_duration, parse_timeout, show
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from rtloop.loop.analysis import Analysis
     from rtloop.loop.loop import RTLoop
     from rtloop.loop.stats import Stats
@@ -167,6 +170,38 @@ class LoopGroup:
 
         tasks, policy = tasks_of(self.settings, self.stats, {**self._wcet, **(wcet or {})}, percentile)
         return analyze(tasks, policy=policy)
+
+    def plot(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        at: str | Duration = "last",
+        duration: Duration | None = None,
+    ) -> Figure:
+        """Draw the measured schedule of all loops over a hyperperiod as a Gantt chart, from their records.
+
+        Parameters
+        ----------
+        path : path, optional
+            Where to write it, in the format of its suffix.
+        at : {"last", "worst"} or duration
+            Which hyperperiod: the last of which all loops have records, the one with the longest response in periods
+            of its loop, or the one in which so much time has passed since the origin.
+        duration : duration, optional
+            How long the picture's window is, instead of a hyperperiod. Beyond 300 cycles it is cut, and says so.
+
+        Raises
+        ------
+        ConfigError
+            Where a loop has no records, or there are none of that time.
+        ImportError
+            Where matplotlib is missing: ``pip install 'rtloop[plot]'``.
+        """
+        from rtloop.loop.gantt import choose_window, draw_schedule
+
+        every = list(self.stats.values())
+        window = choose_window(every, at, duration, origin_ns=self._origin_ns)
+        return draw_schedule(every, window, name=self._name, path=path)
 
     def start(self) -> None:
         """Start all loops, or none.

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 
-from rtloop.tools.runs import find_overruns, first_index, load_runs, write_output
+from rtloop.loop.records import find_overruns, first_index
+from rtloop.tools.runs import load_runs, write_output
 
 if TYPE_CHECKING:
     from rtloop.loop.stats import Stats

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from rtloop.tools.runs import find_missed, find_overruns, first_index, period_of
+from rtloop.loop.records import find_missed, find_overruns, first_index, period_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -92,6 +92,11 @@ def _events(run: Run, pid: int, origin: int) -> Iterator[str]:
             yield (
                 f'{{"ph": "i", "s": "t", {place}, "name": "missed", "cat": "missed", "ts": {_us(at - origin)}, '
                 f'"args": {{"releases": {count}}}}}'
+            )
+        if not stats.has_own_wait:
+            yield (
+                f'{{"ph": "i", "s": "t", "pid": {pid}, "tid": {_WAITS}, "name": "release", "cat": "release", '
+                f'"ts": {_us(release - origin)}, "args": {{"cycle": {first + number}}}}}'
             )
         if not stats.has_own_wait and start > release:
             # Two releases may wait at once, but slices of a track must not overlap: one begins where the other ends.

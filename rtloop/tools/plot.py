@@ -26,7 +26,7 @@ _LABELS = {
     "response": "response time",
     "interval": "interval",
 }
-_KINDS = ("main", "histograms", "time", *_LABELS)
+_KINDS = ("main", "histograms", "time", *_LABELS, "schedule")
 
 
 @click.command()
@@ -36,7 +36,10 @@ _KINDS = ("main", "histograms", "time", *_LABELS)
                    " By default RUN.png in the current folder.")  # fmt: skip
 @click.option("--kind", type=click.Choice(_KINDS), default=None,
               help="By default main for one run, and histograms for several.")  # fmt: skip
-def plot(runs: tuple[str, ...], output: str | None, kind: str | None) -> None:
+@click.option("--at", metavar="TIME", default=None,
+              help="For schedule: last (the default), worst, or so much after the origin: 1.5s.")  # fmt: skip
+@click.option("--duration", metavar="TIME", default=None, help="For schedule: how long, instead of a hyperperiod.")
+def plot(runs: tuple[str, ...], output: str | None, kind: str | None, at: str | None, duration: str | None) -> None:
     """Draw saved stats: stats.save("run.npz").
 
     \b
@@ -45,6 +48,7 @@ def plot(runs: tuple[str, ...], output: str | None, kind: str | None) -> None:
     time        the time line of the wake-up latency, or of the interval, of each run
     latency, execution, response, interval
                 that histogram alone, all runs over each other
+    schedule    a hyperperiod of loops that ran together, as a Gantt chart
 
     A FILE that exists is replaced, as a whole.
 
@@ -53,6 +57,7 @@ def plot(runs: tuple[str, ...], output: str | None, kind: str | None) -> None:
       rtloop plot run.npz
       rtloop plot before.npz after.npz -o compared.svg
       rtloop plot before.npz after.npz --kind latency -o latency.pdf
+      rtloop plot current.npz velocity.npz plan.npz --kind schedule --at worst
     """  # noqa: D301 - the backslash is for click
     import matplotlib.figure
 
@@ -64,7 +69,16 @@ def plot(runs: tuple[str, ...], output: str | None, kind: str | None) -> None:
         raise click.UsageError("a PNG is nothing for a terminal: name a file with -o, or pipe it on")
     if kind == "main" and len(runs) > 1:
         raise click.UsageError("--kind main takes one run; histograms and the others take several")
-    figure = draw_runs(load_runs(runs), kind or ("main" if len(runs) == 1 else "histograms"))
+    if kind != "schedule" and (at, duration) != (None, None):
+        raise click.UsageError("--at and --duration are for --kind schedule")
+    loaded = load_runs(runs)
+    if kind == "schedule":
+        from rtloop.loop.gantt import choose_window, draw_schedule
+
+        every = [run.stats for run in loaded]
+        figure = draw_schedule(every, choose_window(every, at or "last", duration))
+    else:
+        figure = draw_runs(loaded, kind or ("main" if len(runs) == 1 else "histograms"))
     picture = BytesIO()
     figure.savefig(picture, format=form, dpi=150)
     write_output(target, picture.getvalue())
@@ -75,7 +89,7 @@ def plot(runs: tuple[str, ...], output: str | None, kind: str | None) -> None:
 def draw_runs(runs: Sequence[Run], kind: str) -> Figure:
     """Return the picture of one of the kinds."""
     from rtloop.loop.drawing import draw_histograms, draw_stats, draw_time, mark_period, new_figure
-    from rtloop.tools.runs import period_of
+    from rtloop.loop.records import period_of
 
     if kind == "main":
         return draw_stats(runs[0].stats)

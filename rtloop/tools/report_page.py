@@ -8,11 +8,11 @@ import numpy as np
 
 from rtloop.loop import guarding
 from rtloop.loop.findings import find
+from rtloop.loop.records import find_missed, find_overruns, first_index, period_of
 from rtloop.loop.table import HEAD, ROWS, cells_of, facts_of, headline, notes_of
 from rtloop.tools.markup import Markup, join, tag
 from rtloop.tools.report_charts import draw_histogram_chart, draw_time_line
 from rtloop.tools.report_style import STYLE
-from rtloop.tools.runs import find_missed, find_overruns, first_index, period_of
 from rtloop.units import format_duration
 
 if TYPE_CHECKING:

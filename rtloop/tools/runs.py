@@ -15,10 +15,7 @@ from rtloop.system.text import replaced
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
-    from numpy.typing import NDArray
-
-__all__ = ["Run", "find_missed", "find_overruns", "first_index", "load_runs", "period_of", "write_output"]
+__all__ = ["Run", "load_runs", "write_output"]
 
 
 class Run(NamedTuple):
@@ -51,40 +48,6 @@ def load_runs(paths: Sequence[str]) -> list[Run]:
         label = name if names.count(name) == 1 else f"{name} ({Path(path).stem})"
         labels.append(label if label not in labels else f"{label} #{len(labels) + 1}")
     return [Run(label, stats) for label, stats in zip(labels, loaded, strict=True)]
-
-
-def period_of(stats: Stats) -> int:
-    """Return the nominal period, ns; 0 where the settings do not tell."""
-    period: int = stats.settings.get("period_ns", 0)
-    return period
-
-
-def first_index(stats: Stats) -> int:
-    """Return the index of the oldest recorded cycle."""
-    return max(0, stats.cycles - len(stats.records))
-
-
-def find_overruns(stats: Stats) -> NDArray[np.bool_]:
-    """Tell which recorded cycles ended later than the next release."""
-    import numpy as np
-
-    period, records = period_of(stats), stats.records
-    if not period or stats.has_own_wait:
-        return np.zeros(len(records), np.bool_)
-    late: NDArray[np.bool_] = records["end"] - records["release"] > period
-    return late
-
-
-def find_missed(stats: Stats) -> NDArray[np.int64]:
-    """Count the releases that were dropped just before each recorded cycle; of the first one nothing is known."""
-    import numpy as np
-
-    period, release = period_of(stats), stats.records["release"]
-    missed = np.zeros(len(release), np.int64)
-    # Where the grid moves to now, no release was dropped: what lies between two cycles is an overrun.
-    if period and len(release) > 1 and not stats.has_own_wait and stats.missed:
-        missed[1:] = np.maximum((np.diff(release) + period // 2) // period - 1, 0)
-    return missed
 
 
 def _close_output() -> None:
