@@ -57,11 +57,13 @@ if _TYPE_CHECKING:
     from rtloop.data.signals import SignalLog
     from rtloop.loop.attach import LoopReader, attach, running
     from rtloop.loop.callback import FunctionLoop
+    from rtloop.loop.chain import Chain
     from rtloop.loop.group import LoopGroup
     from rtloop.loop.pyloop import PyLoop
     from rtloop.loop.schedulability import analyze, partition
     from rtloop.loop.simulation import simulate
     from rtloop.loop.stats import Stats
+    from rtloop.loop.task import Task
     from rtloop.tools.build import build
     from rtloop.tools.lint import lint
 
@@ -74,6 +76,7 @@ __all__ = [
     "AttachPrivilegeError",
     "BuildError",
     "CallbackError",
+    "Chain",
     "ConfigError",
     "Cycle",
     "FunctionLoop",
@@ -131,6 +134,7 @@ def get_include() -> str:
 
 #: Names that are imported when first used, for `import rtloop` is to be quick, and where they are.
 _LATE = {
+    "Chain": "loop.chain",
     "FunctionLoop": "loop.callback",
     "HugeBuffer": "data.buffer",
     "Latest": "data.latest",

@@ -6,14 +6,23 @@ import threading
 import numpy as np
 from cascade import Current, Planning, Velocity
 
-from rtloop import LoopGroup
+from rtloop import Chain, LoopGroup
 
 duration = sys.argv[1] if len(sys.argv) > 1 else "3s"
 picture = sys.argv[2] if len(sys.argv) > 2 else None
 current = Current("10kHz", name="current", strict=False)
 velocity = Velocity("1kHz", current, name="velocity", phase="20us", strict=False)
 planning = Planning("100Hz", current, velocity, name="planning", phase="40us", strict=False)
-group = LoopGroup([current, velocity, planning], name="servo")
+chains = [
+    Chain([current, velocity, current], via=[current.to_velocity, current.setpoint], max_age="3ms", name="inner loop"),
+    Chain(
+        [current, planning, velocity, current],
+        via=[current.to_planning, velocity.setpoint, current.setpoint],
+        max_age="15ms",
+        name="outer loop",
+    ),
+]
+group = LoopGroup([current, velocity, planning], name="servo", chains=chains)
 
 parts = []
 has_ended = threading.Event()
@@ -45,7 +54,13 @@ for name, s in stats.items():
 
 followed = log[log["seen"] > 0]
 age = (followed["release"] - followed["seen"]) / 1000
-print(f"what the current loop followed was seen {np.median(age):.0f} us before (median), at most {age.max():.0f} us")
+print(f"what the current loop followed was seen {np.median(age):.0f} us before (median), at most {age.max():.0f} us\n")
+print("Traced through the records, from the release that saw the motor to the end of the step that acted on it:")
+ages = group.ages(percentile=99.9)
+print(ages, "\n")
+inner = ages["inner loop"]
+if (inner.values < inner.releases - log["seen"][np.searchsorted(log["release"], inner.releases)]).any():
+    raise SystemExit("the stamps tell of older data than the records")
 print(f"the plan's error was {planning.error:+.4f} rad in the end; {current.log.dropped} records dropped")
 if len(log) + current.log.dropped != stats["current"].cycles:
     raise SystemExit(f"{stats['current'].cycles} cycles, but {len(log)} records")

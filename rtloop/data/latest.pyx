@@ -133,8 +133,18 @@ cdef class _Latest_1:
         """Whether the kernel keeps the memory from being paged out, asked now."""
         return _latest(self).value_bytes != 0 and self._owner.is_locked
 
+    @property
+    def ends(self):
+        """The names of the loop that writes and the loop that reads, where a chain of a group says so, or None."""
+        return self._owner.ends if self._owner is not None else None
+
+    @ends.setter
+    def ends(self, pair):
+        self._owner.ends = pair
+
     def __repr__(self):
-        return f"Latest({str(self.dtype)!r}, written={self.written})"
+        between = "" if self.ends is None else f", {' to '.join(self.ends)}"
+        return f"Latest({str(self.dtype)!r}, written={self.written}{between})"
 
 
 def write(_Latest_1 self not None, value):

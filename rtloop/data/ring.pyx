@@ -220,8 +220,18 @@ cdef class _Ring_1:
     def __bool__(self):
         return True  # an empty ring is one, too
 
+    @property
+    def ends(self):
+        """The names of the loop that writes and the loop that reads, where a chain of a group says so, or None."""
+        return self._owner.ends if self._owner is not None else None
+
+    @ends.setter
+    def ends(self, pair):
+        self._owner.ends = pair
+
     def __repr__(self):
-        return f"Ring({str(self.dtype)!r}, {self.capacity}, dropped={self.dropped})"
+        between = "" if self.ends is None else f", {' to '.join(self.ends)}"
+        return f"Ring({str(self.dtype)!r}, {self.capacity}, dropped={self.dropped}{between})"
 
 
 def push(_Ring_1 self not None, value):

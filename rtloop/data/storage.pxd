@@ -3,3 +3,4 @@ cdef class Storage:
     cdef size_t _size
     cdef object _unlock
     cdef readonly object grant
+    cdef public object ends  # of an exchange between two loops: who writes and who reads

@@ -94,6 +94,7 @@ class HugeStorage:
     """The same on huge pages: a HugeBuffer, which cannot be closed while this holds a view of it."""
 
     grant = None  # the buffer has warned by itself
+    ends = None
 
     def __init__(self, size, backing):
         from rtloop.data.buffer import HugeBuffer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -12,7 +13,7 @@ from rtloop.loop.settings import Settings
 from rtloop.system.grant import Grant, describe_refused
 from rtloop.units import format_duration
 
-__all__ = ["add_note", "end_error", "guard_error", "note_failed", "warn_degraded", "warn_failed"]
+__all__ = ["add_note", "end_error", "guard_error", "note_failed", "warn_degraded", "warn_failed", "warn_stale"]
 
 
 def end_error(settings: Settings, end: str, code: int, cycle: int, late_ns: int) -> RtloopError:
@@ -81,6 +82,13 @@ def warn_failed(error: BaseException | None) -> None:
     if error is not None:
         message = f"a loop was stopped that had failed, and join() was not called, which raises why: {_say(error)}"
         warnings.warn(message, RTSetupWarning, stacklevel=2)
+
+
+def warn_stale(name: str, lines: Sequence[str]) -> None:
+    """Say of which of a group's chains the data was older than intended."""
+    if lines:
+        text = "\n".join(lines)
+        warnings.warn(f"{name}: data was older than intended:\n{text}", RTSetupWarning, stacklevel=3)
 
 
 def add_note(error: BaseException, text: str) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from rtloop.errors import ConfigError, StateError, StopTimeoutError
 from rtloop.loop import failure, member, running
+from rtloop.loop.chain import check_chains
 from rtloop.loop.group_plan import check_loops, place, rate_monotonic, tasks_of
 from rtloop.loop.group_run import Run, end
 from rtloop.loop.settings import Duration, Settings, parse_choice, parse_run_duration
@@ -21,7 +22,9 @@ from rtloop.units import format_rate, parse_duration, parse_timeout, show
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from rtloop.loop.age import Ages
     from rtloop.loop.analysis import Analysis
+    from rtloop.loop.chain import Chain
     from rtloop.loop.loop import RTLoop
     from rtloop.loop.stats import Stats
 
@@ -60,6 +63,8 @@ class LoopGroup:
     wcet : mapping, optional
         The most CPU time of a step, by the loop's name, for ``"partition"`` and :meth:`analyze`. A loop without one
         gets its longest measured step.
+    chains : iterable of Chain, optional
+        Through which loops data goes: :meth:`ages` tells how old it becomes.
 
     Raises
     ------
@@ -90,8 +95,10 @@ class LoopGroup:
         on_failure: str = "stop-all",
         cpus: Sequence[Any] | str | None = None,
         wcet: Mapping[str, Duration] | None = None,
+        chains: Iterable[Chain] = (),
     ) -> None:
         self._loops = check_loops(loops)
+        self._chains = check_chains(chains, self._loops)
         self._controls = tuple(member.control_of(loop) for loop in self._loops)
         self._align_ns = None if align is None else parse_duration(align, "align", minimum=1)
         self._is_linked = parse_choice(on_failure, "on_failure", ("stop-all", "keep")) == "stop-all"
@@ -159,7 +166,8 @@ class LoopGroup:
             The most CPU time of a step, by the loop's name, in place of the group's own. A loop without one gets its
             longest measured step.
         percentile : float, optional
-            Instead of the longest step, this percentile: the answer is then no bound, and says so.
+            Instead of the longest step and the latest wake-up, this percentile: the answer is then no bound, and says
+            so.
 
         Raises
         ------
@@ -170,6 +178,28 @@ class LoopGroup:
 
         tasks, policy = tasks_of(self.settings, self.stats, {**self._wcet, **(wcet or {})}, percentile)
         return analyze(tasks, policy=policy)
+
+    def ages(self, wcet: Mapping[str, Duration] | None = None, *, percentile: float | None = None) -> Ages:
+        """Tell how old the data is that the last loop of each chain acts on: as recorded, and at most.
+
+        The age of a cycle is from the release of the first loop's cycle that has sensed to the end of its own step.
+        It is traced through the records of all loops, and never less than the true one; the bound follows from the
+        worst response times of :meth:`analyze`, and holds where no release is missed.
+
+        Parameters
+        ----------
+        wcet, percentile
+            As for :meth:`analyze`.
+        """
+        from rtloop.loop.age import Ages, make_age
+
+        stats = self.stats
+        analysis: Analysis | str
+        try:
+            analysis = self.analyze(wcet, percentile=percentile)
+        except ConfigError as error:
+            analysis = str(error)
+        return Ages([make_age(chain, stats, analysis, self._origin_ns) for chain in self._chains])
 
     def plot(
         self,
@@ -292,10 +322,16 @@ class LoopGroup:
             On Ctrl-C, which stops all loops.
         StateError
             Where the group was never started.
+
+        Warns
+        -----
+        RTSetupWarning
+            Once a run, where a chain's data was older than its `max_age`.
         """
         has_ended = self.wait(timeout)
         if has_ended:
             self._raise_failure(self._untold())
+            self._warn_of_stale_data()
         return has_ended
 
     def run(self, duration: Duration | None = None) -> Mapping[str, Stats]:
@@ -333,9 +369,18 @@ class LoopGroup:
         self.stop()  # a subclass's own
         if value is None:
             self._raise_failure(untold)
+            self._warn_of_stale_data()
             return
         for error in untold:
             failure.note_failed(value, error)
+
+    def _warn_of_stale_data(self) -> None:
+        """Warn, once a run, of chains whose data was older than intended."""
+        if self._run is not None and not self._run.is_told and any(c.max_age_ns is not None for c in self._chains):
+            self._run.is_told = True
+            failure.warn_stale(
+                self._name, [f"{age.name}: {age.stale_note}" for age in self.ages().values() if age.stale]
+            )
 
     def __repr__(self) -> str:
         rates = ", ".join(f"{s.name!r} {format_rate(s.period_ns)}" for s in self._settings)

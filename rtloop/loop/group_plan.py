@@ -132,7 +132,7 @@ def tasks_of(
     ConfigError
         Where a loop is unknown, has neither run nor a `wcet`, or where policies or pinning differ.
     """
-    from rtloop.loop.task import Task
+    from rtloop.loop.task import Task, jitter_of
 
     if unknown := [name for name in wcet if name not in settings]:
         raise ConfigError(f"wcet names {show(unknown[0])}, and the group's loops are {', '.join(map(repr, settings))}")
@@ -157,11 +157,13 @@ def tasks_of(
             "deadline": s.deadline_ns,
         }
         if name in wcet:
-            latency = stats[name].latency
-            jitter = max(0, math.ceil(latency.max)) if latency.count else 0
             response = stats[name].response
             measured = max(0, math.ceil(response.max)) if response.count else None
-            tasks.append(Task(name, s.period_ns, wcet[name], jitter=jitter, measured=measured, **known))
+            tasks.append(
+                Task(
+                    name, s.period_ns, wcet[name], jitter=jitter_of(stats[name], percentile), measured=measured, **known
+                )
+            )
         elif stats[name].execution.count:
             tasks.append(Task.from_stats(stats[name], percentile=percentile, **known))
         else:

@@ -38,6 +38,7 @@ class Run:
     def __init__(self, name: str, loops: tuple[RTLoop, ...]) -> None:
         self.name = name
         self._loops = loops
+        self.is_told = False  # of what went wrong without a failure
 
     def is_running(self) -> bool:
         """Whether any of the loops runs."""

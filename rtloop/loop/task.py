@@ -14,7 +14,7 @@ from rtloop.units import as_index, parse_duration, show
 if TYPE_CHECKING:
     from rtloop.loop.stats import Stats
 
-__all__ = ["Task"]
+__all__ = ["Task", "jitter_of"]
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,8 @@ class Task:
         stats : Stats
             Of a run that was long enough, and under the worst load that the analysis is to hold for.
         percentile : float, optional
-            Take this percentile of the execution time, not the maximum: then the analysis is no bound, and says so.
+            Take this percentile of the execution time and of the wake-up latency, not the maximum: then the analysis is
+            no bound, and says so.
         **others
             Other parameters of the task, such as `blocking`; name, period, deadline, priority and CPU are the run's.
         """
@@ -83,7 +84,10 @@ class Task:
         wcet = stats.execution.max if percentile is None else stats.execution.percentile(percentile)
         note = f"C is the longest of {stats.execution.count} measured steps, which is no proof that none takes longer"
         if percentile is not None:
-            note = f"C is the {percentile:g} % percentile of {stats.execution.count} steps: one in a while takes longer"
+            note = (
+                f"C and jitter are the {percentile:g} % percentiles of {stats.execution.count} cycles: one in a while "
+                "takes longer"
+            )
         is_pinned = isinstance(settings.get("cpu"), (list, tuple)) and len(settings["cpu"]) == 1
         return cls(**{
             "name": stats.name,
@@ -92,7 +96,7 @@ class Task:
             "deadline": settings.get("deadline_ns"),
             "priority": settings.get("priority"),
             "cpu": settings["cpu"][0] if is_pinned else None,
-            "jitter": max(0, math.ceil(stats.latency.max)) if stats.latency.count else 0,
+            "jitter": jitter_of(stats, percentile),
             "measured": max(0, math.ceil(stats.response.max)) if stats.response.count else None,
             "note": note,
             **others,
@@ -108,3 +112,11 @@ class Task:
         value = getattr(self, field)
         assert isinstance(value, int)
         return value
+
+
+def jitter_of(stats: Stats, percentile: float | None = None) -> int:
+    """Return the latest wake-up that a run has measured, or a percentile of it, ns; 0 where none was."""
+    latency = stats.latency
+    if not latency.count:
+        return 0
+    return max(0, math.ceil(latency.max if percentile is None else latency.percentile(percentile)))

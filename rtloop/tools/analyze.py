@@ -59,7 +59,7 @@ def _to_cpus(ctx: click.Context, param: click.Parameter, value: str | None) -> l
 @click.option("--wcet", multiple=True, metavar="NAME=TIME", callback=_to_times,
               help="The most CPU time of a step of this task, instead of what the file says.")  # fmt: skip
 @click.option("--percentile", type=click.FloatRange(0, 100), default=None,
-              help="Of a run take this percentile of the steps, not the longest: then it is no bound.")  # fmt: skip
+              help="Of a run take this percentile, not the longest step and wake-up: then it is no bound.")  # fmt: skip
 @click.option("--partition", "cpus", metavar="CPUS", callback=_to_cpus, default=None,
               help="Put the tasks that have no CPU on these, first-fit decreasing: 2,3.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the analysis as JSON, times in ns.")
