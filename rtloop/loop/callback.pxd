@@ -1,5 +1,5 @@
-from rtloop.loop.control cimport rt_cycle_t
 from rtloop.loop.loop cimport Cycle, _RTLoop_1
+from rtloop.loop.thread cimport rt_cycle_t
 
 ctypedef int (*rt_step_t)(const rt_cycle_t *cycle, void *data) noexcept nogil
 

@@ -6,8 +6,9 @@ from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.object cimport PyTypeObject
 from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_GetName, PyCapsule_GetPointer
 
-from rtloop.loop.control cimport Control, rt_cycle_t
+from rtloop.loop.control cimport Control
 from rtloop.loop.loop cimport RT_CONTINUE, Cycle, _RTLoop_1
+from rtloop.loop.thread cimport rt_cycle_t
 
 from rtloop.errors import ConfigError
 from rtloop.loop.address import find_function

@@ -1,167 +1,21 @@
-from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
-
-from rtloop._os cimport pthread_t
-from rtloop.loop.telemetry cimport rt_telemetry_t
-from rtloop.system.guard cimport rt_guard_t
+from rtloop.loop.thread cimport ThreadHolder
 
 
-cdef extern from "../include/rtloop/loop.h" nogil:
-    enum:
-        RT_PHASE_IDLE
-        RT_PHASE_STARTING
-        RT_PHASE_READY
-        RT_PHASE_GO
-        RT_PHASE_ABORT
-        RT_PHASE_DONE
-        RT_PHASE_ENTERED
-        RT_PHASE_BEGIN
-        RT_COMMAND_STOP
-        RT_COMMAND_RESET
-        RT_SCHED_FLAG_RESET_ON_FORK
-        RT_CPU_WORDS
-        RT_STACK_SIGNAL_BYTES
-
-    ctypedef struct rt_schedule_t:
-        int64_t period
-        int64_t shift
-        int64_t max_overruns
-        int64_t late
-        int32_t policy
-        int32_t max_burst
-
-    ctypedef struct rt_cycle_t:
-        uint64_t index
-
-    ctypedef struct rt_spin_t:
-        int64_t margin
-
-    ctypedef struct rt_sched_attr_t:
-        uint32_t size
-        uint32_t sched_policy
-        uint64_t sched_flags
-        int32_t sched_nice
-        uint32_t sched_priority
-        uint64_t sched_runtime
-        uint64_t sched_deadline
-        uint64_t sched_period
-
-    ctypedef struct rt_thread_request_t:
-        rt_sched_attr_t attr
-        int32_t is_pinned
-        int32_t flush_denormals
-        char name[16]
-        uint64_t cpus[128]
-
-    ctypedef struct rt_thread_report_t:
-        int32_t tid
-        int32_t signal_stack_rc
-        int32_t name_rc
-        int32_t cpu_rc
-        int32_t slack_rc
-        int32_t policy_rc
-        int32_t denormals_flushed
-        int32_t slack_ns
-        rt_sched_attr_t attr
-        uint64_t cpus[128]
-        uint64_t allowed[128]
-
-    ctypedef struct rt_stack_t:
-        void *mapping
-        size_t mapping_bytes
-        void *signal_stack
-        void *base
-        size_t bytes
-
-    enum:
-        RT_END_NORMAL
-        RT_END_ENTER
-        RT_END_STEP
-        RT_END_OVERRUN
-        RT_END_WAIT
-        RT_END_CLOCK
-        RT_END_OVERRUNS
-        RT_END_GUARD
-
-    ctypedef int rt_clock_reader_t(int clock, void *time) noexcept nogil
-
-    ctypedef struct rt_loop_t:
-        rt_schedule_t schedule
-        rt_cycle_t cycle
-        rt_spin_t spin
-        rt_telemetry_t *telemetry
-        int clock
-        int32_t has_own_wait
-        rt_clock_reader_t *read
-        int64_t first_release
-        uint64_t warmup
-        uint64_t max_cycles
-        int64_t max_duration
-        int64_t align
-        int64_t phase_ns
-        int64_t origin
-        rt_loop_t *peer
-        int32_t is_member
-        int32_t end_code
-        int32_t end_reason
-        rt_thread_request_t request
-        rt_thread_report_t report
-        rt_stack_t stack
-        pthread_t thread
-        rt_guard_t *guard
-        uint32_t command
-        uint32_t phase
-
-    int rt_schedule_shift(rt_schedule_t *s, int64_t ns)
-    void rt_spin_fixed(rt_spin_t *s, int64_t margin)
-    void rt_spin_auto(rt_spin_t *s, int64_t period, int64_t budget_percent)
-    int rt_stack_map(rt_stack_t *stack, size_t size)
-    void rt_stack_paint(const rt_stack_t *stack)
-    size_t rt_stack_high_water(const rt_stack_t *stack)
-    void rt_stack_unmap(rt_stack_t *stack)
-    int rt_thread_create(pthread_t *thread, const rt_stack_t *stack, void *(*body)(void *) noexcept nogil, void *arg)
-    void rt_futex_set(uint32_t *word, uint32_t value)
-    void rt_futex_move(uint32_t *word, uint32_t from_, uint32_t to)
-    uint32_t rt_futex_wait(uint32_t *word, uint32_t value, int64_t timeout_ns)
-    uint32_t rt_load_acquire(const uint32_t *p)
-    int rt_loop_sleep(rt_loop_t *loop, int64_t release)
-    void rt_loop_command(rt_loop_t *loop, uint32_t bits)
-
-
-cdef extern from "../include/rtloop/vdso.h" nogil:
-    rt_clock_reader_t *rt_clock_reader()
-
-
-cdef class Control:
-    cdef rt_loop_t *rt
-    cdef void *(*_body)(void *) noexcept nogil
-    cdef void *(*_guarded_body)(void *) noexcept nogil
-    cdef void *_owner
-    cdef int _pid
+cdef class Control(ThreadHolder):
     cdef object __weakref__
-    cdef readonly object settings
-    cdef readonly tuple grants
     cdef str _state
     cdef object _lock
-    cdef object _block
-    cdef object _undo
     cdef object _stats
     cdef object _error
     cdef bint _is_told
-    cdef bint _has_own_wait
     cdef str _former_state
     cdef object _starter
     cdef bint _is_stop_wanted
     cdef dict _simulation
-    cdef tuple ranges
-    cdef tuple remarks
     cdef object raised
     cdef object _traceback
-    cdef object _guard
-    cdef object run
     cdef object _own_settings
 
-    cdef void bind(self, void *(*body)(void *) noexcept nogil, bint has_own_wait)
     cdef bint _is_in_child(self) noexcept
-    cdef object _join_thread(self)
     cdef object _reap(self)
     cdef bint _is_reset_pending(self)

@@ -2,13 +2,9 @@ from typing import Any
 
 from rtloop.loop.settings import Settings
 from rtloop.loop.stats import Stats
-from rtloop.system.grant import Grant
+from rtloop.loop.thread import ThreadHolder
 
-class Control:
-    @property
-    def settings(self) -> Settings: ...
-    @property
-    def grants(self) -> tuple[Grant, ...]: ...
+class Control(ThreadHolder):
     @property
     def state(self) -> str: ...
     @property

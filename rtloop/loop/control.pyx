@@ -1,32 +1,44 @@
 """The life of a loop: start, stop, join, and what each leaves behind.
 
-A control owns the loop's C state and its thread. The loop object (:mod:`rtloop.loop.loop`) owns the control and gives
-it the thread's body. While the thread runs, the control holds a reference to the loop object.
+A control owns the loop's C state and its thread (:mod:`rtloop.loop.thread`). The loop object
+(:mod:`rtloop.loop.loop`) owns the control and gives it the thread's body.
 """
 
 from cpython.exc cimport PyErr_CheckSignals
-from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
-from libc.stdint cimport INT64_MAX, UINT64_MAX
-from libc.string cimport memset
+from libc.stdint cimport INT64_MAX, int64_t, uint32_t
 from posix.unistd cimport getpid
 
-from rtloop._os cimport munmap, pthread_join
-from rtloop.loop.telemetry cimport TelemetryBlock
-from rtloop.system.guard cimport GuardBlock
-from rtloop.system.memory_h cimport rt_memory_map
+from rtloop.loop.thread cimport (
+    RT_COMMAND_RESET,
+    RT_COMMAND_STOP,
+    RT_END_CLOCK,
+    RT_END_ENTER,
+    RT_END_GUARD,
+    RT_END_NORMAL,
+    RT_END_OVERRUN,
+    RT_END_OVERRUNS,
+    RT_END_STEP,
+    RT_END_WAIT,
+    RT_PHASE_DONE,
+    RT_PHASE_GO,
+    ThreadHolder,
+    rt_futex_set,
+    rt_futex_wait,
+    rt_load_acquire,
+    rt_loop_command,
+    rt_stack_high_water,
+)
 
 import os
 import sys
 import threading
 import time
-from contextlib import ExitStack
 
-from rtloop.errors import SetupError, StateError, StopTimeoutError
-from rtloop.loop import about, acquire, failure, guarding, running
-from rtloop.loop.settings import CLOCKS, OVERRUN_POLICIES
+from rtloop.errors import StateError, StopTimeoutError
+from rtloop.loop import failure, guarding, running
 from rtloop.system.keeper import shielded
 from rtloop.system.memory import fork_count
-from rtloop.units import format_duration, format_size
+from rtloop.units import format_duration
 
 # Ctrl-C is looked for this often while a thread is waited for.
 cdef int64_t _SLICE_NS = 50_000_000
@@ -38,29 +50,15 @@ _ENDS = {RT_END_ENTER: "enter", RT_END_STEP: "step", RT_END_OVERRUN: "overrun", 
 _ENDS_COUNTED = (RT_END_STEP, RT_END_OVERRUN, RT_END_OVERRUNS, RT_END_GUARD)
 
 
-cdef class Control:
-    """The state and the thread of one loop."""
+cdef class Control(ThreadHolder):
+    """The life of one loop, on top of its thread."""
 
     def __cinit__(self):
-        cdef void *address = NULL
-        if rt_memory_map(&address, sizeof(rt_loop_t)):
-            raise MemoryError("no memory for the state of a loop")
-        self.rt = <rt_loop_t *>address
         self._state = "new"
-        self.grants = self.ranges = self.remarks = ()
 
     def __init__(self, settings):
         self.settings = self._own_settings = settings
         self._lock = threading.RLock()
-
-    def __dealloc__(self):
-        # A running loop is never deallocated, for it owns a reference to itself; in a forked child it may be.
-        if self.rt is not NULL and self._owner is NULL:
-            munmap(self.rt, sizeof(rt_loop_t))
-
-    cdef void bind(self, void *(*body)(void *) noexcept nogil, bint has_own_wait):
-        self._body = body
-        self._has_own_wait = has_own_wait
 
     cdef bint _is_in_child(self) noexcept:
         return self._pid != 0 and self._pid != getpid()
@@ -141,37 +139,6 @@ cdef class Control:
         running.loops.add(self)
         rt_futex_set(&self.rt.phase, RT_PHASE_GO)
 
-    def _launch(self, owner, cycles, duration_ns):
-        """Do all of start() but the last step: a thread waits, with everything granted, to be let go."""
-        settings = self.settings
-        grants = []
-        memset(self.rt, 0, sizeof(rt_loop_t))
-        self._fill(cycles, duration_ns)
-        with acquire.setup_errors(settings.name, grants), ExitStack() as stack:
-            grants.extend(acquire.process_wide(settings, stack))
-            grants += acquire.rt_bandwidth(settings)
-            grant, self._block = acquire.telemetry(settings, stack)
-            grants.append(grant)
-            grants += self._lock_state(stack)
-            grants += [self._acquire_stack(stack), *self._acquire_guard(stack)]
-            grants += [*acquire.dma_latency(settings, stack), *self.remarks]
-            self._create_thread(owner)
-            stack.callback(self._abort_thread)
-            grants += guarding.grants(settings, self._guard)
-            grants += acquire.thread_grants(settings, self.rt.request, self.rt.report)
-            acquire.insist(settings, grants)
-            self._fill_header()
-            self.grants = tuple(grants)
-            group = None if self.run is None else self.run.name
-            about.write(self._block, settings, self.grants, has_own_wait=self._has_own_wait, group=group)
-            self._undo = stack.pop_all()
-
-    def _abort_thread(self):
-        """End a thread that waits to be let go; one that was let go has been joined by now."""
-        if self._owner is not NULL:
-            rt_futex_set(&self.rt.phase, RT_PHASE_ABORT)
-            self._join_thread()
-
     def _abandon(self):
         """Give back what a start that did not succeed has acquired."""
         self._block = None
@@ -182,95 +149,6 @@ cdef class Control:
         finally:
             self._state, self.settings = self._former_state, self._own_settings
             self._pid = 0
-
-    def _fill(self, cycles, duration_ns):
-        """Translate the settings into the C state."""
-        s = self.settings
-        cdef rt_loop_t *rt = self.rt
-        cdef bytes name = s.name.encode()[:15].decode(errors="ignore").encode()
-        rt.schedule.period = s.period_ns
-        rt.schedule.policy = OVERRUN_POLICIES[s.overrun]
-        rt.schedule.max_burst = s.max_burst
-        rt.schedule.max_overruns = s.max_overruns or 0
-        rt.clock, rt.read = CLOCKS[s.clock], rt_clock_reader()
-        rt.has_own_wait = self._has_own_wait
-        rt.warmup = s.warmup
-        rt.max_cycles = UINT64_MAX if cycles is None else cycles
-        rt.max_duration = INT64_MAX if duration_ns is None else duration_ns
-        rt.align = s.align_ns or 0
-        rt.phase_ns = s.phase_ns
-        if s.is_spin_auto:
-            rt_spin_auto(&rt.spin, s.period_ns, acquire.spin_budget(s))
-        else:
-            rt_spin_fixed(&rt.spin, s.spin_ns)
-
-        rt.is_member = self.run is not None
-        rt.request.attr = acquire.sched_attr(s, sizeof(rt_sched_attr_t), RT_SCHED_FLAG_RESET_ON_FORK)
-        rt.request.flush_denormals = s.flush_denormals
-        for i in range(len(name)):
-            rt.request.name[i] = name[i]
-        cpus = acquire.choose_cpus(s)
-        if cpus is not None:
-            rt.request.is_pinned = True
-            for cpu in cpus:
-                rt.request.cpus[<int>(cpu // 64)] |= <uint64_t>1 << <int>(cpu % 64)
-
-    def _lock_state(self, stack):
-        """Lock the C state, which is all that a cycle touches beside the telemetry, and the callback's data."""
-        state = ("state", "the loop's own counters and plan", <size_t>self.rt, sizeof(rt_loop_t), True)
-        return [acquire.lock_range(self.settings, stack, *item) for item in (state, *self.ranges)]
-
-    def _acquire_stack(self, stack):
-        """Map, lock, guard and paint the stack."""
-        cdef size_t size = self.settings.stack_bytes
-        rc = rt_stack_map(&self.rt.stack, size)
-        if rc:
-            raise SetupError(-rc, f"stack_size={format_size(size)}: mmap or mprotect: {os.strerror(-rc)}")
-        stack.callback(lambda: rt_stack_unmap(&self.rt.stack))
-        ranges = (<size_t>self.rt.stack.base, size), (<size_t>self.rt.stack.signal_stack, <size_t>RT_STACK_SIGNAL_BYTES)
-        rc = acquire.lock_ranges(self.settings, stack, ranges)
-        with nogil:
-            rt_stack_paint(&self.rt.stack)
-        detail = "guard of 64 KiB below, alternate signal stack of 64 KiB, painted"
-        return acquire.lock_own(self.settings, "stack", detail, size, rc)
-
-    def _acquire_guard(self, stack):
-        """Map and lock the block of the guards, if there are any."""
-        mapping = <size_t>self.rt.stack.mapping, self.rt.stack.mapping_bytes
-        self._guard, body, grants = guarding.acquire(self.settings, stack, mapping)
-        self.rt.guard = NULL if self._guard is None else (<GuardBlock>self._guard).guard
-        self._guarded_body = <void *(*)(void *) noexcept nogil><size_t>body
-        return grants
-
-    def _create_thread(self, owner):
-        """Create the thread and wait until it has asked the kernel for everything."""
-        self.rt.telemetry = (<TelemetryBlock>self._block).block
-        self.rt.phase = RT_PHASE_STARTING
-        body = self._body if self.rt.guard is NULL else self._guarded_body
-        rc = rt_thread_create(&self.rt.thread, &self.rt.stack, body, <void *>owner)
-        if rc:
-            size = format_size(self.rt.stack.bytes)
-            raise SetupError(-rc, f"pthread_create with a stack of {size}: {os.strerror(-rc)}")
-        Py_INCREF(owner)
-        self._owner = <void *>owner
-        with nogil:
-            while rt_futex_wait(&self.rt.phase, RT_PHASE_STARTING, _SLICE_NS) == RT_PHASE_STARTING:
-                pass
-
-    def _fill_header(self):
-        """Say in the telemetry block who this loop is."""
-        attr = self.rt.report.attr
-        cpu = (acquire.choose_cpus(self.settings) or (-1,))[0]
-        self._block.sign(self._pid, self.rt.report.tid, self.settings, self.rt.clock,
-                         (attr.sched_policy, attr.sched_priority, cpu))
-
-    cdef object _join_thread(self):
-        """Join the thread, which is about to end, and drop the reference that it needed."""
-        with nogil:
-            pthread_join(self.rt.thread, NULL)
-        owner = <object><PyObject *>self._owner
-        self._owner = NULL
-        Py_DECREF(owner)
 
     cdef object _reap(self):
         shielded(self._end)

@@ -5,9 +5,9 @@ It is a module of its own, so that the loop without guards is compiled as if the
 
 from libc.stdint cimport int64_t
 
-from rtloop.loop.control cimport rt_cycle_t, rt_loop_t
 from rtloop.loop.hooks cimport call_enter, call_leave, call_overrun, call_step, call_wait
 from rtloop.loop.loop cimport _RTLoop_1
+from rtloop.loop.thread cimport rt_cycle_t, rt_loop_t
 from rtloop.system.guard cimport rt_guard_t
 
 

@@ -2,8 +2,8 @@
 
 from libc.stdint cimport int64_t
 
-from rtloop.loop.control cimport rt_cycle_t
 from rtloop.loop.loop cimport Cycle, _RTLoop_1
+from rtloop.loop.thread cimport rt_cycle_t
 
 
 cdef inline int call_enter(void *self) noexcept nogil:

@@ -4,8 +4,9 @@ cimport cython
 from cpython.object cimport PyObject, PyTypeObject
 from libc.errno cimport EINVAL
 
-from rtloop.loop.control cimport Control, rt_cycle_t, rt_loop_t, rt_loop_sleep, rt_schedule_shift
+from rtloop.loop.control cimport Control
 from rtloop.loop.hooks cimport call_enter, call_leave, call_overrun, call_step, call_wait
+from rtloop.loop.thread cimport rt_cycle_t, rt_loop_sleep, rt_loop_t, rt_schedule_shift
 
 import itertools
 

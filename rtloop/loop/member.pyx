@@ -3,17 +3,17 @@
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t
 
-from rtloop.loop.control cimport (
+from rtloop.loop.control cimport Control
+from rtloop.loop.loop cimport _RTLoop_1
+from rtloop.loop.thread cimport (
     RT_PHASE_BEGIN,
     RT_PHASE_DONE,
     RT_PHASE_ENTERED,
     RT_PHASE_GO,
-    Control,
     rt_futex_move,
     rt_futex_wait,
     rt_load_acquire,
 )
-from rtloop.loop.loop cimport _RTLoop_1
 
 from rtloop.errors import StateError
 from rtloop.system.keeper import shielded

@@ -6,8 +6,9 @@ from libc.errno cimport EINVAL
 from posix.unistd cimport getpid
 
 from rtloop._os cimport madvise
-from rtloop.loop.control cimport Control, rt_loop_t
+from rtloop.loop.control cimport Control
 from rtloop.loop.loop cimport RT_CONTINUE, RT_STOP, Cycle, _RTLoop_1
+from rtloop.loop.thread cimport rt_loop_t
 
 import os
 

@@ -6,13 +6,14 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 from posix.unistd cimport getpid
 
-from rtloop.loop.control cimport (
-    RT_COMMAND_STOP, RT_END_ENTER, RT_END_NORMAL, RT_PHASE_GO, RT_PHASE_IDLE, Control, rt_cycle_t, rt_futex_set,
-    rt_load_acquire, rt_loop_command, rt_loop_t,
-)
+from rtloop.loop.control cimport Control
 from rtloop.loop.hooks cimport call_enter, call_leave, call_overrun, call_step
 from rtloop.loop.loop cimport _RTLoop_1
 from rtloop.loop.telemetry cimport TelemetryBlock
+from rtloop.loop.thread cimport (
+    RT_COMMAND_STOP, RT_END_ENTER, RT_END_NORMAL, RT_PHASE_GO, RT_PHASE_IDLE, rt_cycle_t, rt_futex_set, rt_load_acquire,
+    rt_loop_command, rt_loop_t,
+)
 
 import sys
 import threading
