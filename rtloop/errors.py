@@ -94,11 +94,11 @@ class CallbackError(RtloopError, RuntimeError):
     code : int
         What the callback returned.
     callback : str
-        Which one: ``"enter"``, ``"step"``, ``"overrun"`` or ``"wait"``.
+        Which one: ``"enter"``, ``"step"``, ``"overrun"``, ``"wait"`` or ``"on_peer_failure"``.
     name : str or None
         The loop's name.
     cycle : int or None
-        The index of the cycle; None for ``enter``, which runs before the first.
+        The index of the cycle, for ``on_peer_failure`` the next one's; None for ``enter``, which runs before the first.
     symbol : str or None
         The name of the errno that a negative code is, such as ``"EIO"`` for -5.
     """

@@ -17,6 +17,7 @@ from rtloop.loop.thread cimport (
     RT_END_NORMAL,
     RT_END_OVERRUN,
     RT_END_OVERRUNS,
+    RT_END_PEER,
     RT_END_STEP,
     RT_END_WAIT,
     RT_PHASE_DONE,
@@ -45,7 +46,7 @@ cdef int64_t _SLICE_NS = 50_000_000
 
 _IDLE_STATES = ("new", "stopped", "failed")
 _ENDS = {RT_END_ENTER: "enter", RT_END_STEP: "step", RT_END_OVERRUN: "overrun", RT_END_WAIT: "wait",
-         RT_END_CLOCK: "clock", RT_END_OVERRUNS: "overruns", RT_END_GUARD: "guard"}
+         RT_END_CLOCK: "clock", RT_END_OVERRUNS: "overruns", RT_END_GUARD: "guard", RT_END_PEER: "on_peer_failure"}
 # A run that one of these ended had counted its last cycle already.
 _ENDS_COUNTED = (RT_END_STEP, RT_END_OVERRUN, RT_END_OVERRUNS, RT_END_GUARD)
 

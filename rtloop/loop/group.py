@@ -53,9 +53,10 @@ class LoopGroup:
         The origin is a multiple of this on the clock.
     name : str, optional
         ``"LoopGroup-1"`` and so on by default.
-    on_failure : {"stop-all", "keep"}
+    on_failure : {"stop-all", "keep", "hook"}
         What the others do when a loop fails: end at their next release, for the failed loop's own thread tells them,
-        without the GIL; or go on. A loop whose step returns RT_STOP has not failed: the others go on.
+        without the GIL; go on; or what the ``on_peer_failure`` of each says, called on its own thread at its next
+        release. A loop whose step returns RT_STOP has not failed: the others go on.
     cpus : sequence or "partition", optional
         For each loop what its ``cpu=`` would be: ``[2, 3, 3]``. By default each loop's own. ``"partition"`` gives each
         loop one CPU: of the isolated ones, or where there are none of those that this process may use, the first that
@@ -101,7 +102,7 @@ class LoopGroup:
         self._chains = check_chains(chains, self._loops)
         self._controls = tuple(member.control_of(loop) for loop in self._loops)
         self._align_ns = None if align is None else parse_duration(align, "align", minimum=1)
-        self._is_linked = parse_choice(on_failure, "on_failure", ("stop-all", "keep")) == "stop-all"
+        self._on_failure = parse_choice(on_failure, "on_failure", ("stop-all", "keep", "hook"))
         if name is not None and (not isinstance(name, str) or not name.strip() or not name.isprintable()):
             raise ConfigError(f"name={show(name)} must be a str of printable characters")
         self._name = f"LoopGroup-{next(_serial)}" if name is None else name
@@ -393,7 +394,7 @@ class LoopGroup:
         run = Run(self._name, self._loops)
         self._is_stop_wanted, self._is_starting = False, True
         try:
-            self._origin_ns = run.start(self._settings, duration_ns, self._align_ns, self._is_linked)
+            self._origin_ns = run.start(self._settings, duration_ns, self._align_ns, self._on_failure)
             self._run = run
         except BaseException as error:
             run.withdraw(error)

@@ -44,16 +44,16 @@ class Run:
         """Whether any of the loops runs."""
         return any(loop.state == "running" for loop in self._loops)
 
-    def start(self, every: Sequence[Settings], duration_ns: int | None, align_ns: int | None, is_linked: bool) -> int:
+    def start(self, every: Sequence[Settings], duration_ns: int | None, align_ns: int | None, on_failure: str) -> int:
         """Start all loops with these settings, and return the origin on their clock; withdraw() undoes it.
 
-        With `is_linked` a loop that fails ends the others.
+        `on_failure` is what the others do when a loop fails.
         """
         loop = self._loops[0]
         try:
             for loop, settings in zip(self._loops, every, strict=True):
                 member.prepare(loop, self, settings, duration_ns)
-            member.link(self._loops, is_linked)
+            member.link(self._loops, on_failure)
             for loop in self._loops:
                 member.let_go(loop)
             for loop in self._loops:

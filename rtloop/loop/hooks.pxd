@@ -24,3 +24,11 @@ cdef inline int call_wait(void *self, int64_t release) noexcept nogil:
 
 cdef inline void call_leave(void *self) noexcept nogil:
     (<_RTLoop_1>self).leave()
+
+
+cdef inline int call_on_peer_failure(void *self) noexcept nogil:
+    return (<_RTLoop_1>self).on_peer_failure()
+
+
+cdef inline int call_safe(void *self) noexcept nogil:
+    return (<_RTLoop_1>self).safe()

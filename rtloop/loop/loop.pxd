@@ -34,8 +34,8 @@ cdef class _RTLoop_1:
     cdef int wait(self, int64_t release) noexcept nogil
     cdef void leave(self) noexcept nogil
     cdef int shift(self, int64_t ns) noexcept nogil
-    cdef int _reserved_0(self) noexcept nogil
-    cdef int _reserved_1(self) noexcept nogil
+    cdef int safe(self) noexcept nogil
+    cdef int on_peer_failure(self) noexcept nogil
     cdef int _reserved_2(self) noexcept nogil
     cdef int _reserved_3(self) noexcept nogil
     cdef int _reserved_4(self) noexcept nogil

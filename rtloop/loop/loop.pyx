@@ -5,7 +5,9 @@ from cpython.object cimport PyObject, PyTypeObject
 from libc.errno cimport EINVAL
 
 from rtloop.loop.control cimport Control
-from rtloop.loop.hooks cimport call_enter, call_leave, call_overrun, call_step, call_wait
+from rtloop.loop.hooks cimport (
+    call_enter, call_leave, call_on_peer_failure, call_overrun, call_safe, call_step, call_wait,
+)
 from rtloop.loop.thread cimport rt_cycle_t, rt_loop_sleep, rt_loop_t, rt_schedule_shift
 
 import itertools
@@ -138,6 +140,8 @@ cdef class _RTLoop_1:
     ``overrun(cycle, missed)``          after an overrun, with the number of releases dropped
     ``wait(release)``                   instead of the sleep, to be paced by hardware
     ``leave()``                         after the last cycle, if ``enter`` succeeded
+    ``on_peer_failure()``               when another loop of a group with ``on_failure="hook"`` has failed; RT_STOP
+    ``safe()``                          called by the group's watchdog, on its thread, where this loop hangs; any code
     ==================================  ============================================================================
 
     ``self.shift(ns)``, called from ``step``, moves the next release and with it the grid. It returns 0, or -ERANGE,
@@ -155,7 +159,7 @@ cdef class _RTLoop_1:
         check_call(type(self), period, settings)
         default_name = f"{type(self).__name__}-{next(_serial)}"
         cdef Control control = Control(make_settings(default_name, *period, **settings))
-        control.bind(_body, _overrides_wait(self))
+        control.bind(_body, call_on_peer_failure, call_safe, _overrides_wait(self))
         self._rt = control.rt
         self._control = control
 
@@ -178,11 +182,11 @@ cdef class _RTLoop_1:
     cdef int shift(self, int64_t ns) noexcept nogil:
         return rt_schedule_shift(&(<rt_loop_t *>self._rt).schedule, ns) if self._rt is not NULL else -EINVAL
 
-    cdef int _reserved_0(self) noexcept nogil:
+    cdef int safe(self) noexcept nogil:
         return 0
 
-    cdef int _reserved_1(self) noexcept nogil:
-        return 0
+    cdef int on_peer_failure(self) noexcept nogil:
+        return RT_STOP
 
     cdef int _reserved_2(self) noexcept nogil:
         return 0

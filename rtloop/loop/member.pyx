@@ -6,6 +6,8 @@ from libc.stdint cimport int64_t
 from rtloop.loop.control cimport Control
 from rtloop.loop.loop cimport _RTLoop_1
 from rtloop.loop.thread cimport (
+    RT_COMMAND_PEER,
+    RT_COMMAND_STOP,
     RT_PHASE_BEGIN,
     RT_PHASE_DONE,
     RT_PHASE_ENTERED,
@@ -67,14 +69,18 @@ def withdraw(loop, run):
         c.withdraw()
 
 
-def link(loops, is_linked):
-    """Make a ring of loops of which any one that fails ends the others, before the first of them is let go."""
+_PEER_COMMANDS = {"stop-all": RT_COMMAND_STOP, "hook": RT_COMMAND_PEER, "keep": 0}
+
+
+def link(loops, on_failure):
+    """Make a ring of loops of which any one that fails tells the others, before the first of them is let go."""
     cdef Control c
     cdef Control following
     for i, loop in enumerate(loops):
         c = _control(loop)
         following = _control(loops[(i + 1) % len(loops)])
-        c.rt.peer = following.rt if is_linked else NULL
+        c.rt.peer_command = _PEER_COMMANDS[on_failure]
+        c.rt.peer = following.rt if c.rt.peer_command else NULL
 
 
 def let_go(loop):

@@ -166,7 +166,7 @@ def check_call(kind: type, positional: tuple[Any, ...], keywords: dict[str, Any]
     TypeError
         In the name of the class, with the keyword that may have been meant.
     """
-    for name in ("enter", "step", "overrun", "wait", "leave"):
+    for name in ("enter", "step", "overrun", "wait", "leave", "on_peer_failure", "safe"):
         if callable(getattr(kind, name, None)):
             raise TypeError(
                 f"{kind.__name__}.{name} is a Python method, which a real-time thread cannot call: write it in Cython, "

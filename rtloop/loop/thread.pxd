@@ -17,6 +17,11 @@ cdef extern from "../include/rtloop/loop.h" nogil:
         RT_PHASE_BEGIN
         RT_COMMAND_STOP
         RT_COMMAND_RESET
+        RT_COMMAND_PEER
+        RT_WATCH_NOT
+        RT_WATCH_ON
+        RT_WATCH_TRIPPED
+        RT_WATCH_SAFE
         RT_SCHED_FLAG_RESET_ON_FORK
         RT_CPU_WORDS
         RT_STACK_SIGNAL_BYTES
@@ -81,6 +86,16 @@ cdef extern from "../include/rtloop/loop.h" nogil:
         RT_END_CLOCK
         RT_END_OVERRUNS
         RT_END_GUARD
+        RT_END_PEER
+        RT_END_WATCHDOG
+
+    ctypedef struct rt_trip_t:
+        uint64_t cycles
+        int64_t acted
+        int64_t stuck
+        int64_t monotonic
+        int64_t safe_ended
+        int32_t safe_code
 
     ctypedef int rt_clock_reader_t(int clock, void *time) noexcept nogil
 
@@ -101,6 +116,11 @@ cdef extern from "../include/rtloop/loop.h" nogil:
         int64_t origin
         rt_loop_t *peer
         int32_t is_member
+        uint32_t peer_command
+        void *self
+        int (*on_peer_failure)(void *) noexcept nogil
+        int (*safe)(void *) noexcept nogil
+        rt_trip_t trip
         int32_t end_code
         int32_t end_reason
         rt_thread_request_t request
@@ -110,6 +130,7 @@ cdef extern from "../include/rtloop/loop.h" nogil:
         rt_guard_t *guard
         uint32_t command
         uint32_t phase
+        uint32_t watch
 
     int rt_schedule_shift(rt_schedule_t *s, int64_t ns)
     void rt_spin_fixed(rt_spin_t *s, int64_t margin)
@@ -131,10 +152,16 @@ cdef extern from "../include/rtloop/vdso.h" nogil:
     rt_clock_reader_t *rt_clock_reader()
 
 
+# What others than the loop itself, or a command, may have it call.
+ctypedef int (*rt_hook_t)(void *self) noexcept nogil
+
+
 cdef class ThreadHolder:
     cdef rt_loop_t *rt
     cdef void *(*_body)(void *) noexcept nogil
     cdef void *(*_guarded_body)(void *) noexcept nogil
+    cdef rt_hook_t _on_peer_failure
+    cdef rt_hook_t _safe
     cdef void *_owner
     cdef int _pid
     cdef readonly object settings
@@ -147,5 +174,7 @@ cdef class ThreadHolder:
     cdef tuple ranges
     cdef tuple remarks
 
-    cdef void bind(self, void *(*body)(void *) noexcept nogil, bint has_own_wait)
+    cdef void bind(
+        self, void *(*body)(void *) noexcept nogil, rt_hook_t on_peer_failure, rt_hook_t safe, bint has_own_wait
+    )
     cdef object _join_thread(self)

@@ -39,8 +39,10 @@ cdef class ThreadHolder:
         if self.rt is not NULL and self._owner is NULL:
             munmap(self.rt, sizeof(rt_loop_t))
 
-    cdef void bind(self, void *(*body)(void *) noexcept nogil, bint has_own_wait):
-        self._body = body
+    cdef void bind(
+        self, void *(*body)(void *) noexcept nogil, rt_hook_t on_peer_failure, rt_hook_t safe, bint has_own_wait
+    ):
+        self._body, self._on_peer_failure, self._safe = body, on_peer_failure, safe
         self._has_own_wait = has_own_wait
 
     def _launch(self, owner, cycles, duration_ns):
@@ -136,6 +138,7 @@ cdef class ThreadHolder:
     def _create_thread(self, owner):
         """Create the thread and wait until it has asked the kernel for everything."""
         self.rt.telemetry = (<TelemetryBlock>self._block).block
+        self.rt.self, self.rt.on_peer_failure, self.rt.safe = <void *>owner, self._on_peer_failure, self._safe
         self.rt.phase = RT_PHASE_STARTING
         body = self._body if self.rt.guard is NULL else self._guarded_body
         rc = rt_thread_create(&self.rt.thread, &self.rt.stack, body, <void *>owner)

@@ -19,6 +19,8 @@ _METHODS = {
     "overrun": "cdef int overrun(self, const Cycle *cycle, int64_t missed) noexcept nogil",
     "wait": "cdef int wait(self, int64_t release) noexcept nogil",
     "leave": "cdef void leave(self) noexcept nogil",
+    "on_peer_failure": "cdef int on_peer_failure(self) noexcept nogil",
+    "safe": "cdef int safe(self) noexcept nogil",
 }
 _CIMPORTED = {"RTLoop", "Cycle", "RT_CONTINUE", "RT_STOP", "Pool", "Ring", "Latest", "SignalLog", "HugeBuffer"}
 _NEEDS_GIL = (
@@ -107,7 +109,7 @@ def _explain(text: str, code: str, source: str = "") -> tuple[str, str]:
             f"'{match[1]}' takes the GIL after every call, and waits for all Python threads",
             f"declare '{match[1]}' as 'noexcept nogil'",
         )
-    method = re.search(r"\b(enter|step|overrun|wait|leave)\s*\(", code)
+    method = re.search(rf"\b({'|'.join(_METHODS)})\s*\(", code)
     if text.startswith("Signature not compatible") and method:
         return f"{method[1]} is not declared as RTLoop declares it", f"write '{_METHODS[method[1]]}:'"
     if match := re.match(r"undeclared name not builtin: (\w+)", text):

@@ -106,9 +106,10 @@ def lint(
 ) -> LintReport:
     """Examine the C that Cython makes of a loop, for what a real-time thread must not do.
 
-    It follows the calls from ``enter``, ``step``, ``overrun``, ``wait`` and ``leave`` of every subclass of RTLoop in
-    the file, through functions, methods, inline functions, verbatim blocks and the headers of the project, and reports
-    whatever can take the GIL, count a reference, allocate, raise, wait, or enter the kernel.
+    It follows the calls from ``enter``, ``step``, ``overrun``, ``wait``, ``leave``, ``on_peer_failure`` and ``safe`` of
+    every subclass of RTLoop in the file, through functions, methods, inline functions, verbatim blocks and the headers
+    of the project, and reports whatever can take the GIL, count a reference, allocate, raise, wait, or enter the
+    kernel.
 
     Parameters
     ----------

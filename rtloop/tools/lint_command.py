@@ -56,7 +56,7 @@ def lint(
 ) -> int:
     """Examine loops before they run: no GIL, no heap, no waiting.
 
-    It reads the C that Cython makes of each file, and follows every call from step, enter, overrun, wait and leave.
+    It reads the C that Cython makes of each file, and follows every call from the methods that a loop's thread calls.
     Whatever there can take the GIL, count a reference, allocate, raise, wait or enter the kernel is reported with its
     line, why it matters and what helps. Calls of functions whose source is out of reach are listed as not examined.
 

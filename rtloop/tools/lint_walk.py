@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ROOTS", "Code", "Found", "Walk", "walk"]
 
-#: The methods that a subclass of RTLoop may override, all called on the loop's thread.
-ROOTS = ("enter", "step", "overrun", "wait", "leave")
+#: The methods that a subclass of RTLoop may override, called on the loop's thread, or, safe, on the watchdog's.
+ROOTS = ("enter", "step", "overrun", "wait", "leave", "on_peer_failure", "safe")
 
 _BASE = re.compile(r"struct __pyx_vtabstruct_(\w+) \{\s*struct __pyx_vtabstruct_(\w+) __pyx_base;")
 _TABLE = re.compile(r"^struct __pyx_vtabstruct_(\w+) \{(.*?)^\};", re.MULTILINE | re.DOTALL)
@@ -291,7 +291,7 @@ def walk(code: Code, functions: tuple[str, ...] = ()) -> Walk:
     for name in functions:
         for function in code.matching(name):
             walker.visit(function, (), None)
-    follow("step", "overrun")
+    follow("step", "overrun", "on_peer_failure", "safe")
     walker.is_aside = True  # what rtloop.memory offers is meant for enter and leave, too
     follow("enter", "leave")
     walker.is_aside, walker.exempt = False, WAITING  # what only wait reaches may wait

@@ -82,6 +82,58 @@ def test_P12_a_module_of_another_interface_fails_at_import_with_advice(tmp_path:
     assert "ImportError" in done.stderr and "interface 2" in done.stderr and "recompile" in done.stderr
 
 
+FORMER = """
+from libc.stdint cimport int64_t
+from rtloop cimport RT_CONTINUE, Cycle, RTLoop
+
+cdef class Former(RTLoop):
+    cdef public int64_t steps, own, fail_at
+    cdef int step(self, const Cycle *cycle) noexcept nogil:
+        self.steps += 1
+        self.count()
+        return -5 if self.steps == self.fail_at else RT_CONTINUE
+    cdef void count(self) noexcept nogil:
+        self.own += 1
+"""
+USE = """
+import former, rtloop
+plain = dict(strict=False, policy="other", lock_memory="off", dma_latency=None)
+one, other = former.Former("1ms", name="one", **plain), former.Former("2ms", name="other", **plain)
+one.fail_at = 20
+try:
+    rtloop.LoopGroup([one, other], on_failure="hook").run()
+except rtloop.CallbackError as error:
+    print(error.name, one.state, other.state, one.own == one.steps == 20, other.own == other.steps > 0)
+"""
+
+
+def test_P12_a_module_compiled_before_a_reserved_slot_was_taken_goes_on_working(tmp_path: Path) -> None:
+    """Compile against the declarations as they were, import beside the present rtloop, have the new slots called."""
+    for pxd in PACKAGE.rglob("*.pxd"):
+        target = tmp_path / "before" / "rtloop" / pxd.relative_to(PACKAGE)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(pxd.read_text())
+        (target.parent / "__init__.py").touch()
+    declarations = tmp_path / "before" / "rtloop" / "loop" / "loop.pxd"
+    text = declarations.read_text()
+    for new, reserved in (("safe", "_reserved_0"), ("on_peer_failure", "_reserved_1")):
+        assert f"cdef int {new}(self) noexcept nogil" in text
+        text = text.replace(f"cdef int {new}(self)", f"cdef int {reserved}(self)")
+    declarations.write_text(text)
+    (tmp_path / "former.pyx").write_text(FORMER)
+    cython = [sys.executable, "-m", "cython", "-3", "-I", str(tmp_path / "before"), "former.pyx"]
+    subprocess.run(cython, cwd=tmp_path, check=True, env={**os.environ, "PYTHONPATH": str(tmp_path / "before")})
+    assert "_reserved_1" in (tmp_path / "former.c").read_text()
+    compiler, include = shutil.which("cc") or "gcc", sysconfig.get_paths()["include"]
+    subprocess.run(
+        [compiler, "-shared", "-fPIC", f"-I{include}", "former.c", "-o", "former.so"], cwd=tmp_path, check=True
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", USE], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.stdout == "one failed stopped True True\n", done.stdout + done.stderr
+
+
 def test_M15_every_module_is_bound_at_load_time() -> None:
     modules = sorted(PACKAGE.rglob("*.so"))
     assert modules

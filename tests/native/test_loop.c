@@ -118,6 +118,7 @@ static void run(int is_auto, int is_refused) {
 typedef struct member {
   rt_loop_t *loop;
   int64_t steps, fail_at, off_grid;
+  int asked, answer, leaves;
 } member_t;
 
 static int member_enter(void *self) {
@@ -139,7 +140,12 @@ static int member_overrun(void *self, const rt_cycle_t *cycle, int64_t missed) {
   return RT_CONTINUE;
 }
 
-static void member_leave(void *self) { (void)self; }
+static void member_leave(void *self) { ((member_t *)self)->leaves++; }
+
+static int member_asked(void *self) {
+  ((member_t *)self)->asked++;
+  return ((member_t *)self)->answer;
+}
 
 static void *member_body(void *argument) {
   member_t *m = argument;
@@ -147,8 +153,9 @@ static void *member_body(void *argument) {
   return NULL;
 }
 
-/* Three loops wait for one origin; the one that fails ends the others. is_stopped: they are stopped while they wait. */
-static void run_group(int is_stopped) {
+/* Three loops wait for one origin; the one that fails tells the others `command`. is_stopped: they are stopped while they
+ * wait. Asked, the first goes on until it is stopped, and the third, whose next release is an hour away, fails. */
+static void run_group(int is_stopped, uint32_t command) {
   enum { LOOPS = 3 };
   member_t members[LOOPS] = {0};
   void *states[LOOPS] = {0}, *blocks[LOOPS] = {0};
@@ -160,7 +167,11 @@ static void run_group(int is_stopped) {
     members[i].fail_at = i == 1 ? 20 : -1;
     loop->telemetry = blocks[i];
     rt_telemetry_init(loop->telemetry, 64, 64, 0);
-    loop->schedule.period = 1000000 * (i + 1);
+    loop->schedule.period = i == 2 && command == RT_COMMAND_PEER ? 3600 * RT_NS_PER_S : 1000000 * (i + 1);
+    loop->peer_command = command;
+    loop->self = &members[i];
+    loop->on_peer_failure = member_asked;
+    members[i].answer = i == 2 ? -7 : RT_CONTINUE;
     loop->phase_ns = 1000 * i;
     loop->clock = CLOCK_MONOTONIC;
     loop->read = clock_gettime;
@@ -189,13 +200,26 @@ static void run_group(int is_stopped) {
       rt_futex_move(&members[i].loop->phase, RT_PHASE_ENTERED, RT_PHASE_BEGIN);
     }
   }
-  for (int i = 0; i < LOOPS; i++) {
+  const int is_asked = command == RT_COMMAND_PEER && !is_stopped;
+  for (int i = LOOPS - 1; i >= 0; i--) {
     rt_loop_t *loop = members[i].loop;
+    if (i == 0 && is_asked) {
+      usleep(20000); /* to be asked a second time, for the third, and to go on */
+      rt_loop_command(loop, RT_COMMAND_STOP);
+    }
+    for (int tries = 0; tries < 100 && rt_load_acquire(&loop->phase) != RT_PHASE_DONE; tries++) {
+      rt_futex_wait(&loop->phase, rt_load_acquire(&loop->phase), 100000000);
+    }
+    CHECK(rt_load_acquire(&loop->phase) == RT_PHASE_DONE);
     pthread_join(loop->thread, NULL);
-    const int has_failed = i == 1 && !is_stopped;
-    CHECK(loop->phase == RT_PHASE_DONE && loop->end_reason == (has_failed ? RT_END_STEP : RT_END_NORMAL));
+    const int ends[] = {RT_END_NORMAL, RT_END_STEP, is_asked ? RT_END_PEER : RT_END_NORMAL};
+    CHECK(loop->phase == RT_PHASE_DONE && loop->end_reason == (is_stopped ? RT_END_NORMAL : ends[i]));
+    CHECK(loop->end_code == (loop->end_reason == RT_END_STEP ? -EIO : loop->end_reason == RT_END_PEER ? -7 : 0));
     CHECK(members[i].off_grid == 0 && (is_stopped ? members[i].steps == 0 : members[i].steps > 0));
+    CHECK(members[i].leaves == 1 && (is_asked && i != 1 ? members[i].asked >= 1 : members[i].asked == 0));
   }
+  CHECK(!is_asked ||
+        (members[0].asked <= 2 && members[0].steps > 40 && members[2].asked == 1 && members[2].steps == 1));
   /* What is asked of a loop that has gone on is not done. */
   rt_futex_move(&members[0].loop->phase, RT_PHASE_ENTERED, RT_PHASE_BEGIN);
   CHECK(members[0].loop->phase == RT_PHASE_DONE);
@@ -208,8 +232,10 @@ static void run_group(int is_stopped) {
 }
 
 int main(void) {
-  run_group(0);
-  run_group(1);
+  run_group(0, RT_COMMAND_STOP);
+  run_group(1, RT_COMMAND_STOP);
+  run_group(0, RT_COMMAND_PEER);
+  run_group(1, RT_COMMAND_PEER);
   run(0, 0);
   run(1, 0);
   run(0, 1);

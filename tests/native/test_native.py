@@ -145,7 +145,28 @@ PROGRAMS = {
             ),
         },
     ),
-    "loop": Program((MEMORY, THREADS)),
+    "loop": Program(
+        (MEMORY, THREADS),
+        mutations={
+            "a failure is nobody's business": Mutation(
+                "loop.h", "      rt_loop_tell_peers(loop);\n", "      (void)loop;\n"
+            ),
+            "a hook is asked for ever": Mutation(
+                "loop.h", "  __atomic_fetch_and(&loop->command, ~RT_COMMAND_PEER, __ATOMIC_ACQ_REL);\n", ""
+            ),
+            "a hook cannot go on": Mutation("loop.h", "if (rc == RT_CONTINUE) return RT_GO_ON;", ""),
+            "a hook cannot fail": Mutation("loop.h", "rc == RT_STOP ? RT_END_NORMAL : RT_END_PEER", "RT_END_NORMAL"),
+            "a hook's code is lost": Mutation("loop.h", "loop->end_code = rc == RT_STOP ? 0 : rc;", ""),
+            "a hook's word is forgotten": Mutation(
+                "loop.h",
+                "  rt_loop_command(loop, RT_COMMAND_STOP); /* for whoever looks at the word next */\n",
+                "",
+            ),
+            "nobody is asked before the release": Mutation(
+                "loop.h", "if (rt_loop_obey(loop) != RT_GO_ON) return now;", "if (0) return now;"
+            ),
+        },
+    ),
     "model": Program((UNDEFINED,)),
     "pool": Program(
         (MEMORY, THREADS),

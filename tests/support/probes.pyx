@@ -49,15 +49,17 @@ cdef class Probe(RTLoop):
     cdef public int64_t setups, enters, steps, overruns, leaves, enter_ns, left_at
     cdef public int64_t missed_in_step, missed_in_overrun, index_errors, dt_errors, last_index, late_starts
     cdef public double first_dt, last_t, dt_sum
-    cdef public bint hang, let_go
+    cdef public bint hang, let_go, is_spinning
+    cdef public int64_t hang_at, peer_failures, peer_code, peer_tid, safes, safe_code, safe_tid, safe_at, safe_ns
     cdef public long tid
     cdef readonly size_t stack_at, state_at
     cdef uint64_t seed
 
     def __init__(self, period, **settings):
         super().__init__(period, **settings)
-        self.stop_at = self.fail_at = self.shift_at = -1
+        self.stop_at = self.fail_at = self.shift_at = self.hang_at = -1
         self.fail_code = -EIO
+        self.peer_code = RT_STOP
         self.seed = 88172645463325252
 
     def setup(self):
@@ -98,8 +100,10 @@ cdef class Probe(RTLoop):
             end = cycle.start + <int64_t>(self.seed % <uint64_t>self.jitter_ns)
         while now() < end:
             pass
-        while self.hang and not self.let_go:
-            sleep_until(now() + 1_000_000)
+        while (self.hang or self.hang_at == <int64_t>cycle.index) and not self.let_go:
+            if not self.is_spinning:
+                sleep_until(now() + 1_000_000)
+            now()  # or nobody would look at let_go again
         if self.shift_at == <int64_t>cycle.index:
             self.shift_rc = self.shift(self.shift_ns)
         if self.fail_at == <int64_t>cycle.index:
@@ -116,6 +120,19 @@ cdef class Probe(RTLoop):
     cdef void leave(self) noexcept nogil:
         self.leaves += 1
         self.left_at = now()
+
+    cdef int on_peer_failure(self) noexcept nogil:
+        self.peer_failures += 1
+        self.peer_tid = gettid()
+        return <int>self.peer_code
+
+    cdef int safe(self) noexcept nogil:
+        self.safe_at = now()
+        self.safe_tid = gettid()
+        while now() < self.safe_at + self.safe_ns:
+            pass
+        self.safes += 1
+        return <int>self.safe_code
 
 
 cdef class Paced(Probe):

@@ -16,6 +16,7 @@
 #include "stack.h"
 #include "telemetry.h"
 #include "thread.h"
+#include "watch.h"
 
 /* Where a run stands; a futex word between the control thread and the loop's. */
 enum {
@@ -30,7 +31,11 @@ enum {
 };
 
 /* Bits of the command word. */
-enum { RT_COMMAND_STOP = 1u, RT_COMMAND_RESET = 2u };
+enum {
+  RT_COMMAND_STOP = 1u,
+  RT_COMMAND_RESET = 2u,
+  RT_COMMAND_PEER = 4u, /* another loop of the group has failed: call on_peer_failure() */
+};
 
 /* What ended a run. */
 enum {
@@ -42,6 +47,8 @@ enum {
   RT_END_CLOCK = 5,    /* clock_nanosleep failed */
   RT_END_OVERRUNS = 6, /* the overrun policy */
   RT_END_GUARD = 7,    /* a guard, in a loop that is to stop for it */
+  RT_END_PEER = 8,     /* on_peer_failure() */
+  RT_END_WATCHDOG = 9, /* the watchdog has found it stuck, whatever its step has returned since */
   RT_GO_ON = -1,       /* nothing has: there is a next cycle */
 };
 
@@ -74,13 +81,21 @@ typedef struct rt_loop {
   rt_thread_report_t report;
   rt_stack_t stack;
   pthread_t thread;
-  rt_guard_t *guard;    /* NULL: nothing is guarded */
-  int64_t origin;       /* of the group, on the loop's clock; 0: the loop finds its own */
-  struct rt_loop *peer; /* the next of the loops, in a ring, that end when this one fails; NULL: there are none */
-  int32_t is_member;    /* whether a group says when the first release is */
+  rt_guard_t *guard;     /* NULL: nothing is guarded */
+  int64_t origin;        /* of the group, on the loop's clock; 0: the loop finds its own */
+  struct rt_loop *peer;  /* the next of the loops, in a ring, that are told when this one fails; NULL: there are none */
+  int32_t is_member;     /* whether a group says when the first release is */
+  uint32_t peer_command; /* what they are told: RT_COMMAND_STOP or RT_COMMAND_PEER */
+  int32_t verdict;       /* the reason for which the run ends that a command ends */
+  int32_t was_asked;     /* whether on_peer_failure() has run since the last step */
+  void *self;            /* of the two: */
+  int (*on_peer_failure)(void *);
+  int (*safe)(void *);
+  rt_trip_t trip; /* written by the watchdog */
 
   _Alignas(RT_CACHE_LINE) uint32_t command; /* written by other threads, read once per cycle */
   _Alignas(RT_CACHE_LINE) uint32_t phase;
+  uint32_t watch; /* RT_WATCH_... */
 } rt_loop_t;
 
 /* Ask the loop's thread for something, from any thread. */
@@ -110,6 +125,27 @@ static __attribute__((noinline, cold, unused)) void rt_loop_reset(rt_loop_t *loo
   __atomic_fetch_and(&loop->command, ~RT_COMMAND_RESET, __ATOMIC_RELEASE);
 }
 
+/* Another loop of the group has failed, or several have: ask this one what it does. Returns as rt_loop_obey. */
+static __attribute__((noinline, cold, unused)) int rt_loop_ask(rt_loop_t *loop) {
+  /* Whatever fails from here on asks again. */
+  __atomic_fetch_and(&loop->command, ~RT_COMMAND_PEER, __ATOMIC_ACQ_REL);
+  const int rc = loop->on_peer_failure ? loop->on_peer_failure(loop->self) : RT_STOP;
+  loop->was_asked = 1;
+  if (rc == RT_CONTINUE) return RT_GO_ON;
+  loop->verdict = rc == RT_STOP ? RT_END_NORMAL : RT_END_PEER;
+  loop->end_code = rc == RT_STOP ? 0 : rc;
+  rt_loop_command(loop, RT_COMMAND_STOP); /* for whoever looks at the word next */
+  return loop->verdict;
+}
+
+/* Do what the command word says, between two cycles. Returns RT_GO_ON or the reason for which the run ends. */
+static __attribute__((noinline, cold, unused)) int rt_loop_obey(rt_loop_t *loop) {
+  const uint32_t command = rt_load_acquire(&loop->command);
+  if (command & RT_COMMAND_STOP) return loop->verdict;
+  if (command & RT_COMMAND_RESET) rt_loop_reset(loop);
+  return command & RT_COMMAND_PEER ? rt_loop_ask(loop) : RT_GO_ON;
+}
+
 /* What a single sleep does not do: sleep on after a signal, and in slices; learn; spin. `now` is the time, `rc` the first
  * sleep's, or 1 where there was none. Returns the time, or a negative errno; early when a command is pending. */
 static __attribute__((noinline, unused)) int64_t rt_loop_wait_on(rt_loop_t *loop, int64_t now, int64_t release,
@@ -120,7 +156,11 @@ static __attribute__((noinline, unused)) int64_t rt_loop_wait_on(rt_loop_t *loop
       if (RT_UNLIKELY(rc) && rc != -EINTR) return rc;
       const uint32_t command = rt_load_acquire(&loop->command);
       if (RT_UNLIKELY(command & RT_COMMAND_STOP)) return now;
-      if (RT_UNLIKELY(command && now < target)) rt_loop_reset(loop); /* there is time; at the release there is none */
+      if (RT_UNLIKELY(command && now < target)) { /* there is time; at the release there is none */
+        if (rt_loop_obey(loop) != RT_GO_ON) return now;
+        now = rt_loop_now(loop);
+        if (now >= target) break; /* that was no latency, of which there is nothing to learn */
+      }
       if (loop->spin.is_auto && now >= target) {
         rt_spin_learn(&loop->spin, now - target);
         break;
@@ -274,9 +314,13 @@ rt_loop_guarded_cycles(rt_loop_t *loop, rt_guard_t *guard, void *self, int (*ste
       }
     }
     if (RT_UNLIKELY(!rt_is_zero_acquire(&loop->command))) {
-      if (rt_load_acquire(&loop->command) & RT_COMMAND_STOP) return RT_END_NORMAL;
-      rt_loop_reset(loop);
+      const int verdict = rt_loop_obey(loop);
+      if (verdict != RT_GO_ON) return verdict;
       now = rt_loop_now(loop); /* the step does not pay for it */
+    }
+    if (guard && loop->was_asked) {
+      loop->was_asked = 0;
+      rt_guard_skip(guard);
     }
 
     const int64_t start = now;
@@ -313,9 +357,9 @@ static inline void rt_loop_await_origin(rt_loop_t *loop) {
   }
 }
 
-/* Ask the other loops of the ring to end: this one has failed. After its last cycle. */
-static inline void rt_loop_stop_peers(rt_loop_t *loop) {
-  for (rt_loop_t *peer = loop->peer; peer && peer != loop; peer = peer->peer) rt_loop_command(peer, RT_COMMAND_STOP);
+/* Tell the other loops of the ring that this one has failed. After its last cycle, or by the watchdog. */
+static inline void rt_loop_tell_peers(rt_loop_t *loop) {
+  for (rt_loop_t *peer = loop->peer; peer && peer != loop; peer = peer->peer) rt_loop_command(peer, loop->peer_command);
 }
 
 /* The body of the loop's thread, from the first system call to the last. The thread has not touched Python and does not. */
@@ -339,7 +383,11 @@ rt_loop_guarded_main(rt_loop_t *loop, rt_guard_t *guard, void *self, int (*enter
       loop->end_reason = RT_END_ENTER;
       loop->end_code = rc;
     }
-    if (loop->end_reason != RT_END_NORMAL) rt_loop_stop_peers(loop);
+    if (rt_watch_leave(&loop->watch)) {
+      loop->end_reason = RT_END_WATCHDOG; /* the others have been told */
+    } else if (loop->end_reason != RT_END_NORMAL) {
+      rt_loop_tell_peers(loop);
+    }
     if (guard) rt_guard_release(guard);
     if (rt_load_acquire(&loop->command) & RT_COMMAND_RESET) rt_loop_reset(loop);
     rt_store_relaxed(&loop->telemetry->end_reason, (uint32_t)loop->end_reason);
