@@ -41,6 +41,7 @@ from rtloop.errors import (
     SetupError,
     StateError,
     StopTimeoutError,
+    WatchdogError,
 )
 from rtloop.loop.cycle import RT_CONTINUE, RT_STOP, Cycle, cycle_dtype
 from rtloop.loop.loop import RTLoop
@@ -109,6 +110,7 @@ __all__ = [
     "Stats",
     "StopTimeoutError",
     "Task",
+    "WatchdogError",
     "analyze",
     "attach",
     "build",

@@ -30,6 +30,7 @@ __all__ = [
     "SetupError",
     "StateError",
     "StopTimeoutError",
+    "WatchdogError",
     "setup_error",
 ]
 
@@ -174,6 +175,43 @@ class GuardError(RtloopError, RuntimeError):
 
     def __reduce__(self) -> tuple[type, tuple[str, str | None, int | None, dict[str, Any] | None]]:
         return type(self), (str(self), self.name, self.cycle, self.violation)
+
+
+class WatchdogError(RtloopError, RuntimeError):
+    """The watchdog of a group found a loop that had not completed a cycle for too long, and ended it.
+
+    Attributes
+    ----------
+    name : str or None
+        The loop's name.
+    cycle : int or None
+        The index of the last cycle that it had completed, as counted since its start; None where there was none.
+    stuck_ns : int or None
+        How long before `acted_ns` that cycle had ended, or else the first release had come, in nanoseconds.
+    acted_ns : int or None
+        When the watchdog called ``safe``, on the loop's clock.
+    safe_code : int or None
+        What ``safe`` returned; None where it had not returned.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        name: str | None = None,
+        cycle: int | None = None,
+        stuck_ns: int | None = None,
+        acted_ns: int | None = None,
+        safe_code: int | None = None,
+    ) -> None:
+        self.name = name
+        self.cycle = cycle
+        self.stuck_ns = stuck_ns
+        self.acted_ns = acted_ns
+        self.safe_code = safe_code
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[type, tuple[str, str | None, int | None, int | None, int | None, int | None]]:
+        return type(self), (str(self), self.name, self.cycle, self.stuck_ns, self.acted_ns, self.safe_code)
 
 
 class StateError(RtloopError, RuntimeError):

@@ -20,6 +20,7 @@ from rtloop.loop.thread cimport (
     RT_END_PEER,
     RT_END_STEP,
     RT_END_WAIT,
+    RT_END_WATCHDOG,
     RT_PHASE_DONE,
     RT_PHASE_GO,
     ThreadHolder,
@@ -181,6 +182,8 @@ cdef class Control(ThreadHolder):
         error, self.raised = self.raised, None
         if reason == RT_END_NORMAL or error is not None:
             return error
+        if reason == RT_END_WATCHDOG:
+            return failure.watchdog_error(self.settings, self.trip())
         if reason in _ENDS_COUNTED:
             cycle -= 1
         if reason == RT_END_GUARD:

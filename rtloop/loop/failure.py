@@ -8,12 +8,29 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from rtloop.errors import CallbackError, GuardError, OverrunError, RtloopError, RTSetupWarning, SetupError
+from rtloop.errors import (
+    CallbackError,
+    GuardError,
+    OverrunError,
+    RtloopError,
+    RTSetupWarning,
+    SetupError,
+    WatchdogError,
+)
 from rtloop.loop.settings import Settings
 from rtloop.system.grant import Grant, describe_refused
 from rtloop.units import format_duration
 
-__all__ = ["add_note", "end_error", "guard_error", "note_failed", "warn_degraded", "warn_failed", "warn_stale"]
+__all__ = [
+    "add_note",
+    "end_error",
+    "guard_error",
+    "note_failed",
+    "warn_degraded",
+    "warn_failed",
+    "warn_stale",
+    "watchdog_error",
+]
 
 
 def end_error(settings: Settings, end: str, code: int, cycle: int, late_ns: int) -> RtloopError:
@@ -59,6 +76,19 @@ def guard_error(settings: Settings, cycle: int, violations: list[dict[str, Any]]
     more = f", and {len(violations) - 1} more" if len(violations) > 1 else ""
     message = f"{settings.name} was stopped by its guard (guard='stop'): in step of cycle {cycle}: {what}{more}"
     return GuardError(message, settings.name, cycle, violations[0] if violations else None)
+
+
+def watchdog_error(settings: Settings, trip: dict[str, Any]) -> WatchdogError:
+    """Make the exception for a loop that the watchdog has found stuck; `trip` is what it has written down."""
+    cycles, code = trip["cycles"], trip["safe_code"]
+    last = f"cycle {cycles - 1} had ended" if cycles else "its first release had come"
+    message = (
+        f"{settings.name} was found stuck by the watchdog: cycle {cycles} had not ended "
+        f"{format_duration(trip['stuck'])} after {last}, with period={format_duration(settings.period_ns)}, "
+        f"watchdog={trip['periods']}; " + ("safe() has not returned" if code is None else f"safe() returned {code}")
+    )
+    cycle = cycles - 1 if cycles else None
+    return WatchdogError(message, settings.name, cycle, trip["stuck"], trip["acted"], code)
 
 
 def warn_degraded(grants: tuple[Grant, ...], name: str) -> None:

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from rtloop.errors import ConfigError, StateError, StopTimeoutError
-from rtloop.loop import failure, member, running
+from rtloop.loop import failure, member, running, watching
 from rtloop.loop.chain import check_chains
 from rtloop.loop.group_plan import check_loops, place, rate_monotonic, tasks_of
 from rtloop.loop.group_run import Run, end
@@ -66,6 +66,12 @@ class LoopGroup:
         gets its longest measured step.
     chains : iterable of Chain, optional
         Through which loops data goes: :meth:`ages` tells how old it becomes.
+    watchdog : int, optional
+        The number of its periods without a completed cycle after which a loop is stuck, at least 2. A thread above all
+        loops looks for such a one; it calls the ``safe`` of that loop, ends it, and tells the others as any failure
+        does. It acts when at least N periods have passed since the last completed cycle, and at most two intervals of
+        its checks and its wake-up latency more; an interval is an eighth of the shortest N periods, from 100 us to
+        10 ms.
 
     Raises
     ------
@@ -97,6 +103,7 @@ class LoopGroup:
         cpus: Sequence[Any] | str | None = None,
         wcet: Mapping[str, Duration] | None = None,
         chains: Iterable[Chain] = (),
+        watchdog: int | None = None,
     ) -> None:
         self._loops = check_loops(loops)
         self._chains = check_chains(chains, self._loops)
@@ -109,6 +116,7 @@ class LoopGroup:
         self._wcet = dict(wcet or {})
         is_monotonic = parse_choice(priorities, "priorities", ("rate-monotonic", "as-given")) == "rate-monotonic"
         self._settings = place(self._loops, is_monotonic, cpus, self._wcet)
+        self._watchdog = watching.check_watchdog(watchdog, self._settings)
         self._run: Run | None = None
         self._origin_ns: int | None = None
         self._is_starting = self._is_stop_wanted = False
@@ -155,8 +163,11 @@ class LoopGroup:
 
     @property
     def grants(self) -> Mapping[str, tuple[Grant, ...]]:
-        """What each loop was granted, by its name."""
-        return self._by_name([loop.grants for loop in self._loops])
+        """What each loop was granted, by its name, and what the watchdog was, as ``"watchdog"``."""
+        grants = self._by_name([loop.grants for loop in self._loops])
+        if self._watchdog is None:
+            return grants
+        return MappingProxyType({**grants, "watchdog": () if self._run is None else self._run.watchdog_grants})
 
     def analyze(self, wcet: Mapping[str, Duration] | None = None, *, percentile: float | None = None) -> Analysis:
         """Find out whether all loops meet their deadlines, with the group's priorities and CPUs: `rtloop.analyze`.
@@ -274,12 +285,14 @@ class LoopGroup:
         """
         timeout_ns = parse_timeout(timeout)
         self._is_stop_wanted = self._is_starting
-        end(self._name, self._controls, timeout_ns)
+        self._end(timeout_ns)
         for error in self._untold():
             failure.warn_failed(error)
 
     def wait(self, timeout: Duration | None = None) -> bool:
         """Wait until all loops have ended, well or not. Ctrl-C stops them, and raises KeyboardInterrupt.
+
+        A loop that the watchdog has found stuck, and that has not ended two seconds later, is not waited for.
 
         Parameters
         ----------
@@ -289,7 +302,7 @@ class LoopGroup:
         Returns
         -------
         bool
-            Whether all have ended; False only after a timeout.
+            Whether all have ended; False only after a timeout, or where a loop is stuck.
 
         Raises
         ------
@@ -301,24 +314,27 @@ class LoopGroup:
             what = "has not been started" if self._run is None else "runs on this very thread"
             raise StateError(f"{self._name} {what}")
         try:
-            return all(control.wait(_left(deadline)) for control in self._controls)
+            if have_ended := watching.wait_all(self._controls, deadline):
+                self._run.finish()
+            return have_ended
         except BaseException as interrupt:
             # Ctrl-C, or whatever a signal handler raised: the loops must not outlive their keeper.
             try:
-                end(self._name, self._controls, running.EXIT_TIMEOUT_NS)
+                self._end(running.EXIT_TIMEOUT_NS)
             except StopTimeoutError as error:
                 failure.add_note(interrupt, str(error))
             raise
 
     def join(self, timeout: Duration | None = None) -> bool:
-        """Wait as :meth:`wait` does, and raise what ended a loop that failed.
+        """Wait as :meth:`wait` does, and raise what ended a loop that failed, or that it is stuck.
 
         Where several have failed, what is raised is the first's, in the order of the loops, with notes of the others.
 
         Raises
         ------
-        CallbackError, OverrunError, GuardError
-            What ended a loop that failed, when all have ended.
+        CallbackError, OverrunError, GuardError, WatchdogError
+            What ended a loop that failed, when all have ended. A WatchdogError also where the loop has not ended yet,
+            which a note says.
         KeyboardInterrupt
             On Ctrl-C, which stops all loops.
         StateError
@@ -333,6 +349,8 @@ class LoopGroup:
         if has_ended:
             self._raise_failure(self._untold())
             self._warn_of_stale_data()
+        elif hung := watching.hung_error(self._controls):
+            raise hung
         return has_ended
 
     def run(self, duration: Duration | None = None) -> Mapping[str, Stats]:
@@ -345,7 +363,7 @@ class LoopGroup:
 
         Raises
         ------
-        SetupError, CallbackError, OverrunError, GuardError, KeyboardInterrupt
+        SetupError, CallbackError, OverrunError, GuardError, WatchdogError, KeyboardInterrupt
             As :meth:`start` and :meth:`join`.
         """
         duration_ns = None
@@ -365,7 +383,7 @@ class LoopGroup:
         return self
 
     def __exit__(self, kind: object, value: BaseException | None, traceback: object) -> None:
-        end(self._name, self._controls, parse_timeout(_DEFAULT_STOP_TIMEOUT))
+        self._end(parse_timeout(_DEFAULT_STOP_TIMEOUT))
         untold = self._untold()  # before stop(), which would warn
         self.stop()  # a subclass's own
         if value is None:
@@ -394,7 +412,7 @@ class LoopGroup:
         run = Run(self._name, self._loops)
         self._is_stop_wanted, self._is_starting = False, True
         try:
-            self._origin_ns = run.start(self._settings, duration_ns, self._align_ns, self._on_failure)
+            self._origin_ns = run.start(self._settings, duration_ns, self._align_ns, self._on_failure, self._watchdog)
             self._run = run
         except BaseException as error:
             run.withdraw(error)
@@ -403,6 +421,11 @@ class LoopGroup:
             self._is_starting = False
         if self._is_stop_wanted:
             self.stop()
+
+    def _end(self, timeout_ns: int) -> None:
+        end(self._name, self._controls, timeout_ns)
+        if self._run is not None:
+            self._run.finish()
 
     def _untold(self) -> list[BaseException]:
         """Return, once, what ended the loops that have failed, as far as nobody was told."""
@@ -420,7 +443,3 @@ class LoopGroup:
                 if other is not error:
                     failure.note_failed(error, other)
             raise
-
-
-def _left(deadline: int | None) -> int | None:
-    return None if deadline is None else max(deadline - time.monotonic_ns(), 0)

@@ -8,13 +8,16 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from rtloop.errors import StopTimeoutError
-from rtloop.loop import failure, member
+from rtloop.loop import failure, member, watching
+from rtloop.loop.running import EXIT_TIMEOUT_NS
 from rtloop.loop.settings import CLOCKS, Settings
 from rtloop.units import format_duration
 
 if TYPE_CHECKING:
     from rtloop.loop.control import Control
     from rtloop.loop.loop import RTLoop
+    from rtloop.loop.watchdog import Watchdog
+    from rtloop.system.grant import Grant
 
 __all__ = ["Run", "end"]
 
@@ -39,42 +42,78 @@ class Run:
         self.name = name
         self._loops = loops
         self.is_told = False  # of what went wrong without a failure
+        self._watchdog: Watchdog | None = None
 
     def is_running(self) -> bool:
-        """Whether any of the loops runs."""
-        return any(loop.state == "running" for loop in self._loops)
+        """Whether any of the loops runs. Where none does, the watchdog has ended, too, when this returns."""
+        if any(loop.state == "running" for loop in self._loops):
+            return True
+        self.finish()
+        return False
 
-    def start(self, every: Sequence[Settings], duration_ns: int | None, align_ns: int | None, on_failure: str) -> int:
+    def finish(self) -> None:
+        """Wait for the end of the watchdog, which comes with its next look, when all loops have ended."""
+        if self._watchdog is not None:
+            self._watchdog.stop(EXIT_TIMEOUT_NS)
+
+    @property
+    def watchdog_grants(self) -> tuple[Grant, ...]:
+        """What the watchdog was granted, if there is one."""
+        return () if self._watchdog is None else self._watchdog.grants
+
+    def start(
+        self,
+        every: Sequence[Settings],
+        duration_ns: int | None,
+        align_ns: int | None,
+        on_failure: str,
+        watchdog: int | None = None,
+    ) -> int:
         """Start all loops with these settings, and return the origin on their clock; withdraw() undoes it.
 
-        `on_failure` is what the others do when a loop fails.
+        `on_failure` is what the others do when a loop fails; `watchdog` is after how many periods one is stuck.
         """
-        loop = self._loops[0]
+        part = ""
         try:
             for loop, settings in zip(self._loops, every, strict=True):
+                part = loop.name
                 member.prepare(loop, self, settings, duration_ns)
+            part = "the watchdog"
             member.link(self._loops, on_failure)
+            if watchdog is not None:
+                self._prepare_watchdog(every, watchdog)
             for loop in self._loops:
+                part = loop.name
                 member.let_go(loop)
             for loop in self._loops:
+                part = loop.name
                 member.await_enter(loop)
                 control = member.control_of(loop)
                 if control.state == "failed":
                     control.join()
             return self._begin(CLOCKS[every[0].clock], align_ns)
         except Exception as error:
-            what = f"{loop.name} could not be started, so that none of the group's loops runs"
+            what = f"{part} could not be started, so that none of the group's loops runs"
             failure.add_note(error, f"{self.name}: {what}")
             raise
 
     def _begin(self, clock: int, align_ns: int | None) -> int:
         """Set the origin, which all loops wait for."""
+        if self._watchdog is not None:
+            self._watchdog.let_go()
         origin = time.clock_gettime_ns(clock) + _LEAD_NS
         if align_ns is not None:
             origin += -origin % align_ns
         for loop in self._loops:
             member.begin(loop, origin)
         return origin
+
+    def _prepare_watchdog(self, every: Sequence[Settings], periods: int) -> None:
+        from rtloop.loop.watchdog import Watchdog  # here, for most groups have none
+
+        settings, limits, remarks = watching.plan(self.name, every, periods)
+        self._watchdog = Watchdog(self._loops, settings, remarks)
+        self._watchdog.prepare(limits)
 
     def withdraw(self, error: BaseException) -> None:
         """Give back, in reverse, what a start that `error` ended has acquired."""
@@ -83,6 +122,8 @@ class Run:
                 member.withdraw(loop, self)
             except StopTimeoutError as late:
                 failure.add_note(error, str(late))
+        if self._watchdog is not None:
+            self._watchdog.withdraw()
 
 
 def end(name: str, controls: Sequence[Control], timeout_ns: int) -> None:
@@ -108,4 +149,7 @@ def end(name: str, controls: Sequence[Control], timeout_ns: int) -> None:
             late = late or error
     if late is not None:
         late.add_note(f"{name}: all of its loops were asked to stop, for up to {format_duration(timeout_ns)}")
+        for control in controls:
+            if (trip := control.trip()) is not None:
+                late.add_note(str(failure.watchdog_error(control.settings, trip)))
         raise late

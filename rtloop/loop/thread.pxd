@@ -91,6 +91,7 @@ cdef extern from "../include/rtloop/loop.h" nogil:
 
     ctypedef struct rt_trip_t:
         uint64_t cycles
+        int64_t limit
         int64_t acted
         int64_t stuck
         int64_t monotonic

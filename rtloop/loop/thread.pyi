@@ -1,3 +1,5 @@
+from typing import Any
+
 from rtloop.loop.settings import Settings
 from rtloop.system.grant import Grant
 
@@ -6,3 +8,4 @@ class ThreadHolder:
     def settings(self) -> Settings: ...
     @property
     def grants(self) -> tuple[Grant, ...]: ...
+    def trip(self) -> dict[str, Any] | None: ...

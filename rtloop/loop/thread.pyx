@@ -1,7 +1,7 @@
 """A loop's C state and its thread: what a run acquires, in a fixed order, and what undoes it."""
 
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
-from libc.stdint cimport INT64_MAX, UINT64_MAX, int64_t, uint64_t
+from libc.stdint cimport INT64_MAX, UINT64_MAX, int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from rtloop._os cimport munmap, pthread_join
@@ -157,6 +157,17 @@ cdef class ThreadHolder:
         cpu = (acquire.choose_cpus(self.settings) or (-1,))[0]
         self._block.sign(self._pid, self.rt.report.tid, self.settings, self.rt.clock,
                          (attr.sched_policy, attr.sched_priority, cpu))
+
+    def trip(self):
+        """Return what a watchdog has found of this run of the loop, None where it has not acted."""
+        cdef uint32_t watch = rt_load_acquire(&self.rt.watch)
+        if watch not in (RT_WATCH_TRIPPED, RT_WATCH_SAFE):
+            return None
+        found = dict(self.rt.trip)
+        found["periods"] = found.pop("limit") // self.settings.period_ns
+        if watch == RT_WATCH_TRIPPED:  # safe() has not returned
+            found["safe_code"] = found["safe_ended"] = None
+        return found
 
     cdef object _join_thread(self):
         """Join the thread, which is about to end, and drop the reference that it needed."""

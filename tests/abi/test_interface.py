@@ -101,7 +101,7 @@ plain = dict(strict=False, policy="other", lock_memory="off", dma_latency=None)
 one, other = former.Former("1ms", name="one", **plain), former.Former("2ms", name="other", **plain)
 one.fail_at = 20
 try:
-    rtloop.LoopGroup([one, other], on_failure="hook").run()
+    rtloop.LoopGroup([one, other], on_failure="hook", watchdog=1000).run()
 except rtloop.CallbackError as error:
     print(error.name, one.state, other.state, one.own == one.steps == 20, other.own == other.steps > 0)
 """

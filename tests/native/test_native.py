@@ -385,6 +385,53 @@ PROGRAMS = {
             "empty and yet not": Mutation("telemetry_view.h", "left != cycles - warmup", "0"),
         },
     ),
+    "watchdog": Program(
+        (MEMORY, THREADS),
+        mutations={
+            "a loop in enter is stuck": Mutation(
+                "watchdog.h", "if (rt_load_acquire(&loop->phase) != RT_PHASE_BEGIN) {", "if (0) {"
+            ),
+            "the first release is not waited for": Mutation("watchdog.h", "if (cycles == 0 && ", "if (0 && "),
+            "a clock set back is an excuse": Mutation("watchdog.h", "if (cycles == 0 && ", "if ("),
+            "a cycle is not seen": Mutation("watchdog.h", "cycles != w->cycles ||", ""),
+            "a shift is a hang": Mutation(
+                "watchdog.h", "shifted > w->shifted ? shifted - w->shifted : 0", "0 * (shifted - w->shifted)"
+            ),
+            "a shift back is a hang": Mutation(
+                "watchdog.h", "shifted > w->shifted ? shifted - w->shifted : 0", "shifted - w->shifted"
+            ),
+            "a reset is a shift": Mutation("watchdog.h", "      w->shifted = shifted;\n    }", "    }"),
+            "cycles before a reset are forgotten": Mutation("watchdog.h", "w->before += ", "w->before = 0 * "),
+            "acts early": Mutation("watchdog.h", ">= w->limit;", ">= w->limit - w->limit / 8;"),
+            "acts late": Mutation("watchdog.h", ">= w->limit;", ">= w->limit + w->limit / 8;"),
+            "a machine that stood still is a hang": Mutation("watchdog.h", "dog->loops[i].since += late;", "continue;"),
+            "all that was slept through is looked at": Mutation(
+                "watchdog.h", "planned + late / dog->interval * dog->interval", "planned"
+            ),
+            "the others are not told": Mutation("watchdog.h", "  rt_loop_tell_peers(loop);\n", ""),
+            "the loop goes on": Mutation("watchdog.h", "  rt_loop_command(loop, RT_COMMAND_STOP);\n", ""),
+            "nobody is made safe": Mutation("watchdog.h", "loop->safe ? loop->safe(loop->self) : 0", "0"),
+            "it never ends": Mutation("watchdog.h", "      is_left = 1;\n    }", "    }\n    is_left = 1;"),
+            "looks at what has ended": Mutation(
+                "watch.h",
+                "return __atomic_compare_exchange_n(word, &on,",
+                "return 1 | __atomic_compare_exchange_n(word, &on,",
+            ),
+            "leaves under its look": Mutation(
+                "watch.h",
+                "if (was != RT_WATCH_ON) {",
+                "if (was == RT_WATCH_LOOKING) return 0;\n    if (was != RT_WATCH_ON) {",
+            ),
+            "leaves while it is made safe": Mutation(
+                "watch.h",
+                "    if (was != RT_WATCH_ON) {",
+                "    if (was == RT_WATCH_TRIPPED) return 1;\n    if (was != RT_WATCH_ON) {",
+            ),
+            "the step's word goes before": Mutation(
+                "loop.h", "loop->end_reason = RT_END_WATCHDOG;", "loop->end_reason = RT_END_NORMAL;"
+            ),
+        },
+    ),
     "wait": Program(
         (MEMORY,),
         mutations={

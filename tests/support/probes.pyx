@@ -49,8 +49,9 @@ cdef class Probe(RTLoop):
     cdef public int64_t setups, enters, steps, overruns, leaves, enter_ns, left_at
     cdef public int64_t missed_in_step, missed_in_overrun, index_errors, dt_errors, last_index, late_starts
     cdef public double first_dt, last_t, dt_sum
-    cdef public bint hang, let_go, is_spinning
-    cdef public int64_t hang_at, peer_failures, peer_code, peer_tid, safes, safe_code, safe_tid, safe_at, safe_ns
+    cdef public bint hang, let_go, is_spinning, safe_lets_go
+    cdef public int64_t hang_at, leave_ns, peer_failures, peer_code, peer_tid
+    cdef public int64_t safes, safe_code, safe_tid, safe_at, safe_ns
     cdef public long tid
     cdef readonly size_t stack_at, state_at
     cdef uint64_t seed
@@ -118,6 +119,8 @@ cdef class Probe(RTLoop):
         return <int>self.overrun_code
 
     cdef void leave(self) noexcept nogil:
+        if self.leave_ns:
+            sleep_until(now() + self.leave_ns)
         self.leaves += 1
         self.left_at = now()
 
@@ -131,6 +134,8 @@ cdef class Probe(RTLoop):
         self.safe_tid = gettid()
         while now() < self.safe_at + self.safe_ns:
             pass
+        if self.safe_lets_go:
+            self.let_go = True
         self.safes += 1
         return <int>self.safe_code
 
@@ -138,11 +143,17 @@ cdef class Probe(RTLoop):
 cdef class Paced(Probe):
     """A loop paced from outside: it waits by itself, every other time through the loop's own wait."""
 
-    cdef public int64_t waits, wait_code
+    cdef public int64_t waits, wait_code, hang_in_wait_at
     cdef public bint use_own
+
+    def __init__(self, period, **settings):
+        super().__init__(period, **settings)
+        self.hang_in_wait_at = -1
 
     cdef int wait(self, int64_t release) noexcept nogil:
         self.waits += 1
+        while self.hang_in_wait_at == self.steps and not self.let_go:
+            sleep_until(now() + 1_000_000)
         if self.wait_code:
             return <int>self.wait_code
         if self.use_own:

@@ -23,6 +23,7 @@ enum {
 /* What the watchdog found when it acted; to be read once the word says that it has. */
 typedef struct rt_trip {
   uint64_t cycles;    /* how many the loop had completed */
+  int64_t limit;      /* after how long it is stuck, in ns */
   int64_t acted;      /* on the loop's clock, before safe() was called */
   int64_t stuck;      /* how long before that the last cycle had ended, or else the first release had come */
   int64_t monotonic;  /* `acted` on CLOCK_MONOTONIC */

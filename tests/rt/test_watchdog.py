@@ -1,0 +1,154 @@
+"""The watchdog on real-time threads: above its loops also on their CPU, clean itself, and nothing of it stays."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import rtloop
+from rtloop import LoopGroup, WatchdogError
+
+pytestmark = pytest.mark.rt
+
+FIFO = os.SCHED_FIFO | getattr(os, "SCHED_RESET_ON_FORK", 0x40000000)
+MS = 1_000_000
+
+
+def make(probes: ModuleType, **settings: Any) -> list[Any]:
+    rates = {"current": "1ms", "velocity": "5ms", "planning": "20ms"}
+    return [probes.Probe(period, name=name, **settings) for name, period in rates.items()]
+
+
+def threads() -> dict[str, int]:
+    """Return this process's threads by their names."""
+    every = [Path("/proc/self/task", tid) for tid in os.listdir("/proc/self/task")]
+    return {(path / "comm").read_text().strip(): int(path.name) for path in every if path.exists()}
+
+
+def account() -> dict[str, Any]:
+    """What a run acquires, by the kernel's account."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    maps = Path("/proc/self/maps").read_text()
+    guards = sum(" ---p 00000000 00:00 0" in line for line in maps.splitlines())
+    return {"threads": status["Threads"].strip(), "locked": status["VmLck"].strip(), "guards": guards}
+
+
+@contextmanager
+def on_one_cpu() -> Iterator[int]:
+    """Keep this thread, and what it makes, on one CPU."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(before)})
+    try:
+        yield max(before)
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def test_the_kernel_runs_it_above_the_highest_loop(probes: ModuleType) -> None:
+    with LoopGroup(make(probes), watchdog=1000) as group:
+        tid = threads()["rtloop-watchdog"]
+        assert (os.sched_getscheduler(tid), os.sched_getparam(tid).sched_priority) == (FIFO, 80)
+    granted = {grant.name: grant.granted for grant in group.grants["watchdog"]}
+    assert granted["policy"] == "fifo 80" and granted["memory_lock"] == "all"
+    assert all(grant.ok for grant in group.grants["watchdog"])
+    loops = [probes.Probe("1ms", name="a", priority=7), probes.Probe("2ms", name="b", priority=98)]
+    with LoopGroup(loops, priorities="as-given", watchdog=1000) as group:
+        assert os.sched_getparam(threads()["rtloop-watchdog"]).sched_priority == 98
+    assert "the watchdog does not run" in str(next(g for g in group.grants["watchdog"] if g.name == "priority"))
+
+
+def test_a_loop_that_spins_for_ever_on_its_cpu_is_preempted(probes: ModuleType) -> None:
+    """Python cannot help here: on this CPU it does not run any more. Only safe() lets the loop go."""
+    loops = make(probes)
+    loops[0].hang_at, loops[0].is_spinning, loops[0].safe_lets_go, loops[0].safe_code = 100, True, True, 7
+    with on_one_cpu() as cpu:
+        group = LoopGroup(loops, watchdog=20, cpus=[cpu] * 3)
+        with pytest.raises(WatchdogError, match="cycle 100 had not ended") as told:
+            group.run()
+    error = told.value
+    assert (error.name, error.cycle, error.safe_code) == ("current", 99, 7)
+    assert error.stuck_ns is not None and error.stuck_ns >= 20 * MS
+    assert [loop.state for loop in loops] == ["failed", "stopped", "stopped"]
+    assert [loop.safes for loop in loops] == [1, 0, 0] and loops[0].steps == 101
+
+
+@pytest.mark.parametrize("stuck", [0, 1, 2])
+def test_whichever_loop_is_stuck_all_end_and_nothing_stays(probes: ModuleType, stuck: int) -> None:
+    loops = make(probes)
+    group = LoopGroup(loops, watchdog=10)
+    group.run("100ms")
+    before = account()
+    loops[stuck].hang_at, loops[stuck].safe_lets_go = 5, True
+    for _ in range(3):
+        loops[stuck].let_go = False
+        with pytest.raises(WatchdogError, match=loops[stuck].name) as told:
+            group.run()
+        period = loops[stuck].settings.period_ns
+        assert told.value.stuck_ns is not None and told.value.stuck_ns >= 10 * period
+        assert loops[stuck].stats.records["end"][4] == told.value.acted_ns - told.value.stuck_ns
+        assert account() == before
+    assert loops[stuck].safes == 3 and sum(loop.safes for loop in loops) == 3
+    loops[stuck].hang_at = -1
+    assert group.run("100ms")["current"].state == "stopped" and account() == before
+
+
+def test_a_check_faults_on_no_page_and_sleeps_once(probes: ModuleType) -> None:
+    """By the kernel's account of its thread: a lock or a wait would be one more switch."""
+
+    def counts(tid: int) -> tuple[int, int, int]:
+        task = Path("/proc/self/task", str(tid))
+        found = re.search(r"^voluntary_ctxt_switches:\s*(\d+)", (task / "status").read_text(), re.MULTILINE)
+        fields = (task / "stat").read_text().rpartition(")")[2].split()
+        assert found is not None
+        return int(found[1]), int(fields[7]), int(fields[9])
+
+    loops = make(probes)
+    with LoopGroup(loops, watchdog=1000) as group:
+        watchdog = group._run._watchdog  # type: ignore[union-attr]
+        tid = threads()["rtloop-watchdog"]
+        while watchdog.checks < 3:
+            pass
+        checks, (switches, *faults) = watchdog.checks, counts(tid)
+        while watchdog.checks < checks + 100:
+            pass
+        more, (after, *faults_after) = watchdog.checks - checks, counts(tid)
+        assert abs(after - switches - more) <= 2 and faults_after == faults
+    assert group.stats["current"].page_faults == (0, 0)
+
+
+def test_a_loop_that_recovers_while_it_is_made_safe_begins_no_further_step(probes: ModuleType) -> None:
+    loops = make(probes)
+    loops[0].hang_at, loops[0].safe_ns = 50, 300 * MS
+    with pytest.raises(WatchdogError), LoopGroup(loops, watchdog=10):
+        while not loops[0].safe_at:
+            pass
+        loops[0].let_go = True
+        while not loops[0].safes:
+            pass
+    assert loops[0].steps == 51 and loops[0].left_at > loops[0].safe_at + 300 * MS
+
+
+def test_a_refused_priority_starts_none(probes: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rtloop.loop import acquire
+
+    real = acquire.thread_grants
+
+    def thread_grants(settings: Any, *arguments: Any) -> Any:
+        grants = real(settings, *arguments)
+        return [g._replace(ok=False, errno=1) for g in grants] if "watchdog" in settings.name else grants
+
+    loops = make(probes)
+    group = LoopGroup(loops, watchdog=10)
+    group.run("10ms")
+    before = account()
+    monkeypatch.setattr(acquire, "thread_grants", thread_grants)
+    with pytest.raises(rtloop.PrivilegeError):
+        group.start()
+    assert account() == before and [loop.enters for loop in loops] == [1] * 3
