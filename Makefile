@@ -24,7 +24,7 @@ export PATH := $(BIN):$(PATH)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test native sanitize fuzz soak bench lint strict format clean remake
+.PHONY: help demo test native sanitize fuzz soak bench lint strict format docs linkcheck clean remake
 .SILENT:
 
 help: ## show this list
@@ -76,9 +76,16 @@ format: $(VENV)/.lint ## put Python and C into the house's format
 	$(BIN)/ruff format
 	$(BIN)/clang-format -i $(C_SOURCES)
 
+docs: $(VENV)/.installed $(VENV)/.docs ## build the documentation into build/docs; a warning, such as a wrong link, fails
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet --jobs auto docs build/docs
+	echo "see build/docs/index.html"
+
+linkcheck: $(VENV)/.installed $(VENV)/.docs ## look at the external links of the documentation; what has no answer is named
+	$(BIN)/python docs/linkcheck.py build/linkcheck
+
 clean: ## remove the environment and everything built
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
-	find rtloop tests examples benchmarks -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf $(VENV) build dist docs/examples .pytest_cache .mypy_cache .ruff_cache
+	find rtloop tests examples benchmarks docs -name __pycache__ -prune -exec rm -rf {} +
 
 # A stamp is newer than what it was made from, so that a repeated call does nothing. Another PYTHON begins anew.
 ifneq ($(shell cat $(VENV)/.made 2>/dev/null),$(PYTHON))
@@ -92,7 +99,7 @@ $(VENV)/.made:
 	$(PIP) install 'pip>=25.1'
 	echo '$(PYTHON)' > $@
 
-$(VENV)/.build $(VENV)/.test $(VENV)/.lint $(VENV)/.bench: $(VENV)/.%: $(VENV)/.made pyproject.toml
+$(VENV)/.build $(VENV)/.test $(VENV)/.lint $(VENV)/.bench $(VENV)/.docs: $(VENV)/.%: $(VENV)/.made pyproject.toml
 	echo "installing what is needed to $*"
 	$(PIP) install --group $*
 	touch $@

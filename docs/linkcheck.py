@@ -1,0 +1,61 @@
+"""Look at every external link of the pages: `make linkcheck`. What cannot be reached is named, not passed over.
+
+Links between the pages, and from the pages into the repository, are checked by every build: there a wrong one fails.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).parent
+
+
+def judge(lines: Iterable[dict[str, Any]]) -> tuple[list[str], list[str], list[str]]:
+    """Return the addresses that work, those that are wrong, and those that could not be checked, with the reasons.
+
+    Parameters
+    ----------
+    lines : iterable of dict
+        Of Sphinx's ``output.json``. A server that answers with an error knows the address to be wrong; without an
+        answer, and where the server refuses programs (403, 429) or is ill itself (5xx), nothing is known.
+    """
+    works, wrong, unknown = [], [], []
+    for line in lines:
+        where = f"{line['uri']} ({line['filename']}:{line['lineno']}): {line['info'] or line['status']}"
+        if line["status"] in ("working", "redirected"):
+            works.append(where)
+        elif line["status"] in ("ignored", "unchecked", "local"):
+            continue
+        elif "Anchor" in line["info"] or any(f"{code} " in line["info"] for code in (400, 404, 410)):
+            wrong.append(where)
+        else:
+            unknown.append(where)
+    return works, wrong, unknown
+
+
+def main(target: str) -> int:
+    """Run Sphinx's builder, print what it found, and return 1 where a link is wrong."""
+    subprocess.run(
+        [sys.executable, "-m", "sphinx", "-q", "-b", "linkcheck", DOCS, target], capture_output=True, check=False
+    )
+    found = Path(target, "output.json")
+    if not found.exists():
+        print("the link check did not run: make docs says why", file=sys.stderr)
+        return 1
+    works, wrong, unknown = judge(json.loads(line) for line in found.read_text().splitlines())
+    for title, lines in (("WRONG", wrong), ("NOT CHECKED", unknown)):
+        for line in sorted(set(lines)):
+            print(f"{title}: {line}")
+    print(f"external links: {len(works)} work, {len(wrong)} are wrong, {len(unknown)} could not be checked")
+    if unknown and not works:
+        print("no address at all could be reached: is there a network?")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

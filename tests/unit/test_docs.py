@@ -1,0 +1,80 @@
+"""The pages name what there is: every command, every public name, every exception; and their links lead somewhere."""
+
+from __future__ import annotations
+
+import builtins
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import rtloop
+from rtloop.tools.cli import COMMANDS
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+REFERENCE = "".join(path.read_text() for path in sorted((DOCS / "reference").glob("*.md")))
+PAGES = [
+    *(path for path in sorted(DOCS.rglob("*.md")) if path.parent != DOCS / "examples"),  # those are made of the READMEs
+    *sorted((ROOT / "examples").glob("*/README.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+]
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def load(path: Path) -> ModuleType:
+    """Import a script of the docs."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_into_the_repository_lead_to_files(page: Path) -> None:
+    targets = [link.partition("#")[0] for link in LINK.findall(page.read_text())]
+    inner = [target for target in targets if target and "://" not in target]
+    # The examples have a page each, which is made when the pages are built.
+    missing = [t for t in inner if not (page.parent / t).exists() and "examples" not in Path(t).parts[:1]]
+    assert not missing
+
+
+def test_the_reference_has_every_command() -> None:
+    page = (DOCS / "reference" / "command-line.md").read_text()
+    assert re.findall(r"^```\{command-help\} (\S+)$", page, re.MULTILINE) == list(COMMANDS)
+
+
+def test_the_reference_has_every_public_name() -> None:
+    described = set(re.findall(r"^\.\. (?:auto\w+|py:\w+):: (\S+)$", REFERENCE, re.MULTILINE))
+    described = {name.removeprefix("rtloop.") for name in described}
+    assert set(rtloop.__all__) <= described
+
+
+def test_the_table_of_exceptions_is_right() -> None:
+    page = (DOCS / "reference" / "exceptions.md").read_text()
+    rows = re.findall(r"^\| \{class\}`~rtloop\.(\w+)` \| `(\w+)` \|", page, re.MULTILINE)
+    for name, builtin in rows:
+        assert issubclass(getattr(rtloop, name), getattr(builtins, builtin)), name
+    raised = {name for name in rtloop.__all__ if name.endswith("Error")}
+    assert {name for name, _ in rows} == raised - {"RtloopError"}
+
+
+def test_a_link_without_an_answer_is_neither_right_nor_wrong() -> None:
+    judge = load(DOCS / "linkcheck.py").judge
+    line = {"filename": "a.md", "lineno": 7}
+    works, wrong, unknown = judge(
+        [
+            {**line, "uri": "https://a", "status": "working", "info": ""},
+            {**line, "uri": "https://b", "status": "broken", "info": "404 Client Error: Not Found for url: https://b"},
+            {**line, "uri": "https://c#d", "status": "broken", "info": "Anchor 'd' not found"},
+            {**line, "uri": "https://e", "status": "broken", "info": "NameResolutionError: no address"},
+            {**line, "uri": "https://f", "status": "timeout", "info": "Read timed out"},
+            {**line, "uri": "https://g", "status": "broken", "info": "403 Client Error: Forbidden for url: https://g"},
+            {**line, "uri": "x.md", "status": "local", "info": ""},
+        ]
+    )
+    assert [len(works), len(wrong), len(unknown)] == [1, 2, 3]
+    assert all("a.md:7" in where for where in works + wrong + unknown)
