@@ -78,3 +78,16 @@ def test_a_link_without_an_answer_is_neither_right_nor_wrong() -> None:
     )
     assert [len(works), len(wrong), len(unknown)] == [1, 2, 3]
     assert all("a.md:7" in where for where in works + wrong + unknown)
+
+
+def test_the_drawings_of_overruns_are_what_the_policies_do() -> None:
+    script = load(DOCS / "draw_overruns.py")
+    lines = {policy: script.time_line(policy) for policy in script.POLICIES}
+    assert lines["skip"].release[:4] == [0, 10, 20, 50]
+    assert lines["skip"].missed == [30, 40]
+    assert lines["catch-up"].release[:6] == [0, 10, 20, 30, 40, 50]
+    assert lines["catch-up"].start[3:6] == [47, 51, 55]
+    assert lines["shift"].release[2:5] == [20, 47, 57]
+    assert lines["stop"].end == [4, 14, 47]
+    assert lines["stop"].error == "OverrunError"
+    assert {path.stem for path in (DOCS / "images").glob("overrun-*.svg")} == {f"overrun-{policy}" for policy in lines}
