@@ -40,12 +40,12 @@ def judge(lines: Iterable[dict[str, Any]]) -> tuple[list[str], list[str], list[s
 
 def main(target: str) -> int:
     """Run Sphinx's builder, print what it found, and return 1 where a link is wrong."""
-    subprocess.run(
-        [sys.executable, "-m", "sphinx", "-q", "-b", "linkcheck", DOCS, target], capture_output=True, check=False
-    )
+    # -P: the folder that this is called from has the uncompiled package in it.
+    command = [sys.executable, "-P", "-m", "sphinx", "--quiet", "-b", "linkcheck", str(DOCS), target]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     found = Path(target, "output.json")
     if not found.exists():
-        print("the link check did not run: make docs says why", file=sys.stderr)
+        print(f"the link check did not run:\n{done.stderr}", file=sys.stderr)
         return 1
     works, wrong, unknown = judge(json.loads(line) for line in found.read_text().splitlines())
     for title, lines in (("WRONG", wrong), ("NOT CHECKED", unknown)):
