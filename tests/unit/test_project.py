@@ -1,0 +1,41 @@
+"""What is said twice about building and checking the project is said alike."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+WORKFLOW = (ROOT / ".github/workflows/ci.yml").read_text()
+
+
+def test_the_hooks_before_a_commit_have_the_versions_of_make_lint() -> None:
+    hooks = re.findall(r'additional_dependencies: \["([^"]+)"\]', (ROOT / ".pre-commit-config.yaml").read_text())
+    lint = {item for item in PYPROJECT["dependency-groups"]["lint"] if isinstance(item, str)}
+    assert len(set(hooks)) == 3
+    assert set(hooks) <= lint
+
+
+def test_the_workflow_calls_what_the_makefile_has() -> None:
+    targets = set(re.findall(r"^(\w+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    called = set(re.findall(r"run: make (\w+)", WORKFLOW))
+    assert called == {"lint", "docs", "linkcheck", "test"}
+    assert called <= targets
+
+
+def test_the_workflow_tests_and_builds_for_the_pythons_that_are_promised() -> None:
+    promised = {c.split()[-1] for c in PYPROJECT["project"]["classifiers"] if re.fullmatch(r".* :: 3\.\d+", c)}
+    tested = set(re.findall(r'"(3\.\d+)"', re.search(r"python: \[(.*)\]", WORKFLOW)[1]))  # type: ignore[index]
+    built = {f"3.{name[3:5]}" for name in PYPROJECT["tool"]["cibuildwheel"]["build"]}
+    assert promised == tested == built
+
+
+def test_the_tests_of_a_wheel_leave_out_what_there_is() -> None:
+    script = (ROOT / ".ci/wheel_tests").read_text()
+    left_out = re.findall(r"tests/unit/\w+\.py", script)
+    assert len(left_out) == 3
+    assert all((ROOT / path).exists() for path in left_out)
+    (test,) = re.findall(r"::(\w+)", script)
+    assert f"def {test}(" in (ROOT / left_out[-1]).read_text()
