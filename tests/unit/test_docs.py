@@ -19,7 +19,7 @@ REFERENCE = "".join(path.read_text() for path in sorted((DOCS / "reference").glo
 PAGES = [
     *(path for path in sorted(DOCS.rglob("*.md")) if path.parent != DOCS / "examples"),  # those are made of the READMEs
     *sorted((ROOT / "examples").glob("*/README.md")),
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")),
 ]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
