@@ -27,6 +27,7 @@ myst_heading_anchors = 3
 
 # The docstrings name the types; the signatures stay short. None of those names is a link, so that a link that leads
 # nowhere is one that somebody wrote.
+autodoc_mock_imports = ["numba"]  # large, and not there for every Python
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True}
