@@ -23,7 +23,12 @@ ROOT = DOCS.parent
 HEADERS = ROOT / "rtloop" / "include" / "rtloop"
 
 #: Files of the repository that have a page of the site.
-PAGES = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
+PAGES = {
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "README.md": "index.md",
+    "SECURITY.md": "security.md",
+}
 LANGUAGES = {".pyx": "cython", ".pxd": "cython", ".py": "python", ".c": "c", ".h": "c", ".build": "meson"}
 LINK = re.compile(r"(\]\()([^)\s#]+)((?:#[^)\s]*)?\))")
 FUNCTION = r"/\*((?:(?!\*/).)*)\*/\n((?:static inline )?[\w ]+?[ *]){name}(\([^{{]*?\)) *\{{"
