@@ -138,6 +138,11 @@ def read_docstring(app: Sphinx, what: str, name: str, obj: object, options: obje
         lines[:] = Docstring(lines, Config(napoleon_use_param=False, napoleon_use_rtype=False)).lines()
 
 
+def skip_field(app: Sphinx, what: str, name: str, obj: object, skip: bool, options: object) -> bool | None:
+    """Leave out the fields of a named tuple, of which Python says no more than their numbers."""
+    return True if (getattr(obj, "__doc__", None) or "").startswith("Alias for field number") else None
+
+
 class HeaderFunctions(SphinxDirective):
     """Functions of a C header, with the comments above them: ``{c-functions} ring.h``, and a name a line."""
 
@@ -198,6 +203,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("builder-inited", write_examples)
     app.connect("source-read", read_source)
     app.connect("autodoc-process-docstring", read_docstring)
+    app.connect("autodoc-skip-member", skip_field)
     app.add_directive("c-functions", HeaderFunctions)
     app.add_directive("command-help", CommandHelp)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
