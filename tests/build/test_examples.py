@@ -50,7 +50,7 @@ def test_there_are_examples() -> None:
     ("page", "shown"),
     [
         ("README.md", "examples/first_loop/first_loop.pyx"),
-        ("README.md", "rtloop/demo/cartpole.pyx"),
+        ("README.md", "examples/first_loop/run.py"),
         ("docs/how-to/function-loop.md", "examples/functions/numba_step.py"),
         ("docs/how-to/function-loop.md", "examples/functions/python_step.py"),
     ],
