@@ -77,7 +77,7 @@ def read(text: bytes) -> About:
 
 #: The kinds of every setting, as its annotation writes them: a NamedTuple keeps the text in a ForwardRef.
 _SETTINGS = {key: str(getattr(kind, "__forward_arg__", kind)) for key, kind in Settings.__annotations__.items()}
-_SETTINGS |= {"has_own_wait": "bool", "group": "str"}
+_SETTINGS |= {"has_own_wait": "bool", "group": "str", "origin_ns": "int"}
 
 
 def _is_of(value: object, kind: str) -> bool:

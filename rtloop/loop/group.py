@@ -20,6 +20,8 @@ from rtloop.system.grant import Grant
 from rtloop.units import format_rate, parse_duration, parse_timeout, show
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from matplotlib.figure import Figure
 
     from rtloop.loop.age import Ages
@@ -158,8 +160,13 @@ class LoopGroup:
 
     @property
     def stats(self) -> Mapping[str, Stats]:
-        """Each loop's statistics by its name, of the present run or of the last one."""
-        return self._by_name([loop.stats for loop in self._loops])
+        """Each loop's statistics by its name, of the present run or of the last one.
+
+        After a run of the group their `settings` tell ``group``, its name, and ``origin_ns``.
+        """
+        from rtloop.loop.group_files import stats_of
+
+        return self._by_name([stats_of(loop) for loop in self._loops])
 
     @property
     def grants(self) -> Mapping[str, tuple[Grant, ...]]:
@@ -228,9 +235,10 @@ class LoopGroup:
             Where to write it, in the format of its suffix.
         at : {"last", "worst"} or duration
             Which hyperperiod: the last of which all loops have records, the one with the longest response in periods
-            of its loop, or the one in which so much time has passed since the origin.
+            of its loop (and as many more as that takes to end), or the one so much time after the origin.
         duration : duration, optional
-            How long the picture's window is, instead of a hyperperiod. Beyond 300 cycles it is cut, and says so.
+            How long the picture's window is, instead of a hyperperiod; with a time as `at` it begins there. By default
+            ten hyperperiods where all periods are equal. Beyond 300 cycles it is cut, and says so.
 
         Raises
         ------
@@ -242,8 +250,24 @@ class LoopGroup:
         from rtloop.loop.gantt import choose_window, draw_schedule
 
         every = list(self.stats.values())
-        window = choose_window(every, at, duration, origin_ns=self._origin_ns)
-        return draw_schedule(every, window, name=self._name, path=path)
+        return draw_schedule(every, choose_window(every, at, duration), name=self._name, path=path)
+
+    def save(self, folder: str | os.PathLike[str]) -> list[Path]:
+        """Write each loop's :attr:`stats` to ``folder/NAME.npz``, for ``rtloop plot``, ``export`` and ``analyze``.
+
+        Parameters
+        ----------
+        folder : path
+            Made where there is none. Files of these names are replaced, others stay.
+
+        Returns
+        -------
+        list of pathlib.Path
+            The files, in the order of the loops. Where a name has a space or a slash, the file's has ``_``.
+        """
+        from rtloop.loop.group_files import save_all
+
+        return save_all(self.stats, folder)
 
     def start(self) -> None:
         """Start all loops, or none.

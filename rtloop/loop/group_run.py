@@ -40,6 +40,7 @@ class Run:
 
     def __init__(self, name: str, loops: tuple[RTLoop, ...]) -> None:
         self.name = name
+        self.origin_ns: int | None = None
         self._loops = loops
         self.is_told = False  # of what went wrong without a failure
         self._watchdog: Watchdog | None = None
@@ -104,6 +105,7 @@ class Run:
         origin = time.clock_gettime_ns(clock) + _LEAD_NS
         if align_ns is not None:
             origin += -origin % align_ns
+        self.origin_ns = origin
         for loop in self._loops:
             member.begin(loop, origin)
         return origin

@@ -51,6 +51,11 @@ def is_own_thread(loop):
     return _control(loop)._is_on_own_thread()
 
 
+def run_of(loop):
+    """Return the group's run that the loop's present or last run is a part of, None where it ran alone."""
+    return _control(loop).run
+
+
 def prepare(loop, run, settings, duration_ns):
     """Do all of a loop's start but to let its thread go: everything is granted, and no callback has run.
 

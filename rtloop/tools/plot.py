@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,7 +76,7 @@ def plot(runs: tuple[str, ...], output: str | None, kind: str | None, at: str | 
     if kind == "schedule":
         from rtloop.loop.gantt import choose_window, draw_schedule
 
-        every = [run.stats for run in loaded]
+        every = [replace(run.stats, name=run.label) for run in loaded]
         figure = draw_schedule(every, choose_window(every, at or "last", duration))
     else:
         figure = draw_runs(loaded, kind or ("main" if len(runs) == 1 else "histograms"))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-import rtloop
 from rtloop import ConfigError, LoopGroup, RTLoop, Stats
 from rtloop.loop.gantt import choose_window, draw_schedule
 
@@ -48,26 +48,61 @@ def test_the_last_whole_hyperperiod_is_drawn_the_highest_priority_on_top() -> No
     assert marks(figure, "^") == pytest.approx([0, 0.1, 1, 2, 3, 4]) and marks(figure, "x") == []
 
 
-def test_the_worst_one_has_the_overrun_and_what_it_made_miss() -> None:
+def test_the_worst_one_has_the_overrun_to_its_end_and_what_it_made_miss() -> None:
     every = simulated()
     window = choose_window(every, "worst")
-    assert window.begin <= window.origin + 7 * MS < window.end, "the eighth release"
+    assert (window.begin - window.origin, window.end - window.origin) == (5 * MS, 15 * MS), "it ends in the next one"
+    assert window.what == "2 hyperperiods"
     figure = draw_schedule(every, window)
-    assert marks(figure, "x") == pytest.approx([3, 4]), (
-        "8 and 9 ms after the origin; the next window has the cycle that tells"
-    )
+    assert marks(figure, "x") == pytest.approx([3, 4, 5]), "8, 9 and 10 ms after the origin"
+    assert marks(figure, "D") == pytest.approx([5.52]), "where the overrun ends"
     edges = [c for c in figure.axes[0].collections if len(c.get_edgecolor()) and c.get_linewidth()[0] == 1.8]
     assert len(edges) == 1, "one overrun"
+    (late,) = [c for c in figure.axes[0].collections if c.get_hatch()]
+    (path,) = late.get_paths()
+    assert (path.vertices[:, 0].min(), path.vertices[:, 0].max()) == pytest.approx((3, 5.52)), "since the next release"
+    close = choose_window(every, "worst", "4ms")
+    assert close.begin <= window.origin + 7 * MS and window.origin + 10.52 * MS <= close.end, "from release to end"
+    assert close.end - close.begin == 4 * MS
 
 
-def test_a_time_since_the_origin_chooses_and_a_duration_widens() -> None:
+def test_a_miss_is_marked_though_the_next_cycle_is_beyond_the_window() -> None:
+    every = simulated()
+    figure = draw_schedule(every, choose_window(every, "5ms", "5ms"))
+    assert marks(figure, "x") == pytest.approx([3, 4]) and not marks(figure, "D"), "its end is beyond, too"
+
+
+def test_a_time_since_the_origin_chooses_and_a_duration_begins_there() -> None:
     every = simulated()
     window = choose_window(every, "12ms")
     assert (window.begin - window.origin, window.end - window.origin) == (10 * MS, 15 * MS)
-    window = choose_window(every, "12ms", "2ms")
-    assert (window.begin - window.origin, window.end - window.origin, window.what) == (12 * MS, 14 * MS, "")
-    given = choose_window(every, origin_ns=window.origin + 300_000)
-    assert (given.begin - window.origin) % (5 * MS) == 300_000, "the group knows its origin"
+    window = choose_window(every, "12ms", "3ms")
+    assert (window.begin - window.origin, window.end - window.origin, window.what) == (12 * MS, 15 * MS, "")
+    window = choose_window(every, 0)
+    assert window.begin == window.origin, "before the slow loop's first release nothing was, and that is known"
+
+
+def test_the_origin_that_a_group_has_told_goes_before_that_of_the_records() -> None:
+    every = simulated()
+    origin = choose_window(every).origin + 300_000
+    told = [replace(stats, settings={**stats.settings, "group": "servo", "origin_ns": origin}) for stats in every]
+    window = choose_window(told)
+    assert window.origin == origin and (window.begin - window.origin) % (5 * MS) == 0
+    assert texts(draw_schedule(told, window)).startswith("servo: ")
+    assert choose_window([told[0], every[1]]).origin == origin - 300_000, "only where all have told the same"
+
+
+def test_of_loops_of_one_period_ten_cycles_are_drawn() -> None:
+    one = [RTLoop("1ms", name="one").simulate("100ms")]
+    window = choose_window(one)
+    assert (window.end - window.begin, window.what) == (10 * MS, "10 hyperperiods")
+    assert len(marks(draw_schedule(one, window), "^")) == 10
+    steps = ["10us"] * 50 + ["900us"] + ["10us"] * 50
+    one = [RTLoop("1ms", name="one", warmup=0).simulate("100ms", execution=steps)]
+    window = choose_window(one, "worst")
+    assert (window.begin - window.origin, window.end - window.begin) == (46 * MS, 10 * MS), "the worst in the middle"
+    few = [RTLoop("1ms", name="few", record=3).simulate("100ms")]
+    assert choose_window(few).what == "3 hyperperiods"
 
 
 def test_what_there_is_too_much_or_too_little_of_is_cut_and_said() -> None:
@@ -75,9 +110,19 @@ def test_what_there_is_too_much_or_too_little_of_is_cut_and_said() -> None:
     every = [loop.simulate("2500ms", execution="10us") for loop in loops]
     window = choose_window(every)
     assert window.end - window.begin < 200 * MS and window.what == "of a hyperperiod of 1.006 s"
+    window = choose_window(every, 0, "1s")
+    assert window.end - window.begin < 200 * MS and window.what == "of 1 s"
     short = [RTLoop(period, name=period, record=3).simulate("100ms") for period in ("1ms", "5ms")]
     window = choose_window(short)
     assert window.end - window.begin < 5 * MS and window.what == "of a hyperperiod of 5 ms"
+
+
+def test_a_day_of_missed_releases_takes_no_memory() -> None:
+    loop = RTLoop("10us", name="stopped", warmup=0)
+    stats = loop.simulate(cycles=20, execution=["1us"] * 10 + ["24h"] + ["1us"] * 9)
+    assert stats.missed > 8_000_000_000
+    figure = draw_schedule([stats], choose_window([stats], "50us", "200us"))
+    assert len(marks(figure, "x")) == 14, "of the window alone"
 
 
 def test_where_a_higher_priority_ran_on_the_same_cpu_a_step_is_pale() -> None:
@@ -101,16 +146,24 @@ def test_what_cannot_be_drawn_says_why() -> None:
         choose_window(every, "1s")
     with pytest.raises(ConfigError, match="at='sometime' must be 'last', 'worst'"):
         choose_window(every, "sometime")
+    elsewhere = replace(every[1], host={**every[1].host, "cpu": "another"})
+    with pytest.raises(ConfigError, match="different machines, whose monotonic clocks"):
+        choose_window([every[0], elsewhere])
+    for stats in (every[0], elsewhere):
+        stats.settings["clock"] = "tai"
+    assert choose_window([every[0], elsewhere]), "machines can have the time of day in common"
+    every = simulated()
+    with pytest.raises(ConfigError, match="slow has no period"):
+        choose_window([every[0], replace(every[1], settings={})])
     late = RTLoop("1ms", name="late", phase="100ms").simulate("123ms")
+    assert marks(draw_schedule([every[0], late], choose_window([every[0], late], 0)), "^"), "it is known to have waited"
     with pytest.raises(ConfigError, match="no time in common"):
-        choose_window([every[0], late])
+        choose_window([every[0], replace(late, settings={**late.settings, "phase_ns": 0})])
 
 
 def test_a_loop_with_a_wait_of_its_own_has_no_releases(tmp_path: Path) -> None:
-    import dataclasses
-
     every = simulated()
-    paced = dataclasses.replace(every[0], settings={**every[0].settings, "has_own_wait": True})
+    paced = replace(every[0], settings={**every[0].settings, "has_own_wait": True})
     if not paced.has_own_wait:
         pytest.fail("this test makes no loop with a wait of its own any more")
     assert marks(draw_schedule([paced, every[1]], choose_window([paced, every[1]])), "^") == pytest.approx([0.1])
@@ -126,7 +179,26 @@ def test_a_group_draws_what_its_loops_have_done(tmp_path: Path) -> None:
     figure = group.plot(tmp_path / "servo.png")
     assert (tmp_path / "servo.png").read_bytes().startswith(b"\x89PNG")
     assert texts(figure).startswith("servo: 10 ms (a hyperperiod)")
-    assert rtloop.LoopGroup.plot.__doc__ and len(marks(figure, "^")) + len(marks(figure, "x")) >= 6
+    assert len(marks(figure, "^")) + len(marks(figure, "x")) >= 6
+
+
+def test_a_group_saves_what_its_loops_have_done_with_its_name_and_origin(tmp_path: Path) -> None:
+    settings = {"policy": "other", "strict": False, "dma_latency": None, "lock_memory": "off"}
+    loops = [RTLoop("2ms", name="fast/1", phase="500us", **settings), RTLoop("5ms", name="fast 1", **settings)]
+    group = LoopGroup(loops, name="servo")
+    assert "origin_ns" not in group.stats["fast 1"].settings, "before the first run there is none"
+    group.run("50ms")
+    paths = group.save(tmp_path / "servo")
+    assert [path.name for path in paths] == ["fast_1.npz", "fast_1-2.npz"]
+    loaded = [Stats.load(path) for path in paths]
+    assert [stats.name for stats in loaded] == ["fast/1", "fast 1"]
+    assert choose_window(loaded).origin == group.origin_ns
+    assert texts(draw_schedule(loaded, choose_window(loaded))).startswith("servo: 10 ms (a hyperperiod)")
+    loops[0].run("20ms")
+    assert "group" not in group.stats["fast/1"].settings, "that run was the loop's own"
+    assert group.stats["fast 1"].settings["group"] == "servo"
+    loops[1].simulate("20ms")
+    assert "origin_ns" not in loops[1].stats.settings
 
 
 def test_the_command_draws_saved_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
