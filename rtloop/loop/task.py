@@ -77,10 +77,18 @@ class Task:
             no bound, and says so.
         **others
             Other parameters of the task, such as `blocking`; name, period, deadline, priority and CPU are the run's.
+
+        Raises
+        ------
+        ConfigError
+            Where no cycle was measured, or a figure is none.
         """
         settings = stats.settings
         if not stats.execution.count:
             raise ConfigError(f"{stats.name}: no cycle was measured: its histograms are empty")
+        is_number = isinstance(percentile, (int, float)) and not isinstance(percentile, bool)
+        if percentile is not None and not (is_number and 0 <= percentile <= 100):
+            raise ConfigError(f"percentile={show(percentile)} must be a number from 0 to 100, or None")
         wcet = stats.execution.max if percentile is None else stats.execution.percentile(percentile)
         note = f"C is the longest of {stats.execution.count} measured steps, which is no proof that none takes longer"
         if percentile is not None:

@@ -14,7 +14,7 @@ from rtloop.errors import ConfigError
 from rtloop.loop.schedulability import analyze as analyze_tasks
 from rtloop.loop.schedulability import partition
 from rtloop.loop.task import Task
-from rtloop.tools.runs import load_runs
+from rtloop.tools.runs import load_runs, write_output
 from rtloop.units import parse_duration, show
 
 if TYPE_CHECKING:
@@ -101,11 +101,13 @@ def analyze(
         tasks = [replace(task, wcet=wcet[task.name], note="") if task.name in wcet else task for task in tasks]
         if cpus is not None:
             tasks = partition(tasks, cpus)
+        _check_cpus(tasks)
         found = analyze_tasks(tasks, policy=policy or ("edf" if policies == {"deadline"} else "fixed-priority"))
-    except ConfigError as error:
-        click.echo(f"rtloop: {error}", err=True)
+        write_output("-", (json.dumps(found.to_dict(), indent=2) if as_json else str(found)) + "\n")
+    except (ConfigError, click.ClickException) as error:
+        # A ClickException's own exit code is 1, which would say that deadlines are missed.
+        click.echo(f"rtloop: {error.message if isinstance(error, click.ClickException) else error}", err=True)
         return _CANNOT
-    click.echo(json.dumps(found.to_dict(), indent=2) if as_json else str(found))
     return 0 if found else 1
 
 
@@ -118,15 +120,22 @@ def _load(files: Sequence[str], percentile: float | None) -> tuple[list[Task], s
             tasks += _read(Path(file))
             policies.add("")
             continue
-        try:
-            (run,) = load_runs([file])
-        except click.ClickException as error:
-            raise ConfigError(error.message) from None
+        (run,) = load_runs([file])
         policies.add(_policy_of(file, run.stats))
         tasks.append(Task.from_stats(run.stats, percentile=percentile))
     if "deadline" in policies and "fixed-priority" in policies:
         raise ConfigError("some runs are under SCHED_DEADLINE and some are not: they cannot be analysed together")
     return tasks, policies
+
+
+def _check_cpus(tasks: Sequence[Task]) -> None:
+    """Refuse tasks of which nobody knows what delays them."""
+    loose = [task.name for task in tasks if task.cpu is None]
+    if loose and len(loose) < len(tasks):
+        raise ConfigError(
+            f"{', '.join(loose)}: not on one CPU, as the others are, so nobody knows which of them delay each other; "
+            "give all tasks a cpu, or none, or put them on CPUs: --partition 2,3"
+        )
 
 
 def _policy_of(file: str, stats: Stats) -> str:
@@ -165,8 +174,10 @@ def _make(where: str, entry: Mapping[str, Any]) -> Task:
         raise ConfigError(f"{where}: {show(unknown[0])} is not one of {', '.join(_FIELDS)}")
     if missing := [key for key in _REQUIRED if key not in entry]:
         raise ConfigError(f"{where}: {' and '.join(missing)} missing; a task has name, period and wcet at least")
-    if not isinstance(entry["name"], str) or not isinstance(entry.get("note", ""), str):
-        raise ConfigError(f"{where}: name={show(entry['name'])} must be text")
+    for key in ("name", "note"):
+        text = entry.get(key, "")
+        if not isinstance(text, str) or not text.isprintable() or (key == "name" and not text.strip()):
+            raise ConfigError(f"{where}: {key}={show(text)} must be text of printable characters")
     try:
         return Task(**entry)
     except ConfigError as error:

@@ -125,3 +125,19 @@ def test_the_loops_of_a_group_lock_the_memory_once(probes: ModuleType) -> None:
         group.loops[1].stop()
         assert account()["locked"] != before, "what the last one out gives back"
     assert account()["locked"] == before
+
+
+def test_after_a_run_the_longest_measured_response_is_held_against_the_bound(probes: ModuleType) -> None:
+    last = max(os.sched_getaffinity(0))
+    loops = [probes.Probe(period, name=name, warmup=0) for name, period in RATES.items()]
+    group = LoopGroup(loops, cpus=[last] * 3)
+    stats = group.run("200ms")
+    found = group.analyze()
+    assert all(found[name].measured >= stats[name].response.max > 0 for name in RATES)
+    assert not any(row.is_exceeded for row in found.rows), "C and jitter are those of this very run"
+    assert "measured" in str(found)
+    known = dict.fromkeys(RATES, "1ns")
+    refuted = group.analyze(known)
+    assert refuted["current"].is_exceeded, "no step takes a nanosecond"
+    assert "current: a response of " in str(refuted) and "over the bound" in str(refuted)
+    assert refuted.to_dict()["rows"][0]["is_exceeded"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,6 +80,8 @@ def test_saved_runs_show_what_was_measured_beside_the_bound(rtloop: Run, tmp_pat
     code, out, _ = rtloop(slow, fast, "--wcet", "slow=50us", "--wcet", "fast=50us")
     assert code == 0 and "fast: a response of 240 us was measured, which is over the bound" in out
     assert "percentile" in rtloop(fast, "--percentile", 99)[1]
+    code, _, err = rtloop(fast, "--percentile", "nan")
+    assert code == 2 and "percentile=nan must be a number from 0 to 100" in err
 
 
 def test_runs_under_sched_deadline_are_analysed_as_edf(rtloop: Run, tmp_path: Path) -> None:
@@ -107,6 +111,9 @@ def test_tasks_are_put_on_cpus(rtloop: Run, tmp_path: Path) -> None:
         ("[[task]]\nname = 'a'\nperiod = '1ms'\nwcet = 'x'", "task 1: a: wcet"),
         ("[[task]]\nname = 'a'\nperiod = '1ms'\nwcet = '1us'\ncolour = 1", "'colour' is not one of name, period"),
         ("[[task]]\nname = 3\nperiod = '1ms'\nwcet = '1us'", "name=3 must be text"),
+        ("[[task]]\nname = ' '\nperiod = '1ms'\nwcet = '1us'", "name=' ' must be text of printable"),
+        ('[[task]]\nname = "\\u001b[2J"\nperiod = "1ms"\nwcet = "1us"', "must be text of printable"),
+        ('[[task]]\nname = "a"\nperiod = "1ms"\nwcet = "1us"\nnote = "\\u001b[2J"', "note='"),
         ("[[task]\n", "tasks.toml: "),
         ("[[task]]\nname = 'a'\nperiod = 1.5\nwcet = '1us'", "a: period"),
     ],
@@ -137,3 +144,26 @@ def test_wrong_options_say_what_would_be_right(rtloop: Run, tasks: Path, argumen
 def test_a_run_without_a_real_time_policy_is_refused(rtloop: Run, tmp_path: Path) -> None:
     code, _, err = rtloop(save(tmp_path, "ordinary", "1ms", policy="other"))
     assert code == 2 and "policy='other', for which there is no analysis" in err
+
+
+def test_where_only_some_are_on_a_cpu_nobody_knows_what_delays_what(rtloop: Run, tmp_path: Path) -> None:
+    path = tmp_path / "tasks.json"
+    every = [{"name": name, "period": "1ms", "wcet": "600us", "cpu": cpu} for name, cpu in (("a", 2), ("b", None))]
+    path.write_text(json.dumps(every))
+    code, out, err = rtloop(path)
+    assert code == 2 and "b: not on one CPU, as the others are" in err and not out, "each by itself, both would meet"
+    assert rtloop(path, "--partition", "2,3")[0] == 0
+
+
+def test_what_cannot_be_printed_does_not_say_that_deadlines_are_missed(tasks: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    command = [
+        sys.executable,
+        "-c",
+        "from rtloop.tools.cli import main; import sys; main(['analyze', sys.argv[1]])",
+        tasks,
+    ]
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE)
+    assert ended.returncode == 2 and b"No space left" in ended.stderr and b"Traceback" not in ended.stderr

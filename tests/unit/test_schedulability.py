@@ -150,6 +150,9 @@ def test_what_a_run_has_measured_is_a_task_that_says_what_it_is_worth() -> None:
     assert "99.9 % percentile" in typical.note and 40_000 <= typical.jitter <= 41_000
     with pytest.raises(ConfigError, match="no cycle was measured"):
         Task.from_stats(rtloop.RTLoop("1ms", name="none").stats)
+    for wrong in (-1, 100.1, float("nan"), "99", True):
+        with pytest.raises(ConfigError, match=r"percentile=.* must be a number from 0 to 100"):
+            Task.from_stats(stats, percentile=wrong)  # type: ignore[arg-type]
 
 
 def test_the_table_and_the_dict_tell_everything() -> None:
