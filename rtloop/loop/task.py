@@ -86,9 +86,7 @@ class Task:
         settings = stats.settings
         if not stats.execution.count:
             raise ConfigError(f"{stats.name}: no cycle was measured: its histograms are empty")
-        is_number = isinstance(percentile, (int, float)) and not isinstance(percentile, bool)
-        if percentile is not None and not (is_number and 0 <= percentile <= 100):
-            raise ConfigError(f"percentile={show(percentile)} must be a number from 0 to 100, or None")
+        _check_percentile(percentile)
         wcet = stats.execution.max if percentile is None else stats.execution.percentile(percentile)
         note = f"C is the longest of {stats.execution.count} measured steps, which is no proof that none takes longer"
         if percentile is not None:
@@ -124,7 +122,14 @@ class Task:
 
 def jitter_of(stats: Stats, percentile: float | None = None) -> int:
     """Return the latest wake-up that a run has measured, or a percentile of it, ns; 0 where none was."""
+    _check_percentile(percentile)
     latency = stats.latency
     if not latency.count:
         return 0
     return max(0, math.ceil(latency.max if percentile is None else latency.percentile(percentile)))
+
+
+def _check_percentile(percentile: object) -> None:
+    is_number = isinstance(percentile, (int, float)) and not isinstance(percentile, bool)
+    if percentile is not None and not (is_number and 0 <= percentile <= 100):  # type: ignore[operator]
+        raise ConfigError(f"percentile={show(percentile)} must be a number from 0 to 100, or None")

@@ -546,6 +546,8 @@ def test_a_group_that_has_run_is_analysed_by_what_was_measured(cascade: Callable
     assert too_little["a"].is_exceeded and not too_little["b"].is_exceeded
     assert "a: a response of 240 us was measured, which is over the bound" in str(too_little)
     assert "percentile" in group.analyze(percentile=99).notes[0]
+    with pytest.raises(rtloop.ConfigError, match="percentile=101 must be a number from 0 to 100"):
+        group.analyze({"a": "50us", "b": "2ms"}, percentile=101)
     with pytest.raises(rtloop.ConfigError, match="policies other: only loops"):
         LoopGroup(cascade()).analyze()
 
