@@ -1,0 +1,95 @@
+"""What the examples compute is right, also where cycles are late, and each draws its picture."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+import rtloop
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the files of all examples, each in its own, where they may be built."""
+    root = tmp_path_factory.mktemp("examples")
+    for folder in EXAMPLES.iterdir():
+        (root / folder.name).mkdir()
+        for file in folder.glob("*.py*"):
+            (root / folder.name / file.name).write_bytes(file.read_bytes())
+    return root
+
+
+def build(copy: Path, name: str) -> ModuleType:
+    """Return the module of an example, and leave it where its run.py finds it."""
+    module = rtloop.build(copy / name / f"{name}.pyx", cache=copy / "cache")
+    path = Path(str(module.__file__))
+    (copy / name / path.name).write_bytes(path.read_bytes())
+    return module
+
+
+def run(folder: Path, *arguments: str) -> str:
+    """Run an example's run.py, which exits with an error where its own checks fail; returns what it printed."""
+    command = [sys.executable, "run.py", *arguments, "--plot", "picture.png"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (folder / "picture.png").read_bytes().startswith(b"\x89PNG")
+    return done.stdout
+
+
+@pytest.mark.parametrize("source", sorted(EXAMPLES.glob("*/*.pyx")), ids=lambda path: path.stem)
+def test_the_steps_of_the_examples_are_clean(source: Path) -> None:
+    report = rtloop.lint(source)
+    assert report.is_clean, report.findings
+
+
+@pytest.fixture(scope="module")
+def kalman(copy: Path) -> ModuleType:
+    return build(copy, "kalman")
+
+
+def swing(seconds: float) -> np.ndarray:
+    """Return the angle and the rate of something that swings, one row a millisecond, as two sensors see them."""
+    t = np.arange(0, seconds, 1e-3)
+    noise = np.random.default_rng(seed=7).normal(scale=(0.05, 0.01), size=(len(t), 2))
+    return np.column_stack([np.sin(2 * t), 2 * np.cos(2 * t) + 0.2]) + noise
+
+
+def test_the_kalman_filter_finds_the_bias_and_knows_how_well(kalman: ModuleType) -> None:
+    loop = kalman.Kalman("1kHz", measured=swing(4.0))
+    loop.simulate()
+    angle, _, bias, std_angle, _, std_bias, _ = loop.estimates[2000:].T
+    error = angle - np.sin(2 * np.arange(2.0, 4.0, 1e-3))
+    assert np.std(error) < 0.01  # of a sensor with 0.05
+    assert 0.5 < np.std(error) / std_angle.mean() < 2
+    assert np.all(np.abs(bias - 0.2) < 5 * std_bias)
+
+
+def test_the_kalman_filter_predicts_over_the_releases_that_were_missed(kalman: ModuleType) -> None:
+    """Every tenth step ends after the next release, which is missed: its row stays empty, the one after has 2 ms."""
+    t = np.arange(0, 4.0, 1e-3)
+    measured = np.column_stack([2 * t, np.full_like(t, 2.0)])  # turns evenly, and the sensors have no noise
+    loop = kalman.Kalman("1kHz", measured=measured)
+    stats = loop.simulate(execution=["10us"] * 9 + ["1500us"])
+    missing = np.isnan(loop.estimates[:, 0])
+    assert stats.missed > 100 and missing.sum() in (stats.missed, stats.missed - 1)  # the last may be after all rows
+    after = np.flatnonzero(missing[:-1]) + 1
+    assert loop.estimates[after, 6] == pytest.approx(2e-3)
+    assert np.nanmax(np.abs(loop.estimates[3000:, 0] - 2 * t[3000:])) < 1e-4  # 1 ms of turning would be 2e-3
+
+
+def test_the_kalman_filter_fails_where_a_sensor_says_nonsense(kalman: ModuleType) -> None:
+    measured = swing(0.1)
+    measured[50] = np.nan
+    with pytest.raises(rtloop.CallbackError, match="EDOM"):
+        kalman.Kalman("1kHz", measured=measured).simulate()
+
+
+def test_the_kalman_filter_agrees_with_the_textbook_in_real_time(kalman: ModuleType, copy: Path) -> None:
+    assert "0 system calls" in run(copy / "kalman", "--seconds", "2")
