@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,3 +97,52 @@ def test_the_kalman_filter_fails_where_a_sensor_says_nonsense(kalman: ModuleType
 
 def test_the_kalman_filter_agrees_with_the_textbook_in_real_time(kalman: ModuleType, copy: Path) -> None:
     assert "0 system calls" in run(copy / "kalman", "--seconds", "2")
+
+
+@pytest.fixture(scope="module")
+def paced(copy: Path) -> ModuleType:
+    return build(copy, "paced")
+
+
+def away_in_the_end(paced: ModuleType, **settings: float) -> float:
+    """Return how far a follower is from where it should be after 3 s, at most, in us; the sensor is 200 ppm fast."""
+    follower = paced.Follower("2ms", delay=300_000, phase="700us", **settings)
+    sensor = paced.Sensor(1_999_600, to=[follower.address], noise=20_000, quiet=1000, until=1050)
+    ticks, releases = (stats.records["release"] for stats in rtloop.simulate([sensor, follower], "4s"))
+    away = releases[1500:] - 300_000 - ticks[0]
+    return float(np.abs(away - 1_999_600 * np.round(away / 1_999_600)).max() / 1000)
+
+
+def test_the_follower_is_as_fast_as_the_sensor_s_clock(paced: ModuleType) -> None:
+    assert away_in_the_end(paced) < 20  # what each message says is wrong by up to 20 us
+    assert away_in_the_end(paced, bandwidth=1e-9) > 500  # what follows nobody has drifted
+
+
+def test_the_waiter_fails_where_the_sensor_stays_silent(paced: ModuleType, ordinary: dict[str, Any]) -> None:
+    waiter = paced.Waiter("2ms", patience=5, **ordinary)
+    with pytest.raises(rtloop.CallbackError, match="ETIMEDOUT"):
+        waiter.run("10s")
+    assert waiter.timeouts == 5
+
+
+def test_the_waiter_can_be_stopped_while_the_sensor_is_silent(paced: ModuleType, ordinary: dict[str, Any]) -> None:
+    waiter = paced.Waiter("2ms", patience=10**6, **ordinary)
+    waiter.start()
+    waiter.stop("30s")
+    assert waiter.state == "stopped"
+
+
+def test_the_waiter_steps_when_there_is_a_message(paced: ModuleType, ordinary: dict[str, Any]) -> None:
+    waiter = paced.Waiter("2ms", patience=10**6, **ordinary)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sensor, waiter:
+        for number in range(1, 21):
+            sensor.sendto(struct.pack("Qqd", number, 0, 0.5), waiter.address)
+            time.sleep(0.01)
+    numbers = waiter.log.drain()["number"]
+    assert numbers[-1] == 20 and np.all(np.diff(numbers.astype(int)) >= 0)
+    assert len(numbers) == waiter.stats.cycles
+
+
+def test_the_two_ways_to_follow_a_sensor_in_real_time(paced: ModuleType, copy: Path) -> None:
+    text = run(copy / "paced", "--seconds", "2")
+    assert "0 system calls in step" in text and "timeouts" in text
