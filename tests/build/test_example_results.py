@@ -146,3 +146,37 @@ def test_the_waiter_steps_when_there_is_a_message(paced: ModuleType, ordinary: d
 def test_the_two_ways_to_follow_a_sensor_in_real_time(paced: ModuleType, copy: Path) -> None:
     text = run(copy / "paced", "--seconds", "2")
     assert "0 system calls in step" in text and "timeouts" in text
+
+
+@pytest.fixture(scope="module")
+def signal_processing(copy: Path) -> ModuleType:
+    return build(copy, "signal_processing")
+
+
+def test_the_spectra_are_the_same_where_the_history_is_used_again_and_again(signal_processing: ModuleType) -> None:
+    long, short = (signal_processing.Analyser(history=size) for size in ("1M", "64K"))
+    for loop in (long, short):
+        loop.simulate(cycles=400)
+    assert len(short.history) * 3 < 400 * 64 < len(long.history)
+    assert np.array_equal(long.drain(), short.drain())
+
+
+def test_a_consumer_that_stays_away_costs_it_spectra_and_the_step_nothing(signal_processing: ModuleType) -> None:
+    loop = signal_processing.Analyser(history="1M", blocks=4)
+    loop.simulate(cycles=320)  # of 32 cycles each: 10 spectra
+    assert (loop.dropped, loop.pool.in_use) == (6, 4)
+    first = loop.drain()["first"]
+    assert np.diff(first).tolist() == [32 * 64] * 3
+    assert loop.pool.in_use == 0 and len(loop.drain()) == 0
+
+
+def test_a_spectrum_that_was_begun_is_given_back(signal_processing: ModuleType) -> None:
+    loop = signal_processing.Analyser(history="1M")
+    for _ in range(2):
+        loop.simulate(cycles=40)
+        assert loop.pool.in_use == len(loop.full) == 1
+        assert len(loop.drain()) == 1
+
+
+def test_the_spectra_agree_with_numpy_in_real_time(signal_processing: ModuleType, copy: Path) -> None:
+    assert "0 system calls" in run(copy / "signal_processing", "--seconds", "1")
