@@ -24,7 +24,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 
-from common import Claim, alternate, claim, exit_code, parser, print_claims, print_table, write_json
+from common import Claim, alternate, claim, exit_code, parser, print_claims, print_table, run_script, write_json
 from latency import figures, format_ns
 
 from rtloop import RTLoop, RtloopError
@@ -152,20 +152,17 @@ def main() -> None:
             runs = alternate({row: lambda row=row: run_slice(asked, loop, watcher, row) for row in rows}, asked.pairs)
     except (RtloopError, ValueError) as error:
         sys.exit(f"\n{error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
     finally:
         watcher.end()
     claims = make_claims(runs)
-    out = sys.stderr if asked.json == "-" else sys.stdout  # a document on stdout stands alone
     title = f"Wake-up latency of a watched loop, {asked.pairs} slices of {asked.seconds:g} s each on CPU {asked.cpu}"
     heads = ["median of the slices", "50 %", "99 %", "max", "looks", "page faults"]
-    print_table(title, heads, make_rows(runs), file=out)
-    print(file=out)
-    print_claims("Medians, and the median of the pairs' ratios", claims, file=out)
+    print_table(title, heads, make_rows(runs))
+    print()
+    print_claims("Medians, and the median of the pairs' ratios", claims)
     write_json(asked.json, benchmark="attach", unit="ns", options=vars(asked), runs=runs, claims=claims)
     sys.exit(exit_code(claims))
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

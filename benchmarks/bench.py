@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from common import Claim, print_claims, print_table, writable, write_json
+from common import Claim, print_claims, print_table, run_script, writable, write_json
 
 FOLDER = Path(__file__).parent
 
@@ -109,20 +109,18 @@ def main() -> int:
         found[name] = run(name, PARTS[name].quick if asked.quick else FULL.get(name, ""), asked.limit)
         if found[name].why:
             print(f"  not measured: {found[name].why}", file=sys.stderr, flush=True)
-    out = sys.stderr if asked.json == "-" else sys.stdout
     claims = [claim for part in found.values() for claim in part.claims]
     for name, part in found.items():
         if part.claims:
-            print_claims(f"\n{PARTS[name].title} (benchmarks/{name}.py)", part.claims, file=out)
+            print_claims(f"\n{PARTS[name].title} (benchmarks/{name}.py)", part.claims)
     missing = {name: part.why for name, part in found.items() if part.why}
     if missing:
-        print(file=out)
-        print_table("Not measured", ["script", "why"], [[name, why] for name, why in missing.items()], file=out)
+        print()
+        print_table("Not measured", ["script", "why"], [[name, why] for name, why in missing.items()])
     verdicts = [claim.verdict for claim in claims]
     print(
         f"\n{verdicts.count('met')} targets met, {verdicts.count('MISSED')} missed, {verdicts.count('-')} figures "
         f"without a target, {len(missing)} scripts not run",
-        file=out,
     )
     write_json(
         asked.json,
@@ -135,4 +133,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import importlib
+import itertools
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple, NoReturn, TextIO
 
 import rtloop
 from rtloop.system.host import host_facts
@@ -59,6 +60,20 @@ class Claim(NamedTuple):
 def exit_code(claims: list[Claim]) -> int:
     """Return what a script wants to know: 0 where every target was met, 1 where one was missed."""
     return int(any(claim.verdict == "MISSED" for claim in claims))
+
+
+def run_script(main: Callable[[], int | None]) -> NoReturn:
+    """Run a main and exit: quietly on Ctrl-C, and with the JSON document alone on stdout where it goes there."""
+    arguments = sys.argv[1:]
+    if "--json=-" in arguments or ("--json", "-") in itertools.pairwise(arguments):
+        sys.stdout = sys.stderr  # the tables; write_json knows the real one
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # the reader, such as head, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(1)
 
 
 def positive(text: str) -> int:
@@ -263,7 +278,7 @@ def write_json(path: str | None, **content: Any) -> None:
         return
     text = json.dumps(_plain({"facts": facts(), **content}), indent=2)
     if path == "-":
-        print(text)
+        print(text, file=sys.__stdout__, flush=True)
     else:
         with open(path, "w", encoding="utf-8") as file:
             file.write(text + "\n")

@@ -34,6 +34,7 @@ from common import (
     print_claims,
     print_table,
     restless_thread,
+    run_script,
     write_json,
 )
 
@@ -152,4 +153,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -12,12 +12,11 @@ The target, 15 %, is 3 ns of an empty cycle of 20: the function is called by the
 from __future__ import annotations
 
 import ctypes
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
-from common import alternate, claim, exit_code, need_module, parser, positive, print_claims, write_json
+from common import alternate, claim, exit_code, need_module, parser, positive, print_claims, run_script, write_json
 
 import rtloop
 
@@ -72,4 +71,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

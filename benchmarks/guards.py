@@ -23,11 +23,10 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
-from common import alternate, claim, exit_code, need, parser, positive, print_claims, say, write_json
+from common import alternate, claim, exit_code, need, parser, positive, print_claims, run_script, say, write_json
 
 import rtloop
 
@@ -104,10 +103,10 @@ def main() -> int:
             claims.append(claim("a clean cycle: added", "instructions", added, target=60))
         else:
             say("instructions: valgrind is not installed")
-    print_claims("What guards cost", claims, file=sys.stderr if args.json == "-" else None)
+    print_claims("What guards cost", claims)
     write_json(args.json, claims=claims, added_ns=costs)
     return exit_code(claims)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -9,12 +9,11 @@ Python, which is what a Python program has (pip install hdrhistogram). Needs gcc
 from __future__ import annotations
 
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-from common import claim, exit_code, need, need_module, parser, positive, print_claims, say, write_json
+from common import claim, exit_code, need, need_module, parser, positive, print_claims, run_script, say, write_json
 
 import rtloop
 
@@ -67,4 +66,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from common import alternate, claim, need, parser, print_claims, write_json
+from common import alternate, claim, need, parser, print_claims, run_script, write_json
 
 from rtloop import ConfigError, HugeBuffer, RTSetupWarning, SetupError
 from rtloop.units import format_size
@@ -121,4 +121,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

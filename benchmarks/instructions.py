@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from common import claim, exit_code, need, parser, positive, print_claims, say, write_json
+from common import claim, exit_code, need, parser, positive, print_claims, run_script, say, write_json
 
 TARGET = 150
 PERIOD_US = 5000
@@ -108,4 +108,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

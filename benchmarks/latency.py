@@ -41,6 +41,7 @@ from common import (
     parser,
     print_claims,
     print_table,
+    run_script,
     write_json,
 )
 
@@ -199,19 +200,14 @@ def main() -> None:
         runs = alternate(sides, asked.pairs)
     except (RtloopError, ValueError) as error:
         sys.exit(f"\n{error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
     claims = make_claims(runs)
-    out = sys.stderr if asked.json == "-" else sys.stdout  # a document on stdout stands alone
     title = f"Wake-up latency, {asked.pairs} runs of {asked.seconds:g} s on CPU {asked.cpu}"
-    print_table(
-        title, ["median of the runs", "50 %", "(least", "greatest)", "99 %", "max", "CPU"], make_rows(runs), file=out
-    )
-    print(file=out)
-    print_claims("Beside others: medians, and the median of the pairs' ratios", claims, file=out)
+    print_table(title, ["median of the runs", "50 %", "(least", "greatest)", "99 %", "max", "CPU"], make_rows(runs))
+    print()
+    print_claims("Beside others: medians, and the median of the pairs' ratios", claims)
     write_json(asked.json, benchmark="latency", unit="ns", options=vars(asked), runs=runs, claims=claims)
     sys.exit(exit_code(claims))
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

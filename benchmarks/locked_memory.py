@@ -12,7 +12,7 @@ import json
 import subprocess
 import sys
 
-from common import Claim, claim, exit_code, parser, print_claims, say, write_json
+from common import Claim, claim, exit_code, parser, print_claims, run_script, say, write_json
 
 MODES = {"all": None, "onfault": None, "own": 8.0}
 PROGRAM = """
@@ -51,4 +51,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -22,7 +22,7 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
-from common import build_peers, claim, exit_code, parser, print_claims, print_table, say, write_json
+from common import build_peers, claim, exit_code, parser, print_claims, print_table, run_script, say, write_json
 
 HERE = Path(__file__).parent / "pool_peers"
 #: Other mallocs, and the packages of Debian that have them.
@@ -123,4 +123,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -17,7 +17,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from common import Claim, claim, exit_code, need, parser, print_claims, say, write_json
+from common import Claim, claim, exit_code, need, parser, print_claims, run_script, say, write_json
 
 from rtloop import Histogram, RTLoop, RtloopError
 from rtloop.tools.cyclictest import run_cyclictest
@@ -112,4 +112,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import tempfile
 from collections import defaultdict
 from pathlib import Path
 
-from common import build_peers, claim, exit_code, parser, positive, print_claims, say, write_json
+from common import build_peers, claim, exit_code, parser, positive, print_claims, run_script, say, write_json
 
 HERE = Path(__file__).parent / "ring_peers"
 PEER = "boost::lockfree::spsc_queue"
@@ -60,4 +59,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -16,7 +16,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from common import Claim, claim, exit_code, parser, print_claims, say, write_json
+from common import Claim, claim, exit_code, parser, print_claims, run_script, say, write_json
 
 from rtloop import RTLoop, RtloopError
 
@@ -105,4 +105,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

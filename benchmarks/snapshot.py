@@ -18,7 +18,7 @@ import statistics
 import sys
 import time
 
-from common import claim, exit_code, parser, print_claims, say, write_json
+from common import claim, exit_code, parser, print_claims, run_script, say, write_json
 
 from rtloop import RTLoop, RtloopError
 
@@ -98,4 +98,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -30,7 +30,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from common import facts, print_table, say, writable
+from common import facts, print_table, run_script, say, writable
 
 import rtloop
 from rtloop import Histogram, RTLoop, Stats
@@ -250,4 +250,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

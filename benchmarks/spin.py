@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-from common import claim, exit_code, parser, print_claims, say, write_json
+from common import claim, exit_code, parser, print_claims, run_script, say, write_json
 
 from rtloop import PyLoop, RTLoop, RtloopError
 
@@ -119,4 +119,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 import time
 
-from common import claim, exit_code, parser, positive, print_claims, say, write_json
+from common import claim, exit_code, parser, positive, print_claims, run_script, say, write_json
 
 from rtloop import RTLoop, RtloopError
 
@@ -60,4 +60,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -78,6 +79,26 @@ def test_a_script_without_its_peer_is_a_row_that_says_so(load, tmp_path: Path) -
     )
     assert "0 targets met, 0 missed" in done.stdout and "2 scripts not run" in done.stdout
     assert written["facts"]["rtloop"]
+
+
+def test_a_document_on_stdout_stands_alone_and_the_tables_are_beside_it() -> None:
+    done = run(str(FOLDER / "histogram.py"), "--pairs", "2", "--json", "-")
+    assert json.loads(done.stdout)["claims"] and "record a duration" in done.stderr
+
+
+def test_ctrl_c_ends_a_benchmark_without_a_word() -> None:
+    command = [sys.executable, str(FOLDER / "bench.py"), "--quick", "--only", "histogram"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        assert process.stderr is not None and "1 of 1: histogram" in process.stderr.readline()
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130 and "Traceback" not in out + err
 
 
 def test_every_script_with_claims_is_run_by_all(load) -> None:
