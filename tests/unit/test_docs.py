@@ -91,3 +91,10 @@ def test_the_drawings_of_overruns_are_what_the_policies_do() -> None:
     assert lines["stop"].end == [4, 14, 47]
     assert lines["stop"].error == "OverrunError"
     assert {path.stem for path in (DOCS / "images").glob("overrun-*.svg")} == {f"overrun-{policy}" for policy in lines}
+
+
+def test_the_drawing_of_a_schedule_has_an_overrun_and_what_it_made_miss() -> None:
+    stats = load(DOCS / "draw_schedule.py").simulated().stats
+    assert (stats["fast"].overruns, stats["fast"].missed) == (1, 3), "as its caption says"
+    assert (stats["slow"].overruns, stats["slow"].missed) == (0, 0)
+    assert (DOCS / "images" / "schedule-overrun.svg").exists()
