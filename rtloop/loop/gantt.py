@@ -67,10 +67,15 @@ def choose_window(every: Sequence[Stats], at: str | Duration = "last", duration:
     """
     _check(every)
     origin, hyperperiod = _origin(every), math.lcm(*(period_of(stats) for stats in every))
-    first = max(_begin(stats, origin) for stats in every)
-    last = min(max(int(s.records["end"][-1]), int(s.records["release"][-1]) + period_of(s)) for s in every)
+    first, latest = max((_begin(stats, origin), stats.name) for stats in every)
+    last, earliest = min(
+        (max(int(s.records["end"][-1]), int(s.records["release"][-1]) + period_of(s)), s.name) for s in every
+    )
     if first >= last:
-        raise ConfigError("the records of these runs have no time in common: they did not run together")
+        raise ConfigError(
+            f"the records of {earliest} end {format_duration(first - last)} before those of {latest} begin: they did "
+            f"not run together, or {latest} needs a greater record="
+        )
     room = _MOST_CYCLES * 10**9 // max(1, round(sum(10**9 / period_of(stats) for stats in every)))
     is_equal = len({period_of(stats) for stats in every}) == 1
     wanted = hyperperiod * (_EQUAL_CYCLES if is_equal else 1)
