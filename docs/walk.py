@@ -3,10 +3,11 @@
 In a clone, or a copy of one that may be written to::
 
     python docs/walk.py docs/tutorials/first-loop.md            # in this environment
-    python docs/walk.py --set-up docs/tutorials/first-loop.md   # as a newcomer: what is under `% set up`, too, and sudo
+    python docs/walk.py --set-up docs/tutorials/first-loop.md   # as a newcomer: with the set-up, and with sudo
     python docs/walk.py --set-up --write ...                    # and refresh docs/outputs
 
-Commands are the lines that begin with ``$`` in the blocks of the kind ``console``. A ``literalinclude`` of a file of
+Commands are the lines that begin with ``$`` in the blocks of the kind ``console``; a block under ``<!-- set up -->`` is
+part of the set-up. A ``literalinclude`` of a file of
 ``outputs`` shows what the last command before it printed, a picture there the file of that name that it left.
 """
 
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ITEM = re.compile(
-    r"^(?P<set_up>% set up\n+)?```console\n(?P<commands>.*?)^```$"
+    r"^(?P<set_up><!-- set up -->\n+)?```console\n(?P<commands>.*?)^```$"
     r"|^```\{literalinclude\} \.\./outputs/(?P<text>[\w-]+\.txt)$"
     r"|^!\[[^\]]*\]\(\.\./outputs/(?P<picture>[\w-]+\.(?:png|svg))\)$",
     re.DOTALL | re.MULTILINE,

@@ -54,7 +54,7 @@ def test_there_are_tutorials_and_all_outputs_are_shown() -> None:
 def test_a_walk_runs_one_shell_and_stops_at_nothing(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
-        "% set up\n\n```console\n$ exit 3\n```\n\n"
+        "<!-- set up -->\n\n```console\n$ exit 3\n```\n\n"
         "```console\n$ cd sub\n$ printf 'cycles    7\\n'\n```\n\n"
         "```{literalinclude} ../outputs/a.txt\n```\n\n"
         "```console\n$ false\n$ sudo touch run.png\n```\n\n![A run](../outputs/run.png)\n\n"
