@@ -147,6 +147,7 @@ cdef extern from "../include/rtloop/loop.h" nogil:
     uint32_t rt_load_acquire(const uint32_t *p)
     int rt_loop_sleep(rt_loop_t *loop, int64_t release)
     void rt_loop_command(rt_loop_t *loop, uint32_t bits)
+    void rt_loop_tell_peers(rt_loop_t *loop)
 
 
 cdef extern from "../include/rtloop/vdso.h" nogil:

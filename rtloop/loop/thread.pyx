@@ -169,6 +169,11 @@ cdef class ThreadHolder:
             found["safe_code"] = found["safe_ended"] = None
         return found
 
+    def tell_peers(self):
+        """Tell the other loops that this one has failed, where a safe() that has not returned keeps that from them."""
+        if rt_load_acquire(&self.rt.watch) == RT_WATCH_TRIPPED:
+            rt_loop_tell_peers(self.rt)
+
     cdef object _join_thread(self):
         """Join the thread, which is about to end, and drop the reference that it needed."""
         with nogil:

@@ -88,6 +88,7 @@ def wait_all(controls: Sequence[Control], deadline: int | None) -> bool:
             if deadline is not None and time.monotonic_ns() >= deadline:
                 return False
             if _has_hung(control):
+                control.tell_peers()
                 have_all_ended = False
                 break
     return have_all_ended

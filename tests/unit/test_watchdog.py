@@ -141,6 +141,20 @@ def test_a_step_that_never_returns_is_not_waited_for(pair: Callable[..., list[An
     assert group.run("40ms")["outer"].cycles > 0, "and it can be started again"
 
 
+@pytest.mark.parametrize("on_failure", ["stop-all", "hook"])
+def test_a_safe_that_hangs_itself_is_not_waited_for_either(pair: Callable[..., list[Any]], on_failure: str) -> None:
+    inner, outer = pair()
+    inner.hang_at, inner.safe_ns = 3, 60_000 * MS
+    group = LoopGroup([inner, outer], on_failure=on_failure, watchdog=N)
+    with pytest.raises(WatchdogError, match=r"safe\(\) has not returned") as told:
+        group.run()
+    assert told.value.safe_code is None and (inner.state, outer.state) == ("running", "stopped")
+    assert outer.peer_failures == (on_failure == "hook")
+    inner.safe_ns, inner.let_go = 0, True
+    with pytest.raises(WatchdogError, match=r"safe\(\) returned 0"):
+        group.join()
+
+
 def test_join_with_a_timeout_comes_back_before_it_gives_the_loop_up(pair: Callable[..., list[Any]]) -> None:
     inner, outer = pair()
     inner.hang_at = 0
