@@ -6,6 +6,7 @@ from rtloop.system.grant import Grant
 class Storage:
     backing: str
     grant: Grant | None
+    ends: tuple[str, str] | None
     def __new__(cls, size: int, what: str) -> Self: ...
     def __del__(self) -> None: ...
     @property
@@ -17,6 +18,7 @@ class HugeStorage:
     address: int
     backing: str
     grant: None
+    ends: tuple[str, str] | None
     def __init__(self, size: int, backing: str | os.PathLike[str]) -> None: ...
     @property
     def is_locked(self) -> bool: ...
