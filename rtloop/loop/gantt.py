@@ -273,7 +273,8 @@ def _dropped(stats: Stats, window: Window) -> NDArray[np.int64]:
         release = int(stats.records["release"][number])
         # Only what is seen: a process that was stopped for a day has missed millions.
         most = min(int(missed[number]), (release - window.begin) // period)
-        found.append(np.arange(release - most * period, min(release, window.end), period))
+        if most > 0:
+            found.append(np.arange(release - most * period, min(release, window.end), period))
     return np.concatenate(found)
 
 
