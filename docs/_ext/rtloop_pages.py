@@ -83,9 +83,9 @@ def example_page(example: Path) -> str:
 
 
 def examples() -> Iterator[Path]:
-    """Yield the folders of the examples."""
-    for readme in sorted((ROOT / "examples").glob("*/README.md")):
-        yield readme.parent
+    """Yield the folders of the examples, the one to begin with first."""
+    folders = (readme.parent for readme in (ROOT / "examples").glob("*/README.md"))
+    yield from sorted(folders, key=lambda folder: (folder.name != "first_loop", folder.name))
 
 
 def write_examples(app: Sphinx) -> None:
