@@ -42,6 +42,16 @@ def test_links_into_the_repository_lead_to_files(page: Path) -> None:
     assert not missing
 
 
+def test_every_page_of_the_docs_is_in_a_table_of_contents() -> None:
+    listed = {DOCS / "index.md"}
+    for page in DOCS.rglob("*.md"):
+        for block in re.findall(r"^```\{toctree\}\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE):
+            names = [line for line in block.splitlines() if line and not line.startswith(":")]
+            listed |= {page.parent / f"{name}.md" for name in names}
+    pages = {page for page in DOCS.rglob("*.md") if page.parent != DOCS / "examples"}
+    assert not {page.relative_to(DOCS).as_posix() for page in pages - listed}, "name it in the index.md of its folder"
+
+
 def test_the_reference_has_every_command() -> None:
     page = (DOCS / "reference" / "command-line.md").read_text()
     assert sorted(re.findall(r"^```\{command-help\} (\S+)$", page, re.MULTILINE)) == sorted(COMMANDS)
