@@ -87,6 +87,10 @@ cdef class Listener(RTLoop):
         self.log.push(&record)
 
 
+cdef inline double clip(double value, double limit) noexcept nogil:
+    return fmax(-limit, fmin(limit, value))
+
+
 cdef inline int64_t fold(int64_t ns, int64_t period) noexcept nogil:
     """Return how far it is from the nearest multiple of the period."""
     return ns - period * llround(<double>ns / period)
@@ -142,18 +146,18 @@ cdef class Follower(Listener):
         self.drift = self.seen = self.error = 0
 
     cdef int step(self, const Cycle *cycle) noexcept nogil:
-        cdef double move, most = cycle.period // 10  # at once: the controller should not notice
+        cdef double move
         cdef int rc = self.hear()
         if rc < 0:
             return rc
         if self.message.number != self.seen:  # without a new one the grid goes on at the rate found so far
             self.seen = self.message.number
             self.error = fold(cycle.release - self.message.tick - self.delay, cycle.period)
-            self.drift -= self.ki * self.error
+            self.drift = clip(self.drift - self.ki * self.error, cycle.period / 100)  # no clock is that wrong
             move = self.drift - self.kp * self.error
         else:
             move = self.drift
-        self.shift(llround(fmax(-most, fmin(most, move))))
+        self.shift(llround(clip(move, cycle.period / 10)))  # in small parts, which the controller does not notice
         self.note(cycle, self.error, -self.drift / cycle.period * 1e6)
         return RT_CONTINUE
 

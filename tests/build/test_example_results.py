@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import socket
 import struct
 import subprocess
@@ -180,3 +181,35 @@ def test_a_spectrum_that_was_begun_is_given_back(signal_processing: ModuleType) 
 
 def test_the_spectra_agree_with_numpy_in_real_time(signal_processing: ModuleType, copy: Path) -> None:
     assert "0 system calls" in run(copy / "signal_processing", "--seconds", "1")
+
+
+@pytest.fixture
+def crane(copy: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> ModuleType:
+    """The module of the crane: compiled, or in Python as where there is no Numba."""
+    if request.param == "python":
+        monkeypatch.setitem(sys.modules, "numba", None)
+    else:
+        pytest.importorskip("numba")
+    spec = importlib.util.spec_from_file_location("crane", copy / "numba_controller" / "crane.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("crane", ["compiled", "python"], indirect=True)
+def test_a_crane_that_swings_too_far_fails_its_loop(crane: ModuleType, request: pytest.FixtureRequest) -> None:
+    assert (crane.numba is None) == ("python" in request.node.name)
+    swinging = crane.new_crane()
+    swinging.angle = 0.6
+    with pytest.raises(rtloop.CallbackError, match="ERANGE"):
+        crane.make_loop(swinging).simulate("1s")
+
+
+def test_the_crane_moves_alike_compiled_and_in_python(copy: Path) -> None:
+    pytest.importorskip("numba")
+    compiled, python = (run(copy / "numba_controller", "--seconds", "1", *more) for more in ((), ("--python",)))
+    assert "compiled:" in compiled and "in Python:" in python
+    assert "0 system calls in step" in compiled
+    (line,) = (line for line in compiled.splitlines() if line.startswith("simulated: at 1.99999"))
+    assert line in python.splitlines()
