@@ -97,7 +97,7 @@ def test_the_kalman_filter_fails_where_a_sensor_says_nonsense(kalman: ModuleType
 
 
 def test_the_kalman_filter_agrees_with_the_textbook_in_real_time(kalman: ModuleType, copy: Path) -> None:
-    assert "0 system calls" in run(copy / "kalman", "--seconds", "2")
+    run(copy / "kalman", "--seconds", "2")
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def test_the_waiter_steps_when_there_is_a_message(paced: ModuleType, ordinary: d
 
 def test_the_two_ways_to_follow_a_sensor_in_real_time(paced: ModuleType, copy: Path) -> None:
     text = run(copy / "paced", "--seconds", "2")
-    assert "0 system calls in step" in text and "timeouts" in text
+    assert "timeouts" in text
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +180,7 @@ def test_a_spectrum_that_was_begun_is_given_back(signal_processing: ModuleType) 
 
 
 def test_the_spectra_agree_with_numpy_in_real_time(signal_processing: ModuleType, copy: Path) -> None:
-    assert "0 system calls" in run(copy / "signal_processing", "--seconds", "1")
+    run(copy / "signal_processing", "--seconds", "1")
 
 
 @pytest.fixture
@@ -210,6 +210,5 @@ def test_the_crane_moves_alike_compiled_and_in_python(copy: Path) -> None:
     pytest.importorskip("numba")
     compiled, python = (run(copy / "numba_controller", "--seconds", "1", *more) for more in ((), ("--python",)))
     assert "compiled:" in compiled and "in Python:" in python
-    assert "0 system calls in step" in compiled
     (line,) = (line for line in compiled.splitlines() if line.startswith("simulated: at 1.99999"))
     assert line in python.splitlines()
