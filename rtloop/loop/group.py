@@ -230,7 +230,7 @@ class LoopGroup(GroupResults):
             raise StateError(f"{self._name} {what}")
         try:
             if have_ended := watching.wait_all(self._controls, deadline):
-                self._run.finish()
+                self._run.is_running()  # waits for the watchdog
             return have_ended
         except BaseException as interrupt:
             # Ctrl-C, or whatever a signal handler raised: the loops must not outlive their keeper.
@@ -340,7 +340,7 @@ class LoopGroup(GroupResults):
     def _end(self, timeout_ns: int) -> None:
         end(self._name, self._controls, timeout_ns)
         if self._run is not None:
-            self._run.finish()
+            self._run.is_running()  # waits for the watchdog
 
     def _untold(self) -> list[BaseException]:
         """Return, once, what ended the loops that have failed, as far as nobody was told."""

@@ -49,13 +49,9 @@ class Run:
         """Whether any of the loops runs. Where none does, the watchdog has ended, too, when this returns."""
         if any(loop.state == "running" for loop in self._loops):
             return True
-        self.finish()
-        return False
-
-    def finish(self) -> None:
-        """Wait for the end of the watchdog, which comes with its next look, when all loops have ended."""
-        if self._watchdog is not None:
+        if self._watchdog is not None:  # it ends with its next look
             self._watchdog.stop(EXIT_TIMEOUT_NS)
+        return False
 
     @property
     def watchdog_grants(self) -> tuple[Grant, ...]:

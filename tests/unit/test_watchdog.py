@@ -242,6 +242,20 @@ def test_a_loop_written_in_python_is_found_and_has_nothing_to_be_called(
         group.join()
 
 
+def test_a_loop_that_stops_its_own_group_does_not_wait_for_the_watchdog(
+    probes: ModuleType, ordinary: dict[str, Any]
+) -> None:
+    """It would hang until it is found stuck by whom it waits for."""
+
+    def think(cycle: rtloop.Cycle) -> None:
+        group.stop("20s")
+
+    inner = probes.Probe("5ms", name="inner", **ordinary)
+    group = LoopGroup([inner, PyLoop(think, "5ms", name="plan", **ordinary)], watchdog=N)
+    group.run()
+    assert group.state == "stopped" and "rtloop-watchdog" not in tasks()
+
+
 def test_groups_start_and_end_again_and_again_beside_each_other(probes: ModuleType, ordinary: dict[str, Any]) -> None:
     groups = [
         LoopGroup([probes.Probe("5ms", name=f"{i}{j}", **ordinary) for j in range(2)], watchdog=N) for i in range(2)
