@@ -43,7 +43,8 @@ def export(runs: tuple[str, ...], form: str | None, output: str, table: str) -> 
     hdr       an HdrHistogram log: a tagged line for latency, execution, response
               and interval; needs the extra `export`
     perfetto  a trace for https://ui.perfetto.dev or chrome://tracing: each cycle a
-              slice, overruns and missed releases as instants, each run a process
+              slice, releases, overruns and missed releases as instants, each run a
+              process; those of a LoopGroup (group.save) on one time line
 
     hdr and perfetto take several runs. A FILE that exists is replaced, as a whole.
 

@@ -18,11 +18,11 @@ _STEPS, _WAITS = 1, 2
 
 
 def to_trace(runs: Sequence[Run]) -> str:
-    """Return the trace: a process a run, with a track of its steps and one of its wake-up latencies.
+    """Return the trace: a process a run, with a track of its steps and one of its releases and wake-up latencies.
 
     Times are microseconds with three decimals, so that no nanosecond is lost, from the first recorded release on: the
     format's readers hold them as doubles, which have no room for nanoseconds since the epoch. Runs on one clock that
-    overlap in time keep their places to each other; others begin at 0 each.
+    overlap in time, or are of one group's run, keep their places to each other; others begin at 0 each.
     """
     origins = _origins(runs)
     lines = [json.dumps(event) for event in _names(runs)]
@@ -57,15 +57,19 @@ def _origins(runs: Sequence[Run]) -> list[int]:
     clocks = {(run.stats.settings.get("clock"), str(sorted(run.stats.host.items()))) for run in runs}
     reach = used[0][1] if used else 0
     together = len(clocks) == 1
-    for first, last in used[1:]:
-        together = together and first <= reach
-        reach = max(reach, last)
+    told = {run.stats.settings.get("origin_ns") for run in runs}
+    if len(told) > 1 or None in told:  # the loops of one group's run are together, whether their records meet or not
+        for first, last in used[1:]:
+            together = together and first <= reach
+            reach = max(reach, last)
     return [used[0][0]] * len(runs) if together and used else [first for first, _ in spans]
 
 
 def _names(runs: Sequence[Run]) -> Iterator[dict[str, Any]]:
     for number, run in enumerate(runs, start=1):
-        yield {"ph": "M", "pid": number, "name": "process_name", "args": {"name": run.label}}
+        group = run.stats.settings.get("group")
+        name = run.label if group is None else f"{group}/{run.label}"
+        yield {"ph": "M", "pid": number, "name": "process_name", "args": {"name": name}}
         yield {"ph": "M", "pid": number, "name": "process_sort_index", "args": {"sort_index": number}}
         tracks = {_STEPS: "steps"} if run.stats.has_own_wait else {_STEPS: "steps", _WAITS: "wake-up latency"}
         for track, name in tracks.items():

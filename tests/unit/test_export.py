@@ -159,6 +159,28 @@ def test_trace_marks_overruns_and_missed_releases() -> None:
     assert missed["ts"] * 1000 == 3 * PERIOD, "where the first of them was planned"
 
 
+def test_trace_has_every_release_as_it_was_planned() -> None:
+    stats = make()
+    text = to_trace([Run("arm", stats), Run("leg", make("leg", has_own_wait=True))])
+    releases = events(text, "i", name="release")
+    assert [(e["pid"], round(e["ts"] * 1000)) for e in releases] == [
+        (1, int(release) - EPOCH) for release in stats.records["release"]
+    ], "and none of the loop that has a wait of its own"
+    assert releases[0]["args"] == {"cycle": 100}
+
+
+def test_the_loops_of_a_group_are_on_one_time_line_though_their_records_do_not_meet() -> None:
+    runs = [Run("arm", make()), Run("leg", make("leg", begin=EPOCH + 10**12))]
+    for run in runs:
+        run.stats.settings.update(group="robot", origin_ns=EPOCH)
+    text = to_trace(runs)
+    assert [events(text, "i", pid=pid, name="release")[0]["ts"] for pid in (1, 2)] == [0, 10**9]
+    assert [e["args"]["name"] for e in events(text, "M", name="process_name")] == ["robot/arm", "robot/leg"]
+    runs[1].stats.settings["origin_ns"] = EPOCH + 1
+    text = to_trace(runs)
+    assert [events(text, "i", pid=pid, name="release")[0]["ts"] for pid in (1, 2)] == [0, 0], "another run of the group"
+
+
 def test_trace_follows_the_documented_format() -> None:
     """Of the trace-event format: what each phase has to have, that slices of a track do not overlap, known tracks."""
     both = [Run("arm", make()), Run('leg "x"', make("leg", has_own_wait=True))]
