@@ -212,3 +212,86 @@ def test_the_crane_moves_alike_compiled_and_in_python(copy: Path) -> None:
     assert "compiled:" in compiled and "in Python:" in python
     (line,) = (line for line in compiled.splitlines() if line.startswith("simulated: at 1.99999"))
     assert line in python.splitlines()
+
+
+@pytest.fixture(scope="module")
+def robot_arm(copy: Path) -> ModuleType:
+    return build(copy, "robot_arm")
+
+
+def hold(robot_arm: ModuleType, duration: str, late: Any = 0, arm: Any = (), **robot: Any) -> tuple[Any, Any]:
+    """Let the controller hold the robot in virtual time, woken up 0.3 ms after the robot; returns both."""
+    body = robot_arm.Robot("1kHz", **robot)
+    controller = robot_arm.Arm("1kHz", robot=body.address, phase="300us", **dict(arm))
+    rtloop.simulate([body, controller], duration, latency={controller: late})
+    assert body.answered + body.late == body.moves
+    return body, controller
+
+
+def test_the_arm_yields_like_the_springs_it_is_told_to_be(robot_arm: ModuleType) -> None:
+    _, arm = hold(robot_arm, "4s", push_at=0.5, push_for=1.5)
+    log = arm.log.drain()
+    stiffness = np.array((600, 600, 600, 600, 250, 150, 50))
+    pushed, back = (log["q"][np.searchsorted(log["t"], t)] - log["q"][0] for t in (1.9, 3.9))
+    assert pushed == pytest.approx(robot_arm.PUSH / stiffness, rel=0.01)
+    assert np.abs(back).max() < 1e-4
+
+
+def test_the_arm_s_energy_goes_where_physics_says(robot_arm: ModuleType) -> None:
+    """What somebody does at the joints is in the motion, or lost to friction: there are no springs here."""
+    robot, _ = hold(robot_arm, "400ms", push_at=0.2, push_for=0.05, arm={"stiffness": [0] * 7})
+    assert robot.energy > 1 and robot.lost > 0.1
+    assert robot.energy + robot.lost == pytest.approx(robot.work, rel=0.01)
+
+
+def test_the_robot_stops_when_answers_are_late_and_the_arm_s_loop_ends(robot_arm: ModuleType) -> None:
+    late = ["0us"] * 1000 + ["30ms"] + ["0us"] * 9000
+    robot, arm = hold(robot_arm, "3s", late=late)
+    assert robot.report["mode"] == "answers too late" and robot.longest == 21
+    assert arm.ended_by == "the robot has stopped: answers too late"
+    assert arm.stats.duration < 1.1
+
+
+def test_the_robot_bears_some_late_answers(robot_arm: ModuleType) -> None:
+    robot, arm = hold(robot_arm, "3s", late=(["0us"] * 100 + ["800us"]) * 30 + ["0us"])
+    assert robot.late > 20 and robot.longest < 5
+    assert robot.report["mode"] in ("moving", "finished") and arm.stats.cycles > 2900
+
+
+def test_torques_and_their_changes_are_limited_and_a_joint_too_fast_means_a_safe_stop(robot_arm: ModuleType) -> None:
+    robot, arm = hold(robot_arm, "3s", push=6.0, push_for=0.3)
+    torque = arm.log.drain()["torque"]
+    assert np.abs(torque).max(axis=0)[1] == robot_arm.MOST_TORQUE[1] and arm.limited > 10
+    assert np.all(np.abs(torque) <= robot_arm.MOST_TORQUE)
+    assert np.abs(np.diff(torque, axis=0)).max() <= robot_arm.MOST_RATE * 1e-3 + 1e-9
+    assert arm.ended_by == "safe stop: a joint was too fast"
+    assert robot.report["mode"] in ("moving", "finished") and robot.energy < 1e-3
+
+
+def test_the_robot_stops_at_a_torque_over_its_limit(robot_arm: ModuleType) -> None:
+    """A packet of somebody else's: a NaN is over every limit."""
+    robot = robot_arm.Robot("1kHz")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.connect(robot.address)
+
+        def controller(cycle: rtloop.Cycle) -> None:
+            if cycle.index == 0:
+                other.send(bytes(72))
+            elif cycle.index == 5:
+                other.send(struct.pack("2q7d", cycle.index, 0, *[float("nan")] * 7))
+
+        robot.simulate(cycles=10, plant=controller)
+    assert robot.report["mode"] == "torque limit"
+
+
+def test_the_arm_s_loop_ends_where_the_robot_is_silent(robot_arm: ModuleType, ordinary: dict[str, Any]) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        arm = robot_arm.Arm("1kHz", robot=nobody.getsockname(), patience=5, **ordinary)
+        arm.run("30s")
+    assert arm.ended_by == "the robot has sent nothing for 6 cycles"
+
+
+def test_the_robot_arm_in_real_time(robot_arm: ModuleType, copy: Path) -> None:
+    text = run(copy / "robot_arm", "--tolerance", "200", "--lose", "250")
+    assert "0 system calls besides the allowed" in text and "the robot has stopped: answers too late" in text

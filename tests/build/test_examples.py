@@ -46,6 +46,16 @@ def test_there_are_examples() -> None:
     assert EXAMPLES
 
 
+def test_each_folder_is_an_example_with_what_it_takes() -> None:
+    """A folder without run.py would be passed over above."""
+    folders = {path for path in (ROOT / "examples").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert folders == set(EXAMPLES)
+    for folder in folders:
+        readme = (folder / "README.md").read_text()
+        assert readme.startswith("# ")
+        assert f"cd examples/{folder.name}\n" in readme
+
+
 @pytest.mark.parametrize(
     ("page", "shown"),
     [
