@@ -391,8 +391,8 @@ PROGRAMS = {
             "a loop in enter is stuck": Mutation(
                 "watchdog.h", "if (rt_load_acquire(&loop->phase) != RT_PHASE_BEGIN) {", "if (0) {"
             ),
-            "the first release is not waited for": Mutation("watchdog.h", "if (cycles == 0 && ", "if (0 && "),
-            "a clock set back is an excuse": Mutation("watchdog.h", "if (cycles == 0 && ", "if ("),
+            "the first release is not waited for": Mutation("watchdog.h", "ahead = cycles == 0 ?", "ahead = 0 ?"),
+            "a clock set back is an excuse": Mutation("watchdog.h", "ahead = cycles == 0 ?", "ahead = 1 ?"),
             "a cycle is not seen": Mutation("watchdog.h", "cycles != w->cycles ||", ""),
             "a shift is a hang": Mutation(
                 "watchdog.h", "shifted > w->shifted ? shifted - w->shifted : 0", "0 * (shifted - w->shifted)"
@@ -402,9 +402,14 @@ PROGRAMS = {
             ),
             "a reset is a shift": Mutation("watchdog.h", "      w->shifted = shifted;\n    }", "    }"),
             "cycles before a reset are forgotten": Mutation("watchdog.h", "w->before += ", "w->before = 0 * "),
+            "counts from the look before the release": Mutation("watchdog.h", "+ (ahead > 0 ? ahead : 0)", ""),
+            "counts from before the grid was seen": Mutation("watchdog.h", "|| w->since == INT64_MAX", ""),
+            "forgives who has not begun": Mutation("watchdog.h", "if (dog->loops[i].since != INT64_MAX)", ""),
             "acts early": Mutation("watchdog.h", ">= w->limit;", ">= w->limit - w->limit / 8;"),
             "acts late": Mutation("watchdog.h", ">= w->limit;", ">= w->limit + w->limit / 8;"),
-            "a machine that stood still is a hang": Mutation("watchdog.h", "dog->loops[i].since += late;", "continue;"),
+            "a machine that stood still is a hang": Mutation(
+                "watchdog.h", " dog->loops[i].since += late;", " continue;"
+            ),
             "all that was slept through is looked at": Mutation(
                 "watchdog.h", "planned + late / dog->interval * dog->interval", "planned"
             ),

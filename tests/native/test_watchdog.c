@@ -149,20 +149,29 @@ static void check_arithmetic(void) {
   loop->read = made_up_clock;
   for (uint32_t phase = RT_PHASE_STARTING; phase <= RT_PHASE_ENTERED; phase++) {
     loop->phase = phase;
-    CHECK(!rt_watchdog_is_stuck(w, now + 100 * HOUR) && w->since == now + 100 * HOUR);
+    CHECK(!rt_watchdog_is_stuck(w, now + 100 * HOUR) && w->since == INT64_MAX);
+    CHECK(rt_watchdog_forgive(dog, now, now + HOUR) == now + HOUR && w->since == INT64_MAX);
   }
   /* Begun, and waiting for its first release, by the loop's clock. */
   loop->phase = RT_PHASE_BEGIN;
   loop->origin = HOUR;
   loop->phase_ns = HOUR;
-  made_up_time = 2 * HOUR - 1;
-  CHECK(!rt_watchdog_is_stuck(w, now + 200 * HOUR) && w->since == now + 200 * HOUR);
+  for (made_up_time = 0; made_up_time < 2 * HOUR; made_up_time += HOUR / 2) {
+    CHECK(!rt_watchdog_is_stuck(w, now + 200 * HOUR)); /* it counts from the release, not from the look before that */
+    CHECK(w->since >= now + 2 * HOUR - made_up_time && w->since < now + 2 * HOUR - made_up_time + HOUR / 2);
+  }
+  const int64_t release = w->since;
   made_up_time = 2 * HOUR;
-  CHECK(!rt_watchdog_is_stuck(w, now + 204 * HOUR - 1));
-  CHECK(rt_watchdog_is_stuck(w, now + 204 * HOUR)); /* its thread has not even come so far */
+  CHECK(!rt_watchdog_is_stuck(w, release + 4 * HOUR - 1));
+  CHECK(rt_watchdog_is_stuck(w, release + 4 * HOUR)); /* its thread has not even come so far */
   rt_telemetry_begin(loop->telemetry, 3 * HOUR);
-  CHECK(!rt_watchdog_is_stuck(w, now + 204 * HOUR) && w->since - now < HOUR);
-  CHECK(!rt_watchdog_is_stuck(w, now + 300 * HOUR) && w->since == now + 300 * HOUR);
+  CHECK(!rt_watchdog_is_stuck(w, now + 204 * HOUR) && w->since >= now + HOUR && w->since < now + 2 * HOUR);
+  CHECK(!rt_watchdog_is_stuck(w, now + 300 * HOUR) && w->since < now + 2 * HOUR);
+  /* A release that had come before the grid was first looked at. */
+  w->since = INT64_MAX;
+  made_up_time = 4 * HOUR;
+  CHECK(!rt_watchdog_is_stuck(w, now + 300 * HOUR) && w->since >= now && w->since < now + HOUR / 2);
+  made_up_time = 2 * HOUR;
 
   /* Each completed cycle begins the time anew, when it has been seen; after that a clock set back is no excuse. */
   complete(&s, 3 * HOUR);
@@ -197,7 +206,7 @@ static void check_arithmetic(void) {
   rt_bank_clear(&loop->telemetry->banks[1]);
   rt_telemetry_turn(loop->telemetry, 10 * HOUR);
   CHECK(!rt_watchdog_is_stuck(w, now) && w->before == 6 && w->cycles == 0 && w->allowance == 0);
-  CHECK(!rt_watchdog_is_stuck(w, now + 100 * HOUR) && w->since == now + 100 * HOUR);
+  CHECK(!rt_watchdog_is_stuck(w, now + 100 * HOUR) && w->since >= now + HOUR && w->since < now + 2 * HOUR);
   complete(&s, 11 * HOUR);
   CHECK(!rt_watchdog_is_stuck(w, now));
 

@@ -152,3 +152,19 @@ def test_a_refused_priority_starts_none(probes: ModuleType, monkeypatch: pytest.
     with pytest.raises(rtloop.PrivilegeError):
         group.start()
     assert account() == before and [loop.enters for loop in loops] == [1] * 3
+
+
+@pytest.mark.parametrize("hang_at", [0, 1, 7])
+def test_it_does_not_act_before_its_limit_nor_in_the_first_cycle(probes: ModuleType, hang_at: int) -> None:
+    """By the loop's own records, and by its origin where no cycle has ended."""
+    loop = probes.Probe("500us", name="a", phase="1700us")
+    loop.hang_at, loop.safe_lets_go = hang_at, True
+    group = LoopGroup([loop], watchdog=4)
+    for _ in range(20):
+        loop.let_go = False
+        with pytest.raises(WatchdogError) as told:
+            group.run()
+        error = told.value
+        assert error.stuck_ns is not None and error.acted_ns is not None and group.origin_ns is not None
+        begun = loop.stats.records["end"][hang_at - 1] if hang_at else group.origin_ns + 1_700_000
+        assert error.acted_ns - error.stuck_ns == begun and error.stuck_ns >= 4 * 500_000

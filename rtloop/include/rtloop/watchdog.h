@@ -19,8 +19,8 @@
 
 typedef struct rt_watched {
   rt_loop_t *loop;
-  int64_t limit;     /* in ns */
-  int64_t since;     /* when it was last seen to get on, on CLOCK_MONOTONIC */
+  int64_t limit; /* in ns */
+  int64_t since; /* when it was last seen to get on, or its release comes, on CLOCK_MONOTONIC; INT64_MAX: never yet */
   int64_t allowance; /* how much further away than usual its next release is, since its step has shifted it */
   int64_t last_end;  /* as last seen, as are: */
   int64_t shifted;
@@ -50,14 +50,17 @@ static inline int rt_watchdog_is_stuck(rt_watched_t *w, int64_t now) {
   const rt_loop_t *const loop = w->loop;
   const rt_telemetry_t *const t = loop->telemetry;
   if (rt_load_acquire(&loop->phase) != RT_PHASE_BEGIN) { /* in enter(), or waiting for that of others */
-    w->since = now;
+    w->since = INT64_MAX;
     return 0;
   }
   const uint32_t bank = rt_load_relaxed(&t->active) & 1u;
   const rt_counters_t *const c = &t->banks[bank].counters;
   const uint64_t cycles = rt_load_relaxed(&c->cycles);
   const int64_t last_end = rt_load_relaxed(&c->last_end), shifted = rt_load_relaxed(&c->shifted);
-  if (bank != w->bank || cycles != w->cycles || last_end != w->last_end || shifted != w->shifted) {
+  const int has_got_on = bank != w->bank || cycles != w->cycles || last_end != w->last_end || shifted != w->shifted;
+  /* Before the first cycle, of the run or after a reset, last_end is the release that the loop waits for. */
+  const int64_t ahead = cycles == 0 ? (last_end ? last_end : loop->origin + loop->phase_ns) - rt_loop_now(loop) : 0;
+  if (has_got_on) {
     if (bank != w->bank) {
       w->before += rt_load_relaxed(&t->banks[w->bank].counters.cycles);
       w->shifted = shifted;
@@ -67,12 +70,10 @@ static inline int rt_watchdog_is_stuck(rt_watched_t *w, int64_t now) {
     w->cycles = cycles;
     w->last_end = last_end;
     w->shifted = shifted;
-    w->since = rt_clock_now(CLOCK_MONOTONIC); /* after the cycle was seen, or it might be less than the limit */
-    return 0;
   }
-  /* Before the first cycle, of the run or after a reset, last_end is the release that the loop waits for. */
-  if (cycles == 0 && rt_loop_now(loop) < (last_end ? last_end : loop->origin + loop->phase_ns)) {
-    w->since = now;
+  if (has_got_on || ahead > 0 || w->since == INT64_MAX) {
+    /* Read after the cycle was seen, and no earlier than the release: or it would act before the limit. */
+    w->since = rt_clock_now(CLOCK_MONOTONIC) + (ahead > 0 ? ahead : 0);
     return 0;
   }
   return now - w->since - w->allowance >= w->limit;
@@ -117,7 +118,9 @@ static inline int rt_watchdog_check(rt_watchdog_t *dog, int64_t now) {
 static inline int64_t rt_watchdog_forgive(rt_watchdog_t *dog, int64_t planned, int64_t now) {
   const int64_t late = now - planned;
   if (RT_LIKELY(late < dog->interval)) return planned;
-  for (uint32_t i = 0; i < dog->count; i++) dog->loops[i].since += late;
+  for (uint32_t i = 0; i < dog->count; i++) {
+    if (dog->loops[i].since != INT64_MAX) dog->loops[i].since += late;
+  }
   return planned + late / dog->interval * dog->interval;
 }
 
@@ -125,7 +128,7 @@ static inline int64_t rt_watchdog_forgive(rt_watchdog_t *dog, int64_t planned, i
 static inline void rt_watchdog_run(rt_watchdog_t *dog) {
   int64_t now = rt_clock_now(CLOCK_MONOTONIC), planned = now;
   rt_second_t second = {0};
-  for (uint32_t i = 0; i < dog->count; i++) dog->loops[i].since = now;
+  for (uint32_t i = 0; i < dog->count; i++) dog->loops[i].since = INT64_MAX;
   while (rt_watchdog_check(dog, now)) {
     planned += dog->interval;
     while (rt_clock_sleep_until(CLOCK_MONOTONIC, &second, planned) == -EINTR) continue;
