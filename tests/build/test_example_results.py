@@ -295,3 +295,80 @@ def test_the_arm_s_loop_ends_where_the_robot_is_silent(robot_arm: ModuleType, or
 def test_the_robot_arm_in_real_time(robot_arm: ModuleType, copy: Path) -> None:
     text = run(copy / "robot_arm", "--tolerance", "200", "--lose", "250")
     assert "0 system calls besides the allowed" in text and "the robot has stopped: answers too late" in text
+
+
+@pytest.fixture(scope="module")
+def pid_motor(copy: Path) -> ModuleType:
+    return build(copy, "pid_motor")
+
+
+def turn(pid_motor: ModuleType, changes: dict[int, dict[str, float]], **settings: Any) -> np.ndarray:
+    """Return the log of two seconds in virtual time, with the parameters changed before some cycles."""
+    motor = pid_motor.Motor("1kHz", **settings)
+    motor.simulate("2s", plant=lambda cycle: motor.tune(**changes.get(cycle.index, {})))
+    log: np.ndarray = motor.log.drain()
+    assert len(log) == motor.stats.cycles
+    return log
+
+
+GAINS = {"kp": 25.0, "ki": 80.0, "kd": 0.3}
+
+
+def test_the_motor_gets_to_where_it_is_told_and_holds_the_load(pid_motor: ModuleType) -> None:
+    log = turn(pid_motor, {0: GAINS, 500: {"setpoint": 1.0}})
+    assert log["angle"][-1] == pytest.approx(1.0, abs=1e-3) and log["angle"].max() < 1.1
+    assert log["voltage"][-100:].mean() == pytest.approx(0.05 / 0.05 * 0.5, rel=0.02)  # load / (Nm/A) * ohm
+    without = turn(pid_motor, {0: {**GAINS, "ki": 0.0}, 500: {"setpoint": 1.0}})
+    assert without["angle"][-1] == pytest.approx(1 - 0.5 / 25, abs=1e-3)
+
+
+def test_the_tuning_of_a_running_motor_takes_effect_without_a_kick(pid_motor: ModuleType) -> None:
+    log = turn(pid_motor, {0: {**GAINS, "setpoint": 1.0}, 1500: {"ki": 800.0}})
+    assert log["used"]["ki"][[1499, 1500]].tolist() == [80, 800]
+    assert abs(np.diff(log["voltage"])[1490:1510]).max() < 0.05
+    kick = turn(pid_motor, {0: {**GAINS, "setpoint": 1.0}, 1500: {"setpoint": 2.0}})
+    assert 20 < np.diff(kick["voltage"])[1499] < 24.5  # kp alone, and nothing of kd's thousands
+
+
+def test_the_motor_s_integral_does_not_wind_up(pid_motor: ModuleType) -> None:
+    """At a low voltage it takes long to get there, and must not swing over the target for that."""
+    log = turn(pid_motor, {0: GAINS, 200: {"setpoint": 10.0}}, supply=2.0)
+    assert np.count_nonzero(np.abs(log["voltage"]) == 2.0) > 300
+    assert log["angle"].max() < 10.5 and log["angle"][-1] == pytest.approx(10, abs=0.2)
+
+
+@pytest.mark.parametrize("wrong", [{"kp": -1.0}, {"kd": float("nan")}, {"setpoint": float("inf")}, {"kq": 1.0}])
+def test_a_tuning_that_the_step_could_not_bear_changes_nothing(pid_motor: ModuleType, wrong: dict[str, float]) -> None:
+    motor = pid_motor.Motor("1kHz")
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        motor.tune(**wrong)
+    assert motor.parameters.written == 0 and set(motor.tuned.values()) == {0.0}
+
+
+def test_no_cycle_sees_a_half_changed_tuning(pid_motor: ModuleType, ordinary: dict[str, Any]) -> None:
+    motor = pid_motor.Motor("5kHz", **ordinary)
+    with motor:
+        for k in range(1, 20_001):
+            motor.tune(kp=k % 100, ki=k % 100, kd=k % 100)
+        time.sleep(0.05)
+    used = motor.log.drain()["used"]
+    assert np.all(used["kp"] == used["ki"]) and np.all(used["kp"] == used["kd"])
+    assert len(np.unique(used["kp"])) > 5
+
+
+def test_the_motor_is_tuned_in_real_time(pid_motor: ModuleType, copy: Path) -> None:
+    text = run(copy / "pid_motor")
+    assert "0 system calls" in text
+    over = [float(line.split()[3]) for line in text.splitlines()[1:4]]
+    assert over[0] > 30 > over[2]
+
+
+def test_the_motor_is_tuned_by_what_is_typed(pid_motor: ModuleType, copy: Path) -> None:
+    command = [sys.executable, "run.py", "--live"]
+    typed = "kp=10 kd=0.15\nkp=-1\nkp\n"
+    done = subprocess.run(
+        command, cwd=copy / "pid_motor", input=typed, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "kp=-1.0 is not finite, or a gain below zero" in done.stdout
+    assert done.stdout.splitlines()[1].split()[:3] == ["10", "0", "0.15"]

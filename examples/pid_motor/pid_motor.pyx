@@ -1,0 +1,102 @@
+# cython: cdivision=True
+"""A DC motor's angle under PID at 1 kHz; gains and setpoint come through a Latest, and may change while it runs."""
+
+from libc.math cimport fmax, fmin, round
+from rtloop cimport RT_CONTINUE, Cycle, Latest, Ring, RTLoop
+
+import math
+
+import numpy as np
+
+
+cdef struct Parameters:
+    double setpoint     # rad
+    double kp, ki, kd   # V/rad, V/(rad s), Vs/rad
+
+
+cdef struct Record:
+    double t            # s
+    Parameters used     # in this cycle
+    double angle        # rad
+    double voltage      # V
+
+PARAMETERS = np.dtype([(name, "f8") for name in ("setpoint", "kp", "ki", "kd")], align=True)
+RECORD = np.dtype([("t", "f8"), ("used", PARAMETERS), ("angle", "f8"), ("voltage", "f8")], align=True)
+assert (PARAMETERS.itemsize, RECORD.itemsize) == (sizeof(Parameters), sizeof(Record))
+
+cdef double RESISTANCE = 0.5    # ohm
+cdef double INDUCTANCE = 1e-3   # H
+cdef double TORQUE = 0.05       # Nm/A, and Vs/rad
+cdef double INERTIA = 1e-4      # kg m^2
+cdef double FRICTION = 1e-4     # Nms/rad
+cdef double LOAD = 0.05         # Nm, what hangs at the shaft
+cdef double COUNT = 1.5708e-4   # rad, of the encoder: 40,000 a turn
+cdef double FILTER = 2e-3       # s, of the rate
+
+
+cdef class Motor(RTLoop):
+    """The controller, and the motor it turns.
+
+    The rate is taken from the angle, not from the error, so that a new setpoint is no kick for kd; the integral is kept
+    in volts, so that a new ki is none, either. It rests while the voltage is at its limit (no windup).
+    """
+
+    cdef readonly Latest parameters
+    cdef readonly Ring log
+    cdef readonly dict tuned  # what was written last
+    cdef Parameters now
+    cdef double supply                          # V
+    cdef double current, speed, angle           # of the motor: A, rad/s, rad
+    cdef double voltage, integral, rate, before  # of the controller: V, V, rad/s, rad
+
+    def __init__(self, period, *, supply=24.0, **settings):
+        super().__init__(period, **settings)
+        self.supply = supply
+        self.parameters = Latest(PARAMETERS)
+        self.log = Ring(RECORD, 4000)  # four seconds
+        self.tuned = dict.fromkeys(PARAMETERS.names, 0.0)
+
+    def setup(self):
+        self.current = self.speed = self.angle = self.voltage = self.integral = self.rate = self.before = 0
+
+    def tune(self, **changes):
+        """Change some parameters, all of them in the same cycle. What the step could not bear is refused here."""
+        cdef Parameters new
+        for name, value in changes.items():
+            if name not in self.tuned:
+                raise ValueError(f"{name!r} is no parameter: there are {', '.join(self.tuned)}")
+            if not math.isfinite(value) or (name != "setpoint" and value < 0):
+                raise ValueError(f"{name}={value} is not finite, or a gain below zero")
+        self.tuned.update(changes)
+        new = self.tuned  # Cython makes a struct of the dict
+        self.parameters.write(&new)
+
+    cdef int step(self, const Cycle *cycle) noexcept nogil:
+        cdef Record record
+        cdef double angle, error, asked
+        self.turn(cycle.dt)
+        angle = COUNT * round(self.angle / COUNT)  # what the encoder says
+        self.parameters.read(&self.now)
+        self.rate += fmin(1.0, cycle.dt / FILTER) * ((angle - self.before) / cycle.dt - self.rate)
+        self.before = angle
+        error = self.now.setpoint - angle
+        asked = self.now.kp * error + self.integral - self.now.kd * self.rate
+        self.voltage = clip(asked, self.supply)
+        if self.voltage == asked or (asked > 0) != (error > 0):
+            self.integral = clip(self.integral + self.now.ki * error * cycle.dt, self.supply)
+        record.t, record.used, record.angle, record.voltage = cycle.t, self.now, angle, self.voltage
+        self.log.push(&record)
+        return RT_CONTINUE
+
+    cdef void turn(self, double dt) noexcept nogil:
+        """Let the motor turn, in steps of at most 20 us."""
+        cdef int steps = <int>(fmin(dt, 0.1) / 20e-6) + 1
+        cdef double h = fmin(dt, 0.1) / steps
+        for _ in range(steps):
+            self.current += h * (self.voltage - RESISTANCE * self.current - TORQUE * self.speed) / INDUCTANCE
+            self.speed += h * (TORQUE * self.current - FRICTION * self.speed - LOAD) / INERTIA
+            self.angle += h * self.speed
+
+
+cdef inline double clip(double value, double most) noexcept nogil:
+    return fmax(-most, fmin(most, value))
