@@ -372,3 +372,54 @@ def test_the_motor_is_tuned_by_what_is_typed(pid_motor: ModuleType, copy: Path) 
     assert done.returncode == 0, done.stderr
     assert "kp=-1.0 is not finite, or a gain below zero" in done.stdout
     assert done.stdout.splitlines()[1].split()[:3] == ["10", "0", "0.15"]
+
+
+@pytest.fixture(scope="module")
+def daq(copy: Path) -> ModuleType:
+    return build(copy, "daq")
+
+
+def acquire(daq: ModuleType, path: Path, execution: Any = 0, **settings: Any) -> tuple[Any, rtloop.Recorder, Any]:
+    """Record two seconds in virtual time; returns the loop, the recorder, and what is in the file."""
+    loop = daq.Acquisition("10kHz", **settings)
+    with rtloop.Recorder(loop.log, path, interval="10ms") as recorder:
+        loop.simulate("2s", execution=execution)
+    samples = np.load(path)
+    assert recorder.written + recorder.lost == loop.stats.cycles
+    assert len(samples) == recorder.written and np.all(np.diff(samples["number"]) > 0)
+    return loop, recorder, samples
+
+
+def test_nothing_is_lost_on_the_way_to_the_file(daq: ModuleType, tmp_path: Path) -> None:
+    _, recorder, samples = acquire(daq, tmp_path / "a.npy", capacity=20_000)
+    assert recorder.lost == 0 and np.array_equal(samples["number"], np.arange(20_000))
+    assert np.all(np.diff(samples["release"]) == 100_000)
+
+
+def test_the_file_has_the_signals_that_were_there(daq: ModuleType, tmp_path: Path) -> None:
+    _, _, samples = acquire(daq, tmp_path / "a.npy", capacity=20_000)
+    spectrum = np.abs(np.fft.rfft(samples["code"].T * daq.VOLT)) / 10_000  # lines 0.5 Hz apart, as amplitudes
+    assert spectrum[1, [50, 350]] == pytest.approx([1, 0.3], rel=0.01)  # 25 and 175 Hz
+    assert spectrum[0, 100] == pytest.approx(0.2, rel=0.1) and np.argmax(spectrum[0]) == 880  # 50 Hz; 440 Hz
+    assert np.median(spectrum) < 1e-3
+
+
+def test_a_ring_that_is_too_small_loses_samples_and_says_how_many(daq: ModuleType, tmp_path: Path) -> None:
+    _, recorder, samples = acquire(daq, tmp_path / "a.npy", capacity=64)
+    assert recorder.lost > 0
+    assert samples["number"][-1] + 1 - len(samples) <= recorder.lost
+
+
+def test_a_missed_release_is_a_gap_in_the_numbers(daq: ModuleType, tmp_path: Path) -> None:
+    execution = ["10us"] * 99 + ["250us"]
+    loop, recorder, samples = acquire(daq, tmp_path / "a.npy", execution, capacity=20_000)
+    assert recorder.lost == 0 and loop.stats.missed > 300
+    left_out = samples["number"][-1] + 1 - len(samples)
+    assert loop.stats.missed - 2 <= left_out <= loop.stats.missed  # the last may be after all samples
+    assert np.all(samples["release"] - samples["release"][0] == samples["number"] * 100_000)
+
+
+@pytest.mark.parametrize("name", ["samples.npy", "samples.npz"])
+def test_the_acquisition_in_real_time(daq: ModuleType, copy: Path, name: str) -> None:
+    text = run(copy / "daq", "--seconds", "1", "--output", name)
+    assert "0 system calls" in text and " 0 lost" in text
