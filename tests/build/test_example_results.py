@@ -421,3 +421,74 @@ def test_a_missed_release_is_a_gap_in_the_numbers(daq: ModuleType, tmp_path: Pat
 @pytest.mark.parametrize("name", ["samples.npy", "samples.npz"])
 def test_the_acquisition_in_real_time(daq: ModuleType, copy: Path, name: str) -> None:
     assert " 0 lost" in run(copy / "daq", "--seconds", "1", "--output", name)
+
+
+@pytest.fixture(scope="module")
+def cart_pole(copy: Path) -> ModuleType:
+    return build(copy, "cart_pole_udp")
+
+
+def balance(cart_pole: ModuleType, **settings: Any) -> tuple[Any, dict[str, Any]]:
+    """Balance the demo's pole for 3 s in virtual time, over UDP; returns the controller, and the plant's report."""
+    from rtloop.demo.physics import Plant
+
+    plant = Plant("1ms", duration_ns=3 * 10**9, seed=3)
+
+    class Here(cart_pole.Controller):  # type: ignore[misc,name-defined]
+        def setup(self) -> None:
+            self.plant = ("127.0.0.1", plant.port)  # which it has since its own setup
+            super().setup()
+
+    loop = Here("1ms", plant=None, phase="400us", **settings)
+    rtloop.simulate([plant, loop], "3s")
+    return loop, plant.report()
+
+
+def test_the_pole_stands_and_every_datagram_is_accounted_for(cart_pole: ModuleType) -> None:
+    loop, pole = balance(cart_pole)
+    assert pole["fell_at_s"] is None and pole["worst_angle_deg"] < 8
+    assert loop.heard == pole["states_sent"] == len(loop.log.drain())
+    assert loop.sent == loop.stats.cycles + 1  # and one from leave, which the plant has not seen any more
+    assert pole["forces_received"] == loop.stats.cycles - 2  # the one that let go of the pole, and the last
+
+
+def test_the_pole_sways_the_more_the_later_the_answers_are(cart_pole: ModuleType) -> None:
+    worst = []
+    for delay in (0, 3, 10, 30):
+        _, pole = balance(cart_pole, delay=delay)
+        worst.append(pole["worst_angle_deg"])
+        assert pole["oldest_state_ms"] == pytest.approx(delay + 2, abs=1.01)
+    assert worst[1] < 1.2 * worst[0] < worst[2] < worst[3]  # 4 ms are nothing to it
+
+
+def test_the_force_is_the_regulator_s_within_what_the_motor_can_do(cart_pole: ModuleType) -> None:
+    loop, _ = balance(cart_pole, delay=30)
+    force = np.abs(loop.log.drain()["force"])
+    assert force.max() == 10 and np.median(force) > 1
+
+
+def test_the_controller_ends_where_the_plant_is_gone_and_its_last_force_is_none(
+    cart_pole: ModuleType, ordinary: dict[str, Any]
+) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as plant:
+        plant.bind(("127.0.0.1", 0))
+        plant.settimeout(10)
+        loop = cart_pole.Controller("1ms", plant=plant.getsockname(), patience=100, **ordinary)
+        loop.start()
+        _, address = plant.recvfrom(64)
+        plant.sendto(struct.pack("2q4d", 1, 1, 0.0, 0.0, 0.1, 0.0), address)  # and no more
+        assert loop.join("30s")
+        plant.settimeout(0.2)
+        forces = []
+        try:
+            while True:
+                forces.append(struct.unpack("qd", plant.recv(64))[1])
+        except TimeoutError:
+            pass
+    assert loop.state == "stopped" and loop.silent == 101
+    assert forces[-1] == 0 and forces[-2] == 10  # K * 0.1 rad is more than the motor can do
+
+
+def test_the_cart_pole_in_real_time(cart_pole: ModuleType, copy: Path) -> None:
+    text = run(copy / "cart_pole_udp", "--seconds", "2")
+    assert text.count("states heard") == 2 and "20 ms late: the pole" in text
