@@ -30,7 +30,9 @@ def find_cyclictest() -> str:
 
 
 def parse_cyclictest(text: str) -> Histogram:
-    """Return what ``cyclictest -q -N -h`` printed as a histogram; what overflowed its own is in the last bin.
+    """Return what ``cyclictest -q -N -h`` printed as a histogram.
+
+    Of what overflowed its own only the number and the largest are known: the others are taken to be as short as can be.
 
     Raises
     ------
@@ -45,7 +47,8 @@ def parse_cyclictest(text: str) -> Histogram:
     values: list[int] = []
     for ns, count in bins:
         values += [ns] * count
-    values += [max(end["Max Latencies"], LIMIT_NS)] * end["Histogram Overflows"]
+    overflows = end["Histogram Overflows"]
+    values += [LIMIT_NS] * (overflows - 1) + [max(end["Max Latencies"], LIMIT_NS)] * (overflows > 0)
     return Histogram.from_values(values)
 
 
