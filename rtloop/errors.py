@@ -13,6 +13,7 @@ from typing import Any
 __all__ = [
     "AttachError",
     "AttachPrivilegeError",
+    "BridgeError",
     "BuildError",
     "CallbackError",
     "ConfigError",
@@ -21,6 +22,7 @@ __all__ = [
     "MemoryLockError",
     "MemoryLockPrivilegeError",
     "OverrunError",
+    "PayloadError",
     "PoolError",
     "PoolExhaustedError",
     "PrivilegeError",
@@ -228,6 +230,14 @@ class PoolError(RtloopError, RuntimeError):
 
 class PoolExhaustedError(PoolError, MemoryError):
     """Every block of a pool is in use."""
+
+
+class BridgeError(RtloopError, OSError):
+    """A Zenoh session could not be opened, or not be used."""
+
+
+class PayloadError(RtloopError, ValueError):
+    """What came over the network is not what it should be; the message says how."""
 
 
 class BuildError(RtloopError, ImportError):

@@ -4,6 +4,8 @@ rtloop/latest.h.
 Frozen, as loop.pxd is: the order of the methods, the size of the object.
 """
 
+from libc.stdint cimport int64_t
+
 
 # A module built against another interface looks for another name here, and is told to recompile (__getattr__).
 cdef class _Latest_1:
@@ -14,7 +16,7 @@ cdef class _Latest_1:
 
     cdef void write(self, const void *value) noexcept nogil
     cdef bint read(self, void *value) noexcept nogil
-    cdef int _reserved_0(self) noexcept nogil
-    cdef int _reserved_1(self) noexcept nogil
-    cdef int _reserved_2(self) noexcept nogil
+    cdef void write_at(self, const void *value, int64_t time) noexcept nogil
+    cdef int64_t age(self, int64_t now) noexcept nogil
+    cdef int64_t age_cycles(self, int64_t now, int64_t period) noexcept nogil
     cdef int _reserved_3(self) noexcept nogil

@@ -1,12 +1,18 @@
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 class Latest:
-    def __init__(self, dtype: DTypeLike) -> None: ...
+    def __init__(
+        self, dtype: DTypeLike, *, clock: Literal["monotonic", "boottime", "tai", "realtime"] = "monotonic"
+    ) -> None: ...
     @property
     def dtype(self) -> np.dtype[Any]: ...
+    @property
+    def clock(self) -> str: ...
+    @property
+    def age_ns(self) -> int | None: ...
     @property
     def is_new(self) -> bool: ...
     @property

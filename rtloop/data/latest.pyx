@@ -1,9 +1,10 @@
 """The newest value from one side to the other. How it works is in include/rtloop/latest.h."""
 
 from cpython.object cimport PyTypeObject
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint64_t
 
 import warnings
+from time import CLOCK_BOOTTIME, CLOCK_MONOTONIC, CLOCK_REALTIME, CLOCK_TAI, clock_gettime_ns
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from rtloop.system.grant import describe_refused
 cdef extern from "../include/rtloop/latest.h" nogil:
     ctypedef struct rt_latest_t:
         uint64_t value_bytes
+        int64_t clock
 
     uint64_t rt_latest_bytes(uint64_t value_bytes)
     int rt_latest_init(rt_latest_t *latest, uint64_t value_bytes)
@@ -23,10 +25,14 @@ cdef extern from "../include/rtloop/latest.h" nogil:
     int rt_latest_read(rt_latest_t *latest, void *value)
     int rt_latest_is_new(const rt_latest_t *latest)
     uint64_t rt_latest_written(const rt_latest_t *latest)
+    void rt_latest_write_at(rt_latest_t *latest, const void *value, int64_t time)
+    int64_t rt_latest_age(const rt_latest_t *latest, int64_t now)
+    int64_t rt_latest_age_cycles(const rt_latest_t *latest, int64_t now, int64_t period)
+    int64_t rt_latest_written_at(const rt_latest_t *latest)
 
 
 cdef class _Latest_1:
-    """Latest(dtype)
+    """Latest(dtype, *, clock='monotonic')
 --
 
     The newest value of one type, from one thread to one other: the loop's and Python's, or those of two loops.
@@ -40,6 +46,8 @@ cdef class _Latest_1:
     ----------
     dtype : dtype
         The value's type: a number, or a struct of them.
+    clock : {"monotonic", "boottime", "tai", "realtime"}
+        On which clock a value that Python writes is stamped with its time: that of the loop which reads it.
 
     Attributes
     ----------
@@ -65,10 +73,19 @@ cdef class _Latest_1:
     ``cdef bint read(self, void *value) noexcept nogil``
         Copies the newest value. Returns whether it is another one than was read before.
 
+    ``cdef void write_at(self, const void *value, int64_t time) noexcept nogil``
+        The same as ``write``, with the time that the value is of: ``cycle.start``, in a loop on the reader's clock.
+        `write` itself leaves a value without a stamp.
+    ``cdef int64_t age(self, int64_t now) noexcept nogil``
+        How old the value that was read last is, ns; at least 0. INT64_MAX where it has no stamp, or there is none: it
+        is then older than any limit. ``latest.age(cycle.start) > limit`` says when to fall to a safe output.
+    ``cdef int64_t age_cycles(self, int64_t now, int64_t period) noexcept nogil``
+        The same in periods that have begun since: ``latest.age_cycles(cycle.start, cycle.period)``.
+
     The inline forms of ``rtloop/include/rtloop/latest.h`` (see :func:`rtloop.get_include`) take
     ``<rt_latest_t *>latest.handle``.
 
-    Real-time contract of both
+    Real-time contract of all
         Thread: one that writes, one that reads. GIL: never. Allocates: never. System calls: none.
         Time: wait-free; a copy and at most one locked instruction.
 
@@ -80,11 +97,13 @@ cdef class _Latest_1:
     2.0
     """
 
-    def __init__(self, dtype):
+    def __init__(self, dtype, *, clock="monotonic"):
         cdef uint64_t value_bytes, size
         cdef void *address
         if self.handle is not NULL:
             raise StateError("it is made once: others may be using it; make a new one")
+        if clock not in _CLOCKS:
+            raise ConfigError(f"clock={clock!r} must be one of {', '.join(_CLOCKS)}")
         item = plain_dtype(dtype)
         value_bytes = item.itemsize
         size = rt_latest_bytes(value_bytes)
@@ -93,6 +112,7 @@ cdef class _Latest_1:
         storage = Storage(size, "a Latest")
         address = <void *><size_t>storage.address
         rt_latest_init(<rt_latest_t *>address, value_bytes)
+        (<rt_latest_t *>address).clock = _CLOCKS[clock]
         if storage.grant is not None:
             text = describe_refused(storage.grant)
             warnings.warn(f"Latest({item}) may be paged out.\n{text}", RTSetupWarning, stacklevel=1)
@@ -106,14 +126,14 @@ cdef class _Latest_1:
     cdef bint read(self, void *value) noexcept nogil:
         return rt_latest_read(<rt_latest_t *>self.handle, value)
 
-    cdef int _reserved_0(self) noexcept nogil:
-        return 0
+    cdef void write_at(self, const void *value, int64_t time) noexcept nogil:
+        rt_latest_write_at(<rt_latest_t *>self.handle, value, time)
 
-    cdef int _reserved_1(self) noexcept nogil:
-        return 0
+    cdef int64_t age(self, int64_t now) noexcept nogil:
+        return rt_latest_age(<rt_latest_t *>self.handle, now)
 
-    cdef int _reserved_2(self) noexcept nogil:
-        return 0
+    cdef int64_t age_cycles(self, int64_t now, int64_t period) noexcept nogil:
+        return rt_latest_age_cycles(<rt_latest_t *>self.handle, now, period)
 
     cdef int _reserved_3(self) noexcept nogil:
         return 0
@@ -127,6 +147,19 @@ cdef class _Latest_1:
     def written(self):
         """How many values were written."""
         return rt_latest_written(_latest(self))
+
+    @property
+    def clock(self):
+        """The clock of the times that Python's values are stamped with."""
+        number = _latest(self).clock
+        return next(name for name in _CLOCKS if _CLOCKS[name] == number)
+
+    @property
+    def age_ns(self):
+        """How long ago the newest value with a stamp was written, ns on `clock`; None before the first."""
+        cdef rt_latest_t *latest = _latest(self)
+        cdef int64_t written = rt_latest_written_at(latest)
+        return None if written == 0 else max(0, clock_gettime_ns(latest.clock) - written)
 
     @property
     def is_locked(self):
@@ -148,7 +181,7 @@ cdef class _Latest_1:
 
 
 def write(_Latest_1 self not None, value):
-    """Make a value the newest one.
+    """Make a value the newest one, stamped with the time on `clock`.
 
     Parameters
     ----------
@@ -170,7 +203,7 @@ def write(_Latest_1 self not None, value):
         advice = f"a tuple or dict of {', '.join(self.dtype.names)}" if self.dtype.names else "one, or make it a struct"
         raise ConfigError(f"{array.size} values at once; give {advice}")
     address = array.ctypes.data
-    rt_latest_write(latest, <const void *>address)
+    rt_latest_write_at(latest, <const void *>address, clock_gettime_ns(latest.clock))
 
 
 def read(_Latest_1 self not None):
@@ -224,6 +257,13 @@ cdef extern from *:
 
 
 Latest = _Latest_1
+
+_CLOCKS = {
+    "monotonic": CLOCK_MONOTONIC,
+    "boottime": CLOCK_BOOTTIME,
+    "tai": CLOCK_TAI,
+    "realtime": CLOCK_REALTIME,
+}
 
 # The class is known by the name that its users import, and has methods for Python by the names of those for Cython.
 rt_name_latest(<PyTypeObject *>_Latest_1)

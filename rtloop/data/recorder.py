@@ -10,6 +10,7 @@ import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from rtloop.data.owners import claim_reader, release_reader
 from rtloop.errors import ConfigError, RecorderError, RTSetupWarning, StateError
 from rtloop.system.ending import RECORDERS, at_end
 from rtloop.units import parse_duration
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from rtloop.data.files import RecordFile
 
-__all__ = ["Recorder"]
+__all__ = ["Recorder", "become_ordinary"]
 
 # Little to lock where all memory is locked; NumPy and a packer of files need no more.
 _STACK_BYTES = 1 << 20
@@ -100,12 +101,14 @@ class Recorder:
         self._rounds = 0
         self._tid = 0
         self._is_closing = self._is_ended = False
-        if self._ring in _recorded:
-            raise StateError(f"{ring!r} is being recorded already: a ring has one consumer")
-        self._file: RecordFile = open_record_file(path, self._ring.dtype, topic)
+        claim_reader(self._ring)
         is_started = False
         try:
-            _recorded.add(self._ring)
+            self._file: RecordFile = open_record_file(path, self._ring.dtype, topic)
+        except BaseException:
+            release_reader(self._ring)
+            raise
+        try:
             _recorders.add(self)
             with _stack_size:
                 former = _thread.stack_size(_STACK_BYTES)
@@ -119,7 +122,7 @@ class Recorder:
             self._is_closing = True
             self._kick()
             if not is_started:
-                _recorded.discard(self._ring)
+                release_reader(self._ring)
                 self._is_ended = True
                 self._file.abandon()
             raise
@@ -216,7 +219,7 @@ class Recorder:
     def _work(self) -> None:
         try:
             self._tid = _thread.get_native_id()
-            _become_ordinary()
+            become_ordinary()
             is_last = False
             while not is_last:
                 self._wake.acquire(timeout=self._interval)
@@ -231,7 +234,7 @@ class Recorder:
             if self._error is None:
                 self._complete()
         finally:
-            _recorded.discard(self._ring)
+            release_reader(self._ring)
             self._is_ended = True
 
     def _drain(self) -> None:
@@ -276,7 +279,7 @@ class Recorder:
         return f"<Recorder to {self.path}, {state}: {self.written} written, {self.lost} lost>"
 
 
-def _become_ordinary() -> None:
+def become_ordinary() -> None:
     """Leave the policy and the CPUs of a real-time thread that may have made this one."""
     with suppress(OSError):  # SCHED_IDLE is not left without a privilege, and a cpuset may be shrinking
         if os.sched_getscheduler(0) != os.SCHED_OTHER:
@@ -286,7 +289,6 @@ def _become_ordinary() -> None:
 
 
 _recorders: weakref.WeakSet[Recorder] = weakref.WeakSet()
-_recorded: weakref.WeakSet[Any] = weakref.WeakSet()  # the rings
 _stack_size = _thread.allocate_lock()  # the size for new threads is one for the process
 
 

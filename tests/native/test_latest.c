@@ -53,6 +53,7 @@ static void test_sequence(void) {
 
 static void test_sizes(void) {
   CHECK(rt_latest_bytes(0) == 0 && rt_latest_bytes(UINT64_MAX) == 0 && rt_latest_bytes(PTRDIFF_MAX / 3) == 0);
+  CHECK(rt_latest_bytes(48) == sizeof(rt_latest_t) + 192 && rt_latest_bytes(49) == sizeof(rt_latest_t) + 384);
   CHECK(rt_latest_bytes(1) == sizeof(rt_latest_t) + 192 && rt_latest_bytes(65) == sizeof(rt_latest_t) + 384);
   _Alignas(64) char region[1024] = {0};
   CHECK(rt_latest_init((rt_latest_t *)(void *)(region + 8), 8) == -EINVAL);
@@ -62,6 +63,35 @@ static void test_sizes(void) {
   rt_latest_t *const wiped = (rt_latest_t *)(void *)region;
   wiped->places = region;
   CHECK(rt_latest_read(wiped, &value) == 0 && value == 7);
+}
+
+static void test_age(void) {
+  rt_latest_t *const latest = make(sizeof(value_t));
+  value_t value;
+  CHECK(rt_latest_age(latest, 5) == RT_LATEST_NEVER && rt_latest_age_cycles(latest, 5, 10) == RT_LATEST_NEVER);
+  fill(&value, 1);
+  rt_latest_write_at(latest, &value, 1000);
+  CHECK(rt_latest_written_at(latest) == 1000);
+  CHECK(rt_latest_age(latest, 1000) == RT_LATEST_NEVER); /* it was not read yet */
+  CHECK(rt_latest_read(latest, &value) == 1 && number_of(&value) == 1);
+  CHECK(rt_latest_stamp(latest).time == 1000 && rt_latest_stamp(latest).count == 1);
+  CHECK(rt_latest_age(latest, 1000) == 0 && rt_latest_age(latest, 900) == 0 && rt_latest_age(latest, 1025) == 25);
+  CHECK(rt_latest_age_cycles(latest, 1000, 10) == 0 && rt_latest_age_cycles(latest, 1001, 10) == 1);
+  CHECK(rt_latest_age_cycles(latest, 1020, 10) == 2 && rt_latest_age_cycles(latest, 1021, 10) == 3);
+  /* What is written without a time has an older one or none, whichever place it goes through. */
+  for (int i = 0; i < 5; i++) {
+    rt_latest_write(latest, &value);
+    rt_latest_read(latest, &value);
+    CHECK(rt_latest_age(latest, 1025) >= 25);
+  }
+  rt_latest_write_at(latest, &value, 2000);
+  rt_latest_write_at(latest, &value, 2010);
+  rt_latest_read(latest, &value);
+  CHECK(rt_latest_stamp(latest).count == 8 && rt_latest_age(latest, 2013) == 3);
+  free(latest);
+  _Alignas(64) rt_latest_t wiped = {0}; /* what a forked child finds */
+  rt_latest_write_at(&wiped, &value, 7);
+  CHECK(rt_latest_age(&wiped, 7) == RT_LATEST_NEVER && rt_latest_written_at(&wiped) == 0);
 }
 
 static uint64_t total = 100000; /* or RT_ITEMS of the environment */
@@ -105,6 +135,7 @@ int main(void) {
   if (getenv("RT_ITEMS")) total = strtoull(getenv("RT_ITEMS"), NULL, 10);
   test_sizes();
   test_sequence();
+  test_age();
   test_threads();
   return CHECK_DONE();
 }

@@ -130,3 +130,11 @@ def write(Latest latest, double value):
 def read(Latest latest):
     cdef double value = -1
     return latest.read(&value), value
+
+
+def write_at(Latest latest, double value, int64_t time):
+    latest.write_at(&value, time)
+
+
+def age(Latest latest, int64_t now, int64_t period):
+    return latest.age(now), latest.age_cycles(now, period)

@@ -17,7 +17,7 @@ FLOORS = {
     "errors": 0, "units": 0, "_os": 0,
     "system": 1, "data": 1,
     "loop": 2,
-    "": 3, "guard": 3, "memory": 3, "numba": 3, "pytest": 3,
+    "": 3, "guard": 3, "memory": 3, "numba": 3, "pytest": 3, "zenoh": 3,
     "tools": 4, "demo": 4, "__main__": 4,
 }  # fmt: skip
 #: Imports between neighbours on one floor: (importing room, imported module or room).

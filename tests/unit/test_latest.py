@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import warnings
 from types import ModuleType
 from typing import Any
@@ -136,3 +137,37 @@ def test_a_loop_reads_whole_parameters(exchanges: ModuleType, ordinary: dict[str
             assert loop.state == "running"
     assert loop.torn == 0
     assert loop.fresh >= 2
+
+
+def test_the_reader_knows_how_old_the_value_is_that_it_has_read(exchanges: ModuleType) -> None:
+    latest = Latest("f8")
+    never = 2**63 - 1
+    assert exchanges.age(latest, 10**9, 1000) == (never, never), "nothing was written"
+    exchanges.write_at(latest, 1.5, 5000)
+    assert exchanges.read(latest) == (True, 1.5)
+    assert exchanges.age(latest, 7001, 1000) == (2001, 3)
+    assert exchanges.age(latest, 4000, 1000) == (0, 0), "a clock that is a little behind does not make it young"
+    exchanges.write_at(latest, 2.5, 9000)
+    assert exchanges.age(latest, 9000, 1000) == (4000, 4), "of the value that was read, not of the newest"
+    exchanges.write(latest, 3.5)
+    assert exchanges.read(latest) == (True, 3.5)
+    assert exchanges.age(latest, 9000, 1000)[0] >= 4000, "without a time of its own it never seems younger than it is"
+
+
+@pytest.mark.parametrize("clock", ["monotonic", "boottime", "tai", "realtime"])
+def test_a_value_from_python_is_stamped_on_the_clock_of_the_loop(exchanges: ModuleType, clock: str) -> None:
+    latest = Latest("f8", clock=clock)
+    number = getattr(time, f"CLOCK_{clock.upper()}")
+    assert (latest.clock, latest.age_ns) == (clock, None)
+    before = time.clock_gettime_ns(number)
+    latest.write(1.0)
+    after = time.clock_gettime_ns(number)
+    assert exchanges.read(latest) == (True, 1.0)
+    later = after + 10**9
+    assert later - after <= exchanges.age(latest, later, 10**6)[0] <= later - before
+    assert 0 <= latest.age_ns <= time.clock_gettime_ns(number) - before
+
+
+def test_an_unknown_clock_is_refused() -> None:
+    with pytest.raises(rtloop.ConfigError, match="clock='utc' must be one of monotonic, boottime, tai, realtime"):
+        Latest("f8", clock="utc")

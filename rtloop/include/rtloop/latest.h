@@ -10,6 +10,10 @@
  * In a forked child a region of rt_memory_map is all zeros, and with it this one: it has no place, and its values are of
  * 0 bytes. The forms that are told the size must not be called there.
  *
+ * Behind each value its place has a stamp: when it was written, and as which one. A write that is told the time sets it;
+ * one that is not leaves the stamp that the place had, which is of an older value or of none: a value never seems younger
+ * than it is. Neither `rt_latest_write` nor `rt_latest_read` touches it.
+ *
  * Worst case: a write is a copy and one locked instruction; a read the same where there is a new value, and a copy where
  * there is none. No loop.
  */
@@ -23,32 +27,40 @@
 
 #include "atomics.h"
 
-#define RT_LATEST_NEW 4u /* beside the number of a place, 0 to 2 */
+#define RT_LATEST_NEW 4u          /* beside the number of a place, 0 to 2 */
+#define RT_LATEST_NEVER INT64_MAX /* the age of a value that was written without a time, or not at all */
+
+typedef struct rt_latest_stamp {
+  int64_t time;   /* ns on the clock that the writer uses */
+  uint64_t count; /* the values written until then, this one included; 0: there is no stamp */
+} rt_latest_stamp_t;
 
 typedef struct rt_latest {
   /* Constant after rt_latest_init. */
   _Alignas(RT_CACHE_LINE) char *places;
   uint64_t stride;
   uint64_t value_bytes;
+  int64_t clock; /* a clockid_t, for those who have to be told; the forms below take times as they are given */
 
   _Alignas(RT_CACHE_LINE) uint32_t between; /* written by both */
 
   /* Written by the writer. */
   _Alignas(RT_CACHE_LINE) uint32_t back;
   uint64_t written;
+  int64_t written_at; /* the time of the newest stamp; 0 before the first */
 
   /* Written by the reader. */
   _Alignas(RT_CACHE_LINE) uint32_t front;
 } rt_latest_t;
 
 static inline uint64_t rt_latest_stride(uint64_t value_bytes) {
-  return (value_bytes + RT_CACHE_LINE - 1) & -(uint64_t)RT_CACHE_LINE;
+  return (value_bytes + sizeof(rt_latest_stamp_t) + RT_CACHE_LINE - 1) & -(uint64_t)RT_CACHE_LINE;
 }
 
 /* Bytes of the region that is needed. Any thread, O(1), no system call. 0 iff `value_bytes` is 0, or the sum exceeds
  * PTRDIFF_MAX. */
 static inline uint64_t rt_latest_bytes(uint64_t value_bytes) {
-  if (value_bytes == 0 || value_bytes > ((uint64_t)PTRDIFF_MAX - sizeof(rt_latest_t)) / 3 - RT_CACHE_LINE) return 0;
+  if (value_bytes == 0 || value_bytes > ((uint64_t)PTRDIFF_MAX - sizeof(rt_latest_t)) / 3 - 2 * RT_CACHE_LINE) return 0;
   return sizeof(rt_latest_t) + 3 * rt_latest_stride(value_bytes);
 }
 
@@ -114,6 +126,44 @@ static inline int rt_latest_read_sized(rt_latest_t *latest, void *value, size_t 
 static inline int rt_latest_read(rt_latest_t *latest, void *value) {
   return rt_latest_read_sized(latest, value, latest->value_bytes);
 }
+
+static inline rt_latest_stamp_t *rt_latest_stamp_of(const rt_latest_t *latest, uint32_t place) {
+  return (rt_latest_stamp_t *)(void *)(latest->places + (place + 1) * latest->stride - sizeof(rt_latest_stamp_t));
+}
+
+/* Write a value, and that it is of `time`, ns on the clock that the reader will compare with. The writer; as
+ * rt_latest_write. */
+static inline void rt_latest_write_at(rt_latest_t *latest, const void *value, int64_t time) {
+  if (latest->value_bytes == 0) return; /* a forked child's */
+  memcpy(rt_latest_back(latest), value, latest->value_bytes);
+  *rt_latest_stamp_of(latest, latest->back) =
+      (rt_latest_stamp_t){.time = time, .count = rt_load_relaxed(&latest->written) + 1};
+  rt_store_relaxed(&latest->written_at, time);
+  rt_latest_publish(latest);
+}
+
+/* The stamp of the value that was read last; all zeros where there is none. The reader; O(1), no system call. */
+static inline rt_latest_stamp_t rt_latest_stamp(const rt_latest_t *latest) {
+  if (latest->value_bytes == 0) return (rt_latest_stamp_t){0, 0};
+  return *rt_latest_stamp_of(latest, latest->front);
+}
+
+/* How old the value that was read last is at `now`, ns, at least 0; RT_LATEST_NEVER where it has no stamp, so that it is
+ * older than any limit. The reader; O(1), no system call. */
+static inline int64_t rt_latest_age(const rt_latest_t *latest, int64_t now) {
+  const rt_latest_stamp_t stamp = rt_latest_stamp(latest);
+  if (stamp.count == 0) return RT_LATEST_NEVER;
+  return now > stamp.time ? now - stamp.time : 0;
+}
+
+/* The same in periods that have begun since: a value written during the last one has the age 1. */
+static inline int64_t rt_latest_age_cycles(const rt_latest_t *latest, int64_t now, int64_t period) {
+  const int64_t age = rt_latest_age(latest, now);
+  return age == RT_LATEST_NEVER ? age : age / period + (age % period != 0);
+}
+
+/* When the newest value that has a stamp was written; 0 before the first. Any thread, O(1), no system call. */
+static inline int64_t rt_latest_written_at(const rt_latest_t *latest) { return rt_load_relaxed(&latest->written_at); }
 
 /* Whether there is a value that was not read yet. Any thread, O(1), no system call. */
 static inline int rt_latest_is_new(const rt_latest_t *latest) {

@@ -1,0 +1,11 @@
+"""Loops on several hosts, seen and steered together over Zenoh: the extra ``rtloop[zenoh]``.
+
+Nothing here is reachable from a ``step``. What goes over the wire is in docs/reference/zenoh.md.
+"""
+
+from rtloop.zenoh.bridge import Bridge, BridgeStats
+from rtloop.zenoh.frames import Frame, pack, unpack
+from rtloop.zenoh.remote import RemoteLoop, Remotes
+from rtloop.zenoh.session import open_session
+
+__all__ = ["Bridge", "BridgeStats", "Frame", "RemoteLoop", "Remotes", "open_session", "pack", "unpack"]

@@ -1,0 +1,155 @@
+"""What a bridge answers: what it is, how its loops do, and the commands that its owner has switched on."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from rtloop.errors import ConfigError
+
+__all__ = ["COMMANDS", "Commands", "StatsText", "check_commands", "loops_of"]
+
+COMMANDS = ("start", "stop", "reset")
+#: Commands that wait for the one before them; more are refused.
+_MAX_WAITING = 8
+#: A snapshot that is younger is given again: whoever asks without end costs no more than that.
+_FRESH_S = 0.05
+
+
+def loops_of(subject: Any) -> tuple[Any, ...]:
+    """Return the loops of a loop or group.
+
+    Raises
+    ------
+    ConfigError
+        Where it is neither.
+    """
+    loops = tuple(subject.loops) if hasattr(subject, "loops") else (subject,)
+    wanted = ("name", "state", "stats", "settings", "start", "stop", "reset_stats")
+    if not loops or not all(hasattr(loop, name) for loop in (subject, *loops) for name in wanted):
+        raise ConfigError(f"{subject!r} is neither a loop nor a LoopGroup")
+    return loops
+
+
+def check_commands(commands: Iterable[str]) -> tuple[str, ...]:
+    """Return the commands that are switched on.
+
+    Raises
+    ------
+    ConfigError
+        On any other than start, stop and reset.
+    """
+    wanted = (commands,) if isinstance(commands, str) else tuple(commands)
+    if not set(wanted) <= set(COMMANDS):
+        raise ConfigError(f"commands={commands!r} must be among {', '.join(COMMANDS)}")
+    return wanted
+
+
+class StatsText:
+    """A loop's statistics as the document that is published, made anew when it is no longer fresh."""
+
+    def __init__(self, loop: Any, about: Callable[[], dict[str, Any]]) -> None:
+        self._loop, self._about = loop, about
+        self._lock = threading.Lock()
+        self._made_s = -1.0
+        self._text = b""
+        self._sequence = 0
+
+    def get(self) -> bytes:
+        """Return it as JSON in UTF-8."""
+        with self._lock:
+            if time.monotonic() - self._made_s > _FRESH_S:
+                self._sequence += 1
+                document = {
+                    "format": "rtloop-bridge-stats",
+                    "version": 1,
+                    "sequence": self._sequence,
+                    "time_ns": time.time_ns(),
+                    "host": os.uname().nodename,
+                    "pid": os.getpid(),
+                    **self._about(),
+                    "stats": self._loop.stats.to_dict(),
+                }
+                self._text = json.dumps(document, separators=(",", ":")).encode()
+                self._made_s = time.monotonic()
+            return self._text
+
+
+class Commands:
+    """Obeys one command after the other, on a thread of its own, for a start may take long.
+
+    Attributes
+    ----------
+    obeyed, refused : int
+        Commands.
+    """
+
+    def __init__(self, subject: Any, key: str, allowed: tuple[str, ...], thread_name: str) -> None:
+        self._subject, self._key, self._allowed = subject, key, allowed
+        self._waiting: queue.Queue[Any] = queue.Queue(_MAX_WAITING)
+        self.obeyed = self.refused = 0
+        self._thread: threading.Thread | None = None
+        if allowed:
+            self._thread = threading.Thread(target=self._work, name=f"{thread_name}-commands", daemon=True)
+            self._thread.start()
+
+    def on_query(self, query: Any) -> None:
+        """Take a query on one of the command keys; from any thread."""
+        # What a wildcard has brought here has not asked for a command.
+        exact = {f"{self._key}/commands/{name}": name for name in COMMANDS}
+        name = exact.get(str(query.key_expr))
+        if name is None:
+            self._answer(query, f"{query.key_expr} is no command; give {', '.join(exact)}")
+        elif name not in self._allowed:
+            on = ", ".join(self._allowed) or "none"
+            self._answer(query, f"{name} is not allowed here; its owner has switched on: {on}")
+        else:
+            try:
+                self._waiting.put_nowait((query, name))
+            except queue.Full:
+                self._answer(query, f"{name}: {_MAX_WAITING} other commands are waiting")
+
+    def _answer(self, query: Any, fault: str | None, state: str = "") -> None:
+        self.obeyed += fault is None
+        self.refused += fault is not None
+        if fault is None:
+            query.reply(query.key_expr, json.dumps({"ok": True, "state": state}), encoding="application/json")
+        else:
+            query.reply_err(json.dumps({"ok": False, "error": fault}), encoding="application/json")
+        query.drop()
+
+    def _work(self) -> None:
+        calls = {"start": self._subject.start, "stop": self._subject.stop, "reset": self._subject.reset_stats}
+        while (item := self._waiting.get()) is not None:
+            query, name = item
+            try:
+                try:
+                    calls[name]()
+                except Exception as error:
+                    self._answer(query, f"{name}: {error}")
+                else:
+                    self._answer(query, None, self._subject.state)
+            except Exception:  # nobody is there any more who could be told
+                continue
+            finally:
+                del query, item
+
+    def close(self) -> None:
+        """Obey no more; those that wait are refused."""
+        self._allowed = ()
+        while True:
+            try:
+                query, name = self._waiting.get_nowait()
+                self._answer(query, f"{name}: the bridge is closing")
+            except queue.Empty:
+                break
+            except Exception:  # the session may be gone
+                continue
+        self._waiting.put(None)
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(5.0)

@@ -1,0 +1,387 @@
+"""Bridge: a loop, or a group of them, on a Zenoh network."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+import weakref
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from rtloop.data.recorder import become_ordinary
+from rtloop.errors import ConfigError, StateError
+from rtloop.system.ending import RECORDERS, at_end
+from rtloop.units import parse_duration
+from rtloop.zenoh.answers import COMMANDS, Commands, StatsText, check_commands, loops_of
+from rtloop.zenoh.feeds import Setpoint, Signal, clocks
+from rtloop.zenoh.session import Links, check_key, engine, key_chunk, open_session
+
+if TYPE_CHECKING:
+    from typing import Self
+
+__all__ = ["Bridge", "BridgeStats"]
+
+_MIN_INTERVAL_NS = 1_000_000
+
+
+@dataclass(frozen=True)
+class BridgeStats:
+    """What a bridge has done until now.
+
+    Attributes
+    ----------
+    published : int
+        Messages: documents of statistics, and frames of records.
+    records : int
+        Records taken out of rings.
+    unheard : int
+        Those of them that nobody had subscribed to.
+    dropped : int
+        Records that full rings had no room for.
+    accepted, refused : int
+        Payloads that became a setpoint, and those that did not.
+    commands, commands_refused : int
+        Commands that were obeyed, and those that were not.
+    links, links_lost, reconnects : int
+        Connections to peers and routers: now, ended, and restored after that.
+    errors : int
+        Calls of Zenoh that failed; `last_error` is the last one's text.
+    """
+
+    published: int
+    records: int
+    unheard: int
+    dropped: int
+    accepted: int
+    refused: int
+    commands: int
+    commands_refused: int
+    links: int
+    links_lost: int
+    reconnects: int
+    errors: int
+    last_error: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as a dict that JSON can hold."""
+        return asdict(self)
+
+
+class Bridge:
+    """Show a loop to other hosts, and let them set what its owner allows, until it is closed.
+
+    It runs on ordinary threads, its own and Zenoh's. The loop does not wait for it, whatever the network does. Links
+    that are lost are made anew by Zenoh; what was published meanwhile is lost, and numbered, so that a peer counts it.
+
+    Parameters
+    ----------
+    loop : RTLoop or LoopGroup
+        What it shows.
+    config : None, path, dict or zenoh.Config
+        Zenoh's own configuration: where to listen and to connect, TLS, users, access control.
+    key : str, optional
+        What all its keys begin with; ``rtloop/<host>/<name>`` by default.
+    interval : duration
+        How often statistics are published. A snapshot copies the loop's `record` cycles.
+    signals : mapping of Ring or SignalLog, optional
+        Rings by name, whose records are published. The bridge is their one reader.
+    batch : duration
+        How often rings are emptied. A ring must hold what comes in some of these.
+    setpoints : mapping of Latest, optional
+        Values by name, that peers may set. The bridge is their one writer. In place of a Latest, a pair of it and a
+        function that says of a value whether it may be set. Values are stamped with their arrival, on the Latest's own
+        clock.
+    commands : iterable of {"start", "stop", "reset"}
+        What peers may order. Nothing, by default.
+
+    Raises
+    ------
+    BridgeError
+        Where no session can be opened.
+    ConfigError
+        On what can never work.
+    ModuleNotFoundError
+        Where Zenoh is missing: ``pip install 'rtloop[zenoh]'``.
+    StateError
+        Where a ring or a Latest belongs to another recorder or bridge already.
+
+    Notes
+    -----
+    Real-time contract: for ordinary threads only; nothing here may be called from ``step``.
+
+    Examples
+    --------
+    >>> with rtloop.zenoh.Bridge(loop, setpoints={"angle": loop.angle}), loop:
+    ...     loop.join()
+    """
+
+    def __init__(
+        self,
+        loop: Any,
+        *,
+        config: Any = None,
+        key: str | None = None,
+        interval: Any = "1s",
+        signals: Mapping[str, Any] | None = None,
+        batch: Any = "50ms",
+        setpoints: Mapping[str, Any] | None = None,
+        commands: Iterable[str] = (),
+    ) -> None:
+        engine()
+        self._loops = loops_of(loop)
+        self._subject = loop
+        default = f"rtloop/{key_chunk(os.uname().nodename)}/{key_chunk(loop.name)}"
+        self._key = check_key(default if key is None else key)
+        self._interval_s = parse_duration(interval, "interval", minimum=_MIN_INTERVAL_NS) * 1e-9
+        self._batch_s = parse_duration(batch, "batch", minimum=_MIN_INTERVAL_NS) * 1e-9
+        self._allowed = check_commands(commands)
+        self._config = config
+        self._pid = os.getpid()
+        self._published = self._errors = 0
+        self._last_error = ""
+        self._links: Links | None = None
+        self._handles: list[Any] = []
+        self._signals: dict[str, Signal] = {}
+        self._setpoints: dict[str, Setpoint] = {}
+        self._texts = {key_chunk(one.name): StatsText(one, self._about) for one in self._loops}
+        self._fault: BaseException | None = None
+        self._is_open, self._wake = threading.Event(), threading.Event()
+        self._is_closing = False
+        self._thread = threading.Thread(target=self._work, name=f"rtloop-zenoh-{loop.name}", daemon=True)
+        try:
+            for name, source in (signals or {}).items():
+                _check_name("signals", name)
+                self._signals[name] = Signal(name, source)
+            for name, target in (setpoints or {}).items():
+                _check_name("setpoints", name)
+                self._setpoints[name] = Setpoint(name, target)
+            self._commands = Commands(loop, self._key, self._allowed, self._thread.name)
+            self._thread.start()
+            self._is_open.wait()
+            if self._fault is not None:
+                raise self._fault
+        except BaseException:
+            self._is_closing = True
+            self._wake.set()
+            self._let_go()
+            raise
+        _bridges.add(self)
+
+    @property
+    def key(self) -> str:
+        """What all its keys begin with."""
+        return self._key
+
+    @property
+    def closed(self) -> bool:
+        """Whether it has ended."""
+        return not self._thread.is_alive() or self._pid != os.getpid()
+
+    @property
+    def stats(self) -> BridgeStats:
+        """What it has done until now."""
+        signals, setpoints, links = self._signals.values(), self._setpoints.values(), self._links
+        return BridgeStats(
+            published=self._published,
+            records=sum(signal.taken for signal in signals),
+            unheard=sum(signal.unheard for signal in signals),
+            dropped=sum(signal.dropped for signal in signals),
+            accepted=sum(setpoint.accepted for setpoint in setpoints),
+            refused=sum(setpoint.refused for setpoint in setpoints),
+            commands=self._commands.obeyed,
+            commands_refused=self._commands.refused,
+            links=links.now if links else 0,
+            links_lost=links.lost if links else 0,
+            reconnects=links.restored if links else 0,
+            errors=self._errors,
+            last_error=self._last_error,
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a peer has to know to talk to it: its keys, and the types of what goes over them."""
+        return {
+            "format": "rtloop-bridge",
+            "version": 1,
+            "key": self._key,
+            "host": os.uname().nodename,
+            "pid": self._pid,
+            "clocks": clocks(),
+            "loops": {
+                name: {"name": loop.name, "state": loop.state, "period_ns": loop.settings.period_ns,
+                       "clock": loop.settings.clock, "key": f"{self._key}/loops/{name}/stats"}
+                for name, loop in zip(self._texts, self._loops, strict=True)
+            },
+            "signals": {name: {"key": self._at("signals", name), **one.describe()}
+                        for name, one in self._signals.items()},
+            "setpoints": {name: {"key": self._at("setpoints", name), **one.describe(), "refused": one.refused,
+                                 "last_reason": one.reason}
+                          for name, one in self._setpoints.items()},
+            "commands": {name: self._at("commands", name) for name in self._allowed},
+        }  # fmt: skip
+
+    def close(self) -> None:
+        """Publish what is left, take back all that was declared, and end. A second call does nothing."""
+        if self._pid != os.getpid():
+            return  # the threads and the session are the parent's
+        self._is_closing = True
+        self._wake.set()
+        if self._thread is not threading.current_thread():
+            while self._thread.is_alive():
+                self._thread.join(0.05)  # in slices: Ctrl-C is to be heard
+        _bridges.discard(self)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        for signal in self._signals.values():
+            signal.close()
+        for setpoint in self._setpoints.values():
+            setpoint.close()
+        if hasattr(self, "_commands"):
+            self._commands.close()
+
+    def _at(self, *parts: str) -> str:
+        return "/".join((self._key, *parts))
+
+    def _about(self) -> dict[str, Any]:
+        group = self._subject.name if len(self._loops) > 1 or self._subject is not self._loops[0] else None
+        return {"key": self._key, "group": group, "interval_ns": round(self._interval_s * 1e9),
+                "bridge": self.stats.to_dict()}  # fmt: skip
+
+    def _work(self) -> None:
+        session: Any = None
+        try:
+            become_ordinary()  # and with it the session's threads, which inherit it
+            session = open_session(self._config)
+            publishers = self._declare(session)
+        except BaseException as error:
+            self._fault = error
+            if session is not None:
+                session.close()
+            self._is_open.set()
+            return
+        self._is_open.set()
+        try:
+            self._publish_all(publishers)
+        finally:
+            self._commands.close()
+            with suppress(Exception):
+                session.close()
+
+    def _declare(self, session: Any) -> dict[str, Any]:
+        zenoh = engine()
+        drop = {"congestion_control": zenoh.CongestionControl.DROP}
+        self._links = Links(session)
+        publishers = {}
+        for name in self._texts:
+            at = self._at("loops", name, "stats")
+            publishers[at] = session.declare_publisher(at, encoding="application/json", **drop)
+        for name in self._signals:
+            at = self._at("signals", name)
+            publishers[at] = session.declare_publisher(at, encoding="application/octet-stream", **drop)
+        kept = self._handles  # they last as long as the session
+        for name, setpoint in self._setpoints.items():
+            at = self._at("setpoints", name)
+            kept.append(session.declare_subscriber(at, _Taker(at, setpoint)))
+        for name, text in self._texts.items():
+            at = self._at("loops", name, "stats")
+            kept.append(session.declare_queryable(at, _Answer(at, text.get)))
+        at = self._at("describe")
+        kept.append(session.declare_queryable(at, _Answer(at, lambda: json.dumps(self.describe()).encode())))
+        for name in COMMANDS:
+            kept.append(session.declare_queryable(self._at("commands", name), self._commands.on_query))
+        kept.append(session.liveliness().declare_token(self._at("alive")))
+        return publishers
+
+    def _publish_all(self, publishers: Mapping[str, Any]) -> None:
+        next_stats = next_batch = time.monotonic()
+        while True:
+            is_last = self._is_closing
+            now = time.monotonic()
+            if self._signals and (now >= next_batch or is_last):
+                next_batch = max(next_batch + self._batch_s, now)
+                for name, signal in self._signals.items():
+                    self._try(lambda name=name, signal=signal: signal.drain(publishers[self._at("signals", name)]))
+            if now >= next_stats or is_last:
+                next_stats = max(next_stats + self._interval_s, now)
+                for name, text in self._texts.items():
+                    self._try(lambda name=name, text=text: _put(publishers[self._at("loops", name, "stats")], text))
+            if is_last:
+                return
+            until = min(next_stats, next_batch) if self._signals else next_stats
+            self._wake.wait(max(0.0, until - time.monotonic()))
+
+    def _try(self, call: Any) -> None:
+        try:
+            self._published += call()
+        except Exception as error:
+            self._errors += 1
+            self._last_error = str(error)
+
+    def __enter__(self) -> Self:
+        if self.closed:
+            raise StateError(f"the bridge of {self._key} is closed: make a new one")
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Bridge {self._key}, {'closed' if self.closed else 'open'}>"
+
+
+def _put(publisher: Any, text: StatsText) -> int:
+    if publisher.matching_status.matching:
+        publisher.put(text.get())
+        return 1
+    return 0
+
+
+class _Taker:
+    """A subscription's callback."""
+
+    def __init__(self, key: str, setpoint: Setpoint) -> None:
+        self._key, self._setpoint = key, setpoint
+        self._put = engine().SampleKind.PUT
+
+    def __call__(self, sample: Any) -> None:
+        if str(sample.key_expr) != self._key or sample.kind != self._put:
+            self._setpoint.refuse(f"a {sample.kind} of {sample.key_expr} is no value for {self._key}")
+        else:
+            self._setpoint.take(sample.payload.to_bytes())
+
+
+class _Answer:
+    """A queryable's callback: a document."""
+
+    def __init__(self, key: str, make: Any) -> None:
+        self._key, self._make = key, make
+
+    def __call__(self, query: Any) -> None:
+        try:
+            query.reply(self._key, self._make(), encoding="application/json")
+        except Exception as error:
+            query.reply_err(json.dumps({"error": str(error)}), encoding="application/json")
+        finally:
+            query.drop()
+
+
+def _check_name(kind: str, name: Any) -> None:
+    if not isinstance(name, str) or "/" in name or key_chunk(name) != name:
+        raise ConfigError(f"{kind}: {name!r} must be a name without / * $ ? # in it")
+
+
+_bridges: weakref.WeakSet[Bridge] = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    """At the interpreter's end, when the loops have ended: say so to the peers."""
+    for bridge in list(_bridges):
+        with suppress(Exception):
+            bridge.close()
+
+
+at_end(RECORDERS, _close_all)

@@ -1,0 +1,166 @@
+"""Signals that leave a ring as frames, and setpoints that come as frames and become a Latest."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from rtloop.data.owners import claim_reader, claim_writer, release_reader, release_writer
+from rtloop.errors import ConfigError, PayloadError
+from rtloop.zenoh.frames import describe_dtype, find_fault, little, pack, parse_header, split
+
+__all__ = ["Setpoint", "Signal", "clocks"]
+
+#: A frame is not larger: a router would have to hold it.
+_MAX_BATCH_BYTES = 1 << 20
+_NUMBERS = "fiubc"
+
+
+def clocks() -> dict[str, int]:
+    """Return the same moment on three clocks, ns: what places a record's time among those of other hosts."""
+    before = time.monotonic_ns()
+    realtime, tai = time.time_ns(), time.clock_gettime_ns(time.CLOCK_TAI)
+    return {"realtime": realtime, "tai": tai, "monotonic": (before + time.monotonic_ns()) // 2}
+
+
+class Signal:
+    """A ring whose records are published: the bridge is its one reader.
+
+    Attributes
+    ----------
+    taken : int
+        Records taken out of the ring so far.
+    unheard : int
+        Those of them that nobody had subscribed to.
+    """
+
+    def __init__(self, name: str, source: Any) -> None:
+        ring = source.ring if hasattr(source, "ring") else source
+        if not all(hasattr(ring, attribute) for attribute in ("drain", "dropped", "dtype")):
+            raise ConfigError(f"signals[{name!r}] is {source!r}; give a Ring or a SignalLog, such as loop.log")
+        claim_reader(ring)
+        self.name, self.ring = name, ring
+        self.taken = self.unheard = 0
+        self._dropped_before = ring.dropped
+        self._most = max(1, _MAX_BATCH_BYTES // ring.dtype.itemsize)
+        self._host = os.uname().nodename
+
+    @property
+    def dropped(self) -> int:
+        """Records that the full ring had no room for since the bridge reads it."""
+        dropped: int = self.ring.dropped - self._dropped_before
+        return dropped
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a peer has to know."""
+        return {"dtype": describe_dtype(self.ring.dtype), "capacity": self.ring.capacity}
+
+    def drain(self, publisher: Any) -> int:
+        """Publish what is in the ring, and return how many frames that took."""
+        frames = 0
+        while True:
+            try:
+                records = self.ring.drain(self._most)
+            except BufferError:
+                return frames  # somebody looks at the ring's items in place: next time
+            if not len(records):
+                return frames
+            first, self.taken = self.taken, self.taken + len(records)
+            if not publisher.matching_status.matching:
+                self.unheard += len(records)
+            else:
+                publisher.put(pack(records, first=first, dropped=self.dropped, host=self._host, clocks=clocks()))
+                frames += 1
+            if len(records) < self._most:
+                return frames
+
+    def close(self) -> None:
+        """Leave the ring to others."""
+        release_reader(self.ring)
+
+
+class Setpoint:
+    """A Latest that is written by subscription: the bridge is its one writer.
+
+    What is no frame of exactly its type with one record of finite numbers is refused, and so is what `check` refuses.
+
+    Attributes
+    ----------
+    accepted, refused : int
+        Payloads.
+    reason : str
+        Why the last one was refused.
+    """
+
+    def __init__(self, name: str, target: Any) -> None:
+        latest, check = target if isinstance(target, tuple) and len(target) == 2 else (target, None)
+        if check is not None and not callable(check):
+            raise ConfigError(f"setpoints[{name!r}]: {check!r} is no function that takes a value and says if it may be")
+        if not all(hasattr(latest, attribute) for attribute in ("write", "written", "dtype")):
+            raise ConfigError(f"setpoints[{name!r}] is {latest!r}; give a Latest, or a Latest and a function")
+        if not _is_numeric(latest.dtype):
+            raise ConfigError(f"setpoints[{name!r}]: {latest.dtype} has fields that are no numbers")
+        if latest.dtype != little(latest.dtype):
+            raise ConfigError(f"setpoints[{name!r}]: {latest.dtype} is not little-endian")
+        claim_writer(latest)
+        self.name, self.latest = name, latest
+        self.accepted = self.refused = 0
+        self.reason = ""
+        self._check: Callable[[Any], bool] | None = check
+        self._described = describe_dtype(latest.dtype)
+        self._known = b""
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a peer has to know."""
+        return {"dtype": self._described}
+
+    def take(self, payload: bytes) -> None:
+        """Make a payload the newest value, or count it as refused. Raises nothing."""
+        try:
+            self.latest.write(self._read(payload))
+        except Exception as error:  # a check of the program's own may raise anything
+            self.refuse(str(error))
+        else:
+            self.accepted += 1
+
+    def refuse(self, reason: str) -> None:
+        """Count a payload that does not even get that far."""
+        self.refused += 1
+        self.reason = reason
+
+    def _read(self, payload: bytes) -> Any:
+        size = self.latest.dtype.itemsize
+        if len(payload) > size + (1 << 16):
+            raise PayloadError(f"{len(payload)} bytes are more than a value of {size} bytes can take")
+        text, begin = split(payload)
+        if text != self._known:  # who sends many sends the same header
+            dtype, count, _ = parse_header(text)
+            if describe_dtype(dtype) != self._described or count != 1:
+                raise PayloadError(f"it is {count} of {dtype}, and not one of {self.latest.dtype}")
+            self._known = text
+        if len(payload) - begin != size:
+            raise PayloadError(f"it has {len(payload) - begin} bytes of value, and a value has {size}")
+        value = np.frombuffer(payload, self.latest.dtype, 1, begin)
+        fault = find_fault(value)
+        if fault:
+            raise PayloadError(fault)
+        if self._check is not None and not self._check(value[0]):
+            raise PayloadError("the program's own check has refused it")
+        return value
+
+    def close(self) -> None:
+        """Leave the value to others."""
+        release_writer(self.latest)
+
+
+def _is_numeric(dtype: np.dtype[Any]) -> bool:
+    if dtype.subdtype is not None:
+        return _is_numeric(dtype.subdtype[0])
+    if dtype.names is not None:
+        fields: Any = dtype.fields
+        return all(_is_numeric(fields[name][0]) for name in dtype.names)
+    return dtype.kind in _NUMBERS

@@ -1,0 +1,182 @@
+"""The loops of other hosts, as their bridges tell of them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rtloop.errors import BridgeError, PayloadError
+from rtloop.loop.stats import Stats
+from rtloop.loop.telemetry import record_dtype
+from rtloop.zenoh.session import engine, open_session
+
+if TYPE_CHECKING:
+    from typing import Self
+
+__all__ = ["RemoteLoop", "Remotes", "parse_stats"]
+
+_MAX_DOCUMENT_BYTES = 4 << 20
+
+
+@dataclass(frozen=True)
+class RemoteLoop:
+    """A loop of any host at one moment.
+
+    Attributes
+    ----------
+    key : str
+        Its bridge's key.
+    host : str
+        The host's name.
+    pid : int
+        Its process there.
+    group : str or None
+        The name of its group.
+    time_ns : int
+        When the statistics were taken, ns since 1970 on that host.
+    stats : Stats
+        Its statistics, without `records`.
+    bridge : dict
+        Its bridge's own counters.
+    """
+
+    key: str
+    host: str
+    pid: int
+    group: str | None
+    time_ns: int
+    stats: Stats
+    bridge: dict[str, Any]
+
+
+def parse_stats(payload: bytes) -> RemoteLoop:
+    """Return what a document of statistics says.
+
+    Raises
+    ------
+    PayloadError
+        Where it is none, or of another version.
+    """
+    try:
+        if len(payload) > _MAX_DOCUMENT_BYTES:
+            raise ValueError(f"{len(payload)} bytes are too many")
+        said = json.loads(payload)
+        if said["format"] != "rtloop-bridge-stats" or said["version"] != 1:
+            raise ValueError(f"it is {said['format']!r} of version {said['version']!r}, and not rtloop-bridge-stats 1")
+        values = {**said["stats"], "name": str(said["stats"]["name"])}
+        stats = Stats._from_dict(values, np.empty(0, record_dtype))
+        group = None if said["group"] is None else str(said["group"])
+        return RemoteLoop(
+            str(said["key"]), str(said["host"]), int(said["pid"]), group, int(said["time_ns"]), stats,
+            dict(said["bridge"]),
+        )  # fmt: skip
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+        raise PayloadError(f"no statistics of a loop: {error!r}"[:300]) from None
+
+
+class Remotes:
+    """Asks all bridges how their loops do.
+
+    Parameters
+    ----------
+    keys : str
+        Whose: Zenoh's key expression of what bridges' keys begin with.
+    config : None, path, dict or zenoh.Config
+        Zenoh's own configuration.
+
+    Raises
+    ------
+    BridgeError
+        Where no session can be opened.
+
+    Examples
+    --------
+    >>> with rtloop.zenoh.Remotes("rtloop/**") as remotes:
+    ...     for loop in remotes.ask():
+    ...         print(loop.host, loop.stats.name, loop.stats.missed)
+    """
+
+    def __init__(self, keys: str = "rtloop/**", *, config: Any = None) -> None:
+        self.keys = keys
+        self.faulty: dict[str, str] = {}
+        self._session = open_session(config)
+
+    def ask(self, timeout: float = 1.0) -> list[RemoteLoop]:
+        """Return all loops whose bridges answer within `timeout` seconds, by host and name.
+
+        Those that are there and do not answer, or not as they should, are in `faulty`, with the reason.
+        """
+        found, faulty, answered = [], {}, set()
+        for key, payload in self._get(f"{self.keys}/loops/*/stats", timeout):
+            answered.add(key.rpartition("/loops/")[0])
+            try:
+                found.append(parse_stats(payload))
+            except PayloadError as error:
+                faulty[key] = str(error)
+        alive = {key.removesuffix("/alive") for key in self._alive(timeout)}
+        faulty |= dict.fromkeys(alive - answered, "its bridge is there and does not answer")
+        self.faulty = faulty
+        return sorted(found, key=lambda loop: (loop.host, loop.group or "", loop.stats.name, loop.pid))
+
+    def describe(self, timeout: float = 1.0) -> dict[str, dict[str, Any]]:
+        """Return what each bridge says of itself, by its key: see ``Bridge.describe``."""
+        described = {}
+        for key, payload in self._get(f"{self.keys}/describe", timeout):
+            try:
+                described[key.removesuffix("/describe")] = dict(json.loads(payload))
+            except (ValueError, TypeError) as error:
+                self.faulty[key] = f"no description: {error}"
+        return described
+
+    def command(self, key: str, command: str, timeout: float = 10.0) -> dict[str, Any]:
+        """Order a loop or group to ``start``, ``stop`` or ``reset``, where its owner allows that.
+
+        Raises
+        ------
+        BridgeError
+            Where it was refused, has failed, or nobody has answered; the message is the bridge's.
+        """
+        at = f"{key}/commands/{command}"
+        for reply in self._session.get(at, timeout=timeout):
+            if reply.ok is not None:
+                return dict(json.loads(reply.ok.payload.to_bytes()))
+            raise BridgeError(0, f"{at}: {_text_of(reply.err.payload.to_bytes())}")
+        raise BridgeError(0, f"{at}: nobody has answered within {timeout:g} s")
+
+    def put(self, key: str, name: str, value: Any, dtype: Any) -> None:
+        """Set a setpoint of a bridge; whether it is accepted is in its counters."""
+        from rtloop.zenoh.frames import pack
+
+        self._session.put(f"{key}/setpoints/{name}", pack(value, dtype))
+
+    def _get(self, selector: str, timeout: float) -> list[tuple[str, bytes]]:
+        try:
+            replies = list(self._session.get(selector, timeout=timeout))
+        except engine().ZError as error:
+            raise BridgeError(0, f"{selector}: {error}") from None
+        return [(str(reply.ok.key_expr), reply.ok.payload.to_bytes()) for reply in replies if reply.ok is not None]
+
+    def _alive(self, timeout: float) -> list[str]:
+        replies = self._session.liveliness().get(f"{self.keys}/alive", timeout=timeout)
+        return [str(reply.ok.key_expr) for reply in replies if reply.ok is not None]
+
+    def close(self) -> None:
+        """Let go of the session. Closing again does nothing."""
+        if not self._session.is_closed():
+            self._session.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _text_of(payload: bytes) -> str:
+    try:
+        return str(json.loads(payload)["error"])
+    except (ValueError, TypeError, KeyError):
+        return payload[:200].decode(errors="replace")

@@ -1,0 +1,127 @@
+"""Zenoh sessions: how one is opened, what keys it may use, and how often its links came and went."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from rtloop.errors import BridgeError, ConfigError
+
+__all__ = ["Links", "check_key", "engine", "key_chunk", "make_config", "open_session"]
+
+_CHUNK = re.compile(r"[^/*$?#]+")
+
+
+def engine() -> Any:
+    """Return the module ``zenoh``.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        Where it is missing, with the command that installs it.
+    """
+    try:
+        import zenoh
+    except ModuleNotFoundError as error:
+        if error.name != "zenoh":
+            raise
+        raise ModuleNotFoundError("rtloop.zenoh needs Zenoh: pip install 'rtloop[zenoh]'", name="zenoh") from error
+    return zenoh
+
+
+def make_config(config: Any = None) -> Any:
+    """Return Zenoh's own configuration.
+
+    Parameters
+    ----------
+    config : None, path, dict or zenoh.Config
+        None: Zenoh's defaults, or the file that ``ZENOH_CONFIG`` names; a path to such a file, JSON5 or YAML; a dict
+        with what such a file has.
+
+    Raises
+    ------
+    ConfigError
+        Where Zenoh does not accept it.
+    """
+    import json
+
+    zenoh = engine()
+    try:
+        if config is None:
+            path = os.environ.get("ZENOH_CONFIG")
+            return zenoh.Config.from_file(path) if path else zenoh.Config()
+        if isinstance(config, Mapping):
+            return zenoh.Config.from_json5(json.dumps(dict(config)))
+        if isinstance(config, (str, os.PathLike)):
+            return zenoh.Config.from_file(os.fspath(config))
+    except (zenoh.ZError, OSError, TypeError, ValueError) as error:
+        raise ConfigError(f"config={config!r} is no configuration of Zenoh: {error}") from None
+    if isinstance(config, zenoh.Config):
+        return config
+    raise ConfigError(f"config={config!r} must be None, a path, a dict or a zenoh.Config")
+
+
+def open_session(config: Any = None) -> Any:
+    """Open a session; its threads inherit the scheduling policy and the CPUs of the calling one.
+
+    Raises
+    ------
+    BridgeError
+        Where Zenoh cannot: an address in use, a router that a client does not reach.
+    ConfigError, ModuleNotFoundError
+        As above.
+    """
+    zenoh, settings = engine(), make_config(config)
+    try:
+        return zenoh.open(settings)
+    except zenoh.ZError as error:
+        raise BridgeError(
+            0, f"no Zenoh session could be opened: {error}. See listen, connect and mode of its configuration"
+        ) from None
+
+
+def key_chunk(name: str) -> str:
+    """Return a name as one part of a key: what has a meaning to Zenoh becomes ``_``."""
+    return re.sub(r"[/*$?#]", "_", name).lstrip("@") or "_"
+
+
+def check_key(key: str) -> str:
+    """Return a key that is one: parts with ``/`` between them, none empty, and no wildcard.
+
+    Raises
+    ------
+    ConfigError
+        Where it is none.
+    """
+    if not isinstance(key, str) or not all(_CHUNK.fullmatch(part) for part in key.split("/")):
+        raise ConfigError(f"key={key!r} must be parts with / between them, without * $ ? #, as in 'rtloop/host/name'")
+    return key
+
+
+class Links:
+    """How many peers and routers a session is connected to, and how often a link came back.
+
+    Attributes
+    ----------
+    now : int
+        Links that there are.
+    lost : int
+        Links that have ended.
+    restored : int
+        Links that came when one had been lost before: of the same peer, or of one restarted in its place.
+    """
+
+    def __init__(self, session: Any) -> None:
+        self._kind = engine().SampleKind.PUT
+        self.now = self.lost = self.restored = 0
+        self._listener = session.info.declare_transport_events_listener(self._on_event, history=True)
+
+    def _on_event(self, event: Any) -> None:
+        if event.kind == self._kind:
+            self.now += 1
+            self.restored += self.restored < self.lost
+        else:
+            self.now -= 1
+            self.lost += 1

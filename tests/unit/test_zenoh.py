@@ -1,0 +1,288 @@
+"""A bridge: what peers see and may set, what is refused, and that the loop keeps its cycles whatever they send."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import rtloop
+from rtloop import ConfigError, Latest, LoopGroup, PyLoop, Recorder, Ring, StateError
+
+zenoh = pytest.importorskip("zenoh", reason="Zenoh is missing: pip install 'rtloop[zenoh]'")
+
+from rtloop.zenoh import Bridge, Remotes, pack, unpack  # noqa: E402
+
+POINT = np.dtype([("angle", "f8"), ("mode", "u1"), ("on", "?")], align=True)
+KEY = "rtloop/here/servo"
+
+
+def until(done: Callable[[], Any], seconds: float = 20.0) -> Any:
+    """Wait for what comes over a network; the deadline is generous, for the machine may be busy."""
+    limit = time.monotonic() + seconds
+    while not (found := done()):
+        assert time.monotonic() < limit, "it has not come"
+        time.sleep(0.01)
+    return found
+
+
+def alone(**more: Any) -> dict[str, Any]:
+    """Return a configuration that meets nobody by chance."""
+    return {"scouting": {"multicast": {"enabled": False}, "gossip": {"enabled": False}}, **more}
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def here(port: int) -> dict[str, Any]:
+    return alone(listen={"endpoints": [f"tcp/127.0.0.1:{port}"]})
+
+
+@pytest.fixture
+def there(port: int) -> dict[str, Any]:
+    return alone(connect={"endpoints": [f"tcp/127.0.0.1:{port}"]}, listen={"endpoints": []})
+
+
+@pytest.fixture
+def loop() -> Iterator[PyLoop]:
+    made = PyLoop(lambda cycle: None, "5ms", name="servo", strict=False, policy="other", lock_memory="off", record=64)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def session(there: dict[str, Any]) -> Iterator[Any]:
+    """An operator's session; a test opens its bridge before it asks for anything."""
+    opened = rtloop.zenoh.open_session(there)
+    yield opened
+    opened.close()
+
+
+pytestmark = pytest.mark.filterwarnings("ignore::rtloop.RTSetupWarning")
+
+
+def test_statistics_are_published_and_are_the_loops(loop: PyLoop, here: dict[str, Any], there: dict[str, Any]) -> None:
+    with Bridge(loop, config=here, key=KEY, interval="20ms") as bridge, rtloop.zenoh.open_session(there) as session:
+        got: list[Any] = []
+        kept = session.declare_subscriber(f"{KEY}/loops/*/stats", got.append)
+        with loop:
+            until(lambda: len(got) > 3 and json.loads(got[-1].payload.to_bytes())["stats"]["cycles"])
+        said = json.loads(got[-1].payload.to_bytes())
+        assert (said["format"], said["version"], said["key"], said["group"]) == ("rtloop-bridge-stats", 1, KEY, None)
+        assert said["stats"]["name"] == "servo"
+        numbers = [json.loads(one.payload.to_bytes())["sequence"] for one in got]
+        assert numbers == sorted(numbers)
+        assert bridge.stats.published >= len(got) and bridge.stats.links == 1
+        assert kept is not None
+    assert bridge.closed
+    with pytest.raises(StateError, match="closed"):
+        bridge.__enter__()
+
+
+def test_remotes_list_the_loops_of_a_group(here: dict[str, Any], there: dict[str, Any]) -> None:
+    loops = [PyLoop(lambda cycle: None, "10ms", name=name, strict=False, policy="other", lock_memory="off")
+             for name in ("fast", "slow")]  # fmt: skip
+    group = LoopGroup(loops, name="axis")
+    with Bridge(group, config=here, key="plant/axis") as bridge, Remotes("plant/**", config=there) as remotes, group:
+        until(lambda: [loop.stats.cycles > 1 for loop in remotes.ask()] == [True, True])
+        found = remotes.ask()
+        assert [(loop.group, loop.stats.name, loop.stats.state) for loop in found] == [
+            ("axis", "fast", "running"), ("axis", "slow", "running"),
+        ]  # fmt: skip
+        assert found[0].key == bridge.key and remotes.faulty == {}
+        assert all(loop.stats.latency.count <= loop.stats.cycles for loop in found)
+
+
+def test_records_of_a_ring_arrive_whole_and_numbered(loop: PyLoop, here: dict[str, Any], there: dict[str, Any]) -> None:
+    ring = Ring(POINT, 100)
+    with Bridge(loop, config=here, key=KEY, signals={"angle": ring}, batch="5ms") as bridge:
+        ring.push(np.zeros(5, POINT))
+        until(lambda: bridge.stats.records == 5)
+        assert bridge.stats.unheard == 5, "nobody was there"
+        with rtloop.zenoh.open_session(there) as session:
+            got: list[Any] = []
+            kept = session.declare_subscriber(
+                f"{KEY}/signals/angle", lambda s: got.append(unpack(s.payload.to_bytes()))
+            )
+            until(lambda: _push(ring, (0.0, 0, False)) and got)
+            begin = bridge.stats.records
+            until(lambda: not len(ring))
+            for k in range(300):
+                until(lambda k=k: len(ring) < 100)
+                assert ring.push((k * 0.5, k % 256, k % 2 == 0)) == 1
+            until(lambda: sum(len(one.records) for one in got if one.about["first"] >= begin) >= 300)
+            records = np.concatenate([one.records for one in got])[-300:]
+            assert records["angle"].tolist() == [k * 0.5 for k in range(300)]
+            ends = [one.about["first"] + len(one.records) for one in got]
+            assert [one.about["first"] for one in got[1:]] == ends[:-1], "none is missing"
+            assert got[-1].about["clocks"].keys() == {"realtime", "tai", "monotonic"}
+            assert kept is not None
+        ring.push(np.zeros(200, POINT))
+        assert bridge.stats.dropped >= 100
+
+
+def _push(ring: Ring, value: Any) -> bool:
+    time.sleep(0.01)
+    return bool(ring.push(value))
+
+
+def test_a_setpoint_arrives_and_what_is_none_is_refused_and_counted(
+    loop: PyLoop, here: dict[str, Any], there: dict[str, Any]
+) -> None:
+    point = Latest(POINT)
+    limited = Latest("f8")
+    both = {"point": point, "limited": (limited, lambda value: abs(value) <= 1)}
+    with (
+        Bridge(loop, config=here, key=KEY, setpoints=both) as bridge,
+        rtloop.zenoh.open_session(there) as session,
+    ):
+        at = f"{KEY}/setpoints/point"
+        until(lambda: session.put(at, pack((0.5, 3, True), POINT)) is None and point.written)
+        assert point.read().item() == (0.5, 3, True)
+        assert point.age_ns is not None
+        session.put(f"{KEY}/setpoints/limited", pack(0.5, "f8"))
+        until(lambda: limited.written)  # so that none of the first is still under way
+        right = pack((1.5, 4, False), POINT)
+        before = bridge.stats
+        wrong = [
+            b"", b"RTLB", right[:-1], right + b"\0", b"X" + right[1:], right[:4] + b"\2" + right[5:],
+            pack(1.5, "f8"), pack([(1, 1, 1), (2, 2, 2)], POINT), pack((float("nan"), 1, True), POINT),
+            pack((float("inf"), 1, True), POINT), right[:-7] + b"\7" + right[-6:], b"\0" * (1 << 17),
+            right[:8] + b"\xff\xff\xff\x7f" + right[12:], right[:12] + b"[" * (len(right) - 12),
+        ]  # fmt: skip
+        for payload in wrong:
+            session.put(at, payload)
+        session.delete(at)
+        session.put(f"{KEY}/setpoints/*", right)
+        session.put(f"{KEY}/setpoints/limited", pack(1.5, "f8"))
+        session.put(f"{KEY}/setpoints/limited", pack(-1.0, "f8"))
+        until(lambda: limited.written == 2)
+        until(lambda: bridge.stats.refused >= len(wrong) + 4)
+        after = bridge.stats
+        assert after.refused - before.refused == len(wrong) + 4, "the wildcard reaches both"
+        assert point.read().item() == (0.5, 3, True) and limited.read() == -1.0
+        assert after.accepted - before.accepted == 1
+        assert "no value for" in bridge.describe()["setpoints"]["point"]["last_reason"]
+        with pytest.raises(StateError, match="one writer"):
+            Bridge(loop, config=alone(), key="other", setpoints={"point": point})
+    Bridge(loop, config=alone(listen={"endpoints": []}), key="other", setpoints={"point": point}).close()
+
+
+def test_no_command_is_obeyed_that_was_not_switched_on(
+    loop: PyLoop, here: dict[str, Any], there: dict[str, Any]
+) -> None:
+    with Bridge(loop, config=here, key=KEY) as bridge, Remotes(config=there) as remotes, loop:
+        until(lambda: remotes.ask())
+        for command in ("start", "stop", "reset"):
+            with pytest.raises(rtloop.BridgeError, match=f"{command} is not allowed here; .*: none"):
+                remotes.command(KEY, command)
+        for wildcard in ("rtloop/**", f"{KEY}/commands/*", "rtloop/*/*/commands/stop"):
+            list(remotes._session.get(wildcard, timeout=2.0))
+        assert loop.state == "running"
+        assert bridge.stats.commands == 0 and bridge.stats.commands_refused >= 6
+
+
+def test_commands_that_are_switched_on_are_obeyed_and_only_those(
+    loop: PyLoop, here: dict[str, Any], there: dict[str, Any]
+) -> None:
+    with (
+        Bridge(loop, config=here, key=KEY, commands=("start", "stop")) as bridge,
+        Remotes(config=there) as remotes,
+    ):
+        until(lambda: remotes.ask())
+        assert remotes.command(KEY, "start")["state"] == "running"
+        with pytest.raises(rtloop.BridgeError, match="start: "):
+            remotes.command(KEY, "start")
+        with pytest.raises(rtloop.BridgeError, match="switched on: start, stop"):
+            remotes.command(KEY, "reset")
+        list(remotes._session.get(f"{KEY}/commands/*", timeout=2.0))
+        assert loop.state == "running", "a wildcard is no command, whatever is switched on"
+        assert remotes.command(KEY, "stop")["state"] == "stopped"
+        assert bridge.stats.commands == 2
+        assert remotes.describe()[KEY]["commands"] == {n: f"{KEY}/commands/{n}" for n in ("start", "stop")}
+        with pytest.raises(rtloop.BridgeError, match="nobody has answered"):
+            remotes.command("rtloop/here/other", "stop", timeout=0.5)
+
+
+def test_a_ring_has_one_consumer_be_it_a_bridge_or_a_recorder(loop: PyLoop, tmp_path: Any) -> None:
+    ring = Ring("f8", 10)
+    apart = alone(listen={"endpoints": []})
+    with Recorder(ring, tmp_path / "a.npy"), pytest.raises(StateError, match="one consumer"):
+        Bridge(loop, config=apart, signals={"x": ring})
+    with Bridge(loop, config=apart, signals={"x": ring}), pytest.raises(StateError, match="one consumer"):
+        Recorder(ring, tmp_path / "b.npy")
+    assert not (tmp_path / "b.npy").exists()
+    Recorder(ring, tmp_path / "b.npy").close()
+    with pytest.raises(ConfigError, match="must end in"):
+        Recorder(ring, tmp_path / "c.txt")
+    Recorder(ring, tmp_path / "c.npy").close()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"key": "rtloop/**"}, "key='rtloop/\\*\\*' must be parts"),
+        ({"key": "/x"}, "must be parts"),
+        ({"commands": ("fly",)}, "must be among start, stop, reset"),
+        ({"interval": 0}, "interval"),
+        ({"signals": {"a/b": None}}, "a name without"),
+        ({"signals": {"a": [1, 2]}}, "give a Ring or a SignalLog"),
+        ({"setpoints": {"a": 1.0}}, "give a Latest"),
+        ({"setpoints": {"a": (Latest, 3)}}, "is no function that takes a value"),
+        ({"config": {"nonsense": 1}}, "no configuration of Zenoh: unknown field"),
+        ({"config": 7}, "must be None, a path, a dict"),
+    ],
+)
+def test_what_can_never_work_is_refused(loop: PyLoop, wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Bridge(loop, **{"config": alone(listen={"endpoints": []}), **wrong})
+
+
+def test_a_setpoint_is_made_of_numbers(loop: PyLoop) -> None:
+    with pytest.raises(ConfigError, match="no numbers"):
+        Bridge(loop, config=alone(listen={"endpoints": []}), setpoints={"a": Latest("S8")})
+
+
+def test_an_address_in_use_is_said(loop: PyLoop, here: dict[str, Any]) -> None:
+    with Bridge(loop, config=here, key=KEY), pytest.raises(rtloop.BridgeError, match="no Zenoh session"):
+        Bridge(loop, config={**here, "mode": "router"}, key=KEY)
+
+
+def test_without_zenoh_the_extra_is_named() -> None:
+    program = "import sys; sys.modules['zenoh'] = None\nimport rtloop.zenoh\nrtloop.zenoh.Bridge(None)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert "pip install 'rtloop[zenoh]'" in done.stderr
+    program = "import sys, rtloop, rtloop.zenoh; assert 'zenoh' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", program], timeout=60, check=False).returncode == 0
+
+
+def test_a_link_that_comes_back_is_counted(loop: PyLoop, here: dict[str, Any], port: int) -> None:
+    router = alone(mode="router", listen={"endpoints": [f"tcp/127.0.0.1:{port}"]})
+    client = alone(mode="client", connect={"endpoints": [f"tcp/127.0.0.1:{port}"]})
+    first = rtloop.zenoh.open_session(router)
+    with contextlib.ExitStack() as stack:
+        point = Latest("f8")
+        bridge = stack.enter_context(Bridge(loop, config=client, key=KEY, setpoints={"angle": point}, interval="20ms"))
+        stack.enter_context(loop)
+        until(lambda: bridge.stats.links == 1)
+        first.close()
+        until(lambda: bridge.stats.links_lost == 1)
+        second = stack.enter_context(rtloop.zenoh.open_session(router))
+        until(lambda: bridge.stats.reconnects == 1)
+        assert bridge.stats.links == 1
+        until(lambda: second.put(f"{KEY}/setpoints/angle", pack(2.5, "f8")) is None and point.written)
+        assert point.read() == 2.5, "what was declared is declared again"
+        assert loop.state == "running"
