@@ -14,7 +14,7 @@ import numpy as np
 
 from rtloop.errors import ConfigError, StateError
 
-__all__ = ["RecordFile", "open_record_file"]
+__all__ = ["RecordFile", "open_record_file", "record_json"]
 
 _LARGEST = (1 << 63) - 1
 _MCAP_CHUNK_BYTES = 32 << 10
@@ -184,7 +184,7 @@ class McapFile:
         self._offset_ns = self._begun_ns - time.monotonic_ns()
         try:
             for item in np.zeros(1, dtype).tolist():
-                _to_json(_plain(item, dtype))
+                record_json(item, dtype)
         except (TypeError, ValueError, AttributeError) as error:
             raise ConfigError(f"a record of {dtype} does not become JSON, of which an .mcap file is: {error}") from None
         self._stream = _Stream(path)
@@ -202,7 +202,7 @@ class McapFile:
         """Write records as messages. They reach the file, and are counted, when a chunk of them is full."""
         times = self._times(records)
         for time_ns, item in zip(times, records.tolist(), strict=True):
-            text = _to_json(_plain(item, self._dtype))
+            text = record_json(item, self._dtype)
             before = self._stream.tell()
             self._writer.add_message(self._channel, time_ns, text.encode(), time_ns, sequence=self._added & 0xFFFFFFFF)
             self._added += 1
@@ -276,6 +276,11 @@ def json_schema(dtype: np.dtype[Any]) -> dict[str, Any]:
     if dtype.names is None:
         return {"type": "object", "properties": {"value": _schema_of(dtype)}}
     return _schema_of(dtype)
+
+
+def record_json(item: Any, dtype: np.dtype[Any]) -> str:
+    """Return a record, as ``tolist()`` of its array gives it, as JSON of that schema; NaN and infinity become null."""
+    return _to_json(_plain(item, dtype))
 
 
 def _schema_of(dtype: np.dtype[Any]) -> dict[str, Any]:

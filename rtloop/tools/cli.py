@@ -24,13 +24,15 @@ COMMANDS = {
     "run": "rtloop.tools.run",
     "analyze": "rtloop.tools.analyze",
     "top": "rtloop.tools.top",
+    "record": "rtloop.tools.record",
     "report": "rtloop.tools.report",
     "plot": "rtloop.tools.plot",
     "export": "rtloop.tools.export",
     "lint": "rtloop.tools.lint_command",
 }
 
-_EXTRAS = {"click": "cli", "rich": "cli", "matplotlib": "plot", "textual": "top", "hdrh": "export", "Cython": "build"}
+_EXTRAS = {"click": "cli", "rich": "cli", "matplotlib": "plot", "textual": "top", "hdrh": "export", "Cython": "build",
+           "zenoh": "zenoh", "mcap": "mcap"}  # fmt: skip
 
 
 def make_group() -> click.Group:

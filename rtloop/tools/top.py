@@ -24,9 +24,14 @@ __all__ = ["make_document", "top"]
 )  # fmt: skip
 @click.option("--pid", type=click.IntRange(1), help="Only the loops of this process.")
 @click.option("--name", help="Only the loops of this name.")
+@click.option(
+    "--zenoh", "keys", is_flag=False, flag_value="rtloop/**", metavar="[KEYS]",
+    help="The loops of all hosts that have a bridge, instead of this machine's; of those whose keys match.",
+)  # fmt: skip
+@click.option("--config", type=click.Path(exists=True, dir_okay=False), help="Zenoh's configuration, JSON5 or YAML.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document with all figures, and end.")
-def top(interval: int, pid: int | None, name: str | None, as_json: bool) -> None:
-    """Show all running loops of this machine, live.
+def top(interval: int, pid: int | None, name: str | None, keys: str | None, config: str | None, as_json: bool) -> None:
+    """Show all running loops of this machine, or with --zenoh of all hosts, live.
 
     A loop needs nothing to be seen, and does not notice. Seen are the loops of your own processes; as root, all. Enter
     shows one loop: its histograms and the time line of its last cycles. h lists the keys.
@@ -35,14 +40,22 @@ def top(interval: int, pid: int | None, name: str | None, as_json: bool) -> None
     """
     from rtloop.tools.top_data import Sampler
 
+    if keys is None and config is not None:
+        raise click.UsageError("--config is of --zenoh")
+    if keys is not None and pid is not None:
+        raise click.UsageError("--pid is of this machine; --zenoh goes with --name")
     if interval < 100_000_000:
         raise click.BadParameter("must be at least 0.1s", param_hint="--interval")
+    sampler = Sampler(pid, name)
+    if keys is not None:
+        from rtloop.tools.top_zenoh import RemoteSampler
+
+        sampler = RemoteSampler(keys, config, name)
     if not as_json and _is_terminal():
         from rtloop.tools.top_app import TopApp
 
-        TopApp(Sampler(pid, name), interval / 1e9).run()
+        TopApp(sampler, interval / 1e9).run()
         return
-    sampler = Sampler(pid, name)
     try:
         sample = sampler.sample()
         if as_json:
@@ -51,7 +64,7 @@ def top(interval: int, pid: int | None, name: str | None, as_json: bool) -> None
             _print_table(sample, sampler)
     finally:
         sampler.close()
-    if not sample.rows and (pid is not None or name is not None):
+    if not sample.rows and (pid is not None or name is not None or keys is not None):
         raise click.exceptions.Exit(1)
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rtloop.loop.discover import BlockFile
     from rtloop.loop.stats import Stats
 
-__all__ = ["Row", "Sample", "Sampler", "difference"]
+__all__ = ["Row", "Sample", "Sampler", "difference", "was_reset"]
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class Sampler:
             return None
         then, before = self._before.get(reader.file, (now, None))
         self._before[reader.file] = now, stats
-        if before is None or _was_reset(before, stats):
+        if before is None or was_reset(before, stats):
             return Row(reader, stats, reader.last_cpu, None, 0, 0, 0, Histogram.empty(), Histogram.empty())
         return Row(
             reader,
@@ -186,7 +186,7 @@ class Sampler:
             self._forget(file)
 
 
-def _was_reset(before: Stats, now: Stats) -> bool:
+def was_reset(before: Stats, now: Stats) -> bool:
     """Whether the statistics were begun anew between two samples."""
     return now.cycles < before.cycles or any(
         bool(np.any(getattr(now, name).counts < getattr(before, name).counts)) for name in ("latency", "execution")

@@ -5,7 +5,8 @@ Nothing here is reachable from a ``step``. What goes over the wire is in docs/re
 
 from rtloop.zenoh.bridge import Bridge, BridgeStats
 from rtloop.zenoh.frames import Frame, pack, unpack
+from rtloop.zenoh.recording import Recording
 from rtloop.zenoh.remote import RemoteLoop, Remotes
 from rtloop.zenoh.session import open_session
 
-__all__ = ["Bridge", "BridgeStats", "Frame", "RemoteLoop", "Remotes", "open_session", "pack", "unpack"]
+__all__ = ["Bridge", "BridgeStats", "Frame", "Recording", "RemoteLoop", "Remotes", "open_session", "pack", "unpack"]

@@ -21,10 +21,12 @@ _NUMBERS = "fiubc"
 
 
 def clocks() -> dict[str, int]:
-    """Return the same moment on three clocks, ns: what places a record's time among those of other hosts."""
+    """Return the same moment on four clocks, ns: what places a record's time among those of other hosts."""
     before = time.monotonic_ns()
     realtime, tai = time.time_ns(), time.clock_gettime_ns(time.CLOCK_TAI)
-    return {"realtime": realtime, "tai": tai, "monotonic": (before + time.monotonic_ns()) // 2}
+    boottime = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    monotonic = (before + time.monotonic_ns()) // 2
+    return {"realtime": realtime, "tai": tai, "monotonic": monotonic, "boottime": boottime}
 
 
 class Signal:

@@ -101,7 +101,7 @@ def deeper(folder: Path) -> list[str]:
     for path in sorted(folder.rglob("*")):
         if path.suffix in {".py", ".pyx", ".pxd"}:
             text = path.read_text()
-            for door in ("rtloop.memory", "rtloop.numba", "rtloop.pytest", "rtloop"):
+            for door in ("rtloop.memory", "rtloop.numba", "rtloop.pytest", "rtloop.zenoh", "rtloop"):
                 text = re.sub(rf"\b{door}(?=\s+c?import\b|\s*$|\s+as\b)", "door", text, flags=re.MULTILINE)
             names = {name for name in imported(text) if name.startswith("rtloop.")}
             past = (name for name in names if name.count(".") > 1 or re.search(rf"import\s+{name}\b", text))

@@ -128,7 +128,7 @@ def test_records_of_a_ring_arrive_whole_and_numbered(loop: PyLoop, here: dict[st
             assert records["angle"].tolist() == [k * 0.5 for k in range(300)]
             ends = [one.about["first"] + len(one.records) for one in got]
             assert [one.about["first"] for one in got[1:]] == ends[:-1], "none is missing"
-            assert got[-1].about["clocks"].keys() == {"realtime", "tai", "monotonic"}
+            assert got[-1].about["clocks"].keys() == {"realtime", "tai", "monotonic", "boottime"}
             assert kept is not None
         ring.push(np.zeros(200, POINT))
         assert bridge.stats.dropped >= 100

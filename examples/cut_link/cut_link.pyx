@@ -1,0 +1,39 @@
+"""An actuator that follows setpoints from another host, and lets go when they have become too old."""
+
+from libc.stdint cimport int64_t
+
+from rtloop cimport RT_CONTINUE, Cycle, Latest, Ring, RTLoop
+
+import numpy as np
+
+
+cdef struct Record:
+    int64_t release  # ns
+    int64_t age      # ns of the setpoint that this cycle has used
+    double setpoint, output
+
+RECORD = np.dtype([("release", "i8"), ("age", "i8"), ("setpoint", "f8"), ("output", "f8")], align=True)
+assert RECORD.itemsize == sizeof(Record)
+
+
+cdef class Actuator(RTLoop):
+    """Put out the setpoint while it is younger than `max_age`, and 0, the safe output, from then on."""
+
+    cdef readonly Latest setpoint
+    cdef readonly Ring log
+    cdef int64_t max_age
+
+    def __init__(self, *args, max_age, **settings):
+        super().__init__(*args, **settings)
+        self.setpoint = Latest("f8", clock=self.settings.clock)  # stamped on the clock that step compares with
+        self.log = Ring(RECORD, 20000)
+        self.max_age = max_age
+
+    cdef int step(self, const Cycle *cycle) noexcept nogil:
+        cdef Record record
+        self.setpoint.read(&record.setpoint)
+        record.age = self.setpoint.age(cycle.start)  # without a value it is older than any limit
+        record.output = record.setpoint if record.age <= self.max_age else 0.0
+        record.release = cycle.release
+        self.log.push(&record)
+        return RT_CONTINUE

@@ -1,0 +1,14 @@
+"""The other host: sends a setpoint every 10 ms until it is killed."""
+
+import json
+import sys
+import time
+
+import rtloop.zenoh
+
+key, config = sys.argv[1], json.loads(sys.argv[2])
+session = rtloop.zenoh.open_session(config)
+print("sending", flush=True)
+while True:
+    session.put(f"{key}/setpoints/angle", rtloop.zenoh.pack(1.0, "f8"))
+    time.sleep(0.01)

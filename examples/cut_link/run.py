@@ -1,0 +1,49 @@
+"""Run the loop, let another process send setpoints, kill it, and say when the output was safe."""
+
+import json
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+from cut_link import Actuator
+
+from rtloop.zenoh import Bridge
+
+KEY = "rtloop/example/actuator"
+MAX_AGE_NS = 100_000_000
+
+with socket.socket() as probe:
+    probe.bind(("127.0.0.1", 0))
+    address = f"tcp/127.0.0.1:{probe.getsockname()[1]}"
+quiet = {"scouting": {"multicast": {"enabled": False}}}
+here = {**quiet, "listen": {"endpoints": [address]}}
+there = {**quiet, "connect": {"endpoints": [address]}, "listen": {"endpoints": []}}
+
+loop = Actuator("1kHz", max_age=MAX_AGE_NS, strict=False)
+with Bridge(loop, key=KEY, config=here, setpoints={"angle": loop.setpoint}) as bridge, loop:
+    remote = subprocess.Popen([sys.executable, "remote.py", KEY, json.dumps(there)])
+    try:
+        limit = time.monotonic() + 30
+        while bridge.stats.accepted < 50 and time.monotonic() < limit:
+            time.sleep(0.01)
+    finally:
+        remote.kill()
+        remote.wait()
+    time.sleep(3 * MAX_AGE_NS * 1e-9)
+
+print(loop.stats)
+log = loop.log.drain()
+followed = np.flatnonzero(log["output"] != 0)
+if not len(followed):
+    raise SystemExit("no setpoint has arrived within 30 s")
+last = log[followed[-1]]
+first_safe = log[followed[-1] + 1]
+cycles = int(first_safe["age"]) // 1_000_000
+print(f"{bridge.stats.accepted} setpoints accepted, {bridge.stats.refused} refused")
+print(f"the last cycle that followed one used a value {last['age'] / 1e6:.1f} ms old; the next one, safe, found it")
+print(f"{first_safe['age'] / 1e6:.1f} ms old, {cycles} cycles, where {MAX_AGE_NS / 1e6:.0f} ms are allowed")
+followed_too_old = int((log["age"][followed] > MAX_AGE_NS).sum())
+if followed_too_old or (log["output"][followed[-1] + 1 :] != 0).any():
+    raise SystemExit(f"{followed_too_old} cycles have followed a setpoint that was too old")

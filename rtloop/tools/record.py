@@ -1,0 +1,82 @@
+"""``rtloop record``: the signals of several hosts in one file."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import suppress
+from typing import Any
+
+import click
+
+from rtloop.tools.options import to_duration
+
+__all__ = ["record"]
+
+
+@click.command()
+@click.option("--zenoh", "keys", required=True, metavar="KEYS", help="Of which bridges, such as 'rtloop/**'.")
+@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), help="An .mcap file.")
+@click.option("--duration", metavar="DURATION", callback=lambda c, p, v: v and to_duration(c, p, v),
+              help="How long; by default until Ctrl-C.")  # fmt: skip
+@click.option("--config", type=click.Path(exists=True, dir_okay=False), help="Zenoh's configuration, JSON5 or YAML.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document with what was recorded.")
+def record(keys: str, output: str, duration: int | None, config: str | None, as_json: bool) -> None:
+    """Record the signals that the bridges of several hosts publish, on one time line.
+
+    The times are the records' own, on the time of day of their hosts: those must be kept in step. What is missing is
+    counted. Exit code 1 where nothing was recorded.
+    """
+    from rtloop.zenoh.recording import Recording
+
+    recording = Recording(keys, output, config=config)
+    shown = 0
+
+    def show() -> None:
+        nonlocal shown
+        if sys.stderr.isatty() and recording.records != shown:
+            shown = recording.records
+            print(f"\r{shown:,} records of {len(recording.channels)} signals", end="", file=sys.stderr, flush=True)
+
+    with recording, suppress(KeyboardInterrupt):
+        recording.run(None if duration is None else duration / 1e9, on_turn=show)
+    if shown:
+        print(file=sys.stderr)
+    document = _document(recording)
+    if as_json:
+        click.echo(json.dumps(document, indent=1))
+    else:
+        _print(document)
+    if not recording.records:
+        raise click.exceptions.Exit(1)
+
+
+def _document(recording: Any) -> dict[str, Any]:
+    from rtloop import __version__
+
+    return {
+        "rtloop": __version__,
+        "command": "record",
+        "path": str(recording.path),
+        "refused": recording.refused,
+        "last_reason": recording.reason,
+        "signals": {
+            key: {"records": one.records, "lost": one.lost, "dropped": one.dropped}
+            for key, one in sorted(recording.channels.items())
+        },
+    }
+
+
+def _print(document: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("signal", box=None)
+    for head in ("records", "lost", "dropped"):
+        table.add_column(head, justify="right")
+    for key, one in document["signals"].items():
+        table.add_row(key, *(f"{one[name]:,}" for name in ("records", "lost", "dropped")))
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    print(f"{document['path']}: {sum(one['records'] for one in document['signals'].values()):,} records")
+    if document["refused"]:
+        print(f"{document['refused']} payloads refused; the last: {document['last_reason']}", file=sys.stderr)

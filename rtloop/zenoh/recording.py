@@ -1,0 +1,204 @@
+"""Signals of several hosts, recorded into one ``.mcap`` file on one time line."""
+
+from __future__ import annotations
+
+import json
+import queue
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rtloop.data.files import json_schema, record_json
+from rtloop.errors import ConfigError, PayloadError
+from rtloop.zenoh.frames import Frame, unpack
+from rtloop.zenoh.session import open_session
+
+if TYPE_CHECKING:
+    import os
+    from typing import Self
+
+__all__ = ["Channel", "Recording", "times_of"]
+
+_MAX_NS = 1 << 63
+#: Payloads that wait for the disk; more are lost, and counted.
+_MAX_WAITING = 10_000
+_TIME_FIELDS = ("time", "release", "start")
+
+
+@dataclass
+class Channel:
+    """One signal in a recording.
+
+    Attributes
+    ----------
+    records : int
+        Those in the file.
+    lost : int
+        Those that the numbers of the frames say are missing: on the way, or here.
+    dropped : int
+        Those that the ring on the host had no room for.
+    """
+
+    number: int
+    dtype: np.dtype[Any]
+    records: int = 0
+    lost: int = 0
+    dropped: int = 0
+    next_first: int | None = None
+    begun_ns: int | None = None
+
+
+class Recording:
+    """Write the signals of all bridges whose keys match to a file, until it is closed.
+
+    The messages' times are the records' own, on the time of day of the host that they come from: as good as the hosts'
+    clocks are kept in step. See :func:`times_of`.
+
+    Parameters
+    ----------
+    keys : str
+        Zenoh's key expression of what bridges' keys begin with, ``rtloop/**``, or of signals.
+    path : path
+        An ``.mcap`` file; an existing one is replaced.
+    config : None, path, dict or zenoh.Config
+        Zenoh's own configuration.
+
+    Attributes
+    ----------
+    channels : dict of Channel
+        By the signals' keys.
+    refused : int
+        Payloads that were no frames; `reason` is the last one's fault.
+    overflowed : int
+        Payloads that came faster than the disk takes them; their records are in `lost`, too.
+    """
+
+    def __init__(self, keys: str, path: str | os.PathLike[str], *, config: Any = None) -> None:
+        from mcap.writer import Writer
+
+        self.path = Path(path)
+        if self.path.suffix != ".mcap":
+            raise ConfigError(f"path={str(path)!r}: the name must end in .mcap")
+        self.channels: dict[str, Channel] = {}
+        self.refused = self.overflowed = 0
+        self.reason = ""
+        self._waiting: queue.Queue[tuple[str, bytes, int]] = queue.Queue(_MAX_WAITING)
+        self._session = open_session(config)
+        try:
+            self._file = self.path.open("wb")
+            self._writer: Any = Writer(self._file)
+            self._writer.start("", "rtloop")
+            at = keys if "/signals/" in keys else f"{keys}/signals/*"
+            self._subscriber = self._session.declare_subscriber(at, self._on_sample)
+        except BaseException:
+            self._session.close()
+            raise
+
+    @property
+    def records(self) -> int:
+        """How many records there are."""
+        return sum(channel.records for channel in self.channels.values())
+
+    def _on_sample(self, sample: Any) -> None:
+        try:
+            self._waiting.put_nowait((str(sample.key_expr), sample.payload.to_bytes(), time.time_ns()))
+        except queue.Full:
+            self.overflowed += 1
+
+    def run(self, seconds: float | None = None, *, on_turn: Callable[[], None] | None = None) -> None:
+        """Write what comes, for so long, or until KeyboardInterrupt; call `on_turn` now and then."""
+        limit = None if seconds is None else time.monotonic() + seconds
+        while limit is None or time.monotonic() < limit:
+            with suppress(queue.Empty):
+                self._take(*self._waiting.get(timeout=0.1))
+            if on_turn is not None:
+                on_turn()
+
+    def _take(self, key: str, payload: bytes, arrived_ns: int) -> None:
+        try:
+            frame = unpack(payload)
+            channel = self._channel(key, frame)
+            times = times_of(frame, channel, arrived_ns)
+            first, dropped = frame.about.get("first", 0), frame.about.get("dropped", 0)
+            if type(first) is not int or type(dropped) is not int:
+                raise PayloadError("its numbers of records are none")
+            texts = [record_json(item, frame.records.dtype) for item in frame.records.tolist()]
+        except (PayloadError, TypeError, ValueError, OverflowError, AttributeError) as error:
+            self.refused += 1
+            self.reason = f"{key}: {error}"
+            return
+        if channel.next_first is not None and first > channel.next_first:
+            channel.lost += first - channel.next_first  # a smaller number: the bridge has begun anew
+        channel.next_first, channel.dropped = first + len(texts), dropped
+        for time_ns, text in zip(times, texts, strict=True):
+            self._writer.add_message(channel.number, time_ns, text.encode(), time_ns, channel.records & 0xFFFFFFFF)
+            channel.records += 1
+
+    def _channel(self, key: str, frame: Frame) -> Channel:
+        channel, dtype = self.channels.get(key), frame.records.dtype
+        if channel is None or channel.dtype != dtype:
+            schema = json.dumps(json_schema(dtype)).encode()
+            number = self._writer.register_schema(key.replace("/", "_"), "jsonschema", schema)
+            made = Channel(self._writer.register_channel(f"/{key}", "json", number), dtype)
+            if channel is not None:
+                made.records, made.lost = channel.records, channel.lost
+            channel = self.channels[key] = made
+        return channel
+
+    def close(self) -> None:
+        """Write what has come, and complete the file. Closing again does nothing."""
+        if self._file.closed:
+            return
+        self._session.close()
+        try:
+            while not self._waiting.empty():
+                self._take(*self._waiting.get_nowait())
+            for key, channel in self.channels.items():
+                about = {"key": key, "records": channel.records, "lost": channel.lost, "dropped": channel.dropped}
+                self._writer.add_metadata("rtloop", {name: str(value) for name, value in about.items()})
+            self._writer.finish()
+        finally:
+            self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def times_of(frame: Frame, channel: Channel, arrived_ns: int) -> list[int]:
+    """Return each record's time, ns since 1970.
+
+    A whole number `time`, `release` or `start` is of whichever clock of its host is nearest to it at the moment of
+    sending, and is placed by what that clock and the time of day were then. A float `t` is in seconds since a moment
+    that the channel's first frame settles. Without any, all records have the moment of sending, or, where the frame
+    does not tell that, of arrival.
+    """
+    said = frame.about.get("clocks")
+    clocks = {name: value for name, value in said.items() if type(value) is int} if isinstance(said, dict) else {}
+    sent = clocks.get("realtime", arrived_ns)
+    if not 0 <= sent < _MAX_NS:
+        sent = arrived_ns
+    records = frame.records
+    names = records.dtype.names or ()
+    for name in _TIME_FIELDS:
+        if name in names and clocks and len(records) and records[name].ndim == 1 and records[name].dtype.kind in "iu":
+            values = records[name].tolist()
+            then = min(clocks.values(), key=lambda clock: abs(clock - values[-1]))
+            return [_sane(sent + value - then, sent) for value in values]
+    if "t" in names and len(records) and records["t"].ndim == 1 and records["t"].dtype.kind == "f":
+        values = np.nan_to_num(records["t"], nan=0.0, posinf=0.0, neginf=0.0).tolist()
+        if channel.begun_ns is None:
+            channel.begun_ns = sent - round(values[-1] * 1e9)
+        return [_sane(channel.begun_ns + round(value * 1e9), sent) for value in values]
+    return [sent] * len(records)
+
+
+def _sane(time_ns: int, otherwise: int) -> int:
+    return time_ns if 0 <= time_ns < _MAX_NS else otherwise

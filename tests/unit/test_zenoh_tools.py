@@ -1,0 +1,172 @@
+"""What a person sees of loops on several hosts: ``rtloop top --zenoh`` and ``rtloop record --zenoh``."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from rtloop import ConfigError, PyLoop, Ring
+
+pytest.importorskip("zenoh", reason="Zenoh is missing: pip install 'rtloop[zenoh]'")
+
+from rtloop.tools.cli import make_group
+from rtloop.zenoh import Bridge, Recording, open_session, pack
+from rtloop.zenoh.frames import Frame
+from rtloop.zenoh.recording import Channel, times_of
+
+pytestmark = pytest.mark.filterwarnings("ignore::rtloop.RTSetupWarning")
+QUIET = {"scouting": {"multicast": {"enabled": False}}}
+POINT = np.dtype([("release", "<i8"), ("angle", "<f8")])
+
+
+@pytest.fixture
+def address() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"tcp/127.0.0.1:{probe.getsockname()[1]}"
+
+
+@pytest.fixture
+def config(address: str, tmp_path: Path) -> str:
+    """The operator's configuration, as a file."""
+    path = tmp_path / "operator.json5"
+    path.write_text(json.dumps({**QUIET, "mode": "client", "connect": {"endpoints": [address]}}))
+    return str(path)
+
+
+@pytest.fixture
+def client(address: str, here: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Return what connects a bridge to the one router of this network."""
+    with open_session({**here, "mode": "router"}):
+        yield {**QUIET, "mode": "client", "connect": {"endpoints": [address]}}
+
+
+@pytest.fixture
+def here(address: str) -> dict[str, Any]:
+    return {**QUIET, "listen": {"endpoints": [address]}}
+
+
+def make_loop(name: str) -> PyLoop:
+    return PyLoop(lambda cycle: None, "5ms", name=name, strict=False, policy="other", lock_memory="off", record=16)
+
+
+def run(*args: str) -> Any:
+    return CliRunner().invoke(make_group(), list(args))
+
+
+def test_top_lists_the_loops_of_all_hosts(client: dict[str, Any], config: str) -> None:
+    arm, leg = make_loop("arm"), make_loop("leg")
+    with (
+        Bridge(arm, config=client, key="rtloop/pi/arm"),
+        Bridge(leg, config=client, key="rtloop/nuc/leg"),
+        arm,
+        leg,
+    ):
+        done = run("top", "--zenoh", "--config", config, "--json")
+        assert done.exit_code == 0, done.output
+        rows = json.loads(done.stdout)["loops"]
+        assert {(row["name"], row["key"], row["state"]) for row in rows} == {
+            ("arm", "rtloop/pi/arm", "running"), ("leg", "rtloop/nuc/leg", "running"),
+        }  # fmt: skip
+        assert all(row["host"] and row["stats"]["cycles"] >= 0 for row in rows)
+        done = run("top", "--zenoh", "rtloop/nuc/*", "--config", config)
+        assert "leg" in done.stdout and "arm" not in done.stdout
+
+
+def test_top_says_that_nobody_answers(here: dict[str, Any], config: str) -> None:
+    with open_session(here):
+        done = run("top", "--zenoh", "--config", config)
+    assert done.exit_code == 1
+    assert "No bridge of rtloop/** has answered for a loop." in done.stdout
+    assert run("top", "--zenoh", "--pid", "1").exit_code == 2
+    assert run("top", "--config", config).exit_code == 2
+
+
+def test_record_writes_the_signals_of_several_hosts_on_one_time_line(
+    client: dict[str, Any], config: str, tmp_path: Path
+) -> None:
+    reader = pytest.importorskip("mcap.reader", reason="the package mcap is missing")
+    arm, leg = make_loop("arm"), make_loop("leg")
+    rings = {"arm": Ring(POINT, 1000), "leg": Ring(POINT, 1000)}
+    stop = threading.Event()
+
+    def push() -> None:
+        k = 0
+        while not stop.wait(0.005):
+            for ring in rings.values():
+                ring.push((time.monotonic_ns(), k * 0.5))
+            k += 1
+
+    pusher = threading.Thread(target=push)
+    path = tmp_path / "run.mcap"
+    before = time.time_ns()
+    with (
+        Bridge(arm, config=client, key="rtloop/pi/arm", signals={"angle": rings["arm"]}),
+        Bridge(leg, config=client, key="rtloop/nuc/leg", signals={"angle": rings["leg"]}),
+    ):
+        pusher.start()
+        try:
+            done = run(
+                "record", "--zenoh", "rtloop/**", "-o", str(path), "--duration", "3s", "--config", config, "--json"
+            )
+        finally:
+            stop.set()
+            pusher.join()
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)["signals"]
+    assert said.keys() == {"rtloop/pi/arm/signals/angle", "rtloop/nuc/leg/signals/angle"}
+    with path.open("rb") as file:
+        messages = list(reader.make_reader(file).iter_messages())
+    by_topic: dict[str, list[Any]] = {}
+    for _, channel, message in messages:
+        by_topic.setdefault(channel.topic, []).append((message.log_time, json.loads(message.data)))
+    assert {topic[1:]: len(found) for topic, found in by_topic.items()} == {k: v["records"] for k, v in said.items()}
+    for found in by_topic.values():
+        assert all(before <= log_time <= time.time_ns() for log_time, _ in found)
+        offsets = {log_time - value["release"] for log_time, value in found}
+        assert max(offsets) - min(offsets) < 1_000_000_000, "each record has its own time"
+        assert len({log_time for log_time, _ in found}) == len(found)
+        steps = np.diff([value["angle"] for _, value in found])
+        assert (steps == 0.5).all() and len(steps) > 3
+
+
+def test_a_recording_counts_what_is_missing_and_what_is_no_frame(here: dict[str, Any], tmp_path: Path) -> None:
+    pytest.importorskip("mcap", reason="the package mcap is missing")
+    with Recording("x/*", tmp_path / "a.mcap", config=here) as recording:
+        at = "x/y/signals/z"
+        for first, count in ((0, 3), (3, 2), (9, 1), (0, 4)):
+            recording._take(at, pack(np.zeros(count), first=first, dropped=7), 1)
+        recording._take(at, b"RTLB nonsense", 1)
+        recording._take(at, pack(np.zeros(1), first="x"), 1)
+        recording._take(at, pack(np.zeros(1), clocks={"realtime": -1}, first=4), 1)
+        channel = recording.channels[at]
+        assert (channel.records, channel.lost, channel.dropped, recording.refused) == (11, 4, 0, 2)
+    with pytest.raises(ConfigError, match=r"must end in \.mcap"):
+        Recording("x/*", tmp_path / "a.npy", config=here)
+
+
+def test_a_records_time_is_placed_by_the_clock_of_its_host() -> None:
+    clocks = {"realtime": 10**18, "tai": 10**18 + 37 * 10**9, "monotonic": 5 * 10**9}
+    records = np.zeros(2, POINT)
+    channel = Channel(0, POINT)
+    for clock in clocks.values():
+        records["release"] = clock - 3000, clock - 1000
+        assert times_of(Frame(records, {"clocks": clocks}), channel, 7) == [10**18 - 3000, 10**18 - 1000]
+    seconds = np.zeros(2, [("t", "<f8")])
+    seconds["t"] = 1.0, 1.5
+    assert times_of(Frame(seconds, {"clocks": clocks}), channel, 7) == [10**18 - 500_000_000, 10**18]
+    seconds["t"] = 2.0, np.nan
+    assert (
+        times_of(Frame(seconds, {"clocks": {**clocks, "realtime": 2 * 10**18}}), channel, 7)[0] == 10**18 + 500_000_000
+    )
+    assert times_of(Frame(np.zeros(2)), channel, 7) == [7, 7]
+    assert times_of(Frame(records, {"clocks": {"realtime": "x"}}), channel, 7) == [7, 7]
