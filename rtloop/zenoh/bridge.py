@@ -18,7 +18,7 @@ from rtloop.system.ending import RECORDERS, at_end
 from rtloop.units import parse_duration
 from rtloop.zenoh.answers import COMMANDS, Commands, StatsText, check_commands, loops_of
 from rtloop.zenoh.feeds import Setpoint, Signal, clocks
-from rtloop.zenoh.session import Links, check_key, engine, key_chunk, open_session
+from rtloop.zenoh.session import Handlers, Links, check_key, engine, key_chunk, open_session
 
 if TYPE_CHECKING:
     from typing import Self
@@ -144,7 +144,7 @@ class Bridge:
         self._published = self._errors = 0
         self._last_error = ""
         self._links: Links | None = None
-        self._handles: list[Any] = []
+        self._handlers = Handlers()
         self._signals: dict[str, Signal] = {}
         self._setpoints: dict[str, Setpoint] = {}
         self._texts = {key_chunk(one.name): StatsText(one, self._about) for one in self._loops}
@@ -260,6 +260,7 @@ class Bridge:
         except BaseException as error:
             self._fault = error
             if session is not None:
+                self._handlers.close()
                 session.close()
             self._is_open.set()
             return
@@ -267,6 +268,7 @@ class Bridge:
         try:
             self._publish_all(publishers)
         finally:
+            self._handlers.close()
             self._commands.close()
             with suppress(Exception):
                 session.close()
@@ -274,7 +276,7 @@ class Bridge:
     def _declare(self, session: Any) -> dict[str, Any]:
         zenoh = engine()
         drop = {"congestion_control": zenoh.CongestionControl.DROP}
-        self._links = Links(session)
+        self._links = Links(session, self._handlers)
         publishers = {}
         for name in self._texts:
             at = self._at("loops", name, "stats")
@@ -282,18 +284,18 @@ class Bridge:
         for name in self._signals:
             at = self._at("signals", name)
             publishers[at] = session.declare_publisher(at, encoding="application/octet-stream", **drop)
-        kept = self._handles  # they last as long as the session
+        keep, callback = self._handlers.keep, self._handlers.callback
         for name, setpoint in self._setpoints.items():
             at = self._at("setpoints", name)
-            kept.append(session.declare_subscriber(at, _Taker(at, setpoint)))
+            keep(session.declare_subscriber(at, callback(_Taker(at, setpoint))))
         for name, text in self._texts.items():
             at = self._at("loops", name, "stats")
-            kept.append(session.declare_queryable(at, _Answer(at, text.get)))
+            keep(session.declare_queryable(at, callback(_Answer(at, text.get))))
         at = self._at("describe")
-        kept.append(session.declare_queryable(at, _Answer(at, lambda: json.dumps(self.describe()).encode())))
+        keep(session.declare_queryable(at, callback(_Answer(at, lambda: json.dumps(self.describe()).encode()))))
         for name in COMMANDS:
-            kept.append(session.declare_queryable(self._at("commands", name), self._commands.on_query))
-        kept.append(session.liveliness().declare_token(self._at("alive")))
+            keep(session.declare_queryable(self._at("commands", name), callback(self._commands.on_query)))
+        keep(session.liveliness().declare_token(self._at("alive")))
         return publishers
 
     def _publish_all(self, publishers: Mapping[str, Any]) -> None:

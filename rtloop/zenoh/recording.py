@@ -16,7 +16,7 @@ import numpy as np
 from rtloop.data.files import json_schema, record_json
 from rtloop.errors import ConfigError, PayloadError
 from rtloop.zenoh.frames import Frame, unpack
-from rtloop.zenoh.session import open_session
+from rtloop.zenoh.session import Handlers, open_session
 
 if TYPE_CHECKING:
     import os
@@ -88,13 +88,14 @@ class Recording:
         self.refused = self.overflowed = 0
         self.reason = ""
         self._waiting: queue.Queue[tuple[str, bytes, int]] = queue.Queue(_MAX_WAITING)
+        self._handlers = Handlers()
         self._session = open_session(config)
         try:
             self._file = self.path.open("wb")
             self._writer: Any = Writer(self._file)
             self._writer.start("", "rtloop")
             at = keys if "/signals/" in keys else f"{keys}/signals/*"
-            self._subscriber = self._session.declare_subscriber(at, self._on_sample)
+            self._handlers.keep(self._session.declare_subscriber(at, self._handlers.callback(self._on_sample)))
         except BaseException:
             self._session.close()
             raise
@@ -154,6 +155,7 @@ class Recording:
         """Write what has come, and complete the file. Closing again does nothing."""
         if self._file.closed:
             return
+        self._handlers.close()
         self._session.close()
         try:
             while not self._waiting.empty():

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import threading
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from rtloop.errors import BridgeError, ConfigError
 
-__all__ = ["Links", "check_key", "engine", "key_chunk", "make_config", "open_session"]
+__all__ = ["Handlers", "Links", "check_key", "engine", "key_chunk", "make_config", "open_session"]
 
 _CHUNK = re.compile(r"[^/*$?#]+")
 
@@ -100,6 +103,47 @@ def check_key(key: str) -> str:
     return key
 
 
+class Handlers:
+    """What a session calls, and what it has declared: all of it can be taken back, and its threads waited for.
+
+    Zenoh calls Python on threads of its own. One of them that still wants the interpreter when that ends takes the
+    process down: "FATAL: exception not rethrown".
+    """
+
+    def __init__(self) -> None:
+        self._declared: list[Any] = []
+        self._ends: list[tuple[threading.Event, list[threading.Thread]]] = []
+
+    def callback(self, function: Any) -> Any:
+        """Return a handler that calls a function."""
+        ended = threading.Event()
+        threads: list[threading.Thread] = []
+        self._ends.append((ended, threads))
+
+        def drop() -> None:
+            threads.append(threading.current_thread())
+            ended.set()
+
+        return engine().handlers.Callback(function, drop)
+
+    def keep(self, declared: Any) -> None:
+        """Keep what was declared until :meth:`close`."""
+        self._declared.append(declared)
+
+    def close(self, timeout: float = 2.0) -> None:
+        """Undeclare everything, and wait for so many seconds until nothing of it is called any more."""
+        for declared in reversed(self._declared):
+            with suppress(Exception):
+                declared.undeclare()
+        self._declared.clear()
+        limit = time.monotonic() + timeout
+        for ended, threads in self._ends:
+            if ended.wait(max(0.0, limit - time.monotonic())) and threads[0] is not threading.current_thread():
+                with suppress(RuntimeError):  # not a thread that Python has started
+                    threads[0].join(max(0.0, limit - time.monotonic()))
+        self._ends.clear()
+
+
 class Links:
     """How many peers and routers a session is connected to, and how often a link came back.
 
@@ -113,10 +157,11 @@ class Links:
         Links that came when one had been lost before: of the same peer, or of one restarted in its place.
     """
 
-    def __init__(self, session: Any) -> None:
+    def __init__(self, session: Any, handlers: Handlers) -> None:
         self._kind = engine().SampleKind.PUT
         self.now = self.lost = self.restored = 0
-        self._listener = session.info.declare_transport_events_listener(self._on_event, history=True)
+        on_event = handlers.callback(self._on_event)
+        handlers.keep(session.info.declare_transport_events_listener(on_event, history=True))
 
     def _on_event(self, event: Any) -> None:
         if event.kind == self._kind:
