@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from rtloop.tools.doctor.examination import TOPICS, Evidence, examine
 from rtloop.tools.doctor.machine import Machine
 from rtloop.tools.doctor.probe import examine as examine_probe
 from rtloop.tools.doctor.probe import run_probe
+from rtloop.tools.doctor.timesync import TimeSync, read_time_sync
 from rtloop.tools.doctor.toolchain import Toolchain, read_toolchain
 
 MACHINES = sorted(path for path in (Path(__file__).parent / "machines").iterdir() if not path.suffix)
@@ -585,3 +587,35 @@ def test_M11_compaction_that_moves_locked_pages_is_found_with_its_fix(tmp_path: 
     assert check.verdict == verdict
     assert ("vm.compact_unevictable_allowed=0" in check.fix) == (verdict == "warn")
     assert file.read_text() == value, "rtloop writes no sysctl by itself"
+
+
+@pytest.mark.parametrize(
+    ("sync", "running", "name", "verdict", "words", "fix"),
+    [
+        (None, (), "TAI offset", "note", "not read", ""),
+        (TimeSync(37, True, 0, 0), (), "TAI offset", "ok", "37 s", ""),
+        (TimeSync(0, True, 0, 0), (), "TAI offset", "note", "not set", "phc2sys -a -r"),
+        (TimeSync(0, False, 10**10, 0), (), "time of day", "note", "no PTP and no NTP service runs here; not sync", ""),
+        (TimeSync(37, True, 500_000, -90), ("ptp4l", "phc2sys"), "time of day", "ok", "by phc2sys, ptp4l; sync", ""),
+        (TimeSync(37, True, 500_000, -90), ("ptp4l", "phc2sys"), "time of day", "ok", "90 ns left to correct", ""),
+        (TimeSync(37, True, 0, 0), ("ptp4l",), "time of day", "note", "the network card's clock", "phc2sys -a -r"),
+        (TimeSync(37, True, 0, 0), ("chronyd",), "time of day", "note", "kept by chronyd", ""),
+        (TimeSync(37, True, 0, 0), ("phc2sys", "ptp4l", "chronyd"), "time of day", "warn", "two that keep one clock",
+         "systemctl stop chronyd"),
+    ],
+)  # fmt: skip
+def test_who_keeps_the_clock_among_hosts_is_said(
+    tmp_path: Path, sync: TimeSync | None, running: tuple[str, ...], name: str, verdict: str, words: str, fix: str
+) -> None:
+    for pid, comm in enumerate((*running, "bash"), 100):
+        (tmp_path / f"proc/{pid}").mkdir(parents=True)
+        (tmp_path / f"proc/{pid}/comm").write_text(f"{comm}\n")
+    check = by_name(examine(Machine(str(tmp_path)), Evidence(sync=sync)))[name]
+    assert check.verdict == verdict and words in check.found and fix in check.fix, check
+
+
+def test_the_kernels_offset_of_tai_is_read() -> None:
+    sync = read_time_sync()
+    offset = round((time.clock_gettime_ns(time.CLOCK_TAI) - time.clock_gettime_ns(time.CLOCK_REALTIME)) * 1e-9)
+    assert sync is None or sync.tai_offset_s == offset
+    assert sync is None or sync.max_error_ns >= 0

@@ -11,8 +11,10 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 import rtloop
 from rtloop import ConfigError, Latest, LoopGroup, PyLoop, Recorder, Ring, StateError
@@ -20,6 +22,9 @@ from rtloop import ConfigError, Latest, LoopGroup, PyLoop, Recorder, Ring, State
 zenoh = pytest.importorskip("zenoh", reason="Zenoh is missing: pip install 'rtloop[zenoh]'")
 
 from rtloop.zenoh import Bridge, Remotes, pack, unpack  # noqa: E402
+from rtloop.zenoh.answers import StatsText  # noqa: E402
+from rtloop.zenoh.feeds import Setpoint  # noqa: E402
+from rtloop.zenoh.remote import parse_stats  # noqa: E402
 
 POINT = np.dtype([("angle", "f8"), ("mode", "u1"), ("on", "?")], align=True)
 KEY = "rtloop/here/servo"
@@ -286,3 +291,65 @@ def test_a_link_that_comes_back_is_counted(loop: PyLoop, here: dict[str, Any], p
         until(lambda: second.put(f"{KEY}/setpoints/angle", pack(2.5, "f8")) is None and point.written)
         assert point.read() == 2.5, "what was declared is declared again"
         assert loop.state == "running"
+
+
+POINT_FRAME = pack((0.5, 3, True), POINT)
+TYPES = st.recursive(
+    st.sampled_from(["<f8", "<i4", "|u1", "|b1", "<U4", "|S9", "|O", "<f99", "", "x", 7, None, True]),
+    lambda inner: st.lists(
+        st.tuples(st.sampled_from(["a", "b", "", "a"]), inner).map(list)
+        | st.tuples(st.just("c"), inner, st.lists(st.integers(-1, 1 << 33), max_size=3)).map(list),
+        max_size=4,
+    ),
+    max_leaves=6,
+)
+
+
+@hypothesis.settings(max_examples=400, deadline=None, derandomize=True, database=None)
+@hypothesis.given(
+    st.one_of(
+        st.binary(max_size=200),
+        st.tuples(st.integers(0, len(POINT_FRAME) - 1), st.binary(min_size=1, max_size=9)).map(
+            lambda cut: POINT_FRAME[: cut[0]] + cut[1] + POINT_FRAME[cut[0] + len(cut[1]) :]
+        ),
+        st.tuples(TYPES, st.integers(-2, 1 << 70) | st.booleans() | st.text(), st.binary(max_size=64)).map(
+            lambda parts: frame_of({"dtype": parts[0], "count": parts[1]}, parts[2])
+        ),
+    )
+)
+def test_whatever_comes_is_a_value_or_is_refused(payload: bytes) -> None:
+    with contextlib.suppress(rtloop.PayloadError):
+        frame = unpack(payload)
+        assert not frame.records.dtype.hasobject and frame.records.nbytes <= len(payload)
+    latest = Latest(POINT)
+    setpoint = Setpoint("point", latest)
+    setpoint.take(payload)
+    assert (setpoint.accepted, setpoint.refused) in ((1, 0), (0, 1))
+    assert latest.written == setpoint.accepted
+    if setpoint.accepted:
+        assert np.isfinite(latest.read()["angle"])
+    setpoint.close()
+
+
+def frame_of(header: dict[str, Any], records: bytes) -> bytes:
+    text = json.dumps(header).encode()
+    return b"RTLB\1\0\0\0" + len(text).to_bytes(4, "little") + text + records
+
+
+@hypothesis.settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@hypothesis.given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+        max_leaves=6,
+    ),
+    st.sampled_from(["stats", "version", "group", "time_ns", "bridge", "stats.latency", "stats.name", "stats.guard"]),
+)
+def test_a_document_of_statistics_is_one_or_is_refused(value: Any, at: str) -> None:
+    loop = PyLoop(lambda cycle: None, "5ms", name="x", strict=False, policy="other", lock_memory="off", record=4)
+    document = json.loads(StatsText(loop, lambda: {"key": "k", "group": None, "bridge": {}}).get())
+    assert parse_stats(json.dumps(document).encode()).stats.name == "x"
+    inner, _, last = at.rpartition(".")
+    (document[inner] if inner else document)[last] = value
+    with contextlib.suppress(rtloop.PayloadError):
+        parse_stats(json.dumps(document).encode())

@@ -8,10 +8,23 @@ from typing import Any, NamedTuple
 
 from rtloop.system.check import Check
 from rtloop.system.fixes import for_container
-from rtloop.tools.doctor import clocks, cpus, kernel, pages, power, probe, samples, session, surroundings, toolchain
+from rtloop.tools.doctor import (
+    clocks,
+    cpus,
+    kernel,
+    pages,
+    power,
+    probe,
+    samples,
+    session,
+    surroundings,
+    timesync,
+    toolchain,
+)
 from rtloop.tools.doctor.clocks import ClockCost
 from rtloop.tools.doctor.machine import Machine
 from rtloop.tools.doctor.samples import Sample
+from rtloop.tools.doctor.timesync import TimeSync
 from rtloop.tools.doctor.toolchain import Toolchain
 
 __all__ = ["TOPICS", "Evidence", "examine", "gather"]
@@ -44,6 +57,7 @@ class Evidence(NamedTuple):
     cost: ClockCost | None = None
     tools: Toolchain | None = None
     probe: dict[str, Any] | None = None
+    sync: TimeSync | None = None
 
 
 def gather(machine: Machine, interval_s: float = _INTERVAL_S) -> Evidence:
@@ -51,7 +65,8 @@ def gather(machine: Machine, interval_s: float = _INTERVAL_S) -> Evidence:
     before = samples.take_sample(machine)
     time.sleep(interval_s)
     after = samples.take_sample(machine)
-    return Evidence(before, after, clocks.measure_clock(), toolchain.read_toolchain(), probe.run_probe())
+    return Evidence(before, after, clocks.measure_clock(), toolchain.read_toolchain(), probe.run_probe(),
+                    timesync.read_time_sync())  # fmt: skip
 
 
 _NOTHING = Evidence()
@@ -69,6 +84,7 @@ def examine(machine: Machine, evidence: Evidence = _NOTHING) -> list[Check]:
         yield from cpus.examine(machine)
         yield from power.examine(machine)
         yield from clocks.examine(machine, evidence.cost)
+        yield from timesync.examine(machine, evidence.sync)
         yield from pages.examine(machine)
         if evidence.tools is not None:
             yield from toolchain.examine(evidence.tools, machine.place.distribution)
