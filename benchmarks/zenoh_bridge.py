@@ -3,9 +3,9 @@
     python benchmarks/zenoh_bridge.py [--pairs 9] [--seconds 2] [--loops 64] [--json FILE]
 
 One loop runs all the time; its statistics begin anew for every slice. Slices with a bridge, that publishes statistics
-ten times a second and 1000 records a second to a process that subscribes to all of it, take turns with slices without. Then
-a process has so many simulated loops, each with a bridge of its own that publishes once a second, on loopback to a peer
-that counts for ten seconds. Needs eclipse-zenoh, SCHED_FIFO and locked memory.
+ten times a second and 1000 records a second to a process that subscribes to all of it, take turns with slices without.
+Then a process has so many simulated loops, each with a bridge of its own that publishes once a second, on loopback to a
+peer that counts for ten seconds. Needs eclipse-zenoh, SCHED_FIFO and locked memory.
 """
 
 from __future__ import annotations
