@@ -57,7 +57,7 @@ class Recording:
     """Write the signals of all bridges whose keys match to a file, until it is closed.
 
     The messages' times are the records' own, on the time of day of the host that they come from: as good as the hosts'
-    clocks are kept in step. See :func:`times_of`.
+    clocks are kept in step.
 
     Parameters
     ----------
