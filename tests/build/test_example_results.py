@@ -332,9 +332,10 @@ def test_the_tuning_of_a_running_motor_takes_effect_without_a_kick(pid_motor: Mo
 
 def test_the_motor_s_integral_does_not_wind_up(pid_motor: ModuleType) -> None:
     """At a low voltage it takes long to get there, and must not swing over the target for that."""
-    log = turn(pid_motor, {0: GAINS, 200: {"setpoint": 10.0}}, supply=2.0)
-    assert np.count_nonzero(np.abs(log["voltage"]) == 2.0) > 300
-    assert log["angle"].max() < 10.5 and log["angle"][-1] == pytest.approx(10, abs=0.2)
+    gains = {"kp": 2.0, "ki": 2.0, "kd": 0.1}
+    log = turn(pid_motor, {0: gains, 200: {"setpoint": 20.0}}, supply=4.0)
+    assert np.count_nonzero(np.abs(log["voltage"]) == 4.0) > 150
+    assert log["angle"].max() < 20.5 and log["angle"][-1] == pytest.approx(20, abs=0.2)
 
 
 @pytest.mark.parametrize("wrong", [{"kp": -1.0}, {"kd": float("nan")}, {"setpoint": float("inf")}, {"kq": 1.0}])
