@@ -19,11 +19,11 @@ arguments = parser.parse_args()
 
 
 def make_step(loop: Motor) -> np.ndarray:
-    """Have the motor turn to the other end, and return the log of the second after that."""
+    """Have the motor turn to the other end, and return the log of the time after that."""
     loop.log.drain()
     target = 1.0 - loop.tuned["setpoint"]
     loop.tune(setpoint=target)
-    time.sleep(1)
+    time.sleep(0.7)
     log = loop.log.drain()
     return log[log["used"]["setpoint"] == target]
 
