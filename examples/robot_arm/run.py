@@ -31,7 +31,7 @@ with robot:  # waits for its end; it ends with its input, however this process d
         guard="count", guard_allow=("recvfrom", "sendto"), strict=False,
     )  # fmt: skip
     try:
-        stats = arm.run("2200ms")
+        stats = arm.run(cycles=2200)
     finally:
         report = robot.communicate()[0]
 

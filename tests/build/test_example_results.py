@@ -293,7 +293,7 @@ def test_the_arm_s_loop_ends_where_the_robot_is_silent(robot_arm: ModuleType, or
 
 
 def test_the_robot_arm_in_real_time(robot_arm: ModuleType, copy: Path) -> None:
-    text = run(copy / "robot_arm", "--tolerance", "200", "--lose", "250")
+    text = run(copy / "robot_arm", "--tolerance", "200", "--lose", "390")
     assert "the robot has stopped: answers too late" in text
 
 
