@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rtloop.loop.records import find_missed
 from rtloop.units import format_duration
 
 if TYPE_CHECKING:
@@ -136,10 +137,14 @@ class Age:
 
 
 class Ages(Mapping[str, Age]):
-    """The ages of a group's chains, by name; ``print`` shows the table."""
+    """The ages of a group's chains, by name; ``print`` shows the table.
 
-    def __init__(self, every: Sequence[Age]) -> None:
+    `notes` say what the execution times are worth that the bounds are made of.
+    """
+
+    def __init__(self, every: Sequence[Age], notes: Sequence[str] = ()) -> None:
         self._every = {age.name: age for age in every}
+        self.notes = tuple(notes)
 
     def __getitem__(self, name: str) -> Age:
         return self._every[name]
@@ -165,7 +170,7 @@ class Ages(Mapping[str, Age]):
         widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(len(heads))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
                  for row in [heads, *rows]]  # fmt: skip
-        return "\n".join([*lines, *(f"{age.name}: {note}" for age in self.values() for note in age.notes)])
+        return "\n".join([*lines, *(f"{age.name}: {note}" for age in self.values() for note in age.notes), *self.notes])
 
     __str__ = summary
 
@@ -181,18 +186,14 @@ def make_age(chain: Chain, stats: Mapping[str, Stats], analysis: Analysis | str,
     values, releases, unknown = measure_age(every)
     bound, why = _bound(every, analysis)
     notes = [] if why is None else [f"no bound: {why}"]
-    if bound is not None and not isinstance(analysis, str):
-        notes += [note for note in analysis.notes if note.split(":")[0] in names]
+    if bound is not None:
         chosen = {one.name: one for one in every}.values()
         missed = [f"{one.name} missed {one.missed:,} releases" for one in chosen if one.missed]
         if missed:
             notes.append(f"{', '.join(missed)}: the bound is that of cycles before which none was missed")
-        if over := int(np.count_nonzero(values > bound)):
-            notes.append(
-                f"{over:,} of {len(values):,} cycles acted on data older than the bound, the worst on data of "
-                f"{_time(int(values.max()))}: "
-                + ("releases were missed" if missed else "a response is longer than analyze() says")
-            )
+        over = values > bound
+        if over.any():
+            notes.append(_describe_over(values, over, over & _is_undisturbed(every, values, releases)))
     older, max_age = "", chain.max_age_ns
     if max_age is not None:
         older = _describe_stale(values, releases, max_age, origin_ns)
@@ -221,6 +222,35 @@ def _bound(every: Sequence[Stats], analysis: Analysis | str) -> tuple[int | None
     periods, phases = ([int(s[key]) for s in settings] for key in ("period_ns", "phase_ns"))
     # A loop that moves its grid is on the common one no longer.
     return bound_age(phases, periods, responses, is_aligned=all(s.get("overrun") != "shift" for s in settings)), None
+
+
+def _is_undisturbed(
+    every: Sequence[Stats], values: NDArray[np.int64], releases: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Tell of which cycles the way of the data had no missed release in it, of any loop of the chain."""
+    begin, end = releases - values, releases + every[-1].settings["period_ns"]
+    clean = np.ones(len(values), np.bool_)
+    for stats in {one.name: one for one in every}.values():
+        after = np.flatnonzero(find_missed(stats))
+        if not len(after):
+            continue
+        release = stats.records["release"]
+        gaps, until = release[after - 1], release[after]
+        first = np.searchsorted(until, begin, side="right")  # the first gap that ends within
+        clean &= ~((first < len(after)) & (gaps[np.minimum(first, len(after) - 1)] < end))
+    return clean
+
+
+def _describe_over(values: NDArray[np.int64], over: NDArray[np.bool_], unexplained: NDArray[np.bool_]) -> str:
+    """Say how many cycles are beyond the bound, and whether missed releases are why."""
+    count, more = int(np.count_nonzero(over)), int(np.count_nonzero(unexplained))
+    why = "releases were missed on the way, each time"
+    if more:
+        why = f"in {more:,} of them no release was missed: a response is longer than analyze() says"
+    return (
+        f"{count:,} of {len(values):,} cycles acted on data older than the bound, the worst on data of "
+        f"{_time(int(values.max()))}: {why}"
+    )
 
 
 def _describe_stale(values: NDArray[np.int64], releases: NDArray[np.int64], max_age: int, origin_ns: int | None) -> str:

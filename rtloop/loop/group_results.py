@@ -84,14 +84,18 @@ class GroupResults:
             As for :meth:`analyze`.
         """
         from rtloop.loop.age import Ages, make_age
+        from rtloop.loop.analysis import remarks
 
         stats = self.stats
         analysis: Analysis | str
+        notes: list[str] = []
         try:
             analysis = self.analyze(wcet, percentile=percentile)
+            of_the_run = list(remarks(analysis.rows))
+            notes = [note for note in analysis.notes if note not in of_the_run]
         except ConfigError as error:
             analysis = str(error)
-        return Ages([make_age(chain, stats, analysis, self._origin_ns) for chain in self._chains])
+        return Ages([make_age(chain, stats, analysis, self._origin_ns) for chain in self._chains], notes)
 
     def plot(
         self,
