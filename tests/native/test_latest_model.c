@@ -2,18 +2,18 @@
 #include "model.h"
 #include "rtloop/latest.h"
 
-enum { WRITES = 4, READS = 4, WORDS = 8 };
+enum { WRITES = 4, READS = 4, WORDS = 6, STRIDE = 64 }; /* of a value and its stamp */
 
-static _Alignas(64) char region[sizeof(rt_latest_t) + 3 * 64];
+static _Alignas(64) char region[sizeof(rt_latest_t) + 3 * STRIDE];
 static rt_latest_t *const latest = (rt_latest_t *)(void *)region;
 static uint64_t seen[READS + 1];
 static int news;
 
 static void before(void) {
   memset(region, 0, sizeof region);
-  CHECK(rt_latest_init(latest, 8 * WORDS) == 0);
+  CHECK(rt_latest_init(latest, 8 * WORDS) == 0 && rt_latest_bytes(8 * WORDS) == sizeof region);
   model_share(&latest->between, latest->between, BOTH);
-  model_data(latest->places, 8, 3 * WORDS);
+  model_data(latest->places, 8, 3 * STRIDE / 8);
   news = 0;
 }
 
