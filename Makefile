@@ -33,11 +33,12 @@ help: ## show this list
 demo: $(VENV)/.installed ## install rtloop and run its demo; DEMO_ARGS="--duration 5s" replaces its arguments
 	$(BIN)/rtloop demo $(DEMO_ARGS)
 
-# First what mostly compiles, on all CPUs at once; then what mostly runs loops, alone. 5: none was selected.
+# First what mostly compiles, on all CPUs and one more, for some of it waits; then what mostly runs loops, alone. 5: none
+# was selected.
 test: $(VENV)/.installed $(VENV)/.test ## install rtloop and run all tests; TEST_ARGS="-k histogram" narrows them
 	failed=; run() { "$$@" || [ $$? = 5 ] || failed=1; }; \
 	$(if $(findstring tests/,$(TEST_ARGS)),run $(BIN)/pytest $(TEST_ARGS), \
-	run $(BIN)/pytest -n auto --dist loadfile $(COMPILING) $(TEST_ARGS); \
+	run $(BIN)/pytest -n $$(($$(nproc) + 1)) --dist loadfile $(COMPILING) $(TEST_ARGS); \
 	run $(BIN)/pytest $(addprefix --ignore=,$(COMPILING)) $(TEST_ARGS)); \
 	[ -z "$$failed" ]
 

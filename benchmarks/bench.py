@@ -49,6 +49,7 @@ PARTS = {
     "ring": Part("Exchanges", "--pairs 3 --items 200000"),
     "hugepages": Part("Huge pages", "--pairs 2"),
     "guards": Part("Guards", "--pairs 3 --cycles 50000"),
+    "zenoh_bridge": Part("On a network", "--pairs 2 --seconds 1 --loops 4"),
     "function_loop": Part("FunctionLoop", "--pairs 3 --cycles 200000"),
 }
 #: The options of a full run, where a script's own are meant for a longer look.

@@ -19,7 +19,7 @@ import time
 from contextlib import ExitStack
 from typing import Any
 
-from common import claim, exit_code, need_module, parser, positive, print_claims, print_table, write_json
+from common import claim, exit_code, need_module, parser, positive, print_claims, print_table, run_script, write_json
 
 from rtloop import PyLoop, Ring, RTLoop, RtloopError
 
@@ -145,9 +145,9 @@ def main() -> int:
         ["figure", "value"],
         [[name, f"{value:,.2f}"] for name, value in figures.items()],
     )
-    write_json(options.json, claims=claims, crowd=figures)
+    write_json(options.json, benchmark="zenoh_bridge", options=vars(options), claims=claims, crowd=figures)
     return exit_code(claims)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -160,6 +160,7 @@ def test_what_cannot_be_printed_does_not_say_that_deadlines_are_missed(tasks: Pa
         pytest.skip("no /dev/full here")
     command = [
         sys.executable,
+        "-P",
         "-c",
         "from rtloop.tools.cli import main; import sys; main(['analyze', sys.argv[1]])",
         tasks,

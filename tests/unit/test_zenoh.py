@@ -268,10 +268,12 @@ def test_an_address_in_use_is_said(loop: PyLoop, here: dict[str, Any]) -> None:
 
 def test_without_zenoh_the_extra_is_named() -> None:
     program = "import sys; sys.modules['zenoh'] = None\nimport rtloop.zenoh\nrtloop.zenoh.Bridge(None)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
     assert "pip install 'rtloop[zenoh]'" in done.stderr
     program = "import sys, rtloop, rtloop.zenoh; assert 'zenoh' not in sys.modules"
-    assert subprocess.run([sys.executable, "-c", program], timeout=60, check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-P", "-c", program], timeout=60, check=False).returncode == 0
 
 
 def test_a_link_that_comes_back_is_counted(loop: PyLoop, here: dict[str, Any], port: int) -> None:
