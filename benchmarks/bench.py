@@ -50,6 +50,7 @@ PARTS = {
     "hugepages": Part("Huge pages", "--pairs 2"),
     "guards": Part("Guards", "--pairs 3 --cycles 50000"),
     "zenoh_bridge": Part("On a network", "--pairs 2 --seconds 1 --loops 4"),
+    "setpoints": Part("Setpoints", "--pairs 1 --seconds 1"),
     "function_loop": Part("FunctionLoop", "--pairs 3 --cycles 200000"),
 }
 #: The options of a full run, where a script's own are meant for a longer look.

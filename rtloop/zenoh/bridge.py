@@ -44,6 +44,9 @@ class BridgeStats:
         Records that full rings had no room for.
     accepted, refused : int
         Payloads that became a setpoint, and those that did not.
+    skipped : int
+        Setpoints that were never looked at: replaced by newer ones meanwhile, or lost on the way. Their senders number
+        them, as :meth:`Remotes.put` does; of others it is not known.
     commands, commands_refused : int
         Commands that were obeyed, and those that were not.
     links, links_lost, reconnects : int
@@ -58,6 +61,7 @@ class BridgeStats:
     dropped: int
     accepted: int
     refused: int
+    skipped: int
     commands: int
     commands_refused: int
     links: int
@@ -192,6 +196,7 @@ class Bridge:
             dropped=sum(signal.dropped for signal in signals),
             accepted=sum(setpoint.accepted for setpoint in setpoints),
             refused=sum(setpoint.refused for setpoint in setpoints),
+            skipped=sum(setpoint.skipped for setpoint in setpoints),
             commands=self._commands.obeyed,
             commands_refused=self._commands.refused,
             links=links.now if links else 0,
@@ -287,7 +292,7 @@ class Bridge:
         keep, callback = self._handlers.keep, self._handlers.callback
         for name, setpoint in self._setpoints.items():
             at = self._at("setpoints", name)
-            keep(session.declare_subscriber(at, callback(_Taker(at, setpoint))))
+            self._handlers.take_newest(session, at, _Taker(at, setpoint))
         for name, text in self._texts.items():
             at = self._at("loops", name, "stats")
             keep(session.declare_queryable(at, callback(_Answer(at, text.get))))
@@ -343,13 +348,15 @@ def _put(publisher: Any, text: StatsText) -> int:
 
 
 class _Taker:
-    """A subscription's callback."""
+    """What is done with a setpoint's samples. Raises nothing."""
 
     def __init__(self, key: str, setpoint: Setpoint) -> None:
         self._key, self._setpoint = key, setpoint
         self._put = engine().SampleKind.PUT
 
     def __call__(self, sample: Any) -> None:
+        if sample.attachment is not None:
+            self._setpoint.count(sample.attachment.to_bytes())
         if str(sample.key_expr) != self._key or sample.kind != self._put:
             self._setpoint.refuse(f"a {sample.kind} of {sample.key_expr} is no value for {self._key}")
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,8 +14,11 @@ from rtloop.data.owners import claim_reader, claim_writer, release_reader, relea
 from rtloop.errors import ConfigError, PayloadError
 from rtloop.zenoh.frames import describe_dtype, find_fault, little, pack, parse_header, split
 
-__all__ = ["Setpoint", "Signal", "clocks"]
+__all__ = ["NUMBERED", "Setpoint", "Signal", "clocks"]
 
+#: What a sender numbers its setpoints with, as Zenoh's attachment: who it is, by chance, and which one it is.
+NUMBERED = struct.Struct("<QQ")
+_MAX_SENDERS = 64
 #: A frame is not larger: a router would have to hold it.
 _MAX_BATCH_BYTES = 1 << 20
 _NUMBERS = "fiubc"
@@ -94,6 +98,8 @@ class Setpoint:
     ----------
     accepted, refused : int
         Payloads.
+    skipped : int
+        What the senders' numbers say that was never taken.
     reason : str
         Why the last one was refused.
     """
@@ -110,8 +116,9 @@ class Setpoint:
             raise ConfigError(f"setpoints[{name!r}]: {latest.dtype} is not little-endian")
         claim_writer(latest)
         self.name, self.latest = name, latest
-        self.accepted = self.refused = 0
+        self.accepted = self.refused = self.skipped = 0
         self.reason = ""
+        self._numbers: dict[int, int] = {}
         self._check: Callable[[Any], bool] | None = check
         self._described = describe_dtype(latest.dtype)
         self._known = b""
@@ -128,6 +135,18 @@ class Setpoint:
             self.refuse(str(error))
         else:
             self.accepted += 1
+
+    def count(self, attachment: bytes) -> None:
+        """Count what of a sender has not come, by the numbers that it gives its setpoints."""
+        if len(attachment) != NUMBERED.size:
+            return  # somebody else's
+        sender, number = NUMBERED.unpack(attachment)
+        last = self._numbers.pop(sender, None)
+        if last is not None and number > last:
+            self.skipped += number - last - 1
+        elif len(self._numbers) >= _MAX_SENDERS:
+            del self._numbers[next(iter(self._numbers))]  # who has been silent for longest
+        self._numbers[sender] = number
 
     def refuse(self, reason: str) -> None:
         """Count a payload that does not even get that far."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ import numpy as np
 from rtloop.errors import BridgeError, PayloadError
 from rtloop.loop.stats import Stats
 from rtloop.loop.telemetry import record_dtype
+from rtloop.zenoh.feeds import NUMBERED
+from rtloop.zenoh.frames import pack
 from rtloop.zenoh.session import engine, open_session
 
 if TYPE_CHECKING:
@@ -102,6 +105,8 @@ class Remotes:
     def __init__(self, keys: str = "rtloop/**", *, config: Any = None) -> None:
         self.keys = keys
         self.faulty: dict[str, str] = {}
+        self._sender = int.from_bytes(os.urandom(8), "little")
+        self._numbers: dict[str, int] = {}
         self._session = open_session(config)
 
     def ask(self, timeout: float = 1.0) -> list[RemoteLoop]:
@@ -147,10 +152,10 @@ class Remotes:
         raise BridgeError(0, f"{at}: nobody has answered within {timeout:g} s")
 
     def put(self, key: str, name: str, value: Any, dtype: Any) -> None:
-        """Set a setpoint of a bridge; whether it is accepted is in its counters."""
-        from rtloop.zenoh.frames import pack
-
-        self._session.put(f"{key}/setpoints/{name}", pack(value, dtype))
+        """Set a setpoint of a bridge; whether it is accepted is in its counters. From one thread."""
+        at = f"{key}/setpoints/{name}"
+        self._numbers[at] = number = self._numbers.get(at, 0) + 1
+        self._session.put(at, pack(value, dtype), attachment=NUMBERED.pack(self._sender, number))
 
     def _get(self, selector: str, timeout: float) -> list[tuple[str, bytes]]:
         try:

@@ -113,6 +113,7 @@ class Handlers:
     def __init__(self) -> None:
         self._declared: list[Any] = []
         self._ends: list[tuple[threading.Event, list[threading.Thread]]] = []
+        self._takers: list[threading.Thread] = []
 
     def callback(self, function: Any) -> Any:
         """Return a handler that calls a function."""
@@ -125,6 +126,23 @@ class Handlers:
             ended.set()
 
         return engine().handlers.Callback(function, drop)
+
+    def take_newest(self, session: Any, key: str, function: Any) -> None:
+        """Subscribe to a key, and call a function with its newest sample, on a thread of its own.
+
+        What comes while the function is busy is replaced by what is newer, inside Zenoh and without Python: in a
+        callback's queue a flood would wait for the interpreter, and be seconds old when its turn comes.
+        """
+        subscriber = session.declare_subscriber(key, engine().handlers.RingChannel(1))
+        self.keep(subscriber)
+
+        def work() -> None:
+            for sample in subscriber.handler:  # ends when it is undeclared
+                function(sample)
+
+        taker = threading.Thread(target=work, name=f"rtloop-zenoh-{key.rpartition('/')[2]}", daemon=True)
+        self._takers.append(taker)
+        taker.start()
 
     def keep(self, declared: Any) -> None:
         """Keep what was declared until :meth:`close`."""
@@ -142,6 +160,9 @@ class Handlers:
                 with suppress(RuntimeError):  # not a thread that Python has started
                     threads[0].join(max(0.0, limit - time.monotonic()))
         self._ends.clear()
+        for taker in self._takers:
+            taker.join(max(0.0, limit - time.monotonic()))
+        self._takers.clear()
 
 
 class Links:

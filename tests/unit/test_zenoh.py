@@ -7,6 +7,7 @@ import json
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,7 +24,7 @@ zenoh = pytest.importorskip("zenoh", reason="Zenoh is missing: pip install 'rtlo
 
 from rtloop.zenoh import Bridge, Remotes, pack, unpack  # noqa: E402
 from rtloop.zenoh.answers import StatsText  # noqa: E402
-from rtloop.zenoh.feeds import Setpoint  # noqa: E402
+from rtloop.zenoh.feeds import NUMBERED, Setpoint  # noqa: E402
 from rtloop.zenoh.remote import parse_stats  # noqa: E402
 
 POINT = np.dtype([("angle", "f8"), ("mode", "u1"), ("on", "?")], align=True)
@@ -154,14 +155,20 @@ def test_a_setpoint_arrives_and_what_is_none_is_refused_and_counted(
         Bridge(loop, config=here, key=KEY, setpoints=both) as bridge,
         rtloop.zenoh.open_session(there) as session,
     ):
+        until(lambda: list(session.get(f"{KEY}/describe")))
         at = f"{KEY}/setpoints/point"
-        until(lambda: session.put(at, pack((0.5, 3, True), POINT)) is None and point.written)
+
+        def refusals_of(put: Callable[[], None], outcomes: int = 1) -> int:
+            """Return how many of what was sent were refused, when all of it has been looked at."""
+            before = bridge.stats
+            put()
+            until(lambda: bridge.stats.accepted + bridge.stats.refused == before.accepted + before.refused + outcomes)
+            return bridge.stats.refused - before.refused
+
+        assert refusals_of(lambda: session.put(at, pack((0.5, 3, True), POINT))) == 0
         assert point.read().item() == (0.5, 3, True)
         assert point.age_ns is not None
-        session.put(f"{KEY}/setpoints/limited", pack(0.5, "f8"))
-        until(lambda: limited.written)  # so that none of the first is still under way
         right = pack((1.5, 4, False), POINT)
-        before = bridge.stats
         wrong = [
             b"", b"RTLB", right[:-1], right + b"\0", b"X" + right[1:], right[:4] + b"\2" + right[5:],
             pack(1.5, "f8"), pack([(1, 1, 1), (2, 2, 2)], POINT), pack((float("nan"), 1, True), POINT),
@@ -169,21 +176,65 @@ def test_a_setpoint_arrives_and_what_is_none_is_refused_and_counted(
             right[:8] + b"\xff\xff\xff\x7f" + right[12:], right[:12] + b"[" * (len(right) - 12),
         ]  # fmt: skip
         for payload in wrong:
-            session.put(at, payload)
-        session.delete(at)
-        session.put(f"{KEY}/setpoints/*", right)
-        session.put(f"{KEY}/setpoints/limited", pack(1.5, "f8"))
-        session.put(f"{KEY}/setpoints/limited", pack(-1.0, "f8"))
-        until(lambda: limited.written == 2)
-        until(lambda: bridge.stats.refused >= len(wrong) + 4)
-        after = bridge.stats
-        assert after.refused - before.refused == len(wrong) + 4, "the wildcard reaches both"
+            assert refusals_of(lambda payload=payload: session.put(at, payload)) == 1, payload[:20]
+        assert refusals_of(lambda: session.delete(at)) == 1
+        assert refusals_of(lambda: session.put(f"{KEY}/setpoints/limited", pack(1.5, "f8"))) == 1
+        assert refusals_of(lambda: session.put(f"{KEY}/setpoints/limited", pack(-1.0, "f8"))) == 0
+        assert refusals_of(lambda: session.put(f"{KEY}/setpoints/*", right), outcomes=2) == 2, "it reaches both"
         assert point.read().item() == (0.5, 3, True) and limited.read() == -1.0
-        assert after.accepted - before.accepted == 1
         assert "no value for" in bridge.describe()["setpoints"]["point"]["last_reason"]
         with pytest.raises(StateError, match="one writer"):
             Bridge(loop, config=alone(), key="other", setpoints={"point": point})
     Bridge(loop, config=alone(listen={"endpoints": []}), key="other", setpoints={"point": point}).close()
+
+
+def test_what_comes_while_a_setpoint_is_being_looked_at_is_replaced_by_the_newest_and_counted(
+    loop: PyLoop, here: dict[str, Any], there: dict[str, Any]
+) -> None:
+    seen, go_on = [], threading.Event()
+
+    def is_allowed(value: float) -> bool:
+        seen.append(float(value))
+        return go_on.wait(60)
+
+    angle, plain = Latest("f8"), Latest("f8")
+    setpoints = {"angle": (angle, is_allowed), "plain": plain}
+    with (
+        Bridge(loop, config=here, key=KEY, setpoints=setpoints) as bridge,
+        rtloop.zenoh.open_session(there) as session,
+    ):
+
+        def put(name: str, number: int) -> None:
+            block = zenoh.CongestionControl.BLOCK  # Zenoh itself is to lose none
+            session.put(f"{KEY}/setpoints/{name}", pack(number, "f8"), attachment=NUMBERED.pack(1, number),
+                        congestion_control=block)  # fmt: skip
+
+        until(lambda: list(session.get(f"{KEY}/describe")))
+        put("angle", 1)
+        until(lambda: seen)
+        for number in range(2, 2001):
+            put("angle", number)
+        put("plain", 1)
+        until(lambda: plain.written)  # what was sent before it is there as well
+        go_on.set()
+        until(lambda: angle.read() == 2000)
+        assert seen == [1, 2000], "nothing old stands in a queue"
+        assert (bridge.stats.accepted, bridge.stats.refused, bridge.stats.skipped) == (3, 0, 1998)
+
+
+def test_gaps_in_each_senders_numbers_are_counted(loop: PyLoop) -> None:
+    setpoint = Setpoint("angle", Latest("f8"))
+    sent = [(1, 7), (1, 8), (2, 100), (1, 10), (2, 101), (1, 10), (1, 3), (1, 4)]  # a restart counts anew
+    for sender, number in sent:
+        setpoint.count(NUMBERED.pack(sender, number))
+    assert setpoint.skipped == 1
+    for sender in range(1000):
+        setpoint.count(NUMBERED.pack(sender, 5))
+    assert setpoint.skipped == 1, "who is new has lost nothing here"
+    assert len(setpoint._numbers) <= 64
+    setpoint.count(b"somebody else's")
+    assert setpoint.skipped == 1
+    setpoint.close()
 
 
 def test_no_command_is_obeyed_that_was_not_switched_on(
