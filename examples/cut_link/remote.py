@@ -1,6 +1,7 @@
 """The other host: sends a setpoint every 10 ms until it is killed."""
 
 import json
+import math
 import sys
 import time
 
@@ -10,5 +11,6 @@ key, config = sys.argv[1], json.loads(sys.argv[2])
 session = rtloop.zenoh.open_session(config)
 print("sending", flush=True)
 while True:
-    session.put(f"{key}/setpoints/angle", rtloop.zenoh.pack(1.0, "f8"))
+    angle = 1.0 + 0.3 * math.sin(10 * time.monotonic())
+    session.put(f"{key}/setpoints/angle", rtloop.zenoh.pack(angle, "f8"))
     time.sleep(0.01)

@@ -1,5 +1,6 @@
 """Run the loop, let another process send setpoints, kill it, and say when the output was safe."""
 
+import argparse
 import json
 import socket
 import subprocess
@@ -10,6 +11,10 @@ import numpy as np
 from cut_link import Actuator
 
 from rtloop.zenoh import Bridge
+
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("--plot", metavar="FILE", help="draw the output and the age of what it follows")
+arguments = parser.parse_args()
 
 KEY = "rtloop/example/actuator"
 MAX_AGE_NS = 100_000_000
@@ -47,3 +52,22 @@ print(f"{first_safe['age'] / 1e6:.1f} ms old, {cycles} cycles, where {MAX_AGE_NS
 followed_too_old = int((log["age"][followed] > MAX_AGE_NS).sum())
 if followed_too_old or (log["output"][followed[-1] + 1 :] != 0).any():
     raise SystemExit(f"{followed_too_old} cycles have followed a setpoint that was too old")
+
+if arguments.plot:
+    from matplotlib.figure import Figure
+
+    log = log[max(0, followed[-1] - 400) : followed[-1] + 200]
+    t = (log["release"] - first_safe["release"]) / 1e6
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    upper, lower = figure.subplots(2, sharex=True)
+    upper.plot(t, log["setpoint"], "--", color="#D55E00", label="the last setpoint that has come")
+    upper.plot(t, log["output"], color="#0072B2", label="output")
+    upper.set_ylabel("angle (rad)")
+    lower.plot(t, log["age"] / 1e6, color="#009E73", label="age of the setpoint")
+    lower.axhline(MAX_AGE_NS / 1e6, color="black", linewidth=0.7, label="the most that is allowed")
+    lower.set_ylabel("age (ms)")
+    lower.set_xlabel("time from the first safe output (ms)")
+    for axes in (upper, lower):
+        axes.legend(frameon=False)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(arguments.plot, dpi=100)
