@@ -148,8 +148,8 @@ class Remotes:
         for reply in self._session.get(at, timeout=timeout):
             if reply.ok is not None:
                 return dict(json.loads(reply.ok.payload.to_bytes()))
-            raise BridgeError(0, f"{at}: {_text_of(reply.err.payload.to_bytes())}")
-        raise BridgeError(0, f"{at}: nobody has answered within {timeout:g} s")
+            raise BridgeError(f"{at}: {_text_of(reply.err.payload.to_bytes())}")
+        raise BridgeError(f"{at}: nobody has answered within {timeout:g} s")
 
     def put(self, key: str, name: str, value: Any, dtype: Any) -> None:
         """Set a setpoint of a bridge; whether it is accepted is in its counters. From one thread."""
@@ -161,7 +161,7 @@ class Remotes:
         try:
             replies = list(self._session.get(selector, timeout=timeout))
         except engine().ZError as error:
-            raise BridgeError(0, f"{selector}: {error}") from None
+            raise BridgeError(f"{selector}: {error}") from None
         return [(str(reply.ok.key_expr), reply.ok.payload.to_bytes()) for reply in replies if reply.ok is not None]
 
     def _alive(self, timeout: float) -> list[str]:

@@ -81,7 +81,7 @@ def open_session(config: Any = None) -> Any:
         return zenoh.open(settings)
     except zenoh.ZError as error:
         raise BridgeError(
-            0, f"no Zenoh session could be opened: {error}. See listen, connect and mode of its configuration"
+            f"no Zenoh session could be opened: {error}. See listen, connect and mode of its configuration"
         ) from None
 
 

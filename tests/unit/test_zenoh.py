@@ -243,7 +243,9 @@ def test_no_command_is_obeyed_that_was_not_switched_on(
     with Bridge(loop, config=here, key=KEY) as bridge, Remotes(config=there) as remotes, loop:
         until(lambda: remotes.ask())
         for command in ("start", "stop", "reset"):
-            with pytest.raises(rtloop.BridgeError, match=f"{command} is not allowed here; .*: none"):
+            with pytest.raises(
+                rtloop.BridgeError, match=f"^{KEY}/commands/{command}: {command} is not allowed here; .*: none"
+            ):
                 remotes.command(KEY, command)
         for wildcard in ("rtloop/**", f"{KEY}/commands/*", "rtloop/*/*/commands/stop"):
             list(remotes._session.get(wildcard, timeout=2.0))
