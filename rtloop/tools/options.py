@@ -1,8 +1,9 @@
-"""Options that several commands share."""
+"""Options that several commands share, and how they say that they wait."""
 
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -11,9 +12,10 @@ from rtloop.errors import ConfigError
 from rtloop.units import parse_duration, parse_period
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-__all__ = ["check_folder", "check_picture", "to_duration", "to_period"]
+__all__ = ["check_folder", "check_picture", "say_once", "to_duration", "to_period"]
 
 _FORMS = (
     "; write it with a unit, such as 250us, 10ms or 2s",
@@ -56,3 +58,15 @@ def check_folder(path: Path, option: str) -> None:
     """Refuse a file that cannot be made: now, not after the runs."""
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise click.BadParameter(f"{path.parent} is not a folder one can write to", param_hint=option)
+
+
+def say_once() -> Callable[[str], None]:
+    """Return a function that prints what it is first given on stderr, and nothing of the rest."""
+    said: list[str] = []
+
+    def say(text: str) -> None:
+        if not said:
+            print(f"{text} (Ctrl-C ends)", file=sys.stderr, flush=True)
+        said.append(text)
+
+    return say

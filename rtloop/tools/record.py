@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from rtloop.tools.options import to_duration
+from rtloop.tools.options import say_once, to_duration
 
 __all__ = ["record"]
 
@@ -29,7 +29,7 @@ def record(keys: str, output: str, duration: int | None, config: str | None, as_
     """
     from rtloop.zenoh.recording import Recording
 
-    recording = Recording(keys, output, config=config)
+    recording = Recording(keys, output, config=config, on_wait=say_once())
     shown = 0
 
     def show() -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rtloop.data.histogram import Histogram
+from rtloop.tools.options import say_once
 from rtloop.tools.top_data import Row, Sample, Sampler, difference, was_reset
 from rtloop.zenoh import RemoteLoop, Remotes
 
@@ -67,7 +68,7 @@ class RemoteSampler(Sampler):
 
     def __init__(self, keys: str, config: str | None = None, name: str | None = None) -> None:
         super().__init__(None, name)
-        self._remotes = Remotes(keys, config=config)
+        self._remotes = Remotes(keys, config=config, on_wait=say_once())
         self._past: dict[str, tuple[float, Stats]] = {}
         self._patience_s = _PATIENCE_S
 

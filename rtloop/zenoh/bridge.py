@@ -18,7 +18,7 @@ from rtloop.system.ending import RECORDERS, at_end
 from rtloop.units import parse_duration
 from rtloop.zenoh.answers import COMMANDS, Commands, StatsText, check_commands, loops_of
 from rtloop.zenoh.feeds import Setpoint, Signal, clocks
-from rtloop.zenoh.session import Handlers, Links, check_key, engine, key_chunk, open_session
+from rtloop.zenoh.session import Handlers, Links, Opening, check_key, engine, is_patient, key_chunk, open_session
 
 if TYPE_CHECKING:
     from typing import Self
@@ -86,7 +86,8 @@ class Bridge:
     loop : RTLoop or LoopGroup
         What it shows.
     config : None, path, dict or zenoh.Config
-        Zenoh's own configuration: where to listen and to connect, TLS, users, access control.
+        Zenoh's own configuration: where to listen and to connect, TLS, users, access control. A client with
+        ``exit_on_failure: false`` under `connect` opens without its router, and goes on trying.
     key : str, optional
         What all its keys begin with; ``rtloop/<host>/<name>`` by default.
     interval : duration
@@ -148,6 +149,7 @@ class Bridge:
         self._published = self._errors = 0
         self._last_error = ""
         self._links: Links | None = None
+        self._publishers: dict[str, Any] = {}
         self._handlers = Handlers()
         self._signals: dict[str, Signal] = {}
         self._setpoints: dict[str, Setpoint] = {}
@@ -257,11 +259,15 @@ class Bridge:
                 "bridge": self.stats.to_dict()}  # fmt: skip
 
     def _work(self) -> None:
+        opening: Opening | None = None
         session: Any = None
         try:
             become_ordinary()  # and with it the session's threads, which inherit it
-            session = open_session(self._config)
-            publishers = self._declare(session)
+            if is_patient(self._config):
+                opening = Opening(self._config)
+            else:
+                session = open_session(self._config)
+                self._publishers = self._declare(session)
         except BaseException as error:
             self._fault = error
             if session is not None:
@@ -271,12 +277,19 @@ class Bridge:
             return
         self._is_open.set()
         try:
-            self._publish_all(publishers)
+            self._publish_all(opening)
         finally:
             self._handlers.close()
             self._commands.close()
+            last: Any = session or opening
             with suppress(Exception):
-                session.close()
+                last.close()
+
+    def _declare_late(self, opening: Opening) -> int:
+        if opening.fault is not None:
+            raise opening.fault
+        self._publishers = self._declare(opening.session)
+        return 0
 
     def _declare(self, session: Any) -> dict[str, Any]:
         zenoh = engine()
@@ -303,19 +316,24 @@ class Bridge:
         keep(session.liveliness().declare_token(self._at("alive")))
         return publishers
 
-    def _publish_all(self, publishers: Mapping[str, Any]) -> None:
+    def _publish_all(self, opening: Opening | None) -> None:
         next_stats = next_batch = time.monotonic()
         while True:
             is_last = self._is_closing
             now = time.monotonic()
+            if opening is not None and (opening.session is not None or opening.fault is not None):
+                self._try(lambda found=opening: self._declare_late(found))
+                opening = None
             if self._signals and (now >= next_batch or is_last):
                 next_batch = max(next_batch + self._batch_s, now)
                 for name, signal in self._signals.items():
-                    self._try(lambda name=name, signal=signal: signal.drain(publishers[self._at("signals", name)]))
+                    publisher = self._publishers.get(self._at("signals", name))
+                    self._try(lambda signal=signal, publisher=publisher: signal.drain(publisher))
             if now >= next_stats or is_last:
                 next_stats = max(next_stats + self._interval_s, now)
                 for name, text in self._texts.items():
-                    self._try(lambda name=name, text=text: _put(publishers[self._at("loops", name, "stats")], text))
+                    publisher = self._publishers.get(self._at("loops", name, "stats"))
+                    self._try(lambda text=text, publisher=publisher: _put(publisher, text))
             if is_last:
                 return
             until = min(next_stats, next_batch) if self._signals else next_stats
@@ -341,7 +359,7 @@ class Bridge:
 
 
 def _put(publisher: Any, text: StatsText) -> int:
-    if publisher.matching_status.matching:
+    if publisher is not None and publisher.matching_status.matching:
         publisher.put(text.get())
         return 1
     return 0

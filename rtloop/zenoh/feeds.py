@@ -66,7 +66,7 @@ class Signal:
         return {"dtype": describe_dtype(self.ring.dtype), "capacity": self.ring.capacity}
 
     def drain(self, publisher: Any) -> int:
-        """Publish what is in the ring, and return how many frames that took."""
+        """Publish what is in the ring, where there is a publisher yet, and return how many frames that took."""
         frames = 0
         while True:
             try:
@@ -76,7 +76,7 @@ class Signal:
             if not len(records):
                 return frames
             first, self.taken = self.taken, self.taken + len(records)
-            if not publisher.matching_status.matching:
+            if publisher is None or not publisher.matching_status.matching:
                 self.unheard += len(records)
             else:
                 publisher.put(pack(records, first=first, dropped=self.dropped, host=self._host, clocks=clocks()))

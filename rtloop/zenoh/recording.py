@@ -67,6 +67,8 @@ class Recording:
         An ``.mcap`` file; an existing one is replaced.
     config : None, path, dict or zenoh.Config
         Zenoh's own configuration.
+    on_wait : callable, optional
+        See :func:`open_session`.
 
     Attributes
     ----------
@@ -78,7 +80,14 @@ class Recording:
         Payloads that came faster than the disk takes them; their records are in `lost`, too.
     """
 
-    def __init__(self, keys: str, path: str | os.PathLike[str], *, config: Any = None) -> None:
+    def __init__(
+        self,
+        keys: str,
+        path: str | os.PathLike[str],
+        *,
+        config: Any = None,
+        on_wait: Callable[[str], None] | None = None,
+    ) -> None:
         from mcap.writer import Writer
 
         self.path = Path(path)
@@ -89,7 +98,7 @@ class Recording:
         self.reason = ""
         self._waiting: queue.Queue[tuple[str, bytes, int]] = queue.Queue(_MAX_WAITING)
         self._handlers = Handlers()
-        self._session = open_session(config)
+        self._session = open_session(config, on_wait=on_wait)
         try:
             self._file = self.path.open("wb")
             self._writer: Any = Writer(self._file)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +90,8 @@ class Remotes:
         Whose: Zenoh's key expression of what bridges' keys begin with.
     config : None, path, dict or zenoh.Config
         Zenoh's own configuration.
+    on_wait : callable, optional
+        See :func:`open_session`.
 
     Raises
     ------
@@ -102,12 +105,14 @@ class Remotes:
     ...         print(loop.host, loop.stats.name, loop.stats.missed)
     """
 
-    def __init__(self, keys: str = "rtloop/**", *, config: Any = None) -> None:
+    def __init__(
+        self, keys: str = "rtloop/**", *, config: Any = None, on_wait: Callable[[str], None] | None = None
+    ) -> None:
         self.keys = keys
         self.faulty: dict[str, str] = {}
         self._sender = int.from_bytes(os.urandom(8), "little")
         self._numbers: dict[str, int] = {}
-        self._session = open_session(config)
+        self._session = open_session(config, on_wait=on_wait)
 
     def ask(self, timeout: float = 1.0) -> list[RemoteLoop]:
         """Return all loops whose bridges answer within `timeout` seconds, by host and name.

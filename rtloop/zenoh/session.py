@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
 from rtloop.errors import BridgeError, ConfigError
 
-__all__ = ["Handlers", "Links", "check_key", "engine", "key_chunk", "make_config", "open_session"]
+__all__ = [
+    "Handlers", "Links", "Opening", "check_key", "engine", "is_patient", "key_chunk", "make_config", "open_session"
+]  # fmt: skip
+
+#: Zenoh's open hears neither Ctrl-C nor anybody: so it is called for so long at a time.
+_SLICE_MS = 1000
+_NO_CONNECTION = "Unable to connect"
 
 _CHUNK = re.compile(r"[^/*$?#]+")
 
@@ -48,8 +55,6 @@ def make_config(config: Any = None) -> Any:
     ConfigError
         Where Zenoh does not accept it.
     """
-    import json
-
     zenoh = engine()
     try:
         if config is None:
@@ -66,8 +71,15 @@ def make_config(config: Any = None) -> Any:
     raise ConfigError(f"config={config!r} must be None, a path, a dict or a zenoh.Config")
 
 
-def open_session(config: Any = None) -> Any:
+def open_session(config: Any = None, *, on_wait: Callable[[str], None] | None = None) -> Any:
     """Open a session; its threads inherit the scheduling policy and the CPUs of the calling one.
+
+    Parameters
+    ----------
+    config : None, path, dict or zenoh.Config
+        Zenoh's own configuration. A client waits for its router as long as ``connect.timeout_ms`` says, -1: for ever.
+    on_wait : callable, optional
+        Called about once a second while it waits, with what is missing; what it raises ends that, as does Ctrl-C.
 
     Raises
     ------
@@ -77,12 +89,81 @@ def open_session(config: Any = None) -> Any:
         As above.
     """
     zenoh, settings = engine(), make_config(config)
-    try:
-        return zenoh.open(settings)
-    except zenoh.ZError as error:
-        raise BridgeError(
-            f"no Zenoh session could be opened: {error}. See listen, connect and mode of its configuration"
-        ) from None
+    wait_ms = _of_client(settings, "connect/timeout_ms", 0)
+    limit = time.monotonic() + (wait_ms / 1000 if wait_ms >= 0 else float("inf"))
+    while True:
+        left_ms = (limit - time.monotonic()) * 1000
+        if wait_ms:  # Zenoh itself would hear nothing until the router is there
+            settings = zenoh.Config.from_json5(str(settings))
+            settings.insert_json5("connect/timeout_ms", str(int(max(1, min(left_ms, _SLICE_MS)))))
+        try:
+            return zenoh.open(settings)
+        except zenoh.ZError as error:
+            if left_ms <= _SLICE_MS or _NO_CONNECTION not in str(error):
+                raise BridgeError(
+                    f"no Zenoh session could be opened: {error}. See listen, connect and mode of its configuration"
+                ) from None
+        if on_wait is not None:
+            on_wait(f"waiting for {', '.join(json.loads(settings.get_json('connect/endpoints'))) or 'a router'}")
+
+
+def is_patient(config: Any) -> bool:
+    """Return whether it is a client's that says to go on without its router: ``connect.exit_on_failure`` is false."""
+    return _of_client(make_config(config), "connect/exit_on_failure", True) is False
+
+
+def _of_client(settings: Any, entry: str, default: Any) -> Any:
+    """Return an entry of a client's configuration, and the default where it is none or is a peer's."""
+    if json.loads(settings.get_json("mode")) != "client":
+        return default
+    value = json.loads(settings.get_json(entry))
+    if isinstance(value, dict):
+        value = value.get("client")
+    return default if value is None else value
+
+
+class Opening:
+    """A session that is being opened on a thread of its own, for as long as that takes.
+
+    Attributes
+    ----------
+    session : zenoh.Session or None
+        None until it is there.
+    fault : Exception or None
+        Why there will be none.
+    """
+
+    def __init__(self, config: Any) -> None:
+        self.session: Any = None
+        self.fault: Exception | None = None
+        self._config, self._is_closing = config, False
+        self._thread = threading.Thread(target=self._open, name="rtloop-zenoh-opening", daemon=True)
+        self._thread.start()
+
+    def _open(self) -> None:
+        def on_wait(text: str) -> None:
+            if self._is_closing:
+                raise BridgeError("closed")
+
+        try:
+            while self.session is None:
+                try:
+                    self.session = open_session(self._config, on_wait=on_wait)
+                except BridgeError as error:
+                    if _NO_CONNECTION not in str(error):
+                        raise
+                    on_wait("")
+                    time.sleep(_SLICE_MS / 1000)
+        except Exception as error:
+            self.fault = error
+
+    def close(self) -> None:
+        """End trying, which takes up to a second, and close the session."""
+        self._is_closing = True
+        self._thread.join()
+        if self.session is not None:
+            with suppress(Exception):
+                self.session.close()
 
 
 def key_chunk(name: str) -> str:

@@ -46,6 +46,14 @@ while True:
 """.replace("KEY", KEY)
 
 
+ROUTER = """
+import json, sys, time, rtloop.zenoh
+kept = rtloop.zenoh.open_session(json.loads(sys.argv[1]))
+while True:
+    time.sleep(1)
+"""
+
+
 def ip(*words: str) -> None:
     subprocess.run(["ip", *words], check=True, capture_output=True, timeout=30)
 
@@ -157,11 +165,13 @@ def controller(hosts: Hosts) -> Controller:
     return Controller(hosts, hosts.left, key=KEY, name="actuator", config=listening, publish=False)
 
 
+#: What a host says that reaches the others by a router, which may not be there yet.
+PATIENT = {"timeout_ms": -1, "exit_on_failure": False}
 CONNECTING = {**QUIET, "mode": "peer", "listen": {"endpoints": []}, "connect": {"endpoints": ["tcp/10.231.7.1:7447"]}}
 
 
-def operator(hosts: Hosts, pause: float = 0.01) -> subprocess.Popen[str]:
-    return hosts.run(hosts.right, "-c", OPERATOR, json.dumps(CONNECTING), str(pause))
+def operator(hosts: Hosts, pause: float = 0.01, config: dict[str, Any] = CONNECTING) -> subprocess.Popen[str]:
+    return hosts.run(hosts.right, "-c", OPERATOR, json.dumps(config), str(pause))
 
 
 def test_the_output_is_safe_while_the_link_is_down_and_follows_again_when_it_is_up(
@@ -187,6 +197,23 @@ def test_a_peer_that_is_killed_leaves_the_loop_safe_and_another_takes_over(
     controller.until(lambda found: found["output"] == 0.0 and found["bridge"]["links"] == 0)
     operator(hosts)
     controller.until(lambda found: found["output"] == 1.0)
+    check_end(controller)
+
+
+def test_a_router_that_is_restarted_is_found_again(hosts: Hosts) -> None:
+    serving = {**QUIET, "mode": "router", "listen": {"endpoints": ["tcp/10.231.7.2:7447"]}}
+    asking = {**QUIET, "mode": "client", "connect": {"endpoints": ["tcp/10.231.7.2:7447"], **PATIENT}}
+    controller = Controller(hosts, hosts.left, key=KEY, name="actuator", config=asking, publish=False)
+    operator(hosts, config=asking)
+    assert controller.report()["bridge"]["links"] == 0, "it has opened without the router"
+    router = hosts.run(hosts.right, "-c", ROUTER, json.dumps(serving))
+    controller.until(lambda found: found["output"] == 1.0)
+    router.kill()
+    router.wait()
+    controller.until(lambda found: found["output"] == 0.0 and found["bridge"]["links_lost"])
+    hosts.run(hosts.right, "-c", ROUTER, json.dumps(serving))
+    found = controller.until(lambda found: found["output"] == 1.0)
+    assert found["bridge"]["reconnects"] >= 1
     check_end(controller)
 
 

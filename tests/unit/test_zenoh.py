@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -327,6 +328,43 @@ def test_without_zenoh_the_extra_is_named() -> None:
     assert "pip install 'rtloop[zenoh]'" in done.stderr
     program = "import sys, rtloop, rtloop.zenoh; assert 'zenoh' not in sys.modules"
     assert subprocess.run([sys.executable, "-P", "-c", program], timeout=60, check=False).returncode == 0
+
+
+def test_a_client_opens_without_its_router_and_finds_it_later(
+    loop: PyLoop, here: dict[str, Any], there: dict[str, Any]
+) -> None:
+    patient = {"mode": "client", "connect": {**there["connect"], "timeout_ms": -1, "exit_on_failure": False}}
+    ring, point = Ring("f8", 64), Latest("f8")
+    Bridge(loop, config=alone(**patient), key=KEY).close()  # before there is anything
+    with Bridge(loop, config=alone(**patient), key=KEY, signals={"x": ring}, setpoints={"p": point}, batch="5ms",
+                interval="20ms") as bridge:  # fmt: skip
+        assert bridge.stats.links == 0
+        for k in range(1000):
+            until(lambda k=k: ring.push(float(k)))
+        until(lambda: bridge.stats.unheard == 1000)  # the ring does not fill
+        with rtloop.zenoh.open_session({**here, "mode": "router"}) as router:
+            until(lambda: bridge.stats.links == 1)
+            until(lambda: router.put(f"{KEY}/setpoints/p", pack(2.5, "f8")) is None and point.written)
+            assert point.read() == 2.5
+        assert bridge.stats.errors == 0, bridge.stats.last_error
+
+
+def test_who_waits_for_a_router_hears_ctrl_c_and_says_what_it_waits_for(there: dict[str, Any]) -> None:
+    patient = {"mode": "client", "connect": {**there["connect"], "timeout_ms": -1}}
+    said: list[str] = []
+
+    def on_wait(text: str) -> None:
+        said.append(text)
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        Remotes(config=alone(**patient), on_wait=on_wait)
+    assert said == [f"waiting for {there['connect']['endpoints'][0]}"]
+    patient["connect"]["timeout_ms"] = 1200
+    begun = time.monotonic()
+    with pytest.raises(rtloop.BridgeError, match="Unable to connect"):
+        Remotes(config=alone(**patient))
+    assert time.monotonic() - begun >= 1.2
 
 
 def test_a_link_that_comes_back_is_counted(loop: PyLoop, here: dict[str, Any], port: int) -> None:
