@@ -70,13 +70,16 @@ def _document(recording: Any) -> dict[str, Any]:
 def _print(document: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
+
+    from rtloop.loop.about import clean
 
     table = Table("signal", box=None)
     for head in ("records", "lost", "dropped"):
         table.add_column(head, justify="right")
     for key, one in document["signals"].items():
-        table.add_row(key, *(f"{one[name]:,}" for name in ("records", "lost", "dropped")))
+        table.add_row(Text(clean(key)), *(f"{one[name]:,}" for name in ("records", "lost", "dropped")))
     Console(width=None if sys.stdout.isatty() else 200).print(table)
     print(f"{document['path']}: {sum(one['records'] for one in document['signals'].values()):,} records")
     if document["refused"]:
-        print(f"{document['refused']} payloads refused; the last: {document['last_reason']}", file=sys.stderr)
+        print(f"{document['refused']} payloads refused; the last: {clean(document['last_reason'])}", file=sys.stderr)

@@ -92,7 +92,7 @@ def _print_table(sample: Sample, sampler: Sampler) -> None:
     from rtloop.tools.top_view import make_table, notes
 
     width = None if sys.stdout.isatty() else 200  # a file is not to be cut at 80 columns
-    Console(width=width).print(make_table(sample.rows) if sample.rows else sampler.describe_none())
+    Console(width=width, markup=False).print(make_table(sample.rows) if sample.rows else sampler.describe_none())
     for line in notes(sample):
         print(line, file=sys.stderr)
     print("This is no terminal: the table was printed once. For programs there is --json.", file=sys.stderr)

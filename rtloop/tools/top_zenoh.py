@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rtloop.data.histogram import Histogram
+from rtloop.loop.about import clean
 from rtloop.tools.options import say_once
 from rtloop.tools.top_data import Row, Sample, Sampler, difference, was_reset
 from rtloop.zenoh import RemoteLoop, Remotes
@@ -84,7 +85,8 @@ class RemoteSampler(Sampler):
                 break
         rows: list[Row] = [self._remote_row(loop) for loop in found if self._name in (None, loop.stats.name)]
         rows.sort(key=lambda row: (row.label, row.reader.pid))
-        return Sample(rows, 0, dict(self._remotes.faulty))
+        # Whoever is on the network may choose a key, and what it answers.
+        return Sample(rows, 0, {clean(key): clean(fault) for key, fault in self._remotes.faulty.items()})
 
     def describe_none(self) -> str:
         """Say that no bridge answers."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rtloop.errors import BridgeError, PayloadError
+from rtloop.loop.about import clean
 from rtloop.loop.stats import Stats
 from rtloop.loop.telemetry import record_dtype
 from rtloop.zenoh.feeds import NUMBERED
@@ -67,16 +68,21 @@ def parse_stats(payload: bytes) -> RemoteLoop:
     try:
         if len(payload) > _MAX_DOCUMENT_BYTES:
             raise ValueError(f"{len(payload)} bytes are too many")
-        said = json.loads(payload)
+        said = _cleaned(json.loads(payload))
         if said["format"] != "rtloop-bridge-stats" or said["version"] != 1:
             raise ValueError(f"it is {said['format']!r} of version {said['version']!r}, and not rtloop-bridge-stats 1")
         values = {**said["stats"], "name": str(said["stats"]["name"])}
         stats = Stats._from_dict(values, np.empty(0, record_dtype))
-        group = None if said["group"] is None else str(said["group"])
-        return RemoteLoop(
-            str(said["key"]), str(said["host"]), int(said["pid"]), group, int(said["time_ns"]), stats,
-            dict(said["bridge"]),
-        )  # fmt: skip
+        if not stats.settings.get("period_ns"):
+            raise ValueError("its settings have no period_ns")
+        names = [said["key"], said["host"], said["group"] or ""]
+        if not all(isinstance(name, str) and name.isprintable() for name in names):
+            raise ValueError("its key, host and group are to be printed, and cannot be")
+        numbers = [int(said["pid"]), int(said["time_ns"])]
+        if not all(0 <= number < 1 << 63 for number in numbers):
+            raise ValueError("its pid or time_ns is of no host")
+        key, host = names[:2]
+        return RemoteLoop(key, host, numbers[0], said["group"] or None, numbers[1], stats, dict(said["bridge"]))
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise PayloadError(f"no statistics of a loop: {error!r}"[:300]) from None
 
@@ -183,6 +189,15 @@ class Remotes:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _cleaned(value: Any) -> Any:
+    """Return a document without what a terminal would obey: whoever is on the network may have written it."""
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, list):
+        return [_cleaned(one) for one in value]
+    return {clean(name): _cleaned(one) for name, one in value.items()} if isinstance(value, dict) else value
 
 
 def _text_of(payload: bytes) -> str:

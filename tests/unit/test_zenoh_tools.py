@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import socket
 import threading
@@ -13,15 +14,21 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
-from rtloop import ConfigError, PyLoop, Ring
+from rtloop import ConfigError, PayloadError, PyLoop, Ring
 
 pytest.importorskip("zenoh", reason="Zenoh is missing: pip install 'rtloop[zenoh]'")
 
 from rtloop.tools.cli import make_group
-from rtloop.zenoh import Bridge, Recording, open_session, pack
+from rtloop.tools.record import _print as print_recorded
+from rtloop.tools.top_view import details, facts, make_table, notes, title
+from rtloop.tools.top_zenoh import RemoteSampler
+from rtloop.zenoh import Bridge, Recording, RemoteLoop, open_session, pack
+from rtloop.zenoh.answers import StatsText
 from rtloop.zenoh.frames import Frame
 from rtloop.zenoh.recording import Channel, times_of
+from rtloop.zenoh.remote import parse_stats
 
 pytestmark = pytest.mark.filterwarnings("ignore::rtloop.RTSetupWarning")
 QUIET = {"scouting": {"multicast": {"enabled": False}}}
@@ -82,11 +89,74 @@ def test_top_lists_the_loops_of_all_hosts(client: dict[str, Any], config: str) -
         assert "leg" in done.stdout and "arm" not in done.stdout
 
 
+ESCAPE = "\x1b[2J"
+
+
+class Liars:
+    """Remotes whose bridges answer with what was put here."""
+
+    def __init__(self, loop: PyLoop, *changes: dict[str, Any]) -> None:
+        self.faulty: dict[str, str] = {}
+        self._texts = []
+        for change in changes:
+            document = json.loads(StatsText(loop, lambda: {"key": "k", "group": None, "bridge": {}}).get())
+            for at, value in change.items():
+                inner = document
+                *path, last = at.split(".")
+                for name in path:
+                    inner = inner[int(name) if isinstance(inner, list) else name]
+                inner[last] = value
+            self._texts.append(json.dumps(document).encode())
+
+    def ask(self) -> list[RemoteLoop]:
+        found = []
+        for text in self._texts:
+            try:
+                found.append(parse_stats(text))
+            except PayloadError as error:
+                self.faulty[f"rtloop/{ESCAPE}"] = f"{error}{ESCAPE}"
+        return found
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"stats.settings": {}},
+        {"stats.settings.period_ns": 0},
+        {"stats.settings.policy": ESCAPE},
+        {"stats.grants.0.granted": ESCAPE, "stats.grants.0.name": "cpu"},
+        {"host": ESCAPE},
+        {"key": [1]},
+        {"group": ESCAPE},
+        {"group": "[/]"},
+        {"time_ns": 10**400},
+        {"time_ns": -1},
+        {"pid": 1 << 63},
+    ],
+)
+def test_what_a_bridge_may_answer_neither_ends_the_view_nor_is_obeyed_by_the_terminal(change: dict[str, Any]) -> None:
+    loop = make_loop("liar")
+    with loop:
+        pass
+    sampler = RemoteSampler.__new__(RemoteSampler)
+    sampler._remotes, sampler._past, sampler._patience_s, sampler._name = Liars(loop, change, {}), {}, 0.0, None
+    for _ in range(2):
+        sample = sampler.sample()
+        console = Console(record=True, width=300, file=io.StringIO(), markup=False)
+        if sample.rows:
+            console.print(make_table(sample.rows))
+        for row in sample.rows:
+            console.print(title(row), details(row), facts(row))
+            json.dumps(row.to_dict())
+        assert len(sample.rows) + len(sample.faulty) == 2
+        assert "\x1b" not in "\n".join([console.export_text(), *notes(sample)])
+
+
 def test_top_says_that_nobody_answers(here: dict[str, Any], config: str) -> None:
     with open_session(here):
-        done = run("top", "--zenoh", "--config", config)
+        done = run("top", "--zenoh", "[/]/[red]/**", "--config", config)
     assert done.exit_code == 1
-    assert "No bridge of rtloop/** has answered for a loop." in done.stdout
+    assert "No bridge of [/]/[red]/** has answered for a loop." in done.stdout
     assert run("top", "--zenoh", "--pid", "1").exit_code == 2
     assert run("top", "--config", config).exit_code == 2
 
@@ -152,6 +222,16 @@ def test_a_recording_counts_what_is_missing_and_what_is_no_frame(here: dict[str,
         assert (channel.records, channel.lost, channel.dropped, recording.refused) == (11, 4, 0, 2)
     with pytest.raises(ConfigError, match=r"must end in \.mcap"):
         Recording("x/*", tmp_path / "a.npy", config=here)
+
+
+def test_a_recordings_table_shows_the_keys_of_peers_and_obeys_none(capsys: pytest.CaptureFixture[str]) -> None:
+    document = {
+        "path": "a.mcap", "refused": 1, "last_reason": f"k: {ESCAPE}",
+        "signals": {f"rtloop/[/]/[red]{ESCAPE}/signals/x": {"records": 1, "lost": 0, "dropped": 0}},
+    }  # fmt: skip
+    print_recorded(document)
+    out, err = capsys.readouterr()
+    assert "rtloop/[/]/[red]" in out and "\x1b" not in out + err
 
 
 def test_a_records_time_is_placed_by_the_clock_of_its_host() -> None:
