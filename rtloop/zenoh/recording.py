@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
+import threading
 import time
+import warnings
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rtloop.data.files import json_schema, record_json
-from rtloop.errors import ConfigError, PayloadError
+from rtloop.errors import ConfigError, PayloadError, RecorderError, RTSetupWarning
+from rtloop.system.ending import RECORDERS, at_end
 from rtloop.zenoh.frames import Frame, unpack
-from rtloop.zenoh.session import Handlers, open_session
+from rtloop.zenoh.session import Handlers, check_expression, open_session
 
 if TYPE_CHECKING:
-    import os
     from typing import Self
 
 __all__ = ["Channel", "Recording", "times_of"]
@@ -27,6 +31,10 @@ __all__ = ["Channel", "Recording", "times_of"]
 _MAX_NS = 1 << 63
 #: Payloads that wait for the disk; more are lost, and counted.
 _MAX_WAITING = 10_000
+_MAX_BYTES = 256 << 20
+#: Signals, and the types that each has had: what a peer makes up does not fill the file with schemas.
+_MAX_SCHEMAS = 4096
+_TURN_S = 0.1
 _TIME_FIELDS = ("time", "release", "start")
 
 
@@ -78,6 +86,17 @@ class Recording:
         Payloads that were no frames; `reason` is the last one's fault.
     overflowed : int
         Payloads that came faster than the disk takes them; their records are in `lost`, too.
+
+    Raises
+    ------
+    BridgeError
+        Where no session can be opened.
+    ConfigError
+        On a path that does not end in ``.mcap``, and on keys that are no key expression of Zenoh.
+    ModuleNotFoundError
+        Where ``mcap`` or Zenoh is missing.
+    OSError
+        Where the file cannot be made.
     """
 
     def __init__(
@@ -93,41 +112,81 @@ class Recording:
         self.path = Path(path)
         if self.path.suffix != ".mcap":
             raise ConfigError(f"path={str(path)!r}: the name must end in .mcap")
+        at = keys if "/signals/" in keys else f"{keys}/signals/*"
+        check_expression(keys, at)
         self.channels: dict[str, Channel] = {}
         self.refused = self.overflowed = 0
         self.reason = ""
-        self._waiting: queue.Queue[tuple[str, bytes, int]] = queue.Queue(_MAX_WAITING)
+        self._waiting: queue.SimpleQueue[tuple[str, bytes, int] | None] = queue.SimpleQueue()
+        self._bytes_come = self._bytes_gone = 0  # each is written by one thread
+        self._schemas = 0
+        self._fault: Exception | None = None
+        self._is_told = False
+        self._pid = os.getpid()
         self._handlers = Handlers()
         self._session = open_session(config, on_wait=on_wait)
         try:
             self._file = self.path.open("wb")
-            self._writer: Any = Writer(self._file)
-            self._writer.start("", "rtloop")
-            at = keys if "/signals/" in keys else f"{keys}/signals/*"
-            self._handlers.keep(self._session.declare_subscriber(at, self._handlers.callback(self._on_sample)))
         except BaseException:
             self._session.close()
             raise
+        # Not on the thread that calls run(): a KeyboardInterrupt there leaves no message half-written or uncounted.
+        self._thread = threading.Thread(target=self._work, name="rtloop-zenoh-recording", daemon=True)
+        try:
+            self._writer: Any = Writer(self._file)
+            self._writer.start("", "rtloop")
+            self._handlers.take_all(self._session, at, self._on_sample)
+            self._thread.start()
+        except BaseException:
+            self._handlers.close()
+            self._session.close()
+            self._file.close()
+            raise
+        _recordings.add(self)
 
     @property
     def records(self) -> int:
         """How many records there are."""
-        return sum(channel.records for channel in self.channels.values())
+        return sum(channel.records for channel in list(self.channels.values()))
 
     def _on_sample(self, sample: Any) -> None:
-        try:
-            self._waiting.put_nowait((str(sample.key_expr), sample.payload.to_bytes(), time.time_ns()))
-        except queue.Full:
+        payload, waiting = sample.payload.to_bytes(), self._waiting.qsize()
+        if waiting >= _MAX_WAITING or (waiting and self._bytes_come - self._bytes_gone + len(payload) > _MAX_BYTES):
             self.overflowed += 1
+        else:
+            self._bytes_come += len(payload)
+            self._waiting.put((str(sample.key_expr), payload, time.time_ns()))
+
+    def _work(self) -> None:
+        while (item := self._waiting.get()) is not None:
+            self._bytes_gone += len(item[1])
+            if self._fault is None:
+                try:
+                    self._take(*item)
+                except Exception as error:
+                    self._fault = error
 
     def run(self, seconds: float | None = None, *, on_turn: Callable[[], None] | None = None) -> None:
-        """Write what comes, for so long, or until KeyboardInterrupt; call `on_turn` now and then."""
+        """Let it record for so long, or until KeyboardInterrupt; call `on_turn` now and then.
+
+        Raises
+        ------
+        RecorderError
+            Where the disk refused it.
+        """
         limit = None if seconds is None else time.monotonic() + seconds
         while limit is None or time.monotonic() < limit:
-            with suppress(queue.Empty):
-                self._take(*self._waiting.get(timeout=0.1))
+            self._raise()
+            time.sleep(_TURN_S if limit is None else max(0.0, min(_TURN_S, limit - time.monotonic())))
             if on_turn is not None:
                 on_turn()
+
+    def _raise(self) -> None:
+        if self._fault is not None and not self._is_told:
+            self._is_told = True
+            number, reason = getattr(self._fault, "errno", None) or 0, getattr(self._fault, "strerror", None)
+            text = f"{self.path}: {reason or repr(self._fault)}: recording ended after {self.records} records"
+            raise RecorderError(number, text) from self._fault
 
     def _take(self, key: str, payload: bytes, arrived_ns: int) -> None:
         try:
@@ -135,7 +194,7 @@ class Recording:
             channel = self._channel(key, frame)
             times = times_of(frame, channel, arrived_ns)
             first, dropped = frame.about.get("first", 0), frame.about.get("dropped", 0)
-            if type(first) is not int or type(dropped) is not int:
+            if not all(type(number) is int and 0 <= number < _MAX_NS for number in (first, dropped)):
                 raise PayloadError("its numbers of records are none")
             texts = [record_json(item, frame.records.dtype) for item in frame.records.tolist()]
         except (PayloadError, TypeError, ValueError, OverflowError, AttributeError) as error:
@@ -152,6 +211,9 @@ class Recording:
     def _channel(self, key: str, frame: Frame) -> Channel:
         channel, dtype = self.channels.get(key), frame.records.dtype
         if channel is None or channel.dtype != dtype:
+            if self._schemas >= _MAX_SCHEMAS:
+                raise PayloadError(f"there are {_MAX_SCHEMAS} signals and types in the file: it takes no more")
+            self._schemas += 1
             schema = json.dumps(json_schema(dtype)).encode()
             number = self._writer.register_schema(key.replace("/", "_"), "jsonschema", schema)
             made = Channel(self._writer.register_channel(f"/{key}", "json", number), dtype)
@@ -161,26 +223,58 @@ class Recording:
         return channel
 
     def close(self) -> None:
-        """Write what has come, and complete the file. Closing again does nothing."""
-        if self._file.closed:
-            return
+        """Write what has come, and complete the file. Closing again does nothing.
+
+        Raises
+        ------
+        RecorderError
+            Where the disk refused anything, and :meth:`run` has not said so.
+        """
+        if self._file.closed or self._pid != os.getpid():
+            return  # the threads, the session and the file are the parent's
         self._handlers.close()
-        self._session.close()
-        try:
-            while not self._waiting.empty():
-                self._take(*self._waiting.get_nowait())
-            for key, channel in self.channels.items():
-                about = {"key": key, "records": channel.records, "lost": channel.lost, "dropped": channel.dropped}
-                self._writer.add_metadata("rtloop", {name: str(value) for name, value in about.items()})
-            self._writer.finish()
-        finally:
+        with suppress(Exception):
+            self._session.close()
+        self._waiting.put(None)
+        self._thread.join()
+        if self._fault is None:
+            try:
+                self._complete()
+            except Exception as error:
+                self._fault = error
+        with suppress(OSError):  # what it has not written yet is refused again
             self._file.close()
+        _recordings.discard(self)
+        self._raise()
+
+    def _complete(self) -> None:
+        for key, channel in self.channels.items():
+            about = {"key": key, "records": channel.records, "lost": channel.lost, "dropped": channel.dropped}
+            self._writer.add_metadata("rtloop", {name: str(value) for name, value in about.items()})
+        self._writer.finish()
+        self._file.flush()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+_recordings: weakref.WeakSet[Recording] = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    """At the interpreter's end: complete the files."""
+    for recording in list(_recordings):
+        try:
+            recording.close()
+        except Exception as error:
+            with suppress(Exception):
+                warnings.warn(str(error), RTSetupWarning, stacklevel=1)
+
+
+at_end(RECORDERS, _close_all)
 
 
 def times_of(frame: Frame, channel: Channel, arrived_ns: int) -> list[int]:

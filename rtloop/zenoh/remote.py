@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rtloop.errors import BridgeError, PayloadError
+from rtloop.errors import BridgeError, ConfigError, PayloadError
 from rtloop.loop.about import clean
 from rtloop.loop.stats import Stats
 from rtloop.loop.telemetry import record_dtype
+from rtloop.zenoh.answers import COMMANDS
 from rtloop.zenoh.feeds import NUMBERED
 from rtloop.zenoh.frames import pack
-from rtloop.zenoh.session import engine, open_session
+from rtloop.zenoh.session import check_expression, check_key, engine, open_session
 
 if TYPE_CHECKING:
     from typing import Self
@@ -103,6 +104,8 @@ class Remotes:
     ------
     BridgeError
         Where no session can be opened.
+    ConfigError
+        On keys that are no key expression of Zenoh.
 
     Examples
     --------
@@ -114,6 +117,8 @@ class Remotes:
     def __init__(
         self, keys: str = "rtloop/**", *, config: Any = None, on_wait: Callable[[str], None] | None = None
     ) -> None:
+        for pattern in ("alive", "describe", "loops/*/stats"):
+            check_expression(keys, f"{keys}/{pattern}")
         self.keys = keys
         self.faulty: dict[str, str] = {}
         self._sender = int.from_bytes(os.urandom(8), "little")
@@ -143,7 +148,7 @@ class Remotes:
         for key, payload in self._get(f"{self.keys}/describe", timeout):
             try:
                 described[key.removesuffix("/describe")] = dict(json.loads(payload))
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, RecursionError) as error:
                 self.faulty[key] = f"no description: {error}"
         return described
 
@@ -154,26 +159,48 @@ class Remotes:
         ------
         BridgeError
             Where it was refused, has failed, or nobody has answered; the message is the bridge's.
+        ConfigError
+            On a key or a command that is none.
         """
-        at = f"{key}/commands/{command}"
-        for reply in self._session.get(at, timeout=timeout):
+        if command not in COMMANDS:
+            raise ConfigError(f"command={command!r} must be among {', '.join(COMMANDS)}")
+        at = f"{check_key(key)}/commands/{command}"
+        for reply in self._ask(at, timeout):
             if reply.ok is not None:
-                return dict(json.loads(reply.ok.payload.to_bytes()))
+                try:
+                    return dict(json.loads(reply.ok.payload.to_bytes()))
+                except (ValueError, TypeError, RecursionError) as error:
+                    raise BridgeError(f"{at}: the answer is no document: {error}") from None
             raise BridgeError(f"{at}: {_text_of(reply.err.payload.to_bytes())}")
         raise BridgeError(f"{at}: nobody has answered within {timeout:g} s")
 
     def put(self, key: str, name: str, value: Any, dtype: Any) -> None:
-        """Set a setpoint of a bridge; whether it is accepted is in its counters. From one thread."""
-        at = f"{key}/setpoints/{name}"
+        """Set a setpoint of a bridge; whether it is accepted is in its counters. From one thread.
+
+        Raises
+        ------
+        BridgeError
+            Where Zenoh cannot send it: after :meth:`close`.
+        ConfigError
+            On a key that is none, or a value that is none of the type.
+        """
+        at = check_key(f"{key}/setpoints/{name}")
+        payload = pack(value, dtype)
         self._numbers[at] = number = self._numbers.get(at, 0) + 1
-        self._session.put(at, pack(value, dtype), attachment=NUMBERED.pack(self._sender, number))
+        try:
+            self._session.put(at, payload, attachment=NUMBERED.pack(self._sender, number))
+        except engine().ZError as error:
+            raise BridgeError(f"{at}: {error}") from None
 
     def _get(self, selector: str, timeout: float) -> list[tuple[str, bytes]]:
+        replies = self._ask(selector, timeout)
+        return [(str(reply.ok.key_expr), reply.ok.payload.to_bytes()) for reply in replies if reply.ok is not None]
+
+    def _ask(self, selector: str, timeout: float) -> list[Any]:
         try:
-            replies = list(self._session.get(selector, timeout=timeout))
+            return list(self._session.get(selector, timeout=timeout))
         except engine().ZError as error:
             raise BridgeError(f"{selector}: {error}") from None
-        return [(str(reply.ok.key_expr), reply.ok.payload.to_bytes()) for reply in replies if reply.ok is not None]
 
     def _alive(self, timeout: float) -> list[str]:
         replies = self._session.liveliness().get(f"{self.keys}/alive", timeout=timeout)

@@ -14,13 +14,16 @@ from typing import Any
 from rtloop.errors import BridgeError, ConfigError
 
 __all__ = [
-    "Handlers", "Links", "Opening", "check_key", "engine", "is_patient", "key_chunk", "make_config", "open_session"
+    "Handlers", "Links", "Opening", "check_expression", "check_key", "engine", "is_patient", "key_chunk", "make_config",
+    "open_session",
 ]  # fmt: skip
 
 #: Zenoh's open hears neither Ctrl-C nor anybody: so it is called for so long at a time.
 _SLICE_MS = 1000
 _NO_CONNECTION = "Unable to connect"
 
+#: Samples of a subscription that wait for their thread, inside Zenoh; with more it reads no further from its peers.
+_QUEUE = 256
 _CHUNK = re.compile(r"[^/*$?#]+")
 
 
@@ -184,6 +187,22 @@ def check_key(key: str) -> str:
     return key
 
 
+def check_expression(keys: str, whole: str | None = None) -> None:
+    """Refuse what is no key expression of Zenoh; `whole` is what is made of it.
+
+    Raises
+    ------
+    ConfigError
+        Where it is none.
+    """
+    zenoh = engine()
+    try:
+        zenoh.KeyExpr(keys if whole is None else whole)
+    except (zenoh.ZError, TypeError, ValueError) as error:
+        reason = str(error).partition(" at /")[0]
+        raise ConfigError(f"keys={keys!r} is no key expression of Zenoh, such as 'rtloop/**': {reason}") from None
+
+
 class Handlers:
     """What a session calls, and what it has declared: all of it can be taken back, and its threads waited for.
 
@@ -214,7 +233,16 @@ class Handlers:
         What comes while the function is busy is replaced by what is newer, inside Zenoh and without Python: in a
         callback's queue a flood would wait for the interpreter, and be seconds old when its turn comes.
         """
-        subscriber = session.declare_subscriber(key, engine().handlers.RingChannel(1))
+        self._take(session.declare_subscriber(key, engine().handlers.RingChannel(1)), key, function)
+
+    def take_all(self, session: Any, key: str, function: Any) -> None:
+        """Subscribe to a key, and call a function with each sample, on a thread of its own; it must not take long.
+
+        That thread is a daemon, unlike one of Zenoh's callbacks, which the interpreter's end would wait for, for ever.
+        """
+        self._take(session.declare_subscriber(key, engine().handlers.FifoChannel(_QUEUE)), key, function)
+
+    def _take(self, subscriber: Any, key: str, function: Any) -> None:
         self.keep(subscriber)
 
         def work() -> None:

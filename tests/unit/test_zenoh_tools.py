@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +19,7 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from rtloop import ConfigError, PayloadError, PyLoop, Ring
+from rtloop import BridgeError, ConfigError, PayloadError, PyLoop, RecorderError, Ring
 
 pytest.importorskip("zenoh", reason="Zenoh is missing: pip install 'rtloop[zenoh]'")
 
@@ -24,7 +27,8 @@ from rtloop.tools.cli import make_group
 from rtloop.tools.record import _print as print_recorded
 from rtloop.tools.top_view import details, facts, make_table, notes, title
 from rtloop.tools.top_zenoh import RemoteSampler
-from rtloop.zenoh import Bridge, Recording, RemoteLoop, open_session, pack
+from rtloop.zenoh import Bridge, Recording, RemoteLoop, Remotes, open_session, pack
+from rtloop.zenoh import recording as recording_module
 from rtloop.zenoh.answers import StatsText
 from rtloop.zenoh.frames import Frame
 from rtloop.zenoh.recording import Channel, times_of
@@ -64,6 +68,13 @@ def here(address: str) -> dict[str, Any]:
 
 def make_loop(name: str) -> PyLoop:
     return PyLoop(lambda cycle: None, "5ms", name=name, strict=False, policy="other", lock_memory="off", record=16)
+
+
+def until(done: Callable[[], Any], seconds: float = 30.0) -> None:
+    limit = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < limit, "it has not come"
+        time.sleep(0.01)
 
 
 def run(*args: str) -> Any:
@@ -222,6 +233,130 @@ def test_a_recording_counts_what_is_missing_and_what_is_no_frame(here: dict[str,
         assert (channel.records, channel.lost, channel.dropped, recording.refused) == (11, 4, 0, 2)
     with pytest.raises(ConfigError, match=r"must end in \.mcap"):
         Recording("x/*", tmp_path / "a.npy", config=here)
+
+
+def test_what_the_disk_does_not_take_in_time_is_bounded_in_bytes_and_counted(
+    here: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mcap", reason="the package mcap is missing")
+    monkeypatch.setattr(recording_module, "_MAX_BYTES", 10_000)
+    disk, is_writing = threading.Event(), threading.Event()
+    with Recording("x/*", tmp_path / "a.mcap", config=here) as recording:
+        take = recording._take
+
+        def slow(*item: Any) -> None:
+            is_writing.set()
+            disk.wait(20)
+            take(*item)
+
+        monkeypatch.setattr(recording, "_take", slow)
+
+        def come(first: int, count: int) -> None:
+            payload = SimpleNamespace(to_bytes=lambda: pack(np.zeros(count), first=first))
+            recording._on_sample(SimpleNamespace(payload=payload, key_expr="x/y/signals/z"))
+
+        come(0, 100)
+        assert is_writing.wait(60)
+        come(100, 10_000)  # larger than all that may wait: alone it may
+        for first in range(10_100, 20_100, 100):
+            come(first, 100)
+        assert recording.overflowed == 100
+        disk.set()
+        until(lambda: recording.records == 10_100)
+        disk.clear()
+        is_writing.clear()
+        come(20_100, 1)
+        assert is_writing.wait(60)
+        come(20_101, 1)
+        come(20_102, 1)
+        disk.set()
+        until(lambda: recording.records == 10_103)
+        assert recording.channels["x/y/signals/z"].lost == 10_000, "20 103 were sent"
+        assert recording.overflowed == 100, "there is room again"
+
+
+def test_a_recording_that_nobody_closes_is_complete_when_the_interpreter_ends(
+    here: dict[str, Any], address: str, tmp_path: Path
+) -> None:
+    reader = pytest.importorskip("mcap.reader", reason="the package mcap is missing")
+    path = tmp_path / "a.mcap"
+    there = {**QUIET, "mode": "client", "connect": {"endpoints": [address]}}
+    program = f"""
+import os, sys, rtloop.zenoh
+recording = rtloop.zenoh.Recording("x/*", {str(path)!r}, config={here!r})
+ring = rtloop.Ring("f8", 100)
+loop = rtloop.PyLoop(lambda cycle: None, "5ms", strict=False, lock_memory="off")
+bridge = rtloop.zenoh.Bridge(loop, config={there!r}, key="x/y", signals={{"z": ring}}, batch="5ms")
+while recording.records < 100:
+    ring.push(1.0)
+    recording.run(0.001)
+if os.fork() == 0:
+    sys.exit()  # it must leave the parent's file alone
+os.wait()
+"""
+    done = subprocess.run([sys.executable, "-P", "-c", program], timeout=60, check=False, capture_output=True)
+    assert (done.returncode, b"FATAL" in done.stderr) == (0, False), done.stderr
+    with path.open("rb") as file:
+        made = reader.make_reader(file)
+        records, about = sum(1 for _ in made.iter_messages()), next(made.iter_metadata()).metadata
+    assert records >= 100 and about["records"] == str(records)
+
+
+def test_a_disk_that_takes_no_more_ends_a_recording_with_its_reason(here: dict[str, Any], tmp_path: Path) -> None:
+    pytest.importorskip("mcap", reason="the package mcap is missing")
+    path = tmp_path / "a.mcap"
+    path.symlink_to("/dev/full")
+    recording = Recording("x/*", path, config=here)
+    recording._waiting.put(("x/y/signals/z", pack(np.random.default_rng(1).random(300_000)), 1))
+    with pytest.raises(RecorderError, match=r"a\.mcap: No space left on device: recording ended after"):
+        recording.run(60)
+    recording.close()
+    assert recording._file.closed
+    recording = Recording("x/*", path, config=here)  # this one learns of it when it writes what it has kept
+    with pytest.raises(RecorderError, match="No space left on device"):
+        recording.close()
+
+
+def test_peers_that_make_up_signals_without_end_do_not_end_a_recording(
+    here: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = pytest.importorskip("mcap.reader", reason="the package mcap is missing")
+    monkeypatch.setattr(recording_module, "_MAX_SCHEMAS", 3)
+    path = tmp_path / "a.mcap"
+    with Recording("x/*", path, config=here) as recording:
+        for k in range(5):
+            recording._take(f"x/{k}/signals/z", pack(np.zeros(1), first=0), 1)
+        for wrong in (-1, 10**4000, True):
+            recording._take("x/0/signals/z", pack(np.zeros(1), first=wrong), 1)
+        recording._take("x/0/signals/z", pack(np.zeros(1), first=1), 1)
+        assert (recording.records, recording.refused, len(recording.channels)) == (4, 5, 3)
+    with path.open("rb") as file:
+        assert sum(1 for _ in reader.make_reader(file).iter_messages()) == 4
+
+
+@pytest.mark.parametrize("keys", ["", "/x", "a//b", "x/$", "a/**/", "x#"])
+def test_keys_that_are_none_are_refused_before_anything_is_made(keys: str, tmp_path: Path) -> None:
+    pytest.importorskip("mcap", reason="the package mcap is missing")
+    with pytest.raises(ConfigError, match="is no key expression of Zenoh"):
+        Recording(keys, tmp_path / "a.mcap", config=QUIET)
+    with pytest.raises(ConfigError, match="is no key expression of Zenoh"):
+        Remotes(keys, config=QUIET)
+    assert not (tmp_path / "a.mcap").exists()
+
+
+def test_an_operator_is_told_in_rtloops_words_what_cannot_be_sent(here: dict[str, Any]) -> None:
+    with Remotes("x/*", config=here) as remotes:
+        for key in ("a//b", "x/*", "/x"):
+            with pytest.raises(ConfigError, match="must be parts"):
+                remotes.put(key, "angle", 1.0, "f8")
+            with pytest.raises(ConfigError, match="must be parts"):
+                remotes.command(key, "stop")
+        with pytest.raises(ConfigError, match="must be among start, stop, reset"):
+            remotes.command("x/y", "fly")
+    with pytest.raises(BridgeError, match="x/y/setpoints/angle: "):
+        remotes.put("x/y", "angle", 1.0, "f8")
+    with pytest.raises(BridgeError, match="x/y/commands/stop: "):
+        remotes.command("x/y", "stop")
 
 
 def test_a_recordings_table_shows_the_keys_of_peers_and_obeys_none(capsys: pytest.CaptureFixture[str]) -> None:
