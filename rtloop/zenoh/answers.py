@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from rtloop.data.recorder import become_ordinary
 from rtloop.errors import ConfigError
 
 __all__ = ["COMMANDS", "Commands", "StatsText", "check_commands", "loops_of"]
@@ -124,6 +125,7 @@ class Commands:
         query.drop()
 
     def _work(self) -> None:
+        become_ordinary()
         calls = {"start": self._subject.start, "stop": self._subject.stop, "reset": self._subject.reset_stats}
         while (item := self._waiting.get()) is not None:
             query, name = item

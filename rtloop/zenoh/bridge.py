@@ -39,7 +39,7 @@ class BridgeStats:
     records : int
         Records taken out of rings.
     unheard : int
-        Those of them that nobody had subscribed to.
+        Those of them that were not sent: nobody had subscribed, or Zenoh has failed.
     dropped : int
         Records that full rings had no room for.
     accepted, refused : int
@@ -146,7 +146,7 @@ class Bridge:
         self._allowed = check_commands(commands)
         self._config = config
         self._pid = os.getpid()
-        self._published = self._errors = 0
+        self._documents = self._errors = 0
         self._last_error = ""
         self._links: Links | None = None
         self._publishers: dict[str, Any] = {}
@@ -154,6 +154,9 @@ class Bridge:
         self._signals: dict[str, Signal] = {}
         self._setpoints: dict[str, Setpoint] = {}
         self._texts = {key_chunk(one.name): StatsText(one, self._about) for one in self._loops}
+        if len(self._texts) < len(self._loops):
+            names = ", ".join(repr(one.name) for one in self._loops)
+            raise ConfigError(f"the loops are called {names}: in keys, with _ for / * $ ? #, two are the same")
         self._fault: BaseException | None = None
         self._is_open, self._wake = threading.Event(), threading.Event()
         self._is_closing = False
@@ -192,7 +195,7 @@ class Bridge:
         """What it has done until now."""
         signals, setpoints, links = self._signals.values(), self._setpoints.values(), self._links
         return BridgeStats(
-            published=self._published,
+            published=self._documents + sum(signal.frames for signal in signals),
             records=sum(signal.taken for signal in signals),
             unheard=sum(signal.unheard for signal in signals),
             dropped=sum(signal.dropped for signal in signals),
@@ -268,6 +271,8 @@ class Bridge:
             else:
                 session = open_session(self._config)
                 self._publishers = self._declare(session)
+                if self._is_closing:  # who has made it has not waited: its rings are not its own any more
+                    raise StateError(f"the bridge of {self._key} was given up while it opened")
         except BaseException as error:
             self._fault = error
             if session is not None:
@@ -285,11 +290,10 @@ class Bridge:
             with suppress(Exception):
                 last.close()
 
-    def _declare_late(self, opening: Opening) -> int:
+    def _declare_late(self, opening: Opening) -> None:
         if opening.fault is not None:
             raise opening.fault
         self._publishers = self._declare(opening.session)
-        return 0
 
     def _declare(self, session: Any) -> dict[str, Any]:
         zenoh = engine()
@@ -333,7 +337,7 @@ class Bridge:
                 next_stats = max(next_stats + self._interval_s, now)
                 for name, text in self._texts.items():
                     publisher = self._publishers.get(self._at("loops", name, "stats"))
-                    self._try(lambda text=text, publisher=publisher: _put(publisher, text))
+                    self._try(lambda text=text, publisher=publisher: self._put(publisher, text))
             if is_last:
                 return
             until = min(next_stats, next_batch) if self._signals else next_stats
@@ -341,10 +345,15 @@ class Bridge:
 
     def _try(self, call: Any) -> None:
         try:
-            self._published += call()
+            call()
         except Exception as error:
             self._errors += 1
             self._last_error = str(error)
+
+    def _put(self, publisher: Any, text: StatsText) -> None:
+        if publisher is not None and publisher.matching_status.matching:
+            publisher.put(text.get())
+            self._documents += 1
 
     def __enter__(self) -> Self:
         if self.closed:
@@ -356,13 +365,6 @@ class Bridge:
 
     def __repr__(self) -> str:
         return f"<Bridge {self._key}, {'closed' if self.closed else 'open'}>"
-
-
-def _put(publisher: Any, text: StatsText) -> int:
-    if publisher is not None and publisher.matching_status.matching:
-        publisher.put(text.get())
-        return 1
-    return 0
 
 
 class _Taker:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -41,7 +42,9 @@ class Signal:
     taken : int
         Records taken out of the ring so far.
     unheard : int
-        Those of them that nobody had subscribed to.
+        Those of them that were not sent: nobody had subscribed, or Zenoh has failed.
+    frames : int
+        What the others were sent in.
     """
 
     def __init__(self, name: str, source: Any) -> None:
@@ -50,7 +53,7 @@ class Signal:
             raise ConfigError(f"signals[{name!r}] is {source!r}; give a Ring or a SignalLog, such as loop.log")
         claim_reader(ring)
         self.name, self.ring = name, ring
-        self.taken = self.unheard = 0
+        self.taken = self.unheard = self.frames = 0
         self._dropped_before = ring.dropped
         self._most = max(1, _MAX_BATCH_BYTES // ring.dtype.itemsize)
         self._host = os.uname().nodename
@@ -65,24 +68,26 @@ class Signal:
         """Return what a peer has to know."""
         return {"dtype": describe_dtype(self.ring.dtype), "capacity": self.ring.capacity}
 
-    def drain(self, publisher: Any) -> int:
-        """Publish what is in the ring, where there is a publisher yet, and return how many frames that took."""
-        frames = 0
+    def drain(self, publisher: Any) -> None:
+        """Publish what is in the ring, where there is a publisher yet."""
         while True:
             try:
                 records = self.ring.drain(self._most)
             except BufferError:
-                return frames  # somebody looks at the ring's items in place: next time
+                return  # somebody looks at the ring's items in place: next time
             if not len(records):
-                return frames
+                return
             first, self.taken = self.taken, self.taken + len(records)
-            if publisher is None or not publisher.matching_status.matching:
-                self.unheard += len(records)
-            else:
-                publisher.put(pack(records, first=first, dropped=self.dropped, host=self._host, clocks=clocks()))
-                frames += 1
+            is_sent = False
+            try:
+                if publisher is not None and publisher.matching_status.matching:
+                    publisher.put(pack(records, first=first, dropped=self.dropped, host=self._host, clocks=clocks()))
+                    is_sent = True
+            finally:
+                self.frames += is_sent
+                self.unheard += 0 if is_sent else len(records)
             if len(records) < self._most:
-                return frames
+                return
 
     def close(self) -> None:
         """Leave the ring to others."""
@@ -122,6 +127,8 @@ class Setpoint:
         self._check: Callable[[Any], bool] | None = check
         self._described = describe_dtype(latest.dtype)
         self._known = b""
+        self._lock = threading.Lock()
+        self._is_closed = False
 
     def describe(self) -> dict[str, Any]:
         """Return what a peer has to know."""
@@ -130,7 +137,11 @@ class Setpoint:
     def take(self, payload: bytes) -> None:
         """Make a payload the newest value, or count it as refused. Raises nothing."""
         try:
-            self.latest.write(self._read(payload))
+            value = self._read(payload)
+            with self._lock:
+                if self._is_closed:  # while a check of the program's own took its time
+                    raise PayloadError("the bridge is closed")
+                self.latest.write(value)
         except Exception as error:  # a check of the program's own may raise anything
             self.refuse(str(error))
         else:
@@ -174,7 +185,9 @@ class Setpoint:
         return value
 
     def close(self) -> None:
-        """Leave the value to others."""
+        """Leave the value to others: from now on nothing is written."""
+        with self._lock:
+            self._is_closed = True
         release_writer(self.latest)
 
 

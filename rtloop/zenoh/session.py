@@ -32,6 +32,8 @@ def engine() -> Any:
 
     Raises
     ------
+    BridgeError
+        Where it is too old.
     ModuleNotFoundError
         Where it is missing, with the command that installs it.
     """
@@ -41,6 +43,13 @@ def engine() -> Any:
         if error.name != "zenoh":
             raise
         raise ModuleNotFoundError("rtloop.zenoh needs Zenoh: pip install 'rtloop[zenoh]'", name="zenoh") from error
+    if not hasattr(zenoh.SessionInfo, "declare_transport_events_listener"):
+        from importlib.metadata import version
+
+        raise BridgeError(
+            f"eclipse-zenoh {version('eclipse-zenoh')} is too old: rtloop.zenoh needs 1.9 or a later one. "
+            "pip install --upgrade 'rtloop[zenoh]'"
+        )
     return zenoh
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import hypothesis
@@ -24,8 +26,9 @@ from rtloop import ConfigError, Latest, LoopGroup, PyLoop, Recorder, Ring, State
 zenoh = pytest.importorskip("zenoh", reason="Zenoh is missing: pip install 'rtloop[zenoh]'")
 
 from rtloop.zenoh import Bridge, Remotes, pack, unpack  # noqa: E402
+from rtloop.zenoh import bridge as bridge_module  # noqa: E402
 from rtloop.zenoh.answers import StatsText  # noqa: E402
-from rtloop.zenoh.feeds import NUMBERED, Setpoint  # noqa: E402
+from rtloop.zenoh.feeds import NUMBERED, Setpoint, Signal  # noqa: E402
 from rtloop.zenoh.remote import parse_stats  # noqa: E402
 
 POINT = np.dtype([("angle", "f8"), ("mode", "u1"), ("on", "?")], align=True)
@@ -236,6 +239,149 @@ def test_gaps_in_each_senders_numbers_are_counted(loop: PyLoop) -> None:
     setpoint.count(b"somebody else's")
     assert setpoint.skipped == 1
     setpoint.close()
+
+
+def test_what_is_pushed_is_sent_or_counted_to_the_last_record(
+    loop: PyLoop, here: dict[str, Any], there: dict[str, Any]
+) -> None:
+    ring = Ring("i8", 200)
+    with Bridge(loop, config=here, key=KEY, signals={"x": ring}, batch="2ms") as bridge:
+        pushed = 0
+
+        def push(count: int) -> None:
+            nonlocal pushed
+            ring.push(np.arange(pushed, pushed + count))
+            pushed += count
+
+        push(50)
+        until(lambda: bridge.stats.unheard == 50)
+        with rtloop.zenoh.open_session(there) as session:
+            got: list[Any] = []
+            kept = session.declare_subscriber(f"{KEY}/signals/x", lambda s: got.append(unpack(s.payload.to_bytes())))
+
+            def push_one() -> bool:
+                time.sleep(0.01)
+                push(1)
+                return bool(got)
+
+            until(push_one)
+            for _ in range(500):
+                push(64)  # far more than the ring has room for
+            until(lambda: not len(ring))
+            until(lambda: push_one() and got[-1].about["first"] + len(got[-1].records) == bridge.stats.records)
+            until(lambda: not len(ring))
+            stats = bridge.stats
+            assert stats.dropped > 0
+            assert stats.records + stats.dropped == pushed
+            lost, at = 0, stats.unheard
+            for frame in got:
+                lost += frame.about["first"] - at
+                at = frame.about["first"] + len(frame.records)
+            assert sum(len(frame.records) for frame in got) + lost == stats.records - stats.unheard
+            values = np.concatenate([frame.records for frame in got])
+            assert (np.diff(values) > 0).all(), "none comes twice"
+            assert kept is not None
+
+
+def test_records_that_zenoh_does_not_take_are_counted(loop: PyLoop) -> None:
+    class Publisher:
+        matching_status = SimpleNamespace(matching=True)
+        calls = 0
+
+        def put(self, payload: bytes) -> None:
+            self.calls += 1
+            if self.calls == 2:
+                raise zenoh.ZError("the session is closed")
+
+    ring, publisher = Ring(np.dtype(("V", 1 << 19)), 8), Publisher()
+    source = Signal("x", ring)
+    for count in (5, 1):
+        ring.push(np.zeros(count, ring.dtype))
+        with contextlib.suppress(zenoh.ZError):
+            source.drain(publisher)
+    assert (source.taken, source.unheard, source.frames, len(ring)) == (6, 2, 2, 0), "two of each frame's size"
+    source.close()
+
+
+def test_a_check_that_outlives_the_bridge_sets_nothing() -> None:
+    latest = Latest("f8")
+    setpoint: Setpoint
+
+    def is_allowed(value: float) -> bool:
+        setpoint.close()  # another thread does so meanwhile
+        return True
+
+    setpoint = Setpoint("angle", (latest, is_allowed))
+    setpoint.take(pack(1.0, "f8"))
+    assert latest.written == 0 and (setpoint.accepted, setpoint.refused) == (0, 1), "it may have another writer by now"
+
+
+def test_all_threads_of_a_bridge_are_ordinary_whoever_makes_it(loop: PyLoop, here: dict[str, Any]) -> None:
+    """What a real-time thread has made would inherit its CPU and its policy; a CPU can be seen without a privilege."""
+    everywhere = os.sched_getaffinity(0)
+    if len(everywhere) < 2:
+        pytest.skip("there is one CPU")
+    before = set(os.listdir("/proc/self/task"))
+    made: list[Bridge] = []
+
+    def make() -> None:
+        os.sched_setaffinity(0, {max(everywhere)})
+        made.append(Bridge(loop, config=here, key=KEY, commands=("stop",), setpoints={"angle": Latest("f8")}))
+        go_on.wait(60)
+
+    go_on = threading.Event()
+    maker = threading.Thread(target=make)
+    maker.start()
+    try:
+        until(lambda: made)
+        before.add(str(maker.native_id))
+        until(lambda: all(
+            os.sched_getaffinity(int(tid)) == everywhere for tid in set(os.listdir("/proc/self/task")) - before
+        ))  # fmt: skip
+        assert len(set(os.listdir("/proc/self/task")) - before) > 3
+    finally:
+        go_on.set()
+        maker.join()
+        made[0].close()
+
+
+def test_a_bridge_that_is_given_up_while_it_opens_takes_nothing(
+    loop: PyLoop, here: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opening, go_on, sessions = threading.Event(), threading.Event(), []
+
+    def open_slowly(config: Any) -> Any:
+        opening.set()
+        assert go_on.wait(60)
+        sessions.append(rtloop.zenoh.open_session(config))
+        return sessions[0]
+
+    monkeypatch.setattr(bridge_module, "open_session", open_slowly)
+    ring = Ring("f8", 10)
+
+    def interrupt() -> None:
+        opening.wait(60)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        Bridge(loop, config=here, key=KEY, signals={"x": ring})
+    ring.push(1.0)
+    go_on.set()
+    until(lambda: not any("rtloop-zenoh-servo" in thread.name for thread in threading.enumerate()))
+    assert len(ring) == 1 and sessions[0].is_closed()
+
+
+def test_loops_whose_names_are_the_same_in_a_key_are_refused() -> None:
+    loops = [PyLoop(lambda cycle: None, "5ms", name=name, strict=False, policy="other") for name in ("a/b", "a_b")]
+    with pytest.raises(ConfigError, match=r"'a/b', 'a_b': in keys, .* two are the same"):
+        Bridge(LoopGroup(loops, name="g"), config=alone(listen={"endpoints": []}))
+
+
+def test_a_zenoh_that_is_too_old_is_said(loop: PyLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "zenoh", SimpleNamespace(SessionInfo=object))
+    with pytest.raises(rtloop.BridgeError, match=r"is too old: rtloop\.zenoh needs 1\.9"):
+        Bridge(loop)
 
 
 def test_no_command_is_obeyed_that_was_not_switched_on(
