@@ -11,7 +11,6 @@ import errno
 import os
 import resource
 import threading
-from contextlib import suppress
 from typing import NamedTuple
 
 from rtloop.system import causes, memory
@@ -341,11 +340,16 @@ class _MemoryLock:
                     self._unlock(found[-1])
 
     def forget_range(self, address: int) -> None:
-        """Drop the record of a range of rtloop's own that is about to be unmapped; takes no lock, for destructors."""
+        """Drop the record of a range of rtloop's own that is about to be unmapped; takes no lock, for destructors.
+
+        Names none of this module's names: at the interpreter's end they are gone, and a destructor still comes here.
+        """
         for own in list(self._ranges):
             if own.start == address and own.is_own:
-                with suppress(ValueError):
+                try:  # noqa: SIM105
                     self._ranges.remove(own)
+                except ValueError:
+                    pass
 
     def _unlock(self, gone: _Range) -> None:
         """Unlock a range, except what others want locked."""

@@ -47,6 +47,18 @@ def test_P5_every_way_out_ends_in_bounded_time_with_its_own_code(script: Script,
     assert done.returncode == expected, done.stderr
 
 
+@pytest.mark.parametrize(
+    "made", ["rtloop.Ring('f8', 8)", "rtloop.Latest('f8')", "rtloop.Pool(64, 8)", "rtloop.HugeBuffer(64)", "make()"]
+)
+def test_P5_what_outlives_the_modules_goes_without_a_word(script: Script, made: str) -> None:
+    """As a parameter of pytest, or what sys holds: the names of rtloop's modules are gone before it."""
+    done = script(dedent(f"""
+    warnings.simplefilter("ignore")  # of locks that were refused
+    sys.kept = {made}
+    """))  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("word", ["sys.exit(3)", "raise SystemExit(3)", "raise KeyError('x')"])
 def test_P5_the_end_of_another_thread_ends_neither_the_loop_nor_the_process(script: Script, word: str) -> None:
     done = script(dedent(f"""
