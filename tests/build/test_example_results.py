@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import socket
 import struct
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,12 +33,21 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def build(copy: Path, name: str) -> ModuleType:
-    """Return the module of an example, and leave it where its run.py finds it."""
-    module = rtloop.build(copy / name / f"{name}.pyx", cache=copy / "cache")
-    path = Path(str(module.__file__))
-    (copy / name / path.name).write_bytes(path.read_bytes())
-    return module
+@pytest.fixture(scope="module")
+def build(copy: Path, built_example: Callable[[str], Path]) -> Callable[[str], ModuleType]:
+    """Import the module of an example, by name, from where its run.py finds it."""
+
+    def build(name: str) -> ModuleType:
+        (built,) = built_example(name).glob("*.so")
+        path = Path(shutil.copy(built, copy / name))
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+        return module
+
+    return build
 
 
 def run(folder: Path, *arguments: str) -> str:
@@ -55,8 +66,8 @@ def test_the_steps_of_the_examples_are_clean(source: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def kalman(copy: Path) -> ModuleType:
-    return build(copy, "kalman")
+def kalman(build: Callable[[str], ModuleType]) -> ModuleType:
+    return build("kalman")
 
 
 def swing(seconds: float) -> np.ndarray:
@@ -101,8 +112,8 @@ def test_the_kalman_filter_agrees_with_the_textbook_in_real_time(kalman: ModuleT
 
 
 @pytest.fixture(scope="module")
-def paced(copy: Path) -> ModuleType:
-    return build(copy, "paced")
+def paced(build: Callable[[str], ModuleType]) -> ModuleType:
+    return build("paced")
 
 
 def away_in_the_end(paced: ModuleType, **settings: float) -> float:
@@ -150,8 +161,8 @@ def test_the_two_ways_to_follow_a_sensor_in_real_time(paced: ModuleType, copy: P
 
 
 @pytest.fixture(scope="module")
-def signal_processing(copy: Path) -> ModuleType:
-    return build(copy, "signal_processing")
+def signal_processing(build: Callable[[str], ModuleType]) -> ModuleType:
+    return build("signal_processing")
 
 
 def test_the_spectra_are_the_same_where_the_history_is_used_again_and_again(signal_processing: ModuleType) -> None:
@@ -215,8 +226,8 @@ def test_the_crane_moves_alike_compiled_and_in_python(copy: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def robot_arm(copy: Path) -> ModuleType:
-    return build(copy, "robot_arm")
+def robot_arm(build: Callable[[str], ModuleType]) -> ModuleType:
+    return build("robot_arm")
 
 
 def hold(robot_arm: ModuleType, duration: str, late: Any = 0, arm: Any = (), **robot: Any) -> tuple[Any, Any]:
@@ -298,8 +309,8 @@ def test_the_robot_arm_in_real_time(robot_arm: ModuleType, copy: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def pid_motor(copy: Path) -> ModuleType:
-    return build(copy, "pid_motor")
+def pid_motor(build: Callable[[str], ModuleType]) -> ModuleType:
+    return build("pid_motor")
 
 
 def turn(pid_motor: ModuleType, changes: dict[int, dict[str, float]], **settings: Any) -> np.ndarray:
@@ -375,8 +386,8 @@ def test_the_motor_is_tuned_by_what_is_typed(pid_motor: ModuleType, copy: Path) 
 
 
 @pytest.fixture(scope="module")
-def daq(copy: Path) -> ModuleType:
-    return build(copy, "daq")
+def daq(build: Callable[[str], ModuleType]) -> ModuleType:
+    return build("daq")
 
 
 def acquire(daq: ModuleType, path: Path, execution: Any = 0, **settings: Any) -> tuple[Any, rtloop.Recorder, Any]:
@@ -424,8 +435,8 @@ def test_the_acquisition_in_real_time(daq: ModuleType, copy: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def cart_pole(copy: Path) -> ModuleType:
-    return build(copy, "cart_pole_udp")
+def cart_pole(build: Callable[[str], ModuleType]) -> ModuleType:
+    return build("cart_pole_udp")
 
 
 def balance(cart_pole: ModuleType, **settings: Any) -> tuple[Any, dict[str, Any]]:

@@ -1,0 +1,50 @@
+"""The examples, built once for all tests."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def load_once() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("rtloop_test_once", ROOT / "tests" / "support" / "once.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+once = load_once()
+
+
+def build_as_its_readme_says(example: Path, folder: Path) -> None:
+    """Copy an example into a folder and build it there."""
+    for file in example.glob("*.py*"):
+        if file.is_file():
+            (folder / file.name).write_bytes(file.read_bytes())
+    environment = {**os.environ, "PYTHONPATH": "", "CFLAGS": "-O0"}  # a third of the time; no figure is looked at
+    for source in folder.glob("*.pyx"):
+        command = [sys.executable, "-m", "Cython.Build.Cythonize", "-i", source.name]
+        built = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        assert built.returncode == 0, built.stdout + built.stderr
+
+
+@pytest.fixture(scope="session")
+def built_example(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of an example that is built, by name; others use it, too: copy what is run or changed."""
+
+    def built(name: str) -> Path:
+        folder = once.run_folder(tmp_path_factory.getbasetemp()) / "examples" / name
+        made: Path = once.make_once(folder, lambda empty: build_as_its_readme_says(ROOT / "examples" / name, empty))
+        return made
+
+    return built
