@@ -75,7 +75,8 @@ cdef class _Latest_1:
 
     ``cdef void write_at(self, const void *value, int64_t time) noexcept nogil``
         The same as ``write``, with the time that the value is of: ``cycle.start``, in a loop on the reader's clock.
-        `write` itself leaves a value without a stamp.
+        `write` itself gives it no time: such a value has the stamp of an older one, or none, and never seems younger
+        than it is.
     ``cdef int64_t age(self, int64_t now) noexcept nogil``
         How old the value that was read last is, ns; at least 0. INT64_MAX where it has no stamp, or there is none: it
         is then older than any limit. ``latest.age(cycle.start) > limit`` says when to fall to a safe output.

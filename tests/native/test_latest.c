@@ -100,7 +100,10 @@ static rt_latest_t *shared;
 static void *produce(void *unused) {
   value_t value;
   for (uint64_t i = 1; i <= total; i++) {
-    if (i % 2) {
+    if (i % 3 == 0) {
+      fill(&value, i);
+      rt_latest_write_at(shared, &value, (int64_t)i);
+    } else if (i % 3 == 1) {
       fill(&value, i);
       rt_latest_write_sized(shared, &value, sizeof value);
     } else {
@@ -125,6 +128,8 @@ static void test_threads(void) {
     news += (uint64_t)is_new;
     if (!is_new) sched_yield();
     CHECK(number_of(rt_latest_front(shared)) == seen);
+    const rt_latest_stamp_t stamp = rt_latest_stamp(shared);
+    CHECK(seen == 0 || seen % 3 != 0 ? stamp.count <= seen : stamp.count == seen && stamp.time == (int64_t)seen);
   }
   CHECK(pthread_join(producer, NULL) == 0);
   CHECK(news >= 1 && news <= total && rt_latest_written(shared) == total);

@@ -21,7 +21,11 @@ static void write_all(void) {
   for (uint64_t i = 1; i <= WRITES; i++) {
     uint64_t value[WORDS];
     for (int k = 0; k < WORDS; k++) value[k] = i;
-    rt_latest_write(latest, value);
+    if (i % 2) {
+      rt_latest_write_at(latest, value, (int64_t)(100 * i));
+    } else {
+      rt_latest_write(latest, value); /* without a time */
+    }
   }
 }
 
@@ -31,6 +35,13 @@ static void read_once(int i) {
   const int is_new = rt_latest_read(latest, value);
   for (int k = 1; k < WORDS; k++) CHECK(value[k] == value[0]);
   CHECK(value[0] >= former && is_new == (value[0] > former)); /* only ever newer, and told whether it is */
+  const rt_latest_stamp_t stamp = rt_latest_stamp(latest);
+  if (value[0] % 2) {
+    CHECK(stamp.time == (int64_t)(100 * value[0]) && stamp.count == value[0]);
+  } else {
+    CHECK(stamp.time == (int64_t)(100 * stamp.count) &&
+          (stamp.count < value[0] || stamp.count == 0)); /* an older one's */
+  }
   seen[i] = value[0];
   news += is_new;
 }

@@ -138,6 +138,22 @@ PROGRAMS = {
                 "rt_exchange_acq_rel(&latest->between, latest->front",
                 "rt_exchange_release(&latest->between, latest->front",
             ),
+            "stamps what it has published": Mutation(
+                "latest.h",
+                "  memcpy(rt_latest_stamp_of(latest, latest->back), &stamp, sizeof stamp);\n"
+                "  rt_store_relaxed(&latest->written_at, time);\n  rt_latest_publish(latest);\n",
+                "  const uint32_t was = latest->back;\n  rt_store_relaxed(&latest->written_at, time);\n"
+                "  rt_latest_publish(latest);\n"
+                "  memcpy(rt_latest_stamp_of(latest, was), &stamp, sizeof stamp);\n",
+            ),
+            "reads the stamp of what is between": Mutation(
+                "latest.h",
+                "rt_latest_stamp_of(latest, latest->front)",
+                "rt_latest_stamp_of(latest, latest->between & 3)",
+            ),
+            "one stamp for all": Mutation(
+                "latest.h", "(place + 1) * latest->stride", "(place * 0 + 1) * latest->stride"
+            ),
             "publishes first": Mutation(
                 "latest.h",
                 _WRITE,

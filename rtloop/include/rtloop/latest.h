@@ -135,17 +135,18 @@ static inline rt_latest_stamp_t *rt_latest_stamp_of(const rt_latest_t *latest, u
  * rt_latest_write. */
 static inline void rt_latest_write_at(rt_latest_t *latest, const void *value, int64_t time) {
   if (latest->value_bytes == 0) return; /* a forked child's */
+  const rt_latest_stamp_t stamp = {.time = time, .count = rt_load_relaxed(&latest->written) + 1};
   memcpy(rt_latest_back(latest), value, latest->value_bytes);
-  *rt_latest_stamp_of(latest, latest->back) =
-      (rt_latest_stamp_t){.time = time, .count = rt_load_relaxed(&latest->written) + 1};
+  memcpy(rt_latest_stamp_of(latest, latest->back), &stamp, sizeof stamp);
   rt_store_relaxed(&latest->written_at, time);
   rt_latest_publish(latest);
 }
 
 /* The stamp of the value that was read last; all zeros where there is none. The reader; O(1), no system call. */
 static inline rt_latest_stamp_t rt_latest_stamp(const rt_latest_t *latest) {
-  if (latest->value_bytes == 0) return (rt_latest_stamp_t){0, 0};
-  return *rt_latest_stamp_of(latest, latest->front);
+  rt_latest_stamp_t stamp = {0, 0};
+  if (latest->value_bytes != 0) memcpy(&stamp, rt_latest_stamp_of(latest, latest->front), sizeof stamp);
+  return stamp;
 }
 
 /* How old the value that was read last is at `now`, ns, at least 0; RT_LATEST_NEVER where it has no stamp, so that it is
