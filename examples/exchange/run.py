@@ -1,9 +1,14 @@
 """Move the setpoint from Python while the loop runs, and read its log; print where the cart was each time."""
 
+import argparse
 import time
 
 import numpy as np
 from exchange import Follower
+
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("--plot", metavar="FILE", help="draw the setpoint and the cart")
+arguments = parser.parse_args()
 
 loop = Follower("1kHz", strict=False)
 parts = []
@@ -24,3 +29,16 @@ for part in np.split(log, moves):
 print(f"{len(log)} records, {loop.log.dropped} dropped, at most {loop.log.high_water} waited for Python")
 if len(log) + loop.log.dropped != loop.stats.cycles:
     raise SystemExit(f"{loop.stats.cycles} cycles, but {len(log)} records and {loop.log.dropped} dropped")
+
+if arguments.plot:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(log["t"], log["setpoint"], "--", color="#D55E00", label="setpoint, from Python")
+    axes.plot(log["t"], log["position"], color="#0072B2", label="cart, every cycle")
+    axes.set_xlabel("time (s)")
+    axes.set_ylabel("position (m)")
+    axes.legend(frameon=False, loc="upper left")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(arguments.plot, dpi=100)
