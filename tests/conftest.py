@@ -22,8 +22,11 @@ from rtloop.system.privilege import CAP_IPC_LOCK, CAP_SYS_NICE, is_capable
 WATCHDOG_S = 120
 
 
-def _load_build() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("rtloop_test_build", Path(__file__).parent / "support" / "build.py")
+SUPPORT = Path(__file__).parent / "support"
+
+
+def _load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"rtloop_test_{name}", SUPPORT / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -77,21 +80,21 @@ def _watchdog() -> Iterator[None]:
 def probe_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with the compiled probe loops of tests/support/probes.pyx."""
     out = tmp_path_factory.mktemp("probes")
-    _load_build().compile_pyx(Path(__file__).parent / "support" / "probes.pyx", out)
+    _load("build").compile_pyx(SUPPORT / "probes.pyx", out)
     return out
 
 
 @pytest.fixture(scope="session")
 def probes(probe_path: Path) -> ModuleType:
     """The module of compiled probe loops."""
-    return _load_build().import_module(next(probe_path.glob("probes.*.so")))
+    return _load("build").import_module(next(probe_path.glob("probes.*.so")))
 
 
 @pytest.fixture(scope="session")
 def guilty_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with the compiled module of tests/support/guilty.pyx, with debug information and lazy binding."""
     out = tmp_path_factory.mktemp("guilty")
-    _load_build().compile_pyx(Path(__file__).parent / "support" / "guilty.pyx", out, "-g", "-Wl,-z,lazy")
+    _load("build").compile_pyx(SUPPORT / "guilty.pyx", out, "-g", "-Wl,-z,lazy")
     return out
 
 
@@ -101,7 +104,7 @@ def guilty(guilty_path: Path) -> ModuleType:
     before = sys.getdlopenflags()
     sys.setdlopenflags(os.RTLD_LAZY)
     try:
-        return _load_build().import_module(next(guilty_path.glob("guilty.*.so")))
+        return _load("build").import_module(next(guilty_path.glob("guilty.*.so")))
     finally:
         sys.setdlopenflags(before)
 
@@ -110,7 +113,7 @@ def guilty(guilty_path: Path) -> ModuleType:
 def regions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with the compiled module of tests/support/regions.pyx."""
     out = tmp_path_factory.mktemp("regions")
-    _load_build().compile_pyx(Path(__file__).parent / "support" / "regions.pyx", out)
+    _load("build").compile_pyx(SUPPORT / "regions.pyx", out)
     return out
 
 
@@ -118,14 +121,21 @@ def regions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def exchange_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with the compiled module of tests/support/exchanges.pyx."""
     out = tmp_path_factory.mktemp("exchanges")
-    _load_build().compile_pyx(Path(__file__).parent / "support" / "exchanges.pyx", out)
+    _load("build").compile_pyx(SUPPORT / "exchanges.pyx", out)
     return out
 
 
 @pytest.fixture(scope="session")
 def exchanges(exchange_path: Path) -> ModuleType:
     """The module of loops that exchange data with Python."""
-    return _load_build().import_module(next(exchange_path.glob("exchanges.*.so")))
+    return _load("build").import_module(next(exchange_path.glob("exchanges.*.so")))
+
+
+@pytest.fixture
+def account() -> Callable[[], dict[str, Any]]:
+    """What this process holds: a function, to be called before and after."""
+    function: Callable[[], dict[str, Any]] = _load("account").account
+    return function
 
 
 @pytest.fixture

@@ -24,12 +24,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+SUPPORT = Path(__file__).parents[1] / "support"
+sys.path.append(str(SUPPORT))
+from account import account  # noqa: E402
+
 #: Sets something up; returns whether less was granted than asked for, and how to give it back.
 Operation = Callable[[], "tuple[bool, Callable[[], None]]"]
 
 OUTCOMES = ("refused", "degraded", "without loss")
 
-SUPPORT = Path(__file__).parents[1] / "support" / "faults.c"
+FAULTS = SUPPORT / "faults.c"
 
 #: What each call can fail with where rtloop runs: by its manual page, by a full machine, and by a filter of seccomp.
 ERRNOS = {
@@ -59,23 +63,6 @@ ERRNOS = {
 }
 #: A system that fails so often has no end to a sweep: a limit against a fault in the sweep itself.
 MOST = 400
-
-
-def account() -> dict[str, Any]:
-    """Everything that can be left behind, by the kernel's account."""
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    maps = Path("/proc/self/maps").read_text()
-    limits = [getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")]
-    return {
-        "files": sorted(os.listdir("/proc/self/fd")),
-        "threads": status["Threads"].strip(),
-        "locked": status["VmLck"].strip(),
-        "limits": [resource.getrlimit(which) for which in limits],
-        "telemetry": maps.count("memfd:rtloop"),
-        "guards": sum(" ---p 00000000 00:00 0" in line for line in maps.splitlines()),
-        "cpus": sorted(os.sched_getaffinity(0)),
-        "policy": os.sched_getscheduler(0),
-    }
 
 
 def operations() -> dict[str, Operation]:
@@ -194,7 +181,7 @@ def probe(library: Any, operation: Operation) -> str:
 def build(folder: Path) -> Path:
     """Compile the library that makes calls fail."""
     library = folder / "faults.so"
-    options = ["-std=gnu11", "-O1", "-Wall", "-shared", "-fPIC", str(SUPPORT), "-o", str(library), "-ldl"]
+    options = ["-std=gnu11", "-O1", "-Wall", "-shared", "-fPIC", str(FAULTS), "-o", str(library), "-ldl"]
     subprocess.run([*os.environ.get("CC", "cc").split(), *options], check=True)
     return library
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import resource
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -18,20 +17,6 @@ from rtloop.loop.findings import elapsed_releases
 pytestmark = pytest.mark.rt
 
 RATES = {"current": "1ms", "velocity": "5ms", "planning": "20ms"}
-
-
-def account() -> dict[str, Any]:
-    """Everything that loops acquire, by the kernel's account."""
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    maps = Path("/proc/self/maps").read_text()
-    return {
-        "files": sorted(os.listdir("/proc/self/fd")),
-        "threads": status["Threads"].strip(),
-        "locked": status["VmLck"].strip(),
-        "limits": [resource.getrlimit(x) for x in (resource.RLIMIT_MEMLOCK, resource.RLIMIT_CORE)],
-        "telemetry": maps.count("memfd:rtloop"),
-        "guards": sum(" ---p 00000000 00:00 0" in line for line in maps.splitlines()),
-    }
 
 
 def test_the_kernel_runs_the_loops_at_rate_monotonic_priorities_on_their_cpus(probes: ModuleType) -> None:
@@ -74,7 +59,10 @@ def test_real_time_loops_share_one_grid_to_the_nanosecond(probes: ModuleType) ->
 
 @pytest.mark.parametrize("refused", [0, 1, 2])
 def test_P11_a_refused_loop_gives_everything_of_all_back(
-    monkeypatch: pytest.MonkeyPatch, probes: ModuleType, refused: int
+    monkeypatch: pytest.MonkeyPatch,
+    probes: ModuleType,
+    refused: int,
+    account: Callable[[], dict[str, Any]],
 ) -> None:
     loops = [probes.Probe(period, name=name, core_dumps=False) for name, period in RATES.items()]
     group = LoopGroup(loops, name="servo")
@@ -105,7 +93,9 @@ def test_P11_a_refused_loop_gives_everything_of_all_back(
     assert account() == before
 
 
-def test_P11_a_failed_enter_and_a_failed_step_give_everything_back(probes: ModuleType) -> None:
+def test_P11_a_failed_enter_and_a_failed_step_give_everything_back(
+    probes: ModuleType, account: Callable[[], dict[str, Any]]
+) -> None:
     loops = [probes.Probe(period, name=name) for name, period in RATES.items()]
     group = LoopGroup(loops)
     group.run("10ms")
@@ -118,7 +108,7 @@ def test_P11_a_failed_enter_and_a_failed_step_give_everything_back(probes: Modul
         setattr(loops[2], field, 0 if field == "enter_code" else -1)
 
 
-def test_the_loops_of_a_group_lock_the_memory_once(probes: ModuleType) -> None:
+def test_the_loops_of_a_group_lock_the_memory_once(probes: ModuleType, account: Callable[[], dict[str, Any]]) -> None:
     before = account()["locked"]
     with LoopGroup([RTLoop("1ms"), RTLoop("2ms")]) as group:
         assert account()["locked"] != before

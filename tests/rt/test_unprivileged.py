@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,14 +48,7 @@ def script(script: Script) -> Script:
     return run
 
 
-ACCOUNT = """
-import os, resource, rtloop, sys, warnings
-def account():
-    maps = {line.split()[0] for line in open("/proc/self/maps") if "rtloop" in line}
-    vm = [line for line in open("/proc/self/status") if line.startswith(("VmLck", "Threads"))]
-    return (len(os.listdir("/proc/self/fd")), vm, maps, resource.getrlimit(resource.RLIMIT_MEMLOCK),
-            resource.getrlimit(resource.RLIMIT_CORE))
-"""
+ACCOUNT = (Path(__file__).parents[1] / "support" / "account.py").read_text() + "import rtloop, sys, warnings\n"
 
 
 @pytest.mark.parametrize("prefix", [DROP, ORDINARY], ids=["without capabilities", "another user"])

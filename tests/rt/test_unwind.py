@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import resource
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -25,31 +23,14 @@ class InjectedError(RuntimeError):
     """What the tests make fail."""
 
 
-def account() -> dict[str, Any]:
-    """Everything that a loop acquires, by the kernel's account."""
-    status = {
-        k: v.strip() for k, _, v in (x.partition(":") for x in Path("/proc/self/status").read_text().splitlines())
-    }
-    # What the device tells is the least of all that this machine's programs ask for, not of this one alone.
-    held = [path for path in Path("/proc/self/fd").iterdir() if path.is_symlink() and str(path.readlink()) == DEVICE]
-    maps = Path("/proc/self/maps").read_text()
-    return {
-        "files": sorted(os.listdir("/proc/self/fd")),
-        "threads": status["Threads"],
-        "locked": status["VmLck"],
-        "limits": [resource.getrlimit(x) for x in (resource.RLIMIT_MEMLOCK, resource.RLIMIT_CORE)],
-        "telemetry": maps.count("memfd:rtloop"),
-        "guards": sum(" ---p 00000000 00:00 0" in line for line in maps.splitlines()),
-        "dma": len(held),
-    }
-
-
 STEPS = ["process_wide", "rt_bandwidth", "telemetry", "lock_own", "dma_latency", "thread_grants"]
 
 
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_P11_every_step_that_fails_leaves_nothing(monkeypatch: pytest.MonkeyPatch, step: str, when: str) -> None:
+def test_P11_every_step_that_fails_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, step: str, when: str, account: Callable[[], dict[str, Any]]
+) -> None:
     RTLoop("1ms", core_dumps=False).run(cycles=3)
     loop = RTLoop("1ms", core_dumps=False)
     before = account()
@@ -71,7 +52,9 @@ def test_P11_every_step_that_fails_leaves_nothing(monkeypatch: pytest.MonkeyPatc
     assert account() == before
 
 
-def test_P11_each_lock_of_a_range_that_is_refused_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_P11_each_lock_of_a_range_that_is_refused_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, account: Callable[[], dict[str, Any]]
+) -> None:
     RTLoop("1ms", lock_memory="own").run(cycles=3)
     before = account()
     real = process.memory_lock.acquire_range
@@ -88,7 +71,9 @@ def test_P11_each_lock_of_a_range_that_is_refused_leaves_nothing(monkeypatch: py
         assert account() == before
 
 
-def test_P11_a_start_with_many_refusals_checks_all_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_P11_a_start_with_many_refusals_checks_all_and_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, account: Callable[[], dict[str, Any]]
+) -> None:
     RTLoop("1ms", core_dumps=False).run(cycles=3)
     loop = RTLoop("1ms", cpu=4095, spin="970us", core_dumps=False)
     before = account()
@@ -103,7 +88,7 @@ def test_P11_a_start_with_many_refusals_checks_all_and_leaves_nothing(monkeypatc
             assert account() == before and loop.state == "new"
 
 
-def test_a_warning_that_is_an_error_leaves_nothing(probes: ModuleType) -> None:
+def test_a_warning_that_is_an_error_leaves_nothing(probes: ModuleType, account: Callable[[], dict[str, Any]]) -> None:
     import warnings
 
     RTLoop("1ms").run(cycles=3)

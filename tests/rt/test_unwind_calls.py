@@ -17,30 +17,16 @@ import pytest
 
 Script = Callable[..., "subprocess.CompletedProcess[str]"]
 
-SOURCE = Path(__file__).parents[1] / "support" / "faults.c"
+SUPPORT = Path(__file__).parents[1] / "support"
 
-PROGRAM = """
+PROGRAM = (
+    (SUPPORT / "account.py").read_text()
+    + """
 import ctypes, json, os, resource, warnings
 import rtloop
 
 faults = ctypes.CDLL(os.environ["LD_PRELOAD"])
 faults.faults_disarm.restype = ctypes.c_char_p
-LIMITS = [getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")]
-
-def account():
-    status = dict(line.split(":", 1) for line in open("/proc/self/status"))
-    maps = open("/proc/self/maps").read()
-    return {
-        "files": sorted(os.listdir("/proc/self/fd")),
-        "threads": status["Threads"].strip(),
-        "locked": status["VmLck"].strip(),
-        "limits": [resource.getrlimit(which) for which in LIMITS],
-        "telemetry": maps.count("memfd:rtloop"),
-        "guards": sum(" ---p 00000000 00:00 0" in line for line in maps.splitlines()),
-        "cpus": sorted(os.sched_getaffinity(0)),
-        "policy": os.sched_getscheduler(0),
-    }
-
 def start(loop, number, for_ever):
     said = {"ok": False, "text": "", "kind": ""}
     with warnings.catch_warnings(record=True) as caught:
@@ -75,6 +61,7 @@ for for_ever in (False, True):
         number += 1
         assert number < 1000
 """
+)
 
 #: What each call is for, as the error of a strict start or the warning of a degraded one has it.
 SAYS = {
@@ -115,7 +102,7 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if shutil.which(compiler[0]) is None:
         pytest.skip(f"{compiler[0]} is not installed")
     library = tmp_path_factory.mktemp("faults") / "faults.so"
-    options = ["-std=gnu11", "-O1", "-Wall", "-shared", "-fPIC", str(SOURCE), "-o", str(library), "-ldl"]
+    options = ["-std=gnu11", "-O1", "-Wall", "-shared", "-fPIC", str(SUPPORT / "faults.c"), "-o", str(library), "-ldl"]
     subprocess.run([*compiler, *options], check=True)
     return library
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -30,14 +30,6 @@ def threads() -> dict[str, int]:
     """Return this process's threads by their names."""
     every = [Path("/proc/self/task", tid) for tid in os.listdir("/proc/self/task")]
     return {(path / "comm").read_text().strip(): int(path.name) for path in every if path.exists()}
-
-
-def account() -> dict[str, Any]:
-    """What a run acquires, by the kernel's account."""
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    maps = Path("/proc/self/maps").read_text()
-    guards = sum(" ---p 00000000 00:00 0" in line for line in maps.splitlines())
-    return {"threads": status["Threads"].strip(), "locked": status["VmLck"].strip(), "guards": guards}
 
 
 @contextmanager
@@ -80,7 +72,9 @@ def test_a_loop_that_spins_for_ever_on_its_cpu_is_preempted(probes: ModuleType) 
 
 
 @pytest.mark.parametrize("stuck", [0, 1, 2])
-def test_whichever_loop_is_stuck_all_end_and_nothing_stays(probes: ModuleType, stuck: int) -> None:
+def test_whichever_loop_is_stuck_all_end_and_nothing_stays(
+    probes: ModuleType, stuck: int, account: Callable[[], dict[str, Any]]
+) -> None:
     loops = make(probes)
     group = LoopGroup(loops, watchdog=10)
     group.run("100ms")
@@ -135,7 +129,9 @@ def test_a_loop_that_recovers_while_it_is_made_safe_begins_no_further_step(probe
     assert loops[0].steps == 51 and loops[0].left_at > loops[0].safe_at + 300 * MS
 
 
-def test_a_refused_priority_starts_none(probes: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_priority_starts_none(
+    probes: ModuleType, monkeypatch: pytest.MonkeyPatch, account: Callable[[], dict[str, Any]]
+) -> None:
     from rtloop.loop import acquire
 
     real = acquire.thread_grants
