@@ -3,6 +3,7 @@
 PYTHON ?= python3
 DEMO_ARGS ?= --plot demo.png
 TEST_ARGS ?=
+TEST_LIMIT ?= 30m
 DURATION ?= 1min
 FUZZ_EXAMPLES ?= 5000
 SOAK_ARGS ?=
@@ -11,6 +12,7 @@ BENCH_ARGS ?= --json bench.json
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 PIP := $(BIN)/pip --quiet --disable-pip-version-check
+PYTEST := .ci/limit $(TEST_LIMIT) $(BIN)/pytest
 SOURCES := pyproject.toml meson.build meson.options $(shell find rtloop -type f -not -name '*.py[co]')
 C_SOURCES := $(wildcard rtloop/include/rtloop/*.h tests/native/*.h tests/native/*.c)
 COMPILING := $(addprefix tests/,abi build downstream fuzz native)
@@ -33,23 +35,23 @@ help: ## show this list
 demo: $(VENV)/.installed ## install rtloop and run its demo; DEMO_ARGS="--duration 5s" replaces its arguments
 	$(BIN)/rtloop demo $(DEMO_ARGS)
 
-# First what mostly compiles, on all CPUs and one more, for some of it waits; then what mostly runs loops, alone. 5: none
-# was selected.
+# First what mostly compiles, on all CPUs and one more, for some of it waits; then what mostly runs loops, alone. Without
+# --max-worker-restart=0, loadfile waits for ever for a worker that was killed. 5: none was selected.
 test: $(VENV)/.installed $(VENV)/.test ## install rtloop and run all tests; TEST_ARGS="-k histogram" narrows them
 	failed=; run() { "$$@" || [ $$? = 5 ] || failed=1; }; \
-	$(if $(findstring tests/,$(TEST_ARGS)),run $(BIN)/pytest $(TEST_ARGS), \
-	run $(BIN)/pytest -n $$(($$(nproc) + 1)) --dist loadfile $(COMPILING) $(TEST_ARGS); \
-	run $(BIN)/pytest $(addprefix --ignore=,$(COMPILING)) $(TEST_ARGS)); \
+	$(if $(findstring tests/,$(TEST_ARGS)),run $(PYTEST) $(TEST_ARGS), \
+	run $(PYTEST) -n $$(($$(nproc) + 1)) --dist loadfile --max-worker-restart=0 $(COMPILING) $(TEST_ARGS); \
+	run $(PYTEST) $(addprefix --ignore=,$(COMPILING)) $(TEST_ARGS)); \
 	[ -z "$$failed" ]
 
 native: $(VENV)/.installed $(VENV)/.test ## test the C headers alone, under the sanitizers
-	$(BIN)/pytest tests/native $(TEST_ARGS)
+	$(PYTEST) tests/native $(TEST_ARGS)
 
 sanitize: native ## the same, and the Python tests that lock next to nothing with extension modules under ASan
 	.ci/asan_tests $(PYTHON) $(CURDIR)/$(VENV)/asan
 
 fuzz: $(VENV)/.installed $(VENV)/.test ## feed whatever is parsed with what nobody would write; FUZZ_EXAMPLES=... for each parser
-	RTLOOP_FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) timeout -k 5 900 $(BIN)/pytest tests/fuzz $(TEST_ARGS)
+	RTLOOP_FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(PYTEST) tests/fuzz $(TEST_ARGS)
 
 soak: $(VENV)/.installed ## run loops under all loads at once, beside cyclictest; DURATION=1h, SOAK_ARGS="--json soak.json"
 	$(BIN)/python benchmarks/soak.py --duration $(DURATION) $(SOAK_ARGS)

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,7 +19,9 @@ import pytest
 
 from rtloop.system.privilege import CAP_IPC_LOCK, CAP_SYS_NICE, is_capable
 
-WATCHDOG_S = 120
+#: How long a test may take, with the fixtures that it is the first to ask for.
+WATCHDOG_S = float(os.environ.get("RTLOOP_TEST_WATCHDOG_S", "180"))
+_stderr_fd = -1
 
 
 SUPPORT = Path(__file__).parent / "support"
@@ -45,6 +47,31 @@ def missing_privileges() -> list[str]:
     return missing
 
 
+def pytest_configure() -> None:
+    """Keep the real stderr: while a test runs, pytest has its own there, which is lost when the process is ended."""
+    global _stderr_fd
+    _stderr_fd = os.dup(sys.stderr.fileno())
+
+
+def pytest_unconfigure() -> None:
+    os.close(_stderr_fd)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol() -> Generator[None, object, object]:
+    """A test that hangs prints every thread's stack and ends the run, instead of hanging it.
+
+    By faulthandler, for pytest-timeout takes SIGALRM, which belongs to the programs under test, or a Python thread, for
+    which a hang that holds the GIL is one, too. A worker of pytest-xdist that is ended so ends the run with the name of
+    its test: `make test` has --max-worker-restart=0, without which `--dist loadfile` would wait for ever.
+    """
+    faulthandler.dump_traceback_later(WATCHDOG_S, exit=True, file=_stderr_fd)
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     missing = missing_privileges()
     if missing:
@@ -66,14 +93,6 @@ def _signals() -> Iterator[None]:
     yield
     for number in ignored:
         signal.signal(number, signal.SIG_IGN)
-
-
-@pytest.fixture(autouse=True)
-def _watchdog() -> Iterator[None]:
-    """A test that hangs prints every thread's stack and ends the run, instead of hanging it."""
-    faulthandler.dump_traceback_later(WATCHDOG_S, exit=True)
-    yield
-    faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture(scope="session")
