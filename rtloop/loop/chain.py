@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rtloop.errors import ConfigError
 from rtloop.loop import member
-from rtloop.loop.settings import Duration
+from rtloop.loop.settings import Duration, parse_name
 from rtloop.units import parse_duration, show
 
 if TYPE_CHECKING:
@@ -66,9 +66,7 @@ class Chain:
         if self.via is not None:
             _check_via(self.loops, self.via)
         self.max_age_ns = None if max_age is None else parse_duration(max_age, "max_age", minimum=1)
-        if name is not None and (not isinstance(name, str) or not name.strip() or not name.isprintable()):
-            raise ConfigError(f"name={show(name)} must be a str of printable characters")
-        self.name = " -> ".join(loop.name for loop in self.loops) if name is None else name
+        self.name = " -> ".join(loop.name for loop in self.loops) if name is None else parse_name(name)
 
     def __repr__(self) -> str:
         return f"<Chain {self.name!r}>"

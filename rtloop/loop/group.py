@@ -9,15 +9,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from rtloop.errors import ConfigError, StateError, StopTimeoutError
+from rtloop.errors import StateError, StopTimeoutError
 from rtloop.loop import failure, member, running, watching
 from rtloop.loop.chain import check_chains
 from rtloop.loop.group_plan import check_loops, place, rate_monotonic
 from rtloop.loop.group_results import GroupResults
 from rtloop.loop.group_run import Run, end
-from rtloop.loop.settings import Duration, Settings, parse_choice, parse_run_duration
+from rtloop.loop.settings import Duration, Settings, parse_choice, parse_name, parse_run_duration
 from rtloop.system.grant import Grant
-from rtloop.units import format_rate, parse_duration, parse_timeout, show
+from rtloop.units import format_rate, parse_duration, parse_timeout
 
 if TYPE_CHECKING:
     from rtloop.loop.chain import Chain
@@ -106,9 +106,7 @@ class LoopGroup(GroupResults):
         self._controls = tuple(member.control_of(loop) for loop in self._loops)
         self._align_ns = None if align is None else parse_duration(align, "align", minimum=1)
         self._on_failure = parse_choice(on_failure, "on_failure", ("stop-all", "keep", "hook"))
-        if name is not None and (not isinstance(name, str) or not name.strip() or not name.isprintable()):
-            raise ConfigError(f"name={show(name)} must be a str of printable characters")
-        self._name = f"LoopGroup-{next(_serial)}" if name is None else name
+        self._name = f"LoopGroup-{next(_serial)}" if name is None else parse_name(name)
         self._wcet = dict(wcet or {})
         is_monotonic = parse_choice(priorities, "priorities", ("rate-monotonic", "as-given")) == "rate-monotonic"
         self._settings = place(self._loops, is_monotonic, cpus, self._wcet)

@@ -21,6 +21,7 @@ __all__ = [
     "make_settings",
     "parse_choice",
     "parse_count",
+    "parse_name",
     "parse_run_duration",
     "with_cpu",
 ]
@@ -103,9 +104,8 @@ def _integer(value: object, name: str, minimum: int, maximum: int = _INT64_MAX) 
     return number
 
 
-def _name(value: object, default: str) -> str:
-    if value is None:
-        return default
+def parse_name(value: object) -> str:
+    """Check the name of a loop, a group or a chain."""
     if not isinstance(value, str) or not value.strip() or not value.isprintable():
         raise ConfigError(f"name={show(value)} must be a str of printable characters")
     return value
@@ -308,7 +308,7 @@ def make_settings(
         )
     stack_bytes = parse_size(stack_size, "stack_size", minimum=_MIN_STACK_BYTES, maximum=_MAX_STACK_BYTES)
     return Settings(
-        name=_name(name, default_name),
+        name=default_name if name is None else parse_name(name),
         period_ns=period_ns,
         phase_ns=parse_duration(phase, "phase", maximum=_MAX_TIME_NS),
         align_ns=None if align is None else parse_duration(align, "align", minimum=1, maximum=_MAX_TIME_NS),

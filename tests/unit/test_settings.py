@@ -208,3 +208,15 @@ def test_the_signature_is_there_for_people_and_editors() -> None:
     assert list(parameters)[:3] == ["period", "phase", "align"]
     assert parameters["priority"].default == 80
     assert parameters["name"].kind is inspect.Parameter.KEYWORD_ONLY
+
+
+@pytest.mark.parametrize("name", ["", " ", "\x1b[2J", 3])
+def test_a_loop_a_group_and_a_chain_refuse_the_same_names(name: Any) -> None:
+    loops = [RTLoop("1ms"), RTLoop("2ms")]
+    for make in (
+        lambda: RTLoop("1ms", name=name),
+        lambda: rtloop.LoopGroup(loops, name=name),
+        lambda: rtloop.Chain(loops, name=name),
+    ):
+        with pytest.raises(rtloop.ConfigError, match="must be a str of printable characters"):
+            make()
