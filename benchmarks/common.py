@@ -92,8 +92,10 @@ def writable(text: str) -> str:
     return text
 
 
-def parser(description: str, *, pairs: int = 5) -> argparse.ArgumentParser:
-    """Make a parser with the options that every benchmark has."""
+def parser(
+    description: str, *, pairs: int = 5, seconds: float | None = None, of: str = "how long each run takes"
+) -> argparse.ArgumentParser:
+    """Make a parser with the options that every benchmark has, and --seconds where it has a default."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument(
         "--pairs", type=positive, default=pairs, metavar="N", help=f"alternating runs of each side ({pairs})"
@@ -101,6 +103,8 @@ def parser(description: str, *, pairs: int = 5) -> argparse.ArgumentParser:
     made.add_argument(
         "--json", type=writable, metavar="FILE", help="write the figures and the machine's facts here; - for stdout"
     )
+    if seconds is not None:
+        made.add_argument("--seconds", type=float, default=seconds, help=f"{of} ({seconds:g})")
     return made
 
 

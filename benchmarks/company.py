@@ -15,7 +15,6 @@ shown beside, for a loop that cannot follow skips releases. Needs SCHED_FIFO and
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import statistics
 import sys
@@ -104,13 +103,6 @@ def run_limiter(seconds: float) -> tuple[float, float]:
 LOOPS = {"rtloop": run_rtloop, "plain Python": run_plain, "loop-rate-limiters": run_limiter}
 
 
-def parse_options() -> argparse.Namespace:
-    """Read the command line."""
-    options = parser(__doc__ or "")
-    options.add_argument("--seconds", type=float, default=3.0, help="how long each run takes (3)")
-    return options.parse_args()
-
-
 def run_beside(run: Callable[[float], tuple[float, float]], kind: str, seconds: float) -> tuple[float, float]:
     """Run a loop beside some company."""
     with COMPANY[kind]():  # type: ignore[attr-defined]
@@ -118,7 +110,7 @@ def run_beside(run: Callable[[float], tuple[float, float]], kind: str, seconds: 
 
 
 def main() -> int:
-    arguments = parse_options()
+    arguments = parser(__doc__ or "", seconds=3.0).parse_args()
     need_module("loop_rate_limiters", "loop-rate-limiters")
     sides = {
         (name, kind): lambda run=run, kind=kind: run_beside(run, kind, arguments.seconds)

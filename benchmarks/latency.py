@@ -162,9 +162,8 @@ def make_rows(runs: Runs) -> list[list[str]]:
 
 def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     """Parse and check the command line."""
-    options = parser(__doc__ or "")
+    options = parser(__doc__ or "", seconds=10.0)
     cpus = sorted(os.sched_getaffinity(0))
-    options.add_argument("--seconds", type=float, default=10.0, help="how long each run takes (10)")
     options.add_argument("--interval", type=int, default=1000, metavar="US", help="the period, microseconds (1000)")
     options.add_argument("--priority", type=int, default=80, help="of SCHED_FIFO, for both (80)")
     options.add_argument("--cpu", type=int, default=cpus[-1], help=f"where both run ({cpus[-1]})")

@@ -79,8 +79,7 @@ def highest(run: Callable[[int, int], Histogram], seconds: float, name: str) -> 
 
 def parse_options() -> argparse.Namespace:
     """Read the command line."""
-    options = parser(__doc__ or "", pairs=3)
-    options.add_argument("--seconds", type=float, default=10.0, help="how long the highest rate is held (10)")
+    options = parser(__doc__ or "", pairs=3, seconds=10.0, of="how long the highest rate is held")
     cpu = max(os.sched_getaffinity(0))
     options.add_argument("--cpu", type=int, default=cpu, help=f"where they run ({cpu})")
     return options.parse_args()

@@ -9,7 +9,6 @@ Flat means: no more than the first of the row. Needs SCHED_FIFO and locked memor
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import time
@@ -73,15 +72,8 @@ def row(name: str, costs: dict[str, list[float]]) -> list[Claim]:
     ]
 
 
-def parse_options() -> argparse.Namespace:
-    """Read the command line."""
-    options = parser(__doc__ or "", pairs=3)
-    options.add_argument("--seconds", type=float, default=1.0, help="how long each run takes (1)")
-    return options.parse_args()
-
-
 def main() -> int:
-    arguments = parse_options()
+    arguments = parser(__doc__ or "", pairs=3, seconds=1.0).parse_args()
     seconds = arguments.seconds
     rows: dict[str, dict[str, tuple[int, int, int]]] = {
         "loops": {f"{n} loop{'s' * (n > 1)} of 1 kHz": (n, 1000, 12) for n in LOOPS},

@@ -13,7 +13,6 @@ Needs SCHED_FIFO and locked memory.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import time
@@ -55,15 +54,8 @@ def latency_ns(loop: RTLoop, seconds: float, *, is_watched: bool) -> tuple[float
     return (after.mean * after.count - before.mean * before.count) / max(1, after.count - before.count), looks
 
 
-def parse_options() -> argparse.Namespace:
-    """Read the command line."""
-    options = parser(__doc__ or "", pairs=15)
-    options.add_argument("--seconds", type=float, default=20.0, help="how long the loop runs before the looks (20)")
-    return options.parse_args()
-
-
 def main() -> int:
-    arguments = parse_options()
+    arguments = parser(__doc__ or "", pairs=15, seconds=20.0, of="how long the loop runs before the looks").parse_args()
     try:
         with RTLoop("100us", record=1 << 20, priority=80, name="looked at") as loop:
             begin = time.monotonic()

@@ -91,10 +91,9 @@ def run_pair(account: Path, cpu: int, seconds: float) -> dict[str, float]:
 
 
 def main() -> int:
-    options = parser(__doc__ or "")
+    options = parser(__doc__ or "", seconds=3.0, of="alone, with the load, and after it")
     cpus = sorted(os.sched_getaffinity(0))
     options.add_argument("--cpu", type=int, default=cpus[-1], help=f"where both run ({cpus[-1]})")
-    options.add_argument("--seconds", type=float, default=3.0, help="alone, with the load, and after it (3)")
     asked = options.parse_args()
     found: list[dict[str, float]] = []
     try:
