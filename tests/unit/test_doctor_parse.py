@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rtloop_test_machines import MACHINES
 
 from rtloop.tools.doctor import parse
 from rtloop.tools.doctor.parse import Limit, Swap
@@ -213,9 +214,6 @@ def test_no_text_makes_a_parser_raise(name: str) -> None:
         parser(text, *OTHER_ARGUMENTS.get(name, ()))
 
     read()
-
-
-MACHINES = sorted(path for path in (Path(__file__).parent / "machines").iterdir() if not path.suffix)
 
 
 @pytest.mark.parametrize("path", MACHINES, ids=lambda path: path.name)

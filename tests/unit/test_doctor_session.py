@@ -1,0 +1,127 @@
+"""What the doctor says of the session, its limits and its control group; of containers, hypervisors and tools."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rtloop_test_machines import by_name, unpack
+
+from rtloop.tools.doctor.examination import examine
+from rtloop.tools.doctor.machine import Machine
+from rtloop.tools.doctor.toolchain import Toolchain, read_toolchain
+
+
+@pytest.mark.parametrize("outer", ["50000 100000", "200000 100000", "max 100000"])
+def test_the_smallest_quota_of_all_groups_above_counts(tmp_path: Path, outer: str) -> None:
+    files = {
+        "/sys/devices/system/cpu/online": "0-7", "/proc/self/cgroup": "0::/a/b",
+        "/sys/fs/cgroup/a/cpu.max": outer, "/sys/fs/cgroup/a/b/cpu.max": "100000 100000",
+    }  # fmt: skip
+    check = by_name(examine(unpack(files, tmp_path)))["control group's CPU limit"]
+    assert check.found.startswith("0.50 CPUs" if outer.startswith("50000") else "1.00 CPUs")
+
+
+def test_a_quota_of_more_than_all_cpus_does_not_matter(tmp_path: Path) -> None:
+    files = {
+        "/sys/devices/system/cpu/online": "0-1",
+        "/proc/self/cgroup": "0::/",
+        "/sys/fs/cgroup/cpu.max": "200000 100000",
+    }
+    assert by_name(examine(unpack(files, tmp_path)))["control group's CPU limit"].verdict == "ok"
+
+
+@pytest.mark.parametrize(("kilobytes", "verdict"), [(65536, "ok"), (131072, "warn")])
+def test_limits_conf_counts_memlock_in_kilobytes(machine: Callable[..., Machine], kilobytes: int, verdict: str) -> None:
+    """The laptop's session has 64 MiB."""
+    files = {"/etc/security/limits.conf": f"ada - memlock {kilobytes}", "/etc/security/limits.d/99-realtime.conf": ""}
+    assert by_name(examine(machine("laptop", **files)))["limits of the login"].verdict == verdict
+
+
+def test_ssh_without_pam_limits_is_told_by_its_cause(machine: Callable[..., Machine]) -> None:
+    has_pam = {"/etc/ssh/sshd_config.d/50-cloud.conf": "UsePAM yes", "/etc/pam.d/sshd": "@include common-session"}
+    made = machine("server", **has_pam, **{"/etc/pam.d/common-session": "session optional pam_umask.so"})
+    assert "pam_limits.so is not in /etc/pam.d/sshd" in by_name(examine(made))["limits of the login"].found
+
+
+def test_pam_limits_that_are_included_are_found(machine: Callable[..., Machine]) -> None:
+    files = {"/etc/ssh/sshd_config": "UsePAM yes", "/etc/pam.d/sshd": "session include password-auth"}
+    made = machine("server", **files, **{"/etc/pam.d/password-auth": "session required pam_limits.so"})
+    assert "logged in before" in by_name(examine(made))["limits of the login"].found
+
+
+def test_tailscale_ssh_is_told_by_its_name(machine: Callable[..., Machine]) -> None:
+    """Its sessions do not go through PAM's limits, and nothing but their parent shows it."""
+    parents = {"/proc/4000/status": "Name:\tbash\nPPid:\t3999", "/proc/3999/status": "Name:\ttailscaled\nPPid:\t1"}
+    check = by_name(examine(machine("server", **parents)))["limits of the login"]
+    assert "tailscaled" in check.found and "Tailscale SSH" in check.fix
+
+
+def test_capabilities_of_a_user_namespace_do_not_count(machine: Callable[..., Machine]) -> None:
+    found = by_name(examine(machine("microvm", **{"/proc/self/uid_map": "0 1000 1"})))
+    assert found["capabilities"].verdict == "note" and "user namespace" in found["capabilities"].found
+    assert found["real-time priority"].verdict == found["locked memory"].verdict == "fail"
+
+
+def test_who_examines_through_sudo_is_told_whose_session_that_is(machine: Callable[..., Machine]) -> None:
+    check = by_name(examine(machine("microvm", env="SUDO_USER=ada")))["user"]
+    assert check.verdict == "note" and "says nothing of ada's own sessions" in check.found
+
+
+def test_a_hard_limit_that_would_do_is_named(machine: Callable[..., Machine]) -> None:
+    limits = "Max realtime priority     0                    99                   \n"
+    check = by_name(examine(machine("laptop", **{"/proc/self/limits": limits})))["real-time priority"]
+    assert "the hard limit is 99" in check.found and "ulimit -Sr 99" in check.fix.splitlines()[0]
+
+
+def test_a_process_off_the_isolated_cpus_may_go_there(machine: Callable[..., Machine]) -> None:
+    """The kernel starts every process off the isolated CPUs: only a cpuset keeps it from them."""
+    inside = {"/sys/fs/cgroup/cpuset.cpus.effective": "0-3"}
+    check = by_name(examine(machine("container", **inside)))["CPUs of this process"]
+    assert check.verdict == "ok" and "may move to isolated 2-3" in check.found
+
+
+@pytest.mark.parametrize(
+    ("marks", "kind"),
+    [
+        ({"env": "KUBERNETES_SERVICE_HOST=10.0.0.1"}, "kubernetes"),
+        ({"/run/.containerenv": ""}, "podman"),
+        ({"/run/systemd/container": "lxc"}, "lxc"),
+        ({"env": "container=systemd-nspawn"}, "systemd-nspawn"),
+        ({"/proc/1/cgroup": "0::/docker/abc"}, "docker"),
+        ({}, ""),
+    ],
+)
+def test_containers_are_told_apart(tmp_path: Path, marks: dict[str, str], kind: str) -> None:
+    assert unpack(marks, tmp_path).place.container == kind
+
+
+@pytest.mark.parametrize(
+    ("files", "kind"),
+    [
+        ({"/proc/sys/kernel/osrelease": "5.15.153.1-microsoft-standard", "/proc/cpuinfo": "flags : hypervisor"}, "WSL"),
+        ({"/proc/cpuinfo": "flags : fpu hypervisor", "/sys/class/dmi/id/sys_vendor": "VMware, Inc."}, "VMware"),
+        ({"/proc/cpuinfo": "flags : fpu hypervisor"}, "unknown kind"),
+        ({"/proc/cpuinfo": "Features : fp", "/sys/class/dmi/id/sys_vendor": "QEMU"}, "QEMU"),
+        ({"/proc/cpuinfo": "flags : fpu", "/sys/class/dmi/id/sys_vendor": "Amazon EC2"}, ""),  # a .metal instance
+        ({"/proc/cpuinfo": "flags : fpu", "/sys/class/dmi/id/sys_vendor": "QEMU"}, "QEMU"),  # that hides the flag
+        ({"/proc/cpuinfo": "flags : fpu", "/sys/class/dmi/id/sys_vendor": "Google"}, ""),  # a Chromebook
+        ({"/proc/cpuinfo": "flags : fpu", "/sys/hypervisor/type": "xen"}, "Xen"),
+    ],
+)  # fmt: skip
+def test_hypervisors_are_told_apart(tmp_path: Path, files: dict[str, str], kind: str) -> None:
+    from rtloop.tools.doctor.surroundings import hypervisor
+
+    assert hypervisor(unpack(files, tmp_path))[0] == kind
+
+
+def test_the_tools_that_are_missing_are_named() -> None:
+    from rtloop.tools.doctor.toolchain import examine as examine_tools
+
+    bare = Toolchain("CPython 3.13.0", True, False, False, "", "", False)
+    python, cython, compiler = examine_tools(bare, "debian")
+    assert "free-threaded, GIL off" in python.found
+    assert cython.verdict == "note" and "pip install cython" in cython.fix
+    assert compiler.found == "no C compiler and no Python.h" and "python3-dev" in compiler.fix
+    assert next(examine_tools(read_toolchain())).verdict in ("ok", "note")
