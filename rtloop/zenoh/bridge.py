@@ -307,6 +307,8 @@ class Bridge:
             at = self._at("signals", name)
             publishers[at] = session.declare_publisher(at, encoding="application/octet-stream", **drop)
         keep, callback = self._handlers.keep, self._handlers.callback
+        for publisher in publishers.values():
+            keep(publisher)  # one that outlives its session keeps that one's memory and descriptor
         for name, setpoint in self._setpoints.items():
             at = self._at("setpoints", name)
             self._handlers.take_newest(session, at, _Taker(at, setpoint))
