@@ -170,7 +170,8 @@ class Bridge:
                 self._setpoints[name] = Setpoint(name, target)
             self._commands = Commands(loop, self._key, self._allowed, self._thread.name)
             self._thread.start()
-            self._is_open.wait()
+            while not self._is_open.wait(0.05):
+                pass  # in slices: a Ctrl-C that comes just before it waits is to be heard
             if self._fault is not None:
                 raise self._fault
         except BaseException:
