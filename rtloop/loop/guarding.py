@@ -338,4 +338,4 @@ def sentence(guard: dict[str, Any]) -> str:
 
 
 def _counted(number: int, noun: str) -> str:
-    return f"{number:,}".replace(",", " ") + f" {noun}" + ("" if number == 1 else "s")
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")

@@ -185,7 +185,7 @@ def test_a_clean_run_ends_with_a_sentence_to_quote(watched: Guilty, dispatch: No
     print(s)
     """)
     first, *table = done.stdout.splitlines()
-    assert first == "10 000 cycles: 0 page faults, 0 system calls, 0 allocations in step", done.stderr
+    assert first == "10,000 cycles: 0 page faults, 0 system calls, 0 allocations in step", done.stderr
     assert any(line.startswith("guards") and first in line for line in table)
 
 

@@ -30,7 +30,7 @@ def summary(*missing: str, counts: tuple[int, ...] = (0, 0, 0, 0), cycles: int =
 
 def test_the_sentence_of_a_clean_run() -> None:
     assert guarding.sentence(summary()) == (
-        "100 000 cycles: 0 page faults, 0 system calls, 0 allocations in step"
+        "100,000 cycles: 0 page faults, 0 system calls, 0 allocations in step"
     )  # fmt: skip
 
 
