@@ -56,7 +56,8 @@ def watched(guilty_path: Path, tmp_path: Path) -> Guilty:
 
     def run(code: str, *, timeout: float = 60) -> Any:
         start = "import rtloop\nassert rtloop.guard.reexec()\nimport guilty\n"
-        environment = {**os.environ, "PYTHONPATH": str(guilty_path)}
+        # Unbuffered: a printf writes at once, under its own name, and not at whatever flush comes next.
+        environment = {**os.environ, "PYTHONPATH": str(guilty_path), "PYTHONUNBUFFERED": "1"}
         return subprocess.run(
             [sys.executable, "-c", start + textwrap.dedent(code)],
             env=environment, cwd=tmp_path, timeout=timeout, capture_output=True, text=True, check=False,
