@@ -6,6 +6,7 @@ import keyword
 import shlex
 import sys
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,8 +62,10 @@ def new(path: str) -> None:
     click.echo(f"{folder}: {len(made)} files")
     for file in made:
         click.echo(f"  {file}")
+    # Without it, pip would end in a traceback of its own about a module that nobody has heard of.
+    first = "" if find_spec("mesonpy") else "  pip install 'rtloop[build]'   # what builds it; not installed here yet\n"
     click.echo(
-        f'\nNext:\n  cd {shlex.quote(path)} && pip install --no-build-isolation ".[test]" && pytest\n'
+        f'\nNext:\n{first}  cd {shlex.quote(path)} && pip install --no-build-isolation ".[test]" && pytest\n'
         f"Then make Motor in {made[-3]} yours."
     )
 

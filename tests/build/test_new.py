@@ -130,3 +130,12 @@ def test_what_to_type_next_can_be_typed(tmp_path: Path, monkeypatch: pytest.Monk
     line = next(line for line in result.output.splitlines() if line.startswith("  cd "))
     went = call("sh", "-c", f"{line.partition('&&')[0]} && pwd", cwd=tmp_path)
     assert went.strip() == str((tmp_path / "my robots/gimbal").resolve())
+
+
+@pytest.mark.parametrize("found", [None, object()])
+def test_what_builds_it_is_asked_for_where_it_is_missing(
+    found: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rtloop.tools.new.find_spec", lambda name: found if name == "mesonpy" else object())
+    said = CliRunner().invoke(new, [str(tmp_path / "arm")]).output
+    assert ("pip install 'rtloop[build]'" in said) is (found is None)
