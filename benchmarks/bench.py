@@ -1,6 +1,6 @@
 """Every claim about speed, measured beside its peers: one table, one file, with the machine's facts.
 
-    make bench                                     # installs the peers, as root, and does everything: about 25 minutes
+    make bench                                     # installs the peers, as root, and does everything: under half an hour
     python benchmarks/bench.py [--quick] [--only latency ring ...] [--json bench.json]
 
 Runs the other scripts of this folder one after the other, and shows what they found: ours, the peer's, the median of
@@ -91,7 +91,7 @@ def read(claim: dict[str, Any]) -> Claim:
 def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--quick", action="store_true", help="short runs, of which no ratio means much: 3 minutes")
+    options.add_argument("--quick", action="store_true", help="short runs, of which no ratio means much: a few minutes")
     options.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="what is measured (all)")
     options.add_argument("--strict", action="store_true", help="exit code 1 where a target was missed")
     options.add_argument("--limit", type=float, default=600, metavar="S", help="the most that a script may take (600)")

@@ -355,6 +355,27 @@ def test_disable_core_dumps_sets_the_limit(told: Told) -> None:
     assert words == ["True", "0", "0"]
 
 
+def test_tune_malloc_keeps_what_was_freed(told: Told) -> None:
+    words = told("""
+    malloc, free = ctypes.CDLL(None).malloc, ctypes.CDLL(None).free
+    malloc.restype, malloc.argtypes, free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+    def hundred():
+        before = faults()
+        blocks = [malloc(1_000_000) for _ in range(100)]
+        for block in blocks:
+            ctypes.memset(block, 1, 1_000_000)
+        for block in blocks:
+            free(block)
+        return faults() - before
+    every_page = 100_000_000 // PAGE
+    hundred()
+    print(hundred() > 0.9 * every_page)
+    memory.tune_malloc()
+    print(hundred() > 0.9 * every_page, hundred() < 0.01 * every_page)
+    """)
+    assert words == ["True", "True", "True"]
+
+
 @pytest.mark.rt
 def test_setup_does_it_all_in_order(told: Told) -> None:
     words = told("""
