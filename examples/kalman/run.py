@@ -78,6 +78,6 @@ if arguments.plot:
     lower.set_ylabel("bias of the gyroscope (rad/s)")
     lower.set_xlabel("time (s)")
     for axes in (upper, lower):
-        axes.legend(loc="upper right", ncols=3, frameon=False)
+        axes.legend(loc="upper right", ncols=3, frameon=False, markerscale=6)
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(arguments.plot, dpi=100)
