@@ -1,6 +1,6 @@
 """Every claim about speed, measured beside its peers: one table, one file, with the machine's facts.
 
-    make bench                                     # installs the peers, as root, and does everything: under half an hour
+    make bench                                     # as root it installs the peers; everything: under half an hour
     python benchmarks/bench.py [--quick] [--only latency ring ...] [--json bench.json]
 
 Runs the other scripts of this folder one after the other, and shows what they found: ours, the peer's, the median of
