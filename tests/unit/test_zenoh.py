@@ -27,7 +27,7 @@ zenoh = pytest.importorskip("zenoh", reason="Zenoh is missing: pip install 'rtlo
 
 from rtloop.zenoh import Bridge, Remotes, pack, unpack  # noqa: E402
 from rtloop.zenoh import bridge as bridge_module  # noqa: E402
-from rtloop.zenoh.answers import StatsText  # noqa: E402
+from rtloop.zenoh.answers import Commands, StatsText  # noqa: E402
 from rtloop.zenoh.feeds import NUMBERED, Setpoint, Signal  # noqa: E402
 from rtloop.zenoh.remote import parse_stats  # noqa: E402
 
@@ -432,6 +432,75 @@ def test_commands_that_are_switched_on_are_obeyed_and_only_those(
         assert remotes.describe()[KEY]["commands"] == {n: f"{KEY}/commands/{n}" for n in ("start", "stop")}
         with pytest.raises(rtloop.BridgeError, match="nobody has answered"):
             remotes.command("rtloop/here/other", "stop", timeout=0.5)
+
+
+class Query:
+    """A query of a command, and what it was answered."""
+
+    key_expr = "k/commands/start"
+
+    def __init__(self) -> None:
+        self.answers: list[dict[str, Any]] = []
+        self.drops = 0
+
+    def reply(self, key: str, document: str, encoding: str) -> None:
+        self.answers.append(json.loads(document))
+
+    def reply_err(self, document: str, encoding: str) -> None:
+        self.answers.append(json.loads(document))
+
+    def drop(self) -> None:
+        self.drops += 1
+
+
+def test_of_a_flood_of_commands_a_few_wait_and_each_is_answered_once() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def start() -> None:
+        begun.set()
+        go_on.wait(60)
+
+    subject = SimpleNamespace(start=start, stop=start, reset_stats=start, state="running")
+    commands, queries = Commands(subject, "k", ("start",), "test"), [Query() for _ in range(20)]
+    commands.on_query(queries[0])
+    assert begun.wait(60)
+    for query in queries[1:]:
+        commands.on_query(query)
+    assert [len(query.answers) for query in queries] == [0] * 9 + [1] * 11, "one is being obeyed, and eight wait"
+    assert "8 other commands are waiting" in queries[-1].answers[0]["error"]
+    closing = threading.Thread(target=commands.close)
+    closing.start()
+    until(lambda: commands.refused == 19)
+    go_on.set()
+    closing.join()
+    assert "the bridge is closing" in queries[1].answers[0]["error"]
+    assert queries[0].answers == [{"ok": True, "state": "running"}]
+    assert {(len(query.answers), query.drops) for query in queries} == {(1, 1)} and commands.obeyed == 1
+
+
+def test_a_document_is_made_only_for_somebody_and_not_more_often_than_it_changes(
+    loop: PyLoop, here: dict[str, Any]
+) -> None:
+    ring = Ring("f8", 10)
+    with Bridge(loop, config=here, key=KEY, signals={"x": ring}, interval="1ms", batch="1ms") as bridge:
+        for k in range(5):
+            ring.push(1.0)
+            until(lambda k=k: bridge.stats.unheard > k)
+        assert (bridge.stats.published, bridge._texts["servo"]._sequence) == (0, 0)
+    text = StatsText(loop, dict)
+    first = text.get()
+    text._made_s = float("inf")
+    assert text.get() is first, "it is fresh"
+    text._made_s = -1.0
+    assert json.loads(text.get())["sequence"] == 2
+
+
+def test_a_bridge_that_is_there_and_does_not_answer_is_named(here: dict[str, Any], there: dict[str, Any]) -> None:
+    with rtloop.zenoh.open_session(here) as session, Remotes("x/*", config=there) as remotes:
+        token = session.liveliness().declare_token("x/y/alive")
+        until(lambda: remotes.ask() == [] and remotes.faulty)
+        assert remotes.faulty == {"x/y": "its bridge is there and does not answer"}
+        token.undeclare()
 
 
 def test_a_ring_has_one_consumer_be_it_a_bridge_or_a_recorder(loop: PyLoop, tmp_path: Any) -> None:
