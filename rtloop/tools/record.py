@@ -48,6 +48,7 @@ def record(keys: str, output: str, duration: int | None, config: str | None, as_
     else:
         _print(document)
     if not recording.records:
+        print(f"No bridge of {keys} has published a record.", file=sys.stderr)
         raise click.exceptions.Exit(1)
 
 
@@ -79,7 +80,8 @@ def _print(document: dict[str, Any]) -> None:
         table.add_column(head, justify="right")
     for key, one in document["signals"].items():
         table.add_row(Text(clean(key)), *(f"{one[name]:,}" for name in ("records", "lost", "dropped")))
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    if document["signals"]:
+        Console(width=None if sys.stdout.isatty() else 200).print(table)
     print(f"{document['path']}: {sum(one['records'] for one in document['signals'].values()):,} records")
     if document["refused"]:
         print(f"{document['refused']} payloads refused; the last: {clean(document['last_reason'])}", file=sys.stderr)

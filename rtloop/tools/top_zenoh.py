@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rtloop.data.histogram import Histogram
@@ -38,6 +38,7 @@ class RemoteRow(Row):
 
     host: str
     at: str
+    place: str  # what is shown before the name: the host, or the key where that would not tell loops apart
 
     @property
     def key(self) -> str:
@@ -47,7 +48,7 @@ class RemoteRow(Row):
     @property
     def group(self) -> str | None:
         """The host, and the group there: loops of one host come together."""
-        return self.host if super().group is None else f"{self.host}/{super().group}"
+        return self.place if super().group is None else f"{self.place}/{super().group}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as a dict that JSON can hold."""
@@ -83,7 +84,7 @@ class RemoteSampler(Sampler):
             before, found = len(found), self._remotes.ask()
             if found and len(found) == before:
                 break
-        rows: list[Row] = [self._remote_row(loop) for loop in found if self._name in (None, loop.stats.name)]
+        rows = _told_apart([self._remote_row(loop) for loop in found if self._name in (None, loop.stats.name)])
         rows.sort(key=lambda row: (row.label, row.reader.pid))
         # Whoever is on the network may choose a key, and what it answers.
         return Sample(rows, 0, {clean(key): clean(fault) for key, fault in self._remotes.faulty.items()})
@@ -105,7 +106,7 @@ class RemoteSampler(Sampler):
         self._past[key] = now, stats
         host, at = loop.host, loop.key
         if before is None or now <= then or was_reset(before, stats):
-            return RemoteRow(reader, stats, None, None, 0, 0, 0, Histogram.empty(), Histogram.empty(), host, at)
+            return RemoteRow(reader, stats, None, None, 0, 0, 0, Histogram.empty(), Histogram.empty(), host, at, host)
         return RemoteRow(
             reader,
             stats,
@@ -118,9 +119,18 @@ class RemoteSampler(Sampler):
             difference(stats.execution, before.execution),
             host,
             at,
+            host,
         )
 
     def close(self) -> None:
         """Let go of the session."""
         super().close()
         self._remotes.close()
+
+
+def _told_apart(found: list[RemoteRow]) -> list[Row]:
+    """Show the key in place of the host where loops of several keys would have the same label: a name of many hosts."""
+    keys: dict[str, set[str]] = {}
+    for row in found:
+        keys.setdefault(row.label, set()).add(row.at)
+    return [replace(row, place=row.at) if len(keys[row.label]) > 1 else row for row in found]

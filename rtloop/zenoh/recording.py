@@ -233,8 +233,6 @@ class Recording:
         if self._file.closed or self._pid != os.getpid():
             return  # the threads, the session and the file are the parent's
         self._handlers.close()
-        with suppress(Exception):
-            self._session.close()
         self._waiting.put(None)
         self._thread.join()
         if self._fault is None:
@@ -245,6 +243,8 @@ class Recording:
         with suppress(OSError):  # what it has not written yet is refused again
             self._file.close()
         _recordings.discard(self)
+        with suppress(Exception):  # last: over a link that is cut it takes as long as the lease
+            self._session.close()
         self._raise()
 
     def _complete(self) -> None:

@@ -171,8 +171,12 @@ class Remotes:
                     return dict(json.loads(reply.ok.payload.to_bytes()))
                 except (ValueError, TypeError, RecursionError) as error:
                     raise BridgeError(f"{at}: the answer is no document: {error}") from None
-            raise BridgeError(f"{at}: {_text_of(reply.err.payload.to_bytes())}")
-        raise BridgeError(f"{at}: nobody has answered within {timeout:g} s")
+            reason = _text_of(reply.err.payload.to_bytes())
+            if reason == "Timeout":  # Zenoh's own word
+                reason = f"its bridge has not answered within {timeout:g} s"
+            raise BridgeError(f"{at}: {reason}")
+        # Zenoh ends a query at once where nobody is there for it.
+        raise BridgeError(f"{at}: there is no bridge of this key, or Zenoh's access control keeps it apart")
 
     def put(self, key: str, name: str, value: Any, dtype: Any) -> None:
         """Set a setpoint of a bridge; whether it is accepted is in its counters. From one thread.

@@ -430,8 +430,12 @@ def test_commands_that_are_switched_on_are_obeyed_and_only_those(
         assert remotes.command(KEY, "stop")["state"] == "stopped"
         assert bridge.stats.commands == 2
         assert remotes.describe()[KEY]["commands"] == {n: f"{KEY}/commands/{n}" for n in ("start", "stop")}
-        with pytest.raises(rtloop.BridgeError, match="nobody has answered"):
-            remotes.command("rtloop/here/other", "stop", timeout=0.5)
+        with pytest.raises(rtloop.BridgeError, match="there is no bridge of this key"):
+            remotes.command("rtloop/here/other", "stop", timeout=30.0)
+        mute = remotes._session.declare_queryable("rtloop/here/mute/commands/stop")  # takes queries, and that is all
+        with pytest.raises(rtloop.BridgeError, match=r"has not answered within 0\.3 s"):
+            remotes.command("rtloop/here/mute", "stop", timeout=0.3)
+        mute.undeclare()
 
 
 class Query:

@@ -100,6 +100,17 @@ def test_top_lists_the_loops_of_all_hosts(client: dict[str, Any], config: str) -
         assert "leg" in done.stdout and "arm" not in done.stdout
 
 
+def test_loops_of_one_name_on_hosts_of_one_name_are_told_apart_by_their_keys() -> None:
+    def rows_of(*keys: str) -> list[str]:
+        sampler = RemoteSampler.__new__(RemoteSampler)
+        liars = Liars(make_loop("tank"), *({"key": key, "host": "pi"} for key in keys))
+        sampler._remotes, sampler._past, sampler._patience_s, sampler._name = liars, {}, 0.0, None
+        return [row.label for row in sampler.sample().rows]
+
+    assert rows_of("rtloop/a/tank") == ["pi/tank"]
+    assert rows_of("rtloop/b/tank", "rtloop/a/tank") == ["rtloop/a/tank/tank", "rtloop/b/tank/tank"]
+
+
 ESCAPE = "\x1b[2J"
 
 
@@ -357,6 +368,35 @@ def test_an_operator_is_told_in_rtloops_words_what_cannot_be_sent(here: dict[str
         remotes.put("x/y", "angle", 1.0, "f8")
     with pytest.raises(BridgeError, match="x/y/commands/stop: "):
         remotes.command("x/y", "stop")
+
+
+def test_a_recording_of_nothing_says_so(here: dict[str, Any], config: str, tmp_path: Path) -> None:
+    pytest.importorskip("mcap", reason="the package mcap is missing")
+    with open_session(here):
+        done = run(
+            "record", "--zenoh", "none/**", "-o", str(tmp_path / "a.mcap"), "--duration", "10ms", "--config", config
+        )
+    assert done.exit_code == 1
+    assert "No bridge of none/** has published a record." in done.stderr
+    assert done.stdout.split() == [str(tmp_path / "a.mcap:"), "0", "records"], "and shows no table without rows"
+
+
+def test_a_recording_is_complete_before_its_session_closes(here: dict[str, Any], tmp_path: Path) -> None:
+    reader = pytest.importorskip("mcap.reader", reason="the package mcap is missing")
+    recording = Recording("x/*", tmp_path / "a.mcap", config=here)
+    session, seen = recording._session, []
+
+    class Slow:
+        """Where the link to a peer is cut, closing takes as long as the lease: long enough to be killed."""
+
+        def close(self) -> None:
+            session.close()
+            with recording.path.open("rb") as file:
+                seen.append(reader.make_reader(file).get_summary())
+
+    recording._session = Slow()
+    recording.close()
+    assert session.is_closed() and seen
 
 
 def test_a_recordings_table_shows_the_keys_of_peers_and_obeys_none(capsys: pytest.CaptureFixture[str]) -> None:
