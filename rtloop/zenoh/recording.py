@@ -243,7 +243,7 @@ class Recording:
         with suppress(OSError):  # what it has not written yet is refused again
             self._file.close()
         _recordings.discard(self)
-        with suppress(Exception):  # last: over a link that is cut it takes as long as the lease
+        with suppress(Exception):  # last: over a link that is cut it can take as long as the lease
             self._session.close()
         self._raise()
 
