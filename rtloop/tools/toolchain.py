@@ -29,7 +29,7 @@ _FLAGS = ("-O3", "-g1", "-DNDEBUG", "-fwrapv", "-fno-strict-aliasing", "-fPIC", 
 _LINK_FLAGS = ("-shared", "-Wl,-z,now", "-Wl,-z,relro")
 #: What of the environment a compiler goes by.
 _VARIABLES = ("CPPFLAGS", "CFLAGS", "LDFLAGS", "CPATH", "C_INCLUDE_PATH", "CPLUS_INCLUDE_PATH", "LIBRARY_PATH")
-_NO_COMPILER = "sudo apt install gcc python3-dev, or what your system has instead; or set {} to one"
+_NO_COMPILER = "sudo apt install {} python3-dev, or what your system has instead; or set {} to one"
 _LISTS = {
     "libraries": "-l", "library_dirs": "-L", "include_dirs": "-I", "define_macros": "-D", "extra_compile_args": "",
     "extra_link_args": "", "extra_objects": "", "sources": "",
@@ -153,7 +153,7 @@ def find_toolchain(*, is_cpp: bool = False) -> Toolchain:
             return Toolchain(cython, tuple(command), _ask_version(command))
     what = f"no {'C++' if is_cpp else 'C'} compiler was found"
     looked = f"{variable}={asked!r} is not on the PATH" if asked else f"looked for {', '.join(filter(None, names[1:]))}"
-    raise BuildError(f"{what} ({looked}); fix: {_NO_COMPILER.format(variable)}")
+    raise BuildError(f"{what} ({looked}); fix: {_NO_COMPILER.format('g++' if is_cpp else 'gcc', variable)}")
 
 
 def _ask_version(command: Sequence[str]) -> str:

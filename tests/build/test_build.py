@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -227,6 +228,8 @@ def test_it_is_compiled_anew_where_the_compiler_looks_elsewhere(monkeypatch: pyt
 
 
 def test_comments_at_the_head_of_the_file_are_followed() -> None:
+    if not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        pytest.skip("needs a C++ compiler")
     write("helper.c", "int helper(void) { return 42; }\n")
     text = (
         "# distutils: sources = helper.c\n# distutils: define_macros = SIZE=3\n# distutils: libraries = m\n"
@@ -380,6 +383,10 @@ def test_a_missing_compiler_is_named_with_the_way_to_one(tmp_path: Path, monkeyp
     monkeypatch.delenv("CC")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(rtloop.BuildError, match=r"looked for cc, gcc, clang.*fix: sudo apt install gcc python3-dev"):
+        rtloop.build(source)
+    monkeypatch.delenv("CXX", raising=False)
+    source = write("mixed.pyx", "# distutils: language = c++\n" + STEP)
+    with pytest.raises(rtloop.BuildError, match=r"no C\+\+ compiler.*fix: sudo apt install g\+\+ python3-dev.*set CXX"):
         rtloop.build(source)
 
 
