@@ -167,8 +167,11 @@ def test_what_a_guard_finds_is_told_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "chatty.pyx").write_text(CHATTY)
     command = [sys.executable, "-m", "rtloop", "run", str(tmp_path / "chatty.pyx"), *EASY, "--cycles", "30"]
 
+    # Unbuffered: the puts that the compiler makes of it writes twice, the text and the end of the line.
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+
     def tell(*args: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*command, *args], capture_output=True, text=True)
+        return subprocess.run([*command, *args], capture_output=True, text=True, env=environment)
 
     counted = tell("--guard", "count")
     if "guard_system_calls unavailable" in counted.stdout:
