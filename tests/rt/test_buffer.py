@@ -30,7 +30,9 @@ Reserve = Callable[[int], None]
 PAGE = mmap.PAGESIZE
 COUNT = Path("/proc/sys/vm/nr_hugepages")
 HUGE = hugepages.default_page_size()
-ORDINARY = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
+# It may enter any folder: Python may be installed below one of root's own.
+ENTER = ("--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search")
+ORDINARY = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", *ENTER)
 as_root = pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("setpriv") is None, reason="becoming an ordinary user takes root and setpriv(1)"
 )
