@@ -222,7 +222,7 @@ def test_a_deep_recursion_is_an_exception_and_not_a_crash(script: Callable[..., 
         try:
             rtloop.PyLoop(step, "1ms", **{ORDINARY}).run(cycles=1)
         except RecursionError:
-            print("RecursionError")
+            print("RecursionError", flush=True)  # os._exit flushes nothing
         import os
         os._exit(0)
         """
