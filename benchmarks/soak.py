@@ -186,7 +186,7 @@ def soak(duration_ns: int) -> tuple[list[Row], list[str]]:
             say(f"{format_duration(left, 0)} to go: " + ", ".join(f"{name} {loops[name].state}" for name in loops))
             time.sleep(min(1, left * 1e-9))
         for loop in loops.values():
-            loop.stop()
+            loop.stop("30s")  # under some 200 processes that want the CPU, one of which may be moving a page it needs
         say("")
         if beside.ident:
             beside.join(duration_ns * 1e-9 + 60)
