@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rtloop.loop.discover import BlockFile
     from rtloop.loop.stats import Stats
 
-__all__ = ["Row", "Sample", "Sampler", "difference", "was_reset"]
+__all__ = ["Row", "Sample", "Sampler", "changes", "difference", "was_reset"]
 
 
 @dataclass(frozen=True)
@@ -162,19 +162,10 @@ class Sampler:
             return None
         then, before = self._before.get(reader.file, (now, None))
         self._before[reader.file] = now, stats
-        if before is None or was_reset(before, stats):
-            return Row(reader, stats, reader.last_cpu, None, 0, 0, 0, Histogram.empty(), Histogram.empty())
-        return Row(
-            reader,
-            stats,
-            reader.last_cpu,
-            now - then,
-            stats.cycles - before.cycles,
-            stats.missed - before.missed,
-            stats.overruns - before.overruns,
-            difference(stats.latency, before.latency),
-            difference(stats.execution, before.execution),
-        )
+        if before is not None and was_reset(before, stats):
+            before = None
+        elapsed = None if before is None else now - then
+        return Row(reader, stats, reader.last_cpu, elapsed, *changes(stats, before))
 
     def _forget(self, file: BlockFile) -> None:
         self._before.pop(file, None)
@@ -184,6 +175,19 @@ class Sampler:
         """Let go of all loops."""
         for file in list(self._readers):
             self._forget(file)
+
+
+def changes(now: Stats, before: Stats | None) -> tuple[int, int, int, Histogram, Histogram]:
+    """Return what a row shows of the time between two looks: nothing where there was none before."""
+    if before is None:
+        return 0, 0, 0, Histogram.empty(), Histogram.empty()
+    return (
+        now.cycles - before.cycles,
+        now.missed - before.missed,
+        now.overruns - before.overruns,
+        difference(now.latency, before.latency),
+        difference(now.execution, before.execution),
+    )
 
 
 def was_reset(before: Stats, now: Stats) -> bool:

@@ -6,10 +6,9 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from rtloop.data.histogram import Histogram
 from rtloop.loop.about import clean
 from rtloop.tools.options import say_once
-from rtloop.tools.top_data import Row, Sample, Sampler, difference, was_reset
+from rtloop.tools.top_data import Row, Sample, Sampler, changes, was_reset
 from rtloop.zenoh import RemoteLoop, Remotes
 
 if TYPE_CHECKING:
@@ -105,22 +104,10 @@ class RemoteSampler(Sampler):
         then, before = self._past.get(key, (now, None))
         self._past[key] = now, stats
         host, at = loop.host, loop.key
-        if before is None or now <= then or was_reset(before, stats):
-            return RemoteRow(reader, stats, None, None, 0, 0, 0, Histogram.empty(), Histogram.empty(), host, at, host)
-        return RemoteRow(
-            reader,
-            stats,
-            None,
-            now - then,
-            stats.cycles - before.cycles,
-            stats.missed - before.missed,
-            stats.overruns - before.overruns,
-            difference(stats.latency, before.latency),
-            difference(stats.execution, before.execution),
-            host,
-            at,
-            host,
-        )
+        if before is not None and (now <= then or was_reset(before, stats)):
+            before = None
+        elapsed = None if before is None else now - then
+        return RemoteRow(reader, stats, None, elapsed, *changes(stats, before), host, at, host)
 
     def close(self) -> None:
         """Let go of the session."""
