@@ -100,21 +100,30 @@ def open_session(config: Any = None, *, on_wait: Callable[[str], None] | None = 
     ConfigError, ModuleNotFoundError
         As above.
     """
-    zenoh, settings = engine(), make_config(config)
-    wait_ms = _of_client(settings, "connect/timeout_ms", 0)
+    settings = make_config(config)
+    return _open(settings, _of_client(settings, "connect/timeout_ms", 0), on_wait)
+
+
+def _open(settings: Any, wait_ms: int, on_wait: Callable[[str], None] | None) -> Any:
+    """Open a session, in slices for as long as a client has to wait; the configuration is left as it was."""
+    zenoh = engine()
     limit = time.monotonic() + (wait_ms / 1000 if wait_ms >= 0 else float("inf"))
+    # Not on a copy: Zenoh writes a configuration without its secrets.
+    before = settings.get_json("connect/timeout_ms")
     while True:
         left_ms = (limit - time.monotonic()) * 1000
-        if wait_ms:  # Zenoh itself would hear nothing until the router is there
-            settings = zenoh.Config.from_json5(str(settings))
-            settings.insert_json5("connect/timeout_ms", str(int(max(1, min(left_ms, _SLICE_MS)))))
         try:
+            if wait_ms:  # Zenoh itself would hear nothing until the router is there
+                settings.insert_json5("connect/timeout_ms", str(int(max(1, min(left_ms, _SLICE_MS)))))
             return zenoh.open(settings)
         except zenoh.ZError as error:
             if left_ms <= _SLICE_MS or _NO_CONNECTION not in str(error):
                 raise BridgeError(
                     f"no Zenoh session could be opened: {error}. See listen, connect and mode of its configuration"
                 ) from None
+        finally:
+            if wait_ms:
+                settings.insert_json5("connect/timeout_ms", before)
         if on_wait is not None:
             on_wait(f"waiting for {', '.join(json.loads(settings.get_json('connect/endpoints'))) or 'a router'}")
 
@@ -158,14 +167,7 @@ class Opening:
                 raise BridgeError("closed")
 
         try:
-            while self.session is None:
-                try:
-                    self.session = open_session(self._config, on_wait=on_wait)
-                except BridgeError as error:
-                    if _NO_CONNECTION not in str(error):
-                        raise
-                    on_wait("")
-                    time.sleep(_SLICE_MS / 1000)
+            self.session = _open(make_config(self._config), -1, on_wait)
         except Exception as error:
             self.fault = error
 

@@ -580,6 +580,23 @@ def test_a_client_opens_without_its_router_and_finds_it_later(
         assert bridge.stats.errors == 0, bridge.stats.last_error
 
 
+def test_waiting_leaves_a_configuration_its_secrets_and_its_timeout(there: dict[str, Any]) -> None:
+    """Written out and read again, a configuration has lost the keys and certificates that stand in it."""
+    config = zenoh.Config.from_json5(json.dumps(alone(mode="client", connect={**there["connect"], "timeout_ms": 1200})))
+    opened: list[Any] = []
+
+    def no_router(settings: Any) -> Any:
+        opened.append((settings, settings.get_json("connect/timeout_ms")))
+        raise zenoh.ZError("Unable to connect to any of them")
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(rtloop.BridgeError, match="Unable to connect"):
+        patch.setattr(zenoh, "open", no_router)
+        rtloop.zenoh.open_session(config, on_wait=lambda text: time.sleep(0.3))
+    assert len(opened) == 2 and all(settings is config for settings, _ in opened)
+    assert opened[0][1] == "1000"
+    assert config.get_json("connect/timeout_ms") == "1200"
+
+
 def test_who_waits_for_a_router_hears_ctrl_c_and_says_what_it_waits_for(there: dict[str, Any]) -> None:
     patient = {"mode": "client", "connect": {**there["connect"], "timeout_ms": -1}}
     said: list[str] = []
