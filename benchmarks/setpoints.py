@@ -11,7 +11,6 @@ Needs eclipse-zenoh.
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 import threading
@@ -20,10 +19,10 @@ from typing import Any
 
 import numpy as np
 from common import claim, exit_code, need_module, parser, positive, print_claims, print_table, run_script, write_json
+from zenoh_bridge import QUIET, free_address
 
 from rtloop import Latest, PyLoop, RtloopError
 
-QUIET: dict[str, Any] = {"scouting": {"multicast": {"enabled": False}, "gossip": {"enabled": False}}}
 KEY = "rtloop/bench/setpoints"
 SENDER = """
 import json, struct, sys, time, rtloop.zenoh
@@ -49,13 +48,6 @@ publisher.put(header + struct.pack("<d", time.monotonic()), attachment=struct.pa
 time.sleep(0.5)  # so that it is gone from here before the session is
 print(number)
 """.replace("KEY", KEY)
-
-
-def port() -> int:
-    """Return a port that is free."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def send(there: dict[str, Any], rate: float, seconds: float) -> int:
@@ -109,7 +101,7 @@ def through_callback(rate: float, seconds: float) -> list[float]:
 
 def endpoints() -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the configurations of a receiver and of its sender."""
-    address = [f"tcp/127.0.0.1:{port()}"]
+    address = [free_address()]
     return (
         {**QUIET, "listen": {"endpoints": address}},
         {**QUIET, "mode": "client", "connect": {"endpoints": address}},

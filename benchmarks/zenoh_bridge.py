@@ -38,13 +38,18 @@ for line in sys.stdin:
 """
 
 
+def free_address() -> str:
+    """Return an address of this machine that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"tcp/127.0.0.1:{probe.getsockname()[1]}"
+
+
 class Counter:
     """A process that subscribes to everything and counts it."""
 
     def __init__(self) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            address = f"tcp/127.0.0.1:{probe.getsockname()[1]}"
+        address = free_address()
         here = {**QUIET, "mode": "router", "listen": {"endpoints": [address]}}
         self.there = {**QUIET, "mode": "client", "connect": {"endpoints": [address]}}
         self._process = subprocess.Popen([sys.executable, "-P", "-c", COUNTER, json.dumps(here)],
