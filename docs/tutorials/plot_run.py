@@ -1,4 +1,4 @@
-"""Draw what record_run.py has recorded: the signals, and below how late the loop woke up."""
+"""Plot the signals that record_run.py recorded, with the loop's wake-up latency below them."""
 
 import matplotlib
 

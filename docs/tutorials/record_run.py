@@ -1,4 +1,4 @@
-"""Record the cart of examples/exchange for four seconds, while Python moves its setpoint."""
+"""Record the cart of examples/exchange for four seconds while Python moves its setpoint."""
 
 import sys
 import time

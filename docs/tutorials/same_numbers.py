@@ -1,4 +1,4 @@
-"""Run the step in Python and the compiled one for ten virtual seconds, and compare where they end."""
+"""Run the Python step and the compiled step for ten virtual seconds, and compare the final positions."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Print the cycles of a saved run that woke up latest, in the order of time."""
+"""Print the five cycles of a saved run that woke up latest, in chronological order."""
 
 import sys
 

@@ -151,9 +151,9 @@ class TestControlLaw:
         assert early < 1.03 * clean
         assert 1.3 * clean < late < very_late < 45 < too_late
 
-    @pytest.mark.parametrize("text", [(ROOT / "README.md").read_text(), (ROOT / "rtloop/tools/demo.py").read_text()])
-    def test_readme_and_help_name_those_delays(self, text: str) -> None:
-        words = " ".join(text.split())
+    @pytest.mark.parametrize("path", ["docs/tutorials/run-the-demo.md", "rtloop/tools/demo.py"])
+    def test_page_and_help_name_those_delays(self, path: str) -> None:
+        words = " ".join((ROOT / path).read_text().split())
         assert "a delay of 4 ms does not matter" in words.lower() and "35 ms" in words
 
     def test_it_drops_the_pole_when_it_comes_late(self) -> None:
