@@ -20,7 +20,6 @@ if _sys.platform != "linux":
         "clock_nanosleep, which no other system has. In a container or a virtual machine with Linux it works"
     )
 
-from rtloop.data.histogram import Histogram
 from rtloop.errors import (
     AttachError,
     AttachPrivilegeError,
@@ -47,28 +46,29 @@ from rtloop.errors import (
 )
 from rtloop.loop.cycle import RT_CONTINUE, RT_STOP, Cycle, cycle_dtype
 from rtloop.loop.loop import RTLoop
-from rtloop.loop.settings import Settings
+from rtloop.settings import Settings
+from rtloop.stats.histogram import Histogram
 from rtloop.system.grant import Grant
 
 if _TYPE_CHECKING:
     from rtloop import guard, memory
+    from rtloop.analysis.schedulability import analyze, partition
+    from rtloop.analysis.task import Task
+    from rtloop.compiler.build import build
     from rtloop.data.buffer import HugeBuffer
     from rtloop.data.latest import Latest
     from rtloop.data.pool import Pool
     from rtloop.data.recorder import Recorder
     from rtloop.data.ring import Ring
     from rtloop.data.signals import SignalLog
-    from rtloop.loop.attach import LoopReader, attach, running
-    from rtloop.loop.callback import FunctionLoop
-    from rtloop.loop.chain import Chain
-    from rtloop.loop.group import LoopGroup
-    from rtloop.loop.pyloop import PyLoop
-    from rtloop.loop.schedulability import analyze, partition
-    from rtloop.loop.simulation import simulate
-    from rtloop.loop.stats import Stats
-    from rtloop.loop.task import Task
-    from rtloop.tools.build import build
-    from rtloop.tools.lint import lint
+    from rtloop.group.chain import Chain
+    from rtloop.group.loop_group import LoopGroup
+    from rtloop.linter.lint import lint
+    from rtloop.loop.function_loop import FunctionLoop
+    from rtloop.loop.python_loop import PyLoop
+    from rtloop.simulation.simulation import simulate
+    from rtloop.stats.stats import Stats
+    from rtloop.telemetry.attach import LoopReader, attach, running
 
 __version__ = "0.1.0"
 
@@ -140,29 +140,29 @@ def get_include() -> str:
 
 #: Names that are imported when first used, for `import rtloop` is to be quick, and where they are.
 _LATE = {
-    "Chain": "loop.chain",
-    "FunctionLoop": "loop.callback",
+    "Chain": "group.chain",
+    "FunctionLoop": "loop.function_loop",
     "HugeBuffer": "data.buffer",
     "Latest": "data.latest",
-    "LoopGroup": "loop.group",
-    "LoopReader": "loop.attach",
+    "LoopGroup": "group.loop_group",
+    "LoopReader": "telemetry.attach",
     "Pool": "data.pool",
     "Recorder": "data.recorder",
     "Ring": "data.ring",
-    "PyLoop": "loop.pyloop",
+    "PyLoop": "loop.python_loop",
     "SignalLog": "data.signals",
-    "Stats": "loop.stats",
-    "Task": "loop.task",
-    "analyze": "loop.schedulability",
-    "attach": "loop.attach",
-    "build": "tools.build",
-    "load_ipython_extension": "tools.magic",
+    "Stats": "stats.stats",
+    "Task": "analysis.task",
+    "analyze": "analysis.schedulability",
+    "attach": "telemetry.attach",
+    "build": "compiler.build",
+    "load_ipython_extension": "compiler.magic",
     "guard": "guard",
-    "lint": "tools.lint",
+    "lint": "linter.lint",
     "memory": "memory",
-    "partition": "loop.schedulability",
-    "running": "loop.attach",
-    "simulate": "loop.simulation",
+    "partition": "analysis.schedulability",
+    "running": "telemetry.attach",
+    "simulate": "simulation.simulation",
 }
 
 

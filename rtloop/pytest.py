@@ -28,15 +28,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pytest
 
 from rtloop.errors import RtloopError, RTSetupWarning, SetupError
-from rtloop.loop import findings, guarding
-from rtloop.loop.settings import parse_run_duration
+from rtloop.settings import parse_run_duration
+from rtloop.stats import findings, guard_summary
 from rtloop.units import format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from rtloop.loop.loop import RTLoop
-    from rtloop.loop.stats import Stats
+    from rtloop.stats.stats import Stats
 
 __all__ = ["Run", "Simulate", "assert_clean"]
 
@@ -106,9 +106,11 @@ def assert_clean(stats: Stats, *, overruns: int | None = None, missed: int | Non
     elif faults > page_faults:
         minor, major = stats.page_faults
         wrong.append(f"{minor:,} minor and {major:,} major page faults in the loop's thread since the warm-up")
-    found = guarding.count(stats.guard)
+    found = guard_summary.count(stats.guard)
     if found:
-        listed = [f"  cycle {one['cycle']}: {guarding.describe(one)}" for one in stats.guard["violations"][:_SHOWN]]
+        listed = [
+            f"  cycle {one['cycle']}: {guard_summary.describe(one)}" for one in stats.guard["violations"][:_SHOWN]
+        ]
         wrong += [f"the guards found: {stats.guard_sentence}", *listed]
     if not stats.guard:
         unknown.append("system calls and allocations (guard='off')")

@@ -1,1 +1,1 @@
-"""What a step may touch: buffers, exchanges, histograms."""
+"""Memory and exchanges that a step may touch: buffers, pools, rings, latest values, signals."""

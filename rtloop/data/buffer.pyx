@@ -5,7 +5,7 @@ from cpython.exc cimport PyErr_Fetch, PyErr_Restore
 from cpython.object cimport PyObject, PyTypeObject
 from libc.stdint cimport int64_t
 
-from rtloop.data.regions cimport drop_region, keep_region, rt_region_t
+from rtloop.data.fork_registry cimport drop_region, keep_region, rt_region_t
 
 import errno
 import math
@@ -15,11 +15,11 @@ import warnings
 
 import numpy as np
 
-from rtloop.data import backing as asking
-from rtloop.data.items import plain_dtype
+from rtloop.data import buffer_request as asking
+from rtloop.data.dtypes import plain_dtype
 from rtloop.errors import RTSetupWarning, StateError
-from rtloop.system import hugepages
-from rtloop.system.process import memory_lock
+from rtloop.memory import hugepages
+from rtloop.memory.process_lock import memory_lock
 from rtloop.units import format_size
 
 

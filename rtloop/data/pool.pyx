@@ -10,7 +10,7 @@ import warnings
 
 import numpy as np
 
-from rtloop.data.items import plain_dtype
+from rtloop.data.dtypes import plain_dtype
 from rtloop.data.storage import HugeStorage, Storage
 from rtloop.errors import ConfigError, PoolError, PoolExhaustedError, RTSetupWarning
 from rtloop.system.grant import describe_refused

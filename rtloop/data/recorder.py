@@ -10,9 +10,9 @@ import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from rtloop.data.owners import claim_reader, release_reader
+from rtloop.data.ownership import claim_reader, release_reader
 from rtloop.errors import ConfigError, RecorderError, RTSetupWarning, StateError
-from rtloop.system.ending import RECORDERS, at_end
+from rtloop.system.exit_hooks import RECORDERS, at_end
 from rtloop.units import parse_duration
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from rtloop.data.files import RecordFile
+    from rtloop.data.record_files import RecordFile
 
 __all__ = ["Recorder", "become_ordinary"]
 
@@ -84,7 +84,7 @@ class Recorder:
     def __init__(
         self, ring: _Ring | _Log, path: str | os.PathLike[str], *, interval: Any = "50ms", topic: str = "/rtloop"
     ) -> None:
-        from rtloop.data.files import open_record_file
+        from rtloop.data.record_files import open_record_file
 
         self._interval = parse_duration(interval, "interval", minimum=1_000_000) * 1e-9
         self._ring: _Ring = cast("_Log", ring).ring if hasattr(ring, "ring") else ring

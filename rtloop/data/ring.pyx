@@ -9,7 +9,7 @@ import weakref
 
 import numpy as np
 
-from rtloop.data.items import as_items, plain_dtype
+from rtloop.data.dtypes import as_items, plain_dtype
 from rtloop.data.storage import Storage
 from rtloop.errors import ConfigError, RTSetupWarning, StateError
 from rtloop.system.grant import describe_refused

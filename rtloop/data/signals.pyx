@@ -7,7 +7,7 @@ from rtloop.data.ring cimport _Ring_1
 
 import numpy as np
 
-from rtloop.data.items import plain_dtype
+from rtloop.data.dtypes import plain_dtype
 from rtloop.data.ring import Ring
 from rtloop.data.storage import Storage
 from rtloop.errors import ConfigError, StateError

@@ -3,15 +3,15 @@
 from libc.stdint cimport uint64_t
 
 from rtloop._os cimport munmap
-from rtloop.system.memory cimport prefault_region
+from rtloop.memory.kernel cimport prefault_region
 
 import os
 
-from rtloop.data.backing import shortage
+from rtloop.data.buffer_request import shortage
 from rtloop.system.grant import describe_refused
-from rtloop.system.hugepages import account
-from rtloop.system.memory import is_range_locked
-from rtloop.system.process import memory_lock, range_lock_grant
+from rtloop.memory.hugepages import account
+from rtloop.memory.kernel import is_range_locked
+from rtloop.memory.process_lock import memory_lock, range_lock_grant
 from rtloop.units import format_size
 
 

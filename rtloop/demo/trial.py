@@ -13,7 +13,7 @@ from rtloop.demo.hog import Hog
 from rtloop.demo.plant import PlantProcess, Report
 
 if TYPE_CHECKING:
-    from rtloop.data.histogram import Histogram
+    from rtloop.stats.histogram import Histogram
     from rtloop.system.grant import Grant
 
 __all__ = ["KINDS", "Trial", "run_trial"]
@@ -166,8 +166,8 @@ def _run_beside(run: Callable[[], object], stop: Callable[[], None], show: Calla
 def _run_plain(
     kind: str, address: tuple[str, int], period_ns: int, duration_ns: int, progress: Progress
 ) -> dict[str, Any]:
-    from rtloop.data.histogram import Histogram
     from rtloop.demo.plain import PlainCartPole
+    from rtloop.stats.histogram import Histogram
 
     loop = PlainCartPole(period_ns, plant=address, warmup=WARMUP)
     _run_beside(

@@ -1,1 +1,1 @@
-"""One periodic loop: its settings, its thread, its statistics."""
+"""One periodic loop: its class, its life, its thread and the resources that it holds."""

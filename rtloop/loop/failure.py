@@ -17,7 +17,7 @@ from rtloop.errors import (
     SetupError,
     WatchdogError,
 )
-from rtloop.loop.settings import Settings
+from rtloop.settings import Settings
 from rtloop.system.grant import Grant, describe_refused
 from rtloop.units import format_duration
 
@@ -70,7 +70,7 @@ def end_error(settings: Settings, end: str, code: int, cycle: int, late_ns: int)
 
 def guard_error(settings: Settings, cycle: int, violations: list[dict[str, Any]]) -> GuardError:
     """Make the exception for a run that a guard has ended; `violations` are those of its last cycle, as far as kept."""
-    from rtloop.loop.guarding import describe
+    from rtloop.stats.guard_summary import describe  # here, because `import rtloop` has to be quick
 
     what = describe(violations[0]) if violations else "what its guards watch for"
     more = f", and {len(violations) - 1} more" if len(violations) > 1 else ""

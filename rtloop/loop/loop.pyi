@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtloop.loop.cycle import Cycle
-from rtloop.loop.settings import Settings
-from rtloop.loop.stats import Stats
+from rtloop.settings import Settings
+from rtloop.stats.stats import Stats
 from rtloop.system.grant import Grant
 
 _Duration = int | str | timedelta

@@ -4,8 +4,9 @@ cimport cython
 from cpython.object cimport PyObject, PyTypeObject
 from libc.errno cimport EINVAL
 
-from rtloop.loop.control cimport Control
-from rtloop.loop.hooks cimport (
+from rtloop.guard.guard_block cimport rt_guard_t
+from rtloop.loop.lifecycle cimport Control
+from rtloop.loop.callbacks cimport (
     call_enter, call_leave, call_on_peer_failure, call_overrun, call_safe, call_step, call_wait,
 )
 from rtloop.loop.thread cimport rt_cycle_t, rt_loop_sleep, rt_loop_t, rt_schedule_shift
@@ -14,7 +15,7 @@ import itertools
 
 from rtloop.errors import StateError
 from rtloop.loop import failure
-from rtloop.loop.settings import check_call, make_settings, parse_count, parse_run_duration
+from rtloop.settings import check_call, make_settings, parse_count, parse_run_duration
 from rtloop.units import format_rate, parse_timeout
 
 _INTERFACE = 1
@@ -43,12 +44,29 @@ cdef extern from "../include/rtloop/loop.h" nogil:
         int (*wait)(void *, int64_t) noexcept nogil,
         void (*leave)(void *) noexcept nogil,
     )
+    void rt_loop_guarded_main(
+        rt_loop_t *loop,
+        rt_guard_t *guard,
+        void *self,
+        int (*enter)(void *) noexcept nogil,
+        int (*step)(void *, const rt_cycle_t *) noexcept nogil,
+        int (*overrun)(void *, const rt_cycle_t *, int64_t) noexcept nogil,
+        int (*wait)(void *, int64_t) noexcept nogil,
+        void (*leave)(void *) noexcept nogil,
+    )
     void _check_cycle "RT_CHECK_CYCLE"(Cycle)
 
 
 # The hooks are inlined into the one call of rt_loop_main, so that a cycle makes a single indirect call.
 cdef void *_body(void *self) noexcept nogil:
     rt_loop_main(<rt_loop_t *>(<_RTLoop_1>self)._rt, self, call_enter, call_step, call_overrun, call_wait, call_leave)
+    return NULL
+
+
+# The same cycles with guards around step. A loop without guards runs the body above, which has no trace of them.
+cdef void *_guarded_body(void *self) noexcept nogil:
+    cdef rt_loop_t *loop = <rt_loop_t *>(<_RTLoop_1>self)._rt
+    rt_loop_guarded_main(loop, loop.guard, self, call_enter, call_step, call_overrun, call_wait, call_leave)
     return NULL
 
 
@@ -159,7 +177,7 @@ cdef class _RTLoop_1:
         check_call(type(self), period, settings)
         default_name = f"{type(self).__name__}-{next(_serial)}"
         cdef Control control = Control(make_settings(default_name, *period, **settings))
-        control.bind(_body, call_on_peer_failure, call_safe, _overrides_wait(self))
+        control.bind(_body, _guarded_body, call_on_peer_failure, call_safe, _overrides_wait(self))
         self._rt = control.rt
         self._control = control
 
@@ -328,7 +346,7 @@ cdef class _RTLoop_1:
         CallbackError, OverrunError, KeyboardInterrupt
             As :meth:`run`; and what the plant or a model has raised.
         """
-        from rtloop.loop.simulation import simulate_loop
+        from rtloop.simulation.simulation import simulate_loop
 
         return simulate_loop(self, duration, cycles, execution, latency, plant)
 

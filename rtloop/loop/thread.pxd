@@ -1,8 +1,8 @@
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
 from rtloop._os cimport pthread_t
-from rtloop.loop.telemetry cimport rt_telemetry_t
-from rtloop.system.guard cimport rt_guard_t
+from rtloop.telemetry.block cimport rt_telemetry_t
+from rtloop.guard.guard_block cimport rt_guard_t
 
 
 cdef extern from "../include/rtloop/loop.h" nogil:
@@ -156,12 +156,14 @@ cdef extern from "../include/rtloop/vdso.h" nogil:
 
 # What others than the loop itself, or a command, may have it call.
 ctypedef int (*rt_hook_t)(void *self) noexcept nogil
+# A thread's body, which takes the loop object.
+ctypedef void *(*rt_body_t)(void *self) noexcept nogil
 
 
 cdef class ThreadHolder:
     cdef rt_loop_t *rt
-    cdef void *(*_body)(void *) noexcept nogil
-    cdef void *(*_guarded_body)(void *) noexcept nogil
+    cdef rt_body_t _body
+    cdef rt_body_t _guarded_body
     cdef rt_hook_t _on_peer_failure
     cdef rt_hook_t _safe
     cdef void *_owner
@@ -177,6 +179,6 @@ cdef class ThreadHolder:
     cdef tuple remarks
 
     cdef void bind(
-        self, void *(*body)(void *) noexcept nogil, rt_hook_t on_peer_failure, rt_hook_t safe, bint has_own_wait
+        self, rt_body_t body, rt_body_t guarded_body, rt_hook_t on_peer_failure, rt_hook_t safe, bint has_own_wait
     )
     cdef object _join_thread(self)

@@ -1,6 +1,6 @@
 from typing import Any
 
-from rtloop.loop.settings import Settings
+from rtloop.settings import Settings
 from rtloop.system.grant import Grant
 
 class ThreadHolder:

@@ -5,16 +5,19 @@ from libc.stdint cimport INT64_MAX, UINT64_MAX, int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from rtloop._os cimport munmap, pthread_join
-from rtloop.loop.telemetry cimport TelemetryBlock
-from rtloop.system.guard cimport GuardBlock
-from rtloop.system.memory_h cimport rt_memory_map
+from rtloop.telemetry.block cimport TelemetryBlock
+from rtloop.guard.guard_block cimport GuardBlock
+from rtloop.memory.memory_h cimport rt_memory_map
 
 import os
 from contextlib import ExitStack
 
 from rtloop.errors import SetupError
-from rtloop.loop import about, acquire, guarding
-from rtloop.loop.settings import CLOCKS, OVERRUN_POLICIES
+from rtloop.guard import setup as guard_setup
+from rtloop.memory.own_locks import lock_range, lock_ranges, own_grant
+from rtloop.loop import resources
+from rtloop.telemetry import description
+from rtloop.settings import CLOCKS, OVERRUN_POLICIES
 from rtloop.units import format_size
 
 # The thread's answer is looked for this often.
@@ -22,7 +25,7 @@ cdef int64_t _SLICE_NS = 50_000_000
 
 
 cdef class ThreadHolder:
-    """The C state of a loop, and its thread with all that it needs; :class:`~rtloop.loop.control.Control` runs it.
+    """The C state of a loop, and its thread with all that it needs; :class:`~rtloop.loop.lifecycle.Control` runs it.
 
     While the thread exists, this holds a reference to the loop object.
     """
@@ -40,9 +43,9 @@ cdef class ThreadHolder:
             munmap(self.rt, sizeof(rt_loop_t))
 
     cdef void bind(
-        self, void *(*body)(void *) noexcept nogil, rt_hook_t on_peer_failure, rt_hook_t safe, bint has_own_wait
+        self, rt_body_t body, rt_body_t guarded_body, rt_hook_t on_peer_failure, rt_hook_t safe, bint has_own_wait
     ):
-        self._body, self._on_peer_failure, self._safe = body, on_peer_failure, safe
+        self._body, self._guarded_body, self._on_peer_failure, self._safe = body, guarded_body, on_peer_failure, safe
         self._has_own_wait = has_own_wait
 
     def _launch(self, owner, cycles, duration_ns):
@@ -51,23 +54,23 @@ cdef class ThreadHolder:
         grants = []
         memset(self.rt, 0, sizeof(rt_loop_t))
         self._fill(cycles, duration_ns)
-        with acquire.setup_errors(settings.name, grants), ExitStack() as stack:
-            grants.extend(acquire.process_wide(settings, stack))
-            grants += acquire.rt_bandwidth(settings)
-            grant, self._block = acquire.telemetry(settings, stack)
+        with resources.setup_errors(settings.name, grants), ExitStack() as stack:
+            grants.extend(resources.process_wide(settings, stack))
+            grants += resources.rt_bandwidth(settings)
+            grant, self._block = resources.telemetry(settings, stack)
             grants.append(grant)
             grants += self._lock_state(stack)
             grants += [self._acquire_stack(stack), *self._acquire_guard(stack)]
-            grants += [*acquire.dma_latency(settings, stack), *self.remarks]
+            grants += [*resources.dma_latency(settings, stack), *self.remarks]
             self._create_thread(owner)
             stack.callback(self._abort_thread)
-            grants += guarding.grants(settings, self._guard)
-            grants += acquire.thread_grants(settings, self.rt.request, self.rt.report)
-            acquire.insist(settings, grants)
+            grants += guard_setup.grants(settings, self._guard)
+            grants += resources.thread_grants(settings, self.rt.request, self.rt.report)
+            resources.insist(settings, grants)
             self._fill_header()
             self.grants = tuple(grants)
             group = None if self.run is None else self.run.name
-            about.write(self._block, settings, self.grants, has_own_wait=self._has_own_wait, group=group)
+            description.write(self._block, settings, self.grants, has_own_wait=self._has_own_wait, group=group)
             self._undo = stack.pop_all()
 
     def _abort_thread(self):
@@ -93,16 +96,16 @@ cdef class ThreadHolder:
         rt.align = s.align_ns or 0
         rt.phase_ns = s.phase_ns
         if s.is_spin_auto:
-            rt_spin_auto(&rt.spin, s.period_ns, acquire.spin_budget(s))
+            rt_spin_auto(&rt.spin, s.period_ns, resources.spin_budget(s))
         else:
             rt_spin_fixed(&rt.spin, s.spin_ns)
 
         rt.is_member = self.run is not None
-        rt.request.attr = acquire.sched_attr(s, sizeof(rt_sched_attr_t), RT_SCHED_FLAG_RESET_ON_FORK)
+        rt.request.attr = resources.sched_attr(s, sizeof(rt_sched_attr_t), RT_SCHED_FLAG_RESET_ON_FORK)
         rt.request.flush_denormals = s.flush_denormals
         for i in range(len(name)):
             rt.request.name[i] = name[i]
-        cpus = acquire.choose_cpus(s)
+        cpus = resources.choose_cpus(s)
         if cpus is not None:
             rt.request.is_pinned = True
             for cpu in cpus:
@@ -111,7 +114,7 @@ cdef class ThreadHolder:
     def _lock_state(self, stack):
         """Lock the C state, which is all that a cycle touches beside the telemetry, and the callback's data."""
         state = ("state", "the loop's own counters and plan", <size_t>self.rt, sizeof(rt_loop_t), True)
-        return [acquire.lock_range(self.settings, stack, *item) for item in (state, *self.ranges)]
+        return [lock_range(self.settings.lock_memory, stack, *item) for item in (state, *self.ranges)]
 
     def _acquire_stack(self, stack):
         """Map, lock, guard and paint the stack."""
@@ -121,18 +124,17 @@ cdef class ThreadHolder:
             raise SetupError(-rc, f"stack_size={format_size(size)}: mmap or mprotect: {os.strerror(-rc)}")
         stack.callback(lambda: rt_stack_unmap(&self.rt.stack))
         ranges = (<size_t>self.rt.stack.base, size), (<size_t>self.rt.stack.signal_stack, <size_t>RT_STACK_SIGNAL_BYTES)
-        rc = acquire.lock_ranges(self.settings, stack, ranges)
+        rc = lock_ranges(self.settings.lock_memory, stack, ranges)
         with nogil:
             rt_stack_paint(&self.rt.stack)
         detail = "guard of 64 KiB below, alternate signal stack of 64 KiB, painted"
-        return acquire.lock_own(self.settings, "stack", detail, size, rc)
+        return own_grant(self.settings.lock_memory, "stack", detail, size, rc)
 
     def _acquire_guard(self, stack):
         """Map and lock the block of the guards, if there are any."""
         mapping = <size_t>self.rt.stack.mapping, self.rt.stack.mapping_bytes
-        self._guard, body, grants = guarding.acquire(self.settings, stack, mapping)
+        self._guard, grants = guard_setup.acquire(self.settings, stack, mapping)
         self.rt.guard = NULL if self._guard is None else (<GuardBlock>self._guard).guard
-        self._guarded_body = <void *(*)(void *) noexcept nogil><size_t>body
         return grants
 
     def _create_thread(self, owner):
@@ -154,7 +156,7 @@ cdef class ThreadHolder:
     def _fill_header(self):
         """Say in the telemetry block who this loop is."""
         attr = self.rt.report.attr
-        cpu = (acquire.choose_cpus(self.settings) or (-1,))[0]
+        cpu = (resources.choose_cpus(self.settings) or (-1,))[0]
         self._block.sign(self._pid, self.rt.report.tid, self.settings, self.rt.clock,
                          (attr.sched_policy, attr.sched_priority, cpu))
 

@@ -1,1 +1,1 @@
-"""What Linux grants: memory, threads, CPUs, privileges."""
+"""The kernel's grants and their causes: privileges, CPUs, control groups, checks and fixes."""

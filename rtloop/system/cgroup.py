@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from rtloop.system.text import read_text
+from rtloop.system.fileio import read_text
 
 __all__ = ["memory_groups", "memory_room"]
 

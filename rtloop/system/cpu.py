@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from rtloop.system.text import read_text
+from rtloop.system.fileio import read_text
 
 __all__ = ["format_cpu_list", "isolated_cpus", "mask_to_cpus", "parse_cpu_list"]
 

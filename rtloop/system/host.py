@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from rtloop.system.cpu import format_cpu_list, isolated_cpus
-from rtloop.system.text import read_text
+from rtloop.system.fileio import read_text
 
 __all__ = ["host_facts"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 
-from rtloop.system.text import read_text
+from rtloop.system.fileio import read_text
 
 __all__ = [
     "CAP_IPC_LOCK",

@@ -1,1 +1,1 @@
-"""What a person runs and sees: the command line and its commands."""
+"""The command line: one module or folder for each command."""

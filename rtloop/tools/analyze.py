@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rtloop.analysis.schedulability import analyze as analyze_tasks
+from rtloop.analysis.schedulability import partition
+from rtloop.analysis.task import Task
 from rtloop.errors import ConfigError
-from rtloop.loop.schedulability import analyze as analyze_tasks
-from rtloop.loop.schedulability import partition
-from rtloop.loop.task import Task
-from rtloop.tools.runs import load_runs, write_output
+from rtloop.tools.saved_runs import load_runs, write_output
 from rtloop.units import parse_duration, show
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from rtloop.loop.stats import Stats
+    from rtloop.stats.stats import Stats
 
 __all__ = ["analyze"]
 

@@ -17,18 +17,18 @@ __all__ = ["COMMANDS", "main"]
 
 # name -> module; the command is the module's attribute of the same name. Loaded only when it is needed.
 COMMANDS = {
-    "demo": "rtloop.tools.demo",
-    "doctor": "rtloop.tools.doctor.command",
-    "latency": "rtloop.tools.latency",
+    "demo": "rtloop.tools.demo.command",
+    "doctor": "rtloop.tools.doctor",
+    "latency": "rtloop.tools.latency.command",
     "new": "rtloop.tools.new",
-    "run": "rtloop.tools.run",
+    "run": "rtloop.tools.run.command",
     "analyze": "rtloop.tools.analyze",
-    "top": "rtloop.tools.top",
+    "top": "rtloop.tools.top.command",
     "record": "rtloop.tools.record",
-    "report": "rtloop.tools.report",
+    "report": "rtloop.tools.report.command",
     "plot": "rtloop.tools.plot",
-    "export": "rtloop.tools.export",
-    "lint": "rtloop.tools.lint_command",
+    "export": "rtloop.tools.export.command",
+    "lint": "rtloop.tools.lint.command",
 }
 
 _EXTRAS = {"click": "cli", "rich": "cli", "matplotlib": "plot", "textual": "top", "hdrh": "export", "Cython": "build",

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rtloop.tools.runs import load_runs, write_output
+from rtloop.tools.saved_runs import load_runs, write_output
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from matplotlib.figure import Figure
 
-    from rtloop.tools.runs import Run
+    from rtloop.tools.saved_runs import Run
 
 __all__ = ["draw_runs", "plot"]
 
@@ -74,7 +74,7 @@ def plot(runs: tuple[str, ...], output: str | None, kind: str | None, at: str | 
         raise click.UsageError("--at and --duration are for --kind schedule")
     loaded = load_runs(runs)
     if kind == "schedule":
-        from rtloop.loop.gantt import choose_window, draw_schedule
+        from rtloop.stats.gantt import choose_window, draw_schedule
 
         every = [replace(run.stats, name=run.label) for run in loaded]
         figure = draw_schedule(every, choose_window(every, at or "last", duration))
@@ -89,8 +89,8 @@ def plot(runs: tuple[str, ...], output: str | None, kind: str | None, at: str | 
 
 def draw_runs(runs: Sequence[Run], kind: str) -> Figure:
     """Return the picture of one of the kinds."""
-    from rtloop.loop.drawing import draw_histograms, draw_stats, draw_time, mark_period, new_figure
-    from rtloop.loop.records import period_of
+    from rtloop.stats.plots import draw_histograms, draw_stats, draw_time, mark_period, new_figure
+    from rtloop.stats.records import period_of
 
     if kind == "main":
         return draw_stats(runs[0].stats)

@@ -73,7 +73,7 @@ def _print(document: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from rtloop.loop.about import clean
+    from rtloop.telemetry.description import clean
 
     table = Table("signal", box=None)
     for head in ("records", "lost", "dropped"):

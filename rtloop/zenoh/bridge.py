@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rtloop.data.recorder import become_ordinary
 from rtloop.errors import ConfigError, StateError
-from rtloop.system.ending import RECORDERS, at_end
+from rtloop.system.exit_hooks import RECORDERS, at_end
 from rtloop.units import parse_duration
 from rtloop.zenoh.answers import COMMANDS, Commands, StatsText, check_commands, loops_of
 from rtloop.zenoh.feeds import Setpoint, Signal, clocks

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rtloop.data.owners import claim_reader, claim_writer, release_reader, release_writer
+from rtloop.data.ownership import claim_reader, claim_writer, release_reader, release_writer
 from rtloop.errors import ConfigError, PayloadError
 from rtloop.zenoh.frames import describe_dtype, find_fault, little, pack, parse_header, split
 

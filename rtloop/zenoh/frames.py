@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rtloop.data.items import plain_dtype
+from rtloop.data.dtypes import plain_dtype
 from rtloop.errors import ConfigError, PayloadError
 
 __all__ = ["VERSION", "Frame", "describe_dtype", "find_fault", "little", "pack", "parse_dtype", "split", "unpack"]

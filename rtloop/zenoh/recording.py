@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rtloop.data.files import json_schema, record_json
+from rtloop.data.record_files import json_schema, record_json
 from rtloop.errors import ConfigError, PayloadError, RecorderError, RTSetupWarning
-from rtloop.system.ending import RECORDERS, at_end
+from rtloop.system.exit_hooks import RECORDERS, at_end
 from rtloop.zenoh.frames import Frame, unpack
 from rtloop.zenoh.session import Handlers, check_expression, open_session
 

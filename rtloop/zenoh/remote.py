@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rtloop.errors import BridgeError, ConfigError, PayloadError
-from rtloop.loop.about import clean
-from rtloop.loop.stats import Stats
-from rtloop.loop.telemetry import record_dtype
+from rtloop.stats.stats import Stats
+from rtloop.telemetry.block import record_dtype
+from rtloop.telemetry.description import clean
 from rtloop.zenoh.answers import COMMANDS
 from rtloop.zenoh.feeds import NUMBERED
 from rtloop.zenoh.frames import pack

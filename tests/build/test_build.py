@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 import rtloop
-from rtloop.tools import build as build_of
-from rtloop.tools.build import build_module
-from rtloop.tools.cache import Cache
+from rtloop.compiler import build as build_of
+from rtloop.compiler.build import build_module
+from rtloop.compiler.cache import Cache
 
 STEP = """\
 from rtloop cimport RTLoop, Cycle, RT_CONTINUE
@@ -65,7 +65,7 @@ def test_a_pyx_becomes_a_module_that_is_compiled_once(ordinary: dict[str, object
 
 def test_another_process_finds_it_compiled() -> None:
     write("servo.pyx", STEP)
-    code = "from rtloop.tools.build import build_module; print(build_module('servo.pyx').seconds > 0)"
+    code = "from rtloop.compiler.build import build_module; print(build_module('servo.pyx').seconds > 0)"
     said = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout for _ in range(2)]
     assert said == ["True\n", "False\n"]
 
@@ -427,7 +427,7 @@ def test_a_missing_cython_is_named_with_the_way_to_it(monkeypatch: pytest.Monkey
 
 
 def test_where_the_cache_cannot_be_written_the_module_is_this_process_s(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rtloop.tools.cache._private", [])
+    monkeypatch.setattr("rtloop.compiler.cache._private", [])
     source = write("servo.pyx", STEP)
     write("file", "and no folder")
     with pytest.warns(rtloop.RTSetupWarning, match="cannot be written to.*set RTLOOP_CACHE_DIR"):
@@ -439,7 +439,7 @@ def test_where_the_cache_cannot_be_written_the_module_is_this_process_s(monkeypa
 
 
 def test_a_full_disk_costs_the_cache_and_not_the_build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("rtloop.tools.cache._private", [])
+    monkeypatch.setattr("rtloop.compiler.cache._private", [])
     keep = Cache.keep
 
     def full(self: Cache, *args: object, **keywords: object) -> object:

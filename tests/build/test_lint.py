@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import rtloop
-from rtloop.tools.lint import LintReport
+from rtloop.linter.lint import LintReport
 
 pytest.importorskip("Cython", reason="the lint needs rtloop[build]")
 
@@ -228,8 +228,8 @@ def test_P2_our_own_modules_are_clean(module: str) -> None:
     assert one.functions
     assert one.unused == ()
     unseen = {name for unseen in one.not_examined for name in unseen.names}
-    pointers = {"loop/callback.pyx": {"_function"}}  # a FunctionLoop's own
-    clock = {"read"} & unseen if module in ("loop/loop.pyx", "loop/guarded.pyx", "loop/simulation.pyx") else set()
+    pointers = {"loop/function_loop.pyx": {"_function"}}  # a FunctionLoop's own
+    clock = {"read"} & unseen if module in ("loop/loop.pyx", "simulation/simulation.pyx") else set()
     hook = {"on_peer_failure"} & unseen if clock else set()
     assert unseen == pointers.get(module, set()) | clock | hook, (
         "besides these, the clock of the vDSO, and the hook that a wait may call, are called by their addresses"
@@ -237,7 +237,7 @@ def test_P2_our_own_modules_are_clean(module: str) -> None:
 
 
 def test_P2_our_own_modules_are_all_there() -> None:
-    assert {"loop/loop.pyx", "loop/callback.pyx", "loop/pyloop.pyx"} <= set(OURS)
+    assert {"loop/loop.pyx", "loop/function_loop.pyx", "loop/python_loop.pyx"} <= set(OURS)
     assert {"demo/cartpole.pyx", "demo/physics.pyx", "demo/breakpoint.pyx"} <= set(OURS)
 
 
@@ -287,7 +287,7 @@ def test_the_command_tells_the_place_the_reason_and_the_fix(tmp_path: Path, comm
 
 
 def test_the_exit_codes_are_for_scripts(tmp_path: Path, command, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rtloop.tools.lint_cython import generate
+    from rtloop.linter.generated import generate
 
     made = {}
 
@@ -297,7 +297,7 @@ def test_the_exit_codes_are_for_scripts(tmp_path: Path, command, monkeypatch: py
             made[key] = generate(source, include, directives)
         return made[key]
 
-    monkeypatch.setattr("rtloop.tools.lint.generate", once)
+    monkeypatch.setattr("rtloop.linter.lint.generate", once)
     clean = write(tmp_path, "pass", name="clean.pyx")
     bad = write(tmp_path, 'puts("x")', "from libc.stdio cimport puts\n", name="bad.pyx")
     unseen = write(tmp_path, "foreign()", '\ncdef extern from "o.h" nogil:\n    int foreign()\n', name="unseen.pyx")

@@ -132,7 +132,7 @@ def test_options_reach_the_compiler(shell: Any) -> None:
 def test_where_the_cache_cannot_be_written_a_cell_is_built_all_the_same(
     shell: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("rtloop.tools.cache._private", [])
+    monkeypatch.setattr("rtloop.compiler.cache._private", [])
     (tmp_path / "file").write_text("and no folder")
     monkeypatch.setenv("RTLOOP_CACHE_DIR", str(tmp_path / "file"))
     assert shell.run_cell(CELL).success

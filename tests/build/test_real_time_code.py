@@ -14,7 +14,7 @@ from Cython.Build import cythonize
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "rtloop"
 #: Modules with methods that the loop's thread calls.
-CALLED = ["loop/loop.pyx", "loop/callback.pyx", "demo/cartpole.pyx"]
+CALLED = ["loop/loop.pyx", "loop/function_loop.pyx", "demo/cartpole.pyx"]
 CODE = """
 cdef class Mean:
     cdef int count
@@ -91,14 +91,15 @@ def test_P2_the_directives_are_what_keeps_the_gil_away(tmp_path: Path) -> None:
 
 def test_a_loop_without_guards_has_no_code_of_theirs_between_its_cycles() -> None:
     """The body with guards is a module of its own: the other one has not a call of theirs."""
-    import rtloop.loop.guarded
+    import rtloop.loop.guarded_body
+
     import rtloop.loop.loop
 
     def functions(module: ModuleType) -> set[str]:
         done = subprocess.run(["nm", str(module.__file__)], capture_output=True, text=True, check=False)
         return {line.split()[-1] for line in done.stdout.splitlines()}
 
-    guarded = functions(rtloop.loop.guarded)
+    guarded = functions(rtloop.loop.guarded_body)
     if not any(name.startswith("rt_guard_") for name in guarded):
         pytest.skip("the modules are stripped of their symbols, or there is no nm")
     assert not {name for name in functions(rtloop.loop.loop) if name.startswith("rt_guard_")}

@@ -57,7 +57,7 @@ def test_wheel_has_every_source_a_user_builds_or_reads_with(contents):
 
 def test_wheel_has_nothing_else(contents):
     compiled = {name.removesuffix(".pyx") + SUFFIX for name in tree(".pyx")}
-    assert contents - tree(*SHIPPED) == compiled | {"rtloop/system/librtloop_guard.so"}
+    assert contents - tree(*SHIPPED) == compiled | {"rtloop/guard/librtloop_guard.so"}
 
 
 def test_compiled_modules_have_stubs(contents):

@@ -20,9 +20,11 @@ from hypothesis import strategies as st
 
 import rtloop
 from rtloop import units
-from rtloop.loop import about
-from rtloop.system import cgroup, cpu, host, hugepages, privilege
-from rtloop.tools import cyclictest
+from rtloop.memory import hugepages
+from rtloop.settings import SETTING_KINDS
+from rtloop.system import cgroup, cpu, host, privilege
+from rtloop.telemetry import description
+from rtloop.tools.latency import cyclictest
 
 EXAMPLES = int(os.environ.get("RTLOOP_FUZZ_EXAMPLES", "200"))
 #: More examples than usual are for finding what is new: then they are drawn anew each time.
@@ -163,7 +165,7 @@ JSON = st.recursive(
 )
 ABOUT = st.fixed_dictionaries(
     {
-        "settings": st.one_of(JSON, st.dictionaries(st.sampled_from(sorted(about._SETTINGS)), JSON, max_size=4)),
+        "settings": st.one_of(JSON, st.dictionaries(st.sampled_from(sorted(SETTING_KINDS)), JSON, max_size=4)),
         "host": st.one_of(JSON, st.dictionaries(st.text(), JSON, max_size=3)),
         "started_ns": JSON,
     },
@@ -179,10 +181,10 @@ ABOUT = st.fixed_dictionaries(
 @hypothesis.given(st.one_of(st.binary(), ABOUT.map(lambda value: json.dumps(value).encode()), st.just(b"[" * 200_000)))
 def test_S4_what_a_block_says_of_its_loop_is_of_its_kinds_or_a_ValueError(text: bytes) -> None:
     try:
-        found = about.read(text)
+        found = description.read(text)
     except ValueError:
         return
-    assert type(found.started_ns) is int and all(key in about._SETTINGS for key in found.settings)
+    assert type(found.started_ns) is int and all(key in SETTING_KINDS for key in found.settings)
     for key in (*found.host, *(grant.name for grant in found.grants)):
         assert all(letter.isprintable() or letter in "\n\N{REPLACEMENT CHARACTER}" for letter in key), key
     repr(found)

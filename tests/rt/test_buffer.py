@@ -21,7 +21,7 @@ import pytest
 
 import rtloop
 from rtloop import HugeBuffer
-from rtloop.system import hugepages
+from rtloop.memory import hugepages
 
 pytestmark = pytest.mark.rt
 
@@ -251,7 +251,7 @@ def test_M16_ordinary_pages_stay_ordinary_and_are_locked() -> None:
 def test_without_transparent_huge_pages_it_ends_on_ordinary_ones(script: Script) -> None:
     done = script("""
     import ctypes, rtloop
-    from rtloop.system.process import memory_lock
+    from rtloop.memory.process_lock import memory_lock
     assert ctypes.CDLL(None).prctl(41, 1, 0, 0, 0) == 0  # PR_SET_THP_DISABLE
     buffer = rtloop.HugeBuffer("4M")
     print(buffer.backing, buffer.page_size, *(f"{grant.name}={grant.granted}" for grant in buffer.grants))

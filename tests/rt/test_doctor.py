@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from rtloop.system.check import Check
-from rtloop.tools.doctor import samples
-from rtloop.tools.doctor.machine import Machine
+from rtloop.machine.doctor import samples
+from rtloop.machine.doctor.machine import Machine
+from rtloop.system.checks import Check
 
 pytest.importorskip("click", reason="the command line needs rtloop[cli]")
 
@@ -110,7 +110,7 @@ while time.monotonic() < end: pass
 
 @pytest.mark.rt
 def test_the_experiment_leaves_the_caller_as_it_was() -> None:
-    from rtloop.tools.doctor.probe import run_probe
+    from rtloop.machine.doctor.probe import run_probe
 
     def state() -> list[str]:
         names = ("VmLck", "Cpus_allowed")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import rtloop
-from rtloop.system.process import memory_lock
+from rtloop.memory.process_lock import memory_lock
 
 pytestmark = pytest.mark.rt
 

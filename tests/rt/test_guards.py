@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 import rtloop
-from rtloop.system.guard import is_malloc_watched
+from rtloop.guard.guard_block import is_malloc_watched
 
 pytestmark = pytest.mark.rt
 

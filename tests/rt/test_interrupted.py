@@ -76,12 +76,12 @@ def test_a_loop_whose_files_were_closed_by_the_program_ends_and_others_start(scr
 
 def test_a_look_that_fails_does_not_end_the_keeper(script: Script) -> None:
     said = run(script, """
-    from rtloop.system import keeper
+    from rtloop.system import signal_shield
     def fail():
         raise OSError("no look")
     loop = rtloop.RTLoop("1ms", lock_memory="off", **PLAIN)
     loop.run(cycles=2)
-    keeper.look_with(fail)
+    signal_shield.look_with(fail)
     loop.run(cycles=2)
     time.sleep(0.3)
     print(loop.run(cycles=2).cycles)
@@ -91,13 +91,13 @@ def test_a_look_that_fails_does_not_end_the_keeper(script: Script) -> None:
 
 def test_a_job_that_the_keeper_never_came_to_is_done_all_the_same(script: Script) -> None:
     said = run(script, """
-    from rtloop.system import keeper
+    from rtloop.system import signal_shield
     sys.unraisablehook = lambda _: None
     def die():
         raise SystemExit
-    keeper.look_with(die)
-    print([keeper.shielded(lambda: number) for number in range(2)])
-    keeper.look_with(None)
+    signal_shield.look_with(die)
+    print([signal_shield.shielded(lambda: number) for number in range(2)])
+    signal_shield.look_with(None)
     print(rtloop.RTLoop("1ms", lock_memory="off", **PLAIN).run(cycles=2).cycles)
     """)  # fmt: skip
     assert said == ["[0,", "1]", "2"]

@@ -13,8 +13,8 @@ Script = Callable[..., "subprocess.CompletedProcess[str]"]
 
 PROLOGUE = """
 import ctypes, mmap, rtloop
-from rtloop.system import memory
-from rtloop.system.process import memory_lock
+from rtloop.memory import kernel
+from rtloop.memory.process_lock import memory_lock
 libc = ctypes.CDLL(None, use_errno=True)
 PAGE = mmap.PAGESIZE
 kept = []
@@ -23,7 +23,7 @@ def region(pages=4):
     kept.append(held)
     return ctypes.addressof(ctypes.c_char.from_buffer(held))
 def lock_of(address):
-    found = next(m for m in memory.mappings() if m.start <= address < m.start + m.size)
+    found = next(m for m in kernel.mappings() if m.start <= address < m.start + m.size)
     return "onfault" if found.is_onfault else "locked" if found.is_locked else "not"
 def mlock(address, size=4 * PAGE, flags=0):
     assert libc.mlock2(ctypes.c_void_p(address), ctypes.c_size_t(size), flags) == 0
@@ -76,8 +76,8 @@ def test_M6_a_lock_on_fault_beside_a_full_one_says_what_it_is(script: Script) ->
     with rtloop.RTLoop("1ms") as full:
         print(granted(full), granted(run(lock_memory="onfault")))
     with rtloop.RTLoop("1ms", lock_memory="onfault") as onfault:
-        print(granted(onfault), granted(run()), memory.future_lock())
-    print(memory.future_lock())
+        print(granted(onfault), granted(run()), kernel.future_lock())
+    print(kernel.future_lock())
     """)  # fmt: skip
     assert said == ["all", "all", "onfault", "all", "onfault", "None"]
 
@@ -114,11 +114,11 @@ def test_a_range_that_others_have_locked_stays_locked(script: Script) -> None:
 def test_what_is_locked_is_told_by_the_kernel(script: Script, can_tell: bool) -> None:
     """By one quick call where the kernel has it, else by the list of mappings."""
     said = run(script, f"""
-    assert memory.is_range_locked(region(), 1) is False
-    memory._can_tell_locked = {can_tell}
+    assert kernel.is_range_locked(region(), 1) is False
+    kernel._can_tell_locked = {can_tell}
     there, gone, onfault = region(64), region(64), region(64)
     mlock(there); mlock(onfault, flags=1)
-    print(*(memory.is_range_locked(address, 4 * PAGE) for address in (there, gone, onfault)))
+    print(*(kernel.is_range_locked(address, 4 * PAGE) for address in (there, gone, onfault)))
     """)  # fmt: skip
     assert said == ["True", "False", "True"]
 

@@ -10,8 +10,8 @@ import pytest
 
 import rtloop
 from rtloop import RTLoop
-from rtloop.loop import acquire
-from rtloop.system import process
+from rtloop.loop import resources
+from rtloop.memory import process_lock
 
 pytestmark = pytest.mark.rt
 
@@ -34,7 +34,7 @@ def test_P11_every_step_that_fails_leaves_nothing(
     RTLoop("1ms", core_dumps=False).run(cycles=3)
     loop = RTLoop("1ms", core_dumps=False)
     before = account()
-    real = getattr(acquire, step)
+    real = getattr(resources, step)
 
     def failing(*arguments: Any) -> Any:
         if when == "after":
@@ -42,7 +42,7 @@ def test_P11_every_step_that_fails_leaves_nothing(
         raise InjectedError(step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(acquire, step, failing)
+        patch.setattr(resources, step, failing)
         for _ in range(3):
             with pytest.raises(InjectedError):
                 loop.start()
@@ -57,7 +57,7 @@ def test_P11_each_lock_of_a_range_that_is_refused_leaves_nothing(
 ) -> None:
     RTLoop("1ms", lock_memory="own").run(cycles=3)
     before = account()
-    real = process.memory_lock.acquire_range
+    real = process_lock.memory_lock.acquire_range
     for refused in range(4):
         calls = iter(range(100))
 
@@ -65,7 +65,7 @@ def test_P11_each_lock_of_a_range_that_is_refused_leaves_nothing(
             return -12 if next(calls) == refused else real(address, size)
 
         with monkeypatch.context() as patch:
-            patch.setattr(process.memory_lock, "acquire_range", acquire_range)
+            patch.setattr(process_lock.memory_lock, "acquire_range", acquire_range)
             with pytest.raises(rtloop.MemoryLockError, match="mlock: Cannot allocate memory"):
                 RTLoop("1ms", lock_memory="own").start()
         assert account() == before
@@ -78,7 +78,7 @@ def test_P11_a_start_with_many_refusals_checks_all_and_leaves_nothing(
     loop = RTLoop("1ms", cpu=4095, spin="970us", core_dumps=False)
     before = account()
     with monkeypatch.context() as patch:
-        patch.setattr(process.memory_lock, "acquire_range", lambda address, size: -12)
+        patch.setattr(process_lock.memory_lock, "acquire_range", lambda address, size: -12)
         for _ in range(3):
             with pytest.raises(rtloop.SetupError) as caught:
                 loop.start()

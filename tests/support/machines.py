@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rtloop.system.check import Check
-from rtloop.tools.doctor.machine import Machine
+from rtloop.machine.doctor.machine import Machine
+from rtloop.system.checks import Check
 
 FOLDER = Path(__file__).parents[1] / "unit" / "machines"
 MACHINES = sorted(path for path in FOLDER.iterdir() if not path.suffix)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import rtloop
 from rtloop import Chain, ConfigError, Latest, LoopGroup, Ring, RTLoop, Stats
-from rtloop.loop.age import bound_age, measure_age
+from rtloop.group.data_age import bound_age, measure_age
 
 MS = 1_000_000
 ORDINARY: dict[str, Any] = {"policy": "other", "strict": False, "dma_latency": None, "lock_memory": "off"}

@@ -265,15 +265,15 @@ def test_nothing_is_held_after_an_attach(start: Start) -> None:
 def test_attach_loads_late(script: Callable[..., Any]) -> None:
     done = script("""
     import sys, rtloop
-    assert "rtloop.loop.attach" not in sys.modules and "json" not in sys.modules
+    assert "rtloop.telemetry.attach" not in sys.modules and "json" not in sys.modules
     rtloop.attach
-    assert "rtloop.loop.attach" in sys.modules
+    assert "rtloop.telemetry.attach" in sys.modules
     """)
     assert done.returncode == 0, done.stderr
 
 
 def test_a_process_without_numbers_in_proc_is_not_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
-    from rtloop.loop import attach as module
+    from rtloop.telemetry import attach as module
 
     def no_proc() -> None:
         raise FileNotFoundError(2, "No such file or directory", "/proc")

@@ -19,10 +19,10 @@ import pytest
 
 import rtloop
 from rtloop import HugeBuffer
-from rtloop.data import backing
-from rtloop.system import hugepages
-from rtloop.system.hugepages import Account, HugePool
-from rtloop.system.process import memory_lock
+from rtloop.data import buffer_request
+from rtloop.memory import hugepages
+from rtloop.memory.hugepages import Account, HugePool
+from rtloop.memory.process_lock import memory_lock
 
 PAGE = mmap.PAGESIZE
 Script = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -334,40 +334,40 @@ def test_auto_takes_the_largest_pages_that_are_reserved_and_waste_little(
 ) -> None:
     pools |= {size: HugePool(size, 0, 0, 0, 0) for size in (K64, M2, M32, G1)}
     pools |= {size: HugePool(size, 9, 9, 0, 0) for size in stocked}
-    assert backing.parse_wish(nbytes, "auto", "auto").pool_sizes() == sizes
+    assert buffer_request.parse_wish(nbytes, "auto", "auto").pool_sizes() == sizes
 
 
 def test_missing_pages_are_counted_and_the_commands_reserve_them(pools: dict[int, HugePool]) -> None:
     pools[M2] = HugePool(M2, total=10, free=6, reserved=4, spare=1)
-    grant = backing.pool_grant(8 * M2, M2, None, errno.ENOMEM)
+    grant = buffer_request.pool_grant(8 * M2, M2, None, errno.ENOMEM)
     assert str(grant) == (
         "hugetlb: asked 8 pages of 2 MiB, granted none [REFUSED] 2 of 10 in the machine's pool available: 5 missing"
     )
     assert "sudo sysctl vm.nr_hugepages=15\n" in grant.fix and "hugepagesz=2M hugepages=15" in grant.fix
     pools[G1] = HugePool(G1, 0, 0, 0, 0)
-    fix = backing.pool_grant(G1, G1, None, errno.ENOMEM).fix
+    fix = buffer_request.pool_grant(G1, G1, None, errno.ENOMEM).fix
     assert "echo 1 | sudo tee /sys/kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages" in fix
     assert "hugepagesz=1G hugepages=1" in fix and "sysctl" not in fix
-    grant = backing.pool_grant(M32, M32, None, errno.EINVAL)
+    grant = buffer_request.pool_grant(M32, M32, None, errno.EINVAL)
     assert "no pool of 32 MiB" in grant.detail and "now it has: 2 MiB, 1 GiB" in grant.fix
 
 
 def test_pages_that_are_there_and_not_given_have_another_reason(pools: dict[int, HugePool]) -> None:
     pools[M2] = HugePool(M2, 10, 10, 0, 0)
-    grant = backing.pool_grant(2 * M2, M2, None, errno.EFAULT, "populate")
+    grant = buffer_request.pool_grant(2 * M2, M2, None, errno.EFAULT, "populate")
     assert "populate: Bad address, with 10 of 10" in grant.detail and "hugetlb.2MB.max" in grant.fix
-    grant = backing.pool_grant(2 * M2, M2, None, errno.EAGAIN)
+    grant = buffer_request.pool_grant(2 * M2, M2, None, errno.EAGAIN)
     assert "RLIMIT_MEMLOCK is" in grant.detail and "before all future memory is locked" in grant.fix  # M13
 
 
 def test_a_part_on_huge_pages_is_told_as_a_part() -> None:
     part = Account(4 * M2, 4 * M2, PAGE, 0, 3 * M2, True)
-    grant = backing.ordinary_grant("thp", 4 * M2, M2, part)
+    grant = buffer_request.ordinary_grant("thp", 4 * M2, M2, part)
     assert not grant.ok and grant.granted == "3 pages of 2 MiB" and "rest is on ordinary pages" in grant.detail
     assert grant.fix
-    assert backing.ordinary_grant("thp", 4 * M2, M2, part._replace(transparent=4 * M2)).ok
-    assert backing.ordinary_grant("thp", 4 * M2, M2, part._replace(transparent=0)).granted == "none"
-    assert not backing.ordinary_grant("pages", 4 * M2, PAGE, part._replace(resident=M2)).ok
+    assert buffer_request.ordinary_grant("thp", 4 * M2, M2, part._replace(transparent=4 * M2)).ok
+    assert buffer_request.ordinary_grant("thp", 4 * M2, M2, part._replace(transparent=0)).granted == "none"
+    assert not buffer_request.ordinary_grant("pages", 4 * M2, PAGE, part._replace(resident=M2)).ok
 
 
 def test_a_buffer_that_is_partly_on_huge_pages_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -394,7 +394,7 @@ def test_a_buffer_that_is_partly_on_huge_pages_says_so(monkeypatch: pytest.Monke
 
 def test_only_what_was_asked_for_by_name_is_missed() -> None:
     def missed(page_size: str, kind: str, *refused: str) -> list[str]:
-        wish = backing.parse_wish("4M", page_size, kind)
+        wish = buffer_request.parse_wish("4M", page_size, kind)
         grants = [rtloop.Grant(name, 1, 2, name not in refused) for name in ("hugetlb", "thp", "page_size", "lock")]
         return [grant.name for grant in wish.unmet(tuple(grants))]
 
@@ -478,7 +478,7 @@ def test_a_subclass_s_destructor_runs_once_and_at_the_end() -> None:
 
 def test_a_refusal_keeps_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """The object that has been refused may live on, in the traceback for one."""
-    monkeypatch.setattr(backing.hugepages, "transparent_page_size", lambda: 0)
+    monkeypatch.setattr(buffer_request.hugepages, "transparent_page_size", lambda: 0)
     buffer = HugeBuffer.__new__(HugeBuffer)
     with warnings.catch_warnings(), pytest.raises(rtloop.RTSetupWarning):
         warnings.simplefilter("error")
@@ -487,7 +487,7 @@ def test_a_refusal_keeps_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_more_than_the_control_group_has_left_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backing.cgroup, "memory_room", lambda: {"/sys/fs/cgroup/box/memory.max": 1 << 20})
+    monkeypatch.setattr(buffer_request.cgroup, "memory_room", lambda: {"/sys/fs/cgroup/box/memory.max": 1 << 20})
     with pytest.raises(rtloop.SetupError, match=r"1 MiB left of the control group's /sys/fs/cgroup/box/memory.max"):
         HugeBuffer("2M", backing="pages")
     with pytest.raises(MemoryError, match="1 MiB left of the control group"):

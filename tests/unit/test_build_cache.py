@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from rtloop.tools.cache import Cache, Entry, cache_folder
-from rtloop.tools.complaints import Complaint
+from rtloop.compiler.cache import Cache, Entry, cache_folder
+from rtloop.compiler.diagnostics import Complaint
 
 
 @pytest.fixture
@@ -173,7 +173,7 @@ def test_import_of_rtloop_brings_nothing_of_the_build(script: Callable[..., Any]
     done = script(
         "import sys, rtloop\n"
         "assert not any(name.startswith('rtloop.tools') for name in sys.modules)\n"
-        "assert callable(rtloop.build) and 'rtloop.tools.build' in sys.modules\n"
+        "assert callable(rtloop.build) and 'rtloop.compiler.build' in sys.modules\n"
         "assert 'Cython' not in sys.modules and 'setuptools' not in sys.modules"
     )
     assert done.returncode == 0, done.stderr

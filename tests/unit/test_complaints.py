@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rtloop.tools.complaints import Complaint, read_compiler, read_cython, show_complaint, tell
+from rtloop.compiler.diagnostics import Complaint, read_compiler, read_cython, show_complaint, tell
 
 CODE = """\
 from rtloop cimport RTLoop, Cycle

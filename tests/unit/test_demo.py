@@ -22,12 +22,12 @@ import numpy.typing as npt
 import pytest
 
 import rtloop
-from rtloop.data.histogram import Histogram
 from rtloop.demo.cartpole import GAINS, CartPole
 from rtloop.demo.physics import PARAMETERS, Plant, advance, energy, push
 from rtloop.demo.plain import FORCE, STATE, PlainCartPole
 from rtloop.demo.plant import PlantProcess, Report
 from rtloop.demo.trial import KINDS, Trial, run_trial
+from rtloop.stats.histogram import Histogram
 from rtloop.system.grant import Grant
 
 ROOT = Path(__file__).parents[2]
@@ -151,7 +151,7 @@ class TestControlLaw:
         assert early < 1.03 * clean
         assert 1.3 * clean < late < very_late < 45 < too_late
 
-    @pytest.mark.parametrize("path", ["docs/tutorials/run-the-demo.md", "rtloop/tools/demo.py"])
+    @pytest.mark.parametrize("path", ["docs/tutorials/run-the-demo.md", "rtloop/tools/demo/command.py"])
     def test_page_and_help_name_those_delays(self, path: str) -> None:
         words = " ".join((ROOT / path).read_text().split())
         assert "a delay of 4 ms does not matter" in words.lower() and "35 ms" in words
@@ -369,14 +369,14 @@ class TestWords:
         pytest.importorskip("click", reason="the command line needs rtloop[cli]")
 
     def test_plain_falls(self) -> None:
-        from rtloop.tools.demo import conclude
+        from rtloop.tools.demo.command import conclude
 
         text = conclude([make_trial("plain", fell=1.25, cycles=70), make_trial("rtloop"), make_trial("spin")])
         assert "reached 70 of 1,000 Hz" in text and "dropped the pole after 1.25 s" in text
         assert "missed nothing" in text and "held the pole within 5.0°" in text
 
     def test_plain_does_not_get_beyond_its_warm_up(self) -> None:
-        from rtloop.tools.demo import conclude
+        from rtloop.tools.demo.command import conclude
 
         nothing = Histogram.from_values([])
         plain = make_trial("plain", fell=0.2, cycles=2, latency=nothing)
@@ -385,19 +385,19 @@ class TestWords:
         assert set(plain.to_dict()["latency_ns"].values()) == {None}
 
     def test_all_stand(self) -> None:
-        from rtloop.tools.demo import conclude
+        from rtloop.tools.demo.command import conclude
 
         text = conclude([make_trial(kind) for kind in KINDS])
         assert "the plain loop was good enough" in text
 
     def test_rtloop_falls_too(self) -> None:
-        from rtloop.tools.demo import conclude
+        from rtloop.tools.demo.command import conclude
 
         text = conclude([make_trial("plain"), make_trial("rtloop", fell=0.5), make_trial("spin", fell=0.4)])
         assert "the plain loop reached 1,000 of 1,000 Hz" in text and "does not hold the pole" in text
 
     def test_one_of_two_falls(self) -> None:
-        from rtloop.tools.demo import conclude
+        from rtloop.tools.demo.command import conclude
 
         text = conclude([make_trial("plain"), make_trial("rtloop"), make_trial("spin", fell=0.4, cycles=990)])
         assert "rtloop: missed nothing, woke up to 70 us late and held the pole within 5.0°." in text
@@ -407,7 +407,7 @@ class TestWords:
     def test_the_table_fits_a_terminal_and_names_the_fall(self) -> None:
         from rich.console import Console
 
-        from rtloop.tools.demo import make_table
+        from rtloop.tools.demo.command import make_table
 
         trials = [make_trial("plain", fell=1.25, cycles=70), make_trial("rtloop"), make_trial("spin")]
         console = Console(file=StringIO(), width=80)
@@ -422,7 +422,7 @@ class TestWords:
     def test_a_refused_grant_is_shown_once_with_its_fix(self) -> None:
         from rich.console import Console
 
-        from rtloop.tools.demo import _print_refused
+        from rtloop.tools.demo.command import _print_refused
 
         grants = (Grant("policy", "fifo", "other", False, "EPERM", "add a line [here]"), Grant("cpu", None, None, True))
         console = Console(file=StringIO(), width=80)
@@ -433,7 +433,7 @@ class TestWords:
     def test_a_refusal_is_folded_and_its_fix_can_be_pasted(self) -> None:
         from rich.console import Console
 
-        from rtloop.tools.demo import _print_refused
+        from rtloop.tools.demo.command import _print_refused
 
         fix = "echo " + "word " * 30 + "end"
         console = Console(file=StringIO(), width=80)
@@ -446,7 +446,7 @@ class TestWords:
 
 def test_the_picture(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="pictures need rtloop[plot]")
-    from rtloop.tools.demo_plot import draw_trials
+    from rtloop.tools.demo.plot import draw_trials
 
     path = tmp_path / "demo.png"
     draw_trials([make_trial("plain", fell=0.5), make_trial("rtloop"), make_trial("spin")], path)

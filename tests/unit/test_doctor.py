@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from rtloop_test_machines import MACHINES, by_name, files_of, unpack
 
-from rtloop.system.check import VERDICTS
-from rtloop.tools.doctor.examination import TOPICS, examine
-from rtloop.tools.doctor.machine import Machine
+from rtloop.machine.doctor.machine import Machine
+from rtloop.machine.doctor.run_all import TOPICS, examine
+from rtloop.system.checks import VERDICTS
 
 #: For each machine: check, verdict, what the finding says, what the fix says.
 EXPECTED = {

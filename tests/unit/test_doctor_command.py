@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from rtloop.errors import SetupError
-from rtloop.system.check import Check, worst
+from rtloop.machine.doctor import measure, run_all
+from rtloop.machine.doctor.report import remedies
+from rtloop.machine.doctor.run_all import Evidence
+from rtloop.system.checks import Check, worst
 from rtloop.tools.cli import main
-from rtloop.tools.doctor import examination, measure
-from rtloop.tools.doctor.examination import Evidence
-from rtloop.tools.doctor.report import remedies
 
 pytest.importorskip("click", reason="the command line needs rtloop[cli]")
 pytest.importorskip("rich", reason="tables need rtloop[cli]")
@@ -31,8 +31,8 @@ FAIL = Check("session", "priority", "0", "/proc/self/limits", "fail", "it stops"
 @pytest.fixture
 def plant(monkeypatch: pytest.MonkeyPatch) -> Any:
     def plant(*checks: Check) -> None:
-        monkeypatch.setattr(examination, "gather", lambda machine: Evidence())
-        monkeypatch.setattr(examination, "examine", lambda machine, evidence: list(checks))
+        monkeypatch.setattr(run_all, "gather", lambda machine: Evidence())
+        monkeypatch.setattr(run_all, "examine", lambda machine, evidence: list(checks))
 
     return plant
 
@@ -191,5 +191,5 @@ def test_this_machine_is_examined_and_measured_from_the_shell() -> None:
     document = json.loads(done.stdout)
     assert done.returncode == (1 if document["verdict"] == "fail" else 0), done.stderr
     topics = [check["topic"] for check in document["checks"]]
-    assert topics[-1] == "measured" and set(topics) == set(examination.TOPICS)
+    assert topics[-1] == "measured" and set(topics) == set(run_all.TOPICS)
     assert document["measured"]["cycles"] > 0

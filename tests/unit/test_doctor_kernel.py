@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from rtloop_test_machines import by_name, unpack
 
-from rtloop.tools.doctor.examination import examine
-from rtloop.tools.doctor.machine import Machine
+from rtloop.machine.doctor.machine import Machine
+from rtloop.machine.doctor.run_all import examine
 
 VERSION, RELEASE, CONFIG = "/proc/sys/kernel/version", "/proc/sys/kernel/osrelease", "/boot/config-5.4"
 
@@ -28,7 +28,7 @@ VERSION, RELEASE, CONFIG = "/proc/sys/kernel/version", "/proc/sys/kernel/osrelea
     ],
 )  # fmt: skip
 def test_the_preemption_model_is_told_from_what_there_is(tmp_path: Path, files: dict[str, str], model: str) -> None:
-    from rtloop.tools.doctor.kernel import preemption
+    from rtloop.machine.doctor.checks.kernel import preemption
 
     assert preemption(unpack(files, tmp_path))[0] == model
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from rtloop_test_machines import by_name, unpack
 
-from rtloop.tools.doctor import samples
-from rtloop.tools.doctor.clocks import ClockCost
-from rtloop.tools.doctor.examination import TOPICS, Evidence, examine
-from rtloop.tools.doctor.machine import Machine
-from rtloop.tools.doctor.probe import examine as examine_probe
-from rtloop.tools.doctor.probe import run_probe
-from rtloop.tools.doctor.timesync import TimeSync, read_time_sync
+from rtloop.machine.doctor import samples
+from rtloop.machine.doctor.checks.clocks import ClockCost
+from rtloop.machine.doctor.checks.timesync import TimeSync, read_time_sync
+from rtloop.machine.doctor.machine import Machine
+from rtloop.machine.doctor.probe import examine as examine_probe
+from rtloop.machine.doctor.probe import run_probe
+from rtloop.machine.doctor.run_all import TOPICS, Evidence, examine
 
 
 def stat(tid: int, name: str, policy: int, priority: int, ticks: int, flags: int = 0) -> str:
@@ -74,7 +74,7 @@ def test_C5_the_clock_of_this_machine_is_measured() -> None:
     import time
 
     from rtloop.errors import SetupError
-    from rtloop.system.clock import clock_cost
+    from rtloop.system.clock_cost import clock_cost
 
     call, bare = clock_cost(time.CLOCK_MONOTONIC)
     assert 0 < call < 1e6 and 0 < bare < 1e6
@@ -109,7 +109,7 @@ def test_the_examination_of_this_machine_reads_and_does_not_write() -> None:
     """No file is opened for writing but by the child that holds the idle latency."""
     import sys
 
-    from rtloop.tools.doctor.examination import gather
+    from rtloop.machine.doctor.run_all import gather
 
     opened: list[tuple[object, object]] = []
     is_on = True

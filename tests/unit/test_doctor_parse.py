@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from rtloop_test_machines import MACHINES
 
-from rtloop.tools.doctor import parse
-from rtloop.tools.doctor.parse import Limit, Swap
-from rtloop.tools.doctor.session import granted_by_pam
+from rtloop.machine.doctor import parse
+from rtloop.machine.doctor.checks.session import granted_by_pam
+from rtloop.machine.doctor.parse import Limit, Swap
 
 hypothesis = pytest.importorskip("hypothesis", reason="the fuzzing needs hypothesis")
 st = hypothesis.strategies
@@ -219,8 +219,8 @@ def test_no_text_makes_a_parser_raise(name: str) -> None:
 @pytest.mark.parametrize("path", MACHINES, ids=lambda path: path.name)
 def test_no_damaged_machine_makes_a_check_raise(path: Path, tmp_path: Path) -> None:
     """Any file of a machine may hold anything: the examination goes on, and each of its checks has a finding."""
-    from rtloop.tools.doctor.examination import examine
-    from rtloop.tools.doctor.machine import Machine
+    from rtloop.machine.doctor.machine import Machine
+    from rtloop.machine.doctor.run_all import examine
 
     files = dict(part.partition("\n")[::2] for part in ("\n" + path.read_text()).split("\n==> ")[1:])
     names = sorted(name for name in files if name.startswith("/") and " " not in name)

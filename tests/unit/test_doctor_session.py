@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from rtloop_test_machines import by_name, unpack
 
-from rtloop.tools.doctor.examination import examine
-from rtloop.tools.doctor.machine import Machine
-from rtloop.tools.doctor.toolchain import Toolchain, read_toolchain
+from rtloop.machine.doctor.checks.toolchain import Toolchain, read_toolchain
+from rtloop.machine.doctor.machine import Machine
+from rtloop.machine.doctor.run_all import examine
 
 
 @pytest.mark.parametrize("outer", ["50000 100000", "200000 100000", "max 100000"])
@@ -111,13 +111,13 @@ def test_containers_are_told_apart(tmp_path: Path, marks: dict[str, str], kind: 
     ],
 )  # fmt: skip
 def test_hypervisors_are_told_apart(tmp_path: Path, files: dict[str, str], kind: str) -> None:
-    from rtloop.tools.doctor.surroundings import hypervisor
+    from rtloop.machine.doctor.checks.platform import hypervisor
 
     assert hypervisor(unpack(files, tmp_path))[0] == kind
 
 
 def test_the_tools_that_are_missing_are_named() -> None:
-    from rtloop.tools.doctor.toolchain import examine as examine_tools
+    from rtloop.machine.doctor.checks.toolchain import examine as examine_tools
 
     bare = Toolchain("CPython 3.13.0", True, False, False, "", "", False)
     python, cython, compiler = examine_tools(bare, "debian")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rtloop import Histogram, RTLoop, Stats
-from rtloop.loop import drawing
+from rtloop.stats import plots
 
 PERIOD = 1_000_000
 
@@ -50,7 +50,7 @@ def test_the_wide_bins_hold_what_the_fine_ones_held() -> None:
     rng = np.random.default_rng(12)
     for values in ([0], [1], [2, 3, 9], [255, 256], [2**41], rng.lognormal(9, 2, 5000).astype(np.int64)):
         histogram = Histogram.from_values(values)
-        edges, counts = drawing.rebin(histogram)
+        edges, counts = plots.rebin(histogram)
         assert counts.sum() == histogram.count
         assert np.all(np.diff(edges) > 0) and len(edges) == len(counts) + 1
         low = np.maximum(histogram.edges[np.flatnonzero(histogram.counts)], 1)
@@ -60,7 +60,7 @@ def test_the_wide_bins_hold_what_the_fine_ones_held() -> None:
 
 
 def test_a_smooth_distribution_is_drawn_without_holes() -> None:
-    edges, counts = drawing.rebin(Histogram.from_values(np.arange(1, 5000)))
+    edges, counts = plots.rebin(Histogram.from_values(np.arange(1, 5000)))
     assert np.all(counts > 0), "every wide bin has a whole nanosecond in it"
     decade = (edges >= 100) & (edges < 1000)
     assert decade.sum() == 20
@@ -137,11 +137,11 @@ def test_the_legend_covers_no_histogram() -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     values = np.random.default_rng(13).integers(1000, 9000, 100_000)
-    figure = drawing.new_figure(9, 4)
+    figure = plots.new_figure(9, 4)
     axes = figure.subplots()
-    drawing.draw_histograms(axes, dict.fromkeys(("plain", "rtloop", "spin"), Histogram.from_values(values)))
+    plots.draw_histograms(axes, dict.fromkeys(("plain", "rtloop", "spin"), Histogram.from_values(values)))
     FigureCanvasAgg(figure).draw()
-    highest = drawing.rebin(Histogram.from_values(values))[1].max()
+    highest = plots.rebin(Histogram.from_values(values))[1].max()
     legend = axes.get_legend().get_window_extent()
     assert axes.transData.transform((1000, highest))[1] < legend.y0
 
@@ -150,16 +150,16 @@ def test_the_legend_covers_no_histogram() -> None:
 def test_runs_are_drawn_over_each_other_in_the_colours_of_the_house() -> None:
     from matplotlib.colors import to_hex
 
-    axes = drawing.new_figure(4, 3).subplots()
+    axes = plots.new_figure(4, 3).subplots()
     names = [f"run {n}" for n in range(8)]
-    drawing.draw_histograms(
+    plots.draw_histograms(
         axes, dict.fromkeys(names, Histogram.from_values([500, 70_000])) | {"none": Histogram.empty()}
     )
     legend = axes.get_legend()
     labels = [text.get_text() for text in legend.get_texts()]
     assert labels[0] == "run 0 (50 %: 501 ns, max: 70 us)" and labels[-1] == "none: none" and len(labels) == 9
     colours = [to_hex(handle.get_color()).upper() for handle in legend.legend_handles[:8]]
-    assert colours == [*drawing.COLOURS, *drawing.COLOURS][:8]
+    assert colours == [*plots.COLOURS, *plots.COLOURS][:8]
 
 
 @draws

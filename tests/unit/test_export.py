@@ -19,9 +19,9 @@ from rtloop import Histogram, RTLoop, Stats
 pytest.importorskip("click", reason="the command line needs rtloop[cli]")
 
 from rtloop.tools.cli import main
-from rtloop.tools.export import histograms_to_csv, to_csv
-from rtloop.tools.export_trace import to_trace
-from rtloop.tools.runs import Run
+from rtloop.tools.export.command import histograms_to_csv, to_csv
+from rtloop.tools.export.trace import to_trace
+from rtloop.tools.saved_runs import Run
 
 PERIOD = 1_000_000
 EPOCH = 1_790_000_000_123_456_789
@@ -126,7 +126,7 @@ def test_hdr_log_is_read_back_by_the_package(tmp_path: Path) -> None:
 
 def test_a_strangers_name_cannot_break_a_tag_of_the_log() -> None:
     pytest.importorskip("hdrh.histogram", reason="needs rtloop[export]")
-    from rtloop.tools.export_hdr import to_hdr
+    from rtloop.tools.export.hdr import to_hdr
 
     text = to_hdr([Run("a,b\nTag=c d", make()), Run("leg", make("leg"))])
     lines = [line for line in text.splitlines() if line.startswith("Tag=")]

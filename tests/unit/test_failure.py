@@ -15,9 +15,9 @@ import pytest
 import rtloop
 from rtloop import RTLoop
 from rtloop.errors import setup_error
-from rtloop.loop import acquire
+from rtloop.loop import resources
 from rtloop.loop.failure import end_error, warn_degraded
-from rtloop.system import memory, process
+from rtloop.memory import kernel, process_lock
 from rtloop.system.grant import Grant
 
 
@@ -180,7 +180,7 @@ def test_a_setup_error_without_an_errno_does_not_show_one() -> None:
 def test_a_strict_start_lists_everything_that_was_refused(
     ordinary: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process.memory_lock, "acquire_range", lambda address, size: -errno.ENOMEM)
+    monkeypatch.setattr(process_lock.memory_lock, "acquire_range", lambda address, size: -errno.ENOMEM)
     loop = RTLoop("1ms", name="arm", cpu=4095, **{**ordinary, "lock_memory": "own"})
     with pytest.raises(rtloop.SetupError) as caught:
         loop.start()
@@ -213,8 +213,8 @@ def test_a_step_that_cannot_be_done_notes_what_was_refused_before(
     def fail(*_: object) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(process.memory_lock, "acquire", refuse)
-    monkeypatch.setattr(acquire, step, fail)
+    monkeypatch.setattr(process_lock.memory_lock, "acquire", refuse)
+    monkeypatch.setattr(resources, step, fail)
     for strict in (True, False):
         with pytest.raises(rtloop.SetupError, match="Too many open files") as caught:
             RTLoop("1ms", strict=strict, **{**ordinary, "lock_memory": "all"}).start()
@@ -227,8 +227,8 @@ def test_malloc_is_not_tuned_for_a_start_that_is_bound_to_fail(
 ) -> None:
     tuned = []
     refused = Grant("memory_lock", "all", "nothing", ok=False, errno=errno.ENOMEM)
-    monkeypatch.setattr(process.memory_lock, "acquire", lambda mode, **_: refused)
-    monkeypatch.setattr(memory, "tune_malloc", lambda: tuned.append(1) or True)
+    monkeypatch.setattr(process_lock.memory_lock, "acquire", lambda mode, **_: refused)
+    monkeypatch.setattr(kernel, "tune_malloc", lambda: tuned.append(1) or True)
     settings = {**ordinary, "lock_memory": "all", "tune_malloc": True}
     with pytest.raises(rtloop.MemoryLockError):
         RTLoop("1ms", **settings).start()
@@ -267,7 +267,7 @@ class Thread:
         }  # fmt: skip
 
     def grants(self) -> dict[str, Grant]:
-        return {g.name: g for g in acquire.thread_grants(self.settings, self.request, self.report)}
+        return {g.name: g for g in resources.thread_grants(self.settings, self.request, self.report)}
 
 
 def test_T10_a_deadline_loop_that_finds_the_cpus_taken_is_told_what_to_do() -> None:

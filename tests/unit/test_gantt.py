@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rtloop import ConfigError, LoopGroup, RTLoop, Stats
-from rtloop.loop.gantt import choose_window, draw_schedule
+from rtloop.stats.gantt import choose_window, draw_schedule
 
 pytest.importorskip("matplotlib")
 MS = 1_000_000

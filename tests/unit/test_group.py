@@ -17,11 +17,11 @@ import pytest
 
 import rtloop
 from rtloop import LoopGroup, PyLoop, RTLoop
-from rtloop.loop import group as group_module
-from rtloop.loop import group_run
-from rtloop.loop.findings import elapsed_releases
-from rtloop.loop.group import rate_monotonic
-from rtloop.tools.top_data import Sampler
+from rtloop.group import loop_group as group_module
+from rtloop.group import run as group_run
+from rtloop.group.loop_group import rate_monotonic
+from rtloop.stats.findings import elapsed_releases
+from rtloop.tools.top.data import Sampler
 
 RATES = {"current": "1ms", "velocity": "5ms", "planning": "20ms"}
 
@@ -508,7 +508,7 @@ def test_a_group_is_analysed_with_its_own_priorities_and_cpus() -> None:
 
 def test_loops_are_put_on_the_isolated_cpus_by_what_they_need(monkeypatch: pytest.MonkeyPatch) -> None:
     """First-fit decreasing, up to 95 %: d has CPU 2; b joins it, c does not fit there, and a fits beside c."""
-    monkeypatch.setattr("rtloop.loop.group_plan.isolated_cpus", lambda: (2, 3))
+    monkeypatch.setattr("rtloop.group.plan.isolated_cpus", lambda: (2, 3))
     loops = [RTLoop("1ms", name=name) for name in "abc"] + [RTLoop("1ms", name="d", cpu=2)]
     wcet = {"a": "400us", "b": "600us", "c": "500us", "d": "100us"}
     group = LoopGroup(loops, cpus="partition", wcet=wcet)

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 import rtloop
-from rtloop.loop import guarding
-from rtloop.system import memory
+from rtloop.guard import violations
+from rtloop.guard.guard_block import GuardBlock, RawViolation
+from rtloop.memory import kernel
+from rtloop.stats import guard_summary
 from rtloop.system.grant import Grant
-from rtloop.system.guard import GuardBlock, RawViolation
 
 NAMES = ("guard_page_faults", "guard_system_calls", "guard_allocations")
 
@@ -25,11 +26,11 @@ def given(*missing: str) -> tuple[Grant, ...]:
 
 def summary(*missing: str, counts: tuple[int, ...] = (0, 0, 0, 0), cycles: int = 100_010) -> dict[str, Any]:
     counters = {"guard": counts, "cycles": cycles, "warmup": 10}
-    return guarding.summarise({"guard": "count"}, given(*missing), counters, [])
+    return guard_summary.summarise({"guard": "count"}, given(*missing), counters, [])
 
 
 def test_the_sentence_of_a_clean_run() -> None:
-    assert guarding.sentence(summary()) == (
+    assert guard_summary.sentence(summary()) == (
         "100,000 cycles: 0 page faults, 0 system calls, 0 allocations in step"
     )  # fmt: skip
 
@@ -38,16 +39,18 @@ def test_minor_and_major_faults_are_apart_and_one_is_one() -> None:
     found = summary(counts=(1, 2, 1, 5), cycles=11)
     assert found["page_faults"] == {"minor": 1, "major": 2}
     assert (
-        guarding.sentence(found)
+        guard_summary.sentence(found)
         == "1 cycle: 3 page faults, 1 system call, 5 calls of malloc, free or their kin in step"
     )
-    assert guarding.count(found) == 9 and found["unlisted"] == 9
+    assert guard_summary.count(found) == 9 and found["unlisted"] == 9
 
 
 def test_what_was_allowed_is_named_and_not_called_none() -> None:
     counters = {"guard": (0, 0, 0, 0), "cycles": 110, "warmup": 10}
-    found = guarding.summarise({"guard": "stop", "guard_allow": ["sendto", "recvfrom"]}, given(), counters, [])
-    assert "0 system calls besides the allowed (sendto, recvfrom), 0 allocations in step" in guarding.sentence(found)
+    found = guard_summary.summarise({"guard": "stop", "guard_allow": ["sendto", "recvfrom"]}, given(), counters, [])
+    assert "0 system calls besides the allowed (sendto, recvfrom), 0 allocations in step" in guard_summary.sentence(
+        found
+    )
     assert found["allowed"] == ["sendto", "recvfrom"]
 
 
@@ -55,14 +58,14 @@ def test_what_was_allowed_is_named_and_not_called_none() -> None:
 def test_what_was_not_counted_is_never_called_clean(missing: str) -> None:
     found = summary(missing)
     label = missing.removeprefix("guard_").replace("_", " ")
-    text = guarding.sentence(found)
+    text = guard_summary.sentence(found)
     assert f"0 {label}" not in text and f"{label} not counted (for a reason)" in text
     assert found[missing.removeprefix("guard_")] is None
 
 
 def test_grants_that_are_not_known_count_nothing() -> None:
-    found = guarding.summarise({"guard": "stop"}, (), {"guard": (0, 0, 0, 0), "cycles": 5, "warmup": 0}, [])
-    assert guarding.sentence(found).startswith("The guards counted nothing")
+    found = guard_summary.summarise({"guard": "stop"}, (), {"guard": (0, 0, 0, 0), "cycles": 5, "warmup": 0}, [])
+    assert guard_summary.sentence(found).startswith("The guards counted nothing")
 
 
 def raw(kind: int, **more: Any) -> RawViolation:
@@ -83,17 +86,17 @@ class Block:
 
 
 def test_a_fault_says_what_the_machine_did_just_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guarding, "_migrated_pages", lambda: 12)
+    monkeypatch.setattr(violations, "migrated_pages", lambda: 12)
     now = time.monotonic_ns()
-    monkeypatch.setattr(memory, "fork_times", lambda: [now - 5_000_000_000, now - 2_000_000])
+    monkeypatch.setattr(kernel, "fork_times", lambda: [now - 5_000_000_000, now - 2_000_000])
     after, long_after = raw(0, time_ns=now), raw(0, time_ns=now - 3_000_000_000)
     call = raw(2, time_ns=now)
-    notes = [v["note"] for v in guarding.violations(Block(after, long_after, call))]  # type: ignore[arg-type]
+    notes = [v["note"] for v in violations.list_violations(Block(after, long_after, call))]  # type: ignore[arg-type]
     assert notes == ["2.0 ms after a fork", "12 pages of the machine were moved during the run (compaction)", ""]
 
 
 def test_kinds_have_their_details() -> None:
-    found = guarding.violations(Block(raw(1), raw(2, detail=0), raw(3, function=2), raw(3, function=3)))  # type: ignore[arg-type]
+    found = violations.list_violations(Block(raw(1), raw(2, detail=0), raw(3, function=2), raw(3, function=3)))  # type: ignore[arg-type]
     kinds = [(v["kind"], v["detail"]) for v in found]
     assert kinds[0] == ("major fault", "0x10 in no mapping") and kinds[1][0] == "system call"
     assert kinds[2:] == [("allocation", "realloc of 16 bytes"), ("allocation", "free")]
@@ -101,7 +104,7 @@ def test_kinds_have_their_details() -> None:
 
 def test_a_block_that_nobody_wrote_to_has_nothing() -> None:
     block = GuardBlock(is_stopping=False, warmup=0, allowed=(), code=())
-    assert block.violations() == [] and guarding.violations(block) == []
+    assert block.violations() == [] and violations.list_violations(block) == []
     block.close()
     block.close()
 
@@ -116,12 +119,12 @@ def test_an_error_survives_pickling() -> None:
 
 def test_the_way_begins_with_the_function_that_the_users_code_called() -> None:
     """What lies farther out on the stack is left from earlier calls."""
-    from rtloop.system.symbols import Place
+    from rtloop.guard.symbols import Place
 
     def place(symbol: str) -> Place:
         return Place(1, "/lib/libc.so.6", 1, symbol)
 
     through = [place(name) for name in ("write", "vfprintf", "printf", "clock_nanosleep")]  # inwards out
-    assert guarding._from(place("printf"), through) == through[:3]
-    assert guarding._from(place("puts"), through) == [*through, place("puts")], "it called something that jumped on"
-    assert guarding._from(None, through) == through, "the machine code does not tell"
+    assert violations._from(place("printf"), through) == through[:3]
+    assert violations._from(place("puts"), through) == [*through, place("puts")], "it called something that jumped on"
+    assert violations._from(None, through) == through, "the machine code does not tell"

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 import rtloop
-from rtloop.loop import about, discover
-from rtloop.loop.attach import Scan, scan
+from rtloop.telemetry import description, procfs
+from rtloop.telemetry.attach import Scan, scan
 
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 #: Where the fields of the header are, and how they are packed.
@@ -46,7 +46,7 @@ def genuine() -> Iterator[bytes]:
     with rtloop.RTLoop("20s", name="genuine", policy="other", lock_memory="off", dma_latency=None, record=8) as loop:
         while loop.stats.cycles < 1:
             time.sleep(0.01)
-        (file,) = (f for f in discover.block_files(os.getpid()) if "genuine" in os.readlink(f.path))
+        (file,) = (f for f in procfs.block_files(os.getpid()) if "genuine" in os.readlink(f.path))
         yield Path(file.path).read_bytes()
 
 
@@ -88,7 +88,7 @@ def test_S2_a_block_that_could_be_shrunk_is_refused(genuine: bytes, seals: int) 
 
 
 def test_S2_a_running_loops_block_cannot_be_truncated(genuine: bytes) -> None:
-    (file,) = (f for f in discover.block_files(os.getpid()) if "genuine" in os.readlink(f.path))
+    (file,) = (f for f in procfs.block_files(os.getpid()) if "genuine" in os.readlink(f.path))
     for size in (0, len(genuine) - 1, len(genuine) + 1):
         with pytest.raises(PermissionError):
             os.truncate(file.path, size)
@@ -259,14 +259,14 @@ def test_S4_noise_in_the_header_never_crashes_the_reader(genuine: bytes) -> None
 
 def test_a_file_that_only_bears_the_name_is_not_even_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A path can be made to look like a memfd's; opening what is there could block, or worse."""
-    monkeypatch.setattr(discover, "_LINK", f"{tmp_path}/memfd:rtloop:")
+    monkeypatch.setattr(procfs, "_LINK", f"{tmp_path}/memfd:rtloop:")
     os.mkfifo(tmp_path / "memfd:rtloop:fifo")
     fd = os.open(tmp_path / "memfd:rtloop:fifo", os.O_RDWR)
     try:
-        assert list(discover.block_files(os.getpid())) == []
-        monkeypatch.setattr(discover, "_mount_id", lambda path: 1)
-        monkeypatch.setattr(discover, "_memfd_mount_id", lambda: 1)
-        assert len(list(discover.block_files(os.getpid()))) == 1, "it is the mount that tells them apart"
+        assert list(procfs.block_files(os.getpid())) == []
+        monkeypatch.setattr(procfs, "_mount_id", lambda path: 1)
+        monkeypatch.setattr(procfs, "_memfd_mount_id", lambda: 1)
+        assert len(list(procfs.block_files(os.getpid()))) == 1, "it is the mount that tells them apart"
         found = scan(os.getpid())
         assert (found.loops, found.faulty) == ([], {})
     finally:
@@ -289,8 +289,8 @@ def test_a_text_too_long_for_its_room_leaves_out_what_matters_least() -> None:
     block: Any = Block()
     while block.room > 0:
         block.text = b""
-        about.write(block, settings, grants, has_own_wait=False)
-        told = about.read(block.text)
+        description.write(block, settings, grants, has_own_wait=False)
+        told = description.read(block.text)
         seen.append((len(told.settings) > 20, len(told.grants), any(grant.fix for grant in told.grants)))
         block.room = len(block.text) - 1  # too little for what it has just taken
     assert seen == [(True, 1, True), (True, 1, False), (True, 0, False), (False, 0, False)]

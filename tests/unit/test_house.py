@@ -1,69 +1,74 @@
-"""The rules of the house that a reader relies on: who may import whom, how long a module is, what comes with it."""
+"""Rules of the house: imports go down, no circles, small folders, compiled modules in triples."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "rtloop"
-MAX_LINES = 450
+#: A folder holds at most this many modules, not counting its __init__.
+MAX_MODULES = 14
+#: No line of the package is longer, in Python, Cython, stubs and C alike.
+MAX_COLUMNS = 120
 
-#: From the ground up. "" is the front doors, which hand on what is below them; a folder's modules share its floor.
-FLOORS = {
-    "errors": 0, "units": 0, "_os": 0,
-    "system": 1, "data": 1,
-    "loop": 2,
-    "": 3, "guard": 3, "memory": 3, "numba": 3, "pytest": 3, "zenoh": 3,
-    "tools": 4, "demo": 4, "__main__": 4,
-}  # fmt: skip
-#: Imports between neighbours on one floor: (importing room, imported module or room).
-#: The front door hands on the tools that a program calls, too; they are loaded when first used.
-ALLOWED = {
-    ("units", "errors"), ("", "guard"), ("", "memory"), ("", "tools.build"), ("", "tools.lint"), ("data", "system"),
-    ("tools", "demo"), ("__main__", "tools"),
-}  # fmt: skip
+#: The rooms from the ground up. A module imports from lower rooms and from its own; "" is the front door.
+ROOMS = (
+    "_os", "errors", "units", "system", "memory", "settings", "data", "stats", "guard", "telemetry", "loop", "analysis",
+    "simulation", "group", "", "numba", "pytest", "zenoh", "compiler", "linter", "demo", "machine", "tools", "__main__",
+)  # fmt: skip
+
+#: The imports that go up all the same: (importing module, imported module) -> the reason.
+EXCEPTIONS = {
+    ("loop.loop", "simulation.simulation"): "RTLoop.simulate is a method of the loop; it imports when it is called",
+    ("", "compiler.build"): "rtloop.build is loaded when it is first used; this import is for type checkers",
+    ("", "linter.lint"): "rtloop.lint is loaded when it is first used; this import is for type checkers",
+}
 
 STRINGS = re.compile(r'("""|\'\'\').*?\1', re.DOTALL)
 COMMENTS = re.compile(r"#.*")
-FROM = re.compile(r"^[ \t]*from[ \t]+(\S+)[ \t]+c?import[ \t]+(\([^)]*\)|.*)", re.MULTILINE)
-IMPORT = re.compile(r"^[ \t]*c?import[ \t]+(.+)", re.MULTILINE)
+FROM = re.compile(r"^[ \t]*from[ \t]+(\S+)[ \t]+(c?)import[ \t]+(\([^)]*\)|.*)", re.MULTILINE)
+IMPORT = re.compile(r"^[ \t]*(c?)import[ \t]+(.+)", re.MULTILINE)
 
 
-def imported(text: str, module: str = "") -> Iterator[str]:
-    """Yield what a module imports or cimports, as dotted names, ``package.name`` for ``from package import name``.
+class Import(NamedTuple):
+    """One name that a file imports: its dotted path, and whether it is a cimport."""
 
-    Parameters
-    ----------
-    text : str
-        Its source, Python or Cython.
-    module : str
-        Its dotted name, for relative imports.
+    target: str
+    is_cimport: bool
+
+
+def imported(text: str, module: str = "") -> Iterator[Import]:
+    """Yield what a file imports or cimports; ``from package import name`` gives ``package.name``.
+
+    Imports inside functions and below ``if TYPE_CHECKING`` count. `module` is the file's dotted name, for relative
+    imports.
     """
     text = COMMENTS.sub("", STRINGS.sub('""', text)).replace("\\\n", " ")
-    for origin, names in FROM.findall(text):
+    for origin, kind, names in FROM.findall(text):
         dots = len(origin) - len(origin.lstrip("."))
         base = ".".join([*module.split(".")[:-dots], origin[dots:]]).strip(".") if dots else origin
         for name in names.strip("()").split(","):
             if name.strip():
-                yield f"{base}.{name.split()[0]}"
-    for names in IMPORT.findall(text):
+                yield Import(f"{base}.{name.split()[0]}", kind == "c")
+    for kind, names in IMPORT.findall(text):
         for name in names.split(","):
-            yield name.split()[0]
+            yield Import(name.split()[0], kind == "c")
 
 
 def sources(package: Path) -> Iterator[tuple[str, Path]]:
-    """Yield every source file of the package with its dotted name; a package's own name ends in ``.__init__``."""
+    """Yield every module of the package with its file, without stubs, which repeat their module's imports."""
     for path in sorted(package.rglob("*")):
-        if path.suffix in {".py", ".pyx", ".pxd", ".pyi"}:
+        if path.suffix in {".py", ".pyx", ".pxd"}:
             yield ".".join(path.relative_to(package.parent).with_suffix("").parts), path
 
 
-def inside(name: str, package: Path) -> str | None:
-    """Return the module of the package that a dotted name means, without the package's name: "" for the front doors."""
+def resolve(name: str, package: Path) -> str | None:
+    """Return the module of the package that a dotted name means, without the package's name: "" for the front door."""
     parts = name.split(".")
     if parts[0] != "rtloop":
         return None
@@ -74,25 +79,93 @@ def inside(name: str, package: Path) -> str | None:
     return ""
 
 
-def edges(package: Path) -> Iterator[tuple[str, str]]:
-    """Yield (importing module, imported module), without the package's name."""
+def short(name: str) -> str:
+    return name.removeprefix("rtloop").removeprefix(".").removesuffix("__init__").removesuffix(".")
+
+
+def edges(package: Path) -> set[tuple[str, str]]:
+    """Return (importing module, imported module) for the whole package."""
+    found = set()
     for name, path in sources(package):
-        importer = name.removeprefix("rtloop.").removesuffix("__init__").removesuffix(".")
-        for target in imported(path.read_text(), name):
-            to = inside(target, package)
-            if to is not None and to != importer:
-                yield importer, to
+        for target, _ in imported(path.read_text(), name):
+            to = resolve(target, package)
+            if to is not None and to != short(name):
+                found.add((short(name), to))
+    return found
 
 
-def is_allowed(importer: str, to: str) -> bool:
-    room, other = importer.partition(".")[0], to.partition(".")[0]
-    if room == other or FLOORS[room] > FLOORS[other]:
-        return True
-    return any(room == a and (to == b or to.startswith(b + ".")) for a, b in ALLOWED)
+def room(module: str) -> str:
+    return module.partition(".")[0]
 
 
-def upward(package: Path) -> list[str]:
-    return sorted({f"{a or 'rtloop'} -> {b or 'rtloop'}" for a, b in edges(package) if not is_allowed(a, b)})
+def upward(package: Path, exceptions: dict[tuple[str, str], str] = EXCEPTIONS) -> list[str]:
+    """Return the imports that go up, other than the exceptions."""
+    height = {name: i for i, name in enumerate(ROOMS)}
+    return sorted(
+        f"{a or 'rtloop'} -> {b or 'rtloop'}"
+        for a, b in edges(package)
+        if room(a) != room(b) and height[room(a)] < height[room(b)] and (a, b) not in exceptions
+    )
+
+
+def circles(package: Path, exceptions: dict[tuple[str, str], str] = EXCEPTIONS) -> list[list[str]]:
+    """Return the sets of modules that import each other in a circle.
+
+    A ``.pxd`` is a node of its own, as a header is in C: declarations may be cimported by what implements them.
+    """
+    graph: dict[str, set[str]] = {}
+    for name, path in sources(package):
+        here = short(name) or "rtloop"
+        node = f"{here}.pxd" if path.suffix == ".pxd" else here
+        graph.setdefault(node, set())
+        if path.suffix == ".pyx":
+            graph[node].add(f"{here}.pxd")
+        for target, is_cimport in imported(path.read_text(), name):
+            to = resolve(target, package)
+            if to is None or (short(name), to) in exceptions:
+                continue
+            has_pxd = package.joinpath(*to.split(".")).with_suffix(".pxd").exists() or not to
+            other = f"{to or 'rtloop'}.pxd" if is_cimport and has_pxd else to or "rtloop"
+            if other != node:
+                graph[node].add(other)
+    reach = {node: _reachable(graph, node) for node in graph}
+    found = {tuple(sorted(m for m in reach[node] if node in reach.get(m, ()))) for node in graph if node in reach[node]}
+    return [list(circle) for circle in sorted(found)]
+
+
+def _reachable(graph: dict[str, set[str]], start: str) -> set[str]:
+    seen: set[str] = set()
+    todo = list(graph[start])
+    while todo:
+        node = todo.pop()
+        if node not in seen:
+            seen.add(node)
+            todo += graph.get(node, ())
+    return seen
+
+
+def crowded(package: Path) -> dict[str, int]:
+    """Return the folders that hold too many modules, with how many."""
+    modules: dict[Path, set[str]] = {}
+    for _, path in sources(package):
+        if path.stem != "__init__":
+            modules.setdefault(path.parent, set()).add(path.stem)
+    return {
+        folder.relative_to(package).as_posix(): len(names)
+        for folder, names in modules.items()
+        if len(names) > MAX_MODULES
+    }
+
+
+def too_wide(package: Path) -> list[str]:
+    """Return the lines that are too long, of whatever kind of file, as file:line."""
+    return [
+        f"{path.relative_to(package)}:{number}"
+        for path in sorted(package.rglob("*"))
+        if path.suffix in {".py", ".pyx", ".pxd", ".pyi", ".c"}
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if len(line) > MAX_COLUMNS
+    ]
 
 
 def deeper(folder: Path) -> list[str]:
@@ -101,34 +174,43 @@ def deeper(folder: Path) -> list[str]:
     for path in sorted(folder.rglob("*")):
         if path.suffix in {".py", ".pyx", ".pxd"}:
             text = path.read_text()
-            for door in ("rtloop.memory", "rtloop.numba", "rtloop.pytest", "rtloop.zenoh", "rtloop"):
+            for door in ("rtloop.memory", "rtloop.guard", "rtloop.numba", "rtloop.pytest", "rtloop.zenoh", "rtloop"):
                 text = re.sub(rf"\b{door}(?=\s+c?import\b|\s*$|\s+as\b)", "door", text, flags=re.MULTILINE)
-            names = {name for name in imported(text) if name.startswith("rtloop.")}
+            names = {name.target for name in imported(text) if name.target.startswith("rtloop.")}
             past = (name for name in names if name.count(".") > 1 or re.search(rf"import\s+{name}\b", text))
             found += [f"{path.name}: {name}" for name in sorted(past)]
     return found
 
 
-def test_every_room_has_a_floor():
+def test_every_room_has_its_place_in_the_order():
     rooms = {name.split(".")[1] for name, _ in sources(PACKAGE)} - {"__init__"}
-    assert rooms <= set(FLOORS), "add the new module or folder to FLOORS, and to the drawing in CONTRIBUTING.md"
+    assert rooms == set(ROOMS) - {""}, "a new module or folder gets its place in ROOMS"
 
 
-def test_no_import_goes_upward():
-    found = set(edges(PACKAGE))
-    assert len(found) > 20, "the scanner reads nothing"
+def test_imports_go_down_only():
+    assert len(edges(PACKAGE)) > 300, "the scanner reads nothing"
     assert upward(PACKAGE) == []
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    assert circles(PACKAGE) == []
+
+
+def test_every_exception_is_still_needed():
+    assert set(EXCEPTIONS) <= edges(PACKAGE)
+
+
+def test_no_folder_is_crowded():
+    assert crowded(PACKAGE) == {}
+
+
+def test_no_line_is_too_long():
+    assert too_wide(PACKAGE) == []
 
 
 @pytest.mark.parametrize("folder", ["examples", "tests/downstream"])
 def test_nobody_outside_goes_past_the_front_doors(folder):
     assert deeper(ROOT / folder) == []
-
-
-def test_no_module_is_too_long():
-    lengths = {path: len(path.read_text().splitlines()) for _, path in sources(PACKAGE)}
-    lengths |= {path: len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.h")}
-    assert {path.name: lines for path, lines in lengths.items() if lines >= MAX_LINES} == {}
 
 
 def test_every_compiled_module_is_a_triple():
@@ -147,23 +229,24 @@ def test_every_compiled_module_is_a_triple():
 
 PLANTED = {
     "python": ("data/ring.py", "from rtloop.loop.loop import RTLoop", "data.ring -> loop.loop"),
-    "cimport": ("system/memory.pyx", "from rtloop.loop.loop cimport RTLoop", "system.memory -> loop.loop"),
-    "pxd": ("system/memory.pxd", "from rtloop.loop cimport loop", "system.memory -> loop.loop"),
+    "cimport": ("memory/kernel.pyx", "from rtloop.loop.loop cimport RTLoop", "memory.kernel -> loop.loop"),
+    "pxd": ("memory/kernel.pxd", "from rtloop.loop cimport loop", "memory.kernel -> loop.loop"),
     "front door": ("loop/loop.pyx", "from rtloop cimport Cycle", "loop.loop -> rtloop"),
     "late": ("loop/loop.pyx", "def f():\n    import numpy, rtloop.tools.cli as cli", "loop.loop -> tools.cli"),
     "many lines": ("loop/loop.py", "from rtloop.tools import (  # noqa\n    cli,\n)", "loop.loop -> tools.cli"),
     "relative": ("data/ring.py", "from ..loop import loop", "data.ring -> loop.loop"),
-    "neighbour": ("system/memory.py", "from rtloop.data import ring", "system.memory -> data.ring"),
+    "neighbour": ("memory/kernel.py", "from rtloop.data import ring", "memory.kernel -> data.ring"),
     "ground": ("errors.py", "import rtloop.units", "errors -> units"),
     "top": ("demo/plant.py", "from rtloop.tools import cli", "demo.plant -> tools.cli"),
     "init": ("__init__.py", "from rtloop.tools.cli import main", "rtloop -> tools.cli"),
+    "for type checkers": ("data/ring.py", "if TYPE_CHECKING:\n    import rtloop.tools.cli", "data.ring -> tools.cli"),
 }
 
 
 @pytest.fixture
 def package(tmp_path):
-    """A package with a module in each room, and nothing wrong with it."""
-    files = ["loop/loop.pyx", "tools/cli.py", "system/cpu.py", "system/memory.py", "data/ring.py", "demo/plant.py"]
+    """A package with a module in some rooms, and nothing wrong with it."""
+    files = ["loop/loop.pyx", "tools/cli.py", "system/cpu.py", "memory/kernel.py", "data/ring.py", "demo/plant.py"]
     files += ["units.py", "errors.py", "__init__.py", "__init__.pxd", "loop/__init__.py", "data/__init__.py"]
     for name in files:
         path = tmp_path / "rtloop" / name
@@ -172,25 +255,72 @@ def package(tmp_path):
     return tmp_path / "rtloop"
 
 
+def plant(package: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text(text + "\n")
+
+
 @pytest.mark.parametrize(("name", "text", "edge"), PLANTED.values(), ids=PLANTED)
-def test_planted_upward_edge_is_found(package, name, text, edge):
-    (package / name).write_text(text + "\n")
+def test_a_planted_upward_import_is_found(package, name, text, edge):
+    plant(package, {name: text})
     assert upward(package) == [edge]
 
 
-def test_downward_edges_and_mentions_pass(package):
+def test_downward_imports_and_mentions_pass(package):
     (package / "tools/cli.py").write_text("import rtloop\nfrom rtloop.demo import plant\nfrom rtloop import loop\n")
     (package / "loop/loop.pyx").write_text('"""\nimport rtloop\n"""\nfrom rtloop.data cimport ring  # import rtloop\n')
-    (package / "data/ring.py").write_text("from rtloop.system.memory import lock\nimport numpy as np\n")
+    (package / "data/ring.py").write_text("from rtloop.memory.kernel import lock\nimport numpy as np\n")
     (package / "units.py").write_text("from rtloop.errors import ConfigError\n")
-    assert len(set(edges(package))) == 6
+    assert len(edges(package)) == 6
     assert upward(package) == []
+    assert circles(package) == []
+
+
+CIRCLES = {
+    "of two": {
+        "loop/a.py": "from rtloop.loop import b",
+        "loop/b.py": "def f():\n    from rtloop.loop.a import x",
+    },
+    "with a cimport": {
+        "loop/a.pyx": "from rtloop.loop.b cimport B",
+        "loop/a.pxd": "from rtloop.loop.b cimport B",
+        "loop/b.pxd": "from rtloop.loop.a cimport A",
+    },
+    "as the one that was": {
+        "loop/lifecycle.pyx": "from rtloop.guard import setup",
+        "guard/setup.py": "def acquire():\n    from rtloop.loop.guarded_body import body_address",
+        "loop/guarded_body.pyx": "from rtloop.loop.loop cimport _RTLoop_1",
+        "loop/guarded_body.pxd": "",
+        "loop/loop.pxd": "from rtloop.loop.lifecycle cimport Control",
+        "loop/lifecycle.pxd": "from rtloop.loop import lifecycle",
+    },
+}
+
+
+@pytest.mark.parametrize("files", CIRCLES.values(), ids=CIRCLES)
+def test_a_planted_circle_is_found(package, files):
+    plant(package, files)
+    assert len(circles(package)) == 1
+
+
+def test_declarations_that_their_implementation_cimports_are_no_circle(package):
+    files = {"loop/loop.pyx": "from rtloop.loop.callbacks cimport call_step", "loop/loop.pxd": ""}
+    plant(package, {**files, "loop/callbacks.pxd": "from rtloop.loop.loop cimport Cycle"})
+    assert circles(package) == []
+
+
+def test_a_crowded_folder_and_a_long_line_are_found(package):
+    plant(package, {f"data/m{i}.py": "" for i in range(MAX_MODULES)})
+    assert crowded(package) == {"data": MAX_MODULES + 1}
+    plant(package, {"data/ring.pyx": "x = 1" + " " * 120 + "# far"})
+    assert too_wide(package) == ["data/ring.pyx:1"]
 
 
 @pytest.mark.parametrize(
-    "text", ["from rtloop.loop.loop cimport RTLoop", "import rtloop.system.memory", "import rtloop.data.ring as ring"]
+    "text", ["from rtloop.loop.loop cimport RTLoop", "import rtloop.memory.kernel", "import rtloop.data.ring as ring"]
 )
-def test_planted_deep_import_is_found(tmp_path, text):
+def test_a_planted_deep_import_is_found(tmp_path, text):
     doors = (
         "import rtloop\nimport rtloop.memory\nfrom rtloop.memory import lock_all\nfrom rtloop cimport RTLoop, Cycle\n"
     )

@@ -27,10 +27,10 @@ from rich.console import Console
 
 from rtloop import Histogram, RTLoop, RtloopError
 from rtloop.system.grant import Grant
-from rtloop.tools import cyclictest, latency_show, tail
-from rtloop.tools import latency as latency_command
-from rtloop.tools.latency import HIT, latency
-from rtloop.tools.load import LOADS, Load
+from rtloop.tools.latency import command as latency_command
+from rtloop.tools.latency import cyclictest, show, tail
+from rtloop.tools.latency.command import HIT, latency
+from rtloop.tools.latency.load import LOADS, Load
 
 FAST = ("--policy", "other", "--rate", "500Hz", "--duration", "300ms")
 
@@ -214,7 +214,7 @@ def test_a_load_ends_with_the_process_that_wanted_it(kind: str, tmp_path: Path) 
     if is_foreign and shutil.which(kind) is None:
         pytest.skip(f"needs {kind}: apt install rt-tests stress-ng")
     before = {*Path(tempfile.gettempdir()).iterdir(), *Path("/var/tmp").iterdir()}
-    program = f"import os; from rtloop.tools.load import Load; load = Load({kind!r}).__enter__()\n" \
+    program = f"import os; from rtloop.tools.latency.load import Load; load = Load({kind!r}).__enter__()\n" \
               "print(*[p.pid for p in load._processes], flush=True); input(); os._exit(0)"  # fmt: skip
     owner = subprocess.Popen(
         [sys.executable, "-c", program], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -252,7 +252,7 @@ def test_a_load_is_ordinary_whatever_the_measurement_runs_at() -> None:
     """Under ``chrt --fifo 90`` above all, where it would hold up everything; here a policy that harms nobody."""
     program = """
 import os, time
-from rtloop.tools.load import Load
+from rtloop.tools.latency.load import Load
 os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 with Load("cpu") as load:
     deadline = time.monotonic() + 10
@@ -295,7 +295,7 @@ def test_a_comparison_is_the_median_of_the_pairs_ratios() -> None:
         return Histogram.from_values([us * 1000] * 1000)
 
     out = Console(file=io.StringIO(), width=80)
-    document = latency_show.print_comparison(out, [(flat(10), flat(20)), (flat(30), flat(20)), (flat(20), flat(20))])
+    document = show.print_comparison(out, [(flat(10), flat(20)), (flat(30), flat(20)), (flat(20), flat(20))])
     assert document["ratios"]["p50"] == pytest.approx(1.0, rel=0.02)
     text = out.file.getvalue()  # type: ignore[attr-defined]
     assert "rtloop" in text and "cyclictest" in text and "1.00 at 50 %" in text
@@ -310,7 +310,7 @@ def test_a_comparison_that_is_not_of_like_with_like_says_so() -> None:
     refused = Grant("policy", "fifo 80", "other", ok=False, detail="sched_setattr: Operation not permitted")
     stats = dataclasses.replace(stats, grants=(refused,))
     out = Console(file=io.StringIO(), width=80)
-    document = latency_show.print_comparison(out, [(histogram, histogram)], [stats, stats], histogram=True)
+    document = show.print_comparison(out, [(histogram, histogram)], [stats, stats], histogram=True)
     text = out.file.getvalue()  # type: ignore[attr-defined]
     assert text.count("asked for fifo 80") == 1 and [grant["name"] for grant in document["refused"]] == ["policy"]
     assert "rtloop: cycles by" in text and "cyclictest: cycles by" in text
@@ -333,7 +333,7 @@ def test_a_comparison_gives_the_histogram_and_the_picture_that_are_asked_for(
 def test_in_a_narrow_window_no_figure_loses_its_unit() -> None:
     out = Console(file=io.StringIO(), width=50)
     histogram = Histogram.from_values([22_800] * 99_999 + [101_600])
-    latency_show.print_comparison(out, [(histogram, histogram)])
+    show.print_comparison(out, [(histogram, histogram)])
     text = out.file.getvalue()  # type: ignore[attr-defined]
     assert "…" not in text and text.count("us") >= 2 * 5 and "101.6" in text
 

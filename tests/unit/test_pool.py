@@ -321,7 +321,7 @@ def test_items_that_are_no_plain_memory_are_refused(dtype):
 
 
 def test_a_warning_that_is_an_error_leaves_no_pool(monkeypatch):
-    monkeypatch.setattr(rtloop.system.process.memory_lock, "acquire_range", lambda *args, **kwargs: -12)
+    monkeypatch.setattr(rtloop.memory.process_lock.memory_lock, "acquire_range", lambda *args, **kwargs: -12)
     pool = rtloop.Pool.__new__(rtloop.Pool)
     with warnings.catch_warnings(), pytest.raises(rtloop.RTSetupWarning):
         warnings.simplefilter("error")

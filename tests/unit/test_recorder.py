@@ -19,7 +19,7 @@ import pytest
 
 import rtloop
 from rtloop import Recorder, Ring
-from rtloop.data import files
+from rtloop.data import record_files
 
 Script = Callable[..., "subprocess.CompletedProcess[str]"]
 HAS_MCAP = importlib.util.find_spec("mcap") is not None
@@ -213,7 +213,7 @@ def test_a_disk_that_fails_only_at_the_end(tmp_path: Path, monkeypatch: pytest.M
     def fail(fd: int) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(files.os, "fsync", fail)
+    monkeypatch.setattr(record_files.os, "fsync", fail)
     ring = Ring("f8", 10)
     recorder = Recorder(ring, tmp_path / "run.npy")
     ring.push(1)
@@ -226,7 +226,7 @@ def test_a_disk_that_fails_only_at_the_end(tmp_path: Path, monkeypatch: pytest.M
 def test_a_codec_that_fails_is_told_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ring = Ring("f8", 10)
     recorder = Recorder(ring, tmp_path / "run.npy")
-    monkeypatch.setattr(files.NpyFile, "append", lambda self, array: array.nonsense)
+    monkeypatch.setattr(record_files.NpyFile, "append", lambda self, array: array.nonsense)
     ring.push(1)
     with pytest.warns(rtloop.RTSetupWarning, match="nonsense"), pytest.raises(rtloop.RecorderError, match="nonsense"):
         recorder.close()
@@ -234,7 +234,7 @@ def test_a_codec_that_fails_is_told_too(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_an_error_of_the_body_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files.NpyFile, "append", lambda self, array: array.nonsense)
+    monkeypatch.setattr(record_files.NpyFile, "append", lambda self, array: array.nonsense)
     ring = Ring("f8", 10)
     warnings.simplefilter("ignore", rtloop.RTSetupWarning)
     with pytest.raises(KeyError) as caught, Recorder(ring, tmp_path / "run.npy"):
@@ -276,15 +276,15 @@ def test_flush_and_close_after_the_end(tmp_path: Path) -> None:
 
 
 def test_flush_gives_up_where_the_disk_takes_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    append = files.NpyFile.append
+    append = record_files.NpyFile.append
     is_slow = True
 
-    def slowly(self: files.NpyFile, array: np.ndarray) -> None:
+    def slowly(self: record_files.NpyFile, array: np.ndarray) -> None:
         while is_slow:
             time.sleep(0.01)
         append(self, array)
 
-    monkeypatch.setattr(files.NpyFile, "append", slowly)
+    monkeypatch.setattr(record_files.NpyFile, "append", slowly)
     ring = Ring("f8", 1)
     with Recorder(ring, tmp_path / "run.npy") as recorder:
         ring.push(1)
@@ -325,8 +325,8 @@ def test_M10_a_forked_child_leaves_the_recording_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 10**6, 2**62])
 def test_the_head_of_an_npy_file_is_as_long_for_any_count(count: int) -> None:
-    head = files.npy_header(RECORD, count)
-    assert len(head) == len(files.npy_header(RECORD, 0)) and len(head) % 64 == 0
+    head = record_files.npy_header(RECORD, count)
+    assert len(head) == len(record_files.npy_header(RECORD, 0)) and len(head) % 64 == 0
     described = ast.literal_eval(head[12:].decode())
     assert (described["shape"], np.dtype(described["descr"])) == ((count,), RECORD)
 
@@ -466,7 +466,7 @@ def test_what_a_loop_logs_until_the_interpreter_ends_is_recorded(
         recorder = rtloop.Recorder(loop.log, {str(tmp_path / "run.npy")!r})
         loop.start()
         time.sleep(0.3)
-        import rtloop.system.ending as ending
+        import rtloop.system.exit_hooks as ending
         ending.at_end(ending.RECORDERS, lambda: print(loop.stats.cycles, recorder.written + recorder.lost))
     """)
     cycles, counted = map(int, done.stdout.split())

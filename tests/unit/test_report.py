@@ -15,12 +15,12 @@ from rtloop import Grant, Histogram, RTLoop, Stats
 
 pytest.importorskip("click", reason="the command line needs rtloop[cli]")
 
-from rtloop.loop.findings import find
+from rtloop.stats.findings import find
 from rtloop.tools.cli import main
-from rtloop.tools.markup import Markup, tag, text
-from rtloop.tools.report_charts import draw_histogram_chart, draw_time_line, envelope
-from rtloop.tools.report_page import make_page
-from rtloop.tools.runs import Run
+from rtloop.tools.report.charts import draw_histogram_chart, draw_time_line, envelope
+from rtloop.tools.report.markup import Markup, tag, text
+from rtloop.tools.report.page import make_page
+from rtloop.tools.saved_runs import Run
 
 PERIOD = 1_000_000
 EVIL = "</style></title><script>alert(1)</script>\" onload='x' &amp; \x00\u202e\ud800"

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import rtloop
-from rtloop.tools.run_show import describe_exception, describe_progress
-from rtloop.tools.target import TargetError, find_target, make_loop, parse_value
+from rtloop.tools.run.show import describe_exception, describe_progress
+from rtloop.tools.run.target import TargetError, find_target, make_loop, parse_value
 
 STEPS = """\
 import rtloop
@@ -197,7 +197,7 @@ def test_a_compiled_function_gets_an_array_of_its_file(folder: Path) -> None:
 
 
 def test_a_class_without_a_step_is_noticed(folder: Path) -> None:
-    from rtloop.tools.target import Target, has_no_step
+    from rtloop.tools.run.target import Target, has_no_step
 
     code = "cdef class Slow(RTLoop):\n    cdef int {}(self, const Cycle *c) noexcept nogil:\n        pass\n"
     slow = find_target("steps.py:Slow")

@@ -115,7 +115,7 @@ def test_edf_at_full_load_is_decided_with_jitter(jitter: int, meets: bool) -> No
 
 def test_a_busy_period_of_years_is_given_up_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """Periods without a common factor at nearly full load: neither a hang nor a guess."""
-    monkeypatch.setattr("rtloop.loop.schedulability._MOST_STEPS", 1000)
+    monkeypatch.setattr("rtloop.analysis.schedulability._MOST_STEPS", 1000)
     tasks = [Task("a", 1_000_003, 500_000), Task("b", 999_999_937, 500_001_468, deadline="10s")]
     row = analyze(tasks)["b"]
     assert row.response is None and row.verdict == "undecided" and not row.meets

@@ -16,8 +16,8 @@ import pytest
 
 import rtloop
 from rtloop import Grant, Histogram, RTLoop, Stats
-from rtloop.loop.snapshot import make_stats
-from rtloop.loop.telemetry import Snapshot
+from rtloop.telemetry.assemble import make_stats
+from rtloop.telemetry.block import Snapshot
 
 
 @pytest.fixture

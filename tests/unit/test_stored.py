@@ -14,15 +14,15 @@ import pytest
 
 import rtloop
 from rtloop import Grant, Histogram, RTLoop, Stats
-from rtloop.loop import stored
+from rtloop.stats import saved
 
 pytest.importorskip("click", reason="the command line needs rtloop[cli]")
 
 from rtloop.tools.cli import main
-from rtloop.tools.export import histograms_to_csv, to_csv
-from rtloop.tools.export_trace import to_trace
-from rtloop.tools.report_page import make_page
-from rtloop.tools.runs import Run
+from rtloop.tools.export.command import histograms_to_csv, to_csv
+from rtloop.tools.export.trace import to_trace
+from rtloop.tools.report.page import make_page
+from rtloop.tools.saved_runs import Run
 
 HOSTILE: list[Any] = [-1, 2**63, 10**400, None, "<b>", {}, [[1]], float("nan"), True]
 
@@ -127,7 +127,7 @@ def test_a_small_file_that_unpacks_to_more_than_memory_is_refused_before_it_does
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = make().save(tmp_path / "run.npz")
-    monkeypatch.setattr(stored, "_MAX_BYTES", 8 << 20)
+    monkeypatch.setattr(saved, "_MAX_BYTES", 8 << 20)
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("more.npy", bytes(9 << 20))
     assert path.stat().st_size < 1 << 20

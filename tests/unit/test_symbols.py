@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from rtloop.system import symbols, syscalls
-from rtloop.system.symbols import describe_memory, is_return_address, place_of
+from rtloop.guard import symbols
+from rtloop.guard.symbols import describe_memory, is_return_address, place_of
+from rtloop.system import syscalls
 
 
 def address_of(name: str) -> int:

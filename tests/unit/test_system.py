@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rtloop.system import causes
+from rtloop.system import checks
 from rtloop.system.cpu import format_cpu_list, isolated_cpus, mask_to_cpus, parse_cpu_list
 from rtloop.system.fixes import device_fix, for_container, limit_fix
 from rtloop.system.grant import Grant, describe_refused
@@ -119,16 +119,16 @@ def test_a_fix_keeps_what_is_for_here(container: str, labels: list[str]) -> None
 
 @pytest.mark.parametrize(("limit", "verdict"), [(0, "fail"), (10, "fail"), (79, "fail"), (80, "ok"), (-1, "ok")])
 def test_T5_the_limit_has_to_reach_the_priority(limit: int, verdict: str) -> None:
-    check = causes.real_time_priority(limit, is_capable=False, needed=80)
+    check = checks.real_time_priority(limit, is_capable=False, needed=80)
     assert check.verdict == verdict and ("RLIMIT_RTPRIO" in check.found)
-    assert causes.real_time_priority(limit, is_capable=True).verdict == "ok"
+    assert checks.real_time_priority(limit, is_capable=True).verdict == "ok"
 
 
 @pytest.mark.parametrize(
     ("limit", "needed", "verdict"), [(-1, None, "ok"), (900, None, "warn"), (900, 1000, "fail"), (900, 100, "ok")]
 )
 def test_T9_the_cpu_time_is_judged_by_what_is_needed(limit: int, needed: int | None, verdict: str) -> None:
-    check = causes.real_time_cpu_time(limit, needed)
+    check = checks.real_time_cpu_time(limit, needed)
     assert check.verdict == verdict and bool(check.fix) == (verdict in ("warn", "fail"))
 
 

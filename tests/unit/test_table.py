@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from rtloop import Grant, Histogram, RTLoop, Stats
-from rtloop.loop import table
+from rtloop.stats import table
 
 REFUSED = Grant("policy", "fifo 80", "other", False, "EPERM: RLIMIT_RTPRIO is 0", "line of <limits.conf>", 1)
 GRANTED = (

@@ -20,9 +20,9 @@ from rtloop import Histogram
 
 pytest.importorskip("rich", reason="rtloop top needs rtloop[top]")
 
-from rtloop.tools import top, top_view
 from rtloop.tools.cli import main
-from rtloop.tools.top_data import Sampler, difference
+from rtloop.tools.top import command, view
+from rtloop.tools.top.data import Sampler, difference
 
 PLAIN = {"policy": "other", "lock_memory": "off", "dma_latency": None, "record": 64}
 
@@ -133,12 +133,12 @@ def test_the_difference_knows_the_overflow_bin() -> None:
     ],
 )  # fmt: skip
 def test_durations_are_short(ns: float | None, text: str) -> None:
-    assert top_view.short(ns) == text
+    assert view.short(ns) == text
 
 
 def test_a_histogram_is_as_wide_as_asked_and_shows_every_value() -> None:
     since = Histogram.from_values([1000] * 5000 + [2000] * 50 + [100_000])
-    text = top_view.histogram(since, Histogram.from_values([2000]), 40, 4)
+    text = view.histogram(since, Histogram.from_values([2000]), 40, 4)
     lines = text.plain.splitlines()
     assert len(lines) == 5 and all(len(line) == 40 for line in lines[:4])
     assert [char != " " for char in lines[3]].count(True) == 3, "a single outlier is seen, too"
@@ -149,8 +149,8 @@ def test_a_histogram_is_as_wide_as_asked_and_shows_every_value() -> None:
 
 
 def test_a_histogram_of_nothing_says_so() -> None:
-    assert "no values" in top_view.histogram(Histogram.empty(), None, 40, 4).plain
-    assert top_view.histogram(Histogram.from_values([0]), None, 20, 3).plain
+    assert "no values" in view.histogram(Histogram.empty(), None, 40, 4).plain
+    assert view.histogram(Histogram.from_values([0]), None, 20, 3).plain
 
 
 def records(latencies: list[int], execution: int = 10, period: int = 1000) -> Any:
@@ -165,7 +165,7 @@ def test_the_time_line_shows_the_worst_of_each_column_and_overruns_in_red() -> N
     latencies = [2] * 40  # seen, however small beside the worst
     latencies[39] = 800
     latencies[7] = 995  # and 10 of execution: beyond the period of 1000
-    text = top_view.timeline(records(latencies), 1000, 20, 4)
+    text = view.timeline(records(latencies), 1000, 20, 4)
     lines = text.plain.splitlines()
     assert len(lines) == 5 and lines[4].strip().startswith("the last 40 cycles")
     bottom = lines[3][9:]
@@ -179,31 +179,31 @@ def test_the_time_line_shows_the_worst_of_each_column_and_overruns_in_red() -> N
 
 @pytest.mark.parametrize("count", [1, 19, 20, 21, 1000])
 def test_the_time_line_takes_any_number_of_cycles(count: int) -> None:
-    assert len(top_view.timeline(records([50] * count), 1000, 20, 3).plain.splitlines()[0]) <= 9 + 20
-    assert "no records" in top_view.timeline(records([]), 1000, 20, 3).plain
+    assert len(view.timeline(records([50] * count), 1000, 20, 3).plain.splitlines()[0]) <= 9 + 20
+    assert "no records" in view.timeline(records([]), 1000, 20, 3).plain
 
 
 def test_counts_that_should_be_0_stand_out(pair: Any, sampler: Sampler) -> None:
     row = sampler.sample().rows[0]
-    column = next(column for column in top_view.COLUMNS if column.head == "MISSED")
+    column = next(column for column in view.COLUMNS if column.head == "MISSED")
     some = SimpleNamespace(stats=SimpleNamespace(missed=3))
     none = SimpleNamespace(stats=SimpleNamespace(missed=0))
-    assert "red" in str(top_view.cell(column, some).style)  # type: ignore[arg-type]
-    assert str(top_view.cell(column, none).style) == ""  # type: ignore[arg-type]
-    assert all(isinstance(top_view.cell(column, row).plain, str) for column in top_view.COLUMNS)
+    assert "red" in str(view.cell(column, some).style)  # type: ignore[arg-type]
+    assert str(view.cell(column, none).style) == ""  # type: ignore[arg-type]
+    assert all(isinstance(view.cell(column, row).plain, str) for column in view.COLUMNS)
 
 
 def test_a_long_name_does_not_take_the_place_of_the_figures() -> None:
-    column = top_view.COLUMNS[0]
+    column = view.COLUMNS[0]
     named = [SimpleNamespace(label=name) for name in ("x" * 24, "x" * 25)]
-    assert [top_view.cell(column, row).plain for row in named] == ["x" * 24, "x" * 23 + "…"]  # type: ignore[arg-type]
+    assert [view.cell(column, row).plain for row in named] == ["x" * 24, "x" * 23 + "…"]  # type: ignore[arg-type]
 
 
 def test_a_narrow_screen_keeps_the_columns_that_matter_most(pair: Any, sampler: Sampler) -> None:
     rows = sampler.sample().rows
-    assert top_view.fitting(rows, 200) == list(top_view.COLUMNS)
-    heads = [column.head for column in top_view.fitting(rows, 80)]
-    assert heads == [head for head in (column.head for column in top_view.COLUMNS) if head in heads]
+    assert view.fitting(rows, 200) == list(view.COLUMNS)
+    heads = [column.head for column in view.fitting(rows, 80)]
+    assert heads == [head for head in (column.head for column in view.COLUMNS) if head in heads]
     assert {"NAME", "PID", "LAT 99%", "LAT MAX", "OVER", "MISSED", "FAULTS"} <= set(heads) and "EXEC 50%" not in heads
 
 
@@ -221,7 +221,7 @@ async def until(pilot: Any, condition: Callable[[], object]) -> None:
 def on_screen(play: Callable[[Any, Any], Awaitable[None]], *, interval: float = 0.1) -> None:
     """Run the application on a screen of 150 by 40 and play on it."""
     pytest.importorskip("textual", reason="the screen of rtloop top needs rtloop[top]")
-    from rtloop.tools.top_app import TopApp
+    from rtloop.tools.top.app import TopApp
 
     async def run() -> None:
         app = TopApp(Sampler(os.getpid()), interval)
@@ -400,8 +400,8 @@ def test_an_interval_too_short_is_refused() -> None:
 def test_the_extra_is_named_where_textual_is_missing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(top, "_is_terminal", lambda: True)
-    monkeypatch.delitem(sys.modules, "rtloop.tools.top_app", raising=False)
+    monkeypatch.setattr(command, "_is_terminal", lambda: True)
+    monkeypatch.delitem(sys.modules, "rtloop.tools.top.app", raising=False)
     monkeypatch.setitem(sys.modules, "textual", None)
     monkeypatch.setitem(sys.modules, "textual.app", None)
     with pytest.raises(SystemExit) as told:

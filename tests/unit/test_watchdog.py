@@ -18,8 +18,9 @@ import pytest
 
 import rtloop
 from rtloop import LoopGroup, PyLoop, WatchdogError
-from rtloop.loop import acquire, watching
-from rtloop.loop.settings import make_settings
+from rtloop.group import watchdog_plan
+from rtloop.loop import resources
+from rtloop.settings import make_settings
 
 MS = 1_000_000
 #: Of loops with a period of 5 ms: half a second.
@@ -277,7 +278,7 @@ def test_a_watchdog_that_cannot_be_had_starts_none(
 ) -> None:
     loops = pair(strict=True)
     group = LoopGroup(loops, name="servo", watchdog=N)
-    real = acquire.thread_grants
+    real = resources.thread_grants
 
     def thread_grants(settings: Any, *arguments: Any) -> Any:
         grants = real(settings, *arguments)
@@ -287,7 +288,7 @@ def test_a_watchdog_that_cannot_be_had_starts_none(
 
     before = tasks()
     with monkeypatch.context() as patch:
-        patch.setattr(acquire, "thread_grants", thread_grants)
+        patch.setattr(resources, "thread_grants", thread_grants)
         with pytest.raises(rtloop.PrivilegeError, match="servo's watchdog was refused") as told:
             group.start()
     assert "the watchdog could not be started, so that none of the group's loops runs" in "".join(told.value.__notes__)
@@ -317,7 +318,7 @@ def test_the_grants_of_the_watchdog_are_under_its_name(
 
 def test_it_is_above_its_loops_and_below_99() -> None:
     def planned(*every: dict[str, Any]) -> tuple[str, int, list[str]]:
-        settings, _, remarks = watching.plan("g", [make_settings("x", "1ms", **keywords) for keywords in every], 5)
+        settings, _, remarks = watchdog_plan.plan("g", [make_settings("x", "1ms", **keywords) for keywords in every], 5)
         return settings.policy, settings.priority, [remark.granted for remark in remarks]
 
     assert planned({"priority": 79}, {"priority": 75}) == ("fifo", 80, [])
@@ -333,11 +334,11 @@ def test_it_is_as_strict_and_locks_as_much_as_the_most_demanding_of_its_loops() 
         make_settings("a", "100us", strict=False, lock_memory="own"),
         make_settings("b", "20ms", lock_memory="onfault"),
     ]
-    settings, limits, _ = watching.plan("g", every, 10)
+    settings, limits, _ = watchdog_plan.plan("g", every, 10)
     assert settings.strict and settings.lock_memory == "onfault" and settings.cpu is None
     assert limits == [MS, 200 * MS] and settings.period_ns == 125_000
-    assert watching.plan("g", every[1:], 10)[0].period_ns == 10 * MS, "at most"
-    assert watching.plan("g", every[:1], 2)[0].period_ns == 100_000, "at least"
+    assert watchdog_plan.plan("g", every[1:], 10)[0].period_ns == 10 * MS, "at most"
+    assert watchdog_plan.plan("g", every[:1], 2)[0].period_ns == 100_000, "at least"
 
 
 def test_the_error_survives_pickling() -> None:

@@ -25,8 +25,8 @@ pytest.importorskip("zenoh", reason="Zenoh is missing: pip install 'rtloop[zenoh
 
 from rtloop.tools.cli import make_group
 from rtloop.tools.record import _print as print_recorded
-from rtloop.tools.top_view import details, facts, make_table, notes, title
-from rtloop.tools.top_zenoh import RemoteSampler
+from rtloop.tools.top.view import details, facts, make_table, notes, title
+from rtloop.tools.top.zenoh import RemoteSampler
 from rtloop.zenoh import Bridge, Recording, RemoteLoop, Remotes, open_session, pack
 from rtloop.zenoh import recording as recording_module
 from rtloop.zenoh.answers import StatsText

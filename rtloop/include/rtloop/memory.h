@@ -206,7 +206,7 @@ static inline int rt_memory_ignores_limit(void) {
 }
 
 /* Fork, seen from the process: how often, and which mlockall flags to give again to the parent, whose locked private
- * pages have become copy-on-write. One instance, owned by rtloop.system.memory. */
+ * pages have become copy-on-write. One instance, owned by rtloop.memory.kernel. */
 typedef struct rt_fork_watch {
   uint32_t forks;
   int32_t lock_flags;

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 
-from rtloop.tools.doctor.examination import examine
-from rtloop.tools.doctor.machine import Machine
-from rtloop.tools.doctor.samples import take_sample
+from rtloop.machine.doctor.machine import Machine
+from rtloop.machine.doctor.run_all import examine
+from rtloop.machine.doctor.samples import take_sample
 
 
 class Recorder(Machine):

@@ -1,0 +1,1 @@
+"""Schedulability: response times of tasks, computed before anything runs."""

@@ -1,0 +1,220 @@
+"""Whether tasks of fixed priorities, or under EDF, meet their deadlines on each CPU: exact analysis in nanoseconds.
+
+All of it is integer and rational arithmetic. The sources are named where they are used; what no analysis knows (caches,
+interrupts, firmware) is in docs/explanation/schedulability.md.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from fractions import Fraction
+
+from rtloop.analysis.results import Analysis, Bounds, Response, remarks
+from rtloop.analysis.task import Task
+from rtloop.errors import ConfigError
+from rtloop.units import show
+
+__all__ = ["Analysis", "Bounds", "Response", "Task", "analyze", "partition"]
+
+#: The share of a CPU that the kernel leaves to real-time threads (sched_rt_runtime_us over sched_rt_period_us).
+RT_SHARE = Fraction(95, 100)
+#: Steps of an iteration, after which it is given up; the answer is then "not found", never a guess.
+_MOST_STEPS = 1_000_000
+_POLICIES = ("fixed-priority", "edf")
+
+
+def analyze(tasks: Iterable[Task], *, policy: str = "fixed-priority") -> Analysis:
+    """Find out whether tasks meet their deadlines, on each CPU by itself.
+
+    ``"fixed-priority"`` is preemptive scheduling by priority, as SCHED_FIFO has it, and the analysis is exact for tasks
+    that are independent: the worst response time is reached when all are released at once (Joseph & Pandya, 1986), with
+    release jitter and blocking (Audsley et al., 1993), and deadlines beyond the period (Lehoczky, 1990; Tindell,
+    Burns & Wellings, 1994). Tasks of equal priority are taken to delay each other, which SCHED_FIFO does in one order
+    at most: for them it is a bound.
+
+    ``"edf"`` is earliest deadline first, as SCHED_DEADLINE has it: the demand of all intervals is held against their
+    length (Baruah, Rosier & Howell, 1990). It says whether deadlines are met, not by how much.
+
+    Parameters
+    ----------
+    tasks : iterable of Task
+        With names of their own; all with a priority, or none: then the shorter the period, the more urgent.
+    policy : {"fixed-priority", "edf"}
+        How the CPU is given out.
+
+    Returns
+    -------
+    Analysis
+        True where all deadlines are met; ``print`` shows the table.
+
+    Raises
+    ------
+    ConfigError
+        Where the tasks are none, or their names or priorities do not fit together.
+
+    Examples
+    --------
+    >>> from rtloop import Task, analyze
+    >>> analyze([Task("current", "100us", "20us"), Task("velocity", "1ms", "300us")])["velocity"].response
+    380000
+    """
+    every = _checked(tasks)
+    if policy not in _POLICIES:
+        raise ConfigError(f"policy={show(policy)} must be one of {', '.join(map(repr, _POLICIES))}")
+    if policy == "fixed-priority" and all(task.priority is None for task in every):
+        ranks = {period: -i for i, period in enumerate(sorted({task.ns("period") for task in every}))}
+        ranked = {task.name: ranks[task.ns("period")] for task in every}
+    else:
+        ranked = {task.name: task.priority or 0 for task in every}
+    cpus = sorted({task.cpu for task in every}, key=lambda cpu: -1 if cpu is None else cpu)
+    rows: dict[str, Response] = {}
+    for cpu in cpus:
+        here = [task for task in every if task.cpu == cpu]
+        found, verdict = None, _edf(here) if policy == "edf" else ""
+        for task in here:
+            if policy == "fixed-priority":
+                more = [other for other in here if other is not task and ranked[other.name] >= ranked[task.name]]
+                found, verdict = _response(task, more)
+            rows[task.name] = Response(
+                task.name, task.ns("period"), task.ns("wcet"), task.ns("deadline"), task.priority, task.cpu, found,
+                verdict, None if task.measured is None else task.ns("measured"),
+            )  # fmt: skip
+    bounds = tuple(_bounds(cpu, [task for task in every if task.cpu == cpu], ranked) for cpu in cpus)
+    notes = tuple(dict.fromkeys(f"{task.name}: {task.note}" for task in every if task.note))
+    return Analysis(policy, tuple(rows[task.name] for task in every), bounds, (*notes, *remarks(rows.values())))
+
+
+def _checked(tasks: Iterable[Task]) -> list[Task]:
+    every = list(tasks)
+    if not every or not all(isinstance(task, Task) for task in every):
+        raise ConfigError(f"tasks={show(every)}: give at least one Task, and nothing else")
+    names = [task.name for task in every]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{names.count(name)} tasks are called {name!r}; give each a name of its own")
+    without = [task.name for task in every if task.priority is None]
+    if without and len(without) < len(every):
+        raise ConfigError(f"{', '.join(without)}: no priority, which the others have; give all of them one, or none")
+    return every
+
+
+def _response(task: Task, more: Sequence[Task]) -> tuple[int | None, str]:
+    """Return the worst response time of a task beside those that go before it, where there is one, and the verdict."""
+    period, wcet, jitter, blocking = (task.ns(field) for field in ("period", "wcet", "jitter", "blocking"))
+    others = [(other.ns("wcet"), other.ns("period"), other.ns("jitter")) for other in more]
+    load = task.utilisation + sum((other.utilisation for other in more), Fraction(0))
+    if load > 1:
+        return None, "unbounded"
+    # At full load the busy period may have no end, but w(q) repeats, a hyperperiod later for a hyperperiod's releases.
+    last = math.lcm(period, *(t for _, t, _ in others)) // period if load == 1 else None
+    worst, number, window = 0, 0, 0
+    for _ in range(_MOST_STEPS):
+        base = (number + 1) * wcet + blocking
+        longer = base + sum(-(-(window + j) // t) * c for c, t, j in others)
+        if longer > window:
+            window = longer
+            continue
+        worst = max(worst, window + jitter - number * period)
+        number += 1
+        if window + jitter <= number * period or number == last:
+            return worst, "meets" if worst <= task.ns("deadline") else "misses"
+    return None, "misses" if max(worst, window + jitter - number * period) > task.ns("deadline") else "undecided"
+
+
+def _edf(tasks: Sequence[Task]) -> str:
+    """Return the verdict: whether the demand of every interval fits into it."""
+    load = sum((task.utilisation for task in tasks), Fraction(0))
+    if load > 1:
+        return "unbounded"
+    slack = [(t.ns("wcet"), t.ns("period"), t.ns("deadline") - t.ns("jitter")) for t in tasks]
+    blocking = max(task.ns("blocking") for task in tasks)
+    if any(d < c for c, _, d in slack):
+        return "misses"
+    if not blocking and all(d >= t for _, t, d in slack):
+        return "meets"
+    # No interval beyond these need be looked at: at full load the excess repeats after a hyperperiod; below it, the
+    # synchronous busy period or La of Baruah et al., whichever is shorter.
+    latest = max(0, *(d for _, _, d in slack))
+    if load == 1:
+        limit = latest + math.lcm(*(t for _, t, _ in slack))
+    else:
+        excess = sum((Fraction(c, t) * (t - d) for c, t, d in slack), Fraction(blocking))
+        limit = max(latest, math.ceil(excess / (1 - load)))
+        busy = sum(c for c, _, _ in slack) + blocking
+        for _ in range(_MOST_STEPS):
+            longer = blocking + sum(-(-(busy + t.ns("jitter")) // t.ns("period")) * t.ns("wcet") for t in tasks)
+            if longer == busy or busy >= limit:
+                break
+            busy = longer
+        limit = min(limit, busy) if longer == busy else limit
+    points = sum(max(0, (limit - d) // t + 1) for _, t, d in slack)
+    if points > _MOST_STEPS:
+        raise ConfigError(
+            f"{points} deadlines would have to be looked at, at a load of {float(load):.6f}: round the periods, so "
+            "that they have common multiples"
+        )
+    deadlines = sorted({d + k * t for _, t, d in slack for k in range(max(0, (limit - d) // t + 1))})
+    fits = all(blocking + sum(max(0, (point - d) // t + 1) * c for c, t, d in slack) <= point for point in deadlines)
+    return "meets" if fits else "misses"
+
+
+def _bounds(cpu: int | None, tasks: Sequence[Task], ranked: dict[str, int]) -> Bounds:
+    """Return what the utilisation of a CPU says."""
+    shares = [task.utilisation for task in tasks]
+    load = sum(shares, Fraction(0))
+    density = sum((Fraction(t.ns("wcet"), min(t.ns("deadline"), t.ns("period"))) for t in tasks), Fraction(0))
+    by_period = sorted(tasks, key=lambda task: task.ns("period"))
+    is_plain = all(t.ns("deadline") >= t.ns("period") and not t.jitter and not t.blocking for t in tasks) and all(
+        ranked[a.name] > ranked[b.name] or (ranked[a.name] == ranked[b.name] and a.period == b.period)
+        for a, b in itertools.pairwise(by_period)
+    )
+    # Without a root: U <= n(2^(1/n) - 1) is (1 + U/n)^n <= 2 (Liu & Layland, 1973; Bini, Buttazzo & Buttazzo, 2003).
+    count = len(tasks)
+    liu_layland = (1 + load / count) ** count <= 2 if is_plain else None
+    hyperbolic = math.prod((1 + share for share in shares), start=Fraction(1)) <= 2 if is_plain else None
+    return Bounds(cpu, load, density, liu_layland, hyperbolic, load <= RT_SHARE)
+
+
+def partition(tasks: Iterable[Task], cpus: Iterable[int], *, most: Fraction | float = RT_SHARE) -> list[Task]:
+    """Put tasks on CPUs: the greatest utilisation first, each on the first CPU that has room (first-fit decreasing).
+
+    Parameters
+    ----------
+    tasks : iterable of Task
+        Those that have a CPU keep it.
+    cpus : iterable of int
+        In the order in which they are filled.
+    most : number
+        The utilisation up to which a CPU has room; by default the kernel's 95 %. Fitting in is not yet meeting
+        deadlines: :func:`analyze` says that.
+
+    Returns
+    -------
+    list of Task
+        In the order given, each with its `cpu`.
+
+    Raises
+    ------
+    ConfigError
+        Where a task does not fit on any.
+    """
+    every, places = _checked(tasks), list(cpus)
+    if not places:
+        raise ConfigError("cpus=[]: give at least one CPU")
+    limit = Fraction(most)
+    used = {cpu: sum((t.utilisation for t in every if t.cpu == cpu), Fraction(0)) for cpu in places}
+    chosen: dict[str, Task] = {task.name: task for task in every if task.cpu is not None}
+    for task in sorted((t for t in every if t.cpu is None), key=lambda t: -t.utilisation):
+        cpu = next((cpu for cpu in places if used[cpu] + task.utilisation <= limit), None)
+        if cpu is None:
+            room = ", ".join(f"CPU {cpu} has {float(limit - share):.3f} left" for cpu, share in used.items())
+            raise ConfigError(
+                f"{task.name} needs {float(task.utilisation):.3f} of a CPU, and none has room: {room}; add a CPU, or "
+                "give the task less to do, or less often"
+            )
+        used[cpu] += task.utilisation
+        chosen[task.name] = replace(task, cpu=cpu)
+    return [chosen[task.name] for task in every]

@@ -1,0 +1,374 @@
+"""``rtloop.build``: a .pyx becomes a module, compiled once for each content and found again by it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.machinery
+import importlib.util
+import linecache
+import os
+import re
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from contextlib import contextmanager
+from keyword import iskeyword
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rtloop import __version__, get_include
+from rtloop.compiler.cache import Cache, Entry, cache_folder, private_cache, remove_rests
+from rtloop.compiler.diagnostics import Complaint, show_complaint
+from rtloop.compiler.toolchain import DIRECTIVES, compile_module, find_toolchain, read_extras
+from rtloop.errors import BuildError, RTSetupWarning
+from rtloop.units import show
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from types import ModuleType
+
+__all__ = ["Built", "build", "build_module"]
+
+
+class Built(NamedTuple):
+    """What a build gave.
+
+    Attributes
+    ----------
+    module : module
+        The imported module.
+    path : pathlib.Path
+        The extension module on disk.
+    hints : tuple of Complaint
+        What Cython warned of.
+    notes : tuple of str
+        What was in the way, though not of the build.
+    seconds : float
+        How long the compilers took; 0 where nothing had to be compiled.
+    """
+
+    module: ModuleType
+    path: Path
+    hints: tuple[Complaint, ...]
+    notes: tuple[str, ...]
+    seconds: float
+
+
+class _Options(NamedTuple):
+    """How all modules of one call are to be compiled, and where they are kept."""
+
+    folders: list[str]
+    flags: list[str]
+    cache: Cache
+    is_forced: bool
+
+
+class _Part:
+    """One module of a call: the one that was asked for, or another of its folder that it cimports."""
+
+    def __init__(self, source: Path, name: str) -> None:
+        self.source, self.name = source, name
+        self.entry: Entry | None = None
+        self.notes: tuple[str, ...] = ()
+        self.seconds = 0.0
+
+
+_PREFIX = "rtloop-build-"
+_DECLARED = ("*.pxd", "*.pxi")
+_lock = threading.RLock()
+#: The modules that this process has imported: an extension module is there once for each file.
+_loaded: dict[Path, ModuleType] = {}
+
+
+def build(
+    path: str | os.PathLike[str],
+    *,
+    name: str | None = None,
+    include: Sequence[str | os.PathLike[str]] = (),
+    flags: Sequence[str] = (),
+    cache: str | os.PathLike[str] | None = None,
+    force: bool = False,
+) -> ModuleType:
+    """Compile a ``.pyx`` and import it; where nothing has changed since the last time, only import it.
+
+    Cython and a C compiler are called with rtloop's folders, ``-O3``, and the directives that keep a step from taking
+    the GIL (``boundscheck=False``, ``wraparound=False``, ``cdivision=True``, ``initializedcheck=False``); a comment
+    ``# cython: boundscheck=True`` at the head of the file goes first. ``# distutils:`` comments there are followed.
+    The result is kept, and found again by the content of the file and of all that it includes and cimports, the
+    compilers, the flags, and the versions of Python, Cython and rtloop. Where the ``.pxd`` of another ``.pyx`` in the
+    same folder is cimported, that one is built first.
+
+    Parameters
+    ----------
+    path : path
+        The ``.pyx``.
+    name : str, optional
+        The module's name; by default the file's, and ``my-servo.pyx`` becomes ``my_servo``.
+    include : sequence of paths
+        More folders with headers and ``.pxd`` files.
+    flags : sequence of str
+        More arguments for the C compiler, such as ``"-march=native"`` or ``"-lm"``.
+    cache : path, optional
+        Where compiled modules are kept. By default ``$RTLOOP_CACHE_DIR``, or ``rtloop`` in ``$XDG_CACHE_HOME``, which
+        is ``~/.cache`` where it is not set. Where nothing can be written there, a warning says so, and the module is
+        compiled for this process alone.
+    force : bool
+        Whether to compile in any case: where something has changed that the cache does not know of, such as a library
+        of the system.
+
+    Returns
+    -------
+    module
+        The module; another one, with other classes, where the content has changed since the last call. Loops that
+        exist keep the classes that they were made from.
+
+    Raises
+    ------
+    BuildError
+        Where the code is wrong: its message shows each line; where Cython or a compiler is missing, and how to get it.
+    FileNotFoundError
+        Where there is no such file.
+
+    Warns
+    -----
+    RTSetupWarning
+        Of code that will take the GIL in a cycle, and of a cache that cannot be used.
+
+    Examples
+    --------
+    >>> servo = rtloop.build("servo.pyx")  # doctest: +SKIP
+    >>> stats = servo.Servo("1kHz").run("10s")  # doctest: +SKIP
+    """
+    try:
+        built = build_module(path, name=name, include=include, flags=flags, cache=cache, force=force)
+    except BuildError as error:
+        raise error.with_traceback(None) from None  # what is wrong is in the .pyx, not on the way to the compiler
+    for hint in built.hints:
+        warnings.warn(show_complaint(hint), RTSetupWarning, stacklevel=2)
+    for note in built.notes:
+        warnings.warn(note, RTSetupWarning, stacklevel=2)
+    return built.module
+
+
+def build_module(
+    path: str | os.PathLike[str],
+    *,
+    name: str | None = None,
+    include: Sequence[str | os.PathLike[str]] = (),
+    flags: Sequence[str] = (),
+    cache: str | os.PathLike[str] | None = None,
+    force: bool = False,
+) -> Built:
+    """Do what :func:`build` does, and return what it would have warned of."""
+    source = Path(path).resolve()
+    if source.suffix != ".pyx":
+        raise BuildError(f"{os.fspath(path)} is not a .pyx file: a module of Python or C needs no build, import it")
+    if not source.is_file():
+        raise FileNotFoundError(2, "there is no such file", os.fspath(path))
+    name = _module_name(source.stem) if name is None else name
+    if not name.isidentifier() or iskeyword(name):
+        raise BuildError(f"name={show(name)} cannot be a module's name: give letters, digits and _")
+    flags = [flags] if isinstance(flags, str) else list(flags)
+    include = [include] if isinstance(include, (str, os.PathLike)) else include
+    folders = [str(Path(folder).resolve()) for folder in include]
+    parts: dict[Path, _Part] = {}
+    entry = _make(source, name, _Options(folders, flags, Cache(cache_folder(cache)), force), parts)
+    with _lock:
+        module = _import_all(list(parts.values()))
+    hints = tuple(hint for part in parts.values() if part.entry for hint in part.entry.hints)
+    notes = dict.fromkeys(note for part in parts.values() for note in part.notes)
+    return Built(module, entry.module, hints, tuple(notes), sum(part.seconds for part in parts.values()))
+
+
+def _make(source: Path, name: str, options: _Options, parts: dict[Path, _Part]) -> Entry:
+    """Find or compile a module, and those of the same folder whose declarations it uses; all come into `parts`."""
+    parts[source] = part = _Part(source, name)
+    folders = [str(source.parent), *options.folders, get_include()]
+    extras = read_extras(source)
+    chain = find_toolchain(is_cpp=extras.is_cpp)
+    searched = [*folders[:-1], *extras.include]  # where a new file may be found before another
+    nearby = sorted(str(file) for folder in searched for kind in _DECLARED for file in Path(folder).glob(kind))
+    identity = [str(source), name, *folders, *options.flags, *chain.identity, *map(repr, DIRECTIVES.items())]
+    key = _digest("\0".join([*identity, __version__, *nearby]).encode(errors="surrogateescape"))
+    caches = [options.cache, *private_cache(make=False)]
+    part.entry = None if options.is_forced else next(filter(None, (cache.find(key) for cache in caches)), None)
+    others = options._replace(is_forced=False)
+    if part.entry is None:
+        begin = time.time_ns()
+        before = _changed_nearby(source.parent)
+        with _new_folder() as folder:
+            started = time.monotonic()
+            module, inputs, hints = compile_module(source, name, folder, chain, extras, folders, options.flags)
+            part.seconds = time.monotonic() - started
+            made = Entry(module, tuple(sorted(_with_siblings(inputs, source))), hints)
+            made = made._replace(inputs=_with_theirs(made, source, others, parts))
+            # What has changed meanwhile was perhaps read before: it is not to be found again as what it is now.
+            is_fresh = all(at < begin or at == before.get(path) for path, at in _stamps(made.inputs))
+            part.entry, part.notes = _keep(key, made, part, options, is_fresh)
+    for other in part.entry.siblings(source):
+        if other not in parts:
+            _make(other, _module_name(other.stem), others, parts)
+    return part.entry
+
+
+def _with_theirs(made: Entry, source: Path, options: _Options, parts: dict[Path, _Part]) -> tuple[str, ...]:
+    """Add what the modules that one uses were made from: where that changes, they are others, and so is this one."""
+    inputs = set(made.inputs)
+    for other in made.siblings(source):
+        if other not in parts:
+            _make(other, _module_name(other.stem), options, parts)
+        entry = parts[other].entry
+        inputs.update(entry.inputs if entry else ())
+    return tuple(sorted(inputs))
+
+
+@contextmanager
+def _new_folder() -> Iterator[Path]:
+    """Make a folder to compile in, remove it afterwards, and with it those of builds that were killed."""
+    remove_rests(Path(tempfile.gettempdir()), _PREFIX)
+    try:
+        folder = tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True)
+    except OSError as error:
+        raise BuildError(f"there is no folder to compile in: {error.strerror}; set TMPDIR to one") from None
+    with folder as name:
+        yield Path(name).resolve()
+
+
+def _keep(key: str, made: Entry, part: _Part, options: _Options, is_fresh: bool) -> tuple[Entry, tuple[str, ...]]:
+    """Move a module to where it is found again: all of it, or nothing."""
+    cache = options.cache
+    try:
+        return cache.keep(key, made, is_found_again=is_fresh, is_replaced=options.is_forced), ()
+    except OSError as error:
+        note = (
+            f"{cache.folder} cannot be written to ({error.strerror or error}): {part.source.name} was compiled "
+            "for this process alone; set RTLOOP_CACHE_DIR to a folder of your own"
+        )
+    try:
+        (private,) = private_cache(make=True)
+        return private.keep(key, made, is_found_again=is_fresh, is_replaced=options.is_forced), (note,)
+    except OSError as error:
+        raise BuildError(f"neither {cache.folder} nor {tempfile.gettempdir()} can be written to: {error}") from None
+
+
+def _with_siblings(inputs: set[str], source: Path) -> set[str]:
+    """Add the .pyx of each .pxd of the same folder: where it changes, its classes are others, and both are built."""
+    found = {str(Path(path).with_suffix(".pyx")) for path in inputs if path.endswith(".pxd")}
+    return inputs | {path for path in found if Path(path).parent == source.parent and Path(path).is_file()}
+
+
+def _changed_nearby(folder: Path) -> dict[str, int]:
+    try:
+        return {str(path): _changed_ns(path) for path in folder.iterdir()}
+    except OSError:  # a folder that one may not list
+        return {}
+
+
+def _stamps(paths: Iterable[str]) -> Iterator[tuple[str, int]]:
+    return ((path, _changed_ns(path)) for path in paths)
+
+
+def _changed_ns(path: str | Path) -> int:
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return 2**63
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a module may be known by this name: one of Python's own may yet be imported by somebody."""
+    return name not in sys.stdlib_module_names
+
+
+class _Finder:
+    """Finds the modules of one call for each other, in whatever order they import each other."""
+
+    def __init__(self, parts: list[_Part]) -> None:
+        self.paths = {part.name: part.entry.module for part in parts if part.entry and _is_ours(part.name)}
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> importlib.machinery.ModuleSpec | None:
+        return _spec(name, self.paths[name]) if name in self.paths else None
+
+
+def _spec(name: str, path: Path) -> importlib.machinery.ModuleSpec:
+    loader = importlib.machinery.ExtensionFileLoader(name, str(path))
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
+    assert spec is not None
+    return spec
+
+
+def _import_all(parts: list[_Part]) -> ModuleType:
+    """Import the modules of one call; returns the first, which the others are there for."""
+    made = [(part.entry.module, part) for part in parts if part.entry]
+    before = {part.name: sys.modules.get(part.name) for part in parts}
+    for path, part in made:  # another build of theirs would be imported in their place
+        if before[part.name] in _loaded.values():
+            del sys.modules[part.name]
+            if path in _loaded:
+                sys.modules[part.name] = _loaded[path]
+    finder: Any = _Finder(parts)
+    sys.meta_path.insert(0, finder)
+    try:
+        return [_import(path, part.name, part.source) for path, part in reversed(made)][-1]
+    except BaseException:
+        sys.modules.update({name: module for name, module in before.items() if module is not None})
+        raise
+    finally:
+        sys.meta_path.remove(finder)
+
+
+def _import(path: Path, name: str, source: Path) -> ModuleType:
+    # Cython's tracebacks have the file's name without its folder, and would be shown without their lines.
+    text = source.read_text(encoding="utf-8", errors="replace")
+    linecache.cache[source.name] = (len(text), None, text.splitlines(keepends=True), str(source))
+    module = _loaded.get(path)
+    if module is None:
+        present = sys.modules.get(name)  # perhaps another one of this call has imported it
+        module = present if getattr(present, "__file__", None) == str(path) else None
+        _loaded[path] = module = module or _load(path, name, source)
+    return module
+
+
+def _load(path: Path, name: str, source: Path) -> ModuleType:
+    is_free = name not in sys.modules and _is_ours(name)
+    spec = _spec(name, path)
+    assert spec.loader is not None
+    try:
+        module = importlib.util.module_from_spec(spec)
+        if is_free:
+            sys.modules[name] = module
+        spec.loader.exec_module(module)
+        if not _is_ours(name) and sys.modules.get(name) is module:  # Cython has put it there
+            del sys.modules[name]
+    except BaseException as error:
+        if is_free:
+            sys.modules.pop(name, None)
+        if type(error) is ImportError and str(path) in str(error):
+            raise BuildError(_why_not_imported(error, source), path=str(source)) from None
+        raise
+    return module
+
+
+def _why_not_imported(error: ImportError, source: Path) -> str:
+    missing = re.search(r"undefined symbol: (\w+)", str(error))
+    if missing:
+        return (
+            f"{source.name} was compiled, but nothing has the function {missing[1]} that it calls; fix: name the "
+            "library, or the C file, at the head of the .pyx: # distutils: libraries = NAME, or # distutils: sources = "
+            "FILE.c"
+        )
+    if "failed to map segment" in str(error):
+        return f"{error}; fix: set RTLOOP_CACHE_DIR to a folder on a file system that is not mounted noexec"
+    return f"{source.name} was compiled, but cannot be loaded: {error}"
+
+
+def _module_name(stem: str) -> str:
+    name = re.sub(r"\W", "_", stem)
+    name = name if name[:1].isidentifier() else f"_{name}"
+    return f"{name}_" if iskeyword(name) else name
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()

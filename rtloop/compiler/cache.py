@@ -1,0 +1,218 @@
+"""Compiled modules on disk, found again by what they were made from.
+
+``<folder>/build/<key>/inputs.json`` lists the files that the last build with this key has read; the content of all of
+them names the folder beside it that has the module. All is written under another name and then renamed, so that two
+processes at once, or one that is killed, leave something whole or nothing.
+"""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import json
+import os
+import shutil
+import stat
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from rtloop.compiler.diagnostics import Complaint
+
+__all__ = ["Cache", "Entry", "cache_folder", "private_cache", "remove_rests"]
+
+_INPUTS, _ABOUT = "inputs.json", "about.json"
+_UNFINISHED_S, _UNUSED_S = 3600, 60 * 86400
+_private: list[Cache] = []
+
+
+class Entry(NamedTuple):
+    """A compiled module.
+
+    Attributes
+    ----------
+    module : pathlib.Path
+        Its file.
+    inputs : tuple of str
+        What it was made from.
+    hints : tuple of Complaint
+        What Cython warned of.
+    """
+
+    module: Path
+    inputs: tuple[str, ...]
+    hints: tuple[Complaint, ...]
+
+    def siblings(self, source: Path) -> list[Path]:
+        """Return the other modules to be compiled, of the same folder, whose declarations it uses."""
+        paths = [Path(path) for path in self.inputs if path.endswith(".pyx") and path != str(source)]
+        # One without a .pxd was included.
+        return [path for path in paths if str(path.with_suffix(".pxd")) in self.inputs]
+
+
+def cache_folder(asked: str | os.PathLike[str] | None) -> Path:
+    """Return where compiled modules are kept."""
+    named = asked or os.environ.get("RTLOOP_CACHE_DIR")
+    if named:
+        return Path(named).expanduser().absolute()
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(base):  # one that is not is to be ignored, says the XDG specification
+        return Path(base) / "rtloop"
+    try:
+        return Path.home() / ".cache" / "rtloop"
+    except RuntimeError:  # no HOME, and nobody of this number in the list of users
+        return Path("/nonexistent/rtloop")
+
+
+def private_cache(*, make: bool) -> list[Cache]:
+    """Return the cache of this process alone, which goes with it; empty where there is none yet and none is made."""
+    if make and not _private:
+        folder = tempfile.mkdtemp(prefix="rtloop-modules-")
+        atexit.register(_remove, folder, os.getpid())
+        _private.append(Cache(Path(folder)))
+    return list(_private)
+
+
+def _remove(folder: str, process: int) -> None:
+    if os.getpid() == process:  # a forked child that ends does not take its parent's modules away
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_rests(folder: Path, prefix: str) -> None:
+    """Remove one's own folders of that prefix that nobody has touched for an hour: what killed builds have left."""
+    for rest in folder.glob(f"{prefix}*"):
+        with suppress(OSError):
+            about = rest.lstat()
+            is_own = stat.S_ISDIR(about.st_mode) and about.st_uid == os.geteuid()
+            if is_own and time.time() - about.st_mtime > _UNFINISHED_S:
+                shutil.rmtree(rest, ignore_errors=True)
+
+
+class Cache:
+    """A folder of compiled modules.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        It need not exist, nor be writable: what is there is found.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._root = folder / "build"
+
+    def find(self, key: str) -> Entry | None:
+        """Return what was made with this key from the present content of its inputs; None where there is nothing."""
+        if self.why_distrusted():
+            return None
+        try:
+            inputs = tuple(json.loads((self._root / key / _INPUTS).read_text()))
+            return _load(self._root / key / _digest_of(inputs), inputs)
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def keep(self, key: str, entry: Entry, *, is_found_again: bool = True, is_replaced: bool = False) -> Entry:
+        """Take over a module.
+
+        Parameters
+        ----------
+        key, entry
+            What it is to be found by, and what was made.
+        is_found_again : bool
+            Whether it is to be found.
+        is_replaced : bool
+            Whether another one that was made from the same content goes.
+
+        Raises
+        ------
+        OSError
+            Where that cannot be written.
+        """
+        self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if why := self.why_distrusted():
+            raise PermissionError(1, why)
+        self._tidy()
+        place = self._root / key
+        place.mkdir(exist_ok=True, mode=0o700)
+        # Not to be found again, under a name that no content has.
+        target = place / (_digest_of(entry.inputs) if is_found_again else f"once-{os.getpid()}-{time.monotonic_ns()}")
+        temporary = Path(tempfile.mkdtemp(prefix="tmp-", dir=self._root))
+        try:
+            code = entry.module.read_bytes()
+            sha256 = hashlib.sha256(code).hexdigest()
+            # A process has an extension module once for each path: other code in its place needs another one.
+            module = temporary.joinpath(*[sha256[:12]] * is_replaced, entry.module.name)
+            module.parent.mkdir(exist_ok=True)
+            shutil.copy(entry.module, module)
+            name = str(module.relative_to(temporary))
+            about = {"module": name, "sha256": sha256, "hints": entry.hints}
+            (temporary / _ABOUT).write_text(json.dumps(about))
+            listing = temporary.with_suffix(".inputs")
+            listing.write_text(json.dumps(entry.inputs))
+            # What another process has put there just now is as good, and perhaps about to be loaded.
+            found = _load(target, entry.inputs)
+            if found is None or (is_replaced and found.module.read_bytes() != code):
+                if target.exists():  # damaged, or to go
+                    target.rename(temporary.with_suffix(".old"))
+                try:
+                    temporary.rename(target)
+                except OSError:
+                    found = _load(target, entry.inputs)
+                    if found is None:
+                        raise
+                else:
+                    found = entry._replace(module=target / name)
+            listing.replace(place / _INPUTS)
+        finally:
+            for rest in (temporary, temporary.with_suffix(".old")):
+                shutil.rmtree(rest, ignore_errors=True)
+            temporary.with_suffix(".inputs").unlink(missing_ok=True)
+        return entry._replace(module=found.module)
+
+    def why_distrusted(self) -> str:
+        """Say why modules from here are not loaded; empty where they are: code that others may put there is theirs."""
+        try:
+            about = (self._root if self._root.exists() else self.folder).stat()
+        except OSError:
+            return ""
+        if about.st_uid not in (0, os.geteuid()):
+            return f"it belongs to user {about.st_uid}"
+        return "every user may write to it" if about.st_mode & stat.S_IWOTH else ""
+
+    def _tidy(self) -> None:
+        """Remove what killed builds have left, and what was not used for two months."""
+        now = time.time()
+        for place in self._root.iterdir():
+            is_rest = place.name.startswith("tmp-")
+            try:
+                entries = [place] if is_rest else [item for item in place.iterdir() if item.is_dir()]
+                for item in entries:
+                    if now - item.stat().st_mtime > (_UNFINISHED_S if is_rest else _UNUSED_S):
+                        shutil.rmtree(item, ignore_errors=True) if item.is_dir() else item.unlink()
+            except OSError:
+                continue
+
+
+def _load(kept: Path, inputs: tuple[str, ...]) -> Entry | None:
+    """Return the module in a folder; None where there is none, or only a part of it."""
+    try:
+        about = json.loads((kept / _ABOUT).read_text())
+        module = kept / about["module"]
+        if hashlib.sha256(module.read_bytes()).hexdigest() != about["sha256"]:
+            return None
+        hints = tuple(Complaint(*hint) for hint in about["hints"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    with suppress(OSError):  # a cache that cannot be written to is good to read from
+        os.utime(kept)
+    return Entry(module, inputs, hints)
+
+
+def _digest_of(inputs: tuple[str, ...]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for path in inputs:
+        digest.update(f"{path}\0".encode(errors="surrogateescape"))
+        digest.update(hashlib.sha256(Path(path).read_bytes()).digest())
+    return digest.hexdigest()

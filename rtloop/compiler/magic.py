@@ -1,0 +1,151 @@
+"""The Jupyter magic ``%%rtloop``: a cell of Cython, compiled as ``rtloop.build`` does, its classes in the notebook.
+
+::
+
+    %load_ext rtloop
+
+    %%rtloop
+    from rtloop cimport RTLoop, Cycle, RT_CONTINUE
+    cdef class Servo(RTLoop):
+        ...
+
+``%rtloop servo.pyx`` does the same with a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rtloop.compiler.build import Built, build_module
+from rtloop.compiler.cache import Cache, cache_folder, private_cache
+from rtloop.compiler.diagnostics import show_complaint
+from rtloop.errors import BuildError
+
+if TYPE_CHECKING:
+    import argparse
+    from types import ModuleType
+
+__all__ = ["load_ipython_extension"]
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """Add ``%%rtloop`` and ``%rtloop`` to an IPython shell: what ``%load_ext rtloop`` calls."""
+
+    def rtloop(line: str, cell: str | None = None) -> None:
+        run_magic(shell, line, cell)
+
+    rtloop.__doc__ = _parser().format_help()
+    shell.register_magic_function(rtloop, "line_cell")
+
+
+def _parser() -> argparse.ArgumentParser:
+    import argparse
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> Any:
+            raise _usage_error(f"%%rtloop: {message}; there are -f, -I, -c, -l, --name: %%rtloop? explains them")
+
+    parser = Parser(
+        prog="%%rtloop", add_help=False, formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Compile the cell with Cython, and put its classes and functions into the notebook.\n"
+        "As %rtloop FILE.pyx: compile that file. Nothing is compiled again that has not changed.",
+    )  # fmt: skip
+    parser.add_argument("file", nargs="?", help="a .pyx, for %%rtloop without a cell")
+    parser.add_argument("-f", "--force", action="store_true", help="compile, even where nothing has changed")
+    parser.add_argument("-I", "--include", action="append", default=[], metavar="FOLDER", help="of headers and .pxd")
+    parser.add_argument("-c", "--compile-args", action="append", default=[], metavar="ARGS", help="for the C compiler")
+    parser.add_argument("-l", "--lib", action="append", default=[], metavar="NAME", help="a library to link")
+    parser.add_argument("--name", help="the module's name")
+    return parser
+
+
+def _usage_error(text: str) -> Exception:
+    from IPython.core.error import UsageError
+
+    error: Exception = UsageError(text)
+    return error
+
+
+def run_magic(shell: Any, line: str, cell: str | None) -> None:
+    """Compile a cell, or the file that the line names, and hand its names to the user.
+
+    Raises
+    ------
+    BuildError
+        Where it does not compile; IPython shows it without a traceback.
+    """
+    words = shlex.split(line)
+    for number in range(len(words) - 1, 0, -1):  # argparse would take a flag that follows -c for an option of its own
+        if words[number - 1] in ("-c", "--compile-args"):
+            words[number - 1 : number + 1] = [f"--compile-args={words[number]}"]
+    asked = _parser().parse_args(words)
+    if cell is None and asked.file is None:
+        raise _usage_error("%rtloop needs a file: %rtloop FILE.pyx, or %%rtloop above a cell of Cython")
+    if cell is not None and asked.file is not None:
+        raise _usage_error(f"%%rtloop compiles the cell: what is {asked.file} for?")
+    options = {
+        # The notebook's folder first: there are the .pxd that a cell may cimport.
+        "include": [*asked.include, os.getcwd()],
+        "flags": [*(flag for text in asked.compile_args for flag in shlex.split(text)), *(f"-l{x}" for x in asked.lib)],
+        "force": asked.force,
+    }
+    if cell is None:
+        built = _told(lambda: build_module(asked.file, name=asked.name, **options))
+    else:
+        path = _write_cell(cell)
+        built = _told(lambda: build_module(path, name=asked.name or path.stem, **options), path)
+    _hand_over(built.module, shell)
+
+
+def _write_cell(cell: str) -> Path:
+    """Write the cell into a file that its content names: tracebacks and debuggers find it there."""
+    name = f"_cell_{hashlib.blake2b(cell.encode(), digest_size=6).hexdigest()}"
+    text = "\n" + cell  # the lines are counted from that of %%rtloop, as the notebook does
+    for make in (False, True):
+        for cache in private_cache(make=True) if make else [Cache(cache_folder(None))]:
+            path = cache.folder / "cells" / f"{name}.pyx"
+            try:
+                cache.folder.mkdir(parents=True, exist_ok=True)
+                if cache.why_distrusted():
+                    continue
+                path.parent.mkdir(exist_ok=True, mode=0o700)
+                if not path.is_file() or path.read_text(encoding="utf-8") != text:
+                    with tempfile.NamedTemporaryFile("w", dir=path.parent, encoding="utf-8", delete=False) as file:
+                        file.write(text)
+                    os.replace(file.name, path)
+            except OSError:
+                continue
+            return path
+    raise BuildError(f"the cell can be written neither to {cache_folder(None)} nor to {tempfile.gettempdir()}")
+
+
+def _told(build: Any, cell: Path | None = None) -> Built:
+    """Build; print what Cython warns of, and name a cell as the user knows it, not as the file that it is kept in."""
+
+    def rename(text: str) -> str:
+        if cell is None:
+            return text
+        for name in (os.path.relpath(cell), str(cell), cell.name):
+            text = text.replace(name, "cell")
+        return text
+
+    try:
+        built: Built = build()
+    except BuildError as error:
+        raise BuildError(rename(str(error)), complaints=error.complaints, path=error.path) from None
+    except FileNotFoundError as error:
+        raise _usage_error(f"there is no file {error.filename}") from None
+    for text in (*(show_complaint(hint, "hint: ") for hint in built.hints), *(f"note: {note}" for note in built.notes)):
+        print(rename(text), file=sys.stderr)
+    return built
+
+
+def _hand_over(module: ModuleType, shell: Any) -> None:
+    names = getattr(module, "__all__", None) or [name for name in vars(module) if not name.startswith("_")]
+    shell.push({name: getattr(module, name) for name in names})

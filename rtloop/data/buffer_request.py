@@ -1,0 +1,279 @@
+"""What a large buffer asks of the kernel, in which order, and what it says where the kernel refuses."""
+
+from __future__ import annotations
+
+import errno
+import math
+import operator
+import os
+import resource
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rtloop.errors import ConfigError, SetupError, setup_error
+from rtloop.memory import hugepages, process_lock
+from rtloop.memory.hugepages import Account, format_page
+from rtloop.system import cgroup
+from rtloop.system.fixes import limit_fix
+from rtloop.system.grant import Grant, describe_refused
+from rtloop.system.privilege import format_limit
+from rtloop.units import format_size, parse_size
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = [
+    "Wish",
+    "dimensions",
+    "lock_grant",
+    "mount_grant",
+    "ordinary_grant",
+    "page_size_grant",
+    "parse_wish",
+    "path_grant",
+    "pool_grant",
+    "refusal",
+    "round_up",
+    "shortage",
+]
+
+_MOUNT = "/mnt/huge"
+_FORMS = '"auto", "hugetlb", "thp", "pages", or the path of a hugetlbfs mount or of a new file in it'
+
+
+class Wish(NamedTuple):
+    """What was asked for, and the backings to try, in this order."""
+
+    nbytes: int
+    page_size: int | None
+    backing: str
+    path: str | None
+    attempts: tuple[str, ...]
+
+    def pool_sizes(self) -> tuple[int, ...]:
+        """Return the page sizes of the hugetlb pool to try, the best one first and the default one last."""
+        if self.page_size is not None:
+            return (self.page_size,)
+        default = hugepages.default_page_size()
+        waste = {size: round_up(self.nbytes, size) - self.nbytes for size in hugepages.huge_pool_sizes()}
+        fitting = sorted((s for s in waste if s != default and waste[s] <= self.nbytes // 8), reverse=True)
+        larger, smaller = [s for s in fitting if s > default], [s for s in fitting if s < default]
+        sizes = (*larger, default) if default else tuple(larger)
+        # What nobody has reserved is not worth an attempt, but for the one that the message is about.
+        stocked = [s for s in (*sizes, *smaller) if s == default or _is_stocked(s)]
+        return tuple(stocked) or (2 << 20,)
+
+    def judge(self, grants: tuple[Grant, ...], strict: bool) -> str:
+        """Return what to warn of, or nothing; raise it where nothing but what was asked for will do."""
+        unmet = self.unmet(grants)
+        if unmet and strict:
+            raise refusal(unmet[0])
+        return "\n".join(describe_refused(grant) for grant in unmet)
+
+    def unmet(self, grants: tuple[Grant, ...]) -> list[Grant]:
+        """Return the refused grants, if any of them was asked for by name; ``"auto"`` takes what there is."""
+        named = ("page_size", "lock") if self.backing == "auto" else tuple(grant.name for grant in grants)
+        refused = [grant for grant in grants if not grant.ok]
+        return refused if any(grant.name in named for grant in refused) else []
+
+
+def _is_stocked(page_size: int) -> bool:
+    pool = hugepages.huge_pool(page_size)
+    return pool is not None and pool.available + pool.spare > 0
+
+
+def round_up(size: int, unit: int) -> int:
+    """Round up to a multiple of `unit`."""
+    return -(-size // unit) * unit
+
+
+def parse_wish(nbytes: int | str, page_size: int | str, backing: str | os.PathLike[str]) -> Wish:
+    """Read the arguments of a buffer.
+
+    Raises
+    ------
+    ConfigError
+        On a value that can never work, or two that contradict each other.
+    """
+    size = parse_size(nbytes, "nbytes", minimum=1, maximum=1 << 62)
+    base = resource.getpagesize()
+    page = None if page_size == "auto" else parse_size(page_size, "page_size", minimum=base, maximum=1 << 40)
+    if page is not None and page & (page - 1):
+        raise ConfigError(f'page_size={page_size!r} is not a power of two; give "auto", "2M", "1G" or the like')
+    name = os.fspath(backing) if isinstance(backing, (str, os.PathLike)) else ""
+    if not isinstance(name, str):
+        raise ConfigError(f"backing={backing!r} is a path of bytes; give a str")
+    path = name if "/" in name else None
+    if path is None and name not in ("auto", "hugetlb", "thp", "pages"):
+        raise ConfigError(f"backing={backing!r} is no backing; give {_FORMS}")
+    if page is not None and name != "auto" and (name == "pages") != (page == base):
+        raise ConfigError(
+            f"page_size={page_size!r} contradicts backing={backing!r}: ordinary pages have {format_size(base)}, and "
+            "huge pages more"
+        )
+    every = ("hugetlb", "thp", "pages")
+    if path is not None:
+        return Wish(size, page, name, path, ("path", *every))
+    first = name if name != "auto" else "pages" if page == base else "hugetlb"
+    return Wish(size, page, name, None, every[every.index(first) :])
+
+
+def dimensions(shape: Any, item: np.dtype[Any], nbytes: int) -> tuple[int, ...]:
+    """Return the shape of an array that may have so many bytes; one dimension of -1, or None, is as many as fit."""
+    items = nbytes // item.itemsize
+    given = shape if isinstance(shape, Iterable) else [-1 if shape is None else shape]
+    try:
+        dims = [operator.index(n) for n in given]
+    except TypeError:
+        dims = [-2]
+    if min(dims, default=0) < -1 or dims.count(-1) > 1 or (-1 in dims and 0 in dims):
+        raise ConfigError(f"shape={shape!r} is no shape; give whole numbers of items, one of which may be -1")
+    if -1 in dims:
+        dims[dims.index(-1)] = items // -math.prod(dims)
+    if not 0 <= (count := math.prod(dims)) <= items:
+        raise ConfigError(f"shape={shape!r} of {item} takes {count * item.itemsize} bytes; there are {nbytes}")
+    return tuple(dims)
+
+
+def _asked(size: int, page_size: int, path: str | None) -> str:
+    return format_page(page_size, size // page_size) + (f" in {path}" if path else "")
+
+
+def pool_grant(size: int, page_size: int, path: str | None, error: int = 0, call: str = "mmap") -> Grant:
+    """Tell what became of asking for pages of the hugetlb pool.
+
+    Parameters
+    ----------
+    size : int
+        Bytes asked for, a multiple of the page size.
+    page_size : int
+        Bytes of a page.
+    path : str or None
+        The hugetlbfs path, where one was asked for.
+    error : int
+        The errno of the refused call, or 0.
+    call : str
+        Which call that was.
+    """
+    asked, count = _asked(size, page_size, path), size // page_size
+    if not error:
+        return Grant("hugetlb", asked, asked, ok=True, detail="of the hugetlb pool, as /proc/self/smaps tells")
+    pool = hugepages.huge_pool(page_size)
+    if pool is None:
+        detail = f"this kernel keeps no pool of {format_size(page_size)} pages"
+        return Grant("hugetlb", asked, "none", False, detail, hugepages.reserve_fix(page_size, count), error)
+    missing = count - pool.available - pool.spare
+    stock = f"{pool.available} of {pool.total} in the machine's pool available"
+    if missing > 0:
+        detail = f"{stock}: {missing} missing"
+        return Grant("hugetlb", asked, "none", False, detail, hugepages.reserve_fix(page_size, missing), error)
+    detail = f"{call}: {os.strerror(error)}, with {stock}"
+    fix = (
+        f"a control group (hugetlb.{_group_name(page_size)}.max), a cpuset, a NUMA policy or the mount's size= may "
+        "keep them from this process"
+    )
+    if error == errno.EAGAIN:
+        detail += f"; RLIMIT_MEMLOCK is {format_limit(resource.getrlimit(resource.RLIMIT_MEMLOCK)[0])} bytes"
+        fix = "make buffers before all future memory is locked, or raise the limit:\n" + limit_fix("RLIMIT_MEMLOCK")
+    return Grant("hugetlb", asked, "none", False, detail, fix, error)
+
+
+def _group_name(page_size: int) -> str:
+    return f"{page_size >> 30}GB" if page_size >= 1 << 30 else f"{page_size >> 20}MB"
+
+
+def path_grant(wish: Wish, error: int) -> Grant:
+    """Tell why no file could be made on a hugetlbfs path; `error` is the errno of open(2)."""
+    path = wish.path or ""
+    asked = f"{format_size(wish.nbytes)} in {path}"
+    # Never over the path that was given: whatever is there would be hidden.
+    mount = f"sudo mkdir -p {_MOUNT} && sudo mount -t hugetlbfs -o uid=$(id -u),mode=0700 none {_MOUNT}"
+    use = f"then backing={_MOUNT!r}"
+    fixes = {
+        errno.ENOENT: f"mount one: {mount}\n{use}; or see what is mounted: findmnt -t hugetlbfs",
+        errno.ENOTSUP: f"mount one: {mount}\n{use}; or see what is mounted: findmnt -t hugetlbfs",
+        errno.EACCES: f"mount it for your user: sudo mount -o remount,uid=$(id -u),mode=0700 {path}",
+        errno.EEXIST: "give the mount itself, or the name of a file that is not there",
+        errno.ENOTDIR: "give the mount itself, not a link to it, or the name of a file that is not there",
+    }
+    detail = "it is not on a hugetlbfs mount" if error == errno.ENOTSUP else f"open: {os.strerror(error)}"
+    return Grant("hugetlb", asked, "none", False, detail, fixes.get(error, ""), error)
+
+
+def mount_grant(wish: Wish, page_size: int) -> Grant:
+    """Refuse a hugetlbfs mount that has pages of another size than was asked for."""
+    asked = f"pages of {format_size(wish.page_size or 0)} in {wish.path}"
+    detail = f"this mount has pages of {format_size(page_size)}"
+    fix = f"mount another one: sudo mount -t hugetlbfs -o pagesize={wish.page_size},uid=$(id -u) none FOLDER"
+    return Grant("hugetlb", asked, "none", False, detail, fix, errno.EINVAL)
+
+
+def page_size_grant(wish: Wish, page_size: int) -> list[Grant]:
+    """Tell, where a page size was asked for, whether it is the one that was granted."""
+    if wish.page_size is None:
+        return []
+    is_same = wish.page_size == page_size
+    asked, granted = format_size(wish.page_size), format_size(page_size)
+    return [Grant("page_size", asked, granted, is_same, errno=0 if is_same else errno.EINVAL)]
+
+
+def shortage(name: str, size: int) -> Grant | None:
+    """Refuse what is more than the free memory: to make it present would have the kernel kill a process."""
+    room = {"MemAvailable": hugepages.available_memory(), **cgroup.memory_room()}
+    for where, available in room.items():
+        if available is not None and available < size:
+            detail = f"{where} is {format_size(available)}"
+            fix = "ask for less, or free memory"
+            if where != "MemAvailable":
+                detail = f"{format_size(available)} left of the control group's {where}"
+                fix += "; or raise that limit"
+            return Grant(name, format_size(size), "none", False, detail, fix, errno.ENOMEM)
+    return None
+
+
+def ordinary_grant(name: str, size: int, page_size: int, found: Account | None, error: int = 0) -> Grant:
+    """Tell what became of asking for transparent huge pages, or for ordinary ones.
+
+    Parameters
+    ----------
+    name : str
+        ``"thp"`` or ``"pages"``.
+    size : int
+        Bytes asked for, a multiple of the page size.
+    page_size : int
+        Bytes of the pages asked for; 0 where the kernel has no transparent huge pages.
+    found : Account or None
+        What the kernel says, where the memory could be mapped.
+    error : int
+        The errno of the refused call, or 0.
+    """
+    asked = format_page(page_size, size // page_size) if page_size else "transparent huge pages"
+    if found is None:
+        detail = f"mmap: {os.strerror(error)}" if page_size else "this kernel has none"
+        return Grant(name, asked, "none", False, detail, "" if page_size else hugepages.transparent_fix(), error)
+    got = (found.transparent if name == "thp" else found.resident) // page_size
+    is_whole = got * page_size >= size
+    granted = format_page(page_size, got) if got else "none"
+    detail = f"{'AnonHugePages' if name == 'thp' else 'Rss'} in /proc/self/smaps"
+    if is_whole or name == "pages":
+        return Grant(name, asked, granted, is_whole, detail)
+    detail += "; the rest is on ordinary pages" if got else ""
+    return Grant(name, asked, granted, False, detail, hugepages.transparent_fix(), errno.ENOMEM)
+
+
+def lock_grant(size: int, is_locked: bool, is_pool: bool, error: int) -> Grant:
+    """Tell what became of locking the memory; `error` is the errno of mlock(2), or 0."""
+    detail = "pages of the hugetlb pool are never paged out" if is_pool else "VmFlags in /proc/self/smaps"
+    # Without an error and not locked: the kernel has said yes and not done it.
+    return process_lock.range_lock_grant("lock", size, 0 if is_locked else -(error or errno.EAGAIN), detail=detail)
+
+
+def refusal(grant: Grant) -> SetupError:
+    """Make the exception that a refused grant raises where the buffer must not fall back."""
+    is_lock = grant.name == "lock"
+    by_limit = is_lock and grant.errno in (errno.ENOMEM, errno.EAGAIN) and not process_lock.may_lock_future()
+    is_privilege = by_limit or grant.errno in (errno.EPERM, errno.EACCES)
+    text = describe_refused(grant)
+    if "strict=False" not in text and grant.name != "pages":
+        text += "\n  or take what there is: strict=False"
+    return setup_error(grant.errno, text, memory_lock=is_lock, privilege=is_privilege)

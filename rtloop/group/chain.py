@@ -1,0 +1,116 @@
+"""A chain: the loops that data passes through, from the one that senses to the one that acts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rtloop.errors import ConfigError
+from rtloop.group import member
+from rtloop.settings import Duration, parse_name
+from rtloop.units import parse_duration, show
+
+if TYPE_CHECKING:
+    from rtloop.loop.loop import RTLoop
+
+__all__ = ["Chain", "check_chains"]
+
+
+class Chain:
+    """The loops that data passes through, in order, and how old it may be when it arrives.
+
+    Parameters
+    ----------
+    loops : iterable of RTLoop
+        At least two: the first senses, the last acts. A loop may come again: ``[current, velocity, current]``.
+    via : iterable of Ring or Latest, optional
+        What carries the data from each loop to the next, one fewer than the loops. Its ``ends`` then name both.
+    max_age : duration, optional
+        The oldest that the data may be: from the release at which the first loop has sensed to the end of the last
+        loop's step. What is older is counted, and a run that has seen it ends with a warning.
+    name : str, optional
+        By default the loops' names with arrows between them.
+
+    Raises
+    ------
+    ConfigError
+        Where these are not loops, or not exchanges between them.
+
+    Notes
+    -----
+    Each step is taken to read when it starts, and to publish by its end; each reads the newest there is. That is what
+    a ``Latest`` does. Of a ``Ring`` it holds for the newest item, where the reader empties it in every cycle.
+
+    Examples
+    --------
+    >>> from rtloop import Chain, RTLoop
+    >>> Chain([RTLoop("1ms", name="sense"), RTLoop("2ms", name="act")], max_age="5ms").name
+    'sense -> act'
+    """
+
+    def __init__(
+        self,
+        loops: Iterable[RTLoop],
+        via: Iterable[Any] | None = None,
+        *,
+        max_age: Duration | None = None,
+        name: str | None = None,
+    ) -> None:
+        self.loops: tuple[RTLoop, ...] = tuple(loops) if isinstance(loops, Iterable) else ()
+        if len(self.loops) < 2 or not all(member.is_loop(loop) for loop in self.loops):
+            raise ConfigError(f"loops={show(loops)}: a chain takes at least two loops, and nothing else")
+        for one, other in zip(self.loops, self.loops[1:], strict=False):
+            if one is other:
+                raise ConfigError(f"{one.name} comes twice in a row; a loop needs no chain to itself")
+        self.via = None if via is None else tuple(via)
+        if self.via is not None:
+            _check_via(self.loops, self.via)
+        self.max_age_ns = None if max_age is None else parse_duration(max_age, "max_age", minimum=1)
+        self.name = " -> ".join(loop.name for loop in self.loops) if name is None else parse_name(name)
+
+    def __repr__(self) -> str:
+        return f"<Chain {self.name!r}>"
+
+
+def _check_via(loops: Sequence[RTLoop], via: Sequence[Any]) -> None:
+    from rtloop.data.latest import Latest
+    from rtloop.data.ring import Ring
+
+    if len(via) != len(loops) - 1:
+        raise ConfigError(f"via has {len(via)} exchanges; {len(loops)} loops have {len(loops) - 1} between them")
+    for exchange in via:
+        if not isinstance(exchange, (Ring, Latest)):
+            raise ConfigError(f"via={show(exchange)}: give the Ring or the Latest that carries the data")
+
+
+def check_chains(chains: Iterable[Chain], loops: Sequence[RTLoop]) -> tuple[Chain, ...]:
+    """Check that chains fit a group's loops and each other, and tell the exchanges between which loops they are.
+
+    Raises
+    ------
+    ConfigError
+        Where they do not.
+    """
+    every = tuple(chains) if isinstance(chains, Iterable) else ()
+    if (not every and chains != ()) or not all(isinstance(chain, Chain) for chain in every):
+        raise ConfigError(f"chains={show(chains)} must be a list of Chain")
+    names = [chain.name for chain in every]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{names.count(name)} chains are called {name!r}; give each a name= of its own")
+    known: dict[int, tuple[Any, tuple[str, str], str]] = {}
+    for chain in every:
+        for loop in chain.loops:
+            if not any(loop is other for other in loops):
+                raise ConfigError(f"chain {chain.name!r}: {loop.name} is not a loop of the group")
+        for exchange, ends in zip(chain.via or (), zip(chain.loops, chain.loops[1:], strict=False), strict=False):
+            pair = (ends[0].name, ends[1].name)
+            _, former, where = known.setdefault(id(exchange), (exchange, pair, chain.name))
+            if former != pair:
+                raise ConfigError(
+                    f"chain {chain.name!r}: {exchange!r} goes from {pair[0]} to {pair[1]} here, and from {former[0]} "
+                    f"to {former[1]} in {where!r}; it has one writer and one reader: make one for each pair"
+                )
+    for exchange, pair, _ in known.values():
+        exchange.ends = pair
+    return every

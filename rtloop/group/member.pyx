@@ -1,0 +1,113 @@
+"""A loop as a member of a group: its start, taken apart, so that many loops begin on one origin, or none does."""
+
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport int64_t
+
+from rtloop.loop.lifecycle cimport Control
+from rtloop.loop.loop cimport _RTLoop_1
+from rtloop.loop.thread cimport (
+    RT_COMMAND_PEER,
+    RT_COMMAND_STOP,
+    RT_PHASE_BEGIN,
+    RT_PHASE_DONE,
+    RT_PHASE_ENTERED,
+    RT_PHASE_GO,
+    rt_futex_move,
+    rt_futex_wait,
+    rt_load_acquire,
+)
+
+from rtloop.errors import StateError
+from rtloop.system.signal_shield import shielded
+
+# Ctrl-C is looked for this often while an enter() is waited for.
+cdef int64_t _SLICE_NS = 50_000_000
+
+
+cdef Control _control(_RTLoop_1 loop):
+    if loop._control is None:
+        raise StateError(f"{type(loop).__name__}.__init__ did not call super().__init__(period, ...)")
+    return <Control>loop._control
+
+
+def is_loop(loop):
+    """Whether it is an RTLoop."""
+    return isinstance(loop, _RTLoop_1)
+
+
+def control_of(loop):
+    """Return the control of a loop, by which it is waited for and stopped.
+
+    Raises
+    ------
+    StateError
+        Where the loop was not initialised.
+    """
+    return _control(loop)
+
+
+def is_own_thread(loop):
+    """Whether the caller is the loop's thread: a callback in Python."""
+    return _control(loop)._is_on_own_thread()
+
+
+def run_of(loop):
+    """Return the group's run that the loop's present or last run is a part of, None where it ran alone."""
+    return _control(loop).run
+
+
+def prepare(loop, run, settings, duration_ns):
+    """Do all of a loop's start but to let its thread go: everything is granted, and no callback has run.
+
+    `run` is the group's run, `settings` are the loop's for this run. Raises as the loop's start; what was acquired then
+    is given back by :func:`withdraw`.
+    """
+    cdef Control c = _control(loop)
+    c.claim(run, settings)
+    c.prepare(loop, None, duration_ns)
+
+
+def withdraw(loop, run):
+    """Undo what this run has done to the loop, if it has done anything. Never raises for a loop that it has not."""
+    cdef Control c = _control(loop)
+    if c.run is run and c._state in ("starting", "running", "ending"):
+        c.withdraw()
+
+
+_PEER_COMMANDS = {"stop-all": RT_COMMAND_STOP, "hook": RT_COMMAND_PEER, "keep": 0}
+
+
+def link(loops, on_failure):
+    """Make a ring of loops of which any one that fails tells the others, before the first of them is let go."""
+    cdef Control c
+    cdef Control following
+    for i, loop in enumerate(loops):
+        c = _control(loop)
+        following = _control(loops[(i + 1) % len(loops)])
+        c.rt.peer_command = _PEER_COMMANDS[on_failure]
+        c.rt.peer = following.rt if c.rt.peer_command else NULL
+
+
+def let_go(loop):
+    """Let the loop's thread run its enter(); it then waits for :func:`begin`."""
+    cdef Control c = _control(loop)
+    shielded(c._let_go)
+
+
+def await_enter(loop):
+    """Wait until the loop's enter() has returned, in slices, so that Ctrl-C is heard; or until the loop has ended."""
+    cdef Control c = _control(loop)
+    while c._state == "running" and rt_load_acquire(&c.rt.phase) == RT_PHASE_GO:
+        with nogil:
+            rt_futex_wait(&c.rt.phase, RT_PHASE_GO, _SLICE_NS)
+        PyErr_CheckSignals()
+    if rt_load_acquire(&c.rt.phase) == RT_PHASE_DONE:
+        c.wait()  # for what its end was
+
+
+def begin(loop, int64_t origin):
+    """Say when the loop's grid begins, on its clock; its first release is a phase later."""
+    cdef Control c = _control(loop)
+    if rt_load_acquire(&c.rt.phase) == RT_PHASE_ENTERED:
+        c.rt.origin = origin
+        rt_futex_move(&c.rt.phase, RT_PHASE_ENTERED, RT_PHASE_BEGIN)

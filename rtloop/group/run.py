@@ -1,0 +1,154 @@
+"""One run of a group: all of its loops start on one origin, or none does, and they end in reverse."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from rtloop.errors import StopTimeoutError
+from rtloop.group import member, watchdog_plan
+from rtloop.loop import failure
+from rtloop.loop.registry import EXIT_TIMEOUT_NS
+from rtloop.settings import CLOCKS, Settings
+from rtloop.units import format_duration
+
+if TYPE_CHECKING:
+    from rtloop.group.watchdog import Watchdog
+    from rtloop.loop.lifecycle import Control
+    from rtloop.loop.loop import RTLoop
+    from rtloop.system.grant import Grant
+
+__all__ = ["Run", "end"]
+
+#: From the last loop's enter() to the origin: the threads are woken meanwhile.
+_LEAD_NS = 5_000_000
+#: For so long the loops are stopped one after the other; then all that are left are asked at once.
+_IN_ORDER_NS = 100_000_000
+
+
+class Run:
+    """One run of a group, known to its loops, which nobody may start alone meanwhile.
+
+    Parameters
+    ----------
+    name : str
+        The group's name.
+    loops : tuple of RTLoop
+        In the order of their start.
+    """
+
+    def __init__(self, name: str, loops: tuple[RTLoop, ...]) -> None:
+        self.name = name
+        self.origin_ns: int | None = None
+        self._loops = loops
+        self.is_told = False  # of what went wrong without a failure
+        self._watchdog: Watchdog | None = None
+
+    def is_running(self) -> bool:
+        """Whether any of the loops runs. Where none does, the watchdog has ended, too, when this returns."""
+        if any(loop.state == "running" for loop in self._loops):
+            return True
+        if self._watchdog is not None:  # it ends with its next look
+            self._watchdog.stop(EXIT_TIMEOUT_NS)
+        return False
+
+    @property
+    def watchdog_grants(self) -> tuple[Grant, ...]:
+        """What the watchdog was granted, if there is one."""
+        return () if self._watchdog is None else self._watchdog.grants
+
+    def start(
+        self,
+        every: Sequence[Settings],
+        duration_ns: int | None,
+        align_ns: int | None,
+        on_failure: str,
+        watchdog: int | None = None,
+    ) -> int:
+        """Start all loops with these settings, and return the origin on their clock; withdraw() undoes it.
+
+        `on_failure` is what the others do when a loop fails; `watchdog` is after how many periods one is stuck.
+        """
+        part = ""
+        try:
+            for loop, settings in zip(self._loops, every, strict=True):
+                part = loop.name
+                member.prepare(loop, self, settings, duration_ns)
+            part = "the watchdog"
+            member.link(self._loops, on_failure)
+            if watchdog is not None:
+                self._prepare_watchdog(every, watchdog)
+            for loop in self._loops:
+                part = loop.name
+                member.let_go(loop)
+            for loop in self._loops:
+                part = loop.name
+                member.await_enter(loop)
+                control = member.control_of(loop)
+                if control.state == "failed":
+                    control.join()
+            return self._begin(CLOCKS[every[0].clock], align_ns)
+        except Exception as error:
+            what = f"{part} could not be started, so that none of the group's loops runs"
+            failure.add_note(error, f"{self.name}: {what}")
+            raise
+
+    def _begin(self, clock: int, align_ns: int | None) -> int:
+        """Set the origin, which all loops wait for."""
+        if self._watchdog is not None:
+            self._watchdog.let_go()
+        origin = time.clock_gettime_ns(clock) + _LEAD_NS
+        if align_ns is not None:
+            origin += -origin % align_ns
+        self.origin_ns = origin
+        for loop in self._loops:
+            member.begin(loop, origin)
+        return origin
+
+    def _prepare_watchdog(self, every: Sequence[Settings], periods: int) -> None:
+        from rtloop.group.watchdog import Watchdog  # here, for most groups have none
+
+        settings, limits, remarks = watchdog_plan.plan(self.name, every, periods)
+        self._watchdog = Watchdog(self._loops, settings, remarks)
+        self._watchdog.prepare(limits)
+
+    def withdraw(self, error: BaseException) -> None:
+        """Give back, in reverse, what a start that `error` ended has acquired."""
+        for loop in reversed(self._loops):
+            try:
+                member.withdraw(loop, self)
+            except StopTimeoutError as late:
+                failure.add_note(error, str(late))
+        if self._watchdog is not None:
+            self._watchdog.withdraw()
+
+
+def end(name: str, controls: Sequence[Control], timeout_ns: int) -> None:
+    """Stop the loops of a group in reverse, each when the one before it has ended; then all that are left at once.
+
+    Raises
+    ------
+    StopTimeoutError
+        Where a callback has not returned by then; all other loops have been stopped nevertheless.
+    """
+    now = time.monotonic_ns()
+    deadline, patience = now + timeout_ns, now + min(timeout_ns, _IN_ORDER_NS)
+    late: StopTimeoutError | None = None
+    with suppress(StopTimeoutError):
+        for control in reversed(controls):
+            control.stop(max(patience - time.monotonic_ns(), 0))
+    for control in reversed(controls):
+        control.request_stop()
+    for control in reversed(controls):
+        try:
+            control.stop(max(deadline - time.monotonic_ns(), 0))
+        except StopTimeoutError as error:
+            late = late or error
+    if late is not None:
+        late.add_note(f"{name}: all of its loops were asked to stop, for up to {format_duration(timeout_ns)}")
+        for control in controls:
+            if (trip := control.trip()) is not None:
+                late.add_note(str(failure.watchdog_error(control.settings, trip)))
+        raise late

@@ -1,0 +1,245 @@
+"""The thread of a group's watchdog: what it acquires, as a loop's does, and how it ends, which is with its loops."""
+
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from posix.unistd cimport getpid
+
+from rtloop._os cimport munmap, pthread_join, pthread_t
+from rtloop.loop.lifecycle cimport Control
+from rtloop.loop.loop cimport _RTLoop_1
+from rtloop.loop.thread cimport (
+    RT_PHASE_ABORT,
+    RT_PHASE_DONE,
+    RT_PHASE_GO,
+    RT_PHASE_STARTING,
+    RT_SCHED_FLAG_RESET_ON_FORK,
+    RT_STACK_SIGNAL_BYTES,
+    RT_WATCH_ON,
+    rt_futex_set,
+    rt_futex_wait,
+    rt_load_acquire,
+    rt_loop_t,
+    rt_stack_map,
+    rt_stack_paint,
+    rt_stack_t,
+    rt_stack_unmap,
+    rt_thread_create,
+    rt_thread_report_t,
+    rt_thread_request_t,
+)
+from rtloop.memory.memory_h cimport rt_memory_map
+
+import os
+import threading
+import time
+from contextlib import ExitStack
+
+from rtloop.errors import SetupError
+from rtloop.loop import failure, registry, resources
+from rtloop.memory.own_locks import lock_range, lock_ranges, own_grant
+from rtloop.system.signal_shield import shielded
+from rtloop.units import format_size
+
+cdef int64_t _SLICE_NS = 50_000_000
+
+
+cdef extern from "../include/rtloop/watchdog.h" nogil:
+    ctypedef struct rt_watched_t:
+        rt_loop_t *loop
+        int64_t limit
+
+    ctypedef struct rt_watchdog_t:
+        int64_t interval
+        uint64_t checks
+        rt_thread_request_t request
+        rt_thread_report_t report
+        rt_stack_t stack
+        pthread_t thread
+        uint32_t phase
+        uint32_t count
+        rt_watched_t *loops
+
+    uint64_t rt_watchdog_bytes(uint32_t count)
+    void rt_watchdog_main(rt_watchdog_t *dog)
+    uint64_t rt_load_relaxed(const uint64_t *p)
+
+
+cdef void *_body(void *dog) noexcept nogil:
+    rt_watchdog_main(<rt_watchdog_t *>dog)
+    return NULL
+
+
+cdef class Watchdog:
+    """Watchdog(loops, settings, remarks)
+
+    The watchdog of one run of a group. While its thread exists it is held, and holds its loops.
+
+    Parameters
+    ----------
+    loops : sequence of RTLoop
+        Whose grants have been acquired, and which have not been let go.
+    settings : Settings
+        Its own, as a loop's; the period is the time from one check to the next.
+    remarks : sequence of Grant
+        What there is to say of them.
+    """
+
+    cdef rt_watchdog_t *dog
+    cdef bint _has_thread
+    cdef int _pid
+    cdef tuple _loops
+    cdef object _settings
+    cdef tuple _remarks
+    cdef readonly tuple grants
+    cdef object _undo
+    cdef object _lock
+    cdef str _state
+
+    def __cinit__(self, loops, *arguments):
+        cdef void *address = NULL
+        if rt_memory_map(&address, rt_watchdog_bytes(len(loops))):
+            raise MemoryError("no memory for the state of a watchdog")
+        self.dog = <rt_watchdog_t *>address
+        self.dog.count = len(loops)
+
+    def __init__(self, loops, settings, remarks):
+        self._loops, self._settings, self._remarks, self.grants = tuple(loops), settings, tuple(remarks), ()
+        self._lock, self._state, self._pid = threading.RLock(), "new", getpid()
+
+    def __dealloc__(self):
+        if self.dog is not NULL and not self._has_thread:
+            munmap(self.dog, rt_watchdog_bytes(self.dog.count))
+
+    @property
+    def checks(self):
+        """How often it has looked at its loops."""
+        return rt_load_relaxed(&self.dog.checks)
+
+    @property
+    def state(self):
+        """``"new"``, ``"running"`` or ``"stopped"``."""
+        if self._pid != getpid():
+            return "stopped"
+        if self._state == "running" and rt_load_acquire(&self.dog.phase) == RT_PHASE_DONE:
+            shielded(self._end)
+        return self._state
+
+    def prepare(self, limits_ns):
+        """Acquire everything, and have a thread wait; withdraw() undoes it. After `limits_ns` a loop is stuck."""
+        shielded(lambda: self._launch(limits_ns))
+        failure.warn_degraded(self.grants, self._settings.name)
+
+    def let_go(self):
+        """Let the thread watch; before the loops begin."""
+        shielded(self._let_go)
+
+    def _let_go(self):
+        self._state = "running"
+        registry.loops.add(self)
+        rt_futex_set(&self.dog.phase, RT_PHASE_GO)
+
+    def withdraw(self):
+        """Give back what prepare() has acquired; a thread that watches ends with its loops, which have been stopped."""
+        if self._state == "running":
+            self.stop(registry.EXIT_TIMEOUT_NS)
+        elif self._undo is not None:
+            shielded(self._give_back)
+
+    def _launch(self, limits_ns):
+        cdef Control control
+        settings, grants = self._settings, []
+        self.dog.interval = settings.period_ns
+        for i, (loop, limit) in enumerate(zip(self._loops, limits_ns, strict=True)):
+            control = (<_RTLoop_1>loop)._control
+            self.dog.loops[i].loop, self.dog.loops[i].limit = control.rt, limit
+            control.rt.watch = RT_WATCH_ON
+        with resources.setup_errors(settings.name, grants), ExitStack() as stack:
+            grants.extend(resources.process_wide(settings, stack))
+            state = ("state", "what it knows of the loops", <size_t>self.dog, rt_watchdog_bytes(self.dog.count), True)
+            grants.append(lock_range(settings.lock_memory, stack, *state))
+            grants.append(self._acquire_stack(stack))
+            self._create_thread()
+            stack.callback(self._abort_thread)
+            grants += resources.thread_grants(settings, self.dog.request, self.dog.report)
+            resources.insist(settings, grants)
+            self.grants = (*grants, *self._remarks)
+            self._undo = stack.pop_all()
+
+    def _acquire_stack(self, stack):
+        cdef size_t size = self._settings.stack_bytes
+        rc = rt_stack_map(&self.dog.stack, size)
+        if rc:
+            raise SetupError(-rc, f"a stack of {format_size(size)}: mmap or mprotect: {os.strerror(-rc)}")
+        stack.callback(lambda: rt_stack_unmap(&self.dog.stack))
+        ranges = ((<size_t>self.dog.stack.base, size),
+                  (<size_t>self.dog.stack.signal_stack, <size_t>RT_STACK_SIGNAL_BYTES))
+        rc = lock_ranges(self._settings.lock_memory, stack, ranges)
+        with nogil:
+            rt_stack_paint(&self.dog.stack)
+        detail = "guard of 64 KiB below, alternate signal stack of 64 KiB"
+        return own_grant(self._settings.lock_memory, "stack", detail, size, rc)
+
+    def _create_thread(self):
+        cdef bytes name = b"rtloop-watchdog"
+        self.dog.request.attr = resources.sched_attr(self._settings, sizeof(self.dog.request.attr),
+                                                   RT_SCHED_FLAG_RESET_ON_FORK)
+        for i in range(len(name)):
+            self.dog.request.name[i] = name[i]
+        self.dog.phase = RT_PHASE_STARTING
+        rc = rt_thread_create(&self.dog.thread, &self.dog.stack, _body, self.dog)
+        if rc:
+            raise SetupError(-rc, f"pthread_create: {os.strerror(-rc)}")
+        Py_INCREF(self)
+        self._has_thread = True
+        with nogil:
+            while rt_futex_wait(&self.dog.phase, RT_PHASE_STARTING, _SLICE_NS) == RT_PHASE_STARTING:
+                pass
+
+    def _abort_thread(self):
+        """End a thread that waits to be let go; one that was let go has been joined by now."""
+        if self._has_thread:
+            rt_futex_set(&self.dog.phase, RT_PHASE_ABORT)
+            self._join_thread()
+
+    cdef object _join_thread(self):
+        with nogil:
+            pthread_join(self.dog.thread, NULL)
+        self._has_thread = False
+        Py_DECREF(self)
+
+    def _give_back(self):
+        undo, self._undo = self._undo, None
+        undo.close()
+
+    def _end(self):
+        """After the thread's last word: join it, and give everything back."""
+        with self._lock:
+            if self._state != "running":
+                return
+            self._state = "ending"
+        registry.loops.discard(self)
+        try:
+            self._join_thread()
+            self._give_back()
+        finally:
+            self._state = "stopped"
+
+    def request_stop(self):
+        """Nothing: it goes on as long as there are loops, for one that hangs when it is stopped hangs as well."""
+
+    def stop(self, timeout_ns):
+        """Wait until it has ended, which is when its loops have, or were found stuck; no longer than the timeout."""
+        cdef int64_t slice_ns
+        cdef uint32_t phase
+        deadline = time.monotonic_ns() + timeout_ns
+        while self.state in ("running", "ending"):
+            left = deadline - time.monotonic_ns()
+            if left <= 0:
+                return
+            phase = rt_load_acquire(&self.dog.phase)
+            if phase == RT_PHASE_DONE:
+                time.sleep(0.001)  # another thread is reaping
+                continue
+            slice_ns = min(left, _SLICE_NS)
+            with nogil:
+                rt_futex_wait(&self.dog.phase, phase, slice_ns)

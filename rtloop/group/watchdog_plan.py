@@ -1,0 +1,108 @@
+"""What a group's watchdog asks for, and how a group waits for loops that may never end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rtloop.errors import ConfigError, WatchdogError
+from rtloop.loop import failure
+from rtloop.loop.registry import EXIT_TIMEOUT_NS
+from rtloop.settings import Settings, make_settings
+from rtloop.system.grant import Grant
+from rtloop.units import as_index, format_duration, show
+
+if TYPE_CHECKING:
+    from rtloop.loop.lifecycle import Control
+
+__all__ = ["check_watchdog", "hung_error", "plan", "wait_all"]
+
+#: The watchdog is above every loop, and below 99, which is the kernel's own.
+_TOP_PRIORITY = 98
+#: It looks this many times in the shortest limit, within these bounds.
+_CHECKS, _MIN_INTERVAL_NS, _MAX_INTERVAL_NS = 8, 100_000, 10_000_000
+#: A loop that hangs is looked for this often while a group waits.
+_LOOK_NS = 100_000_000
+_LOCKS = ("off", "own", "onfault", "all")
+
+
+def check_watchdog(periods: object, every: Sequence[Settings]) -> int | None:
+    """Check the number of periods after which a loop is stuck."""
+    if periods is None:
+        return None
+    number = as_index(periods)
+    if number is None or not 2 <= number <= 1_000_000:
+        raise ConfigError(
+            f"watchdog={show(periods)} must be an int of at least 2, the number of periods without a completed cycle "
+            "after which a loop is stuck (with 1 any jitter would be a hang), or None"
+        )
+    if any(settings.name == "watchdog" for settings in every):
+        raise ConfigError("a loop is called 'watchdog', under which the group's grants have its watchdog's: name= it")
+    return number
+
+
+def plan(name: str, every: Sequence[Settings], periods: int) -> tuple[Settings, list[int], list[Grant]]:
+    """Return a watchdog's settings, the limit of each loop in ns, and what there is to say of its priority."""
+    limits = [periods * settings.period_ns for settings in every]
+    interval = min(max(min(limits) // _CHECKS, _MIN_INTERVAL_NS), _MAX_INTERVAL_NS)
+    highest = max((s.priority for s in every if s.policy in ("fifo", "rr")), default=79)
+    remarks = []
+    if highest >= _TOP_PRIORITY:
+        detail = (
+            f"a loop has {highest}, and 99 is the kernel's: while such a loop spins on the watchdog's CPU, the "
+            "watchdog does not run"
+        )
+        remarks.append(Grant("priority", f"above {highest}", str(_TOP_PRIORITY), ok=True, detail=detail))
+    settings = make_settings(
+        f"{name}'s watchdog",
+        interval,
+        policy="other" if all(s.policy == "other" for s in every) else "fifo",
+        priority=min(highest + 1, _TOP_PRIORITY),
+        cpu=None,
+        strict=any(s.strict for s in every),
+        lock_memory=max((s.lock_memory for s in every), key=_LOCKS.index),
+        dma_latency=None,
+        record=0,
+    )
+    return settings, limits, remarks
+
+
+def _has_hung(control: Control) -> bool:
+    """Whether the watchdog has found the loop stuck so long ago that nobody waits for it any longer."""
+    trip = control.trip()
+    return trip is not None and time.monotonic_ns() - trip["monotonic"] > EXIT_TIMEOUT_NS
+
+
+def wait_all(controls: Sequence[Control], deadline: int | None) -> bool:
+    """Wait for loops until they have ended, or `deadline` on the monotonic clock. Returns whether all have.
+
+    One that was found stuck two seconds ago is not waited for.
+    """
+    have_all_ended = True
+    for control in controls:
+        while True:
+            left = _LOOK_NS if deadline is None else max(0, min(_LOOK_NS, deadline - time.monotonic_ns()))
+            if control.wait(left):
+                break
+            if deadline is not None and time.monotonic_ns() >= deadline:
+                return False
+            if _has_hung(control):
+                control.tell_peers()
+                have_all_ended = False
+                break
+    return have_all_ended
+
+
+def hung_error(controls: Sequence[Control]) -> WatchdogError | None:
+    """Make the exception for the first loop that was found stuck and has not ended two seconds later, if any."""
+    for control in controls:
+        trip = control.trip()
+        if trip is not None and control.state == "running" and _has_hung(control):
+            error = failure.watchdog_error(control.settings, trip)
+            waited = format_duration(EXIT_TIMEOUT_NS)
+            failure.add_note(
+                error, f"{control.settings.name} has not ended {waited} later: its thread goes on until step returns"
+            )
+            return error
+    return None

@@ -1,0 +1,152 @@
+"""The block of a loop's guards: mapped for each guarded run, written by the loop's thread, read by everybody else.
+
+This module has the process's handler of SIGSYS (include/rtloop/guard_signal.h).
+"""
+
+from libc.stdint cimport uintptr_t
+from libc.string cimport memcpy
+
+from rtloop._os cimport munmap
+from rtloop.memory.memory_h cimport rt_memory_map, rt_memory_prefault
+
+import os
+from typing import NamedTuple
+
+
+cdef extern from "../include/rtloop/guard_signal.h" nogil:
+    int rt_guard_register(rt_guard_t *guard, uintptr_t low, uintptr_t high)
+    void rt_guard_unregister(const rt_guard_t *guard)
+
+
+cdef extern from "../include/rtloop/guard_faults.h" nogil:
+    void rt_guard_close_faults(rt_guard_t *guard)
+    uint64_t rt_load_acquire(const uint64_t *p)
+
+
+cdef extern from "<dlfcn.h>" nogil:
+    void *RTLD_DEFAULT
+    void *dlsym(void *handle, const char *name)
+
+
+class RawViolation(NamedTuple):
+    """What the loop's thread wrote down: addresses, and no names."""
+
+    cycle: int
+    time_ns: int
+    kind: int
+    detail: int
+    function: int
+    frames: tuple
+
+
+def is_malloc_watched():
+    """Whether the library that watches allocations is loaded into this process."""
+    return dlsym(RTLD_DEFAULT, b"rtloop_guard_attach") is not NULL
+
+
+cdef class GuardBlock:
+    """GuardBlock(*, is_stopping, warmup, allowed, code)
+--
+
+    What the loop's thread and the ordinary side of its guards share: what to look for, and what was found.
+
+    Parameters
+    ----------
+    is_stopping : bool
+        Whether a violation ends the run.
+    warmup : int
+        First cycles that are not guarded.
+    allowed : iterable of int
+        Numbers of system calls that are no violation.
+    code : sequence of (int, int, bool)
+        Where code is mapped, in order, and whether it is the user's.
+    """
+
+    def __cinit__(self):
+        self.guard = NULL
+        self.migrated = 0  # pages that the kernel had moved before the run
+
+    def __init__(self, *, is_stopping, warmup, allowed, code):
+        cdef void *address = NULL
+        rc = rt_memory_map(&address, sizeof(rt_guard_t))
+        if rc:
+            raise OSError(-rc, f"guard block of {sizeof(rt_guard_t)} bytes: {os.strerror(-rc)}")
+        self.guard = <rt_guard_t *>address
+        with nogil:
+            rt_memory_prefault(self.guard, sizeof(rt_guard_t))
+        self.guard.perf_fd[0] = self.guard.perf_fd[1] = -1  # 0 may be one of its own
+        self.guard.is_stopping = is_stopping
+        self.guard.warmup = warmup
+        for number in allowed:
+            if 0 <= number < RT_GUARD_ALLOWED:
+                self.guard.allowed[<int>(number // 64)] |= <uint64_t>1 << <int>(number % 64)
+        ranges = list(code)[:RT_GUARD_RANGES]
+        for i in range(len(ranges)):
+            self.guard.code[i].low, self.guard.code[i].high, self.guard.code[i].is_user = ranges[i]
+        self.guard.ranges = len(ranges)
+        self.guard.malloc_attach = <int (*)(rt_guard_t *, size_t) noexcept nogil>dlsym(
+            RTLD_DEFAULT, b"rtloop_guard_attach")
+
+    @property
+    def address(self):
+        """Where the block is."""
+        return <size_t>self.guard
+
+    @property
+    def size(self):
+        """Its bytes."""
+        return sizeof(rt_guard_t)
+
+    def register(self, low, size):
+        """Have SIGSYS of the thread whose stacks begin at `low` come to this block. Returns 0 or a negative errno."""
+        rc = rt_guard_register(self.guard, <size_t>low, <size_t>low + <size_t>size)
+        self._is_registered = rc == 0
+        return rc
+
+    @property
+    def faults_are_sampled(self):
+        """Whether each page fault is known by its address; None where they are not even counted."""
+        if self.guard.faults == RT_GUARD_FAULTS_NOT:
+            return None
+        return self.guard.faults == RT_GUARD_FAULTS_BY_SAMPLE
+
+    @property
+    def results(self):
+        """What became of the guards of page faults, system calls and allocations: 0 or a negative errno each."""
+        return self.guard.faults_rc, self.guard.syscalls_rc, self.guard.malloc_rc
+
+    def violations(self):
+        """Copy what is kept, oldest first, while the thread goes on."""
+        cdef uint64_t first, last, i
+        cdef rt_violation_t copy
+        while self.guard is not NULL:
+            first = rt_load_acquire(&self.guard.first)
+            last = rt_load_acquire(&self.guard.written)
+            found = []
+            for i in range(first, last):
+                memcpy(&copy, &self.guard.violations[i % RT_GUARD_SLOTS], sizeof(copy))
+                found.append(self._violation(&copy))
+            if rt_load_acquire(&self.guard.first) == first:
+                return found
+        return []
+
+    cdef object _violation(self, const rt_violation_t *v):
+        frames = []
+        for i in range(RT_GUARD_FRAMES):
+            if v.frames[i] == 0:
+                break
+            frames.append(v.frames[i])
+        return RawViolation(v.cycle, v.time, v.kind, v.detail, v.function, tuple(frames))
+
+    def close(self):
+        """Give back all but the memory, when the thread has ended: somebody may be reading it."""
+        if self.guard is NULL:
+            return
+        if self._is_registered:
+            self._is_registered = False
+            rt_guard_unregister(self.guard)
+        rt_guard_close_faults(self.guard)
+
+    def __dealloc__(self):
+        if self.guard is not NULL:
+            munmap(self.guard, sizeof(rt_guard_t))

@@ -1,0 +1,95 @@
+"""Guards of a loop: acquire what watches ``step``, and report what the kernel granted.
+
+A guard of a run with ``guard="count"`` or ``"stop"`` watches ``step`` alone, from the end of the warm-up on.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from rtloop.guard.violations import is_users, migrated_pages
+from rtloop.memory.own_locks import lock_range
+from rtloop.settings import Settings
+from rtloop.stats.guard_summary import GRANTS, UNAVAILABLE
+from rtloop.system.grant import Grant
+
+if TYPE_CHECKING:
+    from rtloop.guard.guard_block import GuardBlock
+
+__all__ = ["acquire", "grants"]
+
+
+def acquire(settings: Settings, stack: ExitStack, mapping: tuple[int, int]) -> tuple[GuardBlock | None, list[Grant]]:
+    """Map, register and lock the block of the guards; None without any. `mapping` is that of the thread's stacks."""
+    if settings.guard == "off":
+        return None, []
+    from rtloop.guard.guard_block import GuardBlock
+    from rtloop.guard.symbols import code_maps
+    from rtloop.system.syscalls import number_of
+
+    code = [(low, high, is_users(path)) for low, high, path in code_maps()]
+    allowed = [number for name in settings.guard_allow if (number := number_of(name)) is not None]
+    block = GuardBlock(is_stopping=settings.guard == "stop", warmup=settings.warmup, allowed=allowed, code=code)
+    stack.callback(block.close)
+    block.migrated = migrated_pages()
+    block.register(*mapping)  # refused, the guard of system calls does not try itself out, and says why
+    grant = lock_range(
+        settings.lock_memory, stack, "guard", "what the guards write down", block.address, block.size, True
+    )
+    return block, [grant]
+
+
+def grants(settings: Settings, block: GuardBlock | None) -> list[Grant]:
+    """Tell what became of each guard, which the thread has tried out by now.
+
+    A guard that is not there is refused to a loop that relies on it (``"stop"``); one that only counts says so. The
+    guard of allocations is there where somebody has loaded it.
+    """
+    if block is None:
+        return []
+    faults_rc, syscalls_rc, malloc_rc = block.results
+    asked = "count" if settings.guard == "count" else "stop at the first"
+    is_counting = settings.guard == "count"
+    given = "counted" if is_counting else "watched"
+    found = []
+    is_sampled = block.faults_are_sampled
+    if is_sampled is None:
+        found.append(_refused("page_faults", asked, is_counting, faults_rc, "neither perf events nor getrusage tell"))
+    else:
+        how = "each by a sample of perf_event_open(2)"
+        if not is_sampled:
+            how = (
+                "by getrusage(2) after each cycle, without addresses: perf_event_open(2) says "
+                f"{os.strerror(-faults_rc)}; kernel.perf_event_paranoid=2 or CAP_PERFMON would do"
+            )
+        found.append(Grant(GRANTS["page_faults"], asked, given, ok=True, detail=how))
+    if syscalls_rc:
+        why = "this kernel or this architecture has no Syscall User Dispatch (Linux 5.11 on x86-64)"
+        if -syscalls_rc == errno.EAGAIN:
+            why = "the handler of SIGSYS serves 64 loops at once, and as many run with guards"
+        elif -syscalls_rc not in (errno.EINVAL, errno.ENOSYS):
+            why = "Syscall User Dispatch did not catch a deliberate call"
+        found.append(_refused("system_calls", asked, is_counting, syscalls_rc, why))
+    else:
+        how = "Syscall User Dispatch, proved by deliberate calls"
+        if settings.guard_allow:
+            how += f"; allowed: {', '.join(settings.guard_allow)}"
+        found.append(Grant(GRANTS["system_calls"], asked, given, ok=True, detail=how))
+    if malloc_rc:
+        why = "the library that counts is not loaded; rtloop.guard.reexec() loads it"
+        if -malloc_rc != errno.ENOENT:
+            why = "the library that is loaded did not count a deliberate allocation"
+        found.append(Grant(GRANTS["allocations"], asked, UNAVAILABLE, ok=True, detail=why))
+    else:
+        how = "the preloaded library, proved by a deliberate allocation"
+        found.append(Grant(GRANTS["allocations"], asked, given, ok=True, detail=how))
+    return found
+
+
+def _refused(what: str, asked: str, is_counting: bool, rc: int, why: str) -> Grant:
+    detail = f"{why}: {os.strerror(-rc)}" if rc else why
+    fix = "" if is_counting else "count what can be counted: guard='count'"
+    return Grant(GRANTS[what], asked, UNAVAILABLE, ok=is_counting, detail=detail, fix=fix, errno=-rc)

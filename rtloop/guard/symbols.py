@@ -1,0 +1,279 @@
+"""From an address of this process to what a person knows it by: a symbol, a file and a line.
+
+Reads the maps of the process, the symbol tables of ELF files and, through addr2line(1), their debug information. For
+the ordinary side: nothing here belongs on a loop's thread.
+"""
+
+from __future__ import annotations
+
+import bisect
+import functools
+import os
+import re
+import struct
+from typing import NamedTuple
+
+from rtloop.system.fileio import read_text
+
+__all__ = ["Place", "called_at", "code_maps", "describe_memory", "is_return_address", "lines_of", "place_of"]
+
+_ADDR2LINE_TIMEOUT_S = 5
+#: More than the symbol table of any library that a loop calls.
+_MAX_TABLE = 64 << 20
+
+
+class _Map(NamedTuple):
+    low: int
+    high: int
+    permissions: str
+    offset: int
+    path: str
+
+
+class Place(NamedTuple):
+    """Where an address is.
+
+    Attributes
+    ----------
+    address : int
+        The address.
+    module : str
+        Path of the file that is mapped there, ``"[heap]"`` and the like, or ``""`` for anonymous memory.
+    offset : int
+        The address as the file's symbol table counts.
+    symbol : str or None
+        The function, a Cython one as ``"module.Class.method"``; None where the file's tables name none.
+    """
+
+    address: int
+    module: str
+    offset: int
+    symbol: str | None
+
+    def __str__(self) -> str:
+        name = os.path.basename(self.module) or "code without a file"
+        return self.symbol or f"{name}+{self.offset:#x}"
+
+
+def _maps() -> list[_Map]:
+    found = []
+    for line in read_text("/proc/self/maps").splitlines():
+        fields = line.split(None, 5)
+        low, high = (int(text, 16) for text in fields[0].split("-"))
+        path = fields[5] if len(fields) > 5 else ""  # one of a file that is gone ends in " (deleted)"
+        found.append(_Map(low, high, fields[1], int(fields[2], 16), path))
+    return found
+
+
+def _map_of(maps: list[_Map], address: int) -> _Map | None:
+    at = bisect.bisect_right(maps, address, key=lambda m: m.low) - 1
+    return maps[at] if at >= 0 and address < maps[at].high else None
+
+
+def code_maps() -> list[tuple[int, int, str]]:
+    """Return where code is mapped in this process: (low, high, path), in order."""
+    return [(m.low, m.high, m.path) for m in _maps() if "x" in m.permissions]
+
+
+def describe_memory(address: int) -> str:
+    """Say what kind of memory an address is in."""
+    found = _map_of(_maps(), address)
+    if found is None:
+        return "no mapping"
+    return os.path.basename(found.path) or "anonymous memory"
+
+
+def is_return_address(address: int) -> bool:
+    """Whether the instruction before an address is a call, as it is where a function returns to."""
+    before = _peek(address - 8, 8)
+    return before is not None and _ends_in_call(before, os.uname().machine)
+
+
+def called_at(address: int) -> int | None:
+    """Return the function that the call before a return address goes to, through the linker's stub if there is one.
+
+    None where the machine code does not tell, as with a call through a register.
+    """
+    before, machine = _peek(address - 8, 8), os.uname().machine
+    if before is None:
+        return None
+    if machine == "aarch64":
+        word = int.from_bytes(before[-4:], "little")
+        return address - 4 + 4 * _signed(word & 0x3FFFFFF, 26) if word >> 26 == 0x25 else None
+    if machine != "x86_64":
+        return None
+    distance = int.from_bytes(before[-4:], "little", signed=True)
+    if before[-6:-4] == b"\xff\x15":
+        return _pointer(address + distance)
+    if before[-5] != 0xE8:
+        return None
+    target = address + distance
+    stub = _peek(target, 16) or b""
+    skipped = 4 if stub.startswith(b"\xf3\x0f\x1e\xfa") else 0  # endbr64
+    skipped += stub[skipped : skipped + 1] == b"\xf2"  # bnd
+    if stub[skipped : skipped + 2] != b"\xff\x25":  # jmp *slot
+        return target
+    slot = int.from_bytes(stub[skipped + 2 : skipped + 6], "little", signed=True)
+    return _pointer(target + skipped + 6 + slot)
+
+
+def _signed(value: int, bits: int) -> int:
+    return value - (1 << bits) if value >> (bits - 1) else value
+
+
+def _pointer(address: int) -> int | None:
+    content = _peek(address, 8)
+    return None if content is None else int.from_bytes(content, "little")
+
+
+def _peek(address: int, size: int) -> bytes | None:
+    """Read memory of this process; None where there is none, for what looks like an address may be anything."""
+    try:
+        fd = os.open("/proc/self/mem", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        content = os.pread(fd, size, address)
+    except (OSError, OverflowError):
+        return None
+    finally:
+        os.close(fd)
+    return content if len(content) == size else None
+
+
+def _ends_in_call(code: bytes, machine: str) -> bool:
+    if machine == "x86_64":  # call rel32, or call through a register or memory, which takes 2 to 7 bytes
+        return code[-5] == 0xE8 or any(code[-n] == 0xFF and code[-n + 1] >> 3 & 7 == 2 for n in (2, 3, 4, 6, 7))
+    if machine == "aarch64":  # bl, blr and blraa
+        word = int.from_bytes(code[-4:], "little")
+        return word >> 26 == 0x25 or word & 0xFFFFFC1F == 0xD63F0000 or word & 0xFEFFF800 == 0xD63F0800
+    return True
+
+
+class _Table(NamedTuple):
+    """The functions of a file, by address, and its loaded segments as (offset, bytes, address)."""
+
+    starts: list[int]
+    ends: list[int]
+    names: list[str]
+    segments: list[tuple[int, int, int]]
+
+
+@functools.lru_cache(maxsize=64)
+def _table(path: str, identity: tuple[int, int]) -> _Table:
+    """Read the symbol table of an ELF file of 64 bits, little end first; an empty one where it is anything else."""
+    del identity  # a file that has been replaced is another one
+    try:
+        with open(path, "rb") as file:
+            return _parse(file.read(_MAX_TABLE))
+    except (OSError, struct.error, ValueError, IndexError, OverflowError):
+        return _Table([], [], [], [])
+
+
+def _parse(data: bytes) -> _Table:
+    if data[:6] != b"\x7fELF\x02\x01":
+        raise ValueError("not an ELF file of 64 bits")
+    programs, sections = struct.unpack_from("<QQ", data, 32)
+    program_size, program_count, section_size, section_count = struct.unpack_from("<4H", data, 54)
+    segments = []
+    for i in range(program_count):
+        kind, _, offset, address, _, size = struct.unpack_from("<IIQQQQ", data, programs + i * program_size)
+        if kind == 1:  # PT_LOAD
+            segments.append((offset, size, address))
+    headers = [struct.unpack_from("<IIQQQQIIQQ", data, sections + i * section_size) for i in range(section_count)]
+    found: dict[int, tuple[int, str]] = {}
+    # .dynsym first: what .symtab, where it was not stripped, says of the same address is as good or better.
+    for wanted in (11, 2):
+        for _, kind, _, _, offset, size, link, _, _, entry in headers:
+            if kind != wanted or not entry:
+                continue
+            texts = headers[link][4]
+            for name, info, _, section, value, length in struct.iter_unpack("<IBBHQQ", data[offset : offset + size]):
+                if info & 15 in (2, 10) and section and length:  # functions that are defined here
+                    end = data.index(b"\0", texts + name)
+                    label = data[texts + name : end].decode(errors="replace")
+                    if value not in found or found[value][1].startswith("_") or wanted == 2:
+                        found[value] = (value + length, label)
+    starts = sorted(found)
+    return _Table(starts, [found[s][0] for s in starts], [found[s][1] for s in starts], segments)
+
+
+def place_of(address: int, *, is_return: bool = False) -> Place:
+    """Return where an address is; of a return address, where the call is."""
+    at = address - 1 if is_return else address
+    found = _map_of(_maps(), at)
+    if found is None or not found.path.startswith("/"):
+        path = found.path if found else ""
+        return Place(address, path, at - (found.low if found else 0), None)
+    try:
+        status = os.stat(found.path)
+    except OSError:
+        return Place(address, found.path, at - found.low + found.offset, None)
+    table = _table(found.path, (status.st_ino, status.st_mtime_ns))
+    in_file = at - found.low + found.offset
+    offset = next((a + in_file - o for o, size, a in table.segments if o <= in_file < o + size), in_file)
+    i = bisect.bisect_right(table.starts, offset) - 1
+    symbol = _readable(table.names[i]) if i >= 0 and offset < table.ends[i] else None
+    return Place(address, found.path, offset, symbol)
+
+
+_CYTHON = re.compile(r"__pyx_(?:f|pf|pw|fuse_\d+f)_")
+
+
+def _readable(name: str) -> str:
+    """Write ``__pyx_f_3pkg_6module_4Loop_step`` as ``pkg.module.Loop.step``; leave other names as they are."""
+    name = re.sub(r"\.(cold|part|isra|constprop|lto_priv)(\.\d+)*", "", name.partition("@")[0])
+    match = _CYTHON.match(name)
+    if not match:
+        return name
+    rest, parts = name[match.end() :], []
+    while length := re.match(r"(\d+)", rest):
+        start = length.end()
+        if start + int(length[1]) > len(rest):
+            break
+        parts.append(rest[start : start + int(length[1])])
+        rest = rest[start + int(length[1]) :].removeprefix("_")
+    return ".".join([*parts, re.sub(r"^\d+", "", rest)])
+
+
+def lines_of(places: list[Place]) -> dict[int, tuple[str, int]]:
+    """Return file and line by address, of those for which there is debug information.
+
+    Runs addr2line(1) once for each file. Of C that Cython made, the line is that of the ``.pyx`` where the C is there.
+    """
+    import shutil
+    import subprocess
+
+    program = shutil.which("addr2line")
+    if program is None:
+        return {}
+    found: dict[int, tuple[str, int]] = {}
+    for module in {place.module for place in places if place.module.startswith("/")}:
+        of_module = [place for place in places if place.module == module]
+        try:
+            done = subprocess.run(
+                [program, "-e", module, *(hex(place.offset) for place in of_module)],
+                capture_output=True, text=True, timeout=_ADDR2LINE_TIMEOUT_S, check=True, stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+        except (OSError, subprocess.SubprocessError, RuntimeError):
+            continue
+        for place, line in zip(of_module, done.stdout.splitlines(), strict=False):
+            file, _, number = line.partition(" (")[0].rpartition(":")
+            if number.isdecimal() and int(number) and "?" not in file:
+                found[place.address] = _cython_line(file, int(number)) or (file, int(number))
+    return found
+
+
+def _cython_line(file: str, number: int) -> tuple[str, int] | None:
+    """Return the line of the .pyx that a line of generated C comes from, by the comment before it."""
+    if not file.endswith((".c", ".cpp")):
+        return None
+    try:
+        lines = read_text(file).splitlines()[:number]
+    except (OSError, UnicodeDecodeError):
+        return None
+    for line in reversed(lines):
+        match = re.match(r'\s*/\* "([^"]+\.p(?:yx|xd|xi))":(\d+)', line)
+        if match:
+            return match[1], int(match[2])
+    return None

@@ -1,0 +1,156 @@
+"""Violations of a guarded step: what each was, at which place of the user's code, and what explains it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rtloop.system.fileio import read_text
+
+if TYPE_CHECKING:
+    from rtloop.guard.guard_block import GuardBlock, RawViolation
+    from rtloop.guard.symbols import Place
+
+__all__ = ["is_users", "list_violations", "migrated_pages"]
+
+_KINDS = ("minor fault", "major fault", "system call", "allocation")
+_SYSCALL, _ALLOCATION = 2, 3
+#: In the order of guard_malloc.c.
+_FUNCTIONS = ("malloc", "calloc", "realloc", "free", "memalign", "aligned_alloc", "posix_memalign", "valloc",
+              "pvalloc", "reallocarray")  # fmt: skip
+#: A fault so soon after a fork is most likely the first write to a page that the fork made copy-on-write.
+_AFTER_FORK_NS = 1_000_000_000
+_NOT_USERS = ("libc.so", "libc-", "ld-linux", "ld-", "libpthread", "libm.so", "libstdc++", "libgcc_s", "libpython",
+              "librtloop_guard", "[vdso]", "[vsyscall]")  # fmt: skip
+#: The package's own folders with compiled code that runs around a step; the demo counts as the user's.
+_OWN_ROOMS = ("system", "memory", "data", "guard", "telemetry", "loop", "group", "simulation")
+
+
+def is_users(path: str) -> bool:
+    """Whether code is the user's: not the C library's, the interpreter's or rtloop's own (its demo is as a user's)."""
+    name = os.path.basename(path)
+    if name.startswith(_NOT_USERS) or path == os.path.realpath("/proc/self/exe"):
+        return False
+    return os.path.dirname(path) not in _own_folders()
+
+
+def _own_folders() -> set[str]:
+    package = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+    return {os.path.join(package, room) for room in _OWN_ROOMS}
+
+
+def list_violations(
+    block: GuardBlock | None, cycle: int | None = None, *, has_lines: bool = True
+) -> list[dict[str, Any]]:
+    """Return what is kept of the violations, of all cycles or of one, as dicts that JSON can hold.
+
+    Parameters
+    ----------
+    block : GuardBlock or None
+        The run's.
+    cycle : int, optional
+        Only those of this cycle.
+    has_lines : bool
+        Whether to look for file and line, which runs another program: not while the loop runs.
+    """
+    if block is None:
+        return []
+    raw = [v for v in block.violations() if cycle is None or v.cycle == cycle]
+    if not raw:
+        return []
+    from rtloop.memory.kernel import fork_times
+
+    forks, moved = fork_times(), migrated_pages() - block.migrated
+    traces: dict[tuple[int, ...], tuple[Place, list[Place]]] = {}
+    for v in raw:
+        if v.frames not in traces:
+            traces[v.frames] = _trace(v.frames, is_after=v.kind in (_SYSCALL, _ALLOCATION))
+    lines: dict[int, tuple[str, int]] = {}
+    if has_lines:
+        from rtloop.guard.symbols import lines_of
+
+        lines = lines_of([where for where, _ in traces.values()])
+    return [_entry(v, *traces[v.frames], lines, forks, moved) for v in raw]
+
+
+def _trace(frames: tuple[int, ...], is_after: bool) -> tuple[Place, list[Place]]:
+    """Return where in the user's code it was, and through which functions from there.
+
+    `frames` are the address itself and words of the stack, outwards, that may be return addresses.
+    """
+    from rtloop.guard.symbols import called_at, is_return_address, place_of
+
+    first = place_of(frames[0], is_return=is_after) if frames else place_of(0)
+    through: list[Place] = []
+    if is_users(first.module) or not frames:
+        return first, through
+    through.append(first)
+    for frame in frames[1:]:
+        if is_return_address(frame):
+            place = place_of(frame, is_return=True)
+            if is_users(place.module):
+                called = called_at(frame)
+                return place, _from(None if called is None else place_of(called), through)
+            if os.path.dirname(place.module) not in _own_folders():  # what the loop itself has left on the stack
+                through.append(place)
+    return first, []  # without a place of the user's nothing tells what on the stack is of this call
+
+
+def _from(called: Place | None, through: list[Place]) -> list[Place]:
+    """Cut off what is farther out than the function that the user's code called: it is left from earlier calls."""
+    if called is None or called.symbol is None:
+        return through
+    known = [i for i, place in enumerate(through) if place.symbol == called.symbol]
+    return through[: known[-1] + 1] if known else [*through, called]
+
+
+def _entry(
+    v: RawViolation,
+    where: Place,
+    through: list[Place],
+    lines: dict[int, tuple[str, int]],
+    forks: Sequence[int],
+    moved: int,
+) -> dict[str, Any]:
+    from rtloop.guard.symbols import describe_memory
+    from rtloop.system.syscalls import name_of
+
+    note = ""
+    if v.kind == _SYSCALL:
+        detail = name_of(v.detail)
+    elif v.kind == _ALLOCATION:
+        name = _FUNCTIONS[v.function] if v.function < len(_FUNCTIONS) else "?"
+        detail = name if name == "free" else f"{name} of {v.detail} bytes"
+    else:
+        detail = f"{v.detail:#x} in {describe_memory(v.detail)}" if v.frames else "address unknown"
+        fork = max((time for time in forks if time <= v.time_ns), default=None)
+        if fork is not None and v.time_ns - fork < _AFTER_FORK_NS:
+            note = f"{(v.time_ns - fork) / 1e6:.1f} ms after a fork"
+        elif moved > 0:
+            note = f"{moved} pages of the machine were moved during the run (compaction)"
+    if any(os.path.basename(place.module).startswith("ld-") for place in through):
+        note = "; ".join(filter(None, (note, "in the dynamic linker: lazy binding, or thread-local storage")))
+    file, line = lines.get(where.address, (None, None))
+    return {
+        "cycle": v.cycle,
+        "kind": _KINDS[v.kind] if v.kind < len(_KINDS) else "?",
+        "detail": detail,
+        "address": where.address,
+        "symbol": str(where) if v.frames else None,
+        "through": [str(place) for place in reversed(through)],
+        "file": file,
+        "line": line,
+        "note": note,
+    }
+
+
+def migrated_pages() -> int:
+    """Return how many pages the kernel has moved since the machine was started, by compaction or between nodes."""
+    try:
+        for line in read_text("/proc/vmstat").splitlines():
+            if line.startswith("pgmigrate_success "):
+                return int(line.split()[1])
+    except (OSError, ValueError):
+        pass
+    return 0

@@ -1,0 +1,1 @@
+"""Find what does not belong into a real-time step: rtloop.lint."""

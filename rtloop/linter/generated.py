@@ -1,0 +1,116 @@
+"""The C that Cython makes of a module, with what Cython says about it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from rtloop.compiler.diagnostics import read_cython, tell
+from rtloop.errors import LintError
+from rtloop.linter.c_source import Unit, read_unit
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["Generated", "Remark", "generate"]
+
+_REMARK = re.compile(r"^(performance hint|warning): (.+?):(\d+):\d+: (.*)$", re.MULTILINE)
+_CPLUSPLUS = re.compile(r"^#\s*distutils:\s*language\s*=\s*c\+\+\s*$", re.MULTILINE)
+_SECONDS = 600
+
+
+class Remark(NamedTuple):
+    """A performance hint or a warning of Cython's."""
+
+    file: str
+    line: int
+    text: str
+
+
+class Generated(NamedTuple):
+    """What Cython made.
+
+    Attributes
+    ----------
+    unit : Unit
+        The C.
+    headers : list of Unit
+        The headers that it includes, as far as they are the project's or rtloop's.
+    remarks : list of Remark
+        What Cython said.
+    folders : list of Path
+        Where included and cimported files are looked for.
+    """
+
+    unit: Unit
+    headers: list[Unit]
+    remarks: list[Remark]
+    folders: list[Path]
+
+
+def generate(source: Path, include: Sequence[str | os.PathLike[str]], directives: Mapping[str, object]) -> Generated:
+    """Run Cython on a module.
+
+    Raises
+    ------
+    LintError
+        The file cannot be read, or Cython does not compile it.
+    ModuleNotFoundError
+        Cython is not installed.
+    """
+    import Cython.Compiler  # noqa: F401 - here for its error: a missing Cython names the extra
+
+    from rtloop import get_include
+
+    try:
+        text = source.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise LintError(f"{source} cannot be read: {reason}") from None
+    folders = [*map(Path, include), Path(get_include()), Path()]
+    with tempfile.TemporaryDirectory(prefix="rtloop-lint-") as target:
+        out = Path(target, "module.c")
+        command = [sys.executable, "-m", "cython", "-3", str(source), "-o", str(out)]
+        command += ["--cplus"] if _CPLUSPLUS.search(text) else []
+        command += [word for folder in folders for word in ("-I", str(folder))]
+        command += [word for name, value in directives.items() for word in ("-X", f"{name}={value}")]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise LintError(f"Cython did not finish {source} within {_SECONDS} s") from None
+        said = done.stdout + done.stderr
+        if done.returncode or not out.exists():
+            complaints = read_cython(said, is_error=True)
+            raise LintError(tell(source, complaints) if complaints else f"Cython fails on {source}:\n{_shorten(said)}")
+        unit = read_unit(source, out.read_text(encoding="utf-8", errors="replace"))
+    remarks = [Remark(file, int(line), words) for _, file, line, words in _REMARK.findall(said)]
+    return Generated(unit, _headers(unit, [source.parent, *folders]), list(dict.fromkeys(remarks)), folders)
+
+
+def _shorten(text: str) -> str:
+    """Keep what says what is wrong: Cython repeats itself, and a wrong command line prints its usage."""
+    lines = text.strip().splitlines()
+    return "\n".join(lines if len(lines) <= 40 else [*lines[:36], f"... and {len(lines) - 36} lines more"])
+
+
+def _headers(unit: Unit, folders: list[Path]) -> list[Unit]:
+    """Read the included files that are in one of the folders, and those that they include."""
+    found: dict[Path, Unit] = {}
+    waiting = [unit]
+    while waiting:
+        one = waiting.pop()
+        beside = [one.path.parent] if one is not unit else []
+        for name in one.includes:
+            for folder in [*beside, *folders]:
+                path = Path(os.path.normpath(folder / name))
+                if path.is_file() and path.resolve() not in found:
+                    found[path.resolve()] = header = read_unit(path, path.read_text(encoding="utf-8", errors="replace"))
+                    waiting.append(header)
+                if path.is_file():
+                    break
+    return list(found.values())

@@ -1,0 +1,3 @@
+from typing import Any
+
+def open_capsule(capsule: Any) -> tuple[int, int, str]: ...

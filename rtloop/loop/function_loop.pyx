@@ -1,0 +1,122 @@
+"""FunctionLoop: a loop whose step is a compiled function that somebody else has made."""
+
+cimport cython
+from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_WRITABLE, PyBUF_WRITE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.memoryview cimport PyMemoryView_FromMemory
+from cpython.object cimport PyTypeObject
+
+from rtloop.loop.lifecycle cimport Control
+from rtloop.loop.loop cimport RT_CONTINUE, Cycle, _RTLoop_1
+from rtloop.loop.thread cimport rt_cycle_t
+
+from rtloop.errors import ConfigError
+from rtloop.loop.function_pointer import find_function
+from rtloop.memory.locking import prefault
+from rtloop.units import show
+
+
+cdef extern from "<dlfcn.h>" nogil:
+    ctypedef struct Dl_info:
+        const char *dli_fname
+    int dladdr(const void *address, Dl_info *info)
+    void *dlopen(const char *name, int flags)
+    int dlclose(void *handle)
+    enum:
+        RTLD_LAZY
+        RTLD_NOLOAD
+
+
+@cython.auto_pickle(False)
+@cython.no_gc_clear  # the thread may use the data until the loop is deallocated
+cdef class FunctionLoop(_RTLoop_1):
+    """FunctionLoop(callback, period, *, data=None, **settings)\n--\n
+    A loop whose step is a compiled function, without a subclass: from Numba, C, or whatever makes machine code.
+
+    The function is ``int step(const rt_cycle_t *cycle, void *data)``. It is called without the GIL, and costs what the
+    ``step`` of a Cython subclass costs. It returns RT_CONTINUE (0), RT_STOP (1), or a code that fails the loop.
+
+    Parameters
+    ----------
+    callback : function
+        A ``numba.cfunc`` of ``rtloop.numba.signature``, a cffi or ctypes pointer to a compiled function, a
+        ``scipy.LowLevelCallable``, a PyCapsule, or an address as an int. Where it tells its signature, that is checked.
+    period : duration
+        And all other keywords as for :class:`RTLoop`.
+    data : buffer, optional
+        What the function gets the address of: a NumPy array, or anything else with a writable, C-contiguous buffer. It
+        is held, so that nobody can resize it, prefaulted, and while the loop runs locked into memory as the loop's own
+        is. The loop and Python share it; nothing keeps them from writing at the same time.
+
+    Attributes
+    ----------
+    callback, data
+        As given.
+
+    Raises
+    ------
+    TypeError
+        Where the callback is no compiled function, or one with another signature.
+    ConfigError
+        Where there is no code at its address, or where the data cannot be shared; and as :class:`RTLoop`.
+    """
+
+    def __init__(self, callback, *period, data=None, **settings):
+        function = find_function(callback)
+        if data is not None and function.data is not None:
+            raise ConfigError("the callback came with user_data of its own, and data= was given, too: give one of them")
+        super().__init__(*period, **settings)
+        self._function = <rt_step_t><size_t>function.address
+        self._context = <void *><size_t>(function.data or 0)
+        self._library = hold_library(<void *>self._function)
+        self.callback = callback
+        if data is not None:
+            self._hold(data)
+
+    def _hold(self, data):
+        """Take hold of the data's memory, for as long as the loop exists, and make every page of it present."""
+        cdef size_t address
+        if getattr(getattr(data, "dtype", None), "hasobject", False):
+            raise ConfigError(f"data is an array of {data.dtype}: a compiled function cannot use Python objects")
+        try:
+            PyObject_GetBuffer(data, &self._view, PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS)
+        except (TypeError, BufferError, ValueError) as error:
+            raise ConfigError(
+                f"data={show(data)} of {type(data).__name__} has no writable, C-contiguous buffer ({error}): give a "
+                "NumPy array, np.ascontiguousarray(data) of one that is not contiguous"
+            ) from error
+        self._is_held = True
+        self.data = data
+        self._context = self._view.buf
+        if self._view.len:
+            # As bytes: what NumPy exports no format of, datetime64, is memory as well.
+            prefault(PyMemoryView_FromMemory(<char *>self._view.buf, self._view.len, PyBUF_WRITE))
+            address = <size_t>self._view.buf
+            control = <Control>self._control
+            control.ranges = (("data", "the callback's data", address, self._view.len, False),)
+
+    def __dealloc__(self):
+        if self._is_held:
+            PyBuffer_Release(&self._view)
+        if self._library is not NULL:
+            dlclose(self._library)
+
+    cdef int step(self, const Cycle *cycle) noexcept nogil:
+        return self._function(<const rt_cycle_t *>cycle, self._context) if self._function is not NULL else RT_CONTINUE
+
+
+cdef void *hold_library(void *function) noexcept:
+    """Keep the library that a function is in from being unloaded under the loop; NULL where it is in none."""
+    cdef Dl_info about
+    if dladdr(function, &about) == 0 or about.dli_fname is NULL:
+        return NULL
+    return dlopen(about.dli_fname, RTLD_LAZY | RTLD_NOLOAD)
+
+
+cdef extern from *:
+    """
+    static inline void rt_name_function_loop(PyTypeObject *type) { type->tp_name = "rtloop.FunctionLoop"; }
+    """
+    void rt_name_function_loop(PyTypeObject *type)
+
+
+rt_name_function_loop(<PyTypeObject *>FunctionLoop)

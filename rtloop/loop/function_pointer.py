@@ -1,0 +1,212 @@
+"""Where a compiled function is, in the forms in which other tools hand it out, and whether it is a step by its type."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import Any, NamedTuple
+
+from rtloop.errors import ConfigError
+from rtloop.loop.cycle import cycle_dtype
+from rtloop.units import as_index, show
+
+__all__ = ["SIGNATURE", "Function", "find_function", "is_executable"]
+
+#: The C type of a step.
+SIGNATURE = "int (const rt_cycle_t *cycle, void *data)"
+_FORMS = (
+    "a numba.cfunc, a cffi or ctypes pointer to a compiled function, a scipy.LowLevelCallable, a PyCapsule, or the "
+    "address of a function as an int"
+)
+_INTS = ("int", "int32_t", "signed int", "int32")
+_CTYPES_PYTHON_API = 4  # FUNCFLAG_PYTHONAPI: it takes the GIL for the call
+
+
+class Function(NamedTuple):
+    """A compiled function: where it is, the data that came with it (an address, or None), and its name."""
+
+    address: int
+    data: int | None
+    name: str
+
+
+def _wrong(found: str, why: str, how: str = "") -> TypeError:
+    advice = f"; {how}" if how else ""
+    return TypeError(f"the callback is {found}: {why}. A step is '{SIGNATURE}'{advice}")
+
+
+def _python_code(found: str) -> TypeError:
+    return TypeError(
+        f"the callback is {found}, which is Python code: it would wait for the GIL in every cycle. Compile it, with "
+        "numba.cfunc(rtloop.numba.signature) for example, or give the Python function itself to rtloop.PyLoop"
+    )
+
+
+def find_function(callback: Any) -> Function:
+    """Find the address of a compiled function and check its signature, where the object tells it.
+
+    Raises
+    ------
+    TypeError
+        Where it is no compiled function, is Python code in disguise, or has another signature.
+    ConfigError
+        Where its address can be none.
+    """
+    module = type(callback).__module__
+    root = module.partition(".")[0]
+    number = as_index(callback)
+    if number is not None:
+        found = Function(number, None, f"{number:#x}")
+    elif root == "numba" and hasattr(callback, "address"):
+        found = _from_numba(callback)
+    elif module == "_cffi_backend":
+        found = _from_cffi(callback)
+    elif root == "scipy" and isinstance(callback, tuple) and hasattr(callback, "function"):
+        found = _from_scipy(callback)
+    elif type(callback).__name__ == "PyCapsule":
+        found = _from_capsule(callback)
+    elif "_ctypes" in sys.modules and isinstance(callback, sys.modules["_ctypes"].CFuncPtr):
+        found = _from_ctypes(callback)
+    elif root == "numba" and callable(callback):
+        raise _wrong(f"{show(callback)}, of numba.jit", "it takes Python objects", "compile it with numba.cfunc")
+    elif type(callback).__name__ == "builtin_function_or_method" and "CompiledLib" in type(callback.__self__).__name__:
+        raise _wrong(show(callback), "it takes Python objects", "give ffi.addressof(lib, 'name')")
+    elif callable(callback):
+        raise _python_code(show(callback))
+    else:
+        raise TypeError(f"callback={show(callback)} is not a compiled function: give {_FORMS}")
+    if not is_executable(found.address):
+        raise ConfigError(
+            f"callback={show(callback)}: there is no code at {found.address:#x} in this process; give {_FORMS}"
+        )
+    return found
+
+
+def is_executable(address: int) -> bool:
+    """Whether there is code at an address, as ``/proc/self/maps`` has it; True where it cannot be read."""
+    if address <= 0:
+        return False
+    try:
+        with open("/proc/self/maps", errors="replace") as file:  # mapped files may have any bytes for a name
+            for line in file:
+                span, permissions = line.split(None, 2)[:2]
+                low, high = (int(part, 16) for part in span.split("-"))
+                if low <= address < high:
+                    return "x" in permissions
+    except OSError:
+        return True
+    return False
+
+
+def _from_numba(callback: Any) -> Function:
+    name = getattr(callback, "__name__", "cfunc")
+    signature = getattr(callback, "_sig", None)
+    if signature is not None:
+        how = "compile it with numba.cfunc(rtloop.numba.signature)"
+        found = f"{name} of {signature}"
+        if str(signature.return_type) != "int32":
+            raise _wrong(found, f"it returns {signature.return_type}, not int32", how)
+        if len(signature.args) != 2:
+            raise _wrong(found, f"it takes {len(signature.args)} arguments, not 2", how)
+        for argument in signature.args:
+            if type(argument).__name__ != "CPointer" and str(argument) != "void*":
+                raise _wrong(found, f"{argument} is not a pointer", how)
+        first, second = (getattr(argument, "dtype", None) for argument in signature.args)
+        if _is_cycle(first) is False:
+            raise _wrong(found, "the record is not that of a cycle", "use rtloop.numba.Cycle")
+        if _is_cycle(second) and not _is_cycle(first):
+            raise _wrong(found, "the cycle comes first, and then the data", how)
+        if first is not None and _is_cycle(first) is None:
+            _check_first(str(first), found, how)
+    return Function(int(callback.address), None, name)
+
+
+def _is_cycle(record: Any) -> bool | None:
+    """Whether a type of Numba is that of a cycle, or of its first fields; None where it is no record."""
+    if type(record).__name__ != "Record":
+        return None
+    fields = [(field, record.offset(field), str(record.typeof(field))) for field in record.fields]
+    kinds: Any = cycle_dtype.fields
+    ours = [(field, kinds[field][1], kinds[field][0].name) for field in cycle_dtype.names or ()]
+    return fields == ours[: len(fields)]
+
+
+def _check_first(pointed: str, found: str, how: str = "") -> None:
+    """Refuse a first argument that points to what no cycle is; as bytes or integers one may well read it."""
+    if pointed.startswith(("float", "double", "long double", "longdouble", "complex", "LP_")) or "*" in pointed:
+        raise _wrong(found, f"its first argument points to {pointed}, and not to a cycle", how)
+
+
+def _from_ctypes(callback: Any) -> Function:
+    import ctypes
+
+    name = getattr(callback, "__name__", "function")
+    kept = callback._objects or {}
+    if any(type(item).__name__ == "CThunkObject" for item in kept.values()) or (callback._flags_ & _CTYPES_PYTHON_API):
+        raise _python_code("a ctypes callback")
+    result = getattr(callback.restype, "__name__", callback.restype)
+    how = "set argtypes = [c_void_p, c_void_p] and restype = c_int, if that is what the function is"
+    if callback.restype is None or (isinstance(callback.restype, type) and callback.restype is not ctypes.c_int):
+        raise _wrong(f"{result} {name}, of ctypes", f"it returns {result}, not c_int", how)
+    if callback.argtypes is not None:
+        arguments = [kind.__name__ for kind in callback.argtypes]
+        found = f"{result} ({', '.join(arguments)}), of ctypes"
+        if len(arguments) != 2:
+            raise _wrong(found, f"it takes {len(arguments)} arguments, not 2", how)
+        for kind in callback.argtypes:
+            # A pointer type has the code P, or is made by POINTER().
+            if not (issubclass(kind, ctypes._Pointer) or getattr(kind, "_type_", None) in ("P", "z", "Z")):
+                raise _wrong(found, f"{kind.__name__} is not a pointer", how)
+        pointed = getattr(callback.argtypes[0], "_type_", None)
+        if isinstance(pointed, type) and not issubclass(pointed, (ctypes.Structure, ctypes.Union)):
+            _check_first(pointed.__name__.removeprefix("c_"), found, how)
+    return Function(ctypes.cast(callback, ctypes.c_void_p).value or 0, None, name)
+
+
+def _from_cffi(callback: Any) -> Function:
+    import _cffi_backend
+
+    if not isinstance(callback, _cffi_backend._CDataBase):
+        raise TypeError(f"callback={show(callback)} is not a compiled function: give {_FORMS}")
+    ffi = _cffi_backend.FFI()
+    kind = ffi.typeof(callback)
+    if " calling " in repr(callback):
+        raise _python_code(show(callback))
+    if kind.kind == "function":
+        found = f"{kind.cname}, of cffi"
+        if kind.result.cname not in _INTS:
+            raise _wrong(found, f"it returns {kind.result.cname}, not int")
+        if len(kind.args) != 2 or kind.ellipsis:
+            raise _wrong(found, f"it takes {len(kind.args)}{' or more' * kind.ellipsis} arguments, not 2")
+        for argument in kind.args:
+            if argument.kind != "pointer":
+                raise _wrong(found, f"{argument.cname} is not a pointer")
+        _check_first(kind.args[0].item.cname, found)
+    elif kind.cname != "void *":
+        raise _wrong(f"{kind.cname}, of cffi", "it is not a pointer to a function")
+    return Function(int(ffi.cast("uintptr_t", callback)), None, "function")
+
+
+def _from_scipy(callback: Any) -> Function:
+    inner = callback.function
+    if type(inner).__name__ != "PyCapsule" and not isinstance(inner, tuple):
+        find_function(inner)  # Python code in disguise is told there
+    return _from_capsule(tuple.__getitem__(callback, 0))
+
+
+def _from_capsule(capsule: Any) -> Function:
+    from rtloop.loop.capsule import open_capsule
+
+    address, context, text = open_capsule(capsule)
+    match = re.fullmatch(r"\s*([\w ]+?)\s*\((.*)\)\s*", text)
+    if match is not None:
+        arguments = [part.strip() for part in match[2].split(",")]
+        if match[1] not in _INTS:
+            raise _wrong(f"'{text}'", f"it returns {match[1]}, not int")
+        if len(arguments) != 2:
+            raise _wrong(f"'{text}'", f"it takes {len(arguments)} arguments, not 2")
+        for argument in arguments:
+            if "*" not in argument:
+                raise _wrong(f"'{text}'", f"{argument} is not a pointer")
+        _check_first(arguments[0].rpartition("*")[0].replace("const", "").strip(), f"'{text}'")
+    return Function(address, context or None, text or "capsule")

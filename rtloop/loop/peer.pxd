@@ -1,6 +1,0 @@
-from rtloop.loop.telemetry cimport TelemetryReader
-
-
-cdef class PeerBlock(TelemetryReader):
-    cdef void *_address
-    cdef object _ask

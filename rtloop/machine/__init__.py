@@ -1,0 +1,1 @@
+"""The machine itself: what the doctor examines."""

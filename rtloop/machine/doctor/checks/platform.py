@@ -1,0 +1,111 @@
+"""Who else has a say: the board, a container, a hypervisor, and the time it takes away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rtloop.machine.doctor import parse
+from rtloop.machine.doctor.machine import Machine, unread
+from rtloop.machine.doctor.samples import Sample
+from rtloop.system.checks import Check
+
+__all__ = ["examine", "hypervisor"]
+
+_DMI = "/sys/class/dmi/id"
+#: Words of the vendor's and the product's name, and what they mean.
+_VENDORS = {
+    "VMware": "VMware", "VirtualBox": "VirtualBox", "innotek": "VirtualBox", "QEMU": "QEMU", "KVM": "KVM",
+    "Virtual Machine": "Hyper-V", "Xen": "Xen", "Amazon EC2": "Amazon EC2", "Google": "Google Compute Engine",
+    "Parallels": "Parallels", "Apple Virtualization": "Apple Virtualization", "OpenStack": "OpenStack",
+    "Bochs": "Bochs", "BHYVE": "bhyve",
+}  # fmt: skip
+#: They make hardware, too, under the same name.
+_AMBIGUOUS = {"Amazon EC2", "Google Compute Engine", "Xen"}
+_CLOCKS = {"kvm-clock": "KVM", "hyperv_clocksource": "Hyper-V", "xen": "Xen"}
+#: More of all CPU time than this, stolen, is not by chance.
+_STOLEN = 0.005
+
+
+def hypervisor(machine: Machine) -> tuple[str, str]:
+    """Return which hypervisor this machine runs on, and where that was read; "" is none, "?" is not known."""
+    cpuinfo = machine.text("/proc/cpuinfo")
+    if "microsoft" in machine.release.lower():
+        return "WSL", "/proc/sys/kernel/osrelease"
+    is_flagged = any(
+        "hypervisor" in line.split() for line in cpuinfo.splitlines() if line.startswith(("flags", "Features"))
+    )
+    names = f"{machine.text(f'{_DMI}/sys_vendor')} {machine.text(f'{_DMI}/product_name')}"
+    by_name = next((name for word, name in _VENDORS.items() if word in names), "")
+    if xen := machine.text("/sys/hypervisor/type"):
+        return xen.capitalize(), "/sys/hypervisor/type"
+    if machine.exists("/proc/device-tree/hypervisor"):
+        return by_name or "unknown kind", "/proc/device-tree/hypervisor"
+    if is_flagged:
+        clocks = machine.text("/sys/devices/system/clocksource/clocksource0/available_clocksource")
+        by_clock = next((name for word, name in _CLOCKS.items() if word in clocks), "")
+        return by_name or by_clock or "unknown kind", f"/proc/cpuinfo, {_DMI}, clocksources"
+    if by_name and by_name not in _AMBIGUOUS:  # not every architecture and hypervisor has the flag
+        return by_name, _DMI
+    return ("" if cpuinfo else "?"), "/proc/cpuinfo"
+
+
+def examine(machine: Machine, before: Sample | None = None, after: Sample | None = None) -> Iterator[Check]:
+    """Yield what can be said of the machine's surroundings; with two samples also of the time stolen between them."""
+    yield _board(machine)
+    yield _container(machine)
+    yield _virtual(machine)
+    yield _steal(machine, before, after)
+
+
+def _board(machine: Machine) -> Check:
+    name, why = "machine", "what the machine is decides which of the fixes apply"
+    cpuinfo = parse.fields(machine.text("/proc/cpuinfo"))
+    model = machine.text("/proc/device-tree/model") or cpuinfo.get("Model") or cpuinfo.get("model name", "")
+    system = parse.assignments(machine.text("/etc/os-release")).get("PRETTY_NAME", "")
+    if not model and not system:
+        return Check("machine", name, unread(), "/proc/cpuinfo, /etc/os-release", "note", why)
+    found = f"{model or machine.machine}, {len(machine.online)} CPUs, {system or 'distribution not known'}"
+    return Check("machine", name, found, "/proc/cpuinfo, /proc/device-tree/model, /etc/os-release", "ok", why)
+
+
+def _container(machine: Machine) -> Check:
+    name = "container"
+    source = "/proc/self/ns, /.dockerenv, /run/.containerenv, /run/systemd/container, /proc/self/cgroup"
+    why = "a container has its host's kernel, CPUs and pool of huge pages, and only the rights that are passed in"
+    if not machine.place.container:
+        if not machine.status:
+            return Check("machine", name, unread(), source, "note", why)
+        return Check("machine", name, "none", source, "ok", why)
+    return Check("machine", name, machine.place.container, source, "note", why)
+
+
+def _virtual(machine: Machine) -> Check:
+    name = "virtual machine"
+    why = "a hypervisor takes a CPU away whenever it likes, and no setting inside can tell it not to"
+    kind, source = hypervisor(machine)
+    if kind == "?":
+        return Check("machine", name, unread(), source, "note", why)
+    if not kind:
+        return Check("machine", name, "none", source, "ok", why)
+    fix = "host:       give it whole CPUs (pin its virtual CPUs, no overcommitment), or run on the host itself"
+    return Check("machine", name, kind, source, "warn", why, fix)
+
+
+def _steal(machine: Machine, before: Sample | None, after: Sample | None) -> Check:
+    name, source = "stolen time", "steal in /proc/stat"
+    why = "CPU time that this machine wanted, and the hypervisor gave to others: a loop stands still meanwhile"
+    times = parse.cpu_times(machine.text("/proc/stat"))
+    if times is None or not times[1]:
+        return Check("machine", name, unread(machine.read("/proc/stat")[1]), source, "note", why)
+    share = times[0] / times[1]
+    found = f"{100 * share:.2f} % since boot"
+    if before is not None and after is not None and before.times and after.times:
+        stolen, total = (b - a for a, b in zip(before.times, after.times, strict=True))
+        if total > 0:
+            now = stolen / total
+            found += f", {100 * now:.1f} % in the last {after.seconds - before.seconds:.1f} s"
+            share = max(share, now)
+    if share <= _STOLEN:
+        return Check("machine", name, found, source, "ok", why)
+    fix = "host:       less load on it, or whole CPUs for this machine"
+    return Check("machine", name, found, source, "warn", why, fix)

@@ -1,0 +1,105 @@
+"""The time of day among hosts: whether the kernel knows TAI, and who keeps its clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar, NamedTuple
+
+from rtloop.machine.doctor.machine import Machine
+from rtloop.system.checks import Check
+from rtloop.units import format_duration
+
+__all__ = ["TimeSync", "examine", "read_time_sync"]
+
+_PTP = ("ptp4l", "phc2sys", "ts2phc")
+_NTP = ("chronyd", "ntpd", "systemd-timesyn", "openntpd")
+_UNSYNC = 0x40
+_NANO = 0x2000
+_TIME_ERROR = 5
+
+
+class TimeSync(NamedTuple):
+    """What adjtimex(2) says.
+
+    Attributes
+    ----------
+    tai_offset_s : int
+        What CLOCK_TAI is ahead of CLOCK_REALTIME; 0 where nobody has told the kernel.
+    is_synchronised : bool
+        Whether somebody keeps the clock, and says so.
+    max_error_ns, offset_ns : int
+        The greatest error that whoever keeps it allows for, and what is left to be corrected.
+    """
+
+    tai_offset_s: int
+    is_synchronised: bool
+    max_error_ns: int
+    offset_ns: int
+
+
+def read_time_sync() -> TimeSync | None:
+    """Ask the kernel; nothing is changed. None where it cannot be asked."""
+    import ctypes
+
+    class Timex(ctypes.Structure):
+        _fields_: ClassVar[Any] = (
+            [("modes", ctypes.c_int)]
+            + [(name, ctypes.c_long) for name in ("offset", "freq", "maxerror", "esterror")]
+            + [("status", ctypes.c_int)]
+            + [(name, ctypes.c_long) for name in ("constant", "precision", "tolerance", "sec", "usec", "tick")]
+            + [(name, ctypes.c_long) for name in ("ppsfreq", "jitter")]
+            + [("shift", ctypes.c_int)]
+            + [(name, ctypes.c_long) for name in ("stabil", "jitcnt", "calcnt", "errcnt", "stbcnt")]
+            + [("tai", ctypes.c_int), ("rest", ctypes.c_int * 64)]
+        )
+
+    if ctypes.sizeof(ctypes.c_long) != 8:
+        return None  # there the C library has two forms of it
+    timex = Timex()
+    state = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.byref(timex))
+    if state < 0:
+        return None
+    unit = 1 if timex.status & _NANO else 1000
+    is_synchronised = state != _TIME_ERROR and not timex.status & _UNSYNC
+    return TimeSync(timex.tai, is_synchronised, timex.maxerror * 1000, timex.offset * unit)
+
+
+def examine(machine: Machine, sync: TimeSync | None) -> Iterator[Check]:
+    """Yield what loops on `clock="tai"` of several hosts need; a single host can do without any of it."""
+    running = _running(machine)
+    yield _tai(sync)
+    yield _keeper(sync, running)
+
+
+def _running(machine: Machine) -> list[str]:
+    names = {machine.text(f"/proc/{pid}/comm") for pid in machine.numbered("/proc")}
+    return sorted(names & {*_PTP, *_NTP})
+
+
+def _tai(sync: TimeSync | None) -> Check:
+    name, source = "TAI offset", "adjtimex(2)"
+    why = 'loops on clock="tai" of several hosts line up only where all kernels know the same offset'
+    fix = "now:        sudo phc2sys -a -r   # of linuxptp; chronyd sets it with: leapsectz right/UTC"
+    if sync is None:
+        return Check("clock", name, "not read", source, "note", why)
+    if sync.tai_offset_s:
+        return Check("clock", name, f"{sync.tai_offset_s} s", source, "ok", why)
+    return Check("clock", name, "not set: CLOCK_TAI is the time of day", source, "note", why, fix)
+
+
+def _keeper(sync: TimeSync | None, running: list[str]) -> Check:
+    name, source = "time of day", "adjtimex(2), /proc/*/comm"
+    why = "who keeps the clock, and how well, is how well the releases of several hosts line up"
+    ptp, ntp = [x for x in running if x in _PTP], [x for x in running if x in _NTP]
+    found = f"kept by {', '.join(ptp + ntp)}" if ptp or ntp else "no PTP and no NTP service runs here"
+    if sync is not None:
+        state = "synchronised" if sync.is_synchronised else "not synchronised"
+        found += f"; {state}, error at most {format_duration(sync.max_error_ns)}" if sync.max_error_ns else f"; {state}"
+        found += f", {format_duration(abs(sync.offset_ns))} left to correct" if sync.offset_ns else ""
+    if "phc2sys" in ptp and ntp:
+        fix = f"now:        sudo systemctl stop {' '.join(ntp)}   # and disable it; phc2sys keeps the clock"
+        return Check("clock", name, f"{found}: two that keep one clock", source, "warn", why, fix)
+    if "ptp4l" in ptp and "phc2sys" not in ptp:
+        fix = "now:        sudo phc2sys -a -r   # unless ptp4l runs with -S: then it keeps the system's clock itself"
+        return Check("clock", name, f"{found}: ptp4l keeps the network card's clock", source, "note", why, fix)
+    return Check("clock", name, found, source, "ok" if ptp else "note", why)

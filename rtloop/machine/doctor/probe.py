@@ -1,0 +1,109 @@
+"""The experiment: a child process starts a loop as a user's program would, and tells what it was granted.
+
+The child locks its memory, runs one SCHED_FIFO thread and holds ``/dev/cpu_dma_latency`` for some milliseconds; the
+caller, its limits and its memory stay as they are.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from rtloop.system.checks import Check
+from rtloop.system.grant import Grant
+
+__all__ = ["examine", "run_probe"]
+
+_TIMEOUT_S = 20
+
+_PROGRAM = """
+import json, warnings
+import rtloop
+warnings.simplefilter("ignore")
+loop = rtloop.RTLoop("1ms", strict=False, cpu=None, warmup=0, record=64, name="doctor")
+stats = loop.run(cycles=20)
+print(json.dumps({"cycles": stats.cycles, "grants": [grant.to_dict() for grant in loop.grants]}))
+"""
+
+#: The grants that decide, what a person calls them, and why they matter.
+_SHOWN = {
+    "policy": ("real-time thread", "sched_setattr(2)", "an ordinary thread waits for all the others"),
+    "memory_lock": ("locking all memory", "mlockall(2)", "a page that is not locked can be missing in a cycle"),
+    "dma_latency": (
+        "holding idle states", "/dev/cpu_dma_latency",
+        "a CPU that wakes from a deep idle state is late by its exit latency",
+    ),
+    "stack": ("locked stack", "mlock(2)", "the thread's stack must not fault"),
+    "rt_time": ("real-time CPU time", "getrlimit(2)", "beyond RLIMIT_RTTIME the kernel kills the process"),
+}  # fmt: skip
+
+
+def run_probe(program: str = _PROGRAM, timeout_s: float = _TIMEOUT_S) -> dict[str, Any]:
+    """Run the experiment in a child process.
+
+    Returns
+    -------
+    dict
+        ``cycles`` and ``grants``; or ``failure``, what went wrong.
+    """
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", program], capture_output=True, text=True, timeout=timeout_s, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return {"failure": f"the loop did not end within {timeout_s:g} s"}
+    except OSError as error:
+        return {"failure": f"no child process: {error}"}
+    if done.returncode < 0:
+        name = signal.Signals(-done.returncode).name
+        hint = (
+            ": so end a finite RLIMIT_RTTIME and a control group without memory"
+            if name in ("SIGXCPU", "SIGKILL")
+            else ""
+        )
+        return {"failure": f"the child was killed by {name}{hint}"}
+    try:
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return found
+    except (ValueError, IndexError):
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        return {"failure": f"the loop did not start: {last}"}
+
+
+def examine(found: dict[str, Any] | None) -> Iterator[Check]:
+    """Yield what the experiment tells; None is that it was not made."""
+    name, source = "a real loop", "a loop in a child process"
+    why = "names and limits can mislead: this is what the kernel does when asked"
+    if found is None:
+        yield Check("probe", name, "not tried", source, "note", why)
+        return
+    if "failure" in found:
+        yield Check("probe", name, str(found["failure"]), source, "fail", why)
+        return
+    yield Check("probe", name, f"ran {found['cycles']} cycles", source, "ok", why)
+    yield from _grants(Grant(**grant) for grant in found["grants"])
+
+
+def _grants(grants: Iterable[Grant]) -> Iterator[Check]:
+    for grant in grants:
+        label, call, why = _SHOWN.get(grant.name, (grant.name.replace("_", " "), "the loop's grants", ""))
+        if grant.ok and grant.name not in _SHOWN:
+            continue
+        source = f"{call}, by a loop in a child process"
+        found = f"granted: {grant.granted}"
+        if grant.ok:
+            yield Check("probe", label, found, source, "ok", why)
+        else:
+            yield Check(
+                "probe",
+                label,
+                f"asked {grant.requested}, granted {grant.granted}: {grant.detail}",
+                source,
+                "fail",
+                why,
+                grant.fix,
+            )

@@ -1,0 +1,219 @@
+"""Huge pages as the kernel accounts for them: the pools that were reserved, the transparent ones, a range of addresses.
+
+See Documentation/admin-guide/mm/hugetlbpage.rst and transhuge.rst of the kernel.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from typing import NamedTuple
+
+from rtloop.system.fileio import read_text
+from rtloop.system.fixes import sysctl_fix
+from rtloop.units import format_size
+
+__all__ = [
+    "Account",
+    "HugePool",
+    "account",
+    "default_page_size",
+    "fill_fix",
+    "format_page",
+    "huge_pool",
+    "huge_pool_sizes",
+    "reserve_fix",
+    "transparent_fix",
+    "transparent_page_size",
+]
+
+_POOLS = "/sys/kernel/mm/hugepages"
+_TRANSPARENT = "/sys/kernel/mm/transparent_hugepage"
+
+
+def format_page(size: int, count: int = 1) -> str:
+    """Write a number of pages: ``"3 pages of 2 MiB"``."""
+    return f"{count} page{'s' if count != 1 else ''} of {format_size(size)}"
+
+
+class HugePool(NamedTuple):
+    """The machine's pool of huge pages of one size, in pages.
+
+    Attributes
+    ----------
+    page_size : int
+        Bytes of a page.
+    total, free, reserved : int
+        What the pool holds; of that, what nobody uses; of that, what is promised to a mapping already.
+    spare : int
+        How many more the kernel may take from ordinary memory when they are asked for (``nr_overcommit_hugepages``).
+    """
+
+    page_size: int
+    total: int
+    free: int
+    reserved: int
+    spare: int
+
+    @property
+    def available(self) -> int:
+        """Pages that a new mapping can count on."""
+        return max(0, self.free - self.reserved)
+
+
+def huge_pool_sizes(pools: str = _POOLS) -> tuple[int, ...]:
+    """Return the page sizes, in bytes, of which this kernel keeps a pool, smallest first; most pools are empty."""
+    try:
+        names = os.listdir(pools)
+    except OSError:
+        return ()
+    return tuple(sorted(int(name[10:-2]) << 10 for name in names if name.startswith("hugepages-")))
+
+
+def huge_pool(page_size: int, pools: str = _POOLS) -> HugePool | None:
+    """Return the pool of one page size, or None where the kernel keeps none."""
+
+    def count(name: str) -> int:
+        return int(read_text(f"{pools}/hugepages-{page_size >> 10}kB/{name}"))
+
+    try:
+        spare = max(0, count("nr_overcommit_hugepages") - count("surplus_hugepages"))
+        return HugePool(page_size, count("nr_hugepages"), count("free_hugepages"), count("resv_hugepages"), spare)
+    except OSError:
+        return None
+
+
+def default_page_size(meminfo: str = "/proc/meminfo") -> int:
+    """Return the size, in bytes, of the huge pages that ``vm.nr_hugepages`` counts; 0 where the kernel has none."""
+    return _kilobytes(meminfo, "Hugepagesize")
+
+
+def available_memory(meminfo: str = "/proc/meminfo") -> int | None:
+    """Return how many bytes the kernel could hand out without swapping, as it estimates; None where it does not."""
+    return _kilobytes(meminfo, "MemAvailable") or None
+
+
+def _kilobytes(path: str, wanted: str) -> int:
+    try:
+        for line in read_text(path).splitlines():
+            key, _, value = line.partition(":")
+            if key == wanted:
+                return int(value.split()[0]) << 10
+    except (OSError, ValueError, IndexError):
+        pass
+    return 0
+
+
+def reserve_fix(page_size: int, missing: int) -> str:
+    """Return the lines that add pages to a pool of this machine.
+
+    Parameters
+    ----------
+    page_size : int
+        Bytes of a page.
+    missing : int
+        How many more are needed.
+    """
+    pool = huge_pool(page_size)
+    if pool is None:
+        sizes = ", ".join(format_size(size) for size in huge_pool_sizes()) or "none"
+        argument = f"hugepagesz={_size_name(page_size)} hugepages={missing}"
+        return f"boot:       {argument}   # on the kernel's command line; now it has: {sizes}"
+    return fill_fix(pool, missing, is_default=page_size == default_page_size())
+
+
+def _size_name(page_size: int) -> str:
+    megabytes = page_size >> 20
+    return f"{megabytes >> 10}G" if megabytes >= 1024 else f"{megabytes}M" if megabytes else f"{page_size >> 10}K"
+
+
+def fill_fix(pool: HugePool, missing: int, *, is_default: bool) -> str:
+    """Return the lines that add `missing` pages to a pool; `is_default` is whether ``vm.nr_hugepages`` counts them."""
+    size, total = pool.page_size, pool.total + missing
+    lines = []
+    if is_default:
+        lines.append(sysctl_fix("vm.nr_hugepages", total))
+    else:
+        lines.append(f"now:        echo {total} | sudo tee {_POOLS}/hugepages-{size >> 10}kB/nr_hugepages")
+    lines.append(f"boot:       hugepagesz={_size_name(size)} hugepages={total}   # on the kernel's command line")
+    if size >= 1 << 30:
+        lines[-1] += "; a running machine seldom has so much memory in one piece"
+    lines.append("container:  on the host; the pool is the machine's")
+    if size >= 1 << 20:
+        limits = f"hugepages-{_size_name(size)}i: {(size >> 20) * missing}Mi, memory: 128Mi"
+        lines.append(f"kubernetes: resources: {{limits: {{{limits}}}}}   # on a node with such a pool")
+    return "\n".join(lines)
+
+
+def transparent_page_size() -> int:
+    """Return the size, in bytes, of a transparent huge page; 0 where the kernel has none."""
+    try:
+        return int(read_text(f"{_TRANSPARENT}/hpage_pmd_size"))
+    except OSError:
+        return 0
+
+
+def transparent_fix() -> str:
+    """Return the lines that let the kernel use transparent huge pages, or find memory for them."""
+    if not transparent_page_size():
+        return "use a kernel with CONFIG_TRANSPARENT_HUGEPAGE"
+    try:
+        mode = read_text(f"{_TRANSPARENT}/enabled")
+    except OSError:
+        mode = ""
+    if "[never]" in mode:
+        return f"now:        echo madvise | sudo tee {_TRANSPARENT}/enabled"
+    return "now:        echo 1 | sudo tee /proc/sys/vm/compact_memory   # joins free memory; then try again"
+
+
+class Account(NamedTuple):
+    """What the kernel says of a range of addresses, in bytes."""
+
+    size: int
+    resident: int
+    page_size: int
+    hugetlb: int
+    transparent: int
+    is_locked: bool
+
+
+def account(start: int, size: int, smaps: str = "/proc/self/smaps") -> Account:
+    """Read what the kernel says of the mappings that a range of addresses overlaps; slow, for it visits all pages.
+
+    Parameters
+    ----------
+    start, size : int
+        The range. Its mappings are counted whole: a range with guards around it has them for itself.
+    smaps : str
+        Where to read it (proc_pid_smaps(5)).
+
+    Returns
+    -------
+    Account
+        `page_size` is the smallest of all; with transparent huge pages it stays that of ordinary ones.
+        `is_locked` is whether each mapping is locked by mlock(2), which pages of the hugetlb pool never are.
+    """
+    sums = dict.fromkeys(("Size", "Rss", "Private_Hugetlb", "Shared_Hugetlb", "AnonHugePages"), 0)
+    page_sizes: list[int] = []
+    locks: list[bool] = []
+    is_inside = False
+    for line in read_text(smaps).splitlines():
+        key, _, rest = line.partition(":")
+        if " " in key:  # "7f0000000000-7f0000001000 rw-p 00000000 00:00 0", and perhaps a path
+            low, high = (int(x, 16) for x in key.split(" ", 1)[0].split("-"))
+            is_inside = low < start + size and start < high
+        elif is_inside and key in sums:
+            sums[key] += int(rest.split()[0]) << 10
+        elif is_inside and key == "KernelPageSize":
+            page_sizes.append(int(rest.split()[0]) << 10)
+        elif is_inside and key == "VmFlags":
+            locks.append("lo" in rest.split())
+    hugetlb = sums["Private_Hugetlb"] + sums["Shared_Hugetlb"]
+    return Account(
+        sums["Size"],
+        sums["Rss"] + hugetlb,
+        min(page_sizes, default=resource.getpagesize()),
+        hugetlb,
+        sums["AnonHugePages"],
+        bool(locks) and all(locks),
+    )

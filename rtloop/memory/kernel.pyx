@@ -1,0 +1,304 @@
+"""Memory locking for one process: a thin face of mlock(2), mlockall(2) and mallopt(3).
+
+The kernel's locks do not nest, and a lock of everything belongs to the whole process: what several loops share is
+counted in :mod:`rtloop.memory.process_lock`, which calls these functions.
+"""
+
+from libc.errno cimport EOPNOTSUPP, EPERM, errno
+from libc.stdint cimport int64_t
+from posix.resource cimport RLIM_INFINITY, RLIMIT_CORE, getrlimit, rlimit, setrlimit
+from posix.time cimport CLOCK_MONOTONIC
+
+from rtloop._os cimport (
+    M_MMAP_MAX,
+    M_TRIM_THRESHOLD,
+    MCL_CURRENT,
+    MCL_FUTURE,
+    MCL_ONFAULT,
+    RLIMIT_MEMLOCK,
+    madvise,
+    mallopt,
+    mlock,
+    mlockall,
+    munlock,
+    munlockall,
+    pthread_atfork,
+)
+from rtloop.memory.memory_h cimport (
+    RT_FUTURE_LOCKED,
+    RT_FUTURE_LOCKED_ONFAULT,
+    rt_fork_watch_t,
+    rt_memory_can_tell_locked,
+    rt_memory_future_lock,
+    rt_memory_ignores_limit,
+    rt_memory_is_locked,
+    rt_memory_lock_onfault,
+    rt_memory_populate,
+    rt_memory_prefault_stack,
+)
+
+import mmap
+from typing import NamedTuple
+
+from rtloop.system.fileio import read_text
+
+
+cdef extern from "../include/rtloop/clock.h" nogil:
+    int64_t rt_clock_now(int clock)
+
+
+cdef rt_fork_watch_t _watch
+# When the last forks were, on CLOCK_MONOTONIC: a violation that follows one is a consequence.
+cdef int64_t _fork_times[16]
+#: Flags of mlockall(2).
+LOCK_CURRENT = MCL_CURRENT
+LOCK_FUTURE = MCL_FUTURE
+LOCK_ONFAULT = MCL_ONFAULT
+# Whether the kernel tells of a single page that it is locked; asked once.
+_can_tell_locked = None
+
+
+cdef void _after_fork_in_parent() noexcept nogil:
+    # The fork made every locked private page copy-on-write: locking again breaks that here, not in a cycle.
+    _fork_times[_watch.forks % 16] = rt_clock_now(CLOCK_MONOTONIC)
+    _watch.forks += 1
+    if _watch.lock_flags:
+        mlockall(_watch.lock_flags)
+
+
+cdef void _after_fork_in_child() noexcept nogil:
+    # Memory locks are not inherited (mlockall(2)).
+    _watch.lock_flags = 0
+
+
+cdef int lock_region(void *address, size_t size, bint onfault) noexcept nogil:
+    """Lock the pages of a range, now or as each is first touched (mlock2(2)).
+
+    Not counted: the end of a loop that locks everything unlocks it, unless it was locked before that loop started.
+    """
+    if onfault:
+        return -errno if rt_memory_lock_onfault(address, size) else 0
+    return -errno if mlock(address, size) else 0
+
+
+cdef int unlock_region(void *address, size_t size) noexcept nogil:
+    """Unlock the pages of a range (munlock(2)), whoever has locked them."""
+    return -errno if munlock(address, size) else 0
+
+
+cdef int lock_all_memory(bint current, bint future, bint onfault) noexcept nogil:
+    """Lock what is mapped now, what will be, or both (mlockall(2)). -EPERM where that would be deadly.
+
+    Under a limit, and without CAP_IPC_LOCK, later allocations, thread starts and the growth of the stack would fail.
+    """
+    cdef int flags = (MCL_CURRENT if current else 0) | (MCL_FUTURE if future else 0) | (MCL_ONFAULT if onfault else 0)
+    cdef rlimit limit
+    if getrlimit(RLIMIT_MEMLOCK, &limit):
+        return -errno
+    if limit.rlim_cur != RLIM_INFINITY and not rt_memory_ignores_limit():
+        return -EPERM
+    return -errno if mlockall(flags) else 0
+
+
+cdef int unlock_all_memory() noexcept nogil:
+    """Undo every lock of the process (munlockall(2)), those of running loops included."""
+    _watch.lock_flags = 0
+    return -errno if munlockall() else 0
+
+
+cdef int prefault_region(void *address, size_t size) noexcept nogil:
+    """Read and write back every page of a writable range, so that its first use in a cycle does not fault."""
+    return rt_memory_populate(address, size, True)
+
+
+cdef int prefault_stack_region(size_t size) noexcept nogil:
+    """Touch the next `size` bytes of the calling thread's stack; -ENOSPC where it has not that much left."""
+    return rt_memory_prefault_stack(size)
+
+
+cdef int advise_region(void *address, size_t size, int advice) noexcept nogil:
+    """Call madvise(2) with one of its MADV_ numbers; `address` is the start of a page."""
+    return -errno if madvise(address, size, advice) else 0
+
+
+cdef int tune_heap() noexcept nogil:
+    """Keep glibc from giving memory back and from mapping large blocks afresh; -EOPNOTSUPP where it refuses."""
+    return 0 if mallopt(M_TRIM_THRESHOLD, -1) == 1 and mallopt(M_MMAP_MAX, 0) == 1 else -EOPNOTSUPP
+
+
+cdef int raise_memlock_limit() noexcept nogil:
+    """Raise RLIMIT_MEMLOCK to infinity where that is allowed, else to the hard limit."""
+    cdef rlimit limit, wanted
+    if getrlimit(RLIMIT_MEMLOCK, &limit):
+        return -errno
+    wanted.rlim_cur = wanted.rlim_max = RLIM_INFINITY
+    if not setrlimit(RLIMIT_MEMLOCK, &wanted):
+        return 0
+    limit.rlim_cur = limit.rlim_max
+    return -errno if setrlimit(RLIMIT_MEMLOCK, &limit) else 0
+
+
+cdef int forbid_core_dumps() noexcept nogil:
+    """Set RLIMIT_CORE to 0, so that a crash does not write the process's memory to disk."""
+    cdef rlimit limit
+    if getrlimit(RLIMIT_CORE, &limit):
+        return -errno
+    limit.rlim_cur = 0
+    return -errno if setrlimit(RLIMIT_CORE, &limit) else 0
+
+
+def lock_everything(int flags, bint is_again_after_fork=True):
+    """Call mlockall(2) with these flags; every fork is followed by the same lock in the parent.
+
+    Parameters
+    ----------
+    flags : int
+        ``MCL_CURRENT``, ``MCL_FUTURE`` and ``MCL_ONFAULT``, or-ed.
+    is_again_after_fork : bool
+        Whether to lock again in the parent after a fork.
+
+    Returns
+    -------
+    int
+        0, or a negative errno.
+    """
+    cdef int rc
+    cdef int former = _watch.lock_flags
+    # First the flags: a fork on another thread must not lock again in the former way after this.
+    _watch.lock_flags = flags if is_again_after_fork else 0
+    with nogil:
+        rc = -errno if mlockall(flags) else 0
+    if rc:
+        _watch.lock_flags = former
+    return rc
+
+
+def forget_lock():
+    """Lock nothing more after a fork, though what is locked stays so."""
+    _watch.lock_flags = 0
+
+
+def unlock_everything():
+    """Undo every lock of the process. Returns 0 or a negative errno."""
+    cdef int rc
+    _watch.lock_flags = 0
+    with nogil:
+        rc = -errno if munlockall() else 0
+    return rc
+
+
+def lock_range(size_t address, size_t size, bint onfault=False):
+    """Lock a range of addresses, at once or as its pages are first touched. Returns 0 or a negative errno."""
+    cdef int rc
+    with nogil:
+        rc = lock_region(<void *>address, size, onfault)
+    return rc
+
+
+def unlock_range(size_t address, size_t size):
+    """Unlock a range of addresses. Returns 0 or a negative errno."""
+    cdef int rc
+    with nogil:
+        rc = unlock_region(<void *>address, size)
+    return rc
+
+
+def is_range_locked(size_t address, size_t size):
+    """Tell from the kernel whether a range, which was locked or not as a whole, is locked.
+
+    For a range that should be locked: to ask of one that is not makes its pages the first to be paged out, and splits
+    a transparent huge page. Not for memory of hugetlbfs, which is never locked in the kernel's sense.
+    """
+    global _can_tell_locked
+    if size == 0:
+        return False
+    if _can_tell_locked is None:
+        _can_tell_locked = bool(rt_memory_can_tell_locked())
+    if _can_tell_locked:
+        return rt_memory_is_locked(<void *>address) == 1 and rt_memory_is_locked(<void *>(address + size - 1)) == 1
+    last = address + size - 1
+    locked = [m for m in mappings() if m.is_locked]
+    return all(any(m.start <= x < m.start + m.size for m in locked) for x in (address, last))
+
+
+def future_lock():
+    """Tell what becomes of memory mapped from now on, by mapping a page and looking.
+
+    Returns
+    -------
+    {None, "all", "onfault"}
+        Not locked; locked and present at once; locked as it is first touched.
+    """
+    cdef int found = rt_memory_future_lock()
+    if found == RT_FUTURE_LOCKED:
+        return "all"
+    if found == RT_FUTURE_LOCKED_ONFAULT:
+        return "onfault"
+    if found >= 0 or not _has_locked_memory():
+        return None
+    # An old kernel, and the page is not present: only the mapping's flags tell.
+    with mmap.mmap(-1, mmap.PAGESIZE) as page:
+        address = <size_t>_address_of(page)
+        is_locked = any(m.is_locked and m.start <= address < m.start + m.size for m in mappings())
+    return "onfault" if is_locked else None
+
+
+cdef void *_address_of(object buffer) except NULL:
+    cdef unsigned char[::1] view = buffer
+    return &view[0]
+
+
+def _has_locked_memory():
+    lines = read_text("/proc/self/status").splitlines()
+    return any(line.startswith("VmLck:") and line.split()[1] != "0" for line in lines)
+
+
+def fork_count():
+    """Return how often this process has forked with the C library's fork()."""
+    return _watch.forks
+
+
+def fork_times():
+    """Return when the last forks were, at most 16 of them, as ns on CLOCK_MONOTONIC."""
+    return sorted([_fork_times[i] for i in range(min(_watch.forks, 16))])
+
+
+def tune_malloc():
+    """Keep glibc from giving memory back to the kernel and from mapping large blocks afresh.
+
+    Process-wide and for good: ``M_TRIM_THRESHOLD`` to -1, ``M_MMAP_MAX`` to 0 (mallopt(3)).
+
+    Returns
+    -------
+    bool
+        Whether the C library accepted both.
+    """
+    return tune_heap() == 0
+
+
+class Mapping(NamedTuple):
+    """One mapping of this process, in bytes, and how it is locked."""
+
+    start: int
+    size: int
+    is_locked: bool
+    is_onfault: bool
+
+
+def mappings():
+    """Return every mapping of this process with its lock, from ``/proc/self/smaps``: slow, for it visits all pages."""
+    found = []
+    start = end = 0
+    for line in read_text("/proc/self/smaps").splitlines():
+        if line.startswith("VmFlags:"):
+            flags = line.split()
+            found.append(Mapping(start, end - start, "lo" in flags, "lf" in flags))
+        elif line[0] in "0123456789abcdef":
+            span = line.split(" ", 1)[0].split("-")
+            if len(span) == 2:
+                start, end = int(span[0], 16), int(span[1], 16)
+    return found
+
+
+if pthread_atfork(NULL, _after_fork_in_parent, _after_fork_in_child):
+    raise MemoryError("pthread_atfork failed")

@@ -1,0 +1,107 @@
+"""Resource limits that loops change while they run, counted over all of them."""
+
+from __future__ import annotations
+
+import resource
+import threading
+from abc import ABC, abstractmethod
+from contextlib import suppress
+
+from rtloop.system.grant import Grant
+from rtloop.system.privilege import CAP_IPC_LOCK, format_limit, is_capable
+from rtloop.system.signal_shield import shielded_method
+from rtloop.units import format_size
+
+__all__ = ["core_dumps", "memlock_limit"]
+
+
+def _size_limit(value: int) -> str:
+    return "unlimited" if value == resource.RLIM_INFINITY else format_size(value)
+
+
+class _Limit(ABC):
+    """A resource limit that the first loop changes and the last one puts back, unless somebody has changed it since."""
+
+    def __init__(self, which: int) -> None:
+        self._which = which
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Forget all that was acquired, as a forked child must."""
+        self._lock = threading.RLock()
+        self._count = 0
+        self._former = self._changed = (0, 0)
+
+    @shielded_method
+    def acquire(self) -> Grant:
+        """Change the limit if this is the first call, and tell what it is now."""
+        with self._lock:
+            if self._count == 0:
+                self._former = self._changed = resource.getrlimit(self._which)
+                self._change()
+            self._count += 1
+            try:
+                return self._grant(resource.getrlimit(self._which))
+            except BaseException:
+                self.release()
+                raise
+
+    @shielded_method
+    def release(self) -> None:
+        """Put the limit back if this is the last call."""
+        with self._lock:
+            self._count -= 1
+            if self._count == 0 and resource.getrlimit(self._which) == self._changed != self._former:
+                with suppress(ValueError, OSError):  # somebody has lowered the hard limit meanwhile
+                    resource.setrlimit(self._which, self._former)
+
+    @abstractmethod
+    def _change(self) -> None: ...
+
+    @abstractmethod
+    def _grant(self, now: tuple[int, int]) -> Grant: ...
+
+
+class _MemlockLimit(_Limit):
+    """RLIMIT_MEMLOCK, raised as far as this process may."""
+
+    def _change(self) -> None:
+        infinite = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+        for wanted in (infinite, (self._former[1], self._former[1])):
+            if self._former[0] == wanted[0]:
+                return
+            try:
+                resource.setrlimit(self._which, wanted)
+            except (ValueError, OSError):
+                continue
+            self._changed = wanted
+            return
+
+    def _grant(self, now: tuple[int, int]) -> Grant:
+        return Grant(
+            "memlock_limit",
+            "as high as allowed",
+            _size_limit(now[0]),
+            ok=True,
+            detail=f"RLIMIT_MEMLOCK was {_size_limit(self._former[0])}, hard limit {_size_limit(now[1])}"
+            + (", not applied with CAP_IPC_LOCK" if is_capable(CAP_IPC_LOCK) else ""),
+        )
+
+
+class _CoreDumps(_Limit):
+    """RLIMIT_CORE at 0, so that a crash does not write the locked memory to disk."""
+
+    def _change(self) -> None:
+        changed = (0, self._former[1])
+        with suppress(ValueError, OSError):  # a sandbox may refuse it, and the grant says so
+            resource.setrlimit(self._which, changed)
+            self._changed = changed
+
+    def _grant(self, now: tuple[int, int]) -> Grant:
+        is_off = now[0] == 0
+        detail = "" if is_off else "setrlimit on RLIMIT_CORE was refused"
+        return Grant("core_dumps", "off", "off" if is_off else format_limit(now[0]), ok=is_off, detail=detail)
+
+
+memlock_limit = _MemlockLimit(resource.RLIMIT_MEMLOCK)
+core_dumps = _CoreDumps(resource.RLIMIT_CORE)

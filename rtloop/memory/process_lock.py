@@ -1,0 +1,380 @@
+"""What belongs to the whole process, counted over all loops: the first one in acquires, the last one out restores.
+
+Memory locks, resource limits and core dumps have one state per process and do not nest. Each resource here takes any
+number of :meth:`acquire` calls, answers each with a :class:`~rtloop.system.grant.Grant`, and puts back what it found
+when the last :meth:`release` comes.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import threading
+from typing import NamedTuple
+
+from rtloop.memory import kernel
+from rtloop.memory.limits import core_dumps, memlock_limit
+from rtloop.system import checks
+from rtloop.system.checks import Check
+from rtloop.system.fileio import read_text
+from rtloop.system.grant import Grant
+from rtloop.system.privilege import CAP_IPC_LOCK, is_capable
+from rtloop.system.signal_shield import shielded_method
+from rtloop.units import format_size
+
+__all__ = [
+    "LOCK_MODES",
+    "core_dumps",
+    "lock_limit",
+    "may_lock_future",
+    "memlock_limit",
+    "memory_lock",
+    "memory_status",
+    "range_lock_grant",
+]
+
+
+def memory_status() -> dict[str, int]:
+    """Return the ``Vm*`` lines of ``/proc/self/status``, in bytes."""
+    values = {}
+    for line in read_text("/proc/self/status").splitlines():
+        key, _, rest = line.partition(":")
+        if key.startswith("Vm"):
+            values[key] = int(rest.split()[0]) * 1024
+    return values
+
+
+def may_lock_future() -> bool:
+    """Tell whether locking all future memory is safe: with CAP_IPC_LOCK, or without a limit.
+
+    Under a finite limit it succeeds, and later allocations, thread starts and the growth of the stack fail.
+    """
+    return lock_limit().verdict == "ok"
+
+
+def lock_limit() -> Check:
+    """Judge RLIMIT_MEMLOCK as it is now."""
+    limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    return checks.locked_memory(limit, is_capable=is_capable(CAP_IPC_LOCK))
+
+
+def range_lock_grant(name: str, size: int, rc: int, *, detail: str, is_asked: bool = True) -> Grant:
+    """Tell what became of locking one range.
+
+    Parameters
+    ----------
+    name : str
+        What the grant is about.
+    size : int
+        Of the range, in bytes.
+    rc : int
+        0, or the negative errno of mlock(2).
+    detail : str
+        What to say where it is locked.
+    is_asked : bool
+        Whether a lock was asked for at all.
+    """
+    asked = f"{format_size(size)}, locked" if is_asked else format_size(size)
+    if rc == 0:
+        return Grant(name, asked, asked, ok=True, detail=detail)
+    cause = lock_limit()  # where it is ok, it is not the limit that refused
+    why = "" if cause.verdict == "ok" else f"; {cause.found}"
+    return Grant(
+        name,
+        asked,
+        f"{format_size(size)}, not locked",
+        ok=False,
+        detail=f"mlock: {os.strerror(-rc)}{why}",
+        fix=cause.fix,
+        errno=-rc,
+    )
+
+
+#: What a lock of everything may cover, with the flags of mlockall(2).
+LOCK_MODES = {
+    "all": kernel.LOCK_CURRENT | kernel.LOCK_FUTURE,
+    "onfault": kernel.LOCK_CURRENT | kernel.LOCK_FUTURE | kernel.LOCK_ONFAULT,
+    "current": kernel.LOCK_CURRENT,
+    "current onfault": kernel.LOCK_CURRENT | kernel.LOCK_ONFAULT,
+    "future": kernel.LOCK_FUTURE,
+    "future onfault": kernel.LOCK_FUTURE | kernel.LOCK_ONFAULT,
+}
+
+
+class _Range(NamedTuple):
+    start: int
+    size: int
+    is_onfault: bool
+    is_own: bool  # rtloop's, freshly mapped
+    was_locked: bool  # by somebody else, who wants it to stay so
+
+    def overlaps(self, other: _Range) -> bool:
+        """Tell whether the two have a page in common; the kernel locks whole pages."""
+        page = resource.getpagesize()
+        ends_before = (self.start + self.size - 1) // page < other.start // page
+        return not ends_before and self.start // page <= (other.start + other.size - 1) // page
+
+
+_LOCK_LESS = "or lock single objects within the limit: rtloop.memory.lock(array)"
+
+
+class _MemoryLock:
+    """Locks of everything, and of ranges, by any number of owners.
+
+    The kernel keeps one lock per page: a lock of everything covers what its owners ask for together, the last one to
+    leave puts back what was there before the first, and a range stays locked for as long as any owner wants it. What
+    other code locks with mlock(2) while a lock of everything is in place cannot be told apart, and goes with it.
+    """
+
+    def __init__(self) -> None:
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Forget all that was acquired, as a forked child must."""
+        self._lock = threading.RLock()  # the garbage collector may free a pool, and unlock its range, while it is held
+        self._modes: list[str] = []
+        self._former_future: str | None = None
+        self._former: list[kernel.Mapping] = []
+        self._ranges: list[_Range] = []
+
+    @shielded_method
+    def acquire(self, mode: str, *, instead: str = "nothing", advice: str = _LOCK_LESS) -> Grant:
+        """Lock everything in one of the LOCK_MODES.
+
+        Parameters
+        ----------
+        mode : str
+            What to lock.
+        instead : str
+            What is locked where this is refused, for the grant to say.
+        advice : str
+            How to ask for less.
+        """
+        with self._lock:
+            if not may_lock_future():
+                return self._refused(mode, instead, advice)
+            if not self._modes:
+                self._remember()
+            rc = kernel.lock_everything(self._flags([*self._modes, mode]))
+            if rc:
+                detail = f"mlockall: {os.strerror(-rc)}"
+                fix = f"free kernel, {advice}"
+                return Grant("memory_lock", mode, "nothing", ok=False, detail=detail, fix=fix, errno=-rc)
+            self._modes.append(mode)
+            try:
+                return self._granted(mode)
+            except BaseException:
+                self.release(mode)
+                raise
+
+    def _remember(self) -> None:
+        """Note how the process's memory is locked by others, so that it can be put back."""
+        self._former_future = kernel.future_lock()
+        has_locked = memory_status()["VmLck"] or self._former_future
+        found = kernel.mappings() if has_locked else []
+        self._former = [piece for mapping in found for piece in self._without_own(mapping)]
+
+    def _without_own(self, mapping: kernel.Mapping) -> list[kernel.Mapping]:
+        """Split a mapping into pieces, those of our own ranges not locked: their owners may go before the lock does."""
+        pieces = [mapping]
+        for own in list(self._ranges) if mapping.is_locked else []:
+            if own.was_locked:
+                continue
+            page = resource.getpagesize()
+            begin, end = own.start // page * page, -(-(own.start + own.size) // page) * page
+            whole, pieces = pieces, []
+            for piece in whole:
+                stop = piece.start + piece.size
+                edges = [piece.start, min(max(begin, piece.start), stop), max(min(end, stop), piece.start), stop]
+                if edges[2] < edges[1]:
+                    edges[2] = edges[1]
+                for i in range(3):
+                    part = piece._replace(start=edges[i], size=edges[i + 1] - edges[i])
+                    if part.size:
+                        pieces.append(part._replace(is_locked=False, is_onfault=False) if i == 1 else part)
+        return pieces
+
+    @staticmethod
+    def _flags(modes: list[str]) -> int:
+        flags, onfault = 0, kernel.LOCK_ONFAULT
+        for mode in modes:
+            flags |= LOCK_MODES[mode]
+            onfault &= LOCK_MODES[mode]
+        return flags & ~kernel.LOCK_ONFAULT | onfault
+
+    def _granted(self, mode: str) -> Grant:
+        """Read back what the kernel does now; what another owner asked for may be more."""
+        status = memory_status()
+        detail = (
+            f"VmLck {format_size(status['VmLck'])} of VmSize {format_size(status['VmSize'])}, "
+            f"VmRSS {format_size(status['VmRSS'])}"
+        )
+        if not LOCK_MODES[mode] & kernel.LOCK_FUTURE:
+            is_locked = kernel.is_range_locked(id(self), 1)  # of the heap
+            return Grant("memory_lock", mode, mode if is_locked else "nothing", is_locked, detail)
+        future = kernel.future_lock()
+        if future is None:
+            return Grant("memory_lock", mode, "present memory only", ok=False, detail=detail)
+        granted, is_onfault = mode, "onfault" in mode
+        if is_onfault and future == "all":
+            granted = "all" if mode == "onfault" else "future"
+            detail += "; another owner of a lock in this process wants every page present"
+        elif not is_onfault and future == "onfault":
+            granted = "onfault" if mode == "all" else "future onfault"
+        return Grant("memory_lock", mode, granted, is_onfault or future == "all", detail)
+
+    @staticmethod
+    def _refused(mode: str, instead: str, advice: str) -> Grant:
+        cause = lock_limit()
+        return Grant(
+            "memory_lock",
+            mode,
+            instead,
+            ok=False,
+            detail=f"{cause.found}: with everything locked, later allocations, thread starts and stack growth "
+            "would fail",
+            fix=cause.fix + "\n" + advice,
+            errno=errno.EPERM,
+        )
+
+    @shielded_method
+    def release(self, mode: str) -> None:
+        """Undo one :meth:`acquire` that locked something."""
+        with self._lock:
+            before = self._flags(self._modes)
+            self._modes.remove(mode)
+            if self._modes:
+                if self._flags(self._modes) != before:
+                    kernel.lock_everything(self._flags(self._modes))
+                return
+            kernel.forget_lock()
+            if self._former_future is None:
+                kernel.unlock_everything()
+                self._lock_former()
+            else:
+                mode = "future onfault" if self._former_future == "onfault" else "future"
+                kernel.lock_everything(LOCK_MODES[mode], is_again_after_fork=False)
+                self._restore_present()
+            for own in list(self._ranges):  # the collector of garbage may give one back meanwhile
+                kernel.lock_range(own.start, own.size, own.is_onfault)
+            self._former = []
+
+    def _lock_former(self) -> None:
+        """Lock what was locked before and is still mapped."""
+        former_locks = [former for former in self._former if former.is_locked]
+        for now in kernel.mappings() if former_locks else []:
+            for former in former_locks:
+                start, end = max(now.start, former.start), min(now.start + now.size, former.start + former.size)
+                if start < end:
+                    kernel.lock_range(start, end - start, former.is_onfault)
+
+    def _restore_present(self) -> None:
+        """Put back the lock of what was there before; what has been mapped since is locked as somebody asked for it."""
+        for now in kernel.mappings():
+            for former in self._former:
+                start, end = max(now.start, former.start), min(now.start + now.size, former.start + former.size)
+                if start >= end or not now.is_locked:
+                    continue
+                if not former.is_locked:
+                    kernel.unlock_range(start, end - start)
+                elif former.is_onfault and not now.is_onfault:
+                    kernel.lock_range(start, end - start, onfault=True)
+
+    @shielded_method
+    def acquire_range(self, address: int, size: int, *, is_onfault: bool = False, is_own: bool = True) -> int:
+        """Lock one range, in a way that outlives a lock of everything.
+
+        Parameters
+        ----------
+        address, size : int
+            The range, in bytes.
+        is_onfault : bool
+            Lock each page when it is first touched.
+        is_own : bool
+            Whether the memory is rtloop's own, freshly mapped; what is not may have been locked by others, and then
+            stays so.
+
+        Returns
+        -------
+        int
+            0 or a negative errno.
+        """
+        with self._lock:
+            new = _Range(address, size, is_onfault, is_own, was_locked=False)
+            if not is_own:
+                new = new._replace(was_locked=self._is_locked_by_others(new))
+            rc = kernel.lock_range(address, size, is_onfault)
+            if rc == 0 and size and not kernel.is_range_locked(address, size):
+                rc = -errno.EAGAIN  # the kernel has said yes and not done it
+            if rc == 0:
+                self._ranges.append(new)
+            elif size:
+                self._unlock(new)  # mlock(2) may fail half-way, with the range locked and not present
+            return rc
+
+    def _is_locked_by_others(self, asked: _Range) -> bool:
+        overlapping = [own for own in list(self._ranges) if own.overlaps(asked)]
+        if overlapping:
+            return any(own.was_locked for own in overlapping)
+        if self._modes:
+            return any(m.is_locked and m.start <= asked.start < m.start + m.size for m in self._former)
+        # From the list of mappings: to ask by MADV_COLD would split an unlocked huge page.
+        if not memory_status()["VmLck"]:
+            return False
+        within = [m for m in kernel.mappings() if m.start < asked.start + asked.size and asked.start < m.start + m.size]
+        return bool(within) and all(m.is_locked for m in within)
+
+    @shielded_method
+    def release_range(self, address: int, size: int | None = None, *, is_onfault: bool = False) -> None:
+        """Undo one :meth:`acquire_range`; the range stays locked where any other owner wants it so.
+
+        `size` and `is_onfault` tell ranges apart that begin at one address; rtloop's own never do.
+        """
+        with self._lock:
+            found = [own for own in list(self._ranges) if own.start == address]
+            if size is not None:
+                found = [own for own in found if (own.size, own.is_onfault) == (size, is_onfault)]
+            if found:
+                self._ranges.remove(found[-1])
+                if not found[-1].was_locked:
+                    self._unlock(found[-1])
+
+    def forget_range(self, address: int) -> None:
+        """Drop the record of a range of rtloop's own that is about to be unmapped; takes no lock, for destructors.
+
+        Names none of this module's names: at the interpreter's end they are gone, and a destructor still comes here.
+        """
+        for own in list(self._ranges):
+            if own.start == address and own.is_own:
+                try:  # noqa: SIM105
+                    self._ranges.remove(own)
+                except ValueError:
+                    pass
+
+    def _unlock(self, gone: _Range) -> None:
+        """Unlock a range, except what others want locked."""
+        if self._modes:
+            return
+        kernel.unlock_range(gone.start, gone.size)
+        for own in list(self._ranges):
+            if own.overlaps(gone):
+                kernel.lock_range(own.start, own.size, own.is_onfault)
+
+    def lock_again(self) -> None:
+        """After a fork: the pages that others have had locked here are copy-on-write, and locking breaks that."""
+        for own in list(self._ranges):
+            if not own.is_own and not own.is_onfault:
+                kernel.lock_range(own.start, own.size)
+
+
+memory_lock = _MemoryLock()
+
+
+def _begin_anew() -> None:
+    """In a forked child no memory is locked, no loop runs, and a mutex copied while it was held would stay so."""
+    for shared in (memlock_limit, core_dumps, memory_lock):
+        shared.begin_anew()
+
+
+os.register_at_fork(after_in_parent=lambda: memory_lock.lock_again(), after_in_child=_begin_anew)

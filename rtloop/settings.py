@@ -1,0 +1,361 @@
+"""The keywords of a loop, checked and parsed once into one immutable object."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+from rtloop.errors import ConfigError, RTSetupWarning
+from rtloop.units import as_index, format_duration, parse_duration, parse_period, parse_size, show
+
+__all__ = [
+    "CLOCKS",
+    "OVERRUN_POLICIES",
+    "POLICIES",
+    "Duration",
+    "Settings",
+    "check_call",
+    "make_settings",
+    "parse_choice",
+    "parse_count",
+    "parse_name",
+    "parse_run_duration",
+    "with_cpu",
+]
+
+Duration = int | str | timedelta
+
+#: The clocks that clock_nanosleep(2) accepts, with their numbers in <time.h>.
+CLOCKS = {"monotonic": 1, "boottime": 7, "tai": 11, "realtime": 0}
+#: Scheduling policies, with their numbers in <sched.h>.
+POLICIES = {"other": 0, "fifo": 1, "rr": 2, "deadline": 6}
+#: Overrun policies, with their numbers in schedule.h.
+OVERRUN_POLICIES = {"skip": 0, "catch-up": 1, "shift": 2, "stop": 3}
+
+_LOCK_MODES = ("all", "onfault", "own", "off")
+_MIN_STACK_BYTES = 64 << 10
+_MAX_STACK_BYTES = 1 << 30
+_MAX_RECORD = 1 << 26
+#: A year: sums of a clock's time and several of these stay far from the end of 64 bits.
+_MAX_TIME_NS = 365 * 86400 * 10**9
+_MAX_DMA_LATENCY_NS = (2**31 - 1) * 1000
+_INT64_MAX = 2**63 - 1
+_MIN_DEADLINE_RUNTIME_NS = 1024
+#: The kernel keeps 5 % of each CPU for ordinary threads (sched_rt_runtime_us).
+_MAX_UTILISATION = 0.95
+#: Names that others give to a keyword, which no comparison of letters would find.
+_ALIASES = {"rate": "period", "frequency": "period", "interval": "period", "affinity": "cpu"}
+
+
+class Settings(NamedTuple):
+    """What was asked for. Durations are nanoseconds, sizes are bytes; the units are in the names."""
+
+    name: str
+    period_ns: int
+    phase_ns: int
+    align_ns: int | None
+    clock: str
+    policy: str
+    priority: int
+    runtime_ns: int | None
+    deadline_ns: int | None
+    cpu: str | tuple[int, ...] | None
+    spin_ns: int
+    is_spin_auto: bool
+    overrun: str
+    max_burst: int
+    max_overruns: int | None
+    warmup: int
+    strict: bool
+    lock_memory: str
+    stack_bytes: int
+    tune_malloc: bool
+    core_dumps: bool
+    dma_latency_us: int | None
+    flush_denormals: bool
+    guard: str
+    guard_allow: tuple[str, ...]
+    record: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as a dict that JSON can hold."""
+        values = self._asdict()
+        if isinstance(self.cpu, tuple):
+            values["cpu"] = list(self.cpu)
+        values["guard_allow"] = list(self.guard_allow)
+        return values
+
+
+def parse_choice(value: object, name: str, choices: Iterable[str]) -> str:
+    """Check that a value is one of the words that are there."""
+    if not isinstance(value, str) or value not in choices:
+        raise ConfigError(f"{name}={show(value)} is not one of {', '.join(repr(c) for c in choices)}")
+    return value
+
+
+def _integer(value: object, name: str, minimum: int, maximum: int = _INT64_MAX) -> int:
+    number = as_index(value)
+    if number is None or not minimum <= number <= maximum:
+        span = f"from {minimum} to {maximum}" if maximum < _INT64_MAX else f"of at least {minimum}"
+        raise ConfigError(f"{name}={show(value)} must be an int {span}")
+    return number
+
+
+def parse_name(value: object) -> str:
+    """Check the name of a loop, a group or a chain."""
+    if not isinstance(value, str) or not value.strip() or not value.isprintable():
+        raise ConfigError(f"name={show(value)} must be a str of printable characters")
+    return value
+
+
+def _system_calls(value: Iterable[str]) -> tuple[str, ...]:
+    """Check names of system calls."""
+    names = None if isinstance(value, str | bytes) or not isinstance(value, Iterable) else tuple(value)
+    if names is None or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"guard_allow={show(value)} must be names of system calls, ('sendto', 'recvfrom')")
+    if names:
+        from rtloop.system.syscalls import UNWATCHED, number_of  # here, for most loops need no table of them
+
+        unknown = next((name for name in names if number_of(name) is None), None)
+        if unknown is not None:
+            raise ConfigError(f"guard_allow={show(value)}: {show(unknown)} is no system call of this machine")
+        unwatched = next((name for name in names if name in UNWATCHED), None)
+        if unwatched is not None:
+            raise ConfigError(
+                f"guard_allow={show(value)}: {unwatched} cannot be allowed, for the rest of its step is not watched; "
+                "make it in enter or leave"
+            )
+    return tuple(dict.fromkeys(names))
+
+
+def _dma_latency(value: Duration | None) -> int | None:
+    """Turn the bound on idle latency into the microseconds that the kernel counts in."""
+    return None if value is None else parse_duration(value, "dma_latency", maximum=_MAX_DMA_LATENCY_NS) // 1000
+
+
+def parse_count(value: object, name: str) -> int:
+    """Check a number of cycles."""
+    return _integer(value, name, 1)
+
+
+def _flag(value: object, name: str) -> bool:
+    if value is True or value is False:
+        return value
+    raise ConfigError(f"{name}={show(value)} must be True or False")
+
+
+def parse_run_duration(value: Duration, period_ns: int) -> int:
+    """Turn how long a run lasts into nanoseconds. A bare int shorter than a period is taken for a forgotten unit."""
+    duration_ns = parse_duration(value, "duration", minimum=1)
+    if not isinstance(value, (str, timedelta)) and duration_ns < period_ns:
+        raise ConfigError(
+            f"duration={show(value)} is {format_duration(duration_ns)}, for a bare int is nanoseconds, and the period "
+            f"is {format_duration(period_ns)}: did you mean '{duration_ns}s' or '{duration_ns}ms'? Write the unit"
+        )
+    return duration_ns
+
+
+def check_call(kind: type, positional: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+    """Check that a loop's class can run, and was called with a period and with keywords that exist.
+
+    Raises
+    ------
+    TypeError
+        In the name of the class, with the keyword that may have been meant.
+    """
+    for name in ("enter", "step", "overrun", "wait", "leave", "on_peer_failure", "safe"):
+        if callable(getattr(kind, name, None)):
+            raise TypeError(
+                f"{kind.__name__}.{name} is a Python method, which a real-time thread cannot call: write it in Cython, "
+                f"in a cdef class, as 'cdef ... {name}(self, ...) noexcept nogil'"
+            )
+    call = f"{kind.__name__}()"
+    known = ["period", *(make_settings.__kwdefaults__ or ())]
+    for name in keywords:
+        if name not in known:
+            from difflib import get_close_matches  # here, for an import of rtloop is to be quick
+
+            near = [_ALIASES[name]] if name in _ALIASES else [k for k in known if k.startswith(name)]
+            near = near or get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+            raise TypeError(f"{call} got an unexpected keyword argument {name!r}; {hint}")
+    if len(positional) > 1:
+        raise TypeError(f"{call} takes one argument without a keyword, the period, and was given {len(positional)}")
+    if len(positional) + ("period" in keywords) != 1:
+        what = "got two values for" if positional else "needs"
+        raise TypeError(f"{call} {what} its argument 'period', the time between two releases, such as '1ms' or '1kHz'")
+
+
+def _cpus(value: object) -> str | tuple[int, ...] | None:
+    if value is None or (isinstance(value, str) and value == "auto"):
+        return value
+    number = as_index(value)
+    cpus: set[int] = set()
+    if number is not None or isinstance(value, bool):
+        cpus = {_integer(value, "cpu", 0, 8191)}
+    elif isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
+        cpus = {_integer(item, "cpu", 0, 8191) for item in value}
+    if not cpus:
+        raise ConfigError(f'cpu={show(value)} must be "auto", None, a CPU number or several')
+    return tuple(sorted(cpus))
+
+
+def _deadline(
+    policy: str, period: int, runtime: object, deadline: object, cpu: object
+) -> tuple[int | None, int | None]:
+    if policy != "deadline":
+        for name, value in (("runtime", runtime), ("deadline", deadline)):
+            if value is not None:
+                raise ConfigError(f'{name}={show(value)} goes with policy="deadline" only; policy is {policy!r}')
+        return None, None
+    if runtime is None:
+        raise ConfigError('policy="deadline" needs runtime=, the CPU time of one cycle (sched_setattr(2))')
+    if cpu not in (None, "auto"):
+        raise ConfigError(f'cpu={cpu!r} cannot go with policy="deadline": the kernel refuses a pinned thread')
+    runtime_ns = parse_duration(runtime, "runtime", minimum=_MIN_DEADLINE_RUNTIME_NS)  # type: ignore[arg-type]
+    deadline_ns = period
+    if deadline is not None:
+        deadline_ns = parse_duration(deadline, "deadline", minimum=1)  # type: ignore[arg-type]
+    if not runtime_ns <= deadline_ns <= period:
+        raise ConfigError(
+            f"runtime={format_duration(runtime_ns)}, deadline={format_duration(deadline_ns)}, "
+            f"period={format_duration(period)}: the kernel requires runtime <= deadline <= period"
+        )
+    if runtime_ns > _MAX_UTILISATION * period:
+        raise ConfigError(
+            f"runtime={format_duration(runtime_ns)} asks for {100 * runtime_ns / period:.1f} % of a CPU; "
+            "the kernel keeps 5 % for other threads (sched_rt_runtime_us)"
+        )
+    return runtime_ns, deadline_ns
+
+
+def with_cpu(settings: Settings, cpu: object) -> Settings:
+    """Return the settings with another ``cpu=``, checked as if it had been given at first.
+
+    Raises
+    ------
+    ConfigError
+        Where it names no CPUs, or pins a loop of SCHED_DEADLINE.
+    """
+    cpus = _cpus(cpu)
+    _deadline(settings.policy, settings.period_ns, settings.runtime_ns, settings.deadline_ns, cpus)
+    return settings._replace(cpu=cpus)
+
+
+def make_settings(
+    default_name: str,
+    period: Duration,
+    *,
+    phase: Duration = 0,
+    align: Duration | None = None,
+    clock: str = "monotonic",
+    policy: str = "fifo",
+    priority: int = 80,
+    runtime: Duration | None = None,
+    deadline: Duration | None = None,
+    cpu: int | Iterable[int] | str | None = "auto",
+    spin: Duration = 0,
+    overrun: str = "skip",
+    max_burst: int = 8,
+    max_overruns: int | None = None,
+    warmup: int = 10,
+    strict: bool = True,
+    lock_memory: str = "all",
+    stack_size: int | str = "512K",
+    tune_malloc: bool = False,
+    core_dumps: bool = True,
+    dma_latency: Duration | None = 0,
+    flush_denormals: bool = False,
+    guard: str = "off",
+    guard_allow: Iterable[str] = (),
+    record: int = 65536,
+    name: str | None = None,
+) -> Settings:
+    """Check every keyword and parse its units.
+
+    Raises
+    ------
+    ConfigError
+        Naming the argument, its value and what is accepted.
+    """
+    period_ns = parse_period(period, maximum=_MAX_TIME_NS)
+    policy = parse_choice(policy, "policy", POLICIES)
+    priority = _integer(priority, "priority", 1, 99)
+    if policy in ("fifo", "rr"):
+        if priority == 99:
+            warnings.warn(
+                "priority=99 competes with the kernel's own threads (migration, watchdog); "
+                "80 is above every interrupt thread",
+                RTSetupWarning,
+                stacklevel=2,
+            )
+    else:
+        priority = 0
+    cpus = _cpus(cpu)
+    runtime_ns, deadline_ns = _deadline(policy, period_ns, runtime, deadline, cpus)
+    is_spin_auto = isinstance(spin, str) and spin == "auto"
+    spin_ns = 0 if is_spin_auto else parse_duration(spin, "spin")
+    if spin_ns >= period_ns:
+        raise ConfigError(
+            f"spin={format_duration(spin_ns)} must be less than period={format_duration(period_ns)}: "
+            "the loop would never sleep"
+        )
+    if runtime_ns is not None and spin_ns >= runtime_ns:
+        raise ConfigError(
+            f"spin={format_duration(spin_ns)} would use up runtime={format_duration(runtime_ns)} before the step: "
+            "spin less, or ask for more runtime"
+        )
+    stack_bytes = parse_size(stack_size, "stack_size", minimum=_MIN_STACK_BYTES, maximum=_MAX_STACK_BYTES)
+    return Settings(
+        name=default_name if name is None else parse_name(name),
+        period_ns=period_ns,
+        phase_ns=parse_duration(phase, "phase", maximum=_MAX_TIME_NS),
+        align_ns=None if align is None else parse_duration(align, "align", minimum=1, maximum=_MAX_TIME_NS),
+        clock=parse_choice(clock, "clock", CLOCKS),
+        policy=policy,
+        priority=priority,
+        runtime_ns=runtime_ns,
+        deadline_ns=deadline_ns,
+        cpu=cpus,
+        spin_ns=spin_ns,
+        is_spin_auto=is_spin_auto,
+        overrun=parse_choice(overrun, "overrun", OVERRUN_POLICIES),
+        max_burst=_integer(max_burst, "max_burst", 1, 2**31 - 1),
+        max_overruns=None if max_overruns is None else _integer(max_overruns, "max_overruns", 1),
+        warmup=_integer(warmup, "warmup", 0),
+        strict=_flag(strict, "strict"),
+        lock_memory=parse_choice(lock_memory, "lock_memory", _LOCK_MODES),
+        # At least what the C library needs, 128K on arm64, and a multiple of every page size.
+        stack_bytes=-(-max(stack_bytes, os.sysconf("SC_THREAD_STACK_MIN")) // 65536) * 65536,
+        tune_malloc=_flag(tune_malloc, "tune_malloc"),
+        core_dumps=_flag(core_dumps, "core_dumps"),
+        dma_latency_us=_dma_latency(dma_latency),
+        flush_denormals=_flag(flush_denormals, "flush_denormals"),
+        guard=parse_choice(guard, "guard", ("off", "count", "stop")),
+        guard_allow=_system_calls(guard_allow),
+        record=_integer(record, "record", 0, _MAX_RECORD),
+    )
+
+
+#: The kinds of every setting, as its annotation writes them: a NamedTuple keeps the text in a ForwardRef.
+SETTING_KINDS = {key: str(getattr(kind, "__forward_arg__", kind)) for key, kind in Settings.__annotations__.items()}
+SETTING_KINDS |= {"has_own_wait": "bool", "group": "str", "origin_ns": "int"}
+
+
+def _is_of(value: object, kind: str) -> bool:
+    """Whether a value of JSON is one of a field's kinds, as its annotation writes them."""
+    if kind == "tuple[int, ...]":
+        return isinstance(value, list) and all(type(item) is int for item in value)
+    if kind == "tuple[str, ...]":
+        return isinstance(value, list) and all(type(item) is str and item.isidentifier() for item in value)
+    return type(value).__name__.removesuffix("Type") == kind
+
+
+def is_setting(key: str, value: object) -> bool:
+    """Whether a value is of a setting's kind; of one that is not known here, any is."""
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        return False
+    return key not in SETTING_KINDS or any(_is_of(value, kind) for kind in SETTING_KINDS[key].split(" | "))

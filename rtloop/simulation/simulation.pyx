@@ -1,0 +1,401 @@
+"""Loops in virtual time: the schedule, the callbacks and the statistics of the real ones, and no thread."""
+
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport int32_t, int64_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
+from posix.unistd cimport getpid
+
+from rtloop.loop.lifecycle cimport Control
+from rtloop.loop.callbacks cimport call_enter, call_leave, call_overrun, call_step
+from rtloop.loop.loop cimport _RTLoop_1
+from rtloop.telemetry.block cimport TelemetryBlock
+from rtloop.loop.thread cimport (
+    RT_COMMAND_STOP, RT_END_ENTER, RT_END_NORMAL, RT_PHASE_GO, RT_PHASE_IDLE, rt_cycle_t, rt_futex_set, rt_load_acquire,
+    rt_loop_command, rt_loop_t,
+)
+
+import sys
+import threading
+
+from rtloop.errors import StateError
+from rtloop.simulation import timing_models
+from rtloop.loop.cycle import Cycle, verdict
+from rtloop.settings import parse_count, parse_run_duration
+from rtloop.stats.stats import Stats
+from rtloop.system.grant import Grant
+from rtloop.units import format_duration, parse_duration, show
+
+# Ctrl-C, and a stop of a loop that is waiting for another one, are looked for this often.
+cdef int64_t _SLICE_NS = 20_000_000
+
+_GRANT = Grant(
+    "simulation", "virtual time", "virtual time", ok=True,
+    detail="on the calling thread: nothing was asked of the kernel, and nothing of it was measured",
+)
+
+
+cdef extern from "../include/rtloop/simulate.h" nogil:
+    enum:
+        RT_GO_ON
+        RT_END_MODEL
+        RT_END_TIME
+        RT_SIMULATION_PAUSE
+        RT_SIMULATION_OVER
+
+    ctypedef struct rt_model_t:
+        int64_t constant
+        const int64_t *values
+        uint64_t count
+        void *context
+        int64_t (*ask)(void *context, uint64_t index) noexcept nogil
+
+    ctypedef struct rt_simulation_t:
+        rt_loop_t *loop
+        void *self
+        int32_t is_recorded
+        rt_model_t latency
+        rt_model_t execution
+        void *plant
+        int (*before)(void *plant, const rt_cycle_t *cycle) noexcept nogil
+
+    int rt_simulate_begin(rt_simulation_t *s)
+    int rt_simulate_enter(rt_simulation_t *s, int (*enter)(void *) noexcept nogil)
+    void rt_simulate_leave(rt_simulation_t *s, void (*leave)(void *) noexcept nogil)
+    int rt_simulate_advance(
+        rt_simulation_t *simulations,
+        int count,
+        int64_t pause,
+        int (*step)(void *, const rt_cycle_t *) noexcept nogil,
+        int (*overrun)(void *, const rt_cycle_t *, int64_t) noexcept nogil,
+    )
+    int64_t rt_clock_now(int clock)
+    enum:
+        CLOCK_MONOTONIC
+    # The whole of it; control.pxd declares what it needs.
+    ctypedef struct rt_full_cycle_t "rt_cycle_t":
+        uint64_t index
+        int64_t release
+        int64_t start
+        int64_t period
+        int64_t missed
+        double t
+        double dt
+
+
+cdef class _Callable:
+    """A Python function that a simulation calls, and the exception that it raised."""
+
+    cdef object function
+    cdef str name
+    cdef object error
+
+    def __init__(self, function, name):
+        self.function = function
+        self.name = name
+
+    cdef object call(self, argument):
+        pid = getpid()
+        result = self.function(argument)
+        if getpid() != pid:  # the loop's state, which is wiped in a child, is gone
+            raise StateError(f"{self.name} has forked: a simulation does not go on in the child")
+        return result
+
+
+cdef int64_t _ask(void *context, uint64_t index) noexcept nogil:
+    with gil:
+        return _duration_of(<_Callable>context, index)
+
+
+cdef int64_t _duration_of(_Callable self, uint64_t index) noexcept:
+    try:
+        return parse_duration(self.call(index), f"{self.name}({index})", maximum=timing_models.MAX_NS)
+    except BaseException as error:
+        self.error = error
+        return -1
+
+
+cdef int _before(void *plant, const rt_cycle_t *cycle) noexcept nogil:
+    with gil:
+        return _plant_code(<_Callable>plant, <const rt_full_cycle_t *>cycle)
+
+
+cdef int _plant_code(_Callable self, const rt_full_cycle_t *c) noexcept:
+    try:
+        code = verdict(self.call(Cycle(c.index, c.release, c.start, c.period, c.missed, c.t, c.dt)), self.name)
+        if code < 0:
+            raise ValueError(f"{self.name} returned {code} in cycle {c.index}: to fail the run, raise an exception")
+        return code
+    except BaseException as error:
+        self.error = error
+        return -1
+
+
+cdef class _Run:
+    """Some loops on one virtual clock, from their setup to their statistics."""
+
+    cdef rt_simulation_t *parts
+    cdef int count
+    cdef list loops
+    cdef list held
+    cdef list callables
+    cdef list opened
+    cdef list entered
+
+    def __cinit__(self, loops):
+        self.loops = loops
+        self.held, self.callables, self.opened, self.entered = [], [], [], []
+        self.count = len(loops)
+        self.parts = <rt_simulation_t *>calloc(self.count, sizeof(rt_simulation_t))
+        if self.parts is NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        free(self.parts)
+
+    def add_callable(self, function, name):
+        made = _Callable(function, name)
+        self.callables.append(made)
+        return made
+
+    cdef str set_model(self, rt_model_t *model, value, name, bint *is_recorded):
+        """Fill in where durations come from. Returns the description of it."""
+        cdef _Callable made
+        cdef size_t address
+        if is_recorded is not NULL:
+            is_recorded[0] = isinstance(value, Stats)
+        if callable(value):
+            made = self.add_callable(value, name)
+            model.context, model.ask = <void *>made, _ask
+            return f"from {getattr(value, '__qualname__', type(value).__qualname__)}()"
+        values = timing_models.sequence(value, name, is_latency=is_recorded is not NULL)
+        if values is None:
+            model.constant = parse_duration(value, name, maximum=timing_models.MAX_NS)
+            return format_duration(model.constant)
+        self.held.append(values)
+        address = values.ctypes.data
+        model.values, model.count = <const int64_t *>address, len(values)
+        if isinstance(value, Stats):
+            return f"as recorded from {value.name!r} in {len(values):,} cycles, repeated"
+        return f"a sequence of {len(values):,}, repeated"
+
+    def set_plant(self, index, function):
+        cdef _Callable made = self.add_callable(function, "plant")
+        self.parts[index].plant, self.parts[index].before = <void *>made, _before
+
+    def describe(self, index, latency, execution):
+        """Set the models of one loop. Returns what its statistics say of them."""
+        cdef bint is_recorded = False
+        cdef rt_simulation_t *part = &self.parts[index]
+        said = {"latency": self.set_model(&part.latency, latency, "latency", &is_recorded)}
+        part.is_recorded = is_recorded
+        said["execution"] = self.set_model(&part.execution, execution, "execution", NULL)
+        return said
+
+    def open(self, index, said, cycles, duration_ns):
+        """Make one loop ready: what start() does, without a thread and without asking the kernel for anything."""
+        cdef _RTLoop_1 loop = self.loops[index]
+        cdef Control c = _control(loop)
+        c._check_not_in_child()
+        if sys.is_finalizing():
+            raise StateError(f"{loop.name} cannot be simulated: the interpreter is ending")
+        c._former_state = c._move(("new", "stopped", "failed"), "starting")
+        self.opened.append(c)
+        c._pid, c._starter, c._is_stop_wanted, c._simulation = getpid(), threading.get_ident(), False, said
+        loop.setup()
+        memset(c.rt, 0, sizeof(rt_loop_t))
+        c._fill(cycles, duration_ns)
+        c._block = TelemetryBlock(c.settings.name, c.settings.record)
+        c.rt.telemetry = (<TelemetryBlock>c._block).block
+        c._fill_header()
+        c.grants = (_GRANT, *c.remarks)
+        self.parts[index].loop, self.parts[index].self = c.rt, <void *>loop
+
+    def go(self):
+        """Let all loops run; a stop that was asked for meanwhile comes with it."""
+        cdef Control c
+        for c in self.opened:
+            with c._lock:
+                c._stats = c._error = None
+                c._is_told = False
+                c._state = "running"
+                c.rt.phase = RT_PHASE_GO
+                if c._is_stop_wanted:
+                    rt_loop_command(c.rt, RT_COMMAND_STOP)
+
+    def advance(self):
+        """Run to the end. Returns the control of the loop that ended all, None where their duration was over."""
+        cdef Control c
+        cdef int ended = RT_SIMULATION_PAUSE
+        cdef int rc, index
+        for index, c in enumerate(self.opened):
+            with nogil:
+                rc = rt_simulate_enter(&self.parts[index], call_enter)
+            if rc in (0, 1):
+                self.entered.append(index)
+            if rc:
+                c.rt.end_code = rc
+                c.rt.end_reason = RT_END_NORMAL if rc == 1 else RT_END_ENTER
+                return c
+        for index, c in enumerate(self.opened):
+            rc = rt_simulate_begin(&self.parts[index])
+            if rc != RT_GO_ON:
+                c.rt.end_reason = rc
+                return c
+        while ended == RT_SIMULATION_PAUSE:
+            if self.callables:
+                # Python code lets other threads have the GIL by itself: it need not be given back in every cycle.
+                ended = self.run_slice()
+            else:
+                with nogil:
+                    ended = self.run_slice()
+            if ended == RT_SIMULATION_PAUSE:
+                PyErr_CheckSignals()
+                for c in self.opened:
+                    if rt_load_acquire(&c.rt.command) & RT_COMMAND_STOP:
+                        return c
+        return None if ended == RT_SIMULATION_OVER else self.opened[ended]
+
+    cdef int run_slice(self) noexcept nogil:
+        return rt_simulate_advance(
+            self.parts, self.count, rt_clock_now(CLOCK_MONOTONIC) + _SLICE_NS, call_step, call_overrun,
+        )
+
+    def error_of(self, Control c):
+        """Return the exception for how the run ended, None where it ended well."""
+        cdef _Callable function
+        if c is None or c.rt.end_reason == RT_END_NORMAL:
+            return None
+        if c.rt.end_reason == RT_END_MODEL:
+            for function in self.callables:
+                if function.error is not None:
+                    return function.error
+            return StateError(f"{c.settings.name}: a callback has forked: a simulation does not go on in the child")
+        if c.rt.end_reason == RT_END_TIME:
+            return StateError(f"{c.settings.name}: the virtual clock has run out, after 146 years")
+        return c._end_error()
+
+    def close(self, Control failed, error):
+        """Leave, take the statistics, and let go of everything."""
+        cdef Control c
+        cdef int index
+        try:
+            for index in reversed(self.entered):
+                c = self.opened[index]
+                if c._pid == getpid():
+                    with nogil:
+                        rt_simulate_leave(&self.parts[index], call_leave)
+        finally:
+            trouble = None
+            for c in self.opened:
+                try:
+                    _close(c, error if c is failed and not isinstance(error, KeyboardInterrupt) else None)
+                except BaseException as raised:  # the others must end, too
+                    trouble = raised
+            if trouble is not None:
+                raise trouble
+
+
+cdef Control _control(_RTLoop_1 loop):
+    if loop._control is None:
+        raise StateError(f"{type(loop).__name__}.__init__ did not call super().__init__(period, ...)")
+    return <Control>loop._control
+
+
+cdef object _close(Control c, error):
+    """End one loop's part in a simulation."""
+    has_run = c._state == "running"
+    state = "stopped" if error is None else "failed"
+    stats = None
+    try:
+        if has_run and c._pid == getpid():
+            stats = c._make_stats(c._block, state)
+    finally:
+        if c._block is not None:
+            c._block.close()
+        c._block = None
+        with c._lock:
+            if has_run:
+                c._stats, c._error, c._is_told = stats, error, True
+                c._traceback = None if error is None else error.__traceback__
+            c._state = state if has_run else c._former_state
+            c._pid = 0
+        rt_futex_set(&c.rt.phase, RT_PHASE_IDLE)
+
+
+def _simulate(loops, index, duration, cycles, execution, latency, plant=None):
+    """Simulate; `index` is the loop that `cycles`, the plant and a bare duration are about."""
+    cdef Control failed = None
+    if cycles is not None:
+        cycles = parse_count(cycles, "cycles")
+    if duration is not None:
+        duration = parse_run_duration(duration, loops[index].settings.period_ns)
+    run = _Run(loops)
+    said = [
+        run.describe(i, late, lasting)
+        for i, (late, lasting) in enumerate(
+            zip(
+                timing_models.each(latency, loops, "latency"),
+                timing_models.each(execution, loops, "execution"),
+                strict=True,
+            )
+        )
+    ]
+    if plant is not None:
+        run.set_plant(index, plant)
+    error = None
+    try:
+        for i in range(len(loops)):
+            run.open(i, said[i], cycles if i == index else None, duration)
+        run.go()
+        failed = run.advance()
+        error = run.error_of(failed)
+    finally:
+        run.close(failed, error)
+    if error is not None:
+        raise error
+    return tuple(loop.stats for loop in loops)
+
+
+def simulate_loop(loop, duration, cycles, execution, latency, plant):
+    """Do what RTLoop.simulate promises."""
+    if isinstance(plant, _RTLoop_1):
+        return _simulate([plant, loop], 1, duration, cycles, execution, latency)[1]
+    if plant is not None and not callable(plant):
+        raise TypeError(f"plant={show(plant)} is neither a loop nor a callable that takes a cycle")
+    return _simulate([loop], 0, duration, cycles, execution, latency, plant)[0]
+
+
+def simulate(loops, duration=None, *, execution=0, latency=0):
+    """Simulate several loops in lock-step on one virtual clock, as if each had a CPU of its own.
+
+    The loop with the earliest start goes next; where two start at the same time, they go in the order in which they
+    are given, so that a plant is best given before its controller. What a step writes is there for the others from its
+    start on. Virtual time begins at 1 s, and release k of each loop is at 1 s + phase + k * period (with ``align``, at
+    the next multiple of it). Nothing sleeps, nothing is asked of the kernel, and the same loops give the same bits.
+
+    Parameters
+    ----------
+    loops : iterable of RTLoop
+        None of which runs.
+    duration : duration, optional
+        Run the releases of this long. Without, until one of the loops ends by itself.
+    execution, latency : model
+        As for :meth:`RTLoop.simulate`; or a dict, from loop to model, in which a loop that is left out has 0.
+
+    Returns
+    -------
+    tuple of Stats
+        One for each loop.
+
+    Raises
+    ------
+    CallbackError, OverrunError, KeyboardInterrupt
+        What ended one loop, which ends all.
+    StateError
+        Where a loop runs already, or is closed.
+    """
+    loops = list(loops)
+    if not loops or not all(isinstance(loop, _RTLoop_1) for loop in loops):
+        raise TypeError(f"loops={show(loops)}: give at least one RTLoop, and nothing else")
+    return _simulate(loops, 0, duration, None, execution, latency)

@@ -1,0 +1,1 @@
+"""Statistics of a run, and the tables, plots, findings and files made of them."""

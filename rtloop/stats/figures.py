@@ -1,0 +1,180 @@
+"""Figures of a run: the immutable values that every table, plot and file is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from rtloop.stats import guard_summary
+from rtloop.stats.histogram import Histogram
+from rtloop.system.grant import Grant
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["FORMAT", "HISTOGRAMS", "PAIRS", "VERSION", "ContextSwitches", "Figures", "PageFaults", "StackUse"]
+
+#: Name and version of the saved form.
+FORMAT = "rtloop-stats"
+VERSION = 1
+HISTOGRAMS = ("latency", "execution", "response", "interval")
+_RECORD_FIELDS = ("release", "start", "end")
+_RECORD_DTYPE = np.dtype([(name, "<i8") for name in _RECORD_FIELDS])
+
+
+class PageFaults(NamedTuple):
+    """Page faults of the loop's thread since its warm-up; None where ``/proc`` could not be read."""
+
+    minor: int | None
+    major: int | None
+
+
+class ContextSwitches(NamedTuple):
+    """Context switches of the loop's thread since its warm-up, voluntary ones its sleeps; None as for page faults."""
+
+    voluntary: int | None
+    involuntary: int | None
+
+
+class StackUse(NamedTuple):
+    """The stack of the loop's thread, bytes; how much of it was used is None for a loop of another process."""
+
+    size: int
+    high_water: int | None
+
+
+PAIRS: dict[str, type[Any]] = {"page_faults": PageFaults, "context_switches": ContextSwitches, "stack": StackUse}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Figures:
+    """The figures of :class:`rtloop.Stats`, which documents them, without its tables, plots and files."""
+
+    name: str
+    state: str
+    cycles: int
+    missed: int
+    overruns: int
+    late: int
+    stalls: int
+    warmup: int
+    duration_ns: int
+    page_faults: PageFaults
+    context_switches: ContextSwitches
+    forks: int | None
+    guard: dict[str, Any]
+    grants: tuple[Grant, ...]
+    settings: dict[str, Any]
+    host: dict[str, Any]
+    latency: Histogram
+    execution: Histogram
+    response: Histogram
+    interval: Histogram
+    records: NDArray[Any]
+    stack: StackUse
+
+    def __post_init__(self) -> None:
+        if self.records.dtype != _RECORD_DTYPE or self.records.ndim != 1:
+            raise ValueError(f"records are of {self.records.dtype}, not one-dimensional of {_RECORD_DTYPE}")
+        self.records.flags.writeable = False
+        for name, kind in PAIRS.items():
+            object.__setattr__(self, name, kind(*getattr(self, name)))
+        for name in ("guard", "settings", "host"):
+            object.__setattr__(self, name, dict(getattr(self, name)))
+
+    @property
+    def duration(self) -> float:
+        """From the first release to the last end, seconds."""
+        return self.duration_ns * 1e-9
+
+    @property
+    def has_own_wait(self) -> bool:
+        """Whether the loop's class overrides ``wait``: then nothing is measured against a planned release."""
+        return bool(self.settings.get("has_own_wait"))
+
+    @property
+    def is_simulated(self) -> bool:
+        """Whether no clock was read: all times are those of the models in ``settings["simulation"]``."""
+        return bool(self.settings.get("simulation"))
+
+    @property
+    def guard_sentence(self) -> str:
+        """What the guards have found, to be quoted: ``100 000 cycles: 0 page faults, 0 system calls, ... in step``.
+
+        What could not be counted is named, with the reason. Empty where no guard was armed.
+        """
+        return guard_summary.sentence(self.guard)
+
+    def worst(self, n: int = 10) -> NDArray[Any]:
+        """Return the `n` recorded cycles after the warm-up with the greatest wake-up latency, the worst first.
+
+        With a ``wait`` of the loop's own, those with the longest interval before them.
+        """
+        return self.records[self.worst_places(n)]
+
+    def worst_places(self, n: int = 10) -> NDArray[np.intp]:
+        """Return where in `records` the cycles of :meth:`worst` are."""
+        start = self.records["start"]
+        since = np.concatenate([start[:1], start[:-1]]) if self.has_own_wait else self.records["release"]
+        first = min(max(0, self.warmup - (self.cycles - len(start))), len(start))
+        return first + np.argsort((since - start)[first:], kind="stable")[: max(0, n)]
+
+    def to_dict(self, *, records: bool = False) -> dict[str, Any]:
+        """Return everything as a dict that JSON can hold.
+
+        Parameters
+        ----------
+        records : bool
+            Whether to include the timestamps, as three lists.
+        """
+        values: dict[str, Any] = {"format": FORMAT, "version": VERSION}
+        for name in self.__dataclass_fields__:
+            if name != "records":
+                values[name] = getattr(self, name)
+        values.update(
+            duration=self.duration,
+            page_faults=self.page_faults._asdict(),
+            context_switches=self.context_switches._asdict(),
+            stack=self.stack._asdict(),
+            grants=[_plain(grant.to_dict()) for grant in self.grants],
+            guard=_plain(self.guard),
+            settings=_plain(self.settings),
+            host=_plain(self.host),
+        )
+        for name in HISTOGRAMS:
+            histogram: Histogram = getattr(self, name)
+            values[name] = histogram.to_dict() | _summary(histogram)
+        if records:
+            values["records"] = {field: self.records[field].tolist() for field in _RECORD_FIELDS}
+        return values
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Figures):
+            return NotImplemented
+        return self.to_dict() == other.to_dict() and bool(np.array_equal(self.records, other.records))
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _plain(value: Any) -> Any:
+    """Return a copy in JSON's own types: what a file gives back is then equal to what went into it."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset | np.ndarray):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    return value if value is None or isinstance(value, str | int | float) else str(value)
+
+
+def _summary(histogram: Histogram) -> dict[str, float | None]:
+    """Return the figures that a reader of JSON wants beside the bins; None where there are no values."""
+    if not histogram.count:
+        return dict.fromkeys(("mean_ns", "std_ns", "p50_ns", "p90_ns", "p99_ns", "p99_9_ns", "p99_99_ns"))
+    p = histogram.percentile([50, 90, 99, 99.9, 99.99]).tolist()
+    names = ("p50_ns", "p90_ns", "p99_ns", "p99_9_ns", "p99_99_ns")
+    std = histogram.std if histogram.count > 1 else None  # a single value has no spread
+    return {"mean_ns": histogram.mean, "std_ns": std, **dict(zip(names, p, strict=True))}

@@ -1,0 +1,352 @@
+"""The measured schedule of several loops as a Gantt chart: releases, steps, overruns and missed releases."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from itertools import cycle
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtloop.errors import ConfigError
+from rtloop.stats.plots import COLOURS, literal, new_figure, save_figure, tidy
+from rtloop.stats.records import find_missed, find_overruns, period_of
+from rtloop.units import format_duration, parse_duration, show
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from rtloop.settings import Duration
+    from rtloop.stats.stats import Stats
+
+__all__ = ["Window", "choose_window", "draw_schedule"]
+
+#: More cycles than this, of all loops together, are no picture any more: the window is cut.
+_MOST_CYCLES = 300
+#: Where all periods are equal, a hyperperiod is one cycle of each, which shows nothing: so many are drawn.
+_EQUAL_CYCLES = 10
+_FAULT_COLOUR, _RELEASE_COLOUR = "#C00000", "#333333"
+#: Of a row's height: the step's bar, the wake-up latency before it, and where the head of a release's arrow is.
+_BAR, _WAIT, _HEAD = 0.5, 0.16, 0.42
+_HATCH = "/////"
+_MACHINE = ("kernel_version", "cpu", "cpus")
+
+
+class Window(NamedTuple):
+    """What is drawn, ns on the loops' clock, and how it came to be."""
+
+    begin: int
+    end: int
+    origin: int
+    what: str
+
+
+def choose_window(every: Sequence[Stats], at: str | Duration = "last", duration: Duration | None = None) -> Window:
+    """Choose what to draw: a hyperperiod, or so much of it as there are records of and a picture can hold.
+
+    Where all periods are equal it is ten hyperperiods, for one would be a single cycle.
+
+    Parameters
+    ----------
+    every : sequence of Stats
+        Of loops that ran together.
+    at : {"last", "worst"} or duration
+        The last one of which all loops have records; the one with the longest response in periods of its loop, and as
+        many more as that takes to end; or the one in which so much time has passed since the common origin.
+    duration : duration, optional
+        How long the window is, instead of a hyperperiod; with a time as `at` it begins there.
+
+    Raises
+    ------
+    ConfigError
+        Where a run has no records, or the runs have no time in common.
+    """
+    _check(every)
+    origin, hyperperiod = _origin(every), math.lcm(*(period_of(stats) for stats in every))
+    first, latest = max((_begin(stats, origin), stats.name) for stats in every)
+    last, earliest = min(
+        (max(int(s.records["end"][-1]), int(s.records["release"][-1]) + period_of(s)), s.name) for s in every
+    )
+    if first >= last:
+        raise ConfigError(
+            f"the records of {earliest} end {format_duration(first - last)} before those of {latest} begin: they did "
+            f"not run together, or {latest} needs a greater record="
+        )
+    room = _MOST_CYCLES * 10**9 // max(1, round(sum(10**9 / period_of(stats) for stats in every)))
+    is_equal = len({period_of(stats) for stats in every}) == 1
+    wanted = hyperperiod * (_EQUAL_CYCLES if is_equal else 1)
+    if duration is not None:
+        wanted = parse_duration(duration, "duration", minimum=1)
+    grid = wanted if duration is not None else hyperperiod
+    shown = _whole(min(wanted, room, last - first), grid)
+
+    def from_grid(instant: int) -> int:
+        return origin + (instant - origin) // grid * grid
+
+    if at == "worst":
+        release, end = _worst(every, first, last)
+        if duration is None:
+            begin = from_grid(release) - (shown // grid - 1) // 2 * grid
+            shown = _whole(min(max(shown, -(-(end - begin) // grid) * grid), room, last - first), grid)
+        if duration is not None or end > begin + shown:
+            begin = release - max(0, shown - (end - release)) // 4
+    elif at == "last":
+        begin = from_grid(last - shown)
+        begin = begin if begin >= first else last - shown
+    else:
+        instant = origin + _since(at, first - origin, last - origin)
+        begin = from_grid(instant) if duration is None else instant
+        begin = begin if instant < begin + shown else instant - shown // 2
+    begin = max(first, min(begin, last - shown))
+    return Window(begin, begin + shown, origin, _describe(shown, wanted, None if duration is not None else hyperperiod))
+
+
+def _check(every: Sequence[Stats]) -> None:
+    """Refuse runs that have no schedule in common."""
+    for stats in every:
+        if not len(stats.records):
+            raise ConfigError(f"{stats.name} has no records: run it first, with record= at least 1")
+        if not period_of(stats):
+            raise ConfigError(f"{stats.name} has no period in its settings")
+    clocks = sorted({str(stats.settings.get("clock")) for stats in every})
+    if len(clocks) > 1:
+        raise ConfigError(f"the runs are on the clocks {' and '.join(clocks)}: they have no time in common")
+    if clocks == ["monotonic"] and len({tuple(str(stats.host.get(key)) for key in _MACHINE) for stats in every}) > 1:
+        raise ConfigError("the runs are of different machines, whose monotonic clocks have no time in common")
+
+
+def _whole(length: int, unit: int) -> int:
+    """Return as many whole units as there are in a length; all of it where that is less than one."""
+    return length // unit * unit or length
+
+
+def _describe(shown: int, wanted: int, hyperperiod: int | None) -> str:
+    """Say what part the window is of what was asked for."""
+    if hyperperiod is None:
+        return "" if shown == wanted else f"of {format_duration(wanted)}"
+    if shown < hyperperiod:
+        return f"of a hyperperiod of {format_duration(hyperperiod)}"
+    return "a hyperperiod" if shown == hyperperiod else f"{shown // hyperperiod} hyperperiods"
+
+
+def _since(at: str | Duration, first: int, last: int) -> int:
+    """Return which time after the origin is meant, for which there must be records."""
+    if isinstance(at, str) and not at[:1].isdigit():
+        raise ConfigError(f"at={show(at)} must be 'last', 'worst', or a time since the origin such as '1.5s'")
+    since = parse_duration(at, "at", minimum=0)
+    if not first <= since < last:
+        kept = f"from {format_duration(first)} to {format_duration(last)} after the origin"
+        raise ConfigError(f"at={show(at)}: the records that all loops have are {kept}; record= keeps more")
+    return since
+
+
+def _begin(stats: Stats, origin: int) -> int:
+    """Return since when it is known what a loop did: the origin, where the first cycle of all is recorded."""
+    release, start = int(stats.records["release"][0]), int(stats.records["start"][0])
+    is_all = release - int(stats.settings.get("phase_ns", 0)) == origin
+    return min(origin if is_all else release, start)
+
+
+def _origin(every: Sequence[Stats]) -> int:
+    """Return the common origin: the group's, or as the loop of the longest period tells it, where all grids meet."""
+    told = {stats.settings.get("origin_ns") for stats in every}
+    if len(told) == 1 and isinstance(origin := told.pop(), int):
+        return origin
+    slowest = max(every, key=period_of)
+    releases = slowest.cycles + slowest.missed  # until now: the recorded ones are the last of them
+    on_grid = int(slowest.records["release"][-1]) - (releases - 1) * period_of(slowest)
+    return on_grid - int(slowest.settings.get("phase_ns", 0))
+
+
+def _worst(every: Sequence[Stats], first: int, last: int) -> tuple[int, int]:
+    """Return release and end of the longest response, in periods of its loop, of which all loops have records."""
+    found = (-1.0, first, first)
+    for stats in every:
+        records = stats.records
+        inside = (records["release"] >= first) & (records["end"] <= last)
+        if stats.has_own_wait or not inside.any():
+            continue
+        releases, ends = records["release"][inside], records["end"][inside]
+        place = int((ends - releases).argmax())
+        release, end = int(releases[place]), int(ends[place])
+        found = max(found, ((end - release) / period_of(stats), release, end))
+    return found[1:]
+
+
+def draw_schedule(
+    every: Sequence[Stats], window: Window, *, name: str = "", path: str | os.PathLike[str] | None = None
+) -> Figure:
+    """Draw a window of the measured schedule: a row for each loop, the highest priority on top.
+
+    An arrow is a release as planned, the thin bar behind it the wake-up latency, the thick one the step, from its start
+    to its end; where a loop of a higher priority ran on the same CPU meanwhile, it is pale. An overrun has a red edge,
+    hatching from the next release on, and a diamond under its end; a missed release is a cross in place of its arrow.
+    What is red is told by its form, too.
+
+    Parameters
+    ----------
+    every : sequence of Stats
+        Of loops that ran together.
+    window : Window
+        As :func:`choose_window` has it.
+    name : str
+        Written before the title; by default the group's, where the runs are of one.
+    path : path, optional
+        Where to write it, in the format of its suffix.
+    """
+    rows = sorted(every, key=lambda stats: (-_priority(stats), period_of(stats)))
+    figure = new_figure(12, 1.9 + 0.75 * len(rows))
+    axes = figure.subplots()
+    scale, unit = _unit(window.end - window.begin)
+    for row, (stats, colour) in enumerate(zip(rows, cycle(COLOURS), strict=False)):
+        above = [other for other in rows[:row] if _shares_cpu(other, stats) and _priority(other) > _priority(stats)]
+        _draw_row(axes, row, stats, window, scale, colour, above)
+    axes.set_yticks(range(len(rows)), [_label(stats) for stats in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.7)
+    axes.set_xlim(0, (window.end - window.begin) / scale)
+    axes.set_xlabel(f"{unit}; 0 is {format_duration(window.begin - window.origin)} after the origin")
+    tidy(axes)
+    axes.grid(visible=False, axis="y")
+    what = f" ({window.what})" if window.what else ""
+    shown = f"{format_duration(window.end - window.begin)}{what}"
+    axes.set_title(f"{literal(name or _group(every) or 'Measured schedule')}: {shown}", loc="left")
+    _draw_legend(figure)
+    if path is not None:
+        save_figure(figure, path)
+    return figure
+
+
+def _draw_row(
+    axes: Axes, row: int, stats: Stats, window: Window, scale: float, colour: str, above: Sequence[Stats]
+) -> None:
+    """Draw one loop's cycles."""
+    records = stats.records
+    inside = (records["end"] >= window.begin) & (np.minimum(records["release"], records["start"]) < window.end)
+    release, start, end = (records[field][inside] for field in ("release", "start", "end"))
+    late = find_overruns(stats)[inside]
+
+    def bars(begin: NDArray[Any], until: NDArray[Any], height: float, **look: Any) -> None:
+        begin, until = np.clip(begin, window.begin, window.end), np.clip(until, window.begin, window.end)
+        if len(begin):
+            axes.broken_barh(
+                list(zip((begin - window.begin) / scale, (until - begin) / scale, strict=True)),
+                (row - height / 2, height), **look,
+            )  # fmt: skip
+
+    if not stats.has_own_wait:
+        bars(release, start, _WAIT, facecolor=colour, alpha=0.45, linewidth=0)
+    bars(start, end, _BAR, facecolor=colour, edgecolor=colour, linewidth=0.6)  # or what is short is not seen
+    for other in above:
+        bars(*_overlaps(start, end, other), _BAR + 0.02, facecolor="white", alpha=0.65, linewidth=0)
+    if late.any():
+        due, until = release[late] + period_of(stats), end[late]
+        bars(np.maximum(due, start[late]), until, _BAR, facecolor="none", edgecolor="white", hatch=_HATCH, linewidth=0)
+        bars(start[late], until, _BAR, facecolor="none", edgecolor=_FAULT_COLOUR, linewidth=1.8, zorder=4)
+        until = until[until <= window.end]
+        _mark(axes, (until - window.begin) / scale, row + _BAR / 2 + 0.09, "D", 4.5)
+    if stats.has_own_wait:
+        return
+    planned = release[(release >= window.begin) & (release < window.end)]
+    at, top = (planned - window.begin) / scale, row - _HEAD
+    axes.vlines(at, top, row - _BAR / 2 - 0.03, color=_RELEASE_COLOUR, linewidth=0.8, zorder=3)
+    axes.plot(at, np.full(len(at), top), "^", ms=4, color=_RELEASE_COLOUR, clip_on=False)
+    _mark(axes, (_dropped(stats, window) - window.begin) / scale, top, "x", 6.5)
+
+
+def _mark(axes: Axes, at: NDArray[Any], height: float, marker: str, size: float) -> None:
+    """Mark what should not have been."""
+    if len(at):
+        axes.plot(
+            at, np.full(len(at), height), marker, ms=size, mew=1.8, color=_FAULT_COLOUR, clip_on=False, zorder=5
+        )  # fmt: skip
+
+
+def _dropped(stats: Stats, window: Window) -> NDArray[np.int64]:
+    """Return the releases within the window that were missed; the next cycle, which tells it, may be beyond."""
+    missed, period = find_missed(stats), period_of(stats)
+    found = [np.empty(0, np.int64)]
+    for number in np.flatnonzero(missed).tolist():
+        release = int(stats.records["release"][number])
+        # Only what is seen: a process that was stopped for a day has missed millions.
+        most = min(int(missed[number]), (release - window.begin) // period)
+        if most > 0:
+            found.append(np.arange(release - most * period, min(release, window.end), period))
+    return np.concatenate(found)
+
+
+def _overlaps(start: NDArray[Any], end: NDArray[Any], other: Stats) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return where another loop's steps lie within these cycles."""
+    begins, ends = other.records["start"], other.records["end"]
+    pairs = [
+        (max(s, b), min(e, f))
+        for s, e in zip(start, end, strict=True)
+        for b, f in zip(*(times[_between(begins, ends, s, e)] for times in (begins, ends)), strict=True)
+    ]
+    found = np.array(pairs, np.int64).reshape(-1, 2)
+    return found[:, 0], found[:, 1]
+
+
+def _between(begins: NDArray[Any], ends: NDArray[Any], start: int, end: int) -> slice:
+    return slice(int(np.searchsorted(ends, start, "right")), int(np.searchsorted(begins, end)))
+
+
+def _draw_legend(figure: Figure) -> None:
+    from matplotlib.legend_handler import HandlerTuple
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    grey = "#777777"
+    overrun = (
+        Patch(facecolor=grey, edgecolor="white", hatch=_HATCH, linewidth=0),
+        Line2D([], [], color=_FAULT_COLOUR, marker="D", ms=4.5, lw=0),
+    )
+    entries: dict[str, Any] = {
+        "release": Line2D([], [], color=_RELEASE_COLOUR, marker="^", ms=5, lw=0),
+        "wake-up latency": Line2D([], [], color=grey, alpha=0.45, lw=3),
+        "step": Patch(facecolor=grey),
+        "a higher priority ran": Patch(facecolor=grey, alpha=0.35),
+        "overrun": overrun,
+        "missed release": Line2D([], [], color=_FAULT_COLOUR, marker="x", ms=6.5, mew=1.8, lw=0),
+    }
+    figure.legend(
+        list(entries.values()), list(entries), loc="outside lower center", ncols=len(entries), fontsize="small",
+        frameon=False, handlelength=1.6, columnspacing=1.6, handler_map={tuple: HandlerTuple(ndivide=None)},
+    )  # fmt: skip
+
+
+def _group(every: Sequence[Stats]) -> str:
+    """Return the name of the group that the loops ran in, where all ran in one."""
+    names = {stats.settings.get("group") for stats in every}
+    return str(names.pop() or "") if len(names) == 1 else ""
+
+
+def _label(stats: Stats) -> str:
+    priority = _priority(stats)
+    where = _pinned(stats)
+    about = [format_duration(period_of(stats)), *([f"priority {priority}"] if priority else [])]
+    return f"{literal(stats.name)}\n" + ", ".join([*about, *([f"CPU {where}"] if where is not None else [])])
+
+
+def _priority(stats: Stats) -> int:
+    settings = stats.settings
+    return int(settings.get("priority") or 0) if settings.get("policy") in ("fifo", "rr") else 0
+
+
+def _pinned(stats: Stats) -> int | None:
+    cpu = stats.settings.get("cpu")
+    return int(cpu[0]) if isinstance(cpu, (list, tuple)) and len(cpu) == 1 else None
+
+
+def _shares_cpu(one: Stats, other: Stats) -> bool:
+    return _pinned(one) is not None and _pinned(one) == _pinned(other)
+
+
+def _unit(length: int) -> tuple[float, str]:
+    """Return how many ns the axis counts by, and what that is called."""
+    units = {10**9: "s", 10**6: "ms", 10**3: "us", 1: "ns"}
+    scale = next(ns for ns in units if length >= ns)
+    return float(scale), units[scale]

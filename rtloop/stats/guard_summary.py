@@ -1,0 +1,119 @@
+"""Summaries of what the guards of a run found: counts, groups of like violations, and sentences."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rtloop.system.grant import Grant
+
+__all__ = ["GRANTS", "UNAVAILABLE", "count", "describe", "groups", "sentence", "summarise"]
+
+#: The grants of the guards, by what they count.
+GRANTS = {
+    "page_faults": "guard_page_faults",
+    "system_calls": "guard_system_calls",
+    "allocations": "guard_allocations",
+}
+#: What such a grant says if the guard does not work here.
+UNAVAILABLE = "unavailable"
+_LABELS = {"page_faults": "page fault", "system_calls": "system call", "allocations": "allocation"}
+
+
+def describe(violation: dict[str, Any]) -> str:
+    """Say what a violation was and where: ``system call getppid in servo.Servo.step (servo.pyx:12)``."""
+    text = f"{violation['kind']} {violation['detail']}"
+    if violation["symbol"]:
+        text += f" in {violation['symbol']}"
+    if violation["line"]:
+        text += f" ({os.path.basename(violation['file'])}:{violation['line']})"
+    if violation["through"]:
+        text += f" through {violation['through'][0]}"
+    return text + (f", {violation['note']}" if violation["note"] else "")
+
+
+def groups(guard: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
+    """Return the listed violations that are alike, as how many there are and the first, in the order of the first."""
+    found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for v in guard.get("violations", []):
+        detail = v["kind"] if "fault" in v["kind"] else v["detail"]  # each fault has an address of its own
+        found.setdefault((v["kind"], detail, v["address"], v["note"] != ""), []).append(v)
+    return [(len(alike), alike[0]) for alike in found.values()]
+
+
+def summarise(
+    settings: dict[str, Any], given: Sequence[Grant], counters: dict[str, Any], listed: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Make ``Stats.guard``: empty without guards; a count of None was not counted, and `unavailable` says why."""
+    mode = settings.get("guard", "off")
+    if mode == "off":
+        return {}
+    minor, major, system_calls, allocations = counters["guard"]
+    counts: dict[str, Any] = {
+        "page_faults": {"minor": minor, "major": major},
+        "system_calls": system_calls,
+        "allocations": allocations,
+    }
+    by_name = {grant.name: grant for grant in given}
+    unavailable = {}
+    for what, name in GRANTS.items():
+        grant = by_name.get(name)
+        if "simulation" in settings:
+            unavailable[what] = "they are not applied to a simulated run"
+        elif grant is None:
+            unavailable[what] = "it is not known whether it was watched for"
+        elif grant.granted == UNAVAILABLE:
+            unavailable[what] = grant.detail
+        if what in unavailable:
+            counts[what] = None
+    total = sum(counters["guard"])
+    return {
+        "mode": mode,
+        "allowed": list(settings.get("guard_allow") or ()),
+        "cycles": 0 if len(unavailable) == len(GRANTS) else counters["cycles"] - counters["warmup"],
+        **counts,
+        "unavailable": unavailable,
+        "violations": listed,
+        "unlisted": max(0, total - len(listed)),
+    }
+
+
+def count(guard: dict[str, Any]) -> int:
+    """Return how many violations a ``Stats.guard`` tells of."""
+    faults = guard.get("page_faults") or {}
+    others = sum(guard.get(name) or 0 for name in ("system_calls", "allocations"))
+    return int(sum(faults.values()) + others)
+
+
+def sentence(guard: dict[str, Any]) -> str:
+    """Say what the guards have found: ``100 000 cycles: 0 page faults, 0 system calls, 0 allocations in step``.
+
+    What was not counted is said, too, and never taken for none. Empty without guards.
+    """
+    if not guard:
+        return ""
+    unavailable = guard.get("unavailable", {})
+    parts = []
+    for what, label in _LABELS.items():
+        if what not in unavailable:
+            value = guard.get(what) or 0
+            number = sum(value.values()) if isinstance(value, dict) else value
+            parts.append(_counted(number, label))
+            if what == "system_calls" and guard.get("allowed"):
+                parts[-1] += f" besides the allowed ({', '.join(guard['allowed'])})"
+            if what == "allocations" and number:
+                parts[-1] = f"{_counted(number, 'call')} of malloc, free or their kin"
+    missing = [f"{_LABELS[what]}s not counted ({why})" for what, why in unavailable.items()]
+    reasons = list(unavailable.values())
+    if not parts and len(set(reasons)) == 1:
+        return f"The guards counted nothing: {reasons[0]}"
+    if not parts:
+        return f"The guards counted nothing: {'; '.join(missing)}"
+    text = f"{_counted(guard.get('cycles', 0), 'cycle')}: {', '.join(parts)} in step"
+    return "; ".join([text, *missing])
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")

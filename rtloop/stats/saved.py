@@ -1,0 +1,151 @@
+"""What a file of saved stats may hold: it may come from a stranger, and is believed in nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rtloop.settings import is_setting
+
+if TYPE_CHECKING:
+    import zipfile
+
+__all__ = ["check_archive", "check_fields"]
+
+_COUNTS = ("cycles", "missed", "overruns", "late", "stalls", "warmup", "duration_ns")
+_INT64_MAX = 2**63 - 1
+#: More than the longest record takes, with its stats.
+_MAX_BYTES = 2 << 30
+#: A sum of 2**63 values of 64 bits each stays below it, and a float holds it.
+_MAX_TOTAL = 1 << 127
+
+
+def check_archive(archive: zipfile.ZipFile) -> None:
+    """Refuse an archive that holds something else, or would not fit into memory.
+
+    Raises
+    ------
+    ValueError
+        With what is wrong.
+    """
+    names = archive.namelist()
+    if "stats.npy" not in names:
+        if "records.npy" in names:
+            raise ValueError("it holds records and no stats, such as a Recorder's file, which numpy.load reads")
+        raise ValueError("it has no stats in it")
+    size = sum(info.file_size for info in archive.infolist())
+    if size > _MAX_BYTES:
+        raise ValueError(f"unpacked it would take {size >> 20} MiB of memory")
+
+
+def check_fields(fields: dict[str, Any]) -> None:
+    """Refuse values that are not of their kind, so that what reads a Stats need not ask.
+
+    Raises
+    ------
+    ValueError
+        With the first one's name and value.
+    """
+    for name in ("name", "state"):
+        _check(name, fields[name], "printable text", _is_text(fields[name]))
+    for name in _COUNTS:
+        _check(name, fields[name], "count", _is_count(fields[name]))
+    _check("forks", fields["forks"], "count", fields["forks"] is None or _is_count(fields["forks"]))
+    for name in ("page_faults", "context_switches", "stack"):
+        pair = fields[name]
+        _check(
+            name,
+            pair,
+            "pair of counts",
+            isinstance(pair, dict) and all(v is None or _is_count(v) for v in pair.values()),
+        )
+    _check("stack", fields["stack"], "size", fields["stack"].get("size") is not None)
+    for name in ("guard", "settings", "host"):
+        _check(name, fields[name], "table", isinstance(fields[name], dict))
+    _check("guard", fields["guard"], "account of guards", _is_guard(fields["guard"]))
+    settings = fields["settings"]
+    _check("period_ns", settings.get("period_ns"), "period", _is_count(settings.get("period_ns", 0)))
+    for key, value in settings.items():
+        _check(key, value, "setting", is_setting(key, value))
+    models = settings.get("simulation") or {"latency": "", "execution": ""}
+    _check(
+        "simulation", models, "pair of models", isinstance(models, dict) and {"latency", "execution"} <= models.keys()
+    )
+    _check("grants", fields["grants"], "list", isinstance(fields["grants"], list))
+    for grant in fields["grants"]:
+        _check("grants", grant, "grant", isinstance(grant, dict) and _is_grant(grant))
+    for name in ("latency", "execution", "response", "interval"):
+        _check(name, fields[name], "histogram", isinstance(fields[name], dict) and _is_histogram(fields[name]))
+
+
+def _check(name: str, value: object, kind: str, is_right: bool) -> None:
+    if not is_right:
+        text = repr(value)
+        raise ValueError(f"{name} is {text if len(text) < 80 else text[:80] + '...'}, which is no {kind}")
+
+
+def _is_int(value: object, minimum: int, maximum: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and minimum <= value <= maximum
+
+
+def _is_count(value: object) -> bool:
+    return _is_int(value, 0, _INT64_MAX)
+
+
+def _is_text(value: object) -> bool:
+    """Whether it is a text in which there is nothing that a terminal obeys."""
+    return isinstance(value, str) and value.replace("\n", "").isprintable()
+
+
+def _is_grant(grant: dict[str, Any]) -> bool:
+    texts = all(_is_text(grant.get(name, "")) for name in ("name", "detail", "fix"))
+    return texts and isinstance(grant.get("ok"), bool) and _is_int(grant.get("errno", 0), 0, _INT64_MAX)
+
+
+def _is_guard(guard: dict[str, Any]) -> bool:
+    """Whether it is what guarding.summarise makes."""
+    if not guard:
+        return True
+    faults, reasons, listed = guard.get("page_faults"), guard.get("unavailable"), guard.get("violations")
+    counts = [guard.get("cycles"), guard.get("unlisted")]
+    counts += [guard[name] for name in ("system_calls", "allocations") if guard.get(name) is not None]
+    if faults is not None:
+        if not isinstance(faults, dict) or set(faults) != {"minor", "major"}:
+            return False
+        counts += faults.values()
+    return (
+        _is_text(guard.get("mode"))
+        and isinstance(guard.get("allowed", []), list)
+        and all(_is_text(name) for name in guard.get("allowed", []))
+        and all(_is_count(number) for number in counts)
+        and isinstance(reasons, dict)
+        and set(reasons) <= {"page_faults", "system_calls", "allocations"}
+        and all(_is_text(why) for why in reasons.values())
+        and isinstance(listed, list)
+        and all(isinstance(violation, dict) and _is_violation(violation) for violation in listed)
+    )
+
+
+def _is_violation(violation: dict[str, Any]) -> bool:
+    texts = all(_is_text(violation.get(name)) for name in ("kind", "detail", "note"))
+    maybe = all(violation.get(name) is None or _is_text(violation[name]) for name in ("symbol", "file"))
+    through, line = violation.get("through"), violation.get("line")
+    return (
+        texts
+        and maybe
+        and _is_count(violation.get("cycle"))
+        and _is_int(violation.get("address"), 0, 2**64 - 1)
+        and (line is None or (_is_count(line) and violation.get("file") is not None))
+        and isinstance(through, list)
+        and all(_is_text(name) for name in through)
+    )
+
+
+def _is_histogram(values: dict[str, Any]) -> bool:
+    counts, limits = values["counts"], (values["min_ns"], values["max_ns"])
+    return (
+        isinstance(counts, list)
+        and all(_is_count(count) for count in counts)
+        and sum(counts) <= _INT64_MAX
+        and all(_is_int(limit, -_INT64_MAX, _INT64_MAX) for limit in limits)
+        and _is_int(values["total_ns"], -_MAX_TOTAL, _MAX_TOTAL)
+    )

@@ -1,0 +1,201 @@
+"""Stats: the figures of a run with their tables, plots and files."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rtloop.errors import ConfigError
+from rtloop.stats import saved, table
+from rtloop.stats.figures import FORMAT, HISTOGRAMS, PAIRS, VERSION, Figures
+from rtloop.stats.histogram import Histogram
+from rtloop.system.fileio import replaced
+from rtloop.system.grant import Grant
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+__all__ = ["Stats"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Stats(Figures):
+    """A snapshot of what a loop did.
+
+    The terms: *release* is when a cycle was planned, *start* when the loop was there, *end* when ``step`` had returned.
+    Wake-up latency is start - release, execution time end - start, response time end - release, interval the time from
+    one start to the next. An overrun is a cycle whose end is later than the next release; a missed release is one that
+    never ran. Always ``cycles + missed ==`` releases elapsed on the grid.
+
+    A loop with a ``wait`` of its own, paced by hardware, does not follow the grid of its period: its `latency` and
+    `response` are empty, and its `overruns`, `missed` and `late` are counted on the nominal grid. `interval` and
+    `execution` hold for it as for any other.
+
+    A simulated run (`is_simulated`) has virtual times, no page faults, no context switches and no stack: None, and 0.
+
+    Attributes
+    ----------
+    name, state : str
+        The loop's name, and its state when the snapshot was taken; ``"died"``, of a loop in another process, is one
+        whose thread was killed.
+    cycles : int
+        Cycles that ran, warm-up included.
+    missed : int
+        Releases that never ran.
+    overruns : int
+        Cycles that ended later than the next release.
+    late : int
+        Cycles whose release had passed before the loop turned to it.
+    stalls : int
+        Gaps of more than a second: a suspended machine, a stopped process, a stepped clock.
+    warmup : int
+        Cycles that are in no histogram.
+    duration_ns : int
+        From the first release to the last end; 0 where no cycle ran.
+    page_faults, context_switches : tuple of two int
+        ``(minor, major)`` and ``(voluntary, involuntary)`` of the loop's thread, since the warm-up; None where unknown.
+    forks : int
+        How often the process has forked in its life; each fork makes memory copy-on-write. None for a loop of another
+        process, which cannot be asked.
+    guard : dict
+        What the guards found in ``step`` after the warm-up; empty where none was armed. ``page_faults`` (a dict of
+        ``minor`` and ``major``), ``system_calls`` and ``allocations`` are counts, None where they were not counted,
+        for the reason in ``unavailable``. ``violations`` lists the first 256 as dicts of ``cycle kind detail address
+        symbol through file line note``; ``unlisted`` counts the others. ``mode``, ``cycles`` and
+        ``allowed`` (system calls, which are not counted) say what was guarded.
+    grants : tuple of Grant
+        What was asked of the kernel, and what it granted.
+    settings, host : dict
+        The loop's settings, and facts of the machine.
+    latency, execution, response, interval : Histogram
+        In nanoseconds.
+    records : structured array
+        The last cycles, oldest first: ``release``, ``start``, ``end`` in ns on the loop's clock. Read-only.
+    stack : tuple of two int
+        ``(size, high_water)`` of the thread's stack, bytes.
+    """
+
+    def to_json(self, *, records: bool = False, indent: int | None = None) -> str:
+        """Return :meth:`to_dict` as JSON text."""
+        import json  # here, for an import of rtloop is to be quick
+
+        return json.dumps(self.to_dict(records=records), indent=indent)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write everything, the records too, to a NumPy ``.npz`` file; an existing one is replaced as a whole.
+
+        Parameters
+        ----------
+        path : path
+            ``.npz`` is added where it is missing.
+
+        Returns
+        -------
+        pathlib.Path
+            The file that was written.
+        """
+        from pathlib import Path  # here, for an import of rtloop is to be quick
+
+        target = _with_suffix(Path(path))
+        if not target.parent.is_dir():
+            raise FileNotFoundError(errno.ENOENT, "there is no such folder", str(target.parent))
+        with replaced(target) as file:
+            np.savez_compressed(file, stats=np.array(self.to_json()), records=self.records)
+        return target
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Stats:
+        """Read what :meth:`save` wrote; nothing in the file is executed.
+
+        Parameters
+        ----------
+        path : path
+            As given to :meth:`save`, with or without ``.npz``.
+
+        Raises
+        ------
+        ConfigError
+            Where the file is none of rtloop's, is damaged, or is of a newer version.
+        OSError
+            Where there is no such file, or it cannot be read.
+        """
+        import json
+        import zipfile
+        from pathlib import Path
+
+        source = Path(path)
+        if not source.exists():
+            source = _with_suffix(source)
+        content = io.BytesIO(source.read_bytes())
+        try:
+            with zipfile.ZipFile(content) as archive:
+                saved.check_archive(archive)
+            content.seek(0)
+            with np.load(content, allow_pickle=False) as file:
+                values = json.loads(str(file["stats"]))
+                if values["format"] != FORMAT:
+                    raise ValueError("it has another format")
+                if values["version"] <= VERSION:
+                    return cls._from_dict(values, np.array(file["records"]))
+        except Exception as error:  # damage shows in whatever zipfile, zlib, NumPy or json come upon
+            raise ConfigError(f"{source} is not a file that Stats.save wrote, or is damaged: {error}") from error
+        raise ConfigError(
+            f"{source}: written by a newer rtloop (version {values['version']} of the format; this one reads "
+            f"up to {VERSION}): upgrade rtloop"
+        )
+
+    @classmethod
+    def _from_dict(cls, values: dict[str, Any], records: NDArray[Any]) -> Stats:
+        fields = {name: values[name] for name in cls.__dataclass_fields__ if name != "records"}
+        saved.check_fields(fields)
+        for name in HISTOGRAMS:
+            fields[name] = Histogram.from_dict(fields[name])
+        for name, kind in PAIRS.items():
+            fields[name] = kind(**fields[name])
+        fields["grants"] = tuple(Grant(**grant) for grant in fields["grants"])
+        return cls(records=records, **fields)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Through the constructor, so that the copy's records are read-only too.
+        return _from_fields, ({name: getattr(self, name) for name in self.__dataclass_fields__},)
+
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
+        """Draw the histograms of latency, execution and response, and the time lines of the last cycles.
+
+        Parameters
+        ----------
+        path : path, optional
+            Where to write the picture, in the format of its suffix.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+        """
+        from rtloop.stats.plots import draw_stats
+
+        return draw_stats(self, path)
+
+    def __str__(self) -> str:
+        return table.to_text(self)
+
+    def _repr_html_(self) -> str:
+        return table.to_html(self)
+
+    def __repr__(self) -> str:
+        return f"<Stats of {self.name!r}: {self.cycles} cycles, {self.missed} missed, {self.overruns} overruns>"
+
+
+def _from_fields(fields: dict[str, Any]) -> Stats:
+    return Stats(**fields)
+
+
+def _with_suffix(path: Path) -> Path:
+    return path if path.suffix == ".npz" else path.with_name(path.name + ".npz")

@@ -1,0 +1,340 @@
+"""A Stats as text that a control engineer understands at once, and as HTML for a notebook."""
+
+from __future__ import annotations
+
+import os
+import sys
+import textwrap
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rtloop.stats import guard_summary
+from rtloop.stats.histogram import Histogram
+from rtloop.units import format_duration, format_rate, format_size
+
+if TYPE_CHECKING:
+    from rtloop.stats.figures import Figures
+    from rtloop.system.grant import Grant
+
+__all__ = [
+    "HEAD",
+    "ROWS",
+    "cells_of",
+    "describe_refusal",
+    "facts_of",
+    "format_percentile",
+    "headline",
+    "is_supported",
+    "notes_of",
+    "to_html",
+    "to_text",
+]
+
+_PERCENTILES = (50.0, 90.0, 99.0, 99.9, 99.99)
+ROWS = (
+    ("latency", "wake-up latency", "start - release"),
+    ("execution", "execution time", "end - start"),
+    ("response", "response time", "end - release"),
+    ("interval", "interval", "start - previous start"),
+)
+HEAD = ("min", *(f"{q:g} %" for q in _PERCENTILES), "max", "mean", "std")
+_LABEL, _CELL = 18, 10
+#: The width of the table with a row for each quantity; a narrower terminal gets a column for each.
+_WIDE = _LABEL + _CELL * len(HEAD)
+_COLUMN = 15
+_VIOLATIONS = 5
+_NARROWEST = 80
+_NOTE = "Percentiles are the upper ends of bins 0.8 % wide: they never understate. -: too few cycles for it."
+_OWN_WAIT = (
+    "Paced by a wait() of its own: there is no planned time to be late against, so wake-up latency and response time"
+    " are not measured. Overruns, missed releases and late cycles are those of the nominal period."
+)
+_FIX = "How to get it is in the warning of the start, and in each grant's `fix`."
+_TIE = "\N{NO-BREAK SPACE}"
+_SCALES = ((1e9, "s"), (1e6, "ms"), (1e3, "us"), (1.0, "ns"))
+
+
+def format_percentile(histogram: Histogram, q: float) -> str:
+    """Write a percentile, or ``"-"`` where there are too few values for one to lie beyond it."""
+    if not is_supported(histogram, q):
+        return "-"
+    return format_duration(histogram.percentile(q))
+
+
+def is_supported(histogram: Histogram, q: float) -> bool:
+    """Tell whether there are enough values for one to lie beyond a percentile."""
+    count = histogram.count
+    return count > 0 and count * (100 - q) >= 100 - 1e-6
+
+
+def _cell(ns: float) -> str:
+    """Write a duration with three significant digits, which is what a bin resolves, and a unit of two columns."""
+    rounded = float(f"{ns:.2e}")  # before the unit is chosen: 999.6 us is 1.00 ms
+    scale, unit = next((pair for pair in _SCALES if abs(rounded) >= pair[0]), _SCALES[-1])
+    value = rounded / scale
+    exponent = int(f"{value:.2e}".partition("e")[2])
+    decimals = 0 if unit == "ns" and rounded.is_integer() else max(0, 2 - exponent)
+    return f"{value:.{decimals}f} {unit:>2}"
+
+
+def cells_of(histogram: Histogram) -> list[str]:
+    """Return a quantity's figures as text, in the order of `HEAD`."""
+    if not histogram.count:
+        return ["-"] * len(HEAD)
+    return [
+        _cell(histogram.min),
+        *(_cell(histogram.percentile(q)) if is_supported(histogram, q) else "-" for q in _PERCENTILES),
+        *(_cell(ns) for ns in (histogram.max, histogram.mean)),
+        _cell(histogram.std) if histogram.count > 1 else "-",
+    ]
+
+
+def headline(stats: Figures) -> str:
+    """Say in a line what ran, how, for how long, and how it ended."""
+    settings, granted = stats.settings, {grant.name: grant for grant in stats.grants}
+    period = settings.get("period_ns", 0)
+    nominal = ", own wait" if stats.has_own_wait else ""
+    parts = [f"{format_rate(period)} ({format_duration(period)}){nominal}"] if period else []
+    asked = str(settings.get("policy") or "")
+    if asked in ("fifo", "rr"):
+        asked = f"{asked} {settings.get('priority', '')}".strip()
+    policy = granted.get("policy")
+    if stats.is_simulated:
+        parts.append("SIMULATED, in virtual time")
+    else:
+        if policy is None:
+            parts += [asked] if asked else []
+        else:
+            parts.append(str(policy.granted) + ("" if policy.ok else f" instead of {policy.requested}"))
+        parts.append(f"CPU {granted['cpu'].granted}" if "cpu" in granted else "any CPU")
+    parts += [f"{stats.cycles:,} cycles in {format_duration(stats.duration_ns)}", stats.state]
+    return f"{stats.name}: {', '.join(parts)}"
+
+
+def _share(part: int, whole: int) -> str:
+    """Write a part of a whole, never rounding a few down to none."""
+    if part == 0 or whole == 0:
+        return ""
+    percent = 100 * part / whole
+    return f" ({percent:.2g} %)" if percent < 10 else f" ({percent:.0f} %)"
+
+
+def _escape(text: str) -> str:
+    import html  # here, for an import of rtloop is to be quick
+
+    return html.escape(text)
+
+
+def _number(value: int | None) -> str:
+    return "unknown" if value is None else f"{value:,}"
+
+
+def facts_of(stats: Figures) -> list[tuple[str, str]]:
+    """Return the counters, in the order in which they are asked for."""
+    cycles = stats.cycles
+    facts = [
+        ("overruns", f"{stats.overruns:,}{_share(stats.overruns, cycles)}"),
+        ("missed releases", f"{stats.missed:,}{_share(stats.missed, cycles + stats.missed)}"),
+        ("late cycles", f"{stats.late:,}{_share(stats.late, cycles)}"),
+        ("stalls over 1 s", f"{stats.stalls:,}"),
+    ]
+    if not stats.is_simulated:
+        faults, switches = stats.page_faults, stats.context_switches
+        facts += [
+            ("page faults", f"{_number(faults.minor)} minor, {_number(faults.major)} major"),
+            (
+                "context switches",
+                f"{_number(switches.voluntary)} voluntary, {_number(switches.involuntary)} involuntary",
+            ),
+        ]
+    if stats.guard:
+        facts.append(("guards", stats.guard_sentence))
+    if stats.stack.size and stats.stack.high_water is not None:
+        facts.append(("stack", f"{format_size(stats.stack.high_water)} used of {format_size(stats.stack.size)}"))
+    if stats.forks:
+        facts.append(("forks", f"{stats.forks:,} in the life of the process"))
+    if stats.warmup:
+        facts.append(("warm-up", f"the first {stats.warmup:,} cycles are in no figure above"))
+    return facts
+
+
+def violations_of(stats: Figures) -> list[tuple[str, str]]:
+    """Return what the guards have found, a line for each place, the first ones."""
+    found = guard_summary.groups(stats.guard)
+    lines = []
+    for times, v in found[:_VIOLATIONS]:
+        cycle, what = f"in cycle {v['cycle']:,}", guard_summary.describe(v)
+        lines.append((f"  {cycle}", what) if times == 1 else (f"  {times:,} times", f"first {cycle}: {what}"))
+    if len(found) > _VIOLATIONS:
+        lines.append(("  ...", f"{len(found) - _VIOLATIONS:,} more places: see stats.guard, or rtloop report"))
+    return lines
+
+
+def _terminal_width() -> int:
+    """Return how many columns there are to print in; the wide table's where nothing says so."""
+    try:
+        columns = os.get_terminal_size(sys.stdout.fileno()).columns
+    except (AttributeError, OSError, ValueError):  # no terminal, or no file at all
+        return _WIDE
+    return min(max(columns, _NARROWEST), _WIDE) if columns else _WIDE
+
+
+def _figures(stats: Figures, width: int) -> list[str]:
+    """Return the percentiles: a row for each quantity, or where that is too wide, a column."""
+    if width >= _WIDE:
+        lines = [" " * _LABEL + "".join(text.rjust(_CELL) for text in HEAD)]
+        for name, label, _ in ROWS:
+            lines.append(f"{label:<{_LABEL}}" + "".join(cell.rjust(_CELL) for cell in cells_of(getattr(stats, name))))
+        return lines
+    lines = [" " * _LABEL + "".join(label.rjust(_COLUMN) for _, label, _ in ROWS)]
+    columns = [cells_of(getattr(stats, name)) for name, _, _ in ROWS]
+    for number, text in enumerate(HEAD):
+        lines.append(f"{text:<{_LABEL}}" + "".join(column[number].rjust(_COLUMN) for column in columns))
+    return lines
+
+
+def _wrap(text: str, width: int, *, label: str = "", indent: str = "") -> list[str]:
+    """Fold a text, whose words are never broken, beside its label."""
+    first = f"{label:<{_LABEL}}" if label else ""
+    indent = " " * _LABEL if label else indent
+    lines = textwrap.wrap(
+        text, width, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False
+    )
+    return [line.replace(_TIE, " ") for line in lines]
+
+
+def notes_of(stats: Figures) -> list[str]:
+    """Return the sentences that belong below the figures."""
+    if stats.is_simulated:
+        models = stats.settings["simulation"]
+        text = f"Simulated: wake-up latency is {models['latency']}, execution time {models['execution']}."
+        return [f"{text} Nothing was measured.", _NOTE]
+    return [_OWN_WAIT, _NOTE] if stats.has_own_wait else [_NOTE]
+
+
+def to_text(stats: Figures, width: int | None = None) -> str:
+    """Return the table as plain text.
+
+    Parameters
+    ----------
+    stats : Figures
+        What to print.
+    width : int, optional
+        Columns to keep to, of which 80 are needed; those of the terminal by default.
+    """
+    width = _terminal_width() if width is None else width
+    lines = [*_wrap(headline(stats), width, indent="  "), "", *_figures(stats, width)]
+    for note in notes_of(stats):
+        lines += _wrap(note, width)
+    lines.append("")
+    for label, text in facts_of(stats):
+        lines += _wrap(text, width, label=label)
+        if label == "guards":
+            for place, violation in violations_of(stats):
+                lines += _wrap(violation, width, label=place)
+    if stats.grants:
+        lines += ["", *_grant_lines(stats, width)]
+    return "\n".join(lines)
+
+
+def _grant_lines(stats: Figures, width: int) -> list[str]:
+    """Return what was granted, in a paragraph, and what was not, a paragraph each."""
+    # What belongs together is not torn apart: a line does not break at these spaces.
+    granted = "; ".join(f"{grant.name} {grant.granted}".replace(" ", _TIE) for grant in stats.grants if grant.ok)
+    lines = _wrap(granted, width, label="granted") if granted else []
+    refused = [grant for grant in stats.grants if not grant.ok]
+    for grant in refused:
+        lines += _wrap(describe_refusal(grant), width, label="NOT GRANTED")
+    if any(grant.fix for grant in refused):
+        lines += _wrap(_FIX, width, label=" ")
+    return lines
+
+
+def describe_refusal(grant: Grant) -> str:
+    """Say what was asked for, what was granted, and why no more."""
+    reason = f": {grant.detail}" if grant.detail else ""
+    return f"{grant.name} {grant.requested}, but {grant.granted}{reason}"
+
+
+def _sparkline(histogram: Histogram) -> str:
+    """Draw a histogram, both axes logarithmic, as a tiny inline SVG in the colour of the text."""
+    used = np.flatnonzero(histogram.counts)
+    if used.size == 0:
+        return ""
+    low = max(1.0, float(histogram.edges[used[0]]))
+    high = max(low * 1.01, float(histogram.max))
+    position = np.log(np.maximum(histogram.edges[used], low) / low) / np.log(high / low)
+    bars = np.bincount(np.minimum((position * 40).astype(int), 39), histogram.counts[used].astype(float), 40)
+    heights = np.log1p(bars) / np.log1p(bars.max()) * 16
+    shapes = "".join(
+        f'<rect x="{3 * i}" y="{17 - h:.1f}" width="2.4" height="{h + 1:.1f}"/>' for i, h in enumerate(heights) if h > 0
+    )
+    title = _escape(f"{format_duration(low)} to {format_duration(high)}, logarithmic")
+    return (
+        '<svg width="120" height="18" viewBox="0 0 120 18" fill="currentColor" fill-opacity="0.7" role="img">'
+        f"<title>{title}</title>{shapes}</svg>"
+    )
+
+
+def _time_sparkline(stats: Figures) -> str:
+    """Draw the last cycles' latency over time, logarithmic, as a tiny inline SVG: each column's greatest value.
+
+    Of a loop with a wait of its own it is the interval. A dashed line is the period, where it is within the picture.
+    """
+    records, width, height = stats.records, 480, 40
+    start = records["start"]
+    values = np.diff(start) if stats.has_own_wait else start - records["release"]
+    if len(values) < 2:
+        return ""
+    columns = min(width // 2, len(values))
+    first = np.arange(columns) * len(values) // columns
+    worst = np.maximum(np.maximum.reduceat(values, first), 1).astype(np.float64)
+    low, high = float(worst.min()) / 1.1, float(worst.max()) * 1.1
+    tops = height - 2 - (height - 4) * np.log(worst / low) / np.log(high / low)
+    x = (np.arange(columns) + 0.5) * width / columns
+    points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, tops, strict=True))
+    period, line = stats.settings.get("period_ns") or 0, ""
+    if low < period < high:
+        y = height - 2 - (height - 4) * np.log(period / low) / np.log(high / low)
+        line = f'<path d="M0,{y:.1f}H{width}" stroke="#e0523f" stroke-dasharray="4 3"/>'
+    what = "interval" if stats.has_own_wait else "wake-up latency"
+    title = f"{what} of the last {len(values):,} cycles, the worst of each column, up to {_cell(float(values.max()))}"
+    return (
+        f'<div style="padding:4px 8px"><small>{_escape(title)}</small><br/>'
+        f'<svg width="{width}" height="{height}" viewBox="0 0 {width} {height}" fill="none" stroke="currentColor"'
+        f' role="img" style="max-width:100%"><title>{_escape(title)}</title>{line}'
+        f'<polyline points="{points}" stroke-width="1.2" stroke-opacity="0.75"/></svg></div>'
+    )
+
+
+def to_html(stats: Figures) -> str:
+    """Return the table as HTML that needs nothing else and follows the page's colours, dark or light."""
+    cell = 'style="text-align:right;padding:2px 8px;white-space:nowrap;font-variant-numeric:tabular-nums"'
+    left = 'style="text-align:left;padding:2px 8px"'
+    # A hue in the middle of the scale of lightness, legible on white and on black.
+    red = 'style="text-align:left;padding:2px 8px;color:#e0523f;font-weight:bold"'
+    head = "".join(f"<th {cell}>{_escape(text)}</th>" for text in HEAD)
+    rows = []
+    for name, label, meaning in ROWS:
+        histogram: Histogram = getattr(stats, name)
+        cells = "".join(f"<td {cell}>{_escape(text)}</td>" for text in cells_of(histogram))
+        heading = f'<th {left} title="{_escape(meaning)}">{_escape(label)}</th>'
+        rows.append(f"<tr>{heading}{cells}<td {left}>{_sparkline(histogram)}</td></tr>")
+    facts = facts_of(stats) + violations_of(stats)
+    granted = "; ".join(f"{grant.name} {grant.granted}" for grant in stats.grants if grant.ok)
+    if granted:
+        facts.append(("granted", granted))
+    below = [f"<tr><th {left}>{_escape(k)}</th><td {left}>{_escape(v)}</td></tr>" for k, v in facts]
+    below += [
+        f"<tr><th {red}>not granted</th>"
+        f'<td {left} title="{_escape(grant.fix)}">{_escape(describe_refusal(grant))}</td></tr>'
+        for grant in stats.grants
+        if not grant.ok
+    ]
+    return (
+        f"<div><b>{_escape(headline(stats))}</b>"
+        f"<table><thead><tr><th></th>{head}<th></th></tr></thead><tbody>{''.join(rows)}</tbody></table>"
+        f"<small>{_escape(' '.join(notes_of(stats)))}</small>{_time_sparkline(stats)}"
+        f"<table><tbody>{''.join(below)}</tbody></table></div>"
+    )

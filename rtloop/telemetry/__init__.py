@@ -1,0 +1,1 @@
+"""The block of shared memory that a loop writes and others read."""

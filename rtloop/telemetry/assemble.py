@@ -1,0 +1,109 @@
+"""From the raw content of a telemetry block to the Stats that a person reads."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from rtloop.settings import Settings
+from rtloop.stats import guard_summary
+from rtloop.stats.figures import ContextSwitches, PageFaults, StackUse
+from rtloop.stats.histogram import Histogram
+from rtloop.stats.stats import Stats
+from rtloop.system.grant import Grant
+from rtloop.system.host import host_facts
+from rtloop.telemetry.block import Snapshot, record_dtype
+
+__all__ = ["assemble_stats", "machine", "make_stats"]
+
+machine = cache(host_facts)
+
+
+def _empty() -> Snapshot:
+    counters: dict[str, Any] = dict.fromkeys(
+        ("cycles", "missed", "overruns", "late", "stalls", "warmup", "first_release", "last_end"), 0
+    )
+    counters["usage"] = counters["guard"] = (0, 0, 0, 0)
+    return Snapshot(counters, (Histogram.empty(),) * 4, np.empty(0, record_dtype))
+
+
+def make_stats(
+    settings: Settings,
+    state: str,
+    grants: tuple[Grant, ...],
+    snapshot: Snapshot | None,
+    *,
+    stack: StackUse = StackUse(0, 0),  # noqa: B008 - immutable
+    forks: int = 0,
+    has_own_wait: bool = False,
+    simulation: dict[str, Any] | None = None,
+    violations: list[dict[str, Any]] | None = None,
+) -> Stats:
+    """Make the Stats of a loop of this process; a snapshot of None is that of a loop that never ran."""
+    extra: dict[str, Any] = {}
+    if simulation is not None:
+        extra["simulation"] = simulation
+    elif has_own_wait:
+        extra["has_own_wait"] = True
+    return assemble_stats(
+        settings.to_dict() | extra,
+        state,
+        grants,
+        snapshot or _empty(),
+        stack=stack,
+        forks=forks,
+        host=machine(),
+        violations=violations,
+    )
+
+
+def assemble_stats(
+    settings: dict[str, Any],
+    state: str,
+    grants: tuple[Grant, ...],
+    snapshot: Snapshot,
+    *,
+    stack: StackUse,
+    forks: int | None,
+    host: dict[str, Any],
+    violations: list[dict[str, Any]] | None = None,
+) -> Stats:
+    """Make the Stats of a loop of any process.
+
+    A loop with a wait of its own keeps no latency and no response: they would be against a grid it does not follow.
+    A simulated run, whose models `simulation` describes, has no thread that the kernel could charge for anything.
+    """
+    counters = snapshot.counters
+    usage = counters["usage"]
+    latency, execution, response, interval = snapshot.histograms
+    if "simulation" in settings:
+        usage, forks, stack = (None,) * 4, 0, StackUse(0, 0)
+    elif settings.get("has_own_wait"):
+        latency = response = Histogram.empty()
+    return Stats(
+        name=settings["name"],
+        state=state,
+        cycles=counters["cycles"],
+        missed=counters["missed"],
+        overruns=counters["overruns"],
+        late=counters["late"],
+        stalls=counters["stalls"],
+        warmup=counters["warmup"],
+        # A wait of its own may end before the first release; so does a loop that is stopped before it.
+        duration_ns=max(0, counters["last_end"] - counters["first_release"]),
+        page_faults=PageFaults(*usage[:2]),
+        context_switches=ContextSwitches(*usage[2:]),
+        forks=forks,
+        guard=guard_summary.summarise(settings, grants, counters, violations or []),
+        grants=grants,
+        settings=settings,
+        host=dict(host),
+        latency=latency,
+        execution=execution,
+        response=response,
+        interval=interval,
+        records=snapshot.records,
+        stack=stack,
+    )

@@ -1,0 +1,333 @@
+"""Loops of other processes: which ones run, and their Stats, read without their noticing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+from rtloop.errors import AttachError, AttachPrivilegeError, ConfigError, StateError
+from rtloop.settings import CLOCKS, POLICIES
+from rtloop.stats.figures import StackUse
+from rtloop.stats.stats import Stats
+from rtloop.system.grant import Grant
+from rtloop.telemetry import description
+from rtloop.telemetry.assemble import assemble_stats, machine
+from rtloop.telemetry.block import Snapshot
+from rtloop.telemetry.foreign import PeerBlock
+from rtloop.telemetry.procfs import (
+    BlockFile,
+    Task,
+    block_files,
+    describe_denied,
+    describe_denied_count,
+    find_task,
+    open_block_file,
+    processes,
+)
+from rtloop.units import as_index, format_rate, show
+
+__all__ = ["LoopReader", "Scan", "attach", "running", "scan"]
+
+_CLOCK_NAMES = {number: name for name, number in CLOCKS.items()}
+_POLICY_NAMES = {number: name for name, number in POLICIES.items()}
+
+
+class LoopReader:
+    """A running loop, most often of another process, for reading again and again; made by :func:`running`.
+
+    Reading takes a copy of what the loop writes anyway: the loop does not wait, makes no system call for it, and does
+    not know. What the loop has written can be read after its end, too, until :meth:`close`.
+
+    Attributes
+    ----------
+    pid, tid : int
+        The process and the loop's thread, as they are numbered here; in a container they may bear other numbers.
+    name : str
+        The loop's name.
+    settings : dict
+        The loop's settings, as ``Stats.settings`` has them.
+    grants : tuple of Grant
+        What it asked of the kernel, and what it was granted.
+    policy : str
+        The policy that the thread runs with, and its priority: ``"fifo 80"``.
+    started_ns : int
+        When it was started, ns since 1970; 0 where it has not told.
+    """
+
+    def __init__(self, file: BlockFile, block: PeerBlock, task: Task) -> None:
+        header, said = block.header, description.read(block.text())
+        name = bytes(header["name"]).partition(b"\0")[0].decode(errors="replace")
+        period, clock, policy = header["period_ns"], header["clock"], header["policy"]
+        if not isinstance(period, int) or period <= 0 or clock not in _CLOCK_NAMES:
+            raise ValueError("its period or its clock cannot be")
+        self.file, self.pid, self.tid = file, task.pid, task.tid
+        self._block: PeerBlock | None = block
+        self._task = task
+        self._host = {**machine(), **said.host}
+        self._settings: dict[str, Any] = {
+            "name": description.clean(name),
+            **said.settings,
+            "period_ns": period,
+            "phase_ns": header["phase_ns"],
+            "clock": _CLOCK_NAMES[clock],
+        }
+        self.grants: tuple[Grant, ...] = said.grants
+        self.started_ns = said.started_ns
+        kind = _POLICY_NAMES.get(policy, str(policy))  # type: ignore[arg-type]
+        self.policy = f"{kind} {header['priority']!r}" if kind in ("fifo", "rr") else kind
+
+    @property
+    def name(self) -> str:
+        """The loop's name, of one line."""
+        return str(self._settings["name"]).replace("\n", "\N{REPLACEMENT CHARACTER}")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The loop's settings."""
+        return dict(self._settings)
+
+    @property
+    def last_cpu(self) -> int | None:
+        """The CPU that the loop's thread ran on last; None where it has ended."""
+        return self._task.last_cpu
+
+    @property
+    def state(self) -> str:
+        """``"running"``, ``"stopped"``, ``"failed"``, or ``"died"``: its process, or its thread, was killed."""
+        block = self._opened()
+        if not block.has_ended:
+            if self._task.is_alive:
+                return "running"
+            if not block.has_ended:  # it may have ended between the two looks
+                return "died"
+        return "failed" if block.has_failed else "stopped"
+
+    @property
+    def stats(self) -> Stats:
+        """The loop's statistics now: a consistent snapshot that does not delay it."""
+        return self.read()
+
+    def read(self, *, records: bool | int = True) -> Stats:
+        """Return the loop's statistics now.
+
+        Its `forks` and the use of its stack are None: only its own process knows them.
+
+        Parameters
+        ----------
+        records : bool or int
+            Whether to copy the timestamps of the last cycles, too; an int: of at most so many.
+
+        Raises
+        ------
+        AttachError
+            Where the block is damaged, or the loop was killed in the middle of writing it.
+        StateError
+            After :meth:`close`.
+        """
+        block = self._opened()
+        try:
+            snapshot: Snapshot = block.snapshot(records=records)
+            state = self.state
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise AttachError(f"the telemetry of {self.name} (process {self.pid}) cannot be read: {reason}") from error
+        stack = StackUse(int(self._settings.get("stack_bytes", 0)), None)
+        return assemble_stats(self.settings, state, self.grants, snapshot, stack=stack, forks=None, host=self._host)
+
+    def close(self) -> None:
+        """Let go of the loop's memory. Closing again does nothing."""
+        self._block = None
+        self._task.close()
+
+    def _opened(self) -> PeerBlock:
+        if self._block is None:
+            raise StateError(f"this reader of {self.name} is closed")
+        return self._block
+
+    def __enter__(self) -> LoopReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._block is None else self.state
+        return (
+            f"<LoopReader of {self.name!r} in process {self.pid}, {format_rate(self._settings['period_ns'])}, {state}>"
+        )
+
+
+@dataclass
+class Scan:
+    """What a look at the machine has found: loops, processes that may not be looked into, and blocks that are bad."""
+
+    loops: list[LoopReader] = field(default_factory=list)
+    denied: list[int] = field(default_factory=list)
+    faulty: dict[BlockFile, str] = field(default_factory=dict)
+
+
+def scan(pid: int | None = None, *, known: Collection[BlockFile] = ()) -> Scan:
+    """Look for running loops, in one process or in all, apart from those that are known.
+
+    Raises
+    ------
+    AttachError
+        Where there is no ``/proc`` to look into.
+    """
+    found = Scan()
+    try:
+        candidates = list(processes()) if pid is None else [pid]
+    except OSError as error:
+        raise AttachError(f"running loops are found through /proc, which cannot be read: {error}") from error
+    for candidate in candidates:
+        try:
+            files = list(block_files(candidate))
+        except PermissionError:
+            found.denied.append(candidate)
+            continue
+        for file in files:
+            if file not in known:
+                try:
+                    loop = _open(file)
+                except PermissionError:
+                    found.denied.append(candidate)
+                except FileNotFoundError:
+                    pass  # it has ended meanwhile
+                except (OSError, ValueError) as error:
+                    found.faulty[file] = str(error)
+                else:
+                    found.loops += [] if loop is None else [loop]
+    found.loops.sort(key=lambda loop: (loop.name, loop.pid, loop.tid))
+    return found
+
+
+def _open(file: BlockFile) -> LoopReader | None:
+    """Map a block whose loop runs in this process; None where it does not: a forked child has its parent's files."""
+    tasks: list[Task] = []
+    fd, size = open_block_file(file)
+    try:
+        block = PeerBlock(fd, size, lambda: tasks[0].usage())
+    finally:
+        os.close(fd)
+    header = block.header
+    if block.has_ended or not header["tid"]:
+        return None
+    task = find_task(file.pid, header["pid"], header["tid"])  # type: ignore[arg-type]
+    if task is None:
+        return None
+    tasks.append(task)
+    return LoopReader(file, block, task)
+
+
+def running(pid: int | None = None, name: str | None = None) -> list[LoopReader]:
+    """Return the loops that run on this machine now, of all processes that may be looked into.
+
+    Those are the processes of the same user without greater privileges; for root, and with CAP_SYS_PTRACE, all.
+
+    Parameters
+    ----------
+    pid : int, optional
+        Only those of this process.
+    name : str, optional
+        Only those of this name.
+
+    Returns
+    -------
+    list of LoopReader
+        By name. Each keeps its loop's telemetry mapped until it is closed or forgotten.
+
+    Raises
+    ------
+    AttachPrivilegeError
+        Where `pid` is a process that may not be looked into.
+    """
+    return list(_matching(_checked(pid), name, scan(pid)))
+
+
+def _checked(pid: int | None) -> int | None:
+    number = None if pid is None or isinstance(pid, bool) else as_index(pid)
+    if pid is not None and (number is None or number < 1):
+        raise ConfigError(f"pid={show(pid)} must be the number of a process")
+    return number
+
+
+def _matching(pid: int | None, name: str | None, found: Scan) -> Iterator[LoopReader]:
+    if pid is not None and found.denied:
+        raise AttachPrivilegeError(describe_denied(pid))
+    return (loop for loop in found.loops if name is None or loop.name == name)
+
+
+def attach(pid: int | None = None, name: str | None = None) -> Stats:
+    """Return the statistics of a loop that runs in another process, or in this one.
+
+    Reading takes a copy of what the loop writes anyway: the loop does not wait, and does not know.
+
+    Parameters
+    ----------
+    pid : int, optional
+        The process; needed where loops of several processes bear the name.
+    name : str, optional
+        The loop's name; needed where the process runs several loops. Without either, there must be one loop only.
+
+    Returns
+    -------
+    Stats
+        As of now. For more than one look, :func:`running` gives readers.
+
+    Raises
+    ------
+    AttachError
+        Where no running loop matches, or more than one; the message lists those that run.
+    AttachPrivilegeError
+        Where the process may not be looked into; also a PermissionError.
+
+    Examples
+    --------
+    >>> print(rtloop.attach(name="Controller-1"))
+    """
+    with _closed(scan(_checked(pid))) as found:
+        matching = list(_matching(pid, name, found))
+        if len(matching) != 1:
+            raise AttachError(_explain(pid, name, matching, found))
+        return matching[0].stats
+
+
+@contextmanager
+def _closed(found: Scan) -> Iterator[Scan]:
+    try:
+        yield found
+    finally:
+        for loop in found.loops:
+            loop.close()
+
+
+def _explain(pid: int | None, name: str | None, matching: list[LoopReader], found: Scan) -> str:
+    """Say why it is not one loop that matches."""
+    asked = ", ".join(f"{key}={value!r}" for key, value in (("pid", pid), ("name", name)) if value is not None)
+    if matching:
+        listed = ", ".join(_label(loop) for loop in matching)
+        return f"{asked or 'attach()'}: {len(matching)} loops match, {listed}: say which one, by pid= and name="
+    if pid is not None and not os.path.exists(f"/proc/{pid}"):
+        return f"pid={pid}: there is no such process"
+    text = f"{asked}: no such loop runs" if asked else "no loop runs"
+    where = "in that process" if pid is not None else "here"
+    if found.loops:
+        text += f"; {where} there run {', '.join(_label(loop) for loop in found.loops)}"
+    elif asked:
+        text += f", and no other {where}"
+    if found.faulty:
+        file, fault = next(iter(found.faulty.items()))
+        text += f"; {file.path} looks like a loop's telemetry, but {fault}"
+    if found.denied:
+        text += f"; {describe_denied_count(len(found.denied))}"
+    return text
+
+
+def _label(loop: LoopReader) -> str:
+    return f"{loop.name!r} in process {loop.pid}"

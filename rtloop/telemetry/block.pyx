@@ -1,0 +1,269 @@
+"""The block of memory in which a loop writes what happened, and consistent snapshots of it."""
+
+from libc.stdint cimport UINT64_MAX
+from libc.stdlib cimport free
+from libc.string cimport memcpy
+
+from rtloop._os cimport munmap
+from rtloop.memory.memory_h cimport rt_memory_map_sealed, rt_memory_prefault
+
+import errno
+import os
+import time
+from contextlib import suppress
+from typing import NamedTuple
+
+import numpy as np
+
+from rtloop.stats.histogram import Histogram
+from rtloop.memory.process_lock import memory_lock
+from rtloop.system.fileio import read_text
+
+record_dtype = np.dtype([("release", "<i8"), ("start", "<i8"), ("end", "<i8")])
+
+cdef int _TRIES = 1000
+cdef int _ATTEMPTS = 200
+#: Room for the settings and grants as JSON, which are about 5 KiB where everything was refused.
+cdef uint64_t _TEXT_BYTES = 16384
+
+
+class Snapshot(NamedTuple):
+    """The raw content of a block at one moment; :class:`~rtloop.stats.stats.Stats` is made of it."""
+
+    counters: dict
+    histograms: tuple
+    records: np.ndarray
+
+
+def task_usage(stat, status):
+    """Return a thread's account as getrusage(RUSAGE_THREAD) has it: minor, major, voluntary, involuntary.
+
+    Parameters
+    ----------
+    stat, status : str
+        What those two files of ``/proc/PID/task/TID`` say.
+    """
+    fields = stat.rpartition(")")[2].split()
+    switches = {}
+    for line in status.splitlines():
+        key, _, value = line.partition(":")
+        if key.endswith("_switches"):
+            switches[key] = int(value)
+    return int(fields[7]), int(fields[9]), switches["voluntary_ctxt_switches"], switches["nonvoluntary_ctxt_switches"]
+
+
+cdef class TelemetryReader:
+    """What any telemetry block gives to whoever reads it, in the process of the loop or in another."""
+
+    def __cinit__(self):
+        self._attempts = _ATTEMPTS
+
+    cdef object _open(self, const void *address, size_t size):
+        """Look at a mapped block; it stays the owner's. Returns None, or what is wrong with it."""
+        cdef int rc
+        with nogil:
+            rc = rt_view_open(&self.view, address, size)
+        return None if rc == RT_VIEW_OK else _faults()[rc].format(size=size, version=self.view.version)
+
+    cdef object _check(self, const rt_bank_t *bank):
+        """Raise where a snapshot cannot be what a loop wrote. A block of this process needs no check."""
+
+    cdef object _account(self):
+        """Return what the kernel has charged to the loop's thread, which runs; an OSError where it is gone."""
+        raise NotImplementedError
+
+    def snapshot(self, *, records=True):
+        """Take a consistent copy without making the writer wait.
+
+        Parameters
+        ----------
+        records : bool or int
+            Whether to copy the ring of timestamps, too; an int: at most so many of the last ones.
+
+        Raises
+        ------
+        OSError
+            EAGAIN where the writer left no gap in many attempts.
+        """
+        cdef rt_bank_t *bank = <rt_bank_t *>aligned_alloc(64, _BANK_BYTES)
+        cdef uint64_t written = 0
+        cdef int rc = 0
+        if bank is NULL:
+            raise MemoryError
+        try:
+            if self.view.block is NULL:
+                raise ValueError("there is no block to read")
+            rt_bank_clear(bank)
+            for attempt in range(self._attempts):
+                with nogil:
+                    rc = rt_telemetry_snapshot(self.view.block, bank, &written, _TRIES)
+                if rc == 0:
+                    break
+                time.sleep(0.0001 * attempt)
+            else:
+                raise OSError(errno.EAGAIN, "the loop writes too fast for a consistent snapshot of its statistics, or "
+                                            "was stopped in the middle of writing")
+            self._check(bank)
+            counters = dict(bank.counters)
+            counters["usage"] = self._usage(&bank.counters)
+            histograms = [_histogram(&bank.histograms[i]) for i in range(RT_HISTOGRAMS)]
+            most = UINT64_MAX if records is True else int(records)
+            return Snapshot(counters, tuple(histograms), self._records(bank.counters.first_record, written, most))
+        finally:
+            free(bank)
+
+    cdef object _usage(self, const rt_counters_t *counters):
+        cdef const rt_usage_t *begin = &counters.usage_begin
+        end = None
+        if not rt_load_acquire(&self.view.block.ended):
+            try:
+                end = self._account()
+            except (OSError, ValueError, IndexError, KeyError):
+                if not self._has_ended_soon():
+                    return (None,) * 4  # it cannot be told, and zero would be a lie
+        if end is None:
+            counters = &self.view.block.banks[rt_load_relaxed(&self.view.block.active) & 1].counters
+            end = (counters.usage_end.minor_faults, counters.usage_end.major_faults,
+                   counters.usage_end.voluntary_switches, counters.usage_end.involuntary_switches)
+        before = (begin.minor_faults, begin.major_faults, begin.voluntary_switches, begin.involuntary_switches)
+        return tuple(max(0, b - a) for a, b in zip(before, end, strict=True))
+
+    cdef bint _has_ended_soon(self):
+        """Whether the thread, which is gone from /proc, has closed its account."""
+        for _ in range(100):
+            if rt_load_acquire(&self.view.block.ended):
+                return True
+            time.sleep(0.001)
+        return False
+
+    cdef object _records(self, uint64_t first, uint64_t last, uint64_t most):
+        cdef uint64_t count = rt_view_count(&self.view, first, last, most)
+        cdef uint64_t copied
+        array = np.empty(count, record_dtype)
+        cdef size_t address = array.ctypes.data
+        with nogil:
+            copied = rt_view_copy_records(&self.view, <rt_record_t *>address, last, count)
+        return array if copied == count else array[:copied].copy()
+
+
+cdef class TelemetryBlock(TelemetryReader):
+    """TelemetryBlock(name, record)
+
+    A telemetry block of this process: mapped, prefaulted, and sealed against being resized.
+
+    Parameters
+    ----------
+    name : str
+        The loop's name.
+    record : int
+        How many of the last cycles keep their timestamps.
+    """
+
+    def __cinit__(self):
+        self.fd = -1
+
+    def __init__(self, name, record):
+        # One more than is kept: the oldest record may be being overwritten while it is read.
+        cdef uint64_t capacity = 1 << int(record).bit_length() if record else 0
+        cdef uint64_t keep = record
+        cdef void *address = NULL
+        cdef bytes encoded = name.encode()
+        cdef bytes file_name = b"rtloop:" + encoded[:200]
+        cdef int rc
+        self.size = rt_telemetry_bytes(capacity, _TEXT_BYTES)
+        rc = rt_memory_map_sealed(file_name, self.size, &address, &self.fd)
+        if rc:
+            raise OSError(-rc, f"telemetry block of {self.size} bytes: {os.strerror(-rc)}")
+        self._inode = os.fstat(self.fd).st_ino
+        self.block = <rt_telemetry_t *>address
+        with nogil:
+            rt_memory_prefault(self.block, self.size)
+            rt_telemetry_init(self.block, capacity, keep, _TEXT_BYTES)
+        encoded = _truncate_utf8(encoded, sizeof(self.block.name) - 1)
+        memcpy(self.block.name, <char *>encoded, len(encoded))
+        fault = self._open(self.block, self.size)
+        if fault is not None:
+            raise AssertionError(fault)
+
+    def describe(self, bytes text not None):
+        """Write what the loop asked for and got, once, before its thread runs. Returns whether there is room for it."""
+        if self.block is NULL:
+            raise RuntimeError("this block has not been mapped")
+        return rt_telemetry_describe(self.block, text, len(text)) == 0
+
+    def sign(self, pid, tid, settings, clock, thread):
+        """Write who the loop is; `thread` is what its thread was granted: policy, priority and first CPU."""
+        if self.block is NULL:
+            raise RuntimeError("this block has not been mapped")
+        self.block.pid, self.block.tid, self.block.clock = pid, tid, clock
+        self.block.period, self.block.phase = settings.period_ns, settings.phase_ns
+        self.block.policy, self.block.priority, self.block.cpu = thread
+
+    def lock(self):
+        """Lock the block into memory. Returns 0 or a negative errno."""
+        rc = memory_lock.acquire_range(<size_t>self.block, self.size)
+        self._is_locked = rc == 0
+        return rc
+
+    def close(self):
+        """Unlock the block and close its file. It stays mapped as long as anybody here may be reading it."""
+        if self._is_locked:
+            self._is_locked = False
+            memory_lock.release_range(<size_t>self.block)
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            with suppress(OSError):  # a program that becomes a daemon closes all files, this one, too
+                if os.fstat(fd).st_ino == self._inode:  # and its number may be another file's by now
+                    os.close(fd)
+
+    def __dealloc__(self):
+        if self.block is not NULL:
+            munmap(self.block, self.size)
+
+    def reset_idle_bank(self):
+        """Clear the bank that the writer does not use, for it to turn to."""
+        if self.block is NULL:
+            raise RuntimeError("this block has not been mapped")
+        with nogil:
+            rt_bank_clear(&self.block.banks[(rt_load_relaxed(&self.block.active) & 1) ^ 1])
+
+    cdef object _account(self):
+        if not self.block.tid:
+            return 0, 0, 0, 0  # the thread has not reported yet
+        task = f"/proc/{self.block.pid}/task/{self.block.tid}"
+        return task_usage(read_text(f"{task}/stat"), read_text(f"{task}/status"))
+
+
+cdef extern from *:
+    """
+    #define RT_BANK_BYTES sizeof(rt_bank_t)
+    """
+    size_t _BANK_BYTES "RT_BANK_BYTES"
+    void *aligned_alloc(size_t alignment, size_t size) nogil
+
+
+cdef object _histogram(const rt_histogram_t *h):
+    counts = np.empty(RT_HISTOGRAM_BINS, np.uint64)
+    cdef size_t address = counts.ctypes.data
+    memcpy(<void *>address, h.counts, RT_HISTOGRAM_BINS * sizeof(uint64_t))
+    is_empty = h.min > h.max
+    return Histogram(counts, total=h.sum, minimum=0 if is_empty else h.min, maximum=0 if is_empty else h.max)
+
+
+def _truncate_utf8(text, size):
+    """Cut encoded text to at most `size` bytes without splitting a character."""
+    return text[:size].decode(errors="ignore").encode()
+
+
+def _faults():
+    """Return what is wrong with a block, by the number that rt_view_open returns."""
+    return {
+        RT_VIEW_SHORT: "it has {size} bytes, fewer than a header",
+        RT_VIEW_MAGIC: "it does not begin as a telemetry block does",
+        RT_VIEW_VERSION: "it is of version {version}, and this rtloop reads version " f"{RT_TELEMETRY_VERSION}: "
+                         "watch a loop with the rtloop that runs it",
+        RT_VIEW_HEADER: "its header has another size",
+        RT_VIEW_RECORDS: "its ring of records has an impossible size",
+        RT_VIEW_TEXT: "its text has an impossible size",
+        RT_VIEW_TOTAL: "its parts do not add up to its {size} bytes",
+    }

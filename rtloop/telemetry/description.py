@@ -1,0 +1,100 @@
+"""What a loop says about itself in its telemetry block: its settings, its grants, and the machine, as JSON."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rtloop.settings import SETTING_KINDS, Settings, is_setting
+from rtloop.system.grant import Grant
+
+if TYPE_CHECKING:
+    from rtloop.telemetry.block import TelemetryBlock
+
+__all__ = ["About", "clean", "read", "write"]
+
+_SCALARS = (str, int, float, type(None))
+
+
+class About(NamedTuple):
+    """What a loop has said about itself; empty where it has not yet, or where there was no room."""
+
+    settings: dict[str, Any]
+    grants: tuple[Grant, ...]
+    host: dict[str, Any]
+    started_ns: int
+
+
+def write(
+    block: TelemetryBlock, settings: Settings, grants: Sequence[Grant], *, has_own_wait: bool, group: str | None = None
+) -> None:
+    """Write it into the block, once, before the loop runs; less of it where there is no room for all.
+
+    `group` is the name of the loop's group, for a run of that.
+    """
+    import json  # here, for an import of rtloop is to be quick
+
+    from rtloop.telemetry.assemble import machine
+
+    content: dict[str, Any] = {
+        "settings": settings.to_dict()
+        | ({"has_own_wait": True} if has_own_wait else {})
+        | ({} if group is None else {"group": group}),
+        "started_ns": time.time_ns(),
+        "host": machine(),
+    }
+    every = [grant.to_dict() for grant in grants]
+    brief = [{**grant, "detail": "", "fix": ""} for grant in every]
+    for more in ({"grants": every}, {"grants": brief}, {}):
+        if block.describe(json.dumps(content | more, default=str).encode()):
+            return
+
+
+def read(text: bytes) -> About:
+    """Read what :func:`write` wrote, or somebody who means harm.
+
+    Raises
+    ------
+    ValueError
+        Where it is not of the kind that a loop writes. What is returned has the types of its fields, and no character
+        that a terminal would obey.
+    """
+    import json
+
+    if not text:
+        return About({}, (), {}, 0)
+    try:
+        content = json.loads(text)
+        settings = {key: _setting(key, value) for key, value in content["settings"].items() if key in SETTING_KINDS}
+        grants = tuple(_grant(values) for values in content.get("grants", ()))
+        host = {clean(key): _scalar(value) for key, value in content["host"].items()}
+        started = content["started_ns"]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError(f"its text is not what a loop writes: {error}") from None
+    return About(settings, grants, host, started if type(started) is int else 0)
+
+
+def _setting(key: str, value: object) -> Any:
+    if not is_setting(key, value):
+        raise ValueError(f"{key} is of another kind")
+    return clean(value) if isinstance(value, str) else value
+
+
+def _scalar(value: object) -> Any:
+    if not isinstance(value, _SCALARS):
+        raise ValueError("a value is of another kind")
+    return clean(value) if isinstance(value, str) else value
+
+
+def _grant(values: Mapping[str, Any]) -> Grant:
+    grant = Grant(**{key: _scalar(value) for key, value in values.items() if key in Grant._fields})
+    texts = (grant.name, grant.detail, grant.fix)
+    if type(grant.ok) is not bool or type(grant.errno) is not int or not all(isinstance(text, str) for text in texts):
+        raise ValueError("a grant is of another kind")
+    return grant
+
+
+def clean(text: str) -> str:
+    """Replace what a terminal would obey, or could not show; the ends of lines stay."""
+    return "".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text)

@@ -1,0 +1,117 @@
+"""The telemetry block of another process, mapped read-only. Nothing in it is trusted."""
+
+from libc.errno cimport errno as c_errno
+from libc.stdint cimport int64_t
+
+from rtloop._os cimport MAP_FAILED, MAP_SHARED, PROT_READ, mmap, munmap
+from rtloop.telemetry.block cimport (
+    TelemetryReader,
+    rt_bank_t,
+    rt_load_acquire,
+    rt_load_relaxed,
+    rt_telemetry_bytes,
+    rt_telemetry_t,
+    rt_view_copy_text,
+    rt_view_is_sound,
+)
+
+import os
+
+cdef extern from "../include/rtloop/telemetry_view.h" nogil:
+    enum:
+        RT_VIEW_MAX_RECORDS
+        RT_VIEW_MAX_TEXT
+
+#: A tenth of a second or so, for a person waits, and the writer may have been killed in the middle of a write.
+cdef int _ATTEMPTS = 50
+
+
+cdef class PeerBlock(TelemetryReader):
+    """PeerBlock(fd, size, account)
+
+    The telemetry block of another process.
+
+    Parameters
+    ----------
+    fd : int
+        Its file, which must be sealed against shrinking; it is not needed any more afterwards.
+    size : int
+        Of the file.
+    account : callable
+        Returns what the kernel has charged to the loop's thread, or raises an OSError where that is gone.
+
+    Raises
+    ------
+    ValueError
+        Where it is no block, is damaged, or is of another version.
+    OSError
+        Where it cannot be mapped.
+    """
+
+    def __init__(self, int fd, size_t size, account):
+        cdef void *address
+        if self._address is not NULL:
+            raise RuntimeError("this block has been mapped before")
+        if size == 0 or size > rt_telemetry_bytes(RT_VIEW_MAX_RECORDS, RT_VIEW_MAX_TEXT):
+            raise ValueError(f"it has {size} bytes, which no telemetry block has")
+        with nogil:
+            address = mmap(NULL, size, PROT_READ, MAP_SHARED, fd, 0)
+        if address == MAP_FAILED:
+            raise OSError(c_errno, f"mapping {size} bytes: {os.strerror(c_errno)}")
+        self._address, self.size, self._ask, self._attempts = address, size, account, _ATTEMPTS
+        fault = self._open(address, size)
+        if fault is not None:
+            self.view.block = NULL
+            raise ValueError(fault)
+
+    def __dealloc__(self):
+        if self._address is not NULL:
+            munmap(self._address, self.size)
+
+    @property
+    def header(self):
+        """Who the loop says it is: plain values, copied."""
+        cdef const rt_telemetry_t *t = _block(self)
+        return {"pid": t.pid, "tid": t.tid, "period_ns": t.period, "phase_ns": t.phase, "clock": t.clock,
+                "policy": t.policy, "priority": t.priority, "cpu": t.cpu, "name": t.name[:sizeof(t.name)]}
+
+    @property
+    def has_ended(self):
+        """Whether the loop has ended, well or not."""
+        return rt_load_acquire(&_block(self).ended) != 0
+
+    @property
+    def has_failed(self):
+        """Whether it has ended otherwise than by a stop."""
+        return self.has_ended and rt_load_relaxed(&_block(self).end_reason) != 0
+
+    def text(self):
+        """Return what the loop has written about itself, or nothing where it has not yet.
+
+        Raises
+        ------
+        ValueError
+            Where it says that it is longer than its room.
+        """
+        _block(self)
+        cdef bytearray to = bytearray(self.view.text_capacity + 1)
+        cdef char *room = to
+        cdef int64_t length
+        with nogil:
+            length = rt_view_copy_text(&self.view, room)
+        if length < 0:
+            raise ValueError("its text does not end")
+        return bytes(to[:length])
+
+    cdef object _check(self, const rt_bank_t *bank):
+        if not rt_view_is_sound(bank):
+            raise ValueError("its histograms contradict its counters")
+
+    cdef object _account(self):
+        return self._ask()
+
+
+cdef const rt_telemetry_t *_block(PeerBlock self) except NULL:
+    if self.view.block is NULL:
+        raise RuntimeError("this block has not been mapped")
+    return self.view.block

@@ -1,0 +1,240 @@
+"""Finding the telemetry blocks of running loops through ``/proc``, and who may look at them.
+
+A loop's block is a sealed memfd that its process keeps open: ``/proc/PID/fd/N`` leads to it, and the kernel takes it
+away when the process ends, however it ends. Nothing is configured, and nothing is left behind.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+from collections.abc import Iterator
+from functools import cache
+from typing import NamedTuple
+
+from rtloop.system.fileio import read_text
+from rtloop.telemetry.block import task_usage
+
+__all__ = [
+    "BlockFile",
+    "Task",
+    "block_files",
+    "describe_denied",
+    "describe_denied_count",
+    "find_task",
+    "open_block_file",
+    "processes",
+]
+
+_LINK = "/memfd:rtloop:"
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+
+
+class BlockFile(NamedTuple):
+    """A file of a process that may be a telemetry block; `inode` tells one from another."""
+
+    pid: int
+    fd: int
+    inode: int
+
+    @property
+    def path(self) -> str:
+        """Where it is reached."""
+        return f"/proc/{self.pid}/fd/{self.fd}"
+
+    # The same file under another number, which its process may give it at any time, is no other one.
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, BlockFile) and (self.pid, self.inode) == (other.pid, other.inode)
+
+    def __hash__(self) -> int:
+        return hash((self.pid, self.inode))
+
+
+def processes() -> Iterator[int]:
+    """Yield the processes that can have a running loop: those with more than one thread.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where there is no ``/proc``.
+    """
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            try:
+                threads = os.stat(f"/proc/{name}/task").st_nlink - 2
+            except OSError:
+                continue  # it has ended
+            if threads != 1:
+                yield int(name)
+
+
+def block_files(pid: int) -> Iterator[BlockFile]:
+    """Yield a process's files that bear the name of a telemetry block, each once.
+
+    Raises
+    ------
+    PermissionError
+        Where the process may not be looked into.
+    """
+    seen = set()
+    try:
+        names = os.listdir(f"/proc/{pid}/fd")
+    except (FileNotFoundError, ProcessLookupError):
+        return  # it has ended
+    for name in names:
+        path = f"/proc/{pid}/fd/{name}"
+        try:
+            # The name can be anybody's: before the file itself is touched, the kernel says what it is.
+            if os.readlink(path).startswith(_LINK) and _mount_id(f"/proc/{pid}/fdinfo/{name}") == _memfd_mount_id():
+                inode = os.stat(path).st_ino
+                if inode not in seen:
+                    seen.add(inode)
+                    yield BlockFile(pid, int(name), inode)
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has been closed
+
+
+def _mount_id(fdinfo: str) -> int | None:
+    for line in read_text(fdinfo).splitlines():
+        key, _, value = line.partition(":")
+        if key == "mnt_id":
+            return int(value)
+    return None
+
+
+@cache
+def _memfd_mount_id() -> int | None:
+    """Return the mount in which the kernel keeps all memfds, and nothing that a path leads to."""
+    fd = os.memfd_create("rtloop-probe")
+    try:
+        return _mount_id(f"/proc/self/fdinfo/{fd}")
+    finally:
+        os.close(fd)
+
+
+def open_block_file(file: BlockFile) -> tuple[int, int]:
+    """Open a block's file read-only. Returns the new file and its size.
+
+    Raises
+    ------
+    ValueError
+        Where it could be shrunk while it is read, which would kill the reader.
+    OSError
+        Where it is gone, or may not be opened.
+    """
+    fd = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode) or info.st_ino != file.inode:
+            raise FileNotFoundError(f"{file.path} is another file now")
+        if fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
+            raise ValueError("it is not sealed against shrinking and growing")
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd, info.st_size
+
+
+class Task:
+    """A thread of a process, known by its folder in ``/proc``: one of the same number that comes later is not it."""
+
+    def __init__(self, pid: int, tid: int) -> None:
+        self.pid, self.tid = pid, tid
+        self._folder = os.open(f"/proc/{pid}/task/{tid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        """Let go of it."""
+        folder, self._folder = self._folder, -1
+        if folder >= 0:
+            os.close(folder)
+
+    __del__ = close
+
+    def read(self, name: str) -> str:
+        """Return one of its files; an OSError where it has ended."""
+        if self._folder < 0:
+            raise ProcessLookupError("closed")
+        with open(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._folder)) as file:
+            return file.read()
+
+    def usage(self) -> tuple[int, int, int, int]:
+        """Return minor and major page faults, voluntary and involuntary context switches."""
+        return task_usage(self.read("stat"), self.read("status"))
+
+    @property
+    def last_cpu(self) -> int | None:
+        """The CPU it ran on last; None where it has ended."""
+        try:
+            return int(self.read("stat").rpartition(")")[2].split()[36])
+        except (OSError, IndexError):
+            return None
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it has not ended."""
+        try:
+            return self.read("stat").rpartition(")")[2].split()[0] not in "ZXx"
+        except (OSError, IndexError):
+            return False
+
+
+def find_task(pid: int, inner_pid: int, inner_tid: int) -> Task | None:
+    """Find a thread of a process by the numbers that it has in its own pid namespace, a container's say.
+
+    Returns None where the process calls itself otherwise (a forked child keeps its parent's files), or has no such
+    thread.
+    """
+    try:
+        if _innermost(f"/proc/{pid}/status", "NSpid", pid) != inner_pid:
+            return None
+        for name in [str(inner_tid)] if inner_pid == pid else os.listdir(f"/proc/{pid}/task"):
+            if _innermost(f"/proc/{pid}/task/{name}/status", "NSpid", int(name)) == inner_tid:
+                return Task(pid, int(name))
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+    return None
+
+
+def _innermost(status: str, key: str, default: int) -> int:
+    for line in read_text(status).splitlines():
+        name, _, values = line.partition(":")
+        if name == key:
+            return int(values.split()[-1])
+    return default
+
+
+def describe_denied(pid: int) -> str:
+    """Say why a process may not be looked into, and what to do."""
+    try:
+        uid = os.stat(f"/proc/{pid}").st_uid
+        ids = next(line for line in read_text(f"/proc/{pid}/status").splitlines() if line.startswith("Uid:")).split()
+    except (OSError, StopIteration):
+        return f"process {pid} has ended"
+    effective = int(ids[2])
+    if effective != os.geteuid():
+        return (
+            f"process {pid} is of user {_user(effective)}, and this one of {_user(os.geteuid())}: "
+            "run this as root, or as that user"
+        )
+    why = "cannot be dumped (prctl(2), PR_SET_DUMPABLE)" if uid != effective else "has privileges that this one lacks"
+    return (
+        f"process {pid} {why}, and the kernel lets nobody look into it without CAP_SYS_PTRACE (ptrace(2)): "
+        "run this as root, or with the same capabilities"
+    )
+
+
+def describe_denied_count(count: int) -> str:
+    """Say that some processes may not be looked into."""
+    what = "1 process" if count == 1 else f"{count} processes"
+    how = "try as root" if os.geteuid() else "root needs CAP_SYS_PTRACE, which it lacks here"
+    return f"{what} may not be looked into, of other users or more privileged: {how}"
+
+
+def _user(uid: int) -> str:
+    import pwd  # here, for an import of rtloop is to be quick
+
+    try:
+        return f"{pwd.getpwuid(uid).pw_name} ({uid})"
+    except KeyError:
+        return str(uid)

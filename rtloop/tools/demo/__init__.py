@@ -1,0 +1,1 @@
+"""rtloop demo: balance a pole beside a busy Python thread."""

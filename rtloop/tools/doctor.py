@@ -1,0 +1,109 @@
+"""``rtloop doctor``: is this machine, and this session, ready for real time, and if not, what to do."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from rtloop.errors import RtloopError
+from rtloop.tools.options import to_duration, to_period
+from rtloop.units import format_duration, format_rate
+
+__all__ = ["doctor"]
+
+
+@click.command()
+@click.option("--measure", is_flag=True, help="Also measure the wake-up latency of an empty loop.")
+@click.option(
+    "--rate", metavar="RATE", callback=to_period, default="1kHz", show_default=True, help="The rate for --measure."
+)
+@click.option(
+    "--duration", metavar="DURATION", callback=to_duration, default="5s", show_default=True,
+    help="How long --measure takes.",
+)  # fmt: skip
+@click.option("--strict", is_flag=True, help="Exit with 1 on a warning, too.")
+@click.option("--json", "form", flag_value="json", help="Print one JSON document instead of the tables.")
+@click.option("--markdown", "form", flag_value="markdown", help="Print Markdown, to paste into an issue.")
+@click.option("-v", "--verbose", is_flag=True, help="Say of everything why it matters and where it was read.")
+@click.pass_context
+def doctor(
+    ctx: click.Context, measure: bool, rate: int, duration: int, strict: bool, form: str | None, verbose: bool
+) -> None:
+    """Tell whether this machine and this session are ready for real time.
+
+    Reads, and never writes. To see what the kernel really grants, a child process starts a loop for 20 ms, which locks
+    its own memory, runs one SCHED_FIFO thread and holds /dev/cpu_dma_latency meanwhile. Two looks, half a second apart,
+    find real-time threads that hog a CPU, and stolen time.
+
+    Exit code: 0 nothing fails, 1 something fails (with --strict: or warns), 2 a wrong command line.
+    """
+    from rtloop.machine.doctor.machine import Machine
+    from rtloop.machine.doctor.report import exit_code, make_document, make_markdown, print_page
+    from rtloop.machine.doctor.run_all import examine, gather
+
+    if duration < 20 * rate:
+        raise click.BadParameter(f"{format_duration(duration)} is less than 20 cycles", param_hint="--duration")
+    if form is None:
+        from rich.console import Console
+
+        console = Console()
+    machine = Machine()
+    checks = examine(machine, gather(machine))
+    measured: dict[str, Any] | None = None
+    if measure:
+        from rtloop.machine.doctor.measure import judge, run_measurement, tell_failure
+
+        try:
+            with _waiting(f"an empty loop at {format_rate(rate)} for {format_duration(duration)}", duration):
+                stats = run_measurement(rate, duration)
+        except RtloopError as error:  # all the rest is worth telling, and may say why
+            checks.append(tell_failure(error))
+        else:
+            checks.append(judge(stats, rate))
+            measured = stats.to_dict()
+            measured.pop("records", None)
+    if form == "json":
+        click.echo(json.dumps(make_document(checks, measured), indent=1))
+    elif form == "markdown":
+        click.echo(make_markdown(checks))
+    else:
+        print_page(console, checks, verbose=verbose)
+    ctx.exit(exit_code(checks, strict=strict))
+
+
+class _waiting:  # noqa: N801 - reads as a verb in its with statement
+    """A bar on the terminal's error stream while something takes its time; nothing where there is no terminal."""
+
+    def __init__(self, text: str, duration_ns: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn(text), BarColumn(bar_width=30), TimeRemainingColumn(), console=self._console, transient=True
+        )
+        self._seconds = duration_ns / 1e9
+
+    def __enter__(self) -> None:
+        if self._console.is_terminal:
+            import threading
+            import time
+
+            self._bar.start()
+            task, begin = self._bar.add_task("", total=self._seconds), time.monotonic()
+            self._end = threading.Event()
+
+            def move() -> None:
+                while not self._end.wait(0.2):
+                    self._bar.update(task, completed=time.monotonic() - begin)
+
+            self._thread = threading.Thread(target=move, daemon=True)
+            self._thread.start()
+
+    def __exit__(self, *exception: object) -> None:
+        if self._console.is_terminal:
+            self._end.set()
+            self._thread.join()
+            self._bar.stop()

@@ -1,0 +1,1 @@
+"""rtloop latency: measure the wake-up latency of this machine."""

@@ -1,0 +1,258 @@
+"""``rtloop latency``: how late an empty loop wakes up on this machine, and what loop rate that carries."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rtloop.errors import RtloopError
+from rtloop.system.cpu import format_cpu_list, isolated_cpus, parse_cpu_list
+from rtloop.tools.latency.load import LOADS, Load
+from rtloop.tools.options import check_folder, check_picture, to_duration, to_period
+from rtloop.units import format_duration, format_rate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+    from rtloop.stats.histogram import Histogram
+    from rtloop.stats.stats import Stats
+    from rtloop.tools.latency.runner import Run
+
+__all__ = ["latency", "make_document"]
+
+PERCENTILES = (50, 99, 99.9, 99.99)
+#: How many alternating pairs a comparison has.
+PAIRS = 3
+#: The exit code where a breakpoint was hit.
+HIT = 3
+#: A measurement has no fewer; a warm-up is half of it.
+MIN_CYCLES = 20
+
+
+def to_cpus(ctx: click.Context, param: click.Parameter, value: str) -> list[Any]:
+    """Turn ``0,2-3``, ``all`` or ``auto`` into what each loop gets as `cpu`: a click callback."""
+    # The kernel starts every process off the isolated CPUs, and lets it go there when it asks.
+    allowed = sorted({*os.sched_getaffinity(0), *isolated_cpus()})
+    if value == "auto":
+        return ["auto"]
+    if value == "all":
+        return list(allowed)
+    try:
+        found = parse_cpu_list(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r}: give numbers such as 0,2-3, or all, or auto", ctx, param) from None
+    if not found or not {*found} <= {*allowed}:
+        text = format_cpu_list(allowed)
+        raise click.BadParameter(f"{value!r}: this process may run on {text}", ctx, param)
+    return list(found)
+
+
+def to_spin(ctx: click.Context, param: click.Parameter, value: str) -> int | str:
+    """Turn ``0``, ``auto`` or a duration into a loop's `spin`: a click callback."""
+    return "auto" if value == "auto" else 0 if value == "0" else to_duration(ctx, param, value)
+
+
+@click.command()
+@click.option("--rate", metavar="RATE", callback=to_period, default="1kHz", show_default=True, help="Or the period.")
+@click.option("--duration", metavar="TIME", callback=to_duration, default="10s", show_default=True)
+@click.option(
+    "--cpus",
+    metavar="LIST",
+    callback=to_cpus,
+    default="auto",
+    show_default=True,
+    help="One loop on each of these CPUs: 0,2-3 or all. auto: one loop, where it would run by default.",
+)
+@click.option("--priority", type=click.IntRange(1, 99), default=80, show_default=True)
+@click.option("--policy", type=click.Choice(["fifo", "rr", "other"]), default="fifo", show_default=True)
+@click.option(
+    "--spin",
+    metavar="TIME",
+    callback=to_spin,
+    default="0",
+    show_default=True,
+    help='Wake up early by so much and spin to the release; "auto" learns how much.',
+)
+@click.option(
+    "--load",
+    "kind",
+    type=click.Choice(LOADS),
+    default="none",
+    show_default=True,
+    help="What else the machine does meanwhile. gil is a busy thread in this process.",
+)
+@click.option(
+    "--breakpoint",
+    "limit",
+    metavar="US",
+    type=click.FloatRange(min=0, min_open=True),
+    help=f"Stop at the first wake-up later than so many microseconds; exit code {HIT}.",
+)
+@click.option(
+    "--trace",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    metavar="FILE",
+    help="With --breakpoint: trace the kernel, stop the trace at that moment, and write it to FILE (root).",
+)
+@click.option("--compare", is_flag=True, help=f"Measure in turn with cyclictest, {PAIRS} times, and give the ratio.")
+@click.option("--histogram", is_flag=True, help="Print the histogram, too.")
+@click.option(
+    "--plot",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    metavar="FILE",
+    help="Draw the latencies into FILE (.png, .svg, .pdf).",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the tables.")
+def latency(
+    rate: int, duration: int, cpus: list[Any], priority: int, policy: str, spin: int | str, kind: str,
+    limit: float | None, trace: Path | None, compare: bool, histogram: bool, plot: Path | None, as_json: bool,
+) -> int:  # fmt: skip
+    """Measure how late an empty loop wakes up, and say what loop rate that carries.
+
+    Wake-up latency is when the loop was there minus when it was planned, with everything that rtloop sets up for a
+    loop: SCHED_FIFO, locked memory, a CPU kept awake. What is refused here is said, and the loop runs without it.
+
+    \b
+    rtloop latency --duration 10min --load stress-ng     before you trust a machine
+    rtloop latency --cpus all --rate 4kHz                 which CPU is best
+    rtloop latency --breakpoint 100 --trace late.txt      what was it
+    rtloop latency --compare                              beside cyclictest
+    """  # noqa: D301 - the backslash is for click
+    from rich.console import Console
+
+    from rtloop.tools.latency.runner import ended_by_signals
+    from rtloop.tools.latency.show import conclude_run, draw, print_run
+
+    if duration < MIN_CYCLES * rate:
+        text = f"{format_duration(duration)} is less than {MIN_CYCLES} cycles of {format_duration(rate)}"
+        raise click.BadParameter(text, param_hint="--duration")
+    if trace is not None and limit is None:
+        raise click.UsageError("--trace says what was traced at a breakpoint: give --breakpoint, too")
+    if compare and (len(cpus) > 1 or limit is not None):
+        raise click.UsageError("--compare measures one loop on one CPU, without a breakpoint")
+    if plot is not None:
+        check_picture(plot)
+    if trace is not None:
+        check_folder(trace, "--trace")
+    settings: dict[str, Any] = {"policy": policy, "spin": spin}
+    if policy in ("fifo", "rr"):
+        settings["priority"] = priority
+    out, err = Console(), Console(stderr=True)
+    plan = f"{format_rate(rate)} for {format_duration(duration, 1)}, load {kind}"
+    if not as_json:
+        out.print(f"An empty loop at {plan}." + (f" {PAIRS} times in turn with cyclictest." if compare else ""))
+    asked = {"period_ns": rate, "duration_ns": duration, **settings}
+    with ended_by_signals():
+        if compare:
+            return _compare(out, err, cpus, asked, kind, as_json=as_json, histogram=histogram, plot=plot)
+        run = _measure(
+            err, cpus, asked, kind, limit_ns=0 if limit is None else max(1, round(limit * 1000)), trace=trace
+        )
+    if plot is not None:
+        draw({stats.name: stats.latency for stats in run.stats}, plot)
+        err.print(f"Picture: {plot}", highlight=False, soft_wrap=True)
+    if as_json:
+        click.echo(json.dumps(make_document(run, asked, kind), indent=1))
+    else:
+        print_run(out, run, cpus, histogram=histogram)
+        out.print("\n" + conclude_run(run, rate), highlight=False)
+        if trace is not None:
+            told = f"The kernel's trace up to that moment: {trace}" if any(run.hits) else "No trace was written."
+            out.print(told, highlight=False, soft_wrap=True)
+    if run.is_interrupted:
+        return 130
+    return HIT if any(run.hits) else 0
+
+
+def _measure(
+    err: Console, cpus: Sequence[Any], asked: dict[str, Any], kind: str, *, limit_ns: int = 0, trace: Path | None = None
+) -> Run:
+    from rtloop.tools.latency.runner import run_loops
+    from rtloop.tools.latency.show import Progress
+    from rtloop.tools.latency.trace import KernelTrace
+
+    with Load(kind) as load, KernelTrace() if trace else nullcontext() as tracing, Progress(err, asked) as progress:
+        fd = -1 if tracing is None else tracing.fd
+        run = run_loops(cpus, limit_ns=limit_ns, trace_fd=fd, load=load, progress=progress.update, **asked)
+        if tracing is not None and trace is not None and any(run.hits):
+            tracing.save(trace)
+    return run
+
+
+def _compare(
+    out: Console, err: Console, cpus: Sequence[Any], asked: dict[str, Any], kind: str, *, as_json: bool,
+    histogram: bool, plot: Path | None,
+) -> int:  # fmt: skip
+    """Run both in turn on the same CPU, and say how they compare."""
+    from rtloop.tools.latency.cyclictest import find_cyclictest, run_cyclictest
+    from rtloop.tools.latency.show import draw, join_pairs, print_comparison
+
+    program = find_cyclictest()
+    cpu = max(isolated_cpus() or os.sched_getaffinity(0)) if cpus == ["auto"] else cpus[0]
+    if asked["period_ns"] % 1000 or "priority" not in asked or asked["policy"] != "fifo":
+        raise RtloopError(
+            "cyclictest sleeps whole microseconds, under SCHED_FIFO: give such a --rate, and --policy fifo"
+        )
+    cycles = asked["duration_ns"] // asked["period_ns"]
+    pairs: list[tuple[Histogram, Histogram]] = []
+    ours: list[Stats] = []
+    for number in range(PAIRS):
+        if err.is_terminal:
+            err.print(f"pair {number + 1} of {PAIRS}", highlight=False)
+        run = _measure(err, [cpu], asked, kind)
+        if run.is_interrupted:
+            raise KeyboardInterrupt  # half of a comparison is none
+        with Load(kind):
+            theirs = run_cyclictest(
+                period_ns=asked["period_ns"], cycles=cycles, priority=asked["priority"], cpu=cpu, program=program
+            )
+        ours.append(run.stats[0])
+        pairs.append((run.stats[0].latency, theirs))
+    document = print_comparison(None if as_json else out, pairs, ours, histogram=histogram)
+    if plot is not None:
+        draw(join_pairs(pairs), plot)
+        err.print(f"Picture: {plot}", highlight=False, soft_wrap=True)
+    if as_json:
+        click.echo(json.dumps({**_head(asked, kind), "cpu": cpu, **document}, indent=1))
+    return 0
+
+
+def _head(asked: dict[str, Any], kind: str) -> dict[str, Any]:
+    from rtloop import __version__
+    from rtloop.system.host import host_facts
+
+    return {"rtloop": __version__, "command": "latency", "asked": {**asked, "load": kind}, "host": host_facts()}
+
+
+def make_document(run: Run, asked: dict[str, Any], kind: str) -> dict[str, Any]:
+    """Return what ``--json`` prints."""
+    from rtloop.tools.latency.show import conclude_run, tails_of
+    from rtloop.tools.latency.tail import CONFIDENCE, claims
+
+    def summary(stats: Stats) -> dict[str, Any]:
+        return {
+            "name": stats.name,
+            "cpu": stats.settings["cpu"],
+            "cycles": stats.cycles,
+            "missed": stats.missed,
+            "overruns": stats.overruns,
+            "page_faults": stats.page_faults._asdict(),
+            "latency": stats.to_dict()["latency"],
+            "refused": [grant.to_dict() for grant in stats.grants if not grant.ok],
+        }
+
+    return {
+        **_head(asked, kind),
+        "is_interrupted": run.is_interrupted,
+        "loops": [summary(stats) | {"breakpoint_ns": hit} for stats, hit in zip(run.stats, run.hits, strict=True)],
+        "confidence": CONFIDENCE,
+        "claims": [claim._asdict() for claim in claims(tails_of(run))],
+        "conclusion": conclude_run(run, asked["period_ns"]),
+    }

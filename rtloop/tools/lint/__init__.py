@@ -1,0 +1,1 @@
+"""rtloop lint: report what does not belong into a step."""

@@ -1,0 +1,1 @@
+"""rtloop report: one HTML page about a run."""

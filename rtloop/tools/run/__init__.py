@@ -1,0 +1,1 @@
+"""rtloop run: compile, run and report one loop."""

@@ -1,0 +1,112 @@
+"""What ``rtloop run`` shows: a line that lives while the loop runs, and errors with the lines of the user's code."""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rtloop.units import format_duration
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from rtloop.loop.loop import RTLoop
+    from rtloop.stats.stats import Stats
+
+__all__ = ["LiveLine", "describe_exception", "describe_progress", "user_frames"]
+
+_INTERVAL_S = 0.25
+#: Drawing needs the GIL, and so does a step in Python.
+_GIL_INTERVAL_S = 1.0
+#: A narrower terminal gets the figures that matter most.
+_WIDE = 100
+_PACKAGE = str(Path(__file__).resolve().parents[2])
+
+
+class LiveLine:
+    """A line on the terminal, drawn by a thread of its own, with the figures so far; nothing where there is none.
+
+    Parameters
+    ----------
+    console : rich.console.Console
+        Where to draw.
+    loop : RTLoop
+        The loop; its statistics are read without its noticing.
+    seconds : float or None
+        How long it will run; None: until somebody stops it.
+    """
+
+    def __init__(self, console: Console, loop: RTLoop, seconds: float | None) -> None:
+        self._loop, self._seconds = loop, seconds
+        self._is_over = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._console = console
+        if console.is_terminal and (seconds is None or seconds > 1):
+            # A daemon: whatever becomes of the main thread, this one keeps nobody waiting.
+            self._thread = threading.Thread(target=self._draw, name="rtloop-live", daemon=True)
+
+    def __enter__(self) -> LiveLine:
+        if self._thread is not None:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._is_over.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _draw(self) -> None:
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        known = self._seconds is not None
+        is_brief = self._console.width < _WIDE
+        columns: list[Any] = [BarColumn(bar_width=8 if is_brief else 20) if known else SpinnerColumn()]
+        columns += [TimeRemainingColumn() if known else TimeElapsedColumn(), TextColumn("{task.fields[note]}")]
+        begin = time.monotonic()
+        with Progress(
+            *columns, console=self._console, auto_refresh=False, transient=True, redirect_stdout=False
+        ) as bars:
+            task = bars.add_task("", total=self._seconds, note="starting" if known else "starting; Ctrl-C stops it")
+            bars.refresh()
+            interval = _INTERVAL_S
+            while not self._is_over.wait(interval):
+                stats = self._loop.stats
+                passed = stats.duration if stats.is_simulated else time.monotonic() - begin
+                bars.update(
+                    task, completed=min(passed, self._seconds or passed), note=describe_progress(stats, is_brief)
+                )
+                bars.refresh()
+                if any(grant.name == "gil" for grant in stats.grants):
+                    interval = _GIL_INTERVAL_S
+
+
+def describe_progress(stats: Stats, is_brief: bool = False) -> str:
+    """Return the figures so far, as markup of rich, as short as a line is."""
+    parts = [f"{stats.cycles:,} cycles"]
+    if stats.latency.count and not stats.is_simulated:
+        median = "" if is_brief else f"latency {format_duration(stats.latency.percentile(50), 1)}, "
+        parts.append(f"{median}max {format_duration(stats.latency.max, 1)}")
+    for name, count in (("overrun", stats.overruns), ("missed", stats.missed)):
+        if count:
+            plural = "s" if name == "overrun" and count != 1 else ""
+            parts.append(f"[red]{count:,} {name}{plural}[/]")
+    if any(not grant.ok for grant in stats.grants):
+        parts.append("[yellow]degraded[/]")
+    return ", ".join(parts)
+
+
+def user_frames(error: BaseException) -> list[traceback.FrameSummary]:
+    """Return where an exception has been in code that is not rtloop's."""
+    frames = traceback.extract_tb(error.__traceback__)
+    # Frames of the package's compiled modules have names without the folder that it is installed in.
+    return [frame for frame in frames if not frame.filename.startswith((_PACKAGE, "<frozen", "rtloop/"))]
+
+
+def describe_exception(error: BaseException) -> str:
+    """Write what the user's code has raised, with the way through that code alone."""
+    lines = traceback.format_list(user_frames(error))
+    text = "".join(traceback.format_exception_only(error)).rstrip()
+    return ("Traceback (most recent call last):\n" + "".join(lines) if lines else "") + text

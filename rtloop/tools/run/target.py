@@ -1,0 +1,392 @@
+"""What ``rtloop run`` was asked to run: a class or a function, found in a file or a module, and made into a loop."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+import textwrap
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rtloop.errors import ConfigError, RtloopError
+from rtloop.loop.loop import RTLoop
+from rtloop.settings import make_settings
+from rtloop.tools.run.show import user_frames
+from rtloop.units import format_rate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import ModuleType
+
+    from rtloop.compiler.build import Built
+
+__all__ = ["Target", "TargetError", "find_target", "has_no_step", "make_loop", "parse_value"]
+
+_WORDS = {"true": True, "false": False, "none": None}
+_UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
+
+
+class TargetError(RtloopError):
+    """The command line names what is not there, or what cannot be run: exit code 2."""
+
+
+class Target(NamedTuple):
+    """What is to be run.
+
+    Attributes
+    ----------
+    thing : object
+        A class or a function.
+    name : str
+        Its name.
+    module : module
+        Where it is from.
+    source : pathlib.Path or None
+        The file that was given.
+    built : Built or None
+        What the build of a .pyx gave.
+    """
+
+    thing: Any
+    name: str
+    module: ModuleType
+    source: Path | None
+    built: Built | None
+
+
+def parse_value(text: str) -> Any:
+    """Read a value from the command line: a Python literal, true, false, none, inf, or else text."""
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    for read in (ast.literal_eval, float):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            continue
+    return text
+
+
+def find_target(text: str, *, force: bool = False) -> Target:
+    """Find what ``FILE.pyx:CLASS``, ``FILE.py:NAME`` or ``MODULE:NAME`` means; a .pyx is compiled.
+
+    Raises
+    ------
+    TargetError
+        Where there is no such thing, or more than one where no name was given.
+    BuildError
+        Where it does not compile.
+    """
+    where, colon, name = (text, "", "") if Path(text).exists() else text.rpartition(":")
+    if not colon:
+        where, name = text, ""
+    path = Path(where)
+    built = None
+    if path.suffix in (".pyx", ".py"):
+        if not path.is_file():
+            raise TargetError(f"there is no file {where}{_near_file(path)}")
+        folder = str(path.resolve().parent)
+        if folder not in sys.path:
+            sys.path.insert(0, folder)  # as python does for the script that it is given
+        if path.suffix == ".pyx":
+            from rtloop.compiler.build import build_module
+
+            built = build_module(path, force=force)
+            module = built.module
+        else:
+            module = _load(path)
+    else:
+        if not all(part.isidentifier() for part in where.split(".")):
+            raise TargetError(f"{where!r} is no .pyx, no .py, and no module's name: give FILE.pyx:CLASS, for example")
+        if "" not in sys.path:
+            sys.path.insert(0, "")
+        try:
+            module = importlib.import_module(where)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{where}.".startswith(f"{error.name}."):
+                raise
+            raise TargetError(f"there is no file and no module {where}{_near_file(path)}") from None
+    source = path if path.suffix in (".pyx", ".py") else None
+    shown = where
+    if not name:
+        name = _only_one(module, shown)
+    thing = getattr(module, name, None)
+    if thing is None:
+        near = get_close_matches(name, _candidates(module, every=True), 1)
+        hint = f"did you mean {near[0]}?" if near else _listing(module)
+        raise TargetError(f"{shown} has no {name}; {hint}")
+    return Target(thing, name, module, source, built)
+
+
+def _load(path: Path) -> ModuleType:
+    """Import a file of Python under its own name, where that is free."""
+    name = path.stem if path.stem not in sys.modules else f"_rtloop_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path.resolve())
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _near_file(path: Path) -> str:
+    folder = path.parent
+    files = [file for file in folder.iterdir() if file.suffix in (".pyx", ".py")] if folder.is_dir() else []
+    near = get_close_matches(path.stem, [file.stem for file in files], 1)
+    return f"; did you mean {next(file for file in files if file.stem == near[0])}?" if near else ""
+
+
+def _is_loop_class(thing: object) -> bool:
+    return isinstance(thing, type) and issubclass(thing, RTLoop)
+
+
+def _is_compiled(thing: object) -> bool:
+    """Whether it is a compiled function in one of the forms that FunctionLoop takes."""
+    root, kind = type(thing).__module__.partition(".")[0], type(thing).__name__
+    if root in ("numba", "scipy"):
+        return hasattr(thing, "address") or hasattr(thing, "function")
+    return root == "_cffi_backend" or "_FuncPtr" in kind or kind in ("PyCapsule", "CFunctionType")
+
+
+def _candidates(module: ModuleType, *, every: bool = False) -> list[str]:
+    """Return the names of what can be run: loop classes, else compiled functions, else functions of Python."""
+    own = {name: thing for name, thing in vars(module).items() if not name.startswith("_")}
+    classes = [n for n, x in own.items() if _is_loop_class(x) and x.__module__ == module.__name__]
+    compiled = [n for n, x in own.items() if _is_compiled(x) and not isinstance(x, type)]
+    python = [n for n, x in own.items() if inspect.isfunction(x) and x.__module__ == module.__name__]
+    return classes + compiled + python if every else classes or compiled or python
+
+
+def _listing(module: ModuleType) -> str:
+    names = _candidates(module, every=True)
+    if names:
+        return f"there {'is' if len(names) == 1 else 'are'} {', '.join(names)}"
+    return "there is nothing in it that can be run: no subclass of RTLoop, and no function"
+
+
+def _only_one(module: ModuleType, where: str) -> str:
+    names = _candidates(module)
+    if len(names) == 1:
+        return names[0]
+    if not names:
+        raise TargetError(f"{where} has nothing that can be run: no subclass of RTLoop, and no function")
+    raise TargetError(f"{where} has several: {', '.join(names)}; say which one, {where}:{names[0]} for example")
+
+
+def make_loop(
+    target: Target, period_ns: int, settings: Mapping[str, Any], defaults: Mapping[str, Any], given: Mapping[str, Any]
+) -> RTLoop:
+    """Make the loop.
+
+    Parameters
+    ----------
+    target : Target
+        What is to be run.
+    period_ns : int
+        The period.
+    settings : mapping
+        Keywords of RTLoop, asked for by name.
+    defaults : mapping
+        Further ones, which a class need not take.
+    given : mapping
+        What ``-p`` has: keywords of the class, or attributes of the loop.
+
+    Raises
+    ------
+    TargetError
+        Where it cannot be run, or does not take what was given.
+    """
+    thing = target.thing
+    if isinstance(thing, RTLoop):
+        raise TargetError(f"{target.name} is a loop that is made already: name its class, or the function that it runs")
+    if _is_loop_class(thing):
+        return _make_class(target, period_ns, settings, defaults, given)
+    known = make_settings.__kwdefaults__ or {}
+    keywords = {**defaults, "name": target.name, **settings, **{k: v for k, v in given.items() if k in known}}
+    rest = {name: value for name, value in given.items() if name not in known}
+    if _is_python(thing):
+        from rtloop.loop.python_loop import PyLoop
+
+        return PyLoop(_bind(target, rest), period_ns, **keywords)
+    from rtloop.loop.function_loop import FunctionLoop
+
+    data = rest.pop("data", None)
+    if rest:
+        raise TargetError(
+            f"{target.name} is a compiled function, and takes no {next(iter(rest))!r}: give it its data, -p data=NAME, "
+            "with the name of an array in the same file"
+        )
+    if isinstance(data, str):
+        if not hasattr(target.module, data):
+            raise TargetError(f"data={data}: {target.module.__name__} has no {data}")
+        data = getattr(target.module, data)
+    try:
+        return FunctionLoop(thing, period_ns, data=data, **keywords)
+    except TypeError as error:
+        raise TargetError(f"{target.name} cannot be run: {error}") from None
+
+
+def _is_python(thing: object) -> bool:
+    """Whether it is Python code, which PyLoop runs; of what else can be called FunctionLoop says what is wrong."""
+    if isinstance(thing, type):
+        return True
+    if inspect.isfunction(thing) or inspect.ismethod(thing) or isinstance(thing, functools.partial):
+        return True
+    return _has_call(type(thing)) and type(thing).__module__.partition(".")[0] not in ("numba", "scipy")
+
+
+def _has_call(kind: type) -> bool:
+    """Whether its objects can be called, by a method in Python."""
+    return any(inspect.isfunction(vars(base).get("__call__")) for base in kind.__mro__)
+
+
+def _bind(target: Target, given: dict[str, Any]) -> Any:
+    """Give a function of Python, or the constructor of a class that can be called, its keywords."""
+    thing = target.thing
+    if isinstance(thing, type) and not _has_call(thing):
+        raise TargetError(
+            f"{target.name} is a class that is neither a subclass of RTLoop nor can be called with a cycle: "
+            "derive it from RTLoop in a .pyx, or give it a method __call__(self, cycle)"
+        )
+    takes = inspect.signature(thing)
+    try:
+        takes.bind(*(() if isinstance(thing, type) else (None,)), **given)
+    except TypeError as error:
+        raise TargetError(f"{target.name}: {error}; it is {target.name}{takes}") from None
+    if isinstance(thing, type):
+        return thing(**given)
+    if not given:
+        return thing
+    return functools.update_wrapper(functools.partial(thing, **given), thing)
+
+
+def _make_class(
+    target: Target, period_ns: int, settings: Mapping[str, Any], defaults: Mapping[str, Any], given: Mapping[str, Any]
+) -> RTLoop:
+    """Call the class; what its constructor does not take is set as an attribute, where there is such a one."""
+    first = re.search(r"(\w+)\s*(?::[^=]*)?(=|$)", _constructor(target).partition(",")[0])
+    if first and first[2] and first[1] not in ("period", "rate"):  # else a gain of a million, for 1 ms
+        raise TargetError(
+            f"{target.name} cannot be made: its __init__ takes {first[1]} first, where the period goes: write "
+            f"'def __init__(self, period, *, {first[1]}=..., **settings)' and 'super().__init__(period, **settings)'"
+        )
+    keywords = {**defaults, **settings, **given}
+    attributes: dict[str, Any] = {}
+    while True:
+        try:
+            loop: RTLoop = target.thing(period_ns, **keywords)
+            break
+        except ConfigError:
+            raise
+        except TypeError as error:
+            match = _UNEXPECTED.search(str(error))
+            name = match[1] if match else ""
+            if name not in keywords:
+                raise _unmade(target, error) from None
+            value = keywords.pop(name)
+            if name in defaults:
+                continue
+            if name not in given:
+                raise TargetError(
+                    f"{target.name} does not take {name}={value!r}, for its __init__ does not hand it on: write "
+                    "'def __init__(self, period, *, ..., **settings)' and 'super().__init__(period, **settings)'"
+                ) from None
+            if name not in _attributes(target.thing):
+                near = get_close_matches(name, _names(target), 1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise TargetError(f"{target.name} takes no {name!r}{hint}{_takes(target)}") from None
+            attributes[name] = value
+    if loop.settings.period_ns != period_ns:
+        raise TargetError(
+            f"{target.name} is a loop of {format_rate(loop.settings.period_ns)}, not of the {format_rate(period_ns)} "
+            "that it was given: its __init__ must hand the period on, 'super().__init__(period, **settings)'"
+        )
+    for name, value in attributes.items():
+        try:
+            setattr(loop, name, value)
+        except (TypeError, ValueError, OverflowError, AttributeError) as error:
+            why = "it can only be read" if "not writable" in str(error) else str(error)
+            raise TargetError(f"{target.name}.{name} cannot be {value!r}: {why}") from None
+    return loop
+
+
+def _unmade(target: Target, error: TypeError) -> Exception:
+    """Return what to raise where a constructor has failed: the error itself, if the user's code has raised it."""
+    frames, text = user_frames(error), str(error)
+    # What is wrong with the arguments Cython reports in the line of the def.
+    if frames and not text.startswith("__init__()") and not (frames[-1].line or "").lstrip().startswith("def __init__"):
+        return error
+    if "positional argument" in text:
+        return TargetError(
+            f"{target.name} cannot be made: its __init__ must take the period first, "
+            "'def __init__(self, period, *, ..., **settings)', and hand it on to super().__init__"
+        )
+    # What RTLoop itself has to say of a class is not about its arguments.
+    takes = "" if "Python method" in text else _takes(target)
+    return TargetError(f"{target.name} cannot be made: {text}{takes}")
+
+
+def _attributes(kind: type) -> list[str]:
+    """Return the public attributes that a class has beyond those of RTLoop."""
+    own = [vars(base) for base in kind.__mro__ if base not in RTLoop.__mro__]
+    return [
+        name
+        for names in own
+        for name, value in names.items()
+        if not name.startswith("_") and hasattr(type(value), "__set__") and not inspect.isfunction(value)
+    ]
+
+
+def _constructor(target: Target) -> str:
+    """Return what the constructor takes, as the source has it; empty where it has none of its own, or is not known."""
+    kind = target.thing
+    init = vars(kind).get("__init__")
+    if inspect.isfunction(init):
+        takes = inspect.signature(init)
+        return str(takes.replace(parameters=list(takes.parameters.values())[1:]))[1:-1]
+    if init is None or target.source is None:
+        return ""
+    found = re.search(r"def __init__\(\s*self\s*,?\s*(.*?)\)\s*:", _code(target), re.DOTALL)
+    return " ".join(found[1].split()).rstrip(", ") if found else ""
+
+
+def _code(target: Target) -> str:
+    """Return the source of a class; empty where it is not known."""
+    text = target.source.read_text(encoding="utf-8", errors="replace") if target.source else ""
+    head = rf"^(?:cdef )?class {target.thing.__name__}\b"
+    match = re.search(rf"{head}.*?(?=^[^\s#)]|\Z)", text, re.MULTILINE | re.DOTALL)
+    return match[0] if match else ""
+
+
+def has_no_step(target: Target) -> bool:
+    """Whether a class of a .pyx, derived from RTLoop itself, has forgotten its step, or misspelt it."""
+    if target.built is None or not _is_loop_class(target.thing) or target.thing.__base__ is not RTLoop:
+        return False
+    code = _code(target)
+    return bool(code) and not re.search(r"^\s+cdef\s[^#\n]*\bstep\s*\(", code, re.MULTILINE)
+
+
+def _names(target: Target) -> Sequence[str]:
+    of_constructor = re.findall(r"(\w+)\s*(?:[:=,]|$)", _constructor(target))
+    return [*of_constructor, *_attributes(target.thing), *(make_settings.__kwdefaults__ or ())]
+
+
+def _takes(target: Target) -> str:
+    """Say what a class takes, in lines of their own."""
+    lines = []
+    if constructor := _constructor(target):
+        lines.append(f"  constructor  {target.name}({constructor})")
+    if attributes := _attributes(target.thing):
+        lines.append(f"  attributes   {', '.join(attributes)}")
+    lines.append(f"  settings     {', '.join(make_settings.__kwdefaults__ or ())}")
+    return "\n" + "\n".join(textwrap.fill(line, 100, subsequent_indent=" " * 15) for line in lines)

@@ -1,0 +1,1 @@
+"""rtloop top: watch the loops that run."""

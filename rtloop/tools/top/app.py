@@ -1,0 +1,372 @@
+"""The screen of ``rtloop top``: a table of all loops, and a view of one."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+from textual.app import App, ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, VerticalScroll
+from textual.screen import ModalScreen, Screen
+from textual.widgets import DataTable, Footer, Static
+
+from rtloop.tools.top.view import COLUMNS, cell, details, facts, fitting, histogram, notes, timeline, title
+
+if TYPE_CHECKING:
+    from rtloop.tools.top.data import Row, Sample, Sampler
+
+__all__ = ["TopApp"]
+
+#: How many of the last cycles the view of one loop looks at.
+_RECORDS = 4096
+_INTERVALS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+_BAR_HEIGHT = 7
+#: What makes sense where the table is.
+_TABLE_ACTIONS = ("sort_by", "sort_head", "turn_round", "move")
+
+_KEYS = (
+    ("Up Down PgUp PgDn Home End, j k", "move from loop to loop"),
+    ("Enter", "one loop: its histograms and its last cycles"),
+    ("Esc, Left", "back"),
+    ("< >", "sort by the column to the left, or to the right"),
+    ("N P", "sort by name, by process"),
+    ("L M O", "sort by greatest latency, by missed releases, by overruns"),
+    ("R, I", "turn the order round"),
+    ("p, Space", "stop and go on; the loops run on in any case"),
+    ("+ -", "refresh less often, more often"),
+    ("r, Ctrl+L", "refresh now"),
+    ("h, ?, F1", "this help"),
+    ("q, F10, Ctrl+C", "the end"),
+)
+
+
+class LoopTable(DataTable[Text]):
+    """The table of all loops."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "select_cursor", "Loop")]
+
+
+class HelpScreen(ModalScreen[None]):
+    """The keys and the columns."""
+
+    CSS = """
+    HelpScreen { align: center middle; }
+    #help { width: 84; max-width: 95%; height: auto; max-height: 95%; border: round $primary; padding: 0 2; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding(key, "app.pop_screen", "Back", show=False)
+        for key in ("escape", "q", "h", "question_mark", "f1", "enter", "left")
+    ]
+
+    def compose(self) -> ComposeResult:
+        """Make the text."""
+        table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+        for keys, meaning in _KEYS:
+            table.add_row(Text(keys, "bold"), meaning)
+        table.add_row("", "")
+        for column in COLUMNS:
+            table.add_row(Text(column.head, "bold"), column.meaning)
+        with VerticalScroll(id="help"):
+            yield Static(table)
+
+
+class LoopScreen(Screen[None]):
+    """One loop, live."""
+
+    CSS = """
+    LoopScreen VerticalScroll { padding: 0 1; }
+    LoopScreen .part { height: auto; margin-bottom: 1; }
+    LoopScreen .half { width: 1fr; height: auto; padding-right: 2; }
+    LoopScreen Horizontal { height: auto; margin-bottom: 1; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "app.back", "Back"),
+        Binding("left", "app.back", "Back", show=False),
+        Binding("backspace", "app.back", "Back", show=False),
+    ]
+
+    def __init__(self, key: str) -> None:
+        super().__init__()
+        self.key = key
+        self._row: Row | None = None
+        self._is_paused = False
+
+    def compose(self) -> ComposeResult:
+        """Lay out the parts."""
+        with VerticalScroll():
+            yield Static(id="title", classes="part")
+            yield Static(id="figures", classes="part")
+            yield Static(id="facts", classes="part")
+            with Horizontal():
+                yield Static(id="latency", classes="half")
+                yield Static(id="execution", classes="half")
+            yield Static(id="timeline", classes="part")
+        yield Footer()
+
+    def on_mount(self) -> None:
+        """Show what is known already."""
+        self.call_after_refresh(self._draw)
+
+    def on_resize(self) -> None:
+        """Draw to the new width."""
+        self._draw()
+
+    def show(self, sample: Sample, *, is_paused: bool) -> None:
+        """Bring the view up to date; a loop that has ended keeps its last figures."""
+        row = next((row for row in sample.rows if row.key == self.key), None)
+        self._is_paused = is_paused
+        if row is not None:
+            self._row = row
+            self._draw()
+        elif self._row is not None:
+            ended = Text(f"{self._row.reader.name} has ended; these were its last figures", "bold yellow")
+            self.query_one("#title", Static).update(Group(title(self._row), ended))
+
+    def _draw(self) -> None:
+        row = self._row
+        if row is None or not self.is_mounted:
+            return
+        width = max(30, self.size.width - 6)
+        half = max(20, width // 2 - 3)
+        parts: dict[str, Any] = {
+            "title": Text.assemble(title(row), ("   PAUSED" if self._is_paused else "", "bold yellow")),
+            "figures": details(row),
+            "facts": facts(row),
+            "latency": _headed("latency", histogram(row.stats.latency, row.latency, half, _BAR_HEIGHT)),
+            "execution": _headed("execution", histogram(row.stats.execution, row.execution, half, _BAR_HEIGHT)),
+            "timeline": _headed(
+                "wake-up latency, cycle by cycle",
+                timeline(row.stats.records, row.stats.settings["period_ns"], max(20, width - 10), _BAR_HEIGHT),
+                "red: a cycle that overran",
+            ),
+        }
+        for name, content in parts.items():
+            self.query_one(f"#{name}", Static).update(content)
+
+
+def _headed(head: str, content: Text, note: str = "log axes; bright: new") -> Group:
+    return Group(Text.assemble((head, "bold"), (f"  {note}", "dim")), content)
+
+
+class TopApp(App[None]):
+    """All running loops, live.
+
+    Parameters
+    ----------
+    sampler : Sampler
+        Where the figures come from.
+    interval : float
+        Seconds from refresh to refresh.
+    """
+
+    TITLE = "rtloop top"
+    ENABLE_COMMAND_PALETTE = False
+    CSS = """
+    #status { height: auto; padding: 0 1; }
+    DataTable { height: 1fr; }
+    #empty { height: auto; padding: 1 2; }
+    #notes { height: auto; padding: 0 1; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("q", "quit", "Quit"),
+        Binding("f10", "quit", "Quit", show=False),
+        Binding("ctrl+c", "quit", "Quit", show=False, priority=True),
+        Binding("h", "help", "Help"),
+        Binding("question_mark", "help", "Help", show=False),
+        Binding("f1", "help", "Help", show=False),
+        Binding("less_than_sign", "sort_by(-1)", "Sort", key_display="< >"),
+        Binding("greater_than_sign", "sort_by(1)", "Sort", show=False),
+        Binding("R,I", "turn_round", "Reverse", key_display="R"),
+        Binding("N", "sort_head('NAME')", show=False),
+        Binding("P", "sort_head('PID')", show=False),
+        Binding("L", "sort_head('LAT MAX')", show=False),
+        Binding("M", "sort_head('MISSED')", show=False),
+        Binding("O", "sort_head('OVER')", show=False),
+        Binding("p,space", "pause", "Pause", key_display="p"),
+        Binding("plus,equals_sign", "slower", "Slower", key_display="+"),
+        Binding("minus", "faster", "Faster", key_display="-"),
+        Binding("r,ctrl+l", "refresh_now", "Refresh", show=False),
+        Binding("j", "move(1)", show=False),
+        Binding("k", "move(-1)", show=False),
+    ]
+
+    def __init__(self, sampler: Sampler, interval: float) -> None:
+        super().__init__()
+        self._sampler = sampler
+        self.interval = interval
+        self.is_paused = False
+        self.sort_column = 0
+        self.is_reversed = False
+        self._last: Sample | None = None
+        self._busy = asyncio.Lock()
+        self._timer: Any = None
+
+    def compose(self) -> ComposeResult:
+        """Lay out the table."""
+        yield Static(id="status")
+        yield LoopTable(id="loops", cursor_type="row", zebra_stripes=True)
+        yield Static(f"{self._sampler.describe_none()} One that starts appears here.", id="empty")
+        yield Static(id="notes")
+        yield Footer()
+
+    async def on_mount(self) -> None:
+        """Look for the first time."""
+        self._table.fixed_columns = 1
+        self._restart_timer()
+        await self._refresh()
+
+    def on_resize(self) -> None:
+        """Show as many columns as there is room for."""
+        self._show()
+
+    def on_unmount(self) -> None:
+        """Let go of the loops."""
+        self._sampler.close()
+
+    @property
+    def _table(self) -> LoopTable:
+        return self.screen_stack[0].query_one("#loops", LoopTable)
+
+    def _restart_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.stop()
+        self._timer = self.set_interval(self.interval, self._tick)
+
+    async def _tick(self) -> None:
+        if not self.is_paused:
+            await self._refresh()
+
+    async def _refresh(self) -> None:
+        """Sample on another thread, for looking through /proc may take a while, and show what there is."""
+        if self._busy.locked():
+            return  # the machine is slower than the interval
+        async with self._busy:
+            screen = self.screen
+            key = screen.key if isinstance(screen, LoopScreen) else ""
+            self._last = await asyncio.to_thread(
+                self._sampler.sample, records=_RECORDS if key else 0, records_of=key or None
+            )
+        if self.is_running:
+            self._show()
+
+    def _show(self) -> None:
+        if self._last is None:
+            return
+        if isinstance(self.screen, LoopScreen):
+            self.screen.show(self._last, is_paused=self.is_paused)
+        self._show_status()
+        self._show_table(self._last.rows)
+
+    def _show_status(self) -> None:
+        sample = self._last
+        if sample is None:
+            return
+        count = len(sample.rows)
+        order = "falling" if self.is_reversed else "rising"
+        status = Text.assemble(
+            ("rtloop top", "bold"),
+            f"   {count} loop{'' if count == 1 else 's'}   every {self.interval:g} s   "
+            f"by {COLUMNS[self.sort_column].head}, {order}",
+            ("   PAUSED" if self.is_paused else "", "bold yellow"),
+        )
+        base = self.screen_stack[0]
+        base.query_one("#status", Static).update(status)
+        base.query_one("#empty", Static).display = not sample.rows
+        base.query_one("#notes", Static).update(Text("\n".join(notes(sample)), "yellow"))
+
+    def _show_table(self, rows: list[Row]) -> None:
+        table = self._table
+        selected = self._selected()
+        column = COLUMNS[self.sort_column]
+
+        def order(row: Row) -> tuple[bool, Any]:
+            value = column.value(row)
+            return value is not None, value if value is not None else 0
+
+        rows = sorted(rows, key=order, reverse=self.is_reversed)
+        at, shift = table.cursor_row, (table.scroll_x, table.scroll_y)
+        table.clear(columns=True)
+        shown = fitting(rows, self.size.width)
+        for one in shown:
+            mark = ("▼" if self.is_reversed else "▲") if one is column else ""
+            table.add_column(Text(one.head + mark, justify="left" if one.is_left else "right"), key=one.head)
+        for row in rows:
+            table.add_row(*(cell(one, row) for one in shown), key=row.key)
+        keys = [row.key for row in rows]
+        if keys:
+            table.move_cursor(row=keys.index(selected) if selected in keys else min(at, len(keys) - 1))
+        table.scroll_to(*shift, animate=False)
+
+    def _selected(self) -> str | None:
+        table = self._table
+        if not table.row_count or not table.is_valid_row_index(table.cursor_row):
+            return None
+        return table.coordinate_to_cell_key(table.cursor_coordinate).row_key.value
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Offer in the view of one loop only what does something there."""
+        return action not in _TABLE_ACTIONS or len(self.screen_stack) == 1
+
+    async def on_data_table_row_selected(self) -> None:
+        """Show the selected loop: Enter, or a click on it."""
+        key = self._selected()
+        if key is not None and len(self.screen_stack) == 1:
+            await self.push_screen(LoopScreen(key))
+            await self._refresh()
+
+    async def action_back(self) -> None:
+        """Leave the view of a loop."""
+        if len(self.screen_stack) > 1:
+            self.pop_screen()
+            self._show()
+
+    def action_help(self) -> None:
+        """Show the keys."""
+        if not isinstance(self.screen, HelpScreen):
+            self.push_screen(HelpScreen())
+
+    def action_pause(self) -> None:
+        """Stop, or go on."""
+        self.is_paused = not self.is_paused
+        self._show()
+
+    def action_sort_by(self, step: int) -> None:
+        """Sort by the next column, or the one before."""
+        self.sort_column = (self.sort_column + step) % len(COLUMNS)
+        self._show()
+
+    def action_sort_head(self, head: str) -> None:
+        """Sort by a column; figures that one looks for because they are great begin with the greatest."""
+        self.sort_column = next(i for i, column in enumerate(COLUMNS) if column.head == head)
+        self.is_reversed = head not in ("NAME", "PID")
+        self._show()
+
+    def action_turn_round(self) -> None:
+        """Turn the order round."""
+        self.is_reversed = not self.is_reversed
+        self._show()
+
+    def action_slower(self) -> None:
+        """Refresh less often."""
+        self.interval = next((one for one in _INTERVALS if one > self.interval), _INTERVALS[-1])
+        self._restart_timer()
+        self._show_status()
+
+    def action_faster(self) -> None:
+        """Refresh more often."""
+        self.interval = next((one for one in reversed(_INTERVALS) if one < self.interval), _INTERVALS[0])
+        self._restart_timer()
+        self._show_status()
+
+    async def action_refresh_now(self) -> None:
+        """Look again now, also while paused."""
+        await self._refresh()
+
+    def action_move(self, step: int) -> None:
+        """Go to the next loop, or the one before."""
+        table = self._table
+        table.move_cursor(row=table.cursor_row + step)

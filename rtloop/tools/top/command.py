@@ -1,0 +1,98 @@
+"""``rtloop top``: all running real-time loops of this machine, live."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rtloop.tools.options import to_duration
+
+if TYPE_CHECKING:
+    from rtloop.tools.top.data import Sample, Sampler
+
+__all__ = ["make_document", "top"]
+
+
+@click.command()
+@click.option(
+    "--interval", metavar="DURATION", callback=to_duration, default="1s", show_default=True,
+    help="How often the screen is brought up to date; from 0.1s.",
+)  # fmt: skip
+@click.option("--pid", type=click.IntRange(1), help="Only the loops of this process.")
+@click.option("--name", help="Only the loops of this name.")
+@click.option(
+    "--zenoh", "keys", is_flag=False, flag_value="rtloop/**", metavar="[KEYS]",
+    help="The loops of all hosts that have a bridge, instead of this machine's; of those whose keys match.",
+)  # fmt: skip
+@click.option("--config", type=click.Path(exists=True, dir_okay=False), help="Zenoh's configuration, JSON5 or YAML.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document with all figures, and end.")
+def top(interval: int, pid: int | None, name: str | None, keys: str | None, config: str | None, as_json: bool) -> None:
+    """Show all running loops of this machine, or with --zenoh of all hosts, live.
+
+    A loop needs nothing to be seen, and does not notice. Seen are the loops of your own processes; as root, all. Enter
+    shows one loop: its histograms and the time line of its last cycles. h lists the keys.
+
+    Where the output is no terminal the table is printed once, without the figures of the last refresh.
+    """
+    from rtloop.tools.top.data import Sampler
+
+    if keys is None and config is not None:
+        raise click.UsageError("--config is of --zenoh")
+    if keys is not None and pid is not None:
+        raise click.UsageError("--pid is of this machine; --zenoh goes with --name")
+    if interval < 100_000_000:
+        raise click.BadParameter("must be at least 0.1s", param_hint="--interval")
+    sampler = Sampler(pid, name)
+    if keys is not None:
+        from rtloop.tools.top.zenoh import RemoteSampler
+
+        sampler = RemoteSampler(keys, config, name)
+    if not as_json and _is_terminal():
+        from rtloop.tools.top.app import TopApp
+
+        TopApp(sampler, interval / 1e9).run()
+        return
+    try:
+        sample = sampler.sample()
+        if as_json:
+            click.echo(json.dumps(make_document(sample), indent=1))
+        else:
+            _print_table(sample, sampler)
+    finally:
+        sampler.close()
+    if not sample.rows and (pid is not None or name is not None or keys is not None):
+        raise click.exceptions.Exit(1)
+
+
+def _is_terminal() -> bool:
+    # The screen is drawn on stderr.
+    return all(file.isatty() for file in (sys.stdin, sys.stdout, sys.stderr)) and os.environ.get("TERM") != "dumb"
+
+
+def make_document(sample: Sample) -> dict[str, Any]:
+    """Return what ``--json`` prints."""
+    from rtloop import __version__
+
+    return {
+        "rtloop": __version__,
+        "command": "top",
+        "loops": [row.to_dict() for row in sample.rows],
+        "not_readable": sample.denied,
+        "faulty": sample.faulty,
+    }
+
+
+def _print_table(sample: Sample, sampler: Sampler) -> None:
+    from rich.console import Console
+
+    from rtloop.tools.top.view import make_table, notes
+
+    width = None if sys.stdout.isatty() else 200  # a file is not to be cut at 80 columns
+    Console(width=width, markup=False).print(make_table(sample.rows) if sample.rows else sampler.describe_none())
+    for line in notes(sample):
+        print(line, file=sys.stderr)
+    print("This is no terminal: the table was printed once. For programs there is --json.", file=sys.stderr)

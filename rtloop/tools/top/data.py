@@ -1,0 +1,210 @@
+"""What ``rtloop top`` shows: the running loops, sampled again and again, with what happened between two samples."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rtloop.errors import AttachError
+from rtloop.stats.histogram import Histogram
+from rtloop.telemetry.attach import LoopReader, scan
+
+if TYPE_CHECKING:
+    from rtloop.stats.stats import Stats
+    from rtloop.telemetry.procfs import BlockFile
+
+__all__ = ["Row", "Sample", "Sampler", "changes", "difference", "was_reset"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One loop at one moment: since its start, or the last reset of its statistics, and since the sample before.
+
+    Attributes
+    ----------
+    seconds : float or None
+        Between the two samples; None where there is no earlier one.
+    cycles, missed, overruns : int
+        Since the sample before.
+    latency, execution : Histogram
+        Since the sample before; their `min` and `max` are those of bins.
+    """
+
+    reader: LoopReader
+    stats: Stats
+    cpu: int | None
+    seconds: float | None
+    cycles: int
+    missed: int
+    overruns: int
+    latency: Histogram
+    execution: Histogram
+
+    @property
+    def key(self) -> str:
+        """What tells one loop from another."""
+        return f"{self.reader.pid}:{self.reader.file.inode}"
+
+    @property
+    def group(self) -> str | None:
+        """The name of the loop's group, None for a loop that runs alone."""
+        group = self.stats.settings.get("group")
+        return None if group is None else str(group)
+
+    @property
+    def label(self) -> str:
+        """The loop's name, after that of its group; so the loops of a group come together."""
+        return self.reader.name if self.group is None else f"{self.group}/{self.reader.name}"
+
+    @property
+    def rate(self) -> float | None:
+        """Cycles per second since the sample before; None without one."""
+        return self.cycles / self.seconds if self.seconds else None
+
+    @property
+    def cpus(self) -> str:
+        """Where the loop may run: its CPUs, or ``any`` and the one where it ran last."""
+        for grant in self.stats.grants:
+            if grant.name == "cpu":
+                return str(grant.granted)
+        return "any" if self.cpu is None else f"any({self.cpu})"
+
+    @property
+    def faults(self) -> int | None:
+        """Page faults of both kinds since the warm-up; None where they cannot be told."""
+        minor, major = self.stats.page_faults
+        return None if minor is None or major is None else minor + major
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as a dict that JSON can hold."""
+        return {
+            "pid": self.reader.pid,
+            "tid": self.reader.tid,
+            "name": self.reader.name,
+            "group": self.group,
+            "state": self.stats.state,
+            "period_ns": self.stats.settings["period_ns"],
+            "policy": self.reader.policy,
+            "cpus": self.cpus,
+            "last_cpu": self.cpu,
+            "started_ns": self.reader.started_ns,
+            "stats": self.stats.to_dict(),
+        }
+
+
+@dataclass(frozen=True)
+class Sample:
+    """All loops at one moment, and what could not be read."""
+
+    rows: list[Row] = field(default_factory=list)
+    denied: int = 0
+    faulty: dict[str, str] = field(default_factory=dict)
+
+
+class Sampler:
+    """Keeps the readers of the running loops; those that end are dropped, and those that begin are found.
+
+    Parameters
+    ----------
+    pid, name
+        Only loops of this process, and of this name.
+    """
+
+    def __init__(self, pid: int | None = None, name: str | None = None) -> None:
+        self._pid, self._name = pid, name
+        self._readers: dict[BlockFile, LoopReader] = {}
+        self._before: dict[BlockFile, tuple[float, Stats]] = {}
+
+    def sample(self, *, records: int = 0, records_of: str | None = None) -> Sample:
+        """Look at all loops once.
+
+        Parameters
+        ----------
+        records : int
+            How many of the last cycles to copy.
+        records_of : str, optional
+            The key of the row whose records they are; those of all rows by default.
+        """
+        found = scan(self._pid, known=self._readers.keys())
+        for reader in found.loops:
+            if self._name is None or reader.name == self._name:
+                self._readers[reader.file] = reader
+        faulty = {file.path: text for file, text in found.faulty.items()}
+        rows = []
+        for file, reader in list(self._readers.items()):
+            wanted = records if records_of in (None, f"{reader.pid}:{file.inode}") else 0
+            try:
+                row = self._row(reader, wanted)
+            except AttachError as error:
+                row = None
+                if reader.state == "running":
+                    faulty[file.path] = str(error)
+                    continue
+            if row is None:
+                self._forget(file)
+            else:
+                rows.append(row)
+        rows.sort(key=lambda row: (row.label, row.reader.pid, row.reader.tid))
+        return Sample(rows, len(found.denied), faulty)
+
+    def describe_none(self) -> str:
+        """Say that no loop runs, of those that were asked for."""
+        asked = [f"of the name {self._name!r}"] if self._name is not None else []
+        asked += [f"in process {self._pid}"] if self._pid is not None else []
+        return f"No loop {' '.join([*asked, 'runs'])}."
+
+    def _row(self, reader: LoopReader, records: int) -> Row | None:
+        stats, now = reader.read(records=records), time.monotonic()
+        if stats.state != "running":
+            return None
+        then, before = self._before.get(reader.file, (now, None))
+        self._before[reader.file] = now, stats
+        if before is not None and was_reset(before, stats):
+            before = None
+        elapsed = None if before is None else now - then
+        return Row(reader, stats, reader.last_cpu, elapsed, *changes(stats, before))
+
+    def _forget(self, file: BlockFile) -> None:
+        self._before.pop(file, None)
+        self._readers.pop(file).close()
+
+    def close(self) -> None:
+        """Let go of all loops."""
+        for file in list(self._readers):
+            self._forget(file)
+
+
+def changes(now: Stats, before: Stats | None) -> tuple[int, int, int, Histogram, Histogram]:
+    """Return what a row shows of the time between two looks: nothing where there was none before."""
+    if before is None:
+        return 0, 0, 0, Histogram.empty(), Histogram.empty()
+    return (
+        now.cycles - before.cycles,
+        now.missed - before.missed,
+        now.overruns - before.overruns,
+        difference(now.latency, before.latency),
+        difference(now.execution, before.execution),
+    )
+
+
+def was_reset(before: Stats, now: Stats) -> bool:
+    """Whether the statistics were begun anew between two samples."""
+    return now.cycles < before.cycles or any(
+        bool(np.any(getattr(now, name).counts < getattr(before, name).counts)) for name in ("latency", "execution")
+    )
+
+
+def difference(now: Histogram, before: Histogram) -> Histogram:
+    """Return the values that came between two looks at a histogram. Its limits are those of their bins."""
+    counts = now.counts - before.counts
+    used = np.flatnonzero(counts)
+    if not used.size:
+        return Histogram.empty()
+    edges = now.edges
+    low = max(int(edges[used[0]]), now.min)
+    high = now.max if np.isinf(edges[used[-1] + 1]) else min(int(edges[used[-1] + 1]) - 1, now.max)
+    total = now.mean * now.count - (before.mean * before.count if before.count else 0)
+    return Histogram(counts, total=round(total), minimum=min(low, high), maximum=high)

@@ -1,0 +1,293 @@
+"""How ``rtloop top`` writes its figures: the columns of its table, a loop's histogram and time line in characters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from rich.table import Table
+from rich.text import Text
+
+from rtloop.stats import guard_summary
+from rtloop.units import format_duration, format_rate
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from rtloop.stats.histogram import Histogram
+    from rtloop.tools.top.data import Row, Sample
+
+__all__ = [
+    "COLUMNS",
+    "Column",
+    "cell",
+    "details",
+    "facts",
+    "fitting",
+    "histogram",
+    "make_table",
+    "notes",
+    "short",
+    "timeline",
+    "title",
+]
+
+#: What a narrow screen does without, in this order; the view of one loop has it all.
+_DISPENSABLE = ("EXEC 50%", "NOW Hz", "LAT 50%", "NOW MAX", "CPU", "EXEC MAX", "CYCLES", "POLICY")
+#: How long a name may be in the table.
+_NAME = 24
+_BLOCKS = " ▁▂▃▄▅▆▇█"
+#: The names of the figures of the detail view, and of the attributes of Stats.
+_QUANTITIES = {
+    "latency": "latency",
+    "execution": "execution",
+    "response": "response",
+    "interval": "interval",
+}
+_PERCENTILES = (50.0, 99.0, 99.9)
+
+
+class Column(NamedTuple):
+    """A column of the table: its head, what it sorts by, how it is written, and what it means."""
+
+    head: str
+    value: Callable[[Row], Any]
+    write: Callable[[Any], str]
+    meaning: str
+    is_bad_above: float | None = None
+    is_left: bool = False
+
+
+def short(ns: float | None) -> str:
+    """Write a duration in as few characters as three digits need; ``-`` where there is none."""
+    if ns is None or ns != ns:
+        return "-"
+    for scale, unit in ((1e9, "s"), (1e6, "ms"), (1e3, "us")):
+        if abs(ns) >= scale * 0.9995:
+            value = ns / scale
+            return f"{value:.{max(0, 2 - len(str(int(abs(value)))) + 1)}f} {unit}"
+    return f"{ns:.0f} ns"
+
+
+def _count(value: int | None) -> str:
+    return "-" if value is None else f"{value:,}"
+
+
+def _rate(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= _NAME else name[: _NAME - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def _planned(rate: float) -> str:
+    return format_rate(round(1e9 / rate))
+
+
+def _percentile(name: str, q: float, *, now: bool = False) -> Callable[[Row], float | None]:
+    def value(row: Row) -> float | None:
+        histogram: Histogram = getattr(row if now else row.stats, name)
+        if not histogram.count:
+            return None
+        return float(histogram.percentile(q))
+
+    return value
+
+
+COLUMNS = (
+    Column("NAME", lambda row: row.label, _cut, "the loop's name, after that of its group", is_left=True),
+    Column("PID", lambda row: row.reader.pid, str, "its process"),
+    Column("RATE", lambda row: 1e9 / row.stats.settings["period_ns"], _planned, "planned cycles per second"),
+    Column("POLICY", lambda row: row.reader.policy, str, "scheduling policy and priority", is_left=True),
+    Column("CPU", lambda row: row.cpus, str, "where it may run; any(1): everywhere, and last on CPU 1"),
+    Column("CYCLES", lambda row: row.stats.cycles, _count, "cycles since its start, or since a reset"),
+    Column("NOW Hz", lambda row: row.rate, _rate, "cycles per second since the last refresh"),
+    Column("LAT 50%", _percentile("latency", 50), short, "median wake-up latency, start - release"),
+    Column("LAT 99%", _percentile("latency", 99), short, "wake-up latency that 99 % of the cycles did not exceed"),
+    Column("LAT MAX", _percentile("latency", 100), short, "greatest wake-up latency"),
+    Column("NOW MAX", _percentile("latency", 100, now=True), short, "the same since the last refresh"),
+    Column("EXEC 50%", _percentile("execution", 50), short, "median execution time, end - start"),
+    Column("EXEC MAX", _percentile("execution", 100), short, "greatest execution time"),
+    Column("OVER", lambda row: row.stats.overruns, _count, "cycles that ended after the next release", 0),
+    Column("MISSED", lambda row: row.stats.missed, _count, "releases that never ran", 0),
+    Column("FAULTS", lambda row: row.faults, _count, "page faults of the loop's thread since its warm-up", 0),
+)
+
+
+def cell(column: Column, row: Row) -> Text:
+    """Write one cell; a count that should be 0 and is not stands out."""
+    value = column.value(row)
+    bad = column.is_bad_above is not None and value is not None and value > column.is_bad_above
+    return Text(
+        column.write(value), style="bold red" if bad else "", justify="left" if column.is_left else "right",
+        overflow="ellipsis", no_wrap=True,
+    )  # fmt: skip
+
+
+def fitting(rows: Sequence[Row], width: int) -> list[Column]:
+    """Return the columns for which there is room, the mark of the order and the space between them included."""
+    shown = list(COLUMNS)
+    needed = {
+        column.head: 2 + max([len(column.head) + 1, *(len(cell(column, row).plain) for row in rows)])
+        for column in COLUMNS
+    }
+    for head in _DISPENSABLE:
+        if sum(needed[column.head] for column in shown) <= width:
+            break
+        shown = [column for column in shown if column.head != head]
+    return shown
+
+
+def make_table(rows: Sequence[Row]) -> Table:
+    """Return all loops as a table for where there is no screen to keep up to date."""
+    shown = [column for column in COLUMNS if not column.head.startswith("NOW")]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in shown:
+        table.add_column(column.head, justify="left" if column.is_left else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(cell(column, row) for column in shown))
+    return table
+
+
+def title(row: Row) -> Text:
+    """Return who a loop is, in a line."""
+    settings, stats = row.stats.settings, row.stats
+    period = settings["period_ns"]
+    parts = [
+        f"process {row.reader.pid}, thread {row.reader.tid}",
+        f"{format_rate(period)} ({format_duration(period)})",
+        row.reader.policy,
+        f"CPU {row.cpus}",
+        f"overrun={settings.get('overrun', '-')}",
+        f"{stats.cycles:,} cycles in {format_duration(stats.duration_ns, 0)}",
+    ]
+    return Text.assemble((row.label, "bold"), "  ", ", ".join(parts))
+
+
+def details(row: Row) -> Table:
+    """Return a loop's figures since its start, and since the last refresh."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column("", no_wrap=True)
+    heads = ("min", *(f"{q:g}%" for q in _PERCENTILES), "max", "now 50%", "now 99%", "now max")
+    for head in heads:
+        table.add_column(head, justify="right", min_width=7, no_wrap=True)
+    for label, name in _QUANTITIES.items():
+        since: Histogram = getattr(row.stats, name)
+        now: Histogram | None = getattr(row, name, None)
+        cells = [short(value) for value in _summary(since, (0, *_PERCENTILES, 100))]
+        cells += [short(value) for value in _summary(now, (50, 99, 100))] if now is not None else ["", "", ""]
+        table.add_row(label, *cells)
+    return table
+
+
+def _summary(histogram: Histogram, percentiles: Sequence[float]) -> list[float | None]:
+    if not histogram.count:
+        return [None] * len(percentiles)
+    return [float(value) for value in histogram.percentile(percentiles)]
+
+
+def facts(row: Row) -> Text:
+    """Return a loop's counters, and what it was refused."""
+    stats = row.stats
+    minor, major = stats.page_faults
+    voluntary, involuntary = stats.context_switches
+    counters = [
+        ("overruns", stats.overruns, row.overruns, True),
+        ("missed", stats.missed, row.missed, True),
+        ("late", stats.late, None, False),
+        ("stalls", stats.stalls, None, True),
+        ("minor faults", minor, None, True),
+        ("major faults", major, None, True),
+        ("voluntary switches", voluntary, None, False),
+        ("involuntary", involuntary, None, False),
+    ]
+    text = Text()
+    for label, value, now, is_bad in counters:
+        more = f" (+{now:,})" if now else ""
+        text.append(f"{label} ").append(f"{_count(value)}{more}", "bold red" if is_bad and value else "bold")
+        text.append("   ")
+    if stats.guard:
+        text.append(f"\n{stats.guard_sentence}", "bold red" if guard_summary.count(stats.guard) else "bold")
+    for grant in stats.grants:
+        if not grant.ok:
+            text.append(f"\nNOT GRANTED {grant.name}: {grant.requested}, but {grant.granted}", "yellow")
+            text.append(f" ({grant.detail})" if grant.detail else "", "dim")
+    return text
+
+
+def _bars(values: Sequence[float], height: int) -> list[str]:
+    """Draw values from 0 to 1 as columns of `height` lines; what is more than nothing is seen."""
+    eighths = [0 if value <= 0 else max(1, round(value * height * 8)) for value in values]
+    return ["".join(_BLOCKS[min(8, max(0, e - 8 * level))] for e in eighths) for level in range(height - 1, -1, -1)]
+
+
+def _colour(text: Text, line: str, marks: NDArray[np.bool_], marked: str, other: str) -> None:
+    """Add a line in two colours, a span for each stretch of one."""
+    for mark, stretch in groupby(zip(line, marks.tolist(), strict=True), key=lambda pair: pair[1]):
+        text.append("".join(char for char, _ in stretch), marked if mark else other)
+    text.append("\n")
+
+
+def histogram(since: Histogram, now: Histogram | None, width: int, height: int) -> Text:
+    """Draw a histogram, both axes logarithmic; brighter where it has got values since the last refresh.
+
+    Parameters
+    ----------
+    width, height : int
+        Of the columns, in characters; a line with the axis comes below them.
+    """
+    used = np.flatnonzero(since.counts)
+    if not used.size:
+        return Text("no values yet", "dim")
+    low = max(1.0, float(since.edges[used[0]]))
+    high = max(low * 1.5, float(since.max) + 1)
+
+    def columns(of: Histogram) -> Any:
+        bins = np.flatnonzero(of.counts)
+        at = np.log(np.maximum(of.edges[bins], low) / low) / np.log(high / low) * width
+        return np.bincount(np.clip(at.astype(int), 0, width - 1), of.counts[bins].astype(float), width)
+
+    counts = columns(since)
+    recent = columns(now) if now is not None and now.count else np.zeros(width)
+    lines = _bars((np.log1p(counts) / np.log1p(counts.max())).tolist(), height)
+    text = Text(no_wrap=True)
+    for line in lines:
+        _colour(text, line, recent > 0, "cyan", "blue")
+    left, middle, right = short(low), short((low * high) ** 0.5), short(since.max)
+    gap = max(1, width // 2 - len(left) - len(middle) // 2)
+    axis = f"{left}{' ' * gap}{middle}"
+    return text.append(axis + " " * max(1, width - len(axis) - len(right)) + right, "dim")
+
+
+def timeline(records: Any, period_ns: int, width: int, height: int) -> Text:
+    """Draw the wake-up latency of the last cycles, newest to the right: in each column the worst of some cycles.
+
+    A column with an overrun, a cycle that ended later than the next release, is red.
+    """
+    if not len(records):
+        return Text("no records", "dim")
+    start, release, end = records["start"], records["release"], records["end"]
+    group = -(-len(records) // width)
+    records_shown = len(records) // group * group
+    shape = (records_shown // group, group)
+    latency = np.maximum(0, start - release)[-records_shown:].reshape(shape).max(axis=1)
+    overran = ((end - release) > period_ns)[-records_shown:].reshape(shape).any(axis=1)
+    top = max(1, int(latency.max()))
+    text = Text(no_wrap=True)
+    scale = [short(top), *[""] * (height - 2), "0"] if height > 1 else [short(top)]
+    for label, line in zip(scale, _bars((latency / top).tolist(), height), strict=True):
+        text.append(f"{label:>8} ", "dim")
+        _colour(text, line, overran, "bold red", "green")
+    span = short(float(release[-1] - release[-records_shown]))
+    return text.append(f"{'':>9}the last {records_shown:,} cycles, {span}; worst of {group:,} in a column", "dim")
+
+
+def notes(sample: Sample) -> list[str]:
+    """Return what could not be seen, a sentence each."""
+    from rtloop.telemetry.procfs import describe_denied_count
+
+    lines = [f"{path}: not readable: {fault}" for path, fault in sample.faulty.items()]
+    return lines + ([describe_denied_count(sample.denied) + "."] if sample.denied else [])
