@@ -57,8 +57,8 @@ static int wait_give_back(void *self, int64_t release) {
 
 /* One loop for each step, as the compiler makes one for each class. */
 #define RUN(step, wait)                                                                                                \
-  (loop.guard ? rt_loop_guarded_cycles(&loop, &guard, NULL, step, overrun, wait)                                       \
-              : rt_loop_cycles(&loop, NULL, step, overrun, wait))
+  (loop.guard ? rt_loop_run_guarded_cycles(&loop, &guard, NULL, step, overrun, wait)                                   \
+              : rt_loop_run_cycles(&loop, NULL, step, overrun, wait))
 
 static void *body(void *unused) {
   (void)unused;
@@ -66,16 +66,16 @@ static void *body(void *unused) {
     struct perf_event_mmap_page page;
     char data[4096];
   } ring;
-  rt_thread_setup(&loop.request, &loop.stack, &loop.report);
+  rt_thread_setup(&loop.thread.request, &loop.thread.stack, &loop.thread.report);
   if (loop.guard && strcmp(row, "ring") == 0) {
     guard.ring = &ring.page;
     guard.faults = RT_GUARD_FAULTS_BY_SAMPLE;
   } else if (loop.guard) {
-    rt_guard_setup(&guard, loop.stack.base);
+    rt_guard_setup(&guard, loop.thread.stack.base);
     if (guard.syscalls_rc && strncmp(row, "call", 4) == 0) return printf("unavailable\n"), NULL;
     if (strcmp(row, "usage") == 0) guard.faults = RT_GUARD_FAULTS_BY_USAGE;
   }
-  rt_loop_first(&loop, rt_clock_now(CLOCK_MONOTONIC));
+  rt_loop_start(&loop, rt_clock_now(CLOCK_MONOTONIC));
   const int64_t begin = rt_clock_now(CLOCK_MONOTONIC);
   if (strncmp(row, "call", 4) == 0 || strcmp(row, "bare-call") == 0) {
     RUN(step_call, wait_nothing);
@@ -87,7 +87,7 @@ static void *body(void *unused) {
     RUN(step_nothing, wait_nothing);
   }
   total = rt_clock_now(CLOCK_MONOTONIC) - begin;
-  if (loop.guard && strcmp(row, "ring") != 0) rt_guard_release(&guard);
+  if (loop.guard && strcmp(row, "ring") != 0) rt_guard_stop(&guard);
   printf("%.3f\n", (double)total / (double)cycles);
   return NULL;
 }
@@ -103,22 +103,22 @@ int main(int argc, char **argv) {
   page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   loop.telemetry = telemetry;
   loop.clock = CLOCK_MONOTONIC;
-  loop.read = clock_gettime;
+  loop.read_clock = clock_gettime;
   loop.has_own_wait = 1;
   loop.schedule.period = 1000000000; /* no cycle overruns */
-  loop.max_cycles = cycles;
-  loop.max_duration = INT64_MAX;
-  loop.request.attr =
+  loop.limits.max_cycles = cycles;
+  loop.limits.max_duration = INT64_MAX;
+  loop.thread.request.attr =
       (rt_sched_attr_t){.size = sizeof(rt_sched_attr_t), .sched_policy = SCHED_FIFO, .sched_priority = 10};
   if (strncmp(row, "bare", 4) != 0) loop.guard = &guard;
   if (strcmp(row, "call-allowed") == 0) guard.allowed[SYS_getppid / 64] |= UINT64_C(1) << (SYS_getppid % 64);
   guard.malloc_attach = (int (*)(rt_guard_t *, size_t))(uintptr_t)dlsym(RTLD_DEFAULT, "rtloop_guard_attach");
-  if (rt_stack_map(&loop.stack, 256 << 10)) return 1;
-  rt_stack_paint(&loop.stack);
-  const uintptr_t low = (uintptr_t)loop.stack.mapping;
-  if (rt_guard_register(&guard, low, low + loop.stack.mapping_bytes)) return 1;
-  if (rt_thread_create(&loop.thread, &loop.stack, body, NULL)) return 1;
-  pthread_join(loop.thread, NULL);
+  if (rt_stack_map(&loop.thread.stack, 256 << 10)) return 1;
+  rt_stack_paint(&loop.thread.stack);
+  const uintptr_t low = (uintptr_t)loop.thread.stack.mapping;
+  if (rt_guard_register(&guard, low, low + loop.thread.stack.mapping_bytes)) return 1;
+  if (rt_thread_create(&loop.thread.id, &loop.thread.stack, body, NULL)) return 1;
+  pthread_join(loop.thread.id, NULL);
   rt_guard_unregister(&guard);
   return 0;
 }

@@ -6,7 +6,7 @@ from libc.stdint cimport int64_t
 from rtloop.loop.lifecycle cimport Control
 from rtloop.loop.loop cimport _RTLoop_1
 from rtloop.loop.thread cimport (
-    RT_COMMAND_PEER,
+    RT_COMMAND_SIBLING_FAILED,
     RT_COMMAND_STOP,
     RT_PHASE_BEGIN,
     RT_PHASE_DONE,
@@ -74,7 +74,7 @@ def withdraw(loop, run):
         c.withdraw()
 
 
-_PEER_COMMANDS = {"stop-all": RT_COMMAND_STOP, "hook": RT_COMMAND_PEER, "keep": 0}
+_FAILURE_COMMANDS = {"stop-all": RT_COMMAND_STOP, "hook": RT_COMMAND_SIBLING_FAILED, "keep": 0}
 
 
 def link(loops, on_failure):
@@ -84,8 +84,8 @@ def link(loops, on_failure):
     for i, loop in enumerate(loops):
         c = _control(loop)
         following = _control(loops[(i + 1) % len(loops)])
-        c.rt.peer_command = _PEER_COMMANDS[on_failure]
-        c.rt.peer = following.rt if c.rt.peer_command else NULL
+        c.rt.group.failure_command = _FAILURE_COMMANDS[on_failure]
+        c.rt.group.next = following.rt if c.rt.group.failure_command else NULL
 
 
 def let_go(loop):
@@ -109,5 +109,5 @@ def begin(loop, int64_t origin):
     """Say when the loop's grid begins, on its clock; its first release is a phase later."""
     cdef Control c = _control(loop)
     if rt_load_acquire(&c.rt.phase) == RT_PHASE_ENTERED:
-        c.rt.origin = origin
+        c.rt.grid.origin = origin
         rt_futex_move(&c.rt.phase, RT_PHASE_ENTERED, RT_PHASE_BEGIN)

@@ -8,7 +8,7 @@ cdef extern from "../include/rtloop/guard.h" nogil:
         RT_GUARD_KEEP
         RT_GUARD_RANGES
         RT_GUARD_ALLOWED
-        RT_GUARD_FAULTS_NOT
+        RT_GUARD_FAULTS_NONE
         RT_GUARD_FAULTS_BY_USAGE
         RT_GUARD_FAULTS_BY_SAMPLE
 

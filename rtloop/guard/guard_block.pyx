@@ -106,7 +106,7 @@ cdef class GuardBlock:
     @property
     def faults_are_sampled(self):
         """Whether each page fault is known by its address; None where they are not even counted."""
-        if self.guard.faults == RT_GUARD_FAULTS_NOT:
+        if self.guard.faults == RT_GUARD_FAULTS_NONE:
             return None
         return self.guard.faults == RT_GUARD_FAULTS_BY_SAMPLE
 

@@ -17,7 +17,7 @@ from rtloop.loop.thread cimport (
     RT_END_NORMAL,
     RT_END_OVERRUN,
     RT_END_OVERRUNS,
-    RT_END_PEER,
+    RT_END_ON_PEER_FAILURE,
     RT_END_STEP,
     RT_END_WAIT,
     RT_END_WATCHDOG,
@@ -27,7 +27,7 @@ from rtloop.loop.thread cimport (
     rt_futex_set,
     rt_futex_wait,
     rt_load_acquire,
-    rt_loop_command,
+    rt_loop_send_command,
     rt_stack_high_water,
 )
 
@@ -48,7 +48,8 @@ cdef int64_t _SLICE_NS = 50_000_000
 
 _IDLE_STATES = ("new", "stopped", "failed")
 _ENDS = {RT_END_ENTER: "enter", RT_END_STEP: "step", RT_END_OVERRUN: "overrun", RT_END_WAIT: "wait",
-         RT_END_CLOCK: "clock", RT_END_OVERRUNS: "overruns", RT_END_GUARD: "guard", RT_END_PEER: "on_peer_failure"}
+         RT_END_CLOCK: "clock", RT_END_OVERRUNS: "overruns", RT_END_GUARD: "guard",
+         RT_END_ON_PEER_FAILURE: "on_peer_failure"}
 # A run that one of these ended had counted its last cycle already.
 _ENDS_COUNTED = (RT_END_STEP, RT_END_OVERRUN, RT_END_OVERRUNS, RT_END_GUARD)
 
@@ -138,7 +139,7 @@ cdef class Control(ThreadHolder):
             self._is_told = False
             self._state = "running"
             if self._is_stop_wanted:
-                rt_loop_command(self.rt, RT_COMMAND_STOP)
+                rt_loop_send_command(self.rt, RT_COMMAND_STOP)
         registry.loops.add(self)
         rt_futex_set(&self.rt.phase, RT_PHASE_GO)
 
@@ -179,7 +180,7 @@ cdef class Control(ThreadHolder):
 
     def _end_error(self):
         """Return the exception for how the run ended, None where it ended well."""
-        reason, cycle = self.rt.end_reason, self.rt.cycle.index
+        reason, cycle = self.rt.end.reason, self.rt.cycle.index
         error, self.raised = self.raised, None
         if reason == RT_END_NORMAL or error is not None:
             return error
@@ -189,7 +190,7 @@ cdef class Control(ThreadHolder):
             cycle -= 1
         if reason == RT_END_GUARD:
             return failure.guard_error(self.settings, cycle, list_violations(self._guard, cycle))
-        return failure.end_error(self.settings, _ENDS[reason], self.rt.end_code, cycle, self.rt.schedule.late)
+        return failure.end_error(self.settings, _ENDS[reason], self.rt.end.code, cycle, self.rt.schedule.late)
 
     def untold_error(self):
         """Return, once, what ended a loop that failed where join() has not raised it; otherwise None."""
@@ -199,9 +200,9 @@ cdef class Control(ThreadHolder):
         return self._error
 
     def _make_stats(self, block, state):
-        used = rt_stack_high_water(&self.rt.stack)
+        used = rt_stack_high_water(&self.rt.thread.stack)
         snapshot = block.snapshot()
-        stack = (self.rt.stack.bytes, used)
+        stack = (self.rt.thread.stack.bytes, used)
         return _stats_maker()(self.settings, state, self.grants, snapshot, stack=stack, forks=fork_count(),
                               has_own_wait=self._has_own_wait, simulation=self._simulation,
                               violations=list_violations(self._guard, has_lines=state != "running"))
@@ -229,7 +230,7 @@ cdef class Control(ThreadHolder):
             if self._state != "running" or self._is_reset_pending():
                 return
             self._block.reset_idle_bank()
-            rt_loop_command(self.rt, RT_COMMAND_RESET)
+            rt_loop_send_command(self.rt, RT_COMMAND_RESET)
 
     cdef bint _is_reset_pending(self):
         return rt_load_acquire(&self.rt.command) & RT_COMMAND_RESET != 0
@@ -261,7 +262,7 @@ cdef class Control(ThreadHolder):
     def request_stop(self):
         """Ask the thread to end, without waiting for it."""
         if not self._is_in_child():
-            rt_loop_command(self.rt, RT_COMMAND_STOP)
+            rt_loop_send_command(self.rt, RT_COMMAND_STOP)
 
     def stop(self, timeout_ns):
         """Ask the thread to end and wait for it; a loop that does not run needs nothing."""
@@ -280,7 +281,7 @@ cdef class Control(ThreadHolder):
     def _is_on_own_thread(self):
         """Whether a callback is asking, or a signal handler that has interrupted a simulated run."""
         if self._state != "running" or self._simulation is None:
-            return self._state == "running" and threading.get_native_id() == self.rt.report.tid
+            return self._state == "running" and threading.get_native_id() == self.rt.thread.report.tid
         return self._starter == threading.get_ident()
 
     def _is_stop_deferred(self, deadline):

@@ -9,7 +9,7 @@ from rtloop.loop.lifecycle cimport Control
 from rtloop.loop.callbacks cimport (
     call_enter, call_leave, call_on_peer_failure, call_overrun, call_safe, call_step, call_wait,
 )
-from rtloop.loop.thread cimport rt_cycle_t, rt_loop_sleep, rt_loop_t, rt_schedule_shift
+from rtloop.loop.thread cimport rt_cycle_t, rt_loop_default_wait, rt_loop_t, rt_schedule_shift
 
 import itertools
 
@@ -192,7 +192,7 @@ cdef class _RTLoop_1:
 
     cdef int wait(self, int64_t release) noexcept nogil:
         # The loop waits by itself unless a subclass overrides this, which may still end its own wait with the sleep.
-        return rt_loop_sleep(<rt_loop_t *>self._rt, release) if self._rt is not NULL else -EINVAL
+        return rt_loop_default_wait(<rt_loop_t *>self._rt, release) if self._rt is not NULL else -EINVAL
 
     cdef void leave(self) noexcept nogil:
         pass

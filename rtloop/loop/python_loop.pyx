@@ -8,7 +8,7 @@ from posix.unistd cimport getpid
 from rtloop._os cimport madvise
 from rtloop.loop.lifecycle cimport Control
 from rtloop.loop.loop cimport RT_CONTINUE, RT_STOP, Cycle, _RTLoop_1
-from rtloop.loop.thread cimport rt_loop_t
+from rtloop.loop.thread cimport rt_loop_t, rt_stack_t
 
 import os
 
@@ -102,10 +102,11 @@ cdef class PyLoop(_RTLoop_1):
         # what belongs to a thread.
         if rt_py_is_ending():  # rtloop: allow python: it needs no GIL
             return RT_STOP
-        if (<rt_loop_t *>self._rt).stack.mapping is not NULL:
+        cdef rt_stack_t *stack = &(<rt_loop_t *>self._rt).thread.stack
+        if stack.mapping is not NULL:
             # Python code may fork, and the child goes on upon this stack: it must not find it wiped.
             # rtloop: allow madvise: before the first release
-            madvise((<rt_loop_t *>self._rt).stack.mapping, (<rt_loop_t *>self._rt).stack.mapping_bytes, MADV_KEEPONFORK)
+            madvise(stack.mapping, stack.mapping_bytes, MADV_KEEPONFORK)
         PyGILState_Ensure()  # rtloop: allow gil: a PyLoop runs Python, and its grants say so
         PyEval_SaveThread()
         return RT_CONTINUE

@@ -17,8 +17,8 @@ cdef extern from "../include/rtloop/loop.h" nogil:
         RT_PHASE_BEGIN
         RT_COMMAND_STOP
         RT_COMMAND_RESET
-        RT_COMMAND_PEER
-        RT_WATCH_NOT
+        RT_COMMAND_SIBLING_FAILED
+        RT_WATCH_NONE
         RT_WATCH_ON
         RT_WATCH_TRIPPED
         RT_WATCH_SAFE
@@ -86,7 +86,7 @@ cdef extern from "../include/rtloop/loop.h" nogil:
         RT_END_CLOCK
         RT_END_OVERRUNS
         RT_END_GUARD
-        RT_END_PEER
+        RT_END_ON_PEER_FAILURE
         RT_END_WATCHDOG
 
     ctypedef struct rt_trip_t:
@@ -100,6 +100,36 @@ cdef extern from "../include/rtloop/loop.h" nogil:
 
     ctypedef int rt_clock_reader_t(int clock, void *time) noexcept nogil
 
+    ctypedef struct rt_loop_limits_t:
+        uint64_t warmup
+        uint64_t max_cycles
+        int64_t max_duration
+
+    ctypedef struct rt_loop_grid_t:
+        int64_t origin
+        int64_t align
+        int64_t phase
+
+    ctypedef struct rt_loop_group_t:
+        int32_t is_member
+        uint32_t failure_command
+        rt_loop_t *next
+
+    ctypedef struct rt_loop_hooks_t:
+        void *self
+        int (*on_peer_failure)(void *) noexcept nogil
+        int (*safe)(void *) noexcept nogil
+
+    ctypedef struct rt_loop_thread_t:
+        rt_thread_request_t request
+        rt_thread_report_t report
+        rt_stack_t stack
+        pthread_t id
+
+    ctypedef struct rt_loop_end_t:
+        int32_t reason
+        int32_t code
+
     ctypedef struct rt_loop_t:
         rt_schedule_t schedule
         rt_cycle_t cycle
@@ -107,28 +137,16 @@ cdef extern from "../include/rtloop/loop.h" nogil:
         rt_telemetry_t *telemetry
         int clock
         int32_t has_own_wait
-        rt_clock_reader_t *read
+        rt_clock_reader_t *read_clock
         int64_t first_release
-        uint64_t warmup
-        uint64_t max_cycles
-        int64_t max_duration
-        int64_t align
-        int64_t phase_ns
-        int64_t origin
-        rt_loop_t *peer
-        int32_t is_member
-        uint32_t peer_command
-        void *self
-        int (*on_peer_failure)(void *) noexcept nogil
-        int (*safe)(void *) noexcept nogil
-        rt_trip_t trip
-        int32_t end_code
-        int32_t end_reason
-        rt_thread_request_t request
-        rt_thread_report_t report
-        rt_stack_t stack
-        pthread_t thread
         rt_guard_t *guard
+        rt_loop_limits_t limits
+        rt_loop_grid_t grid
+        rt_loop_group_t group
+        rt_loop_hooks_t hooks
+        rt_loop_thread_t thread
+        rt_loop_end_t end
+        rt_trip_t trip
         uint32_t command
         uint32_t phase
         uint32_t watch
@@ -145,9 +163,9 @@ cdef extern from "../include/rtloop/loop.h" nogil:
     void rt_futex_move(uint32_t *word, uint32_t from_, uint32_t to)
     uint32_t rt_futex_wait(uint32_t *word, uint32_t value, int64_t timeout_ns)
     uint32_t rt_load_acquire(const uint32_t *p)
-    int rt_loop_sleep(rt_loop_t *loop, int64_t release)
-    void rt_loop_command(rt_loop_t *loop, uint32_t bits)
-    void rt_loop_tell_peers(rt_loop_t *loop)
+    int rt_loop_default_wait(rt_loop_t *loop, int64_t release)
+    void rt_loop_send_command(rt_loop_t *loop, uint32_t bits)
+    void rt_loop_notify_siblings(const rt_loop_t *loop)
 
 
 cdef extern from "../include/rtloop/vdso.h" nogil:

@@ -65,7 +65,7 @@ cdef class ThreadHolder:
             self._create_thread(owner)
             stack.callback(self._abort_thread)
             grants += guard_setup.grants(settings, self._guard)
-            grants += resources.thread_grants(settings, self.rt.request, self.rt.report)
+            grants += resources.thread_grants(settings, self.rt.thread.request, self.rt.thread.report)
             resources.insist(settings, grants)
             self._fill_header()
             self.grants = tuple(grants)
@@ -88,28 +88,28 @@ cdef class ThreadHolder:
         rt.schedule.policy = OVERRUN_POLICIES[s.overrun]
         rt.schedule.max_burst = s.max_burst
         rt.schedule.max_overruns = s.max_overruns or 0
-        rt.clock, rt.read = CLOCKS[s.clock], rt_clock_reader()
+        rt.clock, rt.read_clock = CLOCKS[s.clock], rt_clock_reader()
         rt.has_own_wait = self._has_own_wait
-        rt.warmup = s.warmup
-        rt.max_cycles = UINT64_MAX if cycles is None else cycles
-        rt.max_duration = INT64_MAX if duration_ns is None else duration_ns
-        rt.align = s.align_ns or 0
-        rt.phase_ns = s.phase_ns
+        rt.limits.warmup = s.warmup
+        rt.limits.max_cycles = UINT64_MAX if cycles is None else cycles
+        rt.limits.max_duration = INT64_MAX if duration_ns is None else duration_ns
+        rt.grid.align = s.align_ns or 0
+        rt.grid.phase = s.phase_ns
         if s.is_spin_auto:
             rt_spin_auto(&rt.spin, s.period_ns, resources.spin_budget(s))
         else:
             rt_spin_fixed(&rt.spin, s.spin_ns)
 
-        rt.is_member = self.run is not None
-        rt.request.attr = resources.sched_attr(s, sizeof(rt_sched_attr_t), RT_SCHED_FLAG_RESET_ON_FORK)
-        rt.request.flush_denormals = s.flush_denormals
+        rt.group.is_member = self.run is not None
+        rt.thread.request.attr = resources.sched_attr(s, sizeof(rt_sched_attr_t), RT_SCHED_FLAG_RESET_ON_FORK)
+        rt.thread.request.flush_denormals = s.flush_denormals
         for i in range(len(name)):
-            rt.request.name[i] = name[i]
+            rt.thread.request.name[i] = name[i]
         cpus = resources.choose_cpus(s)
         if cpus is not None:
-            rt.request.is_pinned = True
+            rt.thread.request.is_pinned = True
             for cpu in cpus:
-                rt.request.cpus[<int>(cpu // 64)] |= <uint64_t>1 << <int>(cpu % 64)
+                rt.thread.request.cpus[<int>(cpu // 64)] |= <uint64_t>1 << <int>(cpu % 64)
 
     def _lock_state(self, stack):
         """Lock the C state, which is all that a cycle touches beside the telemetry, and the callback's data."""
@@ -119,20 +119,21 @@ cdef class ThreadHolder:
     def _acquire_stack(self, stack):
         """Map, lock, guard and paint the stack."""
         cdef size_t size = self.settings.stack_bytes
-        rc = rt_stack_map(&self.rt.stack, size)
+        rc = rt_stack_map(&self.rt.thread.stack, size)
         if rc:
             raise SetupError(-rc, f"stack_size={format_size(size)}: mmap or mprotect: {os.strerror(-rc)}")
-        stack.callback(lambda: rt_stack_unmap(&self.rt.stack))
-        ranges = (<size_t>self.rt.stack.base, size), (<size_t>self.rt.stack.signal_stack, <size_t>RT_STACK_SIGNAL_BYTES)
+        stack.callback(lambda: rt_stack_unmap(&self.rt.thread.stack))
+        usable = <size_t>self.rt.thread.stack.base, size
+        ranges = usable, (<size_t>self.rt.thread.stack.signal_stack, <size_t>RT_STACK_SIGNAL_BYTES)
         rc = lock_ranges(self.settings.lock_memory, stack, ranges)
         with nogil:
-            rt_stack_paint(&self.rt.stack)
+            rt_stack_paint(&self.rt.thread.stack)
         detail = "guard of 64 KiB below, alternate signal stack of 64 KiB, painted"
         return own_grant(self.settings.lock_memory, "stack", detail, size, rc)
 
     def _acquire_guard(self, stack):
         """Map and lock the block of the guards, if there are any."""
-        mapping = <size_t>self.rt.stack.mapping, self.rt.stack.mapping_bytes
+        mapping = <size_t>self.rt.thread.stack.mapping, self.rt.thread.stack.mapping_bytes
         self._guard, grants = guard_setup.acquire(self.settings, stack, mapping)
         self.rt.guard = NULL if self._guard is None else (<GuardBlock>self._guard).guard
         return grants
@@ -140,12 +141,13 @@ cdef class ThreadHolder:
     def _create_thread(self, owner):
         """Create the thread and wait until it has asked the kernel for everything."""
         self.rt.telemetry = (<TelemetryBlock>self._block).block
-        self.rt.self, self.rt.on_peer_failure, self.rt.safe = <void *>owner, self._on_peer_failure, self._safe
+        self.rt.hooks.self = <void *>owner
+        self.rt.hooks.on_peer_failure, self.rt.hooks.safe = self._on_peer_failure, self._safe
         self.rt.phase = RT_PHASE_STARTING
         body = self._body if self.rt.guard is NULL else self._guarded_body
-        rc = rt_thread_create(&self.rt.thread, &self.rt.stack, body, <void *>owner)
+        rc = rt_thread_create(&self.rt.thread.id, &self.rt.thread.stack, body, <void *>owner)
         if rc:
-            size = format_size(self.rt.stack.bytes)
+            size = format_size(self.rt.thread.stack.bytes)
             raise SetupError(-rc, f"pthread_create with a stack of {size}: {os.strerror(-rc)}")
         Py_INCREF(owner)
         self._owner = <void *>owner
@@ -155,9 +157,9 @@ cdef class ThreadHolder:
 
     def _fill_header(self):
         """Say in the telemetry block who this loop is."""
-        attr = self.rt.report.attr
+        attr = self.rt.thread.report.attr
         cpu = (resources.choose_cpus(self.settings) or (-1,))[0]
-        self._block.sign(self._pid, self.rt.report.tid, self.settings, self.rt.clock,
+        self._block.sign(self._pid, self.rt.thread.report.tid, self.settings, self.rt.clock,
                          (attr.sched_policy, attr.sched_priority, cpu))
 
     def trip(self):
@@ -174,12 +176,12 @@ cdef class ThreadHolder:
     def tell_peers(self):
         """Tell the other loops that this one has failed, where a safe() that has not returned keeps that from them."""
         if rt_load_acquire(&self.rt.watch) == RT_WATCH_TRIPPED:
-            rt_loop_tell_peers(self.rt)
+            rt_loop_notify_siblings(self.rt)
 
     cdef object _join_thread(self):
         """Join the thread, which is about to end, and drop the reference that it needed."""
         with nogil:
-            pthread_join(self.rt.thread, NULL)
+            pthread_join(self.rt.thread.id, NULL)
         owner = <object><PyObject *>self._owner
         self._owner = NULL
         Py_DECREF(owner)

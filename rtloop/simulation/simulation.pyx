@@ -12,7 +12,7 @@ from rtloop.loop.loop cimport _RTLoop_1
 from rtloop.telemetry.block cimport TelemetryBlock
 from rtloop.loop.thread cimport (
     RT_COMMAND_STOP, RT_END_ENTER, RT_END_NORMAL, RT_PHASE_GO, RT_PHASE_IDLE, rt_cycle_t, rt_futex_set, rt_load_acquire,
-    rt_loop_command, rt_loop_t,
+    rt_loop_send_command, rt_loop_t,
 )
 
 import sys
@@ -221,7 +221,7 @@ cdef class _Run:
                 c._state = "running"
                 c.rt.phase = RT_PHASE_GO
                 if c._is_stop_wanted:
-                    rt_loop_command(c.rt, RT_COMMAND_STOP)
+                    rt_loop_send_command(c.rt, RT_COMMAND_STOP)
 
     def advance(self):
         """Run to the end. Returns the control of the loop that ended all, None where their duration was over."""
@@ -234,13 +234,13 @@ cdef class _Run:
             if rc in (0, 1):
                 self.entered.append(index)
             if rc:
-                c.rt.end_code = rc
-                c.rt.end_reason = RT_END_NORMAL if rc == 1 else RT_END_ENTER
+                c.rt.end.code = rc
+                c.rt.end.reason = RT_END_NORMAL if rc == 1 else RT_END_ENTER
                 return c
         for index, c in enumerate(self.opened):
             rc = rt_simulate_begin(&self.parts[index])
             if rc != RT_GO_ON:
-                c.rt.end_reason = rc
+                c.rt.end.reason = rc
                 return c
         while ended == RT_SIMULATION_PAUSE:
             if self.callables:
@@ -264,14 +264,14 @@ cdef class _Run:
     def error_of(self, Control c):
         """Return the exception for how the run ended, None where it ended well."""
         cdef _Callable function
-        if c is None or c.rt.end_reason == RT_END_NORMAL:
+        if c is None or c.rt.end.reason == RT_END_NORMAL:
             return None
-        if c.rt.end_reason == RT_END_MODEL:
+        if c.rt.end.reason == RT_END_MODEL:
             for function in self.callables:
                 if function.error is not None:
                     return function.error
             return StateError(f"{c.settings.name}: a callback has forked: a simulation does not go on in the child")
-        if c.rt.end_reason == RT_END_TIME:
+        if c.rt.end.reason == RT_END_TIME:
             return StateError(f"{c.settings.name}: the virtual clock has run out, after 146 years")
         return c._end_error()
 

@@ -61,7 +61,7 @@ cdef extern from "../include/rtloop/telemetry.h" nogil:
 
     uint64_t rt_telemetry_bytes(uint64_t capacity, uint64_t text)
     void rt_telemetry_init(rt_telemetry_t *t, uint64_t capacity, uint64_t keep, uint64_t text)
-    int rt_telemetry_describe(rt_telemetry_t *t, const char *text, uint64_t size)
+    int rt_telemetry_write_text(rt_telemetry_t *t, const char *text, uint64_t size)
     void rt_bank_clear(rt_bank_t *bank)
     int rt_telemetry_snapshot(const rt_telemetry_t *t, rt_bank_t *to, uint64_t *written, int tries)
     uint32_t rt_load_acquire(const uint32_t *p)

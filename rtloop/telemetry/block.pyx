@@ -189,7 +189,7 @@ cdef class TelemetryBlock(TelemetryReader):
         """Write what the loop asked for and got, once, before its thread runs. Returns whether there is room for it."""
         if self.block is NULL:
             raise RuntimeError("this block has not been mapped")
-        return rt_telemetry_describe(self.block, text, len(text)) == 0
+        return rt_telemetry_write_text(self.block, text, len(text)) == 0
 
     def sign(self, pid, tid, settings, clock, thread):
         """Write who the loop is; `thread` is what its thread was granted: policy, priority and first CPU."""

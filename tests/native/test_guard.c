@@ -23,13 +23,13 @@ static void keeps_some_and_counts_all(void) {
   begin_anew();
   for (uint64_t i = 0; i < RT_GUARD_KEEP + 10; i++) {
     guard.cycle = i;
-    rt_guard_note(&guard, RT_GUARD_SYSCALL, 0, i, 3000, NULL, 0);
+    rt_guard_record(&guard, RT_GUARD_SYSCALL, 0, i, 3000, NULL, 0);
   }
   CHECK(guard.counts[RT_GUARD_SYSCALL] == RT_GUARD_KEEP + 10);
   CHECK(guard.written == RT_GUARD_KEEP);
   CHECK(guard.violations[RT_GUARD_KEEP - 1].cycle == RT_GUARD_KEEP - 1);
   rt_guard_reset(&guard);
-  rt_guard_note(&guard, RT_GUARD_SYSCALL, 0, 77, 3000, NULL, 0);
+  rt_guard_record(&guard, RT_GUARD_SYSCALL, 0, 77, 3000, NULL, 0);
   CHECK(guard.written - guard.first == 1);
   CHECK(guard.violations[guard.first % RT_GUARD_SLOTS].detail == 77);
 }
@@ -37,12 +37,12 @@ static void keeps_some_and_counts_all(void) {
 static void picks_addresses_of_code_from_the_stack(void) {
   begin_anew();
   const uint64_t few[] = {1, 1500, 999, 2000, 3999, 4000, UINT64_MAX};
-  rt_guard_note(&guard, RT_GUARD_MINOR, 0, 0, 1000, few, sizeof few / sizeof *few);
+  rt_guard_record(&guard, RT_GUARD_MINOR, 0, 0, 1000, few, sizeof few / sizeof *few);
   const uint64_t *frames = guard.violations[0].frames;
   CHECK(frames[0] == 1000 && frames[1] == 1500 && frames[2] == 3999 && frames[3] == 0);
   uint64_t many[100];
   for (size_t i = 0; i < 100; i++) many[i] = i == 90 ? 3500 : 1500;
-  rt_guard_note(&guard, RT_GUARD_MINOR, 0, 0, 1000, many, 100);
+  rt_guard_record(&guard, RT_GUARD_MINOR, 0, 0, 1000, many, 100);
   CHECK(guard.violations[1].frames[RT_GUARD_FRAMES - 2] == 1500);
   CHECK(guard.violations[1].frames[RT_GUARD_FRAMES - 1] == 3500); /* the last place is the user's */
 }
@@ -74,7 +74,7 @@ static void takes_samples_out_of_the_ring(void) {
     sample(4, 3001, 0x1000);
     if (cycle % 2) sample(5, 3002, 0x2000);
     rt_guard_end(&guard);
-    CHECK(rt_guard_look(&guard, cycle, &telemetry));
+    CHECK(rt_guard_check(&guard, cycle, &telemetry));
     CHECK(ring.page.data_tail == ring.page.data_head);
     minor += 1;
     major += cycle % 2;
@@ -105,7 +105,7 @@ static void *on_a_thread(void *unused) {
   (void)unused;
   set_up();
   if (!is_available) return NULL;
-  guard.faults = RT_GUARD_FAULTS_NOT;
+  guard.faults = RT_GUARD_FAULTS_NONE;
   const pid_t parent = getppid();
   rt_guard_begin(&guard, 9);
   (void)getppid(); /* of the warm-up */
@@ -128,7 +128,7 @@ static void *on_a_thread(void *unused) {
   const pid_t third = getppid();
   rt_guard_end(&guard);
   CHECK(third == parent && guard.counts[RT_GUARD_SYSCALL] == 3);
-  rt_guard_release(&guard);
+  rt_guard_stop(&guard);
   return NULL;
 }
 
@@ -174,7 +174,7 @@ static void *interrupted_in_step(void *unused) {
     __atomic_store_n(&is_spinning, -1, __ATOMIC_RELEASE);
     return NULL;
   }
-  guard.faults = RT_GUARD_FAULTS_NOT;
+  guard.faults = RT_GUARD_FAULTS_NONE;
   rt_guard_begin(&guard, 10);
   __atomic_store_n(&is_spinning, 1, __ATOMIC_RELEASE);
   while (__atomic_load_n(&is_spinning, __ATOMIC_ACQUIRE)) rt_cpu_relax();
@@ -182,7 +182,7 @@ static void *interrupted_in_step(void *unused) {
   (void)getppid();
   rt_guard_end(&guard);
   CHECK(guard.counts[RT_GUARD_SYSCALL] == 1); /* which is watched on */
-  rt_guard_release(&guard);
+  rt_guard_stop(&guard);
   return NULL;
 }
 
@@ -219,14 +219,14 @@ static long getppid_on(char *other_stack) {
 static void *on_another_stack(void *other_stack) {
   set_up();
   if (!is_available) return NULL;
-  guard.faults = RT_GUARD_FAULTS_NOT;
+  guard.faults = RT_GUARD_FAULTS_NONE;
   const long parent = getppid();
   rt_guard_begin(&guard, 10);
   const long seen = getppid_on((char *)other_stack);
   rt_guard_end(&guard);
   CHECK(seen == parent && guard.counts[RT_GUARD_SYSCALL] == 1 && guard.written == 1);
   CHECK(guard.violations[0].frames[0] != 0 && guard.violations[0].frames[1] == 0);
-  rt_guard_release(&guard);
+  rt_guard_stop(&guard);
   return NULL;
 }
 
@@ -254,7 +254,7 @@ static void does_not_read_beyond_a_stack_of_the_steps_own(void) {}
 static void *refused(void *unused) {
   (void)unused;
   set_up();
-  rt_guard_release(&guard);
+  rt_guard_stop(&guard);
   return NULL;
 }
 
@@ -286,7 +286,7 @@ static void closes_a_file_of_number_0(void) {
   begin_anew();
   const int kept = dup(0);
   (void)close(0);
-  if (rt_guard_sample_faults(&guard) == 0) {
+  if (rt_guard_open_faults(&guard) == 0) {
     CHECK(guard.perf_fd[0] == 0);
     rt_guard_close_faults(&guard);
     CHECK(close(0) == -1 && errno == EBADF);

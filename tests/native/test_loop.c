@@ -65,23 +65,23 @@ static void run(int is_auto, int is_refused) {
   CHECK(rt_memory_resident_bytes(block, rt_telemetry_bytes(64, 0)) >= (int64_t)rt_telemetry_bytes(64, 0));
   loop->schedule.period = 500000;
   loop->clock = CLOCK_MONOTONIC;
-  loop->read = clock_gettime;
-  loop->warmup = 5;
-  loop->max_cycles = UINT64_MAX;
-  loop->max_duration = INT64_MAX;
+  loop->read_clock = clock_gettime;
+  loop->limits.warmup = 5;
+  loop->limits.max_cycles = UINT64_MAX;
+  loop->limits.max_duration = INT64_MAX;
   if (is_auto) rt_spin_auto(&loop->spin, loop->schedule.period, 25);
-  loop->request.attr.size = sizeof loop->request.attr;
-  loop->request.attr.sched_flags = RT_SCHED_FLAG_RESET_ON_FORK;
-  if (is_refused) loop->request.attr.sched_policy = 77;
-  strcpy(loop->request.name, "native");
-  CHECK(rt_stack_map(&loop->stack, 4 << 20) == 0); /* a thread under TSan needs almost 1 MiB for itself */
-  rt_stack_paint(&loop->stack);
-  CHECK(rt_stack_high_water(&loop->stack) == 0);
+  loop->thread.request.attr.size = sizeof loop->thread.request.attr;
+  loop->thread.request.attr.sched_flags = RT_SCHED_FLAG_RESET_ON_FORK;
+  if (is_refused) loop->thread.request.attr.sched_policy = 77;
+  strcpy(loop->thread.request.name, "native");
+  CHECK(rt_stack_map(&loop->thread.stack, 4 << 20) == 0); /* a thread under TSan needs almost 1 MiB for itself */
+  rt_stack_paint(&loop->thread.stack);
+  CHECK(rt_stack_high_water(&loop->thread.stack) == 0);
   loop->phase = RT_PHASE_STARTING;
-  CHECK(rt_thread_create(&loop->thread, &loop->stack, body, &probe) == 0);
+  CHECK(rt_thread_create(&loop->thread.id, &loop->thread.stack, body, &probe) == 0);
   while (rt_futex_wait(&loop->phase, RT_PHASE_STARTING, RT_NS_PER_S) == RT_PHASE_STARTING) continue;
-  CHECK(loop->report.tid > 0 && loop->report.slack_ns == 1 && loop->report.signal_stack_rc == 0);
-  CHECK((loop->report.policy_rc != 0) == is_refused && loop->report.attr.size > 0);
+  CHECK(loop->thread.report.tid > 0 && loop->thread.report.slack_ns == 1 && loop->thread.report.signal_stack_rc == 0);
+  CHECK((loop->thread.report.policy_rc != 0) == is_refused && loop->thread.report.attr.size > 0);
   if (is_refused) {
     rt_futex_set(&loop->phase, RT_PHASE_ABORT);
   } else {
@@ -94,20 +94,21 @@ static void run(int is_auto, int is_refused) {
       usleep(1000);
     }
     rt_bank_clear(&loop->telemetry->banks[1]);
-    rt_loop_command(loop, RT_COMMAND_RESET);
+    rt_loop_send_command(loop, RT_COMMAND_RESET);
     while (rt_load_acquire(&loop->command) & RT_COMMAND_RESET) usleep(1000);
-    rt_loop_command(loop, RT_COMMAND_STOP);
+    rt_loop_send_command(loop, RT_COMMAND_STOP);
   }
-  pthread_join(loop->thread, NULL);
-  CHECK(loop->phase == RT_PHASE_DONE && loop->end_reason == RT_END_NORMAL && loop->end_code == 0);
+  pthread_join(loop->thread.id, NULL);
+  CHECK(loop->phase == RT_PHASE_DONE && loop->end.reason == RT_END_NORMAL && loop->end.code == 0);
   CHECK(probe.enters == !is_refused && probe.leaves == !is_refused);
-  CHECK(rt_stack_high_water(&loop->stack) > 0 && rt_stack_high_water(&loop->stack) < loop->stack.bytes);
+  CHECK(rt_stack_high_water(&loop->thread.stack) > 0 &&
+        rt_stack_high_water(&loop->thread.stack) < loop->thread.stack.bytes);
   if (!is_refused) {
     CHECK(rt_telemetry_snapshot(loop->telemetry, bank, &(uint64_t){0}, 1) == 0);
     CHECK((int64_t)bank->counters.cycles < probe.steps && bank->counters.warmup == 0);
     CHECK(probe.overruns > 0 && probe.missed > 0);
   }
-  rt_stack_unmap(&loop->stack);
+  rt_stack_unmap(&loop->thread.stack);
   munmap(block, rt_telemetry_bytes(64, 0));
   close(fd);
   munmap(state, sizeof(rt_loop_t));
@@ -128,7 +129,7 @@ static int member_enter(void *self) {
 
 static int member_step(void *self, const rt_cycle_t *cycle) {
   member_t *m = self;
-  const int64_t since = cycle->release - m->loop->origin - m->loop->phase_ns;
+  const int64_t since = cycle->release - m->loop->grid.origin - m->loop->grid.phase;
   m->off_grid += since < 0 || since % cycle->period != 0 || (m->steps == 0 && since != 0);
   return m->steps++ == m->fail_at ? -EIO : RT_CONTINUE;
 }
@@ -167,24 +168,24 @@ static void run_group(int is_stopped, uint32_t command) {
     members[i].fail_at = i == 1 ? 20 : -1;
     loop->telemetry = blocks[i];
     rt_telemetry_init(loop->telemetry, 64, 64, 0);
-    loop->schedule.period = i == 2 && command == RT_COMMAND_PEER ? 3600 * RT_NS_PER_S : 1000000 * (i + 1);
-    loop->peer_command = command;
-    loop->self = &members[i];
-    loop->on_peer_failure = member_asked;
+    loop->schedule.period = i == 2 && command == RT_COMMAND_SIBLING_FAILED ? 3600 * RT_NS_PER_S : 1000000 * (i + 1);
+    loop->group.failure_command = command;
+    loop->hooks.self = &members[i];
+    loop->hooks.on_peer_failure = member_asked;
     members[i].answer = i == 2 ? -7 : RT_CONTINUE;
-    loop->phase_ns = 1000 * i;
+    loop->grid.phase = 1000 * i;
     loop->clock = CLOCK_MONOTONIC;
-    loop->read = clock_gettime;
-    loop->max_cycles = UINT64_MAX;
-    loop->max_duration = INT64_MAX;
-    loop->is_member = 1;
-    loop->request.attr.size = sizeof loop->request.attr;
-    CHECK(rt_stack_map(&loop->stack, 4 << 20) == 0);
+    loop->read_clock = clock_gettime;
+    loop->limits.max_cycles = UINT64_MAX;
+    loop->limits.max_duration = INT64_MAX;
+    loop->group.is_member = 1;
+    loop->thread.request.attr.size = sizeof loop->thread.request.attr;
+    CHECK(rt_stack_map(&loop->thread.stack, 4 << 20) == 0);
     loop->phase = RT_PHASE_STARTING;
-    CHECK(rt_thread_create(&loop->thread, &loop->stack, member_body, &members[i]) == 0);
+    CHECK(rt_thread_create(&loop->thread.id, &loop->thread.stack, member_body, &members[i]) == 0);
     while (rt_futex_wait(&loop->phase, RT_PHASE_STARTING, RT_NS_PER_S) == RT_PHASE_STARTING) continue;
   }
-  for (int i = 0; i < LOOPS; i++) members[i].loop->peer = members[(i + 1) % LOOPS].loop;
+  for (int i = 0; i < LOOPS; i++) members[i].loop->group.next = members[(i + 1) % LOOPS].loop;
   for (int i = 0; i < LOOPS; i++) rt_futex_set(&members[i].loop->phase, RT_PHASE_GO);
   for (int i = 0; i < LOOPS; i++) {
     uint32_t *phase = &members[i].loop->phase;
@@ -192,29 +193,31 @@ static void run_group(int is_stopped, uint32_t command) {
     CHECK(rt_load_acquire(phase) == RT_PHASE_ENTERED && members[i].steps == 0);
   }
   if (is_stopped) {
-    for (int i = 0; i < LOOPS; i++) rt_loop_command(members[i].loop, RT_COMMAND_STOP);
+    for (int i = 0; i < LOOPS; i++) rt_loop_send_command(members[i].loop, RT_COMMAND_STOP);
   } else {
     const int64_t origin = rt_clock_now(CLOCK_MONOTONIC) + 2000000;
     for (int i = 0; i < LOOPS; i++) {
-      members[i].loop->origin = origin;
+      members[i].loop->grid.origin = origin;
       rt_futex_move(&members[i].loop->phase, RT_PHASE_ENTERED, RT_PHASE_BEGIN);
     }
   }
-  const int is_asked = command == RT_COMMAND_PEER && !is_stopped;
+  const int is_asked = command == RT_COMMAND_SIBLING_FAILED && !is_stopped;
   for (int i = LOOPS - 1; i >= 0; i--) {
     rt_loop_t *loop = members[i].loop;
     if (i == 0 && is_asked) {
       usleep(20000); /* to be asked a second time, for the third, and to go on */
-      rt_loop_command(loop, RT_COMMAND_STOP);
+      rt_loop_send_command(loop, RT_COMMAND_STOP);
     }
     for (int tries = 0; tries < 100 && rt_load_acquire(&loop->phase) != RT_PHASE_DONE; tries++) {
       rt_futex_wait(&loop->phase, rt_load_acquire(&loop->phase), 100000000);
     }
     CHECK(rt_load_acquire(&loop->phase) == RT_PHASE_DONE);
-    pthread_join(loop->thread, NULL);
-    const int ends[] = {RT_END_NORMAL, RT_END_STEP, is_asked ? RT_END_PEER : RT_END_NORMAL};
-    CHECK(loop->phase == RT_PHASE_DONE && loop->end_reason == (is_stopped ? RT_END_NORMAL : ends[i]));
-    CHECK(loop->end_code == (loop->end_reason == RT_END_STEP ? -EIO : loop->end_reason == RT_END_PEER ? -7 : 0));
+    pthread_join(loop->thread.id, NULL);
+    const int ends[] = {RT_END_NORMAL, RT_END_STEP, is_asked ? RT_END_ON_PEER_FAILURE : RT_END_NORMAL};
+    CHECK(loop->phase == RT_PHASE_DONE && loop->end.reason == (is_stopped ? RT_END_NORMAL : ends[i]));
+    CHECK(loop->end.code == (loop->end.reason == RT_END_STEP              ? -EIO
+                             : loop->end.reason == RT_END_ON_PEER_FAILURE ? -7
+                                                                          : 0));
     CHECK(members[i].off_grid == 0 && (is_stopped ? members[i].steps == 0 : members[i].steps > 0));
     CHECK(members[i].leaves == 1 && (is_asked && i != 1 ? members[i].asked >= 1 : members[i].asked == 0));
   }
@@ -224,7 +227,7 @@ static void run_group(int is_stopped, uint32_t command) {
   rt_futex_move(&members[0].loop->phase, RT_PHASE_ENTERED, RT_PHASE_BEGIN);
   CHECK(members[0].loop->phase == RT_PHASE_DONE);
   for (int i = 0; i < LOOPS; i++) {
-    rt_stack_unmap(&members[i].loop->stack);
+    rt_stack_unmap(&members[i].loop->thread.stack);
     munmap(blocks[i], rt_telemetry_bytes(64, 0));
     close(fds[i]);
     munmap(states[i], sizeof(rt_loop_t));
@@ -234,8 +237,8 @@ static void run_group(int is_stopped, uint32_t command) {
 int main(void) {
   run_group(0, RT_COMMAND_STOP);
   run_group(1, RT_COMMAND_STOP);
-  run_group(0, RT_COMMAND_PEER);
-  run_group(1, RT_COMMAND_PEER);
+  run_group(0, RT_COMMAND_SIBLING_FAILED);
+  run_group(1, RT_COMMAND_SIBLING_FAILED);
   run(0, 0);
   run(1, 0);
   run(0, 1);

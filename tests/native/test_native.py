@@ -30,6 +30,7 @@ UNDEFINED = "undefined"  # for programs with stacks of their own
 _PUBLISH = "rt_exchange_acq_rel(&latest->between, latest->back"
 _TURN = "rt_exchange_acq_rel(&latest->between, latest->front"
 _WRITE = "memcpy(rt_latest_back(latest), value, value_bytes);\n  rt_latest_publish(latest);"
+_WAIT_FAILS = "loop_wait(loop, now, release);\n      if (RT_UNLIKELY(now < 0)) return "
 _SEE_TAIL = "ring->tail_seen = rt_load_acquire(&ring->tail);\n  const uint64_t all = ring->tail_seen - head, "
 
 
@@ -165,21 +166,25 @@ PROGRAMS = {
         (MEMORY, THREADS),
         mutations={
             "a failure is nobody's business": Mutation(
-                "loop.h", "      rt_loop_tell_peers(loop);\n", "      (void)loop;\n"
+                "loop.h", "      rt_loop_notify_siblings(loop);\n", "      (void)loop;\n"
             ),
             "a hook is asked for ever": Mutation(
-                "loop.h", "  __atomic_fetch_and(&loop->command, ~RT_COMMAND_PEER, __ATOMIC_ACQ_REL);\n", ""
-            ),
-            "a hook cannot go on": Mutation("loop.h", "if (rc == RT_CONTINUE) return RT_GO_ON;", ""),
-            "a hook cannot fail": Mutation("loop.h", "rc == RT_STOP ? RT_END_NORMAL : RT_END_PEER", "RT_END_NORMAL"),
-            "a hook's code is lost": Mutation("loop.h", "loop->end_code = rc == RT_STOP ? 0 : rc;", ""),
-            "a hook's word is forgotten": Mutation(
-                "loop.h",
-                "  rt_loop_command(loop, RT_COMMAND_STOP); /* for whoever looks at the word next */\n",
+                "loop_state.h",
+                "  __atomic_fetch_and(&loop->command, ~RT_COMMAND_SIBLING_FAILED, __ATOMIC_ACQ_REL);\n",
                 "",
             ),
+            "a hook cannot go on": Mutation("loop_state.h", "if (rc == RT_CONTINUE) return RT_GO_ON;", ""),
+            "a hook cannot fail": Mutation(
+                "loop_state.h", "rc == RT_STOP ? RT_END_NORMAL : RT_END_ON_PEER_FAILURE", "RT_END_NORMAL"
+            ),
+            "a hook's code is lost": Mutation("loop_state.h", "loop->end.code = rc == RT_STOP ? 0 : rc;", ""),
+            "a hook's word is forgotten": Mutation(
+                "loop_state.h",
+                "  rt_loop_send_command(loop, RT_COMMAND_STOP); /*",
+                "  /*",
+            ),
             "nobody is asked before the release": Mutation(
-                "loop.h", "if (rt_loop_obey(loop) != RT_GO_ON) return now;", "if (0) return now;"
+                "loop_wait.h", "if (rt_loop_handle_commands(loop) != RT_GO_ON) return now;", "if (0) return now;"
             ),
         },
     ),
@@ -333,11 +338,13 @@ PROGRAMS = {
             "a stop is not seen": Mutation("simulate.h", "if (command & RT_COMMAND_STOP) return RT_END_NORMAL;", ""),
             "a recording is modelled": Mutation("simulate.h", "if (s->is_recorded) {", "if (0) {"),
             "late is not counted": Mutation("simulate.h", "loop->is_late = now > release;", "loop->is_late = 0;"),
-            "dt stays": Mutation("loop.h", "  cycle->dt = (double)(sch", "  if (0) cycle->dt = (double)(sch"),
-            "missed stays": Mutation("loop.h", "  cycle->missed = schedule->missed;\n", ""),
-            "late cycles are not counted": Mutation("loop.h", "record, loop->is_late, overran", "record, 0, overran"),
-            "the usage begins never": Mutation("loop.h", "cycle->index + 1 == loop->warmup", "0"),
-            "the first cycle is a plain one": Mutation("loop.h", "  loop->schedule.is_unsettled = 1;\n}", "}"),
+            "dt stays": Mutation("loop_cycle.h", "  cycle->dt = (double)(sch", "  if (0) cycle->dt = (double)(sch"),
+            "missed stays": Mutation("loop_cycle.h", "  cycle->missed = schedule->missed;\n", ""),
+            "late cycles are not counted": Mutation(
+                "loop_cycle.h", "record, loop->is_late, overran", "record, 0, overran"
+            ),
+            "the usage begins never": Mutation("loop_cycle.h", "cycle->index + 1 == loop->limits.warmup", "0"),
+            "the first cycle is a plain one": Mutation("loop_state.h", "  loop->schedule.is_unsettled = 1;\n}", "}"),
             "the mode stays": Mutation("simulate.h", "rt_thread_set_float_control(control_)", "(void)control_"),
             "runs on after a failed model": Mutation(
                 "simulate.h", "if (RT_UNLIKELY(latency < 0)) return RT_END_MODEL;", ""
@@ -429,9 +436,11 @@ PROGRAMS = {
             "all that was slept through is looked at": Mutation(
                 "watchdog.h", "planned + late / dog->interval * dog->interval", "planned"
             ),
-            "the others are not told": Mutation("watchdog.h", "  rt_loop_tell_peers(loop);\n", ""),
-            "the loop goes on": Mutation("watchdog.h", "  rt_loop_command(loop, RT_COMMAND_STOP);\n", ""),
-            "nobody is made safe": Mutation("watchdog.h", "loop->safe ? loop->safe(loop->self) : 0", "0"),
+            "the others are not told": Mutation("watchdog.h", "  rt_loop_notify_siblings(loop);\n", ""),
+            "the loop goes on": Mutation("watchdog.h", "  rt_loop_send_command(loop, RT_COMMAND_STOP);\n", ""),
+            "nobody is made safe": Mutation(
+                "watchdog.h", "loop->hooks.safe ? loop->hooks.safe(loop->hooks.self) : 0", "0"
+            ),
             "it never ends": Mutation("watchdog.h", "      is_left = 1;\n    }", "    }\n    is_left = 1;"),
             "looks at what has ended": Mutation(
                 "watch.h",
@@ -449,7 +458,7 @@ PROGRAMS = {
                 "    if (was == RT_WATCH_TRIPPED) return 1;\n    if (was != RT_WATCH_ON) {",
             ),
             "the step's word goes before": Mutation(
-                "loop.h", "loop->end_reason = RT_END_WATCHDOG;", "loop->end_reason = RT_END_NORMAL;"
+                "loop.h", "loop->end.reason = RT_END_WATCHDOG;", "loop->end.reason = RT_END_NORMAL;"
             ),
         },
     ),
@@ -457,56 +466,60 @@ PROGRAMS = {
         (MEMORY,),
         mutations={
             "C2 a signal fails the loop": Mutation(
-                "loop.h", "if (RT_UNLIKELY(rc) && rc != -EINTR) return", "if (rc) return"
+                "loop_wait.h", "if (RT_UNLIKELY(rc) && rc != -EINTR) return", "if (rc) return"
             ),
             "C2 a signal ends the sleep": Mutation(
-                "loop.h",
+                "loop_wait.h",
                 "if (RT_UNLIKELY(rc) && rc != -EINTR) return rc;",
                 "if (rc == -EINTR) break; else if (rc) return rc;",
             ),
             "C2 a signal moves the deadline": Mutation(
-                "loop.h",
+                "loop_wait.h",
                 "if (RT_UNLIKELY(rc) && rc != -EINTR) return rc;",
                 "if (rc == -EINTR) now += 1000; else if (rc) return rc;",
             ),
             "C2 errors are ignored": Mutation(
-                "loop.h", "if (RT_UNLIKELY(rc) && rc != -EINTR) return rc;", "if (now < 0) return rc;"
+                "loop_wait.h", "if (RT_UNLIKELY(rc) && rc != -EINTR) return rc;", "if (now < 0) return rc;"
             ),
             "C2 the error is lost": Mutation(
-                "loop.h",
-                "loop_wait(loop, now, release);\n      if (RT_UNLIKELY(now < 0)) return loop->end_code = (int32_t)now,",
-                "loop_wait(loop, now, release);\n      if (RT_UNLIKELY(now < 0)) return",
+                "loop_cycle.h",
+                _WAIT_FAILS + "rt_loop_end_with(loop, RT_END_CLOCK, (int)now);",
+                _WAIT_FAILS + "RT_END_CLOCK;",
             ),
-            "C6 always sleeps": Mutation("loop.h", "if (target <= now) break;", "if (rc <= 0 && target <= now) break;"),
+            "C6 always sleeps": Mutation(
+                "loop_wait.h", "if (target <= now) break;", "if (rc <= 0 && target <= now) break;"
+            ),
             "no slices": Mutation(
-                "loop.h", "(uint64_t)release - (uint64_t)now - 1 < (uint64_t)RT_SLICE_NS", "release > now"
+                "loop_wait.h", "(uint64_t)release - (uint64_t)now - 1 < (uint64_t)RT_SLICE_NS", "release > now"
             ),
             "the margin is not used": Mutation(
-                "loop.h", "loop->has_own_wait || loop->spin.margin", "loop->has_own_wait"
+                "loop_cycle.h", "loop->has_own_wait || loop->spin.margin", "loop->has_own_wait"
             ),
             "its own wait is not used": Mutation(
-                "loop.h", "loop->has_own_wait || loop->spin.margin", "loop->spin.margin"
+                "loop_cycle.h", "loop->has_own_wait || loop->spin.margin", "loop->spin.margin"
             ),
-            "late ones are not counted": Mutation("loop.h", "  loop->is_late = now > release;\n  return", "  return"),
-            "once late, always late": Mutation("loop.h", "is_warmup);\n  loop->is_late = 0;\n", "is_warmup);\n"),
+            "late ones are not counted": Mutation(
+                "loop_wait.h", "  loop->is_late = now > release;\n  return", "  return"
+            ),
+            "once late, always late": Mutation("loop_cycle.h", "is_warmup);\n  loop->is_late = 0;\n", "is_warmup);\n"),
             "a reset keeps the bank": Mutation(
-                "loop.h",
-                "  loop->bank = rt_telemetry_bank(loop->telemetry);\n  loop->sch",
-                "  if (!loop->bank) loop->bank = rt_telemetry_bank(loop->telemetry);\n  loop->sch",
+                "loop_state.h",
+                "  loop->bank = rt_telemetry_active_bank(loop->telemetry);\n  loop->sch",
+                "  if (!loop->bank) loop->bank = rt_telemetry_active_bank(loop->telemetry);\n  loop->sch",
             ),
-            "an interval with the run before": Mutation("loop.h", "  loop->schedule.is_unsettled = 1;\n}", "}"),
+            "an interval with the run before": Mutation("loop_state.h", "  loop->schedule.is_unsettled = 1;\n}", "}"),
             "an interval with the warm-up": Mutation(
-                "loop.h",
+                "loop_cycle.h",
                 "  if (!loop->telemetry->has_previous) loop->schedule.is_unsettled = 1;",
                 "  if (0) loop->schedule.is_unsettled = 1;",
             ),
-            "nothing is learnt": Mutation("loop.h", "rt_spin_learn(&loop->spin, now - target);", ""),
+            "nothing is learnt": Mutation("loop_wait.h", "rt_spin_learn(&loop->spin, now - target);", ""),
             "starts early": Mutation(
-                "loop.h", "RT_UNLIKELY(now < release); reads++", "RT_UNLIKELY(now < target); reads++"
+                "loop_wait.h", "RT_UNLIKELY(now < release); reads++", "RT_UNLIKELY(now < target); reads++"
             ),
             "a reset forgets the missed": Mutation(
-                "loop.h",
-                "  rt_telemetry_turn(loop->telemetry, loop->schedule.release);\n",
+                "loop_state.h",
+                "  rt_telemetry_swap_banks(loop->telemetry, loop->schedule.release);\n",
                 "  loop->telemetry->active ^= 1u;\n  rt_bank_clear(&loop->telemetry->banks[0]);\n",
             ),
         },

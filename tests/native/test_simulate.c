@@ -41,8 +41,8 @@ static void make(rt_simulation_t *s, int number) {
   probe->number = number;
   probe->loop.telemetry = telemetry;
   probe->loop.schedule.period = PERIOD;
-  probe->loop.max_cycles = UINT64_MAX;
-  probe->loop.max_duration = INT64_MAX;
+  probe->loop.limits.max_cycles = UINT64_MAX;
+  probe->loop.limits.max_duration = INT64_MAX;
   *s = (rt_simulation_t){.loop = &probe->loop, .self = probe};
 }
 
@@ -67,7 +67,7 @@ static void starts(void) {
   s.execution = (rt_model_t){.values = durations, .count = 3};
   s.loop->schedule.policy = RT_OVERRUN_CATCH_UP;
   s.loop->schedule.max_burst = 1;
-  s.loop->max_duration = 8 * PERIOD;
+  s.loop->limits.max_duration = 8 * PERIOD;
   CHECK(run(&s, 1) == RT_SIMULATION_OVER);
   /* Late cycles start at once, when the one before has ended; those that slept are 50 ns late. */
   const int64_t expected[] = {50, 1000050, 3500050, 4000050, 5000050, 7500050};
@@ -84,8 +84,8 @@ static void warms_up(void) {
   rt_simulation_t s;
   make(&s, 1);
   s.execution.constant = 700;
-  s.loop->warmup = 2;
-  s.loop->max_cycles = 5;
+  s.loop->limits.warmup = 2;
+  s.loop->limits.max_cycles = 5;
   CHECK(run(&s, 1) == 0);
   const rt_bank_t *bank = &s.loop->telemetry->banks[0];
   CHECK(bank->counters.cycles == 5 && bank->counters.warmup == 2 && s.loop->telemetry->written == 5);
@@ -109,10 +109,10 @@ static void tells(void) {
   rt_simulation_t s;
   make(&s, 1);
   s.execution = (rt_model_t){.values = durations, .count = 5};
-  s.loop->max_cycles = 5;
+  s.loop->limits.max_cycles = 5;
   CHECK(rt_simulate_begin(&s) == RT_GO_ON);
   while (rt_simulate_advance(&s, 1, INT64_MAX, tell, overrun) == RT_SIMULATION_PAUSE) continue;
-  CHECK(s.loop->cycle.index == 5 && s.loop->end_reason == RT_END_NORMAL);
+  CHECK(s.loop->cycle.index == 5 && s.loop->end.reason == RT_END_NORMAL);
   unmake(&s);
 }
 
@@ -121,13 +121,13 @@ static void spins(void) {
   make(&s, 1);
   s.latency.constant = 300;
   rt_spin_fixed(&s.loop->spin, 1000);
-  s.loop->max_cycles = 3;
-  CHECK(run(&s, 1) == 0 && s.loop->end_reason == RT_END_NORMAL);
+  s.loop->limits.max_cycles = 3;
+  CHECK(run(&s, 1) == 0 && s.loop->end.reason == RT_END_NORMAL);
   for (int i = 0; i < 3; i++) CHECK(((probe_t *)s.self)->seen[i] == i * PERIOD);
   unmake(&s);
   make(&s, 1);
   s.latency.constant = 40000;
-  s.loop->max_cycles = 600;
+  s.loop->limits.max_cycles = 600;
   rt_spin_auto(&s.loop->spin, PERIOD, 25);
   CHECK(run(&s, 1) == 0);
   CHECK(s.loop->spin.margin < 60000 && s.loop->spin.margin > 40000); /* learnt: less than a quarter of the period */
@@ -143,7 +143,7 @@ static void recorded(void) {
   s.execution = (rt_model_t){.values = durations, .count = 2};
   s.loop->schedule.policy = RT_OVERRUN_CATCH_UP;
   s.loop->schedule.max_burst = 8;
-  s.loop->max_cycles = 4;
+  s.loop->limits.max_cycles = 4;
   CHECK(run(&s, 1) == 0);
   const int64_t expected[] = {10, 2500030, 2500060, 5000070};
   for (int i = 0; i < 4; i++) CHECK(((probe_t *)s.self)->seen[i] == expected[i]);
@@ -157,7 +157,7 @@ static void lock_step(void) {
   make(&s[1], 2);
   ((probe_t *)s[0].self)->log = ((probe_t *)s[1].self)->log = &log;
   s[1].loop->schedule.period = 2 * PERIOD;
-  s[0].loop->max_duration = s[1].loop->max_duration = 4 * PERIOD;
+  s[0].loop->limits.max_duration = s[1].loop->limits.max_duration = 4 * PERIOD;
   CHECK(run(s, 2) == RT_SIMULATION_OVER);
   CHECK(log == 121121); /* at 0: 1 2, at 1: 1, at 2: 1 2, at 3: 1 */
   unmake(&s[0]);
@@ -169,9 +169,9 @@ static void ends(void) {
   make(&s[0], 1);
   make(&s[1], 2);
   ((probe_t *)s[1].self)->stop_at = 5;
-  CHECK(run(s, 2) == 1 && s[1].loop->end_reason == RT_END_NORMAL);
+  CHECK(run(s, 2) == 1 && s[1].loop->end.reason == RT_END_NORMAL);
   CHECK(((probe_t *)s[0].self)->steps == 5);
-  rt_loop_command(s[0].loop, RT_COMMAND_STOP);
+  rt_loop_send_command(s[0].loop, RT_COMMAND_STOP);
   ((probe_t *)s[0].self)->steps = ((probe_t *)s[1].self)->steps = 0;
   CHECK(run(s, 2) == 0 && ((probe_t *)s[0].self)->steps == 0);
   unmake(&s[0]);
@@ -179,7 +179,7 @@ static void ends(void) {
 
   make(&s[0], 1);
   s[0].execution.constant = 365 * 86400 * RT_NS_PER_S;
-  CHECK(run(s, 1) == 0 && s[0].loop->end_reason == RT_END_TIME);
+  CHECK(run(s, 1) == 0 && s[0].loop->end.reason == RT_END_TIME);
   CHECK(((probe_t *)s[0].self)->steps == 147);
   unmake(&s[0]);
 }
@@ -199,14 +199,14 @@ static int plant(void *context, const rt_cycle_t *cycle) {
 static void asks(void) {
   rt_simulation_t s;
   make(&s, 1);
-  s.loop->max_cycles = 10;
+  s.loop->limits.max_cycles = 10;
   s.latency = (rt_model_t){.context = &tiny, .ask = fails_at_3};
-  CHECK(run(&s, 1) == 0 && s.loop->end_reason == RT_END_MODEL);
+  CHECK(run(&s, 1) == 0 && s.loop->end.reason == RT_END_MODEL);
   CHECK(((probe_t *)s.self)->steps == 3 && ((probe_t *)s.self)->seen[2] == 2 * PERIOD + 7);
   unmake(&s);
   make(&s, 1);
   s.before = plant;
-  CHECK(run(&s, 1) == 0 && s.loop->end_reason == RT_END_NORMAL && ((probe_t *)s.self)->steps == 2);
+  CHECK(run(&s, 1) == 0 && s.loop->end.reason == RT_END_NORMAL && ((probe_t *)s.self)->steps == 2);
   unmake(&s);
 }
 
@@ -222,7 +222,7 @@ static void flushes(void) {
   void *self = s.self;
   s.self = &result;
   CHECK(rt_simulate_enter(&s, divide) == 0 && result > 0);
-  s.loop->request.flush_denormals = 1;
+  s.loop->thread.request.flush_denormals = 1;
   CHECK(rt_simulate_enter(&s, divide) == 0 && result == 0);
   CHECK(*(volatile double *)&tiny / 4 > 0); /* the caller's mode is as it was */
   s.self = self;

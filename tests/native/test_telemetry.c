@@ -24,12 +24,12 @@ static uint32_t done, reset;
 static void *write_cycles(void *unused) {
   (void)unused;
   rt_schedule_t s = {.release = PERIOD, .period = PERIOD, .policy = RT_OVERRUN_SKIP};
-  rt_telemetry_begin(block, s.release);
+  rt_telemetry_begin_run(block, s.release);
   uint64_t seed = 99;
   int64_t now = 0;
   for (int i = 0; i < CYCLES; i++) {
     if (rt_load_acquire(&reset)) {
-      rt_telemetry_turn(block, s.release);
+      rt_telemetry_swap_banks(block, s.release);
       rt_store_release(&reset, 0u);
     }
     const int64_t release = s.release;
@@ -39,7 +39,7 @@ static void *write_cycles(void *unused) {
     const int overran = rt_schedule_next(&s, now);
     const rt_record_t record = {release, start, now};
     if (!is_late && !overran && block->has_previous) {
-      rt_telemetry_record_plain(block, rt_telemetry_bank(block), record);
+      rt_telemetry_record_plain(block, rt_telemetry_active_bank(block), record);
     } else {
       rt_telemetry_record(block, &s, record, is_late, overran, i < 100);
     }
@@ -97,16 +97,16 @@ static void test_account(void) {
   const rt_counters_t *const c = &block->banks[0].counters;
   const rt_histogram_t *const h = block->banks[0].histograms;
   rt_schedule_t s = {.release = 1000, .period = 1000, .policy = RT_OVERRUN_SKIP};
-  rt_telemetry_begin(block, 1000);
+  rt_telemetry_begin_run(block, 1000);
   rt_telemetry_record(block, &s, (rt_record_t){1000, 1010, 1020}, 0, 0, 1);
   CHECK(c->warmup == 1 && h[RT_LATENCY].sum == 0);
   rt_telemetry_record(block, &s, (rt_record_t){2000, 2200, 2300}, 0, 0, 0);
   CHECK(h[RT_INTERVAL].max == INT64_MIN); /* the one before was of the warm-up */
-  rt_telemetry_record_plain(block, rt_telemetry_bank(block), (rt_record_t){3000, 3150, 3250});
+  rt_telemetry_record_plain(block, rt_telemetry_active_bank(block), (rt_record_t){3000, 3150, 3250});
   s.release = 4000;
   const int overran = rt_schedule_next(&s, 6500);
   rt_telemetry_record(block, &s, (rt_record_t){4000, 4500, 6500}, 1, overran, 0);
-  rt_telemetry_record_plain(block, rt_telemetry_bank(block), (rt_record_t){7000, 7001, 7002});
+  rt_telemetry_record_plain(block, rt_telemetry_active_bank(block), (rt_record_t){7000, 7001, 7002});
   CHECK(overran == 1 && c->cycles == 5 && c->late == 1 && c->overruns == 1 && c->missed == 2 && c->last_end == 7002);
   CHECK(h[RT_LATENCY].sum == 200 + 150 + 500 + 1 && h[RT_LATENCY].min == 1 && h[RT_LATENCY].max == 500);
   CHECK(h[RT_EXECUTION].sum == 100 + 100 + 2000 + 1 && h[RT_RESPONSE].sum == 300 + 250 + 2500 + 2);

@@ -16,10 +16,10 @@ static rt_telemetry_t *make_block(void) {
   CHECK(posix_memalign((void **)&t, RT_CACHE_LINE, BYTES) == 0);
   memset(t, 0, BYTES);
   rt_telemetry_init(t, CAPACITY, KEEP, TEXT);
-  CHECK(rt_telemetry_describe(t, "seventeen letters", 17) == -E2BIG && t->text_bytes == 0);
-  CHECK(rt_telemetry_describe(t, "{\"a\": 1}", 8) == 0);
+  CHECK(rt_telemetry_write_text(t, "seventeen letters", 17) == -E2BIG && t->text_bytes == 0);
+  CHECK(rt_telemetry_write_text(t, "{\"a\": 1}", 8) == 0);
   rt_schedule_t s = {.release = PERIOD, .period = PERIOD, .policy = RT_OVERRUN_SKIP};
-  rt_telemetry_begin(t, s.release);
+  rt_telemetry_begin_run(t, s.release);
   for (int i = 0; i < CYCLES; i++) {
     const int64_t release = s.release, start = release + 10 + i, end = start + 5;
     const int overran = rt_schedule_next(&s, end);

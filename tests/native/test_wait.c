@@ -79,10 +79,10 @@ static void begin(void) {
   clock_.now = START;
   loop.telemetry = block;
   loop.clock = CLOCK_MONOTONIC;
-  loop.read = clock_gettime;
+  loop.read_clock = clock_gettime;
   loop.schedule.period = PERIOD;
-  loop.max_cycles = UINT64_MAX;
-  loop.max_duration = INT64_MAX;
+  loop.limits.max_cycles = UINT64_MAX;
+  loop.limits.max_duration = INT64_MAX;
 }
 
 static rt_bank_t *idle_bank(void) { return &loop.telemetry->banks[loop.telemetry->active ^ 1u]; }
@@ -103,7 +103,7 @@ static int step(void *self, const rt_cycle_t *cycle) {
   if (user.resets && check_random(&user.seed) % 3 == 0 && !(loop.command & RT_COMMAND_RESET)) {
     add(idle_bank());
     rt_bank_clear(idle_bank());
-    rt_loop_command(&loop, RT_COMMAND_RESET);
+    rt_loop_send_command(&loop, RT_COMMAND_RESET);
   }
   return RT_CONTINUE;
 }
@@ -119,18 +119,18 @@ static int overrun(void *self, const rt_cycle_t *cycle, int64_t missed) {
 static int own_wait(void *self, int64_t release) {
   (void)self;
   user.waits++;
-  return rt_loop_sleep(&loop, release);
+  return rt_loop_default_wait(&loop, release);
 }
 
 static int run(uint64_t cycles) {
-  loop.max_cycles = cycles;
-  rt_loop_first(&loop, rt_clock_now(loop.clock));
-  return rt_loop_cycles(&loop, NULL, step, overrun, own_wait);
+  loop.limits.max_cycles = cycles;
+  rt_loop_start(&loop, rt_clock_now(loop.clock));
+  return rt_loop_run_cycles(&loop, NULL, step, overrun, own_wait);
 }
 
 static int64_t wait_for(int64_t release, int *rc) {
   int64_t now = rt_clock_now(loop.clock);
-  now = loop.spin.margin ? rt_loop_wait_on(&loop, now, release, 1) : rt_loop_wait(&loop, now, release);
+  now = loop.spin.margin ? rt_loop_wait_slow(&loop, now, release, 1) : rt_loop_wait(&loop, now, release);
   *rc = now < 0 ? (int)now : 0;
   return now;
 }
@@ -164,7 +164,7 @@ static void sleeps_again_after_a_signal(void) {
     loop.has_own_wait = has_own_wait;
     clock_.interrupts = 50;
     clock_.interrupt_after = 1000;
-    CHECK(run(100) == RT_END_NORMAL && loop.end_code == 0);
+    CHECK(run(100) == RT_END_NORMAL && loop.end.code == 0);
     CHECK(user.steps == 100 && user.early == 0 && clock_.sleeps == 150);
     CHECK(user.waits == 100 * has_own_wait);
   }
@@ -184,7 +184,7 @@ static void fails_with_any_other_error(void) {
     clock_.error = errors[i];
     clock_.interrupts = 2;
     CHECK(run(10) == RT_END_CLOCK);
-    CHECK(loop.end_code == -errors[i] && user.steps == 0 && clock_.sleeps == 3);
+    CHECK(loop.end.code == -errors[i] && user.steps == 0 && clock_.sleeps == 3);
   }
 }
 
@@ -229,16 +229,16 @@ static void a_long_sleep_is_taken_in_slices(void) {
 }
 
 static void stop_in_sleep(void) {
-  if (clock_.sleeps == 3) rt_loop_command(&loop, RT_COMMAND_STOP);
+  if (clock_.sleeps == 3) rt_loop_send_command(&loop, RT_COMMAND_STOP);
 }
 
 static void a_stop_ends_a_long_sleep_with_its_slice(void) {
   begin();
   loop.schedule.period = 100 * RT_SLICE_NS;
   clock_.on_sleep = stop_in_sleep;
-  rt_loop_first(&loop, START);
+  rt_loop_start(&loop, START);
   loop.schedule.release += loop.schedule.period;
-  CHECK(rt_loop_cycles(&loop, NULL, step, overrun, own_wait) == RT_END_NORMAL);
+  CHECK(rt_loop_run_cycles(&loop, NULL, step, overrun, own_wait) == RT_END_NORMAL);
   CHECK(user.steps == 0 && clock_.sleeps == 3);
 }
 
@@ -248,12 +248,12 @@ static void learns_to_wake_early_enough(void) {
   begin();
   clock_.read_ns = 40;
   rt_spin_auto(&loop.spin, PERIOD, 25);
-  rt_loop_first(&loop, START);
+  rt_loop_start(&loop, START);
   uint64_t cycles = 0;
   for (size_t i = 0; i < sizeof lateness / sizeof lateness[0]; i++) {
     clock_.lateness = lateness[i];
-    loop.max_cycles = cycles += 500;
-    CHECK(rt_loop_cycles(&loop, NULL, step, overrun, own_wait) == RT_END_NORMAL);
+    loop.limits.max_cycles = cycles += 500;
+    CHECK(rt_loop_run_cycles(&loop, NULL, step, overrun, own_wait) == RT_END_NORMAL);
     CHECK(loop.spin.margin > lateness[i] && loop.spin.margin < lateness[i] * 2);
     clock_.sleeps = 0;
   }
@@ -295,15 +295,15 @@ static uint64_t counted(int which, int histogram) {
 /* No interval reaches back beyond the warm-up, a reset or the begin of a run, and each of them has a bank of its own. */
 static void statistics_begin_anew(void) {
   begin();
-  loop.warmup = 10;
+  loop.limits.warmup = 10;
   CHECK(run(100) == RT_END_NORMAL);
   CHECK(counted(0, RT_LATENCY) == 90 && counted(0, RT_INTERVAL) == 89);
-  rt_loop_command(&loop, RT_COMMAND_RESET);
-  loop.max_cycles = 200;
-  CHECK(rt_loop_cycles(&loop, NULL, step, overrun, own_wait) == RT_END_NORMAL);
+  rt_loop_send_command(&loop, RT_COMMAND_RESET);
+  loop.limits.max_cycles = 200;
+  CHECK(rt_loop_run_cycles(&loop, NULL, step, overrun, own_wait) == RT_END_NORMAL);
   CHECK(loop.telemetry->banks[1].counters.cycles == 100 && loop.telemetry->banks[0].counters.cycles == 100);
   CHECK(counted(1, RT_LATENCY) == 100 && counted(1, RT_INTERVAL) == 99);
-  loop.warmup = 0;
+  loop.limits.warmup = 0;
   clock_.now += 5 * PERIOD;
   CHECK(run(50) == RT_END_NORMAL);
   CHECK(counted(1, RT_LATENCY) == 150 && counted(1, RT_INTERVAL) == 99 + 49);

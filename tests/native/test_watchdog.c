@@ -2,6 +2,7 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
+#include "rtloop/loop.h"
 #include "rtloop/memory.h"
 #include "rtloop/watchdog.h"
 
@@ -99,15 +100,15 @@ static void make(subject_t *s) {
   rt_telemetry_init(loop->telemetry, 0, 0, 0);
   loop->schedule.period = MS;
   loop->clock = CLOCK_MONOTONIC;
-  loop->read = clock_gettime;
-  loop->max_cycles = UINT64_MAX;
-  loop->max_duration = INT64_MAX;
-  loop->is_member = 1;
-  loop->self = s;
-  loop->safe = safe;
-  loop->on_peer_failure = asked;
-  loop->peer_command = RT_COMMAND_STOP;
-  loop->request.attr.size = sizeof loop->request.attr;
+  loop->read_clock = clock_gettime;
+  loop->limits.max_cycles = UINT64_MAX;
+  loop->limits.max_duration = INT64_MAX;
+  loop->group.is_member = 1;
+  loop->hooks.self = s;
+  loop->hooks.safe = safe;
+  loop->hooks.on_peer_failure = asked;
+  loop->group.failure_command = RT_COMMAND_STOP;
+  loop->thread.request.attr.size = sizeof loop->thread.request.attr;
   loop->watch = RT_WATCH_ON;
 }
 
@@ -146,16 +147,16 @@ static void check_arithmetic(void) {
   rt_counters_t *c = &loop->telemetry->banks[0].counters;
 
   /* Not begun, for however long. */
-  loop->read = made_up_clock;
+  loop->read_clock = made_up_clock;
   for (uint32_t phase = RT_PHASE_STARTING; phase <= RT_PHASE_ENTERED; phase++) {
     loop->phase = phase;
     CHECK(!rt_watchdog_is_stuck(w, now + 100 * HOUR) && w->since == INT64_MAX);
-    CHECK(rt_watchdog_forgive(dog, now, now + HOUR) == now + HOUR && w->since == INT64_MAX);
+    CHECK(rt_watchdog_allow_for_delay(dog, now, now + HOUR) == now + HOUR && w->since == INT64_MAX);
   }
   /* Begun, and waiting for its first release, by the loop's clock. */
   loop->phase = RT_PHASE_BEGIN;
-  loop->origin = HOUR;
-  loop->phase_ns = HOUR;
+  loop->grid.origin = HOUR;
+  loop->grid.phase = HOUR;
   for (made_up_time = 0; made_up_time < 2 * HOUR; made_up_time += HOUR / 2) {
     CHECK(!rt_watchdog_is_stuck(w, now + 200 * HOUR)); /* it counts from the release, not from the look before that */
     CHECK(w->since >= now + 2 * HOUR - made_up_time && w->since < now + 2 * HOUR - made_up_time + HOUR / 2);
@@ -164,7 +165,7 @@ static void check_arithmetic(void) {
   made_up_time = 2 * HOUR;
   CHECK(!rt_watchdog_is_stuck(w, release + 4 * HOUR - 1));
   CHECK(rt_watchdog_is_stuck(w, release + 4 * HOUR)); /* its thread has not even come so far */
-  rt_telemetry_begin(loop->telemetry, 3 * HOUR);
+  rt_telemetry_begin_run(loop->telemetry, 3 * HOUR);
   CHECK(!rt_watchdog_is_stuck(w, now + 204 * HOUR) && w->since >= now + HOUR && w->since < now + 2 * HOUR);
   CHECK(!rt_watchdog_is_stuck(w, now + 300 * HOUR) && w->since < now + 2 * HOUR);
   /* A release that had come before the grid was first looked at. */
@@ -204,7 +205,7 @@ static void check_arithmetic(void) {
   complete(&s, 8 * HOUR);
   made_up_time = 9 * HOUR;
   rt_bank_clear(&loop->telemetry->banks[1]);
-  rt_telemetry_turn(loop->telemetry, 10 * HOUR);
+  rt_telemetry_swap_banks(loop->telemetry, 10 * HOUR);
   CHECK(!rt_watchdog_is_stuck(w, now) && w->before == 6 && w->cycles == 0 && w->allowance == 0);
   CHECK(!rt_watchdog_is_stuck(w, now + 100 * HOUR) && w->since >= now + HOUR && w->since < now + 2 * HOUR);
   complete(&s, 11 * HOUR);
@@ -212,30 +213,32 @@ static void check_arithmetic(void) {
 
   /* What kept this thread from running is nobody's fault. */
   const int64_t since = w->since;
-  CHECK(rt_watchdog_forgive(dog, now, now + HOUR - 1) == now && w->since == since);
-  CHECK(rt_watchdog_forgive(dog, now, now + 5 * HOUR + 7) == now + 5 * HOUR && w->since == since + 5 * HOUR + 7);
+  CHECK(rt_watchdog_allow_for_delay(dog, now, now + HOUR - 1) == now && w->since == since);
+  CHECK(rt_watchdog_allow_for_delay(dog, now, now + 5 * HOUR + 7) == now + 5 * HOUR &&
+        w->since == since + 5 * HOUR + 7);
 
   /* It acts once: what it has found, the loop's stop, safe(), the others, in this order; and then looks no more. */
   subject_t other;
   make(&other);
-  loop->peer = other.loop;
-  other.loop->peer = loop;
+  loop->group.next = other.loop;
+  other.loop->group.next = loop;
   made_up_time = 20 * HOUR;
   CHECK(rt_watchdog_check(dog, now) == 1 && loop->watch == RT_WATCH_ON && s.safes == 0 && dog->checks == 1);
   CHECK(rt_watchdog_check(dog, now + 10 * HOUR) == 0 && dog->checks == 2);
-  CHECK(loop->watch == RT_WATCH_SAFE && s.safes == 1 && loop->command == RT_COMMAND_STOP && loop->verdict == 0);
+  CHECK(loop->watch == RT_WATCH_SAFE && s.safes == 1 && loop->command == RT_COMMAND_STOP &&
+        loop->end.reason_on_stop == 0);
   CHECK(other.loop->command == RT_COMMAND_STOP && other.safes == 0);
   const rt_trip_t *trip = &loop->trip;
   CHECK(trip->cycles == 7 && trip->acted == 20 * HOUR && trip->stuck == 9 * HOUR && trip->limit == 4 * HOUR);
   CHECK(trip->safe_code == 42 && trip->safe_ended == 20 * HOUR && trip->monotonic >= now);
   CHECK(rt_watchdog_check(dog, now + 99 * HOUR) == 0 && s.safes == 1);
-  CHECK(rt_watch_leave(&loop->watch) == 1);
+  CHECK(rt_watch_finish(&loop->watch) == 1);
 
   /* A loop that has ended by itself is left alone, and one without a watchdog is nobody's. */
-  CHECK(rt_watch_leave(&other.loop->watch) == 0 && other.loop->watch == RT_WATCH_OVER);
+  CHECK(rt_watch_finish(&other.loop->watch) == 0 && other.loop->watch == RT_WATCH_OVER);
   CHECK(!rt_watch_take(&other.loop->watch));
-  other.loop->watch = RT_WATCH_NOT;
-  CHECK(rt_watch_leave(&other.loop->watch) == 0 && other.loop->watch == RT_WATCH_NOT);
+  other.loop->watch = RT_WATCH_NONE;
+  CHECK(rt_watch_finish(&other.loop->watch) == 0 && other.loop->watch == RT_WATCH_NONE);
   munmap(dog, rt_watchdog_bytes(1));
   discard(&s);
   discard(&other);
@@ -248,7 +251,7 @@ typedef struct leaver {
 
 static void *leave_watch(void *argument) {
   leaver_t *leaver = argument;
-  leaver->was_acted_on = rt_watch_leave(&leaver->word);
+  leaver->was_acted_on = rt_watch_finish(&leaver->word);
   rt_store_release(&leaver->has_left, 1);
   return NULL;
 }
@@ -275,9 +278,9 @@ static void check_leaving(int is_acted_on) {
 
 static void launch(subject_t *s) {
   rt_loop_t *loop = s->loop;
-  CHECK(rt_stack_map(&loop->stack, 4 << 20) == 0);
+  CHECK(rt_stack_map(&loop->thread.stack, 4 << 20) == 0);
   loop->phase = RT_PHASE_STARTING;
-  CHECK(rt_thread_create(&loop->thread, &loop->stack, body, s) == 0);
+  CHECK(rt_thread_create(&loop->thread.id, &loop->thread.stack, body, s) == 0);
   while (rt_futex_wait(&loop->phase, RT_PHASE_STARTING, RT_NS_PER_S) == RT_PHASE_STARTING) continue;
 }
 
@@ -298,7 +301,7 @@ static void begin(subject_t *subjects, int count) {
   }
   const int64_t origin = rt_clock_now(CLOCK_MONOTONIC) + 2 * MS;
   for (int i = 0; i < count; i++) {
-    subjects[i].loop->origin = origin;
+    subjects[i].loop->grid.origin = origin;
     rt_futex_move(&subjects[i].loop->phase, RT_PHASE_ENTERED, RT_PHASE_BEGIN);
   }
 }
@@ -320,8 +323,8 @@ static void run_group(int command) {
   subject_t subjects[LOOPS];
   for (int i = 0; i < LOOPS; i++) make(&subjects[i]);
   for (int i = 0; i < LOOPS; i++) {
-    subjects[i].loop->peer = subjects[(i + 1) % LOOPS].loop;
-    subjects[i].loop->peer_command = command == ASKS ? RT_COMMAND_PEER : RT_COMMAND_STOP;
+    subjects[i].loop->group.next = subjects[(i + 1) % LOOPS].loop;
+    subjects[i].loop->group.failure_command = command == ASKS ? RT_COMMAND_SIBLING_FAILED : RT_COMMAND_STOP;
     launch(&subjects[i]);
   }
   subject_t *stuck = &subjects[1];
@@ -338,32 +341,33 @@ static void run_group(int command) {
     usleep(150000);
     for (int i = 0; i < LOOPS; i++) {
       CHECK(rt_load_acquire(&subjects[i].loop->watch) != RT_WATCH_OVER);
-      rt_loop_command(subjects[i].loop, RT_COMMAND_STOP);
+      rt_loop_send_command(subjects[i].loop, RT_COMMAND_STOP);
     }
   } else {
     while (rt_load_acquire(&loop->watch) != RT_WATCH_SAFE) usleep(1000);
     CHECK(loop->trip.safe_code == 42 && loop->trip.cycles == 20 && loop->trip.stuck >= limit);
     const rt_counters_t *c = &loop->telemetry->banks[0].counters;
     CHECK(loop->trip.acted - loop->trip.stuck == rt_load_relaxed(&c->last_end));
-    CHECK(stuck->safe_tid == dog->report.tid && stuck->safe_tid != loop->report.tid && stuck->steps_when_safe == 21);
+    CHECK(stuck->safe_tid == dog->report.tid && stuck->safe_tid != loop->thread.report.tid &&
+          stuck->steps_when_safe == 21);
     CHECK(rt_load_acquire(&loop->phase) == RT_PHASE_BEGIN && rt_load_acquire(&stuck->leaves) == 0);
     if (command == ASKS) {
       while (!rt_load_relaxed(&subjects[0].asked) || !rt_load_relaxed(&subjects[2].asked)) usleep(1000);
       const int64_t steps = rt_load_relaxed(&subjects[0].steps);
       while (rt_load_relaxed(&subjects[0].steps) < steps + 5) usleep(1000);
-      rt_loop_command(subjects[0].loop, RT_COMMAND_STOP);
-      rt_loop_command(subjects[2].loop, RT_COMMAND_STOP);
+      rt_loop_send_command(subjects[0].loop, RT_COMMAND_STOP);
+      rt_loop_send_command(subjects[2].loop, RT_COMMAND_STOP);
     }
-    join(subjects[0].loop->thread, &subjects[0].loop->phase);
-    join(subjects[2].loop->thread, &subjects[2].loop->phase);
+    join(subjects[0].loop->thread.id, &subjects[0].loop->phase);
+    join(subjects[2].loop->thread.id, &subjects[2].loop->phase);
     join(dog->thread, &dog->phase); /* it has nothing more to do, although the loop still hangs */
     rt_store_release(&stuck->let_go, 1);
   }
   for (int i = 0; i < LOOPS; i++) {
     const int is_joined = command != NOBODY && i != 1;
-    if (!is_joined) join(subjects[i].loop->thread, &subjects[i].loop->phase);
+    if (!is_joined) join(subjects[i].loop->thread.id, &subjects[i].loop->phase);
     const int is_stuck = command != NOBODY && i == 1;
-    CHECK(subjects[i].loop->end_reason == (is_stuck ? RT_END_WATCHDOG : RT_END_NORMAL));
+    CHECK(subjects[i].loop->end.reason == (is_stuck ? RT_END_WATCHDOG : RT_END_NORMAL));
     CHECK(subjects[i].safes == is_stuck && subjects[i].leaves == 1 && subjects[i].was_safe_when_left == is_stuck);
     CHECK(!is_stuck || (subjects[i].steps == 21 && subjects[i].asked == 0));
   }
@@ -372,7 +376,7 @@ static void run_group(int command) {
   rt_stack_unmap(&dog->stack);
   munmap(dog, rt_watchdog_bytes(LOOPS));
   for (int i = 0; i < LOOPS; i++) {
-    rt_stack_unmap(&subjects[i].loop->stack);
+    rt_stack_unmap(&subjects[i].loop->thread.stack);
     discard(&subjects[i]);
   }
 }
@@ -387,19 +391,19 @@ static int run_race(uint64_t *seed) {
   s.hang_ns = 2 * MS + (int64_t)(check_random(seed) % 1000000);
   rt_watchdog_t *dog = make_dog(&s, 1, 2 * MS, 50000);
   launch_dog(dog);
-  s.loop->max_cycles = 3 + check_random(seed) % 2;
+  s.loop->limits.max_cycles = 3 + check_random(seed) % 2;
   begin(&s, 1);
-  join(s.loop->thread, &s.loop->phase);
-  const int is_stuck = s.loop->end_reason == RT_END_WATCHDOG;
+  join(s.loop->thread.id, &s.loop->phase);
+  const int is_stuck = s.loop->end.reason == RT_END_WATCHDOG;
   munmap(s.loop->telemetry, rt_telemetry_bytes(0, 0));
-  CHECK(is_stuck || s.loop->end_reason == RT_END_NORMAL);
+  CHECK(is_stuck || s.loop->end.reason == RT_END_NORMAL);
   CHECK(s.safes == is_stuck && s.was_safe_when_left == is_stuck && s.leaves == 1);
   CHECK(rt_load_acquire(&s.loop->watch) == (is_stuck ? RT_WATCH_SAFE : RT_WATCH_OVER));
   /* One step may have begun before the stop was asked for, and none after it. */
   CHECK(!is_stuck || s.steps <= s.steps_when_safe + 1);
   join(dog->thread, &dog->phase);
   rt_stack_unmap(&dog->stack);
-  rt_stack_unmap(&s.loop->stack);
+  rt_stack_unmap(&s.loop->thread.stack);
   munmap(dog, rt_watchdog_bytes(1));
   munmap(s.loop, sizeof(rt_loop_t));
   return is_stuck;

@@ -1,11 +1,11 @@
 /* Guards: page faults, system calls and allocations in a step, each with who made it.
  *
  * A guard is one locked block beside the loop's state. rt_guard_begin and rt_guard_end stand around the step and cost a
- * few stores; rt_guard_look, after the end of the cycle has been taken, asks whether anything has happened. What did is
+ * few stores; rt_guard_check, after the end of the cycle has been taken, asks whether anything has happened. What did is
  * written down by the loop's thread alone, and read by others when `written` says so.
  *   system calls  Syscall User Dispatch (prctl(2)) with `selector`; guard_signal.h has the handler
  *   page faults   a ring of perf_event_open(2), in which the kernel leaves a sample for each; without it getrusage(2)
- *   allocations   the preloaded library guard_malloc.c, which calls rt_guard_note
+ *   allocations   the preloaded library guard_malloc.c, which calls rt_guard_record
  *
  * Real-time contract: nothing here allocates or waits. Without a violation a cycle makes no system call, or one
  * getrusage(2) after its end where perf events are refused.
@@ -50,7 +50,7 @@
 #define RT_DISPATCH_BLOCK 1
 
 /* The kinds of violations are RT_GUARD_... of telemetry.h. How page faults are counted: */
-enum { RT_GUARD_FAULTS_NOT = 0, RT_GUARD_FAULTS_BY_USAGE = 1, RT_GUARD_FAULTS_BY_SAMPLE = 2 };
+enum { RT_GUARD_FAULTS_NONE = 0, RT_GUARD_FAULTS_BY_USAGE = 1, RT_GUARD_FAULTS_BY_SAMPLE = 2 };
 
 typedef struct rt_violation {
   uint64_t cycle;
@@ -104,7 +104,7 @@ typedef struct rt_guard {
 } rt_guard_t;
 
 /* The range of code that an address lies in, NULL where it is in none. */
-static inline const rt_code_t *rt_guard_code(const rt_guard_t *g, uint64_t address) {
+static inline const rt_code_t *rt_guard_find_code(const rt_guard_t *g, uint64_t address) {
   uint32_t low = 0, high = g->ranges;
   while (low < high) {
     const uint32_t middle = (low + high) / 2;
@@ -118,9 +118,9 @@ static inline const rt_code_t *rt_guard_code(const rt_guard_t *g, uint64_t addre
 }
 
 /* Write a violation down, with what on the stack may be a return address: the reader finds out which are. */
-static __attribute__((noinline, cold, unused)) void rt_guard_note(rt_guard_t *g, uint32_t kind, uint32_t function,
-                                                                  uint64_t detail, uint64_t address,
-                                                                  const uint64_t *words, size_t count) {
+static __attribute__((noinline, cold, unused)) void rt_guard_record(rt_guard_t *g, uint32_t kind, uint32_t function,
+                                                                    uint64_t detail, uint64_t address,
+                                                                    const uint64_t *words, size_t count) {
   g->counts[kind] += 1;
   g->is_found = 1;
   if (g->written - g->first >= RT_GUARD_KEEP) return;
@@ -135,7 +135,7 @@ static __attribute__((noinline, cold, unused)) void rt_guard_note(rt_guard_t *g,
   v->frames[0] = address;
   uint32_t n = 1;
   for (size_t i = 0; i < count && n < RT_GUARD_FRAMES; i++) {
-    const rt_code_t *code = rt_guard_code(g, words[i]);
+    const rt_code_t *code = rt_guard_find_code(g, words[i]);
     if (code == NULL) continue;
     if (n == RT_GUARD_FRAMES - 1 && !code->is_user) continue; /* the last place is for the user's own code */
     v->frames[n++] = words[i];
@@ -146,7 +146,7 @@ static __attribute__((noinline, cold, unused)) void rt_guard_note(rt_guard_t *g,
 }
 
 /* The words of the thread's stack from `from` to the step's end; none from an address that is not on it. */
-static inline size_t rt_guard_words(const rt_guard_t *g, uint64_t from) {
+static inline size_t rt_guard_stack_words(const rt_guard_t *g, uint64_t from) {
   return from >= g->stack_base && from < g->stack_end ? (size_t)(g->stack_end - from) / 8 : 0;
 }
 
@@ -157,7 +157,7 @@ static inline uint64_t rt_guard_ring_word(const rt_guard_t *g, uint64_t at) {
 }
 
 /* One sample of a fault: note it. Its words: header, id, ip, address, register ABI, sp, stack bytes, stack, used. */
-static inline void rt_guard_sample(rt_guard_t *g, uint64_t at, uint64_t bytes) {
+static inline void rt_guard_record_sample(rt_guard_t *g, uint64_t at, uint64_t bytes) {
   const uint64_t id = rt_guard_ring_word(g, at + 8), ip = rt_guard_ring_word(g, at + 16);
   const uint64_t address = rt_guard_ring_word(g, at + 24);
   uint64_t next = at + 32, sp = 0, count = 0;
@@ -165,22 +165,22 @@ static inline void rt_guard_sample(rt_guard_t *g, uint64_t at, uint64_t bytes) {
   next += 8;
   const uint64_t size = rt_guard_ring_word(g, next);
   if (size && size <= RT_GUARD_DUMP && next + 16 + size <= at + bytes) {
-    count = rt_guard_words(g, sp);
+    count = rt_guard_stack_words(g, sp);
     const uint64_t used = rt_guard_ring_word(g, next + 8 + size) / 8;
     if (count > used) count = used;
     if (count > RT_GUARD_DUMP / 8) count = RT_GUARD_DUMP / 8;
     for (uint64_t i = 0; i < count; i++) g->dump[i] = rt_guard_ring_word(g, next + 8 + 8 * i);
   }
-  rt_guard_note(g, id == g->major_id ? RT_GUARD_MAJOR : RT_GUARD_MINOR, 0, address, ip, g->dump, count);
+  rt_guard_record(g, id == g->major_id ? RT_GUARD_MAJOR : RT_GUARD_MINOR, 0, address, ip, g->dump, count);
 }
 
 /* Take all samples out of the ring; those of before the step are thrown away. */
-static __attribute__((noinline, cold, unused)) void rt_guard_drain(rt_guard_t *g, int is_in_step) {
+static __attribute__((noinline, cold, unused)) void rt_guard_drain_samples(rt_guard_t *g, int is_in_step) {
   const uint64_t head = __atomic_load_n(&g->ring->data_head, __ATOMIC_ACQUIRE);
   while (g->tail < head) {
     const uint64_t header = rt_guard_ring_word(g, g->tail), bytes = header >> 48;
     if (bytes < 8) break; /* never */
-    if (is_in_step && (uint32_t)header == PERF_RECORD_SAMPLE) rt_guard_sample(g, g->tail, bytes);
+    if (is_in_step && (uint32_t)header == PERF_RECORD_SAMPLE) rt_guard_record_sample(g, g->tail, bytes);
     g->tail += bytes;
   }
   g->tail = head;
@@ -188,23 +188,23 @@ static __attribute__((noinline, cold, unused)) void rt_guard_drain(rt_guard_t *g
 }
 
 /* Forget the faults of before: those of the warm-up, of wait() and of overrun(). */
-static __attribute__((noinline, cold, unused)) void rt_guard_forget(rt_guard_t *g) {
+static __attribute__((noinline, cold, unused)) void rt_guard_set_baseline(rt_guard_t *g) {
   g->has_baseline = 1;
-  if (g->faults == RT_GUARD_FAULTS_BY_SAMPLE) rt_guard_drain(g, 0);
-  if (g->faults != RT_GUARD_FAULTS_NOT) g->usage = rt_thread_usage();
+  if (g->faults == RT_GUARD_FAULTS_BY_SAMPLE) rt_guard_drain_samples(g, 0);
+  if (g->faults != RT_GUARD_FAULTS_NONE) g->usage = rt_thread_usage();
 }
 
 /* There were faults in the step: how many, by the thread's own account, and which, by the samples. */
-static __attribute__((noinline, cold, unused)) void rt_guard_faults(rt_guard_t *g) {
+static __attribute__((noinline, cold, unused)) void rt_guard_count_faults(rt_guard_t *g) {
   const rt_usage_t before = g->usage;
   g->usage = rt_thread_usage();
   const uint64_t minor = (uint64_t)(g->usage.minor_faults - before.minor_faults);
   const uint64_t major = (uint64_t)(g->usage.major_faults - before.major_faults);
   if (g->faults == RT_GUARD_FAULTS_BY_SAMPLE) {
-    rt_guard_drain(g, 1);
+    rt_guard_drain_samples(g, 1);
   } else {
-    if (minor) rt_guard_note(g, RT_GUARD_MINOR, 0, 0, 0, NULL, 0);
-    if (major) rt_guard_note(g, RT_GUARD_MAJOR, 0, 0, 0, NULL, 0);
+    if (minor) rt_guard_record(g, RT_GUARD_MINOR, 0, 0, 0, NULL, 0);
+    if (major) rt_guard_record(g, RT_GUARD_MAJOR, 0, 0, 0, NULL, 0);
   }
   /* A ring that was full has lost samples; the account has not. */
   if (g->counts[RT_GUARD_MINOR] < minor) g->counts[RT_GUARD_MINOR] = minor, g->is_found = 1;
@@ -218,7 +218,7 @@ static inline void rt_guard_begin(rt_guard_t *g, uint64_t index) {
   if (RT_UNLIKELY(!g->has_baseline) ||
       (g->faults == RT_GUARD_FAULTS_BY_SAMPLE &&
        RT_UNLIKELY(__atomic_load_n(&g->ring->data_head, __ATOMIC_RELAXED) != g->tail))) {
-    rt_guard_forget(g);
+    rt_guard_set_baseline(g);
   }
   g->in_step = 1;
   g->selector = g->on;
@@ -234,28 +234,28 @@ static inline void rt_guard_end(rt_guard_t *g) {
 }
 
 /* Hand the violations of a step on. Returns 1, or 0 where there was none after all. */
-static __attribute__((noinline, cold, unused)) int rt_guard_tell(rt_guard_t *g, rt_telemetry_t *t) {
+static __attribute__((noinline, cold, unused)) int rt_guard_report(rt_guard_t *g, rt_telemetry_t *t) {
   if (!g->is_found) return 0;
-  rt_telemetry_guard(t, g->counts);
+  rt_telemetry_add_violations(t, g->counts);
   memset(g->counts, 0, sizeof g->counts);
   g->is_found = 0;
   return 1;
 }
 
 /* After the end of the cycle has been taken: whether its step did anything that it must not. */
-static inline int rt_guard_look(rt_guard_t *g, uint64_t index, rt_telemetry_t *t) {
+static inline int rt_guard_check(rt_guard_t *g, uint64_t index, rt_telemetry_t *t) {
   if (RT_UNLIKELY(index < g->warmup)) return 0;
   if (g->faults == RT_GUARD_FAULTS_BY_SAMPLE) {
-    if (RT_UNLIKELY(__atomic_load_n(&g->ring->data_head, __ATOMIC_RELAXED) != g->tail)) rt_guard_faults(g);
+    if (RT_UNLIKELY(__atomic_load_n(&g->ring->data_head, __ATOMIC_RELAXED) != g->tail)) rt_guard_count_faults(g);
   } else if (g->faults == RT_GUARD_FAULTS_BY_USAGE) {
-    rt_guard_faults(g);
+    rt_guard_count_faults(g);
   }
-  return RT_UNLIKELY(g->is_found) ? rt_guard_tell(g, t) : 0;
+  return RT_UNLIKELY(g->is_found) ? rt_guard_report(g, t) : 0;
 }
 
 /* After a callback that is not the step and may fault. */
 static inline void rt_guard_skip(rt_guard_t *g) {
-  if (g->faults == RT_GUARD_FAULTS_BY_USAGE && g->has_baseline) rt_guard_forget(g);
+  if (g->faults == RT_GUARD_FAULTS_BY_USAGE && g->has_baseline) rt_guard_set_baseline(g);
 }
 
 /* The statistics begin anew, and what is kept with them. */
@@ -263,7 +263,7 @@ static inline void rt_guard_reset(rt_guard_t *g) { rt_store_release(&g->first, g
 
 #if defined(__x86_64__) || defined(__aarch64__)
 /* A system call of the thread's own, which sets no errno. */
-static inline long rt_guard_call(long number, const uint64_t *a) {
+static inline long rt_guard_raw_syscall(long number, const uint64_t *a) {
 #if defined(__x86_64__)
   register long r10 __asm__("r10") = (long)a[3];
   register long r8 __asm__("r8") = (long)a[4];
@@ -288,12 +288,12 @@ static inline long rt_guard_call(long number, const uint64_t *a) {
 }
 
 /* Make a call that the guard must see, and give what it returned. */
-static inline long rt_guard_provoke(rt_guard_t *g) {
+static inline long rt_guard_trigger_syscall(rt_guard_t *g) {
   const uint64_t none[6] = {0};
   __atomic_signal_fence(__ATOMIC_SEQ_CST);
   g->selector = RT_DISPATCH_BLOCK;
   __atomic_signal_fence(__ATOMIC_SEQ_CST);
-  const long result = rt_guard_call(SYS_getppid, none);
+  const long result = rt_guard_raw_syscall(SYS_getppid, none);
   __atomic_signal_fence(__ATOMIC_SEQ_CST);
   g->selector = RT_DISPATCH_ALLOW;
   return result;
@@ -302,20 +302,20 @@ static inline long rt_guard_provoke(rt_guard_t *g) {
 /* Turn the dispatch on for this thread, and prove it with deliberate calls. Returns 0 or a negative errno.
  * The first call finds the code that returns from a handler, whose own system call must never be dispatched; the other
  * two show that calls are caught with the selector set, again after the first, and that they are let through. */
-static __attribute__((noinline, cold, unused)) int rt_guard_dispatch(rt_guard_t *g) {
+static __attribute__((noinline, cold, unused)) int rt_guard_enable_dispatch(rt_guard_t *g) {
   g->selector = RT_DISPATCH_ALLOW;
   g->restorer = 0;
   g->on = RT_DISPATCH_ALLOW;
   if (prctl(RT_PR_SET_SYSCALL_USER_DISPATCH, RT_DISPATCH_ON, 0ul, 0ul, &g->selector)) return -errno;
   const uint64_t none[6] = {0};
-  const long parent = rt_guard_call(SYS_getppid, none);
-  int is_right = rt_guard_provoke(g) == parent && g->restorer != 0 && g->traps == 1;
+  const long parent = rt_guard_raw_syscall(SYS_getppid, none);
+  int is_right = rt_guard_trigger_syscall(g) == parent && g->restorer != 0 && g->traps == 1;
   if (is_right && prctl(RT_PR_SET_SYSCALL_USER_DISPATCH, RT_DISPATCH_ON, g->restorer, (unsigned long)RT_GUARD_RESTORER,
                         &g->selector)) {
     is_right = 0;
   }
   g->on = RT_DISPATCH_BLOCK;
-  for (uint64_t i = 0; is_right && i < 2; i++) is_right = rt_guard_provoke(g) == parent && g->traps == 2 + i;
+  for (uint64_t i = 0; is_right && i < 2; i++) is_right = rt_guard_trigger_syscall(g) == parent && g->traps == 2 + i;
   if (!is_right) {
     g->on = RT_DISPATCH_ALLOW;
     (void)prctl(RT_PR_SET_SYSCALL_USER_DISPATCH, RT_DISPATCH_OFF, 0ul, 0ul, 0ul);
@@ -324,14 +324,14 @@ static __attribute__((noinline, cold, unused)) int rt_guard_dispatch(rt_guard_t 
   return 0;
 }
 #else
-static inline int rt_guard_dispatch(rt_guard_t *g) {
+static inline int rt_guard_enable_dispatch(rt_guard_t *g) {
   (void)g;
   return -ENOSYS;
 }
 #endif
 
 /* Stop the dispatch, after the last cycle: what comes then is not watched, and need not pay. */
-static inline void rt_guard_release(rt_guard_t *g) {
+static inline void rt_guard_stop(rt_guard_t *g) {
   if (g->on == RT_DISPATCH_BLOCK) {
     (void)prctl(RT_PR_SET_SYSCALL_USER_DISPATCH, RT_DISPATCH_OFF, 0ul, 0ul, 0ul);
   }

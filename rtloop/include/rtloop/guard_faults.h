@@ -50,7 +50,7 @@ static inline int rt_guard_open_event(uint64_t config) {
 }
 
 /* Open both events for the calling thread. Returns 0 or a negative errno. */
-static __attribute__((unused)) int rt_guard_sample_faults(rt_guard_t *g) {
+static __attribute__((unused)) int rt_guard_open_faults(rt_guard_t *g) {
   if (RT_PERF_SP == 0) return -ENOSYS;
   g->perf_fd[0] = g->perf_fd[1] = -1;
   const uint64_t configs[2] = {PERF_COUNT_SW_PAGE_FAULTS_MIN, PERF_COUNT_SW_PAGE_FAULTS_MAJ};
@@ -87,7 +87,7 @@ static __attribute__((noinline, cold, unused)) int rt_guard_prove_faults(rt_guar
   const int is_open = mprotect((void *)fresh, page, PROT_READ | PROT_WRITE) == 0;
   (void)munlock((const void *)fresh, page);
   (void)madvise((void *)fresh, page, MADV_DONTNEED);
-  rt_guard_forget(g);
+  rt_guard_set_baseline(g);
   const rt_usage_t before = g->usage;
   if (is_open) *fresh = 1;
   const rt_usage_t after = rt_thread_usage();
@@ -119,16 +119,16 @@ static __attribute__((noinline, cold, unused)) void rt_guard_setup(rt_guard_t *g
   g->stack_base = (uint64_t)(uintptr_t)stack_base;
   g->stack_end = (uint64_t)(uintptr_t)__builtin_frame_address(0) + 16; /* the caller calls the step, too */
   g->faults = RT_GUARD_FAULTS_BY_SAMPLE;
-  g->faults_rc = rt_guard_sample_faults(g);
+  g->faults_rc = rt_guard_open_faults(g);
   if (!g->faults_rc) g->faults_rc = rt_guard_prove_faults(g);
   if (g->faults_rc) {
     const int rc = g->faults_rc;
     rt_guard_close_faults(g);
     g->faults = RT_GUARD_FAULTS_BY_USAGE;
-    if (rt_guard_prove_faults(g)) g->faults = RT_GUARD_FAULTS_NOT;
+    if (rt_guard_prove_faults(g)) g->faults = RT_GUARD_FAULTS_NONE;
     g->faults_rc = rc;
   }
-  if (!g->syscalls_rc) g->syscalls_rc = rt_guard_dispatch(g); /* or SIGSYS is not handled for it */
+  if (!g->syscalls_rc) g->syscalls_rc = rt_guard_enable_dispatch(g); /* or SIGSYS is not handled for it */
   g->malloc_rc = rt_guard_prove_malloc(g);
   memset(g->counts, 0, sizeof g->counts);
   g->is_found = 0;

@@ -30,7 +30,7 @@ static __attribute__((unused)) rt_guard_slot_t rt_guard_slots[RT_GUARD_LOOPS];
 static __attribute__((unused)) struct sigaction rt_guard_former;
 static __attribute__((unused)) int rt_guard_is_installed;
 
-static inline rt_guard_t *rt_guard_find(uintptr_t address) {
+static inline rt_guard_t *rt_guard_find_by_stack(uintptr_t address) {
   for (int i = 0; i < RT_GUARD_LOOPS; i++) {
     const uintptr_t high = rt_load_acquire(&rt_guard_slots[i].high);
     if (address < high && address >= rt_load_relaxed(&rt_guard_slots[i].low)) return rt_guard_slots[i].guard;
@@ -39,7 +39,7 @@ static inline rt_guard_t *rt_guard_find(uintptr_t address) {
 }
 
 /* What would have happened without us. */
-static __attribute__((unused)) void rt_guard_chain(int number, siginfo_t *info, void *context) {
+static __attribute__((unused)) void rt_guard_call_former_handler(int number, siginfo_t *info, void *context) {
   if (rt_guard_former.sa_flags & SA_SIGINFO) {
     rt_guard_former.sa_sigaction(number, info, context);
   } else if (rt_guard_former.sa_handler == SIG_DFL || (rt_guard_former.sa_handler == SIG_IGN && info->si_code > 0)) {
@@ -98,11 +98,11 @@ static inline int rt_guard_is_own_frame(int64_t number) {
 }
 
 static __attribute__((noinline, unused)) void rt_guard_on_signal(int number, siginfo_t *info, void *context) {
-  rt_guard_t *const g = rt_guard_find((uintptr_t)__builtin_frame_address(0));
+  rt_guard_t *const g = rt_guard_find_by_stack((uintptr_t)__builtin_frame_address(0));
   if (g == NULL || info->si_code != SYS_USER_DISPATCH) {
     const uint8_t selector = g ? g->selector : RT_DISPATCH_ALLOW;
     if (g) g->selector = RT_DISPATCH_ALLOW; /* what somebody else's handler calls is none of the step */
-    rt_guard_chain(number, info, context);
+    rt_guard_call_former_handler(number, info, context);
     if (g) g->selector = selector;
     return;
   }
@@ -115,20 +115,20 @@ static __attribute__((noinline, unused)) void rt_guard_on_signal(int number, sig
   if (!is_allowed && call != SYS_rt_sigreturn) {
     const uint64_t sp = RT_GUARD_SP(uc);
     const uint64_t *const words = (const uint64_t *)(uintptr_t)(sp & ~UINT64_C(7));
-    rt_guard_note(g, RT_GUARD_SYSCALL, 0, (uint64_t)call, (uint64_t)(uintptr_t)info->si_call_addr, words,
-                  rt_guard_words(g, sp));
+    rt_guard_record(g, RT_GUARD_SYSCALL, 0, (uint64_t)call, (uint64_t)(uintptr_t)info->si_call_addr, words,
+                    rt_guard_stack_words(g, sp));
   }
   if (info->si_arch != RT_GUARD_ARCH || rt_guard_is_own_frame(call)) {
     RT_GUARD_PC(uc) -= RT_GUARD_CALL_BYTES;
     return;
   }
   const uint64_t arguments[6] = RT_GUARD_ARGUMENTS(uc);
-  RT_GUARD_RESULT(uc) = (__typeof__(RT_GUARD_RESULT(uc)))rt_guard_call((long)call, arguments);
+  RT_GUARD_RESULT(uc) = (__typeof__(RT_GUARD_RESULT(uc)))rt_guard_raw_syscall((long)call, arguments);
   g->selector = g->on;
 }
 #else
 static __attribute__((unused)) void rt_guard_on_signal(int number, siginfo_t *info, void *context) {
-  rt_guard_chain(number, info, context);
+  rt_guard_call_former_handler(number, info, context);
 }
 #endif
 

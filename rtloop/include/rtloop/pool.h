@@ -250,7 +250,7 @@ static inline int rt_pool_free_single(rt_pool_t *pool, void *block) {
 }
 
 /* Note that block `index` is in use. One try in the absence of others; each further one means that another raised it. */
-static inline void rt_pool_note_high(rt_pool_t *pool, uint32_t index) {
+static inline void rt_pool_update_high_water(rt_pool_t *pool, uint32_t index) {
   uint32_t high = rt_load_relaxed(&pool->high_water);
   while (RT_UNLIKELY(high <= index) &&
          !__atomic_compare_exchange_n(&pool->high_water, &high, index + 1, 1, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
@@ -279,7 +279,7 @@ static inline void *rt_pool_take(rt_pool_t *pool, uint32_t leaf) {
     if (RT_LIKELY(__atomic_compare_exchange_n(word, &was, next, 1, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))) {
       const uint32_t index = leaf * RT_POOL_LEAF + (uint32_t)__builtin_ctzll(was);
       if (RT_UNLIKELY(!(uint32_t)next)) rt_pool_clear_hint(pool, leaf);
-      rt_pool_note_high(pool, index);
+      rt_pool_update_high_water(pool, index);
       return rt_pool_address(pool, index);
     }
   }

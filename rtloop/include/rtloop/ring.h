@@ -77,7 +77,7 @@ static inline int rt_ring_init(rt_ring_t *ring, uint64_t item_bytes, uint64_t ca
 }
 
 /* The same as rt_ring_room, where the ring is full or fuller than ever: it had so many items right now. */
-static inline uint64_t rt_ring_rise(rt_ring_t *ring, uint64_t fill, uint64_t wanted) {
+static inline uint64_t rt_ring_update_high_water(rt_ring_t *ring, uint64_t fill, uint64_t wanted) {
   const uint64_t room = ring->capacity - fill;
   if (RT_UNLIKELY(wanted > room)) {
     rt_add_relaxed(&ring->dropped, wanted - room);
@@ -96,7 +96,7 @@ static inline uint64_t rt_ring_room(rt_ring_t *ring, uint64_t tail, uint64_t wan
   if ((int64_t)(ring->watched - (tail + wanted)) < 0) {
     const uint64_t head = rt_load_acquire(&ring->head), high = rt_load_relaxed(&ring->high_water);
     const uint64_t below = head + high - tail;
-    if (RT_UNLIKELY(below < wanted)) return rt_ring_rise(ring, tail - head, wanted);
+    if (RT_UNLIKELY(below < wanted)) return rt_ring_update_high_water(ring, tail - head, wanted);
     if (below > wanted) ring->watched = tail + below; /* else it is used up by this push: a store less */
   }
   return wanted;

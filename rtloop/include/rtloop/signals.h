@@ -5,11 +5,12 @@
 #ifndef RTLOOP_SIGNALS_H
 #define RTLOOP_SIGNALS_H
 
+#include <errno.h>
 #include <stdint.h>
 #include <string.h>
 
 #include "atomics.h"
-#include "loop.h"
+#include "cycle.h"
 #include "ring.h"
 
 #define RT_SIGNALS_MAX 255u

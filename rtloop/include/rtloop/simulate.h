@@ -10,7 +10,8 @@
 #ifndef RTLOOP_SIMULATE_H
 #define RTLOOP_SIMULATE_H
 
-#include "loop.h"
+#include "loop_cycle.h"
+#include "thread.h"
 
 /* What the virtual clock shows at the first release, but for `phase` and `align`. Not 0, which programs take for "never". */
 #define RT_SIMULATION_START_NS RT_NS_PER_S
@@ -58,7 +59,7 @@ typedef struct rt_simulation {
 static inline int rt_simulate_plan(rt_simulation_t *s) {
   rt_loop_t *const loop = s->loop;
   const int64_t release = loop->schedule.release;
-  if (RT_UNLIKELY(loop->cycle.index >= loop->max_cycles)) return RT_END_NORMAL;
+  if (RT_UNLIKELY(loop->cycle.index >= loop->limits.max_cycles)) return RT_END_NORMAL;
   if (RT_UNLIKELY(release >= loop->end_release)) {
     s->start = INT64_MAX;
     return RT_GO_ON;
@@ -87,14 +88,14 @@ static inline int rt_simulate_plan(rt_simulation_t *s) {
 static inline int rt_simulate_begin(rt_simulation_t *s) {
   rt_loop_t *const loop = s->loop;
   s->now = RT_SIMULATION_START_NS - RT_SIMULATION_LEAD_NS;
-  rt_loop_begin(loop, rt_schedule_first(s->now, RT_SIMULATION_LEAD_NS, loop->align, loop->phase_ns));
+  rt_loop_start_at(loop, rt_schedule_first(s->now, RT_SIMULATION_LEAD_NS, loop->grid.align, loop->grid.phase));
   return rt_simulate_plan(s);
 }
 
 /* Call a hook in the floating-point mode that the loop's thread would have. */
 #define RT_SIMULATE_FLUSHED(s, call)                                                                                   \
   do {                                                                                                                 \
-    const int is_flushed_ = (s)->loop->request.flush_denormals;                                                        \
+    const int is_flushed_ = (s)->loop->thread.request.flush_denormals;                                                 \
     const uint64_t control_ = RT_UNLIKELY(is_flushed_) ? rt_thread_float_control() : 0;                                \
     if (RT_UNLIKELY(is_flushed_)) (void)rt_thread_flush_denormals();                                                   \
     call;                                                                                                              \
@@ -108,7 +109,7 @@ static inline int rt_simulate_enter(rt_simulation_t *s, int (*enter)(void *)) {
 }
 
 static inline void rt_simulate_leave(rt_simulation_t *s, void (*leave)(void *)) {
-  if (rt_load_acquire(&s->loop->command) & RT_COMMAND_RESET) rt_loop_reset(s->loop); /* as rt_loop_main */
+  if (rt_load_acquire(&s->loop->command) & RT_COMMAND_RESET) rt_loop_reset_statistics(s->loop); /* as rt_loop_main */
   RT_SIMULATE_FLUSHED(s, leave(s->self));
 }
 
@@ -120,9 +121,9 @@ rt_simulate_cycle(rt_simulation_t *s, int (*step)(void *, const rt_cycle_t *),
   const uint32_t command = rt_load_acquire(&loop->command);
   if (RT_UNLIKELY(command)) {
     if (command & RT_COMMAND_STOP) return RT_END_NORMAL;
-    rt_loop_reset(loop);
+    rt_loop_reset_statistics(loop);
   }
-  rt_loop_enter_cycle(loop, loop->schedule.release, s->start);
+  rt_loop_begin_cycle(loop, loop->schedule.release, s->start);
   if (RT_UNLIKELY(s->before != NULL)) {
     const int rc = s->before(s->plant, &loop->cycle);
     if (rc) return rc == RT_STOP ? RT_END_NORMAL : RT_END_MODEL;
@@ -134,7 +135,7 @@ rt_simulate_cycle(rt_simulation_t *s, int (*step)(void *, const rt_cycle_t *),
   if (RT_UNLIKELY(execution < 0)) return RT_END_MODEL;
   s->now = s->start + execution;
   const rt_record_t record = {loop->cycle.release, s->start, s->now};
-  RT_SIMULATE_FLUSHED(s, reason = rt_loop_leave_cycle(loop, s->self, record, rc, &overran, overrun));
+  RT_SIMULATE_FLUSHED(s, reason = rt_loop_finish_cycle(loop, s->self, record, rc, &overran, overrun));
   return RT_LIKELY(reason == RT_GO_ON) ? rt_simulate_plan(s) : reason;
 }
 
@@ -151,7 +152,7 @@ rt_simulate_advance(rt_simulation_t *simulations, int count, int64_t pause, int 
     if (RT_UNLIKELY(next->start == INT64_MAX)) return RT_SIMULATION_OVER;
     const int reason = rt_simulate_cycle(next, step, overrun);
     if (RT_UNLIKELY(reason != RT_GO_ON)) {
-      next->loop->end_reason = reason;
+      next->loop->end.reason = reason;
       return (int)(next - simulations);
     }
     if (RT_UNLIKELY(cycles % 64 == 0) && rt_clock_now(CLOCK_MONOTONIC) >= pause) return RT_SIMULATION_PAUSE;

@@ -49,12 +49,6 @@ static inline int rt_stack_map(rt_stack_t *stack, size_t bytes) {
   return 0;
 }
 
-/* Lock the usable parts into memory. Returns 0 or a negative errno. */
-static inline int rt_stack_lock(const rt_stack_t *stack) {
-  if (mlock(stack->signal_stack, RT_STACK_SIGNAL_BYTES) || mlock(stack->base, stack->bytes)) return -errno;
-  return 0;
-}
-
 /* Write to every word: prefaults the stack and makes its later use visible. Before the thread exists. */
 static inline void rt_stack_paint(const rt_stack_t *stack) {
   memset(stack->signal_stack, 0, RT_STACK_SIGNAL_BYTES);

@@ -145,7 +145,7 @@ static inline void rt_bank_record(rt_bank_t *bank, int which, int64_t value) {
 }
 
 /* Keep a record, under the lock. */
-static inline void rt_telemetry_keep(rt_telemetry_t *t, rt_record_t record) {
+static inline void rt_telemetry_write_record(rt_telemetry_t *t, rt_record_t record) {
   if (RT_UNLIKELY(t->record_capacity == 0)) return;
   rt_record_t *const slot = &rt_telemetry_records(t)[t->written & (t->record_capacity - 1)];
   rt_store_relaxed(&slot->release, record.release);
@@ -155,10 +155,10 @@ static inline void rt_telemetry_keep(rt_telemetry_t *t, rt_record_t record) {
 }
 
 /* The bank in use, for the writer to keep from one turn to the next. */
-static inline rt_bank_t *rt_telemetry_bank(rt_telemetry_t *t) { return &t->banks[t->active]; }
+static inline rt_bank_t *rt_telemetry_active_bank(rt_telemetry_t *t) { return &t->banks[t->active]; }
 
 /* Record a cycle of which there is nothing else to tell: on time, on the grid, after another one of the same run. `bank` is
- * rt_telemetry_bank(t). */
+ * rt_telemetry_active_bank(t). */
 static inline void rt_telemetry_record_plain(rt_telemetry_t *t, rt_bank_t *bank, rt_record_t record) {
   rt_seqlock_write_begin(&t->lock);
   rt_add_relaxed(&bank->counters.cycles, 1);
@@ -168,7 +168,7 @@ static inline void rt_telemetry_record_plain(rt_telemetry_t *t, rt_bank_t *bank,
   rt_bank_record(bank, RT_RESPONSE, record.end - record.release);
   rt_bank_record(bank, RT_INTERVAL, record.start - t->previous_start);
   t->previous_start = record.start;
-  rt_telemetry_keep(t, record);
+  rt_telemetry_write_record(t, record);
   rt_seqlock_write_end(&t->lock);
 }
 
@@ -198,13 +198,13 @@ static __attribute__((noinline, unused)) void rt_telemetry_record(rt_telemetry_t
     t->has_previous = 1;
     t->previous_start = record.start;
   }
-  rt_telemetry_keep(t, record);
+  rt_telemetry_write_record(t, record);
   rt_seqlock_write_end(&t->lock);
 }
 
 /* Store what the kernel has charged so far; `end` says whether it closes the account or opens it. The reason of the end
  * has been stored by then. */
-static inline void rt_telemetry_usage(rt_telemetry_t *t, rt_usage_t usage, int end) {
+static inline void rt_telemetry_write_usage(rt_telemetry_t *t, rt_usage_t usage, int end) {
   rt_counters_t *c = &t->banks[t->active].counters;
   rt_usage_t *to = end ? &c->usage_end : &c->usage_begin;
   rt_seqlock_write_begin(&t->lock);
@@ -217,7 +217,7 @@ static inline void rt_telemetry_usage(rt_telemetry_t *t, rt_usage_t usage, int e
 }
 
 /* Add what the guards have found in a step. */
-static inline void rt_telemetry_guard(rt_telemetry_t *t, const uint64_t *counts) {
+static inline void rt_telemetry_add_violations(rt_telemetry_t *t, const uint64_t *counts) {
   rt_counters_t *c = &t->banks[t->active].counters;
   rt_seqlock_write_begin(&t->lock);
   for (int i = 0; i < RT_GUARD_KINDS; i++) rt_add_relaxed(&c->guard[i], counts[i]);
@@ -225,7 +225,7 @@ static inline void rt_telemetry_guard(rt_telemetry_t *t, const uint64_t *counts)
 }
 
 /* Write the text, once, before the loop's thread runs. Returns 0, or -E2BIG where there is no room for it. */
-static inline int rt_telemetry_describe(rt_telemetry_t *t, const char *text, uint64_t bytes) {
+static inline int rt_telemetry_write_text(rt_telemetry_t *t, const char *text, uint64_t bytes) {
   if (bytes > t->text_capacity) return -E2BIG;
   memcpy(rt_telemetry_text(t, t->record_capacity), text, bytes);
   rt_store_release(&t->text_bytes, bytes);
@@ -233,7 +233,7 @@ static inline int rt_telemetry_describe(rt_telemetry_t *t, const char *text, uin
 }
 
 /* Begin a run whose first release is known. */
-static inline void rt_telemetry_begin(rt_telemetry_t *t, int64_t first_release) {
+static inline void rt_telemetry_begin_run(rt_telemetry_t *t, int64_t first_release) {
   rt_counters_t *c = &t->banks[t->active].counters;
   rt_seqlock_write_begin(&t->lock);
   rt_store_relaxed(&c->first_release, first_release);
@@ -243,7 +243,7 @@ static inline void rt_telemetry_begin(rt_telemetry_t *t, int64_t first_release) 
 }
 
 /* Turn to the other bank, which whoever asked for the reset has cleared. Called by the loop's thread between cycles. */
-static inline void rt_telemetry_turn(rt_telemetry_t *t, int64_t next_release) {
+static inline void rt_telemetry_swap_banks(rt_telemetry_t *t, int64_t next_release) {
   rt_counters_t *c = &t->banks[t->active ^ 1u].counters;
   rt_seqlock_write_begin(&t->lock);
   rt_store_relaxed(&c->first_record, t->written);

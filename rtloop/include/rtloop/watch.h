@@ -12,7 +12,7 @@
 #include "futex.h"
 
 enum {
-  RT_WATCH_NOT = 0,     /* there is no watchdog */
+  RT_WATCH_NONE = 0,    /* there is no watchdog */
   RT_WATCH_ON = 1,      /* nobody has the loop */
   RT_WATCH_LOOKING = 2, /* the watchdog has it */
   RT_WATCH_OVER = 3,    /* it has ended its cycles by itself */
@@ -42,9 +42,9 @@ static inline void rt_watch_give(uint32_t *word) { rt_store_release(word, RT_WAT
 
 /* The loop has ended its cycles: from now on the watchdog leaves it alone. Waits while it looks, a millisecond at most, and
  * until safe() has returned where it has acted. Returns whether it has. */
-static inline int rt_watch_leave(uint32_t *word) {
+static inline int rt_watch_finish(uint32_t *word) {
   uint32_t was = rt_load_acquire(word);
-  while (was != RT_WATCH_NOT && was != RT_WATCH_SAFE) {
+  while (was != RT_WATCH_NONE && was != RT_WATCH_SAFE) {
     if (was != RT_WATCH_ON) {
       was = rt_futex_wait(word, was, 1000000); /* nobody is woken after a look */
     } else if (__atomic_compare_exchange_n(word, &was, RT_WATCH_OVER, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {

@@ -15,7 +15,12 @@
 #ifndef RTLOOP_WATCHDOG_H
 #define RTLOOP_WATCHDOG_H
 
-#include "loop.h"
+#include "clock.h"
+#include "futex.h"
+#include "loop_state.h"
+#include "stack.h"
+#include "thread.h"
+#include "watch.h"
 
 typedef struct rt_watched {
   rt_loop_t *loop;
@@ -59,7 +64,8 @@ static inline int rt_watchdog_is_stuck(rt_watched_t *w, int64_t now) {
   const int64_t last_end = rt_load_relaxed(&c->last_end), shifted = rt_load_relaxed(&c->shifted);
   const int has_got_on = bank != w->bank || cycles != w->cycles || last_end != w->last_end || shifted != w->shifted;
   /* Before the first cycle, of the run or after a reset, last_end is the release that the loop waits for. */
-  const int64_t ahead = cycles == 0 ? (last_end ? last_end : loop->origin + loop->phase_ns) - rt_loop_now(loop) : 0;
+  const int64_t next = last_end ? last_end : loop->grid.origin + loop->grid.phase;
+  const int64_t ahead = cycles == 0 ? next - rt_loop_now(loop) : 0;
   if (has_got_on) {
     if (bank != w->bank) {
       w->before += rt_load_relaxed(&t->banks[w->bank].counters.cycles);
@@ -80,19 +86,19 @@ static inline int rt_watchdog_is_stuck(rt_watched_t *w, int64_t now) {
 }
 
 /* A loop that this thread has taken is stuck: safe() first, and then the others. It begins no further step meanwhile. */
-static __attribute__((noinline, cold, unused)) void rt_watchdog_act(rt_watched_t *w) {
+static __attribute__((noinline, cold, unused)) void rt_watchdog_trip(rt_watched_t *w) {
   rt_loop_t *const loop = w->loop;
   rt_trip_t *const trip = &loop->trip;
   trip->cycles = w->before + w->cycles;
   trip->limit = w->limit;
   trip->monotonic = rt_clock_now(CLOCK_MONOTONIC);
   trip->acted = rt_loop_now(loop);
-  trip->stuck = trip->acted - (w->last_end ? w->last_end : loop->origin + loop->phase_ns);
-  rt_loop_command(loop, RT_COMMAND_STOP);
+  trip->stuck = trip->acted - (w->last_end ? w->last_end : loop->grid.origin + loop->grid.phase);
+  rt_loop_send_command(loop, RT_COMMAND_STOP);
   rt_store_release(&loop->watch, RT_WATCH_TRIPPED);
-  trip->safe_code = loop->safe ? loop->safe(loop->self) : 0;
+  trip->safe_code = loop->hooks.safe ? loop->hooks.safe(loop->hooks.self) : 0;
   trip->safe_ended = rt_loop_now(loop);
-  rt_loop_tell_peers(loop);
+  rt_loop_notify_siblings(loop);
   rt_futex_set(&loop->watch, RT_WATCH_SAFE); /* the loop may end now */
 }
 
@@ -103,7 +109,7 @@ static inline int rt_watchdog_check(rt_watchdog_t *dog, int64_t now) {
     rt_watched_t *const w = &dog->loops[i];
     if (!rt_watch_take(&w->loop->watch)) continue;
     if (RT_UNLIKELY(rt_watchdog_is_stuck(w, now))) {
-      rt_watchdog_act(w);
+      rt_watchdog_trip(w);
     } else {
       rt_watch_give(&w->loop->watch);
       is_left = 1;
@@ -115,7 +121,7 @@ static inline int rt_watchdog_check(rt_watchdog_t *dog, int64_t now) {
 
 /* Take account of a wake-up at `now` that was planned for `planned`: no loop is to blame for what kept this thread from
  * running. Returns the last check that should have been by now. */
-static inline int64_t rt_watchdog_forgive(rt_watchdog_t *dog, int64_t planned, int64_t now) {
+static inline int64_t rt_watchdog_allow_for_delay(rt_watchdog_t *dog, int64_t planned, int64_t now) {
   const int64_t late = now - planned;
   if (RT_LIKELY(late < dog->interval)) return planned;
   for (uint32_t i = 0; i < dog->count; i++) {
@@ -133,7 +139,7 @@ static inline void rt_watchdog_run(rt_watchdog_t *dog) {
     planned += dog->interval;
     while (rt_clock_sleep_until(CLOCK_MONOTONIC, &second, planned) == -EINTR) continue;
     now = rt_clock_now(CLOCK_MONOTONIC);
-    planned = rt_watchdog_forgive(dog, planned, now);
+    planned = rt_watchdog_allow_for_delay(dog, planned, now);
   }
 }
 

@@ -1,0 +1,167 @@
+/* One cycle and the sequence of cycles: wait for the release, call step, take the time, record, move the schedule on.
+ *
+ * A plain cycle starts and ends on time, on the grid, after another cycle of the same run. It takes the fast path. Every
+ * other cycle takes the slow path, and so does the one after it, because the schedule has to settle.
+ *
+ * All functions are called by the loop's thread, except where one says otherwise. They allocate nothing. Apart from the
+ * wait, a cycle makes no system call; the exceptions are the end of the warm-up and a reset, with one getrusage(2) each.
+ */
+#ifndef RTLOOP_LOOP_CYCLE_H
+#define RTLOOP_LOOP_CYCLE_H
+
+#include "cycle.h"
+#include "guard.h"
+#include "loop_state.h"
+#include "loop_wait.h"
+#include "schedule.h"
+#include "telemetry.h"
+
+/* Prepare the first cycle of a run, at the release `first`, in ns on the loop's clock. O(1); never fails. */
+static inline void rt_loop_start_at(rt_loop_t *loop, int64_t first) {
+  const int64_t period = loop->schedule.period, duration = loop->limits.max_duration;
+  loop->first_release = first;
+  loop->schedule.release = first;
+  loop->end_release = first > INT64_MAX - duration ? INT64_MAX : first + duration;
+  loop->plain_until = loop->has_own_wait || loop->spin.margin ? INT64_MIN : loop->end_release;
+  loop->is_late = 0;
+  loop->cycle = (rt_cycle_t){.period = period, .dt = (double)period * 1e-9};
+  rt_telemetry_begin_run(loop->telemetry, first);
+  rt_loop_use_active_bank(loop);
+}
+
+/* Prepare the first cycle of a run at the group's first release, or else at the earliest one that the loop can make.
+ * `now` is the time on the loop's clock. A group's release may have passed: the first cycle is then late, and the loop
+ * stays on the group's grid. O(1); never fails. */
+static inline void rt_loop_start(rt_loop_t *loop, int64_t now) {
+  const rt_loop_grid_t *const grid = &loop->grid;
+  if (grid->origin) {
+    rt_loop_start_at(loop, grid->origin + grid->phase);
+    return;
+  }
+  const int64_t period = loop->schedule.period;
+  const int64_t lead = period < 1000000 ? period : 1000000;
+  rt_loop_start_at(loop, rt_schedule_first(now, lead, grid->align, grid->phase));
+}
+
+/* Fill in what the callbacks read of the cycle that starts now. O(1); never fails. */
+static inline void rt_loop_begin_cycle(rt_loop_t *loop, int64_t release, int64_t start) {
+  rt_cycle_t *const cycle = &loop->cycle;
+  cycle->release = release;
+  rt_store_relaxed(&cycle->start, start); /* plain, gcc would spend four instructions on joining the two stores */
+  cycle->t = (double)(release - loop->first_release) * 1e-9;
+}
+
+/* Record a cycle that is not plain, which ended at `end`, and move the schedule on. Returns as rt_schedule_next.
+ * O(1). */
+static __attribute__((noinline, cold, unused)) int rt_loop_finish_cycle_slow(rt_loop_t *loop, int64_t end) {
+  rt_cycle_t *const cycle = &loop->cycle;
+  const int is_warmup = cycle->index < loop->limits.warmup;
+  const rt_record_t record = {cycle->release, cycle->start, end};
+  const int overran = rt_schedule_next(&loop->schedule, end);
+  rt_telemetry_record(loop->telemetry, &loop->schedule, record, loop->is_late, overran, is_warmup);
+  loop->is_late = 0;
+  if (!loop->telemetry->has_previous) loop->schedule.is_unsettled = 1; /* nor does an interval end with the next */
+  if (is_warmup && cycle->index + 1 == loop->limits.warmup) {
+    rt_telemetry_write_usage(loop->telemetry, rt_thread_usage(), 0);
+  }
+  return overran;
+}
+
+/* Record the cycle, whose step returned `rc`, move the schedule on, and call overrun() after an overrun.
+ * Returns RT_GO_ON, or the reason for which the run ends, with the code in loop->end.code. *overran is 0 iff there was no
+ * overrun. O(1), plus the time of overrun(). */
+static inline __attribute__((always_inline)) int
+rt_loop_finish_cycle(rt_loop_t *loop, void *self, rt_record_t record, int rc, int *overran,
+                     int (*overrun)(void *, const rt_cycle_t *, int64_t)) {
+  rt_schedule_t *const schedule = &loop->schedule;
+  rt_cycle_t *const cycle = &loop->cycle;
+  *overran = 0;
+  /* A late cycle and the first one of a run are never plain: rt_schedule_is_plain is false while the schedule settles. */
+  if (RT_LIKELY(rt_schedule_is_plain(schedule, record.end))) {
+    (void)rt_schedule_next(schedule, record.end);
+    rt_telemetry_record_plain(loop->telemetry, loop->bank, record);
+    if (RT_LIKELY(rc == RT_CONTINUE)) {
+      cycle->index += 1;
+      return RT_GO_ON;
+    }
+  } else {
+    *overran = rt_loop_finish_cycle_slow(loop, record.end);
+  }
+  if (rc) {
+    cycle->index += 1;
+    return rc == RT_STOP ? RT_END_NORMAL : rt_loop_end_with(loop, RT_END_STEP, rc);
+  }
+  const int code = *overran ? overrun(self, cycle, schedule->missed) : RT_CONTINUE;
+  cycle->index += 1;
+  cycle->missed = schedule->missed;
+  cycle->dt = (double)(schedule->release - cycle->release) * 1e-9;
+  if (code && code != RT_STOP) return rt_loop_end_with(loop, RT_END_OVERRUN, code);
+  if (*overran < 0) return RT_END_OVERRUNS; /* before RT_STOP: a run that the policy ends has not ended normally */
+  return code == RT_STOP ? RT_END_NORMAL : RT_GO_ON;
+}
+
+/* Run cycles until the run ends. Returns the reason, with the code in loop->end.code. `guard` must be the constant NULL
+ * for a loop without guards, so that the compiler removes every use of it. */
+static inline __attribute__((always_inline)) int
+rt_loop_run_guarded_cycles(rt_loop_t *loop, rt_guard_t *guard, void *self, int (*step)(void *, const rt_cycle_t *),
+                           int (*overrun)(void *, const rt_cycle_t *, int64_t), int (*wait)(void *, int64_t)) {
+  rt_schedule_t *const schedule = &loop->schedule;
+  rt_cycle_t *const cycle = &loop->cycle;
+  int64_t now = rt_loop_now(loop);
+  for (;;) {
+    const int64_t release = schedule->release;
+    if (RT_UNLIKELY(cycle->index >= loop->limits.max_cycles)) return RT_END_NORMAL;
+    if (RT_LIKELY(release < loop->plain_until)) {
+      now = rt_loop_wait(loop, now, release);
+      if (RT_UNLIKELY(now < 0)) return rt_loop_end_with(loop, RT_END_CLOCK, (int)now);
+    } else {
+      if (release >= loop->end_release) return RT_END_NORMAL;
+      loop->is_late = now > release;
+      if (!loop->has_own_wait) {
+        now = rt_loop_wait_slow(loop, now, release, 1);
+        if (RT_UNLIKELY(now < 0)) return rt_loop_end_with(loop, RT_END_CLOCK, (int)now);
+      } else {
+        const int rc = wait(self, release);
+        if (guard) rt_guard_skip(guard);
+        now = rt_loop_now(loop);
+        if (RT_UNLIKELY(rc == RT_STOP)) return RT_END_NORMAL;
+        if (RT_UNLIKELY(rc)) return rt_loop_end_with(loop, RT_END_WAIT, rc);
+      }
+    }
+    if (RT_UNLIKELY(!rt_is_zero_acquire(&loop->command))) {
+      const int reason = rt_loop_handle_commands(loop);
+      if (reason != RT_GO_ON) return reason;
+      now = rt_loop_now(loop); /* the time of the commands is not the step's */
+    }
+    if (guard && loop->has_run_hook) {
+      loop->has_run_hook = 0;
+      rt_guard_skip(guard);
+    }
+
+    const int64_t start = now;
+    rt_loop_begin_cycle(loop, release, start);
+    if (guard) rt_guard_begin(guard, cycle->index);
+    const int rc = step(self, cycle);
+    if (guard) rt_guard_end(guard);
+    now = rt_loop_now(loop);
+    const int must_stop = guard ? rt_guard_check(guard, cycle->index, loop->telemetry) && guard->is_stopping : 0;
+    int overran;
+    const int reason = rt_loop_finish_cycle(loop, self, (rt_record_t){release, start, now}, rc, &overran, overrun);
+    if (RT_UNLIKELY(must_stop) && (reason == RT_GO_ON || reason == RT_END_NORMAL)) return RT_END_GUARD;
+    if (RT_UNLIKELY(reason != RT_GO_ON)) return reason;
+    if (RT_UNLIKELY(overran)) {
+      if (guard) rt_guard_skip(guard);
+      now = rt_loop_now(loop);
+    }
+  }
+}
+
+/* Run cycles of a loop without guards until the run ends. Returns the reason, with the code in loop->end.code. */
+static inline __attribute__((always_inline)) int rt_loop_run_cycles(rt_loop_t *loop, void *self,
+                                                                    int (*step)(void *, const rt_cycle_t *),
+                                                                    int (*overrun)(void *, const rt_cycle_t *, int64_t),
+                                                                    int (*wait)(void *, int64_t)) {
+  return rt_loop_run_guarded_cycles(loop, NULL, self, step, overrun, wait);
+}
+
+#endif

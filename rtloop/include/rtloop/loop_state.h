@@ -1,0 +1,199 @@
+/* The state of one loop: its settings, where its run stands, the commands it was sent, and why it ended.
+ *
+ * The struct lies in one locked block. The control thread fills it in before the loop's thread exists, and reads it after
+ * the thread has ended. In between other threads touch only the words that are marked below.
+ */
+#ifndef RTLOOP_LOOP_STATE_H
+#define RTLOOP_LOOP_STATE_H
+
+#include "clock.h"
+#include "cycle.h"
+#include "guard.h"
+#include "schedule.h"
+#include "spin.h"
+#include "stack.h"
+#include "telemetry.h"
+#include "thread.h"
+#include "watch.h"
+
+/* The phase of a run: a futex word that the control thread and the loop's thread set in turn. */
+enum {
+  RT_PHASE_IDLE = 0, /* no thread; also what a forked child reads, because the kernel wipes its copy of the state */
+  RT_PHASE_STARTING = 1,
+  RT_PHASE_READY = 2, /* the thread has asked the kernel for everything and waits for GO or ABORT */
+  RT_PHASE_GO = 3,
+  RT_PHASE_ABORT = 4,
+  RT_PHASE_DONE = 5,
+  RT_PHASE_ENTERED = 6, /* in a group: enter() has returned; the thread waits for the group's origin */
+  RT_PHASE_BEGIN = 7,   /* in a group: the origin is set */
+};
+
+/* Bits of the command word. */
+enum {
+  RT_COMMAND_STOP = 1u,
+  RT_COMMAND_RESET = 2u,
+  RT_COMMAND_SIBLING_FAILED = 4u, /* another loop of the group has failed: call on_peer_failure() */
+};
+
+/* The reason for which a run ended. */
+enum {
+  RT_END_NORMAL = 0,          /* stop(), RT_STOP, or a limit of run() */
+  RT_END_ENTER = 1,           /* enter() failed */
+  RT_END_STEP = 2,            /* step() failed */
+  RT_END_OVERRUN = 3,         /* overrun() failed */
+  RT_END_WAIT = 4,            /* wait() failed */
+  RT_END_CLOCK = 5,           /* clock_nanosleep(2) failed */
+  RT_END_OVERRUNS = 6,        /* the overrun policy ended the run */
+  RT_END_GUARD = 7,           /* a guard found a violation, and the loop was set to stop on it */
+  RT_END_ON_PEER_FAILURE = 8, /* on_peer_failure() failed */
+  RT_END_WATCHDOG = 9,        /* the watchdog found the loop stuck, whatever its step returned later */
+  RT_GO_ON = -1,              /* not ended: there is a next cycle */
+};
+
+/* Longest single sleep. A longer wait is divided into slices, so that a stop is noticed within one slice. */
+#define RT_SLICE_NS INT64_C(50000000)
+
+/* Limits of a run, set before the thread starts. */
+typedef struct rt_loop_limits {
+  uint64_t warmup;      /* index of the first cycle that counts in the histograms */
+  uint64_t max_cycles;  /* the run ends after this many cycles */
+  int64_t max_duration; /* the run ends before the first release at or after first_release + max_duration, in ns */
+} rt_loop_limits_t;
+
+/* Position of the first release on the loop's clock, in ns. */
+typedef struct rt_loop_grid {
+  int64_t origin; /* set by the group before RT_PHASE_BEGIN; 0: the loop chooses its own */
+  int64_t align;  /* the loop's own origin is a multiple of this; 0: any */
+  int64_t phase;  /* from the origin to the first release */
+} rt_loop_grid_t;
+
+/* Membership in a group of loops that start together. */
+typedef struct rt_loop_group {
+  int32_t is_member;        /* whether the group sets grid.origin */
+  uint32_t failure_command; /* sent to the siblings if this loop fails: RT_COMMAND_STOP or RT_COMMAND_SIBLING_FAILED */
+  struct rt_loop *next;     /* the next loop in the ring of siblings; NULL: no sibling is notified */
+} rt_loop_group_t;
+
+/* Methods that threads other than the loop's, or a command, cause to be called. NULL: not overridden. */
+typedef struct rt_loop_hooks {
+  void *self; /* argument of both */
+  int (*on_peer_failure)(void *self);
+  int (*safe)(void *self);
+} rt_loop_hooks_t;
+
+/* The thread: what it asks of the kernel, what it was granted, and its stack. */
+typedef struct rt_loop_thread {
+  rt_thread_request_t request;
+  rt_thread_report_t report;
+  rt_stack_t stack;
+  pthread_t id;
+} rt_loop_thread_t;
+
+/* How the run ended. Written by the loop's thread, read once the phase is RT_PHASE_DONE. */
+typedef struct rt_loop_end {
+  int32_t reason;         /* RT_END_... */
+  int32_t code;           /* what the callback returned, or a negative errno; 0 after a normal end */
+  int32_t reason_on_stop; /* the reason to report when RT_COMMAND_STOP ends the run */
+} rt_loop_end_t;
+
+typedef struct rt_loop {
+  /* Written by the loop's thread in every cycle. */
+  rt_schedule_t schedule;
+  rt_cycle_t cycle;
+  rt_spin_t spin;
+
+  /* Constant during a run, except `second`, `bank`, `is_late` and `has_run_hook`, which the loop's thread writes. */
+  rt_telemetry_t *telemetry;
+  clockid_t clock;
+  int32_t has_own_wait;          /* whether a subclass overrides wait() */
+  rt_clock_reader_t *read_clock; /* from rt_clock_reader() */
+  rt_second_t second;            /* the second in which the last sleep ended */
+  int64_t first_release;
+  int64_t end_release;  /* the run ends before a release at or after this */
+  int64_t plain_until;  /* a release before this needs one sleep and no check of the duration */
+  rt_bank_t *bank;      /* the active bank of the telemetry */
+  int32_t is_late;      /* whether the release of the current cycle had passed before the wait for it began */
+  int32_t has_run_hook; /* whether on_peer_failure() has run since the last step; the guard ignores what it did */
+  rt_guard_t *guard;    /* NULL: nothing is guarded */
+
+  rt_loop_limits_t limits;
+  rt_loop_grid_t grid;
+  rt_loop_group_t group;
+  rt_loop_hooks_t hooks;
+  rt_loop_thread_t thread;
+  rt_loop_end_t end;
+  rt_trip_t trip; /* written by the watchdog */
+
+  _Alignas(RT_CACHE_LINE) uint32_t command; /* RT_COMMAND_... bits; written by any thread, read once per cycle */
+  _Alignas(RT_CACHE_LINE) uint32_t phase;   /* RT_PHASE_...; written by the loop's thread and the control thread */
+  uint32_t watch;                           /* RT_WATCH_...; written by the loop's thread and the watchdog */
+} rt_loop_t;
+
+/* Send commands to the loop's thread, which handles them before its next step. Any thread; one locked instruction; never
+ * fails; no system call, so a sleeping loop is not woken. */
+static inline void rt_loop_send_command(rt_loop_t *loop, uint32_t bits) {
+  __atomic_fetch_or(&loop->command, bits, __ATOMIC_RELEASE);
+}
+
+/* Send the other loops of the ring the command for a failure of this one. The loop's thread after its last cycle, the
+ * watchdog, or the control thread; O(loops of the group); never fails; no system call. */
+static inline void rt_loop_notify_siblings(const rt_loop_t *loop) {
+  for (rt_loop_t *sibling = loop->group.next; sibling && sibling != loop; sibling = sibling->group.next) {
+    rt_loop_send_command(sibling, loop->group.failure_command);
+  }
+}
+
+/* Read the loop's clock, in ns. Any thread; O(1); never fails; no system call if the vDSO can read this clock. */
+static inline int64_t rt_loop_now(const rt_loop_t *loop) {
+  struct timespec ts;
+  loop->read_clock(loop->clock, &ts);
+  return (int64_t)ts.tv_sec * RT_NS_PER_S + ts.tv_nsec;
+}
+
+/* Set the code with which the run ends, and return the reason. The loop's thread; O(1). */
+static inline int rt_loop_end_with(rt_loop_t *loop, int reason, int code) {
+  loop->end.code = code;
+  return reason;
+}
+
+/* Record into the bank that is active now, and force the next cycle onto the slow path, because no interval ends with
+ * it. The loop's thread; O(1); never fails; no system call. */
+static inline void rt_loop_use_active_bank(rt_loop_t *loop) {
+  loop->bank = rt_telemetry_active_bank(loop->telemetry);
+  loop->schedule.is_unsettled = 1;
+}
+
+/* Restart the statistics in the other bank, which the sender of RT_COMMAND_RESET has cleared. The loop's thread between
+ * two cycles; O(1); never fails; one system call, getrusage(2). */
+static __attribute__((noinline, cold, unused)) void rt_loop_reset_statistics(rt_loop_t *loop) {
+  rt_telemetry_swap_banks(loop->telemetry, loop->schedule.release);
+  rt_loop_use_active_bank(loop);
+  rt_telemetry_write_usage(loop->telemetry, rt_thread_usage(), 0);
+  if (loop->guard) rt_guard_reset(loop->guard);
+  __atomic_fetch_and(&loop->command, ~RT_COMMAND_RESET, __ATOMIC_RELEASE);
+}
+
+/* Call on_peer_failure(), because one or more loops of the group have failed. Without that hook the run ends normally.
+ * Returns RT_GO_ON, or the reason for which the run ends. The loop's thread between two cycles; as long as the hook. */
+static __attribute__((noinline, cold, unused)) int rt_loop_handle_sibling_failure(rt_loop_t *loop) {
+  /* Cleared before the call: a failure during the call sets the bit again and causes another call. */
+  __atomic_fetch_and(&loop->command, ~RT_COMMAND_SIBLING_FAILED, __ATOMIC_ACQ_REL);
+  const int rc = loop->hooks.on_peer_failure ? loop->hooks.on_peer_failure(loop->hooks.self) : RT_STOP;
+  loop->has_run_hook = 1;
+  if (rc == RT_CONTINUE) return RT_GO_ON;
+  loop->end.reason_on_stop = rc == RT_STOP ? RT_END_NORMAL : RT_END_ON_PEER_FAILURE;
+  loop->end.code = rc == RT_STOP ? 0 : rc;
+  rt_loop_send_command(loop, RT_COMMAND_STOP); /* the wait may have called this; the cycle then finds the stop */
+  return loop->end.reason_on_stop;
+}
+
+/* Handle the pending commands. Returns RT_GO_ON, or the reason for which the run ends. The loop's thread between two
+ * cycles; O(1) and at most one system call, plus the time of on_peer_failure(). */
+static __attribute__((noinline, cold, unused)) int rt_loop_handle_commands(rt_loop_t *loop) {
+  const uint32_t command = rt_load_acquire(&loop->command);
+  if (command & RT_COMMAND_STOP) return loop->end.reason_on_stop;
+  if (command & RT_COMMAND_RESET) rt_loop_reset_statistics(loop);
+  return command & RT_COMMAND_SIBLING_FAILED ? rt_loop_handle_sibling_failure(loop) : RT_GO_ON;
+}
+
+#endif
