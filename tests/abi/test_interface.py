@@ -1,4 +1,4 @@
-"""P12: the binary interface is frozen, and a module built against another one is told to recompile."""
+"""The binary interface is frozen, and a module built against another one is told to recompile."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def describe(declarations: str, kind: type) -> str:
         ("data/signals.pxd", rtloop.SignalLog, GOLDEN.with_name("signals_1.txt")),
     ],
 )
-def test_P12_the_interface_is_the_golden_one(declarations: str, kind: type, golden: Path) -> None:
+def test_the_interface_is_the_golden_one(declarations: str, kind: type, golden: Path) -> None:
     assert describe((PACKAGE / declarations).read_text(), kind) == golden.read_text(), (
         "the binary interface has changed: rename the class, raise the version, write 'recompile' into CHANGELOG.md, "
         "and add a golden file; an addition takes a reserved slot"
@@ -59,7 +59,7 @@ def test_the_struct_of_users_is_the_dtype_of_numpy() -> None:
 
 
 @pytest.mark.parametrize("name", ["RTLoop", "Pool", "HugeBuffer", "Ring", "Latest", "SignalLog"])
-def test_P12_a_module_of_another_interface_fails_at_import_with_advice(tmp_path: Path, name: str) -> None:
+def test_a_module_of_another_interface_fails_at_import_with_advice(tmp_path: Path, name: str) -> None:
     """Compile against declarations in which the class has its next name, then import beside the present rtloop."""
     for pxd in PACKAGE.rglob("*.pxd"):
         target = tmp_path / "next" / "rtloop" / pxd.relative_to(PACKAGE)
@@ -115,7 +115,7 @@ except rtloop.WatchdogError as error:
 """
 
 
-def test_P12_a_module_compiled_before_a_reserved_slot_was_taken_goes_on_working(tmp_path: Path) -> None:
+def test_a_module_compiled_before_a_reserved_slot_was_taken_goes_on_working(tmp_path: Path) -> None:
     """Compile against the declarations as they were, import beside the present rtloop, have the new slots called."""
     for pxd in PACKAGE.rglob("*.pxd"):
         target = tmp_path / "before" / "rtloop" / pxd.relative_to(PACKAGE)
@@ -143,7 +143,7 @@ def test_P12_a_module_compiled_before_a_reserved_slot_was_taken_goes_on_working(
     assert done.stdout == told.format(8), done.stdout + done.stderr
 
 
-def test_M15_every_module_is_bound_at_load_time() -> None:
+def test_every_module_is_bound_at_load_time() -> None:
     modules = sorted(PACKAGE.rglob("*.so"))
     assert modules
     for module in modules:

@@ -355,7 +355,7 @@ def test_what_the_module_itself_raises_comes_through_with_its_line(
     assert "early" not in sys.modules
 
 
-def test_P1_a_function_that_takes_the_gil_is_warned_of_every_time() -> None:
+def test_a_function_that_takes_the_gil_is_warned_of_every_time() -> None:
     source = write("hint.pyx", "cdef void f() nogil:\n    pass\ndef g():\n    f()\n")
     for _ in range(2):
         with pytest.warns(rtloop.RTSetupWarning, match=r"hint\.pyx:1:1: 'f' takes the GIL after every call") as caught:

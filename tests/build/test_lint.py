@@ -218,7 +218,7 @@ def test_every_example_is_clean(path: Path) -> None:
 
 
 @pytest.mark.parametrize("module", [*OURS, *METHODS])
-def test_P2_our_own_modules_are_clean(module: str) -> None:
+def test_our_own_modules_are_clean(module: str) -> None:
     """With the directives of our build; the methods of Pool, Ring and the like are what a step may call."""
     text = (ROOT / "rtloop/meson.build").read_text()
     (block,) = re.findall(r"cython_args = \[(.*?)\]", text, re.DOTALL)
@@ -236,7 +236,7 @@ def test_P2_our_own_modules_are_clean(module: str) -> None:
     )
 
 
-def test_P2_our_own_modules_are_all_there() -> None:
+def test_our_own_modules_are_all_there() -> None:
     assert {"loop/loop.pyx", "loop/function_loop.pyx", "loop/python_loop.pyx"} <= set(OURS)
     assert {"demo/cartpole.pyx", "demo/physics.pyx", "demo/breakpoint.pyx"} <= set(OURS)
 

@@ -88,7 +88,7 @@ def test_what_a_class_raises_later_is_shown_with_its_line(shell: Any, capsys: py
     assert 'raise ValueError("as asked")' in said.out + said.err
 
 
-def test_P1_a_function_that_takes_the_gil_is_pointed_out(shell: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_function_that_takes_the_gil_is_pointed_out(shell: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert shell.run_cell("%%rtloop\ncdef void f() nogil:\n    pass\ndef g():\n    f()\n").success
     assert "cell:2:1: hint: 'f' takes the GIL after every call" in capsys.readouterr().err
 

@@ -30,7 +30,7 @@ def methods(text: str) -> list[tuple[str, str, str]]:
     return re.findall(pattern, text, re.MULTILINE)
 
 
-def test_P1_every_overridable_method_is_noexcept_nogil_and_returns_a_code() -> None:
+def test_every_overridable_method_is_noexcept_nogil_and_returns_a_code() -> None:
     found = methods((PACKAGE / "loop/loop.pxd").read_text())
     called = {"enter", "step", "overrun", "wait", "leave", "shift", "on_peer_failure", "safe"}
     assert called <= {name for _, name, _ in found}
@@ -39,7 +39,7 @@ def test_P1_every_overridable_method_is_noexcept_nogil_and_returns_a_code() -> N
         assert kind == ("void" if name == "leave" else "int"), name
 
 
-def test_P1_no_function_of_the_package_is_nogil_without_noexcept() -> None:
+def test_no_function_of_the_package_is_nogil_without_noexcept() -> None:
     """Declared elsewhere in C ("cdef extern"), a function raises nothing by itself."""
     found = 0
     for path in [*PACKAGE.rglob("*.pyx"), *PACKAGE.rglob("*.pxd")]:
@@ -69,14 +69,14 @@ def places(text: str) -> int:
 
 
 @pytest.mark.parametrize("module", CALLED)
-def test_P2_no_check_in_a_called_method_takes_the_gil(tmp_path: Path, module: str) -> None:
+def test_no_check_in_a_called_method_takes_the_gil(tmp_path: Path, module: str) -> None:
     shutil.copytree(PACKAGE, tmp_path / "rtloop", ignore=shutil.ignore_patterns("__pycache__"))
     text = generate(tmp_path / "rtloop" / module, directives())
     assert "PyGILState_Ensure" in text, "the macros"
     assert places(text) == 0
 
 
-def test_P2_the_directives_are_what_keeps_the_gil_away(tmp_path: Path) -> None:
+def test_the_directives_are_what_keeps_the_gil_away(tmp_path: Path) -> None:
     def in_step(values: dict[str, bool]) -> int:
         text = generate(source, values)
         (step,) = re.findall(r"^static \w+ \w+_step\([^;]*?\) {\n.*?^}", text, re.MULTILINE | re.DOTALL)

@@ -302,7 +302,7 @@ def test_what_a_module_raises_is_shown_with_its_line(capsys: pytest.CaptureFixtu
     assert "rtloop/tools" not in said and "importlib" not in said
 
 
-def test_P1_a_function_that_takes_the_gil_is_pointed_out(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_function_that_takes_the_gil_is_pointed_out(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code = SERVO.replace("cdef class", "cdef void f() nogil:\n    pass\n\ncdef class")
     (tmp_path / "hinted.pyx").write_text(code)
     assert run(str(tmp_path / "hinted.pyx"), *EASY, "--cycles", "3") == 0

@@ -39,7 +39,7 @@ def test_clean_build_passes(tmp_path):
     assert "0 complaints" in result.stderr
 
 
-def test_P1_hints_and_warnings_fail(tmp_path):
+def test_hints_and_warnings_fail(tmp_path):
     result = strict_build(tmp_path, BAD)
     assert result.returncode == 1, result.stdout + result.stderr
     lines = result.stderr.splitlines()

@@ -105,7 +105,7 @@ def checkout(tmp_path):
     return python
 
 
-def test_P13_meson_project_against_an_editable_install(tmp_path, project, checkout):
+def test_meson_project_against_an_editable_install(tmp_path, project, checkout):
     pip_install(checkout, "--target", tmp_path / "site", project, cwd=tmp_path, path=(checkout.parent,))
     report = run_servo(checkout, tmp_path / "site", tmp_path)
     assert report["include"] == str(ROOT)

@@ -83,7 +83,7 @@ def test_metadata():
 
 @pytest.mark.parametrize("module", sorted(name.removesuffix(".pyx").replace("/", ".") for name in tree(".pyx")))
 def test_compiled_modules_are_bound_at_load_time(module):
-    """Lazy binding would call the dynamic linker in the middle of a cycle (pitfall M15)."""
+    """Lazy binding would call the dynamic linker in the middle of a cycle."""
     path = importlib.util.find_spec(module).origin
     dynamic = subprocess.run(["readelf", "--dynamic", path], check=True, capture_output=True, text=True).stdout
     assert "NOW" in dynamic

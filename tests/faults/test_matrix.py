@@ -1,4 +1,4 @@
-"""P11: every system call and allocation of a setup fails in turn, with each of its errnos, once and for ever."""
+"""Every system call and allocation of a setup fails in turn, with each of its errnos, once and for ever."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def library(matrix: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Pat
 @pytest.mark.parametrize(
     "operation", [pytest.param(name, marks=[pytest.mark.rt] if name in NEED_PRIVILEGE else []) for name in CALLS]
 )
-def test_P11_no_failure_of_a_call_leaves_anything_and_a_retry_works(
+def test_no_failure_of_a_call_leaves_anything_and_a_retry_works(
     matrix: ModuleType, library: Path, operation: str
 ) -> None:
     rows: list[dict[str, Any]] = matrix.run(library, operation)
@@ -61,6 +61,6 @@ def test_P11_no_failure_of_a_call_leaves_anything_and_a_retry_works(
         assert row["retry"] == "without loss", row
 
 
-def test_P11_a_table_counts_what_was_left_behind(matrix: ModuleType) -> None:
+def test_a_table_counts_what_was_left_behind(matrix: ModuleType) -> None:
     row = {"call": "mmap", "errno": "ENOMEM", "outcome": "refused", "error": "SetupError", "left": {"files": 1}}
     assert "| `mmap` | ENOMEM | 2 | 2 (SetupError) | 0 | 0 | 1 |" in matrix.table([row, row | {"left": {}}])

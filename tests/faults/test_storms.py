@@ -51,7 +51,7 @@ def run(script: Script, code: str, **options: object) -> str:
     return str(done.stdout).strip()
 
 
-def test_C2_signals_at_the_loops_own_thread_end_no_sleep_early(script: Script) -> None:
+def test_signals_at_the_loops_own_thread_end_no_sleep_early(script: Script) -> None:
     """SIGSTOP and SIGCONT, and a synchronous fault's signal sent by hand, interrupt clock_nanosleep (EINTR)."""
     assert run(script, """
     import ctypes
@@ -69,7 +69,7 @@ def test_C2_signals_at_the_loops_own_thread_end_no_sleep_early(script: Script) -
     """) == "True True 0 stopped"  # fmt: skip
 
 
-def test_C2_a_thousand_signals_a_second_for_the_process(script: Script) -> None:
+def test_a_thousand_signals_a_second_for_the_process(script: Script) -> None:
     assert run(script, """
     seen = []
     signal.signal(signal.SIGALRM, lambda number, frame: seen.append(number))
@@ -82,7 +82,7 @@ def test_C2_a_thousand_signals_a_second_for_the_process(script: Script) -> None:
     """) == "True True 0 stopped"  # fmt: skip
 
 
-def test_C3_stops_and_continues_in_quick_succession(script: Script) -> None:
+def test_stops_and_continues_in_quick_succession(script: Script) -> None:
     assert run(script, """
     loop = make()
     with loop:
@@ -96,7 +96,7 @@ def test_C3_stops_and_continues_in_quick_succession(script: Script) -> None:
     """) == "True True 0 stopped"  # fmt: skip
 
 
-def test_M8_a_storm_of_forks(script: Script) -> None:
+def test_a_storm_of_forks(script: Script) -> None:
     assert run(script, """
     loop = make()
     before = held()
@@ -112,7 +112,7 @@ def test_M8_a_storm_of_forks(script: Script) -> None:
     """) == "True 100 True stopped"  # fmt: skip
 
 
-def test_P10_ten_threads_stop_at_once(script: Script) -> None:
+def test_ten_threads_stop_at_once(script: Script) -> None:
     assert run(script, """
     before = held()
     loop = make()
@@ -134,7 +134,7 @@ def test_P10_ten_threads_stop_at_once(script: Script) -> None:
     """) == "20 True"  # fmt: skip
 
 
-def test_P11_a_thousand_starts_and_stops(script: Script) -> None:
+def test_a_thousand_starts_and_stops(script: Script) -> None:
     """Of one loop and of loops that come and go: no file, thread or mapping more, nor more locked memory."""
     assert run(script, """
     def locked():
@@ -151,7 +151,7 @@ def test_P11_a_thousand_starts_and_stops(script: Script) -> None:
     """) == "True True 1001"  # fmt: skip
 
 
-def test_P1_a_storm_of_garbage_and_imports(script: Script) -> None:
+def test_a_storm_of_garbage_and_imports(script: Script) -> None:
     assert run(script, """
     import importlib
     loop = make()
@@ -207,7 +207,7 @@ def test_a_full_disk_under_the_recorder_does_not_reach_the_loop(script: Script, 
         subprocess.run(["umount", "-l", str(disk)], check=False)
 
 
-def test_S2_readers_that_die_or_truncate_do_not_reach_the_loop(script: Script) -> None:
+def test_readers_that_die_or_truncate_do_not_reach_the_loop(script: Script) -> None:
     """Killed in the middle of reading, and with the block's file open for writing: sealed, it keeps its size."""
     assert run(script, """
     loop = make(name="watched")
@@ -239,7 +239,7 @@ def test_S2_readers_that_die_or_truncate_do_not_reach_the_loop(script: Script) -
 
 
 @pytest.mark.rt
-def test_M7_no_storm_costs_a_locked_loop_a_page_fault(script: Script) -> None:
+def test_no_storm_costs_a_locked_loop_a_page_fault(script: Script) -> None:
     """Signals, garbage and other loops that come and go beside a loop that is all locked."""
     assert run(script, """
     signal.signal(signal.SIGALRM, lambda *_: None)

@@ -179,7 +179,7 @@ ABOUT = st.fixed_dictionaries(
 
 @fuzz
 @hypothesis.given(st.one_of(st.binary(), ABOUT.map(lambda value: json.dumps(value).encode()), st.just(b"[" * 200_000)))
-def test_S4_what_a_block_says_of_its_loop_is_of_its_kinds_or_a_ValueError(text: bytes) -> None:
+def test_what_a_block_says_of_its_loop_is_of_its_kinds_or_a_ValueError(text: bytes) -> None:
     try:
         found = description.read(text)
     except ValueError:

@@ -86,7 +86,7 @@ def shared_memory() -> int:
     return int(line.split()[1]) * 1024
 
 
-def test_S2_after_kill_9_a_loop_disappears_and_nothing_is_left(start: Start) -> None:
+def test_after_kill_9_a_loop_disappears_and_nothing_is_left(start: Start) -> None:
     def traces() -> list[str]:
         places = [place for place in ("/dev/shm", "/tmp", "/run", "/var/tmp") if os.path.isdir(place)]
         marks = ("slain", f"-{process.pid}", "rtloop:")

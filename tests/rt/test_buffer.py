@@ -102,7 +102,7 @@ def refused(grants: tuple[rtloop.Grant, ...]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("free", [0, 3])
-def test_M12_with_too_few_huge_pages_it_falls_back_and_says_how_many_are_missing(reserve: Reserve, free: int) -> None:
+def test_with_too_few_huge_pages_it_falls_back_and_says_how_many_are_missing(reserve: Reserve, free: int) -> None:
     reserve(free)
     buffer = HugeBuffer(4 * HUGE)
     assert buffer.backing == "thp" and buffer.is_locked
@@ -186,7 +186,7 @@ def mount(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("name", ["", "buffer"])
-def test_S3_a_file_on_hugetlbfs_is_nobody_elses(reserve: Reserve, mount: Path, name: str) -> None:
+def test_a_file_on_hugetlbfs_is_nobody_elses(reserve: Reserve, mount: Path, name: str) -> None:
     reserve(4)
     fds = os.listdir("/proc/self/fd")
     buffer = HugeBuffer(4 * HUGE, backing=mount / name, strict=True)
@@ -199,7 +199,7 @@ def test_S3_a_file_on_hugetlbfs_is_nobody_elses(reserve: Reserve, mount: Path, n
     assert os.listdir(mount) == [] and os.listdir("/proc/self/fd") == fds
 
 
-def test_S3_a_file_on_hugetlbfs_is_made_for_the_user_alone(script: Script, reserve: Reserve, mount: Path) -> None:
+def test_a_file_on_hugetlbfs_is_made_for_the_user_alone(script: Script, reserve: Reserve, mount: Path) -> None:
     reserve(1)
     trace = mount.parent / "trace"
     if shutil.which("strace") is None:
@@ -213,7 +213,7 @@ def test_S3_a_file_on_hugetlbfs_is_made_for_the_user_alone(script: Script, reser
     assert "unlink" in removed
 
 
-def test_S3_what_is_planted_on_hugetlbfs_is_refused(reserve: Reserve, mount: Path) -> None:
+def test_what_is_planted_on_hugetlbfs_is_refused(reserve: Reserve, mount: Path) -> None:
     reserve(2)
     (mount / "file").touch()
     (mount.parent / "link").symlink_to(mount)
@@ -237,7 +237,7 @@ def test_transparent_huge_pages_are_counted_by_the_kernel() -> None:
     assert address_of(buffer) % size == 0
 
 
-def test_M16_ordinary_pages_stay_ordinary_and_are_locked() -> None:
+def test_ordinary_pages_stay_ordinary_and_are_locked() -> None:
     before = locked_bytes()
     buffer = HugeBuffer(4 * HUGE, backing="pages", strict=True)
     found = smaps(address_of(buffer))
@@ -267,7 +267,7 @@ def test_without_transparent_huge_pages_it_ends_on_ordinary_ones(script: Script)
 # Locks.
 
 
-def test_M6_a_lock_outlives_a_loop_that_locks_everything(buffer: HugeBuffer, probes: Any) -> None:
+def test_a_lock_outlives_a_loop_that_locks_everything(buffer: HugeBuffer, probes: Any) -> None:
     probes.Probe("1ms").run(cycles=5)
     assert buffer.is_locked
     if buffer.backing != "hugetlb":
@@ -326,7 +326,7 @@ def test_an_ordinary_user_may_take_reserved_huge_pages(script: Script, reserve: 
 
 
 @as_root
-def test_M13_a_limit_that_keeps_huge_pages_away_is_named(script: Script, reserve: Reserve) -> None:
+def test_a_limit_that_keeps_huge_pages_away_is_named(script: Script, reserve: Reserve) -> None:
     reserve(4)
     done = script(
         f"""
@@ -343,7 +343,7 @@ def test_M13_a_limit_that_keeps_huge_pages_away_is_named(script: Script, reserve
 # Fork.
 
 
-def test_M8_a_fork_costs_the_parent_nothing_and_the_child_finds_zeros(buffer: HugeBuffer) -> None:
+def test_a_fork_costs_the_parent_nothing_and_the_child_finds_zeros(buffer: HugeBuffer) -> None:
     array = buffer.array("u1")
     every = array[::PAGE]
     every[:] = 1
@@ -379,7 +379,7 @@ def writer(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.mark.filterwarnings("ignore:this process forks")
-def test_M8_a_loop_writes_through_it_without_a_fault_while_the_process_forks(buffer: HugeBuffer, writer: Any) -> None:
+def test_a_loop_writes_through_it_without_a_fault_while_the_process_forks(buffer: HugeBuffer, writer: Any) -> None:
     with writer(buffer, "500us") as loop:
         for _ in range(10):
             time.sleep(0.05)

@@ -61,7 +61,7 @@ def test_the_counter_of_faults_counts(script: Script) -> None:
 
 
 @pytest.mark.parametrize("overrun", ["skip", "catch-up", "shift"])
-def test_C3_conservation_under_every_policy_with_a_randomly_slow_step(probes: ModuleType, overrun: str) -> None:
+def test_conservation_under_every_policy_with_a_randomly_slow_step(probes: ModuleType, overrun: str) -> None:
     loop = probes.Probe("500us", overrun=overrun, max_burst=4, warmup=0)
     loop.jitter_ns = 1_500_000
     with loop:
@@ -99,7 +99,7 @@ def test_conservation_through_SIGSTOP_and_SIGCONT(script: Script) -> None:
     assert done.stdout.split() == ["True", "True", "1"], done.stdout + done.stderr
 
 
-def test_M8_a_fork_costs_the_loop_no_fault_of_its_own_memory(script: Script) -> None:
+def test_a_fork_costs_the_loop_no_fault_of_its_own_memory(script: Script) -> None:
     done = script("""
     import os, time, warnings, probes
     warnings.simplefilter("ignore")

@@ -64,7 +64,7 @@ def test_one_cause_has_one_text_and_one_fix(prefix: tuple[str, ...]) -> None:
 
 
 @by_root
-def test_T14_a_device_that_is_refused_has_its_fix() -> None:
+def test_a_device_that_is_refused_has_its_fix() -> None:
     _, checks = doctor(*ORDINARY)
     check = checks["probe: holding idle states"]
     assert check.verdict == "fail" and "/dev/cpu_dma_latency: Permission denied" in check.found
@@ -72,7 +72,7 @@ def test_T14_a_device_that_is_refused_has_its_fix() -> None:
 
 
 @by_root
-def test_T9_a_finite_limit_of_cpu_time_is_reported() -> None:
+def test_a_finite_limit_of_cpu_time_is_reported() -> None:
     _, checks = doctor("prlimit", "--rttime=200000:200000", "--")
     check = checks["session: real-time CPU time"]
     assert check.verdict == "warn" and check.found == "RLIMIT_RTTIME is 200000 us without blocking"

@@ -55,13 +55,13 @@ def test_parameters_that_change_1000_times_a_second_are_read_whole(exchanges: Mo
     assert stats.page_faults == (0, 0)
 
 
-def test_M6_exchanges_stay_locked_when_a_lock_of_everything_ends(exchanges: ModuleType) -> None:
+def test_exchanges_stay_locked_when_a_lock_of_everything_ends(exchanges: ModuleType) -> None:
     ring, latest = rtloop.Ring("f8", 10_000), rtloop.Latest([("x", "f8", 5000)])
     exchanges.Checker("1ms", lock_memory="all").run(cycles=20)
     assert ring.is_locked and latest.is_locked
 
 
-def test_T16_a_recorder_that_a_real_time_thread_makes_is_an_ordinary_one_on_all_cpus(tmp_path: Path) -> None:
+def test_a_recorder_that_a_real_time_thread_makes_is_an_ordinary_one_on_all_cpus(tmp_path: Path) -> None:
     cpus = os.sched_getaffinity(0)
     seen: dict[str, object] = {}
 

@@ -46,7 +46,7 @@ def test_the_default_loop_is_granted_everything(probes: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("policy", ["fifo", "rr"])
-def test_T4_the_policy_is_the_one_asked_for(probes: ModuleType, policy: str) -> None:
+def test_the_policy_is_the_one_asked_for(probes: ModuleType, policy: str) -> None:
     number = {"fifo": os.SCHED_FIFO, "rr": os.SCHED_RR}[policy]
     with probes.Probe("1ms", policy=policy, priority=42) as loop:
         time.sleep(0.05)
@@ -54,7 +54,7 @@ def test_T4_the_policy_is_the_one_asked_for(probes: ModuleType, policy: str) -> 
         assert os.sched_getparam(loop.tid).sched_priority == 42
 
 
-def test_T10_a_deadline_loop_runs_under_SCHED_DEADLINE(probes: ModuleType) -> None:
+def test_a_deadline_loop_runs_under_SCHED_DEADLINE(probes: ModuleType) -> None:
     loop = probes.Probe("2ms", policy="deadline", runtime="300us", deadline="1ms")
     with loop:
         time.sleep(0.1)
@@ -64,7 +64,7 @@ def test_T10_a_deadline_loop_runs_under_SCHED_DEADLINE(probes: ModuleType) -> No
     assert loop.stats.cycles > 30
 
 
-def test_T4_nothing_is_inherited_from_a_real_time_creator(script: Script) -> None:
+def test_nothing_is_inherited_from_a_real_time_creator(script: Script) -> None:
     done = script("""
     import os, time, probes
     os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(50))
@@ -75,7 +75,7 @@ def test_T4_nothing_is_inherited_from_a_real_time_creator(script: Script) -> Non
     assert done.stdout.strip() == "0", done.stderr
 
 
-def test_T15_a_cpu_is_granted_and_read_back(probes: ModuleType) -> None:
+def test_a_cpu_is_granted_and_read_back(probes: ModuleType) -> None:
     allowed = sorted(os.sched_getaffinity(0))
     with probes.Probe("1ms", cpu=allowed[-1]) as loop:
         time.sleep(0.05)
@@ -83,7 +83,7 @@ def test_T15_a_cpu_is_granted_and_read_back(probes: ModuleType) -> None:
     assert next(g for g in loop.grants if g.name == "cpu").ok
 
 
-def test_T15_a_cpu_that_is_not_there_is_refused_with_those_that_are() -> None:
+def test_a_cpu_that_is_not_there_is_refused_with_those_that_are() -> None:
     with pytest.raises(rtloop.SetupError, match=r"cpu: asked for 4095.*allowed here: \d") as caught:
         RTLoop("1ms", cpu=4095).start()
     assert "cpuset" in str(caught.value)
@@ -92,7 +92,7 @@ def test_T15_a_cpu_that_is_not_there_is_refused_with_those_that_are() -> None:
     assert locked_bytes() == 0
 
 
-def test_T14_the_idle_latency_is_held_while_the_loop_runs() -> None:
+def test_the_idle_latency_is_held_while_the_loop_runs() -> None:
     """Others may ask for less meanwhile: the device tells an upper bound, and the open files tell who holds it."""
 
     def is_open() -> bool:
@@ -109,7 +109,7 @@ def test_T14_the_idle_latency_is_held_while_the_loop_runs() -> None:
         assert not is_open()
 
 
-def test_T14_a_forked_child_does_not_hold_the_idle_latency(script: Script) -> None:
+def test_a_forked_child_does_not_hold_the_idle_latency(script: Script) -> None:
     done = script("""
     import os, time, warnings, rtloop
     warnings.simplefilter("ignore")
@@ -130,13 +130,13 @@ def test_T14_a_forked_child_does_not_hold_the_idle_latency(script: Script) -> No
     assert done.stdout.strip() == "True", done.stderr
 
 
-def test_T12_an_ordinary_loop_has_no_timer_slack(probes: ModuleType) -> None:
+def test_an_ordinary_loop_has_no_timer_slack(probes: ModuleType) -> None:
     with probes.Probe("1ms", policy="other") as loop:
         time.sleep(0.05)
         assert Path(f"/proc/{loop.tid}/timerslack_ns").read_text().strip() == "1"
 
 
-def test_T13_denormals_are_flushed_on_the_loops_thread_only(probes: ModuleType) -> None:
+def test_denormals_are_flushed_on_the_loops_thread_only(probes: ModuleType) -> None:
     loop = probes.Denormal("1ms", flush_denormals=True)
     loop.run()
     assert loop.result == 0.0
@@ -161,7 +161,7 @@ def test_core_dumps_are_off_while_the_loop_runs(script: Script) -> None:
     assert done.stdout.split() == ["0", "True"], done.stderr
 
 
-def test_M3_own_locks_little_and_onfault_locks_what_is_touched(script: Script) -> None:
+def test_own_locks_little_and_onfault_locks_what_is_touched(script: Script) -> None:
     code = """
     import rtloop, threading, time
     def vm(name):
@@ -182,7 +182,7 @@ def test_M3_own_locks_little_and_onfault_locks_what_is_touched(script: Script) -
     assert own[2:] == onfault[2:] == every[2:] == ["0", "0"], "all unlocked at the end, and no fault"
 
 
-def test_M6_locks_are_counted_over_all_loops(probes: ModuleType) -> None:
+def test_locks_are_counted_over_all_loops(probes: ModuleType) -> None:
     a, b, c = RTLoop("1ms"), RTLoop("1ms", lock_memory="own"), RTLoop("1ms", lock_memory="onfault")
     with a:
         everything = locked_bytes()
@@ -196,7 +196,7 @@ def test_M6_locks_are_counted_over_all_loops(probes: ModuleType) -> None:
     assert locked_bytes() == 0
 
 
-def test_M4_the_former_lock_state_comes_back(script: Script) -> None:
+def test_the_former_lock_state_comes_back(script: Script) -> None:
     done = script("""
     import ctypes, mmap, rtloop
     libc = ctypes.CDLL(None, use_errno=True)
@@ -218,7 +218,7 @@ def test_M4_the_former_lock_state_comes_back(script: Script) -> None:
     assert done.stdout.split() == ["True", "True", "True"], done.stderr
 
 
-def test_S2_the_telemetry_cannot_be_shrunk_nor_written_by_a_peer(probes: ModuleType) -> None:
+def test_the_telemetry_cannot_be_shrunk_nor_written_by_a_peer(probes: ModuleType) -> None:
     import fcntl
     import mmap
 
@@ -256,14 +256,14 @@ def test_a_malloc_that_is_tuned_says_so(script: Script) -> None:
     assert done.stdout.strip() == "['tuned']", done.stderr
 
 
-def test_T7_a_loop_that_never_sleeps_is_refused_while_the_kernel_throttles() -> None:
+def test_a_loop_that_never_sleeps_is_refused_while_the_kernel_throttles() -> None:
     if int(Path("/proc/sys/kernel/sched_rt_runtime_us").read_text()) < 0:
         pytest.skip("this machine does not throttle real-time threads (sched_rt_runtime_us is -1)")
     with pytest.raises(rtloop.SetupError, match="sched_rt_runtime_us"):
         RTLoop("1ms", spin="970us").start()
 
 
-def test_T9_a_finite_RLIMIT_RTTIME_is_seen(script: Script) -> None:
+def test_a_finite_RLIMIT_RTTIME_is_seen(script: Script) -> None:
     done = script("""
     import resource, rtloop
     hard = resource.getrlimit(15)[1]
@@ -279,7 +279,7 @@ def test_T9_a_finite_RLIMIT_RTTIME_is_seen(script: Script) -> None:
 
 
 def test_a_process_that_is_stopped_many_times_starts_no_cycle_early(script: Script) -> None:
-    """That no signal ends a sleep for good (C2) is seen in tests/native/test_wait.c: here the kernel restarts it."""
+    """That no signal ends a sleep for good is seen in tests/native/test_wait.c: here the kernel restarts it."""
     done = script("""
     import os, subprocess, time, probes
     with probes.Probe("20ms", warmup=0) as loop:
@@ -292,7 +292,7 @@ def test_a_process_that_is_stopped_many_times_starts_no_cycle_early(script: Scri
     assert done.stdout.split() == ["0", "stopped", "True"], done.stderr
 
 
-def test_T6_a_process_started_from_a_real_time_loop_is_ordinary(probes: ModuleType) -> None:
+def test_a_process_started_from_a_real_time_loop_is_ordinary(probes: ModuleType) -> None:
     with probes.Probe("1ms"):
         code = "import os; print(os.sched_getscheduler(0), len(os.sched_getaffinity(0)))"
         text = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

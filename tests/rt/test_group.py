@@ -58,7 +58,7 @@ def test_real_time_loops_share_one_grid_to_the_nanosecond(probes: ModuleType) ->
 
 
 @pytest.mark.parametrize("refused", [0, 1, 2])
-def test_P11_a_refused_loop_gives_everything_of_all_back(
+def test_a_refused_loop_gives_everything_of_all_back(
     monkeypatch: pytest.MonkeyPatch,
     probes: ModuleType,
     refused: int,
@@ -93,7 +93,7 @@ def test_P11_a_refused_loop_gives_everything_of_all_back(
     assert account() == before
 
 
-def test_P11_a_failed_enter_and_a_failed_step_give_everything_back(
+def test_a_failed_enter_and_a_failed_step_give_everything_back(
     probes: ModuleType, account: Callable[[], dict[str, Any]]
 ) -> None:
     loops = [probes.Probe(period, name=name) for name, period in RATES.items()]

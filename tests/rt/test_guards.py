@@ -348,7 +348,7 @@ def test_system_calls_of_other_threads_are_none_of_it(guilty: ModuleType, dispat
         thread.join()
 
 
-def test_M8_a_fault_after_a_fork_says_so(guilty: ModuleType, samples: None) -> None:
+def test_a_fault_after_a_fork_says_so(guilty: ModuleType, samples: None) -> None:
     loop = guilty.Toucher(guard="count", lock_memory="own")  # all memory would be locked, and there, after a fork
     loop.at = 100
     with warnings.catch_warnings(), loop:

@@ -147,7 +147,7 @@ def test_a_lock_that_fails_half_way_leaves_nothing_locked(script: Script) -> Non
     assert said == ["refused", "0"]
 
 
-def test_M4_a_lock_of_others_survives_ours_of_the_same_memory(script: Script) -> None:
+def test_a_lock_of_others_survives_ours_of_the_same_memory(script: Script) -> None:
     said = run(script, """
     import ctypes
     libc = ctypes.CDLL(None)
@@ -165,7 +165,7 @@ def test_M4_a_lock_of_others_survives_ours_of_the_same_memory(script: Script) ->
     assert said == ["True", "True"]
 
 
-def test_M8_a_locked_object_is_not_copied_on_write_after_a_fork(script: Script) -> None:
+def test_a_locked_object_is_not_copied_on_write_after_a_fork(script: Script) -> None:
     said = run(script, """
     import resource
     held = mmap.mmap(-1, 16 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

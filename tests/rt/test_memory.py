@@ -96,7 +96,7 @@ def test_lock_all_locks_what_it_says_and_unlock_all_undoes_it(
 
 
 @pytest.mark.rt
-def test_M6_every_lock_all_needs_its_own_unlock_all_and_loops_count_with_it(told: Told) -> None:
+def test_every_lock_all_needs_its_own_unlock_all_and_loops_count_with_it(told: Told) -> None:
     words = told("""
     loop = rtloop.RTLoop("1ms", policy="other", dma_latency=None)
     memory.lock_all(); memory.lock_all()
@@ -122,7 +122,7 @@ def test_lock_all_of_nothing_is_refused() -> None:
 
 @becoming
 @pytest.mark.parametrize("mode", ["True, True", "True, False", "False, True", "True, True, True"])
-def test_M1_M2_lock_all_refuses_what_would_be_deadly(told: Told, mode: str) -> None:
+def test_lock_all_refuses_what_would_be_deadly(told: Told, mode: str) -> None:
     words = told(
         f"""
     try:
@@ -156,7 +156,7 @@ def test_lock_locks_the_buffer_and_unlock_unlocks_it(told: Told, onfault: bool) 
     assert words == ["True", "True", str(onfault), str(onfault), "False", "0"]
 
 
-def test_P9_a_locked_object_is_neither_resized_nor_freed(told: Told) -> None:
+def test_a_locked_object_is_neither_resized_nor_freed(told: Told) -> None:
     words = told("""
     import gc, weakref
     class Array(np.ndarray): pass
@@ -204,7 +204,7 @@ def test_unlock_of_what_is_not_locked_and_lock_of_what_has_no_memory_say_so() ->
 
 
 @becoming
-def test_M5_a_lock_beyond_the_limit_is_refused_with_the_fix(told: Told) -> None:
+def test_a_lock_beyond_the_limit_is_refused_with_the_fix(told: Told) -> None:
     """RLIMIT_MEMLOCK counts all that this process locks."""
     words = told(
         """
@@ -305,7 +305,7 @@ def test_prefault_stack_never_reaches_the_end_of_a_small_stack(told: Told) -> No
 
 @pytest.mark.parametrize(("advice", "flag"), [("hugepage", "hg"), ("nohugepage", "nh"), ("wipeonfork", "wf"),
                                               ("dontfork", "dc"), ("dontdump", "dd"), ("random", "rr")])  # fmt: skip
-def test_M16_advice_is_seen_in_the_kernels_flags_of_the_mapping(told: Told, advice: str, flag: str) -> None:
+def test_advice_is_seen_in_the_kernels_flags_of_the_mapping(told: Told, advice: str, flag: str) -> None:
     words = told(f"""
     array = pages()
     print({flag!r} in flags(address(array)), memory.advise(array, {advice!r}).ok, {flag!r} in flags(address(array)))
@@ -331,7 +331,7 @@ def test_advice_never_touches_a_neighbour_on_the_same_page(told: Told) -> None:
 
 
 @becoming
-def test_S5_raise_limit_raises_soft_to_hard_and_says_so(told: Told) -> None:
+def test_raise_limit_raises_soft_to_hard_and_says_so(told: Told) -> None:
     words = told(
         """
     limit = resource.RLIMIT_MEMLOCK

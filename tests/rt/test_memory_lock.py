@@ -44,7 +44,7 @@ def run(script: Script, code: str) -> list[str]:
 @pytest.mark.parametrize(
     ("flags", "old", "new"), [(0, "not", "not"), (2, "not", "locked"), (6, "not", "onfault"), (3, "locked", "locked")]
 )
-def test_M4_a_lock_of_everything_by_others_is_put_back(script: Script, flags: int, old: str, new: str) -> None:
+def test_a_lock_of_everything_by_others_is_put_back(script: Script, flags: int, old: str, new: str) -> None:
     """Memory of before the other lock, of between it and the loop, and of after the loop."""
     said = run(script, f"""
     old = region()
@@ -57,7 +57,7 @@ def test_M4_a_lock_of_everything_by_others_is_put_back(script: Script, flags: in
     assert said == [old, new, new]
 
 
-def test_M4_ranges_locked_by_others_are_put_back_as_they_were(script: Script) -> None:
+def test_ranges_locked_by_others_are_put_back_as_they_were(script: Script) -> None:
     said = run(script, """
     apart = [region(64) for _ in range(5)]  # the kernel joins neighbours that are alike
     whole, onfault, none = apart[0], apart[2], apart[4]
@@ -69,7 +69,7 @@ def test_M4_ranges_locked_by_others_are_put_back_as_they_were(script: Script) ->
     assert said == ["locked", "onfault", "not"]
 
 
-def test_M6_a_lock_on_fault_beside_a_full_one_says_what_it_is(script: Script) -> None:
+def test_a_lock_on_fault_beside_a_full_one_says_what_it_is(script: Script) -> None:
     said = run(script, """
     def granted(loop):
         return next(g for g in loop.grants if g.name == "memory_lock").granted

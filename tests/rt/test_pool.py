@@ -85,7 +85,7 @@ def test_a_new_pool_is_locked_and_present_down_to_its_last_block(probes: ModuleT
     assert {"lo", "wf"} <= set(seen["VmFlags"].split())  # locked, wiped on fork
 
 
-def test_M8_a_fork_costs_the_loop_no_fault_of_its_pools_and_the_child_cannot_harm_them(script: Script) -> None:
+def test_a_fork_costs_the_loop_no_fault_of_its_pools_and_the_child_cannot_harm_them(script: Script) -> None:
     done = script("""
     import os, time, probes, rtloop
     pools = [rtloop.Pool(256, 64, kind=kind) for kind in ("single", "shared", "mutex")]
@@ -107,7 +107,7 @@ def test_M8_a_fork_costs_the_loop_no_fault_of_its_pools_and_the_child_cannot_har
 
 
 @pytest.mark.parametrize("mode", ["all", "onfault"])
-def test_M6_the_pool_stays_locked_when_a_lock_of_everything_ends(probes: ModuleType, mode: str) -> None:
+def test_the_pool_stays_locked_when_a_lock_of_everything_ends(probes: ModuleType, mode: str) -> None:
     pool = rtloop.Pool(4096, 64)
     probes.Probe("1ms", lock_memory=mode).run(cycles=20)
     with pool.block() as array:

@@ -52,7 +52,7 @@ ACCOUNT = (Path(__file__).parents[1] / "support" / "account.py").read_text() + "
 
 
 @pytest.mark.parametrize("prefix", [DROP, ORDINARY], ids=["without capabilities", "another user"])
-def test_T5_M1_strict_raises_with_the_fix_and_leaks_nothing(script: Script, prefix: tuple[str, ...]) -> None:
+def test_strict_raises_with_the_fix_and_leaks_nothing(script: Script, prefix: tuple[str, ...]) -> None:
     code = ACCOUNT + """
 for mode in ("all", "onfault"):
     loop = rtloop.RTLoop("1ms", lock_memory=mode, core_dumps=False)
@@ -129,7 +129,7 @@ except rtloop.MemoryLockError as error:
     assert done.stdout.split() == ["True"] * 4, done.stdout + done.stderr
 
 
-def test_M1_M2_a_finite_limit_without_the_capability_never_locks_the_future(script: Script) -> None:
+def test_a_finite_limit_without_the_capability_never_locks_the_future(script: Script) -> None:
     """The deadly combination: threads and allocations must go on working beside a degraded loop."""
     code = (
         ACCOUNT

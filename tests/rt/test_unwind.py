@@ -1,4 +1,4 @@
-"""P11: a start that fails half-way gives everything back, at whichever step, once and again and again."""
+"""A start that fails half-way gives everything back, whichever step fails, and however often."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STEPS = ["process_wide", "rt_bandwidth", "telemetry", "lock_own", "dma_latency",
 
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_P11_every_step_that_fails_leaves_nothing(
+def test_every_step_that_fails_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch, step: str, when: str, account: Callable[[], dict[str, Any]]
 ) -> None:
     RTLoop("1ms", core_dumps=False).run(cycles=3)
@@ -52,7 +52,7 @@ def test_P11_every_step_that_fails_leaves_nothing(
     assert account() == before
 
 
-def test_P11_each_lock_of_a_range_that_is_refused_leaves_nothing(
+def test_each_lock_of_a_range_that_is_refused_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch, account: Callable[[], dict[str, Any]]
 ) -> None:
     RTLoop("1ms", lock_memory="own").run(cycles=3)
@@ -71,7 +71,7 @@ def test_P11_each_lock_of_a_range_that_is_refused_leaves_nothing(
         assert account() == before
 
 
-def test_P11_a_start_with_many_refusals_checks_all_and_leaves_nothing(
+def test_a_start_with_many_refusals_checks_all_and_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch, account: Callable[[], dict[str, Any]]
 ) -> None:
     RTLoop("1ms", core_dumps=False).run(cycles=3)

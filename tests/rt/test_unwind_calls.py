@@ -1,4 +1,4 @@
-"""P11 at the kernel's door: every call that a start makes fails in turn, once and for ever, and nothing stays acquired.
+"""Every call that a start makes fails in turn, once and for ever, and nothing stays acquired.
 
 The calls fail in a process of their own, where tests/support/faults.c is preloaded.
 """
@@ -116,7 +116,7 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.param(PLAIN, BARE_CALLS, id="plain"),
     ],
 )
-def test_P11_every_call_of_a_start_fails_in_turn_and_nothing_stays(
+def test_every_call_of_a_start_fails_in_turn_and_nothing_stays(
     script: Script, faults: Path, settings: dict[str, Any], calls: set[str], strict: bool
 ) -> None:
     environment = {"LD_PRELOAD": str(faults), "SETTINGS": json.dumps(settings | {"strict": strict})}

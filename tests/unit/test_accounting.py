@@ -37,7 +37,7 @@ def test_a_duration_runs_the_releases_of_that_long(probes: ModuleType, ordinary:
     assert stats.cycles + stats.missed == 100
 
 
-def test_C8_the_first_cycle_has_a_nominal_dt_and_the_interval_begins_with_the_second(
+def test_the_first_cycle_has_a_nominal_dt_and_the_interval_begins_with_the_second(
     probes: ModuleType, ordinary: dict[str, Any]
 ) -> None:
     loop = probes.Probe("2ms", warmup=0, overrun="catch-up", max_burst=1000, **ordinary)
@@ -73,7 +73,7 @@ def test_the_records_keep_the_last_cycles_oldest_first(ordinary: dict[str, Any])
 
 
 @pytest.mark.parametrize("overrun", ["skip", "catch-up"])
-def test_C3_cycles_and_missed_releases_add_up_on_the_grid(
+def test_cycles_and_missed_releases_add_up_on_the_grid(
     probes: ModuleType, ordinary: dict[str, Any], overrun: str
 ) -> None:
     loop = probes.Probe("1ms", overrun=overrun, max_burst=3, warmup=0, **ordinary)
@@ -142,7 +142,7 @@ def test_a_shift_past_the_present_release_is_refused(probes: ModuleType, ordinar
 
 
 @pytest.mark.parametrize("clock", ["monotonic", "boottime", "tai", "realtime"])
-def test_C1_the_four_clocks_and_align(ordinary: dict[str, Any], clock: str) -> None:
+def test_the_four_clocks_and_align(ordinary: dict[str, Any], clock: str) -> None:
     number = {"monotonic": time.CLOCK_MONOTONIC, "boottime": 7, "tai": 11, "realtime": time.CLOCK_REALTIME}[clock]
     before = time.clock_gettime_ns(number)
     stats = RTLoop("1ms", clock=clock, align="20ms", phase="300us", **ordinary).run(cycles=10)
@@ -194,7 +194,7 @@ def test_a_new_loop_has_empty_statistics_and_cannot_be_joined(ordinary: dict[str
     loop.stop()
 
 
-def test_C7_snapshots_of_a_running_loop_are_consistent(probes: ModuleType, ordinary: dict[str, Any]) -> None:
+def test_snapshots_of_a_running_loop_are_consistent(probes: ModuleType, ordinary: dict[str, Any]) -> None:
     loop = probes.Probe("200us", warmup=0, record=64, **ordinary)
     loop.jitter_ns = 150_000
     with loop:
@@ -231,7 +231,7 @@ def test_the_statistics_of_each_run_are_its_own(ordinary: dict[str, Any]) -> Non
     assert first.cycles == 20
 
 
-def test_C4_a_step_that_sees_a_stall_records_one_and_no_million_misses(
+def test_a_step_that_sees_a_stall_records_one_and_no_million_misses(
     probes: ModuleType, ordinary: dict[str, Any]
 ) -> None:
     loop = probes.Probe("10us", warmup=0, **ordinary)

@@ -222,7 +222,7 @@ def test_a_zombie_runs_nothing(start: Start) -> None:
     assert rtloop.running(name="zombie") == []
 
 
-def test_M10_a_forked_child_does_not_run_its_parents_loop(start: Start) -> None:
+def test_a_forked_child_does_not_run_its_parents_loop(start: Start) -> None:
     process = start("""
     loop = start("parent")
     child = os.fork()

@@ -218,7 +218,7 @@ def test_the_last_view_may_go_while_an_exception_passes(make: Callable[[], HugeB
 
 
 @pytest.mark.parametrize("kind", ["thp", "pages"])
-def test_M8_a_child_finds_zeros_and_a_closed_buffer(script: Script, kind: str) -> None:
+def test_a_child_finds_zeros_and_a_closed_buffer(script: Script, kind: str) -> None:
     done = script(f"""
     import gc, os, rtloop, warnings
     warnings.simplefilter("ignore")
@@ -274,7 +274,7 @@ def test_more_than_the_machine_has_is_refused_before_a_process_is_killed_for_it(
 
 
 @pytest.mark.parametrize("path", ["/proc/self/nothing/there", "{tmp}", "{tmp}/new", "{tmp}/link", "{tmp}/file"])
-def test_S3_a_path_that_is_not_hugetlbfs_is_refused_and_left_alone(tmp_path: Path, path: str) -> None:
+def test_a_path_that_is_not_hugetlbfs_is_refused_and_left_alone(tmp_path: Path, path: str) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to("/")
     before = sorted(tmp_path.iterdir()), sorted(os.listdir("/proc/self/fd"))
@@ -286,7 +286,7 @@ def test_S3_a_path_that_is_not_hugetlbfs_is_refused_and_left_alone(tmp_path: Pat
     assert (sorted(tmp_path.iterdir()), sorted(os.listdir("/proc/self/fd"))) == before
 
 
-def test_P11_a_construction_that_fails_half_way_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_construction_that_fails_half_way_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def maps() -> tuple[int, str, list[str]]:
         status = Path("/proc/self/status").read_text()
         locked = next(line for line in status.splitlines() if line.startswith("VmLck"))
@@ -357,7 +357,7 @@ def test_pages_that_are_there_and_not_given_have_another_reason(pools: dict[int,
     grant = buffer_request.pool_grant(2 * M2, M2, None, errno.EFAULT, "populate")
     assert "populate: Bad address, with 10 of 10" in grant.detail and "hugetlb.2MB.max" in grant.fix
     grant = buffer_request.pool_grant(2 * M2, M2, None, errno.EAGAIN)
-    assert "RLIMIT_MEMLOCK is" in grant.detail and "before all future memory is locked" in grant.fix  # M13
+    assert "RLIMIT_MEMLOCK is" in grant.detail and "before all future memory is locked" in grant.fix
 
 
 def test_a_part_on_huge_pages_is_told_as_a_part() -> None:

@@ -73,7 +73,7 @@ def test_what_the_kernel_is_not_built_for_is_neither_found_nor_proposed(machine:
         ("6.11.0", "# CONFIG_RT_GROUP_SCHED is not set", "-1", "note"),
     ],
 )
-def test_T7_throttling_is_that_of_the_kernels_version(
+def test_throttling_is_that_of_the_kernels_version(
     machine: Callable[..., Machine], release: str, option: str, runtime: str, verdict: str
 ) -> None:
     """From 6.12 on the fair server has its place, but with RT_GROUP_SCHED."""
@@ -103,7 +103,7 @@ def test_a_comment_bans_no_cpu_from_irqbalance(machine: Callable[..., Machine]) 
 
 
 @pytest.mark.parametrize(("value", "verdict"), [("1\n", "warn"), ("0\n", "ok")])
-def test_M11_compaction_that_moves_locked_pages_is_found_with_its_fix(tmp_path: Path, value: str, verdict: str) -> None:
+def test_compaction_that_moves_locked_pages_is_found_with_its_fix(tmp_path: Path, value: str, verdict: str) -> None:
     file = tmp_path / "proc/sys/vm/compact_unevictable_allowed"
     file.parent.mkdir(parents=True)
     file.write_text(value)

@@ -65,12 +65,12 @@ def test_steal_between_two_looks_counts_too(tmp_path: Path) -> None:
         (ClockCost(1500, 1600, 1), "warn", "not through the vDSO"),
     ],
 )
-def test_C5_a_clock_without_vdso_is_found(tmp_path: Path, cost: ClockCost, verdict: str, words: str) -> None:
+def test_a_clock_without_vdso_is_found(tmp_path: Path, cost: ClockCost, verdict: str, words: str) -> None:
     check = by_name(examine(Machine(str(tmp_path)), Evidence(cost=cost)))["clock_gettime"]
     assert check.verdict == verdict and words in check.found
 
 
-def test_C5_the_clock_of_this_machine_is_measured() -> None:
+def test_the_clock_of_this_machine_is_measured() -> None:
     import time
 
     from rtloop.errors import SetupError

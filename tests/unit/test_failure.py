@@ -270,7 +270,7 @@ class Thread:
         return {g.name: g for g in resources.thread_grants(self.settings, self.request, self.report)}
 
 
-def test_T10_a_deadline_loop_that_finds_the_cpus_taken_is_told_what_to_do() -> None:
+def test_a_deadline_loop_that_finds_the_cpus_taken_is_told_what_to_do() -> None:
     loop = RTLoop("2ms", policy="deadline", runtime="500us", deadline="1ms")
     grant = Thread(loop, -errno.EBUSY).grants()["policy"]
     assert not grant.ok and grant.granted == "other"
@@ -281,14 +281,14 @@ def test_T10_a_deadline_loop_that_finds_the_cpus_taken_is_told_what_to_do() -> N
     assert "sched_deadline_period_min_us" in grant.fix
 
 
-def test_T12_slack_is_told_of_ordinary_threads_only() -> None:
+def test_slack_is_told_of_ordinary_threads_only() -> None:
     assert "timer_slack" in Thread(RTLoop("1ms", policy="other")).grants()
     assert "timer_slack" not in Thread(RTLoop("1ms")).grants()
     assert "timer_slack" in Thread(RTLoop("1ms"), -errno.EPERM).grants(), "a refused one is ordinary"
     assert "timer_slack" not in Thread(RTLoop("1ms"), is_read_back=False).grants(), "it is real-time, but not read back"
 
 
-def test_T4_a_policy_that_cannot_be_read_back_is_not_granted() -> None:
+def test_a_policy_that_cannot_be_read_back_is_not_granted() -> None:
     grant = Thread(RTLoop("1ms"), is_read_back=False).grants()["policy"]
     assert not grant.ok and grant.granted == "not known" and "sched_getattr" in grant.detail
     assert Thread(RTLoop("1ms")).grants()["policy"].ok

@@ -190,7 +190,7 @@ def test_a_huge_buffer_is_data(library: ctypes.CDLL) -> None:
     assert buffer.array("i8")[0] == 3
 
 
-def test_P9_data_is_held_and_cannot_be_resized(library: ctypes.CDLL) -> None:
+def test_data_is_held_and_cannot_be_resized(library: ctypes.CDLL) -> None:
     data = bytearray(64)
     loop = FunctionLoop(library.count, "1ms", data=data)
     with pytest.raises(BufferError):
@@ -250,7 +250,7 @@ def test_the_data_is_locked_while_the_loop_runs_and_a_grant_says_so(library: cty
     assert "locked" not in grant.requested
 
 
-def test_P4_a_library_stays_loaded_while_a_loop_needs_it(steps: Path, script: Callable[..., Any]) -> None:
+def test_a_library_stays_loaded_while_a_loop_needs_it(steps: Path, script: Callable[..., Any]) -> None:
     pytest.importorskip("cffi")
     done = script(f"""
         import cffi, gc, numpy as np, rtloop

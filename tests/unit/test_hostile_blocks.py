@@ -1,4 +1,4 @@
-"""S2, S4: a telemetry block that is damaged, of another version, or made to do harm, ends in a message."""
+"""A telemetry block that is damaged, of another version, or made to do harm, ends in a message."""
 
 from __future__ import annotations
 
@@ -83,11 +83,11 @@ def test_the_copy_of_a_genuine_block_is_read(genuine: bytes) -> None:
 
 
 @pytest.mark.parametrize("seals", [0, fcntl.F_SEAL_SHRINK, fcntl.F_SEAL_GROW])
-def test_S2_a_block_that_could_be_shrunk_is_refused(genuine: bytes, seals: int) -> None:
+def test_a_block_that_could_be_shrunk_is_refused(genuine: bytes, seals: int) -> None:
     assert "not sealed" in fault_of(genuine, seals=seals)
 
 
-def test_S2_a_running_loops_block_cannot_be_truncated(genuine: bytes) -> None:
+def test_a_running_loops_block_cannot_be_truncated(genuine: bytes) -> None:
     (file,) = (f for f in procfs.block_files(os.getpid()) if "genuine" in os.readlink(f.path))
     for size in (0, len(genuine) - 1, len(genuine) + 1):
         with pytest.raises(PermissionError):
@@ -114,7 +114,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize(("changes", "message"), DAMAGE.values(), ids=DAMAGE)
-def test_S4_a_damaged_header_is_an_error(genuine: bytes, changes: dict[str, int], message: str) -> None:
+def test_a_damaged_header_is_an_error(genuine: bytes, changes: dict[str, int], message: str) -> None:
     content = bytearray(genuine)
     for field, value in changes.items():
         put(content, field, value)
@@ -122,13 +122,13 @@ def test_S4_a_damaged_header_is_an_error(genuine: bytes, changes: dict[str, int]
 
 
 @pytest.mark.parametrize("size", [0, 1, 11, 12, 100, 4096, -1])
-def test_S4_a_file_of_another_size_is_an_error(genuine: bytes, size: int) -> None:
+def test_a_file_of_another_size_is_an_error(genuine: bytes, size: int) -> None:
     assert "bytes" in fault_of(genuine[:size])
     if size == -1:
         assert "bytes" in fault_of(genuine + b"\0")
 
 
-def test_S4_an_enormous_file_is_not_mapped(genuine: bytes) -> None:
+def test_an_enormous_file_is_not_mapped(genuine: bytes) -> None:
     fd = os.memfd_create("rtloop:planted", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.write(fd, genuine)
@@ -140,7 +140,7 @@ def test_S4_an_enormous_file_is_not_mapped(genuine: bytes) -> None:
         os.close(fd)
 
 
-def test_S4_a_writer_that_never_ends_does_not_hold_the_reader(genuine: bytes) -> None:
+def test_a_writer_that_never_ends_does_not_hold_the_reader(genuine: bytes) -> None:
     content = bytearray(genuine)
     put(content, "sequence", 7)
     with planted(bytes(content)) as found:
@@ -150,7 +150,7 @@ def test_S4_a_writer_that_never_ends_does_not_hold_the_reader(genuine: bytes) ->
         assert time.monotonic() - begin < 20
 
 
-def test_S4_counters_that_contradict_the_histograms_are_an_error(genuine: bytes) -> None:
+def test_counters_that_contradict_the_histograms_are_an_error(genuine: bytes) -> None:
     content = bytearray(genuine)
     at = 256  # the first counter of the first bank, cycles
     assert struct.unpack_from("<Q", content, at) == (1,)
@@ -199,14 +199,14 @@ BAD_TEXTS = {
 
 
 @pytest.mark.parametrize("change", BAD_TEXTS.values(), ids=BAD_TEXTS)
-def test_S4_a_text_that_no_loop_writes_is_an_error(genuine: bytes, change: Callable[[dict[str, Any]], Any]) -> None:
+def test_a_text_that_no_loop_writes_is_an_error(genuine: bytes, change: Callable[[dict[str, Any]], Any]) -> None:
     content = said(genuine)
     changed = change(content)
     text = changed if isinstance(changed, bytes) else json.dumps(content).encode()
     assert "its text is not what a loop writes" in fault_of(with_text(genuine, text))
 
 
-def test_S4_nothing_that_a_terminal_would_obey_is_passed_on(genuine: bytes) -> None:
+def test_nothing_that_a_terminal_would_obey_is_passed_on(genuine: bytes) -> None:
     content = said(genuine)
     content["settings"]["name"] = "\x1b]0;owned\x07\u202e\nnext"
     content["grants"][0]["detail"] = "\x1b[2J"
@@ -238,7 +238,7 @@ def test_a_loop_that_has_not_told_yet_is_known_by_its_header(genuine: bytes) -> 
         assert stats.settings["period_ns"] == 20 * 10**9 and str(stats)
 
 
-def test_S4_noise_in_the_header_never_crashes_the_reader(genuine: bytes) -> None:
+def test_noise_in_the_header_never_crashes_the_reader(genuine: bytes) -> None:
     chance = random.Random(4711)
     outcomes = {"loop": 0, "fault": 0, "nobody": 0, "unreadable": 0}
     for _ in range(300):

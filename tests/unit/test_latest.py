@@ -78,7 +78,7 @@ def test_a_type_that_can_never_work_is_refused(dtype: Any) -> None:
         Latest(dtype)
 
 
-def test_M8_a_forked_child_has_none() -> None:
+def test_a_forked_child_has_none() -> None:
     latest = Latest("f8")
     latest.write(1)
     with warnings.catch_warnings():

@@ -16,7 +16,7 @@ from rtloop import RTLoop
 
 
 @pytest.mark.parametrize("where", ["enter", "step", "overrun"])
-def test_P8_a_negative_code_fails_the_loop_and_join_raises_it(
+def test_a_negative_code_fails_the_loop_and_join_raises_it(
     probes: ModuleType, ordinary: dict[str, Any], where: str
 ) -> None:
     loop = probes.Probe("2ms", **ordinary)
@@ -69,7 +69,7 @@ def test_stop_ends_a_slow_loop_at_once(ordinary: dict[str, Any]) -> None:
     assert loop.state == "stopped"
 
 
-def test_P8_a_step_that_hangs_makes_stop_raise_and_not_hang(probes: ModuleType, ordinary: dict[str, Any]) -> None:
+def test_a_step_that_hangs_makes_stop_raise_and_not_hang(probes: ModuleType, ordinary: dict[str, Any]) -> None:
     loop = probes.Probe("1ms", **ordinary)
     loop.hang = True
     loop.start()
@@ -84,7 +84,7 @@ def test_P8_a_step_that_hangs_makes_stop_raise_and_not_hang(probes: ModuleType, 
     assert loop.state == "stopped"
 
 
-def test_P10_of_many_threads_that_start_one_loop_one_wins(probes: ModuleType, ordinary: dict[str, Any]) -> None:
+def test_of_many_threads_that_start_one_loop_one_wins(probes: ModuleType, ordinary: dict[str, Any]) -> None:
     loop = probes.Probe("1ms", **ordinary)
     barrier, outcomes = threading.Barrier(8), []
 
@@ -118,7 +118,7 @@ def test_many_threads_may_stop_and_join_one_loop(probes: ModuleType, ordinary: d
     assert loop.state == "stopped" and loop.leaves == 1
 
 
-def test_P4_a_running_loop_outlives_its_last_name(probes: ModuleType, ordinary: dict[str, Any]) -> None:
+def test_a_running_loop_outlives_its_last_name(probes: ModuleType, ordinary: dict[str, Any]) -> None:
     probe = probes.Probe("1ms", **ordinary)
     probe.stop_at = 60
     probe.start()
@@ -214,7 +214,7 @@ def test_the_name_is_the_threads_name(probes: ModuleType, ordinary: dict[str, An
             assert file.read().strip() == "ein sehr langer"
 
 
-def test_P12_a_module_of_another_interface_is_told_to_recompile() -> None:
+def test_a_module_of_another_interface_is_told_to_recompile() -> None:
     import rtloop.loop.loop as module
 
     with pytest.raises(ImportError, match=r"interface 7.*has interface 1.*recompile"):

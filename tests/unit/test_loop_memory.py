@@ -51,9 +51,7 @@ def in_enter(loop: Any) -> Any:
 
 
 @pytest.mark.parametrize("record", [0, 100, 65536])
-def test_M7_all_pages_are_there_before_the_first_cycle(
-    probes: ModuleType, ordinary: dict[str, Any], record: int
-) -> None:
+def test_all_pages_are_there_before_the_first_cycle(probes: ModuleType, ordinary: dict[str, Any], record: int) -> None:
     """Without a lock, which would make them present by itself: they are touched."""
     with probes.Probe("1ms", phase=FAR, record=record, name=f"full{record}", **ordinary) as loop:
         in_enter(loop)
@@ -66,7 +64,7 @@ def test_M7_all_pages_are_there_before_the_first_cycle(
         assert loop.steps == 0
 
 
-def test_M7_own_memory_is_locked_page_by_page_and_guarded(probes: ModuleType, ordinary: dict[str, Any]) -> None:
+def test_own_memory_is_locked_page_by_page_and_guarded(probes: ModuleType, ordinary: dict[str, Any]) -> None:
     settings = ordinary | {"lock_memory": "own"}
     with probes.Probe("1ms", phase=FAR, record=64, name="locked", **settings) as loop:
         in_enter(loop)
@@ -77,7 +75,7 @@ def test_M7_own_memory_is_locked_page_by_page_and_guarded(probes: ModuleType, or
         assert below["access"] == "---p" and below["end"] - below["start"] >= 64 << 10
 
 
-def test_M14_a_tuned_malloc_neither_maps_nor_returns_memory(script: Script) -> None:
+def test_a_tuned_malloc_neither_maps_nor_returns_memory(script: Script) -> None:
     """A thousand blocks of 1 MB, eight at a time, allocated, written and freed: each page is faulted in only once."""
     code = """
     import ctypes, resource, rtloop
@@ -109,7 +107,7 @@ def test_M14_a_tuned_malloc_neither_maps_nor_returns_memory(script: Script) -> N
     assert tuned < 8, "with it, all is there: a page or two are Python's own"
 
 
-def test_M14_a_tuned_malloc_maps_no_block_by_itself(script: Script) -> None:
+def test_a_tuned_malloc_maps_no_block_by_itself(script: Script) -> None:
     done = script("""
     import ctypes, rtloop
     libc = ctypes.CDLL(None)
@@ -131,7 +129,7 @@ def test_M14_a_tuned_malloc_maps_no_block_by_itself(script: Script) -> None:
     assert done.stdout.split() == ["1", "0"], done.stderr
 
 
-def test_M16_no_huge_page_takes_the_place_of_the_loops_memory(probes: ModuleType, ordinary: dict[str, Any]) -> None:
+def test_no_huge_page_takes_the_place_of_the_loops_memory(probes: ModuleType, ordinary: dict[str, Any]) -> None:
     if not Path("/sys/kernel/mm/transparent_hugepage").exists():
         pytest.skip("this kernel has no transparent huge pages")
     with probes.Probe("1ms", name="small pages", stack_size="4M", **ordinary) as loop:
@@ -141,7 +139,7 @@ def test_M16_no_huge_page_takes_the_place_of_the_loops_memory(probes: ModuleType
             assert "nh" in found["flags"], found
 
 
-def test_S5_the_memlock_limit_is_raised_to_the_hard_limit_only_and_put_back(script: Script) -> None:
+def test_the_memlock_limit_is_raised_to_the_hard_limit_only_and_put_back(script: Script) -> None:
     """While any loop runs; the grant says what it was; nothing else is changed."""
     done = script("""
     import resource, rtloop
@@ -171,7 +169,7 @@ def test_S5_the_memlock_limit_is_raised_to_the_hard_limit_only_and_put_back(scri
 
 
 @pytest.mark.rt
-def test_S5_nothing_of_the_system_is_written(script: Script) -> None:
+def test_nothing_of_the_system_is_written(script: Script) -> None:
     """A loop that asks for all that it can opens no file for writing but the device that is made for it."""
     done = script("""
     import os, sys, rtloop
@@ -188,7 +186,7 @@ def test_S5_nothing_of_the_system_is_written(script: Script) -> None:
     assert done.stdout.split() == ["/dev/cpu_dma_latency"], done.stderr
 
 
-def test_S5_a_limit_that_somebody_else_has_changed_meanwhile_stays(script: Script) -> None:
+def test_a_limit_that_somebody_else_has_changed_meanwhile_stays(script: Script) -> None:
     done = script("""
     import resource, rtloop
     hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]

@@ -48,7 +48,7 @@ needs_two_cpus = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="ne
 
 @needs_two_cpus
 @pytest.mark.parametrize("cpu", ['"auto"', "None"])
-def test_T15_looking_for_all_cpus_leaves_the_affinity_as_it_was(script: Script, cpu: str) -> None:
+def test_looking_for_all_cpus_leaves_the_affinity_as_it_was(script: Script, cpu: str) -> None:
     """The loop asks the kernel which CPUs there are by trying them all, and takes back what it tried."""
     if cpu == '"auto"' and isolated_cpus():
         pytest.skip("this machine has isolated CPUs, which a loop takes by itself")
@@ -62,7 +62,7 @@ def test_T15_looking_for_all_cpus_leaves_the_affinity_as_it_was(script: Script, 
 
 
 @needs_two_cpus
-def test_T15_a_refused_cpu_leaves_the_affinity_as_it_was(script: Script) -> None:
+def test_a_refused_cpu_leaves_the_affinity_as_it_was(script: Script) -> None:
     said = run(script, """
     one = {min(os.sched_getaffinity(0))}
     os.sched_setaffinity(0, one)
@@ -73,7 +73,7 @@ def test_T15_a_refused_cpu_leaves_the_affinity_as_it_was(script: Script) -> None
 
 
 @needs_two_cpus
-def test_T15_a_loop_inherits_from_who_starts_it_not_from_who_started_the_first(script: Script) -> None:
+def test_a_loop_inherits_from_who_starts_it_not_from_who_started_the_first(script: Script) -> None:
     said = run(script, """
     before = os.sched_getaffinity(0)
     running(cpu=None).stop()
@@ -89,7 +89,7 @@ def test_T15_a_loop_inherits_from_who_starts_it_not_from_who_started_the_first(s
 
 
 @needs_two_cpus
-def test_T16_the_helper_thread_is_not_pinned_with_its_loop(script: Script) -> None:
+def test_the_helper_thread_is_not_pinned_with_its_loop(script: Script) -> None:
     said = run(script, """
     before = os.sched_getaffinity(0)
     loop = running(cpu=max(before))
@@ -100,7 +100,7 @@ def test_T16_the_helper_thread_is_not_pinned_with_its_loop(script: Script) -> No
 
 
 @pytest.mark.rt
-def test_T16_the_helper_thread_of_a_real_time_caller_is_ordinary(script: Script) -> None:
+def test_the_helper_thread_of_a_real_time_caller_is_ordinary(script: Script) -> None:
     said = run(script, """
     os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(50))
     loop = running(policy="fifo", priority=60)
@@ -109,7 +109,7 @@ def test_T16_the_helper_thread_of_a_real_time_caller_is_ordinary(script: Script)
     assert said == ["0", str(os.SCHED_FIFO)]
 
 
-def test_P6_every_signal_but_the_synchronous_faults_is_blocked_on_the_thread(
+def test_every_signal_but_the_synchronous_faults_is_blocked_on_the_thread(
     probes: ModuleType, ordinary: dict[str, Any]
 ) -> None:
     """And on no other thread: the masks of those that made it stay what they were."""
@@ -138,7 +138,7 @@ def test_P6_every_signal_but_the_synchronous_faults_is_blocked_on_the_thread(
     assert {name for name, is_blocked in names.items() if not is_blocked} == FAULTS | CANNOT_BE_BLOCKED
 
 
-def test_P3_the_thread_is_unknown_to_python(script: Script) -> None:
+def test_the_thread_is_unknown_to_python(script: Script) -> None:
     """An interpreter that ends waits for its own threads, and hangs those that ask for the GIL: this one is neither."""
     said = run(script, """
     from ctypes import c_void_p, pythonapi as api
@@ -160,7 +160,7 @@ def test_P3_the_thread_is_unknown_to_python(script: Script) -> None:
 
 
 @pytest.mark.parametrize("kind", ["Probe", "Gilded"])
-def test_P1_the_loop_runs_while_python_holds_the_gil(probes: ModuleType, ordinary: dict[str, Any], kind: str) -> None:
+def test_the_loop_runs_while_python_holds_the_gil(probes: ModuleType, ordinary: dict[str, Any], kind: str) -> None:
     """Half a second in a C function that keeps the GIL; the same test sees a step that takes it."""
     hold = PyDLL(None).usleep
     with getattr(probes, kind)("1ms", warmup=0, **ordinary) as loop:

@@ -1,4 +1,4 @@
-"""Every pitfall of real-time Python on Linux that rtloop knows of has a test that bears its number."""
+"""The page of pitfalls names the tests that prove what it says, and each of them exists."""
 
 from __future__ import annotations
 
@@ -7,38 +7,44 @@ from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs/explanation/pitfalls.md"
 
-#: The rows, by their sections: memory, thread, time (clocks), Python, security.
-PITFALLS = [f"{section}{number}" for section, count in {"M": 16, "T": 16, "C": 8, "P": 13, "S": 5}.items()
-            for number in range(1, count + 1)]  # fmt: skip
-
-#: ``def test_M8_T6_...``, and in C a comment before the function: ``/* C2: ...``.
-PYTHON = re.compile(r"^\s*def test_((?:[MTCPS]\d+_)+)", re.MULTILINE)
-NATIVE = re.compile(r"^/\* ([MTCPS]\d+): .*\*/\nstatic void \w+\(void\) \{", re.MULTILINE)
+PYTHON = re.compile(r"^\s*(?:async )?def (test_\w+)", re.MULTILINE)
+NATIVE = re.compile(r"^static void (\w+)\(void\) \{", re.MULTILINE)
 
 
-def numbers_in(folder: Path) -> set[str]:
-    """Return the numbers that tests bear in their names."""
-    found: set[str] = set()
-    for path in folder.rglob("test_*.py"):
-        for numbers in PYTHON.findall(path.read_text()):
-            found.update(numbers.strip("_").split("_"))
-    for path in folder.rglob("test_*.c"):
-        found.update(NATIVE.findall(path.read_text()))
-    return found
+def rows(text: str) -> list[list[str]]:
+    """Return the cells of each row of the page's tables, without the headings."""
+    lines = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith(("| What", "| ---"))]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
 
 
-@pytest.mark.parametrize("number", PITFALLS)
-def test_the_pitfall_has_a_test_that_bears_its_number(number: str) -> None:
-    assert number in numbers_in(TESTS)
+def existing(folder: Path) -> set[str]:
+    """Return the names of all tests: functions of Python and of the native programs."""
+    python = (name for path in folder.rglob("test_*.py") for name in PYTHON.findall(path.read_text()))
+    native = (name for path in folder.rglob("test_*.c") for name in NATIVE.findall(path.read_text()))
+    return {*python, *native}
 
 
-def test_no_test_bears_a_number_that_there_is_not() -> None:
-    assert numbers_in(TESTS) <= set(PITFALLS)
+@pytest.fixture(scope="module")
+def tests() -> set[str]:
+    return existing(ROOT / "tests")
 
 
-def test_numbers_are_found_in_python_and_in_c(tmp_path: Path) -> None:
-    (tmp_path / "test_a.py").write_text("def test_M1_T16_both():\n    pass\ndef test_Mango():\n    # M2\n    pass\n")
-    (tmp_path / "test_b.c").write_text("/* C6: said. */\nstatic void f(void) {\n/* C7: of nothing */\n")
-    assert numbers_in(tmp_path) == {"M1", "T16", "C6"}
+def test_the_page_has_its_rows() -> None:
+    assert len(rows(PAGE.read_text())) >= 58
+
+
+@pytest.mark.parametrize("row", rows(PAGE.read_text()), ids=lambda row: re.sub(r"\W+", "-", row[0])[:40])
+def test_what_the_page_says_is_proved_by_tests_that_exist(row: list[str], tests: set[str]) -> None:
+    assert len(row) == 3, "what happens, what rtloop does, and the tests"
+    named = re.findall(r"`(\w+)`", row[2])
+    assert named, "a claim without a test"
+    assert set(named) <= tests
+
+
+def test_tests_are_found_in_python_and_in_c_and_a_missing_one_is_missed(tmp_path: Path) -> None:
+    (tmp_path / "test_a.py").write_text("def test_one():\n    pass\nclass T:\n    def test_two(self):\n        pass\n")
+    (tmp_path / "test_b.c").write_text("static void sleeps_again(void) {\n}\nint main(void) {\n}\n")
+    assert existing(tmp_path) == {"test_one", "test_two", "sleeps_again"}

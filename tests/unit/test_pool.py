@@ -153,7 +153,7 @@ def test_a_refused_lock_as_another_user(script):
     assert all(word in done.stderr for word in ("RTSetupWarning", "RLIMIT_MEMLOCK is 0 bytes", "LimitMEMLOCK"))
 
 
-def test_M8_a_fork_leaves_the_child_an_empty_pool_and_the_parent_its_own():
+def test_a_fork_leaves_the_child_an_empty_pool_and_the_parent_its_own():
     pool = rtloop.Pool(64, 4)
     with pool.block() as array:
         array[:] = 9

@@ -23,7 +23,7 @@ def dedent(code: str) -> str:
     return PROLOGUE + "\n".join(line[4:] if line.startswith("    ") else line for line in lines)
 
 
-def test_P5_exit_while_running_stops_the_loop(script: Script) -> None:
+def test_exit_while_running_stops_the_loop(script: Script) -> None:
     done = script(dedent("""
     class Said(probes.Probe):
         pass
@@ -38,7 +38,7 @@ def test_P5_exit_while_running_stops_the_loop(script: Script) -> None:
 
 
 @pytest.mark.parametrize("ending", ["pass", "del loop", "sys.exit(3)", "raise KeyError('x')", "os._exit(4)"])
-def test_P5_every_way_out_ends_in_bounded_time_with_its_own_code(script: Script, ending: str) -> None:
+def test_every_way_out_ends_in_bounded_time_with_its_own_code(script: Script, ending: str) -> None:
     done = script(dedent(f"""
     loop = make(); loop.start(); time.sleep(0.05)
     {ending}
@@ -50,7 +50,7 @@ def test_P5_every_way_out_ends_in_bounded_time_with_its_own_code(script: Script,
 @pytest.mark.parametrize(
     "made", ["rtloop.Ring('f8', 8)", "rtloop.Latest('f8')", "rtloop.Pool(64, 8)", "rtloop.HugeBuffer(64)", "make()"]
 )
-def test_P5_what_outlives_the_modules_goes_without_a_word(script: Script, made: str) -> None:
+def test_what_outlives_the_modules_goes_without_a_word(script: Script, made: str) -> None:
     """As a parameter of pytest, or what sys holds: the names of rtloop's modules are gone before it."""
     done = script(dedent(f"""
     warnings.simplefilter("ignore")  # of locks that were refused
@@ -60,7 +60,7 @@ def test_P5_what_outlives_the_modules_goes_without_a_word(script: Script, made: 
 
 
 @pytest.mark.parametrize("word", ["sys.exit(3)", "raise SystemExit(3)", "raise KeyError('x')"])
-def test_P5_the_end_of_another_thread_ends_neither_the_loop_nor_the_process(script: Script, word: str) -> None:
+def test_the_end_of_another_thread_ends_neither_the_loop_nor_the_process(script: Script, word: str) -> None:
     done = script(dedent(f"""
     loop = make(); loop.start()
     def work():
@@ -76,7 +76,7 @@ def test_P5_the_end_of_another_thread_ends_neither_the_loop_nor_the_process(scri
 
 
 @pytest.mark.parametrize("word", ["raise ValueError('no motor')", "sys.exit(3)", "raise KeyboardInterrupt"])
-def test_P5_an_exception_in_setup_reaches_the_caller_and_harms_no_other_loop(script: Script, word: str) -> None:
+def test_an_exception_in_setup_reaches_the_caller_and_harms_no_other_loop(script: Script, word: str) -> None:
     done = script(dedent(f"""
     class Broken(probes.Probe):
         def setup(self):
@@ -97,7 +97,7 @@ def test_P5_an_exception_in_setup_reaches_the_caller_and_harms_no_other_loop(scr
     assert done.returncode == {"ValueError": 1, "SystemExit": 3, "KeyboardInterrupt": -signal.SIGINT}[name]
 
 
-def test_P5_a_step_that_hangs_does_not_keep_the_process(script: Script) -> None:
+def test_a_step_that_hangs_does_not_keep_the_process(script: Script) -> None:
     done = script(dedent("""
     loop = make(); loop.hang = True; loop.start(); time.sleep(0.05)
     """), timeout=20)  # fmt: skip
@@ -114,7 +114,7 @@ def test_an_unhandled_SIGTERM_ends_the_process_as_ever(script: Script) -> None:
 
 
 @pytest.mark.parametrize("waiting", ["loop.run()", "loop.start(); loop.join()", "loop.run('1min')"])
-def test_P7_ctrl_c_stops_the_loop_within_200_ms(script: Script, waiting: str) -> None:
+def test_ctrl_c_stops_the_loop_within_200_ms(script: Script, waiting: str) -> None:
     done = script(dedent(f"""
     loop = make("1s")
     threading.Timer(0.5, lambda: (times.append(time.monotonic()), os.kill(os.getpid(), signal.SIGINT))).start()
@@ -128,7 +128,7 @@ def test_P7_ctrl_c_stops_the_loop_within_200_ms(script: Script, waiting: str) ->
     assert done.stdout.startswith("stopped 1 True"), done.stdout + done.stderr
 
 
-def test_P6_signals_are_handled_by_python_and_never_on_the_loops_thread(script: Script) -> None:
+def test_signals_are_handled_by_python_and_never_on_the_loops_thread(script: Script) -> None:
     done = script(dedent("""
     seen = 0
     def handler(number, frame):
@@ -152,7 +152,7 @@ def test_P6_signals_are_handled_by_python_and_never_on_the_loops_thread(script: 
     assert done.stdout.split() == ["stopped", "200", "True"], done.stderr
 
 
-def test_C3_a_stopped_process_resumes_on_the_grid(script: Script) -> None:
+def test_a_stopped_process_resumes_on_the_grid(script: Script) -> None:
     done = script(dedent("""
     import subprocess
     loop = make(warmup=0)
@@ -168,7 +168,7 @@ def test_C3_a_stopped_process_resumes_on_the_grid(script: Script) -> None:
     assert done.stdout.split() == ["stopped", "True", "True", "True"], done.stdout + done.stderr
 
 
-def test_P4_M10_a_forked_child_sees_a_dead_loop_and_cannot_harm_it(script: Script) -> None:
+def test_a_forked_child_sees_a_dead_loop_and_cannot_harm_it(script: Script) -> None:
     done = script(dedent("""
     loop = make(); other = make()
     with warnings.catch_warnings(record=True) as caught:
@@ -207,7 +207,7 @@ def test_P4_M10_a_forked_child_sees_a_dead_loop_and_cannot_harm_it(script: Scrip
     assert done.stdout.splitlines() == ["[0, 0, 0] True running 3", "stopped 1 True"], done.stdout + done.stderr
 
 
-def test_M9_multiprocessing_by_fork_while_a_loop_runs(script: Script) -> None:
+def test_multiprocessing_by_fork_while_a_loop_runs(script: Script) -> None:
     done = script(dedent("""
     import multiprocessing
     def work(x): return x * x
@@ -220,7 +220,7 @@ def test_M9_multiprocessing_by_fork_while_a_loop_runs(script: Script) -> None:
     assert done.stdout.split("\n")[:2] == ["[0, 1, 4, 9]", "stopped"], done.stderr
 
 
-def test_P3_subinterpreters_are_refused_with_an_error(script: Script) -> None:
+def test_subinterpreters_are_refused_with_an_error(script: Script) -> None:
     done = script("""
     try:
         import _xxsubinterpreters as interpreters
@@ -237,7 +237,7 @@ def test_P3_subinterpreters_are_refused_with_an_error(script: Script) -> None:
     assert done.stdout.strip() == "refused", done.stderr
 
 
-def test_T2_a_stack_overflow_is_reported_and_ends_the_process(script: Script) -> None:
+def test_a_stack_overflow_is_reported_and_ends_the_process(script: Script) -> None:
     done = script(dedent("""
     import faulthandler; faulthandler.enable()
     loop = probes.Deep("1ms", policy="other", lock_memory="off", dma_latency=None, stack_size="64K")
@@ -248,7 +248,7 @@ def test_T2_a_stack_overflow_is_reported_and_ends_the_process(script: Script) ->
     assert "Fatal Python error: Segmentation fault" in done.stderr
 
 
-def test_T1_T3_the_stack_has_its_size_its_guard_and_a_high_water_mark(script: Script) -> None:
+def test_the_stack_has_its_size_its_guard_and_a_high_water_mark(script: Script) -> None:
     done = script(dedent("""
     loop = probes.Deep("1ms", policy="other", lock_memory="off", dma_latency=None, stack_size="256K")
     shallow = loop.run(cycles=20).stack

@@ -230,7 +230,7 @@ def test_a_deep_recursion_is_an_exception_and_not_a_crash(script: Callable[..., 
     assert done.stdout == "RecursionError\n", done.stderr
 
 
-def test_P4_it_is_freed_with_its_function_when_nobody_needs_it(ordinary: dict[str, Any]) -> None:
+def test_it_is_freed_with_its_function_when_nobody_needs_it(ordinary: dict[str, Any]) -> None:
     def make() -> tuple[weakref.ref[Any], weakref.ref[Any]]:
         def step(cycle: Cycle) -> None: ...
 
@@ -261,7 +261,7 @@ def test_keywords_are_those_of_a_loop() -> None:
     ("run", "child"),
     [("run", "arm: its step has forked, and the child ends"), ("simulate", "StateError arm: a callback")],
 )
-def test_M10_a_fork_in_the_function_ends_in_the_child(script: Callable[..., Any], run: str, child: str) -> None:
+def test_a_fork_in_the_function_ends_in_the_child(script: Callable[..., Any], run: str, child: str) -> None:
     done = script(
         f"""
         import os, sys, rtloop
@@ -284,7 +284,7 @@ def test_M10_a_fork_in_the_function_ends_in_the_child(script: Callable[..., Any]
     assert child in done.stderr
 
 
-def test_M9_the_function_may_start_processes(script: Callable[..., Any]) -> None:
+def test_the_function_may_start_processes(script: Callable[..., Any]) -> None:
     done = script(
         f"""
         import multiprocessing, subprocess, rtloop
@@ -305,7 +305,7 @@ def test_M9_the_function_may_start_processes(script: Callable[..., Any]) -> None
     assert done.stdout == "child\n[0, 0]\n", done.stderr
 
 
-# P3, P5: the interpreter ends while it runs. Each of these has hung or crashed where a thread takes the GIL unguarded.
+# The interpreter ends while it runs. Each of these has hung or crashed where a thread takes the GIL unguarded.
 
 BODIES = {
     "a step that returns at once": "None",
@@ -316,7 +316,7 @@ BODIES = {
 
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
 @pytest.mark.parametrize("end", ["pass", "sys.exit(0)", "threading.Timer(0.05, sys.exit).start()", "gc.collect()"])
-def test_P3_the_interpreter_ends_while_it_runs(script: Callable[..., Any], body: str, end: str) -> None:
+def test_the_interpreter_ends_while_it_runs(script: Callable[..., Any], body: str, end: str) -> None:
     done = script(
         f"""
         import gc, sys, threading, time, rtloop
@@ -331,7 +331,7 @@ def test_P3_the_interpreter_ends_while_it_runs(script: Callable[..., Any], body:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_P3_an_exception_in_the_main_thread_ends_it(script: Callable[..., Any]) -> None:
+def test_an_exception_in_the_main_thread_ends_it(script: Callable[..., Any]) -> None:
     done = script(
         f"""
         import rtloop, time
@@ -345,7 +345,7 @@ def test_P3_an_exception_in_the_main_thread_ends_it(script: Callable[..., Any]) 
 
 
 @pytest.mark.parametrize("body", ["time.sleep(60)", "lock.acquire()", "[i for i in iter(int, 1)]"])
-def test_P5_a_function_that_never_returns_does_not_keep_the_process(script: Callable[..., Any], body: str) -> None:
+def test_a_function_that_never_returns_does_not_keep_the_process(script: Callable[..., Any], body: str) -> None:
     begin = time.monotonic()
     done = script(
         f"""
@@ -365,7 +365,7 @@ def test_P5_a_function_that_never_returns_does_not_keep_the_process(script: Call
     assert "stuck did not stop" in done.stderr and "Fatal" not in done.stderr
 
 
-def test_P3_a_loop_that_is_started_after_all_others_were_stopped(script: Callable[..., Any]) -> None:
+def test_a_loop_that_is_started_after_all_others_were_stopped(script: Callable[..., Any]) -> None:
     done = script(
         f"""
         import atexit
@@ -393,7 +393,7 @@ def test_a_system_exit_in_the_function_is_raised_by_join(script: Callable[..., A
     assert done.returncode == 3, done.stderr
 
 
-def test_P7_ctrl_c_ends_run_and_simulate(script: Callable[..., Any]) -> None:
+def test_ctrl_c_ends_run_and_simulate(script: Callable[..., Any]) -> None:
     done = script(
         f"""
         import os, signal, threading, rtloop
@@ -410,7 +410,7 @@ def test_P7_ctrl_c_ends_run_and_simulate(script: Callable[..., Any]) -> None:
     assert done.stdout == "stopped\nstopped\n", done.stderr
 
 
-def test_P3_pythons_own_checks_find_nothing(script: Callable[..., Any]) -> None:
+def test_pythons_own_checks_find_nothing(script: Callable[..., Any]) -> None:
     done = script(
         f"""
         import threading, time, rtloop

@@ -294,7 +294,7 @@ def test_flush_gives_up_where_the_disk_takes_too_long(tmp_path: Path, monkeypatc
     assert recorder.written == 1
 
 
-def test_T16_the_thread_is_an_ordinary_one(tmp_path: Path) -> None:
+def test_the_thread_is_an_ordinary_one(tmp_path: Path) -> None:
     recorder = Recorder(Ring("f8", 1), tmp_path / "run.npy")
     recorder.flush()
     tid = recorder._tid
@@ -303,7 +303,7 @@ def test_T16_the_thread_is_an_ordinary_one(tmp_path: Path) -> None:
     recorder.close()
 
 
-def test_M10_a_forked_child_leaves_the_recording_alone(tmp_path: Path) -> None:
+def test_a_forked_child_leaves_the_recording_alone(tmp_path: Path) -> None:
     ring, path = Ring("f8", 10), tmp_path / "run.npy"
     with Recorder(ring, path) as recorder:
         ring.push(1)

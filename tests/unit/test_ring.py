@@ -231,7 +231,7 @@ def test_a_ring_that_was_never_made_says_so() -> None:
     assert made.capacity == 1
 
 
-def test_M8_a_view_that_a_child_inherits_takes_nothing_out_there() -> None:
+def test_a_view_that_a_child_inherits_takes_nothing_out_there() -> None:
     ring = Ring("f8", 4)
     ring.push([1, 2])
     with warnings.catch_warnings():
@@ -243,7 +243,7 @@ def test_M8_a_view_that_a_child_inherits_takes_nothing_out_there() -> None:
     assert os.waitpid(child, 0)[1] == 0
 
 
-def test_M8_a_forked_child_has_an_empty_ring_without_room() -> None:
+def test_a_forked_child_has_an_empty_ring_without_room() -> None:
     ring = Ring("f8", 4)
     ring.push(1)
     with warnings.catch_warnings():

@@ -88,7 +88,7 @@ def test_a_bad_value_is_refused_by_name(keyword: str, value: object) -> None:
 
 
 @pytest.mark.parametrize("spin", ["1ms", "1h", 10**6])
-def test_T7_a_loop_that_spins_all_the_time_is_refused(spin: object) -> None:
+def test_a_loop_that_spins_all_the_time_is_refused(spin: object) -> None:
     with pytest.raises(rtloop.ConfigError, match=r"spin=.* must be less than period=1 ms: the loop would never sleep"):
         RTLoop("1ms", policy="other", spin=spin)  # type: ignore[arg-type]
     assert RTLoop("1ms", spin="999us").settings.spin_ns == 999_000, "the rest depends on the kernel's settings"
@@ -178,7 +178,7 @@ def test_a_period_under_which_no_thread_can_sleep_is_refused() -> None:
         RTLoop(1000)
 
 
-def test_T11_priority_99_warns() -> None:
+def test_priority_99_warns() -> None:
     with pytest.warns(rtloop.RTSetupWarning, match="kernel's own threads") as caught:
         RTLoop("1ms", priority=99)
     assert caught[0].filename == __file__, "the warning points at the caller"
@@ -196,7 +196,7 @@ def test_T11_priority_99_warns() -> None:
         ({"runtime": "100us", "spin": "100us"}, "spin"),
     ],
 )
-def test_T10_a_deadline_loop_is_validated_before_the_kernel_is_asked(settings: dict[str, object], text: str) -> None:
+def test_a_deadline_loop_is_validated_before_the_kernel_is_asked(settings: dict[str, object], text: str) -> None:
     with pytest.raises(rtloop.ConfigError, match=text):
         RTLoop("1ms", policy="deadline", **settings)  # type: ignore[arg-type]
 

@@ -182,7 +182,7 @@ def test_what_a_model_returns_is_checked_and_its_exception_is_raised() -> None:
 
 
 @pytest.mark.parametrize("where", ["enter", "step", "overrun"])
-def test_P8_a_negative_code_raises_as_in_a_run(probes: ModuleType, where: str) -> None:
+def test_a_negative_code_raises_as_in_a_run(probes: ModuleType, where: str) -> None:
     loop = probes.Probe("1ms")
     if where == "enter":
         loop.enter_code = -19
@@ -369,7 +369,7 @@ def test_a_loop_cannot_be_simulated_with_itself() -> None:
 # What others can do meanwhile.
 
 
-def test_P10_while_it_is_simulated_a_loop_runs(probes: ModuleType) -> None:
+def test_while_it_is_simulated_a_loop_runs(probes: ModuleType) -> None:
     loop = RTLoop("1ms")
     said: list[Any] = []
 
@@ -434,7 +434,7 @@ def test_it_lets_other_threads_have_the_gil() -> None:
 
 
 @pytest.mark.parametrize("plant", ["None", "lambda cycle: None"])
-def test_P7_ctrl_c_ends_it(script: Callable[..., Any], plant: str) -> None:
+def test_ctrl_c_ends_it(script: Callable[..., Any], plant: str) -> None:
     done = script(
         f"""
         import os, signal, threading, rtloop
@@ -450,7 +450,7 @@ def test_P7_ctrl_c_ends_it(script: Callable[..., Any], plant: str) -> None:
     assert done.stdout == "stopped 1 True stopped\n", done.stderr
 
 
-def test_M10_a_fork_in_the_plant_ends_it_in_the_child_alone(script: Callable[..., Any]) -> None:
+def test_a_fork_in_the_plant_ends_it_in_the_child_alone(script: Callable[..., Any]) -> None:
     done = script(
         """
         import os, rtloop

@@ -30,7 +30,7 @@ def soak(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
 
 
 @pytest.mark.parametrize("overrun", ["skip", "catch-up"])
-def test_C3_the_account_of_a_loop_is_whole_and_one_cycle_less_or_more_is_seen(soak: ModuleType, overrun: str) -> None:
+def test_the_account_of_a_loop_is_whole_and_one_cycle_less_or_more_is_seen(soak: ModuleType, overrun: str) -> None:
     loop = rtloop.RTLoop("1ms", record=64, overrun=overrun)
     stats = loop.simulate(cycles=1000, execution=np.array([100_000] * 30 + [3_500_000]))
     assert stats.missed > 50 or overrun == "catch-up"
@@ -51,4 +51,4 @@ def test_what_fails_a_soak(soak: ModuleType) -> None:
     assert "2 system calls in step" in soak.judge([row._replace(guard=guard | {"system_calls": 2})], may_move=True)[0]
     assert "1 allocations in step" in soak.judge([row._replace(guard=guard | {"allocations": 1})], may_move=True)[0]
     assert "4 page faults" in soak.judge([row._replace(faults=4)], may_move=False)[0]
-    assert soak.judge([row._replace(faults=4)], may_move=True) == [], "compaction moves locked pages (M11)"
+    assert soak.judge([row._replace(faults=4)], may_move=True) == [], "compaction moves locked pages"

@@ -173,7 +173,7 @@ def test_a_reset_during_a_long_step_leaves_that_step_out(probes: ModuleType, ord
     assert (loop.stats.cycles, loop.stats.overruns) == (0, 0)
 
 
-def test_C3_every_snapshot_conserves_through_many_resets(probes: ModuleType, ordinary: dict[str, Any]) -> None:
+def test_every_snapshot_conserves_through_many_resets(probes: ModuleType, ordinary: dict[str, Any]) -> None:
     """In each: cycles + missed == releases from its first one to the next. The sum over all is in test_wait.c."""
     period = 500_000
     loop = probes.Probe(period, warmup=0, **ordinary)

@@ -30,7 +30,7 @@ def test_a_cpu_list_is_written_as_it_was_read(text: str) -> None:
     assert format_cpu_list(parse_cpu_list(text)) == text
 
 
-def test_T15_a_mask_names_cpus_by_their_numbers_and_not_by_their_place() -> None:
+def test_a_mask_names_cpus_by_their_numbers_and_not_by_their_place() -> None:
     assert mask_to_cpus([1 << 63 | 0b1001, 0b10]) == (0, 3, 63, 65)
     assert mask_to_cpus([0, 0]) == ()
 
@@ -51,7 +51,7 @@ def test_a_capability_is_a_bit_of_the_effective_set() -> None:
     assert not has_capability(CAP_IPC_LOCK, "Name:\tpython\n")
 
 
-def test_T8_a_control_group_without_real_time_is_found(tmp_path: Path) -> None:
+def test_a_control_group_without_real_time_is_found(tmp_path: Path) -> None:
     cgroup, mount = tmp_path / "cgroup", tmp_path / "cpu"
     cgroup.write_text("7:cpu,cpuacct:/user.slice/shell\n2:memory:/\n0::/\n")
     group = mount / "user.slice" / "shell"
@@ -75,7 +75,7 @@ def test_T8_a_control_group_without_real_time_is_found(tmp_path: Path) -> None:
         ("RLIMIT_RTTIME", ("prlimit --pid $$ --rttime=unlimited", "LimitRTTIME=infinity", "--ulimit rttime=-1:-1")),
     ],
 )
-def test_S1_the_fix_has_the_lines_for_login_systemd_and_container(limit: str, words: tuple[str, ...]) -> None:
+def test_the_fix_has_the_lines_for_login_systemd_and_container(limit: str, words: tuple[str, ...]) -> None:
     text = limit_fix(limit, 95)
     for word in (*words, "login:", "systemd:", "container:", "kubernetes:"):
         assert word in text
@@ -90,7 +90,7 @@ def test_a_grant_says_what_was_asked_and_what_was_given() -> None:
     assert Grant(**grant.to_dict()) == grant
 
 
-def test_S1_the_fix_for_a_device_makes_the_group_and_passes_the_device_in() -> None:
+def test_the_fix_for_a_device_makes_the_group_and_passes_the_device_in() -> None:
     text = device_fix("/dev/cpu_dma_latency")
     for word in (
         "groupadd -f realtime", "usermod -aG realtime", 'KERNEL=="cpu_dma_latency", GROUP="realtime"',
@@ -118,7 +118,7 @@ def test_a_fix_keeps_what_is_for_here(container: str, labels: list[str]) -> None
 
 
 @pytest.mark.parametrize(("limit", "verdict"), [(0, "fail"), (10, "fail"), (79, "fail"), (80, "ok"), (-1, "ok")])
-def test_T5_the_limit_has_to_reach_the_priority(limit: int, verdict: str) -> None:
+def test_the_limit_has_to_reach_the_priority(limit: int, verdict: str) -> None:
     check = checks.real_time_priority(limit, is_capable=False, needed=80)
     assert check.verdict == verdict and ("RLIMIT_RTPRIO" in check.found)
     assert checks.real_time_priority(limit, is_capable=True).verdict == "ok"
@@ -127,12 +127,12 @@ def test_T5_the_limit_has_to_reach_the_priority(limit: int, verdict: str) -> Non
 @pytest.mark.parametrize(
     ("limit", "needed", "verdict"), [(-1, None, "ok"), (900, None, "warn"), (900, 1000, "fail"), (900, 100, "ok")]
 )
-def test_T9_the_cpu_time_is_judged_by_what_is_needed(limit: int, needed: int | None, verdict: str) -> None:
+def test_the_cpu_time_is_judged_by_what_is_needed(limit: int, needed: int | None, verdict: str) -> None:
     check = checks.real_time_cpu_time(limit, needed)
     assert check.verdict == verdict and bool(check.fix) == (verdict in ("warn", "fail"))
 
 
-def test_S1_a_line_for_a_systemd_unit_has_no_comment_behind_it() -> None:
+def test_a_line_for_a_systemd_unit_has_no_comment_behind_it() -> None:
     """A unit file knows no comments at the end of a line: what follows would be part of the value."""
     text = device_fix("/dev/cpu_dma_latency") + limit_fix("RLIMIT_MEMLOCK") + limit_fix("RLIMIT_RTPRIO", 95)
     lines = [line.strip() for line in text.splitlines()]
