@@ -1,4 +1,4 @@
-"""How Sphinx builds these pages: `make docs`."""
+"""Sphinx configuration of the documentation, built by `make docs`."""
 
 import sys
 from pathlib import Path
@@ -19,15 +19,15 @@ extensions = [
 ]
 exclude_patterns = ["_ext", "outputs"]
 highlight_language = "none"  # a fence without a language is text
-smartquotes = False  # it would make a dash of the two of an option
+smartquotes = False  # would turn the two hyphens of an option into a dash
 nitpicky = True
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
-# The docstrings name the types; the signatures stay short. None of those names is a link, so that a link that leads
-# nowhere is one that somebody wrote.
-autodoc_mock_imports = ["numba"]  # large, and not there for every Python
+# Types are in the docstrings, so that signatures stay short. Type names are plain text: every link that Sphinx reports
+# as broken was written by hand.
+autodoc_mock_imports = ["numba"]  # large, and not available for every Python
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True}

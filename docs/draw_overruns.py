@@ -1,8 +1,8 @@
-"""Draw what each overrun policy does, as time lines of simulated runs: docs/images/overrun-*.svg.
+"""Draw each overrun policy as a time line of a simulated run: docs/images/overrun-*.svg.
 
     python docs/draw_overruns.py
 
-One cycle takes 27 ms instead of 4 ms, of a period of 10 ms. The records of `RTLoop.simulate` are what is drawn.
+One cycle takes 27 ms instead of 4 ms, at a period of 10 ms. The drawings show the records of `RTLoop.simulate`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PERIOD = 10  # ms
-EXECUTION = [4, 4, 27, 4, 4, 4, 4, 4, 4, 4]  # ms, of one cycle after the other
+EXECUTION = [4, 4, 27, 4, 4, 4, 4, 4, 4, 4]  # ms, cycle by cycle
 END = 90  # ms
 POLICIES = ("skip", "catch-up", "shift", "stop")
 IMAGES = Path(__file__).parent / "images"
@@ -37,7 +37,7 @@ class Line(NamedTuple):
 
 
 def time_line(policy: str) -> Line:
-    """Simulate a loop with one long step, and return what became of each release."""
+    """Simulate a loop with one long step, and return the fate of each release."""
     loop = rtloop.RTLoop(f"{PERIOD}ms", overrun=policy, warmup=0, name=policy)
     error = ""
     try:
@@ -52,7 +52,7 @@ def time_line(policy: str) -> Line:
     if error:
         missed = [release[-1] + PERIOD * k for k in range(1, loop.stats.missed + 1)]
     if len(missed) != loop.stats.missed:
-        raise SystemExit(f"{policy}: {len(missed)} releases are drawn as missed, and {loop.stats.missed} were")
+        raise SystemExit(f"{policy}: {len(missed)} releases are drawn as missed, but {loop.stats.missed} were")
     return Line(release, start, end, missed, [float(t) for t in range(0, END, PERIOD)], error)
 
 

@@ -2,8 +2,8 @@
 
     python docs/draw_schedule.py
 
-One step of the faster loop takes 3.5 ms instead of 0.2 ms. Each loop is simulated as if it had a CPU of its own; where
-the faster one would have taken the slower one's, the picture is pale.
+One step of the faster loop takes 3.5 ms instead of 0.2 ms. Each loop is simulated as if it had a CPU of its own. The
+slower loop is drawn pale while the faster one would have preempted it.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ def simulated() -> rtloop.LoopGroup:
 
 
 def main() -> None:
-    """Draw it."""
+    """Write the picture."""
     import matplotlib
 
-    # The same file from the same code: no time, no program, no random names.
+    # Make the file reproducible: no time, no program name, no random names.
     matplotlib.rcParams.update({"svg.hashsalt": "rtloop", "svg.fonttype": "none"})
     simulated().plot(at="worst").savefig(IMAGE, metadata={"Date": None, "Creator": None})
 

@@ -1,6 +1,6 @@
-"""Look at every external link of the pages: `make linkcheck`. What cannot be reached is named, not passed over.
+"""Check every external link of the pages (`make linkcheck`), and list those that could not be reached.
 
-Links between the pages, and from the pages into the repository, are checked by every build: there a wrong one fails.
+Every build checks the links between the pages and into the repository; a broken one fails the build.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ def judge(lines: Iterable[dict[str, Any]]) -> tuple[list[str], list[str], list[s
     Parameters
     ----------
     lines : iterable of dict
-        Of Sphinx's ``output.json``. A server that answers with an error knows the address to be wrong; without an
-        answer, and where the server refuses programs (403, 429) or is ill itself (5xx), nothing is known.
+        Entries of Sphinx's ``output.json``. An address is wrong if its server answers 400, 404 or 410, or if the page
+        lacks the anchor. It could not be checked if there is no answer, if the server refuses programs (403, 429),
+        or if the server itself fails (5xx).
     """
     works, wrong, unknown = [], [], []
     for line in lines:
@@ -39,13 +40,13 @@ def judge(lines: Iterable[dict[str, Any]]) -> tuple[list[str], list[str], list[s
 
 
 def main(target: str) -> int:
-    """Run Sphinx's builder, print what it found, and return 1 where a link is wrong."""
-    # -P: the folder that this is called from has the uncompiled package in it.
+    """Run Sphinx's link checker, print the results, and return 1 if a link is wrong."""
+    # -P, because the current folder contains the uncompiled package.
     command = [sys.executable, "-P", "-m", "sphinx", "--quiet", "-b", "linkcheck", str(DOCS), target]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     found = Path(target, "output.json")
     if not found.exists():
-        print(f"the link check did not run:\n{done.stderr}", file=sys.stderr)
+        print(f"the link check failed to run:\n{done.stderr}", file=sys.stderr)
         return 1
     works, wrong, unknown = judge(json.loads(line) for line in found.read_text().splitlines())
     for title, lines in (("WRONG", wrong), ("NOT CHECKED", unknown)):
@@ -53,7 +54,7 @@ def main(target: str) -> int:
             print(f"{title}: {line}")
     print(f"external links: {len(works)} work, {len(wrong)} are wrong, {len(unknown)} could not be checked")
     if unknown and not works:
-        print("no address at all could be reached: is there a network?")
+        print("no address could be reached; is the network down?")
     return 1 if wrong else 0
 
 

@@ -1,14 +1,14 @@
-"""Walk a tutorial: run its commands as they are printed, in one shell, and hold what they print against the page.
+"""Walk through a tutorial: run its commands as printed, in one shell, and compare their output with the page.
 
-In a clone, or a copy of one that may be written to::
+Run it in a clone, or in a writable copy of one::
 
     python docs/walk.py docs/tutorials/first-loop.md            # in this environment
-    python docs/walk.py --set-up docs/tutorials/first-loop.md   # as a newcomer: with the set-up, and with sudo
-    python docs/walk.py --set-up --write ...                    # and refresh docs/outputs
+    python docs/walk.py --set-up docs/tutorials/first-loop.md   # as a newcomer, with set-up and sudo
+    python docs/walk.py --set-up --write ...                    # also refresh docs/outputs
 
-Commands are the lines that begin with ``$`` in the blocks of the kind ``console``; a block under ``<!-- set up -->`` is
-part of the set-up. A ``literalinclude`` of a file of
-``outputs`` shows what the last command before it printed, a picture there the file of that name that it left.
+Commands are the lines that begin with ``$`` in ``console`` blocks. A block under ``<!-- set up -->`` is part of the
+set-up. A ``literalinclude`` of a file in ``outputs`` shows the output of the last command before it. An image in
+``outputs`` shows the file of that name that the command wrote.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ ROW = re.compile(r"^ ?([A-Za-z][\w,. -]*?)  +\S*\d")
 
 
 class Outcome(NamedTuple):
-    """What a command of a page did."""
+    """Result of a command of a page."""
 
     command: str
     output: str
-    code: int | None  # None: it was not reached
+    code: int | None  # None if the command was not reached
     shown: tuple[str, ...]  # names of files in docs/outputs
 
 
 def read(page: Path, *, set_up: bool) -> list[tuple[str, tuple[str, ...]]]:
-    """Return the commands of a page, each with the names of the outputs that are shown after it."""
+    """Return the commands of a page, each with the names of the outputs shown after it."""
     found: list[tuple[str, tuple[str, ...]]] = []
     for item in ITEM.finditer(page.read_text()):
         if item["commands"] is None:
@@ -54,27 +54,27 @@ def read(page: Path, *, set_up: bool) -> list[tuple[str, tuple[str, ...]]]:
 
 
 def structure(text: str) -> list[str]:
-    """Return the names of the rows of figures in an output: what stays the same on every machine and in every run.
+    """Return the row labels of the figures in an output, which are the same on every machine and in every run.
 
-    What the kernel granted depends on the machine, and comes last.
+    The grants at the end are left out, because they depend on the machine.
     """
     rows = text.partition("\ngranted ")[0].partition("\nrefused ")[0].splitlines()
     return [row[1].strip() for row in map(ROW.match, rows) if row]
 
 
 def walk(page: Path, root: Path, *, set_up: bool = False, timeout: float = 600) -> list[Outcome]:
-    """Run the commands of a page, as far as they succeed.
+    """Run the commands of a page.
 
     Parameters
     ----------
     page : pathlib.Path
         The tutorial.
     root : pathlib.Path
-        Where the shell begins: the root of a clone. The commands write into its examples.
+        Initial folder of the shell: the root of a clone. The commands write into its examples.
     set_up : bool
-        Whether to run what prepares the environment, and sudo where it is written; otherwise the command runs as it is.
+        If true, also run the set-up commands, and run sudo as written. If false, ``sudo COMMAND`` runs just COMMAND.
     timeout : float
-        Seconds, for all of it.
+        Limit for the whole page, in seconds.
     """
     commands = read(page, set_up=set_up)
     script = "" if set_up else 'sudo() { "$@"; }\n'
@@ -95,7 +95,7 @@ def walk(page: Path, root: Path, *, set_up: bool = False, timeout: float = 600) 
 
 
 def complain(outcomes: list[Outcome], outputs: Path) -> list[str]:
-    """Return what is wrong: commands that failed, and outputs that have other rows than the page shows."""
+    """Return the faults: commands that failed, and outputs whose rows differ from the page."""
     wrong = []
     for command, output, code, shown in outcomes:
         if code:
@@ -104,14 +104,14 @@ def complain(outcomes: list[Outcome], outputs: Path) -> list[str]:
             wrong.append(f"$ {command}\nwas not reached")
         for name in shown:
             if not (outputs / name).exists():
-                wrong.append(f"$ {command}\n{outputs / name} is missing: docs/walk.py --set-up --write makes it")
+                wrong.append(f"$ {command}\n{outputs / name} is missing; docs/walk.py --set-up --write creates it")
             elif name.endswith(".txt") and structure((outputs / name).read_text()) != structure(output):
-                wrong.append(f"$ {command}\nprints other rows than docs/outputs/{name} shows:\n{output}")
+                wrong.append(f"$ {command}\nthe rows of its output differ from docs/outputs/{name}:\n{output}")
     return wrong
 
 
 def write(outcomes: list[Outcome], root: Path, outputs: Path) -> None:
-    """Replace what the page shows by what was printed and drawn now."""
+    """Replace the page's outputs by the new ones."""
     for outcome in outcomes:
         for name in outcome.shown:
             if name.endswith(".txt"):
@@ -123,9 +123,9 @@ def write(outcomes: list[Outcome], root: Path, outputs: Path) -> None:
 
 
 def main() -> int:
-    """Walk pages, and return 1 where something is wrong."""
+    """Walk through the pages, and return 1 if one is wrong."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--set-up", action="store_true", help="run what prepares the environment, and sudo")
+    parser.add_argument("--set-up", action="store_true", help="also run the set-up commands, and sudo")
     parser.add_argument("--write", action="store_true", help="refresh docs/outputs")
     parser.add_argument("pages", nargs="+", type=Path)
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""What the pages take from the source tree while Sphinx runs: examples, C headers, the text of --help."""
+"""Sphinx extension that includes parts of the source tree: examples, C headers, the text of --help."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ FUNCTION = r"/\*((?:(?!\*/).)*)\*/\n((?:static inline )?[\w ]+?[ *]){name}(\([^{
 
 
 def map_link(target: str, folder: Path) -> str:
-    """Return where a link of a file in `folder` leads on the site: the repository's files have pages of their own.
+    """Translate a link of a file in `folder` to the site, which has a page for some of the repository's files.
 
     Parameters
     ----------
     target : str
-        As the file has it, which is right on a code-hosting site.
+        The link as written in the file, where it works on a code-hosting site.
     folder : pathlib.Path
-        That of the page of the site, within DOCS.
+        Folder of the page, within DOCS.
     """
     if "://" in target or target.startswith(("#", "mailto:")):
         return target
@@ -64,7 +64,7 @@ def read_source(app: Sphinx, page: str, source: list[str]) -> None:
 
 
 def example_page(example: Path) -> str:
-    """Write the page of an example: its README, and its files."""
+    """Return the page of an example: its README and its files."""
     folder = DOCS / "examples"
 
     def move(match: re.Match[str]) -> str:
@@ -83,19 +83,19 @@ def example_page(example: Path) -> str:
 
 
 def examples() -> Iterator[Path]:
-    """Yield the folders of the examples, the one to begin with first."""
+    """Yield the folders of the examples, the beginner's first."""
     folders = (readme.parent for readme in (ROOT / "examples").glob("*/README.md"))
     yield from sorted(folders, key=lambda folder: (folder.name != "first_loop", folder.name))
 
 
 def write_examples(app: Sphinx) -> None:
-    """Write a page for each example into docs/examples, which git ignores; only what has changed is touched."""
+    """Write a page for each example into docs/examples, which git ignores; leave unchanged pages untouched."""
     folder = DOCS / "examples"
     folder.mkdir(exist_ok=True)
     pages = {f"{example.name}.md": example_page(example) for example in examples()}
     listed = "".join(f"{name.removesuffix('.md')}\n" for name in pages)
     pages["index.md"] = (
-        "# Examples\n\nEach is a folder of `examples/` in the repository, built and run by the tests.\n\n"
+        "# Examples\n\nEach example is a folder of `examples/` in the repository. The tests build and run it.\n\n"
         f"```{{toctree}}\n:maxdepth: 1\n\n{listed}```\n"
     )
     for name, text in pages.items():
@@ -113,7 +113,7 @@ def c_function(header: str, name: str) -> tuple[str, list[str]]:
     Raises
     ------
     ExtensionError
-        Where the header has no such function, or no comment above it.
+        If the header has no such function, or the function has no comment above it.
     """
     text = (HEADERS / header).read_text()
     found = re.search(FUNCTION.format(name=re.escape(name)), text, re.DOTALL)
@@ -126,25 +126,25 @@ def c_function(header: str, name: str) -> tuple[str, list[str]]:
 
 
 class Docstring(NumpyDocstring):
-    """A docstring in NumPy's style, in which the types of attributes are text, as those of parameters are."""
+    """NumPy-style docstring that renders the types of attributes as text, like those of parameters."""
 
     def _parse_attributes_section(self, section: str) -> list[str]:
         return self._format_fields(section, self._consume_fields())  # type: ignore[no-any-return]
 
 
 def read_docstring(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
-    """Turn a docstring into what Sphinx reads; one of a property is that already, and has no type before a colon."""
+    """Convert a NumPy docstring to reStructuredText, except a property's, which has no sections."""
     if what not in ("attribute", "data", "property"):
         lines[:] = Docstring(lines, Config(napoleon_use_param=False, napoleon_use_rtype=False)).lines()
 
 
 def skip_field(app: Sphinx, what: str, name: str, obj: object, skip: bool, options: object) -> bool | None:
-    """Leave out the fields of a named tuple, of which Python says no more than their numbers."""
+    """Skip the fields of a named tuple if their docstrings are only Python's field numbers."""
     return True if (getattr(obj, "__doc__", None) or "").startswith("Alias for field number") else None
 
 
 class HeaderFunctions(SphinxDirective):
-    """Functions of a C header, with the comments above them: ``{c-functions} ring.h``, and a name a line."""
+    """Directive for functions of a C header and their comments: ``{c-functions} ring.h``, then one name per line."""
 
     required_arguments = 1
     has_content = True
@@ -170,7 +170,7 @@ class HeaderFunctions(SphinxDirective):
 
 
 class CommandHelp(SphinxDirective):
-    """What a subcommand prints with --help: ``{command-help} latency``."""
+    """Directive for the --help text of a subcommand: ``{command-help} latency``."""
 
     optional_arguments = 1
 
@@ -183,7 +183,7 @@ class CommandHelp(SphinxDirective):
 
 
 def command_help(*command: str) -> str:
-    """Return what ``rtloop COMMAND --help`` prints."""
+    """Return the output of ``rtloop COMMAND --help``."""
     import click
 
     from rtloop.tools.cli import make_group
@@ -199,7 +199,7 @@ def command_help(*command: str) -> str:
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Register it all with Sphinx."""
+    """Register the handlers and directives with Sphinx."""
     app.connect("builder-inited", write_examples)
     app.connect("source-read", read_source)
     app.connect("autodoc-process-docstring", read_docstring)
