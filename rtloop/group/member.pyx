@@ -3,6 +3,7 @@
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t
 
+from rtloop._atomics cimport rt_load_acquire
 from rtloop.loop.lifecycle cimport Control
 from rtloop.loop.loop cimport _RTLoop_1
 from rtloop.loop.thread cimport (
@@ -14,7 +15,6 @@ from rtloop.loop.thread cimport (
     RT_PHASE_GO,
     rt_futex_move,
     rt_futex_wait,
-    rt_load_acquire,
 )
 
 from rtloop.errors import StateError

@@ -4,6 +4,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from posix.unistd cimport getpid
 
+from rtloop._atomics cimport rt_load_acquire, rt_load_relaxed_64
 from rtloop._os cimport munmap, pthread_join, pthread_t
 from rtloop.loop.lifecycle cimport Control
 from rtloop.loop.loop cimport _RTLoop_1
@@ -17,7 +18,6 @@ from rtloop.loop.thread cimport (
     RT_WATCH_ON,
     rt_futex_set,
     rt_futex_wait,
-    rt_load_acquire,
     rt_loop_t,
     rt_stack_map,
     rt_stack_paint,
@@ -61,7 +61,6 @@ cdef extern from "../include/rtloop/watchdog.h" nogil:
 
     uint64_t rt_watchdog_bytes(uint32_t count)
     void rt_watchdog_main(rt_watchdog_t *dog)
-    uint64_t rt_load_relaxed(const uint64_t *p)
 
 
 cdef void *_body(void *dog) noexcept nogil:
@@ -113,7 +112,7 @@ cdef class Watchdog:
     @property
     def checks(self):
         """How often it has looked at its loops."""
-        return rt_load_relaxed(&self.dog.checks)
+        return rt_load_relaxed_64(&self.dog.checks)
 
     @property
     def state(self):

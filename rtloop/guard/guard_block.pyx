@@ -6,6 +6,7 @@ This module has the process's handler of SIGSYS (include/rtloop/guard_signal.h).
 from libc.stdint cimport uintptr_t
 from libc.string cimport memcpy
 
+from rtloop._atomics cimport rt_load_acquire_64
 from rtloop._os cimport munmap
 from rtloop.memory.memory_h cimport rt_memory_map, rt_memory_prefault
 
@@ -20,7 +21,6 @@ cdef extern from "../include/rtloop/guard_signal.h" nogil:
 
 cdef extern from "../include/rtloop/guard_faults.h" nogil:
     void rt_guard_close_faults(rt_guard_t *guard)
-    uint64_t rt_load_acquire(const uint64_t *p)
 
 
 cdef extern from "<dlfcn.h>" nogil:
@@ -120,13 +120,13 @@ cdef class GuardBlock:
         cdef uint64_t first, last, i
         cdef rt_violation_t copy
         while self.guard is not NULL:
-            first = rt_load_acquire(&self.guard.first)
-            last = rt_load_acquire(&self.guard.written)
+            first = rt_load_acquire_64(&self.guard.first)
+            last = rt_load_acquire_64(&self.guard.written)
             found = []
             for i in range(first, last):
                 memcpy(&copy, &self.guard.violations[i % RT_GUARD_SLOTS], sizeof(copy))
                 found.append(self._violation(&copy))
-            if rt_load_acquire(&self.guard.first) == first:
+            if rt_load_acquire_64(&self.guard.first) == first:
                 return found
         return []
 

@@ -8,6 +8,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t
 from posix.unistd cimport getpid
 
+from rtloop._atomics cimport rt_load_acquire
 from rtloop.loop.thread cimport (
     RT_COMMAND_RESET,
     RT_COMMAND_STOP,
@@ -26,7 +27,6 @@ from rtloop.loop.thread cimport (
     ThreadHolder,
     rt_futex_set,
     rt_futex_wait,
-    rt_load_acquire,
     rt_loop_send_command,
     rt_stack_high_water,
 )

@@ -162,7 +162,6 @@ cdef extern from "../include/rtloop/loop.h" nogil:
     void rt_futex_set(uint32_t *word, uint32_t value)
     void rt_futex_move(uint32_t *word, uint32_t from_, uint32_t to)
     uint32_t rt_futex_wait(uint32_t *word, uint32_t value, int64_t timeout_ns)
-    uint32_t rt_load_acquire(const uint32_t *p)
     int rt_loop_default_wait(rt_loop_t *loop, int64_t release)
     void rt_loop_send_command(rt_loop_t *loop, uint32_t bits)
     void rt_loop_notify_siblings(const rt_loop_t *loop)

@@ -4,6 +4,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.stdint cimport INT64_MAX, UINT64_MAX, int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
+from rtloop._atomics cimport rt_load_acquire
 from rtloop._os cimport munmap, pthread_join
 from rtloop.telemetry.block cimport TelemetryBlock
 from rtloop.guard.guard_block cimport GuardBlock

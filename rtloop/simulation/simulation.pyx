@@ -6,12 +6,13 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 from posix.unistd cimport getpid
 
+from rtloop._atomics cimport rt_load_acquire
 from rtloop.loop.lifecycle cimport Control
 from rtloop.loop.callbacks cimport call_enter, call_leave, call_overrun, call_step
 from rtloop.loop.loop cimport _RTLoop_1
 from rtloop.telemetry.block cimport TelemetryBlock
 from rtloop.loop.thread cimport (
-    RT_COMMAND_STOP, RT_END_ENTER, RT_END_NORMAL, RT_PHASE_GO, RT_PHASE_IDLE, rt_cycle_t, rt_futex_set, rt_load_acquire,
+    RT_COMMAND_STOP, RT_END_ENTER, RT_END_NORMAL, RT_PHASE_GO, RT_PHASE_IDLE, rt_cycle_t, rt_futex_set,
     rt_loop_send_command, rt_loop_t,
 )
 

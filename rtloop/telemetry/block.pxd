@@ -64,8 +64,6 @@ cdef extern from "../include/rtloop/telemetry.h" nogil:
     int rt_telemetry_write_text(rt_telemetry_t *t, const char *text, uint64_t size)
     void rt_bank_clear(rt_bank_t *bank)
     int rt_telemetry_snapshot(const rt_telemetry_t *t, rt_bank_t *to, uint64_t *written, int tries)
-    uint32_t rt_load_acquire(const uint32_t *p)
-    uint32_t rt_load_relaxed(const uint32_t *p)
 
 
 cdef extern from "../include/rtloop/telemetry_view.h" nogil:

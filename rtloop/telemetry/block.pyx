@@ -4,6 +4,7 @@ from libc.stdint cimport UINT64_MAX
 from libc.stdlib cimport free
 from libc.string cimport memcpy
 
+from rtloop._atomics cimport rt_load_acquire, rt_load_relaxed
 from rtloop._os cimport munmap
 from rtloop.memory.memory_h cimport rt_memory_map_sealed, rt_memory_prefault
 

@@ -3,12 +3,11 @@
 from libc.errno cimport errno as c_errno
 from libc.stdint cimport int64_t
 
+from rtloop._atomics cimport rt_load_acquire, rt_load_relaxed
 from rtloop._os cimport MAP_FAILED, MAP_SHARED, PROT_READ, mmap, munmap
 from rtloop.telemetry.block cimport (
     TelemetryReader,
     rt_bank_t,
-    rt_load_acquire,
-    rt_load_relaxed,
     rt_telemetry_bytes,
     rt_telemetry_t,
     rt_view_copy_text,
