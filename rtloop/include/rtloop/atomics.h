@@ -1,4 +1,4 @@
-/* Relaxed single-writer accesses and the CPU's spin hint.
+/* Atomic accesses to data with a single writer, and the CPU's spin hint.
  *
  * A datum that one thread writes and others read must be accessed atomically, or the compiler may tear it.
  * With one writer no read-modify-write is needed: on x86-64 and arm64 each of these is a plain load or store.
@@ -28,8 +28,9 @@
 #endif
 #endif
 
-/* Add to a datum of 64 (32) bits that only this thread writes. Compilers make three instructions of an atomic load and an
- * atomic store, even where one that is not locked does as well; a sanitizer has to see the two. */
+/* rt_add_relaxed adds to a 64-bit datum and rt_add32_relaxed to a 32-bit one that only this thread writes. On x86-64
+ * that is one instruction without a lock prefix, where compilers make three of an atomic load and an atomic store. A
+ * sanitizer has to see the load and the store. */
 #if defined(__x86_64__) && !defined(RT_IS_SANITIZED)
 #define rt_add_relaxed(p, v) __asm__ __volatile__("addq %1, %0" : "+m"(*(p)) : "er"((int64_t)(v)) : "cc")
 #define rt_add32_relaxed(p, v) __asm__ __volatile__("addl %1, %0" : "+m"(*(p)) : "ir"(v) : "cc")
@@ -38,8 +39,8 @@
 #define rt_add32_relaxed(p, v) rt_add_relaxed((p), (v))
 #endif
 
-/* Whether a datum of 32 bits is 0; what was written before it became so is seen. On x86-64 each load is an acquire. Like
- * the two above a macro: in a function the operand's address would take a register. */
+/* Test a 32-bit datum for 0, with acquire order: on x86-64 every load is an acquire. This is a macro, as are the
+ * additions, because the address of a function's operand would take a register. */
 #if defined(__x86_64__) && !defined(RT_IS_SANITIZED)
 #define rt_is_zero_acquire(p)                                                                                          \
   __extension__({                                                                                                      \
@@ -51,7 +52,8 @@
 #define rt_is_zero_acquire(p) (rt_load_acquire(p) == 0)
 #endif
 
-/* Tell the core that this is a spin-wait: spares power and the sibling thread. */
+/* Tell the core that this is a spin-wait, which saves power and leaves resources to the other hardware thread. Any
+ * thread; tens of cycles; no system call. */
 static inline void rt_cpu_relax(void) {
 #if defined(__x86_64__) || defined(__i386__)
   __builtin_ia32_pause();

@@ -15,17 +15,19 @@
 
 #define RT_NS_PER_S INT64_C(1000000000)
 
-/* What reads a clock: clock_gettime(2) in one of its forms. */
+/* A function that reads a clock, with the signature of clock_gettime(2). */
 typedef int rt_clock_reader_t(clockid_t clock, struct timespec *time);
 
+/* Read a clock, in ns. Any thread; O(1); never fails for a clock that the kernel knows. */
 static inline int64_t rt_clock_now(clockid_t clock) {
   struct timespec ts;
   clock_gettime(clock, &ts);
   return (int64_t)ts.tv_sec * RT_NS_PER_S + ts.tv_nsec;
 }
 
-/* clock_nanosleep(2) itself, to an absolute time: what the C library has around it is for pthread_cancel(3). Returns 0 or
- * a negative errno. Sanitizers and tests have to see the function. */
+/* Call clock_nanosleep(2) with an absolute time. The system call is made directly, because the C library's wrapper only
+ * adds what pthread_cancel(3) needs; sanitizers and tests have to see the library's function. Any thread; blocks until
+ * the time. Returns 0 or a negative errno. */
 static inline int rt_clock_nanosleep(clockid_t clock, const struct timespec *time) {
 #if defined(__x86_64__) && !defined(RT_IS_SANITIZED) && !defined(clock_nanosleep)
   register void *left __asm__("r10") = NULL;
@@ -48,13 +50,14 @@ static inline int rt_clock_nanosleep(clockid_t clock, const struct timespec *tim
 #endif
 }
 
-/* The second in which a time lies, so that most cycles need no division. */
+/* The second in which a time lies. Kept from one sleep to the next, so that most cycles need no division. */
 typedef struct rt_second {
   int64_t begin; /* in ns */
   int64_t number;
 } rt_second_t;
 
-/* Sleep until an absolute time. Returns 0, -EINTR when a signal came first, or another negative errno. */
+/* Sleep until an absolute time, in ns. The thread that owns `second`; blocks; one system call. Returns 0, -EINTR iff a
+ * signal came first, or another negative errno. */
 static inline int rt_clock_sleep_until(clockid_t clock, rt_second_t *second, int64_t time) {
   if (RT_UNLIKELY((uint64_t)time - (uint64_t)second->begin >= (uint64_t)RT_NS_PER_S)) {
     second->number = time / RT_NS_PER_S;

@@ -1,7 +1,7 @@
 /* One cycle, as a step in C sees it, and what the step returns.
  *
- * A step in C is `int step(const rt_cycle_t *cycle, void *data)`, compiled with the folder that rtloop.get_include() names
- * on the include path, and run by rtloop.FunctionLoop:
+ * A step in C is `int step(const rt_cycle_t *cycle, void *data)`, compiled with the folder that rtloop.get_include()
+ * names on the include path, and run by rtloop.FunctionLoop:
  *
  *     #include "rtloop/include/rtloop/cycle.h"
  */
@@ -10,7 +10,7 @@
 
 #include <stdint.h>
 
-/* What a callback returns; any other value fails the loop with it. */
+/* What a callback returns. Any other value ends the loop with a failure that carries the value. */
 enum { RT_CONTINUE = 0, RT_STOP = 1 };
 
 /* One cycle, as the callbacks see it. Fields may be appended: rtloop allocates it. */

@@ -12,21 +12,23 @@
 
 #include "atomics.h"
 
-/* Publish a value and wake everyone who waits for the word to change. */
+/* Store a value with release order and wake every thread that waits for the word. Any thread; one system call; never
+ * fails. */
 static inline void rt_futex_set(uint32_t *word, uint32_t value) {
   rt_store_release(word, value);
   syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
 }
 
-/* The same where the word still has the value `from`. */
+/* If the word still has the value `from`, store `to` with release order and wake every thread that waits for the word.
+ * Otherwise change nothing. Any thread; at most one system call; never fails. */
 static inline void rt_futex_move(uint32_t *word, uint32_t from, uint32_t to) {
   if (__atomic_compare_exchange_n(word, &from, to, 0, __ATOMIC_RELEASE, __ATOMIC_RELAXED)) {
     syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
   }
 }
 
-/* Wait while the word has this value, at most timeout_ns (relative). Returns the word as it is then; a signal ends the
- * wait early, so that the caller can look at it. */
+/* Wait while the word has this value, at most timeout_ns (relative). Returns the word at the end of the wait, which is
+ * still `value` after a timeout or a signal. Any thread; blocks; at most one system call; never fails. */
 static inline uint32_t rt_futex_wait(uint32_t *word, uint32_t value, int64_t timeout_ns) {
   struct timespec ts = {.tv_sec = (time_t)(timeout_ns / 1000000000), .tv_nsec = (long)(timeout_ns % 1000000000)};
   if (rt_load_acquire(word) == value) syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, &ts, NULL, 0);

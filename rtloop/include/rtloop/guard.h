@@ -1,8 +1,8 @@
-/* Guards: page faults, system calls and allocations in a step, each with who made it.
+/* Guards: find the page faults, system calls and allocations of a step, and the code that caused each.
  *
- * A guard is one locked block beside the loop's state. rt_guard_begin and rt_guard_end stand around the step and cost a
- * few stores; rt_guard_check, after the end of the cycle has been taken, asks whether anything has happened. What did is
- * written down by the loop's thread alone, and read by others when `written` says so.
+ * A guard is one locked block beside the loop's state. rt_guard_begin and rt_guard_end enclose the step and cost a few
+ * stores. rt_guard_check, called after the end of the cycle was taken, tests whether the step did anything forbidden.
+ * Only the loop's thread records violations; other threads read those that `written` covers.
  *   system calls  Syscall User Dispatch (prctl(2)) with `selector`; guard_signal.h has the handler
  *   page faults   a ring of perf_event_open(2), in which the kernel leaves a sample for each; without it getrusage(2)
  *   allocations   the preloaded library guard_malloc.c, which calls rt_guard_record
@@ -42,7 +42,7 @@
 #define RT_GUARD_RING (256u << 10)
 #define RT_GUARD_RESTORER 16u /* bytes of code that return from a signal handler */
 
-/* Of a system that is older than the kernel it may run on. */
+/* Constants of prctl(2) that the headers of an older system lack, although its kernel may know them. */
 #define RT_PR_SET_SYSCALL_USER_DISPATCH 59
 #define RT_DISPATCH_OFF 0
 #define RT_DISPATCH_ON 1
@@ -103,7 +103,7 @@ typedef struct rt_guard {
   rt_violation_t violations[RT_GUARD_SLOTS];
 } rt_guard_t;
 
-/* The range of code that an address lies in, NULL where it is in none. */
+/* Find the range of code that contains an address. NULL iff none does. Any thread; O(log ranges); no system call. */
 static inline const rt_code_t *rt_guard_find_code(const rt_guard_t *g, uint64_t address) {
   uint32_t low = 0, high = g->ranges;
   while (low < high) {
@@ -117,7 +117,9 @@ static inline const rt_code_t *rt_guard_find_code(const rt_guard_t *g, uint64_t 
   return low < g->ranges && address >= g->code[low].low ? &g->code[low] : NULL;
 }
 
-/* Write a violation down, with what on the stack may be a return address: the reader finds out which are. */
+/* Record a violation, with every word of the stack that may be a return address; the reader sorts them out. Beyond
+ * RT_GUARD_KEEP violations only the count grows. The loop's thread, a signal handler on it included; O(count); never
+ * fails; at most one system call, to read the clock. */
 static __attribute__((noinline, cold, unused)) void rt_guard_record(rt_guard_t *g, uint32_t kind, uint32_t function,
                                                                     uint64_t detail, uint64_t address,
                                                                     const uint64_t *words, size_t count) {
@@ -145,18 +147,20 @@ static __attribute__((noinline, cold, unused)) void rt_guard_record(rt_guard_t *
   rt_store_release(&g->written, g->written + 1);
 }
 
-/* The words of the thread's stack from `from` to the step's end; none from an address that is not on it. */
+/* Count the words of the thread's stack from the address `from` to the end of the step's frames. 0 iff `from` is not on
+ * that stack. The loop's thread; O(1). */
 static inline size_t rt_guard_stack_words(const rt_guard_t *g, uint64_t from) {
   return from >= g->stack_base && from < g->stack_end ? (size_t)(g->stack_end - from) / 8 : 0;
 }
 
-/* A word of the ring of samples. */
+/* Read the 64-bit word at byte `at` of the ring of samples, which wraps. The loop's thread; O(1). */
 static inline uint64_t rt_guard_ring_word(const rt_guard_t *g, uint64_t at) {
   const char *data = (const char *)g->ring + g->ring->data_offset;
   return rt_load_relaxed((const uint64_t *)(const void *)(data + (at & (g->ring->data_size - 1))));
 }
 
-/* One sample of a fault: note it. Its words: header, id, ip, address, register ABI, sp, stack bytes, stack, used. */
+/* Record the page fault of one sample. The words of a sample: header, id, ip, address, register ABI, sp, stack bytes,
+ * stack, used bytes. The loop's thread; O(RT_GUARD_DUMP). */
 static inline void rt_guard_record_sample(rt_guard_t *g, uint64_t at, uint64_t bytes) {
   const uint64_t id = rt_guard_ring_word(g, at + 8), ip = rt_guard_ring_word(g, at + 16);
   const uint64_t address = rt_guard_ring_word(g, at + 24);
@@ -174,7 +178,7 @@ static inline void rt_guard_record_sample(rt_guard_t *g, uint64_t at, uint64_t b
   rt_guard_record(g, id == g->major_id ? RT_GUARD_MAJOR : RT_GUARD_MINOR, 0, address, ip, g->dump, count);
 }
 
-/* Take all samples out of the ring; those of before the step are thrown away. */
+/* Take all samples out of the ring, and record them if they are of the step. The loop's thread; O(samples). */
 static __attribute__((noinline, cold, unused)) void rt_guard_drain_samples(rt_guard_t *g, int is_in_step) {
   const uint64_t head = __atomic_load_n(&g->ring->data_head, __ATOMIC_ACQUIRE);
   while (g->tail < head) {
@@ -187,14 +191,16 @@ static __attribute__((noinline, cold, unused)) void rt_guard_drain_samples(rt_gu
   __atomic_store_n(&g->ring->data_tail, head, __ATOMIC_RELEASE);
 }
 
-/* Forget the faults of before: those of the warm-up, of wait() and of overrun(). */
+/* Start counting page faults here, so that those of the warm-up, of wait() and of overrun() are not counted. The loop's
+ * thread; O(samples); at most one system call. */
 static __attribute__((noinline, cold, unused)) void rt_guard_set_baseline(rt_guard_t *g) {
   g->has_baseline = 1;
   if (g->faults == RT_GUARD_FAULTS_BY_SAMPLE) rt_guard_drain_samples(g, 0);
   if (g->faults != RT_GUARD_FAULTS_NONE) g->usage = rt_thread_usage();
 }
 
-/* There were faults in the step: how many, by the thread's own account, and which, by the samples. */
+/* Count the page faults of the step, by the thread's resource usage, and record them from the samples. The loop's
+ * thread after the step; O(samples); one system call. */
 static __attribute__((noinline, cold, unused)) void rt_guard_count_faults(rt_guard_t *g) {
   const rt_usage_t before = g->usage;
   g->usage = rt_thread_usage();
@@ -206,12 +212,13 @@ static __attribute__((noinline, cold, unused)) void rt_guard_count_faults(rt_gua
     if (minor) rt_guard_record(g, RT_GUARD_MINOR, 0, 0, 0, NULL, 0);
     if (major) rt_guard_record(g, RT_GUARD_MAJOR, 0, 0, 0, NULL, 0);
   }
-  /* A ring that was full has lost samples; the account has not. */
+  /* A full ring loses samples; the resource usage counts every fault. */
   if (g->counts[RT_GUARD_MINOR] < minor) g->counts[RT_GUARD_MINOR] = minor, g->is_found = 1;
   if (g->counts[RT_GUARD_MAJOR] < major) g->counts[RT_GUARD_MAJOR] = major, g->is_found = 1;
 }
 
-/* Before the step. */
+/* Start watching: called immediately before the step. The loop's thread; O(1); no system call, except after a fault
+ * between two steps. */
 static inline void rt_guard_begin(rt_guard_t *g, uint64_t index) {
   if (RT_UNLIKELY(index < g->warmup)) return;
   g->cycle = index;
@@ -225,7 +232,8 @@ static inline void rt_guard_begin(rt_guard_t *g, uint64_t index) {
   __atomic_signal_fence(__ATOMIC_SEQ_CST);
 }
 
-/* After the step, before the time is taken. */
+/* Stop watching: called immediately after the step, before the time is taken. The loop's thread; O(1); no system
+ * call. */
 static inline void rt_guard_end(rt_guard_t *g) {
   __atomic_signal_fence(__ATOMIC_SEQ_CST);
   g->selector = RT_DISPATCH_ALLOW;
@@ -233,7 +241,7 @@ static inline void rt_guard_end(rt_guard_t *g) {
   __atomic_signal_fence(__ATOMIC_SEQ_CST);
 }
 
-/* Hand the violations of a step on. Returns 1, or 0 where there was none after all. */
+/* Add the violations of a step to the telemetry. Returns 1, or 0 iff there was none. The loop's thread; O(1). */
 static __attribute__((noinline, cold, unused)) int rt_guard_report(rt_guard_t *g, rt_telemetry_t *t) {
   if (!g->is_found) return 0;
   rt_telemetry_add_violations(t, g->counts);
@@ -242,7 +250,9 @@ static __attribute__((noinline, cold, unused)) int rt_guard_report(rt_guard_t *g
   return 1;
 }
 
-/* After the end of the cycle has been taken: whether its step did anything that it must not. */
+/* Test whether the step of cycle `index` did anything forbidden: called after the end of the cycle was taken. Returns 1
+ * after a violation, else 0. The loop's thread; O(1) without a violation, and then no system call unless page faults
+ * are counted by getrusage(2). */
 static inline int rt_guard_check(rt_guard_t *g, uint64_t index, rt_telemetry_t *t) {
   if (RT_UNLIKELY(index < g->warmup)) return 0;
   if (g->faults == RT_GUARD_FAULTS_BY_SAMPLE) {
@@ -253,16 +263,16 @@ static inline int rt_guard_check(rt_guard_t *g, uint64_t index, rt_telemetry_t *
   return RT_UNLIKELY(g->is_found) ? rt_guard_report(g, t) : 0;
 }
 
-/* After a callback that is not the step and may fault. */
+/* Ignore the page faults of a callback other than the step. The loop's thread; O(1); at most one system call. */
 static inline void rt_guard_skip(rt_guard_t *g) {
   if (g->faults == RT_GUARD_FAULTS_BY_USAGE && g->has_baseline) rt_guard_set_baseline(g);
 }
 
-/* The statistics begin anew, and what is kept with them. */
+/* Discard the violations recorded so far, together with the statistics. The loop's thread; O(1). */
 static inline void rt_guard_reset(rt_guard_t *g) { rt_store_release(&g->first, g->written); }
 
 #if defined(__x86_64__) || defined(__aarch64__)
-/* A system call of the thread's own, which sets no errno. */
+/* Make a system call directly, without setting errno. Returns its result or a negative errno. */
 static inline long rt_guard_raw_syscall(long number, const uint64_t *a) {
 #if defined(__x86_64__)
   register long r10 __asm__("r10") = (long)a[3];
@@ -287,7 +297,7 @@ static inline long rt_guard_raw_syscall(long number, const uint64_t *a) {
 #endif
 }
 
-/* Make a call that the guard must see, and give what it returned. */
+/* Make a system call that the guard must catch. Returns its result. The loop's thread, with the dispatch on. */
 static inline long rt_guard_trigger_syscall(rt_guard_t *g) {
   const uint64_t none[6] = {0};
   __atomic_signal_fence(__ATOMIC_SEQ_CST);
@@ -299,9 +309,10 @@ static inline long rt_guard_trigger_syscall(rt_guard_t *g) {
   return result;
 }
 
-/* Turn the dispatch on for this thread, and prove it with deliberate calls. Returns 0 or a negative errno.
- * The first call finds the code that returns from a handler, whose own system call must never be dispatched; the other
- * two show that calls are caught with the selector set, again after the first, and that they are let through. */
+/* Turn Syscall User Dispatch on for this thread, and prove that it works with three deliberate calls. The first call
+ * finds the code that returns from a signal handler, whose system call must never be dispatched. The other two prove
+ * that a call is caught while the selector is set, that the next one is caught as well, and that each is carried out.
+ * The loop's thread, before its cycles. Returns 0, or a negative errno iff prctl(2) fails or a call was not caught. */
 static __attribute__((noinline, cold, unused)) int rt_guard_enable_dispatch(rt_guard_t *g) {
   g->selector = RT_DISPATCH_ALLOW;
   g->restorer = 0;
@@ -330,7 +341,8 @@ static inline int rt_guard_enable_dispatch(rt_guard_t *g) {
 }
 #endif
 
-/* Stop the dispatch, after the last cycle: what comes then is not watched, and need not pay. */
+/* Turn the dispatch and the library of allocations off, so that leave() is neither watched nor slowed down. The loop's
+ * thread after its last cycle; at most one system call; never fails. */
 static inline void rt_guard_stop(rt_guard_t *g) {
   if (g->on == RT_DISPATCH_BLOCK) {
     (void)prctl(RT_PR_SET_SYSCALL_USER_DISPATCH, RT_DISPATCH_OFF, 0ul, 0ul, 0ul);

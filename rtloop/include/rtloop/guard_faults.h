@@ -17,6 +17,8 @@
 #define RT_PERF_SP UINT64_C(0)
 #endif
 
+/* Close the events and unmap their ring. For a guard that has none this does nothing. Any thread, while the loop's
+ * thread does not run; enters the kernel; never fails. */
 static inline void rt_guard_close_faults(rt_guard_t *g) {
   if (g->ring) munmap(g->ring, (size_t)sysconf(_SC_PAGESIZE) + RT_GUARD_RING);
   for (int i = 0; i < 2; i++) {
@@ -26,7 +28,8 @@ static inline void rt_guard_close_faults(rt_guard_t *g) {
   g->ring = NULL;
 }
 
-/* Returns a file or a negative errno. Without privilege only what user code does may be sampled. */
+/* Open one event for the calling thread. Without privilege only faults of user code can be sampled, so this is tried
+ * second. Returns a file descriptor or a negative errno. */
 static inline int rt_guard_open_event(uint64_t config) {
   struct perf_event_attr attr;
   memset(&attr, 0, sizeof attr);
@@ -39,7 +42,7 @@ static inline int rt_guard_open_event(uint64_t config) {
   attr.sample_regs_user = RT_PERF_SP;
   attr.sample_stack_user = RT_PERF_SP != 0 ? RT_GUARD_DUMP : 0;
   attr.watermark = 1;
-  attr.wakeup_watermark = RT_GUARD_RING; /* nobody is to be woken */
+  attr.wakeup_watermark = RT_GUARD_RING; /* the ring is polled; no wake-up is wanted */
   attr.exclude_hv = 1;
   for (int is_excluded = 0;; is_excluded = 1) {
     attr.exclude_kernel = (unsigned)is_excluded & 1u;
@@ -49,7 +52,8 @@ static inline int rt_guard_open_event(uint64_t config) {
   }
 }
 
-/* Open both events for the calling thread. Returns 0 or a negative errno. */
+/* Open the events of minor and major faults for the calling thread, with one ring. Enters the kernel. Returns 0 or a
+ * negative errno; nothing is left open then. */
 static __attribute__((unused)) int rt_guard_open_faults(rt_guard_t *g) {
   if (RT_PERF_SP == 0) return -ENOSYS;
   g->perf_fd[0] = g->perf_fd[1] = -1;
@@ -77,10 +81,11 @@ static __attribute__((unused)) int rt_guard_open_faults(rt_guard_t *g) {
   return rc;
 }
 
-/* Prove that faults are seen: touch a page that has never been touched. Returns 0 or -ENOTSUP. */
+/* Prove that faults are counted, by touching a fresh page. The loop's thread; enters the kernel. Returns 0, or a
+ * negative errno: -ENOTSUP iff the fault was not seen. */
 static __attribute__((noinline, cold, unused)) int rt_guard_prove_faults(rt_guard_t *g) {
   const size_t page = (size_t)sysconf(_SC_PAGESIZE);
-  /* Under mlockall a new page is there at once, but not one that could not be written before. */
+  /* Under mlockall(2) a new page is present at once, unless it is mapped without access. */
   volatile char *fresh = mmap(NULL, page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (fresh == MAP_FAILED) return -errno;
   int rc = -ENOTSUP;
@@ -98,12 +103,13 @@ static __attribute__((noinline, cold, unused)) int rt_guard_prove_faults(rt_guar
   return rc;
 }
 
-/* Prove that the library counts: allocate. Returns 0 or a negative errno. */
+/* Prove that the preloaded library counts allocations, by making one. The loop's thread. Returns 0, or a negative
+ * errno: -ENOENT iff the library is not loaded, -ENOTSUP iff it missed a call. */
 static inline int rt_guard_prove_malloc(rt_guard_t *g) {
   if (!g->malloc_attach) return -ENOENT;
   const int rc = g->malloc_attach(g, sizeof *g);
   if (rc) return rc;
-  void *volatile block; /* or the compiler would leave the two out */
+  void *volatile block; /* volatile, or the compiler would remove both calls */
   g->in_step = 1;
   __atomic_signal_fence(__ATOMIC_SEQ_CST);
   block = malloc(64);
@@ -113,11 +119,11 @@ static inline int rt_guard_prove_malloc(rt_guard_t *g) {
   return g->counts[RT_GUARD_ALLOCATION] == 2 ? 0 : -ENOTSUP;
 }
 
-/* Everything a guard asks for on the loop's thread, whose stack begins at `stack_base`: call after rt_thread_setup. What
- * it got is in the ..._rc fields. */
+/* Set a guard up on the loop's thread, whose stack begins at `stack_base`, after rt_thread_setup. What was granted is
+ * in the ..._rc fields. Enters the kernel; never fails as a whole. */
 static __attribute__((noinline, cold, unused)) void rt_guard_setup(rt_guard_t *g, const void *stack_base) {
   g->stack_base = (uint64_t)(uintptr_t)stack_base;
-  g->stack_end = (uint64_t)(uintptr_t)__builtin_frame_address(0) + 16; /* the caller calls the step, too */
+  g->stack_end = (uint64_t)(uintptr_t)__builtin_frame_address(0) + 16; /* the caller of this function calls the step */
   g->faults = RT_GUARD_FAULTS_BY_SAMPLE;
   g->faults_rc = rt_guard_open_faults(g);
   if (!g->faults_rc) g->faults_rc = rt_guard_prove_faults(g);
@@ -128,7 +134,8 @@ static __attribute__((noinline, cold, unused)) void rt_guard_setup(rt_guard_t *g
     if (rt_guard_prove_faults(g)) g->faults = RT_GUARD_FAULTS_NONE;
     g->faults_rc = rc;
   }
-  if (!g->syscalls_rc) g->syscalls_rc = rt_guard_enable_dispatch(g); /* or SIGSYS is not handled for it */
+  /* Without a handler, SIGSYS would end the process. */
+  if (!g->syscalls_rc) g->syscalls_rc = rt_guard_enable_dispatch(g);
   g->malloc_rc = rt_guard_prove_malloc(g);
   memset(g->counts, 0, sizeof g->counts);
   g->is_found = 0;

@@ -1,8 +1,8 @@
-/* The handler of SIGSYS, by which a guard sees the system calls of a step (Syscall User Dispatch).
+/* The handler of SIGSYS, through which a guard sees the system calls of a step (Syscall User Dispatch).
  *
- * One per process: included by one module alone. The handler runs on the alternate signal stack of the loop's thread,
- * knows the thread by where that stack is, and uses nothing but the guard's block: no lock, no allocation, no errno.
- * What is not a guard's goes to the handler of before.
+ * There is one handler per process, so only one module may include this header. The handler runs on the alternate
+ * signal stack of the loop's thread, finds the guard by the address of that stack, and uses nothing but the guard's
+ * block: no lock, no allocation, no errno. Every other SIGSYS goes to the handler that was installed before.
  */
 #ifndef RTLOOP_GUARD_SIGNAL_H
 #define RTLOOP_GUARD_SIGNAL_H
@@ -20,7 +20,7 @@
 #define SYS_USER_DISPATCH 2 /* siginfo_t.si_code */
 #endif
 
-/* Where the stacks of guarded threads are. A slot is free while high is 0; only whoever holds Python's lock writes. */
+/* The stacks of guarded threads. A slot is free while `high` is 0. Slots are written only with Python's GIL held. */
 typedef struct rt_guard_slot {
   uintptr_t low, high;
   rt_guard_t *guard;
@@ -30,6 +30,8 @@ static __attribute__((unused)) rt_guard_slot_t rt_guard_slots[RT_GUARD_LOOPS];
 static __attribute__((unused)) struct sigaction rt_guard_former;
 static __attribute__((unused)) int rt_guard_is_installed;
 
+/* Find the guard of the thread on whose stack an address lies. NULL iff there is none. Any thread, a signal handler
+ * included; O(RT_GUARD_LOOPS). */
 static inline rt_guard_t *rt_guard_find_by_stack(uintptr_t address) {
   for (int i = 0; i < RT_GUARD_LOOPS; i++) {
     const uintptr_t high = rt_load_acquire(&rt_guard_slots[i].high);
@@ -38,14 +40,14 @@ static inline rt_guard_t *rt_guard_find_by_stack(uintptr_t address) {
   return NULL;
 }
 
-/* What would have happened without us. */
+/* Do what would have happened without this handler: call the former one, or take the default action. */
 static __attribute__((unused)) void rt_guard_call_former_handler(int number, siginfo_t *info, void *context) {
   if (rt_guard_former.sa_flags & SA_SIGINFO) {
     rt_guard_former.sa_sigaction(number, info, context);
   } else if (rt_guard_former.sa_handler == SIG_DFL || (rt_guard_former.sa_handler == SIG_IGN && info->si_code > 0)) {
     const struct sigaction fallback = {.sa_handler = SIG_DFL};
     sigaction(number, &fallback, NULL);
-    raise(number); /* not blocked meanwhile: SA_NODEFER */
+    raise(number); /* delivered at once, because SA_NODEFER leaves the signal unblocked */
   } else if (rt_guard_former.sa_handler != SIG_IGN) {
     rt_guard_former.sa_handler(number);
   }
@@ -73,8 +75,9 @@ static __attribute__((unused)) void rt_guard_call_former_handler(int number, sig
 #endif
 
 #ifdef RT_GUARD_ARCH
-/* Calls that mean something else in a handler: they return twice, change the signal mask or stack that the handler's
- * return puts back, or are that return. The thread makes them itself, and the rest of the step is not watched. */
+/* Test for system calls that a handler cannot make on behalf of the step. They return twice, change the signal mask or
+ * stack that the return from the handler restores, or are that return. The thread repeats such a call itself, and the
+ * rest of the step is not watched. */
 static inline int rt_guard_is_own_frame(int64_t number) {
   switch (number) {
   case SYS_clone:
@@ -97,11 +100,13 @@ static inline int rt_guard_is_own_frame(int64_t number) {
   }
 }
 
+/* Handle SIGSYS: record the system call of a step unless it is allowed, and carry it out. The loop's thread; as long as
+ * the system call. */
 static __attribute__((noinline, unused)) void rt_guard_on_signal(int number, siginfo_t *info, void *context) {
   rt_guard_t *const g = rt_guard_find_by_stack((uintptr_t)__builtin_frame_address(0));
   if (g == NULL || info->si_code != SYS_USER_DISPATCH) {
     const uint8_t selector = g ? g->selector : RT_DISPATCH_ALLOW;
-    if (g) g->selector = RT_DISPATCH_ALLOW; /* what somebody else's handler calls is none of the step */
+    if (g) g->selector = RT_DISPATCH_ALLOW; /* the calls of a foreign handler are not the step's */
     rt_guard_call_former_handler(number, info, context);
     if (g) g->selector = selector;
     return;
@@ -132,8 +137,9 @@ static __attribute__((unused)) void rt_guard_on_signal(int number, siginfo_t *in
 }
 #endif
 
-/* Handle SIGSYS for the thread whose stacks lie in low..high. Returns 0 or a negative errno, with which the guard then
- * leaves its thread's calls alone: a SIGSYS that nobody takes for it ends the process. */
+/* Handle SIGSYS for the thread whose stacks lie in low..high. With the GIL held, before that thread exists; enters the
+ * kernel. Returns 0, or a negative errno: -EAGAIN iff RT_GUARD_LOOPS threads are registered. After a failure the guard
+ * does not watch system calls, because an unhandled SIGSYS ends the process. */
 static __attribute__((unused)) int rt_guard_register(rt_guard_t *guard, uintptr_t low, uintptr_t high) {
   int free = -1;
   guard->syscalls_rc = -EAGAIN;
@@ -156,7 +162,8 @@ static __attribute__((unused)) int rt_guard_register(rt_guard_t *guard, uintptr_
   return guard->syscalls_rc = 0;
 }
 
-/* The thread has ended. The last one puts the handler of before back, unless somebody has set another meanwhile. */
+/* Stop handling SIGSYS for a thread that has ended. After the last thread the former handler is restored, unless
+ * another one has been installed in the meantime. With the GIL held; enters the kernel; never fails. */
 static __attribute__((unused)) void rt_guard_unregister(const rt_guard_t *guard) {
   int used = 0;
   for (int i = 0; i < RT_GUARD_LOOPS; i++) {

@@ -22,20 +22,20 @@
 /* 33 octaves of 128 bins above the first 128, and the overflow bin. */
 #define RT_HISTOGRAM_BINS (((RT_HISTOGRAM_MAX_BITS - RT_HISTOGRAM_SUB_BITS + 1) << RT_HISTOGRAM_SUB_BITS) + 1)
 #define RT_HISTOGRAM_OVERFLOW (RT_HISTOGRAM_BINS - 1)
-/* Below, a value is its bin. */
+/* A value below this is the number of its own bin. */
 #define RT_HISTOGRAM_LOW (INT64_C(1) << RT_HISTOGRAM_SUB_BITS)
 
 typedef struct rt_histogram {
   int64_t min; /* INT64_MAX while empty */
   int64_t max; /* INT64_MIN while empty */
   int64_t sum; /* wraps after 292 years of summed durations */
-  int64_t low; /* low..low + span - 1 are the values that need no look at the limits; the writer's own */
+  int64_t low; /* values low..low + span - 1 change neither min nor max; used by the writer alone */
   uint64_t span;
   uint64_t counts[RT_HISTOGRAM_BINS];
 } rt_histogram_t;
 
-/* The bin of a value from 128 to 2^40 - 1: the exponent and the upper bits of the fraction of the same number in floating
- * point (IEEE 754), which is exact, are the octave and the bin in it. */
+/* Compute the bin of a value from 128 to 2^40 - 1. The conversion to floating point (IEEE 754) is exact; its exponent
+ * is the octave, and the upper bits of its fraction are the bin in the octave. O(1), without a branch. */
 static inline uint64_t rt_histogram_bin_within(int64_t value) {
   const double number = (double)value;
   uint64_t bits;
@@ -44,14 +44,14 @@ static inline uint64_t rt_histogram_bin_within(int64_t value) {
          ((uint64_t)(1023 + RT_HISTOGRAM_SUB_BITS - 1) << RT_HISTOGRAM_SUB_BITS);
 }
 
-/* The bin of a value. */
+/* Compute the bin of any value. O(1); never fails. */
 static inline uint32_t rt_histogram_bin(int64_t value) {
   if (RT_UNLIKELY((uint64_t)value >> RT_HISTOGRAM_MAX_BITS)) return value < 0 ? 0 : RT_HISTOGRAM_OVERFLOW;
   if (value < RT_HISTOGRAM_LOW) return (uint32_t)value;
   return (uint32_t)rt_histogram_bin_within(value);
 }
 
-/* The lower edge of a bin, in nanoseconds; rt_histogram_edge(RT_HISTOGRAM_OVERFLOW) is 2^40. */
+/* Compute the lower edge of a bin, in nanoseconds; that of RT_HISTOGRAM_OVERFLOW is 2^40. O(1); never fails. */
 static inline int64_t rt_histogram_edge(uint32_t bin) {
   uint32_t octave = bin >> RT_HISTOGRAM_SUB_BITS;
   if (octave == 0) return bin;
@@ -59,6 +59,7 @@ static inline int64_t rt_histogram_edge(uint32_t bin) {
   return (int64_t)(bin - (octave << RT_HISTOGRAM_SUB_BITS)) << octave;
 }
 
+/* Empty a histogram. The writer; O(RT_HISTOGRAM_BINS). */
 static inline void rt_histogram_clear(rt_histogram_t *h) {
   rt_store_relaxed(&h->min, INT64_MAX);
   rt_store_relaxed(&h->max, INT64_MIN);
@@ -68,7 +69,8 @@ static inline void rt_histogram_clear(rt_histogram_t *h) {
   for (uint32_t i = 0; i < RT_HISTOGRAM_BINS; i++) rt_store_relaxed(&h->counts[i], (uint64_t)0);
 }
 
-/* Count any value, also one that is the least or the greatest so far, or is not above the shortest. */
+/* Count a value that rt_histogram_is_within refuses: a new minimum or maximum, or one with a bin of its own. The
+ * writer; O(1). */
 static __attribute__((noinline, unused)) void rt_histogram_extend(rt_histogram_t *h, int64_t value) {
   if (value < RT_HISTOGRAM_LOW && value >= h->min && value >= 0 && value <= h->max) {
     rt_add_relaxed(&h->counts[value], 1);
@@ -85,18 +87,19 @@ static __attribute__((noinline, unused)) void rt_histogram_extend(rt_histogram_t
   rt_store_relaxed(&h->sum, (int64_t)((uint64_t)h->sum + (uint64_t)value));
 }
 
-/* Whether rt_histogram_count will do. One comparison for both limits: what is below wraps around. */
+/* Test whether rt_histogram_count may count a value. One comparison covers both limits, because a value below wraps
+ * around. The writer; O(1). */
 static inline int rt_histogram_is_within(const rt_histogram_t *h, int64_t value) {
   return (uint64_t)value - (uint64_t)h->low < h->span; /* plain loads: nobody else writes them */
 }
 
-/* Count a value within the limits. */
+/* Count a value that rt_histogram_is_within accepts. The writer; O(1), without a branch. */
 static inline void rt_histogram_count(rt_histogram_t *h, int64_t value) {
   rt_add_relaxed(&h->counts[rt_histogram_bin_within(value)], 1); /* 2^64 cycles are 584 years at 1 GHz */
   rt_add_relaxed(&h->sum, value);                                /* within them, it takes centuries to overflow */
 }
 
-/* Count any value. The one thread that writes; in constant time. */
+/* Count any value. The writer; O(1); allocates nothing, no system call. */
 static inline void rt_histogram_record(rt_histogram_t *h, int64_t value) {
   if (RT_LIKELY(rt_histogram_is_within(h, value))) {
     rt_histogram_count(h, value);

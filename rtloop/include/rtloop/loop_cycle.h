@@ -1,10 +1,11 @@
 /* One cycle and the sequence of cycles: wait for the release, call step, take the time, record, move the schedule on.
  *
- * A plain cycle starts and ends on time, on the grid, after another cycle of the same run. It takes the fast path. Every
- * other cycle takes the slow path, and so does the one after it, because the schedule has to settle.
+ * A plain cycle starts and ends on time, on the grid, after another cycle of the same run. It takes the fast path.
+ * Every other cycle takes the slow path, and so does the one after it, because the schedule has to settle.
  *
  * All functions are called by the loop's thread, except where one says otherwise. They allocate nothing. Apart from the
- * wait, a cycle makes no system call; the exceptions are the end of the warm-up and a reset, with one getrusage(2) each.
+ * wait, a cycle makes no system call; the exceptions are the end of the warm-up and a reset, with one getrusage(2)
+ * each.
  */
 #ifndef RTLOOP_LOOP_CYCLE_H
 #define RTLOOP_LOOP_CYCLE_H
@@ -68,15 +69,16 @@ static __attribute__((noinline, cold, unused)) int rt_loop_finish_cycle_slow(rt_
 }
 
 /* Record the cycle, whose step returned `rc`, move the schedule on, and call overrun() after an overrun.
- * Returns RT_GO_ON, or the reason for which the run ends, with the code in loop->end.code. *overran is 0 iff there was no
- * overrun. O(1), plus the time of overrun(). */
+ * Returns RT_GO_ON, or the reason for which the run ends, with the code in loop->end.code. *overran is 0 iff there was
+ * no overrun. O(1), plus the time of overrun(). */
 static inline __attribute__((always_inline)) int
 rt_loop_finish_cycle(rt_loop_t *loop, void *self, rt_record_t record, int rc, int *overran,
                      int (*overrun)(void *, const rt_cycle_t *, int64_t)) {
   rt_schedule_t *const schedule = &loop->schedule;
   rt_cycle_t *const cycle = &loop->cycle;
   *overran = 0;
-  /* A late cycle and the first one of a run are never plain: rt_schedule_is_plain is false while the schedule settles. */
+  /* A late cycle and the first one of a run are never plain: rt_schedule_is_plain is false while the schedule
+   * settles. */
   if (RT_LIKELY(rt_schedule_is_plain(schedule, record.end))) {
     (void)rt_schedule_next(schedule, record.end);
     rt_telemetry_record_plain(loop->telemetry, loop->bank, record);

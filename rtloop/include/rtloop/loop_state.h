@@ -1,7 +1,7 @@
 /* The state of one loop: its settings, where its run stands, the commands it was sent, and why it ended.
  *
- * The struct lies in one locked block. The control thread fills it in before the loop's thread exists, and reads it after
- * the thread has ended. In between other threads touch only the words that are marked below.
+ * The struct lies in one locked block. The control thread fills it in before the loop's thread exists, and reads it
+ * after the thread has ended. In between other threads touch only the words that are marked below.
  */
 #ifndef RTLOOP_LOOP_STATE_H
 #define RTLOOP_LOOP_STATE_H
@@ -129,8 +129,8 @@ typedef struct rt_loop {
   uint32_t watch;                           /* RT_WATCH_...; written by the loop's thread and the watchdog */
 } rt_loop_t;
 
-/* Send commands to the loop's thread, which handles them before its next step. Any thread; one locked instruction; never
- * fails; no system call, so a sleeping loop is not woken. */
+/* Send commands to the loop's thread, which handles them before its next step. Any thread; one locked instruction;
+ * never fails; no system call, so a sleeping loop is not woken. */
 static inline void rt_loop_send_command(rt_loop_t *loop, uint32_t bits) {
   __atomic_fetch_or(&loop->command, bits, __ATOMIC_RELEASE);
 }

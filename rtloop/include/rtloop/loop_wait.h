@@ -1,7 +1,7 @@
 /* Waiting for a release: sleep until it, or sleep until a margin before it and spin for the rest.
  *
- * All functions are called by the loop's thread. They enter the kernel only to sleep: not at all if the release has passed
- * or the margin covers the wait, once if one sleep is enough. They allocate nothing.
+ * All functions are called by the loop's thread. They enter the kernel only to sleep: not at all if the release has
+ * passed or the margin covers the wait, once if one sleep is enough. They allocate nothing.
  */
 #ifndef RTLOOP_LOOP_WAIT_H
 #define RTLOOP_LOOP_WAIT_H
@@ -37,7 +37,8 @@ static __attribute__((noinline, unused)) int64_t rt_loop_wait_slow(rt_loop_t *lo
     rc = rt_clock_sleep_until(loop->clock, &loop->second, until);
     now = rt_loop_now(loop);
   }
-  /* Pauses close together make a hypervisor take the CPU away (pause-loop exiting): one in RT_SPIN_READS clock reads. */
+  /* Pauses close together make a hypervisor take the CPU away (pause-loop exiting): one in RT_SPIN_READS clock
+   * reads. */
   for (uint32_t reads = 1; RT_UNLIKELY(now < release); reads++) {
     if (RT_UNLIKELY(rt_load_relaxed(&loop->command) & RT_COMMAND_STOP)) return now;
     if (reads % RT_SPIN_READS == 0) rt_cpu_relax();

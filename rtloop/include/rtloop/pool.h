@@ -5,36 +5,39 @@
  * Three kinds. single: one thread. shared: lock-free, any threads. mutex: any threads, with priority inheritance.
  * All that the pool knows is in the tables, not in the blocks: writing to a block after its free cannot harm the pool.
  *
- * single and mutex: a stack of the addresses of the free blocks, a byte for each block, and the block that came back last.
+ * single and mutex: a stack of the addresses of the free blocks, a byte for each block, and the block that came back
+ * last.
  *
  *   stack   [ left from before | free blocks ]      off_stack[i]: whether block i is not among them      spare
  *                              ^ top
  *
- * A free puts its block into `spare` where that is empty, and the next alloc finds it there: alloc and free in turn, the
- * most frequent pattern of all, touch neither the stack nor a counter. A free that finds a spare block puts its own on
- * the stack. A free is right iff the block is not on the stack and is not the spare one.
+ * A free puts its block into `spare` where that is empty, and the next alloc finds it there: alloc and free in turn,
+ * the most frequent pattern of all, touch neither the stack nor a counter. A free that finds a spare block puts its own
+ * on the stack. A free is right iff the block is not on the stack and is not the spare one.
  *
  * shared: a bitmap, first fit.
  *
  *   leaves    {number of takes, a bit for each of 32 blocks: 1 iff free}     hints    a bit for each leaf: see below
  *
- * A take is one compare-and-swap that clears the lowest bit and counts. A free is one fetch-or, whose former value tells
- * of a double free, of two threads at once, too. A bit says all there is to say about a block, so that there is no ABA.
+ * A take is one compare-and-swap that clears the lowest bit and counts. A free is one fetch-or, whose former value
+ * tells of a double free, of two threads at once, too. A bit says all there is to say about a block, so that there is
+ * no ABA.
  *
- * A hint says that its leaf may have a free block. An alloc that leaves a leaf empty, or meets one, clears the hint, looks at
- * the leaf again, and sets the hint again if a free came in between; a free sets its bit, then looks at the hint, and sets
- * it if it is 0. All four are sequentially consistent: at least one of the two sees what the other has done. Only between the
- * steps of an alloc or a free that is under way may a hint be wrong, and so an alloc that finds no hint reads all leaves.
- * It reads them until it has met all of them empty twice with no take in between: what was empty at both times, and had
- * no take, had no free either, so that at the moment between the two readings every block was in use. A pool of as many
- * blocks as all threads together ever hold is therefore never exhausted. (The count of takes wraps after 2^32: one leaf
- * would have to see exactly that many between two readings, which takes a minute and more.)
+ * A hint says that its leaf may have a free block. An alloc that leaves a leaf empty, or meets one, clears the hint,
+ * looks at the leaf again, and sets the hint again if a free came in between; a free sets its bit, then looks at the
+ * hint, and sets it if it is 0. All four are sequentially consistent: at least one of the two sees what the other has
+ * done. Only between the steps of an alloc or a free that is under way may a hint be wrong, and so an alloc that finds
+ * no hint reads all leaves. It reads them until it has met all of them empty twice with no take in between: what was
+ * empty at both times, and had no take, had no free either, so that at the moment between the two readings every block
+ * was in use. A pool of as many blocks as all threads together ever hold is therefore never exhausted. (The count of
+ * takes wraps after 2^32: one leaf would have to see exactly that many between two readings, which takes a minute and
+ * more.)
  *
  * High water. Of single and mutex: `top` counts the blocks in use and the spare one. It rises only where there is no
  * spare one, so that its maximum is that of the blocks in use. Of shared: first fit takes block i only where all blocks
  * below are in use, and all blocks in use are below the highest one ever taken: in sequential use the number of that
- * one, plus 1, is the most that ever were in use. With several threads at once blocks below may come back while an alloc
- * looks: the figure is then never too low, and too high by as many at most.
+ * one, plus 1, is the most that ever were in use. With several threads at once blocks below may come back while an
+ * alloc looks: the figure is then never too low, and too high by as many at most.
  *
  * A free of a block that has been freed and is meanwhile taken again looks like the free of its new owner: no pool can
  * tell them apart. Every other wrong free is refused.
@@ -54,9 +57,9 @@
  *            priority and one holder, who inherits, each of
  *            them once at least; with waiters, 2 system calls
  *
- * On shared, whatever an alloc does beyond that it owes to other threads that have taken and freed blocks meanwhile; one
- * that is held up half-way holds up nobody. A free has no loop where compiler and CPU have an atomic fetch-or that tells
- * of a bit (gcc on x86-64; arm64 with LSE).
+ * On shared, whatever an alloc does beyond that it owes to other threads that have taken and freed blocks meanwhile;
+ * one that is held up half-way holds up nobody. A free has no loop where compiler and CPU have an atomic fetch-or that
+ * tells of a bit (gcc on x86-64; arm64 with LSE).
  */
 #ifndef RTLOOP_POOL_H
 #define RTLOOP_POOL_H
@@ -162,8 +165,8 @@ static inline uint64_t rt_pool_hint_mask(uint64_t count, uint64_t word) {
   return leaves >= 64 ? UINT64_MAX : (UINT64_C(1) << leaves) - 1;
 }
 
-/* Make a pool of a region of rt_pool_bytes(block_bytes, count, kind), aligned to RT_CACHE_LINE. The lowest block will be
- * taken first.
+/* Make a pool of a region of rt_pool_bytes(block_bytes, count, kind), aligned to RT_CACHE_LINE. The lowest block will
+ * be taken first.
  *
  * Before any other thread knows the pool; O(count); writes the head of the region and no block; no system call.
  * Returns 0, or fails with -EINVAL iff a size, the kind or the alignment is wrong, or with what pthread_mutex_init(3)
@@ -249,7 +252,8 @@ static inline int rt_pool_free_single(rt_pool_t *pool, void *block) {
   return 0;
 }
 
-/* Note that block `index` is in use. One try in the absence of others; each further one means that another raised it. */
+/* Note that block `index` is in use. One try in the absence of others; each further one means that another raised
+ * it. */
 static inline void rt_pool_update_high_water(rt_pool_t *pool, uint32_t index) {
   uint32_t high = rt_load_relaxed(&pool->high_water);
   while (RT_UNLIKELY(high <= index) &&
@@ -307,8 +311,8 @@ static __attribute__((noinline, cold, unused)) void *rt_pool_take_any(rt_pool_t 
 }
 
 /* Take a block of a pool of kind shared. NULL iff there was a moment during the call at which every block was in use.
- * Any thread, a signal handler included; lock-free, with the worst case above. Allocates nothing, never waits, no system
- * call. */
+ * Any thread, a signal handler included; lock-free, with the worst case above. Allocates nothing, never waits, no
+ * system call. */
 static inline void *rt_pool_alloc_shared(rt_pool_t *pool) {
   void *block = NULL;
   for (uint32_t i = 0; i < pool->hint_words; i++) {
@@ -328,8 +332,8 @@ static inline void *rt_pool_alloc_shared(rt_pool_t *pool) {
 /* Give a block back to a pool of kind shared. Returns 0, or fails, and changes nothing, with
  * -EINVAL iff no block of this pool begins at `block` (NULL is none), -EALREADY iff the block is free: of several frees
  * at once exactly one succeeds.
- * Any thread, a signal handler included; lock-free, with the worst case above. Allocates nothing, never waits, no system
- * call. */
+ * Any thread, a signal handler included; lock-free, with the worst case above. Allocates nothing, never waits, no
+ * system call. */
 static inline int rt_pool_free_shared(rt_pool_t *pool, void *block) {
   const uint64_t index = rt_pool_index(pool, block);
   if (RT_UNLIKELY(index >= pool->count)) return -EINVAL;

@@ -55,10 +55,10 @@ static inline int rt_pool_is_stack_sound(rt_pool_t *pool) {
   return is_sound;
 }
 
-/* Check the pool's own tables while no thread uses it: no bit, hint or place that cannot be, no block twice, counters that
- * agree, and constants that are those of its size. O(count), no system call. Returns 0, or fails with -EUCLEAN iff they
- * contradict each other: something has written over them. A block that is marked as in use and that nobody has is not
- * seen, for only its user could tell. */
+/* Check the pool's own tables while no thread uses it: no bit, hint or place that cannot be, no block twice, counters
+ * that agree, and constants that are those of its size. O(count), no system call. Returns 0, or fails with -EUCLEAN iff
+ * they contradict each other: something has written over them. A block that is marked as in use and that nobody has is
+ * not seen, for only its user could tell. */
 static inline int rt_pool_check(rt_pool_t *pool) {
   if (pool->kind == 0 && pool->count == 0) return 0; /* wiped by a fork */
   if (!rt_pool_is_shape_sound(pool)) return -EUCLEAN;

@@ -1,4 +1,4 @@
-/* Which release comes next: the grid, the four overrun policies and the grid shift, as arithmetic on int64 nanoseconds.
+/* The next release: the grid, the four overrun policies and the grid shift, as arithmetic on int64 nanoseconds.
  *
  * Pure: no clock, no system call, no memory but the struct. The loop drives it with measured times, the tests with
  * made-up ones. One invariant holds under every policy:
@@ -45,8 +45,8 @@ typedef struct rt_schedule {
 /* No release is moved beyond this, 146 years on the clock, so that no sum of times leaves 64 bits. */
 #define RT_RELEASE_MAX (INT64_MAX / 2)
 
-/* Ask for the next release to move by ns. Returns 0, or -ERANGE, and moves nothing, where that would put it at or before
- * the current one, or beyond RT_RELEASE_MAX. */
+/* Move the next release by `ns`. The loop's thread; O(1). Returns 0, or -ERANGE, and moves nothing, iff the release
+ * would be at or before the current one, or beyond RT_RELEASE_MAX. */
 static inline int rt_schedule_shift(rt_schedule_t *s, int64_t ns) {
   int64_t total, next;
   if (__builtin_add_overflow(s->shift, ns, &total) || total <= -s->period) return -ERANGE;
@@ -56,7 +56,8 @@ static inline int rt_schedule_shift(rt_schedule_t *s, int64_t ns) {
   return 0;
 }
 
-/* The cycle ended later than the next release. */
+/* Apply the overrun policy to a cycle that ended at `end`, later than the release `next`. O(1). Returns 1, or
+ * -EOVERFLOW iff the overrun ends the loop. */
 static inline int rt_schedule_overrun(rt_schedule_t *s, int64_t next, int64_t end) {
   const int64_t late = end - next;
   s->late = late;
@@ -78,7 +79,7 @@ static inline int rt_schedule_overrun(rt_schedule_t *s, int64_t next, int64_t en
   return 1;
 }
 
-/* The cold half of rt_schedule_next. */
+/* Move on to the next release in every case that is not plain. Returns as rt_schedule_next. O(1). */
 static __attribute__((noinline, cold, unused)) int rt_schedule_settle(rt_schedule_t *s, int64_t end) {
   const int64_t next = s->release + s->period + s->shift;
   s->is_unsettled = s->shift != 0 || end > next;
@@ -92,21 +93,21 @@ static __attribute__((noinline, cold, unused)) int rt_schedule_settle(rt_schedul
   return 0;
 }
 
-/* Whether the next release is simply a period later. */
+/* Test whether the next release is exactly one period later: no overrun, no shift, nothing to settle. O(1). */
 static inline int rt_schedule_is_plain(const rt_schedule_t *s, int64_t end) {
   return end <= s->release + s->period && !s->is_unsettled;
 }
 
-/* Move on to the next release after a cycle that ended at `end`.
- * Returns 0 when on time, 1 after an overrun, -EOVERFLOW when an overrun ends the loop. */
+/* Move on to the next release after a cycle that ended at `end`. O(1). Returns 0 iff the cycle was on time, 1 after an
+ * overrun, -EOVERFLOW iff an overrun ends the loop. */
 static inline int rt_schedule_next(rt_schedule_t *s, int64_t end) {
   if (RT_UNLIKELY(!rt_schedule_is_plain(s, end))) return rt_schedule_settle(s, end);
   s->release += s->period;
   return 0;
 }
 
-/* The first release: `lead` from now, or the next multiple of `align` on the clock that is at least `lead` away;
- * then `phase` later. */
+/* Compute the first release. The origin is `lead` from now, or with `align` the next multiple of it that is at least
+ * `lead` away. The release is `phase` after the origin. O(1); never fails. */
 static inline int64_t rt_schedule_first(int64_t now, int64_t lead, int64_t align, int64_t phase) {
   int64_t origin = now + lead;
   if (align > 0) origin += (align - origin % align) % align;

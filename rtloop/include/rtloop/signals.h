@@ -1,6 +1,6 @@
-/* Named signals of a step, copied from where they are into a ring, one record a call.
+/* Named signals of a step: each sample copies them into a ring as one record.
  *
- * A record is the cycle's index, release and start, 8 bytes each, and the signals one behind the other.
+ * A record is the cycle's index, release and start, 8 bytes each, followed by the signals without gaps.
  */
 #ifndef RTLOOP_SIGNALS_H
 #define RTLOOP_SIGNALS_H
@@ -22,10 +22,10 @@ typedef struct rt_signal {
 } rt_signal_t;
 
 typedef struct rt_signals {
-  rt_ring_t *ring; /* NULL until somebody wants the records */
+  rt_ring_t *ring; /* NULL until a reader wants the records */
   uint32_t count;
   uint32_t record_bytes;
-  uint64_t every; /* cycles a record */
+  uint64_t every; /* record every n-th cycle */
   rt_signal_t signals[RT_SIGNALS_MAX];
 } rt_signals_t;
 
@@ -39,8 +39,8 @@ static inline int rt_signals_add(rt_signals_t *s, const void *address, uint32_t 
   return 0;
 }
 
-/* Put a record into the ring. Returns 1, or 0 where nobody wants the records, this cycle is not one of every n-th, or the
- * ring is full, which it counts.
+/* Put a record into the ring. Returns 1, or 0 iff no reader wants records, this cycle is not an n-th one, or the ring
+ * is full; a record that a full ring drops is counted.
  * The loop's thread; wait-free, as a push and a copy of each signal; allocates nothing, no system call. */
 static inline int rt_signals_sample(rt_signals_t *s, const rt_cycle_t *cycle) {
   rt_ring_t *const ring = rt_load_acquire(&s->ring);

@@ -1,8 +1,8 @@
 /* Loops in virtual time: the cycles of loop.h, with a model in the place of the clock.
  *
- * The schedule, the accounting and the callbacks are those of the real loop. What the kernel and the CPU decide there is
- * decided here by two models: how late the loop wakes up, and how long its step takes. Nothing sleeps, and no clock is
- * read but for pausing now and then, so the same models and the same callbacks give the same bits.
+ * The schedule, the accounting and the callbacks are those of the real loop. What the kernel and the CPU decide there
+ * is decided here by two models: how late the loop wakes up, and how long its step takes. Nothing sleeps, and no clock
+ * is read but for pausing now and then, so the same models and the same callbacks give the same bits.
  *
  * Several loops share one virtual clock, as if each had a CPU of its own. The one with the earliest start goes next; at
  * the same time they go in their order. What a step writes is there for the others from its start on.
@@ -13,7 +13,8 @@
 #include "loop_cycle.h"
 #include "thread.h"
 
-/* What the virtual clock shows at the first release, but for `phase` and `align`. Not 0, which programs take for "never". */
+/* What the virtual clock shows at the first release, but for `phase` and `align`. Not 0, which programs take for
+ * "never". */
 #define RT_SIMULATION_START_NS RT_NS_PER_S
 /* The loop is ready this much earlier, so that it sleeps before its first release, too. */
 #define RT_SIMULATION_LEAD_NS INT64_C(1000000)

@@ -1,4 +1,4 @@
-/* How long before a release to stop sleeping and start spinning.
+/* The margin before a release at which a loop stops sleeping and starts spinning.
  *
  * A fixed margin, or one learnt from the measured wake-up latency: the second-worst lateness of a short window (and of
  * the window before it) plus a quarter. Leaving out the worst keeps a rare hiccup from costing CPU time for ever; two
@@ -28,9 +28,11 @@ typedef struct rt_spin {
   uint32_t is_auto;
 } rt_spin_t;
 
+/* Use a fixed margin, in ns; 0 turns spinning off. Before the run; O(1). */
 static inline void rt_spin_fixed(rt_spin_t *s, int64_t margin) { *s = (rt_spin_t){.margin = margin}; }
 
-/* Learn, starting from the whole budget. `budget_percent` of the period may be spent spinning. */
+/* Learn the margin, starting from the whole budget: `budget_percent` of the period may be spent spinning. Before the
+ * run; O(1). */
 static inline void rt_spin_auto(rt_spin_t *s, int64_t period, int64_t budget_percent) {
   int64_t window = RT_SPIN_WINDOW_NS / period;
   int64_t cap = period / 100 * budget_percent + 1;
@@ -38,7 +40,7 @@ static inline void rt_spin_auto(rt_spin_t *s, int64_t period, int64_t budget_per
   s->window = window < 32 ? 32 : window > 1000000 ? 1000000 : (uint32_t)window;
 }
 
-/* Take note of how much later than asked a sleep ended. */
+/* Learn from one sleep, which ended `lateness` ns later than asked. The loop's thread; O(1), without division. */
 static inline void rt_spin_learn(rt_spin_t *s, int64_t lateness) {
   if (lateness > s->second) {
     if (lateness > s->worst) {

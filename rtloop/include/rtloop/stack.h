@@ -2,8 +2,9 @@
  *
  *   low  | guard | alternate signal stack | guard | stack (grows down from the top) |  high
  *
- * pthread_attr_setstack(3) ignores the guard size, hence the PROT_NONE guards; sigaltstack(2) is per thread, and without
- * one an overflow dies in silence. Made and freed on the control thread; everything here enters the kernel.
+ * The guards are PROT_NONE pages, because pthread_attr_setstack(3) ignores the guard size. The alternate signal stack
+ * lets the handler of SIGSEGV report an overflow (sigaltstack(2)). All functions are for the control thread while the
+ * loop's thread does not exist.
  */
 #ifndef RTLOOP_STACK_H
 #define RTLOOP_STACK_H
@@ -30,7 +31,8 @@ typedef struct rt_stack {
   size_t bytes;
 } rt_stack_t;
 
-/* Map a stack of `bytes`, a multiple of the page size and at least RT_STACK_MIN_BYTES. Returns 0 or a negative errno. */
+/* Map a stack of `bytes`, a multiple of the page size and at least RT_STACK_MIN_BYTES. Enters the kernel. Returns 0 or
+ * a negative errno; nothing is mapped then. */
 static inline int rt_stack_map(rt_stack_t *stack, size_t bytes) {
   const size_t low = RT_STACK_GUARD_BYTES + RT_STACK_SIGNAL_BYTES + RT_STACK_GUARD_BYTES;
   char *p = mmap(NULL, low + bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
@@ -49,14 +51,16 @@ static inline int rt_stack_map(rt_stack_t *stack, size_t bytes) {
   return 0;
 }
 
-/* Write to every word: prefaults the stack and makes its later use visible. Before the thread exists. */
+/* Write to every word, which prefaults the stack and lets rt_stack_high_water measure its use. O(bytes); never
+ * fails. */
 static inline void rt_stack_paint(const rt_stack_t *stack) {
   memset(stack->signal_stack, 0, RT_STACK_SIGNAL_BYTES);
   uint64_t *word = (uint64_t *)stack->base;
   for (size_t i = 0; i < stack->bytes / sizeof *word; i++) word[i] = RT_STACK_PAINT;
 }
 
-/* The most that was ever in use, in bytes, thread-local storage and the thread's own block included. */
+/* Measure the greatest use of the stack, in bytes, which includes thread-local storage and the thread's own block. Any
+ * thread; O(bytes); never fails. */
 static inline size_t rt_stack_high_water(const rt_stack_t *stack) {
   const volatile uint64_t *word = (const volatile uint64_t *)stack->base;
   size_t words = stack->bytes / sizeof *word, i = 0;
@@ -64,6 +68,7 @@ static inline size_t rt_stack_high_water(const rt_stack_t *stack) {
   return (words - i) * sizeof *word;
 }
 
+/* Unmap the stack, if it is mapped. Enters the kernel; never fails. */
 static inline void rt_stack_unmap(rt_stack_t *stack) {
   if (stack->mapping) munmap(stack->mapping, stack->mapping_bytes);
   *stack = (rt_stack_t){0};

@@ -7,8 +7,8 @@
  *   records  a ring of the last (release, start, end)
  *   text     what the loop asked for and what it was granted, as JSON; written before its thread runs
  *
- * Real-time contract: rt_telemetry_record_plain and rt_telemetry_record run in constant time, allocate nothing, never wait and make
- * no system call. rt_telemetry_snapshot is for readers: it retries while the writer is writing.
+ * Real-time contract: rt_telemetry_record_plain and rt_telemetry_record run in constant time, allocate nothing, never
+ * wait and make no system call. rt_telemetry_snapshot is for readers: it retries while the writer is writing.
  */
 #ifndef RTLOOP_TELEMETRY_H
 #define RTLOOP_TELEMETRY_H
@@ -157,8 +157,8 @@ static inline void rt_telemetry_write_record(rt_telemetry_t *t, rt_record_t reco
 /* The bank in use, for the writer to keep from one turn to the next. */
 static inline rt_bank_t *rt_telemetry_active_bank(rt_telemetry_t *t) { return &t->banks[t->active]; }
 
-/* Record a cycle of which there is nothing else to tell: on time, on the grid, after another one of the same run. `bank` is
- * rt_telemetry_active_bank(t). */
+/* Record a cycle of which there is nothing else to tell: on time, on the grid, after another one of the same run.
+ * `bank` is rt_telemetry_active_bank(t). */
 static inline void rt_telemetry_record_plain(rt_telemetry_t *t, rt_bank_t *bank, rt_record_t record) {
   rt_seqlock_write_begin(&t->lock);
   rt_add_relaxed(&bank->counters.cycles, 1);

@@ -59,7 +59,8 @@ static inline int rt_view_open(rt_view_t *view, const void *address, uint64_t by
   return RT_VIEW_OK;
 }
 
-/* Whether the histograms of a snapshot hold what its counters say. A consistent copy of what a loop wrote always does. */
+/* Whether the histograms of a snapshot hold what its counters say. A consistent copy of what a loop wrote always
+ * does. */
 static inline int rt_view_is_sound(const rt_bank_t *bank) {
   const uint64_t cycles = bank->counters.cycles, warmup = bank->counters.warmup;
   if (cycles > INT64_MAX || warmup > cycles) return 0;

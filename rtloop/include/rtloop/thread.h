@@ -1,8 +1,8 @@
-/* What a thread asks of the kernel for itself, and what it reads back.
+/* The set-up of a thread: what it requests of the kernel, and what it reads back as granted.
  *
- * rt_thread_create makes the thread with every signal but the synchronous faults blocked and with an explicit ordinary
- * policy, so that nothing is inherited; rt_thread_setup, called by the new thread, then asks for the rest. All of it
- * happens before the first release; nothing here may be called per cycle.
+ * rt_thread_create makes the thread with all signals blocked except synchronous faults, and with an explicit ordinary
+ * policy, so that nothing is inherited. rt_thread_setup, called by the new thread, then requests the rest. Everything
+ * here happens before the first release; none of it may be called per cycle.
  */
 #ifndef RTLOOP_THREAD_H
 #define RTLOOP_THREAD_H
@@ -59,18 +59,19 @@ typedef struct rt_thread_report {
   int32_t policy_rc;
   int32_t denormals_flushed;
   int32_t slack_ns;
-  rt_sched_attr_t attr;           /* as the kernel has it; size 0 where it does not tell */
+  rt_sched_attr_t attr;           /* as the kernel reports it; size 0 iff it does not */
   uint64_t cpus[RT_CPU_WORDS];    /* where the thread may run */
   uint64_t allowed[RT_CPU_WORDS]; /* where it could be allowed to run: the cpuset's online CPUs */
 } rt_thread_report_t;
 
+/* Read what the kernel has charged to the calling thread. One system call; never fails. */
 static inline rt_usage_t rt_thread_usage(void) {
   struct rusage r;
   getrusage(RUSAGE_THREAD, &r);
   return (rt_usage_t){r.ru_minflt, r.ru_majflt, r.ru_nvcsw, r.ru_nivcsw};
 }
 
-/* The calling thread's floating-point control word; to be put back with rt_thread_set_float_control. */
+/* Read the calling thread's floating-point control word, for rt_thread_set_float_control. O(1). */
 static inline uint64_t rt_thread_float_control(void) {
 #if defined(__x86_64__)
   return __builtin_ia32_stmxcsr();
@@ -83,6 +84,7 @@ static inline uint64_t rt_thread_float_control(void) {
 #endif
 }
 
+/* Restore the calling thread's floating-point control word. O(1). */
 static inline void rt_thread_set_float_control(uint64_t control) {
 #if defined(__x86_64__)
   __builtin_ia32_ldmxcsr((unsigned int)control);
@@ -93,7 +95,8 @@ static inline void rt_thread_set_float_control(uint64_t control) {
 #endif
 }
 
-/* Set flush-to-zero and denormals-are-zero for the calling thread; returns whether they are set. */
+/* Set flush-to-zero and denormals-are-zero for the calling thread. O(1). Returns 1, or 0 iff the CPU did not accept
+ * it. */
 static inline int rt_thread_flush_denormals(void) {
 #if defined(__x86_64__)
   const unsigned int bits = 0x8040; /* MXCSR: FTZ is bit 15, DAZ bit 6 */
@@ -111,7 +114,8 @@ static inline int rt_thread_flush_denormals(void) {
 #endif
 }
 
-/* Set the affinity and read it back. The widest mask is tried first, for only the kernel knows the cpuset. */
+/* Set the affinity of the calling thread and read it back. The widest mask is tried first, because only the kernel
+ * knows the cpuset. Several system calls. A refusal is in report->cpu_rc. */
 static inline void rt_thread_set_cpus(const rt_thread_request_t *request, rt_thread_report_t *report) {
   const size_t bytes = sizeof report->cpus;
   uint64_t before[RT_CPU_WORDS] = {0};
@@ -126,7 +130,8 @@ static inline void rt_thread_set_cpus(const rt_thread_request_t *request, rt_thr
   (void)syscall(SYS_sched_getaffinity, 0, bytes, report->cpus);
 }
 
-/* Ask for everything in the request, on the calling thread. Refusals are reported, not acted upon. */
+/* Request everything in `request` for the calling thread. Several system calls. Never fails as a whole: each refusal is
+ * in the report. */
 static inline void rt_thread_setup(const rt_thread_request_t *request, const rt_stack_t *stack,
                                    rt_thread_report_t *report) {
   memset(report, 0, sizeof *report);
@@ -143,7 +148,7 @@ static inline void rt_thread_setup(const rt_thread_request_t *request, const rt_
   rt_thread_set_cpus(request, report);
   if (request->flush_denormals) report->denormals_flushed = rt_thread_flush_denormals();
   report->policy_rc = syscall(SYS_sched_setattr, 0, &request->attr, 0) ? -errno : 0;
-  /* Slack delays the timers of ordinary threads by 50 us; real-time ones have none. */
+  /* Timer slack delays the timers of ordinary threads by 50 us; real-time threads have none. */
   if (report->policy_rc || request->attr.sched_policy == SCHED_OTHER) {
     report->slack_rc = prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0) ? -errno : 0;
   }
@@ -151,7 +156,8 @@ static inline void rt_thread_setup(const rt_thread_request_t *request, const rt_
   (void)syscall(SYS_sched_getattr, 0, &report->attr, sizeof report->attr, 0);
 }
 
-/* Create the thread on its stack. Returns 0 or a negative errno. */
+/* Create the thread on its stack. The control thread; enters the kernel. Returns 0 or a negative errno; there is no
+ * thread then. */
 static inline int rt_thread_create(pthread_t *thread, const rt_stack_t *stack, void *(*body)(void *), void *argument) {
   pthread_attr_t attr;
   sigset_t blocked, before;

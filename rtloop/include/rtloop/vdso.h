@@ -1,7 +1,7 @@
-/* The kernel's own clock_gettime in the vDSO (vdso(7)), without what the C library has around it.
+/* The kernel's clock_gettime in the vDSO (vdso(7)), called without the C library's wrapper.
  *
- * Real-time contract: rt_clock_reader looks a symbol up, takes the loader's lock and may allocate: before a loop runs. What it
- * returns reads the clock as clock_gettime does.
+ * Real-time contract: rt_clock_reader looks up a symbol, takes the loader's lock and may allocate, so it is called
+ * before a loop runs. The function that it returns reads the clock as clock_gettime(2) does.
  */
 #ifndef RTLOOP_VDSO_H
 #define RTLOOP_VDSO_H
@@ -13,7 +13,8 @@
 
 #include "clock.h"
 
-/* Where there is no vDSO, as under valgrind. */
+/* Read a clock by a system call, for a process without a vDSO, such as one under valgrind. Returns 0 or a negative
+ * errno. */
 static int rt_clock_gettime_syscall(clockid_t clock, struct timespec *time) {
 #if defined(__x86_64__)
   long rc = SYS_clock_gettime;
@@ -24,7 +25,7 @@ static int rt_clock_gettime_syscall(clockid_t clock, struct timespec *time) {
 #endif
 }
 
-/* The quickest way to read a clock. */
+/* Find the fastest function that reads a clock. Any thread but a running loop's; may allocate; never NULL. */
 static inline rt_clock_reader_t *rt_clock_reader(void) {
   if (getauxval(AT_SYSINFO_EHDR) == 0) return rt_clock_gettime_syscall;
   union {

@@ -1,16 +1,17 @@
-/* The watchdog of a group: a thread that finds loops which do not complete their cycles, calls their safe(), and ends them.
+/* The watchdog of a group: a thread that finds loops which complete no cycles, calls their safe(), and ends them.
  *
- * It looks, on an absolute schedule, at what each loop tells in its telemetry; the loops do nothing for it. A loop is stuck
- * when its grid has begun and it has been seen without a completed cycle for its limit, counting from its first planned
- * release. From its last completed cycle to the call of safe() it is at least the limit, and at most
+ * On an absolute schedule it reads the telemetry of each loop; the loops do nothing for it. A loop is stuck if no cycle
+ * has completed for its limit, counted from its last cycle or else from its first release. From the last completed
+ * cycle to the call of safe() it takes at least the limit, and at most
  *
  *     limit + 2 * interval + wake-up latency of this thread,
  *
- * and longer by as much as its grid was moved meanwhile (shift), and by as much as this thread itself was kept from running:
- * when the machine, or the process, has stood still, no loop is stuck for that.
+ * plus the time by which the loop's grid was shifted, plus the time for which this thread itself could not run: if the
+ * machine or the process stood still, no loop is stuck because of that.
  *
- * Real-time contract: a check is constant time for each loop, allocates nothing, waits for nobody, and makes no system call;
- * the one between two checks is the sleep. Only where a loop is stuck are there more: safe(), and waking those who wait.
+ * Real-time contract: a check takes constant time for each loop, allocates nothing, never waits, and makes no system
+ * call; between two checks there is one, the sleep. Only a stuck loop costs more: safe(), and the wake-up of waiting
+ * threads.
  */
 #ifndef RTLOOP_WATCHDOG_H
 #define RTLOOP_WATCHDOG_H
@@ -24,13 +25,13 @@
 
 typedef struct rt_watched {
   rt_loop_t *loop;
-  int64_t limit; /* in ns */
-  int64_t since; /* when it was last seen to get on, or its release comes, on CLOCK_MONOTONIC; INT64_MAX: never yet */
-  int64_t allowance; /* how much further away than usual its next release is, since its step has shifted it */
-  int64_t last_end;  /* as last seen, as are: */
+  int64_t limit;     /* in ns */
+  int64_t since;     /* when progress was last seen, or its next release, on CLOCK_MONOTONIC; INT64_MAX: not yet */
+  int64_t allowance; /* by how much a shift has delayed its next release, in ns */
+  int64_t last_end;  /* as last seen, like the fields below */
   int64_t shifted;
-  uint64_t cycles; /* in the bank in use */
-  uint64_t before; /* in the banks before that */
+  uint64_t cycles; /* in the active bank */
+  uint64_t before; /* in the banks that resets have retired */
   uint32_t bank;
 } rt_watched_t;
 
@@ -46,15 +47,17 @@ typedef struct rt_watchdog {
   rt_watched_t loops[];
 } rt_watchdog_t;
 
+/* Compute the bytes of a watchdog for `count` loops. O(1). */
 static inline uint64_t rt_watchdog_bytes(uint32_t count) {
   return sizeof(rt_watchdog_t) + count * sizeof(rt_watched_t);
 }
 
-/* Whether a loop that this thread has taken is stuck at `now`, on CLOCK_MONOTONIC. */
+/* Test whether a loop is stuck at `now`, on CLOCK_MONOTONIC. The watchdog, between rt_watch_take and rt_watch_give;
+ * O(1); no system call. */
 static inline int rt_watchdog_is_stuck(rt_watched_t *w, int64_t now) {
   const rt_loop_t *const loop = w->loop;
   const rt_telemetry_t *const t = loop->telemetry;
-  if (rt_load_acquire(&loop->phase) != RT_PHASE_BEGIN) { /* in enter(), or waiting for that of others */
+  if (rt_load_acquire(&loop->phase) != RT_PHASE_BEGIN) { /* in enter(), or waiting for the origin */
     w->since = INT64_MAX;
     return 0;
   }
@@ -78,14 +81,15 @@ static inline int rt_watchdog_is_stuck(rt_watched_t *w, int64_t now) {
     w->shifted = shifted;
   }
   if (has_got_on || ahead > 0 || w->since == INT64_MAX) {
-    /* Read after the cycle was seen, and no earlier than the release: or it would act before the limit. */
+    /* Read after the cycle was seen, and counted from the release: otherwise it could act before the limit. */
     w->since = rt_clock_now(CLOCK_MONOTONIC) + (ahead > 0 ? ahead : 0);
     return 0;
   }
   return now - w->since - w->allowance >= w->limit;
 }
 
-/* A loop that this thread has taken is stuck: safe() first, and then the others. It begins no further step meanwhile. */
+/* End a stuck loop: forbid further steps, call its safe(), then notify its siblings. The watchdog, after rt_watch_take;
+ * as long as safe(); never fails. */
 static __attribute__((noinline, cold, unused)) void rt_watchdog_trip(rt_watched_t *w) {
   rt_loop_t *const loop = w->loop;
   rt_trip_t *const trip = &loop->trip;
@@ -99,10 +103,10 @@ static __attribute__((noinline, cold, unused)) void rt_watchdog_trip(rt_watched_
   trip->safe_code = loop->hooks.safe ? loop->hooks.safe(loop->hooks.self) : 0;
   trip->safe_ended = rt_loop_now(loop);
   rt_loop_notify_siblings(loop);
-  rt_futex_set(&loop->watch, RT_WATCH_SAFE); /* the loop may end now */
+  rt_futex_set(&loop->watch, RT_WATCH_SAFE); /* from here on the loop's thread may end */
 }
 
-/* Look at every loop once. Returns whether any is left to be watched. */
+/* Check every loop once. Returns 1, or 0 iff no loop is watched any more. The watchdog; O(count). */
 static inline int rt_watchdog_check(rt_watchdog_t *dog, int64_t now) {
   int is_left = 0;
   for (uint32_t i = 0; i < dog->count; i++) {
@@ -119,8 +123,9 @@ static inline int rt_watchdog_check(rt_watchdog_t *dog, int64_t now) {
   return is_left;
 }
 
-/* Take account of a wake-up at `now` that was planned for `planned`: no loop is to blame for what kept this thread from
- * running. Returns the last check that should have been by now. */
+/* Extend the limits of all loops by the delay of this thread's own wake-up, if that is an interval or more: what kept
+ * this thread from running may have stopped the loops as well. `planned` is the time that the wake-up was planned for.
+ * Returns the time of the last check that was due by `now`. The watchdog; O(count). */
 static inline int64_t rt_watchdog_allow_for_delay(rt_watchdog_t *dog, int64_t planned, int64_t now) {
   const int64_t late = now - planned;
   if (RT_LIKELY(late < dog->interval)) return planned;
@@ -130,7 +135,7 @@ static inline int64_t rt_watchdog_allow_for_delay(rt_watchdog_t *dog, int64_t pl
   return planned + late / dog->interval * dog->interval;
 }
 
-/* Check until every loop has ended, or was found stuck. */
+/* Check until every loop has ended or was found stuck. The watchdog; sleeps between two checks. */
 static inline void rt_watchdog_run(rt_watchdog_t *dog) {
   int64_t now = rt_clock_now(CLOCK_MONOTONIC), planned = now;
   rt_second_t second = {0};
@@ -143,7 +148,7 @@ static inline void rt_watchdog_run(rt_watchdog_t *dog) {
   }
 }
 
-/* The body of the watchdog's thread. It has not touched Python and does not. */
+/* The body of the watchdog's thread, which has not touched Python and does not. */
 static inline void rt_watchdog_main(rt_watchdog_t *dog) {
   rt_thread_setup(&dog->request, &dog->stack, &dog->report);
   rt_futex_set(&dog->phase, RT_PHASE_READY);
