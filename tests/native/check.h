@@ -1,4 +1,4 @@
-/* The least that a native test needs: a check that counts, says where it failed, and ends the program. */
+/* The minimum for a native test: a check that counts, reports its place when it fails, and ends the program. */
 #ifndef CHECK_H
 #define CHECK_H
 

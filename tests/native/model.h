@@ -1,15 +1,16 @@
 /* An exhaustive checker of two threads that exchange data through C11 atomics: every interleaving, and every value that
  * the memory model lets a load return.
  *
- * Include it before the header that is to be checked: the operations of atomics.h, and memcpy, become steps of the model.
- * Only the shared places that model_share() names are modelled; whatever else a thread accesses has to be its own.
+ * Include it before the header that is to be checked: the operations of atomics.h, and memcpy, become steps of the
+ * model. Only the shared places that model_share() names are modelled; whatever else a thread accesses has to be its
+ * own.
  *
  * The model is the operational one of views (Kang et al., "A promising semantics for relaxed-memory concurrency", POPL
- * 2017, without promises): the stores to a place form a list; a thread's view says which is the oldest one of each place
- * that it may still read; a release store carries the view of its thread, and a load that acquires it takes that over. A
- * read-modify-write reads the last store of the list and continues its release sequence. Plain data is checked for races
- * with the vector clock that is part of a view. Reordering of a load behind a later store is not modelled, as it depends
- * on promises; no algorithm here could use it, for every store that matters is a release.
+ * 2017, without promises): the stores to a place form a list; a thread's view says which is the oldest one of each
+ * place that it may still read; a release store carries the view of its thread, and a load that acquires it takes that
+ * over. A read-modify-write reads the last store of the list and continues its release sequence. Plain data is checked
+ * for races with the vector clock that is part of a view. Reordering of a load behind a later store is not modelled, as
+ * it depends on promises; no algorithm here could use it, for every store that matters is a release.
  */
 #ifndef MODEL_H
 #define MODEL_H
@@ -187,8 +188,8 @@ static inline uint32_t model_exchange_into(uint32_t *p, uint32_t value, int orde
   return was;
 }
 
-/* Name an atomic place that both threads use, before they begin, with the value that it has, and who writes to it: LEFT,
- * RIGHT, or BOTH, by exchanges: of plain stores by both not every order is tried. */
+/* Name an atomic place that both threads use, before they begin, with the value that it has, and who writes to it:
+ * LEFT, RIGHT, or BOTH, by exchanges: of plain stores by both not every order is tried. */
 static inline void model_share(void *address, uint64_t value, int writer) {
   const uint32_t place = model.place_count++;
   CHECK(place < PLACES);

@@ -1,4 +1,4 @@
-/* Guards: what is kept and what is only counted, samples of page faults in their ring, system calls on a real thread. */
+/* Guards: violations kept or only counted, samples of page faults in their ring, system calls on a real thread. */
 #include "check.h"
 #include "rtloop/guard_faults.h"
 #include "rtloop/guard_signal.h"
@@ -69,7 +69,7 @@ static void takes_samples_out_of_the_ring(void) {
   guard.stack_end = 9016;
   uint64_t minor = 0, major = 0;
   for (uint64_t cycle = 10; cycle < 50; cycle++) { /* the ring wraps around in many places */
-    sample(4, 3000, 0xbad);                        /* before the step: none of it */
+    sample(4, 3000, 0xbad);                        /* before the step, so it does not count */
     rt_guard_begin(&guard, cycle);
     sample(4, 3001, 0x1000);
     if (cycle % 2) sample(5, 3002, 0x2000);
@@ -92,7 +92,7 @@ static void takes_samples_out_of_the_ring(void) {
 static rt_stack_t stack;
 static int is_available;
 
-/* What a loop's thread begins with. */
+/* The set-up of a loop's thread. */
 static void set_up(void) {
   const rt_thread_request_t request = {.name = "guarded"};
   static rt_thread_report_t report;
@@ -178,10 +178,10 @@ static void *interrupted_in_step(void *unused) {
   rt_guard_begin(&guard, 10);
   __atomic_store_n(&is_spinning, 1, __ATOMIC_RELEASE);
   while (__atomic_load_n(&is_spinning, __ATOMIC_ACQUIRE)) rt_cpu_relax();
-  CHECK(guard.counts[RT_GUARD_SYSCALL] == 0); /* the handler of somebody else is none of the step */
+  CHECK(guard.counts[RT_GUARD_SYSCALL] == 0); /* the calls of a foreign handler are not the step's */
   (void)getppid();
   rt_guard_end(&guard);
-  CHECK(guard.counts[RT_GUARD_SYSCALL] == 1); /* which is watched on */
+  CHECK(guard.counts[RT_GUARD_SYSCALL] == 1); /* the step is still watched */
   rt_guard_stop(&guard);
   return NULL;
 }
@@ -230,7 +230,7 @@ static void *on_another_stack(void *other_stack) {
   return NULL;
 }
 
-/* A fiber's stack may end anywhere: what is above it is not looked at. */
+/* A fiber's stack may end anywhere: nothing above its end is read. */
 static void does_not_read_beyond_a_stack_of_the_steps_own(void) {
   begin_anew();
   CHECK(rt_stack_map(&stack, 256u << 10) == 0);
@@ -258,7 +258,7 @@ static void *refused(void *unused) {
   return NULL;
 }
 
-/* Without its place in the handler's table a guard must not try itself out: its own call would end the process. */
+/* A guard that is not in the handler's table must not test itself, because its own call would end the process. */
 static void one_loop_too_many_is_not_guarded(void) {
   static rt_guard_t others[RT_GUARD_LOOPS];
   begin_anew();

@@ -10,7 +10,7 @@
 #elif defined BROKEN_COUNT /* counts that do not add up */
 #undef rt_add_relaxed
 #define rt_add_relaxed(p, v) rt_store_relaxed((p), (v))
-#elif defined BROKEN_RANGE /* no branch for what is out of range */
+#elif defined BROKEN_RANGE /* no branch for values out of range */
 #undef RT_UNLIKELY
 #define RT_UNLIKELY(x) ((void)(x), 0)
 #elif defined BROKEN_STORE /* stores that are not atomic: only TSan can see it */
@@ -24,7 +24,8 @@
 
 #define END (INT64_C(1) << RT_HISTOGRAM_MAX_BITS)
 
-/* Every bin: edges rise, and the first and the last value of a bin belong to it. With test_order, that is every value. */
+/* Every bin: edges rise, and the first and the last value of a bin belong to it. With test_order, that is every
+ * value. */
 static void test_edges(void) {
   CHECK(rt_histogram_edge(0) == 0);
   CHECK(rt_histogram_edge(RT_HISTOGRAM_OVERFLOW) == END);
@@ -95,15 +96,15 @@ static void test_record(void) {
   CHECK(histogram.counts[rt_histogram_bin(1000)] == 2);
   CHECK(total(&histogram) == 4);
 
-  /* The sum wraps like the 64-bit number it is; it is no undefined overflow. */
+  /* The sum wraps like the 64-bit number it is; it is not an undefined overflow. */
   rt_histogram_clear(&histogram);
-  volatile int64_t most = INT64_MAX; /* the compiler warns of an impossible path where it knows the value */
+  volatile int64_t most = INT64_MAX; /* a compiler that knows the value warns of an impossible path */
   for (int i = 0; i < 3; i++) rt_histogram_record(&histogram, most);
   CHECK(histogram.sum == (int64_t)(UINT64_C(3) * INT64_MAX));
   CHECK(histogram.counts[RT_HISTOGRAM_OVERFLOW] == 3);
 }
 
-/* Whatever the order, the limits, the sum and the bins are those of a plain account. */
+/* In any order of values, the limits, the sum and the bins are those of a simple reference. */
 static void test_limits(void) {
   uint64_t state = 3;
   for (int round = 0; round < 2000; round++) {
@@ -135,7 +136,7 @@ static void *write_records(void *argument) {
   return NULL;
 }
 
-/* One thread writes, another reads any counter meanwhile: no race, no torn value, no count that falls. */
+/* One thread writes while another reads any counter: no race, no torn value, no count that falls. */
 static void test_reader(void) {
   pthread_t writer;
   rt_histogram_clear(&histogram);

@@ -1,4 +1,5 @@
-/* Large buffers: alignment and guards, populating without a SIGBUS, what a forked child finds, and giving back. */
+/* Large buffers: alignment and guards, populating without a SIGBUS, the view of a forked child, and returning
+ * memory. */
 #include "rtloop/hugepage.h"
 
 #include <signal.h>
@@ -20,7 +21,7 @@ static void in_child(void) {
   pthread_mutex_unlock(&regions.mutex);
 }
 
-/* How a child ends that does this: its exit status, or the negative number of the signal that killed it. */
+/* Run a function in a child process. Returns its exit status, or the negative number of the signal that killed it. */
 static int ending_of(void (*action)(char *), char *argument) {
   int status;
   const pid_t child = fork();
@@ -43,7 +44,7 @@ static void expect_zeros(char *p) {
   memset(p, 7, 4 * page);
 }
 
-/* A child's child finds zeros, too, and not what the child wrote. */
+/* A child's child reads zeros as well, and not what the child wrote. */
 static void expect_zeros_two_forks_on(char *p) {
   expect_zeros(p);
   if (ending_of(expect_zeros, p) != 0) _exit(2);
@@ -119,7 +120,7 @@ static void test_fork(void) {
   CHECK(regions.first == NULL);
 }
 
-/* What the kernel says of a mapping, in kB, in a line of its own account; -1: no such line. */
+/* Read one figure of a mapping from /proc/self/smaps, in kB; -1: no such line. */
 static long smaps_kb(const void *address, const char *key) {
   char line[512];
   int is_inside = 0;
@@ -135,7 +136,7 @@ static long smaps_kb(const void *address, const char *key) {
   return kb;
 }
 
-/* Memory that is on small pages is put onto huge ones, where the kernel can (Linux 6.1), with its content. */
+/* The content of small pages is moved to huge ones if the kernel can (Linux 6.1). */
 static void test_collapse(void) {
   const size_t huge = 2 << 20;
   rt_region_t region;

@@ -78,7 +78,7 @@ static void test_age(void) {
   CHECK(rt_latest_age(latest, 1000) == 0 && rt_latest_age(latest, 900) == 0 && rt_latest_age(latest, 1025) == 25);
   CHECK(rt_latest_age_cycles(latest, 1000, 10) == 0 && rt_latest_age_cycles(latest, 1001, 10) == 1);
   CHECK(rt_latest_age_cycles(latest, 1020, 10) == 2 && rt_latest_age_cycles(latest, 1021, 10) == 3);
-  /* What is written without a time has an older one or none, whichever place it goes through. */
+  /* A value written without a time has an older stamp or none, whichever place it uses. */
   for (int i = 0; i < 5; i++) {
     rt_latest_write(latest, &value);
     rt_latest_read(latest, &value);

@@ -1,4 +1,5 @@
-/* The newest value in every interleaving of two threads, and with every value that the memory model lets a load return. */
+/* The newest value in every interleaving of two threads, and with every value that the memory model lets a load
+ * return. */
 #include "model.h"
 #include "rtloop/latest.h"
 

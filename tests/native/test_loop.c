@@ -154,8 +154,9 @@ static void *member_body(void *argument) {
   return NULL;
 }
 
-/* Three loops wait for one origin; the one that fails tells the others `command`. is_stopped: they are stopped while they
- * wait. Asked, the first goes on until it is stopped, and the third, whose next release is an hour away, fails. */
+/* Three loops wait for one origin; the second fails and sends its siblings `command`. is_stopped: all are stopped while
+ * they wait. In on_peer_failure() the first loop continues until it is stopped, and the third, whose next release is an
+ * hour away, fails. */
 static void run_group(int is_stopped, uint32_t command) {
   enum { LOOPS = 3 };
   member_t members[LOOPS] = {0};
@@ -205,7 +206,7 @@ static void run_group(int is_stopped, uint32_t command) {
   for (int i = LOOPS - 1; i >= 0; i--) {
     rt_loop_t *loop = members[i].loop;
     if (i == 0 && is_asked) {
-      usleep(20000); /* to be asked a second time, for the third, and to go on */
+      usleep(20000); /* time for a second on_peer_failure(), because of the third loop, and for more cycles */
       rt_loop_send_command(loop, RT_COMMAND_STOP);
     }
     for (int tries = 0; tries < 100 && rt_load_acquire(&loop->phase) != RT_PHASE_DONE; tries++) {
@@ -223,7 +224,7 @@ static void run_group(int is_stopped, uint32_t command) {
   }
   CHECK(!is_asked ||
         (members[0].asked <= 2 && members[0].steps > 40 && members[2].asked == 1 && members[2].steps == 1));
-  /* What is asked of a loop that has gone on is not done. */
+  /* A move from a phase that the loop has left changes nothing. */
   rt_futex_move(&members[0].loop->phase, RT_PHASE_ENTERED, RT_PHASE_BEGIN);
   CHECK(members[0].loop->phase == RT_PHASE_DONE);
   for (int i = 0; i < LOOPS; i++) {

@@ -1,4 +1,4 @@
-/* The checker itself: small programs of which it is known what C11's memory model allows. */
+/* The checker itself, on small programs with known outcomes under C11's memory model. */
 #include "model.h"
 
 #include <sys/wait.h>
@@ -25,8 +25,8 @@ static uint64_t explore(void (*left)(void), void (*right)(void)) {
   return model_explore(before, left, right, note);
 }
 
-/* Each side stores and then loads what the other one stores: both may miss it, for nothing here is sequentially
- * consistent. An interleaving alone never shows that. */
+/* Each side stores and then loads what the other one stores: both may miss it, because nothing here is sequentially
+ * consistent. Interleaving alone never shows that. */
 static void store_x_load_y(void) { rt_store_release(&x, 1u), r1 = rt_load_acquire(&y); }
 static void store_y_load_x(void) { rt_store_release(&y, 1u), r2 = rt_load_acquire(&x); }
 
@@ -36,7 +36,7 @@ static void send_relaxed(void) { rt_store_relaxed(&x, 1u), rt_store_relaxed(&y, 
 static void receive_acquired(void) { r1 = rt_load_acquire(&y), r2 = rt_load_relaxed(&x); }
 static void receive_relaxed(void) { r1 = rt_load_relaxed(&y), r2 = rt_load_relaxed(&x); }
 
-/* A message that the reader is told of by a third place, written by itself: what is acquired is passed on. */
+/* A message announced through an exchange: what is acquired is passed on. */
 static void send_through_exchange(void) {
   rt_store_relaxed(&x, 1u);
   (void)rt_exchange_release(&y, 1u);
@@ -54,11 +54,11 @@ static void receive_without_acquire(void) {
 static void store_once(void) { rt_store_relaxed(&x, 1u); }
 static void load_twice(void) { r1 = rt_load_relaxed(&x), r2 = rt_load_relaxed(&x); }
 
-/* Of two exchanges one comes first. */
+/* One of two exchanges comes first. */
 static void exchange_left(void) { r1 = rt_exchange_acq_rel(&z, 1u); }
 static void exchange_right(void) { r2 = rt_exchange_acq_rel(&z, 1u); }
 
-/* The same message with plain data in it, and a reply that gives the data back. */
+/* A message with plain data in it, and a reply that returns the data. */
 static uint64_t plain;
 
 static void before_plain(void) {
@@ -84,7 +84,7 @@ static void reuse(void) {
   if (rt_load_acquire(&y)) write_plain(2);
 }
 
-/* Whether a race on the plain data is found: it ends the process. */
+/* Test whether a race on the plain data is found, which ends the process. */
 static int is_race_found(void (*left)(void), void (*right)(void)) {
   int status = 0;
   fflush(NULL);

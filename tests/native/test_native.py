@@ -465,28 +465,28 @@ PROGRAMS = {
     "wait": Program(
         (MEMORY,),
         mutations={
-            "C2 a signal fails the loop": Mutation(
+            "a signal fails the loop": Mutation(
                 "loop_wait.h", "if (RT_UNLIKELY(rc) && rc != -EINTR) return", "if (rc) return"
             ),
-            "C2 a signal ends the sleep": Mutation(
+            "a signal ends the sleep": Mutation(
                 "loop_wait.h",
                 "if (RT_UNLIKELY(rc) && rc != -EINTR) return rc;",
                 "if (rc == -EINTR) break; else if (rc) return rc;",
             ),
-            "C2 a signal moves the deadline": Mutation(
+            "a signal moves the deadline": Mutation(
                 "loop_wait.h",
                 "if (RT_UNLIKELY(rc) && rc != -EINTR) return rc;",
                 "if (rc == -EINTR) now += 1000; else if (rc) return rc;",
             ),
-            "C2 errors are ignored": Mutation(
+            "errors are ignored": Mutation(
                 "loop_wait.h", "if (RT_UNLIKELY(rc) && rc != -EINTR) return rc;", "if (now < 0) return rc;"
             ),
-            "C2 the error is lost": Mutation(
+            "the error is lost": Mutation(
                 "loop_cycle.h",
                 _WAIT_FAILS + "rt_loop_end_with(loop, RT_END_CLOCK, (int)now);",
                 _WAIT_FAILS + "RT_END_CLOCK;",
             ),
-            "C6 always sleeps": Mutation(
+            "always sleeps": Mutation(
                 "loop_wait.h", "if (target <= now) break;", "if (rc <= 0 && target <= now) break;"
             ),
             "no slices": Mutation(

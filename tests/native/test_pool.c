@@ -129,7 +129,7 @@ static void check_sizes(void) {
   CHECK(rt_pool_init((rt_pool_t *)(void *)(room + 8), 64, 4, RT_POOL_SINGLE) == -EINVAL);
 }
 
-/* The address of every block leads back to it, and no other one is taken for a block. */
+/* The address of every block gives its index, and no other address is taken for a block. */
 static void check_indices(void) {
   static char region[sizeof(rt_pool_t) + 4096];
   for (uint64_t lines = 1; lines < 300; lines++) {
@@ -152,7 +152,7 @@ static void check_indices(void) {
   }
 }
 
-/* What makes the worst case of shared short: an alloc never meets a hint of an empty leaf, or only where threads race. */
+/* The worst case of shared is short, because an alloc finds the hint of an empty leaf only if threads race. */
 static int are_hints_exact(const rt_pool_t *pool) {
   for (uint64_t i = 0; pool->kind == RT_POOL_SHARED && i < rt_pool_leaf_count(pool->count); i++) {
     if ((pool->hints[i / 64] >> i % 64 & 1) != ((uint32_t)pool->leaves[i] != 0)) return 0;
@@ -160,7 +160,7 @@ static int are_hints_exact(const rt_pool_t *pool) {
   return 1;
 }
 
-/* Random right and wrong calls; the pool and a plain array of flags must agree after each. */
+/* Random valid and invalid calls; after each one the pool and a plain array of flags must agree. */
 static void check_model(uint32_t kind, uint64_t block_bytes, uint32_t count, uint64_t seed) {
   rt_pool_t *pool = make(block_bytes, count, kind);
   char *taken = calloc(count, 1);
@@ -212,7 +212,7 @@ static void check_model(uint32_t kind, uint64_t block_bytes, uint32_t count, uin
   free(taken);
 }
 
-/* What never changes has to be what it was made as. */
+/* The constants of a pool never change. */
 static void check_checker_of_shape(uint32_t kind) {
   for (int damage = 0; damage < 9; damage++) {
     rt_pool_t *pool = make(64, 40, kind);
@@ -233,7 +233,7 @@ static void check_checker_of_shape(uint32_t kind) {
   }
 }
 
-/* The checker sees each damage that is done to it. */
+/* The checker finds each kind of damage. */
 static void check_checker_of_stack(uint32_t kind) {
   for (int damage = 0; damage < 9; damage++) {
     rt_pool_t *pool = make(64, 8, kind);
@@ -246,7 +246,7 @@ static void check_checker_of_stack(uint32_t kind) {
     if (damage == 4) pool->top = 9;                   /* more than there are */
     if (damage == 5) pool->off_stack[3] = 1;          /* said to be in use */
     if (damage == 6)
-      pool->off_stack[0] = 2, pool->off_stack[1] = 0, pool->spare = NULL; /* the right sum, all the same */
+      pool->off_stack[0] = 2, pool->off_stack[1] = 0, pool->spare = NULL; /* with the right sum nevertheless */
     if (damage == 7) pool->spare = at_number(pool, 5);                    /* free twice */
     if (damage == 8) pool->high_water = 0;                                /* fuller than ever, and not noted */
     CHECK(rt_pool_check(pool) == -EUCLEAN && rt_pool_check(pool) == -EUCLEAN);
@@ -269,7 +269,7 @@ static void check_checker_of_bitmap(void) {
   }
 }
 
-/* What a child sees after a fork: zeros. */
+/* A pool in a forked child is all zeros. */
 static void check_wiped(uint32_t kind) {
   rt_pool_t *pool = make(64, 8, kind);
   void *block = rt_pool_alloc(pool);
@@ -414,7 +414,7 @@ static void check_intruders(void) {
       CHECK(rt_pool_failures(pool) == 0);
       end();
     }
-    /* Of two frees of one block exactly one succeeds; two frees of two blocks, and a free and an alloc, both do. */
+    /* Exactly one of two frees of one block succeeds; two frees of two blocks, and a free and an alloc, both do. */
     begin(BLOCKS, intrude_free_7, at, 1);
     rc_of_intruder = -EALREADY;
     CHECK((rt_pool_free(pool, at_number(pool, 7)) == 0) + (rc_of_intruder == 0) == 1);
@@ -449,7 +449,7 @@ static void *allocate_and_free(void *thread) {
     } else if ((*slot = rt_pool_alloc(pool))) {
       const uint64_t index = number(pool, *slot);
       CHECK(index < pool->count);
-      CHECK(__atomic_exchange_n(&owners[index], 1u, __ATOMIC_RELAXED) == 0); /* nobody else has it */
+      CHECK(__atomic_exchange_n(&owners[index], 1u, __ATOMIC_RELAXED) == 0); /* no other thread has it */
       **slot = (uint64_t)(uintptr_t)slot;
     }
     if (i % 16 == 0) CHECK(rt_pool_in_use(pool) <= pool->count && rt_pool_free(pool, &seed) == -EINVAL);

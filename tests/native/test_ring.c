@@ -72,7 +72,7 @@ static void test_sequence(uint64_t capacity, uint64_t begin) {
   free(ring);
 }
 
-/* What a forked child finds: no room, no item, and nothing that crashes. */
+/* A ring in a forked child has no room and no item, and no call crashes. */
 static void test_wiped(void) {
   rt_ring_t *const ring = make(8, 4);
   memset(ring, 0, rt_ring_bytes(8, 4));

@@ -35,14 +35,14 @@ static void conserves(int policy, int64_t period, int64_t worst, uint64_t seed) 
 
 static void ends(void) {
   rt_schedule_t s = {.release = 0, .period = 1000, .policy = RT_OVERRUN_STOP};
-  CHECK(rt_schedule_next(&s, 1000) == 0); /* exactly on the next release is no overrun */
+  CHECK(rt_schedule_next(&s, 1000) == 0); /* ending exactly at the next release is not an overrun */
   CHECK(rt_schedule_next(&s, 2001) == -EOVERFLOW && s.late == 1);
   s = (rt_schedule_t){.release = 0, .period = 1000, .policy = RT_OVERRUN_SKIP, .max_overruns = 2};
   CHECK(rt_schedule_next(&s, 1500) == 1 && s.missed == 1 && s.release == 2000);
   CHECK(rt_schedule_next(&s, 2500) == 0 && s.overruns_in_row == 0);
   CHECK(rt_schedule_next(&s, 4500) == 1);
   CHECK(rt_schedule_next(&s, s.release + 1001) == -EOVERFLOW);
-  CHECK(s.missed == 1); /* the accounting is right also where it ends the loop */
+  CHECK(s.missed == 1); /* the count is right even if the overrun ends the loop */
 }
 
 static void bursts(void) {
@@ -70,7 +70,7 @@ static void shifts(void) {
   CHECK(rt_schedule_next(&s, 410) == 0 && s.release == 1400 && s.moved == 0);
 }
 
-/* However often and however far the grid is moved, the release stays within 64 bits and goes forward. */
+/* However often and far the grid is moved, the release stays within 64 bits and goes forward. */
 static void shifts_far(void) {
   const int64_t steps[] = {INT64_MAX / 4, INT64_MAX / 8, INT64_MAX / 2, INT64_MAX, 1};
   for (size_t i = 0; i < sizeof steps / sizeof steps[0]; i++) {

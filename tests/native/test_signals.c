@@ -28,7 +28,7 @@ static void test_sizes(void) {
   CHECK(rt_signals_add(&log, &from.one, 1) == 0 && rt_signals_add(&log, &from.eight, 8) == 0);
   CHECK(rt_signals_add(&log, &from.two, 2) == 0 && rt_signals_add(&log, &from.four, 4) == 0);
   CHECK(log.record_bytes == 24 + 15);
-  CHECK(rt_signals_sample(&log, &cycle) == 0); /* nobody wants it yet */
+  CHECK(rt_signals_sample(&log, &cycle) == 0); /* no reader wants it yet */
   rt_ring_t *const ring = make(log.record_bytes, 2);
   rt_store_release(&log.ring, ring);
   CHECK(rt_signals_sample(&log, &cycle) == 1 && rt_signals_sample(&log, &cycle) == 1);

@@ -1,4 +1,4 @@
-/* Loops in virtual time: when their cycles start and end, in which order they go, and what ends them. */
+/* Loops in virtual time: the starts, ends and order of their cycles, and the reasons for which they end. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -95,7 +95,7 @@ static void warms_up(void) {
   unmake(&s);
 }
 
-/* What the step is told follows the schedule, and is back to normal one cycle after an overrun. */
+/* The fields that the step reads follow the schedule, and are nominal again one cycle after an overrun. */
 static int tell(void *self, const rt_cycle_t *cycle) {
   static const double dt[] = {1e-3, 1e-3, 3e-3, 1e-3, 1e-3};
   static const int64_t missed[] = {0, 0, 2, 0, 0};

@@ -1,4 +1,4 @@
-/* The margin of spin="auto", with made-up wake-ups: what makes it grow, what makes it shrink, and what bounds it. */
+/* The margin of spin="auto", with simulated wake-ups: its growth, its decay and its bound. */
 #include "rtloop/spin.h"
 
 #include "check.h"

@@ -1,11 +1,11 @@
-/* One writer, two readers, resets: every snapshot is a consistent whole. Under the thread sanitizer, too. */
+/* One writer, two readers, resets: every snapshot is a consistent whole. It also runs under the thread sanitizer. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
 #include <pthread.h>
 #include <sched.h>
 
-#ifdef BROKEN_SEQLOCK /* a known-wrong variant: the writer does not say that it is writing */
+#ifdef BROKEN_SEQLOCK /* a known-wrong variant: the writer does not mark that it is writing */
 #include "rtloop/histogram.h"
 #include "rtloop/seqlock.h"
 #define rt_histogram_bin_within(value) (sched_yield(), (rt_histogram_bin_within)(value)) /* a reader gets its chance */
@@ -92,7 +92,7 @@ static void *read_and_reset(void *unused) {
   return NULL;
 }
 
-/* A few cycles by hand, the plain ones and the others in turn, are one account. */
+/* Plain cycles and others, recorded in turn, give one consistent account. */
 static void test_account(void) {
   const rt_counters_t *const c = &block->banks[0].counters;
   const rt_histogram_t *const h = block->banks[0].histograms;

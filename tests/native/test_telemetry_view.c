@@ -1,4 +1,4 @@
-/* A block in which anything may be wrong is refused or read within its bounds, which the sanitizers watch. */
+/* A damaged block is refused, or read within its bounds, as the sanitizers verify. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -161,7 +161,7 @@ static void test_histograms_that_contradict_the_counters_are_unsound(void) {
   free(t);
 }
 
-/* Whatever the bytes are, reading ends and stays within them. */
+/* For any bytes, reading ends and stays within them. */
 static void test_noise(void) {
   uint64_t seed = 4711, opened = 0;
   rt_telemetry_t *t = make_block();
@@ -186,7 +186,7 @@ static void test_noise(void) {
     rt_record_t *records = malloc(KEEP * sizeof *records);
     const uint64_t count = rt_view_count(&view, bank->counters.first_record, written, UINT64_MAX);
     CHECK(count <= CAPACITY);
-    if (count > KEEP) records = realloc(records, count * sizeof *records); /* record_keep is a value, too */
+    if (count > KEEP) records = realloc(records, count * sizeof *records); /* record_keep is only a value */
     CHECK(rt_view_copy_records(&view, records, written, count) <= count);
     free(records);
   }

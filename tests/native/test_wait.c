@@ -1,4 +1,5 @@
-/* The loop on a made-up clock, in one thread: when it sleeps, until when and how often, and what it does with the answer.
+/* The loop on a simulated clock, in one thread: its sleeps, their deadlines and number, and the handling of their
+ * results.
  *
  * clock_gettime and clock_nanosleep are replaced below, so that time passes only where a test lets it. */
 #ifndef _GNU_SOURCE
@@ -15,7 +16,7 @@ enum { MAX_SLEEPS = 4096 };
 
 static struct {
   int64_t now;
-  int64_t read_ns;         /* what looking at the clock costs */
+  int64_t read_ns;         /* duration of one read of the clock */
   int64_t lateness;        /* of a wake-up */
   int64_t interrupt_after; /* how long an interrupted sleep lasts */
   int interrupts;          /* how many of the next sleeps end with EINTR */
@@ -142,7 +143,7 @@ static void sleeps_once_until_the_release(void) {
   CHECK(clock_.sleeps == 1 && clock_.until[0] == START + 700000);
 }
 
-/* C2: a signal ends the sleep, and the next one has the same deadline. */
+/* A signal ends the sleep, and the next sleep has the same deadline. */
 static void sleeps_again_after_a_signal(void) {
   begin();
   clock_.interrupts = 3;
@@ -170,7 +171,7 @@ static void sleeps_again_after_a_signal(void) {
   }
 }
 
-/* C2: any other error fails the loop, which says so. */
+/* Any other error ends the loop, with the error as its code. */
 static void fails_with_any_other_error(void) {
   const int errors[] = {EINVAL, ENOTSUP, EFAULT, EPERM};
   for (size_t i = 0; i < sizeof errors / sizeof errors[0]; i++) {
@@ -188,7 +189,7 @@ static void fails_with_any_other_error(void) {
   }
 }
 
-/* C6: a deadline that has passed costs no system call. */
+/* A release that has passed costs no system call. */
 static void does_not_sleep_for_a_release_that_has_passed(void) {
   int rc;
   for (int64_t late = 0; late < 3; late++) {
@@ -261,10 +262,10 @@ static void learns_to_wake_early_enough(void) {
   const rt_histogram_t *latency = &loop.telemetry->banks[0].histograms[RT_LATENCY];
   int64_t late = 0;
   for (uint32_t bin = rt_histogram_bin(200); bin < RT_HISTOGRAM_BINS; bin++) late += (int64_t)latency->counts[bin];
-  CHECK(late <= 2); /* the two that told that the load had grown */
+  CHECK(late <= 2); /* the two that revealed the greater load */
 }
 
-/* C3: whatever is asked for when, all banks together have counted every cycle and every missed release once. */
+/* With resets at any time, all banks together have counted every cycle and every missed release once. */
 static void resets_lose_nothing(void) {
   for (int policy = RT_OVERRUN_SKIP; policy <= RT_OVERRUN_CATCH_UP; policy++) {
     for (int has_own_wait = 0; has_own_wait < 2; has_own_wait++) {
@@ -292,7 +293,8 @@ static uint64_t counted(int which, int histogram) {
   return sum;
 }
 
-/* No interval reaches back beyond the warm-up, a reset or the begin of a run, and each of them has a bank of its own. */
+/* No interval reaches back beyond the warm-up, a reset or the begin of a run, and each of them has a bank of its
+ * own. */
 static void statistics_begin_anew(void) {
   begin();
   loop.limits.warmup = 10;

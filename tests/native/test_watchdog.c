@@ -1,4 +1,4 @@
-/* The watchdog of a group: its arithmetic with made-up loops and hours, and its thread beside real ones that hang. */
+/* The watchdog of a group: its arithmetic with simulated loops, and its thread next to real loops that hang. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -158,7 +158,8 @@ static void check_arithmetic(void) {
   loop->grid.origin = HOUR;
   loop->grid.phase = HOUR;
   for (made_up_time = 0; made_up_time < 2 * HOUR; made_up_time += HOUR / 2) {
-    CHECK(!rt_watchdog_is_stuck(w, now + 200 * HOUR)); /* it counts from the release, not from the look before that */
+    CHECK(!rt_watchdog_is_stuck(
+        w, now + 200 * HOUR)); /* the limit counts from the release, not from the check before it */
     CHECK(w->since >= now + 2 * HOUR - made_up_time && w->since < now + 2 * HOUR - made_up_time + HOUR / 2);
   }
   const int64_t release = w->since;
@@ -211,13 +212,14 @@ static void check_arithmetic(void) {
   complete(&s, 11 * HOUR);
   CHECK(!rt_watchdog_is_stuck(w, now));
 
-  /* What kept this thread from running is nobody's fault. */
+  /* A delay of the watchdog's own thread does not count against a loop. */
   const int64_t since = w->since;
   CHECK(rt_watchdog_allow_for_delay(dog, now, now + HOUR - 1) == now && w->since == since);
   CHECK(rt_watchdog_allow_for_delay(dog, now, now + 5 * HOUR + 7) == now + 5 * HOUR &&
         w->since == since + 5 * HOUR + 7);
 
-  /* It acts once: what it has found, the loop's stop, safe(), the others, in this order; and then looks no more. */
+  /* It trips once: the report, the loop's stop, safe() and the siblings, in this order. After that it no longer checks
+   * the loop. */
   subject_t other;
   make(&other);
   loop->group.next = other.loop;
@@ -234,7 +236,7 @@ static void check_arithmetic(void) {
   CHECK(rt_watchdog_check(dog, now + 99 * HOUR) == 0 && s.safes == 1);
   CHECK(rt_watch_finish(&loop->watch) == 1);
 
-  /* A loop that has ended by itself is left alone, and one without a watchdog is nobody's. */
+  /* A loop that has ended by itself is left alone, and so is one without a watchdog. */
   CHECK(rt_watch_finish(&other.loop->watch) == 0 && other.loop->watch == RT_WATCH_OVER);
   CHECK(!rt_watch_take(&other.loop->watch));
   other.loop->watch = RT_WATCH_NONE;
@@ -256,7 +258,7 @@ static void *leave_watch(void *argument) {
   return NULL;
 }
 
-/* A loop that ends waits while the watchdog has it, and where it acts until safe() has returned. */
+/* A loop that ends waits for a check to end, and for safe() to return if the watchdog trips. */
 static void check_leaving(int is_acted_on) {
   leaver_t leaver = {.word = RT_WATCH_ON};
   pthread_t thread;
@@ -317,7 +319,7 @@ static void join(pthread_t thread, uint32_t *phase) {
 
 enum { NOBODY, STOPS, ASKS };
 
-/* Three loops, of which the second hangs in its step 20 (NOBODY: none does), until it is let go. */
+/* Three loops; the second hangs in its step 20 until it is released (NOBODY: none hangs). */
 static void run_group(int command) {
   enum { LOOPS = 3 };
   subject_t subjects[LOOPS];
@@ -360,7 +362,7 @@ static void run_group(int command) {
     }
     join(subjects[0].loop->thread.id, &subjects[0].loop->phase);
     join(subjects[2].loop->thread.id, &subjects[2].loop->phase);
-    join(dog->thread, &dog->phase); /* it has nothing more to do, although the loop still hangs */
+    join(dog->thread, &dog->phase); /* its work is done, although the loop still hangs */
     rt_store_release(&stuck->let_go, 1);
   }
   for (int i = 0; i < LOOPS; i++) {
@@ -381,8 +383,8 @@ static void run_group(int command) {
   }
 }
 
-/* A loop whose slow step ends just when the watchdog would act: it is the one or the other, and never half of each. What
- * belongs to a loop that has ended is taken away under the watchdog, which must not look any more. */
+/* A loop whose slow step ends just when the watchdog would trip: exactly one of the two happens. The memory of a loop
+ * that has ended is unmapped, so the watchdog must no longer read it. */
 static int run_race(uint64_t *seed) {
   subject_t s;
   make(&s);
@@ -409,7 +411,7 @@ static int run_race(uint64_t *seed) {
   return is_stuck;
 }
 
-/* A thread that is not let go. */
+/* A thread that is never released. */
 static void run_abort(void) {
   subject_t s;
   make(&s);

@@ -1,6 +1,6 @@
 /* Time as int64_t nanoseconds on one of the clocks that clock_nanosleep(2) accepts.
  *
- * Real-time contract: rt_clock_now reads the vDSO (tens of ns, no system call where the clocksource allows it, see
+ * Real-time contract: rt_clock_now reads the vDSO (tens of ns, no system call if the clocksource allows it, see
  * vdso(7)); rt_clock_sleep_until enters the kernel and blocks. Neither allocates.
  */
 #ifndef RTLOOP_CLOCK_H

@@ -56,7 +56,7 @@ typedef struct rt_violation {
   uint64_t cycle;
   int64_t time;                     /* on CLOCK_MONOTONIC */
   uint64_t detail;                  /* number of the system call; address that was touched; bytes that were asked for */
-  uint64_t frames[RT_GUARD_FRAMES]; /* where it happened, then what looks like return addresses, up to a zero */
+  uint64_t frames[RT_GUARD_FRAMES]; /* the address of the violation, then probable return addresses, up to a zero */
   uint32_t kind;
   uint32_t function; /* of an allocation */
 } rt_violation_t;

@@ -90,7 +90,7 @@ static __attribute__((noinline, unused)) void rt_histogram_extend(rt_histogram_t
 /* Test whether rt_histogram_count may count a value. One comparison covers both limits, because a value below wraps
  * around. The writer; O(1). */
 static inline int rt_histogram_is_within(const rt_histogram_t *h, int64_t value) {
-  return (uint64_t)value - (uint64_t)h->low < h->span; /* plain loads: nobody else writes them */
+  return (uint64_t)value - (uint64_t)h->low < h->span; /* plain loads: only this thread writes them */
 }
 
 /* Count a value that rt_histogram_is_within accepts. The writer; O(1), without a branch. */

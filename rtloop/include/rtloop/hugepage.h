@@ -1,7 +1,8 @@
 /* Large buffers: pages of the hugetlb pool, transparent huge pages, or ordinary pages between guards.
  *
  * For set-up, on any thread; every function enters the kernel and may take as long as the kernel takes to clear the
- * memory. All return 0 or a negative errno. What the kernel has really given is not told here: read /proc/self/smaps.
+ * memory. All return 0 or a negative errno. These functions do not report which pages the kernel has really granted:
+ * read /proc/self/smaps for that.
  */
 #ifndef RTLOOP_HUGEPAGE_H
 #define RTLOOP_HUGEPAGE_H
@@ -36,8 +37,8 @@
 
 #define RT_HUGETLBFS_MAGIC 0x958458f6
 
-/* One buffer's memory. A forked child finds zeros in it: the kernel wipes it, or leaves it out and
- * rt_regions_in_child() puts zeros there, for the kernel wipes no page of the hugetlb pool. */
+/* The memory of one buffer. A forked child reads zeros in it. The kernel wipes ordinary pages. It cannot wipe pages of
+ * the hugetlb pool, so it leaves those out, and rt_regions_in_child() maps zeros in their place. */
 typedef struct rt_region {
   void *address; /* of the first usable byte; NULL: nothing is mapped */
   size_t bytes;
@@ -55,6 +56,7 @@ typedef struct rt_regions {
   rt_region_t *first;
 } rt_regions_t;
 
+/* Add a region to the list. Any thread; takes the mutex; O(1); never fails. */
 static inline void rt_regions_add(rt_regions_t *regions, rt_region_t *region) {
   pthread_mutex_lock(&regions->mutex);
   region->previous = NULL;
@@ -64,6 +66,7 @@ static inline void rt_regions_add(rt_regions_t *regions, rt_region_t *region) {
   pthread_mutex_unlock(&regions->mutex);
 }
 
+/* Remove a region from the list. Any thread; takes the mutex; O(1); never fails. */
 static inline void rt_regions_remove(rt_regions_t *regions, rt_region_t *region) {
   pthread_mutex_lock(&regions->mutex);
   if (regions->first == region) regions->first = region->next;
@@ -73,8 +76,9 @@ static inline void rt_regions_remove(rt_regions_t *regions, rt_region_t *region)
   pthread_mutex_unlock(&regions->mutex);
 }
 
-/* In a forked child, with the mutex held since before the fork: mark every region, and put zeros where it was left out,
- * so that a view which the child has inherited reads zeros and not a SIGSEGV. Async-signal-safe. */
+/* Mark every region as a copy and map zeros in place of those that were left out, so that an inherited view reads zeros
+ * instead of raising SIGSEGV. In a forked child, with the mutex held since before the fork. O(regions).
+ * Async-signal-safe; never fails. */
 static inline void rt_regions_in_child(rt_regions_t *regions) {
   for (rt_region_t *r = regions->first; r; r = r->next) {
     r->is_copy = 1;
@@ -87,13 +91,13 @@ static inline void rt_regions_in_child(rt_regions_t *regions) {
       continue;
     }
     if (p != MAP_FAILED) munmap(p, r->bytes); /* before Linux 4.17 the address is only a hint */
-    r->address = NULL;                        /* what is there now is somebody else's */
+    r->address = NULL;                        /* another mapping is there now */
   }
 }
 
 /* Map ordinary pages between inaccessible ones, nothing present yet. `bytes` is a multiple of `page`, the system's page
- * size, and the address one of `align`, a power of two. `is_huge`: the kernel is to use transparent huge pages; else
- * it must not. A kernel that cannot is not an error. */
+ * size, and the address one of `align`, a power of two. With `is_huge` the kernel is asked for transparent huge pages,
+ * otherwise they are forbidden; a kernel that has none is no error. */
 static inline int rt_region_map(rt_region_t *region, size_t bytes, size_t page, size_t align, int is_huge) {
   const size_t slack = align > page ? align : 0;
   if (bytes > SIZE_MAX / 2 - slack - 2 * page) return -ENOMEM;
@@ -115,13 +119,14 @@ static inline int rt_region_map(rt_region_t *region, size_t bytes, size_t page, 
   return 0;
 }
 
-/* Map pages of 2^shift bytes of the hugetlb pool, reserved for this mapping alone: MAP_NORESERVE would succeed without
- * them, and the first touch be a SIGBUS. -ENOMEM where the pool has too few, -EINVAL for a size the kernel lacks. */
+/* Map pages of 2^shift bytes of the hugetlb pool, reserved for this mapping alone: with MAP_NORESERVE the call would
+ * succeed without pages, and the first touch would raise SIGBUS. -ENOMEM iff the pool has too few pages, -EINVAL iff
+ * the kernel lacks this size. */
 static inline int rt_region_map_hugetlb(rt_region_t *region, size_t bytes, int shift) {
   const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | (shift << MAP_HUGE_SHIFT);
   void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
   if (p == MAP_FAILED) return -errno;
-  /* A fork would make it copy-on-write, and a copy takes a page that the pool may not have. */
+  /* A fork would make it copy-on-write, and a copy needs a page that the pool may not have. */
   if (madvise(p, bytes, MADV_DONTFORK)) {
     const int rc = -errno;
     munmap(p, bytes);
@@ -131,7 +136,7 @@ static inline int rt_region_map_hugetlb(rt_region_t *region, size_t bytes, int s
   return 0;
 }
 
-/* The same from an empty file of a hugetlbfs mount, which makes it so long; the file may be closed afterwards. */
+/* Map pages of an empty file on a hugetlbfs mount, which is extended to `bytes`; the file may be closed afterwards. */
 static inline int rt_region_map_file(rt_region_t *region, size_t bytes, int fd) {
   if (ftruncate(fd, (off_t)bytes)) return -errno;
   void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
@@ -145,15 +150,17 @@ static inline int rt_region_map_file(rt_region_t *region, size_t bytes, int fd) 
   return 0;
 }
 
-/* The page size of the hugetlbfs mount that a file or folder is on, or -ENOTSUP where it is on something else. */
+/* Get the page size of the hugetlbfs mount that a file or folder is on, or -ENOTSUP iff it is on another file
+ * system. */
 static inline int64_t rt_hugetlbfs_page_bytes(int fd) {
   struct statfs fs;
   if (fstatfs(fd, &fs)) return -errno;
   return (uint32_t)fs.f_type == RT_HUGETLBFS_MAGIC ? (int64_t)fs.f_bsize : -ENOTSUP;
 }
 
-/* Make every page present and writable by having the kernel write a zero into its first byte. The kernel's own write
- * fails with -EFAULT where one of ours would be a SIGBUS. For kernels before 5.14, which lack MADV_POPULATE_WRITE. */
+/* Make every page present and writable by having the kernel write a zero into its first byte. A write by the kernel
+ * fails with -EFAULT if one by the program would raise SIGBUS. For kernels before 5.14, which lack MADV_POPULATE_WRITE.
+ * O(bytes). */
 static inline int rt_populate_by_read(void *address, size_t bytes, size_t page) {
   int rc = 0;
   const int fd = open("/dev/zero", O_RDONLY | O_CLOEXEC);
@@ -167,8 +174,8 @@ static inline int rt_populate_by_read(void *address, size_t bytes, size_t page) 
   return rc;
 }
 
-/* Make fresh memory present and writable. -EFAULT where a page cannot be had: a control group's limit, a file that ends
- * too early. -ENOMEM where there is no memory. Never a SIGBUS. */
+/* Make fresh memory present and writable. -EFAULT iff a page is not available, because of a control group's limit or a
+ * file that is too short; -ENOMEM iff there is no memory. It never raises SIGBUS. O(bytes). */
 static inline int rt_populate(void *address, size_t bytes, size_t page) {
   while (madvise(address, bytes, MADV_POPULATE_WRITE)) {
     if (errno == EINTR) continue;
@@ -177,22 +184,22 @@ static inline int rt_populate(void *address, size_t bytes, size_t page) {
   return 0;
 }
 
-/* Have the kernel put what is on small pages onto huge ones now (Linux 6.1), and then leave every page where it is. */
+/* Have the kernel move the content of small pages to huge ones now (Linux 6.1), and forbid it to move pages later. */
 static inline int rt_region_collapse(const rt_region_t *region) {
   const int rc = madvise(region->address, region->bytes, MADV_COLLAPSE) ? -errno : 0;
   (void)madvise(region->address, region->bytes, MADV_NOHUGEPAGE); /* khugepaged would move them while the loop runs */
   return rc;
 }
 
-/* Give the memory back, and keep the addresses until rt_region_unmap(): they read as zeros, so that a pointer somebody
- * has kept does no harm. On an error the memory is unlocked, and not given back. */
+/* Return the memory to the kernel but keep the addresses until rt_region_unmap(). They read as zeros, so a stale
+ * pointer does no harm. After an error the memory is unlocked but not returned. */
 static inline int rt_region_empty(rt_region_t *region) {
   if (!region->address || region->is_copy) return 0;
   (void)munlock(region->address, region->bytes);
   /* Inaccessible at first: with all future memory locked, any other mapping would be made present. */
   const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
   if (mmap(region->address, region->bytes, PROT_NONE, flags, -1, 0) == MAP_FAILED) {
-    /* All future memory is to be locked, and more than the limit lets: drop the pages, and keep the mapping. */
+    /* All future memory is locked, and the limit is exceeded: drop the pages, and keep the mapping. */
     const int advice = region->is_shared ? MADV_REMOVE : MADV_DONTNEED;
     return madvise(region->address, region->bytes, advice) ? -errno : 0;
   }
@@ -202,6 +209,7 @@ static inline int rt_region_empty(rt_region_t *region) {
   return 0;
 }
 
+/* Unmap the region with its guards, if it is mapped. Enters the kernel; never fails. */
 static inline void rt_region_unmap(rt_region_t *region) {
   if (!region->address) return;
   munmap((char *)region->address - region->guard_bytes, region->bytes + 2 * region->guard_bytes);

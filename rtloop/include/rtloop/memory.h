@@ -1,4 +1,4 @@
-/* Mapping, locking and prefaulting memory, and what a fork does to it.
+/* Mapping, locking and prefaulting memory, and the effect of a fork on it.
  *
  * For set-up, on any thread; every function enters the kernel. All return 0 or a negative errno.
  */
@@ -45,7 +45,7 @@ static inline int rt_memory_map(void **address, size_t bytes) {
   return 0;
 }
 
-/* Map zeroed shared memory behind a memfd that nobody can resize, and that nobody but this mapping can write. */
+/* Map zeroed shared memory of a memfd that cannot be resized and that only this mapping can write. */
 static inline int rt_memory_map_sealed(const char *name, size_t bytes, void **address, int *fd) {
   int rc = 0;
   void *p = MAP_FAILED;
@@ -58,7 +58,7 @@ static inline int rt_memory_map_sealed(const char *name, size_t bytes, void **ad
     close(file);
     return rc;
   }
-  (void)madvise(p, bytes, MADV_NOHUGEPAGE);            /* shared memory, too, may be collapsed (shmem_enabled) */
+  (void)madvise(p, bytes, MADV_NOHUGEPAGE);            /* shared memory may be collapsed as well (shmem_enabled) */
   (void)fcntl(file, F_ADD_SEALS, F_SEAL_FUTURE_WRITE); /* since Linux 5.1; the other seals protect the writer */
   (void)fcntl(file, F_ADD_SEALS, F_SEAL_SEAL);
   *address = p;
@@ -66,8 +66,9 @@ static inline int rt_memory_map_sealed(const char *name, size_t bytes, void **ad
   return 0;
 }
 
-/* Read every page, and write it back if `is_writable`: present from now on, and its own copy; the content is unchanged,
- * also by a thread that writes meanwhile. */
+/* Touch every page: read it, and write it back if `is_writable`. Afterwards the pages are present, and written ones are
+ * private copies. The content does not change, even if another thread writes at the same time. Any thread; O(bytes);
+ * never fails. */
 static inline void rt_memory_touch(void *address, size_t bytes, int is_writable) {
   const size_t page = (size_t)sysconf(_SC_PAGESIZE);
   char *const end = (char *)address + bytes;
@@ -80,15 +81,18 @@ static inline void rt_memory_touch(void *address, size_t bytes, int is_writable)
   }
 }
 
+/* Make writable memory present by touching every page. Any thread; O(bytes); never fails. */
 static inline void rt_memory_prefault(void *address, size_t bytes) { rt_memory_touch(address, bytes, 1); }
 
-/* The same, by the kernel in one call where it can (Linux 5.14), which then tells what it could not do instead of
- * sending a signal. Returns 0 or a negative errno. */
+/* Make memory present, with one call to the kernel if it can (Linux 5.14), which then returns an error instead of
+ * sending a signal; otherwise by touching every page. Any thread; O(bytes). Returns 0 or a negative errno. */
 static inline int rt_memory_populate(void *address, size_t bytes, int is_writable) {
   const size_t page = (size_t)sysconf(_SC_PAGESIZE);
   const uintptr_t first = (uintptr_t)address & ~(uintptr_t)(page - 1);
   if (!bytes) return 0;
-  int rc, tries = 1000; /* EAGAIN passes; a kernel or a filter that always says so must not hold the caller for ever */
+  int rc,
+      tries =
+          1000; /* EAGAIN is temporary; a kernel or filter that always returns it must not block the caller for ever */
   do {
     rc = madvise((void *)first, (uintptr_t)address + bytes - first,
                  is_writable ? MADV_POPULATE_WRITE : MADV_POPULATE_READ);
@@ -98,7 +102,7 @@ static inline int rt_memory_populate(void *address, size_t bytes, int is_writabl
   return 0;
 }
 
-/* Bytes of the calling thread's stack below this call that it may still use, or a negative errno. Reads
+/* Compute how many bytes of its stack the calling thread may still use below this call, or a negative errno. Reads
  * /proc/self/maps on the main thread, whose stack grows up to RLIMIT_STACK. */
 static inline int64_t rt_memory_stack_left(void) {
   pthread_attr_t attr;
@@ -120,8 +124,8 @@ static __attribute__((noinline, unused)) void rt_memory_touch_stack(size_t bytes
   for (size_t i = bytes; i > 0; i = i > page ? i - page : 0) p[i - 1] = 0; /* downwards, as a stack grows */
 }
 
-/* Make the next `bytes` of the calling thread's stack present, without ever reaching its end: -ENOSPC where it has not
- * that much left. Returns 0 or a negative errno. */
+/* Make the next `bytes` of the calling thread's stack present. Returns 0 or a negative errno: -ENOSPC iff the stack has
+ * less than that left, and then nothing is touched. */
 static inline int rt_memory_prefault_stack(size_t bytes) {
   const int64_t left = rt_memory_stack_left();
   if (left < 0) return (int)left;
@@ -130,7 +134,8 @@ static inline int rt_memory_prefault_stack(size_t bytes) {
   return 0;
 }
 
-/* How many bytes of the pages that hold the range are in memory now (mincore(2)), or a negative errno. */
+/* Count the bytes of the range's pages that are in memory now (mincore(2)), or a negative errno. Any thread;
+ * O(bytes). */
 static inline int64_t rt_memory_resident_bytes(void *address, size_t bytes) {
   const size_t page = (size_t)sysconf(_SC_PAGESIZE);
   char *p = (char *)((uintptr_t)address & ~(uintptr_t)(page - 1));
@@ -152,8 +157,8 @@ static inline int rt_memory_lock_onfault(void *address, size_t bytes) {
   return (int)syscall(SYS_mlock2, address, bytes, 1);
 }
 
-/* Whether a page of ordinary memory is locked: 1, 0 or a negative errno. Locked memory refuses MADV_COLD (Linux 5.4),
- * and so does a kernel that does not know it: rt_memory_can_tell_locked() says whether the answer means anything. */
+/* Test whether a page of ordinary memory is locked. Returns 1, 0 or a negative errno. Locked memory refuses MADV_COLD
+ * (Linux 5.4), and so does an older kernel, so the answer is valid only if rt_memory_can_tell_locked(). */
 static inline int rt_memory_is_locked(void *address) {
   const size_t page = (size_t)sysconf(_SC_PAGESIZE);
   if (!madvise((void *)((uintptr_t)address & ~(uintptr_t)(page - 1)), page, MADV_COLD)) return 0;
@@ -162,8 +167,8 @@ static inline int rt_memory_is_locked(void *address) {
 
 enum { RT_FUTURE_NOT_LOCKED = 0, RT_FUTURE_LOCKED = 1, RT_FUTURE_LOCKED_ONFAULT = 2 };
 
-/* What becomes of memory mapped from now on (MCL_FUTURE), found by mapping a page and looking; or a negative errno.
- * -ENOTSUP where this kernel cannot tell whether a page is locked that is not in memory. */
+/* Find out whether new mappings are locked (MCL_FUTURE), by mapping a page and testing it. Returns RT_FUTURE_... or a
+ * negative errno: -ENOTSUP iff this kernel cannot tell whether a page that is not in memory is locked. */
 static inline int rt_memory_future_lock(void) {
   const size_t page = (size_t)sysconf(_SC_PAGESIZE);
   void *p = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -179,7 +184,7 @@ static inline int rt_memory_future_lock(void) {
   return rc;
 }
 
-/* Whether rt_memory_is_locked() can be believed on this kernel. */
+/* Test whether rt_memory_is_locked() gives valid answers on this kernel. Returns 1 or 0. */
 static inline int rt_memory_can_tell_locked(void) {
   const size_t page = (size_t)sysconf(_SC_PAGESIZE);
   void *p = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -189,7 +194,7 @@ static inline int rt_memory_can_tell_locked(void) {
   return can_tell;
 }
 
-/* Whether the kernel lets this thread lock memory beyond RLIMIT_MEMLOCK: CAP_IPC_LOCK, held in the initial user
+/* Test whether this thread may lock memory beyond RLIMIT_MEMLOCK: CAP_IPC_LOCK, held in the initial user
  * namespace; a capability of a rootless container's own namespace does not count. */
 static inline int rt_memory_ignores_limit(void) {
   struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
@@ -205,8 +210,8 @@ static inline int rt_memory_ignores_limit(void) {
          count == 4294967295ul;
 }
 
-/* Fork, seen from the process: how often, and which mlockall flags to give again to the parent, whose locked private
- * pages have become copy-on-write. One instance, owned by rtloop.memory.kernel. */
+/* State for forks: their number, and the mlockall(2) flags to apply again in the parent, whose locked private pages
+ * have become copy-on-write. One instance, owned by rtloop.memory.kernel. */
 typedef struct rt_fork_watch {
   uint32_t forks;
   int32_t lock_flags;

@@ -3,46 +3,45 @@
  *   | rt_pool_t | tables | blocks, each at a multiple of the cache line |
  *
  * Three kinds. single: one thread. shared: lock-free, any threads. mutex: any threads, with priority inheritance.
- * All that the pool knows is in the tables, not in the blocks: writing to a block after its free cannot harm the pool.
+ * The pool's own data is in the tables, not in the blocks, so writing to a block after its free cannot harm the pool.
  *
- * single and mutex: a stack of the addresses of the free blocks, a byte for each block, and the block that came back
- * last.
+ * single and mutex: a stack with the addresses of the free blocks, a byte for each block, and the block freed last.
  *
  *   stack   [ left from before | free blocks ]      off_stack[i]: whether block i is not among them      spare
  *                              ^ top
  *
- * A free puts its block into `spare` where that is empty, and the next alloc finds it there: alloc and free in turn,
- * the most frequent pattern of all, touch neither the stack nor a counter. A free that finds a spare block puts its own
- * on the stack. A free is right iff the block is not on the stack and is not the spare one.
+ * A free puts its block into `spare` if that is empty, and the next alloc takes it from there. The most frequent
+ * pattern, alloc and free in turn, therefore touches neither the stack nor a counter. If there is a spare block
+ * already, a free puts its own on the stack. A free is valid iff the block is not on the stack and is not the spare
+ * one.
  *
  * shared: a bitmap, first fit.
  *
  *   leaves    {number of takes, a bit for each of 32 blocks: 1 iff free}     hints    a bit for each leaf: see below
  *
  * A take is one compare-and-swap that clears the lowest bit and counts. A free is one fetch-or, whose former value
- * tells of a double free, of two threads at once, too. A bit says all there is to say about a block, so that there is
- * no ABA.
+ * reveals a double free, even of two threads at once. There is no ABA problem, because a bit is the whole state of a
+ * block.
  *
- * A hint says that its leaf may have a free block. An alloc that leaves a leaf empty, or meets one, clears the hint,
- * looks at the leaf again, and sets the hint again if a free came in between; a free sets its bit, then looks at the
- * hint, and sets it if it is 0. All four are sequentially consistent: at least one of the two sees what the other has
- * done. Only between the steps of an alloc or a free that is under way may a hint be wrong, and so an alloc that finds
- * no hint reads all leaves. It reads them until it has met all of them empty twice with no take in between: what was
- * empty at both times, and had no take, had no free either, so that at the moment between the two readings every block
- * was in use. A pool of as many blocks as all threads together ever hold is therefore never exhausted. (The count of
- * takes wraps after 2^32: one leaf would have to see exactly that many between two readings, which takes a minute and
- * more.)
+ * A hint means that its leaf may have a free block. An alloc that empties a leaf, or finds one empty, clears the hint,
+ * reads the leaf again, and sets the hint again if there was a free in between. A free sets its bit, then reads the
+ * hint, and sets it if it is 0. All four accesses are sequentially consistent, so at least one of the two sees what the
+ * other did. A hint can be wrong only in the middle of an alloc or a free, so an alloc that finds no hint reads all
+ * leaves. It reads them until all were empty twice with no take in between. A leaf that was empty both times without a
+ * take had no free either, so between the two readings every block was in use. A pool of as many blocks as all threads
+ * together ever hold is therefore never exhausted. (The count of takes wraps after 2^32: a wrong answer needs exactly
+ * that many takes of one leaf between two readings, which take more than a minute.)
  *
- * High water. Of single and mutex: `top` counts the blocks in use and the spare one. It rises only where there is no
- * spare one, so that its maximum is that of the blocks in use. Of shared: first fit takes block i only where all blocks
- * below are in use, and all blocks in use are below the highest one ever taken: in sequential use the number of that
- * one, plus 1, is the most that ever were in use. With several threads at once blocks below may come back while an
- * alloc looks: the figure is then never too low, and too high by as many at most.
+ * High water of single and mutex: `top` counts the blocks in use and the spare one. It grows only while there is no
+ * spare one, so its maximum is the maximum of the blocks in use. High water of shared: first fit takes block i only if
+ * all blocks below it are in use. In sequential use the number of the highest block ever taken, plus 1, is therefore
+ * the greatest number in use. With several threads, blocks below may be freed while an alloc searches: the figure is
+ * then too high by at most their number, and never too low.
  *
- * A free of a block that has been freed and is meanwhile taken again looks like the free of its new owner: no pool can
- * tell them apart. Every other wrong free is refused.
+ * A second free of a block that another caller has taken since then looks like the free of its new owner: no pool can
+ * tell them apart. Every other invalid free is refused.
  *
- * In a forked child a region of rt_memory_map is all zeros, and with it the pool: it is empty there and owns no block.
+ * In a forked child a region of rt_memory_map is all zeros: a pool there is empty and owns no block.
  *
  * Worst case, with n blocks:
  *
@@ -57,9 +56,9 @@
  *            priority and one holder, who inherits, each of
  *            them once at least; with waiters, 2 system calls
  *
- * On shared, whatever an alloc does beyond that it owes to other threads that have taken and freed blocks meanwhile;
- * one that is held up half-way holds up nobody. A free has no loop where compiler and CPU have an atomic fetch-or that
- * tells of a bit (gcc on x86-64; arm64 with LSE).
+ * On shared, an alloc exceeds this only because other threads take and free blocks at the same time; a thread that is
+ * interrupted half-way delays no other. A free has no loop if compiler and CPU have an atomic fetch-or that returns a
+ * bit (gcc on x86-64; arm64 with LSE).
  */
 #ifndef RTLOOP_POOL_H
 #define RTLOOP_POOL_H
@@ -105,7 +104,7 @@ typedef struct rt_pool {
   uint32_t kind;
   uint32_t hint_words;
 
-  /* Written by every call of single and mutex; on shared where the pool is fuller than ever, or exhausted. */
+  /* Written by every call of single and mutex; on shared only if the pool is fuller than ever, or exhausted. */
   char *spare;  /* single and mutex */
   uint32_t top; /* single and mutex: the number of blocks that are not on the stack */
   uint32_t high_water;
@@ -113,25 +112,29 @@ typedef struct rt_pool {
   _Alignas(RT_CACHE_LINE) pthread_mutex_t lock;
 } rt_pool_t;
 
+/* Round up to a multiple of the cache line. O(1). */
 static inline uint64_t rt_pool_round_up(uint64_t bytes) {
   return (bytes + RT_CACHE_LINE - 1) & -(uint64_t)RT_CACHE_LINE;
 }
 
+/* Compute the number of leaves for `count` blocks. O(1). */
 static inline uint64_t rt_pool_leaf_count(uint64_t count) { return (count + RT_POOL_LEAF - 1) / RT_POOL_LEAF; }
 
+/* Compute the number of words of hints for `count` blocks. O(1). */
 static inline uint64_t rt_pool_hint_words(uint64_t count) { return (rt_pool_leaf_count(count) + 63) / 64; }
 
-/* Bytes of each of the two tables. */
+/* Compute the bytes of the first table, the stack or the leaves. O(1). */
 static inline uint64_t rt_pool_first_bytes(uint64_t count, uint32_t kind) {
   return rt_pool_round_up(8 * (kind == RT_POOL_SHARED ? rt_pool_leaf_count(count) : count));
 }
 
+/* Compute the bytes of the second table, the marks or the hints. O(1). */
 static inline uint64_t rt_pool_second_bytes(uint64_t count, uint32_t kind) {
   return rt_pool_round_up(kind == RT_POOL_SHARED ? 8 * rt_pool_hint_words(count) : count);
 }
 
-/* Bytes of the region that a pool needs. Any thread, O(1), no system call. 0 iff `block_bytes` is 0, `count` is not
- * from 1 to RT_POOL_MAX_COUNT, there is no such kind, or the sum exceeds PTRDIFF_MAX. */
+/* Compute the bytes of the region that a pool needs. Any thread, O(1), no system call. 0 iff `block_bytes` is 0,
+ * `count` is not from 1 to RT_POOL_MAX_COUNT, the kind is unknown, or the sum exceeds PTRDIFF_MAX. */
 static inline uint64_t rt_pool_bytes(uint64_t block_bytes, uint64_t count, uint32_t kind) {
   if (block_bytes == 0 || block_bytes > (uint64_t)PTRDIFF_MAX || count == 0 || count > RT_POOL_MAX_COUNT) return 0;
   if (kind < RT_POOL_SINGLE || kind > RT_POOL_MUTEX) return 0;
@@ -140,37 +143,38 @@ static inline uint64_t rt_pool_bytes(uint64_t block_bytes, uint64_t count, uint3
   return stride > ((uint64_t)PTRDIFF_MAX - before) / count ? 0 : before + stride * count;
 }
 
+/* Get the address of block `index`. O(1). */
 static inline void *rt_pool_address(const rt_pool_t *pool, uint64_t index) {
   return pool->blocks + index * pool->stride;
 }
 
-/* Which block begins at `block`; `count` or more iff none does.
- * Multiplying with the inverse of the odd part and rotating by the rest divides exactly where the offset is a multiple
- * of the stride. Both steps are permutations of the 64-bit numbers, and the multiples use up all small results: every
+/* Find the index of the block that begins at `block`; `count` or more iff none does. O(1), without division.
+ * Multiplying with the inverse of the odd part and rotating by the rest divides exactly if the offset is a multiple of
+ * the stride. Both steps are permutations of the 64-bit numbers, and the multiples use up all small results: every
  * other offset, those before the first block included, gives a number that is too large. */
 static inline uint64_t rt_pool_index(const rt_pool_t *pool, const void *block) {
   const uint64_t product = ((uint64_t)(uintptr_t)block - (uint64_t)(uintptr_t)pool->blocks) * pool->inverse;
   return product >> (pool->shift & 63) | product << (-pool->shift & 63);
 }
 
-/* Bits of the leaf for the blocks that it has; all but the last have RT_POOL_LEAF. */
+/* Compute the bits that a leaf may have: RT_POOL_LEAF of them, or fewer in the last leaf. O(1). */
 static inline uint32_t rt_pool_leaf_mask(uint64_t count, uint64_t leaf) {
   const uint64_t blocks = count - leaf * RT_POOL_LEAF;
   return blocks >= RT_POOL_LEAF ? UINT32_MAX : (UINT32_C(1) << blocks) - 1;
 }
 
-/* Bits of a word of hints for the leaves that there are. */
+/* Compute the bits that a word of hints may have: one for each leaf. O(1). */
 static inline uint64_t rt_pool_hint_mask(uint64_t count, uint64_t word) {
   const uint64_t leaves = rt_pool_leaf_count(count) - word * 64;
   return leaves >= 64 ? UINT64_MAX : (UINT64_C(1) << leaves) - 1;
 }
 
-/* Make a pool of a region of rt_pool_bytes(block_bytes, count, kind), aligned to RT_CACHE_LINE. The lowest block will
- * be taken first.
+/* Make a pool of a region of rt_pool_bytes(block_bytes, count, kind), aligned to RT_CACHE_LINE. The lowest block is
+ * taken first.
  *
- * Before any other thread knows the pool; O(count); writes the head of the region and no block; no system call.
- * Returns 0, or fails with -EINVAL iff a size, the kind or the alignment is wrong, or with what pthread_mutex_init(3)
- * says where the system has no priority inheritance. */
+ * Call this before any other thread has the address; O(count); writes the head of the region and no block; no system
+ * call. Returns 0, or fails with -EINVAL iff a size, the kind or the alignment is wrong, or with the error of
+ * pthread_mutex_init(3) iff the system has no priority inheritance. */
 static inline int rt_pool_init(rt_pool_t *pool, uint64_t block_bytes, uint64_t count, uint32_t kind) {
   if (rt_pool_bytes(block_bytes, count, kind) == 0 || (uintptr_t)pool % RT_CACHE_LINE) return -EINVAL;
   char *const first = (char *)pool + sizeof *pool, *const second = first + rt_pool_first_bytes(count, kind);
@@ -212,7 +216,7 @@ static inline int rt_pool_init(rt_pool_t *pool, uint64_t block_bytes, uint64_t c
 }
 
 /* Take a block of a pool of kind single. NULL iff every block is in use.
- * The pool's one thread; 4 instructions where a block came back last, about 20 otherwise, no loop; allocates nothing,
+ * The pool's one thread; 4 instructions if the last call freed a block, otherwise about 20, no loop; allocates nothing,
  * never waits, no system call. */
 static inline void *rt_pool_alloc_single(rt_pool_t *pool) {
   char *const spare = rt_load_relaxed(&pool->spare);
@@ -252,8 +256,8 @@ static inline int rt_pool_free_single(rt_pool_t *pool, void *block) {
   return 0;
 }
 
-/* Note that block `index` is in use. One try in the absence of others; each further one means that another raised
- * it. */
+/* Raise the high water to at least `index` + 1. Any thread; lock-free: one attempt, and one more each time that another
+ * thread raises it. */
 static inline void rt_pool_update_high_water(rt_pool_t *pool, uint32_t index) {
   uint32_t high = rt_load_relaxed(&pool->high_water);
   while (RT_UNLIKELY(high <= index) &&
@@ -261,7 +265,8 @@ static inline void rt_pool_update_high_water(rt_pool_t *pool, uint32_t index) {
   }
 }
 
-/* Clear the hint of a leaf that was met or left empty. Returns whether a block came back meanwhile: then it is set. */
+/* Clear the hint of an empty leaf. Returns 1 iff a block was freed in the meantime; the hint is then set. Any thread;
+ * two or three locked instructions. */
 static inline int rt_pool_clear_hint(rt_pool_t *pool, uint32_t leaf) {
   uint64_t *const hints = &pool->hints[leaf / 64];
   const uint64_t hint = UINT64_C(1) << (leaf % 64);
@@ -271,15 +276,15 @@ static inline int rt_pool_clear_hint(rt_pool_t *pool, uint32_t leaf) {
   return 1;
 }
 
-/* Take the lowest free block of a leaf. NULL iff it has none. */
+/* Take the lowest free block of a leaf. NULL iff it has none. Any thread; lock-free. */
 static inline void *rt_pool_take(rt_pool_t *pool, uint32_t leaf) {
   uint64_t *const word = &pool->leaves[leaf];
   uint64_t was = rt_load_relaxed(word);
   while (RT_LIKELY((uint32_t)was)) {
     /* The count of takes wraps in the upper half and carries nowhere. */
     const uint64_t next = (was & (was - 1)) + RT_POOL_TAKE;
-    /* It releases, too: who sees this take in rt_pool_take_any() must see what this thread had given back before it, or
-     * would find the pool exhausted where there was a free block at every moment. */
+    /* The release matters: a thread that sees this take in rt_pool_take_any() must also see what this thread freed
+     * before. Otherwise it could find the pool exhausted although there was a free block at every moment. */
     if (RT_LIKELY(__atomic_compare_exchange_n(word, &was, next, 1, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))) {
       const uint32_t index = leaf * RT_POOL_LEAF + (uint32_t)__builtin_ctzll(was);
       if (RT_UNLIKELY(!(uint32_t)next)) rt_pool_clear_hint(pool, leaf);
@@ -290,7 +295,8 @@ static inline void *rt_pool_take(rt_pool_t *pool, uint32_t leaf) {
   return NULL;
 }
 
-/* Read all leaves: take the first free block, or know that at one moment there was none. */
+/* Read all leaves and take the first free block. NULL iff there was a moment at which every block was in use. Any
+ * thread; lock-free: O(count / 32) without other threads. */
 static __attribute__((noinline, cold, unused)) void *rt_pool_take_any(rt_pool_t *pool) {
   const uint32_t leaves = (uint32_t)rt_pool_leaf_count(pool->count);
   uint64_t former = UINT64_MAX; /* which no sum of 32-bit counts reaches */
@@ -302,7 +308,7 @@ static __attribute__((noinline, cold, unused)) void *rt_pool_take_any(rt_pool_t 
       if (!(uint32_t)word) continue;
       void *const block = rt_pool_take(pool, leaf);
       if (block) return block;
-      takes = UINT64_MAX; /* another thread took it: begin anew */
+      takes = UINT64_MAX; /* another thread took it: start again */
       break;
     }
     if (takes == former && takes != UINT64_MAX) return NULL;
@@ -320,7 +326,7 @@ static inline void *rt_pool_alloc_shared(rt_pool_t *pool) {
       const uint32_t leaf = i * 64 + (uint32_t)__builtin_ctzll(hints);
       block = rt_pool_take(pool, leaf);
       if (RT_LIKELY(block)) return block;
-      /* Another thread has just emptied it, or has been between its steps for long. */
+      /* Another thread has just emptied the leaf, or was interrupted between the steps of its call. */
       if (rt_pool_clear_hint(pool, leaf) && (block = rt_pool_take(pool, leaf))) return block;
     }
   }
@@ -331,9 +337,8 @@ static inline void *rt_pool_alloc_shared(rt_pool_t *pool) {
 
 /* Give a block back to a pool of kind shared. Returns 0, or fails, and changes nothing, with
  * -EINVAL iff no block of this pool begins at `block` (NULL is none), -EALREADY iff the block is free: of several frees
- * at once exactly one succeeds.
- * Any thread, a signal handler included; lock-free, with the worst case above. Allocates nothing, never waits, no
- * system call. */
+ * at the same time exactly one succeeds. Any thread, a signal handler included; lock-free, with the worst case above.
+ * Allocates nothing, never waits, no system call. */
 static inline int rt_pool_free_shared(rt_pool_t *pool, void *block) {
   const uint64_t index = rt_pool_index(pool, block);
   if (RT_UNLIKELY(index >= pool->count)) return -EINVAL;
@@ -383,7 +388,7 @@ static inline int rt_pool_free(rt_pool_t *pool, void *block) {
   return kind == RT_POOL_MUTEX ? rt_pool_free_mutex(pool, block) : -EINVAL;
 }
 
-/* How many blocks are in use. Any thread, never fails, no system call. O(1) for single and mutex; O(count / 32) for
+/* Count the blocks in use. Any thread, never fails, no system call. O(1) for single and mutex; O(count / 32) for
  * shared, and there only an estimate while other threads take and free. */
 static inline uint32_t rt_pool_in_use(const rt_pool_t *pool) {
   if (pool->kind != RT_POOL_SHARED) {
@@ -397,11 +402,11 @@ static inline uint32_t rt_pool_in_use(const rt_pool_t *pool) {
   return pool->count - left;
 }
 
-/* The most blocks that were ever in use; on shared never too low, but see above. Any thread, O(1), never fails, no
- * system call. */
+/* Get the greatest number of blocks that were ever in use; on shared possibly too high under concurrent use, never too
+ * low. Any thread, O(1), never fails, no system call. */
 static inline uint32_t rt_pool_high_water(const rt_pool_t *pool) { return rt_load_relaxed(&pool->high_water); }
 
-/* How often a block was asked for and none was free. Any thread, O(1), never fails, no system call. */
+/* Count the calls that found no free block. Any thread, O(1), never fails, no system call. */
 static inline uint64_t rt_pool_failures(const rt_pool_t *pool) { return rt_load_relaxed(&pool->failures); }
 
 #endif

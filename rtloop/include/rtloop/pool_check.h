@@ -1,9 +1,10 @@
-/* Whether a pool's tables contradict each other: for tests, and to find what writes where it must not. */
+/* A consistency check of a pool's tables, for tests and for finding stray writes. */
 #ifndef RTLOOP_POOL_CHECK_H
 #define RTLOOP_POOL_CHECK_H
 
 #include "pool.h"
 
+/* Test the pool's constants against its size. O(1). */
 static inline int rt_pool_is_shape_sound(const rt_pool_t *pool) {
   const char *const first = (const char *)pool + sizeof *pool;
   if (rt_pool_bytes(pool->block_bytes, pool->count, pool->kind) == 0) return 0;
@@ -17,6 +18,7 @@ static inline int rt_pool_is_shape_sound(const rt_pool_t *pool) {
          (pool->stride >> pool->shift) * pool->inverse == 1;
 }
 
+/* Test the leaves and hints of a shared pool. O(count / 32). */
 static inline int rt_pool_is_bitmap_sound(const rt_pool_t *pool) {
   if (pool->hint_words != rt_pool_hint_words(pool->count)) return 0;
   for (uint64_t leaf = 0; leaf < rt_pool_leaf_count(pool->count); leaf++) {
@@ -30,6 +32,7 @@ static inline int rt_pool_is_bitmap_sound(const rt_pool_t *pool) {
   return 1;
 }
 
+/* Test the stack, the marks and the spare block of a single or mutex pool. O(count). */
 static inline int rt_pool_is_stack_sound(rt_pool_t *pool) {
   const uint32_t top = rt_load_relaxed(&pool->top);
   const char *const spare = rt_load_relaxed(&pool->spare);
@@ -41,7 +44,7 @@ static inline int rt_pool_is_stack_sound(rt_pool_t *pool) {
   }
   if (off_stack != top) return 0;
   if (spare && (rt_pool_index(pool, spare) >= pool->count || !pool->off_stack[rt_pool_index(pool, spare)])) return 0;
-  /* As many entries as there are blocks for them; marks tell whether one is there twice. */
+  /* The number of entries is right; temporary marks reveal an entry that is there twice. */
   int is_sound = 1;
   for (uint32_t i = top; i < pool->count; i++) {
     const uint64_t index = rt_pool_index(pool, pool->stack[i]);
@@ -55,10 +58,9 @@ static inline int rt_pool_is_stack_sound(rt_pool_t *pool) {
   return is_sound;
 }
 
-/* Check the pool's own tables while no thread uses it: no bit, hint or place that cannot be, no block twice, counters
- * that agree, and constants that are those of its size. O(count), no system call. Returns 0, or fails with -EUCLEAN iff
- * they contradict each other: something has written over them. A block that is marked as in use and that nobody has is
- * not seen, for only its user could tell. */
+/* Check the pool's own tables: every bit, hint and place is possible, no block is listed twice, the counters agree, and
+ * the constants match the size. Any thread, while no other uses the pool; O(count), no system call. Returns 0, or fails
+ * with -EUCLEAN iff they contradict each other, because something has overwritten them. A leaked block is not found. */
 static inline int rt_pool_check(rt_pool_t *pool) {
   if (pool->kind == 0 && pool->count == 0) return 0; /* wiped by a fork */
   if (!rt_pool_is_shape_sound(pool)) return -EUCLEAN;

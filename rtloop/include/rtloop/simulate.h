@@ -1,11 +1,13 @@
-/* Loops in virtual time: the cycles of loop.h, with a model in the place of the clock.
+/* Loops in virtual time: the cycles of loop_cycle.h, with models instead of the clock.
  *
- * The schedule, the accounting and the callbacks are those of the real loop. What the kernel and the CPU decide there
- * is decided here by two models: how late the loop wakes up, and how long its step takes. Nothing sleeps, and no clock
- * is read but for pausing now and then, so the same models and the same callbacks give the same bits.
+ * The schedule, the accounting and the callbacks are those of the real loop. Two models replace the kernel and the CPU:
+ * how late the loop wakes up, and how long its step takes. Nothing sleeps, and a clock is read only for pauses, so the
+ * same models and callbacks give bit-identical results.
  *
- * Several loops share one virtual clock, as if each had a CPU of its own. The one with the earliest start goes next; at
- * the same time they go in their order. What a step writes is there for the others from its start on.
+ * Several loops share one virtual clock, as if each had a CPU of its own. The loop with the earliest start runs next;
+ * at equal times they run in their order. What a step writes is visible to the other loops from the start of that step.
+ *
+ * Every function is for the one thread that runs the simulation, and allocates nothing.
  */
 #ifndef RTLOOP_SIMULATE_H
 #define RTLOOP_SIMULATE_H
@@ -13,19 +15,19 @@
 #include "loop_cycle.h"
 #include "thread.h"
 
-/* What the virtual clock shows at the first release, but for `phase` and `align`. Not 0, which programs take for
- * "never". */
+/* The virtual time of the first release, before `phase` and `align`. It is not 0, which programs use for "never". */
 #define RT_SIMULATION_START_NS RT_NS_PER_S
-/* The loop is ready this much earlier, so that it sleeps before its first release, too. */
+/* The loop is ready this much earlier, so that it sleeps before its first release as well. */
 #define RT_SIMULATION_LEAD_NS INT64_C(1000000)
 
-/* How rt_simulate_advance comes back, where it is not with the number of the loop that has ended. */
+/* Results of rt_simulate_advance other than the number of a loop that has ended. */
 enum { RT_SIMULATION_PAUSE = -1, RT_SIMULATION_OVER = -2 };
 
-/* What ended a simulated run, beside the reasons of loop.h: a model or a plant failed, or the clock has run out. */
+/* Ends of a simulated run in addition to those of loop_state.h: a model or a plant failed, or the virtual clock ran
+ * out. */
 enum { RT_END_MODEL = 100, RT_END_TIME = 101 };
 
-/* Durations, one for each cycle: always the same, a sequence that is repeated, or whatever a function returns. */
+/* A model of durations, one for each cycle: a constant, a repeated sequence, or the results of a function. */
 typedef struct rt_model {
   int64_t constant;
   const int64_t *values; /* NULL: the constant */
@@ -35,6 +37,8 @@ typedef struct rt_model {
   int64_t (*ask)(void *context, uint64_t index); /* a negative result ends the run */
 } rt_model_t;
 
+/* Get the duration of cycle `index`, in ns; negative iff the model's function failed. O(1), or as long as the
+ * function. */
 static inline int64_t rt_model_next(rt_model_t *model, uint64_t index) {
   if (RT_UNLIKELY(model->ask != NULL)) return model->ask(model->context, index);
   if (model->values == NULL) return model->constant;
@@ -47,16 +51,16 @@ static inline int64_t rt_model_next(rt_model_t *model, uint64_t index) {
 typedef struct rt_simulation {
   rt_loop_t *loop;
   void *self;
-  int64_t now;          /* when its last cycle ended */
+  int64_t now;          /* the end of its last cycle */
   int64_t start;        /* of its next cycle; INT64_MAX when its duration is over */
-  int32_t is_recorded;  /* whether the latency is a recorded one, which has every reason for a late start in it */
-  rt_model_t latency;   /* from when the loop wants to wake up */
+  int32_t is_recorded;  /* whether the latency is a recorded one, which includes every cause of a late start */
+  rt_model_t latency;   /* from the time at which the loop wants to wake up */
   rt_model_t execution; /* of the step, and of overrun() after it */
   void *plant;          /* context of: */
   int (*before)(void *plant, const rt_cycle_t *cycle); /* called before the step; NULL: nothing */
 } rt_simulation_t;
 
-/* Find out when the next cycle starts. Returns RT_GO_ON or the reason for which the run ends. */
+/* Compute the start of the next cycle. Returns RT_GO_ON, or the reason for which the run ends. O(1), plus the model. */
 static inline int rt_simulate_plan(rt_simulation_t *s) {
   rt_loop_t *const loop = s->loop;
   const int64_t release = loop->schedule.release;
@@ -85,7 +89,7 @@ static inline int rt_simulate_plan(rt_simulation_t *s) {
   return RT_GO_ON;
 }
 
-/* Begin a run: call after enter(). Returns as rt_simulate_plan. */
+/* Begin a run, after enter(). Returns as rt_simulate_plan. O(1), plus the model. */
 static inline int rt_simulate_begin(rt_simulation_t *s) {
   rt_loop_t *const loop = s->loop;
   s->now = RT_SIMULATION_START_NS - RT_SIMULATION_LEAD_NS;
@@ -93,7 +97,7 @@ static inline int rt_simulate_begin(rt_simulation_t *s) {
   return rt_simulate_plan(s);
 }
 
-/* Call a hook in the floating-point mode that the loop's thread would have. */
+/* Call a callback in the floating-point mode that the loop's thread would have. */
 #define RT_SIMULATE_FLUSHED(s, call)                                                                                   \
   do {                                                                                                                 \
     const int is_flushed_ = (s)->loop->thread.request.flush_denormals;                                                 \
@@ -103,18 +107,20 @@ static inline int rt_simulate_begin(rt_simulation_t *s) {
     if (RT_UNLIKELY(is_flushed_)) rt_thread_set_float_control(control_);                                               \
   } while (0)
 
+/* Call enter() in the loop's floating-point mode. Returns what it returns. */
 static inline int rt_simulate_enter(rt_simulation_t *s, int (*enter)(void *)) {
   int rc;
   RT_SIMULATE_FLUSHED(s, rc = enter(s->self));
   return rc;
 }
 
+/* Handle a pending reset, as rt_loop_main does, and call leave() in the loop's floating-point mode. */
 static inline void rt_simulate_leave(rt_simulation_t *s, void (*leave)(void *)) {
-  if (rt_load_acquire(&s->loop->command) & RT_COMMAND_RESET) rt_loop_reset_statistics(s->loop); /* as rt_loop_main */
+  if (rt_load_acquire(&s->loop->command) & RT_COMMAND_RESET) rt_loop_reset_statistics(s->loop);
   RT_SIMULATE_FLUSHED(s, leave(s->self));
 }
 
-/* One cycle. Returns RT_GO_ON or the reason for which the run ends. */
+/* Run one cycle. Returns RT_GO_ON, or the reason for which the run ends. As long as the callbacks and the models. */
 static inline __attribute__((always_inline)) int
 rt_simulate_cycle(rt_simulation_t *s, int (*step)(void *, const rt_cycle_t *),
                   int (*overrun)(void *, const rt_cycle_t *, int64_t)) {
@@ -131,7 +137,7 @@ rt_simulate_cycle(rt_simulation_t *s, int (*step)(void *, const rt_cycle_t *),
   }
   int rc, reason, overran;
   RT_SIMULATE_FLUSHED(s, rc = step(s->self, &loop->cycle));
-  if (RT_UNLIKELY(loop->telemetry == NULL)) return RT_END_MODEL; /* a forked child, where the loop's state is wiped */
+  if (RT_UNLIKELY(loop->telemetry == NULL)) return RT_END_MODEL; /* in a forked child the state is wiped */
   const int64_t execution = rt_model_next(&s->execution, loop->cycle.index);
   if (RT_UNLIKELY(execution < 0)) return RT_END_MODEL;
   s->now = s->start + execution;
@@ -140,8 +146,9 @@ rt_simulate_cycle(rt_simulation_t *s, int (*step)(void *, const rt_cycle_t *),
   return RT_LIKELY(reason == RT_GO_ON) ? rt_simulate_plan(s) : reason;
 }
 
-/* Run cycles of all loops in the order of time, until one ends for a reason of its own, all have lasted their duration,
- * or the real clock shows `pause`. Returns the number of the loop, whose end_reason is set, or RT_SIMULATION_... */
+/* Run cycles of all loops in the order of virtual time, until one ends by itself, all have reached their duration, or
+ * the real time is `pause` on CLOCK_MONOTONIC. Returns the number of the loop that has ended, whose end.reason is set,
+ * or RT_SIMULATION_...; O(count) for each cycle. */
 static inline __attribute__((always_inline)) int
 rt_simulate_advance(rt_simulation_t *simulations, int count, int64_t pause, int (*step)(void *, const rt_cycle_t *),
                     int (*overrun)(void *, const rt_cycle_t *, int64_t)) {

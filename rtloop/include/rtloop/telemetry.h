@@ -1,11 +1,12 @@
-/* What a running loop tells: one block of memory, written by the loop's thread once per cycle, read by anyone.
+/* The telemetry of a running loop: one block of memory, written by the loop's thread once per cycle, read by any
+ * thread.
  *
  * The block is the content of a sealed memfd (memfd_create(2)), so that no reader can shrink it under the writer.
- *   header   who the loop is; written before its thread starts
- *   banks    two sets of counters and histograms. One is active; a reset clears the other and the writer turns to it,
- *            so that resetting costs the loop one assignment
+ *   header   the loop's identity; written before its thread starts
+ *   banks    two sets of counters and histograms. One is active; a reset clears the other and makes it the active one,
+ *            which costs the loop one assignment
  *   records  a ring of the last (release, start, end)
- *   text     what the loop asked for and what it was granted, as JSON; written before its thread runs
+ *   text     the loop's requests and grants, as JSON; written before its thread runs
  *
  * Real-time contract: rt_telemetry_record_plain and rt_telemetry_record run in constant time, allocate nothing, never
  * wait and make no system call. rt_telemetry_snapshot is for readers: it retries while the writer is writing.
@@ -32,7 +33,7 @@ typedef struct rt_record {
   int64_t end;
 } rt_record_t;
 
-/* What the kernel has charged to the loop's thread (getrusage(2), RUSAGE_THREAD). */
+/* Resource usage that the kernel has charged to the loop's thread (getrusage(2), RUSAGE_THREAD). */
 typedef struct rt_usage {
   int64_t minor_faults;
   int64_t major_faults;
@@ -40,14 +41,14 @@ typedef struct rt_usage {
   int64_t involuntary_switches;
 } rt_usage_t;
 
-/* What a guard counts in a step (guard.h). */
+/* The kinds of violations that a guard counts (guard.h). */
 enum { RT_GUARD_MINOR = 0, RT_GUARD_MAJOR = 1, RT_GUARD_SYSCALL = 2, RT_GUARD_ALLOCATION = 3, RT_GUARD_KINDS = 4 };
 
 typedef struct rt_counters {
   uint64_t cycles; /* all that ran, warm-up included */
   uint64_t missed;
   uint64_t overruns;
-  uint64_t late; /* cycles whose release had passed before the loop turned to it */
+  uint64_t late; /* cycles whose release had passed before the wait for it began */
   uint64_t stalls;
   uint64_t warmup;       /* cycles that are in no histogram */
   uint64_t first_record; /* rt_telemetry.written when the bank became active */
@@ -69,7 +70,7 @@ typedef struct rt_bank {
 typedef struct rt_telemetry {
   uint64_t magic;
   uint32_t version;
-  uint32_t header_bytes; /* sizeof(rt_telemetry_t): where the records begin */
+  uint32_t header_bytes; /* sizeof(rt_telemetry_t), the offset of the records */
   uint64_t total_bytes;
   uint64_t record_capacity; /* a power of two, or 0 */
   uint64_t record_keep;     /* how many of them a reader is shown */
@@ -82,7 +83,7 @@ typedef struct rt_telemetry {
   int32_t clock;
   int32_t policy;
   int32_t priority;
-  int32_t cpu; /* the first CPU the thread may run on, -1 where it is not pinned */
+  int32_t cpu; /* the first CPU the thread may run on, -1 if it is not pinned */
   char name[64];
 
   /* Everything below is written by the loop's thread. */
@@ -90,34 +91,36 @@ typedef struct rt_telemetry {
   uint32_t active; /* index of the bank in use */
   uint32_t ended;
   uint32_t has_previous; /* whether previous_start belongs to the same run */
-  uint32_t end_reason;   /* why it ended, 0 where it ended well; valid once ended is set */
+  uint32_t end_reason;   /* RT_END_...; valid once `ended` is set */
   uint64_t written;      /* records ever written */
   int64_t previous_start;
   rt_bank_t banks[2];
 } rt_telemetry_t;
 
-/* Bytes of a block that keeps `capacity` records (a power of two, or 0) and `text` bytes of text. */
+/* Compute the bytes of a block that keeps `capacity` records (a power of two, or 0) and `text` bytes of text. O(1). */
 static inline uint64_t rt_telemetry_bytes(uint64_t capacity, uint64_t text) {
   return sizeof(rt_telemetry_t) + capacity * sizeof(rt_record_t) + text;
 }
 
+/* Get the ring of records. O(1). */
 static inline rt_record_t *rt_telemetry_records(const rt_telemetry_t *t) {
   return (rt_record_t *)((char *)t + sizeof(rt_telemetry_t)); /* NOLINT: readers only read */
 }
 
-/* Empty a bank. A reader that is late may still be looking at it, and will find that it changed. */
+/* Empty a bank that is not active. Any one thread; O(RT_HISTOGRAM_BINS). A slow reader that is still copying the bank
+ * finds out that it changed. */
 static inline void rt_bank_clear(rt_bank_t *bank) {
   uint64_t *counter = (uint64_t *)&bank->counters;
   for (size_t i = 0; i < sizeof bank->counters / sizeof *counter; i++) rt_store_relaxed(&counter[i], UINT64_C(0));
   for (int i = 0; i < RT_HISTOGRAMS; i++) rt_histogram_clear(&bank->histograms[i]);
 }
 
-/* The text, of a block with `capacity` records. */
+/* Get the text of a block with `capacity` records. O(1). */
 static inline char *rt_telemetry_text(const rt_telemetry_t *t, uint64_t capacity) {
   return (char *)(rt_telemetry_records(t) + capacity);
 }
 
-/* Make a zeroed block ready for a writer. */
+/* Prepare a zeroed block for its writer, before the loop's thread exists. O(RT_HISTOGRAM_BINS). */
 static inline void rt_telemetry_init(rt_telemetry_t *t, uint64_t capacity, uint64_t keep, uint64_t text) {
   t->header_bytes = sizeof(rt_telemetry_t);
   t->total_bytes = rt_telemetry_bytes(capacity, text);
@@ -130,11 +133,13 @@ static inline void rt_telemetry_init(rt_telemetry_t *t, uint64_t capacity, uint6
   rt_store_release(&t->magic, RT_TELEMETRY_MAGIC);
 }
 
+/* Count a value that is not within the limits of its histogram. The loop's thread; O(1). */
 static __attribute__((noinline, unused)) void rt_bank_extend(rt_bank_t *bank, int which, int64_t value) {
   rt_histogram_extend(&bank->histograms[which], value);
 }
 
-/* As rt_histogram_record, written so that the compiler need not have each histogram's address at hand. */
+/* Count a value in one histogram of a bank, as rt_histogram_record does. It is written out here so that the compiler
+ * does not keep the address of each histogram in a register. The loop's thread; O(1). */
 static inline void rt_bank_record(rt_bank_t *bank, int which, int64_t value) {
   if (RT_LIKELY(rt_histogram_is_within(&bank->histograms[which], value))) {
     rt_add_relaxed(&bank->histograms[which].counts[rt_histogram_bin_within(value)], 1);
@@ -144,7 +149,7 @@ static inline void rt_bank_record(rt_bank_t *bank, int which, int64_t value) {
   }
 }
 
-/* Keep a record, under the lock. */
+/* Write a record into the ring of records. The loop's thread, between the two calls of the lock; O(1). */
 static inline void rt_telemetry_write_record(rt_telemetry_t *t, rt_record_t record) {
   if (RT_UNLIKELY(t->record_capacity == 0)) return;
   rt_record_t *const slot = &rt_telemetry_records(t)[t->written & (t->record_capacity - 1)];
@@ -154,11 +159,11 @@ static inline void rt_telemetry_write_record(rt_telemetry_t *t, rt_record_t reco
   rt_add_relaxed(&t->written, 1);
 }
 
-/* The bank in use, for the writer to keep from one turn to the next. */
+/* Get the active bank, which the writer may use until it swaps the banks. The loop's thread; O(1). */
 static inline rt_bank_t *rt_telemetry_active_bank(rt_telemetry_t *t) { return &t->banks[t->active]; }
 
-/* Record a cycle of which there is nothing else to tell: on time, on the grid, after another one of the same run.
- * `bank` is rt_telemetry_active_bank(t). */
+/* Record a plain cycle: on time, on the grid, after another cycle of the same run. `bank` is
+ * rt_telemetry_active_bank(t). The loop's thread; O(1). */
 static inline void rt_telemetry_record_plain(rt_telemetry_t *t, rt_bank_t *bank, rt_record_t record) {
   rt_seqlock_write_begin(&t->lock);
   rt_add_relaxed(&bank->counters.cycles, 1);
@@ -172,7 +177,8 @@ static inline void rt_telemetry_record_plain(rt_telemetry_t *t, rt_bank_t *bank,
   rt_seqlock_write_end(&t->lock);
 }
 
-/* Record any cycle, after the schedule has moved on from it: `overran` is what rt_schedule_next returned. */
+/* Record any cycle, after the schedule has moved on from it. `overran` is what rt_schedule_next returned. The loop's
+ * thread; O(1). */
 static __attribute__((noinline, unused)) void rt_telemetry_record(rt_telemetry_t *t, const rt_schedule_t *schedule,
                                                                   rt_record_t record, int is_late, int overran,
                                                                   int is_warmup) {
@@ -202,8 +208,8 @@ static __attribute__((noinline, unused)) void rt_telemetry_record(rt_telemetry_t
   rt_seqlock_write_end(&t->lock);
 }
 
-/* Store what the kernel has charged so far; `end` says whether it closes the account or opens it. The reason of the end
- * has been stored by then. */
+/* Write the resource usage so far: at the end of the run if `end`, otherwise at the beginning of the measured part.
+ * With `end` the run is marked as ended, so end_reason must have been stored. The loop's thread; O(1). */
 static inline void rt_telemetry_write_usage(rt_telemetry_t *t, rt_usage_t usage, int end) {
   rt_counters_t *c = &t->banks[t->active].counters;
   rt_usage_t *to = end ? &c->usage_end : &c->usage_begin;
@@ -216,7 +222,7 @@ static inline void rt_telemetry_write_usage(rt_telemetry_t *t, rt_usage_t usage,
   rt_seqlock_write_end(&t->lock);
 }
 
-/* Add what the guards have found in a step. */
+/* Add the violations that the guards found in a step. The loop's thread; O(1). */
 static inline void rt_telemetry_add_violations(rt_telemetry_t *t, const uint64_t *counts) {
   rt_counters_t *c = &t->banks[t->active].counters;
   rt_seqlock_write_begin(&t->lock);
@@ -224,7 +230,8 @@ static inline void rt_telemetry_add_violations(rt_telemetry_t *t, const uint64_t
   rt_seqlock_write_end(&t->lock);
 }
 
-/* Write the text, once, before the loop's thread runs. Returns 0, or -E2BIG where there is no room for it. */
+/* Write the text, once, before the loop's thread runs its cycles. The control thread; O(bytes). Returns 0, or -E2BIG
+ * iff there is no room for it. */
 static inline int rt_telemetry_write_text(rt_telemetry_t *t, const char *text, uint64_t bytes) {
   if (bytes > t->text_capacity) return -E2BIG;
   memcpy(rt_telemetry_text(t, t->record_capacity), text, bytes);
@@ -232,7 +239,7 @@ static inline int rt_telemetry_write_text(rt_telemetry_t *t, const char *text, u
   return 0;
 }
 
-/* Begin a run whose first release is known. */
+/* Begin a run whose first release is known. The loop's thread; O(1). */
 static inline void rt_telemetry_begin_run(rt_telemetry_t *t, int64_t first_release) {
   rt_counters_t *c = &t->banks[t->active].counters;
   rt_seqlock_write_begin(&t->lock);
@@ -242,7 +249,8 @@ static inline void rt_telemetry_begin_run(rt_telemetry_t *t, int64_t first_relea
   rt_seqlock_write_end(&t->lock);
 }
 
-/* Turn to the other bank, which whoever asked for the reset has cleared. Called by the loop's thread between cycles. */
+/* Make the other bank the active one. The sender of the reset has cleared it. The loop's thread between two cycles;
+ * O(1). */
 static inline void rt_telemetry_swap_banks(rt_telemetry_t *t, int64_t next_release) {
   rt_counters_t *c = &t->banks[t->active ^ 1u].counters;
   rt_seqlock_write_begin(&t->lock);
@@ -254,7 +262,8 @@ static inline void rt_telemetry_swap_banks(rt_telemetry_t *t, int64_t next_relea
   rt_seqlock_write_end(&t->lock);
 }
 
-/* Copy bins lowest..highest only: a histogram's values touch few of its bins. `to` holds zeros or an earlier copy. */
+/* Copy a histogram. Only the bins from the lowest to the highest value are copied, because few bins are in use. `to`
+ * holds zeros or an earlier copy. A reader; O(bins in use). */
 static inline void rt_histogram_copy(rt_histogram_t *to, const rt_histogram_t *from) {
   if (to->min <= to->max) {
     uint32_t first = rt_histogram_bin(to->min);
@@ -268,8 +277,9 @@ static inline void rt_histogram_copy(rt_histogram_t *to, const rt_histogram_t *f
   for (uint32_t i = rt_histogram_bin(to->min); i <= last; i++) to->counts[i] = rt_load_relaxed(&from->counts[i]);
 }
 
-/* Copy the active bank as one consistent whole. Returns 0, or -EAGAIN when `tries` attempts all met the writer.
- * `to` must be made by rt_bank_clear before the first call; after -EAGAIN its content is a mixture. */
+/* Copy the active bank as one consistent whole. A reader, on any thread; at most `tries` attempts. Returns 0, or
+ * -EAGAIN iff the writer interfered with every attempt. `to` must be made by rt_bank_clear before the first call; after
+ * -EAGAIN its content is a mixture. */
 static inline int rt_telemetry_snapshot(const rt_telemetry_t *t, rt_bank_t *to, uint64_t *written, int tries) {
   while (tries-- > 0) {
     uint32_t begin = rt_seqlock_read_begin(&t->lock);
@@ -288,9 +298,9 @@ static inline int rt_telemetry_snapshot(const rt_telemetry_t *t, rt_bank_t *to, 
   return -EAGAIN;
 }
 
-/* Copy the records numbered first..last-1 (as counted by rt_telemetry.written) while the writer goes on; those it has
- * overwritten meanwhile are left out. Returns how many are at to[0..], oldest first. `to` has room for last - first.
- * `capacity` is the block's, as the reader has checked it. */
+/* Copy the records numbered first..last-1 (as counted by rt_telemetry.written) while the writer continues; those that
+ * it overwrites in the meantime are left out. A reader, on any thread; O(last - first). Returns the number of records
+ * at to[0..], oldest first. `to` has room for last - first. `capacity` is the block's, as the reader has checked it. */
 static inline uint64_t rt_telemetry_copy_records(const rt_telemetry_t *t, uint64_t capacity, rt_record_t *to,
                                                  uint64_t first, uint64_t last) {
   if (capacity == 0 || last <= first) return 0;

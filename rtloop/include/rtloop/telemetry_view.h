@@ -1,9 +1,9 @@
-/* Reading a telemetry block that somebody else has written, and that may be damaged or made to do harm.
+/* Reading an untrusted telemetry block: it comes from another process or a file, and may be damaged or malicious.
  *
- * What sizes and indices are computed from is copied out of the block once, checked, and used from the copy: the block
- * may change at any time. Everything else in it is only a value. The mapping must be of a file that cannot shrink.
+ * The block may change at any time. Therefore the fields that determine sizes and indices are copied once, checked, and
+ * used from the copy. All other fields are only values. The mapping must be of a file that cannot shrink.
  *
- * For readers, on any thread but the loop's. Nothing here waits; every function ends, whatever is in the block.
+ * For readers, on any thread except the loop's. No function waits, and every function ends, whatever is in the block.
  */
 #ifndef RTLOOP_TELEMETRY_VIEW_H
 #define RTLOOP_TELEMETRY_VIEW_H
@@ -17,15 +17,15 @@
 #define RT_VIEW_MAX_RECORDS (UINT64_C(1) << 27)
 #define RT_VIEW_MAX_TEXT (UINT64_C(1) << 20)
 
-/* What is wrong with a block. */
+/* The result of checking a block. */
 enum {
   RT_VIEW_OK = 0,
   RT_VIEW_SHORT = 1,   /* the file is shorter than a header */
-  RT_VIEW_MAGIC = 2,   /* no block, or one that is not ready yet */
-  RT_VIEW_VERSION = 3, /* of another rtloop */
+  RT_VIEW_MAGIC = 2,   /* not a block, or not ready yet */
+  RT_VIEW_VERSION = 3, /* of another version of rtloop */
   RT_VIEW_HEADER = 4,  /* a header of another size */
-  RT_VIEW_RECORDS = 5, /* a ring that cannot be */
-  RT_VIEW_TEXT = 6,    /* a text that cannot be */
+  RT_VIEW_RECORDS = 5, /* an impossible ring of records */
+  RT_VIEW_TEXT = 6,    /* an impossible text */
   RT_VIEW_TOTAL = 7,   /* parts that do not add up to the file */
 };
 
@@ -34,10 +34,11 @@ typedef struct rt_view {
   uint64_t record_capacity;
   uint64_t record_keep;
   uint64_t text_capacity;
-  uint32_t version; /* as the block says, also where it is another one */
+  uint32_t version; /* as in the block, even if it is another version */
 } rt_view_t;
 
-/* Check the block at `address`, of a file of `bytes`, all mapped. Returns RT_VIEW_OK, or what is wrong with it. */
+/* Check the block at `address`, of a file of `bytes`, all of it mapped. O(1). Returns RT_VIEW_OK, or what is wrong with
+ * it. */
 static inline int rt_view_open(rt_view_t *view, const void *address, uint64_t bytes) {
   const rt_telemetry_t *t = (const rt_telemetry_t *)address;
   *view = (rt_view_t){.block = t};
@@ -59,8 +60,8 @@ static inline int rt_view_open(rt_view_t *view, const void *address, uint64_t by
   return RT_VIEW_OK;
 }
 
-/* Whether the histograms of a snapshot hold what its counters say. A consistent copy of what a loop wrote always
- * does. */
+/* Test whether the histograms of a snapshot agree with its counters. A consistent copy of what a loop wrote always
+ * passes. O(RT_HISTOGRAM_BINS). */
 static inline int rt_view_is_sound(const rt_bank_t *bank) {
   const uint64_t cycles = bank->counters.cycles, warmup = bank->counters.warmup;
   if (cycles > INT64_MAX || warmup > cycles) return 0;
@@ -78,19 +79,22 @@ static inline int rt_view_is_sound(const rt_bank_t *bank) {
   return 1;
 }
 
-/* Copy the last of the records first..last-1, at most `most` and never more than the block keeps, to `to`, which has
- * room for rt_view_count of them. */
+/* Compute how many of the records first..last-1 can be copied: at most `most`, and never more than the block keeps.
+ * O(1). */
 static inline uint64_t rt_view_count(const rt_view_t *view, uint64_t first, uint64_t last, uint64_t most) {
   const uint64_t keep = view->record_keep < most ? view->record_keep : most;
   const uint64_t count = last > first ? last - first : 0;
   return count < keep ? count : keep;
 }
 
+/* Copy the `count` records before record number `last` to `to`; `count` is from rt_view_count. O(count). Returns as
+ * rt_telemetry_copy_records. */
 static inline uint64_t rt_view_copy_records(const rt_view_t *view, rt_record_t *to, uint64_t last, uint64_t count) {
   return rt_telemetry_copy_records(view->block, view->record_capacity, to, last - count, last);
 }
 
-/* Copy the text into `to`, which has room for text_capacity. Returns its bytes, 0 until it is written, or -EBADMSG. */
+/* Copy the text into `to`, which has room for text_capacity bytes. O(text_capacity). Returns its bytes, 0 until it is
+ * written, or -EBADMSG iff its length is impossible. */
 static inline int64_t rt_view_copy_text(const rt_view_t *view, char *to) {
   const uint64_t bytes = rt_load_acquire(&view->block->text_bytes);
   if (bytes > view->text_capacity) return -EBADMSG;
