@@ -2,101 +2,36 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from types import ModuleType
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "rtloop"
+
+
+def load(path: Path) -> ModuleType:
+    """Import a script by its path."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+house = load(ROOT / "tests" / "support" / "house.py")
+ROOMS, EXCEPTIONS = house.ROOMS, house.EXCEPTIONS
+edges, imported, resolve, room, short, sources = (
+    house.edges, house.imported, house.resolve, house.room, house.short, house.sources,
+)  # fmt: skip
+
 #: A folder holds at most this many modules, not counting its __init__.
 MAX_MODULES = 14
 #: No line of the package is longer, in Python, Cython, stubs and C alike.
 MAX_COLUMNS = 120
-
-#: The rooms from the ground up. A module imports from lower rooms and from its own; "" is the front door.
-ROOMS = (
-    "_atomics", "_os", "errors", "units", "system", "memory", "settings", "data", "stats", "guard", "telemetry", "loop",
-    "analysis", "simulation", "group", "", "numba", "pytest", "zenoh", "compiler", "linter", "demo", "machine", "tools",
-    "__main__",
-)  # fmt: skip
-
-#: The imports that go up all the same: (importing module, imported module) -> the reason.
-EXCEPTIONS = {
-    ("loop.loop", "simulation.simulation"): "RTLoop.simulate is a method of the loop; it imports when it is called",
-    ("", "compiler.build"): "rtloop.build is loaded when it is first used; this import is for type checkers",
-    ("", "linter.lint"): "rtloop.lint is loaded when it is first used; this import is for type checkers",
-}
-
-STRINGS = re.compile(r'("""|\'\'\').*?\1', re.DOTALL)
-COMMENTS = re.compile(r"#.*")
-FROM = re.compile(r"^[ \t]*from[ \t]+(\S+)[ \t]+(c?)import[ \t]+(\([^)]*\)|.*)", re.MULTILINE)
-IMPORT = re.compile(r"^[ \t]*(c?)import[ \t]+(.+)", re.MULTILINE)
-
-
-class Import(NamedTuple):
-    """One name that a file imports: its dotted path, and whether it is a cimport."""
-
-    target: str
-    is_cimport: bool
-
-
-def imported(text: str, module: str = "") -> Iterator[Import]:
-    """Yield what a file imports or cimports; ``from package import name`` gives ``package.name``.
-
-    Imports inside functions and below ``if TYPE_CHECKING`` count. `module` is the file's dotted name, for relative
-    imports.
-    """
-    text = COMMENTS.sub("", STRINGS.sub('""', text)).replace("\\\n", " ")
-    for origin, kind, names in FROM.findall(text):
-        dots = len(origin) - len(origin.lstrip("."))
-        base = ".".join([*module.split(".")[:-dots], origin[dots:]]).strip(".") if dots else origin
-        for name in names.strip("()").split(","):
-            if name.strip():
-                yield Import(f"{base}.{name.split()[0]}", kind == "c")
-    for kind, names in IMPORT.findall(text):
-        for name in names.split(","):
-            yield Import(name.split()[0], kind == "c")
-
-
-def sources(package: Path) -> Iterator[tuple[str, Path]]:
-    """Yield every module of the package with its file, without stubs, which repeat their module's imports."""
-    for path in sorted(package.rglob("*")):
-        if path.suffix in {".py", ".pyx", ".pxd"}:
-            yield ".".join(path.relative_to(package.parent).with_suffix("").parts), path
-
-
-def resolve(name: str, package: Path) -> str | None:
-    """Return the module of the package that a dotted name means, without the package's name: "" for the front door."""
-    parts = name.split(".")
-    if parts[0] != "rtloop":
-        return None
-    for end in range(len(parts), 1, -1):
-        path = package.joinpath(*parts[1:end])
-        if path.is_dir() or any(path.with_suffix(suffix).exists() for suffix in (".py", ".pyx", ".pxd")):
-            return ".".join(parts[1:end])
-    return ""
-
-
-def short(name: str) -> str:
-    return name.removeprefix("rtloop").removeprefix(".").removesuffix("__init__").removesuffix(".")
-
-
-def edges(package: Path) -> set[tuple[str, str]]:
-    """Return (importing module, imported module) for the whole package."""
-    found = set()
-    for name, path in sources(package):
-        for target, _ in imported(path.read_text(), name):
-            to = resolve(target, package)
-            if to is not None and to != short(name):
-                found.add((short(name), to))
-    return found
-
-
-def room(module: str) -> str:
-    return module.partition(".")[0]
 
 
 def upward(package: Path, exceptions: dict[tuple[str, str], str] = EXCEPTIONS) -> list[str]:
@@ -199,6 +134,13 @@ def test_no_modules_import_each_other_in_a_circle():
 
 def test_every_exception_is_still_needed():
     assert set(EXCEPTIONS) <= edges(PACKAGE)
+
+
+def test_the_drawing_in_contributing_is_that_of_the_code():
+    drawing = load(ROOT / "docs" / "draw_house.py")
+    how = "the house has changed: python docs/draw_house.py"
+    assert drawing.as_text() in (ROOT / "CONTRIBUTING.md").read_text(), how
+    assert drawing.as_svg() == drawing.IMAGE.read_text(), how
 
 
 def test_no_folder_is_crowded():
