@@ -1,16 +1,16 @@
-"""Wake-up latency of a loop that is watched, beside that of the same loop when nobody looks.
+"""Compare the wake-up latency of a loop that another process reads with that of the same loop unread.
 
     python benchmarks/attach.py [--cpu 1] [--seconds 1] [--pairs 30] [--rows 10hz flat-out] [--json FILE]
 
-One loop runs all the time, on a CPU of its own; its statistics begin anew for every slice, and the slices take turns.
-On another CPU a process watches, or does not: it finds the loop through /proc and reads it as `rtloop top` does, the
-table's figures and the timestamps of the last 4096 cycles. The rows:
+One loop runs all the time, on a CPU of its own. Its statistics are reset for every slice, and the slices alternate. On
+another CPU a process either reads the loop or does not: it finds the loop through /proc and reads, as `rtloop top`
+does, the table's figures and the timestamps of the last 4096 cycles. The rows:
 
-    10hz        ten times a second
-    flat-out    again and again, without a pause
-    busy        not at all: the process computes, for what an awake neighbour does to a loop, whatever that one does
+    10hz        reads ten times a second
+    flat-out    reads without a pause
+    busy        does not read but computes: the effect of an awake neighbour alone
 
-A reader cannot make the loop wait, but it keeps a CPU awake: flat-out is compared with busy for that. Needs SCHED_FIFO,
+A reader cannot make the loop wait, but it keeps a CPU awake, so flat-out is compared with busy. Needs SCHED_FIFO,
 locked memory and two CPUs.
 """
 
@@ -32,7 +32,7 @@ from rtloop import RTLoop, RtloopError
 ALONE = "nobody"
 LABELS = {"10hz": "10 Hz", "flat-out": "flat out", "busy": "busy process, no reader"}
 PERCENTILES = (50, 99)
-#: The most that a watched loop's percentiles may be, in those of the loop that nobody watches.
+#: Largest ratio allowed between the percentiles of the watched and the unwatched loop.
 TARGETS = {50: 1.05, 99: 1.10}
 
 WATCHER = """
@@ -43,7 +43,7 @@ sampler, row, looks = Sampler(int(sys.argv[1])), "nobody", 0
 while True:
     pause = {"nobody": None, "10hz": 0.1}.get(row, 0)
     if select.select([sys.stdin], [], [], pause)[0]:
-        row = sys.stdin.readline().strip()  # before the answer, upon which the next line may come
+        row = sys.stdin.readline().strip()  # before the answer, which may prompt the next line
         print(looks, flush=True)
         looks = 0
         if not row:
@@ -58,14 +58,14 @@ Runs = Mapping[str, Sequence[Mapping[str, float]]]
 
 
 class Watcher:
-    """A process on a CPU that watches the loops of this one, as it is told."""
+    """Process on another CPU that reads the loops of this one, on command."""
 
     def __init__(self, cpu: int) -> None:
         command = [sys.executable, "-P", "-c", WATCHER, str(os.getpid()), str(cpu)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
 
     def watch(self, row: str) -> int:
-        """Watch as in this row from now on; returns how many looks there were in the row before."""
+        """Start watching as this row does, and return the number of readings in the previous row."""
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write(row + "\n")
         line = self._process.stdout.readline()
@@ -74,12 +74,12 @@ class Watcher:
         return int(line)
 
     def end(self) -> None:
-        """End it."""
+        """End the process."""
         self._process.communicate("\n", timeout=60)
 
 
 def run_slice(asked: argparse.Namespace, loop: RTLoop, watcher: Watcher, row: str) -> dict[str, float]:
-    """Measure the loop for a while, watched as in this row."""
+    """Measure the loop for one slice, watched as this row does."""
     watcher.watch(row)
     time.sleep(0.05)
     loop.reset_stats()
@@ -87,13 +87,13 @@ def run_slice(asked: argparse.Namespace, loop: RTLoop, watcher: Watcher, row: st
     stats = loop.stats
     looks = watcher.watch(ALONE)
     if row in ("10hz", "flat-out") and not looks:
-        raise ValueError(f"{row}: the watcher has not seen the loop")
+        raise ValueError(f"{row}: the watching process did not find the loop")
     faults = sum(stats.page_faults)
     return {**figures(stats.latency), "missed": stats.missed, "looks": looks, "page_faults": faults}
 
 
 def make_claims(runs: Runs) -> list[Claim]:
-    """Compare each watched loop with the one that nobody watches, and flat out with a busy process, pair by pair."""
+    """Compare each watched loop with the unwatched one, and flat out with a busy process, pair by pair."""
 
     def us(row: str, q: int) -> list[float]:
         return [one[f"p{q}"] / 1000 for one in runs[row]]
@@ -122,18 +122,18 @@ def make_rows(runs: Runs) -> list[list[str]]:
 
 def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     """Parse and check the command line."""
-    options = parser(__doc__ or "", pairs=30, seconds=1.0, of="how long each slice takes")
+    options = parser(__doc__ or "", pairs=30, seconds=1.0, of="length of a slice")
     cpus = sorted(os.sched_getaffinity(0))
     options.add_argument("--interval", type=int, default=1000, metavar="US", help="the period, microseconds (1000)")
-    options.add_argument("--priority", type=int, default=80, help="of SCHED_FIFO (80)")
-    options.add_argument("--cpu", type=int, default=cpus[-1], help=f"where the loop runs ({cpus[-1]})")
-    options.add_argument("--rows", nargs="+", choices=LABELS, default=list(LABELS), help="who watches (all)")
+    options.add_argument("--priority", type=int, default=80, help="SCHED_FIFO priority (80)")
+    options.add_argument("--cpu", type=int, default=cpus[-1], help=f"CPU of the loop ({cpus[-1]})")
+    options.add_argument("--rows", nargs="+", choices=LABELS, default=list(LABELS), help="rows to measure (all)")
     asked = options.parse_args(arguments)
     others = [cpu for cpu in cpus if cpu != asked.cpu]
     if asked.cpu not in cpus or not others:
-        options.error(f"--cpu {asked.cpu}: there must be a CPU for the loop and one for the watcher, of {cpus}")
+        options.error(f"--cpu {asked.cpu}: the loop and the watcher need a CPU each, out of {cpus}")
     if not 0 < asked.seconds <= 86400:
-        options.error(f"--seconds {asked.seconds:g}: must be more than 0, and no more than a day")
+        options.error(f"--seconds {asked.seconds:g}: must be more than 0 and at most a day")
     if asked.interval < 10:
         options.error(f"--interval {asked.interval}: must be at least 10 us")
     asked.watcher_cpu = others[0]
@@ -155,7 +155,7 @@ def main() -> None:
         watcher.end()
     claims = make_claims(runs)
     title = f"Wake-up latency of a watched loop, {asked.pairs} slices of {asked.seconds:g} s each on CPU {asked.cpu}"
-    heads = ["median of the slices", "50 %", "99 %", "max", "looks", "page faults"]
+    heads = ["median of the slices", "50 %", "99 %", "max", "readings", "page faults"]
     print_table(title, heads, make_rows(runs))
     print()
     print_claims("Medians, and the median of the pairs' ratios", claims)

@@ -1,13 +1,14 @@
-"""Every claim about speed, measured beside its peers: one table, one file, with the machine's facts.
+"""Measure every claim about speed against its peers: one table, one file, with the machine's facts.
 
-    make bench                                     # as root it installs the peers; everything: under half an hour
+    make bench                                     # installs the peers if run as root; takes under half an hour
     python benchmarks/bench.py [--quick] [--only latency ring ...] [--json bench.json]
 
-Runs the other scripts of this folder one after the other, and shows what they found: ours, the peer's, the median of
-the pairs' ratios with its quartiles, the target and whether it is met. A script that could not run, for want of a peer
-or of a privilege, is a row that says so. What is judged is ratios within one run; absolute times are this machine's.
+Runs the other scripts of this folder one after the other and shows their results: our figure, the peer's, the median of
+the pairs' ratios with its quartiles, the target and the verdict. A script that could not run because a peer or a
+privilege is missing is listed with the reason. Verdicts compare ratios within one run; absolute times apply to this
+machine only.
 
-The exit code is 0 where everything was measured, whatever came out, with --strict only where every target was met.
+The exit code is 0 if everything was measured; with --strict, only if every target was met as well.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ FOLDER = Path(__file__).parent
 
 
 class Part(NamedTuple):
-    """A script of this folder: what its title in the table is, and the options of a short run."""
+    """A script of this folder: its title in the table, and the options of a short run."""
 
     title: str
     quick: str
@@ -36,36 +37,36 @@ class Part(NamedTuple):
 PARTS = {
     "instructions": Part("Instructions of a cycle", "--cycles 200"),
     "latency": Part("Wake-up latency", "--pairs 2 --seconds 1"),
-    "spin": Part("How soon spinning follows a load", "--pairs 1 --seconds 1"),
+    "spin": Part("Adaptation of spinning to a load", "--pairs 1 --seconds 1"),
     "company": Part("Beside a busy Python", "--pairs 2 --seconds 1"),
-    "rates": Part("The highest rate held", "--pairs 1 --seconds 1"),
+    "rates": Part("Highest sustained rate", "--pairs 1 --seconds 1"),
     "start_stop": Part("Start and stop", "--pairs 5"),
-    "snapshot": Part("Looking at a loop", "--pairs 3 --seconds 3"),
+    "snapshot": Part("Reading a loop's statistics", "--pairs 3 --seconds 3"),
     "attach": Part("Watching a loop from another process", "--pairs 3 --seconds 0.5"),
     "locked_memory": Part("Locked memory", "--pairs 1"),
-    "scaling": Part("As the work grows", "--pairs 1 --seconds 0.3"),
+    "scaling": Part("Scaling", "--pairs 1 --seconds 0.3"),
     "histogram": Part("Histogram", "--pairs 3"),
     "pool": Part("Pools", "--pairs 3 --operations 100000"),
     "ring": Part("Exchanges", "--pairs 3 --items 200000"),
     "hugepages": Part("Huge pages", "--pairs 2"),
     "guards": Part("Guards", "--pairs 3 --cycles 50000"),
-    "zenoh_bridge": Part("On a network", "--pairs 2 --seconds 1 --loops 4"),
+    "zenoh_bridge": Part("Network", "--pairs 2 --seconds 1 --loops 4"),
     "setpoints": Part("Setpoints", "--pairs 1 --seconds 1"),
     "function_loop": Part("FunctionLoop", "--pairs 3 --cycles 200000"),
 }
-#: The options of a full run, where a script's own are meant for a longer look.
+#: Options of a full run that differ from a script's own defaults.
 FULL = {"latency": "--pairs 15 --seconds 2", "snapshot": "--seconds 100", "attach": "--pairs 15"}
 
 
 class Found(NamedTuple):
-    """What became of a script: its claims, or why there are none."""
+    """Result of a script: its claims, or why there are none."""
 
     claims: list[Claim]
     why: str = ""
 
 
 def run(name: str, options: str, limit: float) -> Found:
-    """Run a script; what it says on stderr is shown, its own table is not."""
+    """Run a script, and return its claims, or the last line of its stderr if it failed."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out.json"
         command = [sys.executable, str(FOLDER / f"{name}.py"), *options.split(), "--json", str(out)]
@@ -84,17 +85,19 @@ def run(name: str, options: str, limit: float) -> Found:
 
 
 def read(claim: dict[str, Any]) -> Claim:
-    """Return a claim that a script has written."""
+    """Return a claim read from a script's JSON."""
     return Claim(**{name: claim[name] for name in Claim._fields if name in claim})
 
 
 def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--quick", action="store_true", help="short runs, of which no ratio means much: a few minutes")
-    options.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="what is measured (all)")
-    options.add_argument("--strict", action="store_true", help="exit code 1 where a target was missed")
-    options.add_argument("--limit", type=float, default=600, metavar="S", help="the most that a script may take (600)")
+    options.add_argument(
+        "--quick", action="store_true", help="short runs of a few minutes; their ratios are unreliable"
+    )
+    options.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="scripts to run (all)")
+    options.add_argument("--strict", action="store_true", help="exit with 1 if a target was missed")
+    options.add_argument("--limit", type=float, default=600, metavar="S", help="time limit of a script (600)")
     options.add_argument(
         "--json", type=writable, metavar="FILE", help="write the figures and the machine's facts here; - for stdout"
     )

@@ -1,7 +1,7 @@
-"""What the benchmarks share: alternating runs, one table of claims, one JSON file with the machine's facts.
+"""Shared parts of the benchmarks: alternating runs, a table of claims, a JSON file with the machine's facts.
 
-A claim is a ratio, ours to a peer's, from runs that took turns in one session: what the machine does meanwhile meets
-both sides, and the median over the pairs forgets the worst of it.
+A claim is a ratio, our figure to a peer's, from runs that alternated in one session. Other work on the machine affects
+both sides, and the median over the pairs discards outliers.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from rtloop.system.host import host_facts
 
 
 class Claim(NamedTuple):
-    """One row of the table: ours and the peer's figure, in `unit`, and the most that their ratio may be.
+    """One row of the table: our figure and the peer's, in `unit`, with the largest ratio allowed.
 
-    Without a peer (None), which leaves no ratio, the target is the most that our own figure may be. `low` and `high`
-    are the quartiles of the pairs' ratios, or of our figures.
+    Without a peer (None) there is no ratio, and the target is the largest value allowed for our own figure. `low` and
+    `high` are the quartiles of the pairs' ratios, or of our figures.
     """
 
     name: str
@@ -46,38 +46,38 @@ class Claim(NamedTuple):
 
     @property
     def spread(self) -> str:
-        """Between which two values the middle half of the pairs lies."""
+        """Range of the middle half of the pairs."""
         return "-" if self.low is None or self.high is None else f"{self.low:.3g}..{self.high:.3g}"
 
     @property
     def verdict(self) -> str:
-        """``"met"``, ``"MISSED"``, or ``"-"`` where no target is set."""
+        """``"met"``, ``"MISSED"``, or ``"-"`` if no target is set."""
         if self.target is None:
             return "-"
         return "met" if (self.ours if self.ratio is None else self.ratio) <= self.target else "MISSED"
 
 
 def exit_code(claims: list[Claim]) -> int:
-    """Return what a script wants to know: 0 where every target was met, 1 where one was missed."""
+    """Return the exit code for a script: 0 if every target was met, 1 if one was missed."""
     return int(any(claim.verdict == "MISSED" for claim in claims))
 
 
 def run_script(main: Callable[[], int | None]) -> NoReturn:
-    """Run a main and exit: quietly on Ctrl-C, and with the JSON document alone on stdout where it goes there."""
+    """Run a main and exit: quietly on Ctrl-C. With ``--json -``, only the JSON document goes to stdout."""
     arguments = sys.argv[1:]
     if "--json=-" in arguments or ("--json", "-") in itertools.pairwise(arguments):
-        sys.stdout = sys.stderr  # the tables; write_json knows the real one
+        sys.stdout = sys.stderr  # for the tables; write_json uses the real one
     try:
         sys.exit(main())
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:  # the reader, such as head, has had enough
+    except BrokenPipeError:  # the reader, such as head, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(1)
 
 
 def positive(text: str) -> int:
-    """Turn an option into an int of at least 1, for argparse."""
+    """Parse an option as an int of at least 1, for argparse."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value}: must be at least 1")
@@ -85,17 +85,17 @@ def positive(text: str) -> int:
 
 
 def writable(text: str) -> str:
-    """Take the name of a file to write, for argparse: what cannot be written fails before the runs."""
+    """Parse the name of an output file, for argparse, so that an unwritable one fails before the runs."""
     folder = os.path.dirname(text) or "."
     if text != "-" and (os.path.isdir(text) or not os.access(folder, os.W_OK)):
-        raise argparse.ArgumentTypeError(f"{text}: is not a file in a folder one can write to")
+        raise argparse.ArgumentTypeError(f"{text}: is not a file in a writable folder")
     return text
 
 
 def parser(
-    description: str, *, pairs: int = 5, seconds: float | None = None, of: str = "how long each run takes"
+    description: str, *, pairs: int = 5, seconds: float | None = None, of: str = "length of a run"
 ) -> argparse.ArgumentParser:
-    """Make a parser with the options that every benchmark has, and --seconds where it has a default."""
+    """Create a parser with the options common to all benchmarks, and with --seconds if that has a default."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument(
         "--pairs", type=positive, default=pairs, metavar="N", help=f"alternating runs of each side ({pairs})"
@@ -109,39 +109,37 @@ def parser(
 
 
 def need(program: str, package: str) -> str:
-    """Return the path of a peer's program, or end with how to install it."""
+    """Return the path of a peer's program, or exit with the command that installs it."""
     path = shutil.which(program)
     if path is None:
-        sys.exit(f"{program} is missing, and without it there is nothing to compare with: sudo apt install {package}")
+        sys.exit(f"{program} is missing, so there is no peer to compare with; fix: sudo apt install {package}")
     return path
 
 
 def need_module(name: str, package: str) -> ModuleType:
-    """Import a peer's module, or end with how to install it."""
+    """Import a peer's module, or exit with the command that installs it."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != name.partition(".")[0]:
-            raise  # what the peer lacks itself is another error
-        sys.exit(f"{name} is missing, and without it there is nothing to compare with: pip install {package}")
+            raise  # a module that the peer itself needs
+        sys.exit(f"{name} is missing, so there is no peer to compare with; fix: pip install {package}")
 
 
 def build_peers(sources: Path, folder: Path, boost: str) -> Path:
-    """Compile a folder's ours.c and peers.cpp into one program, or end with what is missing.
+    """Compile a folder's ours.c and peers.cpp into one program, or exit with the name of a missing dependency.
 
     Parameters
     ----------
     sources : Path
-        Where they are.
+        Folder of the sources.
     folder : Path
-        Where the program goes.
+        Folder for the program.
     boost : str
         A header of boost that the peers need, such as ``"pool/pool.hpp"``.
     """
     if not any(Path(root, "boost", boost).exists() for root in ("/usr/include", "/usr/local/include")):
-        sys.exit(
-            "boost's headers are missing, and without them there is nothing to compare with: apt install libboost-dev"
-        )
+        sys.exit("boost's headers are missing, so there is no peer to compare with; fix: sudo apt install libboost-dev")
     objects: list[Path] = []
     headers = Path(rtloop.get_include()) / "rtloop" / "include"
     for compiler, dialect, source in (
@@ -158,13 +156,13 @@ def build_peers(sources: Path, folder: Path, boost: str) -> Path:
 
 
 def say(text: str) -> None:
-    """Tell of progress, where somebody is looking."""
+    """Print progress if stderr is a terminal."""
     if sys.stderr.isatty():
         print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
 
 def alternate(sides: Mapping[str, Callable[[], Any]], pairs: int) -> dict[str, list[Any]]:
-    """Run all sides in turn, `pairs` times, and return each one's results in order."""
+    """Run all sides in turn, `pairs` times, and return the results of each in order."""
     results: dict[str, list[Any]] = {name: [] for name in sides}
     for pair in range(pairs):
         for name, run in sides.items():
@@ -175,13 +173,13 @@ def alternate(sides: Mapping[str, Callable[[], Any]], pairs: int) -> dict[str, l
 
 
 def busy_python_thread() -> AbstractContextManager[None]:
-    """Keep a Python thread busy that never rests, so that the GIL is never free, and allocates all the time."""
+    """Run a busy Python thread that never releases the GIL for long, and allocates all the time."""
     return restless_thread(lambda: sum(len(row) for row in [[number] * 16 for number in range(1000)]))
 
 
 @contextmanager
 def restless_thread(work: Callable[[], object]) -> Iterator[None]:
-    """Do something again and again, without a pause, on a Python thread."""
+    """Repeat some work without a pause on a Python thread."""
     stop = threading.Event()
 
     def repeat() -> None:
@@ -205,7 +203,7 @@ def claim(
     peer: Iterable[float] | None = None,
     target: float | None = None,
 ) -> Claim:
-    """Make a claim of paired figures: the medians of both, and the median of the pairs' ratios; or of ours alone."""
+    """Create a claim from paired figures, with both medians and the median of the pairs' ratios, or from ours alone."""
     ours = list(ours)
     if peer is None:
         return Claim(name, unit, statistics.median(ours), "", None, None, target, *quartiles(ours))
@@ -216,7 +214,7 @@ def claim(
 
 
 def quartiles(values: list[float]) -> tuple[float | None, float | None]:
-    """Return the first and the third quartile; None of a single value."""
+    """Return the first and the third quartile, or None for a single value."""
     if len(values) < 2:
         return None, None
     low, _, high = statistics.quantiles(values, n=4, method="inclusive")
@@ -224,7 +222,7 @@ def quartiles(values: list[float]) -> tuple[float | None, float | None]:
 
 
 def facts() -> dict[str, Any]:
-    """Return what belongs beside any figure: the machine, its load, the versions, the time."""
+    """Return the context of the figures: the machine, its load, the versions, the time."""
     return {
         **host_facts(),
         "rtloop": rtloop.__version__,
@@ -234,7 +232,7 @@ def facts() -> dict[str, Any]:
 
 
 def print_table(title: str, heads: list[str], rows: list[list[str]], *, file: TextIO | None = None) -> None:
-    """Print a table, the first column to the left and the others to the right."""
+    """Print a table with the first column left-aligned and the others right-aligned."""
     widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(len(heads))]
     print(title, file=file)
     for row in [heads, ["-" * width for width in widths], *rows]:
@@ -246,7 +244,7 @@ def print_table(title: str, heads: list[str], rows: list[list[str]], *, file: Te
 
 
 def print_claims(title: str, claims: list[Claim], *, file: TextIO | None = None) -> None:
-    """Print claims: ours, the peer's, the ratio, the target and whether it is met."""
+    """Print claims: our figure, the peer's, the ratio, the target and the verdict."""
     rows = [
         [
             f"{c.name} [{c.unit}]",
@@ -266,7 +264,7 @@ def print_claims(title: str, claims: list[Claim], *, file: TextIO | None = None)
 
 
 def _plain(value: Any) -> Any:
-    """Turn named tuples, which json would write as lists, into dicts, wherever they are; a claim with its verdict."""
+    """Convert nested named tuples, which json would write as lists, to dicts; add the verdict to a claim."""
     if isinstance(value, Claim):
         return {**value._asdict(), "verdict": value.verdict}
     if hasattr(value, "_asdict"):
@@ -277,7 +275,7 @@ def _plain(value: Any) -> Any:
 
 
 def write_json(path: str | None, **content: Any) -> None:
-    """Write the figures and the machine's facts, where asked to; a claim by its names, with its verdict."""
+    """Write the figures and the machine's facts to a file if requested, each claim as a dict with its verdict."""
     if path is None:
         return
     text = json.dumps(_plain({"facts": facts(), **content}), indent=2)

@@ -1,16 +1,16 @@
-"""What a busy Python costs a loop: its wake-up latency beside threads that never rest, to that of the same loop alone.
+"""Compare the wake-up latency of a loop beside busy Python threads with that of the same loop alone.
 
     python benchmarks/company.py [--seconds 3] [--pairs 5] [--json FILE]
 
-Three loops of 1 kHz with an empty step, in turn: rtloop's, a plain Python loop that sleeps to absolute releases, and
+Three loops of 1 kHz with an empty step run in turn: rtloop's, a plain Python loop that sleeps to absolute releases, and
 that of loop-rate-limiters (pip install loop-rate-limiters). Each runs alone, and beside
 
-    gil        a Python thread that computes, and so wants the GIL all the time
-    allocate   one that allocates and frees
-    import     one that imports modules again and again
+    gil        a Python thread that computes, and so requests the GIL all the time
+    allocate   a thread that allocates and frees
+    import     a thread that imports modules repeatedly
 
-The ratio is loaded to alone, of one pair. The Python loops run on an ordinary thread, as they are used; their rate is
-shown beside, for a loop that cannot follow skips releases. Needs SCHED_FIFO and locked memory.
+The ratio compares loaded with alone within a pair. The Python loops run on an ordinary thread, as usual. The table also
+shows their rates, because a loop that cannot keep up skips releases. Needs SCHED_FIFO and locked memory.
 """
 
 from __future__ import annotations
@@ -61,19 +61,19 @@ COMPANY: dict[str, Callable[[], object]] = {
 
 
 def run_rtloop(seconds: float) -> tuple[float, float]:
-    """Return the median wake-up latency, ns, and the rate, Hz, of our loop."""
+    """Run rtloop's loop; return its median wake-up latency, ns, and its rate, Hz."""
     stats = RTLoop(PERIOD_NS, name="company").run(cycles=round(seconds * 1e9 / PERIOD_NS))
     return stats.latency.percentile(50), stats.cycles / stats.duration
 
 
 def summary(latencies: list[int], begin: int) -> tuple[float, float]:
-    """Return the same of a list of latencies and the time at which it was begun."""
+    """Return the median, ns, and the rate, Hz, for a list of latencies and its start time."""
     rate = len(latencies) / ((time.monotonic_ns() - begin) * 1e-9)
     return Histogram.from_values(latencies).percentile(50), rate
 
 
 def run_plain(seconds: float) -> tuple[float, float]:
-    """Do the same in plain Python: sleep to the release, drop what has passed."""
+    """Run a plain Python loop, which sleeps to each release and drops those that have passed."""
     latencies: list[int] = []
     begin = time.monotonic_ns()
     release = begin + PERIOD_NS
@@ -88,7 +88,7 @@ def run_plain(seconds: float) -> tuple[float, float]:
 
 
 def run_limiter(seconds: float) -> tuple[float, float]:
-    """Do the same with loop-rate-limiters, which tells how late a cycle is by its next tick."""
+    """Run a loop with loop-rate-limiters; latencies are measured against its next tick."""
     limiter = need_module("loop_rate_limiters", "loop-rate-limiters").RateLimiter(1e9 / PERIOD_NS, warn=False)
     latencies: list[int] = []
     begin = time.monotonic_ns()
@@ -104,7 +104,7 @@ LOOPS = {"rtloop": run_rtloop, "plain Python": run_plain, "loop-rate-limiters": 
 
 
 def run_beside(run: Callable[[float], tuple[float, float]], kind: str, seconds: float) -> tuple[float, float]:
-    """Run a loop beside some company."""
+    """Run a loop beside one of the busy threads."""
     with COMPANY[kind]():  # type: ignore[attr-defined]
         return run(seconds)
 
@@ -131,7 +131,7 @@ def main() -> int:
         claims.append(claim(f"{name} beside {kind}, 50 %", "us", loaded, "alone", alone, target))
     rows = [[name, *(f"{statistics.median(rate for _, rate in runs[name, kind]):.0f} Hz" for kind in COMPANY)]
             for name in LOOPS]  # fmt: skip
-    print_table("The rate, of 1000 Hz asked for", ["loop", *COMPANY], rows)
+    print_table("Rate, of the requested 1000 Hz", ["loop", *COMPANY], rows)
     print()
     print_claims("Median wake-up latency beside busy Python threads", claims)
     write_json(

@@ -1,12 +1,12 @@
-"""What a cycle of a FunctionLoop costs, beside one of a Cython subclass that does the same: next to nothing more.
+"""Compare the cost of a FunctionLoop's cycle with that of an equivalent Cython subclass.
 
     python benchmarks/function_loop.py [--pairs 9] [--cycles 2000000] [--json FILE]
 
-Needs Numba (pip install 'rtloop[numba]'). The step is empty, so that what is left is the loop's own work and the call.
-Each figure is the time of a simulated cycle, where no sleep and no clock hides a nanosecond: real time, divided by
-the cycles, in the best of three runs. The last row is the subclass beside itself: what differs there is noise.
+Needs Numba (pip install 'rtloop[numba]'). The step is empty, which leaves the loop's own work and the call. Each figure
+is the real time of a simulated cycle, in the best of three runs: a simulation has no sleep and no clock that would hide
+nanoseconds. The last row compares the subclass with itself, so its deviation is noise.
 
-The target, 15 %, is 3 ns of an empty cycle of 20: the function is called by the loop's step, one call more.
+The target, 15 %, is 3 ns of an empty cycle of 20 ns: the loop's step calls the function, which is one more call.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ RUNS = 3
 
 
 def cost(loop: rtloop.RTLoop, cycles: int) -> Callable[[], float]:
-    """Return what measures a simulated cycle of a loop, in ns."""
+    """Return a function that measures a simulated cycle of a loop, in ns."""
 
     def measure() -> float:
         took = []
@@ -65,7 +65,7 @@ def main() -> int:
         for name in ("numba.cfunc", "ctypes")
     ]
     claims += [claim("the same subclass", "ns", results["the same subclass"], "Cython subclass", results["subclass"])]
-    print_claims("The cost of a cycle with an empty step", claims)
+    print_claims("Cost of a cycle with an empty step", claims)
     write_json(arguments.json, claims=claims, cycles=arguments.cycles, ns=results)
     return exit_code(claims)
 

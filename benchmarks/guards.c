@@ -1,9 +1,9 @@
-/* What guards cost a cycle: the loop's own code, with a step that does nothing, without a pause between cycles.
+/* Cost of guards per cycle: runs the loop's own code with a step that does nothing and no pause between cycles.
  *
  *     guards ROW CYCLES
  *
- * prints what a cycle takes, in ns. Below callgrind the rows "bare" and "ring" give the instructions: that has neither
- * Syscall User Dispatch nor perf events, and "ring" uses an empty ring of its own in their place.
+ * prints the time of a cycle in ns. Under callgrind, which has neither Syscall User Dispatch nor perf events, the rows
+ * "bare" and "ring" give the instructions; "ring" uses an empty ring of its own instead of perf events.
  */
 #include "guard_signal.h"
 #include "loop.h"
@@ -55,7 +55,7 @@ static int wait_give_back(void *self, int64_t release) {
   return 0;
 }
 
-/* One loop for each step, as the compiler makes one for each class. */
+/* One loop for each step, because the compiler generates one for each class. */
 #define RUN(step, wait)                                                                                                \
   (loop.guard ? rt_loop_run_guarded_cycles(&loop, &guard, NULL, step, overrun, wait)                                   \
               : rt_loop_run_cycles(&loop, NULL, step, overrun, wait))

@@ -1,20 +1,20 @@
-"""What guards cost: a cycle with guards beside the same cycle without, a violation, and an allocation that is watched.
+"""Measure the cost of guards: of a clean cycle, of each kind of violation, and of the malloc library.
 
     python benchmarks/guards.py [--cycles 200000] [--pairs 9] [--json FILE]
 
-benchmarks/guards.c runs the loop's own code with a step that does nothing and no pause between the cycles; the sides
-of a row take turns. The rows:
+benchmarks/guards.c runs the loop's own code with a step that does nothing and no pause between the cycles. The sides of
+a row alternate. The rows:
 
-    a clean cycle           with guards, beside one without: nothing happens
-    ... by getrusage        the same where perf events are refused: one system call after each cycle
-    a system call in step   that is written down or only counted, and let through, beside the bare call
-    an allowed call         of guard_allow, beside the bare call
-    a page fault in step    that is sampled and counted, beside the bare fault
-    malloc + free           with the library loaded, on a thread that is not guarded, beside the C library's
-    malloc + free in step   counted, beside the C library's
+    a clean cycle           guarded, compared with an unguarded one
+    ... by getrusage        guarded without perf events: one system call after each cycle
+    a system call in step   recorded or only counted, and let through, compared with the bare call
+    an allowed call         named in guard_allow, compared with the bare call
+    a page fault in step    sampled and counted, compared with the bare fault
+    malloc + free           with the library loaded, on an unguarded thread, compared with the C library's
+    malloc + free in step   counted, compared with the C library's
 
-and, where valgrind is installed, the instructions that a clean cycle takes more (callgrind, the difference of two
-lengths). A loop with guard="off" runs other code, in which there is none of this: it costs nothing.
+If valgrind is installed, the script also counts the instructions that guards add to a clean cycle (callgrind, the
+difference of two lengths). A loop with guard="off" runs different code without any guard, so it pays nothing.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from common import alternate, claim, exit_code, need, parser, positive, print_cl
 import rtloop
 
 SOURCE = Path(__file__).parent / "guards.c"
-#: Label, our row, the row it is compared with, whether the library is loaded for ours, and the most that ours may
-#: be above it, ns: for what the contract names a cost of.
+#: Label, our row, the row it is compared with, a flag that loads the library for ours, and the largest difference
+#: allowed in ns, if the published contract names one.
 ROWS = (
     ("a clean cycle, guarded", "guarded", "bare", False, 20),
     ("... faults by getrusage", "usage", "bare", False, None),
@@ -53,7 +53,7 @@ def build(folder: Path) -> Path:
 
 
 def run(program: Path, row: str, cycles: int, *, is_loaded: bool = False) -> float | None:
-    """Return the ns of a cycle; None where this machine has not what the row is about."""
+    """Return the ns of a cycle, or None if this machine does not support the row."""
     environment = {**os.environ, "LD_PRELOAD": rtloop.guard.library()} if is_loaded else None
     done = subprocess.run(
         [str(program), row, str(cycles)], env=environment, capture_output=True, text=True, check=True, timeout=120
@@ -63,14 +63,14 @@ def run(program: Path, row: str, cycles: int, *, is_loaded: bool = False) -> flo
 
 
 def instructions(program: Path, row: str) -> float:
-    """Return the instructions of a cycle: the difference of two lengths, so that the setup is not in it."""
+    """Return the instructions of a cycle, as the difference of two lengths, which excludes the setup."""
     counts = []
     for cycles in (1000, 11000):
         command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", str(program), row, str(cycles)]
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
         found = re.search(r"refs:\s+([\d,]+)", done.stderr)
         if found is None:
-            raise ValueError(f"callgrind says no number of instructions: {done.stderr}")
+            raise ValueError(f"callgrind reported no number of instructions: {done.stderr}")
         counts.append(int(found[1].replace(",", "")))
     return (counts[1] - counts[0]) / 10_000
 
@@ -103,7 +103,7 @@ def main() -> int:
             claims.append(claim("a clean cycle: added", "instructions", added, target=60))
         else:
             say("instructions: valgrind is not installed")
-    print_claims("What guards cost", claims)
+    print_claims("Cost of guards", claims)
     write_json(args.json, claims=claims, added_ns=costs)
     return exit_code(claims)
 

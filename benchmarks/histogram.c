@@ -1,4 +1,4 @@
-/* Nanoseconds to record a duration in rtloop's histogram, of four at once as a cycle does, in each of ROUNDS rounds. */
+/* Print the nanoseconds to record a duration in one of four histograms, as a cycle does, for each of ROUNDS rounds. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>

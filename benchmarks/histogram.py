@@ -1,9 +1,9 @@
-"""What it takes to record a duration in a histogram, beside HdrHistogram's of PyPI.
+"""Compare the time to record a duration in a histogram with that of HdrHistogram from PyPI.
 
     python benchmarks/histogram.py [--pairs 9] [--operations 4000000] [--json FILE]
 
-Ours is the header that the loop includes, compiled by gcc -O2, with durations of 1 to 10 us; theirs is called from
-Python, which is what a Python program has (pip install hdrhistogram). Needs gcc.
+Ours is the header that the loop includes, compiled by gcc -O2, with durations of 1 to 10 us. HdrHistogram is called
+from Python, as a Python program would use it (pip install hdrhistogram). Needs gcc.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ OPTIONS = ["-std=gnu11", "-O2"]
 
 
 def ours(pairs: int, operations: int) -> list[float]:
-    """Return the nanoseconds of a record, of each round."""
+    """Return the nanoseconds to record a duration in rtloop's histogram, for each round."""
     headers = Path(rtloop.get_include()) / "rtloop" / "include"
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "histogram"
@@ -37,7 +37,7 @@ def ours(pairs: int, operations: int) -> list[float]:
 
 
 def theirs(pairs: int, operations: int) -> list[float]:
-    """Return the same of HdrHistogram, called from Python."""
+    """Return the nanoseconds to record a duration in HdrHistogram, for each round."""
     record = need_module("hdrh.histogram", "hdrhistogram").HdrHistogram(1, 1 << 40, 2).record_value
     found = []
     for _ in range(pairs):
@@ -51,7 +51,9 @@ def theirs(pairs: int, operations: int) -> list[float]:
 
 def main() -> int:
     options = parser(__doc__ or "", pairs=9)
-    options.add_argument("--operations", type=positive, default=4_000_000, metavar="N", help="of one run (4000000)")
+    options.add_argument(
+        "--operations", type=positive, default=4_000_000, metavar="N", help="operations of one run (4000000)"
+    )
     arguments = options.parse_args()
     mine = ours(arguments.pairs, arguments.operations)
     peer = theirs(arguments.pairs, max(1, arguments.operations // 100))

@@ -1,4 +1,4 @@
-/* Random access that nothing can run ahead of: each load has the address of the next. Compiled by hugepages.py. */
+/* Random access without prefetching: each load yields the address of the next. Compiled by hugepages.py. */
 #include <stddef.h>
 #include <stdint.h>
 #include <time.h>
@@ -25,7 +25,7 @@ void link_ring(char *block, size_t bytes) {
   }
 }
 
-/* Follow the ring for so many loads; the nanoseconds they take. */
+/* Follow the ring for a number of loads; return the nanoseconds they take. */
 int64_t follow_ring(char *block, size_t loads) {
   struct timespec before, after;
   char *volatile end;

@@ -1,11 +1,12 @@
-"""What huge pages buy: random access over 256 MB, each load waiting for the one before, on 4 KiB and on huge pages.
+"""Compare random access over 256 MB on 4 KiB pages and on huge pages; each load depends on the previous one.
 
     python benchmarks/hugepages.py [--size 256M] [--loads 4000000] [--pairs 5] [--backing hugetlb] [--json FILE]
 
-Needs a C compiler, and huge pages: transparent ones, or reserved ones, for which it prints the command where they are
-missing. All buffers are there at once, in one process on one CPU; the rows run in turn, and the ratio is the median of
-the ratios of the pairs, so that a change of the machine's speed meets both sides. On a virtual machine each step of
-the page table is itself looked up in the host's, so the gain is larger, unless the host has no huge pages either.
+Needs a C compiler and huge pages, transparent or reserved. If reserved ones are missing, it prints the command that
+reserves them. All buffers exist at once, in one process on one CPU. The rows run in turn, and the ratio is the median
+of the pairs' ratios, so that a change of the machine's speed affects both sides. On a virtual machine each step of a
+page walk is itself translated by the host's page table, so the gain is larger, unless the host has no huge pages
+either.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ WANTED = ["hugetlb", "thp"]
 
 
 def load_library() -> ctypes.CDLL:
-    """Compile the loop of loads, and load it; the file is gone when this returns."""
+    """Compile the loop of loads and load it as a library; its file is temporary."""
     compiler = need(os.environ.get("CC", "cc"), "gcc")
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "hugepages.so"
@@ -43,11 +44,11 @@ def load_library() -> ctypes.CDLL:
 
 
 def take(size: str, backing: str) -> HugeBuffer:
-    """Make a buffer that is whole on the backing; whether it is locked does not matter here."""
+    """Create a buffer that lies entirely on the backing; it need not be locked."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RTSetupWarning)
         buffer = HugeBuffer(size, backing=backing)
-    first = buffer.grants[0]  # of the backing asked for; strict would insist on the lock, too
+    first = buffer.grants[0]  # of the requested backing; strict would also require the lock
     if not first.ok:
         raise SetupError(first.errno, f"{first}\n{first.fix}")
     return buffer
@@ -59,7 +60,7 @@ def follower(library: ctypes.CDLL, buffer: HugeBuffer, loads: int) -> Callable[[
 
 
 def take_all(size: str, wanted: list[str]) -> tuple[dict[str, HugeBuffer], list[str]]:
-    """Return the buffers by backing, ordinary pages first, and why there is none on the others."""
+    """Return the buffers by backing, ordinary pages first, and the reasons for missing ones."""
     buffers, missing = {SMALL: take(size, SMALL)}, []
     for backing in wanted:
         try:
@@ -71,9 +72,9 @@ def take_all(size: str, wanted: list[str]) -> tuple[dict[str, HugeBuffer], list[
 
 def main() -> None:
     options = parser(__doc__ or "")
-    options.add_argument("--size", default="256M", help="how much memory is accessed (256M)")
-    options.add_argument("--loads", type=int, default=4_000_000, metavar="N", help="loads of a run (4000000)")
-    options.add_argument("--backing", action="append", choices=WANTED, help="which huge pages (both)")
+    options.add_argument("--size", default="256M", help="amount of memory accessed (256M)")
+    options.add_argument("--loads", type=int, default=4_000_000, metavar="N", help="loads in a run (4000000)")
+    options.add_argument("--backing", action="append", choices=WANTED, help="kind of huge pages (both)")
     asked = options.parse_args()
     if asked.loads < 1 or asked.pairs < 1:
         options.error("--loads and --pairs must be 1 or more")
@@ -101,7 +102,7 @@ def main() -> None:
         for name, buffer in buffers.items()
         if name != SMALL
     ]
-    print_claims(f"Random access over {size}, each load waiting for the one before; ratio: of the times", claims)
+    print_claims(f"Random access over {size}, each load depending on the previous one; ratio of the times", claims)
     for text in missing:
         print(text, file=sys.stderr)
     page_sizes = {name: buffer.page_size for name, buffer in buffers.items()}

@@ -1,11 +1,11 @@
-"""User-space instructions of a cycle, all statistics on, with an empty step, beside those of cyclictest -h.
+"""Count the user-space instructions of a cycle with an empty step and all statistics, and those of cyclictest -h.
 
     python benchmarks/instructions.py [--cycles 1000] [--json FILE]
 
-Counted by callgrind in the loop's own thread, in two runs that differ by so many cycles: the difference of the counts,
-divided by the cycles, is exact on any machine, busy or not. Both sleep to their releases 5 ms apart, so that emulated
-they are in time; a run in which a cycle was late is done again. Under valgrind there is no vDSO: reading the clock
-counts as far as the C library or a system call, for both.
+callgrind counts the instructions of the loop's own thread in two runs that differ by a number of cycles. The difference
+of the counts divided by the cycles is exact on any machine, busy or not. Both programs sleep to releases 5 ms apart, so
+that they are on time under emulation; a run with a late cycle is repeated. Under valgrind there is no vDSO: for both,
+reading the clock counts up to the C library or a system call.
 
 Needs valgrind and cyclictest (apt install valgrind rt-tests).
 """
@@ -26,7 +26,7 @@ TARGET = 150
 PERIOD_US = 5000
 TRIES = 5
 BASE = 200
-#: The thread in question: ours by a function that no other runs, theirs, whose names are stripped, by its number.
+#: Patterns of the measured threads: ours by a function unique to it; theirs by its number, as its names are stripped.
 OURS, THEIRS = r"^fn=\S*_6rtloop_4loop_4loop__body(?:'\d+)?$", r"^thread: 2$"
 LOOP = """
 import sys
@@ -38,7 +38,7 @@ print("late" if stats.overruns or stats.late else "in time")
 
 
 def count(command: list[str], cycles: int, thread: str) -> int | None:
-    """Run a command under callgrind; return the instructions of the thread in question, None after a late cycle."""
+    """Run a command under callgrind; return the instructions of the measured thread, or None after a late cycle."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
         done = subprocess.run(
@@ -58,7 +58,7 @@ def count(command: list[str], cycles: int, thread: str) -> int | None:
             if total and re.search(thread, text, re.MULTILINE):
                 counts.append(int(total.group(1)))
     if len(counts) != 1:
-        raise ValueError(f"{len(counts)} threads of {command[0]} are the one in question")
+        raise ValueError(f"{len(counts)} threads of {command[0]} match, expected 1")
     return counts[0]
 
 
@@ -74,14 +74,14 @@ def difference(make: Callable[[int], list[str]], cycles: int, thread: str, name:
                 break
         else:
             raise ValueError(
-                f"{name}: some cycle of {length} was late in each of {TRIES} runs: this machine is too busy"
+                f"{name}: at least one of {length} cycles was late in each of {TRIES} runs; the machine is too busy"
             )
     return (counts[1] - counts[0]) / cycles
 
 
 def main() -> int:
     options = parser(__doc__ or "", pairs=1)
-    options.add_argument("--cycles", type=positive, default=1000, metavar="N", help="cycles that are counted (1000)")
+    options.add_argument("--cycles", type=positive, default=1000, metavar="N", help="number of cycles to count (1000)")
     arguments = options.parse_args()
     need("valgrind", "valgrind")
     need("cyclictest", "rt-tests")

@@ -1,19 +1,19 @@
-"""Wake-up latency of an empty loop beside that of cyclictest, the kernel developers' own measure, and jitterdebugger.
+"""Compare the wake-up latency of an empty loop with those of cyclictest and jitterdebugger.
 
     python benchmarks/latency.py [--cpu 1] [--seconds 10] [--pairs 5] [--rows rtloop spin] [--json FILE]
 
-Both sleep to absolute releases on CLOCK_MONOTONIC, at the same priority, on the same CPU, with memory locked and
-/dev/cpu_dma_latency at 0, and run in turn. rtloop's figures leave out the 10 cycles of its warm-up. The rows:
+All sleep to absolute releases on CLOCK_MONOTONIC, at the same priority, on the same CPU, with memory locked and
+/dev/cpu_dma_latency at 0, and run in turn. rtloop's figures exclude the 10 cycles of its warm-up. The rows:
 
     rtloop      a loop that sleeps to its release, as cyclictest does
-    spin        the same with spin="auto"
-    hog         the first one beside a Python thread that never rests, in the same process
-    spin-hog    both
+    spin        a loop with spin="auto"
+    hog         as rtloop, beside a busy Python thread in the same process
+    spin-hog    as spin, beside the same busy thread
 
-The thread keeps a CPU awake, which helps whoever sleeps there: the rows beside it are compared with a cyclictest beside
-it. The first two are also compared with jitterdebugger. The table shows which share of a CPU the process took: what
-spinning costs. Needs SCHED_FIFO, locked memory and cyclictest (apt install rt-tests); jitterdebugger is left out where
-it is missing.
+The busy thread keeps a CPU awake, which shortens wake-ups there, so the hog rows are compared with a cyclictest beside
+the same thread. The first two are also compared with jitterdebugger. The table shows the share of a CPU that the
+process took, which is the cost of spinning. Needs SCHED_FIFO, locked memory and cyclictest (apt install rt-tests); if
+jitterdebugger is missing, it is left out.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ LABELS = {
     "spin-hog": 'rtloop, spin="auto", busy thread',
 }
 PERCENTILES = (50, 99)
-#: The most that the percentiles of a loop may be, in the peer's: no more, and a twentieth for noise; with spin.
+#: Largest ratios allowed between a loop's percentiles and the peer's: parity plus 5 % for noise; then those with spin.
 TARGETS = {50: 1.05, 99: 1.05}
 SPIN_TARGETS = {50: 0.02, 99: 0.5}
 
@@ -69,12 +69,12 @@ def figures(latency: Histogram) -> dict[str, float]:
 
 
 def company(row: str) -> AbstractContextManager[None]:
-    """Return what runs beside a row: a busy Python thread, or nothing."""
+    """Return a context manager that runs the load of a row: a busy Python thread, or nothing."""
     return busy_python_thread() if row.endswith("hog") else nullcontext()
 
 
 def count_cycles(asked: argparse.Namespace) -> int:
-    """Return how many cycles a run has: more than the warm-up."""
+    """Return the number of cycles of a run, which is more than the warm-up."""
     return max(20, round(asked.seconds * 1e6 / asked.interval))
 
 
@@ -88,7 +88,7 @@ def run_peer(asked: argparse.Namespace, row: str) -> dict[str, float]:
 
 
 def run_jitterdebugger(asked: argparse.Namespace) -> dict[str, float]:
-    """Run jitterdebugger once, one thread on one CPU, in nanoseconds."""
+    """Run jitterdebugger once, with one thread on one CPU, and return ns."""
     with tempfile.TemporaryDirectory() as folder:
         command = [
             OTHER, "-N", "-i", str(asked.interval), "-l", str(count_cycles(asked)), "-p", str(asked.priority),
@@ -102,12 +102,12 @@ def run_jitterdebugger(asked: argparse.Namespace) -> dict[str, float]:
 
 
 def parse_jitterdebugger(text: str) -> Histogram:
-    """Return what jitterdebugger measured on its one CPU.
+    """Parse jitterdebugger's histogram of its one CPU.
 
     Raises
     ------
     ValueError
-        Where there is no histogram of one CPU in it.
+        If the text does not have the histogram of exactly one CPU.
     """
     cpus = json.loads(text).get("cpu", {})
     if len(cpus) != 1:
@@ -117,7 +117,7 @@ def parse_jitterdebugger(text: str) -> Histogram:
 
 
 def run_rtloop(asked: argparse.Namespace, row: str) -> dict[str, float]:
-    """Run a loop once whose step does nothing."""
+    """Run a loop with an empty step once."""
     loop = RTLoop(
         f"{asked.interval}us", cpu=asked.cpu, priority=asked.priority, name=row,
         spin="auto" if row.startswith("spin") else 0,
@@ -130,7 +130,7 @@ def run_rtloop(asked: argparse.Namespace, row: str) -> dict[str, float]:
 
 
 def make_claims(runs: Runs) -> list[Claim]:
-    """Compare every row with the cyclictest that had the same company, pair by pair, and the first with others."""
+    """Compare every row with cyclictest under the same load, pair by pair, and the first two with jitterdebugger."""
     claims = []
     for row, label in LABELS.items():
         targets = SPIN_TARGETS if row.startswith("spin") else TARGETS
@@ -142,7 +142,7 @@ def make_claims(runs: Runs) -> list[Claim]:
 
 
 def format_ns(ns: float) -> str:
-    """Write a duration in the unit that fits, with three significant digits."""
+    """Format a duration in a suitable unit, with three significant digits."""
     for scale, unit in ((1e6, "ms"), (1e3, "us")):
         if ns >= scale:
             return f"{ns / scale:.3g} {unit}" if ns < 1000 * scale else f"{ns / scale:.0f} {unit}"
@@ -150,7 +150,7 @@ def format_ns(ns: float) -> str:
 
 
 def make_rows(runs: Runs) -> list[list[str]]:
-    """Return the medians over the runs, and the least and the greatest 50 %."""
+    """Return the medians over the runs, and the smallest and largest 50 %."""
     rows = []
     for label, found in runs.items():
         p50, p99, longest = ([one[name] for one in found] for name in ("p50", "p99", "max"))
@@ -165,14 +165,14 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser(__doc__ or "", seconds=10.0)
     cpus = sorted(os.sched_getaffinity(0))
     options.add_argument("--interval", type=int, default=1000, metavar="US", help="the period, microseconds (1000)")
-    options.add_argument("--priority", type=int, default=80, help="of SCHED_FIFO, for both (80)")
-    options.add_argument("--cpu", type=int, default=cpus[-1], help=f"where both run ({cpus[-1]})")
-    options.add_argument("--rows", nargs="+", choices=LABELS, default=list(LABELS), help="what is measured (all)")
+    options.add_argument("--priority", type=int, default=80, help="SCHED_FIFO priority for all (80)")
+    options.add_argument("--cpu", type=int, default=cpus[-1], help=f"CPU for all ({cpus[-1]})")
+    options.add_argument("--rows", nargs="+", choices=LABELS, default=list(LABELS), help="rows to measure (all)")
     asked = options.parse_args(arguments)
     if asked.cpu not in cpus:
         options.error(f"--cpu {asked.cpu}: this process may run on {', '.join(map(str, cpus))}")
     if not 0 < asked.seconds <= 86400:
-        options.error(f"--seconds {asked.seconds:g}: must be more than 0, and no more than a day")
+        options.error(f"--seconds {asked.seconds:g}: must be more than 0 and at most a day")
     if asked.interval < 10:
         options.error(f"--interval {asked.interval}: must be at least 10 us")
     return asked
@@ -201,9 +201,9 @@ def main() -> None:
         sys.exit(f"\n{error}")
     claims = make_claims(runs)
     title = f"Wake-up latency, {asked.pairs} runs of {asked.seconds:g} s on CPU {asked.cpu}"
-    print_table(title, ["median of the runs", "50 %", "(least", "greatest)", "99 %", "max", "CPU"], make_rows(runs))
+    print_table(title, ["median of the runs", "50 %", "(min", "max)", "99 %", "max", "CPU"], make_rows(runs))
     print()
-    print_claims("Beside others: medians, and the median of the pairs' ratios", claims)
+    print_claims("Comparison: medians, and the median of the pairs' ratios", claims)
     write_json(asked.json, benchmark="latency", unit="ns", options=vars(asked), runs=runs, claims=claims)
     sys.exit(exit_code(claims))
 

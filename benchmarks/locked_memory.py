@@ -1,9 +1,9 @@
-"""How much memory a loop locks in a Python process that has NumPy: all of it, as it is touched, or the loop's own.
+"""Measure the memory that a loop locks in a Python process with NumPy, in each mode of lock_memory.
 
     python benchmarks/locked_memory.py [--json FILE]
 
-Each in a process of its own: VmLck of /proc/self/status (proc_pid_status(5)) is what is locked, and what of it is in
-memory is `Locked` of /proc/self/smaps_rollup; limits such as RLIMIT_MEMLOCK count the former.
+Each mode runs in a process of its own. VmLck of /proc/self/status (proc_pid_status(5)) is the locked address space,
+which limits such as RLIMIT_MEMLOCK count. `Locked` of /proc/self/smaps_rollup is the part of it that is in memory.
 """
 
 from __future__ import annotations

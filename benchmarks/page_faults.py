@@ -1,16 +1,16 @@
-"""What a page fault costs on this machine: the time of one write, by what the kernel has to do before it happens.
+"""Measure the cost of page faults: the time of one write, by the work that the kernel does for it.
 
     python benchmarks/page_faults.py [--pages 4096] [--pairs 5] [--json FILE]
 
-Each page is written once and each write is timed on its own; "resident" is the same write to pages that are present,
-so that the difference is the fault. The rows:
+Each page is written once, and each write is timed separately. "resident" is the same write to pages that are present,
+so the difference is the fault. The rows:
 
-    resident        the page is there and writable: what a locked, prefaulted loop sees
-    minor fault     the page is in memory, and not yet in this process's page table
+    resident        the page is present and writable, as in a locked, prefaulted loop
+    minor fault     the page is in memory, but not yet in this process's page table
     first touch     the page does not exist: the kernel finds one and clears it
     copy on write   the process has forked: the kernel copies the page
-    huge page       first touch where a 2 MiB page is used: one fault clears 512 pages' worth (a row per 2 MiB)
-    major fault     the page is in a file and not in memory: it is read from the disk
+    huge page       first touch of a 2 MiB page: one fault clears as much as 512 pages (figures per 2 MiB)
+    major fault     the page is in a file, not in memory: the kernel reads it from the disk
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ANONYMOUS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 
 
 def time_writes(buffer: Any, offsets: range) -> list[int]:
-    """Write one byte at each offset, and return how long each write took, in ns."""
+    """Write one byte at each offset, and return the time of each write, in ns."""
     clock = time.perf_counter_ns
     times = [0] * len(offsets)
     for i, offset in enumerate(offsets):
@@ -47,7 +47,7 @@ def time_writes(buffer: Any, offsets: range) -> list[int]:
 
 
 def time_reads(buffer: Any, offsets: range) -> list[int]:
-    """The same for reading one byte."""
+    """Read one byte at each offset, and return the time of each read, in ns."""
     clock = time.perf_counter_ns
     times = [0] * len(offsets)
     for i, offset in enumerate(offsets):
@@ -75,7 +75,7 @@ def minor(pages: int) -> list[int]:
         os.ftruncate(fd, pages * PAGE)
         with mmap.mmap(fd, pages * PAGE) as first, mmap.mmap(fd, pages * PAGE) as second:
             memory.prefault(first)
-            memory.advise(second, "random")  # no fault maps its neighbours along
+            memory.advise(second, "random")  # so that a fault does not map neighbouring pages
             return time_writes(second, range(0, pages * PAGE, PAGE))
     finally:
         os.close(fd)
@@ -101,7 +101,7 @@ def copy_on_write(pages: int) -> list[int]:
 
 
 def huge(pages: int) -> list[int]:
-    """Empty where the kernel gave no transparent huge page."""
+    """Time first touches of huge pages; return nothing if the kernel gave no transparent huge page."""
     size = max(8, pages * PAGE // HUGE) * HUGE
     with mmap.mmap(-1, size + HUGE, flags=ANONYMOUS) as held:
         begin = -np.frombuffer(held, np.uint8).ctypes.data % HUGE
@@ -113,7 +113,7 @@ def huge(pages: int) -> list[int]:
 
 
 def major(pages: int) -> list[int]:
-    """Empty where the file's pages cannot be driven out of memory, as on a file system that is memory."""
+    """Time reads from the disk; return nothing if the file's pages cannot be evicted, as on tmpfs."""
     pages = min(pages, 256)
     with tempfile.NamedTemporaryFile(dir=os.environ.get("TMPDIR", "/var/tmp")) as file:
         file.write(os.urandom(pages * PAGE))
@@ -163,7 +163,7 @@ def main() -> None:
     ]
     print_table("One write, in ns", ["", "p50", "p99", "max", "x resident"], rows)
     for name in times.keys() - figures.keys():
-        print(f"{name}: this machine gave none, so it is not measured", file=sys.stderr)
+        print(f"{name}: not measured, because none occurred on this machine", file=sys.stderr)
     write_json(asked.json, benchmark="page_faults", unit="ns", figures=figures)
 
 

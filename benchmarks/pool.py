@@ -1,14 +1,14 @@
-"""Pairs of alloc and free of 256 bytes: rtloop's pools beside boost's, general mallocs, and a mutex by hand.
+"""Compare rtloop's pools with boost's, general mallocs and a hand-written mutex pool: alloc and free of 256 bytes.
 
     python benchmarks/pool.py [--pairs 9] [--operations 500000] [--preload LIBRARY ...] [--json FILE]
 
 Needs gcc, g++ and boost's headers (apt install g++ libboost-dev). All contestants run in one process on one core, in
-turn. Other mallocs (apt install libjemalloc2 libtcmalloc-minimal4 libmimalloc2.0) are put before the C library's by
-LD_PRELOAD, in a process of their own with our pools beside them.
+turn. LD_PRELOAD replaces the C library's malloc by another one (apt install libjemalloc2 libtcmalloc-minimal4
+libmimalloc2.0), in a process of its own in which our pools run as well.
 
-The targets are for an alloc and a free in turn. Batches of 8 allocs and then 8 frees are shown beside them: there the
-one block that a single pool keeps at hand does not help. The tail is of one free and one alloc of a block that was held
-for long, amid a load that fragments the heap, and has a reading of the clock in it.
+The targets apply to an alloc and a free in turn. The table also shows batches of 8 allocs and then 8 frees, in which
+the one block that a single pool caches does not help. The tail is that of one free and one alloc of a block that was
+held for a long time, under a load that fragments the heap. It includes reading the clock.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from pathlib import Path
 from common import build_peers, claim, exit_code, parser, print_claims, print_table, run_script, say, write_json
 
 HERE = Path(__file__).parent / "pool_peers"
-#: Other mallocs, and the packages of Debian that have them.
+#: Other mallocs and their Debian packages.
 LIBRARIES = {
     "libjemalloc.so.2": "libjemalloc2",
     "libtcmalloc_minimal.so.4": "libtcmalloc-minimal4",
     "libmimalloc.so.2": "libmimalloc2.0",
 }
 FOLDERS = (f"/usr/lib/{platform.machine()}-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib")
-#: Ours, the peer, and the most that the ratio may be; "on par" is within a tenth.
+#: Our pool, the peer, and the largest ratio allowed; "on par" means within a tenth.
 TARGETS = (
     ("single", "boost::pool", 2.0),
     ("single", "malloc", 1.0),
@@ -58,7 +58,7 @@ def find_libraries(more: list[str]) -> tuple[dict[str, str], list[str]]:
 
 
 def run(program: Path, *arguments: object, preload: str = "") -> list[list[str]]:
-    """Run the contestants on one core; returns the words of each line that they print."""
+    """Run the contestants on one core, and return the words of each line that they print."""
     say(f"{arguments[0]} with {Path(preload).name or 'the C library'}")
     cpu = max(os.sched_getaffinity(0))
     done = subprocess.run(
@@ -71,7 +71,7 @@ def run(program: Path, *arguments: object, preload: str = "") -> list[list[str]]
 
 
 def times(program: Path, mode: str, pairs: int, operations: int, preload: str = "") -> dict[str, list[float]]:
-    """Return the nanoseconds of an alloc and a free, of each contestant in each round."""
+    """Return the nanoseconds of an alloc and a free for each contestant in each round."""
     found = defaultdict(list)
     for name, ns in run(program, mode, pairs, operations, preload=preload):
         found[name].append(float(ns))
@@ -104,11 +104,9 @@ def main() -> int:
     print_claims("an alloc and a free of 256 bytes in turn", claims)
     print()
     rows = [[name, f"{batches[name]:.1f}", *map(str, values)] for name, values in tails.items()]
-    print_table("in batches of 8, and the tail amid a load that fragments the heap, ns",
+    print_table("in batches of 8, and the tail under a load that fragments the heap, ns",
                 ["contestant", "batches", "p50", "p99", "p99.99", "max"], rows)  # fmt: skip
-    print(
-        "From 99.99 % on, what interrupts the CPU meanwhile weighs more than what is measured: compare on an idle one."
-    )
+    print("From 99.99 % on, interruptions of the CPU outweigh the measured operations: compare on an idle machine.")
     for name in missing:
         print(f"not measured: {name} is not installed; fix: apt install {LIBRARIES[name]}, or --preload PATH/{name}")
     write_json(

@@ -1,13 +1,13 @@
-"""The highest rate that is held: fewer than one release in a thousand missed, sleeping and spinning, and cyclictest.
+"""Find the highest sustained rate of rtloop, sleeping and spinning, and of cyclictest: under 0.1 % missed releases.
 
     python benchmarks/rates.py [--seconds 10] [--pairs 3] [--json FILE]
 
-Rates of a list are tried from the lowest; each contestant goes on for as long as it holds them, for a second each, and
-the highest that it held is then held for `--seconds`. One of three attempts will do, and the best of the pairs counts,
-for all of them: a virtual machine that is not run for 10 ms has missed more than that share by itself, at any rate.
-Missed, for all of them, is what their latencies say: one of L misses L / period releases. All run under SCHED_FIFO on
-one CPU; needs cyclictest (apt install rt-tests). Where kernel.sched_rt_runtime_us leaves real-time threads 95 % of a
-CPU, spinning is stopped for the rest.
+Each contestant tries the rates of a list from the lowest, for a second each, as long as it sustains them. It then has
+to sustain the highest of these for `--seconds`. For every contestant, one of three attempts is enough and the best of
+the pairs counts, because a virtual machine that is suspended for 10 ms exceeds 0.1 % at any rate. Missed releases are
+derived from the latencies, for all contestants alike: a latency L misses L / period releases. All run under SCHED_FIFO
+on one CPU. If kernel.sched_rt_runtime_us leaves real-time threads 95 % of a CPU, a spinning loop is stopped for the
+rest. Needs cyclictest (apt install rt-tests).
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ PRIORITY = 80
 
 
 def missed_share(latency: Histogram, period_ns: int) -> float:
-    """Return which share of the releases were missed by what came too late."""
+    """Return the share of releases that were missed, by the latencies."""
     missed = int((latency.counts * (latency.edges[:-1] // period_ns)).sum())
     return missed / max(1, latency.count + missed)
 
 
 def run_loop(period_ns: int, cycles: int, cpu: int, *, spin: bool) -> Histogram:
-    """Run our loop once."""
-    # Spinning for nine tenths of the time leaves the kernel its share (sched_rt_runtime_us).
+    """Run rtloop's loop once."""
+    # Spinning for nine tenths of the period leaves the kernel its share (sched_rt_runtime_us).
     loop = RTLoop(
         period_ns, cpu=cpu, priority=PRIORITY, spin=period_ns * 9 // 10 if spin else 0, record=1024, name="rate"
     )
@@ -45,7 +45,7 @@ def run_loop(period_ns: int, cycles: int, cpu: int, *, spin: bool) -> Histogram:
 
 
 def contestants(cpu: int) -> dict[str, Callable[[int, int], Histogram]]:
-    """Return what runs so many cycles of a period, by name."""
+    """Return functions by name that run a number of cycles of a period."""
     return {
         "rtloop, sleeping": lambda period, cycles: run_loop(period, cycles, cpu, spin=False),
         "rtloop, spinning": lambda period, cycles: run_loop(period, cycles, cpu, spin=True),
@@ -56,13 +56,13 @@ def contestants(cpu: int) -> dict[str, Callable[[int, int], Histogram]]:
 
 
 def is_held(run: Callable[[int, int], Histogram], rate: float, seconds: float) -> bool:
-    """Whether a rate, in kHz, is held for so long in one of a few attempts."""
+    """Return True if a rate, in kHz, is sustained for `seconds` in one of a few attempts."""
     period, cycles = round(1_000_000 / rate), round(rate * 1000 * seconds)
     return any(missed_share(run(period, cycles), period) < MOST_MISSED for _ in range(ATTEMPTS))
 
 
 def highest(run: Callable[[int, int], Histogram], seconds: float, name: str) -> float:
-    """Return the highest rate that is held, kHz."""
+    """Return the highest sustained rate, kHz."""
     held = [0.0]
     for rate in RATES_KHZ:
         say(f"{name}: {rate} kHz")
@@ -79,9 +79,9 @@ def highest(run: Callable[[int, int], Histogram], seconds: float, name: str) -> 
 
 def parse_options() -> argparse.Namespace:
     """Read the command line."""
-    options = parser(__doc__ or "", pairs=3, seconds=10.0, of="how long the highest rate is held")
+    options = parser(__doc__ or "", pairs=3, seconds=10.0, of="time for which the highest rate must be sustained")
     cpu = max(os.sched_getaffinity(0))
-    options.add_argument("--cpu", type=int, default=cpu, help=f"where they run ({cpu})")
+    options.add_argument("--cpu", type=int, default=cpu, help=f"CPU for all of them ({cpu})")
     return options.parse_args()
 
 
@@ -96,16 +96,16 @@ def main() -> int:
     except RtloopError as error:
         sys.exit(f"\n{error}")
     say("")
-    # A claim is that a figure is small: here it is the shortest period that is held.
+    # A claim bounds a figure from above, so rates are compared by their periods.
     ours, spinning, theirs = (
         [1000 / max(found[name]) if any(found[name]) else float("inf")]
         for name in ("rtloop, sleeping", "rtloop, spinning", "cyclictest")
     )
     claims: list[Claim] = [
-        claim("shortest period held, sleeping", "us", ours, "cyclictest", theirs, 1.0),
-        claim("shortest period held, spinning", "us", spinning, target=1000 / SPIN_TARGET_KHZ),
+        claim("shortest sustained period, sleeping", "us", ours, "cyclictest", theirs, 1.0),
+        claim("shortest sustained period, spinning", "us", spinning, target=1000 / SPIN_TARGET_KHZ),
     ]
-    print_claims(f"The highest rate held for {arguments.seconds:g} s, as its period", claims)
+    print_claims(f"Highest rate sustained for {arguments.seconds:g} s, as its period", claims)
     write_json(arguments.json, benchmark="rates", options=vars(arguments), khz=found, claims=claims)
     return exit_code(claims)
 

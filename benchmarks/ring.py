@@ -1,10 +1,10 @@
-"""Exchanges between two threads: rtloop's Ring beside boost's queue for one producer and one consumer, and Latest.
+"""Compare rtloop's Ring with boost's single-producer, single-consumer queue, and measure Latest.
 
     python benchmarks/ring.py [--pairs 9] [--items 1000000] [--json FILE]
 
 Needs gcc, g++ and boost's headers (apt install g++ libboost-dev). All contestants run in one process, in turn: a push
-and a pop of one item on one CPU, and items between two threads, each on a CPU of its own. Between two threads the
-ratio is of the times; 1.5 times the throughput is two thirds of the time.
+and a pop of one item on one CPU, and items between two threads, each on a CPU of its own. The ratio between two threads
+compares times; 1.5 times the throughput is two thirds of the time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PEER = "boost::lockfree::spsc_queue"
 
 
 def run(program: Path, *arguments: object) -> dict[str, list[float]]:
-    """Run the contestants; returns each one's nanoseconds in each round."""
+    """Run the contestants, and return the nanoseconds of each in each round."""
     say(f"{arguments[0]}")
     found = defaultdict(list)
     done = subprocess.run([str(program), *map(str, arguments)], check=True, capture_output=True, text=True, timeout=600)
@@ -53,7 +53,7 @@ def main() -> int:
                 claims.append(claim(name, "ns", two[f"ring-{size}"], PEER, two[f"boost-{size}"], 1 / 1.5))
     print_claims("Exchanges", claims)
     if len(cpus) < 2:
-        print(f"not measured: two threads at once, for this process may run on CPU {cpus[0]} only; fix: taskset -c 0,1")
+        print(f"not measured: two threads, because this process may run on CPU {cpus[0]} only; fix: taskset -c 0,1")
     write_json(arguments.json, benchmark="ring", claims=[made._asdict() for made in claims])
     return exit_code(claims)
 

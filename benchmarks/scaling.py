@@ -1,10 +1,10 @@
-"""What a cycle costs as the work grows: more loops in a process, shorter periods, more records kept.
+"""Measure the cost of a cycle with more loops in a process, shorter periods, and more records kept.
 
     python benchmarks/scaling.py [--seconds 2] [--pairs 3] [--json FILE]
 
-The cost is CPU time of the loop's thread, as the kernel accounts for it (/proc/PID/task/TID/schedstat,
-Documentation/scheduler/sched-stats.rst), per cycle: the sleep's system call and the wake-up are most of it.
-Flat means: no more than the first of the row. Needs SCHED_FIFO and locked memory.
+The cost is the CPU time of the loop's thread per cycle, by the kernel's accounting (/proc/PID/task/TID/schedstat,
+Documentation/scheduler/sched-stats.rst). Most of it is the sleep's system call and the wake-up. The target is a flat
+cost: no more than the first of the row. Needs SCHED_FIFO and locked memory.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from rtloop import RTLoop, RtloopError
 LOOPS = (1, 2, 4, 8, 16)
 PERIODS_US = (10_000, 1000, 100, 20, 10)
 RECORDS = (10, 12, 14, 16, 18, 20, 22, 24)
-#: What noise may add to flat.
+#: Largest ratio that still counts as flat, with noise.
 TARGET = 1.25
 
 
 def threads() -> set[int]:
-    """Return the threads of this process."""
+    """Return the thread ids of this process."""
     return {int(path.name) for path in Path("/proc/self/task").iterdir()}
 
 
 def cpu_ns(tid: int) -> int:
-    """Return how long a thread of this process has run."""
+    """Return the CPU time of a thread of this process, ns."""
     return int(Path(f"/proc/self/task/{tid}/schedstat").read_text().split()[0])
 
 
@@ -62,7 +62,7 @@ def _is_loops(tid: int) -> bool:
 
 
 def row(name: str, costs: dict[str, list[float]]) -> list[Claim]:
-    """Compare the costs of a row with the first of it."""
+    """Compare the costs of a row with its first."""
     labels = list(costs)
     return [
         claim(
@@ -91,7 +91,7 @@ def main() -> int:
         sys.exit(f"\n{error}")
     say("")
     claims = [made for name, costs in found.items() for made in row(name, costs)]
-    print_claims("CPU time of a cycle as the work grows", claims)
+    print_claims("CPU time of a cycle, by loops, period and records", claims)
     write_json(arguments.json, benchmark="scaling", options=vars(arguments), ns=found, claims=claims)
     return exit_code(claims)
 

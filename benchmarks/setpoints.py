@@ -1,11 +1,11 @@
-"""How old a setpoint is when a bridge takes it, beside a Zenoh subscription with a callback that does the same.
+"""Compare the age of setpoints in a bridge with that in a Zenoh subscription with an equivalent callback.
 
     python benchmarks/setpoints.py [--pairs 3] [--seconds 3] [--json FILE]
 
-A process sends setpoints over loopback, 1000 and then 100 000 a second, and its clock is in each; a Python thread that
-never rests is in the receiving process. The age is the largest of 99.9 % of what was taken, by the one clock of the
-machine. What a bridge does not look at because something newer has come is counted, and the counts have to add up.
-Needs eclipse-zenoh.
+A process sends timestamped setpoints over loopback, 1000 and then 100 000 a second. A busy Python thread runs in the
+receiving process. Both processes use the machine's monotonic clock. The reported age is the 99.9 % quantile of the
+setpoints that were taken. A bridge counts the setpoints that it skips because a newer one has come, and the counts have
+to add up. Needs eclipse-zenoh.
 """
 
 from __future__ import annotations
@@ -45,19 +45,19 @@ while (now := time.monotonic()) < begun + seconds:
 time.sleep(0.5)
 number += 1
 publisher.put(header + struct.pack("<d", time.monotonic()), attachment=struct.pack("<QQ", 1, number))
-time.sleep(0.5)  # so that it is gone from here before the session is
+time.sleep(0.5)  # so that it is sent before the session closes
 print(number)
 """.replace("KEY", KEY)
 
 
 def send(there: dict[str, Any], rate: float, seconds: float) -> int:
-    """Send, and return how many that were."""
+    """Send setpoints, and return their number."""
     command = [sys.executable, "-P", "-c", SENDER, json.dumps(there), str(rate), str(seconds)]
     return int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
 def through_bridge(rate: float, seconds: float) -> tuple[list[float], dict[str, int]]:
-    """Return the ages of what a bridge takes, in s, and what became of all setpoints."""
+    """Return the ages of the setpoints that a bridge takes, in s, and the counts of all setpoints."""
     from rtloop.zenoh import Bridge
 
     ages: list[float] = []
@@ -77,7 +77,7 @@ def through_bridge(rate: float, seconds: float) -> tuple[list[float], dict[str, 
 
 
 def through_callback(rate: float, seconds: float) -> list[float]:
-    """Return the ages of what a callback is given, that reads each setpoint and writes it into a Latest."""
+    """Return the ages of the setpoints in a callback that reads each and writes it into a Latest."""
     from rtloop.zenoh import open_session, unpack
 
     ages: list[float] = []
@@ -109,7 +109,7 @@ def endpoints() -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def main() -> int:
-    """Run it."""
+    """Run the benchmark."""
     made = parser(str(__doc__), pairs=3)
     made.add_argument("--seconds", type=positive, default=3, metavar="S", help="length of a run (3)")
     options = made.parse_args()
@@ -130,15 +130,15 @@ def main() -> int:
                 ours.append(float(np.quantile(ages, 0.999)) * 1e3)
                 counts.append({"rate": rate, **found})
                 theirs.append(float(np.quantile(through_callback(rate, options.seconds), 0.999)) * 1e3)
-            target = 2 if rate < 10_000 else 1  # a callback keeps up with the slow ones
+            target = 2 if rate < 10_000 else 1  # a callback keeps up at the slow rate
             claims.append(claim(f"age at {rate} a second, p99.9", "ms", ours, "callback", theirs, target=target))
     except RtloopError as error:
         sys.exit(str(error))
     finally:
         is_over.set()
-    print_claims("How old a setpoint is when it is taken, beside a busy Python thread", claims)
+    print_claims("Age of setpoints beside a busy Python thread", claims)
     print_table(
-        "What became of the setpoints",
+        "Counts of setpoints",
         list(counts[0]),
         [[f"{value:,}" for value in one.values()] for one in counts],
     )

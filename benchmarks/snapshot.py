@@ -1,12 +1,12 @@
-"""What a look at a running loop takes: a snapshot of its statistics, and a million records as a NumPy array.
+"""Measure reading a running loop: a snapshot of its statistics, and a million records as a NumPy array.
 
     python benchmarks/snapshot.py [--pairs 15] [--json FILE]
 
-A loop of 10 kHz runs all the time; looks and pauses of the same length take turns, and the loop's wake-up latency in
-both is compared: a reader never makes it wait. A snapshot has the counters, four histograms, the grants and the
-settings; the records are copied, so that they stay what they were, and NumPy's own copy of as many is the peer. After
-100 seconds the loop has run a million cycles; where `--seconds` is less, the block has fewer records, and the figure is
-scaled to a million.
+A loop of 10 kHz runs all the time. Slices with readings alternate with slices without, and the loop's wake-up latency
+in both is compared, because a reader must never make it wait. A snapshot has the counters, four histograms, the grants
+and the settings. The records are copied, so that they do not change later; the peer is NumPy's own copy of the same
+size. After 100 seconds the loop has run a million cycles. With a smaller `--seconds` the block has fewer records, and
+the figure is scaled to a million.
 
 Needs SCHED_FIFO and locked memory.
 """
@@ -28,9 +28,9 @@ SLICE_S = 0.5
 
 
 def look(loop: RTLoop, seconds: float) -> list[tuple[float, float, int]]:
-    """Look at a loop for so long, ten times a second.
+    """Read a loop ten times a second for a number of seconds.
 
-    Returns the milliseconds of each look, those of NumPy's copy of as many records, and how many there are.
+    Returns, for each reading, its milliseconds, those of NumPy's copy of as many records, and the number of records.
     """
     found = []
     end = time.monotonic() + seconds
@@ -45,7 +45,7 @@ def look(loop: RTLoop, seconds: float) -> list[tuple[float, float, int]]:
 
 
 def latency_ns(loop: RTLoop, seconds: float, *, is_watched: bool) -> tuple[float, list[tuple[float, float, int]]]:
-    """Return the mean latency of a slice of the loop's time, and the looks in it."""
+    """Return the mean latency of a slice of the loop's time, and the readings in it."""
     before = loop.stats.latency
     looks = look(loop, seconds) if is_watched else []
     if not is_watched:
@@ -55,12 +55,14 @@ def latency_ns(loop: RTLoop, seconds: float, *, is_watched: bool) -> tuple[float
 
 
 def main() -> int:
-    arguments = parser(__doc__ or "", pairs=15, seconds=20.0, of="how long the loop runs before the looks").parse_args()
+    arguments = parser(
+        __doc__ or "", pairs=15, seconds=20.0, of="time for which the loop runs before the readings"
+    ).parse_args()
     try:
         with RTLoop("100us", record=1 << 20, priority=80, name="looked at") as loop:
             begin = time.monotonic()
             while (left := arguments.seconds - (time.monotonic() - begin)) > 0:
-                say(f"{left:.0f} s until the records are there")
+                say(f"{left:.0f} s until there are enough records")
                 time.sleep(min(1, left))
             small, looks, ours, theirs = [], [], [], []
             for number in range(arguments.pairs):
@@ -81,10 +83,10 @@ def main() -> int:
         claim(f"records to NumPy, a million (scaled from {count:,.0f})", "ms",
               [ms * MILLION / records for ms, _, records in looks], target=TARGET_MS),
         claim("as many records to NumPy", "ms", [ms for ms, _, _ in looks], "NumPy's copy", [ms for _, ms, _ in looks]),
-        claim("mean latency of the loop meanwhile", "us", [ns / 1000 for ns in ours], "nobody looks",
+        claim("mean latency of the loop meanwhile", "us", [ns / 1000 for ns in ours], "unread",
               [ns / 1000 for ns in theirs], LATENCY_TARGET),
     ]  # fmt: skip
-    print_claims("A look at a running loop", claims)
+    print_claims("Reading a running loop", claims)
     write_json(arguments.json, benchmark="snapshot", options=vars(arguments), looks=looks, claims=claims)
     return exit_code(claims)
 

@@ -1,20 +1,21 @@
-"""Loops under every load at once, for as long as one likes, with cyclictest beside as the control.
+"""Run loops under every load at once, for any duration, with cyclictest beside them as the control.
 
     python benchmarks/soak.py [--duration 1min] [--json FILE]
 
 A loop of 1 kHz and one of 5 kHz run together with all memory locked and the guards counting, while hackbench, memory,
-fork, compaction and a Python thread that never rests load the machine. Each is the controller of examples/exchange: it
-reads its parameters from a Latest, which a Python thread writes all the while, and pushes a record of each cycle into a
-Ring, which that thread drains.
+fork, compaction and a busy Python thread load the machine. Each is the controller of examples/exchange: it reads its
+parameters from a Latest, which a Python thread keeps writing, and pushes a record of each cycle into a Ring, which that
+thread drains.
 
-The table at the end has, for each loop, its cycles, the missed releases, the page faults in the run, what the guards
-saw in step (page faults, system calls, allocations), whether the account is whole (cycles and missed releases are the
-releases of the grid; records drained and dropped are the cycles), and its wake-up latency as a ratio to cyclictest's in
-the same minutes. The exit code is 1 where an account is not whole, a loop has failed, the guards saw a system call or
-an allocation, or a page fault came that no compaction explains; a latency decides nothing.
+The table at the end has these columns for each loop: its cycles, missed releases and overruns; the page faults of the
+run; the guards' counts in step (page faults, system calls, allocations); the records drained and dropped; conservation;
+and the wake-up latency as a ratio to cyclictest's in the same minutes. Conservation means that cycles and missed
+releases add up to the releases of the grid. The exit code is 1 if releases or records do not add up, a loop has failed,
+the guards saw a system call or an allocation, or a page fault occurred that compaction does not explain. Latency does
+not affect it.
 
-Needs SCHED_FIFO, locked memory, and what rtloop.build needs (Cython and a C compiler); hackbench and cyclictest (apt
-install rt-tests) are left out where they are missing, and the table shows it.
+Needs SCHED_FIFO, locked memory, Cython and a C compiler (for rtloop.build). If hackbench or cyclictest (apt install
+rt-tests) is missing, it is left out, and the table shows it.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ HEADS = ["loop", "cycles", "missed", "overruns", "page faults", "in step", "reco
 
 
 class Row(NamedTuple):
-    """What became of one loop."""
+    """Result of one loop."""
 
     loop: str
     cycles: int
@@ -66,20 +67,20 @@ class Row(NamedTuple):
 
     @property
     def in_step(self) -> str:
-        """What the guards saw, shortly: page faults, system calls and allocations; a dash is what was not counted."""
+        """Counts of the guards: page faults, system calls and allocations; a dash means not counted."""
         faults = self.guard["page_faults"]
         counts = (faults and sum(faults.values()), self.guard["system_calls"], self.guard["allocations"])
         return " ".join("-" if count is None else str(count) for count in counts)
 
 
 def is_conserved(stats: Stats) -> bool:
-    """Whether every release from the first to the last was run or missed, and none twice."""
+    """Return True if every release from the first to the last was run or missed, and none twice."""
     elapsed = elapsed_releases(stats)
     return elapsed is not None and elapsed[0] <= stats.cycles + stats.missed <= elapsed[1]
 
 
 def judge(rows: list[Row], *, may_move: bool) -> list[str]:
-    """Say what has failed; nothing where all is well."""
+    """Return a sentence for each failure."""
     found = []
     for row in rows:
         if not row.conserved:
@@ -89,7 +90,7 @@ def judge(rows: list[Row], *, may_move: bool) -> list[str]:
         if row.records + row.dropped != row.cycles:
             found.append(f"{row.loop}: {row.records} records and {row.dropped} dropped are not {row.cycles} cycles")
         if row.faults and not may_move:
-            found.append(f"{row.loop}: {row.faults} page faults, though nothing may move locked pages")
+            found.append(f"{row.loop}: {row.faults} page faults, although nothing may move locked pages")
         for what in ("system_calls", "allocations"):
             if row.guard[what]:
                 found.append(f"{row.loop}: {row.guard[what]} {what.replace('_', ' ')} in step")
@@ -98,7 +99,7 @@ def judge(rows: list[Row], *, may_move: bool) -> list[str]:
 
 @contextmanager
 def compaction() -> Iterator[bool]:
-    """Have the kernel compact memory every second; False where that is not allowed."""
+    """Make the kernel compact memory every second; yield False if that is not permitted."""
     stop = threading.Event()
 
     def work() -> None:
@@ -125,7 +126,7 @@ def control(duration_ns: int, into: list[Histogram]) -> None:
 
 
 class Exchange:
-    """The other side of the loops' Latest and Ring: an ordinary Python thread, late as such are."""
+    """Peer of the loops' Latest and Ring on an ordinary Python thread, with its usual delays."""
 
     def __init__(self, loops: dict[str, Any]) -> None:
         self.loops = loops
@@ -143,7 +144,7 @@ class Exchange:
         self.drain()
 
     def drain(self) -> None:
-        """Take what the rings hold."""
+        """Drain the rings."""
         for name, loop in self.loops.items():
             self.records[name] += len(loop.log.drain())
 
@@ -157,7 +158,7 @@ class Exchange:
 
 
 def soak(duration_ns: int) -> tuple[list[Row], list[str]]:
-    """Run everything; return a row for each loop, and which loads there were."""
+    """Run everything; return a row for each loop, and the loads that ran."""
     controller: Any = rtloop.build(CONTROLLER).Follower
     loads: list[str] = []
     peer: list[Histogram] = []
@@ -186,7 +187,7 @@ def soak(duration_ns: int) -> tuple[list[Row], list[str]]:
             say(f"{format_duration(left, 0)} to go: " + ", ".join(f"{name} {loops[name].state}" for name in loops))
             time.sleep(min(1, left * 1e-9))
         for loop in loops.values():
-            loop.stop("30s")  # under some 200 processes that want the CPU, one of which may be moving a page it needs
+            loop.stop("30s")  # some 200 processes compete for the CPU, and one may be moving a page that the loop needs
         say("")
         if beside.ident:
             beside.join(duration_ns * 1e-9 + 60)
@@ -208,12 +209,12 @@ def soak(duration_ns: int) -> tuple[list[Row], list[str]]:
 def main() -> int:
     """Run the soak, and print its table."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--duration", default="1min", metavar="TIME", help='how long: "1min", "1h" (1min)')
+    options.add_argument("--duration", default="1min", metavar="TIME", help='duration of the soak: "1min", "1h" (1min)')
     options.add_argument(
-        "--json", type=writable, metavar="FILE", help="write the figures and the machine here; - for stdout"
+        "--json", type=writable, metavar="FILE", help="write the figures and the machine's facts here; - for stdout"
     )
     chosen = options.parse_args()
-    rtloop.guard.reexec()  # allocations in step are counted, too
+    rtloop.guard.reexec()  # so that allocations in step are counted as well
     duration = parse_duration(chosen.duration, "duration", minimum=1)
     rows, loads = soak(duration)
     may_move = "compaction" in loads and MAY_MOVE.exists() and MAY_MOVE.read_text().strip() != "0"
@@ -231,11 +232,12 @@ def main() -> int:
         ],
         file=sys.stderr if to_stdout else None,
     )  # fmt: skip
-    print("in step: page faults, system calls, allocations that the guards saw", file=sys.stderr)
+    print("in step: page faults, system calls and allocations counted by the guards", file=sys.stderr)
     failed = judge(rows, may_move=may_move)
     if may_move:
         print(
-            "faults are not judged: vm.compact_unevictable_allowed lets compaction move locked pages", file=sys.stderr
+            "page faults are not judged: vm.compact_unevictable_allowed lets compaction move locked pages",
+            file=sys.stderr,
         )
     for text in failed:
         print(text, file=sys.stderr)

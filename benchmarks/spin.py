@@ -1,12 +1,11 @@
-"""How soon spin="auto" follows a load that comes and goes: the CPU time that spinning takes, before, during and after.
+"""Measure how fast spin="auto" adapts to a load that comes and goes, by the CPU time that spinning takes.
 
     python benchmarks/spin.py [--pairs 5] [--seconds 3] [--cpu 1] [--json FILE]
 
-A loop of 1 kHz with spin="auto" and an empty step, whose CPU time is nearly all spinning, so that it tells the margin.
-The load is a loop of higher priority on the same CPU that computes for 100 us every 1.37 ms, and so makes some
-wake-ups late: the margin has to grow, and has to shrink when the load has gone. A quarter of the way there counts as
-no more than noise: the margin has followed when it stays within a quarter of the change from where it ends.
-Needs SCHED_FIFO and locked memory.
+The loop runs at 1 kHz with spin="auto" and an empty step. Nearly all of its CPU time is spinning, which shows the
+margin. The load is a loop of higher priority on the same CPU that computes for 100 us every 1.37 ms, and so makes some
+wake-ups late. The margin has to grow, and has to shrink when the load has ended. It has adapted when it stays within a
+quarter of the change from its final value; smaller deviations count as noise. Needs SCHED_FIFO and locked memory.
 """
 
 from __future__ import annotations
@@ -31,14 +30,14 @@ Samples = list[tuple[float, float]]
 
 
 def compute(cycle: object) -> None:
-    """Keep the CPU for as long as the load does."""
+    """Occupy the CPU for the duration of the load."""
     end = time.monotonic_ns() + LOAD_NS
     while time.monotonic_ns() < end:
         pass
 
 
 def find_thread() -> Path:
-    """Return the kernel's account of the loop's thread."""
+    """Return the path of the kernel's CPU-time accounting of the loop's thread."""
     for task in Path("/proc/self/task").iterdir():
         if (task / "comm").read_text().strip() == NAME:
             return task / "schedstat"
@@ -46,7 +45,7 @@ def find_thread() -> Path:
 
 
 def watch(account: Path, seconds: float) -> Samples:
-    """Return what spinning takes of a cycle, us, every 50 ms: pairs of the seconds since now and the time."""
+    """Sample the spinning time of a cycle every 50 ms: return pairs of the seconds since now and the time in us."""
     begin = last = time.monotonic()
     used = int(account.read_text().split()[0])
     samples: Samples = []
@@ -59,23 +58,23 @@ def watch(account: Path, seconds: float) -> Samples:
 
 
 def level(samples: Samples) -> float:
-    """Return where the samples end: the median of the last third."""
+    """Return the final level of the samples: the median of the last third."""
     return statistics.median(value for _, value in samples[-len(samples) // 3 :])
 
 
 def time_to_follow(samples: Samples, before: float) -> float:
-    """Return from when on the samples stay near their end, s; the first of them where nothing changed."""
+    """Return the time in s from which the samples stay near their final level; the first time if nothing changed."""
     end = level(samples)
     near = abs(end - before) / 4
     late = [when for when, value in samples if abs(value - end) > near]
-    # Single samples stray with the machine: three in a row have to, to count.
+    # Single samples are noise: only three in a row count as a deviation.
     times = [when for when, _ in samples]
     runs = [when for when in late if all(other in late for other in times[times.index(when) : times.index(when) + 3])]
     return times[min(times.index(runs[-1]) + 3, len(times) - 1)] if runs else times[0]
 
 
 def run_pair(account: Path, cpu: int, seconds: float) -> dict[str, float]:
-    """Let the load come and go once."""
+    """Start and stop the load once."""
     alone = level(watch(account, seconds))
     with PyLoop(compute, LOAD_PERIOD_NS, priority=90, cpu=cpu, name="load"):
         coming = watch(account, seconds)
@@ -91,9 +90,9 @@ def run_pair(account: Path, cpu: int, seconds: float) -> dict[str, float]:
 
 
 def main() -> int:
-    options = parser(__doc__ or "", seconds=3.0, of="alone, with the load, and after it")
+    options = parser(__doc__ or "", seconds=3.0, of="duration of each phase: alone, with the load, and after it")
     cpus = sorted(os.sched_getaffinity(0))
-    options.add_argument("--cpu", type=int, default=cpus[-1], help=f"where both run ({cpus[-1]})")
+    options.add_argument("--cpu", type=int, default=cpus[-1], help=f"CPU for both ({cpus[-1]})")
     asked = options.parse_args()
     found: list[dict[str, float]] = []
     try:
@@ -107,12 +106,12 @@ def main() -> int:
         sys.exit(f"\n{error}")
     say("")
     claims = [
-        claim("the margin follows a load that comes", "s", [one["comes"] for one in found], target=TARGET_S),
-        claim("... and one that goes", "s", [one["goes"] for one in found], target=TARGET_S),
-        claim("spinning in a cycle of 1 ms, loaded to alone", "us", [one["loaded"] for one in found], "alone",
+        claim("margin adapts to a starting load", "s", [one["comes"] for one in found], target=TARGET_S),
+        claim("... and to an ending one", "s", [one["goes"] for one in found], target=TARGET_S),
+        claim("spinning in a cycle of 1 ms, loaded vs. alone", "us", [one["loaded"] for one in found], "alone",
               [one["alone"] for one in found]),
     ]  # fmt: skip
-    print_claims(f'How soon spin="auto" follows a load; median wake-up latency {p50:.0f} ns', claims)
+    print_claims(f'Adaptation of spin="auto" to a load; median wake-up latency {p50:.0f} ns', claims)
     write_json(asked.json, benchmark="spin", options=vars(asked), runs=found, claims=claims)
     return exit_code(claims)
 

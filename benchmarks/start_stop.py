@@ -1,9 +1,9 @@
-"""How long a loop takes to its first release, and from stop() to the joined thread.
+"""Measure the time from start() to the first release, and from stop() to the joined thread.
 
     python benchmarks/start_stop.py [--pairs 20] [--interval 1000] [--json FILE]
 
-All memory is locked by another loop that runs meanwhile, so that what is measured is the loop's own: its stack, its
-block, its thread, and everything that is read back from the kernel. The first release of a loop is a period, at most a
+Another loop keeps all memory locked meanwhile, so that only the loop's own work is measured: its stack, its telemetry
+block, its thread, and everything read back from the kernel. The first release of a loop is one period, at most a
 millisecond, after the thread is ready. Needs SCHED_FIFO and locked memory.
 """
 
@@ -17,12 +17,12 @@ from common import claim, exit_code, parser, positive, print_claims, run_script,
 from rtloop import RTLoop, RtloopError
 
 START_TARGET_MS = 10.0
-#: What stop() may take beyond a period.
+#: Time allowed for stop() beyond a period.
 STOP_MORE_MS = 1.0
 
 
 def once(interval_us: int) -> tuple[float, float]:
-    """Start a loop and stop it; return the milliseconds to the first release, and those that stop() took."""
+    """Start and stop a loop; return the milliseconds to the first release and the duration of stop()."""
     loop = RTLoop(f"{interval_us}us", priority=80, name="measured")
     begin = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
     loop.start()
@@ -41,7 +41,7 @@ def main() -> int:
     period_ms = arguments.interval / 1000
     try:
         with RTLoop("10ms", priority=2, name="holds the memory locked"):
-            once(arguments.interval)  # what is imported at the first start
+            once(arguments.interval)  # imports modules at the first start
             found = []
             for number in range(arguments.pairs):
                 say(f"start {number + 1} of {arguments.pairs}")

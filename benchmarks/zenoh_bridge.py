@@ -1,11 +1,11 @@
-"""What a bridge costs: the loop's latency with one and without, and bytes and CPU time for many loops on one network.
+"""Measure the cost of a bridge: a loop's latency with and without, and bytes and CPU time of many loops.
 
     python benchmarks/zenoh_bridge.py [--pairs 9] [--seconds 2] [--loops 64] [--json FILE]
 
-One loop runs all the time; its statistics begin anew for every slice. Slices with a bridge, that publishes statistics
-ten times a second and 1000 records a second to a process that subscribes to all of it, take turns with slices without.
-Then a process has so many simulated loops, each with a bridge of its own that publishes once a second, on loopback to a
-peer that counts for ten seconds. Needs eclipse-zenoh, SCHED_FIFO and locked memory.
+One loop runs all the time, and its statistics are reset for every slice. Slices with and without a bridge alternate.
+The bridge publishes statistics ten times a second, and 1000 records a second, to a process that subscribes to
+everything. Then one process runs a number of simulated loops, each with its own bridge that publishes once a second on
+loopback, and a peer counts messages and bytes for ten seconds. Needs eclipse-zenoh, SCHED_FIFO and locked memory.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ for line in sys.stdin:
 
 
 def free_address() -> str:
-    """Return an address of this machine that nobody listens at."""
+    """Return a local address on which no process listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"tcp/127.0.0.1:{probe.getsockname()[1]}"
 
 
 class Counter:
-    """A process that subscribes to everything and counts it."""
+    """Process that subscribes to everything and counts it."""
 
     def __init__(self) -> None:
         address = free_address()
@@ -61,7 +61,7 @@ class Counter:
         return self._process.stdout.readline()
 
     def look(self) -> tuple[int, int]:
-        """Return how many messages and bytes there were until now."""
+        """Return the number of messages and bytes received so far."""
         assert self._process.stdin is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
@@ -69,7 +69,7 @@ class Counter:
         return messages, size
 
     def end(self) -> None:
-        """End it."""
+        """End the process."""
         self._process.kill()
         self._process.communicate()
 
@@ -84,7 +84,7 @@ def compare(counter: Counter, pairs: int, seconds: float) -> tuple[list[dict[str
     ring = Ring([("release", "i8"), ("x", "f8", 4)], 10_000)
     with loop:
         for k in range(2 * pairs):
-            is_on = (k % 4) in (0, 3)  # on, off, off, on: whichever comes first has no advantage
+            is_on = (k % 4) in (0, 3)  # on, off, off, on: neither side gains from coming first
             with ExitStack() as stack:
                 if is_on:
                     stack.enter_context(Bridge(loop, key="rtloop/bench/one", config=counter.there, interval="100ms",
@@ -104,7 +104,7 @@ def compare(counter: Counter, pairs: int, seconds: float) -> tuple[list[dict[str
 
 
 def crowd(counter: Counter, loops: int, seconds: float = 10.0) -> dict[str, float]:
-    """Return what so many bridges send and cost."""
+    """Return the traffic and the CPU time of a number of bridges."""
     from rtloop.zenoh import Bridge
 
     with ExitStack() as stack:
@@ -126,10 +126,10 @@ def crowd(counter: Counter, loops: int, seconds: float = 10.0) -> dict[str, floa
 
 
 def main() -> int:
-    """Run it."""
+    """Run the benchmark."""
     made = parser(str(__doc__), pairs=9)
     made.add_argument("--seconds", type=positive, default=2, metavar="S", help="length of a slice (2)")
-    made.add_argument("--loops", type=positive, default=64, metavar="N", help="loops of the crowd (64)")
+    made.add_argument("--loops", type=positive, default=64, metavar="N", help="number of simulated loops (64)")
     options = made.parse_args()
     need_module("zenoh", "eclipse-zenoh")
     counter = Counter()
@@ -144,7 +144,7 @@ def main() -> int:
     for q in ("50", "99"):
         ours, theirs = [one[q] for one in with_bridge], [one[q] for one in without]
         claims.append(claim(f"latency p{q} with a bridge", "ns", ours, "without", theirs, target=1.1))
-    print_claims("A loop with a bridge, and without", claims)
+    print_claims("Loop with and without a bridge", claims)
     print_table(
         f"{options.loops} simulated loops on loopback",
         ["figure", "value"],

@@ -1,11 +1,11 @@
-/* The pools of rtloop/pool.h behind plain functions, for peers.cpp: C11 that C++ does not read. */
+/* Wraps the pools of rtloop/pool.h in plain functions for peers.cpp, because C++ cannot include their C11. */
 #include <stdlib.h>
 
 #include "rtloop/pool_check.h"
 
-/* The compiler may neither see that a block goes back at once, nor keep the pool in registers over it. */
+/* Hides from the compiler that a block is freed at once, and prevents it from keeping the pool in registers. */
 #define OPAQUE(p) __asm__ volatile("" : "+r"(p)::"memory")
-/* Nor may it know at the next alloc what the last free has written. */
+/* Hides from the next alloc what the last free has written. */
 #define BARRIER() __asm__ volatile("" ::: "memory")
 
 void *ours_make(unsigned kind, size_t block_bytes, size_t count) {

@@ -1,10 +1,10 @@
-// Pairs of alloc and free of 256 bytes, rtloop's pools beside what else there is: one process, one core, alternating.
+// Compares pairs of alloc and free of 256 bytes in rtloop's pools and their peers: one process, one core, alternating.
 //
 //   peers pairs ROUNDS PAIRS   prints "NAME NS" for each contestant, ROUNDS times: nanoseconds per pair
-//   peers batches ROUNDS PAIRS the same, of 8 allocs and then 8 frees
-//   peers tail OPERATIONS      prints "NAME P50 P99 P9999 MAX" for each: ns of a pair amid a load that fragments the heap
+//   peers batches ROUNDS PAIRS prints the same for 8 allocs and then 8 frees
+//   peers tail OPERATIONS      prints "NAME P50 P99 P9999 MAX" for each: ns of a pair under a load that fragments the heap
 //
-// The malloc is the C library's, or the one of LD_PRELOAD.
+// The malloc is the C library's, or that of LD_PRELOAD.
 #include <pthread.h>
 #include <time.h>
 #include <unistd.h>
@@ -33,8 +33,8 @@ namespace {
 
 constexpr size_t BLOCK = 256, COUNT = 1024;
 
-// The compiler may neither see that a block goes back at once, nor know at the next alloc what the last free has written:
-// without the second, boost::pool's alloc is optimized away.
+// Hide from the compiler that a block is freed at once, and from the next alloc what the last free has written. Without
+// the second, boost::pool's alloc is optimized away.
 inline void opaque(void *&p) { __asm__ volatile("" : "+r"(p)::"memory"); }
 inline void barrier() { __asm__ volatile("" ::: "memory"); }
 
@@ -87,7 +87,7 @@ struct BoostPool : Pairs<BoostPool> {
   void free(void *p) { pool.free(p); }
 };
 
-// The usual way to make a lock-free pool of it: a stack of the indices of the free blocks.
+// The usual lock-free pool: a stack of the indices of the free blocks.
 struct BoostStack : Pairs<BoostStack> {
   boost::lockfree::stack<int, boost::lockfree::fixed_sized<true>> stack{COUNT};
   char *blocks = static_cast<char *>(aligned_alloc(64, BLOCK *COUNT));
@@ -101,7 +101,7 @@ struct BoostStack : Pairs<BoostStack> {
   void free(void *p) { stack.push(static_cast<int>((static_cast<char *>(p) - blocks) / BLOCK)); }
 };
 
-// Written by hand: a list through the free blocks and a mutex with priority inheritance. It trusts its callers.
+// A hand-written pool: a list through the free blocks and a mutex with priority inheritance. It checks no arguments.
 struct PiMutex : Pairs<PiMutex> {
   struct Node {
     Node *next;
@@ -153,8 +153,8 @@ uint64_t draw() {
   return seed;
 }
 
-// Between two timed pairs the heap changes: blocks of all sizes, now and then a large one, come and go. The timed block
-// is held for a while, too, so that free lists are long and cold.
+// Between two timed pairs the heap changes: blocks of all sizes, including large ones, come and go. The timed block is
+// also held for a while, so that free lists are long and cold.
 template <class C> void measure_tail(const char *name, C &contestant, long operations) {
   seed = 88172645463325252u;
   std::vector<void *> heap(4096, nullptr), held(COUNT / 2, nullptr);
@@ -193,7 +193,7 @@ void *idle(void *) {
 } // namespace
 
 int main(int argc, char **argv) {
-  // The C library leaves atomics out while a process has one thread; a process with a real-time loop has several.
+  // The C library omits atomics while a process has one thread, but a process with a real-time loop has several.
   pthread_t thread;
   if (pthread_create(&thread, nullptr, idle, nullptr)) return 1;
   Ours single{1}, shared{2}, mutex{3};

@@ -1,12 +1,11 @@
-/* The ring and the newest value of rtloop behind plain functions, for peers.cpp: C11 that C++ does not read. */
+/* Wraps rtloop's ring and latest value in plain functions for peers.cpp, because C++ cannot include their C11. */
 #include <stdint.h>
 #include <stdlib.h>
 
 #include "rtloop/latest.h"
 #include "rtloop/ring.h"
 
-/* An item has to be in memory as a whole: the compiler may neither put it together in registers, nor leave out what is
- * not looked at. */
+/* Forces an item into memory as a whole: the compiler can neither assemble it in registers nor omit unread parts. */
 #define WHOLE(item) __asm__ volatile("" : "+m"(item)::"memory")
 
 enum { CAPACITY = 1024 };

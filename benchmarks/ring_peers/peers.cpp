@@ -1,9 +1,9 @@
-// A push and a pop of 8 and of 64 bytes, rtloop's ring beside boost's queue for one producer and one consumer.
+// Compares a push and a pop of 8 and of 64 bytes in rtloop's ring and in boost's queue for one producer and consumer.
 //
 //   peers single ROUNDS ITEMS          prints "NAME NS" for each contestant, ROUNDS times: ns of a push and a pop in turn
-//   peers threads ROUNDS ITEMS A B     the same between a producer on CPU A and a consumer on CPU B: ns an item
+//   peers threads ROUNDS ITEMS A B     prints the same between a producer on CPU A and a consumer on CPU B: ns an item
 //
-// Both have room for 1024 items, and both know the item's size when they are compiled.
+// Both have room for 1024 items, and both know the item's size at compile time.
 #include <pthread.h>
 #include <sched.h>
 #include <time.h>
@@ -38,8 +38,7 @@ struct Item {
 
 inline uint64_t &first(uint64_t &item) { return item; }
 inline uint64_t &first(Item &item) { return item.words[0]; }
-// An item has to be in memory as a whole: the compiler may neither put it together in registers, nor leave out what is
-// not looked at.
+// Forces an item into memory as a whole: the compiler can neither assemble it in registers nor omit unread parts.
 template <class T> inline void whole(T &item) { __asm__ volatile("" : "+m"(item)::"memory"); }
 inline void relax() {
 #if defined(__x86_64__)
@@ -106,7 +105,7 @@ double time_of_two(const std::function<void()> &produce, const std::function<voi
   const auto meet = [&ready] {
     for (ready++; ready < 2;) relax();
   };
-  pin(a, b);  // what the new thread begins with: it has to get by the one that spins
+  pin(a, b);  // initial affinity of the new thread, so that it can run beside the spinning one
   std::thread producer([&] {
     pin(a);
     meet();
@@ -125,7 +124,7 @@ int main(int argc, char **argv) {
   if (argc < 4) return 2;
   const std::string mode = argv[1];
   const long rounds = atol(argv[2]), count = atol(argv[3]);
-  // Where it is allowed, so that whatever else the machine does hits no contestant.
+  // Raise the priority if that is permitted, so that other work on the machine disturbs no contestant.
   const sched_param priority{1};
   sched_setscheduler(0, SCHED_FIFO, &priority);
   void *const ring8 = ours_make(8), *const ring64 = ours_make(64), *const latest = ours_make_latest(64);
