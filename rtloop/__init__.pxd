@@ -9,4 +9,4 @@ from rtloop.data.pool cimport _Pool_1 as Pool
 from rtloop.data.ring cimport _Ring_1 as Ring
 from rtloop.data.signals cimport _SignalLog_1 as SignalLog
 from rtloop.loop.loop cimport RT_CONTINUE, RT_STOP, Cycle
-from rtloop.loop.loop cimport _RTLoop_1 as RTLoop
+from rtloop.loop.loop cimport _RTLoop_2 as RTLoop

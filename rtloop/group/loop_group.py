@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
@@ -13,7 +14,7 @@ from rtloop.errors import StateError, StopTimeoutError
 from rtloop.group import member, watchdog_plan
 from rtloop.group.chain import check_chains
 from rtloop.group.plan import check_loops, place, rate_monotonic
-from rtloop.group.results import GroupResults
+from rtloop.group.results import ages_of, analyze_loops, draw, save_all, stats_of
 from rtloop.group.run import Run, end
 from rtloop.loop import failure, registry
 from rtloop.settings import Duration, Settings, parse_choice, parse_name, parse_run_duration
@@ -21,7 +22,13 @@ from rtloop.system.grant import Grant
 from rtloop.units import format_rate, parse_duration, parse_timeout
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from matplotlib.figure import Figure
+
+    from rtloop.analysis.results import Analysis
     from rtloop.group.chain import Chain
+    from rtloop.group.data_age import Ages
     from rtloop.loop.loop import RTLoop
     from rtloop.stats.stats import Stats
 
@@ -32,7 +39,7 @@ _serial = itertools.count(1)
 _T = TypeVar("_T")
 
 
-class LoopGroup(GroupResults):
+class LoopGroup:
     """Several loops as one system: started on one origin, stopped together.
 
     Release k of a loop is at origin + its phase + k * its period, with the same origin for all of them, so that the
@@ -200,7 +207,7 @@ class LoopGroup(GroupResults):
         timeout_ns = parse_timeout(timeout)
         self._is_stop_wanted = self._is_starting
         self._end(timeout_ns)
-        for error in self._untold():
+        for error in self._unreported():
             failure.warn_failed(error)
 
     def wait(self, timeout: Duration | None = None) -> bool:
@@ -261,7 +268,7 @@ class LoopGroup(GroupResults):
         """
         has_ended = self.wait(timeout)
         if has_ended:
-            self._raise_failure(self._untold())
+            self._raise_failure(self._unreported())
             self._warn_of_stale_data()
         elif hung := watchdog_plan.hung_error(self._controls):
             raise hung
@@ -287,6 +294,92 @@ class LoopGroup(GroupResults):
         self.join()
         return self.stats
 
+    @property
+    def stats(self) -> Mapping[str, Stats]:
+        """Each loop's statistics by its name, of the present run or of the last one.
+
+        After a run of the group their `settings` tell ``group``, its name, and ``origin_ns``.
+        """
+        return stats_of(self._loops)
+
+    def analyze(self, wcet: Mapping[str, Duration] | None = None, *, percentile: float | None = None) -> Analysis:
+        """Find out whether all loops meet their deadlines, with the group's priorities and CPUs: `rtloop.analyze`.
+
+        Parameters
+        ----------
+        wcet : mapping, optional
+            The most CPU time of a step, by the loop's name, in place of the group's own. A loop without one gets its
+            longest measured step.
+        percentile : float, optional
+            Instead of the longest step and the latest wake-up, this percentile: the answer is then no bound, and says
+            so.
+
+        Raises
+        ------
+        ConfigError
+            Where a loop has neither run nor a `wcet`, or the loops' policies or CPUs cannot be analysed together.
+        """
+        return analyze_loops(self.settings, self.stats, {**self._wcet, **(wcet or {})}, percentile)
+
+    def ages(self, wcet: Mapping[str, Duration] | None = None, *, percentile: float | None = None) -> Ages:
+        """Tell how old the data is that the last loop of each chain acts on: as recorded, and at most.
+
+        The age of a cycle is from the release of the first loop's cycle that has sensed to the end of its own step.
+        It is traced through the records of all loops, and never less than the true one; the bound follows from the
+        worst response times of :meth:`analyze`, and holds where no release is missed.
+
+        Parameters
+        ----------
+        wcet, percentile
+            As for :meth:`analyze`.
+        """
+        times = {**self._wcet, **(wcet or {})}
+        return ages_of(self._chains, self.settings, self.stats, times, percentile, self._origin_ns)
+
+    def plot(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        at: str | Duration = "last",
+        duration: Duration | None = None,
+    ) -> Figure:
+        """Draw the measured schedule of all loops over a hyperperiod as a Gantt chart, from their records.
+
+        Parameters
+        ----------
+        path : path, optional
+            Where to write it, in the format of its suffix.
+        at : {"last", "worst"} or duration
+            Which hyperperiod: the last of which all loops have records, the one with the longest response in periods
+            of its loop (and as many more as that takes to end), or the one so much time after the origin.
+        duration : duration, optional
+            How long the picture's window is, instead of a hyperperiod; with a time as `at` it begins there. By default
+            ten hyperperiods where all periods are equal. Beyond 300 cycles it is cut, and says so.
+
+        Raises
+        ------
+        ConfigError
+            Where a loop has no records, or there are none of that time.
+        ImportError
+            Where matplotlib is missing: ``pip install 'rtloop[plot]'``.
+        """
+        return draw(self._name, self.stats, path, at, duration)
+
+    def save(self, folder: str | os.PathLike[str]) -> list[Path]:
+        """Write each loop's :attr:`stats` to ``folder/NAME.npz``, for ``rtloop plot``, ``export`` and ``analyze``.
+
+        Parameters
+        ----------
+        folder : path
+            Made where there is none. Files of these names are replaced, others stay.
+
+        Returns
+        -------
+        list of pathlib.Path
+            The files, in the order of the loops. Where a name has a space or a slash, the file's has ``_``.
+        """
+        return save_all(self.stats, folder)
+
     def reset_stats(self) -> None:
         """Begin the statistics of all loops anew, each from its next cycle on."""
         for loop in self._loops:
@@ -298,13 +391,13 @@ class LoopGroup(GroupResults):
 
     def __exit__(self, kind: object, value: BaseException | None, traceback: object) -> None:
         self._end(parse_timeout(_DEFAULT_STOP_TIMEOUT))
-        untold = self._untold()  # before stop(), which would warn
+        unreported = self._unreported()  # before stop(), which would warn
         self.stop()  # a subclass's own
         if value is None:
-            self._raise_failure(untold)
+            self._raise_failure(unreported)
             self._warn_of_stale_data()
             return
-        for error in untold:
+        for error in unreported:
             failure.note_failed(value, error)
 
     def _warn_of_stale_data(self) -> None:
@@ -341,11 +434,11 @@ class LoopGroup(GroupResults):
         if self._run is not None:
             self._run.is_running()  # waits for the watchdog
 
-    def _untold(self) -> list[BaseException]:
+    def _unreported(self) -> list[BaseException]:
         """Return, once, what ended the loops that have failed, as far as nobody was told."""
-        return [error for control in self._controls if (error := control.untold_error()) is not None]
+        return [error for control in self._controls if (error := control.unreported_error()) is not None]
 
-    def _raise_failure(self, untold: list[BaseException]) -> None:
+    def _raise_failure(self, unreported: list[BaseException]) -> None:
         """Raise what ended the first loop that has failed, if any has, with notes of the others."""
         failed = next((control for control in self._controls if control.state == "failed"), None)
         if failed is None:
@@ -353,7 +446,7 @@ class LoopGroup(GroupResults):
         try:
             failed.join()
         except BaseException as error:
-            for other in untold:
+            for other in unreported:
                 if other is not error:
                     failure.note_failed(error, other)
             raise

@@ -3,10 +3,9 @@
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t
 
-from rtloop._atomics cimport rt_load_acquire
 from rtloop.loop.lifecycle cimport Control
-from rtloop.loop.loop cimport _RTLoop_1
-from rtloop.loop.thread cimport (
+from rtloop.loop.loop cimport _RTLoop_2
+from rtloop.loop.loop_h cimport (
     RT_COMMAND_SIBLING_FAILED,
     RT_COMMAND_STOP,
     RT_PHASE_BEGIN,
@@ -14,17 +13,14 @@ from rtloop.loop.thread cimport (
     RT_PHASE_ENTERED,
     RT_PHASE_GO,
     rt_futex_move,
-    rt_futex_wait,
 )
 
+from rtloop.loop.thread cimport SLICE_NS
+
 from rtloop.errors import StateError
-from rtloop.system.signal_shield import shielded
-
-# Ctrl-C is looked for this often while an enter() is waited for.
-cdef int64_t _SLICE_NS = 50_000_000
 
 
-cdef Control _control(_RTLoop_1 loop):
+cdef Control _control(_RTLoop_2 loop):
     if loop._control is None:
         raise StateError(f"{type(loop).__name__}.__init__ did not call super().__init__(period, ...)")
     return <Control>loop._control
@@ -32,7 +28,7 @@ cdef Control _control(_RTLoop_1 loop):
 
 def is_loop(loop):
     """Whether it is an RTLoop."""
-    return isinstance(loop, _RTLoop_1)
+    return isinstance(loop, _RTLoop_2)
 
 
 def control_of(loop):
@@ -48,7 +44,7 @@ def control_of(loop):
 
 def is_own_thread(loop):
     """Whether the caller is the loop's thread: a callback in Python."""
-    return _control(loop)._is_on_own_thread()
+    return _control(loop).is_on_own_thread()
 
 
 def run_of(loop):
@@ -57,7 +53,7 @@ def run_of(loop):
 
 
 def prepare(loop, run, settings, duration_ns):
-    """Do all of a loop's start but to let its thread go: everything is granted, and no callback has run.
+    """Do all of a loop's start but to release its thread: everything is granted, and no callback has run.
 
     `run` is the group's run, `settings` are the loop's for this run. Raises as the loop's start; what was acquired then
     is given back by :func:`withdraw`.
@@ -70,7 +66,7 @@ def prepare(loop, run, settings, duration_ns):
 def withdraw(loop, run):
     """Undo what this run has done to the loop, if it has done anything. Never raises for a loop that it has not."""
     cdef Control c = _control(loop)
-    if c.run is run and c._state in ("starting", "running", "ending"):
+    if c.run is run and c._activity != "idle":
         c.withdraw()
 
 
@@ -78,36 +74,34 @@ _FAILURE_COMMANDS = {"stop-all": RT_COMMAND_STOP, "hook": RT_COMMAND_SIBLING_FAI
 
 
 def link(loops, on_failure):
-    """Make a ring of loops of which any one that fails tells the others, before the first of them is let go."""
+    """Make a ring of loops of which any one that fails tells the others, before the first of their threads is released."""
     cdef Control c
     cdef Control following
     for i, loop in enumerate(loops):
         c = _control(loop)
         following = _control(loops[(i + 1) % len(loops)])
-        c.rt.group.failure_command = _FAILURE_COMMANDS[on_failure]
-        c.rt.group.next = following.rt if c.rt.group.failure_command else NULL
+        c.thread.rt.group.failure_command = _FAILURE_COMMANDS[on_failure]
+        c.thread.rt.group.next = following.thread.rt if c.thread.rt.group.failure_command else NULL
 
 
-def let_go(loop):
-    """Let the loop's thread run its enter(); it then waits for :func:`begin`."""
-    cdef Control c = _control(loop)
-    shielded(c._let_go)
+def release_thread(loop):
+    """Let the loop's thread call enter(); it then waits for :func:`begin`."""
+    _control(loop).release_thread()
 
 
 def await_enter(loop):
     """Wait until the loop's enter() has returned, in slices, so that Ctrl-C is heard; or until the loop has ended."""
     cdef Control c = _control(loop)
-    while c._state == "running" and rt_load_acquire(&c.rt.phase) == RT_PHASE_GO:
-        with nogil:
-            rt_futex_wait(&c.rt.phase, RT_PHASE_GO, _SLICE_NS)
+    while c.is_under_way() and c.thread.phase() == RT_PHASE_GO:
+        c.thread.wait_while(RT_PHASE_GO, SLICE_NS)
         PyErr_CheckSignals()
-    if rt_load_acquire(&c.rt.phase) == RT_PHASE_DONE:
+    if c.thread.phase() == RT_PHASE_DONE:
         c.wait()  # for what its end was
 
 
 def begin(loop, int64_t origin):
     """Say when the loop's grid begins, on its clock; its first release is a phase later."""
     cdef Control c = _control(loop)
-    if rt_load_acquire(&c.rt.phase) == RT_PHASE_ENTERED:
-        c.rt.grid.origin = origin
-        rt_futex_move(&c.rt.phase, RT_PHASE_ENTERED, RT_PHASE_BEGIN)
+    if c.thread.phase() == RT_PHASE_ENTERED:
+        c.thread.rt.grid.origin = origin
+        rt_futex_move(&c.thread.rt.phase, RT_PHASE_ENTERED, RT_PHASE_BEGIN)

@@ -82,7 +82,7 @@ class Run:
                 self._prepare_watchdog(every, watchdog)
             for loop in self._loops:
                 part = loop.name
-                member.let_go(loop)
+                member.release_thread(loop)
             for loop in self._loops:
                 part = loop.name
                 member.await_enter(loop)
@@ -98,7 +98,7 @@ class Run:
     def _begin(self, clock: int, align_ns: int | None) -> int:
         """Set the origin, which all loops wait for."""
         if self._watchdog is not None:
-            self._watchdog.let_go()
+            self._watchdog.release_thread()
         origin = time.clock_gettime_ns(clock) + _LEAD_NS
         if align_ns is not None:
             origin += -origin % align_ns
@@ -149,6 +149,6 @@ def end(name: str, controls: Sequence[Control], timeout_ns: int) -> None:
     if late is not None:
         late.add_note(f"{name}: all of its loops were asked to stop, for up to {format_duration(timeout_ns)}")
         for control in controls:
-            if (trip := control.trip()) is not None:
+            if (trip := control.thread.trip()) is not None:
                 late.add_note(str(failure.watchdog_error(control.settings, trip)))
         raise late

@@ -1,14 +1,15 @@
 """The thread of a group's watchdog: what it acquires, as a loop's does, and how it ends, which is with its loops."""
 
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t
 from posix.unistd cimport getpid
 
 from rtloop._atomics cimport rt_load_acquire, rt_load_relaxed_64
-from rtloop._os cimport munmap, pthread_join, pthread_t
+from rtloop._os cimport munmap, pthread_join
+from rtloop.group.watchdog_h cimport rt_watchdog_bytes, rt_watchdog_main, rt_watchdog_t
 from rtloop.loop.lifecycle cimport Control
-from rtloop.loop.loop cimport _RTLoop_1
-from rtloop.loop.thread cimport (
+from rtloop.loop.loop cimport _RTLoop_2
+from rtloop.loop.loop_h cimport (
     RT_PHASE_ABORT,
     RT_PHASE_DONE,
     RT_PHASE_GO,
@@ -18,15 +19,12 @@ from rtloop.loop.thread cimport (
     RT_WATCH_ON,
     rt_futex_set,
     rt_futex_wait,
-    rt_loop_t,
     rt_stack_map,
     rt_stack_paint,
-    rt_stack_t,
     rt_stack_unmap,
     rt_thread_create,
-    rt_thread_report_t,
-    rt_thread_request_t,
 )
+from rtloop.loop.thread cimport SLICE_NS
 from rtloop.memory.memory_h cimport rt_memory_map
 
 import os
@@ -39,28 +37,6 @@ from rtloop.loop import failure, registry, resources
 from rtloop.memory.own_locks import lock_range, lock_ranges, own_grant
 from rtloop.system.signal_shield import shielded
 from rtloop.units import format_size
-
-cdef int64_t _SLICE_NS = 50_000_000
-
-
-cdef extern from "../include/rtloop/watchdog.h" nogil:
-    ctypedef struct rt_watched_t:
-        rt_loop_t *loop
-        int64_t limit
-
-    ctypedef struct rt_watchdog_t:
-        int64_t interval
-        uint64_t checks
-        rt_thread_request_t request
-        rt_thread_report_t report
-        rt_stack_t stack
-        pthread_t thread
-        uint32_t phase
-        uint32_t count
-        rt_watched_t *loops
-
-    uint64_t rt_watchdog_bytes(uint32_t count)
-    void rt_watchdog_main(rt_watchdog_t *dog)
 
 
 cdef void *_body(void *dog) noexcept nogil:
@@ -120,26 +96,34 @@ cdef class Watchdog:
         if self._pid != getpid():
             return "stopped"
         if self._state == "running" and rt_load_acquire(&self.dog.phase) == RT_PHASE_DONE:
+            return "stopped"
+        return "running" if self._state == "ending" else self._state
+
+    def reap(self):
+        """Give back what a thread holds that has ended. Returns whether it is still under way."""
+        if self._pid != getpid():
+            return False
+        if self._state == "running" and rt_load_acquire(&self.dog.phase) == RT_PHASE_DONE:
             shielded(self._end)
-        return self._state
+        return self._state in ("running", "ending")
 
     def prepare(self, limits_ns):
         """Acquire everything, and have a thread wait; withdraw() undoes it. After `limits_ns` a loop is stuck."""
         shielded(lambda: self._launch(limits_ns))
         failure.warn_degraded(self.grants, self._settings.name)
 
-    def let_go(self):
+    def release_thread(self):
         """Let the thread watch; before the loops begin."""
-        shielded(self._let_go)
+        shielded(self._release_thread)
 
-    def _let_go(self):
+    def _release_thread(self):
         self._state = "running"
         registry.loops.add(self)
         rt_futex_set(&self.dog.phase, RT_PHASE_GO)
 
     def withdraw(self):
         """Give back what prepare() has acquired; a thread that watches ends with its loops, which have been stopped."""
-        if self._state == "running":
+        if self._state in ("running", "ending"):
             self.stop(registry.EXIT_TIMEOUT_NS)
         elif self._undo is not None:
             shielded(self._give_back)
@@ -149,9 +133,9 @@ cdef class Watchdog:
         settings, grants = self._settings, []
         self.dog.interval = settings.period_ns
         for i, (loop, limit) in enumerate(zip(self._loops, limits_ns, strict=True)):
-            control = (<_RTLoop_1>loop)._control
-            self.dog.loops[i].loop, self.dog.loops[i].limit = control.rt, limit
-            control.rt.watch = RT_WATCH_ON
+            control = (<_RTLoop_2>loop)._control
+            self.dog.loops[i].loop, self.dog.loops[i].limit = control.thread.rt, limit
+            control.thread.rt.watch = RT_WATCH_ON
         with resources.setup_errors(settings.name, grants), ExitStack() as stack:
             grants.extend(resources.process_wide(settings, stack))
             state = ("state", "what it knows of the loops", <size_t>self.dog, rt_watchdog_bytes(self.dog.count), True)
@@ -160,7 +144,7 @@ cdef class Watchdog:
             self._create_thread()
             stack.callback(self._abort_thread)
             grants += resources.thread_grants(settings, self.dog.request, self.dog.report)
-            resources.insist(settings, grants)
+            resources.raise_if_refused(settings, grants)
             self.grants = (*grants, *self._remarks)
             self._undo = stack.pop_all()
 
@@ -191,7 +175,7 @@ cdef class Watchdog:
         Py_INCREF(self)
         self._has_thread = True
         with nogil:
-            while rt_futex_wait(&self.dog.phase, RT_PHASE_STARTING, _SLICE_NS) == RT_PHASE_STARTING:
+            while rt_futex_wait(&self.dog.phase, RT_PHASE_STARTING, SLICE_NS) == RT_PHASE_STARTING:
                 pass
 
     def _abort_thread(self):
@@ -231,7 +215,7 @@ cdef class Watchdog:
         cdef int64_t slice_ns
         cdef uint32_t phase
         deadline = time.monotonic_ns() + timeout_ns
-        while self.state in ("running", "ending"):
+        while self.reap():
             left = deadline - time.monotonic_ns()
             if left <= 0:
                 return
@@ -239,6 +223,6 @@ cdef class Watchdog:
             if phase == RT_PHASE_DONE:
                 time.sleep(0.001)  # another thread is reaping
                 continue
-            slice_ns = min(left, _SLICE_NS)
+            slice_ns = min(left, SLICE_NS)
             with nogil:
                 rt_futex_wait(&self.dog.phase, phase, slice_ns)

@@ -70,7 +70,7 @@ def plan(name: str, every: Sequence[Settings], periods: int) -> tuple[Settings, 
 
 def _has_hung(control: Control) -> bool:
     """Whether the watchdog has found the loop stuck so long ago that nobody waits for it any longer."""
-    trip = control.trip()
+    trip = control.thread.trip()
     return trip is not None and time.monotonic_ns() - trip["monotonic"] > EXIT_TIMEOUT_NS
 
 
@@ -88,7 +88,7 @@ def wait_all(controls: Sequence[Control], deadline: int | None) -> bool:
             if deadline is not None and time.monotonic_ns() >= deadline:
                 return False
             if _has_hung(control):
-                control.tell_peers()
+                control.thread.notify_siblings()
                 have_all_ended = False
                 break
     return have_all_ended
@@ -97,7 +97,7 @@ def wait_all(controls: Sequence[Control], deadline: int | None) -> bool:
 def hung_error(controls: Sequence[Control]) -> WatchdogError | None:
     """Make the exception for the first loop that was found stuck and has not ended two seconds later, if any."""
     for control in controls:
-        trip = control.trip()
+        trip = control.thread.trip()
         if trip is not None and control.state == "running" and _has_hung(control):
             error = failure.watchdog_error(control.settings, trip)
             waited = format_duration(EXIT_TIMEOUT_NS)

@@ -2,33 +2,33 @@
 
 from libc.stdint cimport int64_t
 
-from rtloop.loop.loop cimport Cycle, _RTLoop_1
-from rtloop.loop.thread cimport rt_cycle_t
+from rtloop.loop.loop cimport Cycle, _RTLoop_2
+from rtloop.loop.loop_h cimport rt_cycle_t
 
 
 cdef inline int call_enter(void *self) noexcept nogil:
-    return (<_RTLoop_1>self).enter()
+    return (<_RTLoop_2>self).enter()
 
 
 cdef inline int call_step(void *self, const rt_cycle_t *cycle) noexcept nogil:
-    return (<_RTLoop_1>self).step(<const Cycle *>cycle)
+    return (<_RTLoop_2>self).step(<const Cycle *>cycle)
 
 
 cdef inline int call_overrun(void *self, const rt_cycle_t *cycle, int64_t missed) noexcept nogil:
-    return (<_RTLoop_1>self).overrun(<const Cycle *>cycle, missed)
+    return (<_RTLoop_2>self).overrun(<const Cycle *>cycle, missed)
 
 
 cdef inline int call_wait(void *self, int64_t release) noexcept nogil:
-    return (<_RTLoop_1>self).wait(release)
+    return (<_RTLoop_2>self).wait(release)
 
 
 cdef inline void call_leave(void *self) noexcept nogil:
-    (<_RTLoop_1>self).leave()
+    (<_RTLoop_2>self).leave()
 
 
 cdef inline int call_on_peer_failure(void *self) noexcept nogil:
-    return (<_RTLoop_1>self).on_peer_failure()
+    return (<_RTLoop_2>self).on_peer_failure()
 
 
 cdef inline int call_safe(void *self) noexcept nogil:
-    return (<_RTLoop_1>self).safe()
+    return (<_RTLoop_2>self).safe()

@@ -1,10 +1,10 @@
-from rtloop.loop.loop cimport Cycle, _RTLoop_1
-from rtloop.loop.thread cimport rt_cycle_t
+from rtloop.loop.loop cimport Cycle, _RTLoop_2
+from rtloop.loop.loop_h cimport rt_cycle_t
 
 ctypedef int (*rt_step_t)(const rt_cycle_t *cycle, void *data) noexcept nogil
 
 
-cdef class FunctionLoop(_RTLoop_1):
+cdef class FunctionLoop(_RTLoop_2):
     cdef rt_step_t _function
     cdef void *_context
     cdef void *_library

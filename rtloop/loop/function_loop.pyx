@@ -6,8 +6,8 @@ from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.object cimport PyTypeObject
 
 from rtloop.loop.lifecycle cimport Control
-from rtloop.loop.loop cimport RT_CONTINUE, Cycle, _RTLoop_1
-from rtloop.loop.thread cimport rt_cycle_t
+from rtloop.loop.loop cimport RT_CONTINUE, Cycle, _RTLoop_2
+from rtloop.loop.loop_h cimport rt_cycle_t
 
 from rtloop.errors import ConfigError
 from rtloop.loop.function_pointer import find_function
@@ -28,7 +28,7 @@ cdef extern from "<dlfcn.h>" nogil:
 
 @cython.auto_pickle(False)
 @cython.no_gc_clear  # the thread may use the data until the loop is deallocated
-cdef class FunctionLoop(_RTLoop_1):
+cdef class FunctionLoop(_RTLoop_2):
     """FunctionLoop(callback, period, *, data=None, **settings)\n--\n
     A loop whose step is a compiled function, without a subclass: from Numba, C, or whatever makes machine code.
 
@@ -92,7 +92,7 @@ cdef class FunctionLoop(_RTLoop_1):
             prefault(PyMemoryView_FromMemory(<char *>self._view.buf, self._view.len, PyBUF_WRITE))
             address = <size_t>self._view.buf
             control = <Control>self._control
-            control.ranges = (("data", "the callback's data", address, self._view.len, False),)
+            control.thread.add_range("data", "the callback's data", address, self._view.len, False)
 
     def __dealloc__(self):
         if self._is_held:

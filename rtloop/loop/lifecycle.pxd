@@ -1,21 +1,28 @@
-from rtloop.loop.thread cimport ThreadHolder
+from rtloop.loop.thread cimport LoopThread
 
 
-cdef class Control(ThreadHolder):
+cdef class Control:
     cdef object __weakref__
-    cdef str _state
+    cdef readonly LoopThread thread
+    cdef readonly object run
+    cdef object _own_settings
     cdef object _lock
-    cdef object _stats
-    cdef object _error
-    cdef bint _is_told
-    cdef str _former_state
+    cdef str _activity
+    cdef str _outcome
+    cdef bint _is_closed
+    cdef readonly int runs
+    cdef int _pid
     cdef object _starter
     cdef bint _is_stop_wanted
     cdef dict _simulation
-    cdef object raised
+    cdef object _raised
+    cdef object _error
+    cdef object _make_error
     cdef object _traceback
-    cdef object _own_settings
+    cdef bint _is_reported
+    cdef object _stats
+    cdef object _make_stats_later
 
-    cdef bint _is_in_child(self) noexcept
-    cdef object _reap(self)
-    cdef bint _is_reset_pending(self)
+    cdef bint is_in_child(self) noexcept
+    cdef bint is_simulated(self) noexcept
+    cdef void note_raised(self, error) noexcept

@@ -1,35 +1,29 @@
-"""The life of a loop: start, stop, join, and what each leaves behind.
+"""Control: the life of one loop: start, stop, join, and what each run leaves behind.
 
-A control owns the loop's C state and its thread (:mod:`rtloop.loop.thread`). The loop object
-(:mod:`rtloop.loop.loop`) owns the control and gives it the thread's body.
+The loop object (:mod:`rtloop.loop.loop`) owns its control, and the control owns the C state and the thread
+(:mod:`rtloop.loop.thread`).
 """
 
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t
 from posix.unistd cimport getpid
 
-from rtloop._atomics cimport rt_load_acquire
-from rtloop.loop.thread cimport (
+from rtloop.loop.loop_h cimport (
     RT_COMMAND_RESET,
     RT_COMMAND_STOP,
     RT_END_CLOCK,
     RT_END_ENTER,
     RT_END_GUARD,
     RT_END_NORMAL,
+    RT_END_ON_PEER_FAILURE,
     RT_END_OVERRUN,
     RT_END_OVERRUNS,
-    RT_END_ON_PEER_FAILURE,
     RT_END_STEP,
     RT_END_WAIT,
     RT_END_WATCHDOG,
     RT_PHASE_DONE,
-    RT_PHASE_GO,
-    ThreadHolder,
-    rt_futex_set,
-    rt_futex_wait,
-    rt_loop_send_command,
-    rt_stack_high_water,
 )
+from rtloop.loop.thread cimport SLICE_NS, LoopThread
 
 import os
 import sys
@@ -39,14 +33,10 @@ import time
 from rtloop.errors import StateError, StopTimeoutError
 from rtloop.guard.violations import list_violations
 from rtloop.loop import failure, registry
-from rtloop.system.signal_shield import shielded
 from rtloop.memory.kernel import fork_count
+from rtloop.system.signal_shield import shielded
 from rtloop.units import format_duration
 
-# Ctrl-C is looked for this often while a thread is waited for.
-cdef int64_t _SLICE_NS = 50_000_000
-
-_IDLE_STATES = ("new", "stopped", "failed")
 _ENDS = {RT_END_ENTER: "enter", RT_END_STEP: "step", RT_END_OVERRUN: "overrun", RT_END_WAIT: "wait",
          RT_END_CLOCK: "clock", RT_END_OVERRUNS: "overruns", RT_END_GUARD: "guard",
          RT_END_ON_PEER_FAILURE: "on_peer_failure"}
@@ -54,197 +44,310 @@ _ENDS = {RT_END_ENTER: "enter", RT_END_STEP: "step", RT_END_OVERRUN: "overrun", 
 _ENDS_COUNTED = (RT_END_STEP, RT_END_OVERRUN, RT_END_OVERRUNS, RT_END_GUARD)
 
 
-cdef class Control(ThreadHolder):
-    """The life of one loop, on top of its thread."""
+cdef class Control:
+    """The life of one loop.
 
-    def __cinit__(self):
-        self._state = "new"
+    What the loop is doing is one word, and what became of its last run another::
+
+        idle --claim--> starting --release_thread--> running --reap--> ending --> idle
+                           \\--withdraw--> idle
+
+    ``idle``: no thread, nothing acquired. ``starting``: setup() runs, or a thread waits to be released. ``running``: the
+    thread calls enter(), step() and leave(), or has ended and was not reaped. ``ending``: one caller, the reaper, joins
+    the thread and releases what the run has acquired. The outcome is ``new``, ``stopped`` or ``failed``; a start that
+    does not succeed leaves it as it was. A loop that is closed goes on as it is, and is never claimed again.
+
+    All changes are made under a lock; whoever loses a race gets a StateError. Properties only read: what has ended is
+    reaped by :meth:`reap`, which :meth:`wait`, :meth:`stop`, the next start and the keeper call.
+
+    Attributes
+    ----------
+    thread : LoopThread
+        The C state and the thread.
+    run : object or None
+        The group's run that the present or last run is a part of; it has a ``name`` and ``is_running()``.
+    runs : int
+        How many runs have begun.
+    """
 
     def __init__(self, settings):
-        self.settings = self._own_settings = settings
+        self.thread = LoopThread(settings)
+        self._own_settings = settings
         self._lock = threading.RLock()
+        self._activity, self._outcome = "idle", "new"
 
-    cdef bint _is_in_child(self) noexcept:
+    cdef bint is_in_child(self) noexcept:
+        """Whether this process is a fork of the one that runs the loop."""
         return self._pid != 0 and self._pid != getpid()
+
+    cdef bint is_simulated(self) noexcept:
+        """Whether the present run, or the last one, has no thread."""
+        return self._simulation is not None
+
+    cdef void note_raised(self, error) noexcept:
+        """Keep what a callback in Python has raised; the run ends with it."""
+        self._raised = error
+
+    @property
+    def settings(self):
+        """The settings of the present run, or of the last one."""
+        return self.thread.settings
+
+    @property
+    def grants(self):
+        """The grants of the present run, or of the last one."""
+        return self.thread.grants
 
     @property
     def state(self):
-        """What the loop is: new, registry, stopped or failed."""
-        if self._is_in_child():
+        """``"new"``, ``"running"``, ``"stopped"`` or ``"failed"``."""
+        if self.is_in_child():
             return "failed"
-        if self._state == "running" and rt_load_acquire(&self.rt.phase) == RT_PHASE_DONE:
-            self._reap()
-        state = self._former_state if self._state == "starting" else self._state
-        if state == "closed":
-            return "stopped" if self._error is None else "failed"
-        return "running" if state == "ending" else state
+        if not self.is_under_way():
+            return self._outcome
+        if self.thread.phase() != RT_PHASE_DONE:
+            return "running"
+        return "stopped" if self._raised is None and self.thread.rt.end.reason == RT_END_NORMAL else "failed"
 
-    def _move(self, allowed, to):
-        """Change the state if it is one of the allowed ones; the loser of a race gets StateError."""
-        with self._lock:
-            if self._state not in allowed:
-                raise StateError(
-                    f"{self.settings.name} is {self._state}; this needs a loop that is {' or '.join(allowed)}"
-                )
-            former, self._state = self._state, to
-            return former
+    def is_under_way(self):
+        """Whether a run has begun that has not been reaped."""
+        return self._activity in ("running", "ending")
 
     def _check_not_in_child(self):
-        if self._is_in_child():
+        if self.is_in_child():
             raise StateError(
                 f"{self.settings.name} runs in process {self._pid}, of which this one ({os.getpid()}) is a fork; "
                 "loops do not survive a fork: make a new one here"
             )
 
     def start(self, owner, cycles=None, duration_ns=None):
-        """Acquire everything and let the thread go; on any exception nothing stays acquired."""
-        self.claim(None, self._own_settings)
+        """Acquire everything and release the thread; on any exception nothing stays acquired."""
+        self.claim(None, None)
         try:
             self.prepare(owner, cycles, duration_ns)
-            shielded(self._let_go)
+            self.release_thread()
         except BaseException:
             self.withdraw()
             raise
 
-    def claim(self, run, settings):
-        """Begin a start with these settings, alone or as a part of a group's run."""
+    def claim(self, run, settings, simulation=None):
+        """Begin a start: alone, as a part of a group's run with these settings, or in virtual time.
+
+        Raises
+        ------
+        StateError
+            If the loop is not idle, or closed, or may not be started here.
+        """
         self._check_not_in_child()
         if sys.is_finalizing():
             raise StateError(f"{self.settings.name} cannot be started: the interpreter is ending")
         registry.reap_finished()
         if self.run is not None and self.run is not run and self.run.is_running():
             raise StateError(f"{self.settings.name} is a loop of {self.run.name}, which runs: stop the group first")
-        self._former_state = self._move(_IDLE_STATES, "starting")
-        self.run, self.settings = run, settings
-        self._pid, self._starter, self._is_stop_wanted, self._simulation = getpid(), threading.get_ident(), False, None
+        with self._lock:
+            if self._is_closed or self._activity != "idle":
+                what = "is closed" if self._is_closed else {
+                    "starting": "is being started already", "running": "runs already"}.get(self._activity, "is ending")
+                raise StateError(f"{self.settings.name} {what}: only a loop that does not run can be started")
+            self._activity = "starting"
+            self._pid, self._starter, self._is_stop_wanted = getpid(), threading.get_ident(), False
+        if simulation is None:
+            self.run = run
+        self._simulation = simulation
+        self.thread.settings = self._own_settings if settings is None else settings
 
     def prepare(self, owner, cycles=None, duration_ns=None):
-        """Do all of a start but the last step; withdraw() undoes it."""
+        """Do all of a start but to release the thread; :meth:`withdraw` undoes it."""
         _stats_maker()  # the end of a run is no time for an import
         owner.setup()
-        shielded(lambda: self._launch(owner, cycles, duration_ns))
+        name = None if self.run is None else self.run.name
+        shielded(lambda: self.thread.acquire(owner, self.settings, cycles, duration_ns, name))
         failure.warn_degraded(self.grants, self.settings.name)
+
+    def release_thread(self):
+        """Let the thread call enter(); a stop that was asked for meanwhile comes with it."""
+        shielded(self._release_thread)
+
+    def _release_thread(self):
+        self._begin_run()
+        registry.loops.add(self)
+        self.thread.go()
+
+    def _begin_run(self):
+        with self._lock:
+            self._stats = self._error = self._make_error = self._make_stats_later = self._traceback = None
+            self._raised = None
+            self._is_reported = False
+            self._activity = "running"
+            self.runs += 1
+            if self._is_stop_wanted:
+                self.thread.send(RT_COMMAND_STOP)
 
     def withdraw(self):
         """Undo a start, however far it has come."""
-        if self._state == "starting":
+        if self._activity == "starting":
             shielded(self._abandon)
         else:
             self.stop(registry.EXIT_TIMEOUT_NS)
 
-    def _let_go(self):
-        """Let the thread run; a stop that was asked for meanwhile comes with it."""
-        with self._lock:
-            self._stats = self._error = None
-            self._is_told = False
-            self._state = "running"
-            if self._is_stop_wanted:
-                rt_loop_send_command(self.rt, RT_COMMAND_STOP)
-        registry.loops.add(self)
-        rt_futex_set(&self.rt.phase, RT_PHASE_GO)
-
     def _abandon(self):
-        """Give back what a start that did not succeed has acquired."""
-        self._block = None
-        undo, self._undo = self._undo, None
+        """Release what a start that did not succeed has acquired."""
         try:
-            if undo is not None:
-                undo.close()
+            self.thread.release()
         finally:
-            self._state, self.settings = self._former_state, self._own_settings
-            self._pid = 0
+            self.thread.settings = self._own_settings
+            self._activity, self._pid = "idle", 0
 
-    cdef object _reap(self):
-        shielded(self._end)
+    def open_simulated(self, cycles, duration_ns, grant):
+        """Prepare a claimed run in virtual time; :meth:`end_simulated` undoes it."""
+        self.thread.open_simulated(self.settings, cycles, duration_ns, grant)
+
+    def begin_simulated(self):
+        """Begin a run in virtual time; a stop that was asked for meanwhile comes with it."""
+        self._begin_run()
+        self.thread.go_simulated()
+
+    def end_simulated(self, error):
+        """End a run in virtual time, however far it has come. `error` is what has ended it and will be raised."""
+        has_run = self._activity == "running"
+        outcome = "stopped" if error is None else "failed"
+        stats = None
+        try:
+            if has_run and not self.is_in_child():
+                stats = self._collect(outcome)()
+        finally:
+            self.thread.release()
+            with self._lock:
+                if has_run:
+                    self._stats, self._error, self._is_reported, self._outcome = stats, error, True, outcome
+                    self._traceback = None if error is None else error.__traceback__
+                self._activity, self._pid = "idle", 0
+
+    def reap(self):
+        """Give back what a run holds whose thread has ended. Returns whether a run is still under way."""
+        if self.is_in_child():
+            return False
+        if self._activity == "running" and self.thread.phase() == RT_PHASE_DONE:
+            shielded(self._end)
+        return self.is_under_way()
 
     def _end(self):
         """After the thread's last word: join it, keep its statistics, give everything back."""
         with self._lock:
-            if self._state != "running":
+            if self._activity != "running":
                 return
-            self._state = "ending"
+            self._activity = "ending"
         registry.loops.discard(self)
+        outcome = "failed"
         try:
-            self._join_thread()
-            self._error = self._end_error()
-            self._traceback = getattr(self._error, "__traceback__", None)
-            self._stats = self._make_stats(self._block, "stopped" if self._error is None else "failed")
+            self.thread.join()
+            self._make_error = self._end_maker()
+            outcome = "stopped" if self._make_error is None else "failed"
+            self._make_stats_later = self._collect(outcome)
         finally:
-            self._block = self._guard = None
-            undo, self._undo = self._undo, None
             try:
-                undo.close()
+                self.thread.release()
             finally:
-                self._state = "stopped" if self._error is None else "failed"
-                self._pid = 0
+                self._outcome = outcome
+                self._activity, self._pid = "idle", 0
 
-    def _end_error(self):
-        """Return the exception for how the run ended, None where it ended well."""
-        reason, cycle = self.rt.end.reason, self.rt.cycle.index
-        error, self.raised = self.raised, None
-        if reason == RT_END_NORMAL or error is not None:
-            return error
+    def end_error(self):
+        """Return the exception for how the run has ended, None if it ended well."""
+        make = self._end_maker()
+        return None if make is None else make()
+
+    def _end_maker(self):
+        """Return what makes the exception for how the run has ended, None if it ended well.
+
+        It is made when somebody asks for it: that of a guard looks for symbols, which takes its time.
+        """
+        reason, cycle, code = self.thread.rt.end.reason, self.thread.rt.cycle.index, self.thread.rt.end.code
+        late, settings = self.thread.rt.schedule.late, self.settings
+        error, self._raised = self._raised, None
+        if error is not None:
+            return lambda: error
+        if reason == RT_END_NORMAL:
+            return None
         if reason == RT_END_WATCHDOG:
-            return failure.watchdog_error(self.settings, self.trip())
+            trip = self.thread.trip()
+            return lambda: failure.watchdog_error(settings, trip)
         if reason in _ENDS_COUNTED:
             cycle -= 1
         if reason == RT_END_GUARD:
-            return failure.guard_error(self.settings, cycle, list_violations(self._guard, cycle))
-        return failure.end_error(self.settings, _ENDS[reason], self.rt.end.code, cycle, self.rt.schedule.late)
+            guard = self.thread.guard  # what it holds stays readable
+            return lambda: failure.guard_error(settings, cycle, list_violations(guard, cycle))
+        end = _ENDS[reason]
+        return lambda: failure.end_error(settings, end, code, cycle, late)
 
-    def untold_error(self):
-        """Return, once, what ended a loop that failed where join() has not raised it; otherwise None."""
-        if self._is_told or self._is_in_child() or self.state != "failed":
-            return None
-        self._is_told = True
+    def _last_error(self):
+        """Return what ended the last run, None if it ended well."""
+        make = self._make_error
+        if make is not None:  # not under the lock: this is long, and a signal handler may come in the middle
+            error = make()
+            if self._make_error is make:
+                self._error, self._traceback, self._make_error = error, error.__traceback__, None
         return self._error
 
-    def _make_stats(self, block, state):
-        used = rt_stack_high_water(&self.rt.thread.stack)
-        snapshot = block.snapshot()
-        stack = (self.rt.thread.stack.bytes, used)
-        return _stats_maker()(self.settings, state, self.grants, snapshot, stack=stack, forks=fork_count(),
-                              has_own_wait=self._has_own_wait, simulation=self._simulation,
-                              violations=list_violations(self._guard, has_lines=state != "running"))
+    def unreported_error(self):
+        """Return, once, what ended a run that failed, if join() has not raised it; otherwise None."""
+        if self._is_reported or self.is_in_child() or self.reap() or self._outcome != "failed":
+            return None
+        self._is_reported = True
+        return self._last_error()
+
+    def _collect(self, state):
+        """Copy the figures of the run. Returns what makes the Stats of them, which looks for symbols."""
+        stack, block, settings, grants = self.thread.stack_use(), self.thread.block, self.settings, self.grants
+        snapshot, forks = block.snapshot(), fork_count()
+        has_own_wait, simulation = self.thread.has_own_wait, self._simulation
+        guard, make = self.thread.guard, _stats_maker()  # what the guard holds stays readable
+        return lambda: make(settings, state, grants, snapshot, stack=stack, forks=forks, has_own_wait=has_own_wait,
+                            simulation=simulation, violations=list_violations(guard, has_lines=state != "running"))
 
     @property
     def stats(self):
-        """A snapshot now, or of the last run."""
-        if self.state == "running" and not self._is_in_child():
-            block = self._block
-            if self._is_reset_pending():
-                return _stats_maker()(self.settings, "running", self.grants, None, simulation=self._simulation)
-            if block is not None:
-                return self._make_stats(block, "running")
-        if self._stats is None:
-            return _stats_maker()(self.settings, self.state, self.grants, None, simulation=self._simulation)
-        return self._stats
+        """A snapshot of the present run, or the figures of the last one."""
+        state = self.state
+        if self._activity == "running" and not self.is_in_child():
+            if state == "running" and self.thread.is_pending(RT_COMMAND_RESET):
+                return self._empty_stats("running")
+            if self.thread.block is not None:
+                return self._collect(state)()
+        while self._activity == "ending":
+            time.sleep(0.001)  # another thread is reaping, and keeps the figures
+        make = self._make_stats_later
+        if make is not None:
+            stats = make()
+            if self._make_stats_later is make:
+                self._stats, self._make_stats_later = stats, None
+        return self._empty_stats(self.state) if self._stats is None else self._stats
+
+    def _empty_stats(self, state):
+        return _stats_maker()(self.settings, state, self.grants, None, simulation=self._simulation)
 
     def reset_stats(self):
-        """Begin the statistics anew; the thread turns to a cleared bank at its next cycle."""
+        """Restart the statistics; the thread turns to a cleared bank at its next cycle."""
         self._check_not_in_child()
-        if self.state != "running":
-            self._stats = None
+        if not self.reap():
+            with self._lock:
+                self._stats = self._make_stats_later = None
             return
         with self._lock:
-            if self._state != "running" or self._is_reset_pending():
+            if self._activity != "running" or self.thread.is_pending(RT_COMMAND_RESET):
                 return
-            self._block.reset_idle_bank()
-            rt_loop_send_command(self.rt, RT_COMMAND_RESET)
-
-    cdef bint _is_reset_pending(self):
-        return rt_load_acquire(&self.rt.command) & RT_COMMAND_RESET != 0
+            self.thread.block.reset_idle_bank()
+            self.thread.send(RT_COMMAND_RESET)
 
     def wait(self, timeout_ns=None):
-        """Wait for the thread's end, in slices, so that Ctrl-C is heard. Returns whether it has ended."""
+        """Wait for the end of the present run, in slices, so that Ctrl-C is heard. Returns whether it has ended."""
         cdef int64_t left = INT64_MAX if timeout_ns is None else timeout_ns
-        cdef int64_t slice_ns
         cdef uint32_t phase
         deadline = None if timeout_ns is None else time.monotonic_ns() + timeout_ns
-        while self._state in ("running", "ending"):
-            phase = rt_load_acquire(&self.rt.phase)
-            if phase == RT_PHASE_DONE and self._state == "running":
-                self._reap()
+        run = self.runs
+        while self.is_under_way() and self.runs == run:
+            phase = self.thread.phase()
+            if phase == RT_PHASE_DONE and self._activity == "running":
+                self.reap()
                 continue
             if deadline is not None:
                 left = deadline - time.monotonic_ns()
@@ -253,46 +356,46 @@ cdef class Control(ThreadHolder):
             if phase == RT_PHASE_DONE:
                 time.sleep(0.001)  # another thread is reaping
                 continue
-            slice_ns = min(left, _SLICE_NS)
-            with nogil:
-                rt_futex_wait(&self.rt.phase, phase, slice_ns)
+            self.thread.wait_while(phase, min(left, SLICE_NS))
             PyErr_CheckSignals()
         return True
 
     def request_stop(self):
         """Ask the thread to end, without waiting for it."""
-        if not self._is_in_child():
-            rt_loop_send_command(self.rt, RT_COMMAND_STOP)
+        if not self.is_in_child():
+            self.thread.send(RT_COMMAND_STOP)
 
     def stop(self, timeout_ns):
         """Ask the thread to end and wait for it; a loop that does not run needs nothing."""
-        if self._is_in_child():
+        if self.is_in_child():
             return
         deadline = time.monotonic_ns() + timeout_ns
-        if self._is_stop_deferred(deadline) or self.state != "running":
+        if self._is_stop_deferred(deadline) or not self.reap():
             return
         self.request_stop()
-        if not self._is_on_own_thread() and not self.wait(deadline - time.monotonic_ns()):
+        if not self.is_on_own_thread() and not self.wait(deadline - time.monotonic_ns()):
             raise StopTimeoutError(
                 f"{self.settings.name} did not stop within {format_duration(timeout_ns)}: a callback has not returned. "
                 "Its thread goes on; it ends when the callback returns"
             )
 
-    def _is_on_own_thread(self):
+    def is_on_own_thread(self):
         """Whether a callback is asking, or a signal handler that has interrupted a simulated run."""
-        if self._state != "running" or self._simulation is None:
-            return self._state == "running" and threading.get_native_id() == self.rt.thread.report.tid
-        return self._starter == threading.get_ident()
+        if self._activity != "running":
+            return False
+        if self._simulation is not None:
+            return self._starter == threading.get_ident()
+        return threading.get_native_id() == self.thread.rt.thread.report.tid
 
     def _is_stop_deferred(self, deadline):
         """Make a start that is under way stop its loop. Returns whether the rest must be left to that start."""
         with self._lock:
-            if self._state != "starting":
+            if self._activity != "starting":
                 return False
             self._is_stop_wanted = True
         if self._starter == threading.get_ident():
             return True  # called by setup(), or by a signal handler that has interrupted start()
-        while self._state == "starting":
+        while self._activity == "starting":
             if time.monotonic_ns() > deadline:
                 raise StopTimeoutError(f"{self.settings.name} is still being started; it stops when it has been")
             time.sleep(0.001)
@@ -301,10 +404,12 @@ cdef class Control(ThreadHolder):
     def join(self, timeout_ns=None):
         """Wait for the end and raise what ended a failed loop. Returns whether it has ended."""
         self._check_not_in_child()
-        if self._state in ("new", "starting") or self._is_on_own_thread():
-            what = {"new": "has not been started", "running": "runs on this very thread"}.get(
-                self._state, "is still being started")
-            raise StateError(f"{self.settings.name} {what}")
+        if self._activity == "starting":
+            raise StateError(f"{self.settings.name} is still being started")
+        if self._activity == "idle" and self._outcome == "new":
+            raise StateError(f"{self.settings.name} has not been started")
+        if self.is_on_own_thread():
+            raise StateError(f"{self.settings.name} runs on this very thread")
         try:
             has_ended = self.wait(timeout_ns)
         except BaseException as interrupt:
@@ -314,20 +419,20 @@ cdef class Control(ThreadHolder):
             except StopTimeoutError as error:
                 failure.add_note(interrupt, str(error))
             raise
-        if has_ended and self._error is not None:
-            self._is_told = True
-            raise self._error.with_traceback(self._traceback)
+        if has_ended and (error := self._last_error()) is not None:
+            self._is_reported = True
+            raise error.with_traceback(self._traceback)
         return has_ended
 
     def close(self, timeout_ns):
         """Stop, and refuse to start again."""
+        if not self.is_in_child():
+            self._is_closed = True
         self.stop(timeout_ns)
-        if not self._is_in_child():
-            self._move((*_IDLE_STATES, "closed"), "closed")
 
 
 def _stats_maker():
-    """Return make_stats, imported when a loop first runs, for `import rtloop` is to be quick."""
+    """Return make_stats, imported when a loop first runs, because `import rtloop` has to be quick."""
     from rtloop.telemetry.assemble import make_stats
 
     return make_stats

@@ -23,9 +23,11 @@ cdef struct Cycle:
 
 
 # A module built against another interface looks for another name here, and is told to recompile (__getattr__).
-cdef class _RTLoop_1:
+cdef class _RTLoop_2:
     cdef void *_rt
     cdef object _control
+    cdef void *_reserved_a
+    cdef void *_reserved_b
     cdef object __weakref__
 
     cdef int enter(self) noexcept nogil
@@ -36,9 +38,27 @@ cdef class _RTLoop_1:
     cdef int shift(self, int64_t ns) noexcept nogil
     cdef int safe(self) noexcept nogil
     cdef int on_peer_failure(self) noexcept nogil
+    cdef int _reserved_0(self) noexcept nogil
+    cdef int _reserved_1(self) noexcept nogil
     cdef int _reserved_2(self) noexcept nogil
     cdef int _reserved_3(self) noexcept nogil
     cdef int _reserved_4(self) noexcept nogil
     cdef int _reserved_5(self) noexcept nogil
     cdef int _reserved_6(self) noexcept nogil
     cdef int _reserved_7(self) noexcept nogil
+    cdef int _reserved_8(self) noexcept nogil
+    cdef int _reserved_9(self) noexcept nogil
+    cdef int _reserved_10(self) noexcept nogil
+    cdef int _reserved_11(self) noexcept nogil
+    cdef int _reserved_12(self) noexcept nogil
+    cdef int _reserved_13(self) noexcept nogil
+    cdef int _reserved_14(self) noexcept nogil
+    cdef int _reserved_15(self) noexcept nogil
+    cdef int _reserved_16(self) noexcept nogil
+    cdef int _reserved_17(self) noexcept nogil
+    cdef int _reserved_18(self) noexcept nogil
+    cdef int _reserved_19(self) noexcept nogil
+    cdef int _reserved_20(self) noexcept nogil
+    cdef int _reserved_21(self) noexcept nogil
+    cdef int _reserved_22(self) noexcept nogil
+    cdef int _reserved_23(self) noexcept nogil

@@ -9,7 +9,7 @@ from rtloop.loop.lifecycle cimport Control
 from rtloop.loop.callbacks cimport (
     call_enter, call_leave, call_on_peer_failure, call_overrun, call_safe, call_step, call_wait,
 )
-from rtloop.loop.thread cimport rt_cycle_t, rt_loop_default_wait, rt_loop_t, rt_schedule_shift
+from rtloop.loop.loop_h cimport rt_cycle_t, rt_loop_default_wait, rt_loop_t, rt_schedule_shift
 
 import itertools
 
@@ -18,7 +18,7 @@ from rtloop.loop import failure
 from rtloop.settings import check_call, make_settings, parse_count, parse_run_duration
 from rtloop.units import format_rate, parse_timeout
 
-_INTERFACE = 1
+_INTERFACE = 2
 _DEFAULT_STOP_TIMEOUT = "2s"
 _serial = itertools.count(1)
 
@@ -35,43 +35,24 @@ cdef extern from "../include/rtloop/loop.h" nogil:
                          RT_SAME_FIELD(rt_cycle_t, theirs, t) && RT_SAME_FIELD(rt_cycle_t, theirs, dt),   \\
                      "Cycle differs from rt_cycle_t")
     """
-    void rt_loop_main(
-        rt_loop_t *loop,
-        void *self,
-        int (*enter)(void *) noexcept nogil,
-        int (*step)(void *, const rt_cycle_t *) noexcept nogil,
-        int (*overrun)(void *, const rt_cycle_t *, int64_t) noexcept nogil,
-        int (*wait)(void *, int64_t) noexcept nogil,
-        void (*leave)(void *) noexcept nogil,
-    )
-    void rt_loop_guarded_main(
-        rt_loop_t *loop,
-        rt_guard_t *guard,
-        void *self,
-        int (*enter)(void *) noexcept nogil,
-        int (*step)(void *, const rt_cycle_t *) noexcept nogil,
-        int (*overrun)(void *, const rt_cycle_t *, int64_t) noexcept nogil,
-        int (*wait)(void *, int64_t) noexcept nogil,
-        void (*leave)(void *) noexcept nogil,
-    )
     void _check_cycle "RT_CHECK_CYCLE"(Cycle)
 
 
 # The hooks are inlined into the one call of rt_loop_main, so that a cycle makes a single indirect call.
 cdef void *_body(void *self) noexcept nogil:
-    rt_loop_main(<rt_loop_t *>(<_RTLoop_1>self)._rt, self, call_enter, call_step, call_overrun, call_wait, call_leave)
+    rt_loop_main(<rt_loop_t *>(<_RTLoop_2>self)._rt, self, call_enter, call_step, call_overrun, call_wait, call_leave)
     return NULL
 
 
 # The same cycles with guards around step. A loop without guards runs the body above, which has no trace of them.
 cdef void *_guarded_body(void *self) noexcept nogil:
-    cdef rt_loop_t *loop = <rt_loop_t *>(<_RTLoop_1>self)._rt
+    cdef rt_loop_t *loop = <rt_loop_t *>(<_RTLoop_2>self)._rt
     rt_loop_guarded_main(loop, loop.guard, self, call_enter, call_step, call_overrun, call_wait, call_leave)
     return NULL
 
 
 @cython.no_gc_clear  # the thread may use the object until it is deallocated
-cdef class _RTLoop_1:
+cdef class _RTLoop_2:
     """RTLoop(period, *, phase=0, align=None, clock="monotonic", policy="fifo", priority=80, runtime=None,
            deadline=None, cpu="auto", spin=0, overrun="skip", max_burst=8, max_overruns=None, warmup=10, strict=True,
            lock_memory="all", stack_size="512K", tune_malloc=False, core_dumps=True, dma_latency=0,
@@ -177,8 +158,8 @@ cdef class _RTLoop_1:
         check_call(type(self), period, settings)
         default_name = f"{type(self).__name__}-{next(_serial)}"
         cdef Control control = Control(make_settings(default_name, *period, **settings))
-        control.bind(_body, _guarded_body, call_on_peer_failure, call_safe, _overrides_wait(self))
-        self._rt = control.rt
+        control.thread.bind(_body, _guarded_body, call_on_peer_failure, call_safe, _overrides_wait(self))
+        self._rt = control.thread.rt
         self._control = control
 
     cdef int enter(self) noexcept nogil:
@@ -206,6 +187,12 @@ cdef class _RTLoop_1:
     cdef int on_peer_failure(self) noexcept nogil:
         return RT_STOP
 
+    cdef int _reserved_0(self) noexcept nogil:
+        return 0
+
+    cdef int _reserved_1(self) noexcept nogil:
+        return 0
+
     cdef int _reserved_2(self) noexcept nogil:
         return 0
 
@@ -222,6 +209,54 @@ cdef class _RTLoop_1:
         return 0
 
     cdef int _reserved_7(self) noexcept nogil:
+        return 0
+
+    cdef int _reserved_8(self) noexcept nogil:
+        return 0
+
+    cdef int _reserved_9(self) noexcept nogil:
+        return 0
+
+    cdef int _reserved_10(self) noexcept nogil:
+        return 0
+
+    cdef int _reserved_11(self) noexcept nogil:
+        return 0
+
+    cdef int _reserved_12(self) noexcept nogil:
+        return 0
+
+    cdef int _reserved_13(self) noexcept nogil:
+        return 0
+
+    cdef int _reserved_14(self) noexcept nogil:
+        return 0
+
+    cdef int _reserved_15(self) noexcept nogil:
+        return 0
+
+    cdef int _reserved_16(self) noexcept nogil:
+        return 0
+
+    cdef int _reserved_17(self) noexcept nogil:
+        return 0
+
+    cdef int _reserved_18(self) noexcept nogil:
+        return 0
+
+    cdef int _reserved_19(self) noexcept nogil:
+        return 0
+
+    cdef int _reserved_20(self) noexcept nogil:
+        return 0
+
+    cdef int _reserved_21(self) noexcept nogil:
+        return 0
+
+    cdef int _reserved_22(self) noexcept nogil:
+        return 0
+
+    cdef int _reserved_23(self) noexcept nogil:
         return 0
 
     def setup(self):
@@ -261,7 +296,7 @@ cdef class _RTLoop_1:
         """
         cdef Control control = RTLoop_control(self)
         control.stop(parse_timeout(timeout))
-        failure.warn_failed(control.untold_error())
+        failure.warn_failed(control.unreported_error())
 
     def join(self, timeout=None):
         """Wait until the loop has ended.
@@ -359,7 +394,7 @@ cdef class _RTLoop_1:
         cdef Control control = self._control
         if control is not None:
             control.stop(parse_timeout(_DEFAULT_STOP_TIMEOUT))
-            failure.warn_failed(control.untold_error())
+            failure.warn_failed(control.unreported_error())
             control.close(parse_timeout(_DEFAULT_STOP_TIMEOUT))
 
     def __enter__(self):
@@ -369,7 +404,7 @@ cdef class _RTLoop_1:
     def __exit__(self, kind, value, traceback):
         cdef Control control = RTLoop_control(self)
         control.stop(parse_timeout(_DEFAULT_STOP_TIMEOUT))
-        error = control.untold_error()  # before stop(), which would warn
+        error = control.unreported_error()  # before stop(), which would warn
         self.stop()  # a subclass's own
         if kind is not None:
             failure.note_failed(value, error)
@@ -413,10 +448,10 @@ cdef class _RTLoop_1:
         return RTLoop_control(self).settings.name
 
 
-RTLoop = _RTLoop_1
+RTLoop = _RTLoop_2
 
 
-cdef Control RTLoop_control(_RTLoop_1 self):
+cdef Control RTLoop_control(_RTLoop_2 self):
     if self._control is None:
         raise StateError(f"{type(self).__name__}.__init__ did not call super().__init__(period, ...)")
     return <Control>self._control
@@ -427,14 +462,14 @@ cdef enum:
     _WAIT_SLOT = 3
 
 
-cdef void **_method_table(_RTLoop_1 self) noexcept:
+cdef void **_method_table(_RTLoop_2 self) noexcept:
     # A compiled class keeps the pointer to its table in the first field after the object header.
     return (<void ***>(<char *><PyObject *>self + sizeof(PyObject)))[0]
 
 
-cdef bint _overrides_wait(_RTLoop_1 self):
+cdef bint _overrides_wait(_RTLoop_2 self):
     """Whether a subclass replaces wait(): the loop then calls it, and otherwise sleeps without an indirect call."""
-    cdef _RTLoop_1 base = _RTLoop_1.__new__(_RTLoop_1)
+    cdef _RTLoop_2 base = _RTLoop_2.__new__(_RTLoop_2)
     return _method_table(self)[_WAIT_SLOT] != _method_table(base)[_WAIT_SLOT]
 
 
@@ -455,4 +490,4 @@ cdef extern from *:
 
 
 # The class is known by the name that its users import.
-rt_name_type(<PyTypeObject *>_RTLoop_1)
+rt_name_type(<PyTypeObject *>_RTLoop_2)

@@ -1,7 +1,7 @@
-from rtloop.loop.loop cimport Cycle, _RTLoop_1
+from rtloop.loop.loop cimport Cycle, _RTLoop_2
 
 
-cdef class PyLoop(_RTLoop_1):
+cdef class PyLoop(_RTLoop_2):
     cdef readonly object callable
 
     cdef int _call(self, const Cycle *c) noexcept

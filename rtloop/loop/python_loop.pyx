@@ -3,12 +3,11 @@
 cimport cython
 from cpython.object cimport PyTypeObject
 from libc.errno cimport EINVAL
-from posix.unistd cimport getpid
 
 from rtloop._os cimport madvise
 from rtloop.loop.lifecycle cimport Control
-from rtloop.loop.loop cimport RT_CONTINUE, RT_STOP, Cycle, _RTLoop_1
-from rtloop.loop.thread cimport rt_loop_t, rt_stack_t
+from rtloop.loop.loop cimport RT_CONTINUE, RT_STOP, Cycle, _RTLoop_2
+from rtloop.loop.loop_h cimport rt_loop_t, rt_stack_t
 
 import os
 
@@ -60,7 +59,7 @@ cdef extern from "Python.h" nogil:
 
 @cython.auto_pickle(False)
 @cython.no_gc_clear  # the thread may use the function until the loop is deallocated
-cdef class PyLoop(_RTLoop_1):
+cdef class PyLoop(_RTLoop_2):
     """PyLoop(callable, period, **settings)\n--\n
     A loop whose step is a Python function: for prototypes, on the same schedule and with the same statistics.
 
@@ -95,7 +94,7 @@ cdef class PyLoop(_RTLoop_1):
             raise TypeError(f"callable={show(callable)} is not a Python function, nor anything else to call{hint}")
         super().__init__(*period, **{"stack_size": _STACK_SIZE, **settings})
         self.callable = callable
-        (<Control>self._control).remarks = (_GRANT,)
+        (<Control>self._control).thread.add_remark(_GRANT)
 
     cdef int enter(self) noexcept nogil:
         # Python knows the thread from here to leave(): a threading.local lasts, and a cycle does not have to make anew
@@ -134,12 +133,12 @@ cdef class PyLoop(_RTLoop_1):
             if result is not None:
                 code = verdict(result, getattr(self.callable, "__name__", "the callable"))
         except BaseException as error:
-            control.raised = error
+            control.note_raised(error)
             code = -EINVAL
             failure.add_note(error, f"Raised in cycle {c.index} of {self.name}, which has stopped.")
-        if getpid() != control._pid:
-            # The loop's state is wiped in the child. A simulation sees that; of a real loop only this thread is there.
-            if control._simulation is None:
+        if control.is_in_child():
+            # The loop's state is wiped in the child. A simulation notices; a real loop has only this thread there.
+            if not control.is_simulated():
                 os.write(2, f"rtloop: {self.name}: its step has forked, and the child ends with it\n".encode())
                 os._exit(1)
         return code

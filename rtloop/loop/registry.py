@@ -19,8 +19,7 @@ EXIT_TIMEOUT_NS = 2_000_000_000
 
 
 class _Control(Protocol):
-    @property
-    def state(self) -> str: ...
+    def reap(self) -> bool: ...
     def request_stop(self) -> None: ...
     def stop(self, timeout_ns: int) -> None: ...
 
@@ -33,7 +32,7 @@ def reap_finished() -> bool:
     """Give back what loops hold that ended by themselves. Returns whether any loop is left."""
     for control in list(loops):
         try:
-            control.state  # noqa: B018 - looking at it reaps it
+            control.reap()
         except Exception as error:
             _tell(error)
     return bool(loops)

@@ -28,8 +28,8 @@ from rtloop.units import format_duration
 __all__ = [
     "choose_cpus",
     "dma_latency",
-    "insist",
     "process_wide",
+    "raise_if_refused",
     "refusal",
     "rt_bandwidth",
     "sched_attr",
@@ -321,7 +321,7 @@ def thread_grants(settings: Settings, request: dict[str, Any], report: dict[str,
     return grants
 
 
-def insist(settings: Settings, grants: list[Grant]) -> None:
+def raise_if_refused(settings: Settings, grants: list[Grant]) -> None:
     """Raise one error for all that were refused, in strict mode."""
     if settings.strict and not all(grant.ok for grant in grants):
         raise refusal(settings.name, grants)

@@ -1,201 +1,37 @@
-from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t
 
-from rtloop._os cimport pthread_t
-from rtloop.telemetry.block cimport rt_telemetry_t
-from rtloop.guard.guard_block cimport rt_guard_t
+from rtloop.loop.loop_h cimport rt_loop_t
 
+# Longest wait of a control thread before it looks for signals again, in ns.
+cdef enum:
+    SLICE_NS = 50_000_000
 
-cdef extern from "../include/rtloop/loop.h" nogil:
-    enum:
-        RT_PHASE_IDLE
-        RT_PHASE_STARTING
-        RT_PHASE_READY
-        RT_PHASE_GO
-        RT_PHASE_ABORT
-        RT_PHASE_DONE
-        RT_PHASE_ENTERED
-        RT_PHASE_BEGIN
-        RT_COMMAND_STOP
-        RT_COMMAND_RESET
-        RT_COMMAND_SIBLING_FAILED
-        RT_WATCH_NONE
-        RT_WATCH_ON
-        RT_WATCH_TRIPPED
-        RT_WATCH_SAFE
-        RT_SCHED_FLAG_RESET_ON_FORK
-        RT_CPU_WORDS
-        RT_STACK_SIGNAL_BYTES
-
-    ctypedef struct rt_schedule_t:
-        int64_t period
-        int64_t shift
-        int64_t max_overruns
-        int64_t late
-        int32_t policy
-        int32_t max_burst
-
-    ctypedef struct rt_cycle_t:
-        uint64_t index
-
-    ctypedef struct rt_spin_t:
-        int64_t margin
-
-    ctypedef struct rt_sched_attr_t:
-        uint32_t size
-        uint32_t sched_policy
-        uint64_t sched_flags
-        int32_t sched_nice
-        uint32_t sched_priority
-        uint64_t sched_runtime
-        uint64_t sched_deadline
-        uint64_t sched_period
-
-    ctypedef struct rt_thread_request_t:
-        rt_sched_attr_t attr
-        int32_t is_pinned
-        int32_t flush_denormals
-        char name[16]
-        uint64_t cpus[128]
-
-    ctypedef struct rt_thread_report_t:
-        int32_t tid
-        int32_t signal_stack_rc
-        int32_t name_rc
-        int32_t cpu_rc
-        int32_t slack_rc
-        int32_t policy_rc
-        int32_t denormals_flushed
-        int32_t slack_ns
-        rt_sched_attr_t attr
-        uint64_t cpus[128]
-        uint64_t allowed[128]
-
-    ctypedef struct rt_stack_t:
-        void *mapping
-        size_t mapping_bytes
-        void *signal_stack
-        void *base
-        size_t bytes
-
-    enum:
-        RT_END_NORMAL
-        RT_END_ENTER
-        RT_END_STEP
-        RT_END_OVERRUN
-        RT_END_WAIT
-        RT_END_CLOCK
-        RT_END_OVERRUNS
-        RT_END_GUARD
-        RT_END_ON_PEER_FAILURE
-        RT_END_WATCHDOG
-
-    ctypedef struct rt_trip_t:
-        uint64_t cycles
-        int64_t limit
-        int64_t acted
-        int64_t stuck
-        int64_t monotonic
-        int64_t safe_ended
-        int32_t safe_code
-
-    ctypedef int rt_clock_reader_t(int clock, void *time) noexcept nogil
-
-    ctypedef struct rt_loop_limits_t:
-        uint64_t warmup
-        uint64_t max_cycles
-        int64_t max_duration
-
-    ctypedef struct rt_loop_grid_t:
-        int64_t origin
-        int64_t align
-        int64_t phase
-
-    ctypedef struct rt_loop_group_t:
-        int32_t is_member
-        uint32_t failure_command
-        rt_loop_t *next
-
-    ctypedef struct rt_loop_hooks_t:
-        void *self
-        int (*on_peer_failure)(void *) noexcept nogil
-        int (*safe)(void *) noexcept nogil
-
-    ctypedef struct rt_loop_thread_t:
-        rt_thread_request_t request
-        rt_thread_report_t report
-        rt_stack_t stack
-        pthread_t id
-
-    ctypedef struct rt_loop_end_t:
-        int32_t reason
-        int32_t code
-
-    ctypedef struct rt_loop_t:
-        rt_schedule_t schedule
-        rt_cycle_t cycle
-        rt_spin_t spin
-        rt_telemetry_t *telemetry
-        int clock
-        int32_t has_own_wait
-        rt_clock_reader_t *read_clock
-        int64_t first_release
-        rt_guard_t *guard
-        rt_loop_limits_t limits
-        rt_loop_grid_t grid
-        rt_loop_group_t group
-        rt_loop_hooks_t hooks
-        rt_loop_thread_t thread
-        rt_loop_end_t end
-        rt_trip_t trip
-        uint32_t command
-        uint32_t phase
-        uint32_t watch
-
-    int rt_schedule_shift(rt_schedule_t *s, int64_t ns)
-    void rt_spin_fixed(rt_spin_t *s, int64_t margin)
-    void rt_spin_auto(rt_spin_t *s, int64_t period, int64_t budget_percent)
-    int rt_stack_map(rt_stack_t *stack, size_t size)
-    void rt_stack_paint(const rt_stack_t *stack)
-    size_t rt_stack_high_water(const rt_stack_t *stack)
-    void rt_stack_unmap(rt_stack_t *stack)
-    int rt_thread_create(pthread_t *thread, const rt_stack_t *stack, void *(*body)(void *) noexcept nogil, void *arg)
-    void rt_futex_set(uint32_t *word, uint32_t value)
-    void rt_futex_move(uint32_t *word, uint32_t from_, uint32_t to)
-    uint32_t rt_futex_wait(uint32_t *word, uint32_t value, int64_t timeout_ns)
-    int rt_loop_default_wait(rt_loop_t *loop, int64_t release)
-    void rt_loop_send_command(rt_loop_t *loop, uint32_t bits)
-    void rt_loop_notify_siblings(const rt_loop_t *loop)
-
-
-cdef extern from "../include/rtloop/vdso.h" nogil:
-    rt_clock_reader_t *rt_clock_reader()
-
-
-# What others than the loop itself, or a command, may have it call.
+# A method of the loop that another thread, or a command, causes to be called.
 ctypedef int (*rt_hook_t)(void *self) noexcept nogil
-# A thread's body, which takes the loop object.
+# The body of a thread, which takes the loop object.
 ctypedef void *(*rt_body_t)(void *self) noexcept nogil
 
 
-cdef class ThreadHolder:
+cdef class LoopThread:
     cdef rt_loop_t *rt
     cdef rt_body_t _body
     cdef rt_body_t _guarded_body
     cdef rt_hook_t _on_peer_failure
     cdef rt_hook_t _safe
     cdef void *_owner
-    cdef int _pid
+    cdef object _undo
     cdef readonly object settings
     cdef readonly tuple grants
-    cdef object _block
-    cdef object _undo
-    cdef object _guard
-    cdef object run
-    cdef bint _has_own_wait
-    cdef tuple ranges
-    cdef tuple remarks
+    cdef readonly bint has_own_wait
+    cdef readonly object block
+    cdef readonly object guard
+    cdef readonly tuple ranges
+    cdef readonly tuple remarks
 
     cdef void bind(
         self, rt_body_t body, rt_body_t guarded_body, rt_hook_t on_peer_failure, rt_hook_t safe, bint has_own_wait
     )
-    cdef object _join_thread(self)
+    cdef uint32_t phase(self) noexcept nogil
+    cdef uint32_t wait_while(self, uint32_t phase, int64_t timeout_ns)
+    cdef bint is_pending(self, uint32_t command) noexcept nogil
+    cdef void send(self, uint32_t command) noexcept nogil

@@ -1,34 +1,75 @@
-"""A loop's C state and its thread: what a run acquires, in a fixed order, and what undoes it."""
+"""LoopThread: the C state of a loop and the thread that works on it: what a run acquires, and what releases it."""
 
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.stdint cimport INT64_MAX, UINT64_MAX, int64_t, uint32_t, uint64_t
 from libc.string cimport memset
+from posix.unistd cimport getpid
 
 from rtloop._atomics cimport rt_load_acquire
 from rtloop._os cimport munmap, pthread_join
-from rtloop.telemetry.block cimport TelemetryBlock
 from rtloop.guard.guard_block cimport GuardBlock
+from rtloop.loop.loop_h cimport (
+    RT_PHASE_ABORT,
+    RT_PHASE_DONE,
+    RT_PHASE_GO,
+    RT_PHASE_IDLE,
+    RT_PHASE_STARTING,
+    RT_SCHED_FLAG_RESET_ON_FORK,
+    RT_STACK_SIGNAL_BYTES,
+    RT_WATCH_SAFE,
+    RT_WATCH_TRIPPED,
+    rt_futex_set,
+    rt_futex_wait,
+    rt_loop_notify_siblings,
+    rt_loop_send_command,
+    rt_sched_attr_t,
+    rt_spin_auto,
+    rt_spin_fixed,
+    rt_stack_high_water,
+    rt_stack_map,
+    rt_stack_paint,
+    rt_stack_unmap,
+    rt_thread_create,
+)
+from rtloop.loop.vdso_h cimport rt_clock_reader
 from rtloop.memory.memory_h cimport rt_memory_map
+from rtloop.telemetry.block cimport TelemetryBlock
 
 import os
 from contextlib import ExitStack
 
 from rtloop.errors import SetupError
 from rtloop.guard import setup as guard_setup
-from rtloop.memory.own_locks import lock_range, lock_ranges, own_grant
 from rtloop.loop import resources
-from rtloop.telemetry import description
+from rtloop.memory.own_locks import lock_range, lock_ranges, own_grant
 from rtloop.settings import CLOCKS, OVERRUN_POLICIES
+from rtloop.telemetry import description
 from rtloop.units import format_size
 
-# The thread's answer is looked for this often.
-cdef int64_t _SLICE_NS = 50_000_000
 
+cdef class LoopThread:
+    """The C state of a loop, its thread, and all that a run acquires for them.
 
-cdef class ThreadHolder:
-    """The C state of a loop, and its thread with all that it needs; :class:`~rtloop.loop.lifecycle.Control` runs it.
+    A run goes through :meth:`acquire`, :meth:`go`, :meth:`join` and :meth:`release`, in this order; :meth:`release`
+    may follow :meth:`acquire` directly, and then ends the thread. A simulated run has :meth:`open_simulated` in the
+    place of the first, and no thread. From :meth:`acquire` to :meth:`join` this holds a reference to the loop object.
 
-    While the thread exists, this holds a reference to the loop object.
+    Attributes
+    ----------
+    settings : Settings
+        Those of the present run, or of the last one.
+    grants : tuple of Grant
+        Of the present run, or of the last one.
+    has_own_wait : bool
+        Whether the loop overrides ``wait``.
+    block : TelemetryBlock or None
+        The telemetry, while it is acquired.
+    guard : GuardBlock or None
+        What the guards have written, while it is acquired.
+    ranges : tuple
+        Further memory to lock: (name of the grant, detail, address, size, whether rtloop has mapped it).
+    remarks : tuple of Grant
+        Further grants of every run.
     """
 
     def __cinit__(self):
@@ -38,59 +79,123 @@ cdef class ThreadHolder:
         self.rt = <rt_loop_t *>address
         self.grants = self.ranges = self.remarks = ()
 
+    def __init__(self, settings):
+        self.settings = settings
+
     def __dealloc__(self):
-        # A running loop is never deallocated, for it owns a reference to itself; in a forked child it may be.
+        # With a thread this is only called in a forked child, whose copy of the state the kernel has wiped.
         if self.rt is not NULL and self._owner is NULL:
             munmap(self.rt, sizeof(rt_loop_t))
 
     cdef void bind(
         self, rt_body_t body, rt_body_t guarded_body, rt_hook_t on_peer_failure, rt_hook_t safe, bint has_own_wait
     ):
+        """Set the C functions of the loop object."""
         self._body, self._guarded_body, self._on_peer_failure, self._safe = body, guarded_body, on_peer_failure, safe
-        self._has_own_wait = has_own_wait
+        self.has_own_wait = has_own_wait
 
-    def _launch(self, owner, cycles, duration_ns):
-        """Do all of start() but the last step: a thread waits, with everything granted, to be let go."""
-        settings = self.settings
+    def add_range(self, *item):
+        """Lock this memory in every run, too: an item of `ranges`."""
+        self.ranges += (item,)
+
+    def add_remark(self, grant):
+        """Add a grant to those of every run."""
+        self.remarks += (grant,)
+
+    def acquire(self, owner, settings, cycles, duration_ns, group_name):
+        """Acquire everything, and create a thread that waits for :meth:`go`. On an exception nothing stays acquired.
+
+        Parameters
+        ----------
+        owner : RTLoop
+            Whose callbacks the thread calls.
+        settings : Settings
+            What to ask for.
+        cycles, duration_ns : int, optional
+            Limits of the run.
+        group_name : str, optional
+            The group that starts the loop, and sets its origin.
+        """
+        self.settings = settings
         grants = []
-        memset(self.rt, 0, sizeof(rt_loop_t))
-        self._fill(cycles, duration_ns)
         with resources.setup_errors(settings.name, grants), ExitStack() as stack:
+            self._reset_state(cycles, duration_ns, group_name is not None)
             grants.extend(resources.process_wide(settings, stack))
             grants += resources.rt_bandwidth(settings)
-            grant, self._block = resources.telemetry(settings, stack)
+            grant, self.block = resources.telemetry(settings, stack)
             grants.append(grant)
             grants += self._lock_state(stack)
             grants += [self._acquire_stack(stack), *self._acquire_guard(stack)]
             grants += [*resources.dma_latency(settings, stack), *self.remarks]
             self._create_thread(owner)
-            stack.callback(self._abort_thread)
-            grants += guard_setup.grants(settings, self._guard)
+            stack.callback(self._abort)
+            grants += guard_setup.grants(settings, self.guard)
             grants += resources.thread_grants(settings, self.rt.thread.request, self.rt.thread.report)
-            resources.insist(settings, grants)
-            self._fill_header()
+            resources.raise_if_refused(settings, grants)
+            self._sign()
             self.grants = tuple(grants)
-            group = None if self.run is None else self.run.name
-            description.write(self._block, settings, self.grants, has_own_wait=self._has_own_wait, group=group)
+            description.write(self.block, settings, self.grants, has_own_wait=self.has_own_wait, group=group_name)
             self._undo = stack.pop_all()
 
-    def _abort_thread(self):
-        """End a thread that waits to be let go; one that was let go has been joined by now."""
+    def open_simulated(self, settings, cycles, duration_ns, grant):
+        """Prepare the state and the telemetry of a run without a thread."""
+        self.settings = settings
+        self._reset_state(cycles, duration_ns, False)
+        with ExitStack() as stack:
+            self.block = TelemetryBlock(settings.name, settings.record)
+            stack.callback(self.block.close)
+            self.rt.telemetry = (<TelemetryBlock>self.block).block
+            self._sign()
+            self._undo = stack.pop_all()
+        self.grants = (grant, *self.remarks)
+
+    def go_simulated(self):
+        """Mark the run without a thread as begun."""
+        self.rt.phase = RT_PHASE_GO
+
+    def go(self):
+        """Let the thread call ``enter``."""
+        rt_futex_set(&self.rt.phase, RT_PHASE_GO)
+
+    def join(self):
+        """Join the thread, which is about to end, and drop the reference to the loop object."""
+        if self._owner is NULL:
+            return
+        with nogil:
+            pthread_join(self.rt.thread.id, NULL)
+        owner = <object><PyObject *>self._owner
+        self._owner = NULL
+        Py_DECREF(owner)
+
+    def release(self):
+        """Release everything that the run has acquired, in reverse. Does nothing the second time."""
+        undo, self._undo = self._undo, None
+        try:
+            if undo is not None:
+                undo.close()
+        finally:
+            self.block = self.guard = None
+            if self._owner is NULL and self.rt.phase != RT_PHASE_DONE:
+                rt_futex_set(&self.rt.phase, RT_PHASE_IDLE)
+
+    def _abort(self):
+        """End a thread that waits for :meth:`go`; one that went has been joined by now."""
         if self._owner is not NULL:
             rt_futex_set(&self.rt.phase, RT_PHASE_ABORT)
-            self._join_thread()
+            self.join()
 
-    def _fill(self, cycles, duration_ns):
-        """Translate the settings into the C state."""
+    def _reset_state(self, cycles, duration_ns, is_member):
+        """Clear the C state, and translate the settings into it."""
         s = self.settings
         cdef rt_loop_t *rt = self.rt
         cdef bytes name = s.name.encode()[:15].decode(errors="ignore").encode()
+        memset(rt, 0, sizeof(rt_loop_t))
         rt.schedule.period = s.period_ns
         rt.schedule.policy = OVERRUN_POLICIES[s.overrun]
         rt.schedule.max_burst = s.max_burst
         rt.schedule.max_overruns = s.max_overruns or 0
         rt.clock, rt.read_clock = CLOCKS[s.clock], rt_clock_reader()
-        rt.has_own_wait = self._has_own_wait
+        rt.has_own_wait = self.has_own_wait
         rt.limits.warmup = s.warmup
         rt.limits.max_cycles = UINT64_MAX if cycles is None else cycles
         rt.limits.max_duration = INT64_MAX if duration_ns is None else duration_ns
@@ -101,7 +206,7 @@ cdef class ThreadHolder:
         else:
             rt_spin_fixed(&rt.spin, s.spin_ns)
 
-        rt.group.is_member = self.run is not None
+        rt.group.is_member = is_member
         rt.thread.request.attr = resources.sched_attr(s, sizeof(rt_sched_attr_t), RT_SCHED_FLAG_RESET_ON_FORK)
         rt.thread.request.flush_denormals = s.flush_denormals
         for i in range(len(name)):
@@ -113,7 +218,7 @@ cdef class ThreadHolder:
                 rt.thread.request.cpus[<int>(cpu // 64)] |= <uint64_t>1 << <int>(cpu % 64)
 
     def _lock_state(self, stack):
-        """Lock the C state, which is all that a cycle touches beside the telemetry, and the callback's data."""
+        """Lock the C state, which is all that a cycle touches beside the telemetry, and the further ranges."""
         state = ("state", "the loop's own counters and plan", <size_t>self.rt, sizeof(rt_loop_t), True)
         return [lock_range(self.settings.lock_memory, stack, *item) for item in (state, *self.ranges)]
 
@@ -124,8 +229,8 @@ cdef class ThreadHolder:
         if rc:
             raise SetupError(-rc, f"stack_size={format_size(size)}: mmap or mprotect: {os.strerror(-rc)}")
         stack.callback(lambda: rt_stack_unmap(&self.rt.thread.stack))
-        usable = <size_t>self.rt.thread.stack.base, size
-        ranges = usable, (<size_t>self.rt.thread.stack.signal_stack, <size_t>RT_STACK_SIGNAL_BYTES)
+        ranges = ((<size_t>self.rt.thread.stack.base, size),
+                  (<size_t>self.rt.thread.stack.signal_stack, <size_t>RT_STACK_SIGNAL_BYTES))
         rc = lock_ranges(self.settings.lock_memory, stack, ranges)
         with nogil:
             rt_stack_paint(&self.rt.thread.stack)
@@ -135,13 +240,13 @@ cdef class ThreadHolder:
     def _acquire_guard(self, stack):
         """Map and lock the block of the guards, if there are any."""
         mapping = <size_t>self.rt.thread.stack.mapping, self.rt.thread.stack.mapping_bytes
-        self._guard, grants = guard_setup.acquire(self.settings, stack, mapping)
-        self.rt.guard = NULL if self._guard is None else (<GuardBlock>self._guard).guard
+        self.guard, grants = guard_setup.acquire(self.settings, stack, mapping)
+        self.rt.guard = NULL if self.guard is None else (<GuardBlock>self.guard).guard
         return grants
 
     def _create_thread(self, owner):
         """Create the thread and wait until it has asked the kernel for everything."""
-        self.rt.telemetry = (<TelemetryBlock>self._block).block
+        self.rt.telemetry = (<TelemetryBlock>self.block).block
         self.rt.hooks.self = <void *>owner
         self.rt.hooks.on_peer_failure, self.rt.hooks.safe = self._on_peer_failure, self._safe
         self.rt.phase = RT_PHASE_STARTING
@@ -152,19 +257,41 @@ cdef class ThreadHolder:
             raise SetupError(-rc, f"pthread_create with a stack of {size}: {os.strerror(-rc)}")
         Py_INCREF(owner)
         self._owner = <void *>owner
-        with nogil:
-            while rt_futex_wait(&self.rt.phase, RT_PHASE_STARTING, _SLICE_NS) == RT_PHASE_STARTING:
-                pass
+        while self.wait_while(RT_PHASE_STARTING, SLICE_NS) == RT_PHASE_STARTING:
+            pass
 
-    def _fill_header(self):
-        """Say in the telemetry block who this loop is."""
+    def _sign(self):
+        """Write into the telemetry block which loop this is."""
         attr = self.rt.thread.report.attr
         cpu = (resources.choose_cpus(self.settings) or (-1,))[0]
-        self._block.sign(self._pid, self.rt.thread.report.tid, self.settings, self.rt.clock,
-                         (attr.sched_policy, attr.sched_priority, cpu))
+        self.block.sign(getpid(), self.rt.thread.report.tid, self.settings, self.rt.clock,
+                        (attr.sched_policy, attr.sched_priority, cpu))
+
+    cdef uint32_t phase(self) noexcept nogil:
+        """Return RT_PHASE_... of the run."""
+        return rt_load_acquire(&self.rt.phase)
+
+    cdef uint32_t wait_while(self, uint32_t phase, int64_t timeout_ns):
+        """Wait, without the GIL, until the phase is another one or the time is over. Returns the phase."""
+        with nogil:
+            return rt_futex_wait(&self.rt.phase, phase, timeout_ns)
+
+    cdef bint is_pending(self, uint32_t command) noexcept nogil:
+        """Whether the thread has still to handle a command."""
+        return rt_load_acquire(&self.rt.command) & command != 0
+
+    cdef void send(self, uint32_t command) noexcept nogil:
+        """Send RT_COMMAND_... bits to the thread."""
+        rt_loop_send_command(self.rt, command)
+
+    def stack_use(self):
+        """Return the size of the stack, and how much of it was used."""
+        if self._undo is None or self.rt.thread.stack.mapping is NULL:
+            return 0, 0
+        return self.rt.thread.stack.bytes, rt_stack_high_water(&self.rt.thread.stack)
 
     def trip(self):
-        """Return what a watchdog has found of this run of the loop, None where it has not acted."""
+        """Return what a watchdog has found of this run, None if it has not acted."""
         cdef uint32_t watch = rt_load_acquire(&self.rt.watch)
         if watch not in (RT_WATCH_TRIPPED, RT_WATCH_SAFE):
             return None
@@ -174,15 +301,7 @@ cdef class ThreadHolder:
             found["safe_code"] = found["safe_ended"] = None
         return found
 
-    def tell_peers(self):
-        """Tell the other loops that this one has failed, where a safe() that has not returned keeps that from them."""
+    def notify_siblings(self):
+        """Notify the other loops of the group of a failure, if a safe() that hangs keeps the watchdog from doing so."""
         if rt_load_acquire(&self.rt.watch) == RT_WATCH_TRIPPED:
             rt_loop_notify_siblings(self.rt)
-
-    cdef object _join_thread(self):
-        """Join the thread, which is about to end, and drop the reference that it needed."""
-        with nogil:
-            pthread_join(self.rt.thread.id, NULL)
-        owner = <object><PyObject *>self._owner
-        self._owner = NULL
-        Py_DECREF(owner)

@@ -24,9 +24,9 @@ class _Limit(ABC):
 
     def __init__(self, which: int) -> None:
         self._which = which
-        self.begin_anew()
+        self.reset_after_fork()
 
-    def begin_anew(self) -> None:
+    def reset_after_fork(self) -> None:
         """Forget all that was acquired, as a forked child must."""
         self._lock = threading.RLock()
         self._count = 0

@@ -391,7 +391,7 @@ def setup(
     return grants
 
 
-def _begin_anew() -> None:
+def _reset_after_fork() -> None:
     """In a forked child nothing is locked."""
     global _registry
     _registry = threading.RLock()
@@ -399,4 +399,4 @@ def _begin_anew() -> None:
     _locked.clear()
 
 
-os.register_at_fork(after_in_child=_begin_anew)
+os.register_at_fork(after_in_child=_reset_after_fork)

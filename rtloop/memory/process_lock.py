@@ -128,9 +128,9 @@ class _MemoryLock:
     """
 
     def __init__(self) -> None:
-        self.begin_anew()
+        self.reset_after_fork()
 
-    def begin_anew(self) -> None:
+    def reset_after_fork(self) -> None:
         """Forget all that was acquired, as a forked child must."""
         self._lock = threading.RLock()  # the garbage collector may free a pool, and unlock its range, while it is held
         self._modes: list[str] = []
@@ -371,10 +371,10 @@ class _MemoryLock:
 memory_lock = _MemoryLock()
 
 
-def _begin_anew() -> None:
+def _reset_after_fork() -> None:
     """In a forked child no memory is locked, no loop runs, and a mutex copied while it was held would stay so."""
     for shared in (memlock_limit, core_dumps, memory_lock):
-        shared.begin_anew()
+        shared.reset_after_fork()
 
 
-os.register_at_fork(after_in_parent=lambda: memory_lock.lock_again(), after_in_child=_begin_anew)
+os.register_at_fork(after_in_parent=lambda: memory_lock.lock_again(), after_in_child=_reset_after_fork)

@@ -3,21 +3,12 @@
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memset
 from posix.unistd cimport getpid
 
-from rtloop._atomics cimport rt_load_acquire
 from rtloop.loop.lifecycle cimport Control
 from rtloop.loop.callbacks cimport call_enter, call_leave, call_overrun, call_step
-from rtloop.loop.loop cimport _RTLoop_1
-from rtloop.telemetry.block cimport TelemetryBlock
-from rtloop.loop.thread cimport (
-    RT_COMMAND_STOP, RT_END_ENTER, RT_END_NORMAL, RT_PHASE_GO, RT_PHASE_IDLE, rt_cycle_t, rt_futex_set,
-    rt_loop_send_command, rt_loop_t,
-)
-
-import sys
-import threading
+from rtloop.loop.loop cimport _RTLoop_2
+from rtloop.loop.loop_h cimport RT_COMMAND_STOP, RT_END_ENTER, RT_END_NORMAL, rt_cycle_t, rt_loop_t
 
 from rtloop.errors import StateError
 from rtloop.simulation import timing_models
@@ -73,7 +64,7 @@ cdef extern from "../include/rtloop/simulate.h" nogil:
     int64_t rt_clock_now(int clock)
     enum:
         CLOCK_MONOTONIC
-    # The whole of it; control.pxd declares what it needs.
+    # The whole of it; loop_h.pxd declares what it needs.
     ctypedef struct rt_full_cycle_t "rt_cycle_t":
         uint64_t index
         int64_t release
@@ -195,34 +186,19 @@ cdef class _Run:
 
     def open(self, index, said, cycles, duration_ns):
         """Make one loop ready: what start() does, without a thread and without asking the kernel for anything."""
-        cdef _RTLoop_1 loop = self.loops[index]
+        cdef _RTLoop_2 loop = self.loops[index]
         cdef Control c = _control(loop)
-        c._check_not_in_child()
-        if sys.is_finalizing():
-            raise StateError(f"{loop.name} cannot be simulated: the interpreter is ending")
-        c._former_state = c._move(("new", "stopped", "failed"), "starting")
+        c.claim(None, None, said)
         self.opened.append(c)
-        c._pid, c._starter, c._is_stop_wanted, c._simulation = getpid(), threading.get_ident(), False, said
         loop.setup()
-        memset(c.rt, 0, sizeof(rt_loop_t))
-        c._fill(cycles, duration_ns)
-        c._block = TelemetryBlock(c.settings.name, c.settings.record)
-        c.rt.telemetry = (<TelemetryBlock>c._block).block
-        c._fill_header()
-        c.grants = (_GRANT, *c.remarks)
-        self.parts[index].loop, self.parts[index].self = c.rt, <void *>loop
+        c.open_simulated(cycles, duration_ns, _GRANT)
+        self.parts[index].loop, self.parts[index].self = c.thread.rt, <void *>loop
 
     def go(self):
         """Let all loops run; a stop that was asked for meanwhile comes with it."""
         cdef Control c
         for c in self.opened:
-            with c._lock:
-                c._stats = c._error = None
-                c._is_told = False
-                c._state = "running"
-                c.rt.phase = RT_PHASE_GO
-                if c._is_stop_wanted:
-                    rt_loop_send_command(c.rt, RT_COMMAND_STOP)
+            c.begin_simulated()
 
     def advance(self):
         """Run to the end. Returns the control of the loop that ended all, None where their duration was over."""
@@ -235,13 +211,13 @@ cdef class _Run:
             if rc in (0, 1):
                 self.entered.append(index)
             if rc:
-                c.rt.end.code = rc
-                c.rt.end.reason = RT_END_NORMAL if rc == 1 else RT_END_ENTER
+                c.thread.rt.end.code = rc
+                c.thread.rt.end.reason = RT_END_NORMAL if rc == 1 else RT_END_ENTER
                 return c
         for index, c in enumerate(self.opened):
             rc = rt_simulate_begin(&self.parts[index])
             if rc != RT_GO_ON:
-                c.rt.end.reason = rc
+                c.thread.rt.end.reason = rc
                 return c
         while ended == RT_SIMULATION_PAUSE:
             if self.callables:
@@ -253,7 +229,7 @@ cdef class _Run:
             if ended == RT_SIMULATION_PAUSE:
                 PyErr_CheckSignals()
                 for c in self.opened:
-                    if rt_load_acquire(&c.rt.command) & RT_COMMAND_STOP:
+                    if c.thread.is_pending(RT_COMMAND_STOP):
                         return c
         return None if ended == RT_SIMULATION_OVER else self.opened[ended]
 
@@ -265,16 +241,16 @@ cdef class _Run:
     def error_of(self, Control c):
         """Return the exception for how the run ended, None where it ended well."""
         cdef _Callable function
-        if c is None or c.rt.end.reason == RT_END_NORMAL:
+        if c is None or c.thread.rt.end.reason == RT_END_NORMAL:
             return None
-        if c.rt.end.reason == RT_END_MODEL:
+        if c.thread.rt.end.reason == RT_END_MODEL:
             for function in self.callables:
                 if function.error is not None:
                     return function.error
             return StateError(f"{c.settings.name}: a callback has forked: a simulation does not go on in the child")
-        if c.rt.end.reason == RT_END_TIME:
+        if c.thread.rt.end.reason == RT_END_TIME:
             return StateError(f"{c.settings.name}: the virtual clock has run out, after 146 years")
-        return c._end_error()
+        return c.end_error()
 
     def close(self, Control failed, error):
         """Leave, take the statistics, and let go of everything."""
@@ -283,45 +259,24 @@ cdef class _Run:
         try:
             for index in reversed(self.entered):
                 c = self.opened[index]
-                if c._pid == getpid():
+                if not c.is_in_child():
                     with nogil:
                         rt_simulate_leave(&self.parts[index], call_leave)
         finally:
             trouble = None
             for c in self.opened:
                 try:
-                    _close(c, error if c is failed and not isinstance(error, KeyboardInterrupt) else None)
+                    c.end_simulated(error if c is failed and not isinstance(error, KeyboardInterrupt) else None)
                 except BaseException as raised:  # the others must end, too
                     trouble = raised
             if trouble is not None:
                 raise trouble
 
 
-cdef Control _control(_RTLoop_1 loop):
+cdef Control _control(_RTLoop_2 loop):
     if loop._control is None:
         raise StateError(f"{type(loop).__name__}.__init__ did not call super().__init__(period, ...)")
     return <Control>loop._control
-
-
-cdef object _close(Control c, error):
-    """End one loop's part in a simulation."""
-    has_run = c._state == "running"
-    state = "stopped" if error is None else "failed"
-    stats = None
-    try:
-        if has_run and c._pid == getpid():
-            stats = c._make_stats(c._block, state)
-    finally:
-        if c._block is not None:
-            c._block.close()
-        c._block = None
-        with c._lock:
-            if has_run:
-                c._stats, c._error, c._is_told = stats, error, True
-                c._traceback = None if error is None else error.__traceback__
-            c._state = state if has_run else c._former_state
-            c._pid = 0
-        rt_futex_set(&c.rt.phase, RT_PHASE_IDLE)
 
 
 def _simulate(loops, index, duration, cycles, execution, latency, plant=None):
@@ -360,7 +315,7 @@ def _simulate(loops, index, duration, cycles, execution, latency, plant=None):
 
 def simulate_loop(loop, duration, cycles, execution, latency, plant):
     """Do what RTLoop.simulate promises."""
-    if isinstance(plant, _RTLoop_1):
+    if isinstance(plant, _RTLoop_2):
         return _simulate([plant, loop], 1, duration, cycles, execution, latency)[1]
     if plant is not None and not callable(plant):
         raise TypeError(f"plant={show(plant)} is neither a loop nor a callable that takes a cycle")
@@ -397,6 +352,6 @@ def simulate(loops, duration=None, *, execution=0, latency=0):
         Where a loop runs already, or is closed.
     """
     loops = list(loops)
-    if not loops or not all(isinstance(loop, _RTLoop_1) for loop in loops):
+    if not loops or not all(isinstance(loop, _RTLoop_2) for loop in loops):
         raise TypeError(f"loops={show(loops)}: give at least one RTLoop, and nothing else")
     return _simulate(loops, 0, duration, None, execution, latency)
