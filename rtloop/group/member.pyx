@@ -81,7 +81,8 @@ def link(loops, on_failure):
         c = _control(loop)
         following = _control(loops[(i + 1) % len(loops)])
         c.thread.rt.group.failure_command = _FAILURE_COMMANDS[on_failure]
-        c.thread.rt.group.next = following.thread.rt if c.thread.rt.group.failure_command else NULL
+        has_siblings = c.thread.rt.group.failure_command != 0
+        c.thread.rt.group.next = following.thread.rt if has_siblings else NULL
 
 
 def release_thread(loop):

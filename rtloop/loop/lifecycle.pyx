@@ -52,10 +52,10 @@ cdef class Control:
         idle --claim--> starting --release_thread--> running --reap--> ending --> idle
                            \\--withdraw--> idle
 
-    ``idle``: no thread, nothing acquired. ``starting``: setup() runs, or a thread waits to be released. ``running``: the
-    thread calls enter(), step() and leave(), or has ended and was not reaped. ``ending``: one caller, the reaper, joins
-    the thread and releases what the run has acquired. The outcome is ``new``, ``stopped`` or ``failed``; a start that
-    does not succeed leaves it as it was. A loop that is closed goes on as it is, and is never claimed again.
+    ``idle``: no thread, nothing acquired. ``starting``: setup() runs, or a thread waits to be released. ``running``:
+    the thread calls enter(), step() and leave(), or has ended and was not reaped. ``ending``: one caller, the reaper,
+    joins the thread and releases what the run has acquired. The outcome is ``new``, ``stopped`` or ``failed``; a start
+    that does not succeed leaves it as it was. A loop that is closed is never claimed again.
 
     All changes are made under a lock; whoever loses a race gets a StateError. Properties only read: what has ended is
     reaped by :meth:`reap`, which :meth:`wait`, :meth:`stop`, the next start and the keeper call.
@@ -147,7 +147,7 @@ cdef class Control:
         with self._lock:
             if self._is_closed or self._activity != "idle":
                 what = "is closed" if self._is_closed else {
-                    "starting": "is being started already", "running": "runs already"}.get(self._activity, "is ending")
+                    "starting": "is being started already", "running": "is running already"}.get(self._activity, "is ending")
                 raise StateError(f"{self.settings.name} {what}: only a loop that does not run can be started")
             self._activity = "starting"
             self._pid, self._starter, self._is_stop_wanted = getpid(), threading.get_ident(), False

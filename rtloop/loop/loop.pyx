@@ -4,12 +4,13 @@ cimport cython
 from cpython.object cimport PyObject, PyTypeObject
 from libc.errno cimport EINVAL
 
-from rtloop.guard.guard_block cimport rt_guard_t
 from rtloop.loop.lifecycle cimport Control
 from rtloop.loop.callbacks cimport (
     call_enter, call_leave, call_on_peer_failure, call_overrun, call_safe, call_step, call_wait,
 )
-from rtloop.loop.loop_h cimport rt_cycle_t, rt_loop_default_wait, rt_loop_t, rt_schedule_shift
+from rtloop.loop.loop_h cimport (
+    rt_loop_default_wait, rt_loop_guarded_main, rt_loop_main, rt_loop_t, rt_schedule_shift,
+)
 
 import itertools
 

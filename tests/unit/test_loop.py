@@ -217,7 +217,7 @@ def test_the_name_is_the_threads_name(probes: ModuleType, ordinary: dict[str, An
 def test_a_module_of_another_interface_is_told_to_recompile() -> None:
     import rtloop.loop.loop as module
 
-    with pytest.raises(ImportError, match=r"interface 7.*has interface 1.*recompile"):
+    with pytest.raises(ImportError, match=r"interface 7.*has interface 2.*recompile"):
         _ = module._RTLoop_7
     with contextlib.suppress(AttributeError):
         _ = module.no_such_name
