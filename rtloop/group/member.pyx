@@ -74,7 +74,7 @@ _FAILURE_COMMANDS = {"stop-all": RT_COMMAND_STOP, "hook": RT_COMMAND_SIBLING_FAI
 
 
 def link(loops, on_failure):
-    """Make a ring of loops of which any one that fails tells the others, before the first of their threads is released."""
+    """Make a ring of loops of which any one that fails notifies the others; before the first thread is released."""
     cdef Control c
     cdef Control following
     for i, loop in enumerate(loops):

@@ -146,8 +146,8 @@ cdef class Control:
             raise StateError(f"{self.settings.name} is a loop of {self.run.name}, which runs: stop the group first")
         with self._lock:
             if self._is_closed or self._activity != "idle":
-                what = "is closed" if self._is_closed else {
-                    "starting": "is being started already", "running": "is running already"}.get(self._activity, "is ending")
+                what = {"starting": "is being started already", "running": "is running already", "ending": "is ending"}
+                what = "is closed" if self._is_closed else what[self._activity]
                 raise StateError(f"{self.settings.name} {what}: only a loop that does not run can be started")
             self._activity = "starting"
             self._pid, self._starter, self._is_stop_wanted = getpid(), threading.get_ident(), False
