@@ -136,9 +136,9 @@ def _dma_latency(value: Duration | None) -> int | None:
     return None if value is None else parse_duration(value, "dma_latency", maximum=_MAX_DMA_LATENCY_NS) // 1000
 
 
-def parse_count(value: object, name: str) -> int:
-    """Check a number of cycles."""
-    return _integer(value, name, 1)
+def parse_count(value: object, name: str, *, maximum: int = _INT64_MAX) -> int:
+    """Check a number of cycles, items or the like: an int of at least 1."""
+    return _integer(value, name, 1, maximum)
 
 
 def _flag(value: object, name: str) -> bool:

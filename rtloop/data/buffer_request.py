@@ -1,4 +1,4 @@
-"""What a large buffer asks of the kernel, in which order, and what it says where the kernel refuses."""
+"""Requests of a large buffer to the kernel: their order, their grants, and the fix for each refusal."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     import numpy as np
 
 __all__ = [
-    "Wish",
+    "BufferRequest",
     "dimensions",
     "lock_grant",
     "mount_grant",
     "ordinary_grant",
     "page_size_grant",
-    "parse_wish",
+    "parse_request",
     "path_grant",
     "pool_grant",
     "refusal",
@@ -41,8 +41,8 @@ _MOUNT = "/mnt/huge"
 _FORMS = '"auto", "hugetlb", "thp", "pages", or the path of a hugetlbfs mount or of a new file in it'
 
 
-class Wish(NamedTuple):
-    """What was asked for, and the backings to try, in this order."""
+class BufferRequest(NamedTuple):
+    """A request for a large buffer: the checked arguments, and the backings to try in order."""
 
     nbytes: int
     page_size: int | None
@@ -59,19 +59,19 @@ class Wish(NamedTuple):
         fitting = sorted((s for s in waste if s != default and waste[s] <= self.nbytes // 8), reverse=True)
         larger, smaller = [s for s in fitting if s > default], [s for s in fitting if s < default]
         sizes = (*larger, default) if default else tuple(larger)
-        # What nobody has reserved is not worth an attempt, but for the one that the message is about.
+        # Sizes that nobody has reserved are not tried, except the one that the message names.
         stocked = [s for s in (*sizes, *smaller) if s == default or _is_stocked(s)]
         return tuple(stocked) or (2 << 20,)
 
     def judge(self, grants: tuple[Grant, ...], strict: bool) -> str:
-        """Return what to warn of, or nothing; raise it where nothing but what was asked for will do."""
+        """Return the text of a warning about unmet grants, or ``""``; with `strict`, raise the first one."""
         unmet = self.unmet(grants)
         if unmet and strict:
             raise refusal(unmet[0])
         return "\n".join(describe_refused(grant) for grant in unmet)
 
     def unmet(self, grants: tuple[Grant, ...]) -> list[Grant]:
-        """Return the refused grants, if any of them was asked for by name; ``"auto"`` takes what there is."""
+        """Return the refused grants, if any of them was requested by name; ``"auto"`` takes what there is."""
         named = ("page_size", "lock") if self.backing == "auto" else tuple(grant.name for grant in grants)
         refused = [grant for grant in grants if not grant.ok]
         return refused if any(grant.name in named for grant in refused) else []
@@ -87,7 +87,7 @@ def round_up(size: int, unit: int) -> int:
     return -(-size // unit) * unit
 
 
-def parse_wish(nbytes: int | str, page_size: int | str, backing: str | os.PathLike[str]) -> Wish:
+def parse_request(nbytes: int | str, page_size: int | str, backing: str | os.PathLike[str]) -> BufferRequest:
     """Read the arguments of a buffer.
 
     Raises
@@ -105,7 +105,7 @@ def parse_wish(nbytes: int | str, page_size: int | str, backing: str | os.PathLi
         raise ConfigError(f"backing={backing!r} is a path of bytes; give a str")
     path = name if "/" in name else None
     if path is None and name not in ("auto", "hugetlb", "thp", "pages"):
-        raise ConfigError(f"backing={backing!r} is no backing; give {_FORMS}")
+        raise ConfigError(f"backing={backing!r} is not a backing; give {_FORMS}")
     if page is not None and name != "auto" and (name == "pages") != (page == base):
         raise ConfigError(
             f"page_size={page_size!r} contradicts backing={backing!r}: ordinary pages have {format_size(base)}, and "
@@ -113,13 +113,13 @@ def parse_wish(nbytes: int | str, page_size: int | str, backing: str | os.PathLi
         )
     every = ("hugetlb", "thp", "pages")
     if path is not None:
-        return Wish(size, page, name, path, ("path", *every))
+        return BufferRequest(size, page, name, path, ("path", *every))
     first = name if name != "auto" else "pages" if page == base else "hugetlb"
-    return Wish(size, page, name, None, every[every.index(first) :])
+    return BufferRequest(size, page, name, None, every[every.index(first) :])
 
 
 def dimensions(shape: Any, item: np.dtype[Any], nbytes: int) -> tuple[int, ...]:
-    """Return the shape of an array that may have so many bytes; one dimension of -1, or None, is as many as fit."""
+    """Return the shape of an array of at most `nbytes`; a dimension of -1, or None, is as many as fit."""
     items = nbytes // item.itemsize
     given = shape if isinstance(shape, Iterable) else [-1 if shape is None else shape]
     try:
@@ -127,7 +127,7 @@ def dimensions(shape: Any, item: np.dtype[Any], nbytes: int) -> tuple[int, ...]:
     except TypeError:
         dims = [-2]
     if min(dims, default=0) < -1 or dims.count(-1) > 1 or (-1 in dims and 0 in dims):
-        raise ConfigError(f"shape={shape!r} is no shape; give whole numbers of items, one of which may be -1")
+        raise ConfigError(f"shape={shape!r} is not a shape; give whole numbers of items, one of which may be -1")
     if -1 in dims:
         dims[dims.index(-1)] = items // -math.prod(dims)
     if not 0 <= (count := math.prod(dims)) <= items:
@@ -140,7 +140,7 @@ def _asked(size: int, page_size: int, path: str | None) -> str:
 
 
 def pool_grant(size: int, page_size: int, path: str | None, error: int = 0, call: str = "mmap") -> Grant:
-    """Tell what became of asking for pages of the hugetlb pool.
+    """Return the grant of pages of the hugetlb pool.
 
     Parameters
     ----------
@@ -149,18 +149,18 @@ def pool_grant(size: int, page_size: int, path: str | None, error: int = 0, call
     page_size : int
         Bytes of a page.
     path : str or None
-        The hugetlbfs path, where one was asked for.
+        The hugetlbfs path, if one was requested.
     error : int
         The errno of the refused call, or 0.
     call : str
-        Which call that was.
+        Name of the refused call.
     """
     asked, count = _asked(size, page_size, path), size // page_size
     if not error:
-        return Grant("hugetlb", asked, asked, ok=True, detail="of the hugetlb pool, as /proc/self/smaps tells")
+        return Grant("hugetlb", asked, asked, ok=True, detail="of the hugetlb pool, read from /proc/self/smaps")
     pool = hugepages.huge_pool(page_size)
     if pool is None:
-        detail = f"this kernel keeps no pool of {format_size(page_size)} pages"
+        detail = f"this kernel has no pool of {format_size(page_size)} pages"
         return Grant("hugetlb", asked, "none", False, detail, hugepages.reserve_fix(page_size, count), error)
     missing = count - pool.available - pool.spare
     stock = f"{pool.available} of {pool.total} in the machine's pool available"
@@ -182,43 +182,43 @@ def _group_name(page_size: int) -> str:
     return f"{page_size >> 30}GB" if page_size >= 1 << 30 else f"{page_size >> 20}MB"
 
 
-def path_grant(wish: Wish, error: int) -> Grant:
-    """Tell why no file could be made on a hugetlbfs path; `error` is the errno of open(2)."""
-    path = wish.path or ""
-    asked = f"{format_size(wish.nbytes)} in {path}"
-    # Never over the path that was given: whatever is there would be hidden.
+def path_grant(request: BufferRequest, error: int) -> Grant:
+    """Return the grant of a hugetlbfs path on which no file could be made; `error` is the errno of open(2)."""
+    path = request.path or ""
+    asked = f"{format_size(request.nbytes)} in {path}"
+    # Never over the given path: a mount would hide what is there.
     mount = f"sudo mkdir -p {_MOUNT} && sudo mount -t hugetlbfs -o uid=$(id -u),mode=0700 none {_MOUNT}"
     use = f"then backing={_MOUNT!r}"
     fixes = {
         errno.ENOENT: f"mount one: {mount}\n{use}; or see what is mounted: findmnt -t hugetlbfs",
         errno.ENOTSUP: f"mount one: {mount}\n{use}; or see what is mounted: findmnt -t hugetlbfs",
         errno.EACCES: f"mount it for your user: sudo mount -o remount,uid=$(id -u),mode=0700 {path}",
-        errno.EEXIST: "give the mount itself, or the name of a file that is not there",
-        errno.ENOTDIR: "give the mount itself, not a link to it, or the name of a file that is not there",
+        errno.EEXIST: "give the mount itself, or the name of a file that does not exist",
+        errno.ENOTDIR: "give the mount itself, not a link to it, or the name of a file that does not exist",
     }
     detail = "it is not on a hugetlbfs mount" if error == errno.ENOTSUP else f"open: {os.strerror(error)}"
     return Grant("hugetlb", asked, "none", False, detail, fixes.get(error, ""), error)
 
 
-def mount_grant(wish: Wish, page_size: int) -> Grant:
-    """Refuse a hugetlbfs mount that has pages of another size than was asked for."""
-    asked = f"pages of {format_size(wish.page_size or 0)} in {wish.path}"
+def mount_grant(request: BufferRequest, page_size: int) -> Grant:
+    """Return the refusal of a hugetlbfs mount whose pages have another size than requested."""
+    asked = f"pages of {format_size(request.page_size or 0)} in {request.path}"
     detail = f"this mount has pages of {format_size(page_size)}"
-    fix = f"mount another one: sudo mount -t hugetlbfs -o pagesize={wish.page_size},uid=$(id -u) none FOLDER"
+    fix = f"mount another one: sudo mount -t hugetlbfs -o pagesize={request.page_size},uid=$(id -u) none FOLDER"
     return Grant("hugetlb", asked, "none", False, detail, fix, errno.EINVAL)
 
 
-def page_size_grant(wish: Wish, page_size: int) -> list[Grant]:
-    """Tell, where a page size was asked for, whether it is the one that was granted."""
-    if wish.page_size is None:
+def page_size_grant(request: BufferRequest, page_size: int) -> list[Grant]:
+    """Return the grant of the page size, if one was requested."""
+    if request.page_size is None:
         return []
-    is_same = wish.page_size == page_size
-    asked, granted = format_size(wish.page_size), format_size(page_size)
+    is_same = request.page_size == page_size
+    asked, granted = format_size(request.page_size), format_size(page_size)
     return [Grant("page_size", asked, granted, is_same, errno=0 if is_same else errno.EINVAL)]
 
 
 def shortage(name: str, size: int) -> Grant | None:
-    """Refuse what is more than the free memory: to make it present would have the kernel kill a process."""
+    """Refuse more than the free memory, because making it present would have the kernel kill a process."""
     room = {"MemAvailable": hugepages.available_memory(), **cgroup.memory_room()}
     for where, available in room.items():
         if available is not None and available < size:
@@ -232,7 +232,7 @@ def shortage(name: str, size: int) -> Grant | None:
 
 
 def ordinary_grant(name: str, size: int, page_size: int, found: Account | None, error: int = 0) -> Grant:
-    """Tell what became of asking for transparent huge pages, or for ordinary ones.
+    """Return the grant of transparent huge pages, or of ordinary ones.
 
     Parameters
     ----------
@@ -241,9 +241,9 @@ def ordinary_grant(name: str, size: int, page_size: int, found: Account | None, 
     size : int
         Bytes asked for, a multiple of the page size.
     page_size : int
-        Bytes of the pages asked for; 0 where the kernel has no transparent huge pages.
+        Bytes of a requested page; 0 if the kernel has no transparent huge pages.
     found : Account or None
-        What the kernel says, where the memory could be mapped.
+        The kernel's account, if the memory could be mapped.
     error : int
         The errno of the refused call, or 0.
     """
@@ -262,14 +262,14 @@ def ordinary_grant(name: str, size: int, page_size: int, found: Account | None, 
 
 
 def lock_grant(size: int, is_locked: bool, is_pool: bool, error: int) -> Grant:
-    """Tell what became of locking the memory; `error` is the errno of mlock(2), or 0."""
+    """Return the grant of the memory lock; `error` is the errno of mlock(2), or 0."""
     detail = "pages of the hugetlb pool are never paged out" if is_pool else "VmFlags in /proc/self/smaps"
-    # Without an error and not locked: the kernel has said yes and not done it.
+    # Not locked without an error: the kernel has accepted the call and not carried it out.
     return process_lock.range_lock_grant("lock", size, 0 if is_locked else -(error or errno.EAGAIN), detail=detail)
 
 
 def refusal(grant: Grant) -> SetupError:
-    """Make the exception that a refused grant raises where the buffer must not fall back."""
+    """Make the exception of a refused grant, for a buffer that must not fall back."""
     is_lock = grant.name == "lock"
     by_limit = is_lock and grant.errno in (errno.ENOMEM, errno.EAGAIN) and not process_lock.may_lock_future()
     is_privilege = by_limit or grant.errno in (errno.EPERM, errno.EACCES)

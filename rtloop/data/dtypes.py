@@ -1,4 +1,4 @@
-"""Items of plain memory: the types that have a place there, and values that become items."""
+"""Types of the items of plain memory, and the conversion of values to them."""
 
 from __future__ import annotations
 
@@ -15,24 +15,26 @@ __all__ = ["as_items", "plain_dtype"]
 
 
 def plain_dtype(dtype: DTypeLike) -> np.dtype[Any]:
-    """Return a dtype whose items are bytes and nothing else.
+    """Return a dtype whose items are plain bytes, without references.
 
     Raises
     ------
     ConfigError
-        Where it is none, has no size, refers to Python objects, or is an array in itself.
+        If it is not a dtype, has no size, refers to Python objects, or is itself an array.
     """
     try:
         item = np.dtype(dtype)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"dtype={dtype!r} is no NumPy dtype: {error}") from None
+        raise ConfigError(f"dtype={dtype!r} is not a NumPy dtype: {error}") from None
     if item.hasobject:
-        raise ConfigError(f"dtype={dtype!r} has no place in plain memory; give numbers, or a struct of them")
+        raise ConfigError(
+            f"dtype={dtype!r} has Python objects, which plain memory cannot hold; give numbers, or a struct of them"
+        )
     if item.subdtype is not None:
         base, shape = item.subdtype
         raise ConfigError(
-            f"dtype={dtype!r} is an array of {shape}; make it a struct, [('values', {base.str!r}, {shape})], or where "
-            f"a shape is asked for give {base} and the shape"
+            f"dtype={dtype!r} is an array of {shape}; make it a struct, [('values', {base.str!r}, {shape})], or "
+            f"give {base} and the shape where a shape is a separate argument"
         )
     if not item.itemsize:
         raise ConfigError(f"dtype={dtype!r} has items of 0 bytes; give it a size, as in 'S8'")
@@ -40,12 +42,12 @@ def plain_dtype(dtype: DTypeLike) -> np.dtype[Any]:
 
 
 def as_items(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return a value as an array of items, in one piece; one item becomes an array without dimensions.
+    """Return a value as a contiguous array of items; one item becomes an array without dimensions.
 
     Raises
     ------
     ConfigError
-        Where it has no place in the dtype, or would lose what is behind the decimal point.
+        If the dtype cannot hold it, or would lose its decimals.
     """
     try:
         if isinstance(value, (np.ndarray, np.generic)):
@@ -56,10 +58,10 @@ def as_items(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
             return array
         if dtype.names is not None:
             value = _in_order(value, dtype)
-        with np.errstate(all="ignore"):  # what has become of it is looked at below
+        with np.errstate(all="ignore"):  # the result is checked below
             array = np.array(value, dtype, order="C")
         if dtype.names is not None:
-            # The same with the objects themselves, to see what became of them.
+            # Converted once more with the objects themselves, to compare.
             fields: Any = dtype.fields
             given = np.array(value, [(name, object, fields[name][0].shape) for name in dtype.names])
             for name in dtype.names:
@@ -68,11 +70,11 @@ def as_items(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
             _check_leaf(array, np.array(value, object))
         return array
     except (TypeError, ValueError, OverflowError) as error:
-        raise ConfigError(f"{value!r} is no item of {dtype}: {error}") from None
+        raise ConfigError(f"{value!r} is not an item of {dtype}: {error}") from None
 
 
 def _in_order(value: Any, dtype: np.dtype[Any]) -> Any:
-    """Return the values of a struct in the order of its fields: of a dict that has all of them."""
+    """Return the values of a struct in the order of its fields; a dict must have all of them."""
     names: Any = dtype.names
     if isinstance(value, dict):
         if value.keys() != set(names):
@@ -84,7 +86,7 @@ def _in_order(value: Any, dtype: np.dtype[Any]) -> Any:
             for name, kind in zip(names, kinds, strict=True)
         )
     if not isinstance(value, (tuple, list)):
-        raise TypeError("a struct is made of a tuple or a dict of its fields")
+        raise TypeError("a struct is made from a tuple or a dict of its fields")
     return value
 
 
@@ -92,11 +94,11 @@ def _check_array(value: Any, dtype: np.dtype[Any]) -> None:
     if value.dtype.names != dtype.names:
         raise TypeError(f"its fields are {value.dtype.names}, in this order")
     if not np.can_cast(value.dtype, dtype, "same_kind"):
-        raise TypeError(f"{value.dtype} does not become it by itself; convert it: astype()")
+        raise TypeError(f"{value.dtype} is not converted implicitly; convert it with astype()")
 
 
 def _check_range(array: NDArray[Any], value: Any) -> None:
-    """Refuse what has become another value; digits of a float may go."""
+    """Refuse an array whose values have changed, other than by the rounding of a float."""
     if array.dtype.names is not None:
         for name in array.dtype.names:
             _check_range(array[name], np.asarray(value[name]))
@@ -108,13 +110,13 @@ def _check_range(array: NDArray[Any], value: Any) -> None:
 
 
 def _check_leaf(array: NDArray[Any], given: NDArray[Any]) -> None:
-    """Compare a field with the objects that were given for it."""
+    """Compare a field with the objects that it was made from."""
     kind = array.dtype.kind
     objects = given.ravel().tolist() if given.dtype == object else [given]
     if kind in "iub" and not all(isinstance(x, (int, np.integer, np.bool_)) for x in objects):
-        raise TypeError("it is no whole number")
+        raise TypeError("it is not a whole number")
     if kind in "fc" and not all(isinstance(x, (int, float, complex, np.number, np.bool_)) for x in objects):
-        raise TypeError("it is no number")
+        raise TypeError("it is not a number")
     if kind == "f" and not all(np.isfinite(a) or not np.isfinite(float(x))
                                for a, x in zip(array.ravel().tolist(), objects, strict=True)):  # fmt: skip
         raise OverflowError("it does not fit")

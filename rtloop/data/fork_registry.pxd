@@ -1,4 +1,4 @@
-"""The regions of all large buffers, which a forked child has to find as zeros."""
+"""Registry of the regions of all large buffers, for cimport."""
 
 from libc.stdint cimport int32_t
 

@@ -1,1 +1,1 @@
-# It has nothing for Python.
+# Nothing for Python.

@@ -1,4 +1,4 @@
-"""The regions of all large buffers, which a forked child has to find as zeros. See include/rtloop/hugepage.h."""
+"""Registry of the regions of all large buffers, which read as zeros in a forked child. See rtloop/hugepage.h."""
 
 from libc.stdlib cimport calloc, free
 
@@ -40,7 +40,7 @@ cdef void _after_fork_in_child() noexcept nogil:
 
 
 cdef rt_region_t *keep_region(rt_region_t *fresh) except NULL:
-    """Take over a fresh mapping, which is unmapped where that fails. It stays at the address that is returned."""
+    """Take over a fresh mapping, and unmap it on failure. The returned address stays valid until drop_region()."""
     cdef rt_region_t *region = <rt_region_t *>calloc(1, sizeof(rt_region_t))
     if region is NULL:
         rt_region_unmap(fresh)

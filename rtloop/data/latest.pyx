@@ -1,17 +1,16 @@
-"""The newest value from one side to the other. How it works is in include/rtloop/latest.h."""
+"""Latest: the newest value from one side to the other. See include/rtloop/latest.h."""
 
 from cpython.object cimport PyTypeObject
 from libc.stdint cimport int64_t, uint64_t
 
-import warnings
 from time import clock_gettime_ns
 
 import numpy as np
 
 from rtloop.data.dtypes import as_items, plain_dtype
-from rtloop.data.storage import Storage
-from rtloop.errors import ConfigError, RTSetupWarning, StateError
-from rtloop.system.grant import describe_refused
+from rtloop.data.interface import lost_by_fork, made_twice, never_made, publish, refuse_copy
+from rtloop.data.storage import Storage, warn_unlocked
+from rtloop.errors import ConfigError, StateError
 
 
 cdef extern from "../include/rtloop/latest.h" nogil:
@@ -37,17 +36,17 @@ cdef class _Latest_1:
 
     The newest value of one type, from one thread to one other: the loop's and Python's, or those of two loops.
 
-    The reader always gets the newest value, and a whole one; what was written in between is gone. Neither side ever
-    waits for the other. Before the first write the value is all zeros, and not new. The memory is prefaulted, and
-    locked; where the kernel refuses the lock, an RTSetupWarning has the fix, and ``is_locked`` is False. A forked child
-    has none.
+    The reader always gets the newest value, never a torn one. Values that were written in between are gone. Neither
+    side ever waits for the other. Before the first write the value is all zeros, and not new. The memory is prefaulted
+    and locked. If the kernel refuses the lock, an RTSetupWarning contains the fix, and ``is_locked`` is False. A forked
+    child has no value.
 
     Parameters
     ----------
     dtype : dtype
         The value's type: a number, or a struct of them.
     clock : {"monotonic", "boottime", "tai", "realtime"}
-        On which clock a value that Python writes is stamped with its time: that of the loop which reads it.
+        Clock of the time stamp of values that Python writes. Give the clock of the loop that reads them.
 
     Attributes
     ----------
@@ -59,12 +58,12 @@ cdef class _Latest_1:
     ConfigError
         On a type that can never work.
     MemoryError
-        Where it is more memory than the machine, or the control group, has left.
+        If it is more memory than the machine, or the control group, has left.
 
     Notes
     -----
-    One thread at a time may write, and one read. From Python any thread may do either, for the interpreter lets one do
-    it at a time.
+    One thread at a time may write, and one read. From Python any thread may do either, because the interpreter lets one
+    do it at a time.
 
     From Cython:
 
@@ -72,16 +71,14 @@ cdef class _Latest_1:
         Makes it the newest value.
     ``cdef bint read(self, void *value) noexcept nogil``
         Copies the newest value. Returns whether it is another one than was read before.
-
     ``cdef void write_at(self, const void *value, int64_t time) noexcept nogil``
-        The same as ``write``, with the time that the value is of: ``cycle.start``, in a loop on the reader's clock.
-        `write` itself gives it no time: such a value has the stamp of an older one, or none, and never seems younger
-        than it is.
+        Writes a value with its time stamp: ``cycle.start``, in a loop on the reader's clock. `write` itself gives no
+        stamp. Such a value keeps the stamp of an older one, or none, so that it never seems younger than it is.
     ``cdef int64_t age(self, int64_t now) noexcept nogil``
-        How old the value that was read last is, ns; at least 0. INT64_MAX where it has no stamp, or there is none: it
-        is then older than any limit. ``latest.age(cycle.start) > limit`` says when to fall to a safe output.
+        Age of the value that was read last, ns, at least 0. INT64_MAX if it has no stamp or there is no value: it is
+        then older than any limit. ``latest.age(cycle.start) > limit`` tells when to fall back to a safe output.
     ``cdef int64_t age_cycles(self, int64_t now, int64_t period) noexcept nogil``
-        The same in periods that have begun since: ``latest.age_cycles(cycle.start, cycle.period)``.
+        Its age in periods that have begun since: ``latest.age_cycles(cycle.start, cycle.period)``.
 
     The inline forms of ``rtloop/include/rtloop/latest.h`` (see :func:`rtloop.get_include`) take
     ``<rt_latest_t *>latest.handle``.
@@ -102,7 +99,7 @@ cdef class _Latest_1:
         cdef uint64_t value_bytes, size
         cdef void *address
         if self.handle is not NULL:
-            raise StateError("it is made once: others may be using it; make a new one")
+            raise StateError(made_twice("Latest"))
         if clock not in _CLOCKS:
             raise ConfigError(f"clock={clock!r} must be one of {', '.join(_CLOCKS)}")
         item = plain_dtype(dtype)
@@ -114,9 +111,7 @@ cdef class _Latest_1:
         address = <void *><size_t>storage.address
         rt_latest_init(<rt_latest_t *>address, value_bytes)
         (<rt_latest_t *>address).clock = _CLOCKS[clock]
-        if storage.grant is not None:
-            text = describe_refused(storage.grant)
-            warnings.warn(f"Latest({item}) may be paged out.\n{text}", RTSetupWarning, stacklevel=1)
+        warn_unlocked(storage, f"Latest({item})")
         self.dtype = item
         self._owner = storage
         self.handle = address
@@ -146,35 +141,38 @@ cdef class _Latest_1:
 
     @property
     def written(self):
-        """How many values were written."""
+        """Number of values that were written."""
         return rt_latest_written(_latest(self))
 
     @property
     def clock(self):
-        """The clock of the times that Python's values are stamped with."""
+        """Clock of the time stamps of values that Python writes."""
         number = _latest(self).clock
         return next(name for name in _CLOCKS if _CLOCKS[name] == number)
 
     @property
     def age_ns(self):
-        """How long ago the newest value with a stamp was written, ns on `clock`; None before the first."""
+        """Time since the newest value with a stamp was written, ns on `clock`; None before the first."""
         cdef rt_latest_t *latest = _latest(self)
         cdef int64_t written = rt_latest_written_at(latest)
         return None if written == 0 else max(0, clock_gettime_ns(latest.clock) - written)
 
     @property
     def is_locked(self):
-        """Whether the kernel keeps the memory from being paged out, asked now."""
+        """Whether the kernel keeps the memory from being paged out; read anew at each call."""
         return _latest(self).value_bytes != 0 and self._owner.is_locked
 
     @property
     def ends(self):
-        """The names of the loop that writes and the loop that reads, where a chain of a group says so, or None."""
+        """Names of the loop that writes and the loop that reads, if a chain of a group tells them, or None."""
         return self._owner.ends if self._owner is not None else None
 
     @ends.setter
     def ends(self, pair):
         self._owner.ends = pair
+
+    def __reduce_ex__(self, protocol):
+        refuse_copy(self, "memory")
 
     def __repr__(self):
         between = "" if self.ends is None else f", {' to '.join(self.ends)}"
@@ -187,12 +185,12 @@ def write(_Latest_1 self not None, value):
     Parameters
     ----------
     value : scalar, or tuple or dict of a struct's fields
-        What becomes a value of the dtype.
+        One value of the dtype.
 
     Raises
     ------
     ConfigError
-        On what the dtype has no place for, or more than one value.
+        On a value that the dtype cannot hold, or more than one value.
     StateError
         In a forked child.
     """
@@ -208,7 +206,7 @@ def write(_Latest_1 self not None, value):
 
 
 def read(_Latest_1 self not None):
-    """Return the newest value, a copy; before the first write all zeros.
+    """Return a copy of the newest value; all zeros before the first write.
 
     Returns
     -------
@@ -225,45 +223,34 @@ def read(_Latest_1 self not None):
 
 cdef rt_latest_t *_latest(_Latest_1 latest) except NULL:
     if latest.handle is NULL:
-        raise StateError("this Latest was never made: a subclass has not called super().__init__()")
+        raise StateError(never_made("Latest"))
     return <rt_latest_t *>latest.handle
 
 
 cdef int _check_not_in_child(const rt_latest_t *latest) except -1:
     if latest.value_bytes == 0:
-        raise StateError("this process is a fork, and exchanges do not survive a fork: make a new one here")
+        raise StateError(lost_by_fork("Latest"))
     return 0
-
-
-def __getattr__(name):
-    if name.startswith("_Latest_") and name[8:].isdigit():
-        raise ImportError(
-            f"this module was compiled against interface {name[8:]} of rtloop's Latest, and the installed rtloop has "
-            "interface 1: recompile the module"
-        )
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 cdef extern from *:
     """
-    static inline void rt_name_latest(PyTypeObject *type) { type->tp_name = "rtloop.Latest"; }
     static inline int rt_add_to_latest(PyTypeObject *type, const char *name, PyObject *value) {
       const int rc = PyDict_SetItemString(type->tp_dict, name, value);
       PyType_Modified(type);
       return rc;
     }
     """
-    void rt_name_latest(PyTypeObject *type)
     int rt_add_to_latest(PyTypeObject *type, const char *name, object value) except -1
 
 
 Latest = _Latest_1
+__getattr__ = publish(_Latest_1)
 
 # The clocks of a loop, with their numbers in <time.h>.
 _CLOCKS = {"monotonic": 1, "boottime": 7, "tai": 11, "realtime": 0}
 
-# The class is known by the name that its users import, and has methods for Python by the names of those for Cython.
-rt_name_latest(<PyTypeObject *>_Latest_1)
+# The class has methods for Python by the names of those for Cython.
 for _name, _method in (("write", write), ("read", read)):
     _method.__qualname__ = f"Latest.{_name}"
     rt_add_to_latest(<PyTypeObject *>_Latest_1, _name.encode(), _method)

@@ -1,4 +1,4 @@
-"""Who takes out of a ring, and who writes a value: one each."""
+"""Ownership of the two ends of an exchange: a ring has one consumer, a Latest one writer."""
 
 from __future__ import annotations
 
@@ -9,41 +9,41 @@ from rtloop.errors import StateError
 
 __all__ = ["claim_reader", "claim_writer", "release_reader", "release_writer"]
 
-_read: weakref.WeakSet[Any] = weakref.WeakSet()
+_consumed: weakref.WeakSet[Any] = weakref.WeakSet()
 _written: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def claim_reader(ring: Any) -> None:
-    """Become the one that takes items out of a ring.
+    """Become the one consumer of a ring.
 
     Raises
     ------
     StateError
-        Where another recorder or bridge does.
+        If another recorder or bridge is its consumer.
     """
-    if ring in _read:
-        raise StateError(f"{ring!r} is being recorded already: a ring has one consumer")
-    _read.add(ring)
+    if ring in _consumed:
+        raise StateError(f"{ring!r} is already being recorded: a ring has one consumer")
+    _consumed.add(ring)
 
 
 def release_reader(ring: Any) -> None:
-    """Leave the ring to others. Does nothing where nobody has claimed it."""
-    _read.discard(ring)
+    """Stop being the consumer of a ring. Does nothing if nobody has claimed it."""
+    _consumed.discard(ring)
 
 
 def claim_writer(latest: Any) -> None:
-    """Become the one that writes a Latest.
+    """Become the one writer of a Latest.
 
     Raises
     ------
     StateError
-        Where another bridge does.
+        If another bridge is its writer.
     """
     if latest in _written:
-        raise StateError(f"{latest!r} is being written already: a Latest has one writer")
+        raise StateError(f"{latest!r} is already being written: a Latest has one writer")
     _written.add(latest)
 
 
 def release_writer(latest: Any) -> None:
-    """Leave the value to others. Does nothing where nobody has claimed it."""
+    """Stop being the writer of a Latest. Does nothing if nobody has claimed it."""
     _written.discard(latest)

@@ -1,19 +1,18 @@
-"""A pool of equal blocks for ``step``: locked, prefaulted, constant-time. What it does is in include/rtloop/pool.h."""
+"""Pool: equal blocks of memory for ``step``, locked, prefaulted, constant-time. See include/rtloop/pool.h."""
 
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo
-from cpython.object cimport PyTypeObject
 from libc.errno cimport EALREADY, EINVAL
 from libc.stdint cimport uint32_t, uint64_t
 
 import os
-import warnings
 
 import numpy as np
 
 from rtloop.data.dtypes import plain_dtype
-from rtloop.data.storage import HugeStorage, Storage
-from rtloop.errors import ConfigError, PoolError, PoolExhaustedError, RTSetupWarning
-from rtloop.system.grant import describe_refused
+from rtloop.data.interface import lost_by_fork, made_twice, never_made, publish, refuse_copy
+from rtloop.data.storage import HugeStorage, Storage, warn_unlocked
+from rtloop.errors import ConfigError, PoolError, PoolExhaustedError
+from rtloop.settings import parse_count
 from rtloop.units import parse_size
 
 
@@ -48,29 +47,29 @@ cdef class _Pool_1:
 
     Equal blocks of memory that a step takes and gives back in bounded time, without a page fault or a call of malloc.
 
-    One contiguous region, each block on cache lines of its own, prefaulted, and locked into memory. Where the kernel
-    refuses the lock, an RTSetupWarning has the fix, and ``is_locked`` is False. A forked child sees an empty pool, and
-    views of blocks read zeros there.
+    The blocks are one contiguous region, each on cache lines of its own, prefaulted and locked into memory. If the
+    kernel refuses the lock, an RTSetupWarning contains the fix, and ``is_locked`` is False. A forked child sees an
+    empty pool, and views of blocks read zeros there.
 
     Parameters
     ----------
     block_size : int or str
         Bytes of a block, or ``"4K"`` and the like.
     count : int
-        How many blocks, at most 1048576.
+        Number of blocks, at most 1048576.
     kind : {"shared", "single", "mutex"}
         ``"shared"``: lock-free, for any threads. ``"single"``: the fastest, for one thread. ``"mutex"``: for any
         threads, with priority inheritance.
     backing : str or path, optional
-        What holds the blocks, as in :class:`HugeBuffer`: ``"auto"``, ``"hugetlb"``, a hugetlbfs path or ``"thp"`` for
-        huge pages. By default ordinary pages; the property of this name tells what the kernel gave.
+        Memory that holds the blocks, as in :class:`HugeBuffer`: ``"auto"``, ``"hugetlb"``, a hugetlbfs path or
+        ``"thp"`` for huge pages. Ordinary pages by default. The property of this name is what the kernel granted.
 
     Raises
     ------
     ConfigError
         On a size, a count or a kind that can never work.
     MemoryError
-        Where it is more than the machine, or the control group, has left.
+        If it is more than the machine, or the control group, has left.
 
     Notes
     -----
@@ -79,18 +78,18 @@ cdef class _Pool_1:
     ``cdef void *alloc(self) noexcept nogil``
         Returns NULL iff every block is in use.
     ``cdef int free(self, void *block) noexcept nogil``
-        Returns 0, -EINVAL for what is no block of this pool (NULL, an address of elsewhere, or one inside a block), or
-        -EALREADY for a block that is free. A refused free changes nothing.
+        Returns 0, -EINVAL for an address that is not a block of this pool (NULL, an address elsewhere, or one inside a
+        block), or -EALREADY for a block that is already free. A refused free changes nothing.
 
     The inline forms of ``rtloop/include/rtloop/pool.h`` (see :func:`rtloop.get_include`) take
     ``<rt_pool_t *>pool.handle``.
 
     Real-time contract of both
         Thread: ``"single"`` one at a time; ``"shared"`` any, signal handlers included; ``"mutex"`` any.
-        GIL: never. Allocates: never. System calls: none, but for ``"mutex"``, to wait for its turn.
-        Time: ``"single"`` O(1). ``"shared"`` at most 3 locked instructions and, for alloc, ``count / 2048`` words read,
-        and ``count / 16`` where the pool is exhausted; more only where other threads take and free meanwhile; blocks
-        nobody, and nobody blocks it. ``"mutex"`` O(1), after the one that holds it, who inherits the priority.
+        GIL: never. Allocates: never. System calls: none, except that ``"mutex"`` may wait for its turn.
+        Time: ``"single"`` O(1). ``"shared"`` lock-free: at most 3 locked instructions and, for alloc, ``count / 2048``
+        words read, or ``count / 16`` if the pool is exhausted; more only if other threads take and free meanwhile.
+        ``"mutex"`` O(1), after the thread that holds it, which inherits the priority.
     """
 
     def __init__(self, block_size, count, *, kind="shared", backing=None):
@@ -99,14 +98,10 @@ cdef class _Pool_1:
         cdef void *address
         cdef int rc
         if self.handle is not NULL:
-            raise PoolError("a pool is made once: its blocks may be in use; make a new one")
+            raise PoolError(made_twice("pool"))
         if not isinstance(kind, str) or kind not in _KINDS:
             raise ConfigError(f"kind={kind!r} is not a kind of pool; give one of {', '.join(map(repr, _KINDS))}")
-        if isinstance(count, bool) or not hasattr(count, "__index__"):
-            raise ConfigError(f"count={count!r} is not a number of blocks; give an int")
-        number = int(count.__index__())
-        if not 0 < number <= RT_POOL_MAX_COUNT:
-            raise ConfigError(f"count={count!r} must be from 1 to {RT_POOL_MAX_COUNT}")
+        number = parse_count(count, "count", maximum=RT_POOL_MAX_COUNT)
         block_bytes = parse_size(block_size, "block_size", minimum=1)
         blocks = number
         kind_code = _KINDS[kind]
@@ -121,12 +116,9 @@ cdef class _Pool_1:
             raise OSError(-rc, f"a pool with kind={kind!r} cannot be made: {os.strerror(-rc)}")
         self._owner = storage
         self.handle = address
-        if storage.grant is None:
-            return
         try:
-            text = describe_refused(storage.grant)
-            warnings.warn(f"{self!r} may be paged out.\n{text}", RTSetupWarning, stacklevel=1)
-        except BaseException:  # a warning that was made an error leaves no pool
+            warn_unlocked(storage, repr(self))
+        except BaseException:  # a warning that was turned into an error leaves no pool
             self.handle = NULL
             self._owner = None
             raise
@@ -151,47 +143,47 @@ cdef class _Pool_1:
 
     @property
     def kind(self):
-        """Which threads may use it: ``"single"``, ``"shared"`` or ``"mutex"``."""
+        """Threads that may use it: ``"single"``, ``"shared"`` or ``"mutex"``."""
         code = _pool(self).kind
         return next((name for name, value in _KINDS.items() if value == code), "wiped by a fork")
 
     @property
     def block_size(self):
-        """Bytes of a block, as asked for."""
+        """Bytes of a block, as requested."""
         return _pool(self).block_bytes
 
     @property
     def capacity(self):
-        """How many blocks there are, free or not."""
+        """Number of blocks, free or not."""
         return _pool(self).count
 
     @property
     def in_use(self):
-        """How many blocks are in use at this moment; while other threads take and free, an estimate."""
+        """Number of blocks in use at this moment; an estimate while other threads take and free."""
         return rt_pool_in_use(_pool(self))
 
     @property
     def high_water(self):
         """The most blocks that were ever in use.
 
-        With several threads at once, ``"shared"`` may count too many by what others gave back during an alloc, and
-        never too few.
+        With several threads at once, ``"shared"`` may count too many by the blocks that others gave back during an
+        alloc. It never counts too few.
         """
         return rt_pool_high_water(_pool(self))
 
     @property
     def failures(self):
-        """How often a block was asked for and none was free."""
+        """Number of times that a block was requested and none was free."""
         return rt_pool_failures(_pool(self))
 
     @property
     def is_locked(self):
-        """Whether the kernel keeps the region in memory, so that it cannot be paged out, asked now."""
+        """Whether the kernel keeps the region in memory, so that it cannot be paged out; read anew at each call."""
         return _pool(self).count != 0 and self._owner.is_locked
 
     @property
     def backing(self):
-        """What the kernel gave for the blocks: ``"pages"``, ``"hugetlb"`` or ``"thp"``."""
+        """Memory that the kernel granted for the blocks: ``"pages"``, ``"hugetlb"`` or ``"thp"``."""
         _pool(self)
         return self._owner.backing
 
@@ -201,8 +193,8 @@ cdef class _Pool_1:
         Raises
         ------
         PoolError
-            Where the pool's own tables contradict themselves: something has written over them. A block that is marked
-            as in use and that nobody has cannot be told from one that somebody has.
+            If the pool's own tables contradict each other, because something has written over them. A block that is
+            marked as in use but lost by its user cannot be detected.
         """
         cdef rt_pool_t *pool = _pool(self)
         cdef int rc
@@ -214,8 +206,8 @@ cdef class _Pool_1:
     def block(self, dtype=np.uint8):
         """Hold a block for a ``with`` statement, as a NumPy array.
 
-        The array has as many items as fit, and holds what the last user left. At the end of the statement the block is
-        free for others; the memory stays mapped until the last view of it is gone.
+        The array has as many items as fit, and contains what the last user left there. At the end of the statement the
+        block is free for others. The memory stays mapped until the last view of it is gone.
 
         Parameters
         ----------
@@ -225,11 +217,11 @@ cdef class _Pool_1:
         Raises
         ------
         ConfigError
-            Where no item fits.
+            If no item fits.
         PoolExhaustedError
-            At the beginning of the statement, where every block is in use.
+            At the beginning of the statement, if every block is in use.
         PoolError
-            At the end of the statement, where the block was given back already.
+            At the end of the statement, if the block was given back before.
 
         Examples
         --------
@@ -243,6 +235,9 @@ cdef class _Pool_1:
             raise ConfigError(f"dtype={dtype!r} does not fit into a block of {self.block_size} bytes")
         return _Held(self, item)
 
+    def __reduce_ex__(self, protocol):
+        refuse_copy(self, "memory")
+
     def __repr__(self):
         return (
             f"Pool(block_size={self.block_size}, count={self.capacity}, kind={self.kind!r}, in_use={self.in_use})"
@@ -250,22 +245,23 @@ cdef class _Pool_1:
 
 
 Pool = _Pool_1
+__getattr__ = publish(_Pool_1)
 
 
 cdef rt_pool_t *_pool(_Pool_1 pool) except NULL:
     if pool.handle is NULL:
-        raise PoolError("this pool was never made: a subclass has not called super().__init__()")
+        raise PoolError(never_made("pool"))
     return <rt_pool_t *>pool.handle
 
 
 cdef int _check_not_in_child(_Pool_1 pool) except -1:
     if _pool(pool).count == 0:
-        raise PoolError("this process is a fork, and pools do not survive a fork: make a new one here")
+        raise PoolError(lost_by_fork("pool"))
     return 0
 
 
 cdef class _Held:
-    """A block on loan. It lends its memory to the array, and so keeps the pool."""
+    """A block on loan, which lends its memory to the array and keeps the pool alive."""
 
     cdef _Pool_1 _pool
     cdef object _dtype
@@ -283,25 +279,25 @@ cdef class _Held:
     def __enter__(self):
         pool = self._pool
         if self._block is not NULL:
-            raise PoolError("this block is held already; call pool.block() for another one")
+            raise PoolError("this block is already held; call pool.block() for another one")
         _check_not_in_child(pool)
         self._block = pool.alloc()
         if self._block is NULL:
             raise PoolExhaustedError(f"all {pool.capacity} blocks of the pool are in use; make it larger")
         try:
             items = _pool(pool).block_bytes // self._dtype.itemsize
-            # The array's base is a loan of its own, so that this one can be entered again with another block.
+            # The array's base is a separate loan, so that this one can be entered again with another block.
             loan = _Held(pool, self._dtype)
             (<_Held>loan)._block = self._block
             return np.frombuffer(loan, self._dtype, items)
-        except BaseException:  # a signal handler's, or of memory that ran out
+        except BaseException:  # of a signal handler, or because memory ran out
             pool.free(self._block)
             self._block = NULL
             raise
 
     def __exit__(self, *exception):
         if self._block is NULL:
-            raise PoolError("no block is held here: this with statement has ended already")
+            raise PoolError("no block is held: this with statement has ended")
         block, self._block = <size_t>self._block, NULL
         if _pool(self._pool).count == 0:
             return  # in a forked child, which owns no block
@@ -310,23 +306,3 @@ cdef class _Held:
             raise PoolError(f"the block at {block:#x} was given back twice")
         if rc == -EINVAL:
             raise PoolError(f"{block:#x} is not the address of a block of {self._pool!r}")
-
-
-def __getattr__(name):
-    if name.startswith("_Pool_") and name[6:].isdigit():
-        raise ImportError(
-            f"this module was compiled against interface {name[6:]} of rtloop's Pool, and the installed rtloop has "
-            "interface 1: recompile the module"
-        )
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-cdef extern from *:
-    """
-    static inline void rt_name_pool(PyTypeObject *type) { type->tp_name = "rtloop.Pool"; }
-    """
-    void rt_name_pool(PyTypeObject *type)
-
-
-# The class is known by the name that its users import.
-rt_name_pool(<PyTypeObject *>_Pool_1)

@@ -1,4 +1,4 @@
-"""The files that a Recorder writes: records appended in pieces, readable whenever the process dies."""
+"""Files of a Recorder: records are appended in pieces, and stay readable if the process dies."""
 
 from __future__ import annotations
 
@@ -21,37 +21,37 @@ _MCAP_CHUNK_BYTES = 32 << 10
 
 
 class RecordFile(Protocol):
-    """One file that records are appended to, by one thread."""
+    """A file that one thread appends records to."""
 
     path: Path
 
     @property
     def count(self) -> int:
-        """How many records are in it."""
+        """Number of records in it."""
         ...
 
     def append(self, records: np.ndarray) -> None:
-        """Write records, all of them or the first ones; `count` tells. Raises OSError."""
+        """Write records, and raise OSError if only the first ones could be written; `count` tells how many."""
         ...
 
     def close(self, about: dict[str, Any]) -> None:
-        """Complete the file; `about` is what is known of the recording."""
+        """Complete the file; `about` is information on the recording."""
         ...
 
     def abandon(self) -> None:
-        """Let go of the file as it is. Never raises."""
+        """Close the file as it is. Never raises."""
         ...
 
 
 def open_record_file(path: str | os.PathLike[str], dtype: np.dtype[Any], topic: str) -> RecordFile:
-    """Make the file of a recording, in the format of its suffix.
+    """Create the file of a recording, in the format of its suffix.
 
     Raises
     ------
     ConfigError
-        On another suffix than ``.npy``, ``.npz`` and ``.mcap``.
+        On a suffix other than ``.npy``, ``.npz`` and ``.mcap``.
     OSError
-        Where the file cannot be made.
+        If the file cannot be created.
     """
     target = Path(path)
     if target.suffix == ".npy":
@@ -64,7 +64,7 @@ def open_record_file(path: str | os.PathLike[str], dtype: np.dtype[Any], topic: 
 
 
 def npy_header(dtype: np.dtype[Any], count: int) -> bytes:
-    """Return the head of an ``.npy`` file, of the same length for any count (NEP 1)."""
+    """Return the header of an ``.npy`` file, of the same length for any count (NEP 1)."""
     described = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False}
 
     def text(number: int) -> bytes:
@@ -75,9 +75,9 @@ def npy_header(dtype: np.dtype[Any], count: int) -> bytes:
 
 
 class NpyFile:
-    """An ``.npy`` file whose head always says how many records are behind it.
+    """An ``.npy`` file whose header always tells how many records follow.
 
-    The records are written first and counted in the head afterwards: who reads the file at any moment, or after a
+    The records are written first and counted in the header afterwards: whoever reads the file at any moment, or after a
     crash, finds whole records.
     """
 
@@ -111,7 +111,7 @@ class NpyFile:
             raise problem
 
     def close(self, about: dict[str, Any]) -> None:
-        """Have the disk keep it."""
+        """Flush it to the disk and close it."""
         fd, self._fd = self._fd, -1
         try:
             os.fsync(fd)
@@ -126,7 +126,7 @@ class NpyFile:
 
 
 class NpzFile:
-    """An ``.npz`` file with `records` and `about`, a JSON text; until it is complete, an ``.npy`` file beside it."""
+    """An ``.npz`` file of `records` and `about`, a JSON text; an ``.npy`` file beside it until it is complete."""
 
     def __init__(self, path: Path, dtype: np.dtype[Any]) -> None:
         self.path = path
@@ -136,7 +136,7 @@ class NpzFile:
 
     @property
     def count(self) -> int:
-        """How many records there are."""
+        """Number of records."""
         return self._part.count
 
     def append(self, records: np.ndarray) -> None:
@@ -144,7 +144,7 @@ class NpzFile:
         self._part.append(records)
 
     def close(self, about: dict[str, Any]) -> None:
-        """Pack it, in the place of a former file of this name."""
+        """Compress it, replacing a former file of this name."""
         self._part.close(about)
         text = json.dumps({**about, "begun_ns": self._begun_ns, "ended_ns": time.time_ns()})
         records = np.load(self._part.path, mmap_mode="r") if self.count else np.empty(0, self._dtype)
@@ -161,16 +161,16 @@ class NpzFile:
         self._part.path.unlink()
 
     def abandon(self) -> None:
-        """Leave what was written as the file beside it."""
+        """Keep what was written as the file beside it."""
         self._part.abandon()
 
 
 class McapFile:
     """An ``.mcap`` file with one channel of JSON messages, one message a record (https://mcap.dev/spec).
 
-    Its time is the record's own where a field tells it: an integer `time`, `release` or `start` is nanoseconds on
-    CLOCK_MONOTONIC and becomes the time of day, a float `t` is seconds since the recording began. Otherwise it is when
-    the record was drained.
+    The time of a message is taken from the record if it has a field for it: an integer `time`, `release` or `start` is
+    nanoseconds on CLOCK_MONOTONIC and becomes the time of day, a float `t` is seconds since the recording began.
+    Otherwise it is the time when the record was drained.
     """
 
     def __init__(self, path: Path, dtype: np.dtype[Any], topic: str) -> None:
@@ -186,7 +186,9 @@ class McapFile:
             for item in np.zeros(1, dtype).tolist():
                 record_json(item, dtype)
         except (TypeError, ValueError, AttributeError) as error:
-            raise ConfigError(f"a record of {dtype} does not become JSON, of which an .mcap file is: {error}") from None
+            raise ConfigError(
+                f"a record of {dtype} cannot be written as JSON, as an .mcap file needs: {error}"
+            ) from None
         self._stream = _Stream(path)
         try:
             self._writer: Any = Writer(cast("Any", self._stream), chunk_size=_MCAP_CHUNK_BYTES)
@@ -199,7 +201,7 @@ class McapFile:
             raise
 
     def append(self, records: np.ndarray) -> None:
-        """Write records as messages. They reach the file, and are counted, when a chunk of them is full."""
+        """Write records as messages. They reach the file, and are counted, when their chunk is full."""
         times = self._times(records)
         for time_ns, item in zip(times, records.tolist(), strict=True):
             text = record_json(item, self._dtype)
@@ -219,14 +221,14 @@ class McapFile:
                 seconds = np.nan_to_num(records[name], nan=-np.inf).tolist()
                 return [_sane(self._begun_ns + round(x * 1e9), now) if abs(x) < 1e10 else now for x in seconds]
             if kind in "iu":
-                # On CLOCK_REALTIME or CLOCK_TAI it is the time of day already: whichever comes nearer to now.
+                # On CLOCK_REALTIME or CLOCK_TAI it is a time of day: the interpretation nearer to now is taken.
                 first = int(records[name][0])
                 offset = self._offset_ns if abs(first + self._offset_ns - now) < abs(first - now) else 0
                 return [_sane(offset + x, now) for x in records[name].tolist()]
         return [now] * len(records)
 
     def close(self, about: dict[str, Any]) -> None:
-        """Write the last chunk, and the index, without which readers have to read everything."""
+        """Write the last chunk and the index; without an index, readers have to read the whole file."""
         self._writer.add_metadata("rtloop", {key: str(value) for key, value in about.items()})
         self._writer.finish()
         self.count = self._added
@@ -234,17 +236,17 @@ class McapFile:
         self._stream.close()
 
     def abandon(self) -> None:
-        """Leave what was written, without an index."""
+        """Keep what was written, without an index."""
         self._stream.close()
 
 
 def _sane(time_ns: int, now: int) -> int:
-    """Return a time that the format has a place for; `now` where it has none."""
+    """Return a time that the format can hold; `now` if it cannot."""
     return time_ns if 0 <= time_ns < 1 << 63 else now
 
 
 class _Stream:
-    """What an MCAP writer writes to: a file that ends behind a whole write, whatever the disk says."""
+    """Output of an MCAP writer: a file that always ends with a complete write, even if the disk is full."""
 
     def __init__(self, path: Path) -> None:
         self._fd = _open_alone(path)
@@ -305,7 +307,7 @@ def _to_json(value: Any) -> str:
 
 
 def _without_nan(value: Any) -> Any:
-    """Put null for what JSON does not have: NaN and infinity."""
+    """Replace NaN and infinity, which JSON does not have, by null."""
     if isinstance(value, dict):
         return {name: _without_nan(item) for name, item in value.items()}
     if isinstance(value, list):
@@ -328,14 +330,14 @@ def _value(item: Any, dtype: np.dtype[Any]) -> Any:
 
 
 def _open_alone(path: Path) -> int:
-    """Make a file, or empty a former one, that nobody else is recording to."""
+    """Create a file, or empty a former one, that nobody else is recording to."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.ftruncate(fd, 0)
     except BlockingIOError:
         os.close(fd)
-        raise StateError(f"{path} is being recorded to already") from None
+        raise StateError(f"another recorder is writing to {path}") from None
     except BaseException:
         os.close(fd)
         raise
@@ -343,7 +345,7 @@ def _open_alone(path: Path) -> int:
 
 
 class _ShortWriteError(OSError):
-    """A write that ended early: so many bytes are there."""
+    """A write that ended early, after `done` bytes."""
 
     def __init__(self, done: int, cause: OSError) -> None:
         super().__init__(cause.errno, cause.strerror)

@@ -1,4 +1,4 @@
-"""Recorder: a thread at ordinary priority that drains a ring to disk, so that the loop never waits for one."""
+"""Recorder: a thread of ordinary priority that drains a ring to disk, so that the loop never waits for the disk."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Recorder", "become_ordinary"]
 
-# Little to lock where all memory is locked; NumPy and a packer of files need no more.
+# Small, because it may be locked; NumPy and file compression need no more.
 _STACK_BYTES = 1 << 20
 
 
@@ -45,34 +45,34 @@ class _Log(Protocol):
 
 
 class Recorder:
-    """Write what comes out of a ring to a file, in a background thread, until it is closed.
+    """Write the items of a ring to a file, in a background thread, until it is closed.
 
-    The thread runs under SCHED_OTHER on the CPUs of the process's main thread, whoever starts it. It empties the ring
-    every `interval` and writes what it found as one piece: a process that is killed loses at most the last one. What
-    it leaves is an ``.npy`` file that is readable as it is; for ``run.npz`` that is ``run.npz.part.npy``; an ``.mcap``
-    file without its index, which ``mcap recover`` adds. A machine that loses power may lose what the kernel had not
-    written.
+    The thread runs under SCHED_OTHER on the CPUs of the process's main thread, whichever thread starts it. Every
+    `interval` it empties the ring and writes the items as one piece, so that a process that is killed loses at most the
+    last one. It then leaves an ``.npy`` file that is readable as it is (``run.npz.part.npy`` for ``run.npz``), or an
+    ``.mcap`` file without its index, which ``mcap recover`` adds. A machine that loses power may lose what the kernel
+    had not written.
 
     Parameters
     ----------
     ring : Ring or SignalLog
-        What to drain; the recorder is its one consumer until it is closed.
+        Source of the records; the recorder is its one consumer until it is closed.
     path : path
-        Where to. The suffix chooses the format: ``.npy``, an array of records; ``.npz``, the same, compressed when it
-        is closed, with what is known of the recording; ``.mcap``, for Foxglove and the like, JSON messages with a
-        schema. An existing file is replaced.
+        Output file. The suffix chooses the format: ``.npy``, an array of records; ``.npz``, the same compressed on
+        close, with information on the recording; ``.mcap``, JSON messages with a schema, for Foxglove and the like. An
+        existing file is replaced.
     interval : int or str or timedelta
-        How often to drain. The ring must be able to hold what comes in the meantime, and in the pauses that other
-        Python threads and the disk force upon this one: a second's worth is a good size.
+        Time between two drains. The ring must be able to hold what comes in the meantime, and in the pauses that other
+        Python threads and the disk force upon this one. Room for a second of records is a good size.
     topic : str
-        The channel's name in an ``.mcap`` file.
+        Name of the channel in an ``.mcap`` file.
 
     Raises
     ------
     ConfigError
-        On a suffix that is none of these.
+        On any other suffix.
     OSError
-        Where the file cannot be made.
+        If the file cannot be created.
 
     Examples
     --------
@@ -89,14 +89,14 @@ class Recorder:
         self._interval = parse_duration(interval, "interval", minimum=1_000_000) * 1e-9
         self._ring: _Ring = cast("_Log", ring).ring if hasattr(ring, "ring") else ring
         if not all(hasattr(self._ring, name) for name in ("drain", "dropped", "dtype")):
-            raise ConfigError(f"{ring!r} is nothing to record; give a Ring or a SignalLog, such as loop.log")
+            raise ConfigError(f"{ring!r} cannot be recorded; give a Ring or a SignalLog, such as loop.log")
         self._dropped_before = self._ring.dropped
         self._taken = 0
         self._error: Exception | None = None
         self._is_told = False
         self._pid = os.getpid()
-        # Bare locks and flags: what a signal handler may call has nothing that it could wait for itself on.
-        self._wake = _thread.allocate_lock()  # released: somebody wants a drain now
+        # Bare locks and flags: a signal handler may call this without a deadlock.
+        self._wake = _thread.allocate_lock()  # released to request a drain now
         self._wake.acquire()
         self._rounds = 0
         self._tid = 0
@@ -113,12 +113,12 @@ class Recorder:
             with _stack_size:
                 former = _thread.stack_size(_STACK_BYTES)
                 try:
-                    # Nobody waits for such a thread at the interpreter's end, before the recorder could be closed.
+                    # Unlike a threading.Thread, it is not joined at the interpreter's end before it could be closed.
                     _thread.start_new_thread(self._work, ())
                     is_started = True
                 finally:
                     _thread.stack_size(former)
-        except BaseException:  # a signal handler's, or of a process without room for a thread
+        except BaseException:  # of a signal handler, or because there is no room for a thread
             self._is_closing = True
             self._kick()
             if not is_started:
@@ -129,17 +129,17 @@ class Recorder:
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """Path of the file."""
         return self._file.path
 
     @property
     def written(self) -> int:
-        """How many records are in the file."""
+        """Number of records in the file."""
         return self._file.count
 
     @property
     def lost(self) -> int:
-        """How many records are not: those the full ring dropped, and those taken from it that could not be written."""
+        """Number of records that are not in the file: dropped by a full ring, or refused by the disk."""
         if self._pid != os.getpid():
             return 0
         unwritten = self._taken - self.written if self._error is not None else 0
@@ -147,7 +147,7 @@ class Recorder:
 
     @property
     def error(self) -> Exception | None:
-        """What went wrong, and ended the recording. :meth:`flush` raises it, and :meth:`close` if nothing else has."""
+        """Error that ended the recording, or None. :meth:`flush` raises it, else :meth:`close`."""
         return self._error
 
     @property
@@ -158,14 +158,14 @@ class Recorder:
     def flush(self, timeout: Any = "10s") -> None:
         """Wait until everything that was in the ring at the time of the call is in the file.
 
-        Of an ``.mcap`` file the last messages, less than 32 KiB, wait for their chunk to be full.
+        The last messages of an ``.mcap`` file, less than 32 KiB, are written when their chunk is full.
 
         Raises
         ------
         RecorderError
-            Where the disk refused it.
+            If the disk refused it.
         TimeoutError
-            Where the disk takes longer.
+            If the disk takes longer.
         StateError
             After close(), and in a forked child.
         """
@@ -177,16 +177,16 @@ class Recorder:
             self._kick()
             time.sleep(0.001)
             if limit < time.monotonic():
-                raise TimeoutError(f"{self.path}: the disk has taken longer than {timeout} to write")
+                raise TimeoutError(f"{self.path}: writing has taken longer than {timeout}")
         self._raise()
 
     def close(self) -> None:
-        """Drain the ring once more, complete the file, and end. A second call does nothing.
+        """Drain the ring once more and complete the file. A second call does nothing.
 
         Raises
         ------
         RecorderError
-            Where the disk refused anything, and :meth:`flush` has not said so; what was written before stays.
+            If the disk refused a write and :meth:`flush` has not raised it; what was written before stays.
         """
         if self._pid != os.getpid():
             return  # the thread, the file and the ring are the parent's
@@ -200,7 +200,7 @@ class Recorder:
             self._raise()
 
     def _kick(self) -> None:
-        with suppress(RuntimeError):  # it is released already
+        with suppress(RuntimeError):  # released before
             self._wake.release()
 
     def _raise(self) -> None:
@@ -212,8 +212,8 @@ class Recorder:
     def _describe(self, error: Exception) -> str:
         reason = getattr(error, "strerror", None) or repr(error)
         return (
-            f"{self.path}: {reason}: recording ended after {self.written} records. The loop was not disturbed; what "
-            "came later is counted in `lost`"
+            f"{self.path}: {reason}: recording ended after {self.written} records. The loop was not disturbed; later "
+            "records are counted in `lost`"
         )
 
     def _work(self) -> None:
@@ -223,11 +223,11 @@ class Recorder:
             is_last = False
             while not is_last:
                 self._wake.acquire(timeout=self._interval)
-                is_last = self._is_closing  # read first: what comes after it is in the ring already
+                is_last = self._is_closing  # read first, so that the last drain finds all earlier items
                 try:
                     self._drain()
                 except BufferError:
-                    is_last = False  # somebody looks at the ring's items in place: next time
+                    is_last = False  # a view of the ring is open: next time
                 except Exception as error:
                     self._fail(error)
                 self._rounds += 1
@@ -250,13 +250,13 @@ class Recorder:
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:
-        """End the recording: what is in the file stays, and the ring is emptied for as long as anybody fills it."""
+        """End the recording: the file stays as it is, and the ring is still drained so that it does not fill up."""
         if self._error is not None:
             return
         self._error = error
         self._file.abandon()
-        # Now, for a run may go on for hours, and from here: the loop must not hear of it.
-        with suppress(Exception):  # a program may have made warnings errors
+        # Warned at once, because a run may go on for hours, and on this thread, not the loop's.
+        with suppress(Exception):  # a program may have turned warnings into errors
             warnings.warn(self._describe(error), RTSetupWarning, stacklevel=2)
 
     def __enter__(self) -> Self:
@@ -272,7 +272,7 @@ class Recorder:
         except RecorderError as own:
             if error is None:
                 raise
-            error.add_note(f"and the recorder failed: {own}")
+            error.add_note(f"the recorder failed, too: {own}")
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "recording"
@@ -280,8 +280,8 @@ class Recorder:
 
 
 def become_ordinary() -> None:
-    """Leave the policy and the CPUs of a real-time thread that may have made this one."""
-    with suppress(OSError):  # SCHED_IDLE is not left without a privilege, and a cpuset may be shrinking
+    """Give up the policy and the CPUs inherited from a real-time thread."""
+    with suppress(OSError):  # leaving SCHED_IDLE needs a privilege, and a cpuset may be shrinking
         if os.sched_getscheduler(0) != os.SCHED_OTHER:
             os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     with suppress(OSError):
@@ -289,11 +289,11 @@ def become_ordinary() -> None:
 
 
 _recorders: weakref.WeakSet[Recorder] = weakref.WeakSet()
-_stack_size = _thread.allocate_lock()  # the size for new threads is one for the process
+_stack_size = _thread.allocate_lock()  # the stack size of new threads is global to the process
 
 
 def _close_all() -> None:
-    """At the interpreter's end, when the loops have ended: complete the files."""
+    """Complete the files at the interpreter's end, after the loops."""
     for recorder in list(_recorders):
         try:
             recorder.close()

@@ -1,18 +1,19 @@
-"""A queue between a step and the rest of the program. How it works is in include/rtloop/ring.h."""
+"""Ring: a queue between a step and the rest of the program. See include/rtloop/ring.h."""
 
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.object cimport PyTypeObject
 from libc.stdint cimport UINT64_MAX, uint64_t
 
-import warnings
 import weakref
 
 import numpy as np
 
 from rtloop.data.dtypes import as_items, plain_dtype
-from rtloop.data.storage import Storage
-from rtloop.errors import ConfigError, RTSetupWarning, StateError
-from rtloop.system.grant import describe_refused
+from rtloop.data.interface import lost_by_fork, made_twice, never_made, publish, refuse_copy
+from rtloop.data.storage import Storage, warn_unlocked
+from rtloop.errors import ConfigError, StateError
+from rtloop.settings import parse_count
+from rtloop.units import as_index, show
 
 
 cdef extern from "../include/rtloop/ring.h" nogil:
@@ -33,23 +34,26 @@ cdef extern from "../include/rtloop/ring.h" nogil:
     uint64_t rt_ring_high_water(const rt_ring_t *ring)
 
 
+_MAX_ITEMS = (1 << 48) - 1
+
+
 cdef class _Ring_1:
     """Ring(dtype, capacity, *, when_full='drop')
 --
 
     A queue of items of one type, from one thread to one other: the loop's and Python's, or those of two loops.
 
-    Neither side ever waits for the other. The memory is prefaulted, and locked; where the kernel refuses the lock, an
-    RTSetupWarning has the fix, and ``is_locked`` is False. A forked child sees an empty ring without room.
+    Neither side ever waits for the other. The memory is prefaulted and locked. If the kernel refuses the lock, an
+    RTSetupWarning contains the fix, and ``is_locked`` is False. A forked child sees an empty ring without room.
 
     Parameters
     ----------
     dtype : dtype
         The items' type: a number, or a struct of them.
     capacity : int
-        How many items there is room for.
+        Number of items that it has room for.
     when_full : {"drop"}
-        What becomes of an item that there is no room for: it is dropped, and counted in `dropped`.
+        An item that there is no room for is dropped, and counted in `dropped`.
 
     Attributes
     ----------
@@ -61,12 +65,12 @@ cdef class _Ring_1:
     ConfigError
         On a type or a number that can never work.
     MemoryError
-        Where it is more memory than the machine, or the control group, has left.
+        If it is more memory than the machine, or the control group, has left.
 
     Notes
     -----
     One thread at a time may push, and one at a time take out: `pop`, `drain` and `view`. From Python any thread may do
-    either, for the interpreter lets one do it at a time.
+    either, because the interpreter lets one do it at a time.
 
     From Cython:
 
@@ -75,9 +79,9 @@ cdef class _Ring_1:
     ``cdef bint pop(self, void *item) noexcept nogil``
         Returns False iff the ring is empty.
     ``cdef uint64_t push_many(self, const void *items, uint64_t count) noexcept nogil``
-        Returns how many were put in.
+        Returns the number of items that were put in.
     ``cdef uint64_t pop_many(self, void *items, uint64_t count) noexcept nogil``
-        Returns how many were taken out.
+        Returns the number of items that were taken out.
 
     The inline forms of ``rtloop/include/rtloop/ring.h`` (see :func:`rtloop.get_include`) take
     ``<rt_ring_t *>ring.handle``.
@@ -99,15 +103,11 @@ cdef class _Ring_1:
         cdef uint64_t item_bytes, places, size
         cdef void *address
         if self.handle is not NULL:
-            raise StateError("a ring is made once: others may be using it; make a new one")
+            raise StateError(made_twice("ring"))
         if when_full != "drop":
             raise ConfigError(f'when_full={when_full!r}: a ring can only drop what is too much; give "drop"')
         item = plain_dtype(dtype)
-        if isinstance(capacity, bool) or not hasattr(capacity, "__index__"):
-            raise ConfigError(f"capacity={capacity!r} is not a number of items; give an int")
-        number = int(capacity.__index__())
-        if not 0 < number < 1 << 48:
-            raise ConfigError(f"capacity={capacity!r} must be at least 1, and less than 2**48")
+        number = parse_count(capacity, "capacity", maximum=_MAX_ITEMS)
         item_bytes, places = item.itemsize, number
         size = rt_ring_bytes(item_bytes, places)
         if size == 0:
@@ -115,9 +115,7 @@ cdef class _Ring_1:
         storage = Storage(size, "a ring")
         address = <void *><size_t>storage.address
         rt_ring_init(<rt_ring_t *>address, item_bytes, places)
-        if storage.grant is not None:
-            text = describe_refused(storage.grant)
-            warnings.warn(f"Ring({item}, {number}) may be paged out.\n{text}", RTSetupWarning, stacklevel=1)
+        warn_unlocked(storage, f"Ring({item}, {number})")
         self.dtype = item
         self._owner = storage
         self._loan = _Loan(storage)
@@ -149,12 +147,12 @@ cdef class _Ring_1:
 
     @property
     def capacity(self):
-        """How many items there is room for."""
+        """Number of items that the ring has room for."""
         return _ring(self).capacity
 
     @property
     def dropped(self):
-        """How many items there was no room for."""
+        """Number of items that were dropped because the ring was full."""
         return rt_ring_dropped(_ring(self))
 
     @property
@@ -164,7 +162,7 @@ cdef class _Ring_1:
 
     @property
     def is_locked(self):
-        """Whether the kernel keeps the memory from being paged out, asked now."""
+        """Whether the kernel keeps the memory from being paged out; read anew at each call."""
         return _ring(self).capacity != 0 and self._owner.is_locked
 
     def drain(self, limit=None):
@@ -173,7 +171,7 @@ cdef class _Ring_1:
         Parameters
         ----------
         limit : int, optional
-            How many at most.
+            The most to take out.
 
         Returns
         -------
@@ -183,28 +181,29 @@ cdef class _Ring_1:
         cdef uint64_t count = rt_ring_length(_consumed(self)), most = UINT64_MAX
         cdef size_t address
         if limit is not None:
-            if isinstance(limit, bool) or not hasattr(limit, "__index__") or limit < 0:
-                raise ConfigError(f"limit={limit!r} is not a number of items; give an int, or None for all")
-            most = min(int(limit.__index__()), 1 << 48)
+            number = as_index(limit)
+            if number is None or number < 0:
+                raise ConfigError(f"limit={show(limit)} is not a number of items; give an int, or None for all")
+            most = min(number, _MAX_ITEMS)
         array = np.empty(min(count, most), self.dtype)
         address, most = array.ctypes.data, len(array)
-        # Asked again: meanwhile another thread may have taken some, or be looking at them.
+        # Checked again: another thread may have taken some meanwhile, or may have a view of them.
         count = rt_ring_pop_many(_consumed(self), <void *>address, most)
         return array[:count]
 
     def view(self):
         """Look at the oldest items in place, and take them out at the end of a ``with`` statement.
 
-        The array has the items that are one piece of memory: where the ring's memory begins anew, the rest comes next
-        time. At the end of the statement it becomes empty.
+        The array has the items that are one piece of memory. Items beyond the point where the ring's memory wraps
+        around come with the next view. At the end of the statement the array becomes empty.
 
         Raises
         ------
         BufferError
-            At the end of the statement, where a part of the array is still in use: the items then stay in the ring,
-            and nobody can take any out before that part is gone.
+            At the end of the statement, if a part of the array is still in use. The items then stay in the ring, and
+            nobody can take any out before that part is gone.
         StateError
-            Where a view is in use already.
+            If another view is in use.
 
         Examples
         --------
@@ -218,16 +217,19 @@ cdef class _Ring_1:
         return rt_ring_length(_ring(self))
 
     def __bool__(self):
-        return True  # an empty ring is one, too
+        return True  # an empty ring is true, too
 
     @property
     def ends(self):
-        """The names of the loop that writes and the loop that reads, where a chain of a group says so, or None."""
+        """Names of the loop that writes and the loop that reads, if a chain of a group tells them, or None."""
         return self._owner.ends if self._owner is not None else None
 
     @ends.setter
     def ends(self, pair):
         self._owner.ends = pair
+
+    def __reduce_ex__(self, protocol):
+        refuse_copy(self, "memory")
 
     def __repr__(self):
         between = "" if self.ends is None else f", {' to '.join(self.ends)}"
@@ -240,17 +242,17 @@ def push(_Ring_1 self not None, value):
     Parameters
     ----------
     value : scalar, tuple or dict of a struct's fields, or one-dimensional array
-        What becomes an item of the ring's dtype, or several.
+        One item of the ring's dtype, or several.
 
     Returns
     -------
     int
-        How many were put in: fewer than were given where the ring is full. The rest is dropped, and counted.
+        Number of items that were put in. If the ring is full, the rest is dropped and counted.
 
     Raises
     ------
     ConfigError
-        On what the dtype has no place for.
+        On a value that the dtype cannot hold.
     StateError
         In a forked child.
     """
@@ -258,7 +260,7 @@ def push(_Ring_1 self not None, value):
     cdef size_t address
     cdef uint64_t count
     if ring.capacity == 0:
-        raise StateError("this process is a fork, and rings do not survive a fork: make a new one here")
+        raise StateError(lost_by_fork("ring"))
     array = as_items(value, self.dtype)
     if array.ndim > 1:
         raise ConfigError(f"an array of {array.shape} items has no order; give one dimension: array.ravel()")
@@ -272,7 +274,7 @@ def pop(_Ring_1 self not None):
     Returns
     -------
     NumPy scalar or None
-        A copy, or None where the ring is empty.
+        A copy, or None if the ring is empty.
     """
     cdef size_t address
     _ring(self)
@@ -283,7 +285,7 @@ def pop(_Ring_1 self not None):
 
 cdef rt_ring_t *_ring(_Ring_1 ring) except NULL:
     if ring.handle is NULL:
-        raise StateError("this ring was never made: a subclass has not called super().__init__()")
+        raise StateError(never_made("ring"))
     return <rt_ring_t *>ring.handle
 
 
@@ -299,7 +301,7 @@ _IN_USE = "items of this ring are in use: leave the with statement, and delete t
 
 
 cdef class _Loan:
-    """Items lent to an array, which keeps the memory, and is counted."""
+    """Items lent to an array, which keeps the memory alive and is counted."""
 
     cdef object _storage
     cdef const void *address
@@ -331,7 +333,7 @@ cdef class _View:
     def __enter__(self):
         cdef _Loan loan = self._ring._loan
         if loan.is_lent:
-            raise StateError("a view of this ring is in use already")
+            raise StateError("another view of this ring is in use")
         _consumed(self._ring)
         loan.is_lent = True
         try:
@@ -350,7 +352,7 @@ cdef class _View:
         cdef _Loan loan = self._ring._loan
         array, self._array = self._array, None
         if array is None:
-            raise StateError("no items are looked at here: this with statement has ended already")
+            raise StateError("this view is closed: its with statement has ended")
         loan.is_lent = False
         array.__setstate__((1, (0,), array.dtype, False, b""))
         if loan.exports:
@@ -359,32 +361,21 @@ cdef class _View:
             rt_ring_consume(_ring(self._ring), loan.count)
 
 
-def __getattr__(name):
-    if name.startswith("_Ring_") and name[6:].isdigit():
-        raise ImportError(
-            f"this module was compiled against interface {name[6:]} of rtloop's Ring, and the installed rtloop has "
-            "interface 1: recompile the module"
-        )
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
 cdef extern from *:
     """
-    static inline void rt_name_ring(PyTypeObject *type) { type->tp_name = "rtloop.Ring"; }
     static inline int rt_add_to_ring(PyTypeObject *type, const char *name, PyObject *value) {
       const int rc = PyDict_SetItemString(type->tp_dict, name, value);
       PyType_Modified(type);
       return rc;
     }
     """
-    void rt_name_ring(PyTypeObject *type)
     int rt_add_to_ring(PyTypeObject *type, const char *name, object value) except -1
 
 
 Ring = _Ring_1
+__getattr__ = publish(_Ring_1)
 
-# The class is known by the name that its users import, and has methods for Python by the names of those for Cython.
-rt_name_ring(<PyTypeObject *>_Ring_1)
+# The class has methods for Python by the names of those for Cython.
 for _name, _method in (("push", push), ("pop", pop)):
     _method.__qualname__ = f"Ring.{_name}"
     rt_add_to_ring(<PyTypeObject *>_Ring_1, _name.encode(), _method)

@@ -14,6 +14,8 @@ class Storage:
     @property
     def is_locked(self) -> bool: ...
 
+def warn_unlocked(storage: Storage | HugeStorage, text: str) -> None: ...
+
 class HugeStorage:
     address: int
     backing: str

@@ -1,4 +1,4 @@
-"""The memory that pools and exchanges live in: mapped, prefaulted, locked where the process may, wiped in a fork."""
+"""Memory of pools and exchanges: mapped, prefaulted, locked if the process may, wiped in a forked child."""
 
 from libc.stdint cimport uint64_t
 
@@ -6,12 +6,14 @@ from rtloop._os cimport munmap
 from rtloop.memory.kernel cimport prefault_region
 
 import os
+import warnings
 
 from rtloop.data.buffer_request import shortage
-from rtloop.system.grant import describe_refused
+from rtloop.errors import RTSetupWarning
 from rtloop.memory.hugepages import account
 from rtloop.memory.kernel import is_range_locked
 from rtloop.memory.process_lock import memory_lock, range_lock_grant
+from rtloop.system.grant import describe_refused
 from rtloop.units import format_size
 
 
@@ -30,24 +32,24 @@ cdef class Storage:
     size : int
         Bytes.
     what : str
-        Whose it is, for error messages: ``"a pool"``.
+        Name of its owner in error messages: ``"a pool"``.
 
     Attributes
     ----------
     grant : Grant or None
-        Of the lock, where it was refused.
+        The grant of the lock, if the kernel refused it.
 
     Raises
     ------
     MemoryError
-        Where it is more than the machine, or the control group, has left, or cannot be mapped.
+        If it is more than the machine, or the control group, has left, or cannot be mapped.
     """
 
     backing = "pages"
 
     def __cinit__(self, uint64_t size, what):
         cdef int rc
-        # Asked first, for to make too much present would have the kernel kill a process.
+        # Asked first, because the kernel kills a process when too much memory is made present.
         refused = shortage(what, size)
         if refused is not None:
             raise MemoryError(describe_refused(refused))
@@ -60,7 +62,7 @@ cdef class Storage:
         if rc:
             self.grant = range_lock_grant("lock", size, rc, detail="")
         else:
-            # Kept here, for at the end of the interpreter the module's names may be gone first.
+            # Kept here, because the module's names may be gone first when the interpreter ends.
             self._unlock = memory_lock.forget_range  # unmapping unlocks
         with nogil:
             rc = prefault_region(self._address, size)
@@ -78,20 +80,33 @@ cdef class Storage:
 
     @property
     def address(self):
-        """Where it begins."""
+        """Address of the first byte."""
         return <size_t>self._address
 
     @property
     def is_locked(self):
-        """Whether the kernel keeps it in memory, asked now."""
+        """Whether the kernel keeps it in memory; read anew at each call."""
         if self._unlock is not None:
             return is_range_locked(<size_t>self._address, self._size)
-        # Not in that way, which would page out first what is not locked: others may have locked everything since.
+        # The other way would page out what is not locked. Other code may have locked everything since.
         return account(<size_t>self._address, self._size).is_locked
 
 
+def warn_unlocked(storage, text):
+    """Warn that what lives in a storage, `text`, may be paged out, if the kernel refused to lock it.
+
+    Raises
+    ------
+    RTSetupWarning
+        If the program makes such warnings errors.
+    """
+    if storage.grant is not None:
+        fix = describe_refused(storage.grant)
+        warnings.warn(f"{text} may be paged out.\n{fix}", RTSetupWarning, stacklevel=2)
+
+
 class HugeStorage:
-    """The same on huge pages: a HugeBuffer, which cannot be closed while this holds a view of it."""
+    """A storage on huge pages: a HugeBuffer, which cannot be closed while this holds a view of it."""
 
     grant = None  # the buffer has warned by itself
     ends = None
@@ -106,5 +121,5 @@ class HugeStorage:
 
     @property
     def is_locked(self):
-        """Whether the kernel keeps it in memory, asked now."""
+        """Whether the kernel keeps it in memory; read anew at each call."""
         return self._buffer.is_locked

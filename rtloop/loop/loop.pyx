@@ -1,7 +1,7 @@
 """RTLoop: the class that a user subclasses, and the body of its thread."""
 
 cimport cython
-from cpython.object cimport PyObject, PyTypeObject
+from cpython.object cimport PyObject
 from libc.errno cimport EINVAL
 
 from rtloop.loop.lifecycle cimport Control
@@ -14,12 +14,12 @@ from rtloop.loop.loop_h cimport (
 
 import itertools
 
+from rtloop.data.interface import publish, refuse_copy
 from rtloop.errors import StateError
 from rtloop.loop import failure
 from rtloop.settings import check_call, make_settings, parse_count, parse_run_duration
 from rtloop.units import format_rate, parse_timeout
 
-_INTERFACE = 2
 _DEFAULT_STOP_TIMEOUT = "2s"
 _serial = itertools.count(1)
 
@@ -413,10 +413,7 @@ cdef class _RTLoop_2:
             control.join()
 
     def __reduce_ex__(self, protocol):
-        raise TypeError(
-            f"{type(self).__name__} cannot be pickled or copied, for it is a thread of this process: "
-            "make a new one where it is needed, from the same keywords"
-        )
+        refuse_copy(self, "a thread")
 
     def __repr__(self):
         if self._control is None:
@@ -450,6 +447,7 @@ cdef class _RTLoop_2:
 
 
 RTLoop = _RTLoop_2
+__getattr__ = publish(_RTLoop_2)
 
 
 cdef Control RTLoop_control(_RTLoop_2 self):
@@ -472,23 +470,3 @@ cdef bint _overrides_wait(_RTLoop_2 self):
     """Whether a subclass replaces wait(): the loop then calls it, and otherwise sleeps without an indirect call."""
     cdef _RTLoop_2 base = _RTLoop_2.__new__(_RTLoop_2)
     return _method_table(self)[_WAIT_SLOT] != _method_table(base)[_WAIT_SLOT]
-
-
-def __getattr__(name):
-    if name.startswith("_RTLoop_") and name[8:].isdigit():
-        raise ImportError(
-            f"this module was compiled against interface {name[8:]} of rtloop, and the installed rtloop has interface "
-            f"{_INTERFACE}: recompile the module"
-        )
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-cdef extern from *:
-    """
-    static inline void rt_name_type(PyTypeObject *type) { type->tp_name = "rtloop.RTLoop"; }
-    """
-    void rt_name_type(PyTypeObject *type)
-
-
-# The class is known by the name that its users import.
-rt_name_type(<PyTypeObject *>_RTLoop_2)

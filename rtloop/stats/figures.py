@@ -1,4 +1,4 @@
-"""Figures of a run: the immutable values that every table, plot and file is made of."""
+"""Figures of a run: the immutable values that tables, plots and files are made of."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ _RECORD_DTYPE = np.dtype([(name, "<i8") for name in _RECORD_FIELDS])
 
 
 class PageFaults(NamedTuple):
-    """Page faults of the loop's thread since its warm-up; None where ``/proc`` could not be read."""
+    """Page faults of the loop's thread since its warm-up; None if ``/proc`` could not be read."""
 
     minor: int | None
     major: int | None
 
 
 class ContextSwitches(NamedTuple):
-    """Context switches of the loop's thread since its warm-up, voluntary ones its sleeps; None as for page faults."""
+    """Context switches of the loop's thread since its warm-up, its sleeps being voluntary; None as for page faults."""
 
     voluntary: int | None
     involuntary: int | None
 
 
 class StackUse(NamedTuple):
-    """The stack of the loop's thread, bytes; how much of it was used is None for a loop of another process."""
+    """Stack of the loop's thread, bytes; the used part is None for a loop of another process."""
 
     size: int
     high_water: int | None
@@ -51,7 +51,7 @@ PAIRS: dict[str, type[Any]] = {"page_faults": PageFaults, "context_switches": Co
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Figures:
-    """The figures of :class:`rtloop.Stats`, which documents them, without its tables, plots and files."""
+    """Figures of a run, documented in :class:`rtloop.Stats`, which adds tables, plots and files."""
 
     name: str
     state: str
@@ -87,36 +87,36 @@ class Figures:
 
     @property
     def duration(self) -> float:
-        """From the first release to the last end, seconds."""
+        """Time from the first release to the last end, seconds."""
         return self.duration_ns * 1e-9
 
     @property
     def has_own_wait(self) -> bool:
-        """Whether the loop's class overrides ``wait``: then nothing is measured against a planned release."""
+        """Whether the loop's class overrides ``wait``; nothing is then measured against a planned release."""
         return bool(self.settings.get("has_own_wait"))
 
     @property
     def is_simulated(self) -> bool:
-        """Whether no clock was read: all times are those of the models in ``settings["simulation"]``."""
+        """Whether the run was simulated, so that all times are those of the models in ``settings["simulation"]``."""
         return bool(self.settings.get("simulation"))
 
     @property
     def guard_sentence(self) -> str:
-        """What the guards have found, to be quoted: ``100 000 cycles: 0 page faults, 0 system calls, ... in step``.
+        """Sentence on the findings of the guards: ``100 000 cycles: 0 page faults, 0 system calls, ... in step``.
 
-        What could not be counted is named, with the reason. Empty where no guard was armed.
+        It names what could not be counted, with the reason. Empty if no guard was armed.
         """
         return guard_summary.sentence(self.guard)
 
     def worst(self, n: int = 10) -> NDArray[Any]:
         """Return the `n` recorded cycles after the warm-up with the greatest wake-up latency, the worst first.
 
-        With a ``wait`` of the loop's own, those with the longest interval before them.
+        For a loop with its own ``wait``, those with the longest interval before them.
         """
         return self.records[self.worst_places(n)]
 
     def worst_places(self, n: int = 10) -> NDArray[np.intp]:
-        """Return where in `records` the cycles of :meth:`worst` are."""
+        """Return the indices into `records` of the cycles of :meth:`worst`."""
         start = self.records["start"]
         since = np.concatenate([start[:1], start[:-1]]) if self.has_own_wait else self.records["release"]
         first = min(max(0, self.warmup - (self.cycles - len(start))), len(start))
@@ -128,7 +128,7 @@ class Figures:
         Parameters
         ----------
         records : bool
-            Whether to include the timestamps, as three lists.
+            Include the timestamps, as three lists.
         """
         values: dict[str, Any] = {"format": FORMAT, "version": VERSION}
         for name in self.__dataclass_fields__:
@@ -160,7 +160,7 @@ class Figures:
 
 
 def _plain(value: Any) -> Any:
-    """Return a copy in JSON's own types: what a file gives back is then equal to what went into it."""
+    """Return a copy in the types of JSON, so that a loaded file equals what was saved."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset | np.ndarray):
@@ -171,7 +171,7 @@ def _plain(value: Any) -> Any:
 
 
 def _summary(histogram: Histogram) -> dict[str, float | None]:
-    """Return the figures that a reader of JSON wants beside the bins; None where there are no values."""
+    """Return the summary that JSON has beside the bins; None if there are no values."""
     if not histogram.count:
         return dict.fromkeys(("mean_ns", "std_ns", "p50_ns", "p90_ns", "p99_ns", "p99_9_ns", "p99_99_ns"))
     p = histogram.percentile([50, 90, 99, 99.9, 99.99]).tolist()

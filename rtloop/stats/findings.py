@@ -1,4 +1,4 @@
-"""What in a Stats deserves a look, in sentences: for a person who does not read tables of percentiles every day."""
+"""Findings: sentences on what deserves a look in a Stats, for readers who are not used to tables of percentiles."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 
 __all__ = ["Finding", "elapsed_releases", "find"]
 
-#: A worst wake-up beyond this share of the period, and this many medians, is worth a sentence.
+#: A worst wake-up beyond this share of the period, and this many medians, becomes a finding.
 _SHARE, _MEDIANS = 0.1, 10
 
 
 class Finding(NamedTuple):
-    """A sentence or two, and whether it is bad news (``"bad"``), a caution (``"note"``) or good (``"good"``)."""
+    """A sentence or two, and its level: ``"bad"``, ``"note"`` or ``"good"``."""
 
     level: str
     text: str
 
 
 def elapsed_releases(stats: Stats) -> tuple[int, int] | None:
-    """Return the least and the most that ``cycles + missed`` can be of a run whose account adds up.
+    """Return the smallest and the largest ``cycles + missed`` that the recorded releases allow.
 
-    They differ by the releases that the last cycle has passed, which no cycle comes after. None where the grid cannot
-    tell: without records, with a wait of the loop's own, after a shift.
+    They differ by the releases that the last cycle has passed, because no cycle follows it. None if the grid cannot
+    tell: without records, with the loop's own wait, after a shift.
     """
     records, period = stats.records, stats.settings.get("period_ns", 0)
     if stats.has_own_wait or not len(records) or not period or stats.settings.get("overrun") == "shift":
@@ -46,18 +46,18 @@ def elapsed_releases(stats: Stats) -> tuple[int, int] | None:
 
 
 def find(stats: Stats) -> list[Finding]:
-    """Return what to look at, the worst first; where there is nothing, that."""
+    """Return the findings, the worst first; never empty."""
     if not stats.cycles:
-        return [Finding("note", "No cycle ran: there is nothing to see but the settings.")]
+        return [Finding("note", "No cycle ran: there are no figures, only the settings.")]
     found = [Finding("bad", text) for text in _bad(stats)]
     if stats.is_simulated:
         if not found:
             found.append(Finding("good", "No cycle overran, and no release was missed, in virtual time."))
-        text = "Simulated: nothing was measured, and the times are those of the models. See Settings which."
+        text = "Simulated: nothing was measured, and the times are those of the models that Settings names."
         return [*found, Finding("note", text)]
     if not found:
         held = "" if stats.has_own_wait else " No cycle overran, and no release was missed."
-        found.append(Finding("good", f"Nothing went wrong that the loop can see.{held}"))
+        found.append(Finding("good", f"The loop has detected no fault.{held}"))
     if stats.guard and not guard_summary.count(stats.guard):
         found.append(Finding("good", f"{guard_summary.sentence(stats.guard)}."))
     return found + [Finding("note", text) for text in _notes(stats)]
@@ -71,19 +71,19 @@ def _bad(stats: Stats) -> Iterator[str]:
     if stats.missed and not stats.has_own_wait:
         share = 100 * stats.missed / (stats.missed + stats.cycles)
         yield (
-            f"{_count(stats.missed, 'release')} ({share:.2g} %) never ran, for the cycle before took too long or the"
-            " thread was not there: outputs stood still meanwhile."
+            f"{_count(stats.missed, 'release')} ({share:.2g} %) never ran, because the cycle before took too long or"
+            " the thread did not get the CPU: outputs did not change meanwhile."
         )
     if stats.stalls:
         yield (
             f"{_count(stats.stalls, 'gap')} of more than a second: the machine was suspended, the process stopped, or"
-            " the clock stepped. What stands beside it in the figures is no fault of the loop's."
+            " the clock stepped. The delays of that time in the figures are not caused by the loop."
         )
     faults = (stats.page_faults.minor or 0) + (stats.page_faults.major or 0)
     if faults:
         yield (
             f"{_count(faults, 'page fault')} in the loop's thread: it touched memory that was not locked or not yet"
-            " there. Allocate in setup(), and look at the grant memory_lock."
+            " present. Allocate in setup(), and look at the grant memory_lock."
         )
     violations = guard_summary.count(stats.guard)
     if violations:
@@ -92,7 +92,7 @@ def _bad(stats: Stats) -> Iterator[str]:
         yield f"The guards counted {_count(violations, 'violation')}{text}."
     for grant in stats.grants:
         if not grant.ok:
-            yield f"Not granted: {describe_refusal(grant)}. The figures are those of a degraded loop."
+            yield f"Not granted: {describe_refusal(grant)}. The loop ran in degraded mode."
 
 
 def _overruns(stats: Stats) -> str:
@@ -107,13 +107,11 @@ def _overruns(stats: Stats) -> str:
         slow = int(np.count_nonzero(late["end"] - late["start"] > period))
         text += f" Of the {len(late):,} that are recorded"
         if slow:
-            text += (
-                f", {slow:,} had a step that alone took longer than the period: look at the code and what it waits for"
-            )
+            text += f", {slow:,} had a step that alone took longer than the period: look at its code and its waits"
         if len(late) - slow:
             text += (
                 f"{';' if slow else ','} {len(late) - slow:,} began too late, though the step was short enough:"
-                " behind a slow cycle, or because something else had the CPU"
+                " after a slow cycle, or because something else had the CPU"
             )
         text += "."
     return text
@@ -124,30 +122,30 @@ def _notes(stats: Stats) -> Iterator[str]:
     involuntary = stats.context_switches.involuntary or 0
     if involuntary:
         yield (
-            f"The thread lost its CPU {_count(involuntary, 'time')} against its will: to a thread of higher or equal"
-            " priority, an unpinned CPU's balancing, or real-time throttling."
+            f"The thread was preempted {_count(involuntary, 'time')}: by a thread of higher or equal priority, by load"
+            " balancing of an unpinned thread, or by real-time throttling."
         )
     if latency.count and latency.max > max(_SHARE * period, _MEDIANS * latency.percentile(50)):
         yield (
             f"The worst wake-up came {_short(latency.max)} late, {latency.max / max(latency.percentile(50), 1):,.0f}"
-            " times the median: see under Worst cycles whether they come in groups or at a regular distance."
+            " times the median: see under Worst cycles whether such delays come in groups or at regular intervals."
         )
     measured = stats.execution.count
     if not is_supported(stats.execution, 99.9):
         yield (
-            f"Only {_count(measured, 'cycle')} measured: rare delays cannot have shown themselves. Run it for longer"
+            f"Only {_count(measured, 'cycle')} measured: rare delays may not have occurred yet. Run it for longer"
             " before you rely on the maxima."
         )
     if 0 < len(records) < stats.cycles:
-        text = f"The time line and the worst cycles are those of the last {len(records):,} of {stats.cycles:,} cycles;"
-        text += " the table and the histograms hold all since the warm-up."
+        text = f"The time line and the worst cycles show the last {len(records):,} of {stats.cycles:,} cycles;"
+        text += " the table and the histograms contain all since the warm-up."
         if latency.count and latency.max > int((records["start"] - records["release"]).max()):
-            text += " The worst wake-up of the run is older, and is not among them; a greater record=... keeps more."
+            text += " The worst wake-up of the run is older, and is not among them; a larger record=... keeps more."
         yield text
     if stats.has_own_wait:
-        yield "The loop is paced by a wait of its own: look at the interval and the execution time."
+        yield "The loop is paced by its own wait: look at the interval and the execution time."
     if stats.host.get("is_virtual"):
-        yield "It ran in a virtual machine: what the host takes away shows as latency; nothing within can prevent it."
+        yield "It ran in a virtual machine: time taken by the host shows as latency, and nothing inside can prevent it."
 
 
 def _short(ns: float) -> str:

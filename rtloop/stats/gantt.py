@@ -1,4 +1,4 @@
-"""The measured schedule of several loops as a Gantt chart: releases, steps, overruns and missed releases."""
+"""Gantt chart of the measured schedule of several loops: releases, steps, overruns and missed releases."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 
 __all__ = ["Window", "choose_window", "draw_schedule"]
 
-#: More cycles than this, of all loops together, are no picture any more: the window is cut.
+#: The window is cut if it has more cycles than this, of all loops together.
 _MOST_CYCLES = 300
-#: Where all periods are equal, a hyperperiod is one cycle of each, which shows nothing: so many are drawn.
+#: Number of cycles drawn if all periods are equal, because a hyperperiod of one cycle shows nothing.
 _EQUAL_CYCLES = 10
 _FAULT_COLOUR, _RELEASE_COLOUR = "#C00000", "#333333"
-#: Of a row's height: the step's bar, the wake-up latency before it, and where the head of a release's arrow is.
+#: Shares of a row's height: the step's bar, the wake-up latency before it, and the head of a release's arrow.
 _BAR, _WAIT, _HEAD = 0.5, 0.16, 0.42
 _HATCH = "/////"
 _MACHINE = ("kernel_version", "cpu", "cpus")
 
 
 class Window(NamedTuple):
-    """What is drawn, ns on the loops' clock, and how it came to be."""
+    """Window of time that is drawn, ns on the loops' clock, and its description."""
 
     begin: int
     end: int
@@ -46,24 +46,24 @@ class Window(NamedTuple):
 
 
 def choose_window(every: Sequence[Stats], at: str | Duration = "last", duration: Duration | None = None) -> Window:
-    """Choose what to draw: a hyperperiod, or so much of it as there are records of and a picture can hold.
+    """Choose the window: a hyperperiod, or as much of it as was recorded and fits in a picture.
 
-    Where all periods are equal it is ten hyperperiods, for one would be a single cycle.
+    If all periods are equal it is ten hyperperiods, because one would be a single cycle.
 
     Parameters
     ----------
     every : sequence of Stats
         Of loops that ran together.
     at : {"last", "worst"} or duration
-        The last one of which all loops have records; the one with the longest response in periods of its loop, and as
-        many more as that takes to end; or the one in which so much time has passed since the common origin.
+        The last one that all loops have records of; the one with the longest response in periods of its loop, and as
+        many more as that response takes; or the one at this time since the common origin.
     duration : duration, optional
-        How long the window is, instead of a hyperperiod; with a time as `at` it begins there.
+        Length of the window, instead of a hyperperiod. If `at` is a time, the window begins there.
 
     Raises
     ------
     ConfigError
-        Where a run has no records, or the runs have no time in common.
+        If a run has no records, or the runs have no time in common.
     """
     _check(every)
     origin, hyperperiod = _origin(every), math.lcm(*(period_of(stats) for stats in every))
@@ -106,7 +106,7 @@ def choose_window(every: Sequence[Stats], at: str | Duration = "last", duration:
 
 
 def _check(every: Sequence[Stats]) -> None:
-    """Refuse runs that have no schedule in common."""
+    """Refuse runs that have no common schedule."""
     for stats in every:
         if not len(stats.records):
             raise ConfigError(f"{stats.name} has no records: run it first, with record= at least 1")
@@ -120,12 +120,12 @@ def _check(every: Sequence[Stats]) -> None:
 
 
 def _whole(length: int, unit: int) -> int:
-    """Return as many whole units as there are in a length; all of it where that is less than one."""
+    """Round a length down to whole units; a length below one unit stays as it is."""
     return length // unit * unit or length
 
 
 def _describe(shown: int, wanted: int, hyperperiod: int | None) -> str:
-    """Say what part the window is of what was asked for."""
+    """Return the relation of the window to the requested one, as text."""
     if hyperperiod is None:
         return "" if shown == wanted else f"of {format_duration(wanted)}"
     if shown < hyperperiod:
@@ -134,7 +134,7 @@ def _describe(shown: int, wanted: int, hyperperiod: int | None) -> str:
 
 
 def _since(at: str | Duration, first: int, last: int) -> int:
-    """Return which time after the origin is meant, for which there must be records."""
+    """Return the requested time after the origin, which must have been recorded."""
     if isinstance(at, str) and not at[:1].isdigit():
         raise ConfigError(f"at={show(at)} must be 'last', 'worst', or a time since the origin such as '1.5s'")
     since = parse_duration(at, "at", minimum=0)
@@ -145,25 +145,25 @@ def _since(at: str | Duration, first: int, last: int) -> int:
 
 
 def _begin(stats: Stats, origin: int) -> int:
-    """Return since when it is known what a loop did: the origin, where the first cycle of all is recorded."""
+    """Return the beginning of what was recorded of a loop: the origin, if its first cycle is among the records."""
     release, start = int(stats.records["release"][0]), int(stats.records["start"][0])
     is_all = release - int(stats.settings.get("phase_ns", 0)) == origin
     return min(origin if is_all else release, start)
 
 
 def _origin(every: Sequence[Stats]) -> int:
-    """Return the common origin: the group's, or as the loop of the longest period tells it, where all grids meet."""
+    """Return the common origin: the group's, or else that of the loop with the longest period."""
     told = {stats.settings.get("origin_ns") for stats in every}
     if len(told) == 1 and isinstance(origin := told.pop(), int):
         return origin
     slowest = max(every, key=period_of)
-    releases = slowest.cycles + slowest.missed  # until now: the recorded ones are the last of them
+    releases = slowest.cycles + slowest.missed  # so far: the recorded ones are the last of them
     on_grid = int(slowest.records["release"][-1]) - (releases - 1) * period_of(slowest)
     return on_grid - int(slowest.settings.get("phase_ns", 0))
 
 
 def _worst(every: Sequence[Stats], first: int, last: int) -> tuple[int, int]:
-    """Return release and end of the longest response, in periods of its loop, of which all loops have records."""
+    """Return release and end of the longest response, in periods of its loop, that all loops have records of."""
     found = (-1.0, first, first)
     for stats in every:
         records = stats.records
@@ -182,21 +182,21 @@ def draw_schedule(
 ) -> Figure:
     """Draw a window of the measured schedule: a row for each loop, the highest priority on top.
 
-    An arrow is a release as planned, the thin bar behind it the wake-up latency, the thick one the step, from its start
-    to its end; where a loop of a higher priority ran on the same CPU meanwhile, it is pale. An overrun has a red edge,
-    hatching from the next release on, and a diamond under its end; a missed release is a cross in place of its arrow.
-    What is red is told by its form, too.
+    An arrow is a planned release, the thin bar after it the wake-up latency, the thick bar the step from start to end.
+    The bar is pale while a loop of a higher priority ran on the same CPU. An overrun has a red edge, hatching from the
+    next release on, and a diamond under its end; a missed release is a cross instead of an arrow. Faults differ by
+    form as well as by colour.
 
     Parameters
     ----------
     every : sequence of Stats
         Of loops that ran together.
     window : Window
-        As :func:`choose_window` has it.
+        Result of :func:`choose_window`.
     name : str
-        Written before the title; by default the group's, where the runs are of one.
+        Text before the title; by default the name of the group, if the runs are of one.
     path : path, optional
-        Where to write it, in the format of its suffix.
+        File to write it to, in the format of its suffix.
     """
     rows = sorted(every, key=lambda stats: (-_priority(stats), period_of(stats)))
     figure = new_figure(12, 1.9 + 0.75 * len(rows))
@@ -239,7 +239,7 @@ def _draw_row(
 
     if not stats.has_own_wait:
         bars(release, start, _WAIT, facecolor=colour, alpha=0.45, linewidth=0)
-    bars(start, end, _BAR, facecolor=colour, edgecolor=colour, linewidth=0.6)  # or what is short is not seen
+    bars(start, end, _BAR, facecolor=colour, edgecolor=colour, linewidth=0.6)  # the edge makes short steps visible
     for other in above:
         bars(*_overlaps(start, end, other), _BAR + 0.02, facecolor="white", alpha=0.65, linewidth=0)
     if late.any():
@@ -258,7 +258,7 @@ def _draw_row(
 
 
 def _mark(axes: Axes, at: NDArray[Any], height: float, marker: str, size: float) -> None:
-    """Mark what should not have been."""
+    """Draw the marks of faults."""
     if len(at):
         axes.plot(
             at, np.full(len(at), height), marker, ms=size, mew=1.8, color=_FAULT_COLOUR, clip_on=False, zorder=5
@@ -266,12 +266,12 @@ def _mark(axes: Axes, at: NDArray[Any], height: float, marker: str, size: float)
 
 
 def _dropped(stats: Stats, window: Window) -> NDArray[np.int64]:
-    """Return the releases within the window that were missed; the next cycle, which tells it, may be beyond."""
+    """Return the missed releases within the window; the cycle that reveals them may lie beyond it."""
     missed, period = find_missed(stats), period_of(stats)
     found = [np.empty(0, np.int64)]
     for number in np.flatnonzero(missed).tolist():
         release = int(stats.records["release"][number])
-        # Only what is seen: a process that was stopped for a day has missed millions.
+        # Only the visible ones, because a process that was stopped for a day has missed millions.
         most = min(int(missed[number]), (release - window.begin) // period)
         if most > 0:
             found.append(np.arange(release - most * period, min(release, window.end), period))
@@ -279,7 +279,7 @@ def _dropped(stats: Stats, window: Window) -> NDArray[np.int64]:
 
 
 def _overlaps(start: NDArray[Any], end: NDArray[Any], other: Stats) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return where another loop's steps lie within these cycles."""
+    """Return the intervals in which another loop's steps overlap these cycles."""
     begins, ends = other.records["start"], other.records["end"]
     pairs = [
         (max(s, b), min(e, f))
@@ -319,7 +319,7 @@ def _draw_legend(figure: Figure) -> None:
 
 
 def _group(every: Sequence[Stats]) -> str:
-    """Return the name of the group that the loops ran in, where all ran in one."""
+    """Return the name of the group, if all loops ran in one."""
     names = {stats.settings.get("group") for stats in every}
     return str(names.pop() or "") if len(names) == 1 else ""
 
@@ -346,7 +346,7 @@ def _shares_cpu(one: Stats, other: Stats) -> bool:
 
 
 def _unit(length: int) -> tuple[float, str]:
-    """Return how many ns the axis counts by, and what that is called."""
+    """Return the unit of the axis, in ns, and its name."""
     units = {10**9: "s", 10**6: "ms", 10**3: "us", 1: "ns"}
     scale = next(ns for ns in units if length >= ns)
     return float(scale), units[scale]

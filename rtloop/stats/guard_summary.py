@@ -11,19 +11,19 @@ if TYPE_CHECKING:
 
 __all__ = ["GRANTS", "UNAVAILABLE", "count", "describe", "groups", "sentence", "summarise"]
 
-#: The grants of the guards, by what they count.
+#: Grants of the guards, by what they count.
 GRANTS = {
     "page_faults": "guard_page_faults",
     "system_calls": "guard_system_calls",
     "allocations": "guard_allocations",
 }
-#: What such a grant says if the guard does not work here.
+#: Value of such a grant if the guard does not work here.
 UNAVAILABLE = "unavailable"
 _LABELS = {"page_faults": "page fault", "system_calls": "system call", "allocations": "allocation"}
 
 
 def describe(violation: dict[str, Any]) -> str:
-    """Say what a violation was and where: ``system call getppid in servo.Servo.step (servo.pyx:12)``."""
+    """Return a violation and its place as text: ``system call getppid in servo.Servo.step (servo.pyx:12)``."""
     text = f"{violation['kind']} {violation['detail']}"
     if violation["symbol"]:
         text += f" in {violation['symbol']}"
@@ -35,7 +35,7 @@ def describe(violation: dict[str, Any]) -> str:
 
 
 def groups(guard: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
-    """Return the listed violations that are alike, as how many there are and the first, in the order of the first."""
+    """Group the listed violations that are alike: pairs of their number and the first one, ordered by the first."""
     found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for v in guard.get("violations", []):
         detail = v["kind"] if "fault" in v["kind"] else v["detail"]  # each fault has an address of its own
@@ -46,7 +46,7 @@ def groups(guard: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
 def summarise(
     settings: dict[str, Any], given: Sequence[Grant], counters: dict[str, Any], listed: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Make ``Stats.guard``: empty without guards; a count of None was not counted, and `unavailable` says why."""
+    """Make ``Stats.guard``: empty without guards; None for what was not counted, with the reason in `unavailable`."""
     mode = settings.get("guard", "off")
     if mode == "off":
         return {}
@@ -81,16 +81,16 @@ def summarise(
 
 
 def count(guard: dict[str, Any]) -> int:
-    """Return how many violations a ``Stats.guard`` tells of."""
+    """Return the number of violations in a ``Stats.guard``."""
     faults = guard.get("page_faults") or {}
     others = sum(guard.get(name) or 0 for name in ("system_calls", "allocations"))
     return int(sum(faults.values()) + others)
 
 
 def sentence(guard: dict[str, Any]) -> str:
-    """Say what the guards have found: ``100 000 cycles: 0 page faults, 0 system calls, 0 allocations in step``.
+    """Return the findings of the guards: ``100 000 cycles: 0 page faults, 0 system calls, 0 allocations in step``.
 
-    What was not counted is said, too, and never taken for none. Empty without guards.
+    What was not counted is named, never shown as zero. Empty without guards.
     """
     if not guard:
         return ""

@@ -1,4 +1,4 @@
-"""Histograms of durations as a loop records them: logarithmic bins, better than 1 % resolution."""
+"""Histograms of durations: logarithmic bins of better than 1 % resolution, as a loop records them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Histogram"]
 
-# The layout of include/rtloop/histogram.h.
+# Layout of include/rtloop/histogram.h.
 _SUB_BITS = 7
 _MAX_BITS = 40
 _BINS = ((_MAX_BITS - _SUB_BITS + 1) << _SUB_BITS) + 1
@@ -28,7 +28,7 @@ def _lower_edges() -> NDArray[np.int64]:
 
 _LOWER = _lower_edges()
 _EDGES = np.append(_LOWER.astype(np.float64), np.inf)
-# The largest integer that a bin holds; the overflow bin has none of its own.
+# Largest integer of each bin; the overflow bin has no limit of its own.
 _UPPER = np.append(_LOWER[1:] - 1, np.iinfo(np.int64).max)
 _LOWER.flags.writeable = _EDGES.flags.writeable = _UPPER.flags.writeable = False
 
@@ -43,16 +43,16 @@ class Histogram:
     Parameters
     ----------
     counts : array of int, shape (4353,)
-        How many values each bin holds; copied.
+        Number of values in each bin; copied.
     total : int
-        Sum of all values, ns; ignored where there are none, like the next two.
+        Sum of all values, ns; ignored if there are none, as are the next two.
     minimum, maximum : int
         The smallest and the largest value, ns.
 
     Raises
     ------
     ValueError
-        Where `counts` has another shape, is negative or is not of integers, or `minimum` is above `maximum`.
+        If `counts` has another shape, is negative or is not of integers, or `minimum` is above `maximum`.
     """
 
     __slots__ = ("_count", "_counts", "_max", "_min", "_total")
@@ -96,22 +96,22 @@ class Histogram:
 
     @property
     def count(self) -> int:
-        """How many values there are."""
+        """Number of values."""
         return self._count
 
     @property
     def min(self) -> int:
-        """The smallest value, ns, exact; 0 where there is none."""
+        """Smallest value, ns, exact; 0 if there are none."""
         return self._min
 
     @property
     def max(self) -> int:
-        """The largest value, ns, exact; 0 where there is none."""
+        """Largest value, ns, exact; 0 if there are none."""
         return self._max
 
     @property
     def mean(self) -> float:
-        """The mean, ns, exact; nan where there are no values."""
+        """Mean, ns, exact; nan if there are no values."""
         return self._total / self._count if self._count else float("nan")
 
     @property
@@ -137,8 +137,8 @@ class Histogram:
     def percentile(self, q: Any) -> Any:
         """Return the value that `q` per cent of all values do not exceed.
 
-        The nearest-rank percentile: the greatest value of the bin in which the value of that rank lies, but never more
-        than `max`. It does not understate, and overstates by less than 0.8 % (by more, up to `max`, in the overflow
+        The nearest-rank percentile: the upper edge of the bin in which the value of that rank lies, but never more than
+        `max`. It never underestimates, and overestimates by less than 0.8 % (by more, up to `max`, in the overflow
         bin). The 0th percentile is `min`, the 100th is `max`, both exact.
 
         Parameters
@@ -149,12 +149,12 @@ class Histogram:
         Returns
         -------
         float or array of float
-            ns; nan where there are no values.
+            ns; nan if there are no values.
 
         Raises
         ------
         ValueError
-            Where `q` is not within 0 to 100.
+            If `q` is not within 0 to 100.
         """
         wanted = np.asarray(q, dtype=np.float64)
         if not np.all((wanted >= 0) & (wanted <= 100)):
@@ -163,7 +163,7 @@ class Histogram:
         if count == 0:
             values = np.full(wanted.shape, np.nan)
         else:
-            # A few ulp less, so that a product that floating point makes 999.0000000000001 is rank 999.
+            # A few ulp less, so that a product rounded up to 999.0000000000001 is rank 999.
             rank = np.clip(np.ceil(wanted / 100 * count * (1 - 1e-15)), 1, count).astype(np.uint64)
             bins = np.searchsorted(cumulated, rank, side="left")
             values = np.clip(_UPPER[bins], self._min, self._max).astype(np.float64)
@@ -172,14 +172,14 @@ class Histogram:
 
     @property
     def counts(self) -> NDArray[np.uint64]:
-        """How many values each bin holds; read-only, shape (4353,)."""
+        """Number of values in each bin; read-only, shape (4353,)."""
         return self._counts
 
     @property
     def edges(self) -> NDArray[np.float64]:
-        """The bins' edges, ns: bin i holds ``edges[i] <= value < edges[i + 1]``; read-only, shape (4354,).
+        """Edges of the bins, ns: bin i holds ``edges[i] <= value < edges[i + 1]``; read-only, shape (4354,).
 
-        The last one is inf, for the overflow bin; the first is 0, though bin 0 holds negative values too.
+        The last one is inf, for the overflow bin; the first is 0, although bin 0 holds negative values, too.
         """
         return _EDGES
 
@@ -215,7 +215,7 @@ class Histogram:
         Raises
         ------
         ValueError
-            Where a bin does not exist, or the bins do not add up to the count.
+            If a bin does not exist, or the bins do not add up to the count.
         """
         bins, held = np.asarray(values["bins"], dtype=np.intp), np.asarray(values["counts"], dtype=np.uint64)
         if bins.shape != held.shape or np.any((bins < 0) | (bins > _OVERFLOW)):

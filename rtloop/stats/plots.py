@@ -1,4 +1,4 @@
-"""Pictures of what a loop did, drawn with matplotlib, which is loaded only here."""
+"""Plots of a run, drawn with matplotlib, which is loaded only here."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ __all__ = [
     "tidy",
 ]
 
-#: Okabe and Ito's colours, which the colour-blind can tell apart.
+#: Colours of Okabe and Ito, which colour-blind readers can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _OVERRUN_COLOUR = "#C00000"
 _PERIOD_COLOUR = "#555555"
-#: Where the logarithmic axis of the counts begins: a single cycle has to be seen.
+#: Lower end of the logarithmic axis of counts, so that a single cycle is visible.
 _FLOOR = 0.5
-#: A period this many times the longest response would squeeze the histograms, and is not drawn.
+#: A period of more than this many times the longest response would squeeze the histograms, and is not drawn.
 _FAR = 100
 _BINS_PER_DECADE = 20
 _MAX_POINTS = 4000
-#: A longer name would run out of the picture.
+#: A longer name does not fit into the picture.
 _LONGEST_NAME = 40
 _DASHES = (0, (4, 3))
-#: Where the greatest value is less than this many times the smallest, a logarithmic axis has too few labels.
+#: Below this ratio of the largest to the smallest value, a logarithmic axis has too few labels.
 _LINEAR_BELOW = 4
 
 
@@ -56,7 +56,7 @@ def new_figure(width: float, height: float) -> Figure:
     Raises
     ------
     ImportError
-        Where matplotlib is missing, with the command that installs it.
+        If matplotlib is missing, with the command that installs it.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -85,7 +85,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
     Raises
     ------
     ConfigError
-        Where matplotlib does not know the suffix.
+        If matplotlib does not know the suffix.
     """
     try:
         figure.savefig(path, dpi=150)
@@ -101,7 +101,7 @@ def rebin(histogram: Histogram) -> tuple[NDArray[np.float64], NDArray[np.float64
     values = np.maximum(histogram.edges[used], 1.0)
     first = int(np.floor(np.log10(values[0]) * _BINS_PER_DECADE))
     last = int(np.floor(np.log10(values[-1]) * _BINS_PER_DECADE))
-    # On whole nanoseconds, and each once: below 10 ns a bin without any would tear a hole that is not in the data.
+    # Whole nanoseconds, each once: below 10 ns an empty bin would show a gap that is not in the data.
     edges = np.unique(np.floor(10 ** (np.arange(first, last + 8) / _BINS_PER_DECADE)))
     edges = edges[: np.searchsorted(edges, values[-1], side="right") + 1]
     where = np.searchsorted(edges, values, side="right") - 1
@@ -109,12 +109,12 @@ def rebin(histogram: Histogram) -> tuple[NDArray[np.float64], NDArray[np.float64
 
 
 def _short(ns: float) -> str:
-    """Write a duration with three significant digits, which is what a bin resolves."""
+    """Format a duration with three significant digits, which a bin resolves."""
     return format_duration(float(f"{ns:.2e}"))
 
 
 def _duration_axis(axis: Any) -> None:
-    """Label a logarithmic axis, whose limits are set, with durations: more of them where it spans little."""
+    """Label a logarithmic axis with durations, more of them if it spans little. Its limits must be set."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     low, high = axis.get_view_interval()
@@ -125,30 +125,30 @@ def _duration_axis(axis: Any) -> None:
 
 
 def literal(text: str) -> str:
-    """Return a text that matplotlib writes as it is: no formula between dollars, no label that is left out."""
+    """Return a text that matplotlib draws literally: no formula between dollars, no label left out."""
     plain = "".join(character if character.isprintable() else "?" for character in text)
     plain = (plain if len(plain) <= _LONGEST_NAME else plain[: _LONGEST_NAME - 1] + "…").replace("$", r"\$")
     return f" {plain}" if plain.startswith("_") else plain
 
 
 def tidy(axes: Axes) -> None:
-    """Give axes the look of the house: no frame above and to the right, a faint grid behind."""
+    """Give axes the common look: no frame above and to the right, a faint grid."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, which="major", alpha=0.25, linewidth=0.7)
     axes.set_axisbelow(True)
 
 
 def draw_histograms(axes: Axes, histograms: Mapping[str, Histogram], *, dashed: Container[str] = ()) -> None:
-    """Draw histograms over each other, on logarithmic axes; a triangle marks each one's largest value.
+    """Draw histograms over each other on logarithmic axes; a triangle marks the largest value of each.
 
     Parameters
     ----------
     axes : matplotlib.axes.Axes
-        Where to draw.
+        Axes to draw into.
     histograms : mapping of str to Histogram
-        By label, in the order of `COLOURS`; empty ones are named in the legend, and not drawn.
+        By label, in the order of `COLOURS`; empty ones appear in the legend only.
     dashed : container of str, optional
-        The labels of those drawn as a dashed line without a fill: what they coincide with stays visible.
+        Labels of those drawn as a dashed line without a fill, so that what lies behind stays visible.
     """
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
@@ -170,7 +170,7 @@ def draw_histograms(axes: Axes, histograms: Mapping[str, Histogram], *, dashed: 
             label=f"{name} (50 %: {_short(histogram.percentile(50))}, max: {_short(histogram.max)})",
         )  # fmt: skip
         axes.plot([max(histogram.max, 1)], [_FLOOR], "v", color=colour, markersize=8, clip_on=False, zorder=5)
-    # Room above the highest bin, so that the legend covers none.
+    # Room above the highest bin for the legend.
     share = min(0.5, 0.06 + 0.07 * len(histograms))
     axes.set_ylim(_FLOOR, _FLOOR * (peak / _FLOOR) ** (1 / (1 - share)))
     if not any(histogram.count for histogram in histograms.values()):
@@ -184,7 +184,7 @@ def draw_histograms(axes: Axes, histograms: Mapping[str, Histogram], *, dashed: 
 
 
 def mark_period(axes: Axes, period: int, longest: int) -> None:
-    """Mark the period in the histograms: a response beyond it is an overrun."""
+    """Draw the period into the histograms: a response beyond it is an overrun."""
     if not period or not 0 < longest >= period / _FAR:
         return
     axes.axvline(period, ymax=0.68, color=_PERIOD_COLOUR, linewidth=1, linestyle="--")  # up to the legend
@@ -197,7 +197,7 @@ def mark_period(axes: Axes, period: int, longest: int) -> None:
 def _draw_time_line(
     axes: Axes, t: NDArray[Any], values: NDArray[Any], label: str, colour: str, *, period: int, late: NDArray[Any]
 ) -> None:
-    """Draw one quantity of every cycle over time, with the period and the overruns where they belong to it."""
+    """Draw one quantity of every cycle over time, with the period and the overruns if they apply to it."""
     from matplotlib.ticker import FuncFormatter
 
     values = np.maximum(values, 1)
@@ -217,7 +217,7 @@ def _draw_time_line(
             t[marked], values[marked], "x", ms=5 if late.size < 100 else 3, color=_OVERRUN_COLOUR,
             label=f"overruns ({late.size:,})", rasterized=True,
         )  # fmt: skip
-    if high < _LINEAR_BELOW * low:  # such as intervals, which all but agree
+    if high < _LINEAR_BELOW * low:  # such as intervals, which hardly differ
         axes.set_yscale("linear")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda ns, _: _short(ns)))
         axes.margins(y=0.1)
@@ -229,7 +229,7 @@ def _draw_time_line(
     sample = f", the worst of every {step}" if step > 1 else ""
     axes.set_title(f"{label.capitalize()} of the last {len(t):,} cycles{sample}", loc="left", fontsize="medium")
     if period:
-        # Above the axes: within them it would cover the overruns.
+        # Above the axes, because within them it would cover the overruns.
         legend = axes.legend(
             *_without(axes, label), loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize="small", frameon=False,
             borderpad=0.2, handletextpad=0.3, handlelength=1.5, columnspacing=1.2,
@@ -240,13 +240,13 @@ def _draw_time_line(
 
 
 def _without(axes: Axes, label: str) -> tuple[list[Any], list[str]]:
-    """Return the handles and labels for a legend but the one that the title names already."""
+    """Return the handles and labels of a legend, without the one that the title names."""
     pairs = [pair for pair in zip(*axes.get_legend_handles_labels(), strict=True) if pair[1] != label]
     return [handle for handle, _ in pairs], [text for _, text in pairs]
 
 
 def _draw_time_lines(upper: Axes, lower: Axes, stats: Figures) -> None:
-    """Draw the last cycles: when they started and ended after their release, or without a release how far apart."""
+    """Draw the last cycles over time: latency and response, or interval and execution with an own wait."""
     records = stats.records
     period = stats.settings.get("period_ns", 0)
     if len(records) <= stats.has_own_wait:  # an interval takes two
@@ -270,18 +270,18 @@ def _draw_time_lines(upper: Axes, lower: Axes, stats: Figures) -> None:
 
 
 def draw_time(axes: Axes, stats: Figures, *, name: str = "", number: int = 0) -> None:
-    """Draw the wake-up latency of the last cycles, or of a loop with a wait of its own their intervals.
+    """Draw the wake-up latency of the last cycles, or their intervals for a loop with its own wait.
 
     Parameters
     ----------
     axes : matplotlib.axes.Axes
-        Where to draw.
+        Axes to draw into.
     stats : Figures
-        Of which run.
+        Figures of the run.
     name : str
-        Written before the title, where there are several.
+        Text before the title, if there are several.
     number : int
-        Which of `COLOURS` it has.
+        Index into `COLOURS`.
     """
     records, none = stats.records, np.empty(0, np.intp)
     if len(records) <= stats.has_own_wait:
@@ -301,7 +301,7 @@ def draw_time(axes: Axes, stats: Figures, *, name: str = "", number: int = 0) ->
 
 
 def _worst_of(*values: NDArray[Any]) -> tuple[NDArray[np.intp], int]:
-    """Return the indices of each stretch's greatest values, and its length, so that no peak is lost in the crowd."""
+    """Return the indices of the largest value of each stretch, so that no peak is lost, and the stretch's length."""
     count = len(values[0])
     step = -(-count // _MAX_POINTS)
     starts = np.arange(0, count, step)
@@ -316,10 +316,10 @@ def draw_stats(stats: Figures, path: str | os.PathLike[str] | None = None) -> Fi
     Parameters
     ----------
     stats : Figures
-        What to draw. Of a loop with a wait of its own, which has no release to be late against, the interval takes the
-        place of wake-up latency and response time.
+        Figures to draw. For a loop with its own wait, which has no release to be late against, the interval replaces
+        wake-up latency and response time.
     path : path, optional
-        Where to write it, in the format of its suffix.
+        File to write it to, in the format of its suffix.
     """
     figure = new_figure(9, 9)
     top, upper, lower = figure.subplots(3, 1, height_ratios=(4, 3, 3))
@@ -329,7 +329,7 @@ def draw_stats(stats: Figures, path: str | os.PathLike[str] | None = None) -> Fi
         histograms = {"interval": stats.interval} | histograms
     else:
         histograms = {"wake-up latency": stats.latency} | histograms | {"response time": stats.response}
-    # Where a step takes no time, the response is the latency: the one in dashes over the other, both are seen.
+    # If a step takes no time, response and latency coincide: dashes over a line show both.
     draw_histograms(top, histograms, dashed=("response time",))
     period = stats.settings.get("period_ns", 0)
     mark_period(top, period, max(histogram.max for histogram in histograms.values()))

@@ -1,4 +1,4 @@
-"""What the recorded cycles of a run tell: which were late, and what was dropped before them."""
+"""Overruns and missed releases among the recorded cycles of a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["find_missed", "find_overruns", "first_index", "period_of"]
 
 
 def period_of(stats: Stats) -> int:
-    """Return the nominal period, ns; 0 where the settings do not tell."""
+    """Return the nominal period, ns; 0 if the settings do not contain it."""
     period: int = stats.settings.get("period_ns", 0)
     return period
 
@@ -26,7 +26,7 @@ def first_index(stats: Stats) -> int:
 
 
 def find_overruns(stats: Stats) -> NDArray[np.bool_]:
-    """Tell which recorded cycles ended later than the next release."""
+    """Return a mask of the recorded cycles that ended later than the next release."""
     period, records = period_of(stats), stats.records
     if not period or stats.has_own_wait:
         return np.zeros(len(records), np.bool_)
@@ -35,10 +35,10 @@ def find_overruns(stats: Stats) -> NDArray[np.bool_]:
 
 
 def find_missed(stats: Stats) -> NDArray[np.int64]:
-    """Count the releases that were dropped just before each recorded cycle; of the first one nothing is known."""
+    """Count the releases that were dropped just before each recorded cycle; 0 for the first, which is unknown."""
     period, release = period_of(stats), stats.records["release"]
     missed = np.zeros(len(release), np.int64)
-    # Where the grid moves to now, no release was dropped: what lies between two cycles is an overrun.
+    # If the grid moves, no release is dropped: the time between two cycles is an overrun.
     if period and len(release) > 1 and not stats.has_own_wait and stats.missed:
         missed[1:] = np.maximum((np.diff(release) + period // 2) // period - 1, 0)
     return missed

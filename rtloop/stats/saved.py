@@ -1,4 +1,4 @@
-"""What a file of saved stats may hold: it may come from a stranger, and is believed in nothing."""
+"""Validation of untrusted files of saved stats."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _MAX_TOTAL = 1 << 127
 
 
 def check_archive(archive: zipfile.ZipFile) -> None:
-    """Refuse an archive that holds something else, or would not fit into memory.
+    """Refuse an archive that is not a file of stats, or would not fit into memory.
 
     Raises
     ------
     ValueError
-        With what is wrong.
+        With the reason.
     """
     names = archive.namelist()
     if "stats.npy" not in names:
         if "records.npy" in names:
-            raise ValueError("it holds records and no stats, such as a Recorder's file, which numpy.load reads")
+            raise ValueError("it has records but no stats: it may be the file of a Recorder, which numpy.load reads")
         raise ValueError("it has no stats in it")
     size = sum(info.file_size for info in archive.infolist())
     if size > _MAX_BYTES:
@@ -38,12 +38,12 @@ def check_archive(archive: zipfile.ZipFile) -> None:
 
 
 def check_fields(fields: dict[str, Any]) -> None:
-    """Refuse values that are not of their kind, so that what reads a Stats need not ask.
+    """Refuse values of a wrong type or range, so that readers of a Stats need no checks.
 
     Raises
     ------
     ValueError
-        With the first one's name and value.
+        With the name and the value of the first one.
     """
     for name in ("name", "state"):
         _check(name, fields[name], "printable text", _is_text(fields[name]))
@@ -61,7 +61,7 @@ def check_fields(fields: dict[str, Any]) -> None:
     _check("stack", fields["stack"], "size", fields["stack"].get("size") is not None)
     for name in ("guard", "settings", "host"):
         _check(name, fields[name], "table", isinstance(fields[name], dict))
-    _check("guard", fields["guard"], "account of guards", _is_guard(fields["guard"]))
+    _check("guard", fields["guard"], "summary of guards", _is_guard(fields["guard"]))
     settings = fields["settings"]
     _check("period_ns", settings.get("period_ns"), "period", _is_count(settings.get("period_ns", 0)))
     for key, value in settings.items():
@@ -80,7 +80,7 @@ def check_fields(fields: dict[str, Any]) -> None:
 def _check(name: str, value: object, kind: str, is_right: bool) -> None:
     if not is_right:
         text = repr(value)
-        raise ValueError(f"{name} is {text if len(text) < 80 else text[:80] + '...'}, which is no {kind}")
+        raise ValueError(f"{name} is {text if len(text) < 80 else text[:80] + '...'}, which is not a {kind}")
 
 
 def _is_int(value: object, minimum: int, maximum: int) -> bool:
@@ -92,7 +92,7 @@ def _is_count(value: object) -> bool:
 
 
 def _is_text(value: object) -> bool:
-    """Whether it is a text in which there is nothing that a terminal obeys."""
+    """Return whether it is a text without control characters, which a terminal would obey."""
     return isinstance(value, str) and value.replace("\n", "").isprintable()
 
 
@@ -102,7 +102,7 @@ def _is_grant(grant: dict[str, Any]) -> bool:
 
 
 def _is_guard(guard: dict[str, Any]) -> bool:
-    """Whether it is what guarding.summarise makes."""
+    """Return whether it has the form that guard_summary.summarise makes."""
     if not guard:
         return True
     faults, reasons, listed = guard.get("page_faults"), guard.get("unavailable"), guard.get("violations")

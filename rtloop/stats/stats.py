@@ -28,24 +28,24 @@ __all__ = ["Stats"]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Stats(Figures):
-    """A snapshot of what a loop did.
+    """An immutable snapshot of the figures of a run.
 
-    The terms: *release* is when a cycle was planned, *start* when the loop was there, *end* when ``step`` had returned.
-    Wake-up latency is start - release, execution time end - start, response time end - release, interval the time from
-    one start to the next. An overrun is a cycle whose end is later than the next release; a missed release is one that
-    never ran. Always ``cycles + missed ==`` releases elapsed on the grid.
+    Terms: *release* is the planned time of a cycle, *start* the time when the loop was there, *end* the time when
+    ``step`` had returned. Wake-up latency is start - release, execution time end - start, response time end - release,
+    interval the time from one start to the next. An overrun is a cycle whose end is later than the next release. A
+    missed release is one that never ran. Always ``cycles + missed ==`` releases elapsed on the grid.
 
-    A loop with a ``wait`` of its own, paced by hardware, does not follow the grid of its period: its `latency` and
-    `response` are empty, and its `overruns`, `missed` and `late` are counted on the nominal grid. `interval` and
-    `execution` hold for it as for any other.
+    A loop with its own ``wait``, paced by hardware, does not follow the grid of its period. Its `latency` and
+    `response` are empty, and its `overruns`, `missed` and `late` refer to the nominal grid. `interval` and `execution`
+    are measured as for any other loop.
 
-    A simulated run (`is_simulated`) has virtual times, no page faults, no context switches and no stack: None, and 0.
+    A simulated run (`is_simulated`) has virtual times, and no page faults, context switches or stack: None, and 0.
 
     Attributes
     ----------
     name, state : str
-        The loop's name, and its state when the snapshot was taken; ``"died"``, of a loop in another process, is one
-        whose thread was killed.
+        Name of the loop, and its state when the snapshot was taken; ``"died"`` is a loop in another process whose
+        thread was killed.
     cycles : int
         Cycles that ran, warm-up included.
     missed : int
@@ -59,22 +59,22 @@ class Stats(Figures):
     warmup : int
         Cycles that are in no histogram.
     duration_ns : int
-        From the first release to the last end; 0 where no cycle ran.
+        Time from the first release to the last end; 0 if no cycle ran.
     page_faults, context_switches : tuple of two int
         ``(minor, major)`` and ``(voluntary, involuntary)`` of the loop's thread, since the warm-up; None where unknown.
     forks : int
-        How often the process has forked in its life; each fork makes memory copy-on-write. None for a loop of another
-        process, which cannot be asked.
+        Number of forks in the life of the process; each one makes memory copy-on-write. None for a loop of another
+        process.
     guard : dict
-        What the guards found in ``step`` after the warm-up; empty where none was armed. ``page_faults`` (a dict of
-        ``minor`` and ``major``), ``system_calls`` and ``allocations`` are counts, None where they were not counted,
-        for the reason in ``unavailable``. ``violations`` lists the first 256 as dicts of ``cycle kind detail address
-        symbol through file line note``; ``unlisted`` counts the others. ``mode``, ``cycles`` and
-        ``allowed`` (system calls, which are not counted) say what was guarded.
+        Findings of the guards in ``step`` after the warm-up; empty if none was armed. ``page_faults`` (a dict of
+        ``minor`` and ``major``), ``system_calls`` and ``allocations`` are counts, or None with the reason in
+        ``unavailable``. ``violations`` lists the first 256 as dicts of ``cycle kind detail address symbol through file
+        line note``; ``unlisted`` counts the others. ``mode``, ``cycles`` and ``allowed`` (system calls, which are not
+        counted) tell what was guarded.
     grants : tuple of Grant
-        What was asked of the kernel, and what it granted.
+        Requests to the kernel, and what it granted.
     settings, host : dict
-        The loop's settings, and facts of the machine.
+        Settings of the loop, and facts of the machine.
     latency, execution, response, interval : Histogram
         In nanoseconds.
     records : structured array
@@ -85,24 +85,24 @@ class Stats(Figures):
 
     def to_json(self, *, records: bool = False, indent: int | None = None) -> str:
         """Return :meth:`to_dict` as JSON text."""
-        import json  # here, for an import of rtloop is to be quick
+        import json  # here, because importing rtloop has to be quick
 
         return json.dumps(self.to_dict(records=records), indent=indent)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write everything, the records too, to a NumPy ``.npz`` file; an existing one is replaced as a whole.
+        """Write everything, records included, to a NumPy ``.npz`` file, replacing an existing one atomically.
 
         Parameters
         ----------
         path : path
-            ``.npz`` is added where it is missing.
+            ``.npz`` is appended if it is missing.
 
         Returns
         -------
         pathlib.Path
-            The file that was written.
+            Path of the file.
         """
-        from pathlib import Path  # here, for an import of rtloop is to be quick
+        from pathlib import Path  # here, because importing rtloop has to be quick
 
         target = _with_suffix(Path(path))
         if not target.parent.is_dir():
@@ -113,7 +113,7 @@ class Stats(Figures):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Stats:
-        """Read what :meth:`save` wrote; nothing in the file is executed.
+        """Read a file written by :meth:`save`. Nothing in the file is executed.
 
         Parameters
         ----------
@@ -123,9 +123,9 @@ class Stats(Figures):
         Raises
         ------
         ConfigError
-            Where the file is none of rtloop's, is damaged, or is of a newer version.
+            If the file was not written by rtloop, is damaged, or is of a newer version.
         OSError
-            Where there is no such file, or it cannot be read.
+            If there is no such file, or it cannot be read.
         """
         import json
         import zipfile
@@ -145,7 +145,7 @@ class Stats(Figures):
                     raise ValueError("it has another format")
                 if values["version"] <= VERSION:
                     return cls._from_dict(values, np.array(file["records"]))
-        except Exception as error:  # damage shows in whatever zipfile, zlib, NumPy or json come upon
+        except Exception as error:  # a damaged file may fail in zipfile, zlib, NumPy or json
             raise ConfigError(f"{source} is not a file that Stats.save wrote, or is damaged: {error}") from error
         raise ConfigError(
             f"{source}: written by a newer rtloop (version {values['version']} of the format; this one reads "
@@ -164,7 +164,7 @@ class Stats(Figures):
         return cls(records=records, **fields)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Through the constructor, so that the copy's records are read-only too.
+        # Through the constructor, so that the copy's records are read-only, too.
         return _from_fields, ({name: getattr(self, name) for name in self.__dataclass_fields__},)
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
@@ -173,7 +173,7 @@ class Stats(Figures):
         Parameters
         ----------
         path : path, optional
-            Where to write the picture, in the format of its suffix.
+            File to write the picture to, in the format of its suffix.
 
         Returns
         -------

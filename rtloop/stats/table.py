@@ -1,4 +1,4 @@
-"""A Stats as text that a control engineer understands at once, and as HTML for a notebook."""
+"""Table of a Stats, as text for a terminal and as HTML for a notebook."""
 
 from __future__ import annotations
 
@@ -40,36 +40,36 @@ ROWS = (
 )
 HEAD = ("min", *(f"{q:g} %" for q in _PERCENTILES), "max", "mean", "std")
 _LABEL, _CELL = 18, 10
-#: The width of the table with a row for each quantity; a narrower terminal gets a column for each.
+#: Width of the table with a row for each quantity; a narrower terminal gets a column for each.
 _WIDE = _LABEL + _CELL * len(HEAD)
 _COLUMN = 15
 _VIOLATIONS = 5
 _NARROWEST = 80
-_NOTE = "Percentiles are the upper ends of bins 0.8 % wide: they never understate. -: too few cycles for it."
+_NOTE = 'Percentiles are upper bin edges, so they never underestimate; "-" means too few cycles.'
 _OWN_WAIT = (
-    "Paced by a wait() of its own: there is no planned time to be late against, so wake-up latency and response time"
-    " are not measured. Overruns, missed releases and late cycles are those of the nominal period."
+    "Paced by its own wait(): there is no planned time to be late against, so wake-up latency and response time are not"
+    " measured. Overruns, missed releases and late cycles refer to the nominal period."
 )
-_FIX = "How to get it is in the warning of the start, and in each grant's `fix`."
+_FIX = "The warning at the start, and each grant's `fix`, tell how to get it."
 _TIE = "\N{NO-BREAK SPACE}"
 _SCALES = ((1e9, "s"), (1e6, "ms"), (1e3, "us"), (1.0, "ns"))
 
 
 def format_percentile(histogram: Histogram, q: float) -> str:
-    """Write a percentile, or ``"-"`` where there are too few values for one to lie beyond it."""
+    """Format a percentile, or ``"-"`` if there are too few values for one to lie beyond it."""
     if not is_supported(histogram, q):
         return "-"
     return format_duration(histogram.percentile(q))
 
 
 def is_supported(histogram: Histogram, q: float) -> bool:
-    """Tell whether there are enough values for one to lie beyond a percentile."""
+    """Return whether there are enough values for one to lie beyond a percentile."""
     count = histogram.count
     return count > 0 and count * (100 - q) >= 100 - 1e-6
 
 
 def _cell(ns: float) -> str:
-    """Write a duration with three significant digits, which is what a bin resolves, and a unit of two columns."""
+    """Format a duration with three significant digits, which a bin resolves, and a unit of two columns."""
     rounded = float(f"{ns:.2e}")  # before the unit is chosen: 999.6 us is 1.00 ms
     scale, unit = next((pair for pair in _SCALES if abs(rounded) >= pair[0]), _SCALES[-1])
     value = rounded / scale
@@ -79,7 +79,7 @@ def _cell(ns: float) -> str:
 
 
 def cells_of(histogram: Histogram) -> list[str]:
-    """Return a quantity's figures as text, in the order of `HEAD`."""
+    """Return the figures of a quantity as text, in the order of `HEAD`."""
     if not histogram.count:
         return ["-"] * len(HEAD)
     return [
@@ -91,7 +91,7 @@ def cells_of(histogram: Histogram) -> list[str]:
 
 
 def headline(stats: Figures) -> str:
-    """Say in a line what ran, how, for how long, and how it ended."""
+    """Return one line on the run: name, rate, scheduling, length and final state."""
     settings, granted = stats.settings, {grant.name: grant for grant in stats.grants}
     period = settings.get("period_ns", 0)
     nominal = ", own wait" if stats.has_own_wait else ""
@@ -113,7 +113,7 @@ def headline(stats: Figures) -> str:
 
 
 def _share(part: int, whole: int) -> str:
-    """Write a part of a whole, never rounding a few down to none."""
+    """Format a part of a whole in per cent, never rounding a few down to none."""
     if part == 0 or whole == 0:
         return ""
     percent = 100 * part / whole
@@ -121,7 +121,7 @@ def _share(part: int, whole: int) -> str:
 
 
 def _escape(text: str) -> str:
-    import html  # here, for an import of rtloop is to be quick
+    import html  # here, because importing rtloop has to be quick
 
     return html.escape(text)
 
@@ -131,7 +131,7 @@ def _number(value: int | None) -> str:
 
 
 def facts_of(stats: Figures) -> list[tuple[str, str]]:
-    """Return the counters, in the order in which they are asked for."""
+    """Return the counters as pairs of label and text, the most asked for first."""
     cycles = stats.cycles
     facts = [
         ("overruns", f"{stats.overruns:,}{_share(stats.overruns, cycles)}"),
@@ -155,12 +155,12 @@ def facts_of(stats: Figures) -> list[tuple[str, str]]:
     if stats.forks:
         facts.append(("forks", f"{stats.forks:,} in the life of the process"))
     if stats.warmup:
-        facts.append(("warm-up", f"the first {stats.warmup:,} cycles are in no figure above"))
+        facts.append(("warm-up", f"the first {stats.warmup:,} cycles are not in the figures above"))
     return facts
 
 
 def violations_of(stats: Figures) -> list[tuple[str, str]]:
-    """Return what the guards have found, a line for each place, the first ones."""
+    """Return the findings of the guards, a line for each of the first places."""
     found = guard_summary.groups(stats.guard)
     lines = []
     for times, v in found[:_VIOLATIONS]:
@@ -172,16 +172,16 @@ def violations_of(stats: Figures) -> list[tuple[str, str]]:
 
 
 def _terminal_width() -> int:
-    """Return how many columns there are to print in; the wide table's where nothing says so."""
+    """Return the number of columns to print in; those of the wide table if standard output is not a terminal."""
     try:
         columns = os.get_terminal_size(sys.stdout.fileno()).columns
-    except (AttributeError, OSError, ValueError):  # no terminal, or no file at all
+    except (AttributeError, OSError, ValueError):  # not a terminal, or not even a file
         return _WIDE
     return min(max(columns, _NARROWEST), _WIDE) if columns else _WIDE
 
 
 def _figures(stats: Figures, width: int) -> list[str]:
-    """Return the percentiles: a row for each quantity, or where that is too wide, a column."""
+    """Return the lines of the figures: a row for each quantity, or a column if that is too wide."""
     if width >= _WIDE:
         lines = [" " * _LABEL + "".join(text.rjust(_CELL) for text in HEAD)]
         for name, label, _ in ROWS:
@@ -195,7 +195,7 @@ def _figures(stats: Figures, width: int) -> list[str]:
 
 
 def _wrap(text: str, width: int, *, label: str = "", indent: str = "") -> list[str]:
-    """Fold a text, whose words are never broken, beside its label."""
+    """Wrap a text beside its label, without breaking words."""
     first = f"{label:<{_LABEL}}" if label else ""
     indent = " " * _LABEL if label else indent
     lines = textwrap.wrap(
@@ -205,7 +205,7 @@ def _wrap(text: str, width: int, *, label: str = "", indent: str = "") -> list[s
 
 
 def notes_of(stats: Figures) -> list[str]:
-    """Return the sentences that belong below the figures."""
+    """Return the notes below the figures."""
     if stats.is_simulated:
         models = stats.settings["simulation"]
         text = f"Simulated: wake-up latency is {models['latency']}, execution time {models['execution']}."
@@ -219,9 +219,9 @@ def to_text(stats: Figures, width: int | None = None) -> str:
     Parameters
     ----------
     stats : Figures
-        What to print.
+        Figures to print.
     width : int, optional
-        Columns to keep to, of which 80 are needed; those of the terminal by default.
+        Columns to fit in, at least 80; those of the terminal by default.
     """
     width = _terminal_width() if width is None else width
     lines = [*_wrap(headline(stats), width, indent="  "), "", *_figures(stats, width)]
@@ -239,8 +239,8 @@ def to_text(stats: Figures, width: int | None = None) -> str:
 
 
 def _grant_lines(stats: Figures, width: int) -> list[str]:
-    """Return what was granted, in a paragraph, and what was not, a paragraph each."""
-    # What belongs together is not torn apart: a line does not break at these spaces.
+    """Return the grants as lines: a paragraph of those that were given in full, and one for each of the others."""
+    # A line does not break within a grant.
     granted = "; ".join(f"{grant.name} {grant.granted}".replace(" ", _TIE) for grant in stats.grants if grant.ok)
     lines = _wrap(granted, width, label="granted") if granted else []
     refused = [grant for grant in stats.grants if not grant.ok]
@@ -252,13 +252,13 @@ def _grant_lines(stats: Figures, width: int) -> list[str]:
 
 
 def describe_refusal(grant: Grant) -> str:
-    """Say what was asked for, what was granted, and why no more."""
+    """Return a sentence on a refused grant: the request, what was granted, and the reason."""
     reason = f": {grant.detail}" if grant.detail else ""
     return f"{grant.name} {grant.requested}, but {grant.granted}{reason}"
 
 
 def _sparkline(histogram: Histogram) -> str:
-    """Draw a histogram, both axes logarithmic, as a tiny inline SVG in the colour of the text."""
+    """Draw a histogram on logarithmic axes as a small inline SVG in the colour of the text."""
     used = np.flatnonzero(histogram.counts)
     if used.size == 0:
         return ""
@@ -278,9 +278,9 @@ def _sparkline(histogram: Histogram) -> str:
 
 
 def _time_sparkline(stats: Figures) -> str:
-    """Draw the last cycles' latency over time, logarithmic, as a tiny inline SVG: each column's greatest value.
+    """Draw the latency of the last cycles over time as a small inline SVG, logarithmic, the worst of each column.
 
-    Of a loop with a wait of its own it is the interval. A dashed line is the period, where it is within the picture.
+    For a loop with its own wait it is the interval. A dashed line is the period, if it is within the picture.
     """
     records, width, height = stats.records, 480, 40
     start = records["start"]
@@ -309,10 +309,10 @@ def _time_sparkline(stats: Figures) -> str:
 
 
 def to_html(stats: Figures) -> str:
-    """Return the table as HTML that needs nothing else and follows the page's colours, dark or light."""
+    """Return the table as self-contained HTML that follows the page's colours, dark or light."""
     cell = 'style="text-align:right;padding:2px 8px;white-space:nowrap;font-variant-numeric:tabular-nums"'
     left = 'style="text-align:left;padding:2px 8px"'
-    # A hue in the middle of the scale of lightness, legible on white and on black.
+    # Of medium lightness, legible on white and on black.
     red = 'style="text-align:left;padding:2px 8px;color:#e0523f;font-weight:bold"'
     head = "".join(f"<th {cell}>{_escape(text)}</th>" for text in HEAD)
     rows = []

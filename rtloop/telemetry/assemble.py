@@ -1,4 +1,4 @@
-"""From the raw content of a telemetry block to the Stats that a person reads."""
+"""Assembly of a Stats from the raw content of a telemetry block."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def make_stats(
     simulation: dict[str, Any] | None = None,
     violations: list[dict[str, Any]] | None = None,
 ) -> Stats:
-    """Make the Stats of a loop of this process; a snapshot of None is that of a loop that never ran."""
+    """Make the Stats of a loop of this process; the snapshot of a loop that never ran is None."""
     extra: dict[str, Any] = {}
     if simulation is not None:
         extra["simulation"] = simulation
@@ -72,8 +72,8 @@ def assemble_stats(
 ) -> Stats:
     """Make the Stats of a loop of any process.
 
-    A loop with a wait of its own keeps no latency and no response: they would be against a grid it does not follow.
-    A simulated run, whose models `simulation` describes, has no thread that the kernel could charge for anything.
+    A loop with its own wait has no latency and no response, because they would refer to a grid that it does not follow.
+    A simulated run, whose models ``settings["simulation"]`` describes, has no thread and hence no usage.
     """
     counters = snapshot.counters
     usage = counters["usage"]
@@ -91,7 +91,7 @@ def assemble_stats(
         late=counters["late"],
         stalls=counters["stalls"],
         warmup=counters["warmup"],
-        # A wait of its own may end before the first release; so does a loop that is stopped before it.
+        # An own wait may end before the first release; a loop may be stopped before it.
         duration_ns=max(0, counters["last_end"] - counters["first_release"]),
         page_faults=PageFaults(*usage[:2]),
         context_switches=ContextSwitches(*usage[2:]),

@@ -1,4 +1,4 @@
-"""Loops of other processes: which ones run, and their Stats, read without their noticing."""
+"""Loops of other processes: a list of those that run, and their Stats, read without disturbing them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rtloop.system.grant import Grant
 from rtloop.telemetry import description
 from rtloop.telemetry.assemble import assemble_stats, machine
 from rtloop.telemetry.block import Snapshot
-from rtloop.telemetry.foreign import PeerBlock
+from rtloop.telemetry.foreign import ForeignBlock
 from rtloop.telemetry.procfs import (
     BlockFile,
     Task,
@@ -37,35 +37,35 @@ _POLICY_NAMES = {number: name for name, number in POLICIES.items()}
 
 
 class LoopReader:
-    """A running loop, most often of another process, for reading again and again; made by :func:`running`.
+    """Reader of a running loop, usually of another process; made by :func:`running`.
 
-    Reading takes a copy of what the loop writes anyway: the loop does not wait, makes no system call for it, and does
-    not know. What the loop has written can be read after its end, too, until :meth:`close`.
+    Reading copies what the loop writes anyway: the loop neither waits nor makes a system call for it. The figures can
+    still be read after the loop has ended, until :meth:`close`.
 
     Attributes
     ----------
     pid, tid : int
-        The process and the loop's thread, as they are numbered here; in a container they may bear other numbers.
+        Process and thread of the loop, as numbered here; in a container their numbers may differ.
     name : str
-        The loop's name.
+        Name of the loop.
     settings : dict
-        The loop's settings, as ``Stats.settings`` has them.
+        Settings of the loop, as in ``Stats.settings``.
     grants : tuple of Grant
-        What it asked of the kernel, and what it was granted.
+        Requests to the kernel, and what it granted.
     policy : str
-        The policy that the thread runs with, and its priority: ``"fifo 80"``.
+        Policy and priority of the thread: ``"fifo 80"``.
     started_ns : int
-        When it was started, ns since 1970; 0 where it has not told.
+        Time of its start, ns since 1970; 0 if unknown.
     """
 
-    def __init__(self, file: BlockFile, block: PeerBlock, task: Task) -> None:
+    def __init__(self, file: BlockFile, block: ForeignBlock, task: Task) -> None:
         header, said = block.header, description.read(block.text())
         name = bytes(header["name"]).partition(b"\0")[0].decode(errors="replace")
         period, clock, policy = header["period_ns"], header["clock"], header["policy"]
         if not isinstance(period, int) or period <= 0 or clock not in _CLOCK_NAMES:
-            raise ValueError("its period or its clock cannot be")
+            raise ValueError("its period or its clock is invalid")
         self.file, self.pid, self.tid = file, task.pid, task.tid
-        self._block: PeerBlock | None = block
+        self._block: ForeignBlock | None = block
         self._task = task
         self._host = {**machine(), **said.host}
         self._settings: dict[str, Any] = {
@@ -82,49 +82,49 @@ class LoopReader:
 
     @property
     def name(self) -> str:
-        """The loop's name, of one line."""
+        """Name of the loop, on one line."""
         return str(self._settings["name"]).replace("\n", "\N{REPLACEMENT CHARACTER}")
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The loop's settings."""
+        """Settings of the loop."""
         return dict(self._settings)
 
     @property
     def last_cpu(self) -> int | None:
-        """The CPU that the loop's thread ran on last; None where it has ended."""
+        """CPU that the thread ran on last; None if it has ended."""
         return self._task.last_cpu
 
     @property
     def state(self) -> str:
-        """``"running"``, ``"stopped"``, ``"failed"``, or ``"died"``: its process, or its thread, was killed."""
+        """``"running"``, ``"stopped"``, ``"failed"``, or ``"died"`` if its process or thread was killed."""
         block = self._opened()
         if not block.has_ended:
             if self._task.is_alive:
                 return "running"
-            if not block.has_ended:  # it may have ended between the two looks
+            if not block.has_ended:  # it may have ended between the two checks
                 return "died"
         return "failed" if block.has_failed else "stopped"
 
     @property
     def stats(self) -> Stats:
-        """The loop's statistics now: a consistent snapshot that does not delay it."""
+        """Present statistics of the loop: a consistent snapshot that does not delay it."""
         return self.read()
 
     def read(self, *, records: bool | int = True) -> Stats:
-        """Return the loop's statistics now.
+        """Return the present statistics of the loop.
 
-        Its `forks` and the use of its stack are None: only its own process knows them.
+        `forks` and the use of the stack are None, because only its own process knows them.
 
         Parameters
         ----------
         records : bool or int
-            Whether to copy the timestamps of the last cycles, too; an int: of at most so many.
+            Copy the timestamps of the last cycles, too; an int limits their number.
 
         Raises
         ------
         AttachError
-            Where the block is damaged, or the loop was killed in the middle of writing it.
+            If the block is damaged, or the loop was killed while writing it.
         StateError
             After :meth:`close`.
         """
@@ -139,11 +139,11 @@ class LoopReader:
         return assemble_stats(self.settings, state, self.grants, snapshot, stack=stack, forks=None, host=self._host)
 
     def close(self) -> None:
-        """Let go of the loop's memory. Closing again does nothing."""
+        """Unmap the loop's memory. A second call does nothing."""
         self._block = None
         self._task.close()
 
-    def _opened(self) -> PeerBlock:
+    def _opened(self) -> ForeignBlock:
         if self._block is None:
             raise StateError(f"this reader of {self.name} is closed")
         return self._block
@@ -165,7 +165,7 @@ class LoopReader:
 
 @dataclass
 class Scan:
-    """What a look at the machine has found: loops, processes that may not be looked into, and blocks that are bad."""
+    """Result of a scan: loops, processes that could not be inspected, and damaged blocks."""
 
     loops: list[LoopReader] = field(default_factory=list)
     denied: list[int] = field(default_factory=list)
@@ -173,12 +173,12 @@ class Scan:
 
 
 def scan(pid: int | None = None, *, known: Collection[BlockFile] = ()) -> Scan:
-    """Look for running loops, in one process or in all, apart from those that are known.
+    """Find the running loops of one process or of all, except those in `known`.
 
     Raises
     ------
     AttachError
-        Where there is no ``/proc`` to look into.
+        If ``/proc`` cannot be read.
     """
     found = Scan()
     try:
@@ -198,7 +198,7 @@ def scan(pid: int | None = None, *, known: Collection[BlockFile] = ()) -> Scan:
                 except PermissionError:
                     found.denied.append(candidate)
                 except FileNotFoundError:
-                    pass  # it has ended meanwhile
+                    pass  # it has ended in the meantime
                 except (OSError, ValueError) as error:
                     found.faulty[file] = str(error)
                 else:
@@ -208,11 +208,11 @@ def scan(pid: int | None = None, *, known: Collection[BlockFile] = ()) -> Scan:
 
 
 def _open(file: BlockFile) -> LoopReader | None:
-    """Map a block whose loop runs in this process; None where it does not: a forked child has its parent's files."""
+    """Map the block of a loop that runs in this process; None for a forked child, which has its parent's files."""
     tasks: list[Task] = []
     fd, size = open_block_file(file)
     try:
-        block = PeerBlock(fd, size, lambda: tasks[0].usage())
+        block = ForeignBlock(fd, size, lambda: tasks[0].usage())
     finally:
         os.close(fd)
     header = block.header
@@ -226,26 +226,26 @@ def _open(file: BlockFile) -> LoopReader | None:
 
 
 def running(pid: int | None = None, name: str | None = None) -> list[LoopReader]:
-    """Return the loops that run on this machine now, of all processes that may be looked into.
+    """Return the loops that run on this machine now, of all processes that may be inspected.
 
-    Those are the processes of the same user without greater privileges; for root, and with CAP_SYS_PTRACE, all.
+    Those are the processes of the same user without greater privileges, or all for root and with CAP_SYS_PTRACE.
 
     Parameters
     ----------
     pid : int, optional
-        Only those of this process.
+        Process to search.
     name : str, optional
-        Only those of this name.
+        Name of the loops to return.
 
     Returns
     -------
     list of LoopReader
-        By name. Each keeps its loop's telemetry mapped until it is closed or forgotten.
+        Ordered by name. Each keeps its loop's telemetry mapped until it is closed or deleted.
 
     Raises
     ------
     AttachPrivilegeError
-        Where `pid` is a process that may not be looked into.
+        If the process `pid` may not be inspected.
     """
     return list(_matching(_checked(pid), name, scan(pid)))
 
@@ -266,26 +266,26 @@ def _matching(pid: int | None, name: str | None, found: Scan) -> Iterator[LoopRe
 def attach(pid: int | None = None, name: str | None = None) -> Stats:
     """Return the statistics of a loop that runs in another process, or in this one.
 
-    Reading takes a copy of what the loop writes anyway: the loop does not wait, and does not know.
+    Reading copies what the loop writes anyway, without making it wait.
 
     Parameters
     ----------
     pid : int, optional
-        The process; needed where loops of several processes bear the name.
+        Process of the loop; needed if loops of several processes have the name.
     name : str, optional
-        The loop's name; needed where the process runs several loops. Without either, there must be one loop only.
+        Name of the loop; needed if the process runs several loops. Without both, only one loop may be running.
 
     Returns
     -------
     Stats
-        As of now. For more than one look, :func:`running` gives readers.
+        The present statistics. Use the readers of :func:`running` for repeated reading.
 
     Raises
     ------
     AttachError
-        Where no running loop matches, or more than one; the message lists those that run.
+        If no running loop matches, or more than one; the message lists those that run.
     AttachPrivilegeError
-        Where the process may not be looked into; also a PermissionError.
+        If the process may not be inspected; also a PermissionError.
 
     Examples
     --------
@@ -308,11 +308,11 @@ def _closed(found: Scan) -> Iterator[Scan]:
 
 
 def _explain(pid: int | None, name: str | None, matching: list[LoopReader], found: Scan) -> str:
-    """Say why it is not one loop that matches."""
+    """Return the reason why not exactly one loop matches."""
     asked = ", ".join(f"{key}={value!r}" for key, value in (("pid", pid), ("name", name)) if value is not None)
     if matching:
         listed = ", ".join(_label(loop) for loop in matching)
-        return f"{asked or 'attach()'}: {len(matching)} loops match, {listed}: say which one, by pid= and name="
+        return f"{asked or 'attach()'}: {len(matching)} loops match, {listed}: choose one with pid= and name="
     if pid is not None and not os.path.exists(f"/proc/{pid}"):
         return f"pid={pid}: there is no such process"
     text = f"{asked}: no such loop runs" if asked else "no loop runs"

@@ -1,4 +1,4 @@
-"""The block of memory in which a loop writes what happened, and consistent snapshots of it."""
+"""Telemetry block: the memory that a loop writes its figures to, and consistent snapshots of it."""
 
 from libc.stdint cimport UINT64_MAX
 from libc.stdlib cimport free
@@ -24,12 +24,12 @@ record_dtype = np.dtype([("release", "<i8"), ("start", "<i8"), ("end", "<i8")])
 
 cdef int _TRIES = 1000
 cdef int _ATTEMPTS = 200
-#: Room for the settings and grants as JSON, which are about 5 KiB where everything was refused.
+#: Room for the settings and grants as JSON, which are about 5 KiB if everything was refused.
 cdef uint64_t _TEXT_BYTES = 16384
 
 
 class Snapshot(NamedTuple):
-    """The raw content of a block at one moment; :class:`~rtloop.stats.stats.Stats` is made of it."""
+    """Raw content of a block at one moment, which a :class:`~rtloop.stats.stats.Stats` is made from."""
 
     counters: dict
     histograms: tuple
@@ -37,12 +37,12 @@ class Snapshot(NamedTuple):
 
 
 def task_usage(stat, status):
-    """Return a thread's account as getrusage(RUSAGE_THREAD) has it: minor, major, voluntary, involuntary.
+    """Return the usage of a thread, as getrusage(RUSAGE_THREAD): minor, major, voluntary, involuntary.
 
     Parameters
     ----------
     stat, status : str
-        What those two files of ``/proc/PID/task/TID`` say.
+        Content of those two files of ``/proc/PID/task/TID``.
     """
     fields = stat.rpartition(")")[2].split()
     switches = {}
@@ -54,37 +54,37 @@ def task_usage(stat, status):
 
 
 cdef class TelemetryReader:
-    """What any telemetry block gives to whoever reads it, in the process of the loop or in another."""
+    """Reader of a telemetry block, in the process of the loop or in another."""
 
     def __cinit__(self):
         self._attempts = _ATTEMPTS
 
     cdef object _open(self, const void *address, size_t size):
-        """Look at a mapped block; it stays the owner's. Returns None, or what is wrong with it."""
+        """Open a mapped block, without taking ownership. Returns None, or the fault as text."""
         cdef int rc
         with nogil:
             rc = rt_view_open(&self.view, address, size)
         return None if rc == RT_VIEW_OK else _faults()[rc].format(size=size, version=self.view.version)
 
     cdef object _check(self, const rt_bank_t *bank):
-        """Raise where a snapshot cannot be what a loop wrote. A block of this process needs no check."""
+        """Raise if a snapshot cannot have been written by a loop. A block of this process needs no check."""
 
     cdef object _account(self):
-        """Return what the kernel has charged to the loop's thread, which runs; an OSError where it is gone."""
+        """Return the usage of the running thread; raise OSError if it is gone."""
         raise NotImplementedError
 
     def snapshot(self, *, records=True):
-        """Take a consistent copy without making the writer wait.
+        """Take a consistent copy, without making the writer wait.
 
         Parameters
         ----------
         records : bool or int
-            Whether to copy the ring of timestamps, too; an int: at most so many of the last ones.
+            Copy the timestamps, too; an int limits their number.
 
         Raises
         ------
         OSError
-            EAGAIN where the writer left no gap in many attempts.
+            EAGAIN if the writer left no gap in many attempts.
         """
         cdef rt_bank_t *bank = <rt_bank_t *>aligned_alloc(64, _BANK_BYTES)
         cdef uint64_t written = 0
@@ -121,7 +121,7 @@ cdef class TelemetryReader:
                 end = self._account()
             except (OSError, ValueError, IndexError, KeyError):
                 if not self._has_ended_soon():
-                    return (None,) * 4  # it cannot be told, and zero would be a lie
+                    return (None,) * 4  # unknown, which is not zero
         if end is None:
             counters = &self.view.block.banks[rt_load_relaxed(&self.view.block.active) & 1].counters
             end = (counters.usage_end.minor_faults, counters.usage_end.major_faults,
@@ -130,7 +130,7 @@ cdef class TelemetryReader:
         return tuple(max(0, b - a) for a, b in zip(before, end, strict=True))
 
     cdef bint _has_ended_soon(self):
-        """Whether the thread, which is gone from /proc, has closed its account."""
+        """Return whether the thread, which is gone from /proc, has stored its final usage."""
         for _ in range(100):
             if rt_load_acquire(&self.view.block.ended):
                 return True
@@ -155,16 +155,16 @@ cdef class TelemetryBlock(TelemetryReader):
     Parameters
     ----------
     name : str
-        The loop's name.
+        Name of the loop.
     record : int
-        How many of the last cycles keep their timestamps.
+        Number of last cycles whose timestamps are kept.
     """
 
     def __cinit__(self):
         self.fd = -1
 
     def __init__(self, name, record):
-        # One more than is kept: the oldest record may be being overwritten while it is read.
+        # One more than is kept, because the oldest record may be overwritten while it is read.
         cdef uint64_t capacity = 1 << int(record).bit_length() if record else 0
         cdef uint64_t keep = record
         cdef void *address = NULL
@@ -187,13 +187,13 @@ cdef class TelemetryBlock(TelemetryReader):
             raise AssertionError(fault)
 
     def describe(self, bytes text not None):
-        """Write what the loop asked for and got, once, before its thread runs. Returns whether there is room for it."""
+        """Write the description of the loop, once, before its thread runs. Returns whether it fits."""
         if self.block is NULL:
             raise RuntimeError("this block has not been mapped")
         return rt_telemetry_write_text(self.block, text, len(text)) == 0
 
     def sign(self, pid, tid, settings, clock, thread):
-        """Write who the loop is; `thread` is what its thread was granted: policy, priority and first CPU."""
+        """Write the identity of the loop; `thread` is the granted policy, priority and first CPU."""
         if self.block is NULL:
             raise RuntimeError("this block has not been mapped")
         self.block.pid, self.block.tid, self.block.clock = pid, tid, clock
@@ -207,14 +207,14 @@ cdef class TelemetryBlock(TelemetryReader):
         return rc
 
     def close(self):
-        """Unlock the block and close its file. It stays mapped as long as anybody here may be reading it."""
+        """Unlock the block and close its file. It stays mapped as long as this object exists."""
         if self._is_locked:
             self._is_locked = False
             memory_lock.release_range(<size_t>self.block)
         fd, self.fd = self.fd, -1
         if fd >= 0:
-            with suppress(OSError):  # a program that becomes a daemon closes all files, this one, too
-                if os.fstat(fd).st_ino == self._inode:  # and its number may be another file's by now
+            with suppress(OSError):  # a program that became a daemon may have closed all files
+                if os.fstat(fd).st_ino == self._inode:  # and the number may belong to another file by now
                     os.close(fd)
 
     def __dealloc__(self):
@@ -222,7 +222,7 @@ cdef class TelemetryBlock(TelemetryReader):
             munmap(self.block, self.size)
 
     def reset_idle_bank(self):
-        """Clear the bank that the writer does not use, for it to turn to."""
+        """Clear the bank that the writer does not use, before it is told to swap."""
         if self.block is NULL:
             raise RuntimeError("this block has not been mapped")
         with nogil:
@@ -257,10 +257,10 @@ def _truncate_utf8(text, size):
 
 
 def _faults():
-    """Return what is wrong with a block, by the number that rt_view_open returns."""
+    """Return the faults of a block as text, by the number that rt_view_open returns."""
     return {
         RT_VIEW_SHORT: "it has {size} bytes, fewer than a header",
-        RT_VIEW_MAGIC: "it does not begin as a telemetry block does",
+        RT_VIEW_MAGIC: "it does not begin like a telemetry block",
         RT_VIEW_VERSION: "it is of version {version}, and this rtloop reads version " f"{RT_TELEMETRY_VERSION}: "
                          "watch a loop with the rtloop that runs it",
         RT_VIEW_HEADER: "its header has another size",

@@ -1,4 +1,4 @@
-"""What a loop says about itself in its telemetry block: its settings, its grants, and the machine, as JSON."""
+"""Description of a loop in its telemetry block, as JSON: its settings, its grants, and the machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SCALARS = (str, int, float, type(None))
 
 
 class About(NamedTuple):
-    """What a loop has said about itself; empty where it has not yet, or where there was no room."""
+    """Description of a loop; empty if it was not written yet, or did not fit."""
 
     settings: dict[str, Any]
     grants: tuple[Grant, ...]
@@ -29,11 +29,11 @@ class About(NamedTuple):
 def write(
     block: TelemetryBlock, settings: Settings, grants: Sequence[Grant], *, has_own_wait: bool, group: str | None = None
 ) -> None:
-    """Write it into the block, once, before the loop runs; less of it where there is no room for all.
+    """Write the description into the block, once, before the loop runs; shortened if it does not fit.
 
-    `group` is the name of the loop's group, for a run of that.
+    `group` is the name of the loop's group, if it runs in one.
     """
-    import json  # here, for an import of rtloop is to be quick
+    import json  # here, because importing rtloop has to be quick
 
     from rtloop.telemetry.assemble import machine
 
@@ -52,13 +52,13 @@ def write(
 
 
 def read(text: bytes) -> About:
-    """Read what :func:`write` wrote, or somebody who means harm.
+    """Parse an untrusted description; :func:`write` makes valid ones.
 
     Raises
     ------
     ValueError
-        Where it is not of the kind that a loop writes. What is returned has the types of its fields, and no character
-        that a terminal would obey.
+        If it does not have the form of a description. The returned values have the types of their fields, and contain
+        no control characters.
     """
     import json
 
@@ -71,19 +71,19 @@ def read(text: bytes) -> About:
         host = {clean(key): _scalar(value) for key, value in content["host"].items()}
         started = content["started_ns"]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ValueError(f"its text is not what a loop writes: {error}") from None
+        raise ValueError(f"its text is not the description of a loop: {error}") from None
     return About(settings, grants, host, started if type(started) is int else 0)
 
 
 def _setting(key: str, value: object) -> Any:
     if not is_setting(key, value):
-        raise ValueError(f"{key} is of another kind")
+        raise ValueError(f"{key} is of a wrong type")
     return clean(value) if isinstance(value, str) else value
 
 
 def _scalar(value: object) -> Any:
     if not isinstance(value, _SCALARS):
-        raise ValueError("a value is of another kind")
+        raise ValueError("a value is of a wrong type")
     return clean(value) if isinstance(value, str) else value
 
 
@@ -91,10 +91,10 @@ def _grant(values: Mapping[str, Any]) -> Grant:
     grant = Grant(**{key: _scalar(value) for key, value in values.items() if key in Grant._fields})
     texts = (grant.name, grant.detail, grant.fix)
     if type(grant.ok) is not bool or type(grant.errno) is not int or not all(isinstance(text, str) for text in texts):
-        raise ValueError("a grant is of another kind")
+        raise ValueError("a grant is of a wrong type")
     return grant
 
 
 def clean(text: str) -> str:
-    """Replace what a terminal would obey, or could not show; the ends of lines stay."""
+    """Replace control characters, which a terminal would obey; line feeds stay."""
     return "".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text)

@@ -1,6 +1,6 @@
 from rtloop.telemetry.block cimport TelemetryReader
 
 
-cdef class PeerBlock(TelemetryReader):
+cdef class ForeignBlock(TelemetryReader):
     cdef void *_address
     cdef object _ask

@@ -2,7 +2,7 @@ from collections.abc import Callable
 
 from rtloop.telemetry.block import TelemetryReader
 
-class PeerBlock(TelemetryReader):
+class ForeignBlock(TelemetryReader):
     def __init__(self, fd: int, size: int, account: Callable[[], tuple[int, int, int, int]]) -> None: ...
     @property
     def header(self) -> dict[str, int | bytes]: ...

@@ -1,4 +1,4 @@
-"""The telemetry block of another process, mapped read-only. Nothing in it is trusted."""
+"""Telemetry block of another process, mapped read-only and untrusted."""
 
 from libc.errno cimport errno as c_errno
 from libc.stdint cimport int64_t
@@ -21,30 +21,30 @@ cdef extern from "../include/rtloop/telemetry_view.h" nogil:
         RT_VIEW_MAX_RECORDS
         RT_VIEW_MAX_TEXT
 
-#: A tenth of a second or so, for a person waits, and the writer may have been killed in the middle of a write.
+#: About a tenth of a second, because a person waits, and the writer may have been killed during a write.
 cdef int _ATTEMPTS = 50
 
 
-cdef class PeerBlock(TelemetryReader):
-    """PeerBlock(fd, size, account)
+cdef class ForeignBlock(TelemetryReader):
+    """ForeignBlock(fd, size, account)
 
-    The telemetry block of another process.
+    Telemetry block of another process.
 
     Parameters
     ----------
     fd : int
-        Its file, which must be sealed against shrinking; it is not needed any more afterwards.
+        Its file, which must be sealed against shrinking. It may be closed afterwards.
     size : int
-        Of the file.
+        Bytes of the file.
     account : callable
-        Returns what the kernel has charged to the loop's thread, or raises an OSError where that is gone.
+        Returns the usage of the loop's thread, or raises OSError if that is gone.
 
     Raises
     ------
     ValueError
-        Where it is no block, is damaged, or is of another version.
+        If it is not a block, is damaged, or is of another version.
     OSError
-        Where it cannot be mapped.
+        If it cannot be mapped.
     """
 
     def __init__(self, int fd, size_t size, account):
@@ -52,7 +52,7 @@ cdef class PeerBlock(TelemetryReader):
         if self._address is not NULL:
             raise RuntimeError("this block has been mapped before")
         if size == 0 or size > rt_telemetry_bytes(RT_VIEW_MAX_RECORDS, RT_VIEW_MAX_TEXT):
-            raise ValueError(f"it has {size} bytes, which no telemetry block has")
+            raise ValueError(f"it has {size} bytes, which is not the size of a telemetry block")
         with nogil:
             address = mmap(NULL, size, PROT_READ, MAP_SHARED, fd, 0)
         if address == MAP_FAILED:
@@ -69,28 +69,28 @@ cdef class PeerBlock(TelemetryReader):
 
     @property
     def header(self):
-        """Who the loop says it is: plain values, copied."""
+        """Identity of the loop, as written by itself: plain values, copied."""
         cdef const rt_telemetry_t *t = _block(self)
         return {"pid": t.pid, "tid": t.tid, "period_ns": t.period, "phase_ns": t.phase, "clock": t.clock,
                 "policy": t.policy, "priority": t.priority, "cpu": t.cpu, "name": t.name[:sizeof(t.name)]}
 
     @property
     def has_ended(self):
-        """Whether the loop has ended, well or not."""
+        """Whether the loop has ended, normally or not."""
         return rt_load_acquire(&_block(self).ended) != 0
 
     @property
     def has_failed(self):
-        """Whether it has ended otherwise than by a stop."""
+        """Whether it has ended other than normally."""
         return self.has_ended and rt_load_relaxed(&_block(self).end_reason) != 0
 
     def text(self):
-        """Return what the loop has written about itself, or nothing where it has not yet.
+        """Return the description that the loop wrote; empty before that.
 
         Raises
         ------
         ValueError
-            Where it says that it is longer than its room.
+            If its length is more than its room.
         """
         _block(self)
         cdef bytearray to = bytearray(self.view.text_capacity + 1)
@@ -110,7 +110,7 @@ cdef class PeerBlock(TelemetryReader):
         return self._ask()
 
 
-cdef const rt_telemetry_t *_block(PeerBlock self) except NULL:
+cdef const rt_telemetry_t *_block(ForeignBlock self) except NULL:
     if self.view.block is NULL:
         raise RuntimeError("this block has not been mapped")
     return self.view.block

@@ -1,7 +1,7 @@
-"""Finding the telemetry blocks of running loops through ``/proc``, and who may look at them.
+"""Discovery of the telemetry blocks of running loops through ``/proc``, and the permission to read them.
 
-A loop's block is a sealed memfd that its process keeps open: ``/proc/PID/fd/N`` leads to it, and the kernel takes it
-away when the process ends, however it ends. Nothing is configured, and nothing is left behind.
+The block of a loop is a sealed memfd that its process keeps open: ``/proc/PID/fd/N`` leads to it, and the kernel
+removes it when the process ends, however it ends. Nothing is configured, and nothing is left behind.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class BlockFile(NamedTuple):
 
     @property
     def path(self) -> str:
-        """Where it is reached."""
+        """Path through ``/proc``."""
         return f"/proc/{self.pid}/fd/{self.fd}"
 
-    # The same file under another number, which its process may give it at any time, is no other one.
+    # Its process may duplicate the file under another number at any time: it is still the same file.
     def __eq__(self, other: object) -> bool:
         return isinstance(other, BlockFile) and (self.pid, self.inode) == (other.pid, other.inode)
 
@@ -70,12 +70,12 @@ def processes() -> Iterator[int]:
 
 
 def block_files(pid: int) -> Iterator[BlockFile]:
-    """Yield a process's files that bear the name of a telemetry block, each once.
+    """Yield the files of a process that have the name of a telemetry block, each once.
 
     Raises
     ------
     PermissionError
-        Where the process may not be looked into.
+        If the process may not be inspected.
     """
     seen = set()
     try:
@@ -85,7 +85,7 @@ def block_files(pid: int) -> Iterator[BlockFile]:
     for name in names:
         path = f"/proc/{pid}/fd/{name}"
         try:
-            # The name can be anybody's: before the file itself is touched, the kernel says what it is.
+            # Any file can have this name: the kernel is asked for its mount before the file is opened.
             if os.readlink(path).startswith(_LINK) and _mount_id(f"/proc/{pid}/fdinfo/{name}") == _memfd_mount_id():
                 inode = os.stat(path).st_ino
                 if inode not in seen:
@@ -105,7 +105,7 @@ def _mount_id(fdinfo: str) -> int | None:
 
 @cache
 def _memfd_mount_id() -> int | None:
-    """Return the mount in which the kernel keeps all memfds, and nothing that a path leads to."""
+    """Return the mount of all memfds, which no path leads to."""
     fd = os.memfd_create("rtloop-probe")
     try:
         return _mount_id(f"/proc/self/fdinfo/{fd}")
@@ -114,7 +114,7 @@ def _memfd_mount_id() -> int | None:
 
 
 def open_block_file(file: BlockFile) -> tuple[int, int]:
-    """Open a block's file read-only. Returns the new file and its size.
+    """Open the file of a block read-only. Returns the descriptor and the size.
 
     Raises
     ------
@@ -137,14 +137,14 @@ def open_block_file(file: BlockFile) -> tuple[int, int]:
 
 
 class Task:
-    """A thread of a process, known by its folder in ``/proc``: one of the same number that comes later is not it."""
+    """A thread of a process, held by its folder in ``/proc``, so that a later one of the same number is not taken."""
 
     def __init__(self, pid: int, tid: int) -> None:
         self.pid, self.tid = pid, tid
         self._folder = os.open(f"/proc/{pid}/task/{tid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the folder."""
         folder, self._folder = self._folder, -1
         if folder >= 0:
             os.close(folder)
@@ -152,7 +152,7 @@ class Task:
     __del__ = close
 
     def read(self, name: str) -> str:
-        """Return one of its files; an OSError where it has ended."""
+        """Return the content of one of its files; raise OSError if it has ended."""
         if self._folder < 0:
             raise ProcessLookupError("closed")
         with open(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._folder)) as file:
@@ -164,7 +164,7 @@ class Task:
 
     @property
     def last_cpu(self) -> int | None:
-        """The CPU it ran on last; None where it has ended."""
+        """CPU that it ran on last; None if it has ended."""
         try:
             return int(self.read("stat").rpartition(")")[2].split()[36])
         except (OSError, IndexError):
@@ -172,7 +172,7 @@ class Task:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it has not ended."""
+        """Whether it still exists."""
         try:
             return self.read("stat").rpartition(")")[2].split()[0] not in "ZXx"
         except (OSError, IndexError):
@@ -180,7 +180,7 @@ class Task:
 
 
 def find_task(pid: int, inner_pid: int, inner_tid: int) -> Task | None:
-    """Find a thread of a process by the numbers that it has in its own pid namespace, a container's say.
+    """Find a thread of a process by its numbers in its own pid namespace, such as that of a container.
 
     Returns None where the process calls itself otherwise (a forked child keeps its parent's files), or has no such
     thread.
@@ -205,7 +205,7 @@ def _innermost(status: str, key: str, default: int) -> int:
 
 
 def describe_denied(pid: int) -> str:
-    """Say why a process may not be looked into, and what to do."""
+    """Return why a process may not be inspected, and the fix."""
     try:
         uid = os.stat(f"/proc/{pid}").st_uid
         ids = next(line for line in read_text(f"/proc/{pid}/status").splitlines() if line.startswith("Uid:")).split()
@@ -219,20 +219,20 @@ def describe_denied(pid: int) -> str:
         )
     why = "cannot be dumped (prctl(2), PR_SET_DUMPABLE)" if uid != effective else "has privileges that this one lacks"
     return (
-        f"process {pid} {why}, and the kernel lets nobody look into it without CAP_SYS_PTRACE (ptrace(2)): "
+        f"process {pid} {why}, and nobody may inspect it without CAP_SYS_PTRACE (ptrace(2)): "
         "run this as root, or with the same capabilities"
     )
 
 
 def describe_denied_count(count: int) -> str:
-    """Say that some processes may not be looked into."""
+    """Return a sentence on the number of processes that may not be inspected."""
     what = "1 process" if count == 1 else f"{count} processes"
     how = "try as root" if os.geteuid() else "root needs CAP_SYS_PTRACE, which it lacks here"
-    return f"{what} may not be looked into, of other users or more privileged: {how}"
+    return f"{what} could not be inspected (of other users, or more privileged): {how}"
 
 
 def _user(uid: int) -> str:
-    import pwd  # here, for an import of rtloop is to be quick
+    import pwd  # here, because importing rtloop has to be quick
 
     try:
         return f"{pwd.getpwuid(uid).pw_name} ({uid})"

@@ -145,7 +145,7 @@ def test_another_users_loop_is_refused_with_the_reason(start: Start, script: Scr
     assert refused.startswith(f"AttachPrivilegeError process {process.pid} is of user root (0), and this one of")
     assert "run this as root" in refused
     assert listed == "[]"
-    assert "may not be looked into" in nobody and "try as root" in nobody
+    assert "could not be inspected" in nobody and "try as root" in nobody
 
 
 @root

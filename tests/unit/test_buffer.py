@@ -124,7 +124,7 @@ def test_all_views_are_the_same_memory(buffer: HugeBuffer) -> None:
     ("dtype", "shape", "words"),
     [
         ("f8", (1 << 17) + 1, "1048584 bytes; there are 1048576"), ("u1", (1 << 40, 1 << 40), "takes"),
-        (object, None, "plain memory"), ("V0", None, "0 bytes"), ("S0", 1, "0 bytes"), ("f9", 1, "no NumPy dtype"),
+        (object, None, "plain memory"), ("V0", None, "0 bytes"), ("S0", 1, "0 bytes"), ("f9", 1, "not a NumPy dtype"),
         (("f8", 3), 1, "is an array of"),
         ("f8", 1.5, "whole numbers"), ("f8", (-1, -1), "one of which"), ("f8", (2, -2), "one of which"),
         ("f8", "abc", "whole numbers"), ("f8", (0, -1), "one of which"),
@@ -253,7 +253,8 @@ def test_a_child_finds_zeros_and_a_closed_buffer(script: Script, kind: str) -> N
         ({"nbytes": 0}, "nbytes"), ({"nbytes": 1.5}, "nbytes"), ({"nbytes": -1}, "nbytes"),
         ({"nbytes": 1 << 63}, "nbytes"), ({"page_size": "3M"}, "power of two"), ({"page_size": 512}, "at least"),
         ({"page_size": None}, "page_size"),
-        ({"backing": "huge"}, '"hugetlb", "thp"'), ({"backing": 3}, "no backing"), ({"backing": "path"}, "no backing"),
+        ({"backing": "huge"}, '"hugetlb", "thp"'), ({"backing": 3}, "not a backing"),
+        ({"backing": "path"}, "not a backing"),
         ({"backing": "pages", "page_size": "2M"}, "contradicts"),
         ({"backing": "thp", "page_size": PAGE}, "contradicts"),
         ({"backing": "hugetlb", "page_size": PAGE}, "contradicts"),
@@ -334,7 +335,7 @@ def test_auto_takes_the_largest_pages_that_are_reserved_and_waste_little(
 ) -> None:
     pools |= {size: HugePool(size, 0, 0, 0, 0) for size in (K64, M2, M32, G1)}
     pools |= {size: HugePool(size, 9, 9, 0, 0) for size in stocked}
-    assert buffer_request.parse_wish(nbytes, "auto", "auto").pool_sizes() == sizes
+    assert buffer_request.parse_request(nbytes, "auto", "auto").pool_sizes() == sizes
 
 
 def test_missing_pages_are_counted_and_the_commands_reserve_them(pools: dict[int, HugePool]) -> None:
@@ -394,9 +395,9 @@ def test_a_buffer_that_is_partly_on_huge_pages_says_so(monkeypatch: pytest.Monke
 
 def test_only_what_was_asked_for_by_name_is_missed() -> None:
     def missed(page_size: str, kind: str, *refused: str) -> list[str]:
-        wish = buffer_request.parse_wish("4M", page_size, kind)
+        request = buffer_request.parse_request("4M", page_size, kind)
         grants = [rtloop.Grant(name, 1, 2, name not in refused) for name in ("hugetlb", "thp", "page_size", "lock")]
-        return [grant.name for grant in wish.unmet(tuple(grants))]
+        return [grant.name for grant in request.unmet(tuple(grants))]
 
     assert missed("auto", "auto", "hugetlb", "thp") == []
     assert missed("2M", "auto", "hugetlb", "page_size") == ["hugetlb", "page_size"]

@@ -282,4 +282,4 @@ def test_what_goes_wrong_is_an_exit_code_and_a_line(
 def test_a_file_with_a_field_of_another_kind_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make(period_ns="<b>").save(tmp_path / "run.npz")
     assert run("export", tmp_path / "run.npz", "-f", "csv") == 1
-    assert "period_ns is '<b>', which is no period" in capsys.readouterr().err
+    assert "period_ns is '<b>', which is not a period" in capsys.readouterr().err

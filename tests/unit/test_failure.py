@@ -166,7 +166,7 @@ def test_an_exception_of_the_with_body_gets_a_note_of_the_failure(probes: Module
 def test_a_loop_cannot_be_pickled_nor_copied(probes: ModuleType, ordinary: dict[str, Any]) -> None:
     loop = probes.Probe("1ms", **ordinary)
     for function in (pickle.dumps, copy.copy, copy.deepcopy):
-        with pytest.raises(TypeError, match="Probe cannot be pickled or copied, for it is a thread"):
+        with pytest.raises(TypeError, match="Probe cannot be pickled or copied, because it is a thread"):
             function(loop)
     pickle.dumps(loop.settings)
 

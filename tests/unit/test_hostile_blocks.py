@@ -135,7 +135,7 @@ def test_an_enormous_file_is_not_mapped(genuine: bytes) -> None:
         os.ftruncate(fd, 1 << 42)
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
         faults = [text for file, text in scan(os.getpid()).faulty.items() if "planted" in os.readlink(file.path)]
-        assert faults == [f"it has {1 << 42} bytes, which no telemetry block has"]
+        assert faults == [f"it has {1 << 42} bytes, which is not the size of a telemetry block"]
     finally:
         os.close(fd)
 
@@ -203,7 +203,7 @@ def test_a_text_that_no_loop_writes_is_an_error(genuine: bytes, change: Callable
     content = said(genuine)
     changed = change(content)
     text = changed if isinstance(changed, bytes) else json.dumps(content).encode()
-    assert "its text is not what a loop writes" in fault_of(with_text(genuine, text))
+    assert "its text is not the description of a loop" in fault_of(with_text(genuine, text))
 
 
 def test_nothing_that_a_terminal_would_obey_is_passed_on(genuine: bytes) -> None:

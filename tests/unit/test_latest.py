@@ -63,7 +63,7 @@ def test_cython_reads_what_python_writes_and_the_other_way_round(exchanges: Modu
     assert latest.read() == 6.5
 
 
-@pytest.mark.parametrize(("value", "words"), [([1.0, 2.0], "2 values at once"), ("x", "no item"), ([], "0 values")])
+@pytest.mark.parametrize(("value", "words"), [([1.0, 2.0], "2 values at once"), ("x", "not an item"), ([], "0 values")])
 def test_what_is_no_value_is_refused_and_changes_nothing(value: Any, words: str) -> None:
     latest = Latest("f8")
     latest.write(1)

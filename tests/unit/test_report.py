@@ -225,8 +225,8 @@ def test_what_went_wrong_is_said_in_a_sentence() -> None:
     bad = levels(make(late=(700, 701)))["bad"]
     assert bad == [
         "2 cycles of 2,000 (0.1 %) ended after the next release. The longest response was 1.05 ms, 1.05 periods."
-        " Of the 2 that are recorded, 2 had a step that alone took longer than the period: look at the code and what it"
-        " waits for."
+        " Of the 2 that are recorded, 2 had a step that alone took longer than the period: look at its code and its"
+        " waits."
     ]
     refused = Grant("policy", "fifo 80", "other", False, "EPERM")
     sentences = " ".join(levels(make(missed=3, stalls=1, page_faults=(4, 0), guard=guard_of(count=2), grants=(refused,),
@@ -245,7 +245,7 @@ def test_what_went_wrong_is_said_in_a_sentence() -> None:
 def test_nothing_is_made_of_a_good_run() -> None:
     found = levels(make())
     assert found["bad"] == [] and found["note"] == []
-    assert found["good"] == ["Nothing went wrong that the loop can see. No cycle overran, and no release was missed."]
+    assert found["good"] == ["The loop has detected no fault. No cycle overran, and no release was missed."]
 
 
 def test_a_late_wake_up_is_told_from_a_slow_step() -> None:

@@ -125,7 +125,7 @@ def test_what_is_kept_of_a_view_keeps_its_items() -> None:
 def test_two_views_at_once_are_refused_and_so_is_leaving_twice() -> None:
     ring = Ring("f8", 4)
     view = ring.view()
-    with view, pytest.raises(rtloop.StateError, match="in use already"), ring.view():
+    with view, pytest.raises(rtloop.StateError, match="another view of this ring is in use"), ring.view():
         pass
     with pytest.raises(rtloop.StateError, match="has ended"):
         view.__exit__(None, None, None)
@@ -176,9 +176,10 @@ def test_nothing_is_taken_from_a_view_that_another_has_opened_meanwhile() -> Non
 @pytest.mark.parametrize(
     ("dtype", "capacity", "words"),
     [
-        ("O", 1, "plain memory"), ("V0", 1, "0 bytes"), ("f9", 1, "no NumPy dtype"), (("f8", 2), 1, "is an array of"),
-        ("f8", 0, "at least 1"), ("f8", -1, "at least 1"), ("f8", 1 << 48, "less than"), ("f8", 1.0, "give an int"),
-        ("f8", True, "give an int"), ("S1000000", 1 << 47, "more than there are addresses"),
+        ("O", 1, "plain memory"), ("V0", 1, "0 bytes"), ("f9", 1, "not a NumPy dtype"),
+        (("f8", 2), 1, "is an array of"), ("f8", 0, "an int from 1"), ("f8", -1, "an int from 1"),
+        ("f8", 1 << 48, "an int from 1"), ("f8", 1.0, "an int from"), ("f8", True, "an int from"),
+        ("S1000000", 1 << 47, "more than there are addresses"),
     ],
 )  # fmt: skip
 def test_what_can_never_work_is_refused(dtype: Any, capacity: Any, words: str) -> None:
@@ -194,13 +195,14 @@ def test_another_policy_than_to_drop_is_refused() -> None:
 @pytest.mark.parametrize(
     ("dtype", "value", "words"),
     [
-        ("i4", 1.5, "no whole number"), ("i4", "x", "no item"), ("u1", 256, "out of bounds"),
+        ("i4", 1.5, "not a whole number"), ("i4", "x", "not an item"), ("u1", 256, "out of bounds"),
         ("u1", np.array([1]), "astype"), ("f8", "x", "convert"), ("f8", np.zeros((2, 2)), "one dimension"),
-        (RECORD, (1, 2), "no item"), (RECORD, 5.0, "made of a tuple"), (RECORD, (1, (1, 2, 3), 1.5), "no whole number"),
-        (RECORD, (1, (1, 2, 3), 1 << 15), "no item"), (RECORD, (1, (1e300, 2, 3), 1), "does not fit"),
+        (RECORD, (1, 2), "not an item"), (RECORD, 5.0, "made from a tuple"),
+        (RECORD, (1, (1, 2, 3), 1.5), "not a whole number"),
+        (RECORD, (1, (1, 2, 3), 1 << 15), "not an item"), (RECORD, (1, (1e300, 2, 3), 1), "does not fit"),
         (RECORD, np.zeros(1, [("n", "i2"), ("axis", "f4", 3), ("t", "f8")]), "in this order"),
         ("i1", np.int64(300), "fit"), ("f4", 1e300, "does not fit"), ("S4", b"toolong", "does not fit"),
-        ("f8", None, "no item"), ("f8", "3.5", "no item"),
+        ("f8", None, "not an item"), ("f8", "3.5", "not an item"),
     ],
 )  # fmt: skip
 def test_what_is_no_item_is_refused_and_puts_in_nothing(dtype: Any, value: Any, words: str) -> None:

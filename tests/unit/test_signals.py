@@ -44,7 +44,7 @@ def test_a_full_ring_drops_and_counts(exchanges: ModuleType) -> None:
     ("name", "dtype", "is_null", "words"),
     [
         ("d", "f8", False, "another field"), ("cycle", "f8", False, "another field"), ("", "f8", False, "empty"),
-        (5, "f8", False, "empty"), ("x", "S4", False, "no number"), ("x", "c16", False, "no number"),
+        (5, "f8", False, "empty"), ("x", "S4", False, "not a number"), ("x", "c16", False, "not a number"),
         ("x", "f8", True, "no address"),
     ],
 )  # fmt: skip

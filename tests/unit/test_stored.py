@@ -100,18 +100,18 @@ def test_whatever_stands_anywhere_it_is_refused_or_can_be_shown(value: Any) -> N
 @pytest.mark.parametrize(
     ("path", "value", "text"),
     [
-        (("cycles",), -3, "cycles is -3, which is no count"),
-        (("name",), "\x1b[2J", "name is '\\x1b[2J', which is no printable text"),
-        (("settings", "clock"), 7, "clock is 7, which is no setting"),
-        (("settings", "period_ns"), "<b>", "period_ns is '<b>', which is no period"),
+        (("cycles",), -3, "cycles is -3, which is not a count"),
+        (("name",), "\x1b[2J", "name is '\\x1b[2J', which is not a printable text"),
+        (("settings", "clock"), 7, "clock is 7, which is not a setting"),
+        (("settings", "period_ns"), "<b>", "period_ns is '<b>', which is not a period"),
         (("latency", "counts"), [2**63, 2**63], "latency is {"),
         (
             ("page_faults", "minor"),
             "many",
             "page_faults is {'minor': 'many', 'major'",
         ),
-        (("guard", "violations", 0, "symbol"), "\x1b[2J", "which is no account of guards"),
-        (("guard", "system_calls"), -1, "which is no account of guards"),
+        (("guard", "violations", 0, "symbol"), "\x1b[2J", "which is not a summary of guards"),
+        (("guard", "system_calls"), -1, "which is not a summary of guards"),
     ],
 )
 def test_the_error_names_the_field(path: tuple[Any, ...], value: Any, text: str, tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_recording_is_told_from_stats(tmp_path: Path) -> None:
     ring = rtloop.Ring("f8", 16)
     with rtloop.Recorder(ring, tmp_path / "run.npz"):
         ring.push(1.0)
-    with pytest.raises(rtloop.ConfigError, match=r"a Recorder's file, which numpy\.load reads"):
+    with pytest.raises(rtloop.ConfigError, match=r"the file of a Recorder, which numpy\.load reads"):
         Stats.load(tmp_path / "run.npz")
 
 
