@@ -1,4 +1,4 @@
-"""The controller of a pole on a cart, over UDP, at 1 kHz: with a log, a safe end, and answers that can be held back."""
+"""Controller of a pole on a cart over UDP, at 1 kHz, with a log, a safe end, and answers that can be delayed."""
 
 from libc.errno cimport EAGAIN, ECONNREFUSED, errno
 from libc.math cimport fmax, fmin
@@ -15,42 +15,42 @@ cdef extern from "<sys/socket.h>" nogil:
     ssize_t send(int fd, const void *buffer, size_t size, int flags)
 
 cdef enum:
-    PAST = 64                # states that are kept; a power of two
+    PAST = 64                # number of states kept; a power of two
 
 
-cdef struct State:           # plant -> controller, as `rtloop demo` has it
+cdef struct State:           # plant -> controller, as in `rtloop demo`
     int64_t sequence
-    int64_t time             # ns on CLOCK_MONOTONIC, when the plant was in this state
+    int64_t time             # ns on CLOCK_MONOTONIC, of this state
     double x, v              # m, m/s, the cart, to the right
     double angle, rate       # rad, rad/s, the pole: 0 is upright, to the right
 
 
 cdef struct Force:           # controller -> plant
-    int64_t answers          # the time of the state acted upon; 0 before there is one
+    int64_t answers          # time of the state acted upon; 0: none yet
     double newtons           # on the cart, to the right
 
 
 cdef struct Record:
     double t                 # s
     double angle, force      # rad, N
-    int64_t age              # ns, of the newest state when the step began
+    int64_t age              # ns, of the newest state at the start of the step
 
 RECORD = np.dtype([("t", "f8"), ("angle", "f8"), ("force", "f8"), ("age", "i8")], align=True)
 assert RECORD.itemsize == sizeof(Record)
 
 # The linear-quadratic regulator of `rtloop demo`: N per m, m/s, rad and rad/s.
 cdef double[4] K = [31.62, 30.66, 135.73, 12.51]
-cdef double MOST = 10        # N, what the motor can do
+cdef double MOST = 10        # N, limit of the motor
 
 
 cdef class Controller(RTLoop):
     """Push the cart so that the pole on it stays up.
 
-    `delay`: act on the state of so many states ago, as if the computer was slow. Where nothing new has come for
-    `patience` cycles the plant is taken to be gone, and the loop ends. Whatever the end is, the last force sent is 0.
+    With `delay=n` it acts on the state of n states ago, as a slow computer would. If nothing new has arrived for
+    `patience` cycles, it assumes that the plant is gone and ends. However it ends, the last force sent is 0.
     """
 
-    cdef public object plant                 # its address
+    cdef public object plant                 # address of the plant
     cdef object socket
     cdef readonly Ring log
     cdef readonly int64_t heard, sent        # datagrams
@@ -86,11 +86,11 @@ cdef class Controller(RTLoop):
         self.silent = 0 if self.heard > before else self.silent + 1
         if self.silent > self.patience:
             return RT_STOP
-        if self.heard > self.delay:           # where none came, the last one stands, and so does the force
+        if self.heard > self.delay:           # if none has arrived, the last state and force remain
             s = &self.past[(self.heard - self.delay) & (PAST - 1)]
             self.force.answers = s.time
             self.force.newtons = fmax(-MOST, fmin(MOST, K[0] * s.x + K[1] * s.v + K[2] * s.angle + K[3] * s.rate))
-        rc = self.answer()                    # the first one lets go of the pole
+        rc = self.answer()                    # the first answer releases the pole
         s = &self.past[self.heard & (PAST - 1)]
         record.t, record.angle, record.force = cycle.t, s.angle, self.force.newtons
         record.age = cycle.start - s.time
@@ -99,13 +99,13 @@ cdef class Controller(RTLoop):
         return rc
 
     cdef int hear(self) noexcept nogil:
-        """Take in what has come; returns 0 or a negative errno."""
+        """Read all states that have arrived; return 0 or a negative errno."""
         cdef State state
         cdef ssize_t size
-        for _ in range(PAST):                 # not for ever
+        for _ in range(PAST):                 # bounded
             size = recv(self.fd, &state, sizeof(state), MSG_DONTWAIT)  # rtloop: allow recv: it never waits
             if size < 0:
-                return 0 if errno == EAGAIN or errno == ECONNREFUSED else -errno  # the latter: the plant is gone
+                return 0 if errno == EAGAIN or errno == ECONNREFUSED else -errno  # ECONNREFUSED: the plant is gone
             if size == <ssize_t>sizeof(state):
                 self.heard += 1
                 self.past[self.heard & (PAST - 1)] = state

@@ -1,4 +1,4 @@
-"""Keep a pole upright that is simulated by another process: once on time, and once with answers that come too late."""
+"""Balance a pole that another process simulates: once on time, and once with late answers."""
 
 import argparse
 import json
@@ -10,21 +10,21 @@ from cart_pole_udp import Controller
 
 import rtloop
 
-rtloop.guard.reexec()  # so that the guard can count allocations, too
+rtloop.guard.reexec()  # lets the guard count allocations as well
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--seconds", type=int, default=4, choices=range(1, 31), metavar="1..30")
-parser.add_argument("--delay", type=int, default=20, choices=range(64), metavar="0..63", help="of the second run, ms")
+parser.add_argument("--delay", type=int, default=20, choices=range(64), metavar="0..63", help="in the second run, ms")
 parser.add_argument("--plot", metavar="FILE", help="draw the pole's angle and the force in both runs")
 arguments = parser.parse_args()
 
 
 def balance(delay: int) -> tuple[Controller, np.ndarray, dict]:
-    """Let the controller balance the pole; returns it, its log, and what the plant's process says of the pole."""
+    """Let the controller balance the pole; return it, its log, and the plant's report on the pole."""
     command = [sys.executable, "-m", "rtloop.demo.plant", str(arguments.seconds * 10**9), "3", "1000000"]
     plant = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-    )  # it ends with its input, however this process dies
+    )  # it ends when its input closes, however this process ends
     with plant:
         address = ("127.0.0.1", json.loads(plant.stdout.readline())["port"])
         loop = Controller(
@@ -40,8 +40,8 @@ print(f"{runs[0][0].stats}\n")
 for loop, log, pole in runs:
     fate = f"fell after {pole['fell_at_s']:.2f} s" if pole["fell_at_s"] else "stood"
     print(
-        f"{loop.name}: the pole {fate}, and leant by {pole['worst_angle_deg']:.1f} degrees at most; a force acted on"
-        f" a state {pole['oldest_state_ms']:.1f} ms old at most"
+        f"{loop.name}: the pole {fate}, and leant by at most {pole['worst_angle_deg']:.1f} degrees; a force acted on"
+        f" a state at most {pole['oldest_state_ms']:.1f} ms old"
     )
     age = log["age"][len(log) // 10 :] / 1000
     print(
@@ -49,11 +49,11 @@ for loop, log, pole in runs:
         f" {pole['forces_received']:,} of {loop.sent:,} forces received"
     )
     if loop.heard > pole["states_sent"] or pole["forces_received"] > loop.sent:
-        raise SystemExit("there are datagrams that nobody has sent")
+        raise SystemExit("more datagrams were received than were sent")
     if loop.stats.guard["system_calls"] or loop.stats.guard["allocations"]:
         raise SystemExit(loop.stats.guard_sentence)
 if runs[0][2]["fell_at_s"] and runs[0][2]["oldest_state_ms"] < 4:
-    raise SystemExit("the pole fell, though the controller was on time")
+    raise SystemExit("the pole fell although the controller was on time")
 
 if arguments.plot:
     from matplotlib.figure import Figure

@@ -1,5 +1,5 @@
 # cython: cdivision=True
-"""A motor's position in three loops: current at 10 kHz, velocity at 1 kHz, a plan at 100 Hz; the motor is simulated."""
+"""Position control of a simulated motor in three loops: current at 10 kHz, velocity at 1 kHz, plan at 100 Hz."""
 
 from libc.math cimport M_PI, cos, sin
 from libc.stdint cimport int64_t
@@ -10,18 +10,18 @@ import numpy as np
 
 
 cdef struct Motion:
-    int64_t release           # ns, of the cycle that saw it
+    int64_t release           # ns, of the cycle that measured it
     double position, velocity  # rad, rad/s
 
 
 cdef struct Setpoint:
-    int64_t seen   # ns, the release at which the motion was seen that it was made from
+    int64_t seen   # ns, release of the motion that it was computed from
     double value   # rad/s from the plan, A from the velocity loop
 
 
 cdef struct Record:
     int64_t release  # ns
-    int64_t seen     # ns, as in the setpoint that this cycle has followed
+    int64_t seen     # ns, as in the setpoint that this cycle followed
     double current, velocity, position  # A, rad/s, rad
 
 MOTION = np.dtype([("release", "i8"), ("position", "f8"), ("velocity", "f8")], align=True)
@@ -45,7 +45,7 @@ cdef inline double clip(double value, double limit) noexcept nogil:
 
 
 cdef class Current(RTLoop):
-    """Set the voltage so that the current follows; and be the motor, too. Each reader gets a Latest of its own."""
+    """Set the voltage so that the current follows, and simulate the motor. Each reader has its own Latest."""
 
     cdef readonly Latest setpoint, to_velocity, to_planning
     cdef readonly Ring log
@@ -58,7 +58,7 @@ cdef class Current(RTLoop):
         self.log = Ring(RECORD, 20_000)  # two seconds
 
     cdef void turn(self, double dt) noexcept nogil:
-        """Let the motor turn for a while, in small steps."""
+        """Advance the motor by `dt`, in small steps."""
         cdef int steps = <int>(clip(dt, 0.01) / 20e-6) + 1
         cdef double h = clip(dt, 0.01) / steps
         for _ in range(steps):
@@ -110,7 +110,7 @@ cdef class Velocity(RTLoop):
 
 
 cdef class Planning(RTLoop):
-    """Swing from 0 to 2 rad and back, every two seconds: the velocity that brings the motor there."""
+    """Command the velocity that swings the motor from 0 to 2 rad and back every two seconds."""
 
     cdef Latest motion, velocity
     cdef Motion seen

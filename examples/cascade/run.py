@@ -1,4 +1,4 @@
-"""Run the cascade, prove from its records that the phases hold, and say how old the data was that the motor got."""
+"""Run the cascade, prove from its records that the phases hold, and report how old the data at the motor was."""
 
 import sys
 import threading
@@ -29,7 +29,7 @@ has_ended = threading.Event()
 
 
 def collect():
-    """Empty the log while the loops run."""
+    """Drain the log while the loops run."""
     while not has_ended.wait(0.2):
         parts.append(current.log.drain())
 
@@ -46,7 +46,7 @@ log = np.concatenate([*parts, current.log.drain()])
 for name, s in stats.items():
     print(s)
     settings = group.settings[name]
-    releases = log["release"] if name == "current" else s.records["release"]  # the log has all, however many
+    releases = log["release"] if name == "current" else s.records["release"]  # the log has all cycles, however many
     off = (releases - group.origin_ns - settings.phase_ns) % settings.period_ns
     print(f"{name}: {len(off)} releases recorded, {np.count_nonzero(off)} of them off the common grid\n")
     if off.any():
@@ -54,14 +54,14 @@ for name, s in stats.items():
 
 followed = log[log["seen"] > 0]
 age = (followed["release"] - followed["seen"]) / 1000
-print(f"what the current loop followed was seen {np.median(age):.0f} us before (median), at most {age.max():.0f} us\n")
+print(f"age of what the current loop followed: {np.median(age):.0f} us (median), at most {age.max():.0f} us\n")
 print("Traced through the records, from the release that saw the motor to the end of the step that acted on it:")
 ages = group.ages(percentile=99.9)
 print(ages, "\n")
 inner = ages["inner loop"]
 if (inner.values < inner.releases - log["seen"][np.searchsorted(log["release"], inner.releases)]).any():
-    raise SystemExit("the stamps tell of older data than the records")
-print(f"the plan's error was {planning.error:+.4f} rad in the end; {current.log.dropped} records dropped")
+    raise SystemExit("the timestamps show older data than the records")
+print(f"the plan's final error was {planning.error:+.4f} rad; {current.log.dropped} records dropped")
 if len(log) + current.log.dropped != stats["current"].cycles:
     raise SystemExit(f"{stats['current'].cycles} cycles, but {len(log)} records")
 if not any(s.missed for s in stats.values()) and abs(planning.error) > 0.2:

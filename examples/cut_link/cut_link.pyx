@@ -1,4 +1,4 @@
-"""An actuator that follows setpoints from another host, and lets go when they have become too old."""
+"""An actuator that follows setpoints from another host, and switches to a safe output when they are too old."""
 
 from libc.stdint cimport int64_t
 
@@ -9,7 +9,7 @@ import numpy as np
 
 cdef struct Record:
     int64_t release  # ns
-    int64_t age      # ns of the setpoint that this cycle has used
+    int64_t age      # ns, of the setpoint that this cycle used
     double setpoint, output
 
 RECORD = np.dtype([("release", "i8"), ("age", "i8"), ("setpoint", "f8"), ("output", "f8")], align=True)
@@ -17,7 +17,7 @@ assert RECORD.itemsize == sizeof(Record)
 
 
 cdef class Actuator(RTLoop):
-    """Put out the setpoint while it is younger than `max_age`, and 0, the safe output, from then on."""
+    """Output the setpoint while it is not older than `max_age`, and then 0, the safe output."""
 
     cdef readonly Latest setpoint
     cdef readonly Ring log
@@ -25,14 +25,14 @@ cdef class Actuator(RTLoop):
 
     def __init__(self, *args, max_age, **settings):
         super().__init__(*args, **settings)
-        self.setpoint = Latest("f8", clock=self.settings.clock)  # stamped on the clock that step compares with
+        self.setpoint = Latest("f8", clock=self.settings.clock)  # timestamped on the clock that step compares with
         self.log = Ring(RECORD, 20000)
         self.max_age = max_age
 
     cdef int step(self, const Cycle *cycle) noexcept nogil:
         cdef Record record
         self.setpoint.read(&record.setpoint)
-        record.age = self.setpoint.age(cycle.start)  # without a value it is older than any limit
+        record.age = self.setpoint.age(cycle.start)  # above any limit if there is no value yet
         record.output = record.setpoint if record.age <= self.max_age else 0.0
         record.release = cycle.release
         self.log.push(&record)

@@ -1,4 +1,4 @@
-"""The other host: sends a setpoint every 10 ms until it is killed."""
+"""Play the other host: send a setpoint every 10 ms until killed."""
 
 import json
 import math

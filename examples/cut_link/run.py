@@ -1,4 +1,4 @@
-"""Run the loop, let another process send setpoints, kill it, and say when the output was safe."""
+"""Run the loop, let another process send setpoints, kill that process, and report when the output was safe."""
 
 import argparse
 import json
@@ -13,7 +13,7 @@ from cut_link import Actuator
 from rtloop.zenoh import Bridge
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--plot", metavar="FILE", help="draw the output and the age of what it follows")
+parser.add_argument("--plot", metavar="FILE", help="draw the output and the age of its setpoint")
 arguments = parser.parse_args()
 
 KEY = "rtloop/example/actuator"
@@ -42,16 +42,17 @@ print(loop.stats)
 log = loop.log.drain()
 followed = np.flatnonzero(log["output"] != 0)
 if not len(followed):
-    raise SystemExit("no setpoint has arrived within 30 s")
+    raise SystemExit("no setpoint arrived within 30 s")
 last = log[followed[-1]]
 first_safe = log[followed[-1] + 1]
 cycles = int(first_safe["age"]) // 1_000_000
 print(f"{bridge.stats.accepted} setpoints accepted, {bridge.stats.refused} refused")
-print(f"the last cycle that followed one used a value {last['age'] / 1e6:.1f} ms old; the next one, safe, found it")
-print(f"{first_safe['age'] / 1e6:.1f} ms old, {cycles} cycles, where {MAX_AGE_NS / 1e6:.0f} ms are allowed")
+print(f"the last cycle that followed a setpoint used a value {last['age'] / 1e6:.1f} ms old; in the next cycle,")
+print(f"which was safe, it was {first_safe['age'] / 1e6:.1f} ms old, or {cycles} cycles;", end=" ")
+print(f"the limit is {MAX_AGE_NS / 1e6:.0f} ms")
 followed_too_old = int((log["age"][followed] > MAX_AGE_NS).sum())
 if followed_too_old or (log["output"][followed[-1] + 1 :] != 0).any():
-    raise SystemExit(f"{followed_too_old} cycles have followed a setpoint that was too old")
+    raise SystemExit(f"{followed_too_old} cycles followed a setpoint that was too old")
 
 if arguments.plot:
     from matplotlib.figure import Figure

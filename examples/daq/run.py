@@ -1,4 +1,4 @@
-"""Record two channels at 10 kHz, prove that nothing was lost, read the file back, and look at the spectrum."""
+"""Record two channels at 10 kHz, account for every sample, read the file back, and compute the spectrum."""
 
 import argparse
 from pathlib import Path
@@ -8,7 +8,7 @@ from daq import VOLT, Acquisition
 
 import rtloop
 
-rtloop.guard.reexec()  # so that the guard can count allocations, too
+rtloop.guard.reexec()  # lets the guard count allocations as well
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--seconds", type=int, default=3, choices=range(1, 3601), metavar="1..3600")
@@ -17,30 +17,30 @@ parser.add_argument("--plot", metavar="FILE", help="draw the signals and their s
 arguments = parser.parse_args()
 
 loop = Acquisition("10kHz", name="daq", guard="count", strict=False)
-with rtloop.Recorder(loop.log, arguments.output) as recorder:  # before the start: nothing is recorded until then
+with rtloop.Recorder(loop.log, arguments.output) as recorder:  # opened before the start: it records nothing earlier
     stats = loop.run(f"{arguments.seconds}s")
 print(f"{stats}\n")
 
 print(f"{stats.cycles:,} cycles, {recorder.written:,} samples written, {recorder.lost} lost; {stats.missed} missed")
 print(f"at most {loop.log.high_water:,} samples waited in the ring, which has room for {loop.log.capacity:,}")
 if recorder.written + recorder.lost != stats.cycles:
-    raise SystemExit("the account does not add up")
+    raise SystemExit("the counts do not add up")
 if stats.guard["system_calls"] or stats.guard["allocations"]:
     raise SystemExit(stats.guard_sentence)
 if arguments.output.suffix == ".mcap":
     raise SystemExit  # for Foxglove
 
-# From here on as anybody would who has the file and nothing else.
+# From here on only the file is used.
 file = np.load(arguments.output, mmap_mode="r" if arguments.output.suffix == ".npy" else None)
 samples = file if arguments.output.suffix == ".npy" else file["records"]
 gaps = np.diff(samples["number"]) - 1
 rate = 1e9 * (samples["number"][-1] - samples["number"][0]) / (samples["release"][-1] - samples["release"][0])
-print(f"{arguments.output}: {len(samples):,} samples of {rate:,.0f} a second, {gaps.sum()} numbers are left out")
+print(f"{arguments.output}: {len(samples):,} samples of {rate:,.0f} a second, {gaps.sum()} numbers missing")
 if gaps.min() < 0 or (not recorder.lost and gaps.sum() > stats.missed):
-    raise SystemExit("the file is not what was sampled")
+    raise SystemExit("the file does not match what was sampled")
 
 POINTS = 10_000  # lines 1 Hz apart
-numbers = samples["number"][0] + np.arange(POINTS)  # the numbers say where each belongs; what is left out is guessed
+numbers = samples["number"][0] + np.arange(POINTS)  # the numbers place each sample; gaps are interpolated
 codes = samples["code"][:POINTS]
 volts = VOLT * np.column_stack([np.interp(numbers, samples["number"][:POINTS], code) for code in codes.T])
 window = np.hanning(POINTS)

@@ -1,4 +1,4 @@
-"""A cart that follows a setpoint: its parameters come through a Latest, its log leaves through a Ring."""
+"""A cart that follows a setpoint: parameters come in through a Latest, the log goes out through a Ring."""
 
 from rtloop cimport RT_CONTINUE, Cycle, Latest, Ring, RTLoop
 
@@ -15,14 +15,14 @@ cdef struct Record:
     double t  # s
     double setpoint, position  # m
 
-# The same for NumPy. align=True puts the fields where C puts them.
+# The same structs for NumPy. align=True lays out the fields as C does.
 PARAMETERS = np.dtype([("setpoint", "f8"), ("stiffness", "f8"), ("damping", "f8")], align=True)
 RECORD = np.dtype([("t", "f8"), ("setpoint", "f8"), ("position", "f8")], align=True)
 assert (PARAMETERS.itemsize, RECORD.itemsize) == (sizeof(Parameters), sizeof(Record))
 
 
 cdef class Follower(RTLoop):
-    """Pull a cart to the setpoint with a spring and a damper, and log where it is."""
+    """Pull a cart to the setpoint with a spring and a damper, and log its position."""
 
     cdef readonly Latest parameters
     cdef readonly Ring log
@@ -32,15 +32,15 @@ cdef class Follower(RTLoop):
     def __init__(self, *args, **settings):
         super().__init__(*args, **settings)
         self.parameters = Latest(PARAMETERS)
-        self.log = Ring(RECORD, 4000)  # four seconds at 1 kHz: longer than Python will ever be away
+        self.log = Ring(RECORD, 4000)  # four seconds at 1 kHz, longer than Python is ever busy
 
     cdef int step(self, const Cycle *cycle) noexcept nogil:
         cdef Record record
-        self.parameters.read(&self.now)  # the newest ones, whole; before the first write all zeros
+        self.parameters.read(&self.now)  # the newest set, never a mix; zeros before the first write
         self.speed += cycle.dt * (
             self.now.stiffness * (self.now.setpoint - self.position) - self.now.damping * self.speed
         )
         self.position += cycle.dt * self.speed
         record.t, record.setpoint, record.position = cycle.t, self.now.setpoint, self.position
-        self.log.push(&record)  # a full ring drops it, and counts
+        self.log.push(&record)  # a full ring drops and counts it
         return RT_CONTINUE

@@ -1,4 +1,4 @@
-"""Move the setpoint from Python while the loop runs, and read its log; print where the cart was each time."""
+"""Move the setpoint from Python while the loop runs, read its log, and print where the cart was each time."""
 
 import argparse
 import time
@@ -14,7 +14,7 @@ loop = Follower("1kHz", strict=False)
 parts = []
 with loop:
     for setpoint in (0.1, -0.1, 0.2, 0.0):
-        loop.parameters.write((setpoint, 900.0, 60.0))  # all three at once, at some cycle's beginning
+        loop.parameters.write((setpoint, 900.0, 60.0))  # all three change in the same cycle
         for _ in range(10):
             time.sleep(0.05)
             parts.append(loop.log.drain())  # copies; loop.log.view() shows them in place
@@ -25,7 +25,7 @@ print(loop.stats)
 moves = np.flatnonzero(np.diff(log["setpoint"])) + 1
 for part in np.split(log, moves):
     first, last = part[0], part[-1]
-    print(f"from {first['t']:.3f} s: setpoint {last['setpoint']:+.2f} m, in the end at {last['position']:+.4f} m")
+    print(f"from {first['t']:.3f} s: setpoint {last['setpoint']:+.2f} m, reached {last['position']:+.4f} m")
 print(f"{len(log)} records, {loop.log.dropped} dropped, at most {loop.log.high_water} waited for Python")
 if len(log) + loop.log.dropped != loop.stats.cycles:
     raise SystemExit(f"{loop.stats.cycles} cycles, but {len(log)} records and {loop.log.dropped} dropped")

@@ -1,4 +1,4 @@
-"""Run a compiled function and a Python one as loops, for a second each."""
+"""Run a compiled function and a Python function as loops, for a second each."""
 
 import python_step
 
@@ -7,7 +7,7 @@ import rtloop
 try:
     import numba_step
 except ModuleNotFoundError as error:
-    print(f"{error}; the compiled step is left out\n")
+    print(f"{error}; skipping the compiled step\n")
 else:
     with rtloop.FunctionLoop(numba_step.step, "1kHz", data=numba_step.state, strict=False, name="compiled") as loop:
         numba_step.state[0] = 2.0  # the loop sees it in its next cycle

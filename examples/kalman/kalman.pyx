@@ -1,5 +1,5 @@
 # cython: boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""A Kalman filter whose matrices are NumPy arrays: angle, rate and gyroscope bias from two noisy sensors at 1 kHz."""
+"""A Kalman filter on NumPy arrays: angle, rate and gyroscope bias from two noisy sensors at 1 kHz."""
 
 from libc.errno cimport EDOM
 from libc.math cimport isfinite, llround, sqrt
@@ -16,13 +16,13 @@ ROW = ("angle", "rate", "bias", "std_angle", "std_rate", "std_bias", "dt")
 
 
 cdef class Kalman(RTLoop):
-    """Estimate from one row of `measured` in each cycle; `estimates` has a row for each, of NaN where no cycle ran.
+    """Estimate from one row of `measured` in each cycle. `estimates` has a row for each, NaN if that cycle did not run.
 
-    Each array has two names: the NumPy array, for Python, and a memoryview of the same memory, for the step. They are
-    made and joined here, once; a step that made, sliced or assigned one would allocate or count references.
+    Each array has two names: the NumPy array, for Python, and a memoryview of the same memory, for the step. Both are
+    created here, once. A step that created, sliced or assigned one would allocate or count references.
     """
 
-    cdef readonly object state, covariance, estimates  # as Python sees x, P and log
+    cdef readonly object state, covariance, estimates  # x, P and log, for Python
     cdef readonly object noise_density, sensor_std, observed
     cdef double[::1] x, R, q, PH
     cdef double[:, ::1] P, F, H, FP, log
@@ -32,24 +32,24 @@ cdef class Kalman(RTLoop):
         super().__init__(period, **settings)
         self.measured = np.ascontiguousarray(measured, float)
         if self.measured.shape[1] != SENSORS:
-            raise ValueError(f"measured has {self.measured.shape[1]} columns, and there are {SENSORS} sensors")
+            raise ValueError(f"measured has {self.measured.shape[1]} columns instead of one per sensor, {SENSORS}")
         self.noise_density = np.array(noise_density, float)  # rad^2/s^3 of the rate, rad^2/s^3 of the bias
         self.sensor_std = np.array(sensor_std, float)        # rad, rad/s
         self.observed = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]])
         self.state, self.covariance = np.zeros(STATES), np.eye(STATES)
-        # np.full writes to every page; those of np.zeros and np.empty would be a page fault each when first touched.
+        # np.full writes to every page. Each page of np.zeros or np.empty would fault when first touched.
         self.estimates = np.full((len(measured), len(ROW)), np.nan)
         self.x, self.P, self.log = self.state, self.covariance, self.estimates
         self.q, self.R, self.H = self.noise_density, self.sensor_std**2, self.observed
         self.F, self.FP, self.PH = np.eye(STATES), np.zeros((STATES, STATES)), np.zeros(STATES)
 
-    def setup(self):  # every start begins anew
+    def setup(self):  # each run starts from scratch
         self.state[:] = 0
         self.covariance[:] = np.eye(STATES)
         self.estimates[:] = np.nan
 
     cdef int step(self, const Cycle *cycle) noexcept nogil:
-        cdef long long k = llround(cycle.t * 1e9 / cycle.period)  # passes over the rows of missed releases
+        cdef long long k = llround(cycle.t * 1e9 / cycle.period)  # skips the rows of missed releases
         cdef int i
         if k >= self.measured.shape[0]:
             return RT_STOP
@@ -65,7 +65,7 @@ cdef class Kalman(RTLoop):
         return RT_CONTINUE
 
     cdef void predict(self, double dt) noexcept nogil:
-        """x = F x, P = F P F' + Q: the rate is driven by white noise, and the bias walks at random."""
+        """Compute x = F x, P = F P F' + Q. White noise drives the rate, and the bias is a random walk."""
         cdef int i, j, k
         self.F[0, 1] = dt
         self.x[0] += dt * self.x[1]
@@ -86,8 +86,8 @@ cdef class Kalman(RTLoop):
         self.P[2, 2] += self.q[1] * dt
 
     cdef void correct(self, int sensor, double z) noexcept nogil:
-        """Take in one sensor. As their noises are independent, one after the other is the same as all at once, and
-        there is a number to divide by instead of a matrix to invert."""
+        """Correct by one sensor. Because the noises are independent, sensors one by one give the same result as all at
+        once, with a division by a number instead of a matrix inversion."""
         cdef double variance = self.R[sensor]
         cdef double innovation = z
         cdef int i, j

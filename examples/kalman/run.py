@@ -1,4 +1,4 @@
-"""Filter six seconds of noisy sensors in real time, and compare with the textbook's formulas in NumPy afterwards."""
+"""Filter six seconds of noisy sensor data in real time, then compare with the textbook formulas in NumPy."""
 
 import argparse
 
@@ -7,14 +7,14 @@ from kalman import ROW, Kalman
 
 import rtloop
 
-rtloop.guard.reexec()  # so that the guard can count allocations, too
+rtloop.guard.reexec()  # lets the guard count allocations as well
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--seconds", type=int, default=6)
-parser.add_argument("--plot", metavar="FILE", help="draw the estimates beside what was measured and what was true")
+parser.add_argument("--plot", metavar="FILE", help="draw the estimates with the measured and the true values")
 arguments = parser.parse_args()
 
-# What the sensors of a swinging arm would say: an inclinometer that is noisy, and a gyroscope that drifts.
+# Sensors of a swinging arm: a noisy inclinometer, and a gyroscope that drifts.
 random = np.random.default_rng(seed=1)
 t = np.arange(0, arguments.seconds, 1e-3)
 angle = 0.5 * np.sin(2 * np.pi * 0.5 * t) + 0.2 * np.sin(2 * np.pi * 1.3 * t)
@@ -28,7 +28,7 @@ print(stats)
 
 
 def in_numpy() -> np.ndarray:
-    """Return the states by the textbook's formulas, all sensors at once, for the cycles that ran."""
+    """Return the states by the textbook formulas, all sensors at once, for the cycles that ran."""
     x, p, h, r = np.zeros(3), np.eye(3), loop.observed, np.diag(loop.sensor_std**2)
     states = []
     for dt, z in zip(dts, measured[ran], strict=True):
@@ -53,10 +53,10 @@ noise, error = (
     for values in (measured[:, 0], loop.estimates[:, 0])
 )
 print(f"\nthe angle is known to {error:.1f} mrad instead of {noise:.1f} mrad (RMS)")
-print(f"the bias is {estimates['bias'][-1]:.3f} +- {estimates['std_bias'][-1]:.3f} rad/s, and was {bias[ran][-1]:.3f}")
-print(f"{ran.sum():,} rows, which differ from those of NumPy by {difference:.1e} at most")
+print(f"the bias is {estimates['bias'][-1]:.3f} +- {estimates['std_bias'][-1]:.3f} rad/s, in truth {bias[ran][-1]:.3f}")
+print(f"{ran.sum():,} rows, which differ from NumPy's by at most {difference:.1e}")
 if difference > 1e-9:
-    raise SystemExit("the step does not compute what the textbook says")
+    raise SystemExit("the step does not match the textbook formulas")
 if stats.guard["system_calls"] or stats.guard["allocations"]:
     raise SystemExit(stats.guard_sentence)
 

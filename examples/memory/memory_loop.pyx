@@ -1,13 +1,13 @@
 # cython: cdivision=True
-"""A loop that takes blocks from pools of each kind and writes through a large buffer, without a fault or a malloc."""
+"""A loop that uses blocks of each kind of pool and a large buffer, without page faults or malloc."""
 
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 from rtloop cimport RT_CONTINUE, Cycle, HugeBuffer, Pool, RTLoop
 
 cdef enum:
-    HELD = 16    # blocks of each pool that are in use at a time
-    BLOCK = 256  # bytes of a block
+    HELD = 16    # blocks of each pool in use at a time
+    BLOCK = 256  # bytes per block
 
 
 cdef class Filter(RTLoop):
@@ -23,7 +23,7 @@ cdef class Filter(RTLoop):
     def __init__(self, period, *, pools, samples, **settings):
         super().__init__(period, **settings)
         self.single, self.shared, self.mutex = pools
-        self.samples = samples  # held: its memory must outlive the loop's last cycle
+        self.samples = samples  # this reference keeps its memory valid until the last cycle
         self.sample = <double *>self.samples.data
         self.capacity = self.samples.nbytes // sizeof(double)
 
@@ -36,7 +36,7 @@ cdef class Filter(RTLoop):
         return RT_CONTINUE
 
     cdef void exchange(self, int kind, int slot, Pool pool) noexcept nogil:
-        """Give back the oldest block of a pool and take a new one."""
+        """Return the oldest block of a pool and take a new one."""
         if self.held[kind][slot] is not NULL and pool.free(self.held[kind][slot]) < 0:
             self.refused += 1
         self.held[kind][slot] = pool.alloc()

@@ -1,4 +1,4 @@
-"""Run the loop for five seconds; print what became of the memory, and what the loop's thread was charged."""
+"""Run the loop for five seconds; print the memory's grants, and the page faults charged to the loop's thread."""
 
 from memory_loop import Filter
 
@@ -17,6 +17,6 @@ print(stats)
 print(memory.status())
 
 written = samples.array("f8")[: min(stats.cycles, samples.nbytes // 8)]
-print(f"{loop.exhausted} times no block, {loop.refused} refused; the last sample is of {written[-1]:.4f} s")
+print(f"{loop.exhausted} allocations failed, {loop.refused} frees refused; the last sample is at {written[-1]:.4f} s")
 for pool in pools:
     pool.check()

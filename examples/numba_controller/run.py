@@ -1,13 +1,13 @@
-"""Move a load by 2 m: simulated first, then in real time and back, with the goal set from Python while it runs."""
+"""Move a load by 2 m, simulated; then there and back in real time, while Python sets the goal."""
 
 import argparse
 import sys
 import time
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--python", action="store_true", help="leave Numba out: the same functions, in Python")
+parser.add_argument("--python", action="store_true", help="run the same functions in Python, without Numba")
 parser.add_argument("--seconds", type=float, default=10)
-parser.add_argument("--plot", metavar="FILE", help="draw where trolley and load were")
+parser.add_argument("--plot", metavar="FILE", help="draw the positions of trolley and load")
 arguments = parser.parse_args()
 if arguments.python:
     sys.modules["numba"] = None  # as if it were not installed
@@ -16,12 +16,12 @@ from crane import ROPE, make_loop, new_crane, numba  # noqa: E402
 
 crane = new_crane(goal=2.0)
 loop = make_loop(crane)
-make_loop(new_crane()).simulate(cycles=100)  # the first time takes longer
+make_loop(new_crane()).simulate(cycles=100)  # warm up: the first time takes longer
 begin = time.perf_counter()
 cycles = loop.simulate("20s").cycles
 took = (time.perf_counter() - begin) / cycles
-print(f"{'compiled' if numba else 'in Python'}: {took * 1e9:,.0f} ns a simulated cycle")
-print(f"simulated: at {crane.position[0]:.9f} m after 20 s, the rope at {crane.worst[0]:.9f} rad at most\n")
+print(f"{'compiled' if numba else 'in Python'}: {took * 1e9:,.0f} ns per simulated cycle")
+print(f"simulated: at {crane.position[0]:.9f} m after 20 s, the rope at most at {crane.worst[0]:.9f} rad\n")
 
 crane = new_crane()
 log = []
@@ -33,7 +33,7 @@ with make_loop(crane, guard="count", strict=False, name="crane") as loop:
         time.sleep(0.02)
 stats = loop.stats
 print(stats)
-print(f"\nin real time: at {crane.position[0]:.3f} m in the end, the rope at {crane.worst[0]:.3f} rad at most")
+print(f"\nin real time: finally at {crane.position[0]:.3f} m, the rope at most at {crane.worst[0]:.3f} rad")
 if numba and stats.guard["system_calls"]:
     raise SystemExit(stats.guard_sentence)
 

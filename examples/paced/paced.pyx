@@ -1,5 +1,5 @@
 # cython: cdivision=True
-"""Two loops that follow the clock of a sensor: one waits for each of its messages, one moves its own grid."""
+"""Two loops that follow a sensor's clock: one waits for each message, the other moves its own grid."""
 
 from libc.errno cimport EAGAIN, EINTR, ETIMEDOUT, errno
 from libc.math cimport fmax, fmin, llround
@@ -12,7 +12,7 @@ import numpy as np
 
 cdef extern from "<poll.h>" nogil:
     """
-    /* ppoll(2) with the timeout in nanoseconds; its other declaration is there with _GNU_SOURCE alone. */
+    /* ppoll(2) with a timeout in nanoseconds; <poll.h> declares it only with _GNU_SOURCE. */
     #include <signal.h>
     #include <time.h>
     int ppoll(struct pollfd *, nfds_t, const struct timespec *, const sigset_t *);
@@ -32,23 +32,23 @@ cdef extern from "<sys/socket.h>" nogil:
 
 cdef struct Message:
     uint64_t number
-    int64_t tick   # ns on CLOCK_MONOTONIC, when it was measured, as the sensor says
+    int64_t tick   # ns on CLOCK_MONOTONIC, time of measurement according to the sensor
     double value
 
 
 cdef struct Record:
-    uint64_t number  # of the newest message, from 1 on; 0: none yet
+    uint64_t number  # of the newest message, starting at 1; 0: none yet
     int64_t start    # ns, of the cycle
-    int64_t age      # ns, of the message then
-    int64_t error    # ns, of a Follower: how far the release was from where it should have been
-    double ppm       # of a Follower: by how much it takes the sensor's clock to be faster
+    int64_t age      # ns, of the message at that time
+    int64_t error    # ns, phase error of a Follower's release
+    double ppm       # a Follower's estimate of how fast the sensor's clock is
 
 RECORD = np.dtype([("number", "u8"), ("start", "i8"), ("age", "i8"), ("error", "i8"), ("ppm", "f8")], align=True)
 assert RECORD.itemsize == sizeof(Record)
 
 
 cdef class Listener(RTLoop):
-    """What both have: a socket for the sensor's messages, and a log."""
+    """Base of both: a socket for the sensor's messages, and a log."""
 
     cdef object socket
     cdef readonly object address
@@ -68,11 +68,11 @@ cdef class Listener(RTLoop):
         self.socket.close()
 
     cdef int hear(self) noexcept nogil:
-        """Take in what has come, the newest last; returns how many messages, or a negative errno."""
+        """Read all messages and keep the newest; return how many there were, or a negative errno."""
         cdef Message message
         cdef ssize_t size
         cdef int count
-        for count in range(64):  # not for ever
+        for count in range(64):  # bounded
             size = recv(self.fd, &message, sizeof(message), MSG_DONTWAIT)  # rtloop: allow recv: it never waits
             if size < 0:
                 return count if errno == EAGAIN else -errno
@@ -92,12 +92,12 @@ cdef inline double clip(double value, double limit) noexcept nogil:
 
 
 cdef inline int64_t fold(int64_t ns, int64_t period) noexcept nogil:
-    """Return how far it is from the nearest multiple of the period."""
+    """Return the distance to the nearest multiple of the period."""
     return ns - period * llround(<double>ns / period)
 
 
 cdef class Waiter(Listener):
-    """Step when the sensor says so: `wait` ends with its message, or after `patience` periods without one."""
+    """Run a step for each message: `wait` ends with it, and the loop fails after `patience` timeouts in a row."""
 
     cdef int64_t timeout        # ns
     cdef int patience, silent
@@ -108,7 +108,7 @@ cdef class Waiter(Listener):
         self.timeout, self.patience = 2 * self.settings.period_ns, patience
 
     cdef int wait(self, int64_t release) noexcept nogil:
-        """Wait for a message. It ends after two periods in any case: stop() is noticed between two waits."""
+        """Wait for a message, for at most two periods, because stop() is noticed only between two waits."""
         cdef int rc = poll_ns(self.fd, self.timeout)
         if rc < 0 and errno != EINTR:
             return -errno
@@ -120,21 +120,21 @@ cdef class Waiter(Listener):
             return RT_CONTINUE
         self.silent += 1
         self.timeouts += 1
-        return -ETIMEDOUT if self.silent >= self.patience else RT_CONTINUE  # the former fails the loop
+        return -ETIMEDOUT if self.silent >= self.patience else RT_CONTINUE  # -ETIMEDOUT fails the loop
 
     cdef int step(self, const Cycle *cycle) noexcept nogil:
-        self.note(cycle, 0, 0)  # the controller: with self.message.value, which is an old one where self.silent > 0
+        self.note(cycle, 0, 0)  # place for the controller; self.message.value is old if self.silent > 0
         return RT_CONTINUE
 
 
 cdef class Follower(Listener):
-    """Be released `delay` after each tick of the sensor: a phase-locked loop, which moves the grid by `shift`.
+    """Release `delay` after each tick of the sensor, with a phase-locked loop that moves the grid by `shift`.
 
-    Proportional and integral, damped by 0.7; the integral is the difference of the two clocks' rates.
+    It is proportional and integral, with a damping of 0.7. The integral is the rate difference of the two clocks.
     """
 
     cdef int64_t delay, error  # ns
-    cdef double kp, ki, drift  # drift: ns a period
+    cdef double kp, ki, drift  # drift: ns per period
     cdef uint64_t seen
 
     def __init__(self, period, *, int64_t delay, double bandwidth=5.0, **settings):
@@ -150,22 +150,22 @@ cdef class Follower(Listener):
         cdef int rc = self.hear()
         if rc < 0:
             return rc
-        if self.message.number != self.seen:  # without a new one the grid goes on at the rate found so far
+        if self.message.number != self.seen:  # without a new message, keep the rate found so far
             self.seen = self.message.number
             self.error = fold(cycle.release - self.message.tick - self.delay, cycle.period)
-            self.drift = clip(self.drift - self.ki * self.error, cycle.period / 100)  # no clock is that wrong
+            self.drift = clip(self.drift - self.ki * self.error, cycle.period / 100)  # no clock is further off
             move = self.drift - self.kp * self.error
         else:
             move = self.drift
-        self.shift(llround(clip(move, cycle.period / 10)))  # in small parts, which the controller does not notice
+        self.shift(llround(clip(move, cycle.period / 10)))  # small moves do not disturb the controller
         self.note(cycle, self.error, -self.drift / cycle.period * 1e6)
         return RT_CONTINUE
 
 
 cdef class Sensor(RTLoop):
-    """The sensor, by a clock of its own: a message at each tick, but for those from `quiet` up to `until`.
+    """Simulate the sensor on its own clock: one message per tick, except for the ticks from `quiet` up to `until`.
 
-    What it says of when the tick was is wrong by up to `noise` (ns), evenly distributed.
+    The reported time of the tick is wrong by up to `noise` (ns), uniformly distributed.
     """
 
     cdef object sockets
@@ -177,7 +177,7 @@ cdef class Sensor(RTLoop):
     def __init__(self, period, *, to, noise=0, quiet=0, until=0, **settings):
         super().__init__(period, **settings)
         if len(to) > 8:
-            raise ValueError(f"to has {len(to)} addresses, and a sensor tells 8 at most")
+            raise ValueError(f"to has {len(to)} addresses; a sensor sends to at most 8")
         self.noise, self.seed = noise, 1
         self.sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in to]
         for i, (one, address) in enumerate(zip(self.sockets, to, strict=True)):

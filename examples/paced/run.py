@@ -1,4 +1,4 @@
-"""Follow a sensor whose clock is fast, once by waiting for it and once by moving the grid; for 0.1 s it is silent."""
+"""Follow a sensor with a fast clock, by waiting for it and by moving the grid; for 0.1 s the sensor is silent."""
 
 import argparse
 
@@ -9,7 +9,7 @@ from rtloop import LoopGroup
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--seconds", type=int, default=4, choices=range(2, 31), metavar="2..30")
-parser.add_argument("--plot", metavar="FILE", help="draw how the follower locks, and how old the data of both is")
+parser.add_argument("--plot", metavar="FILE", help="draw how the follower locks, and the age of the data of both")
 arguments = parser.parse_args()
 
 PERIOD_NS, FAST_PPM, NOISE_NS, DELAY_NS = 2_000_000, 200, 20_000, 300_000
@@ -23,7 +23,7 @@ sensor = Sensor(
 stats = LoopGroup([sensor, waiter, follower], name="paced").run(f"{arguments.seconds}s")
 print(f"{stats['waiter']}\n\n{stats['follower']}\n")
 
-# How far the follower's releases were from where they should have been: from the records, not from what it was told.
+# Phase error of the follower's releases: from the records, not from the sensor's messages.
 ticks, releases = (stats[name].records["release"] for name in ("sensor", "follower"))
 away = releases - DELAY_NS - ticks[0]
 period = sensor.settings.period_ns
@@ -35,15 +35,15 @@ new = np.diff(waited["number"], prepend=0) > 0
 ages = [np.median(age) / 1000 for age in (waited["age"][new], followed["age"][settled])]
 print(f"waiter: starts {ages[0]:.0f} us after the tick (median); {waiter.timeouts} timeouts")
 print(
-    f"follower: starts {ages[1]:.0f} us after it (median); its releases are at most"
-    f" {np.abs(away[settled]).max():.1f} us from where they should be"
+    f"follower: starts {ages[1]:.0f} us after the tick (median); its releases are off by at most"
+    f" {np.abs(away[settled]).max():.1f} us"
 )
 print(
-    f"the sensor's clock is {followed['ppm'][settled].mean():.0f} ppm fast: without shift the releases would have moved"
-    f" by {FAST_PPM * arguments.seconds} us"
+    f"the sensor's clock is {followed['ppm'][settled].mean():.0f} ppm fast: without shift the releases would have"
+    f" drifted by {FAST_PPM * arguments.seconds} us"
 )
 if not stats["sensor"].missed and not stats["follower"].missed and np.abs(away[settled]).max() > 50:
-    raise SystemExit("the follower has lost the sensor")
+    raise SystemExit("the follower lost the sensor")
 
 if arguments.plot:
     from matplotlib.figure import Figure

@@ -1,5 +1,5 @@
 # cython: cdivision=True
-"""A DC motor's angle under PID at 1 kHz; gains and setpoint come through a Latest, and may change while it runs."""
+"""PID control of a DC motor's angle at 1 kHz; gains and setpoint come through a Latest, and may change any time."""
 
 from libc.math cimport fmax, fmin, round
 from rtloop cimport RT_CONTINUE, Cycle, Latest, Ring, RTLoop
@@ -29,21 +29,21 @@ cdef double INDUCTANCE = 1e-3   # H
 cdef double TORQUE = 0.05       # Nm/A, and Vs/rad
 cdef double INERTIA = 1e-4      # kg m^2
 cdef double FRICTION = 1e-4     # Nms/rad
-cdef double LOAD = 0.05         # Nm, what hangs at the shaft
-cdef double COUNT = 1.5708e-4   # rad, of the encoder: 40,000 a turn
-cdef double FILTER = 2e-3       # s, of the rate
+cdef double LOAD = 0.05         # Nm, load on the shaft
+cdef double COUNT = 1.5708e-4   # rad per encoder count: 40,000 per turn
+cdef double FILTER = 2e-3       # s, time constant of the rate filter
 
 
 cdef class Motor(RTLoop):
-    """The controller, and the motor it turns.
+    """Control a motor, and simulate it.
 
-    The rate is taken from the angle, not from the error, so that a new setpoint is no kick for kd; the integral is kept
-    in volts, so that a new ki is none, either. It rests while the voltage is at its limit (no windup).
+    The rate is computed from the angle, not from the error, so that a new setpoint causes no kick through kd. The
+    integral is kept in volts, so that a new ki causes none either. It is frozen at the voltage limit (no windup).
     """
 
     cdef readonly Latest parameters
     cdef readonly Ring log
-    cdef readonly dict tuned  # what was written last
+    cdef readonly dict tuned  # the values written last
     cdef Parameters now
     cdef double supply                          # V
     cdef double current, speed, angle           # of the motor: A, rad/s, rad
@@ -60,22 +60,22 @@ cdef class Motor(RTLoop):
         self.current = self.speed = self.angle = self.voltage = self.integral = self.rate = self.before = 0
 
     def tune(self, **changes):
-        """Change some parameters, all of them in the same cycle. What the step could not bear is refused here."""
+        """Change some parameters, all in the same cycle. Raise ValueError for values that the step cannot handle."""
         cdef Parameters new
         for name, value in changes.items():
             if name not in self.tuned:
-                raise ValueError(f"{name!r} is no parameter: there are {', '.join(self.tuned)}")
+                raise ValueError(f"{name!r} is not a parameter; the parameters are {', '.join(self.tuned)}")
             if not math.isfinite(value) or (name != "setpoint" and value < 0):
                 raise ValueError(f"{name}={value} is not finite, or a gain below zero")
         self.tuned.update(changes)
-        new = self.tuned  # Cython makes a struct of the dict
+        new = self.tuned  # Cython converts the dict to a struct
         self.parameters.write(&new)
 
     cdef int step(self, const Cycle *cycle) noexcept nogil:
         cdef Record record
         cdef double angle, error, asked
         self.turn(cycle.dt)
-        angle = COUNT * round(self.angle / COUNT)  # what the encoder says
+        angle = COUNT * round(self.angle / COUNT)  # as read from the encoder
         self.parameters.read(&self.now)
         self.rate += fmin(1.0, cycle.dt / FILTER) * ((angle - self.before) / cycle.dt - self.rate)
         self.before = angle
@@ -89,7 +89,7 @@ cdef class Motor(RTLoop):
         return RT_CONTINUE
 
     cdef void turn(self, double dt) noexcept nogil:
-        """Let the motor turn, in steps of at most 20 us."""
+        """Advance the motor, in steps of at most 20 us."""
         cdef int steps = <int>(fmin(dt, 0.1) / 20e-6) + 1
         cdef double h = fmin(dt, 0.1) / steps
         for _ in range(steps):

@@ -1,4 +1,4 @@
-"""Tune a motor while it turns: after each change it makes a step of one radian, and you see how well it did."""
+"""Tune a motor while it turns: after each change it makes a step of one radian, and its response is printed."""
 
 import argparse
 import sys
@@ -9,17 +9,17 @@ from pid_motor import Motor
 
 import rtloop
 
-rtloop.guard.reexec()  # so that the guard can count allocations, too
+rtloop.guard.reexec()  # lets the guard count allocations as well
 
 TUNINGS = ("kp=10 ki=0 kd=0", "kd=0.15", "kp=15 ki=40 kd=0.2")
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--live", action="store_true", help="take the tunings from standard input, one a line: kp=8 kd=0.1")
+parser.add_argument("--live", action="store_true", help="read tunings from standard input, one per line: kp=8 kd=0.1")
 parser.add_argument("--plot", metavar="FILE", help="draw the steps")
 arguments = parser.parse_args()
 
 
 def make_step(loop: Motor) -> np.ndarray:
-    """Have the motor turn to the other end, and return the log of the time after that."""
+    """Turn the motor to the other end, and return the log from then on."""
     loop.log.drain()
     target = 1.0 - loop.tuned["setpoint"]
     loop.tune(setpoint=target)
@@ -31,7 +31,7 @@ def make_step(loop: Motor) -> np.ndarray:
 steps = {}
 loop = Motor("1kHz", name="motor", guard="count", strict=False)
 with loop:
-    print("     kp      ki      kd   overshoot   within 2 % after   off in the end")
+    print("     kp      ki      kd   overshoot   within 2 % after      final error")
     for line in sys.stdin if arguments.live else TUNINGS:
         try:
             loop.tune(**{name: float(value) for name, value in (word.split("=") for word in line.split())})

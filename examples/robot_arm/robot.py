@@ -1,4 +1,4 @@
-"""The robot's process, which stands for the robot: it prints where it listens, and works until its input is closed."""
+"""Play the robot in a process of its own: print the port, and run until standard input is closed."""
 
 import argparse
 import sys
@@ -11,7 +11,7 @@ from rtloop import RTSetupWarning
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--tolerance", type=int, default=20)
 robot = Robot("1kHz", tolerance=parser.parse_args().tolerance, priority=85, strict=False, name="robot")
-warnings.simplefilter("ignore", RTSetupWarning)  # the controller's own grants say the same
+warnings.simplefilter("ignore", RTSetupWarning)  # the controller's own warning is enough
 with robot:
     print(robot.address[1], flush=True)
     sys.stdin.read()

@@ -1,5 +1,5 @@
 # cython: boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""A 7-axis impedance controller at 1 kHz, and the robot it talks to over UDP, which stops when answers are late."""
+"""A 7-axis impedance controller at 1 kHz, and a robot on UDP that stops when answers are late."""
 
 from libc.errno cimport EAGAIN, ECONNREFUSED, EINTR, errno
 from libc.math cimport fabs, fmax, fmin, sqrt
@@ -12,7 +12,7 @@ import numpy as np
 
 cdef extern from "<poll.h>" nogil:
     """
-    /* ppoll(2) with the timeout in nanoseconds; its other declaration is there with _GNU_SOURCE alone. */
+    /* ppoll(2) with a timeout in nanoseconds; <poll.h> declares it only with _GNU_SOURCE. */
     #include <signal.h>
     #include <time.h>
     int ppoll(struct pollfd *, nfds_t, const struct timespec *, const sigset_t *);
@@ -38,33 +38,33 @@ cdef extern from "<sys/socket.h>" nogil:
 
 cdef enum:
     AXES = 7
-    READY, MOVING, FINISHED, LATE, TORQUE  # what the robot is at; from FINISHED on its brakes are shut
+    READY, MOVING, FINISHED, LATE, TORQUE  # modes of the robot; from FINISHED on its brakes are applied
 
 MODES = {READY: "ready", MOVING: "moving", FINISHED: "finished", LATE: "answers too late", TORQUE: "torque limit"}
 
 
 cdef struct State:           # robot -> controller
-    int64_t number           # from 1 on
+    int64_t number           # starting at 1
     int64_t time             # ns on CLOCK_MONOTONIC, when it was sent
     int64_t mode
     double[AXES] q, dq       # rad, rad/s
 
 
 cdef struct Command:         # controller -> robot
-    int64_t answers          # the number of the state that it is made from
+    int64_t answers          # number of the state it was computed from
     int64_t last             # whether the motion is finished
-    double[AXES] torque      # Nm, without what carries the arm's weight, which the robot adds by itself
+    double[AXES] torque      # Nm, without gravity compensation, which the robot adds
 
 
 cdef struct Record:
     double t                 # s
     double[AXES] q, torque   # rad, Nm
-    int64_t age              # ns, of the state when the step began
+    int64_t age              # ns, of the state at the start of the step
 
 RECORD = np.dtype([("t", "f8"), ("q", "f8", AXES), ("torque", "f8", AXES), ("age", "i8")], align=True)
 assert RECORD.itemsize == sizeof(Record)
 
-# What both have to know of the arm (Nm, Nm/s, kg m^2), and how somebody leans on it (Nm).
+# Properties of the arm that both need (Nm, Nm/s, kg m^2), and the load of somebody leaning on it (Nm).
 cdef double[AXES] MOST = [87, 87, 87, 87, 12, 12, 12]
 cdef double RATE = 1000
 cdef double[AXES] INERTIA = [1.5, 1.5, 1.0, 1.0, 0.3, 0.2, 0.1]
@@ -73,16 +73,16 @@ MOST_TORQUE, MOST_RATE, PUSH = tuple(MOST), RATE, tuple(LEAN)
 
 
 cdef class Arm(RTLoop):
-    """Make each joint a spring with a damper: torque = K (home - q) - D dq, within limits, once for each state.
+    """Make each joint a spring with a damper: torque = K (home - q) - D dq, within limits, once per state.
 
-    Safe stop: a joint that is too fast is no spring any more, and only damped, until the arm rests; then the loop ends.
-    So it does when the robot has stopped, or sent nothing for `patience` cycles. `lose=(a, n)` loses n answers for the
-    demonstration, from cycle a on. `ended_by` says why.
+    Safe stop: if a joint is too fast, all joints are only damped until the arm is at rest; then the loop ends. The loop
+    also ends when the robot has stopped, or has sent nothing for `patience` cycles. For the demonstration,
+    `lose=(a, n)` loses n answers from cycle a on. `ended_by` gives the reason.
     """
 
     cdef object socket
     cdef readonly Ring log
-    cdef readonly int64_t limited, unheard  # cycles in which a torque was limited; without a new state
+    cdef readonly int64_t limited, unheard  # cycles with a limited torque; cycles without a new state
     cdef int fd, silent, patience, rested
     cdef int64_t why, lose_from, lose_to
     cdef bint braking
@@ -100,7 +100,7 @@ cdef class Arm(RTLoop):
         self.lose_from, self.lose_to = lose[0], lose[0] + lose[1]
         for i in range(AXES):
             self.K[i] = stiffness[i]
-            self.D[i] = 2 * sqrt(self.K[i] * INERTIA[i])  # no swinging, and no slower than that
+            self.D[i] = 2 * sqrt(self.K[i] * INERTIA[i])  # critical damping
         self.log = Ring(RECORD, 20_000)
 
     def setup(self):
@@ -109,10 +109,10 @@ cdef class Arm(RTLoop):
             self.command.torque[i] = 0
         self.silent = self.rested = self.why = self.limited = self.unheard = 0
         self.braking = False
-        self.socket.send(bytes(sizeof(Command)))  # answers no state: the robot learns whom to tell
+        self.socket.send(bytes(sizeof(Command)))  # answers no state, but tells the robot the address
 
     cdef int wait(self, int64_t release) noexcept nogil:
-        """The robot is the clock: wait for its state, though not for ever."""
+        """Wait for the robot's state, with a timeout: the robot is the clock."""
         if poll_ns(self.fd, 10_000_000) < 0 and errno != EINTR:
             return -errno
         return RT_CONTINUE
@@ -132,14 +132,14 @@ cdef class Arm(RTLoop):
             self.why = -1
             return RT_STOP if self.silent > self.patience else RT_CONTINUE
         self.silent, self.why = 0, self.state.mode
-        if self.state.mode >= FINISHED:  # its brakes hold the arm
+        if self.state.mode >= FINISHED:  # the brakes hold the arm
             return RT_STOP
         if before == 0:
             self.home = self.state.q
         for i in range(AXES):
             self.braking = self.braking or fabs(self.state.dq[i]) > self.fast
             is_at_rest = is_at_rest and fabs(self.state.dq[i]) < 0.01
-        most = RATE * cycle.period * 1e-9  # of change in a cycle
+        most = RATE * cycle.period * 1e-9  # change per cycle
         for i in range(AXES):
             record.torque[i] = -self.D[i] * self.state.dq[i]
             if not self.braking:
@@ -157,13 +157,13 @@ cdef class Arm(RTLoop):
         return RT_STOP if self.rested > 100 else rc
 
     cdef int hear(self) noexcept nogil:
-        """Take in what has come, the newest last; returns 0 or a negative errno."""
+        """Read all states and keep the newest; return 0 or a negative errno."""
         cdef State state
         cdef ssize_t size
-        for _ in range(64):  # not for ever
+        for _ in range(64):  # bounded
             size = recv(self.fd, &state, sizeof(state), MSG_DONTWAIT)  # rtloop: allow recv: it never waits
             if size < 0:
-                return 0 if errno == EAGAIN or errno == ECONNREFUSED else -errno  # the latter: there is no robot
+                return 0 if errno == EAGAIN or errno == ECONNREFUSED else -errno  # ECONNREFUSED: there is no robot
             if size == sizeof(state):
                 self.state = state
         return 0
@@ -175,18 +175,18 @@ cdef class Arm(RTLoop):
         return 0
 
     cdef void leave(self) noexcept nogil:
-        """Whatever the end was: tell the robot to shut its brakes."""
+        """Tell the robot to apply its brakes, however the loop ended."""
         self.command.last = 1
         self.answer()
 
     @property
     def ended_by(self):
-        """Why the loop has ended."""
+        """Reason why the loop ended."""
         if self.why < 0:
             return f"the robot has sent nothing for {self.silent} cycles"
         if self.why >= FINISHED:
             return f"the robot has stopped: {MODES[self.why]}"
-        return "safe stop: a joint was too fast" if self.rested > 100 else "told to"
+        return "safe stop: a joint was too fast" if self.rested > 100 else "stopped on request"
 
     def close(self):
         super().close()
@@ -198,17 +198,18 @@ cdef inline double clip(double value, double most) noexcept nogil:
 
 
 cdef class Robot(RTLoop):
-    """The robot's own computer: it sends a state in each cycle and wants the answer before the next.
+    """Simulate the robot's computer: send a state in each cycle, and expect the answer before the next.
 
-    Where there is none it goes on with the last torque; after `tolerance` cycles in a row it shuts its brakes. Somebody
-    leans on the arm, `push` times as strong as usual, for `push_for` seconds from `push_at` after its first move on.
+    Without an answer it continues with the last torque; after `tolerance` such cycles in a row it applies its brakes.
+    Somebody leans on the arm with `push` times the usual load, for `push_for` seconds, starting `push_at` seconds after
+    its first move.
     """
 
     cdef object socket
     cdef readonly object address
     cdef int fd, tolerance, silent, mode
-    cdef readonly int64_t moves, answered, late, longest  # cycles; the last: in a row without an answer
-    cdef readonly double work, lost, moving  # J: done by whoever pushes and by the motors; by friction. s
+    cdef readonly int64_t moves, answered, late, longest  # cycles; longest: in a row without an answer
+    cdef readonly double work, lost, moving  # work: J, by the push and the motors; lost: J, to friction; moving: s
     cdef double push_at, push_for, push
     cdef State state
     cdef double[AXES] torque
@@ -242,12 +243,12 @@ cdef class Robot(RTLoop):
             self.move(cycle.dt)
         self.state.number += 1
         self.state.time, self.state.mode = cycle.start, self.mode
-        # rtloop: allow send: it never waits, and it is no failure of the robot's where nobody listens
+        # rtloop: allow send: it never waits, and a missing listener is not the robot's failure
         send(self.fd, &self.state, sizeof(State), MSG_DONTWAIT)
         return RT_CONTINUE
 
     cdef void hear(self) noexcept nogil:
-        """Take in what has come: whoever is first is the controller, and only an answer to the last state counts."""
+        """Read all commands: the first sender is the controller, and only an answer to the last state counts."""
         cdef Command command
         cdef sockaddr_storage address
         cdef socklen_t length
@@ -261,18 +262,18 @@ cdef class Robot(RTLoop):
             if size != sizeof(command):
                 continue
             if self.mode == READY and command.answers == 0:
-                # rtloop: allow connect: of a datagram socket, which only notes the address
+                # rtloop: allow connect: of a datagram socket, which only stores the address
                 connect(self.fd, <sockaddr *>&address, length)
             elif command.last and self.mode == MOVING:
                 self.mode = FINISHED
             elif command.answers == self.state.number and self.mode in (READY, MOVING):
                 self.silent, self.mode, self.torque = 0, MOVING, command.torque
                 for i in range(AXES):
-                    if not fabs(command.torque[i]) <= MOST[i]:  # NaN, too
+                    if not fabs(command.torque[i]) <= MOST[i]:  # also NaN
                         self.mode = TORQUE
 
     cdef void move(self, double dt) noexcept nogil:
-        """Let the joints turn, each for itself, in steps of at most 0.1 ms."""
+        """Advance the joints, each independently, in steps of at most 0.1 ms."""
         cdef double torque, friction, h
         cdef int steps = <int>(fmin(dt, 0.1) / 1e-4) + 1
         cdef int i
@@ -293,13 +294,13 @@ cdef class Robot(RTLoop):
 
     @property
     def report(self):
-        """What became of the arm."""
+        """Mode and counts at the end."""
         return {"mode": MODES[self.mode], "moves": self.moves, "answered": self.answered, "late": self.late,
                 "longest": self.longest}
 
     @property
     def energy(self):
-        """The energy of motion, J."""
+        """Kinetic energy, J."""
         return sum(0.5 * INERTIA[i] * self.state.dq[i] ** 2 for i in range(AXES))
 
     def close(self):

@@ -1,4 +1,4 @@
-"""Turn samples into spectra in real time, and compare each with what NumPy makes of the same samples afterwards."""
+"""Compute spectra in real time, then compare each with NumPy's spectrum of the same samples."""
 
 import argparse
 import time
@@ -8,7 +8,7 @@ from signal_processing import FRAME, KEPT, RATE, Analyser
 
 import rtloop
 
-rtloop.guard.reexec()  # so that the guard can count allocations, too
+rtloop.guard.reexec()  # lets the guard count allocations as well
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--seconds", type=int, default=3, choices=range(1, 31), metavar="1..30")
@@ -37,16 +37,16 @@ difference = np.abs(spectra - expected).max() / np.abs(expected).max()
 level = 20 * np.log10(np.abs(spectra[:, : points // 2]) / (loop.window.sum() / 2) + 1e-6)  # 0 dB: a sine of amplitude 1
 hz = np.arange(points // 2) * KEPT / points
 tone, alias = (np.median(level[:, hz == f]) for f in (1000, 2000))
-print(f"{len(frames)} spectra, {loop.dropped} without a block; {loop.pool.high_water} blocks in use at most")
+print(f"{len(frames)} spectra, {loop.dropped} without a block; at most {loop.pool.high_water} blocks in use")
 print(
-    f"the tone at 1 kHz has {tone:.1f} dB; of the 20 dB at 10 kHz, which would be seen at 2 kHz,"
-    f" {alias:.0f} dB are left"
+    f"the tone at 1 kHz has {tone:.1f} dB; the 20 dB tone at 10 kHz, which would alias to 2 kHz,"
+    f" is reduced to {alias:.0f} dB"
 )
-print(f"the spectra differ from those of NumPy by {difference:.1e} of the greatest value")
+print(f"the spectra differ from NumPy's by {difference:.1e} of the greatest value")
 if difference > 1e-9:
-    raise SystemExit("the step does not compute what NumPy says")
+    raise SystemExit("the step does not match NumPy")
 if loop.pool.in_use:
-    raise SystemExit(f"{loop.pool.in_use} blocks were not given back")
+    raise SystemExit(f"{loop.pool.in_use} blocks were not returned")
 if stats.guard["system_calls"] or stats.guard["allocations"]:
     raise SystemExit(stats.guard_sentence)
 

@@ -1,5 +1,5 @@
 # cython: boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""Samples at 64 kHz, 64 a cycle: kept in a HugeBuffer, filtered to 8 kHz, and handed on as spectra in Pool blocks."""
+"""Keep 64 kHz samples, 64 per cycle, in a HugeBuffer, filter them to 8 kHz, and pass on spectra in Pool blocks."""
 
 from libc.math cimport M_PI, fmod, sin
 from libc.stdint cimport int64_t
@@ -9,17 +9,17 @@ from rtloop cimport RT_CONTINUE, Cycle, HugeBuffer, Pool, Ring, RTLoop
 import numpy as np
 
 cdef enum:
-    BLOCK = 64        # samples that come in a cycle
-    DECIMATION = 8    # of which one in so many is kept, filtered
-    TAPS = 128        # of the filter
-    POINTS = 256      # of a spectrum: one every 32 cycles, of lines 31.25 Hz apart
+    BLOCK = 64        # samples per cycle
+    DECIMATION = 8    # one in this many is kept, after filtering
+    TAPS = 128        # taps of the filter
+    POINTS = 256      # per spectrum: one every 32 cycles, lines 31.25 Hz apart
 
 cdef double SAMPLING = 64_000  # 1/s
 RATE, KEPT = SAMPLING, SAMPLING / DECIMATION
 
 
 cdef struct Frame:
-    int64_t first     # sample after which its first value was filtered
+    int64_t first     # index of the sample at which its first value was filtered
     double[POINTS] re, im
 
 FRAME = np.dtype([("first", "i8"), ("re", "f8", POINTS), ("im", "f8", POINTS)], align=True)
@@ -27,14 +27,14 @@ assert FRAME.itemsize == sizeof(Frame)
 
 
 cdef class Analyser(RTLoop):
-    """Filter, transform, hand over. Blocks travel one way through the ring, and come back through the pool."""
+    """Filter, transform, pass on. Blocks go out through the ring, and come back through the pool."""
 
     cdef readonly HugeBuffer memory
     cdef readonly Pool pool
     cdef readonly Ring full
     cdef readonly object history, taps, window
     cdef readonly int64_t dropped  # spectra for which there was no block
-    cdef double *sample            # the history, as a ring of the last `mask + 1`
+    cdef double *sample            # the history, a circular buffer of the last `mask + 1`
     cdef int64_t mask
     cdef double[::1] tap, weight, cosine, sine
     cdef int[::1] reversed
@@ -47,9 +47,9 @@ cdef class Analyser(RTLoop):
         self.history = self.memory.array("f8")
         self.sample, self.mask = <double *>self.memory.data, len(self.history) - 1
         if len(self.history) & self.mask:
-            raise ValueError(f"history has to be a power of two, not {history!r}")
+            raise ValueError(f"history={history!r} is not a power of two")
         self.pool = Pool(sizeof(Frame), blocks)
-        self.full = Ring(np.uintp, blocks)  # of addresses; with room for all, so that a push never fails
+        self.full = Ring(np.uintp, blocks)  # of addresses, with room for all blocks, so that a push never fails
         k = np.arange(TAPS) - (TAPS - 1) / 2
         self.taps = np.sinc(2 * 3600 / RATE * k) * np.hamming(TAPS)  # passes up to 3.6 kHz
         self.taps /= self.taps.sum()
@@ -73,7 +73,7 @@ cdef class Analyser(RTLoop):
         return RT_CONTINUE
 
     cdef void acquire(self, int64_t first) noexcept nogil:
-        """Put a cycle's samples into the history. Here: a tone, a sweep, and a loud 10 kHz to filter out."""
+        """Put a cycle's samples into the history. This is a tone, a sweep, and a loud 10 kHz to filter out."""
         cdef int64_t n
         cdef double t, s
         for n in range(first, first + BLOCK):
@@ -84,7 +84,7 @@ cdef class Analyser(RTLoop):
             )
 
     cdef void keep(self, int64_t n) noexcept nogil:
-        """Filter up to sample n, and put the result into the frame; hand the frame over when it is full."""
+        """Filter up to sample n, store the result in the frame, and pass the frame on when it is full."""
         cdef double y = 0
         cdef int k
         if self.filled == 0:
@@ -94,17 +94,17 @@ cdef class Analyser(RTLoop):
         for k in range(TAPS):
             y += self.tap[k] * self.sample[(n - k) & self.mask]
         if self.frame is not NULL:
-            k = self.reversed[self.filled]  # where the transform wants it
+            k = self.reversed[self.filled]  # bit-reversed, for the transform
             self.frame.re[k], self.frame.im[k] = y * self.weight[self.filled], 0
         self.filled += 1
         if self.filled < POINTS:
             return
         self.filled = 0
-        if self.frame is NULL:              # the consumer has all blocks: it is not waited for
+        if self.frame is NULL:              # the consumer has all blocks; do not wait for it
             self.dropped += 1
             return
         self.transform(self.frame.re, self.frame.im)
-        self.full.push(&self.frame)         # from here on it is the consumer's
+        self.full.push(&self.frame)         # now owned by the consumer
         self.frame = NULL
 
     cdef void transform(self, double *re, double *im) noexcept nogil:
@@ -129,7 +129,7 @@ cdef class Analyser(RTLoop):
             self.frame = NULL
 
     def drain(self):
-        """Return the spectra that have come since the last time, and give their blocks back."""
+        """Return the spectra since the last call, and return their blocks to the pool."""
         cdef Frame *frame
         cdef size_t to
         frames = np.empty(self.pool.capacity, FRAME)

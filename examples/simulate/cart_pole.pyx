@@ -9,9 +9,9 @@ cdef double CART = 0.5              # kg
 cdef double POLE = 0.05             # kg
 cdef double HALF = 0.05             # m, from the pivot to the middle of the pole
 cdef double GRAVITY = 9.81          # m/s^2
-cdef double MAX_FORCE = 10.0        # N, what the motor can do
-cdef double PUSH = 0.5              # N, the strongest push against the tip of the pole
-cdef int STEPS = 4                  # of integration in a cycle of the plant
+cdef double MAX_FORCE = 10.0        # N, limit of the motor
+cdef double PUSH = 0.5              # N, largest push against the tip of the pole
+cdef int STEPS = 4                  # integration steps per cycle of the plant
 
 # The linear-quadratic regulator of the demo: N per m, m/s, rad and rad/s.
 cdef double[4] K = [31.62, 30.66, 135.73, 12.51]
@@ -59,14 +59,14 @@ cdef inline Body integrate(Body b, double force, double push, double dt) noexcep
 
 
 cdef class Plant(RTLoop):
-    """Move the cart and the pole on, in every cycle by as much time as has passed. Stops when the pole has fallen."""
+    """Advance the cart and the pole by the elapsed time in every cycle. Stop when the pole has fallen."""
 
     cdef Body body
     cdef double force
     cdef uint64_t seed
-    cdef readonly double worst      # rad, the largest angle so far
+    cdef readonly double worst      # rad, largest angle so far
 
-    def setup(self):                # the same beginning for every run
+    def setup(self):                # the same start for every run
         self.body = Body(0, 0, 0.05, 0)
         self.force = self.worst = 0
         self.seed = 1
@@ -87,7 +87,7 @@ cdef class Plant(RTLoop):
 
     @property
     def degrees(self):
-        """The largest angle so far."""
+        """Largest angle so far, in degrees."""
         return self.worst / M_PI_2 * 90
 
 

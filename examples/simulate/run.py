@@ -1,4 +1,4 @@
-"""Simulate the cart-pole twice, byte for byte the same, and find out how late its controller may wake up."""
+"""Simulate the cart-pole twice, check that both runs are identical, and find how late the controller may wake up."""
 
 import sys
 import tempfile
@@ -15,7 +15,7 @@ late = np.random.default_rng(seed=1).exponential(30_000, 100_003).astype("int64"
 
 
 def simulate(folder: str) -> bytes:
-    """Return the statistics of both loops, timestamps included, as the files that they are saved to."""
+    """Return the saved statistics of both loops, including timestamps, as bytes."""
     stats = controller.simulate(duration, plant=plant, latency={controller: late}, execution={controller: "40us"})
     return (
         b"".join(s.save(Path(folder) / s.name).read_bytes() for s in (plant.stats, stats)) + repr(plant.worst).encode()
@@ -27,10 +27,10 @@ with tempfile.TemporaryDirectory() as folder:
     first, second = simulate(folder), simulate(folder)
     took = time.perf_counter() - begin
 print(controller.stats)
-print(f"\n{duration} of the cart-pole, twice, in {took:.1f} s; the pole leant by {plant.degrees:.1f} degrees at most")
+print(f"\n{duration} of the cart-pole, twice, in {took:.1f} s; the pole leant by at most {plant.degrees:.1f} degrees")
 if first != second:
     sys.exit("the second run differs from the first")
-print(f"both runs are the same, {len(first):,} bytes of statistics and the pole's angle to the last bit\n")
+print(f"both runs are identical: {len(first):,} bytes of statistics, and the pole's angle to the last bit\n")
 
 print("wake-up latency   cycles   missed   the pole")
 for latency in ("0ms", "0.5ms", "4.5ms", "9.5ms", "19.5ms", "29.5ms", "39.5ms"):
@@ -38,6 +38,6 @@ for latency in ("0ms", "0.5ms", "4.5ms", "9.5ms", "19.5ms", "29.5ms", "39.5ms"):
     fell = (
         f"fell after {plant.stats.duration:.2f} s"
         if plant.stats.cycles < 60_000
-        else f"{plant.degrees:.1f} degrees at most"
+        else f"at most {plant.degrees:.1f} degrees"
     )
     print(f"{latency:>15}{stats.cycles:>9,}{stats.missed:>9,}   {fell}")

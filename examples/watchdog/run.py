@@ -1,4 +1,4 @@
-"""Let the drive's encoder fall silent after half a second, and see that the motor comes to rest nevertheless."""
+"""Let the drive's encoder fall silent after half a second, and check that the motor still comes to rest."""
 
 from watchdog import Brake, Drive, Motor
 
@@ -14,7 +14,7 @@ try:
 except WatchdogError as error:
     print(f"{error}\n")
 else:
-    raise SystemExit("the encoder has answered for ten seconds")
+    raise SystemExit("the encoder answered for ten seconds")
 
 for stats in group.stats.values():
     print(stats)
@@ -23,4 +23,4 @@ for grant in group.grants["watchdog"]:
 voltage, speed = motor.state
 print(f"\nthe motor has {voltage:.1f} V and turns at {speed:.2f} rad/s; drive: {drive.state}, brake: {brake.state}")
 if voltage or speed > 0.1 or (drive.state, brake.state) != ("failed", "stopped"):
-    raise SystemExit("the motor has not come to rest")
+    raise SystemExit("the motor did not come to rest")

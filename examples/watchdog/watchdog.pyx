@@ -1,11 +1,11 @@
 # cython: cdivision=True
-"""A drive whose encoder falls silent: its step waits for ever, and the watchdog of the group takes the voltage away."""
+"""A drive whose encoder falls silent: its step waits forever, and the group's watchdog removes the voltage."""
 
 from rtloop cimport RT_CONTINUE, RT_STOP, Cycle, RTLoop
 
 
 cdef class Motor:
-    """A simulated one. Whoever uses it from another thread reads and writes one value at a time."""
+    """A simulated motor. Other threads may read and write one value at a time."""
 
     cdef volatile double voltage  # V
     cdef volatile double brake    # 0 to 1
@@ -13,7 +13,7 @@ cdef class Motor:
 
     @property
     def state(self):
-        """The voltage, V, and the speed, rad/s."""
+        """Voltage, V, and speed, rad/s."""
         return self.voltage, self.speed
 
     cdef void turn(self, double dt) noexcept nogil:
@@ -21,7 +21,7 @@ cdef class Motor:
 
 
 cdef class Drive(RTLoop):
-    """Hold the speed. The encoder answers until cycle `silent_at`; from then on it does not."""
+    """Hold the speed. The encoder stops answering at cycle `silent_at`."""
 
     cdef readonly Motor motor
     cdef long silent_at
@@ -37,20 +37,20 @@ cdef class Drive(RTLoop):
 
     cdef int step(self, const Cycle *cycle) noexcept nogil:
         while <long>cycle.index >= self.silent_at and not self.is_safe:
-            pass  # what nobody should write: it waits for the encoder, for as long as it takes
+            pass  # the mistake: an unbounded wait for the encoder
         if not self.is_safe:
             self.motor.voltage = 0.2 * (100 - self.motor.speed)
         return RT_CONTINUE
 
     cdef int safe(self) noexcept nogil:
-        """Called by the watchdog, on its thread, while step hangs in the middle of what it does."""
+        """Remove the voltage. The watchdog calls this on its own thread while step hangs."""
         self.motor.voltage = 0
-        self.is_safe = True  # and step, should it ever go on, leaves the motor alone
+        self.is_safe = True  # if step ever continues, it leaves the motor alone
         return 0
 
 
 cdef class Brake(RTLoop):
-    """Be the motor; and when the drive has failed, bring it to rest before this loop ends, too."""
+    """Simulate the motor. When the drive has failed, bring it to rest, then end."""
 
     cdef readonly Motor motor
 
@@ -63,6 +63,6 @@ cdef class Brake(RTLoop):
         return RT_STOP if self.motor.brake > 0 and self.motor.speed < 0.1 else RT_CONTINUE
 
     cdef int on_peer_failure(self) noexcept nogil:
-        """Called on this loop's own thread, between two cycles: go on, with the brake."""
+        """Continue, with the brake applied. Called on this loop's own thread, between two cycles."""
         self.motor.brake = 1
         return RT_CONTINUE
