@@ -160,7 +160,7 @@ cdef extern from "../include/rtloop/loop.h" nogil:
     void rt_stack_paint(const rt_stack_t *stack)
     size_t rt_stack_high_water(const rt_stack_t *stack)
     void rt_stack_unmap(rt_stack_t *stack)
-    int rt_thread_create(pthread_t *thread, const rt_stack_t *stack, void *(*body)(void *) noexcept nogil, void *arg)
+    int rt_thread_create(pthread_t *thread, rt_stack_t *stack, void *(*body)(void *) noexcept nogil, void *arg)
     void rt_futex_set(uint32_t *word, uint32_t value)
     void rt_futex_move(uint32_t *word, uint32_t from_, uint32_t to)
     uint32_t rt_futex_wait(uint32_t *word, uint32_t value, int64_t timeout_ns)

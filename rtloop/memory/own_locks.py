@@ -31,10 +31,10 @@ def lock_range(
 
 
 def lock_ranges(lock_memory: str, stack: ExitStack, ranges: tuple[tuple[int, int], ...]) -> int:
-    """Lock several of the loop's own ranges until it ends. Returns 0 or the first negative errno."""
+    """Lock the parts of a thread's stack until its loop ends. Returns 0 or the first negative errno."""
     rc = 0
     if lock_memory != "off":
         for address, size in ranges:
-            rc = rc or process_lock.memory_lock.acquire_range(address, size)
+            rc = rc or process_lock.memory_lock.acquire_range(address, size, is_copied=True)
             stack.callback(process_lock.memory_lock.release_range, address)
     return rc

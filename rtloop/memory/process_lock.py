@@ -108,6 +108,7 @@ class _Range(NamedTuple):
     is_onfault: bool
     is_own: bool  # rtloop's, freshly mapped
     was_locked: bool  # by somebody else, who wants it to stay so
+    is_copied: bool = False  # rtloop's, but a forked child has it, at least in part: a fork makes it copy-on-write
 
     def overlaps(self, other: _Range) -> bool:
         """Tell whether the two have a page in common; the kernel locks whole pages."""
@@ -282,7 +283,9 @@ class _MemoryLock:
                     kernel.lock_range(start, end - start, onfault=True)
 
     @shielded_method
-    def acquire_range(self, address: int, size: int, *, is_onfault: bool = False, is_own: bool = True) -> int:
+    def acquire_range(
+        self, address: int, size: int, *, is_onfault: bool = False, is_own: bool = True, is_copied: bool = False
+    ) -> int:
         """Lock one range, in a way that outlives a lock of everything.
 
         Parameters
@@ -294,6 +297,9 @@ class _MemoryLock:
         is_own : bool
             Whether the memory is rtloop's own, freshly mapped; what is not may have been locked by others, and then
             stays so.
+        is_copied : bool
+            Whether a forked child gets memory of rtloop's own, or a part of it: the parent then locks it again after a
+            fork. Other memory of rtloop's own is wiped in the child, and a fork leaves it as it is.
 
         Returns
         -------
@@ -301,7 +307,7 @@ class _MemoryLock:
             0 or a negative errno.
         """
         with self._lock:
-            new = _Range(address, size, is_onfault, is_own, was_locked=False)
+            new = _Range(address, size, is_onfault, is_own, was_locked=False, is_copied=is_copied)
             if not is_own:
                 new = new._replace(was_locked=self._is_locked_by_others(new))
             rc = kernel.lock_range(address, size, is_onfault)
@@ -362,9 +368,9 @@ class _MemoryLock:
                 kernel.lock_range(own.start, own.size, own.is_onfault)
 
     def lock_again(self) -> None:
-        """After a fork: the pages that others have had locked here are copy-on-write, and locking breaks that."""
+        """After a fork, lock what it has made copy-on-write: locking copies the pages, here rather than in a cycle."""
         for own in list(self._ranges):
-            if not own.is_own and not own.is_onfault:
+            if (own.is_copied or not own.is_own) and not own.is_onfault:
                 kernel.lock_range(own.start, own.size)
 
 

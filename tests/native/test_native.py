@@ -363,6 +363,16 @@ PROGRAMS = {
             "one window for ever": Mutation("spin.h", "    s->count = 0;\n", "    s->count = s->window;\n"),
         },
     ),
+    "stack": Program(
+        (UNDEFINED, MEMORY),
+        mutations={
+            "a fork wipes all of it": Mutation(
+                "stack.h", "kept - wiped, MADV_WIPEONFORK", "stack->mapping_bytes, MADV_WIPEONFORK"
+            ),
+            "a fork wipes nothing": Mutation("stack.h", "kept - wiped, MADV_WIPEONFORK", "0, MADV_WIPEONFORK"),
+            "frames share a page with what is copied": Mutation("stack.h", "page <= stack->bytes / 8", "0"),
+        },
+    ),
     "telemetry": Program(
         (MEMORY, THREADS),
         {"BROKEN_SEQLOCK": MEMORY},

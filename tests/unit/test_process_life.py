@@ -220,6 +220,82 @@ def test_multiprocessing_by_fork_while_a_loop_runs(script: Script) -> None:
     assert done.stdout.split("\n")[:2] == ["[0, 1, 4, 9]", "stopped"], done.stderr
 
 
+@pytest.mark.parametrize("child", ["a thread", "preexec_fn", "Process", "own loop", "while it starts", "four deep"])
+def test_every_kind_of_fork_beside_loops_leaves_a_child_that_ends_well(script: Script, child: str) -> None:
+    done = script(dedent(f"""
+    import multiprocessing, subprocess
+    warnings.simplefilter("ignore")
+
+    def code(pid):
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    def fork(body):
+        pid = os.fork()
+        if pid:
+            return code(pid)
+        try:
+            os._exit(body())
+        finally:
+            os._exit(99)
+
+    def calls_library():
+        # Threads and random bytes: the C library keeps lists of both.
+        thread = threading.Thread(target=os.urandom, args=(8,))
+        thread.start(); thread.join()
+        return 3
+
+    def in_thread(body):
+        found = []
+        thread = threading.Thread(target=lambda: found.append(fork(body)))
+        thread.start(); thread.join()
+        return found[0]
+
+    def own_loop():
+        with make():
+            return fork(lambda: calls_library() if make().run(cycles=3).cycles == 3 else 4)
+
+    def deep(left):
+        return 3 if left == 0 else fork(lambda: deep(left - 1))
+
+    def starting():
+        codes, more = [], [make() for _ in range(20)]
+        def start():
+            for loop in more:
+                loop.start()
+        thread = threading.Thread(target=start)
+        thread.start()
+        while thread.is_alive():
+            codes.append(fork(calls_library))
+        for loop in more:
+            loop.stop()
+        codes.append(fork(calls_library))
+        return 3 if set(codes) == {{3}} else codes
+
+    def process():
+        child = multiprocessing.get_context("fork").Process(target=lambda: sys.exit(calls_library()))
+        child.start(); child.join(60)
+        return child.exitcode
+
+    kinds = {{
+        "a thread": lambda: in_thread(calls_library),
+        "preexec_fn": lambda: subprocess.run(["sh", "-c", "exit 3"], preexec_fn=os.getpid).returncode,
+        "Process": process,
+        "own loop": lambda: fork(own_loop),
+        "while it starts": starting,
+        "four deep": lambda: fork(lambda: deep(4)),
+    }}
+    loops = [make(), make("2ms", guard="count"), rtloop.PyLoop(lambda cycle: None, "5ms", policy="other",
+                                                               lock_memory="off", dma_latency=None)]
+    for loop in loops:
+        loop.start()
+    time.sleep(0.05)
+    print(kinds[{child!r}](), [loop.state for loop in loops])
+    for loop in loops:
+        loop.stop()
+    """))  # fmt: skip
+    assert done.stdout == "3 ['running', 'running', 'running']\n", done.stdout + done.stderr
+
+
 def test_subinterpreters_are_refused_with_an_error(script: Script) -> None:
     done = script("""
     try:

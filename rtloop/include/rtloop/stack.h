@@ -1,10 +1,20 @@
-/* The stack of a real-time thread: one mapping with guards of its own, painted, wiped in forked children.
+/* The stack of a real-time thread: one mapping with guards of its own, painted, its frames wiped in forked children.
  *
- *   low  | guard | alternate signal stack | guard | stack (grows down from the top) |  high
+ *   low  | guard | alternate signal stack | guard | frames (grow down) | the C library's, and the first frames |  high
+ *        |<------------ wiped in a forked child ------------------------>|<--------- copied on write ----------->|
  *
  * The guards are PROT_NONE pages, because pthread_attr_setstack(3) ignores the guard size. The alternate signal stack
- * lets the handler of SIGSEGV report an overflow (sigaltstack(2)). All functions are for the control thread while the
- * loop's thread does not exist.
+ * lets the handler of SIGSEGV report an overflow (sigaltstack(2)). All functions but rt_stack_begin are for the control
+ * thread while the loop's thread does not exist.
+ *
+ * The C library owns the top of the stack. glibc and musl keep the thread control block and static thread-local storage
+ * there, and their fork(3) follows pointers into it in the child (glibc since 2.41), so a child must find it unchanged.
+ * No interface tells its size, but it lies above the first frame of the thread. Hence the thread itself marks what lies
+ * below that frame as wiped: rt_stack_begin.
+ *
+ * A fork costs a running thread one minor page fault, on the page of its control block, because the kernel writes there
+ * for rseq(2) when it switches threads. A step that writes to thread-local storage, errno included, may meet one more for
+ * each page of it. mlock(2) on the stack in the parent, after the fork, takes those faults that the thread has not met.
  */
 #ifndef RTLOOP_STACK_H
 #define RTLOOP_STACK_H
@@ -13,6 +23,7 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #ifndef MADV_WIPEONFORK
 #define MADV_WIPEONFORK 18
@@ -29,6 +40,8 @@ typedef struct rt_stack {
   void *signal_stack;
   void *base; /* lowest usable address */
   size_t bytes;
+  void *(*body)(void *); /* what the thread runs, and its argument: see rt_thread_create */
+  void *argument;
 } rt_stack_t;
 
 /* Map a stack of `bytes`, a multiple of the page size and at least RT_STACK_MIN_BYTES. Enters the kernel. Returns 0 or
@@ -37,7 +50,7 @@ static inline int rt_stack_map(rt_stack_t *stack, size_t bytes) {
   const size_t low = RT_STACK_GUARD_BYTES + RT_STACK_SIGNAL_BYTES + RT_STACK_GUARD_BYTES;
   char *p = mmap(NULL, low + bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
   if (p == MAP_FAILED) return -errno;
-  *stack = (rt_stack_t){p, low + bytes, p + RT_STACK_GUARD_BYTES, p + low, bytes};
+  *stack = (rt_stack_t){p, low + bytes, p + RT_STACK_GUARD_BYTES, p + low, bytes, NULL, NULL};
   if (mprotect(stack->signal_stack, RT_STACK_SIGNAL_BYTES, PROT_READ | PROT_WRITE) ||
       mprotect(stack->base, bytes, PROT_READ | PROT_WRITE)) {
     int rc = -errno;
@@ -45,9 +58,7 @@ static inline int rt_stack_map(rt_stack_t *stack, size_t bytes) {
     *stack = (rt_stack_t){0};
     return rc;
   }
-  /* Both are best effort: khugepaged must not remap it, and a fork must not make it copy-on-write. */
-  (void)madvise(p, low + bytes, MADV_NOHUGEPAGE);
-  (void)madvise(p, low + bytes, MADV_WIPEONFORK);
+  (void)madvise(p, low + bytes, MADV_NOHUGEPAGE); /* best effort: khugepaged must not remap it */
   return 0;
 }
 
@@ -66,6 +77,22 @@ static inline size_t rt_stack_high_water(const rt_stack_t *stack) {
   size_t words = stack->bytes / sizeof *word, i = 0;
   while (i < words && word[i] == RT_STACK_PAINT) i++;
   return (words - i) * sizeof *word;
+}
+
+/* The first function of the thread. Marks everything below the page of its own frame as wiped in forked children, and
+ * calls `body` with its frames below that page, so that a fork makes no page copy-on-write that holds a frame of a cycle.
+ * If a page is too large for the stack to spare one, the first frames share it with the C library, and its fault.
+ * Enters the kernel once. The mark is best effort: without it, a fork costs a fault for each page that is written to. */
+static __attribute__((noinline, unused)) void *rt_stack_begin(void *self) {
+  const rt_stack_t *stack = self;
+  const uintptr_t frame = (uintptr_t)__builtin_frame_address(0), page = (uintptr_t)sysconf(_SC_PAGESIZE);
+  const uintptr_t kept = frame & ~(page - 1), wiped = (uintptr_t)stack->mapping;
+  char *skipped = __builtin_alloca(page <= stack->bytes / 8 ? frame - kept + 16 : 16);
+  __asm__ __volatile__("" : : "r"(skipped) : "memory");
+  if (kept > wiped) (void)madvise(stack->mapping, kept - wiped, MADV_WIPEONFORK);
+  void *result = stack->body(stack->argument);
+  __asm__ __volatile__("" : : "r"(skipped) : "memory"); /* or the call would be a jump that drops this frame first */
+  return result;
 }
 
 /* Unmap the stack, if it is mapped. Enters the kernel; never fails. */

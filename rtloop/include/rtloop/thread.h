@@ -156,9 +156,9 @@ static inline void rt_thread_setup(const rt_thread_request_t *request, const rt_
   (void)syscall(SYS_sched_getattr, 0, &report->attr, sizeof report->attr, 0);
 }
 
-/* Create the thread on its stack. The control thread; enters the kernel. Returns 0 or a negative errno; there is no
+/* Create the thread on its stack, which keeps `body` and `argument`. The control thread; enters the kernel. Returns 0 or a negative errno; there is no
  * thread then. */
-static inline int rt_thread_create(pthread_t *thread, const rt_stack_t *stack, void *(*body)(void *), void *argument) {
+static inline int rt_thread_create(pthread_t *thread, rt_stack_t *stack, void *(*body)(void *), void *argument) {
   pthread_attr_t attr;
   sigset_t blocked, before;
   const struct sched_param ordinary = {0};
@@ -173,7 +173,9 @@ static inline int rt_thread_create(pthread_t *thread, const rt_stack_t *stack, v
   if (!rc) rc = pthread_attr_setschedparam(&attr, &ordinary);
   if (!rc) rc = pthread_sigmask(SIG_SETMASK, &blocked, &before);
   if (!rc) {
-    rc = pthread_create(thread, &attr, body, argument);
+    stack->body = body;
+    stack->argument = argument;
+    rc = pthread_create(thread, &attr, rt_stack_begin, stack);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
   }
   pthread_attr_destroy(&attr);
