@@ -102,7 +102,7 @@ def make_claims(runs: Runs) -> list[Claim]:
     for row, label in LABELS.items():
         for q in PERCENTILES if row in runs else ():
             target = TARGETS[q] if row == "10hz" else None
-            claims.append(claim(f"{label}, {q} %", "us", us(row, q), "nobody watches", us(ALONE, q), target))
+            claims.append(claim(f"{label}, {q} %", "us", us(row, q), "unwatched", us(ALONE, q), target))
             if row == "flat-out" and "busy" in runs:
                 claims.append(claim(f"{label}, {q} %", "us", us(row, q), "busy process", us("busy", q), TARGETS[q]))
     return claims
@@ -116,7 +116,7 @@ def make_rows(runs: Runs) -> list[list[str]]:
             [one[name] for one in found] for name in ("p50", "p99", "max", "looks", "page_faults")
         )
         shown = [format_ns(statistics.median(values)) for values in (p50, p99, longest)]
-        rows.append([LABELS.get(row, "nobody watches"), *shown, f"{statistics.median(looks):,.0f}", f"{sum(faults):g}"])
+        rows.append([LABELS.get(row, "unwatched"), *shown, f"{statistics.median(looks):,.0f}", f"{sum(faults):g}"])
     return rows
 
 

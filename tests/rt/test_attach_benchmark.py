@@ -31,8 +31,8 @@ def test_every_row_is_measured_and_compared(tmp_path: Path) -> None:
     assert all(one["count"] > 100 for found in runs.values() for one in found), "300 cycles each"
     compared = [(claim["name"], claim["peer_name"]) for claim in document["claims"] if claim["target"]]
     assert compared == [
-        ("10 Hz, 50 %", "nobody watches"),
-        ("10 Hz, 99 %", "nobody watches"),
+        ("10 Hz, 50 %", "unwatched"),
+        ("10 Hz, 99 %", "unwatched"),
         ("flat out, 50 %", "busy process"),
         ("flat out, 99 %", "busy process"),
     ]
