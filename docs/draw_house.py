@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 
-import house  # noqa: E402 - a neighbour of the tests, which is no package
+import house  # noqa: E402 - in tests/support, which is not a package
 
 IMAGE = ROOT / "docs" / "images" / "house.svg"
 PAGE = ROOT / "CONTRIBUTING.md"

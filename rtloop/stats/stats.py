@@ -84,7 +84,7 @@ class Stats(Figures):
     """
 
     def to_json(self, *, records: bool = False, indent: int | None = None) -> str:
-        """Return :meth:`to_dict` as JSON text."""
+        """Return ``to_dict()`` as JSON text."""
         import json  # here, because importing rtloop has to be quick
 
         return json.dumps(self.to_dict(records=records), indent=indent)
