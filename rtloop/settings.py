@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypedDict
 
 from rtloop.errors import ConfigError, RTSetupWarning
 from rtloop.units import as_index, format_duration, parse_duration, parse_period, parse_size, show
@@ -16,6 +16,7 @@ __all__ = [
     "OVERRUN_POLICIES",
     "POLICIES",
     "Duration",
+    "LoopKeywords",
     "Settings",
     "check_call",
     "make_settings",
@@ -27,6 +28,11 @@ __all__ = [
 ]
 
 Duration = int | str | timedelta
+Clock = Literal["monotonic", "boottime", "tai", "realtime"]
+Policy = Literal["fifo", "rr", "other", "deadline"]
+OverrunPolicy = Literal["skip", "catch-up", "shift", "stop"]
+LockMode = Literal["all", "onfault", "own", "off"]
+GuardMode = Literal["off", "count", "stop"]
 
 #: The clocks that clock_nanosleep(2) accepts, with their numbers in <time.h>.
 CLOCKS = {"monotonic": 1, "boottime": 7, "tai": 11, "realtime": 0}
@@ -48,6 +54,35 @@ _MIN_DEADLINE_RUNTIME_NS = 1024
 _MAX_UTILISATION = 0.95
 #: Names that others give to a keyword, which no comparison of letters would find.
 _ALIASES = {"rate": "period", "frequency": "period", "interval": "period", "affinity": "cpu"}
+
+
+class LoopKeywords(TypedDict, total=False):
+    """The keywords of every loop, for type checkers; :func:`make_settings` has their defaults and checks them."""
+
+    phase: Duration
+    align: Duration | None
+    clock: Clock
+    policy: Policy
+    priority: int
+    runtime: Duration | None
+    deadline: Duration | None
+    cpu: Literal["auto"] | int | Iterable[int] | None
+    spin: Duration
+    overrun: OverrunPolicy
+    max_burst: int
+    max_overruns: int | None
+    warmup: int
+    strict: bool
+    lock_memory: LockMode
+    stack_size: int | str
+    tune_malloc: bool
+    core_dumps: bool
+    dma_latency: Duration | None
+    flush_denormals: bool
+    guard: GuardMode
+    guard_allow: Iterable[str]
+    record: int
+    name: str | None
 
 
 class Settings(NamedTuple):

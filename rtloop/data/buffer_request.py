@@ -10,13 +10,14 @@ import resource
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rtloop.errors import ConfigError, SetupError, setup_error
+from rtloop.errors import ConfigError, SetupError
 from rtloop.memory import hugepages, process_lock
 from rtloop.memory.hugepages import Account, format_page
 from rtloop.system import cgroup
 from rtloop.system.fixes import limit_fix
 from rtloop.system.grant import Grant, describe_refused
 from rtloop.system.privilege import format_limit
+from rtloop.system.refusal import refusal_error
 from rtloop.units import format_size, parse_size
 
 if TYPE_CHECKING:
@@ -157,16 +158,18 @@ def pool_grant(size: int, page_size: int, path: str | None, error: int = 0, call
     """
     asked, count = _asked(size, page_size, path), size // page_size
     if not error:
-        return Grant("hugetlb", asked, asked, ok=True, detail="of the hugetlb pool, read from /proc/self/smaps")
+        return Grant("hugetlb", asked, asked, True, "of the hugetlb pool, read from /proc/self/smaps", kind="memory")
     pool = hugepages.huge_pool(page_size)
     if pool is None:
         detail = f"this kernel has no pool of {format_size(page_size)} pages"
-        return Grant("hugetlb", asked, "none", False, detail, hugepages.reserve_fix(page_size, count), error)
+        return Grant("hugetlb", asked, "none", False, detail, hugepages.reserve_fix(page_size, count), error, "memory")
     missing = count - pool.available - pool.spare
     stock = f"{pool.available} of {pool.total} in the machine's pool available"
     if missing > 0:
         detail = f"{stock}: {missing} missing"
-        return Grant("hugetlb", asked, "none", False, detail, hugepages.reserve_fix(page_size, missing), error)
+        return Grant(
+            "hugetlb", asked, "none", False, detail, hugepages.reserve_fix(page_size, missing), error, kind="memory"
+        )
     detail = f"{call}: {os.strerror(error)}, with {stock}"
     fix = (
         f"a control group (hugetlb.{_group_name(page_size)}.max), a cpuset, a NUMA policy or the mount's size= may "
@@ -175,7 +178,7 @@ def pool_grant(size: int, page_size: int, path: str | None, error: int = 0, call
     if error == errno.EAGAIN:
         detail += f"; RLIMIT_MEMLOCK is {format_limit(resource.getrlimit(resource.RLIMIT_MEMLOCK)[0])} bytes"
         fix = "make buffers before all future memory is locked, or raise the limit:\n" + limit_fix("RLIMIT_MEMLOCK")
-    return Grant("hugetlb", asked, "none", False, detail, fix, error)
+    return Grant("hugetlb", asked, "none", False, detail, fix, error, "memory")
 
 
 def _group_name(page_size: int) -> str:
@@ -197,7 +200,7 @@ def path_grant(request: BufferRequest, error: int) -> Grant:
         errno.ENOTDIR: "give the mount itself, not a link to it, or the name of a file that does not exist",
     }
     detail = "it is not on a hugetlbfs mount" if error == errno.ENOTSUP else f"open: {os.strerror(error)}"
-    return Grant("hugetlb", asked, "none", False, detail, fixes.get(error, ""), error)
+    return Grant("hugetlb", asked, "none", False, detail, fixes.get(error, ""), error, "memory")
 
 
 def mount_grant(request: BufferRequest, page_size: int) -> Grant:
@@ -205,7 +208,7 @@ def mount_grant(request: BufferRequest, page_size: int) -> Grant:
     asked = f"pages of {format_size(request.page_size or 0)} in {request.path}"
     detail = f"this mount has pages of {format_size(page_size)}"
     fix = f"mount another one: sudo mount -t hugetlbfs -o pagesize={request.page_size},uid=$(id -u) none FOLDER"
-    return Grant("hugetlb", asked, "none", False, detail, fix, errno.EINVAL)
+    return Grant("hugetlb", asked, "none", False, detail, fix, errno.EINVAL, "memory")
 
 
 def page_size_grant(request: BufferRequest, page_size: int) -> list[Grant]:
@@ -214,7 +217,7 @@ def page_size_grant(request: BufferRequest, page_size: int) -> list[Grant]:
         return []
     is_same = request.page_size == page_size
     asked, granted = format_size(request.page_size), format_size(page_size)
-    return [Grant("page_size", asked, granted, is_same, errno=0 if is_same else errno.EINVAL)]
+    return [Grant("page_size", asked, granted, is_same, errno=0 if is_same else errno.EINVAL, kind="memory")]
 
 
 def shortage(name: str, size: int) -> Grant | None:
@@ -227,7 +230,7 @@ def shortage(name: str, size: int) -> Grant | None:
             if where != "MemAvailable":
                 detail = f"{format_size(available)} left of the control group's {where}"
                 fix += "; or raise that limit"
-            return Grant(name, format_size(size), "none", False, detail, fix, errno.ENOMEM)
+            return Grant(name, format_size(size), "none", False, detail, fix, errno.ENOMEM, "memory")
     return None
 
 
@@ -250,15 +253,17 @@ def ordinary_grant(name: str, size: int, page_size: int, found: Account | None, 
     asked = format_page(page_size, size // page_size) if page_size else "transparent huge pages"
     if found is None:
         detail = f"mmap: {os.strerror(error)}" if page_size else "this kernel has none"
-        return Grant(name, asked, "none", False, detail, "" if page_size else hugepages.transparent_fix(), error)
+        return Grant(
+            name, asked, "none", False, detail, "" if page_size else hugepages.transparent_fix(), error, kind="memory"
+        )
     got = (found.transparent if name == "thp" else found.resident) // page_size
     is_whole = got * page_size >= size
     granted = format_page(page_size, got) if got else "none"
     detail = f"{'AnonHugePages' if name == 'thp' else 'Rss'} in /proc/self/smaps"
     if is_whole or name == "pages":
-        return Grant(name, asked, granted, is_whole, detail)
+        return Grant(name, asked, granted, is_whole, detail, kind="memory")
     detail += "; the rest is on ordinary pages" if got else ""
-    return Grant(name, asked, granted, False, detail, hugepages.transparent_fix(), errno.ENOMEM)
+    return Grant(name, asked, granted, False, detail, hugepages.transparent_fix(), errno.ENOMEM, "memory")
 
 
 def lock_grant(size: int, is_locked: bool, is_pool: bool, error: int) -> Grant:
@@ -270,10 +275,5 @@ def lock_grant(size: int, is_locked: bool, is_pool: bool, error: int) -> Grant:
 
 def refusal(grant: Grant) -> SetupError:
     """Make the exception of a refused grant, for a buffer that must not fall back."""
-    is_lock = grant.name == "lock"
-    by_limit = is_lock and grant.errno in (errno.ENOMEM, errno.EAGAIN) and not process_lock.may_lock_future()
-    is_privilege = by_limit or grant.errno in (errno.EPERM, errno.EACCES)
-    text = describe_refused(grant)
-    if "strict=False" not in text and grant.name != "pages":
-        text += "\n  or take what there is: strict=False"
-    return setup_error(grant.errno, text, memory_lock=is_lock, privilege=is_privilege)
+    has_less = "strict=False" not in describe_refused(grant) and grant.name != "pages"
+    return refusal_error([grant], advice="  or take what there is: strict=False" if has_less else "")

@@ -35,6 +35,7 @@ from contextlib import ExitStack
 from rtloop.errors import SetupError
 from rtloop.loop import failure, registry, resources
 from rtloop.memory.own_locks import lock_range, lock_ranges, own_grant
+from rtloop.system.refusal import setup_errors
 from rtloop.system.signal_shield import shielded
 from rtloop.units import format_size
 
@@ -136,7 +137,7 @@ cdef class Watchdog:
             control = (<_RTLoop_2>loop)._control
             self.dog.loops[i].loop, self.dog.loops[i].limit = control.thread.rt, limit
             control.thread.rt.watch = RT_WATCH_ON
-        with resources.setup_errors(settings.name, grants), ExitStack() as stack:
+        with setup_errors(settings.name, grants), ExitStack() as stack:
             grants.extend(resources.process_wide(settings, stack))
             state = ("state", "what it knows of the loops", <size_t>self.dog, rt_watchdog_bytes(self.dog.count), True)
             grants.append(lock_range(settings.lock_memory, stack, *state))

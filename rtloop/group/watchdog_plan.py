@@ -53,7 +53,7 @@ def plan(name: str, every: Sequence[Settings], periods: int) -> tuple[Settings, 
             f"a loop has {highest}, and 99 is the kernel's: while such a loop spins on the watchdog's CPU, the "
             "watchdog does not run"
         )
-        remarks.append(Grant("priority", f"above {highest}", str(_TOP_PRIORITY), ok=True, detail=detail))
+        remarks.append(Grant("priority", f"above {highest}", str(_TOP_PRIORITY), True, detail, kind="priority"))
     settings = make_settings(
         f"{name}'s watchdog",
         interval,

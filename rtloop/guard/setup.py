@@ -65,7 +65,7 @@ def grants(settings: Settings, block: GuardBlock | None) -> list[Grant]:
                 "by getrusage(2) after each cycle, without addresses: perf_event_open(2) says "
                 f"{os.strerror(-faults_rc)}; kernel.perf_event_paranoid=2 or CAP_PERFMON would do"
             )
-        found.append(Grant(GRANTS["page_faults"], asked, given, ok=True, detail=how))
+        found.append(Grant(GRANTS["page_faults"], asked, given, ok=True, detail=how, kind="guard"))
     if syscalls_rc:
         why = "this kernel or this architecture has no Syscall User Dispatch (Linux 5.11 on x86-64)"
         if -syscalls_rc == errno.EAGAIN:
@@ -77,19 +77,19 @@ def grants(settings: Settings, block: GuardBlock | None) -> list[Grant]:
         how = "Syscall User Dispatch, proved by deliberate calls"
         if settings.guard_allow:
             how += f"; allowed: {', '.join(settings.guard_allow)}"
-        found.append(Grant(GRANTS["system_calls"], asked, given, ok=True, detail=how))
+        found.append(Grant(GRANTS["system_calls"], asked, given, ok=True, detail=how, kind="guard"))
     if malloc_rc:
         why = "the library that counts is not loaded; rtloop.guard.reexec() loads it"
         if -malloc_rc != errno.ENOENT:
             why = "the library that is loaded did not count a deliberate allocation"
-        found.append(Grant(GRANTS["allocations"], asked, UNAVAILABLE, ok=True, detail=why))
+        found.append(Grant(GRANTS["allocations"], asked, UNAVAILABLE, ok=True, detail=why, kind="guard"))
     else:
         how = "the preloaded library, proved by a deliberate allocation"
-        found.append(Grant(GRANTS["allocations"], asked, given, ok=True, detail=how))
+        found.append(Grant(GRANTS["allocations"], asked, given, ok=True, detail=how, kind="guard"))
     return found
 
 
 def _refused(what: str, asked: str, is_counting: bool, rc: int, why: str) -> Grant:
     detail = f"{why}: {os.strerror(-rc)}" if rc else why
     fix = "" if is_counting else "count what can be counted: guard='count'"
-    return Grant(GRANTS[what], asked, UNAVAILABLE, ok=is_counting, detail=detail, fix=fix, errno=-rc)
+    return Grant(GRANTS[what], asked, UNAVAILABLE, ok=is_counting, detail=detail, fix=fix, errno=-rc, kind="guard")

@@ -1,8 +1,7 @@
-from collections.abc import Iterable
-from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Unpack
 
 from rtloop.loop.loop import RTLoop
+from rtloop.settings import Duration, LoopKeywords
 
 class FunctionLoop(RTLoop):
     @property
@@ -12,31 +11,8 @@ class FunctionLoop(RTLoop):
     def __init__(
         self,
         callback: Any,
-        period: int | str | timedelta,
+        period: Duration,
         *,
         data: Any = None,
-        phase: int | str | timedelta = 0,
-        align: int | str | timedelta | None = None,
-        clock: Literal["monotonic", "boottime", "tai", "realtime"] = "monotonic",
-        policy: Literal["fifo", "rr", "other", "deadline"] = "fifo",
-        priority: int = 80,
-        runtime: int | str | timedelta | None = None,
-        deadline: int | str | timedelta | None = None,
-        cpu: Literal["auto"] | int | Iterable[int] | None = "auto",
-        spin: int | str | timedelta = 0,
-        overrun: Literal["skip", "catch-up", "shift", "stop"] = "skip",
-        max_burst: int = 8,
-        max_overruns: int | None = None,
-        warmup: int = 10,
-        strict: bool = True,
-        lock_memory: Literal["all", "onfault", "own", "off"] = "all",
-        stack_size: int | str = "512K",
-        tune_malloc: bool = False,
-        core_dumps: bool = True,
-        dma_latency: int | str | timedelta | None = 0,
-        flush_denormals: bool = False,
-        guard: Literal["off", "count", "stop"] = "off",
-        guard_allow: Iterable[str] = (),
-        record: int = 65536,
-        name: str | None = None,
+        **settings: Unpack[LoopKeywords],
     ) -> None: ...

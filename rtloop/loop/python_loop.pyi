@@ -1,9 +1,9 @@
-from collections.abc import Callable, Iterable
-from datetime import timedelta
-from typing import Literal
+from collections.abc import Callable
+from typing import Unpack
 
 from rtloop.loop.cycle import Cycle
 from rtloop.loop.loop import RTLoop
+from rtloop.settings import Duration, LoopKeywords
 
 class PyLoop(RTLoop):
     @property
@@ -11,30 +11,6 @@ class PyLoop(RTLoop):
     def __init__(
         self,
         callable: Callable[[Cycle], int | None],  # noqa: A002 - the name of the contract
-        period: int | str | timedelta,
-        *,
-        phase: int | str | timedelta = 0,
-        align: int | str | timedelta | None = None,
-        clock: Literal["monotonic", "boottime", "tai", "realtime"] = "monotonic",
-        policy: Literal["fifo", "rr", "other", "deadline"] = "fifo",
-        priority: int = 80,
-        runtime: int | str | timedelta | None = None,
-        deadline: int | str | timedelta | None = None,
-        cpu: Literal["auto"] | int | Iterable[int] | None = "auto",
-        spin: int | str | timedelta = 0,
-        overrun: Literal["skip", "catch-up", "shift", "stop"] = "skip",
-        max_burst: int = 8,
-        max_overruns: int | None = None,
-        warmup: int = 10,
-        strict: bool = True,
-        lock_memory: Literal["all", "onfault", "own", "off"] = "all",
-        stack_size: int | str = "4M",
-        tune_malloc: bool = False,
-        core_dumps: bool = True,
-        dma_latency: int | str | timedelta | None = 0,
-        flush_denormals: bool = False,
-        guard: Literal["off", "count", "stop"] = "off",
-        guard_allow: Iterable[str] = (),
-        record: int = 65536,
-        name: str | None = None,
+        period: Duration,
+        **settings: Unpack[LoopKeywords],
     ) -> None: ...

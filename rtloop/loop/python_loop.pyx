@@ -20,7 +20,7 @@ from rtloop.units import show
 # A Python function that calls Python functions through C, a thousand deep, needs more than a step in C.
 _STACK_SIZE = "4M"
 _GRANT = Grant(
-    "gil", "taken in every cycle", "taken in every cycle", ok=True,
+    "gil", "taken in every cycle", "taken in every cycle", ok=True, kind="thread",
     detail="the step is Python code: every other Python thread, and the collector of garbage, can delay it by "
            "milliseconds, and its memory is the interpreter's",
 )

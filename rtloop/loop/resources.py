@@ -9,18 +9,18 @@ import errno
 import os
 import resource
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from typing import Any, ClassVar
 
-from rtloop.errors import SetupError, setup_error
+from rtloop.errors import SetupError
 from rtloop.memory import kernel, process_lock
 from rtloop.memory.own_locks import own_grant
 from rtloop.settings import POLICIES, Settings
-from rtloop.system import checks
+from rtloop.system import checks, refusal
 from rtloop.system.cpu import format_cpu_list, isolated_cpus, mask_to_cpus
 from rtloop.system.fileio import read_text
 from rtloop.system.fixes import capability_fix, cpuset_fix, throttling_fix
-from rtloop.system.grant import Grant, describe_refused
+from rtloop.system.grant import Grant
 from rtloop.system.privilege import CAP_SYS_NICE, RLIMIT_RTTIME, is_capable, rt_group_file, rt_group_runtime
 from rtloop.telemetry.block import TelemetryBlock
 from rtloop.units import format_duration
@@ -30,42 +30,16 @@ __all__ = [
     "dma_latency",
     "process_wide",
     "raise_if_refused",
-    "refusal",
     "rt_bandwidth",
     "sched_attr",
-    "setup_errors",
     "spin_budget",
     "telemetry",
     "thread_grants",
 ]
 
 _SPIN_BUDGET_PERCENT = 25
+_ADVICE = "More about this machine: rtloop doctor\nOr run degraded: strict=False"
 _POLICY_NAMES = {number: name for name, number in POLICIES.items()}
-
-
-@contextmanager
-def setup_errors(name: str, grants: list[Grant]) -> Iterator[None]:
-    """Turn any system error that is not expected, such as no free file, into a SetupError.
-
-    `grants` is the list that the start fills. The SetupError carries it, and a note of what was refused before.
-    """
-    try:
-        yield
-    except SetupError as error:
-        _add_grants(error, grants)
-        raise
-    except OSError as error:
-        setup = SetupError(error.errno or 0, f"{name} could not be set up: {error}")
-        _add_grants(setup, grants)
-        raise setup from error
-
-
-def _add_grants(error: SetupError, grants: list[Grant]) -> None:
-    if error.grants:
-        return
-    error.grants = tuple(grants)
-    if error.refused:
-        error.add_note("Refused before that:\n" + describe_refused(*error.refused))
 
 
 def process_wide(settings: Settings, stack: ExitStack) -> Iterator[Grant]:
@@ -89,12 +63,12 @@ def process_wide(settings: Settings, stack: ExitStack) -> Iterator[Grant]:
         yield grant
     elif settings.lock_memory == "own":
         detail = "the loop's stack, state and telemetry, as below"
-        yield Grant("memory_lock", "own", "own", ok=True, detail=detail)
+        yield Grant("memory_lock", "own", "own", ok=True, detail=detail, kind="lock")
     # This one cannot be undone: it is not done for a start that is bound to fail.
     if settings.tune_malloc and not (settings.strict and is_refused):
         is_tuned = kernel.tune_malloc()
         granted = "tuned" if is_tuned else "not tuned"
-        yield Grant("malloc", "tuned", granted, ok=is_tuned, detail="for the rest of the process's life")
+        yield Grant("malloc", "tuned", granted, is_tuned, "for the rest of the process's life", kind="memory")
 
 
 def spin_budget(settings: Settings) -> int:
@@ -133,9 +107,9 @@ def dma_latency(settings: Settings, stack: ExitStack) -> list[Grant]:
     except OSError as error:
         cause = checks.device(path, error.errno or errno.EIO)
         fix = cause.fix + "\nor leave the idle states alone: dma_latency=None"
-        return [Grant("dma_latency", asked, "not held", False, cause.found, fix, error.errno or 0)]
+        return [Grant("dma_latency", asked, "not held", False, cause.found, fix, error.errno or 0, kind="device")]
     detail = "the least of all requests on this machine, as the device tells it"
-    return [Grant("dma_latency", asked, f"{granted} us", granted <= settings.dma_latency_us, detail)]
+    return [Grant("dma_latency", asked, f"{granted} us", granted <= settings.dma_latency_us, detail, kind="device")]
 
 
 class _HeldFile:
@@ -186,6 +160,7 @@ def rt_bandwidth(settings: Settings) -> list[Grant]:
                 f"{format_duration(settings.period_ns)}; {checks.throttling(runtime, period).why}",
                 fix="spin for less of the period, so that the loop sleeps longer,\n"
                 f"or take the limit away, for the whole machine:\n{throttling_fix(-1)}",
+                kind="limit",
             )
         )
     cpu_time_us = resource.getrlimit(RLIMIT_RTTIME)[0]
@@ -200,6 +175,7 @@ def rt_bandwidth(settings: Settings) -> list[Grant]:
                 ok=cause.verdict == "ok",
                 detail=cause.why,
                 fix=cause.fix,
+                kind="limit",
             )
         )
     return grants
@@ -242,11 +218,18 @@ def _policy_grant(settings: Settings, request: dict[str, Any], report: dict[str,
     if not got["size"]:  # sched_getattr failed: nothing was read back
         granted = "not known"
         if rc == 0:
-            return Grant("policy", asked, granted, ok=False, detail="set, but sched_getattr could not read it back")
+            return Grant(
+                "policy",
+                asked,
+                granted,
+                ok=False,
+                detail="set, but sched_getattr could not read it back",
+                kind="priority",
+            )
     if rc == 0:
         has_reset = bool(got["sched_flags"] & 1)
         detail = "reset on fork, read back with sched_getattr" if has_reset else "without reset on fork"
-        return Grant("policy", asked, granted, ok=asked == granted and has_reset, detail=detail)
+        return Grant("policy", asked, granted, ok=asked == granted and has_reset, detail=detail, kind="priority")
     detail, fix = f"sched_setattr: {os.strerror(-rc)}", ""
     if -rc == errno.EPERM:
         may_be_capable = is_capable(CAP_SYS_NICE)
@@ -277,7 +260,7 @@ def _policy_grant(settings: Settings, request: dict[str, Any], report: dict[str,
     elif -rc == errno.EINVAL and settings.policy == "deadline":
         detail += "; the period may be outside of kernel.sched_deadline_period_min_us and _max_us"
         fix = "sysctl kernel.sched_deadline_period_min_us kernel.sched_deadline_period_max_us   # and a period between"
-    return Grant("policy", asked, granted, ok=False, detail=detail, fix=fix, errno=-rc)
+    return Grant("policy", asked, granted, ok=False, detail=detail, fix=fix, errno=-rc, kind="priority")
 
 
 def _cpu_grant(asked: tuple[int, ...], report: dict[str, Any]) -> Grant:
@@ -291,6 +274,7 @@ def _cpu_grant(asked: tuple[int, ...], report: dict[str, Any]) -> Grant:
         detail=f"allowed here: {allowed}",
         fix="" if is_same else cpuset_fix(allowed),
         errno=-report["cpu_rc"] if report["cpu_rc"] else (0 if is_same else errno.EINVAL),
+        kind="cpu",
     )
 
 
@@ -304,6 +288,7 @@ def thread_grants(settings: Settings, request: dict[str, Any], report: dict[str,
             ok=report["signal_stack_rc"] == 0,
             detail="so that a stack overflow is reported",
             errno=-report["signal_stack_rc"],
+            kind="thread",
         )
     ]
     cpus = choose_cpus(settings)
@@ -313,34 +298,15 @@ def thread_grants(settings: Settings, request: dict[str, Any], report: dict[str,
     # Real-time threads have no slack; the thread asked for none if it is an ordinary one.
     if settings.policy == "other" or report["policy_rc"]:
         slack = report["slack_ns"]
-        grants.append(Grant("timer_slack", "1 ns", f"{slack} ns", ok=slack == 1, errno=-report["slack_rc"]))
+        grants.append(Grant("timer_slack", "1 ns", f"{slack} ns", slack == 1, errno=-report["slack_rc"], kind="thread"))
     if settings.flush_denormals:
         is_set = bool(report["denormals_flushed"])
         granted = "flushed" if is_set else "kept"
-        grants.append(Grant("denormals", "flushed", granted, ok=is_set, detail="on this thread only"))
+        grants.append(Grant("denormals", "flushed", granted, ok=is_set, detail="on this thread only", kind="thread"))
     return grants
 
 
 def raise_if_refused(settings: Settings, grants: list[Grant]) -> None:
-    """Raise one error for all that were refused, in strict mode."""
-    if settings.strict and not all(grant.ok for grant in grants):
-        raise refusal(settings.name, grants)
-
-
-def refusal(name: str, grants: list[Grant]) -> SetupError:
-    """Make the exception that refused grants raise in strict mode: all in one, of the type that fits the first."""
-    refused = [grant for grant in grants if not grant.ok]
-    first = refused[0]
-    is_memory = first.name in ("memory_lock", "telemetry", "stack", "state", "guard")
-    by_limit = is_memory and first.errno in (errno.ENOMEM, errno.EAGAIN) and not process_lock.may_lock_future()
-    is_privilege = by_limit or first.errno in (errno.EPERM, errno.EACCES)
-    text = describe_refused(*refused)
-    if len(refused) > 1:
-        text = f"{name} was refused {len(refused)} things that it asked for:\n{text}"
-    return setup_error(
-        first.errno,
-        f"{text}\nMore about this machine: rtloop doctor\nOr run degraded: strict=False",
-        memory_lock=is_memory,
-        privilege=is_privilege,
-        grants=tuple(grants),
-    )
+    """Raise one SetupError for all grants that were refused, in strict mode."""
+    if settings.strict:
+        refusal.raise_if_refused(grants, settings.name, advice=_ADVICE)

@@ -43,6 +43,7 @@ from rtloop.guard import setup as guard_setup
 from rtloop.loop import resources
 from rtloop.memory.own_locks import lock_range, lock_ranges, own_grant
 from rtloop.settings import CLOCKS, OVERRUN_POLICIES
+from rtloop.system.refusal import setup_errors
 from rtloop.telemetry import description
 from rtloop.units import format_size
 
@@ -118,7 +119,7 @@ cdef class LoopThread:
         """
         self.settings = settings
         grants = []
-        with resources.setup_errors(settings.name, grants), ExitStack() as stack:
+        with setup_errors(settings.name, grants), ExitStack() as stack:
             self._reset_state(cycles, duration_ns, group_name is not None)
             grants.extend(resources.process_wide(settings, stack))
             grants += resources.rt_bandwidth(settings)

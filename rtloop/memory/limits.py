@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import resource
 import threading
 from abc import ABC, abstractmethod
 from contextlib import suppress
 
+from rtloop.system import refusal
 from rtloop.system.grant import Grant
 from rtloop.system.privilege import CAP_IPC_LOCK, format_limit, is_capable
 from rtloop.system.signal_shield import shielded_method
@@ -85,22 +87,32 @@ class _MemlockLimit(_Limit):
             ok=True,
             detail=f"RLIMIT_MEMLOCK was {_size_limit(self._former[0])}, hard limit {_size_limit(now[1])}"
             + (", not applied with CAP_IPC_LOCK" if is_capable(CAP_IPC_LOCK) else ""),
+            kind="limit",
         )
 
 
 class _CoreDumps(_Limit):
     """RLIMIT_CORE at 0, so that a crash does not write the locked memory to disk."""
 
+    _error = 0
+
     def _change(self) -> None:
         changed = (0, self._former[1])
-        with suppress(ValueError, OSError):  # a sandbox may refuse it, and the grant says so
+        self._error = 0
+        try:
             resource.setrlimit(self._which, changed)
             self._changed = changed
+        except OSError as error:  # a sandbox may refuse it; the grant then tells
+            self._error = error.errno or errno.EPERM
+        except ValueError:  # Python's form of EPERM
+            self._error = errno.EPERM
 
     def _grant(self, now: tuple[int, int]) -> Grant:
-        is_off = now[0] == 0
-        detail = "" if is_off else "setrlimit on RLIMIT_CORE was refused"
-        return Grant("core_dumps", "off", "off" if is_off else format_limit(now[0]), ok=is_off, detail=detail)
+        if now[0] == 0:
+            return Grant("core_dumps", "off", "off", ok=True, kind="limit")
+        granted = format_limit(now[0])
+        why, fix = refusal.explain("prlimit64", self._error) if self._error else ("RLIMIT_CORE was set again", "")
+        return Grant("core_dumps", "off", granted, ok=False, detail=why, fix=fix, errno=self._error, kind="limit")
 
 
 memlock_limit = _MemlockLimit(resource.RLIMIT_MEMLOCK)

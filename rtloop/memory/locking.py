@@ -1,7 +1,7 @@
-"""What real-time practice asks of kernel, one call each, with or without a loop; :mod:`rtloop.memory` hands it on.
+"""Calls that prepare a process's memory for real time, with or without a loop; :mod:`rtloop.memory` hands them on.
 
 Set-up, on any thread, before the time-critical part: everything here enters the kernel and may take long. Each call
-returns a :class:`~rtloop.system.grant.Grant` with what the kernel tells afterwards, and raises where it refuses.
+returns a :class:`~rtloop.system.grant.Grant` with what the kernel reports afterwards, and raises if it refuses.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from rtloop.errors import ConfigError, StateError, setup_error
+from rtloop.errors import ConfigError, StateError
 from rtloop.memory import kernel
 from rtloop.memory.process_lock import core_dumps, memlock_limit, memory_lock, range_lock_grant
 from rtloop.memory.region import Region, stack_left, touch_stack
-from rtloop.system.grant import Grant, describe_refused
+from rtloop.system import refusal
+from rtloop.system.grant import Grant
+from rtloop.system.refusal import raise_if_refused
 from rtloop.system.signal_shield import shielded_method
 from rtloop.units import format_size, parse_size
 
@@ -65,12 +67,10 @@ _lock_all_modes: list[str] = []
 _locked: dict[tuple[int, int], list[tuple[Region, bool]]] = {}
 
 
-def _insist(grant: Grant) -> Grant:
-    """Return a grant that is one, and raise one that is a refusal."""
-    if grant.ok:
-        return grant
-    is_memory = grant.name.endswith("lock")
-    raise setup_error(grant.errno, describe_refused(grant), memory_lock=is_memory, privilege=grant.errno == errno.EPERM)
+def _granted(grant: Grant) -> Grant:
+    """Return a grant that is ``ok``; raise the SetupError of one that was refused."""
+    raise_if_refused([grant])
+    return grant
 
 
 def raise_limit() -> Grant:
@@ -114,7 +114,7 @@ def lock_all(current: bool = True, future: bool = True, onfault: bool = False) -
     """
     if not (current or future):
         raise ConfigError("lock_all(current=False, future=False) would lock nothing: ask for one of them, or both")
-    return _insist(_try_lock_all(current, future, onfault))
+    return _granted(_try_lock_all(current, future, onfault))
 
 
 @shielded_method
@@ -172,10 +172,11 @@ def lock(buffer: Buffer, onfault: bool = False) -> Grant:
     """
     region = Region(buffer)
     rc = memory_lock.acquire_range(region.address, region.nbytes, is_onfault=onfault, is_own=False)
-    grant = range_lock_grant("lock", region.nbytes, rc, detail="as it is touched" if onfault else "present and locked")
+    how, call = ("as it is touched", "mlock2") if onfault else ("present and locked", "mlock")
+    grant = range_lock_grant("lock", region.nbytes, rc, detail=how, call=call)
     if rc:
         region.release()
-        raise setup_error(-rc, describe_refused(grant), memory_lock=True, privilege=grant.fix != "")
+        raise_if_refused([grant])
     with _registry:
         _locked.setdefault((region.address, region.nbytes), []).append((region, bool(onfault)))
     return grant
@@ -234,12 +235,13 @@ def prefault(buffer: Buffer) -> Grant:
         resident = region.resident_bytes()
         granted = f"{format_size(min(max(resident, 0), region.nbytes))}, present"
         if rc:
-            grant = Grant("prefault", asked, granted, False, f"madvise: {os.strerror(-rc)}", errno=-rc)
+            why, fix = refusal.explain("madvise", -rc)
+            grant = Grant("prefault", asked, granted, False, why, fix, errno=-rc, kind="memory")
         else:
-            grant = Grant("prefault", asked, granted, resident >= region.nbytes, f"every page {how}")
+            grant = Grant("prefault", asked, granted, resident >= region.nbytes, f"every page {how}", kind="memory")
     finally:
         region.release()
-    return _insist(grant)
+    return _granted(grant)
 
 
 def prefault_stack(size: int | str) -> Grant:
@@ -257,13 +259,14 @@ def prefault_stack(size: int | str) -> Grant:
     SetupError
         ENOSPC where the stack has not that much left; nothing is touched then.
     """
-    return _insist(_try_prefault_stack(parse_size(size, "size")))
+    return _granted(_try_prefault_stack(parse_size(size, "size")))
 
 
 def _try_prefault_stack(size: int) -> Grant:
     rc = touch_stack(size)
     if rc == 0:
-        return Grant("prefault_stack", format_size(size), format_size(size), ok=True, detail="of the calling thread")
+        asked = format_size(size)
+        return Grant("prefault_stack", asked, asked, ok=True, detail="of the calling thread", kind="memory")
     return Grant(
         "prefault_stack",
         format_size(size),
@@ -272,6 +275,7 @@ def _try_prefault_stack(size: int) -> Grant:
         detail=f"{os.strerror(-rc)}: the calling thread has {format_size(max(0, stack_left()))} of stack left",
         fix="ask for less, or start the thread with more: threading.stack_size(), or ulimit -s for the main thread",
         errno=-rc,
+        kind="memory",
     )
 
 
@@ -302,11 +306,12 @@ def advise(buffer: Buffer, advice: str) -> Grant:
     finally:
         region.release()
     if rc:
-        detail = f"madvise: {os.strerror(-rc)}"
+        detail, fix = refusal.explain("madvise", -rc)
         if rc == -errno.EINVAL:
             detail += "; this kernel does not know the advice, or does not take it for this kind of memory"
-        return _insist(Grant("advise", advice, "nothing", ok=False, detail=detail, errno=-rc))
-    return Grant("advise", advice, advice, ok=True, detail=f"for {format_size(nbytes)}, the whole pages inside")
+        return _granted(Grant("advise", advice, "nothing", False, detail, fix, errno=-rc, kind="memory"))
+    detail = f"for {format_size(nbytes)}, the whole pages inside"
+    return Grant("advise", advice, advice, ok=True, detail=detail, kind="memory")
 
 
 def tune_malloc() -> Grant:
@@ -315,15 +320,14 @@ def tune_malloc() -> Grant:
     ``M_TRIM_THRESHOLD`` to -1 and ``M_MMAP_MAX`` to 0 (mallopt(3)): memory that was once used stays, and is not faulted
     in again. It does not make malloc fit for ``step``: that is what :class:`rtloop.Pool` is for.
     """
-    return _insist(_try_tune_malloc())
+    return _granted(_try_tune_malloc())
 
 
 def _try_tune_malloc() -> Grant:
     if kernel.tune_malloc():
-        return Grant("malloc", "tuned", "tuned", ok=True, detail="for the rest of the process's life")
-    return Grant(
-        "malloc", "tuned", "not tuned", ok=False, detail="mallopt: this C library refuses", errno=errno.ENOTSUP
-    )
+        return Grant("malloc", "tuned", "tuned", True, "for the rest of the process's life", kind="memory")
+    why = "mallopt: this C library refuses"
+    return Grant("malloc", "tuned", "not tuned", False, why, errno=errno.ENOTSUP, kind="memory")
 
 
 def disable_core_dumps() -> Grant:
@@ -387,7 +391,7 @@ def setup(
             if any(grant.name == "memory_lock" and grant.ok for grant in grants):
                 unlock_all()
             fix = "\n".join(filter(None, (grants[-1].fix, "or go on without it: strict=False")))
-            _insist(grants[-1]._replace(fix=fix))
+            _granted(grants[-1]._replace(fix=fix))
     return grants
 
 

@@ -1,4 +1,4 @@
-"""What belongs to the whole process, counted over all loops: the first one in acquires, the last one out restores.
+"""Locks and limits of the whole process, counted over all loops: the first acquires, the last one restores.
 
 Memory locks, resource limits and core dumps have one state per process and do not nest. Each resource here takes any
 number of :meth:`acquire` calls, answers each with a :class:`~rtloop.system.grant.Grant`, and puts back what it found
@@ -15,19 +15,16 @@ from typing import NamedTuple
 
 from rtloop.memory import kernel
 from rtloop.memory.limits import core_dumps, memlock_limit
-from rtloop.system import checks
-from rtloop.system.checks import Check
+from rtloop.system import refusal
 from rtloop.system.fileio import read_text
 from rtloop.system.grant import Grant
-from rtloop.system.privilege import CAP_IPC_LOCK, is_capable
+from rtloop.system.refusal import lock_limit, may_lock_future
 from rtloop.system.signal_shield import shielded_method
 from rtloop.units import format_size
 
 __all__ = [
     "LOCK_MODES",
     "core_dumps",
-    "lock_limit",
-    "may_lock_future",
     "memlock_limit",
     "memory_lock",
     "memory_status",
@@ -45,50 +42,38 @@ def memory_status() -> dict[str, int]:
     return values
 
 
-def may_lock_future() -> bool:
-    """Tell whether locking all future memory is safe: with CAP_IPC_LOCK, or without a limit.
-
-    Under a finite limit it succeeds, and later allocations, thread starts and the growth of the stack fail.
-    """
-    return lock_limit().verdict == "ok"
-
-
-def lock_limit() -> Check:
-    """Judge RLIMIT_MEMLOCK as it is now."""
-    limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
-    return checks.locked_memory(limit, is_capable=is_capable(CAP_IPC_LOCK))
-
-
-def range_lock_grant(name: str, size: int, rc: int, *, detail: str, is_asked: bool = True) -> Grant:
-    """Tell what became of locking one range.
+def range_lock_grant(
+    name: str, size: int, rc: int, *, detail: str, is_asked: bool = True, call: str = "mlock"
+) -> Grant:
+    """Return the grant for locking one range.
 
     Parameters
     ----------
     name : str
-        What the grant is about.
+        The grant's name.
     size : int
         Of the range, in bytes.
     rc : int
         0, or the negative errno of mlock(2).
     detail : str
-        What to say where it is locked.
+        The grant's detail if it is locked.
     is_asked : bool
-        Whether a lock was asked for at all.
+        False if no lock was asked for.
+    call : str
+        The system call that was made.
     """
     asked = f"{format_size(size)}, locked" if is_asked else format_size(size)
     if rc == 0:
-        return Grant(name, asked, asked, ok=True, detail=detail)
-    cause = lock_limit()  # where it is ok, it is not the limit that refused
-    why = "" if cause.verdict == "ok" else f"; {cause.found}"
-    return Grant(
-        name,
-        asked,
-        f"{format_size(size)}, not locked",
-        ok=False,
-        detail=f"mlock: {os.strerror(-rc)}{why}",
-        fix=cause.fix,
-        errno=-rc,
-    )
+        return Grant(name, asked, asked, ok=True, detail=detail, kind="lock" if is_asked else "memory")
+    why, fix = explain_lock(call, -rc)
+    return Grant(name, asked, f"{format_size(size)}, not locked", ok=False, detail=why, fix=fix, errno=-rc, kind="lock")
+
+
+def explain_lock(call: str, error: int) -> tuple[str, str]:
+    """Return why the kernel refused to lock memory, and the fix: a filter, the limit, or neither."""
+    cause = lock_limit()  # if it is ok, the limit is not what refused
+    why, fix = refusal.explain(call, error, is_privileged=cause.verdict == "ok")
+    return (why, fix) if fix or cause.verdict == "ok" else (f"{why}; {cause.found}", cause.fix)
 
 
 #: What a lock of everything may cover, with the flags of mlockall(2).
@@ -159,9 +144,11 @@ class _MemoryLock:
                 self._remember()
             rc = kernel.lock_everything(self._flags([*self._modes, mode]))
             if rc:
-                detail = f"mlockall: {os.strerror(-rc)}"
-                fix = f"free kernel, {advice}"
-                return Grant("memory_lock", mode, "nothing", ok=False, detail=detail, fix=fix, errno=-rc)
+                detail, fix = explain_lock("mlockall", -rc)
+                if -rc in (errno.ENOMEM, errno.EAGAIN):
+                    fix = fix or "free memory"
+                fix = f"{fix}\n{advice}" if fix else advice
+                return Grant("memory_lock", mode, instead, ok=False, detail=detail, fix=fix, errno=-rc, kind="lock")
             self._modes.append(mode)
             try:
                 return self._granted(mode)
@@ -213,17 +200,17 @@ class _MemoryLock:
         )
         if not LOCK_MODES[mode] & kernel.LOCK_FUTURE:
             is_locked = kernel.is_range_locked(id(self), 1)  # of the heap
-            return Grant("memory_lock", mode, mode if is_locked else "nothing", is_locked, detail)
+            return Grant("memory_lock", mode, mode if is_locked else "nothing", is_locked, detail, kind="lock")
         future = kernel.future_lock()
         if future is None:
-            return Grant("memory_lock", mode, "present memory only", ok=False, detail=detail)
+            return Grant("memory_lock", mode, "present memory only", ok=False, detail=detail, kind="lock")
         granted, is_onfault = mode, "onfault" in mode
         if is_onfault and future == "all":
             granted = "all" if mode == "onfault" else "future"
             detail += "; another owner of a lock in this process wants every page present"
         elif not is_onfault and future == "onfault":
             granted = "onfault" if mode == "all" else "future onfault"
-        return Grant("memory_lock", mode, granted, is_onfault or future == "all", detail)
+        return Grant("memory_lock", mode, granted, is_onfault or future == "all", detail, kind="lock")
 
     @staticmethod
     def _refused(mode: str, instead: str, advice: str) -> Grant:
@@ -237,6 +224,7 @@ class _MemoryLock:
             "would fail",
             fix=cause.fix + "\n" + advice,
             errno=errno.EPERM,
+            kind="lock",
         )
 
     @shielded_method

@@ -1,7 +1,9 @@
-"""What a clock costs."""
+"""Cost of a call of clock_gettime(2)."""
 
 from libc.stdint cimport int64_t
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+
+import errno
 
 from rtloop.errors import setup_error
 
@@ -55,7 +57,7 @@ def clock_cost(int clock):
     """
     cdef timespec t
     if clock_gettime(clock, &t):
-        raise setup_error(22, f"clock {clock} is none that this kernel has")
+        raise setup_error(errno.EINVAL, f"clock {clock} is not one that this kernel has")
     cdef double call, bare
     with nogil:
         call = cost(clock, False)

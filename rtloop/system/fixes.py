@@ -13,6 +13,7 @@ __all__ = [
     "capability_fix",
     "cpuset_fix",
     "device_fix",
+    "filter_fix",
     "for_container",
     "governor_fix",
     "group_runtime_fix",
@@ -142,6 +143,22 @@ def group_runtime_fix(folder: str = "/sys/fs/cgroup/cpu/...") -> str:
 def throttling_fix(value: int = 950000) -> str:
     """Return the lines that set how long real-time threads may run in each period."""
     return sysctl_fix("kernel.sched_rt_runtime_us", value)
+
+
+def filter_fix(call: str) -> str:
+    """Return the settings by which a seccomp filter forbids a system call, and how to allow it."""
+    lines = ["systemd:    in the unit's [Service] section"]
+    if call.startswith("sched_set"):
+        lines.append(f"{_INDENT}RestrictRealtime=no")
+    if call.startswith(("mlock", "munlock")):
+        lines.append(f"{_INDENT}SystemCallFilter=@memlock")
+    lines += [
+        f"{_INDENT}SystemCallFilter={call}",
+        f"container:  docker run --security-opt seccomp=PROFILE.json ...   # a profile that allows {call}",
+        f"kubernetes: securityContext: {{seccompProfile: {{type: Localhost, localhostProfile: PROFILE.json}}}}"
+        f"   # a profile that allows {call}",
+    ]
+    return "\n".join(lines)
 
 
 def cpuset_fix(allowed: str) -> str:

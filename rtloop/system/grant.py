@@ -1,10 +1,13 @@
-"""What was asked of the kernel, and what it granted."""
+"""Grants: each thing asked of the kernel, with what the kernel gave."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-__all__ = ["Grant", "describe_refused"]
+__all__ = ["Grant", "GrantKind", "describe_refused"]
+
+#: What a grant concerns. ``lock`` is memory that has to stay in memory; ``memory`` is everything else about memory.
+GrantKind = Literal["lock", "memory", "priority", "cpu", "limit", "device", "guard", "thread", "other"]
 
 
 class Grant(NamedTuple):
@@ -13,19 +16,24 @@ class Grant(NamedTuple):
     Attributes
     ----------
     name : str
-        What it is about: ``"memory_lock"``, ``"policy"``, ``"cpu"``, ``"stack"`` and so on.
+        The thing itself: ``"memory_lock"``, ``"policy"``, ``"cpu"``, ``"stack"`` and so on.
     requested : object
         What the settings asked for.
     granted : object
         What the kernel reports now.
     ok : bool
-        Whether the one satisfies the other.
+        True if `granted` satisfies `requested`.
     detail : str
         How it was read back, or why it was refused.
     fix : str
-        What to do about a refusal, in the exact lines to write; empty where ``ok``.
+        The exact lines to write to have it granted; empty if ``ok``.
     errno : int
-        The errno of the refused call, 0 where none was made or none failed.
+        The errno of the refused call; 0 if no call was made or none failed.
+    kind : str
+        What it concerns: ``"lock"``, ``"memory"``, ``"priority"``, ``"cpu"``, ``"limit"``, ``"device"``, ``"guard"``,
+        ``"thread"`` or ``"other"``.
+    lost : int or None
+        If it was granted and is gone since: when that was first seen, in ns since 1970. None otherwise.
     """
 
     name: str
@@ -35,13 +43,15 @@ class Grant(NamedTuple):
     detail: str = ""
     fix: str = ""
     errno: int = 0
+    kind: GrantKind = "other"
+    lost: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the grant as a dict that JSON can hold."""
         return self._asdict()
 
     def __str__(self) -> str:
-        mark = "ok" if self.ok else "REFUSED"
+        mark = "ok" if self.ok else "REFUSED" if self.lost is None else "LOST"
         text = f"{self.name}: asked {self.requested}, granted {self.granted} [{mark}]"
         return f"{text} {self.detail}" if self.detail else text
 

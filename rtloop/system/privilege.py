@@ -12,6 +12,7 @@ __all__ = [
     "RLIMIT_RTTIME",
     "format_limit",
     "has_capability",
+    "has_seccomp_filter",
     "is_capable",
     "rt_group_file",
     "rt_group_runtime",
@@ -43,6 +44,22 @@ def has_capability(bit: int, status: str | None = None) -> bool:
             except ValueError:
                 return False
     return False
+
+
+def has_seccomp_filter(status: str | None = None) -> bool:
+    """Tell whether a filter stands between the calling thread and the kernel's system calls (seccomp(2)).
+
+    Parameters
+    ----------
+    status : str, optional
+        The text of ``/proc/thread-self/status``; read from there by default. ``Seccomp: 2`` is a filter.
+    """
+    if status is None:
+        try:
+            status = read_text("/proc/thread-self/status")
+        except OSError:
+            return False
+    return any(line.split() == ["Seccomp:", "2"] for line in status.splitlines())
 
 
 def is_capable(bit: int) -> bool:

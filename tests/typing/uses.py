@@ -32,6 +32,7 @@ from rtloop import (
     Stats,
 )
 from rtloop.pytest import Run, Simulate, assert_clean
+from rtloop.settings import LoopKeywords
 
 
 def a_group() -> None:
@@ -141,3 +142,10 @@ def a_test(rt_run: Run, rt_simulate: Simulate, loop: RTLoop) -> None:
     assert_type(assert_clean(rt_run(loop, "300ms"), missed=0), str)
     assert_type(rt_simulate(loop, "5s", latency="1us"), Stats)
     rt_run("300ms", loop)  # type: ignore[arg-type]
+
+
+def keywords() -> None:
+    settings: LoopKeywords = {"cpu": 1, "clock": "tai", "lock_memory": "own"}
+    RTLoop("1kHz", **settings)
+    LoopKeywords(clock="sundial")  # type: ignore[typeddict-item]
+    PyLoop(print, "10ms", rate="1kHz")  # type: ignore[call-arg]

@@ -188,7 +188,7 @@ def test_a_strict_start_lists_everything_that_was_refused(
     names = [grant.name for grant in error.refused]
     assert names == ["telemetry", "state", "stack", "cpu"]
     assert isinstance(error, rtloop.MemoryLockError) and error.errno == errno.ENOMEM, "the type is that of the first"
-    assert "arm was refused 4 things" in text and text.count("strict=False") == 1
+    assert "arm: 4 requests were refused" in text and text.count("strict=False") == 1
     assert text.count("99-rtloop.conf") <= 1, "a fix is listed once, whatever needs it"
     assert all(f"{name}: asked for" in text for name in names) and "allowed here" in text
     assert {grant.name for grant in error.grants} > set(names), "those that were granted are there, too"
@@ -226,7 +226,7 @@ def test_malloc_is_not_tuned_for_a_start_that_is_bound_to_fail(
     ordinary: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tuned = []
-    refused = Grant("memory_lock", "all", "nothing", ok=False, errno=errno.ENOMEM)
+    refused = Grant("memory_lock", "all", "nothing", ok=False, errno=errno.ENOMEM, kind="lock")
     monkeypatch.setattr(process_lock.memory_lock, "acquire", lambda mode, **_: refused)
     monkeypatch.setattr(kernel, "tune_malloc", lambda: tuned.append(1) or True)
     settings = {**ordinary, "lock_memory": "all", "tune_malloc": True}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,12 +10,21 @@ from typing import Any
 
 import pytest
 
-from rtloop.system import checks
+import rtloop
+from rtloop.system import checks, refusal
 from rtloop.system.cpu import format_cpu_list, isolated_cpus, mask_to_cpus, parse_cpu_list
-from rtloop.system.fixes import device_fix, for_container, limit_fix
-from rtloop.system.grant import Grant, describe_refused
+from rtloop.system.fixes import device_fix, filter_fix, for_container, limit_fix
+from rtloop.system.grant import Grant, GrantKind, describe_refused
 from rtloop.system.host import host_facts
-from rtloop.system.privilege import CAP_IPC_LOCK, CAP_SYS_NICE, has_capability, rt_group_file, rt_group_runtime
+from rtloop.system.privilege import (
+    CAP_IPC_LOCK,
+    CAP_SYS_NICE,
+    has_capability,
+    has_seccomp_filter,
+    rt_group_file,
+    rt_group_runtime,
+)
+from rtloop.system.refusal import raise_if_refused
 
 
 @pytest.mark.parametrize(
@@ -169,3 +179,40 @@ def test_a_thread_may_have_any_bytes_for_a_name(script: Callable[..., Any]) -> N
     print(loop.run(cycles=2).cycles, rtloop.memory.status().locked_bytes)
     """)
     assert done.stdout.split() == ["2", "0"], done.stderr
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "expected"),
+    [
+        ("lock", errno.EPERM, rtloop.errors.MemoryLockPrivilegeError),
+        ("lock", errno.EINVAL, rtloop.MemoryLockError),
+        ("priority", errno.EPERM, rtloop.PrivilegeError),
+        ("device", errno.EACCES, rtloop.PrivilegeError),
+        ("cpu", errno.EINVAL, rtloop.SetupError),
+    ],
+)
+def test_the_exception_follows_from_the_kind_of_the_first_refusal(
+    kind: GrantKind, error: int, expected: type[rtloop.SetupError]
+) -> None:
+    """No name decides it: a grant called 'clock' is not a lock."""
+    grants = [Grant("clock", "a", "b", ok=False, errno=error, kind=kind), Grant("lock", "a", "b", ok=True, kind="lock")]
+    with pytest.raises(rtloop.SetupError) as caught:
+        raise_if_refused(grants)
+    assert type(caught.value) is expected and caught.value.grants == tuple(grants)
+    raise_if_refused(grants[1:])
+
+
+@pytest.mark.parametrize("error", [errno.EPERM, errno.EACCES, errno.ENOSYS])
+def test_a_seccomp_filter_is_named_with_its_call(error: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert has_seccomp_filter("Name:\tx\nSeccomp:\t2\nSeccomp_filters:\t1\n")
+    assert not has_seccomp_filter("Seccomp:\t0\n") and not has_seccomp_filter("Name:\tx\n")
+    monkeypatch.setattr(refusal, "has_seccomp_filter", lambda: True)
+    text, fix = refusal.explain("sched_setattr", error)
+    assert errno.errorcode[error] in text and "a seccomp filter forbids sched_setattr" in text
+    for word in ("RestrictRealtime=no", "SystemCallFilter=sched_setattr", "seccomp=PROFILE.json"):
+        assert word in fix
+    assert "RestrictRealtime" not in filter_fix("mlockall") and "@memlock" in filter_fix("mlockall")
+    assert refusal.explain("sched_setattr", errno.EINVAL)[1] == ""
+    if error != errno.ENOSYS:
+        text, fix = refusal.explain("sched_setattr", error, is_privileged=False)
+        assert "filter" not in text and fix == "", "a missing privilege explains it"
