@@ -51,9 +51,9 @@ class SetupError(RtloopError, OSError):
     Attributes
     ----------
     errno : int
-        Of the refused call, the first one where there are several; 0 where no call was made.
+        Errno of the first refused call; 0 if no call was made.
     grants : tuple of Grant
-        Everything that was asked for until the start ended, refused or not, in the order of asking.
+        All requests until the start ended, refused or not, in order.
     refused : tuple of Grant
         Those of them that were refused.
     """
@@ -78,15 +78,15 @@ class MemoryLockError(SetupError):
 
 
 class MemoryLockPrivilegeError(MemoryLockError, PrivilegeError):
-    """Memory could not be locked for want of a privilege: caught by either name."""
+    """Memory could not be locked because a privilege is missing: caught by either name."""
 
 
 class AttachError(RtloopError, LookupError):
-    """No running loop, or more than one, is the one that was asked for, or its telemetry cannot be read."""
+    """No running loop matches, or several do, or its telemetry cannot be read."""
 
 
 class AttachPrivilegeError(AttachError, PermissionError):
-    """The process may not be looked into: it is another user's, or has privileges that this one lacks."""
+    """The process may not be inspected: it is another user's, or has privileges that this one lacks."""
 
 
 class CallbackError(RtloopError, RuntimeError):
@@ -95,15 +95,15 @@ class CallbackError(RtloopError, RuntimeError):
     Attributes
     ----------
     code : int
-        What the callback returned.
+        The callback's return value.
     callback : str
-        Which one: ``"enter"``, ``"step"``, ``"overrun"``, ``"wait"`` or ``"on_peer_failure"``.
+        Its name: ``"enter"``, ``"step"``, ``"overrun"``, ``"wait"`` or ``"on_peer_failure"``.
     name : str or None
         The loop's name.
     cycle : int or None
-        The index of the cycle, for ``on_peer_failure`` the next one's; None for ``enter``, which runs before the first.
+        The index of the cycle, for ``on_peer_failure`` of the next; None for ``enter``, which runs before the first.
     symbol : str or None
-        The name of the errno that a negative code is, such as ``"EIO"`` for -5.
+        The errno's name of a negative code, such as ``"EIO"`` for -5.
     """
 
     def __init__(self, code: int, callback: str = "step", name: str | None = None, cycle: int | None = None) -> None:
@@ -135,7 +135,7 @@ class OverrunError(RtloopError, RuntimeError):
     cycle : int or None
         The index of the cycle whose overrun ended the loop.
     late_ns : int or None
-        How long after the next release that cycle ended, in nanoseconds.
+        Time from the next release to the end of that cycle, in nanoseconds.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class GuardError(RtloopError, RuntimeError):
     cycle : int or None
         The index of the cycle that ended the loop.
     violation : dict or None
-        The first violation of that cycle, as ``Stats.guard["violations"]`` has it; None where none was written down.
+        The first violation of that cycle, as in ``Stats.guard["violations"]``; None if none was recorded.
     """
 
     def __init__(
@@ -180,20 +180,20 @@ class GuardError(RtloopError, RuntimeError):
 
 
 class WatchdogError(RtloopError, RuntimeError):
-    """The watchdog of a group found a loop that had not completed a cycle for too long, and ended it.
+    """The watchdog of a group ended a loop that had not completed a cycle for too long.
 
     Attributes
     ----------
     name : str or None
         The loop's name.
     cycle : int or None
-        The index of the last cycle that it had completed, as counted since its start; None where there was none.
+        The index of the last completed cycle since its start; None if there was none.
     stuck_ns : int or None
-        How long before `acted_ns` that cycle had ended, or else the first release had come, in nanoseconds.
+        Time from the end of that cycle, or else from the first release, to `acted_ns`, in nanoseconds.
     acted_ns : int or None
-        When the watchdog called ``safe``, on the loop's clock.
+        Time of the watchdog's call of ``safe``, on the loop's clock.
     safe_code : int or None
-        What ``safe`` returned; None where it had not returned.
+        Return value of ``safe``; None if it had not returned.
     """
 
     def __init__(
@@ -233,34 +233,34 @@ class PoolExhaustedError(PoolError, MemoryError):
 
 
 class BridgeError(RtloopError, OSError):
-    """A Zenoh session could not be opened, or not be used."""
+    """A Zenoh session could not be opened or used."""
 
 
 class PayloadError(RtloopError, ValueError):
-    """What came over the network is not what it should be; the message says how."""
+    """A payload from the network is malformed; the message describes the fault."""
 
 
 class BuildError(RtloopError, ImportError):
-    """A ``.pyx`` could not be compiled, or what came of it not be imported.
+    """A ``.pyx`` could not be compiled, or the result not imported.
 
     Attributes
     ----------
-    complaints : tuple of Complaint
-        What the compilers said: each with `path`, `line`, `column` (from 1; 0 where none is known), `text` and `fix`.
-        Empty where the fault is not in the code.
+    diagnostics : tuple of Diagnostic
+        The compilers' messages, each with `path`, `line`, `column` (from 1; 0 if unknown), `text` and `fix`. Empty if
+        the fault is not in the code.
     """
 
-    def __init__(self, message: str, *, complaints: tuple[Any, ...] = (), path: str | None = None) -> None:
+    def __init__(self, message: str, *, diagnostics: tuple[Any, ...] = (), path: str | None = None) -> None:
         super().__init__(message, path=path)
-        self.complaints = complaints
+        self.diagnostics = diagnostics
 
     def _render_traceback_(self) -> list[str]:
-        # IPython shows this: the way through rtloop to the compiler helps nobody.
+        # IPython shows this, without rtloop's own frames.
         return [f"{type(self).__name__}: {self}"]
 
 
 class RecorderError(RtloopError, OSError):
-    """A recording could not be written, or not to its end; `errno` tells what the disk said."""
+    """A recording could not be written, or not completely; `errno` is that of the failed write."""
 
 
 class RTSetupWarning(RuntimeWarning):
@@ -270,20 +270,20 @@ class RTSetupWarning(RuntimeWarning):
 def setup_error(
     errno_: int, message: str, *, memory_lock: bool = False, privilege: bool = False, grants: tuple[Any, ...] = ()
 ) -> SetupError:
-    """Make the :class:`SetupError` that fits: a ``PermissionError`` where a privilege is missing.
+    """Make the :class:`SetupError` that fits: a ``PermissionError`` if a privilege is missing.
 
     Parameters
     ----------
     errno_ : int
-        The positive errno of the refused call; 0 where no call was made.
+        The positive errno of the refused call; 0 if no call was made.
     message : str
-        What failed, with which value, why, and the fix.
+        The failure, the value, the cause and the fix.
     memory_lock : bool
-        Whether it was memory that could not be locked.
+        True if memory could not be locked.
     privilege : bool
-        Whether a privilege or a limit is the cause.
+        True if a privilege or a limit is the cause.
     grants : tuple of Grant
-        What was asked for until then.
+        All requests until then.
     """
     kinds = {
         (False, False): SetupError,

@@ -1,4 +1,4 @@
-"""What a step that Numba compiles is made of.
+"""Types for a step that Numba compiles.
 
 ::
 
@@ -13,7 +13,7 @@
 
     loop = rtloop.FunctionLoop(step, "1kHz", data=np.zeros(2))
 
-`Cycle` is the Numba type of the struct that the step gets the address of, `signature` that of the step. No other module
+`Cycle` is the Numba type of the struct whose address the step receives, `signature` that of the step. No other module
 of the package imports Numba.
 """
 

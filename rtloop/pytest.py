@@ -1,7 +1,7 @@
-"""A plugin for pytest: controllers tested in virtual time, and for a moment in real time.
+"""Plugin for pytest: test controllers in virtual time, and briefly in real time.
 
-Switch it on in the top-level ``conftest.py``, or with ``-p rtloop.pytest``; it is not loaded by itself, so that other
-people's test suites need not know of rtloop::
+Switch it on in the top-level ``conftest.py``, or with ``-p rtloop.pytest``; it is not loaded automatically, so that
+unrelated test suites are not affected::
 
     pytest_plugins = ["rtloop.pytest"]
 
@@ -48,7 +48,7 @@ class Run(Protocol):
     """The fixture `rt_run`."""
 
     def __call__(self, loop: RTLoop, duration: Any = "300ms", *, cycles: int | None = None) -> Stats:
-        """Run a loop for a duration or some cycles; one that hangs or fails fails the test."""
+        """Run a loop for a duration or some cycles; a loop that hangs or fails fails the test."""
         ...
 
 
@@ -63,15 +63,15 @@ class Simulate(Protocol):
 def assert_clean(stats: Stats, *, overruns: int | None = None, missed: int | None = None, page_faults: int = 0) -> str:
     """Fail the test unless a run kept the promises of a clean loop.
 
-    These are: it ran, and did not fail; ``cycles + missed`` are the releases elapsed on the grid, each cycle is in each
-    histogram, and none started before its release; no page fault since the warm-up, and nothing that a guard found.
-    How late a shared machine makes a cycle is no fault of the code: overruns and missed releases are counted, and
-    judged only where a limit is given.
+    The promises: it ran and did not fail; ``cycles + missed`` are the releases elapsed on the grid; each cycle is in
+    each histogram, and none started before its release; no page fault since the warm-up, and nothing that a guard
+    found. Lateness on a shared machine is not a fault of the code: overruns and missed releases are counted, and judged
+    only if a limit is given.
 
     Parameters
     ----------
     stats : Stats
-        Of a run, real or simulated.
+        Stats of a run, real or simulated.
     overruns, missed : int, optional
         The most that are accepted; any number by default.
     page_faults : int
@@ -80,12 +80,12 @@ def assert_clean(stats: Stats, *, overruns: int | None = None, missed: int | Non
     Returns
     -------
     str
-        A sentence with the counts, and with what could not be checked here.
+        A sentence with the counts, and with whatever could not be checked here.
 
     Raises
     ------
     AssertionError
-        With everything that was wrong.
+        With every fault.
     """
     __tracebackhide__ = True
     wrong: list[str] = []
@@ -93,9 +93,9 @@ def assert_clean(stats: Stats, *, overruns: int | None = None, missed: int | Non
     if stats.state in ("failed", "died"):
         wrong.append(f"the loop {stats.state}")
     if not stats.cycles:
-        wrong.append("it ran no cycle, which shows nothing")
+        wrong.append("it ran no cycle, which proves nothing")
     elif stats.cycles <= stats.warmup:
-        unknown.append("what follows the warm-up, for there was nothing else")
+        unknown.append("what follows the warm-up, because the run did not get beyond it")
     wrong += _unbalanced(stats, unknown)
     for name, count, limit in (("overruns", stats.overruns, overruns), ("missed releases", stats.missed, missed)):
         if limit is not None and count > limit:
@@ -126,7 +126,7 @@ def assert_clean(stats: Stats, *, overruns: int | None = None, missed: int | Non
 
 
 def _unbalanced(stats: Stats, unknown: list[str]) -> list[str]:
-    """Return what in the account of the cycles does not add up; what cannot be checked goes to `unknown`."""
+    """Return the faults in the account of the cycles; add what cannot be checked to `unknown`."""
     wrong = []
     measured = stats.cycles - stats.warmup
     held = (
@@ -159,22 +159,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--rt",
         choices=_MODES,
         default="auto",
-        help="what becomes of tests marked rt: auto runs them where a loop is granted what it asks for, and skips them"
-        " with the reason elsewhere; require fails them there; skip never runs them",
+        help="tests marked rt: auto runs them if a loop is granted all that it asks for, and else skips them with the"
+        " reason; require fails them in that case; skip never runs them",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the marker known."""
+    """Register the marker."""
     config.addinivalue_line(
         "markers",
-        "rt(**settings): runs a loop in real time; skipped, with the reason, where a loop of these settings (the"
-        " default ones without any) is not granted all that it asks for",
+        "rt(**settings): runs a loop in real time; skipped, with the reason, if a loop with these settings (by"
+        " default the loop's own defaults) is not granted all that it asks for",
     )
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip or fail a marked test where it cannot have what it needs."""
+    """Skip or fail a marked test if its requests are refused."""
     marker = item.get_closest_marker("rt")
     if marker is None:
         return
@@ -194,7 +194,7 @@ _refusals: dict[str, str] = {}
 
 
 def _refusal(settings: dict[str, Any]) -> str:
-    """Return why a loop is not granted what it asks for here, or nothing: tried once in a session."""
+    """Return why a loop's requests are refused here, or nothing; tried once per session."""
     from rtloop.loop.loop import RTLoop
 
     key = repr(sorted(settings.items()))
@@ -244,12 +244,12 @@ def rt_run() -> Iterator[Run]:
         )
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", RTSetupWarning)  # that it has failed: join() raises it
+                warnings.simplefilter("ignore", RTSetupWarning)  # join() raises the loop's failure
                 loop.stop("5s")
         except RtloopError as error:
             what = f"the step of {loop.name} has not returned for 5 s"
             raise AssertionError(f"{what}, after {format_duration(seconds * 1e9)} of running: {error}") from None
-        loop.join()  # raises what ended it
+        loop.join()  # raises the loop's failure
         stats = loop.stats
         if cycles is not None and stats.cycles < cycles:
             how = f"in {seconds:.0f} s" if has_lasted else "and ended by itself: its step returned RT_STOP"
@@ -263,7 +263,7 @@ def rt_run() -> Iterator[Run]:
 
 
 def _wait(is_over: Callable[[], bool], seconds: float) -> bool:
-    """Wait until something is over. Returns whether the time was over first."""
+    """Wait until something is over; return whether it timed out."""
     end = time.monotonic() + seconds
     while not is_over():
         left = end - time.monotonic()

@@ -1,4 +1,4 @@
-"""Durations and sizes: the only place that parses them, and the only place that formats them."""
+"""Parsing and formatting of durations and sizes, the only place that does either."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _BYTES = {"": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _NUMBER = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([^\s0-9.]*)\s*", re.ASCII | re.IGNORECASE)
 _INT64_MAX = 2**63 - 1
 _MAX_DIGITS = 60
-#: A bare int below this is taken for a forgotten unit where it is how long somebody waits: nobody waits as short.
+#: A timeout given as a bare int below this is taken for a forgotten unit.
 _MIN_BARE_TIMEOUT_NS = 1000
-#: A sleep costs a CPU a microsecond or more, for its timer interrupt and two switches of threads.
+#: A sleep costs a CPU a microsecond or more: its timer interrupt and two context switches.
 _MIN_PERIOD_NS = 2000
 
 _DURATION_FORMS = 'an int (nanoseconds), a str with a unit ("250us", "1 ms", "2s") or a datetime.timedelta'
@@ -62,7 +62,7 @@ def parse_duration(
     name : str
         The argument's name, for the error message.
     rate : bool
-        Whether a frequency (``"4kHz"``) is accepted; it is turned into its period, rounded to the nearest nanosecond.
+        True to accept a frequency (``"4kHz"``); it is turned into its period, rounded to the nearest nanosecond.
     minimum, maximum : int
         The least and the greatest duration accepted, in nanoseconds.
 
@@ -118,7 +118,7 @@ def parse_period(value: int | str | timedelta, name: str = "period", *, maximum:
     ----------
     value : int, str or datetime.timedelta
         As for :func:`parse_duration`. At least 2 us: below it a CPU has no time left to sleep between two releases.
-        A bare int is at least 10 000 (100 kHz), for a lesser one is far more likely to lack its unit.
+        A bare int is at least 10 000 (100 kHz), because a smaller one more likely lacks its unit.
     name : str
         The argument's name, for the error message.
     maximum : int
@@ -133,7 +133,7 @@ def parse_period(value: int | str | timedelta, name: str = "period", *, maximum:
     if period < _MIN_PERIOD_NS:
         if not isinstance(value, (str, timedelta)):
             raise ConfigError(
-                f"{name}={show(value)} is {format_duration(period)}, for a bare int is nanoseconds: "
+                f"{name}={show(value)} is {format_duration(period)}, because a bare int is nanoseconds: "
                 f"did you mean '{period}us' or '{period}Hz'? Write the unit"
             )
         raise ConfigError(
@@ -144,12 +144,12 @@ def parse_period(value: int | str | timedelta, name: str = "period", *, maximum:
 
 
 def parse_timeout(value: int | str | timedelta, name: str = "timeout") -> int:
-    """Turn how long to wait into nanoseconds. A bare int from 1 to 999 is taken for a forgotten unit, and refused."""
+    """Turn a timeout into nanoseconds. A bare int from 1 to 999 is taken for a forgotten unit, and refused."""
     timeout = parse_duration(value, name)
     if 0 < timeout < _MIN_BARE_TIMEOUT_NS and not isinstance(value, (str, timedelta)):
         raise ConfigError(
-            f"{name}={show(value)} is {timeout} ns, for a bare int is nanoseconds: did you mean '{timeout}s', "
-            f"'{timeout}ms' or '{timeout}us'? '{timeout}ns' is accepted where it is meant"
+            f"{name}={show(value)} is {timeout} ns, because a bare int is nanoseconds: did you mean '{timeout}s', "
+            f"'{timeout}ms' or '{timeout}us'? '{timeout}ns' is accepted if it is meant"
         )
     return timeout
 
@@ -159,7 +159,7 @@ def _is_negative(value: object) -> bool:
 
 
 def _unit_hint(value: object) -> str:
-    """Say what is wrong with the unit of a str, where that can be told."""
+    """Return what is wrong with the unit of a str, if that is known."""
     parts = _split(value) if isinstance(value, str) else None
     if parts is None:
         return ""
@@ -183,7 +183,7 @@ def parse_size(value: int | str, name: str, *, minimum: int = 0, maximum: int = 
     Raises
     ------
     ConfigError
-        On any other type, form or range, or where the size is not a whole number of bytes.
+        On any other type, form or range, or if the size is not a whole number of bytes.
     """
     result: int | None = None
     if isinstance(value, str):
@@ -207,7 +207,7 @@ def parse_size(value: int | str, name: str, *, minimum: int = 0, maximum: int = 
 
 
 def as_index(value: object) -> int | None:
-    """Return what counts as an integer, NumPy's included, as an int; None for a bool, a float or anything else."""
+    """Return an integer, NumPy's included, as an int; None for a bool, a float or anything else."""
     if isinstance(value, bool):
         return None
     try:
@@ -217,16 +217,16 @@ def as_index(value: object) -> int | None:
 
 
 def show(value: object) -> str:
-    """Write a value as an error message shows it: its repr, cut where that is long."""
+    """Format a value for an error message: its repr, cut if it is long."""
     try:
         text = repr(value)
-    except ValueError:  # an int of more digits than Python prints
+    except ValueError:  # an int with more digits than Python prints
         return "an int of thousands of digits"
     return text if len(text) <= 2 * _MAX_DIGITS else f"{text[:_MAX_DIGITS]}..."
 
 
 def format_duration(ns: float, digits: int = 3) -> str:
-    """Write nanoseconds as a person reads them: ``1500`` becomes ``"1.5 us"``."""
+    """Format nanoseconds for reading: ``1500`` becomes ``"1.5 us"``."""
     for unit, scale in (("s", 10**9), ("ms", 10**6), ("us", 10**3)):
         if abs(ns) >= scale:
             return f"{_short(ns / scale, digits)} {unit}"
@@ -239,7 +239,7 @@ def _short(value: float, digits: int) -> str:
 
 
 def format_rate(period_ns: int) -> str:
-    """Write a period as a rate: ``1_000_000`` becomes ``"1 kHz"``."""
+    """Format a period as a rate: ``1_000_000`` becomes ``"1 kHz"``."""
     hertz = 1e9 / period_ns
     for unit, scale in (("MHz", 1e6), ("kHz", 1e3)):
         if hertz >= scale:
@@ -248,7 +248,7 @@ def format_rate(period_ns: int) -> str:
 
 
 def format_size(size: int) -> str:
-    """Write bytes as a person reads them: ``524288`` becomes ``"512 KiB"``."""
+    """Format bytes for reading: ``524288`` becomes ``"512 KiB"``."""
     for unit, scale in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if size >= scale:
             return f"{size / scale:.2f}".rstrip("0").rstrip(".") + f" {unit}"

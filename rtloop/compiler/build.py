@@ -1,4 +1,4 @@
-"""``rtloop.build``: a .pyx becomes a module, compiled once for each content and found again by it."""
+"""``rtloop.build``: compile a .pyx into a module, once for each content."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rtloop import __version__, get_include
 from rtloop.compiler.cache import Cache, Entry, cache_folder, private_cache, remove_rests
-from rtloop.compiler.diagnostics import Complaint, show_complaint
+from rtloop.compiler.diagnostics import Diagnostic, show_diagnostic
 from rtloop.compiler.toolchain import DIRECTIVES, compile_module, find_toolchain, read_extras
 from rtloop.errors import BuildError, RTSetupWarning
 from rtloop.units import show
@@ -33,7 +33,7 @@ __all__ = ["Built", "build", "build_module"]
 
 
 class Built(NamedTuple):
-    """What a build gave.
+    """Result of a build.
 
     Attributes
     ----------
@@ -41,23 +41,23 @@ class Built(NamedTuple):
         The imported module.
     path : pathlib.Path
         The extension module on disk.
-    hints : tuple of Complaint
-        What Cython warned of.
+    hints : tuple of Diagnostic
+        Cython's warnings.
     notes : tuple of str
-        What was in the way, though not of the build.
+        Problems that did not prevent the build, such as a cache that cannot be written.
     seconds : float
-        How long the compilers took; 0 where nothing had to be compiled.
+        Time that the compilers took; 0 if nothing was compiled.
     """
 
     module: ModuleType
     path: Path
-    hints: tuple[Complaint, ...]
+    hints: tuple[Diagnostic, ...]
     notes: tuple[str, ...]
     seconds: float
 
 
 class _Options(NamedTuple):
-    """How all modules of one call are to be compiled, and where they are kept."""
+    """Options for all modules of one call: how to compile them, and the cache to keep them in."""
 
     folders: list[str]
     flags: list[str]
@@ -66,7 +66,7 @@ class _Options(NamedTuple):
 
 
 class _Part:
-    """One module of a call: the one that was asked for, or another of its folder that it cimports."""
+    """One module of a call: the requested one, or one of the same folder that it cimports."""
 
     def __init__(self, source: Path, name: str) -> None:
         self.source, self.name = source, name
@@ -78,7 +78,7 @@ class _Part:
 _PREFIX = "rtloop-build-"
 _DECLARED = ("*.pxd", "*.pxi")
 _lock = threading.RLock()
-#: The modules that this process has imported: an extension module is there once for each file.
+#: The modules that this process has imported, one for each file.
 _loaded: dict[Path, ModuleType] = {}
 
 
@@ -91,14 +91,14 @@ def build(
     cache: str | os.PathLike[str] | None = None,
     force: bool = False,
 ) -> ModuleType:
-    """Compile a ``.pyx`` and import it; where nothing has changed since the last time, only import it.
+    """Compile a ``.pyx`` and import it; if nothing has changed since the last time, only import it.
 
     Cython and a C compiler are called with rtloop's folders, ``-O3``, and the directives that keep a step from taking
     the GIL (``boundscheck=False``, ``wraparound=False``, ``cdivision=True``, ``initializedcheck=False``); a comment
-    ``# cython: boundscheck=True`` at the head of the file goes first. ``# distutils:`` comments there are followed.
-    The result is kept, and found again by the content of the file and of all that it includes and cimports, the
-    compilers, the flags, and the versions of Python, Cython and rtloop. Where the ``.pxd`` of another ``.pyx`` in the
-    same folder is cimported, that one is built first.
+    ``# cython: boundscheck=True`` at the head of the file takes precedence; ``# distutils:`` comments are followed.
+    The result is cached under the content of the file and of all that it includes and cimports, the compilers, the
+    flags, and the versions of Python, Cython and rtloop. If it cimports the ``.pxd`` of another ``.pyx`` in the same
+    folder, that one is built first.
 
     Parameters
     ----------
@@ -111,30 +111,30 @@ def build(
     flags : sequence of str
         More arguments for the C compiler, such as ``"-march=native"`` or ``"-lm"``.
     cache : path, optional
-        Where compiled modules are kept. By default ``$RTLOOP_CACHE_DIR``, or ``rtloop`` in ``$XDG_CACHE_HOME``, which
-        is ``~/.cache`` where it is not set. Where nothing can be written there, a warning says so, and the module is
-        compiled for this process alone.
+        Folder of compiled modules. By default ``$RTLOOP_CACHE_DIR``, or ``rtloop`` in ``$XDG_CACHE_HOME``, which is
+        ``~/.cache`` if it is not set. If the folder cannot be written, there is a warning, and the module is compiled
+        for this process only.
     force : bool
-        Whether to compile in any case: where something has changed that the cache does not know of, such as a library
+        True to compile in any case, because something has changed that the cache does not know of, such as a library
         of the system.
 
     Returns
     -------
     module
-        The module; another one, with other classes, where the content has changed since the last call. Loops that
-        exist keep the classes that they were made from.
+        The module. If the content has changed since the last call, it is a new module with new classes; existing loops
+        keep the classes that they were made from.
 
     Raises
     ------
     BuildError
-        Where the code is wrong: its message shows each line; where Cython or a compiler is missing, and how to get it.
+        If the code is wrong, with each line in the message; if Cython or a compiler is missing, with its installation.
     FileNotFoundError
-        Where there is no such file.
+        If the file does not exist.
 
     Warns
     -----
     RTSetupWarning
-        Of code that will take the GIL in a cycle, and of a cache that cannot be used.
+        About code that will take the GIL in a cycle, and about a cache that cannot be used.
 
     Examples
     --------
@@ -144,9 +144,9 @@ def build(
     try:
         built = build_module(path, name=name, include=include, flags=flags, cache=cache, force=force)
     except BuildError as error:
-        raise error.with_traceback(None) from None  # what is wrong is in the .pyx, not on the way to the compiler
+        raise error.with_traceback(None) from None  # the fault is in the .pyx, not in the frames above
     for hint in built.hints:
-        warnings.warn(show_complaint(hint), RTSetupWarning, stacklevel=2)
+        warnings.warn(show_diagnostic(hint), RTSetupWarning, stacklevel=2)
     for note in built.notes:
         warnings.warn(note, RTSetupWarning, stacklevel=2)
     return built.module
@@ -161,7 +161,7 @@ def build_module(
     cache: str | os.PathLike[str] | None = None,
     force: bool = False,
 ) -> Built:
-    """Do what :func:`build` does, and return what it would have warned of."""
+    """Build like :func:`build`, but return its warnings."""
     source = Path(path).resolve()
     if source.suffix != ".pyx":
         raise BuildError(f"{os.fspath(path)} is not a .pyx file: a module of Python or C needs no build, import it")
@@ -183,7 +183,7 @@ def build_module(
 
 
 def _make(source: Path, name: str, options: _Options, parts: dict[Path, _Part]) -> Entry:
-    """Find or compile a module, and those of the same folder whose declarations it uses; all come into `parts`."""
+    """Find or compile a module, and those of the same folder whose declarations it uses; add all to `parts`."""
     parts[source] = part = _Part(source, name)
     folders = [str(source.parent), *options.folders, get_include()]
     extras = read_extras(source)
@@ -204,7 +204,7 @@ def _make(source: Path, name: str, options: _Options, parts: dict[Path, _Part]) 
             part.seconds = time.monotonic() - started
             made = Entry(module, tuple(sorted(_with_siblings(inputs, source))), hints)
             made = made._replace(inputs=_with_theirs(made, source, others, parts))
-            # What has changed meanwhile was perhaps read before: it is not to be found again as what it is now.
+            # An input that changed meanwhile may have been read before the change: the module must not be found again.
             is_fresh = all(at < begin or at == before.get(path) for path, at in _stamps(made.inputs))
             part.entry, part.notes = _keep(key, made, part, options, is_fresh)
     for other in part.entry.siblings(source):
@@ -214,7 +214,7 @@ def _make(source: Path, name: str, options: _Options, parts: dict[Path, _Part]) 
 
 
 def _with_theirs(made: Entry, source: Path, options: _Options, parts: dict[Path, _Part]) -> tuple[str, ...]:
-    """Add what the modules that one uses were made from: where that changes, they are others, and so is this one."""
+    """Add the inputs of the modules that it uses: if those change, this module must be built again."""
     inputs = set(made.inputs)
     for other in made.siblings(source):
         if other not in parts:
@@ -226,25 +226,25 @@ def _with_theirs(made: Entry, source: Path, options: _Options, parts: dict[Path,
 
 @contextmanager
 def _new_folder() -> Iterator[Path]:
-    """Make a folder to compile in, remove it afterwards, and with it those of builds that were killed."""
+    """Make a build folder, and remove it afterwards; also remove those of killed builds."""
     remove_rests(Path(tempfile.gettempdir()), _PREFIX)
     try:
         folder = tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True)
     except OSError as error:
-        raise BuildError(f"there is no folder to compile in: {error.strerror}; set TMPDIR to one") from None
+        raise BuildError(f"no build folder: {error.strerror}; fix: set TMPDIR to a writable one") from None
     with folder as name:
         yield Path(name).resolve()
 
 
 def _keep(key: str, made: Entry, part: _Part, options: _Options, is_fresh: bool) -> tuple[Entry, tuple[str, ...]]:
-    """Move a module to where it is found again: all of it, or nothing."""
+    """Move a module into the cache, completely or not at all."""
     cache = options.cache
     try:
         return cache.keep(key, made, is_found_again=is_fresh, is_replaced=options.is_forced), ()
     except OSError as error:
         note = (
             f"{cache.folder} cannot be written to ({error.strerror or error}): {part.source.name} was compiled "
-            "for this process alone; set RTLOOP_CACHE_DIR to a folder of your own"
+            "for this process only; set RTLOOP_CACHE_DIR to a folder of your own"
         )
     try:
         (private,) = private_cache(make=True)
@@ -254,7 +254,7 @@ def _keep(key: str, made: Entry, part: _Part, options: _Options, is_fresh: bool)
 
 
 def _with_siblings(inputs: set[str], source: Path) -> set[str]:
-    """Add the .pyx of each .pxd of the same folder: where it changes, its classes are others, and both are built."""
+    """Add the .pyx of each .pxd of the same folder: if it changes, its classes change, and both are built."""
     found = {str(Path(path).with_suffix(".pyx")) for path in inputs if path.endswith(".pxd")}
     return inputs | {path for path in found if Path(path).parent == source.parent and Path(path).is_file()}
 
@@ -262,7 +262,7 @@ def _with_siblings(inputs: set[str], source: Path) -> set[str]:
 def _changed_nearby(folder: Path) -> dict[str, int]:
     try:
         return {str(path): _changed_ns(path) for path in folder.iterdir()}
-    except OSError:  # a folder that one may not list
+    except OSError:  # the folder may not be listed
         return {}
 
 
@@ -278,12 +278,12 @@ def _changed_ns(path: str | Path) -> int:
 
 
 def _is_ours(name: str) -> bool:
-    """Whether a module may be known by this name: one of Python's own may yet be imported by somebody."""
+    """Return whether a module may use this name, which must not hide one of the standard library."""
     return name not in sys.stdlib_module_names
 
 
 class _Finder:
-    """Finds the modules of one call for each other, in whatever order they import each other."""
+    """Finder that lets the modules of one call import each other in any order."""
 
     def __init__(self, parts: list[_Part]) -> None:
         self.paths = {part.name: part.entry.module for part in parts if part.entry and _is_ours(part.name)}
@@ -300,10 +300,10 @@ def _spec(name: str, path: Path) -> importlib.machinery.ModuleSpec:
 
 
 def _import_all(parts: list[_Part]) -> ModuleType:
-    """Import the modules of one call; returns the first, which the others are there for."""
+    """Import the modules of one call; return the first, which was asked for."""
     made = [(part.entry.module, part) for part in parts if part.entry]
     before = {part.name: sys.modules.get(part.name) for part in parts}
-    for path, part in made:  # another build of theirs would be imported in their place
+    for path, part in made:  # an earlier build of them would be imported instead
         if before[part.name] in _loaded.values():
             del sys.modules[part.name]
             if path in _loaded:
@@ -320,12 +320,12 @@ def _import_all(parts: list[_Part]) -> ModuleType:
 
 
 def _import(path: Path, name: str, source: Path) -> ModuleType:
-    # Cython's tracebacks have the file's name without its folder, and would be shown without their lines.
+    # Cython's tracebacks name the file without its folder, so Python could not show the lines.
     text = source.read_text(encoding="utf-8", errors="replace")
     linecache.cache[source.name] = (len(text), None, text.splitlines(keepends=True), str(source))
     module = _loaded.get(path)
     if module is None:
-        present = sys.modules.get(name)  # perhaps another one of this call has imported it
+        present = sys.modules.get(name)  # another module of this call may have imported it
         module = present if getattr(present, "__file__", None) == str(path) else None
         _loaded[path] = module = module or _load(path, name, source)
     return module
@@ -355,7 +355,7 @@ def _why_not_imported(error: ImportError, source: Path) -> str:
     missing = re.search(r"undefined symbol: (\w+)", str(error))
     if missing:
         return (
-            f"{source.name} was compiled, but nothing has the function {missing[1]} that it calls; fix: name the "
+            f"{source.name} was compiled, but its function {missing[1]} is not in any library; fix: name the "
             "library, or the C file, at the head of the .pyx: # distutils: libraries = NAME, or # distutils: sources = "
             "FILE.c"
         )

@@ -1,8 +1,8 @@
-"""Compiled modules on disk, found again by what they were made from.
+"""Cache of compiled modules on disk, found by the content that they were made from.
 
-``<folder>/build/<key>/inputs.json`` lists the files that the last build with this key has read; the content of all of
-them names the folder beside it that has the module. All is written under another name and then renamed, so that two
-processes at once, or one that is killed, leave something whole or nothing.
+``<folder>/build/<key>/inputs.json`` lists the files that the last build with this key read; their content names the
+folder beside it that holds the module. Everything is written under another name and then renamed, so that two processes
+at once, or a killed one, leave a complete entry or none.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from rtloop.compiler.diagnostics import Complaint
+from rtloop.compiler.diagnostics import Diagnostic
 
 __all__ = ["Cache", "Entry", "cache_folder", "private_cache", "remove_rests"]
 
@@ -36,38 +36,38 @@ class Entry(NamedTuple):
     module : pathlib.Path
         Its file.
     inputs : tuple of str
-        What it was made from.
-    hints : tuple of Complaint
-        What Cython warned of.
+        Files that it was made from.
+    hints : tuple of Diagnostic
+        Cython's warnings.
     """
 
     module: Path
     inputs: tuple[str, ...]
-    hints: tuple[Complaint, ...]
+    hints: tuple[Diagnostic, ...]
 
     def siblings(self, source: Path) -> list[Path]:
-        """Return the other modules to be compiled, of the same folder, whose declarations it uses."""
+        """Return the sources of the same folder whose declarations it uses and that must be compiled, too."""
         paths = [Path(path) for path in self.inputs if path.endswith(".pyx") and path != str(source)]
-        # One without a .pxd was included.
+        # A .pyx without a .pxd was included.
         return [path for path in paths if str(path.with_suffix(".pxd")) in self.inputs]
 
 
 def cache_folder(asked: str | os.PathLike[str] | None) -> Path:
-    """Return where compiled modules are kept."""
+    """Return the folder of compiled modules."""
     named = asked or os.environ.get("RTLOOP_CACHE_DIR")
     if named:
         return Path(named).expanduser().absolute()
     base = os.environ.get("XDG_CACHE_HOME", "")
-    if os.path.isabs(base):  # one that is not is to be ignored, says the XDG specification
+    if os.path.isabs(base):  # the XDG specification says to ignore a relative path
         return Path(base) / "rtloop"
     try:
         return Path.home() / ".cache" / "rtloop"
-    except RuntimeError:  # no HOME, and nobody of this number in the list of users
+    except RuntimeError:  # no HOME, and this user has no entry in the user database
         return Path("/nonexistent/rtloop")
 
 
 def private_cache(*, make: bool) -> list[Cache]:
-    """Return the cache of this process alone, which goes with it; empty where there is none yet and none is made."""
+    """Return this process's private cache, removed at its exit; empty if there is none and `make` is false."""
     if make and not _private:
         folder = tempfile.mkdtemp(prefix="rtloop-modules-")
         atexit.register(_remove, folder, os.getpid())
@@ -76,12 +76,12 @@ def private_cache(*, make: bool) -> list[Cache]:
 
 
 def _remove(folder: str, process: int) -> None:
-    if os.getpid() == process:  # a forked child that ends does not take its parent's modules away
+    if os.getpid() == process:  # a forked child must not remove its parent's modules
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_rests(folder: Path, prefix: str) -> None:
-    """Remove one's own folders of that prefix that nobody has touched for an hour: what killed builds have left."""
+    """Remove this user's folders of that prefix that are older than an hour: the rests of killed builds."""
     for rest in folder.glob(f"{prefix}*"):
         with suppress(OSError):
             about = rest.lstat()
@@ -96,7 +96,7 @@ class Cache:
     Parameters
     ----------
     folder : pathlib.Path
-        It need not exist, nor be writable: what is there is found.
+        It need not exist or be writable.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -104,7 +104,7 @@ class Cache:
         self._root = folder / "build"
 
     def find(self, key: str) -> Entry | None:
-        """Return what was made with this key from the present content of its inputs; None where there is nothing."""
+        """Return the entry of this key and the present content of its inputs; None if there is none."""
         if self.why_distrusted():
             return None
         try:
@@ -114,21 +114,21 @@ class Cache:
             return None
 
     def keep(self, key: str, entry: Entry, *, is_found_again: bool = True, is_replaced: bool = False) -> Entry:
-        """Take over a module.
+        """Add a module.
 
         Parameters
         ----------
         key, entry
-            What it is to be found by, and what was made.
+            The key to find it by, and the module.
         is_found_again : bool
-            Whether it is to be found.
+            False if it must not be found by later builds.
         is_replaced : bool
-            Whether another one that was made from the same content goes.
+            True to replace a module of the same content.
 
         Raises
         ------
         OSError
-            Where that cannot be written.
+            If the cache cannot be written.
         """
         self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
         if why := self.why_distrusted():
@@ -136,13 +136,13 @@ class Cache:
         self._tidy()
         place = self._root / key
         place.mkdir(exist_ok=True, mode=0o700)
-        # Not to be found again, under a name that no content has.
+        # A name that matches no content is never found again.
         target = place / (_digest_of(entry.inputs) if is_found_again else f"once-{os.getpid()}-{time.monotonic_ns()}")
         temporary = Path(tempfile.mkdtemp(prefix="tmp-", dir=self._root))
         try:
             code = entry.module.read_bytes()
             sha256 = hashlib.sha256(code).hexdigest()
-            # A process has an extension module once for each path: other code in its place needs another one.
+            # A process loads one extension module per path, so new code needs a new path.
             module = temporary.joinpath(*[sha256[:12]] * is_replaced, entry.module.name)
             module.parent.mkdir(exist_ok=True)
             shutil.copy(entry.module, module)
@@ -151,10 +151,10 @@ class Cache:
             (temporary / _ABOUT).write_text(json.dumps(about))
             listing = temporary.with_suffix(".inputs")
             listing.write_text(json.dumps(entry.inputs))
-            # What another process has put there just now is as good, and perhaps about to be loaded.
+            # An entry that another process has just made is equal, and may be about to be loaded.
             found = _load(target, entry.inputs)
             if found is None or (is_replaced and found.module.read_bytes() != code):
-                if target.exists():  # damaged, or to go
+                if target.exists():  # damaged, or to be replaced
                     target.rename(temporary.with_suffix(".old"))
                 try:
                     temporary.rename(target)
@@ -172,7 +172,7 @@ class Cache:
         return entry._replace(module=found.module)
 
     def why_distrusted(self) -> str:
-        """Say why modules from here are not loaded; empty where they are: code that others may put there is theirs."""
+        """Return why modules from this folder are not trusted; empty if they are: nobody else may write here."""
         try:
             about = (self._root if self._root.exists() else self.folder).stat()
         except OSError:
@@ -182,7 +182,7 @@ class Cache:
         return "every user may write to it" if about.st_mode & stat.S_IWOTH else ""
 
     def _tidy(self) -> None:
-        """Remove what killed builds have left, and what was not used for two months."""
+        """Remove the rests of killed builds, and entries that were not used for two months."""
         now = time.time()
         for place in self._root.iterdir():
             is_rest = place.name.startswith("tmp-")
@@ -196,16 +196,16 @@ class Cache:
 
 
 def _load(kept: Path, inputs: tuple[str, ...]) -> Entry | None:
-    """Return the module in a folder; None where there is none, or only a part of it."""
+    """Return the module in a folder; None if there is none, or it is incomplete."""
     try:
         about = json.loads((kept / _ABOUT).read_text())
         module = kept / about["module"]
         if hashlib.sha256(module.read_bytes()).hexdigest() != about["sha256"]:
             return None
-        hints = tuple(Complaint(*hint) for hint in about["hints"])
+        hints = tuple(Diagnostic(*hint) for hint in about["hints"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    with suppress(OSError):  # a cache that cannot be written to is good to read from
+    with suppress(OSError):  # a read-only cache can still be read
         os.utime(kept)
     return Entry(module, inputs, hints)
 

@@ -1,4 +1,4 @@
-"""What Cython and a C compiler say of a .pyx, read, and said again in a few lines with the code and a way out."""
+"""Diagnostics of Cython and a C compiler about a .pyx, shown briefly with the code and a fix."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from rtloop.loop.cycle import Cycle
 
-__all__ = ["Complaint", "read_compiler", "read_cython", "show_complaint", "tell"]
+__all__ = ["Diagnostic", "read_compiler", "read_cython", "show_diagnostic", "tell"]
 
 _SHOWN = 8
 _METHODS = {
@@ -27,26 +27,26 @@ _NEEDS_GIL = (
     "without the GIL no Python object can be made or used: declare C types, such as 'cdef double x', and do what needs "
     "Python in __init__ or setup()"
 )
-# "file:line:column: text", behind "warning: " or "performance hint: " or nothing; all that Cython says begins so.
+# "file:line:column: text", with or without "warning: " or "performance hint: " before it.
 _CYTHON = re.compile(r"(?:(warning|performance hint): )?(\S.*?\.(?:pyx|pxd|pxi|py)):(\d+):(\d+): (.*)")
 _COMPILER = re.compile(r"(.+?):(\d+):(?:(\d+):)? (?:fatal )?error: (.*)")
 
 
-class Complaint(NamedTuple):
-    """What a compiler does not like, and where.
+class Diagnostic(NamedTuple):
+    """Diagnostic of a compiler, with its place and a fix.
 
     Attributes
     ----------
     path : str
         The file.
     line : int
-        From 1; 0 where it is unknown.
+        From 1; 0 if unknown.
     column : int
-        From 1; 0 where it is unknown.
+        From 1; 0 if unknown.
     text : str
-        What is wrong.
+        The fault.
     fix : str
-        What to do; empty where that is not known.
+        The fix; empty if none is known.
     """
 
     path: str
@@ -61,21 +61,21 @@ def _source_line(path: str, line: int) -> str:
     return lines[line - 1] if 0 < line <= len(lines) else ""
 
 
-def read_cython(output: str, *, is_error: bool) -> tuple[Complaint, ...]:
-    """Return the errors, or else the warnings and hints, one for each line: what else there is follows from it."""
-    found: dict[tuple[str, int], Complaint] = {}
+def read_cython(output: str, *, is_error: bool) -> tuple[Diagnostic, ...]:
+    """Return the errors, or else the warnings and hints, the first of each line: others follow from it."""
+    found: dict[tuple[str, int], Diagnostic] = {}
     for kind, path, line, column, text in _records(output):
         if (not kind) != is_error or text == "Previous declaration is here":
             continue
         if kind and not _is_of_interest(text):
             continue
         text, fix = _explain(text, _source_line(path, line), _text(path))
-        found.setdefault((path, line), Complaint(path, line, column + 1, text, fix))
-    return tuple(sorted(found.values(), key=lambda complaint: complaint[:2]))
+        found.setdefault((path, line), Diagnostic(path, line, column + 1, text, fix))
+    return tuple(sorted(found.values(), key=lambda diagnostic: diagnostic[:2]))
 
 
 def _records(output: str) -> Iterator[tuple[str, str, int, int, str]]:
-    """Yield kind, path, line, column and text of all that Cython says; a text may go on in further lines."""
+    """Yield kind, path, line, column and text of each message of Cython; a text may have several lines."""
     lines = output.splitlines()
     for number, line in enumerate(lines):
         match = _CYTHON.fullmatch(line)
@@ -91,7 +91,7 @@ def _records(output: str) -> Iterator[tuple[str, str, int, int, str]]:
 
 
 def _is_of_interest(text: str) -> bool:
-    # The first is said at the declaration, too; what the others are about, the author has asked for.
+    # The first is repeated at the declaration; the others concern what the author asked for.
     return not text.startswith(("Exception check after calling", "Use boundscheck", "Use cdivision", "Unreachable"))
 
 
@@ -103,7 +103,7 @@ def _text(path: str) -> str:
 
 
 def _explain(text: str, code: str, source: str = "") -> tuple[str, str]:
-    """Say what Cython said as it concerns a loop, and what to do about it."""
+    """Rephrase a message of Cython for a loop, and return it with a fix."""
     if match := re.match(r"Exception check on '(.+?)' will always require the GIL", text):
         return (
             f"'{match[1]}' takes the GIL after every call, and waits for all Python threads",
@@ -117,7 +117,7 @@ def _explain(text: str, code: str, source: str = "") -> tuple[str, str]:
         return f"the name {match[1]} is not known", f"from rtloop cimport {match[1]}" if is_ours else ""
     if match := re.match(r"'rtloop/(\w+)\.pxd' not found", text):
         known = ", ".join(sorted(_CIMPORTED))
-        return f"rtloop has no {match[1]} to cimport", f"there are {known}; import it, where it is for Python"
+        return f"rtloop has no {match[1]} to cimport", f"there are {known}; import it if it is for Python"
     if match := re.match(r"'(\w+)' is not a type identifier", text):
         return text, f"from rtloop cimport {match[1]}" if match[1] in _CIMPORTED else ""
     if match := re.match(r"First base of '(\w+)' is not an extension type", text):
@@ -128,18 +128,18 @@ def _explain(text: str, code: str, source: str = "") -> tuple[str, str]:
         is_of_python = text.startswith(("Assignment of Python", "Accessing Python attr"))
         for name in re.findall(r"\bself\.([A-Za-z]\w*)", code) if is_of_python else ():
             if not re.search(rf"^\s+cdef\b[^#\n]*\b{name}\b", source, re.MULTILINE):
-                return f"self.{name} is no C attribute: it would be a Python object, which needs the GIL", (
+                return f"self.{name} is not a C attribute: it would be a Python object, which needs the GIL", (
                     f"declare it in the class, with its type: cdef public double {name}"
                 )
-        return f"this needs the GIL, and there is none here ({match[1][0].lower()}{match[1][1:]})", _NEEDS_GIL
+        return f"this needs the GIL, which is not held here ({match[1][0].lower()}{match[1][1:]})", _NEEDS_GIL
     if text.startswith("Function declared nogil has Python"):
         return "this function is declared nogil, and has Python objects as variables", _NEEDS_GIL
     return text, ""
 
 
-def read_compiler(output: str, source: Path) -> tuple[Complaint, ...]:
-    """Return the errors of a C compiler; those in the code that Cython made are laid at the line they come from."""
-    found: dict[tuple[str, int], Complaint] = {}
+def read_compiler(output: str, source: Path) -> tuple[Diagnostic, ...]:
+    """Return the errors of a C compiler; those in generated code are reported at their line of the .pyx."""
+    found: dict[tuple[str, int], Diagnostic] = {}
     for match in map(_COMPILER.match, output.splitlines()):
         if match is None:
             continue
@@ -152,8 +152,8 @@ def read_compiler(output: str, source: Path) -> tuple[Complaint, ...]:
             path = str(source)
         elif missing:
             path, line = str(source), _line_with(source, missing[1])
-            fix = "say where it is with a comment at the head of the file: # distutils: include_dirs = FOLDER"
-        found.setdefault((path, line), Complaint(path, line, 0, f"C compiler: {text}", fix))
+            fix = "name its folder in a comment at the head of the file: # distutils: include_dirs = FOLDER"
+        found.setdefault((path, line), Diagnostic(path, line, 0, f"C compiler: {text}", fix))
     return tuple(found.values())
 
 
@@ -163,34 +163,34 @@ def _line_with(source: Path, text: str) -> int:
 
 
 def _short(path: str) -> str:
-    """Write a path as one would type it here."""
+    """Return a path as one would type it here."""
     near = os.path.relpath(path)
     return path if near.startswith("..") else near
 
 
-def show_complaint(complaint: Complaint, kind: str = "") -> str:
-    """Write a complaint: where, what, the line of code with a mark under it, and the fix."""
-    place = ":".join([_short(complaint.path), *(str(x) for x in complaint[1:3] if x)])
-    written = [f"{place}: {kind}{complaint.text}"]
-    code = _source_line(complaint.path, complaint.line)
+def show_diagnostic(diagnostic: Diagnostic, kind: str = "") -> str:
+    """Format a diagnostic: place, text, the line of code with a mark under it, and the fix."""
+    place = ":".join([_short(diagnostic.path), *(str(x) for x in diagnostic[1:3] if x)])
+    written = [f"{place}: {kind}{diagnostic.text}"]
+    code = _source_line(diagnostic.path, diagnostic.line)
     if code.strip():
-        written.append(f"{complaint.line:>5} | {code}")
-        if complaint.column:
-            blanks = re.sub(r"[^\t]", " ", code[: complaint.column - 1])
+        written.append(f"{diagnostic.line:>5} | {code}")
+        if diagnostic.column:
+            blanks = re.sub(r"[^\t]", " ", code[: diagnostic.column - 1])
             written.append(f"      | {blanks}^")
-    if complaint.fix:
-        written.append(f"  fix: {complaint.fix}")
+    if diagnostic.fix:
+        written.append(f"  fix: {diagnostic.fix}")
     return "\n".join(written)
 
 
-def tell(source: Path, complaints: Iterable[Complaint]) -> str:
-    """Write the message of a build that failed."""
-    every = list(complaints)
+def tell(source: Path, diagnostics: Iterable[Diagnostic]) -> str:
+    """Format the message of a failed build."""
+    every = list(diagnostics)
     told: set[str] = set()
     shown = []
-    for complaint in every[:_SHOWN]:
-        shown.append(show_complaint(complaint._replace(fix="") if complaint.fix in told else complaint))
-        told.add(complaint.fix)
+    for diagnostic in every[:_SHOWN]:
+        shown.append(show_diagnostic(diagnostic._replace(fix="") if diagnostic.fix in told else diagnostic))
+        told.add(diagnostic.fix)
     if len(every) > _SHOWN:
         shown.append(f"... and {len(every) - _SHOWN} more")
     count = "1 error" if len(every) == 1 else f"{len(every)} errors"

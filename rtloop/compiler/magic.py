@@ -1,4 +1,4 @@
-"""The Jupyter magic ``%%rtloop``: a cell of Cython, compiled as ``rtloop.build`` does, its classes in the notebook.
+"""Jupyter magic ``%%rtloop``: compile a cell of Cython as ``rtloop.build`` does, and add its classes to the notebook.
 
 ::
 
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from rtloop.compiler.build import Built, build_module
 from rtloop.compiler.cache import Cache, cache_folder, private_cache
-from rtloop.compiler.diagnostics import show_complaint
+from rtloop.compiler.diagnostics import show_diagnostic
 from rtloop.errors import BuildError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ __all__ = ["load_ipython_extension"]
 
 
 def load_ipython_extension(shell: Any) -> None:
-    """Add ``%%rtloop`` and ``%rtloop`` to an IPython shell: what ``%load_ext rtloop`` calls."""
+    """Add ``%%rtloop`` and ``%rtloop`` to an IPython shell, when ``%load_ext rtloop`` calls it."""
 
     def rtloop(line: str, cell: str | None = None) -> None:
         run_magic(shell, line, cell)
@@ -54,11 +54,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="%%rtloop", add_help=False, formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Compile the cell with Cython, and put its classes and functions into the notebook.\n"
-        "As %rtloop FILE.pyx: compile that file. Nothing is compiled again that has not changed.",
+        "%rtloop FILE.pyx compiles that file. Unchanged code is not compiled again.",
     )  # fmt: skip
     parser.add_argument("file", nargs="?", help="a .pyx, for %%rtloop without a cell")
-    parser.add_argument("-f", "--force", action="store_true", help="compile, even where nothing has changed")
-    parser.add_argument("-I", "--include", action="append", default=[], metavar="FOLDER", help="of headers and .pxd")
+    parser.add_argument("-f", "--force", action="store_true", help="compile even if nothing has changed")
+    parser.add_argument("-I", "--include", action="append", default=[], metavar="FOLDER", help="folder of headers")
     parser.add_argument("-c", "--compile-args", action="append", default=[], metavar="ARGS", help="for the C compiler")
     parser.add_argument("-l", "--lib", action="append", default=[], metavar="NAME", help="a library to link")
     parser.add_argument("--name", help="the module's name")
@@ -73,24 +73,24 @@ def _usage_error(text: str) -> Exception:
 
 
 def run_magic(shell: Any, line: str, cell: str | None) -> None:
-    """Compile a cell, or the file that the line names, and hand its names to the user.
+    """Compile a cell, or the file that the line names, and add its names to the notebook.
 
     Raises
     ------
     BuildError
-        Where it does not compile; IPython shows it without a traceback.
+        If it does not compile; IPython shows it without a traceback.
     """
     words = shlex.split(line)
-    for number in range(len(words) - 1, 0, -1):  # argparse would take a flag that follows -c for an option of its own
+    for number in range(len(words) - 1, 0, -1):  # argparse would take a flag after -c for its own option
         if words[number - 1] in ("-c", "--compile-args"):
             words[number - 1 : number + 1] = [f"--compile-args={words[number]}"]
     asked = _parser().parse_args(words)
     if cell is None and asked.file is None:
         raise _usage_error("%rtloop needs a file: %rtloop FILE.pyx, or %%rtloop above a cell of Cython")
     if cell is not None and asked.file is not None:
-        raise _usage_error(f"%%rtloop compiles the cell: what is {asked.file} for?")
+        raise _usage_error(f"%%rtloop compiles the cell, so it takes no file: remove {asked.file}")
     options = {
-        # The notebook's folder first: there are the .pxd that a cell may cimport.
+        # The notebook's folder comes first: a cell may cimport the .pxd files in it.
         "include": [*asked.include, os.getcwd()],
         "flags": [*(flag for text in asked.compile_args for flag in shlex.split(text)), *(f"-l{x}" for x in asked.lib)],
         "force": asked.force,
@@ -104,9 +104,9 @@ def run_magic(shell: Any, line: str, cell: str | None) -> None:
 
 
 def _write_cell(cell: str) -> Path:
-    """Write the cell into a file that its content names: tracebacks and debuggers find it there."""
+    """Write the cell to a file named after its content, where tracebacks and debuggers find it."""
     name = f"_cell_{hashlib.blake2b(cell.encode(), digest_size=6).hexdigest()}"
-    text = "\n" + cell  # the lines are counted from that of %%rtloop, as the notebook does
+    text = "\n" + cell  # lines count from that of %%rtloop, as in the notebook
     for make in (False, True):
         for cache in private_cache(make=True) if make else [Cache(cache_folder(None))]:
             path = cache.folder / "cells" / f"{name}.pyx"
@@ -126,7 +126,7 @@ def _write_cell(cell: str) -> Path:
 
 
 def _told(build: Any, cell: Path | None = None) -> Built:
-    """Build; print what Cython warns of, and name a cell as the user knows it, not as the file that it is kept in."""
+    """Build and print Cython's warnings; name a cell as the user knows it, not as its file."""
 
     def rename(text: str) -> str:
         if cell is None:
@@ -138,10 +138,11 @@ def _told(build: Any, cell: Path | None = None) -> Built:
     try:
         built: Built = build()
     except BuildError as error:
-        raise BuildError(rename(str(error)), complaints=error.complaints, path=error.path) from None
+        raise BuildError(rename(str(error)), diagnostics=error.diagnostics, path=error.path) from None
     except FileNotFoundError as error:
         raise _usage_error(f"there is no file {error.filename}") from None
-    for text in (*(show_complaint(hint, "hint: ") for hint in built.hints), *(f"note: {note}" for note in built.notes)):
+    hints = (show_diagnostic(hint, "hint: ") for hint in built.hints)
+    for text in (*hints, *(f"note: {note}" for note in built.notes)):
         print(rename(text), file=sys.stderr)
     return built
 

@@ -1,4 +1,4 @@
-"""The compilers that turn a .pyx into an extension module: which ones there are, and their calls."""
+"""Compilers that turn a .pyx into an extension module: finding and calling them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import sysconfig
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from rtloop.compiler.diagnostics import Complaint, read_compiler, read_cython, tell
+from rtloop.compiler.diagnostics import Diagnostic, read_compiler, read_cython, tell
 from rtloop.errors import BuildError
 
 if TYPE_CHECKING:
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 __all__ = ["DIRECTIVES", "Extras", "Toolchain", "compile_module", "find_toolchain", "read_extras"]
 
-#: A check in a step would raise, and take the GIL for it. A comment in the file, `# cython: ...`, goes first.
+#: A check in a step would take the GIL to raise. A comment in the file, `# cython: ...`, takes precedence.
 DIRECTIVES = {"boundscheck": False, "wraparound": False, "cdivision": True, "initializedcheck": False}
-#: Lines are for debuggers, and for the guards, which say where in the .pyx a violation was. No aliasing by type: a
-#: struct that Cython declares and the one of a header are the same bytes under two names.
+#: Line numbers serve debuggers and guards, which report a violation's line in the .pyx. No aliasing by type, because a
+#: struct that Cython declares and that of a header are the same bytes under two names.
 _FLAGS = ("-O3", "-g1", "-DNDEBUG", "-fwrapv", "-fno-strict-aliasing", "-fPIC", "-pthread", "-w")
-#: All is bound when it is loaded: otherwise a function's first call runs the dynamic linker, and faults, in a cycle.
+#: Symbols are bound at load time; otherwise the first call runs the dynamic linker, and faults, in a cycle.
 _LINK_FLAGS = ("-shared", "-Wl,-z,now", "-Wl,-z,relro")
-#: What of the environment a compiler goes by.
+#: Environment variables that a compiler reads.
 _VARIABLES = ("CPPFLAGS", "CFLAGS", "LDFLAGS", "CPATH", "C_INCLUDE_PATH", "CPLUS_INCLUDE_PATH", "LIBRARY_PATH")
-_NO_COMPILER = "sudo apt install {} python3-dev, or what your system has instead; or set {} to one"
+_NO_COMPILER = "sudo apt install {} python3-dev, or your system's equivalent, or set {} to a compiler"
 _LISTS = {
     "libraries": "-l", "library_dirs": "-L", "include_dirs": "-I", "define_macros": "-D", "extra_compile_args": "",
     "extra_link_args": "", "extra_objects": "", "sources": "",
@@ -38,12 +38,12 @@ _OF_FILES = ("library_dirs", "include_dirs", "extra_objects", "sources")
 
 
 class Extras(NamedTuple):
-    """What the comments at the head of a .pyx, `# distutils: libraries = m`, ask for.
+    """Options from the comments at the head of a .pyx, such as `# distutils: libraries = m`.
 
     Attributes
     ----------
     is_cpp : bool
-        Whether it is to be C++.
+        True to compile as C++.
     include : tuple of str
         Folders of headers and of .pxd files.
     flags : tuple of str
@@ -62,7 +62,7 @@ class Extras(NamedTuple):
 
 
 class Toolchain(NamedTuple):
-    """What compiles: the versions are part of what a cached module is known by."""
+    """Compilers with their versions, which are part of a cached module's key."""
 
     cython: str
     compiler: tuple[str, ...]
@@ -70,7 +70,7 @@ class Toolchain(NamedTuple):
 
     @property
     def identity(self) -> list[str]:
-        """All that a module depends on beside its own files."""
+        """Everything besides its own files that a module depends on."""
         flags = [os.environ.get(name, "") for name in _VARIABLES]
         python = [sys.version, str(sysconfig.get_config_var("EXT_SUFFIX")), sysconfig.get_path("include")]
         return [self.cython, *self.compiler, self.compiler_version, *flags, *python, *_FLAGS, *_LINK_FLAGS]
@@ -82,7 +82,7 @@ def read_extras(source: Path) -> Extras:
     Raises
     ------
     BuildError
-        Where one cannot be understood.
+        If one cannot be understood.
     """
     found: dict[str, list[str]] = {name: [] for name in _LISTS}
     language = "c"
@@ -98,19 +98,19 @@ def read_extras(source: Path) -> Extras:
                 language = value.lower()
                 if language not in ("c", "c++"):
                     text = f"# distutils: language = {value} is not known here"
-                    raise _broken(source, (Complaint(str(source), number, 0, text, "there are c and c++"),))
+                    raise _broken(source, (Diagnostic(str(source), number, 0, text, "there are c and c++"),))
                 continue
             if name == "depends":  # those that matter are found by themselves
                 continue
             if name not in _LISTS:
                 text = f"# distutils: {name} is not known here"
                 fix = f"there are language, {', '.join(_LISTS)}"
-                raise _broken(source, (Complaint(str(source), number, 0, text, fix),))
+                raise _broken(source, (Diagnostic(str(source), number, 0, text, fix),))
             try:
                 items = shlex.split(value.strip("[]").replace(",", " "))
             except ValueError as error:
                 fix = "put both quotes, or none: # distutils: libraries = m"
-                raise _broken(source, (Complaint(str(source), number, 0, f"{error}", fix),)) from None
+                raise _broken(source, (Diagnostic(str(source), number, 0, f"{error}", fix),)) from None
             if name in _OF_FILES:
                 items = [str(source.parent / item) for item in items]
             found[name] += [_LISTS[name] + item for item in items]
@@ -129,7 +129,7 @@ def find_toolchain(*, is_cpp: bool = False) -> Toolchain:
     Raises
     ------
     BuildError
-        Where one is missing; it says how to get it.
+        If one is missing, with its installation.
     """
     from importlib.metadata import PackageNotFoundError, version
 
@@ -148,7 +148,7 @@ def find_toolchain(*, is_cpp: bool = False) -> Toolchain:
     for name in names:
         command = shlex.split(name)
         if command and shutil.which(command[0]):
-            # Only the program: Python's own flags, such as those of a build for profiling, are not for others.
+            # Only the program: Python's own flags, such as those of a profiling build, do not fit other modules.
             command = command if asked else command[:1]
             return Toolchain(cython, tuple(command), _ask_version(command))
     what = f"no {'C++' if is_cpp else 'C'} compiler was found"
@@ -166,13 +166,13 @@ def _ask_version(command: Sequence[str]) -> str:
     return done.stdout
 
 
-def _broken(source: Path, complaints: tuple[Complaint, ...]) -> BuildError:
-    return BuildError(tell(source, complaints), complaints=complaints, path=str(source))
+def _broken(source: Path, diagnostics: tuple[Diagnostic, ...]) -> BuildError:
+    return BuildError(tell(source, diagnostics), diagnostics=diagnostics, path=str(source))
 
 
 def compile_module(
     source: Path, name: str, folder: Path, chain: Toolchain, extras: Extras, include: Sequence[str], flags: list[str]
-) -> tuple[Path, set[str], tuple[Complaint, ...]]:
+) -> tuple[Path, set[str], tuple[Diagnostic, ...]]:
     """Compile a .pyx in `folder`, an empty one.
 
     Returns
@@ -180,14 +180,14 @@ def compile_module(
     module : Path
         The extension module.
     inputs : set of str
-        Every file that Cython and the compiler read, but those of the system.
-    hints : tuple of Complaint
-        What Cython found to warn of.
+        Every file that Cython and the compiler read, except those of the system.
+    hints : tuple of Diagnostic
+        Cython's warnings.
 
     Raises
     ------
     BuildError
-        Where the code is wrong.
+        If the code is wrong.
     """
     generated = folder / f"{name}.{'cpp' if extras.is_cpp else 'c'}"
     folders = [f"-I{path}" for path in (*include, *extras.include)]
@@ -204,7 +204,7 @@ def compile_module(
         raise _broken(source, errors)
     module = folder / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
     command = [*chain.compiler, *_FLAGS, "-MMD", *_split("CPPFLAGS"), *_split("CFLAGS"), *extras.flags]
-    command += [f"-fdebug-prefix-map={folder}={source.parent}"]  # where the .pyx is, rather than the C made of it
+    command += [f"-fdebug-prefix-map={folder}={source.parent}"]  # debuggers look for the .pyx
     command += [*folders, f"-I{sysconfig.get_path('include')}", *_numpy_headers(generated), str(generated)]
     command += [*_as_c(extras), "-o", str(module), *_LINK_FLAGS, *_split("LDFLAGS"), *extras.libraries, *flags]
     done = _call(command, folder)
@@ -222,7 +222,7 @@ def compile_module(
 
 
 def _linked(arguments: Sequence[str]) -> set[str]:
-    """Return the objects and libraries that a linker was given and has perhaps read: it does not list them."""
+    """Return the objects and libraries on a linker's command line, because it does not list what it reads."""
     named = {argument for argument in arguments if os.path.isabs(argument)}
     for folder in (argument[2:] for argument in arguments if argument.startswith("-L/")):
         for library in (argument[2:] for argument in arguments if argument.startswith("-l")):
@@ -231,7 +231,7 @@ def _linked(arguments: Sequence[str]) -> set[str]:
 
 
 def _as_c(extras: Extras) -> list[str]:
-    """Return the further sources; a C++ compiler would take a .c for C++, and give its functions other names."""
+    """Return the further sources; a C++ compiler would compile a .c as C++, and mangle its names."""
     if not extras.is_cpp:
         return list(extras.sources)
     marked = [["-x", "c", file, "-x", "none"] if file.endswith(".c") else [file] for file in extras.sources]
@@ -254,7 +254,7 @@ def _call(command: Sequence[str], folder: Path) -> subprocess.CompletedProcess[s
 
 
 def _numpy_headers(generated: Path) -> list[str]:
-    """Return the flag for NumPy's headers, where the generated C includes them."""
+    """Return the flag for NumPy's headers if the generated C includes them."""
     if "numpy/" not in generated.read_text(encoding="utf-8", errors="replace"):
         return []
     import numpy as np
@@ -267,7 +267,7 @@ def _tail(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def _advise(output: str) -> str:
-    """Return how to mend what is wrong with the machine rather than with the code."""
+    """Return the fix for a fault of the machine rather than of the code."""
     if "Python.h" in output:
         return "\nfix: sudo apt install python3-dev, or the headers of this Python as your system has them"
     if "No space left" in output:
@@ -275,12 +275,12 @@ def _advise(output: str) -> str:
 
         return f"\nfix: make room in {tempfile.gettempdir()}, or set TMPDIR to another folder"
     library = re.search(r"cannot find -l([^\s:]+)", output)
-    advice = "\nfix: install the library {}, or say where it is with # distutils: library_dirs = FOLDER"
+    advice = "\nfix: install the library {}, or name its folder with # distutils: library_dirs = FOLDER"
     return advice.format(library[1]) if library else ""
 
 
 def _read_inputs(file: Path, folder: Path) -> set[str]:
-    """Read what a compiler wrote for make: ``target: file file ...``, with what make reads otherwise escaped."""
+    """Read a compiler's dependency file for make: ``target: file file ...``, with make's escapes."""
     text = file.read_text(encoding="utf-8", errors="replace").replace("\\\n", " ")
     names = re.findall(r"(?:\\.|\S)+", text.partition(": ")[2])
     plain = (re.sub(r"\\(.)", r"\1", name).replace("$$", "$") for name in names)

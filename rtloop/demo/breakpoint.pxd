@@ -1,1 +1,1 @@
-# Nobody has to know how it looks inside.
+# Empty on purpose: its layout is private.

@@ -1,4 +1,4 @@
-"""A loop that does nothing but to stop at the first wake-up that is too late, and the kernel's trace with it."""
+"""Loop that only stops itself, and the kernel's trace, at the first wake-up that is too late."""
 
 from libc.errno cimport errno
 from libc.stdint cimport int64_t
@@ -25,7 +25,7 @@ cdef class BreakpointLoop(RTLoop):
     limit_ns : int
         The limit, nanoseconds; 0: none.
     trace_fd : int
-        Where to write a "0" at that moment: the file ``tracing_on`` of a trace of the kernel. -1: nowhere.
+        File that gets a "0" at that moment: ``tracing_on`` of a trace of the kernel. -1: none.
     """
 
     cdef int64_t _limit

@@ -1,4 +1,4 @@
-"""What the plant of the cart-pole and its controller send each other: one datagram each way, in native byte order."""
+"""Datagrams between the cart-pole's plant and its controller, one each way, in native byte order."""
 
 from libc.stdint cimport int64_t
 

@@ -1,4 +1,4 @@
-"""Keep a pole upright on a cart, over UDP, a thousand times a second: the controller of ``rtloop demo``, whole."""
+"""Controller of ``rtloop demo``: keeps a pole upright on a cart, over UDP, a thousand times a second."""
 
 import socket
 
@@ -38,7 +38,7 @@ cdef class CartPole(RTLoop):
     cdef int step(self, const Cycle *cycle) noexcept nogil:
         cdef State s
         cdef ssize_t n = 0
-        for _ in range(64):         # drain the queue, though not for ever: only the newest state counts
+        for _ in range(64):         # drain the queue, but bounded: only the newest state counts
             n = recv(self.fd, &s, sizeof(s), MSG_DONTWAIT)  # rtloop: allow recv: it never waits
             if n < 0:
                 break
@@ -47,7 +47,7 @@ cdef class CartPole(RTLoop):
         if n < 0 and errno != EAGAIN:
             return -errno
 
-        s = self.state              # where none came, the last one stands, and so does the force
+        s = self.state              # if none came, the last state and force are kept
         self.force.answers = s.time_ns
         self.force.newtons = K[0] * s.x + K[1] * s.v + K[2] * s.angle + K[3] * s.rate
         # rtloop: allow send: nor does it
@@ -62,5 +62,5 @@ cdef class CartPole(RTLoop):
 
     @property
     def angle(self):
-        """The pole's angle as last heard, in radians; readable while the loop runs."""
+        """The pole's angle as last received, in radians; readable while the loop runs."""
         return self.state.angle

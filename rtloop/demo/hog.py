@@ -1,4 +1,4 @@
-"""A Python thread that does its worst: it never rests, so the GIL is never free, and it allocates all the time."""
+"""Busy Python thread: it never rests, so the GIL is never free, and it allocates all the time."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ __all__ = ["Hog"]
 class Hog:
     """Ordinary Python work without a pause, in a daemon thread; a context manager.
 
-    One round is the kind of thing that logging, parsing or a user interface does: a few thousand small objects made,
-    looked at and thrown away. No call holds the GIL on purpose; Python alone decides when the thread has to yield it.
+    One round resembles logging, parsing or a user interface: it makes, uses and drops a few thousand small objects. No
+    call holds the GIL on purpose; Python decides when the thread yields it.
 
     Attributes
     ----------

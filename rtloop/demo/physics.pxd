@@ -1,4 +1,4 @@
-"""The state of the cart and the pole, and the loop that lives it in real time."""
+"""State of the cart and the pole, and the loop that simulates it in real time."""
 
 from cpython cimport array
 from libc.stdint cimport int64_t, uint64_t

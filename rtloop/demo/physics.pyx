@@ -1,7 +1,7 @@
-"""The cart and the pole: their equations of motion, and the plant process's loop that lives them in real time.
+"""Cart and pole: their equations of motion, and the plant process's loop that simulates them in real time.
 
-The pole is short, 10 cm, because that is what makes it a job for a fast loop: under the gains of ``cartpole.pyx`` it
-takes no notice of a delay of 4 ms, sways with 5 ms, the further the longer it is, by up to 40 degrees with 30 ms.
+The pole is short, 10 cm, so that it needs a fast loop: with the gains of ``cartpole.pyx`` a delay of 4 ms has no
+effect, 5 ms make it sway, and 30 ms make it sway by up to 40 degrees.
 """
 
 import array
@@ -31,7 +31,7 @@ cdef double CART = 0.5              # kg
 cdef double POLE = 0.05             # kg
 cdef double HALF = 0.05             # m, from the pivot to the middle of the pole
 cdef double GRAVITY = 9.81          # m/s^2
-cdef double MAX_FORCE = 10.0        # N, what the motor can do
+cdef double MAX_FORCE = 10.0        # N, limit of the motor
 cdef double TRIP = M_PI_2 / 2       # rad, where the limit switch cuts the motor: the pole has fallen
 
 cdef double START = 0.05            # rad, where the hand holds the pole before it lets go
@@ -107,7 +107,7 @@ def advance(state, double seconds, double force=0.0, double push=0.0):
     state : sequence of float
         Metres, metres a second, radians, radians a second.
     seconds : float
-        How far; divided into equal steps of at most the plant's own 250 us.
+        Duration; divided into equal steps of at most the plant's own 250 us.
     force, push : float
         Newtons, on the cart and against the tip of the pole.
     """
@@ -134,7 +134,7 @@ def push(seed, seconds):
 
 
 cdef class Plant(RTLoop):
-    """Live the cart and the pole in real time, and talk to a controller over UDP.
+    """Simulate the cart and the pole in real time, and talk to a controller over UDP.
 
     A hand holds the pole until the first datagram comes. From then on the state moves with the clock, in fixed steps,
     whether or not a controller answers; the newest force holds until the next one.
@@ -158,19 +158,19 @@ cdef class Plant(RTLoop):
     cdef int step(self, const Cycle *cycle) noexcept nogil:
         cdef State state
         if self._released:
-            self.live(cycle.start)      # with the force that was there; the next one cannot act on the past
+            self.live(cycle.start)      # with the previous force: a new one cannot act on the past
         self.listen(cycle.start)
         if self._released:
             state.sequence = self._sequence
             state.time_ns = self._now
             state.x, state.v, state.angle, state.rate = self._body.x, self._body.v, self._body.angle, self._body.rate
             self._sequence += 1
-            # rtloop: allow send: it never waits, and it is no failure of the plant's where nobody listens
+            # rtloop: allow send: it never waits, and without a listener the plant carries on
             send(self._fd, &state, sizeof(state), MSG_DONTWAIT)
         return RT_CONTINUE
 
     cdef void listen(self, int64_t now) noexcept nogil:
-        """Take what the controller sent; its first datagram makes it the peer and lets go of the pole."""
+        """Receive from the controller; its first datagram makes it the peer and releases the pole."""
         cdef Force force
         cdef sockaddr_storage address
         cdef socklen_t length = sizeof(address)
@@ -180,7 +180,7 @@ cdef class Plant(RTLoop):
             size = recvfrom(self._fd, &force, sizeof(force), MSG_DONTWAIT, <sockaddr *>&address, &length)
             if size < 0:
                 return
-            # rtloop: allow connect: of a datagram socket, which only notes the address
+            # rtloop: allow connect: on a datagram socket it only stores the address
             if size == <ssize_t>sizeof(force) and connect(self._fd, <sockaddr *>&address, length) == 0:
                 self._released = True
                 self._now = now
@@ -205,7 +205,7 @@ cdef class Plant(RTLoop):
                     self._body, 0.0 if self._tripped else self._force, push_at(self._seed, self._t), 1e-9 * STEP_NS,
                 )
             else:
-                self._body.angle = M_PI_2 if self._body.angle > 0 else -M_PI_2      # it lies
+                self._body.angle = M_PI_2 if self._body.angle > 0 else -M_PI_2      # lying flat
                 self._body.v = self._body.rate = 0.0
             self._now += STEP_NS
             self._t += STEP_NS
@@ -228,7 +228,7 @@ cdef class Plant(RTLoop):
         return self._socket.getsockname()[1]
 
     def report(self):
-        """Return what became of the pole, as a dict that JSON can hold; call it after the loop has stopped."""
+        """Return the pole's report, as a dict that JSON can hold; call it after the loop has stopped."""
         points = self._trace[:2 * self._count]
         return {
             "observed_s": self._t / 1e9,

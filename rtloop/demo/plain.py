@@ -1,4 +1,4 @@
-"""The same control law in plain Python, paced the way such loops are paced today: what rtloop is compared with."""
+"""Control law of the demo in plain Python, paced as such loops usually are, for comparison with rtloop."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ FORCE = struct.Struct("=qd")  # answers, newtons: Force in cartpole.pxd
 
 
 class PlainCartPole:
-    """What ``CartPole`` does, in Python: sleep until the release, take the newest state, answer with a force.
+    """``CartPole`` in plain Python: sleep until the release, take the newest state, answer with a force.
 
-    The releases are absolute, so that the pace does not drift, and those that have passed are dropped: the policy of
-    the loop that it is compared with.
+    The releases are absolute, so that the pace does not drift, and missed ones are skipped, as in the loop that it is
+    compared with.
 
     Parameters
     ----------
@@ -39,11 +39,11 @@ class PlainCartPole:
     overruns : int
         Cycles that ended after the next release.
     duration : float
-        How long the loop ran, in seconds.
+        Duration of the run, in seconds.
     worst_latency : float
         The largest wake-up latency so far, in seconds; counted after the warm-up cycles.
     angle : float
-        The pole's angle as last heard, in radians.
+        The pole's angle as last received, in radians.
     page_faults : tuple of int
         Minor and major page faults of the loop's thread after the warm-up cycles.
     """
@@ -63,7 +63,7 @@ class PlainCartPole:
         self._state = (0, 0, 0.0, 0.0, 0.0, 0.0)
 
     def run(self, seconds: float) -> None:
-        """Run the releases of so long in the calling thread."""
+        """Run the loop for a duration in the calling thread."""
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.setblocking(False)
             sock.connect(self._plant)
@@ -88,7 +88,7 @@ class PlainCartPole:
                     faults = _page_faults()
                 number += 1
                 late = end - (first + number * self._period)
-                if late > 0:  # drop what has passed, keep the grid
+                if late > 0:  # skip missed releases, keep the grid
                     self.overruns += 1
                     dropped = min(math.ceil(late / self._period), releases - number)
                     self.missed += dropped
@@ -99,7 +99,7 @@ class PlainCartPole:
 
     def _step(self, sock: socket.socket) -> None:
         with suppress(BlockingIOError):
-            for _ in range(64):  # drain the queue, though not for ever: only the newest state counts
+            for _ in range(64):  # drain the queue, but bounded: only the newest state counts
                 self._state = STATE.unpack(sock.recv(STATE.size))
         _, answers, x, v, self.angle, rate = self._state
         newtons = GAINS[0] * x + GAINS[1] * v + GAINS[2] * self.angle + GAINS[3] * rate

@@ -1,8 +1,8 @@
-"""The plant's process: a cart-pole that moves with the wall clock and speaks UDP on the loopback interface.
+"""Process of the plant: a cart-pole that moves in real time and speaks UDP on the loopback interface.
 
 ``python -m rtloop.demo.plant`` prints one line of JSON with its port, simulates until a line comes on its standard
-input, and then prints one line of JSON with what became of the pole. It ends without a word when its standard input is
-closed, so that it never outlives the process that started it, however that one died.
+input, and then prints one line of JSON with the pole's report. It exits silently when its standard input is closed, so
+that it never outlives the process that started it.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ PRIORITY = 85  # the world does not wait for its controller
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What became of the pole, as the plant saw it.
+    """Report of the pole, from the plant.
 
     Attributes
     ----------
     observed_s : float
-        How long the plant lived, from the moment the hand let go.
+        Duration of the simulation, from the release of the pole.
     fell_at_s : float or None
-        When the pole passed 45 degrees and the motor was cut; None if it stood to the end.
+        Time at which the pole passed 45 degrees and the motor was cut; None if it stood to the end.
     worst_angle_deg : float
         The largest angle, in degrees from upright; 90 is flat on the table.
     oldest_state_ms : float
-        The greatest age of a state whose answer was still acting on the cart: the delay that the pole felt at worst.
+        The greatest age of a state whose answer still acted on the cart: the worst delay in the control loop.
     states_sent, forces_received : int
         Datagrams.
     trace : dict
-        ``interval_s``, ``position_m`` and ``angle_deg``, from the moment the hand let go.
+        ``interval_s``, ``position_m`` and ``angle_deg``, from the release of the pole.
     """
 
     observed_s: float
@@ -52,7 +52,7 @@ class Report:
 
     @property
     def stood(self) -> bool:
-        """Whether the pole stood to the end."""
+        """True if the pole stood to the end."""
         return self.fell_at_s is None
 
 
@@ -62,17 +62,17 @@ class PlantProcess:
     Parameters
     ----------
     duration_ns : int
-        How long the plant is observed after the hand lets go.
+        Duration of the observation after the release of the pole.
     seed : int
-        Which pushes it gets.
+        Seed of the pushes.
     period_ns : int
-        How often it sends its state and takes what the controller sent.
+        Period at which it sends its state and receives forces.
     """
 
     def __init__(self, duration_ns: int, seed: int, period_ns: int = 1_000_000) -> None:
-        # -P: a directory called rtloop where the user happens to be must not hide the installed package.
+        # -P: a folder called rtloop in the current directory must not hide the installed package.
         command = [sys.executable, "-P", "-m", __name__, str(duration_ns), str(seed), str(period_ns)]
-        # Its own session: Ctrl-C is the parent's business, and the plant ends with its standard input.
+        # Its own session: Ctrl-C is left to the parent, and the plant ends with its standard input.
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
         )
@@ -100,7 +100,7 @@ class PlantProcess:
         return Report(**self._read(20.0))
 
     def _close(self) -> None:
-        """End the process, by force if it must be."""
+        """End the process, by force if necessary."""
         with self._process as process:  # closes the pipes and waits
             cast("IO[str]", process.stdin).close()
             try:
@@ -134,7 +134,7 @@ def main() -> None:
         lock_memory="own", name="plant",
     )  # fmt: skip
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RTSetupWarning)  # the controller's own grants say the same, in view of the user
+        warnings.simplefilter("ignore", RTSetupWarning)  # the user sees the same in the controller's own grants
         plant.start()
     try:
         print(json.dumps({"port": plant.port}), flush=True)

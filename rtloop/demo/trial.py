@@ -1,4 +1,4 @@
-"""One run of the demo: a plant, a hog, and a controller in one of three ways."""
+"""Run of the demo: a plant, a hog, and a controller of one of three kinds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KINDS = {"plain": "plain Python", "rtloop": "rtloop", "spin": 'rtloop, spin="aut
 
 WARMUP = 10
 _POLL_S = 0.2
-# The plant stops looking this much before the controller stops answering.
+# The plant's observation ends this much before the controller stops answering.
 _MARGIN_NS = 50_000_000
 
 Progress = Callable[[float, float, float], None]
@@ -30,14 +30,14 @@ Progress = Callable[[float, float, float], None]
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What one run came to.
+    """Result of one run.
 
     Attributes
     ----------
     kind : str
         A key of `KINDS`.
     period_ns, duration_s : int, float
-        What was asked for, and how long the loop ran.
+        The requested period, and the duration of the run.
     cycles, missed, overruns : int
         Cycles run, releases that never ran, cycles that ended after the next release.
     latency : Histogram
@@ -45,11 +45,11 @@ class Trial:
     page_faults : tuple of int
         Minor and major, of the loop's thread, after the warm-up cycles.
     hog_rounds : int
-        What the other thread got done meanwhile.
+        Rounds of the busy thread meanwhile.
     pole : Report
-        What the plant saw.
+        The plant's report.
     grants : tuple of Grant
-        What the kernel gave; empty for plain Python, which asks for nothing.
+        The kernel's grants; empty for plain Python, which asks for nothing.
     """
 
     kind: str
@@ -71,12 +71,12 @@ class Trial:
 
     @property
     def releases(self) -> int:
-        """Releases that the run had: those that ran, and those that never did."""
+        """Releases of the run, missed ones included."""
         return self.cycles + self.missed
 
     @property
     def rate_hz(self) -> float:
-        """Cycles a second, on the average over the releases."""
+        """Cycles per second, averaged over the releases."""
         return self.cycles / self.releases / (self.period_ns / 1e9)
 
     @property
@@ -98,7 +98,7 @@ class Trial:
             "cycles": self.cycles,
             "missed": self.missed,
             "overruns": self.overruns,
-            # JSON knows no nan, and a loop that did not get beyond its warm-up has no latency.
+            # JSON has no NaN, and a loop that did not get beyond its warm-up has no latency.
             "latency_ns": {name: float(value) if latency.count else None for name, value in figures.items()},
             "latency": latency.to_dict(),
             "page_faults": dict(zip(("minor", "major"), self.page_faults, strict=True)),
@@ -125,9 +125,9 @@ def run_trial(kind: str, *, period_ns: int, duration_ns: int, seed: int, progres
     kind : str
         A key of `KINDS`.
     period_ns, duration_ns : int
-        The loop's period, and how long it runs.
+        The loop's period, and the duration of the run.
     seed : int
-        Which pushes the plant gives the pole: the same ones for the same seed.
+        Seed of the pushes that the plant gives the pole.
     progress : callable, optional
         Called a few times a second with the seconds gone, the pole's angle in radians and the largest wake-up latency
         in seconds.
@@ -140,13 +140,13 @@ def run_trial(kind: str, *, period_ns: int, duration_ns: int, seed: int, progres
 
 
 def _run_beside(run: Callable[[], object], stop: Callable[[], None], show: Callable[[float], None]) -> None:
-    """Call `run` in a thread of its own and show how it goes; whatever interrupts that, or `run`, is raised."""
+    """Call `run` in its own thread and show its progress; raise whatever interrupts it, or `run` raises."""
     failure: list[BaseException] = []
 
     def target() -> None:
         try:
             run()
-        except BaseException as error:  # handed to the thread that waits
+        except BaseException as error:  # passed to the thread that waits
             failure.append(error)
 
     thread = threading.Thread(target=target, name="controller")
@@ -198,7 +198,7 @@ def _run_rtloop(
     def run() -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RTSetupWarning)  # the demo shows the grants itself
-            loop.run(duration=duration_ns)  # its own thread counts the releases: nobody has to come in time to stop it
+            loop.run(duration=duration_ns)  # its own thread counts the releases and stops on time
 
     _run_beside(run, loop.stop, lambda gone: progress(gone, loop.angle, loop.stats.latency.max / 1e9))
     stats = loop.stats

@@ -1,1 +1,1 @@
-"""Find what does not belong into a real-time step: rtloop.lint."""
+"""Find what does not belong in a real-time step: rtloop.lint."""

@@ -1,7 +1,7 @@
-"""C as a text: its tokens, functions, macros and includes, without a compiler and without the system's headers.
+"""Reader of C source: its tokens, functions, macros and includes, without a compiler or the system's headers.
 
-It reads what Cython generates, and a project's own headers. Comments, strings and branches of the preprocessor are
-understood; types and macros with unbalanced braces are not.
+It reads the C that Cython generates, and a project's own headers. It understands comments, strings and branches of the
+preprocessor; types and macros with unbalanced braces are not supported.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _SOURCE = re.compile(r'/\* "([^"\n]+)":(\d+)\n')
 _INCLUDE = re.compile(r'\s*#\s*include\s*["<]([^">]+)[">]')
 _DEFINE = re.compile(r"\s*#\s*define\s+(\w+)(\([^)]*\))?(.*)", re.DOTALL)
 _CONDITION = re.compile(r"\s*#\s*(if|ifdef|ifndef|elif|else|endif)\b(.*)", re.DOTALL)
-#: What is not defined where a loop runs: another language, another system, Cython's debugging.
+#: Macros that are not defined in a loop's build: other languages and systems, Cython's debugging.
 _ABSENT = re.compile(
     r"^\s*(?:defined)?\s*\(?\s*(0|__cplusplus|_MSC_VER|_WIN32|MS_WINDOWS|CYTHON_REFNANNY|"
     r"CYTHON_TRACE|CYTHON_TRACE_NOGIL|"
@@ -49,7 +49,7 @@ class Place(NamedTuple):
 
 
 class Token(NamedTuple):
-    """A word of C; a comment only where it gives a place or ends a function's body."""
+    """A token of C; a comment is kept only if it gives a place or ends a function's body."""
 
     kind: str
     text: str
@@ -65,9 +65,9 @@ class Function:
     name : str
         Its name in C.
     unit : Unit
-        Where it is defined.
+        File that defines it.
     place : Place or None
-        Its line in the .pyx or .pxd, where Cython generated it from one.
+        Its line in the .pyx or .pxd if Cython generated it from one.
     body : list of Token
         From the opening to the closing brace.
     """
@@ -108,7 +108,7 @@ def source_place(comment: str) -> Place | None:
 
 
 class _Branches:
-    """Which branches of the preprocessor are read: all, but those that are known not to be compiled."""
+    """Branches of the preprocessor that are read: all but those known not to be compiled."""
 
     def __init__(self) -> None:
         self.stack: list[tuple[bool, bool, int]] = []  # (was read around, is the #else dead, the depth at #if)
@@ -188,7 +188,7 @@ def _directive(unit: Unit, token: Token) -> None:
 
 
 def _function_name(head: list[Token]) -> str:
-    """Return the name before the last list of arguments of a declaration, "" where it declares something else."""
+    """Return the name before the last argument list of a declaration, "" if it declares something else."""
     if any(token.text in ("=", "typedef") for token in head):
         return ""
     end = len(head) - 1

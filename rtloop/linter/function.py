@@ -1,4 +1,4 @@
-"""What one function of C does: what it calls, and what it does itself that a loop's thread must not."""
+"""Events of one C function: its calls, and its own actions that a loop's thread must avoid."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _CALLEES = ("function", "method", "pointer", "outside")
 
 
 class Event(NamedTuple):
-    """Something that a function does.
+    """An event in a function.
 
     Attributes
     ----------
@@ -37,9 +37,9 @@ class Event(NamedTuple):
     kind : str
         The kind of a finding; the vtable's class of a method.
     name : str
-        What is called, "" where nothing is.
+        Name of the callee, "" if there is none.
     place : Place or None
-        The line, None where it is the caller's.
+        The line; None if it is the caller's.
     """
 
     what: str
@@ -49,7 +49,7 @@ class Event(NamedTuple):
 
 
 class _Reader:
-    """Walks through a body once, with the place, the depth and the calls of the line of C in mind."""
+    """One walk through a body, which tracks the place, the depth and the calls of the present line of C."""
 
     def __init__(self, function: Function, known: set[str], macros: dict[str, list[list[Token]]]) -> None:
         self.function, self.known, self.macros = function, known, macros
@@ -76,7 +76,7 @@ class _Reader:
             token = body[index]
             if token.kind == "comment":
                 if "function exit code" in token.text:
-                    break  # cleans up what was reported where it came from
+                    break  # the clean-up of something that was reported at its origin
                 self.place = source_place(token.text) or self.place
             elif token.kind == "sign":
                 depth += {"{": 1, "}": -1}.get(token.text, 0)
@@ -95,14 +95,14 @@ class _Reader:
         return self.events
 
     def name(self, index: int, depth: int) -> int:
-        """Read a name; return the index of the last token that needs no further look."""
+        """Read a name; return the index of the last token that it consumed."""
         body, text = self.function.body, self.function.body[index].text
         if text in ("if", "while") and _is_zero(body, index + 1):
             return _skip_statement(body, closing(body, index + 1) + 1)
         if text in ("asm", "__asm__"):
             return _skip_statement(body, index)
         if text in ("new", "delete") and index + 1 < len(body) and body[index + 1].kind == "name":
-            self.add("finding", "allocation", text)  # C++; in C these are names, which no name follows
+            self.add("finding", "allocation", text)  # C++; in C these are names, never followed by a name
         vtable = _VTABLE.match(text)
         if vtable:
             self.vtable = vtable[1]
@@ -117,7 +117,7 @@ class _Reader:
         elif follows == "(" and text not in _WORDS:
             return self.call(index, text, depth)
         elif text in self.known and before not in ("goto", "struct"):
-            self.add("function", "", text)  # its address is taken: whoever gets it may call it
+            self.add("function", "", text)  # its address is taken, so it may be called
         return index
 
     def call(self, index: int, name: str, depth: int) -> int:
@@ -150,7 +150,7 @@ class _Reader:
         return index
 
     def judge(self, index: int) -> str | None:
-        """Judge a call by its name, and a socket's by whether it is told not to wait."""
+        """Judge a call by its name, and a socket's call by its MSG_DONTWAIT."""
         body = self.function.body
         kind = judge(body[index].text)
         if kind == "blocking" and any(token.text == "MSG_DONTWAIT" for token in body[index : closing(body, index + 1)]):
@@ -158,7 +158,7 @@ class _Reader:
         return kind
 
     def gil(self, index: int, name: str) -> int:
-        """Read a block under the GIL: whatever it does, taking the GIL is the cause, or an exception is."""
+        """Read a block under the GIL; the cause of everything in it is taking the GIL, or an exception."""
         body = self.function.body
         level, end = 0, index
         while end < len(body) - 1 and level >= 0:
@@ -181,7 +181,7 @@ class _Reader:
         return end - 1
 
     def check(self) -> None:
-        """Take note of a look for an exception after a call: the callee's declaration is the cause."""
+        """Record a check for an exception after a call, caused by the callee's declaration."""
         callee = self.callee
         if callee and callee.what in ("function", "method"):
             self.events.append(Event(f"checked {callee.what}", callee.kind, callee.name, self.place))
@@ -189,14 +189,14 @@ class _Reader:
             self.events.append(Event("finding", "exception-check", callee.name if callee else "", self.place))
 
     def error(self) -> None:
-        """Take note of the way out with an exception: from the call on this line, unless something else here raises."""
+        """Record an exit with an exception, from the call on this line unless something else here raises."""
         if self.callee is not None:
             self.check()
         elif not self.found_here():
             self.add("finding", "raise", "")
 
     def wraps(self, index: int) -> None:
-        """``i += view.shape[0]``: an index below zero, counted from the end."""
+        """Recognise ``i += view.shape[0]``: a negative index, counted from the end."""
         body = self.function.body
         if index and body[index - 1].text.startswith("__pyx_t_"):
             after = [token.text for token in body[index + 1 : index + 12]]
@@ -204,7 +204,7 @@ class _Reader:
                 self.add("finding", "wraparound", "")
 
     def called_value(self, index: int) -> None:
-        """``table[i](...)`` and ``(*p)(...)``: a call whose target only shows at run time."""
+        """Recognise ``table[i](...)`` and ``(*p)(...)``: a call whose target is known only at run time."""
         body = self.function.body
         if not index or body[index - 1].text not in (")", "]"):
             return
@@ -218,7 +218,7 @@ class _Reader:
         if before and before.kind == "name" and before.text in ("if", "while", "for", "switch", "sizeof", "return"):
             return
         inner = [token.text for token in body[start + 1 : index - 1]]
-        if len(inner) == 1 and body[start].text == "(" and judge(inner[0]):  # (malloc)(n): no macro of that name
+        if len(inner) == 1 and body[start].text == "(" and judge(inner[0]):  # (malloc)(n): bypasses a macro
             self.add("finding", judge(inner[0]) or "", inner[0])
             return
         if body[index - 1].text == "]":
@@ -231,7 +231,7 @@ class _Reader:
             self.add("pointer", "", next((text for text in reversed(inner) if text.isidentifier()), ""))
 
     def expand(self, macro: str, seen: set[str]) -> None:
-        """Read the calls in a macro's text: all of its definitions that may be the one."""
+        """Read the calls in a macro's text, in every definition that may apply."""
         seen.add(macro)
         for words in self.macros[macro]:
             for index, word in enumerate(words):
@@ -240,7 +240,7 @@ class _Reader:
                 after = [one.text for one in words[index + 1 : index + 3]]
                 called = len(words) == 1 or after[:1] == ["("]
                 if after == [")", "("] and words[index - 1].text == "(":
-                    called = judge(word.text) is not None  # (malloc)(n); of other names it may be a cast
+                    called = judge(word.text) is not None  # (malloc)(n); with other names it may be a cast
                 if index and words[index - 1].text in ("->", "."):
                     if called and len(words) > 1:
                         self.add("pointer", "", word.text)
@@ -264,7 +264,7 @@ def _is_zero(body: list[Token], index: int) -> bool:
 
 
 def _skip_statement(body: list[Token], index: int) -> int:
-    """Return the index of the last token of a statement or block that is never run."""
+    """Return the index of the last token of a statement or block that never runs."""
     while index < len(body) and body[index].text not in ("{", ";"):
         index += 1
     return closing(body, index) if index < len(body) and body[index].text == "{" else index
@@ -276,7 +276,7 @@ def read_function(
     macros: dict[str, list[list[Token]]],
     locate: Callable[[Unit, int], Place | None],
 ) -> list[Event]:
-    """List what a function does.
+    """List the events of a function.
 
     Parameters
     ----------
@@ -287,7 +287,7 @@ def read_function(
     macros : dict
         The macros that were read.
     locate : callable
-        Gives the place of a line of C that Cython did not generate, None where it belongs to the caller.
+        Returns the place of a line of C that Cython did not generate; None if it belongs to the caller.
     """
     reader = _Reader(function, known, macros)
     reader.locate = locate

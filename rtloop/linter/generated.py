@@ -1,4 +1,4 @@
-"""The C that Cython makes of a module, with what Cython says about it."""
+"""C that Cython generates for a module, with Cython's remarks."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ class Remark(NamedTuple):
 
 
 class Generated(NamedTuple):
-    """What Cython made.
+    """Output of Cython.
 
     Attributes
     ----------
     unit : Unit
         The C.
     headers : list of Unit
-        The headers that it includes, as far as they are the project's or rtloop's.
+        The included headers of the project and of rtloop.
     remarks : list of Remark
-        What Cython said.
+        Cython's hints and warnings.
     folders : list of Path
-        Where included and cimported files are looked for.
+        Folders searched for included and cimported files.
     """
 
     unit: Unit
@@ -85,15 +85,16 @@ def generate(source: Path, include: Sequence[str | os.PathLike[str]], directives
             raise LintError(f"Cython did not finish {source} within {_SECONDS} s") from None
         said = done.stdout + done.stderr
         if done.returncode or not out.exists():
-            complaints = read_cython(said, is_error=True)
-            raise LintError(tell(source, complaints) if complaints else f"Cython fails on {source}:\n{_shorten(said)}")
+            diagnostics = read_cython(said, is_error=True)
+            text = tell(source, diagnostics) if diagnostics else f"Cython fails on {source}:\n{_shorten(said)}"
+            raise LintError(text)
         unit = read_unit(source, out.read_text(encoding="utf-8", errors="replace"))
     remarks = [Remark(file, int(line), words) for _, file, line, words in _REMARK.findall(said)]
     return Generated(unit, _headers(unit, [source.parent, *folders]), list(dict.fromkeys(remarks)), folders)
 
 
 def _shorten(text: str) -> str:
-    """Keep what says what is wrong: Cython repeats itself, and a wrong command line prints its usage."""
+    """Keep the lines that describe the fault: Cython repeats itself, and prints its usage on a wrong command line."""
     lines = text.strip().splitlines()
     return "\n".join(lines if len(lines) <= 40 else [*lines[:36], f"... and {len(lines) - 36} lines more"])
 

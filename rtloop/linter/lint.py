@@ -1,4 +1,4 @@
-"""``rtloop.lint``: whether the code that a loop's thread runs is free of Python, of the heap and of waiting."""
+"""``rtloop.lint``: check that the code of a loop's thread uses no Python, no heap and does not wait."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ __all__ = ["Finding", "LintReport", "lint"]
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that a loop's thread must not do, or that could not be examined; one for each cause.
+    """Action that a loop's thread must avoid, or a call that could not be examined; one for each cause.
 
     Attributes
     ----------
     kind : str
-        What it is, ``"gil"`` for example; ``"not-examined"`` where nothing is known.
+        Its kind, such as ``"gil"``; ``"not-examined"`` if nothing is known.
     file, line : str, int
-        Where.
+        Its place.
     source : str
         That line.
     names : tuple of str
-        What is called there, where something is.
+        Names of the functions called there, if any.
     chain : tuple of str
-        The functions on the way, from the method that the loop calls to the one with the line.
+        The call chain, from the method that the loop calls to the function with the line.
     called_at : tuple of (str, int)
         For ``missing-noexcept`` and ``not-examined``: the places of the calls.
     why, fix : str
-        Why it matters, and what helps.
+        Why it matters, and the fix.
     reason : str
-        Why it is accepted; empty where it is not.
+        Why it is accepted; empty if it is not.
     """
 
     kind: str
@@ -59,7 +59,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class LintReport:
-    """What :func:`lint` found in one file.
+    """Result of :func:`lint` for one file.
 
     Attributes
     ----------
@@ -70,11 +70,11 @@ class LintReport:
     functions : tuple of str
         Every function that was examined.
     findings, accepted, not_examined : tuple of Finding
-        What speaks against the loop; what does, and is accepted with a reason; calls of which nothing is known.
+        Findings; findings accepted with a reason; calls of which nothing is known.
     hints : tuple of (str, int, str)
         Cython's performance hints and warnings: file, line, text.
     unused : tuple of (str, int, str)
-        Comments that accept what is not there: file, line, names.
+        Comments that accept nothing: file, line, names.
     """
 
     path: str
@@ -88,7 +88,7 @@ class LintReport:
 
     @property
     def is_clean(self) -> bool:
-        """True where something was examined and nothing found; calls that were not examined do not count."""
+        """True if something was examined and nothing was found; calls that were not examined do not count."""
         return bool(self.functions) and not self.findings
 
     def to_dict(self) -> dict[str, Any]:
@@ -104,11 +104,11 @@ def lint(
     include: Sequence[str | os.PathLike[str]] = (),
     directives: Mapping[str, object] | None = None,
 ) -> LintReport:
-    """Examine the C that Cython makes of a loop, for what a real-time thread must not do.
+    """Examine the C that Cython generates for a loop, for actions that a real-time thread must avoid.
 
     It follows the calls from ``enter``, ``step``, ``overrun``, ``wait``, ``leave``, ``on_peer_failure`` and ``safe`` of
     every subclass of RTLoop in the file, through functions, methods, inline functions, verbatim blocks and the headers
-    of the project, and reports whatever can take the GIL, count a reference, allocate, raise, wait, or enter the
+    of the project, and reports code that can take the GIL, count a reference, allocate, raise, wait, or enter the
     kernel.
 
     Parameters
@@ -116,13 +116,13 @@ def lint(
     path : path
         A .pyx file. It is neither built nor imported.
     allow : iterable of str
-        Functions, or kinds of findings, to accept wherever they are.
+        Functions, or kinds of findings, to accept everywhere.
     functions : iterable of str
-        Names of more functions to begin at, such as the callback of a FunctionLoop: ``"name"`` or ``"Class.name"``.
+        Names of more functions to start at, such as the callback of a FunctionLoop: ``"name"`` or ``"Class.name"``.
     include : sequence of path
         Folders with .pxd files and headers, as for the compiler's ``-I``.
     directives : mapping, optional
-        Directives that the build gives to Cython, such as ``{"cdivision": True}``; the file's own go first.
+        Directives that the build gives to Cython, such as ``{"cdivision": True}``; the file's own take precedence.
 
     Raises
     ------
@@ -166,7 +166,7 @@ def lint(
 
 
 class _Book:
-    """Turns what was found in the C into findings in the sources."""
+    """Translation of findings in the generated C into findings in the sources."""
 
     def __init__(self, main: Path, folders: list[Path], allow: set[str]) -> None:
         self.main, self.folders, self.allow = main, [main.parent, *folders], allow
@@ -218,7 +218,7 @@ class _Book:
         )
 
     def sort(self, findings: list[Finding]) -> tuple[list[Finding], list[Finding]]:
-        """Part what stands from what is accepted, for every line of it and every name."""
+        """Separate findings from accepted ones, for every line and every name."""
         stands: list[Finding] = []
         accepted: list[Finding] = []
         for finding in findings:
@@ -235,7 +235,7 @@ class _Book:
         reasons = []
         for file, line in places:
             source = self.open(Path(file))
-            # Several functions of one kind may be called on a line: the kind accepts them all, a name only itself.
+            # A line may call several functions of one kind: the kind accepts them all, a name only itself.
             by_kind = source.accept(line, {finding.kind})
             named = [by_kind or source.accept(line, {name}) for name in finding.names] or [by_kind]
             pairs = zip(finding.names, named, strict=False)
@@ -246,7 +246,7 @@ class _Book:
 
 
 def _check_names(allow: Iterable[str]) -> None:
-    """Refuse a name to allow that can be neither a kind nor a function."""
+    """Refuse an allowed name that is neither a kind nor a possible function."""
     for name in allow:
         if not name.replace("-", "_").replace(".", "_").isidentifier():
             raise ConfigError(f"allow: {name!r} is neither a kind of finding ({', '.join(KINDS)}) nor a function")

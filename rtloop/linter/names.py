@@ -1,6 +1,6 @@
-"""What the lint knows of names: Cython's own, Python's C interface, and the C library's.
+"""Names that the lint knows: Cython's own, Python's C interface, and the C library's.
 
-A call that is in none of these tables, and whose source was not read, is never called clean.
+A call that is not in these tables, and whose source was not read, is never reported as clean.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ __all__ = ["KINDS", "WAITING", "Kind", "is_cython_macro", "is_harmless", "judge"
 
 
 class Kind(NamedTuple):
-    """What a finding means, and what helps."""
+    """Meaning of a kind of finding, and its fix."""
 
     why: str
     fix: str
@@ -20,52 +20,52 @@ class Kind(NamedTuple):
 
 KINDS = {
     "gil": Kind(
-        "takes the GIL: the loop waits until every Python thread lets go of it, for milliseconds",
-        "do it in Python, outside the loop; hand data over through a Ring or a Latest",
+        "takes the GIL: the loop waits for milliseconds until the Python threads release it",
+        "do it in Python, outside the loop; pass data through a Ring or a Latest",
     ),
     "missing-noexcept": Kind(
-        "may raise, for it is not declared noexcept: its caller takes the GIL to look for an exception, after every "
-        "call, or whenever the value comes back that stands for one",
+        "may raise, because it is not declared noexcept: its caller takes the GIL to check for an exception after "
+        "every call, or whenever the error value is returned",
         "declare it `noexcept nogil`, and return a code instead of raising",
     ),
     "exception-check": Kind(
-        "the result is looked at for an exception, and an exception is written to stderr with the GIL",
+        "the result is checked for an exception, which is printed to stderr with the GIL",
         "declare the called function `noexcept` where it is cimported, and return a code",
     ),
     "raise": Kind(
-        "an exception is made with the GIL and memory from the heap, and in noexcept code it only reaches stderr",
+        "an exception takes the GIL and heap memory, and in noexcept code it only reaches stderr",
         "return a negative code: the loop fails with it, and run() raises CallbackError",
     ),
     "bounds-check": Kind(
-        "an index out of bounds raises, with the GIL; step goes no further, and the loop does not learn of it",
-        "check the index once yourself, and put `# cython: boundscheck=False` at the head of the file",
+        "an index out of bounds takes the GIL to raise; step ends there, and the loop does not notice",
+        "check the index yourself, and put `# cython: boundscheck=False` at the head of the file",
     ),
     "wraparound": Kind(
-        "every index is looked at for being negative, as in Python",
+        "every index is checked for being negative, as in Python",
         "put `# cython: wraparound=False` at the head of the file",
     ),
     "division": Kind(
-        "divides as Python does: it rounds down, with branches, and a zero raises with the GIL",
-        "put `# cython: cdivision=True` at the head of the file, and guard against zero where it can occur",
+        "divides as Python does: it rounds down, with branches, and a zero takes the GIL to raise",
+        "put `# cython: cdivision=True` at the head of the file, and check for zero if it can occur",
     ),
     "init-check": Kind(
-        "a memoryview, variable or attribute that was never set raises, with the GIL",
+        "a memoryview, variable or attribute that was never set takes the GIL to raise",
         "set it in setup, and put `# cython: initializedcheck=False, nonecheck=False` at the head of the file",
     ),
     "reference": Kind(
-        "counts references: the last one frees the object, with the GIL, and memoryviews count with shared atomics",
+        "counts references: the last one frees the object with the GIL, and memoryviews use shared atomics",
         "take a C pointer in setup (`cdef double *p = &view[0]`), and use that in step",
     ),
     "python": Kind(
         "uses Python's C interface, which needs the GIL",
-        "use C types alone in step, and do the rest in Python, outside the loop",
+        "use only C types in step, and do the rest in Python, outside the loop",
     ),
     "allocation": Kind(
-        "the heap takes locks, and asks the kernel for memory whose first touch is a page fault",
+        "the heap takes locks, and gets memory from the kernel whose first touch is a page fault",
         "allocate in setup, or take blocks from a Pool",
     ),
     "blocking": Kind(
-        "waits for something else, for a time that nobody bounds",
+        "waits for something else, for an unbounded time",
         "do it in another thread; pool and ring need no lock. A mutex that inherits priority may be accepted by allow",
     ),
     "io": Kind(
@@ -73,16 +73,16 @@ KINDS = {
         "push a record to a Ring, and write it from Python or with a Recorder",
     ),
     "system-call": Kind(
-        "enters the kernel, for a time that nobody bounds",
+        "enters the kernel, for an unbounded time",
         "do it in setup, in enter, or in another thread",
     ),
     "bad-allow": Kind(
-        "an accepted finding has to say what is accepted, and why",
+        "an accepted finding needs a name and a reason",
         "write `# rtloop: allow NAME: reason`; NAME is a kind of finding or the function that is called",
     ),
 }
 
-#: What a `wait` that is paced by hardware is there for.
+#: Kinds that are the purpose of a `wait` that is paced by hardware.
 WAITING = {"blocking", "system-call"}
 
 _DENIED = {
@@ -125,7 +125,7 @@ _MATH = """
     acos asin atan atan2 cos sin tan sincos acosh asinh atanh cosh sinh tanh exp exp2 expm1 log log2 log10 log1p logb
     ilogb modf frexp ldexp scalbn scalbln pow sqrt cbrt hypot fabs fmod remainder remquo fma fmax fmin fdim ceil floor
     trunc round lround llround rint lrint llrint nearbyint copysign nextafter nexttoward nan erf erfc tgamma lgamma_r"""
-# Of complex numbers, integers, memory and characters, and what never waits.
+# Functions of complex numbers, integers, memory and characters, and calls that never wait.
 _PLAIN = """
     cabs carg cexp clog conj cpow creal cimag csin ccos ctan csqrt cproj
     isnan isinf isfinite isnormal signbit fpclassify isgreater isless isunordered
@@ -186,14 +186,14 @@ _RULES = [
 
 
 def judge(name: str) -> str | None:
-    """Return the kind of finding that a call of a function of this name is, None for none that is known."""
+    """Return the kind of finding that calling a function of this name is; None if it is not known."""
     if name in _DENY:
         return _DENY[name]
     return next((kind for kind, pattern in _RULES if pattern.match(name)), None)
 
 
 def judge_error(text: str) -> str:
-    """Return the kind of finding that an exception is, by the C that sets it."""
+    """Return the kind of finding of an exception, from the C that sets it."""
     if "ZeroDivisionError" in text or "to perform division" in text:
         return "division"
     if "IndexError" in text or "out of bounds" in text:
@@ -204,10 +204,10 @@ def judge_error(text: str) -> str:
 
 
 def is_harmless(name: str) -> bool:
-    """Tell whether a function is known to be bounded, and to neither lock, allocate nor enter the kernel."""
+    """Return whether a function is known to be bounded, without locks, allocation or system calls."""
     return name in _HARMLESS or bool(_HARMLESS_START.match(name)) or bool(_INERT.match(name))
 
 
 def is_cython_macro(name: str) -> bool:
-    """Tell whether a name is a macro that Cython's C uses for its own bookkeeping."""
+    """Return whether a name is a macro that Cython's C uses for its own bookkeeping."""
     return bool(_INERT.match(name))

@@ -1,4 +1,4 @@
-"""From the methods that the loop's thread calls to everything that they reach."""
+"""Reachability: from the methods that the loop's thread calls to everything that they call."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ ROOTS = ("enter", "step", "overrun", "wait", "leave", "on_peer_failure", "safe")
 _BASE = re.compile(r"struct __pyx_vtabstruct_(\w+) \{\s*struct __pyx_vtabstruct_(\w+) __pyx_base;")
 _TABLE = re.compile(r"^struct __pyx_vtabstruct_(\w+) \{(.*?)^\};", re.MULTILINE | re.DOTALL)
 _SLOT = re.compile(r"\(\*(\w+)\)\(")
-#: Kinds that say where an exception on the same line comes from, and those that taking the GIL explains.
+#: Kinds that explain an exception on the same line, and kinds that taking the GIL explains.
 _RAISING = ("gil", "raise", "python", "bounds-check", "division", "init-check")
 _BY_GIL = ("python", "reference", "exception-check")
 _OWN = re.compile(r"^\s*__pyx_vtable_(\w+)\.(?:__pyx_base\.)*(\w+) = [^;]*?\)\s*&?(__pyx_\w+);", re.MULTILINE)
 #: Cython writes some of its own functions in Cython: "View.MemoryView", "<stringsource>".
 _SOURCES = (".pyx", ".pxd", ".pxi", ".py")
-#: What only Cython's own C calls says nothing to the author of a .pyx.
+#: Callees of Cython's own C, which mean nothing to the author of a .pyx.
 _INTERNAL = re.compile(r"__P(?:yx|YX)_|PyErr_Set(?:String|None)$|PyErr_Format$")
 _LOOP = re.compile(r"6rtloop_4loop_4loop__RTLoop_\d+$")
-#: Of rtloop's own compiled modules: what its classes do in their C methods is what rtloop's own tests lint.
+#: rtloop's own compiled modules: the C methods of its classes are linted by its own tests.
 _OURS = re.compile(r"6rtloop_")
-#: What rtloop.memory hands on for setup: each enters the kernel, or touches every page of a range.
+#: Functions of rtloop.memory for setup: each enters the kernel, or touches every page of a range.
 _SETUP = re.compile(r"__pyx_f_6rtloop_6system_6memory_")
 
 
 @dataclass
 class Found:
-    """A finding, or a call that was not examined, with the way to it."""
+    """A finding, or a call that was not examined, with its call chain."""
 
     kind: str
     place: Place
@@ -51,7 +51,7 @@ class Found:
 
 @dataclass
 class Walk:
-    """What was found from the roots on."""
+    """Findings from the roots on."""
 
     findings: list[Found] = field(default_factory=list)
     unseen: list[Found] = field(default_factory=list)
@@ -64,7 +64,7 @@ class Code:
 
     def __init__(self, generated: Generated) -> None:
         self.main = generated.unit
-        units = [*generated.headers, generated.unit]  # the module's own go first where a name is there twice
+        units = [*generated.headers, generated.unit]  # the module's own take precedence if a name is defined twice
         self.functions = {name: function for unit in units for name, function in unit.functions.items()}
         self.macros: dict[str, list[list]] = {}  # type: ignore[type-arg]
         for unit in units:
@@ -102,13 +102,13 @@ class Code:
         return ".".join([*parts, short] if short else parts)
 
     def events(self, name: str) -> list[Event]:
-        """Return what a function does."""
+        """Return the events of a function."""
         if name not in self._events:
             self._events[name] = read_function(self.functions[name], self._known, self.macros, self.locate)
         return self._events[name]
 
     def is_helper(self, function: Function) -> bool:
-        """Tell whether a function is one of Cython's own, which has no line in a source of the project."""
+        """Return whether a function is Cython's own, without a line in the project's sources."""
         if function.unit is not self.main or not function.name.lower().startswith("__pyx"):
             return False
         return function.place is None or not function.place.file.endswith(_SOURCES)
@@ -122,7 +122,7 @@ class Code:
         return Place(str(unit.path), numbers[0]) if numbers else None
 
     def is_loop(self, cls: str) -> bool:
-        """Tell whether a class is RTLoop or inherits from it."""
+        """Return whether a class is RTLoop or inherits from it."""
         return any(_LOOP.match(one) for one in self.line(cls))
 
     def line(self, cls: str) -> list[str]:
@@ -138,7 +138,7 @@ class Code:
         return [name for name in found if wanted in (self.show(name), self.show(name).rpartition(".")[2])]
 
     def targets(self, cls: str, method: str) -> tuple[set[str], str]:
-        """Return the functions that a method may be, and the class that has it elsewhere, "" if none."""
+        """Return the functions that a method may be, and the class that defines it elsewhere, "" if none."""
         found = {function for (one, name), function in self.own.items() if name == method and cls in self.line(one)}
         for one in self.line(cls):
             if (one, method) in self.own:
@@ -154,7 +154,7 @@ def _offset(unit: Unit, line: int) -> int:
 
 
 class _Walker:
-    """Breadth first, so that the way to a finding is the shortest one."""
+    """Breadth-first walk, so that the call chain of a finding is the shortest one."""
 
     def __init__(self, code: Code) -> None:
         self.code = code
@@ -162,7 +162,7 @@ class _Walker:
         self.seen: set[str] = set()
         self.queue: deque[tuple[str, tuple[str, ...], Place | None]] = deque()
         self.exempt: set[str] = set()
-        self.is_aside = False  # whether no release waits for what is being followed
+        self.is_aside = False  # True while following code that no release waits for
         self.by_cause: dict[tuple[str, Place], Found] = {}
         self.by_name: dict[str, Found] = {}
 
@@ -217,7 +217,7 @@ class _Walker:
             )
 
     def checked(self, event: Event, place: Place, chain: tuple[str, ...]) -> None:
-        """Put a look for an exception after a call down to the declaration of what is called."""
+        """Attribute a check for an exception after a call to the callee's declaration."""
         name = event.name
         if event.what == "checked method" and event.kind in self.code.slots:
             own = [self.code.own.get((cls, name)) for cls in self.code.line(event.kind)]
@@ -229,7 +229,7 @@ class _Walker:
             self.find("exception-check", name, place, chain)
 
     def helper(self, name: str, place: Place, chain: tuple[str, ...], seen: set[str]) -> None:
-        """One of Cython's own functions: the worst it does is put down to the line that calls it."""
+        """Attribute the worst event of one of Cython's own functions to the line that calls it."""
         seen.add(name)
         for event in self.code.events(name):
             if event.what == "finding":
@@ -273,7 +273,7 @@ def walk(code: Code, functions: tuple[str, ...] = ()) -> Walk:
     code : Code
         The module.
     functions : tuple of str
-        Names of more functions to begin at, ``name`` or ``Class.name``.
+        Names of more functions to start at, ``name`` or ``Class.name``.
     """
     walker = _Walker(code)
     loops = [cls for cls in code.slots if cls in code.local and code.is_loop(cls)]
@@ -292,9 +292,9 @@ def walk(code: Code, functions: tuple[str, ...] = ()) -> Walk:
         for function in code.matching(name):
             walker.visit(function, (), None)
     follow("step", "overrun", "on_peer_failure", "safe")
-    walker.is_aside = True  # what rtloop.memory offers is meant for enter and leave, too
+    walker.is_aside = True  # rtloop.memory's functions are also meant for enter and leave
     follow("enter", "leave")
-    walker.is_aside, walker.exempt = False, WAITING  # what only wait reaches may wait
+    walker.is_aside, walker.exempt = False, WAITING  # code that only wait reaches may wait
     follow("wait")
     result = walker.result
     under_gil = {one.place for one in result.findings if one.kind == "gil"}
@@ -303,7 +303,7 @@ def walk(code: Code, functions: tuple[str, ...] = ()) -> Walk:
 
 
 def _inherited(walker: _Walker, cls: str) -> None:
-    """Methods that a loop has from a class of somebody else's module were not read."""
+    """Report methods that a loop inherits from a class of another module, which were not read."""
     code = walker.code
     for name in ROOTS:
         _, elsewhere = code.targets(cls, name)

@@ -1,4 +1,4 @@
-"""Sources as lines: what a finding shows, and the comments that accept one."""
+"""Sources as lines: the code that a finding shows, and the comments that accept one."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class Allow:
     Attributes
     ----------
     line : int
-        Where it stands.
+        Its line.
     names : tuple of str
         Kinds of findings, or functions.
     reason : str
-        Why they are accepted; an empty one accepts nothing.
+        Why they are accepted; an empty reason accepts nothing.
     used : bool
-        Whether there was something to accept.
+        True if it accepted something.
     """
 
     line: int
@@ -51,7 +51,7 @@ class Source:
         self.allows = list(self._read_allows())
 
     def text(self, line: int) -> str:
-        """Return a line without what surrounds it."""
+        """Return a line without surrounding blanks."""
         return self.lines[line - 1].strip() if 0 < line <= len(self.lines) else ""
 
     def accept(self, line: int, names: set[str]) -> Allow | None:
@@ -73,7 +73,7 @@ class Source:
         return found
 
     def _applies(self, allow: Allow) -> int:
-        """Return the statement that a comment is about: its own line's, or the next one's if it stands alone."""
+        """Return the statement that a comment applies to: its own line's, or the next one's if it stands alone."""
         line = allow.line
         while line < len(self.lines) and _COMMENT.match(self.lines[line - 1]):
             line += 1
@@ -93,5 +93,5 @@ class Source:
             starts.append(start)
             level = max(level + sum(signs.get(sign, 0) for sign in code), 0)
             if level and re.match(r"(cdef|cpdef|def|class)\b", line) and start != number:
-                level = 0  # a bracket in a docstring: a definition at the margin begins anew
+                level = 0  # a bracket in a docstring: a definition at the margin resets the level
         return starts

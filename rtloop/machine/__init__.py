@@ -1,1 +1,1 @@
-"""The machine itself: what the doctor examines."""
+"""Examination of the machine itself."""

@@ -1,4 +1,4 @@
-"""``rtloop analyze``: whether loops meet their deadlines, by a file of tasks or by what runs have measured."""
+"""``rtloop analyze``: schedulability of loops, from a file of tasks or from measured runs."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def _to_cpus(ctx: click.Context, param: click.Parameter, value: str | None) -> l
 @click.command()
 @click.argument("files", nargs=-1, required=True, metavar="TASKS.toml|RUN.npz...")
 @click.option("--policy", type=click.Choice(["fixed-priority", "edf"]), default=None,
-              help="By default fixed-priority; edf where all are runs under SCHED_DEADLINE.")  # fmt: skip
+              help="By default fixed-priority, or edf if all are runs under SCHED_DEADLINE.")  # fmt: skip
 @click.option("--wcet", multiple=True, metavar="NAME=TIME", callback=_to_times,
-              help="The most CPU time of a step of this task, instead of what the file says.")  # fmt: skip
+              help="Longest CPU time of a step of this task; overrides the file.")  # fmt: skip
 @click.option("--percentile", type=click.FloatRange(0, 100), default=None,
-              help="Of a run take this percentile, not the longest step and wake-up: then it is no bound.")  # fmt: skip
+              help="Use this percentile of a run, not its maxima; the result is not a bound.")  # fmt: skip
 @click.option("--partition", "cpus", metavar="CPUS", callback=_to_cpus, default=None,
-              help="Put the tasks that have no CPU on these, first-fit decreasing: 2,3.")  # fmt: skip
+              help="Place tasks without a CPU on these, first-fit decreasing: 2,3.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the analysis as JSON, times in ns.")
 def analyze(
     files: tuple[str, ...],
@@ -71,10 +71,11 @@ def analyze(
     cpus: list[int] | None,
     as_json: bool,
 ) -> int:
-    """Find out whether several loops always meet their deadlines.
+    """Check whether several loops always meet their deadlines.
 
     A FILE is a list of tasks in TOML or JSON, or the saved stats of a run: stats.save("run.npz"). A run's longest step
-    is its C, its latest wake-up its jitter, and its longest response is shown beside the bound.
+    becomes its C, its latest wake-up its jitter, and its longest response is shown beside the bound. The worst response
+    includes the wake-up latency: it is counted from the release, not from the start of the step.
 
     \b
     tasks.toml, a table for each task; deadline, priority, cpu, jitter and blocking may be left out:
@@ -85,7 +86,7 @@ def analyze(
       period = "100us"
       wcet = "20us"
 
-    Exit codes: 0 all deadlines are met, 1 they are not, 2 a file or an option that cannot be used.
+    Exit codes: 0 all deadlines are met, 1 not all are, 2 a file or an option cannot be used.
 
     \b
     Examples:
@@ -124,22 +125,22 @@ def _load(files: Sequence[str], percentile: float | None) -> tuple[list[Task], s
         policies.add(_policy_of(file, run.stats))
         tasks.append(Task.from_stats(run.stats, percentile=percentile))
     if "deadline" in policies and "fixed-priority" in policies:
-        raise ConfigError("some runs are under SCHED_DEADLINE and some are not: they cannot be analysed together")
+        raise ConfigError("some runs used SCHED_DEADLINE and some did not: they cannot be analysed together")
     return tasks, policies
 
 
 def _check_cpus(tasks: Sequence[Task]) -> None:
-    """Refuse tasks of which nobody knows what delays them."""
+    """Refuse tasks if it is not known which of them delay each other."""
     loose = [task.name for task in tasks if task.cpu is None]
     if loose and len(loose) < len(tasks):
         raise ConfigError(
-            f"{', '.join(loose)}: not on one CPU, as the others are, so nobody knows which of them delay each other; "
+            f"{', '.join(loose)}: not on one CPU, unlike the others, so it is not known which tasks delay each other; "
             "give all tasks a cpu, or none, or put them on CPUs: --partition 2,3"
         )
 
 
 def _policy_of(file: str, stats: Stats) -> str:
-    """Return what scheduled a run."""
+    """Return the analysis that fits the policy of a run."""
     policy = stats.settings.get("policy")
     if policy in ("fifo", "rr"):
         return "fixed-priority"
@@ -154,13 +155,13 @@ def _read(path: Path) -> list[Task]:
     Raises
     ------
     ConfigError
-        Where it cannot be read, or is no list of tasks.
+        If it cannot be read, or is not a list of tasks.
     """
     try:
         content: Any = _TEXTS[path.suffix.lower()](path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:  # both decoders' errors are ValueErrors, as is one of the text's
+    except (ValueError, RecursionError) as error:  # both decoders' errors are ValueErrors, and so is a wrong encoding
         raise ConfigError(f"{path}: {error}") from None
     if isinstance(content, dict):
         content = content.get("task")

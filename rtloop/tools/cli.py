@@ -1,6 +1,6 @@
 """The ``rtloop`` command: finds its subcommands, loads the one that is called, and turns errors into exit codes.
 
-Exit codes: 0 all went well, 1 an error, 2 a wrong command line, 130 interrupted.
+Exit codes: 0 all went well, 1 an error, 2 a wrong command line, 130 interrupted (143 by SIGTERM).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def make_group() -> click.Group:
     @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
     @click.version_option(__version__, prog_name="rtloop", message="%(prog)s %(version)s")
     def rtloop() -> None:
-        """Hard periodic loops on Linux, written from Python."""
+        """Hard real-time periodic loops on Linux, written from Python."""
 
     return rtloop
 
@@ -74,19 +74,20 @@ def _run(args: list[str] | None) -> int:
     import click
 
     from rtloop.errors import RtloopError
+    from rtloop.tools.signals import exit_code
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that knows no µ gets a ?, not a traceback after the run
+            stream.reconfigure(errors="replace")  # a terminal without µ gets a ?, not a traceback after the run
     try:
         code: Any = make_group().main(args=args, prog_name="rtloop", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt) as error:
         print("rtloop: interrupted", file=sys.stderr)
-        return 130
-    except (RtloopError, OSError) as error:  # the latter: of a file or an output that takes no more
+        return exit_code(error if isinstance(error, KeyboardInterrupt) else error.__cause__)
+    except (RtloopError, OSError) as error:  # OSError: a file or an output that cannot be written
         print(f"rtloop: {error}", file=sys.stderr)
         return 1
     return code if isinstance(code, int) else 0

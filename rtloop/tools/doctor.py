@@ -1,4 +1,4 @@
-"""``rtloop doctor``: is this machine, and this session, ready for real time, and if not, what to do."""
+"""``rtloop doctor``: check that this machine and this session are ready for real time, with fixes."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ __all__ = ["doctor"]
 @click.command()
 @click.option("--measure", is_flag=True, help="Also measure the wake-up latency of an empty loop.")
 @click.option(
-    "--rate", metavar="RATE", callback=to_period, default="1kHz", show_default=True, help="The rate for --measure."
+    "--rate", metavar="RATE", callback=to_period, default="1kHz", show_default=True, help="Rate for --measure."
 )
 @click.option(
     "--duration", metavar="DURATION", callback=to_duration, default="5s", show_default=True,
-    help="How long --measure takes.",
+    help="Duration of --measure.",
 )  # fmt: skip
-@click.option("--strict", is_flag=True, help="Exit with 1 on a warning, too.")
+@click.option("--strict", is_flag=True, help="Exit with 1 on a warning as well.")
 @click.option("--json", "form", flag_value="json", help="Print one JSON document instead of the tables.")
 @click.option("--markdown", "form", flag_value="markdown", help="Print Markdown, to paste into an issue.")
-@click.option("-v", "--verbose", is_flag=True, help="Say of everything why it matters and where it was read.")
+@click.option("-v", "--verbose", is_flag=True, help="Show why each check matters and where it was read.")
 @click.pass_context
 def doctor(
     ctx: click.Context, measure: bool, rate: int, duration: int, strict: bool, form: str | None, verbose: bool
 ) -> None:
-    """Tell whether this machine and this session are ready for real time.
+    """Report what is misconfigured for real time here, and print the commands that fix it.
 
-    Reads, and never writes. To see what the kernel really grants, a child process starts a loop for 20 ms, which locks
-    its own memory, runs one SCHED_FIFO thread and holds /dev/cpu_dma_latency meanwhile. Two looks, half a second apart,
-    find real-time threads that hog a CPU, and stolen time.
+    It reads, and never writes. To see what the kernel really grants, a child process runs a loop for 20 ms, which locks
+    its own memory, runs one SCHED_FIFO thread and holds /dev/cpu_dma_latency. Two samples, half a second apart, find
+    real-time threads that hog a CPU, and stolen time.
 
-    Exit code: 0 nothing fails, 1 something fails (with --strict: or warns), 2 a wrong command line.
+    Exit code: 0 nothing fails, 1 a check fails (with --strict: or warns), 2 a wrong command line.
     """
     from rtloop.machine.doctor.machine import Machine
     from rtloop.machine.doctor.report import exit_code, make_document, make_markdown, print_page
@@ -58,7 +58,7 @@ def doctor(
         try:
             with _waiting(f"an empty loop at {format_rate(rate)} for {format_duration(duration)}", duration):
                 stats = run_measurement(rate, duration)
-        except RtloopError as error:  # all the rest is worth telling, and may say why
+        except RtloopError as error:  # the other checks are still reported, and may explain it
             checks.append(tell_failure(error))
         else:
             checks.append(judge(stats, rate))
@@ -74,7 +74,7 @@ def doctor(
 
 
 class _waiting:  # noqa: N801 - reads as a verb in its with statement
-    """A bar on the terminal's error stream while something takes its time; nothing where there is no terminal."""
+    """Progress bar on stderr while something takes long; nothing without a terminal."""
 
     def __init__(self, text: str, duration_ns: int) -> None:
         from rich.console import Console

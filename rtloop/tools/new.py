@@ -1,4 +1,4 @@
-"""``rtloop new``: a project to begin with, that builds and whose tests pass."""
+"""``rtloop new``: make a starting project that builds and passes its tests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FILES", "make_project", "new"]
 
-#: A file of the template -> where it goes.
+#: A file of the template -> its place in the project.
 FILES = {
     "pyproject.toml.in": "pyproject.toml",
     "meson.build.in": "meson.build",
@@ -31,7 +31,7 @@ FILES = {
     "tests/test_control.py.in": "tests/test_control.py",
 }
 _PLACE = "@NAME@"
-#: To install a project of this name would replace what it is built, tested or run with.
+#: Installing a project of this name would replace a package that builds, tests or runs it.
 _TAKEN = {
     *("rtloop", "numpy", "cython", "pytest", "tests", "src", "test", "pip", "setuptools", "wheel", "meson", "mesonpy"),
     *("meson_python", "ninja", "packaging", "click", "rich", "numba", "cffi", "scipy", "matplotlib", "textual"),
@@ -41,10 +41,10 @@ _TAKEN = {
 @click.command()
 @click.argument("path", metavar="NAME")
 def new(path: str) -> None:
-    """Make a project in the new folder NAME: a controller, a simulated motor, tests, and what builds them.
+    """Make a project in the new folder NAME: a controller, a simulated motor, tests, and a build.
 
-    NAME is the package's name, too: letters, digits and _. It builds and passes its tests as it is, beside the rtloop
-    that made it (--no-build-isolation), which needs the extra build: pip install 'rtloop[build]'.
+    NAME is also the package's name: letters, digits and _. The project builds and passes its tests as it is, against
+    the rtloop that made it (--no-build-isolation), which needs the extra build: pip install 'rtloop[build]'.
 
     \b
     Examples:
@@ -54,7 +54,7 @@ def new(path: str) -> None:
     folder = Path(path).expanduser().absolute()
     check_name(folder.name)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise click.ClickException(f"{path} is there already, and is not an empty folder: give another name")
+        raise click.ClickException(f"{path} already exists, and is not an empty folder: give another name")
     try:
         made = make_project(folder)
     except OSError as error:
@@ -62,8 +62,8 @@ def new(path: str) -> None:
     click.echo(f"{folder}: {len(made)} files")
     for file in made:
         click.echo(f"  {file}")
-    # Without it, pip would end in a traceback of its own about a module that nobody has heard of.
-    first = "" if find_spec("mesonpy") else "  pip install 'rtloop[build]'   # what builds it; not installed here yet\n"
+    # Without it, pip ends in a traceback about a module that the user has never heard of.
+    first = "" if find_spec("mesonpy") else "  pip install 'rtloop[build]'   # the build backend is not installed yet\n"
     click.echo(
         f'\nNext:\n{first}  cd {shlex.quote(path)} && pip install --no-build-isolation ".[test]" && pytest\n'
         f"Then make Motor in {made[-3]} yours."
@@ -76,7 +76,7 @@ def check_name(name: str) -> None:
     Raises
     ------
     click.BadParameter
-        With what would do.
+        With a name that would do.
     """
     if not name.isascii() or not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
         better = (
@@ -87,7 +87,7 @@ def check_name(name: str) -> None:
             f"{name!r} cannot be a package's name, which has letters, digits and _{advice}", param_hint="NAME"
         )
     if name in sys.stdlib_module_names or name.lower() in _TAKEN:  # names of distributions have no case
-        raise click.BadParameter(f"{name!r} is another package's name, which it would hide", param_hint="NAME")
+        raise click.BadParameter(f"{name!r} is the name of another package, which it would hide", param_hint="NAME")
 
 
 def make_project(folder: Path) -> list[str]:

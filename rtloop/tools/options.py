@@ -1,10 +1,11 @@
-"""Options that several commands share, and how they say that they wait."""
+"""Options that several commands share, and their message while they wait."""
 
 from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,9 +14,23 @@ from rtloop.units import parse_duration, parse_period
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
-__all__ = ["check_folder", "check_picture", "say_once", "to_duration", "to_period"]
+__all__ = [
+    "OUTPUT_FILE",
+    "as_json_option",
+    "check_folder",
+    "check_picture",
+    "config_option",
+    "plot_option",
+    "rate_option",
+    "say_once",
+    "to_duration",
+    "to_period",
+    "to_spin",
+]
+
+#: Type of an option that names a file to write.
+OUTPUT_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
 
 _FORMS = (
     "; write it with a unit, such as 250us, 10ms or 2s",
@@ -23,14 +38,43 @@ _FORMS = (
 )
 
 
-def to_duration(ctx: click.Context, param: click.Parameter, value: str) -> int:
-    """Turn an option such as ``10s`` into nanoseconds: a click callback."""
-    return _parse(ctx, param, value, rate=False)
+def to_duration(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """Turn an option such as ``10s`` into nanoseconds, None if it is not given: a click callback."""
+    return None if value is None else _parse(ctx, param, value, rate=False)
 
 
 def to_period(ctx: click.Context, param: click.Parameter, value: str) -> int:
     """Turn an option such as ``1kHz`` or ``250us`` into the period in nanoseconds: a click callback."""
     return _parse(ctx, param, value, rate=True)
+
+
+def to_spin(ctx: click.Context, param: click.Parameter, value: str | None) -> int | str | None:
+    """Turn ``50us``, ``0`` or ``auto`` into a loop's `spin`, None if it is not given: a click callback."""
+    return 0 if value == "0" else value if value == "auto" else to_duration(ctx, param, value)
+
+
+def rate_option(function: Any) -> Any:
+    """Add ``--rate``, in nanoseconds of the period."""
+    return click.option(
+        "--rate", metavar="RATE", callback=to_period, default="1kHz", show_default=True, help="Or the period."
+    )(function)
+
+
+def plot_option(help_text: str) -> Callable[[Any], Any]:
+    """Return a decorator that adds ``--plot FILE``."""
+    return click.option("--plot", type=OUTPUT_FILE, metavar="FILE", help=f"{help_text} into FILE (.png, .svg, .pdf).")
+
+
+def as_json_option(instead: str) -> Callable[[Any], Any]:
+    """Return a decorator that adds ``--json``, as the parameter `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help=f"Print one JSON document {instead}.")
+
+
+def config_option(function: Any) -> Any:
+    """Add ``--config``, a file of Zenoh's own configuration."""
+    return click.option(
+        "--config", type=click.Path(exists=True, dir_okay=False), help="Zenoh's configuration, JSON5 or YAML."
+    )(function)
 
 
 def _parse(ctx: click.Context, param: click.Parameter, value: str, *, rate: bool) -> int:
@@ -39,13 +83,13 @@ def _parse(ctx: click.Context, param: click.Parameter, value: str, *, rate: bool
             return parse_period(value, param.name or "")
         return parse_duration(value, param.name or "", minimum=1)
     except ConfigError as error:
-        # The words of the Python interface name types that a command line does not have.
+        # The Python interface's text names types that a command line does not have.
         what, forms, _ = str(error).removeprefix(f"{param.name}=").partition("; give an int (nanoseconds)")
         raise click.BadParameter(what + (_FORMS[rate] if forms else ""), ctx, param) from None
 
 
 def check_picture(plot: Path) -> None:
-    """Refuse what no picture can be written to: now, not after the runs."""
+    """Refuse a path that no picture can be written to, before the runs."""
     import matplotlib.figure
 
     canvas = matplotlib.figure.Figure().canvas
@@ -55,13 +99,13 @@ def check_picture(plot: Path) -> None:
 
 
 def check_folder(path: Path, option: str) -> None:
-    """Refuse a file that cannot be made: now, not after the runs."""
+    """Refuse a file that cannot be made, before the runs."""
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise click.BadParameter(f"{path.parent} is not a folder one can write to", param_hint=option)
+        raise click.BadParameter(f"{path.parent} is not a writable folder", param_hint=option)
 
 
 def say_once() -> Callable[[str], None]:
-    """Return a function that prints what it is first given on stderr, and nothing of the rest."""
+    """Return a function that prints only the first text that it is given, on stderr."""
     said: list[str] = []
 
     def say(text: str) -> None:

@@ -1,4 +1,4 @@
-"""``rtloop record``: the signals of several hosts in one file."""
+"""``rtloop record``: signals of several hosts in one file."""
 
 from __future__ import annotations
 
@@ -9,23 +9,25 @@ from typing import Any
 
 import click
 
-from rtloop.tools.options import say_once, to_duration
+from rtloop.tools.options import as_json_option, config_option, say_once, to_duration
 
 __all__ = ["record"]
 
 
 @click.command()
-@click.option("--zenoh", "keys", required=True, metavar="KEYS", help="Of which bridges, such as 'rtloop/**'.")
+@click.option("--zenoh", "keys", required=True, metavar="KEYS", help="Keys of the bridges, such as 'rtloop/**'.")
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), help="An .mcap file.")
-@click.option("--duration", metavar="DURATION", callback=lambda c, p, v: v and to_duration(c, p, v),
-              help="How long; by default until Ctrl-C.")  # fmt: skip
-@click.option("--config", type=click.Path(exists=True, dir_okay=False), help="Zenoh's configuration, JSON5 or YAML.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document with what was recorded.")
+@click.option("--duration", metavar="TIME", callback=to_duration, help="By default until Ctrl-C.")
+@config_option
+@as_json_option("instead of the table")
 def record(keys: str, output: str, duration: int | None, config: str | None, as_json: bool) -> None:
     """Record the signals that the bridges of several hosts publish, on one time line.
 
-    The times are the records' own, on the time of day of their hosts: those must be kept in step. What is missing is
-    counted. Exit code 1 where nothing was recorded.
+    This records signals over the network. rtloop run --record saves the timing of one run, and a Recorder in your
+    program saves the signals of its own loops.
+
+    The times are the records' own, in the time of day of their hosts, whose clocks must be synchronised. Missing
+    records are counted. Exit code 1 if nothing was recorded.
     """
     from rtloop.zenoh.recording import Recording
 

@@ -1,4 +1,4 @@
-"""Files of saved stats in, and a result out, for the commands that look at a run afterwards."""
+"""Input and output of the commands that read saved stats."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ __all__ = ["Run", "load_runs", "write_output"]
 
 
 class Run(NamedTuple):
-    """Saved stats with a label that no other run of the same call has."""
+    """Saved stats with a label that is unique in the call."""
 
     label: str
     stats: Stats
 
 
 def load_runs(paths: Sequence[str]) -> list[Run]:
-    """Load what ``Stats.save`` wrote; each run's label is its loop's name, with the file's where names repeat.
+    """Load files of ``Stats.save``; a run's label is its loop's name, with the file's if names repeat.
 
     Raises
     ------
     click.ClickException
-        Where a file cannot be read.
+        If a file cannot be read.
     ConfigError
-        Where it is none of rtloop's, or is damaged.
+        If rtloop did not write it, or it is damaged.
     """
     loaded = []
     for path in paths:
@@ -51,7 +51,7 @@ def load_runs(paths: Sequence[str]) -> list[Run]:
 
 
 def _close_output() -> None:
-    """Let the interpreter's end not fail once more, on what Python still has in its buffer."""
+    """Prevent a second error at the interpreter's end, from output that is still buffered."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -61,7 +61,7 @@ def write_output(path: str, content: str | bytes) -> None:
     Raises
     ------
     click.ClickException
-        Where it cannot be written.
+        If it cannot be written.
     """
     data = content.encode("utf-8", "replace") if isinstance(content, str) else content
     if path == "-":
@@ -70,7 +70,7 @@ def write_output(path: str, content: str | bytes) -> None:
             stream.flush()
             stream.buffer.write(data)
             stream.flush()
-        except BrokenPipeError:  # the reader, such as head, has had enough
+        except BrokenPipeError:  # the reader, such as head, has closed the pipe
             _close_output()
         except OSError as error:
             _close_output()
@@ -78,7 +78,7 @@ def write_output(path: str, content: str | bytes) -> None:
         return
     target = Path(path)
     try:
-        target = target.resolve()  # a link stays one, and what it points to is replaced
+        target = target.resolve()  # a link is kept, and its target is replaced
         if target.exists() and not target.is_file():  # a device or a pipe is written to, never replaced
             with target.open("wb") as file:
                 file.write(data)

@@ -1,6 +1,6 @@
-"""Loops on several hosts, seen and steered together over Zenoh: the extra ``rtloop[zenoh]``.
+"""Loops on several hosts, observed and controlled over Zenoh: the extra ``rtloop[zenoh]``.
 
-Nothing here is reachable from a ``step``. What goes over the wire is in docs/reference/zenoh.md.
+Nothing here is reachable from a ``step``. docs/reference/zenoh.md describes the messages.
 """
 
 from rtloop.zenoh.bridge import Bridge, BridgeStats

@@ -1,4 +1,4 @@
-"""What a bridge answers: what it is, how its loops do, and the commands that its owner has switched on."""
+"""Answers of a bridge: its description, its loops' statistics, and the commands that its owner enabled."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from rtloop.errors import ConfigError
 __all__ = ["COMMANDS", "Commands", "StatsText", "check_commands", "loops_of"]
 
 COMMANDS = ("start", "stop", "reset")
-#: Commands that wait for the one before them; more are refused.
+#: Greatest number of waiting commands; more are refused.
 _MAX_WAITING = 8
-#: A snapshot that is younger is given again: whoever asks without end costs no more than that.
+#: A younger snapshot is reused, which bounds the cost of frequent queries.
 _FRESH_S = 0.05
 
 
@@ -28,7 +28,7 @@ def loops_of(subject: Any) -> tuple[Any, ...]:
     Raises
     ------
     ConfigError
-        Where it is neither.
+        If it is neither.
     """
     loops = tuple(subject.loops) if hasattr(subject, "loops") else (subject,)
     wanted = ("name", "state", "stats", "settings", "start", "stop", "reset_stats")
@@ -38,7 +38,7 @@ def loops_of(subject: Any) -> tuple[Any, ...]:
 
 
 def check_commands(commands: Iterable[str]) -> tuple[str, ...]:
-    """Return the commands that are switched on.
+    """Return the enabled commands.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def check_commands(commands: Iterable[str]) -> tuple[str, ...]:
 
 
 class StatsText:
-    """A loop's statistics as the document that is published, made anew when it is no longer fresh."""
+    """Published document of a loop's statistics, renewed when it is no longer fresh."""
 
     def __init__(self, loop: Any, about: Callable[[], dict[str, Any]]) -> None:
         self._loop, self._about = loop, about
@@ -82,12 +82,12 @@ class StatsText:
 
 
 class Commands:
-    """Obeys one command after the other, on a thread of its own, for a start may take long.
+    """Execution of commands, one after the other, on its own thread because a start may take long.
 
     Attributes
     ----------
     obeyed, refused : int
-        Commands.
+        Numbers of commands.
     """
 
     def __init__(self, subject: Any, key: str, allowed: tuple[str, ...], thread_name: str) -> None:
@@ -100,15 +100,15 @@ class Commands:
             self._thread.start()
 
     def on_query(self, query: Any) -> None:
-        """Take a query on one of the command keys; from any thread."""
-        # What a wildcard has brought here has not asked for a command.
+        """Accept a query on one of the command keys; from any thread."""
+        # A query that matched by a wildcard did not ask for a command.
         exact = {f"{self._key}/commands/{name}": name for name in COMMANDS}
         name = exact.get(str(query.key_expr))
         if name is None:
-            self._answer(query, f"{query.key_expr} is no command; give {', '.join(exact)}")
+            self._answer(query, f"{query.key_expr} is not a command; give {', '.join(exact)}")
         elif name not in self._allowed:
             on = ", ".join(self._allowed) or "none"
-            self._answer(query, f"{name} is not allowed here; its owner has switched on: {on}")
+            self._answer(query, f"{name} is not enabled here; its owner enabled: {on}")
         else:
             try:
                 self._waiting.put_nowait((query, name))
@@ -136,13 +136,13 @@ class Commands:
                     self._answer(query, f"{name}: {error}")
                 else:
                     self._answer(query, None, self._subject.state)
-            except Exception:  # nobody is there any more who could be told
+            except Exception:  # the caller has gone
                 continue
             finally:
                 del query, item
 
     def close(self) -> None:
-        """Obey no more; those that wait are refused."""
+        """Accept no more commands, and refuse those that wait."""
         self._allowed = ()
         while True:
             try:

@@ -30,7 +30,7 @@ _MIN_INTERVAL_NS = 1_000_000
 
 @dataclass(frozen=True)
 class BridgeStats:
-    """What a bridge has done until now.
+    """Counters of a bridge.
 
     Attributes
     ----------
@@ -39,20 +39,20 @@ class BridgeStats:
     records : int
         Records taken out of rings.
     unheard : int
-        Those of them that were not sent: nobody had subscribed, or Zenoh has failed.
+        Those of them that were not sent, because there was no subscriber or Zenoh failed.
     dropped : int
-        Records that full rings had no room for.
+        Records that full rings dropped.
     accepted, refused : int
         Payloads that became a setpoint, and those that did not.
     skipped : int
-        Setpoints that were never looked at: replaced by newer ones meanwhile, or lost on the way. Their senders number
-        them, as :meth:`Remotes.put` does; of others it is not known.
+        Setpoints that were never read: replaced by newer ones, or lost on the way. They are counted if their sender
+        numbers them, as :meth:`Remotes.put` does.
     commands, commands_refused : int
-        Commands that were obeyed, and those that were not.
+        Commands that were executed, and those that were refused.
     links, links_lost, reconnects : int
-        Connections to peers and routers: now, ended, and restored after that.
+        Connections to peers and routers: present ones, ended ones, and restored ones.
     errors : int
-        Calls of Zenoh that failed; `last_error` is the last one's text.
+        Failed calls of Zenoh; `last_error` is the last one's text.
     """
 
     published: int
@@ -76,43 +76,43 @@ class BridgeStats:
 
 
 class Bridge:
-    """Show a loop to other hosts, and let them set what its owner allows, until it is closed.
+    """Publish a loop to other hosts, and let them set what its owner allows, until it is closed.
 
-    It runs on ordinary threads, its own and Zenoh's. The loop does not wait for it, whatever the network does. Links
-    that are lost are made anew by Zenoh; what was published meanwhile is lost, and numbered, so that a peer counts it.
+    It runs on ordinary threads, its own and Zenoh's. The loop never waits for it, whatever the network does. Zenoh
+    restores lost links; messages published meanwhile are lost, and their numbers let a peer count them.
 
     Parameters
     ----------
     loop : RTLoop or LoopGroup
-        What it shows.
+        The loop or group to publish.
     config : None, path, dict or zenoh.Config
         Zenoh's own configuration: where to listen and to connect, TLS, users, access control. A client with
-        ``exit_on_failure: false`` under `connect` opens without its router, and goes on trying.
+        ``exit_on_failure: false`` under `connect` opens without its router, and keeps trying.
     key : str, optional
-        What all its keys begin with; ``rtloop/<host>/<name>`` by default.
+        Prefix of all its keys; ``rtloop/<host>/<name>`` by default.
     interval : duration
-        How often statistics are published. A snapshot copies the loop's `record` cycles.
+        Interval at which statistics are published. A snapshot copies the loop's `record` cycles.
     signals : mapping of Ring or SignalLog, optional
-        Rings by name, whose records are published. The bridge is their one reader.
+        Rings by name, whose records are published. The bridge is their only reader.
     batch : duration
-        How often rings are emptied. A ring must hold what comes in some of these.
+        Interval at which rings are emptied. A ring must hold the records of several intervals.
     setpoints : mapping of Latest, optional
-        Values by name, that peers may set. The bridge is their one writer. In place of a Latest, a pair of it and a
-        function that says of a value whether it may be set. Values are stamped with their arrival, on the Latest's own
-        clock.
+        Values by name that peers may set. The bridge is their only writer. Instead of a Latest, give a pair of a Latest
+        and a function that returns whether a value may be set. Values are stamped with their arrival, on the Latest's
+        own clock.
     commands : iterable of {"start", "stop", "reset"}
-        What peers may order. Nothing, by default.
+        Commands that peers may give. None by default.
 
     Raises
     ------
     BridgeError
-        Where no session can be opened.
+        If no session can be opened.
     ConfigError
-        On what can never work.
+        On values that can never work.
     ModuleNotFoundError
-        Where Zenoh is missing: ``pip install 'rtloop[zenoh]'``.
+        If Zenoh is missing: ``pip install 'rtloop[zenoh]'``.
     StateError
-        Where a ring or a Latest belongs to another recorder or bridge already.
+        If a ring or a Latest already belongs to another recorder or bridge.
 
     Notes
     -----
@@ -171,7 +171,7 @@ class Bridge:
             self._commands = Commands(loop, self._key, self._allowed, self._thread.name)
             self._thread.start()
             while not self._is_open.wait(0.05):
-                pass  # in slices: a Ctrl-C that comes just before it waits is to be heard
+                pass  # in slices, so that a Ctrl-C just before the wait takes effect
             if self._fault is not None:
                 raise self._fault
         except BaseException:
@@ -183,17 +183,17 @@ class Bridge:
 
     @property
     def key(self) -> str:
-        """What all its keys begin with."""
+        """Prefix of all its keys."""
         return self._key
 
     @property
     def closed(self) -> bool:
-        """Whether it has ended."""
+        """True if it has ended."""
         return not self._thread.is_alive() or self._pid != os.getpid()
 
     @property
     def stats(self) -> BridgeStats:
-        """What it has done until now."""
+        """Its counters until now."""
         signals, setpoints, links = self._signals.values(), self._setpoints.values(), self._links
         return BridgeStats(
             published=self._documents + sum(signal.frames for signal in signals),
@@ -213,7 +213,7 @@ class Bridge:
         )
 
     def describe(self) -> dict[str, Any]:
-        """Return what a peer has to know to talk to it: its keys, and the types of what goes over them."""
+        """Return what a peer needs to talk to it: its keys, and the types of their payloads."""
         return {
             "format": "rtloop-bridge",
             "version": 1,
@@ -235,14 +235,14 @@ class Bridge:
         }  # fmt: skip
 
     def close(self) -> None:
-        """Publish what is left, take back all that was declared, and end. A second call does nothing."""
+        """Publish what is left, undeclare everything, and end. A second call does nothing."""
         if self._pid != os.getpid():
             return  # the threads and the session are the parent's
         self._is_closing = True
         self._wake.set()
         if self._thread is not threading.current_thread():
             while self._thread.is_alive():
-                self._thread.join(0.05)  # in slices: Ctrl-C is to be heard
+                self._thread.join(0.05)  # in slices, so that Ctrl-C takes effect
         _bridges.discard(self)
         self._let_go()
 
@@ -266,14 +266,14 @@ class Bridge:
         opening: Opening | None = None
         session: Any = None
         try:
-            become_ordinary()  # and with it the session's threads, which inherit it
+            become_ordinary()  # the session's threads inherit it
             if is_patient(self._config):
                 opening = Opening(self._config)
             else:
                 session = open_session(self._config)
                 self._publishers = self._declare(session)
-                if self._is_closing:  # who has made it has not waited: its rings are not its own any more
-                    raise StateError(f"the bridge of {self._key} was given up while it opened")
+                if self._is_closing:  # its creator has not waited: the rings may have another reader now
+                    raise StateError(f"the bridge of {self._key} was closed while it opened")
         except BaseException as error:
             self._fault = error
             if session is not None:
@@ -309,7 +309,7 @@ class Bridge:
             publishers[at] = session.declare_publisher(at, encoding="application/octet-stream", **drop)
         keep, callback = self._handlers.keep, self._handlers.callback
         for publisher in publishers.values():
-            keep(publisher)  # one that outlives its session keeps that one's memory and descriptor
+            keep(publisher)  # a publisher that outlives its session keeps the session's memory and descriptor
         for name, setpoint in self._setpoints.items():
             at = self._at("setpoints", name)
             self._handlers.take_newest(session, at, _Taker(at, setpoint))
@@ -371,7 +371,7 @@ class Bridge:
 
 
 class _Taker:
-    """What is done with a setpoint's samples. Raises nothing."""
+    """Handler of a setpoint's samples. Raises nothing."""
 
     def __init__(self, key: str, setpoint: Setpoint) -> None:
         self._key, self._setpoint = key, setpoint
@@ -381,13 +381,13 @@ class _Taker:
         if sample.attachment is not None:
             self._setpoint.count(sample.attachment.to_bytes())
         if str(sample.key_expr) != self._key or sample.kind != self._put:
-            self._setpoint.refuse(f"a {sample.kind} of {sample.key_expr} is no value for {self._key}")
+            self._setpoint.refuse(f"a {sample.kind} of {sample.key_expr} is not a value for {self._key}")
         else:
             self._setpoint.take(sample.payload.to_bytes())
 
 
 class _Answer:
-    """A queryable's callback: a document."""
+    """Callback of a queryable that answers with a document."""
 
     def __init__(self, key: str, make: Any) -> None:
         self._key, self._make = key, make
@@ -410,7 +410,7 @@ _bridges: weakref.WeakSet[Bridge] = weakref.WeakSet()
 
 
 def _close_all() -> None:
-    """At the interpreter's end, when the loops have ended: say so to the peers."""
+    """Close the bridges at the interpreter's end, after the loops, so that peers learn of it."""
     for bridge in list(_bridges):
         with suppress(Exception):
             bridge.close()

@@ -1,4 +1,4 @@
-"""Signals that leave a ring as frames, and setpoints that come as frames and become a Latest."""
+"""Feeds of a bridge: signals from a ring to frames, and setpoints from frames to a Latest."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from rtloop.zenoh.frames import describe_dtype, find_fault, little, pack, parse_
 
 __all__ = ["NUMBERED", "Setpoint", "Signal", "clocks"]
 
-#: What a sender numbers its setpoints with, as Zenoh's attachment: who it is, by chance, and which one it is.
+#: Zenoh attachment that numbers a sender's setpoints: a random identity of the sender, and a number.
 NUMBERED = struct.Struct("<QQ")
 _MAX_SENDERS = 64
-#: A frame is not larger: a router would have to hold it.
+#: Greatest size of a frame, because a router may have to hold it.
 _MAX_BATCH_BYTES = 1 << 20
 _NUMBERS = "fiubc"
 
 
 def clocks() -> dict[str, int]:
-    """Return the same moment on four clocks, ns: what places a record's time among those of other hosts."""
+    """Return the same moment on four clocks, ns, which places a record's time among those of other hosts."""
     before = time.monotonic_ns()
     realtime, tai = time.time_ns(), time.clock_gettime_ns(time.CLOCK_TAI)
     boottime = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
@@ -35,16 +35,16 @@ def clocks() -> dict[str, int]:
 
 
 class Signal:
-    """A ring whose records are published: the bridge is its one reader.
+    """Ring whose records are published; the bridge is its only reader.
 
     Attributes
     ----------
     taken : int
         Records taken out of the ring so far.
     unheard : int
-        Those of them that were not sent: nobody had subscribed, or Zenoh has failed.
+        Those of them that were not sent, because there was no subscriber or Zenoh failed.
     frames : int
-        What the others were sent in.
+        Frames that the others were sent in.
     """
 
     def __init__(self, name: str, source: Any) -> None:
@@ -60,21 +60,21 @@ class Signal:
 
     @property
     def dropped(self) -> int:
-        """Records that the full ring had no room for since the bridge reads it."""
+        """Records that the full ring dropped since the bridge reads it."""
         dropped: int = self.ring.dropped - self._dropped_before
         return dropped
 
     def describe(self) -> dict[str, Any]:
-        """Return what a peer has to know."""
+        """Return the description for peers."""
         return {"dtype": describe_dtype(self.ring.dtype), "capacity": self.ring.capacity}
 
     def drain(self, publisher: Any) -> None:
-        """Publish what is in the ring, where there is a publisher yet."""
+        """Publish what is in the ring, if there is a publisher."""
         while True:
             try:
                 records = self.ring.drain(self._most)
             except BufferError:
-                return  # somebody looks at the ring's items in place: next time
+                return  # the ring's items are being viewed in place: try again next time
             if not len(records):
                 return
             first, self.taken = self.taken, self.taken + len(records)
@@ -90,21 +90,22 @@ class Signal:
                 return
 
     def close(self) -> None:
-        """Leave the ring to others."""
+        """Release the ring."""
         release_reader(self.ring)
 
 
 class Setpoint:
-    """A Latest that is written by subscription: the bridge is its one writer.
+    """Latest that is written by subscription; the bridge is its only writer.
 
-    What is no frame of exactly its type with one record of finite numbers is refused, and so is what `check` refuses.
+    A payload must be a frame of exactly its type with one record of finite numbers that `check` accepts; others are
+    refused.
 
     Attributes
     ----------
     accepted, refused : int
         Payloads.
     skipped : int
-        What the senders' numbers say that was never taken.
+        Setpoints that were never read, by the senders' numbers.
     reason : str
         Why the last one was refused.
     """
@@ -112,11 +113,11 @@ class Setpoint:
     def __init__(self, name: str, target: Any) -> None:
         latest, check = target if isinstance(target, tuple) and len(target) == 2 else (target, None)
         if check is not None and not callable(check):
-            raise ConfigError(f"setpoints[{name!r}]: {check!r} is no function that takes a value and says if it may be")
+            raise ConfigError(f"setpoints[{name!r}]: {check!r} is not a function that takes a value and returns a bool")
         if not all(hasattr(latest, attribute) for attribute in ("write", "written", "dtype")):
             raise ConfigError(f"setpoints[{name!r}] is {latest!r}; give a Latest, or a Latest and a function")
         if not _is_numeric(latest.dtype):
-            raise ConfigError(f"setpoints[{name!r}]: {latest.dtype} has fields that are no numbers")
+            raise ConfigError(f"setpoints[{name!r}]: {latest.dtype} has fields that are not numbers")
         if latest.dtype != little(latest.dtype):
             raise ConfigError(f"setpoints[{name!r}]: {latest.dtype} is not little-endian")
         claim_writer(latest)
@@ -131,7 +132,7 @@ class Setpoint:
         self._is_closed = False
 
     def describe(self) -> dict[str, Any]:
-        """Return what a peer has to know."""
+        """Return the description for peers."""
         return {"dtype": self._described}
 
     def take(self, payload: bytes) -> None:
@@ -139,28 +140,28 @@ class Setpoint:
         try:
             value = self._read(payload)
             with self._lock:
-                if self._is_closed:  # while a check of the program's own took its time
+                if self._is_closed:  # closed while the program's own check ran
                     raise PayloadError("the bridge is closed")
                 self.latest.write(value)
-        except Exception as error:  # a check of the program's own may raise anything
+        except Exception as error:  # the program's own check may raise anything
             self.refuse(str(error))
         else:
             self.accepted += 1
 
     def count(self, attachment: bytes) -> None:
-        """Count what of a sender has not come, by the numbers that it gives its setpoints."""
+        """Count a sender's missing setpoints by its numbers."""
         if len(attachment) != NUMBERED.size:
-            return  # somebody else's
+            return  # another program's attachment
         sender, number = NUMBERED.unpack(attachment)
         last = self._numbers.pop(sender, None)
         if last is not None and number > last:
             self.skipped += number - last - 1
         elif len(self._numbers) >= _MAX_SENDERS:
-            del self._numbers[next(iter(self._numbers))]  # who has been silent for longest
+            del self._numbers[next(iter(self._numbers))]  # the sender that has been silent for longest
         self._numbers[sender] = number
 
     def refuse(self, reason: str) -> None:
-        """Count a payload that does not even get that far."""
+        """Count a payload that is refused without being read."""
         self.refused += 1
         self.reason = reason
 
@@ -169,7 +170,7 @@ class Setpoint:
         if len(payload) > size + (1 << 16):
             raise PayloadError(f"{len(payload)} bytes are more than a value of {size} bytes can take")
         text, begin = split(payload)
-        if text != self._known:  # who sends many sends the same header
+        if text != self._known:  # a frequent sender repeats its header
             dtype, count, _ = parse_header(text)
             if describe_dtype(dtype) != self._described or count != 1:
                 raise PayloadError(f"it is {count} of {dtype}, and not one of {self.latest.dtype}")
@@ -181,11 +182,11 @@ class Setpoint:
         if fault:
             raise PayloadError(fault)
         if self._check is not None and not self._check(value[0]):
-            raise PayloadError("the program's own check has refused it")
+            raise PayloadError("the program's own check refused it")
         return value
 
     def close(self) -> None:
-        """Leave the value to others: from now on nothing is written."""
+        """Release the Latest; nothing is written from now on."""
         with self._lock:
             self._is_closed = True
         release_writer(self.latest)

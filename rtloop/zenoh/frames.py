@@ -1,4 +1,4 @@
-"""Frames: records of one type as bytes that say what they are, for a peer in any language.
+"""Frames: records of one type as self-describing bytes, for peers in any language.
 
 A frame is ``RTLB``, one byte of version (1), three zero bytes, four bytes of the header's length (little-endian), the
 header, JSON in UTF-8 filled up with blanks so that what follows begins at a multiple of 8, and the records one after
@@ -32,7 +32,7 @@ _SCALAR = re.compile(r"[<|][fiubcSUV][0-9]{1,8}|<[mM]8(\[[a-zA-Z0-9]{1,8}\])?")
 
 @dataclass(frozen=True)
 class Frame:
-    """What a frame holds.
+    """Content of a frame.
 
     Attributes
     ----------
@@ -61,12 +61,12 @@ def _as_lists(value: Any) -> Any:
 
 
 def parse_dtype(described: Any) -> np.dtype[Any]:
-    """Return the type of a description that somebody has sent.
+    """Return the type of a received description.
 
     Raises
     ------
     PayloadError
-        Where it is none, or one of Python objects.
+        If it is not a type, or has Python objects.
     """
     try:
         dtype = np.lib.format.descr_to_dtype(_as_descr(described, 0))
@@ -81,14 +81,14 @@ def _as_descr(value: Any, depth: int) -> Any:
     if isinstance(value, str) and _SCALAR.fullmatch(value):
         return value
     if not isinstance(value, list) or not 0 < len(value) <= 1024 or depth > _MAX_DEPTH:
-        raise ValueError(f"{str(value)[:80]!r} is no description of a type")
+        raise ValueError(f"{str(value)[:80]!r} is not a description of a type")
     fields = []
     for one in value:
         if not isinstance(one, list) or len(one) not in (2, 3) or not isinstance(one[0], str):
-            raise ValueError(f"{str(one)[:80]!r} is no field")
+            raise ValueError(f"{str(one)[:80]!r} is not a field")
         shape = one[2] if len(one) == 3 else []
         if not isinstance(shape, list) or not all(type(n) is int and 0 < n < 1 << 24 for n in shape):
-            raise ValueError(f"{str(shape)[:80]!r} is no shape")
+            raise ValueError(f"{str(shape)[:80]!r} is not a shape")
         fields.append((one[0], _as_descr(one[1], depth + 1), *([tuple(shape)] if shape else [])))
     return fields
 
@@ -103,12 +103,12 @@ def pack(records: Any, dtype: Any = None, **about: Any) -> bytes:
     dtype : dtype, optional
         Their type; that of `records` by default.
     **about
-        What else is in the header; JSON has to hold it.
+        Further entries of the header, which JSON can hold.
 
     Raises
     ------
     ConfigError
-        On a type with Python objects, or a value that is none of it.
+        On a type with Python objects, or a value that does not fit it.
 
     Examples
     --------
@@ -118,7 +118,7 @@ def pack(records: Any, dtype: Any = None, **about: Any) -> bytes:
     try:
         array = np.ascontiguousarray(records, little(kind)).reshape(-1)
     except (TypeError, ValueError, OverflowError) as error:
-        raise ConfigError(f"{str(records)[:80]!r} is no record of {kind}: {error}") from None
+        raise ConfigError(f"{str(records)[:80]!r} is not a record of {kind}: {error}") from None
     text = json.dumps({"dtype": describe_dtype(kind), "count": len(array), **about}, separators=(",", ":")).encode()
     text += b" " * (-(_HEAD.size + len(text)) % 8)
     return _HEAD.pack(_MAGIC, VERSION, len(text)) + text + array.tobytes()
@@ -130,10 +130,10 @@ def split(payload: bytes) -> tuple[bytes, int]:
     Raises
     ------
     PayloadError
-        Where it is no frame of this version.
+        If it is not a frame of this version.
     """
     if len(payload) < _HEAD.size or not payload.startswith(_MAGIC):
-        raise PayloadError("it is no frame: it does not begin with RTLB")
+        raise PayloadError("it is not a frame: it does not begin with RTLB")
     _, version, length = _HEAD.unpack_from(payload)
     if version != VERSION:
         raise PayloadError(f"it is of version {version}, and this rtloop reads version {VERSION}")
@@ -148,24 +148,24 @@ def parse_header(text: bytes) -> tuple[np.dtype[Any], int, dict[str, Any]]:
     Raises
     ------
     PayloadError
-        Where it is no header.
+        If it is not a header.
     """
     try:
         about = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise PayloadError(f"its header is no JSON: {str(error)[:200]}") from None
+        raise PayloadError(f"its header is not JSON: {str(error)[:200]}") from None
     if not isinstance(about, dict) or "dtype" not in about or type(about.get("count")) is not int or about["count"] < 0:
         raise PayloadError("its header has no dtype, or no count")
     return parse_dtype(about.pop("dtype")), about.pop("count"), about
 
 
 def unpack(payload: bytes) -> Frame:
-    """Return what a frame holds.
+    """Return the content of a frame.
 
     Raises
     ------
     PayloadError
-        Where it is none, or its length is not what its header says.
+        If it is not a frame, or its length does not match its header.
     """
     text, begin = split(payload)
     dtype, count, about = parse_header(text)
@@ -177,7 +177,7 @@ def unpack(payload: bytes) -> Frame:
 
 
 def find_fault(array: NDArray[Any]) -> str:
-    """Say what is in numbers that a controller could not bear: NaN, infinity, a bool that is neither; "" if nothing."""
+    """Return a fault in values that a controller must not get: NaN, infinity, an invalid bool; "" if none."""
     if array.dtype.names is not None:
         for name in array.dtype.names:
             fault = find_fault(array[name])

@@ -1,4 +1,4 @@
-"""Signals of several hosts, recorded into one ``.mcap`` file on one time line."""
+"""Recording of several hosts' signals into one ``.mcap`` file on one time line."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 __all__ = ["Channel", "Recording", "times_of"]
 
 _MAX_NS = 1 << 63
-#: Payloads that wait for the disk; more are lost, and counted.
+#: Greatest size of payloads that wait for the disk; more are lost, and counted.
 _MAX_WAITING = 10_000
 _MAX_BYTES = 256 << 20
-#: Signals, and the types that each has had: what a peer makes up does not fill the file with schemas.
+#: Greatest number of signals and types, so that a peer cannot fill the file with schemas.
 _MAX_SCHEMAS = 4096
 _TURN_S = 0.1
 _TIME_FIELDS = ("time", "release", "start")
@@ -45,11 +45,11 @@ class Channel:
     Attributes
     ----------
     records : int
-        Those in the file.
+        Records in the file.
     lost : int
-        Those that the numbers of the frames say are missing: on the way, or here.
+        Records that are missing by the frames' numbers: lost on the way, or here.
     dropped : int
-        Those that the ring on the host had no room for.
+        Records that the full ring on the host dropped.
     """
 
     number: int
@@ -64,13 +64,13 @@ class Channel:
 class Recording:
     """Write the signals of all bridges whose keys match to a file, until it is closed.
 
-    The messages' times are the records' own, on the time of day of the host that they come from: as good as the hosts'
-    clocks are kept in step.
+    The messages' times are the records' own, in the time of day of their host. They are only as good as the hosts'
+    clocks are synchronised.
 
     Parameters
     ----------
     keys : str
-        Zenoh's key expression of what bridges' keys begin with, ``rtloop/**``, or of signals.
+        Zenoh key expression of the bridges' prefixes, ``rtloop/**``, or of signals.
     path : path
         An ``.mcap`` file; an existing one is replaced.
     config : None, path, dict or zenoh.Config
@@ -83,20 +83,20 @@ class Recording:
     channels : dict of Channel
         By the signals' keys.
     refused : int
-        Payloads that were no frames; `reason` is the last one's fault.
+        Payloads that were not frames; `reason` is the last one's fault.
     overflowed : int
-        Payloads that came faster than the disk takes them; their records are in `lost`, too.
+        Payloads that came faster than the disk could take them; their records also count in `lost`.
 
     Raises
     ------
     BridgeError
-        Where no session can be opened.
+        If no session can be opened.
     ConfigError
-        On a path that does not end in ``.mcap``, and on keys that are no key expression of Zenoh.
+        On a path that does not end in ``.mcap``, and on keys that are not a Zenoh key expression.
     ModuleNotFoundError
-        Where ``mcap`` or Zenoh is missing.
+        If ``mcap`` or Zenoh is missing.
     OSError
-        Where the file cannot be made.
+        If the file cannot be made.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class Recording:
         except BaseException:
             self._session.close()
             raise
-        # Not on the thread that calls run(): a KeyboardInterrupt there leaves no message half-written or uncounted.
+        # Not on the thread that calls run(), where a KeyboardInterrupt could leave a message half-written or uncounted.
         self._thread = threading.Thread(target=self._work, name="rtloop-zenoh-recording", daemon=True)
         try:
             self._writer: Any = Writer(self._file)
@@ -146,7 +146,7 @@ class Recording:
 
     @property
     def records(self) -> int:
-        """How many records there are."""
+        """Number of records."""
         return sum(channel.records for channel in list(self.channels.values()))
 
     def _on_sample(self, sample: Any) -> None:
@@ -167,12 +167,12 @@ class Recording:
                     self._fault = error
 
     def run(self, seconds: float | None = None, *, on_turn: Callable[[], None] | None = None) -> None:
-        """Let it record for so long, or until KeyboardInterrupt; call `on_turn` now and then.
+        """Record for a duration, or until KeyboardInterrupt; call `on_turn` now and then.
 
         Raises
         ------
         RecorderError
-            Where the disk refused it.
+            If the disk refused a write.
         """
         limit = None if seconds is None else time.monotonic() + seconds
         while limit is None or time.monotonic() < limit:
@@ -195,14 +195,14 @@ class Recording:
             times = times_of(frame, channel, arrived_ns)
             first, dropped = frame.about.get("first", 0), frame.about.get("dropped", 0)
             if not all(type(number) is int and 0 <= number < _MAX_NS for number in (first, dropped)):
-                raise PayloadError("its numbers of records are none")
+                raise PayloadError("its record counts are not whole numbers")
             texts = [record_json(item, frame.records.dtype) for item in frame.records.tolist()]
         except (PayloadError, TypeError, ValueError, OverflowError, AttributeError) as error:
             self.refused += 1
             self.reason = f"{key}: {error}"
             return
         if channel.next_first is not None and first > channel.next_first:
-            channel.lost += first - channel.next_first  # a smaller number: the bridge has begun anew
+            channel.lost += first - channel.next_first  # a smaller number: the bridge was restarted
         channel.next_first, channel.dropped = first + len(texts), dropped
         for time_ns, text in zip(times, texts, strict=True):
             self._writer.add_message(channel.number, time_ns, text.encode(), time_ns, channel.records & 0xFFFFFFFF)
@@ -212,7 +212,7 @@ class Recording:
         channel, dtype = self.channels.get(key), frame.records.dtype
         if channel is None or channel.dtype != dtype:
             if self._schemas >= _MAX_SCHEMAS:
-                raise PayloadError(f"there are {_MAX_SCHEMAS} signals and types in the file: it takes no more")
+                raise PayloadError(f"there are {_MAX_SCHEMAS} signals and types in the file, which is the maximum")
             self._schemas += 1
             schema = json.dumps(json_schema(dtype)).encode()
             number = self._writer.register_schema(key.replace("/", "_"), "jsonschema", schema)
@@ -223,12 +223,12 @@ class Recording:
         return channel
 
     def close(self) -> None:
-        """Write what has come, and complete the file. Closing again does nothing.
+        """Write what has arrived, and complete the file. Closing again does nothing.
 
         Raises
         ------
         RecorderError
-            Where the disk refused anything, and :meth:`run` has not said so.
+            If the disk refused a write, and :meth:`run` has not raised it.
         """
         if self._file.closed or self._pid != os.getpid():
             return  # the threads, the session and the file are the parent's
@@ -240,10 +240,10 @@ class Recording:
                 self._complete()
             except Exception as error:
                 self._fault = error
-        with suppress(OSError):  # what it has not written yet is refused again
+        with suppress(OSError):  # the rest of its buffer is refused again
             self._file.close()
         _recordings.discard(self)
-        with suppress(Exception):  # last: over a link that is cut it can take as long as the lease
+        with suppress(Exception):  # last, because over a cut link it can take as long as the lease
             self._session.close()
         self._raise()
 
@@ -265,7 +265,7 @@ _recordings: weakref.WeakSet[Recording] = weakref.WeakSet()
 
 
 def _close_all() -> None:
-    """At the interpreter's end: complete the files."""
+    """Complete the files at the interpreter's end."""
     for recording in list(_recordings):
         try:
             recording.close()
@@ -280,10 +280,10 @@ at_end(RECORDERS, _close_all)
 def times_of(frame: Frame, channel: Channel, arrived_ns: int) -> list[int]:
     """Return each record's time, ns since 1970.
 
-    A whole number `time`, `release` or `start` is of whichever clock of its host is nearest to it at the moment of
-    sending, and is placed by what that clock and the time of day were then. A float `t` is in seconds since a moment
-    that the channel's first frame settles. Without any, all records have the moment of sending, or, where the frame
-    does not tell that, of arrival.
+    An integer `time`, `release` or `start` belongs to whichever clock of its host was nearest to it at the moment of
+    sending; that clock and the time of day at that moment place it. A float `t` counts seconds from a moment that the
+    channel's first frame fixes. Without any of these, all records get the moment of sending, or of arrival if the frame
+    does not have it.
     """
     said = frame.about.get("clocks")
     clocks = {name: value for name, value in said.items() if type(value) is int} if isinstance(said, dict) else {}

@@ -1,4 +1,4 @@
-"""The loops of other hosts, as their bridges tell of them."""
+"""Loops of other hosts, as their bridges report them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class RemoteLoop:
     group : str or None
         The name of its group.
     time_ns : int
-        When the statistics were taken, ns since 1970 on that host.
+        Time at which the statistics were taken, ns since 1970 on that host.
     stats : Stats
         Its statistics, without `records`.
     bridge : dict
@@ -59,12 +59,12 @@ class RemoteLoop:
 
 
 def parse_stats(payload: bytes) -> RemoteLoop:
-    """Return what a document of statistics says.
+    """Return the content of a document of statistics.
 
     Raises
     ------
     PayloadError
-        Where it is none, or of another version.
+        If it is not one, or of another version.
     """
     try:
         if len(payload) > _MAX_DOCUMENT_BYTES:
@@ -78,23 +78,23 @@ def parse_stats(payload: bytes) -> RemoteLoop:
             raise ValueError("its settings have no period_ns")
         names = [said["key"], said["host"], said["group"] or ""]
         if not all(isinstance(name, str) and name.isprintable() for name in names):
-            raise ValueError("its key, host and group are to be printed, and cannot be")
+            raise ValueError("its key, host or group has unprintable characters")
         numbers = [int(said["pid"]), int(said["time_ns"])]
         if not all(0 <= number < 1 << 63 for number in numbers):
-            raise ValueError("its pid or time_ns is of no host")
+            raise ValueError("its pid or time_ns is out of range")
         key, host = names[:2]
         return RemoteLoop(key, host, numbers[0], said["group"] or None, numbers[1], stats, dict(said["bridge"]))
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
-        raise PayloadError(f"no statistics of a loop: {error!r}"[:300]) from None
+        raise PayloadError(f"not the statistics of a loop: {error!r}"[:300]) from None
 
 
 class Remotes:
-    """Asks all bridges how their loops do.
+    """Queries to all bridges about their loops.
 
     Parameters
     ----------
     keys : str
-        Whose: Zenoh's key expression of what bridges' keys begin with.
+        Zenoh key expression of the bridges' prefixes.
     config : None, path, dict or zenoh.Config
         Zenoh's own configuration.
     on_wait : callable, optional
@@ -103,9 +103,9 @@ class Remotes:
     Raises
     ------
     BridgeError
-        Where no session can be opened.
+        If no session can be opened.
     ConfigError
-        On keys that are no key expression of Zenoh.
+        On keys that are not a Zenoh key expression.
 
     Examples
     --------
@@ -128,7 +128,7 @@ class Remotes:
     def ask(self, timeout: float = 1.0) -> list[RemoteLoop]:
         """Return all loops whose bridges answer within `timeout` seconds, by host and name.
 
-        Those that are there and do not answer, or not as they should, are in `faulty`, with the reason.
+        Bridges that exist but do not answer, or answer wrongly, are in `faulty`, with the reason.
         """
         found, faulty, answered = [], {}, set()
         for key, payload in self._get(f"{self.keys}/loops/*/stats", timeout):
@@ -138,12 +138,12 @@ class Remotes:
             except PayloadError as error:
                 faulty[key] = str(error)
         alive = {key.removesuffix("/alive") for key in self._alive(timeout)}
-        faulty |= dict.fromkeys(alive - answered, "its bridge is there and does not answer")
+        faulty |= dict.fromkeys(alive - answered, "its bridge exists but does not answer")
         self.faulty = faulty
         return sorted(found, key=lambda loop: (loop.host, loop.group or "", loop.stats.name, loop.pid))
 
     def describe(self, timeout: float = 1.0) -> dict[str, dict[str, Any]]:
-        """Return what each bridge says of itself, by its key: see ``Bridge.describe``."""
+        """Return each bridge's description by its key: see ``Bridge.describe``."""
         described = {}
         for key, payload in self._get(f"{self.keys}/describe", timeout):
             try:
@@ -153,14 +153,14 @@ class Remotes:
         return described
 
     def command(self, key: str, command: str, timeout: float = 10.0) -> dict[str, Any]:
-        """Order a loop or group to ``start``, ``stop`` or ``reset``, where its owner allows that.
+        """Order a loop or group to ``start``, ``stop`` or ``reset``, if its owner allows that.
 
         Raises
         ------
         BridgeError
-            Where it was refused, has failed, or nobody has answered; the message is the bridge's.
+            If it was refused, failed, or was not answered; the message is the bridge's.
         ConfigError
-            On a key or a command that is none.
+            On an invalid key or command.
         """
         if command not in COMMANDS:
             raise ConfigError(f"command={command!r} must be among {', '.join(COMMANDS)}")
@@ -170,23 +170,23 @@ class Remotes:
                 try:
                     return dict(json.loads(reply.ok.payload.to_bytes()))
                 except (ValueError, TypeError, RecursionError) as error:
-                    raise BridgeError(f"{at}: the answer is no document: {error}") from None
+                    raise BridgeError(f"{at}: the answer is not a document: {error}") from None
             reason = _text_of(reply.err.payload.to_bytes())
             if reason == "Timeout":  # Zenoh's own word
                 reason = f"its bridge has not answered within {timeout:g} s"
             raise BridgeError(f"{at}: {reason}")
-        # Zenoh ends a query at once where nobody is there for it.
-        raise BridgeError(f"{at}: there is no bridge of this key, or Zenoh's access control keeps it apart")
+        # Zenoh ends a query at once if nothing matches it.
+        raise BridgeError(f"{at}: there is no bridge with this key, or Zenoh's access control hides it")
 
     def put(self, key: str, name: str, value: Any, dtype: Any) -> None:
-        """Set a setpoint of a bridge; whether it is accepted is in its counters. From one thread.
+        """Set a setpoint of a bridge, whose counters show whether it was accepted. From one thread.
 
         Raises
         ------
         BridgeError
-            Where Zenoh cannot send it: after :meth:`close`.
+            If Zenoh cannot send it: after :meth:`close`.
         ConfigError
-            On a key that is none, or a value that is none of the type.
+            On an invalid key, or a value that does not fit the type.
         """
         at = check_key(f"{key}/setpoints/{name}")
         payload = pack(value, dtype)
@@ -211,7 +211,7 @@ class Remotes:
         return [str(reply.ok.key_expr) for reply in replies if reply.ok is not None]
 
     def close(self) -> None:
-        """Let go of the session. Closing again does nothing."""
+        """Close the session. Closing again does nothing."""
         if not self._session.is_closed():
             self._session.close()
 
@@ -223,7 +223,7 @@ class Remotes:
 
 
 def _cleaned(value: Any) -> Any:
-    """Return a document without what a terminal would obey: whoever is on the network may have written it."""
+    """Return a document without terminal control characters, because anybody on the network may have written it."""
     if isinstance(value, str):
         return clean(value)
     if isinstance(value, list):

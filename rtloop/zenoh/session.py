@@ -1,4 +1,4 @@
-"""Zenoh sessions: how one is opened, what keys it may use, and how often its links came and went."""
+"""Zenoh sessions: opening one, checking keys, and counting its links."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = [
     "open_session",
 ]  # fmt: skip
 
-#: Zenoh's open hears neither Ctrl-C nor anybody: so it is called for so long at a time.
+#: Zenoh's open cannot be interrupted, so it is called in slices of this length.
 _SLICE_MS = 1000
 _NO_CONNECTION = "Unable to connect"
 
-#: Samples of a subscription that wait for their thread, inside Zenoh; with more it reads no further from its peers.
+#: Samples of a subscription that may wait inside Zenoh; beyond that it stops reading from its peers.
 _QUEUE = 256
 _CHUNK = re.compile(r"[^/*$?#]+")
 
@@ -33,9 +33,9 @@ def engine() -> Any:
     Raises
     ------
     BridgeError
-        Where it is too old.
+        If it is too old.
     ModuleNotFoundError
-        Where it is missing, with the command that installs it.
+        If it is missing, with the command that installs it.
     """
     try:
         import zenoh
@@ -60,12 +60,12 @@ def make_config(config: Any = None) -> Any:
     ----------
     config : None, path, dict or zenoh.Config
         None: Zenoh's defaults, or the file that ``ZENOH_CONFIG`` names; a path to such a file, JSON5 or YAML; a dict
-        with what such a file has.
+        with the content of such a file.
 
     Raises
     ------
     ConfigError
-        Where Zenoh does not accept it.
+        If Zenoh does not accept it.
     """
     zenoh = engine()
     try:
@@ -77,7 +77,7 @@ def make_config(config: Any = None) -> Any:
         if isinstance(config, (str, os.PathLike)):
             return zenoh.Config.from_file(os.fspath(config))
     except (zenoh.ZError, OSError, TypeError, ValueError) as error:
-        raise ConfigError(f"config={config!r} is no configuration of Zenoh: {error}") from None
+        raise ConfigError(f"config={config!r} is not a Zenoh configuration: {error}") from None
     if isinstance(config, zenoh.Config):
         return config
     raise ConfigError(f"config={config!r} must be None, a path, a dict or a zenoh.Config")
@@ -91,12 +91,13 @@ def open_session(config: Any = None, *, on_wait: Callable[[str], None] | None = 
     config : None, path, dict or zenoh.Config
         Zenoh's own configuration. A client waits for its router as long as ``connect.timeout_ms`` says, -1: for ever.
     on_wait : callable, optional
-        Called about once a second while it waits, with what is missing; what it raises ends that, as does Ctrl-C.
+        Called about once a second while it waits, with what is missing; an exception from it ends the wait, as
+        does Ctrl-C.
 
     Raises
     ------
     BridgeError
-        Where Zenoh cannot: an address in use, a router that a client does not reach.
+        If Zenoh cannot: an address is in use, or a client does not reach its router.
     ConfigError, ModuleNotFoundError
         As above.
     """
@@ -105,15 +106,15 @@ def open_session(config: Any = None, *, on_wait: Callable[[str], None] | None = 
 
 
 def _open(settings: Any, wait_ms: int, on_wait: Callable[[str], None] | None) -> Any:
-    """Open a session, in slices for as long as a client has to wait; the configuration is left as it was."""
+    """Open a session, in slices while a client has to wait; the configuration is left unchanged."""
     zenoh = engine()
     limit = time.monotonic() + (wait_ms / 1000 if wait_ms >= 0 else float("inf"))
-    # Not on a copy: Zenoh writes a configuration without its secrets.
+    # Not on a copy, because Zenoh serialises a configuration without its secrets.
     before = settings.get_json("connect/timeout_ms")
     while True:
         left_ms = (limit - time.monotonic()) * 1000
         try:
-            if wait_ms:  # Zenoh itself would hear nothing until the router is there
+            if wait_ms:  # Zenoh itself could not be interrupted before the router is there
                 settings.insert_json5("connect/timeout_ms", str(int(max(1, min(left_ms, _SLICE_MS)))))
             return zenoh.open(settings)
         except zenoh.ZError as error:
@@ -129,12 +130,12 @@ def _open(settings: Any, wait_ms: int, on_wait: Callable[[str], None] | None) ->
 
 
 def is_patient(config: Any) -> bool:
-    """Return whether it is a client's that says to go on without its router: ``connect.exit_on_failure`` is false."""
+    """Return whether it is a client's that carries on without a router: ``connect.exit_on_failure`` is false."""
     return _of_client(make_config(config), "connect/exit_on_failure", True) is False
 
 
 def _of_client(settings: Any, entry: str, default: Any) -> Any:
-    """Return an entry of a client's configuration, and the default where it is none or is a peer's."""
+    """Return an entry of a client's configuration, or the default if it is missing or the mode is peer."""
     if json.loads(settings.get_json("mode")) != "client":
         return default
     value = json.loads(settings.get_json(entry))
@@ -144,14 +145,14 @@ def _of_client(settings: Any, entry: str, default: Any) -> Any:
 
 
 class Opening:
-    """A session that is being opened on a thread of its own, for as long as that takes.
+    """Session that is being opened on its own thread, for as long as that takes.
 
     Attributes
     ----------
     session : zenoh.Session or None
         None until it is there.
     fault : Exception or None
-        Why there will be none.
+        Why it could not be opened.
     """
 
     def __init__(self, config: Any) -> None:
@@ -172,7 +173,7 @@ class Opening:
             self.fault = error
 
     def close(self) -> None:
-        """End trying, which takes up to a second, and close the session."""
+        """Stop trying, which takes up to a second, and close the session."""
         self._is_closing = True
         self._thread.join()
         if self.session is not None:
@@ -181,17 +182,17 @@ class Opening:
 
 
 def key_chunk(name: str) -> str:
-    """Return a name as one part of a key: what has a meaning to Zenoh becomes ``_``."""
+    """Return a name as one part of a key: characters with a meaning to Zenoh become ``_``."""
     return re.sub(r"[/*$?#]", "_", name).lstrip("@") or "_"
 
 
 def check_key(key: str) -> str:
-    """Return a key that is one: parts with ``/`` between them, none empty, and no wildcard.
+    """Check and return a key: parts with ``/`` between them, none empty, and no wildcard.
 
     Raises
     ------
     ConfigError
-        Where it is none.
+        If it is not one.
     """
     if not isinstance(key, str) or not all(_CHUNK.fullmatch(part) for part in key.split("/")):
         raise ConfigError(f"key={key!r} must be parts with / between them, without * $ ? #, as in 'rtloop/host/name'")
@@ -199,26 +200,26 @@ def check_key(key: str) -> str:
 
 
 def check_expression(keys: str, whole: str | None = None) -> None:
-    """Refuse what is no key expression of Zenoh; `whole` is what is made of it.
+    """Refuse an invalid Zenoh key expression; `whole` is the expression made of it.
 
     Raises
     ------
     ConfigError
-        Where it is none.
+        If it is not one.
     """
     zenoh = engine()
     try:
         zenoh.KeyExpr(keys if whole is None else whole)
     except (zenoh.ZError, TypeError, ValueError) as error:
         reason = str(error).partition(" at /")[0]
-        raise ConfigError(f"keys={keys!r} is no key expression of Zenoh, such as 'rtloop/**': {reason}") from None
+        raise ConfigError(f"keys={keys!r} is not a Zenoh key expression, such as 'rtloop/**': {reason}") from None
 
 
 class Handlers:
-    """What a session calls, and what it has declared: all of it can be taken back, and its threads waited for.
+    """Callbacks and declarations of a session, which can be undeclared and waited for.
 
-    Zenoh calls Python on threads of its own. One of them that still wants the interpreter when that ends takes the
-    process down: "FATAL: exception not rethrown".
+    Zenoh calls Python on its own threads. One that still needs the interpreter when it ends takes the process down:
+    "FATAL: exception not rethrown".
     """
 
     def __init__(self) -> None:
@@ -241,15 +242,15 @@ class Handlers:
     def take_newest(self, session: Any, key: str, function: Any) -> None:
         """Subscribe to a key, and call a function with its newest sample, on a thread of its own.
 
-        What comes while the function is busy is replaced by what is newer, inside Zenoh and without Python: in a
-        callback's queue a flood would wait for the interpreter, and be seconds old when its turn comes.
+        A sample that arrives while the function is busy is replaced by a newer one inside Zenoh, without Python. In a
+        callback's queue a flood of samples would be seconds old when its turn comes.
         """
         self._take(session.declare_subscriber(key, engine().handlers.RingChannel(1)), key, function)
 
     def take_all(self, session: Any, key: str, function: Any) -> None:
         """Subscribe to a key, and call a function with each sample, on a thread of its own; it must not take long.
 
-        That thread is a daemon, unlike one of Zenoh's callbacks, which the interpreter's end would wait for, for ever.
+        That thread is a daemon; the interpreter's end would wait for ever for a callback thread of Zenoh.
         """
         self._take(session.declare_subscriber(key, engine().handlers.FifoChannel(_QUEUE)), key, function)
 
@@ -265,11 +266,11 @@ class Handlers:
         taker.start()
 
     def keep(self, declared: Any) -> None:
-        """Keep what was declared until :meth:`close`."""
+        """Keep a declaration until :meth:`close`."""
         self._declared.append(declared)
 
     def close(self, timeout: float = 2.0) -> None:
-        """Undeclare everything, and wait for so many seconds until nothing of it is called any more."""
+        """Undeclare everything, and wait up to a timeout until none of its callbacks runs."""
         for declared in reversed(self._declared):
             with suppress(Exception):
                 declared.undeclare()
@@ -277,7 +278,7 @@ class Handlers:
         limit = time.monotonic() + timeout
         for ended, threads in self._ends:
             if ended.wait(max(0.0, limit - time.monotonic())) and threads[0] is not threading.current_thread():
-                with suppress(RuntimeError):  # not a thread that Python has started
+                with suppress(RuntimeError):  # not a thread that Python started
                     threads[0].join(max(0.0, limit - time.monotonic()))
         self._ends.clear()
         for taker in self._takers:
@@ -286,16 +287,16 @@ class Handlers:
 
 
 class Links:
-    """How many peers and routers a session is connected to, and how often a link came back.
+    """Counts of a session's links to peers and routers, and of restored links.
 
     Attributes
     ----------
     now : int
-        Links that there are.
+        Present links.
     lost : int
-        Links that have ended.
+        Ended links.
     restored : int
-        Links that came when one had been lost before: of the same peer, or of one restarted in its place.
+        New links after a lost one: from the same peer, or from one restarted in its place.
     """
 
     def __init__(self, session: Any, handlers: Handlers) -> None:

@@ -143,7 +143,7 @@ def test_with_strict_a_missed_release_is_exit_code_3(
     late = str(tmp_path / "late.py")
     assert run(late, *EASY, "--rate", "100Hz") == 0
     assert run(late, *EASY, "--rate", "100Hz", "--strict") == 3
-    assert "Not as strictly as asked: " in capsys.readouterr().err
+    assert "--strict was violated: " in capsys.readouterr().err
 
 
 CHATTY = """\
@@ -229,7 +229,7 @@ def test_a_picture_is_drawn(tmp_path: Path) -> None:
         (["servo.pyx", "--priority", "200"], "--priority"),
         (["servo.pyx", "--duration", "1s", "--cycles", "3"], "give one of them"),
         (["servo.pyx", "--simulate"], "needs --duration or --cycles"),
-        (["servo.pyx", "--record", "/nowhere/at/all.npz"], "is not a folder one can write to"),
+        (["servo.pyx", "--record", "/nowhere/at/all.npz"], "is not a writable folder"),
         (["servo.pyx", "--record", "run.txt"], "run.txt: the name must end in .npz"),
         (["servo.pyx", "-p", "gain=1", "-p", "gain=2"], "gain is given twice"),
         (["servo.pyx", "--guard", "off", "--guard-alloc"], "give one of them"),

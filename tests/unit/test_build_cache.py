@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from rtloop.compiler.cache import Cache, Entry, cache_folder
-from rtloop.compiler.diagnostics import Complaint
+from rtloop.compiler.diagnostics import Diagnostic
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def cache(tmp_path: Path) -> Cache:
 def compiled(tmp_path: Path, source: Path, text: str = "machine code") -> Entry:
     module = tmp_path / "servo.so"
     module.write_text(text)
-    return Entry(module, (str(source),), (Complaint(str(source), 1, 1, "a hint"),))
+    return Entry(module, (str(source),), (Diagnostic(str(source), 1, 1, "a hint"),))
 
 
 def test_what_was_kept_is_found_with_its_hints(tmp_path: Path, cache: Cache, source: Path) -> None:

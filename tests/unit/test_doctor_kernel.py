@@ -59,7 +59,7 @@ def test_what_the_kernel_is_not_built_for_is_neither_found_nor_proposed(machine:
     found = by_name(examine(machine("microvm", **{release: config, "/proc/cmdline": "nohz_full=1 rcu_nocbs=1"})))
     assert found["rcu_nocbs"].found == "1" and found["rcu_nocbs"].verdict == "ok"
     assert (found["nohz_full"].verdict, found["nohz_full"].source) == ("note", release)
-    assert found["nohz_full"].found == "none: this kernel is built without CONFIG_NO_HZ_FULL"
+    assert found["nohz_full"].found == "none: this kernel was built without CONFIG_NO_HZ_FULL"
     assert "isolcpus=managed_irq,domain,1 rcu_nocbs=1" in found["isolated CPUs"].fix
 
 

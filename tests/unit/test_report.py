@@ -118,7 +118,7 @@ def test_the_page_has_its_sections() -> None:
     grant = Grant("policy", "fifo 80", "other", False, "EPERM", "line of limits.conf", 1)
     shown = page(make(late=(700,), grants=(grant,), guard=guard_of()))
     for section in ("What to look at", "Figures", "Histograms", "Time line", "Worst cycles", "Guards",
-                    "Grants: what was asked of the kernel, and what it gave", "Settings", "Machine"):  # fmt: skip
+                    "Grants: requests to the kernel, and its answers", "Settings", "Machine"):  # fmt: skip
         assert section in shown.texts
     assert shown.count("svg") == 5, "three histograms and two time lines"
     for phrase in (

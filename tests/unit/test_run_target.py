@@ -1,4 +1,4 @@
-"""What ``rtloop run`` was asked to run: found by its name, made with what was given, or refused in a sentence."""
+"""Targets of ``rtloop run``: found by name, made with the given keywords, or refused with a sentence."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_a_keyword_of_the_constructor_goes_before_an_attribute() -> None:
 
 def test_what_a_class_does_not_hand_on_is_not_forced_on_it() -> None:
     assert made("steps.py:Closed").settings.strict is True
-    with pytest.raises(TargetError, match=r"does not take priority=3, for its __init__ does not hand it on"):
+    with pytest.raises(TargetError, match=r"does not take priority=3, because its __init__ does not pass it on"):
         made("steps.py:Closed", {"priority": 3})
 
 
@@ -119,13 +119,13 @@ def test_what_a_class_does_not_hand_on_is_not_forced_on_it() -> None:
         ("nothing.py", {}, "there is no file nothing.py"),
         ("step.py", {}, "there is no file step.py; did you mean steps.py?"),
         ("no_such_module:X", {}, "there is no file and no module no_such_module"),
-        ("a b:X", {}, "is no .pyx, no .py, and no module's name"),
+        ("a b:X", {}, "is not a .pyx, a .py or a module's name"),
         ("steps.py:stepp", {}, "steps.py has no stepp; did you mean step?"),
         ("steps.py:Zebra", {}, "there are Slow, Odd, Closed, Python, Raises, step"),
         ("steps.py", {}, "steps.py has several: Slow, Odd, Closed, Python, Raises; say which one, steps.py:Slow"),
         ("steps.py:step", {"gian": 1}, r"unexpected keyword argument 'gian'; it is step(cycle, gain=1.0)"),
         ("steps.py:Counter", {"limitt": 1}, "it is Counter(limit=3)"),
-        ("steps.py:Empty", {}, "neither a subclass of RTLoop nor can be called"),
+        ("steps.py:Empty", {}, "neither a subclass of RTLoop nor callable"),
         ("steps.py:made", {}, "a loop that is made already"),
         ("steps.py:Slow", {"gian": 1}, "Slow takes no 'gian'; did you mean 'gain'?"),
         ("steps.py:Slow", {"prioriti": 1}, "did you mean 'priority'?"),

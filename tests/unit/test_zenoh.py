@@ -403,7 +403,7 @@ def test_no_command_is_obeyed_that_was_not_switched_on(
         until(lambda: remotes.ask())
         for command in ("start", "stop", "reset"):
             with pytest.raises(
-                rtloop.BridgeError, match=f"^{KEY}/commands/{command}: {command} is not allowed here; .*: none"
+                rtloop.BridgeError, match=f"^{KEY}/commands/{command}: {command} is not enabled here; .*: none"
             ):
                 remotes.command(KEY, command)
         for wildcard in ("rtloop/**", f"{KEY}/commands/*", "rtloop/*/*/commands/stop"):
@@ -430,7 +430,7 @@ def test_commands_that_are_switched_on_are_obeyed_and_only_those(
         assert remotes.command(KEY, "stop")["state"] == "stopped"
         assert bridge.stats.commands == 2
         assert remotes.describe()[KEY]["commands"] == {n: f"{KEY}/commands/{n}" for n in ("start", "stop")}
-        with pytest.raises(rtloop.BridgeError, match="there is no bridge of this key"):
+        with pytest.raises(rtloop.BridgeError, match="there is no bridge with this key"):
             remotes.command("rtloop/here/other", "stop", timeout=30.0)
         mute = remotes._session.declare_queryable("rtloop/here/mute/commands/stop")  # takes queries, and that is all
         with pytest.raises(rtloop.BridgeError, match=r"has not answered within 0\.3 s"):
@@ -503,7 +503,7 @@ def test_a_bridge_that_is_there_and_does_not_answer_is_named(here: dict[str, Any
     with rtloop.zenoh.open_session(here) as session, Remotes("x/*", config=there) as remotes:
         token = session.liveliness().declare_token("x/y/alive")
         until(lambda: remotes.ask() == [] and remotes.faulty)
-        assert remotes.faulty == {"x/y": "its bridge is there and does not answer"}
+        assert remotes.faulty == {"x/y": "its bridge exists but does not answer"}
         token.undeclare()
 
 
@@ -531,8 +531,8 @@ def test_a_ring_has_one_consumer_be_it_a_bridge_or_a_recorder(loop: PyLoop, tmp_
         ({"signals": {"a/b": None}}, "a name without"),
         ({"signals": {"a": [1, 2]}}, "give a Ring or a SignalLog"),
         ({"setpoints": {"a": 1.0}}, "give a Latest"),
-        ({"setpoints": {"a": (Latest, 3)}}, "is no function that takes a value"),
-        ({"config": {"nonsense": 1}}, "no configuration of Zenoh: unknown field"),
+        ({"setpoints": {"a": (Latest, 3)}}, "is not a function that takes a value"),
+        ({"config": {"nonsense": 1}}, "not a Zenoh configuration: unknown field"),
         ({"config": 7}, "must be None, a path, a dict"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Reading a machine: this one, or one that was captured as a tree of files."""
+"""Access to a machine's files: this machine's, or those of one that was captured as a tree of files."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _MAX_CHARS = 1 << 20
 
 
 def unread(reason: str = "") -> str:
-    """Write that a value is not known: never to be taken for a good one."""
+    """Return the text for a value that is not known, which is never judged as good."""
     return f"could not be read ({reason})" if reason else "could not be read"
 
 
 class Place(NamedTuple):
-    """What kind of machine this is, as far as fixes depend on it.
+    """Kind of machine, as far as fixes depend on it.
 
     Attributes
     ----------
@@ -30,7 +30,7 @@ class Place(NamedTuple):
     machine : str
         The processor's architecture, as uname(2) names it.
     is_raspberry_pi : bool
-        Whether the device tree says so.
+        True if the device tree names one.
     container : str
         ``"docker"``, ``"podman"``, ``"kubernetes"``, ``"lxc"`` and so on; empty outside of one.
     """
@@ -47,7 +47,7 @@ class Machine:
     Parameters
     ----------
     root : str
-        Where ``/proc``, ``/sys``, ``/etc`` and so on begin; empty is this machine.
+        Folder that holds ``/proc``, ``/sys``, ``/etc`` and so on; empty for this machine.
     env : mapping
         The environment of the session.
     machine : str
@@ -60,7 +60,7 @@ class Machine:
         self.machine = machine or os.uname().machine
 
     def read(self, path: str) -> tuple[str | None, str]:
-        """Return a file's text and an empty reason, or None and the reason why it could not be read."""
+        """Return a file's text and an empty reason, or None and why it could not be read."""
         try:
             if path.endswith(".gz"):
                 import gzip
@@ -81,19 +81,19 @@ class Machine:
             return None, error.strerror or str(error)
 
     def text(self, path: str) -> str:
-        """Return a file's text without the blanks around it; empty where it cannot be read."""
+        """Return a file's text without surrounding blanks; empty if it cannot be read."""
         return (self.read(path)[0] or "").strip("\0 \t\n")
 
     def number(self, path: str) -> int | None:
-        """Return the number in a file; None where there is none."""
+        """Return the number in a file; None if there is none."""
         return parse.number(self.text(path))
 
     def exists(self, path: str) -> bool:
-        """Tell whether there is such a file or folder; one that may not be looked at counts as none."""
+        """Return whether a file or folder exists; one that is not accessible counts as missing."""
         return os.path.lexists(self.root + path)
 
     def names(self, folder: str) -> list[str]:
-        """Return the names in a folder, in order; none where it cannot be read."""
+        """Return the names in a folder, sorted; none if it cannot be read."""
         with suppress(OSError):
             return sorted(os.listdir(self.root + folder))
         return []
@@ -120,25 +120,25 @@ class Machine:
 
     @cached_property
     def config(self) -> dict[str, str]:
-        """The options that the kernel was built with, as far as it, or the distribution, tells."""
+        """The options that the kernel was built with, as far as it or the distribution records them."""
         return parse.kernel_config(self.text(self.config_source))
 
     @cached_property
     def config_source(self) -> str:
-        """Where `config` was read."""
+        """The file that `config` was read from."""
         paths = ("/proc/config.gz", f"/boot/config-{self.release}", f"/lib/modules/{self.release}/config")
         return next((path for path in paths if self.text(path)), "the kernel's configuration")
 
     @cached_property
     def boots_as(self) -> str:
-        """The distribution, for what to do about the boot loader; empty where it has none of its own here."""
+        """The distribution, which decides how the boot loader is set; empty if this machine has none of its own."""
         known = self.place.distribution.split()
         has_grub = not {"debian", "ubuntu"} & {*known} or self.exists("/etc/default/grub")
         return self.place.distribution if has_grub and not self.place.container else ""
 
     @cached_property
     def place(self) -> Place:
-        """What kind of machine this is."""
+        """The kind of machine."""
         system = parse.assignments(self.text("/etc/os-release"))
         return Place(
             f"{system.get('ID', '')} {system.get('ID_LIKE', '')}".strip(),
@@ -148,13 +148,13 @@ class Machine:
         )
 
     def link(self, path: str) -> str:
-        """Return where a symbolic link points to; empty where there is none."""
+        """Return the target of a symbolic link; empty if there is none."""
         with suppress(OSError):
             return os.readlink(self.root + path)
         return ""
 
     def _container(self) -> str:
-        # An image of a container that was booted as a machine still has the marks of one; the namespaces tell.
+        # A container's image that was booted as a machine still has a container's marks; the namespaces decide.
         initial = {"pid": "pid:[4026531836]", "uts": "uts:[4026531838]"}
         if all(self.link(f"/proc/self/ns/{kind}") == name for kind, name in initial.items()):
             return ""

@@ -1,4 +1,4 @@
-"""The short measurement of ``--measure``: the wake-up latency of an empty loop, and what to think of it."""
+"""Short measurement for ``--measure``: the wake-up latency of an empty loop, and its verdict."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ __all__ = ["judge", "run_measurement", "tell_failure"]
 
 
 def run_measurement(period_ns: int, duration_ns: int) -> Stats:
-    """Run an empty loop, on the terms that this session gets."""
+    """Run an empty loop with whatever this session is granted."""
     import rtloop
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", rtloop.RTSetupWarning)  # what is missing stands in the other checks
+        warnings.simplefilter("ignore", rtloop.RTSetupWarning)  # the other checks report what is missing
         loop = rtloop.RTLoop(period_ns, strict=False, name="doctor")
         return loop.run(duration=duration_ns)
 
 
 def tell_failure(error: RtloopError) -> Check:
-    """Tell of a measurement that was not to be had."""
-    why = "a loop that does not run here has no latency"
+    """Return the check for a measurement that failed."""
+    why = "without a running loop there is no latency to measure"
     return Check("measured", "wake-up latency", f"the loop failed: {' '.join(str(error).split())}", "an empty loop",
                  "fail", why, "see what fails among the other checks")  # fmt: skip
 
@@ -35,10 +35,10 @@ def tell_failure(error: RtloopError) -> Check:
 def judge(stats: Any, period_ns: int) -> Check:
     """Judge the wake-up latency of an empty loop by its period.
 
-    The largest one within a tenth of the period is ok, within half of it a note, within the whole a warning.
+    A maximum within a tenth of the period is ok, within half of it a note, within the whole period a warning.
     """
     name, source = "wake-up latency", f"an empty loop, {stats.cycles} cycles of {format_duration(period_ns)}"
-    why = "how late the loop was there, on this machine, in this session, now; a longer run finds larger ones"
+    why = "how late the loop woke up on this machine, in this session, now; a longer run finds larger values"
     latency = stats.latency
     if not latency.count:
         return Check("measured", name, "no cycle was run", source, "fail", why)

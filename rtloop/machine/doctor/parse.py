@@ -1,6 +1,6 @@
-"""What the kernel and the system write, turned into values: pure functions over text.
+"""Parsers of what the kernel and the system write: pure functions over text.
 
-Whatever the text, they return: None, or an empty collection, is "not known".
+They never raise, whatever the text: None, or an empty collection, means "not known".
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def cpu_list(text: str) -> tuple[int, ...] | None:
 def boot_cpu_list(text: str, last: int) -> tuple[int, ...] | None:
     """Read a CPU list of the kernel's command line: ``"1-3,5"``, ``"all"``, ``"2-N"``, ``"0-31:2/8"``.
 
-    `last` is the number of the last CPU, which ``N`` stands for. Of a range ``a-b:used/group`` the first `used` CPUs of
-    each group of so many are meant.
+    `last` is the number of the last CPU, which ``N`` stands for. A range ``a-b:used/group`` means the
+    first `used` CPUs of each `group`.
     """
     found: set[int] = set()
     for part in text.split(","):
@@ -94,7 +94,7 @@ def assignments(text: str) -> dict[str, str]:
 
 
 def command_line(text: str) -> dict[str, str]:
-    """Read ``/proc/cmdline``: the last value of each argument, empty where it has none."""
+    """Read ``/proc/cmdline``: the last value of each argument, empty if it has none."""
     found = {}
     for word in re.findall(r'(?:[^\s"]|"[^"]*"?)+', text):
         key, _, value = word.replace('"', "").partition("=")
@@ -105,7 +105,7 @@ def command_line(text: str) -> dict[str, str]:
 
 
 def isolation(value: str) -> tuple[set[str], tuple[int, ...]]:
-    """Read the value of ``isolcpus=``: its flags (``domain`` where it has none) and its CPUs."""
+    """Read the value of ``isolcpus=``: its flags (``domain`` if it has none) and its CPUs."""
     flags, rest = set(), value
     while match := re.match(r"(nohz|domain|managed_irq),", rest):
         flags.add(match[1])
@@ -120,7 +120,7 @@ def kernel_version(text: str) -> tuple[int, int] | None:
 
 
 def kernel_config(text: str) -> dict[str, str]:
-    """Read a kernel's configuration: option, with ``CONFIG_``, and value; ``"n"`` where it is not set."""
+    """Read a kernel's configuration: option, with ``CONFIG_``, and value; ``"n"`` if it is not set."""
     found = {}
     for line in text.splitlines():
         if match := re.fullmatch(r"(CONFIG_\w+)=(.*)", line):
@@ -131,7 +131,7 @@ def kernel_config(text: str) -> dict[str, str]:
 
 
 def bracketed(text: str, left: str = "[", right: str = "]") -> str | None:
-    """Read which word of several is chosen: ``"always [madvise] never"``; without marks, the only word there is."""
+    """Read the chosen word of several, ``"always [madvise] never"``; without brackets, the only word."""
     words = text.split()
     chosen = [word[1:-1] for word in words if len(word) > 2 and word[0] == left and word[-1] == right]
     if len(chosen) == 1:
@@ -140,7 +140,7 @@ def bracketed(text: str, left: str = "[", right: str = "]") -> str | None:
 
 
 def process_limit(text: str, name: str) -> tuple[int, int] | None:
-    """Read a line of ``/proc/self/limits``: soft and hard, UNLIMITED where there is none (proc_pid_limits(5))."""
+    """Read a line of ``/proc/self/limits``: soft and hard, UNLIMITED if there is none (proc_pid_limits(5))."""
     for line in text.splitlines():
         if line.startswith(name):
             words = [UNLIMITED if word == "unlimited" else number(word) for word in line[len(name) :].split()[:2]]
@@ -153,7 +153,7 @@ _CAPABILITIES = {14: "IPC_LOCK", 21: "SYS_ADMIN", 23: "SYS_NICE", 24: "SYS_RESOU
 
 
 def capabilities(text: str) -> set[str] | None:
-    """Read a set of capabilities, in hexadecimal, and return which of those that matter to real time are in it."""
+    """Read a set of capabilities in hexadecimal; return those that matter to real time."""
     if not re.fullmatch(r"[0-9a-fA-F]{1,16}", text.strip()):
         return None
     bits = int(text, 16)
@@ -161,7 +161,7 @@ def capabilities(text: str) -> set[str] | None:
 
 
 class Limit(NamedTuple):
-    """A line of limits.conf(5): for whom, ``soft``, ``hard`` or ``-``, which item, its value (UNLIMITED for none)."""
+    """A line of limits.conf(5): the subject, ``soft``, ``hard`` or ``-``, the item, its value (UNLIMITED for none)."""
 
     domain: str
     kind: str
@@ -191,7 +191,7 @@ def user_name(passwd: str, uid: int) -> str | None:
 
 
 def group_names(group: str, gids: set[int], user: str = "") -> set[str]:
-    """Find in ``/etc/group`` the names of groups by their numbers, and of those that list a user."""
+    """Find in ``/etc/group`` the names of the numbered groups, and of those that list a user."""
     found = set()
     for line in group.splitlines():
         words = line.split(":")
@@ -211,7 +211,7 @@ def cgroups(text: str) -> list[tuple[tuple[str, ...], str]]:
 
 
 def cpu_max(text: str) -> tuple[int, int] | None:
-    """Read ``cpu.max``: quota and period in microseconds; UNLIMITED is no quota."""
+    """Read ``cpu.max``: quota and period in microseconds; UNLIMITED means no quota."""
     words = text.split()
     if len(words) != 2:
         return None
@@ -220,7 +220,7 @@ def cpu_max(text: str) -> tuple[int, int] | None:
 
 
 def cpu_times(text: str) -> tuple[int, int] | None:
-    """Read ``/proc/stat``: the time that was stolen, and all time, in ticks, of all CPUs together (proc_stat(5))."""
+    """Read ``/proc/stat``: stolen time and all time of all CPUs together, in ticks (proc_stat(5))."""
     for line in text.splitlines():
         words = line.split()
         if words and words[0] == "cpu" and len(words) >= 9:
@@ -256,7 +256,7 @@ def task(text: str) -> Task | None:
 
 
 def task_run_ns(text: str) -> int | None:
-    """Read ``/proc/<pid>/task/<tid>/schedstat``: how long the thread has run, in nanoseconds."""
+    """Read ``/proc/<pid>/task/<tid>/schedstat``: the time that the thread has run, in nanoseconds."""
     words = text.split()
     return number(words[0]) if len(words) == 3 else None
 

@@ -1,4 +1,4 @@
-"""The experiment: a child process starts a loop as a user's program would, and tells what it was granted.
+"""Experiment of the doctor: a child process starts a loop as a user's program would, and reports its grants.
 
 The child locks its memory, runs one SCHED_FIFO thread and holds ``/dev/cpu_dma_latency`` for some milliseconds; the
 caller, its limits and its memory stay as they are.
@@ -29,7 +29,7 @@ stats = loop.run(cycles=20)
 print(json.dumps({"cycles": stats.cycles, "grants": [grant.to_dict() for grant in loop.grants]}))
 """
 
-#: The grants that decide, what a person calls them, and why they matter.
+#: The grants that decide, with a readable name, their source, and why they matter.
 _SHOWN = {
     "policy": ("real-time thread", "sched_setattr(2)", "an ordinary thread waits for all the others"),
     "memory_lock": ("locking all memory", "mlockall(2)", "a page that is not locked can be missing in a cycle"),
@@ -48,7 +48,7 @@ def run_probe(program: str = _PROGRAM, timeout_s: float = _TIMEOUT_S) -> dict[st
     Returns
     -------
     dict
-        ``cycles`` and ``grants``; or ``failure``, what went wrong.
+        ``cycles`` and ``grants``; or ``failure``, a text that says what went wrong.
     """
     try:
         done = subprocess.run(
@@ -61,7 +61,7 @@ def run_probe(program: str = _PROGRAM, timeout_s: float = _TIMEOUT_S) -> dict[st
     if done.returncode < 0:
         name = signal.Signals(-done.returncode).name
         hint = (
-            ": so end a finite RLIMIT_RTTIME and a control group without memory"
+            ": a finite RLIMIT_RTTIME or a control group without memory does that"
             if name in ("SIGXCPU", "SIGKILL")
             else ""
         )
@@ -75,9 +75,9 @@ def run_probe(program: str = _PROGRAM, timeout_s: float = _TIMEOUT_S) -> dict[st
 
 
 def examine(found: dict[str, Any] | None) -> Iterator[Check]:
-    """Yield what the experiment tells; None is that it was not made."""
+    """Yield the checks of the experiment; None means that it was not made."""
     name, source = "a real loop", "a loop in a child process"
-    why = "names and limits can mislead: this is what the kernel does when asked"
+    why = "names and limits can mislead: this is what the kernel really granted"
     if found is None:
         yield Check("probe", name, "not tried", source, "note", why)
         return

@@ -1,4 +1,4 @@
-"""The page: a table for a terminal, Markdown for an issue, a document for a script."""
+"""Reports of the doctor: a table for a terminal, Markdown for an issue, a JSON document for a script."""
 
 from __future__ import annotations
 
@@ -24,33 +24,33 @@ _MEANINGS = {
 
 
 def exit_code(checks: Iterable[Check], *, strict: bool) -> int:
-    """Return 1 where something fails, with `strict` also where something warns; else 0."""
+    """Return 1 if a check fails, with `strict` also if one warns; else 0."""
     return int(VERDICTS.index(worst(checks)) >= VERDICTS.index("warn" if strict else "fail"))
 
 
 def count(checks: Iterable[Check]) -> dict[str, int]:
-    """Return how many checks came to each verdict, the worst one first."""
+    """Return the number of checks with each verdict, the worst verdict first."""
     verdicts = [check.verdict for check in checks]
     return {verdict: verdicts.count(verdict) for verdict in reversed(VERDICTS)}
 
 
 def summary(checks: Sequence[Check]) -> str:
-    """Say in a line how the machine is."""
+    """Summarise the machine in one line."""
     counts = count(checks)
     figures = ", ".join(f"{counts[verdict]} {verdict}" for verdict in counts)
     conclusion = {
         "fail": "a loop with the default settings does not work here",
-        "warn": "a loop works here, later than it could",
-        "note": "nothing stands in a loop's way",
-        "ok": "nothing stands in a loop's way",
+        "warn": "a loop works here, but wakes up later than it could",
+        "note": "nothing here delays a loop",
+        "ok": "nothing here delays a loop",
     }[worst(checks)]
     return f"{figures}: {conclusion}."
 
 
 def remedies(checks: Iterable[Check]) -> list[tuple[list[Check], str]]:
-    """Return the checks that are not ok, those with the same fix together, the worst first; and the fix.
+    """Return the checks that are not ok, grouped by fix, the worst first, each group with its fix.
 
-    A fix that another one only adds lines to is the same. Those without a fix come last among their equals.
+    A fix whose lines are all in another one is merged into it. Checks without a fix come last in their verdict.
     """
     found: dict[str, list[Check]] = {}
     alone: list[tuple[list[Check], str]] = []
@@ -76,16 +76,16 @@ def _is_part(less: str, more: str) -> bool:
 
 
 def print_page(console: Console, checks: Sequence[Check], *, verbose: bool = False) -> None:
-    """Print the tables, then what to do, the worst first.
+    """Print the tables, then the fixes, the worst first.
 
     Parameters
     ----------
     console : Console
-        Where to.
+        Destination.
     checks : sequence of Check
         In the order of their topics.
     verbose : bool
-        Whether the table says of everything why it matters and where it was read, and the list has the notes, too.
+        True to show why each check matters and where it was read, and to list the fixes of notes.
     """
     from rich.markup import escape
 
@@ -105,10 +105,11 @@ def print_page(console: Console, checks: Sequence[Check], *, verbose: bool = Fal
                 console.print(f"{text} [dim]({escape(check.source)})[/]", highlight=False)
             console.print(together[0].why, highlight=False, markup=False)
             for line in fix.splitlines():
-                console.print(f"    {line}", highlight=False, markup=False, soft_wrap=True)  # lines to paste stay whole
+                # Commands to paste must not be wrapped.
+                console.print(f"    {line}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"\n{summary(checks)}", highlight=False)
     if not verbose and any(check.verdict == "note" and check.fix for check in checks):
-        console.print("--verbose tells of the notes, too: why, where it was read, and what to do.", style="dim")
+        console.print("--verbose also lists the notes, with their reasons, sources and fixes.", style="dim")
 
 
 def _table(checks: Sequence[Check], width: int, *, verbose: bool) -> Table:
@@ -128,7 +129,7 @@ def _table(checks: Sequence[Check], width: int, *, verbose: bool) -> Table:
 
 
 def make_document(checks: Sequence[Check], measured: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return what ``--json`` prints."""
+    """Return the document that ``--json`` prints."""
     from rtloop import __version__
     from rtloop.system.host import host_facts
 
@@ -144,7 +145,7 @@ def make_document(checks: Sequence[Check], measured: dict[str, Any] | None = Non
 
 
 def make_markdown(checks: Sequence[Check]) -> str:
-    """Return the page as Markdown, to paste into an issue."""
+    """Return the report as Markdown, to paste into an issue."""
     from rtloop import __version__
 
     lines = [f"## rtloop doctor ({__version__})", "", summary(checks)]
@@ -163,7 +164,7 @@ def make_markdown(checks: Sequence[Check]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Keep a text from being taken for Markdown or HTML."""
+    """Escape a text for Markdown and HTML."""
     for mark in ("\\", "|", "<", "*", "_", "`", "["):
         text = text.replace(mark, f"\\{mark}")
     return " ".join(text.split())

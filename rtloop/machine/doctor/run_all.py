@@ -1,4 +1,4 @@
-"""The whole examination: every check, in the order in which it is shown."""
+"""Whole examination: every check, in the order in which it is shown."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ TOPICS = {
     "python": "Python",
     "measured": "Measured",
 }
-#: What the host of a container decides.
+#: Topics that a container's host decides.
 _OF_THE_HOST = {"kernel", "machine", "cpus", "power", "clock", "memory"}
 
 _INTERVAL_S = 0.5
 
 
 class Evidence(NamedTuple):
-    """What takes more than reading a file: None, where it was not gathered."""
+    """Measurements that take more than reading a file; None for one that was not made."""
 
     before: Sample | None = None
     after: Sample | None = None
@@ -50,7 +50,7 @@ class Evidence(NamedTuple):
 
 
 def gather(machine: Machine, interval_s: float = _INTERVAL_S) -> Evidence:
-    """Look twice at the machine, `interval_s` apart, measure the clock, and run the experiment after that."""
+    """Sample the machine twice, `interval_s` apart, measure the clock, then run the experiment."""
     before = samples.take_sample(machine)
     time.sleep(interval_s)
     after = samples.take_sample(machine)
@@ -83,7 +83,7 @@ def examine(machine: Machine, evidence: Evidence = _NOTHING) -> list[Check]:
 
 
 def _with_fix_for(container: str, check: Check) -> Check:
-    """Keep of the fix what is for here, and say where to make it: a container cannot change its host."""
+    """Keep the parts of a fix that apply here, and name the place: a container cannot change its host."""
     if container and check.fix and check.topic in _OF_THE_HOST:
         return check._replace(fix=f"on the host, not in the container:\n{for_container(check.fix, '')}")
     return check._replace(fix=for_container(check.fix, container))

@@ -1,4 +1,4 @@
-"""Two looks at the machine, some time apart: who ran meanwhile, and what was stolen."""
+"""Two samples of the machine, some time apart: the threads that ran in between, and the stolen time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Sample", "busy_tasks", "examine", "take_sample"]
 
 _POLICIES = {1: "fifo", 2: "rr", 6: "deadline"}
 _TICKS_PER_S = 100  # USER_HZ, on every architecture that rtloop runs on
-#: A thread that uses more than this of a CPU is no periodic loop's neighbour any more.
+#: A thread that uses a greater share of a CPU is reported as a hog.
 _HOG = 0.2
 
 
@@ -25,7 +25,7 @@ class Sample(NamedTuple):
     Attributes
     ----------
     seconds : float
-        When it was taken.
+        Time at which it was taken.
     times : tuple of int or None
         Stolen and all CPU time, in ticks.
     tasks : dict
@@ -38,7 +38,7 @@ class Sample(NamedTuple):
 
 
 def take_sample(machine: Machine) -> Sample:
-    """Look at all threads that are visible: a few milliseconds for a thousand of them."""
+    """Read all visible threads, which takes a few milliseconds for a thousand of them."""
     tasks = {}
     for pid in machine.numbered("/proc"):
         folder = f"/proc/{pid}/task"
@@ -62,9 +62,9 @@ def busy_tasks(before: Sample, after: Sample) -> list[tuple[float, Task, int]]:
 
 
 def examine(machine: Machine, before: Sample | None, after: Sample | None) -> Iterator[Check]:
-    """Yield what can be said of the real-time threads that run already."""
+    """Yield the checks of real-time threads that already run."""
     name, source = "other real-time threads", "/proc/*/task/*/stat, schedstat"
-    why = "a real-time thread that does not sleep keeps its CPU from everything below its priority"
+    why = "a real-time thread that does not sleep blocks everything of lower priority on its CPU"
     if before is None or after is None or not machine.numbered("/proc"):
         yield Check("scheduling", name, unread(), source, "note", why)
         return
@@ -75,7 +75,7 @@ def examine(machine: Machine, before: Sample | None, after: Sample | None) -> It
         user = [task for _, task, _ in shares if not task.is_kernel]
         most = f"; the busiest used {100 * shares[0][0]:.1f} % of a CPU in {seconds:.1f} s" if shares else ""
         found = f"{len(shares)} visible, {len(user)} of them programs'{most}"
-        is_hidden = not machine.text("/proc/1/stat")  # hidepid: only one's own
+        is_hidden = not machine.text("/proc/1/stat")  # hidepid: only own processes are visible
         found += "; those of other users are hidden" if is_hidden else ""
         yield Check("scheduling", name, found, source, "note" if is_hidden else "ok", why)
         return

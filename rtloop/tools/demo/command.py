@@ -1,4 +1,4 @@
-"""``rtloop demo``: one control law, three loops, a busy Python thread beside them, and a pole that stands or falls."""
+"""``rtloop demo``: one control law in three loops beside a busy Python thread, and a pole that stands or falls."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = ["conclude", "demo", "make_document", "make_table"]
     callback=to_duration,
     default="10s",
     show_default=True,
-    help="How long each run takes.",
+    help="Duration of each run.",
 )
 @click.option(
     "--rate",
@@ -39,23 +39,23 @@ __all__ = ["conclude", "demo", "make_document", "make_table"]
     callback=to_period,
     default="1kHz",
     show_default=True,
-    help="The loop's rate, or its period.",
+    help="Rate of the loop, or its period.",
 )
-@click.option("--seed", type=click.IntRange(0, 2**32), default=1, show_default=True, help="Which pushes the pole gets.")
+@click.option("--seed", type=click.IntRange(0, 2**32), default=1, show_default=True, help="Seed of the pushes.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the table.")
 @click.option(
     "--plot", type=click.Path(dir_okay=False, writable=True, path_type=Path), metavar="FILE",
     help="Draw the latencies and the pole's angle into FILE (.png, .svg, .pdf).",
 )  # fmt: skip
 def demo(duration: int, rate: int, seed: int, as_json: bool, plot: Path | None) -> None:
-    """Keep a pole upright at 1 kHz while a Python thread does its worst.
+    """Keep a pole upright at 1 kHz beside a busy Python thread.
 
     A process of its own simulates a pole of 10 cm on a cart, in real time, and pushes it every half second. It sends
-    its state over UDP and takes a force back. A delay of 4 ms does not matter to it; beyond that the pole sways, the
-    further the later the answers are, and at 35 ms it falls. The same control law answers three times: from a plain
+    its state over UDP and takes a force back. A delay of 4 ms has no effect; with more the pole sways,
+    further as the delay grows, and at 35 ms it falls. The same control law answers three times: from a plain
     Python loop (time.perf_counter and time.sleep), from an RTLoop, and from an RTLoop with spin="auto". In the
-    controller's process a Python thread works and allocates without a pause. All three get the same plant, pushes and
-    company.
+    controller's process a Python thread works and allocates without a pause. All three runs get the same plant, the
+    same pushes and the same busy thread.
     """
     from rich.console import Console
 
@@ -94,7 +94,7 @@ def demo(duration: int, rate: int, seed: int, as_json: bool, plot: Path | None) 
 
 
 class _Progress:
-    """One bar a run, with the pole's angle and the worst latency; a line a run where there is no terminal."""
+    """A bar for each run, with the pole's angle and the worst latency; without a terminal, a line."""
 
     def __init__(self, console: Console, duration_ns: int) -> None:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -107,7 +107,7 @@ class _Progress:
             TextColumn("{task.fields[note]}"),
             TimeRemainingColumn(),
             console=console,
-            auto_refresh=False,  # a refresh thread would be one more load on the GIL; the trial's own polls suffice
+            auto_refresh=False,  # a refresh thread would be another load on the GIL; the trial polls anyway
         )
         self._task = self._bars.add_task("", visible=False, note="")
         self._live = self._bars if console.is_terminal else nullcontext()
@@ -120,7 +120,7 @@ class _Progress:
         self._live.__exit__(*exception)
 
     def begin(self, label: str) -> Callable[[float, float, float], None]:
-        """Add a bar and return what moves it."""
+        """Add a bar and return the function that moves it."""
         self._task = self._bars.add_task(label, total=self._seconds, note="")
 
         def update(seconds: float, angle: float, worst: float) -> None:
@@ -142,7 +142,7 @@ class _Progress:
 
 
 def make_table(trials: Sequence[Trial], duration_ns: int) -> Table:
-    """Lay the runs side by side."""
+    """Make a table of the runs, side by side."""
     from rich.table import Table
 
     table = Table(
@@ -174,7 +174,7 @@ def make_table(trials: Sequence[Trial], duration_ns: int) -> Table:
 
 
 def conclude(trials: Sequence[Trial]) -> str:
-    """Say in a few sentences what the figures say, whichever way they fell out."""
+    """Summarise the figures in a few sentences, whatever the result."""
     plain, *others = trials
     text = (
         f"Beside a busy Python thread the plain loop reached {plain.rate_hz:,.0f} of {1e9 / plain.period_ns:,.0f} Hz,"
@@ -184,7 +184,7 @@ def conclude(trials: Sequence[Trial]) -> str:
         missed = f"missed {trial.missed:,} of {trial.releases:,} releases" if trial.missed else "missed nothing"
         text += f" {trial.label}: {missed}, {_lateness(trial)} and {_outcome(trial)}."
     if not any(trial.pole.stood for trial in others):
-        text += " This machine, as it is set up now, does not hold the pole at this rate either way."
+        text += " This machine, as configured now, cannot hold the pole at this rate either way."
     elif all(plain.pole.stood and plain.pole.worst_angle_deg < 1.1 * trial.pole.worst_angle_deg for trial in others):
         text += " For this pole and this run the plain loop was good enough."
     return text
@@ -208,7 +208,7 @@ def make_document(trials: Sequence[Trial], seed: int) -> dict[str, Any]:
 
 
 def _print_refused(out: Console, trials: Sequence[Trial]) -> None:
-    """Say what the kernel refused, and how to get it."""
+    """Print the refused grants and their fixes."""
     from rtloop.system.grant import describe_refused
 
     refused = {grant.name: grant for trial in trials for grant in trial.refused}
@@ -217,7 +217,7 @@ def _print_refused(out: Console, trials: Sequence[Trial]) -> None:
         for grant in refused.values():
             refusal, _, fix = describe_refused(grant).partition("\n")
             out.print(refusal, highlight=False, markup=False)
-            out.print(fix, highlight=False, markup=False, soft_wrap=True)  # lines to paste stay whole
+            out.print(fix, highlight=False, markup=False, soft_wrap=True)  # commands to paste must not be wrapped
 
 
 def _outcome(trial: Trial) -> str:
@@ -236,7 +236,7 @@ def _fate(trial: Trial) -> str:
 
 
 def _worst(trial: Trial) -> float | None:
-    """Return the largest wake-up latency; None where the loop did not get beyond its warm-up."""
+    """Return the largest wake-up latency; None if the loop did not get beyond its warm-up."""
     return trial.latency.max if trial.latency.count else None
 
 

@@ -1,4 +1,4 @@
-"""The picture of ``rtloop demo``: latencies over each other, and the pole's angle over time."""
+"""Picture of ``rtloop demo``: the latencies, and the pole's angle over time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def draw_trials(trials: Sequence[Trial], path: Path) -> None:
     trials : sequence of Trial
         The runs, drawn in this order.
     path : Path
-        Where to; its suffix chooses the format.
+        File to write; its suffix chooses the format.
     """
     figure = new_figure(9.6, 8.4)
     upper, lower = figure.subplots(2, 1)
@@ -32,7 +32,7 @@ def draw_trials(trials: Sequence[Trial], path: Path) -> None:
 
     for number, trial in enumerate(trials):
         color = COLOURS[number % len(COLOURS)]
-        style = "-" if number < 2 else (0, (5, 4))  # where two curves agree, both can be seen
+        style = "-" if number < 2 else (0, (5, 4))  # both stay visible where two curves agree
         trace = trial.pole.trace
         times = [index * trace["interval_s"] for index in range(len(trace["angle_deg"]))]
         lower.plot(times, trace["angle_deg"], color=color, linewidth=1.6, linestyle=style, label=trial.label)

@@ -1,11 +1,10 @@
-"""``rtloop latency``: how late an empty loop wakes up on this machine, and what loop rate that carries."""
+"""``rtloop latency``: wake-up latency of an empty loop on this machine, and the loop rate that it supports."""
 
 from __future__ import annotations
 
 import json
 import os
 from contextlib import nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,11 +12,22 @@ import click
 from rtloop.errors import RtloopError
 from rtloop.system.cpu import format_cpu_list, isolated_cpus, parse_cpu_list
 from rtloop.tools.latency.load import LOADS, Load
-from rtloop.tools.options import check_folder, check_picture, to_duration, to_period
+from rtloop.tools.options import (
+    OUTPUT_FILE,
+    as_json_option,
+    check_folder,
+    check_picture,
+    plot_option,
+    rate_option,
+    to_duration,
+    to_spin,
+)
+from rtloop.tools.signals import ended_by_signals, exit_code
 from rtloop.units import format_duration, format_rate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from rich.console import Console
 
@@ -28,17 +38,17 @@ if TYPE_CHECKING:
 __all__ = ["latency", "make_document"]
 
 PERCENTILES = (50, 99, 99.9, 99.99)
-#: How many alternating pairs a comparison has.
+#: Alternating pairs of a comparison.
 PAIRS = 3
-#: The exit code where a breakpoint was hit.
+#: The exit code if a breakpoint was hit.
 HIT = 3
-#: A measurement has no fewer; a warm-up is half of it.
+#: The least length of a measurement; a warm-up is half of it.
 MIN_CYCLES = 20
 
 
 def to_cpus(ctx: click.Context, param: click.Parameter, value: str) -> list[Any]:
-    """Turn ``0,2-3``, ``all`` or ``auto`` into what each loop gets as `cpu`: a click callback."""
-    # The kernel starts every process off the isolated CPUs, and lets it go there when it asks.
+    """Turn ``0,2-3``, ``all`` or ``auto`` into the `cpu` of each loop: a click callback."""
+    # The kernel starts every process off the isolated CPUs, and lets it move there on request.
     allowed = sorted({*os.sched_getaffinity(0), *isolated_cpus()})
     if value == "auto":
         return ["auto"]
@@ -54,13 +64,8 @@ def to_cpus(ctx: click.Context, param: click.Parameter, value: str) -> list[Any]
     return list(found)
 
 
-def to_spin(ctx: click.Context, param: click.Parameter, value: str) -> int | str:
-    """Turn ``0``, ``auto`` or a duration into a loop's `spin`: a click callback."""
-    return "auto" if value == "auto" else 0 if value == "0" else to_duration(ctx, param, value)
-
-
 @click.command()
-@click.option("--rate", metavar="RATE", callback=to_period, default="1kHz", show_default=True, help="Or the period.")
+@rate_option
 @click.option("--duration", metavar="TIME", callback=to_duration, default="10s", show_default=True)
 @click.option(
     "--cpus",
@@ -68,7 +73,7 @@ def to_spin(ctx: click.Context, param: click.Parameter, value: str) -> int | str
     callback=to_cpus,
     default="auto",
     show_default=True,
-    help="One loop on each of these CPUs: 0,2-3 or all. auto: one loop, where it would run by default.",
+    help="One loop on each of these CPUs: 0,2-3 or all. auto: one loop on its default CPUs.",
 )
 @click.option("--priority", type=click.IntRange(1, 99), default=80, show_default=True)
 @click.option("--policy", type=click.Choice(["fifo", "rr", "other"]), default="fifo", show_default=True)
@@ -86,55 +91,49 @@ def to_spin(ctx: click.Context, param: click.Parameter, value: str) -> int | str
     type=click.Choice(LOADS),
     default="none",
     show_default=True,
-    help="What else the machine does meanwhile. gil is a busy thread in this process.",
+    help="Load on the machine meanwhile. gil is a busy Python thread in this process.",
 )
 @click.option(
     "--breakpoint",
     "limit",
     metavar="US",
     type=click.FloatRange(min=0, min_open=True),
-    help=f"Stop at the first wake-up later than so many microseconds; exit code {HIT}.",
+    help=f"Stop at the first wake-up later than US microseconds, with exit code {HIT}.",
 )
 @click.option(
     "--trace",
-    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    type=OUTPUT_FILE,
     metavar="FILE",
-    help="With --breakpoint: trace the kernel, stop the trace at that moment, and write it to FILE (root).",
+    help="With --breakpoint: trace the kernel until that moment, and write the trace to FILE (root).",
 )
-@click.option("--compare", is_flag=True, help=f"Measure in turn with cyclictest, {PAIRS} times, and give the ratio.")
-@click.option("--histogram", is_flag=True, help="Print the histogram, too.")
-@click.option(
-    "--plot",
-    type=click.Path(dir_okay=False, writable=True, path_type=Path),
-    metavar="FILE",
-    help="Draw the latencies into FILE (.png, .svg, .pdf).",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the tables.")
+@click.option("--compare", is_flag=True, help=f"Alternate with cyclictest, {PAIRS} times, and report the ratio.")
+@click.option("--histogram", is_flag=True, help="Also print the histogram.")
+@plot_option("Draw the latencies")
+@as_json_option("instead of the tables")
 def latency(
     rate: int, duration: int, cpus: list[Any], priority: int, policy: str, spin: int | str, kind: str,
     limit: float | None, trace: Path | None, compare: bool, histogram: bool, plot: Path | None, as_json: bool,
 ) -> int:  # fmt: skip
-    """Measure how late an empty loop wakes up, and say what loop rate that carries.
+    """Measure the wake-up latency of an empty loop, and report the loop rate that it supports.
 
-    Wake-up latency is when the loop was there minus when it was planned, with everything that rtloop sets up for a
-    loop: SCHED_FIFO, locked memory, a CPU kept awake. What is refused here is said, and the loop runs without it.
+    Wake-up latency is the time from the planned release to the start of the step, with everything that rtloop sets up
+    for a loop: SCHED_FIFO, locked memory, a CPU kept awake. Refused requests are listed; the loop runs without them.
 
     \b
     rtloop latency --duration 10min --load stress-ng     before you trust a machine
     rtloop latency --cpus all --rate 4kHz                 which CPU is best
-    rtloop latency --breakpoint 100 --trace late.txt      what was it
-    rtloop latency --compare                              beside cyclictest
+    rtloop latency --breakpoint 100 --trace late.txt      what delayed it
+    rtloop latency --compare                              compared with cyclictest
     """  # noqa: D301 - the backslash is for click
     from rich.console import Console
 
-    from rtloop.tools.latency.runner import ended_by_signals
     from rtloop.tools.latency.show import conclude_run, draw, print_run
 
     if duration < MIN_CYCLES * rate:
         text = f"{format_duration(duration)} is less than {MIN_CYCLES} cycles of {format_duration(rate)}"
         raise click.BadParameter(text, param_hint="--duration")
     if trace is not None and limit is None:
-        raise click.UsageError("--trace says what was traced at a breakpoint: give --breakpoint, too")
+        raise click.UsageError("--trace ends at a breakpoint: give --breakpoint as well")
     if compare and (len(cpus) > 1 or limit is not None):
         raise click.UsageError("--compare measures one loop on one CPU, without a breakpoint")
     if plot is not None:
@@ -155,20 +154,20 @@ def latency(
         run = _measure(
             err, cpus, asked, kind, limit_ns=0 if limit is None else max(1, round(limit * 1000)), trace=trace
         )
-    if plot is not None:
-        draw({stats.name: stats.latency for stats in run.stats}, plot)
-        err.print(f"Picture: {plot}", highlight=False, soft_wrap=True)
-    if as_json:
-        click.echo(json.dumps(make_document(run, asked, kind), indent=1))
-    else:
-        print_run(out, run, cpus, histogram=histogram)
-        out.print("\n" + conclude_run(run, rate), highlight=False)
-        if trace is not None:
-            told = f"The kernel's trace up to that moment: {trace}" if any(run.hits) else "No trace was written."
-            out.print(told, highlight=False, soft_wrap=True)
-    if run.is_interrupted:
-        return 130
-    return HIT if any(run.hits) else 0
+        if plot is not None:
+            draw({stats.name: stats.latency for stats in run.stats}, plot)
+            err.print(f"Picture: {plot}", highlight=False, soft_wrap=True)
+        if as_json:
+            click.echo(json.dumps(make_document(run, asked, kind), indent=1))
+        else:
+            print_run(out, run, cpus, histogram=histogram)
+            out.print("\n" + conclude_run(run, rate), highlight=False)
+            if trace is not None:
+                told = f"The kernel's trace up to that moment: {trace}" if any(run.hits) else "No trace was written."
+                out.print(told, highlight=False, soft_wrap=True)
+        if run.interrupt is not None:
+            return exit_code(run.interrupt)
+        return HIT if any(run.hits) else 0
 
 
 def _measure(
@@ -190,7 +189,7 @@ def _compare(
     out: Console, err: Console, cpus: Sequence[Any], asked: dict[str, Any], kind: str, *, as_json: bool,
     histogram: bool, plot: Path | None,
 ) -> int:  # fmt: skip
-    """Run both in turn on the same CPU, and say how they compare."""
+    """Run both in turn on the same CPU, and print the comparison."""
     from rtloop.tools.latency.cyclictest import find_cyclictest, run_cyclictest
     from rtloop.tools.latency.show import draw, join_pairs, print_comparison
 
@@ -207,8 +206,8 @@ def _compare(
         if err.is_terminal:
             err.print(f"pair {number + 1} of {PAIRS}", highlight=False)
         run = _measure(err, [cpu], asked, kind)
-        if run.is_interrupted:
-            raise KeyboardInterrupt  # half of a comparison is none
+        if run.interrupt is not None:
+            raise run.interrupt  # half a comparison is useless
         with Load(kind):
             theirs = run_cyclictest(
                 period_ns=asked["period_ns"], cycles=cycles, priority=asked["priority"], cpu=cpu, program=program

@@ -1,4 +1,4 @@
-"""cyclictest of rt-tests, the kernel developers' own measure: run once, and what it prints read as a histogram."""
+"""Runs of cyclictest, the kernel developers' own tool (rt-tests), and its output as a histogram."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rtloop.stats.histogram import Histogram
 
 __all__ = ["find_cyclictest", "parse_cyclictest", "run_cyclictest"]
 
-#: Its own histogram ends here, in ns; what is beyond it is only counted.
+#: End of cyclictest's own histogram, ns; beyond it values are only counted.
 LIMIT_NS = 1_000_000
 
 
@@ -21,7 +21,7 @@ def find_cyclictest() -> str:
     Raises
     ------
     RtloopError
-        Where it is not installed.
+        If it is not installed.
     """
     path = shutil.which("cyclictest")
     if path is None:
@@ -30,14 +30,15 @@ def find_cyclictest() -> str:
 
 
 def parse_cyclictest(text: str) -> Histogram:
-    """Return what ``cyclictest -q -N -h`` printed as a histogram.
+    """Read the output of ``cyclictest -q -N -h`` as a histogram.
 
-    Of what overflowed its own only the number and the largest are known: the others are taken to be as short as can be.
+    Only the number and the largest of the values beyond its own histogram are known: the others count as the least
+    possible.
 
     Raises
     ------
     ValueError
-        Where there is no histogram of one thread in it.
+        If it does not contain the histogram of one thread.
     """
     bins = [(int(ns), int(count)) for ns, count in re.findall(r"^(\d+)[ \t]+(\d+)[ \t]*$", text, re.MULTILINE)]
     found = re.findall(r"^# (Max Latencies|Histogram Overflows): +(\d+)\s*$", text, re.MULTILINE)
@@ -53,21 +54,21 @@ def parse_cyclictest(text: str) -> Histogram:
 
 
 def run_cyclictest(*, period_ns: int, cycles: int, priority: int, cpu: int, program: str | None = None) -> Histogram:
-    """Run one thread of it, with all memory locked, on one CPU.
+    """Run one thread of cyclictest, with all memory locked, on one CPU.
 
     Parameters
     ----------
     period_ns : int
         The period, a multiple of 1000.
     cycles, priority, cpu : int
-        How many cycles, the priority under SCHED_FIFO, and where.
+        Number of cycles, priority under SCHED_FIFO, CPU.
     program : str, optional
         Its path; found by default.
 
     Raises
     ------
     RtloopError
-        Where it is not installed, or fails.
+        If it is not installed, or fails.
     """
     command = [
         program or find_cyclictest(), "-m", "-p", str(priority), "-i", str(period_ns // 1000), "-a", str(cpu),

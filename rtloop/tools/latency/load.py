@@ -1,4 +1,4 @@
-"""Loads that a latency is measured beside: small generators of our own, and those of stress-ng and hackbench."""
+"""Loads for a latency measurement: small generators of our own, stress-ng and hackbench."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 __all__ = ["LOADS", "Load"]
 
-# Each ends when its parent is gone: then its parent is another one.
+# Each ends when its parent has gone, which changes its parent's number.
 _UNTIL_ORPHANED = """
 import os, sys
-os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))  # whatever the measurement itself runs at
+os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))  # not the policy of the measurement
 parent = int(sys.argv[1])
 def is_wanted():
     return os.getppid() == parent
@@ -33,7 +33,7 @@ _PROGRAMS = {
     "io": """
 import tempfile
 while is_wanted():
-    # Without a name, it is gone with the process, however that ends; /tmp may be no disk.
+    # A nameless file goes with the process, however that ends; /tmp may not be on a disk.
     with tempfile.TemporaryFile(dir="/var/tmp" if os.access("/var/tmp", os.W_OK) else None) as file:
         for _ in range(16):
             file.write(os.urandom(1 << 20))
@@ -48,7 +48,7 @@ while is_wanted():
 """,
 }
 
-# Programs of others run on when their parent is killed: one of ours stands between, and ends all of them then.
+# Other programs survive their parent: a keeper of ours in between ends them.
 _KEEPER = """
 import signal, subprocess, time
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -66,7 +66,7 @@ finally:
             pass
 """
 
-#: What there is: ours, and the programs of others with their arguments.
+#: Available loads: our own, and other programs with their arguments.
 LOADS = ("none", *_PROGRAMS, "gil", "stress-ng", "hackbench")
 
 _OTHERS = {
@@ -101,7 +101,7 @@ class Load(AbstractContextManager["Load"]):
     Raises
     ------
     RtloopError
-        Where the program is not installed, or ends at once.
+        If the program is not installed, or ends at once.
     """
 
     def __init__(self, kind: str) -> None:
@@ -132,7 +132,7 @@ class Load(AbstractContextManager["Load"]):
 
     @property
     def is_running(self) -> bool:
-        """Whether all of it still runs."""
+        """True while all of its processes run."""
         return all(process.poll() is None for process in self._processes)
 
     def __exit__(

@@ -1,4 +1,4 @@
-"""What ``rtloop latency`` shows: progress, tables, the records around a breakpoint, the histogram, sentences."""
+"""Output of ``rtloop latency``: progress, tables, records around a breakpoint, histogram, conclusion."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _BARS = 24
 
 
 class Progress:
-    """A bar with the worst latency so far; nothing where there is no terminal, or for less than a second."""
+    """Progress bar with the worst latency so far; nothing without a terminal, or for less than a second."""
 
     def __init__(self, console: Console, asked: dict[str, Any]) -> None:
         from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
@@ -58,7 +58,7 @@ class Progress:
         self._live.__exit__(*exception)
 
     def update(self, seconds: float, stats: list[Stats]) -> None:
-        """Show where the measurement is."""
+        """Update the bar."""
         if not self._is_shown or time.monotonic() < self._next:
             return
         self._next = time.monotonic() + 0.25
@@ -73,7 +73,7 @@ def _cells(histogram: Histogram) -> list[str]:
     if not histogram.count:
         return ["-"] * (len(_PERCENTILES) + 1)
     figures = [*histogram.percentile(_PERCENTILES).tolist(), histogram.max]
-    # A percentile of fewer cycles than it divides is the maximum by another name.
+    # With too few cycles a percentile is just the maximum.
     is_known = [*(histogram.count * (100 - q) / 100 >= 1 for q in _PERCENTILES), True]
     return [format_duration(x, 1) if known else "-" for x, known in zip(figures, is_known, strict=True)]
 
@@ -85,12 +85,12 @@ def _new_table(title: str, first: str) -> Table:
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column(first, min_width=3, overflow="fold")
     for name in (*(f"{q:g} %" for q in _PERCENTILES), "max"):
-        table.add_column(name, justify="right", overflow="fold")  # in a narrow window a unit goes below, not away
+        table.add_column(name, justify="right", overflow="fold")  # in a narrow window a unit is wrapped, not cut
     return table
 
 
 def print_run(out: Console, run: Run, cpus: Sequence[Any], *, histogram: bool) -> None:
-    """Print a table with a row for each loop, what was refused, and what was asked for beyond that."""
+    """Print a table with a row for each loop, the refused requests, and whatever else was asked for."""
     table = _new_table("Wake-up latency", "CPU")
     for name in ("cycles", "missed"):
         table.add_column(name, justify="right", overflow="fold")
@@ -111,7 +111,7 @@ def print_run(out: Console, run: Run, cpus: Sequence[Any], *, histogram: bool) -
 
 
 def _print_histogram(out: Console, whose: str, histogram: Histogram) -> None:
-    """Print bars on logarithmic axes, both of them: in a histogram of latencies the rare is what matters."""
+    """Print bars with two logarithmic axes, because rare latencies matter most."""
     if not histogram.count:
         return
     used = np.flatnonzero(histogram.counts)
@@ -127,7 +127,7 @@ def _print_histogram(out: Console, whose: str, histogram: Histogram) -> None:
 
 
 def _print_records(out: Console, cpu: Any, stats: Stats) -> None:
-    """Print the last cycles before a breakpoint, which is the last of them."""
+    """Print the last cycles up to the breakpoint."""
     records = stats.records[-_SHOWN_RECORDS:]
     where = "" if cpu == "auto" else f" on CPU {cpu}"
     out.print(f"\nThe last cycles{where}, the late one at the end:", highlight=False)
@@ -139,7 +139,7 @@ def _print_records(out: Console, cpu: Any, stats: Stats) -> None:
 
 
 def _refused(stats: Sequence[Stats]) -> list[Grant]:
-    """Return what was refused to any of the loops, each thing once."""
+    """Return the refused grants of all loops, each once."""
     return list({grant.name: grant for one in stats for grant in one.grants if not grant.ok}.values())
 
 
@@ -153,12 +153,12 @@ def _print_refused(out: Console, stats: Sequence[Stats]) -> None:
 
 
 def tails_of(run: Run) -> list[Tail]:
-    """Return what was measured of each loop."""
+    """Return the tail of each loop."""
     return [Tail(stats.latency, stats.missed) for stats in run.stats]
 
 
 def conclude_run(run: Run, period_ns: int) -> str:
-    """Say what was measured, and what follows."""
+    """Return the conclusion in a few sentences."""
     hit = max(run.hits)
     if hit:
         return f"A wake-up came {format_duration(hit, 1)} late, and the measurement ended there."
@@ -166,7 +166,7 @@ def conclude_run(run: Run, period_ns: int) -> str:
 
 
 def join_pairs(pairs: Sequence[tuple[Histogram, Histogram]]) -> dict[str, Histogram]:
-    """Return all that was measured of either side."""
+    """Return the joined histograms of both sides."""
     ours, theirs = zip(*pairs, strict=True)
     return {"rtloop": reduce(add, ours), "cyclictest": reduce(add, theirs)}
 
@@ -178,9 +178,9 @@ def print_comparison(
     *,
     histogram: bool = False,
 ) -> dict[str, Any]:
-    """Print both sides and the medians of the pairs' ratios, where `out` is one; returns the same for JSON.
+    """Print both sides and the medians of the pairs' ratios if `out` is given; return the same for JSON.
 
-    `stats` are those of our side: what was refused to it is told, for then the two are not alike.
+    `stats` are those of our side: its refused grants are shown, because they make the two sides unequal.
     """
     ratios = {f"p{q}": statistics.median(a.percentile(q) / b.percentile(q) for a, b in pairs) for q in (50, 99)}
     if out is not None:
@@ -195,7 +195,7 @@ def print_comparison(
             out.print()
         out.print(
             f"Median of the pairs' ratios, rtloop to cyclictest: {ratios['p50']:.2f} at 50 %, {ratios['p99']:.2f} at"
-            " 99 %. Maxima do not compare: one interruption decides them.",
+            " 99 %. Maxima cannot be compared: a single interruption decides them.",
             highlight=False,
         )
         _print_refused(out, stats)
@@ -207,7 +207,7 @@ def print_comparison(
 
 
 def draw(histograms: dict[str, Histogram], path: Path) -> None:
-    """Draw latencies over each other, by their names."""
+    """Draw the named latencies into one picture."""
     from rtloop.stats.plots import draw_histograms, new_figure, save_figure
 
     figure = new_figure(9.6, 5.0)

@@ -1,4 +1,4 @@
-"""What a measured tail of latencies lets one claim: a rate, a confidence, and how long to measure for more."""
+"""Claims that a measured tail of latencies supports: a rate, a confidence, the time needed for more."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from rtloop.units import format_duration, format_rate
 
 __all__ = ["CONFIDENCE", "Claim", "Tail", "bound", "claims", "conclude", "format_time", "late_than"]
 
-#: Of every statement.
+#: Confidence of every claim.
 CONFIDENCE = 0.95
-#: Rates people run loops at, Hz.
+#: Usual loop rates, Hz.
 RATES = (10_000, 8_000, 5_000, 4_000, 2_000, 1_000, 500, 250, 100, 50)
-#: A loop counts as carried where a wake-up takes no more than this part of its period.
+#: A rate counts as supported if a wake-up takes no more than this part of its period.
 BUDGET = 0.5
 
 
 class Claim(NamedTuple):
-    """What the measurement says of one rate.
+    """Claim about one rate.
 
     Attributes
     ----------
@@ -29,10 +29,10 @@ class Claim(NamedTuple):
     budget_ns : int
         Half of its period, which the wake-up may take.
     late : int
-        How many wake-ups took longer, of all loops together; a release that was missed meanwhile is one of them.
+        Wake-ups of all loops that took longer, each release that was missed meanwhile included.
     fraction : float
-        At most this part of a loop's wake-ups takes longer, at the `CONFIDENCE`; of several loops that of the one of
-        which the least is known, for on another CPU a loop is another one.
+        At most this part of a loop's wake-ups takes longer, at the `CONFIDENCE`. For several loops, that of the loop
+        with the weakest evidence, because each CPU is judged by itself.
     """
 
     rate_hz: int
@@ -42,28 +42,28 @@ class Claim(NamedTuple):
 
 
 class Tail(NamedTuple):
-    """What was measured of one loop: its wake-up latencies, and how many releases were missed for a late one."""
+    """Measurement of one loop: its wake-up latencies, and the releases that late ones made it miss."""
 
     histogram: Histogram
     missed: int = 0
 
 
 def late_than(histogram: Histogram, limit_ns: float) -> int:
-    """Count the values of more than a limit; those of the bin that it is in count, too, unless none can exceed it."""
+    """Count the values above a limit; values in the limit's own bin count unless none can exceed it."""
     if not histogram.count or histogram.max <= limit_ns:
         return 0
     return int(histogram.counts[histogram.edges[1:] > limit_ns].sum())
 
 
 def bound(late: int, count: int, confidence: float = CONFIDENCE) -> float:
-    """Return the upper bound of a probability, of which `late` of `count` independent trials are known.
+    """Return the upper bound of a probability, given `late` hits in `count` independent trials.
 
-    The Poisson bound, which is a little above the exact one of Clopper and Pearson; for none of them it is the "rule of
+    It is the Poisson bound, slightly above the exact one of Clopper and Pearson; without hits it is the "rule of
     three", 3.0 / count at 95 %.
     """
     if count <= 0:
         return 1.0
-    if late > 500:  # the normal approximation is as good, and the sum of Poisson's would underflow
+    if late > 500:  # the normal approximation is as good, and the Poisson sum would underflow
         return min(1.0, (late + 2 * math.sqrt(late)) / count)
     low, high = float(late), late + 10.0 * math.sqrt(late + 1.0) + 20.0
     for _ in range(100):
@@ -77,11 +77,11 @@ def bound(late: int, count: int, confidence: float = CONFIDENCE) -> float:
 
 
 def claims(tails: Sequence[Tail]) -> list[Claim]:
-    """Return what the measurement says of each of the usual rates, the fastest first."""
+    """Return the claim about each usual rate, the fastest first."""
     found = []
     for rate in RATES:
         budget = int(BUDGET * 1e9 / rate)
-        # A release is missed while a late wake-up lasts, so it waited no longer: late at most where that one is.
+        # A release is missed during a late wake-up, so it waited no longer than that one.
         late = [count + tail.missed if (count := late_than(tail.histogram, budget)) else 0 for tail in tails]
         known = [bound(count, tail.histogram.count + tail.missed) for count, tail in zip(late, tails, strict=True)]
         found.append(Claim(rate, budget, sum(late), max(known, default=1.0)))
@@ -89,7 +89,7 @@ def claims(tails: Sequence[Tail]) -> list[Claim]:
 
 
 def format_time(seconds: float) -> str:
-    """Write a time that a person has to wait: ``"30 s"``, ``"50 min"``, ``"14 h"``, ``"3 days"``."""
+    """Format a waiting time: ``"30 s"``, ``"50 min"``, ``"14 h"``, ``"3 days"``."""
     for unit, scale in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
         if seconds >= 2 * scale:
             return f"{seconds / scale:.0f} {unit}"
@@ -101,12 +101,12 @@ def _one_in(fraction: float) -> str:
 
 
 def conclude(tails: Sequence[Tail], period_ns: int) -> str:
-    """Say in a few sentences what rate this machine carries, how surely, and how long it takes to say more.
+    """Summarise the rate that this machine supports, the confidence, and the time needed to claim more.
 
     Parameters
     ----------
     tails : sequence of Tail
-        One of each loop that ran at the time.
+        One for each loop that ran at the same time.
     period_ns : int
         Of all of them.
     """
@@ -120,9 +120,9 @@ def conclude(tails: Sequence[Tail], period_ns: int) -> str:
     if carried is None:
         slowest = found[-1]
         return (
-            f"Of {count:,} wake-ups in {format_time(seconds)} the worst came {worst} late: as it is set up now, this"
-            f" machine does not carry even {slowest.rate_hz} Hz with half of the period left: it took longer"
-            f" {slowest.late:,} times. See: rtloop doctor"
+            f"Of {count:,} wake-ups in {format_time(seconds)} the worst came {worst} late: as configured now, this"
+            f" machine does not support even {slowest.rate_hz} Hz with half of the period left: {slowest.late:,}"
+            " wake-ups took longer. See: rtloop doctor"
         )
     wanted = 1e-6 if carried.fraction > 2e-6 else carried.fraction / 10
     needed = 3.0 / wanted * period_ns * 1e-9
@@ -131,6 +131,6 @@ def conclude(tails: Sequence[Tail], period_ns: int) -> str:
         f"Of {count:,} wake-ups in {format_time(seconds)} the worst came {worst} late. A loop at"
         f" {format_rate(10**9 // carried.rate_hz)}{where} would have had half of its period left every time; at"
         f" {CONFIDENCE:.0%} confidence fewer than {_one_in(carried.fraction)} of its wake-ups take more than"
-        f" {format_duration(carried.budget_ns, 1)}, if the machine's load stays as it was. To claim fewer than"
+        f" {format_duration(carried.budget_ns, 1)}, if the machine's load stays the same. To claim fewer than"
         f" {_one_in(wanted)}, measure for {format_time(needed)} without one."
     )

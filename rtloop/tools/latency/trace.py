@@ -1,4 +1,4 @@
-"""A trace of the kernel of its own, stopped at the moment when something happens. See the kernel's ftrace.rst."""
+"""Private trace of the kernel, stopped at the moment of an event. See the kernel's ftrace.rst."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 __all__ = ["KernelTrace"]
 
 _ROOTS = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
-#: What explains a late wake-up: who ran, who was woken, which interrupts came, which timer fired.
+#: Events that explain a late wake-up: switches, wake-ups, interrupts, timers.
 _EVENTS = ("sched/sched_switch", "sched/sched_waking", "irq", "irq_vectors", "timer/hrtimer_expire_entry", "hrtimer")
 
 
 class KernelTrace:
-    """An instance of ftrace for the time of a ``with`` statement; nobody else's trace is touched.
+    """An instance of ftrace for the time of a ``with`` statement; other traces are left alone.
 
     Attributes
     ----------
@@ -31,7 +31,7 @@ class KernelTrace:
     Raises
     ------
     RtloopError
-        Where there is no tracefs, or this user may not use it.
+        If there is no tracefs, or this user may not use it.
     """
 
     fd = -1
@@ -50,16 +50,16 @@ class KernelTrace:
             self._folder.mkdir()
             (self._folder / "trace_clock").write_text("mono")  # the loops' own clock
             for event in _EVENTS:
-                with suppress(OSError):  # this kernel has it not, or under another name
+                with suppress(OSError):  # this kernel lacks it, or names it differently
                     (self._folder / "events" / event / "enable").write_text("1")
             self.fd = os.open(self._folder / "tracing_on", os.O_WRONLY | os.O_CLOEXEC)
         except OSError as error:
             self.__exit__(None, None, None)
-            raise RtloopError(f"{error.filename or self._folder}: {error.strerror}: tracing takes root") from error
+            raise RtloopError(f"{error.filename or self._folder}: {error.strerror}: tracing needs root") from error
         return self
 
     def save(self, path: Path) -> None:
-        """Stop, and write what was traced, as text."""
+        """Stop, and write the trace as text."""
         (self._folder / "tracing_on").write_text("0")
         with (self._folder / "trace").open(errors="replace") as source, path.open("w") as target:
             while piece := source.read(1 << 20):
@@ -76,7 +76,7 @@ class KernelTrace:
 
 
 def _remove_stale(instances: Path) -> None:
-    """Remove what processes left that were killed: an instance holds a buffer of the kernel's memory for each CPU."""
+    """Remove instances left by killed processes: each holds kernel memory for every CPU."""
     for folder in instances.glob("rtloop-*"):
         pid = folder.name.partition("-")[2]
         if pid.isdigit() and not Path("/proc", pid).exists():

@@ -1,1 +1,1 @@
-"""rtloop lint: report what does not belong into a step."""
+"""rtloop lint: report what does not belong in a step."""

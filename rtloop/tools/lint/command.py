@@ -37,12 +37,12 @@ def _to_directives(ctx: click.Context, param: click.Parameter, values: tuple[str
 @click.argument("files", nargs=-1, required=True, metavar="FILE.pyx...", type=click.Path(path_type=Path))
 @click.option("--allow", multiple=True, metavar="NAME", help="A function, or a kind of finding, to accept everywhere.")
 @click.option("-f", "--function", "functions", multiple=True, metavar="NAME",
-              help="Begin at this function too: name, or Class.name.")  # fmt: skip
-@click.option("-I", "--include", multiple=True, metavar="FOLDER", help="Where .pxd files and headers are looked for.")
+              help="Also start at this function: name, or Class.name.")  # fmt: skip
+@click.option("-I", "--include", multiple=True, metavar="FOLDER", help="Folder of .pxd files and headers.")
 @click.option("-X", "--directive", "directives", multiple=True, metavar="NAME=VALUE", callback=_to_directives,
               help="A directive of Cython that your build sets, such as cdivision=True.")  # fmt: skip
 @click.option("--as-run", is_flag=True, help="Compile with the directives of rtloop run, which switch checks off.")
-@click.option("--strict", is_flag=True, help="Fail, too, on calls that were not examined.")
+@click.option("--strict", is_flag=True, help="Also fail on calls that were not examined.")
 @click.option("--json", "as_json", is_flag=True, help="Print the reports as JSON.")
 def lint(
     files: tuple[Path, ...],
@@ -57,15 +57,15 @@ def lint(
     """Examine loops before they run: no GIL, no heap, no waiting.
 
     It reads the C that Cython makes of each file, and follows every call from the methods that a loop's thread calls.
-    Whatever there can take the GIL, count a reference, allocate, raise, wait or enter the kernel is reported with its
-    line, why it matters and what helps. Calls of functions whose source is out of reach are listed as not examined.
+    Code that can take the GIL, count a reference, allocate, raise, wait or enter the kernel is reported with its line,
+    why it matters and the fix. Calls of functions whose source was not read are listed as not examined.
 
-    To accept a finding, say why, on its line or the one above:
+    To accept a finding, give the reason on its line or the one above:
 
     \b
       # rtloop: allow pthread_mutex_lock: it inherits priority, and is held for 100 ns
 
-    Exit codes: 0 nothing found, 1 something found, 2 a file that cannot be examined, or none with a loop.
+    Exit codes: 0 nothing found, 1 something found, 2 a file cannot be examined, or no file has a loop.
 
     \b
     Examples:
@@ -110,7 +110,7 @@ def _exit_code(reports: list[LintReport], failed: int, strict: bool) -> int:
 
 
 def _follow(outcomes: Any, sources: list[Path], as_json: bool) -> Any:
-    """Show each report as it comes, and while Cython works, that it does."""
+    """Show each report as it comes, and progress while Cython works."""
     from rich.console import Console
 
     from rtloop.tools.lint.show import show_report
@@ -129,7 +129,7 @@ def _follow(outcomes: Any, sources: list[Path], as_json: bool) -> Any:
 
 
 class _Silent:
-    """No progress where nobody looks."""
+    """Progress that is not shown."""
 
     def __enter__(self) -> None:
         return None

@@ -1,4 +1,4 @@
-"""Reports of the lint on a terminal: by kind, so that why and how to fix it are said once."""
+"""Reports of the lint on a terminal, grouped by kind, so that each reason and fix appears once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _WIDTH = 100
 
 
 def show_report(console: Console, report: LintReport) -> None:
-    """Print what was found in one file, and the verdict last."""
+    """Print the findings in one file, and the verdict last."""
 
     def put(*parts: str | tuple[str, str]) -> None:
         console.print(Text.assemble(*parts), soft_wrap=True)
@@ -32,7 +32,7 @@ def show_report(console: Console, report: LintReport) -> None:
             _show_finding(put, finding)
         put(("  fix  ", "green"), group[0].fix, "\n")
     if report.not_examined:
-        put(("not examined", "bold yellow"), ": whether these calls are fit for the loop's thread is not known")
+        put(("not examined", "bold yellow"), ": it is not known whether these calls are safe on the loop's thread")
         for finding in report.not_examined:
             lines = ", ".join(_place(file, line) for file, line in finding.called_at[:4])
             more = len(finding.called_at) - 4
@@ -48,7 +48,7 @@ def show_report(console: Console, report: LintReport) -> None:
     places = {(finding.file, finding.line) for finding in report.findings}
     for file, line, text in report.hints:
         if (file, line) in places:
-            continue  # said above, and better
+            continue  # reported above in more detail
         put(("Cython", "bold"), " ", (_place(file, line), "cyan"), f"  {text}")
     for file, line, names in report.unused:
         put(("note", "bold"), " ", (_place(file, line), "cyan"), f"  nothing to accept here: allow {names}")
@@ -67,7 +67,7 @@ def _show_finding(put, finding: Finding) -> None:  # type: ignore[no-untyped-def
 
 
 def _place(file: str, line: int) -> str:
-    """Return a place as an editor or a terminal makes a link of it, relative where that is shorter."""
+    """Return a place in a form that editors and terminals link, relative if that is shorter."""
     return f"{min(file, os.path.relpath(file), key=len) if os.path.isabs(file) else file}:{line}"
 
 
@@ -75,7 +75,7 @@ def verdict(report: LintReport) -> Iterable[str | tuple[str, str]]:
     """Return the sentence that ends a report, as parts with styles."""
     if not report.functions:
         what = "no class in it is a subclass of RTLoop" if not report.loops else "its loops override nothing"
-        yield (f"{report.path}: nothing examined, for {what}", "yellow")
+        yield (f"{report.path}: nothing examined, because {what}", "yellow")
         return
     loops = ", ".join(report.loops) or "no loop"
     yield (f"{report.path}", "bold")

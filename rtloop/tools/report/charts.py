@@ -1,4 +1,4 @@
-"""The report's pictures: inline SVG, logarithmic axes, colours from the page's style sheet."""
+"""Pictures of the report: inline SVG, logarithmic axes, colours from the page's style sheet."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _short(ns: float) -> str:
 
 
 class _Log:
-    """A logarithmic scale from values to pixels, whose ends are whole steps of 1, 2, 5."""
+    """A logarithmic scale from values to pixels that ends at whole steps of 1, 2, 5."""
 
     def __init__(self, low: float, high: float, begin: float, end: float) -> None:
         low = max(low, 1e-3)
@@ -60,16 +60,16 @@ class _Log:
 
 
 def draw_histogram_chart(title: str, rows: Sequence[tuple[str, Histogram]], *, period: int = 0) -> Markup:
-    """Draw histograms over each other; of a single one the percentiles are marked.
+    """Draw histograms into one picture; a single one gets marks at its percentiles.
 
     Parameters
     ----------
     title : str
-        What is counted.
+        The quantity.
     rows : sequence of (str, Histogram)
         By label; empty ones are not drawn.
     period : int
-        ns; marked where it is within reach.
+        ns; marked if it is on the scale.
     """
     width, height, left, right, top, bottom = 480, 270, 62, 468, 44, 232
     drawn = [(number, label, histogram) for number, (label, histogram) in enumerate(rows) if histogram.count]
@@ -77,7 +77,7 @@ def draw_histogram_chart(title: str, rows: Sequence[tuple[str, Histogram]], *, p
         return _empty(title, width, 90)
     wide = [rebin(histogram) for _, _, histogram in drawn]
     longest = max(max(histogram.max, 1) for _, _, histogram in drawn)
-    # A short way beyond the greatest value, for its mark and for the period.
+    # Room beyond the greatest value for its mark and for the period.
     reach = period if period and longest * _FAR >= period else 0
     x = _Log(min(edges[0] for edges, _ in wide), max(longest * 1.02, reach), left, right)
     y = _Log(0.5, max(counts.max() for _, counts in wide) * 1.1, bottom, top)
@@ -85,7 +85,7 @@ def draw_histogram_chart(title: str, rows: Sequence[tuple[str, Histogram]], *, p
     if reach:
         parts.append(_vertical(x.at(period), top, bottom, "period", f"period {format_duration(period)}"))
     for (number, label, histogram), (edges, counts) in zip(drawn, wide, strict=True):
-        # The last wide bin may end beyond the greatest value there is.
+        # The last wide bin may end beyond the greatest value.
         edge, level = x(np.minimum(edges, max(longest * 1.02, 1))), y(np.where(counts > 0, counts, 0.5))
         path = f"M{edge[0]:.1f},{bottom}" + "".join(f"V{h:.1f}H{e:.1f}" for h, e in zip(level, edge[1:], strict=True))
         note = (
@@ -110,14 +110,14 @@ def _count_label(value: float) -> str:
 
 
 def _percentile_marks(histogram: Histogram, x: _Log, top: float, bottom: float) -> Iterable[Markup]:
-    """Mark the percentiles that the count supports; labels that would touch each other take turns in height."""
+    """Mark the percentiles that the count supports; labels that would touch alternate in height."""
     marks = [(f"{q:g} %", float(histogram.percentile(q))) for q in _MARKS if histogram.count * (100 - q) >= 100 - 1e-6]
     marks.append(("max", float(histogram.max)))
     last = [-1e9, -1e9]
     for label, ns in marks:
         at = x.at(max(ns, 1))
         row = 0 if at - last[0] >= 34 else 1
-        if at - last[row] < 34:  # no room in either: the line alone, its title tells
+        if at - last[row] < 34:  # no room in either row: only the line, with its title
             row = -1
         else:
             last[row] = at
@@ -141,9 +141,9 @@ def _percentile_marks(histogram: Histogram, x: _Log, top: float, bottom: float) 
 def envelope(
     t: NDArray[np.float64], values: NDArray[np.int64], columns: int, span: tuple[float, float]
 ) -> tuple[NDArray[np.intp], NDArray[np.int64], NDArray[np.int64]]:
-    """Return for each column of the picture that has a cycle its number, and the least and the greatest value in it.
+    """Return the number, the least and the greatest value of each column of the picture that has a cycle.
 
-    Nothing is averaged, and no value is left out: whatever the column's width, its worst cycle is its top.
+    Nothing is averaged or left out: whatever the column's width, its worst cycle is its top.
     """
     begin, end = span
     place = np.clip(((t - begin) / max(end - begin, 1e-12) * columns).astype(np.intp), 0, columns - 1)
@@ -170,17 +170,17 @@ def draw_time_line(
     Parameters
     ----------
     title : str
-        What is drawn.
+        The quantity.
     t : array of float
-        When, seconds.
+        Times, seconds.
     values : array of int
         ns.
     colour : int
-        Which of the runs it is.
+        Number of the run.
     period : int
-        ns; drawn as a line where given.
+        ns; drawn as a line if given.
     overruns, missed : array, optional
-        Which cycles ended late, and how many releases were dropped before each: marked above.
+        Cycles that ended late, and releases dropped before each cycle: marked above.
     """
     width, height, left, right, top, bottom = 760, 240, 62, 750, 48, 200
     if not len(values):
@@ -194,7 +194,7 @@ def draw_time_line(
     parts += _seconds(span, left, right, top, bottom)
     x = left + used * 2.0 + 1
     upper, lower = y(np.maximum(high, 1).astype(np.float64)), y(np.maximum(low, 1).astype(np.float64))
-    # A few cycles are dots that can be seen.
+    # A few cycles are drawn as visible dots.
     half = 3.0 if len(values) < 100 else 0.75
     path = "".join(f"M{at:.0f},{a - half:.1f}V{max(b, a) + half:.1f}" for at, a, b in zip(x, upper, lower, strict=True))
     parts.append(
@@ -237,7 +237,7 @@ def _events(
     span: tuple[float, float],
     left: int,
 ) -> Markup:
-    """Mark in one row where something happened, each column with its number of it."""
+    """Mark events in one row, each column with its count."""
     place = np.clip(((t - span[0]) / max(span[1] - span[0], 1e-12) * columns).astype(np.intp), 0, columns - 1)
     numbers = np.bincount(place, counts, columns)
     marks = [

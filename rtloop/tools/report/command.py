@@ -1,4 +1,4 @@
-"""``rtloop report``: everything about one run, or several side by side, on one page of HTML."""
+"""``rtloop report``: one run, or several side by side, on one page of HTML."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ __all__ = ["report"]
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN.npz...")
 @click.option("-o", "--output", metavar="FILE", default=None,
-              help="Where to; - is standard output. By default RUN.html in the current folder.")  # fmt: skip
+              help="File to write; - is standard output. By default RUN.html in the current folder.")  # fmt: skip
 @click.option(
-    "--worst", type=click.IntRange(0, 1000), default=10, show_default=True, help="How many worst cycles to list."
+    "--worst", type=click.IntRange(0, 1000), default=10, show_default=True, help="Number of worst cycles to list."
 )
 def report(runs: tuple[str, ...], output: str | None, worst: int) -> None:
     """Make a page of HTML of saved stats: stats.save("run.npz").
 
-    It holds what to look at, the figures, the histograms, the time line, the worst cycles, what the kernel granted,
-    the settings, and facts of the machine. It is one file that loads nothing else and runs no script: it can be mailed,
-    archived and printed. Several runs are laid side by side. A FILE that exists is replaced, as a whole.
+    It shows the findings, the figures, the histograms, the time line, the worst cycles, the grants, the settings and
+    facts of the machine. The page is one file that loads nothing else and runs no script: it can be mailed, archived
+    and printed. Several runs are shown side by side. An existing FILE is replaced as a whole.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""HTML and SVG made of elements: every text and attribute is escaped, and there is no way around it by mistake."""
+"""HTML and SVG made of elements; every text and attribute is escaped."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 __all__ = ["Markup", "join", "tag", "text"]
 
 _VOID = {"meta", "br", "rect", "line", "path", "circle", "polygon"}
-# What HTML cannot hold, and what would turn the direction of the text around it.
+# Characters that HTML cannot hold, and those that change the direction of text.
 _UNPRINTABLE = dict.fromkeys(
     (*range(9), 11, 12, *range(14, 32), *range(127, 160), *range(8234, 8239), *range(8294, 8298)), "�"
 )
 
 
 class Markup(str):
-    """Text that is markup already: only :func:`tag`, :func:`text` and :func:`join` make it."""
+    """Text that is already markup: only :func:`tag`, :func:`text` and :func:`join` make it."""
 
     __slots__ = ()
 
@@ -29,7 +29,7 @@ def text(value: Any) -> Markup:
 
 
 def join(*parts: Any) -> Markup:
-    """Put texts and elements after each other; None is nothing."""
+    """Concatenate texts and elements; None is skipped."""
     return Markup("".join(text(part) for part in parts if part is not None))
 
 
@@ -41,7 +41,7 @@ def tag(name: str, /, *children: Any, **attributes: Any) -> Markup:
     name : str
         Its name.
     *children : object
-        Markup as it is, all else as text, escaped; None is nothing.
+        Markup is kept, anything else is escaped as text; None is skipped.
     **attributes : object
         Its attributes; ``class_`` means class, ``_`` within a name is ``-``. None leaves one out.
     """

@@ -1,4 +1,4 @@
-"""The page of ``rtloop report``: its sections, of one run or of several side by side."""
+"""Page of ``rtloop report``: its sections, for one run or several side by side."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["make_page"]
 
-#: Nothing may be loaded and no script may run, whatever a file has in it: besides the escaping, the browser sees to it.
+#: The browser, too, prevents loading and scripts, whatever a file contains.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 _TITLES = {name: label for name, label, _ in ROWS}
 
@@ -34,14 +34,14 @@ def make_page(runs: Sequence[Run], *, worst: int = 10) -> str:
     Parameters
     ----------
     runs : sequence of Run
-        One is shown by itself, several beside each other.
+        One run, or several to be shown side by side.
     worst : int
-        How many worst cycles of each to list.
+        Number of worst cycles to list for each.
     """
     from rtloop import __version__
 
     names = ", ".join(run.label for run in runs)
-    heading = f"{runs[0].label}: what the loop did" if len(runs) == 1 else f"{len(runs)} runs side by side"
+    heading = f"{runs[0].label}: timing of the run" if len(runs) == 1 else f"{len(runs)} runs side by side"
     body = _one(runs[0], worst) if len(runs) == 1 else _several(runs, worst)
     foot = tag(
         "footer", f"Made by rtloop {__version__} from saved stats. Durations are in the unit written; 1 us = 1000 ns."
@@ -77,8 +77,8 @@ def _several(runs: Sequence[Run], worst: int) -> Iterable[Markup]:
         _comparison(runs, heads),
         tag(
             "p",
-            "The least duration of a row is in bold type, unless a run is simulated. Counters are of runs that may"
-            " differ in length.",
+            "The least duration of a row is bold, unless a run is simulated. The runs may differ in length, and so"
+            " may their counters.",
             class_="note",
         ),
     )
@@ -106,7 +106,7 @@ def _details(run: Run, worst: int) -> Iterable[Markup]:
         yield _section("Worst cycles", _worst_cycles(stats, worst))
     if stats.guard:
         yield _section("Guards", tag("p", f"{stats.guard_sentence}."), *_violations(stats.guard))
-    yield _section("Grants: what was asked of the kernel, and what it gave", _grants(stats))
+    yield _section("Grants: requests to the kernel, and its answers", _grants(stats))
     yield _section("Settings", _pairs({key: _with_unit(key, value) for key, value in stats.settings.items()}))
     yield _section("Machine", _pairs(stats.host))
 
@@ -114,7 +114,7 @@ def _details(run: Run, worst: int) -> Iterable[Markup]:
 _READING = tag(
     "p",
     "Both axes are logarithmic: a single cycle is as easy to see as a thousand. A triangle marks each greatest value."
-    " What lies far to the right of the bulk is what a deadline has to allow for.",
+    " A deadline has to allow for the values far to the right of the bulk.",
     class_="note",
 )
 
@@ -124,7 +124,7 @@ def _section(title: str, *parts: Any) -> Markup:
 
 
 def _scroll(*parts: Any) -> Markup:
-    """Let what is wider than the screen be moved by itself, and not the page."""
+    """Make wide content scroll by itself instead of the page."""
     return tag("div", *parts, class_="scroll")
 
 
@@ -198,7 +198,7 @@ def _value(value: Any) -> str:
 
 
 def _with_unit(key: str, value: Any) -> Any:
-    """Write a setting in nanoseconds as a person reads it."""
+    """Format a setting in nanoseconds."""
     if key.endswith("_ns") and isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,} ({format_duration(value)})" if value else "0"
     return value
@@ -277,8 +277,8 @@ def _duration(ns: int) -> str:
 
 def _grants(stats: Stats) -> Markup:
     if not stats.grants:
-        return tag("p", "None: the loop was not started, or these are of a simulation.", class_="note")
-    head = ("", "asked for", "granted", "", "how it was read back, or why not; how to get it")
+        return tag("p", "None: the loop was not started, or was simulated.", class_="note")
+    head = ("", "asked for", "granted", "", "how it was read back, or the cause; the fix")
     rows = []
     for grant in stats.grants:
         fix = tag("pre", grant.fix) if grant.fix else None
@@ -291,7 +291,7 @@ def _grants(stats: Stats) -> Markup:
 
 
 def _comparison(runs: Sequence[Run], heads: Sequence[Markup]) -> Markup:
-    """Lay the figures that matter beside each other."""
+    """Make a table of the main figures, side by side."""
     counters = (("cycles", "cycles"), ("overruns", "overruns"), ("missed", "missed releases"), ("late", "late cycles"))
     rows = [tag("tr", tag("th", "run"), *heads)]
     for name, label in counters:

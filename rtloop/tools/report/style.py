@@ -1,10 +1,10 @@
-"""The style sheet of ``rtloop report``: light, dark, narrow and printed."""
+"""Style sheet of ``rtloop report``: light, dark, narrow and printed."""
 
 from __future__ import annotations
 
 __all__ = ["STYLE"]
 
-# The runs' colours are Okabe and Ito's, which the colour-blind can tell apart; lighter ones on black.
+# The runs' colours are Okabe and Ito's, which colour-blind readers can distinguish; lighter ones on black.
 STYLE = """
 :root { --text:#1b1f24; --dim:#57606a; --page:#ffffff; --line:#d8dee4; --soft:#f6f8fa; --bad:#b3261e; --good:#1a7f37;
   --note:#7a5b00; --c0:#0072B2; --c1:#C04F00; --c2:#00805C; --c3:#B04A86; --c4:#A86F00; --c5:#2A7FB0; }

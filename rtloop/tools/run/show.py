@@ -1,4 +1,4 @@
-"""What ``rtloop run`` shows: a line that lives while the loop runs, and errors with the lines of the user's code."""
+"""Output of ``rtloop run``: a live line while the loop runs, and errors with the user's lines of code."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ if TYPE_CHECKING:
 __all__ = ["LiveLine", "describe_exception", "describe_progress", "user_frames"]
 
 _INTERVAL_S = 0.25
-#: Drawing needs the GIL, and so does a step in Python.
+#: Drawing takes the GIL, which a step in Python needs.
 _GIL_INTERVAL_S = 1.0
-#: A narrower terminal gets the figures that matter most.
+#: A narrower terminal gets only the main figures.
 _WIDE = 100
 _PACKAGE = str(Path(__file__).resolve().parents[2])
 
 
 class LiveLine:
-    """A line on the terminal, drawn by a thread of its own, with the figures so far; nothing where there is none.
+    """Live line with the figures so far, drawn by its own thread; nothing without a terminal.
 
     Parameters
     ----------
     console : rich.console.Console
-        Where to draw.
+        Console to draw on.
     loop : RTLoop
-        The loop; its statistics are read without its noticing.
+        The loop; reading its statistics does not disturb it.
     seconds : float or None
-        How long it will run; None: until somebody stops it.
+        Duration of the run; None: until it is stopped.
     """
 
     def __init__(self, console: Console, loop: RTLoop, seconds: float | None) -> None:
@@ -45,7 +45,7 @@ class LiveLine:
         self._thread: threading.Thread | None = None
         self._console = console
         if console.is_terminal and (seconds is None or seconds > 1):
-            # A daemon: whatever becomes of the main thread, this one keeps nobody waiting.
+            # A daemon thread does not delay the process's exit.
             self._thread = threading.Thread(target=self._draw, name="rtloop-live", daemon=True)
 
     def __enter__(self) -> LiveLine:
@@ -84,7 +84,7 @@ class LiveLine:
 
 
 def describe_progress(stats: Stats, is_brief: bool = False) -> str:
-    """Return the figures so far, as markup of rich, as short as a line is."""
+    """Return the figures so far as rich markup, short enough for a line."""
     parts = [f"{stats.cycles:,} cycles"]
     if stats.latency.count and not stats.is_simulated:
         median = "" if is_brief else f"latency {format_duration(stats.latency.percentile(50), 1)}, "
@@ -99,14 +99,14 @@ def describe_progress(stats: Stats, is_brief: bool = False) -> str:
 
 
 def user_frames(error: BaseException) -> list[traceback.FrameSummary]:
-    """Return where an exception has been in code that is not rtloop's."""
+    """Return the frames of an exception that are not in rtloop's own code."""
     frames = traceback.extract_tb(error.__traceback__)
-    # Frames of the package's compiled modules have names without the folder that it is installed in.
+    # Frames of rtloop's compiled modules have names without its installation folder.
     return [frame for frame in frames if not frame.filename.startswith((_PACKAGE, "<frozen", "rtloop/"))]
 
 
 def describe_exception(error: BaseException) -> str:
-    """Write what the user's code has raised, with the way through that code alone."""
+    """Format an exception of the user's code, with the frames of that code only."""
     lines = traceback.format_list(user_frames(error))
     text = "".join(traceback.format_exception_only(error)).rstrip()
     return ("Traceback (most recent call last):\n" + "".join(lines) if lines else "") + text

@@ -1,4 +1,4 @@
-"""What ``rtloop run`` was asked to run: a class or a function, found in a file or a module, and made into a loop."""
+"""Target of ``rtloop run``: a class or a function, found in a file or a module, and made into a loop."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ _UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
 
 
 class TargetError(RtloopError):
-    """The command line names what is not there, or what cannot be run: exit code 2."""
+    """The target of the command line does not exist or cannot be run: exit code 2."""
 
 
 class Target(NamedTuple):
-    """What is to be run.
+    """Class or function to run.
 
     Attributes
     ----------
@@ -46,11 +46,11 @@ class Target(NamedTuple):
     name : str
         Its name.
     module : module
-        Where it is from.
+        Its module.
     source : pathlib.Path or None
-        The file that was given.
+        The file on the command line.
     built : Built or None
-        What the build of a .pyx gave.
+        Result of building a .pyx.
     """
 
     thing: Any
@@ -60,8 +60,14 @@ class Target(NamedTuple):
     built: Built | None
 
 
+class Name(str):
+    """Text of ``-p`` without quotes that could be the name of an object in the target's file."""
+
+    __slots__ = ()
+
+
 def parse_value(text: str) -> Any:
-    """Read a value from the command line: a Python literal, true, false, none, inf, or else text."""
+    """Read a value from the command line: a Python literal, true, false, none, inf, a `Name`, or else text."""
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]
     for read in (ast.literal_eval, float):
@@ -69,18 +75,18 @@ def parse_value(text: str) -> Any:
             return read(text)
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             continue
-    return text
+    return Name(text) if text.isidentifier() else text
 
 
-def find_target(text: str, *, force: bool = False) -> Target:
-    """Find what ``FILE.pyx:CLASS``, ``FILE.py:NAME`` or ``MODULE:NAME`` means; a .pyx is compiled.
+def find_target(text: str, *, force: bool = False, include: Sequence[str] = (), flags: Sequence[str] = ()) -> Target:
+    """Find the target of ``FILE.pyx:CLASS``, ``FILE.py:NAME`` or ``MODULE:NAME``; a .pyx is compiled.
 
     Raises
     ------
     TargetError
-        Where there is no such thing, or more than one where no name was given.
+        If it does not exist, or is ambiguous without a name.
     BuildError
-        Where it does not compile.
+        If it does not compile.
     """
     where, colon, name = (text, "", "") if Path(text).exists() else text.rpartition(":")
     if not colon:
@@ -92,17 +98,17 @@ def find_target(text: str, *, force: bool = False) -> Target:
             raise TargetError(f"there is no file {where}{_near_file(path)}")
         folder = str(path.resolve().parent)
         if folder not in sys.path:
-            sys.path.insert(0, folder)  # as python does for the script that it is given
+            sys.path.insert(0, folder)  # as python does for a script
         if path.suffix == ".pyx":
             from rtloop.compiler.build import build_module
 
-            built = build_module(path, force=force)
+            built = build_module(path, force=force, include=include, flags=flags)
             module = built.module
         else:
             module = _load(path)
     else:
         if not all(part.isidentifier() for part in where.split(".")):
-            raise TargetError(f"{where!r} is no .pyx, no .py, and no module's name: give FILE.pyx:CLASS, for example")
+            raise TargetError(f"{where!r} is not a .pyx, a .py or a module's name: give FILE.pyx:CLASS, for example")
         if "" not in sys.path:
             sys.path.insert(0, "")
         try:
@@ -124,7 +130,7 @@ def find_target(text: str, *, force: bool = False) -> Target:
 
 
 def _load(path: Path) -> ModuleType:
-    """Import a file of Python under its own name, where that is free."""
+    """Import a Python file under its own name, if that is free."""
     name = path.stem if path.stem not in sys.modules else f"_rtloop_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path.resolve())
     assert spec is not None
@@ -151,7 +157,7 @@ def _is_loop_class(thing: object) -> bool:
 
 
 def _is_compiled(thing: object) -> bool:
-    """Whether it is a compiled function in one of the forms that FunctionLoop takes."""
+    """Return whether it is a compiled function in one of the forms that FunctionLoop takes."""
     root, kind = type(thing).__module__.partition(".")[0], type(thing).__name__
     if root in ("numba", "scipy"):
         return hasattr(thing, "address") or hasattr(thing, "function")
@@ -159,19 +165,21 @@ def _is_compiled(thing: object) -> bool:
 
 
 def _candidates(module: ModuleType, *, every: bool = False) -> list[str]:
-    """Return the names of what can be run: loop classes, else compiled functions, else functions of Python."""
+    """Return the names that can be run: loop classes, else compiled functions, Python functions, callable classes."""
     own = {name: thing for name, thing in vars(module).items() if not name.startswith("_")}
     classes = [n for n, x in own.items() if _is_loop_class(x) and x.__module__ == module.__name__]
     compiled = [n for n, x in own.items() if _is_compiled(x) and not isinstance(x, type)]
     python = [n for n, x in own.items() if inspect.isfunction(x) and x.__module__ == module.__name__]
-    return classes + compiled + python if every else classes or compiled or python
+    kinds = {n: x for n, x in own.items() if isinstance(x, type) and x.__module__ == module.__name__}
+    callables = [n for n, x in kinds.items() if not _is_loop_class(x) and _has_call(x)]
+    return classes + compiled + python + callables if every else classes or compiled or python or callables
 
 
 def _listing(module: ModuleType) -> str:
     names = _candidates(module, every=True)
     if names:
         return f"there {'is' if len(names) == 1 else 'are'} {', '.join(names)}"
-    return "there is nothing in it that can be run: no subclass of RTLoop, and no function"
+    return "there is nothing in it that can be run: no subclass of RTLoop, no function, and no callable class"
 
 
 def _only_one(module: ModuleType, where: str) -> str:
@@ -179,7 +187,9 @@ def _only_one(module: ModuleType, where: str) -> str:
     if len(names) == 1:
         return names[0]
     if not names:
-        raise TargetError(f"{where} has nothing that can be run: no subclass of RTLoop, and no function")
+        raise TargetError(
+            f"{where} has nothing that can be run: no subclass of RTLoop, no function, and no class with __call__"
+        )
     raise TargetError(f"{where} has several: {', '.join(names)}; say which one, {where}:{names[0]} for example")
 
 
@@ -191,24 +201,25 @@ def make_loop(
     Parameters
     ----------
     target : Target
-        What is to be run.
+        Class or function to run.
     period_ns : int
         The period.
     settings : mapping
         Keywords of RTLoop, asked for by name.
     defaults : mapping
-        Further ones, which a class need not take.
+        Further keywords, which a class may refuse.
     given : mapping
-        What ``-p`` has: keywords of the class, or attributes of the loop.
+        Values of ``-p``: keywords of the class, or attributes of the loop.
 
     Raises
     ------
     TargetError
-        Where it cannot be run, or does not take what was given.
+        If it cannot be run, or does not take what was given.
     """
     thing = target.thing
+    given = {name: _resolve(target, name, value) for name, value in given.items()}
     if isinstance(thing, RTLoop):
-        raise TargetError(f"{target.name} is a loop that is made already: name its class, or the function that it runs")
+        raise TargetError(f"{target.name} is a loop object: name its class, or the function that it runs")
     if _is_loop_class(thing):
         return _make_class(target, period_ns, settings, defaults, given)
     known = make_settings.__kwdefaults__ or {}
@@ -223,7 +234,7 @@ def make_loop(
     data = rest.pop("data", None)
     if rest:
         raise TargetError(
-            f"{target.name} is a compiled function, and takes no {next(iter(rest))!r}: give it its data, -p data=NAME, "
+            f"{target.name} is a compiled function, which does not take {next(iter(rest))!r}: pass data, -p data=NAME, "
             "with the name of an array in the same file"
         )
     if isinstance(data, str):
@@ -236,8 +247,22 @@ def make_loop(
         raise TargetError(f"{target.name} cannot be run: {error}") from None
 
 
+def _resolve(target: Target, name: str, value: Any) -> Any:
+    """Return the object of the target's file that a value names, a class instantiated; any other value as it is."""
+    if not isinstance(value, Name):
+        return value
+    is_ours = name not in (make_settings.__kwdefaults__ or {}) and not value.startswith("_")
+    found = vars(target.module).get(value) if is_ours else None
+    if not isinstance(found, type):
+        return str(value) if found is None else found
+    try:
+        return found()
+    except TypeError as error:
+        raise TargetError(f"{name}={value}: {value}() cannot be made: {error}") from None
+
+
 def _is_python(thing: object) -> bool:
-    """Whether it is Python code, which PyLoop runs; of what else can be called FunctionLoop says what is wrong."""
+    """Return whether it is Python code, which PyLoop runs; FunctionLoop explains any other callable's fault."""
     if isinstance(thing, type):
         return True
     if inspect.isfunction(thing) or inspect.ismethod(thing) or isinstance(thing, functools.partial):
@@ -246,16 +271,16 @@ def _is_python(thing: object) -> bool:
 
 
 def _has_call(kind: type) -> bool:
-    """Whether its objects can be called, by a method in Python."""
+    """Return whether its objects have a __call__ written in Python."""
     return any(inspect.isfunction(vars(base).get("__call__")) for base in kind.__mro__)
 
 
 def _bind(target: Target, given: dict[str, Any]) -> Any:
-    """Give a function of Python, or the constructor of a class that can be called, its keywords."""
+    """Bind keywords to a Python function, or to the constructor of a callable class."""
     thing = target.thing
     if isinstance(thing, type) and not _has_call(thing):
         raise TargetError(
-            f"{target.name} is a class that is neither a subclass of RTLoop nor can be called with a cycle: "
+            f"{target.name} is a class that is neither a subclass of RTLoop nor callable with a cycle: "
             "derive it from RTLoop in a .pyx, or give it a method __call__(self, cycle)"
         )
     takes = inspect.signature(thing)
@@ -273,9 +298,9 @@ def _bind(target: Target, given: dict[str, Any]) -> Any:
 def _make_class(
     target: Target, period_ns: int, settings: Mapping[str, Any], defaults: Mapping[str, Any], given: Mapping[str, Any]
 ) -> RTLoop:
-    """Call the class; what its constructor does not take is set as an attribute, where there is such a one."""
+    """Call the class; set as attributes what its constructor does not take."""
     first = re.search(r"(\w+)\s*(?::[^=]*)?(=|$)", _constructor(target).partition(",")[0])
-    if first and first[2] and first[1] not in ("period", "rate"):  # else a gain of a million, for 1 ms
+    if first and first[2] and first[1] not in ("period", "rate"):  # else 1 ms would become a gain of a million
         raise TargetError(
             f"{target.name} cannot be made: its __init__ takes {first[1]} first, where the period goes: write "
             f"'def __init__(self, period, *, {first[1]}=..., **settings)' and 'super().__init__(period, **settings)'"
@@ -298,40 +323,40 @@ def _make_class(
                 continue
             if name not in given:
                 raise TargetError(
-                    f"{target.name} does not take {name}={value!r}, for its __init__ does not hand it on: write "
+                    f"{target.name} does not take {name}={value!r}, because its __init__ does not pass it on: write "
                     "'def __init__(self, period, *, ..., **settings)' and 'super().__init__(period, **settings)'"
                 ) from None
             if name not in _attributes(target.thing):
                 near = get_close_matches(name, _names(target), 1)
                 hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise TargetError(f"{target.name} takes no {name!r}{hint}{_takes(target)}") from None
+                raise TargetError(f"{target.name} does not take {name!r}{hint}{_takes(target)}") from None
             attributes[name] = value
     if loop.settings.period_ns != period_ns:
         raise TargetError(
             f"{target.name} is a loop of {format_rate(loop.settings.period_ns)}, not of the {format_rate(period_ns)} "
-            "that it was given: its __init__ must hand the period on, 'super().__init__(period, **settings)'"
+            "that it was given: its __init__ must pass the period on, 'super().__init__(period, **settings)'"
         )
     for name, value in attributes.items():
         try:
             setattr(loop, name, value)
         except (TypeError, ValueError, OverflowError, AttributeError) as error:
-            why = "it can only be read" if "not writable" in str(error) else str(error)
+            why = "it is read-only" if "not writable" in str(error) else str(error)
             raise TargetError(f"{target.name}.{name} cannot be {value!r}: {why}") from None
     return loop
 
 
 def _unmade(target: Target, error: TypeError) -> Exception:
-    """Return what to raise where a constructor has failed: the error itself, if the user's code has raised it."""
+    """Return the exception for a failed constructor: the error itself, if the user's code raised it."""
     frames, text = user_frames(error), str(error)
-    # What is wrong with the arguments Cython reports in the line of the def.
+    # Cython reports wrong arguments in the line of the def.
     if frames and not text.startswith("__init__()") and not (frames[-1].line or "").lstrip().startswith("def __init__"):
         return error
     if "positional argument" in text:
         return TargetError(
             f"{target.name} cannot be made: its __init__ must take the period first, "
-            "'def __init__(self, period, *, ..., **settings)', and hand it on to super().__init__"
+            "'def __init__(self, period, *, ..., **settings)', and pass it on to super().__init__"
         )
-    # What RTLoop itself has to say of a class is not about its arguments.
+    # RTLoop's own error about a class does not concern its arguments.
     takes = "" if "Python method" in text else _takes(target)
     return TargetError(f"{target.name} cannot be made: {text}{takes}")
 
@@ -348,7 +373,7 @@ def _attributes(kind: type) -> list[str]:
 
 
 def _constructor(target: Target) -> str:
-    """Return what the constructor takes, as the source has it; empty where it has none of its own, or is not known."""
+    """Return the constructor's parameters as the source has them; empty if it has none or is unknown."""
     kind = target.thing
     init = vars(kind).get("__init__")
     if inspect.isfunction(init):
@@ -361,7 +386,7 @@ def _constructor(target: Target) -> str:
 
 
 def _code(target: Target) -> str:
-    """Return the source of a class; empty where it is not known."""
+    """Return the source of a class; empty if it is not known."""
     text = target.source.read_text(encoding="utf-8", errors="replace") if target.source else ""
     head = rf"^(?:cdef )?class {target.thing.__name__}\b"
     match = re.search(rf"{head}.*?(?=^[^\s#)]|\Z)", text, re.MULTILINE | re.DOTALL)
@@ -369,7 +394,7 @@ def _code(target: Target) -> str:
 
 
 def has_no_step(target: Target) -> bool:
-    """Whether a class of a .pyx, derived from RTLoop itself, has forgotten its step, or misspelt it."""
+    """Return whether a class of a .pyx, derived directly from RTLoop, lacks a step or misspells it."""
     if target.built is None or not _is_loop_class(target.thing) or target.thing.__base__ is not RTLoop:
         return False
     code = _code(target)
@@ -382,7 +407,7 @@ def _names(target: Target) -> Sequence[str]:
 
 
 def _takes(target: Target) -> str:
-    """Say what a class takes, in lines of their own."""
+    """Return the keywords and attributes of a class, a line for each kind."""
     lines = []
     if constructor := _constructor(target):
         lines.append(f"  constructor  {target.name}({constructor})")

@@ -1,1 +1,1 @@
-"""rtloop top: watch the loops that run."""
+"""rtloop top: watch running loops."""

@@ -1,4 +1,4 @@
-"""The screen of ``rtloop top``: a table of all loops, and a view of one."""
+"""Screen of ``rtloop top``: a table of all loops, and a view of one."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 __all__ = ["TopApp"]
 
-#: How many of the last cycles the view of one loop looks at.
+#: Number of last cycles that the view of one loop shows.
 _RECORDS = 4096
 _INTERVALS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 _BAR_HEIGHT = 7
-#: What makes sense where the table is.
+#: Actions that only apply to the table.
 _TABLE_ACTIONS = ("sort_by", "sort_head", "turn_round", "move")
 
 _KEYS = (
@@ -35,12 +35,12 @@ _KEYS = (
     ("< >", "sort by the column to the left, or to the right"),
     ("N P", "sort by name, by process"),
     ("L M O", "sort by greatest latency, by missed releases, by overruns"),
-    ("R, I", "turn the order round"),
-    ("p, Space", "stop and go on; the loops run on in any case"),
+    ("R, I", "reverse the order"),
+    ("p, Space", "pause and resume the screen; the loops run on"),
     ("+ -", "refresh less often, more often"),
     ("r, Ctrl+L", "refresh now"),
     ("h, ?, F1", "this help"),
-    ("q, F10, Ctrl+C", "the end"),
+    ("q, F10, Ctrl+C", "quit"),
 )
 
 
@@ -108,11 +108,11 @@ class LoopScreen(Screen[None]):
         yield Footer()
 
     def on_mount(self) -> None:
-        """Show what is known already."""
+        """Show the present figures."""
         self.call_after_refresh(self._draw)
 
     def on_resize(self) -> None:
-        """Draw to the new width."""
+        """Redraw for the new width."""
         self._draw()
 
     def show(self, sample: Sample, *, is_paused: bool) -> None:
@@ -214,7 +214,7 @@ class TopApp(App[None]):
         yield Footer()
 
     async def on_mount(self) -> None:
-        """Look for the first time."""
+        """Take the first sample."""
         self._table.fixed_columns = 1
         self._restart_timer()
         await self._refresh()
@@ -224,7 +224,7 @@ class TopApp(App[None]):
         self._show()
 
     def on_unmount(self) -> None:
-        """Let go of the loops."""
+        """Close the readers."""
         self._sampler.close()
 
     @property
@@ -241,7 +241,7 @@ class TopApp(App[None]):
             await self._refresh()
 
     async def _refresh(self) -> None:
-        """Sample on another thread, for looking through /proc may take a while, and show what there is."""
+        """Sample on another thread, because searching /proc may take long, and show the result."""
         if self._busy.locked():
             return  # the machine is slower than the interval
         async with self._busy:
@@ -308,7 +308,7 @@ class TopApp(App[None]):
         return table.coordinate_to_cell_key(table.cursor_coordinate).row_key.value
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Offer in the view of one loop only what does something there."""
+        """Disable in the view of one loop the actions that have no effect there."""
         return action not in _TABLE_ACTIONS or len(self.screen_stack) == 1
 
     async def on_data_table_row_selected(self) -> None:
@@ -330,7 +330,7 @@ class TopApp(App[None]):
             self.push_screen(HelpScreen())
 
     def action_pause(self) -> None:
-        """Stop, or go on."""
+        """Pause, or resume."""
         self.is_paused = not self.is_paused
         self._show()
 
@@ -340,13 +340,13 @@ class TopApp(App[None]):
         self._show()
 
     def action_sort_head(self, head: str) -> None:
-        """Sort by a column; figures that one looks for because they are great begin with the greatest."""
+        """Sort by a column; figures that matter when they are great begin with the greatest."""
         self.sort_column = next(i for i, column in enumerate(COLUMNS) if column.head == head)
         self.is_reversed = head not in ("NAME", "PID")
         self._show()
 
     def action_turn_round(self) -> None:
-        """Turn the order round."""
+        """Reverse the order."""
         self.is_reversed = not self.is_reversed
         self._show()
 
@@ -363,7 +363,7 @@ class TopApp(App[None]):
         self._show_status()
 
     async def action_refresh_now(self) -> None:
-        """Look again now, also while paused."""
+        """Sample now, also while paused."""
         await self._refresh()
 
     def action_move(self, step: int) -> None:

@@ -1,4 +1,4 @@
-"""``rtloop top``: all running real-time loops of this machine, live."""
+"""``rtloop top``: running real-time loops, live."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rtloop.tools.options import to_duration
+from rtloop.tools.options import as_json_option, config_option, to_duration
 
 if TYPE_CHECKING:
     from rtloop.tools.top.data import Sample, Sampler
@@ -20,30 +20,30 @@ __all__ = ["make_document", "top"]
 @click.command()
 @click.option(
     "--interval", metavar="DURATION", callback=to_duration, default="1s", show_default=True,
-    help="How often the screen is brought up to date; from 0.1s.",
+    help="Time between two refreshes; at least 0.1s.",
 )  # fmt: skip
 @click.option("--pid", type=click.IntRange(1), help="Only the loops of this process.")
 @click.option("--name", help="Only the loops of this name.")
 @click.option(
     "--zenoh", "keys", is_flag=False, flag_value="rtloop/**", metavar="[KEYS]",
-    help="The loops of all hosts that have a bridge, instead of this machine's; of those whose keys match.",
+    help="Show the loops of all hosts whose bridges' keys match, instead of this machine's.",
 )  # fmt: skip
-@click.option("--config", type=click.Path(exists=True, dir_okay=False), help="Zenoh's configuration, JSON5 or YAML.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document with all figures, and end.")
+@config_option
+@as_json_option("with all figures, and exit")
 def top(interval: int, pid: int | None, name: str | None, keys: str | None, config: str | None, as_json: bool) -> None:
     """Show all running loops of this machine, or with --zenoh of all hosts, live.
 
-    A loop needs nothing to be seen, and does not notice. Seen are the loops of your own processes; as root, all. Enter
+    A loop needs no preparation, and is not disturbed. You see the loops of your own processes; root sees all. Enter
     shows one loop: its histograms and the time line of its last cycles. h lists the keys.
 
-    Where the output is no terminal the table is printed once, without the figures of the last refresh.
+    If the output is not a terminal, the table is printed once, without the figures since the last refresh.
     """
     from rtloop.tools.top.data import Sampler
 
     if keys is None and config is not None:
-        raise click.UsageError("--config is of --zenoh")
+        raise click.UsageError("--config belongs to --zenoh: give --zenoh KEYS as well")
     if keys is not None and pid is not None:
-        raise click.UsageError("--pid is of this machine; --zenoh goes with --name")
+        raise click.UsageError("--pid selects a process of this machine: with --zenoh use --name")
     if interval < 100_000_000:
         raise click.BadParameter("must be at least 0.1s", param_hint="--interval")
     sampler = Sampler(pid, name)
@@ -91,8 +91,8 @@ def _print_table(sample: Sample, sampler: Sampler) -> None:
 
     from rtloop.tools.top.view import make_table, notes
 
-    width = None if sys.stdout.isatty() else 200  # a file is not to be cut at 80 columns
+    width = None if sys.stdout.isatty() else 200  # the table in a file is not cut at 80 columns
     Console(width=width, markup=False).print(make_table(sample.rows) if sample.rows else sampler.describe_none())
     for line in notes(sample):
         print(line, file=sys.stderr)
-    print("This is no terminal: the table was printed once. For programs there is --json.", file=sys.stderr)
+    print("The output is not a terminal, so the table was printed once. Programs read --json.", file=sys.stderr)

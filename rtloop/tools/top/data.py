@@ -1,4 +1,4 @@
-"""What ``rtloop top`` shows: the running loops, sampled again and again, with what happened between two samples."""
+"""Data of ``rtloop top``: the running loops, sampled repeatedly, and their changes between two samples."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ __all__ = ["Row", "Sample", "Sampler", "changes", "difference", "was_reset"]
 
 @dataclass(frozen=True)
 class Row:
-    """One loop at one moment: since its start, or the last reset of its statistics, and since the sample before.
+    """One loop at one moment: its figures since the start or the last reset, and since the sample before.
 
     Attributes
     ----------
     seconds : float or None
-        Between the two samples; None where there is no earlier one.
+        Between the two samples; None without an earlier one.
     cycles, missed, overruns : int
         Since the sample before.
     latency, execution : Histogram
@@ -45,7 +45,7 @@ class Row:
 
     @property
     def key(self) -> str:
-        """What tells one loop from another."""
+        """Key that identifies the loop."""
         return f"{self.reader.pid}:{self.reader.file.inode}"
 
     @property
@@ -66,7 +66,7 @@ class Row:
 
     @property
     def cpus(self) -> str:
-        """Where the loop may run: its CPUs, or ``any`` and the one where it ran last."""
+        """CPUs that the loop may run on, or ``any`` and the one that it ran on last."""
         for grant in self.stats.grants:
             if grant.name == "cpu":
                 return str(grant.granted)
@@ -74,7 +74,7 @@ class Row:
 
     @property
     def faults(self) -> int | None:
-        """Page faults of both kinds since the warm-up; None where they cannot be told."""
+        """Page faults of both kinds since the warm-up; None if unknown."""
         minor, major = self.stats.page_faults
         return None if minor is None or major is None else minor + major
 
@@ -97,7 +97,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Sample:
-    """All loops at one moment, and what could not be read."""
+    """All loops at one moment, and those that could not be read."""
 
     rows: list[Row] = field(default_factory=list)
     denied: int = 0
@@ -105,7 +105,7 @@ class Sample:
 
 
 class Sampler:
-    """Keeps the readers of the running loops; those that end are dropped, and those that begin are found.
+    """Readers of all running loops: finds new loops, and drops those that have ended.
 
     Parameters
     ----------
@@ -119,14 +119,14 @@ class Sampler:
         self._before: dict[BlockFile, tuple[float, Stats]] = {}
 
     def sample(self, *, records: int = 0, records_of: str | None = None) -> Sample:
-        """Look at all loops once.
+        """Sample all loops once.
 
         Parameters
         ----------
         records : int
-            How many of the last cycles to copy.
+            Number of last cycles to copy.
         records_of : str, optional
-            The key of the row whose records they are; those of all rows by default.
+            The key of the row whose cycles to copy; all rows by default.
         """
         found = scan(self._pid, known=self._readers.keys())
         for reader in found.loops:
@@ -151,7 +151,7 @@ class Sampler:
         return Sample(rows, len(found.denied), faulty)
 
     def describe_none(self) -> str:
-        """Say that no loop runs, of those that were asked for."""
+        """Return the sentence that no such loop runs."""
         asked = [f"of the name {self._name!r}"] if self._name is not None else []
         asked += [f"in process {self._pid}"] if self._pid is not None else []
         return f"No loop {' '.join([*asked, 'runs'])}."
@@ -172,13 +172,13 @@ class Sampler:
         self._readers.pop(file).close()
 
     def close(self) -> None:
-        """Let go of all loops."""
+        """Close all readers."""
         for file in list(self._readers):
             self._forget(file)
 
 
 def changes(now: Stats, before: Stats | None) -> tuple[int, int, int, Histogram, Histogram]:
-    """Return what a row shows of the time between two looks: nothing where there was none before."""
+    """Return a row's changes between two samples; nothing without an earlier one."""
     if before is None:
         return 0, 0, 0, Histogram.empty(), Histogram.empty()
     return (
@@ -191,14 +191,14 @@ def changes(now: Stats, before: Stats | None) -> tuple[int, int, int, Histogram,
 
 
 def was_reset(before: Stats, now: Stats) -> bool:
-    """Whether the statistics were begun anew between two samples."""
+    """Return whether the statistics were reset between two samples."""
     return now.cycles < before.cycles or any(
         bool(np.any(getattr(now, name).counts < getattr(before, name).counts)) for name in ("latency", "execution")
     )
 
 
 def difference(now: Histogram, before: Histogram) -> Histogram:
-    """Return the values that came between two looks at a histogram. Its limits are those of their bins."""
+    """Return the values that a histogram got between two samples; their limits are those of bins."""
     counts = now.counts - before.counts
     used = np.flatnonzero(counts)
     if not used.size:

@@ -1,4 +1,4 @@
-"""How ``rtloop top`` writes its figures: the columns of its table, a loop's histogram and time line in characters."""
+"""Text of ``rtloop top``: the columns of its table, a loop's histogram and time line in characters."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ __all__ = [
     "title",
 ]
 
-#: What a narrow screen does without, in this order; the view of one loop has it all.
+#: Columns that a narrow screen drops, in this order; the view of one loop has all.
 _DISPENSABLE = ("EXEC 50%", "NOW Hz", "LAT 50%", "NOW MAX", "CPU", "EXEC MAX", "CYCLES", "POLICY")
-#: How long a name may be in the table.
+#: Greatest length of a name in the table.
 _NAME = 24
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 #: The names of the figures of the detail view, and of the attributes of Stats.
@@ -50,7 +50,7 @@ _PERCENTILES = (50.0, 99.0, 99.9)
 
 
 class Column(NamedTuple):
-    """A column of the table: its head, what it sorts by, how it is written, and what it means."""
+    """A column of the table: its head, sort key, format and meaning."""
 
     head: str
     value: Callable[[Row], Any]
@@ -61,7 +61,7 @@ class Column(NamedTuple):
 
 
 def short(ns: float | None) -> str:
-    """Write a duration in as few characters as three digits need; ``-`` where there is none."""
+    """Format a duration with three digits in as few characters as possible; ``-`` if there is none."""
     if ns is None or ns != ns:
         return "-"
     for scale, unit in ((1e9, "s"), (1e6, "ms"), (1e3, "us")):
@@ -98,11 +98,11 @@ def _percentile(name: str, q: float, *, now: bool = False) -> Callable[[Row], fl
 
 
 COLUMNS = (
-    Column("NAME", lambda row: row.label, _cut, "the loop's name, after that of its group", is_left=True),
+    Column("NAME", lambda row: row.label, _cut, "name of the loop, after that of its group", is_left=True),
     Column("PID", lambda row: row.reader.pid, str, "its process"),
     Column("RATE", lambda row: 1e9 / row.stats.settings["period_ns"], _planned, "planned cycles per second"),
     Column("POLICY", lambda row: row.reader.policy, str, "scheduling policy and priority", is_left=True),
-    Column("CPU", lambda row: row.cpus, str, "where it may run; any(1): everywhere, and last on CPU 1"),
+    Column("CPU", lambda row: row.cpus, str, "CPUs that it may run on; any(1): all, last seen on CPU 1"),
     Column("CYCLES", lambda row: row.stats.cycles, _count, "cycles since its start, or since a reset"),
     Column("NOW Hz", lambda row: row.rate, _rate, "cycles per second since the last refresh"),
     Column("LAT 50%", _percentile("latency", 50), short, "median wake-up latency, start - release"),
@@ -118,7 +118,7 @@ COLUMNS = (
 
 
 def cell(column: Column, row: Row) -> Text:
-    """Write one cell; a count that should be 0 and is not stands out."""
+    """Format one cell; a count that should be 0 and is not is highlighted."""
     value = column.value(row)
     bad = column.is_bad_above is not None and value is not None and value > column.is_bad_above
     return Text(
@@ -128,7 +128,7 @@ def cell(column: Column, row: Row) -> Text:
 
 
 def fitting(rows: Sequence[Row], width: int) -> list[Column]:
-    """Return the columns for which there is room, the mark of the order and the space between them included."""
+    """Return the columns that fit, counting the sort mark and the space between them."""
     shown = list(COLUMNS)
     needed = {
         column.head: 2 + max([len(column.head) + 1, *(len(cell(column, row).plain) for row in rows)])
@@ -142,7 +142,7 @@ def fitting(rows: Sequence[Row], width: int) -> list[Column]:
 
 
 def make_table(rows: Sequence[Row]) -> Table:
-    """Return all loops as a table for where there is no screen to keep up to date."""
+    """Return all loops as a table, for output that is not refreshed."""
     shown = [column for column in COLUMNS if not column.head.startswith("NOW")]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in shown:
@@ -153,7 +153,7 @@ def make_table(rows: Sequence[Row]) -> Table:
 
 
 def title(row: Row) -> Text:
-    """Return who a loop is, in a line."""
+    """Return a line that identifies a loop."""
     settings, stats = row.stats.settings, row.stats
     period = settings["period_ns"]
     parts = [
@@ -190,7 +190,7 @@ def _summary(histogram: Histogram, percentiles: Sequence[float]) -> list[float |
 
 
 def facts(row: Row) -> Text:
-    """Return a loop's counters, and what it was refused."""
+    """Return a loop's counters and its refused grants."""
     stats = row.stats
     minor, major = stats.page_faults
     voluntary, involuntary = stats.context_switches
@@ -219,7 +219,7 @@ def facts(row: Row) -> Text:
 
 
 def _bars(values: Sequence[float], height: int) -> list[str]:
-    """Draw values from 0 to 1 as columns of `height` lines; what is more than nothing is seen."""
+    """Draw values from 0 to 1 as columns of `height` lines; a value above 0 is always visible."""
     eighths = [0 if value <= 0 else max(1, round(value * height * 8)) for value in values]
     return ["".join(_BLOCKS[min(8, max(0, e - 8 * level))] for e in eighths) for level in range(height - 1, -1, -1)]
 
@@ -232,7 +232,7 @@ def _colour(text: Text, line: str, marks: NDArray[np.bool_], marked: str, other:
 
 
 def histogram(since: Histogram, now: Histogram | None, width: int, height: int) -> Text:
-    """Draw a histogram, both axes logarithmic; brighter where it has got values since the last refresh.
+    """Draw a histogram with two logarithmic axes; bins that grew since the last refresh are brighter.
 
     Parameters
     ----------
@@ -263,7 +263,7 @@ def histogram(since: Histogram, now: Histogram | None, width: int, height: int) 
 
 
 def timeline(records: Any, period_ns: int, width: int, height: int) -> Text:
-    """Draw the wake-up latency of the last cycles, newest to the right: in each column the worst of some cycles.
+    """Draw the wake-up latency of the last cycles, newest to the right; each column shows the worst of its cycles.
 
     A column with an overrun, a cycle that ended later than the next release, is red.
     """
@@ -286,7 +286,7 @@ def timeline(records: Any, period_ns: int, width: int, height: int) -> Text:
 
 
 def notes(sample: Sample) -> list[str]:
-    """Return what could not be seen, a sentence each."""
+    """Return a sentence for each loop that could not be read."""
     from rtloop.telemetry.procfs import describe_denied_count
 
     lines = [f"{path}: not readable: {fault}" for path, fault in sample.faulty.items()]

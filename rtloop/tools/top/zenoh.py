@@ -1,4 +1,4 @@
-"""What ``rtloop top --zenoh`` shows: the loops of all hosts, as their bridges answer."""
+"""Data of ``rtloop top --zenoh``: the loops of all hosts, as their bridges report them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 __all__ = ["RemoteRow", "RemoteSampler"]
 
-#: How long the first look waits for somebody to be found.
+#: Seconds that the first sample waits until a bridge is found.
 _PATIENCE_S = 3.0
 
 
 @dataclass(frozen=True)
 class RemoteReader:
-    """What a row asks of its loop's reader."""
+    """Attributes of a loop's reader that a row uses."""
 
     pid: int
     tid: int
@@ -37,11 +37,11 @@ class RemoteRow(Row):
 
     host: str
     at: str
-    place: str  # what is shown before the name: the host, or the key where that would not tell loops apart
+    place: str  # shown before the name: the host, or the key if the host is ambiguous
 
     @property
     def key(self) -> str:
-        """What tells one loop from another."""
+        """Key that identifies the loop."""
         return f"{self.at}:{self.reader.name}"
 
     @property
@@ -55,7 +55,7 @@ class RemoteRow(Row):
 
 
 class RemoteSampler(Sampler):
-    """Asks the bridges of all hosts again and again.
+    """Samples of all bridges, taken repeatedly.
 
     Parameters
     ----------
@@ -78,18 +78,18 @@ class RemoteSampler(Sampler):
         found = self._remotes.ask()
         limit = time.monotonic() + self._patience_s
         self._patience_s = 0.0
-        while time.monotonic() < limit:  # peers find each other one after the other
+        while time.monotonic() < limit:  # peers are found one after the other
             time.sleep(0.2)
             before, found = len(found), self._remotes.ask()
             if found and len(found) == before:
                 break
         rows = _told_apart([self._remote_row(loop) for loop in found if self._name in (None, loop.stats.name)])
         rows.sort(key=lambda row: (row.label, row.reader.pid))
-        # Whoever is on the network may choose a key, and what it answers.
+        # Anybody on the network may choose a key, and its answer.
         return Sample(rows, 0, {clean(key): clean(fault) for key, fault in self._remotes.faulty.items()})
 
     def describe_none(self) -> str:
-        """Say that no bridge answers."""
+        """Return the sentence that no bridge answers."""
         of = "" if self._name is None else f" of the name {self._name!r}"
         return f"No bridge of {self._remotes.keys} has answered for a loop{of}."
 
@@ -110,13 +110,13 @@ class RemoteSampler(Sampler):
         return RemoteRow(reader, stats, None, elapsed, *changes(stats, before), host, at, host)
 
     def close(self) -> None:
-        """Let go of the session."""
+        """Close the session."""
         super().close()
         self._remotes.close()
 
 
 def _told_apart(found: list[RemoteRow]) -> list[Row]:
-    """Show the key in place of the host where loops of several keys would have the same label: a name of many hosts."""
+    """Show the key in place of the host if loops of several keys would have the same label."""
     keys: dict[str, set[str]] = {}
     for row in found:
         keys.setdefault(row.label, set()).add(row.at)

@@ -1,4 +1,4 @@
-"""Clocks: where the time comes from, what it costs to ask for it, and how finely a sleep can end."""
+"""Checks of the clocks: clocksource, cost of a timestamp, timer resolution."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SLOW = ("hpet", "acpi_pm", "jiffies", "refined-jiffies", "pit", "xen", "hyperv_
 
 
 class ClockCost(NamedTuple):
-    """What CLOCK_MONOTONIC costs, a call as a loop makes it and the bare system call, and its resolution; all in ns."""
+    """Cost of CLOCK_MONOTONIC, as a loop calls it and as a bare system call, and its resolution, all in ns."""
 
     call_ns: float
     syscall_ns: float
@@ -26,7 +26,7 @@ class ClockCost(NamedTuple):
 
 
 def measure_clock() -> ClockCost:
-    """Measure, on this machine; the calling thread is busy for about a millisecond."""
+    """Measure on this machine; keeps the calling thread busy for about a millisecond."""
     import time
 
     from rtloop.system.clock_cost import clock_cost
@@ -36,7 +36,7 @@ def measure_clock() -> ClockCost:
 
 
 def examine(machine: Machine, cost: ClockCost | None) -> Iterator[Check]:
-    """Yield what can be said of the clocks; `cost` is what was measured, where it was."""
+    """Yield the checks of the clocks; `cost` is the measurement, None if there was none."""
     yield _source(machine)
     yield _cost(cost)
     yield _timers(machine, cost)
@@ -44,34 +44,34 @@ def examine(machine: Machine, cost: ClockCost | None) -> Iterator[Check]:
 
 def _source(machine: Machine) -> Check:
     name, source = "clocksource", f"{_FOLDER}/current_clocksource"
-    why = "a slow clocksource makes every timestamp a system call or an access to a device, of a µs and more"
+    why = "with a slow clocksource every timestamp is a system call or a device access, which takes 1 µs or more"
     current = machine.text(source)
     others = [word for word in machine.text(f"{_FOLDER}/available_clocksource").split() if word != current]
     if not current:
         return Check("clock", name, unread(machine.read(source)[1]), source, "note", why)
-    found = current + (f" (also there: {', '.join(others)})" if others else "")
+    found = current + (f" (also available: {', '.join(others)})" if others else "")
     if current in _GOOD:
         return Check("clock", name, found, source, "ok", why)
     if current not in _SLOW:
-        return Check("clock", name, found + ", which is not known to be fast or slow", source, "note", why)
+        return Check("clock", name, found + ", whose speed is not known", source, "note", why)
     better = [word for word in _GOOD if word in others]
     fix = (
         f"now:        echo {better[0]} | sudo tee {source}"
         if better
-        else "sudo dmesg | grep -i tsc   # says why the kernel gave up the TSC: firmware, hypervisor, clocksource="
+        else "sudo dmesg | grep -i tsc   # why the kernel gave up the TSC: firmware, hypervisor, clocksource="
     )
     return Check("clock", name, found, source, "warn", why, fix)
 
 
 def _cost(cost: ClockCost | None) -> Check:
-    name, source = "clock_gettime", "measured: CLOCK_MONOTONIC, beside the bare system call"
-    why = "a loop takes two timestamps a cycle and one for each turn of its spin; without a vDSO each is a system call"
+    name, source = "clock_gettime", "measured: CLOCK_MONOTONIC, compared with the bare system call"
+    why = "a loop takes two timestamps a cycle, and one per turn while it spins; without a vDSO each is a system call"
     if cost is None:
         return Check("clock", name, "not measured", source, "note", why)
     found = f"{cost.call_ns:.0f} ns; the bare system call takes {cost.syscall_ns:.0f} ns"
     if cost.call_ns < 0.6 * cost.syscall_ns:
         return Check("clock", name, f"{found}: through the vDSO", source, "ok", why)
-    fix = "see the clocksource; vdso=0 on the kernel's command line, gVisor and some hypervisors turn it off, too"
+    fix = "see the clocksource check; vdso=0 on the kernel's command line, gVisor and some hypervisors also turn it off"
     return Check("clock", name, f"{found}: not through the vDSO", source, "warn", why, fix)
 
 

@@ -1,4 +1,4 @@
-"""CPUs: which are isolated, and from what; interrupts; threads of one core; NUMA."""
+"""Checks of the CPUs: isolation, interrupts, threads per core, NUMA."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CPU = "/sys/devices/system/cpu"
 
 
 def examine(machine: Machine) -> Iterator[Check]:
-    """Yield what can be said of the CPUs."""
+    """Yield the checks of the CPUs."""
     yield _isolated(machine)
     yield _nohz_full(machine)
     yield _rcu(machine)
@@ -45,14 +45,14 @@ def _isolated(machine: Machine) -> Check:
         return Check("cpus", name, found, source, "ok", why)
     found = f"none of {format_cpu_list(machine.online)}"
     if len(machine.online) < 2:
-        return Check("cpus", name, found + ": there is one only", source, "note", why)
+        return Check("cpus", name, found + ": there is only one", source, "note", why)
     return Check("cpus", name, found, source, "note", why, _isolate(machine, str(machine.online[-1])))
 
 
 def _covers(machine: Machine, name: str, why: str, source: str, cpus: tuple[int, ...], option: str) -> Check:
-    """Judge whether a set of CPUs has all the isolated ones in it; `option` is what the kernel has to be built with."""
+    """Check that a set of CPUs contains all isolated ones; `option` is the kernel option that it needs."""
     if machine.config.get(option) == "n":
-        text = f"none: this kernel is built without {option}"
+        text = f"none: this kernel was built without {option}"
         return Check("cpus", name, text, machine.config_source, "note", why)
     text = format_cpu_list(cpus) or "none"
     missing = set(machine.isolated) - set(cpus)
@@ -75,7 +75,7 @@ def _nohz_full(machine: Machine) -> Check:
 
 
 def _rcu(machine: Machine) -> Check:
-    why = "on these CPUs RCU callbacks, work that the kernel puts off, run elsewhere"
+    why = "RCU callbacks, which are deferred work of the kernel, are moved off these CPUs"
     text, source = machine.arguments.get("rcu_nocbs", ""), "/proc/cmdline"
     if not text and machine.config.get("CONFIG_RCU_NOCB_CPU_DEFAULT_ALL") == "y":
         text, source = "all", machine.config_source
@@ -95,7 +95,7 @@ def _interrupts(machine: Machine) -> Check:
     affinity = {}
     for number in numbers:
         text = machine.read(f"/proc/irq/{number}/effective_affinity_list")[0]
-        if text is None:  # an empty one is an interrupt that nobody uses
+        if text is None:  # an empty one belongs to an unused interrupt
             text = machine.text(f"/proc/irq/{number}/smp_affinity_list")
         cpus = parse.cpu_list(text)
         if cpus:
@@ -104,13 +104,13 @@ def _interrupts(machine: Machine) -> Check:
         return Check("cpus", name, unread("none in /proc/irq"), source, "note", why)
     isolated = set(machine.isolated)
     if not isolated:
-        return Check("cpus", name, f"{len(affinity)}, and no isolated CPU to keep them from", source, "note", why)
+        return Check("cpus", name, f"{len(affinity)}; there is no isolated CPU to keep them from", source, "note", why)
     there = [number for number, cpus in affinity.items() if isolated & set(cpus)]
     if not there:
         return Check("cpus", name, f"{len(affinity)}, none on {format_cpu_list(isolated)}", source, "ok", why)
     shown = ", ".join(f"{number}{_action(machine, number)}" for number in there[:4])
     more = f" and {len(there) - 4} more" if len(there) > 4 else ""
-    found = f"{len(there)} of {len(affinity)} may come to isolated CPUs {format_cpu_list(isolated)}: {shown}{more}"
+    found = f"{len(there)} of {len(affinity)} may arrive on isolated CPUs {format_cpu_list(isolated)}: {shown}{more}"
     rest = format_cpu_list(set(machine.online) - isolated)
     return Check("cpus", name, found, source, "warn", why, interrupt_fix(there, rest) if rest else "")
 
@@ -122,7 +122,7 @@ def _action(machine: Machine, number: int) -> str:
 
 def _irqbalance(machine: Machine) -> Check:
     name, source = "irqbalance", "/proc/*/comm"
-    why = "it moves interrupts between CPUs while a loop runs; isolated and nohz_full CPUs it leaves alone by itself"
+    why = "it moves interrupts between CPUs while a loop runs; it leaves isolated and nohz_full CPUs alone"
     pids = machine.numbered("/proc")
     if not pids:
         return Check("cpus", name, unread(), source, "note", why)
@@ -138,7 +138,7 @@ def _irqbalance(machine: Machine) -> Check:
 
 def _smt(machine: Machine) -> Check:
     name, source = "threads per core", f"{_CPU}/smt/active, cpu*/topology/thread_siblings_list"
-    why = "two threads of one core share its units and caches: what the other one does slows a loop down"
+    why = "two threads of one core share its units and caches: a busy neighbour slows a loop down"
     siblings = {}
     for cpu in machine.online:
         cpus = parse.cpu_list(machine.text(f"{_CPU}/cpu{cpu}/topology/thread_siblings_list"))
@@ -163,13 +163,13 @@ def _smt(machine: Machine) -> Check:
 
 def _numa(machine: Machine) -> Check:
     name, source = "NUMA nodes", "/sys/devices/system/node/online"
-    why = "memory of another node takes longer to reach: keep a loop's CPU and its memory on one"
+    why = "memory of another node takes longer to reach: keep a loop's CPU and its memory on one node"
     text, reason = machine.read(source)
     nodes = parse.cpu_list(text) if text and text.strip() else None
     if nodes is None:
         is_absent = not machine.exists("/sys/devices/system/node") and bool(machine.online)
         if is_absent:
-            return Check("cpus", name, "1: the kernel knows of none", source, "ok", why)
+            return Check("cpus", name, "1: the kernel has no NUMA nodes", source, "ok", why)
         return Check("cpus", name, unread(reason), source, "note", why)
     if len(nodes) == 1:
         return Check("cpus", name, "1", source, "ok", why)

@@ -1,4 +1,4 @@
-"""The kernel: preemption, version, and what it leaves to real-time threads."""
+"""Checks of the kernel: preemption, version, and the CPU time left to real-time threads."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def is_preempt_rt(machine: Machine) -> bool:
 
 
 def preemption(machine: Machine) -> tuple[str, str]:
-    """Return the preemption model and where it was read; "" where it is not known."""
+    """Return the preemption model and its source; the model is "" if it is not known."""
     if is_preempt_rt(machine):
         return "PREEMPT_RT", "/sys/kernel/realtime, /proc/sys/kernel/version"
     version = machine.text("/proc/sys/kernel/version")
@@ -54,7 +54,7 @@ def preemption(machine: Machine) -> tuple[str, str]:
 
 
 def examine(machine: Machine) -> Iterator[Check]:
-    """Yield what can be said of the kernel and of its share for real time."""
+    """Yield the checks of the kernel and of its limits for real-time threads."""
     yield _preemption(machine)
     yield _version(machine)
     version = parse.kernel_version(machine.release)
@@ -79,10 +79,10 @@ def _preemption(machine: Machine) -> Check:
     place = machine.place
     fix = kernel_fix(place.distribution, place.machine, is_raspberry_pi=place.is_raspberry_pi)
     if place.container:
-        fix = kernel_fix()  # the host has a distribution of its own
+        fix = kernel_fix()  # the host may run another distribution
     elif hypervisor(machine)[0] not in ("", "?") and machine.release and not machine.names("/lib/modules"):
         fix = (
-            f"host:       {machine.release} is no kernel of a package (there is no /lib/modules here): who starts this"
+            f"host:       {machine.release} is not from a package (no /lib/modules here): whoever starts this"
             f" machine chooses it; {kernel_fix()}"
         )
     if not model:
@@ -92,7 +92,7 @@ def _preemption(machine: Machine) -> Check:
 
 def _version(machine: Machine) -> Check:
     source, release = "/proc/sys/kernel/osrelease", machine.release
-    why = "from 6.12 on PREEMPT_RT is in the mainline, and before 5.9 much that real time needs is missing"
+    why = "PREEMPT_RT is in mainline from 6.12 on; before 5.9 much that real time needs is missing"
     version = parse.kernel_version(release)
     if version is None:
         return Check("kernel", "version", unread(), source, "note", why)
@@ -102,7 +102,7 @@ def _version(machine: Machine) -> Check:
 def _fair_server(machine: Machine) -> Check:
     name, why = (
         "fair server",
-        "from 6.12 on it takes time for ordinary threads from a real-time thread that never sleeps",
+        "from 6.12 on it gives ordinary threads some time of a real-time thread that never sleeps",
     )
     version = parse.kernel_version(machine.release)
     servers: dict[tuple[int, int], list[int]] = {}
@@ -123,16 +123,16 @@ def _fair_server(machine: Machine) -> Check:
     if not machine.names("/sys/kernel/debug"):
         fix = "now:        sudo mount -t debugfs none /sys/kernel/debug   # if it is not mounted; then run this as root"
         return Check(
-            "scheduling", name, unread("debugfs is not there, or not for this user"), _FAIR_SERVER, "note", why, fix
+            "scheduling", name, unread("debugfs is not mounted, or not readable"), _FAIR_SERVER, "note", why, fix
         )
     reason = machine.read(f"{_FAIR_SERVER}/cpu0/runtime")[1]
     return Check("scheduling", name, unread(reason), _FAIR_SERVER, "note", why)
 
 
 def _controller(machine: Machine, name: str) -> list[str] | None:
-    """Return the folders of this process's control group, and of those above it, for a controller; the group's first.
+    """Return a controller's folders for this process's control group and its parents, the group's own first.
 
-    With version 1 those of its hierarchy, else those of version 2; None where there are none.
+    They are those of version 1 if its hierarchy has the controller, else of version 2; None if there are none.
     """
     root = "/sys/fs/cgroup"
     groups = parse.cgroups(machine.text("/proc/self/cgroup"))
@@ -159,7 +159,7 @@ def _group_runtime(machine: Machine) -> Check:
     check = checks.group_runtime(None, "/proc/self/cgroup")
     if machine.config.get("CONFIG_RT_GROUP_SCHED") == "y":
         return check._replace(
-            found="the kernel has RT_GROUP_SCHED, and this control group tells no limit", verdict="note"
+            found="the kernel has RT_GROUP_SCHED, and this control group shows no limit", verdict="note"
         )
     if _controller(machine, "cpu") is None:
         return check._replace(found=unread(), verdict="note")
@@ -168,7 +168,7 @@ def _group_runtime(machine: Machine) -> Check:
 
 def _quota(machine: Machine) -> Check:
     name, source = "control group's CPU limit", "cpu.max, cpu.cfs_quota_us"
-    why = "it stops the group's ordinary threads, Python's among them, for the rest of the period; not real-time ones"
+    why = "it stops the group's ordinary threads, such as Python's, for the rest of the period, but not real-time ones"
     folders = _controller(machine, "cpu")
     if folders is None:
         return Check("scheduling", name, unread(), source, "note", why)
@@ -204,7 +204,7 @@ def _quota(machine: Machine) -> Check:
 
 
 def _group_cpus(machine: Machine) -> tuple[int, ...] | None:
-    """Return the CPUs of this process's cpuset, all that are online where it has none; None is not known."""
+    """Return the CPUs of this process's cpuset, or all online CPUs if it has none; None if not known."""
     folders = _controller(machine, "cpuset")
     if folders is None:
         return None
@@ -217,7 +217,7 @@ def _group_cpus(machine: Machine) -> tuple[int, ...] | None:
 
 def _cpuset(machine: Machine) -> Check:
     name, source = "CPUs of this process", "Cpus_allowed_list in /proc/self/status, cpuset.cpus.effective"
-    why = "a loop runs on no CPU that its cpuset or its affinity leaves out"
+    why = "a loop runs only on CPUs that are in its cpuset and its affinity"
     text = machine.status.get("Cpus_allowed_list", "")
     allowed = set(parse.cpu_list(text) or ())
     if not allowed or not machine.online:
@@ -227,7 +227,7 @@ def _cpuset(machine: Machine) -> Check:
     if not isolated or isolated & allowed:
         verdict = "note" if online - isolated - allowed else "ok"
         return Check("scheduling", name, found, source, verdict, why)
-    # The kernel starts every process off the isolated CPUs; only a cpuset keeps it from going there.
+    # The kernel starts every process off the isolated CPUs; only a cpuset keeps it from moving there.
     group, there = _group_cpus(machine), format_cpu_list(isolated)
     if group is None:
         return Check("scheduling", name, f"{found}; the cpuset {unread()}", source, "note", why)

@@ -1,4 +1,4 @@
-"""Memory: what moves, merges, swaps or splits the pages that a loop uses."""
+"""Checks of the memory: whatever moves, merges, swaps or splits the pages that a loop uses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FOLDERS = {"CONFIG_TRANSPARENT_HUGEPAGE": "transparent_hugepage", "CONFIG_KSM":
 
 
 def examine(machine: Machine) -> Iterator[Check]:
-    """Yield what can be said of the memory."""
+    """Yield the checks of the memory."""
     yield _transparent(machine)
     yield _khugepaged(machine)
     yield _merging(machine)
@@ -34,9 +34,9 @@ def _mode(machine: Machine) -> str | None:
 
 
 def _absent(machine: Machine, option: str) -> bool:
-    """Tell whether the kernel was built without an option: then a file that is not there is no riddle.
+    """Return whether the kernel was built without an option, which explains a missing file.
 
-    Without the configuration, a folder that is missing among its readable neighbours tells.
+    If the configuration cannot be read, a folder that is missing among readable neighbours decides.
     """
     built = machine.config.get(option)
     folder = _FOLDERS.get(option)
@@ -47,7 +47,7 @@ def _absent(machine: Machine, option: str) -> bool:
 
 def _transparent(machine: Machine) -> Check:
     name, source = "transparent huge pages", f"{_THP}/enabled"
-    why = "making and splitting huge pages in the background costs a loop faults; rtloop keeps its own memory out of it"
+    why = "making and splitting huge pages in the background causes faults in a loop; rtloop excludes its own memory"
     mode = _mode(machine)
     if mode is None:
         if _absent(machine, "CONFIG_TRANSPARENT_HUGEPAGE"):
@@ -60,17 +60,17 @@ def _transparent(machine: Machine) -> Check:
 
 def _khugepaged(machine: Machine) -> Check:
     name, source = "khugepaged", f"{_THP}/khugepaged"
-    why = "it joins pages to huge ones while a loop runs, and holds up who touches them"
+    why = "it joins pages into huge ones while a loop runs, and delays every access to them"
     mode, pause = _mode(machine), machine.number(f"{source}/scan_sleep_millisecs")
     if mode == "never" or _absent(machine, "CONFIG_TRANSPARENT_HUGEPAGE"):
         return Check("memory", name, "idle: there are no transparent huge pages", source, "ok", why)
     if mode is None or pause is None:
         return Check("memory", name, unread(machine.read(f"{source}/scan_sleep_millisecs")[1]), source, "note", why)
-    found = f"looks every {pause} ms"
+    found = f"scans every {pause} ms"
     if mode == "always":
         fix = f"now:        echo madvise | sudo tee {_THP}/enabled"
-        return Check("memory", name, f"{found}, at all memory", source, "warn", why, fix)
-    return Check("memory", name, f"{found}, at memory that programs offer (madvise)", source, "ok", why)
+        return Check("memory", name, f"{found}, all memory", source, "warn", why, fix)
+    return Check("memory", name, f"{found}, only memory that programs offer (madvise)", source, "ok", why)
 
 
 def _merging(machine: Machine) -> Check:
@@ -88,7 +88,7 @@ def _merging(machine: Machine) -> Check:
 
 def _numa_balancing(machine: Machine) -> Check:
     name, source = "NUMA balancing", "/proc/sys/kernel/numa_balancing"
-    why = "it takes pages away for a moment to see who uses them, and moves them: faults in a cycle"
+    why = "it unmaps pages for a moment to see which CPU uses them, and moves them: faults in a cycle"
     value, nodes = machine.number(source), parse.cpu_list(machine.text("/sys/devices/system/node/online"))
     if value is None:
         if _absent(machine, "CONFIG_NUMA_BALANCING") or (nodes is not None and len(nodes) == 1):
@@ -103,7 +103,7 @@ def _numa_balancing(machine: Machine) -> Check:
 
 def _compaction(machine: Machine) -> Check:
     name, source = "compaction of locked pages", "/proc/sys/vm/compact_unevictable_allowed"
-    why = "compaction moves locked pages, too: a fault of up to 1 ms in a cycle"
+    why = "compaction also moves locked pages: a fault of up to 1 ms in a cycle"
     value = machine.number(source)
     if value is None:
         if _absent(machine, "CONFIG_COMPACTION"):
@@ -116,7 +116,7 @@ def _compaction(machine: Machine) -> Check:
 
 def _swap(machine: Machine) -> Check:
     name, source = "swap", "/proc/swaps, /proc/sys/vm/swappiness"
-    why = "what is not locked may be swapped out, and comes back only after a read from the disk"
+    why = "memory that is not locked may be swapped out, and comes back only after a read from the disk"
     text, reason = machine.read("/proc/swaps")
     if text is None:
         return Check("memory", name, unread(reason), source, "note", why)
@@ -134,7 +134,7 @@ def _swap(machine: Machine) -> Check:
 
 def _pool(machine: Machine) -> Check:
     folder = "/sys/kernel/mm/hugepages"
-    name, why = "huge page pool", "HugeBuffer(backing='hugetlb') takes pages of it, and gets none that is not reserved"
+    name, why = "huge page pool", "HugeBuffer(backing='hugetlb') takes its pages from this pool"
     pools: list[HugePool] = []
     for size in huge_pool_sizes(machine.root + folder):
         try:
@@ -153,4 +153,4 @@ def _pool(machine: Machine) -> Check:
     default = default_page_size(f"{machine.root}/proc/meminfo")
     pool = next((pool for pool in pools if pool.page_size == default), pools[0])
     fix = fill_fix(pool, max(1, (64 << 20) // pool.page_size), is_default=pool.page_size == default)
-    return Check("memory", name, "empty, which matters to HugeBuffer alone", folder, "note", why, fix)
+    return Check("memory", name, "empty, which matters only to HugeBuffer", folder, "note", why, fix)

@@ -1,4 +1,4 @@
-"""Who else has a say: the board, a container, a hypervisor, and the time it takes away."""
+"""Checks of the platform: the board, a container, a hypervisor, and stolen time."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from rtloop.system.checks import Check
 __all__ = ["examine", "hypervisor"]
 
 _DMI = "/sys/class/dmi/id"
-#: Words of the vendor's and the product's name, and what they mean.
+#: Words in the vendor's and the product's name, and the hypervisors that they stand for.
 _VENDORS = {
     "VMware": "VMware", "VirtualBox": "VirtualBox", "innotek": "VirtualBox", "QEMU": "QEMU", "KVM": "KVM",
     "Virtual Machine": "Hyper-V", "Xen": "Xen", "Amazon EC2": "Amazon EC2", "Google": "Google Compute Engine",
     "Parallels": "Parallels", "Apple Virtualization": "Apple Virtualization", "OpenStack": "OpenStack",
     "Bochs": "Bochs", "BHYVE": "bhyve",
 }  # fmt: skip
-#: They make hardware, too, under the same name.
+#: These also name bare-metal machines.
 _AMBIGUOUS = {"Amazon EC2", "Google Compute Engine", "Xen"}
 _CLOCKS = {"kvm-clock": "KVM", "hyperv_clocksource": "Hyper-V", "xen": "Xen"}
-#: More of all CPU time than this, stolen, is not by chance.
+#: A greater share of stolen CPU time is not an accident.
 _STOLEN = 0.005
 
 
 def hypervisor(machine: Machine) -> tuple[str, str]:
-    """Return which hypervisor this machine runs on, and where that was read; "" is none, "?" is not known."""
+    """Return this machine's hypervisor and where that was read; "" means none, "?" not known."""
     cpuinfo = machine.text("/proc/cpuinfo")
     if "microsoft" in machine.release.lower():
         return "WSL", "/proc/sys/kernel/osrelease"
@@ -44,13 +44,13 @@ def hypervisor(machine: Machine) -> tuple[str, str]:
         clocks = machine.text("/sys/devices/system/clocksource/clocksource0/available_clocksource")
         by_clock = next((name for word, name in _CLOCKS.items() if word in clocks), "")
         return by_name or by_clock or "unknown kind", f"/proc/cpuinfo, {_DMI}, clocksources"
-    if by_name and by_name not in _AMBIGUOUS:  # not every architecture and hypervisor has the flag
+    if by_name and by_name not in _AMBIGUOUS:  # not all architectures and hypervisors set the flag
         return by_name, _DMI
     return ("" if cpuinfo else "?"), "/proc/cpuinfo"
 
 
 def examine(machine: Machine, before: Sample | None = None, after: Sample | None = None) -> Iterator[Check]:
-    """Yield what can be said of the machine's surroundings; with two samples also of the time stolen between them."""
+    """Yield the checks of the platform, with two samples also of the time stolen between them."""
     yield _board(machine)
     yield _container(machine)
     yield _virtual(machine)
@@ -58,7 +58,7 @@ def examine(machine: Machine, before: Sample | None = None, after: Sample | None
 
 
 def _board(machine: Machine) -> Check:
-    name, why = "machine", "what the machine is decides which of the fixes apply"
+    name, why = "machine", "the kind of machine decides which fixes apply"
     cpuinfo = parse.fields(machine.text("/proc/cpuinfo"))
     model = machine.text("/proc/device-tree/model") or cpuinfo.get("Model") or cpuinfo.get("model name", "")
     system = parse.assignments(machine.text("/etc/os-release")).get("PRETTY_NAME", "")
@@ -71,7 +71,7 @@ def _board(machine: Machine) -> Check:
 def _container(machine: Machine) -> Check:
     name = "container"
     source = "/proc/self/ns, /.dockerenv, /run/.containerenv, /run/systemd/container, /proc/self/cgroup"
-    why = "a container has its host's kernel, CPUs and pool of huge pages, and only the rights that are passed in"
+    why = "a container shares its host's kernel, CPUs and huge pages, and has only the privileges passed to it"
     if not machine.place.container:
         if not machine.status:
             return Check("machine", name, unread(), source, "note", why)
@@ -81,7 +81,7 @@ def _container(machine: Machine) -> Check:
 
 def _virtual(machine: Machine) -> Check:
     name = "virtual machine"
-    why = "a hypervisor takes a CPU away whenever it likes, and no setting inside can tell it not to"
+    why = "a hypervisor may take a CPU away at any time, and no setting inside the guest prevents that"
     kind, source = hypervisor(machine)
     if kind == "?":
         return Check("machine", name, unread(), source, "note", why)
@@ -93,7 +93,7 @@ def _virtual(machine: Machine) -> Check:
 
 def _steal(machine: Machine, before: Sample | None, after: Sample | None) -> Check:
     name, source = "stolen time", "steal in /proc/stat"
-    why = "CPU time that this machine wanted, and the hypervisor gave to others: a loop stands still meanwhile"
+    why = "CPU time that this machine wanted and the hypervisor gave to others: a loop stands still meanwhile"
     times = parse.cpu_times(machine.text("/proc/stat"))
     if times is None or not times[1]:
         return Check("machine", name, unread(machine.read("/proc/stat")[1]), source, "note", why)
@@ -107,5 +107,5 @@ def _steal(machine: Machine, before: Sample | None, after: Sample | None) -> Che
             share = max(share, now)
     if share <= _STOLEN:
         return Check("machine", name, found, source, "ok", why)
-    fix = "host:       less load on it, or whole CPUs for this machine"
+    fix = "host:       reduce its load, or give this machine whole CPUs"
     return Check("machine", name, found, source, "warn", why, fix)

@@ -1,4 +1,4 @@
-"""What saves power and costs latency: frequency scaling and idle states."""
+"""Checks of power saving that costs latency: frequency scaling and idle states."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DEEP_US = 10
 
 
 def examine(machine: Machine) -> Iterator[Check]:
-    """Yield what can be said of frequencies and idle states."""
+    """Yield the checks of frequencies and idle states."""
     yield _governor(machine)
     yield _idle_states(machine)
     yield _dma_latency(machine)
@@ -25,7 +25,7 @@ def examine(machine: Machine) -> Iterator[Check]:
 
 def _governor(machine: Machine) -> Check:
     name, source = "frequency governor", f"{_CPU}/cpu*/cpufreq"
-    why = "a CPU that clocks down between cycles begins the next one slowly, and changes take tens of µs"
+    why = "a CPU that clocks down between cycles begins the next one slowly, and a change takes tens of µs"
     governors: dict[str, list[int]] = {}
     lowest, highest = [], []
     for cpu in machine.online:
@@ -43,7 +43,7 @@ def _governor(machine: Machine) -> Check:
     found = ", ".join(text if one else f"{text} on {format_cpu_list(cpus)}" for text, cpus in governors.items())
     if lowest:
         found += f", {min(lowest) / 1e6:.2f} to {max(highest) / 1e6:.2f} GHz"
-    # Under these two the frequency is steady; with equal bounds it is, whatever the governor.
+    # These two keep the frequency steady; equal bounds do so under any governor.
     is_steady = set(governors) <= {"performance"} or (bool(lowest) and min(lowest) == max(highest))
     if is_steady:
         return Check("power", name, found, source, "ok", why)
@@ -53,7 +53,7 @@ def _governor(machine: Machine) -> Check:
 def _idle_states(machine: Machine) -> Check:
     name, source = "idle states", f"{_CPU}/cpu*/cpuidle/state*"
     why = (
-        "a CPU that leaves a deep idle state is late by its exit latency; a loop holds /dev/cpu_dma_latency against it"
+        "a CPU that leaves a deep idle state is late by its exit latency; a loop prevents that by /dev/cpu_dma_latency"
     )
     deepest: tuple[int, str] = (-1, "")
     for cpu in machine.online:
@@ -66,7 +66,7 @@ def _idle_states(machine: Machine) -> Check:
     if deepest[0] < 0:
         text = f"none visible ({driver}): the host or the firmware decides" if machine.online else unread()
         return Check("power", name, text, source, "note", why)
-    found = f"the deepest in use is {deepest[1]}, {deepest[0]} us to leave it ({driver})"
+    found = f"the deepest in use is {deepest[1]}, exit latency {deepest[0]} us ({driver})"
     if deepest[0] <= _DEEP_US:
         return Check("power", name, found, source, "ok", why)
     place = machine.place
@@ -80,7 +80,7 @@ def _idle_states(machine: Machine) -> Check:
 
 def _dma_latency(machine: Machine) -> Check:
     name, source = "idle latency bound", "/dev/cpu_dma_latency"
-    why = "the least of all programs' requests now: below it the CPUs use no idle state that takes longer to leave"
+    why = "the strictest request of all programs now: the CPUs use no idle state with a longer exit latency"
     data, reason = machine.read_bytes(source, 4)
     if data is None or len(data) != 4:
         return Check("power", name, unread(reason), source, "note", why)

@@ -1,4 +1,4 @@
-"""The session: the limits and capabilities that it has, and those that it should have got at its login."""
+"""Checks of the session: its limits and capabilities, and those that its login should have given it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _FOLDER = "/etc/security/limits.d"
 
 
 def examine(machine: Machine) -> Iterator[Check]:
-    """Yield what can be said of the session."""
+    """Yield the checks of the session."""
     held = parse.capabilities(machine.status.get("CapEff", ""))
     uid_map = machine.text("/proc/self/uid_map").split()
     is_initial = uid_map in ([], ["0", "0", "4294967295"])
@@ -38,7 +38,7 @@ def examine(machine: Machine) -> Iterator[Check]:
     priority = checks.real_time_priority(*(limits["RLIMIT_RTPRIO"] or (0, 0)), is_capable="SYS_NICE" in honoured)
     yield _known(priority, limits["RLIMIT_RTPRIO"], _LIMITS)
     soft, hard = limits["RLIMIT_MEMLOCK"] or (0, 0)
-    memory = checks.locked_memory(hard, is_capable="IPC_LOCK" in honoured)  # a loop raises the soft one by itself
+    memory = checks.locked_memory(hard, is_capable="IPC_LOCK" in honoured)  # a loop raises the soft limit itself
     if soft != hard:
         memory = memory._replace(found=f"{memory.found} (the hard limit; {format_limit(soft)} bytes now)")
     yield _known(memory, limits["RLIMIT_MEMLOCK"], _LIMITS)
@@ -50,14 +50,14 @@ def examine(machine: Machine) -> Iterator[Check]:
 
 
 def _known(check: Check, limit: tuple[int, int] | None, source: str) -> Check:
-    """Tell where it was read; and that it was not, where it could not."""
+    """Return where a value was read, or that it could not be read."""
     check = check._replace(source=source)
     return check if limit is not None else check._replace(found=unread(), verdict="note", fix="")
 
 
 def _capabilities(held: set[str] | None, *, is_initial: bool) -> Check:
     name, source = "capabilities", "CapEff in /proc/self/status, /proc/self/uid_map"
-    why = "CAP_SYS_NICE and CAP_IPC_LOCK stand above the limits; in a user namespace they do not count"
+    why = "CAP_SYS_NICE and CAP_IPC_LOCK override the limits; in a user namespace they do not count"
     if held is None:
         return Check("session", name, unread(), source, "note", why)
     wanted = ("SYS_NICE", "IPC_LOCK", "SYS_RESOURCE")
@@ -65,30 +65,30 @@ def _capabilities(held: set[str] | None, *, is_initial: bool) -> Check:
     missing = ", ".join(f"CAP_{name}" for name in wanted if name not in held)
     text = f"{found or 'none of these held'}" + (f"; missing: {missing}" if missing else "")
     if not is_initial and held:
-        text += "; of a user namespace, so that the kernel does not honour them here"
+        text += "; they belong to a user namespace, so the kernel does not honour them"
         return Check("session", name, text, source, "note", why)
     return Check("session", name, text, source, "ok", why)
 
 
 def _whose(machine: Machine) -> Check:
     name, source = "user", "Uid in /proc/self/status, /etc/passwd, SUDO_USER"
-    why = "limits are those of a session: examine as the user, and from where the loop is to run"
+    why = "limits belong to a session: run the doctor as the user, and in the session, that will run the loop"
     uid = parse.number((machine.status.get("Uid", "").split() or [""])[0])
     user = None if uid is None else _user(machine, uid)
     if user is None:
         return Check("session", name, unread(), source, "note", why)
     behind = machine.env.get("SUDO_USER", "")
     if uid == 0 and behind not in ("", "root"):
-        found = f"root, through sudo: this says nothing of {behind}'s own sessions"
+        found = f"root, through sudo: the limits of {behind}'s own sessions may differ"
         return Check("session", name, found, source, "note", why)
     return Check("session", name, user, source, "ok", why)
 
 
 def granted_by_pam(files: dict[str, str], item: str, user: str, groups: set[str]) -> tuple[int, str] | None:
-    """Return what limits.conf(5) grants a user, and in which file; None where nothing.
+    """Return the limit that limits.conf(5) grants a user, and the file; None if there is none.
 
-    A line for the user stands above one for a group, and that above the wildcard; among equals the last one counts.
-    For root only lines that name root do.
+    A line for the user overrides one for a group, which overrides the wildcard; among equals the last one counts.
+    Only lines that name root apply to root.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ def granted_by_pam(files: dict[str, str], item: str, user: str, groups: set[str]
     best: tuple[int, int, str] | None = None
     for path, text in files.items():
         for limit in parse.pam_limits(text):
-            if limit.item == item and limit.kind in ("soft", "-"):  # the soft one is what the session begins with
+            if limit.item == item and limit.kind in ("soft", "-"):  # a session begins with the soft limit
                 level = rank(limit)
                 if level and (best is None or level >= best[0]):
                     best = level, limit.value, path
@@ -125,7 +125,7 @@ def _pam(
     machine: Machine, priority: tuple[int, int] | None, memory: tuple[int, int] | None, honoured: set[str]
 ) -> Check:
     name, source = "limits of the login", f"/etc/security/limits.conf, {_FOLDER}"
-    why = "limits.conf counts only for sessions that began through pam_limits: some ssh servers and services do not"
+    why = "limits.conf applies only to sessions that began through pam_limits, which some ssh servers and services skip"
     paths = ["/etc/security/limits.conf"]
     paths += [f"{_FOLDER}/{name}" for name in machine.names(_FOLDER) if name.endswith(".conf")]
     files = {path: text for path in paths if (text := machine.read(path)[0]) is not None}
@@ -167,7 +167,7 @@ def _pam(
 
 
 def _user(machine: Machine, uid: int) -> str | None:
-    """Return the name of a user; of this machine's also where it is not in the file."""
+    """Return a user's name; on this machine also a name that is not in the file."""
     found = "root" if uid == 0 else parse.user_name(machine.text("/etc/passwd"), uid)
     if found is None and not machine.root:
         import pwd
@@ -188,15 +188,15 @@ def _exceeds(on_disk: int, now: int, scale: int) -> bool:
 
 
 def _how_it_began(machine: Machine) -> tuple[str, str]:
-    """Guess how the session began, and what in it has kept the limits away."""
+    """Guess how the session began, and why it did not get its limits."""
     ancestors = list(_ancestors(machine))
     group = machine.text("/proc/self/cgroup")
     if machine.place.container:
         return "container", f"a {machine.place.container} container does not read limits.conf"
     if any(name.startswith("tailscaled") for name in ancestors):
-        return "ssh", "it came through tailscaled, which does not use PAM's limits"
+        return "ssh", "the session came through tailscaled, which does not apply PAM's limits"
     if any(name.startswith("dropbear") for name in ancestors):
-        return "ssh", "it came through dropbear, which does not use PAM's limits"
+        return "ssh", "the session came through dropbear, which does not apply PAM's limits"
     if "SSH_CONNECTION" in machine.env or any(name.startswith("sshd") for name in ancestors):
         if _use_pam(machine) == "no":
             return "ssh", "sshd_config says UsePAM no"
@@ -204,7 +204,7 @@ def _how_it_began(machine: Machine) -> tuple[str, str]:
             return "ssh", "pam_limits.so is not in /etc/pam.d/sshd"
         return "ssh", "logged in before the files were changed?"
     if "/user@" in group and "/session-" not in group:
-        return "systemd-user", "it belongs to user@.service, whose limits are the unit's"
+        return "systemd-user", "the session belongs to user@.service, whose limits come from the unit"
     return "other", "logged in before the files were changed, or not through PAM?"
 
 
@@ -219,7 +219,7 @@ def _ancestors(machine: Machine) -> Iterator[str]:
 
 
 def _use_pam(machine: Machine) -> str:
-    """Return what sshd's configuration says of UsePAM: the first of its lines counts, and files come before it."""
+    """Return sshd's UsePAM: the first line counts, and included files come before the main one."""
     folder = "/etc/ssh/sshd_config.d"
     paths = [f"{folder}/{name}" for name in machine.names(folder) if name.endswith(".conf")]
     for path in (*paths, "/etc/ssh/sshd_config"):
@@ -231,7 +231,7 @@ def _use_pam(machine: Machine) -> str:
 
 
 def _has_pam_limits(machine: Machine, service: str, depth: int = 0) -> bool:
-    """Tell whether a service's PAM stack has pam_limits, itself or by inclusion."""
+    """Return whether a service's PAM stack has pam_limits, itself or by inclusion."""
     for line in machine.text(f"/etc/pam.d/{service}").splitlines():
         words = line.partition("#")[0].split() if not line.startswith("@include") else line.split()
         if any("pam_limits" in word for word in words):

@@ -1,4 +1,4 @@
-"""The time of day among hosts: whether the kernel knows TAI, and who keeps its clock."""
+"""Checks of the time of day among hosts: the TAI offset, and the services that keep the clock."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _TIME_ERROR = 5
 
 
 class TimeSync(NamedTuple):
-    """What adjtimex(2) says.
+    """State of the kernel's clock, as adjtimex(2) returns it.
 
     Attributes
     ----------
     tai_offset_s : int
-        What CLOCK_TAI is ahead of CLOCK_REALTIME; 0 where nobody has told the kernel.
+        Seconds that CLOCK_TAI is ahead of CLOCK_REALTIME; 0 if the kernel was never told.
     is_synchronised : bool
-        Whether somebody keeps the clock, and says so.
+        True if a service keeps the clock and reports it as synchronised.
     max_error_ns, offset_ns : int
-        The greatest error that whoever keeps it allows for, and what is left to be corrected.
+        Greatest error that the service allows for, and the correction that is still to be made.
     """
 
     tai_offset_s: int
@@ -38,7 +38,7 @@ class TimeSync(NamedTuple):
 
 
 def read_time_sync() -> TimeSync | None:
-    """Ask the kernel; nothing is changed. None where it cannot be asked."""
+    """Read the kernel's clock state without changing it; None if it cannot be read."""
     import ctypes
 
     class Timex(ctypes.Structure):
@@ -54,7 +54,7 @@ def read_time_sync() -> TimeSync | None:
         )
 
     if ctypes.sizeof(ctypes.c_long) != 8:
-        return None  # there the C library has two forms of it
+        return None  # there the C library has two forms of the struct
     timex = Timex()
     state = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.byref(timex))
     if state < 0:
@@ -65,7 +65,7 @@ def read_time_sync() -> TimeSync | None:
 
 
 def examine(machine: Machine, sync: TimeSync | None) -> Iterator[Check]:
-    """Yield what loops on `clock="tai"` of several hosts need; a single host can do without any of it."""
+    """Yield the checks that loops on `clock="tai"` of several hosts need; a single host needs none of them."""
     running = _running(machine)
     yield _tai(sync)
     yield _keeper(sync, running)
@@ -78,7 +78,7 @@ def _running(machine: Machine) -> list[str]:
 
 def _tai(sync: TimeSync | None) -> Check:
     name, source = "TAI offset", "adjtimex(2)"
-    why = 'loops on clock="tai" of several hosts line up only where all kernels know the same offset'
+    why = 'loops on clock="tai" of several hosts line up only if all kernels have the same offset'
     fix = "now:        sudo phc2sys -a -r   # of linuxptp; chronyd sets it with: leapsectz right/UTC"
     if sync is None:
         return Check("clock", name, "not read", source, "note", why)
@@ -89,7 +89,7 @@ def _tai(sync: TimeSync | None) -> Check:
 
 def _keeper(sync: TimeSync | None, running: list[str]) -> Check:
     name, source = "time of day", "adjtimex(2), /proc/*/comm"
-    why = "who keeps the clock, and how well, is how well the releases of several hosts line up"
+    why = "releases of several hosts line up only as well as their clocks are kept"
     ptp, ntp = [x for x in running if x in _PTP], [x for x in running if x in _NTP]
     found = f"kept by {', '.join(ptp + ntp)}" if ptp or ntp else "no PTP and no NTP service runs here"
     if sync is not None:
@@ -98,8 +98,8 @@ def _keeper(sync: TimeSync | None, running: list[str]) -> Check:
         found += f", {format_duration(abs(sync.offset_ns))} left to correct" if sync.offset_ns else ""
     if "phc2sys" in ptp and ntp:
         fix = f"now:        sudo systemctl stop {' '.join(ntp)}   # and disable it; phc2sys keeps the clock"
-        return Check("clock", name, f"{found}: two that keep one clock", source, "warn", why, fix)
+        return Check("clock", name, f"{found}: two services keep one clock", source, "warn", why, fix)
     if "ptp4l" in ptp and "phc2sys" not in ptp:
-        fix = "now:        sudo phc2sys -a -r   # unless ptp4l runs with -S: then it keeps the system's clock itself"
-        return Check("clock", name, f"{found}: ptp4l keeps the network card's clock", source, "note", why, fix)
+        fix = "now:        sudo phc2sys -a -r   # not if ptp4l runs with -S, which keeps the system's clock itself"
+        return Check("clock", name, f"{found}: ptp4l keeps only the network card's clock", source, "note", why, fix)
     return Check("clock", name, found, source, "ok" if ptp else "note", why)

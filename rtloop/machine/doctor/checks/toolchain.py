@@ -1,4 +1,4 @@
-"""What builds and runs loops: Python, Cython, a C compiler."""
+"""Checks of the tools that build and run loops: Python, Cython, a C compiler."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ __all__ = ["Toolchain", "examine", "read_toolchain"]
 
 
 class Toolchain(NamedTuple):
-    """What there is to build with.
+    """Tools to build with.
 
     Attributes
     ----------
     python : str
         Version and implementation.
     is_free_threaded : bool
-        Whether it is a build without the GIL.
+        True if it is a build without the GIL.
     is_gil_enabled : bool
-        Whether the GIL is in use now.
+        True if the GIL is in use now.
     is_debug : bool
-        Whether it is a debug build.
+        True if it is a debug build.
     cython : str
-        Cython's version; empty where it is missing.
+        Cython's version; empty if it is missing.
     compiler : str
-        The C compiler; empty where it is missing.
+        The C compiler; empty if it is missing.
     has_headers : bool
-        Whether Python.h is there.
+        True if Python.h is installed.
     """
 
     python: str
@@ -45,7 +45,7 @@ class Toolchain(NamedTuple):
 
 
 def read_toolchain() -> Toolchain:
-    """Look at the Python that runs this."""
+    """Examine the Python that runs this."""
     import platform
 
     try:
@@ -68,7 +68,7 @@ def read_toolchain() -> Toolchain:
 
 
 def examine(found: Toolchain, distribution: str = "") -> Iterator[Check]:
-    """Yield what can be said of the tools."""
+    """Yield the checks of the tools."""
     yield _python(found)
     why = "a loop's step is written in Cython, and compiled by it"
     source = "importlib.metadata"
@@ -80,7 +80,7 @@ def examine(found: Toolchain, distribution: str = "") -> Iterator[Check]:
         yield Check("python", "Cython", "not installed for this Python", source, "note", why, "pip install cython")
     missing = [] if found.compiler else ["no C compiler"]
     missing += [] if found.has_headers else ["no Python.h"]
-    why, source = "Cython's C has to be compiled, against Python's headers", "PATH, sysconfig"
+    why, source = "the C that Cython generates is compiled against Python's headers", "PATH, sysconfig"
     if not missing:
         yield Check("python", "C compiler", f"{found.compiler}, with Python.h", source, "ok", why)
         return
@@ -93,7 +93,7 @@ def _python(found: Toolchain) -> Check:
     text = f"{found.python}, {'free-threaded' if found.is_free_threaded else 'with the GIL'}"
     if found.is_free_threaded:
         text += ", GIL on" if found.is_gil_enabled else ", GIL off"
-    why = "a compiled step needs no GIL in either build; whatever takes it waits for every Python thread"
+    why = "a compiled step needs no GIL in either build; code that takes it waits for every Python thread"
     if found.is_debug:
         return Check("python", "Python", text + ", a debug build", "sysconfig, sys", "note", why)
     return Check("python", "Python", text, "sysconfig, sys", "ok", why)

@@ -1,4 +1,4 @@
-"""What Cython and the C compiler say of a .pyx, said again: the line, the code, and a way out."""
+"""Messages of Cython and the C compiler about a .pyx, shown with the line, the code and a fix."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rtloop.compiler.diagnostics import Complaint, read_compiler, read_cython, show_complaint, tell
+from rtloop.compiler.diagnostics import Diagnostic, read_compiler, read_cython, show_diagnostic, tell
 
 CODE = """\
 from rtloop cimport RTLoop, Cycle
@@ -33,8 +33,8 @@ def cython(path: Path, *said: str) -> str:
 
 def test_an_error_is_shown_at_its_line(source: Path) -> None:
     (found,) = read_cython(cython(source, "4:5: undeclared name not builtin: foo"), is_error=True)
-    assert found == Complaint(str(source), 4, 6, "the name foo is not known")
-    shown = show_complaint(found).splitlines()
+    assert found == Diagnostic(str(source), 4, 6, "the name foo is not known")
+    shown = show_diagnostic(found).splitlines()
     assert shown[0] == "servo.pyx:4:6: the name foo is not known", "as one would click on it from here"
     assert shown[1] == "    4 | \tx = foo"
     assert shown[2] == "      | \t    ^", "a tab stays one, and the mark is below the place"
@@ -105,7 +105,7 @@ def test_hints_are_no_errors_and_say_what_happens(source: Path) -> None:
 def test_an_error_of_the_compiler_is_laid_at_the_line_of_the_pyx(source: Path) -> None:
     output = "servo.pyx: In function 'f':\nservo.pyx:4:34: error: too many arguments to function 'sin'\n"
     assert read_compiler(output, source) == (
-        Complaint(str(source), 4, 0, "C compiler: too many arguments to function 'sin'"),
+        Diagnostic(str(source), 4, 0, "C compiler: too many arguments to function 'sin'"),
     )
 
 
@@ -117,7 +117,7 @@ def test_a_missing_header_is_laid_at_the_line_that_asks_for_it(source: Path) -> 
 
 
 def test_many_errors_are_counted_and_a_fix_is_said_once(source: Path) -> None:
-    every = [Complaint(str(source), 1 + n % 5, 1, f"error {n}", "the same fix") for n in range(20)]
+    every = [Diagnostic(str(source), 1 + n % 5, 1, f"error {n}", "the same fix") for n in range(20)]
     text = tell(source, every)
     assert text.startswith("servo.pyx does not compile, 20 errors:\n")
     assert text.count("the same fix") == 1

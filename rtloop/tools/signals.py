@@ -1,0 +1,61 @@
+"""Signals that end a command: the first one interrupts it, and later ones wait for its report."""
+
+from __future__ import annotations
+
+import signal
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+__all__ = ["Terminated", "ended_by_signals", "exit_code", "name_of"]
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP: ends a command as Ctrl-C does, so that loops, loads and traces are ended first."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+def exit_code(error: BaseException | None) -> int:
+    """Return a shell's exit code for an interrupt: 128 plus the signal's number."""
+    return 128 + (error.number if isinstance(error, Terminated) else signal.SIGINT)
+
+
+def name_of(error: Terminated) -> str:
+    """Return the name of the signal, such as SIGTERM."""
+    return signal.Signals(error.number).name
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Raise the first SIGINT, SIGTERM or SIGHUP as KeyboardInterrupt or `Terminated`; ignore later ones in the block.
+
+    Impatient users press Ctrl-C twice, and a closing terminal sends SIGHUP after SIGINT: neither may cut off the end of
+    a loop or the table of its run. An ignored signal stays ignored, as under nohup(1), and a handler that a program has
+    set is kept.
+    """
+    is_ending = False
+
+    def end(number: int, frame: FrameType | None) -> None:
+        nonlocal is_ending
+        if not is_ending:
+            is_ending = True
+            raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
+
+    replaced = {
+        number: handler
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if (handler := signal.getsignal(number)) in (signal.SIG_DFL, signal.default_int_handler)
+    }
+    try:
+        for number in replaced:
+            signal.signal(number, end)
+        yield
+    finally:
+        for number, handler in replaced.items():
+            signal.signal(number, handler)
