@@ -58,4 +58,5 @@ def ended_by_signals() -> Iterator[None]:
         yield
     finally:
         for number, handler in replaced.items():
-            signal.signal(number, handler)
+            # An interrupted command is about to exit, and its exit code says why.
+            signal.signal(number, signal.SIG_IGN if is_ending else handler)

@@ -219,7 +219,7 @@ def test_a_picture_is_drawn(tmp_path: Path) -> None:
         (["sevro.pyx"], "there is no file sevro.pyx; did you mean servo.pyx?"),
         (["servo.pyx:Sevo"], "servo.pyx has no Sevo; did you mean Servo?"),
         (["servo.pyx", "-p", "gain"], "write NAME=VALUE"),
-        (["servo.pyx", "-p", "gian=2"], "Servo takes no 'gian'; did you mean 'gain'?"),
+        (["servo.pyx", "-p", "gian=2"], "Servo does not take 'gian'; did you mean 'gain'?"),
         (["servo.pyx", "-p", "gain=fast"], "Servo cannot be made: must be real number, not str"),
         (["servo.pyx", "-p", "end_at=x"], "Servo.end_at cannot be 'x'"),
         (["servo.pyx", "-p", "cpu=1", "--cpu", "1"], "cpu is given twice"),
@@ -311,8 +311,17 @@ def test_a_function_that_takes_the_gil_is_pointed_out(capsys: pytest.CaptureFixt
     assert "fix: declare 'f' as 'noexcept nogil'" in said
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_a_loop_that_is_stopped_ends_as_it_should_and_prints_its_table(number: int, code: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("numbers", "code"),
+    [
+        ([signal.SIGINT], 130), ([signal.SIGTERM], 143), ([signal.SIGHUP], 129), ([signal.SIGINT] * 8, 130),
+        ([signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGINT], 130), ([signal.SIGTERM, signal.SIGINT], 143),
+    ],
+)  # fmt: skip
+def test_a_loop_that_is_stopped_ends_as_it_should_and_prints_its_table(
+    numbers: list[int], code: int, tmp_path: Path
+) -> None:
+    """An impatient user presses Ctrl-C again before the table is there, and a closing terminal adds a SIGHUP."""
     left = tmp_path / "left"
     (tmp_path / "leaves.pyx").write_text(
         "from libc.stdio cimport fopen, fclose\nfrom rtloop cimport RTLoop\n"
@@ -331,7 +340,9 @@ def test_a_loop_that_is_stopped_ends_as_it_should_and_prints_its_table(number: i
             assert process.poll() is None and time.monotonic() < deadline, "it did not start"
             time.sleep(0.02)
         time.sleep(0.2)
-        process.send_signal(number)
+        for number in numbers:
+            process.send_signal(number)
+            time.sleep(0.02)
         out, err = process.communicate(timeout=100)
     assert process.returncode == code, err
     assert out.startswith("Leaves-") and "wake-up latency" in out
@@ -393,3 +404,36 @@ def test_guard_alloc_begins_anew_with_the_library_and_counts_allocations() -> No
     found = json.loads(done.stdout)
     account = found.get("guard") or found["stats"]["guard"]
     assert account["allocations"] == 0 and account["mode"] == "count"
+
+
+def test_an_object_of_the_file_is_named_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "driven.pyx").write_text(
+        "from rtloop cimport RTLoop\ncdef class Motor:\n    pass\ncdef class SimulatedMotor(Motor):\n    pass\n"
+        "cdef class Servo(RTLoop):\n"
+        "    def __init__(self, period, *, Motor motor not None, str mode='', **settings):\n"
+        "        super().__init__(period, **settings)\n        print(type(motor).__name__, mode)\n"
+    )
+    target = str(tmp_path / "driven.pyx")
+    assert run(target, *EASY, "--cycles", "3", "-p", "motor=SimulatedMotor", "-p", "mode=fast") == 0
+    assert "SimulatedMotor fast\n" in capsys.readouterr().out
+    assert run(target, *EASY, "--cycles", "3", "-p", "motor='SimulatedMotor'") == 2, "quoted it is text"
+    assert "has incorrect type (expected driven.Motor, got str)" in " ".join(capsys.readouterr().err.split())
+
+
+def test_headers_and_a_library_are_given_on_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The library is found at run time as well, in a folder whose name the linker's commas would cut."""
+    folder = tmp_path / "a, b"
+    folder.mkdir()
+    (folder / "answer.h").write_text("int answer(void);\n")
+    (folder / "answer.c").write_text('#include "answer.h"\nint answer(void) { return 42; }\n')
+    command = ["cc", "-shared", "-fPIC", "-o", str(folder / "libanswer.so"), str(folder / "answer.c")]
+    subprocess.run(command, check=True)
+    (tmp_path / "asks.pyx").write_text(
+        'from rtloop cimport RTLoop\ncdef extern from "answer.h":\n    int answer() nogil\n'
+        "cdef class Asks(RTLoop):\n    def setup(self):\n        print('it is', answer())\n"
+    )
+    place = ["-I", str(folder), "-L", str(folder), "-l", "answer"]
+    assert run(str(tmp_path / "asks.pyx"), *EASY, "--cycles", "3", *place) == 0
+    assert "it is 42" in capsys.readouterr().out

@@ -394,7 +394,7 @@ class TestWords:
         from rtloop.tools.demo.command import conclude
 
         text = conclude([make_trial("plain"), make_trial("rtloop", fell=0.5), make_trial("spin", fell=0.4)])
-        assert "the plain loop reached 1,000 of 1,000 Hz" in text and "does not hold the pole" in text
+        assert "the plain loop reached 1,000 of 1,000 Hz" in text and "cannot hold the pole" in text
 
     def test_one_of_two_falls(self) -> None:
         from rtloop.tools.demo.command import conclude

@@ -44,7 +44,7 @@ def test_an_error_is_shown_at_its_line(source: Path) -> None:
     ("code", "said", "text", "fix"),
     [
         ("        self.value = cycle.t", "Assignment of Python object not allowed without gil",
-         "self.value is no C attribute", "cdef public double value"),
+         "self.value is not a C attribute", "cdef public double value"),
         ("        cdef double t = cycle.time", "Cannot convert 'const Cycle *' to Python object",
          "Cycle has no 'time'", "it has index, release, start, period, missed, t, dt"),
     ],

@@ -12,7 +12,7 @@ import pytest
 
 import rtloop
 from rtloop.tools.run.show import describe_exception, describe_progress
-from rtloop.tools.run.target import TargetError, find_target, make_loop, parse_value
+from rtloop.tools.run.target import Name, TargetError, find_target, make_loop, parse_value
 
 STEPS = """\
 import rtloop
@@ -83,7 +83,29 @@ def made(text: str, settings: dict[str, Any] | None = None, **given: Any) -> rtl
 )  # fmt: skip
 def test_a_value_is_a_literal_or_else_text(text: str, value: Any) -> None:
     found = parse_value(text)
-    assert found == value and type(found) is type(value)
+    assert found == value and type(found) in (type(value), Name)
+
+
+def test_a_file_with_only_a_callable_class_runs_it(folder: Path) -> None:
+    (folder / "only.py").write_text(
+        "class Base: pass\nclass Control:\n    def __call__(self, cycle):\n        return cycle.index >= 2\n"
+    )
+    assert made("only.py").run().cycles == 3
+
+
+def test_a_word_that_names_an_object_of_the_file_is_that_object(folder: Path) -> None:
+    (folder / "named.py").write_text(
+        "LIMIT = 2\nclass Limits:\n    limit = 4\n"
+        "def step(cycle, limit=0, limits=None, word=''):\n"
+        "    assert type(word) is str and word in ('', 'other')\n"
+        "    return cycle.index >= (limits.limit if limits else limit)\n"
+    )
+    word = parse_value("other")
+    assert made("named.py", limit=parse_value("LIMIT"), word=word).run().cycles == 3
+    assert made("named.py", limits=parse_value("Limits")).run().cycles == 5, "a class is instantiated"
+    (folder / "picky.py").write_text("class Motor:\n    def __init__(self, port): pass\ndef step(cycle, m): pass\n")
+    with pytest.raises(TargetError, match=r"m=Motor: Motor\(\) cannot be made: .*port"):
+        made("picky.py", m=parse_value("Motor"))
 
 
 def test_a_function_of_python_runs_with_its_keywords() -> None:
@@ -126,8 +148,8 @@ def test_what_a_class_does_not_hand_on_is_not_forced_on_it() -> None:
         ("steps.py:step", {"gian": 1}, r"unexpected keyword argument 'gian'; it is step(cycle, gain=1.0)"),
         ("steps.py:Counter", {"limitt": 1}, "it is Counter(limit=3)"),
         ("steps.py:Empty", {}, "neither a subclass of RTLoop nor callable"),
-        ("steps.py:made", {}, "a loop that is made already"),
-        ("steps.py:Slow", {"gian": 1}, "Slow takes no 'gian'; did you mean 'gain'?"),
+        ("steps.py:made", {}, "made is a loop object"),
+        ("steps.py:Slow", {"gian": 1}, "Slow does not take 'gian'; did you mean 'gain'?"),
         ("steps.py:Slow", {"prioriti": 1}, "did you mean 'priority'?"),
         ("steps.py:Slow", {"limit": "x"}, "Slow.limit cannot be 'x': could not convert"),
         ("steps.py:Odd", {}, "its __init__ must take the period first"),
@@ -192,7 +214,7 @@ def test_a_compiled_function_gets_an_array_of_its_file(folder: Path) -> None:
     assert loop.data is sys.modules["native"].state  # type: ignore[attr-defined]
     with pytest.raises(TargetError, match="native has no stat"):
         made("native.py:abs_", data="stat")
-    with pytest.raises(TargetError, match="takes no 'gain': give it its data, -p data=NAME"):
+    with pytest.raises(TargetError, match="does not take 'gain': pass data, -p data=NAME"):
         made("native.py:abs_", gain=2)
 
 

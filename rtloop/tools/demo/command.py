@@ -51,7 +51,7 @@ def demo(duration: int, rate: int, seed: int, as_json: bool, plot: Path | None) 
     """Keep a pole upright at 1 kHz beside a busy Python thread.
 
     A process of its own simulates a pole of 10 cm on a cart, in real time, and pushes it every half second. It sends
-    its state over UDP and takes a force back. A delay of 4 ms has no effect; with more the pole sways,
+    its state over UDP and takes a force back. A delay of 4 ms does not matter; with more the pole sways,
     further as the delay grows, and at 35 ms it falls. The same control law answers three times: from a plain
     Python loop (time.perf_counter and time.sleep), from an RTLoop, and from an RTLoop with spin="auto". In the
     controller's process a Python thread works and allocates without a pause. All three runs get the same plant, the
