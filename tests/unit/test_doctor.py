@@ -28,7 +28,7 @@ EXPECTED = {
         ("container", "ok", "none", ""),  # though /.dockerenv is there
         ("virtual machine", "warn", "KVM", "pin"),
         ("stolen time", "ok", "0.0", ""),
-        ("interrupts", "note", "2, and no isolated CPU", ""),
+        ("interrupts", "note", "2; there is no isolated CPU", ""),
         ("isolated CPUs", "note", "none of 0-1", "isolcpus=managed_irq,domain,1 nohz_full=1 rcu_nocbs=1"),
         ("idle states", "ok", "haltpoll idle, 1 us", ""),
         ("frequency governor", "note", "no frequency scaling is visible", ""),
@@ -87,7 +87,7 @@ EXPECTED = {
         ("real-time priority", "fail", "RLIMIT_RTPRIO is 0 and CAP_SYS_NICE is missing", "rtprio 95"),
         ("locked memory", "fail", "RLIMIT_MEMLOCK is 67108864 bytes and CAP_IPC_LOCK is missing", "memlock unlimited"),
         ("limits of the login", "warn", "for ada: rtprio 95 (99-realtime.conf), memlock unlimited (99-realtime.conf); "
-         "this session has rtprio 0, memlock 65536: it belongs to user@.service", "systemctl edit user@.service"),
+         "this session has rtprio 0, memlock 65536: the session belongs to user@", "systemctl edit user@.service"),
         ("fair server", "ok", "none in this kernel", ""),
         ("isolated CPUs", "note", "none of 0-3", "GRUB_CMDLINE_LINUX"),
         ("irqbalance", "note", "runs", "disable --now irqbalance"),
