@@ -7,8 +7,13 @@ Frozen, as loop.pxd is: the order of the methods, the size of the object.
 from libc.stdint cimport int64_t
 
 
+# The methods for Python that have the name of one for Cython. It adds nothing to an object.
+cdef class _LatestMethods:
+    pass
+
+
 # A module built against another interface looks for another name here, and is told to recompile (__getattr__).
-cdef class _Latest_1:
+cdef class _Latest_1(_LatestMethods):
     cdef void *handle  # the rt_latest_t of include/rtloop/latest.h
     cdef object _owner  # of the memory that handle points to
     cdef readonly object dtype

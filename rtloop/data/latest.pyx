@@ -1,7 +1,8 @@
 """Latest: the newest value from one side to the other. See include/rtloop/latest.h."""
 
-from cpython.object cimport PyTypeObject
 from libc.stdint cimport int64_t, uint64_t
+
+cimport cython
 
 from time import clock_gettime_ns
 
@@ -30,7 +31,55 @@ cdef extern from "../include/rtloop/latest.h" nogil:
     int64_t rt_latest_written_at(const rt_latest_t *latest)
 
 
-cdef class _Latest_1:
+@cython.auto_pickle(False)
+cdef class _LatestMethods:
+    """The methods for Python that have the name of one for Cython: a class can define only one of the two."""
+
+    def write(self, value):
+        """Make a value the newest one, stamped with the time on `clock`.
+
+        Parameters
+        ----------
+        value : scalar, or tuple or dict of a struct's fields
+            One value of the dtype.
+
+        Raises
+        ------
+        ConfigError
+            On a value that the dtype cannot hold, or more than one value.
+        StateError
+            In a forked child.
+        """
+        cdef _Latest_1 exchange = <_Latest_1?>self
+        cdef rt_latest_t *latest = _latest(exchange)
+        cdef size_t address
+        _check_not_in_child(latest)
+        array = as_items(value, exchange.dtype)
+        if array.size != 1:
+            names = exchange.dtype.names
+            advice = f"a tuple or dict of {', '.join(names)}" if names else "one, or make it a struct"
+            raise ConfigError(f"{array.size} values at once; give {advice}")
+        address = array.ctypes.data
+        rt_latest_write_at(latest, <const void *>address, clock_gettime_ns(latest.clock))
+
+    def read(self):
+        """Return a copy of the newest value; all zeros before the first write.
+
+        Returns
+        -------
+        NumPy scalar
+        """
+        cdef _Latest_1 exchange = <_Latest_1?>self
+        cdef rt_latest_t *latest = _latest(exchange)
+        cdef size_t address
+        _check_not_in_child(latest)
+        array = np.empty(1, exchange.dtype)
+        address = array.ctypes.data
+        rt_latest_read(latest, <void *>address)
+        return array[0]
+
+
+cdef class _Latest_1(_LatestMethods):
     """Latest(dtype, *, clock='monotonic')
 --
 
@@ -179,48 +228,6 @@ cdef class _Latest_1:
         return f"Latest({str(self.dtype)!r}, written={self.written}{between})"
 
 
-def write(_Latest_1 self not None, value):
-    """Make a value the newest one, stamped with the time on `clock`.
-
-    Parameters
-    ----------
-    value : scalar, or tuple or dict of a struct's fields
-        One value of the dtype.
-
-    Raises
-    ------
-    ConfigError
-        On a value that the dtype cannot hold, or more than one value.
-    StateError
-        In a forked child.
-    """
-    cdef rt_latest_t *latest = _latest(self)
-    cdef size_t address
-    _check_not_in_child(latest)
-    array = as_items(value, self.dtype)
-    if array.size != 1:
-        advice = f"a tuple or dict of {', '.join(self.dtype.names)}" if self.dtype.names else "one, or make it a struct"
-        raise ConfigError(f"{array.size} values at once; give {advice}")
-    address = array.ctypes.data
-    rt_latest_write_at(latest, <const void *>address, clock_gettime_ns(latest.clock))
-
-
-def read(_Latest_1 self not None):
-    """Return a copy of the newest value; all zeros before the first write.
-
-    Returns
-    -------
-    NumPy scalar
-    """
-    cdef rt_latest_t *latest = _latest(self)
-    cdef size_t address
-    _check_not_in_child(latest)
-    array = np.empty(1, self.dtype)
-    address = array.ctypes.data
-    rt_latest_read(latest, <void *>address)
-    return array[0]
-
-
 cdef rt_latest_t *_latest(_Latest_1 latest) except NULL:
     if latest.handle is NULL:
         raise StateError(never_made("Latest"))
@@ -233,24 +240,12 @@ cdef int _check_not_in_child(const rt_latest_t *latest) except -1:
     return 0
 
 
-cdef extern from *:
-    """
-    static inline int rt_add_to_latest(PyTypeObject *type, const char *name, PyObject *value) {
-      const int rc = PyDict_SetItemString(type->tp_dict, name, value);
-      PyType_Modified(type);
-      return rc;
-    }
-    """
-    int rt_add_to_latest(PyTypeObject *type, const char *name, object value) except -1
-
-
 Latest = _Latest_1
 __getattr__ = publish(_Latest_1)
 
 # The clocks of a loop, with their numbers in <time.h>.
 _CLOCKS = {"monotonic": 1, "boottime": 7, "tai": 11, "realtime": 0}
 
-# The class has methods for Python by the names of those for Cython.
-for _name, _method in (("write", write), ("read", read)):
-    _method.__qualname__ = f"Latest.{_name}"
-    rt_add_to_latest(<PyTypeObject *>_Latest_1, _name.encode(), _method)
+# Their public names are those of the public class.
+for _method in (Latest.write, Latest.read):
+    _method.__qualname__ = f"Latest.{_method.__name__}"

@@ -6,8 +6,13 @@ Frozen, as loop.pxd is: the order of the methods, the size of the object.
 from libc.stdint cimport uint64_t
 
 
+# The methods for Python that have the name of one for Cython. It adds nothing to an object.
+cdef class _RingMethods:
+    pass
+
+
 # A module built against another interface looks for another name here, and is told to recompile (__getattr__).
-cdef class _Ring_1:
+cdef class _Ring_1(_RingMethods):
     cdef void *handle  # the rt_ring_t of include/rtloop/ring.h
     cdef object _owner  # of the memory that handle points to
     cdef object _loan

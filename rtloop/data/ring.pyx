@@ -1,10 +1,11 @@
 """Ring: a queue between a step and the rest of the program. See include/rtloop/ring.h."""
 
 from cpython.buffer cimport PyBuffer_FillInfo
-from cpython.object cimport PyTypeObject
+from cpython.object cimport PyObject
 from libc.stdint cimport UINT64_MAX, uint64_t
 
-import weakref
+cimport cython
+cimport numpy as cnp
 
 import numpy as np
 
@@ -14,6 +15,13 @@ from rtloop.data.storage import Storage, warn_unlocked
 from rtloop.errors import ConfigError, StateError
 from rtloop.settings import parse_count
 from rtloop.units import as_index, show
+
+
+cnp.import_array()
+
+
+cdef extern from "Python.h":
+    Py_ssize_t Py_REFCNT(PyObject *value)
 
 
 cdef extern from "../include/rtloop/ring.h" nogil:
@@ -37,7 +45,59 @@ cdef extern from "../include/rtloop/ring.h" nogil:
 _MAX_ITEMS = (1 << 48) - 1
 
 
-cdef class _Ring_1:
+@cython.auto_pickle(False)
+cdef class _RingMethods:
+    """The methods for Python that have the name of one for Cython: a class can define only one of the two."""
+
+    def push(self, value):
+        """Put in one item, or an array of them.
+
+        Parameters
+        ----------
+        value : scalar, tuple or dict of a struct's fields, or one-dimensional array
+            One item of the ring's dtype, or several.
+
+        Returns
+        -------
+        int
+            Number of items that were put in. If the ring is full, the rest is dropped and counted.
+
+        Raises
+        ------
+        ConfigError
+            On a value that the dtype cannot hold.
+        StateError
+            In a forked child.
+        """
+        cdef _Ring_1 queue = <_Ring_1?>self
+        cdef rt_ring_t *ring = _ring(queue)
+        cdef size_t address
+        cdef uint64_t count
+        if ring.capacity == 0:
+            raise StateError(lost_by_fork("ring"))
+        array = as_items(value, queue.dtype)
+        if array.ndim > 1:
+            raise ConfigError(f"an array of {array.shape} items has no order; give one dimension: array.ravel()")
+        address, count = array.ctypes.data, array.size
+        return rt_ring_push_many(ring, <const void *>address, count)
+
+    def pop(self):
+        """Take out the oldest item.
+
+        Returns
+        -------
+        NumPy scalar or None
+            A copy, or None if the ring is empty.
+        """
+        cdef _Ring_1 queue = <_Ring_1?>self
+        cdef size_t address
+        _ring(queue)
+        array = np.empty(1, queue.dtype)
+        address = array.ctypes.data
+        return array[0] if rt_ring_pop(_consumed(queue), <void *>address) else None  # no other thread between these two
+
+
+cdef class _Ring_1(_RingMethods):
     """Ring(dtype, capacity, *, when_full='drop')
 --
 
@@ -236,53 +296,6 @@ cdef class _Ring_1:
         return f"Ring({str(self.dtype)!r}, {self.capacity}, dropped={self.dropped}{between})"
 
 
-def push(_Ring_1 self not None, value):
-    """Put in one item, or an array of them.
-
-    Parameters
-    ----------
-    value : scalar, tuple or dict of a struct's fields, or one-dimensional array
-        One item of the ring's dtype, or several.
-
-    Returns
-    -------
-    int
-        Number of items that were put in. If the ring is full, the rest is dropped and counted.
-
-    Raises
-    ------
-    ConfigError
-        On a value that the dtype cannot hold.
-    StateError
-        In a forked child.
-    """
-    cdef rt_ring_t *ring = _ring(self)
-    cdef size_t address
-    cdef uint64_t count
-    if ring.capacity == 0:
-        raise StateError(lost_by_fork("ring"))
-    array = as_items(value, self.dtype)
-    if array.ndim > 1:
-        raise ConfigError(f"an array of {array.shape} items has no order; give one dimension: array.ravel()")
-    address, count = array.ctypes.data, array.size
-    return rt_ring_push_many(ring, <const void *>address, count)
-
-
-def pop(_Ring_1 self not None):
-    """Take out the oldest item.
-
-    Returns
-    -------
-    NumPy scalar or None
-        A copy, or None if the ring is empty.
-    """
-    cdef size_t address
-    _ring(self)
-    array = np.empty(1, self.dtype)
-    address = array.ctypes.data
-    return array[0] if rt_ring_pop(_consumed(self), <void *>address) else None  # no other thread between these two
-
-
 cdef rt_ring_t *_ring(_Ring_1 ring) except NULL:
     if ring.handle is NULL:
         raise StateError(never_made("ring"))
@@ -292,7 +305,7 @@ cdef rt_ring_t *_ring(_Ring_1 ring) except NULL:
 cdef rt_ring_t *_consumed(_Ring_1 self) except NULL:
     cdef rt_ring_t *ring = _ring(self)
     cdef _Loan loan = self._loan
-    if loan.exports or loan.is_lent:
+    if loan.is_lent or loan.is_in_use():
         raise BufferError(_IN_USE)
     return ring
 
@@ -300,32 +313,73 @@ cdef rt_ring_t *_consumed(_Ring_1 self) except NULL:
 _IN_USE = "items of this ring are in use: leave the with statement, and delete the parts of its array that were kept"
 
 
-cdef class _Loan:
-    """Items lent to an array, which keeps the memory alive and is counted."""
+cdef class _Items:
+    """Items of a ring as a buffer, which keeps the memory."""
 
     cdef object _storage
-    cdef const void *address
-    cdef uint64_t count
-    cdef Py_ssize_t nbytes
-    cdef Py_ssize_t exports
-    cdef bint is_lent
+    cdef const void *_address
+    cdef Py_ssize_t _size
 
     def __cinit__(self, storage):
         self._storage = storage
 
     def __getbuffer__(self, Py_buffer *view, int flags):
-        PyBuffer_FillInfo(view, self, <void *>self.address, self.nbytes, 1, flags)
-        self.exports += 1
+        PyBuffer_FillInfo(view, self, <void *>self._address, self._size, 1, flags)
 
-    def __releasebuffer__(self, Py_buffer *view):
-        self.exports -= 1
+
+cdef class _Loan:
+    """The array that a ring lends.
+
+    The array is a slice of another one, its base. NumPy gives all parts of the array, and their parts, this same base:
+    the number of references to the base tells whether a part is in use. A memoryview of the array itself does not
+    count, nor does an array of another class or of ``np.lib.stride_tricks``. These keep the array, and with it the
+    memory.
+    """
+
+    cdef object _storage
+    cdef object _base
+    cdef object _array
+    cdef uint64_t count
+    cdef bint is_lent
+
+    def __cinit__(self, storage):
+        self._storage = storage
+
+    cdef object lend(self, rt_ring_t *ring, dtype):
+        cdef _Items items = _Items(self._storage)
+        items._address = rt_ring_front(ring, &self.count)
+        items._size = self.count * ring.item_bytes
+        self._base = np.frombuffer(items, dtype) if self.count else np.empty(0, dtype)
+        self._array = self._base[:]
+        self.is_lent = True
+        return self._array
+
+    cdef void end(self):
+        """Make the array empty, for whoever still has it."""
+        cdef cnp.ndarray array
+        self.is_lent = False
+        for array in (self._array, self._base):
+            for axis in range(cnp.PyArray_NDIM(array)):
+                cnp.PyArray_DIMS(array)[axis] = 0
+
+    cdef bint is_in_use(self):
+        """Tell whether a part of the array is in use; if not, forget the array."""
+        if self._base is None:
+            return False
+        # The references of this object, and the array's to its base. Without a dimension the array cannot be emptied.
+        if Py_REFCNT(<PyObject *>self._base) > 2:
+            return True
+        if cnp.PyArray_NDIM(<cnp.ndarray>self._array) == 0 and Py_REFCNT(<PyObject *>self._array) > 1:
+            return True
+        self._base = self._array = None
+        return False
 
 
 cdef class _View:
     """The with statement of a view."""
 
     cdef _Ring_1 _ring
-    cdef object _array
+    cdef bint _is_open
 
     def __cinit__(self, _Ring_1 ring):
         self._ring = ring
@@ -334,48 +388,25 @@ cdef class _View:
         cdef _Loan loan = self._ring._loan
         if loan.is_lent:
             raise StateError("another view of this ring is in use")
-        _consumed(self._ring)
-        loan.is_lent = True
-        try:
-            loan.address = rt_ring_front(_ring(self._ring), &loan.count)
-            loan.nbytes = loan.count * _ring(self._ring).item_bytes
-            # A slice of it: NumPy gives the slices of a slice the same base, which so lives as long as any of them.
-            self._array = np.frombuffer(loan, self._ring.dtype)[:] if loan.count else np.empty(0, self._ring.dtype)
-            # A memoryview of the array does not count as a part of it: it gets to keep the memory.
-            weakref.finalize(self._array, id, loan).atexit = False
-        except BaseException:
-            loan.is_lent = False
-            raise
-        return self._array
+        array = loan.lend(_consumed(self._ring), self._ring.dtype)
+        self._is_open = True
+        return array
 
     def __exit__(self, *exception):
         cdef _Loan loan = self._ring._loan
-        array, self._array = self._array, None
-        if array is None:
+        if not self._is_open:
             raise StateError("this view is closed: its with statement has ended")
-        loan.is_lent = False
-        array.__setstate__((1, (0,), array.dtype, False, b""))
-        if loan.exports:
+        self._is_open = False
+        loan.end()
+        if loan.is_in_use():
             raise BufferError("a part of the array is in use: keep a copy instead. The items stay in the ring")
         if _ring(self._ring).capacity:  # a forked child has inherited the statement, and not the items
             rt_ring_consume(_ring(self._ring), loan.count)
 
 
-cdef extern from *:
-    """
-    static inline int rt_add_to_ring(PyTypeObject *type, const char *name, PyObject *value) {
-      const int rc = PyDict_SetItemString(type->tp_dict, name, value);
-      PyType_Modified(type);
-      return rc;
-    }
-    """
-    int rt_add_to_ring(PyTypeObject *type, const char *name, object value) except -1
-
-
 Ring = _Ring_1
 __getattr__ = publish(_Ring_1)
 
-# The class has methods for Python by the names of those for Cython.
-for _name, _method in (("push", push), ("pop", pop)):
-    _method.__qualname__ = f"Ring.{_name}"
-    rt_add_to_ring(<PyTypeObject *>_Ring_1, _name.encode(), _method)
+# Their public names are those of the public class.
+for _method in (Ring.push, Ring.pop):
+    _method.__qualname__ = f"Ring.{_method.__name__}"

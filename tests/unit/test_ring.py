@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import random
@@ -9,6 +10,7 @@ import threading
 import warnings
 import weakref
 from collections import deque
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -150,6 +152,96 @@ def test_a_memoryview_of_a_view_keeps_the_memory() -> None:
     assert gone() is None
     assert kept[5] == 5.0
     del kept, items
+
+
+def test_memoryviews_of_a_view_outlive_it_with_their_type_and_shape() -> None:
+    """The freed description of a memoryview is garbage only once it is written over."""
+    ring = Ring(RECORD, 64)
+    ring.push([(i, (i, i, i), i) for i in range(64)])
+    with ring.view() as items:
+        kept = [memoryview(items) for _ in range(3)]
+        expected = kept[0].format
+    other = [memoryview(np.zeros(3, [(f"f{i}", "f4"), ("rest", "u1", 100 + i)])) for i in range(1000)]
+    assert memoryview(items).shape == (0,), "NumPy describes it anew"
+    assert [(view.format, view.shape) for view in kept] == [(expected, (64,))] * 3
+    assert len(bytes(kept[0])) == 64 * RECORD.itemsize and np.asarray(kept[1])["n"].tolist() == list(range(64))
+    assert len(other) == 1000
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "items[:]", "items.view()", "items[1:][1:]", "items['t']", "items.base", "items.T", "memoryview(items[1:])",
+        "items.reshape(2, 2)", "items[None]", "iter([items[::2]])",
+    ],
+)  # fmt: skip
+def test_every_part_of_a_view_is_noticed(part: str) -> None:
+    ring = Ring(RECORD, 4)
+    ring.push([(i, (i, i, i), i) for i in range(4)])
+    kept = []
+    with pytest.raises(BufferError, match="keep a copy"), ring.view() as items:
+        kept.append(eval(part))
+    with pytest.raises(BufferError, match="in use"):
+        ring.pop()
+    assert len(items) == 0 and len(ring) == 4
+    kept.clear()
+    assert ring.pop()["n"] == 0 and len(ring) == 3
+
+
+@pytest.mark.parametrize("part", ["items", "items.copy()", "np.asarray(items)", "memoryview(items)", "items.sum()"])
+def test_what_is_no_part_of_a_view_is_none(part: str) -> None:
+    ring = Ring("f8", 4)
+    ring.push([1, 2, 3])
+    with ring.view() as items:
+        kept = eval(part)
+    assert len(ring) == 0 and len(items) == 0
+    assert ring.push([4, 5]) == 2 and ring.drain().tolist() == [4, 5]
+    del kept
+
+
+def test_a_view_that_was_reshaped_in_place_is_empty_afterwards() -> None:
+    ring = Ring("f8", 4)
+    ring.push([1, 2, 3, 4])
+    with warnings.catch_warnings(), ring.view() as items:
+        warnings.simplefilter("ignore")
+        items.shape = (2, 2)
+    assert items.size == 0 and len(ring) == 0
+    ring.push(5)
+    with warnings.catch_warnings(), pytest.raises(BufferError), ring.view() as items:
+        warnings.simplefilter("ignore")
+        items.shape = ()  # nothing without a dimension is empty
+    with pytest.raises(BufferError, match="in use"):
+        ring.pop()
+    del items
+    assert ring.pop() == 5
+
+
+@pytest.mark.parametrize(
+    "part",
+    ["items", "items[1:]", "memoryview(items)", "items.view(np.recarray)", "np.broadcast_to(items, (2, len(items)))"],
+)
+def test_the_memory_goes_with_the_last_array_that_shows_it(part: str) -> None:
+    """Without the garbage collector: nothing that lends refers to itself."""
+    ring = Ring("f8", 1 << 16)
+    ring.push(np.arange(1 << 16))
+    gone = weakref.ref(ring)
+    gc.collect()
+    gc.disable()
+    try:
+        with contextlib.suppress(BufferError), ring.view() as items:
+            address = items.ctypes.data
+            kept = eval(part, {"items": items, "np": np})
+        del ring
+        assert gone() is None and is_mapped(address)
+        del items, kept
+        assert not is_mapped(address)
+    finally:
+        gc.enable()
+
+
+def is_mapped(address: int) -> bool:
+    spans = (line.split()[0].split("-") for line in Path("/proc/self/maps").read_text().splitlines())
+    return any(int(low, 16) <= address < int(high, 16) for low, high in spans)
 
 
 def test_nothing_is_taken_from_a_view_that_another_has_opened_meanwhile() -> None:
