@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +14,9 @@ from rtloop_test_machines import by_name, unpack
 from rtloop.machine.doctor.checks.toolchain import Toolchain, read_toolchain
 from rtloop.machine.doctor.machine import Machine
 from rtloop.machine.doctor.run_all import examine
+
+MACHINES = Path(__file__).parent / "machines"
+SUPPORT = Path(__file__).parents[1] / "support"
 
 
 @pytest.mark.parametrize("outer", ["50000 100000", "200000 100000", "max 100000"])
@@ -30,6 +36,37 @@ def test_a_quota_of_more_than_all_cpus_does_not_matter(tmp_path: Path) -> None:
         "/sys/fs/cgroup/cpu.max": "200000 100000",
     }
     assert by_name(examine(unpack(files, tmp_path)))["control group's CPU limit"].verdict == "ok"
+
+
+@pytest.mark.parametrize("infinity", [-1, 2**64 - 1])
+def test_no_limit_is_unlimited_whatever_number_python_has_for_it(infinity: int, tmp_path: Path) -> None:
+    """The number is -1 up to Python 3.14 and 2**64 - 1 from 3.15 on."""
+    code = f"""
+import resource
+resource.RLIM_INFINITY = {infinity}
+import sys
+from pathlib import Path
+sys.path.insert(0, {str(SUPPORT)!r})
+import machines
+from rtloop.machine.doctor import parse
+from rtloop.machine.doctor.run_all import examine
+for name in ("server", "laptop", "container"):
+    text = machines.files_of(Path({str(MACHINES)!r}) / name)
+    text["/sys/fs/cgroup/cpu.max"] = "max 100000"
+    text["/etc/security/limits.d/99-realtime.conf"] = "ada - memlock -1\\nada - rtprio 95"
+    folder = Path({str(tmp_path)!r}) / name
+    folder.mkdir()
+    for check in examine(machines.unpack(text, folder)):
+        print(check.topic, check.name, check.found, check.verdict, check.fix)
+print(parse.process_limit("Max locked memory  unlimited unlimited bytes", "Max locked memory"))
+"""
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    *lines, last = done.stdout.splitlines()
+    assert last == f"({infinity}, {infinity})"
+    text = "\n".join(line for line in lines if line.startswith(("session", "scheduling")))
+    assert "RLIMIT_RTTIME is unlimited" in text and "184467440737095" not in text
+    assert not re.search(r"(is|now|memlock) -1\b", text), text
 
 
 @pytest.mark.parametrize(("kilobytes", "verdict"), [(65536, "ok"), (131072, "warn")])

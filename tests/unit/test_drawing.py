@@ -190,6 +190,7 @@ def test_without_matplotlib_the_error_is_a_command(monkeypatch: pytest.MonkeyPat
         make(5).plot()
 
 
+@draws
 def test_a_notebook_shows_the_picture_without_pyplot() -> None:
     figure = RTLoop("1ms").simulate(cycles=50).plot()
     assert figure._repr_png_().startswith(b"\x89PNG")

@@ -136,7 +136,9 @@ def test_a_call_that_does_not_fit_is_a_type_error_in_the_name_of_the_class() -> 
 
 
 @pytest.mark.parametrize(
-    "value", [1, np.int64(1), np.array(1), np.array([1]), [np.int32(1)], {1}, range(1, 2), iter([1, 1])], ids=repr
+    "value",
+    [1, np.int64(1), np.array(1), np.array([1]), [np.int32(1)], {1}, range(1, 2), iter([1, 1])],
+    ids=lambda value: type(value).__name__,  # the repr of an iterator has its address
 )
 def test_cpus_are_integers_of_any_kind_and_iterables_of_them(value: Any) -> None:
     assert RTLoop("1ms", cpu=value).settings.cpu == (1,)

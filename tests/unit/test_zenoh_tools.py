@@ -16,12 +16,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
-from rich.console import Console
 
 from rtloop import BridgeError, ConfigError, PayloadError, PyLoop, RecorderError, Ring
 
 pytest.importorskip("zenoh", reason="Zenoh is missing: pip install 'rtloop[zenoh]'")
+pytest.importorskip("click", reason="the command line needs rtloop[cli]")
+pytest.importorskip("rich", reason="tables need rtloop[cli]")
+
+from click.testing import CliRunner
+from rich.console import Console
 
 from rtloop.tools.cli import make_group
 from rtloop.tools.record import _print as print_recorded

@@ -6,6 +6,7 @@ They never raise, whatever the text: None, or an empty collection, means "not kn
 from __future__ import annotations
 
 import re
+import resource
 from typing import NamedTuple
 
 from rtloop.system.cpu import parse_cpu_list
@@ -37,7 +38,8 @@ __all__ = [
     "user_name",
 ]
 
-UNLIMITED = -1
+UNLIMITED = resource.RLIM_INFINITY  # 2**64 - 1 since Python 3.15, -1 before
+NO_QUOTA = -1
 _DIGITS = re.compile(r"[+-]?[0-9]{1,20}")
 
 
@@ -211,11 +213,11 @@ def cgroups(text: str) -> list[tuple[tuple[str, ...], str]]:
 
 
 def cpu_max(text: str) -> tuple[int, int] | None:
-    """Read ``cpu.max``: quota and period in microseconds; UNLIMITED means no quota."""
+    """Read ``cpu.max``: quota and period in microseconds; NO_QUOTA as in ``cpu.cfs_quota_us``."""
     words = text.split()
     if len(words) != 2:
         return None
-    quota, period = UNLIMITED if words[0] == "max" else number(words[0]), number(words[1])
+    quota, period = NO_QUOTA if words[0] == "max" else number(words[0]), number(words[1])
     return None if quota is None or period is None or period <= 0 else (quota, period)
 
 

@@ -31,9 +31,7 @@ def examine(machine: Machine) -> Iterator[Check]:
     uid_map = machine.text("/proc/self/uid_map").split()
     is_initial = uid_map in ([], ["0", "0", "4294967295"])
     honoured = (held or set()) if is_initial else set()
-    limits = {
-        limit: parse.process_limit(machine.text(_LIMITS), name) for limit, name in _NAMES.items()
-    }  # UNLIMITED is RLIM_INFINITY
+    limits = {limit: parse.process_limit(machine.text(_LIMITS), name) for limit, name in _NAMES.items()}
 
     priority = checks.real_time_priority(*(limits["RLIMIT_RTPRIO"] or (0, 0)), is_capable="SYS_NICE" in honoured)
     yield _known(priority, limits["RLIMIT_RTPRIO"], _LIMITS)
@@ -152,7 +150,7 @@ def _pam(
         value, path = granted
         on_disk.append(f"{item} {_pam_value(value)} ({path.rpartition('/')[2]})")
         if now is not None and capability not in honoured and _exceeds(value, now[0], scale):
-            missed.append(f"{item} {_pam_value(now[0] if now[0] < 0 else now[0] // scale)}")
+            missed.append(f"{item} {_pam_value(now[0] // scale)}")
     if not on_disk:
         found = f"nothing for {user}" + (f"; {', '.join(hidden)} {unread()}" if hidden else "")
         return Check("session", name, found, source, "note" if hidden else "ok", why)
