@@ -19,20 +19,25 @@ __all__ = ["record"]
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), help="An .mcap file.")
 @click.option("--duration", metavar="TIME", callback=to_duration, help="By default until Ctrl-C.")
 @config_option
+@click.option("--strict", is_flag=True, help="Exit code 3 if clocks disagree or jump, or bridges share a key.")
 @as_json_option("instead of the table")
-def record(keys: str, output: str, duration: int | None, config: str | None, as_json: bool) -> None:
+def record(keys: str, output: str, duration: int | None, config: str | None, strict: bool, as_json: bool) -> None:
     """Record the signals that the bridges of several hosts publish, on one time line.
 
     This records signals over the network. rtloop run --record saves the timing of one run, and a Recorder in your
     program saves the signals of its own loops.
 
-    The times are the records' own, in the time of day of their hosts, whose clocks must be synchronised. Missing
-    records are counted. Exit code 1 if nothing was recorded.
+    The times are the records' own, in the time of day of their hosts, whose clocks must be synchronised. A host whose
+    clock disagrees with this one's is named at once and at the end, a jump is also marked in the file. Missing records
+    are counted. Exit code 1 if nothing was recorded.
     """
     from rtloop.zenoh.recording import Recording
 
-    recording = Recording(keys, output, config=config, on_wait=say_once())
+    def warn(text: str) -> None:
+        print(f"{chr(10) if shown and sys.stderr.isatty() else ''}warning: {text}.", file=sys.stderr, flush=True)
+
     shown = 0
+    recording = Recording(keys, output, config=config, on_wait=say_once(), on_problem=warn)
 
     def show() -> None:
         nonlocal shown
@@ -40,8 +45,12 @@ def record(keys: str, output: str, duration: int | None, config: str | None, as_
             shown = recording.records
             print(f"\r{shown:,} records of {len(recording.channels)} signals", end="", file=sys.stderr, flush=True)
 
-    with recording, suppress(KeyboardInterrupt):
-        recording.run(None if duration is None else duration / 1e9, on_turn=show)
+    try:
+        with recording, suppress(KeyboardInterrupt):
+            recording.run(None if duration is None else duration / 1e9, on_turn=show)
+    except KeyboardInterrupt:  # a second one, while Zenoh closes
+        if not recording.closed:
+            raise
     if shown:
         print(file=sys.stderr)
     document = _document(recording)
@@ -49,6 +58,13 @@ def record(keys: str, output: str, duration: int | None, config: str | None, as_
         click.echo(json.dumps(document, indent=1))
     else:
         _print(document)
+    # Those reported meanwhile are repeated at the end, where they are read.
+    problems = document["problems"]
+    if not as_json:
+        for text in problems:
+            print(f"warning: {text}.", file=sys.stderr)
+    if strict and problems and recording.records:
+        raise click.exceptions.Exit(3)
     if not recording.records:
         print(f"No bridge of {keys} has published a record.", file=sys.stderr)
         raise click.exceptions.Exit(1)
@@ -63,6 +79,8 @@ def _document(recording: Any) -> dict[str, Any]:
         "path": str(recording.path),
         "refused": recording.refused,
         "last_reason": recording.reason,
+        "clocks": recording.clocks.to_dict(),
+        "problems": recording.problems,
         "signals": {
             key: {"records": one.records, "lost": one.lost, "dropped": one.dropped}
             for key, one in sorted(recording.channels.items())

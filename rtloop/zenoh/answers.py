@@ -13,13 +13,13 @@ from typing import Any
 from rtloop.data.recorder import become_ordinary
 from rtloop.errors import ConfigError
 
-__all__ = ["COMMANDS", "Commands", "StatsText", "check_commands", "loops_of"]
+__all__ = ["COMMANDS", "FRESH_NS", "Commands", "StatsText", "check_commands", "loops_of"]
 
 COMMANDS = ("start", "stop", "reset")
 #: Greatest number of waiting commands; more are refused.
 _MAX_WAITING = 8
 #: A younger snapshot is reused, which bounds the cost of frequent queries.
-_FRESH_S = 0.05
+FRESH_NS = 50_000_000
 
 
 def loops_of(subject: Any) -> tuple[Any, ...]:
@@ -64,8 +64,9 @@ class StatsText:
     def get(self) -> bytes:
         """Return it as JSON in UTF-8."""
         with self._lock:
-            if time.monotonic() - self._made_s > _FRESH_S:
+            if time.monotonic() - self._made_s > FRESH_NS * 1e-9:
                 self._sequence += 1
+                self._made_s = time.monotonic()  # as old as time_ns, however long the snapshot takes
                 document = {
                     "format": "rtloop-bridge-stats",
                     "version": 1,
@@ -77,7 +78,6 @@ class StatsText:
                     "stats": self._loop.stats.to_dict(),
                 }
                 self._text = json.dumps(document, separators=(",", ":")).encode()
-                self._made_s = time.monotonic()
             return self._text
 
 

@@ -12,13 +12,26 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from rtloop.data.record_files import clocks
 from rtloop.data.recorder import become_ordinary
 from rtloop.errors import ConfigError, StateError
 from rtloop.system.exit_hooks import RECORDERS, at_end
 from rtloop.units import parse_duration
 from rtloop.zenoh.answers import COMMANDS, Commands, StatsText, check_commands, loops_of
-from rtloop.zenoh.feeds import Setpoint, Signal, clocks
-from rtloop.zenoh.session import Handlers, Links, Opening, check_key, engine, is_patient, key_chunk, open_session
+from rtloop.zenoh.feeds import Setpoint, Signal
+from rtloop.zenoh.host_clocks import published_state
+from rtloop.zenoh.session import (
+    Handlers,
+    Links,
+    Opening,
+    check_key,
+    close_session,
+    engine,
+    is_patient,
+    key_chunk,
+    open_session,
+    wait_for_close,
+)
 
 if TYPE_CHECKING:
     from typing import Self
@@ -93,7 +106,9 @@ class Bridge:
     interval : duration
         Interval at which statistics are published. A snapshot copies the loop's `record` cycles.
     signals : mapping of Ring or SignalLog, optional
-        Rings by name, whose records are published. The bridge is their only reader.
+        Rings by name, whose records are published. The bridge is their only reader. Instead of a ring, give a pair of a
+        ring and the clock of its records' times, such as ``(loop.log, "tai")``. Without it, fields `release` and
+        `start` are on the loops' clock, and a recorder infers that of a field `time`.
     batch : duration
         Interval at which rings are emptied. A ring must hold the records of several intervals.
     setpoints : mapping of Latest, optional
@@ -146,6 +161,7 @@ class Bridge:
         self._allowed = check_commands(commands)
         self._config = config
         self._pid = os.getpid()
+        self._id = os.urandom(8).hex()  # tells apart what two bridges with the same key send
         self._documents = self._errors = 0
         self._last_error = ""
         self._links: Links | None = None
@@ -161,10 +177,12 @@ class Bridge:
         self._is_open, self._wake = threading.Event(), threading.Event()
         self._is_closing = False
         self._thread = threading.Thread(target=self._work, name=f"rtloop-zenoh-{loop.name}", daemon=True)
+        kept = {one.settings.clock for one in self._loops}
+        shared = kept.pop() if len(kept) == 1 else None
         try:
             for name, source in (signals or {}).items():
                 _check_name("signals", name)
-                self._signals[name] = Signal(name, source)
+                self._signals[name] = Signal(name, source, self._id, shared)
             for name, target in (setpoints or {}).items():
                 _check_name("setpoints", name)
                 self._setpoints[name] = Setpoint(name, target)
@@ -220,7 +238,9 @@ class Bridge:
             "key": self._key,
             "host": os.uname().nodename,
             "pid": self._pid,
+            "bridge_id": self._id,
             "clocks": clocks(),
+            "time_sync": published_state(),
             "loops": {
                 name: {"name": loop.name, "state": loop.state, "period_ns": loop.settings.period_ns,
                        "clock": loop.settings.clock, "key": f"{self._key}/loops/{name}/stats"}
@@ -235,16 +255,20 @@ class Bridge:
         }  # fmt: skip
 
     def close(self) -> None:
-        """Publish what is left, undeclare everything, and end. A second call does nothing."""
+        """Publish what is left, undeclare everything, and end. A second call does nothing.
+
+        Over a cut link that can take as long as Zenoh's lease, 10 s; Ctrl-C ends the wait with an RTSetupWarning.
+        """
         if self._pid != os.getpid():
             return  # the threads and the session are the parent's
         self._is_closing = True
         self._wake.set()
-        if self._thread is not threading.current_thread():
-            while self._thread.is_alive():
-                self._thread.join(0.05)  # in slices, so that Ctrl-C takes effect
-        _bridges.discard(self)
-        self._let_go()
+        try:
+            if self._thread is not threading.current_thread():
+                wait_for_close(self._thread, float("inf"))
+        finally:
+            _bridges.discard(self)
+            self._let_go()
 
     def _let_go(self) -> None:
         for signal in self._signals.values():
@@ -260,7 +284,7 @@ class Bridge:
     def _about(self) -> dict[str, Any]:
         group = self._subject.name if len(self._loops) > 1 or self._subject is not self._loops[0] else None
         return {"key": self._key, "group": group, "interval_ns": round(self._interval_s * 1e9),
-                "bridge": self.stats.to_dict()}  # fmt: skip
+                "bridge_id": self._id, "time_sync": published_state(), "bridge": self.stats.to_dict()}  # fmt: skip
 
     def _work(self) -> None:
         opening: Opening | None = None
@@ -278,7 +302,7 @@ class Bridge:
             self._fault = error
             if session is not None:
                 self._handlers.close()
-                session.close()
+                close_session(session)
             self._is_open.set()
             return
         self._is_open.set()
@@ -287,9 +311,10 @@ class Bridge:
         finally:
             self._handlers.close()
             self._commands.close()
-            last: Any = session or opening
-            with suppress(Exception):
-                last.close()
+            if session is not None:
+                close_session(session)
+            elif opening is not None:
+                opening.close()
 
     def _declare_late(self, opening: Opening) -> None:
         if opening.fault is not None:

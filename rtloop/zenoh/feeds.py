@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import struct
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from rtloop.data.ownership import claim_reader, claim_writer, release_reader, release_writer
+from rtloop.data.record_files import clocks
 from rtloop.errors import ConfigError, PayloadError
+from rtloop.settings import CLOCKS
 from rtloop.zenoh.frames import describe_dtype, find_fault, little, pack, parse_header, split
+from rtloop.zenoh.host_clocks import published_state
 
-__all__ = ["NUMBERED", "Setpoint", "Signal", "clocks"]
+__all__ = ["NUMBERED", "Setpoint", "Signal"]
 
 #: Zenoh attachment that numbers a sender's setpoints: a random identity of the sender, and a number.
 NUMBERED = struct.Struct("<QQ")
@@ -25,17 +27,17 @@ _MAX_BATCH_BYTES = 1 << 20
 _NUMBERS = "fiubc"
 
 
-def clocks() -> dict[str, int]:
-    """Return the same moment on four clocks, ns, which places a record's time among those of other hosts."""
-    before = time.monotonic_ns()
-    realtime, tai = time.time_ns(), time.clock_gettime_ns(time.CLOCK_TAI)
-    boottime = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-    monotonic = (before + time.monotonic_ns()) // 2
-    return {"realtime": realtime, "tai": tai, "monotonic": monotonic, "boottime": boottime}
-
-
 class Signal:
     """Ring whose records are published; the bridge is its only reader.
+
+    Parameters
+    ----------
+    source : Ring, SignalLog, or a pair of one and the clock of its records' times
+        For example ``(loop.log, "tai")``.
+    bridge_id : str
+        Identity of the bridge's process in the frames.
+    clock : str, optional
+        The loops' clock, which a field `release` or `start` is on unless the source says otherwise.
 
     Attributes
     ----------
@@ -47,7 +49,10 @@ class Signal:
         Frames that the others were sent in.
     """
 
-    def __init__(self, name: str, source: Any) -> None:
+    def __init__(self, name: str, source: Any, bridge_id: str = "", clock: str | None = None) -> None:
+        source, declared = source if isinstance(source, tuple) and len(source) == 2 else (source, None)
+        if declared is not None and declared not in CLOCKS:
+            raise ConfigError(f"signals[{name!r}]: {declared!r} is not a clock; give one of {', '.join(CLOCKS)}")
         ring = source.ring if hasattr(source, "ring") else source
         if not all(hasattr(ring, attribute) for attribute in ("drain", "dropped", "dtype")):
             raise ConfigError(f"signals[{name!r}] is {source!r}; give a Ring or a SignalLog, such as loop.log")
@@ -56,7 +61,11 @@ class Signal:
         self.taken = self.unheard = self.frames = 0
         self._dropped_before = ring.dropped
         self._most = max(1, _MAX_BATCH_BYTES // ring.dtype.itemsize)
-        self._host = os.uname().nodename
+        # A program's own field `time` may be on another clock than its loops.
+        names = ring.dtype.names or ()
+        self.clock = declared or (clock if "time" not in names and {"release", "start"} & set(names) else None)
+        self._about = {"host": os.uname().nodename, "bridge_id": bridge_id,
+                       **({"clock": self.clock} if self.clock else {})}  # fmt: skip
 
     @property
     def dropped(self) -> int:
@@ -66,7 +75,7 @@ class Signal:
 
     def describe(self) -> dict[str, Any]:
         """Return the description for peers."""
-        return {"dtype": describe_dtype(self.ring.dtype), "capacity": self.ring.capacity}
+        return {"dtype": describe_dtype(self.ring.dtype), "capacity": self.ring.capacity, "clock": self.clock}
 
     def drain(self, publisher: Any) -> None:
         """Publish what is in the ring, if there is a publisher."""
@@ -81,7 +90,8 @@ class Signal:
             is_sent = False
             try:
                 if publisher is not None and publisher.matching_status.matching:
-                    publisher.put(pack(records, first=first, dropped=self.dropped, host=self._host, clocks=clocks()))
+                    about = {**self._about, "clocks": clocks(), "time_sync": published_state()}
+                    publisher.put(pack(records, first=first, dropped=self.dropped, **about))
                     is_sent = True
             finally:
                 self.frames += is_sent

@@ -11,17 +11,19 @@ import warnings
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rtloop.data.record_files import json_schema, record_json
+from rtloop.data.record_files import clock_of, json_schema, record_json
 from rtloop.errors import ConfigError, PayloadError, RecorderError, RTSetupWarning
 from rtloop.system.exit_hooks import RECORDERS, at_end
+from rtloop.telemetry.description import clean
 from rtloop.zenoh.frames import Frame, unpack
-from rtloop.zenoh.session import Handlers, check_expression, open_session
+from rtloop.zenoh.host_clocks import Arrival, HostClocks, Jump
+from rtloop.zenoh.session import Handlers, check_expression, close_session, open_session
 
 if TYPE_CHECKING:
     from typing import Self
@@ -34,6 +36,8 @@ _MAX_WAITING = 10_000
 _MAX_BYTES = 256 << 20
 #: Greatest number of signals and types, so that a peer cannot fill the file with schemas.
 _MAX_SCHEMAS = 4096
+#: Bridges whose numbers are kept for each signal.
+_MAX_SENDERS = 64
 _TURN_S = 0.1
 _TIME_FIELDS = ("time", "release", "start")
 
@@ -49,7 +53,13 @@ class Channel:
     lost : int
         Records that are missing by the frames' numbers: lost on the way, or here.
     dropped : int
-        Records that the full ring on the host dropped.
+        Records that the full rings on the hosts dropped.
+    senders : dict
+        Next record's number and dropped records, by the identity of a bridge.
+    clock : str or None
+        Clock that the records' times can only be on.
+    is_shared : bool
+        Whether several bridges publish it at the same time: their records are mixed.
     """
 
     number: int
@@ -57,15 +67,33 @@ class Channel:
     records: int = 0
     lost: int = 0
     dropped: int = 0
-    next_first: int | None = None
+    senders: dict[str, tuple[int, int]] = field(default_factory=dict)
+    clock: str | None = None
+    is_shared: bool = False
     begun_ns: int | None = None
+    _last_sender: str | None = None
+
+    def count(self, sender: str, first: int, records: int, dropped: int) -> None:
+        """Count a frame's records, and those missing before it."""
+        next_first = self.senders.get(sender, (None, 0))[0]
+        if next_first is not None and first > next_first:
+            self.lost += first - next_first  # a smaller number: the bridge was restarted
+        # A bridge that goes on after another one has published was not replaced by it.
+        self.is_shared |= next_first is not None and sender != self._last_sender
+        self._last_sender = sender
+        self.senders.pop(sender, None)
+        self.senders[sender] = first + records, dropped
+        if len(self.senders) > _MAX_SENDERS:
+            del self.senders[next(iter(self.senders))]
+        self.dropped = sum(number for _, number in self.senders.values())
 
 
 class Recording:
     """Write the signals of all bridges whose keys match to a file, until it is closed.
 
     The messages' times are the records' own, in the time of day of their host. They are only as good as the hosts'
-    clocks are synchronised.
+    clocks are synchronised: a host whose clock disagrees with this host's, or jumps, is reported at once, in `problems`
+    and in the file's metadata ``rtloop.clock``.
 
     Parameters
     ----------
@@ -77,11 +105,16 @@ class Recording:
         Zenoh's own configuration.
     on_wait : callable, optional
         See :func:`open_session`.
+    on_problem : callable, optional
+        Called by :meth:`run` and :meth:`close` with a sentence on a clock that disagrees, or on bridges that share a
+        key; by default it becomes an RTSetupWarning.
 
     Attributes
     ----------
     channels : dict of Channel
         By the signals' keys.
+    clocks : HostClocks
+        Differences between the hosts' clocks and this one's, and jumps.
     refused : int
         Payloads that were not frames; `reason` is the last one's fault.
     overflowed : int
@@ -106,6 +139,7 @@ class Recording:
         *,
         config: Any = None,
         on_wait: Callable[[str], None] | None = None,
+        on_problem: Callable[[str], None] | None = None,
     ) -> None:
         from mcap.writer import Writer
 
@@ -115,9 +149,12 @@ class Recording:
         at = keys if "/signals/" in keys else f"{keys}/signals/*"
         check_expression(keys, at)
         self.channels: dict[str, Channel] = {}
+        self.clocks = HostClocks()
+        self._on_problem = on_problem
+        self._told: set[str] = set()
         self.refused = self.overflowed = 0
         self.reason = ""
-        self._waiting: queue.SimpleQueue[tuple[str, bytes, int] | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[tuple[str, bytes, Arrival] | None] = queue.SimpleQueue()
         self._bytes_come = self._bytes_gone = 0  # each is written by one thread
         self._schemas = 0
         self._fault: Exception | None = None
@@ -128,7 +165,7 @@ class Recording:
         try:
             self._file = self.path.open("wb")
         except BaseException:
-            self._session.close()
+            close_session(self._session)
             raise
         # Not on the thread that calls run(), where a KeyboardInterrupt could leave a message half-written or uncounted.
         self._thread = threading.Thread(target=self._work, name="rtloop-zenoh-recording", daemon=True)
@@ -139,8 +176,8 @@ class Recording:
             self._thread.start()
         except BaseException:
             self._handlers.close()
-            self._session.close()
             self._file.close()
+            close_session(self._session)
             raise
         _recordings.add(self)
 
@@ -155,7 +192,7 @@ class Recording:
             self.overflowed += 1
         else:
             self._bytes_come += len(payload)
-            self._waiting.put((str(sample.key_expr), payload, time.time_ns()))
+            self._waiting.put((str(sample.key_expr), payload, Arrival.now()))
 
     def _work(self) -> None:
         while (item := self._waiting.get()) is not None:
@@ -178,8 +215,37 @@ class Recording:
         while limit is None or time.monotonic() < limit:
             self._raise()
             time.sleep(_TURN_S if limit is None else max(0.0, min(_TURN_S, limit - time.monotonic())))
+            self._report(self.clocks.news())
+            self._report(self._shared())
             if on_turn is not None:
                 on_turn()
+
+    @property
+    def closed(self) -> bool:
+        """True if the file is complete."""
+        return bool(self._file.closed)
+
+    @property
+    def problems(self) -> list[str]:
+        """A sentence for each host whose clock disagrees or jumped, and for each key that several bridges share."""
+        return [*self.clocks.problems(), *self._shared()]
+
+    def _shared(self) -> list[str]:
+        found: dict[str, int] = {}
+        for key, channel in list(self.channels.items()):
+            if channel.is_shared:
+                at = clean(key.rpartition("/signals/")[0])
+                found[at] = max(found.get(at, 0), len(channel.senders))
+        return [describe_shared(key, number) for key, number in found.items()]
+
+    def _report(self, sentences: list[str]) -> None:
+        for text in sentences:
+            if text not in self._told:
+                self._told.add(text)
+                if self._on_problem is None:
+                    warnings.warn(text, RTSetupWarning, stacklevel=3)
+                else:
+                    self._on_problem(text)
 
     def _raise(self) -> None:
         if self._fault is not None and not self._is_told:
@@ -188,11 +254,13 @@ class Recording:
             text = f"{self.path}: {reason or repr(self._fault)}: recording ended after {self.records} records"
             raise RecorderError(number, text) from self._fault
 
-    def _take(self, key: str, payload: bytes, arrived_ns: int) -> None:
+    def _take(self, key: str, payload: bytes, arrival: Arrival | int) -> None:
+        if isinstance(arrival, int):
+            arrival = Arrival(arrival)
         try:
             frame = unpack(payload)
             channel = self._channel(key, frame)
-            times = times_of(frame, channel, arrived_ns)
+            times = times_of(frame, channel, arrival.realtime)
             first, dropped = frame.about.get("first", 0), frame.about.get("dropped", 0)
             if not all(type(number) is int and 0 <= number < _MAX_NS for number in (first, dropped)):
                 raise PayloadError("its record counts are not whole numbers")
@@ -201,12 +269,18 @@ class Recording:
             self.refused += 1
             self.reason = f"{key}: {error}"
             return
-        if channel.next_first is not None and first > channel.next_first:
-            channel.lost += first - channel.next_first  # a smaller number: the bridge was restarted
-        channel.next_first, channel.dropped = first + len(texts), dropped
+        sender = frame.about.get("bridge_id")
+        channel.count(sender if isinstance(sender, str) else "", first, len(texts), dropped)
+        for jump in self.clocks.add(key.rpartition("/signals/")[0], frame.about, arrival):
+            self._mark(jump)
         for time_ns, text in zip(times, texts, strict=True):
             self._writer.add_message(channel.number, time_ns, text.encode(), time_ns, channel.records & 0xFFFFFFFF)
             channel.records += 1
+
+    def _mark(self, jump: Jump) -> None:
+        """Write a jump into the file, between the messages before and after it."""
+        about = {"event": "jump", "host": jump.host, "key": jump.key, "time_ns": jump.time_ns, "size_ns": jump.size_ns}
+        self._writer.add_metadata("rtloop.clock", {name: str(value) for name, value in about.items()})
 
     def _channel(self, key: str, frame: Frame) -> Channel:
         channel, dtype = self.channels.get(key), frame.records.dtype
@@ -218,7 +292,7 @@ class Recording:
             number = self._writer.register_schema(key.replace("/", "_"), "jsonschema", schema)
             made = Channel(self._writer.register_channel(f"/{key}", "json", number), dtype)
             if channel is not None:
-                made.records, made.lost = channel.records, channel.lost
+                made.records, made.lost, made.is_shared = channel.records, channel.lost, channel.is_shared
             channel = self.channels[key] = made
         return channel
 
@@ -243,14 +317,19 @@ class Recording:
         with suppress(OSError):  # the rest of its buffer is refused again
             self._file.close()
         _recordings.discard(self)
-        with suppress(Exception):  # last, because over a cut link it can take as long as the lease
-            self._session.close()
+        try:
+            self._report(self.problems)
+        finally:
+            close_session(self._session)  # last, because over a cut link it can take as long as the lease
         self._raise()
 
     def _complete(self) -> None:
         for key, channel in self.channels.items():
             about = {"key": key, "records": channel.records, "lost": channel.lost, "dropped": channel.dropped}
             self._writer.add_metadata("rtloop", {name: str(value) for name, value in about.items()})
+        for host in self.clocks.to_dict()["hosts"]:
+            text = {name: json.dumps(value) if name == "jumps" else str(value) for name, value in host.items()}
+            self._writer.add_metadata("rtloop.clock", {"event": "summary", **text})
         self._writer.finish()
         self._file.flush()
 
@@ -280,10 +359,10 @@ at_end(RECORDERS, _close_all)
 def times_of(frame: Frame, channel: Channel, arrived_ns: int) -> list[int]:
     """Return each record's time, ns since 1970.
 
-    An integer `time`, `release` or `start` belongs to whichever clock of its host was nearest to it at the moment of
-    sending; that clock and the time of day at that moment place it. A float `t` counts seconds from a moment that the
-    channel's first frame fixes. Without any of these, all records get the moment of sending, or of arrival if the frame
-    does not have it.
+    An integer `time`, `release` or `start` belongs to the clock that the frame declares, or else to the one that
+    :func:`clock_of` infers; that clock and the time of day at the moment of sending place it. A float `t` counts
+    seconds from a moment that the channel's first frame fixes. Without any of these, all records get the moment of
+    sending, or of arrival if the frame does not have it.
     """
     said = frame.about.get("clocks")
     clocks = {name: value for name, value in said.items() if type(value) is int} if isinstance(said, dict) else {}
@@ -295,14 +374,20 @@ def times_of(frame: Frame, channel: Channel, arrived_ns: int) -> list[int]:
     for name in _TIME_FIELDS:
         if name in names and clocks and len(records) and records[name].ndim == 1 and records[name].dtype.kind in "iu":
             values = records[name].tolist()
-            then = min(clocks.values(), key=lambda clock: abs(clock - values[-1]))
-            return [_sane(sent + value - then, sent) for value in values]
+            clock, is_only = clock_of(max(values), clocks, frame.about.get("clock"), channel.clock)
+            channel.clock = clock if is_only else channel.clock
+            return [_sane(sent + value - clocks[clock], sent) for value in values]
     if "t" in names and len(records) and records["t"].ndim == 1 and records["t"].dtype.kind == "f":
         values = np.nan_to_num(records["t"], nan=0.0, posinf=0.0, neginf=0.0).tolist()
         if channel.begun_ns is None:
             channel.begun_ns = sent - round(values[-1] * 1e9)
         return [_sane(channel.begun_ns + round(value * 1e9), sent) for value in values]
     return [sent] * len(records)
+
+
+def describe_shared(key: str, number: int) -> str:
+    """Return the sentence on several bridges with the same key."""
+    return f"{number} bridges have the key {key} at the same time: give each bridge its own, Bridge(key=...)"
 
 
 def _sane(time_ns: int, otherwise: int) -> int:

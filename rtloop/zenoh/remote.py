@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,10 +15,10 @@ from rtloop.errors import BridgeError, ConfigError, PayloadError
 from rtloop.stats.stats import Stats
 from rtloop.telemetry.block import record_dtype
 from rtloop.telemetry.description import clean
-from rtloop.zenoh.answers import COMMANDS
+from rtloop.zenoh.answers import COMMANDS, FRESH_NS
 from rtloop.zenoh.feeds import NUMBERED
 from rtloop.zenoh.frames import pack
-from rtloop.zenoh.session import check_expression, check_key, engine, open_session
+from rtloop.zenoh.session import check_expression, check_key, close_session, engine, open_session
 
 if TYPE_CHECKING:
     from typing import Self
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["RemoteLoop", "Remotes", "parse_stats"]
 
 _MAX_DOCUMENT_BYTES = 4 << 20
+#: Difference of two hosts' clocks that is not reported.
+_TOLERANCE_NS = 50_000_000
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,14 @@ class RemoteLoop:
         Its statistics, without `records`.
     bridge : dict
         Its bridge's own counters.
+    bridge_id : str
+        Identity of the bridge, different for each bridge and process.
+    time_sync : dict
+        State of its host's clock by adjtimex(2): `is_synchronised`, `estimated_error_ns`, `max_error_ns` and
+        `tai_offset_s`; None for what is unknown.
+    behind_ns : int
+        How much its host's time of day is at least behind this host's, negative if it is ahead, ns; 0 if the round trip
+        shows no difference.
     """
 
     key: str
@@ -56,10 +67,20 @@ class RemoteLoop:
     time_ns: int
     stats: Stats
     bridge: dict[str, Any]
+    bridge_id: str = ""
+    time_sync: dict[str, Any] = field(default_factory=dict)
+    behind_ns: int = 0
 
 
-def parse_stats(payload: bytes) -> RemoteLoop:
+def parse_stats(payload: bytes, asked: tuple[int, int] | None = None) -> RemoteLoop:
     """Return the content of a document of statistics.
+
+    Parameters
+    ----------
+    payload : bytes
+        The document.
+    asked : tuple of int, optional
+        This host's time of day before the question and after the answer, to compare with the other host's.
 
     Raises
     ------
@@ -83,9 +104,32 @@ def parse_stats(payload: bytes) -> RemoteLoop:
         if not all(0 <= number < 1 << 63 for number in numbers):
             raise ValueError("its pid or time_ns is out of range")
         key, host = names[:2]
-        return RemoteLoop(key, host, numbers[0], said["group"] or None, numbers[1], stats, dict(said["bridge"]))
+        identity, sync = str(said.get("bridge_id", ""))[:64], said.get("time_sync")
+        return RemoteLoop(
+            key, host, numbers[0], said["group"] or None, numbers[1], stats, dict(said["bridge"]), identity,
+            _parse_time_sync(sync), 0 if asked is None else _behind_ns(numbers[1], *asked),
+        )  # fmt: skip
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise PayloadError(f"not the statistics of a loop: {error!r}"[:300]) from None
+
+
+def _parse_time_sync(said: Any) -> dict[str, Any]:
+    """Return the state of a host's clock without values of other types than a bridge sends."""
+    sync = said if isinstance(said, dict) else {}
+    whole = {name: sync.get(name) for name in ("estimated_error_ns", "max_error_ns", "tai_offset_s")}
+    is_synchronised = sync.get("is_synchronised")
+    return {"is_synchronised": is_synchronised if type(is_synchronised) is bool else None,
+            **{name: value if type(value) is int else None for name, value in whole.items()}}  # fmt: skip
+
+
+def _behind_ns(taken_ns: int, before_ns: int, after_ns: int) -> int:
+    """Return how much a host is at least behind this one (negative: ahead), ns; 0 if both may be right.
+
+    Its statistics were taken between the question and the answer, or up to FRESH_NS before.
+    """
+    if taken_ns < before_ns - FRESH_NS - _TOLERANCE_NS:
+        return before_ns - taken_ns
+    return after_ns - taken_ns if taken_ns > after_ns + _TOLERANCE_NS else 0
 
 
 class Remotes:
@@ -121,6 +165,7 @@ class Remotes:
             check_expression(keys, f"{keys}/{pattern}")
         self.keys = keys
         self.faulty: dict[str, str] = {}
+        self.shared: dict[str, list[RemoteLoop]] = {}
         self._sender = int.from_bytes(os.urandom(8), "little")
         self._numbers: dict[str, int] = {}
         self._session = open_session(config, on_wait=on_wait)
@@ -129,23 +174,25 @@ class Remotes:
         """Return all loops whose bridges answer within `timeout` seconds, by host and name.
 
         Bridges that exist but do not answer, or answer wrongly, are in `faulty`, with the reason.
+        `shared` has the keys that several bridges use at the same time, with a loop of each.
         """
         found, faulty, answered = [], {}, set()
-        for key, payload in self._get(f"{self.keys}/loops/*/stats", timeout):
+        for key, payload, asked in self._get(f"{self.keys}/loops/*/stats", timeout):
             answered.add(key.rpartition("/loops/")[0])
             try:
-                found.append(parse_stats(payload))
+                found.append(parse_stats(payload, asked))
             except PayloadError as error:
                 faulty[key] = str(error)
         alive = {key.removesuffix("/alive") for key in self._alive(timeout)}
         faulty |= dict.fromkeys(alive - answered, "its bridge exists but does not answer")
         self.faulty = faulty
+        self.shared = _find_shared(found)
         return sorted(found, key=lambda loop: (loop.host, loop.group or "", loop.stats.name, loop.pid))
 
     def describe(self, timeout: float = 1.0) -> dict[str, dict[str, Any]]:
         """Return each bridge's description by its key: see ``Bridge.describe``."""
         described = {}
-        for key, payload in self._get(f"{self.keys}/describe", timeout):
+        for key, payload, _ in self._get(f"{self.keys}/describe", timeout):
             try:
                 described[key.removesuffix("/describe")] = dict(json.loads(payload))
             except (ValueError, TypeError, RecursionError) as error:
@@ -196,9 +243,19 @@ class Remotes:
         except engine().ZError as error:
             raise BridgeError(f"{at}: {error}") from None
 
-    def _get(self, selector: str, timeout: float) -> list[tuple[str, bytes]]:
-        replies = self._ask(selector, timeout)
-        return [(str(reply.ok.key_expr), reply.ok.payload.to_bytes()) for reply in replies if reply.ok is not None]
+    def _get(self, selector: str, timeout: float) -> list[tuple[str, bytes, tuple[int, int]]]:
+        """Return the answers of all bridges, also those with the same key, and the time of day before and after."""
+        zenoh, found, before = engine(), [], time.time_ns()
+        try:
+            replies = self._session.get(
+                selector, timeout=timeout, target=zenoh.QueryTarget.ALL, consolidation=zenoh.ConsolidationMode.NONE
+            )
+            for reply in replies:
+                if reply.ok is not None:
+                    found.append((str(reply.ok.key_expr), reply.ok.payload.to_bytes(), (before, time.time_ns())))
+        except zenoh.ZError as error:
+            raise BridgeError(f"{selector}: {error}") from None
+        return found
 
     def _ask(self, selector: str, timeout: float) -> list[Any]:
         try:
@@ -213,13 +270,21 @@ class Remotes:
     def close(self) -> None:
         """Close the session. Closing again does nothing."""
         if not self._session.is_closed():
-            self._session.close()
+            close_session(self._session)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _find_shared(found: list[RemoteLoop]) -> dict[str, list[RemoteLoop]]:
+    """Return the keys that several bridges have, with a loop of each."""
+    bridges: dict[str, dict[Any, RemoteLoop]] = {}
+    for loop in found:
+        bridges.setdefault(loop.key, {}).setdefault((loop.bridge_id, loop.host, loop.pid), loop)
+    return {key: list(loops.values()) for key, loops in bridges.items() if len(loops) > 1}
 
 
 def _cleaned(value: Any) -> Any:

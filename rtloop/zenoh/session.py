@@ -7,19 +7,22 @@ import os
 import re
 import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from rtloop.errors import BridgeError, ConfigError
+from rtloop.errors import BridgeError, ConfigError, RTSetupWarning
 
 __all__ = [
-    "Handlers", "Links", "Opening", "check_expression", "check_key", "engine", "is_patient", "key_chunk", "make_config",
-    "open_session",
+    "Handlers", "Links", "Opening", "check_expression", "check_key", "close_session", "engine", "is_patient",
+    "key_chunk", "make_config", "open_session", "wait_for_close",
 ]  # fmt: skip
 
 #: Zenoh's open cannot be interrupted, so it is called in slices of this length.
 _SLICE_MS = 1000
+#: Seconds that a close is waited for: Zenoh's lease, and what it takes besides.
+_CLOSE_S = 15.0
 _NO_CONNECTION = "Unable to connect"
 
 #: Samples of a subscription that may wait inside Zenoh; beyond that it stops reading from its peers.
@@ -129,6 +132,60 @@ def _open(settings: Any, wait_ms: int, on_wait: Callable[[str], None] | None) ->
             on_wait(f"waiting for {', '.join(json.loads(settings.get_json('connect/endpoints'))) or 'a router'}")
 
 
+def close_session(session: Any, timeout: float = _CLOSE_S) -> None:
+    """Close a session, and wait until it is closed; Ctrl-C or the end of `timeout` ends the wait with a warning.
+
+    Over a cut link Zenoh's close can take as long as the lease, and it cannot be interrupted. Therefore it runs on a
+    thread of its own, which is left behind if the wait ends early.
+
+    Parameters
+    ----------
+    session : zenoh.Session, or another object with ``close()``
+        Its errors are ignored, because it is of no use any more.
+    timeout : float
+        Seconds.
+    """
+
+    def close() -> None:
+        with suppress(Exception):
+            session.close()
+
+    closing = threading.Thread(target=close, name="rtloop-zenoh-closing", daemon=True)
+    try:
+        closing.start()
+    except RuntimeError:  # no thread can be started any more: the interpreter is ending
+        close()
+        return
+    begin = time.monotonic()
+    wait_for_close(closing, begin + timeout)
+
+
+def wait_for_close(closing: threading.Thread, limit: float) -> None:
+    """Wait until a thread that closes a session has ended, or `limit` on the monotonic clock is over.
+
+    The rest of a wait that Ctrl-C or the limit ends is not waited for: the peers are told, or learn of it when the
+    lease is over.
+    """
+    begin = time.monotonic()
+    try:
+        while closing.is_alive() and time.monotonic() < limit:
+            closing.join(0.05)  # in slices, so that Ctrl-C takes effect
+    except KeyboardInterrupt:
+        _warn_unclosed(time.monotonic() - begin)
+        raise
+    if closing.is_alive():
+        _warn_unclosed(time.monotonic() - begin)
+
+
+def _warn_unclosed(seconds: float) -> None:
+    warnings.warn(
+        f"a Zenoh session was still closing after {seconds:.1f} s and was left: a cut link delays the close by up to "
+        "the lease (transport/link/tx/lease, 10 s by default), after which peers regard the session as gone",
+        RTSetupWarning,
+        stacklevel=4,
+    )
+
+
 def is_patient(config: Any) -> bool:
     """Return whether it is a client's that carries on without a router: ``connect.exit_on_failure`` is false."""
     return _of_client(make_config(config), "connect/exit_on_failure", True) is False
@@ -177,8 +234,7 @@ class Opening:
         self._is_closing = True
         self._thread.join()
         if self.session is not None:
-            with suppress(Exception):
-                self.session.close()
+            close_session(self.session)
 
 
 def key_chunk(name: str) -> str:

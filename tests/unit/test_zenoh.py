@@ -21,7 +21,7 @@ import pytest
 from hypothesis import strategies as st
 
 import rtloop
-from rtloop import ConfigError, Latest, LoopGroup, PyLoop, Recorder, Ring, StateError
+from rtloop import ConfigError, Latest, LoopGroup, PyLoop, Recorder, Ring, RTSetupWarning, StateError
 
 zenoh = pytest.importorskip("zenoh", reason="Zenoh is missing: pip install 'rtloop[zenoh]'")
 
@@ -30,6 +30,7 @@ from rtloop.zenoh import bridge as bridge_module  # noqa: E402
 from rtloop.zenoh.answers import Commands, StatsText  # noqa: E402
 from rtloop.zenoh.feeds import NUMBERED, Setpoint, Signal  # noqa: E402
 from rtloop.zenoh.remote import parse_stats  # noqa: E402
+from rtloop.zenoh.session import close_session  # noqa: E402
 
 POINT = np.dtype([("angle", "f8"), ("mode", "u1"), ("on", "?")], align=True)
 KEY = "rtloop/here/servo"
@@ -694,3 +695,69 @@ def test_a_document_of_statistics_is_one_or_is_refused(value: Any, at: str) -> N
     (document[inner] if inner else document)[last] = value
     with contextlib.suppress(rtloop.PayloadError):
         parse_stats(json.dumps(document).encode())
+
+
+class CutLink:
+    """A session over a cut link: its close takes as long as Zenoh's lease, and hears nothing."""
+
+    def __init__(self) -> None:
+        self.is_closing, self.end = threading.Event(), threading.Event()
+
+    def close(self) -> None:
+        self.is_closing.set()
+        self.end.wait(60)
+
+
+def test_ctrl_c_ends_the_wait_for_a_close_over_a_cut_link_with_a_message() -> None:
+    cut = CutLink()
+
+    def interrupt() -> None:
+        assert cut.is_closing.wait(30)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    interrupter = threading.Thread(target=interrupt)
+    interrupter.start()
+    try:
+        with pytest.warns(RTSetupWarning, match="was left: a cut link delays"), pytest.raises(KeyboardInterrupt):
+            close_session(cut)
+        assert not cut.end.is_set(), "nobody has waited for the lease"
+    finally:
+        cut.end.set()
+        interrupter.join()
+
+
+def test_a_close_that_never_ends_is_left_with_a_message() -> None:
+    cut = CutLink()
+    with pytest.warns(RTSetupWarning, match=r"still closing after 0\.[1-9] s"):
+        close_session(cut, timeout=0.1)
+    cut.end.set()
+
+
+def test_ctrl_c_while_a_bridge_closes_over_a_cut_link_releases_its_rings(
+    loop: PyLoop, here: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ring, cut = Ring("f8", 8), CutLink()
+    bridge = Bridge(loop, config=here, signals={"z": ring})
+    real = bridge_module.close_session
+
+    def close_late(session: Any) -> None:
+        cut.close()
+        real(session)
+
+    monkeypatch.setattr(bridge_module, "close_session", close_late)
+
+    def interrupt() -> None:
+        assert cut.is_closing.wait(30)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    interrupter = threading.Thread(target=interrupt)
+    interrupter.start()
+    try:
+        with pytest.warns(RTSetupWarning, match="was left"), pytest.raises(KeyboardInterrupt):
+            bridge.close()
+        assert bridge not in bridge_module._bridges, "the end of the interpreter does not wait for it again"
+        Signal("z", ring).close()
+    finally:
+        cut.end.set()
+        interrupter.join()
+        bridge._thread.join(30)

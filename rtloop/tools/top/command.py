@@ -83,6 +83,7 @@ def make_document(sample: Sample) -> dict[str, Any]:
         "loops": [row.to_dict() for row in sample.rows],
         "not_readable": sample.denied,
         "faulty": sample.faulty,
+        "warnings": sample.warnings,
     }
 
 

@@ -97,11 +97,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Sample:
-    """All loops at one moment, and those that could not be read."""
+    """All loops at one moment, those that could not be read, and warnings, a sentence each."""
 
     rows: list[Row] = field(default_factory=list)
     denied: int = 0
     faulty: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
 
 class Sampler:

@@ -286,8 +286,9 @@ def timeline(records: Any, period_ns: int, width: int, height: int) -> Text:
 
 
 def notes(sample: Sample) -> list[str]:
-    """Return a sentence for each loop that could not be read."""
+    """Return a sentence for each loop that could not be read, and the warnings."""
     from rtloop.telemetry.procfs import describe_denied_count
 
     lines = [f"{path}: not readable: {fault}" for path, fault in sample.faulty.items()]
-    return lines + ([describe_denied_count(sample.denied) + "."] if sample.denied else [])
+    lines += [describe_denied_count(sample.denied) + "."] if sample.denied else []
+    return [*lines, *(f"warning: {text}." for text in sample.warnings)]

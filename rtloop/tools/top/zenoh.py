@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from rtloop.system.host import read_time_sync
 from rtloop.telemetry.description import clean
 from rtloop.tools.options import say_once
 from rtloop.tools.top.data import Row, Sample, Sampler, changes, was_reset
 from rtloop.zenoh import RemoteLoop, Remotes
+from rtloop.zenoh.host_clocks import compare, compare_tai
 
 if TYPE_CHECKING:
     from rtloop.stats.stats import Stats
@@ -38,11 +41,13 @@ class RemoteRow(Row):
     host: str
     at: str
     place: str  # shown before the name: the host, or the key if the host is ambiguous
+    bridge_id: str = ""
+    clock: dict[str, Any] = field(default_factory=dict)  # state of the host's clock, and how far it is behind this one
 
     @property
     def key(self) -> str:
         """Key that identifies the loop."""
-        return f"{self.at}:{self.reader.name}"
+        return f"{self.at}:{self.bridge_id}:{self.reader.pid}:{self.reader.name}"
 
     @property
     def group(self) -> str | None:
@@ -51,7 +56,8 @@ class RemoteRow(Row):
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as a dict that JSON can hold."""
-        return {**super().to_dict(), "host": self.host, "key": self.at, "group": super().group}
+        about = {"host": self.host, "key": self.at, "bridge_id": self.bridge_id, "clock": self.clock}
+        return {**super().to_dict(), **about, "group": super().group}
 
 
 class RemoteSampler(Sampler):
@@ -86,7 +92,26 @@ class RemoteSampler(Sampler):
         rows = _told_apart([self._remote_row(loop) for loop in found if self._name in (None, loop.stats.name)])
         rows.sort(key=lambda row: (row.label, row.reader.pid))
         # Anybody on the network may choose a key, and its answer.
-        return Sample(rows, 0, {clean(key): clean(fault) for key, fault in self._remotes.faulty.items()})
+        faulty = {clean(key): clean(fault) for key, fault in self._remotes.faulty.items()}
+        return Sample(rows, 0, faulty, list(dict.fromkeys(self._warnings(found))))
+
+    def _warnings(self, found: list[RemoteLoop]) -> Iterator[str]:
+        """Yield a sentence for each host whose clock disagrees with this one's, and each key of several bridges."""
+        own = read_time_sync()
+        furthest: dict[str, RemoteLoop] = {}
+        for loop in found:
+            before = furthest.setdefault(loop.host, loop)
+            if abs(loop.behind_ns) > abs(before.behind_ns):
+                furthest[loop.host] = loop
+        for host, loop in furthest.items():
+            if loop.behind_ns:
+                yield compare(host, loop.behind_ns)
+            offset = loop.time_sync.get("tai_offset_s")
+            if own is not None and offset is not None and offset != own.tai_offset_s:
+                yield compare_tai(host, offset, own.tai_offset_s)
+        for key, loops in getattr(self._remotes, "shared", {}).items():
+            where = ", ".join(f"process {loop.pid} on {loop.host}" for loop in loops[:8])
+            yield f"{len(loops)} bridges have the key {key} ({where}): give each bridge its own, Bridge(key=...)"
 
     def describe_none(self) -> str:
         """Return the sentence that no bridge answers."""
@@ -100,24 +125,32 @@ class RemoteSampler(Sampler):
         if policy in ("fifo", "rr"):
             policy += f" {settings.get('priority', '')}"
         reader: Any = RemoteReader(loop.pid, 0, stats.name.replace("\n", "\N{REPLACEMENT CHARACTER}"), policy, 0)
-        key = f"{loop.key}:{stats.name}"
+        key = f"{loop.key}:{loop.bridge_id}:{loop.host}:{loop.pid}:{stats.name}"
         then, before = self._past.get(key, (now, None))
         self._past[key] = now, stats
-        host, at = loop.host, loop.key
+        host, at, clock = loop.host, loop.key, {"behind_ns": loop.behind_ns, **loop.time_sync}
         if before is not None and (now <= then or was_reset(before, stats)):
             before = None
         elapsed = None if before is None else now - then
-        return RemoteRow(reader, stats, None, elapsed, *changes(stats, before), host, at, host)
+        changed = changes(stats, before)
+        return RemoteRow(reader, stats, None, elapsed, *changed, host, at, host, loop.bridge_id, clock)
 
     def close(self) -> None:
         """Close the session."""
         super().close()
-        self._remotes.close()
+        self._remotes.close()  # may raise KeyboardInterrupt, over a cut link
 
 
 def _told_apart(found: list[RemoteRow]) -> list[Row]:
-    """Show the key in place of the host if loops of several keys would have the same label."""
+    """Show the key, or the process if that is the same, in place of the host if loops would have the same label."""
     keys: dict[str, set[str]] = {}
+    bridges: dict[tuple[str, str], set[tuple[str, int]]] = {}
     for row in found:
         keys.setdefault(row.label, set()).add(row.at)
-    return [replace(row, place=row.at) if len(keys[row.label]) > 1 else row for row in found]
+        bridges.setdefault((row.label, row.at), set()).add((row.bridge_id, row.reader.pid))
+
+    def place(row: RemoteRow) -> str:
+        at = row.at if len(keys[row.label]) > 1 else row.host
+        return at if len(bridges[row.label, row.at]) == 1 else f"{at}:{row.reader.pid}"
+
+    return [replace(row, place=place(row)) for row in found]

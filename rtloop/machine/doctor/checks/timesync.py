@@ -3,65 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, NamedTuple
 
 from rtloop.machine.doctor.machine import Machine
 from rtloop.system.checks import Check
+from rtloop.system.host import TimeSync, read_time_sync
 from rtloop.units import format_duration
 
 __all__ = ["TimeSync", "examine", "read_time_sync"]
 
 _PTP = ("ptp4l", "phc2sys", "ts2phc")
 _NTP = ("chronyd", "ntpd", "systemd-timesyn", "openntpd")
-_UNSYNC = 0x40
-_NANO = 0x2000
-_TIME_ERROR = 5
-
-
-class TimeSync(NamedTuple):
-    """State of the kernel's clock, as adjtimex(2) returns it.
-
-    Attributes
-    ----------
-    tai_offset_s : int
-        Seconds that CLOCK_TAI is ahead of CLOCK_REALTIME; 0 if the kernel was never told.
-    is_synchronised : bool
-        True if a service keeps the clock and reports it as synchronised.
-    max_error_ns, offset_ns : int
-        Greatest error that the service allows for, and the correction that is still to be made.
-    """
-
-    tai_offset_s: int
-    is_synchronised: bool
-    max_error_ns: int
-    offset_ns: int
-
-
-def read_time_sync() -> TimeSync | None:
-    """Read the kernel's clock state without changing it; None if it cannot be read."""
-    import ctypes
-
-    class Timex(ctypes.Structure):
-        _fields_: ClassVar[Any] = (
-            [("modes", ctypes.c_int)]
-            + [(name, ctypes.c_long) for name in ("offset", "freq", "maxerror", "esterror")]
-            + [("status", ctypes.c_int)]
-            + [(name, ctypes.c_long) for name in ("constant", "precision", "tolerance", "sec", "usec", "tick")]
-            + [(name, ctypes.c_long) for name in ("ppsfreq", "jitter")]
-            + [("shift", ctypes.c_int)]
-            + [(name, ctypes.c_long) for name in ("stabil", "jitcnt", "calcnt", "errcnt", "stbcnt")]
-            + [("tai", ctypes.c_int), ("rest", ctypes.c_int * 64)]
-        )
-
-    if ctypes.sizeof(ctypes.c_long) != 8:
-        return None  # there the C library has two forms of the struct
-    timex = Timex()
-    state = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.byref(timex))
-    if state < 0:
-        return None
-    unit = 1 if timex.status & _NANO else 1000
-    is_synchronised = state != _TIME_ERROR and not timex.status & _UNSYNC
-    return TimeSync(timex.tai, is_synchronised, timex.maxerror * 1000, timex.offset * unit)
 
 
 def examine(machine: Machine, sync: TimeSync | None) -> Iterator[Check]:
