@@ -68,6 +68,7 @@ if _TYPE_CHECKING:
     from rtloop.loop.python_loop import PyLoop
     from rtloop.simulation.simulation import simulate
     from rtloop.stats.stats import Stats
+    from rtloop.system.ending_signals import stop_on_signals
     from rtloop.telemetry.attach import LoopReader, attach, running
 
 __version__ = "0.1.0"
@@ -126,6 +127,7 @@ __all__ = [
     "partition",
     "running",
     "simulate",
+    "stop_on_signals",
 ]
 
 
@@ -163,6 +165,7 @@ _LATE = {
     "partition": "analysis.schedulability",
     "running": "telemetry.attach",
     "simulate": "simulation.simulation",
+    "stop_on_signals": "system.ending_signals",
 }
 
 

@@ -82,6 +82,7 @@ class LoopKeywords(TypedDict, total=False):
     guard: GuardMode
     guard_allow: Iterable[str]
     record: int
+    leave_timeout: Duration
     name: str | None
 
 
@@ -114,6 +115,7 @@ class Settings(NamedTuple):
     guard: str
     guard_allow: tuple[str, ...]
     record: int
+    leave_timeout_ns: int
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as a dict that JSON can hold."""
@@ -307,6 +309,7 @@ def make_settings(
     guard: str = "off",
     guard_allow: Iterable[str] = (),
     record: int = 65536,
+    leave_timeout: Duration = "2s",
     name: str | None = None,
 ) -> Settings:
     """Check every keyword and parse its units.
@@ -372,6 +375,7 @@ def make_settings(
         guard=parse_choice(guard, "guard", ("off", "count", "stop")),
         guard_allow=_system_calls(guard_allow),
         record=_integer(record, "record", 0, _MAX_RECORD),
+        leave_timeout_ns=parse_duration(leave_timeout, "leave_timeout", minimum=1, maximum=_MAX_TIME_NS),
     )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from rtloop.data.ownership import claim_reader, release_reader
 from rtloop.errors import ConfigError, RecorderError, RTSetupWarning, StateError
-from rtloop.system.exit_hooks import RECORDERS, at_end
+from rtloop.system.exit_hooks import RECORDERS, at_end, watch
 from rtloop.units import parse_duration
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ class Recorder:
             raise
         try:
             _recorders.add(self)
+            watch()
             with _stack_size:
                 former = _thread.stack_size(_STACK_BYTES)
                 try:
@@ -302,4 +303,4 @@ def _close_all() -> None:
                 warnings.warn(str(error), RTSetupWarning, stacklevel=1)
 
 
-at_end(RECORDERS, _close_all)
+at_end(RECORDERS, _close_all, lambda: any(not recorder.is_closed for recorder in list(_recorders)))

@@ -10,14 +10,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from rtloop.errors import StateError, StopTimeoutError
+from rtloop.errors import StateError
 from rtloop.group import member, watchdog_plan
 from rtloop.group.chain import check_chains
 from rtloop.group.plan import check_loops, place, rate_monotonic
 from rtloop.group.results import ages_of, analyze_loops, draw, save_all, stats_of
 from rtloop.group.run import Run, end
-from rtloop.loop import failure, registry
+from rtloop.loop import failure
 from rtloop.settings import Duration, Settings, parse_choice, parse_name, parse_run_duration
+from rtloop.system import ending_signals
 from rtloop.system.grant import Grant
 from rtloop.units import format_rate, parse_duration, parse_timeout
 
@@ -122,6 +123,7 @@ class LoopGroup:
         self._run: Run | None = None
         self._origin_ns: int | None = None
         self._is_starting = self._is_stop_wanted = False
+        self._blocks: list[list[int]] = []
 
     @property
     def name(self) -> str:
@@ -185,9 +187,9 @@ class LoopGroup:
         self._start(None)
 
     def stop(self, timeout: Duration = _DEFAULT_STOP_TIMEOUT) -> None:
-        """Stop all loops, in reverse, each when the one before it has ended.
+        """Stop all loops, in reverse, each when the thread of the one before it has ended.
 
-        Where that takes longer than 100 ms, all that are left are asked at once.
+        If that takes longer than 100 ms, all that are left are asked at once.
 
         Parameters
         ----------
@@ -234,17 +236,17 @@ class LoopGroup:
         if self._run is None or any(member.is_own_thread(loop) for loop in self._loops):
             what = "has not been started" if self._run is None else "runs on this very thread"
             raise StateError(f"{self._name} {what}")
+        armed = ending_signals.arm()
         try:
             if have_ended := watchdog_plan.wait_all(self._controls, deadline):
                 self._run.is_running()  # waits for the watchdog
             return have_ended
         except BaseException as interrupt:
             # Ctrl-C, or whatever a signal handler raised: the loops must not outlive their keeper.
-            try:
-                self._end(registry.EXIT_TIMEOUT_NS)
-            except StopTimeoutError as error:
-                failure.add_note(interrupt, str(error))
+            self._end_after(interrupt)
             raise
+        finally:
+            ending_signals.disarm(armed)
 
     def join(self, timeout: Duration | None = None) -> bool:
         """Wait as :meth:`wait` does, and raise what ended a loop that failed, or that it is stuck.
@@ -290,8 +292,12 @@ class LoopGroup:
         duration_ns = None
         if duration is not None:
             duration_ns = parse_run_duration(duration, min(settings.period_ns for settings in self._settings))
-        self._start(duration_ns)
-        self.join()
+        armed = ending_signals.arm()
+        try:
+            self._start(duration_ns)
+            self.join()
+        finally:
+            ending_signals.disarm(armed)
         return self.stats
 
     @property
@@ -386,19 +392,30 @@ class LoopGroup:
             loop.reset_stats()
 
     def __enter__(self) -> LoopGroup:
-        self.start()
+        self._blocks.append(ending_signals.arm())
+        try:
+            self.start()
+        except BaseException:
+            ending_signals.disarm(self._blocks.pop())
+            raise
         return self
 
     def __exit__(self, kind: object, value: BaseException | None, traceback: object) -> None:
-        self._end(parse_timeout(_DEFAULT_STOP_TIMEOUT))
-        unreported = self._unreported()  # before stop(), which would warn
-        self.stop()  # a subclass's own
-        if value is None:
-            self._raise_failure(unreported)
-            self._warn_of_stale_data()
-            return
-        for error in unreported:
-            failure.note_failed(value, error)
+        try:
+            if isinstance(value, KeyboardInterrupt) and self.state == "running":
+                self._end_after(value)
+            else:
+                self._end(self._leave_timeout_ns)
+            unreported = self._unreported()  # before stop(), which would warn
+            self.stop()  # a subclass's own
+            if value is None:
+                self._raise_failure(unreported)
+                self._warn_of_stale_data()
+            else:
+                for error in unreported:
+                    failure.note_failed(value, error)
+        finally:
+            ending_signals.disarm(self._blocks.pop())
 
     def _warn_of_stale_data(self) -> None:
         """Warn, once a run, of chains whose data was older than intended."""
@@ -433,6 +450,15 @@ class LoopGroup:
         end(self._name, self._controls, timeout_ns)
         if self._run is not None:
             self._run.is_running()  # waits for the watchdog
+
+    def _end_after(self, interrupt: BaseException) -> None:
+        failure.end_after(self._controls[::-1], self._name, interrupt, self._leave_timeout_ns)
+        if self._run is not None:
+            self._run.is_running()  # waits for the watchdog
+
+    @property
+    def _leave_timeout_ns(self) -> int:
+        return max(control.leave_timeout_ns for control in self._controls)
 
     def _unreported(self) -> list[BaseException]:
         """Return, once, what ended the loops that have failed, as far as nobody was told."""

@@ -63,6 +63,13 @@ def prepare(loop, run, settings, duration_ns):
     c.prepare(loop, None, duration_ns)
 
 
+def request_stop(loop, run):
+    """Ask the loop to end if it is a part of this run, without waiting for it."""
+    cdef Control c = _control(loop)
+    if c.run is run and c._activity != "idle":
+        c.request_stop()
+
+
 def withdraw(loop, run):
     """Undo what this run has done to the loop, if it has done anything. Never raises for a loop that it has not."""
     cdef Control c = _control(loop)

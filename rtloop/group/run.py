@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from rtloop.errors import StopTimeoutError
@@ -12,6 +11,7 @@ from rtloop.group import member, watchdog_plan
 from rtloop.loop import failure
 from rtloop.loop.registry import EXIT_TIMEOUT_NS
 from rtloop.settings import CLOCKS, Settings
+from rtloop.system import ending_signals
 from rtloop.units import format_duration
 
 if TYPE_CHECKING:
@@ -117,38 +117,64 @@ class Run:
     def withdraw(self, error: BaseException) -> None:
         """Give back, in reverse, what a start that `error` ended has acquired."""
         for loop in reversed(self._loops):
+            member.request_stop(loop, self)
+        for loop in reversed(self._loops):
             try:
                 member.withdraw(loop, self)
-            except StopTimeoutError as late:
-                failure.add_note(error, str(late))
+            except BaseException as late:  # also of a signal handler: all are given back
+                failure.add_note(error, str(late) or type(late).__name__)
         if self._watchdog is not None:
             self._watchdog.withdraw()
 
 
 def end(name: str, controls: Sequence[Control], timeout_ns: int) -> None:
-    """Stop the loops of a group in reverse, each when the one before it has ended; then all that are left at once.
+    """Stop the loops of a group in reverse, each when the thread before it has ended; after 100 ms all that are left.
+
+    Nothing is reaped before all threads have ended. What signal handlers raise meanwhile is raised when all have.
 
     Raises
     ------
     StopTimeoutError
-        Where a callback has not returned by then; all other loops have been stopped nevertheless.
+        If a callback has not returned by then; all other loops have been stopped nevertheless.
     """
-    now = time.monotonic_ns()
-    deadline, patience = now + timeout_ns, now + min(timeout_ns, _IN_ORDER_NS)
-    late: StopTimeoutError | None = None
-    with suppress(StopTimeoutError):
+    begin = time.monotonic_ns()
+    armed = ending_signals.arm()
+    interrupts: list[BaseException] = []
+    try:
+        error = _end_all(name, controls, begin, timeout_ns, interrupts)
+    finally:
+        ending_signals.disarm(armed)
+    if interrupts:
+        if error is not None:
+            failure.add_note(interrupts[0], str(error))
+        raise interrupts[0]
+    if error is not None:
+        raise error
+
+
+def _end_all(
+    name: str, controls: Sequence[Control], begin: int, timeout_ns: int, interrupts: list[BaseException]
+) -> StopTimeoutError | None:
+    """Ask, wait and reap. Returns the exception for what has not ended, None if all have."""
+    late: list[Control] = []
+    error: StopTimeoutError | None = None
+    for patience_ns in (min(timeout_ns, _IN_ORDER_NS), timeout_ns):
+        late = []
         for control in reversed(controls):
-            control.stop(max(patience - time.monotonic_ns(), 0))
+            try:
+                if not control.end_run(max(0, begin + patience_ns - time.monotonic_ns()), interrupts, must_reap=False):
+                    late.append(control)
+            except StopTimeoutError as still_starting:
+                error = still_starting
+        if not late:
+            break
     for control in reversed(controls):
-        control.request_stop()
-    for control in reversed(controls):
-        try:
-            control.stop(max(deadline - time.monotonic_ns(), 0))
-        except StopTimeoutError as error:
-            late = late or error
-    if late is not None:
-        late.add_note(f"{name}: all of its loops were asked to stop, for up to {format_duration(timeout_ns)}")
+        control.reap()
+    if late:
+        error = failure.stop_timeout_error(late[0].settings.name, timeout_ns)
+    if error is not None:
+        error.add_note(f"{name}: all of its loops were asked to stop, for up to {format_duration(timeout_ns)}")
         for control in controls:
             if (trip := control.thread.trip()) is not None:
-                late.add_note(str(failure.watchdog_error(control.settings, trip)))
-        raise late
+                error.add_note(str(failure.watchdog_error(control.settings, trip)))
+    return error

@@ -100,6 +100,16 @@ cdef class Watchdog:
             return "stopped"
         return "running" if self._state == "ending" else self._state
 
+    @property
+    def is_helper(self):
+        """Whether this is not a loop, but what watches loops."""
+        return True
+
+    @property
+    def leave_timeout_ns(self):
+        """How long the end of the program waits for it."""
+        return registry.EXIT_TIMEOUT_NS
+
     def reap(self):
         """Give back what a thread holds that has ended. Returns whether it is still under way."""
         if self._pid != getpid():

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
+import time
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 from rtloop.errors import (
     CallbackError,
@@ -15,6 +17,7 @@ from rtloop.errors import (
     RtloopError,
     RTSetupWarning,
     SetupError,
+    StopTimeoutError,
     WatchdogError,
 )
 from rtloop.settings import Settings
@@ -23,14 +26,23 @@ from rtloop.units import format_duration
 
 __all__ = [
     "add_note",
+    "end_after",
     "end_error",
     "guard_error",
     "note_failed",
+    "stop_timeout_error",
     "warn_degraded",
     "warn_failed",
     "warn_stale",
     "watchdog_error",
 ]
+
+
+class _Ending(Protocol):
+    @property
+    def settings(self) -> Settings: ...
+    def request_stop(self) -> None: ...
+    def end_run(self, timeout_ns: int, interrupts: list[BaseException]) -> bool: ...
 
 
 def end_error(settings: Settings, end: str, code: int, cycle: int, late_ns: int) -> RtloopError:
@@ -89,6 +101,40 @@ def watchdog_error(settings: Settings, trip: dict[str, Any]) -> WatchdogError:
     )
     cycle = cycles - 1 if cycles else None
     return WatchdogError(message, settings.name, cycle, trip["stuck"], trip["acted"], code)
+
+
+def stop_timeout_error(name: str, timeout_ns: int) -> StopTimeoutError:
+    """Make the exception for a loop that has not ended in time."""
+    return StopTimeoutError(
+        f"{name} did not stop within {format_duration(timeout_ns)}: a callback has not returned. "
+        "Its thread goes on; it ends when the callback returns"
+    )
+
+
+def end_after(controls: Sequence[_Ending], name: str, interrupt: BaseException, timeout_ns: int) -> None:
+    """End runs because a wait for them was interrupted, and report on stderr how long that took. Raises nothing.
+
+    All are asked at once. What signal handlers raise meanwhile is counted, and not raised: leave() has to run.
+    """
+    begin = time.monotonic_ns()
+    further: list[BaseException] = []
+    late = []
+    for control in controls:
+        control.request_stop()
+    for control in controls:
+        left = max(0, begin + timeout_ns - time.monotonic_ns())
+        try:
+            if not control.end_run(left, further):
+                late.append(control.settings.name)
+        except StopTimeoutError as error:
+            add_note(interrupt, str(error))
+    took = format_duration(time.monotonic_ns() - begin)
+    for one in late:
+        add_note(interrupt, str(stop_timeout_error(one, timeout_ns)))
+    what = f"{', '.join(late)} has not ended after {took}" if late else f"ended after {took}"
+    more = f"; {len(further)} more interrupt{'s' * (len(further) != 1)} came meanwhile" if further else ""
+    with suppress(OSError, ValueError, AttributeError):
+        print(f"rtloop: {name}: {type(interrupt).__name__}: asked to stop, {what}{more}", file=sys.stderr, flush=True)
 
 
 def warn_degraded(grants: tuple[Grant, ...], name: str) -> None:

@@ -20,6 +20,8 @@ cdef class Control:
     cdef object _make_error
     cdef object _traceback
     cdef bint _is_reported
+    cdef bint _is_settled
+    cdef list _blocks
     cdef object _stats
     cdef object _make_stats_later
 

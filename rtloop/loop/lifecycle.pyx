@@ -26,7 +26,6 @@ from rtloop.loop.loop_h cimport (
 from rtloop.loop.thread cimport SLICE_NS, LoopThread
 
 import os
-import sys
 import threading
 import time
 
@@ -34,12 +33,14 @@ from rtloop.errors import StateError, StopTimeoutError
 from rtloop.guard.violations import list_violations
 from rtloop.loop import failure, registry
 from rtloop.memory.kernel import fork_count
+from rtloop.system import ending_signals
 from rtloop.system.signal_shield import shielded
-from rtloop.units import format_duration
 
 _ENDS = {RT_END_ENTER: "enter", RT_END_STEP: "step", RT_END_OVERRUN: "overrun", RT_END_WAIT: "wait",
          RT_END_CLOCK: "clock", RT_END_OVERRUNS: "overruns", RT_END_GUARD: "guard",
          RT_END_ON_PEER_FAILURE: "on_peer_failure"}
+# So long a reaper waits for the keeper while that is busy with another loop.
+_PATIENCE_S = 0.05
 # A run that one of these ended had counted its last cycle already.
 _ENDS_COUNTED = (RT_END_STEP, RT_END_OVERRUN, RT_END_OVERRUNS, RT_END_GUARD)
 
@@ -75,6 +76,7 @@ cdef class Control:
         self._own_settings = settings
         self._lock = threading.RLock()
         self._activity, self._outcome = "idle", "new"
+        self._blocks = []
 
     cdef bint is_in_child(self) noexcept:
         """Whether this process is a fork of the one that runs the loop."""
@@ -92,6 +94,16 @@ cdef class Control:
     def settings(self):
         """The settings of the present run, or of the last one."""
         return self.thread.settings
+
+    @property
+    def is_helper(self):
+        """Whether this is not a loop, but what watches loops."""
+        return False
+
+    @property
+    def leave_timeout_ns(self):
+        """How long an end waits for the present step and for leave()."""
+        return self.thread.settings.leave_timeout_ns
 
     @property
     def grants(self):
@@ -139,9 +151,10 @@ cdef class Control:
             If the loop is not idle, or closed, or may not be started here.
         """
         self._check_not_in_child()
-        if sys.is_finalizing():
-            raise StateError(f"{self.settings.name} cannot be started: the interpreter is ending")
+        registry.check_not_ending(self.settings.name)
         registry.reap_finished()
+        if self.is_under_way() and not self.reap():
+            shielded(self._end)
         if self.run is not None and self.run is not run and self.run.is_running():
             raise StateError(f"{self.settings.name} is a loop of {self.run.name}, which runs: stop the group first")
         with self._lock:
@@ -169,15 +182,20 @@ cdef class Control:
         shielded(self._release_thread)
 
     def _release_thread(self):
+        registry.loops.add(self)  # before the look for an end: whoever ends all loops after it finds this one
+        try:
+            registry.check_not_ending(self.settings.name)
+        except StateError:
+            registry.loops.discard(self)
+            raise
         self._begin_run()
-        registry.loops.add(self)
         self.thread.go()
 
     def _begin_run(self):
         with self._lock:
             self._stats = self._error = self._make_error = self._make_stats_later = self._traceback = None
             self._raised = None
-            self._is_reported = False
+            self._is_reported = self._is_settled = False
             self._activity = "running"
             self.runs += 1
             if self._is_stop_wanted:
@@ -188,7 +206,7 @@ cdef class Control:
         if self._activity == "starting":
             shielded(self._abandon)
         else:
-            self.stop(registry.EXIT_TIMEOUT_NS)
+            self.stop(self.leave_timeout_ns)
 
     def _abandon(self):
         """Release what a start that did not succeed has acquired."""
@@ -204,11 +222,13 @@ cdef class Control:
 
     def begin_simulated(self):
         """Begin a run in virtual time; a stop that was asked for meanwhile comes with it."""
+        registry.simulations.add(self)
         self._begin_run()
         self.thread.go_simulated()
 
     def end_simulated(self, error):
         """End a run in virtual time, however far it has come. `error` is what has ended it and will be raised."""
+        registry.simulations.discard(self)
         has_run = self._activity == "running"
         outcome = "stopped" if error is None else "failed"
         stats = None
@@ -224,12 +244,15 @@ cdef class Control:
                 self._activity, self._pid = "idle", 0
 
     def reap(self):
-        """Give back what a run holds whose thread has ended. Returns whether a run is still under way."""
+        """Give back what a run holds whose thread has ended. Returns whether its thread has still to end.
+
+        While the keeper is busy with another loop, it is left to the keeper.
+        """
         if self.is_in_child():
             return False
         if self._activity == "running" and self.thread.phase() == RT_PHASE_DONE:
-            shielded(self._end)
-        return self.is_under_way()
+            shielded(self._end, _PATIENCE_S)  # without waiting for a start of another loop, which may lock all memory
+        return self.is_under_way() and self.thread.phase() != RT_PHASE_DONE
 
     def _end(self):
         """After the thread's last word: join it, keep its statistics, give everything back."""
@@ -241,8 +264,8 @@ cdef class Control:
         outcome = "failed"
         try:
             self.thread.join()
-            self._make_error = self._end_maker()
-            outcome = "stopped" if self._make_error is None else "failed"
+            outcome = self.state
+            self._settle()
             self._make_stats_later = self._collect(outcome)
         finally:
             try:
@@ -262,8 +285,7 @@ cdef class Control:
         It is made when somebody asks for it: that of a guard looks for symbols, which takes its time.
         """
         reason, cycle, code = self.thread.rt.end.reason, self.thread.rt.cycle.index, self.thread.rt.end.code
-        late, settings = self.thread.rt.schedule.late, self.settings
-        error, self._raised = self._raised, None
+        late, settings, error = self.thread.rt.schedule.late, self.settings, self._raised
         if error is not None:
             return lambda: error
         if reason == RT_END_NORMAL:
@@ -279,8 +301,17 @@ cdef class Control:
         end = _ENDS[reason]
         return lambda: failure.end_error(settings, end, code, cycle, late)
 
+    def _settle(self):
+        """Find out, once, how the run has ended; its thread has spoken its last word."""
+        with self._lock:
+            if not self._is_settled and self.is_under_way():
+                self._is_settled = True
+                self._make_error = self._end_maker()
+
     def _last_error(self):
         """Return what ended the last run, None if it ended well."""
+        if self.thread.phase() == RT_PHASE_DONE:
+            self._settle()
         make = self._make_error
         if make is not None:  # not under the lock: this is long, and a signal handler may come in the middle
             error = make()
@@ -290,7 +321,7 @@ cdef class Control:
 
     def unreported_error(self):
         """Return, once, what ended a run that failed, if join() has not raised it; otherwise None."""
-        if self._is_reported or self.is_in_child() or self.reap() or self._outcome != "failed":
+        if self._is_reported or self.is_in_child() or self.reap() or self.state != "failed":
             return None
         self._is_reported = True
         return self._last_error()
@@ -329,8 +360,9 @@ cdef class Control:
         """Restart the statistics; the thread turns to a cleared bank at its next cycle."""
         self._check_not_in_child()
         if not self.reap():
-            with self._lock:
-                self._stats = self._make_stats_later = None
+            if self.is_under_way():
+                shielded(self._end)
+            self._stats = self._make_stats_later = None
             return
         with self._lock:
             if self._activity != "running" or self.thread.is_pending(RT_COMMAND_RESET):
@@ -340,44 +372,105 @@ cdef class Control:
 
     def wait(self, timeout_ns=None):
         """Wait for the end of the present run, in slices, so that Ctrl-C is heard. Returns whether it has ended."""
-        cdef int64_t left = INT64_MAX if timeout_ns is None else timeout_ns
+        return self._wait(None if timeout_ns is None else time.monotonic_ns() + timeout_ns, None)
+
+    def _wait(self, deadline, interrupts, must_reap=True):
+        """Wait until `deadline`, on the monotonic clock; None: for ever. Returns whether the run has ended.
+
+        What signal handlers raise meanwhile leaves this at once if `interrupts` is None. Otherwise it is added to that
+        list; from the first one on the wait takes no longer than `leave_timeout`.
+        """
+        cdef int64_t left = INT64_MAX
         cdef uint32_t phase
-        deadline = None if timeout_ns is None else time.monotonic_ns() + timeout_ns
         run = self.runs
         while self.is_under_way() and self.runs == run:
-            phase = self.thread.phase()
-            if phase == RT_PHASE_DONE and self._activity == "running":
-                self.reap()
-                continue
-            if deadline is not None:
-                left = deadline - time.monotonic_ns()
-                if left <= 0:
-                    return False
-            if phase == RT_PHASE_DONE:
-                time.sleep(0.001)  # another thread is reaping
-                continue
-            self.thread.wait_while(phase, min(left, SLICE_NS))
-            PyErr_CheckSignals()
+            try:
+                phase = self.thread.phase()
+                if phase == RT_PHASE_DONE:
+                    if not must_reap:
+                        return True
+                    self.reap()
+                    if self._activity == "ending":
+                        time.sleep(0.001)  # another thread is reaping
+                        continue
+                    return True  # or the keeper reaps it when it has done what it is at
+                if deadline is not None:
+                    left = deadline - time.monotonic_ns()
+                    if left <= 0:
+                        return False
+                self.thread.wait_while(phase, min(left, SLICE_NS))
+                PyErr_CheckSignals()
+            except BaseException as interrupt:
+                if interrupts is None:
+                    raise
+                if not interrupts:
+                    latest = time.monotonic_ns() + self.leave_timeout_ns
+                    deadline = latest if deadline is None else min(deadline, latest)
+                interrupts.append(interrupt)
         return True
 
     def request_stop(self):
         """Ask the thread to end, without waiting for it."""
-        if not self.is_in_child():
-            self.thread.send(RT_COMMAND_STOP)
-
-    def stop(self, timeout_ns):
-        """Ask the thread to end and wait for it; a loop that does not run needs nothing."""
         if self.is_in_child():
             return
+        with self._lock:
+            if self._activity == "starting":
+                self._is_stop_wanted = True
+            else:
+                self.thread.send(RT_COMMAND_STOP)
+
+    def stop(self, timeout_ns):
+        """Ask the thread to end and wait for it; a loop that does not run needs nothing.
+
+        What signal handlers raise meanwhile is raised when leave() has returned, or `leave_timeout` is over.
+        """
+        interrupts = []
+        has_ended = self.end_run(timeout_ns, interrupts)
+        if interrupts:
+            if not has_ended:
+                failure.add_note(interrupts[0], str(failure.stop_timeout_error(self.settings.name, timeout_ns)))
+            raise interrupts[0]
+        if not has_ended:
+            raise failure.stop_timeout_error(self.settings.name, timeout_ns)
+
+    def end_run(self, timeout_ns, interrupts, must_reap=True):
+        """Ask the thread to end and wait for it. Returns whether it has ended, or is left to the caller's thread.
+
+        What signal handlers raise meanwhile is added to the list `interrupts`. With `must_reap` False the thread is
+        waited for, and nothing is given back.
+
+        Raises
+        ------
+        StopTimeoutError
+            If the loop is still being started when the time is over.
+        """
+        if self.is_in_child():
+            return True
         deadline = time.monotonic_ns() + timeout_ns
-        if self._is_stop_deferred(deadline) or not self.reap():
-            return
+        if self._is_stop_deferred(deadline, interrupts) or not self.is_under_way():
+            return True
         self.request_stop()
-        if not self.is_on_own_thread() and not self.wait(deadline - time.monotonic_ns()):
-            raise StopTimeoutError(
-                f"{self.settings.name} did not stop within {format_duration(timeout_ns)}: a callback has not returned. "
-                "Its thread goes on; it ends when the callback returns"
-            )
+        if self.is_on_own_thread():
+            return True
+        armed = ending_signals.arm()
+        try:
+            return self._wait(deadline, interrupts, must_reap)
+        finally:
+            self._disarm(armed, interrupts)
+
+    def _disarm(self, armed, interrupts):
+        try:
+            ending_signals.disarm(armed)
+        except BaseException as interrupt:
+            interrupts.append(interrupt)
+
+    def enter_block(self):
+        """Begin a with block: signals that end the process end the loop first."""
+        self._blocks.append(ending_signals.arm())
+
+    def leave_block(self):
+        """End a with block."""
+        ending_signals.disarm(self._blocks.pop())
 
     def is_on_own_thread(self):
         """Whether a callback is asking, or a signal handler that has interrupted a simulated run."""
@@ -387,7 +480,7 @@ cdef class Control:
             return self._starter == threading.get_ident()
         return threading.get_native_id() == self.thread.rt.thread.report.tid
 
-    def _is_stop_deferred(self, deadline):
+    def _is_stop_deferred(self, deadline, interrupts):
         """Make a start that is under way stop its loop. Returns whether the rest must be left to that start."""
         with self._lock:
             if self._activity != "starting":
@@ -398,7 +491,10 @@ cdef class Control:
         while self._activity == "starting":
             if time.monotonic_ns() > deadline:
                 raise StopTimeoutError(f"{self.settings.name} is still being started; it stops when it has been")
-            time.sleep(0.001)
+            try:
+                time.sleep(0.001)
+            except BaseException as interrupt:
+                interrupts.append(interrupt)
         return False
 
     def join(self, timeout_ns=None):
@@ -410,19 +506,23 @@ cdef class Control:
             raise StateError(f"{self.settings.name} has not been started")
         if self.is_on_own_thread():
             raise StateError(f"{self.settings.name} runs on this very thread")
+        armed = ending_signals.arm()
         try:
             has_ended = self.wait(timeout_ns)
         except BaseException as interrupt:
             # Ctrl-C, or whatever a signal handler raised: the loop must not outlive its keeper.
-            try:
-                self.stop(registry.EXIT_TIMEOUT_NS)
-            except StopTimeoutError as error:
-                failure.add_note(interrupt, str(error))
+            self.end_after(interrupt)
             raise
+        finally:
+            ending_signals.disarm(armed)
         if has_ended and (error := self._last_error()) is not None:
             self._is_reported = True
             raise error.with_traceback(self._traceback)
         return has_ended
+
+    def end_after(self, interrupt):
+        """End the run because a wait for it was interrupted, and report how long that took. Raises nothing."""
+        failure.end_after([self], self.settings.name, interrupt, self.leave_timeout_ns)
 
     def close(self, timeout_ns):
         """Stop, and refuse to start again."""

@@ -57,7 +57,7 @@ cdef class _RTLoop_2:
     """RTLoop(period, *, phase=0, align=None, clock="monotonic", policy="fifo", priority=80, runtime=None,
            deadline=None, cpu="auto", spin=0, overrun="skip", max_burst=8, max_overruns=None, warmup=10, strict=True,
            lock_memory="all", stack_size="512K", tune_malloc=False, core_dumps=True, dma_latency=0,
-           flush_denormals=False, guard="off", guard_allow=(), record=65536, name=None)\n--\n
+           flush_denormals=False, guard="off", guard_allow=(), record=65536, leave_timeout="2s", name=None)\n--\n
     A hard periodic loop on a thread of its own.
 
     Subclass it in Cython and override ``step``; the methods that the thread calls are C, without the GIL. The class
@@ -120,6 +120,9 @@ cdef class _RTLoop_2:
         System calls that ``step`` makes on purpose: ``("sendto", "recvfrom")``.
     record : int
         How many of the last cycles keep their timestamps.
+    leave_timeout : duration
+        How long the end of a ``with`` block, an interrupt or the end of the program waits for the present ``step`` and
+        for ``leave`` to return.
     name : str, optional
         Also the thread's name, cut to 15 bytes.
 
@@ -349,8 +352,12 @@ cdef class _RTLoop_2:
             cycles = parse_count(cycles, "cycles")
         if duration is not None:
             duration = parse_run_duration(duration, control.settings.period_ns)
-        control.start(self, cycles, duration)
-        control.join()
+        control.enter_block()
+        try:
+            control.start(self, cycles, duration)
+            control.join()
+        finally:
+            control.leave_block()
         return control.stats
 
     def simulate(self, duration=None, cycles=None, *, execution=0, latency=0, plant=None):
@@ -394,23 +401,34 @@ cdef class _RTLoop_2:
         """Stop the loop for good, as :meth:`stop` does; it cannot be started again. Its last statistics stay."""
         cdef Control control = self._control
         if control is not None:
-            control.stop(parse_timeout(_DEFAULT_STOP_TIMEOUT))
+            control.close(control.leave_timeout_ns)
             failure.warn_failed(control.unreported_error())
-            control.close(parse_timeout(_DEFAULT_STOP_TIMEOUT))
 
     def __enter__(self):
-        self.start()
+        cdef Control control = RTLoop_control(self)
+        control.enter_block()
+        try:
+            self.start()
+        except BaseException:
+            control.leave_block()
+            raise
         return self
 
     def __exit__(self, kind, value, traceback):
         cdef Control control = RTLoop_control(self)
-        control.stop(parse_timeout(_DEFAULT_STOP_TIMEOUT))
-        error = control.unreported_error()  # before stop(), which would warn
-        self.stop()  # a subclass's own
-        if kind is not None:
-            failure.note_failed(value, error)
-        elif control.state == "failed":
-            control.join()
+        try:
+            if isinstance(value, KeyboardInterrupt) and control.state == "running":
+                control.end_after(value)
+            else:
+                control.stop(control.leave_timeout_ns)
+            error = control.unreported_error()  # before stop(), which would warn
+            self.stop()  # a subclass's own
+            if kind is not None:
+                failure.note_failed(value, error)
+            elif control.state == "failed":
+                control.join()
+        finally:
+            control.leave_block()
 
     def __reduce_ex__(self, protocol):
         refuse_copy(self, "a thread")

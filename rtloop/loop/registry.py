@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import warnings
 from typing import Protocol
 
-from rtloop.errors import RTSetupWarning, StopTimeoutError
+from rtloop.errors import RTSetupWarning, StateError, StopTimeoutError
 from rtloop.guard.preload import refuse_while
-from rtloop.system.exit_hooks import LOOPS, at_end
+from rtloop.system.exit_hooks import LOOPS, at_end, ending
 from rtloop.system.signal_shield import look_with
 
-__all__ = ["EXIT_TIMEOUT_NS", "loops", "reap_finished"]
+__all__ = ["EXIT_TIMEOUT_NS", "check_not_ending", "loops", "reap_finished", "simulations"]
 
-#: How long a loop is waited for when the process, or the wait for the loop, is ending.
+#: How long the thread of a watchdog, or of a loop that has been found stuck, is waited for.
 EXIT_TIMEOUT_NS = 2_000_000_000
 
 
 class _Control(Protocol):
+    @property
+    def is_helper(self) -> bool: ...
+    @property
+    def leave_timeout_ns(self) -> int: ...
     def reap(self) -> bool: ...
     def request_stop(self) -> None: ...
     def stop(self, timeout_ns: int) -> None: ...
 
 
 loops: set[_Control] = set()
+#: Loops that run in virtual time: they hold nothing, but their leave() is due as well.
+simulations: set[_Control] = set()
 _has_warned_of_fork = False
 
 
@@ -38,18 +45,38 @@ def reap_finished() -> bool:
     return bool(loops)
 
 
-def _stop_all() -> None:
-    """At interpreter exit: ask all loops to end, then wait for each."""
-    for control in list(loops):
+def check_not_ending(name: str) -> None:
+    """Refuse a start while the program is ending, because nobody would stop the loop.
+
+    Raises
+    ------
+    StateError
+        With the reason.
+    """
+    if cause := ending():
+        raise StateError(f"{name} cannot be started: {cause}, and with it every loop ends")
+
+
+def _stop_all() -> str:
+    """Ask all loops to end, then wait for each, as long as its `leave_timeout`. Returns what was done."""
+    every = [*loops, *simulations]
+    begin = time.monotonic_ns()
+    for control in every:
         control.request_stop()
-    for control in list(loops):
+    for control in every:
         try:
-            control.stop(EXIT_TIMEOUT_NS)
-        except Exception as error:  # the others must stop, too
+            control.stop(max(0, begin + control.leave_timeout_ns - time.monotonic_ns()))
+        except BaseException as error:  # also what a signal handler raises: the others must stop, too
             _tell(error)
+    count = sum(not control.is_helper for control in every)
+    return f"stopped {count} loop{'s' * (count != 1)}" if count else ""
 
 
-def _tell(error: Exception) -> None:
+def _is_any_left() -> bool:
+    return bool(loops) or bool(simulations)
+
+
+def _tell(error: BaseException) -> None:
     """Report what nobody is there to catch."""
     print(f"rtloop: {error}" if isinstance(error, StopTimeoutError) else f"rtloop: {error!r}", file=sys.stderr)
 
@@ -67,7 +94,12 @@ def _before_fork() -> None:
         )
 
 
-at_end(LOOPS, _stop_all)
+def _forget() -> None:
+    loops.clear()
+    simulations.clear()
+
+
+at_end(LOOPS, _stop_all, _is_any_left)
 refuse_while(reap_finished)
 look_with(reap_finished)
-os.register_at_fork(before=_before_fork, after_in_child=loops.clear)
+os.register_at_fork(before=_before_fork, after_in_child=_forget)

@@ -11,6 +11,7 @@ import os
 import queue
 import sys
 import threading
+import time
 from contextlib import suppress
 
 
@@ -29,17 +30,18 @@ _LONG_S = 1.0
 _jobs = None
 _pid = 0
 _ident = 0
-# What to call, now and then, while it returns True: how loops that have ended are found.
-_look = None
+# What to call, now and then, while any of them returns True: how loops that have ended are found.
+_looks = []
 
 
 class _Job:
     """A call, on the CPUs of its caller, and what became of it."""
 
-    __slots__ = ("cpus", "done", "error", "function", "result")
+    __slots__ = ("cpus", "done", "error", "function", "is_begun", "result")
 
     def __init__(self, function):
         self.function = function
+        self.is_begun = False
         self.cpus = os.sched_getaffinity(0)
         self.result = self.error = None
         self.done = _thread.allocate_lock()
@@ -63,15 +65,18 @@ def _work(jobs):
         with suppress(OSError):  # SCHED_IDLE is not left without a privilege
             os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     while True:
-        try:
-            is_needed = _look is not None and _look()
-        except Exception:
-            is_needed = True
+        is_needed = False
+        for look in list(_looks):
+            try:
+                is_needed = look() or is_needed
+            except Exception:
+                is_needed = True
         try:
             job = jobs.get(timeout=_LOOK_S if is_needed else None)
         except queue.Empty:
             continue
         try:
+            job.is_begun = True
             if os.sched_getaffinity(0) != job.cpus:
                 os.sched_setaffinity(0, job.cpus)  # what it makes, a loop's thread, inherits them
             job.result = job.function()
@@ -101,13 +106,30 @@ def _start():
 
 
 def look_with(function):
-    """Set what the keeper calls now and then, for as long as it returns True."""
-    global _look
-    _look = function
+    """Have the keeper call this, too, now and then, as long as any such function returns True."""
+    _looks.append(function)
 
 
-def shielded(function):
+def keep_looking():
+    """Start the keeper if there is none, and have it look."""
+    jobs = None if sys.is_finalizing() else _start()
+    if jobs is not None and _thread.get_ident() != _ident:
+        jobs.put(_Job(_nothing))
+
+
+def _nothing():
+    pass
+
+
+def shielded(function, patience_s=None):
     """Call a function where no signal handler reaches, and return its result.
+
+    Parameters
+    ----------
+    function : callable
+        Called without arguments, on the keeper's thread.
+    patience_s : float, optional
+        Return None after this long if the keeper is still busy with something else; it calls the function later.
 
     Raises
     ------
@@ -122,9 +144,13 @@ def shielded(function):
         return function()  # at the interpreter's end there are neither threads nor signal handlers
     job = _Job(function)
     jobs.put(job)
+    begin = time.monotonic()
     while True:
         try:
-            if job.done.acquire(timeout=_LONG_S):
+            left = _LONG_S if patience_s is None else max(0.0, min(_LONG_S, begin + patience_s - time.monotonic()))
+            if job.done.acquire(timeout=left):
+                break
+            if patience_s is not None and time.monotonic() - begin >= patience_s and not job.is_begun:
                 break
             if _jobs is not jobs or _pid == 0:  # the keeper has died
                 if job.done.acquire(False):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rtloop.data.record_files import clocks
 from rtloop.data.recorder import become_ordinary
 from rtloop.errors import ConfigError, StateError
-from rtloop.system.exit_hooks import RECORDERS, at_end
+from rtloop.system.exit_hooks import RECORDERS, at_end, watch
 from rtloop.units import parse_duration
 from rtloop.zenoh.answers import COMMANDS, Commands, StatsText, check_commands, loops_of
 from rtloop.zenoh.feeds import Setpoint, Signal
@@ -198,6 +198,7 @@ class Bridge:
             self._let_go()
             raise
         _bridges.add(self)
+        watch()
 
     @property
     def key(self) -> str:
@@ -441,4 +442,4 @@ def _close_all() -> None:
             bridge.close()
 
 
-at_end(RECORDERS, _close_all)
+at_end(RECORDERS, _close_all, lambda: bool(_bridges))

@@ -19,7 +19,7 @@ import numpy as np
 
 from rtloop.data.record_files import clock_of, json_schema, record_json
 from rtloop.errors import ConfigError, PayloadError, RecorderError, RTSetupWarning
-from rtloop.system.exit_hooks import RECORDERS, at_end
+from rtloop.system.exit_hooks import RECORDERS, at_end, watch
 from rtloop.telemetry.description import clean
 from rtloop.zenoh.frames import Frame, unpack
 from rtloop.zenoh.host_clocks import Arrival, HostClocks, Jump
@@ -180,6 +180,7 @@ class Recording:
             close_session(self._session)
             raise
         _recordings.add(self)
+        watch()
 
     @property
     def records(self) -> int:
@@ -353,7 +354,7 @@ def _close_all() -> None:
                 warnings.warn(str(error), RTSetupWarning, stacklevel=1)
 
 
-at_end(RECORDERS, _close_all)
+at_end(RECORDERS, _close_all, lambda: bool(_recordings))
 
 
 def times_of(frame: Frame, channel: Channel, arrived_ns: int) -> list[int]:

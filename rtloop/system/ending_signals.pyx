@@ -1,0 +1,309 @@
+"""Signals that end the process: the loops end first, and leave() has run, before the signal takes its course.
+
+A handler in C notes the signal, and wakes a thread that does the rest. Neither needs the main thread, which may be in
+a main loop that is not Python's and runs no Python handler for a long time.
+"""
+
+import _thread
+import os
+import signal
+import sys
+import threading
+import time
+from contextlib import suppress
+
+from rtloop.errors import ConfigError
+from rtloop.system import exit_hooks
+from rtloop.units import as_index, format_duration, show
+
+
+cdef extern from *:
+    """
+    #include <errno.h>
+    #include <signal.h>
+    #include <stdint.h>
+    #include <string.h>
+    #include <sys/eventfd.h>
+    #include <sys/prctl.h>
+    #include <unistd.h>
+
+    #define RT_ENDING_SIGNALS 65
+
+    static int rt_ending_fd = -1;
+    static pid_t rt_ending_pid;
+    static uint32_t rt_ending_counts[RT_ENDING_SIGNALS];
+    static struct sigaction rt_ending_former[RT_ENDING_SIGNALS];
+
+    static void rt_ending_die(int number) {
+      struct sigaction plain;
+      memset(&plain, 0, sizeof plain);
+      plain.sa_handler = SIG_DFL;
+      sigaction(number, &plain, NULL);
+      raise(number); /* in its own handler the signal is blocked, and comes when the handler returns */
+    }
+
+    static void rt_ending_note(int number) {
+      const int saved = errno;
+      if (getpid() != rt_ending_pid) {
+        rt_ending_die(number); /* a child that was forked, which has neither loops nor the thread */
+      } else {
+        const uint64_t one = 1;
+        __atomic_fetch_add(&rt_ending_counts[number], 1, __ATOMIC_RELEASE);
+        if (write(rt_ending_fd, &one, sizeof one) < 0) errno = 0; /* the counter is full: the thread is awake */
+      }
+      errno = saved;
+    }
+
+    /* Returns a descriptor or a negative errno. */
+    static int rt_ending_open(void) {
+      const int fd = eventfd(0, EFD_CLOEXEC);
+      if (fd < 0) return -errno;
+      rt_ending_fd = fd;
+      rt_ending_pid = getpid();
+      return fd;
+    }
+
+    /* Install the handler in the place of the default action, or of Python's handler of SIGINT. Returns whether. */
+    static int rt_ending_arm(int number, int is_pythons) {
+      struct sigaction mine, now;
+      if (sigaction(number, NULL, &now)) return 0;
+      if (!is_pythons && ((now.sa_flags & SA_SIGINFO) || now.sa_handler != SIG_DFL)) return 0;
+      memset(&mine, 0, sizeof mine);
+      mine.sa_handler = rt_ending_note;
+      mine.sa_flags = SA_RESTART | SA_ONSTACK;
+      rt_ending_former[number] = now;
+      __atomic_store_n(&rt_ending_counts[number], 0, __ATOMIC_RELEASE);
+      return sigaction(number, &mine, NULL) == 0;
+    }
+
+    /* Put the former action back, unless somebody has set another one meanwhile. */
+    static void rt_ending_disarm(int number) {
+      struct sigaction now;
+      if (sigaction(number, NULL, &now) == 0 && !(now.sa_flags & SA_SIGINFO) && now.sa_handler == rt_ending_note) {
+        sigaction(number, &rt_ending_former[number], NULL);
+      }
+    }
+
+    static uint32_t rt_ending_count(int number) { return __atomic_load_n(&rt_ending_counts[number], __ATOMIC_ACQUIRE); }
+
+    static void rt_ending_forget(int number) { __atomic_store_n(&rt_ending_counts[number], 0, __ATOMIC_RELEASE); }
+
+    static void rt_ending_take_course(int number) {
+      sigset_t set;
+      sigemptyset(&set);
+      sigaddset(&set, number);
+      pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+      rt_ending_die(number);
+    }
+
+    static void rt_ending_name_thread(void) { prctl(PR_SET_NAME, "rtloop-signals"); }
+    """
+    int rt_ending_open()
+    int rt_ending_arm(int number, int is_pythons)
+    void rt_ending_disarm(int number)
+    unsigned int rt_ending_count(int number)
+    void rt_ending_forget(int number)
+    void rt_ending_take_course(int number)
+    void rt_ending_name_thread()
+
+
+# What run(), join() and a with block handle themselves. SIGINT is Python's: it becomes a KeyboardInterrupt there.
+ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+_ALL = (signal.SIGINT, *ENDING)
+# Signals that cannot be caught, that a fault of the program raises, or whose default action does not end a process.
+_UNSUITABLE = frozenset(
+    {"SIGKILL", "SIGSTOP", "SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGTRAP", "SIGSYS", "SIGABRT", "SIGCHLD",
+     "SIGCONT", "SIGURG", "SIGWINCH", "SIGTSTP", "SIGTTIN", "SIGTTOU"}
+)
+_STACK_BYTES = 512 << 10
+_NAP_S = 0.01
+
+_lock = threading.RLock()
+_depths = {}
+_fd = -1
+_taken = 0  # the signal that is ending the process now
+
+
+class stop_on_signals:
+    """stop_on_signals(*signals)
+
+    End all loops of the process when a signal comes that ends it, so that ``leave()`` runs.
+
+    For programs whose main loop is their own: asyncio, Qt, a GUI, a server. ``run()``, ``join()`` and ``with loop:`` do
+    the same by themselves for SIGTERM, SIGHUP and SIGQUIT; there Ctrl-C becomes a KeyboardInterrupt.
+
+    When one of the signals comes, all loops are asked to stop, and each is waited for as long as its `leave_timeout`;
+    recorders and bridges are closed; a line on stderr reports how long that took; then the signal takes its course:
+    the process ends with the exit status of the signal, and SIGINT becomes a KeyboardInterrupt on the main thread. All
+    that is done by a thread of its own, so that the main thread need not run Python code.
+
+    A signal with a handler, or that is ignored (nohup), is left as it is; so is one whose handler is set inside of the
+    block. The signals that a forked child gets act on it as if the block were not there.
+
+    Parameters
+    ----------
+    *signals : int
+        By default SIGINT, SIGTERM, SIGHUP and SIGQUIT.
+
+    Raises
+    ------
+    ConfigError
+        For a signal that cannot be caught, or whose default action does not end a process.
+
+    Examples
+    --------
+    ::
+
+        with rtloop.stop_on_signals():
+            loop.start()
+            asyncio.run(main())
+
+    Source: signal(7), signal-safety(7).
+    """
+
+    def __init__(self, *signals):
+        self._numbers = tuple(_check(number) for number in signals) or _ALL
+        self._armed = []
+
+    def __enter__(self):
+        self._armed.append(arm(self._numbers))
+        return self
+
+    def __exit__(self, kind, value, traceback):
+        disarm(self._armed.pop())
+
+
+def _check(number):
+    value = as_index(number)
+    name = ""
+    with suppress(ValueError, TypeError):
+        name = signal.Signals(value).name
+    if not name or name in _UNSUITABLE:
+        known = f" ({name})" if name else ""
+        raise ConfigError(
+            f"signal {show(number)}{known} cannot be waited for: give signals whose default action ends the process, "
+            "such as signal.SIGTERM"
+        )
+    return value
+
+
+def arm(numbers=ENDING):
+    """Have loops end before these signals end the process. Returns what :func:`disarm` takes.
+
+    A signal that has a handler or is ignored is left alone, and so are all of them if there is no thread to be had.
+    """
+    armed = []
+    with _lock:
+        if sys.is_finalizing() or not _has_thread():
+            return armed
+        for number in numbers:
+            if number not in _depths:
+                is_pythons = number == signal.SIGINT and signal.getsignal(number) is signal.default_int_handler
+                if not rt_ending_arm(number, is_pythons):
+                    continue
+                _depths[number] = 0
+            _depths[number] += 1
+            armed.append(number)
+    return armed
+
+
+def disarm(armed):
+    """Undo :func:`arm`. While a signal is ending the process this waits for the end."""
+    is_at_the_end = exit_hooks.is_making_calls()  # for which the thread waits that a signal has woken
+    if not is_at_the_end:
+        await_end()
+    with _lock:
+        for number in armed:
+            if number not in _depths:
+                continue  # of before a fork
+            _depths[number] -= 1
+            if not _depths[number]:
+                del _depths[number]
+                rt_ending_disarm(number)
+    if not is_at_the_end:
+        await_end()  # one may have come before that
+
+
+def await_end():
+    """Wait, if a signal has come, until it takes its course: the process must not go on as if none had come."""
+    while _taken or _pending():
+        time.sleep(_NAP_S)
+
+
+def _pending():
+    """Return the signals that have come."""
+    return [number for number in range(1, signal.NSIG) if rt_ending_count(number)] if _fd >= 0 else []
+
+
+def _has_thread():
+    """Start the thread if there is none. Returns whether there is one."""
+    global _fd
+    if _fd >= 0:
+        return True
+    fd = rt_ending_open()
+    if fd < 0:
+        return False
+    former = _thread.stack_size(_STACK_BYTES)
+    try:
+        _thread.start_new_thread(_work, (fd,))
+    except RuntimeError:
+        os.close(fd)
+        return False
+    finally:
+        _thread.stack_size(former)
+    _fd = fd
+    return True
+
+
+def _work(fd):
+    rt_ending_name_thread()
+    if os.sched_getscheduler(0) != os.SCHED_OTHER:  # inherited from a real-time thread
+        with suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    while True:
+        os.read(fd, 8)
+        came = _pending()
+        if came:
+            _end(next((number for number in came if number != signal.SIGINT), came[0]))
+
+
+def _end(number):
+    """End all loops, report it, and let the signal take its course."""
+    global _taken
+    _taken = number
+    name = signal.Signals(number).name
+    begin = time.monotonic_ns()
+    said = exit_hooks.make_calls(f"{name} has come")
+    if said:
+        further = sum(rt_ending_count(n) for n in _pending()) - 1
+        more = f"; {further} more signal{'s' * (further != 1)} came meanwhile" if further > 0 else ""
+        took = format_duration(time.monotonic_ns() - begin)
+        with suppress(OSError):
+            os.write(2, f"rtloop: {name}: {', '.join(said)} within {took}{more}\n".encode(errors="replace"))
+    if number != signal.SIGINT:
+        rt_ending_take_course(number)
+    # Python's own handler of SIGINT raises KeyboardInterrupt on the main thread.
+    exit_hooks.go_on()
+    with _lock:
+        rt_ending_disarm(number)
+        rt_ending_forget(number)
+        with suppress(ProcessLookupError, ValueError):  # the main thread has ended
+            signal.pthread_kill(threading.main_thread().ident, number)
+        if number in _depths:
+            rt_ending_arm(number, signal.getsignal(number) is signal.default_int_handler)
+    _taken = 0
+
+
+def _reset_after_fork():
+    global _fd, _taken, _lock
+    _lock = threading.RLock()
+    for number in _depths:
+        rt_ending_disarm(number)
+    _depths.clear()
+    if _fd >= 0:
+        with suppress(OSError):
+            os.close(_fd)
+    _fd, _taken = -1, 0
+
+
+os.register_at_fork(after_in_child=_reset_after_fork)
