@@ -303,4 +303,4 @@ def _close_all() -> None:
                 warnings.warn(str(error), RTSetupWarning, stacklevel=1)
 
 
-at_end(RECORDERS, _close_all, lambda: any(not recorder.is_closed for recorder in list(_recorders)))
+at_end(RECORDERS, _close_all, lambda: any(not recorder.closed for recorder in list(_recorders)))

@@ -124,6 +124,7 @@ class LoopGroup:
         self._origin_ns: int | None = None
         self._is_starting = self._is_stop_wanted = False
         self._blocks: list[list[int]] = []
+        self._interrupt = 0
 
     @property
     def name(self) -> str:
@@ -402,10 +403,10 @@ class LoopGroup:
 
     def __exit__(self, kind: object, value: BaseException | None, traceback: object) -> None:
         try:
-            if isinstance(value, KeyboardInterrupt) and self.state == "running":
-                self._end_after(value)
-            else:
+            if not isinstance(value, KeyboardInterrupt) or self.state != "running":
                 self._end(self._leave_timeout_ns)
+            elif not self._end_after(value):
+                return
             unreported = self._unreported()  # before stop(), which would warn
             self.stop()  # a subclass's own
             if value is None:
@@ -434,7 +435,7 @@ class LoopGroup:
 
     def _start(self, duration_ns: int | None) -> None:
         run = Run(self._name, self._loops)
-        self._is_stop_wanted, self._is_starting = False, True
+        self._is_stop_wanted, self._is_starting, self._interrupt = False, True, 0
         try:
             self._origin_ns = run.start(self._settings, duration_ns, self._align_ns, self._on_failure, self._watchdog)
             self._run = run
@@ -451,10 +452,15 @@ class LoopGroup:
         if self._run is not None:
             self._run.is_running()  # waits for the watchdog
 
-    def _end_after(self, interrupt: BaseException) -> None:
-        failure.end_after(self._controls[::-1], self._name, interrupt, self._leave_timeout_ns)
+    def _end_after(self, interrupt: BaseException) -> bool:
+        """End all loops because a wait for them was interrupted. Returns whether they have ended."""
+        if self._interrupt == id(interrupt):  # of the wait in this block: it has had its time
+            return self.state != "running"
+        self._interrupt = id(interrupt)
+        have_ended = failure.end_after(self._controls[::-1], self._name, interrupt, self._leave_timeout_ns)
         if self._run is not None:
             self._run.is_running()  # waits for the watchdog
+        return have_ended
 
     @property
     def _leave_timeout_ns(self) -> int:

@@ -221,11 +221,11 @@ cdef class Watchdog:
     def request_stop(self):
         """Nothing: it goes on as long as there are loops, for one that hangs when it is stopped hangs as well."""
 
-    def stop(self, timeout_ns):
+    def stop(self, timeout_ns, begin_ns=None):
         """Wait until it has ended, which is when its loops have, or were found stuck; no longer than the timeout."""
         cdef int64_t slice_ns
         cdef uint32_t phase
-        deadline = time.monotonic_ns() + timeout_ns
+        deadline = (time.monotonic_ns() if begin_ns is None else begin_ns) + timeout_ns
         while self.reap():
             left = deadline - time.monotonic_ns()
             if left <= 0:

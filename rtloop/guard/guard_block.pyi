@@ -11,6 +11,7 @@ class RawViolation(NamedTuple):
 
 class GuardBlock:
     migrated: int
+    moved: int | None
     def __init__(
         self, *, is_stopping: bool, warmup: int, allowed: Iterable[int], code: Sequence[tuple[int, int, bool]]
     ) -> None: ...

@@ -65,6 +65,7 @@ cdef class GuardBlock:
     def __cinit__(self):
         self.guard = NULL
         self.migrated = 0  # pages that the kernel had moved before the run
+        self.moved = None  # pages that it has moved during the run, once that has ended
 
     def __init__(self, *, is_stopping, warmup, allowed, code):
         cdef void *address = NULL

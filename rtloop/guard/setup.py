@@ -35,11 +35,17 @@ def acquire(settings: Settings, stack: ExitStack, mapping: tuple[int, int]) -> t
     block = GuardBlock(is_stopping=settings.guard == "stop", warmup=settings.warmup, allowed=allowed, code=code)
     stack.callback(block.close)
     block.migrated = migrated_pages()
+    stack.callback(_note_moved, block)
     block.register(*mapping)  # refused, the guard of system calls does not try itself out, and says why
     grant = lock_range(
         settings.lock_memory, stack, "guard", "what the guards write down", block.address, block.size, True
     )
     return block, [grant]
+
+
+def _note_moved(block: GuardBlock) -> None:
+    """Keep how many pages were moved during the run, because violations are described when somebody asks for them."""
+    block.moved = migrated_pages() - block.migrated
 
 
 def grants(settings: Settings, block: GuardBlock | None) -> list[Grant]:

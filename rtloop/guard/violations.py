@@ -61,7 +61,7 @@ def list_violations(
         return []
     from rtloop.memory.kernel import fork_times
 
-    forks, moved = fork_times(), migrated_pages() - block.migrated
+    forks, moved = fork_times(), block.moved if block.moved is not None else migrated_pages() - block.migrated
     traces: dict[tuple[int, ...], tuple[Place, list[Place]]] = {}
     for v in raw:
         if v.frames not in traces:

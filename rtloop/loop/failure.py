@@ -111,10 +111,11 @@ def stop_timeout_error(name: str, timeout_ns: int) -> StopTimeoutError:
     )
 
 
-def end_after(controls: Sequence[_Ending], name: str, interrupt: BaseException, timeout_ns: int) -> None:
+def end_after(controls: Sequence[_Ending], name: str, interrupt: BaseException, timeout_ns: int) -> bool:
     """End runs because a wait for them was interrupted, and report on stderr how long that took. Raises nothing.
 
-    All are asked at once. What signal handlers raise meanwhile is counted, and not raised: leave() has to run.
+    All are asked at once. What signal handlers raise meanwhile is counted, and not raised, because leave() has to run.
+    Returns whether all have ended.
     """
     begin = time.monotonic_ns()
     further: list[BaseException] = []
@@ -131,10 +132,12 @@ def end_after(controls: Sequence[_Ending], name: str, interrupt: BaseException, 
     took = format_duration(time.monotonic_ns() - begin)
     for one in late:
         add_note(interrupt, str(stop_timeout_error(one, timeout_ns)))
-    what = f"{', '.join(late)} has not ended after {took}" if late else f"ended after {took}"
+    who = "" if late in ([], [name]) else f"{', '.join(late)} "
+    what = f"{who}has not ended after {took}" if late else f"ended after {took}"
     more = f"; {len(further)} more interrupt{'s' * (len(further) != 1)} came meanwhile" if further else ""
     with suppress(OSError, ValueError, AttributeError):
         print(f"rtloop: {name}: {type(interrupt).__name__}: asked to stop, {what}{more}", file=sys.stderr, flush=True)
+    return not late
 
 
 def warn_degraded(grants: tuple[Grant, ...], name: str) -> None:

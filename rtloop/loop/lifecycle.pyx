@@ -152,6 +152,7 @@ cdef class Control:
         """
         self._check_not_in_child()
         registry.check_not_ending(self.settings.name)
+        ending_signals.report_ignored()
         registry.reap_finished()
         if self.is_under_way() and not self.reap():
             shielded(self._end)
@@ -196,6 +197,7 @@ cdef class Control:
             self._stats = self._error = self._make_error = self._make_stats_later = self._traceback = None
             self._raised = None
             self._is_reported = self._is_settled = False
+            self._interrupt = 0
             self._activity = "running"
             self.runs += 1
             if self._is_stop_wanted:
@@ -419,13 +421,15 @@ cdef class Control:
             else:
                 self.thread.send(RT_COMMAND_STOP)
 
-    def stop(self, timeout_ns):
+    def stop(self, timeout_ns, begin_ns=None):
         """Ask the thread to end and wait for it; a loop that does not run needs nothing.
 
+        The time counts from `begin_ns` on the monotonic clock, or from now.
         What signal handlers raise meanwhile is raised when leave() has returned, or `leave_timeout` is over.
         """
         interrupts = []
-        has_ended = self.end_run(timeout_ns, interrupts)
+        left = timeout_ns if begin_ns is None else max(0, begin_ns + timeout_ns - time.monotonic_ns())
+        has_ended = self.end_run(left, interrupts)
         if interrupts:
             if not has_ended:
                 failure.add_note(interrupts[0], str(failure.stop_timeout_error(self.settings.name, timeout_ns)))
@@ -521,8 +525,14 @@ cdef class Control:
         return has_ended
 
     def end_after(self, interrupt):
-        """End the run because a wait for it was interrupted, and report how long that took. Raises nothing."""
-        failure.end_after([self], self.settings.name, interrupt, self.leave_timeout_ns)
+        """End the run because a wait for it was interrupted, and report how long that took. Raises nothing.
+
+        Returns whether it has ended. For one interrupt this waits once.
+        """
+        if self._interrupt == id(interrupt):
+            return self.state != "running"
+        self._interrupt = id(interrupt)
+        return failure.end_after([self], self.settings.name, interrupt, self.leave_timeout_ns)
 
     def close(self, timeout_ns):
         """Stop, and refuse to start again."""

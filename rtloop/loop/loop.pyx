@@ -417,10 +417,10 @@ cdef class _RTLoop_2:
     def __exit__(self, kind, value, traceback):
         cdef Control control = RTLoop_control(self)
         try:
-            if isinstance(value, KeyboardInterrupt) and control.state == "running":
-                control.end_after(value)
-            else:
+            if not isinstance(value, KeyboardInterrupt) or control.state != "running":
                 control.stop(control.leave_timeout_ns)
+            elif not control.end_after(value):
+                return
             error = control.unreported_error()  # before stop(), which would warn
             self.stop()  # a subclass's own
             if kind is not None:

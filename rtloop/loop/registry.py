@@ -26,7 +26,7 @@ class _Control(Protocol):
     def leave_timeout_ns(self) -> int: ...
     def reap(self) -> bool: ...
     def request_stop(self) -> None: ...
-    def stop(self, timeout_ns: int) -> None: ...
+    def stop(self, timeout_ns: int, begin_ns: int | None = None) -> None: ...
 
 
 loops: set[_Control] = set()
@@ -65,7 +65,7 @@ def _stop_all() -> str:
         control.request_stop()
     for control in every:
         try:
-            control.stop(max(0, begin + control.leave_timeout_ns - time.monotonic_ns()))
+            control.stop(control.leave_timeout_ns, begin)
         except BaseException as error:  # also what a signal handler raises: the others must stop, too
             _tell(error)
     count = sum(not control.is_helper for control in every)

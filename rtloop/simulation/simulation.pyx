@@ -15,6 +15,7 @@ from rtloop.simulation import timing_models
 from rtloop.loop.cycle import Cycle, verdict
 from rtloop.settings import parse_count, parse_run_duration
 from rtloop.stats.stats import Stats
+from rtloop.system import ending_signals
 from rtloop.system.grant import Grant
 from rtloop.units import format_duration, parse_duration, show
 
@@ -300,6 +301,7 @@ def _simulate(loops, index, duration, cycles, execution, latency, plant=None):
     if plant is not None:
         run.set_plant(index, plant)
     error = None
+    armed = ending_signals.arm()
     try:
         for i in range(len(loops)):
             run.open(i, said[i], cycles if i == index else None, duration)
@@ -307,7 +309,10 @@ def _simulate(loops, index, duration, cycles, execution, latency, plant=None):
         failed = run.advance()
         error = run.error_of(failed)
     finally:
-        run.close(failed, error)
+        try:
+            run.close(failed, error)
+        finally:
+            ending_signals.disarm(armed)
     if error is not None:
         raise error
     return tuple(loop.stats for loop in loops)

@@ -121,6 +121,7 @@ _NAP_S = 0.01
 _lock = threading.RLock()
 _depths = {}
 _fd = -1
+_has_reported = False
 _taken = 0  # the signal that is ending the process now
 
 
@@ -233,6 +234,16 @@ def await_end():
 def _pending():
     """Return the signals that have come."""
     return [number for number in range(1, signal.NSIG) if rt_ending_count(number)] if _fd >= 0 else []
+
+
+def report_ignored():
+    """Report, once, that Ctrl-C ends nothing here, because the process has inherited that SIGINT is ignored."""
+    global _has_reported
+    if not _has_reported and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        _has_reported = True
+        with suppress(OSError):
+            os.write(2, b"rtloop: SIGINT is ignored in this process (a shell does that to what it starts with &): Ctrl-C "
+                        b"stops no loop; SIGTERM does\n")
 
 
 def _has_thread():

@@ -92,7 +92,7 @@ def _take_turn(must_wait: bool) -> bool:
 
 
 def watch() -> None:
-    """Have the keeper look for the main thread's end, as long as anything is active: whoever becomes active calls it."""
+    """Have the keeper look for the main thread's end as long as anything is active; to be called by what is."""
     keep_looking()
 
 

@@ -86,6 +86,21 @@ def operations() -> dict[str, Operation]:
 
         return start
 
+    def watched(**settings: Any) -> Operation:
+        made = rtloop.RTLoop("1ms", record=64, stack_size="64K", name="matrix", **settings)
+        group = rtloop.LoopGroup([made], watchdog=1000)
+
+        def start() -> tuple[bool, Callable[[], None]]:
+            try:
+                group.start()
+            except BaseException:
+                assert group.state in ("new", "stopped"), group.state
+                raise
+            is_less = not all(grant.ok for grants in group.grants.values() for grant in grants)
+            return is_less, group.stop
+
+        return start
+
     def exchange() -> tuple[bool, Callable[[], None]]:
         held = [rtloop.Ring("f8", 64), rtloop.Latest("f8"), rtloop.Pool(64, 16)]
         return any(not grant.ok for one in held for grant in getattr(one, "grants", ())), held.clear
@@ -103,6 +118,8 @@ def operations() -> dict[str, Operation]:
         "loop, lock_memory=own": loop(lock_memory="own", **full),
         "loop, strict=False": loop(strict=False, lock_memory="own", **full),
         "loop of an ordinary thread": loop(**plain),
+        "watchdog of a group": watched(**plain),
+        "watchdog, lock_memory=own": watched(strict=False, lock_memory="own"),
         "ring, latest, pool": exchange,
         "buffer": buffer,
         "simulation": simulation,

@@ -20,11 +20,13 @@ CALLS = {
     "loop, lock_memory=own": LOOP | {"mlock", "setrlimit", "open"},
     "loop, strict=False": LOOP | {"mlock", "setrlimit", "open"},
     "loop of an ordinary thread": LOOP,
+    "watchdog of a group": LOOP,
+    "watchdog, lock_memory=own": LOOP | {"mlock", "setrlimit", "open"},
     "ring, latest, pool": {"mmap", "mlock", "madvise"},
     "buffer": {"mmap", "mlock", "calloc"},
     "simulation": {"calloc"},
 }
-NEED_PRIVILEGE = {"loop", "loop, lock_memory=own", "loop, strict=False"}
+NEED_PRIVILEGE = {"loop", "loop, lock_memory=own", "loop, strict=False", "watchdog, lock_memory=own"}
 
 
 @pytest.fixture(scope="module")

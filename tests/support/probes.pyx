@@ -16,6 +16,7 @@ cdef extern from "<time.h>" nogil:
 
 cdef extern from "<unistd.h>" nogil:
     long gettid()
+    ssize_t write(int fd, const void *buffer, size_t size)
 
 
 cdef extern from "<sys/mman.h>" nogil:
@@ -49,7 +50,7 @@ cdef class Probe(RTLoop):
     cdef public int64_t setups, enters, steps, overruns, leaves, enter_ns, left_at
     cdef public int64_t missed_in_step, missed_in_overrun, index_errors, dt_errors, last_index, late_starts
     cdef public double first_dt, last_t, dt_sum
-    cdef public bint hang, let_go, is_spinning, safe_lets_go
+    cdef public bint hang, let_go, is_spinning, safe_lets_go, says_leave
     cdef public int64_t hang_at, leave_ns, peer_failures, peer_code, peer_tid
     cdef public int64_t safes, safe_code, safe_tid, safe_at, safe_ns
     cdef public long tid
@@ -119,9 +120,13 @@ cdef class Probe(RTLoop):
         return <int>self.overrun_code
 
     cdef void leave(self) noexcept nogil:
+        if self.says_leave:
+            write(2, b"leaving\n", 8)
         if self.leave_ns:
             sleep_until(now() + self.leave_ns)
         self.leaves += 1
+        if self.says_leave:
+            write(2, b"off\n", 4)
         self.left_at = now()
 
     cdef int on_peer_failure(self) noexcept nogil:

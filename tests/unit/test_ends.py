@@ -1,0 +1,400 @@
+"""Ends of a program with a running loop: whichever signal comes, leave() runs once and to its end."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Callable
+
+import pytest
+
+import rtloop
+
+Script = Callable[..., "subprocess.CompletedProcess[str]"]
+
+PROLOGUE = """
+import asyncio, os, signal, sys, threading, time, warnings
+import rtloop, probes
+warnings.simplefilter("ignore")
+PLAIN = {"policy": "other", "lock_memory": "off", "dma_latency": None}
+def make(period="1ms", leave_ns=50_000_000, **settings):
+    loop = probes.Probe(period, **{**PLAIN, **settings})
+    loop.says_leave, loop.leave_ns = True, leave_ns
+    return loop
+def send(*signals, after=0.3, every=0.2):
+    def work():
+        time.sleep(after)
+        for number in signals:
+            os.kill(os.getpid(), number)
+            time.sleep(every)
+    threading.Thread(target=work, daemon=True).start()
+def alive(loop):
+    while loop.stats.cycles < 5:
+        time.sleep(0.001)
+"""
+
+
+def run(script: Script, code: str, **options: object) -> subprocess.CompletedProcess[str]:
+    lines = [line[4:] if line.startswith("    ") else line for line in code.splitlines()]
+    return script(PROLOGUE + "\n".join(lines), timeout=30, **options)
+
+
+def left_once(done: subprocess.CompletedProcess[str], loops: int = 1) -> bool:
+    """Whether leave() of each loop was called once, and returned."""
+    said = done.stderr.split("\n")
+    return said.count("leaving") == said.count("off") == loops
+
+
+WAITS = {
+    "with and join": "with make() as loop: loop.join()",
+    "with and sleep": "with make() as loop: time.sleep(20)",
+    "with and select": "import select\nwith make() as loop: select.select([], [], [], 20)",
+    "with in a C library that is not interrupted": "import ctypes\nlocked = ctypes.create_string_buffer(64)\n"
+    "with make() as loop:\n    for _ in range(2): ctypes.CDLL(None).pthread_mutex_lock(locked)",
+    "join": "loop = make(); loop.start(); loop.join()",
+    "run": "make().run()",
+    "run in a thread": "threading.Thread(target=make().run).start(); time.sleep(20)",
+    "a with block in a with block": "with make(name='a') as loop:\n    with make(name='b'): loop.join()",
+    "group, with": "with rtloop.LoopGroup([make(name='a'), make(name='b')]): time.sleep(20)",
+    "group, run": "rtloop.LoopGroup([make(name='a'), make(name='b')], watchdog=500).run()",
+    "stop_on_signals and asyncio": "with rtloop.stop_on_signals():\n    make().start()\n    asyncio.run(asyncio.sleep(20))",
+    "stop_on_signals and sleep": "with rtloop.stop_on_signals():\n    make().start()\n    time.sleep(20)",
+    "stop_on_signals, a busy main thread": "with rtloop.stop_on_signals():\n    make().start()\n    while True: pass",
+}
+TWO = {"a with block in a with block", "group, with", "group, run"}
+
+
+#: SIGTERM in all of them, the others in some.
+SENT = [(wait, signal.SIGTERM) for wait in WAITS]
+SENT += [(wait, n) for wait in ("with and join", "run", "group, run") for n in (signal.SIGHUP, signal.SIGQUIT)]
+
+
+@pytest.mark.parametrize(("wait", "number"), SENT, ids=[f"{wait}, {number.name}" for wait, number in SENT])
+def test_a_signal_ends_the_process_after_leave_has_run(script: Script, wait: str, number: signal.Signals) -> None:
+    done = run(script, f"""
+    import resource
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    send({int(number)})
+    {WAITS[wait].replace(chr(10), chr(10) + "    ")}
+    print("went on")
+    """)  # fmt: skip
+    assert done.returncode == -number, done.stdout + done.stderr
+    assert left_once(done, 2 if wait in TWO else 1), done.stderr
+    assert f"rtloop: {number.name}: stopped {2 if wait in TWO else 1} loop" in done.stderr, done.stderr
+    assert done.stdout == ""
+
+
+def test_a_function_loop_and_a_python_loop_leave_too(script: Script) -> None:
+    done = run(script, """
+    send(signal.SIGTERM)
+    other = rtloop.PyLoop(lambda cycle: None, "1ms", **PLAIN)
+    with other, make() as loop: loop.join()
+    """)  # fmt: skip
+    assert done.returncode == -signal.SIGTERM and left_once(done), done.stderr
+    assert "stopped 2 loops" in done.stderr
+
+
+def test_a_simulation_leaves_when_a_signal_comes(script: Script) -> None:
+    done = run(script, """
+    send(signal.SIGTERM)
+    make().simulate()
+    """)  # fmt: skip
+    assert done.returncode == -signal.SIGTERM and left_once(done), done.stderr
+
+
+def test_a_recording_is_complete_when_a_signal_has_ended_the_program(script: Script) -> None:
+    done = run(script, """
+    ring = rtloop.Ring("f8", 64)
+    recorder = rtloop.Recorder(ring, "log.npy")
+    ring.push(1.5)
+    send(signal.SIGTERM)
+    with make() as loop: loop.join()
+    """)  # fmt: skip
+    assert done.returncode == -signal.SIGTERM, done.stderr
+    check = run(script, 'import numpy\nprint(numpy.load("log.npy"))')
+    assert check.stdout.strip() == "[1.5]", check.stderr
+
+
+def test_a_handler_of_the_program_is_respected(script: Script) -> None:
+    done = run(script, """
+    came = []
+    signal.signal(signal.SIGTERM, lambda *_: came.append(1))
+    send(signal.SIGTERM, after=0.1)
+    with make() as loop: time.sleep(0.5); print(loop.state, came)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    send(signal.SIGTERM, after=0.1)
+    with make() as loop:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+        time.sleep(20)
+    """)  # fmt: skip
+    assert (done.returncode, done.stdout) == (7, "running [1]\n"), done.stderr
+    assert left_once(done, 2)
+
+
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGINT", "SIGTERM", "SIGQUIT"])
+def test_an_ignored_signal_stays_ignored(script: Script, name: str) -> None:
+    done = run(script, f"""
+    signal.signal(signal.{name}, signal.SIG_IGN)
+    send(signal.{name}, after=0.1)
+    with make() as loop, rtloop.stop_on_signals():
+        time.sleep(0.4); print(loop.state)
+    with make() as loop: pass
+    print(signal.getsignal(signal.{name}) is signal.SIG_IGN)
+    """)  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "running\nTrue\n"), done.stderr
+    assert done.stderr.count("SIGINT is ignored") == (name == "SIGINT"), done.stderr
+
+
+def test_signals_have_their_default_action_again_afterwards(script: Script) -> None:
+    done = run(script, """
+    with make() as loop: pass
+    with rtloop.stop_on_signals(): pass
+    print(*(signal.getsignal(n) is signal.SIG_DFL for n in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)))
+    print(signal.getsignal(signal.SIGINT) is signal.default_int_handler, flush=True)
+    begin = time.monotonic()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(20)
+    """)  # fmt: skip
+    assert (done.returncode, done.stdout) == (-signal.SIGTERM, "True True True\nTrue\n"), done.stderr
+    assert "SIGTERM" not in done.stderr
+
+
+def test_a_forked_child_is_ended_by_the_signal_as_ever(script: Script) -> None:
+    done = run(script, """
+    with rtloop.stop_on_signals(), make() as loop:
+        pids = [os.fork() for _ in range(1)]
+        if pids[0] == 0:
+            time.sleep(20)
+            os._exit(3)
+        time.sleep(0.1)
+        os.kill(pids[0], signal.SIGTERM)
+        print(os.waitstatus_to_exitcode(os.waitpid(pids[0], 0)[1]), loop.state)
+    """)  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "-15 running\n"), done.stderr
+    assert left_once(done)
+
+
+def test_ctrl_c_in_stop_on_signals_becomes_a_keyboard_interrupt_after_leave(script: Script) -> None:
+    done = run(script, """
+    send(signal.SIGINT)
+    with rtloop.stop_on_signals():
+        loop = make(); loop.start()
+        try:
+            time.sleep(20)
+        except KeyboardInterrupt:
+            print("interrupted", loop.state, loop.leaves)
+        loop.start(); loop.stop(); print(loop.leaves)
+    """)  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "interrupted stopped 1\n2\n"), done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGCHLD, 0, 99, "SIGTERM", None])
+def test_stop_on_signals_refuses_what_it_cannot_wait_for(number: object) -> None:
+    with pytest.raises(rtloop.ConfigError, match="cannot be waited for"):
+        rtloop.stop_on_signals(number)  # type: ignore[arg-type]
+
+
+# Threads that keep the interpreter alive after the main thread's end.
+
+ENDS = {
+    "ctrl-c": ("send(signal.SIGINT); time.sleep(20)", -signal.SIGINT),
+    "sys.exit in a handler": (
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(4)); send(signal.SIGTERM); time.sleep(20)",
+        4,
+    ),
+    "the end of main": ("pass", 0),
+    "an exception": ("raise KeyError('x')", 1),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_loops_end_with_the_main_thread_though_other_threads_go_on(script: Script, end: str) -> None:
+    code, status = ENDS[end]
+    done = run(script, f"""
+    loop = make(); loop.start(); alive(loop)
+    recorder = rtloop.Recorder(rtloop.Ring("f8", 64), "log.npy")
+    main = threading.current_thread()
+    def work():
+        main.join()
+        begin = time.monotonic()
+        while (loop.state == "running" or not recorder.closed) and time.monotonic() < begin + 10:
+            time.sleep(0.005)
+        print(loop.state, loop.leaves, recorder.closed, time.monotonic() - begin < 3, flush=True)
+        try:
+            loop.start()
+        except rtloop.StateError as error:
+            print("main thread has ended" in str(error), flush=True)
+    threading.Thread(target=work).start()
+    {code}
+    """)  # fmt: skip
+    assert (done.returncode, done.stdout) == (status, "stopped 1 True True\nTrue\n"), done.stderr
+    assert left_once(done)
+
+
+def test_a_recorder_alone_ends_with_the_main_thread(script: Script) -> None:
+    done = run(script, """
+    recorder = rtloop.Recorder(rtloop.Ring("f8", 64), "log.npy")
+    main = threading.current_thread()
+    def work():
+        main.join()
+        begin = time.monotonic()
+        while not recorder.closed and time.monotonic() < begin + 10:
+            time.sleep(0.005)
+        print(recorder.closed, flush=True)
+    threading.Thread(target=work).start()
+    """)  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
+
+
+# More than one interrupt.
+
+INTERRUPTED = {
+    "with and join": "with loop: loop.join()",
+    "with and sleep": "with loop: time.sleep(20)",
+    "start and sleep": "loop.start(); time.sleep(20)",
+    "start, finally stop": "loop.start()\ntry: time.sleep(20)\nfinally: loop.stop()",
+    "run": "loop.run()",
+    "caught": "try: loop.run()\nexcept KeyboardInterrupt: pass\nsys.exit(9)",
+    "group": "rtloop.LoopGroup([loop, make(name='b')]).run()",
+    "group, with": "with rtloop.LoopGroup([loop, make(name='b')]): time.sleep(20)",
+}
+
+
+@pytest.mark.parametrize("wait", INTERRUPTED)
+def test_further_interrupts_do_not_cut_leave_off(script: Script, wait: str) -> None:
+    done = run(script, f"""
+    loop = make(name="a", leave_ns=700_000_000)
+    send(*[signal.SIGINT] * 5, every=0.1)
+    {INTERRUPTED[wait].replace(chr(10), chr(10) + "    ")}
+    """)  # fmt: skip
+    assert done.returncode == (9 if wait == "caught" else -signal.SIGINT), done.stdout + done.stderr
+    assert left_once(done, 2 if "group" in wait else 1), done.stderr
+    if wait in ("with and join", "with and sleep", "run", "caught", "group"):
+        assert "rtloop: " in done.stderr and "KeyboardInterrupt: asked to stop, ended after" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("SIGINT", "SIGTERM"), ("SIGTERM", "SIGINT"), ("SIGTERM", "SIGTERM"), ("SIGHUP", "SIGTERM")]
+)
+def test_two_signals_of_different_kinds_do_not_cut_leave_off(script: Script, first: str, second: str) -> None:
+    done = run(script, f"""
+    loop = make(leave_ns=700_000_000)
+    send(signal.{first}, signal.{second}, every=0.2)
+    with loop: loop.join()
+    """)  # fmt: skip
+    expected = {"SIGINT": {-signal.SIGTERM}}.get(first, {-getattr(signal, first)})
+    assert done.returncode in expected, done.stderr
+    assert left_once(done), done.stderr
+
+
+def test_leave_has_its_time_and_no_more(script: Script) -> None:
+    done = run(script, """
+    loop = make(leave_ns=8_000_000_000, leave_timeout="300ms")
+    send(*[signal.SIGINT] * 2)
+    begin = time.monotonic()
+    try:
+        with loop: loop.join()
+    except KeyboardInterrupt as error:
+        print(0.3 <= time.monotonic() - begin < 5, "did not stop within 300" in str(error.__notes__), flush=True)
+    os._exit(0)
+    """)  # fmt: skip
+    assert done.stdout == "True True\n", done.stderr
+    assert "has not ended after" in done.stderr
+
+
+def test_a_stop_that_is_interrupted_raises_when_leave_has_returned(script: Script) -> None:
+    done = run(script, """
+    loop = make(leave_ns=400_000_000)
+    loop.start(); alive(loop)
+    send(signal.SIGINT, after=0.1)
+    try:
+        loop.stop(timeout="20s")
+    except KeyboardInterrupt:
+        print(loop.state, loop.leaves)
+    """)  # fmt: skip
+    assert done.stdout == "stopped 1\n", done.stderr
+
+
+def test_a_program_that_catches_a_stop_that_took_too_long_still_leaves(script: Script) -> None:
+    done = run(script, """
+    loop = make(leave_ns=1_000_000_000)
+    loop.start(); alive(loop)
+    try:
+        loop.stop(timeout="50ms")
+    except rtloop.StopTimeoutError as error:
+        print("within 50" in str(error))
+    """)  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "True\n") and left_once(done), done.stderr
+
+
+def test_a_handler_that_closes_a_loop_during_its_start_closes_it(script: Script) -> None:
+    done = run(script, """
+    class Slow(probes.Probe):
+        def setup(self):
+            os.kill(os.getpid(), signal.SIGUSR1)
+            for _ in range(1000): pass
+    loop = Slow("1ms", **PLAIN)
+    signal.signal(signal.SIGUSR1, lambda *_: loop.close())
+    loop.start(); loop.join()
+    try:
+        loop.start()
+    except rtloop.StateError as error:
+        print("closed" in str(error), loop.steps)
+    """)  # fmt: skip
+    assert done.stdout == "True 0\n", done.stderr
+
+
+def test_a_waiter_sees_the_end_of_its_run_though_another_has_begun(script: Script) -> None:
+    done = run(script, """
+    loop = make(leave_ns=0)
+    for _ in range(20):
+        loop.start()
+        waiter = threading.Thread(target=loop.join); waiter.start()
+        time.sleep(0.01)
+        loop.stop(); loop.start()
+        waiter.join(10)
+        print(waiter.is_alive(), loop.state)
+        loop.stop()
+    """)  # fmt: skip
+    assert set(done.stdout.splitlines()) == {"False running"}, done.stdout + done.stderr
+
+
+# Groups.
+
+
+def test_the_loops_of_a_group_are_asked_before_anything_is_written_down_about_them(
+    script: Script, guilty_path: object
+) -> None:
+    """A guarded step with thousands of violations does not keep the clean loop running while symbols are looked up."""
+    done = run(script, f"""
+    sys.path.insert(0, {str(guilty_path)!r})
+    import guilty
+    sys.setswitchinterval(0.005)
+    guarded = guilty.Caller("1ms", guard="count", warmup=0, name="guarded", **PLAIN)
+    guarded.every = True
+    clean = make(name="clean", leave_ns=0)
+    group = rtloop.LoopGroup([clean, guarded])
+    group.start(); time.sleep(1)
+    def busy():
+        while True: pass
+    threading.Thread(target=busy, daemon=True).start()
+    before, begin = clean.steps, time.monotonic()
+    group.stop(timeout="2s")
+    print(clean.steps - before < 400, time.monotonic() - begin < 2, group.state)
+    violations = group.stats["guarded"].guard["violations"]
+    print(len(violations) > 0 and all(v["symbol"] for v in violations))
+    """)  # fmt: skip
+    assert done.stdout == "True True stopped\nTrue\n", done.stdout + done.stderr
+
+
+def test_a_group_that_is_late_says_how_long_it_was_waited_for(script: Script) -> None:
+    done = run(script, """
+    one, two = make(name="one"), make(name="two", leave_ns=3_000_000_000)
+    group = rtloop.LoopGroup([one, two])
+    group.start(); alive(one); alive(two)
+    try:
+        group.stop(timeout="300ms")
+    except rtloop.StopTimeoutError as error:
+        print("two did not stop within 300 ms" in str(error), one.state, one.leaves, two.state)
+    """)  # fmt: skip
+    assert done.stdout == "True stopped 1 running\n", done.stdout + done.stderr
