@@ -26,6 +26,7 @@ from rtloop.loop.loop_h cimport (
 from rtloop.loop.thread cimport SLICE_NS, LoopThread
 
 import os
+import sys
 import threading
 import time
 
@@ -151,6 +152,8 @@ cdef class Control:
             If the loop is not idle, or closed, or may not be started here.
         """
         self._check_not_in_child()
+        if sys.is_finalizing():
+            raise StateError(f"{self.settings.name} cannot be started: the interpreter is ending")
         registry.check_not_ending(self.settings.name)
         ending_signals.report_ignored()
         registry.reap_finished()

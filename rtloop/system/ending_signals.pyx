@@ -242,8 +242,8 @@ def report_ignored():
     if not _has_reported and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         _has_reported = True
         with suppress(OSError):
-            os.write(2, b"rtloop: SIGINT is ignored in this process (a shell does that to what it starts with &): Ctrl-C "
-                        b"stops no loop; SIGTERM does\n")
+            os.write(2, b"rtloop: SIGINT is ignored in this process, as in what a shell starts with &: Ctrl-C stops no "
+                        b"loop, SIGTERM does\n")
 
 
 def _has_thread():

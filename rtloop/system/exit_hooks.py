@@ -30,7 +30,7 @@ _holder = 0
 _cause = ""
 
 
-def at_end(stage: int, call: Callable[[], str | None], is_active: Callable[[], bool]) -> None:
+def at_end(stage: int, call: Callable[[], str | None], is_active: Callable[[], bool] = lambda: False) -> None:
     """Make a call when the program ends.
 
     Parameters
