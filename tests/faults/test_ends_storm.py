@@ -166,7 +166,8 @@ PROCESSES = [process(ending) for ending in (
     "loop.start(); time.sleep(0.002)",
 )]
 HERE = [stop, stop_later, many_stops, stop_and_start_again, step_stops, limit, step_fails, enter_ends, overrun_policy,
-        failed_and_stopped, exception_in_the_block, interrupted, interrupted_start, group, group_fails, group_enter_fails]
+        failed_and_stopped, exception_in_the_block, interrupted, interrupted_start, group, group_fails,
+        group_enter_fails]
 
 class Alarm(Exception): pass
 def on_alarm(*_): raise Alarm

@@ -57,7 +57,8 @@ WAITS = {
     "a with block in a with block": "with make(name='a') as loop:\n    with make(name='b'): loop.join()",
     "group, with": "with rtloop.LoopGroup([make(name='a'), make(name='b')]): time.sleep(20)",
     "group, run": "rtloop.LoopGroup([make(name='a'), make(name='b')], watchdog=500).run()",
-    "stop_on_signals and asyncio": "with rtloop.stop_on_signals():\n    make().start()\n    asyncio.run(asyncio.sleep(20))",
+    "stop_on_signals and asyncio": "with rtloop.stop_on_signals():\n    make().start()\n"
+    "    asyncio.run(asyncio.sleep(20))",
     "stop_on_signals and sleep": "with rtloop.stop_on_signals():\n    make().start()\n    time.sleep(20)",
     "stop_on_signals, a busy main thread": "with rtloop.stop_on_signals():\n    make().start()\n    while True: pass",
 }
