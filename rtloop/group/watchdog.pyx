@@ -176,7 +176,7 @@ cdef class Watchdog:
     def _create_thread(self):
         cdef bytes name = b"rtloop-watchdog"
         self.dog.request.attr = resources.sched_attr(self._settings, sizeof(self.dog.request.attr),
-                                                   RT_SCHED_FLAG_RESET_ON_FORK)
+                                                     RT_SCHED_FLAG_RESET_ON_FORK)
         for i in range(len(name)):
             self.dog.request.name[i] = name[i]
         self.dog.phase = RT_PHASE_STARTING
