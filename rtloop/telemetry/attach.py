@@ -20,19 +20,24 @@ from rtloop.telemetry.block import Snapshot
 from rtloop.telemetry.foreign import ForeignBlock
 from rtloop.telemetry.procfs import (
     BlockFile,
+    Budget,
     Task,
     block_files,
     describe_denied,
     describe_denied_count,
+    describe_skipped,
     find_task,
     open_block_file,
     processes,
+    user_of,
 )
 from rtloop.units import as_index, format_rate, show
 
 __all__ = ["LoopReader", "Scan", "attach", "running", "scan"]
 
 _CLOCK_NAMES = {number: name for name, number in CLOCKS.items()}
+#: Records that are copied of another user's loop: that user may have made the block up, of nothing but holes.
+MOST_FOREIGN_RECORDS = 1 << 20
 _POLICY_NAMES = {number: name for name, number in POLICIES.items()}
 
 
@@ -91,6 +96,11 @@ class LoopReader:
         return dict(self._settings)
 
     @property
+    def is_foreign(self) -> bool:
+        """True if its process belongs to another user than this one."""
+        return self.file.uid != os.geteuid()
+
+    @property
     def last_cpu(self) -> int | None:
         """CPU that the thread ran on last; None if it has ended."""
         return self._task.last_cpu
@@ -119,7 +129,8 @@ class LoopReader:
         Parameters
         ----------
         records : bool or int
-            Copy the timestamps of the last cycles, too; an int limits their number.
+            Copy the timestamps of the last cycles, too; an int limits their number. Of another user's loop at most the
+            last 2**20 are copied.
 
         Raises
         ------
@@ -129,6 +140,8 @@ class LoopReader:
             After :meth:`close`.
         """
         block = self._opened()
+        if self.is_foreign and records is not False:
+            records = MOST_FOREIGN_RECORDS if records is True else min(records, MOST_FOREIGN_RECORDS)
         try:
             snapshot: Snapshot = block.snapshot(records=records)
             state = self.state
@@ -165,15 +178,18 @@ class LoopReader:
 
 @dataclass
 class Scan:
-    """Result of a scan: loops, processes that could not be inspected, and damaged blocks."""
+    """Result of a scan: loops, processes that could not be inspected, damaged blocks, and users with skipped files."""
 
     loops: list[LoopReader] = field(default_factory=list)
     denied: list[int] = field(default_factory=list)
     faulty: dict[BlockFile, str] = field(default_factory=dict)
+    skipped: list[int] = field(default_factory=list)
 
 
 def scan(pid: int | None = None, *, known: Collection[BlockFile] = ()) -> Scan:
     """Find the running loops of one process or of all, except those in `known`.
+
+    The work is bounded for the files of other users: the number of blocks and the CPU time, per user and in all.
 
     Raises
     ------
@@ -185,14 +201,19 @@ def scan(pid: int | None = None, *, known: Collection[BlockFile] = ()) -> Scan:
         candidates = list(processes()) if pid is None else [pid]
     except OSError as error:
         raise AttachError(f"running loops are found through /proc, which cannot be read: {error}") from error
+    budget = Budget()
+    for file in known:
+        budget.take_block(file.uid)
     for candidate in candidates:
+        uid = user_of(candidate)
+        budget.enter(uid)
         try:
-            files = list(block_files(candidate))
+            files = list(_bounded(candidate, uid, budget, known))
         except PermissionError:
             found.denied.append(candidate)
             continue
         for file in files:
-            if file not in known:
+            if not budget.is_spent():
                 try:
                     loop = _open(file)
                 except PermissionError:
@@ -204,7 +225,17 @@ def scan(pid: int | None = None, *, known: Collection[BlockFile] = ()) -> Scan:
                 else:
                     found.loops += [] if loop is None else [loop]
     found.loops.sort(key=lambda loop: (loop.name, loop.pid, loop.tid))
+    found.skipped = sorted(budget.skipped)
     return found
+
+
+def _bounded(pid: int, uid: int, budget: Budget, known: Collection[BlockFile]) -> Iterator[BlockFile]:
+    """Yield the files of a process that are not known, until there are too many."""
+    for file in block_files(pid, budget, uid):
+        if file not in known:
+            if not budget.take_block(uid):
+                return
+            yield file
 
 
 def _open(file: BlockFile) -> LoopReader | None:
@@ -326,6 +357,7 @@ def _explain(pid: int | None, name: str | None, matching: list[LoopReader], foun
         text += f"; {file.path} looks like a loop's telemetry, but {fault}"
     if found.denied:
         text += f"; {describe_denied_count(len(found.denied))}"
+    text += "".join(f"; {describe_skipped(uid)}" for uid in found.skipped)
     return text
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import cache
 from typing import NamedTuple
 
@@ -18,30 +20,94 @@ from rtloop.telemetry.block import task_usage
 
 __all__ = [
     "BlockFile",
+    "Budget",
     "Task",
     "block_files",
     "describe_denied",
     "describe_denied_count",
+    "describe_skipped",
     "find_task",
     "open_block_file",
     "processes",
+    "user_of",
 ]
 
 _LINK = "/memfd:rtloop:"
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+#: Bounds of one scan for the processes of another user, and of all others: files are free, and CPU time of this thread.
+MOST_BLOCKS, MOST_BLOCKS_IN_ALL = 256, 1024
+MOST_CPU_S, MOST_CPU_S_IN_ALL = 0.25, 1.0
+_CHECK_EVERY = 64
+
+
+@dataclass
+class Budget:
+    """Bound on what other users' files may cost in a scan; those of this user cost nothing.
+
+    CPU time is counted, not elapsed time: on a busy machine nobody's loops are skipped.
+
+    Attributes
+    ----------
+    blocks : dict
+        Blocks by user, known ones included.
+    seconds : dict
+        CPU time of this thread by user.
+    skipped : set of int
+        Users of whom files were skipped.
+    """
+
+    blocks: dict[int, int] = field(default_factory=dict)
+    seconds: dict[int, float] = field(default_factory=dict)
+    skipped: set[int] = field(default_factory=set)
+    _uid: int = -1
+    _since: float = 0.0
+
+    def enter(self, uid: int) -> None:
+        """Count the CPU time from now on as caused by a user."""
+        self._uid, self._since = uid, time.thread_time()
+
+    def is_spent(self) -> bool:
+        """Count the CPU time until now; True if the user's bound, or that of all, is reached."""
+        if self._uid == os.geteuid():
+            return False
+        now = time.thread_time()
+        self.seconds[self._uid] = self.seconds.get(self._uid, 0.0) + now - self._since
+        self._since = now
+        if self.seconds[self._uid] < MOST_CPU_S and sum(self.seconds.values()) < MOST_CPU_S_IN_ALL:
+            return False
+        self.skipped.add(self._uid)
+        return True
+
+    def take_block(self, uid: int) -> bool:
+        """Count a block; False if it has to be skipped."""
+        if uid == os.geteuid():
+            return True
+        if self.blocks.get(uid, 0) >= MOST_BLOCKS or sum(self.blocks.values()) >= MOST_BLOCKS_IN_ALL:
+            self.skipped.add(uid)
+            return False
+        self.blocks[uid] = self.blocks.get(uid, 0) + 1
+        return True
 
 
 class BlockFile(NamedTuple):
-    """A file of a process that may be a telemetry block; `inode` tells one from another."""
+    """A file of a process of user `uid` that may be a telemetry block; `inode` tells one from another."""
 
     pid: int
     fd: int
     inode: int
+    uid: int = -1
 
     @property
     def path(self) -> str:
         """Path through ``/proc``."""
         return f"/proc/{self.pid}/fd/{self.fd}"
+
+    def is_open(self) -> bool:
+        """Return whether the process still has it under this number."""
+        try:
+            return os.stat(self.path).st_ino == self.inode
+        except OSError:
+            return False
 
     # Its process may duplicate the file under another number at any time: it is still the same file.
     def __eq__(self, other: object) -> bool:
@@ -69,8 +135,16 @@ def processes() -> Iterator[int]:
                 yield int(name)
 
 
-def block_files(pid: int) -> Iterator[BlockFile]:
-    """Yield the files of a process that have the name of a telemetry block, each once.
+def user_of(pid: int) -> int:
+    """Return the user whom a process belongs to; -1 if it has ended."""
+    try:
+        return os.stat(f"/proc/{pid}").st_uid
+    except OSError:
+        return -1
+
+
+def block_files(pid: int, budget: Budget | None = None, uid: int | None = None) -> Iterator[BlockFile]:
+    """Yield the files of a process that have the name of a telemetry block, each once, until a budget is spent.
 
     Raises
     ------
@@ -78,11 +152,10 @@ def block_files(pid: int) -> Iterator[BlockFile]:
         If the process may not be inspected.
     """
     seen = set()
-    try:
-        names = os.listdir(f"/proc/{pid}/fd")
-    except (FileNotFoundError, ProcessLookupError):
-        return  # it has ended
-    for name in names:
+    uid = user_of(pid) if uid is None else uid
+    for number, name in enumerate(_descriptors(pid)):
+        if budget is not None and not number % _CHECK_EVERY and budget.is_spent():
+            return
         path = f"/proc/{pid}/fd/{name}"
         try:
             # Any file can have this name: the kernel is asked for its mount before the file is opened.
@@ -90,9 +163,19 @@ def block_files(pid: int) -> Iterator[BlockFile]:
                 inode = os.stat(path).st_ino
                 if inode not in seen:
                     seen.add(inode)
-                    yield BlockFile(pid, int(name), inode)
+                    yield BlockFile(pid, int(name), inode, uid)
         except (FileNotFoundError, ProcessLookupError):
             continue  # it has been closed
+
+
+def _descriptors(pid: int) -> Iterator[str]:
+    """Yield the numbers of a process's open files, without a list of them: there may be a million."""
+    try:
+        with os.scandir(f"/proc/{pid}/fd") as entries:
+            for entry in entries:
+                yield entry.name
+    except (FileNotFoundError, ProcessLookupError):
+        return  # it has ended
 
 
 def _mount_id(fdinfo: str) -> int | None:
@@ -229,6 +312,14 @@ def describe_denied_count(count: int) -> str:
     what = "1 process" if count == 1 else f"{count} processes"
     how = "try as root" if os.geteuid() else "root needs CAP_SYS_PTRACE, which it lacks here"
     return f"{what} could not be inspected (of other users, or more privileged): {how}"
+
+
+def describe_skipped(uid: int) -> str:
+    """Return a sentence on a user whose files were too many, or took too long, to be inspected."""
+    return (
+        f"user {_user(uid)}: files that look like telemetry of loops were skipped, because there are more than "
+        f"{MOST_BLOCKS} or their inspection takes too long"
+    )
 
 
 def _user(uid: int) -> str:

@@ -11,13 +11,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import rtloop
+from rtloop.telemetry import attach as attach_module
 from rtloop.telemetry import description, procfs
 from rtloop.telemetry.attach import Scan, scan
+from rtloop.tools.top.data import Sampler
+from rtloop.tools.top.view import notes
 
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 #: Where the fields of the header are, and how they are packed.
@@ -294,3 +298,112 @@ def test_a_text_too_long_for_its_room_leaves_out_what_matters_least() -> None:
         seen.append((len(told.settings) > 20, len(told.grants), any(grant.fix for grant in told.grants)))
         block.room = len(block.text) - 1  # too little for what it has just taken
     assert seen == [(True, 1, True), (True, 1, False), (True, 0, False), (False, 0, False)]
+
+
+# Blocks of another user, who pays nothing for files of holes: this process plays both.
+
+
+@pytest.fixture
+def stranger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the files of this process those of another user."""
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+
+
+@contextmanager
+def many(count: int, content: bytes) -> Iterator[None]:
+    """Hold files that look like blocks, sealed; what is not in `content` is a hole."""
+    fds = []
+    try:
+        for k in range(count):
+            fds.append(os.memfd_create(f"rtloop:planted{k}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
+            os.write(fds[-1], content)
+            fcntl.fcntl(fds[-1], fcntl.F_ADD_SEALS, SEALS)
+        yield
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def test_a_stranger_has_a_bounded_number_of_blocks_inspected(stranger: None) -> None:
+    with many(procfs.MOST_BLOCKS + 40, b""):
+        found = scan(os.getpid())
+        assert len(found.faulty) <= procfs.MOST_BLOCKS
+        assert found.skipped == [os.stat("/proc/self").st_uid]
+        assert "were skipped" in procfs.describe_skipped(found.skipped[0])
+        again = scan(os.getpid(), known=found.faulty.keys())
+        assert not again.faulty and again.skipped, "known blocks count as well"
+
+
+def test_ones_own_blocks_are_all_inspected() -> None:
+    with many(procfs.MOST_BLOCKS + 40, b""):
+        found = scan(os.getpid())
+        assert len(found.faulty) == procfs.MOST_BLOCKS + 40 and not found.skipped
+
+
+def test_a_strangers_million_files_end_the_search_when_its_time_is_over(
+    stranger: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = []
+
+    def spend(path: str) -> str:
+        looked.append(path)
+        begin = time.thread_time()
+        while time.thread_time() < begin + 0.005:
+            pass
+        return "/dev/null"
+
+    monkeypatch.setattr(os, "readlink", spend)
+    with many(400, b""):
+        found = scan(os.getpid())
+    assert found.skipped and len(looked) < 400
+    assert 0.25 <= 0.005 * len(looked) < 0.25 + 0.005 * 70
+
+
+def test_of_a_strangers_records_a_bounded_number_is_copied(
+    genuine: bytes, stranger: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attach_module, "MOST_FOREIGN_RECORDS", 3)
+    content = bytearray(genuine)
+    with planted(bytes(content)) as found:
+        (loop,) = found.loops
+        asked: list[Any] = []
+        snapshot = loop._block.snapshot  # type: ignore[union-attr]
+
+        def take(records: bool | int) -> Any:
+            asked.append(records)
+            return snapshot(records=records)
+
+        block = SimpleNamespace(snapshot=take, has_ended=False, has_failed=False)
+        monkeypatch.setattr(loop, "_block", block)
+        for records in (True, 8, 2, False):
+            loop.read(records=records)
+        assert asked == [3, 3, 2, False]
+
+
+def test_blocks_that_are_never_whole_cost_top_little_and_less_and_less(genuine: bytes, stranger: None) -> None:
+    content = bytearray(genuine)
+    put(content, "sequence", 7)
+    reads = []
+
+    class Counting(Sampler):
+        def _row(self, reader: Any, records: int) -> Any:
+            if "planted" in os.readlink(reader.file.path):
+                reads.append(reader.file)
+            return super()._row(reader, records)
+
+    sampler = Counting(os.getpid())
+    try:
+        with many(10, bytes(content)):
+            counts = []
+            for _ in range(12):
+                sample = sampler.sample()
+                counts.append(len(reads))
+                reads.clear()
+                planted_paths = [path for path in sample.faulty if "planted" in os.readlink(path)]
+                assert len(planted_paths) == 10, "each is reported, whether looked at or not"
+            assert max(counts) <= 3, "each costs a tenth of a second"
+            assert sum(counts[8:]) < sum(counts[:4])
+        lines = notes(sample)
+        assert len(lines) == 6 and lines[-1].endswith("more could not be read.")
+    finally:
+        sampler.close()

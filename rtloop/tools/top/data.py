@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +12,18 @@ import numpy as np
 from rtloop.errors import AttachError
 from rtloop.stats.histogram import Histogram
 from rtloop.telemetry.attach import LoopReader, scan
+from rtloop.telemetry.procfs import describe_skipped
 
 if TYPE_CHECKING:
     from rtloop.stats.stats import Stats
     from rtloop.telemetry.procfs import BlockFile
 
 __all__ = ["Row", "Sample", "Sampler", "changes", "difference", "was_reset"]
+
+#: Blocks of one other user that may be found unreadable in a sample: each is waited for, a tenth of a second.
+_MOST_TORN = 3
+#: Samples until an unreadable block is looked at again, at most.
+_MOST_PAUSE = 64
 
 
 @dataclass(frozen=True)
@@ -96,6 +103,15 @@ class Row:
 
 
 @dataclass(frozen=True)
+class _Fault:
+    """Block that could not be read: its fault, and the number of the sample that looks at it again."""
+
+    text: str
+    pause: int
+    retry: int
+
+
+@dataclass(frozen=True)
 class Sample:
     """All loops at one moment, those that could not be read, and warnings, a sentence each."""
 
@@ -118,6 +134,8 @@ class Sampler:
         self._pid, self._name = pid, name
         self._readers: dict[BlockFile, LoopReader] = {}
         self._before: dict[BlockFile, tuple[float, Stats]] = {}
+        self._faults: dict[BlockFile, _Fault] = {}
+        self._number = 0
 
     def sample(self, *, records: int = 0, records_of: str | None = None) -> Sample:
         """Sample all loops once.
@@ -129,27 +147,49 @@ class Sampler:
         records_of : str, optional
             The key of the row whose cycles to copy; all rows by default.
         """
-        found = scan(self._pid, known=self._readers.keys())
+        self._number += 1
+        waiting = {file: one.text for file, one in self._faults.items() if self._number < one.retry}
+        found = scan(self._pid, known=self._readers.keys() | waiting.keys())
         for reader in found.loops:
             if self._name is None or reader.name == self._name:
                 self._readers[reader.file] = reader
-        faulty = {file.path: text for file, text in found.faulty.items()}
+        faulty = {file: text for file, text in waiting.items() if file.is_open()}
+        for file, text in found.faulty.items():
+            self._note_fault(file, text)
+            faulty[file] = text
         rows = []
+        torn: Counter[int] = Counter()
         for file, reader in list(self._readers.items()):
             wanted = records if records_of in (None, f"{reader.pid}:{file.inode}") else 0
+            # Each block that is never whole is waited for: of another user, only for some in each sample.
+            is_late = reader.is_foreign and torn[file.uid] >= _MOST_TORN and file not in self._before
+            if (file in waiting or is_late) and reader.state == "running":
+                faulty.setdefault(file, "not looked at, because other blocks of its user could not be read")
+                continue
             try:
                 row = self._row(reader, wanted)
             except AttachError as error:
                 row = None
                 if reader.state == "running":
-                    faulty[file.path] = str(error)
+                    torn[file.uid] += 1
+                    self._note_fault(file, str(error))
+                    faulty[file] = str(error)
                     continue
             if row is None:
                 self._forget(file)
             else:
                 rows.append(row)
+                self._faults.pop(file, None)
         rows.sort(key=lambda row: (row.label, row.reader.pid, row.reader.tid))
-        return Sample(rows, len(found.denied), faulty)
+        self._faults = {file: one for file, one in self._faults.items() if file in faulty}
+        texts = {file.path: text for file, text in faulty.items()}
+        return Sample(rows, len(found.denied), texts, [describe_skipped(uid) for uid in found.skipped])
+
+    def _note_fault(self, file: BlockFile, text: str) -> None:
+        """Look at a block that could not be read less and less often."""
+        before = self._faults.get(file)
+        pause = 1 if before is None else min(2 * before.pause, _MOST_PAUSE)
+        self._faults[file] = _Fault(text, pause, self._number + pause)
 
     def describe_none(self) -> str:
         """Return the sentence that no such loop runs."""

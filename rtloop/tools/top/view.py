@@ -285,10 +285,16 @@ def timeline(records: Any, period_ns: int, width: int, height: int) -> Text:
     return text.append(f"{'':>9}the last {records_shown:,} cycles, {span}; worst of {group:,} in a column", "dim")
 
 
+#: Faults that are shown; of more, the number.
+_MOST_FAULTS = 5
+
+
 def notes(sample: Sample) -> list[str]:
     """Return a sentence for each loop that could not be read, and the warnings."""
     from rtloop.telemetry.procfs import describe_denied_count
 
-    lines = [f"{path}: not readable: {fault}" for path, fault in sample.faulty.items()]
+    lines = [f"{path}: not readable: {fault}" for path, fault in list(sample.faulty.items())[:_MOST_FAULTS]]
+    more = len(sample.faulty) - len(lines)
+    lines += [f"{more} more could not be read."] if more else []
     lines += [describe_denied_count(sample.denied) + "."] if sample.denied else []
     return [*lines, *(f"warning: {text}." for text in sample.warnings)]
