@@ -78,7 +78,7 @@ def test_a_start_with_many_refusals_checks_all_and_leaves_nothing(
     loop = RTLoop("1ms", cpu=4095, spin="970us", core_dumps=False)
     before = account()
     with monkeypatch.context() as patch:
-        patch.setattr(process_lock.memory_lock, "acquire_range", lambda address, size: -12)
+        patch.setattr(process_lock.memory_lock, "acquire_range", lambda *_, **__: -12)
         for _ in range(3):
             with pytest.raises(rtloop.SetupError) as caught:
                 loop.start()

@@ -180,7 +180,7 @@ def test_a_setup_error_without_an_errno_does_not_show_one() -> None:
 def test_a_strict_start_lists_everything_that_was_refused(
     ordinary: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process_lock.memory_lock, "acquire_range", lambda address, size: -errno.ENOMEM)
+    monkeypatch.setattr(process_lock.memory_lock, "acquire_range", lambda *_, **__: -errno.ENOMEM)
     loop = RTLoop("1ms", name="arm", cpu=4095, **{**ordinary, "lock_memory": "own"})
     with pytest.raises(rtloop.SetupError) as caught:
         loop.start()
