@@ -61,8 +61,8 @@ def test_each_lock_of_a_range_that_is_refused_leaves_nothing(
     for refused in range(4):
         calls = iter(range(100))
 
-        def acquire_range(address: int, size: int, *, refused: int = refused, calls: Any = calls) -> int:
-            return -12 if next(calls) == refused else real(address, size)
+        def acquire_range(*range_: int, refused: int = refused, calls: Any = calls, **options: Any) -> int:
+            return -12 if next(calls) == refused else real(*range_, **options)
 
         with monkeypatch.context() as patch:
             patch.setattr(process_lock.memory_lock, "acquire_range", acquire_range)
