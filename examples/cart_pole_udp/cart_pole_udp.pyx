@@ -16,6 +16,7 @@ cdef extern from "<sys/socket.h>" nogil:
 
 cdef enum:
     PAST = 64                # number of states kept; a power of two
+    QUEUE = 1024             # states read per cycle at most; a socket's queue holds fewer, unless SO_RCVBUF was raised
 
 
 cdef struct State:           # plant -> controller, as in `rtloop demo`
@@ -55,6 +56,7 @@ cdef class Controller(RTLoop):
     cdef readonly Ring log
     cdef readonly int64_t heard, sent        # datagrams
     cdef readonly int64_t silent             # cycles in a row without a new state
+    cdef readonly int64_t behind             # cycles that left states in the queue, because there were more than QUEUE
     cdef int64_t patience
     cdef int fd, delay
     cdef State[PAST] past                    # number n from 1 on is in past[n % PAST]
@@ -73,7 +75,7 @@ cdef class Controller(RTLoop):
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.connect(self.plant)
         self.fd = self.socket.fileno()
-        self.heard = self.sent = self.silent = self.force.answers = 0
+        self.heard = self.sent = self.silent = self.behind = self.force.answers = 0
         self.force.newtons = 0
 
     cdef int step(self, const Cycle *cycle) noexcept nogil:
@@ -102,13 +104,14 @@ cdef class Controller(RTLoop):
         """Read all states that have arrived; return 0 or a negative errno."""
         cdef State state
         cdef ssize_t size
-        for _ in range(PAST):                 # bounded
+        for _ in range(QUEUE):                # bounded
             size = recv(self.fd, &state, sizeof(state), MSG_DONTWAIT)  # rtloop: allow recv: it never waits
             if size < 0:
                 return 0 if errno == EAGAIN or errno == ECONNREFUSED else -errno  # ECONNREFUSED: the plant is gone
             if size == <ssize_t>sizeof(state):
                 self.heard += 1
                 self.past[self.heard & (PAST - 1)] = state
+        self.behind += 1                      # the newest state may be an old one
         return 0
 
     cdef int answer(self) noexcept nogil:
@@ -119,6 +122,7 @@ cdef class Controller(RTLoop):
         return 0
 
     cdef void leave(self) noexcept nogil:
+        """Bring the motor to rest, however the loop ended."""
         self.force.newtons = 0
         self.answer()
 

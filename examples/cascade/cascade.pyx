@@ -50,7 +50,8 @@ cdef class Current(RTLoop):
     cdef readonly Latest setpoint, to_velocity, to_planning
     cdef readonly Ring log
     cdef Setpoint asked
-    cdef double current, velocity, position, integral, voltage
+    cdef double current, velocity, position, integral
+    cdef readonly double voltage  # V; 0 after the end
 
     def __init__(self, *args, **settings):
         super().__init__(*args, **settings)
@@ -83,6 +84,10 @@ cdef class Current(RTLoop):
         self.log.push(&record)
         return RT_CONTINUE
 
+    cdef void leave(self) noexcept nogil:
+        """Remove the voltage, however the loop ended."""
+        self.voltage = 0
+
 
 cdef class Velocity(RTLoop):
     """Set the current so that the velocity follows."""
@@ -108,6 +113,12 @@ cdef class Velocity(RTLoop):
         self.current.write(&setpoint)
         return RT_CONTINUE
 
+    cdef void leave(self) noexcept nogil:
+        """Ask for no current: if the current loop is still running, it must not hold the last torque."""
+        cdef Setpoint rest
+        rest.seen, rest.value = self.seen.release, 0
+        self.current.write(&rest)
+
 
 cdef class Planning(RTLoop):
     """Command the velocity that swings the motor from 0 to 2 rad and back every two seconds."""
@@ -127,3 +138,9 @@ cdef class Planning(RTLoop):
         setpoint.seen, setpoint.value = self.seen.release, M_PI * sin(M_PI * cycle.t) + 30 * self.error
         self.velocity.write(&setpoint)
         return RT_CONTINUE
+
+    cdef void leave(self) noexcept nogil:
+        """Ask for standstill: if the velocity loop is still running, it brakes the motor."""
+        cdef Setpoint rest
+        rest.seen, rest.value = self.seen.release, 0
+        self.velocity.write(&rest)

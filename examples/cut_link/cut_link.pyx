@@ -21,6 +21,7 @@ cdef class Actuator(RTLoop):
 
     cdef readonly Latest setpoint
     cdef readonly Ring log
+    cdef readonly double output  # with a real actuator, this value is sent to it
     cdef int64_t max_age
 
     def __init__(self, *args, max_age, **settings):
@@ -33,7 +34,12 @@ cdef class Actuator(RTLoop):
         cdef Record record
         self.setpoint.read(&record.setpoint)
         record.age = self.setpoint.age(cycle.start)  # above any limit if there is no value yet
-        record.output = record.setpoint if record.age <= self.max_age else 0.0
+        self.output = record.setpoint if record.age <= self.max_age else 0.0
+        record.output = self.output
         record.release = cycle.release
         self.log.push(&record)
         return RT_CONTINUE
+
+    cdef void leave(self) noexcept nogil:
+        """Output the safe value, however the loop ended: the setpoint may have been new to the last."""
+        self.output = 0

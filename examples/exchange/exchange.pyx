@@ -30,13 +30,16 @@ cdef class Follower(RTLoop):
     cdef double position, speed
 
     def __init__(self, *args, **settings):
+        cdef Parameters first
         super().__init__(*args, **settings)
         self.parameters = Latest(PARAMETERS)
+        first.setpoint, first.stiffness, first.damping = 0.0, 900.0, 60.0
+        self.parameters.write(&first)  # without it, all fields are zero until Python writes
         self.log = Ring(RECORD, 4000)  # four seconds at 1 kHz, longer than Python is ever busy
 
     cdef int step(self, const Cycle *cycle) noexcept nogil:
         cdef Record record
-        self.parameters.read(&self.now)  # the newest set, never a mix; zeros before the first write
+        self.parameters.read(&self.now)  # the newest set, never a mix
         self.speed += cycle.dt * (
             self.now.stiffness * (self.now.setpoint - self.position) - self.now.damping * self.speed
         )

@@ -29,6 +29,9 @@ cdef extern from "<sys/socket.h>" nogil:
     ssize_t recv(int fd, void *buffer, size_t size, int flags)
     ssize_t send(int fd, const void *buffer, size_t size, int flags)
 
+cdef enum:
+    QUEUE = 1024     # messages read per cycle at most; a socket's queue holds fewer, unless SO_RCVBUF was raised
+
 
 cdef struct Message:
     uint64_t number
@@ -39,7 +42,7 @@ cdef struct Message:
 cdef struct Record:
     uint64_t number  # of the newest message, starting at 1; 0: none yet
     int64_t start    # ns, of the cycle
-    int64_t age      # ns, of the message at that time
+    int64_t age      # ns, of the message at that time; -1: none yet
     int64_t error    # ns, phase error of a Follower's release
     double ppm       # a Follower's estimate of how fast the sensor's clock is
 
@@ -53,6 +56,7 @@ cdef class Listener(RTLoop):
     cdef object socket
     cdef readonly object address
     cdef readonly Ring log
+    cdef readonly int64_t behind  # cycles that left messages in the queue, because there were more than QUEUE
     cdef int fd
     cdef Message message  # the newest one
 
@@ -67,22 +71,30 @@ cdef class Listener(RTLoop):
         super().close()
         self.socket.close()
 
+    cdef int enter(self) noexcept nogil:
+        """Discard what arrived before the loop was ready for it."""
+        cdef int rc = self.hear()
+        self.message.number = self.message.tick = self.behind = 0
+        return rc if rc < 0 else RT_CONTINUE
+
     cdef int hear(self) noexcept nogil:
         """Read all messages and keep the newest; return how many there were, or a negative errno."""
         cdef Message message
         cdef ssize_t size
         cdef int count
-        for count in range(64):  # bounded
+        for count in range(QUEUE):  # bounded
             size = recv(self.fd, &message, sizeof(message), MSG_DONTWAIT)  # rtloop: allow recv: it never waits
             if size < 0:
                 return count if errno == EAGAIN else -errno
             if size == sizeof(message):
                 self.message = message
-        return 64
+        self.behind += 1  # the newest message may be an old one
+        return QUEUE
 
     cdef void note(self, const Cycle *cycle, int64_t error, double ppm) noexcept nogil:
         cdef Record record
-        record.number, record.start, record.age = self.message.number, cycle.start, cycle.start - self.message.tick
+        record.number, record.start = self.message.number, cycle.start
+        record.age = cycle.start - self.message.tick if self.message.number else -1
         record.error, record.ppm = error, ppm
         self.log.push(&record)
 

@@ -47,7 +47,8 @@ cdef class Motor(RTLoop):
     cdef Parameters now
     cdef double supply                          # V
     cdef double current, speed, angle           # of the motor: A, rad/s, rad
-    cdef double voltage, integral, rate, before  # of the controller: V, V, rad/s, rad
+    cdef readonly double voltage                # V, of the controller; 0 after the end
+    cdef double integral, rate, before          # of the controller: V, rad/s, rad
 
     def __init__(self, period, *, supply=24.0, **settings):
         super().__init__(period, **settings)
@@ -87,6 +88,10 @@ cdef class Motor(RTLoop):
         record.t, record.used, record.angle, record.voltage = cycle.t, self.now, angle, self.voltage
         self.log.push(&record)
         return RT_CONTINUE
+
+    cdef void leave(self) noexcept nogil:
+        """Remove the voltage, however the loop ended. With a real motor, send it to the amplifier."""
+        self.voltage = 0
 
     cdef void turn(self, double dt) noexcept nogil:
         """Advance the motor, in steps of at most 20 us."""

@@ -38,6 +38,7 @@ cdef extern from "<sys/socket.h>" nogil:
 
 cdef enum:
     AXES = 7
+    QUEUE = 1024         # packets read per cycle at most; a socket's queue holds fewer, unless SO_RCVBUF was raised
     READY, MOVING, FINISHED, LATE, TORQUE  # modes of the robot; from FINISHED on its brakes are applied
 
 MODES = {READY: "ready", MOVING: "moving", FINISHED: "finished", LATE: "answers too late", TORQUE: "torque limit"}
@@ -83,6 +84,7 @@ cdef class Arm(RTLoop):
     cdef object socket
     cdef readonly Ring log
     cdef readonly int64_t limited, unheard  # cycles with a limited torque; cycles without a new state
+    cdef readonly int64_t behind  # cycles that left states in the queue, because there were more than QUEUE
     cdef int fd, silent, patience, rested
     cdef int64_t why, lose_from, lose_to
     cdef bint braking
@@ -107,9 +109,15 @@ cdef class Arm(RTLoop):
         self.state.number = self.state.mode = self.command.answers = self.command.last = 0
         for i in range(AXES):
             self.command.torque[i] = 0
-        self.silent = self.rested = self.why = self.limited = self.unheard = 0
+        self.silent = self.rested = self.why = self.limited = self.unheard = self.behind = 0
         self.braking = False
-        self.socket.send(bytes(sizeof(Command)))  # answers no state, but tells the robot the address
+        self.socket.send(bytes(sizeof(Command)))  # answers no state, but tells the robot the address; it still waits
+
+    cdef int enter(self) noexcept nogil:
+        """Discard the states of before. The first answer, which starts the motion, is sent by the first step."""
+        cdef int rc = self.hear()
+        self.state.number = 0
+        return rc
 
     cdef int wait(self, int64_t release) noexcept nogil:
         """Wait for the robot's state, with a timeout: the robot is the clock."""
@@ -160,12 +168,13 @@ cdef class Arm(RTLoop):
         """Read all states and keep the newest; return 0 or a negative errno."""
         cdef State state
         cdef ssize_t size
-        for _ in range(64):  # bounded
+        for _ in range(QUEUE):  # bounded
             size = recv(self.fd, &state, sizeof(state), MSG_DONTWAIT)  # rtloop: allow recv: it never waits
             if size < 0:
                 return 0 if errno == EAGAIN or errno == ECONNREFUSED else -errno  # ECONNREFUSED: there is no robot
             if size == sizeof(state):
                 self.state = state
+        self.behind += 1  # the newest state may be an old one
         return 0
 
     cdef int answer(self) noexcept nogil:
@@ -253,7 +262,7 @@ cdef class Robot(RTLoop):
         cdef sockaddr_storage address
         cdef socklen_t length
         cdef ssize_t size
-        for _ in range(64):
+        for _ in range(QUEUE):
             length = sizeof(address)
             # rtloop: allow recvfrom: it never waits
             size = recvfrom(self.fd, &command, sizeof(command), MSG_DONTWAIT, <sockaddr *>&address, &length)

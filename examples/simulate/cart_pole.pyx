@@ -105,3 +105,7 @@ cdef class Controller(RTLoop):
         cdef double force = K[0] * b.x + K[1] * b.v + K[2] * b.angle + K[3] * b.rate
         self.plant.force = fmax(-MAX_FORCE, fmin(MAX_FORCE, force))
         return RT_CONTINUE
+
+    cdef void leave(self) noexcept nogil:
+        """Push no longer, however the loop ended."""
+        self.plant.force = 0

@@ -48,6 +48,10 @@ cdef class Drive(RTLoop):
         self.is_safe = True  # if step ever continues, it leaves the motor alone
         return 0
 
+    cdef void leave(self) noexcept nogil:
+        """Remove the voltage at every other end: Ctrl-C, a signal, a failure of this loop or of another."""
+        self.motor.voltage = 0
+
 
 cdef class Brake(RTLoop):
     """Simulate the motor. When the drive has failed, bring it to rest, then end."""
@@ -66,3 +70,7 @@ cdef class Brake(RTLoop):
         """Continue, with the brake applied. Called on this loop's own thread, between two cycles."""
         self.motor.brake = 1
         return RT_CONTINUE
+
+    cdef void leave(self) noexcept nogil:
+        """Leave the motor with the brake applied, however this loop ended."""
+        self.motor.brake = 1

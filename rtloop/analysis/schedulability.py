@@ -23,9 +23,6 @@ __all__ = ["Analysis", "Bounds", "Response", "Task", "analyze", "partition"]
 RT_SHARE = Fraction(95, 100)
 #: Steps of an iteration, after which it is given up; the answer is then "not found", never a guess.
 _MOST_STEPS = 1_000_000
-#: Begins of busy periods, and steps, of the analysis with offsets; beyond them the bound for any phases is given.
-_MOST_INSTANTS = 20_000
-_MOST_OFFSET_STEPS = 300_000
 _POLICIES = ("fixed-priority", "edf")
 
 
@@ -36,8 +33,7 @@ def analyze(tasks: Iterable[Task], *, policy: str = "fixed-priority") -> Analysi
     that are independent: the worst response time is reached when all are released at once (Joseph & Pandya, 1986), with
     release jitter and blocking (Audsley et al., 1993), and deadlines beyond the period (Lehoczky, 1990; Tindell,
     Burns & Wellings, 1994). Tasks of equal priority are taken to delay each other, which SCHED_FIFO does in one order
-    at most: for them it is a bound. Tasks with an `offset` get a bound for these offsets, which is never above that for
-    any phases (after Tindell, 1994; Palencia & Gonzalez Harbour, 1998).
+    at most: for them it is a bound.
 
     ``"edf"`` is earliest deadline first, as SCHED_DEADLINE has it: the demand of all intervals is held against their
     length (Baruah, Rosier & Howell, 1990). It says whether deadlines are met, not by how much.
@@ -82,17 +78,12 @@ def analyze(tasks: Iterable[Task], *, policy: str = "fixed-priority") -> Analysi
             if policy == "fixed-priority":
                 more = [other for other in here if other is not task and ranked[other.name] >= ranked[task.name]]
                 found, verdict = _response(task, more)
-                if found is not None and task.offset is not None:
-                    found = min(found, _response_with_offsets(task, more) or found)
-                    verdict = "meets" if found <= task.ns("deadline") else "misses"
             rows[task.name] = Response(
                 task.name, task.ns("period"), task.ns("wcet"), task.ns("deadline"), task.priority, task.cpu, found,
                 verdict, None if task.measured is None else task.ns("measured"),
             )  # fmt: skip
     bounds = tuple(_bounds(cpu, [task for task in every if task.cpu == cpu], ranked) for cpu in cpus)
     notes = tuple(dict.fromkeys(f"{task.name}: {task.note}" for task in every if task.note))
-    if policy == "fixed-priority" and any(task.offset is not None for task in every):
-        notes += ("the offsets hold only while all these loops stay on one grid: the same clock and origin, no shift",)
     return Analysis(policy, tuple(rows[task.name] for task in every), bounds, (*notes, *remarks(rows.values())))
 
 
@@ -131,57 +122,6 @@ def _response(task: Task, more: Sequence[Task]) -> tuple[int | None, str]:
         if window + jitter <= number * period or number == last:
             return worst, "meets" if worst <= task.ns("deadline") else "misses"
     return None, "misses" if max(worst, window + jitter - number * period) > task.ns("deadline") else "undecided"
-
-
-def _response_with_offsets(task: Task, more: Sequence[Task]) -> int | None:
-    """Return a bound of the response time of a task with an offset; None if it takes too many steps to compute.
-
-    A release r of a task with jitter J becomes ready between r and r + J. Let a busy period begin at t0, and let tc be
-    the least r + J of its releases of tasks with offsets: tc >= t0. Each of these releases has r + J >= tc, and those
-    ready within x after t0 have r < tc + x. Tasks without offset release at most ceil((x + J) / T) times in x. So the
-    work that is ready within x is at most
-
-        w(x) = B + own work + sum of C over releases with r + J >= tc and r < tc + x + sum of ceil((x + J) / T) C
-
-    and the busy period reaches no further than tc + W, where W is the least x with w(x) <= x. Every tc is r + J of some
-    release, so all are examined, over one hyperperiod. Those that no schedule reaches only make the bound larger
-    (after Tindell, 1994, and Palencia & Gonzalez Harbour, 1998; without their approximations).
-    """
-    with_offset = [(t.ns("offset"), t.ns("period"), t.ns("jitter"), t.ns("wcet"))
-                   for t in (task, *more) if t.offset is not None]  # fmt: skip
-    sporadic = [(t.ns("period"), t.ns("jitter"), t.ns("wcet")) for t in more if t.offset is None]
-    own_offset, period, jitter, wcet = with_offset[0]
-    others, blocking = with_offset[1:], task.ns("blocking")
-    whole = math.lcm(*(t for _, t, _, _ in with_offset))
-    instants = sum(whole // t for _, t, _, _ in with_offset)
-    if instants > _MOST_INSTANTS:
-        return None
-    load = task.utilisation + sum((other.utilisation for other in more), Fraction(0))
-    most = math.lcm(whole, *(t for t, _, _ in sporadic)) // period if load == 1 else None
-    steps = worst = 0
-    for begin in sorted({(o + j) % whole + k * t for o, t, j, _ in with_offset for k in range(whole // t)}):
-        # The first release that this busy period can contain, of this task and of each other.
-        own = -((jitter + own_offset - begin) // period)
-        firsts = [(o, t, c, -((j + o - begin) // t)) for o, t, j, c in others]
-        jobs, window = 1, 0
-        while True:
-            base = jobs * wcet + blocking
-            window = max(window, base)
-            while True:
-                steps += 1
-                if steps > _MOST_OFFSET_STEPS:
-                    return None
-                longer = base + sum(-(-(window + j) // t) * c for t, j, c in sporadic)
-                longer += sum(max(0, -((o - begin - window) // t) - first) * c for o, t, c, first in firsts)
-                if longer <= window:
-                    break
-                window = longer
-            release = own_offset + (own + jobs - 1) * period
-            worst = max(worst, begin + window - release)
-            if begin + window <= release + period or jobs == most:
-                break
-            jobs += 1
-    return worst
 
 
 def _edf(tasks: Sequence[Task]) -> str:

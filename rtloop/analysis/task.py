@@ -39,9 +39,6 @@ class Task:
         How long less urgent tasks can keep it waiting, in locks and with preemption off.
     measured : duration, optional
         The longest response time that a run has shown, to be held against the bound.
-    offset : duration, optional
-        Time of its first release on a time line that all tasks with an offset share: release k is at offset + k*period,
-        for ever. Without it, releases may come at any phase.
     """
 
     name: str
@@ -54,19 +51,11 @@ class Task:
     blocking: Duration = 0
     measured: Duration | None = None
     note: str = ""
-    offset: Duration | None = None
 
     def __post_init__(self) -> None:
-        for field, minimum in (
-            ("period", 1),
-            ("wcet", 1),
-            ("jitter", 0),
-            ("blocking", 0),
-            ("measured", 0),
-            ("offset", 0),
-        ):
+        for field, minimum in (("period", 1), ("wcet", 1), ("jitter", 0), ("blocking", 0), ("measured", 0)):
             value = getattr(self, field)
-            if value is not None or field not in ("measured", "offset"):
+            if value is not None or field != "measured":
                 object.__setattr__(self, field, parse_duration(value, f"{self.name}: {field}", minimum=minimum))
         for field in ("priority", "cpu"):
             value = getattr(self, field)

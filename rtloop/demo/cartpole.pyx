@@ -38,7 +38,7 @@ cdef class CartPole(RTLoop):
     cdef int step(self, const Cycle *cycle) noexcept nogil:
         cdef State s
         cdef ssize_t n = 0
-        for _ in range(64):         # drain the queue, but bounded: only the newest state counts
+        for _ in range(1024):       # drain the queue, bounded: it holds fewer, and only the newest state counts
             n = recv(self.fd, &s, sizeof(s), MSG_DONTWAIT)  # rtloop: allow recv: it never waits
             if n < 0:
                 break
@@ -54,6 +54,11 @@ cdef class CartPole(RTLoop):
         if send(self.fd, &self.force, sizeof(Force), MSG_DONTWAIT) < 0 and errno != EAGAIN:
             return -errno
         return RT_CONTINUE
+
+    cdef void leave(self) noexcept nogil:
+        self.force.newtons = 0      # however the loop ends, the motor does not keep its last force
+        # rtloop: allow send: nor does it
+        send(self.fd, &self.force, sizeof(Force), MSG_DONTWAIT)
 
     def close(self):
         super().close()

@@ -7,7 +7,7 @@ import resource
 import socket
 import struct
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 from rtloop.demo.cartpole import GAINS
 
@@ -64,9 +64,10 @@ class PlainCartPole:
 
     def run(self, seconds: float) -> None:
         """Run the loop for a duration in the calling thread."""
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, ExitStack() as stack:
             sock.setblocking(False)
             sock.connect(self._plant)
+            stack.callback(self._leave, sock)
             faults = (0, 0)
             releases = math.ceil(seconds / self._period - 1e-9)
             begin = time.perf_counter()
@@ -99,12 +100,17 @@ class PlainCartPole:
 
     def _step(self, sock: socket.socket) -> None:
         with suppress(BlockingIOError):
-            for _ in range(64):  # drain the queue, but bounded: only the newest state counts
+            for _ in range(1024):  # drain the queue, bounded: it holds fewer, and only the newest state counts
                 self._state = STATE.unpack(sock.recv(STATE.size))
         _, answers, x, v, self.angle, rate = self._state
         newtons = GAINS[0] * x + GAINS[1] * v + GAINS[2] * self.angle + GAINS[3] * rate
         with suppress(BlockingIOError):
             sock.send(FORCE.pack(answers, newtons))
+
+    def _leave(self, sock: socket.socket) -> None:
+        """Take the force away, however the loop ended."""
+        with suppress(OSError):
+            sock.send(FORCE.pack(self._state[1], 0.0))
 
     def stop(self) -> None:
         """Make ``run`` return after the cycle that it is in."""

@@ -78,8 +78,7 @@ def analyze(
     includes the wake-up latency: it is counted from the release, not from the start of the step.
 
     \b
-    tasks.toml, a table for each task; deadline, priority, cpu, jitter, blocking and offset may be left
-    out:
+    tasks.toml, a table for each task; deadline, priority, cpu, jitter and blocking may be left out:
 
     \b
       [[task]]

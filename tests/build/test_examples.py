@@ -68,7 +68,8 @@ def test_a_page_shows_the_files_as_they_are(page: str, shown: str) -> None:
 
 def blocks(page: str, language: str) -> list[str]:
     """Return the code of that language on a page of the docs."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+    found = re.findall(r"^```(.*?)\n(.*?)^```$", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+    return [code for name, code in found if name == language]
 
 
 def test_the_step_in_c_of_the_docs_compiles_as_they_say_and_runs(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -260,94 +259,3 @@ def test_edf_meets_its_deadlines_exactly_where_the_analysis_says_so(data) -> Non
     found = analyze([ms(str(i), t, c, deadline=d) for i, (t, c, d) in enumerate(triples)], policy="edf")
     seen = simulate(triples, [0] * len(triples), math.lcm(*(t for t, _, _ in triples)) + 14, edf=True)
     assert found.is_schedulable == all(max(r) <= d for r, (_, _, d) in zip(seen, triples, strict=True))
-
-
-# Offsets: a bound for tasks on one time line.
-
-
-def test_offsets_that_keep_tasks_apart_shorten_the_response() -> None:
-    tasks = [ms("a", 10, 4, priority=2, offset="0ms"), ms("b", 10, 4, priority=1, offset="5ms")]
-    assert responses(tasks) == [4, 4]
-    assert responses([replace(task, offset=None) for task in tasks]) == [4, 8]
-    assert responses([tasks[0], replace(tasks[1], offset=None)]) == [4, 8], "one without offset may meet any phase"
-    assert "stay on one grid" in analyze(tasks).notes[-1]
-    assert "stay on one grid" not in str(analyze([replace(task, offset=None) for task in tasks]))
-    assert responses([replace(tasks[0], jitter="2ms"), tasks[1]]) == [6, 5], "a is done by 6, and b begins at 5"
-
-
-def test_a_deadline_that_only_offsets_meet_is_met() -> None:
-    tasks = [ms("a", 10, 4, priority=2, offset="0ms"), ms("b", 10, 4, deadline=5, priority=1, offset="5ms")]
-    assert analyze(tasks).is_schedulable
-    assert not analyze([replace(task, offset=None) for task in tasks]).is_schedulable
-
-
-def test_an_offset_longer_than_the_period_is_the_same_as_its_remainder() -> None:
-    tasks = [ms("a", 10, 4, priority=2, offset="20ms"), ms("b", 15, 4, priority=1, offset="7ms")]
-    later = [tasks[0], replace(tasks[1], offset="37ms")]
-    assert responses(tasks) == responses(later)
-
-
-def test_periods_without_a_common_multiple_get_the_bound_for_any_phases() -> None:
-    tasks = [
-        Task(str(i), period, 1000, priority=9 - i, offset=i) for i, period in enumerate((99_991, 100_003, 101_009))
-    ]
-    plain = [replace(task, offset=None) for task in tasks]
-    assert [row.response for row in analyze(tasks).rows] == [row.response for row in analyze(plain).rows]
-
-
-@settings(max_examples=200, deadline=None)
-@given(data=st.data(), blocking=st.integers(0, 3))
-def test_no_simulated_response_is_beyond_the_bound_with_offsets_which_is_reached_without_jitter(data, blocking) -> None:
-    pairs = [(t, min(c, t)) for t, c in data.draw(SETS)]
-    assume(sum(Fraction(c, t) for t, c in pairs) <= 1)
-    offsets = [data.draw(st.integers(0, 2 * t)) for t, _ in pairs]
-    jitters = [data.draw(st.sampled_from([0, 0, 1, t // 2, 2 * t])) for t, _ in pairs]
-    on_grid = [data.draw(st.integers(0, 4)) > 0 for _ in pairs]
-    tasks = [
-        ms(str(i), t, c, deadline=1000, priority=50 - i, jitter=jitters[i], blocking=blocking,
-           offset=f"{offsets[i]}ms" if on_grid[i] else None)
-        for i, (t, c) in enumerate(pairs)
-    ]  # fmt: skip
-    bounds = responses(tasks)
-    anyhow = responses([replace(task, offset=None) for task in tasks])
-    assert all(bound <= most for bound, most in zip(bounds, anyhow, strict=True))
-    end = max(12, *offsets) + 3 * math.lcm(*(t for t, _ in pairs))
-    for _ in range(3):
-        begins = [offset if on else data.draw(st.integers(0, 12)) for offset, on in zip(offsets, on_grid, strict=True)]
-        late = [data.draw(st.lists(st.integers(0, jitter), min_size=1, max_size=7)) for jitter in jitters]
-        locked = {data.draw(st.integers(0, end)) for _ in range(3)}
-        found = simulate_late(pairs, begins, late, end, locked, blocking)
-        assert all(max(seen) <= bound for seen, bound in zip(found, bounds, strict=True))
-    if not any(jitters) and all(on_grid) and not blocking:
-        assert [max(seen) for seen in simulate_late(pairs, offsets, [[0]] * len(pairs), end, set(), 0)] == bounds
-
-
-def simulate_late(
-    pairs: list[tuple[int, int]], offsets: list[int], late: list[list[int]], end: int, locked: set[int], blocking: int
-) -> list[list[int]]:
-    """Return response times as :func:`simulate`; releases become ready late by `late`, one after the other.
-
-    At the moments `locked`, if nothing runs, a task less urgent than all takes the CPU without preemption.
-    """
-    ready = sorted(
-        (offsets[i] + k * t + late[i][k % len(late[i])], i, offsets[i] + k * t, c)
-        for i, (t, c) in enumerate(pairs)
-        for k in range(-(-(end - offsets[i]) // t))
-    )
-    found: list[list[int]] = [[] for _ in pairs]
-    jobs: list[list[int]] = []  # [task, release, left]
-    now = number = 0
-    while number < len(ready) or jobs:
-        if not jobs and now in locked:
-            now += blocking  # begun before what becomes ready at this moment
-        while number < len(ready) and ready[number][0] <= now:
-            jobs.append([ready[number][1], ready[number][2], ready[number][3]])
-            number += 1
-        if jobs:
-            job = min(jobs)
-            job[2] -= 1
-            if job[2] == 0:
-                jobs.remove(job)
-                found[job[0]].append(now + 1 - job[1])
-        now += 1
-    return found
