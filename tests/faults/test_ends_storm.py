@@ -79,9 +79,11 @@ def exception_in_the_block():
 def interrupted():
     loop = make()
     count = random.randrange(1, 4)
+    sent = threading.Event()  # a join() that is interrupted may take a thread that runs for one that has ended
     def send():
         for _ in range(count):
             os.kill(os.getpid(), signal.SIGINT); time.sleep(0.001)
+        sent.set()
     sender = None
     os.dup2(quiet, 2)
     try:
@@ -90,8 +92,8 @@ def interrupted():
             sender = later(send)
             loop.join()
         finally:
-            while sender is not None and sender.is_alive():
-                try: sender.join()
+            while sender is not None and not sent.is_set():
+                try: sent.wait()
                 except KeyboardInterrupt: pass
             loop.stop()
     except KeyboardInterrupt: pass
@@ -154,16 +156,18 @@ def process(ending):
     end.__name__ = ending
     return end
 
-KILL = "later(lambda: os.kill(os.getpid(), signal.SIG%%s))"
+def alive(loop):
+    while not loop.enters: time.sleep(0.0005)
+KILL = "later(lambda: (alive(loop), os.kill(os.getpid(), signal.SIG%%s)))"
 PROCESSES = [process(ending) for ending in (
     KILL %% "TERM" + "\\nwith loop: time.sleep(5)",
     KILL %% "HUP" + "\\nloop.run()",
     KILL %% "INT" + "\\nwith loop: loop.join()",
     KILL %% "TERM" + "\\n" + KILL %% "INT" + "\\n" + KILL %% "TERM" + "\\nloop.start(); loop.join()",
     KILL %% "TERM" + "\\nwith rtloop.stop_on_signals():\\n    loop.start(); time.sleep(5)",
-    "loop.start(); time.sleep(0.002); sys.exit(3)",
-    "loop.start(); time.sleep(0.002); raise KeyError",
-    "loop.start(); time.sleep(0.002)",
+    "loop.start(); alive(loop); sys.exit(3)",
+    "loop.start(); alive(loop); raise KeyError",
+    "loop.start(); alive(loop)",
 )]
 HERE = [stop, stop_later, many_stops, stop_and_start_again, step_stops, limit, step_fails, enter_ends, overrun_policy,
         failed_and_stopped, exception_in_the_block, interrupted, interrupted_start, group, group_fails,

@@ -376,12 +376,14 @@ def test_the_loops_of_a_group_are_asked_before_anything_is_written_down_about_th
     clean = make(name="clean", leave_ns=0)
     group = rtloop.LoopGroup([clean, guarded])
     group.start(); time.sleep(1)
+    is_busy = True
     def busy():
-        while True: pass
+        while is_busy: pass
     threading.Thread(target=busy, daemon=True).start()
     before, begin = clean.steps, time.monotonic()
     group.stop(timeout="2s")
-    print(clean.steps - before < 400, time.monotonic() - begin < 2, group.state)
+    print(clean.steps - before < 400, time.monotonic() - begin < 2, group.state, flush=True)
+    is_busy = False
     violations = group.stats["guarded"].guard["violations"]
     print(len(violations) > 0 and all(v["symbol"] for v in violations))
     """)  # fmt: skip
