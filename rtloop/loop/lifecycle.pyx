@@ -193,6 +193,7 @@ cdef class Control:
             registry.loops.discard(self)
             raise
         self._begin_run()
+        ending_signals.add_flag(<size_t>&self.thread.rt.command, RT_COMMAND_STOP)
         self.thread.go()
 
     def _begin_run(self):
@@ -265,6 +266,7 @@ cdef class Control:
             if self._activity != "running":
                 return
             self._activity = "ending"
+        ending_signals.remove_flag(<size_t>&self.thread.rt.command)
         registry.loops.discard(self)
         outcome = "failed"
         try:

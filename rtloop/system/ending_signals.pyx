@@ -22,17 +22,63 @@ cdef extern from *:
     #include <errno.h>
     #include <signal.h>
     #include <stdint.h>
+    #include <sched.h>
     #include <string.h>
     #include <sys/eventfd.h>
     #include <sys/prctl.h>
+    #include <time.h>
     #include <unistd.h>
 
     #define RT_ENDING_SIGNALS 65
+    #define RT_ENDING_FLAGS 64
+    #define RT_ENDING_PATIENCE_S 10 /* for the thread to get the GIL */
 
     static int rt_ending_fd = -1;
     static pid_t rt_ending_pid;
     static uint32_t rt_ending_counts[RT_ENDING_SIGNALS];
     static struct sigaction rt_ending_former[RT_ENDING_SIGNALS];
+    static timer_t rt_ending_timers[RT_ENDING_SIGNALS];
+    static int rt_ending_has_timer[RT_ENDING_SIGNALS];
+
+    /* Flags of the loops, which the handler sets itself: a loop ends although nobody gets the GIL. */
+    static struct { uint32_t *word; uint32_t bits; } rt_ending_flags[RT_ENDING_FLAGS];
+    static uint32_t rt_ending_handlers; /* that are at work */
+    static int rt_ending_taken;         /* whether the thread has begun to end everything */
+
+    static void rt_ending_set_flags(void) {
+      __atomic_fetch_add(&rt_ending_handlers, 1, __ATOMIC_SEQ_CST);
+      for (int i = 0; i < RT_ENDING_FLAGS; i++) {
+        uint32_t *const word = __atomic_load_n(&rt_ending_flags[i].word, __ATOMIC_SEQ_CST);
+        if (word) __atomic_fetch_or(word, rt_ending_flags[i].bits, __ATOMIC_RELEASE);
+      }
+      __atomic_fetch_sub(&rt_ending_handlers, 1, __ATOMIC_SEQ_CST);
+    }
+
+    /* With the GIL. Without a free place the thread alone ends the loop. */
+    static void rt_ending_add_flag(size_t word, uint32_t bits) {
+      for (int i = 0; i < RT_ENDING_FLAGS; i++) {
+        if (!rt_ending_flags[i].word) {
+          rt_ending_flags[i].bits = bits;
+          __atomic_store_n(&rt_ending_flags[i].word, (uint32_t *)word, __ATOMIC_SEQ_CST);
+          return;
+        }
+      }
+    }
+
+    /* With the GIL. When this returns no handler uses the word any more. */
+    static void rt_ending_remove_flag(size_t word) {
+      for (int i = 0; i < RT_ENDING_FLAGS; i++) {
+        if ((size_t)rt_ending_flags[i].word == word) {
+          __atomic_store_n(&rt_ending_flags[i].word, NULL, __ATOMIC_SEQ_CST);
+        }
+      }
+      while (__atomic_load_n(&rt_ending_handlers, __ATOMIC_SEQ_CST)) sched_yield();
+    }
+
+    static void rt_ending_set_timer(int number, int seconds) {
+      const struct itimerspec time = {.it_value = {.tv_sec = seconds}};
+      if (rt_ending_has_timer[number]) timer_settime(rt_ending_timers[number], 0, &time, NULL);
+    }
 
     static void rt_ending_die(int number) {
       struct sigaction plain;
@@ -42,11 +88,16 @@ cdef extern from *:
       raise(number); /* in its own handler the signal is blocked, and comes when the handler returns */
     }
 
-    static void rt_ending_note(int number) {
+    static void rt_ending_note(int number, siginfo_t *info, void *context) {
       const int saved = errno;
+      (void)context;
       if (getpid() != rt_ending_pid) {
         rt_ending_die(number); /* a child that was forked, which has neither loops nor the thread */
+      } else if (info->si_code == SI_TIMER && info->si_value.sival_ptr == rt_ending_counts) {
+        rt_ending_die(number); /* the thread has not had the GIL; the loops have been told to end */
       } else {
+        rt_ending_set_flags();
+        if (!rt_ending_taken && rt_ending_counts[number] == 0) rt_ending_set_timer(number, RT_ENDING_PATIENCE_S);
         const uint64_t one = 1;
         __atomic_fetch_add(&rt_ending_counts[number], 1, __ATOMIC_RELEASE);
         if (write(rt_ending_fd, &one, sizeof one) < 0) errno = 0; /* the counter is full: the thread is awake */
@@ -69,19 +120,27 @@ cdef extern from *:
       if (sigaction(number, NULL, &now)) return 0;
       if (!is_pythons && ((now.sa_flags & SA_SIGINFO) || now.sa_handler != SIG_DFL)) return 0;
       memset(&mine, 0, sizeof mine);
-      mine.sa_handler = rt_ending_note;
-      mine.sa_flags = SA_RESTART | SA_ONSTACK;
+      mine.sa_sigaction = rt_ending_note;
+      mine.sa_flags = SA_RESTART | SA_ONSTACK | SA_SIGINFO;
       rt_ending_former[number] = now;
       __atomic_store_n(&rt_ending_counts[number], 0, __ATOMIC_RELEASE);
+      struct sigevent event;
+      memset(&event, 0, sizeof event);
+      event.sigev_notify = SIGEV_SIGNAL;
+      event.sigev_signo = number;
+      event.sigev_value.sival_ptr = rt_ending_counts;
+      rt_ending_has_timer[number] = timer_create(CLOCK_MONOTONIC, &event, &rt_ending_timers[number]) == 0;
       return sigaction(number, &mine, NULL) == 0;
     }
 
     /* Put the former action back, unless somebody has set another one meanwhile. */
     static void rt_ending_disarm(int number) {
       struct sigaction now;
-      if (sigaction(number, NULL, &now) == 0 && !(now.sa_flags & SA_SIGINFO) && now.sa_handler == rt_ending_note) {
+      if (sigaction(number, NULL, &now) == 0 && (now.sa_flags & SA_SIGINFO) && now.sa_sigaction == rt_ending_note) {
         sigaction(number, &rt_ending_former[number], NULL);
       }
+      if (rt_ending_has_timer[number]) timer_delete(rt_ending_timers[number]);
+      rt_ending_has_timer[number] = 0;
     }
 
     static uint32_t rt_ending_count(int number) { return __atomic_load_n(&rt_ending_counts[number], __ATOMIC_ACQUIRE); }
@@ -96,6 +155,10 @@ cdef extern from *:
       rt_ending_die(number);
     }
 
+    static void rt_ending_take(int is_taken) { __atomic_store_n(&rt_ending_taken, is_taken, __ATOMIC_SEQ_CST); }
+
+    static void rt_ending_clear_flags(void) { memset(rt_ending_flags, 0, sizeof rt_ending_flags); }
+
     static void rt_ending_name_thread(void) { prctl(PR_SET_NAME, "rtloop-signals"); }
     """
     int rt_ending_open()
@@ -105,6 +168,11 @@ cdef extern from *:
     void rt_ending_forget(int number)
     void rt_ending_take_course(int number)
     void rt_ending_name_thread()
+    void rt_ending_set_timer(int number, int seconds)
+    void rt_ending_add_flag(size_t word, unsigned int bits)
+    void rt_ending_remove_flag(size_t word)
+    void rt_ending_clear_flags()
+    void rt_ending_take(int is_taken)
 
 
 # What run(), join() and a with block handle themselves. SIGINT is Python's: it becomes a KeyboardInterrupt there.
@@ -231,6 +299,16 @@ def await_end():
         time.sleep(_NAP_S)
 
 
+def add_flag(address, bits):
+    """Have the handler itself set bits of the 32-bit word at an address, until :func:`remove_flag`."""
+    rt_ending_add_flag(address, bits)
+
+
+def remove_flag(address):
+    """Undo :func:`add_flag`. When this returns the word may be unmapped."""
+    rt_ending_remove_flag(address)
+
+
 def _pending():
     """Return the signals that have come."""
     return [number for number in range(1, signal.NSIG) if rt_ending_count(number)] if _fd >= 0 else []
@@ -282,6 +360,9 @@ def _end(number):
     """End all loops, report it, and let the signal take its course."""
     global _taken
     _taken = number
+    rt_ending_take(True)
+    for came in _pending():
+        rt_ending_set_timer(came, 0)
     name = signal.Signals(number).name
     begin = time.monotonic_ns()
     said = exit_hooks.make_calls(f"{name} has come")
@@ -302,6 +383,7 @@ def _end(number):
             signal.pthread_kill(threading.main_thread().ident, number)
         if number in _depths:
             rt_ending_arm(number, signal.getsignal(number) is signal.default_int_handler)
+    rt_ending_take(False)
     _taken = 0
 
 
@@ -315,6 +397,8 @@ def _reset_after_fork():
         with suppress(OSError):
             os.close(_fd)
     _fd, _taken = -1, 0
+    rt_ending_take(False)
+    rt_ending_clear_flags()
 
 
 os.register_at_fork(after_in_child=_reset_after_fork)

@@ -85,6 +85,18 @@ def test_a_signal_ends_the_process_after_leave_has_run(script: Script, wait: str
     assert done.stdout == ""
 
 
+def test_leave_runs_though_the_main_thread_never_gives_the_gil_back(script: Script) -> None:
+    """A call that hangs with the GIL: the handler tells the loops, and ends the process ten seconds later."""
+    done = run(script, """
+    import ctypes
+    locked = ctypes.create_string_buffer(64)
+    subprocess = __import__("subprocess").Popen(["sh", "-c", f"sleep 1; kill -TERM {os.getpid()}"])
+    with make() as loop:
+        for _ in range(2): ctypes.PyDLL(None).pthread_mutex_lock(locked)
+    """)  # fmt: skip
+    assert done.returncode == -signal.SIGTERM and left_once(done), done.stderr
+
+
 def test_a_function_loop_and_a_python_loop_leave_too(script: Script) -> None:
     done = run(script, """
     send(signal.SIGTERM)
