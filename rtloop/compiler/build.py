@@ -13,20 +13,23 @@ import tempfile
 import threading
 import time
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from keyword import iskeyword
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rtloop import __version__, get_include
 from rtloop.compiler.cache import Cache, Entry, cache_folder, private_cache, remove_rests
+from rtloop.compiler.comments import read_extras
 from rtloop.compiler.diagnostics import Diagnostic, show_diagnostic
-from rtloop.compiler.toolchain import DIRECTIVES, compile_module, find_toolchain, read_extras
+from rtloop.compiler.packages import find_package
+from rtloop.compiler.places import plain_temporary_folder
+from rtloop.compiler.toolchain import DIRECTIVES, Compiled, Job, Toolchain, compile_module, find_toolchain
 from rtloop.errors import BuildError, RTSetupWarning
 from rtloop.units import show
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from types import ModuleType
 
 __all__ = ["Built", "build", "build_module"]
@@ -88,6 +91,7 @@ def build(
     name: str | None = None,
     include: Sequence[str | os.PathLike[str]] = (),
     flags: Sequence[str] = (),
+    packages: Sequence[str] = (),
     cache: str | os.PathLike[str] | None = None,
     force: bool = False,
 ) -> ModuleType:
@@ -110,6 +114,9 @@ def build(
         More folders with headers and ``.pxd`` files.
     flags : sequence of str
         More arguments for the C compiler, such as ``"-march=native"`` or ``"-lm"``.
+    packages : sequence of str
+        Installed Python packages whose headers and libraries are used, such as ``"mujoco"``: those in their folders
+        ``include`` and ``lib``, found at run time as well.
     cache : path, optional
         Folder of compiled modules. By default ``$RTLOOP_CACHE_DIR``, or ``rtloop`` in ``$XDG_CACHE_HOME``, which is
         ``~/.cache`` if it is not set. If the folder cannot be written, there is a warning, and the module is compiled
@@ -142,7 +149,7 @@ def build(
     >>> stats = servo.Servo("1kHz").run("10s")  # doctest: +SKIP
     """
     try:
-        built = build_module(path, name=name, include=include, flags=flags, cache=cache, force=force)
+        built = build_module(path, name=name, include=include, flags=flags, packages=packages, cache=cache, force=force)
     except BuildError as error:
         raise error.with_traceback(None) from None  # the fault is in the .pyx, not in the frames above
     for hint in built.hints:
@@ -158,6 +165,7 @@ def build_module(
     name: str | None = None,
     include: Sequence[str | os.PathLike[str]] = (),
     flags: Sequence[str] = (),
+    packages: Sequence[str] = (),
     cache: str | os.PathLike[str] | None = None,
     force: bool = False,
 ) -> Built:
@@ -173,6 +181,10 @@ def build_module(
     flags = [flags] if isinstance(flags, str) else list(flags)
     include = [include] if isinstance(include, (str, os.PathLike)) else include
     folders = [str(Path(folder).resolve()) for folder in include]
+    for package in [packages] if isinstance(packages, str) else packages:
+        found = find_package(package)
+        folders += found.include
+        flags += found.libraries
     parts: dict[Path, _Part] = {}
     entry = _make(source, name, _Options(folders, flags, Cache(cache_folder(cache)), force), parts)
     with _lock:
@@ -200,17 +212,37 @@ def _make(source: Path, name: str, options: _Options, parts: dict[Path, _Part]) 
         before = _changed_nearby(source.parent)
         with _new_folder() as folder:
             started = time.monotonic()
-            module, inputs, hints = compile_module(source, name, folder, chain, extras, folders, options.flags)
+            job = Job(source, name, folder, chain, extras, folders, options.flags)
+            done = compile_module(job, lambda *what: _keep_object(chain, [] if options.is_forced else caches, *what))
             part.seconds = time.monotonic() - started
-            made = Entry(module, tuple(sorted(_with_siblings(inputs, source))), hints)
+            made = Entry(done.module, tuple(sorted(_with_siblings(done.inputs, source))), done.hints)
             made = made._replace(inputs=_with_theirs(made, source, others, parts))
             # An input that changed meanwhile may have been read before the change: the module must not be found again.
-            is_fresh = all(at < begin or at == before.get(path) for path, at in _stamps(made.inputs))
+            is_fresh = not done.lost and all(at < begin or at == before.get(path) for path, at in _stamps(made.inputs))
             part.entry, part.notes = _keep(key, made, part, options, is_fresh)
+            if done.lost:
+                part.notes += (
+                    f"{source.name} is compiled at every start: changes of {', '.join(sorted(done.lost))} would go "
+                    "unseen, because a compiler reads it, and there is no file of that name",
+                )
     for other in part.entry.siblings(source):
         if other not in parts:
             _make(other, _module_name(other.stem), others, parts)
     return part.entry
+
+
+def _keep_object(
+    chain: Toolchain, caches: Sequence[Cache], file: str, command: Sequence[str], make: Callable[[], Compiled]
+) -> Compiled:
+    """Find the object of a further source in the cache, or compile and keep it: once, not at each edit of the .pyx."""
+    key = _digest("\0".join(["object", file, *chain.identity, *command]).encode(errors="surrogateescape"))
+    entry = next(filter(None, (cache.find(key) for cache in caches)), None)
+    if entry is not None:
+        return Compiled(entry.module, set(entry.inputs), (), set())
+    made = make()
+    with suppress(OSError, IndexError):  # compiled for this build only; the module's own entry reports such a cache
+        caches[0].keep(key, Entry(made.module, tuple(sorted(made.inputs)), ()), is_found_again=not made.lost)
+    return made
 
 
 def _with_theirs(made: Entry, source: Path, options: _Options, parts: dict[Path, _Part]) -> tuple[str, ...]:
@@ -227,9 +259,10 @@ def _with_theirs(made: Entry, source: Path, options: _Options, parts: dict[Path,
 @contextmanager
 def _new_folder() -> Iterator[Path]:
     """Make a build folder, and remove it afterwards; also remove those of killed builds."""
-    remove_rests(Path(tempfile.gettempdir()), _PREFIX)
+    place = plain_temporary_folder()
+    remove_rests(Path(place), _PREFIX)
     try:
-        folder = tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True)
+        folder = tempfile.TemporaryDirectory(prefix=_PREFIX, dir=place, ignore_cleanup_errors=True)
     except OSError as error:
         raise BuildError(f"no build folder: {error.strerror}; fix: set TMPDIR to a writable one") from None
     with folder as name:

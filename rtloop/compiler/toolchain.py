@@ -9,16 +9,20 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from rtloop.compiler.comments import Extras, read_extras
 from rtloop.compiler.diagnostics import Diagnostic, read_compiler, read_cython, tell
-from rtloop.errors import BuildError
+from rtloop.compiler.interpreter import python
+from rtloop.compiler.places import Places
+from rtloop.errors import BuildError, RtloopError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-__all__ = ["DIRECTIVES", "Extras", "Toolchain", "compile_module", "find_toolchain", "read_extras"]
+__all__ = ["DIRECTIVES", "Compiled", "Job", "Toolchain", "compile_module", "find_toolchain"]
 
 #: A check in a step would take the GIL to raise. A comment in the file, `# cython: ...`, takes precedence.
 DIRECTIVES = {"boundscheck": False, "wraparound": False, "cdivision": True, "initializedcheck": False}
@@ -29,36 +33,9 @@ _FLAGS = ("-O3", "-g1", "-DNDEBUG", "-fwrapv", "-fno-strict-aliasing", "-fPIC", 
 _LINK_FLAGS = ("-shared", "-Wl,-z,now", "-Wl,-z,relro")
 #: Environment variables that a compiler reads.
 _VARIABLES = ("CPPFLAGS", "CFLAGS", "LDFLAGS", "CPATH", "C_INCLUDE_PATH", "CPLUS_INCLUDE_PATH", "LIBRARY_PATH")
+#: Arguments of a user that also matter to a compiler that does not link.
+_FOR_COMPILER = ("-D", "-U", "-I", "-O", "-f", "-m", "-g", "-std", "-pthread")
 _NO_COMPILER = "sudo apt install {} python3-dev, or your system's equivalent, or set {} to a compiler"
-_LISTS = {
-    "libraries": "-l", "library_dirs": "-L", "include_dirs": "-I", "define_macros": "-D", "extra_compile_args": "",
-    "extra_link_args": "", "extra_objects": "", "sources": "",
-}  # fmt: skip
-_OF_FILES = ("library_dirs", "include_dirs", "extra_objects", "sources")
-
-
-class Extras(NamedTuple):
-    """Options from the comments at the head of a .pyx, such as `# distutils: libraries = m`.
-
-    Attributes
-    ----------
-    is_cpp : bool
-        True to compile as C++.
-    include : tuple of str
-        Folders of headers and of .pxd files.
-    flags : tuple of str
-        For the compiler, before the sources.
-    sources : tuple of str
-        More files to compile.
-    libraries : tuple of str
-        For the linker, after the sources.
-    """
-
-    is_cpp: bool = False
-    include: tuple[str, ...] = ()
-    flags: tuple[str, ...] = ()
-    sources: tuple[str, ...] = ()
-    libraries: tuple[str, ...] = ()
 
 
 class Toolchain(NamedTuple):
@@ -76,53 +53,6 @@ class Toolchain(NamedTuple):
         return [self.cython, *self.compiler, self.compiler_version, *flags, *python, *_FLAGS, *_LINK_FLAGS]
 
 
-def read_extras(source: Path) -> Extras:
-    """Read the `# distutils:` comments before the first line of code.
-
-    Raises
-    ------
-    BuildError
-        If one cannot be understood.
-    """
-    found: dict[str, list[str]] = {name: [] for name in _LISTS}
-    language = "c"
-    with source.open(encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip() and not line.lstrip().startswith("#"):
-                break
-            match = re.match(r"\s*#\s*distutils\s*:\s*(\w+)\s*=(.*)", line)
-            if match is None:
-                continue
-            name, value = match[1], match[2].strip()
-            if name == "language":
-                language = value.lower()
-                if language not in ("c", "c++"):
-                    text = f"# distutils: language = {value} is not known here"
-                    raise _broken(source, (Diagnostic(str(source), number, 0, text, "there are c and c++"),))
-                continue
-            if name == "depends":  # those that matter are found by themselves
-                continue
-            if name not in _LISTS:
-                text = f"# distutils: {name} is not known here"
-                fix = f"there are language, {', '.join(_LISTS)}"
-                raise _broken(source, (Diagnostic(str(source), number, 0, text, fix),))
-            try:
-                items = shlex.split(value.strip("[]").replace(",", " "))
-            except ValueError as error:
-                fix = "put both quotes, or none: # distutils: libraries = m"
-                raise _broken(source, (Diagnostic(str(source), number, 0, f"{error}", fix),)) from None
-            if name in _OF_FILES:
-                items = [str(source.parent / item) for item in items]
-            found[name] += [_LISTS[name] + item for item in items]
-    return Extras(
-        language == "c++",
-        tuple(item.removeprefix("-I") for item in found["include_dirs"]),
-        tuple(found["define_macros"] + found["extra_compile_args"]),
-        tuple(found["sources"]),
-        tuple(found["extra_objects"] + found["library_dirs"] + found["libraries"] + found["extra_link_args"]),
-    )
-
-
 def find_toolchain(*, is_cpp: bool = False) -> Toolchain:
     """Find Cython and a compiler.
 
@@ -133,6 +63,10 @@ def find_toolchain(*, is_cpp: bool = False) -> Toolchain:
     """
     from importlib.metadata import PackageNotFoundError, version
 
+    try:
+        python()  # which runs Cython
+    except RtloopError as error:
+        raise BuildError(f"a .pyx cannot be compiled here: {error}") from None
     try:
         cython = version("Cython")
     except PackageNotFoundError:
@@ -170,55 +104,146 @@ def _broken(source: Path, diagnostics: tuple[Diagnostic, ...]) -> BuildError:
     return BuildError(tell(source, diagnostics), diagnostics=diagnostics, path=str(source))
 
 
-def compile_module(
-    source: Path, name: str, folder: Path, chain: Toolchain, extras: Extras, include: Sequence[str], flags: list[str]
-) -> tuple[Path, set[str], tuple[Diagnostic, ...]]:
-    """Compile a .pyx in `folder`, an empty one.
+class Job(NamedTuple):
+    """Order to compile one module.
 
-    Returns
-    -------
-    module : Path
-        The extension module.
+    Attributes
+    ----------
+    source : pathlib.Path
+        The .pyx.
+    name : str
+        The module's name.
+    folder : pathlib.Path
+        An empty folder with a plain path.
+    chain : Toolchain
+        The compilers.
+    extras : Extras
+        The options at the head of the source.
+    include : sequence of str
+        Folders of headers and .pxd files.
+    flags : sequence of str
+        More arguments of the compiler.
+    """
+
+    source: Path
+    name: str
+    folder: Path
+    chain: Toolchain
+    extras: Extras
+    include: Sequence[str]
+    flags: Sequence[str]
+
+
+class Compiled(NamedTuple):
+    """Result of a compilation.
+
+    Attributes
+    ----------
+    module : pathlib.Path
+        The extension module, or an object.
     inputs : set of str
         Every file that Cython and the compiler read, except those of the system.
     hints : tuple of Diagnostic
         Cython's warnings.
+    lost : set of str
+        Inputs that Cython or the compiler named and that do not exist under that name.
+    """
+
+    module: Path
+    inputs: set[str]
+    hints: tuple[Diagnostic, ...]
+    lost: set[str]
+
+
+def compile_module(job: Job, keep: Callable[[str, list[str], Callable[[], Compiled]], Compiled]) -> Compiled:
+    """Compile a .pyx and the C files that it names.
+
+    Parameters
+    ----------
+    job : Job
+        The order.
+    keep : callable
+        Returns the object of a further source: called with its path, the compiler's command, and a function that
+        compiles it.
 
     Raises
     ------
     BuildError
         If the code is wrong.
     """
-    generated = folder / f"{name}.{'cpp' if extras.is_cpp else 'c'}"
-    folders = [f"-I{path}" for path in (*include, *extras.include)]
-    command = [sys.executable, "-P", "-m", "cython", "-3", "--line-directives", "-M", "--module-name", name]
-    command += ["--cplus"] if extras.is_cpp else []
+    source, name, chain = job.source, job.name, job.chain
+    work = job.folder / "work"
+    work.mkdir()
+    places = Places(job.folder / "places")
+    generated = work / f"{name}.{'cpp' if job.extras.is_cpp else 'c'}"
+    folders = [f"-I{places.of_folder(path)}" for path in (*job.include, *job.extras.include)]
+    command = [python(), "-P", "-m", "cython", "-3", "--line-directives", "-M", "--module-name", name]
+    command += ["--cplus"] if job.extras.is_cpp else []
     for directive, value in DIRECTIVES.items():
         command += ["-X", f"{directive}={value}"]
-    done = _call([*command, *folders, str(source), "-o", str(generated)], folder)
+    done = _call([*command, *folders, places.of_file(str(source)), "-o", str(generated)], work, places)
     hints = read_cython(done.stderr, is_error=False)
     if done.returncode:
         errors = read_cython(done.stderr, is_error=True)
         if not errors:
             raise BuildError(f"Cython failed on {source}:\n{_tail(done)}{_advise(done.stderr)}", path=str(source))
-        raise _broken(source, errors)
-    module = folder / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
-    command = [*chain.compiler, *_FLAGS, "-MMD", *_split("CPPFLAGS"), *_split("CFLAGS"), *extras.flags]
-    command += [f"-fdebug-prefix-map={folder}={source.parent}"]  # debuggers look for the .pyx
-    command += [*folders, f"-I{sysconfig.get_path('include')}", *_numpy_headers(generated), str(generated)]
-    command += [*_as_c(extras), "-o", str(module), *_LINK_FLAGS, *_split("LDFLAGS"), *extras.libraries, *flags]
-    done = _call(command, folder)
+        raise BuildError(tell(source, errors), diagnostics=errors, path=str(source))
+    read = {path for file in work.glob("*.dep") for path in places.read_dependencies(file, work)}
+    extras = job.extras
+    for path in sorted(path for path in read if path.endswith(".pxd") and os.path.isfile(path)):
+        extras = extras.with_transitive(read_extras(Path(path), is_transitive=True))
+    module = work / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
+    headers = [
+        f"-I{places.of_folder(folder)}" for folder in (*job.include, *extras.include, *_system_headers(generated))
+    ]
+    flags = [places.of_flag(flag) for flag in (*_split("CPPFLAGS"), *_split("CFLAGS"), *extras.flags)]
+    last = [places.of_flag(flag) for flag in job.flags]
+    compiler = [*chain.compiler, *_FLAGS, "-MMD", *flags, *headers]
+    of_compiler = [*compiler, *(flag for flag in last if flag.startswith(_FOR_COMPILER))]
+    key = [places.real(f"{word}/") for word in of_compiler]
+    objects = [keep(file, key, partial(_compile_source, job, file, of_compiler, places)) for file in extras.sources]
+    command = [*compiler, f"-fdebug-prefix-map={work}={source.parent}", *places.debug_flags(), str(generated)]
+    command += [*(str(one.module) for one in objects), "-o", str(module), *_LINK_FLAGS, *_split("LDFLAGS")]
+    _compile([*command, *extras.libraries, *last], source, work, places)
+    for file in work.glob("*.d"):
+        read |= places.read_dependencies(file, work)
+    read.add(str(source))
+    for one in objects:
+        read |= one.inputs | one.lost
+    inputs, lost = _sorted_out(read, work)
+    inputs |= {path for path in _linked([*extras.libraries, *job.flags]) if os.path.isfile(path)}
+    return Compiled(module, inputs, hints, lost)
+
+
+def _compile_source(job: Job, file: str, compiler: Sequence[str], places: Places) -> Compiled:
+    """Compile one of the further sources; a C++ compiler would compile a .c as C++, and mangle its names."""
+    work = job.folder / f"object-{len(list(job.folder.iterdir()))}"
+    work.mkdir()
+    target = work / "further.o"
+    language = ["-x", "c"] if job.extras.is_cpp and file.endswith(".c") else []
+    command = [*compiler, *language, "-c", places.of_file(file), "-o", str(target)]
+    _compile([*command, *places.debug_flags()], job.source, work, places)
+    read = {path for one in work.glob("*.d") for path in places.read_dependencies(one, work)}
+    inputs, lost = _sorted_out(read | {file}, work)
+    return Compiled(target, inputs, (), lost)
+
+
+def _compile(command: Sequence[str], source: Path, work: Path, places: Places) -> None:
+    """Call the compiler; raise what it says."""
+    done = _call(command, work, places)
     if done.returncode:
         errors = read_compiler(done.stderr, source)
         if not errors:
             raise BuildError(f"the compiler failed on {source}:\n{_tail(done)}{_advise(done.stderr)}", path=str(source))
-        raise _broken(source, errors)
-    inputs = {str(source), *extras.sources, *_linked([*extras.libraries, *flags])}
-    for file in (*folder.glob("*.d"), *folder.glob("*.dep")):
-        inputs |= _read_inputs(file, folder)
-    own = {str(folder), sysconfig.get_path("include")}
-    read = {path for path in inputs if os.path.isfile(path) and not any(path.startswith(f"{x}/") for x in own)}
-    return module, read, hints
+        raise BuildError(tell(source, errors), diagnostics=errors, path=str(source))
+
+
+def _sorted_out(read: set[str], work: Path) -> tuple[set[str], set[str]]:
+    """Return the inputs that exist, except generated files and Python's headers, and those that do not exist."""
+    own = (f"{work}/", f"{sysconfig.get_path('include')}/")
+    inputs = {path for path in read if not path.startswith(own)}
+    lost = {path for path in inputs if not os.path.isfile(path)}
+    return inputs - lost, lost
 
 
 def _linked(arguments: Sequence[str]) -> set[str]:
@@ -230,36 +255,31 @@ def _linked(arguments: Sequence[str]) -> set[str]:
     return {os.path.normpath(path) for path in named}
 
 
-def _as_c(extras: Extras) -> list[str]:
-    """Return the further sources; a C++ compiler would compile a .c as C++, and mangle its names."""
-    if not extras.is_cpp:
-        return list(extras.sources)
-    marked = [["-x", "c", file, "-x", "none"] if file.endswith(".c") else [file] for file in extras.sources]
-    return [argument for arguments in marked for argument in arguments]
-
-
 def _split(variable: str) -> list[str]:
     return shlex.split(os.environ.get(variable, ""))
 
 
-def _call(command: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
+def _call(command: Sequence[str], folder: Path, places: Places) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "utf-8"}
     try:
-        return subprocess.run(
+        done = subprocess.run(
             command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8",
             errors="replace", check=False,
         )  # fmt: skip
     except OSError as error:
         raise BuildError(f"{command[0]} cannot be started: {error.strerror}") from None
+    done.stdout, done.stderr = places.real(done.stdout), places.real(done.stderr)
+    return done
 
 
-def _numpy_headers(generated: Path) -> list[str]:
-    """Return the flag for NumPy's headers if the generated C includes them."""
-    if "numpy/" not in generated.read_text(encoding="utf-8", errors="replace"):
-        return []
-    import numpy as np
+def _system_headers(generated: Path) -> list[str]:
+    """Return the folders of Python's headers, and of NumPy's if the generated C includes them."""
+    folders = [sysconfig.get_path("include")]
+    if "numpy/" in generated.read_text(encoding="utf-8", errors="replace"):
+        import numpy as np
 
-    return [f"-I{np.get_include()}"]
+        folders.append(np.get_include())
+    return folders
 
 
 def _tail(done: subprocess.CompletedProcess[str]) -> str:
@@ -277,11 +297,3 @@ def _advise(output: str) -> str:
     library = re.search(r"cannot find -l([^\s:]+)", output)
     advice = "\nfix: install the library {}, or name its folder with # distutils: library_dirs = FOLDER"
     return advice.format(library[1]) if library else ""
-
-
-def _read_inputs(file: Path, folder: Path) -> set[str]:
-    """Read a compiler's dependency file for make: ``target: file file ...``, with make's escapes."""
-    text = file.read_text(encoding="utf-8", errors="replace").replace("\\\n", " ")
-    names = re.findall(r"(?:\\.|\S)+", text.partition(": ")[2])
-    plain = (re.sub(r"\\(.)", r"\1", name).replace("$$", "$") for name in names)
-    return {os.path.normpath(folder / name) for name in plain}

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import IO, Any, cast
 
+from rtloop.compiler.interpreter import python
+
 __all__ = ["PlantProcess", "Report", "main"]
 
 PRIORITY = 85  # the world does not wait for its controller
@@ -71,7 +73,7 @@ class PlantProcess:
 
     def __init__(self, duration_ns: int, seed: int, period_ns: int = 1_000_000) -> None:
         # -P: a folder called rtloop in the current directory must not hide the installed package.
-        command = [sys.executable, "-P", "-m", __name__, str(duration_ns), str(seed), str(period_ns)]
+        command = [python(), "-P", "-m", __name__, str(duration_ns), str(seed), str(period_ns)]
         # Its own session: Ctrl-C is left to the parent, and the plant ends with its standard input.
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True

@@ -7,6 +7,7 @@ small library, which has to be there before the program's first allocation (``LD
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -66,6 +67,9 @@ def reexec(arguments: Sequence[str] | None = None) -> bool:
     """
     former = os.environ.pop(_MARK, None)
     if former is not None:  # this is the program that was executed
+        by_descriptor = re.match(r"/proc/self/fd/(\d+)(?: |$)", os.environ.get("LD_PRELOAD", ""))
+        if by_descriptor:
+            os.close(int(by_descriptor[1]))
         if former:
             os.environ["LD_PRELOAD"] = former
         else:
@@ -83,6 +87,10 @@ def reexec(arguments: Sequence[str] | None = None) -> bool:
         raise StateError("rtloop.guard.reexec() while a loop runs: call it before the first start()")
     command = list(sys.orig_argv if arguments is None else arguments)
     preload = os.environ.get("LD_PRELOAD", "")
+    if any(char in path for char in " :"):  # which separate the entries of LD_PRELOAD, and cannot be escaped
+        descriptor = os.open(path, os.O_RDONLY)
+        os.set_inheritable(descriptor, True)  # the interpreter that is executed closes it
+        path = f"/proc/self/fd/{descriptor}"
     environment = {**os.environ, _MARK: preload, "LD_PRELOAD": f"{path} {preload}".strip()}
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:

@@ -56,11 +56,13 @@ class Place(NamedTuple):
 
 
 def _maps() -> list[_Map]:
+    with open("/proc/self/maps", "rb") as file:
+        content = os.fsdecode(file.read())  # paths hold any bytes
     found = []
-    for line in read_text("/proc/self/maps").splitlines():
+    for line in content.split("\n")[:-1]:
         fields = line.split(None, 5)
         low, high = (int(text, 16) for text in fields[0].split("-"))
-        path = fields[5] if len(fields) > 5 else ""  # one of a file that is gone ends in " (deleted)"
+        path = fields[5].replace("\\012", "\n") if len(fields) > 5 else ""  # of a lost file it ends in " (deleted)"
         found.append(_Map(low, high, fields[1], int(fields[2], 16), path))
     return found
 
@@ -217,6 +219,7 @@ def place_of(address: int, *, is_return: bool = False) -> Place:
     return Place(address, found.path, offset, symbol)
 
 
+_LINE = re.compile(r"(.*):(\d+)(?: \(discriminator \d+\))?")
 _CYTHON = re.compile(r"__pyx_(?:f|pf|pw|fuse_\d+f)_")
 
 
@@ -253,14 +256,15 @@ def lines_of(places: list[Place]) -> dict[int, tuple[str, int]]:
         try:
             done = subprocess.run(
                 [program, "-e", module, *(hex(place.offset) for place in of_module)],
-                capture_output=True, text=True, timeout=_ADDR2LINE_TIMEOUT_S, check=True, stdin=subprocess.DEVNULL,
+                capture_output=True, timeout=_ADDR2LINE_TIMEOUT_S, check=True, stdin=subprocess.DEVNULL,
             )  # fmt: skip
         except (OSError, subprocess.SubprocessError, RuntimeError):
             continue
-        for place, line in zip(of_module, done.stdout.splitlines(), strict=False):
-            file, _, number = line.partition(" (")[0].rpartition(":")
-            if number.isdecimal() and int(number) and "?" not in file:
-                found[place.address] = _cython_line(file, int(number)) or (file, int(number))
+        # A path in it may hold any bytes but a line feed; blanks and parentheses in it are its own.
+        for place, line in zip(of_module, done.stdout.split(b"\n"), strict=False):
+            match = _LINE.fullmatch(os.fsdecode(line))
+            if match and int(match[2]) and match[1] != "??":
+                found[place.address] = _cython_line(match[1], int(match[2])) or (match[1], int(match[2]))
     return found
 
 

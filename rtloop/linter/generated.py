@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from rtloop.compiler.diagnostics import read_cython, tell
+from rtloop.compiler.interpreter import python
 from rtloop.errors import LintError
 from rtloop.linter.c_source import Unit, read_unit
 
@@ -75,7 +75,7 @@ def generate(source: Path, include: Sequence[str | os.PathLike[str]], directives
     folders = [*map(Path, include), Path(get_include()), Path()]
     with tempfile.TemporaryDirectory(prefix="rtloop-lint-") as target:
         out = Path(target, "module.c")
-        command = [sys.executable, "-m", "cython", "-3", str(source), "-o", str(out)]
+        command = [python(), "-m", "cython", "-3", str(source), "-o", str(out)]
         command += ["--cplus"] if _CPLUSPLUS.search(text) else []
         command += [word for folder in folders for word in ("-I", str(folder))]
         command += [word for name, value in directives.items() for word in ("-X", f"{name}={value}")]

@@ -394,7 +394,7 @@ def test_a_missing_compiler_is_named_with_the_way_to_one(tmp_path: Path, monkeyp
     ("says", "advice"),
     [
         ("x.c:19:10: fatal error: Python.h: No such file or directory", "fix: sudo apt install python3-dev"),
-        ("/usr/bin/ld: cannot find -lmotor: No such file", "fix: install the library motor, or say where it is"),
+        ("/usr/bin/ld: cannot find -lmotor: No such file", "fix: install the library motor, or name its folder"),
         ("/tmp/cc.s: fatal error: error writing: No space left on device", "fix: make room in "),
         ("cc1: internal trouble", "cc1: internal trouble"),
     ],

@@ -113,7 +113,7 @@ def test_a_cell_finds_what_is_beside_the_notebook(shell: Any, tmp_path: Path) ->
     [
         ("%%rtloop --fast\nx = 1\n", "unrecognized arguments: --fast; there are -f, -I, -c, -l, --name"),
         ("%rtloop", "%rtloop needs a file"),
-        ("%%rtloop servo.pyx\nx = 1\n", "what is servo.pyx for?"),
+        ("%%rtloop servo.pyx\nx = 1\n", "so it takes no file: remove servo.pyx"),
     ],
 )
 def test_a_wrong_line_is_told_in_a_line(shell: Any, capsys: pytest.CaptureFixture[str], cell: str, text: str) -> None:

@@ -8,6 +8,10 @@
 
 #include <stdint.h>
 
+#if UINTPTR_MAX <= 0xffffffffu
+#error "rtloop needs a 64-bit machine: its counters and times are 64-bit words that are read and written at once"
+#endif
+
 #define RT_CACHE_LINE 64
 #define RT_LIKELY(x) __builtin_expect(!!(x), 1)
 #define RT_UNLIKELY(x) __builtin_expect(!!(x), 0)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from rtloop.compiler.interpreter import python
+from rtloop.errors import RtloopError
 from rtloop.system.checks import Check
 from rtloop.system.grant import Grant
 
@@ -48,11 +49,15 @@ def run_probe(program: str = _PROGRAM, timeout_s: float = _TIMEOUT_S) -> dict[st
     Returns
     -------
     dict
-        ``cycles`` and ``grants``; or ``failure``, a text that says what went wrong.
+        ``cycles`` and ``grants``; or ``failure``, what went wrong; or ``unavailable``, why it was not made.
     """
     try:
+        interpreter = python()
+    except RtloopError as error:
+        return {"unavailable": str(error)}
+    try:
         done = subprocess.run(
-            [sys.executable, "-P", "-c", program], capture_output=True, text=True, timeout=timeout_s, check=False
+            [interpreter, "-P", "-c", program], capture_output=True, text=True, timeout=timeout_s, check=False
         )
     except subprocess.TimeoutExpired:
         return {"failure": f"the loop did not end within {timeout_s:g} s"}
@@ -80,6 +85,9 @@ def examine(found: dict[str, Any] | None) -> Iterator[Check]:
     why = "names and limits can mislead: this is what the kernel really granted"
     if found is None:
         yield Check("probe", name, "not tried", source, "note", why)
+        return
+    if "unavailable" in found:
+        yield Check("probe", name, f"not tried: {found['unavailable']}", source, "note", why)
         return
     if "failure" in found:
         yield Check("probe", name, str(found["failure"]), source, "fail", why)

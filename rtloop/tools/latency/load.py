@@ -6,10 +6,10 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING
 
+from rtloop.compiler.interpreter import python
 from rtloop.demo.hog import Hog
 from rtloop.errors import RtloopError
 
@@ -122,7 +122,7 @@ class Load(AbstractContextManager["Load"]):
         return self
 
     def _start(self, program: str, *arguments: str) -> None:
-        command = [sys.executable, "-S", "-c", _UNTIL_ORPHANED + program, str(os.getpid()), *arguments]
+        command = [python(), "-S", "-c", _UNTIL_ORPHANED + program, str(os.getpid()), *arguments]
         # A session of its own: Ctrl-C ends the measurement first, and then the load.
         process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True

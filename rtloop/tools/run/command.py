@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from rtloop.compiler.comments import rpath
 from rtloop.errors import ConfigError, RtloopError, RTSetupWarning, SetupError
 from rtloop.system.cpu import parse_cpu_list
 from rtloop.tools.options import (
@@ -73,8 +74,8 @@ class Request:
         The flags.
     plot, record : pathlib.Path or None
         Files to write.
-    include, library_dirs, libraries : tuple of str
-        Folders and libraries for the compiler.
+    include, library_dirs, libraries, packages : tuple of str
+        Folders, libraries and Python packages for the compiler.
     settings : dict
         Keywords of RTLoop that have an option of their own, None if it was not given.
     """
@@ -94,6 +95,7 @@ class Request:
     include: tuple[str, ...]
     library_dirs: tuple[str, ...]
     libraries: tuple[str, ...]
+    packages: tuple[str, ...]
     settings: dict[str, Any]
 
     def check(self) -> None:
@@ -115,14 +117,12 @@ class Request:
                 raise click.BadParameter(f"{self.record.parent} is not a writable folder", param_hint="--record")
 
     @property
-    def flags(self) -> list[str]:
-        """Arguments of the C compiler; a shared library is also found at run time."""
+    def build(self) -> dict[str, Any]:
+        """Keywords of the build of a .pyx; a shared library is also found at run time."""
         folders = [str(Path(folder).resolve()) for folder in self.library_dirs]
-        return [
-            *(f"-L{folder}" for folder in folders),
-            *(part for folder in folders for part in ("-Xlinker", "-rpath", "-Xlinker", folder)),
-            *(f"-l{name}" for name in self.libraries),
-        ]
+        flags = [f"-L{folder}" for folder in folders] + [part for folder in folders for part in rpath(folder)]
+        flags += [f"-l{name}" for name in self.libraries]
+        return {"force": self.rebuild, "include": self.include, "flags": flags, "packages": self.packages}
 
     @property
     def limit(self) -> dict[str, Any]:
@@ -199,6 +199,10 @@ def to_cpu(ctx: click.Context, param: click.Parameter, value: str | None) -> Any
 @click.option("-I", "include", multiple=True, metavar="FOLDER", help="Folder of headers and .pxd files.")
 @click.option("-L", "library_dirs", multiple=True, metavar="FOLDER", help="Folder of libraries, also at run time.")
 @click.option("-l", "libraries", multiple=True, metavar="NAME", help="Library to link.")
+@click.option(
+    "--package", "packages", multiple=True, metavar="NAME",
+    help="Python package whose headers and libraries a .pyx uses.",
+)  # fmt: skip
 @as_json_option("instead of the table")
 def run(**options: Any) -> int:
     """Compile a step if need be, run it as a real-time loop, and print what happened.
@@ -268,7 +272,7 @@ def _find(err: Console, request: Request) -> Target:
     status = err.status(f"building {target.partition(':')[0]}") if err.is_terminal else nullcontext()
     try:
         with status:
-            found = find_target(target, force=request.rebuild, include=request.include, flags=request.flags)
+            found = find_target(target, **request.build)
     except (RtloopError, click.ClickException, KeyboardInterrupt):
         raise
     except FileNotFoundError as error:

@@ -78,8 +78,15 @@ def parse_value(text: str) -> Any:
     return Name(text) if text.isidentifier() else text
 
 
-def find_target(text: str, *, force: bool = False, include: Sequence[str] = (), flags: Sequence[str] = ()) -> Target:
+def find_target(text: str, **build: Any) -> Target:
     """Find the target of ``FILE.pyx:CLASS``, ``FILE.py:NAME`` or ``MODULE:NAME``; a .pyx is compiled.
+
+    Parameters
+    ----------
+    text : str
+        The target.
+    **build
+        Keywords of :func:`rtloop.build` for a .pyx.
 
     Raises
     ------
@@ -102,7 +109,7 @@ def find_target(text: str, *, force: bool = False, include: Sequence[str] = (), 
         if path.suffix == ".pyx":
             from rtloop.compiler.build import build_module
 
-            built = build_module(path, force=force, include=include, flags=flags)
+            built = build_module(path, **build)
             module = built.module
         else:
             module = _load(path)

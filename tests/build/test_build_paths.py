@@ -1,0 +1,203 @@
+"""``rtloop.build`` in folders and locales that compilers write badly, and with libraries from elsewhere."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rtloop
+from rtloop.compiler.build import build_module
+from rtloop.compiler.comments import read_extras
+
+PARTS = 'include "gains.pxi"\ncdef extern from "motor.h":\n    int motor()\ndef value():\n    return GAIN + motor()\n'
+#: Builds it three times: as it is, after an edit of each file that it reads, and says what came of it.
+EDITS = """
+import os, rtloop
+from rtloop.compiler.build import build_module
+folder = os.fsdecode({folder!r})
+def write(name, text):
+    with open(os.path.join(folder, name), "w") as file:
+        file.write(text + "\\n")
+found = []
+edits = [("motor.h", "#define motor() 10"), ("gains.pxi", "cdef int GAIN = 2"), ("motor.h", "#define motor() 20")]
+for name, text in edits:
+    write(name, text)
+    found.append(build_module(os.path.join(folder, "parts.pyx")).module.value())
+found.append(build_module(os.path.join(folder, "parts.pyx")).seconds == 0)
+print(found)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _a_place_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RTLOOP_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("CFLAGS", "-O0")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "locale"),
+    [
+        (b"r\xe9gulateur", "C.UTF-8"), ("régulateur".encode(), "ISO-8859-1"), (b"back\\slash", "C.UTF-8"),
+        (b"x (1): #2 $y", "C.UTF-8"),
+    ],
+)  # fmt: skip
+def test_an_edit_is_seen_in_any_folder_and_locale(name: bytes, locale: str, tmp_path: Path) -> None:
+    """Dependency files hold bytes: a file that is not found again would leave the old code in use, without a word."""
+    folder = os.path.join(os.fsencode(tmp_path), name)
+    os.mkdir(folder)
+    with open(os.path.join(folder, b"parts.pyx"), "w") as file:
+        file.write(PARTS)
+    with open(os.path.join(folder, b"gains.pxi"), "w") as file:
+        file.write("cdef int GAIN = 1\n")
+    environment = {**os.environ, "LC_ALL": locale, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    if locale == "ISO-8859-1":
+        made = subprocess.run(
+            ["localedef", "-i", "en_US", "-f", locale, "--no-archive", str(tmp_path / "en_US.ISO-8859-1")],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if not (tmp_path / "en_US.ISO-8859-1").is_dir():
+            pytest.skip(f"needs a locale in ISO-8859-1, and localedef makes none here: {made.stderr.strip()}")
+        environment |= {"LC_ALL": "en_US.ISO-8859-1", "LOCPATH": str(tmp_path)}
+    program = EDITS.format(folder=folder)
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.stdout == "[11, 12, 22, True]\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "libraries"),
+    [
+        ("extra_link_args = -Wl,-rpath,/opt/x -pthread", ("-Wl,-rpath,/opt/x", "-pthread")),
+        ('extra_link_args = "-Wl,-rpath,/opt/a b"', ("-Wl,-rpath,/opt/a b",)),
+        ("extra_link_args = ['-Wl,-rpath,/opt/a, b', -pthread]", ("-Wl,-rpath,/opt/a, b", "-pthread")),
+        ("libraries = m rt", ("-lm", "-lrt")),
+        ("libraries = [m, rt]", ("-lm", "-lrt")),
+        ("libraries = a\n# distutils: libraries = b", ("-lb",)),
+        ("runtime_library_dirs = /opt/a", ("-Xlinker", "-rpath", "-Xlinker", "/opt/a")),
+        ("runtime_library_dirs = $ORIGIN/lib", ("-Xlinker", "-rpath", "-Xlinker", "{here}/lib")),
+    ],
+)
+def test_comments_mean_what_they_mean_to_cythons_own_tools(
+    line: str, libraries: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "x.pyx").write_text(f"# distutils: {line}\n")
+    assert read_extras(tmp_path / "x.pyx").libraries == tuple(one.replace("{here}", str(tmp_path)) for one in libraries)
+    # What Cython's own tools make of it.
+    from Cython.Build.Dependencies import DistutilsInfo
+
+    if "runtime" not in line:
+        name = line.partition(" =")[0]
+        theirs = DistutilsInfo(f"# distutils: {line}\n").values[name]
+        assert [f"-l{one}" if name == "libraries" else one for one in theirs] == list(libraries)
+
+
+def test_a_comma_that_separates_nothing_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.pyx").write_text("# distutils: libraries = m, rt\n")
+    with pytest.raises(rtloop.BuildError, match=r"'m,' ends in a comma.*\n?(.*\n)*.*libraries = m rt"):
+        read_extras(tmp_path / "x.pyx")
+
+
+def test_a_library_is_found_at_run_time_and_its_pxd_may_name_it(tmp_path: Path) -> None:
+    folder = tmp_path / "a, b"
+    folder.mkdir()
+    (folder / "answer.c").write_text("int answer(void) { return 42; }\n")
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", str(folder / "libanswer.so"), str(folder / "answer.c")], check=True)
+    (tmp_path / "answers.pxd").write_text(
+        '# distutils: libraries = answer\n# distutils: library_dirs = "a, b"\n'
+        '# distutils: runtime_library_dirs = "a, b"\n'
+        'cdef extern from *:\n    """int answer(void);"""\n    int answer()\n'
+    )
+    (tmp_path / "asks.pyx").write_text("from answers cimport answer\ndef ask():\n    return answer()\n")
+    assert rtloop.build("asks.pyx").ask() == 42
+
+
+def test_a_source_of_c_is_compiled_once_and_not_at_each_edit(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    compiler = tmp_path / "cc"
+    compiler.write_text(f'#!/bin/sh\necho "$@" >> {log}\nexec cc "$@"\n')
+    compiler.chmod(0o755)
+    (tmp_path / "model.h").write_text("#define MODEL 10\n")
+    (tmp_path / "model.c").write_text('#include "model.h"\nint model(void) { return MODEL; }\n')
+    text = '# distutils: sources = model.c\ncdef extern from *:\n    """int model(void);"""\n    int model()\n'
+    values = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CC", str(compiler))
+        for gain in (1, 2):
+            (tmp_path / "uses.pyx").write_text(f"{text}def value():\n    return {gain} + model()\n")
+            values.append(rtloop.build("uses.pyx").value())
+        assert sum(line.endswith("further.o") for line in log.read_text().splitlines()) == 1
+        (tmp_path / "model.h").write_text("#define MODEL 20\n")
+        values.append(rtloop.build("uses.pyx").value())
+    assert values == [11, 12, 22], "and a header that it includes is seen"
+
+
+def test_a_package_brings_its_headers_and_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "site" / "simulator"
+    (package / "include").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise RuntimeError('it is not imported')\n")
+    (package / "include" / "simulator.h").write_text("int simulate(void);\n")
+    (tmp_path / "simulator.c").write_text("int simulate(void) { return 7; }\n")
+    library = package / "libsimulator.so.3.2"
+    command = [
+        "cc",
+        "-shared",
+        "-fPIC",
+        "-Wl,-soname,libsimulator.so.3.2",
+        "-o",
+        str(library),
+        str(tmp_path / "simulator.c"),
+    ]
+    subprocess.run(command, check=True)
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    (tmp_path / "runs.pyx").write_text(
+        'cdef extern from "simulator.h":\n    int simulate()\ndef run():\n    return simulate()\n'
+    )
+    assert rtloop.build("runs.pyx", packages=["simulator"]).run() == 7
+    with pytest.raises(rtloop.BuildError, match="'nowhere' is not installed"):
+        rtloop.build("runs.pyx", packages=["nowhere"])
+
+
+def test_a_dependency_that_is_not_found_is_named_and_compiled_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rtloop.compiler import toolchain
+
+    (tmp_path / "x.pyx").write_text("X = 1\n")
+    sorted_out = toolchain._sorted_out
+    monkeypatch.setattr(toolchain, "_sorted_out", lambda read, work: sorted_out(read | {"/no/such/file.h"}, work))
+    for _ in range(2):
+        built = build_module("x.pyx")
+        assert built.seconds > 0 and "changes of /no/such/file.h would go unseen" in built.notes[0]
+
+
+@pytest.mark.parametrize("state", ["frozen", "none", "embedded"])
+def test_a_program_without_an_interpreter_compiles_nothing(
+    state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A child would be another copy of the program, which would start another one."""
+    from rtloop.demo.plant import PlantProcess
+    from rtloop.machine.doctor.probe import examine, run_probe
+    from rtloop.tools.latency.load import Load
+
+    marker = tmp_path / "started"
+    program = tmp_path / "robot"
+    program.write_text(f"#!/bin/sh\ntouch {marker}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", {"frozen": str(program), "none": None, "embedded": str(program)}[state])
+    if state == "frozen":
+        monkeypatch.setattr(sys, "frozen", True, raising=False)
+    (tmp_path / "servo.pyx").write_text("X = 1\n")
+    why = {"frozen": "frozen", "none": "not set", "embedded": "embeds"}[state]
+    for call in (
+        lambda: rtloop.build("servo.pyx"), lambda: rtloop.lint("servo.pyx"), lambda: PlantProcess(10**9, 1),
+        lambda: Load("cpu").__enter__(),
+    ):  # fmt: skip
+        with pytest.raises(rtloop.RtloopError, match=why):
+            call()
+    (check,) = examine(run_probe())
+    assert check.verdict == "note" and why in check.found
+    assert not marker.exists(), "and it was not started"
