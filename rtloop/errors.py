@@ -16,6 +16,7 @@ __all__ = [
     "BridgeError",
     "BuildError",
     "CallbackError",
+    "ClockStepError",
     "ConfigError",
     "GuardError",
     "LintError",
@@ -148,6 +149,31 @@ class OverrunError(RtloopError, RuntimeError):
 
     def __reduce__(self) -> tuple[type, tuple[str, str | None, int | None, int | None]]:
         return type(self), (str(self), self.name, self.cycle, self.late_ns)
+
+
+class ClockStepError(RtloopError, RuntimeError):
+    """The loop's clock was set while it ran, and ``clock_step="stop"``.
+
+    Attributes
+    ----------
+    name : str or None
+        The loop's name.
+    cycle : int or None
+        How many cycles had run.
+    step_ns : int or None
+        By how much the clock was set forward, in nanoseconds; negative if it was set back.
+    """
+
+    def __init__(
+        self, message: str, name: str | None = None, cycle: int | None = None, step_ns: int | None = None
+    ) -> None:
+        self.name = name
+        self.cycle = cycle
+        self.step_ns = step_ns
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[type, tuple[str, str | None, int | None, int | None]]:
+        return type(self), (str(self), self.name, self.cycle, self.step_ns)
 
 
 class GuardError(RtloopError, RuntimeError):

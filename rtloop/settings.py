@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
+from fractions import Fraction
 from typing import Any, Literal, NamedTuple, TypedDict
 
 from rtloop.errors import ConfigError, RTSetupWarning
-from rtloop.units import as_index, format_duration, parse_duration, parse_period, parse_size, show
+from rtloop.units import as_index, format_duration, lcm_of, parse_duration, parse_period, parse_size, show
 
 __all__ = [
     "CLOCKS",
+    "CLOCK_STEP_POLICIES",
     "OVERRUN_POLICIES",
     "POLICIES",
+    "SETTABLE_CLOCKS",
     "Duration",
     "LoopKeywords",
     "Settings",
     "check_call",
+    "exact_period",
     "make_settings",
+    "parse_align",
     "parse_choice",
     "parse_count",
     "parse_name",
@@ -27,8 +33,9 @@ __all__ = [
     "with_cpu",
 ]
 
-Duration = int | str | timedelta
+Duration = int | str | timedelta | Fraction
 Clock = Literal["monotonic", "boottime", "tai", "realtime"]
+ClockStepPolicy = Literal["follow", "stop"]
 Policy = Literal["fifo", "rr", "other", "deadline"]
 OverrunPolicy = Literal["skip", "catch-up", "shift", "stop"]
 LockMode = Literal["all", "onfault", "own", "off"]
@@ -36,6 +43,10 @@ GuardMode = Literal["off", "count", "stop"]
 
 #: The clocks that clock_nanosleep(2) accepts, with their numbers in <time.h>.
 CLOCKS = {"monotonic": 1, "boottime": 7, "tai": 11, "realtime": 0}
+#: Those that somebody can set while a loop runs.
+SETTABLE_CLOCKS = ("tai", "realtime")
+#: What a loop does after its clock was set, with the numbers in loop_state.h.
+CLOCK_STEP_POLICIES = {"follow": 0, "stop": 1}
 #: Scheduling policies, with their numbers in <sched.h>.
 POLICIES = {"other": 0, "fifo": 1, "rr": 2, "deadline": 6}
 #: Overrun policies, with their numbers in schedule.h.
@@ -52,6 +63,8 @@ _INT64_MAX = 2**63 - 1
 _MIN_DEADLINE_RUNTIME_NS = 1024
 #: The kernel keeps 5 % of each CPU for ordinary threads (sched_rt_runtime_us).
 _MAX_UTILISATION = 0.95
+#: A period in ns as JSON holds it.
+_EXACT_PERIOD = re.compile(r"[1-9][0-9]{0,39}(/[1-9][0-9]{0,39})?", re.ASCII)
 #: Names that others give to a keyword, which no comparison of letters would find.
 _ALIASES = {"rate": "period", "frequency": "period", "interval": "period", "affinity": "cpu"}
 
@@ -62,6 +75,7 @@ class LoopKeywords(TypedDict, total=False):
     phase: Duration
     align: Duration | None
     clock: Clock
+    clock_step: ClockStepPolicy
     policy: Policy
     priority: int
     runtime: Duration | None
@@ -87,13 +101,18 @@ class LoopKeywords(TypedDict, total=False):
 
 
 class Settings(NamedTuple):
-    """What was asked for. Durations are nanoseconds, sizes are bytes; the units are in the names."""
+    """What was asked for. Durations are nanoseconds, sizes are bytes; the units are in the names.
+
+    `period` is exact, a Fraction of nanoseconds; `period_ns` is the nearest int.
+    """
 
     name: str
+    period: Fraction
     period_ns: int
     phase_ns: int
     align_ns: int | None
     clock: str
+    clock_step: str
     policy: str
     priority: int
     runtime_ns: int | None
@@ -120,6 +139,7 @@ class Settings(NamedTuple):
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as a dict that JSON can hold."""
         values = self._asdict()
+        values["period"] = str(self.period)
         if isinstance(self.cpu, tuple):
             values["cpu"] = list(self.cpu)
         values["guard_allow"] = list(self.guard_allow)
@@ -240,6 +260,56 @@ def _cpus(value: object) -> str | tuple[int, ...] | None:
     return tuple(sorted(cpus))
 
 
+def exact_period(settings: Mapping[str, Any]) -> Fraction:
+    """Return the period of settings as JSON holds them, exactly, in ns; 0 if they have none."""
+    nearest = Fraction(settings.get("period_ns") or 0)
+    exact = settings.get("period")
+    if isinstance(exact, Fraction):
+        return exact
+    if not isinstance(exact, str) or not _EXACT_PERIOD.fullmatch(exact):
+        return nearest
+    period = Fraction(exact)
+    return period if abs(period - nearest) <= Fraction(1, 2) else nearest  # what contradicts itself is not exact
+
+
+def _check_align(align: int, period: Fraction, shown: object) -> int:
+    """Check that every multiple of `align` is on one grid of the period, whichever of them is the origin."""
+    unit = period.numerator  # ns: the least time that is a whole number of both periods and nanoseconds
+    if align % unit == 0:
+        return align
+    below, above = align // unit * unit, (align // unit + 1) * unit
+    near = [ns for ns in (below, above) if 0 < ns <= _MAX_TIME_NS]
+    near.sort(key=lambda ns: abs(ns - align))
+    works = f"the nearest that works is '{_exact_text(near[0])}'" if near else "no align works with this period"
+    raise ConfigError(
+        f"align={show(shown)} is not a whole number of periods of {_exact_text(period)}, so loops that start at "
+        f"different times would not be on one grid; {works}"
+    )
+
+
+def parse_align(value: Duration, periods: Sequence[Fraction]) -> int:
+    """Turn `align` into nanoseconds, and check that it puts all loops of these periods on one grid, always.
+
+    Raises
+    ------
+    ConfigError
+        With the nearest that works.
+    """
+    align_ns = parse_duration(value, "align", minimum=1, maximum=_MAX_TIME_NS)
+    for period in dict.fromkeys(periods):
+        if align_ns % period.numerator:
+            return _check_align(align_ns, lcm_of(periods), value)
+    return align_ns
+
+
+def _exact_text(ns: Fraction | int) -> str:
+    """Write a time exactly, as parse_duration reads it."""
+    for unit, scale in (("s", 10**9), ("ms", 10**6), ("us", 10**3)):
+        if ns >= scale and Fraction(ns, scale).denominator <= 1000 and 1000 % Fraction(ns, scale).denominator == 0:
+            return f"{float(Fraction(ns, scale)):.10g}{unit}"
+    return f"{ns}ns"
+
+
 def _deadline(
     policy: str, period: int, runtime: object, deadline: object, cpu: object
 ) -> tuple[int | None, int | None]:
@@ -278,7 +348,7 @@ def with_cpu(settings: Settings, cpu: object) -> Settings:
         Where it names no CPUs, or pins a loop of SCHED_DEADLINE.
     """
     cpus = _cpus(cpu)
-    _deadline(settings.policy, settings.period_ns, settings.runtime_ns, settings.deadline_ns, cpus)
+    _deadline(settings.policy, int(settings.period), settings.runtime_ns, settings.deadline_ns, cpus)
     return settings._replace(cpu=cpus)
 
 
@@ -289,6 +359,7 @@ def make_settings(
     phase: Duration = 0,
     align: Duration | None = None,
     clock: str = "monotonic",
+    clock_step: str = "follow",
     policy: str = "fifo",
     priority: int = 80,
     runtime: Duration | None = None,
@@ -319,7 +390,8 @@ def make_settings(
     ConfigError
         Naming the argument, its value and what is accepted.
     """
-    period_ns = parse_period(period, maximum=_MAX_TIME_NS)
+    exact = parse_period(period, maximum=_MAX_TIME_NS)
+    period_ns = parse_duration(exact / 10**9, "period")
     policy = parse_choice(policy, "policy", POLICIES)
     priority = _integer(priority, "priority", 1, 99)
     if policy in ("fifo", "rr"):
@@ -333,7 +405,7 @@ def make_settings(
     else:
         priority = 0
     cpus = _cpus(cpu)
-    runtime_ns, deadline_ns = _deadline(policy, period_ns, runtime, deadline, cpus)
+    runtime_ns, deadline_ns = _deadline(policy, int(exact), runtime, deadline, cpus)
     is_spin_auto = isinstance(spin, str) and spin == "auto"
     spin_ns = 0 if is_spin_auto else parse_duration(spin, "spin")
     if spin_ns >= period_ns:
@@ -349,10 +421,12 @@ def make_settings(
     stack_bytes = parse_size(stack_size, "stack_size", minimum=_MIN_STACK_BYTES, maximum=_MAX_STACK_BYTES)
     return Settings(
         name=default_name if name is None else parse_name(name),
+        period=exact,
         period_ns=period_ns,
         phase_ns=parse_duration(phase, "phase", maximum=_MAX_TIME_NS),
-        align_ns=None if align is None else parse_duration(align, "align", minimum=1, maximum=_MAX_TIME_NS),
+        align_ns=None if align is None else parse_align(align, [exact]),
         clock=parse_choice(clock, "clock", CLOCKS),
+        clock_step=parse_choice(clock_step, "clock_step", CLOCK_STEP_POLICIES),
         policy=policy,
         priority=priority,
         runtime_ns=runtime_ns,
@@ -386,6 +460,8 @@ SETTING_KINDS |= {"has_own_wait": "bool", "group": "str", "origin_ns": "int"}
 
 def _is_of(value: object, kind: str) -> bool:
     """Whether a value of JSON is one of a field's kinds, as its annotation writes them."""
+    if kind == "Fraction":
+        return isinstance(value, str) and _EXACT_PERIOD.fullmatch(value) is not None
     if kind == "tuple[int, ...]":
         return isinstance(value, list) and all(type(item) is int for item in value)
     if kind == "tuple[str, ...]":

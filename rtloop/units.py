@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import re
+from collections.abc import Iterable
 from datetime import timedelta
+from fractions import Fraction
 
 from rtloop.errors import ConfigError
 
@@ -13,7 +16,9 @@ __all__ = [
     "format_duration",
     "format_rate",
     "format_size",
+    "lcm_of",
     "parse_duration",
+    "parse_exact_duration",
     "parse_period",
     "parse_size",
     "parse_timeout",
@@ -23,52 +28,98 @@ __all__ = [
 _NS = {"ns": 1, "us": 10**3, "µs": 10**3, "μs": 10**3, "ms": 10**6, "s": 10**9, "min": 60 * 10**9, "h": 3600 * 10**9}
 _HZ = {"hz": 1, "khz": 10**3, "mhz": 10**6}
 _BYTES = {"": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-_NUMBER = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([^\s0-9.]*)\s*", re.ASCII | re.IGNORECASE)
+_DECIMAL = r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
+_NUMBER = re.compile(rf"\s*{_DECIMAL}\s*(?:/\s*{_DECIMAL}\s*)?([^\s0-9./]*)\s*", re.ASCII | re.IGNORECASE)
 _INT64_MAX = 2**63 - 1
 _MAX_DIGITS = 60
 #: A timeout given as a bare int below this is taken for a forgotten unit.
 _MIN_BARE_TIMEOUT_NS = 1000
 #: A sleep costs a CPU a microsecond or more: its timer interrupt and two context switches.
 _MIN_PERIOD_NS = 2000
+#: RT_UNIT_MAX of schedule.h, which carries the fraction of a period as a whole number of parts.
+_MAX_PERIOD_DENOMINATOR = _INT64_MAX // 4
 
-_DURATION_FORMS = 'an int (nanoseconds), a str with a unit ("250us", "1 ms", "2s") or a datetime.timedelta'
+_DURATION_FORMS = (
+    'an int (nanoseconds), a str with a unit ("250us", "1 ms", "1/60s"), a datetime.timedelta or a fractions.Fraction '
+    "(seconds)"
+)
 _RATE_FORMS = _DURATION_FORMS + ', or a rate ("4kHz")'
 _SIZE_FORMS = 'an int (bytes) or a str ("512K", "2M", "1G", powers of 1024)'
 
 
-def _split(text: str) -> tuple[int, int, str] | None:
-    """Split ``"2.5ms"`` into the exact fraction 25 / 10 and ``"ms"``."""
+def _decimal(text: str) -> Fraction:
+    whole, _, decimals = text.partition(".")
+    return Fraction(int((whole + decimals) or "0"), 10 ** len(decimals))
+
+
+def _split(text: str) -> tuple[Fraction, str] | None:
+    """Split ``"2.5ms"`` into the exact fraction 5 / 2 and ``"ms"``, and ``"1/60s"`` into 1 / 60 and ``"s"``."""
     match = _NUMBER.fullmatch(text)
-    if match is None or len(match[1]) > _MAX_DIGITS:
+    if match is None or len(match[1]) > _MAX_DIGITS or len(match[2] or "") > _MAX_DIGITS:
         return None
-    whole, _, decimals = match[1].partition(".")
-    return int((whole + decimals) or "0"), 10 ** len(decimals), match[2]
+    number = _decimal(match[1])
+    if match[2] is not None:
+        divisor = _decimal(match[2])
+        if not divisor:
+            return None
+        number /= divisor
+    return number, match[3]
+
+
+def _nearest(value: Fraction) -> int:
+    """Round to the nearest int, a half up."""
+    return (2 * value.numerator + value.denominator) // (2 * value.denominator)
+
+
+def lcm_of(values: Iterable[Fraction | int]) -> Fraction:
+    """Return the least common multiple of positive fractions."""
+    fractions = [Fraction(value) for value in values]
+    return Fraction(math.lcm(*(f.numerator for f in fractions)), math.gcd(*(f.denominator for f in fractions)))
 
 
 def parse_duration(
-    value: int | str | timedelta,
+    value: int | str | timedelta | Fraction,
     name: str,
     *,
     rate: bool = False,
     minimum: int = 0,
     maximum: int = _INT64_MAX,
 ) -> int:
-    """Turn a duration into nanoseconds.
+    """Turn a duration into nanoseconds, rounded to the nearest one. Takes and raises what parse_exact_duration does.
+
+    Returns
+    -------
+    int
+        Nanoseconds.
+    """
+    return _nearest(parse_exact_duration(value, name, rate=rate, minimum=minimum, maximum=maximum))
+
+
+def parse_exact_duration(
+    value: int | str | timedelta | Fraction,
+    name: str,
+    *,
+    rate: bool = False,
+    minimum: int = 0,
+    maximum: int = _INT64_MAX,
+) -> Fraction:
+    """Turn a duration into nanoseconds, without rounding.
 
     Parameters
     ----------
-    value : int, str or datetime.timedelta
-        Nanoseconds, a number with a unit, or a timedelta.
+    value : int, str, datetime.timedelta or fractions.Fraction
+        Nanoseconds, a number or a fraction with a unit (``"250us"``, ``"1/60s"``), a timedelta, or seconds as a
+        Fraction.
     name : str
         The argument's name, for the error message.
     rate : bool
-        True to accept a frequency (``"4kHz"``); it is turned into its period, rounded to the nearest nanosecond.
+        True to accept a frequency (``"4kHz"``, ``"30000/1001Hz"``); it is turned into its period.
     minimum, maximum : int
         The least and the greatest duration accepted, in nanoseconds.
 
     Returns
     -------
-    int
+    fractions.Fraction
         Nanoseconds.
 
     Raises
@@ -77,48 +128,52 @@ def parse_duration(
         On any other type, form or range.
     """
     forms = _RATE_FORMS if rate else _DURATION_FORMS
-    result: int | None = None
+    result: Fraction | None = None
     if isinstance(value, timedelta):
-        result = (value.days * 86400 + value.seconds) * 10**9 + value.microseconds * 1000
+        result = Fraction((value.days * 86400 + value.seconds) * 10**9 + value.microseconds * 1000)
+    elif isinstance(value, Fraction):
+        result = value * 10**9
     elif isinstance(value, str):
         parts = _split(value)
         if parts is not None:
-            number, scale, unit = parts
+            number, unit = parts
             if unit in _NS:
-                result = (2 * number * _NS[unit] + scale) // (2 * scale)
+                result = number * _NS[unit]
             elif rate and unit.lower() in _HZ and number:
                 if unit.startswith("m"):
                     raise ConfigError(
                         f"{name}={value!r}: in 'mHz' the m is a thousandth, in 'MHz' the M is a million; "
                         "write 'MHz', or give the period"
                     )
-                hertz = number * _HZ[unit.lower()]
-                result = (2 * 10**9 * scale + hertz) // (2 * hertz)
-    else:
-        result = as_index(value)
+                result = 10**9 / (number * _HZ[unit.lower()])
+    elif (index := as_index(value)) is not None:
+        result = Fraction(index)
     shown = f"{name}={show(value)}"
     if (result is not None and result < 0) or _is_negative(value):
         raise ConfigError(f"{shown} is negative; give {forms}")
     if result is None:
         raise ConfigError(f"{shown} is not a duration{_unit_hint(value)}; give {forms}")
-    if result < minimum:
+    nearest = _nearest(result)
+    if nearest < minimum:
         least = "more than zero" if minimum == 1 else f"at least {format_duration(minimum)}"
         raise ConfigError(f"{shown} must be {least}; give {forms}")
-    if result > _INT64_MAX:
+    if nearest > _INT64_MAX:
         raise ConfigError(f"{shown} does not fit into 64-bit nanoseconds (about 292 years)")
-    if result > maximum:
+    if nearest > maximum:
         raise ConfigError(f"{shown} must be at most {format_duration(maximum)}; give {forms}")
     return result
 
 
-def parse_period(value: int | str | timedelta, name: str = "period", *, maximum: int = _INT64_MAX) -> int:
-    """Turn a period, or a rate such as ``"4kHz"``, into nanoseconds.
+def parse_period(
+    value: int | str | timedelta | Fraction, name: str = "period", *, maximum: int = _INT64_MAX
+) -> Fraction:
+    """Turn a period, or a rate such as ``"4kHz"``, into nanoseconds, without rounding.
 
     Parameters
     ----------
-    value : int, str or datetime.timedelta
-        As for :func:`parse_duration`. At least 2 us: below it a CPU has no time left to sleep between two releases.
-        A bare int is at least 10 000 (100 kHz), because a smaller one more likely lacks its unit.
+    value : int, str, datetime.timedelta or fractions.Fraction
+        As for :func:`parse_exact_duration`. At least 2 us: below it a CPU has no time left to sleep between two
+        releases. A bare int is at least 10 000 (100 kHz), because a smaller one more likely lacks its unit.
     name : str
         The argument's name, for the error message.
     maximum : int
@@ -129,9 +184,9 @@ def parse_period(value: int | str | timedelta, name: str = "period", *, maximum:
     ConfigError
         On any other type, form or range.
     """
-    period = parse_duration(value, name, rate=True, minimum=1, maximum=maximum)
+    period = parse_exact_duration(value, name, rate=True, minimum=1, maximum=maximum)
     if period < _MIN_PERIOD_NS:
-        if not isinstance(value, (str, timedelta)):
+        if not isinstance(value, (str, timedelta, Fraction)):
             raise ConfigError(
                 f"{name}={show(value)} is {format_duration(period)}, because a bare int is nanoseconds: "
                 f"did you mean '{period}us' or '{period}Hz'? Write the unit"
@@ -140,13 +195,19 @@ def parse_period(value: int | str | timedelta, name: str = "period", *, maximum:
             f"{name}={show(value)} must be at least {format_duration(_MIN_PERIOD_NS)}: a sleep alone costs a CPU a "
             "microsecond or more, so the loop would take the whole CPU, and the kernel stops real-time threads that do"
         )
+    if period.denominator > _MAX_PERIOD_DENOMINATOR:
+        near = (period / 10**9).limit_denominator(10**9)
+        raise ConfigError(
+            f"{name}={show(value)} is a fraction of nanoseconds with a denominator of more than 61 bits, which no loop "
+            f"can carry; '{near}s' is nearly the same"
+        )
     return period
 
 
-def parse_timeout(value: int | str | timedelta, name: str = "timeout") -> int:
+def parse_timeout(value: int | str | timedelta | Fraction, name: str = "timeout") -> int:
     """Turn a timeout into nanoseconds. A bare int from 1 to 999 is taken for a forgotten unit, and refused."""
     timeout = parse_duration(value, name)
-    if 0 < timeout < _MIN_BARE_TIMEOUT_NS and not isinstance(value, (str, timedelta)):
+    if 0 < timeout < _MIN_BARE_TIMEOUT_NS and not isinstance(value, (str, timedelta, Fraction)):
         raise ConfigError(
             f"{name}={show(value)} is {timeout} ns, because a bare int is nanoseconds: did you mean '{timeout}s', "
             f"'{timeout}ms' or '{timeout}us'? '{timeout}ns' is accepted if it is meant"
@@ -163,9 +224,10 @@ def _unit_hint(value: object) -> str:
     parts = _split(value) if isinstance(value, str) else None
     if parts is None:
         return ""
-    if not parts[2]:
+    unit = parts[1]
+    if not unit:
         return ": its unit is missing"
-    return f": units are in lower case, {parts[2].lower()!r}" if parts[2].lower() in _NS else ""
+    return f": units are in lower case, {unit.lower()!r}" if unit.lower() in _NS else ""
 
 
 def parse_size(value: int | str, name: str, *, minimum: int = 0, maximum: int = _INT64_MAX) -> int:
@@ -189,10 +251,10 @@ def parse_size(value: int | str, name: str, *, minimum: int = 0, maximum: int = 
     if isinstance(value, str):
         parts = _split(value)
         if parts is not None:
-            number, scale, unit = parts
+            number, unit = parts
             unit = unit.upper().removesuffix("IB").removesuffix("B")
-            if unit in _BYTES and (number * _BYTES[unit]) % scale == 0:
-                result = number * _BYTES[unit] // scale
+            if unit in _BYTES and (number * _BYTES[unit]).denominator == 1 and "/" not in value:
+                result = int(number * _BYTES[unit])
     else:
         result = as_index(value)
     if (result is not None and result < 0) or _is_negative(value):
@@ -225,8 +287,10 @@ def show(value: object) -> str:
     return text if len(text) <= 2 * _MAX_DIGITS else f"{text[:_MAX_DIGITS]}..."
 
 
-def format_duration(ns: float, digits: int = 3) -> str:
+def format_duration(ns: float | Fraction, digits: int = 3) -> str:
     """Format nanoseconds for reading: ``1500`` becomes ``"1.5 us"``."""
+    if isinstance(ns, Fraction):
+        ns = float(ns)
     for unit, scale in (("s", 10**9), ("ms", 10**6), ("us", 10**3)):
         if abs(ns) >= scale:
             return f"{_short(ns / scale, digits)} {unit}"
@@ -238,9 +302,9 @@ def _short(value: float, digits: int) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def format_rate(period_ns: int) -> str:
+def format_rate(period_ns: float | Fraction) -> str:
     """Format a period as a rate: ``1_000_000`` becomes ``"1 kHz"``."""
-    hertz = 1e9 / period_ns
+    hertz = 1e9 / float(period_ns)
     for unit, scale in (("MHz", 1e6), ("kHz", 1e3)):
         if hertz >= scale:
             return f"{hertz / scale:.4g} {unit}"

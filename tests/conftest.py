@@ -110,6 +110,20 @@ def probes(probe_path: Path) -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def support() -> Callable[[str], ModuleType]:
+    """Loads a module of tests/support by its name."""
+    return _load
+
+
+@pytest.fixture(scope="session")
+def waits(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
+    """The module of loops that sleep in their step, or wait by themselves: tests/support/waits.pyx."""
+    out = tmp_path_factory.mktemp("waits")
+    _load("build").compile_pyx(SUPPORT / "waits.pyx", out)
+    return _load("build").import_module(next(out.glob("waits.*.so")))
+
+
+@pytest.fixture(scope="session")
 def guilty_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with the compiled module of tests/support/guilty.pyx, with debug information and lazy binding."""
     out = tmp_path_factory.mktemp("guilty")

@@ -15,7 +15,7 @@ from fractions import Fraction
 from rtloop.analysis.results import Analysis, Bounds, Response, remarks
 from rtloop.analysis.task import Task
 from rtloop.errors import ConfigError
-from rtloop.units import show
+from rtloop.units import lcm_of, show
 
 __all__ = ["Analysis", "Bounds", "Response", "Task", "analyze", "partition"]
 
@@ -65,8 +65,8 @@ def analyze(tasks: Iterable[Task], *, policy: str = "fixed-priority") -> Analysi
     if policy not in _POLICIES:
         raise ConfigError(f"policy={show(policy)} must be one of {', '.join(map(repr, _POLICIES))}")
     if policy == "fixed-priority" and all(task.priority is None for task in every):
-        ranks = {period: -i for i, period in enumerate(sorted({task.ns("period") for task in every}))}
-        ranked = {task.name: ranks[task.ns("period")] for task in every}
+        ranks = {period: -i for i, period in enumerate(sorted({task.exact_period for task in every}))}
+        ranked = {task.name: ranks[task.exact_period] for task in every}
     else:
         ranked = {task.name: task.priority or 0 for task in every}
     cpus = sorted({task.cpu for task in every}, key=lambda cpu: -1 if cpu is None else cpu)
@@ -79,8 +79,8 @@ def analyze(tasks: Iterable[Task], *, policy: str = "fixed-priority") -> Analysi
                 more = [other for other in here if other is not task and ranked[other.name] >= ranked[task.name]]
                 found, verdict = _response(task, more)
             rows[task.name] = Response(
-                task.name, task.ns("period"), task.ns("wcet"), task.ns("deadline"), task.priority, task.cpu, found,
-                verdict, None if task.measured is None else task.ns("measured"),
+                task.name, round(task.exact_period), task.ns("wcet"), task.ns("deadline"), task.priority, task.cpu,
+                found, verdict, None if task.measured is None else task.ns("measured"),
             )  # fmt: skip
     bounds = tuple(_bounds(cpu, [task for task in every if task.cpu == cpu], ranked) for cpu in cpus)
     notes = tuple(dict.fromkeys(f"{task.name}: {task.note}" for task in every if task.note))
@@ -103,14 +103,16 @@ def _checked(tasks: Iterable[Task]) -> list[Task]:
 
 def _response(task: Task, more: Sequence[Task]) -> tuple[int | None, str]:
     """Return the worst response time of a task beside those that go before it, where there is one, and the verdict."""
-    period, wcet, jitter, blocking = (task.ns(field) for field in ("period", "wcet", "jitter", "blocking"))
-    others = [(other.ns("wcet"), other.ns("period"), other.ns("jitter")) for other in more]
-    load = task.utilisation + sum((other.utilisation for other in more), Fraction(0))
+    period = task.exact_period
+    jitter, blocking = task.ns("jitter"), task.ns("blocking")
+    wcet = task.ns("wcet") + task.ns("suspension")
+    others = [_interference(other) for other in more]
+    load = sum((c / t for c, t, _ in others), wcet / period)
     if load > 1:
         return None, "unbounded"
     # At full load the busy period may have no end, but w(q) repeats, a hyperperiod later for a hyperperiod's releases.
-    last = math.lcm(period, *(t for _, t, _ in others)) // period if load == 1 else None
-    worst, number, window = 0, 0, 0
+    last = lcm_of([period, *(t for _, t, _ in others)]) // period if load == 1 else None
+    worst, number, window = Fraction(0), 0, 0
     for _ in range(_MOST_STEPS):
         base = (number + 1) * wcet + blocking
         longer = base + sum(-(-(window + j) // t) * c for c, t, j in others)
@@ -120,32 +122,52 @@ def _response(task: Task, more: Sequence[Task]) -> tuple[int | None, str]:
         worst = max(worst, window + jitter - number * period)
         number += 1
         if window + jitter <= number * period or number == last:
-            return worst, "meets" if worst <= task.ns("deadline") else "misses"
+            return math.ceil(worst), "meets" if worst <= task.ns("deadline") else "misses"
     return None, "misses" if max(worst, window + jitter - number * period) > task.ns("deadline") else "undecided"
+
+
+def _interference(task: Task) -> tuple[int, Fraction, int]:
+    """Return CPU time, period and release jitter of a task for those that it delays.
+
+    A task that suspends itself delays others as one with a jitter of its deadline less its CPU time, as long as it
+    meets a deadline within its period (Chen et al., Many suspensions, many problems, Real-Time Systems 55, 2019).
+    Otherwise its sleep is taken for CPU time.
+    """
+    wcet, suspension, deadline = task.ns("wcet"), task.ns("suspension"), task.ns("deadline")
+    if not suspension:
+        return wcet, task.exact_period, task.ns("jitter")
+    if deadline <= task.exact_period and wcet <= deadline:
+        return wcet, task.exact_period, task.ns("jitter") + deadline - wcet
+    return wcet + suspension, task.exact_period, task.ns("jitter")
 
 
 def _edf(tasks: Sequence[Task]) -> str:
     """Return the verdict: whether the demand of every interval fits into it."""
-    load = sum((task.utilisation for task in tasks), Fraction(0))
-    if load > 1:
+    if sum((task.utilisation for task in tasks), Fraction(0)) > 1:
         return "unbounded"
-    slack = [(t.ns("wcet"), t.ns("period"), t.ns("deadline") - t.ns("jitter")) for t in tasks]
+    # A sleep of its own is taken for CPU time, which is safe.
+    load = sum(((t.ns("wcet") + t.ns("suspension")) / t.exact_period for t in tasks), Fraction(0))
+    if load > 1:
+        return "undecided"
+    slack = [(t.ns("wcet") + t.ns("suspension"), t.exact_period, t.ns("deadline") - t.ns("jitter")) for t in tasks]
     blocking = max(task.ns("blocking") for task in tasks)
     if any(d < c for c, _, d in slack):
         return "misses"
-    if not blocking and all(d >= t for _, t, d in slack):
+    if not blocking and all(d >= int(t) for _, t, d in slack):
         return "meets"
     # No interval beyond these need be looked at: at full load the excess repeats after a hyperperiod; below it, the
     # synchronous busy period or La of Baruah et al., whichever is shorter.
     latest = max(0, *(d for _, _, d in slack))
     if load == 1:
-        limit = latest + math.lcm(*(t for _, t, _ in slack))
+        limit = latest + math.ceil(lcm_of(t for _, t, _ in slack))
     else:
-        excess = sum((Fraction(c, t) * (t - d) for c, t, d in slack), Fraction(blocking))
+        excess = sum((c / t * (t - d) for c, t, d in slack), Fraction(blocking))
         limit = max(latest, math.ceil(excess / (1 - load)))
         busy = sum(c for c, _, _ in slack) + blocking
         for _ in range(_MOST_STEPS):
-            longer = blocking + sum(-(-(busy + t.ns("jitter")) // t.ns("period")) * t.ns("wcet") for t in tasks)
+            longer = blocking + sum(
+                -(-(busy + t.ns("jitter")) // t.exact_period) * (t.ns("wcet") + t.ns("suspension")) for t in tasks
+            )
             if longer == busy or busy >= limit:
                 break
             busy = longer
@@ -165,9 +187,9 @@ def _bounds(cpu: int | None, tasks: Sequence[Task], ranked: dict[str, int]) -> B
     """Return what the utilisation of a CPU says."""
     shares = [task.utilisation for task in tasks]
     load = sum(shares, Fraction(0))
-    density = sum((Fraction(t.ns("wcet"), min(t.ns("deadline"), t.ns("period"))) for t in tasks), Fraction(0))
-    by_period = sorted(tasks, key=lambda task: task.ns("period"))
-    is_plain = all(t.ns("deadline") >= t.ns("period") and not t.jitter and not t.blocking for t in tasks) and all(
+    density = sum((t.ns("wcet") / min(Fraction(t.ns("deadline")), t.exact_period) for t in tasks), Fraction(0))
+    by_period = sorted(tasks, key=lambda task: task.exact_period)
+    is_plain = all(t.ns("deadline") >= int(t.exact_period) and not t.jitter and not t.blocking for t in tasks) and all(
         ranked[a.name] > ranked[b.name] or (ranked[a.name] == ranked[b.name] and a.period == b.period)
         for a, b in itertools.pairwise(by_period)
     )

@@ -8,8 +8,8 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from rtloop.errors import ConfigError
-from rtloop.settings import Duration
-from rtloop.units import as_index, parse_duration, show
+from rtloop.settings import Duration, exact_period
+from rtloop.units import as_index, parse_duration, parse_exact_duration, show
 
 if TYPE_CHECKING:
     from rtloop.stats.stats import Stats
@@ -37,6 +37,8 @@ class Task:
         How much later than its release a task may become ready: the wake-up latency.
     blocking : duration
         How long less urgent tasks can keep it waiting, in locks and with preemption off.
+    suspension : duration
+        How long a step sleeps by itself (``sleep_until``): the CPU is free meanwhile, and the response later.
     measured : duration, optional
         The longest response time that a run has shown, to be held against the bound.
     """
@@ -51,9 +53,12 @@ class Task:
     blocking: Duration = 0
     measured: Duration | None = None
     note: str = ""
+    suspension: Duration = 0
 
     def __post_init__(self) -> None:
-        for field, minimum in (("period", 1), ("wcet", 1), ("jitter", 0), ("blocking", 0), ("measured", 0)):
+        period = parse_exact_duration(self.period, f"{self.name}: period", minimum=1)
+        object.__setattr__(self, "period", int(period) if period.denominator == 1 else period)
+        for field, minimum in (("wcet", 1), ("jitter", 0), ("blocking", 0), ("measured", 0), ("suspension", 0)):
             value = getattr(self, field)
             if value is not None or field != "measured":
                 object.__setattr__(self, field, parse_duration(value, f"{self.name}: {field}", minimum=minimum))
@@ -61,7 +66,7 @@ class Task:
             value = getattr(self, field)
             if value is not None and as_index(value) is None:
                 raise ConfigError(f"{self.name}: {field}={show(value)} must be an int, or None")
-        deadline = self.period if self.deadline is None else self.deadline
+        deadline = int(period) if self.deadline is None else self.deadline
         object.__setattr__(self, "deadline", parse_duration(deadline, f"{self.name}: deadline", minimum=1))
 
     @classmethod
@@ -97,12 +102,13 @@ class Task:
         is_pinned = isinstance(settings.get("cpu"), (list, tuple)) and len(settings["cpu"]) == 1
         return cls(**{
             "name": stats.name,
-            "period": settings["period_ns"],
+            "period": exact_period(settings) / 10**9,
             "wcet": max(1, math.ceil(wcet)),
             "deadline": settings.get("deadline_ns"),
             "priority": settings.get("priority"),
             "cpu": settings["cpu"][0] if is_pinned else None,
             "jitter": jitter_of(stats, percentile),
+            "suspension": max(0, math.ceil(stats.waiting.max)) if stats.waiting.count else 0,
             "measured": max(0, math.ceil(stats.response.max)) if stats.response.count else None,
             "note": note,
             **others,
@@ -111,7 +117,13 @@ class Task:
     @property
     def utilisation(self) -> Fraction:
         """The share of a CPU."""
-        return Fraction(self.ns("wcet"), self.ns("period"))
+        return Fraction(self.ns("wcet")) / self.exact_period
+
+    @property
+    def exact_period(self) -> Fraction:
+        """The period in nanoseconds, as a Fraction."""
+        assert isinstance(self.period, int | Fraction)
+        return Fraction(self.period)
 
     def ns(self, field: str) -> int:
         """Return a time of the task, which is in nanoseconds once it is made."""

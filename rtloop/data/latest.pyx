@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t, uint64_t
 
 cimport cython
 
-from time import clock_gettime_ns
+from time import clock_gettime_ns, monotonic_ns
 
 import numpy as np
 
@@ -18,6 +18,8 @@ cdef extern from "../include/rtloop/latest.h" nogil:
     ctypedef struct rt_latest_t:
         uint64_t value_bytes
         int64_t clock
+        int64_t is_settable
+        int64_t written_at_monotonic
 
     uint64_t rt_latest_bytes(uint64_t value_bytes)
     int rt_latest_init(rt_latest_t *latest, uint64_t value_bytes)
@@ -160,6 +162,7 @@ cdef class _Latest_1(_LatestMethods):
         address = <void *><size_t>storage.address
         rt_latest_init(<rt_latest_t *>address, value_bytes)
         (<rt_latest_t *>address).clock = _CLOCKS[clock]
+        (<rt_latest_t *>address).is_settable = clock in ("tai", "realtime")
         warn_unlocked(storage, f"Latest({item})")
         self.dtype = item
         self._owner = storage
@@ -201,10 +204,21 @@ cdef class _Latest_1(_LatestMethods):
 
     @property
     def age_ns(self):
-        """Time since the newest value with a stamp was written, ns on `clock`; None before the first."""
+        """Time since the newest value with a stamp was written, ns on `clock`; None before the first.
+
+        On a clock that somebody can set (``tai``, ``realtime``), the greater of the ages by that clock and by
+        ``CLOCK_MONOTONIC``, so that no step makes a value younger; None if the stamp lies in the future, because the
+        clock was set back.
+        """
         cdef rt_latest_t *latest = _latest(self)
         cdef int64_t written = rt_latest_written_at(latest)
-        return None if written == 0 else max(0, clock_gettime_ns(latest.clock) - written)
+        if written == 0:
+            return None
+        now = clock_gettime_ns(latest.clock)
+        if not latest.is_settable:
+            return max(0, now - written)
+        elapsed = monotonic_ns() - latest.written_at_monotonic
+        return None if written > now + _FUTURE_NS else max(now - written, elapsed)
 
     @property
     def is_locked(self):
@@ -243,6 +257,8 @@ cdef int _check_not_in_child(const rt_latest_t *latest) except -1:
 Latest = _Latest_1
 __getattr__ = publish(_Latest_1)
 
+#: RT_LATEST_FUTURE_NS of latest.h.
+_FUTURE_NS = 1_000_000
 # The clocks of a loop, with their numbers in <time.h>.
 _CLOCKS = {"monotonic": 1, "boottime": 7, "tai": 11, "realtime": 0}
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rtloop.stats.records import find_missed
-from rtloop.units import format_duration
+from rtloop.settings import exact_period
+from rtloop.stats.records import continuous_records, find_missed
+from rtloop.units import format_duration, lcm_of
 
 if TYPE_CHECKING:
     from rtloop.analysis.results import Analysis
@@ -22,6 +24,7 @@ __all__ = ["Age", "Ages", "bound_age", "make_age", "measure_age"]
 
 #: More releases in a hyperperiod than this are not looked through: the bound for any phases is given.
 _MOST_RELEASES = 1_000_000
+_INT64_MAX = 2**63 - 1
 
 
 def measure_age(every: Sequence[Stats]) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
@@ -42,11 +45,11 @@ def measure_age(every: Sequence[Stats]) -> tuple[NDArray[np.int64], NDArray[np.i
     int
         How many cycles have no age: what they read is older than the records, or there was nothing to read yet.
     """
-    last = every[-1].records
+    last = continuous_records(every[-1])
     known = np.ones(len(last), np.bool_)
     starts, release = last["start"], last["release"]
     for stats in reversed(every[:-1]):
-        records = stats.records
+        records = continuous_records(stats)
         if not len(records):
             return np.empty(0, np.int64), np.empty(0, np.int64), len(last)
         found = np.searchsorted(records["end"], starts, side="right") - 1
@@ -61,7 +64,11 @@ def measure_age(every: Sequence[Stats]) -> tuple[NDArray[np.int64], NDArray[np.i
 
 
 def bound_age(
-    phases: Sequence[int], periods: Sequence[int], responses: Sequence[int], *, is_aligned: bool = True
+    phases: Sequence[int],
+    periods: Sequence[int] | Sequence[Fraction],
+    responses: Sequence[int],
+    *,
+    is_aligned: bool = True,
 ) -> int:
     """Return how old the data of a chain can become where no release is missed, ns.
 
@@ -76,19 +83,29 @@ def bound_age(
 
     Parameters
     ----------
-    phases, periods, responses : sequence of int
+    phases, periods, responses : sequence of int, or of Fraction for the periods
         Of the chain's loops, in order, ns.
     is_aligned : bool
         Whether the loops are on one origin.
     """
-    hyperperiod = math.lcm(*periods)
-    if not is_aligned or hyperperiod // periods[-1] > _MOST_RELEASES:
-        return sum(periods[:-1]) + sum(responses)
-    released = phases[-1] + np.arange(hyperperiod // periods[-1], dtype=np.int64) * periods[-1]
+    exact = [Fraction(period) for period in periods]
+    hyperperiod, unit = lcm_of(exact), math.lcm(*(period.denominator for period in exact))
+    number = int(hyperperiod / exact[-1])
+    # In units of a fraction of a ns; each release is rounded by half a ns at most.
+    rounding = 0 if unit == 1 else 1
+    if (
+        not is_aligned
+        or number > _MOST_RELEASES
+        or (hyperperiod + max(phases) + sum(responses)) * unit > _INT64_MAX // 4
+    ):
+        return math.ceil(sum(exact[:-1])) + sum(responses) + rounding
+    released = phases[-1] * unit + np.arange(number, dtype=np.int64) * int(exact[-1] * unit)
     sensed = released
-    for phase, period, response in reversed(list(zip(phases, periods, responses, strict=True))[:-1]):
-        sensed = phase + (sensed - phase - response) // period * period
-    return int((released - sensed).max()) + responses[-1]
+    for phase, period, response in reversed(list(zip(phases, exact, responses, strict=True))[:-1]):
+        step = int(period * unit)
+        late = phase * unit + (response + rounding) * unit
+        sensed = phase * unit + (sensed - late) // step * step
+    return math.ceil(Fraction(int((released - sensed).max()), unit)) + responses[-1] + rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,7 +236,7 @@ def _bound(every: Sequence[Stats], analysis: Analysis | str) -> tuple[int | None
             return None, f"{stats.name} may answer after its next release, which it misses then"
         responses.append(response)
     settings = [stats.settings for stats in every]
-    periods, phases = ([int(s[key]) for s in settings] for key in ("period_ns", "phase_ns"))
+    periods, phases = [exact_period(s) for s in settings], [int(s["phase_ns"]) for s in settings]
     # A loop that moves its grid is on the common one no longer.
     return bound_age(phases, periods, responses, is_aligned=all(s.get("overrun") != "shift" for s in settings)), None
 
@@ -234,7 +251,7 @@ def _is_undisturbed(
         after = np.flatnonzero(find_missed(stats))
         if not len(after):
             continue
-        release = stats.records["release"]
+        release = continuous_records(stats, known=False)["release"]
         gaps, until = release[after - 1], release[after]
         first = np.searchsorted(until, begin, side="right")  # the first gap that ends within
         clean &= ~((first < len(after)) & (gaps[np.minimum(first, len(after) - 1)] < end))

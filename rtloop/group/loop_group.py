@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import math
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -17,10 +17,10 @@ from rtloop.group.plan import check_loops, place, rate_monotonic
 from rtloop.group.results import ages_of, analyze_loops, draw, save_all, stats_of
 from rtloop.group.run import Run, end
 from rtloop.loop import failure
-from rtloop.settings import Duration, Settings, parse_choice, parse_name, parse_run_duration
+from rtloop.settings import Duration, Settings, parse_align, parse_choice, parse_name, parse_run_duration
 from rtloop.system import ending_signals
 from rtloop.system.grant import Grant
-from rtloop.units import format_rate, parse_duration, parse_timeout
+from rtloop.units import format_rate, lcm_of, parse_timeout
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,7 +55,8 @@ class LoopGroup:
         ``rate-monotonic``: the shorter the period, the higher the priority, from 79 down, and equal for equal periods;
         loops whose policy is ``other`` or ``deadline`` have none. ``as-given``: each loop's own.
     align : duration, optional
-        The origin is a multiple of this on the clock.
+        The origin is a multiple of this on the clock: a whole number of periods of every loop, so that groups that
+        start at different times are on one grid.
     name : str, optional
         ``"LoopGroup-1"`` and so on by default.
     on_failure : {"stop-all", "keep", "hook"}
@@ -113,12 +114,12 @@ class LoopGroup:
         self._loops = check_loops(loops)
         self._chains = check_chains(chains, self._loops)
         self._controls = tuple(member.control_of(loop) for loop in self._loops)
-        self._align_ns = None if align is None else parse_duration(align, "align", minimum=1)
         self._on_failure = parse_choice(on_failure, "on_failure", ("stop-all", "keep", "hook"))
         self._name = f"LoopGroup-{next(_serial)}" if name is None else parse_name(name)
         self._wcet = dict(wcet or {})
         is_monotonic = parse_choice(priorities, "priorities", ("rate-monotonic", "as-given")) == "rate-monotonic"
         self._settings = place(self._loops, is_monotonic, cpus, self._wcet)
+        self._align_ns = None if align is None else parse_align(align, [s.period for s in self._settings])
         self._watchdog = watchdog_plan.check_watchdog(watchdog, self._settings)
         self._run: Run | None = None
         self._origin_ns: int | None = None
@@ -142,9 +143,14 @@ class LoopGroup:
         return self._by_name(self._settings)
 
     @property
+    def hyperperiod(self) -> Fraction:
+        """The time after which the pattern of all releases repeats, in s: the least common multiple of the periods."""
+        return lcm_of(settings.period for settings in self._settings) / 10**9
+
+    @property
     def hyperperiod_ns(self) -> int:
-        """After this long the pattern of all releases repeats: the least common multiple of the periods."""
-        return math.lcm(*(settings.period_ns for settings in self._settings))
+        """`hyperperiod` in ns, rounded to the nearest int."""
+        return round(self.hyperperiod * 10**9)
 
     @property
     def origin_ns(self) -> int | None:

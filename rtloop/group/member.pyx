@@ -12,6 +12,7 @@ from rtloop.loop.loop_h cimport (
     RT_PHASE_DONE,
     RT_PHASE_ENTERED,
     RT_PHASE_GO,
+    rt_clock_best_offset,
     rt_futex_move,
 )
 
@@ -107,9 +108,16 @@ def await_enter(loop):
         c.wait()  # for what its end was
 
 
-def begin(loop, int64_t origin):
+def clock_offset(loop):
+    """Measure by how much the loop's clock is ahead of CLOCK_MONOTONIC, in ns; 0 for a clock that nobody sets."""
+    cdef Control c = _control(loop)
+    return rt_clock_best_offset(c.thread.rt.read_clock, c.thread.rt.set_clock) if c.thread.rt.is_settable else 0
+
+
+def begin(loop, int64_t origin, int64_t offset):
     """Say when the loop's grid begins, on its clock; its first release is a phase later."""
     cdef Control c = _control(loop)
     if c.thread.phase() == RT_PHASE_ENTERED:
+        c.thread.rt.offset = offset
         c.thread.rt.grid.origin = origin
         rt_futex_move(&c.thread.rt.phase, RT_PHASE_ENTERED, RT_PHASE_BEGIN)

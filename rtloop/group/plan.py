@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from rtloop.errors import ConfigError, StateError
@@ -52,7 +53,7 @@ def check_loops(loops: Iterable[RTLoop]) -> tuple[RTLoop, ...]:
     return every
 
 
-def rate_monotonic(periods_ns: Sequence[int]) -> list[int]:
+def rate_monotonic(periods_ns: Sequence[int | Fraction]) -> list[int]:
     """Return a SCHED_FIFO priority for each period: the shorter, the higher; equal for equal ones.
 
     The shortest has 79. The others follow at equal steps, of 4 at most, above 50, the kernel's interrupt threads, as
@@ -84,7 +85,7 @@ def place(
         raise ConfigError(f"wcet names {show(unknown[0])}, and the group's loops are {names}")
     if is_monotonic:
         places = [i for i, settings in enumerate(every) if settings.policy in ("fifo", "rr")]
-        for i, priority in zip(places, rate_monotonic([every[i].period_ns for i in places]), strict=True):
+        for i, priority in zip(places, rate_monotonic([every[i].period for i in places]), strict=True):
             every[i] = every[i]._replace(priority=priority)
     if cpus is None:
         return tuple(every)
@@ -114,7 +115,7 @@ def _partitioned(loops: Sequence[RTLoop], wcet: Mapping[str, Duration]) -> list[
                     f"first, or give wcet={{{loop.name!r}: ...}}"
                 )
             longest = max(1, math.ceil(execution.max))
-        tasks.append(Task(loop.name, loop.settings.period_ns, longest, cpu=_pinned(loop.settings)))
+        tasks.append(Task(loop.name, loop.settings.period / 10**9, longest, cpu=_pinned(loop.settings)))
     return [task.cpu for task in partition(tasks, isolated_cpus() or sorted(os.sched_getaffinity(0)))]
 
 
@@ -159,9 +160,16 @@ def tasks_of(
         if name in wcet:
             response = stats[name].response
             measured = max(0, math.ceil(response.max)) if response.count else None
+            waiting = stats[name].waiting
+            known["suspension"] = max(0, math.ceil(waiting.max)) if waiting.count else 0
             tasks.append(
                 Task(
-                    name, s.period_ns, wcet[name], jitter=jitter_of(stats[name], percentile), measured=measured, **known
+                    name,
+                    s.period / 10**9,
+                    wcet[name],
+                    jitter=jitter_of(stats[name], percentile),
+                    measured=measured,
+                    **known,
                 )
             )
         elif stats[name].execution.count:

@@ -99,12 +99,15 @@ class Run:
         """Set the origin, which all loops wait for."""
         if self._watchdog is not None:
             self._watchdog.release_thread()
-        origin = time.clock_gettime_ns(clock) + _LEAD_NS
+        # The offset is that of the origin, so that a step of the clock from now on is seen by every loop.
+        offset = member.clock_offset(self._loops[0])
+        now = time.monotonic_ns() + offset if offset else time.clock_gettime_ns(clock)
+        origin = now + _LEAD_NS
         if align_ns is not None:
             origin += -origin % align_ns
         self.origin_ns = origin
         for loop in self._loops:
-            member.begin(loop, origin)
+            member.begin(loop, origin, offset)
         return origin
 
     def _prepare_watchdog(self, every: Sequence[Settings], periods: int) -> None:

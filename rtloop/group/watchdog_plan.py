@@ -44,7 +44,7 @@ def check_watchdog(periods: object, every: Sequence[Settings]) -> int | None:
 
 def plan(name: str, every: Sequence[Settings], periods: int) -> tuple[Settings, list[int], list[Grant]]:
     """Return a watchdog's settings, the limit of each loop in ns, and what there is to say of its priority."""
-    limits = [periods * settings.period_ns for settings in every]
+    limits = [round(periods * settings.period) for settings in every]
     interval = min(max(min(limits) // _CHECKS, _MIN_INTERVAL_NS), _MAX_INTERVAL_NS)
     highest = max((s.priority for s in every if s.policy in ("fifo", "rr")), default=79)
     remarks = []

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from rtloop.errors import (
     CallbackError,
+    ClockStepError,
     GuardError,
     OverrunError,
     RtloopError,
@@ -26,6 +27,7 @@ from rtloop.units import format_duration
 
 __all__ = [
     "add_note",
+    "clock_step_error",
     "end_after",
     "end_error",
     "guard_error",
@@ -34,6 +36,7 @@ __all__ = [
     "warn_degraded",
     "warn_failed",
     "warn_stale",
+    "warn_tai",
     "watchdog_error",
 ]
 
@@ -77,6 +80,19 @@ def end_error(settings: Settings, end: str, code: int, cycle: int, late_ns: int)
         s.name,
         cycle,
         late_ns,
+    )
+
+
+def clock_step_error(settings: Settings, cycle: int, sizes: Sequence[int]) -> ClockStepError:
+    """Make the exception for a run that the last of these steps of its clock has ended, after `cycle` cycles."""
+    step_ns = sizes[-1] if sizes else 0
+    size, way = format_duration(abs(step_ns)), "forward" if step_ns > 0 else "back"
+    return ClockStepError(
+        f"{settings.name} was stopped because its clock was set {way} by {size} before cycle {cycle} "
+        f"(clock={settings.clock!r}, clock_step='stop'); with clock_step='follow' it goes on",
+        settings.name,
+        cycle,
+        step_ns,
     )
 
 
@@ -138,6 +154,18 @@ def end_after(controls: Sequence[_Ending], name: str, interrupt: BaseException, 
     with suppress(OSError, ValueError, AttributeError):
         print(f"rtloop: {name}: {type(interrupt).__name__}: asked to stop, {what}{more}", file=sys.stderr, flush=True)
     return not late
+
+
+def warn_tai(settings: Settings, offset_s: int) -> None:
+    """Warn of a loop on CLOCK_TAI that nobody has set: it is the time of day, and is set when somebody does."""
+    if settings.clock == "tai" and offset_s == 0:
+        warnings.warn(
+            f"{settings.name} is on clock='tai' with a TAI offset of 0: nobody has told the kernel, so the "
+            "clock is the time of day until somebody sets it (37 s since 2017), which is a step of the loop's clock. "
+            "Have chrony (leapsectz) or ptp4l set it before the loop starts",
+            RTSetupWarning,
+            stacklevel=2,
+        )
 
 
 def warn_degraded(grants: tuple[Grant, ...], name: str) -> None:

@@ -12,6 +12,7 @@ from rtloop.loop.loop_h cimport (
     RT_COMMAND_RESET,
     RT_COMMAND_STOP,
     RT_END_CLOCK,
+    RT_END_CLOCK_STEP,
     RT_END_ENTER,
     RT_END_GUARD,
     RT_END_NORMAL,
@@ -35,11 +36,12 @@ from rtloop.guard.violations import list_violations
 from rtloop.loop import failure, registry
 from rtloop.memory.kernel import fork_count
 from rtloop.system import ending_signals
+from rtloop.system.host import tai_offset_s
 from rtloop.system.signal_shield import shielded
 
 _ENDS = {RT_END_ENTER: "enter", RT_END_STEP: "step", RT_END_OVERRUN: "overrun", RT_END_WAIT: "wait",
          RT_END_CLOCK: "clock", RT_END_OVERRUNS: "overruns", RT_END_GUARD: "guard",
-         RT_END_ON_PEER_FAILURE: "on_peer_failure"}
+         RT_END_ON_PEER_FAILURE: "on_peer_failure", RT_END_CLOCK_STEP: "clock_step"}
 # So long a reaper waits for the keeper while that is busy with another loop.
 _PATIENCE_S = 0.05
 # A run that one of these ended had counted its last cycle already.
@@ -180,6 +182,7 @@ cdef class Control:
         name = None if self.run is None else self.run.name
         shielded(lambda: self.thread.acquire(owner, self.settings, cycles, duration_ns, name))
         failure.warn_degraded(self.grants, self.settings.name)
+        failure.warn_tai(self.settings, self.thread.tai_offset_s)
 
     def release_thread(self):
         """Let the thread call enter(); a stop that was asked for meanwhile comes with it."""
@@ -305,6 +308,9 @@ cdef class Control:
         if reason == RT_END_GUARD:
             guard = self.thread.guard  # what it holds stays readable
             return lambda: failure.guard_error(settings, cycle, list_violations(guard, cycle))
+        if reason == RT_END_CLOCK_STEP:
+            sizes = self.thread.block.snapshot().counters["clock_step_sizes"]
+            return lambda: failure.clock_step_error(settings, cycle, sizes)
         end = _ENDS[reason]
         return lambda: failure.end_error(settings, end, code, cycle, late)
 
@@ -338,9 +344,11 @@ cdef class Control:
         stack, block, settings, grants = self.thread.stack_use(), self.thread.block, self.settings, self.grants
         snapshot, forks = block.snapshot(), fork_count()
         has_own_wait, simulation = self.thread.has_own_wait, self._simulation
+        tai = None if self.is_simulated() else (self.thread.tai_offset_s, tai_offset_s())
         guard, make = self.thread.guard, _stats_maker()  # what the guard holds stays readable
         return lambda: make(settings, state, grants, snapshot, stack=stack, forks=forks, has_own_wait=has_own_wait,
-                            simulation=simulation, violations=list_violations(guard, has_lines=state != "running"))
+                            simulation=simulation, tai_offsets_s=tai,
+                            violations=list_violations(guard, has_lines=state != "running"))
 
     @property
     def stats(self):

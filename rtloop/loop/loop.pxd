@@ -38,7 +38,7 @@ cdef class _RTLoop_2:
     cdef int shift(self, int64_t ns) noexcept nogil
     cdef int safe(self) noexcept nogil
     cdef int on_peer_failure(self) noexcept nogil
-    cdef int _reserved_0(self) noexcept nogil
+    cdef int sleep_until(self, int64_t ns) noexcept nogil
     cdef int _reserved_1(self) noexcept nogil
     cdef int _reserved_2(self) noexcept nogil
     cdef int _reserved_3(self) noexcept nogil

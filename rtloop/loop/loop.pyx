@@ -9,7 +9,8 @@ from rtloop.loop.callbacks cimport (
     call_enter, call_leave, call_on_peer_failure, call_overrun, call_safe, call_step, call_wait,
 )
 from rtloop.loop.loop_h cimport (
-    rt_loop_default_wait, rt_loop_guarded_main, rt_loop_main, rt_loop_t, rt_schedule_shift,
+    rt_loop_default_wait, rt_loop_guarded_main, rt_loop_main, rt_loop_sleep_until, rt_loop_t,
+    rt_schedule_shift,
 )
 
 import itertools
@@ -54,8 +55,9 @@ cdef void *_guarded_body(void *self) noexcept nogil:
 
 @cython.no_gc_clear  # the thread may use the object until it is deallocated
 cdef class _RTLoop_2:
-    """RTLoop(period, *, phase=0, align=None, clock="monotonic", policy="fifo", priority=80, runtime=None,
-           deadline=None, cpu="auto", spin=0, overrun="skip", max_burst=8, max_overruns=None, warmup=10, strict=True,
+    """RTLoop(period, *, phase=0, align=None, clock="monotonic", clock_step="follow", policy="fifo", priority=80,
+           runtime=None, deadline=None, cpu="auto", spin=0, overrun="skip", max_burst=8, max_overruns=None, warmup=10,
+           strict=True,
            lock_memory="all", stack_size="512K", tune_malloc=False, core_dumps=True, dma_latency=0,
            flush_denormals=False, guard="off", guard_allow=(), record=65536, leave_timeout="2s", name=None)\n--\n
     A hard periodic loop on a thread of its own.
@@ -70,13 +72,19 @@ cdef class _RTLoop_2:
     Parameters
     ----------
     period : duration
-        Time from one release to the next; also a rate, ``"4kHz"``. At least 2 us.
+        Time from one release to the next; also a rate, ``"4kHz"``. At least 2 us. Any fraction is exact, for ever:
+        ``"44.1kHz"``, ``"30000/1001Hz"``, ``"1/60s"``, ``fractions.Fraction(1, 60)`` (seconds).
     phase : duration
-        Release k is at origin + phase + k * period.
+        Release k is at origin + phase + k * period, rounded to the nearest nanosecond.
     align : duration, optional
-        The origin is a multiple of this on the clock, so that loops, and machines that share a clock, line up.
+        The origin is a multiple of this on the clock, so that loops, and machines that share a clock, are on one grid
+        whenever each was started. It is a whole number of periods; anything else is refused, with the nearest that
+        works.
     clock : {"monotonic", "boottime", "tai", "realtime"}
         The clock of all times (clock_gettime(2)).
+    clock_step : {"follow", "stop"}
+        After somebody has set the clock (``tai`` and ``realtime`` only): ``follow`` goes on with the next release on
+        the clock as it was set, ``stop`` fails the loop with ClockStepError. ``stats.clock_steps`` counts them.
     policy : {"fifo", "rr", "other", "deadline"}
         Scheduling policy of the thread (sched(7)).
     priority : int
@@ -151,6 +159,11 @@ cdef class _RTLoop_2:
     and moves nothing, where the next release would not come after the present one, or would come after 146 years on
     the clock. It is a few instructions, and neither allocates nor
     enters the kernel.
+
+    ``self.sleep_until(ns)``, called from ``step``, sleeps until a time on the loop's clock, such as ``cycle.release +
+    50000``. It returns 0, at once if the time has passed; RT_STOP if the loop is being stopped, within 50 ms of that;
+    or a negative errno. The sleep is no execution time (``stats.waiting`` is its histogram) and no violation for a
+    guard. It makes one system call for each 50 ms, and does not allocate.
     """
 
     def __cinit__(self, *args, **kwargs):
@@ -191,8 +204,8 @@ cdef class _RTLoop_2:
     cdef int on_peer_failure(self) noexcept nogil:
         return RT_STOP
 
-    cdef int _reserved_0(self) noexcept nogil:
-        return 0
+    cdef int sleep_until(self, int64_t ns) noexcept nogil:
+        return rt_loop_sleep_until(<rt_loop_t *>self._rt, ns) if self._rt is not NULL else -EINVAL
 
     cdef int _reserved_1(self) noexcept nogil:
         return 0

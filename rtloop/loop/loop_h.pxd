@@ -90,6 +90,7 @@ cdef extern from "../include/rtloop/loop.h" nogil:
         RT_END_GUARD
         RT_END_ON_PEER_FAILURE
         RT_END_WATCHDOG
+        RT_END_CLOCK_STEP
 
     ctypedef struct rt_trip_t:
         uint64_t cycles
@@ -139,6 +140,10 @@ cdef extern from "../include/rtloop/loop.h" nogil:
         rt_telemetry_t *telemetry
         int clock
         int32_t has_own_wait
+        int set_clock
+        int32_t is_settable
+        int32_t on_clock_step
+        int64_t offset
         rt_clock_reader_t *read_clock
         int64_t first_release
         rt_guard_t *guard
@@ -154,6 +159,8 @@ cdef extern from "../include/rtloop/loop.h" nogil:
         uint32_t watch
 
     int rt_schedule_shift(rt_schedule_t *s, int64_t ns)
+    void rt_schedule_set_period(rt_schedule_t *s, int64_t period, int64_t part, int64_t unit)
+    int64_t rt_clock_best_offset(rt_clock_reader_t *read_clock, int clock)
     void rt_spin_fixed(rt_spin_t *s, int64_t margin)
     void rt_spin_auto(rt_spin_t *s, int64_t period, int64_t budget_percent)
     int rt_stack_map(rt_stack_t *stack, size_t size)
@@ -165,6 +172,7 @@ cdef extern from "../include/rtloop/loop.h" nogil:
     void rt_futex_move(uint32_t *word, uint32_t from_, uint32_t to)
     uint32_t rt_futex_wait(uint32_t *word, uint32_t value, int64_t timeout_ns)
     int rt_loop_default_wait(rt_loop_t *loop, int64_t release)
+    int rt_loop_sleep_until(rt_loop_t *loop, int64_t time)
     void rt_loop_send_command(rt_loop_t *loop, uint32_t bits)
     void rt_loop_notify_siblings(const rt_loop_t *loop)
     void rt_loop_main(

@@ -24,6 +24,7 @@ cdef class LoopThread:
     cdef readonly tuple grants
     cdef readonly bint has_own_wait
     cdef readonly object block
+    cdef readonly object tai_offset_s
     cdef readonly object guard
     cdef readonly tuple ranges
     cdef readonly tuple remarks

@@ -23,6 +23,7 @@ from rtloop.loop.loop_h cimport (
     rt_loop_notify_siblings,
     rt_loop_send_command,
     rt_sched_attr_t,
+    rt_schedule_set_period,
     rt_spin_auto,
     rt_spin_fixed,
     rt_stack_high_water,
@@ -42,7 +43,8 @@ from rtloop.errors import SetupError
 from rtloop.guard import setup as guard_setup
 from rtloop.loop import resources
 from rtloop.memory.own_locks import lock_range, lock_ranges, own_grant
-from rtloop.settings import CLOCKS, OVERRUN_POLICIES
+from rtloop.settings import CLOCK_STEP_POLICIES, CLOCKS, OVERRUN_POLICIES, SETTABLE_CLOCKS
+from rtloop.system.host import tai_offset_s
 from rtloop.system.refusal import setup_errors
 from rtloop.telemetry import description
 from rtloop.units import format_size
@@ -118,6 +120,7 @@ cdef class LoopThread:
             The group that starts the loop, and sets its origin.
         """
         self.settings = settings
+        self.tai_offset_s = tai_offset_s()
         grants = []
         with setup_errors(settings.name, grants), ExitStack() as stack:
             self._reset_state(cycles, duration_ns, group_name is not None)
@@ -191,11 +194,16 @@ cdef class LoopThread:
         cdef rt_loop_t *rt = self.rt
         cdef bytes name = s.name.encode()[:15].decode(errors="ignore").encode()
         memset(rt, 0, sizeof(rt_loop_t))
-        rt.schedule.period = s.period_ns
+        whole, part = divmod(s.period.numerator, s.period.denominator)
+        is_settable = s.clock in SETTABLE_CLOCKS
+        is_carried = is_settable or s.period.denominator > 1
+        rt_schedule_set_period(&rt.schedule, whole, part, s.period.denominator if is_carried else 0)
         rt.schedule.policy = OVERRUN_POLICIES[s.overrun]
         rt.schedule.max_burst = s.max_burst
         rt.schedule.max_overruns = s.max_overruns or 0
-        rt.clock, rt.read_clock = CLOCKS[s.clock], rt_clock_reader()
+        rt.clock = CLOCKS["monotonic" if is_settable else s.clock]
+        rt.set_clock, rt.is_settable, rt.on_clock_step = CLOCKS[s.clock], is_settable, CLOCK_STEP_POLICIES[s.clock_step]
+        rt.read_clock = rt_clock_reader()
         rt.has_own_wait = self.has_own_wait
         rt.limits.warmup = s.warmup
         rt.limits.max_cycles = UINT64_MAX if cycles is None else cycles
@@ -265,7 +273,7 @@ cdef class LoopThread:
         """Write into the telemetry block which loop this is."""
         attr = self.rt.thread.report.attr
         cpu = (resources.choose_cpus(self.settings) or (-1,))[0]
-        self.block.sign(getpid(), self.rt.thread.report.tid, self.settings, self.rt.clock,
+        self.block.sign(getpid(), self.rt.thread.report.tid, self.settings, CLOCKS[self.settings.clock],
                         (attr.sched_policy, attr.sched_priority, cpu))
 
     cdef uint32_t phase(self) noexcept nogil:
@@ -297,7 +305,7 @@ cdef class LoopThread:
         if watch not in (RT_WATCH_TRIPPED, RT_WATCH_SAFE):
             return None
         found = dict(self.rt.trip)
-        found["periods"] = found.pop("limit") // self.settings.period_ns
+        found["periods"] = round(found.pop("limit") / self.settings.period)
         if watch == RT_WATCH_TRIPPED:  # safe() has not returned
             found["safe_code"] = found["safe_ended"] = None
         return found

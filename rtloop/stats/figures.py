@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ __all__ = ["FORMAT", "HISTOGRAMS", "PAIRS", "VERSION", "ContextSwitches", "Figur
 #: Name and version of the saved form.
 FORMAT = "rtloop-stats"
 VERSION = 1
-HISTOGRAMS = ("latency", "execution", "response", "interval")
+HISTOGRAMS = ("latency", "execution", "response", "interval", "waiting")
 _RECORD_FIELDS = ("release", "start", "end")
 _RECORD_DTYPE = np.dtype([(name, "<i8") for name in _RECORD_FIELDS])
 
@@ -75,6 +75,11 @@ class Figures:
     interval: Histogram
     records: NDArray[Any]
     stack: StackUse
+    waiting: Histogram = field(default_factory=Histogram.empty)
+    clock_steps: int = 0
+    clock_step_sizes: tuple[int, ...] = ()
+    clock_step_cycles: tuple[int, ...] = ()
+    clock_gap_ns: int = 0
 
     def __post_init__(self) -> None:
         if self.records.dtype != _RECORD_DTYPE or self.records.ndim != 1:
@@ -84,6 +89,8 @@ class Figures:
             object.__setattr__(self, name, kind(*getattr(self, name)))
         for name in ("guard", "settings", "host"):
             object.__setattr__(self, name, dict(getattr(self, name)))
+        for name in ("clock_step_sizes", "clock_step_cycles"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
 
     @property
     def duration(self) -> float:
@@ -143,6 +150,8 @@ class Figures:
             guard=_plain(self.guard),
             settings=_plain(self.settings),
             host=_plain(self.host),
+            clock_step_sizes=list(self.clock_step_sizes),
+            clock_step_cycles=list(self.clock_step_cycles),
         )
         for name in HISTOGRAMS:
             histogram: Histogram = getattr(self, name)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from rtloop.settings import exact_period
 from rtloop.stats import guard_summary
 from rtloop.stats.table import describe_refusal, is_supported
 from rtloop.units import format_duration
@@ -34,14 +37,16 @@ def elapsed_releases(stats: Stats) -> tuple[int, int] | None:
     They differ by the releases that the last cycle has passed, because no cycle follows it. None if the grid cannot
     tell: without records, with the loop's own wait, after a shift.
     """
-    records, period = stats.records, stats.settings.get("period_ns", 0)
+    records, period = stats.records, exact_period(stats.settings)
     if stats.has_own_wait or not len(records) or not period or stats.settings.get("overrun") == "shift":
         return None
     release, end = int(records["release"][-1]), int(records["end"][-1])
-    periods, off = divmod(release - (end - stats.duration_ns), period)
-    if off:
+    # A step of the clock moves all stamps, and the waits for its new grid are no periods.
+    elapsed = release - (end - stats.duration_ns) - stats.clock_gap_ns
+    periods = round(elapsed / period)
+    if abs(elapsed - periods * period) > stats.clock_steps + Fraction(1, 2):
         return None
-    behind = max(0, -(-(end - release - period) // period))
+    behind = max(0, math.ceil((end - release - period) / period))
     return periods + 1, periods + 1 + behind
 
 
@@ -76,8 +81,15 @@ def _bad(stats: Stats) -> Iterator[str]:
         )
     if stats.stalls:
         yield (
-            f"{_count(stats.stalls, 'gap')} of more than a second: the machine was suspended, the process stopped, or"
-            " the clock stepped. The delays of that time in the figures are not caused by the loop."
+            f"{_count(stats.stalls, 'gap')} of more than a second: the machine was suspended, or the process"
+            " stopped. The delays of that time in the figures are not caused by the loop."
+        )
+    if stats.clock_steps:
+        sizes = ", ".join(f"{'+' if ns > 0 else ''}{format_duration(ns)}" for ns in stats.clock_step_sizes[-4:])
+        yield (
+            f"The clock {stats.settings.get('clock', '')} was set {_count(stats.clock_steps, 'time')} during the run"
+            f" ({'the last: ' if stats.clock_steps > 4 else ''}{sizes}). The loop went on with its next release on the"
+            " clock as it was set; times before and after a step cannot be subtracted."
         )
     faults = (stats.page_faults.minor or 0) + (stats.page_faults.major or 0)
     if faults:

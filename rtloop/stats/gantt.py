@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from itertools import cycle
@@ -13,8 +12,8 @@ from numpy.typing import NDArray
 
 from rtloop.errors import ConfigError
 from rtloop.stats.plots import COLOURS, literal, new_figure, save_figure, tidy
-from rtloop.stats.records import find_missed, find_overruns, period_of
-from rtloop.units import format_duration, parse_duration, show
+from rtloop.stats.records import exact_period_of, find_missed, find_overruns, period_of
+from rtloop.units import format_duration, lcm_of, parse_duration, show
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,7 +65,7 @@ def choose_window(every: Sequence[Stats], at: str | Duration = "last", duration:
         If a run has no records, or the runs have no time in common.
     """
     _check(every)
-    origin, hyperperiod = _origin(every), math.lcm(*(period_of(stats) for stats in every))
+    origin, hyperperiod = _origin(every), round(lcm_of(exact_period_of(stats) for stats in every))
     first, latest = max((_begin(stats, origin), stats.name) for stats in every)
     last, earliest = min(
         (max(int(s.records["end"][-1]), int(s.records["release"][-1]) + period_of(s)), s.name) for s in every
@@ -158,7 +157,7 @@ def _origin(every: Sequence[Stats]) -> int:
         return origin
     slowest = max(every, key=period_of)
     releases = slowest.cycles + slowest.missed  # so far: the recorded ones are the last of them
-    on_grid = int(slowest.records["release"][-1]) - (releases - 1) * period_of(slowest)
+    on_grid = int(slowest.records["release"][-1]) - round((releases - 1) * exact_period_of(slowest))
     return on_grid - int(slowest.settings.get("phase_ns", 0))
 
 
@@ -267,14 +266,16 @@ def _mark(axes: Axes, at: NDArray[Any], height: float, marker: str, size: float)
 
 def _dropped(stats: Stats, window: Window) -> NDArray[np.int64]:
     """Return the missed releases within the window; the cycle that reveals them may lie beyond it."""
-    missed, period = find_missed(stats), period_of(stats)
+    missed, period = find_missed(stats), exact_period_of(stats)
     found = [np.empty(0, np.int64)]
     for number in np.flatnonzero(missed).tolist():
         release = int(stats.records["release"][number])
         # Only the visible ones, because a process that was stopped for a day has missed millions.
-        most = min(int(missed[number]), (release - window.begin) // period)
+        most = min(int(missed[number]), int((release - window.begin) // period))
         if most > 0:
-            found.append(np.arange(release - most * period, min(release, window.end), period))
+            least = max(0, int((release - window.end) // period))
+            dropped = release - np.rint(np.arange(most, least, -1) * float(period)).astype(np.int64)
+            found.append(dropped[dropped < window.end])
     return np.concatenate(found)
 
 

@@ -2,22 +2,48 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from rtloop.settings import exact_period
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rtloop.stats.stats import Stats
 
-__all__ = ["find_missed", "find_overruns", "first_index", "period_of"]
+__all__ = ["continuous_records", "exact_period_of", "find_missed", "find_overruns", "first_index", "period_of"]
 
 
 def period_of(stats: Stats) -> int:
     """Return the nominal period, ns; 0 if the settings do not contain it."""
     period: int = stats.settings.get("period_ns", 0)
     return period
+
+
+def exact_period_of(stats: Stats) -> Fraction:
+    """Return the exact period, ns; 0 where the settings do not tell."""
+    return exact_period(stats.settings)
+
+
+def continuous_records(stats: Stats, *, known: bool = True) -> NDArray[Any]:
+    """Return the records on the clock as it was at the end, as if it had never been set: differences are durations.
+
+    With `known`, records before a step of which the size is no longer known are left out; else they stay as they are.
+    """
+    records = stats.records
+    if not stats.clock_steps:
+        return records
+    steps = list(zip(stats.clock_step_cycles, stats.clock_step_sizes, strict=True))
+    first = first_index(stats)
+    begin = 0 if len(steps) == stats.clock_steps else max(0, steps[0][0] - first) if steps else len(records)
+    moved = records.copy()
+    for cycles, size in steps:
+        for name in ("release", "start", "end"):
+            moved[name][: max(0, cycles - first)] += size
+    return moved[min(begin, len(records)) :] if known else moved
 
 
 def first_index(stats: Stats) -> int:
@@ -36,9 +62,12 @@ def find_overruns(stats: Stats) -> NDArray[np.bool_]:
 
 def find_missed(stats: Stats) -> NDArray[np.int64]:
     """Count the releases that were dropped just before each recorded cycle; 0 for the first, which is unknown."""
-    period, release = period_of(stats), stats.records["release"]
+    period, release = exact_period_of(stats), stats.records["release"]
     missed = np.zeros(len(release), np.int64)
     # If the grid moves, no release is dropped: the time between two cycles is an overrun.
     if period and len(release) > 1 and not stats.has_own_wait and stats.missed:
-        missed[1:] = np.maximum((np.diff(release) + period // 2) // period - 1, 0)
+        missed[1:] = np.maximum(np.rint(np.diff(release) / float(period)).astype(np.int64) - 1, 0)
+        # Over a step of the clock nothing was dropped: what it jumped over has not elapsed.
+        after = np.array(stats.clock_step_cycles, np.int64) - first_index(stats)
+        missed[after[(after > 0) & (after < len(missed))]] = 0
     return missed

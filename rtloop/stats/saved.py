@@ -50,6 +50,17 @@ def check_fields(fields: dict[str, Any]) -> None:
     for name in _COUNTS:
         _check(name, fields[name], "count", _is_count(fields[name]))
     _check("forks", fields["forks"], "count", fields["forks"] is None or _is_count(fields["forks"]))
+    steps = fields.get("clock_steps", 0)
+    _check("clock_steps", steps, "count", _is_count(steps))
+    for name in ("clock_step_sizes", "clock_step_cycles"):
+        value = fields.get(name, [])
+        is_right = isinstance(value, list) and all(_is_int(item, -_INT64_MAX, _INT64_MAX) for item in value)
+        _check(name, value, "list of numbers", is_right)
+    sizes, cycles = fields.get("clock_step_sizes", []), fields.get("clock_step_cycles", [])
+    _check("clock_step_cycles", cycles, "list of counts, one a size", len(sizes) == len(cycles) <= steps)
+    _check("clock_step_cycles", cycles, "list of counts", all(item >= 0 for item in cycles))
+    gap = fields.get("clock_gap_ns", 0)
+    _check("clock_gap_ns", gap, "number", _is_int(gap, -_INT64_MAX, _INT64_MAX))
     for name in ("page_faults", "context_switches", "stack"):
         pair = fields[name]
         _check(
@@ -73,7 +84,7 @@ def check_fields(fields: dict[str, Any]) -> None:
     _check("grants", fields["grants"], "list", isinstance(fields["grants"], list))
     for grant in fields["grants"]:
         _check("grants", grant, "grant", isinstance(grant, dict) and _is_grant(grant))
-    for name in ("latency", "execution", "response", "interval"):
+    for name in fields.keys() & {"latency", "execution", "response", "interval", "waiting"}:
         _check(name, fields[name], "histogram", isinstance(fields[name], dict) and _is_histogram(fields[name]))
 
 

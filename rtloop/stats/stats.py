@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,7 +55,7 @@ class Stats(Figures):
     late : int
         Cycles whose release had passed before the loop turned to it.
     stalls : int
-        Gaps of more than a second: a suspended machine, a stopped process, a stepped clock.
+        Gaps of more than a second: a suspended machine, a stopped process.
     warmup : int
         Cycles that are in no histogram.
     duration_ns : int
@@ -75,12 +75,22 @@ class Stats(Figures):
         Requests to the kernel, and what it granted.
     settings, host : dict
         Settings of the loop, and facts of the machine.
-    latency, execution, response, interval : Histogram
-        In nanoseconds.
+    latency, execution, response, interval, waiting : Histogram
+        In nanoseconds. `waiting` is what a step has slept in ``sleep_until``, of the cycles that did; the execution
+        time is without it.
     records : structured array
         The last cycles, oldest first: ``release``, ``start``, ``end`` in ns on the loop's clock. Read-only.
     stack : tuple of two int
         ``(size, high_water)`` of the thread's stack, bytes.
+    clock_steps : int
+        How often the loop's clock was set while it ran; only ``tai`` and ``realtime`` can be. What the clock jumped
+        over is neither missed nor late, and the interval that ends with the next cycle is in no histogram.
+    clock_step_sizes, clock_step_cycles : tuple of int
+        Of the last 16 steps: by how much the clock was set forward (negative: back), in ns, and how many of the counted
+        cycles had run.
+    clock_gap_ns : int
+        By how much longer than a period the loop waited because of steps, in all: until its next release on the grid of
+        the clock as it was set.
     """
 
     def to_json(self, *, records: bool = False, indent: int | None = None) -> str:
@@ -154,9 +164,13 @@ class Stats(Figures):
 
     @classmethod
     def _from_dict(cls, values: dict[str, Any], records: NDArray[Any]) -> Stats:
-        fields = {name: values[name] for name in cls.__dataclass_fields__ if name != "records"}
+        fields = {
+            name: values[name]
+            for name, field in cls.__dataclass_fields__.items()
+            if name != "records" and (name in values or field.default is field.default_factory is MISSING)
+        }
         saved.check_fields(fields)
-        for name in HISTOGRAMS:
+        for name in fields.keys() & set(HISTOGRAMS):
             fields[name] = Histogram.from_dict(fields[name])
         for name, kind in PAIRS.items():
             fields[name] = kind(**fields[name])

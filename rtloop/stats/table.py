@@ -139,6 +139,18 @@ def facts_of(stats: Figures) -> list[tuple[str, str]]:
         ("late cycles", f"{stats.late:,}{_share(stats.late, cycles)}"),
         ("stalls over 1 s", f"{stats.stalls:,}"),
     ]
+    if stats.waiting.count:
+        facts.append(
+            (
+                "waited in step",
+                f"{format_duration(round(stats.waiting.mean))} on average, {format_duration(stats.waiting.max)} at"
+                f" most, in {stats.waiting.count:,} cycles; not execution time",
+            )
+        )
+    if stats.clock_steps:
+        sizes = ", ".join(f"{'+' if ns > 0 else ''}{format_duration(ns)}" for ns in stats.clock_step_sizes[-4:])
+        more = "the last by " if stats.clock_steps > 4 else "by "
+        facts.append(("clock was set", f"{stats.clock_steps:,} times, {more}{sizes}"))
     if not stats.is_simulated:
         faults, switches = stats.page_faults, stats.context_switches
         facts += [

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from functools import cache
 from typing import Any, ClassVar, NamedTuple
 
 from rtloop.system.cpu import format_cpu_list, isolated_cpus
 from rtloop.system.fileio import read_text
 
-__all__ = ["TimeSync", "host_facts", "read_time_sync"]
+__all__ = ["TimeSync", "host_facts", "read_time_sync", "tai_offset_s"]
 
 _UNSYNC = 0x40
 _NANO = 0x2000
@@ -30,6 +31,11 @@ def _cpu_model(cpuinfo: str) -> str:
             if name.strip() == key:
                 return value.strip()
     return os.uname().machine
+
+
+def tai_offset_s() -> int:
+    """Return CLOCK_TAI - CLOCK_REALTIME now, in s: 0 until somebody has told the kernel (adjtimex(2))."""
+    return round((time.clock_gettime_ns(time.CLOCK_TAI) - time.clock_gettime_ns(time.CLOCK_REALTIME)) / 10**9)
 
 
 def host_facts() -> dict[str, Any]:

@@ -16,17 +16,35 @@ from rtloop.system.grant import Grant
 from rtloop.system.host import host_facts
 from rtloop.telemetry.block import Snapshot, record_dtype
 
-__all__ = ["assemble_stats", "machine", "make_stats"]
+__all__ = ["assemble_stats", "machine", "make_stats", "tai_facts"]
 
 machine = cache(host_facts)
 
 
+def tai_facts(offsets_s: tuple[int, int] | None) -> dict[str, int]:
+    """Return the facts of a machine that are CLOCK_TAI's: its offset when the loop was started, and later."""
+    return {} if offsets_s is None else {"tai_offset_start_s": offsets_s[0], "tai_offset_s": offsets_s[1]}
+
+
 def _empty() -> Snapshot:
     counters: dict[str, Any] = dict.fromkeys(
-        ("cycles", "missed", "overruns", "late", "stalls", "warmup", "first_release", "last_end"), 0
+        (
+            "cycles",
+            "missed",
+            "overruns",
+            "late",
+            "stalls",
+            "warmup",
+            "first_release",
+            "last_end",
+            "clock_steps",
+            "clock_gap",
+        ),
+        0,
     )
+    counters["clock_step_sizes"] = counters["clock_step_cycles"] = ()
     counters["usage"] = counters["guard"] = (0, 0, 0, 0)
-    return Snapshot(counters, (Histogram.empty(),) * 4, np.empty(0, record_dtype))
+    return Snapshot(counters, (Histogram.empty(),) * 5, np.empty(0, record_dtype))
 
 
 def make_stats(
@@ -40,6 +58,7 @@ def make_stats(
     has_own_wait: bool = False,
     simulation: dict[str, Any] | None = None,
     violations: list[dict[str, Any]] | None = None,
+    tai_offsets_s: tuple[int, int] | None = None,
 ) -> Stats:
     """Make the Stats of a loop of this process; the snapshot of a loop that never ran is None."""
     extra: dict[str, Any] = {}
@@ -54,7 +73,7 @@ def make_stats(
         snapshot or _empty(),
         stack=stack,
         forks=forks,
-        host=machine(),
+        host=machine() | tai_facts(tai_offsets_s),
         violations=violations,
     )
 
@@ -77,7 +96,7 @@ def assemble_stats(
     """
     counters = snapshot.counters
     usage = counters["usage"]
-    latency, execution, response, interval = snapshot.histograms
+    latency, execution, response, interval, waiting = snapshot.histograms
     if "simulation" in settings:
         usage, forks, stack = (None,) * 4, 0, StackUse(0, 0)
     elif settings.get("has_own_wait"):
@@ -91,6 +110,10 @@ def assemble_stats(
         late=counters["late"],
         stalls=counters["stalls"],
         warmup=counters["warmup"],
+        clock_steps=counters["clock_steps"],
+        clock_step_sizes=counters["clock_step_sizes"],
+        clock_step_cycles=counters["clock_step_cycles"],
+        clock_gap_ns=counters["clock_gap"],
         # An own wait may end before the first release; a loop may be stopped before it.
         duration_ns=max(0, counters["last_end"] - counters["first_release"]),
         page_faults=PageFaults(*usage[:2]),
@@ -104,6 +127,7 @@ def assemble_stats(
         execution=execution,
         response=response,
         interval=interval,
+        waiting=waiting,
         records=snapshot.records,
         stack=stack,
     )

@@ -14,6 +14,7 @@ from rtloop.settings import CLOCKS, POLICIES
 from rtloop.stats.figures import StackUse
 from rtloop.stats.stats import Stats
 from rtloop.system.grant import Grant
+from rtloop.system.host import tai_offset_s
 from rtloop.telemetry import description
 from rtloop.telemetry.assemble import assemble_stats, machine
 from rtloop.telemetry.block import Snapshot
@@ -149,7 +150,15 @@ class LoopReader:
             reason = error.strerror if isinstance(error, OSError) else error
             raise AttachError(f"the telemetry of {self.name} (process {self.pid}) cannot be read: {reason}") from error
         stack = StackUse(int(self._settings.get("stack_bytes", 0)), None)
-        return assemble_stats(self.settings, state, self.grants, snapshot, stack=stack, forks=None, host=self._host)
+        return assemble_stats(
+            self.settings,
+            state,
+            self.grants,
+            snapshot,
+            stack=stack,
+            forks=None,
+            host={**self._host, "tai_offset_s": tai_offset_s()},
+        )
 
     def close(self) -> None:
         """Unmap the loop's memory. A second call does nothing."""

@@ -29,6 +29,10 @@ cdef extern from "../include/rtloop/telemetry.h" nogil:
         int64_t shifted
         int64_t first_release
         int64_t last_end
+        uint64_t clock_steps
+        int64_t clock_gap
+        int64_t step_sizes[16]
+        uint64_t step_records[16]
         rt_usage_t usage_begin
         rt_usage_t usage_end
         uint64_t guard[4]

@@ -107,6 +107,7 @@ cdef class TelemetryReader:
             self._check(bank)
             counters = dict(bank.counters)
             counters["usage"] = self._usage(&bank.counters)
+            _order_steps(counters)
             histograms = [_histogram(&bank.histograms[i]) for i in range(RT_HISTOGRAMS)]
             most = UINT64_MAX if records is True else int(records)
             return Snapshot(counters, tuple(histograms), self._records(bank.counters.first_record, written, most))
@@ -249,6 +250,15 @@ cdef object _histogram(const rt_histogram_t *h):
     memcpy(<void *>address, h.counts, RT_HISTOGRAM_BINS * sizeof(uint64_t))
     is_empty = h.min > h.max
     return Histogram(counts, total=h.sum, minimum=0 if is_empty else h.min, maximum=0 if is_empty else h.max)
+
+
+def _order_steps(counters):
+    """Bring the steps of the clock that are kept into their order: their sizes, and the cycles before each."""
+    steps, sizes, records = counters["clock_steps"], counters.pop("step_sizes"), counters.pop("step_records")
+    kept = len(sizes)
+    order = [number % kept for number in range(max(0, steps - kept), steps)] if steps < 1 << 62 else []
+    counters["clock_step_sizes"] = tuple(sizes[i] for i in order)
+    counters["clock_step_cycles"] = tuple(max(0, records[i] - counters["first_record"]) for i in order)
 
 
 def _truncate_utf8(text, size):

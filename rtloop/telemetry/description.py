@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rtloop.settings import SETTING_KINDS, Settings, is_setting
 from rtloop.system.grant import Grant
+from rtloop.system.host import tai_offset_s
 
 if TYPE_CHECKING:
     from rtloop.telemetry.block import TelemetryBlock
@@ -42,7 +43,7 @@ def write(
         | ({"has_own_wait": True} if has_own_wait else {})
         | ({} if group is None else {"group": group}),
         "started_ns": time.time_ns(),
-        "host": machine(),
+        "host": machine() | {"tai_offset_start_s": tai_offset_s()},
     }
     every = [grant.to_dict() for grant in grants]
     brief = [{**grant, "detail": "", "fix": ""} for grant in every]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +22,12 @@ __all__ = [
     "check_folder",
     "check_picture",
     "config_option",
+    "exact_rate_option",
     "plot_option",
     "rate_option",
     "say_once",
     "to_duration",
+    "to_exact_period",
     "to_period",
     "to_spin",
 ]
@@ -45,7 +48,12 @@ def to_duration(ctx: click.Context, param: click.Parameter, value: str | None) -
 
 def to_period(ctx: click.Context, param: click.Parameter, value: str) -> int:
     """Turn an option such as ``1kHz`` or ``250us`` into the period in nanoseconds: a click callback."""
-    return _parse(ctx, param, value, rate=True)
+    return round(to_exact_period(ctx, param, value))
+
+
+def to_exact_period(ctx: click.Context, param: click.Parameter, value: str) -> Fraction:
+    """Turn an option such as ``44.1kHz`` into the exact period in nanoseconds: a click callback."""
+    return Fraction(_parse(ctx, param, value, rate=True))
 
 
 def to_spin(ctx: click.Context, param: click.Parameter, value: str | None) -> int | str | None:
@@ -55,9 +63,18 @@ def to_spin(ctx: click.Context, param: click.Parameter, value: str | None) -> in
 
 def rate_option(function: Any) -> Any:
     """Add ``--rate``, in nanoseconds of the period."""
+    return _rate_option(to_period)(function)
+
+
+def exact_rate_option(function: Any) -> Any:
+    """Add ``--rate``, a Fraction of nanoseconds of the period."""
+    return _rate_option(to_exact_period)(function)
+
+
+def _rate_option(callback: Callable[..., Any]) -> Callable[[Any], Any]:
     return click.option(
-        "--rate", metavar="RATE", callback=to_period, default="1kHz", show_default=True, help="Or the period."
-    )(function)
+        "--rate", metavar="RATE", callback=callback, default="1kHz", show_default=True, help="Or the period."
+    )
 
 
 def plot_option(help_text: str) -> Callable[[Any], Any]:
@@ -77,7 +94,7 @@ def config_option(function: Any) -> Any:
     )(function)
 
 
-def _parse(ctx: click.Context, param: click.Parameter, value: str, *, rate: bool) -> int:
+def _parse(ctx: click.Context, param: click.Parameter, value: str, *, rate: bool) -> Any:
     try:
         if rate:
             return parse_period(value, param.name or "")

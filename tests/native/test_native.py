@@ -298,12 +298,30 @@ PROGRAMS = {
     "schedule": Program(
         (MEMORY,),
         mutations={
-            "forgets what it drops": Mutation("schedule.h", "    s->missed = (late", "    s->missed = 0 * (late"),
-            "a shift waits for an overrun": Mutation("schedule.h", "  s->is_unsettled = 1;\n", ""),
-            "what an overrun left stays": Mutation("schedule.h", " || end > next;", ";"),
-            "what a shift left stays": Mutation("schedule.h", "s->shift != 0 || end > next;", "end > next;"),
-            "never settles": Mutation("schedule.h", "s->is_unsettled = s->shift != 0 || end > next;", ""),
-            "drops one too few": Mutation("schedule.h", "(late + s->period - 1) / s->period", "late / s->period"),
+            "forgets what it drops": Mutation(
+                "schedule.h",
+                "s->missed = rt_schedule_periods(s, late);",
+                "rt_schedule_move(s, 0, rt_schedule_periods(s, late));",
+            ),
+            "a shift waits for an overrun": Mutation("schedule.h", "  s->is_unsettled = RT_UNSETTLED;\n", ""),
+            "what an overrun left stays": Mutation("schedule.h", " || end > s->release ? RT_UN", " ? RT_UN"),
+            "what a shift left stays": Mutation(
+                "schedule.h", "s->shift != 0 || end > s->release ?", "end > s->release ?"
+            ),
+            "never settles": Mutation("schedule.h", "s->shift != 0 || end > s->release ? RT_UNSETTLED : ", ""),
+            "drops one too few": Mutation("schedule.h", "+ (ns % s->period > 0)", ""),
+            "a fraction is dropped": Mutation("schedule.h", "    s->rest -= s->unit;\n", "    s->rest = 0;\n"),
+            "a tie goes up": Mutation("schedule.h", "unit % 2 == 0 ? 0 : -1", "unit % 2 == 0 ? -1 : -1"),
+            "a tie goes down": Mutation("schedule.h", " && s->release % 2) {", ") {"),
+            "a fraction begins anew": Mutation(
+                "schedule.h", "s->rest += s->part;", "s->rest = rt_schedule_half(s) + s->part;"
+            ),
+            "a tie is before the end": Mutation(
+                "schedule.h", "< ns ? periods + 1 : periods", "< ns ? periods : periods"
+            ),
+            "a step is missed": Mutation(
+                "schedule.h", "rt_schedule_move(s, 0, rt_schedule_periods(s, step))", "rt_schedule_move(s, step, 0)"
+            ),
             "forgets a move": Mutation("schedule.h", "s->moved += late;", ""),
             "bursts for ever": Mutation("schedule.h", "    s->burst += 1;\n", ""),
             "counts overruns for ever": Mutation("schedule.h", "  s->overruns_in_row = 0;\n", ""),
@@ -344,7 +362,9 @@ PROGRAMS = {
                 "loop_cycle.h", "record, loop->is_late, overran", "record, 0, overran"
             ),
             "the usage begins never": Mutation("loop_cycle.h", "cycle->index + 1 == loop->limits.warmup", "0"),
-            "the first cycle is a plain one": Mutation("loop_state.h", "  loop->schedule.is_unsettled = 1;\n}", "}"),
+            "the first cycle is a plain one": Mutation(
+                "loop_state.h", "  loop->schedule.is_unsettled = RT_UNSETTLED;\n}", "}"
+            ),
             "the mode stays": Mutation("simulate.h", "rt_thread_set_float_control(control_)", "(void)control_"),
             "runs on after a failed model": Mutation(
                 "simulate.h", "if (RT_UNLIKELY(latency < 0)) return RT_END_MODEL;", ""
@@ -413,7 +433,9 @@ PROGRAMS = {
             "counts backwards": Mutation("telemetry_view.h", "last > first ? last - first : 0", "last - first"),
             "sums wrap around": Mutation("telemetry_view.h", "if (h->counts[k] > left) return 0;", ""),
             "misses a few": Mutation("telemetry_view.h", "if (left != 0 && i != RT_INTERVAL) return 0;", ""),
-            "misses intervals": Mutation("telemetry_view.h", "if (left > 1) return 0;", ""),
+            "misses intervals": Mutation(
+                "telemetry_view.h", "if (left > 1 + bank->counters.clock_steps) return 0;", ""
+            ),
             "any maximum": Mutation("telemetry_view.h", "h->counts[rt_histogram_bin(h->max)] == 0", "0"),
             "empty and yet not": Mutation("telemetry_view.h", "left != cycles - warmup", "0"),
         },
@@ -517,11 +539,13 @@ PROGRAMS = {
                 "  loop->bank = rt_telemetry_active_bank(loop->telemetry);\n  loop->sch",
                 "  if (!loop->bank) loop->bank = rt_telemetry_active_bank(loop->telemetry);\n  loop->sch",
             ),
-            "an interval with the run before": Mutation("loop_state.h", "  loop->schedule.is_unsettled = 1;\n}", "}"),
+            "an interval with the run before": Mutation(
+                "loop_state.h", "  loop->schedule.is_unsettled = RT_UNSETTLED;\n}", "}"
+            ),
             "an interval with the warm-up": Mutation(
                 "loop_cycle.h",
-                "  if (!loop->telemetry->has_previous) loop->schedule.is_unsettled = 1;",
-                "  if (0) loop->schedule.is_unsettled = 1;",
+                "  if (!loop->telemetry->has_previous) loop->schedule.is_unsettled = RT_UNSETTLED;",
+                "  if (0) loop->schedule.is_unsettled = RT_UNSETTLED;",
             ),
             "nothing is learnt": Mutation("loop_wait.h", "rt_spin_learn(&loop->spin, now - target);", ""),
             "starts early": Mutation(

@@ -91,6 +91,121 @@ static void shifts_far(void) {
   CHECK(rt_schedule_shift(&s, 1) == -ERANGE && rt_schedule_shift(&s, -1) == 0 && s.shift == 499);
 }
 
+/* The exact time of release k after `first` is k * num / den ns. Check that `release` is that, rounded to the nearest ns,
+ * and to the even one of two. */
+static void is_exact(int64_t first, int64_t release, int64_t k, int64_t num, int64_t den) {
+  const rt_int128_t off = (rt_int128_t)(release - first) * den - (rt_int128_t)k * num;
+  const rt_int128_t twice = off < 0 ? -2 * off : 2 * off;
+  CHECK(twice <= den);
+  CHECK(twice < den || release % 2 == 0);
+}
+
+static rt_schedule_t schedule_of(int64_t first, int64_t num, int64_t den, int policy) {
+  rt_schedule_t s = {.policy = policy, .max_burst = 3};
+  rt_schedule_set_period(&s, num / den, num % den, den);
+  rt_schedule_set_release(&s, first);
+  return s;
+}
+
+/* Releases of periods that are no whole number of ns never drift: one multiplication apiece shows it. */
+static void never_drifts(void) {
+  const int64_t periods[][2] = {
+      {1000000, 3},    /* 3 kHz */
+      {62500, 3},      /* 48 kHz */
+      {25000000, 3},   /* 120 Hz */
+      {50000000, 3},   /* 60 Hz */
+      {10000000, 441}, /* 44.1 kHz */
+      {100100000, 3},  /* 30000/1001 Hz */
+      {1953125, 2},    /* 1024 Hz, with a tie at every other release */
+      {7, 3},          /* and what is not allowed, but near the ends of the arithmetic */
+  };
+  const char *asked = getenv("RTLOOP_RELEASES");
+  const int64_t count = asked ? atoll(asked) : 3000000;
+  for (size_t i = 0; i < sizeof periods / sizeof periods[0]; i++) {
+    const int64_t num = periods[i][0], den = periods[i][1], first = 1000000001;
+    rt_schedule_t s = schedule_of(first, num, den, RT_OVERRUN_SKIP);
+    int64_t exact = 0; /* k * num */
+    long bad = 0;
+    for (int64_t k = 1; k <= count; k++) {
+      rt_schedule_carry(&s);
+      exact += num;
+      const int64_t off = (s.release - first) * den - exact, twice = off < 0 ? -2 * off : 2 * off;
+      bad += twice > den || (twice == den && s.release % 2);
+    }
+    CHECK(bad == 0);
+    is_exact(first, s.release, count, num, den);
+  }
+}
+
+/* Whatever a fractional schedule goes through, each release is a whole number of exact periods after the first, apart
+ * from what was moved on purpose. After the grid has moved to now, exact periods are counted from there. */
+static void conserves_fractions(int policy, int64_t num, int64_t den, int64_t worst, uint64_t seed) {
+  int64_t first = 1000000 + (int64_t)(check_random(&seed) % 1000), k = 0, now = first;
+  rt_schedule_t s = schedule_of(first, num, den, policy);
+  for (int i = 0; i < 20000; i++) {
+    const int64_t release = s.release, start = now > release ? now : release;
+    const int64_t end = start + (int64_t)(check_random(&seed) % (uint64_t)worst);
+    if (check_random(&seed) % 16 == 0) {
+      const int64_t shift = (int64_t)(check_random(&seed) % (uint64_t)(num / den)) - num / den / 2;
+      if (rt_schedule_shift(&s, shift) == 0) first += shift;
+    }
+    if (check_random(&seed) % 64 == 0) { /* the clock is set, either way */
+      const int64_t step = (int64_t)(check_random(&seed) % 2000000) - 1000000;
+      rt_schedule_t at = s;
+      const int64_t moved = rt_schedule_follow(&at, step), periods = rt_schedule_periods(&s, step);
+      CHECK(moved >= step && moved - step <= num / den + 1);
+      is_exact(first - s.shift, at.release, k + periods, num, den);
+    }
+    const int is_carried = rt_schedule_is_carried(&s, end);
+    int overran = 0;
+    if (is_carried) {
+      rt_schedule_carry(&s);
+    } else {
+      overran = rt_schedule_next(&s, end);
+    }
+    k += 1 + (is_carried ? 0 : s.missed);
+    CHECK(s.release > release && (!is_carried || s.release >= end));
+    if (policy == RT_OVERRUN_SHIFT && overran) {
+      CHECK(s.release == end);
+      first = end;
+      k = 0;
+    }
+    if (policy == RT_OVERRUN_SKIP) CHECK(s.release >= end);
+    is_exact(first, s.release, k, num, den);
+    now = end;
+  }
+}
+
+static void skips_to_the_first_release(void) {
+  uint64_t seed = 9;
+  for (int i = 0; i < 20000; i++) {
+    const int64_t den = 2 + (int64_t)(check_random(&seed) % 1000),
+                  num = 5 * den + (int64_t)(check_random(&seed) % 99999);
+    rt_schedule_t s = schedule_of(1000, num, den, RT_OVERRUN_SKIP), before = s;
+    const int64_t end = 1000 + num / den + 2 + (int64_t)(check_random(&seed) % 100000);
+    CHECK(rt_schedule_next(&s, end) == 1 && s.release >= end);
+    rt_schedule_move(&before, 0, s.missed); /* the one before it, which was the first that it could have been */
+    CHECK(before.release < end);
+  }
+}
+
+static void follows_a_clock(void) {
+  rt_schedule_t s = {.release = 5000, .period = 1000};
+  CHECK(rt_schedule_follow(&s, 86400 * RT_NS_PER_S) == 86400 * RT_NS_PER_S && s.missed == 0);
+  CHECK(rt_schedule_follow(&s, -86400 * RT_NS_PER_S) == -86400 * RT_NS_PER_S && s.release == 5000);
+  CHECK(rt_schedule_follow(&s, 1) == 1000 && rt_schedule_follow(&s, -1) == 0 && rt_schedule_follow(&s, -1999) == -1000);
+}
+
+static void rounds_settings(void) {
+  rt_schedule_t s = schedule_of(0, 10000000, 441, RT_OVERRUN_SKIP);
+  CHECK(s.period == 22675 && rt_schedule_nominal(&s) == 22676);
+  CHECK(rt_schedule_exact(&s) > 22675.7369 && rt_schedule_exact(&s) < 22675.737);
+  s = schedule_of(0, 1000, 1, RT_OVERRUN_SKIP); /* of a settable clock: a whole number that is carried */
+  CHECK(rt_schedule_nominal(&s) == 1000 && s.is_unsettled == RT_CARRIED);
+  rt_schedule_carry(&s);
+  CHECK(s.release == 1000 && rt_schedule_shift(&s, -999) == -ERANGE && rt_schedule_shift(&s, -998) == 0);
+}
+
 static void aligns(void) {
   CHECK(rt_schedule_first(1234, 100, 0, 5) == 1339);
   CHECK(rt_schedule_first(1234, 100, 1000, 5) == 2005);
@@ -111,6 +226,17 @@ int main(void) {
   stalls();
   shifts();
   shifts_far();
+  rounds_settings();
+  follows_a_clock();
+  skips_to_the_first_release();
+  never_drifts();
+  for (int policy = RT_OVERRUN_SKIP; policy <= RT_OVERRUN_SHIFT; policy++) {
+    conserves_fractions(policy, 10000000, 441, 20000, 1);
+    conserves_fractions(policy, 10000000, 441, 30000, 2);
+    conserves_fractions(policy, 1953125, 2, 5000000, 3);
+    conserves_fractions(policy, 1000000, 3, 900000000, 4);
+    conserves_fractions(policy, INT64_C(2305843009213693951), INT64_C(230584300921369), 25000, 5);
+  }
   aligns();
   return CHECK_DONE();
 }

@@ -25,6 +25,38 @@ static inline int64_t rt_clock_now(clockid_t clock) {
   return (int64_t)ts.tv_sec * RT_NS_PER_S + ts.tv_nsec;
 }
 
+/* A step of a settable clock that is smaller than this is not told from the time between two reads. Steps add up until
+ * they are not. */
+#define RT_CLOCK_STEP_MIN_NS INT64_C(2000)
+
+/* The limits between which a clock is ahead of CLOCK_MONOTONIC, in ns. */
+typedef struct rt_clock_offset {
+  int64_t low;
+  int64_t high;
+} rt_clock_offset_t;
+
+/* Measure by how much a clock is ahead of CLOCK_MONOTONIC. Any thread; three reads of a clock. */
+static inline rt_clock_offset_t rt_clock_offset(rt_clock_reader_t *read_clock, clockid_t clock) {
+  struct timespec before, at, after;
+  read_clock(CLOCK_MONOTONIC, &before);
+  read_clock(clock, &at);
+  read_clock(CLOCK_MONOTONIC, &after);
+  const int64_t ns = (int64_t)at.tv_sec * RT_NS_PER_S + at.tv_nsec;
+  return (rt_clock_offset_t){ns - (int64_t)after.tv_sec * RT_NS_PER_S - after.tv_nsec,
+                             ns - (int64_t)before.tv_sec * RT_NS_PER_S - before.tv_nsec};
+}
+
+/* Measure the same as one number, the best of several tries. Any thread; some tens of reads of a clock. */
+static __attribute__((noinline, unused)) int64_t rt_clock_best_offset(rt_clock_reader_t *read_clock, clockid_t clock) {
+  rt_clock_offset_t best = rt_clock_offset(read_clock, clock);
+  for (int i = 0; i < 8; i++) {
+    const rt_clock_offset_t next = rt_clock_offset(read_clock, clock);
+    /* The clock may have stepped in between: the newest counts unless it says the same less exactly. */
+    if (next.high < best.low || next.low > best.high || next.high - next.low < best.high - best.low) best = next;
+  }
+  return best.low + (best.high - best.low) / 2;
+}
+
 /* Call clock_nanosleep(2) with an absolute time. The system call is made directly, because the C library's wrapper only
  * adds what pthread_cancel(3) needs; sanitizers and tests have to see the library's function. Any thread; blocks until
  * the time. Returns 0 or a negative errno. */

@@ -26,13 +26,18 @@
 #include <string.h>
 
 #include "atomics.h"
+#include "clock.h"
 
 #define RT_LATEST_NEW 4u          /* flag next to the number of a place, 0 to 2 */
 #define RT_LATEST_NEVER INT64_MAX /* the age of a value that was written without a time, or not at all */
 
+/* A stamp further in the future than this was made before its clock was set back. */
+#define RT_LATEST_FUTURE_NS INT64_C(1000000)
+
 typedef struct rt_latest_stamp {
-  int64_t time;   /* ns on the clock that the writer uses */
-  uint64_t count; /* the values written until then, this one included; 0: there is no stamp */
+  int64_t written; /* when it was written, ns on CLOCK_MONOTONIC; only with is_settable */
+  int64_t time;    /* ns on the clock that the writer uses */
+  uint64_t count;  /* the values written until then, this one included; 0: there is no stamp */
 } rt_latest_stamp_t;
 
 typedef struct rt_latest {
@@ -40,14 +45,16 @@ typedef struct rt_latest {
   _Alignas(RT_CACHE_LINE) char *places;
   uint64_t stride;
   uint64_t value_bytes;
-  int64_t clock; /* the clockid_t of the stamps, for a reader to look up; no function here reads it */
+  int64_t clock;       /* the clockid_t of the stamps; read here only with is_settable */
+  int64_t is_settable; /* whether somebody can set that clock, so that the difference of two times is no age */
 
   _Alignas(RT_CACHE_LINE) uint32_t between; /* written by both */
 
   /* Written by the writer. */
   _Alignas(RT_CACHE_LINE) uint32_t back;
   uint64_t written;
-  int64_t written_at; /* the time of the newest stamp; 0 before the first */
+  int64_t written_at;           /* the time of the newest stamp; 0 before the first */
+  int64_t written_at_monotonic; /* the same on CLOCK_MONOTONIC; only with is_settable */
 
   /* Written by the reader. */
   _Alignas(RT_CACHE_LINE) uint32_t front;
@@ -142,18 +149,30 @@ static inline rt_latest_stamp_t *rt_latest_stamp_of(const rt_latest_t *latest, u
  * does nothing. The writer; wait-free: two copies and one locked instruction; allocates nothing, no system call. */
 static inline void rt_latest_write_at(rt_latest_t *latest, const void *value, int64_t time) {
   if (latest->value_bytes == 0) return; /* a forked child's */
-  const rt_latest_stamp_t stamp = {.time = time, .count = rt_load_relaxed(&latest->written) + 1};
+  const int64_t written = RT_UNLIKELY(latest->is_settable) ? rt_clock_now(CLOCK_MONOTONIC) : 0;
+  const rt_latest_stamp_t stamp = {.written = written, .time = time, .count = rt_load_relaxed(&latest->written) + 1};
   memcpy(rt_latest_back(latest), value, latest->value_bytes);
   memcpy(rt_latest_stamp_of(latest, latest->back), &stamp, sizeof stamp);
   rt_store_relaxed(&latest->written_at, time);
+  rt_store_relaxed(&latest->written_at_monotonic, written);
   rt_latest_publish(latest);
 }
 
 /* Get the stamp of the value that was read last; all zeros iff it has none. The reader; O(1), no system call. */
 static inline rt_latest_stamp_t rt_latest_stamp(const rt_latest_t *latest) {
-  rt_latest_stamp_t stamp = {0, 0};
+  rt_latest_stamp_t stamp = {0, 0, 0};
   if (latest->value_bytes != 0) memcpy(&stamp, rt_latest_stamp_of(latest, latest->front), sizeof stamp);
   return stamp;
+}
+
+/* Compute an age by the settable clock `age` or by CLOCK_MONOTONIC, whichever is greater: after a step of the clock the
+ * value is never too young. RT_LATEST_NEVER iff the stamp is in the future, so that the clock was set back. The reader;
+ * O(1), two reads of a clock. */
+static __attribute__((noinline, unused)) int64_t rt_latest_settable_age(const rt_latest_t *latest,
+                                                                        rt_latest_stamp_t stamp, int64_t age) {
+  const int64_t elapsed = rt_clock_now(CLOCK_MONOTONIC) - stamp.written;
+  if (stamp.time > rt_clock_now((clockid_t)latest->clock) + RT_LATEST_FUTURE_NS) return RT_LATEST_NEVER;
+  return age > elapsed ? age : elapsed;
 }
 
 /* Compute the age at `now` of the value that was read last, in ns, at least 0. RT_LATEST_NEVER iff the value has no
@@ -161,13 +180,15 @@ static inline rt_latest_stamp_t rt_latest_stamp(const rt_latest_t *latest) {
 static inline int64_t rt_latest_age(const rt_latest_t *latest, int64_t now) {
   const rt_latest_stamp_t stamp = rt_latest_stamp(latest);
   if (stamp.count == 0) return RT_LATEST_NEVER;
-  return now > stamp.time ? now - stamp.time : 0;
+  const int64_t age = now > stamp.time ? now - stamp.time : 0;
+  return RT_UNLIKELY(latest->is_settable) ? rt_latest_settable_age(latest, stamp, age) : age;
 }
 
 /* Compute the age at `now` of the value that was read last, in periods, rounded up. RT_LATEST_NEVER iff the value has
- * no stamp. `period` must be positive. The reader; O(1), no system call. */
+ * no stamp, or one more than a period in the future. `period` must be positive. The reader; O(1), no system call. */
 static inline int64_t rt_latest_age_cycles(const rt_latest_t *latest, int64_t now, int64_t period) {
   const int64_t age = rt_latest_age(latest, now);
+  if (RT_UNLIKELY(age == 0) && rt_latest_stamp(latest).time - now > period) return RT_LATEST_NEVER;
   return age == RT_LATEST_NEVER ? age : age / period + (age % period != 0);
 }
 

@@ -45,6 +45,7 @@ rt_loop_guarded_main(rt_loop_t *loop, rt_guard_t *guard, void *self, int (*enter
     const int rc = enter(self);
     if (rc == RT_CONTINUE) {
       rt_loop_await_origin(loop);
+      rt_loop_start_clock(loop);
       rt_loop_start(loop, rt_loop_now(loop));
       rt_telemetry_write_usage(loop->telemetry, rt_thread_usage(), 0);
       loop->end.reason = rt_loop_run_guarded_cycles(loop, guard, self, step, overrun, wait);

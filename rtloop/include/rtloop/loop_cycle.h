@@ -19,13 +19,14 @@
 
 /* Prepare the first cycle of a run, at the release `first`, in ns on the loop's clock. O(1); never fails. */
 static inline void rt_loop_start_at(rt_loop_t *loop, int64_t first) {
-  const int64_t period = loop->schedule.period, duration = loop->limits.max_duration;
+  const int64_t duration = loop->limits.max_duration;
   loop->first_release = first;
-  loop->schedule.release = first;
+  rt_schedule_set_release(&loop->schedule, first);
   loop->end_release = first > INT64_MAX - duration ? INT64_MAX : first + duration;
-  loop->plain_until = loop->has_own_wait || loop->spin.margin ? INT64_MIN : loop->end_release;
+  loop->plain_until = loop->has_own_wait || loop->spin.margin || loop->is_settable ? INT64_MIN : loop->end_release;
   loop->is_late = 0;
-  loop->cycle = (rt_cycle_t){.period = period, .dt = (double)period * 1e-9};
+  loop->cycle =
+      (rt_cycle_t){.period = rt_schedule_nominal(&loop->schedule), .dt = rt_schedule_exact(&loop->schedule) * 1e-9};
   rt_telemetry_begin_run(loop->telemetry, first);
   rt_loop_use_active_bank(loop);
 }
@@ -42,6 +43,13 @@ static inline void rt_loop_start(rt_loop_t *loop, int64_t now) {
   const int64_t period = loop->schedule.period;
   const int64_t lead = period < 1000000 ? period : 1000000;
   rt_loop_start_at(loop, rt_schedule_first(now, lead, grid->align, grid->phase));
+}
+
+/* Measure the offset of a settable clock before the first cycle, unless the group has. Three reads of a clock and more;
+ * no system call if the vDSO can read it. */
+static inline void rt_loop_start_clock(rt_loop_t *loop) {
+  if (!loop->is_settable || loop->grid.origin) return;
+  rt_store_relaxed(&loop->offset, rt_clock_best_offset(loop->read_clock, loop->set_clock));
 }
 
 /* Fill in what the callbacks read of the cycle that starts now. O(1); never fails. */
@@ -61,16 +69,26 @@ static __attribute__((noinline, cold, unused)) int rt_loop_finish_cycle_slow(rt_
   const int overran = rt_schedule_next(&loop->schedule, end);
   rt_telemetry_record(loop->telemetry, &loop->schedule, record, loop->is_late, overran, is_warmup);
   loop->is_late = 0;
-  if (!loop->telemetry->has_previous) loop->schedule.is_unsettled = 1; /* nor does an interval end with the next */
+  if (!loop->telemetry->has_previous)
+    loop->schedule.is_unsettled = RT_UNSETTLED; /* nor does an interval end with the next */
   if (is_warmup && cycle->index + 1 == loop->limits.warmup) {
     rt_telemetry_write_usage(loop->telemetry, rt_thread_usage(), 0);
   }
   return overran;
 }
 
+/* Compute the time from the release of this cycle to the next, in s, after the schedule has moved on. A fraction of a
+ * ns is not rounded away, so that a sum of these does not drift. O(1). */
+static inline double rt_loop_next_dt(const rt_loop_t *loop) {
+  const rt_schedule_t *const s = &loop->schedule;
+  if (RT_LIKELY(s->unit == 0)) return (double)(s->release - loop->cycle.release) * 1e-9;
+  return ((double)(1 + s->missed) * rt_schedule_exact(s) + (double)s->moved) * 1e-9;
+}
+
 /* Record the cycle, whose step returned `rc`, move the schedule on, and call overrun() after an overrun.
  * Returns RT_GO_ON, or the reason for which the run ends, with the code in loop->end.code. *overran is 0 iff there was
- * no overrun. O(1), plus the time of overrun(). */
+ * no overrun. record.end is without the offset of a settable clock, whose cycles are never plain.
+ * O(1), plus the time of overrun(). */
 static inline __attribute__((always_inline)) int
 rt_loop_finish_cycle(rt_loop_t *loop, void *self, rt_record_t record, int rc, int *overran,
                      int (*overrun)(void *, const rt_cycle_t *, int64_t)) {
@@ -87,7 +105,17 @@ rt_loop_finish_cycle(rt_loop_t *loop, void *self, rt_record_t record, int rc, in
       return RT_GO_ON;
     }
   } else {
-    *overran = rt_loop_finish_cycle_slow(loop, record.end);
+    record.end += loop->offset;
+    if (RT_LIKELY(rt_schedule_is_carried(schedule, record.end))) {
+      rt_schedule_carry(schedule);
+      rt_telemetry_record_plain(loop->telemetry, loop->bank, record);
+      if (RT_LIKELY(rc == RT_CONTINUE)) {
+        cycle->index += 1;
+        return RT_GO_ON;
+      }
+    } else {
+      *overran = rt_loop_finish_cycle_slow(loop, record.end);
+    }
   }
   if (rc) {
     cycle->index += 1;
@@ -96,7 +124,7 @@ rt_loop_finish_cycle(rt_loop_t *loop, void *self, rt_record_t record, int rc, in
   const int code = *overran ? overrun(self, cycle, schedule->missed) : RT_CONTINUE;
   cycle->index += 1;
   cycle->missed = schedule->missed;
-  cycle->dt = (double)(schedule->release - cycle->release) * 1e-9;
+  cycle->dt = rt_loop_next_dt(loop);
   if (code && code != RT_STOP) return rt_loop_end_with(loop, RT_END_OVERRUN, code);
   if (*overran < 0) return RT_END_OVERRUNS; /* before RT_STOP: a run that the policy ends has not ended normally */
   return code == RT_STOP ? RT_END_NORMAL : RT_GO_ON;
@@ -109,18 +137,19 @@ rt_loop_run_guarded_cycles(rt_loop_t *loop, rt_guard_t *guard, void *self, int (
                            int (*overrun)(void *, const rt_cycle_t *, int64_t), int (*wait)(void *, int64_t)) {
   rt_schedule_t *const schedule = &loop->schedule;
   rt_cycle_t *const cycle = &loop->cycle;
-  int64_t now = rt_loop_now(loop);
+  int64_t now = rt_loop_read_clock(loop); /* from one cycle to the next, without the offset of a settable clock */
   for (;;) {
-    const int64_t release = schedule->release;
+    int64_t release = schedule->release;
     if (RT_UNLIKELY(cycle->index >= loop->limits.max_cycles)) return RT_END_NORMAL;
     if (RT_LIKELY(release < loop->plain_until)) {
       now = rt_loop_wait(loop, now, release);
       if (RT_UNLIKELY(now < 0)) return rt_loop_end_with(loop, RT_END_CLOCK, (int)now);
     } else {
       if (release >= loop->end_release) return RT_END_NORMAL;
+      now += loop->offset;
       loop->is_late = now > release;
       if (!loop->has_own_wait) {
-        now = rt_loop_wait_slow(loop, now, release, 1);
+        now = rt_loop_wait_any(loop, now, release);
         if (RT_UNLIKELY(now < 0)) return rt_loop_end_with(loop, RT_END_CLOCK, (int)now);
       } else {
         const int rc = wait(self, release);
@@ -128,7 +157,9 @@ rt_loop_run_guarded_cycles(rt_loop_t *loop, rt_guard_t *guard, void *self, int (
         now = rt_loop_now(loop);
         if (RT_UNLIKELY(rc == RT_STOP)) return RT_END_NORMAL;
         if (RT_UNLIKELY(rc)) return rt_loop_end_with(loop, RT_END_WAIT, rc);
+        if (RT_UNLIKELY(loop->is_settable) && rt_loop_follow_clock(loop, 1)) now = rt_loop_now(loop);
       }
+      release = schedule->release; /* after a step of the clock, another one */
     }
     if (RT_UNLIKELY(!rt_is_zero_acquire(&loop->command))) {
       const int reason = rt_loop_handle_commands(loop);
@@ -145,7 +176,7 @@ rt_loop_run_guarded_cycles(rt_loop_t *loop, rt_guard_t *guard, void *self, int (
     if (guard) rt_guard_begin(guard, cycle->index);
     const int rc = step(self, cycle);
     if (guard) rt_guard_end(guard);
-    now = rt_loop_now(loop);
+    now = rt_loop_read_clock(loop);
     const int must_stop = guard ? rt_guard_check(guard, cycle->index, loop->telemetry) && guard->is_stopping : 0;
     int overran;
     const int reason = rt_loop_finish_cycle(loop, self, (rt_record_t){release, start, now}, rc, &overran, overrun);
@@ -153,7 +184,7 @@ rt_loop_run_guarded_cycles(rt_loop_t *loop, rt_guard_t *guard, void *self, int (
     if (RT_UNLIKELY(reason != RT_GO_ON)) return reason;
     if (RT_UNLIKELY(overran)) {
       if (guard) rt_guard_skip(guard);
-      now = rt_loop_now(loop);
+      now = rt_loop_read_clock(loop);
     }
   }
 }

@@ -47,7 +47,14 @@ enum {
   RT_END_GUARD = 7,           /* a guard found a violation, and the loop was set to stop on it */
   RT_END_ON_PEER_FAILURE = 8, /* on_peer_failure() failed */
   RT_END_WATCHDOG = 9,        /* the watchdog found the loop stuck, whatever its step returned later */
+  RT_END_CLOCK_STEP = 10,     /* the clock was set, and the loop was set to stop on it */
   RT_GO_ON = -1,              /* not ended: there is a next cycle */
+};
+
+/* What a loop does when somebody has set its clock. */
+enum {
+  RT_CLOCK_STEP_FOLLOW = 0, /* take the grid up again on the clock as it is now */
+  RT_CLOCK_STEP_STOP = 1,   /* the loop fails */
 };
 
 /* Longest single sleep. A longer wait is divided into slices, so that a stop is noticed within one slice. */
@@ -62,7 +69,7 @@ typedef struct rt_loop_limits {
 
 /* Position of the first release on the loop's clock, in ns. */
 typedef struct rt_loop_grid {
-  int64_t origin; /* set by the group before RT_PHASE_BEGIN; 0: the loop chooses its own */
+  int64_t origin; /* set by the group before RT_PHASE_BEGIN, with rt_loop.offset; 0: the loop chooses its own */
   int64_t align;  /* the loop's own origin is a multiple of this; 0: any */
   int64_t phase;  /* from the origin to the first release */
 } rt_loop_grid_t;
@@ -104,8 +111,13 @@ typedef struct rt_loop {
 
   /* Constant during a run, except `second`, `bank`, `is_late` and `has_run_hook`, which the loop's thread writes. */
   rt_telemetry_t *telemetry;
-  clockid_t clock;
+  clockid_t clock;               /* read and slept on; CLOCK_MONOTONIC for a settable clock */
   int32_t has_own_wait;          /* whether a subclass overrides wait() */
+  clockid_t set_clock;           /* the settable clock, if is_settable */
+  int32_t is_settable;           /* whether the loop's clock can be set: CLOCK_REALTIME or CLOCK_TAI */
+  int32_t on_clock_step;         /* RT_CLOCK_STEP_... */
+  int32_t is_simulated;          /* whether the time is virtual, and nothing sleeps */
+  int64_t offset;                /* of the loop's clock to `clock`; changed between two cycles only */
   rt_clock_reader_t *read_clock; /* from rt_clock_reader() */
   rt_second_t second;            /* the second in which the last sleep ended */
   int64_t first_release;
@@ -143,11 +155,18 @@ static inline void rt_loop_notify_siblings(const rt_loop_t *loop) {
   }
 }
 
-/* Read the loop's clock, in ns. Any thread; O(1); never fails; no system call if the vDSO can read this clock. */
-static inline int64_t rt_loop_now(const rt_loop_t *loop) {
+/* Read the clock that the loop sleeps on, in ns. Any thread; O(1); never fails; no system call if the vDSO can read
+ * this clock. */
+static inline int64_t rt_loop_read_clock(const rt_loop_t *loop) {
   struct timespec ts;
   loop->read_clock(loop->clock, &ts);
   return (int64_t)ts.tv_sec * RT_NS_PER_S + ts.tv_nsec;
+}
+
+/* Read the loop's clock, in ns. A settable clock is CLOCK_MONOTONIC plus the offset that was last seen, so that no step
+ * of it lies between two times of one cycle. Any thread; O(1); never fails; no system call if the vDSO can read it. */
+static inline int64_t rt_loop_now(const rt_loop_t *loop) {
+  return rt_loop_read_clock(loop) + rt_load_relaxed(&loop->offset);
 }
 
 /* Set the code with which the run ends, and return the reason. The loop's thread; O(1). */
@@ -160,7 +179,7 @@ static inline int rt_loop_end_with(rt_loop_t *loop, int reason, int code) {
  * it. The loop's thread; O(1); never fails; no system call. */
 static inline void rt_loop_use_active_bank(rt_loop_t *loop) {
   loop->bank = rt_telemetry_active_bank(loop->telemetry);
-  loop->schedule.is_unsettled = 1;
+  loop->schedule.is_unsettled = RT_UNSETTLED;
 }
 
 /* Restart the statistics in the other bank, which the sender of RT_COMMAND_RESET has cleared. The loop's thread between
@@ -185,6 +204,36 @@ static __attribute__((noinline, cold, unused)) int rt_loop_handle_sibling_failur
   loop->end.code = rc == RT_STOP ? 0 : rc;
   rt_loop_send_command(loop, RT_COMMAND_STOP); /* the wait may have called this; the cycle then finds the stop */
   return loop->end.reason_on_stop;
+}
+
+/* Take up a step of a settable clock, if there was one since the last look. The grid goes on at its first release that
+ * is not before the planned one, as the stepped clock tells it; with a wait() of the loop's own the grid moves with the
+ * clock. Returns 1 iff there was a step. The loop's thread between two cycles; three reads of a clock; no system call
+ * if the vDSO can read it. */
+static __attribute__((noinline, unused)) int rt_loop_follow_clock(rt_loop_t *loop, int is_own_wait) {
+  const rt_clock_offset_t seen = rt_clock_offset(loop->read_clock, loop->set_clock);
+  const int64_t offset = loop->offset;
+  if (RT_LIKELY(offset >= seen.low - RT_CLOCK_STEP_MIN_NS && offset <= seen.high + RT_CLOCK_STEP_MIN_NS)) return 0;
+  const int64_t now = rt_clock_best_offset(loop->read_clock, loop->set_clock), step = now - offset;
+  rt_schedule_t *const schedule = &loop->schedule;
+  const int64_t before = schedule->release;
+  rt_store_relaxed(&loop->offset, now);
+  if (is_own_wait) {
+    rt_schedule_move(schedule, step, 0);
+  } else {
+    (void)rt_schedule_follow(schedule, step - RT_CLOCK_STEP_MIN_NS); /* the step is measured no better than that */
+  }
+  const int64_t gap = schedule->release - before - step;
+  loop->first_release += step;
+  if (loop->end_release != INT64_MAX) loop->end_release += step;
+  if (loop->cycle.index) loop->cycle.dt += (double)gap * 1e-9;
+  rt_telemetry_step_clock(loop->telemetry, step, gap);
+  schedule->is_unsettled = RT_UNSETTLED;
+  if (loop->on_clock_step == RT_CLOCK_STEP_STOP) {
+    loop->end.reason_on_stop = RT_END_CLOCK_STEP;
+    rt_loop_send_command(loop, RT_COMMAND_STOP);
+  }
+  return 1;
 }
 
 /* Handle the pending commands. Returns RT_GO_ON, or the reason for which the run ends. The loop's thread between two

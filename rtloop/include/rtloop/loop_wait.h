@@ -34,7 +34,7 @@ static __attribute__((noinline, unused)) int64_t rt_loop_wait_slow(rt_loop_t *lo
     }
     if (target <= now) break;
     const int64_t until = target - now <= RT_SLICE_NS ? target : now + RT_SLICE_NS;
-    rc = rt_clock_sleep_until(loop->clock, &loop->second, until);
+    rc = rt_clock_sleep_until(loop->clock, &loop->second, until - loop->offset);
     now = rt_loop_now(loop);
   }
   /* Pauses close together make a hypervisor take the CPU away (pause-loop exiting): one in RT_SPIN_READS clock
@@ -47,23 +47,77 @@ static __attribute__((noinline, unused)) int64_t rt_loop_wait_slow(rt_loop_t *lo
   return now;
 }
 
-/* Wait for the release if the margin for spinning is 0: one sleep in most cycles. `now` is the present time.
- * Returns and fails as rt_loop_wait_slow. Sets loop->is_late if the release has passed. */
+/* Wait for the release on any clock. On a settable one, look for a step of it at the end of the wait; after a step the
+ * release is another one, in loop->schedule.release, and is waited for. `now`, the result and the failures are as for
+ * rt_loop_wait_slow. A release that is not the schedule's own moves with it. */
+static __attribute__((noinline, unused)) int64_t rt_loop_wait_any(rt_loop_t *loop, int64_t now, int64_t release) {
+  for (;;) {
+    now = rt_loop_wait_slow(loop, now, release, 1);
+    if (RT_LIKELY(!loop->is_settable) || now < release) return now;
+    const int64_t before = loop->schedule.release;
+    if (RT_LIKELY(!rt_loop_follow_clock(loop, 0))) return now;
+    release += loop->schedule.release - before;
+    now = rt_loop_now(loop);
+  }
+}
+
+/* Wait for the release if the margin for spinning is 0 and nobody sets the clock: one sleep in most cycles. `now` is
+ * the present time. Returns and fails as rt_loop_wait_slow. Sets loop->is_late if the release has passed. */
 static inline int64_t rt_loop_wait(rt_loop_t *loop, int64_t now, int64_t release) {
   /* One comparison for both limits: the release lies ahead, by one slice at most. */
   if (RT_LIKELY((uint64_t)release - (uint64_t)now - 1 < (uint64_t)RT_SLICE_NS)) {
     const int rc = rt_clock_sleep_until(loop->clock, &loop->second, release);
-    now = rt_loop_now(loop);
+    now = rt_loop_read_clock(loop);
     return RT_LIKELY(rc == 0 && now >= release) ? now : rt_loop_wait_slow(loop, now, release, rc);
   }
   loop->is_late = now > release;
   return rt_loop_wait_slow(loop, now, release, 1);
 }
 
+/* Sleep in step until `time` on the loop's clock, as it was when the cycle began: a step of the clock does not lengthen
+ * the sleep. The time is no execution, and the sleep no violation. Returns 0, also if the time has passed; RT_STOP iff
+ * a command ends the run, which ends the sleep within RT_SLICE_NS; or a negative errno iff clock_nanosleep(2) fails
+ * with anything but EINTR, or -EINVAL iff the loop does not run. In virtual time it returns at once. The loop's thread, in step; blocks; a system call for
+ * each RT_SLICE_NS. */
+static __attribute__((noinline, unused)) int rt_loop_sleep_until(rt_loop_t *loop, int64_t time) {
+  rt_telemetry_t *const t = loop->telemetry;
+  if (RT_UNLIKELY(t == NULL)) return -EINVAL; /* no run, or a forked child's */
+  loop->schedule.is_unsettled = RT_UNSETTLED; /* a plain cycle does not look at what it waited */
+  if (RT_UNLIKELY(loop->is_simulated)) {
+    const int64_t left = time - loop->cycle.start - t->waited;
+    if (left > 0) t->waited += left < RT_RELEASE_MAX ? left : RT_RELEASE_MAX;
+    t->has_waited = 1;
+    return rt_load_acquire(&loop->command) & RT_COMMAND_STOP ? RT_STOP : 0;
+  }
+  rt_guard_t *const guard = loop->guard;
+  const uint8_t watched = guard ? guard->selector : 0;
+  if (guard) guard->selector = RT_DISPATCH_ALLOW;
+  const int64_t begin = rt_loop_now(loop);
+  int64_t now = begin;
+  int rc = 0;
+  while (now < time) {
+    if (RT_UNLIKELY(rt_load_acquire(&loop->command) & RT_COMMAND_STOP)) {
+      rc = RT_STOP;
+      break;
+    }
+    const int64_t until = time - now <= RT_SLICE_NS ? time : now + RT_SLICE_NS;
+    const int slept = rt_clock_sleep_until(loop->clock, &loop->second, until - loop->offset);
+    now = rt_loop_now(loop);
+    if (RT_UNLIKELY(slept) && slept != -EINTR) {
+      rc = slept;
+      break;
+    }
+  }
+  t->waited += now - begin;
+  t->has_waited = 1;
+  if (guard) guard->selector = watched;
+  return rc;
+}
+
 /* The default wait() of a loop, for a subclass that overrides wait() and calls it. Returns 0, or a negative errno iff
  * clock_nanosleep(2) fails with anything but EINTR; earlier than the release iff a command ends the run. */
 static inline int rt_loop_default_wait(rt_loop_t *loop, int64_t release) {
-  const int64_t now = rt_loop_wait_slow(loop, rt_loop_now(loop), release, 1);
+  const int64_t now = rt_loop_wait_any(loop, rt_loop_now(loop), release);
   return now < 0 ? (int)now : 0;
 }
 

@@ -1,4 +1,8 @@
-/* The next release: the grid, the four overrun policies and the grid shift, as arithmetic on int64 nanoseconds.
+/* The next release: the grid, the four overrun policies, the grid shift and the step of a clock, as exact arithmetic.
+ *
+ * A period is a fraction: `period` whole nanoseconds and `part / unit` of one. Release k is at the exact time
+ * first + k * period, rounded to the nearest nanosecond, a tie to the even one. The fraction of the present release is
+ * carried in `rest`, so nothing adds up to a drift. A period of whole nanoseconds has unit 0 and carries nothing.
  *
  * Pure: no clock, no system call, no memory but the struct. The loop drives it with measured times, the tests with
  * made-up ones. One invariant holds under every policy:
@@ -26,9 +30,16 @@ enum {
 /* A release missed by more than this is a stall: a suspended machine, a stopped process, a stepped clock. */
 #define RT_STALL_NS RT_NS_PER_S
 
+/* Values of rt_schedule_t.is_unsettled. */
+enum {
+  RT_SETTLED = 0,
+  RT_UNSETTLED = 1, /* a shift is pending, or something of the last move has to be taken back */
+  RT_CARRIED = 2,   /* nothing to settle, but a fraction to carry to the next release */
+};
+
 typedef struct rt_schedule {
-  int64_t release; /* of the current cycle */
-  int64_t period;
+  int64_t release;      /* of the current cycle */
+  int64_t period;       /* the whole nanoseconds of it */
   int64_t shift;        /* pending move of the grid, from rt_schedule_shift */
   int64_t missed;       /* releases dropped between the last cycle and the current one */
   int64_t max_overruns; /* consecutive ones that end the loop; 0: no limit */
@@ -39,8 +50,93 @@ typedef struct rt_schedule {
   int32_t stalled;      /* whether the last move of the schedule crossed a stall */
   int64_t moved;        /* how far the last move shifted the grid: by rt_schedule_shift, or by RT_OVERRUN_SHIFT */
   int64_t late;         /* how long after the next release the last overrun ended */
-  int64_t is_unsettled; /* whether a shift is pending, or something of the last move has to be taken back */
+  int64_t is_unsettled; /* RT_SETTLED, RT_UNSETTLED or RT_CARRIED */
+  int64_t part;         /* the fraction of the period: part / unit ns, below 1 */
+  int64_t unit;         /* 0: the period is a whole number of ns */
+  int64_t rest;         /* exact time of the release: release + (rest - rt_schedule_half) / unit */
+  int64_t tie;          /* the rest of an exact time half-way between two ns; -1: there is no such time */
 } rt_schedule_t;
+
+/* The greatest unit of a fraction, so that sums of two fractions stay within 64 bits. */
+#define RT_UNIT_MAX (INT64_MAX / 4)
+
+__extension__ typedef __int128 rt_int128_t;
+
+/* Get the rest of an exact time that is a whole number of ns. O(1). */
+static inline int64_t rt_schedule_half(const rt_schedule_t *s) { return s->unit / 2; }
+
+/* Set the period to `period` + `part` / `unit` ns, with 0 <= part < unit <= RT_UNIT_MAX, in lowest terms. With unit 0
+ * it is a whole number of ns and cycles may be plain; with unit 1 it is one, and no cycle is. Before the run; O(1). */
+static inline void rt_schedule_set_period(rt_schedule_t *s, int64_t period, int64_t part, int64_t unit) {
+  s->period = period;
+  s->part = part;
+  s->unit = unit;
+  s->tie = unit && unit % 2 == 0 ? 0 : -1;
+  s->rest = rt_schedule_half(s);
+  s->is_unsettled = unit ? RT_CARRIED : RT_SETTLED;
+}
+
+/* Get the period, rounded to the nearest ns. O(1). */
+static inline int64_t rt_schedule_nominal(const rt_schedule_t *s) {
+  return s->period + (s->unit && s->part >= s->unit - s->part);
+}
+
+/* Get the period in ns, as a double. O(1). */
+static inline double rt_schedule_exact(const rt_schedule_t *s) {
+  return (double)s->period + (s->unit ? (double)s->part / (double)s->unit : 0.0);
+}
+
+/* Set the present release to a whole number of ns, from which the grid goes on. O(1). */
+static inline void rt_schedule_set_release(rt_schedule_t *s, int64_t release) {
+  s->release = release;
+  s->rest = rt_schedule_half(s);
+}
+
+/* Round the release, with `rest` below `unit`: of the two ns around a tie, take the even one. The rest is then `unit`
+ * if it was rounded down, which stands for the same time and takes no part in what follows. O(1). */
+static inline void rt_schedule_round(rt_schedule_t *s) {
+  if (RT_UNLIKELY(s->rest == s->tie) && s->release % 2) {
+    s->release -= 1;
+    s->rest = s->unit;
+  }
+}
+
+/* Move the release on by one period that has a fraction. O(1). */
+static inline void rt_schedule_carry(rt_schedule_t *s) {
+  s->release += s->period;
+  s->rest += s->part;
+  if (s->rest >= s->unit) {
+    s->rest -= s->unit;
+    s->release += 1;
+  }
+  rt_schedule_round(s);
+}
+
+/* Move the release by `ns` and by `periods`, either of which may be negative. O(1). */
+static __attribute__((noinline, cold, unused)) void rt_schedule_move(rt_schedule_t *s, int64_t ns, int64_t periods) {
+  if (s->unit == 0) {
+    s->release += ns + periods * s->period;
+    return;
+  }
+  rt_int128_t rest = (rt_int128_t)periods * s->part + s->rest;
+  rt_int128_t whole = rest / s->unit;
+  if (rest % s->unit < 0) whole -= 1;
+  s->rest = (int64_t)(rest - whole * s->unit);
+  s->release += ns + periods * s->period + (int64_t)whole;
+  rt_schedule_round(s);
+}
+
+/* Compute the least number of periods that move the release by at least `ns`, which may be negative. O(1). */
+static __attribute__((noinline, cold, unused)) int64_t rt_schedule_periods(const rt_schedule_t *s, int64_t ns) {
+  if (s->unit == 0) return ns / s->period + (ns % s->period > 0);
+  /* In fractions of a ns, rounded down; then as many as it takes for the rounded release. */
+  const rt_int128_t period = (rt_int128_t)s->period * s->unit + s->part;
+  const rt_int128_t needed = (rt_int128_t)ns * s->unit - s->rest;
+  const int64_t periods = (int64_t)(needed / period);
+  rt_schedule_t at = *s;
+  rt_schedule_move(&at, 0, periods);
+  return at.release - s->release < ns ? periods + 1 : periods;
+}
 
 /* No release is moved beyond this, 146 years on the clock, so that no sum of times leaves 64 bits. */
 #define RT_RELEASE_MAX (INT64_MAX / 2)
@@ -49,30 +145,30 @@ typedef struct rt_schedule {
  * would be at or before the current one, or beyond RT_RELEASE_MAX. */
 static inline int rt_schedule_shift(rt_schedule_t *s, int64_t ns) {
   int64_t total, next;
-  if (__builtin_add_overflow(s->shift, ns, &total) || total <= -s->period) return -ERANGE;
+  const int64_t least = s->unit ? 2 - s->period : 1 - s->period; /* a fraction may be rounded down */
+  if (__builtin_add_overflow(s->shift, ns, &total) || total < least) return -ERANGE;
   if (__builtin_add_overflow(s->release + s->period, total, &next) || next > RT_RELEASE_MAX) return -ERANGE;
   s->shift = total;
-  s->is_unsettled = 1;
+  s->is_unsettled = RT_UNSETTLED;
   return 0;
 }
 
-/* Apply the overrun policy to a cycle that ended at `end`, later than the release `next`. O(1). Returns 1, or
- * -EOVERFLOW iff the overrun ends the loop. */
-static inline int rt_schedule_overrun(rt_schedule_t *s, int64_t next, int64_t end) {
-  const int64_t late = end - next;
+/* Apply the overrun policy to a cycle that ended at `end`, later than the next release, to which the schedule has moved
+ * on. O(1). Returns 1, or -EOVERFLOW iff the overrun ends the loop. */
+static inline int rt_schedule_overrun(rt_schedule_t *s, int64_t end) {
+  const int64_t late = end - s->release;
   s->late = late;
   s->stalled = late > RT_STALL_NS;
   s->overruns_in_row += 1;
   if (s->policy == RT_OVERRUN_SHIFT) {
     s->moved += late;
-    s->release = end;
+    rt_schedule_set_release(s, end);
   } else if (s->policy == RT_OVERRUN_CATCH_UP && s->burst < s->max_burst) {
     s->burst += 1;
-    s->release = next;
   } else {
     s->burst = 0;
-    s->missed = (late + s->period - 1) / s->period;
-    s->release = next + s->missed * s->period;
+    s->missed = rt_schedule_periods(s, late);
+    rt_schedule_move(s, 0, s->missed);
   }
   if (s->policy == RT_OVERRUN_STOP) return -EOVERFLOW;
   if (s->max_overruns && s->overruns_in_row >= s->max_overruns) return -EOVERFLOW;
@@ -81,13 +177,16 @@ static inline int rt_schedule_overrun(rt_schedule_t *s, int64_t next, int64_t en
 
 /* Move on to the next release in every case that is not plain. Returns as rt_schedule_next. O(1). */
 static __attribute__((noinline, cold, unused)) int rt_schedule_settle(rt_schedule_t *s, int64_t end) {
-  const int64_t next = s->release + s->period + s->shift;
-  s->is_unsettled = s->shift != 0 || end > next;
+  if (s->unit && s->shift == 0) {
+    rt_schedule_carry(s);
+  } else {
+    rt_schedule_move(s, s->shift, 1);
+  }
+  s->is_unsettled = s->shift != 0 || end > s->release ? RT_UNSETTLED : s->unit ? RT_CARRIED : RT_SETTLED;
   s->moved = s->shift;
   s->shift = 0;
   s->missed = 0;
-  if (end > next) return rt_schedule_overrun(s, next, end);
-  s->release = next;
+  if (end > s->release) return rt_schedule_overrun(s, end);
   s->burst = 0;
   s->overruns_in_row = 0;
   return 0;
@@ -98,12 +197,26 @@ static inline int rt_schedule_is_plain(const rt_schedule_t *s, int64_t end) {
   return end <= s->release + s->period && !s->is_unsettled;
 }
 
+/* Test the same of a period with a unit: rt_schedule_carry() then moves on to the next release. O(1). */
+static inline int rt_schedule_is_carried(const rt_schedule_t *s, int64_t end) {
+  return s->is_unsettled == RT_CARRIED && end <= s->release + s->period - 1; /* a tie is rounded down by 1 */
+}
+
 /* Move on to the next release after a cycle that ended at `end`. O(1). Returns 0 iff the cycle was on time, 1 after an
  * overrun, -EOVERFLOW iff an overrun ends the loop. */
 static inline int rt_schedule_next(rt_schedule_t *s, int64_t end) {
   if (RT_UNLIKELY(!rt_schedule_is_plain(s, end))) return rt_schedule_settle(s, end);
   s->release += s->period;
   return 0;
+}
+
+/* Take the grid up again after the clock has stepped by `step` ns, which may be negative: move the release by the least
+ * number of periods that is at least the step. What the clock jumped over has not elapsed, so nothing is missed.
+ * Returns by how much the release has moved, in ns. The loop's thread between two cycles; O(1). */
+static __attribute__((noinline, cold, unused)) int64_t rt_schedule_follow(rt_schedule_t *s, int64_t step) {
+  const int64_t before = s->release;
+  rt_schedule_move(s, 0, rt_schedule_periods(s, step));
+  return s->release - before;
 }
 
 /* Compute the first release. The origin is `lead` from now, or with `align` the next multiple of it that is at least

@@ -92,6 +92,7 @@ static inline int rt_simulate_plan(rt_simulation_t *s) {
 /* Begin a run, after enter(). Returns as rt_simulate_plan. O(1), plus the model. */
 static inline int rt_simulate_begin(rt_simulation_t *s) {
   rt_loop_t *const loop = s->loop;
+  loop->is_simulated = 1;
   s->now = RT_SIMULATION_START_NS - RT_SIMULATION_LEAD_NS;
   rt_loop_start_at(loop, rt_schedule_first(s->now, RT_SIMULATION_LEAD_NS, loop->grid.align, loop->grid.phase));
   return rt_simulate_plan(s);
@@ -140,7 +141,7 @@ rt_simulate_cycle(rt_simulation_t *s, int (*step)(void *, const rt_cycle_t *),
   if (RT_UNLIKELY(loop->telemetry == NULL)) return RT_END_MODEL; /* in a forked child the state is wiped */
   const int64_t execution = rt_model_next(&s->execution, loop->cycle.index);
   if (RT_UNLIKELY(execution < 0)) return RT_END_MODEL;
-  s->now = s->start + execution;
+  s->now = s->start + execution + loop->telemetry->waited;
   const rt_record_t record = {loop->cycle.release, s->start, s->now};
   RT_SIMULATE_FLUSHED(s, reason = rt_loop_finish_cycle(loop, s->self, record, rc, &overran, overrun));
   return RT_LIKELY(reason == RT_GO_ON) ? rt_simulate_plan(s) : reason;

@@ -25,7 +25,7 @@
 #include "seqlock.h"
 
 #define RT_TELEMETRY_MAGIC UINT64_C(0x31304c45544c5452) /* "RTLTEL01" in memory order */
-#define RT_TELEMETRY_VERSION 4u
+#define RT_TELEMETRY_VERSION 5u
 
 typedef struct rt_record {
   int64_t release;
@@ -44,6 +44,9 @@ typedef struct rt_usage {
 /* The kinds of violations that a guard counts (guard.h). */
 enum { RT_GUARD_MINOR = 0, RT_GUARD_MAJOR = 1, RT_GUARD_SYSCALL = 2, RT_GUARD_ALLOCATION = 3, RT_GUARD_KINDS = 4 };
 
+/* The steps of a settable clock whose sizes are kept. A power of two. */
+#define RT_STEPS_KEPT 16
+
 typedef struct rt_counters {
   uint64_t cycles; /* all that ran, warm-up included */
   uint64_t missed;
@@ -53,6 +56,10 @@ typedef struct rt_counters {
   uint64_t warmup;       /* cycles that are in no histogram */
   uint64_t first_record; /* rt_telemetry.written when the bank became active */
   int64_t shifted;       /* how far the grid has been moved, in ns */
+  uint64_t clock_steps;  /* how often a settable clock was set */
+  int64_t clock_gap;     /* by how much the grid on the clock as it was set is later than a period, summed up, in ns */
+  int64_t step_sizes[RT_STEPS_KEPT];    /* of the last steps, number n at n % RT_STEPS_KEPT, in ns */
+  uint64_t step_records[RT_STEPS_KEPT]; /* rt_telemetry.written at each of them */
   int64_t first_release;
   int64_t last_end;
   rt_usage_t usage_begin; /* when the warm-up was over */
@@ -60,7 +67,8 @@ typedef struct rt_counters {
   uint64_t guard[RT_GUARD_KINDS];
 } rt_counters_t;
 
-enum { RT_LATENCY = 0, RT_EXECUTION = 1, RT_RESPONSE = 2, RT_INTERVAL = 3, RT_HISTOGRAMS = 4 };
+/* What the histograms are of. RT_WAITING: what a step has slept in rt_loop_sleep_until, of the cycles that did. */
+enum { RT_LATENCY = 0, RT_EXECUTION = 1, RT_RESPONSE = 2, RT_INTERVAL = 3, RT_WAITING = 4, RT_HISTOGRAMS = 5 };
 
 typedef struct rt_bank {
   rt_counters_t counters;
@@ -94,6 +102,8 @@ typedef struct rt_telemetry {
   uint32_t end_reason;   /* RT_END_...; valid once `ended` is set */
   uint64_t written;      /* records ever written */
   int64_t previous_start;
+  int64_t waited;      /* what the present step has slept, in ns */
+  uint32_t has_waited; /* whether it has */
   rt_bank_t banks[2];
 } rt_telemetry_t;
 
@@ -198,12 +208,15 @@ static __attribute__((noinline, unused)) void rt_telemetry_record(rt_telemetry_t
     rt_add_relaxed(&c->warmup, 1);
   } else {
     rt_bank_record(bank, RT_LATENCY, record.start - record.release);
-    rt_bank_record(bank, RT_EXECUTION, record.end - record.start);
+    rt_bank_record(bank, RT_EXECUTION, record.end - record.start - t->waited);
+    if (t->has_waited) rt_bank_record(bank, RT_WAITING, t->waited);
     rt_bank_record(bank, RT_RESPONSE, record.end - record.release);
     if (t->has_previous) rt_bank_record(bank, RT_INTERVAL, record.start - t->previous_start);
     t->has_previous = 1;
     t->previous_start = record.start;
   }
+  t->waited = 0;
+  t->has_waited = 0;
   rt_telemetry_write_record(t, record);
   rt_seqlock_write_end(&t->lock);
 }
@@ -245,6 +258,22 @@ static inline void rt_telemetry_begin_run(rt_telemetry_t *t, int64_t first_relea
   rt_seqlock_write_begin(&t->lock);
   rt_store_relaxed(&c->first_release, first_release);
   rt_store_relaxed(&c->last_end, first_release);
+  t->has_previous = 0;
+  rt_seqlock_write_end(&t->lock);
+}
+
+/* Count a step of the clock by `step` ns, after which the next release is `gap` ns later than planned. The stamps of
+ * the counters are on the stepped clock from now on, so differences of them are durations; no interval ends with the
+ * next cycle. The loop's thread between two cycles; O(1). */
+static inline void rt_telemetry_step_clock(rt_telemetry_t *t, int64_t step, int64_t gap) {
+  rt_counters_t *c = &t->banks[t->active].counters;
+  rt_seqlock_write_begin(&t->lock);
+  rt_store_relaxed(&c->step_sizes[c->clock_steps % RT_STEPS_KEPT], step);
+  rt_store_relaxed(&c->step_records[c->clock_steps % RT_STEPS_KEPT], t->written);
+  rt_add_relaxed(&c->clock_steps, 1);
+  rt_add_relaxed(&c->clock_gap, gap);
+  rt_add_relaxed(&c->first_release, step);
+  rt_add_relaxed(&c->last_end, step);
   t->has_previous = 0;
   rt_seqlock_write_end(&t->lock);
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from rtloop.stats.records import find_missed, find_overruns, first_index, period_of
+from rtloop.stats.records import exact_period_of, find_missed, find_overruns, first_index, period_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -92,7 +92,7 @@ def _events(run: Run, pid: int, origin: int) -> Iterator[str]:
     for number, (release, start, end) in enumerate(zip(releases, starts, ends, strict=True)):
         place = f'"pid": {pid}, "tid": {_STEPS}'
         if missed[number]:
-            at, count = release - missed[number] * period, missed[number]
+            at, count = release - round(missed[number] * exact_period_of(stats)), missed[number]
             yield (
                 f'{{"ph": "i", "s": "t", {place}, "name": "missed", "cat": "missed", "ts": {_us(at - origin)}, '
                 f'"args": {{"releases": {count}}}}}'

@@ -6,6 +6,7 @@ import json
 import os
 import warnings
 from dataclasses import dataclass, fields
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,8 +19,8 @@ from rtloop.tools.options import (
     OUTPUT_FILE,
     as_json_option,
     check_picture,
+    exact_rate_option,
     plot_option,
-    rate_option,
     to_duration,
     to_spin,
 )
@@ -64,7 +65,7 @@ class Request:
     ----------
     target : str
         FILE:NAME or MODULE:NAME.
-    rate : int
+    rate : fractions.Fraction
         The period, ns.
     duration, cycles : int or None
         Limit of the run: ns, or a count; None: no limit.
@@ -81,7 +82,7 @@ class Request:
     """
 
     target: str
-    rate: int
+    rate: Fraction
     duration: int | None
     cycles: int | None
     given: dict[str, Any]
@@ -134,7 +135,7 @@ class Request:
     def seconds(self) -> float | None:
         """Expected duration of the run; None without a limit."""
         ns = self.duration if self.cycles is None else self.cycles * self.rate
-        return None if ns is None else ns * 1e-9
+        return None if ns is None else float(ns) * 1e-9
 
 
 def to_values(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
@@ -168,7 +169,7 @@ def to_cpu(ctx: click.Context, param: click.Parameter, value: str | None) -> Any
 
 @click.command()
 @click.argument("target")
-@rate_option
+@exact_rate_option
 @click.option("--duration", metavar="TIME", callback=to_duration, help="By default until Ctrl-C.")
 @click.option("--cycles", type=click.IntRange(min=1), help="Instead of --duration.")
 @click.option(
@@ -306,7 +307,8 @@ def _make(err: Console, found: Target, request: Request) -> RTLoop:
     twice = sorted(set(settings) & set(given))
     if twice:
         raise TargetError(f"{twice[0]} is given twice: by an option and by -p")
-    period = given.pop("period", request.rate)
+    rate = request.rate
+    period = given.pop("period", int(rate) if rate.denominator == 1 else rate / 10**9)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", RTSetupWarning)
         try:

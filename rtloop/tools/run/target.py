@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rtloop.errors import ConfigError, RtloopError
 from rtloop.loop.loop import RTLoop
-from rtloop.settings import make_settings
+from rtloop.settings import Duration, make_settings
 from rtloop.tools.run.show import user_frames
-from rtloop.units import format_rate
+from rtloop.units import format_rate, parse_period
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -201,7 +201,7 @@ def _only_one(module: ModuleType, where: str) -> str:
 
 
 def make_loop(
-    target: Target, period_ns: int, settings: Mapping[str, Any], defaults: Mapping[str, Any], given: Mapping[str, Any]
+    target: Target, period: Duration, settings: Mapping[str, Any], defaults: Mapping[str, Any], given: Mapping[str, Any]
 ) -> RTLoop:
     """Make the loop.
 
@@ -209,7 +209,7 @@ def make_loop(
     ----------
     target : Target
         Class or function to run.
-    period_ns : int
+    period : duration
         The period.
     settings : mapping
         Keywords of RTLoop, asked for by name.
@@ -228,14 +228,14 @@ def make_loop(
     if isinstance(thing, RTLoop):
         raise TargetError(f"{target.name} is a loop object: name its class, or the function that it runs")
     if _is_loop_class(thing):
-        return _make_class(target, period_ns, settings, defaults, given)
+        return _make_class(target, period, settings, defaults, given)
     known = make_settings.__kwdefaults__ or {}
     keywords = {**defaults, "name": target.name, **settings, **{k: v for k, v in given.items() if k in known}}
     rest = {name: value for name, value in given.items() if name not in known}
     if _is_python(thing):
         from rtloop.loop.python_loop import PyLoop
 
-        return PyLoop(_bind(target, rest), period_ns, **keywords)
+        return PyLoop(_bind(target, rest), period, **keywords)
     from rtloop.loop.function_loop import FunctionLoop
 
     data = rest.pop("data", None)
@@ -249,7 +249,7 @@ def make_loop(
             raise TargetError(f"data={data}: {target.module.__name__} has no {data}")
         data = getattr(target.module, data)
     try:
-        return FunctionLoop(thing, period_ns, data=data, **keywords)
+        return FunctionLoop(thing, period, data=data, **keywords)
     except TypeError as error:
         raise TargetError(f"{target.name} cannot be run: {error}") from None
 
@@ -303,7 +303,7 @@ def _bind(target: Target, given: dict[str, Any]) -> Any:
 
 
 def _make_class(
-    target: Target, period_ns: int, settings: Mapping[str, Any], defaults: Mapping[str, Any], given: Mapping[str, Any]
+    target: Target, period: Duration, settings: Mapping[str, Any], defaults: Mapping[str, Any], given: Mapping[str, Any]
 ) -> RTLoop:
     """Call the class; set as attributes what its constructor does not take."""
     first = re.search(r"(\w+)\s*(?::[^=]*)?(=|$)", _constructor(target).partition(",")[0])
@@ -316,7 +316,7 @@ def _make_class(
     attributes: dict[str, Any] = {}
     while True:
         try:
-            loop: RTLoop = target.thing(period_ns, **keywords)
+            loop: RTLoop = target.thing(period, **keywords)
             break
         except ConfigError:
             raise
@@ -338,9 +338,10 @@ def _make_class(
                 hint = f"; did you mean {near[0]!r}?" if near else ""
                 raise TargetError(f"{target.name} does not take {name!r}{hint}{_takes(target)}") from None
             attributes[name] = value
-    if loop.settings.period_ns != period_ns:
+    exact = parse_period(period)
+    if loop.settings.period != exact:
         raise TargetError(
-            f"{target.name} is a loop of {format_rate(loop.settings.period_ns)}, not of the {format_rate(period_ns)} "
+            f"{target.name} is a loop of {format_rate(loop.settings.period_ns)}, not of the {format_rate(exact)} "
             "that it was given: its __init__ must pass the period on, 'super().__init__(period, **settings)'"
         )
     for name, value in attributes.items():
