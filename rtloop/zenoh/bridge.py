@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 __all__ = ["Bridge", "BridgeStats"]
 
 _MIN_INTERVAL_NS = 1_000_000
+#: Seconds that a thread that has done its work may take to end.
+_JOIN_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -174,8 +176,8 @@ class Bridge:
             names = ", ".join(repr(one.name) for one in self._loops)
             raise ConfigError(f"the loops are called {names}: in keys, with _ for / * $ ? #, two are the same")
         self._fault: BaseException | None = None
-        self._is_open, self._wake = threading.Event(), threading.Event()
-        self._is_closing = False
+        self._is_open, self._wake, self._has_ended = threading.Event(), threading.Event(), threading.Event()
+        self._is_closing = self._is_released = False
         self._thread = threading.Thread(target=self._work, name=f"rtloop-zenoh-{loop.name}", daemon=True)
         kept = {one.settings.clock for one in self._loops}
         shared = kept.pop() if len(kept) == 1 else None
@@ -260,18 +262,26 @@ class Bridge:
 
         Over a cut link that can take as long as Zenoh's lease, 10 s; Ctrl-C ends the wait with an RTSetupWarning.
         """
-        if self._pid != os.getpid():
-            return  # the threads and the session are the parent's
+        if self._pid != os.getpid() or self not in _bridges:
+            return  # the threads and the session are the parent's, or it was closed before
+        try:
+            if self._thread is threading.current_thread():
+                self._begin_close()
+            else:
+                wait_for_close(self._has_ended, float("inf"), self._begin_close)
+                self._thread.join(_JOIN_S)
+        finally:
+            _bridges.discard(self)  # the end of the interpreter does not wait for it again
+
+    def _begin_close(self) -> None:
         self._is_closing = True
         self._wake.set()
-        try:
-            if self._thread is not threading.current_thread():
-                wait_for_close(self._thread, float("inf"))
-        finally:
-            _bridges.discard(self)
-            self._let_go()
 
     def _let_go(self) -> None:
+        """Release the rings and setpoints, once: afterwards they may belong to others."""
+        if self._is_released:
+            return
+        self._is_released = True
         for signal in self._signals.values():
             signal.close()
         for setpoint in self._setpoints.values():
@@ -288,6 +298,12 @@ class Bridge:
                 "bridge_id": self._id, "time_sync": published_state(), "bridge": self.stats.to_dict()}  # fmt: skip
 
     def _work(self) -> None:
+        try:
+            self._open_and_publish()
+        finally:
+            self._has_ended.set()
+
+    def _open_and_publish(self) -> None:
         opening: Opening | None = None
         session: Any = None
         try:
@@ -311,7 +327,7 @@ class Bridge:
             self._publish_all(opening)
         finally:
             self._handlers.close()
-            self._commands.close()
+            self._let_go()
             if session is not None:
                 close_session(session)
             elif opening is not None:

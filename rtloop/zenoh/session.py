@@ -23,6 +23,8 @@ __all__ = [
 _SLICE_MS = 1000
 #: Seconds that a close is waited for: Zenoh's lease, and what it takes besides.
 _CLOSE_S = 15.0
+#: Seconds that it may still take after Ctrl-C.
+_GRACE_S = 0.5
 _NO_CONNECTION = "Unable to connect"
 
 #: Samples of a subscription that may wait inside Zenoh; beyond that it stops reading from its peers.
@@ -145,35 +147,45 @@ def close_session(session: Any, timeout: float = _CLOSE_S) -> None:
     timeout : float
         Seconds.
     """
+    ended = threading.Event()
 
     def close() -> None:
-        with suppress(Exception):
-            session.close()
+        try:
+            with suppress(Exception):
+                session.close()
+        finally:
+            ended.set()
 
     closing = threading.Thread(target=close, name="rtloop-zenoh-closing", daemon=True)
     try:
-        closing.start()
+        wait_for_close(ended, timeout, closing.start)
     except RuntimeError:  # no thread can be started any more: the interpreter is ending
         close()
-        return
-    begin = time.monotonic()
-    wait_for_close(closing, begin + timeout)
+    else:
+        if ended.is_set():
+            closing.join(_GRACE_S)
 
 
-def wait_for_close(closing: threading.Thread, limit: float) -> None:
-    """Wait until a thread that closes a session has ended, or `limit` on the monotonic clock is over.
+def wait_for_close(ended: threading.Event, timeout: float, begin_close: Callable[[], None] | None = None) -> None:
+    """Begin to close a session, and wait until that has ended, or `timeout` seconds are over.
 
     The rest of a wait that Ctrl-C or the limit ends is not waited for: the peers are told, or learn of it when the
     lease is over.
     """
     begin = time.monotonic()
     try:
-        while closing.is_alive() and time.monotonic() < limit:
-            closing.join(0.05)  # in slices, so that Ctrl-C takes effect
+        if begin_close is not None:
+            begin_close()
+        # For an event, because Thread.join takes a thread for ended after a Ctrl-C (CPython 3.11).
+        while not ended.wait(0.05) and time.monotonic() < begin + timeout:
+            pass  # in slices, so that Ctrl-C takes effect
     except KeyboardInterrupt:
-        _warn_unclosed(time.monotonic() - begin)
+        # A peer that ends by the same Ctrl-C completes the close in this time. It should not do so in the middle of the
+        # interpreter's end, which aborts threads that return from native code then.
+        if not ended.wait(_GRACE_S):
+            _warn_unclosed(time.monotonic() - begin)
         raise
-    if closing.is_alive():
+    if not ended.is_set():
         _warn_unclosed(time.monotonic() - begin)
 
 

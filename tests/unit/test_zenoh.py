@@ -27,6 +27,7 @@ zenoh = pytest.importorskip("zenoh", reason="Zenoh is missing: pip install 'rtlo
 
 from rtloop.zenoh import Bridge, Remotes, pack, unpack  # noqa: E402
 from rtloop.zenoh import bridge as bridge_module  # noqa: E402
+from rtloop.zenoh import session as session_module  # noqa: E402
 from rtloop.zenoh.answers import Commands, StatsText  # noqa: E402
 from rtloop.zenoh.feeds import NUMBERED, Setpoint, Signal  # noqa: E402
 from rtloop.zenoh.remote import parse_stats  # noqa: E402
@@ -726,6 +727,27 @@ def test_ctrl_c_ends_the_wait_for_a_close_over_a_cut_link_with_a_message() -> No
         interrupter.join()
 
 
+def test_a_close_that_a_peer_completes_right_after_ctrl_c_leaves_nothing_behind(
+    recwarn: pytest.WarningsRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_module, "_GRACE_S", 60)
+    cut = CutLink()
+
+    def interrupt() -> None:
+        assert cut.is_closing.wait(30)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.05)
+        cut.end.set()
+
+    interrupter = threading.Thread(target=interrupt)
+    interrupter.start()
+    with pytest.raises(KeyboardInterrupt):
+        close_session(cut)
+    interrupter.join()
+    until(lambda: not [one for one in threading.enumerate() if one.name == "rtloop-zenoh-closing"])
+    assert not [one for one in recwarn if "was left" in str(one.message)]
+
+
 def test_a_close_that_never_ends_is_left_with_a_message() -> None:
     cut = CutLink()
     with pytest.warns(RTSetupWarning, match=r"still closing after 0\.[1-9] s"):
@@ -756,7 +778,11 @@ def test_ctrl_c_while_a_bridge_closes_over_a_cut_link_releases_its_rings(
         with pytest.warns(RTSetupWarning, match="was left"), pytest.raises(KeyboardInterrupt):
             bridge.close()
         assert bridge not in bridge_module._bridges, "the end of the interpreter does not wait for it again"
-        Signal("z", ring).close()
+        owner = Signal("z", ring)
+        bridge.close()
+        with pytest.raises(StateError, match="a ring has one consumer"):
+            Signal("again", ring)  # a second close leaves it to its new owner
+        owner.close()
     finally:
         cut.end.set()
         interrupter.join()
