@@ -433,7 +433,7 @@ def test_the_drive_on_can_is_started_by_the_first_step_and_stopped_by_leave(buil
         loop = module.Drive("1kHz", interface=here, **QUIET)
         loop.start()
         there.setblocking(True)
-        received = []
+        received: list[bytes] = []
 
         def drain() -> None:
             while received[-1:] != [frame(0, b"\x02\x01")]:
@@ -476,7 +476,7 @@ def test_the_sender_sends_rest_when_the_reader_is_gone(build: Callable[..., Modu
     sender = module.Sender("1kHz", device=device.address, **QUIET)
     sender.command.write(7.0)
     sender.start()
-    values = []
+    values: list[float] = []
     while values[-3:] != [0, 0, 0]:
         values.append(struct.unpack("d", device.socket.recv(64))[0])
     sender.stop()
