@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import sys
+import warnings
 from typing import Any, NamedTuple
 
-from rtloop.errors import ConfigError
+from rtloop.errors import ConfigError, RTSetupWarning
 from rtloop.loop.cycle import cycle_dtype
 from rtloop.units import as_index, show
 
@@ -118,7 +119,28 @@ def _from_numba(callback: Any) -> Function:
             raise _wrong(found, "the cycle comes first, and then the data", how)
         if first is not None and _is_cycle(first) is None:
             _check_first(str(first), found, how)
+    _warn_of_frozen_arrays(getattr(callback, "_pyfunc", None), name)
     return Function(int(callback.address), None, name)
+
+
+def _warn_of_frozen_arrays(function: Any, name: str) -> None:
+    """Warn of arrays among a function's globals and closure: Numba compiles their content, as constants."""
+    import inspect  # takes long, and only Numba's functions need it
+
+    if not inspect.isfunction(function):
+        return
+    used = inspect.getclosurevars(function)
+    arrays = sorted(key for key, value in {**used.globals, **used.nonlocals}.items() if _is_array(value))
+    if arrays:
+        warnings.warn(
+            f"{name} uses {', '.join(arrays)}: Numba copied the content at compile time, so later changes "
+            "are not seen, and with cache=True not even after a restart; pass it as data=",
+            RTSetupWarning, stacklevel=4,
+        )  # fmt: skip
+
+
+def _is_array(value: object) -> bool:
+    return type(value).__module__ == "numpy" and type(value).__name__ in ("ndarray", "recarray")
 
 
 def _is_cycle(record: Any) -> bool | None:

@@ -78,7 +78,12 @@ def check_name(name: str) -> None:
     click.BadParameter
         With a name that would do.
     """
-    if not name.isascii() or not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
+    if keyword.iskeyword(name):
+        raise click.BadParameter(
+            f"{name!r} is a keyword of Python, and cannot be a package's name; my_{name.lower()} would do",
+            param_hint="NAME",
+        )
+    if not name.isascii() or not name.isidentifier() or name.startswith("_"):
         better = (
             "".join(char if char.isascii() and char.isalnum() else "_" for char in name).strip("_0123456789").lower()
         )

@@ -37,6 +37,11 @@ def load_runs(paths: Sequence[str]) -> list[Run]:
     """
     loaded = []
     for path in paths:
+        if Path(path).suffix == ".npy":
+            raise click.ClickException(
+                f"{path} is not a run's timing: a .npy holds a Recorder's signals. Read it with numpy.load; timing "
+                "is saved by rtloop run --record and by stats.save"
+            )
         try:
             stats = Stats.load(path)
         except OSError as error:

@@ -74,6 +74,15 @@ def test_its_controller_passes_the_lint(project: Path) -> None:
     assert not report.findings
 
 
+def test_the_motor_is_armed_in_the_first_step_and_at_rest_at_the_end(project: Path) -> None:
+    """Armed in enter() a drive waits for the first release without setpoints; without leave() its last torque stays."""
+    text = (project / "src" / project.name / "control.pyx").read_text()
+    body = text[text.index("cdef class Controller") :]
+    enter, step, leave = (body.index(f" {name}(self") for name in ("enter", "step", "leave"))
+    assert enter < step < body.index("motor.arm() if cycle.index == 0") < leave < body.index("self.motor.rest()")
+    assert "public double p" not in body, "a data race, once the loop runs"
+
+
 def test_its_program_runs(project: Path, installed: Path) -> None:
     program = (project / "run.py").read_text()
     (project / "short.py").write_text(program.replace("time.sleep(1)", "time.sleep(0.02)"))
@@ -89,13 +98,13 @@ def test_its_program_runs(project: Path, installed: Path) -> None:
     ("name", "words"),
     [
         ("3-arm", "letters, digits and _; arm would do"),
-        ("class", "cannot be a package's name"),
+        ("class", "is a keyword of Python, and cannot be a package's name"),
         ("bär", "cannot be a package's name"),
-        ("json", "another package's name"),
-        ("pip", "another package's name"),
-        ("Cython", "another package's name"),
-        ("full", "full is there already"),
-        ("file", "file is there already"),
+        ("json", "is the name of another package"),
+        ("pip", "is the name of another package"),
+        ("Cython", "is the name of another package"),
+        ("full", "full already exists"),
+        ("file", "file already exists"),
         ("file/arm", "cannot write"),
     ],
 )

@@ -55,7 +55,7 @@ def test_what_beginners_write_gets_the_word_that_helps(source: Path, code: str, 
     assert text in found.text and fix in found.fix
     source.write_text(CODE.replace("\tx = foo", code).replace("cdef int step", "cdef double value\n    cdef int step"))
     (found,) = read_cython(cython(source, f"5:13: {said}"), is_error=True)
-    assert "no C attribute" not in found.text, "it is declared: something else is wrong"
+    assert "not a C attribute" not in found.text, "it is declared: something else is wrong"
 
 
 def test_a_line_has_one_error_and_the_file_s_order(source: Path) -> None:

@@ -454,3 +454,43 @@ def test_numba_is_named_with_its_extra_where_it_is_missing(script: Callable[...,
     done = script("import sys; sys.modules['numba'] = None; import rtloop.numba")
     assert "ModuleNotFoundError" in done.stderr and "pip install 'rtloop[numba]'" in done.stderr
     assert script("import rtloop, sys; rtloop.FunctionLoop; assert 'numba' not in sys.modules").returncode == 0
+
+
+TABLE = np.array([2.0])
+
+
+@pytest.mark.parametrize("where", ["global", "closure"])
+def test_an_array_that_numba_copies_is_named(where: str) -> None:
+    """The copy is made when the function is compiled: what is written to the array afterwards is never seen."""
+    numba = pytest.importorskip("numba", reason="needs Numba")
+    import rtloop.numba
+
+    gains, factor = np.array([3.0]), 2.0
+
+    def of_global(cycle, data):
+        return 1 if TABLE[0] > 5 else 0
+
+    def of_closure(cycle, data):
+        return 1 if gains[0] * factor > 50 else 0
+
+    compiled = numba.cfunc(rtloop.numba.signature)(of_global if where == "global" else of_closure)
+    name = "TABLE" if where == "global" else "gains"
+    with pytest.warns(rtloop.RTSetupWarning, match=rf"uses {name}: Numba copied .* pass it as data="):
+        loop = FunctionLoop(compiled, "1ms", policy="other", lock_memory="off", dma_latency=None)
+    (TABLE if where == "global" else gains)[0] = 100.0
+    assert loop.run(cycles=3).cycles == 3, "it would end at once if it saw the new value"
+    TABLE[0] = 2.0
+
+
+def test_numbers_and_modules_among_the_globals_are_no_arrays(recwarn: pytest.WarningsRecorder) -> None:
+    numba = pytest.importorskip("numba", reason="needs Numba")
+    import rtloop.numba
+
+    limit = 3.0
+
+    @numba.cfunc(rtloop.numba.signature)
+    def step(cycle, data):
+        return 1 if np.sqrt(limit) > 5 else 0
+
+    FunctionLoop(step, "1ms")
+    assert not [one for one in recwarn if "Numba copied" in str(one.message)]
