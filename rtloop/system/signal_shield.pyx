@@ -147,10 +147,12 @@ def shielded(function, patience_s=None):
     begin = time.monotonic()
     while True:
         try:
-            left = _LONG_S if patience_s is None else max(0.0, min(_LONG_S, begin + patience_s - time.monotonic()))
+            left = _LONG_S
+            if patience_s is not None and not job.is_begun:
+                left = max(0.0, min(_LONG_S, begin + patience_s - time.monotonic()))
             if job.done.acquire(timeout=left):
                 break
-            if patience_s is not None and time.monotonic() - begin >= patience_s and not job.is_begun:
+            if patience_s is not None and not job.is_begun and time.monotonic() - begin >= patience_s:
                 break
             if _jobs is not jobs or _pid == 0:  # the keeper has died
                 if job.done.acquire(False):
