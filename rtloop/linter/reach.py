@@ -34,7 +34,7 @@ _LOOP = re.compile(r"6rtloop_4loop_4loop__RTLoop_\d+$")
 #: rtloop's own compiled modules: the C methods of its classes are linted by its own tests.
 _OURS = re.compile(r"6rtloop_")
 #: Functions of rtloop.memory for setup: each enters the kernel, or touches every page of a range.
-_SETUP = re.compile(r"__pyx_f_6rtloop_6system_6memory_")
+_SETUP = re.compile(r"__pyx_f_6rtloop_6memory_6kernel_")
 
 
 @dataclass
