@@ -455,7 +455,7 @@ def make_settings(
 
 #: The kinds of every setting, as its annotation writes them: a NamedTuple keeps the text in a ForwardRef.
 SETTING_KINDS = {key: str(getattr(kind, "__forward_arg__", kind)) for key, kind in Settings.__annotations__.items()}
-SETTING_KINDS |= {"has_own_wait": "bool", "group": "str", "origin_ns": "int"}
+SETTING_KINDS |= {"has_own_wait": "bool", "group": "str", "origin_ns": "int", "last_ns": "int"}
 
 
 def _is_of(value: object, kind: str) -> bool:

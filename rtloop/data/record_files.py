@@ -328,7 +328,11 @@ class _Stream:
 
 
 def json_schema(dtype: np.dtype[Any]) -> dict[str, Any]:
-    """Return the JSON Schema of a record: an object with the fields, or with one field `value`."""
+    """Return the JSON Schema of a record: an object with the fields, or with one field `value`.
+
+    A float may be null, because JSON has neither NaN nor infinity. An integer of 8 bytes is written exactly. Readers
+    that make a double of every number round it beyond 2^53, as its description tells.
+    """
     if dtype.names is None:
         return {"type": "object", "properties": {"value": _schema_of(dtype)}}
     return _schema_of(dtype)
@@ -349,8 +353,13 @@ def _schema_of(dtype: np.dtype[Any]) -> dict[str, Any]:
     if dtype.names is not None:
         fields: Any = dtype.fields
         return {"type": "object", "properties": {name: _schema_of(fields[name][0]) for name in dtype.names}}
-    kinds = {"f": "number", "i": "integer", "u": "integer", "b": "boolean"}
-    return {"type": kinds.get(dtype.kind, "string")}
+    if dtype.kind == "f":
+        return {"type": ["number", "null"]}
+    kinds = {"i": "integer", "u": "integer", "b": "boolean"}
+    schema = {"type": kinds.get(dtype.kind, "string")}
+    if dtype.kind in "iu" and dtype.itemsize == 8:
+        schema["description"] = "64-bit integer, exact in the text; a reader that uses doubles rounds it beyond 2^53"
+    return schema
 
 
 def _to_json(value: Any) -> str:

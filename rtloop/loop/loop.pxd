@@ -61,4 +61,4 @@ cdef class _RTLoop_2:
     cdef int _reserved_20(self) noexcept nogil
     cdef int _reserved_21(self) noexcept nogil
     cdef int _reserved_22(self) noexcept nogil
-    cdef int _reserved_23(self) noexcept nogil
+    cdef int64_t device_cycle(self, uint64_t number) noexcept nogil

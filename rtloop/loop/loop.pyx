@@ -5,6 +5,7 @@ from cpython.object cimport PyObject
 from libc.errno cimport EINVAL
 
 from rtloop.loop.lifecycle cimport Control
+from rtloop.telemetry.block cimport rt_telemetry_count_device_cycle
 from rtloop.loop.callbacks cimport (
     call_enter, call_leave, call_on_peer_failure, call_overrun, call_safe, call_step, call_wait,
 )
@@ -155,6 +156,11 @@ cdef class _RTLoop_2:
     ``safe()``                          called by the group's watchdog, on its thread, where this loop hangs; any code
     ==================================  ============================================================================
 
+    ``self.device_cycle(number)``, called from ``wait`` or ``step`` with the number that a device gives its own cycle,
+    counts the device's cycles that the loop has missed, in ``Stats.device_missed``, and returns how many came just
+    before this one. A number that is not above the last one is a repetition or a new start of the device. Extend a
+    counter of fewer bits before it wraps around. It is a few instructions, and never enters the kernel.
+
     ``self.shift(ns)``, called from ``step``, moves the next release and with it the grid. It returns 0, or -ERANGE,
     and moves nothing, where the next release would not come after the present one, or would come after 146 years on
     the clock. It is a few instructions, and neither allocates nor
@@ -273,8 +279,9 @@ cdef class _RTLoop_2:
     cdef int _reserved_22(self) noexcept nogil:
         return 0
 
-    cdef int _reserved_23(self) noexcept nogil:
-        return 0
+    cdef int64_t device_cycle(self, uint64_t number) noexcept nogil:
+        cdef rt_loop_t *loop = <rt_loop_t *>self._rt
+        return <int64_t>rt_telemetry_count_device_cycle(loop.telemetry, number) if loop is not NULL else -EINVAL
 
     def setup(self):
         """Prepare a run, in Python; called by every start, before memory is locked. Does nothing unless overridden."""

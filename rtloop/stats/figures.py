@@ -62,6 +62,9 @@ class Figures:
     stalls: int
     warmup: int
     duration_ns: int
+    shifted_ns: int | None = None
+    device_cycles: int | None = None
+    device_missed: int | None = None
     page_faults: PageFaults
     context_switches: ContextSwitches
     forks: int | None
@@ -155,7 +158,7 @@ class Figures:
         )
         for name in HISTOGRAMS:
             histogram: Histogram = getattr(self, name)
-            values[name] = histogram.to_dict() | _summary(histogram)
+            values[name] = histogram.to_dict() | histogram.summary()
         if records:
             values["records"] = {field: self.records[field].tolist() for field in _RECORD_FIELDS}
         return values
@@ -177,13 +180,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     return value if value is None or isinstance(value, str | int | float) else str(value)
-
-
-def _summary(histogram: Histogram) -> dict[str, float | None]:
-    """Return the summary that JSON has beside the bins; None if there are no values."""
-    if not histogram.count:
-        return dict.fromkeys(("mean_ns", "std_ns", "p50_ns", "p90_ns", "p99_ns", "p99_9_ns", "p99_99_ns"))
-    p = histogram.percentile([50, 90, 99, 99.9, 99.99]).tolist()
-    names = ("p50_ns", "p90_ns", "p99_ns", "p99_9_ns", "p99_99_ns")
-    std = histogram.std if histogram.count > 1 else None  # a single value has no spread
-    return {"mean_ns": histogram.mean, "std_ns": std, **dict(zip(names, p, strict=True))}

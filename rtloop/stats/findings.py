@@ -10,7 +10,7 @@ import numpy as np
 
 from rtloop.settings import exact_period
 from rtloop.stats import guard_summary
-from rtloop.stats.table import describe_refusal, is_supported
+from rtloop.stats.table import collections_of, describe_refusal, is_supported
 from rtloop.units import format_duration
 
 if TYPE_CHECKING:
@@ -79,6 +79,18 @@ def _bad(stats: Stats) -> Iterator[str]:
             f"{_count(stats.missed, 'release')} ({share:.2g} %) never ran, because the cycle before took too long or"
             " the thread did not get the CPU: outputs did not change meanwhile."
         )
+    if stats.shifted_ns and stats.settings.get("overrun") == "shift" and stats.overruns and not stats.has_own_wait:
+        share = 100 * abs(stats.shifted_ns) / max(1, stats.duration_ns)
+        yield (
+            f"The grid moved by {_short(stats.shifted_ns)} in all ({share:.2g} % of the run), after overruns: the loop"
+            " ran slower than its period says, and out of step with others."
+        )
+    if stats.device_missed:
+        share = 100 * stats.device_missed / (stats.device_missed + (stats.device_cycles or 0))
+        yield (
+            f"{_count(stats.device_missed, 'cycle')} of the device ({share:.2g} %) passed without one of the loop's: a"
+            " step took longer than the device's cycle, or the thread did not get the CPU."
+        )
     if stats.stalls:
         yield (
             f"{_count(stats.stalls, 'gap')} of more than a second: the machine was suspended, or the process"
@@ -136,6 +148,12 @@ def _notes(stats: Stats) -> Iterator[str]:
         yield (
             f"The thread was preempted {_count(involuntary, 'time')}: by a thread of higher or equal priority, by load"
             " balancing of an unpinned thread, or by real-time throttling."
+        )
+    collections, longest = collections_of(stats)
+    if longest > _SHARE * period > 0:
+        yield (
+            f"Python's garbage collector ran {_count(collections, 'time')}, for up to"
+            f" {_short(longest)}, and a step in Python waits for it: gc.freeze() before the start, or gc.disable()."
         )
     if latency.count and latency.max > max(_SHARE * period, _MEDIANS * latency.percentile(50)):
         yield (

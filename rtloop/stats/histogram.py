@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, overload
 
@@ -17,6 +18,7 @@ _SUB_BITS = 7
 _MAX_BITS = 40
 _BINS = ((_MAX_BITS - _SUB_BITS + 1) << _SUB_BITS) + 1
 _OVERFLOW = _BINS - 1
+_SUMMARY = ("mean_ns", "std_ns", "p50_ns", "p90_ns", "p99_ns", "p99_9_ns", "p99_99_ns")
 
 
 def _lower_edges() -> NDArray[np.int64]:
@@ -33,31 +35,47 @@ _UPPER = np.append(_LOWER[1:] - 1, np.iinfo(np.int64).max)
 _LOWER.flags.writeable = _EDGES.flags.writeable = _UPPER.flags.writeable = False
 
 
+def _exact_sums(array: NDArray[np.int64], minimum: int, maximum: int) -> tuple[int, int]:
+    """Return the sum and the sum of the squares, as Python's integers, which do not overflow."""
+    size = max(-minimum, maximum, 1)
+    room = (2**63 - 1) // size**2  # how many squares are sure to fit into 64 bits
+    if room == 0:
+        return sum(array.tolist()), sum(value * value for value in array.tolist())
+    pieces = [array[first : first + room] for first in range(0, len(array), room)]
+    return sum(int(piece.sum()) for piece in pieces), sum(int(np.dot(piece, piece)) for piece in pieces)
+
+
 class Histogram:
     """An immutable histogram of durations in nanoseconds.
 
     Values below 256 ns have a bin each; from there on, every power of two is divided into 128 bins, so that a bin is
     never wider than 0.8 % of its lower edge. Values of 2^40 ns (18 minutes) and more are in the last bin; negative
-    ones, which a loop paced by other hardware may have as latency, are in bin 0. `min`, `max` and `mean` are exact.
+    ones, which a loop paced by other hardware may have as latency, are in bin 0. `min`, `max`, `mean` and `std` are
+    exact.
 
     Parameters
     ----------
     counts : array of int, shape (4353,)
         Number of values in each bin; copied.
     total : int
-        Sum of all values, ns; ignored if there are none, as are the next two.
+        Sum of all values, ns; ignored if there are none, as are the others.
+    squares : int, optional
+        Sum of the squares of all values, ns^2. Without it, `std` is an estimate from the bins.
     minimum, maximum : int
         The smallest and the largest value, ns.
 
     Raises
     ------
     ValueError
-        If `counts` has another shape, is negative or is not of integers, or `minimum` is above `maximum`.
+        If `counts` has another shape, is negative or is not of integers, `minimum` is above `maximum`, or `squares` is
+        less than the values of that sum can have.
     """
 
-    __slots__ = ("_count", "_counts", "_max", "_min", "_total")
+    __slots__ = ("_count", "_counts", "_max", "_min", "_squares", "_total")
 
-    def __init__(self, counts: ArrayLike, *, total: int, minimum: int, maximum: int) -> None:
+    def __init__(
+        self, counts: ArrayLike, *, total: int, minimum: int, maximum: int, squares: int | None = None
+    ) -> None:
         given = np.asarray(counts)
         if given.shape != (_BINS,):
             raise ValueError(f"counts has shape {given.shape}; a histogram has {_BINS} bins")
@@ -68,15 +86,18 @@ class Histogram:
         self._counts: NDArray[np.uint64] = array
         self._count = int(array.sum())
         if not self._count:
-            total = minimum = maximum = 0
+            total = minimum = maximum = squares = 0
         if minimum > maximum:
             raise ValueError(f"minimum={minimum} is above maximum={maximum}")
         self._total, self._min, self._max = int(total), int(minimum), int(maximum)
+        self._squares = None if squares is None else int(squares)
+        if self._squares is not None and self._squares * self._count < self._total**2:
+            raise ValueError(f"squares={squares} is less than {self._count} values of the sum {total} can have")
 
     @classmethod
     def empty(cls) -> Histogram:
         """Return a histogram without values."""
-        return cls(np.zeros(_BINS, np.uint64), total=0, minimum=0, maximum=0)
+        return cls(np.zeros(_BINS, np.uint64), total=0, minimum=0, maximum=0, squares=0)
 
     @classmethod
     def from_values(cls, values: Iterable[int] | NDArray[np.int64]) -> Histogram:
@@ -92,7 +113,9 @@ class Histogram:
             return cls.empty()
         bins = np.searchsorted(_LOWER, array, side="right") - 1
         counts = np.bincount(np.clip(bins, 0, _OVERFLOW), minlength=_BINS)
-        return cls(counts, total=int(array.sum()), minimum=int(array.min()), maximum=int(array.max()))
+        minimum, maximum = int(array.min()), int(array.max())
+        total, squares = _exact_sums(array, minimum, maximum)
+        return cls(counts, total=total, minimum=minimum, maximum=maximum, squares=squares)
 
     @property
     def count(self) -> int:
@@ -115,14 +138,76 @@ class Histogram:
         return self._total / self._count if self._count else float("nan")
 
     @property
+    def has_exact_std(self) -> bool:
+        """Whether `std` is exact, and not an estimate from the bins, as in a file of rtloop 0.1.0 or older."""
+        return self._squares is not None
+
+    @property
     def std(self) -> float:
-        """The standard deviation, ns, from the middles of the bins; nan where there are no values."""
+        """Standard deviation, ns, exact to rounding; nan if there are no values. See `has_exact_std`."""
+        if self._squares is not None and self._count:
+            # Integers of any size, whose quotient Python rounds once.
+            return math.sqrt((self._squares * self._count - self._total**2) / self._count**2)
         used = np.flatnonzero(self._counts)
         if used.size == 0:
             return float("nan")
         middles = self._middles(used)
         weights = self._counts[used].astype(np.float64)
         return float(np.sqrt(np.average((middles - np.average(middles, weights=weights)) ** 2, weights=weights)))
+
+    @property
+    def min_ns(self) -> int:
+        """The same as `min`, by its name in JSON."""
+        return self._min
+
+    @property
+    def max_ns(self) -> int:
+        """The same as `max`, by its name in JSON."""
+        return self._max
+
+    @property
+    def mean_ns(self) -> float:
+        """The same as `mean`, by its name in JSON, where nan is null."""
+        return self.mean
+
+    @property
+    def std_ns(self) -> float:
+        """The same as `std`, by its name in JSON, where nan is null, and so is the spread of a single value."""
+        return self.std
+
+    @property
+    def p50_ns(self) -> float:
+        """Median, ns, as :meth:`percentile` has it."""
+        return self.percentile(50)
+
+    @property
+    def p90_ns(self) -> float:
+        """90th percentile, ns."""
+        return self.percentile(90)
+
+    @property
+    def p99_ns(self) -> float:
+        """99th percentile, ns."""
+        return self.percentile(99)
+
+    @property
+    def p99_9_ns(self) -> float:
+        """99.9th percentile, ns."""
+        return self.percentile(99.9)
+
+    @property
+    def p99_99_ns(self) -> float:
+        """99.99th percentile, ns."""
+        return self.percentile(99.99)
+
+    def summary(self) -> dict[str, float | None]:
+        """Return the figures that JSON has beside the bins; None instead of nan, and for the spread of one value."""
+        if not self._count:
+            return dict.fromkeys(_SUMMARY)
+        values: dict[str, float | None] = {name: getattr(self, name) for name in _SUMMARY}
+        if self._count == 1:
+            values["std_ns"] = None
+        return values
 
     def _middles(self, bins: NDArray[Any]) -> NDArray[np.float64]:
         low = np.maximum(_LOWER[bins], self._min).astype(np.float64)
@@ -192,6 +277,7 @@ class Histogram:
         return Histogram(
             self._counts + other._counts,
             total=self._total + other._total,
+            squares=None if self._squares is None or other._squares is None else self._squares + other._squares,
             minimum=min(self._min, other._min),
             maximum=max(self._max, other._max),
         )
@@ -204,6 +290,7 @@ class Histogram:
             "min_ns": self._min,
             "max_ns": self._max,
             "total_ns": self._total,
+            "squares_ns2": self._squares,
             "bins": used.tolist(),
             "counts": self._counts[used].tolist(),
         }
@@ -222,7 +309,13 @@ class Histogram:
             raise ValueError(f"bins and counts must be of one length, and each bin within 0 to {_OVERFLOW}")
         counts = np.zeros(_BINS, np.uint64)
         counts[bins] = held
-        histogram = cls(counts, total=values["total_ns"], minimum=values["min_ns"], maximum=values["max_ns"])
+        histogram = cls(
+            counts,
+            total=values["total_ns"],
+            minimum=values["min_ns"],
+            maximum=values["max_ns"],
+            squares=values.get("squares_ns2"),
+        )
         if histogram.count != values["count"]:
             raise ValueError(f"the bins hold {histogram.count} values, not {values['count']}")
         return histogram
@@ -230,8 +323,10 @@ class Histogram:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Histogram):
             return NotImplemented
-        same = (self._total, self._min, self._max) == (other._total, other._min, other._max)
-        return same and bool(np.array_equal(self._counts, other._counts))
+        ours = (self._total, self._squares, self._min, self._max)
+        return ours == (other._total, other._squares, other._min, other._max) and bool(
+            np.array_equal(self._counts, other._counts)
+        )
 
     __hash__ = None  # type: ignore[assignment]
 

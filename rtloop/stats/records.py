@@ -12,23 +12,23 @@ from rtloop.settings import exact_period
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from rtloop.stats.stats import Stats
+    from rtloop.stats.figures import Figures
 
 __all__ = ["continuous_records", "exact_period_of", "find_missed", "find_overruns", "first_index", "period_of"]
 
 
-def period_of(stats: Stats) -> int:
+def period_of(stats: Figures) -> int:
     """Return the nominal period, ns; 0 if the settings do not contain it."""
     period: int = stats.settings.get("period_ns", 0)
     return period
 
 
-def exact_period_of(stats: Stats) -> Fraction:
+def exact_period_of(stats: Figures) -> Fraction:
     """Return the exact period, ns; 0 where the settings do not tell."""
     return exact_period(stats.settings)
 
 
-def continuous_records(stats: Stats, *, known: bool = True) -> NDArray[Any]:
+def continuous_records(stats: Figures, *, known: bool = True) -> NDArray[Any]:
     """Return the records on the clock as it was at the end, as if it had never been set: differences are durations.
 
     With `known`, records before a step of which the size is no longer known are left out; else they stay as they are.
@@ -46,12 +46,12 @@ def continuous_records(stats: Stats, *, known: bool = True) -> NDArray[Any]:
     return moved[min(begin, len(records)) :] if known else moved
 
 
-def first_index(stats: Stats) -> int:
+def first_index(stats: Figures) -> int:
     """Return the index of the oldest recorded cycle."""
     return max(0, stats.cycles - len(stats.records))
 
 
-def find_overruns(stats: Stats) -> NDArray[np.bool_]:
+def find_overruns(stats: Figures) -> NDArray[np.bool_]:
     """Return a mask of the recorded cycles that ended later than the next release."""
     period, records = period_of(stats), stats.records
     if not period or stats.has_own_wait:
@@ -60,7 +60,7 @@ def find_overruns(stats: Stats) -> NDArray[np.bool_]:
     return late
 
 
-def find_missed(stats: Stats) -> NDArray[np.int64]:
+def find_missed(stats: Figures) -> NDArray[np.int64]:
     """Count the releases that were dropped just before each recorded cycle; 0 for the first, which is unknown."""
     period, release = exact_period_of(stats), stats.records["release"]
     missed = np.zeros(len(release), np.int64)

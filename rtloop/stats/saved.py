@@ -17,6 +17,8 @@ _INT64_MAX = 2**63 - 1
 _MAX_BYTES = 2 << 30
 #: A sum of 2**63 values of 64 bits each stays below it, and a float holds it.
 _MAX_TOTAL = 1 << 127
+#: A sum of 2**63 squares of 64-bit values stays below it.
+_MAX_SQUARES = 1 << 190
 
 
 def check_archive(archive: zipfile.ZipFile) -> None:
@@ -49,6 +51,10 @@ def check_fields(fields: dict[str, Any]) -> None:
         _check(name, fields[name], "printable text", _is_text(fields[name]))
     for name in _COUNTS:
         _check(name, fields[name], "count", _is_count(fields[name]))
+    shifted = fields.get("shifted_ns")
+    _check("shifted_ns", shifted, "time", shifted is None or _is_int(shifted, -_INT64_MAX, _INT64_MAX))
+    for name in ("device_cycles", "device_missed"):
+        _check(name, fields.get(name), "count", fields.get(name) is None or _is_count(fields[name]))
     _check("forks", fields["forks"], "count", fields["forks"] is None or _is_count(fields["forks"]))
     steps = fields.get("clock_steps", 0)
     _check("clock_steps", steps, "count", _is_count(steps))
@@ -72,6 +78,8 @@ def check_fields(fields: dict[str, Any]) -> None:
     _check("stack", fields["stack"], "size", fields["stack"].get("size") is not None)
     for name in ("guard", "settings", "host"):
         _check(name, fields[name], "table", isinstance(fields[name], dict))
+    for key, value in fields["host"].items():
+        _check(key, value, "fact", not isinstance(value, int) or _is_int(int(value), -_INT64_MAX, _INT64_MAX))
     _check("guard", fields["guard"], "summary of guards", _is_guard(fields["guard"]))
     settings = fields["settings"]
     _check("period_ns", settings.get("period_ns"), "period", _is_count(settings.get("period_ns", 0)))
@@ -159,4 +167,5 @@ def _is_histogram(values: dict[str, Any]) -> bool:
         and sum(counts) <= _INT64_MAX
         and all(_is_int(limit, -_INT64_MAX, _INT64_MAX) for limit in limits)
         and _is_int(values["total_ns"], -_MAX_TOTAL, _MAX_TOTAL)
+        and (values.get("squares_ns2") is None or _is_int(values["squares_ns2"], 0, _MAX_SQUARES))
     )

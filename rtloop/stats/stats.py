@@ -14,6 +14,7 @@ from rtloop.errors import ConfigError
 from rtloop.stats import saved, table
 from rtloop.stats.figures import FORMAT, HISTOGRAMS, PAIRS, VERSION, Figures
 from rtloop.stats.histogram import Histogram
+from rtloop.stats.part import last_part
 from rtloop.system.fileio import replaced
 from rtloop.system.grant import Grant
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
+
+    from rtloop.settings import Duration
 
 __all__ = ["Stats"]
 
@@ -60,6 +63,12 @@ class Stats(Figures):
         Cycles that are in no histogram.
     duration_ns : int
         Time from the first release to the last end; 0 if no cycle ran.
+    shifted_ns : int or None
+        Net time by which the grid was moved: by ``overrun="shift"``, and by ``shift()``, which may also move it back.
+        None in a file of rtloop 0.1.0 or older, which does not tell.
+    device_cycles, device_missed : int or None
+        Cycles of the device that paces the loop: those that ``device_cycle`` named, and those that were left out
+        between them. None if the loop does not call it.
     page_faults, context_switches : tuple of two int
         ``(minor, major)`` and ``(voluntary, involuntary)`` of the loop's thread, since the warm-up; None where unknown.
     forks : int
@@ -180,6 +189,24 @@ class Stats(Figures):
     def __reduce__(self) -> tuple[Any, ...]:
         # Through the constructor, so that the copy's records are read-only, too.
         return _from_fields, ({name: getattr(self, name) for name in self.__dataclass_fields__},)
+
+    def last(self, duration: Duration) -> Stats:
+        """Return the statistics of the last part of the run, made from `records`.
+
+        Parameters
+        ----------
+        duration : duration
+            Length of the part, ``"1s"``, counted back from the end of the last cycle. It is shorter if `records` do not
+            reach so far back, or the run was shorter: see `duration_ns`.
+
+        Returns
+        -------
+        Stats
+            Of the cycles that started in that time, the warm-up excluded, and the releases dropped before them. The
+            histograms are as exact as those of the run. Page faults, context switches and what the guards counted are
+            only known for the whole run, and None or empty here; ``settings["last_ns"]`` is `duration`.
+        """
+        return last_part(self, duration)
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
         """Draw the histograms of latency, execution and response, and the time lines of the last cycles.

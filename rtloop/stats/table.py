@@ -21,6 +21,7 @@ __all__ = [
     "HEAD",
     "ROWS",
     "cells_of",
+    "collections_of",
     "describe_refusal",
     "facts_of",
     "format_percentile",
@@ -50,6 +51,7 @@ _OWN_WAIT = (
     "Paced by its own wait(): there is no planned time to be late against, so wake-up latency and response time are not"
     " measured. Overruns, missed releases and late cycles refer to the nominal period."
 )
+_ESTIMATE = "Standard deviations are estimates from the bins, because the file was written by an older rtloop."
 _FIX = "The warning at the start, and each grant's `fix`, tell how to get it."
 _TIE = "\N{NO-BREAK SPACE}"
 _SCALES = ((1e9, "s"), (1e6, "ms"), (1e3, "us"), (1.0, "ns"))
@@ -133,9 +135,14 @@ def _number(value: int | None) -> str:
 def facts_of(stats: Figures) -> list[tuple[str, str]]:
     """Return the counters as pairs of label and text, the most asked for first."""
     cycles = stats.cycles
-    facts = [
+    nominal = " (nominal)" if stats.has_own_wait else ""
+    facts = []
+    if stats.device_missed is not None:
+        whole = stats.device_missed + (stats.device_cycles or 0)
+        facts.append(("missed (device)", f"{stats.device_missed:,}{_share(stats.device_missed, whole)}"))
+    facts += [
         ("overruns", f"{stats.overruns:,}{_share(stats.overruns, cycles)}"),
-        ("missed releases", f"{stats.missed:,}{_share(stats.missed, cycles + stats.missed)}"),
+        (f"missed{nominal or ' releases'}", f"{stats.missed:,}{_share(stats.missed, cycles + stats.missed)}"),
         ("late cycles", f"{stats.late:,}{_share(stats.late, cycles)}"),
         ("stalls over 1 s", f"{stats.stalls:,}"),
     ]
@@ -151,7 +158,11 @@ def facts_of(stats: Figures) -> list[tuple[str, str]]:
         sizes = ", ".join(f"{'+' if ns > 0 else ''}{format_duration(ns)}" for ns in stats.clock_step_sizes[-4:])
         more = "the last by " if stats.clock_steps > 4 else "by "
         facts.append(("clock was set", f"{stats.clock_steps:,} times, {more}{sizes}"))
-    if not stats.is_simulated:
+    if stats.shifted_ns or (stats.settings.get("overrun") == "shift" and stats.shifted_ns is not None):
+        share = _share(abs(stats.shifted_ns), stats.duration_ns)
+        back = " back" if stats.shifted_ns < 0 else ""
+        facts.append(("grid moved", f"{format_duration(abs(stats.shifted_ns))}{back}{share}"))
+    if not stats.is_simulated and "last_ns" not in stats.settings:
         faults, switches = stats.page_faults, stats.context_switches
         facts += [
             ("page faults", f"{_number(faults.minor)} minor, {_number(faults.major)} major"),
@@ -160,6 +171,12 @@ def facts_of(stats: Figures) -> list[tuple[str, str]]:
                 f"{_number(switches.voluntary)} voluntary, {_number(switches.involuntary)} involuntary",
             ),
         ]
+        collections, longest = collections_of(stats)
+        if collections:
+            longest_text = format_duration(float(f"{longest:.2e}"))
+            facts.append(
+                ("garbage collector", f"{collections:,} collections in the process, the longest {longest_text}")
+            )
     if stats.guard:
         facts.append(("guards", stats.guard_sentence))
     if stats.stack.size and stats.stack.high_water is not None:
@@ -169,6 +186,18 @@ def facts_of(stats: Figures) -> list[tuple[str, str]]:
     if stats.warmup:
         facts.append(("warm-up", f"the first {stats.warmup:,} cycles are not in the figures above"))
     return facts
+
+
+def collections_of(stats: Figures) -> tuple[int, int]:
+    """Return the collections of garbage and the longest, ns, that a step in Python may have waited for; else zeros.
+
+    They may come from an untrusted file or process.
+    """
+    found = [stats.host.get(name) for name in ("gc_collections", "gc_longest_ns")]
+    if not all(type(value) is int and 0 <= value < 1 << 63 for value in found):
+        return 0, 0
+    takes_gil = any(grant.name == "gil" for grant in stats.grants)
+    return (found[0], found[1]) if takes_gil else (0, 0)  # type: ignore[return-value]
 
 
 def violations_of(stats: Figures) -> list[tuple[str, str]]:
@@ -218,11 +247,18 @@ def _wrap(text: str, width: int, *, label: str = "", indent: str = "") -> list[s
 
 def notes_of(stats: Figures) -> list[str]:
     """Return the notes below the figures."""
+    notes = []
     if stats.is_simulated:
         models = stats.settings["simulation"]
         text = f"Simulated: wake-up latency is {models['latency']}, execution time {models['execution']}."
-        return [f"{text} Nothing was measured.", _NOTE]
-    return [_OWN_WAIT, _NOTE] if stats.has_own_wait else [_NOTE]
+        notes.append(f"{text} Nothing was measured.")
+    elif stats.has_own_wait:
+        notes.append(_OWN_WAIT)
+    if "last_ns" in stats.settings:
+        notes.append(f"Cycles of the last {format_duration(stats.settings['last_ns'])}, as far as they were recorded.")
+    if not all(getattr(stats, name).has_exact_std for name, _, _ in ROWS):
+        notes.append(_ESTIMATE)
+    return [*notes, _NOTE]
 
 
 def to_text(stats: Figures, width: int | None = None) -> str:

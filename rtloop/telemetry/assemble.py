@@ -15,6 +15,7 @@ from rtloop.stats.stats import Stats
 from rtloop.system.grant import Grant
 from rtloop.system.host import host_facts
 from rtloop.telemetry.block import Snapshot, record_dtype
+from rtloop.telemetry.collector import collector_facts
 
 __all__ = ["assemble_stats", "machine", "make_stats", "tai_facts"]
 
@@ -35,6 +36,7 @@ def _empty() -> Snapshot:
             "late",
             "stalls",
             "warmup",
+            "shifted",
             "first_release",
             "last_end",
             "clock_steps",
@@ -73,7 +75,7 @@ def make_stats(
         snapshot or _empty(),
         stack=stack,
         forks=forks,
-        host=machine() | tai_facts(tai_offsets_s),
+        host=machine() | tai_facts(tai_offsets_s) | ({} if simulation is not None else collector_facts()),
         violations=violations,
     )
 
@@ -109,6 +111,9 @@ def assemble_stats(
         overruns=counters["overruns"],
         late=counters["late"],
         stalls=counters["stalls"],
+        shifted_ns=counters["shifted"],
+        device_cycles=counters.get("device_cycles") or None,
+        device_missed=counters["device_missed"] if counters.get("device_cycles") else None,
         warmup=counters["warmup"],
         clock_steps=counters["clock_steps"],
         clock_step_sizes=counters["clock_step_sizes"],

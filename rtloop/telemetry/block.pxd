@@ -10,6 +10,8 @@ cdef extern from "../include/rtloop/telemetry.h" nogil:
         int64_t min
         int64_t max
         int64_t sum
+        uint64_t squares_low
+        uint64_t squares_high
         uint64_t counts[]
 
     ctypedef struct rt_usage_t:
@@ -36,6 +38,8 @@ cdef extern from "../include/rtloop/telemetry.h" nogil:
         rt_usage_t usage_begin
         rt_usage_t usage_end
         uint64_t guard[4]
+        uint64_t device_cycles
+        uint64_t device_missed
 
     ctypedef struct rt_bank_t:
         rt_counters_t counters
@@ -66,6 +70,7 @@ cdef extern from "../include/rtloop/telemetry.h" nogil:
     uint64_t rt_telemetry_bytes(uint64_t capacity, uint64_t text)
     void rt_telemetry_init(rt_telemetry_t *t, uint64_t capacity, uint64_t keep, uint64_t text)
     int rt_telemetry_write_text(rt_telemetry_t *t, const char *text, uint64_t size)
+    uint64_t rt_telemetry_count_device_cycle(rt_telemetry_t *t, uint64_t number)
     void rt_bank_clear(rt_bank_t *bank)
     int rt_telemetry_snapshot(const rt_telemetry_t *t, rt_bank_t *to, uint64_t *written, int tries)
 

@@ -249,7 +249,10 @@ cdef object _histogram(const rt_histogram_t *h):
     cdef size_t address = counts.ctypes.data
     memcpy(<void *>address, h.counts, RT_HISTOGRAM_BINS * sizeof(uint64_t))
     is_empty = h.min > h.max
-    return Histogram(counts, total=h.sum, minimum=0 if is_empty else h.min, maximum=0 if is_empty else h.max)
+    squares = <object>h.squares_high << 64 | <object>h.squares_low
+    return Histogram(
+        counts, total=h.sum, squares=squares, minimum=0 if is_empty else h.min, maximum=0 if is_empty else h.max
+    )
 
 
 def _order_steps(counters):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rtloop.settings import SETTING_KINDS, Settings, is_setting
 from rtloop.system.grant import Grant
 from rtloop.system.host import tai_offset_s
+from rtloop.telemetry.collector import watch_collector
 
 if TYPE_CHECKING:
     from rtloop.telemetry.block import TelemetryBlock
@@ -38,6 +39,7 @@ def write(
 
     from rtloop.telemetry.assemble import machine
 
+    watch_collector()
     content: dict[str, Any] = {
         "settings": settings.to_dict()
         | ({"has_own_wait": True} if has_own_wait else {})
@@ -83,7 +85,7 @@ def _setting(key: str, value: object) -> Any:
 
 
 def _scalar(value: object) -> Any:
-    if not isinstance(value, _SCALARS):
+    if not isinstance(value, _SCALARS) or (isinstance(value, int) and not -(1 << 63) <= value < 1 << 63):
         raise ValueError("a value is of a wrong type")
     return clean(value) if isinstance(value, str) else value
 

@@ -104,12 +104,24 @@ static void test_record(void) {
   CHECK(histogram.counts[RT_HISTOGRAM_OVERFLOW] == 3);
 }
 
-/* In any order of values, the limits, the sum and the bins are those of a simple reference. */
+/* Squares below 2^64 whose sum is not: the carry goes into the upper half. */
+static void test_squares(void) {
+  rt_histogram_clear(&histogram);
+  for (int i = 0; i < 5; i++) rt_histogram_record(&histogram, (INT64_C(1) << 32) - 1);
+  for (int i = 0; i < 3; i++) rt_histogram_record(&histogram, INT64_C(1) << 32);
+  const rt_uint128_t small = (UINT64_C(1) << 32) - 1, squares = 5 * small * small + ((rt_uint128_t)3 << 64);
+  CHECK(histogram.squares_low == (uint64_t)squares && histogram.squares_high == (uint64_t)(squares >> 64));
+  rt_histogram_clear(&histogram);
+  CHECK(histogram.squares_low == 0 && histogram.squares_high == 0);
+}
+
+/* In any order of values, the limits, the sums and the bins are those of a simple reference. */
 static void test_limits(void) {
   uint64_t state = 3;
   for (int round = 0; round < 2000; round++) {
     int64_t min = INT64_MAX, max = INT64_MIN;
     uint64_t sum = 0;
+    rt_uint128_t squares = 0;
     rt_histogram_clear(&histogram);
     for (int i = 0; i < 40; i++) {
       int64_t value = (int64_t)(check_random(&state) >> (20 + check_random(&state) % 44));
@@ -121,7 +133,9 @@ static void test_limits(void) {
       min = value < min ? value : min;
       max = value > max ? value : max;
       sum += (uint64_t)value;
+      squares += (rt_uint128_t)(value < 0 ? -value : value) * (rt_uint128_t)(value < 0 ? -value : value);
       CHECK(histogram.min == min && histogram.max == max && histogram.sum == (int64_t)sum);
+      CHECK(histogram.squares_low == (uint64_t)squares && histogram.squares_high == (uint64_t)(squares >> 64));
     }
     CHECK(total(&histogram) == 40);
   }
@@ -158,6 +172,7 @@ int main(void) {
   test_order();
   test_out_of_range();
   test_record();
+  test_squares();
   test_limits();
   test_reader();
   return CHECK_DONE();

@@ -69,7 +69,7 @@ PROGRAMS = {
             "one too many is within": Mutation("histogram.h", " < h->span;", " <= h->span;"),
             "a short one has another bin": Mutation("histogram.h", "&h->counts[value], 1", "&h->counts[value + 1], 1"),
             "a short one is not added": Mutation(
-                "histogram.h", "1);\n    rt_add_relaxed(&h->sum, value);\n    return;", "1);\n    return;"
+                "histogram.h", "1);\n    rt_histogram_add_any(h, value);\n    return;", "1);\n    return;"
             ),
             "a new short one is no minimum": Mutation(
                 "histogram.h", " && value >= h->min && value >= 0", " && value >= 0"
@@ -78,7 +78,15 @@ PROGRAMS = {
                 "histogram.h", "h->min > RT_HISTOGRAM_LOW ? h->min : RT_HISTOGRAM_LOW", "h->min"
             ),
             "all are within": Mutation("histogram.h", "h->max >= low &&", ""),
-            "beyond the end is within": Mutation("histogram.h", " && h->max >> RT_HISTOGRAM_MAX_BITS == 0", ""),
+            "beyond the end is within": Mutation("histogram.h", " && h->max >> RT_HISTOGRAM_SQUARE_BITS == 0", ""),
+            "a large one loses the upper half of its square": Mutation(
+                "histogram.h", "h->squares_high + (uint64_t)(square >> 64)", "h->squares_high"
+            ),
+            "squares are not added": Mutation(
+                "histogram.h",
+                "  rt_add128_relaxed(&h->squares_low, &h->squares_high, (uint64_t)value * (uint64_t)value);\n",
+                "",
+            ),
             "a rare value is not added": Mutation(
                 "histogram.h", "  rt_store_relaxed(&h->sum, (int64_t)((uint64_t)h->sum + (uint64_t)value));\n", ""
             ),

@@ -69,7 +69,7 @@ static struct {
 
 static void begin(void) {
   static rt_telemetry_t *block;
-  if (!block) block = aligned_alloc(RT_CACHE_LINE, sizeof *block);
+  if (!block) block = aligned_alloc(RT_CACHE_LINE, sizeof *block + RT_CACHE_LINE); /* of one record */
   CHECK(block);
   memset(block, 0, sizeof *block);
   rt_telemetry_init(block, 0, 0, 0);
@@ -131,7 +131,11 @@ static int run(uint64_t cycles) {
 
 static int64_t wait_for(int64_t release, int *rc) {
   int64_t now = rt_clock_now(loop.clock);
-  now = loop.spin.margin ? rt_loop_wait_slow(&loop, now, release, 1) : rt_loop_wait(&loop, now, release);
+  if (loop.spin.margin) {
+    now = rt_loop_wait_slow(&loop, now, release, 1);
+  } else {
+    CHECK(rt_loop_wait(&loop, &now, release) == (now >= 0));
+  }
   *rc = now < 0 ? (int)now : 0;
   return now;
 }

@@ -349,3 +349,19 @@ cdef class Pooled(RTLoop):
             self.refused += old[0] != index - 4 or pool.free(old) != 0
             self.frees += 1
         loan.held[index % 4] = block
+
+
+cdef class Device(RTLoop):
+    """Paced by a device that numbers its cycles: after each tenth one it is two cycles further on."""
+
+    cdef public uint64_t number, told
+    cdef public int restart_at
+
+    cdef int wait(self, int64_t release) noexcept nogil:
+        sleep_until(now() + 200_000)
+        self.number += 3 if self.number % 10 == 9 else 1
+        if self.restart_at and self.number >= <uint64_t>self.restart_at:
+            self.restart_at, self.number = 0, 1
+        self.told += self.device_cycle(self.number)
+        self.device_cycle(self.number)  # a repetition is neither a cycle nor a miss
+        return RT_CONTINUE

@@ -124,6 +124,29 @@ def test_hdr_log_is_read_back_by_the_package(tmp_path: Path) -> None:
         assert histogram.get_end_time_stamp() - histogram.get_start_time_stamp() == 1000.0
 
 
+@pytest.mark.parametrize(("clock", "seconds"), [("realtime", EPOCH * 1e-9), ("monotonic", 0.0), ("tai", 0.0)])
+def test_hdr_log_is_written_as_by_the_package_s_own_writer(clock: str, seconds: float, tmp_path: Path) -> None:
+    """Its head has the start time, its Interval_Max the unit, that readers take for granted."""
+    hdr = pytest.importorskip("hdrh.histogram", reason="needs rtloop[export]")
+    from hdrh.log import HistogramLogReader, HistogramLogWriter
+
+    from rtloop.tools.export.hdr import to_hdr
+
+    stats = make(clock=clock)
+    text = to_hdr([Run("arm", stats)])
+    (tmp_path / "run.hlog").write_text(text)
+    reader = HistogramLogReader(str(tmp_path / "run.hlog"), hdr.HdrHistogram(1, 2**41, 3))
+    assert reader.get_next_interval_histogram() is not None
+    assert reader.get_start_time_sec() == pytest.approx(seconds, abs=1e-3)
+    ours = next(line for line in text.splitlines() if line.startswith("Tag=response")).split(",")
+    plain = hdr.HdrHistogram(1, 2**41, 3)
+    plain.record_value(stats.response.max)
+    with (tmp_path / "theirs.hlog").open("w") as file:
+        HistogramLogWriter(file).output_interval_histogram(plain, 0, 1)
+    theirs = (tmp_path / "theirs.hlog").read_text().splitlines()[-1].split(",")
+    assert int(float(ours[3])) == float(theirs[2]), "milliseconds, as of any log in nanoseconds"
+
+
 def test_a_strangers_name_cannot_break_a_tag_of_the_log() -> None:
     pytest.importorskip("hdrh.histogram", reason="needs rtloop[export]")
     from rtloop.tools.export.hdr import to_hdr
@@ -179,6 +202,19 @@ def test_the_loops_of_a_group_are_on_one_time_line_though_their_records_do_not_m
     runs[1].stats.settings["origin_ns"] = EPOCH + 1
     text = to_trace(runs)
     assert [events(text, "i", pid=pid, name="release")[0]["ts"] for pid in (1, 2)] == [0, 0], "another run of the group"
+
+
+def test_no_instant_is_hidden_at_the_beginning_of_a_slice() -> None:
+    """Viewers draw a slice over an instant of its own track that has its time."""
+    stats = make()
+    text = to_trace([Run("arm", stats)])
+    sliced = {(e["pid"], e["tid"]) for e in events(text, "X")}
+    instants = events(text, "i")
+    assert {e["name"] for e in instants} == {"release", "missed", "overrun"}
+    assert not [e for e in instants if (e["pid"], e["tid"]) in sliced]
+    for track in {e["tid"] for e in instants}:
+        times = [e["ts"] for e in instants if e["tid"] == track]
+        assert times == sorted(set(times)), "nor one behind another"
 
 
 def test_trace_follows_the_documented_format() -> None:

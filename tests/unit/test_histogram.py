@@ -1,12 +1,14 @@
-"""Histograms: the bins are those of the C header, and no percentile understates."""
+"""Histograms: bins as in the C header, percentiles that never underestimate, and exact means and deviations."""
 
 from __future__ import annotations
 
 import copy
 import ctypes
+import json
 import pickle
 import shutil
 import subprocess
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +89,39 @@ def test_the_exact_figures_are_exact() -> None:
     histogram = Histogram.from_values(values)
     assert (histogram.count, histogram.min, histogram.max) == (4, 3, 123_456_789)
     assert histogram.mean == sum(values) / 4
-    assert histogram.std == pytest.approx(np.std(values), rel=0.01)
+    assert histogram.std == pytest.approx(np.std(values), rel=1e-15) and histogram.has_exact_std
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1_000_000, 1_000_400] * 500, [23_158] * 9 + [23_159], [2**39] * 100 + [2**39 + 1], [-5, 7, -2**62, 2**62],
+        list(range(300)), [10**9 + 7] * 1000 + [10**9 + 9], [2**62 + 5, 2**62 + 6],
+    ],
+)  # fmt: skip
+def test_the_standard_deviation_is_exact_to_rounding_however_far_from_zero(values: list[int]) -> None:
+    n, mean = len(values), Fraction(sum(values), len(values))
+    exact = float(sum((value - mean) ** 2 for value in values) / n) ** 0.5
+    halves = Histogram.from_values(values[: n // 2]) + Histogram.from_values(values[n // 2 :])
+    loaded = Histogram.from_dict(json.loads(json.dumps(halves.to_dict())))
+    for histogram in (Histogram.from_values(values), halves, loaded):
+        assert histogram.std == pytest.approx(exact, rel=1e-15)
+
+
+def test_without_squares_the_deviation_is_an_estimate_and_says_so() -> None:
+    """As read from a file that an older rtloop has written."""
+    values = Histogram.from_values([1_000_000, 1_000_400] * 500).to_dict()
+    del values["squares_ns2"]
+    old = Histogram.from_dict(values)
+    assert not old.has_exact_std and old.std == pytest.approx(200, abs=0.004 * 1_000_400)
+    assert not (old + Histogram.from_values([5])).has_exact_std
+    assert (Histogram.empty() + Histogram.from_values([5])).has_exact_std
+
+
+def test_squares_that_contradict_the_sum_are_refused() -> None:
+    values = Histogram.from_values([5, 70_000]).to_dict()
+    with pytest.raises(ValueError, match="squares=1 is less"):
+        Histogram.from_dict(values | {"squares_ns2": 1})
 
 
 @pytest.mark.parametrize("q", [0, 1, 50, 90, 99, 99.9, 99.99, 100])

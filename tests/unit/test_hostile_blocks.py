@@ -29,7 +29,7 @@ FIELDS = {
     "magic": (0, "<Q"), "version": (8, "<I"), "header_bytes": (12, "<I"), "total_bytes": (16, "<Q"),
     "record_capacity": (24, "<Q"), "record_keep": (32, "<Q"), "text_capacity": (40, "<Q"), "text_bytes": (48, "<Q"),
     "pid": (56, "<q"), "tid": (64, "<q"), "period": (72, "<q"), "phase": (80, "<q"), "clock": (88, "<i"),
-    "name": (104, "<64s"), "sequence": (192, "<I"), "ended": (200, "<I"), "written": (216, "<Q"),
+    "name": (104, "<64s"), "sequence": (192, "<I"), "ended": (200, "<I"), "written": (224, "<Q"),
 }  # fmt: skip
 HEADER = 1024
 
@@ -100,7 +100,7 @@ def test_a_running_loops_block_cannot_be_truncated(genuine: bytes) -> None:
 
 DAMAGE = {
     "magic": ({"magic": 0}, "does not begin"),
-    "older version": ({"version": 1}, "version 1, and this rtloop reads version 5"),
+    "older version": ({"version": 1}, "version 1, and this rtloop reads version 6"),
     "newer version": ({"version": 77}, "version 77"),
     "header": ({"header_bytes": 64}, "header"),
     "total": ({"total_bytes": 1 << 60}, "add up"),

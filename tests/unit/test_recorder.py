@@ -94,6 +94,9 @@ def test_an_mcap_is_read_by_its_own_package(tmp_path: Path) -> None:
     assert channel.topic == "/arm/signals" and schema.encoding == "jsonschema"
     kinds = {name: value["type"] for name, value in json.loads(schema.data)["properties"].items()}
     assert kinds == {"release": "integer", "x": "array", "is_on": "boolean", "name": "string", "part": "object"}
+    fields = json.loads(schema.data)["properties"]
+    assert fields["x"]["items"]["type"] == ["number", "null"], "what the schema allows is what NaN becomes"
+    assert "2^53" in fields["release"]["description"]
 
 
 @pytest.mark.parametrize(

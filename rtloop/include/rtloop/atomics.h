@@ -43,6 +43,19 @@
 #define rt_add32_relaxed(p, v) rt_add_relaxed((p), (v))
 #endif
 
+/* Add a 64-bit value to a 128-bit sum of two 64-bit halves that only this thread writes. A reader needs a seqlock, because
+ * the halves are two stores. */
+#if defined(__x86_64__) && !defined(RT_IS_SANITIZED)
+#define rt_add128_relaxed(low, high, v)                                                                                \
+  __asm__ __volatile__("addq %2, %0\n\tadcq $0, %1" : "+m"(*(low)), "+m"(*(high)) : "r"((uint64_t)(v)) : "cc")
+#else
+static inline void rt_add128_relaxed(uint64_t *low, uint64_t *high, uint64_t value) {
+  const uint64_t sum = rt_load_relaxed(low) + value;
+  rt_store_relaxed(low, sum);
+  rt_store_relaxed(high, rt_load_relaxed(high) + (sum < value));
+}
+#endif
+
 /* Test a 32-bit datum for 0, with acquire order: on x86-64 every load is an acquire. This is a macro, as are the
  * additions, because the address of a function's operand would take a register. */
 #if defined(__x86_64__) && !defined(RT_IS_SANITIZED)

@@ -57,7 +57,7 @@ static inline void rt_loop_begin_cycle(rt_loop_t *loop, int64_t release, int64_t
   rt_cycle_t *const cycle = &loop->cycle;
   cycle->release = release;
   rt_store_relaxed(&cycle->start, start); /* plain, gcc would spend four instructions on joining the two stores */
-  cycle->t = (double)(release - loop->first_release) * 1e-9;
+  cycle->t = rt_double(release - loop->first_release) * 1e-9;
 }
 
 /* Record a cycle that is not plain, which ended at `end`, and move the schedule on. Returns as rt_schedule_next.
@@ -142,8 +142,7 @@ rt_loop_run_guarded_cycles(rt_loop_t *loop, rt_guard_t *guard, void *self, int (
     int64_t release = schedule->release;
     if (RT_UNLIKELY(cycle->index >= loop->limits.max_cycles)) return RT_END_NORMAL;
     if (RT_LIKELY(release < loop->plain_until)) {
-      now = rt_loop_wait(loop, now, release);
-      if (RT_UNLIKELY(now < 0)) return rt_loop_end_with(loop, RT_END_CLOCK, (int)now);
+      if (RT_UNLIKELY(!rt_loop_wait(loop, &now, release))) return rt_loop_end_with(loop, RT_END_CLOCK, (int)now);
     } else {
       if (release >= loop->end_release) return RT_END_NORMAL;
       now += loop->offset;

@@ -61,17 +61,20 @@ static __attribute__((noinline, unused)) int64_t rt_loop_wait_any(rt_loop_t *loo
   }
 }
 
-/* Wait for the release if the margin for spinning is 0 and nobody sets the clock: one sleep in most cycles. `now` is
- * the present time. Returns and fails as rt_loop_wait_slow. Sets loop->is_late if the release has passed. */
-static inline int64_t rt_loop_wait(rt_loop_t *loop, int64_t now, int64_t release) {
+/* Wait for the release if the margin for spinning is 0 and nobody sets the clock: one sleep in most cycles. *now is the present time, then the
+ * result of rt_loop_wait_slow. Returns whether that is a time. Sets loop->is_late if the release has passed. */
+static inline int rt_loop_wait(rt_loop_t *loop, int64_t *now, int64_t release) {
   /* One comparison for both limits: the release lies ahead, by one slice at most. */
-  if (RT_LIKELY((uint64_t)release - (uint64_t)now - 1 < (uint64_t)RT_SLICE_NS)) {
-    const int rc = rt_clock_sleep_until(loop->clock, &loop->second, release);
-    now = rt_loop_read_clock(loop);
-    return RT_LIKELY(rc == 0 && now >= release) ? now : rt_loop_wait_slow(loop, now, release, rc);
+  int rc = 1;
+  if (RT_LIKELY((uint64_t)release - (uint64_t)*now - 1 < (uint64_t)RT_SLICE_NS)) {
+    rc = rt_clock_sleep_until(loop->clock, &loop->second, release);
+    *now = rt_loop_read_clock(loop);
+    if (RT_LIKELY(rc == 0 && *now >= release)) return 1;
+  } else {
+    loop->is_late = *now > release;
   }
-  loop->is_late = now > release;
-  return rt_loop_wait_slow(loop, now, release, 1);
+  *now = rt_loop_wait_slow(loop, *now, release, rc);
+  return *now >= 0;
 }
 
 /* Sleep in step until `time` on the loop's clock, as it was when the cycle began: a step of the clock does not lengthen

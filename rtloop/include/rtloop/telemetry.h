@@ -25,7 +25,7 @@
 #include "seqlock.h"
 
 #define RT_TELEMETRY_MAGIC UINT64_C(0x31304c45544c5452) /* "RTLTEL01" in memory order */
-#define RT_TELEMETRY_VERSION 5u
+#define RT_TELEMETRY_VERSION 6u
 
 typedef struct rt_record {
   int64_t release;
@@ -65,6 +65,8 @@ typedef struct rt_counters {
   rt_usage_t usage_begin; /* when the warm-up was over */
   rt_usage_t usage_end;   /* when the loop ended; valid once rt_telemetry.ended is set */
   uint64_t guard[RT_GUARD_KINDS];
+  uint64_t device_cycles; /* cycles of a device that the loop has named, and those that it has missed */
+  uint64_t device_missed;
 } rt_counters_t;
 
 /* What the histograms are of. RT_WAITING: what a step has slept in rt_loop_sleep_until, of the cycles that did. */
@@ -100,16 +102,23 @@ typedef struct rt_telemetry {
   uint32_t ended;
   uint32_t has_previous; /* whether previous_start belongs to the same run */
   uint32_t end_reason;   /* RT_END_...; valid once `ended` is set */
+  uint32_t has_waited;   /* whether the present step has slept */
+  uint32_t has_device;   /* whether device_last belongs to this run */
+  uint32_t record_mask;  /* of the number of a record: its slot. There is one slot if the capacity is 0 */
   uint64_t written;      /* records ever written */
   int64_t previous_start;
-  int64_t waited;      /* what the present step has slept, in ns */
-  uint32_t has_waited; /* whether it has */
+  int64_t waited;       /* what the present step has slept, in ns */
+  uint64_t device_last; /* number of the last cycle of the device */
   rt_bank_t banks[2];
 } rt_telemetry_t;
 
-/* Compute the bytes of a block that keeps `capacity` records (a power of two, or 0) and `text` bytes of text. O(1). */
+/* Compute the slots of a ring of `capacity` records (a power of two, or 0): at least one, so that the writer need not
+ * ask. O(1). */
+static inline uint64_t rt_telemetry_slots(uint64_t capacity) { return capacity ? capacity : 1; }
+
+/* Compute the bytes of a block that keeps `capacity` records and `text` bytes of text. O(1). */
 static inline uint64_t rt_telemetry_bytes(uint64_t capacity, uint64_t text) {
-  return sizeof(rt_telemetry_t) + capacity * sizeof(rt_record_t) + text;
+  return sizeof(rt_telemetry_t) + rt_telemetry_slots(capacity) * sizeof(rt_record_t) + text;
 }
 
 /* Get the ring of records. O(1). */
@@ -127,7 +136,7 @@ static inline void rt_bank_clear(rt_bank_t *bank) {
 
 /* Get the text of a block with `capacity` records. O(1). */
 static inline char *rt_telemetry_text(const rt_telemetry_t *t, uint64_t capacity) {
-  return (char *)(rt_telemetry_records(t) + capacity);
+  return (char *)(rt_telemetry_records(t) + rt_telemetry_slots(capacity));
 }
 
 /* Prepare a zeroed block for its writer, before the loop's thread exists. O(RT_HISTOGRAM_BINS). */
@@ -135,6 +144,7 @@ static inline void rt_telemetry_init(rt_telemetry_t *t, uint64_t capacity, uint6
   t->header_bytes = sizeof(rt_telemetry_t);
   t->total_bytes = rt_telemetry_bytes(capacity, text);
   t->record_capacity = capacity;
+  t->record_mask = (uint32_t)(rt_telemetry_slots(capacity) - 1);
   t->record_keep = keep;
   t->text_capacity = text;
   t->version = RT_TELEMETRY_VERSION;
@@ -154,6 +164,8 @@ static inline void rt_bank_record(rt_bank_t *bank, int which, int64_t value) {
   if (RT_LIKELY(rt_histogram_is_within(&bank->histograms[which], value))) {
     rt_add_relaxed(&bank->histograms[which].counts[rt_histogram_bin_within(value)], 1);
     rt_add_relaxed(&bank->histograms[which].sum, value);
+    rt_add128_relaxed(&bank->histograms[which].squares_low, &bank->histograms[which].squares_high,
+                      (uint64_t)value * (uint64_t)value);
   } else {
     rt_bank_extend(bank, which, value);
   }
@@ -161,8 +173,7 @@ static inline void rt_bank_record(rt_bank_t *bank, int which, int64_t value) {
 
 /* Write a record into the ring of records. The loop's thread, between the two calls of the lock; O(1). */
 static inline void rt_telemetry_write_record(rt_telemetry_t *t, rt_record_t record) {
-  if (RT_UNLIKELY(t->record_capacity == 0)) return;
-  rt_record_t *const slot = &rt_telemetry_records(t)[t->written & (t->record_capacity - 1)];
+  rt_record_t *const slot = &rt_telemetry_records(t)[t->written & t->record_mask];
   rt_store_relaxed(&slot->release, record.release);
   rt_store_relaxed(&slot->start, record.start);
   rt_store_relaxed(&slot->end, record.end);
@@ -243,6 +254,22 @@ static inline void rt_telemetry_add_violations(rt_telemetry_t *t, const uint64_t
   rt_seqlock_write_end(&t->lock);
 }
 
+/* Count a cycle of the device that paces the loop, by the device's own number of it. Numbers that were left out are
+ * missed; one that is not above the last is a repetition, or a device that has started anew. The loop's thread, outside
+ * of the two calls of the lock; O(1). Returns the cycles missed just before. */
+static inline uint64_t rt_telemetry_count_device_cycle(rt_telemetry_t *t, uint64_t number) {
+  rt_counters_t *c = &t->banks[t->active].counters;
+  const uint64_t missed = t->has_device && number > t->device_last ? number - t->device_last - 1 : 0;
+  const int is_repeated = t->has_device && number == t->device_last;
+  rt_seqlock_write_begin(&t->lock);
+  if (!is_repeated) rt_add_relaxed(&c->device_cycles, 1);
+  rt_add_relaxed(&c->device_missed, missed);
+  rt_seqlock_write_end(&t->lock);
+  t->device_last = number;
+  t->has_device = 1;
+  return missed;
+}
+
 /* Write the text, once, before the loop's thread runs its cycles. The control thread; O(bytes). Returns 0, or -E2BIG
  * iff there is no room for it. */
 static inline int rt_telemetry_write_text(rt_telemetry_t *t, const char *text, uint64_t bytes) {
@@ -259,6 +286,7 @@ static inline void rt_telemetry_begin_run(rt_telemetry_t *t, int64_t first_relea
   rt_store_relaxed(&c->first_release, first_release);
   rt_store_relaxed(&c->last_end, first_release);
   t->has_previous = 0;
+  t->has_device = 0;
   rt_seqlock_write_end(&t->lock);
 }
 
@@ -301,6 +329,8 @@ static inline void rt_histogram_copy(rt_histogram_t *to, const rt_histogram_t *f
   to->min = rt_load_relaxed(&from->min);
   to->max = rt_load_relaxed(&from->max);
   to->sum = rt_load_relaxed(&from->sum);
+  to->squares_low = rt_load_relaxed(&from->squares_low);
+  to->squares_high = rt_load_relaxed(&from->squares_high);
   if (to->min > to->max) return;
   uint32_t last = rt_histogram_bin(to->max);
   for (uint32_t i = rt_histogram_bin(to->min); i <= last; i++) to->counts[i] = rt_load_relaxed(&from->counts[i]);

@@ -1,4 +1,4 @@
-"""``rtloop export``: saved stats in the formats of other tools."""
+"""``rtloop export``: conversion of saved stats to the formats of other tools."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def export(runs: tuple[str, ...], form: str | None, output: str, table: str) -> 
 def to_csv(stats: Stats) -> str:
     """Return a row for each recorded cycle.
 
-    Of a loop with a wait of its own, latency, response and overrun are empty: there was no planned time.
+    For a loop with its own wait, latency, response and overrun are empty, because there was no planned time.
     """
     records = stats.records
     release, start, end = (records[name] for name in ("release", "start", "end"))
@@ -101,12 +101,12 @@ def _lists(columns: list[np.ndarray]) -> list[list[int]]:
 
 
 def histograms_to_csv(stats: Stats) -> str:
-    """Return a row for each bin that is not empty: it holds ``lower_ns <= value < upper_ns``."""
+    """Return a row for each bin that is not empty: its values are ``lower_ns <= value < upper_ns``."""
     rows = ["series,lower_ns,upper_ns,count"]
     for series in _SERIES:
         histogram = getattr(stats, series)
         for i in np.flatnonzero(histogram.counts).tolist():
             upper = histogram.edges[i + 1]
-            above = f"{int(upper)}" if np.isfinite(upper) else ""  # the overflow bin has no end
+            above = f"{int(upper)}" if np.isfinite(upper) else ""  # the overflow bin has no upper edge
             rows.append(f"{series},{int(histogram.edges[i])},{above},{int(histogram.counts[i])}")
     return "\n".join(rows) + "\n"

@@ -1,4 +1,4 @@
-"""Runs as a trace that Perfetto and Chrome open: the JSON trace-event format, every cycle a slice."""
+"""Trace of runs for Perfetto and Chrome: the JSON trace-event format, with a slice for each cycle."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ if TYPE_CHECKING:
 
 __all__ = ["to_trace"]
 
-_STEPS, _WAITS = 1, 2
+_STEPS, _WAITS, _RELEASES, _OVERRUNS = 1, 2, 3, 4
 
 
 def to_trace(runs: Sequence[Run]) -> str:
-    """Return the trace: a process a run, with a track of its steps and one of its releases and wake-up latencies.
+    """Return the trace: a process for each run, with tracks of its steps, latencies, releases and overruns.
 
-    Times are microseconds with three decimals, so that no nanosecond is lost, from the first recorded release on: the
-    format's readers hold them as doubles, which have no room for nanoseconds since the epoch. Runs on one clock that
-    overlap in time, or are of one group's run, keep their places to each other; others begin at 0 each.
+    Instants have tracks of their own, because viewers hide an instant at the beginning of a slice of its track.
+
+    Times are microseconds with three decimals, so that no nanosecond is lost, from the first recorded release on:
+    readers of the format hold them as doubles, which cannot hold nanoseconds since the epoch. Runs on one clock that
+    overlap in time, or are of one group's run, keep their relative places; others begin at 0 each.
     """
     origins = _origins(runs)
     lines = [json.dumps(event) for event in _names(runs)]
@@ -47,7 +49,7 @@ def to_trace(runs: Sequence[Run]) -> str:
 
 
 def _origins(runs: Sequence[Run]) -> list[int]:
-    """Return what is time 0 for each run, ns on its clock."""
+    """Return the time 0 of each run, ns on its clock."""
     spans = []
     for run in runs:
         records = run.stats.records
@@ -71,14 +73,16 @@ def _names(runs: Sequence[Run]) -> Iterator[dict[str, Any]]:
         name = run.label if group is None else f"{group}/{run.label}"
         yield {"ph": "M", "pid": number, "name": "process_name", "args": {"name": name}}
         yield {"ph": "M", "pid": number, "name": "process_sort_index", "args": {"sort_index": number}}
-        tracks = {_STEPS: "steps"} if run.stats.has_own_wait else {_STEPS: "steps", _WAITS: "wake-up latency"}
+        tracks = {_STEPS: "steps"}
+        if not run.stats.has_own_wait:
+            tracks |= {_WAITS: "wake-up latency", _RELEASES: "releases", _OVERRUNS: "overruns"}
         for track, name in tracks.items():
             yield {"ph": "M", "pid": number, "tid": track, "name": "thread_name", "args": {"name": name}}
             yield {"ph": "M", "pid": number, "tid": track, "name": "thread_sort_index", "args": {"sort_index": track}}
 
 
 def _us(ns: int) -> str:
-    """Write nanoseconds as microseconds without a detour over floating point."""
+    """Format nanoseconds as microseconds, without floating point."""
     sign, ns = ("-", -ns) if ns < 0 else ("", ns)
     return f"{sign}{ns // 1000}.{ns % 1000:03d}"
 
@@ -94,12 +98,13 @@ def _events(run: Run, pid: int, origin: int) -> Iterator[str]:
         if missed[number]:
             at, count = release - round(missed[number] * exact_period_of(stats)), missed[number]
             yield (
-                f'{{"ph": "i", "s": "t", {place}, "name": "missed", "cat": "missed", "ts": {_us(at - origin)}, '
+                f'{{"ph": "i", "s": "t", "pid": {pid}, "tid": {_RELEASES}, "name": "missed", "cat": "missed", '
+                f'"ts": {_us(at - origin)}, '
                 f'"args": {{"releases": {count}}}}}'
             )
         if not stats.has_own_wait:
             yield (
-                f'{{"ph": "i", "s": "t", "pid": {pid}, "tid": {_WAITS}, "name": "release", "cat": "release", '
+                f'{{"ph": "i", "s": "t", "pid": {pid}, "tid": {_RELEASES}, "name": "release", "cat": "release", '
                 f'"ts": {_us(release - origin)}, "args": {{"cycle": {first + number}}}}}'
             )
         if not stats.has_own_wait and start > release:
@@ -119,6 +124,7 @@ def _events(run: Run, pid: int, origin: int) -> Iterator[str]:
         )
         if overrun[number]:
             yield (
-                f'{{"ph": "i", "s": "t", {place}, "name": "overrun", "cat": "overrun", "ts": {_us(end - origin)}, '
+                f'{{"ph": "i", "s": "t", "pid": {pid}, "tid": {_OVERRUNS}, "name": "overrun", "cat": "overrun", '
+                f'"ts": {_us(end - origin)}, '
                 f'"args": {{"cycle": {first + number}, "late_ns": {end - release - period}}}}}'
             )

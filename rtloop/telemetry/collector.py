@@ -1,0 +1,48 @@
+"""Watch on the garbage collector of this process: how often it ran, and for how long.
+
+A collection holds the GIL, so that a step in Python waits for its end.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from typing import Any
+
+__all__ = ["collector_facts", "watch_collector"]
+
+_begun_ns = 0
+_count = 0
+_longest_ns = 0
+_longest_at_ns = 0
+_last_at_ns = 0
+
+
+def watch_collector() -> None:
+    """Watch the collector from now on. Further calls do nothing."""
+    if _note not in gc.callbacks:
+        gc.callbacks.append(_note)
+
+
+def _note(phase: str, info: dict[str, int]) -> None:
+    """Measure a collection; called by the collector before and after each, on the thread that it runs on."""
+    global _begun_ns, _count, _longest_ns, _longest_at_ns, _last_at_ns
+    now = time.monotonic_ns()
+    if phase == "start":
+        _begun_ns = now
+    elif _begun_ns:
+        _count += 1
+        _last_at_ns = _begun_ns
+        if now - _begun_ns >= _longest_ns:
+            _longest_ns, _longest_at_ns = now - _begun_ns, _begun_ns
+        _begun_ns = 0
+
+
+def collector_facts() -> dict[str, Any]:
+    """Return the collections since the watch began: their number, the longest, and times on CLOCK_MONOTONIC, ns."""
+    return {
+        "gc_collections": _count,
+        "gc_longest_ns": _longest_ns,
+        "gc_longest_at_ns": _longest_at_ns,
+        "gc_last_at_ns": _last_at_ns,
+    }

@@ -1,0 +1,48 @@
+"""Collections of garbage are counted, because a step in Python waits for them."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import pytest
+
+import rtloop
+from rtloop.stats.findings import find
+from rtloop.telemetry import collector
+
+PLAIN: dict[str, Any] = {"strict": False, "policy": "other", "lock_memory": "off", "dma_latency": None}
+pytestmark = pytest.mark.filterwarnings("ignore::rtloop.RTSetupWarning")
+
+
+def test_a_collection_in_a_step_is_counted_and_named() -> None:
+    graph: list[Any] = []
+    for _ in range(50_000):
+        graph.append([graph])
+
+    def step(cycle: rtloop.Cycle) -> None:
+        if cycle.index == 10:
+            gc.collect()
+
+    stats = rtloop.PyLoop(step, "5ms", **PLAIN).run(cycles=20)
+    assert stats.host["gc_collections"] >= 1
+    assert 0 < stats.host["gc_longest_ns"] < 10**11
+    assert stats.host["gc_last_at_ns"] >= stats.host["gc_longest_at_ns"] > 0
+    assert "garbage collector" in str(stats)
+    if stats.host["gc_longest_ns"] > 500_000:
+        assert any("garbage collector ran" in finding.text for finding in find(stats))
+
+
+def test_the_watch_begins_once_and_counts_each_collection() -> None:
+    collector.watch_collector()
+    collector.watch_collector()
+    before = collector.collector_facts()["gc_collections"]
+    gc.collect()
+    gc.collect()
+    assert collector.collector_facts()["gc_collections"] == before + 2
+    assert gc.callbacks.count(collector._note) == 1
+
+
+def test_a_simulated_run_tells_nothing_of_the_collector() -> None:
+    stats = rtloop.RTLoop("1kHz").simulate(cycles=10)
+    assert not [key for key in stats.host if key.startswith("gc_")]
