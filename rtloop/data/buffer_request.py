@@ -16,7 +16,7 @@ from rtloop.memory.hugepages import Account, format_page
 from rtloop.system import cgroup
 from rtloop.system.fixes import limit_fix
 from rtloop.system.grant import Grant, describe_refused
-from rtloop.system.privilege import format_limit
+from rtloop.system.privilege import format_limit, read_limit
 from rtloop.system.refusal import refusal_error
 from rtloop.units import format_size, parse_size
 
@@ -176,7 +176,7 @@ def pool_grant(size: int, page_size: int, path: str | None, error: int = 0, call
         "keep them from this process"
     )
     if error == errno.EAGAIN:
-        detail += f"; RLIMIT_MEMLOCK is {format_limit(resource.getrlimit(resource.RLIMIT_MEMLOCK)[0])} bytes"
+        detail += f"; RLIMIT_MEMLOCK is {format_limit(read_limit(resource.RLIMIT_MEMLOCK)[0])} bytes"
         fix = "make buffers before all future memory is locked, or raise the limit:\n" + limit_fix("RLIMIT_MEMLOCK")
     return Grant("hugetlb", asked, "none", False, detail, fix, error, "memory")
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rtloop.errors import ConfigError, StateError
 from rtloop.group import member
 from rtloop.settings import Duration, Settings, with_cpu
-from rtloop.system.cpu import isolated_cpus
+from rtloop.system.cpuset import usable_isolated_cpus
 from rtloop.units import show
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def _partitioned(loops: Sequence[RTLoop], wcet: Mapping[str, Duration]) -> list[
                 )
             longest = max(1, math.ceil(execution.max))
         tasks.append(Task(loop.name, loop.settings.period / 10**9, longest, cpu=_pinned(loop.settings)))
-    return [task.cpu for task in partition(tasks, isolated_cpus() or sorted(os.sched_getaffinity(0)))]
+    return [task.cpu for task in partition(tasks, usable_isolated_cpus() or sorted(os.sched_getaffinity(0)))]
 
 
 def _pinned(settings: Settings) -> int | None:

@@ -179,6 +179,13 @@ def warn_degraded(grants: tuple[Grant, ...], name: str) -> None:
         warnings.warn(message, RTSetupWarning, stacklevel=2)
 
 
+def warn_lost(lost: Sequence[Grant], name: str) -> None:
+    """Warn of grants that a running loop has lost."""
+    if lost:
+        text = "\n".join(f"{grant.name}: {grant.detail}" for grant in lost)
+        warnings.warn(f"{name} has lost what it was granted:\n{text}\n{lost[0].fix}", RTSetupWarning, stacklevel=2)
+
+
 def _say(error: BaseException) -> str:
     """Write an error; what a Python callable raised needs its type to be understood."""
     return str(error) if isinstance(error, RtloopError) else f"{type(error).__name__}: {error}"

@@ -341,7 +341,8 @@ cdef class Control:
 
     def _collect(self, state):
         """Copy the figures of the run. Returns what makes the Stats of them, which looks for symbols."""
-        stack, block, settings, grants = self.thread.stack_use(), self.thread.block, self.settings, self.grants
+        stack, block, settings = self.thread.stack_use(), self.thread.block, self.settings
+        grants = self.thread.read_grants()
         snapshot, forks = block.snapshot(), fork_count()
         has_own_wait, simulation = self.thread.has_own_wait, self._simulation
         tai = None if self.is_simulated() else (self.thread.tai_offset_s, tai_offset_s())
@@ -350,9 +351,18 @@ cdef class Control:
                             simulation=simulation, tai_offsets_s=tai,
                             violations=list_violations(guard, has_lines=state != "running"))
 
+    def warn_lost(self):
+        """Warn, once in a run, of each grant that was lost."""
+        failure.warn_lost(self.thread.unreported_losses(), self.settings.name)
+
     @property
     def stats(self):
         """A snapshot of the present run, or the figures of the last one."""
+        stats = self._read_stats()
+        self.warn_lost()
+        return stats
+
+    def _read_stats(self):
         state = self.state
         if self._activity == "running" and not self.is_in_child():
             if state == "running" and self.thread.is_pending(RT_COMMAND_RESET):

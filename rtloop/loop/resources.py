@@ -17,17 +17,27 @@ from rtloop.memory import kernel, process_lock
 from rtloop.memory.own_locks import own_grant
 from rtloop.settings import POLICIES, Settings
 from rtloop.system import checks, refusal
-from rtloop.system.cpu import format_cpu_list, isolated_cpus, mask_to_cpus
+from rtloop.system.cpu import format_cpu_list, mask_to_cpus
+from rtloop.system.cpuset import CpuChoice, auto_cpus, explain_outside, read_mask
 from rtloop.system.fileio import read_text
-from rtloop.system.fixes import capability_fix, cpuset_fix, throttling_fix
+from rtloop.system.fixes import capability_fix, cpuset_fix, filter_fix, throttling_fix
 from rtloop.system.grant import Grant
-from rtloop.system.privilege import CAP_SYS_NICE, RLIMIT_RTTIME, is_capable, rt_group_file, rt_group_runtime
+from rtloop.system.privilege import (
+    CAP_SYS_NICE,
+    RLIMIT_RTTIME,
+    has_seccomp_filter,
+    is_capable,
+    read_limit,
+    rt_group_file,
+    rt_group_runtime,
+)
 from rtloop.telemetry.block import TelemetryBlock
 from rtloop.units import format_duration
 
 __all__ = [
     "choose_cpus",
     "dma_latency",
+    "first_cpu",
     "process_wide",
     "raise_if_refused",
     "rt_bandwidth",
@@ -81,12 +91,22 @@ def spin_budget(settings: Settings) -> int:
 
 def telemetry(settings: Settings, stack: ExitStack) -> tuple[Grant, TelemetryBlock]:
     """Map, seal and prefault the telemetry block, and lock it unless ``lock_memory="off"``."""
+    hidden: Grant | None = None
     try:
         block = TelemetryBlock(settings.name, settings.record)
     except OSError as error:
-        raise SetupError(error.errno, f"record={settings.record}: {error.strerror}") from error
+        why, fix = refusal.explain("memfd_create", error.errno or 0)
+        if settings.strict or not fix:
+            text = f"record={settings.record}: {error.strerror}" + (f"; {why}\n{fix}" if fix else "")
+            raise SetupError(error.errno, text) from error
+        asked = f"{settings.record} records, shared"
+        detail = f"{why}; no other process can read it"
+        hidden = Grant("telemetry", asked, "of this process alone", False, detail, fix, error.errno or 0)
+        block = TelemetryBlock(settings.name, settings.record, is_shared=False)
     stack.callback(block.close)
     rc = block.lock() if settings.lock_memory != "off" else 0
+    if hidden is not None:
+        return hidden, block
     return own_grant(
         settings.lock_memory, "telemetry", f"sealed memfd, {settings.record} records", block.size, rc
     ), block
@@ -163,7 +183,7 @@ def rt_bandwidth(settings: Settings) -> list[Grant]:
                 kind="limit",
             )
         )
-    cpu_time_us = resource.getrlimit(RLIMIT_RTTIME)[0]
+    cpu_time_us = read_limit(RLIMIT_RTTIME)[0]
     if cpu_time_us != resource.RLIM_INFINITY:
         needed = settings.period_ns // 1000
         cause = checks.real_time_cpu_time(cpu_time_us, needed)
@@ -193,11 +213,24 @@ def sched_attr(settings: Settings, size: int, flags: int) -> dict[str, int]:
     }  # fmt: skip
 
 
-def choose_cpus(settings: Settings) -> tuple[int, ...] | None:
-    """Return the CPUs to ask for; None leaves the affinity as it is inherited."""
-    if settings.cpu == "auto":
-        return (isolated_cpus() or None) if settings.policy != "deadline" else None
-    return settings.cpu if isinstance(settings.cpu, tuple) else None
+def choose_cpus(settings: Settings) -> CpuChoice:
+    """Return the CPUs to ask for, None for those that are inherited, and why."""
+    if settings.cpu == "auto" and settings.policy != "deadline":
+        return auto_cpus()
+    return CpuChoice(settings.cpu if isinstance(settings.cpu, tuple) else None, "")
+
+
+def _explained(detail: str, call: str, rc: int) -> tuple[str, str]:
+    """Return a detail with the refused call, if there is one, and the fix."""
+    if not rc:
+        return detail, ""
+    why, fix = refusal.explain(call, -rc)
+    return f"{why}; {detail}" if detail else why, fix
+
+
+def first_cpu(request: dict[str, Any]) -> int:
+    """Return the first CPU that a thread asks for, -1 for one that is not pinned."""
+    return mask_to_cpus(request["cpus"])[0] if request["is_pinned"] else -1
 
 
 def _policy_text(policy: int, priority: int, attr: dict[str, Any]) -> str:
@@ -218,27 +251,23 @@ def _policy_grant(settings: Settings, request: dict[str, Any], report: dict[str,
     if not got["size"]:  # sched_getattr failed: nothing was read back
         granted = "not known"
         if rc == 0:
-            return Grant(
-                "policy",
-                asked,
-                granted,
-                ok=False,
-                detail="set, but sched_getattr could not read it back",
-                kind="priority",
-            )
+            detail, fix = "set, but sched_getattr could not read it back", ""
+            if has_seccomp_filter():
+                detail, fix = f"{detail}; a seccomp filter may forbid it", filter_fix("sched_getattr")
+            return Grant("policy", asked, granted, False, detail, fix, kind="priority")
     if rc == 0:
         has_reset = bool(got["sched_flags"] & 1)
         detail = "reset on fork, read back with sched_getattr" if has_reset else "without reset on fork"
         return Grant("policy", asked, granted, ok=asked == granted and has_reset, detail=detail, kind="priority")
-    detail, fix = f"sched_setattr: {os.strerror(-rc)}", ""
-    if -rc == errno.EPERM:
-        may_be_capable = is_capable(CAP_SYS_NICE)
+    may_be_capable = is_capable(CAP_SYS_NICE)
+    detail, fix = refusal.explain("sched_setattr", -rc, is_privileged=may_be_capable)
+    if -rc == errno.EPERM and not fix:
         group = checks.group_runtime(rt_group_runtime(), rt_group_file() or "")
         if settings.policy == "deadline":
             detail += "; SCHED_DEADLINE needs CAP_SYS_NICE, and a thread that may run on every CPU of its cpuset"
             fix = "" if may_be_capable else capability_fix("SYS_NICE") + "\nor policy='fifo'"
         else:
-            limits = resource.getrlimit(resource.RLIMIT_RTPRIO)
+            limits = read_limit(resource.RLIMIT_RTPRIO)
             cause = checks.real_time_priority(*limits, is_capable=may_be_capable, needed=settings.priority)
             detail += f"; {cause.found}"
             fix = cause.fix
@@ -263,42 +292,69 @@ def _policy_grant(settings: Settings, request: dict[str, Any], report: dict[str,
     return Grant("policy", asked, granted, ok=False, detail=detail, fix=fix, errno=-rc, kind="priority")
 
 
-def _cpu_grant(asked: tuple[int, ...], report: dict[str, Any]) -> Grant:
-    granted, allowed = mask_to_cpus(report["cpus"]), format_cpu_list(mask_to_cpus(report["allowed"]))
-    is_same = granted == asked and report["cpu_rc"] == 0
-    return Grant(
-        "cpu",
-        format_cpu_list(asked),
-        format_cpu_list(granted),
-        ok=is_same,
-        detail=f"allowed here: {allowed}",
-        fix="" if is_same else cpuset_fix(allowed),
-        errno=-report["cpu_rc"] if report["cpu_rc"] else (0 if is_same else errno.EINVAL),
-        kind="cpu",
-    )
+def _cpu_grant(settings: Settings, request: dict[str, Any], report: dict[str, Any], why: str) -> Grant:
+    """Return the grant of the CPUs: always the mask that the thread really has, and the reason for it."""
+    granted, allowed = mask_to_cpus(report["cpus"]), mask_to_cpus(report["allowed"])
+    if not granted:  # a filter forbids sched_getaffinity(2)
+        granted = allowed = read_mask(f"self/task/{report['tid']}")
+    if not request["is_pinned"]:
+        shown, whole = format_cpu_list(granted), format_cpu_list(allowed)
+        detail = f"inherited: {shown}, the whole cpuset"
+        if set(granted) != set(allowed):
+            detail = f"inherited: {shown} of {whole}, narrower than the cpuset"
+        asked_for = "auto" if settings.cpu == "auto" else "inherited"
+        return Grant("cpu", asked_for, shown, True, f"{detail}; {why}" if why else detail, kind="cpu")
+    asked = mask_to_cpus(request["cpus"])
+    rc = report["cpu_rc"]
+    is_same = granted == asked and rc == 0
+    detail = f"{why}; " if why else ""
+    detail += f"allowed here: {format_cpu_list(allowed)}"
+    fix = ""
+    if not is_same:
+        fix = cpuset_fix(format_cpu_list(allowed))
+        if outside := explain_outside(asked, allowed):
+            detail += f"; {outside}"
+        elif rc:
+            refused, filtered = refusal.explain("sched_setaffinity", -rc)
+            detail, fix = f"{refused}; {detail}", filtered or fix
+    error = -rc if rc else (0 if is_same else errno.EINVAL)
+    return Grant("cpu", format_cpu_list(asked), format_cpu_list(granted), is_same, detail, fix, error, "cpu")
 
 
-def thread_grants(settings: Settings, request: dict[str, Any], report: dict[str, Any]) -> list[Grant]:
-    """Read the thread's own report, made by the thread before its first release."""
+def thread_grants(
+    settings: Settings, request: dict[str, Any], report: dict[str, Any], why_cpus: str = ""
+) -> list[Grant]:
+    """Return the grants of the thread's own report, made by the thread before its first release.
+
+    `why_cpus` is the reason for the choice of its CPUs.
+    """
     grants = [
         Grant(
             "signal_stack",
             "on the thread",
             "on the thread" if report["signal_stack_rc"] == 0 else "none",
-            ok=report["signal_stack_rc"] == 0,
-            detail="so that a stack overflow is reported",
-            errno=-report["signal_stack_rc"],
-            kind="thread",
+            report["signal_stack_rc"] == 0,
+            *_explained("so that a stack overflow is reported", "sigaltstack", report["signal_stack_rc"]),
+            -report["signal_stack_rc"],
+            "thread",
         )
     ]
-    cpus = choose_cpus(settings)
-    if cpus is not None:
-        grants.append(_cpu_grant(cpus, report))
+    grants.append(_cpu_grant(settings, request, report, why_cpus))
     grants.append(_policy_grant(settings, request, report))
     # Real-time threads have no slack; the thread asked for none if it is an ordinary one.
     if settings.policy == "other" or report["policy_rc"]:
         slack = report["slack_ns"]
-        grants.append(Grant("timer_slack", "1 ns", f"{slack} ns", slack == 1, errno=-report["slack_rc"], kind="thread"))
+        grants.append(
+            Grant(
+                "timer_slack",
+                "1 ns",
+                f"{slack} ns" if slack >= 0 else "not known",
+                slack == 1,
+                *_explained("", "prctl", report["slack_rc"]),
+                -report["slack_rc"],
+                "thread",
+            )
+        )
     if settings.flush_denormals:
         is_set = bool(report["denormals_flushed"])
         granted = "flushed" if is_set else "kept"

@@ -20,6 +20,8 @@ cdef class LoopThread:
     cdef rt_hook_t _safe
     cdef void *_owner
     cdef object _undo
+    cdef str _why_cpus
+    cdef object _live
     cdef readonly object settings
     cdef readonly tuple grants
     cdef readonly bint has_own_wait

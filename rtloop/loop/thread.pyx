@@ -44,9 +44,11 @@ from rtloop.guard import setup as guard_setup
 from rtloop.loop import resources
 from rtloop.memory.own_locks import lock_range, lock_ranges, own_grant
 from rtloop.settings import CLOCK_STEP_POLICIES, CLOCKS, OVERRUN_POLICIES, SETTABLE_CLOCKS
+from rtloop.system.cpu import mask_to_cpus
 from rtloop.system.host import tai_offset_s
 from rtloop.system.refusal import setup_errors
 from rtloop.telemetry import description
+from rtloop.telemetry.live_grants import LiveGrants
 from rtloop.units import format_size
 
 
@@ -134,12 +136,31 @@ cdef class LoopThread:
             self._create_thread(owner)
             stack.callback(self._abort)
             grants += guard_setup.grants(settings, self.guard)
-            grants += resources.thread_grants(settings, self.rt.thread.request, self.rt.thread.report)
+            grants += resources.thread_grants(settings, self.rt.thread.request, self.rt.thread.report, self._why_cpus)
             resources.raise_if_refused(settings, grants)
             self._sign()
             self.grants = tuple(grants)
+            self._live = LiveGrants(self.grants, getpid(), self.rt.thread.report.tid, {
+                "state": (<size_t>self.rt, sizeof(rt_loop_t)),
+                "stack": (<size_t>self.rt.thread.stack.base, self.rt.thread.stack.bytes),
+                "telemetry": (<size_t>self.rt.telemetry, self.block.size),
+            })
             description.write(self.block, settings, self.grants, has_own_wait=self.has_own_wait, group=group_name)
             self._undo = stack.pop_all()
+
+    def read_grants(self):
+        """Return the grants as the kernel has them now, while the run holds what they are about."""
+        if self._live is not None and self._undo is not None:
+            ended = None
+            if self.phase() == RT_PHASE_DONE:  # then the thread itself has read them again
+                report = self.rt.thread.report
+                ended = report.attr.sched_policy, report.attr.sched_priority, mask_to_cpus(report.cpus)
+            self.grants = self._live.now(ended)
+        return self.grants
+
+    def unreported_losses(self):
+        """Return the grants that were lost, each once in a run."""
+        return [] if self._live is None else self._live.unreported()
 
     def open_simulated(self, settings, cycles, duration_ns, grant):
         """Prepare the state and the telemetry of a run without a thread."""
@@ -151,7 +172,7 @@ cdef class LoopThread:
             self.rt.telemetry = (<TelemetryBlock>self.block).block
             self._sign()
             self._undo = stack.pop_all()
-        self.grants = (grant, *self.remarks)
+        self._live, self.grants = None, (grant, *self.remarks)
 
     def go_simulated(self):
         """Mark the run without a thread as begun."""
@@ -220,7 +241,7 @@ cdef class LoopThread:
         rt.thread.request.flush_denormals = s.flush_denormals
         for i in range(len(name)):
             rt.thread.request.name[i] = name[i]
-        cpus = resources.choose_cpus(s)
+        cpus, self._why_cpus = resources.choose_cpus(s)
         if cpus is not None:
             rt.thread.request.is_pinned = True
             for cpu in cpus:
@@ -272,7 +293,7 @@ cdef class LoopThread:
     def _sign(self):
         """Write into the telemetry block which loop this is."""
         attr = self.rt.thread.report.attr
-        cpu = (resources.choose_cpus(self.settings) or (-1,))[0]
+        cpu = resources.first_cpu(self.rt.thread.request)
         self.block.sign(getpid(), self.rt.thread.report.tid, self.settings, CLOCKS[self.settings.clock],
                         (attr.sched_policy, attr.sched_priority, cpu))
 

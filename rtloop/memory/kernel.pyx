@@ -236,11 +236,13 @@ def future_lock():
         return "onfault"
     if found >= 0 or not _has_locked_memory():
         return None
-    # An old kernel, and the page is not present: only the mapping's flags tell.
+    # An old kernel, or a filter that forbids mincore(2): only the mapping's flags tell.
     with mmap.mmap(-1, mmap.PAGESIZE) as page:
         address = <size_t>_address_of(page)
-        is_locked = any(m.is_locked and m.start <= address < m.start + m.size for m in mappings())
-    return "onfault" if is_locked else None
+        its = next((m for m in mappings() if m.is_locked and m.start <= address < m.start + m.size), None)
+    if its is None:
+        return None
+    return "onfault" if its.is_onfault or found == -EOPNOTSUPP else "all"
 
 
 cdef void *_address_of(object buffer) except NULL:

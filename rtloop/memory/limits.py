@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from rtloop.system import refusal
 from rtloop.system.grant import Grant
-from rtloop.system.privilege import CAP_IPC_LOCK, format_limit, is_capable
+from rtloop.system.privilege import CAP_IPC_LOCK, format_limit, is_capable, read_limit
 from rtloop.system.signal_shield import shielded_method
 from rtloop.units import format_size
 
@@ -39,11 +39,11 @@ class _Limit(ABC):
         """Change the limit if this is the first call, and tell what it is now."""
         with self._lock:
             if self._count == 0:
-                self._former = self._changed = resource.getrlimit(self._which)
+                self._former = self._changed = read_limit(self._which)
                 self._change()
             self._count += 1
             try:
-                return self._grant(resource.getrlimit(self._which))
+                return self._grant(read_limit(self._which))
             except BaseException:
                 self.release()
                 raise
@@ -53,7 +53,7 @@ class _Limit(ABC):
         """Put the limit back if this is the last call."""
         with self._lock:
             self._count -= 1
-            if self._count == 0 and resource.getrlimit(self._which) == self._changed != self._former:
+            if self._count == 0 and read_limit(self._which) == self._changed != self._former:
                 with suppress(ValueError, OSError):  # somebody has lowered the hard limit meanwhile
                     resource.setrlimit(self._which, self._former)
 

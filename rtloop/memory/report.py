@@ -9,7 +9,7 @@ from typing import Any
 from rtloop.memory.kernel import future_lock
 from rtloop.memory.process_lock import memory_status
 from rtloop.system.fileio import read_text
-from rtloop.system.privilege import CAP_IPC_LOCK, CAP_SYS_NICE, is_capable
+from rtloop.system.privilege import CAP_IPC_LOCK, CAP_SYS_NICE, is_capable, read_limit
 from rtloop.units import format_size
 
 __all__ = ["MemoryStatus", "status"]
@@ -108,9 +108,7 @@ def status() -> MemoryStatus:
 
     Reads ``/proc/self``: for set-up and supervision, from any thread but a loop's.
     """
-    soft, hard = (
-        None if value == resource.RLIM_INFINITY else value for value in resource.getrlimit(resource.RLIMIT_MEMLOCK)
-    )
+    soft, hard = (None if value == resource.RLIM_INFINITY else value for value in read_limit(resource.RLIMIT_MEMLOCK))
     vm = memory_status()
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return MemoryStatus(

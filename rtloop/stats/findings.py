@@ -69,6 +69,9 @@ def find(stats: Stats) -> list[Finding]:
 
 
 def _bad(stats: Stats) -> Iterator[str]:
+    for grant in stats.grants:
+        if grant.lost is not None:
+            yield f"Lost while the loop ran: {describe_refusal(grant)}. The figures since are those of a degraded loop."
     if stats.state == "failed":
         yield "The loop failed: it stopped by itself, with an error."
     if stats.overruns and not stats.has_own_wait:
@@ -115,7 +118,7 @@ def _bad(stats: Stats) -> Iterator[str]:
         text = f", the first one in cycle {first[0]['cycle']}: {guard_summary.describe(first[0])}" if first else ""
         yield f"The guards counted {_count(violations, 'violation')}{text}."
     for grant in stats.grants:
-        if not grant.ok:
+        if not grant.ok and grant.lost is None:
             yield f"Not granted: {describe_refusal(grant)}. The loop ran in degraded mode."
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from rtloop.stats import guard_summary
 from rtloop.stats.histogram import Histogram
+from rtloop.system.cpu import format_cpu_list, parse_cpu_list
 from rtloop.units import format_duration, format_rate, format_size
 
 if TYPE_CHECKING:
@@ -109,9 +110,18 @@ def headline(stats: Figures) -> str:
             parts += [asked] if asked else []
         else:
             parts.append(str(policy.granted) + ("" if policy.ok else f" instead of {policy.requested}"))
-        parts.append(f"CPU {granted['cpu'].granted}" if "cpu" in granted else "any CPU")
+        parts.append(_where(granted["cpu"], stats.host.get("cpus")) if "cpu" in granted else "any CPU")
     parts += [f"{stats.cycles:,} cycles in {format_duration(stats.duration_ns)}", stats.state]
     return f"{stats.name}: {', '.join(parts)}"
+
+
+def _where(grant: Grant, machine_cpus: object) -> str:
+    """Write where the thread may run: any CPU only if that is every one of the machine."""
+    try:
+        cpus = parse_cpu_list(str(grant.granted))
+    except ValueError:
+        return "CPU not known"
+    return "any CPU" if len(cpus) == machine_cpus else f"CPU {format_cpu_list(cpus)}"
 
 
 def _share(part: int, whole: int) -> str:
@@ -291,9 +301,9 @@ def _grant_lines(stats: Figures, width: int) -> list[str]:
     # A line does not break within a grant.
     granted = "; ".join(f"{grant.name} {grant.granted}".replace(" ", _TIE) for grant in stats.grants if grant.ok)
     lines = _wrap(granted, width, label="granted") if granted else []
-    refused = [grant for grant in stats.grants if not grant.ok]
+    refused = sorted((grant for grant in stats.grants if not grant.ok), key=lambda grant: grant.lost is None)
     for grant in refused:
-        lines += _wrap(describe_refusal(grant), width, label="NOT GRANTED")
+        lines += _wrap(describe_refusal(grant), width, label="NOT GRANTED" if grant.lost is None else "LOST")
     if any(grant.fix for grant in refused):
         lines += _wrap(_FIX, width, label=" ")
     return lines
@@ -301,6 +311,8 @@ def _grant_lines(stats: Figures, width: int) -> list[str]:
 
 def describe_refusal(grant: Grant) -> str:
     """Return a sentence on a refused grant: the request, what was granted, and the reason."""
+    if grant.lost is not None:
+        return f"{grant.name}, {grant.detail.removeprefix('lost: ')}"
     reason = f": {grant.detail}" if grant.detail else ""
     return f"{grant.name} {grant.requested}, but {grant.granted}{reason}"
 

@@ -1,4 +1,4 @@
-"""What the control groups of this process let it use.
+"""Control groups of this process, and the memory that they let it use.
 
 See Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst of the kernel.
 """
@@ -9,7 +9,7 @@ import os
 
 from rtloop.system.fileio import read_text
 
-__all__ = ["memory_groups", "memory_room"]
+__all__ = ["controller_groups", "memory_groups", "memory_room"]
 
 _ROOT = "/sys/fs/cgroup"
 
@@ -22,14 +22,19 @@ _FILES = {
 
 def memory_groups(text: str) -> list[tuple[int, str]]:
     """Read ``/proc/self/cgroup`` (cgroups(7)): version and path of each group that may limit memory."""
+    return [(version, path) for version, _, path in controller_groups(text, "memory")]
+
+
+def controller_groups(text: str, controller: str, root: str = _ROOT) -> list[tuple[int, str, str]]:
+    """Read ``/proc/self/cgroup`` (cgroups(7)): version, mount and path of each group that a controller may act on."""
     found = []
     for line in text.splitlines():
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
-        if "memory" in controllers.split(","):
-            found.append((1, path))
+        if controller in controllers.split(","):
+            found.append((1, f"{root}/{controller}", path))
         elif number == "0" and not controllers:
-            found.append((2, path))
+            found.append((2, f"{root}/unified" if os.path.isdir(f"{root}/unified") else root, path))
     return found
 
 
@@ -40,11 +45,10 @@ def memory_room(proc: str = "/proc/self/cgroup", root: str = _ROOT) -> dict[str,
     """
     room = {}
     try:
-        groups = memory_groups(read_text(proc))
+        groups = controller_groups(read_text(proc), "memory", root)
     except OSError:
         return {}
-    for version, path in groups:
-        top = f"{root}/memory" if version == 1 else f"{root}/unified" if os.path.isdir(f"{root}/unified") else root
+    for version, top, path in groups:
         limit_name, used_name, droppable = _FILES[version]
         # In a container the path may be the host's, and not be there: then the root is the container's group.
         folder = f"{top}{path}".rstrip("/")

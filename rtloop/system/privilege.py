@@ -14,6 +14,7 @@ __all__ = [
     "has_capability",
     "has_seccomp_filter",
     "is_capable",
+    "read_limit",
     "rt_group_file",
     "rt_group_runtime",
 ]
@@ -23,6 +24,13 @@ CAP_SYS_NICE = 23
 
 #: Not in the ``resource`` module: microseconds of CPU time a real-time thread may use without blocking (getrlimit(2)).
 RLIMIT_RTTIME = 15
+#: As ``/proc/self/limits`` writes them.
+_LIMIT_NAMES = {
+    resource.RLIMIT_CORE: "Max core file size",
+    resource.RLIMIT_MEMLOCK: "Max locked memory",
+    resource.RLIMIT_RTPRIO: "Max realtime priority",
+    RLIMIT_RTTIME: "Max realtime timeout",
+}
 
 
 def has_capability(bit: int, status: str | None = None) -> bool:
@@ -75,6 +83,28 @@ def is_capable(bit: int) -> bool:
     except OSError:
         return True
     return uid_map == ["0", "0", "4294967295"]
+
+
+def read_limit(which: int) -> tuple[int, int]:
+    """Return the soft and the hard value of a limit, from ``/proc/self/limits`` if a filter forbids getrlimit(2).
+
+    Raises
+    ------
+    OSError
+        If neither tells.
+    """
+    try:
+        return resource.getrlimit(which)
+    except OSError:
+        name = _LIMIT_NAMES.get(which)
+        for line in read_text("/proc/self/limits").splitlines():
+            if name is not None and line.startswith(name):
+                soft, hard = (
+                    resource.RLIM_INFINITY if word == "unlimited" else int(word)
+                    for word in line[len(name) :].split()[:2]
+                )
+                return soft, hard
+        raise
 
 
 def format_limit(value: int) -> str:

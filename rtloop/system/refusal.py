@@ -13,7 +13,7 @@ from rtloop.system import checks
 from rtloop.system.checks import Check
 from rtloop.system.fixes import filter_fix
 from rtloop.system.grant import Grant, describe_refused
-from rtloop.system.privilege import CAP_IPC_LOCK, has_seccomp_filter, is_capable
+from rtloop.system.privilege import CAP_IPC_LOCK, has_seccomp_filter, is_capable, read_limit
 
 __all__ = [
     "explain",
@@ -48,7 +48,7 @@ def explain(call: str, error: int, *, is_privileged: bool = True) -> tuple[str, 
 
 def lock_limit() -> Check:
     """Judge RLIMIT_MEMLOCK as it is now."""
-    limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    limit = read_limit(resource.RLIMIT_MEMLOCK)[0]
     return checks.locked_memory(limit, is_capable=is_capable(CAP_IPC_LOCK))
 
 

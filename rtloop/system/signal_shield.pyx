@@ -42,10 +42,18 @@ class _Job:
     def __init__(self, function):
         self.function = function
         self.is_begun = False
-        self.cpus = os.sched_getaffinity(0)
+        self.cpus = _mask()
         self.result = self.error = None
         self.done = _thread.allocate_lock()
         self.done.acquire()
+
+
+def _mask():
+    """Return the CPUs of the calling thread, None if a filter forbids the question."""
+    try:
+        return os.sched_getaffinity(0)
+    except OSError:
+        return None
 
 
 def _keep(jobs):
@@ -61,8 +69,8 @@ def _work(jobs):
     _ident = _thread.get_ident()
     prctl(PR_SET_NAME, b"rtloop-keeper")
     # Made by a real-time thread, it has inherited a policy that it does not need.
-    if os.sched_getscheduler(0) != os.SCHED_OTHER:
-        with suppress(OSError):  # SCHED_IDLE is not left without a privilege
+    with suppress(OSError):  # SCHED_IDLE is not left without a privilege, and a filter may forbid either call
+        if os.sched_getscheduler(0) != os.SCHED_OTHER:
             os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     while True:
         is_needed = False
@@ -77,8 +85,9 @@ def _work(jobs):
             continue
         try:
             job.is_begun = True
-            if os.sched_getaffinity(0) != job.cpus:
-                os.sched_setaffinity(0, job.cpus)  # what it makes, a loop's thread, inherits them
+            if job.cpus is not None and _mask() != job.cpus:
+                with suppress(OSError):  # a filter
+                    os.sched_setaffinity(0, job.cpus)  # what it makes, a loop's thread, inherits them
             job.result = job.function()
         except BaseException as error:
             job.error = error

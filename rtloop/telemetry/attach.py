@@ -19,6 +19,7 @@ from rtloop.telemetry import description
 from rtloop.telemetry.assemble import assemble_stats, machine
 from rtloop.telemetry.block import Snapshot
 from rtloop.telemetry.foreign import ForeignBlock
+from rtloop.telemetry.live_grants import LiveGrants
 from rtloop.telemetry.procfs import (
     BlockFile,
     Budget,
@@ -82,9 +83,17 @@ class LoopReader:
             "clock": _CLOCK_NAMES[clock],
         }
         self.grants: tuple[Grant, ...] = said.grants
+        self._live = LiveGrants(said.grants, task.pid, task.tid)
         self.started_ns = said.started_ns
         kind = _POLICY_NAMES.get(policy, str(policy))  # type: ignore[arg-type]
         self.policy = f"{kind} {header['priority']!r}" if kind in ("fifo", "rr") else kind
+        self._read_grants()
+
+    def _read_grants(self) -> None:
+        """Read the grants again; those of a thread that has ended stay as they were seen last."""
+        if self._task.is_alive:
+            self.grants = self._live.now()
+            self.policy = next((str(grant.granted) for grant in self.grants if grant.name == "policy"), self.policy)
 
     @property
     def name(self) -> str:
@@ -149,6 +158,7 @@ class LoopReader:
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise AttachError(f"the telemetry of {self.name} (process {self.pid}) cannot be read: {reason}") from error
+        self._read_grants()
         stack = StackUse(int(self._settings.get("stack_bytes", 0)), None)
         return assemble_stats(
             self.settings,

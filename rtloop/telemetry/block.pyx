@@ -6,7 +6,7 @@ from libc.string cimport memcpy
 
 from rtloop._atomics cimport rt_load_acquire, rt_load_relaxed
 from rtloop._os cimport munmap
-from rtloop.memory.memory_h cimport rt_memory_map_sealed, rt_memory_prefault
+from rtloop.memory.memory_h cimport rt_memory_map, rt_memory_map_sealed, rt_memory_prefault
 
 import errno
 import os
@@ -159,12 +159,14 @@ cdef class TelemetryBlock(TelemetryReader):
         Name of the loop.
     record : int
         Number of last cycles whose timestamps are kept.
+    is_shared : bool
+        False for a block that no other process can read, for want of memfd_create(2).
     """
 
     def __cinit__(self):
         self.fd = -1
 
-    def __init__(self, name, record):
+    def __init__(self, name, record, *, is_shared=True):
         # One more than is kept, because the oldest record may be overwritten while it is read.
         cdef uint64_t capacity = 1 << int(record).bit_length() if record else 0
         cdef uint64_t keep = record
@@ -173,10 +175,14 @@ cdef class TelemetryBlock(TelemetryReader):
         cdef bytes file_name = b"rtloop:" + encoded[:200]
         cdef int rc
         self.size = rt_telemetry_bytes(capacity, _TEXT_BYTES)
-        rc = rt_memory_map_sealed(file_name, self.size, &address, &self.fd)
+        if is_shared:
+            rc = rt_memory_map_sealed(file_name, self.size, &address, &self.fd)
+        else:
+            rc = rt_memory_map(&address, self.size)
         if rc:
             raise OSError(-rc, f"telemetry block of {self.size} bytes: {os.strerror(-rc)}")
-        self._inode = os.fstat(self.fd).st_ino
+        if is_shared:
+            self._inode = os.fstat(self.fd).st_ino
         self.block = <rt_telemetry_t *>address
         with nogil:
             rt_memory_prefault(self.block, self.size)

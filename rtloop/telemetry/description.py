@@ -92,8 +92,13 @@ def _scalar(value: object) -> Any:
 
 def _grant(values: Mapping[str, Any]) -> Grant:
     grant = Grant(**{key: _scalar(value) for key, value in values.items() if key in Grant._fields})
-    texts = (grant.name, grant.detail, grant.fix)
-    if type(grant.ok) is not bool or type(grant.errno) is not int or not all(isinstance(text, str) for text in texts):
+    texts = (grant.name, grant.detail, grant.fix, grant.kind)
+    numbers = (grant.errno, 0 if grant.lost is None else grant.lost)
+    if (
+        type(grant.ok) is not bool
+        or not all(type(number) is int for number in numbers)
+        or not all(isinstance(text, str) for text in texts)
+    ):
         raise ValueError("a grant is of a wrong type")
     return grant
 

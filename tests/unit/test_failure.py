@@ -261,9 +261,10 @@ class Thread:
         }  # fmt: skip
         got = asked if is_read_back and not policy_rc else dict.fromkeys(asked, 0) | {"size": 48 * is_read_back}
         slack = 50_000 if number == 0 or policy_rc else 0
-        self.request = {"attr": asked}
+        self.request = {"attr": asked, "is_pinned": False, "cpus": [0]}
         self.report = {
             "attr": got, "policy_rc": policy_rc, "signal_stack_rc": 0, "slack_ns": slack, "slack_rc": 0,
+            "cpus": [1], "allowed": [3], "cpu_rc": 0, "tid": 0,
         }  # fmt: skip
 
     def grants(self) -> dict[str, Grant]:

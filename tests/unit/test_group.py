@@ -508,7 +508,7 @@ def test_a_group_is_analysed_with_its_own_priorities_and_cpus() -> None:
 
 def test_loops_are_put_on_the_isolated_cpus_by_what_they_need(monkeypatch: pytest.MonkeyPatch) -> None:
     """First-fit decreasing, up to 95 %: d has CPU 2; b joins it, c does not fit there, and a fits beside c."""
-    monkeypatch.setattr("rtloop.group.plan.isolated_cpus", lambda: (2, 3))
+    monkeypatch.setattr("rtloop.group.plan.usable_isolated_cpus", lambda: (2, 3))
     loops = [RTLoop("1ms", name=name) for name in "abc"] + [RTLoop("1ms", name="d", cpu=2)]
     wcet = {"a": "400us", "b": "600us", "c": "500us", "d": "100us"}
     group = LoopGroup(loops, cpus="partition", wcet=wcet)

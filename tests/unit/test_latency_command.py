@@ -179,7 +179,7 @@ def test_what_can_never_work_is_refused(options: tuple[str, ...], words: str) ->
 def test_an_isolated_cpu_may_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """No process begins on one, so that none is in its affinity: there of all places loops are meant to run."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2})
-    monkeypatch.setattr(latency_command, "isolated_cpus", lambda: (3,))
+    monkeypatch.setattr(latency_command, "usable_isolated_cpus", lambda: (3,))
     for value, cpus in (("3", [3]), ("2-3", [2, 3]), ("all", [0, 1, 2, 3])):
         assert latency_command.to_cpus(None, None, value) == cpus  # type: ignore[arg-type]
     with pytest.raises(click.BadParameter, match="may run on 0-3"):

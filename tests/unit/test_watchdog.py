@@ -289,7 +289,7 @@ def test_a_watchdog_that_cannot_be_had_starts_none(
     before = tasks()
     with monkeypatch.context() as patch:
         patch.setattr(resources, "thread_grants", thread_grants)
-        with pytest.raises(rtloop.PrivilegeError, match="servo's watchdog: 3 requests were refused") as told:
+        with pytest.raises(rtloop.PrivilegeError, match="servo's watchdog: 4 requests were refused") as told:
             group.start()
     assert "the watchdog could not be started, so that none of the group's loops runs" in "".join(told.value.__notes__)
     assert [loop.enters for loop in loops] == [0, 0] and tasks() == before

@@ -63,6 +63,7 @@ rt_loop_guarded_main(rt_loop_t *loop, rt_guard_t *guard, void *self, int (*enter
     rt_telemetry_write_usage(loop->telemetry, rt_thread_usage(), 1);
     if (rc == RT_CONTINUE || rc == RT_STOP) leave(self);
   }
+  rt_thread_read_back(&loop->thread.report);
   rt_futex_set(&loop->phase, RT_PHASE_DONE);
 }
 

@@ -121,13 +121,22 @@ static inline void rt_thread_set_cpus(const rt_thread_request_t *request, rt_thr
   uint64_t before[RT_CPU_WORDS] = {0};
   long got = syscall(SYS_sched_getaffinity, 0, bytes, before);
   memset(report->allowed, 0xff, bytes);
-  (void)syscall(SYS_sched_setaffinity, 0, bytes, report->allowed);
+  if (got > 0) (void)syscall(SYS_sched_setaffinity, 0, bytes, report->allowed); /* what can be put back */
   memset(report->allowed, 0, bytes);
   (void)syscall(SYS_sched_getaffinity, 0, bytes, report->allowed);
   if (request->is_pinned) report->cpu_rc = syscall(SYS_sched_setaffinity, 0, bytes, request->cpus) ? -errno : 0;
   if ((!request->is_pinned || report->cpu_rc) && got > 0) (void)syscall(SYS_sched_setaffinity, 0, bytes, before);
   memset(report->cpus, 0, bytes);
   (void)syscall(SYS_sched_getaffinity, 0, bytes, report->cpus);
+}
+
+/* Read the policy and the CPUs of the calling thread again. The loop's thread, after its last cycle; two system calls;
+ * what cannot be read stays as it was. */
+static inline void rt_thread_read_back(rt_thread_report_t *report) {
+  uint64_t cpus[RT_CPU_WORDS] = {0};
+  rt_sched_attr_t attr = {0};
+  if (syscall(SYS_sched_getaffinity, 0, sizeof cpus, cpus) > 0) memcpy(report->cpus, cpus, sizeof cpus);
+  if (!syscall(SYS_sched_getattr, 0, &attr, sizeof attr, 0)) report->attr = attr;
 }
 
 /* Request everything in `request` for the calling thread. Several system calls. Never fails as a whole: each refusal is
@@ -168,14 +177,19 @@ static inline int rt_thread_create(pthread_t *thread, rt_stack_t *stack, void *(
   const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGABRT};
   for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++) sigdelset(&blocked, faults[i]);
   if (!rc) rc = pthread_attr_setstack(&attr, stack->base, stack->bytes);
-  if (!rc) rc = pthread_attr_setinheritsched(&attr, PTHREAD_EXPLICIT_SCHED);
-  if (!rc) rc = pthread_attr_setschedpolicy(&attr, SCHED_OTHER);
-  if (!rc) rc = pthread_attr_setschedparam(&attr, &ordinary);
+  /* An explicit policy takes sched_setscheduler(2) and sched_get_priority_max(2), which a seccomp filter may forbid.
+   * Then the thread inherits the policy of its creator, and rt_thread_setup requests its own. */
+  int explicit_rc = pthread_attr_setschedpolicy(&attr, SCHED_OTHER);
+  if (!explicit_rc) explicit_rc = pthread_attr_setschedparam(&attr, &ordinary);
+  if (!explicit_rc) explicit_rc = pthread_attr_setinheritsched(&attr, PTHREAD_EXPLICIT_SCHED);
   if (!rc) rc = pthread_sigmask(SIG_SETMASK, &blocked, &before);
   if (!rc) {
     stack->body = body;
     stack->argument = argument;
     rc = pthread_create(thread, &attr, rt_stack_begin, stack);
+    if (!explicit_rc && rc && rc != EAGAIN && !pthread_attr_setinheritsched(&attr, PTHREAD_INHERIT_SCHED)) {
+      rc = pthread_create(thread, &attr, rt_stack_begin, stack);
+    }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
   }
   pthread_attr_destroy(&attr);

@@ -1,4 +1,4 @@
-"""Experiment of the doctor: a child process starts a loop as a user's program would, and reports its grants.
+"""Experiment: a child process starts a loop with the default settings and reports what it was granted.
 
 The child locks its memory, runs one SCHED_FIFO thread and holds ``/dev/cpu_dma_latency`` for some milliseconds; the
 caller, its limits and its memory stay as they are.
@@ -25,9 +25,14 @@ _PROGRAM = """
 import json, warnings
 import rtloop
 warnings.simplefilter("ignore")
-loop = rtloop.RTLoop("1ms", strict=False, cpu=None, warmup=0, record=64, name="doctor")
-stats = loop.run(cycles=20)
-print(json.dumps({"cycles": stats.cycles, "grants": [grant.to_dict() for grant in loop.grants]}))
+loop = rtloop.RTLoop("1ms", strict=False, warmup=0, record=64, name="doctor")
+try:
+    stats = loop.run(cycles=20)
+    found = {"cycles": stats.cycles, "grants": [grant.to_dict() for grant in stats.grants]}
+except rtloop.RtloopError as error:
+    grants = [grant.to_dict() for grant in getattr(error, "grants", ())]
+    found = {"failure": f"the loop did not start: {error}", "grants": grants}
+print(json.dumps(found))
 """
 
 #: The grants that decide, with a readable name, their source, and why they matter.
@@ -39,6 +44,7 @@ _SHOWN = {
         "a CPU that wakes from a deep idle state is late by its exit latency",
     ),
     "stack": ("locked stack", "mlock(2)", "the thread's stack must not fault"),
+    "cpu": ("CPUs of a loop", "sched_getaffinity(2)", "cpu='auto' takes the CPUs that are isolated and allowed"),
     "rt_time": ("real-time CPU time", "getrlimit(2)", "beyond RLIMIT_RTTIME the kernel kills the process"),
 }  # fmt: skip
 
@@ -75,8 +81,11 @@ def run_probe(program: str = _PROGRAM, timeout_s: float = _TIMEOUT_S) -> dict[st
         found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return found
     except (ValueError, IndexError):
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        return {"failure": f"the loop did not start: {last}"}
+        said = done.stderr.strip() or f"exit code {done.returncode}"
+        lines = said.splitlines()
+        # A traceback is followed by the exception, whose text may have many lines.
+        last = max((i for i, line in enumerate(lines) if line.startswith("  ")), default=-1)
+        return {"failure": f"the loop did not start: {' '.join(lines[last + 1 :]) or lines[-1].strip()}"}
 
 
 def examine(found: dict[str, Any] | None) -> Iterator[Check]:
@@ -90,7 +99,9 @@ def examine(found: dict[str, Any] | None) -> Iterator[Check]:
         yield Check("probe", name, f"not tried: {found['unavailable']}", source, "note", why)
         return
     if "failure" in found:
-        yield Check("probe", name, str(found["failure"]), source, "fail", why)
+        text, _, fix = str(found["failure"]).partition("\n")
+        yield Check("probe", name, text, source, "fail", why, fix)
+        yield from _grants(Grant(**grant) for grant in found.get("grants", ()) if not grant["ok"])
         return
     yield Check("probe", name, f"ran {found['cycles']} cycles", source, "ok", why)
     yield from _grants(Grant(**grant) for grant in found["grants"])
@@ -103,6 +114,8 @@ def _grants(grants: Iterable[Grant]) -> Iterator[Check]:
             continue
         source = f"{call}, by a loop in a child process"
         found = f"granted: {grant.granted}"
+        if grant.kind == "cpu":
+            found += f" ({grant.detail})"
         if grant.ok:
             yield Check("probe", label, found, source, "ok", why)
         else:

@@ -20,7 +20,7 @@ __all__ = ["TOPICS", "Evidence", "examine", "gather"]
 
 #: Topics in the order in which they are shown, with their titles.
 TOPICS = {
-    "probe": "Tried: a loop with the default settings, on any CPU",
+    "probe": "Tried: a loop with the default settings",
     "session": "This session",
     "kernel": "Kernel",
     "scheduling": "Scheduling",

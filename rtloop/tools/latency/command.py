@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rtloop.errors import RtloopError
-from rtloop.system.cpu import format_cpu_list, isolated_cpus, parse_cpu_list
+from rtloop.system.cpu import format_cpu_list, parse_cpu_list
+from rtloop.system.cpuset import usable_isolated_cpus
 from rtloop.tools.latency.load import LOADS, Load
 from rtloop.tools.options import (
     OUTPUT_FILE,
@@ -49,7 +50,7 @@ MIN_CYCLES = 20
 def to_cpus(ctx: click.Context, param: click.Parameter, value: str) -> list[Any]:
     """Turn ``0,2-3``, ``all`` or ``auto`` into the `cpu` of each loop: a click callback."""
     # The kernel starts every process off the isolated CPUs, and lets it move there on request.
-    allowed = sorted({*os.sched_getaffinity(0), *isolated_cpus()})
+    allowed = sorted({*os.sched_getaffinity(0), *usable_isolated_cpus()})
     if value == "auto":
         return ["auto"]
     if value == "all":
@@ -194,7 +195,7 @@ def _compare(
     from rtloop.tools.latency.show import draw, join_pairs, print_comparison
 
     program = find_cyclictest()
-    cpu = max(isolated_cpus() or os.sched_getaffinity(0)) if cpus == ["auto"] else cpus[0]
+    cpu = max(usable_isolated_cpus() or os.sched_getaffinity(0)) if cpus == ["auto"] else cpus[0]
     if asked["period_ns"] % 1000 or "priority" not in asked or asked["policy"] != "fifo":
         raise RtloopError(
             "cyclictest sleeps whole microseconds, under SCHED_FIFO: give such a --rate, and --policy fifo"

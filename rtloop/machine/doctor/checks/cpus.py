@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from rtloop.machine.doctor import parse
 from rtloop.machine.doctor.machine import Machine, unread
+from rtloop.system import cpuset
 from rtloop.system.checks import Check
 from rtloop.system.cpu import format_cpu_list
 from rtloop.system.fixes import boot_fix, interrupt_fix, isolation_fix
@@ -37,6 +38,10 @@ def _isolated(machine: Machine) -> Check:
     why = "on an isolated CPU no ordinary thread runs unless it is put there; cpu='auto' takes those"
     if machine.read(f"{_CPU}/isolated")[0] is None or not machine.online:
         return Check("cpus", name, unread(machine.read(f"{_CPU}/isolated")[1]), source, "note", why)
+    own = cpuset.own_cpuset(f"{machine.root}/proc/self/cgroup", f"{machine.root}/sys/fs/cgroup")
+    if own is not None and own.partition:
+        found = f"{format_cpu_list(own.cpus)} of {format_cpu_list(machine.online)}, by the partition {own.partition}"
+        return Check("cpus", name, found, f"{source}, cpuset.cpus.partition", "ok", why)
     if machine.isolated:
         found = f"{format_cpu_list(machine.isolated)} of {format_cpu_list(machine.online)}"
         if "isolcpus" in machine.arguments:

@@ -1,0 +1,191 @@
+"""Grants of a running loop as the kernel has them now: what can be read again is read again at each snapshot.
+
+Everything here runs on the thread that asks, and reads what the kernel offers of a task: the loop pays nothing for it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+
+from rtloop.memory import kernel
+from rtloop.settings import POLICIES
+from rtloop.system.cpu import format_cpu_list, parse_cpu_list
+from rtloop.system.fileio import read_text
+from rtloop.system.grant import Grant
+from rtloop.units import format_size
+
+__all__ = ["LiveGrants", "Now", "policy_text"]
+
+#: What the kernel has now, and whether that satisfies the request; None if it does not tell.
+Now = tuple[str, bool] | None
+
+_POLICY_NAMES = {number: name for name, number in POLICIES.items()}
+_DMA_LATENCY = "/dev/cpu_dma_latency"
+_FIX = "something outside of the loop has changed it: keep that from doing so, and start the loop again"
+
+
+def policy_text(policy: int, priority: int) -> str:
+    """Write a policy as a grant has it: ``"fifo 80"``."""
+    name = _POLICY_NAMES.get(policy, str(policy))
+    return f"{name} {priority}" if name in ("fifo", "rr") else name
+
+
+class LiveGrants:
+    """The grants of one run of a loop, read again by :meth:`now`.
+
+    Parameters
+    ----------
+    grants : tuple of Grant
+        As they were at the start.
+    pid, tid : int
+        The process and the loop's thread, as they are numbered here.
+    ranges : mapping, optional
+        Of a loop of this process: the address and the size of what each grant of kind ``"lock"`` has locked. Without
+        it the loop is of another process.
+    """
+
+    def __init__(
+        self, grants: tuple[Grant, ...], pid: int, tid: int, ranges: Mapping[str, tuple[int, int]] | None = None
+    ) -> None:
+        self._start = {grant.name: grant for grant in grants}
+        self._grants = grants
+        self._pid, self._tid, self._ranges = pid, tid, ranges
+        self._warned: set[str] = set()
+        self._ended: tuple[int, int, tuple[int, ...]] | None = None
+        self._limits: dict[str, str] = {}
+
+    def now(self, ended: tuple[int, int, tuple[int, ...]] | None = None) -> tuple[Grant, ...]:
+        """Return the grants as the kernel has them now.
+
+        Parameters
+        ----------
+        ended : tuple, optional
+            Policy, priority and CPUs that the thread itself has read back, once it has ended.
+        """
+        self._ended, self._limits = ended, self._read_limits()
+        self._grants = tuple(self._again(grant) for grant in self._grants)
+        return self._grants
+
+    def unreported(self) -> list[Grant]:
+        """Return the lost grants that this has not returned yet."""
+        found = [grant for grant in self._grants if grant.lost is not None and grant.name not in self._warned]
+        self._warned.update(grant.name for grant in found)
+        return found
+
+    def _again(self, last: Grant) -> Grant:
+        start = self._start[last.name]
+        read = _READERS.get(start.name) or (_READERS["lock"] if start.kind == "lock" else None)
+        if read is None or (start.name == "telemetry" and start.kind != "lock"):
+            return last
+        try:
+            found = read(self, start)
+        except (OSError, ValueError):  # the task has ended, or may not be looked at
+            return last
+        if found is None:
+            return last
+        granted, is_ok = found
+        if is_ok or not start.ok:
+            if granted == start.granted:
+                return start
+            detail = f"was {start.granted} at the start" if is_ok else start.detail
+            return start._replace(granted=granted, ok=is_ok, detail=detail)
+        lost = last.lost if last.lost is not None else time.time_ns()
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(lost // 10**9))
+        detail = f"lost: was {start.granted}, is now {granted}; first seen {since}"
+        return start._replace(granted=granted, ok=False, detail=detail, fix=_FIX, lost=lost)
+
+    def _read_limits(self) -> dict[str, str]:
+        limits = {}
+        with suppress(OSError):
+            for line in read_text(f"/proc/{self._pid}/limits").splitlines():
+                if line.startswith("Max "):
+                    limits[line[:26].strip()] = line[26:].split()[0]
+        return limits
+
+    def _policy(self, start: Grant) -> Now:
+        if self._ended is not None:
+            policy, priority, _ = self._ended
+        else:
+            policy = os.sched_getscheduler(self._tid) & ~os.SCHED_RESET_ON_FORK
+            priority = os.sched_getparam(self._tid).sched_priority
+        text = policy_text(policy, priority)
+        if text == "deadline" and str(start.granted).startswith("deadline "):
+            return str(start.granted), start.ok
+        return text, text == start.requested
+
+    def _cpu(self, start: Grant) -> Now:
+        cpus = tuple(sorted(os.sched_getaffinity(self._tid))) if self._ended is None else self._ended[2]
+        if not cpus:
+            return None
+        # One that was inherited has been changed by somebody since, but nobody asked for it.
+        text = format_cpu_list(cpus)
+        is_pinned = start.requested not in ("auto", "inherited")
+        return text, cpus == parse_cpu_list(str(start.requested)) if is_pinned else True
+
+    def _lock(self, start: Grant) -> Now:
+        lost = f"{str(start.granted).removesuffix(', locked')}, not locked"
+        if start.name == "memory_lock":
+            lost = "nothing"
+        status = read_text(f"/proc/{self._pid}/status")
+        locked = next((line.split()[1] for line in status.splitlines() if line.startswith("VmLck:")), None)
+        if locked is None:
+            return None
+        if locked == "0" and start.requested != "own":
+            return lost, False
+        if self._ranges is None:
+            return str(start.granted), start.ok
+        if start.name == "memory_lock":
+            if "current" in str(start.requested) or start.requested == "own" or not start.ok:
+                return None
+            return (str(start.granted), True) if kernel.future_lock() else ("present memory only", False)
+        address, size = self._ranges.get(start.name, (0, 0))
+        if not size or not start.ok:
+            return None
+        return (str(start.granted), True) if kernel.is_range_locked(address, size) else (lost, False)
+
+    def _dma_latency(self, start: Grant) -> Now:
+        folder = f"/proc/{self._pid}/fd"
+        for name in os.listdir(folder):
+            with suppress(OSError):
+                if os.readlink(f"{folder}/{name}") == _DMA_LATENCY:
+                    return str(start.granted), start.ok
+        return "not held", False
+
+    def _core_dumps(self, start: Grant) -> Now:
+        limit = self._limits.get("Max core file size")
+        return None if limit is None else ("off" if limit == "0" else limit, limit == "0")
+
+    def _memlock_limit(self, start: Grant) -> Now:
+        limit = self._limits.get("Max locked memory")
+        if limit is None:
+            return None
+        text = limit if limit == "unlimited" else format_size(int(limit))
+        return text, text in (start.granted, "unlimited")
+
+    def _rt_time(self, start: Grant) -> Now:
+        limit = self._limits.get("Max realtime timeout")
+        if limit is None:
+            return None
+        is_enough = limit == "unlimited" or int(limit) > int(str(start.requested).split()[0])
+        return "unlimited" if limit == "unlimited" else f"{limit} us without blocking", is_enough
+
+    def _timer_slack(self, start: Grant) -> Now:
+        if self._ended is not None:
+            return None
+        slack = int(read_text(f"/proc/{self._tid}/timerslack_ns"))
+        return f"{slack} ns", slack == 1
+
+
+_READERS: dict[str, Callable[[LiveGrants, Grant], Now]] = {
+    "policy": LiveGrants._policy,
+    "cpu": LiveGrants._cpu,
+    "lock": LiveGrants._lock,
+    "dma_latency": LiveGrants._dma_latency,
+    "core_dumps": LiveGrants._core_dumps,
+    "memlock_limit": LiveGrants._memlock_limit,
+    "rt_time": LiveGrants._rt_time,
+    "timer_slack": LiveGrants._timer_slack,
+}

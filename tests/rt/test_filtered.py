@@ -1,0 +1,102 @@
+"""Below a seccomp filter: a loop starts degraded, whatever is forbidden, and names the call that was refused."""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.rt
+
+Script = Callable[..., Any]
+LAUNCHER = str(Path(__file__).parents[1] / "support" / "filtered.py")
+PROGRAM = """
+import json, warnings, rtloop
+warnings.simplefilter("ignore")
+keywords = {"cpu": 0, "core_dumps": False, "guard": "count"}
+stats = rtloop.RTLoop("1ms", strict=False, **keywords).run(cycles=20)
+found = {"cycles": stats.cycles, "refused": {g.name: [g.detail, g.fix] for g in stats.grants if not g.ok}}
+try:
+    rtloop.RTLoop("1ms", **keywords).run(cycles=2)
+except rtloop.SetupError as error:
+    found["strict"] = str(error)
+print(json.dumps(found))
+"""
+
+
+def below(script: Script, call: str, error: int = errno.EPERM) -> dict[str, Any]:
+    """Return what a program below the filter was granted."""
+    done = script(PROGRAM, prefix=(sys.executable, LAUNCHER, call, str(error)))
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    assert found["cycles"] == 20
+    return found
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "grant"),
+    [
+        ("sched_setattr", errno.EPERM, "policy"), ("sched_setattr", errno.ENOSYS, "policy"),
+        ("sched_setaffinity", errno.EPERM, "cpu"), ("mlockall", errno.EPERM, "memory_lock"),
+        ("mlock", errno.EACCES, "state"), ("memfd_create", errno.EPERM, "telemetry"),
+        ("memfd_create", errno.ENOSYS, "telemetry"), ("sigaltstack", errno.EPERM, "signal_stack"),
+    ],
+)  # fmt: skip
+def test_a_forbidden_call_is_named_with_the_settings_that_allow_it(
+    script: Script, call: str, error: int, grant: str
+) -> None:
+    found = below(script, call, error)
+    detail, fix = found["refused"][grant]
+    assert f"a seccomp filter forbids {call}" in detail and errno.errorcode[error] in detail
+    assert f"SystemCallFilter={call}" in fix and "seccomp=PROFILE.json" in fix
+    assert ("RestrictRealtime=no" in fix) == call.startswith("sched_set")
+    assert f"a seccomp filter forbids {call}" in found["strict"]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "sched_setscheduler", "sched_getscheduler", "sched_get_priority_max", "sched_getattr", "sched_getaffinity",
+        "prlimit64", "mlock2", "munlock", "munlockall", "madvise", "mincore", "prctl", "perf_event_open", "capget",
+        "getrusage",
+    ],
+)  # fmt: skip
+def test_whatever_is_forbidden_a_loop_starts(script: Script, call: str) -> None:
+    """With sched_setscheduler, which pthread_create(3) makes, no loop started at all."""
+    refused = below(script, call)["refused"]
+    assert set(refused) <= {"policy", "core_dumps"}, "nothing else was refused"
+    if call == "sched_getaffinity":
+        assert "cpu" not in refused, "the mask is read from /proc then"
+
+
+def test_an_unpinned_thread_keeps_its_mask_if_nobody_can_read_it(script: Script) -> None:
+    done = script(
+        """
+        import rtloop, warnings
+        warnings.simplefilter("ignore")
+        stats = rtloop.RTLoop("1ms", cpu=None, strict=False).run(cycles=5)
+        print(next(g.granted for g in stats.grants if g.name == "cpu"))
+        """,
+        prefix=("taskset", "-c", "0", sys.executable, LAUNCHER, "sched_getaffinity", "1"),
+    )
+    assert done.stdout.split() == ["0"], done.stderr
+
+
+@pytest.mark.parametrize("call", ["sched_setattr", "sched_setscheduler", "prlimit64"])
+def test_the_doctor_names_the_filter_and_not_a_line_of_a_fix(script: Script, call: str) -> None:
+    done = script(
+        """
+        from rtloop.machine.doctor import probe
+        for check in probe.examine(probe.run_probe()):
+            print(check.verdict, check.found)
+        """,
+        prefix=(sys.executable, LAUNCHER, call, "1"),
+    )
+    lines = done.stdout.splitlines()
+    assert lines and lines[0] == "ok ran 20 cycles", done.stderr
+    assert any(f"forbids {call}" in line for line in lines) == (call == "sched_setattr")

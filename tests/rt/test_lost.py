@@ -1,0 +1,130 @@
+"""What was granted at the start and is lost later is shown as lost: by the loop, by other processes, and at the end."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import rtloop
+from rtloop.stats.findings import find
+
+pytestmark = pytest.mark.rt
+
+Script = Callable[..., Any]
+
+PROLOGUE = """
+import ctypes, os, resource, subprocess, sys, time, warnings
+import rtloop
+from rtloop.stats.findings import find
+
+def lost(stats):
+    return {g.name: str(g.granted) for g in stats.grants if g.lost is not None}
+
+warnings.simplefilter("error")
+FIRST = min(os.sched_getaffinity(0))
+keywords = dict(name="grip", cpu=FIRST, core_dumps=False)
+"""
+
+LOSSES = {
+    "policy": ("os.sched_setscheduler(tid, os.SCHED_OTHER, os.sched_param(0))", "other"),
+    "cpu": ("os.sched_setaffinity(tid, set(range(os.cpu_count())) - {FIRST} or {FIRST})", None),
+    "memory_lock": ("ctypes.CDLL(None).munlockall()", "nothing"),
+    "state": ("ctypes.CDLL(None).munlockall()", "not locked"),
+    "stack": ("ctypes.CDLL(None).munlockall()", "not locked"),
+    "core_dumps": ("resource.setrlimit(resource.RLIMIT_CORE, (4096, resource.RLIM_INFINITY))", "4096"),
+    "dma_latency": ("close_device()", "not held"),
+}
+
+
+def program(action: str) -> str:
+    return f"""{PROLOGUE}
+def close_device():
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if os.readlink("/proc/self/fd/" + name) == "/dev/cpu_dma_latency":
+                os.close(int(name))
+        except OSError:
+            pass
+
+loop = rtloop.RTLoop("1kHz", **keywords)
+loop.start()
+time.sleep(0.1)
+assert lost(loop.stats) == {{}}
+tid = loop.stats and next(reader.tid for reader in rtloop.running(pid=os.getpid()))
+before = time.time_ns()
+{action}
+time.sleep(0.05)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    stats, again = loop.stats, loop.stats
+code = "import rtloop; r = rtloop.running(pid=%d)[0]; print(r.policy, *(g.name for g in r.stats.grants if g.lost))"
+seen = subprocess.run([sys.executable, "-P", "-c", code % os.getpid()], capture_output=True, text=True, check=True)
+loop.stop()
+found = lost(stats)
+assert found.keys() == lost(again).keys() == lost(loop.stats).keys(), (found, lost(loop.stats))
+assert all(before <= g.lost <= time.time_ns() for g in stats.grants if g.lost is not None)
+assert [g.lost for g in stats.grants] == [g.lost for g in again.grants], "when it was first seen"
+print(found, len(caught), [str(w.message) for w in caught][:1], find(stats)[0].text, str(stats), sep="@")
+print(seen.stdout, end="@")
+"""
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_what_is_lost_is_told(script: Script, name: str) -> None:
+    """Every snapshot handed on the grants of the start."""
+    action, now = LOSSES[name]
+    if name == "cpu" and len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("needs two CPUs")
+    done = script(program(action))
+    assert done.returncode == 0, done.stderr
+    found, warned, text, finding, table, seen = (part.strip() for part in done.stdout.split("@")[:6])
+    assert f"'{name}'" in found and (now is None or now in found)
+    assert warned == "1" and "grip has lost what it was granted" in text and "lost: was " in text, "once"
+    assert finding.startswith("Lost while the loop ran: "), "it stands first"
+    assert "\nLOST " in table and "first seen" in table
+    assert name in seen.split(), "another process sees it, too"
+    if name == "policy":
+        assert seen.startswith("other ") and "other instead of fifo 80" in table
+
+
+def test_what_comes_back_is_granted_again() -> None:
+    loop = rtloop.RTLoop("1kHz", name="back")
+    with loop:
+        time.sleep(0.05)
+        tid = next(reader.tid for reader in rtloop.running(pid=os.getpid(), name="back"))
+        os.sched_setscheduler(tid, os.SCHED_RR, os.sched_param(70))
+        with pytest.warns(rtloop.RTSetupWarning, match="was fifo 80, is now rr 70"):
+            lost = next(grant for grant in loop.stats.grants if grant.name == "policy")
+        assert (lost.granted, lost.ok) == ("rr 70", False) and lost.lost is not None and lost.fix
+        os.sched_setscheduler(tid, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(80))
+        back = next(grant for grant in loop.stats.grants if grant.name == "policy")
+        assert (back.granted, back.ok, back.lost) == ("fifo 80", True, None)
+
+
+def test_what_is_lost_shortly_before_the_end_is_told_at_the_end(script: Script) -> None:
+    """The thread itself reads its policy and its CPUs again when it ends: afterwards nobody can."""
+    done = script(f"""{PROLOGUE}
+loop = rtloop.RTLoop("1kHz", **keywords)
+loop.start()
+time.sleep(0.1)
+tid = next(reader.tid for reader in rtloop.running(pid=os.getpid()))
+os.sched_setscheduler(tid, os.SCHED_OTHER, os.sched_param(0))
+loop.stop()
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    print(lost(loop.stats), len(caught), find(loop.stats)[0].text.partition(":")[0])
+""")
+    assert done.stdout.strip() == "{'policy': 'other'} 1 Lost while the loop ran", done.stderr
+
+
+def test_a_loop_that_loses_nothing_tells_of_no_loss() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        stats = rtloop.RTLoop("1kHz").run(cycles=50)
+        assert all(grant.lost is None for grant in stats.grants)
+        assert not any("Lost" in finding.text for finding in find(stats))
