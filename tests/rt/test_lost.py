@@ -69,8 +69,8 @@ found = lost(stats)
 assert found.keys() == lost(again).keys() == lost(loop.stats).keys(), (found, lost(loop.stats))
 assert all(before <= g.lost <= time.time_ns() for g in stats.grants if g.lost is not None)
 assert [g.lost for g in stats.grants] == [g.lost for g in again.grants], "when it was first seen"
-print(found, len(caught), [str(w.message) for w in caught][:1], find(stats)[0].text, str(stats), sep="@")
-print(seen.stdout, end="@")
+print(found, len(caught), [str(w.message) for w in caught][:1], find(stats)[0].text, str(stats), seen.stdout,
+      sep="@")
 """
 
 
