@@ -74,7 +74,7 @@ def test_the_clock_of_this_machine_is_measured() -> None:
     import time
 
     from rtloop.errors import SetupError
-    from rtloop.system.clock_cost import clock_cost
+    from rtloop.machine.doctor.clock_cost import clock_cost
 
     call, bare = clock_cost(time.CLOCK_MONOTONIC)
     assert 0 < call < 1e6 and 0 < bare < 1e6

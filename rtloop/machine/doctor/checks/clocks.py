@@ -29,7 +29,7 @@ def measure_clock() -> ClockCost:
     """Measure on this machine; keeps the calling thread busy for about a millisecond."""
     import time
 
-    from rtloop.system.clock_cost import clock_cost
+    from rtloop.machine.doctor.clock_cost import clock_cost
 
     call, syscall = clock_cost(time.CLOCK_MONOTONIC)
     return ClockCost(call, syscall, round(time.clock_getres(time.CLOCK_MONOTONIC) * 1e9))
