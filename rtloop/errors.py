@@ -159,9 +159,9 @@ class ClockStepError(RtloopError, RuntimeError):
     name : str or None
         The loop's name.
     cycle : int or None
-        How many cycles had run.
+        Number of cycles that had run.
     step_ns : int or None
-        By how much the clock was set forward, in nanoseconds; negative if it was set back.
+        Step of the clock, in nanoseconds; negative if it was set back.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The keywords of a loop, checked and parsed once into one immutable object."""
+"""Keywords of a loop, checked and parsed once into one immutable object."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ GuardMode = Literal["off", "count", "stop"]
 
 #: The clocks that clock_nanosleep(2) accepts, with their numbers in <time.h>.
 CLOCKS = {"monotonic": 1, "boottime": 7, "tai": 11, "realtime": 0}
-#: Those that somebody can set while a loop runs.
+#: Clocks that can be set while a loop runs.
 SETTABLE_CLOCKS = ("tai", "realtime")
-#: What a loop does after its clock was set, with the numbers in loop_state.h.
+#: Reactions of a loop to a step of its clock, with their numbers in loop_state.h.
 CLOCK_STEP_POLICIES = {"follow": 0, "stop": 1}
 #: Scheduling policies, with their numbers in <sched.h>.
 POLICIES = {"other": 0, "fifo": 1, "rr": 2, "deadline": 6}
@@ -63,14 +63,14 @@ _INT64_MAX = 2**63 - 1
 _MIN_DEADLINE_RUNTIME_NS = 1024
 #: The kernel keeps 5 % of each CPU for ordinary threads (sched_rt_runtime_us).
 _MAX_UTILISATION = 0.95
-#: A period in ns as JSON holds it.
+#: A period in ns as stored in JSON.
 _EXACT_PERIOD = re.compile(r"[1-9][0-9]{0,39}(/[1-9][0-9]{0,39})?", re.ASCII)
-#: Names that others give to a keyword, which no comparison of letters would find.
+#: Other common names of a keyword, which are spelled too differently to be found by similarity.
 _ALIASES = {"rate": "period", "frequency": "period", "interval": "period", "affinity": "cpu"}
 
 
 class LoopKeywords(TypedDict, total=False):
-    """The keywords of every loop, for type checkers; :func:`make_settings` has their defaults and checks them."""
+    """Keywords of every loop, for type checkers; :func:`make_settings` has their defaults and checks them."""
 
     phase: Duration
     align: Duration | None
@@ -101,7 +101,7 @@ class LoopKeywords(TypedDict, total=False):
 
 
 class Settings(NamedTuple):
-    """What was asked for. Durations are nanoseconds, sizes are bytes; the units are in the names.
+    """Requested settings. Durations are in nanoseconds and sizes in bytes; the units are in the names.
 
     `period` is exact, a Fraction of nanoseconds; `period_ns` is the nearest int.
     """
@@ -147,7 +147,7 @@ class Settings(NamedTuple):
 
 
 def parse_choice(value: object, name: str, choices: Iterable[str]) -> str:
-    """Check that a value is one of the words that are there."""
+    """Check that a value is one of the choices."""
     if not isinstance(value, str) or value not in choices:
         raise ConfigError(f"{name}={show(value)} is not one of {', '.join(repr(c) for c in choices)}")
     return value
@@ -172,24 +172,24 @@ def _system_calls(value: Iterable[str]) -> tuple[str, ...]:
     """Check names of system calls."""
     names = None if isinstance(value, str | bytes) or not isinstance(value, Iterable) else tuple(value)
     if names is None or not all(isinstance(name, str) for name in names):
-        raise ConfigError(f"guard_allow={show(value)} must be names of system calls, ('sendto', 'recvfrom')")
+        raise ConfigError(f"guard_allow={show(value)} must be names of system calls, such as ('sendto', 'recvfrom')")
     if names:
-        from rtloop.system.syscalls import UNWATCHED, number_of  # here, for most loops need no table of them
+        from rtloop.system.syscalls import UNWATCHED, number_of  # here, because most loops do not need the tables
 
         unknown = next((name for name in names if number_of(name) is None), None)
         if unknown is not None:
-            raise ConfigError(f"guard_allow={show(value)}: {show(unknown)} is no system call of this machine")
+            raise ConfigError(f"guard_allow={show(value)}: {show(unknown)} is not a system call of this machine")
         unwatched = next((name for name in names if name in UNWATCHED), None)
         if unwatched is not None:
             raise ConfigError(
-                f"guard_allow={show(value)}: {unwatched} cannot be allowed, for the rest of its step is not watched; "
-                "make it in enter or leave"
+                f"guard_allow={show(value)}: {unwatched} cannot be allowed, because the rest of the step would not be "
+                "watched; call it in enter or leave"
             )
     return tuple(dict.fromkeys(names))
 
 
 def _dma_latency(value: Duration | None) -> int | None:
-    """Turn the bound on idle latency into the microseconds that the kernel counts in."""
+    """Turn the bound on idle latency into microseconds, the kernel's unit."""
     return None if value is None else parse_duration(value, "dma_latency", maximum=_MAX_DMA_LATENCY_NS) // 1000
 
 
@@ -205,23 +205,23 @@ def _flag(value: object, name: str) -> bool:
 
 
 def parse_run_duration(value: Duration, period_ns: int) -> int:
-    """Turn how long a run lasts into nanoseconds. A bare int shorter than a period is taken for a forgotten unit."""
+    """Turn the duration of a run into nanoseconds. A bare int shorter than a period is refused: it lacks a unit."""
     duration_ns = parse_duration(value, "duration", minimum=1)
     if not isinstance(value, (str, timedelta)) and duration_ns < period_ns:
         raise ConfigError(
-            f"duration={show(value)} is {format_duration(duration_ns)}, for a bare int is nanoseconds, and the period "
-            f"is {format_duration(period_ns)}: did you mean '{duration_ns}s' or '{duration_ns}ms'? Write the unit"
+            f"duration={show(value)} is {format_duration(duration_ns)}, because a bare int is nanoseconds, but the "
+            f"period is {format_duration(period_ns)}: did you mean '{duration_ns}s' or '{duration_ns}ms'?"
         )
     return duration_ns
 
 
 def check_call(kind: type, positional: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-    """Check that a loop's class can run, and was called with a period and with keywords that exist.
+    """Check that a loop's class can run, and that it was called with a period and with existing keywords.
 
     Raises
     ------
     TypeError
-        In the name of the class, with the keyword that may have been meant.
+        With the name of the class, and the keyword that was probably meant.
     """
     for name in ("enter", "step", "overrun", "wait", "leave", "on_peer_failure", "safe"):
         if callable(getattr(kind, name, None)):
@@ -233,14 +233,14 @@ def check_call(kind: type, positional: tuple[Any, ...], keywords: dict[str, Any]
     known = ["period", *(make_settings.__kwdefaults__ or ())]
     for name in keywords:
         if name not in known:
-            from difflib import get_close_matches  # here, for an import of rtloop is to be quick
+            from difflib import get_close_matches  # here, because `import rtloop` has to be quick
 
             near = [_ALIASES[name]] if name in _ALIASES else [k for k in known if k.startswith(name)]
             near = near or get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+            hint = f"did you mean {near[0]!r}?" if near else f"the keywords are {', '.join(known)}"
             raise TypeError(f"{call} got an unexpected keyword argument {name!r}; {hint}")
     if len(positional) > 1:
-        raise TypeError(f"{call} takes one argument without a keyword, the period, and was given {len(positional)}")
+        raise TypeError(f"{call} takes one positional argument, the period, and got {len(positional)}; use keywords")
     if len(positional) + ("period" in keywords) != 1:
         what = "got two values for" if positional else "needs"
         raise TypeError(f"{call} {what} its argument 'period', the time between two releases, such as '1ms' or '1kHz'")
@@ -261,7 +261,7 @@ def _cpus(value: object) -> str | tuple[int, ...] | None:
 
 
 def exact_period(settings: Mapping[str, Any]) -> Fraction:
-    """Return the period of settings as JSON holds them, exactly, in ns; 0 if they have none."""
+    """Return the exact period, in ns, of settings that were read from JSON; 0 if they have none."""
     nearest = Fraction(settings.get("period_ns") or 0)
     exact = settings.get("period")
     if isinstance(exact, Fraction):
@@ -269,12 +269,12 @@ def exact_period(settings: Mapping[str, Any]) -> Fraction:
     if not isinstance(exact, str) or not _EXACT_PERIOD.fullmatch(exact):
         return nearest
     period = Fraction(exact)
-    return period if abs(period - nearest) <= Fraction(1, 2) else nearest  # what contradicts itself is not exact
+    return period if abs(period - nearest) <= Fraction(1, 2) else nearest  # the nearest int wins if the two contradict
 
 
 def _check_align(align: int, period: Fraction, shown: object) -> int:
-    """Check that every multiple of `align` is on one grid of the period, whichever of them is the origin."""
-    unit = period.numerator  # ns: the least time that is a whole number of both periods and nanoseconds
+    """Check that all multiples of `align` lie on one grid of the period, so that any of them can be the origin."""
+    unit = period.numerator  # the shortest time that is a whole number of periods and of nanoseconds
     if align % unit == 0:
         return align
     below, above = align // unit * unit, (align // unit + 1) * unit
@@ -288,12 +288,12 @@ def _check_align(align: int, period: Fraction, shown: object) -> int:
 
 
 def parse_align(value: Duration, periods: Sequence[Fraction]) -> int:
-    """Turn `align` into nanoseconds, and check that it puts all loops of these periods on one grid, always.
+    """Turn `align` into nanoseconds, and check that it puts loops with these periods on one grid.
 
     Raises
     ------
     ConfigError
-        With the nearest that works.
+        If it does not; the message has the nearest value that does.
     """
     align_ns = parse_duration(value, "align", minimum=1, maximum=_MAX_TIME_NS)
     for period in dict.fromkeys(periods):
@@ -303,7 +303,7 @@ def parse_align(value: Duration, periods: Sequence[Fraction]) -> int:
 
 
 def _exact_text(ns: Fraction | int) -> str:
-    """Write a time exactly, as parse_duration reads it."""
+    """Format a time exactly, in a form that parse_duration reads."""
     for unit, scale in (("s", 10**9), ("ms", 10**6), ("us", 10**3)):
         if ns >= scale and Fraction(ns, scale).denominator <= 1000 and 1000 % Fraction(ns, scale).denominator == 0:
             return f"{float(Fraction(ns, scale)):.10g}{unit}"
@@ -316,12 +316,14 @@ def _deadline(
     if policy != "deadline":
         for name, value in (("runtime", runtime), ("deadline", deadline)):
             if value is not None:
-                raise ConfigError(f'{name}={show(value)} goes with policy="deadline" only; policy is {policy!r}')
+                raise ConfigError(f'{name}={show(value)} needs policy="deadline"; policy is {policy!r}')
         return None, None
     if runtime is None:
         raise ConfigError('policy="deadline" needs runtime=, the CPU time of one cycle (sched_setattr(2))')
     if cpu not in (None, "auto"):
-        raise ConfigError(f'cpu={cpu!r} cannot go with policy="deadline": the kernel refuses a pinned thread')
+        raise ConfigError(
+            f'cpu={cpu!r} cannot be combined with policy="deadline": the kernel refuses pinned threads; leave cpu out'
+        )
     runtime_ns = parse_duration(runtime, "runtime", minimum=_MIN_DEADLINE_RUNTIME_NS)  # type: ignore[arg-type]
     deadline_ns = period
     if deadline is not None:
@@ -333,19 +335,19 @@ def _deadline(
         )
     if runtime_ns > _MAX_UTILISATION * period:
         raise ConfigError(
-            f"runtime={format_duration(runtime_ns)} asks for {100 * runtime_ns / period:.1f} % of a CPU; "
-            "the kernel keeps 5 % for other threads (sched_rt_runtime_us)"
+            f"runtime={format_duration(runtime_ns)} is {100 * runtime_ns / period:.1f} % of a CPU; the kernel keeps "
+            "5 % for other threads (sched_rt_runtime_us): reduce runtime, or lengthen the period"
         )
     return runtime_ns, deadline_ns
 
 
 def with_cpu(settings: Settings, cpu: object) -> Settings:
-    """Return the settings with another ``cpu=``, checked as if it had been given at first.
+    """Return the settings with another ``cpu=``, checked like the original one.
 
     Raises
     ------
     ConfigError
-        Where it names no CPUs, or pins a loop of SCHED_DEADLINE.
+        If it does not name CPUs, or would pin a loop with SCHED_DEADLINE.
     """
     cpus = _cpus(cpu)
     _deadline(settings.policy, int(settings.period), settings.runtime_ns, settings.deadline_ns, cpus)
@@ -388,7 +390,7 @@ def make_settings(
     Raises
     ------
     ConfigError
-        Naming the argument, its value and what is accepted.
+        For a bad value; the message has the argument, its value and what is accepted.
     """
     exact = parse_period(period, maximum=_MAX_TIME_NS)
     period_ns = parse_duration(exact / 10**9, "period")
@@ -416,7 +418,7 @@ def make_settings(
     if runtime_ns is not None and spin_ns >= runtime_ns:
         raise ConfigError(
             f"spin={format_duration(spin_ns)} would use up runtime={format_duration(runtime_ns)} before the step: "
-            "spin less, or ask for more runtime"
+            "spin less, or set a longer runtime"
         )
     stack_bytes = parse_size(stack_size, "stack_size", minimum=_MIN_STACK_BYTES, maximum=_MAX_STACK_BYTES)
     return Settings(
@@ -440,7 +442,7 @@ def make_settings(
         warmup=_integer(warmup, "warmup", 0),
         strict=_flag(strict, "strict"),
         lock_memory=parse_choice(lock_memory, "lock_memory", _LOCK_MODES),
-        # At least what the C library needs, 128K on arm64, and a multiple of every page size.
+        # At least the minimum of the C library, 128K on arm64, and a multiple of every page size.
         stack_bytes=-(-max(stack_bytes, os.sysconf("SC_THREAD_STACK_MIN")) // 65536) * 65536,
         tune_malloc=_flag(tune_malloc, "tune_malloc"),
         core_dumps=_flag(core_dumps, "core_dumps"),
@@ -453,13 +455,13 @@ def make_settings(
     )
 
 
-#: The kinds of every setting, as its annotation writes them: a NamedTuple keeps the text in a ForwardRef.
+#: Types of every setting, as in its annotation, whose text a NamedTuple keeps in a ForwardRef.
 SETTING_KINDS = {key: str(getattr(kind, "__forward_arg__", kind)) for key, kind in Settings.__annotations__.items()}
 SETTING_KINDS |= {"has_own_wait": "bool", "group": "str", "origin_ns": "int", "last_ns": "int"}
 
 
 def _is_of(value: object, kind: str) -> bool:
-    """Whether a value of JSON is one of a field's kinds, as its annotation writes them."""
+    """Return True if a JSON value has the given type of a field."""
     if kind == "Fraction":
         return isinstance(value, str) and _EXACT_PERIOD.fullmatch(value) is not None
     if kind == "tuple[int, ...]":
@@ -470,7 +472,7 @@ def _is_of(value: object, kind: str) -> bool:
 
 
 def is_setting(key: str, value: object) -> bool:
-    """Whether a value is of a setting's kind; of one that is not known here, any is."""
+    """Return True if a value has the type of a setting; an unknown setting may have any value."""
     if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
         return False
     return key not in SETTING_KINDS or any(_is_of(value, kind) for kind in SETTING_KINDS[key].split(" | "))

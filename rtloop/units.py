@@ -85,7 +85,7 @@ def parse_duration(
     minimum: int = 0,
     maximum: int = _INT64_MAX,
 ) -> int:
-    """Turn a duration into nanoseconds, rounded to the nearest one. Takes and raises what parse_exact_duration does.
+    """Turn a duration into nanoseconds, rounded to the nearest one; see :func:`parse_exact_duration`.
 
     Returns
     -------
@@ -198,8 +198,8 @@ def parse_period(
     if period.denominator > _MAX_PERIOD_DENOMINATOR:
         near = (period / 10**9).limit_denominator(10**9)
         raise ConfigError(
-            f"{name}={show(value)} is a fraction of nanoseconds with a denominator of more than 61 bits, which no loop "
-            f"can carry; '{near}s' is nearly the same"
+            f"{name}={show(value)} is a fraction of nanoseconds with a denominator of more than 61 bits, which is too "
+            f"fine for a loop; '{near}s' is nearly the same"
         )
     return period
 

@@ -1,4 +1,4 @@
-"""What an analysis of deadlines has found: a row for each task, the bounds of each CPU, and what a run has shown."""
+"""Results of a schedulability analysis: a row per task, the utilisation bounds per CPU, and remarks on a run."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["Analysis", "Bounds", "Response", "remarks"]
 
 @dataclass(frozen=True)
 class Response:
-    """What the analysis says of a task; times in nanoseconds.
+    """Result for one task; times in nanoseconds.
 
-    `response` is the longest time from a release to the end of its work, None where there is none or it was not found,
-    and under EDF, which is not asked for it. `margin` is what is left of the deadline then. `verdict` is ``"meets"``,
-    ``"misses"``, ``"unbounded"`` where more is asked of its CPU than that has, or ``"undecided"`` where a busy period
-    is too long to be looked through. `measured` is the longest response of a run, where there was one.
+    `response` is the worst-case time from a release to the end of its work. It is None if it is unbounded or was not
+    found, and always under EDF. `margin` is the deadline less `response`. `verdict` is ``"meets"``, ``"misses"``,
+    ``"unbounded"`` if its CPU is overloaded, or ``"undecided"`` if a busy period is too long to be examined.
+    `measured` is the longest response of a run, if there was one.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Response:
 
     @property
     def meets(self) -> bool:
-        """Whether it is shown that every deadline is met."""
+        """True if the analysis proves that every deadline is met."""
         return self.verdict == "meets"
 
     @property
@@ -44,17 +44,17 @@ class Response:
 
     @property
     def is_exceeded(self) -> bool:
-        """Whether a run has shown a longer response than there can be, if C and all else given here were true."""
+        """True if a run had a longer response than the analysis allows, so that some of its input is wrong."""
         return self.measured is not None and self.response is not None and self.measured > self.response
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What the utilisation of a CPU says by itself. None: the test does not apply to these tasks.
+    """Utilisation tests of one CPU. None: the test does not apply to these tasks.
 
-    `liu_layland` and `hyperbolic` are sufficient, not necessary: False is no refusal. `density` is the sum of C over
-    the lesser of deadline and period. `admitted` is whether the utilisation is within the 95 % of a CPU up to which the
-    kernel takes SCHED_DEADLINE tasks.
+    `liu_layland` and `hyperbolic` are sufficient, not necessary: tasks for which they are False may still be
+    schedulable. `density` is the sum of C / min(deadline, period). `admitted` is True if the utilisation is at most
+    95 % of the CPU, up to which the kernel admits SCHED_DEADLINE tasks.
     """
 
     cpu: int | None
@@ -76,7 +76,7 @@ class Analysis:
 
     @property
     def is_schedulable(self) -> bool:
-        """Whether every task meets its deadlines, whatever the phases."""
+        """True if every task meets its deadlines, whatever the phases."""
         return all(row.meets for row in self.rows)
 
     def __bool__(self) -> bool:
@@ -149,15 +149,15 @@ def _signed(ns: int | None) -> str:
 
 
 def remarks(rows: Iterable[Response]) -> Iterable[str]:
-    """Say where a run has shown what the analysis holds impossible, or missed what it says is met."""
+    """Yield a remark for each task whose measured response contradicts the analysis."""
     for row in rows:
         if row.is_exceeded:
             yield (
                 f"{row.name}: a response of {_or_dash(row.measured, format_duration)} was measured, which is over the "
-                "bound: a step takes longer than its C, or something that is not in this table takes time from its CPU"
+                "bound: a step takes longer than its C, or something outside this table uses the same CPU"
             )
         elif row.response is None and row.measured is not None and row.meets and row.measured > row.deadline:
             yield (
                 f"{row.name}: a response of {_or_dash(row.measured, format_duration)} was measured, which is over the "
-                "deadline that the analysis says is met: its figures are not those of the run"
+                "deadline, although the analysis found it met: the input of the analysis does not describe the run"
             )

@@ -1,7 +1,7 @@
-"""Whether tasks of fixed priorities, or under EDF, meet their deadlines on each CPU: exact analysis in nanoseconds.
+"""Exact schedulability analysis of tasks with fixed priorities, or under EDF, on each CPU.
 
-All of it is integer and rational arithmetic. The sources are named where they are used; what no analysis knows (caches,
-interrupts, firmware) is in docs/explanation/schedulability.md.
+The arithmetic is integer and rational, in nanoseconds, so it has no rounding errors. Each test names its source. What
+no analysis knows (caches, interrupts, firmware) is in docs/explanation/schedulability.md.
 """
 
 from __future__ import annotations
@@ -21,39 +21,39 @@ __all__ = ["Analysis", "Bounds", "Response", "Task", "analyze", "partition"]
 
 #: The share of a CPU that the kernel leaves to real-time threads (sched_rt_runtime_us over sched_rt_period_us).
 RT_SHARE = Fraction(95, 100)
-#: Steps of an iteration, after which it is given up; the answer is then "not found", never a guess.
+#: Most steps of an iteration; beyond them the answer is "undecided", never a guess.
 _MOST_STEPS = 1_000_000
 _POLICIES = ("fixed-priority", "edf")
 
 
 def analyze(tasks: Iterable[Task], *, policy: str = "fixed-priority") -> Analysis:
-    """Find out whether tasks meet their deadlines, on each CPU by itself.
+    """Determine whether tasks meet their deadlines, for each CPU separately.
 
-    ``"fixed-priority"`` is preemptive scheduling by priority, as SCHED_FIFO has it, and the analysis is exact for tasks
-    that are independent: the worst response time is reached when all are released at once (Joseph & Pandya, 1986), with
-    release jitter and blocking (Audsley et al., 1993), and deadlines beyond the period (Lehoczky, 1990; Tindell,
-    Burns & Wellings, 1994). Tasks of equal priority are taken to delay each other, which SCHED_FIFO does in one order
-    at most: for them it is a bound.
+    ``"fixed-priority"`` is preemptive scheduling by priority, as with SCHED_FIFO. For independent tasks the analysis is
+    exact: the worst response time occurs if all are released at once (Joseph & Pandya, 1986). It covers release jitter
+    and blocking (Audsley et al., 1993), and deadlines beyond the period (Lehoczky, 1990; Tindell, Burns & Wellings,
+    1994). Tasks of equal priority are assumed to delay each other, which SCHED_FIFO does in one order at most; for them
+    the result is an upper bound.
 
-    ``"edf"`` is earliest deadline first, as SCHED_DEADLINE has it: the demand of all intervals is held against their
-    length (Baruah, Rosier & Howell, 1990). It says whether deadlines are met, not by how much.
+    ``"edf"`` is earliest deadline first, as with SCHED_DEADLINE: the demand of every interval is compared with its
+    length (Baruah, Rosier & Howell, 1990). The result is whether deadlines are met, not by how much.
 
     Parameters
     ----------
     tasks : iterable of Task
-        With names of their own; all with a priority, or none: then the shorter the period, the more urgent.
+        With unique names. Either all have a priority or none has; without priorities, a shorter period is more urgent.
     policy : {"fixed-priority", "edf"}
-        How the CPU is given out.
+        Scheduling policy.
 
     Returns
     -------
     Analysis
-        True where all deadlines are met; ``print`` shows the table.
+        True if all deadlines are met; ``print`` shows the table.
 
     Raises
     ------
     ConfigError
-        Where the tasks are none, or their names or priorities do not fit together.
+        If there are no tasks, two have the same name, or only some have a priority.
 
     Examples
     --------
@@ -90,19 +90,19 @@ def analyze(tasks: Iterable[Task], *, policy: str = "fixed-priority") -> Analysi
 def _checked(tasks: Iterable[Task]) -> list[Task]:
     every = list(tasks)
     if not every or not all(isinstance(task, Task) for task in every):
-        raise ConfigError(f"tasks={show(every)}: give at least one Task, and nothing else")
+        raise ConfigError(f"tasks={show(every)} must hold at least one Task, and nothing else")
     names = [task.name for task in every]
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"{names.count(name)} tasks are called {name!r}; give each a name of its own")
     without = [task.name for task in every if task.priority is None]
     if without and len(without) < len(every):
-        raise ConfigError(f"{', '.join(without)}: no priority, which the others have; give all of them one, or none")
+        raise ConfigError(f"{', '.join(without)}: no priority, but other tasks have one; give all tasks one, or none")
     return every
 
 
 def _response(task: Task, more: Sequence[Task]) -> tuple[int | None, str]:
-    """Return the worst response time of a task beside those that go before it, where there is one, and the verdict."""
+    """Return the worst response time of a task that `more` can delay, None if it is not known, and the verdict."""
     period = task.exact_period
     jitter, blocking = task.ns("jitter"), task.ns("blocking")
     wcet = task.ns("wcet") + task.ns("suspension")
@@ -110,7 +110,7 @@ def _response(task: Task, more: Sequence[Task]) -> tuple[int | None, str]:
     load = sum((c / t for c, t, _ in others), wcet / period)
     if load > 1:
         return None, "unbounded"
-    # At full load the busy period may have no end, but w(q) repeats, a hyperperiod later for a hyperperiod's releases.
+    # At full load the busy period may never end; but w(q) repeats after each hyperperiod, so one of them is enough.
     last = lcm_of([period, *(t for _, t, _ in others)]) // period if load == 1 else None
     worst, number, window = Fraction(0), 0, 0
     for _ in range(_MOST_STEPS):
@@ -142,10 +142,10 @@ def _interference(task: Task) -> tuple[int, Fraction, int]:
 
 
 def _edf(tasks: Sequence[Task]) -> str:
-    """Return the verdict: whether the demand of every interval fits into it."""
+    """Return the verdict of the demand test: the demand of every interval has to fit into it."""
     if sum((task.utilisation for task in tasks), Fraction(0)) > 1:
         return "unbounded"
-    # A sleep of its own is taken for CPU time, which is safe.
+    # Sleep within a step is counted as CPU time, which is on the safe side.
     load = sum(((t.ns("wcet") + t.ns("suspension")) / t.exact_period for t in tasks), Fraction(0))
     if load > 1:
         return "undecided"
@@ -155,7 +155,7 @@ def _edf(tasks: Sequence[Task]) -> str:
         return "misses"
     if not blocking and all(d >= int(t) for _, t, d in slack):
         return "meets"
-    # No interval beyond these need be looked at: at full load the excess repeats after a hyperperiod; below it, the
+    # Longest interval to examine: at full load the excess repeats after a hyperperiod; below full load it is the
     # synchronous busy period or La of Baruah et al., whichever is shorter.
     latest = max(0, *(d for _, _, d in slack))
     if load == 1:
@@ -175,8 +175,8 @@ def _edf(tasks: Sequence[Task]) -> str:
     points = sum(max(0, (limit - d) // t + 1) for _, t, d in slack)
     if points > _MOST_STEPS:
         raise ConfigError(
-            f"{points} deadlines would have to be looked at, at a load of {float(load):.6f}: round the periods, so "
-            "that they have common multiples"
+            f"the EDF test would have to examine {points} deadlines, at a load of {float(load):.6f}: round the periods "
+            "so that they have small common multiples"
         )
     deadlines = sorted({d + k * t for _, t, d in slack for k in range(max(0, (limit - d) // t + 1))})
     fits = all(blocking + sum(max(0, (point - d) // t + 1) * c for c, t, d in slack) <= point for point in deadlines)
@@ -184,7 +184,7 @@ def _edf(tasks: Sequence[Task]) -> str:
 
 
 def _bounds(cpu: int | None, tasks: Sequence[Task], ranked: dict[str, int]) -> Bounds:
-    """Return what the utilisation of a CPU says."""
+    """Apply the utilisation tests to the tasks of one CPU."""
     shares = [task.utilisation for task in tasks]
     load = sum(shares, Fraction(0))
     density = sum((t.ns("wcet") / min(Fraction(t.ns("deadline")), t.exact_period) for t in tasks), Fraction(0))
@@ -193,7 +193,7 @@ def _bounds(cpu: int | None, tasks: Sequence[Task], ranked: dict[str, int]) -> B
         ranked[a.name] > ranked[b.name] or (ranked[a.name] == ranked[b.name] and a.period == b.period)
         for a, b in itertools.pairwise(by_period)
     )
-    # Without a root: U <= n(2^(1/n) - 1) is (1 + U/n)^n <= 2 (Liu & Layland, 1973; Bini, Buttazzo & Buttazzo, 2003).
+    # U <= n(2^(1/n) - 1) without a root is (1 + U/n)^n <= 2 (Liu & Layland, 1973; Bini, Buttazzo & Buttazzo, 2003).
     count = len(tasks)
     liu_layland = (1 + load / count) ** count <= 2 if is_plain else None
     hyperbolic = math.prod((1 + share for share in shares), start=Fraction(1)) <= 2 if is_plain else None
@@ -201,17 +201,17 @@ def _bounds(cpu: int | None, tasks: Sequence[Task], ranked: dict[str, int]) -> B
 
 
 def partition(tasks: Iterable[Task], cpus: Iterable[int], *, most: Fraction | float = RT_SHARE) -> list[Task]:
-    """Put tasks on CPUs: the greatest utilisation first, each on the first CPU that has room (first-fit decreasing).
+    """Assign tasks to CPUs, first-fit decreasing: by falling utilisation, each to the first CPU that has room.
 
     Parameters
     ----------
     tasks : iterable of Task
-        Those that have a CPU keep it.
+        A task that has a CPU keeps it.
     cpus : iterable of int
         In the order in which they are filled.
     most : number
-        The utilisation up to which a CPU has room; by default the kernel's 95 %. Fitting in is not yet meeting
-        deadlines: :func:`analyze` says that.
+        Largest utilisation of a CPU; by default the kernel's 95 %. Tasks that fit do not necessarily meet their
+        deadlines: check that with :func:`analyze`.
 
     Returns
     -------
@@ -221,7 +221,7 @@ def partition(tasks: Iterable[Task], cpus: Iterable[int], *, most: Fraction | fl
     Raises
     ------
     ConfigError
-        Where a task does not fit on any.
+        If a task does not fit on any CPU.
     """
     every, places = _checked(tasks), list(cpus)
     if not places:
@@ -234,8 +234,8 @@ def partition(tasks: Iterable[Task], cpus: Iterable[int], *, most: Fraction | fl
         if cpu is None:
             room = ", ".join(f"CPU {cpu} has {float(limit - share):.3f} left" for cpu, share in used.items())
             raise ConfigError(
-                f"{task.name} needs {float(task.utilisation):.3f} of a CPU, and none has room: {room}; add a CPU, or "
-                "give the task less to do, or less often"
+                f"{task.name} needs {float(task.utilisation):.3f} of a CPU, and none has room: {room}; add a CPU, "
+                "shorten the task, or lengthen its period"
             )
         used[cpu] += task.utilisation
         chosen[task.name] = replace(task, cpu=cpu)

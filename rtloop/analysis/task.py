@@ -1,4 +1,4 @@
-"""A task: what the analysis of deadlines knows of a loop."""
+"""Task: a loop as the schedulability analysis sees it."""
 
 from __future__ import annotations
 
@@ -19,28 +19,30 @@ __all__ = ["Task", "jitter_of"]
 
 @dataclass(frozen=True)
 class Task:
-    """A periodic or sporadic task, on one CPU.
+    """Periodic or sporadic task on one CPU.
 
     Parameters
     ----------
     name : str
         Unique among the tasks of an analysis.
     period, wcet : duration
-        The least time between two releases, and the most CPU time of one.
+        Least time between two releases, and most CPU time of one of them.
     deadline : duration, optional
-        From the release; by default the period. It may be longer.
+        Counted from the release; by default the period, and it may be longer than that.
     priority : int, optional
-        As SCHED_FIFO has it: the greater, the more urgent. Without any, all tasks get rate-monotonic ones.
+        As with SCHED_FIFO, a greater number is more urgent. If no task has one, they are rate-monotonic.
     cpu : int, optional
-        Where it runs. Tasks without one are all on the same CPU.
+        The CPU that it runs on. Tasks without one share the same CPU.
     jitter : duration
-        How much later than its release a task may become ready: the wake-up latency.
+        Longest time from its release until the task is ready to run: the wake-up latency.
     blocking : duration
-        How long less urgent tasks can keep it waiting, in locks and with preemption off.
+        Longest time that less urgent tasks can keep it waiting, with locks or with preemption off.
     suspension : duration
-        How long a step sleeps by itself (``sleep_until``): the CPU is free meanwhile, and the response later.
+        Longest time that a step sleeps by itself (``sleep_until``), which leaves the CPU free but delays the response.
     measured : duration, optional
-        The longest response time that a run has shown, to be held against the bound.
+        Longest response time of a run, to be compared with the bound.
+    note : str
+        A remark that the table of the analysis repeats.
     """
 
     name: str
@@ -71,33 +73,33 @@ class Task:
 
     @classmethod
     def from_stats(cls, stats: Stats, *, percentile: float | None = None, **others: Any) -> Task:
-        """Make a task of what a run has measured: its longest step, and its latest wake-up as jitter.
+        """Make a task from measurements: the longest step as C, and the latest wake-up as jitter.
 
         Parameters
         ----------
         stats : Stats
-            Of a run that was long enough, and under the worst load that the analysis is to hold for.
+            Of a run that was long enough, under the worst load that the analysis is to cover.
         percentile : float, optional
-            Take this percentile of the execution time and of the wake-up latency, not the maximum: then the analysis is
-            no bound, and says so.
+            Use this percentile of the execution time and the wake-up latency instead of the maximum. The result of the
+            analysis is then not a bound, and a note in it states that.
         **others
-            Other parameters of the task, such as `blocking`; name, period, deadline, priority and CPU are the run's.
+            Other parameters of the task, such as `blocking`, or values that replace the run's own.
 
         Raises
         ------
         ConfigError
-            Where no cycle was measured, or a figure is none.
+            If no cycle was measured, or a parameter is not valid.
         """
         settings = stats.settings
         if not stats.execution.count:
             raise ConfigError(f"{stats.name}: no cycle was measured: its histograms are empty")
         _check_percentile(percentile)
         wcet = stats.execution.max if percentile is None else stats.execution.percentile(percentile)
-        note = f"C is the longest of {stats.execution.count} measured steps, which is no proof that none takes longer"
+        note = f"C is the longest of {stats.execution.count} measured steps; it does not prove that none takes longer"
         if percentile is not None:
             note = (
-                f"C and jitter are the {percentile:g} % percentiles of {stats.execution.count} cycles: one in a while "
-                "takes longer"
+                f"C and jitter are the {percentile:g} % percentiles of {stats.execution.count} cycles: some cycles "
+                "take longer"
             )
         is_pinned = isinstance(settings.get("cpu"), (list, tuple)) and len(settings["cpu"]) == 1
         return cls(**{
@@ -116,24 +118,24 @@ class Task:
 
     @property
     def utilisation(self) -> Fraction:
-        """The share of a CPU."""
+        """Share of a CPU: C / period."""
         return Fraction(self.ns("wcet")) / self.exact_period
 
     @property
     def exact_period(self) -> Fraction:
-        """The period in nanoseconds, as a Fraction."""
+        """Period in nanoseconds, as a Fraction."""
         assert isinstance(self.period, int | Fraction)
         return Fraction(self.period)
 
     def ns(self, field: str) -> int:
-        """Return a time of the task, which is in nanoseconds once it is made."""
+        """Return a duration of the task in nanoseconds."""
         value = getattr(self, field)
         assert isinstance(value, int)
         return value
 
 
 def jitter_of(stats: Stats, percentile: float | None = None) -> int:
-    """Return the latest wake-up that a run has measured, or a percentile of it, ns; 0 where none was."""
+    """Return the maximum of a run's wake-up latency, or a percentile of it, in ns; 0 if nothing was measured."""
     _check_percentile(percentile)
     latency = stats.latency
     if not latency.count:

@@ -1,4 +1,4 @@
-"""A chain: the loops that data passes through, from the one that senses to the one that acts."""
+"""Chain: the loops that data passes through, from the one that senses to the one that acts."""
 
 from __future__ import annotations
 
@@ -17,29 +17,30 @@ __all__ = ["Chain", "check_chains"]
 
 
 class Chain:
-    """The loops that data passes through, in order, and how old it may be when it arrives.
+    """Loops that data passes through, in order, and its greatest intended age at the end.
 
     Parameters
     ----------
     loops : iterable of RTLoop
         At least two: the first senses, the last acts. A loop may come again: ``[current, velocity, current]``.
     via : iterable of Ring or Latest, optional
-        What carries the data from each loop to the next, one fewer than the loops. Its ``ends`` then name both.
+        Exchanges that carry the data from each loop to the next, one fewer than the loops. Their ``ends`` are set to
+        the names of both loops.
     max_age : duration, optional
-        The oldest that the data may be: from the release at which the first loop has sensed to the end of the last
-        loop's step. What is older is counted, and a run that has seen it ends with a warning.
+        Greatest intended age, from the release at which the first loop senses to the end of the last loop's step. Older
+        data is counted, and the run then ends with a warning.
     name : str, optional
         By default the loops' names with arrows between them.
 
     Raises
     ------
     ConfigError
-        Where these are not loops, or not exchanges between them.
+        If `loops` holds something other than loops, or `via` something other than exchanges.
 
     Notes
     -----
-    Each step is taken to read when it starts, and to publish by its end; each reads the newest there is. That is what
-    a ``Latest`` does. Of a ``Ring`` it holds for the newest item, where the reader empties it in every cycle.
+    A step is assumed to read the newest data when it starts, and to publish by its end. That is true of a ``Latest``,
+    and of the newest item of a ``Ring`` if its reader empties it in every cycle.
 
     Examples
     --------
@@ -58,10 +59,10 @@ class Chain:
     ) -> None:
         self.loops: tuple[RTLoop, ...] = tuple(loops) if isinstance(loops, Iterable) else ()
         if len(self.loops) < 2 or not all(member.is_loop(loop) for loop in self.loops):
-            raise ConfigError(f"loops={show(loops)}: a chain takes at least two loops, and nothing else")
+            raise ConfigError(f"loops={show(loops)}: a chain consists of at least two loops, and nothing else")
         for one, other in zip(self.loops, self.loops[1:], strict=False):
             if one is other:
-                raise ConfigError(f"{one.name} comes twice in a row; a loop needs no chain to itself")
+                raise ConfigError(f"{one.name} comes twice in a row; remove one of the two")
         self.via = None if via is None else tuple(via)
         if self.via is not None:
             _check_via(self.loops, self.via)
@@ -77,19 +78,19 @@ def _check_via(loops: Sequence[RTLoop], via: Sequence[Any]) -> None:
     from rtloop.data.ring import Ring
 
     if len(via) != len(loops) - 1:
-        raise ConfigError(f"via has {len(via)} exchanges; {len(loops)} loops have {len(loops) - 1} between them")
+        raise ConfigError(f"via has {len(via)} exchanges; a chain of {len(loops)} loops needs {len(loops) - 1}")
     for exchange in via:
         if not isinstance(exchange, (Ring, Latest)):
             raise ConfigError(f"via={show(exchange)}: give the Ring or the Latest that carries the data")
 
 
 def check_chains(chains: Iterable[Chain], loops: Sequence[RTLoop]) -> tuple[Chain, ...]:
-    """Check that chains fit a group's loops and each other, and tell the exchanges between which loops they are.
+    """Check that chains fit a group's loops and each other, and set the ends of their exchanges.
 
     Raises
     ------
     ConfigError
-        Where they do not.
+        If they do not.
     """
     every = tuple(chains) if isinstance(chains, Iterable) else ()
     if (not every and chains != ()) or not all(isinstance(chain, Chain) for chain in every):
@@ -97,7 +98,7 @@ def check_chains(chains: Iterable[Chain], loops: Sequence[RTLoop]) -> tuple[Chai
     names = [chain.name for chain in every]
     for name in names:
         if names.count(name) > 1:
-            raise ConfigError(f"{names.count(name)} chains are called {name!r}; give each a name= of its own")
+            raise ConfigError(f"{names.count(name)} chains are called {name!r}; give each its own name=")
     known: dict[int, tuple[Any, tuple[str, str], str]] = {}
     for chain in every:
         for loop in chain.loops:
@@ -109,7 +110,7 @@ def check_chains(chains: Iterable[Chain], loops: Sequence[RTLoop]) -> tuple[Chai
             if former != pair:
                 raise ConfigError(
                     f"chain {chain.name!r}: {exchange!r} goes from {pair[0]} to {pair[1]} here, and from {former[0]} "
-                    f"to {former[1]} in {where!r}; it has one writer and one reader: make one for each pair"
+                    f"to {former[1]} in {where!r}; it can have only one writer and one reader: create one for each pair"
                 )
     for exchange, pair, _ in known.values():
         exchange.ends = pair

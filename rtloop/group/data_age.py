@@ -1,4 +1,4 @@
-"""How old the data is that the last loop of a chain acts on: measured from records, and bounded by response times."""
+"""Age of the data that the last loop of a chain acts on: measured from records, and bounded by response times."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ if TYPE_CHECKING:
 
 __all__ = ["Age", "Ages", "bound_age", "make_age", "measure_age"]
 
-#: More releases in a hyperperiod than this are not looked through: the bound for any phases is given.
+#: With more releases in a hyperperiod than this, the bound is the one for unknown phases.
 _MOST_RELEASES = 1_000_000
 _INT64_MAX = 2**63 - 1
 
 
 def measure_age(every: Sequence[Stats]) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
-    """Return how old the data was that each recorded cycle of the last loop acted on, from the records of all.
+    """Return the age of the data that each recorded cycle of the last loop acted on.
 
-    A step reads, when it starts, what the loop before it had published by the ends of its steps. Who reads later in
-    the step, or publishes earlier, has newer data: the ages are never less than the true ones.
+    A step is assumed to read at its start what the previous loop has published by the end of its steps. A step that
+    reads later or publishes earlier has newer data, so the true ages are never greater.
 
     Parameters
     ----------
     every : sequence of Stats
-        Of the chain's loops, in order.
+        Statistics of the chain's loops, in order.
 
     Returns
     -------
     ages, releases : int64 arrays, shape (n,), ns
-        From the release of the first loop's cycle to the end of the last one's; and the releases of the last one's.
+        Time from the release of the first loop's cycle to the end of the last loop's; and the releases of the latter.
     int
-        How many cycles have no age: what they read is older than the records, or there was nothing to read yet.
+        Number of cycles without an age, because their data is older than the records, or there was none yet.
     """
     last = continuous_records(every[-1])
     known = np.ones(len(last), np.bool_)
@@ -70,15 +70,15 @@ def bound_age(
     *,
     is_aligned: bool = True,
 ) -> int:
-    """Return how old the data of a chain can become where no release is missed, ns.
+    """Return the greatest age of a chain's data if no release is missed, ns.
 
-    Let a cycle be released at r. It starts at r or later, and so reads what the loop before it has published by r: at
-    least the newest of its cycles whose release plus worst response time R is not beyond r. That one again has read, at
-    its own release or later, ...: from the last loop back to the first, each step goes to a release that is known on
-    the common grid, and newer data only makes the age less. The bound is the greatest over the releases of a
-    hyperperiod, with the last loop's own response.
+    A cycle released at r starts at r or later. It therefore reads data of the previous loop that is at least as new as
+    that of the newest cycle whose release plus worst response time R is at most r. The same holds for that cycle and
+    the loop before it. Going back like this from the last loop to the first leads to a release on the common grid;
+    newer data only reduces the age. The bound is the maximum over the releases of a hyperperiod, plus the last loop's
+    response time.
 
-    With phases that nobody knows each step goes back by less than T + R: the sum of these, and the last response
+    With unknown phases each step goes back by less than T + R; the bound is the sum of these plus the last response
     (Davare et al., Period optimization for hard real-time distributed automotive systems, DAC 2007).
 
     Parameters
@@ -86,12 +86,12 @@ def bound_age(
     phases, periods, responses : sequence of int, or of Fraction for the periods
         Of the chain's loops, in order, ns.
     is_aligned : bool
-        Whether the loops are on one origin.
+        True if the loops have a common origin.
     """
     exact = [Fraction(period) for period in periods]
     hyperperiod, unit = lcm_of(exact), math.lcm(*(period.denominator for period in exact))
     number = int(hyperperiod / exact[-1])
-    # In units of a fraction of a ns; each release is rounded by half a ns at most.
+    # Times are in units of 1/`unit` ns; each release is rounded by at most half a ns.
     rounding = 0 if unit == 1 else 1
     if (
         not is_aligned
@@ -110,11 +110,11 @@ def bound_age(
 
 @dataclass(frozen=True, eq=False)
 class Age:
-    """How old the data of a chain was, and can be; times in nanoseconds.
+    """Measured and greatest possible age of a chain's data; times in nanoseconds.
 
-    `values` and `releases` are of the counted cycles of the last loop; `unknown` is how many more were recorded whose
-    data cannot be traced. `bound` is None where there is none, for a reason among the `notes`; `max_age` is what was
-    intended, and `stale_note` says, where there is something to say, which cycles acted on older data.
+    `values` and `releases` belong to the traced cycles of the last loop; `unknown` is the number of recorded cycles
+    whose data cannot be traced. `bound` is None if there is none, and the `notes` then contain the reason. `max_age` is
+    the greatest intended age, and `stale_note` describes the cycles that acted on older data, if any.
     """
 
     name: str
@@ -129,22 +129,22 @@ class Age:
 
     @property
     def count(self) -> int:
-        """How many cycles were traced."""
+        """Number of cycles that were traced."""
         return len(self.values)
 
     @property
     def median(self) -> int | None:
-        """The age that half of the cycles stayed below."""
+        """Median of the ages; None without any."""
         return int(np.median(self.values)) if self.count else None
 
     @property
     def max(self) -> int | None:
-        """The oldest."""
+        """Greatest age; None without any."""
         return int(self.values.max()) if self.count else None
 
     @property
     def stale(self) -> int:
-        """How many cycles acted on data that was older than intended."""
+        """Number of cycles that acted on data older than intended."""
         return 0 if self.max_age is None else int(np.count_nonzero(self.values > self.max_age))
 
     def to_dict(self) -> dict[str, Any]:
@@ -154,9 +154,9 @@ class Age:
 
 
 class Ages(Mapping[str, Age]):
-    """The ages of a group's chains, by name; ``print`` shows the table.
+    """Ages of a group's chains, by name; ``print`` shows the table.
 
-    `notes` say what the execution times are worth that the bounds are made of.
+    The `notes` are about the execution times from which the bounds were computed.
     """
 
     def __init__(self, every: Sequence[Age], notes: Sequence[str] = ()) -> None:
@@ -197,7 +197,7 @@ def _time(ns: int | None) -> str:
 
 
 def make_age(chain: Chain, stats: Mapping[str, Stats], analysis: Analysis | str, origin_ns: int | None) -> Age:
-    """Return the age of a chain's data, by the runs of its loops and their analysis, or why there is none."""
+    """Return the age of a chain's data. `analysis` is that of its loops, or the reason that there is none."""
     names = tuple(loop.name for loop in chain.loops)
     every = [stats[name] for name in names]
     values, releases, unknown = measure_age(every)
@@ -207,7 +207,7 @@ def make_age(chain: Chain, stats: Mapping[str, Stats], analysis: Analysis | str,
         chosen = {one.name: one for one in every}.values()
         missed = [f"{one.name} missed {one.missed:,} releases" for one in chosen if one.missed]
         if missed:
-            notes.append(f"{', '.join(missed)}: the bound is that of cycles before which none was missed")
+            notes.append(f"{', '.join(missed)}: the bound does not hold for cycles with a missed release before them")
         over = values > bound
         if over.any():
             notes.append(_describe_over(values, over, over & _is_undisturbed(every, values, releases)))
@@ -221,30 +221,30 @@ def make_age(chain: Chain, stats: Mapping[str, Stats], analysis: Analysis | str,
 
 
 def _bound(every: Sequence[Stats], analysis: Analysis | str) -> tuple[int | None, str | None]:
-    """Return the bound, or None and why there is none."""
+    """Return the bound, or None and the reason that there is none."""
     if isinstance(analysis, str):
         return None, analysis
     responses = []
     for stats in every:
         if stats.has_own_wait:
-            return None, f"{stats.name} waits for its hardware, whose releases are not on the grid"
+            return None, f"{stats.name} has its own wait(), so its releases are not on the grid"
         row = analysis[stats.name]
         response = row.deadline if row.response is None and row.meets else row.response
         if response is None:
             return None, f"{stats.name} has no worst response time, its verdict is {row.verdict!r}"
         if response > row.period:
-            return None, f"{stats.name} may answer after its next release, which it misses then"
+            return None, f"the worst response time of {stats.name} exceeds its period, so it can miss releases"
         responses.append(response)
     settings = [stats.settings for stats in every]
     periods, phases = [exact_period(s) for s in settings], [int(s["phase_ns"]) for s in settings]
-    # A loop that moves its grid is on the common one no longer.
+    # A loop that moves its grid leaves the common one.
     return bound_age(phases, periods, responses, is_aligned=all(s.get("overrun") != "shift" for s in settings)), None
 
 
 def _is_undisturbed(
     every: Sequence[Stats], values: NDArray[np.int64], releases: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
-    """Tell of which cycles the way of the data had no missed release in it, of any loop of the chain."""
+    """Return True for each cycle on whose data path no loop of the chain missed a release."""
     begin, end = releases - values, releases + every[-1].settings["period_ns"]
     clean = np.ones(len(values), np.bool_)
     for stats in {one.name: one for one in every}.values():
@@ -259,11 +259,11 @@ def _is_undisturbed(
 
 
 def _describe_over(values: NDArray[np.int64], over: NDArray[np.bool_], unexplained: NDArray[np.bool_]) -> str:
-    """Say how many cycles are beyond the bound, and whether missed releases are why."""
+    """Report how many cycles exceed the bound, and whether missed releases explain it."""
     count, more = int(np.count_nonzero(over)), int(np.count_nonzero(unexplained))
-    why = "releases were missed on the way, each time"
+    why = "releases were missed on the way in all of them"
     if more:
-        why = f"in {more:,} of them no release was missed: a response is longer than analyze() says"
+        why = f"in {more:,} of them no release was missed: a response time is longer than analyze() computed"
     return (
         f"{count:,} of {len(values):,} cycles acted on data older than the bound, the worst on data of "
         f"{_time(int(values.max()))}: {why}"
@@ -271,7 +271,7 @@ def _describe_over(values: NDArray[np.int64], over: NDArray[np.bool_], unexplain
 
 
 def _describe_stale(values: NDArray[np.int64], releases: NDArray[np.int64], max_age: int, origin_ns: int | None) -> str:
-    """Say where data was older than intended; nothing where none was."""
+    """Report the cycles whose data was older than intended; "" if there are none."""
     older = int(np.count_nonzero(values > max_age))
     if not older:
         return ""

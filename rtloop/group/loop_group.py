@@ -1,4 +1,4 @@
-"""LoopGroup: several loops as one system, on one origin, with one start, one end and one word for a failure."""
+"""LoopGroup: several loops as one system, with a common origin, start and end, and a common reaction to failures."""
 
 from __future__ import annotations
 
@@ -43,59 +43,60 @@ _T = TypeVar("_T")
 class LoopGroup:
     """Several loops as one system: started on one origin, stopped together.
 
-    Release k of a loop is at origin + its phase + k * its period, with the same origin for all of them, so that the
-    grids of harmonic periods coincide, to the nanosecond. Every loop keeps a thread of its own.
+    Release k of a loop is at origin + its phase + k * its period. The origin is the same for all loops, so the grids of
+    harmonic periods coincide to the nanosecond. Each loop has its own thread.
 
     Parameters
     ----------
     loops : iterable of RTLoop
-        In the order in which they are started; they are stopped in reverse. None of them runs, each is there once,
-        their names differ, and they have one clock and no ``align`` of their own.
+        In the order of their start; they are stopped in reverse. They must not be running, must have different names
+        and the same clock, and must not have their own ``align``.
     priorities : {"rate-monotonic", "as-given"}
-        ``rate-monotonic``: the shorter the period, the higher the priority, from 79 down, and equal for equal periods;
-        loops whose policy is ``other`` or ``deadline`` have none. ``as-given``: each loop's own.
+        ``rate-monotonic``: a shorter period gets a higher priority, from 79 down, and equal periods get equal ones;
+        loops with the policy ``other`` or ``deadline`` get none. ``as-given``: each loop keeps its own.
     align : duration, optional
-        The origin is a multiple of this on the clock: a whole number of periods of every loop, so that groups that
-        start at different times are on one grid.
+        Makes the origin a multiple of this on the clock, so that groups that start at different times are on one grid.
+        It must be a whole number of periods of every loop.
     name : str, optional
         ``"LoopGroup-1"`` and so on by default.
     on_failure : {"stop-all", "keep", "hook"}
-        What the others do when a loop fails: end at their next release, for the failed loop's own thread tells them,
-        without the GIL; go on; or what the ``on_peer_failure`` of each says, called on its own thread at its next
-        release. A loop whose step returns RT_STOP has not failed: the others go on.
+        Reaction of the other loops when one fails. ``stop-all``: they end at their next release; the failed loop's own
+        thread notifies them, without the GIL. ``keep``: they continue. ``hook``: each calls its ``on_peer_failure`` on
+        its own thread before its next step, and obeys the result. A loop whose step returns RT_STOP has not failed, and
+        the others continue.
     cpus : sequence or "partition", optional
-        For each loop what its ``cpu=`` would be: ``[2, 3, 3]``. By default each loop's own. ``"partition"`` gives each
-        loop one CPU: of the isolated ones, or where there are none of those that this process may use, the first that
-        has room, the greatest utilisation first; a loop that is on one CPU stays there.
+        The ``cpu=`` of each loop: ``[2, 3, 3]``. By default each loop keeps its own. ``"partition"`` assigns each loop
+        one of the isolated CPUs, or of those that this process may use if none is isolated: by falling utilisation,
+        each to the first CPU that has room. A loop that is pinned to one CPU stays there.
     wcet : mapping, optional
-        The most CPU time of a step, by the loop's name, for ``"partition"`` and :meth:`analyze`. A loop without one
-        gets its longest measured step.
+        Worst-case CPU time of a step, by the loop's name, for ``"partition"`` and :meth:`analyze`. The default is the
+        longest measured step.
     chains : iterable of Chain, optional
-        Through which loops data goes: :meth:`ages` tells how old it becomes.
+        Paths of data through the loops; :meth:`ages` returns how old the data becomes.
     watchdog : int, optional
-        The number of its periods without a completed cycle after which a loop is stuck, at least 2. A thread above all
-        loops looks for such a one; it calls the ``safe`` of that loop, ends it, and tells the others as any failure
-        does. It acts when at least N periods have passed since the last completed cycle, and at most two intervals of
-        its checks and its wake-up latency more; an interval is an eighth of the shortest N periods, from 100 us to
-        10 ms.
+        N, the number of its own periods without a completed cycle after which a loop is stuck; at least 2. A thread
+        with a priority above all loops watches them. It calls the ``safe`` of a stuck loop, ends that loop, and
+        notifies the others as for any failure. It acts no sooner than N periods after the last completed cycle, and
+        later by at most two check intervals plus its own wake-up latency. The check interval is an eighth of the
+        shortest N periods, from 100 us to 10 ms.
 
     Raises
     ------
     ConfigError
-        Where the loops cannot be a group.
+        If the loops cannot form a group.
     StateError
-        Where one of them runs.
+        If one of them is running.
 
     Notes
     -----
-    Priorities and CPUs hold for the group's runs: `settings`, and the loop's own ``settings`` and ``stats`` during such
-    a run and after it, tell them. A loop that is started alone has its own again.
+    Priorities and CPUs apply to the group's runs. The group's `settings` have them, and so have the ``settings`` and
+    ``stats`` of each loop during and after such a run. A loop that is started alone uses its own again.
 
-    A loop leaves the common grid where its step calls ``shift``, where it has ``overrun="shift"``, and where it has a
-    ``wait`` of its own. One that is late at the origin is late as in any other cycle.
+    A loop leaves the common grid if its step calls ``shift``, if it has ``overrun="shift"``, or if it overrides
+    ``wait``. Being late for the origin counts as in any other cycle.
 
-    Real-time contract: for the control thread only; nothing here may be called from ``step``. A cycle costs nothing
-    more in a group than alone.
+    Real-time contract: call the methods on control threads only, never from ``step``. A cycle costs no more in a group
+    than alone.
     """
 
     def __init__(
@@ -139,12 +140,12 @@ class LoopGroup:
 
     @property
     def settings(self) -> Mapping[str, Settings]:
-        """What each loop asks for in this group, by its name: its own settings, with the group's priority and CPUs."""
+        """Settings of each loop in this group, by its name: its own, with the group's priority and CPUs."""
         return self._by_name(self._settings)
 
     @property
     def hyperperiod(self) -> Fraction:
-        """The time after which the pattern of all releases repeats, in s: the least common multiple of the periods."""
+        """Time after which the pattern of releases repeats, in s: the least common multiple of the periods."""
         return lcm_of(settings.period for settings in self._settings) / 10**9
 
     @property
@@ -154,12 +155,12 @@ class LoopGroup:
 
     @property
     def origin_ns(self) -> int | None:
-        """The origin of the present run, or of the last one, on the loops' clock; None before the first."""
+        """Origin of the present run, or of the last one, on the loops' clock; None before the first."""
         return self._origin_ns
 
     @property
     def state(self) -> Literal["new", "running", "stopped", "failed"]:
-        """``"new"``; ``"running"`` while any loop runs; ``"failed"`` where one has failed; else ``"stopped"``."""
+        """``"new"``; ``"running"`` while any loop runs; then ``"failed"`` if one has failed, else ``"stopped"``."""
         if self._run is None:
             return "new"
         states = [control.state for control in self._controls]
@@ -169,7 +170,7 @@ class LoopGroup:
 
     @property
     def grants(self) -> Mapping[str, tuple[Grant, ...]]:
-        """What each loop was granted, by its name, and what the watchdog was, as ``"watchdog"``."""
+        """Grants of each loop, by its name, and of the watchdog, as ``"watchdog"``."""
         grants = self._by_name([loop.grants for loop in self._loops])
         if self._watchdog is None:
             return grants
@@ -178,40 +179,40 @@ class LoopGroup:
     def start(self) -> None:
         """Start all loops, or none.
 
-        First everything is acquired, loop by loop, in the order given; then each thread runs its ``enter``; when all of
-        these have returned, the origin is set, a few milliseconds ahead, or at the next multiple of `align`. Where
-        anything fails before that, all is given back, in reverse, and no ``step`` has run.
+        First everything is acquired, loop by loop, in the given order. Then each thread runs its ``enter``. When all of
+        these have returned, the origin is set a few milliseconds ahead, or to the next multiple of `align`. If anything
+        fails before that, everything is released in reverse, and no ``step`` has run.
 
         Raises
         ------
         SetupError
-            Where the kernel refused a strict loop something. A note says which loop.
+            If the kernel refused a request of a strict loop. A note names the loop.
         CallbackError
-            Where an ``enter`` has failed.
+            If an ``enter`` has failed.
         StateError
-            Where one of the loops runs already, or is closed.
+            If one of the loops is already running, or closed.
         """
         self._start(None)
 
     def stop(self, timeout: Duration = _DEFAULT_STOP_TIMEOUT) -> None:
-        """Stop all loops, in reverse, each when the thread of the one before it has ended.
+        """Stop all loops one after the other, in reverse.
 
-        If that takes longer than 100 ms, all that are left are asked at once.
+        If that takes longer than 100 ms, all remaining loops are asked to stop at once.
 
         Parameters
         ----------
         timeout : duration
-            How long to wait for all of them, ``"2s"``; a bare int is nanoseconds.
+            Longest time to wait for all of them, such as ``"2s"``; a bare int is nanoseconds.
 
         Raises
         ------
         StopTimeoutError
-            Where a callback has not returned by then; all other loops have been stopped nevertheless.
+            If a callback has not returned by then; all other loops have been stopped nevertheless.
 
         Warns
         -----
         RTSetupWarning
-            Once, where a loop had failed and neither :meth:`join` nor :meth:`run` has raised what ended it.
+            Once, if a loop had failed and neither :meth:`join` nor :meth:`run` has raised the reason.
         """
         timeout_ns = parse_timeout(timeout)
         self._is_stop_wanted = self._is_starting
@@ -220,24 +221,24 @@ class LoopGroup:
             failure.warn_failed(error)
 
     def wait(self, timeout: Duration | None = None) -> bool:
-        """Wait until all loops have ended, well or not. Ctrl-C stops them, and raises KeyboardInterrupt.
+        """Wait until all loops have ended, for whatever reason. Ctrl-C stops them, and raises KeyboardInterrupt.
 
-        A loop that the watchdog has found stuck, and that has not ended two seconds later, is not waited for.
+        The wait for a loop that the watchdog has found stuck ends two seconds after that.
 
         Parameters
         ----------
         timeout : duration, optional
-            How long to wait; for ever by default.
+            Longest time to wait; no limit by default.
 
         Returns
         -------
         bool
-            Whether all have ended; False only after a timeout, or where a loop is stuck.
+            True if all have ended; False after a timeout, or if a loop is stuck.
 
         Raises
         ------
         StateError
-            Where the group was never started.
+            If the group was never started.
         """
         deadline = None if timeout is None else time.monotonic_ns() + parse_timeout(timeout)
         if self._run is None or any(member.is_own_thread(loop) for loop in self._loops):
@@ -249,31 +250,31 @@ class LoopGroup:
                 self._run.is_running()  # waits for the watchdog
             return have_ended
         except BaseException as interrupt:
-            # Ctrl-C, or whatever a signal handler raised: the loops must not outlive their keeper.
+            # Ctrl-C, or another exception of a signal handler: without this wait nothing would stop the loops.
             self._end_after(interrupt)
             raise
         finally:
             ending_signals.disarm(armed)
 
     def join(self, timeout: Duration | None = None) -> bool:
-        """Wait as :meth:`wait` does, and raise what ended a loop that failed, or that it is stuck.
+        """Wait as :meth:`wait` does, and raise an exception if a loop has failed or is stuck.
 
-        Where several have failed, what is raised is the first's, in the order of the loops, with notes of the others.
+        If several have failed, it is that of the first one, in the order of the loops, with notes about the others.
 
         Raises
         ------
         CallbackError, OverrunError, GuardError, WatchdogError
-            What ended a loop that failed, when all have ended. A WatchdogError also where the loop has not ended yet,
-            which a note says.
+            The reason for which a loop failed, when all have ended. A WatchdogError is also raised if the loop is still
+            stuck; a note then reports that.
         KeyboardInterrupt
             On Ctrl-C, which stops all loops.
         StateError
-            Where the group was never started.
+            If the group was never started.
 
         Warns
         -----
         RTSetupWarning
-            Once a run, where a chain's data was older than its `max_age`.
+            Once per run, if a chain's data was older than its `max_age`.
         """
         has_ended = self.wait(timeout)
         if has_ended:
@@ -289,7 +290,8 @@ class LoopGroup:
         Parameters
         ----------
         duration : duration, optional
-            Run the releases of this long, of each loop. Without, until every ``step`` has returned RT_STOP, or Ctrl-C.
+            Run all releases of each loop within this time. Without it, run until every ``step`` has returned RT_STOP,
+            or until Ctrl-C.
 
         Raises
         ------
@@ -309,37 +311,37 @@ class LoopGroup:
 
     @property
     def stats(self) -> Mapping[str, Stats]:
-        """Each loop's statistics by its name, of the present run or of the last one.
+        """Statistics of each loop, by its name, of the present run or of the last one.
 
-        After a run of the group their `settings` tell ``group``, its name, and ``origin_ns``.
+        After a run of the group their `settings` contain ``group``, the group's name, and ``origin_ns``.
         """
         return stats_of(self._loops)
 
     def analyze(self, wcet: Mapping[str, Duration] | None = None, *, percentile: float | None = None) -> Analysis:
-        """Find out whether all loops meet their deadlines, with the group's priorities and CPUs: `rtloop.analyze`.
+        """Determine whether all loops meet their deadlines, with the group's priorities and CPUs: `rtloop.analyze`.
 
         Parameters
         ----------
         wcet : mapping, optional
-            The most CPU time of a step, by the loop's name, in place of the group's own. A loop without one gets its
-            longest measured step.
+            Worst-case CPU time of a step, by the loop's name, instead of the group's own. The default is the longest
+            measured step.
         percentile : float, optional
-            Instead of the longest step and the latest wake-up, this percentile: the answer is then no bound, and says
-            so.
+            Use this percentile instead of the longest step and the latest wake-up. The result is then not a bound, and
+            a note in it states that.
 
         Raises
         ------
         ConfigError
-            Where a loop has neither run nor a `wcet`, or the loops' policies or CPUs cannot be analysed together.
+            If a loop has neither run nor a `wcet`, or the loops' policies or CPUs cannot be analysed together.
         """
         return analyze_loops(self.settings, self.stats, {**self._wcet, **(wcet or {})}, percentile)
 
     def ages(self, wcet: Mapping[str, Duration] | None = None, *, percentile: float | None = None) -> Ages:
-        """Tell how old the data is that the last loop of each chain acts on: as recorded, and at most.
+        """Return the age of the data that the last loop of each chain acts on: as recorded, and its upper bound.
 
-        The age of a cycle is from the release of the first loop's cycle that has sensed to the end of its own step.
-        It is traced through the records of all loops, and never less than the true one; the bound follows from the
-        worst response times of :meth:`analyze`, and holds where no release is missed.
+        The age is the time from the release of the first loop's cycle that sensed the data to the end of the last
+        loop's step. It is traced through the records of all loops, and the true age is never greater. The bound follows
+        from the worst response times of :meth:`analyze`, and holds if no release is missed.
 
         Parameters
         ----------
@@ -361,20 +363,21 @@ class LoopGroup:
         Parameters
         ----------
         path : path, optional
-            Where to write it, in the format of its suffix.
+            File to write, in the format of its suffix.
         at : {"last", "worst"} or duration
-            Which hyperperiod: the last of which all loops have records, the one with the longest response in periods
-            of its loop (and as many more as that takes to end), or the one so much time after the origin.
+            Which hyperperiod to draw. ``"last"``: the last one for which all loops have records. ``"worst"``: the one
+            with the longest response, relative to the period of its loop, until that response has ended. A duration:
+            the one at this time after the origin.
         duration : duration, optional
-            How long the picture's window is, instead of a hyperperiod; with a time as `at` it begins there. By default
-            ten hyperperiods where all periods are equal. Beyond 300 cycles it is cut, and says so.
+            Length of the window instead of a hyperperiod; if `at` is a time, the window begins there. By default ten
+            hyperperiods if all periods are equal. After 300 cycles the picture is cut, and its title states that.
 
         Raises
         ------
         ConfigError
-            Where a loop has no records, or there are none of that time.
+            If a loop has no records, or none of that time.
         ImportError
-            Where matplotlib is missing: ``pip install 'rtloop[plot]'``.
+            If matplotlib is missing: ``pip install 'rtloop[plot]'``.
         """
         return draw(self._name, self.stats, path, at, duration)
 
@@ -384,17 +387,17 @@ class LoopGroup:
         Parameters
         ----------
         folder : path
-            Made where there is none. Files of these names are replaced, others stay.
+            Created if missing. Files with these names are replaced, others stay.
 
         Returns
         -------
         list of pathlib.Path
-            The files, in the order of the loops. Where a name has a space or a slash, the file's has ``_``.
+            The files, in the order of the loops. Spaces, slashes and the like in a name become ``_``.
         """
         return save_all(self.stats, folder)
 
     def reset_stats(self) -> None:
-        """Begin the statistics of all loops anew, each from its next cycle on."""
+        """Restart the statistics of all loops, each with its next cycle."""
         for loop in self._loops:
             loop.reset_stats()
 
@@ -425,7 +428,7 @@ class LoopGroup:
             ending_signals.disarm(self._blocks.pop())
 
     def _warn_of_stale_data(self) -> None:
-        """Warn, once a run, of chains whose data was older than intended."""
+        """Warn, once per run, of chains whose data was older than intended."""
         if self._run is not None and not self._run.is_told and any(c.max_age_ns is not None for c in self._chains):
             self._run.is_told = True
             failure.warn_stale(
@@ -460,7 +463,7 @@ class LoopGroup:
 
     def _end_after(self, interrupt: BaseException) -> bool:
         """End all loops because a wait for them was interrupted. Returns whether they have ended."""
-        if self._interrupt == id(interrupt):  # of the wait in this block: it has had its time
+        if self._interrupt == id(interrupt):  # already handled by a wait within this block
             return self.state != "running"
         self._interrupt = id(interrupt)
         have_ended = failure.end_after(self._controls[::-1], self._name, interrupt, self._leave_timeout_ns)
@@ -473,11 +476,11 @@ class LoopGroup:
         return max(control.leave_timeout_ns for control in self._controls)
 
     def _unreported(self) -> list[BaseException]:
-        """Return, once, what ended the loops that have failed, as far as nobody was told."""
+        """Return, once, the exceptions of failed loops that nothing has raised yet."""
         return [error for control in self._controls if (error := control.unreported_error()) is not None]
 
     def _raise_failure(self, unreported: list[BaseException]) -> None:
-        """Raise what ended the first loop that has failed, if any has, with notes of the others."""
+        """Raise the exception of the first failed loop, if any, with notes about the others."""
         failed = next((control for control in self._controls if control.state == "failed"), None)
         if failed is None:
             return

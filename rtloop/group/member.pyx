@@ -1,4 +1,4 @@
-"""A loop as a member of a group: its start, taken apart, so that many loops begin on one origin, or none does."""
+"""Start of a loop as a member of a group, in separate steps, so that all loops begin on one origin, or none does."""
 
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t
@@ -28,36 +28,36 @@ cdef Control _control(_RTLoop_2 loop):
 
 
 def is_loop(loop):
-    """Whether it is an RTLoop."""
+    """Return True for an RTLoop."""
     return isinstance(loop, _RTLoop_2)
 
 
 def control_of(loop):
-    """Return the control of a loop, by which it is waited for and stopped.
+    """Return the control of a loop, which waits for it and stops it.
 
     Raises
     ------
     StateError
-        Where the loop was not initialised.
+        If the loop was not initialised.
     """
     return _control(loop)
 
 
 def is_own_thread(loop):
-    """Whether the caller is the loop's thread: a callback in Python."""
+    """Return True if the caller is the loop's thread, in a callback in Python."""
     return _control(loop).is_on_own_thread()
 
 
 def run_of(loop):
-    """Return the group's run that the loop's present or last run is a part of, None where it ran alone."""
+    """Return the group's run that the loop's present or last run belongs to, None if it ran alone."""
     return _control(loop).run
 
 
 def prepare(loop, run, settings, duration_ns):
-    """Do all of a loop's start but to release its thread: everything is granted, and no callback has run.
+    """Do everything of a loop's start except releasing its thread: acquire everything, call only setup().
 
-    `run` is the group's run, `settings` are the loop's for this run. Raises as the loop's start; what was acquired then
-    is given back by :func:`withdraw`.
+    `run` is the group's run, `settings` are the loop's for this run. Raises as the loop's start; :func:`withdraw` then
+    releases what was acquired.
     """
     cdef Control c = _control(loop)
     c.claim(run, settings)
@@ -65,14 +65,14 @@ def prepare(loop, run, settings, duration_ns):
 
 
 def request_stop(loop, run):
-    """Ask the loop to end if it is a part of this run, without waiting for it."""
+    """Ask the loop to end if it belongs to this run, without waiting for it."""
     cdef Control c = _control(loop)
     if c.run is run and c._activity != "idle":
         c.request_stop()
 
 
 def withdraw(loop, run):
-    """Undo what this run has done to the loop, if it has done anything. Never raises for a loop that it has not."""
+    """Undo the part of the loop in this run. Do nothing, and raise nothing, if it has none."""
     cdef Control c = _control(loop)
     if c.run is run and c._activity != "idle":
         c.withdraw()
@@ -82,7 +82,7 @@ _FAILURE_COMMANDS = {"stop-all": RT_COMMAND_STOP, "hook": RT_COMMAND_SIBLING_FAI
 
 
 def link(loops, on_failure):
-    """Make a ring of loops of which any one that fails notifies the others; before the first thread is released."""
+    """Link the loops in a ring, through which a failed loop notifies the others; before any thread is released."""
     cdef Control c
     cdef Control following
     for i, loop in enumerate(loops):
@@ -99,23 +99,23 @@ def release_thread(loop):
 
 
 def await_enter(loop):
-    """Wait until the loop's enter() has returned, in slices, so that Ctrl-C is heard; or until the loop has ended."""
+    """Wait until the loop's enter() has returned or the loop has ended, and check for Ctrl-C every 50 ms."""
     cdef Control c = _control(loop)
     while c.is_under_way() and c.thread.phase() == RT_PHASE_GO:
         c.thread.wait_while(RT_PHASE_GO, SLICE_NS)
         PyErr_CheckSignals()
     if c.thread.phase() == RT_PHASE_DONE:
-        c.wait()  # for what its end was
+        c.wait()  # until it is reaped and its state is known
 
 
 def clock_offset(loop):
-    """Measure by how much the loop's clock is ahead of CLOCK_MONOTONIC, in ns; 0 for a clock that nobody sets."""
+    """Measure the offset of the loop's clock from CLOCK_MONOTONIC, in ns; 0 for a clock that cannot be set."""
     cdef Control c = _control(loop)
     return rt_clock_best_offset(c.thread.rt.read_clock, c.thread.rt.set_clock) if c.thread.rt.is_settable else 0
 
 
 def begin(loop, int64_t origin, int64_t offset):
-    """Say when the loop's grid begins, on its clock; its first release is a phase later."""
+    """Set the origin of the loop's grid, on its clock, and release it; its first release is a phase later."""
     cdef Control c = _control(loop)
     if c.thread.phase() == RT_PHASE_ENTERED:
         c.thread.rt.offset = offset

@@ -1,4 +1,4 @@
-"""What a group plans before it starts: its loops, their priorities and CPUs, and the tasks that its analysis is of."""
+"""Planning of a group before its start: checks, priorities and CPUs of the loops, and tasks for the analysis."""
 
 from __future__ import annotations
 
@@ -21,54 +21,54 @@ if TYPE_CHECKING:
 
 __all__ = ["check_loops", "place", "rate_monotonic", "tasks_of"]
 
-#: Rate-monotonic priorities: 80 is a single loop's own, and the kernel's interrupt threads have 50.
+#: Rate-monotonic priorities: below 80, the default of a single loop, and above 50, the kernel's interrupt threads.
 _TOP_PRIORITY, _BOTTOM_PRIORITY, _WIDEST_STEP = 79, 51, 4
 
 
 def check_loops(loops: Iterable[RTLoop]) -> tuple[RTLoop, ...]:
-    """Check that the loops can be a group."""
+    """Check that the loops can form a group."""
     every = tuple(loops) if isinstance(loops, Iterable) else ()
     if not every or not all(member.is_loop(loop) for loop in every):
-        raise ConfigError(f"loops={show(loops)}: give at least one RTLoop, and nothing else")
+        raise ConfigError(f"loops={show(loops)} must hold at least one RTLoop, and nothing else")
     if len({id(loop) for loop in every}) < len(every):
         twice = next(loop for i, loop in enumerate(every) if any(loop is other for other in every[:i]))
-        raise ConfigError(f"{twice.name} is there twice; a loop has one place in a group")
+        raise ConfigError(f"{twice.name} is there twice; give each loop only once")
     names = [loop.name for loop in every]
     for name in names:
         if names.count(name) > 1:
-            raise ConfigError(f"{names.count(name)} loops are called {name!r}; give each a name= of its own")
+            raise ConfigError(f"{names.count(name)} loops are called {name!r}; give each its own name=")
     first = every[0]
     for loop in every:
         if loop.settings.clock != first.settings.clock:
             raise ConfigError(
-                f"{loop.name} is on clock={loop.settings.clock!r} and {first.name} on {first.settings.clock!r}: "
-                "loops on one origin need one clock"
+                f"{loop.name} has clock={loop.settings.clock!r} and {first.name} has {first.settings.clock!r}: "
+                "the loops of a group need the same clock"
             )
         if loop.settings.align_ns is not None:
             raise ConfigError(
-                f"{loop.name} has align=; in a group the origin is the group's: LoopGroup(..., align=...)"
+                f"{loop.name} has align=, but in a group the loops share one origin: use LoopGroup(..., align=...)"
             )
         if loop.state == "running":
-            raise StateError(f"{loop.name} runs; the group starts its loops itself: stop it first")
+            raise StateError(f"{loop.name} is running, but a group starts its loops itself: stop it first")
     return every
 
 
 def rate_monotonic(periods_ns: Sequence[int | Fraction]) -> list[int]:
-    """Return a SCHED_FIFO priority for each period: the shorter, the higher; equal for equal ones.
+    """Return a SCHED_FIFO priority for each period: a higher one for a shorter period, equal ones for equal periods.
 
-    The shortest has 79. The others follow at equal steps, of 4 at most, above 50, the kernel's interrupt threads, as
-    long as there is room: for 29 different periods. Below that the steps are 1.
+    The shortest period gets 79. The others follow in equal steps of at most 4, and stay above 50, the priority of the
+    kernel's interrupt threads, for up to 29 different periods. With more, the steps are 1.
 
     Raises
     ------
     ConfigError
-        Where there are more than 79 different periods.
+        If there are more than 79 different periods.
     """
     rates = sorted(set(periods_ns))
     if len(rates) > _TOP_PRIORITY:
         raise ConfigError(
-            f"priorities='rate-monotonic': {len(rates)} different periods, and there are {_TOP_PRIORITY} priorities "
-            "below 80: set priority= on each loop, and give priorities='as-given'"
+            f"priorities='rate-monotonic': {len(rates)} different periods, but only {_TOP_PRIORITY} priorities below "
+            "80: set priority= on each loop, and use priorities='as-given'"
         )
     step = min(_WIDEST_STEP, max(1, (_TOP_PRIORITY - _BOTTOM_PRIORITY) // max(1, len(rates) - 1)))
     level = {period: _TOP_PRIORITY - step * i for i, period in enumerate(rates)}
@@ -82,7 +82,7 @@ def place(
     every = [loop.settings for loop in loops]
     if unknown := [name for name in wcet if name not in {settings.name for settings in every}]:
         names = ", ".join(repr(settings.name) for settings in every)
-        raise ConfigError(f"wcet names {show(unknown[0])}, and the group's loops are {names}")
+        raise ConfigError(f"wcet names {show(unknown[0])}, but the group's loops are {names}")
     if is_monotonic:
         places = [i for i, settings in enumerate(every) if settings.policy in ("fifo", "rr")]
         for i, priority in zip(places, rate_monotonic([every[i].period for i in places]), strict=True):
@@ -93,14 +93,14 @@ def place(
         cpus = _partitioned(loops, wcet)
     if isinstance(cpus, (str, bytes)) or not isinstance(cpus, Sequence) or len(cpus) != len(every):
         raise ConfigError(
-            f"cpus={show(cpus)} must be 'partition', or a sequence with a place for each of the {len(every)} loops, "
+            f"cpus={show(cpus)} must be 'partition', or a sequence with one item for each of the {len(every)} loops, "
             f"such as {[0] * len(every)}"
         )
     return tuple(with_cpu(settings, cpu) for settings, cpu in zip(every, cpus, strict=True))
 
 
 def _partitioned(loops: Sequence[RTLoop], wcet: Mapping[str, Duration]) -> list[int | None]:
-    """Return a CPU for each loop: the isolated ones, or where there are none those that this process may use."""
+    """Return a CPU for each loop, of the isolated ones, or of those that this process may use if none is isolated."""
     from rtloop.analysis.schedulability import partition
     from rtloop.analysis.task import Task
 
@@ -111,8 +111,8 @@ def _partitioned(loops: Sequence[RTLoop], wcet: Mapping[str, Duration]) -> list[
             execution = loop.stats.execution
             if not execution.count:
                 raise ConfigError(
-                    f"cpus='partition' needs to know how long a step of {loop.name} takes, which has not run: run it "
-                    f"first, or give wcet={{{loop.name!r}: ...}}"
+                    f"cpus='partition' needs the execution time of {loop.name}, which has not run: run it first, or "
+                    f"give wcet={{{loop.name!r}: ...}}"
                 )
             longest = max(1, math.ceil(execution.max))
         tasks.append(Task(loop.name, loop.settings.period / 10**9, longest, cpu=_pinned(loop.settings)))
@@ -126,17 +126,17 @@ def _pinned(settings: Settings) -> int | None:
 def tasks_of(
     settings: Mapping[str, Settings], stats: Mapping[str, Stats], wcet: Mapping[str, Duration], percentile: float | None
 ) -> tuple[list[Task], str]:
-    """Return the tasks that loops are to `rtloop.analyze`, and its policy for them.
+    """Return the loops as tasks for `rtloop.analyze`, and the policy for it.
 
     Raises
     ------
     ConfigError
-        Where a loop is unknown, has neither run nor a `wcet`, or where policies or pinning differ.
+        If a loop is unknown or has neither run nor a `wcet`, or if policies or pinning differ.
     """
     from rtloop.analysis.task import Task, jitter_of
 
     if unknown := [name for name in wcet if name not in settings]:
-        raise ConfigError(f"wcet names {show(unknown[0])}, and the group's loops are {', '.join(map(repr, settings))}")
+        raise ConfigError(f"wcet names {show(unknown[0])}, but the group's loops are {', '.join(map(repr, settings))}")
     kinds = {"fixed-priority" if s.policy in ("fifo", "rr") else s.policy for s in settings.values()}
     if kinds not in ({"fixed-priority"}, {"deadline"}):
         raise ConfigError(
@@ -146,8 +146,8 @@ def tasks_of(
     pinned = {name: cpu for name, s in settings.items() if (cpu := _pinned(s)) is not None}
     if loose := [name for name in settings if pinned and name not in pinned]:
         raise ConfigError(
-            f"{', '.join(loose)}: not on one CPU, as the others are, so nobody knows which of them delay each other; "
-            "pin all loops with LoopGroup(cpus=[...]), or none: then all are taken to share one CPU"
+            f"{', '.join(loose)}: not on one CPU, unlike the other loops, so it is unknown which of them delay each "
+            "other; pin all loops with LoopGroup(cpus=[...]), or none: then they are assumed to share one CPU"
         )
     tasks = []
     for name, s in settings.items():
@@ -176,6 +176,6 @@ def tasks_of(
             tasks.append(Task.from_stats(stats[name], percentile=percentile, **known))
         else:
             raise ConfigError(
-                f"{name} has not run, so no step is measured: run the group first, or give wcet={{{name!r}: ...}}"
+                f"{name} has not run, so no step was measured: run the group first, or give wcet={{{name!r}: ...}}"
             )
     return tasks, "fixed-priority" if kinds == {"fixed-priority"} else "edf"

@@ -1,4 +1,4 @@
-"""Results of a group's run: statistics, schedulability, age of data, the schedule as a picture, files."""
+"""Results of a group's run: statistics, schedulability, age of data, a plot of the schedule, and files."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ def draw(
 
 
 def _stats_of(loop: RTLoop) -> Stats:
-    """Return a loop's statistics; after a group's run its settings tell `group`, the name, and `origin_ns`."""
-    run = member.run_of(loop)  # before the statistics: otherwise those of a later run could be taken for this one's
+    """Return a loop's statistics; after a group's run their settings contain `group`, its name, and `origin_ns`."""
+    run = member.run_of(loop)  # read first, so that the statistics of a later run cannot be attributed to this one
     stats = loop.stats
     if run is None or run.origin_ns is None or stats.is_simulated:
         return stats
@@ -93,7 +93,7 @@ def _stats_of(loop: RTLoop) -> Stats:
 
 
 def save_all(every: Mapping[str, Stats], folder: str | os.PathLike[str]) -> list[Path]:
-    """Write each loop's statistics to a file in the folder, named as the loop, and return the files."""
+    """Write each loop's statistics to a file in the folder, named after the loop, and return the files."""
     from pathlib import Path  # here, because an import of rtloop has to be quick
 
     target = Path(folder)

@@ -1,4 +1,4 @@
-"""One run of a group: all of its loops start on one origin, or none does, and they end in reverse."""
+"""Run of a group: all of its loops start on one origin, or none does, and they end in reverse."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Run", "end"]
 
-#: From the last loop's enter() to the origin: the threads are woken meanwhile.
+#: Time from the last loop's enter() to the origin, in which the threads wake up.
 _LEAD_NS = 5_000_000
-#: For so long the loops are stopped one after the other; then all that are left are asked at once.
+#: Time in which the loops are stopped one after the other; after that the remaining ones are asked at once.
 _IN_ORDER_NS = 100_000_000
 
 
 class Run:
-    """One run of a group, known to its loops, which nobody may start alone meanwhile.
+    """Run of a group. Its loops hold a reference to it, and cannot be started alone meanwhile.
 
     Parameters
     ----------
@@ -43,20 +43,20 @@ class Run:
         self.name = name
         self.origin_ns: int | None = None
         self._loops = loops
-        self.is_told = False  # of what went wrong without a failure
+        self.is_told = False  # whether the warning of old data has been given
         self._watchdog: Watchdog | None = None
 
     def is_running(self) -> bool:
-        """Whether any of the loops runs. Where none does, the watchdog has ended, too, when this returns."""
+        """Return True if any of the loops runs. If none does, the watchdog has ended as well when this returns."""
         if any(loop.state == "running" for loop in self._loops):
             return True
-        if self._watchdog is not None:  # it ends with its next look
+        if self._watchdog is not None:  # it ends with its next check
             self._watchdog.stop(EXIT_TIMEOUT_NS)
         return False
 
     @property
     def watchdog_grants(self) -> tuple[Grant, ...]:
-        """What the watchdog was granted, if there is one."""
+        """Grants of the watchdog, if there is one."""
         return () if self._watchdog is None else self._watchdog.grants
 
     def start(
@@ -69,7 +69,7 @@ class Run:
     ) -> int:
         """Start all loops with these settings, and return the origin on their clock; withdraw() undoes it.
 
-        `on_failure` is what the others do when a loop fails; `watchdog` is after how many periods one is stuck.
+        `on_failure` is the reaction to a failed loop; `watchdog` is the number of periods after which one is stuck.
         """
         part = ""
         try:
@@ -96,10 +96,10 @@ class Run:
             raise
 
     def _begin(self, clock: int, align_ns: int | None) -> int:
-        """Set the origin, which all loops wait for."""
+        """Set the origin, for which all loops are waiting."""
         if self._watchdog is not None:
             self._watchdog.release_thread()
-        # The offset is that of the origin, so that a step of the clock from now on is seen by every loop.
+        # Measured with the origin, so that every loop notices a step of the clock from now on.
         offset = member.clock_offset(self._loops[0])
         now = time.monotonic_ns() + offset if offset else time.clock_gettime_ns(clock)
         origin = now + _LEAD_NS
@@ -111,29 +111,29 @@ class Run:
         return origin
 
     def _prepare_watchdog(self, every: Sequence[Settings], periods: int) -> None:
-        from rtloop.group.watchdog import Watchdog  # here, for most groups have none
+        from rtloop.group.watchdog import Watchdog  # here, because most groups have none
 
         settings, limits, remarks = watchdog_plan.plan(self.name, every, periods)
         self._watchdog = Watchdog(self._loops, settings, remarks)
         self._watchdog.prepare(limits)
 
     def withdraw(self, error: BaseException) -> None:
-        """Give back, in reverse, what a start that `error` ended has acquired."""
+        """Release, in reverse, everything that a start has acquired before `error` ended it."""
         for loop in reversed(self._loops):
             member.request_stop(loop, self)
         for loop in reversed(self._loops):
             try:
                 member.withdraw(loop, self)
-            except BaseException as late:  # also of a signal handler: all are given back
+            except BaseException as late:  # even one of a signal handler, because all loops must be withdrawn
                 failure.add_note(error, str(late) or type(late).__name__)
         if self._watchdog is not None:
             self._watchdog.withdraw()
 
 
 def end(name: str, controls: Sequence[Control], timeout_ns: int) -> None:
-    """Stop the loops of a group in reverse, each when the thread before it has ended; after 100 ms all that are left.
+    """Stop the loops of a group one after the other, in reverse; after 100 ms ask all remaining ones at once.
 
-    Nothing is reaped before all threads have ended. What signal handlers raise meanwhile is raised when all have.
+    Nothing is reaped before all threads have ended. Exceptions of signal handlers are raised after that.
 
     Raises
     ------
@@ -158,7 +158,7 @@ def end(name: str, controls: Sequence[Control], timeout_ns: int) -> None:
 def _end_all(
     name: str, controls: Sequence[Control], begin: int, timeout_ns: int, interrupts: list[BaseException]
 ) -> StopTimeoutError | None:
-    """Ask, wait and reap. Returns the exception for what has not ended, None if all have."""
+    """Ask, wait and reap. Returns the exception for a loop that has not ended, None if all have."""
     late: list[Control] = []
     error: StopTimeoutError | None = None
     for patience_ns in (min(timeout_ns, _IN_ORDER_NS), timeout_ns):

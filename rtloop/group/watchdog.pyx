@@ -1,4 +1,4 @@
-"""The thread of a group's watchdog: what it acquires, as a loop's does, and how it ends, which is with its loops."""
+"""Watchdog thread of a group: what it acquires, like a loop, and its end, after all of its loops have ended."""
 
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint32_t
@@ -48,16 +48,16 @@ cdef void *_body(void *dog) noexcept nogil:
 cdef class Watchdog:
     """Watchdog(loops, settings, remarks)
 
-    The watchdog of one run of a group. While its thread exists it is held, and holds its loops.
+    Watchdog of one run of a group. As long as its thread exists, this object and its loops are kept alive.
 
     Parameters
     ----------
     loops : sequence of RTLoop
-        Whose grants have been acquired, and which have not been let go.
+        Loops that have acquired everything, and whose threads have not been released.
     settings : Settings
-        Its own, as a loop's; the period is the time from one check to the next.
+        Settings of its own thread, like a loop's; the period is the interval of its checks.
     remarks : sequence of Grant
-        What there is to say of them.
+        Additional grants.
     """
 
     cdef rt_watchdog_t *dog
@@ -88,7 +88,7 @@ cdef class Watchdog:
 
     @property
     def checks(self):
-        """How often it has looked at its loops."""
+        """Number of checks of its loops so far."""
         return rt_load_relaxed_64(&self.dog.checks)
 
     @property
@@ -102,16 +102,16 @@ cdef class Watchdog:
 
     @property
     def is_helper(self):
-        """Whether this is not a loop, but what watches loops."""
+        """True, because this is a watchdog and not a loop."""
         return True
 
     @property
     def leave_timeout_ns(self):
-        """How long the end of the program waits for it."""
+        """Time that the end of the program waits for it."""
         return registry.EXIT_TIMEOUT_NS
 
     def reap(self):
-        """Give back what a thread holds that has ended. Returns whether it is still under way."""
+        """Release everything if the thread has ended. Returns True if it has not ended."""
         if self._pid != getpid():
             return False
         if self._state == "running" and rt_load_acquire(&self.dog.phase) == RT_PHASE_DONE:
@@ -119,12 +119,12 @@ cdef class Watchdog:
         return self._state in ("running", "ending")
 
     def prepare(self, limits_ns):
-        """Acquire everything, and have a thread wait; withdraw() undoes it. After `limits_ns` a loop is stuck."""
+        """Acquire everything and create the thread; withdraw() undoes it. A loop is stuck after its limit."""
         shielded(lambda: self._launch(limits_ns))
         failure.warn_degraded(self.grants, self._settings.name)
 
     def release_thread(self):
-        """Let the thread watch; before the loops begin."""
+        """Let the thread watch; call it before the loops begin."""
         shielded(self._release_thread)
 
     def _release_thread(self):
@@ -133,7 +133,7 @@ cdef class Watchdog:
         rt_futex_set(&self.dog.phase, RT_PHASE_GO)
 
     def withdraw(self):
-        """Give back what prepare() has acquired; a thread that watches ends with its loops, which have been stopped."""
+        """Release everything that prepare() has acquired. A thread that watches ends with its stopped loops."""
         if self._state in ("running", "ending"):
             self.stop(registry.EXIT_TIMEOUT_NS)
         elif self._undo is not None:
@@ -149,7 +149,7 @@ cdef class Watchdog:
             control.thread.rt.watch = RT_WATCH_ON
         with setup_errors(settings.name, grants), ExitStack() as stack:
             grants.extend(resources.process_wide(settings, stack))
-            state = ("state", "what it knows of the loops", <size_t>self.dog, rt_watchdog_bytes(self.dog.count), True)
+            state = ("state", "its view of the loops", <size_t>self.dog, rt_watchdog_bytes(self.dog.count), True)
             grants.append(lock_range(settings.lock_memory, stack, *state))
             grants.append(self._acquire_stack(stack))
             self._create_thread()
@@ -190,7 +190,7 @@ cdef class Watchdog:
                 pass
 
     def _abort_thread(self):
-        """End a thread that waits to be let go; one that was let go has been joined by now."""
+        """End a thread that still waits for its release; any other has already been joined."""
         if self._has_thread:
             rt_futex_set(&self.dog.phase, RT_PHASE_ABORT)
             self._join_thread()
@@ -206,7 +206,7 @@ cdef class Watchdog:
         undo.close()
 
     def _end(self):
-        """After the thread's last word: join it, and give everything back."""
+        """Join the thread, which has ended, and release everything."""
         with self._lock:
             if self._state != "running":
                 return
@@ -219,10 +219,10 @@ cdef class Watchdog:
             self._state = "stopped"
 
     def request_stop(self):
-        """Nothing: it goes on as long as there are loops, for one that hangs when it is stopped hangs as well."""
+        """Do nothing: it watches until all loops have ended, because a loop can also hang while it is stopped."""
 
     def stop(self, timeout_ns, begin_ns=None):
-        """Wait until it has ended, which is when its loops have, or were found stuck; no longer than the timeout."""
+        """Wait until it has ended, up to the timeout. It ends when each loop has ended or was found stuck."""
         cdef int64_t slice_ns
         cdef uint32_t phase
         deadline = (time.monotonic_ns() if begin_ns is None else begin_ns) + timeout_ns

@@ -1,4 +1,4 @@
-"""What a group's watchdog asks for, and how a group waits for loops that may never end."""
+"""Settings of a group's watchdog, and waiting for loops that may never end."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = ["check_watchdog", "hung_error", "plan", "wait_all"]
 
-#: The watchdog is above every loop, and below 99, which is the kernel's own.
+#: The watchdog's priority is above every loop's, and below 99, that of the kernel's own threads.
 _TOP_PRIORITY = 98
-#: It looks this many times in the shortest limit, within these bounds.
+#: Number of checks within the shortest limit, and bounds of their interval.
 _CHECKS, _MIN_INTERVAL_NS, _MAX_INTERVAL_NS = 8, 100_000, 10_000_000
-#: A loop that hangs is looked for this often while a group waits.
+#: Interval at which a waiting group checks for loops that hang.
 _LOOK_NS = 100_000_000
 _LOCKS = ("off", "own", "onfault", "all")
 
@@ -38,20 +38,23 @@ def check_watchdog(periods: object, every: Sequence[Settings]) -> int | None:
             "after which a loop is stuck (with 1 any jitter would be a hang), or None"
         )
     if any(settings.name == "watchdog" for settings in every):
-        raise ConfigError("a loop is called 'watchdog', under which the group's grants have its watchdog's: name= it")
+        raise ConfigError(
+            "a loop is called 'watchdog', the name under which a group lists its watchdog's grants: give the loop "
+            "another name="
+        )
     return number
 
 
 def plan(name: str, every: Sequence[Settings], periods: int) -> tuple[Settings, list[int], list[Grant]]:
-    """Return a watchdog's settings, the limit of each loop in ns, and what there is to say of its priority."""
+    """Return a watchdog's settings, the limit of each loop in ns, and a remark if its priority is not the highest."""
     limits = [round(periods * settings.period) for settings in every]
     interval = min(max(min(limits) // _CHECKS, _MIN_INTERVAL_NS), _MAX_INTERVAL_NS)
     highest = max((s.priority for s in every if s.policy in ("fifo", "rr")), default=79)
     remarks = []
     if highest >= _TOP_PRIORITY:
         detail = (
-            f"a loop has {highest}, and 99 is the kernel's: while such a loop spins on the watchdog's CPU, the "
-            "watchdog does not run"
+            f"a loop has {highest}, and 99 is for the kernel's own threads: while such a loop spins on the watchdog's "
+            "CPU, the watchdog cannot run"
         )
         remarks.append(Grant("priority", f"above {highest}", str(_TOP_PRIORITY), True, detail, kind="priority"))
     settings = make_settings(
@@ -69,15 +72,15 @@ def plan(name: str, every: Sequence[Settings], periods: int) -> tuple[Settings, 
 
 
 def _has_hung(control: Control) -> bool:
-    """Whether the watchdog has found the loop stuck so long ago that nobody waits for it any longer."""
+    """Return True if the watchdog found the loop stuck more than two seconds ago."""
     trip = control.thread.trip()
     return trip is not None and time.monotonic_ns() - trip["monotonic"] > EXIT_TIMEOUT_NS
 
 
 def wait_all(controls: Sequence[Control], deadline: int | None) -> bool:
-    """Wait for loops until they have ended, or `deadline` on the monotonic clock. Returns whether all have.
+    """Wait until the loops have ended, or until `deadline` on the monotonic clock. Returns True if all have ended.
 
-    One that was found stuck two seconds ago is not waited for.
+    The wait for a stuck loop ends two seconds after the watchdog found it.
     """
     have_all_ended = True
     for control in controls:
@@ -102,7 +105,7 @@ def hung_error(controls: Sequence[Control]) -> WatchdogError | None:
             error = failure.watchdog_error(control.settings, trip)
             waited = format_duration(EXIT_TIMEOUT_NS)
             failure.add_note(
-                error, f"{control.settings.name} has not ended {waited} later: its thread goes on until step returns"
+                error, f"{control.settings.name} has not ended {waited} later: its thread runs on until step returns"
             )
             return error
     return None

@@ -1,7 +1,7 @@
-"""Guards watch ``step`` for page faults, system calls and allocations; this is their front door.
+"""Guards: watch ``step`` for page faults, system calls and allocations.
 
-Page faults and system calls are watched by any loop with ``guard="count"`` or ``"stop"``. Allocations are seen by a
-small library that has to be loaded before the program's first allocation: :func:`reexec`.
+A loop with ``guard="count"`` or ``"stop"`` watches page faults and system calls. Watching allocations as well needs a
+small library, which must be loaded before the program's first allocation: :func:`reexec`.
 """
 
 from rtloop.guard.guard_block import is_malloc_watched

@@ -1,6 +1,6 @@
-"""The block of a loop's guards: mapped for each guarded run, written by the loop's thread, read by everybody else.
+"""Block of a loop's guards: mapped for each guarded run, written by the loop's thread, read by all other threads.
 
-This module has the process's handler of SIGSYS (include/rtloop/guard_signal.h).
+This module contains the process's handler of SIGSYS (include/rtloop/guard_signal.h).
 """
 
 from libc.stdint cimport uintptr_t
@@ -29,7 +29,7 @@ cdef extern from "<dlfcn.h>" nogil:
 
 
 class RawViolation(NamedTuple):
-    """What the loop's thread wrote down: addresses, and no names."""
+    """Violation as the loop's thread recorded it: addresses without names."""
 
     cycle: int
     time_ns: int
@@ -40,7 +40,7 @@ class RawViolation(NamedTuple):
 
 
 def is_malloc_watched():
-    """Whether the library that watches allocations is loaded into this process."""
+    """Return True if the library that counts allocations is loaded into this process."""
     return dlsym(RTLD_DEFAULT, b"rtloop_guard_attach") is not NULL
 
 
@@ -48,18 +48,18 @@ cdef class GuardBlock:
     """GuardBlock(*, is_stopping, warmup, allowed, code)
 --
 
-    What the loop's thread and the ordinary side of its guards share: what to look for, and what was found.
+    Settings and results of the guards, shared between the loop's thread and the other threads.
 
     Parameters
     ----------
     is_stopping : bool
-        Whether a violation ends the run.
+        True if a violation ends the run.
     warmup : int
-        First cycles that are not guarded.
+        Number of first cycles that are not guarded.
     allowed : iterable of int
-        Numbers of system calls that are no violation.
+        Numbers of system calls that are not violations.
     code : sequence of (int, int, bool)
-        Where code is mapped, in order, and whether it is the user's.
+        Mappings of code, in order: first address, end, and True if it is the user's.
     """
 
     def __cinit__(self):
@@ -90,34 +90,34 @@ cdef class GuardBlock:
 
     @property
     def address(self):
-        """Where the block is."""
+        """Address of the block."""
         return <size_t>self.guard
 
     @property
     def size(self):
-        """Its bytes."""
+        """Size of the block in bytes."""
         return sizeof(rt_guard_t)
 
     def register(self, low, size):
-        """Have SIGSYS of the thread whose stacks begin at `low` come to this block. Returns 0 or a negative errno."""
+        """Route SIGSYS of the thread whose stacks begin at `low` to this block. Returns 0 or a negative errno."""
         rc = rt_guard_register(self.guard, <size_t>low, <size_t>low + <size_t>size)
         self._is_registered = rc == 0
         return rc
 
     @property
     def faults_are_sampled(self):
-        """Whether each page fault is known by its address; None where they are not even counted."""
+        """True if each page fault is recorded with its address, False if they are counted, None if neither."""
         if self.guard.faults == RT_GUARD_FAULTS_NONE:
             return None
         return self.guard.faults == RT_GUARD_FAULTS_BY_SAMPLE
 
     @property
     def results(self):
-        """What became of the guards of page faults, system calls and allocations: 0 or a negative errno each."""
+        """Results of arming the guards of page faults, system calls and allocations: 0 or a negative errno each."""
         return self.guard.faults_rc, self.guard.syscalls_rc, self.guard.malloc_rc
 
     def violations(self):
-        """Copy what is kept, oldest first, while the thread goes on."""
+        """Copy the stored violations, oldest first; the thread may be running."""
         cdef uint64_t first, last, i
         cdef rt_violation_t copy
         while self.guard is not NULL:
@@ -140,7 +140,7 @@ cdef class GuardBlock:
         return RawViolation(v.cycle, v.time, v.kind, v.detail, v.function, tuple(frames))
 
     def close(self):
-        """Give back all but the memory, when the thread has ended: somebody may be reading it."""
+        """Release everything but the memory, which another thread may be reading. The loop's thread must have ended."""
         if self.guard is NULL:
             return
         if self._is_registered:

@@ -1,6 +1,6 @@
-/* For LD_PRELOAD: tells a loop's guard of every allocation in its step. For glibc, whose own functions it calls.
+/* Library for LD_PRELOAD: reports every allocation in a step to the loop's guard. It calls functions of glibc.
  *
- * A thread that is no guarded loop's pays the load of a thread-local pointer. `rtloop.guard.reexec()` loads this.
+ * On any other thread an allocation costs one more load, of a thread-local pointer. `rtloop.guard.reexec()` loads it.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -14,15 +14,16 @@ extern void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_real
 extern void *__libc_memalign(size_t, size_t);
 extern void __libc_free(void *);
 
-/* In the order of _FUNCTIONS in guarding.py. */
+/* In the order of _FUNCTIONS in violations.py. */
 enum { MALLOC, CALLOC, REALLOC, FREE, MEMALIGN, ALIGNED_ALLOC, POSIX_MEMALIGN, VALLOC, PVALLOC, REALLOCARRAY };
 
-/* Not of the lazy kind of thread-local storage, whose first use on a thread calls malloc itself. */
+/* "initial-exec", because the first use of lazily allocated thread-local storage on a thread calls malloc. */
 static __thread rt_guard_t *mine __attribute__((tls_model("initial-exec")));
 
 int rtloop_guard_attach(rt_guard_t *guard, size_t bytes);
 
-/* Count for the calling thread into this guard, or no longer. Returns 0, or -EINVAL where it is of another rtloop. */
+/* Attach the calling thread to a guard; NULL detaches it. Returns 0, or -EINVAL if another version of rtloop made it.
+ */
 int rtloop_guard_attach(rt_guard_t *guard, size_t bytes) {
   if (guard && bytes != sizeof *guard) return -EINVAL;
   mine = guard;

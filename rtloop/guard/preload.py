@@ -1,7 +1,7 @@
-"""The guard of allocations: loading what counts ``malloc`` and its kin in ``step``.
+"""Loading of the library that counts allocations (``malloc`` and its relatives) in ``step``.
 
-Page faults and system calls are watched by any loop with ``guard="count"`` or ``"stop"``. Allocations are seen by a
-small library, which has to be there before the program's first allocation (``LD_PRELOAD``, ld.so(8)).
+It must be loaded before the program's first allocation, with ``LD_PRELOAD`` (ld.so(8)). The guards of page faults and
+system calls do not need it.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from rtloop.guard.guard_block import is_malloc_watched
 
 __all__ = ["library", "reexec", "refuse_while"]
 
-#: What LD_PRELOAD was before, in the environment of the program that is executed.
+#: Environment variable of the executed program, with the former value of LD_PRELOAD.
 _MARK = "RTLOOP_GUARD_FORMER_PRELOAD"
 
 
 def _is_loop_running() -> bool:
-    return False  # until the registry of loops is imported, which calls refuse_while()
+    return False  # replaced by refuse_while(), which the registry of loops calls when it is imported
 
 
 def refuse_while(is_loop_running: Callable[[], bool]) -> None:
-    """Set how :func:`reexec` finds out whether a loop runs. Loops are above this room, so their registry calls this."""
+    """Set the function that tells :func:`reexec` whether a loop runs: rtloop.guard may not import rtloop.loop."""
     global _is_loop_running
     _is_loop_running = is_loop_running
 
@@ -37,27 +37,27 @@ def library() -> str:
 
 
 def reexec(arguments: Sequence[str] | None = None) -> bool:
-    """Execute this program anew with the library that counts allocations loaded; where it is loaded, do nothing.
+    """Execute this program again with the library that counts allocations; do nothing if it is already loaded.
 
-    Call it first, before anything that has an effect: all that the program has done so far is done again. The process
-    keeps its number; open files, threads and memory are lost as execve(2) has it. Programs that this one starts are not
-    watched: the environment is put back.
+    Call it first, before anything that has an effect, because the program starts over. The process keeps its number;
+    threads, memory and files with close-on-exec are lost, as with any execve(2). The environment is restored
+    afterwards, so programs that this one starts are not watched.
 
     Parameters
     ----------
     arguments : sequence of str, optional
-        The command line, the interpreter first; by default the one of this program (``sys.orig_argv``).
+        The command line, the interpreter first; by default that of this program (``sys.orig_argv``).
 
     Returns
     -------
     bool
-        True where the library is loaded. False, with an RTSetupWarning, where it cannot be: the loader ignores
-        ``LD_PRELOAD`` in a program with file capabilities or another user's identity, and knows glibc alone.
+        True if the library is loaded. False, with an RTSetupWarning, if it cannot be: the loader ignores ``LD_PRELOAD``
+        in a program with file capabilities or set-user-ID, and the library works with glibc only.
 
     Raises
     ------
     StateError
-        Where a loop runs.
+        If a loop runs.
 
     Examples
     --------
@@ -80,7 +80,7 @@ def reexec(arguments: Sequence[str] | None = None) -> bool:
     if former is not None or not os.access(path, os.R_OK):
         import warnings
 
-        why = f"there is no {path}" if former is None else "the loader has ignored LD_PRELOAD, as it does with setcap"
+        why = f"there is no {path}" if former is None else "the loader has ignored LD_PRELOAD, as it does after setcap"
         warnings.warn(f"allocations are not watched: {why}", RTSetupWarning, stacklevel=2)
         return False
     if _is_loop_running():

@@ -1,6 +1,6 @@
-"""Guards of a loop: acquire what watches ``step``, and report what the kernel granted.
+"""Guards of a loop: acquire them, and report what the kernel granted.
 
-A guard of a run with ``guard="count"`` or ``"stop"`` watches ``step`` alone, from the end of the warm-up on.
+With ``guard="count"`` or ``"stop"`` the guards watch ``step`` only, from the end of the warm-up.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["acquire", "grants"]
 
 
 def acquire(settings: Settings, stack: ExitStack, mapping: tuple[int, int]) -> tuple[GuardBlock | None, list[Grant]]:
-    """Map, register and lock the block of the guards; None without any. `mapping` is that of the thread's stacks."""
+    """Map, register and lock the guards' block; None if guards are off. `mapping` is that of the thread's stacks."""
     if settings.guard == "off":
         return None, []
     from rtloop.guard.guard_block import GuardBlock
@@ -36,23 +36,23 @@ def acquire(settings: Settings, stack: ExitStack, mapping: tuple[int, int]) -> t
     stack.callback(block.close)
     block.migrated = migrated_pages()
     stack.callback(_note_moved, block)
-    block.register(*mapping)  # refused, the guard of system calls does not try itself out, and says why
+    block.register(*mapping)  # if that fails, the guard of system calls stays off, and its grant has the reason
     grant = lock_range(
-        settings.lock_memory, stack, "guard", "what the guards write down", block.address, block.size, True
+        settings.lock_memory, stack, "guard", "the records of the guards", block.address, block.size, True
     )
     return block, [grant]
 
 
 def _note_moved(block: GuardBlock) -> None:
-    """Keep how many pages were moved during the run, because violations are described when somebody asks for them."""
+    """Store how many pages the kernel moved during the run; violations are described later, on request."""
     block.moved = migrated_pages() - block.migrated
 
 
 def grants(settings: Settings, block: GuardBlock | None) -> list[Grant]:
-    """Tell what became of each guard, which the thread has tried out by now.
+    """Return a grant for each guard, after the thread has tested them with deliberate violations.
 
-    A guard that is not there is refused to a loop that relies on it (``"stop"``); one that only counts says so. The
-    guard of allocations is there where somebody has loaded it.
+    A guard that is unavailable is a refusal with ``"stop"``, because the loop relies on it. With ``"count"`` the grant
+    reports it. The guard of allocations is optional: it needs a library that the user loads.
     """
     if block is None:
         return []
@@ -63,39 +63,40 @@ def grants(settings: Settings, block: GuardBlock | None) -> list[Grant]:
     found = []
     is_sampled = block.faults_are_sampled
     if is_sampled is None:
-        found.append(_refused("page_faults", asked, is_counting, faults_rc, "neither perf events nor getrusage tell"))
+        why = "neither perf_event_open(2) nor getrusage(2) reports page faults here"
+        found.append(_refused("page_faults", asked, is_counting, faults_rc, why))
     else:
         how = "each by a sample of perf_event_open(2)"
         if not is_sampled:
             how = (
-                "by getrusage(2) after each cycle, without addresses: perf_event_open(2) says "
-                f"{os.strerror(-faults_rc)}; kernel.perf_event_paranoid=2 or CAP_PERFMON would do"
+                "by getrusage(2) after each cycle, without addresses, because perf_event_open(2) failed: "
+                f"{os.strerror(-faults_rc)}; kernel.perf_event_paranoid=2 or CAP_PERFMON allows it"
             )
         found.append(Grant(GRANTS["page_faults"], asked, given, ok=True, detail=how, kind="guard"))
     if syscalls_rc:
         why = "this kernel or this architecture has no Syscall User Dispatch (Linux 5.11 on x86-64)"
         if -syscalls_rc == errno.EAGAIN:
-            why = "the handler of SIGSYS serves 64 loops at once, and as many run with guards"
+            why = "the SIGSYS handler serves at most 64 loops, and 64 already run with guards"
         elif -syscalls_rc not in (errno.EINVAL, errno.ENOSYS):
             why = "Syscall User Dispatch did not catch a deliberate call"
         found.append(_refused("system_calls", asked, is_counting, syscalls_rc, why))
     else:
-        how = "Syscall User Dispatch, proved by deliberate calls"
+        how = "Syscall User Dispatch, tested with deliberate calls"
         if settings.guard_allow:
             how += f"; allowed: {', '.join(settings.guard_allow)}"
         found.append(Grant(GRANTS["system_calls"], asked, given, ok=True, detail=how, kind="guard"))
     if malloc_rc:
-        why = "the library that counts is not loaded; rtloop.guard.reexec() loads it"
+        why = "the library that counts them is not loaded; rtloop.guard.reexec() loads it"
         if -malloc_rc != errno.ENOENT:
-            why = "the library that is loaded did not count a deliberate allocation"
+            why = "the loaded library did not count a deliberate allocation"
         found.append(Grant(GRANTS["allocations"], asked, UNAVAILABLE, ok=True, detail=why, kind="guard"))
     else:
-        how = "the preloaded library, proved by a deliberate allocation"
+        how = "the preloaded library, tested with a deliberate allocation"
         found.append(Grant(GRANTS["allocations"], asked, given, ok=True, detail=how, kind="guard"))
     return found
 
 
 def _refused(what: str, asked: str, is_counting: bool, rc: int, why: str) -> Grant:
     detail = f"{why}: {os.strerror(-rc)}" if rc else why
-    fix = "" if is_counting else "count what can be counted: guard='count'"
+    fix = "" if is_counting else "use guard='count', which counts what it can"
     return Grant(GRANTS[what], asked, UNAVAILABLE, ok=is_counting, detail=detail, fix=fix, errno=-rc, kind="guard")

@@ -1,7 +1,7 @@
-"""From an address of this process to what a person knows it by: a symbol, a file and a line.
+"""Translation of addresses of this process into symbols, files and lines.
 
-Reads the maps of the process, the symbol tables of ELF files and, through addr2line(1), their debug information. For
-the ordinary side: nothing here belongs on a loop's thread.
+Reads the maps of the process, the symbol tables of ELF files and, with addr2line(1), their debug information. Do not
+call it on a loop's thread.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class _Map(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where an address is.
+    """Location of an address.
 
     Attributes
     ----------
@@ -40,9 +40,9 @@ class Place(NamedTuple):
     module : str
         Path of the file that is mapped there, ``"[heap]"`` and the like, or ``""`` for anonymous memory.
     offset : int
-        The address as the file's symbol table counts.
+        The address in the file's symbol table.
     symbol : str or None
-        The function, a Cython one as ``"module.Class.method"``; None where the file's tables name none.
+        The function, as ``"module.Class.method"`` if it is Cython's; None if the file's tables do not name it.
     """
 
     address: int
@@ -62,7 +62,7 @@ def _maps() -> list[_Map]:
     for line in content.split("\n")[:-1]:
         fields = line.split(None, 5)
         low, high = (int(text, 16) for text in fields[0].split("-"))
-        path = fields[5].replace("\\012", "\n") if len(fields) > 5 else ""  # of a lost file it ends in " (deleted)"
+        path = fields[5].replace("\\012", "\n") if len(fields) > 5 else ""  # ends in " (deleted)" if removed
         found.append(_Map(low, high, fields[1], int(fields[2], 16), path))
     return found
 
@@ -73,12 +73,12 @@ def _map_of(maps: list[_Map], address: int) -> _Map | None:
 
 
 def code_maps() -> list[tuple[int, int, str]]:
-    """Return where code is mapped in this process: (low, high, path), in order."""
+    """Return the mappings of code in this process, in order: (low, high, path)."""
     return [(m.low, m.high, m.path) for m in _maps() if "x" in m.permissions]
 
 
 def describe_memory(address: int) -> str:
-    """Say what kind of memory an address is in."""
+    """Describe the memory that an address is in."""
     found = _map_of(_maps(), address)
     if found is None:
         return "no mapping"
@@ -86,15 +86,15 @@ def describe_memory(address: int) -> str:
 
 
 def is_return_address(address: int) -> bool:
-    """Whether the instruction before an address is a call, as it is where a function returns to."""
+    """Return True if the instruction before an address is a call."""
     before = _peek(address - 8, 8)
     return before is not None and _ends_in_call(before, os.uname().machine)
 
 
 def called_at(address: int) -> int | None:
-    """Return the function that the call before a return address goes to, through the linker's stub if there is one.
+    """Return the address of the function called just before a return address, through a linker stub if needed.
 
-    None where the machine code does not tell, as with a call through a register.
+    None if the machine code does not contain it, as with a call through a register.
     """
     before, machine = _peek(address - 8, 8), os.uname().machine
     if before is None:
@@ -129,7 +129,7 @@ def _pointer(address: int) -> int | None:
 
 
 def _peek(address: int, size: int) -> bytes | None:
-    """Read memory of this process; None where there is none, for what looks like an address may be anything."""
+    """Read memory of this process; None if it is not mapped: a word of the stack need not be an address."""
     try:
         fd = os.open("/proc/self/mem", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -153,7 +153,7 @@ def _ends_in_call(code: bytes, machine: str) -> bool:
 
 
 class _Table(NamedTuple):
-    """The functions of a file, by address, and its loaded segments as (offset, bytes, address)."""
+    """Functions of a file, by address, and its loaded segments as (offset, bytes, address)."""
 
     starts: list[int]
     ends: list[int]
@@ -163,8 +163,8 @@ class _Table(NamedTuple):
 
 @functools.lru_cache(maxsize=64)
 def _table(path: str, identity: tuple[int, int]) -> _Table:
-    """Read the symbol table of an ELF file of 64 bits, little end first; an empty one where it is anything else."""
-    del identity  # a file that has been replaced is another one
+    """Read the symbol table of a 64-bit little-endian ELF file; an empty one for any other file."""
+    del identity  # only part of the cache's key: a replaced file is read again
     try:
         with open(path, "rb") as file:
             return _parse(file.read(_MAX_TABLE))
@@ -174,7 +174,7 @@ def _table(path: str, identity: tuple[int, int]) -> _Table:
 
 def _parse(data: bytes) -> _Table:
     if data[:6] != b"\x7fELF\x02\x01":
-        raise ValueError("not an ELF file of 64 bits")
+        raise ValueError("not a 64-bit little-endian ELF file")
     programs, sections = struct.unpack_from("<QQ", data, 32)
     program_size, program_count, section_size, section_count = struct.unpack_from("<4H", data, 54)
     segments = []
@@ -184,7 +184,7 @@ def _parse(data: bytes) -> _Table:
             segments.append((offset, size, address))
     headers = [struct.unpack_from("<IIQQQQIIQQ", data, sections + i * section_size) for i in range(section_count)]
     found: dict[int, tuple[int, str]] = {}
-    # .dynsym first: what .symtab, where it was not stripped, says of the same address is as good or better.
+    # .dynsym first, then .symtab, which overrides it: if it was not stripped, its names are as good or better.
     for wanted in (11, 2):
         for _, kind, _, _, offset, size, link, _, _, entry in headers:
             if kind != wanted or not entry:
@@ -201,7 +201,7 @@ def _parse(data: bytes) -> _Table:
 
 
 def place_of(address: int, *, is_return: bool = False) -> Place:
-    """Return where an address is; of a return address, where the call is."""
+    """Return the location of an address; for a return address, that of the call."""
     at = address - 1 if is_return else address
     found = _map_of(_maps(), at)
     if found is None or not found.path.startswith("/"):
@@ -240,9 +240,10 @@ def _readable(name: str) -> str:
 
 
 def lines_of(places: list[Place]) -> dict[int, tuple[str, int]]:
-    """Return file and line by address, of those for which there is debug information.
+    """Return file and line by address, for those with debug information.
 
-    Runs addr2line(1) once for each file. Of C that Cython made, the line is that of the ``.pyx`` where the C is there.
+    Runs addr2line(1) once for each file. A line of Cython's generated C becomes that of the ``.pyx``, if the generated
+    file still exists.
     """
     import shutil
     import subprocess

@@ -1,4 +1,4 @@
-"""Violations of a guarded step: what each was, at which place of the user's code, and what explains it."""
+"""Violations of a guarded step: their kind, their place in the user's code, and their likely cause."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _OWN_ROOMS = ("system", "memory", "data", "guard", "telemetry", "loop", "group",
 
 
 def is_users(path: str) -> bool:
-    """Whether code is the user's: not the C library's, the interpreter's or rtloop's own (its demo is as a user's)."""
+    """Return False for code of the C library, the interpreter and rtloop, its demo excepted; else True."""
     name = os.path.basename(path)
     if name.startswith(_NOT_USERS) or path == os.path.realpath("/proc/self/exe"):
         return False
@@ -43,16 +43,16 @@ def _own_folders() -> set[str]:
 def list_violations(
     block: GuardBlock | None, cycle: int | None = None, *, has_lines: bool = True
 ) -> list[dict[str, Any]]:
-    """Return what is kept of the violations, of all cycles or of one, as dicts that JSON can hold.
+    """Return the stored violations, of all cycles or of one, as dicts that JSON can hold.
 
     Parameters
     ----------
     block : GuardBlock or None
-        The run's.
+        Block of the run.
     cycle : int, optional
-        Only those of this cycle.
+        Return only those of this cycle.
     has_lines : bool
-        Whether to look for file and line, which runs another program: not while the loop runs.
+        True to add file and line. That runs another program, so do it only after the loop has ended.
     """
     if block is None:
         return []
@@ -75,9 +75,10 @@ def list_violations(
 
 
 def _trace(frames: tuple[int, ...], is_after: bool) -> tuple[Place, list[Place]]:
-    """Return where in the user's code it was, and through which functions from there.
+    """Return the place in the user's code, and the functions through which it led to the violation.
 
-    `frames` are the address itself and words of the stack, outwards, that may be return addresses.
+    `frames` are the address of the violation and then words of the stack, innermost first, which may be return
+    addresses.
     """
     from rtloop.guard.symbols import called_at, is_return_address, place_of
 
@@ -92,13 +93,13 @@ def _trace(frames: tuple[int, ...], is_after: bool) -> tuple[Place, list[Place]]
             if is_users(place.module):
                 called = called_at(frame)
                 return place, _from(None if called is None else place_of(called), through)
-            if os.path.dirname(place.module) not in _own_folders():  # what the loop itself has left on the stack
+            if os.path.dirname(place.module) not in _own_folders():  # else an old frame of the loop itself
                 through.append(place)
-    return first, []  # without a place of the user's nothing tells what on the stack is of this call
+    return first, []  # without a place in the user's code, old frames cannot be told from those of this call
 
 
 def _from(called: Place | None, through: list[Place]) -> list[Place]:
-    """Cut off what is farther out than the function that the user's code called: it is left from earlier calls."""
+    """Drop what lies outside the function that the user's code called: those are remains of earlier calls."""
     if called is None or called.symbol is None:
         return through
     known = [i for i, place in enumerate(through) if place.symbol == called.symbol]
@@ -146,7 +147,7 @@ def _entry(
 
 
 def migrated_pages() -> int:
-    """Return how many pages the kernel has moved since the machine was started, by compaction or between nodes."""
+    """Return how many pages the kernel has moved since boot, by compaction or between NUMA nodes."""
     try:
         for line in read_text("/proc/vmstat").splitlines():
             if line.startswith("pgmigrate_success "):

@@ -1,4 +1,4 @@
-"""A loop's methods as the functions that the C of loop.h calls, which knows the object as a pointer."""
+"""Functions through which loop.h, which is C, calls the methods of a loop; it passes the object as a pointer."""
 
 from libc.stdint cimport int64_t
 

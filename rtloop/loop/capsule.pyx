@@ -1,4 +1,4 @@
-"""Open a PyCapsule, in which other tools hand out the address of a C function."""
+"""Reading of PyCapsules, in which other tools provide the address of a C function."""
 
 from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_GetName, PyCapsule_GetPointer
 

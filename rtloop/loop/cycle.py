@@ -1,4 +1,4 @@
-"""A cycle as Python sees it, and what a callback says at its end."""
+"""Cycle for Python callables, and the translation of their results into codes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rtloop.units import as_index, show
 
 __all__ = ["RT_CONTINUE", "RT_STOP", "Cycle", "cycle_dtype", "verdict"]
 
-#: What a callback returns to go on, and for a normal end.
+#: Results of a callback: continue, and a normal end.
 RT_CONTINUE = 0
 RT_STOP = 1
 
@@ -29,25 +29,25 @@ cycle_dtype: np.dtype[Any] = np.dtype(
 
 
 class Cycle(NamedTuple):
-    """One cycle, as a Python callable gets it: the values of the C struct of the same name.
+    """Cycle as a Python callable gets it: the values of the C struct of the same name.
 
     Attributes
     ----------
     index : int
-        Cycles run before this one.
+        Number of cycles before this one.
     release, start : int
-        When it was planned and when the loop was really there, ns on the loop's clock.
+        Planned and actual start, ns on the loop's clock.
     period : int
-        Nominal, ns.
+        Nominal period, ns.
     missed : int
-        Releases dropped just before this one.
+        Number of releases dropped just before this one.
     t : float
-        Planned, seconds since the first release.
+        Planned time since the first release, s.
     dt : float
-        Seconds since the previous release that ran; nominal on the first.
+        Time since the release of the previous cycle, s; the period in the first cycle.
     """
 
-    index: int  # type: ignore[assignment]  # a field, in the place of tuple's method
+    index: int  # type: ignore[assignment]  # this field replaces tuple's method
     release: int
     start: int
     period: int
@@ -62,7 +62,7 @@ def verdict(value: object, what: str) -> int:
     Raises
     ------
     TypeError
-        Where it is neither None, nor a bool, nor an int of 32 bits.
+        If it is neither None, nor a bool, nor an int of 32 bits.
     """
     if value is None or value is False:
         return RT_CONTINUE
@@ -71,7 +71,7 @@ def verdict(value: object, what: str) -> int:
     code = as_index(value)
     if code is None or not -(2**31) <= code < 2**31:
         raise TypeError(
-            f"{what} returned {show(value)}: return None or RT_CONTINUE to go on, True or RT_STOP for a normal end, or "
-            "a negative int that fails the loop"
+            f"{what} returned {show(value)}: return None or RT_CONTINUE to continue, True or RT_STOP for a normal end, "
+            "or a negative int to fail the loop"
         )
     return code

@@ -1,4 +1,4 @@
-"""What a loop says when it could not start, runs degraded, or has ended badly."""
+"""Exceptions and warnings for loops that could not start, run degraded, or have failed."""
 
 from __future__ import annotations
 
@@ -49,20 +49,20 @@ class _Ending(Protocol):
 
 
 def end_error(settings: Settings, end: str, code: int, cycle: int, late_ns: int) -> RtloopError:
-    """Make the exception for a run that ended badly.
+    """Make the exception for a failed run.
 
     Parameters
     ----------
     settings : Settings
-        The loop's.
+        Settings of the loop.
     end : str
-        What ended it: a callback's name, ``"clock"`` or ``"overruns"``.
+        Cause of the end: a callback's name, ``"clock"`` or ``"overruns"``.
     code : int
-        What the callback or clock_nanosleep(2) returned.
+        Return value of the callback or of clock_nanosleep(2).
     cycle : int
-        The index of the last cycle, or of the one that was waited for.
+        Index of the last cycle; if the failure came before its start, of the cycle that was next.
     late_ns : int
-        How long after the next release the last overrun ended.
+        Time from the next release to the end of the last overrun.
     """
     s = settings
     if end == "clock":
@@ -84,12 +84,12 @@ def end_error(settings: Settings, end: str, code: int, cycle: int, late_ns: int)
 
 
 def clock_step_error(settings: Settings, cycle: int, sizes: Sequence[int]) -> ClockStepError:
-    """Make the exception for a run that the last of these steps of its clock has ended, after `cycle` cycles."""
+    """Make the exception for a run that the last of these clock steps has ended, after `cycle` cycles."""
     step_ns = sizes[-1] if sizes else 0
     size, way = format_duration(abs(step_ns)), "forward" if step_ns > 0 else "back"
     return ClockStepError(
         f"{settings.name} was stopped because its clock was set {way} by {size} before cycle {cycle} "
-        f"(clock={settings.clock!r}, clock_step='stop'); with clock_step='follow' it goes on",
+        f"(clock={settings.clock!r}, clock_step='stop'); with clock_step='follow' it continues",
         settings.name,
         cycle,
         step_ns,
@@ -97,17 +97,17 @@ def clock_step_error(settings: Settings, cycle: int, sizes: Sequence[int]) -> Cl
 
 
 def guard_error(settings: Settings, cycle: int, violations: list[dict[str, Any]]) -> GuardError:
-    """Make the exception for a run that a guard has ended; `violations` are those of its last cycle, as far as kept."""
+    """Make the exception for a run that a guard has ended; `violations` are the stored ones of its last cycle."""
     from rtloop.stats.guard_summary import describe  # here, because `import rtloop` has to be quick
 
-    what = describe(violations[0]) if violations else "what its guards watch for"
+    what = describe(violations[0]) if violations else "a violation that was not recorded"
     more = f", and {len(violations) - 1} more" if len(violations) > 1 else ""
     message = f"{settings.name} was stopped by its guard (guard='stop'): in step of cycle {cycle}: {what}{more}"
     return GuardError(message, settings.name, cycle, violations[0] if violations else None)
 
 
 def watchdog_error(settings: Settings, trip: dict[str, Any]) -> WatchdogError:
-    """Make the exception for a loop that the watchdog has found stuck; `trip` is what it has written down."""
+    """Make the exception for a loop that the watchdog has found stuck; `trip` is the watchdog's record."""
     cycles, code = trip["cycles"], trip["safe_code"]
     last = f"cycle {cycles - 1} had ended" if cycles else "its first release had come"
     message = (
@@ -123,15 +123,15 @@ def stop_timeout_error(name: str, timeout_ns: int) -> StopTimeoutError:
     """Make the exception for a loop that has not ended in time."""
     return StopTimeoutError(
         f"{name} did not stop within {format_duration(timeout_ns)}: a callback has not returned. "
-        "Its thread goes on; it ends when the callback returns"
+        "Its thread keeps running, and ends when the callback returns"
     )
 
 
 def end_after(controls: Sequence[_Ending], name: str, interrupt: BaseException, timeout_ns: int) -> bool:
     """End runs because a wait for them was interrupted, and report on stderr how long that took. Raises nothing.
 
-    All are asked at once. What signal handlers raise meanwhile is counted, and not raised, because leave() has to run.
-    Returns whether all have ended.
+    All are asked at once. Exceptions of signal handlers meanwhile are counted but not raised, because leave() has to
+    run. Returns True if all runs have ended.
     """
     begin = time.monotonic_ns()
     further: list[BaseException] = []
@@ -157,7 +157,7 @@ def end_after(controls: Sequence[_Ending], name: str, interrupt: BaseException, 
 
 
 def warn_tai(settings: Settings, offset_s: int) -> None:
-    """Warn of a loop on CLOCK_TAI that nobody has set: it is the time of day, and is set when somebody does."""
+    """Warn of a loop on CLOCK_TAI without a TAI offset: the clock then equals the time of day, and steps with it."""
     if settings.clock == "tai" and offset_s == 0:
         warnings.warn(
             f"{settings.name} is on clock='tai' with a TAI offset of 0: nobody has told the kernel, so the "
@@ -169,13 +169,12 @@ def warn_tai(settings: Settings, offset_s: int) -> None:
 
 
 def warn_degraded(grants: tuple[Grant, ...], name: str) -> None:
-    """Say once what a degraded loop has to do without."""
+    """Warn of a degraded loop, with all requests that were refused."""
     refused = [grant for grant in grants if not grant.ok]
     if refused:
+        count = "1 request was" if len(refused) == 1 else f"{len(refused)} requests were"
         text = describe_refused(*refused)
-        message = (
-            f"{name} runs degraded, for not everything was granted:\n{text}\nMore about this machine: rtloop doctor"
-        )
+        message = f"{name} runs degraded: {count} refused:\n{text}\nMore about this machine: rtloop doctor"
         warnings.warn(message, RTSetupWarning, stacklevel=2)
 
 
@@ -186,33 +185,33 @@ def warn_lost(lost: Sequence[Grant], name: str) -> None:
         warnings.warn(f"{name} has lost what it was granted:\n{text}\n{lost[0].fix}", RTSetupWarning, stacklevel=2)
 
 
-def _say(error: BaseException) -> str:
-    """Write an error; what a Python callable raised needs its type to be understood."""
+def _describe(error: BaseException) -> str:
+    """Format an error, with its type unless it is one of rtloop's, whose messages are complete."""
     return str(error) if isinstance(error, RtloopError) else f"{type(error).__name__}: {error}"
 
 
 def warn_failed(error: BaseException | None) -> None:
-    """Say that a loop that was stopped had failed, where nobody has asked what ended it."""
+    """Warn that a loop had failed before it was stopped, if nothing has raised the reason."""
     if error is not None:
-        message = f"a loop was stopped that had failed, and join() was not called, which raises why: {_say(error)}"
+        message = f"the loop had already failed; join() would have raised the reason: {_describe(error)}"
         warnings.warn(message, RTSetupWarning, stacklevel=2)
 
 
 def warn_stale(name: str, lines: Sequence[str]) -> None:
-    """Say of which of a group's chains the data was older than intended."""
+    """Warn of a group's chains whose data was older than intended."""
     if lines:
         text = "\n".join(lines)
         warnings.warn(f"{name}: data was older than intended:\n{text}", RTSetupWarning, stacklevel=3)
 
 
 def add_note(error: BaseException, text: str) -> None:
-    """Add to an exception, once, and where it lets itself be added to: one of a frozen dataclass does not."""
+    """Add a note to an exception, once. Some exceptions do not accept notes, such as frozen dataclasses."""
     with suppress(Exception):
         if text not in getattr(error, "__notes__", ()):
             error.add_note(text)
 
 
 def note_failed(raised: BaseException, error: BaseException | None) -> None:
-    """Add to an exception that leaves a with block that the loop has failed, too."""
+    """Note on an exception that leaves a with block that the loop has failed as well."""
     if error is not None:
-        add_note(raised, f"The loop had failed meanwhile: {_say(error)}")
+        add_note(raised, f"The loop had failed meanwhile: {_describe(error)}")

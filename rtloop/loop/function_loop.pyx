@@ -1,4 +1,4 @@
-"""FunctionLoop: a loop whose step is a compiled function that somebody else has made."""
+"""FunctionLoop: a loop whose step is a compiled function of another tool."""
 
 cimport cython
 from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_WRITABLE, PyBUF_WRITE, PyBuffer_Release, PyObject_GetBuffer
@@ -30,22 +30,22 @@ cdef extern from "<dlfcn.h>" nogil:
 @cython.no_gc_clear  # the thread may use the data until the loop is deallocated
 cdef class FunctionLoop(_RTLoop_2):
     """FunctionLoop(callback, period, *, data=None, **settings)\n--\n
-    A loop whose step is a compiled function, without a subclass: from Numba, C, or whatever makes machine code.
+    Loop whose step is a compiled function from Numba, C, or any other compiler; it needs no subclass.
 
-    The function is ``int step(const rt_cycle_t *cycle, void *data)``. It is called without the GIL, and costs what the
-    ``step`` of a Cython subclass costs. It returns RT_CONTINUE (0), RT_STOP (1), or a code that fails the loop.
+    The function is ``int step(const rt_cycle_t *cycle, void *data)``. It is called without the GIL, at the cost of a
+    Cython subclass's ``step``. It returns RT_CONTINUE (0), RT_STOP (1), or a code that fails the loop.
 
     Parameters
     ----------
     callback : function
         A ``numba.cfunc`` of ``rtloop.numba.signature``, a cffi or ctypes pointer to a compiled function, a
-        ``scipy.LowLevelCallable``, a PyCapsule, or an address as an int. Where it tells its signature, that is checked.
+        ``scipy.LowLevelCallable``, a PyCapsule, or an address as an int. Its signature is checked if it has one.
     period : duration
-        And all other keywords as for :class:`RTLoop`.
+        As for :class:`RTLoop`, like all other keywords.
     data : buffer, optional
-        What the function gets the address of: a NumPy array, or anything else with a writable, C-contiguous buffer. It
-        is held, so that nobody can resize it, prefaulted, and while the loop runs locked into memory as the loop's own
-        is. The loop and Python share it; nothing keeps them from writing at the same time.
+        Memory whose address the function gets: a NumPy array, or anything else with a writable, C-contiguous buffer.
+        The loop holds the buffer, so that it cannot be resized, prefaults it, and locks it while it runs, as its own
+        memory. The loop and Python share it; nothing keeps them from writing at the same time.
 
     Attributes
     ----------
@@ -55,15 +55,15 @@ cdef class FunctionLoop(_RTLoop_2):
     Raises
     ------
     TypeError
-        Where the callback is no compiled function, or one with another signature.
+        If the callback is not a compiled function, or has another signature.
     ConfigError
-        Where there is no code at its address, or where the data cannot be shared; and as :class:`RTLoop`.
+        If there is no code at its address, or the data cannot be shared; and as :class:`RTLoop`.
     """
 
     def __init__(self, callback, *period, data=None, **settings):
         function = find_function(callback)
         if data is not None and function.data is not None:
-            raise ConfigError("the callback came with user_data of its own, and data= was given, too: give one of them")
+            raise ConfigError("the callback has its own user_data, and data= is given as well: give only one of them")
         super().__init__(*period, **settings)
         self._function = <rt_step_t><size_t>function.address
         self._context = <void *><size_t>(function.data or 0)
@@ -73,7 +73,7 @@ cdef class FunctionLoop(_RTLoop_2):
             self._hold(data)
 
     def _hold(self, data):
-        """Take hold of the data's memory, for as long as the loop exists, and make every page of it present."""
+        """Hold the data's memory for as long as the loop exists, and make every page of it present."""
         cdef size_t address
         if getattr(getattr(data, "dtype", None), "hasobject", False):
             raise ConfigError(f"data is an array of {data.dtype}: a compiled function cannot use Python objects")
@@ -81,14 +81,14 @@ cdef class FunctionLoop(_RTLoop_2):
             PyObject_GetBuffer(data, &self._view, PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS)
         except (TypeError, BufferError, ValueError) as error:
             raise ConfigError(
-                f"data={show(data)} of {type(data).__name__} has no writable, C-contiguous buffer ({error}): give a "
-                "NumPy array, np.ascontiguousarray(data) of one that is not contiguous"
+                f"data={show(data)} of type {type(data).__name__} has no writable, C-contiguous buffer ({error}): give "
+                "a NumPy array; np.ascontiguousarray(data) makes a contiguous copy"
             ) from error
         self._is_held = True
         self.data = data
         self._context = self._view.buf
         if self._view.len:
-            # As bytes: what NumPy exports no format of, datetime64, is memory as well.
+            # As bytes, because NumPy exports some types, such as datetime64, only without a format.
             prefault(PyMemoryView_FromMemory(<char *>self._view.buf, self._view.len, PyBUF_WRITE))
             address = <size_t>self._view.buf
             control = <Control>self._control
@@ -105,7 +105,7 @@ cdef class FunctionLoop(_RTLoop_2):
 
 
 cdef void *hold_library(void *function) noexcept:
-    """Keep the library that a function is in from being unloaded under the loop; NULL where it is in none."""
+    """Keep the library of a function loaded while the loop needs it; NULL if the function is not in a library."""
     cdef Dl_info about
     if dladdr(function, &about) == 0 or about.dli_fname is NULL:
         return NULL

@@ -1,4 +1,4 @@
-"""Where a compiled function is, in the forms in which other tools hand it out, and whether it is a step by its type."""
+"""Address and signature of a compiled function, in the forms that other tools provide."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CTYPES_PYTHON_API = 4  # FUNCFLAG_PYTHONAPI: it takes the GIL for the call
 
 
 class Function(NamedTuple):
-    """A compiled function: where it is, the data that came with it (an address, or None), and its name."""
+    """Compiled function: its address, the data that came with it (an address, or None), and its name."""
 
     address: int
     data: int | None
@@ -38,20 +38,20 @@ def _wrong(found: str, why: str, how: str = "") -> TypeError:
 
 def _python_code(found: str) -> TypeError:
     return TypeError(
-        f"the callback is {found}, which is Python code: it would wait for the GIL in every cycle. Compile it, with "
-        "numba.cfunc(rtloop.numba.signature) for example, or give the Python function itself to rtloop.PyLoop"
+        f"the callback is {found}, which is Python code: it would wait for the GIL in every cycle. Compile it, for "
+        "example with numba.cfunc(rtloop.numba.signature), or give the Python function to rtloop.PyLoop"
     )
 
 
 def find_function(callback: Any) -> Function:
-    """Find the address of a compiled function and check its signature, where the object tells it.
+    """Find the address of a compiled function, and check its signature if the object has one.
 
     Raises
     ------
     TypeError
-        Where it is no compiled function, is Python code in disguise, or has another signature.
+        If it is not a compiled function, wraps Python code, or has another signature.
     ConfigError
-        Where its address can be none.
+        If there is no code at its address.
     """
     module = type(callback).__module__
     root = module.partition(".")[0]
@@ -84,11 +84,11 @@ def find_function(callback: Any) -> Function:
 
 
 def is_executable(address: int) -> bool:
-    """Whether there is code at an address, as ``/proc/self/maps`` has it; True where it cannot be read."""
+    """Return True if there is code at an address, according to ``/proc/self/maps``, or if that cannot be read."""
     if address <= 0:
         return False
     try:
-        with open("/proc/self/maps", errors="replace") as file:  # mapped files may have any bytes for a name
+        with open("/proc/self/maps", errors="replace") as file:  # names of mapped files may hold any bytes
             for line in file:
                 span, permissions = line.split(None, 2)[:2]
                 low, high = (int(part, 16) for part in span.split("-"))
@@ -114,9 +114,9 @@ def _from_numba(callback: Any) -> Function:
                 raise _wrong(found, f"{argument} is not a pointer", how)
         first, second = (getattr(argument, "dtype", None) for argument in signature.args)
         if _is_cycle(first) is False:
-            raise _wrong(found, "the record is not that of a cycle", "use rtloop.numba.Cycle")
+            raise _wrong(found, "its first argument is a record of another kind than a cycle", "use rtloop.numba.Cycle")
         if _is_cycle(second) and not _is_cycle(first):
-            raise _wrong(found, "the cycle comes first, and then the data", how)
+            raise _wrong(found, "the cycle must be the first argument, and the data the second", how)
         if first is not None and _is_cycle(first) is None:
             _check_first(str(first), found, how)
     _warn_of_frozen_arrays(getattr(callback, "_pyfunc", None), name)
@@ -144,7 +144,7 @@ def _is_array(value: object) -> bool:
 
 
 def _is_cycle(record: Any) -> bool | None:
-    """Whether a type of Numba is that of a cycle, or of its first fields; None where it is no record."""
+    """Return True if a Numba record has the fields of a cycle, or its first ones; None if it is not a record."""
     if type(record).__name__ != "Record":
         return None
     fields = [(field, record.offset(field), str(record.typeof(field))) for field in record.fields]
@@ -154,9 +154,9 @@ def _is_cycle(record: Any) -> bool | None:
 
 
 def _check_first(pointed: str, found: str, how: str = "") -> None:
-    """Refuse a first argument that points to what no cycle is; as bytes or integers one may well read it."""
+    """Refuse a first argument that cannot point to a cycle. A pointer to bytes or integers is accepted."""
     if pointed.startswith(("float", "double", "long double", "longdouble", "complex", "LP_")) or "*" in pointed:
-        raise _wrong(found, f"its first argument points to {pointed}, and not to a cycle", how)
+        raise _wrong(found, f"its first argument points to {pointed}, not to a cycle", how)
 
 
 def _from_ctypes(callback: Any) -> Function:
@@ -167,7 +167,7 @@ def _from_ctypes(callback: Any) -> Function:
     if any(type(item).__name__ == "CThunkObject" for item in kept.values()) or (callback._flags_ & _CTYPES_PYTHON_API):
         raise _python_code("a ctypes callback")
     result = getattr(callback.restype, "__name__", callback.restype)
-    how = "set argtypes = [c_void_p, c_void_p] and restype = c_int, if that is what the function is"
+    how = "set argtypes = [c_void_p, c_void_p] and restype = c_int, if the function has that signature"
     if callback.restype is None or (isinstance(callback.restype, type) and callback.restype is not ctypes.c_int):
         raise _wrong(f"{result} {name}, of ctypes", f"it returns {result}, not c_int", how)
     if callback.argtypes is not None:
@@ -212,7 +212,7 @@ def _from_cffi(callback: Any) -> Function:
 def _from_scipy(callback: Any) -> Function:
     inner = callback.function
     if type(inner).__name__ != "PyCapsule" and not isinstance(inner, tuple):
-        find_function(inner)  # Python code in disguise is told there
+        find_function(inner)  # refuses wrapped Python code
     return _from_capsule(tuple.__getitem__(callback, 0))
 
 

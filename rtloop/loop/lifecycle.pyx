@@ -1,4 +1,4 @@
-"""Control: the life of one loop: start, stop, join, and what each run leaves behind.
+"""Control: the life of one loop, with start, stop and join, and the results of its runs.
 
 The loop object (:mod:`rtloop.loop.loop`) owns its control, and the control owns the C state and the thread
 (:mod:`rtloop.loop.thread`).
@@ -42,16 +42,16 @@ from rtloop.system.signal_shield import shielded
 _ENDS = {RT_END_ENTER: "enter", RT_END_STEP: "step", RT_END_OVERRUN: "overrun", RT_END_WAIT: "wait",
          RT_END_CLOCK: "clock", RT_END_OVERRUNS: "overruns", RT_END_GUARD: "guard",
          RT_END_ON_PEER_FAILURE: "on_peer_failure", RT_END_CLOCK_STEP: "clock_step"}
-# So long a reaper waits for the keeper while that is busy with another loop.
+# Time that a reaper waits for the keeper while the keeper is busy with another loop.
 _PATIENCE_S = 0.05
-# A run that one of these ended had counted its last cycle already.
+# Ends after which the cycle counter already includes the last cycle.
 _ENDS_COUNTED = (RT_END_STEP, RT_END_OVERRUN, RT_END_OVERRUNS, RT_END_GUARD)
 
 
 cdef class Control:
-    """The life of one loop.
+    """Life of one loop.
 
-    What the loop is doing is one word, and what became of its last run another::
+    Its activity is one variable, and the outcome of its last run another::
 
         idle --claim--> starting --release_thread--> running --reap--> ending --> idle
                            \\--withdraw--> idle
@@ -59,19 +59,19 @@ cdef class Control:
     ``idle``: no thread, nothing acquired. ``starting``: setup() runs, or a thread waits to be released. ``running``:
     the thread calls enter(), step() and leave(), or has ended and was not reaped. ``ending``: one caller, the reaper,
     joins the thread and releases what the run has acquired. The outcome is ``new``, ``stopped`` or ``failed``; a start
-    that does not succeed leaves it as it was. A loop that is closed is never claimed again.
+    that does not succeed leaves it as it was. A closed loop is never claimed again.
 
-    All changes are made under a lock; whoever loses a race gets a StateError. Properties only read: what has ended is
-    reaped by :meth:`reap`, which :meth:`wait`, :meth:`stop`, the next start and the keeper call.
+    All changes are made under a lock, and the loser of a race gets a StateError. Properties only read. A run that has
+    ended is reaped by :meth:`reap`, which :meth:`wait`, :meth:`stop`, the next start and the keeper call.
 
     Attributes
     ----------
     thread : LoopThread
         The C state and the thread.
     run : object or None
-        The group's run that the present or last run is a part of; it has a ``name`` and ``is_running()``.
+        Run of the group that the present or last run belongs to; it has a ``name`` and ``is_running()``.
     runs : int
-        How many runs have begun.
+        Number of runs that have begun.
     """
 
     def __init__(self, settings):
@@ -82,15 +82,15 @@ cdef class Control:
         self._blocks = []
 
     cdef bint is_in_child(self) noexcept:
-        """Whether this process is a fork of the one that runs the loop."""
+        """Return True if this process is a fork of the one that runs the loop."""
         return self._pid != 0 and self._pid != getpid()
 
     cdef bint is_simulated(self) noexcept:
-        """Whether the present run, or the last one, has no thread."""
+        """Return True if the present or last run is in virtual time, without a thread."""
         return self._simulation is not None
 
     cdef void note_raised(self, error) noexcept:
-        """Keep what a callback in Python has raised; the run ends with it."""
+        """Store the exception of a callback in Python; it ends the run."""
         self._raised = error
 
     @property
@@ -100,12 +100,12 @@ cdef class Control:
 
     @property
     def is_helper(self):
-        """Whether this is not a loop, but what watches loops."""
+        """False, because this is a loop and not a watchdog of loops."""
         return False
 
     @property
     def leave_timeout_ns(self):
-        """How long an end waits for the present step and for leave()."""
+        """Time that an end waits for the present step and for leave()."""
         return self.thread.settings.leave_timeout_ns
 
     @property
@@ -125,18 +125,18 @@ cdef class Control:
         return "stopped" if self._raised is None and self.thread.rt.end.reason == RT_END_NORMAL else "failed"
 
     def is_under_way(self):
-        """Whether a run has begun that has not been reaped."""
+        """Return True if a run has begun and has not been reaped."""
         return self._activity in ("running", "ending")
 
     def _check_not_in_child(self):
         if self.is_in_child():
             raise StateError(
-                f"{self.settings.name} runs in process {self._pid}, of which this one ({os.getpid()}) is a fork; "
-                "loops do not survive a fork: make a new one here"
+                f"{self.settings.name} runs in process {self._pid}, and this process ({os.getpid()}) is a fork of it: "
+                "loops do not survive a fork; create a new one here"
             )
 
     def start(self, owner, cycles=None, duration_ns=None):
-        """Acquire everything and release the thread; on any exception nothing stays acquired."""
+        """Acquire everything and release the thread. On an exception nothing stays acquired."""
         self.claim(None, None)
         try:
             self.prepare(owner, cycles, duration_ns)
@@ -165,9 +165,10 @@ cdef class Control:
             raise StateError(f"{self.settings.name} is a loop of {self.run.name}, which runs: stop the group first")
         with self._lock:
             if self._is_closed or self._activity != "idle":
-                what = {"starting": "is being started already", "running": "is running already", "ending": "is ending"}
+                what = {"starting": "is already being started", "running": "is already running", "ending": "is ending"}
                 what = "is closed" if self._is_closed else what[self._activity]
-                raise StateError(f"{self.settings.name} {what}: only a loop that does not run can be started")
+                advice = "create a new one" if self._is_closed else "only a loop that is not running can be started"
+                raise StateError(f"{self.settings.name} {what}: {advice}")
             self._activity = "starting"
             self._pid, self._starter, self._is_stop_wanted = getpid(), threading.get_ident(), False
         if simulation is None:
@@ -176,8 +177,8 @@ cdef class Control:
         self.thread.settings = self._own_settings if settings is None else settings
 
     def prepare(self, owner, cycles=None, duration_ns=None):
-        """Do all of a start but to release the thread; :meth:`withdraw` undoes it."""
-        _stats_maker()  # the end of a run is no time for an import
+        """Do everything of a start except releasing the thread; :meth:`withdraw` undoes it."""
+        _stats_maker()  # imports now, because the end of a run must not be delayed by an import
         owner.setup()
         name = None if self.run is None else self.run.name
         shielded(lambda: self.thread.acquire(owner, self.settings, cycles, duration_ns, name))
@@ -185,11 +186,11 @@ cdef class Control:
         failure.warn_tai(self.settings, self.thread.tai_offset_s)
 
     def release_thread(self):
-        """Let the thread call enter(); a stop that was asked for meanwhile comes with it."""
+        """Let the thread call enter(); a stop() that came during the start takes effect."""
         shielded(self._release_thread)
 
     def _release_thread(self):
-        registry.loops.add(self)  # before the look for an end: whoever ends all loops after it finds this one
+        registry.loops.add(self)  # before the check, so that an end of all loops that begins after it finds this one
         try:
             registry.check_not_ending(self.settings.name)
         except StateError:
@@ -211,14 +212,14 @@ cdef class Control:
                 self.thread.send(RT_COMMAND_STOP)
 
     def withdraw(self):
-        """Undo a start, however far it has come."""
+        """Undo a start at any stage."""
         if self._activity == "starting":
             shielded(self._abandon)
         else:
             self.stop(self.leave_timeout_ns)
 
     def _abandon(self):
-        """Release what a start that did not succeed has acquired."""
+        """Release everything that a failed start has acquired."""
         try:
             self.thread.release()
         finally:
@@ -230,13 +231,13 @@ cdef class Control:
         self.thread.open_simulated(self.settings, cycles, duration_ns, grant)
 
     def begin_simulated(self):
-        """Begin a run in virtual time; a stop that was asked for meanwhile comes with it."""
+        """Begin a run in virtual time; a stop() that came meanwhile takes effect."""
         registry.simulations.add(self)
         self._begin_run()
         self.thread.go_simulated()
 
     def end_simulated(self, error):
-        """End a run in virtual time, however far it has come. `error` is what has ended it and will be raised."""
+        """End a run in virtual time at any stage. `error` is the reason, which the caller raises."""
         registry.simulations.discard(self)
         has_run = self._activity == "running"
         outcome = "stopped" if error is None else "failed"
@@ -253,18 +254,18 @@ cdef class Control:
                 self._activity, self._pid = "idle", 0
 
     def reap(self):
-        """Give back what a run holds whose thread has ended. Returns whether its thread has still to end.
+        """Release a run's resources if its thread has ended. Returns True if the thread is still running.
 
-        While the keeper is busy with another loop, it is left to the keeper.
+        If the keeper is busy with another loop, the keeper does it later.
         """
         if self.is_in_child():
             return False
         if self._activity == "running" and self.thread.phase() == RT_PHASE_DONE:
-            shielded(self._end, _PATIENCE_S)  # without waiting for a start of another loop, which may lock all memory
+            shielded(self._end, _PATIENCE_S)  # not longer, because the start of another loop may lock all memory now
         return self.is_under_way() and self.thread.phase() != RT_PHASE_DONE
 
     def _end(self):
-        """After the thread's last word: join it, keep its statistics, give everything back."""
+        """Join the thread, which has ended; keep its statistics and release everything."""
         with self._lock:
             if self._activity != "running":
                 return
@@ -285,14 +286,14 @@ cdef class Control:
                 self._activity, self._pid = "idle", 0
 
     def end_error(self):
-        """Return the exception for how the run has ended, None if it ended well."""
+        """Return the exception for the end of the run, None for a normal end."""
         make = self._end_maker()
         return None if make is None else make()
 
     def _end_maker(self):
-        """Return what makes the exception for how the run has ended, None if it ended well.
+        """Return a function that makes the exception for the end of the run, None for a normal end.
 
-        It is made when somebody asks for it: that of a guard looks for symbols, which takes its time.
+        The exception is made on request, because that of a guard looks up symbols, which is slow.
         """
         reason, cycle, code = self.thread.rt.end.reason, self.thread.rt.cycle.index, self.thread.rt.end.code
         late, settings, error = self.thread.rt.schedule.late, self.settings, self._raised
@@ -306,7 +307,7 @@ cdef class Control:
         if reason in _ENDS_COUNTED:
             cycle -= 1
         if reason == RT_END_GUARD:
-            guard = self.thread.guard  # what it holds stays readable
+            guard = self.thread.guard  # stays readable after the release
             return lambda: failure.guard_error(settings, cycle, list_violations(guard, cycle))
         if reason == RT_END_CLOCK_STEP:
             sizes = self.thread.block.snapshot().counters["clock_step_sizes"]
@@ -315,38 +316,38 @@ cdef class Control:
         return lambda: failure.end_error(settings, end, code, cycle, late)
 
     def _settle(self):
-        """Find out, once, how the run has ended; its thread has spoken its last word."""
+        """Determine, once, how the run ended; its thread must have ended."""
         with self._lock:
             if not self._is_settled and self.is_under_way():
                 self._is_settled = True
                 self._make_error = self._end_maker()
 
     def _last_error(self):
-        """Return what ended the last run, None if it ended well."""
+        """Return the exception for the last run, None if it ended normally."""
         if self.thread.phase() == RT_PHASE_DONE:
             self._settle()
         make = self._make_error
-        if make is not None:  # not under the lock: this is long, and a signal handler may come in the middle
+        if make is not None:  # not under the lock, because this is slow and a signal handler may interrupt it
             error = make()
             if self._make_error is make:
                 self._error, self._traceback, self._make_error = error, error.__traceback__, None
         return self._error
 
     def unreported_error(self):
-        """Return, once, what ended a run that failed, if join() has not raised it; otherwise None."""
+        """Return the exception of a failed run once, if join() has not raised it; otherwise None."""
         if self._is_reported or self.is_in_child() or self.reap() or self.state != "failed":
             return None
         self._is_reported = True
         return self._last_error()
 
     def _collect(self, state):
-        """Copy the figures of the run. Returns what makes the Stats of them, which looks for symbols."""
+        """Copy the figures of the run. Returns a function that makes Stats of them, and looks up symbols."""
         stack, block, settings = self.thread.stack_use(), self.thread.block, self.settings
         grants = self.thread.read_grants()
         snapshot, forks = block.snapshot(), fork_count()
         has_own_wait, simulation = self.thread.has_own_wait, self._simulation
         tai = None if self.is_simulated() else (self.thread.tai_offset_s, tai_offset_s())
-        guard, make = self.thread.guard, _stats_maker()  # what the guard holds stays readable
+        guard, make = self.thread.guard, _stats_maker()  # the guard's block stays readable after the release
         return lambda: make(settings, state, grants, snapshot, stack=stack, forks=forks, has_own_wait=has_own_wait,
                             simulation=simulation, tai_offsets_s=tai,
                             violations=list_violations(guard, has_lines=state != "running"))
@@ -357,7 +358,7 @@ cdef class Control:
 
     @property
     def stats(self):
-        """A snapshot of the present run, or the figures of the last one."""
+        """Snapshot of the present run, or the statistics of the last one."""
         stats = self._read_stats()
         self.warn_lost()
         return stats
@@ -370,7 +371,7 @@ cdef class Control:
             if self.thread.block is not None:
                 return self._collect(state)()
         while self._activity == "ending":
-            time.sleep(0.001)  # another thread is reaping, and keeps the figures
+            time.sleep(0.001)  # another thread is reaping, and stores the figures
         make = self._make_stats_later
         if make is not None:
             stats = make()
@@ -382,7 +383,7 @@ cdef class Control:
         return _stats_maker()(self.settings, state, self.grants, None, simulation=self._simulation)
 
     def reset_stats(self):
-        """Restart the statistics; the thread turns to a cleared bank at its next cycle."""
+        """Restart the statistics; the thread switches to a cleared bank at its next cycle."""
         self._check_not_in_child()
         if not self.reap():
             if self.is_under_way():
@@ -396,14 +397,14 @@ cdef class Control:
             self.thread.send(RT_COMMAND_RESET)
 
     def wait(self, timeout_ns=None):
-        """Wait for the end of the present run, in slices, so that Ctrl-C is heard. Returns whether it has ended."""
+        """Wait for the end of the present run, and check for Ctrl-C every 50 ms. Returns True if it has ended."""
         return self._wait(None if timeout_ns is None else time.monotonic_ns() + timeout_ns, None)
 
     def _wait(self, deadline, interrupts, must_reap=True):
-        """Wait until `deadline`, on the monotonic clock; None: for ever. Returns whether the run has ended.
+        """Wait until `deadline`, on the monotonic clock; None: no limit. Returns True if the run has ended.
 
-        What signal handlers raise meanwhile leaves this at once if `interrupts` is None. Otherwise it is added to that
-        list; from the first one on the wait takes no longer than `leave_timeout`.
+        An exception of a signal handler is raised at once if `interrupts` is None. Otherwise it is added to that list,
+        and after the first one the wait takes no longer than `leave_timeout`.
         """
         cdef int64_t left = INT64_MAX
         cdef uint32_t phase
@@ -418,7 +419,7 @@ cdef class Control:
                     if self._activity == "ending":
                         time.sleep(0.001)  # another thread is reaping
                         continue
-                    return True  # or the keeper reaps it when it has done what it is at
+                    return True  # if it is not reaped yet, the keeper does that after its present job
                 if deadline is not None:
                     left = deadline - time.monotonic_ns()
                     if left <= 0:
@@ -445,10 +446,10 @@ cdef class Control:
                 self.thread.send(RT_COMMAND_STOP)
 
     def stop(self, timeout_ns, begin_ns=None):
-        """Ask the thread to end and wait for it; a loop that does not run needs nothing.
+        """Ask the thread to end and wait for it. Do nothing if the loop is not running.
 
-        The time counts from `begin_ns` on the monotonic clock, or from now.
-        What signal handlers raise meanwhile is raised when leave() has returned, or `leave_timeout` is over.
+        The timeout counts from `begin_ns` on the monotonic clock, or from now. An exception of a signal handler is
+        raised when leave() has returned, or `leave_timeout` is over.
         """
         interrupts = []
         left = timeout_ns if begin_ns is None else max(0, begin_ns + timeout_ns - time.monotonic_ns())
@@ -461,10 +462,10 @@ cdef class Control:
             raise failure.stop_timeout_error(self.settings.name, timeout_ns)
 
     def end_run(self, timeout_ns, interrupts, must_reap=True):
-        """Ask the thread to end and wait for it. Returns whether it has ended, or is left to the caller's thread.
+        """Ask the thread to end and wait for it. Returns True if it has ended, or if this is its own thread.
 
-        What signal handlers raise meanwhile is added to the list `interrupts`. With `must_reap` False the thread is
-        waited for, and nothing is given back.
+        Exceptions of signal handlers are added to the list `interrupts`. With `must_reap` False the wait is for the
+        thread only, and nothing is released.
 
         Raises
         ------
@@ -500,7 +501,7 @@ cdef class Control:
         ending_signals.disarm(self._blocks.pop())
 
     def is_on_own_thread(self):
-        """Whether a callback is asking, or a signal handler that has interrupted a simulated run."""
+        """Return True if the caller is a callback, or a signal handler that has interrupted a simulated run."""
         if self._activity != "running":
             return False
         if self._simulation is not None:
@@ -508,7 +509,7 @@ cdef class Control:
         return threading.get_native_id() == self.thread.rt.thread.report.tid
 
     def _is_stop_deferred(self, deadline, interrupts):
-        """Make a start that is under way stop its loop. Returns whether the rest must be left to that start."""
+        """Make a start in progress stop its loop. Returns True if the caller must leave the rest to that start."""
         with self._lock:
             if self._activity != "starting":
                 return False
@@ -517,7 +518,7 @@ cdef class Control:
             return True  # called by setup(), or by a signal handler that has interrupted start()
         while self._activity == "starting":
             if time.monotonic_ns() > deadline:
-                raise StopTimeoutError(f"{self.settings.name} is still being started; it stops when it has been")
+                raise StopTimeoutError(f"{self.settings.name} is still being started; it stops once it has started")
             try:
                 time.sleep(0.001)
             except BaseException as interrupt:
@@ -525,19 +526,19 @@ cdef class Control:
         return False
 
     def join(self, timeout_ns=None):
-        """Wait for the end and raise what ended a failed loop. Returns whether it has ended."""
+        """Wait for the end, and raise the reason if the loop failed. Returns True if it has ended."""
         self._check_not_in_child()
         if self._activity == "starting":
-            raise StateError(f"{self.settings.name} is still being started")
+            raise StateError(f"{self.settings.name} is still being started: wait for start() to return")
         if self._activity == "idle" and self._outcome == "new":
-            raise StateError(f"{self.settings.name} has not been started")
+            raise StateError(f"{self.settings.name} has not been started: call start() first")
         if self.is_on_own_thread():
-            raise StateError(f"{self.settings.name} runs on this very thread")
+            raise StateError(f"{self.settings.name} runs on this very thread, which cannot wait for itself")
         armed = ending_signals.arm()
         try:
             has_ended = self.wait(timeout_ns)
         except BaseException as interrupt:
-            # Ctrl-C, or whatever a signal handler raised: the loop must not outlive its keeper.
+            # Ctrl-C, or another exception of a signal handler: without this wait nothing would stop the loop.
             self.end_after(interrupt)
             raise
         finally:
@@ -550,7 +551,7 @@ cdef class Control:
     def end_after(self, interrupt):
         """End the run because a wait for it was interrupted, and report how long that took. Raises nothing.
 
-        Returns whether it has ended. For one interrupt this waits once.
+        Returns True if it has ended. Later calls with the same interrupt do not wait again.
         """
         if self._interrupt == id(interrupt):
             return self.state != "running"

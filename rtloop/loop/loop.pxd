@@ -1,7 +1,7 @@
-"""The binary interface of rtloop: what a compiled subclass is built against.
+"""Binary interface of rtloop, against which subclasses are compiled.
 
-Frozen: the order of the methods, the size of the object, the fields of Cycle. A change here is a new interface: rename
-the class below, and write "recompile" into CHANGELOG.md.
+The order of the methods, the size of the object and the fields of Cycle are frozen. To change them, rename the class
+below, and write "recompile" into CHANGELOG.md.
 """
 
 from libc.stdint cimport int64_t, uint64_t
@@ -22,7 +22,7 @@ cdef struct Cycle:
     double dt
 
 
-# A module built against another interface looks for another name here, and is told to recompile (__getattr__).
+# A module built against another interface looks up another name; __getattr__ then raises "recompile".
 cdef class _RTLoop_2:
     cdef void *_rt
     cdef object _control

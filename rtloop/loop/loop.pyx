@@ -27,7 +27,7 @@ _serial = itertools.count(1)
 
 cdef extern from "../include/rtloop/loop.h" nogil:
     """
-    /* The struct that a user's module declares and the one that the loop fills are the same bytes. */
+    /* Check that the struct that a user's module declares has the layout of the one that the loop fills. */
     #define RT_SAME_FIELD(ours, theirs, field) (offsetof(ours, field) == offsetof(theirs, field))
     #define RT_CHECK_CYCLE(theirs)                                                                        \\
       _Static_assert(sizeof(rt_cycle_t) == sizeof(theirs) && RT_SAME_FIELD(rt_cycle_t, theirs, index) &&  \\
@@ -47,7 +47,7 @@ cdef void *_body(void *self) noexcept nogil:
     return NULL
 
 
-# The same cycles with guards around step. A loop without guards runs the body above, which has no trace of them.
+# The body of a loop with guards around step. A loop without guards runs _body, whose code has no guards at all.
 cdef void *_guarded_body(void *self) noexcept nogil:
     cdef rt_loop_t *loop = <rt_loop_t *>(<_RTLoop_2>self)._rt
     rt_loop_guarded_main(loop, loop.guard, self, call_enter, call_step, call_overrun, call_wait, call_leave)
@@ -61,115 +61,117 @@ cdef class _RTLoop_2:
            strict=True,
            lock_memory="all", stack_size="512K", tune_malloc=False, core_dumps=True, dma_latency=0,
            flush_denormals=False, guard="off", guard_allow=(), record=65536, leave_timeout="2s", name=None)\n--\n
-    A hard periodic loop on a thread of its own.
+    Hard periodic loop on a thread of its own.
 
-    Subclass it in Cython and override ``step``; the methods that the thread calls are C, without the GIL. The class
+    Subclass it in Cython and override ``step``. The thread calls its methods as C functions, without the GIL. The class
     itself is a loop whose step does nothing.
 
-    A duration is a str with a unit (``"250us"``, ``"2s"``), a ``datetime.timedelta``, or an int, which is NANOSECONDS:
-    write ``run("1s")``, for 1 is a nanosecond. An int so short that it can only lack its unit is refused. A size is an
-    int (bytes) or a str (``"512K"``).
+    A duration is a str with a unit (``"250us"``, ``"2s"``), a ``datetime.timedelta``, or an int in NANOSECONDS. Write
+    ``run("1s")``: ``run(1)`` would be a nanosecond, and an int so short is refused. A size is an int (bytes) or a str
+    (``"512K"``).
 
     Parameters
     ----------
     period : duration
-        Time from one release to the next; also a rate, ``"4kHz"``. At least 2 us. Any fraction is exact, for ever:
-        ``"44.1kHz"``, ``"30000/1001Hz"``, ``"1/60s"``, ``fractions.Fraction(1, 60)`` (seconds).
+        Time from one release to the next; also a rate, ``"4kHz"``. At least 2 us. Fractions are exact over any
+        time: ``"44.1kHz"``, ``"30000/1001Hz"``, ``"1/60s"``, ``fractions.Fraction(1, 60)`` (seconds).
     phase : duration
-        Release k is at origin + phase + k * period, rounded to the nearest nanosecond.
+        Offset from the origin: release k is at origin + phase + k * period, rounded to the nearest nanosecond.
     align : duration, optional
-        The origin is a multiple of this on the clock, so that loops, and machines that share a clock, are on one grid
-        whenever each was started. It is a whole number of periods; anything else is refused, with the nearest that
-        works.
+        Makes the origin a multiple of this on the clock. Loops, also on machines with a common clock, are then on one
+        grid whenever they start. It must be a whole number of periods; the error for any other value has the nearest
+        one that works.
     clock : {"monotonic", "boottime", "tai", "realtime"}
-        The clock of all times (clock_gettime(2)).
+        Clock of all times (clock_gettime(2)).
     clock_step : {"follow", "stop"}
-        After somebody has set the clock (``tai`` and ``realtime`` only): ``follow`` goes on with the next release on
-        the clock as it was set, ``stop`` fails the loop with ClockStepError. ``stats.clock_steps`` counts them.
+        Reaction to a step of the clock (``tai`` and ``realtime`` only). ``follow`` continues with the next release on
+        the clock as it was set. ``stop`` fails the loop with a ClockStepError. ``stats.clock_steps`` counts the steps.
     policy : {"fifo", "rr", "other", "deadline"}
         Scheduling policy of the thread (sched(7)).
     priority : int
-        1 to 99, for ``fifo`` and ``rr``. 99 warns, for it competes with the kernel's own threads.
+        1 to 99, for ``fifo`` and ``rr``. 99 gives a warning, because it competes with the kernel's own threads.
     runtime, deadline : duration, optional
-        For ``deadline``: CPU time of a cycle, and its end counted from the release (default: the period).
+        For ``deadline``: CPU time of a cycle, and its deadline, counted from the release (default: the period).
     cpu : "auto", None, int or several
-        Where the thread may run. ``"auto"``: the isolated CPUs if there are any, else as inherited; None: as inherited.
+        CPUs that the thread may run on. ``"auto"``: the isolated CPUs if there are any, else as inherited; None: as
+        inherited.
     spin : duration or "auto"
-        Wake this much early, less than the period, and spin to the release. ``"auto"`` learns how much from the
-        measured wake-up latency, within a quarter of the CPU.
+        Wake up this long before each release and spin until then; less than the period. ``"auto"`` derives it from the
+        measured wake-up latency, and uses at most a quarter of the CPU.
     overrun : {"skip", "catch-up", "shift", "stop"}
-        After a cycle that ended later than the next release: ``skip`` drops the late releases and keeps the grid,
-        ``catch-up`` runs up to `max_burst` of them back to back and then skips, ``shift`` moves the grid to now,
+        Reaction to a cycle that ends after the next release. ``skip`` drops the late releases and keeps the grid.
+        ``catch-up`` runs up to `max_burst` of them back to back and then skips. ``shift`` moves the grid to now.
         ``stop`` fails the loop.
     max_burst : int
-        For ``catch-up``.
+        Most releases that ``catch-up`` runs back to back.
     max_overruns : int, optional
-        Consecutive overruns that fail the loop.
+        Number of consecutive overruns that fails the loop.
     warmup : int
-        First cycles that run and are recorded, count in no histogram and arm no guard.
+        Number of first cycles that are recorded, but not counted in histograms and not guarded.
     strict : bool
-        Whether refused grants raise, all in one exception. Otherwise one RTSetupWarning lists them, and the loop runs.
+        True to raise one exception for all refused requests. Otherwise one RTSetupWarning lists them, and the loop
+        runs.
     lock_memory : {"all", "onfault", "own", "off"}
-        All memory of the process, now and later (mlockall(2)); the same as pages are first touched; only what the loop
-        itself uses; nothing.
+        Memory to lock. ``all``: the whole process, now and later (mlockall(2)). ``onfault``: the same, each page when
+        it is first touched. ``own``: only what the loop itself uses. ``off``: nothing.
     stack_size : size
-        Of the thread's stack, at least 64K.
+        Size of the thread's stack, at least 64K.
     tune_malloc : bool
-        Whether to keep glibc's malloc from giving memory back; process-wide and for good.
+        True to keep glibc's malloc from returning memory to the kernel, permanently and for the whole process.
     core_dumps : bool
-        False sets RLIMIT_CORE to 0 while the loop runs.
+        False to set RLIMIT_CORE to 0 while the loop runs.
     dma_latency : duration, optional
-        Bound on the latency of idle states while the loop runs, held through ``/dev/cpu_dma_latency``; None: none.
+        Largest exit latency of CPU idle states while the loop runs, set with ``/dev/cpu_dma_latency``; None: no limit.
     flush_denormals : bool
-        Whether the thread treats denormal numbers as zero.
+        True if the thread is to treat denormal numbers as zero.
     guard : {"off", "count", "stop"}
-        Watch ``step``, after the warm-up, for page faults, system calls and, where :func:`rtloop.guard.reexec` has
-        loaded what it takes, allocations: ``count`` them, or ``stop``, which also fails the loop with GuardError.
+        Watch ``step`` after the warm-up for page faults and system calls, and for allocations if the library of
+        :func:`rtloop.guard.reexec` is loaded. ``count`` counts them. ``stop`` also fails the loop with a GuardError.
     guard_allow : sequence of str
         System calls that ``step`` makes on purpose: ``("sendto", "recvfrom")``.
     record : int
-        How many of the last cycles keep their timestamps.
+        Number of last cycles whose timestamps are kept.
     leave_timeout : duration
-        How long the end of a ``with`` block, an interrupt or the end of the program waits for the present ``step`` and
+        Time that the end of a ``with`` block, an interrupt or the end of the program waits for the present ``step`` and
         for ``leave`` to return.
     name : str, optional
-        Also the thread's name, cut to 15 bytes.
+        Name of the loop and, cut to 15 bytes, of its thread.
 
     Raises
     ------
     ConfigError
-        Where a keyword can never work.
+        If the value of a keyword can never work.
 
     Notes
     -----
-    Called by the thread, overridable in Cython (``noexcept nogil``, returning RT_CONTINUE, RT_STOP or a negative code
-    that fails the loop; ``leave`` returns nothing). Where the overrun policy ends the loop, RT_STOP from ``overrun``
-    does not make that a normal end.
+    The thread calls these methods. Override them in Cython as ``noexcept nogil``. They return RT_CONTINUE, RT_STOP, or
+    a negative code, which fails the loop; ``leave`` returns nothing. If the overrun policy fails the loop, RT_STOP from
+    ``overrun`` does not turn that into a normal end.
 
     ==================================  ============================================================================
     ``enter()``                         before the first release; may allocate and block
-    ``step(cycle)``                     every release
-    ``overrun(cycle, missed)``          after an overrun, with the number of releases dropped
-    ``wait(release)``                   instead of the sleep, to be paced by hardware
+    ``step(cycle)``                     at every release
+    ``overrun(cycle, missed)``          after an overrun, with the number of dropped releases
+    ``wait(release)``                   instead of the sleep, for loops that hardware paces
     ``leave()``                         after the last cycle, if ``enter`` succeeded
-    ``on_peer_failure()``               when another loop of a group with ``on_failure="hook"`` has failed; RT_STOP
-    ``safe()``                          called by the group's watchdog, on its thread, where this loop hangs; any code
+    ``on_peer_failure()``               when another loop of a group with ``on_failure="hook"`` has failed; the default
+                                        returns RT_STOP
+    ``safe()``                          on the thread of the group's watchdog, if this loop hangs; its code is reported
     ==================================  ============================================================================
 
-    ``self.device_cycle(number)``, called from ``wait`` or ``step`` with the number that a device gives its own cycle,
-    counts the device's cycles that the loop has missed, in ``Stats.device_missed``, and returns how many came just
-    before this one. A number that is not above the last one is a repetition or a new start of the device. Extend a
-    counter of fewer bits before it wraps around. It is a few instructions, and never enters the kernel.
+    ``self.device_cycle(number)``, called from ``wait`` or ``step`` with the device's own cycle number, counts the
+    device's cycles that the loop has missed in ``Stats.device_missed``. It returns how many were missed just before
+    this one. A number that is not above the last one is a repetition or a restart of the device. Extend a counter with
+    fewer bits before it wraps around. It costs a few instructions, and never enters the kernel.
 
-    ``self.shift(ns)``, called from ``step``, moves the next release and with it the grid. It returns 0, or -ERANGE,
-    and moves nothing, where the next release would not come after the present one, or would come after 146 years on
-    the clock. It is a few instructions, and neither allocates nor
-    enters the kernel.
+    ``self.shift(ns)``, called from ``step``, moves the next release and all later ones. It returns 0. If the next
+    release would not be later than the present one, or would be later than 146 years on the clock, it moves nothing
+    and returns -ERANGE. It costs a few instructions, does not allocate, and does not enter the kernel.
 
-    ``self.sleep_until(ns)``, called from ``step``, sleeps until a time on the loop's clock, such as ``cycle.release +
-    50000``. It returns 0, at once if the time has passed; RT_STOP if the loop is being stopped, within 50 ms of that;
-    or a negative errno. The sleep is no execution time (``stats.waiting`` is its histogram) and no violation for a
-    guard. It makes one system call for each 50 ms, and does not allocate.
+    ``self.sleep_until(ns)``, called from ``step``, sleeps until a time on the loop's clock, such as
+    ``cycle.release + 50000``. It returns 0, at once if the time has passed; RT_STOP within 50 ms if the loop is being
+    stopped; or a negative errno. The sleep does not count as execution time (its histogram is ``stats.waiting``), and a
+    guard does not report it. It makes one system call per 50 ms, and does not allocate.
     """
 
     def __cinit__(self, *args, **kwargs):
@@ -177,7 +179,7 @@ cdef class _RTLoop_2:
 
     def __init__(self, *period, **settings):
         if self._control is not None:
-            raise StateError("this loop has been initialised before")
+            raise StateError("this loop is already initialised: __init__ was called twice")
         check_call(type(self), period, settings)
         default_name = f"{type(self).__name__}-{next(_serial)}"
         cdef Control control = Control(make_settings(default_name, *period, **settings))
@@ -195,7 +197,7 @@ cdef class _RTLoop_2:
         return RT_CONTINUE
 
     cdef int wait(self, int64_t release) noexcept nogil:
-        # The loop waits by itself unless a subclass overrides this, which may still end its own wait with the sleep.
+        # Only called by a subclass's own wait(), which may end with the loop's sleep.
         return rt_loop_default_wait(<rt_loop_t *>self._rt, release) if self._rt is not NULL else -EINVAL
 
     cdef void leave(self) noexcept nogil:
@@ -284,39 +286,39 @@ cdef class _RTLoop_2:
         return <int64_t>rt_telemetry_count_device_cycle(loop.telemetry, number) if loop is not NULL else -EINVAL
 
     def setup(self):
-        """Prepare a run, in Python; called by every start, before memory is locked. Does nothing unless overridden."""
+        """Prepare a run, in Python. Every start calls it before memory is locked; the default does nothing."""
 
     def start(self):
-        """Acquire everything that the settings ask for and start the thread.
+        """Acquire everything that the settings request and start the thread.
 
         Raises
         ------
         SetupError
-            Where the kernel refused something and ``strict`` is on (a PermissionError where a privilege is missing).
-            It lists everything that was refused, also as ``refused``; its type is that of the first refusal. Nothing
-            stays acquired.
+            If the kernel refused a request and ``strict`` is on; also a PermissionError if a privilege is missing. The
+            exception lists all refusals, also as ``refused``, and its type is that of the first. Nothing stays
+            acquired.
         StateError
-            Where the loop runs already, or is closed.
+            If the loop is already running, or closed.
         """
         RTLoop_control(self).start(self)
 
     def stop(self, timeout=_DEFAULT_STOP_TIMEOUT):
-        """Ask the thread to end after the cycle it is in, and wait for it. Does nothing to a loop that does not run.
+        """Ask the thread to end after its present cycle, and wait for it. Do nothing if the loop is not running.
 
         Parameters
         ----------
         timeout : duration
-            How long to wait, ``"2s"``; a bare int is nanoseconds.
+            Longest time to wait, such as ``"2s"``; a bare int is nanoseconds.
 
         Raises
         ------
         StopTimeoutError
-            Where a callback has not returned by then; the thread goes on, and ends when it does.
+            If a callback has not returned by then. The thread ends when the callback returns.
 
         Warns
         -----
         RTSetupWarning
-            Once, where the loop had failed by itself and neither :meth:`join` nor :meth:`run` has raised what ended it.
+            Once, if the loop had failed and neither :meth:`join` nor :meth:`run` has raised the reason.
         """
         cdef Control control = RTLoop_control(self)
         control.stop(parse_timeout(timeout))
@@ -328,21 +330,21 @@ cdef class _RTLoop_2:
         Parameters
         ----------
         timeout : duration, optional
-            How long to wait, ``"2s"``; a bare int is nanoseconds. For ever by default.
+            Longest time to wait, such as ``"2s"``; a bare int is nanoseconds. No limit by default.
 
         Returns
         -------
         bool
-            Whether it has ended; False only after a timeout.
+            True if the loop has ended; False only after a timeout.
 
         Raises
         ------
-        CallbackError, OverrunError, GuardError
-            What ended a loop that failed.
+        CallbackError, OverrunError, GuardError, WatchdogError
+            If the loop has failed: the reason.
         KeyboardInterrupt
             On Ctrl-C, which stops the loop.
         StateError
-            Where it was never started.
+            If the loop was never started.
         """
         return RTLoop_control(self).join(None if timeout is None else parse_timeout(timeout))
 
@@ -352,10 +354,11 @@ cdef class _RTLoop_2:
         Parameters
         ----------
         duration : duration, optional
-            Run the releases of this long: ``"10s"``, ``"500 ms"``. A bare int is nanoseconds, and is refused where it
+            Run all releases within this time: ``"10s"``, ``"500 ms"``. A bare int is nanoseconds, and is refused if it
             is shorter than a period.
         cycles : int, optional
-            Run this many cycles. Without either, the loop runs until ``step`` returns RT_STOP, or Ctrl-C.
+            Run this many cycles. Without `duration` and `cycles` the loop runs until ``step`` returns RT_STOP, or until
+            Ctrl-C.
 
         Returns
         -------
@@ -381,22 +384,23 @@ cdef class _RTLoop_2:
         return control.stats
 
     def simulate(self, duration=None, cycles=None, *, execution=0, latency=0, plant=None):
-        """Run in virtual time, on the calling thread: the same callbacks and schedule, no privilege, the same bits.
+        """Run in virtual time, on the calling thread, with the same callbacks and schedule.
 
-        ``wait`` is not called; a step that reads a clock itself reads the real one. :func:`rtloop.simulate` does it
-        with several loops.
+        It needs no privilege, and equal inputs give bit-identical results. ``wait`` is not called, and a step that
+        reads a clock by itself reads the real one. :func:`rtloop.simulate` runs several loops.
 
         Parameters
         ----------
         duration, cycles
             As for :meth:`run`.
         execution : duration, sequence of durations, Stats or callable
-            How long ``step`` takes: always the same; for each cycle the next of a list or an integer array of ns, which
-            is repeated; as recorded; or what a function of the cycle's index returns.
+            Execution time of ``step``: a constant; a list, or an integer array in ns, used one by one and repeated; a
+            run's Stats, for the recorded times; or a function of the cycle's index.
         latency : duration, sequence of durations, Stats or callable
-            How late the loop wakes up, likewise; no part of it where the loop does not sleep, unless it is recorded.
+            Wake-up latency, in the same forms. It is ignored in cycles before which the loop does not sleep, unless it
+            is recorded.
         plant : RTLoop or callable, optional
-            A second loop, which goes first where both start at the same time; or what is called with the
+            A second loop, which runs first if both start at the same time; or a function that is called with the
             :class:`~rtloop.Cycle` before every step, and may return RT_STOP.
 
         Returns
@@ -407,18 +411,18 @@ cdef class _RTLoop_2:
         Raises
         ------
         CallbackError, OverrunError, KeyboardInterrupt
-            As :meth:`run`; and what the plant or a model has raised.
+            As :meth:`run`. An exception of the plant or of a model is raised unchanged.
         """
         from rtloop.simulation.simulation import simulate_loop
 
         return simulate_loop(self, duration, cycles, execution, latency, plant)
 
     def reset_stats(self):
-        """Begin the statistics anew, from the next cycle on. The thread pays one assignment and one getrusage(2)."""
+        """Restart the statistics with the next cycle. It costs the thread one assignment and one getrusage(2)."""
         RTLoop_control(self).reset_stats()
 
     def close(self):
-        """Stop the loop for good, as :meth:`stop` does; it cannot be started again. Its last statistics stay."""
+        """Stop the loop as :meth:`stop` does, and refuse to start it again. Its last statistics stay available."""
         cdef Control control = self._control
         if control is not None:
             control.close(control.leave_timeout_ns)
@@ -470,7 +474,7 @@ cdef class _RTLoop_2:
 
     @property
     def grants(self):
-        """What was asked of the kernel and what it granted, one Grant each, for the present run or the last one."""
+        """Requests to the kernel and what it granted, one Grant each, of the present run or the last one."""
         return RTLoop_control(self).grants
 
     @property
@@ -494,7 +498,7 @@ cdef Control RTLoop_control(_RTLoop_2 self):
     return <Control>self._control
 
 
-# The place of wait() in the table of methods that loop.pxd freezes.
+# Index of wait() in the method table, whose order loop.pxd freezes.
 cdef enum:
     _WAIT_SLOT = 3
 
@@ -505,6 +509,6 @@ cdef void **_method_table(_RTLoop_2 self) noexcept:
 
 
 cdef bint _overrides_wait(_RTLoop_2 self):
-    """Whether a subclass replaces wait(): the loop then calls it, and otherwise sleeps without an indirect call."""
+    """Return True if a subclass overrides wait(). If not, the loop sleeps without an indirect call."""
     cdef _RTLoop_2 base = _RTLoop_2.__new__(_RTLoop_2)
     return _method_table(self)[_WAIT_SLOT] != _method_table(base)[_WAIT_SLOT]

@@ -1,4 +1,4 @@
-"""PyLoop: a loop whose step is a Python function, on the real schedule, and with the GIL."""
+"""PyLoop: a loop whose step is a Python function, with the GIL."""
 
 cimport cython
 from cpython.object cimport PyTypeObject
@@ -21,8 +21,8 @@ from rtloop.units import show
 _STACK_SIZE = "4M"
 _GRANT = Grant(
     "gil", "taken in every cycle", "taken in every cycle", ok=True, kind="thread",
-    detail="the step is Python code: every other Python thread, and the collector of garbage, can delay it by "
-           "milliseconds, and its memory is the interpreter's",
+    detail="the step is Python code: other Python threads and the garbage collector can delay it by milliseconds, and "
+           "it uses the interpreter's memory",
 )
 
 
@@ -61,19 +61,19 @@ cdef extern from "Python.h" nogil:
 @cython.no_gc_clear  # the thread may use the function until the loop is deallocated
 cdef class PyLoop(_RTLoop_2):
     """PyLoop(callable, period, **settings)\n--\n
-    A loop whose step is a Python function: for prototypes, on the same schedule and with the same statistics.
+    Loop whose step is a Python function, for prototypes, with the schedule and the statistics of a compiled loop.
 
-    It takes the GIL in every cycle, and its grants say so. What else runs in Python delays it, and its page faults are
-    those of Python code. It does not keep the interpreter from ending.
+    It takes the GIL in every cycle, which its grants report. Other Python threads delay it, and Python code causes page
+    faults. It does not keep the interpreter from ending.
 
     Parameters
     ----------
     callable : callable
-        Called with a :class:`~rtloop.Cycle` for every release, on the loop's thread. It returns None or RT_CONTINUE to
-        go on, True or RT_STOP for a normal end, or a negative int, which fails the loop as a CallbackError. It may call
-        the loop's ``stop``. An exception fails the loop; ``join`` and ``run`` raise it.
+        Function that the loop's thread calls with a :class:`~rtloop.Cycle` at every release. It returns None or
+        RT_CONTINUE to continue, True or RT_STOP for a normal end, or a negative int, which fails the loop with a
+        CallbackError. It may call the loop's ``stop``. An exception fails the loop; ``join`` and ``run`` raise it.
     period : duration
-        And all other keywords as for :class:`RTLoop`, but for ``stack_size``, which is 4M.
+        As for :class:`RTLoop`, like all other keywords. The default of ``stack_size`` is 4M.
 
     Attributes
     ----------
@@ -83,7 +83,7 @@ cdef class PyLoop(_RTLoop_2):
     Raises
     ------
     TypeError
-        Where `callable` is not callable.
+        If `callable` is not callable.
     ConfigError
         As :class:`RTLoop`.
     """
@@ -91,19 +91,19 @@ cdef class PyLoop(_RTLoop_2):
     def __init__(self, callable, *period, **settings):
         if not hasattr(callable, "__call__"):
             hint = ": rtloop.FunctionLoop runs compiled functions" if hasattr(callable, "address") else ""
-            raise TypeError(f"callable={show(callable)} is not a Python function, nor anything else to call{hint}")
+            raise TypeError(f"callable={show(callable)} is not a function or another callable{hint}")
         super().__init__(*period, **{"stack_size": _STACK_SIZE, **settings})
         self.callable = callable
         (<Control>self._control).thread.add_remark(_GRANT)
 
     cdef int enter(self) noexcept nogil:
-        # Python knows the thread from here to leave(): a threading.local lasts, and a cycle does not have to make anew
-        # what belongs to a thread.
+        # Register the thread with Python from here to leave(), so that a threading.local lasts and no cycle has to
+        # create a thread state.
         if rt_py_is_ending():  # rtloop: allow python: it needs no GIL
             return RT_STOP
         cdef rt_stack_t *stack = &(<rt_loop_t *>self._rt).thread.stack
         if stack.mapping is not NULL:
-            # Python code may fork, and the child goes on upon this stack: it must not find it wiped.
+            # Python code may fork, and the child then uses this stack, so it must not be wiped there.
             # rtloop: allow madvise: before the first release
             madvise(stack.mapping, stack.mapping_bytes, MADV_KEEPONFORK)
         PyGILState_Ensure()  # rtloop: allow gil: a PyLoop runs Python, and its grants say so
@@ -111,8 +111,8 @@ cdef class PyLoop(_RTLoop_2):
         return RT_CONTINUE
 
     cdef int step(self, const Cycle *cycle) noexcept nogil:
-        # At its end the interpreter stops all loops first, hence none is here then but one that was started even later.
-        # A thread that waits for the GIL when the interpreter ends never gets it, and is no more.
+        # The interpreter stops all loops before it ends, so this concerns only a loop that was started later still. A
+        # thread that waits for the GIL while the interpreter ends never gets it.
         if rt_py_is_ending():  # rtloop: allow python: it needs no GIL
             return RT_STOP
         with gil:  # rtloop: allow gil: a PyLoop runs Python, and its grants say so
@@ -139,7 +139,7 @@ cdef class PyLoop(_RTLoop_2):
         if control.is_in_child():
             # The loop's state is wiped in the child. A simulation notices; a real loop has only this thread there.
             if not control.is_simulated():
-                os.write(2, f"rtloop: {self.name}: its step has forked, and the child ends with it\n".encode())
+                os.write(2, f"rtloop: {self.name}: its step has forked, and the child process ends here\n".encode())
                 os._exit(1)
         return code
 

@@ -1,4 +1,4 @@
-"""The loops of this process that run now, and what the process owes them: a look at their ends, a fork, its exit."""
+"""Registry of the running loops of this process: reaps them, and handles forks and the end of the program."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rtloop.system.signal_shield import look_with
 
 __all__ = ["EXIT_TIMEOUT_NS", "check_not_ending", "loops", "reap_finished", "simulations"]
 
-#: How long the thread of a watchdog, or of a loop that has been found stuck, is waited for.
+#: Longest wait for the thread of a watchdog, or of a loop that was found stuck.
 EXIT_TIMEOUT_NS = 2_000_000_000
 
 
@@ -30,13 +30,13 @@ class _Control(Protocol):
 
 
 loops: set[_Control] = set()
-#: Loops that run in virtual time: they hold nothing, but their leave() is due as well.
+#: Loops in virtual time: they hold no resources, but their leave() has to run as well.
 simulations: set[_Control] = set()
 _has_warned_of_fork = False
 
 
 def reap_finished() -> bool:
-    """Give back what loops hold that ended by themselves. Returns whether any loop is left."""
+    """Release the resources of loops that have ended. Returns True if any loop is left."""
     for control in list(loops):
         try:
             control.reap()
@@ -54,11 +54,11 @@ def check_not_ending(name: str) -> None:
         With the reason.
     """
     if cause := ending():
-        raise StateError(f"{name} cannot be started: {cause}, and with it every loop ends")
+        raise StateError(f"{name} cannot be started: {cause}, so the program is ending")
 
 
 def _stop_all() -> str:
-    """Ask all loops to end, then wait for each, as long as its `leave_timeout`. Returns what was done."""
+    """Ask all loops to end, then wait for each up to its `leave_timeout`. Returns a sentence about it."""
     every = [*loops, *simulations]
     begin = time.monotonic_ns()
     for control in every:
@@ -66,7 +66,7 @@ def _stop_all() -> str:
     for control in every:
         try:
             control.stop(control.leave_timeout_ns, begin)
-        except BaseException as error:  # also what a signal handler raises: the others must stop, too
+        except BaseException as error:  # even one of a signal handler, because the other loops must stop as well
             _tell(error)
     count = sum(not control.is_helper for control in every)
     return f"stopped {count} loop{'s' * (count != 1)}" if count else ""
@@ -77,7 +77,7 @@ def _is_any_left() -> bool:
 
 
 def _tell(error: BaseException) -> None:
-    """Report what nobody is there to catch."""
+    """Report an exception that has no caller to catch it."""
     print(f"rtloop: {error}" if isinstance(error, StopTimeoutError) else f"rtloop: {error!r}", file=sys.stderr)
 
 
@@ -86,8 +86,8 @@ def _before_fork() -> None:
     if loops and not _has_warned_of_fork:
         _has_warned_of_fork = True
         warnings.warn(
-            "this process forks while a real-time loop runs: every private page becomes copy-on-write, and the loop "
-            "pays for the first write to each. Use multiprocessing's 'spawn' or 'forkserver', and no preexec_fn in "
+            "this process forks while a real-time loop runs: every private page becomes copy-on-write, and the loop's "
+            "first write to each is a page fault. Use multiprocessing's 'spawn' or 'forkserver', and no preexec_fn in "
             "subprocess",
             RTSetupWarning,
             stacklevel=2,

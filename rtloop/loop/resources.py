@@ -1,6 +1,6 @@
-"""Acquire what a loop needs, in a fixed order, each with a Grant, and give it back in reverse.
+"""Resources of a loop: acquired in a fixed order, each with a Grant, and released in reverse.
 
-Every function returns the :class:`~rtloop.system.grant.Grant` and pushes what undoes it on the exit stack it is given.
+Every function returns the :class:`~rtloop.system.grant.Grant`, and pushes the call that undoes it on the exit stack.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def process_wide(settings: Settings, stack: ExitStack) -> Iterator[Grant]:
     if settings.lock_memory in ("all", "onfault"):
         less = "or lock only what the loop itself uses: lock_memory='own'"
         grant = process_lock.memory_lock.acquire(settings.lock_memory, instead="own memory only", advice=less)
-        # A grant can be partial: what was acquired is given back, whether or not it was all that was asked for.
+        # A grant can be partial. Whatever was acquired is released in the end.
         if not grant.errno:
             stack.callback(process_lock.memory_lock.release, settings.lock_memory)
         is_refused = not grant.ok
@@ -74,7 +74,7 @@ def process_wide(settings: Settings, stack: ExitStack) -> Iterator[Grant]:
     elif settings.lock_memory == "own":
         detail = "the loop's stack, state and telemetry, as below"
         yield Grant("memory_lock", "own", "own", ok=True, detail=detail, kind="lock")
-    # This one cannot be undone: it is not done for a start that is bound to fail.
+    # It cannot be undone, so it is skipped if the start is bound to fail.
     if settings.tune_malloc and not (settings.strict and is_refused):
         is_tuned = kernel.tune_malloc()
         granted = "tuned" if is_tuned else "not tuned"
@@ -82,7 +82,7 @@ def process_wide(settings: Settings, stack: ExitStack) -> Iterator[Grant]:
 
 
 def spin_budget(settings: Settings) -> int:
-    """Return the share of a CPU that ``spin="auto"`` may burn, per cent."""
+    """Return the share of a CPU that ``spin="auto"`` may use, in per cent."""
     if settings.runtime_ns is None:
         return _SPIN_BUDGET_PERCENT
     # The step needs the rest of the runtime.
@@ -113,7 +113,7 @@ def telemetry(settings: Settings, stack: ExitStack) -> tuple[Grant, TelemetryBlo
 
 
 def dma_latency(settings: Settings, stack: ExitStack) -> list[Grant]:
-    """Bound the latency of idle states while a file is open (Documentation/power/pm_qos_interface.rst)."""
+    """Bound the exit latency of idle states while a file is open (Documentation/power/pm_qos_interface.rst)."""
     if settings.dma_latency_us is None:
         return []
     asked = f"{settings.dma_latency_us} us"
@@ -128,12 +128,12 @@ def dma_latency(settings: Settings, stack: ExitStack) -> list[Grant]:
         cause = checks.device(path, error.errno or errno.EIO)
         fix = cause.fix + "\nor leave the idle states alone: dma_latency=None"
         return [Grant("dma_latency", asked, "not held", False, cause.found, fix, error.errno or 0, kind="device")]
-    detail = "the least of all requests on this machine, as the device tells it"
+    detail = "the smallest of all requests on this machine, read back from the device"
     return [Grant("dma_latency", asked, f"{granted} us", granted <= settings.dma_latency_us, detail, kind="device")]
 
 
 class _HeldFile:
-    """A file whose being open means something: a forked child, which inherits it, closes its copy."""
+    """File that has an effect while it is open; a forked child closes its inherited copy."""
 
     _open: ClassVar[set[_HeldFile]] = set()
 
@@ -144,7 +144,7 @@ class _HeldFile:
     def close(self) -> None:
         self._open.discard(self)
         if self.fd >= 0:
-            with suppress(OSError):  # a program that becomes a daemon closes all files, this one, too
+            with suppress(OSError):  # a program that becomes a daemon has closed all files
                 os.close(self.fd)
             self.fd = -1
 
@@ -158,7 +158,7 @@ os.register_at_fork(after_in_child=_HeldFile.close_in_child)
 
 
 def rt_bandwidth(settings: Settings) -> list[Grant]:
-    """Refuse a loop that spins through more of a CPU than the kernel leaves to real-time threads (sched(7))."""
+    """Refuse a loop that spins for a larger share of a CPU than the kernel gives real-time threads (sched(7))."""
     if settings.policy not in ("fifo", "rr"):
         return []
     grants = []
@@ -179,7 +179,7 @@ def rt_bandwidth(settings: Settings) -> list[Grant]:
                 detail=f"spin={format_duration(settings.spin_ns)} of a period of "
                 f"{format_duration(settings.period_ns)}; {checks.throttling(runtime, period).why}",
                 fix="spin for less of the period, so that the loop sleeps longer,\n"
-                f"or take the limit away, for the whole machine:\n{throttling_fix(-1)}",
+                f"or remove the limit for the whole machine:\n{throttling_fix(-1)}",
                 kind="limit",
             )
         )
@@ -202,7 +202,7 @@ def rt_bandwidth(settings: Settings) -> list[Grant]:
 
 
 def sched_attr(settings: Settings, size: int, flags: int) -> dict[str, int]:
-    """Return what the thread asks of sched_setattr(2)."""
+    """Return the arguments of the thread's sched_setattr(2)."""
     runtime, deadline, period = 0, 0, 0
     if settings.policy == "deadline":
         runtime, deadline, period = settings.runtime_ns or 0, settings.deadline_ns or 0, settings.period_ns
@@ -277,13 +277,13 @@ def _policy_grant(settings: Settings, request: dict[str, Any], report: dict[str,
     elif -rc == errno.EBUSY:
         share = 100 * asked_attr["sched_runtime"] / max(asked_attr["sched_period"], 1)
         detail += (
-            f"; the admission test found no {share:.1f} % of a CPU (runtime / period) free: all SCHED_DEADLINE threads "
-            "together get the share of sched_rt_runtime_us on the CPUs of their cpuset"
+            f"; the admission test did not find {share:.1f} % of a CPU (runtime / period) free: all SCHED_DEADLINE "
+            "threads together get at most the share of sched_rt_runtime_us on the CPUs of their cpuset"
         )
         fix = (
-            "ask for less runtime, or for a longer period,\n"
+            "request less runtime, or a longer period,\n"
             "or end other SCHED_DEADLINE threads: ps -eLo cls,pid,tid,comm | grep DLN,\n"
-            f"or give them back the default share, where it has been lowered:\n{throttling_fix()}\n"
+            f"or restore the default share, if it has been lowered:\n{throttling_fix()}\n"
             "or policy='fifo'"
         )
     elif -rc == errno.EINVAL and settings.policy == "deadline":
@@ -341,7 +341,7 @@ def thread_grants(
     ]
     grants.append(_cpu_grant(settings, request, report, why_cpus))
     grants.append(_policy_grant(settings, request, report))
-    # Real-time threads have no slack; the thread asked for none if it is an ordinary one.
+    # Only an ordinary thread has timer slack, and has requested the minimum.
     if settings.policy == "other" or report["policy_rc"]:
         slack = report["slack_ns"]
         grants.append(
@@ -363,6 +363,6 @@ def thread_grants(
 
 
 def raise_if_refused(settings: Settings, grants: list[Grant]) -> None:
-    """Raise one SetupError for all grants that were refused, in strict mode."""
+    """Raise one SetupError for all refused grants, in strict mode."""
     if settings.strict:
         refusal.raise_if_refused(grants, settings.name, advice=_ADVICE)

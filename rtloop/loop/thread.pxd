@@ -2,11 +2,11 @@ from libc.stdint cimport int64_t, uint32_t
 
 from rtloop.loop.loop_h cimport rt_loop_t
 
-# Longest wait of a control thread before it looks for signals again, in ns.
+# Longest wait of a control thread before it checks for signals, in ns.
 cdef enum:
     SLICE_NS = 50_000_000
 
-# A method of the loop that another thread, or a command, causes to be called.
+# Method of the loop that another thread calls, or that a command triggers.
 ctypedef int (*rt_hook_t)(void *self) noexcept nogil
 # The body of a thread, which takes the loop object.
 ctypedef void *(*rt_body_t)(void *self) noexcept nogil

@@ -1,4 +1,4 @@
-"""LoopThread: the C state of a loop and the thread that works on it: what a run acquires, and what releases it."""
+"""LoopThread: the C state of a loop and its thread, with all that a run acquires and releases."""
 
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.stdint cimport INT64_MAX, UINT64_MAX, int64_t, uint32_t, uint64_t
@@ -53,28 +53,28 @@ from rtloop.units import format_size
 
 
 cdef class LoopThread:
-    """The C state of a loop, its thread, and all that a run acquires for them.
+    """C state of a loop, its thread, and all that a run acquires for them.
 
-    A run goes through :meth:`acquire`, :meth:`go`, :meth:`join` and :meth:`release`, in this order; :meth:`release`
-    may follow :meth:`acquire` directly, and then ends the thread. A simulated run has :meth:`open_simulated` in the
-    place of the first, and no thread. From :meth:`acquire` to :meth:`join` this holds a reference to the loop object.
+    A run goes through :meth:`acquire`, :meth:`go`, :meth:`join` and :meth:`release`, in this order. If :meth:`release`
+    follows :meth:`acquire` directly, it also ends the thread. A simulated run begins with :meth:`open_simulated`
+    instead, and has no thread. From :meth:`acquire` to :meth:`join` this holds a reference to the loop object.
 
     Attributes
     ----------
     settings : Settings
-        Those of the present run, or of the last one.
+        Settings of the present run, or of the last one.
     grants : tuple of Grant
-        Of the present run, or of the last one.
+        Grants of the present run, or of the last one.
     has_own_wait : bool
-        Whether the loop overrides ``wait``.
+        True if the loop overrides ``wait``.
     block : TelemetryBlock or None
-        The telemetry, while it is acquired.
+        Telemetry, while it is acquired.
     guard : GuardBlock or None
-        What the guards have written, while it is acquired.
+        Block of the guards, while it is acquired.
     ranges : tuple
-        Further memory to lock: (name of the grant, detail, address, size, whether rtloop has mapped it).
+        Additional memory to lock: (name of the grant, detail, address, size, True if rtloop has mapped it).
     remarks : tuple of Grant
-        Further grants of every run.
+        Additional grants of every run.
     """
 
     def __cinit__(self):
@@ -88,7 +88,7 @@ cdef class LoopThread:
         self.settings = settings
 
     def __dealloc__(self):
-        # With a thread this is only called in a forked child, whose copy of the state the kernel has wiped.
+        # If it still has a thread, this is a forked child, whose copy of the state the kernel has wiped.
         if self.rt is not NULL and self._owner is NULL:
             munmap(self.rt, sizeof(rt_loop_t))
 
@@ -100,7 +100,7 @@ cdef class LoopThread:
         self.has_own_wait = has_own_wait
 
     def add_range(self, *item):
-        """Lock this memory in every run, too: an item of `ranges`."""
+        """Add an item to `ranges`: memory to lock in every run."""
         self.ranges += (item,)
 
     def add_remark(self, grant):
@@ -113,13 +113,13 @@ cdef class LoopThread:
         Parameters
         ----------
         owner : RTLoop
-            Whose callbacks the thread calls.
+            Loop object whose callbacks the thread calls.
         settings : Settings
-            What to ask for.
+            Settings of the run.
         cycles, duration_ns : int, optional
             Limits of the run.
         group_name : str, optional
-            The group that starts the loop, and sets its origin.
+            Name of the group that starts the loop and sets its origin.
         """
         self.settings = settings
         self.tai_offset_s = tai_offset_s()
@@ -193,7 +193,7 @@ cdef class LoopThread:
         Py_DECREF(owner)
 
     def release(self):
-        """Release everything that the run has acquired, in reverse. Does nothing the second time."""
+        """Release everything that the run has acquired, in reverse. A second call does nothing."""
         undo, self._undo = self._undo, None
         try:
             if undo is not None:
@@ -204,7 +204,7 @@ cdef class LoopThread:
                 rt_futex_set(&self.rt.phase, RT_PHASE_IDLE)
 
     def _abort(self):
-        """End a thread that waits for :meth:`go`; one that went has been joined by now."""
+        """End a thread that still waits for :meth:`go`; any other has already been joined."""
         if self._owner is not NULL:
             rt_futex_set(&self.rt.phase, RT_PHASE_ABORT)
             self.join()
@@ -248,8 +248,8 @@ cdef class LoopThread:
                 rt.thread.request.cpus[<int>(cpu // 64)] |= <uint64_t>1 << <int>(cpu % 64)
 
     def _lock_state(self, stack):
-        """Lock the C state, which is all that a cycle touches beside the telemetry, and the further ranges."""
-        state = ("state", "the loop's own counters and plan", <size_t>self.rt, sizeof(rt_loop_t), True)
+        """Lock the C state, which together with the telemetry is all that a cycle touches, and `ranges`."""
+        state = ("state", "the loop's own counters and schedule", <size_t>self.rt, sizeof(rt_loop_t), True)
         return [lock_range(self.settings.lock_memory, stack, *item) for item in (state, *self.ranges)]
 
     def _acquire_stack(self, stack):
@@ -275,7 +275,7 @@ cdef class LoopThread:
         return grants
 
     def _create_thread(self, owner):
-        """Create the thread and wait until it has asked the kernel for everything."""
+        """Create the thread and wait until it has made its requests to the kernel."""
         self.rt.telemetry = (<TelemetryBlock>self.block).block
         self.rt.hooks.self = <void *>owner
         self.rt.hooks.on_peer_failure, self.rt.hooks.safe = self._on_peer_failure, self._safe
@@ -291,23 +291,23 @@ cdef class LoopThread:
             pass
 
     def _sign(self):
-        """Write into the telemetry block which loop this is."""
+        """Write the loop's identity into the telemetry block."""
         attr = self.rt.thread.report.attr
         cpu = resources.first_cpu(self.rt.thread.request)
         self.block.sign(getpid(), self.rt.thread.report.tid, self.settings, CLOCKS[self.settings.clock],
                         (attr.sched_policy, attr.sched_priority, cpu))
 
     cdef uint32_t phase(self) noexcept nogil:
-        """Return RT_PHASE_... of the run."""
+        """Return the run's phase, one of RT_PHASE_..."""
         return rt_load_acquire(&self.rt.phase)
 
     cdef uint32_t wait_while(self, uint32_t phase, int64_t timeout_ns):
-        """Wait, without the GIL, until the phase is another one or the time is over. Returns the phase."""
+        """Wait, without the GIL, until the phase changes or the timeout is over. Returns the phase."""
         with nogil:
             return rt_futex_wait(&self.rt.phase, phase, timeout_ns)
 
     cdef bint is_pending(self, uint32_t command) noexcept nogil:
-        """Whether the thread has still to handle a command."""
+        """Return True if the thread has not handled a command yet."""
         return rt_load_acquire(&self.rt.command) & command != 0
 
     cdef void send(self, uint32_t command) noexcept nogil:
@@ -315,13 +315,13 @@ cdef class LoopThread:
         rt_loop_send_command(self.rt, command)
 
     def stack_use(self):
-        """Return the size of the stack, and how much of it was used."""
+        """Return the size of the stack and its high-water mark, in bytes."""
         if self._undo is None or self.rt.thread.stack.mapping is NULL:
             return 0, 0
         return self.rt.thread.stack.bytes, rt_stack_high_water(&self.rt.thread.stack)
 
     def trip(self):
-        """Return what a watchdog has found of this run, None if it has not acted."""
+        """Return the watchdog's record of this run, None if it has not acted."""
         cdef uint32_t watch = rt_load_acquire(&self.rt.watch)
         if watch not in (RT_WATCH_TRIPPED, RT_WATCH_SAFE):
             return None
@@ -332,6 +332,6 @@ cdef class LoopThread:
         return found
 
     def notify_siblings(self):
-        """Notify the other loops of the group of a failure, if a safe() that hangs keeps the watchdog from doing so."""
+        """Notify the other loops of a failure, if safe() hangs and keeps the watchdog from notifying them."""
         if rt_load_acquire(&self.rt.watch) == RT_WATCH_TRIPPED:
             rt_loop_notify_siblings(self.rt)

@@ -1,7 +1,7 @@
-"""Memory of a real-time process: limits, locks, prefaulting, advice, and the account of it, with or without a loop.
+"""Memory of a real-time process: limits, locks, prefaulting, advice and accounting, with or without a loop.
 
-In Cython, ``from rtloop.memory cimport lock, unlock, prefault, ...`` gives the forms on addresses: ``nogil``, and
-returning 0 or a negative errno. All of it is set-up, which enters the kernel; nothing here belongs in ``step``.
+In Cython, ``from rtloop.memory cimport lock, unlock, prefault, ...`` gives ``nogil`` functions that take addresses and
+return 0 or a negative errno. All of them enter the kernel: call them during set-up, not in ``step``.
 """
 
 from rtloop.memory.locking import (

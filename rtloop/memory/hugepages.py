@@ -1,4 +1,4 @@
-"""Huge pages as the kernel accounts for them: the pools that were reserved, the transparent ones, a range of addresses.
+"""Accounting of huge pages by the kernel: reserved pools, transparent huge pages, and ranges of addresses.
 
 See Documentation/admin-guide/mm/hugetlbpage.rst and transhuge.rst of the kernel.
 """
@@ -32,7 +32,7 @@ _TRANSPARENT = "/sys/kernel/mm/transparent_hugepage"
 
 
 def format_page(size: int, count: int = 1) -> str:
-    """Write a number of pages: ``"3 pages of 2 MiB"``."""
+    """Format a number of pages: ``"3 pages of 2 MiB"``."""
     return f"{count} page{'s' if count != 1 else ''} of {format_size(size)}"
 
 
@@ -44,9 +44,9 @@ class HugePool(NamedTuple):
     page_size : int
         Bytes of a page.
     total, free, reserved : int
-        What the pool holds; of that, what nobody uses; of that, what is promised to a mapping already.
+        Pages in the pool; those of them that are not in use; those of the free ones that a mapping has reserved.
     spare : int
-        How many more the kernel may take from ordinary memory when they are asked for (``nr_overcommit_hugepages``).
+        Pages that the kernel may add from ordinary memory on demand (``nr_overcommit_hugepages``).
     """
 
     page_size: int
@@ -62,7 +62,7 @@ class HugePool(NamedTuple):
 
 
 def huge_pool_sizes(pools: str = _POOLS) -> tuple[int, ...]:
-    """Return the page sizes, in bytes, of which this kernel keeps a pool, smallest first; most pools are empty."""
+    """Return the page sizes, in bytes, for which this kernel has a pool, smallest first; most pools are empty."""
     try:
         names = os.listdir(pools)
     except OSError:
@@ -71,7 +71,7 @@ def huge_pool_sizes(pools: str = _POOLS) -> tuple[int, ...]:
 
 
 def huge_pool(page_size: int, pools: str = _POOLS) -> HugePool | None:
-    """Return the pool of one page size, or None where the kernel keeps none."""
+    """Return the pool of one page size, or None if the kernel has none."""
 
     def count(name: str) -> int:
         return int(read_text(f"{pools}/hugepages-{page_size >> 10}kB/{name}"))
@@ -84,12 +84,12 @@ def huge_pool(page_size: int, pools: str = _POOLS) -> HugePool | None:
 
 
 def default_page_size(meminfo: str = "/proc/meminfo") -> int:
-    """Return the size, in bytes, of the huge pages that ``vm.nr_hugepages`` counts; 0 where the kernel has none."""
+    """Return the size, in bytes, of the huge pages that ``vm.nr_hugepages`` counts; 0 if the kernel has none."""
     return _kilobytes(meminfo, "Hugepagesize")
 
 
 def available_memory(meminfo: str = "/proc/meminfo") -> int | None:
-    """Return how many bytes the kernel could hand out without swapping, as it estimates; None where it does not."""
+    """Return the kernel's estimate of the bytes that it can allocate without swapping; None if it has none."""
     return _kilobytes(meminfo, "MemAvailable") or None
 
 
@@ -105,14 +105,14 @@ def _kilobytes(path: str, wanted: str) -> int:
 
 
 def reserve_fix(page_size: int, missing: int) -> str:
-    """Return the lines that add pages to a pool of this machine.
+    """Return the commands that add pages to a pool of this machine.
 
     Parameters
     ----------
     page_size : int
         Bytes of a page.
     missing : int
-        How many more are needed.
+        Number of pages to add.
     """
     pool = huge_pool(page_size)
     if pool is None:
@@ -128,7 +128,7 @@ def _size_name(page_size: int) -> str:
 
 
 def fill_fix(pool: HugePool, missing: int, *, is_default: bool) -> str:
-    """Return the lines that add `missing` pages to a pool; `is_default` is whether ``vm.nr_hugepages`` counts them."""
+    """Return the commands that add `missing` pages to a pool; `is_default` if ``vm.nr_hugepages`` sets its size."""
     size, total = pool.page_size, pool.total + missing
     lines = []
     if is_default:
@@ -146,7 +146,7 @@ def fill_fix(pool: HugePool, missing: int, *, is_default: bool) -> str:
 
 
 def transparent_page_size() -> int:
-    """Return the size, in bytes, of a transparent huge page; 0 where the kernel has none."""
+    """Return the size, in bytes, of a transparent huge page; 0 if the kernel has none."""
     try:
         return int(read_text(f"{_TRANSPARENT}/hpage_pmd_size"))
     except OSError:
@@ -154,7 +154,7 @@ def transparent_page_size() -> int:
 
 
 def transparent_fix() -> str:
-    """Return the lines that let the kernel use transparent huge pages, or find memory for them."""
+    """Return the commands that enable transparent huge pages, or compact memory for them."""
     if not transparent_page_size():
         return "use a kernel with CONFIG_TRANSPARENT_HUGEPAGE"
     try:
@@ -167,7 +167,7 @@ def transparent_fix() -> str:
 
 
 class Account(NamedTuple):
-    """What the kernel says of a range of addresses, in bytes."""
+    """Accounting of a range of addresses by the kernel, in bytes."""
 
     size: int
     resident: int
@@ -178,20 +178,20 @@ class Account(NamedTuple):
 
 
 def account(start: int, size: int, smaps: str = "/proc/self/smaps") -> Account:
-    """Read what the kernel says of the mappings that a range of addresses overlaps; slow, for it visits all pages.
+    """Read the kernel's accounting of the mappings that overlap a range; slow, because the kernel visits all pages.
 
     Parameters
     ----------
     start, size : int
-        The range. Its mappings are counted whole: a range with guards around it has them for itself.
+        The range. Its mappings are counted as a whole; guard pages around a range keep them separate from others.
     smaps : str
-        Where to read it (proc_pid_smaps(5)).
+        File to read (proc_pid_smaps(5)).
 
     Returns
     -------
     Account
-        `page_size` is the smallest of all; with transparent huge pages it stays that of ordinary ones.
-        `is_locked` is whether each mapping is locked by mlock(2), which pages of the hugetlb pool never are.
+        `page_size` is the smallest of all mappings; transparent huge pages do not change it.
+        `is_locked` is True if each mapping is locked by mlock(2). Pages of a hugetlb pool never are.
     """
     sums = dict.fromkeys(("Size", "Rss", "Private_Hugetlb", "Shared_Hugetlb", "AnonHugePages"), 0)
     page_sizes: list[int] = []

@@ -1,7 +1,7 @@
-"""Memory locking for one process: a thin face of mlock(2), mlockall(2) and mallopt(3).
+"""Thin wrappers of mlock(2), mlockall(2), madvise(2), mallopt(3) and their relatives.
 
-The kernel's locks do not nest, and a lock of everything belongs to the whole process: what several loops share is
-counted in :mod:`rtloop.memory.process_lock`, which calls these functions.
+The kernel's locks do not nest, and mlockall(2) concerns the whole process. :mod:`rtloop.memory.process_lock` counts
+what several loops share, and calls these functions.
 """
 
 from libc.errno cimport EOPNOTSUPP, EPERM, errno
@@ -48,18 +48,18 @@ cdef extern from "../include/rtloop/clock.h" nogil:
 
 
 cdef rt_fork_watch_t _watch
-# When the last forks were, on CLOCK_MONOTONIC: a violation that follows one is a consequence.
+# Times of the last forks, on CLOCK_MONOTONIC, to recognise violations that a fork has caused.
 cdef int64_t _fork_times[16]
 #: Flags of mlockall(2).
 LOCK_CURRENT = MCL_CURRENT
 LOCK_FUTURE = MCL_FUTURE
 LOCK_ONFAULT = MCL_ONFAULT
-# Whether the kernel tells of a single page that it is locked; asked once.
+# True if the kernel can report whether a single page is locked; determined once.
 _can_tell_locked = None
 
 
 cdef void _after_fork_in_parent() noexcept nogil:
-    # The fork made every locked private page copy-on-write: locking again breaks that here, not in a cycle.
+    # The fork made every locked private page copy-on-write. Locking again copies them here instead of in a cycle.
     _fork_times[_watch.forks % 16] = rt_clock_now(CLOCK_MONOTONIC)
     _watch.forks += 1
     if _watch.lock_flags:
@@ -74,7 +74,8 @@ cdef void _after_fork_in_child() noexcept nogil:
 cdef int lock_region(void *address, size_t size, bint onfault) noexcept nogil:
     """Lock the pages of a range, now or as each is first touched (mlock2(2)).
 
-    Not counted: the end of a loop that locks everything unlocks it, unless it was locked before that loop started.
+    It is not counted: when a loop that locks everything ends, the range is unlocked as well, unless it was locked
+    before that loop started.
     """
     if onfault:
         return -errno if rt_memory_lock_onfault(address, size) else 0
@@ -82,14 +83,15 @@ cdef int lock_region(void *address, size_t size, bint onfault) noexcept nogil:
 
 
 cdef int unlock_region(void *address, size_t size) noexcept nogil:
-    """Unlock the pages of a range (munlock(2)), whoever has locked them."""
+    """Unlock the pages of a range (munlock(2)), no matter who locked them."""
     return -errno if munlock(address, size) else 0
 
 
 cdef int lock_all_memory(bint current, bint future, bint onfault) noexcept nogil:
-    """Lock what is mapped now, what will be, or both (mlockall(2)). -EPERM where that would be deadly.
+    """Lock current memory, future memory, or both (mlockall(2)).
 
-    Under a limit, and without CAP_IPC_LOCK, later allocations, thread starts and the growth of the stack would fail.
+    -EPERM under a finite RLIMIT_MEMLOCK without CAP_IPC_LOCK, because later allocations, thread starts and the growth
+    of the stack would fail.
     """
     cdef int flags = (MCL_CURRENT if current else 0) | (MCL_FUTURE if future else 0) | (MCL_ONFAULT if onfault else 0)
     cdef rlimit limit
@@ -112,22 +114,22 @@ cdef int prefault_region(void *address, size_t size) noexcept nogil:
 
 
 cdef int prefault_stack_region(size_t size) noexcept nogil:
-    """Touch the next `size` bytes of the calling thread's stack; -ENOSPC where it has not that much left."""
+    """Touch the next `size` bytes of the calling thread's stack; -ENOSPC if less than that is left."""
     return rt_memory_prefault_stack(size)
 
 
 cdef int advise_region(void *address, size_t size, int advice) noexcept nogil:
-    """Call madvise(2) with one of its MADV_ numbers; `address` is the start of a page."""
+    """Call madvise(2) with one of its MADV_ numbers; `address` must be the start of a page."""
     return -errno if madvise(address, size, advice) else 0
 
 
 cdef int tune_heap() noexcept nogil:
-    """Keep glibc from giving memory back and from mapping large blocks afresh; -EOPNOTSUPP where it refuses."""
+    """Keep glibc from returning memory to the kernel and from mapping large blocks; -EOPNOTSUPP if it refuses."""
     return 0 if mallopt(M_TRIM_THRESHOLD, -1) == 1 and mallopt(M_MMAP_MAX, 0) == 1 else -EOPNOTSUPP
 
 
 cdef int raise_memlock_limit() noexcept nogil:
-    """Raise RLIMIT_MEMLOCK to infinity where that is allowed, else to the hard limit."""
+    """Raise RLIMIT_MEMLOCK to infinity if that is allowed, else to the hard limit."""
     cdef rlimit limit, wanted
     if getrlimit(RLIMIT_MEMLOCK, &limit):
         return -errno
@@ -155,7 +157,7 @@ def lock_everything(int flags, bint is_again_after_fork=True):
     flags : int
         ``MCL_CURRENT``, ``MCL_FUTURE`` and ``MCL_ONFAULT``, or-ed.
     is_again_after_fork : bool
-        Whether to lock again in the parent after a fork.
+        False not to lock again in the parent after a fork.
 
     Returns
     -------
@@ -164,7 +166,7 @@ def lock_everything(int flags, bint is_again_after_fork=True):
     """
     cdef int rc
     cdef int former = _watch.lock_flags
-    # First the flags: a fork on another thread must not lock again in the former way after this.
+    # Set the flags first: a concurrent fork on another thread must not lock again with the former ones.
     _watch.lock_flags = flags if is_again_after_fork else 0
     with nogil:
         rc = -errno if mlockall(flags) else 0
@@ -174,7 +176,7 @@ def lock_everything(int flags, bint is_again_after_fork=True):
 
 
 def forget_lock():
-    """Lock nothing more after a fork, though what is locked stays so."""
+    """Stop locking again after forks; present locks stay."""
     _watch.lock_flags = 0
 
 
@@ -204,10 +206,10 @@ def unlock_range(size_t address, size_t size):
 
 
 def is_range_locked(size_t address, size_t size):
-    """Tell from the kernel whether a range, which was locked or not as a whole, is locked.
+    """Ask the kernel whether a range is locked. The range must have been locked, or not, as a whole.
 
-    For a range that should be locked: to ask of one that is not makes its pages the first to be paged out, and splits
-    a transparent huge page. Not for memory of hugetlbfs, which is never locked in the kernel's sense.
+    Use it only for a range that should be locked. On one that is not, the query makes its pages the first to be paged
+    out, and splits a transparent huge page. Memory of hugetlbfs never counts as locked.
     """
     global _can_tell_locked
     if size == 0:
@@ -222,12 +224,12 @@ def is_range_locked(size_t address, size_t size):
 
 
 def future_lock():
-    """Tell what becomes of memory mapped from now on, by mapping a page and looking.
+    """Determine whether the kernel locks new mappings, by mapping a page.
 
     Returns
     -------
     {None, "all", "onfault"}
-        Not locked; locked and present at once; locked as it is first touched.
+        Not locked; locked and present at once; locked when first touched.
     """
     cdef int found = rt_memory_future_lock()
     if found == RT_FUTURE_LOCKED:
@@ -256,30 +258,30 @@ def _has_locked_memory():
 
 
 def fork_count():
-    """Return how often this process has forked with the C library's fork()."""
+    """Return the number of forks of this process with the C library's fork()."""
     return _watch.forks
 
 
 def fork_times():
-    """Return when the last forks were, at most 16 of them, as ns on CLOCK_MONOTONIC."""
+    """Return the times of the last forks, at most 16, in ns on CLOCK_MONOTONIC."""
     return sorted([_fork_times[i] for i in range(min(_watch.forks, 16))])
 
 
 def tune_malloc():
-    """Keep glibc from giving memory back to the kernel and from mapping large blocks afresh.
+    """Keep glibc from returning memory to the kernel and from mapping large blocks.
 
-    Process-wide and for good: ``M_TRIM_THRESHOLD`` to -1, ``M_MMAP_MAX`` to 0 (mallopt(3)).
+    Sets ``M_TRIM_THRESHOLD`` to -1 and ``M_MMAP_MAX`` to 0 (mallopt(3)), permanently and for the whole process.
 
     Returns
     -------
     bool
-        Whether the C library accepted both.
+        True if the C library accepted both.
     """
     return tune_heap() == 0
 
 
 class Mapping(NamedTuple):
-    """One mapping of this process, in bytes, and how it is locked."""
+    """Mapping of this process, in bytes, and its kind of lock."""
 
     start: int
     size: int
@@ -288,7 +290,7 @@ class Mapping(NamedTuple):
 
 
 def mappings():
-    """Return every mapping of this process with its lock, from ``/proc/self/smaps``: slow, for it visits all pages."""
+    """Return all mappings with their locks, from ``/proc/self/smaps``; slow, because the kernel visits all pages."""
     found = []
     start = end = 0
     for line in read_text("/proc/self/smaps").splitlines():

@@ -1,4 +1,4 @@
-"""Resource limits that loops change while they run, counted over all of them."""
+"""Resource limits that loops change while they run, with one count over all loops."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ def _size_limit(value: int) -> str:
 
 
 class _Limit(ABC):
-    """A resource limit that the first loop changes and the last one puts back, unless somebody has changed it since."""
+    """Resource limit that the first loop changes and the last one restores, unless other code has changed it since."""
 
     def __init__(self, which: int) -> None:
         self._which = which
         self.reset_after_fork()
 
     def reset_after_fork(self) -> None:
-        """Forget all that was acquired, as a forked child must."""
+        """Forget everything that was acquired, in a forked child."""
         self._lock = threading.RLock()
         self._count = 0
         self._former = self._changed = (0, 0)
 
     @shielded_method
     def acquire(self) -> Grant:
-        """Change the limit if this is the first call, and tell what it is now."""
+        """Change the limit on the first call, and return its present value as a grant."""
         with self._lock:
             if self._count == 0:
                 self._former = self._changed = read_limit(self._which)
@@ -50,11 +50,11 @@ class _Limit(ABC):
 
     @shielded_method
     def release(self) -> None:
-        """Put the limit back if this is the last call."""
+        """Restore the limit on the last call."""
         with self._lock:
             self._count -= 1
             if self._count == 0 and read_limit(self._which) == self._changed != self._former:
-                with suppress(ValueError, OSError):  # somebody has lowered the hard limit meanwhile
+                with suppress(ValueError, OSError):  # other code may have lowered the hard limit meanwhile
                     resource.setrlimit(self._which, self._former)
 
     @abstractmethod
@@ -65,7 +65,7 @@ class _Limit(ABC):
 
 
 class _MemlockLimit(_Limit):
-    """RLIMIT_MEMLOCK, raised as far as this process may."""
+    """RLIMIT_MEMLOCK, raised as far as this process is allowed to."""
 
     def _change(self) -> None:
         infinite = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
@@ -102,16 +102,16 @@ class _CoreDumps(_Limit):
         try:
             resource.setrlimit(self._which, changed)
             self._changed = changed
-        except OSError as error:  # a sandbox may refuse it; the grant then tells
+        except OSError as error:  # such as in a sandbox; the grant reports it
             self._error = error.errno or errno.EPERM
-        except ValueError:  # Python's form of EPERM
+        except ValueError:  # Python raises this for EPERM
             self._error = errno.EPERM
 
     def _grant(self, now: tuple[int, int]) -> Grant:
         if now[0] == 0:
             return Grant("core_dumps", "off", "off", ok=True, kind="limit")
         granted = format_limit(now[0])
-        why, fix = refusal.explain("prlimit64", self._error) if self._error else ("RLIMIT_CORE was set again", "")
+        why, fix = refusal.explain("prlimit64", self._error) if self._error else ("other code has set RLIMIT_CORE", "")
         return Grant("core_dumps", "off", granted, ok=False, detail=why, fix=fix, errno=self._error, kind="limit")
 
 

@@ -1,7 +1,7 @@
-"""Calls that prepare a process's memory for real time, with or without a loop; :mod:`rtloop.memory` hands them on.
+"""Calls that prepare a process's memory for real time, with or without a loop; :mod:`rtloop.memory` exports them.
 
-Set-up, on any thread, before the time-critical part: everything here enters the kernel and may take long. Each call
-returns a :class:`~rtloop.system.grant.Grant` with what the kernel reports afterwards, and raises if it refuses.
+Call them on any thread, before the time-critical part: they enter the kernel and may take long. Each returns a
+:class:`~rtloop.system.grant.Grant` with what the kernel reports afterwards, and raises if the kernel refuses.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = [
     "unlock_all",
 ]
 
-#: The words of :func:`advise`, with their numbers in <asm-generic/mman-common.h>. Those that discard data are left out.
+#: Accepted by :func:`advise`, with the numbers of <asm-generic/mman-common.h>. Advice that discards data is left out.
 ADVICE = {
     "normal": 0,
     "random": 1,
@@ -68,36 +68,38 @@ _locked: dict[tuple[int, int], list[tuple[Region, bool]]] = {}
 
 
 def _granted(grant: Grant) -> Grant:
-    """Return a grant that is ``ok``; raise the SetupError of one that was refused."""
+    """Return the grant if it is ``ok``, else raise its SetupError."""
     raise_if_refused([grant])
     return grant
 
 
 def raise_limit() -> Grant:
-    """Raise RLIMIT_MEMLOCK for good: to infinity where that is allowed, else to the hard limit.
+    """Raise RLIMIT_MEMLOCK permanently: to infinity if that is allowed, else to the hard limit.
 
     A loop raises it by itself while it runs. See setrlimit(2).
 
     Returns
     -------
     Grant
-        With the limit as it is now; its detail tells the former one.
+        With the present limit; its detail contains the former one.
     """
     return memlock_limit.acquire()
 
 
 def lock_all(current: bool = True, future: bool = True, onfault: bool = False) -> Grant:
-    """Lock all memory of the process (mlockall(2)). Every call needs an :func:`unlock_all`; loops count with it.
+    """Lock all memory of the process (mlockall(2)), with one count for these calls and for loops.
+
+    Each call needs its own :func:`unlock_all`.
 
     Parameters
     ----------
     current : bool
-        Everything that is mapped now.
+        Lock everything that is mapped now.
     future : bool
-        Everything that will be mapped.
+        Lock everything that will be mapped.
     onfault : bool
-        Lock each page when it is first touched, instead of making all of them present now. It has an effect only where
-        every owner of a lock of everything, loops included, asks for it.
+        Lock each page when it is first touched, instead of making all of them present now. It has an effect only if
+        every present lock of all memory, those of loops included, was requested this way.
 
     Returns
     -------
@@ -107,13 +109,13 @@ def lock_all(current: bool = True, future: bool = True, onfault: bool = False) -
     Raises
     ------
     ConfigError
-        Where neither `current` nor `future` is asked for.
+        If neither `current` nor `future` is set.
     MemoryLockError
-        Where the kernel refuses, or where it would agree and later allocations, thread starts and the growth of the
-        stack would fail: under a finite RLIMIT_MEMLOCK without CAP_IPC_LOCK (then also a PrivilegeError).
+        If the kernel refuses. Also under a finite RLIMIT_MEMLOCK without CAP_IPC_LOCK, because later allocations,
+        thread starts and the growth of the stack would fail (then it is also a PrivilegeError).
     """
     if not (current or future):
-        raise ConfigError("lock_all(current=False, future=False) would lock nothing: ask for one of them, or both")
+        raise ConfigError("lock_all(current=False, future=False) would lock nothing: set one of them, or both")
     return _granted(_try_lock_all(current, future, onfault))
 
 
@@ -127,16 +129,16 @@ def _try_lock_all(current: bool, future: bool, onfault: bool) -> Grant:
         if grant.ok:
             _lock_all_modes.append(mode)
         elif not grant.errno:
-            memory_lock.release(mode)  # a part of it is not what was asked for
+            memory_lock.release(mode)  # the kernel locked only a part of it
         return grant
 
 
 @shielded_method
 def unlock_all() -> None:
-    """Undo the last :func:`lock_all`. Does nothing without one.
+    """Undo the last :func:`lock_all`; do nothing if there was none.
 
-    Memory is unlocked when the last one and the last loop that locks everything are gone; what was locked by other code
-    before the first of them stays locked.
+    Memory is unlocked as soon as neither another ``lock_all`` nor a running loop needs the lock. What other code had
+    locked before the first of them stays locked.
     """
     with _registry:
         if _lock_all_modes:
@@ -147,14 +149,14 @@ def unlock_all() -> None:
 def lock(buffer: Buffer, onfault: bool = False) -> Grant:
     """Lock the memory of an object (mlock(2)); the object can be neither resized nor freed until :func:`unlock`.
 
-    Keep a reference to it, for that is what :func:`unlock` takes.
+    Keep a reference to the object, because :func:`unlock` takes it.
     The lock survives the end of loops that lock everything.
 
     Parameters
     ----------
     buffer : object
-        A NumPy array, bytearray, mmap or another object with the buffer protocol, in one piece. Whole pages are locked:
-        its neighbours on the first and the last page are, too.
+        A NumPy array, bytearray, mmap or another object with the buffer protocol, in one piece. Whole pages are locked,
+        including other data on the first and the last of them.
     onfault : bool
         Lock each page when it is first touched (MLOCK_ONFAULT), instead of making all of them present now.
 
@@ -166,9 +168,9 @@ def lock(buffer: Buffer, onfault: bool = False) -> Grant:
     Raises
     ------
     ConfigError
-        Where the object has no memory in one piece.
+        If the object's memory is not in one piece.
     MemoryLockError
-        Where the kernel refuses; also a PrivilegeError where it is for the limit.
+        If the kernel refuses; also a PrivilegeError if the limit is the cause.
     """
     region = Region(buffer)
     rc = memory_lock.acquire_range(region.address, region.nbytes, is_onfault=onfault, is_own=False)
@@ -184,24 +186,24 @@ def lock(buffer: Buffer, onfault: bool = False) -> Grant:
 
 @shielded_method
 def unlock(buffer: Buffer) -> None:
-    """Undo one :func:`lock` of the same object, or of the same kernel, and let go of it.
+    """Undo one :func:`lock` of the same object, or of the same memory, and release the object.
 
     Raises
     ------
     StateError
-        Where the object is not locked by :func:`lock`.
+        If the object is not locked by :func:`lock`.
     """
     asked = Region(buffer)
     key = asked.address, asked.nbytes
     asked.release()
     with _registry:
-        if key not in _locked:  # somebody has forced it to another size, such as NumPy's resize(refcheck=False)
+        if key not in _locked:  # its size was changed by force, such as by NumPy's resize(refcheck=False)
             key = next((k for k, held in _locked.items() if held[-1][0].is_of(buffer)), key)
         regions = _locked.get(key)
         if not regions:
             raise StateError(
                 f"this {type(buffer).__name__} of {key[1]} bytes has not been locked by rtloop.memory.lock(), "
-                "or has been unlocked since"
+                "or has already been unlocked"
             )
         region, is_onfault = regions.pop()
         if not regions:
@@ -211,9 +213,9 @@ def unlock(buffer: Buffer) -> None:
 
 
 def prefault(buffer: Buffer) -> Grant:
-    """Make every page of an object present: written back where the object is writable, only read where it is not.
+    """Make every page of an object present: read it, and write it back if the object is writable.
 
-    The content does not change. Afterwards its first use does not fault; only a lock keeps it that way.
+    The content does not change. Its first use then causes no page fault; only a lock keeps it that way.
 
     Returns
     -------
@@ -223,9 +225,9 @@ def prefault(buffer: Buffer) -> Grant:
     Raises
     ------
     ConfigError
-        Where the object has no memory in one piece.
+        If the object's memory is not in one piece.
     SetupError
-        Where the kernel has no memory left for it.
+        If the kernel has no memory left for it.
     """
     region = Region(buffer)
     try:
@@ -245,7 +247,7 @@ def prefault(buffer: Buffer) -> Grant:
 
 
 def prefault_stack(size: int | str) -> Grant:
-    """Touch the next `size` of the calling thread's stack, so that calls that use it later do not fault.
+    """Touch the next `size` bytes of the calling thread's stack, so that later calls that use it cause no page fault.
 
     Only a lock keeps it in memory. A loop's own stack is prefaulted by the loop.
 
@@ -257,7 +259,7 @@ def prefault_stack(size: int | str) -> Grant:
     Raises
     ------
     SetupError
-        ENOSPC where the stack has not that much left; nothing is touched then.
+        ENOSPC if less stack than that is left; nothing is touched then.
     """
     return _granted(_try_prefault_stack(parse_size(size, "size")))
 
@@ -273,28 +275,28 @@ def _try_prefault_stack(size: int) -> Grant:
         "nothing",
         ok=False,
         detail=f"{os.strerror(-rc)}: the calling thread has {format_size(max(0, stack_left()))} of stack left",
-        fix="ask for less, or start the thread with more: threading.stack_size(), or ulimit -s for the main thread",
+        fix="prefault less, or give the thread more: threading.stack_size(), or ulimit -s for the main thread",
         errno=-rc,
         kind="memory",
     )
 
 
 def advise(buffer: Buffer, advice: str) -> Grant:
-    """Tell the kernel how an object's memory will be used (madvise(2)). It concerns the whole pages inside the object.
+    """Advise the kernel about the use of an object's memory (madvise(2)); applies to the whole pages inside it.
 
     Parameters
     ----------
     buffer : object
-        With at least one whole page inside.
+        With at least one whole page inside it.
     advice : str
         One of :data:`ADVICE`: ``"hugepage"``, ``"nohugepage"``, ``"willneed"``, ``"wipeonfork"`` and so on.
 
     Raises
     ------
     ConfigError
-        Where the word is unknown, or no whole page is inside the object.
+        If the advice is unknown, or the object contains no whole page.
     SetupError
-        Where the kernel refuses: EINVAL for advice that it does not know, or not for this kind of memory.
+        If the kernel refuses: EINVAL for advice that it does not support, at all or for this kind of memory.
     """
     if advice not in ADVICE:
         raise ConfigError(f"advice={advice!r} is not one of {', '.join(repr(word) for word in ADVICE)}")
@@ -302,23 +304,26 @@ def advise(buffer: Buffer, advice: str) -> Grant:
     try:
         rc, nbytes = region.advise(ADVICE[advice])
         if nbytes == 0:
-            raise ConfigError(f"a buffer of {region.nbytes} bytes has no whole page inside, and advice is for pages")
+            raise ConfigError(
+                f"a buffer of {region.nbytes} bytes contains no whole page, and advice is given by the page"
+            )
     finally:
         region.release()
     if rc:
         detail, fix = refusal.explain("madvise", -rc)
         if rc == -errno.EINVAL:
-            detail += "; this kernel does not know the advice, or does not take it for this kind of memory"
+            detail += "; this kernel does not support the advice, at all or for this kind of memory"
         return _granted(Grant("advise", advice, "nothing", False, detail, fix, errno=-rc, kind="memory"))
     detail = f"for {format_size(nbytes)}, the whole pages inside"
     return Grant("advise", advice, advice, ok=True, detail=detail, kind="memory")
 
 
 def tune_malloc() -> Grant:
-    """Keep glibc's malloc from giving memory back and from mapping large blocks afresh; process-wide and for good.
+    """Keep glibc's malloc from returning memory to the kernel and from mapping large blocks.
 
-    ``M_TRIM_THRESHOLD`` to -1 and ``M_MMAP_MAX`` to 0 (mallopt(3)): memory that was once used stays, and is not faulted
-    in again. It does not make malloc fit for ``step``: that is what :class:`rtloop.Pool` is for.
+    Sets ``M_TRIM_THRESHOLD`` to -1 and ``M_MMAP_MAX`` to 0 (mallopt(3)), permanently and for the whole process. Memory
+    that was used once then causes no page fault when it is used again. It does not make malloc suitable for ``step``;
+    use :class:`rtloop.Pool` there.
     """
     return _granted(_try_tune_malloc())
 
@@ -326,12 +331,12 @@ def tune_malloc() -> Grant:
 def _try_tune_malloc() -> Grant:
     if kernel.tune_malloc():
         return Grant("malloc", "tuned", "tuned", True, "for the rest of the process's life", kind="memory")
-    why = "mallopt: this C library refuses"
+    why = "mallopt(3) of this C library refused it"
     return Grant("malloc", "tuned", "not tuned", False, why, errno=errno.ENOTSUP, kind="memory")
 
 
 def disable_core_dumps() -> Grant:
-    """Set RLIMIT_CORE to 0 for good, so that a crash does not spend seconds writing the locked memory to disk."""
+    """Set RLIMIT_CORE to 0 permanently, so that a crash does not spend seconds writing the locked memory to disk."""
     return core_dumps.acquire()
 
 
@@ -343,22 +348,22 @@ def setup(
     core_dumps: bool = False,
     strict: bool = True,
 ) -> list[Grant]:
-    """Make a process ready for real time, in the right order: limits, core dumps, lock, stack of this thread, malloc.
+    """Prepare a process for real time, in the right order: limits, core dumps, lock, stack of this thread, malloc.
 
-    For any Python program; a loop does its part by itself.
+    It is for any Python program; a loop prepares its own memory.
 
     Parameters
     ----------
     lock : {"all", "onfault", "current", "future", None}
-        What :func:`lock_all` locks; "onfault" is everything, as it is touched.
+        What :func:`lock_all` locks; "onfault" is all memory, each page when it is first touched.
     stack : size or None
-        How much of the calling thread's stack is prefaulted.
+        How much of the calling thread's stack to prefault.
     malloc : bool
-        Whether to call :func:`tune_malloc`.
+        True to call :func:`tune_malloc`.
     core_dumps : bool
-        False sets RLIMIT_CORE to 0.
+        False to set RLIMIT_CORE to 0.
     strict : bool
-        Whether a refusal raises, after undoing the lock. Otherwise the refused grants are among those returned.
+        True to undo the lock and raise if a request is refused. Otherwise refused grants are among those returned.
 
     Returns
     -------
@@ -368,7 +373,7 @@ def setup(
     Raises
     ------
     SetupError
-        The first refusal, where `strict`.
+        For the first refusal, if `strict`.
     """
     modes = {"all": (True, True, False), "onfault": (True, True, True), "current": (True, False, False)}
     modes["future"] = (False, True, False)
@@ -390,13 +395,13 @@ def setup(
         if strict and not grants[-1].ok:
             if any(grant.name == "memory_lock" and grant.ok for grant in grants):
                 unlock_all()
-            fix = "\n".join(filter(None, (grants[-1].fix, "or go on without it: strict=False")))
+            fix = "\n".join(filter(None, (grants[-1].fix, "or continue without it: strict=False")))
             _granted(grants[-1]._replace(fix=fix))
     return grants
 
 
 def _reset_after_fork() -> None:
-    """In a forked child nothing is locked."""
+    """Forget all locks in a forked child, which inherits none."""
     global _registry
     _registry = threading.RLock()
     _lock_all_modes.clear()

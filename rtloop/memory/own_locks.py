@@ -1,6 +1,6 @@
-"""Locks of a loop's own ranges: its stack, state, telemetry and guards, each with a Grant, held until the loop ends.
+"""Locks of a loop's own memory: its stack, state, telemetry and guards, each with a Grant, held until the loop ends.
 
-`lock_memory` is the keyword of that name; ``"off"`` locks nothing.
+`lock_memory` is the loop's keyword of that name; ``"off"`` locks nothing.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ __all__ = ["lock_range", "lock_ranges", "own_grant"]
 
 
 def own_grant(lock_memory: str, name: str, what: str, size: int, rc: int) -> Grant:
-    """Return the grant for locking one of the loop's own ranges; `rc` is 0 or the negative errno of mlock(2)."""
+    """Return the grant for locking a range of the loop's own; `rc` is 0 or the negative errno of mlock(2)."""
     return process_lock.range_lock_grant(name, size, rc, detail=what, is_asked=lock_memory != "off")
 
 
 def lock_range(
     lock_memory: str, stack: ExitStack, name: str, what: str, address: int, size: int, is_own: bool
 ) -> Grant:
-    """Lock a range until the loop ends; `is_own` is False for memory of the user's."""
+    """Lock a range until the loop ends; `is_own` is False for the user's memory."""
     rc = 0
     if lock_memory != "off" and size:
         rc = process_lock.memory_lock.acquire_range(address, size, **({} if is_own else {"is_own": False}))
-        if rc == 0:  # the user may have locked the same range himself; that lock is not ours to release
+        if rc == 0:  # a lock that the user holds on the same range stays
             stack.callback(process_lock.memory_lock.release_range, address, size)
     return own_grant(lock_memory, name, what, size, rc)
 

@@ -1,8 +1,8 @@
-"""Locks and limits of the whole process, counted over all loops: the first acquires, the last one restores.
+"""Memory locks of the whole process, counted over all loops: the first acquires, the last one restores.
 
-Memory locks, resource limits and core dumps have one state per process and do not nest. Each resource here takes any
-number of :meth:`acquire` calls, answers each with a :class:`~rtloop.system.grant.Grant`, and puts back what it found
-when the last :meth:`release` comes.
+Memory locks, resource limits and core dumps have one state per process and do not nest. Each resource accepts any
+number of :meth:`acquire` calls, returns a :class:`~rtloop.system.grant.Grant` for each, and restores the former state
+at the last :meth:`release`.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ def range_lock_grant(
 
 
 def explain_lock(call: str, error: int) -> tuple[str, str]:
-    """Return why the kernel refused to lock memory, and the fix: a filter, the limit, or neither."""
-    cause = lock_limit()  # if it is ok, the limit is not what refused
+    """Return why the kernel refused to lock memory, such as a filter or the limit, and the fix."""
+    cause = lock_limit()  # if it is ok, the limit is not the cause
     why, fix = refusal.explain(call, error, is_privileged=cause.verdict == "ok")
     return (why, fix) if fix or cause.verdict == "ok" else (f"{why}; {cause.found}", cause.fix)
 
@@ -92,11 +92,11 @@ class _Range(NamedTuple):
     size: int
     is_onfault: bool
     is_own: bool  # rtloop's, freshly mapped
-    was_locked: bool  # by somebody else, who wants it to stay so
-    is_copied: bool = False  # rtloop's, but a forked child has it, at least in part: a fork makes it copy-on-write
+    was_locked: bool  # by other code, which relies on it
+    is_copied: bool = False  # rtloop's, but a forked child inherits some of it: a fork makes it copy-on-write
 
     def overlaps(self, other: _Range) -> bool:
-        """Tell whether the two have a page in common; the kernel locks whole pages."""
+        """Return True if the two have a page in common; the kernel locks whole pages."""
         page = resource.getpagesize()
         ends_before = (self.start + self.size - 1) // page < other.start // page
         return not ends_before and self.start // page <= (other.start + other.size - 1) // page
@@ -106,18 +106,18 @@ _LOCK_LESS = "or lock single objects within the limit: rtloop.memory.lock(array)
 
 
 class _MemoryLock:
-    """Locks of everything, and of ranges, by any number of owners.
+    """Locks of all memory, and of ranges, with any number of owners.
 
-    The kernel keeps one lock per page: a lock of everything covers what its owners ask for together, the last one to
-    leave puts back what was there before the first, and a range stays locked for as long as any owner wants it. What
-    other code locks with mlock(2) while a lock of everything is in place cannot be told apart, and goes with it.
+    The kernel keeps one lock per page. A lock of all memory covers what its owners request together; the last one to
+    release it restores what was locked before the first. A range stays locked as long as any owner needs it. If other
+    code calls mlock(2) while all memory is locked, that lock cannot be told apart and is lost at the last release.
     """
 
     def __init__(self) -> None:
         self.reset_after_fork()
 
     def reset_after_fork(self) -> None:
-        """Forget all that was acquired, as a forked child must."""
+        """Forget everything that was acquired, in a forked child."""
         self._lock = threading.RLock()  # the garbage collector may free a pool, and unlock its range, while it is held
         self._modes: list[str] = []
         self._former_future: str | None = None
@@ -133,9 +133,9 @@ class _MemoryLock:
         mode : str
             What to lock.
         instead : str
-            What is locked where this is refused, for the grant to say.
+            What stays locked if this is refused; it is reported as granted.
         advice : str
-            How to ask for less.
+            How to request less; it is appended to the fix.
         """
         with self._lock:
             if not may_lock_future():
@@ -157,14 +157,14 @@ class _MemoryLock:
                 raise
 
     def _remember(self) -> None:
-        """Note how the process's memory is locked by others, so that it can be put back."""
+        """Record the locks of other code, to restore them later."""
         self._former_future = kernel.future_lock()
         has_locked = memory_status()["VmLck"] or self._former_future
         found = kernel.mappings() if has_locked else []
         self._former = [piece for mapping in found for piece in self._without_own(mapping)]
 
     def _without_own(self, mapping: kernel.Mapping) -> list[kernel.Mapping]:
-        """Split a mapping into pieces, those of our own ranges not locked: their owners may go before the lock does."""
+        """Split a mapping and mark rtloop's own ranges as not locked, because their owners may release them first."""
         pieces = [mapping]
         for own in list(self._ranges) if mapping.is_locked else []:
             if own.was_locked:
@@ -192,14 +192,14 @@ class _MemoryLock:
         return flags & ~kernel.LOCK_ONFAULT | onfault
 
     def _granted(self, mode: str) -> Grant:
-        """Read back what the kernel does now; what another owner asked for may be more."""
+        """Read back what the kernel does now, which may be more if another owner requested more."""
         status = memory_status()
         detail = (
             f"VmLck {format_size(status['VmLck'])} of VmSize {format_size(status['VmSize'])}, "
             f"VmRSS {format_size(status['VmRSS'])}"
         )
         if not LOCK_MODES[mode] & kernel.LOCK_FUTURE:
-            is_locked = kernel.is_range_locked(id(self), 1)  # of the heap
+            is_locked = kernel.is_range_locked(id(self), 1)  # any byte of the heap will do
             return Grant("memory_lock", mode, mode if is_locked else "nothing", is_locked, detail, kind="lock")
         future = kernel.future_lock()
         if future is None:
@@ -207,7 +207,7 @@ class _MemoryLock:
         granted, is_onfault = mode, "onfault" in mode
         if is_onfault and future == "all":
             granted = "all" if mode == "onfault" else "future"
-            detail += "; another owner of a lock in this process wants every page present"
+            detail += "; another lock of all memory in this process requires every page to be present"
         elif not is_onfault and future == "onfault":
             granted = "onfault" if mode == "all" else "future onfault"
         return Grant("memory_lock", mode, granted, is_onfault or future == "all", detail, kind="lock")
@@ -245,12 +245,12 @@ class _MemoryLock:
                 mode = "future onfault" if self._former_future == "onfault" else "future"
                 kernel.lock_everything(LOCK_MODES[mode], is_again_after_fork=False)
                 self._restore_present()
-            for own in list(self._ranges):  # the collector of garbage may give one back meanwhile
+            for own in list(self._ranges):  # a copy, because the garbage collector may release one meanwhile
                 kernel.lock_range(own.start, own.size, own.is_onfault)
             self._former = []
 
     def _lock_former(self) -> None:
-        """Lock what was locked before and is still mapped."""
+        """Lock again what was locked before and is still mapped."""
         former_locks = [former for former in self._former if former.is_locked]
         for now in kernel.mappings() if former_locks else []:
             for former in former_locks:
@@ -259,7 +259,7 @@ class _MemoryLock:
                     kernel.lock_range(start, end - start, former.is_onfault)
 
     def _restore_present(self) -> None:
-        """Put back the lock of what was there before; what has been mapped since is locked as somebody asked for it."""
+        """Restore the locks of former mappings; newer ones are locked because other code locks future memory."""
         for now in kernel.mappings():
             for former in self._former:
                 start, end = max(now.start, former.start), min(now.start + now.size, former.start + former.size)
@@ -274,7 +274,7 @@ class _MemoryLock:
     def acquire_range(
         self, address: int, size: int, *, is_onfault: bool = False, is_own: bool = True, is_copied: bool = False
     ) -> int:
-        """Lock one range, in a way that outlives a lock of everything.
+        """Lock one range; the lock survives the end of a lock of all memory.
 
         Parameters
         ----------
@@ -283,11 +283,11 @@ class _MemoryLock:
         is_onfault : bool
             Lock each page when it is first touched.
         is_own : bool
-            Whether the memory is rtloop's own, freshly mapped; what is not may have been locked by others, and then
-            stays so.
+            True if the memory is rtloop's own and freshly mapped. Other memory may have been locked by other code, and
+            then stays locked.
         is_copied : bool
-            Whether a forked child gets memory of rtloop's own, or a part of it: the parent then locks it again after a
-            fork. Other memory of rtloop's own is wiped in the child, and a fork leaves it as it is.
+            True for memory of rtloop's own that a forked child inherits, at least in part: the parent locks it again
+            after a fork. The rest of rtloop's memory is wiped in the child, and a fork does not affect it.
 
         Returns
         -------
@@ -300,11 +300,11 @@ class _MemoryLock:
                 new = new._replace(was_locked=self._is_locked_by_others(new))
             rc = kernel.lock_range(address, size, is_onfault)
             if rc == 0 and size and not kernel.is_range_locked(address, size):
-                rc = -errno.EAGAIN  # the kernel has said yes and not done it
+                rc = -errno.EAGAIN  # the kernel returned success but did not lock it
             if rc == 0:
                 self._ranges.append(new)
             elif size:
-                self._unlock(new)  # mlock(2) may fail half-way, with the range locked and not present
+                self._unlock(new)  # mlock(2) can fail half-way, with the range locked but not present
             return rc
 
     def _is_locked_by_others(self, asked: _Range) -> bool:
@@ -313,7 +313,7 @@ class _MemoryLock:
             return any(own.was_locked for own in overlapping)
         if self._modes:
             return any(m.is_locked and m.start <= asked.start < m.start + m.size for m in self._former)
-        # From the list of mappings: to ask by MADV_COLD would split an unlocked huge page.
+        # Use the list of mappings: is_range_locked() would split an unlocked huge page.
         if not memory_status()["VmLck"]:
             return False
         within = [m for m in kernel.mappings() if m.start < asked.start + asked.size and asked.start < m.start + m.size]
@@ -321,9 +321,9 @@ class _MemoryLock:
 
     @shielded_method
     def release_range(self, address: int, size: int | None = None, *, is_onfault: bool = False) -> None:
-        """Undo one :meth:`acquire_range`; the range stays locked where any other owner wants it so.
+        """Undo one :meth:`acquire_range`; pages that another owner needs stay locked.
 
-        `size` and `is_onfault` tell ranges apart that begin at one address; rtloop's own never do.
+        `size` and `is_onfault` distinguish ranges with the same address; rtloop's own ranges never share one.
         """
         with self._lock:
             found = [own for own in list(self._ranges) if own.start == address]
@@ -337,7 +337,7 @@ class _MemoryLock:
     def forget_range(self, address: int) -> None:
         """Drop the record of a range of rtloop's own that is about to be unmapped; takes no lock, for destructors.
 
-        Names none of this module's names: at the interpreter's end they are gone, and a destructor still comes here.
+        It uses no global name of this module, because a destructor may call it after the interpreter has cleared them.
         """
         for own in list(self._ranges):
             if own.start == address and own.is_own:
@@ -347,7 +347,7 @@ class _MemoryLock:
                     pass
 
     def _unlock(self, gone: _Range) -> None:
-        """Unlock a range, except what others want locked."""
+        """Unlock a range, except pages that other owners need."""
         if self._modes:
             return
         kernel.unlock_range(gone.start, gone.size)
@@ -356,7 +356,7 @@ class _MemoryLock:
                 kernel.lock_range(own.start, own.size, own.is_onfault)
 
     def lock_again(self) -> None:
-        """After a fork, lock what it has made copy-on-write: locking copies the pages, here rather than in a cycle."""
+        """Lock pages again that a fork has made copy-on-write, so that they are copied here and not in a cycle."""
         for own in list(self._ranges):
             if (own.is_copied or not own.is_own) and not own.is_onfault:
                 kernel.lock_range(own.start, own.size)
@@ -366,7 +366,7 @@ memory_lock = _MemoryLock()
 
 
 def _reset_after_fork() -> None:
-    """In a forked child no memory is locked, no loop runs, and a mutex copied while it was held would stay so."""
+    """Reset everything in a forked child: it has no locks and no loops, and a mutex may have been copied while held."""
     for shared in (memlock_limit, core_dumps, memory_lock):
         shared.reset_after_fork()
 

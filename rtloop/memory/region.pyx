@@ -1,4 +1,4 @@
-"""A range of memory that an object exports, and what the kernel is asked to do with it."""
+"""Region: the memory that an object exports, and requests to the kernel about it."""
 
 from cpython.buffer cimport PyBUF_ANY_CONTIGUOUS, PyBUF_FORMAT, PyBUF_STRIDES, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int64_t
@@ -14,24 +14,24 @@ from rtloop.errors import ConfigError
 cdef class Region:
     """Region(buffer, name="buffer")
 
-    The memory of an object, which can be neither resized nor freed until :meth:`release`.
+    Memory of an object, which can be neither resized nor freed until :meth:`release`.
 
     Parameters
     ----------
     buffer : object
-        Anything with the buffer protocol whose memory is one piece: a NumPy array, bytearray, mmap, bytes.
+        Anything with the buffer protocol whose memory is in one piece: a NumPy array, bytearray, mmap, bytes.
     name : str
-        What to call it in error messages.
+        Its name in error messages.
     """
 
     def __init__(self, buffer, name="buffer"):
         try:
             PyObject_GetBuffer(buffer, &self._view, PyBUF_ANY_CONTIGUOUS | PyBUF_STRIDES | PyBUF_FORMAT)
         except TypeError:
-            raise ConfigError(f"{name} is a {type(buffer).__name__}, which has no memory to share: pass a NumPy array, "
+            raise ConfigError(f"{name} is a {type(buffer).__name__}, which does not export memory: pass a NumPy array, "
                               "bytearray, mmap or another object with the buffer protocol") from None
         except (BufferError, ValueError) as error:
-            raise ConfigError(f"{name}: {error}: its memory is not one piece; pass a contiguous copy") from None
+            raise ConfigError(f"{name}: {error}: its memory is not in one piece; pass a contiguous copy") from None
         self._is_held = True
         if self._view.len == 0:
             self.release()
@@ -43,31 +43,31 @@ cdef class Region:
 
     @property
     def address(self):
-        """Where the memory begins."""
+        """Address of the first byte."""
         return <size_t>self._view.buf
 
     @property
     def nbytes(self):
-        """How long it is, in bytes."""
+        """Size in bytes."""
         return self._view.len
 
     @property
     def is_readonly(self):
-        """Whether the object lets nobody write."""
+        """True if the object does not allow writing."""
         return bool(self._view.readonly)
 
     def is_of(self, buffer):
-        """Tell whether this is the memory, now or formerly, of that object."""
+        """Return True if this is the present or former memory of that object."""
         return self._is_held and <object>self._view.obj is buffer
 
     def release(self):
-        """Let go of the object."""
+        """Release the object."""
         if self._is_held:
             self._is_held = False
             PyBuffer_Release(&self._view)
 
     def prefault(self):
-        """Make every page present, and writable where the object is. Returns 0 or a negative errno."""
+        """Make every page present, and writable if the object is. Returns 0 or a negative errno."""
         cdef int rc
         cdef bint is_writable = not self._view.readonly
         with nogil:
@@ -87,7 +87,7 @@ cdef class Region:
         Returns
         -------
         tuple of int
-            0 or a negative errno, and the bytes that were advised: 0 where no whole page is inside.
+            0 or a negative errno, and the number of bytes that the advice applies to: 0 without a whole page.
         """
         cdef size_t page = mmap.PAGESIZE
         cdef size_t begin = (<size_t>self._view.buf + page - 1) // page * page
@@ -106,5 +106,5 @@ def touch_stack(size_t size):
 
 
 def stack_left():
-    """Return how many bytes of its stack the calling thread may still use, or a negative errno."""
+    """Return how many bytes of stack the calling thread has left, or a negative errno."""
     return rt_memory_stack_left()

@@ -1,4 +1,4 @@
-"""The process's own account of its memory, as the kernel keeps it."""
+"""Report on the memory of this process, as the kernel accounts it."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class MemoryStatus:
     locked_bytes, size_bytes, resident_bytes, page_table_bytes, swapped_bytes : int
         VmLck, VmSize, VmRSS, VmPTE and VmSwap of ``/proc/self/status``. VmLck counts address space.
     hugetlb_bytes : int or None
-        Explicit huge pages in use (HugetlbPages); None where the kernel has none.
+        Explicit huge pages in use (HugetlbPages); None if the kernel has none.
     transparent_bytes : int or None
-        Transparent huge pages in use (AnonHugePages of ``/proc/self/smaps_rollup``); None where it cannot be read.
+        Transparent huge pages in use (AnonHugePages of ``/proc/self/smaps_rollup``); None if it cannot be read.
     minor_faults, major_faults : int
-        Of all threads since the process began (getrusage(2)).
+        Page faults of all threads since the process started (getrusage(2)).
     future_lock : {None, "all", "onfault"}
-        What becomes of memory mapped from now on, found by mapping a page and looking.
+        Lock of new mappings: none, with all pages present at once, or of each page when it is first touched.
     has_ipc_lock, has_sys_nice : bool
-        Whether CAP_IPC_LOCK and CAP_SYS_NICE are held where the kernel honours them.
+        True if CAP_IPC_LOCK or CAP_SYS_NICE is held in the initial user namespace, the only one that counts here.
     """
 
     memlock_soft: int | None
@@ -106,7 +106,7 @@ def _hugetlb() -> int | None:
 def status() -> MemoryStatus:
     """Return the memory of this process as the kernel accounts it now.
 
-    Reads ``/proc/self``: for set-up and supervision, from any thread but a loop's.
+    It reads ``/proc/self``: call it for set-up and supervision, on any thread but a loop's.
     """
     soft, hard = (None if value == resource.RLIM_INFINITY else value for value in read_limit(resource.RLIMIT_MEMLOCK))
     vm = memory_status()

@@ -1,4 +1,4 @@
-"""Loops in virtual time: the schedule, the callbacks and the statistics of the real ones, and no thread."""
+"""Loops in virtual time: schedule, callbacks and statistics as in a real run, on the calling thread."""
 
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int32_t, int64_t, uint64_t
@@ -19,12 +19,12 @@ from rtloop.system import ending_signals
 from rtloop.system.grant import Grant
 from rtloop.units import format_duration, parse_duration, show
 
-# Ctrl-C, and a stop of a loop that is waiting for another one, are looked for this often.
+# Interval at which a simulation checks for Ctrl-C, and for a stop() from another thread.
 cdef int64_t _SLICE_NS = 20_000_000
 
 _GRANT = Grant(
     "simulation", "virtual time", "virtual time", ok=True,
-    detail="on the calling thread: nothing was asked of the kernel, and nothing of it was measured",
+    detail="on the calling thread: the kernel was asked for nothing, and its latency was not measured",
 )
 
 
@@ -65,7 +65,7 @@ cdef extern from "../include/rtloop/simulate.h" nogil:
     int64_t rt_clock_now(int clock)
     enum:
         CLOCK_MONOTONIC
-    # The whole of it; loop_h.pxd declares what it needs.
+    # Declared with all its fields; loop_h.pxd declares only those that it uses.
     ctypedef struct rt_full_cycle_t "rt_cycle_t":
         uint64_t index
         int64_t release
@@ -77,7 +77,7 @@ cdef extern from "../include/rtloop/simulate.h" nogil:
 
 
 cdef class _Callable:
-    """A Python function that a simulation calls, and the exception that it raised."""
+    """Python function that a simulation calls, with the exception that it raised."""
 
     cdef object function
     cdef str name
@@ -90,8 +90,8 @@ cdef class _Callable:
     cdef object call(self, argument):
         pid = getpid()
         result = self.function(argument)
-        if getpid() != pid:  # the loop's state, which is wiped in a child, is gone
-            raise StateError(f"{self.name} has forked: a simulation does not go on in the child")
+        if getpid() != pid:  # a fork wipes the loop's state in the child
+            raise StateError(f"{self.name} has forked: a simulation cannot continue in the child process")
         return result
 
 
@@ -117,7 +117,10 @@ cdef int _plant_code(_Callable self, const rt_full_cycle_t *c) noexcept:
     try:
         code = verdict(self.call(Cycle(c.index, c.release, c.start, c.period, c.missed, c.t, c.dt)), self.name)
         if code < 0:
-            raise ValueError(f"{self.name} returned {code} in cycle {c.index}: to fail the run, raise an exception")
+            raise ValueError(
+                f"{self.name} returned {code} in cycle {c.index}: it must return None, RT_CONTINUE or RT_STOP; "
+                "raise an exception to fail the run"
+            )
         return code
     except BaseException as error:
         self.error = error
@@ -125,7 +128,7 @@ cdef int _plant_code(_Callable self, const rt_full_cycle_t *c) noexcept:
 
 
 cdef class _Run:
-    """Some loops on one virtual clock, from their setup to their statistics."""
+    """Run of one or more loops on one virtual clock, from their setup to their statistics."""
 
     cdef rt_simulation_t *parts
     cdef int count
@@ -152,7 +155,7 @@ cdef class _Run:
         return made
 
     cdef str set_model(self, rt_model_t *model, value, name, bint *is_recorded):
-        """Fill in where durations come from. Returns the description of it."""
+        """Fill in one model of durations. Returns its description."""
         cdef _Callable made
         cdef size_t address
         if is_recorded is not NULL:
@@ -177,7 +180,7 @@ cdef class _Run:
         self.parts[index].plant, self.parts[index].before = <void *>made, _before
 
     def describe(self, index, latency, execution):
-        """Set the models of one loop. Returns what its statistics say of them."""
+        """Set the models of one loop. Returns their descriptions for its statistics."""
         cdef bint is_recorded = False
         cdef rt_simulation_t *part = &self.parts[index]
         said = {"latency": self.set_model(&part.latency, latency, "latency", &is_recorded)}
@@ -186,7 +189,7 @@ cdef class _Run:
         return said
 
     def open(self, index, said, cycles, duration_ns):
-        """Make one loop ready: what start() does, without a thread and without asking the kernel for anything."""
+        """Prepare one loop as start() does, but without a thread and without requests to the kernel."""
         cdef _RTLoop_2 loop = self.loops[index]
         cdef Control c = _control(loop)
         c.claim(None, None, said)
@@ -196,13 +199,13 @@ cdef class _Run:
         self.parts[index].loop, self.parts[index].self = c.thread.rt, <void *>loop
 
     def go(self):
-        """Let all loops run; a stop that was asked for meanwhile comes with it."""
+        """Release all loops; a stop() that has been called since open() takes effect."""
         cdef Control c
         for c in self.opened:
             c.begin_simulated()
 
     def advance(self):
-        """Run to the end. Returns the control of the loop that ended all, None where their duration was over."""
+        """Run to the end. Returns the control of the loop that ended the run, None if the duration was over."""
         cdef Control c
         cdef int ended = RT_SIMULATION_PAUSE
         cdef int rc, index
@@ -222,7 +225,7 @@ cdef class _Run:
                 return c
         while ended == RT_SIMULATION_PAUSE:
             if self.callables:
-                # Python code lets other threads have the GIL by itself: it need not be given back in every cycle.
+                # Python code switches threads by itself, so the GIL need not be released in every cycle.
                 ended = self.run_slice()
             else:
                 with nogil:
@@ -240,7 +243,7 @@ cdef class _Run:
         )
 
     def error_of(self, Control c):
-        """Return the exception for how the run ended, None where it ended well."""
+        """Return the exception for the end of the run, None for a normal end."""
         cdef _Callable function
         if c is None or c.thread.rt.end.reason == RT_END_NORMAL:
             return None
@@ -248,13 +251,15 @@ cdef class _Run:
             for function in self.callables:
                 if function.error is not None:
                     return function.error
-            return StateError(f"{c.settings.name}: a callback has forked: a simulation does not go on in the child")
+            return StateError(
+                f"{c.settings.name}: a callback has forked: a simulation cannot continue in the child process"
+            )
         if c.thread.rt.end.reason == RT_END_TIME:
-            return StateError(f"{c.settings.name}: the virtual clock has run out, after 146 years")
+            return StateError(f"{c.settings.name}: the virtual clock has reached its limit of 146 years")
         return c.end_error()
 
     def close(self, Control failed, error):
-        """Leave, take the statistics, and let go of everything."""
+        """Call leave(), take the statistics, and release everything."""
         cdef Control c
         cdef int index
         try:
@@ -268,7 +273,7 @@ cdef class _Run:
             for c in self.opened:
                 try:
                     c.end_simulated(error if c is failed and not isinstance(error, KeyboardInterrupt) else None)
-                except BaseException as raised:  # the others must end, too
+                except BaseException as raised:  # the other loops must end as well
                     trouble = raised
             if trouble is not None:
                 raise trouble
@@ -281,7 +286,7 @@ cdef Control _control(_RTLoop_2 loop):
 
 
 def _simulate(loops, index, duration, cycles, execution, latency, plant=None):
-    """Simulate; `index` is the loop that `cycles`, the plant and a bare duration are about."""
+    """Simulate; `cycles`, the plant and a duration without a unit refer to the loop at `index`."""
     cdef Control failed = None
     if cycles is not None:
         cycles = parse_count(cycles, "cycles")
@@ -319,30 +324,30 @@ def _simulate(loops, index, duration, cycles, execution, latency, plant=None):
 
 
 def simulate_loop(loop, duration, cycles, execution, latency, plant):
-    """Do what RTLoop.simulate promises."""
+    """Implement RTLoop.simulate."""
     if isinstance(plant, _RTLoop_2):
         return _simulate([plant, loop], 1, duration, cycles, execution, latency)[1]
     if plant is not None and not callable(plant):
-        raise TypeError(f"plant={show(plant)} is neither a loop nor a callable that takes a cycle")
+        raise TypeError(f"plant={show(plant)} must be an RTLoop, or a callable that takes a Cycle")
     return _simulate([loop], 0, duration, cycles, execution, latency, plant)[0]
 
 
 def simulate(loops, duration=None, *, execution=0, latency=0):
     """Simulate several loops in lock-step on one virtual clock, as if each had a CPU of its own.
 
-    The loop with the earliest start goes next; where two start at the same time, they go in the order in which they
-    are given, so that a plant is best given before its controller. What a step writes is there for the others from its
-    start on. Virtual time begins at 1 s, and release k of each loop is at 1 s + phase + k * period (with ``align``, at
-    the next multiple of it). Nothing sleeps, nothing is asked of the kernel, and the same loops give the same bits.
+    The loop with the earliest start runs next. If two start at the same time, they run in the given order; give a plant
+    before its controller. What a step writes is visible to the other loops from the start of that step. Virtual time
+    begins at 1 s, and release k of each loop is at 1 s + phase + k * period (with ``align``, at the next multiple of
+    the period). Nothing sleeps, the kernel is asked for nothing, and equal loops give bit-identical results.
 
     Parameters
     ----------
     loops : iterable of RTLoop
-        None of which runs.
+        They must not be running.
     duration : duration, optional
-        Run the releases of this long. Without, until one of the loops ends by itself.
+        Run all releases within this time. Without it, the simulation ends when one of the loops ends.
     execution, latency : model
-        As for :meth:`RTLoop.simulate`; or a dict, from loop to model, in which a loop that is left out has 0.
+        As for :meth:`RTLoop.simulate`, for all loops; or a dict from loop to model. A loop that is not in it gets 0.
 
     Returns
     -------
@@ -352,11 +357,11 @@ def simulate(loops, duration=None, *, execution=0, latency=0):
     Raises
     ------
     CallbackError, OverrunError, KeyboardInterrupt
-        What ended one loop, which ends all.
+        As in a real run. The failure of one loop ends the simulation of all.
     StateError
-        Where a loop runs already, or is closed.
+        If a loop runs already, or is closed.
     """
     loops = list(loops)
     if not loops or not all(isinstance(loop, _RTLoop_2) for loop in loops):
-        raise TypeError(f"loops={show(loops)}: give at least one RTLoop, and nothing else")
+        raise TypeError(f"loops={show(loops)} must hold at least one RTLoop, and nothing else")
     return _simulate(loops, 0, duration, None, execution, latency)

@@ -13,7 +13,7 @@ __all__ = ["controller_groups", "memory_groups", "memory_room"]
 
 _ROOT = "/sys/fs/cgroup"
 
-# The names of version 1 and 2: the limit, what is used, and what of that are pages of files that can be dropped.
+# Files in version 1 and 2: the limit, the usage, and the fields of memory.stat for file pages, which can be dropped.
 _FILES = {
     1: ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file")),
     2: ("memory.max", "memory.current", ("inactive_file", "active_file")),
@@ -39,9 +39,10 @@ def controller_groups(text: str, controller: str, root: str = _ROOT) -> list[tup
 
 
 def memory_room(proc: str = "/proc/self/cgroup", root: str = _ROOT) -> dict[str, int]:
-    """Return how many bytes each group above this process, with a limit, has left, by the limit's file.
+    """Return the bytes that are left in each control group with a limit, by the path of the limit's file.
 
-    Pages of files, which the kernel drops where memory is short, count as left.
+    The groups are this process's own and those above it. File pages count as left, because the kernel drops them if
+    memory is short.
     """
     room = {}
     try:
@@ -50,7 +51,7 @@ def memory_room(proc: str = "/proc/self/cgroup", root: str = _ROOT) -> dict[str,
         return {}
     for version, top, path in groups:
         limit_name, used_name, droppable = _FILES[version]
-        # In a container the path may be the host's, and not be there: then the root is the container's group.
+        # In a container the path may be the host's and not exist; then the root is the container's group.
         folder = f"{top}{path}".rstrip("/")
         while folder.startswith(top):
             try:

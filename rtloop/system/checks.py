@@ -1,6 +1,6 @@
-"""Judge conditions of the machine and of this process: a Check holds the finding, the verdict, the reason and the fix.
+"""Checks of the machine and of this process: each has a finding, a verdict, a reason and a fix.
 
-The doctor, the grants, the strict error and the warning all ask here. Every function is pure: the caller has read the
+The doctor, the grants, the strict error and the warning all use them. Every function is pure: the caller reads the
 values.
 """
 
@@ -33,25 +33,25 @@ VERDICTS = ("ok", "note", "warn", "fail")
 
 
 class Check(NamedTuple):
-    """What was looked at, and what to think of it.
+    """Finding about one condition, with a verdict.
 
     Attributes
     ----------
     topic : str
-        The group that it is shown in: ``"session"``, ``"kernel"`` and so on.
+        The section that shows it: ``"session"``, ``"kernel"`` and so on.
     name : str
-        What was looked at.
+        The condition.
     found : str
         The value that was found.
     source : str
-        Where it was read: a file, a system call, or an experiment.
+        Source of the value: a file, a system call, or an experiment.
     verdict : {"ok", "note", "warn", "fail"}
         ``fail``: a loop with the default settings does not start, or will be stopped. ``warn``: it costs latency.
         ``note``: worth knowing, or not readable.
     why : str
-        Why it matters, in one line.
+        Its consequence, in one line.
     fix : str
-        What to do about it, in the exact lines to write.
+        Exact commands or lines that fix it.
     """
 
     topic: str
@@ -68,7 +68,7 @@ class Check(NamedTuple):
 
 
 def worst(checks: Iterable[Check]) -> str:
-    """Return the worst verdict of all, ``"ok"`` where there is none."""
+    """Return the worst verdict of all, ``"ok"`` if there are none."""
     return VERDICTS[max((VERDICTS.index(check.verdict) for check in checks), default=0)]
 
 
@@ -78,13 +78,13 @@ def real_time_priority(limit: int, hard: int | None = None, *, is_capable: bool,
     Parameters
     ----------
     limit : int
-        RLIMIT_RTPRIO, the soft one, which is the one that counts.
+        Soft RLIMIT_RTPRIO, which the kernel applies.
     hard : int, optional
-        What it can be raised to.
+        Hard limit, to which the soft one can be raised.
     is_capable : bool
-        Whether CAP_SYS_NICE is held where the kernel honours it; then the limit does not matter.
+        True if CAP_SYS_NICE is held in the initial user namespace; then the limit does not matter.
     needed : int
-        The priority that is needed.
+        Priority that the loop needs.
     """
     found = f"RLIMIT_RTPRIO is {format_limit(limit)}"
     source = "getrlimit(2), /proc/thread-self/status"
@@ -103,7 +103,7 @@ def real_time_priority(limit: int, hard: int | None = None, *, is_capable: bool,
 
 
 def locked_memory(limit: int, *, is_capable: bool) -> Check:
-    """Judge whether all memory may be locked for good; `limit` is RLIMIT_MEMLOCK in bytes, as far as it can be raised.
+    """Judge whether all memory may be locked; `limit` is RLIMIT_MEMLOCK in bytes, raised as far as allowed.
 
     Under a finite limit without CAP_IPC_LOCK, later allocations and thread starts would fail.
     """
@@ -122,7 +122,7 @@ def locked_memory(limit: int, *, is_capable: bool) -> Check:
 def real_time_cpu_time(limit_us: int, needed_us: int | None = None) -> Check:
     """Judge RLIMIT_RTTIME: how many microseconds a real-time thread may run without blocking (getrlimit(2)).
 
-    `needed_us` is what a loop may run for, where there is one; then a limit that is high enough is ok.
+    `needed_us` is the longest time that the loop may run, if there is a loop; a limit above it is ok.
     """
     name, source = "real-time CPU time", "getrlimit(2)"
     why = "RLIMIT_RTTIME: beyond it the kernel sends SIGXCPU, and then kills the process"
@@ -136,7 +136,7 @@ def real_time_cpu_time(limit_us: int, needed_us: int | None = None) -> Check:
 
 
 def group_runtime(runtime_us: int | None, source: str = "cpu.rt_runtime_us") -> Check:
-    """Judge the real-time runtime of the control group (CONFIG_RT_GROUP_SCHED); None is no such limit."""
+    """Judge the real-time runtime of the control group (CONFIG_RT_GROUP_SCHED); None: the kernel has no such limit."""
     name = "control group's real-time runtime"
     why = "with RT_GROUP_SCHED a group without runtime has no real-time threads: EPERM, even for root"
     if runtime_us is None:
@@ -152,17 +152,17 @@ def group_runtime(runtime_us: int | None, source: str = "cpu.rt_runtime_us") -> 
 def device(path: str, error: int = 0) -> Check:
     """Judge whether a device could be opened and written; `error` is the errno, 0 for none."""
     name = "idle states"
-    why = "a CPU that wakes from a deep idle state is late by its exit latency; holding the device keeps it shallow"
+    why = "a CPU that wakes from a deep idle state is late by its exit latency; holding the device prevents deep ones"
     if error == 0:
         return Check("probe", name, f"{path} was opened and held", path, "ok", why)
     return Check("probe", name, f"{path}: {os.strerror(error)}", path, "fail", why, device_fix(path))
 
 
 def throttling(runtime_us: int | None, period_us: int | None, *, is_for_deadline_alone: bool = False) -> Check:
-    """Judge ``sched_rt_runtime_us`` and ``sched_rt_period_us`` (sched(7)); None is one that could not be read.
+    """Judge ``sched_rt_runtime_us`` and ``sched_rt_period_us`` (sched(7)); None: it could not be read.
 
-    From 6.12 on, in a kernel without RT_GROUP_SCHED, they bound what is admitted to SCHED_DEADLINE, and nothing else:
-    `is_for_deadline_alone`.
+    In kernels from 6.12 on without RT_GROUP_SCHED they only bound the admission to SCHED_DEADLINE; pass
+    `is_for_deadline_alone` then.
     """
     name = "real-time throttling"
     source = "/proc/sys/kernel/sched_rt_runtime_us, sched_rt_period_us"
@@ -170,11 +170,11 @@ def throttling(runtime_us: int | None, period_us: int | None, *, is_for_deadline
     if runtime_us is None or period_us is None or period_us <= 0:
         return Check("scheduling", name, "could not be read", source, "note", why)
     if is_for_deadline_alone:
-        why = "in this kernel it bounds SCHED_DEADLINE alone; from others the fair server takes time"
+        why = "in this kernel it only bounds SCHED_DEADLINE; other real-time threads give way to the fair server"
         share = "all" if runtime_us < 0 else f"{100 * runtime_us / period_us:.0f} %"
         return Check("scheduling", name, f"none; {share} of the CPUs for SCHED_DEADLINE", source, "ok", why)
     if runtime_us < 0:
-        why = "nothing stops a real-time thread that never sleeps: it keeps its CPU from everybody else"
+        why = "nothing stops a real-time thread that never sleeps: nothing else runs on its CPU"
         return Check("scheduling", name, "off: no limit for real-time threads", source, "note", why)
     found = f"{runtime_us} of each {period_us} us ({100 * runtime_us / period_us:.0f} %) for real-time threads"
     if runtime_us == 0:

@@ -1,4 +1,4 @@
-"""CPU numbers as the kernel writes them: lists, masks, isolated and online CPUs."""
+"""CPU numbers in the kernel's formats: lists, masks, isolated and online CPUs."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def mask_to_cpus(words: Iterable[int]) -> tuple[int, ...]:
 
 
 def isolated_cpus(path: str = "/sys/devices/system/cpu/isolated") -> tuple[int, ...]:
-    """Return the CPUs that are online and kept free of ordinary threads (``isolcpus=``), none where there are none."""
+    """Return the online CPUs that are isolated from ordinary threads (``isolcpus=``); empty if there are none."""
     try:
         isolated = parse_cpu_list(read_text(path))
         online = parse_cpu_list(read_text("/sys/devices/system/cpu/online")) if isolated else ()

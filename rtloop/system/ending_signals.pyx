@@ -1,7 +1,7 @@
-"""Signals that end the process: the loops end first, and leave() has run, before the signal takes its course.
+"""Signals that end the process: all loops end and leave() runs before the signal takes effect.
 
-A handler in C notes the signal, and wakes a thread that does the rest. Neither needs the main thread, which may be in
-a main loop that is not Python's and runs no Python handler for a long time.
+A handler in C notes the signal and wakes a thread, which does the rest. Neither needs the main thread, which may be in
+a main loop outside of Python and run no Python handler for a long time.
 """
 
 import _thread
@@ -196,23 +196,23 @@ _taken = 0  # the signal that is ending the process now
 class stop_on_signals:
     """stop_on_signals(*signals)
 
-    End all loops of the process when a signal comes that ends it, so that ``leave()`` runs.
+    End all loops of the process before a signal ends it, so that ``leave()`` runs.
 
-    For programs whose main loop is their own: asyncio, Qt, a GUI, a server. ``run()``, ``join()`` and ``with loop:`` do
-    the same by themselves for SIGTERM, SIGHUP and SIGQUIT; there Ctrl-C becomes a KeyboardInterrupt.
+    It is for programs with their own main loop, such as asyncio, Qt or a server. ``run()``, ``join()`` and
+    ``with loop:`` do the same by themselves for SIGTERM, SIGHUP and SIGQUIT; there Ctrl-C becomes a KeyboardInterrupt.
 
-    When one of the signals comes, all loops are asked to stop, and each is waited for as long as its `leave_timeout`;
-    recorders and bridges are closed; a line on stderr reports how long that took; then the signal takes its course:
-    the process ends with the exit status of the signal, and SIGINT becomes a KeyboardInterrupt on the main thread. All
-    that is done by a thread of its own, so that the main thread need not run Python code.
+    When one of the signals comes, all loops are asked to stop, and each gets up to its `leave_timeout`. Recorders and
+    bridges are closed, and a line on stderr reports how long that took. Then the signal takes effect: the process ends
+    with the exit status of the signal, or SIGINT becomes a KeyboardInterrupt on the main thread. A separate thread does
+    all this, so the main thread need not run Python code.
 
-    A signal with a handler, or that is ignored (nohup), is left as it is; so is one whose handler is set inside of the
-    block. The signals that a forked child gets act on it as if the block were not there.
+    A signal that has a handler or is ignored (nohup) is left alone, and so is one whose handler is set inside the
+    block. In a forked child the block has no effect.
 
     Parameters
     ----------
     *signals : int
-        By default SIGINT, SIGTERM, SIGHUP and SIGQUIT.
+        Signals to handle; by default SIGINT, SIGTERM, SIGHUP and SIGQUIT.
 
     Raises
     ------
@@ -250,16 +250,16 @@ def _check(number):
     if not name or name in _UNSUITABLE:
         known = f" ({name})" if name else ""
         raise ConfigError(
-            f"signal {show(number)}{known} cannot be waited for: give signals whose default action ends the process, "
-            "such as signal.SIGTERM"
+            f"signal {show(number)}{known} cannot be handled: give signals that can be caught and whose default action "
+            "ends the process, such as signal.SIGTERM"
         )
     return value
 
 
 def arm(numbers=ENDING):
-    """Have loops end before these signals end the process. Returns what :func:`disarm` takes.
+    """Make loops end before these signals end the process. Returns the argument for :func:`disarm`.
 
-    A signal that has a handler or is ignored is left alone, and so are all of them if there is no thread to be had.
+    A signal that has a handler or is ignored is left alone. If no thread can be created, all signals are left alone.
     """
     armed = []
     with _lock:
@@ -278,29 +278,29 @@ def arm(numbers=ENDING):
 
 def disarm(armed):
     """Undo :func:`arm`. While a signal is ending the process this waits for the end."""
-    is_at_the_end = exit_hooks.is_making_calls()  # for which the thread waits that a signal has woken
+    is_at_the_end = exit_hooks.is_making_calls()  # then the signal's thread waits for this thread
     if not is_at_the_end:
         await_end()
     with _lock:
         for number in armed:
             if number not in _depths:
-                continue  # of before a fork
+                continue  # armed before a fork
             _depths[number] -= 1
             if not _depths[number]:
                 del _depths[number]
                 rt_ending_disarm(number)
     if not is_at_the_end:
-        await_end()  # one may have come before that
+        await_end()  # a signal may have come just before
 
 
 def await_end():
-    """Wait, if a signal has come, until it takes its course: the process must not go on as if none had come."""
+    """Wait, if a signal has come, until it takes effect, so that the process does not continue meanwhile."""
     while _taken or _pending():
         time.sleep(_NAP_S)
 
 
 def add_flag(address, bits):
-    """Have the handler itself set bits of the 32-bit word at an address, until :func:`remove_flag`."""
+    """Make the handler itself set bits of the 32-bit word at an address, until :func:`remove_flag`."""
     rt_ending_add_flag(address, bits)
 
 
@@ -315,7 +315,7 @@ def _pending():
 
 
 def report_ignored():
-    """Report, once, that Ctrl-C ends nothing here, because the process has inherited that SIGINT is ignored."""
+    """Report, once, that Ctrl-C has no effect, because the process has inherited SIGINT as ignored."""
     global _has_reported
     if not _has_reported and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         _has_reported = True
@@ -357,7 +357,7 @@ def _work(fd):
 
 
 def _end(number):
-    """End all loops, report it, and let the signal take its course."""
+    """End all loops, report it, and let the signal take effect."""
     global _taken
     _taken = number
     rt_ending_take(True)

@@ -1,8 +1,7 @@
-"""Calls to make when the program ends: by its main thread's end, by the interpreter's, or by a signal.
+"""Calls to make when the program ends, in stages that do not depend on the order of imports.
 
-They are made in stages, whoever was imported first. A program can end in three ways that a library can see: the
-interpreter ends (atexit); the main thread has ended, while other threads keep the interpreter from ending, which the
-keeper finds; a signal ends the process (:mod:`rtloop.system.ending_signals`).
+A library can notice three kinds of end. The interpreter ends (atexit). The main thread has ended while other threads
+keep the interpreter alive, which the keeper notices. A signal ends the process (:mod:`rtloop.system.ending_signals`).
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LOOPS", "RECORDERS", "at_end", "ending", "go_on", "is_making_calls", "make_calls", "watch"]
 
-#: Loops end first: what they have pushed by then is recorded.
+#: Loops end first, so that recorders still get everything that they have pushed.
 LOOPS = 0
 RECORDERS = 1
 
@@ -38,16 +37,16 @@ def at_end(stage: int, call: Callable[[], str | None], is_active: Callable[[], b
     stage : int
         LOOPS or RECORDERS.
     call : callable
-        Must not raise. Returns a sentence about what it did, if there is anything to report.
+        Function that must not raise. It returns a sentence about what it did, if there is anything to report.
     is_active : callable
-        Whether there is anything to end now; see :func:`watch`.
+        Function that returns True while there is anything to end; see :func:`watch`.
     """
     _calls[stage].append(lambda: call() or "")
     _active.append(is_active)
 
 
 def ending() -> str:
-    """Return why the program is ending, so that nothing may be started any more; "" if it is not."""
+    """Return the reason that the program is ending, after which nothing may be started; "" if it is not."""
     return _cause or ("" if threading.main_thread().is_alive() else "the main thread has ended")
 
 
@@ -57,9 +56,9 @@ def make_calls(cause: str, *, must_wait: bool = True) -> list[str]:
     Parameters
     ----------
     cause : str
-        What :func:`ending` returns from now on; "" leaves it.
+        Result of :func:`ending` from now on; "" leaves it unchanged.
     must_wait : bool
-        Whether to wait for another thread that is making the calls now.
+        True to wait for another thread that is making the calls now.
     """
     global _cause, _holder
     if not _take_turn(must_wait):
@@ -73,12 +72,12 @@ def make_calls(cause: str, *, must_wait: bool = True) -> list[str]:
 
 
 def is_making_calls() -> bool:
-    """Whether this thread is making the calls now."""
+    """Return True if this thread is making the calls now."""
     return _holder == threading.get_ident()
 
 
 def go_on() -> None:
-    """Let loops be started again: the program has not ended."""
+    """Allow loops to be started again, because the program has not ended."""
     global _cause
     _cause = ""
 
@@ -92,12 +91,12 @@ def _take_turn(must_wait: bool) -> bool:
 
 
 def watch() -> None:
-    """Have the keeper look for the main thread's end as long as anything is active; to be called by what is."""
+    """Make the keeper check for the main thread's end as long as anything is active; active objects call this."""
     keep_looking()
 
 
 def _look() -> bool:
-    """End what is active when the main thread has ended. Returns whether anything is active."""
+    """End everything active if the main thread has ended. Returns True if anything is still active."""
     is_any_active = any(is_active() for is_active in _active)
     if is_any_active and not threading.main_thread().is_alive():
         make_calls("", must_wait=False)
@@ -106,5 +105,5 @@ def _look() -> bool:
 
 
 look_with(_look)
-# On the keeper's thread: what signal handlers raise on the main thread comes when all has ended.
+# On the keeper's thread, so that exceptions of signal handlers on the main thread wait until everything has ended.
 atexit.register(shielded, partial(make_calls, ""))

@@ -1,4 +1,4 @@
-"""Files: reading the small texts that the kernel offers, and writing one as a whole or not at all."""
+"""Files: reading small text files of the kernel, and writing a file completely or not at all."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ __all__ = ["read_text", "replaced"]
 
 
 def read_text(path: str) -> str:
-    """Return the content of a file; unlike pathlib, this costs an import of rtloop nothing.
+    """Return the content of a file, without pathlib, whose import is slow.
 
-    Names of threads, mapped files and control groups in it may hold any bytes; what is no UTF-8 is replaced.
+    Names of threads, mapped files and control groups may hold any bytes; invalid UTF-8 is replaced.
     """
     with open(path, encoding="utf-8", errors="replace") as file:
         return file.read()
@@ -24,8 +24,8 @@ def read_text(path: str) -> str:
 
 @contextmanager
 def replaced(target: Path) -> Iterator[BinaryIO]:
-    """Write a file that takes the place of `target` once it is complete and on the disk; else nothing changes."""
-    # A name of its own, in the same folder, and a mode that follows the umask: what tempfile cannot give.
+    """Write a file that replaces `target` once it is complete and on the disk. On an exception nothing changes."""
+    # Unlike tempfile, this gives the file a mode that follows the umask.
     temporary = target.with_name(f".{target.name}.{os.getpid()}-{os.urandom(4).hex()}")
     try:
         with temporary.open("xb") as file:

@@ -1,6 +1,6 @@
-"""The lines that grant what is missing: one cause, one text, for the doctor, the grants, the errors and the warnings.
+"""Fixes: one text for each cause, used by the doctor, the grants, the errors and the warnings.
 
-Each function returns lines to paste, labelled by where they belong.
+Each function returns lines to paste, labelled by the place where they belong.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ __all__ = [
 
 _INDENT = " " * 12
 
-# Limit: name in limits.conf, where pam_limits knows it, and its "no limit", in a systemd unit, flags of docker and
-# podman, Kubernetes.
+# Limit: name and value in limits.conf ("" if pam_limits does not have it), the same in a systemd unit, flags of docker
+# and podman, Kubernetes.
 _LIMITS = {
     "RLIMIT_MEMLOCK": (
         "memlock", "unlimited", "LimitMEMLOCK", "infinity", "--ulimit memlock=-1:-1 --cap-add=IPC_LOCK",
@@ -48,7 +48,7 @@ _LIMITS = {
 
 def _user() -> str:
     try:
-        import getpass  # here, for an import of rtloop is to be quick
+        import getpass  # here, because `import rtloop` has to be quick
 
         return getpass.getuser()
     except (ImportError, KeyError, OSError):  # nameless, or a Python without the module
@@ -56,14 +56,14 @@ def _user() -> str:
 
 
 def for_container(fix: str, container: str) -> str:
-    """Leave out of a fix the lines that are for somewhere else.
+    """Remove the lines of a fix that do not apply in this kind of container, or outside of one.
 
     Parameters
     ----------
     fix : str
-        As the other functions return it.
+        Result of one of the other functions.
     container : str
-        ``"docker"``, ``"podman"``, ``"kubernetes"``; empty outside of a container. In any other kind all lines stay.
+        ``"docker"``, ``"podman"``, ``"kubernetes"``; empty outside of a container. For any other kind all lines stay.
     """
     elsewhere = {
         "": ("container:", "kubernetes:"),
@@ -89,7 +89,7 @@ def limit_fix(limit: str, value: int = 0) -> str:
     limit : str
         ``"RLIMIT_MEMLOCK"``, ``"RLIMIT_RTPRIO"`` or ``"RLIMIT_RTTIME"``.
     value : int
-        The value needed, where the limit is not simply taken away.
+        The value needed, if the limit is not removed altogether.
     """
     item, most, directive, unit, flags, pod = _LIMITS[limit]
     login = (
@@ -116,7 +116,7 @@ def capability_fix(name: str) -> str:
 
 
 def device_fix(path: str) -> str:
-    """Return the lines that open a device to a user, for a login, a systemd unit and a container."""
+    """Return the lines that give a user access to a device, for a login, a systemd unit and a container."""
     name = path.rpartition("/")[2]
     return (
         f"login:      sudo groupadd -f realtime && sudo usermod -aG realtime {_user()}\n"
@@ -141,12 +141,12 @@ def group_runtime_fix(folder: str = "/sys/fs/cgroup/cpu/...") -> str:
 
 
 def throttling_fix(value: int = 950000) -> str:
-    """Return the lines that set how long real-time threads may run in each period."""
+    """Return the lines that set the time for which real-time threads may run in each period."""
     return sysctl_fix("kernel.sched_rt_runtime_us", value)
 
 
 def filter_fix(call: str) -> str:
-    """Return the settings by which a seccomp filter forbids a system call, and how to allow it."""
+    """Return the lines that allow a system call which a seccomp filter forbids."""
     lines = ["systemd:    in the unit's [Service] section"]
     if call.startswith("sched_set"):
         lines.append(f"{_INDENT}RestrictRealtime=no")
@@ -162,9 +162,9 @@ def filter_fix(call: str) -> str:
 
 
 def cpuset_fix(allowed: str) -> str:
-    """Return what to do where a CPU is out of reach; `allowed` lists those that are not."""
+    """Return the lines that make more CPUs usable; `allowed` lists those that are usable now."""
     return (
-        f"ask for CPUs among {allowed}, or widen the set:\n"
+        f"request CPUs among {allowed}, or widen the set:\n"
         f"systemd:    in the unit's [Service] section\n{_INDENT}AllowedCPUs=\n"
         "container:  docker run --cpuset-cpus=... ...\n"
         "kubernetes: whole CPUs, requests equal to limits, and cpuManagerPolicy: static in the kubelet's configuration"
@@ -172,7 +172,7 @@ def cpuset_fix(allowed: str) -> str:
 
 
 def login_fix(how: str) -> str:
-    """Return the lines that bring limits.conf to a session; `how` it began: ssh, systemd-user, container or other."""
+    """Return the lines that apply limits.conf to a session; `how` it began: ssh, systemd-user, container or other."""
     lines = {
         "ssh": "ssh:        echo 'UsePAM yes' | sudo tee /etc/ssh/sshd_config.d/10-pam.conf && "
         "sudo systemctl reload ssh   # sshd on some systems\n"
@@ -187,7 +187,7 @@ def login_fix(how: str) -> str:
 
 
 def sysctl_fix(name: str, value: int) -> str:
-    """Return the lines that set a sysctl, now and for good."""
+    """Return the lines that set a sysctl, now and permanently."""
     short = name.replace(".", "-")
     return (
         f"now:        sudo sysctl {name}={value}\n"
@@ -201,11 +201,11 @@ def boot_fix(arguments: str, distribution: str = "", *, is_raspberry_pi: bool = 
     Parameters
     ----------
     arguments : str
-        What to add.
+        Arguments to add.
     distribution : str
         ID and ID_LIKE of ``/etc/os-release``.
     is_raspberry_pi : bool
-        Whether the machine boots as a Raspberry Pi does.
+        True if the machine boots like a Raspberry Pi.
     """
     known = distribution.split()
     if is_raspberry_pi:
@@ -257,9 +257,9 @@ def isolation_fix(
     cpus : str
         A kernel CPU list.
     distribution, is_raspberry_pi
-        As of :func:`boot_fix`.
+        As for :func:`boot_fix`.
     without : sequence of str
-        Of ``nohz_full`` and ``rcu_nocbs`` what the kernel is not built for.
+        Those of ``nohz_full`` and ``rcu_nocbs`` that the kernel does not support.
     """
     arguments = f"isolcpus=managed_irq,domain,{cpus}"
     arguments += "".join(f" {name}={cpus}" for name in ("nohz_full", "rcu_nocbs") if name not in without)
@@ -282,7 +282,7 @@ def interrupt_fix(interrupts: list[int], cpus: str) -> str:
 
 
 def governor_fix(*, is_raspberry_pi: bool = False) -> str:
-    """Return the lines that keep the CPUs' frequency up."""
+    """Return the lines that keep the CPU frequency high."""
     now = (
         "now:        echo performance | sudo tee /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor"
         "   # needs the host, not a container"

@@ -1,4 +1,4 @@
-"""Grants: each thing asked of the kernel, with what the kernel gave."""
+"""Grants: requests to the kernel, each with what the kernel gave."""
 
 from __future__ import annotations
 
@@ -6,34 +6,34 @@ from typing import Any, Literal, NamedTuple
 
 __all__ = ["Grant", "GrantKind", "describe_refused"]
 
-#: What a grant concerns. ``lock`` is memory that has to stay in memory; ``memory`` is everything else about memory.
+#: Subject of a grant. ``lock`` is about locked memory, ``memory`` about everything else concerning memory.
 GrantKind = Literal["lock", "memory", "priority", "cpu", "limit", "device", "guard", "thread", "other"]
 
 
 class Grant(NamedTuple):
-    """One thing asked of the kernel, with what the kernel really gave, read back from it.
+    """Request to the kernel, with what the kernel really gave, read back from it.
 
     Attributes
     ----------
     name : str
-        The thing itself: ``"memory_lock"``, ``"policy"``, ``"cpu"``, ``"stack"`` and so on.
+        Name of the request: ``"memory_lock"``, ``"policy"``, ``"cpu"``, ``"stack"`` and so on.
     requested : object
-        What the settings asked for.
+        Value that the settings request.
     granted : object
-        What the kernel reports now.
+        Value that the kernel reports.
     ok : bool
         True if `granted` satisfies `requested`.
     detail : str
         How it was read back, or why it was refused.
     fix : str
-        The exact lines to write to have it granted; empty if ``ok``.
+        Exact lines to have it granted; empty if ``ok``.
     errno : int
         The errno of the refused call; 0 if no call was made or none failed.
     kind : str
-        What it concerns: ``"lock"``, ``"memory"``, ``"priority"``, ``"cpu"``, ``"limit"``, ``"device"``, ``"guard"``,
+        Its subject: ``"lock"``, ``"memory"``, ``"priority"``, ``"cpu"``, ``"limit"``, ``"device"``, ``"guard"``,
         ``"thread"`` or ``"other"``.
     lost : int or None
-        If it was granted and is gone since: when that was first seen, in ns since 1970. None otherwise.
+        Time at which a later check first found it gone, in ns since 1970. None if it is still granted or never was.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Grant(NamedTuple):
 
 
 def describe_refused(*grants: Grant) -> str:
-    """Write refused grants as an error message: what, with which value, why; then each fix once."""
+    """Format refused grants for an error message: name, value and cause of each, then every fix once."""
     lines = []
     fixes: dict[str, list[str]] = {}
     for grant in grants:

@@ -1,4 +1,4 @@
-"""Facts of the machine that belong with any measurement, and the state of its clock."""
+"""Facts about the machine that belong to any measurement, and the state of its clock."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def tai_offset_s() -> int:
 
 def host_facts() -> dict[str, Any]:
     """Return facts of this machine, ready for JSON: kernel, CPU, clocksource, versions."""
-    import platform  # here, for an import of rtloop is to be quick
+    import platform  # here, because `import rtloop` has to be quick
 
     uname = os.uname()
     version = uname.version.replace("PREEMPT RT", "PREEMPT_RT")  # as kernels before 5.15 write it

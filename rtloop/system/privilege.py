@@ -34,7 +34,7 @@ _LIMIT_NAMES = {
 
 
 def has_capability(bit: int, status: str | None = None) -> bool:
-    """Tell whether the calling thread has a capability in its effective set.
+    """Return True if the calling thread has a capability in its effective set.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ def has_capability(bit: int, status: str | None = None) -> bool:
 
 
 def has_seccomp_filter(status: str | None = None) -> bool:
-    """Tell whether a filter stands between the calling thread and the kernel's system calls (seccomp(2)).
+    """Return True if a seccomp(2) filter restricts the system calls of the calling thread.
 
     Parameters
     ----------
@@ -71,10 +71,10 @@ def has_seccomp_filter(status: str | None = None) -> bool:
 
 
 def is_capable(bit: int) -> bool:
-    """Tell whether the kernel will honour a capability: held, and in the initial user namespace.
+    """Return True if a capability is held in the initial user namespace, so that the kernel honours it.
 
-    In a rootless container a process may hold every capability of its own namespace, and memory locking and
-    scheduling still go by the limits.
+    In a rootless container a process may hold every capability of its own namespace, but the limits still apply to
+    memory locking and scheduling.
     """
     if not has_capability(bit):
         return False
@@ -108,20 +108,20 @@ def read_limit(which: int) -> tuple[int, int]:
 
 
 def format_limit(value: int) -> str:
-    """Write a limit's value: ``"unlimited"`` for RLIM_INFINITY."""
+    """Format a limit's value: ``"unlimited"`` for RLIM_INFINITY."""
     return "unlimited" if value == resource.RLIM_INFINITY else str(value)
 
 
 def rt_group_file(cgroup: str = "/proc/self/cgroup", mount: str = "/sys/fs/cgroup/cpu") -> str | None:
-    """Return the file with the real-time runtime of this process's control group, None where the kernel has none.
+    """Return the file with the real-time runtime of this process's control group, None if there is none.
 
-    Only ``CONFIG_RT_GROUP_SCHED`` with version 1 control groups has it.
+    It exists only with ``CONFIG_RT_GROUP_SCHED`` and version 1 control groups.
     """
     try:
         for line in read_text(cgroup).splitlines():
             _, controllers, path = line.split(":", 2)
             if "cpu" in controllers.split(","):
-                # In a container the path may be the host's, and not be there: then the root is the container's group.
+                # In a container the path may be the host's and not exist; then the root is the container's group.
                 for group in (path.strip("/"), ""):
                     file = f"{mount}/{group}/cpu.rt_runtime_us".replace("//", "/")
                     try:
@@ -137,7 +137,7 @@ def rt_group_file(cgroup: str = "/proc/self/cgroup", mount: str = "/sys/fs/cgrou
 def rt_group_runtime(cgroup: str = "/proc/self/cgroup", mount: str = "/sys/fs/cgroup/cpu") -> int | None:
     """Return the real-time runtime of this process's control group, in microseconds per period.
 
-    None where the kernel has no such limit. Zero explains an EPERM even for root (sched(7)).
+    None if the kernel has no such limit. Zero explains an EPERM even for root (sched(7)).
     """
     file = rt_group_file(cgroup, mount)
     try:

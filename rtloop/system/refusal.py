@@ -24,7 +24,7 @@ __all__ = [
     "setup_errors",
 ]
 
-#: What a filter answers to a call that it forbids. Only EPERM and EACCES can also be a missing privilege.
+#: Errnos of a call that a filter forbids. Only EPERM and EACCES can also mean a missing privilege.
 _FILTERED = (errno.EPERM, errno.EACCES, errno.ENOSYS)
 
 
@@ -47,21 +47,21 @@ def explain(call: str, error: int, *, is_privileged: bool = True) -> tuple[str, 
 
 
 def lock_limit() -> Check:
-    """Judge RLIMIT_MEMLOCK as it is now."""
+    """Judge the present RLIMIT_MEMLOCK."""
     limit = read_limit(resource.RLIMIT_MEMLOCK)[0]
     return checks.locked_memory(limit, is_capable=is_capable(CAP_IPC_LOCK))
 
 
 def may_lock_future() -> bool:
-    """Tell whether locking all future memory is safe: with CAP_IPC_LOCK, or without a limit.
+    """Return True if locking all future memory is safe: with CAP_IPC_LOCK, or without a limit.
 
-    Under a finite limit it succeeds, and later allocations, thread starts and the growth of the stack fail.
+    Under a finite limit the lock succeeds, but later allocations, thread starts and the growth of the stack fail.
     """
     return lock_limit().verdict == "ok"
 
 
 def _is_privilege(grant: Grant) -> bool:
-    """Return whether a privilege or a limit is the cause of a refusal."""
+    """Return True if a missing privilege or a limit is the cause of a refusal."""
     by_limit = grant.kind == "lock" and grant.errno in (errno.ENOMEM, errno.EAGAIN) and not may_lock_future()
     return by_limit or grant.errno in (errno.EPERM, errno.EACCES)
 
@@ -74,13 +74,13 @@ def refusal_error(
     Parameters
     ----------
     grants : iterable of Grant
-        What was asked for; those that are not ``ok`` are the refused ones, and there is at least one.
+        All requests; at least one of them was refused.
     name : str, optional
-        Who asked, named if several were refused.
+        Name of the loop or process, for the message if several were refused.
     advice : str
         Lines to add to the message.
     every : sequence of Grant
-        What the exception carries as ``grants``; by default `grants`.
+        ``grants`` of the exception; by default `grants`.
     """
     grants = tuple(grants)
     refused = [grant for grant in grants if not grant.ok]
@@ -98,7 +98,7 @@ def refusal_error(
 
 
 def raise_if_refused(grants: Sequence[Grant], name: str | None = None, *, advice: str = "") -> None:
-    """Raise one SetupError for all grants that were refused; return if none was."""
+    """Raise one SetupError for all refused grants; return if there are none."""
     if not all(grant.ok for grant in grants):
         raise refusal_error(grants, name, advice=advice)
 
@@ -107,7 +107,7 @@ def raise_if_refused(grants: Sequence[Grant], name: str | None = None, *, advice
 def setup_errors(name: str, grants: list[Grant]) -> Iterator[None]:
     """Turn any other system error of a start, such as no free file descriptor, into a SetupError.
 
-    `grants` is the list that the start fills. The SetupError carries it, and a note of what was refused before.
+    `grants` is the list that the start fills. The SetupError carries it, and a note about earlier refusals.
     """
     try:
         yield

@@ -1,8 +1,8 @@
-"""The keeper: a thread that acquires and gives back, so that no signal handler can end either half-way.
+"""Keeper: a thread that acquires and releases resources, so that no signal handler can interrupt that half-way.
 
-Python runs signal handlers on the main thread, between any two steps of it. What has to be done as a whole is handed
-to the keeper, which they never reach; the caller waits, and an exception of a handler comes when the work is done. The
-keeper also notices loops that ended by themselves, and gives back what they held.
+Python runs signal handlers on the main thread, between any two instructions. Work that must not be interrupted is
+handed to the keeper, whose thread runs no handlers. The caller waits, and gets an exception of a handler when the work
+is done. The keeper also notices loops that have ended, and releases their resources.
 """
 
 import _thread
@@ -21,21 +21,21 @@ cdef extern from "<sys/prctl.h>" nogil:
         PR_SET_NAME
 
 
-# Enough for what runs there, and little to lock.
+# Enough for its work, and small, because all memory may be locked.
 _STACK_BYTES = 512 << 10
 _LOOK_S = 0.1
-# How long a job takes at most before its caller asks whether there is still a keeper.
+# Interval at which a waiting caller checks that the keeper still exists.
 _LONG_S = 1.0
 
 _jobs = None
 _pid = 0
 _ident = 0
-# What to call, now and then, while any of them returns True: how loops that have ended are found.
+# Functions to call every _LOOK_S while any of them returns True; they find loops that have ended.
 _looks = []
 
 
 class _Job:
-    """A call, on the CPUs of its caller, and what became of it."""
+    """Call for the keeper, made on the CPUs of its caller, and its result."""
 
     __slots__ = ("cpus", "done", "error", "function", "is_begun", "result")
 
@@ -61,14 +61,14 @@ def _keep(jobs):
     try:
         _work(jobs)
     finally:
-        _pid = 0  # whoever comes next starts another one
+        _pid = 0  # the next caller starts another keeper
 
 
 def _work(jobs):
     global _ident
     _ident = _thread.get_ident()
     prctl(PR_SET_NAME, b"rtloop-keeper")
-    # Made by a real-time thread, it has inherited a policy that it does not need.
+    # If a real-time thread created it, it has inherited a policy that it does not need.
     with suppress(OSError):  # SCHED_IDLE is not left without a privilege, and a filter may forbid either call
         if os.sched_getscheduler(0) != os.SCHED_OTHER:
             os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
@@ -87,7 +87,7 @@ def _work(jobs):
             job.is_begun = True
             if job.cpus is not None and _mask() != job.cpus:
                 with suppress(OSError):  # a filter
-                    os.sched_setaffinity(0, job.cpus)  # what it makes, a loop's thread, inherits them
+                    os.sched_setaffinity(0, job.cpus)  # a loop's thread that the job creates inherits them
             job.result = job.function()
         except BaseException as error:
             job.error = error
@@ -97,14 +97,14 @@ def _work(jobs):
 
 
 def _start():
-    """Start the keeper, anew in a forked child. Returns its queue, None where no thread can be had."""
+    """Start the keeper if there is none, as in a forked child. Returns its queue, None if no thread can be created."""
     global _jobs, _pid
     if _pid == os.getpid():
         return _jobs
     jobs = queue.SimpleQueue()
     former = _thread.stack_size(_STACK_BYTES)
     try:
-        # Not threading.Thread: no Python code runs in here, hence no signal handler between the thread and its queue.
+        # Not threading.Thread, whose Python code a signal handler could interrupt before the queue is stored.
         _thread.start_new_thread(_keep, (jobs,))
     except RuntimeError:
         return None  # the interpreter is about to end
@@ -115,12 +115,12 @@ def _start():
 
 
 def look_with(function):
-    """Have the keeper call this, too, now and then, as long as any such function returns True."""
+    """Make the keeper call this function as well, every 0.1 s as long as any such function returns True."""
     _looks.append(function)
 
 
 def keep_looking():
-    """Start the keeper if there is none, and have it look."""
+    """Start the keeper if there is none, and make it call the functions of :func:`look_with`."""
     jobs = None if sys.is_finalizing() else _start()
     if jobs is not None and _thread.get_ident() != _ident:
         jobs.put(_Job(_nothing))
@@ -131,19 +131,19 @@ def _nothing():
 
 
 def shielded(function, patience_s=None):
-    """Call a function where no signal handler reaches, and return its result.
+    """Call a function on a thread that runs no signal handlers, and return its result.
 
     Parameters
     ----------
     function : callable
         Called without arguments, on the keeper's thread.
     patience_s : float, optional
-        Return None after this long if the keeper is still busy with something else; it calls the function later.
+        Return None after this time if the keeper is still busy with another call; it calls the function later.
 
     Raises
     ------
     BaseException
-        What the function raised; otherwise, after it has returned, what a signal handler raised meanwhile.
+        The function's exception; otherwise, after it has returned, that of a signal handler.
     """
     interrupt = None
     if _thread.get_ident() == _ident and _pid == os.getpid():
@@ -166,7 +166,7 @@ def shielded(function, patience_s=None):
             if _jobs is not jobs or _pid == 0:  # the keeper has died
                 if job.done.acquire(False):
                     break
-                return function()  # it never came to this job
+                return function()  # it did not begin this job
         except BaseException as error:
             interrupt = error
     if job.error is not None:
@@ -177,9 +177,9 @@ def shielded(function, patience_s=None):
 
 
 def shielded_method(method):
-    """Make a method that the main thread, where signal handlers run, has the keeper call.
+    """Decorate a method: called on the main thread, where signal handlers run, it runs on the keeper's thread.
 
-    A handler that comes in the middle of it, and itself needs what the method has locked, would wait for ever.
+    Otherwise a handler that interrupts it and needs the same lock would wait forever.
     """
     @functools.wraps(method)
     def call(*arguments, **keywords):

@@ -6,11 +6,11 @@ import os
 
 __all__ = ["UNWATCHED", "name_of", "number_of"]
 
-#: After one of these the rest of a step is not watched: its thread makes them itself (guard_signal.h).
+#: Calls that the handler cannot make for the thread, so that the rest of the step is not watched (guard_signal.h).
 UNWATCHED = ("clone", "clone3", "fork", "vfork", "execve", "execveat", "rt_sigreturn", "rt_sigprocmask",
              "rt_sigsuspend", "sigaltstack")  # fmt: skip
 
-#: Each line of a table: the number of the first, and names of successive numbers.
+#: A number, followed by the names of the calls from that number on.
 _X86_64 = """
 0 read write open close stat fstat lstat poll lseek mmap mprotect munmap brk rt_sigaction rt_sigprocmask rt_sigreturn
   ioctl pread64 pwrite64 readv writev access pipe select sched_yield mremap msync mincore madvise shmget shmat shmctl
@@ -102,10 +102,10 @@ def _table() -> dict[int, str]:
 
 
 def name_of(number: int) -> str:
-    """Return the name of a system call on this machine, ``"syscall 1234"`` of one that is not known here."""
+    """Return the name of a system call on this machine, ``"syscall 1234"`` if it is unknown."""
     return _table().get(number, f"syscall {number}")
 
 
 def number_of(name: str) -> int | None:
-    """Return the number of a system call on this machine; None where it has none of this name."""
+    """Return the number of a system call on this machine; None if it does not have the call."""
     return next((number for number, known in _table().items() if known == name), None)

@@ -203,7 +203,7 @@ def test_what_was_not_counted_is_said() -> None:
     loop = rtloop.RTLoop("1ms", guard="count")
     stats = loop.run(cycles=20)
     assert stats.guard["allocations"] is None
-    assert "allocations not counted (the library that counts is not loaded" in stats.guard_sentence
+    assert "allocations not counted (the library that counts them is not loaded" in stats.guard_sentence
     grant = next(g for g in loop.grants if g.name == "guard_allocations")
     assert grant.granted == "unavailable" and grant.ok, "it is there where somebody has loaded it"
 

@@ -155,7 +155,7 @@ def test_scipy_brings_its_own_data(steps: Path) -> None:
     callback = scipy.LowLevelCallable(from_typed_ctypes(steps), counter.ctypes.data_as(ctypes.c_void_p))
     FunctionLoop(callback, "1ms").simulate(cycles=5)
     assert counter["steps"] == 5
-    with pytest.raises(rtloop.ConfigError, match="user_data of its own"):
+    with pytest.raises(rtloop.ConfigError, match="its own user_data"):
         FunctionLoop(callback, "1ms", data=counter)
 
 

@@ -77,6 +77,7 @@ class Block:
     """A block in which there are these violations."""
 
     migrated = 0
+    moved = None
 
     def __init__(self, *found: RawViolation) -> None:
         self.found = found

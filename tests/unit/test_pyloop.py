@@ -245,7 +245,7 @@ def test_it_is_freed_with_its_function_when_nobody_needs_it(ordinary: dict[str, 
 
 @pytest.mark.parametrize("value", [None, "step", 3])
 def test_what_cannot_be_called_is_refused(value: Any) -> None:
-    with pytest.raises(TypeError, match="not a Python function"):
+    with pytest.raises(TypeError, match="not a function or another callable"):
         PyLoop(value, "1ms")
 
 
@@ -259,7 +259,7 @@ def test_keywords_are_those_of_a_loop() -> None:
 
 @pytest.mark.parametrize(
     ("run", "child"),
-    [("run", "arm: its step has forked, and the child ends"), ("simulate", "StateError arm: a callback")],
+    [("run", "arm: its step has forked, and the child process ends"), ("simulate", "StateError arm: a callback")],
 )
 def test_a_fork_in_the_function_ends_in_the_child(script: Callable[..., Any], run: str, child: str) -> None:
     done = script(

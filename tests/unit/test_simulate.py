@@ -148,7 +148,7 @@ def test_a_recorded_run_is_replayed_to_the_nanosecond(probes: ModuleType, ordina
         ([], "at least one"),
         (["1us", 2.5], r"\[1\]=2.5"),
         ({1, 2}, "an array, a list or a tuple"),
-        ({"arm": "1us"}, "not among the loops"),
+        ({"arm": "1us"}, "not one of the simulated loops"),
     ],
 )
 @pytest.mark.parametrize("name", ["execution", "latency"])

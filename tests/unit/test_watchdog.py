@@ -126,7 +126,7 @@ def test_a_step_that_never_returns_is_not_waited_for(pair: Callable[..., list[An
     with pytest.raises(WatchdogError, match=r"cycle 0 had not ended .* after its first release had come") as told:
         group.run()
     assert told.value.cycle is None
-    assert "inner has not ended 2 s later: its thread goes on" in "".join(told.value.__notes__)
+    assert "inner has not ended 2 s later: its thread runs on" in "".join(told.value.__notes__)
     assert (inner.state, outer.state, group.state, inner.safes) == ("running", "stopped", "running", 1)
     assert group.wait() is False and group.wait("10ms") is False
     with pytest.raises(rtloop.StopTimeoutError, match="inner did not stop") as late:

@@ -14,7 +14,7 @@ cdef extern from "<sys/syscall.h>" nogil:
     const long SYS_clock_gettime
 
 cdef enum:
-    BATCHES = 40    # the least of them counts: others were interrupted
+    BATCHES = 40    # the shortest one counts, because others may have been interrupted
     CALLS = 200
 
 
@@ -41,14 +41,14 @@ cdef double cost(int clock, bint is_bare) noexcept nogil:
 
 
 def clock_cost(int clock):
-    """Return what one call of clock_gettime(2) takes, and what the same takes as a bare system call, in nanoseconds.
+    """Return the cost of one call of clock_gettime(2), and of the same as a bare system call, in nanoseconds.
 
-    The least mean of many short batches; the calling thread is busy for some milliseconds.
+    It is the smallest mean of many short batches; the calling thread is busy for some milliseconds.
 
     Parameters
     ----------
     clock : int
-        Such as ``time.CLOCK_MONOTONIC``.
+        Number of the clock, such as ``time.CLOCK_MONOTONIC``.
 
     Raises
     ------
@@ -57,7 +57,7 @@ def clock_cost(int clock):
     """
     cdef timespec t
     if clock_gettime(clock, &t):
-        raise setup_error(errno.EINVAL, f"clock {clock} is not one that this kernel has")
+        raise setup_error(errno.EINVAL, f"clock {clock} does not exist in this kernel")
     cdef double call, bare
     with nogil:
         call = cost(clock, False)
