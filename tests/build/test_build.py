@@ -1,4 +1,4 @@
-"""``rtloop.build``: from a .pyx to a module, once; what makes it compile anew; what it says where it cannot."""
+"""``rtloop.build``: from a .pyx to a module, compiled once; what causes another build, and the messages of failures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``rtloop lint``: each sin is found, innocent code is not, what is out of sight is never called clean."""
+"""``rtloop lint``: every violation is found, innocent code is not, and unseen code is never called clean."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Jupyter magic ``%%rtloop``, in IPython's shell: a cell becomes classes of the notebook, errors have its lines."""
+"""The Jupyter magic ``%%rtloop`` in IPython: a cell's classes become the notebook's, and errors name its lines."""
 
 from __future__ import annotations
 

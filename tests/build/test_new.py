@@ -1,4 +1,4 @@
-"""``rtloop new``: what it makes builds, passes its own tests and is clean; what it cannot make it refuses in words."""
+"""``rtloop new``: its projects build, pass their own tests and are clean; bad requests are refused with a message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``rtloop run``: from a .pyx to figures in one line, and what each mistake comes to."""
+"""``rtloop run``: from a .pyx to figures in one line, and the message for each mistake."""
 
 from __future__ import annotations
 

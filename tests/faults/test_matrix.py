@@ -1,4 +1,4 @@
-"""Every system call and allocation of a setup fails in turn, with each of its errnos, once and for ever."""
+"""Every system call and allocation of a setup fails in turn, once or every time, with each of its errnos."""
 
 from __future__ import annotations
 

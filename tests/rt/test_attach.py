@@ -1,4 +1,4 @@
-"""Loops of other processes where privileges matter: kill -9 of a real-time loop, other users, containers."""
+"""Loops of other processes, with privileges: kill -9 of a real-time loop, other users, containers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The promises of a cycle: no page fault, exact accounting, whatever Python does beside it."""
+"""The real-time contract of a cycle: no page fault and exact accounting, whatever Python does meanwhile."""
 
 from __future__ import annotations
 

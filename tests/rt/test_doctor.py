@@ -1,4 +1,4 @@
-"""The doctor where something is really missing: it says so, in the words and with the fix of the loop's own refusal."""
+"""The doctor where something is really missing: it reports the same cause and fix as the loop's own refusal."""
 
 from __future__ import annotations
 

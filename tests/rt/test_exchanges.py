@@ -1,4 +1,4 @@
-"""A step that exchanges data with Python keeps the promises of a cycle, and what is exchanged arrives whole."""
+"""A step that exchanges data with Python keeps the real-time contract, and all data arrives intact."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A step that Numba has compiled keeps the promises of a cycle: no page fault, whatever Python does beside it."""
+"""A step compiled by Numba keeps the real-time contract: no page fault, whatever Python does meanwhile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the kernel granted, read back from the kernel by other means than rtloop's own."""
+"""Grants, compared with the kernel's state as read without rtloop."""
 
 from __future__ import annotations
 

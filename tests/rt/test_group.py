@@ -1,4 +1,4 @@
-"""A group on real-time threads: priorities, phases, and a start that is all or nothing by the kernel's account."""
+"""A group on real-time threads: priorities, phases, and a start that is all or nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Guards: what a step must not do is counted, told with its place in the user's code, and may end the loop."""
+"""Guards: violations in a step are counted, located in the user's code, and may end the loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signal handlers, Ctrl-C, closed files and the interpreter's end, in the middle of what must be done as a whole."""
+"""Signal handlers, Ctrl-C, closed files and the interpreter's end in the middle of operations that must be atomic."""
 
 from __future__ import annotations
 

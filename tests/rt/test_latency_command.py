@@ -1,4 +1,4 @@
-"""``rtloop latency`` with everything it can ask for: real time, cyclictest beside it, the kernel's trace."""
+"""``rtloop latency`` with all of its options: real time, cyclictest beside it, the kernel's trace."""
 
 from __future__ import annotations
 

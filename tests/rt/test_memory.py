@@ -1,4 +1,4 @@
-"""rtloop.memory, row by row: what it says beside what the kernel's own account says, granted and refused."""
+"""rtloop.memory: every call, granted and refused, compared with the kernel's own accounting."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ def test_unlock_of_what_is_not_locked_and_lock_of_what_has_no_memory_say_so() ->
 
     with pytest.raises(StateError, match="has not been locked"):
         memory.unlock(np.zeros(100))
-    for thing, why in ((3, "no memory"), (np.zeros((8, 8))[:, ::2], "not one piece"), (b"", "empty")):
+    for thing, why in ((3, "does not export memory"), (np.zeros((8, 8))[:, ::2], "not in one piece"), (b"", "empty")):
         with pytest.raises(ConfigError, match=why):
             memory.lock(thing)  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""Locks of everything and of ranges, by several owners, beside what other code of the process has locked."""
+"""Locks of all memory and of ranges, with several owners, beside locks of other code in the process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A step that uses a pool keeps the promises of a cycle."""
+"""A step that uses a pool keeps the real-time contract."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An ordinary user: strict raises with the fix and leaves nothing behind, degraded runs and says what is missing."""
+"""An ordinary user: a strict loop raises with the fix and leaks nothing, a degraded one reports what is missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A start that fails half-way gives everything back, whichever step fails, and however often."""
+"""A start that fails half-way releases everything, whichever step fails, and however often."""
 
 from __future__ import annotations
 

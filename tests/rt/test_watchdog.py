@@ -1,4 +1,4 @@
-"""The watchdog on real-time threads: above its loops also on their CPU, clean itself, and nothing of it stays."""
+"""The watchdog on real-time threads: above its loops on the same CPU, clean itself, and released completely."""
 
 from __future__ import annotations
 

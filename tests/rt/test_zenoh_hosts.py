@@ -1,4 +1,4 @@
-"""Two hosts, made of network namespaces with a cable between them: what a bridge and its loop do when that breaks."""
+"""Two hosts in network namespaces with a cable between them: bridge and loop when the connection breaks."""
 
 from __future__ import annotations
 

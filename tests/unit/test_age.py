@@ -1,4 +1,4 @@
-"""How old data is at the end of a chain: traced through records, never beyond the bound, and told when too old."""
+"""Age of data at the end of a chain: traced through records, never beyond its bound, and reported when too old."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``rtloop analyze``: files of tasks and saved runs in, a table or JSON out, and an exit code that CI can use."""
+"""``rtloop analyze``: reads task files and saved runs, writes a table or JSON, and sets an exit code for CI."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loops of other processes: who finds them, what their Stats say, and how they are known to have ended."""
+"""Loops of other processes: finding them, reading their Stats, and noticing that they have ended."""
 
 from __future__ import annotations
 

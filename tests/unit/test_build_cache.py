@@ -1,4 +1,4 @@
-"""The cache of compiled modules: what is found again, and what a full disk, a killed process or a neighbour leaves."""
+"""The cache of compiled modules: what is found again, and robustness against full disks, kills and other processes."""
 
 from __future__ import annotations
 

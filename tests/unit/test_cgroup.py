@@ -1,4 +1,4 @@
-"""What control groups leave to the process, read from texts as the kernel writes them."""
+"""Limits of control groups on this process, read from texts in the kernel's format."""
 
 from __future__ import annotations
 

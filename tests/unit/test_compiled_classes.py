@@ -1,4 +1,4 @@
-"""Conventions that all compiled classes share: public names, versioned interfaces, no copies, made once."""
+"""Conventions of all compiled classes: public names, versioned interfaces, no copies, one initialisation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What cyclictest prints, read as a histogram."""
+"""Output of cyclictest, read as a histogram."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demo: its physics, its control law in two languages, its three runs, and what it says about them."""
+"""The demo: its physics, its control law in two languages, its three runs, and its report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pages name what there is: every command, every public name, every exception; and their links lead somewhere."""
+"""The documentation names every command, public name and exception, and its links have targets."""
 
 from __future__ import annotations
 

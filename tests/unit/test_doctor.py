@@ -1,4 +1,4 @@
-"""What the doctor makes of several machines, from texts as they write them."""
+"""Findings of the doctor on several machines, from captured texts."""
 
 from __future__ import annotations
 

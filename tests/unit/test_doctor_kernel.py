@@ -1,4 +1,4 @@
-"""What the doctor says of the kernel, its command line, its interrupts and its memory."""
+"""The doctor's checks of the kernel, its command line, interrupts and memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the doctor measures: hogs, stolen time, clocks, timers, experiments, and who keeps the time of day."""
+"""The doctor's measurements: CPU hogs, stolen time, clocks, timers, experiments, and time synchronisation."""
 
 from __future__ import annotations
 

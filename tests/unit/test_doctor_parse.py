@@ -1,4 +1,4 @@
-"""The doctor's parsers: texts as kernels and systems write them, and whatever else comes."""
+"""The doctor's parsers, with the texts of kernels and systems, and with arbitrary ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the doctor says of the session, its limits and its control group; of containers, hypervisors and tools."""
+"""The doctor's checks of the session: limits, control group, containers, hypervisors and tools."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pictures: what they show, and that they lose no peak."""
+"""The plots: their content, and that no peak is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ends of a program with a running loop: whichever signal comes, leave() runs once and to its end."""
+"""Ends of a program with a running loop: leave() runs exactly once and completely, whichever signal comes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a loop says when it cannot start, and when it has ended badly: which loop, which cycle, why, and what to do."""
+"""Messages of loops that cannot start or have failed: the loop, the cycle, the cause and the fix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FunctionLoop: compiled functions of every origin as steps, their data, and what is refused."""
+"""FunctionLoop: compiled functions from every tool as steps, their data, and refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark of FunctionLoop runs, and has every side. Whether the target is met is the machine's business."""
+"""The benchmark of FunctionLoop runs and covers every variant. Its figures are not judged."""
 
 from __future__ import annotations
 

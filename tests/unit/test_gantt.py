@@ -1,4 +1,4 @@
-"""The measured schedule as a Gantt chart: which window, what is in it, and what is marked."""
+"""The measured schedule as a Gantt chart: its window, its content and its marks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What guards say in words: the sentence to quote, the notes of a violation, and what was not counted."""
+"""Texts of the guards: the summary sentence, the notes of a violation, and what could not be counted."""
 
 from __future__ import annotations
 

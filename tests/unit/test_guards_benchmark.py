@@ -1,4 +1,4 @@
-"""benchmarks/guards.py on a few cycles: its rows run here, and its figures are where a reader of JSON looks."""
+"""benchmarks/guards.py with few cycles: every row runs, and its JSON has the documented structure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A telemetry block that is damaged, of another version, or made to do harm, ends in a message."""
+"""Telemetry blocks that are damaged, of another version or malicious are refused with a message."""
 
 from __future__ import annotations
 

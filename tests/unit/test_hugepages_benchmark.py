@@ -1,4 +1,4 @@
-"""The benchmark of huge pages runs where the machine gives any, and says how to reserve them where it does not."""
+"""The benchmark of huge pages runs if the machine has any; otherwise it prints how to reserve them."""
 
 from __future__ import annotations
 

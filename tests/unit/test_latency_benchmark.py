@@ -1,4 +1,4 @@
-"""The arithmetic of the benchmark of latency: what it reads, compares and prints. No latency is looked at."""
+"""The latency benchmark's parsing, arithmetic and output. No latency is judged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``rtloop latency``: what it claims of a tail, what it shows, and how it ends. No latency is looked at."""
+"""``rtloop latency``: its claims about a tail, its output and its ends. No latency is judged."""
 
 from __future__ import annotations
 

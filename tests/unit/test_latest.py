@@ -1,4 +1,4 @@
-"""The newest value: whole, the newest one, and it is told whether it is new."""
+"""Latest: readers get the newest value, whole, and learn whether it is new."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a loop does with memory before its first cycle, and what it leaves of it in the statistics: on any machine."""
+"""Memory of a loop before its first cycle, and the figures about it, on any machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the loop's thread has of its process, and what it has not: CPUs, signals, Python. On any machine."""
+"""The loop's thread: its CPUs, its signals, and its isolation from Python, on any machine."""
 
 from __future__ import annotations
 

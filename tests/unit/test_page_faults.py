@@ -1,4 +1,4 @@
-"""The benchmark of page faults runs, and tells faults from none. What it measures is the machine's business."""
+"""The benchmark of page faults runs, and tells faults from none. Its figures are not judged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a loop of a group does when another one has failed, where it decides that itself: on_failure="hook"."""
+"""Reaction of a group's loops to the failure of another one, with on_failure="hook"."""
 
 from __future__ import annotations
 

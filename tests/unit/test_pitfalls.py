@@ -1,4 +1,4 @@
-"""The page of pitfalls names the tests that prove what it says, and each of them exists."""
+"""The page of pitfalls: every test that it names exists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""On a system that is not Linux the import says so, before anything compiled can fail in its own way."""
+"""On a system other than Linux the import fails with a clear message, before any compiled module is loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pools from Python, as an ordinary user: blocks come and go, wrong frees are refused, views keep the memory."""
+"""Pools from Python, as an ordinary user: allocation, refusal of wrong frees, and the lifetime of views."""
 
 from __future__ import annotations
 

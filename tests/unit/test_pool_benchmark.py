@@ -1,4 +1,4 @@
-"""The benchmark of the pools runs, with every contestant in every part. Who wins is the machine's business."""
+"""The benchmark of the pools runs with every contestant in every part. Its figures are not judged."""
 
 from __future__ import annotations
 

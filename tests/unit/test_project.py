@@ -1,4 +1,4 @@
-"""What is said twice about building and checking the project is said alike."""
+"""Facts about building and checking the project that stand in two places are the same in both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plugin for other people's tests: what it lets pass, what it fails, and what it says of either."""
+"""The pytest plugin: accepted runs, failures, and their messages."""
 
 from __future__ import annotations
 

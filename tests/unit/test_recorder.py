@@ -1,4 +1,4 @@
-"""Recordings: every record is in the file or counted, whatever the disk, the process or the program does."""
+"""Recordings: every record is in the file or counted as lost, whatever happens to disk, process or program."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report and the plots: what they show, that no worst cycle vanishes, and that a stranger's text stays text."""
+"""Reports and plots: their content, no worst cycle lost, and text from files of strangers escaped."""
 
 from __future__ import annotations
 

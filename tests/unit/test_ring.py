@@ -1,4 +1,4 @@
-"""Rings from Python: items come out as they went in, a full ring drops and counts, views are in place and safe."""
+"""Rings from Python: items arrive unchanged, a full ring drops and counts them, views are in place and safe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Targets of ``rtloop run``: found by name, made with the given keywords, or refused with a sentence."""
+"""Targets of ``rtloop run``: found by name, created with the given keywords, or refused with a message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The analysis of deadlines: published task sets with known answers, and a simulation that it must bound, and reach."""
+"""Schedulability analysis: published task sets with known answers, and simulations that must stay within its bounds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The keywords of a loop: each bad value is refused with the argument's name, the value, and what is accepted."""
+"""The keywords of a loop: a bad value is refused with the argument's name, the value and the accepted forms."""
 
 from typing import Any
 

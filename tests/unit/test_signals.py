@@ -1,4 +1,4 @@
-"""Named signals: a record a cycle with all of them, nothing before somebody asks, and every n-th cycle only."""
+"""Named signals: one record per cycle or per n cycles with all of them, and none before logging begins."""
 
 from __future__ import annotations
 

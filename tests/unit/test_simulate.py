@@ -1,4 +1,4 @@
-"""Loops in virtual time: the same callbacks on the same schedule, in no time, twice the same."""
+"""Loops in virtual time: the callbacks and schedule of a real run, without waiting, with reproducible results."""
 
 from __future__ import annotations
 
@@ -272,7 +272,7 @@ def test_arguments_are_those_of_run() -> None:
         loop.simulate(5)
     with pytest.raises(rtloop.ConfigError, match="cycles=0"):
         loop.simulate(cycles=0)
-    with pytest.raises(TypeError, match="neither a loop nor a callable"):
+    with pytest.raises(TypeError, match="must be an RTLoop, or a callable"):
         loop.simulate(cycles=1, plant="cart")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="at least one RTLoop"):
         rtloop.simulate([], "1s")

@@ -1,4 +1,4 @@
-"""What holds for every loop, whatever its settings, its overruns and its lateness: tried in virtual time."""
+"""Properties of every loop, whatever its settings, overruns and lateness, checked in virtual time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The soak's verdict: an account that is not whole, a loop that failed and faults that nothing explains are told."""
+"""The soak's verdict: it fails on inconsistent accounts, on failed loops, and on faults without an explanation."""
 
 from __future__ import annotations
 

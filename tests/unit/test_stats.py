@@ -1,4 +1,4 @@
-"""Stats: immutable, saved and loaded whole, and read at a glance."""
+"""Stats: immutable, saved and loaded completely, and readable."""
 
 from __future__ import annotations
 

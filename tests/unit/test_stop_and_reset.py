@@ -1,4 +1,4 @@
-"""Requests that come at an awkward moment: a stop while the loop is being started, a reset while it sleeps or works."""
+"""Requests at an awkward moment: a stop during the start, a reset while the loop sleeps or works."""
 
 from __future__ import annotations
 

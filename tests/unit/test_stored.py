@@ -1,4 +1,4 @@
-"""A file of saved stats from a stranger: refused in a sentence, or shown like any other."""
+"""Saved stats from strangers: refused with a message, or shown like any other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From addresses to names: what a guard says of where something happened."""
+"""From addresses to symbols: how a guard names the place of a violation."""
 
 from __future__ import annotations
 

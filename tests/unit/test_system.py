@@ -1,4 +1,4 @@
-"""What is read of the system, from texts as kernels write them."""
+"""Parsers of system information, with texts in the kernel's format."""
 
 from __future__ import annotations
 

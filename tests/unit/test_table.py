@@ -1,4 +1,4 @@
-"""The table of a Stats: what it says, and what it does not claim."""
+"""The table of a Stats: its figures, and the claims that it avoids."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`rtloop top`: what it samples, how it draws, what the screen does with keys, and its output for programs."""
+"""`rtloop top`: sampling, drawing, keys, and its output for programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The watchdog of a group, on any machine: who is stuck, what becomes of it and of the others, and who is not.
+"""The watchdog of a group, on any machine: stuck loops, their end and that of the others, and loops that are not stuck.
 
 Limits are long, for a busy machine keeps ordinary threads from running for a while, and that is no reason to fail.
 """

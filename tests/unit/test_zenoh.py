@@ -1,4 +1,4 @@
-"""A bridge: what peers see and may set, what is refused, and that the loop keeps its cycles whatever they send."""
+"""A bridge: what peers see and may set, refusals, and that messages never delay the loop's cycles."""
 
 from __future__ import annotations
 

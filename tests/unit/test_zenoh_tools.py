@@ -1,4 +1,4 @@
-"""What a person sees of loops on several hosts: ``rtloop top --zenoh`` and ``rtloop record --zenoh``."""
+"""Tools for loops on several hosts: ``rtloop top --zenoh`` and ``rtloop record --zenoh``."""
 
 from __future__ import annotations
 
