@@ -224,7 +224,7 @@ def test_a_chain_that_does_not_fit_says_why() -> None:
         (([a, "b"],), "at least two loops"),
         ((None,), "at least two loops"),
         (([a, a],), "a comes twice in a row"),
-        (([a, b], []), "via has 0 exchanges; 2 loops have 1"),
+        (([a, b], []), "via has 0 exchanges; a chain of 2 loops needs 1"),
         (([a, b], ["x"]), "give the Ring or the Latest"),
     ):
         with pytest.raises(ConfigError, match=word):

@@ -113,7 +113,7 @@ def test_a_loop_that_had_failed_warns_once_when_it_is_only_stopped(
     for end in ("stop", "close"):
         loop = start_failed(probes, ordinary)
         with pytest.warns(
-            rtloop.RTSetupWarning, match=r"join\(\) was not called.*arm: step\(\) returned -5 in cycle 3"
+            rtloop.RTSetupWarning, match=r"already failed.*arm: step\(\) returned -5 in cycle 3"
         ) as caught:
             getattr(loop, end)()
         assert caught[0].filename == __file__, "the warning points at the caller"

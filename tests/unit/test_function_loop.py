@@ -374,7 +374,7 @@ def test_a_numba_function_of_another_record() -> None:
     def step(cycle: Any, data: Any) -> int:
         return 0
 
-    with pytest.raises(TypeError, match=r"not that of a cycle.*rtloop\.numba\.Cycle"):
+    with pytest.raises(TypeError, match=r"another kind than a cycle.*rtloop\.numba\.Cycle"):
         FunctionLoop(step, "1ms")
 
 
@@ -384,7 +384,7 @@ def test_a_numba_function_with_its_arguments_in_the_other_order(data: str) -> No
     import rtloop.numba
 
     first = eval(data, vars(numba.types))
-    with pytest.raises(TypeError, match=rf"the cycle comes first.*{SIGNATURE}"):
+    with pytest.raises(TypeError, match=rf"the cycle must be the first argument.*{SIGNATURE}"):
         FunctionLoop(
             numba.cfunc(numba.types.int32(first, numba.types.CPointer(rtloop.numba.Cycle)))(lambda a, b: 0), "1ms"
         )
