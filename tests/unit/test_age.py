@@ -235,7 +235,7 @@ def test_a_chain_that_does_not_fit_says_why() -> None:
         LoopGroup([a, b], chains=[Chain([a, c])])
     with pytest.raises(ConfigError, match="2 chains are called 'a -> b'"):
         LoopGroup([a, b], chains=[Chain([a, b]), Chain([a, b])])
-    with pytest.raises(ConfigError, match=r"goes from b to a here, and from a to b in 'a -> b'; it has one writer"):
+    with pytest.raises(ConfigError, match=r"goes from b to a here, and from a to b in 'a -> b'; it can have only"):
         LoopGroup([a, b], chains=[Chain([a, b], [latest]), Chain([b, a], [latest])])
     with pytest.raises(ConfigError, match="must be a list of Chain"):
         LoopGroup([a, b], chains=[[a, b]])  # type: ignore[list-item]
