@@ -17,13 +17,28 @@
 #include "schedule.h"
 #include "telemetry.h"
 
+/* Compute until when a cycle needs no check of the limits of the run, if `index` is that of the cycle at the schedule's
+ * release: until the end of the duration, or the first release at which the cycles can be used up. Called anew after
+ * each cycle that is not plain, because a release may have been moved back. O(1); never fails. */
+static inline void rt_loop_limit_plain(rt_loop_t *loop, uint64_t index) {
+  const uint64_t most = loop->limits.max_cycles, left = most > index ? most - index : 0;
+  int64_t length, until;
+  loop->plain_until = loop->end_release;
+  if (loop->has_own_wait || loop->spin.margin || loop->is_settable) {
+    loop->plain_until = INT64_MIN;
+  } else if (!__builtin_mul_overflow(left, loop->schedule.period, &length) &&
+             !__builtin_add_overflow(loop->schedule.release, length, &until) && until < loop->end_release) {
+    loop->plain_until = until;
+  }
+}
+
 /* Prepare the first cycle of a run, at the release `first`, in ns on the loop's clock. O(1); never fails. */
 static inline void rt_loop_start_at(rt_loop_t *loop, int64_t first) {
   const int64_t duration = loop->limits.max_duration;
   loop->first_release = first;
   rt_schedule_set_release(&loop->schedule, first);
   loop->end_release = first > INT64_MAX - duration ? INT64_MAX : first + duration;
-  loop->plain_until = loop->has_own_wait || loop->spin.margin || loop->is_settable ? INT64_MIN : loop->end_release;
+  rt_loop_limit_plain(loop, 0);
   loop->is_late = 0;
   loop->cycle =
       (rt_cycle_t){.period = rt_schedule_nominal(&loop->schedule), .dt = rt_schedule_exact(&loop->schedule) * 1e-9};
@@ -71,6 +86,7 @@ static __attribute__((noinline, cold, unused)) int rt_loop_finish_cycle_slow(rt_
   loop->is_late = 0;
   if (!loop->telemetry->has_previous)
     loop->schedule.is_unsettled = RT_UNSETTLED; /* nor does an interval end with the next */
+  rt_loop_limit_plain(loop, cycle->index + 1);
   if (is_warmup && cycle->index + 1 == loop->limits.warmup) {
     rt_telemetry_write_usage(loop->telemetry, rt_thread_usage(), 0);
   }
@@ -101,7 +117,7 @@ rt_loop_finish_cycle(rt_loop_t *loop, void *self, rt_record_t record, int rc, in
     (void)rt_schedule_next(schedule, record.end);
     rt_telemetry_record_plain(loop->telemetry, loop->bank, record);
     if (RT_LIKELY(rc == RT_CONTINUE)) {
-      cycle->index += 1;
+      rt_add_relaxed(&cycle->index, 1);
       return RT_GO_ON;
     }
   } else {
@@ -140,11 +156,10 @@ rt_loop_run_guarded_cycles(rt_loop_t *loop, rt_guard_t *guard, void *self, int (
   int64_t now = rt_loop_read_clock(loop); /* from one cycle to the next, without the offset of a settable clock */
   for (;;) {
     int64_t release = schedule->release;
-    if (RT_UNLIKELY(cycle->index >= loop->limits.max_cycles)) return RT_END_NORMAL;
     if (RT_LIKELY(release < loop->plain_until)) {
       if (RT_UNLIKELY(!rt_loop_wait(loop, &now, release))) return rt_loop_end_with(loop, RT_END_CLOCK, (int)now);
     } else {
-      if (release >= loop->end_release) return RT_END_NORMAL;
+      if (release >= loop->end_release || cycle->index >= loop->limits.max_cycles) return RT_END_NORMAL;
       now += loop->offset;
       loop->is_late = now > release;
       if (!loop->has_own_wait) {

@@ -122,7 +122,7 @@ typedef struct rt_loop {
   rt_second_t second;            /* the second in which the last sleep ended */
   int64_t first_release;
   int64_t end_release;  /* the run ends before a release at or after this */
-  int64_t plain_until;  /* a release before this needs one sleep and no check of the duration */
+  int64_t plain_until;  /* a release before this needs one sleep and no check of the limits */
   rt_bank_t *bank;      /* the active bank of the telemetry */
   int32_t is_late;      /* whether the release of the current cycle had passed before the wait for it began */
   int32_t has_run_hook; /* whether on_peer_failure() has run since the last step; the guard ignores what it did */
