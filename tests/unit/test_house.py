@@ -98,7 +98,7 @@ def too_wide(package: Path) -> list[str]:
     return [
         f"{path.relative_to(package)}:{number}"
         for path in sorted(package.rglob("*"))
-        if path.suffix in {".py", ".pyx", ".pxd", ".pyi", ".c"}
+        if path.suffix in {".py", ".pyx", ".pxd", ".pyi", ".c", ".h"}
         for number, line in enumerate(path.read_text().splitlines(), 1)
         if len(line) > MAX_COLUMNS
     ]

@@ -43,8 +43,8 @@
 #define rt_add32_relaxed(p, v) rt_add_relaxed((p), (v))
 #endif
 
-/* Add a 64-bit value to a 128-bit sum of two 64-bit halves that only this thread writes. A reader needs a seqlock, because
- * the halves are two stores. */
+/* Add a 64-bit value to a 128-bit sum of two 64-bit halves that only this thread writes. A reader needs a seqlock,
+ * because the halves are two stores. */
 #if defined(__x86_64__) && !defined(RT_IS_SANITIZED)
 #define rt_add128_relaxed(low, high, v)                                                                                \
   __asm__ __volatile__("addq %2, %0\n\tadcq $0, %1" : "+m"(*(low)), "+m"(*(high)) : "r"((uint64_t)(v)) : "cc")

@@ -61,8 +61,9 @@ static __attribute__((noinline, unused)) int64_t rt_loop_wait_any(rt_loop_t *loo
   }
 }
 
-/* Wait for the release if the margin for spinning is 0 and nobody sets the clock: one sleep in most cycles. *now is the present time, then the
- * result of rt_loop_wait_slow. Returns whether that is a time. Sets loop->is_late if the release has passed. */
+/* Wait for the release if the margin for spinning is 0 and nobody sets the clock: one sleep in most cycles. *now is
+ * the present time, then the result of rt_loop_wait_slow. Returns whether that is a time. Sets loop->is_late if the
+ * release has passed. */
 static inline int rt_loop_wait(rt_loop_t *loop, int64_t *now, int64_t release) {
   /* One comparison for both limits: the release lies ahead, by one slice at most. */
   int rc = 1;
@@ -77,11 +78,11 @@ static inline int rt_loop_wait(rt_loop_t *loop, int64_t *now, int64_t release) {
   return *now >= 0;
 }
 
-/* Sleep in step until `time` on the loop's clock, as it was when the cycle began: a step of the clock does not lengthen
- * the sleep. The time is no execution, and the sleep no violation. Returns 0, also if the time has passed; RT_STOP iff
- * a command ends the run, which ends the sleep within RT_SLICE_NS; or a negative errno iff clock_nanosleep(2) fails
- * with anything but EINTR, or -EINVAL iff the loop does not run. In virtual time it returns at once. The loop's thread, in step; blocks; a system call for
- * each RT_SLICE_NS. */
+/* Sleep in step until `time` on the loop's clock, as it was when the cycle began: a step of the clock does not
+ * lengthen the sleep. The time is no execution, and the sleep no violation. Returns 0, also if the time has passed;
+ * RT_STOP iff a command ends the run, which ends the sleep within RT_SLICE_NS; or a negative errno iff
+ * clock_nanosleep(2) fails with anything but EINTR, or -EINVAL iff the loop does not run. In virtual time it returns
+ * at once. The loop's thread, in step; blocks; a system call for each RT_SLICE_NS. */
 static __attribute__((noinline, unused)) int rt_loop_sleep_until(rt_loop_t *loop, int64_t time) {
   rt_telemetry_t *const t = loop->telemetry;
   if (RT_UNLIKELY(t == NULL)) return -EINVAL; /* no run, or a forked child's */

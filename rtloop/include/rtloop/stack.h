@@ -13,8 +13,9 @@
  * below that frame as wiped: rt_stack_begin.
  *
  * A fork costs a running thread one minor page fault, on the page of its control block, because the kernel writes there
- * for rseq(2) when it switches threads. A step that writes to thread-local storage, errno included, may meet one more for
- * each page of it. mlock(2) on the stack in the parent, after the fork, takes those faults that the thread has not met.
+ * for rseq(2) when it switches threads. A step that writes to thread-local storage, errno included, may meet one more
+ * for each page of it. mlock(2) on the stack in the parent, after the fork, takes those faults that the thread has not
+ * met.
  */
 #ifndef RTLOOP_STACK_H
 #define RTLOOP_STACK_H
@@ -80,9 +81,10 @@ static inline size_t rt_stack_high_water(const rt_stack_t *stack) {
 }
 
 /* The first function of the thread. Marks everything below the page of its own frame as wiped in forked children, and
- * calls `body` with its frames below that page, so that a fork makes no page copy-on-write that holds a frame of a cycle.
+ * calls `body` with its frames below that page, so that a fork makes no page copy-on-write that holds a cycle's frame.
  * If a page is too large for the stack to spare one, the first frames share it with the C library, and its fault.
- * Enters the kernel once. The mark is best effort: without it, a fork costs a fault for each page that is written to. */
+ * Enters the kernel once. The mark is best effort: without it, a fork costs a fault for each page that is written.
+ */
 static __attribute__((noinline, unused)) void *rt_stack_begin(void *self) {
   const rt_stack_t *stack = self;
   const uintptr_t frame = (uintptr_t)__builtin_frame_address(0), page = (uintptr_t)sysconf(_SC_PAGESIZE);

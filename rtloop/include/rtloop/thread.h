@@ -165,8 +165,8 @@ static inline void rt_thread_setup(const rt_thread_request_t *request, const rt_
   (void)syscall(SYS_sched_getattr, 0, &report->attr, sizeof report->attr, 0);
 }
 
-/* Create the thread on its stack, which keeps `body` and `argument`. The control thread; enters the kernel. Returns 0 or a negative errno; there is no
- * thread then. */
+/* Create the thread on its stack, which keeps `body` and `argument`. The control thread; enters the kernel. Returns
+ * 0 or a negative errno; there is no thread then. */
 static inline int rt_thread_create(pthread_t *thread, rt_stack_t *stack, void *(*body)(void *), void *argument) {
   pthread_attr_t attr;
   sigset_t blocked, before;
