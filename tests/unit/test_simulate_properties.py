@@ -31,7 +31,7 @@ def loops(draw: st.DrawFn) -> dict[str, Any]:
     keywords = {
         "period": f"{period}ns",
         "phase": draw(st.sampled_from([0, 1, period // 2, 3 * period])),
-        "align": draw(st.sampled_from([None, "1s", "7ms"])),
+        "align": None if (periods := draw(st.sampled_from([0, 7, 1000]))) == 0 else f"{periods * period}ns",
         "overrun": draw(POLICIES),
         "max_burst": draw(st.integers(1, 5)),
         "warmup": draw(st.integers(0, 20)),
