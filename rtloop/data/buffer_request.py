@@ -274,6 +274,6 @@ def lock_grant(size: int, is_locked: bool, is_pool: bool, error: int) -> Grant:
 
 
 def refusal(grant: Grant) -> SetupError:
-    """Make the exception of a refused grant, for a buffer that must not fall back."""
+    """Make the exception of a grant that a buffer cannot do without, also if part of it was granted."""
     has_less = "strict=False" not in describe_refused(grant) and grant.name != "pages"
-    return refusal_error([grant], advice="  or take what there is: strict=False" if has_less else "")
+    return refusal_error([grant._replace(ok=False)], advice="  or take what there is: strict=False" if has_less else "")

@@ -229,7 +229,7 @@ def test_our_own_modules_are_clean(module: str) -> None:
     assert one.unused == ()
     unseen = {name for unseen in one.not_examined for name in unseen.names}
     pointers = {"loop/function_loop.pyx": {"_function"}}  # a FunctionLoop's own
-    clock = {"read"} & unseen if module in ("loop/loop.pyx", "simulation/simulation.pyx") else set()
+    clock = {"read_clock"} & unseen if module in ("loop/loop.pyx", "simulation/simulation.pyx") else set()
     hook = {"on_peer_failure"} & unseen if clock else set()
     assert unseen == pointers.get(module, set()) | clock | hook, (
         "besides these, the clock of the vDSO, and the hook that a wait may call, are called by their addresses"

@@ -53,7 +53,7 @@ static void test_sequence(void) {
 
 static void test_sizes(void) {
   CHECK(rt_latest_bytes(0) == 0 && rt_latest_bytes(UINT64_MAX) == 0 && rt_latest_bytes(PTRDIFF_MAX / 3) == 0);
-  CHECK(rt_latest_bytes(48) == sizeof(rt_latest_t) + 192 && rt_latest_bytes(49) == sizeof(rt_latest_t) + 384);
+  CHECK(rt_latest_bytes(40) == sizeof(rt_latest_t) + 192 && rt_latest_bytes(41) == sizeof(rt_latest_t) + 384);
   CHECK(rt_latest_bytes(1) == sizeof(rt_latest_t) + 192 && rt_latest_bytes(65) == sizeof(rt_latest_t) + 384);
   _Alignas(64) char region[1024] = {0};
   CHECK(rt_latest_init((rt_latest_t *)(void *)(region + 8), 8) == -EINVAL);

@@ -3,7 +3,7 @@
 #include "model.h"
 #include "rtloop/latest.h"
 
-enum { WRITES = 4, READS = 4, WORDS = 6, STRIDE = 64 }; /* of a value and its stamp */
+enum { WRITES = 4, READS = 4, WORDS = 5, STRIDE = 64 }; /* of a value and its stamp */
 
 static _Alignas(64) char region[sizeof(rt_latest_t) + 3 * STRIDE];
 static rt_latest_t *const latest = (rt_latest_t *)(void *)region;
