@@ -116,12 +116,20 @@ def headline(stats: Figures) -> str:
 
 
 def _where(grant: Grant, machine_cpus: object) -> str:
-    """Write where the thread may run: any CPU only if that is every one of the machine."""
+    """Write where the thread may run."""
     try:
         cpus = parse_cpu_list(str(grant.granted))
     except ValueError:
         return "CPU not known"
-    return "any CPU" if len(cpus) == machine_cpus else f"CPU {format_cpu_list(cpus)}"
+    return "any CPU" if is_any_cpu(grant, machine_cpus) else f"CPU {format_cpu_list(cpus)}"
+
+
+def is_any_cpu(grant: Grant, machine_cpus: object) -> bool:
+    """Return whether the thread may run on every CPU of the machine; False if that is not known."""
+    try:
+        return len(parse_cpu_list(str(grant.granted))) == machine_cpus
+    except ValueError:
+        return False
 
 
 def _share(part: int, whole: int) -> str:

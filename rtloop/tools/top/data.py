@@ -11,6 +11,7 @@ import numpy as np
 
 from rtloop.errors import AttachError
 from rtloop.stats.histogram import Histogram
+from rtloop.stats.table import is_any_cpu
 from rtloop.telemetry.attach import LoopReader, scan
 from rtloop.telemetry.procfs import describe_skipped
 
@@ -73,9 +74,9 @@ class Row:
 
     @property
     def cpus(self) -> str:
-        """CPUs that the loop may run on, or ``any`` and the one that it ran on last."""
+        """CPUs that the loop may run on, or ``any`` and the one that it ran on last if it may run on all."""
         for grant in self.stats.grants:
-            if grant.name == "cpu":
+            if grant.name == "cpu" and not is_any_cpu(grant, self.stats.host.get("cpus")):
                 return str(grant.granted)
         return "any" if self.cpu is None else f"any({self.cpu})"
 
