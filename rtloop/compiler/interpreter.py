@@ -29,8 +29,8 @@ def python() -> str:
         why = "sys.executable is not set, because Python is embedded in another program"
     elif not any(word in f"{name} {os.path.basename(os.path.realpath(path)).lower()}" for word in ("python", "pypy")):
         why = f"sys.executable={path!r} is not a Python interpreter, but a program that embeds one"
-    elif not os.access(path, os.X_OK):
-        why = f"sys.executable={path!r} does not exist or cannot be executed"
+    elif not os.path.exists(path):  # not os.access(), which judges by the real user and without capabilities
+        why = f"sys.executable={path!r} does not exist"
     else:
         return path
     raise RtloopError(f"no Python interpreter for a child process: {why}; fix: do this step with an installed Python")

