@@ -23,7 +23,7 @@ class InjectedError(RuntimeError):
     """What the tests make fail."""
 
 
-STEPS = ["process_wide", "rt_bandwidth", "telemetry", "lock_own", "dma_latency", "thread_grants"]
+STEPS = ["process_wide", "rt_bandwidth", "telemetry", "own_grant", "dma_latency", "thread_grants"]
 
 
 @pytest.mark.parametrize("step", STEPS)
