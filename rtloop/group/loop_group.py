@@ -10,7 +10,7 @@ from fractions import Fraction
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from rtloop.errors import StateError
+from rtloop.errors import RtloopError, StateError
 from rtloop.group import member, watchdog_plan
 from rtloop.group.chain import check_chains
 from rtloop.group.plan import check_loops, place, rate_monotonic
@@ -301,10 +301,16 @@ class LoopGroup:
         duration_ns = None
         if duration is not None:
             duration_ns = parse_run_duration(duration, min(settings.period_ns for settings in self._settings))
+        former = self._run
         armed = ending_signals.arm()
         try:
             self._start(duration_ns)
             self.join()
+        except BaseException as interrupt:
+            # An exception of a signal handler may come between start and join, where neither ends the loops.
+            if self._run is not former and self.state == "running" and not isinstance(interrupt, RtloopError):
+                self._end_after(interrupt)
+            raise
         finally:
             ending_signals.disarm(armed)
         return self.stats

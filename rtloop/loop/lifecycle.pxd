@@ -13,6 +13,7 @@ cdef class Control:
     cdef readonly int runs
     cdef int _pid
     cdef object _starter
+    cdef object _reaper
     cdef bint _is_stop_wanted
     cdef dict _simulation
     cdef object _raised

@@ -197,7 +197,7 @@ cdef class Control:
             registry.loops.discard(self)
             raise
         self._begin_run()
-        ending_signals.add_flag(<size_t>&self.thread.rt.command, RT_COMMAND_STOP)
+        ending_signals.add_flag(<size_t>&self.thread.rt.command, RT_COMMAND_STOP, self.thread.rt.thread.report.tid)
         self.thread.go()
 
     def _begin_run(self):
@@ -269,12 +269,13 @@ cdef class Control:
         with self._lock:
             if self._activity != "running":
                 return
-            self._activity = "ending"
+            self._activity, self._reaper = "ending", threading.get_ident()
+        owner = None
         ending_signals.remove_flag(<size_t>&self.thread.rt.command)
         registry.loops.discard(self)
         outcome = "failed"
         try:
-            self.thread.join()
+            owner = self.thread.join()
             outcome = self.state
             self._settle()
             self._make_stats_later = self._collect(outcome)
@@ -284,6 +285,11 @@ cdef class Control:
             finally:
                 self._outcome = outcome
                 self._activity, self._pid = "idle", 0
+        del owner  # not before: its finalizer may close this loop, and finds it idle
+
+    def _is_reaping(self):
+        """Whether this thread is reaping: a finalizer that the collector of garbage has called in the middle of it."""
+        return self._activity == "ending" and self._reaper == threading.get_ident()
 
     def end_error(self):
         """Return the exception for the end of the run, None for a normal end."""
@@ -370,7 +376,7 @@ cdef class Control:
                 return self._empty_stats("running")
             if self.thread.block is not None:
                 return self._collect(state)()
-        while self._activity == "ending":
+        while self._activity == "ending" and not self._is_reaping():
             time.sleep(0.001)  # another thread is reaping, and stores the figures
         make = self._make_stats_later
         if make is not None:
@@ -416,7 +422,7 @@ cdef class Control:
                     if not must_reap:
                         return True
                     self.reap()
-                    if self._activity == "ending":
+                    if self._activity == "ending" and not self._is_reaping():
                         time.sleep(0.001)  # another thread is reaping
                         continue
                     return True  # if it is not reaped yet, the keeper does that after its present job

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 import warnings
+from contextlib import suppress
 from typing import Protocol
 
 from rtloop.errors import RTSetupWarning, StateError, StopTimeoutError
@@ -77,8 +78,11 @@ def _is_any_left() -> bool:
 
 
 def _tell(error: BaseException) -> None:
-    """Report an exception that has no caller to catch it."""
-    print(f"rtloop: {error}" if isinstance(error, StopTimeoutError) else f"rtloop: {error!r}", file=sys.stderr)
+    """Report an exception that has no caller to catch it, if stderr can still be written to."""
+    text = f"rtloop: {error}\n" if isinstance(error, StopTimeoutError) else f"rtloop: {error!r}\n"
+    with suppress(OSError, ValueError, AttributeError):  # of a closed terminal or file, or None
+        sys.stderr.write(text)
+        sys.stderr.flush()
 
 
 def _before_fork() -> None:

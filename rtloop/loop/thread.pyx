@@ -183,14 +183,18 @@ cdef class LoopThread:
         rt_futex_set(&self.rt.phase, RT_PHASE_GO)
 
     def join(self):
-        """Join the thread, which is about to end, and drop the reference to the loop object."""
+        """Join the thread, which is about to end. Returns the loop object, which this has no reference to any more.
+
+        A finalizer of it runs when the caller drops it, and may want to close the loop.
+        """
         if self._owner is NULL:
-            return
+            return None
         with nogil:
             pthread_join(self.rt.thread.id, NULL)
         owner = <object><PyObject *>self._owner
         self._owner = NULL
         Py_DECREF(owner)
+        return owner
 
     def release(self):
         """Release everything that the run has acquired, in reverse. A second call does nothing."""

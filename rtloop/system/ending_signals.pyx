@@ -157,7 +157,12 @@ cdef extern from *:
 
     static void rt_ending_take(int is_taken) { __atomic_store_n(&rt_ending_taken, is_taken, __ATOMIC_SEQ_CST); }
 
-    static void rt_ending_clear_flags(void) { memset(rt_ending_flags, 0, sizeof rt_ending_flags); }
+    /* In a forked child: the loops, the signals and the handlers at work are all its parent's. */
+    static void rt_ending_clear(void) {
+      memset(rt_ending_flags, 0, sizeof rt_ending_flags);
+      memset(rt_ending_counts, 0, sizeof rt_ending_counts);
+      rt_ending_handlers = 0;
+    }
 
     static void rt_ending_name_thread(void) { prctl(PR_SET_NAME, "rtloop-signals"); }
     """
@@ -171,7 +176,7 @@ cdef extern from *:
     void rt_ending_set_timer(int number, int seconds)
     void rt_ending_add_flag(size_t word, unsigned int bits)
     void rt_ending_remove_flag(size_t word)
-    void rt_ending_clear_flags()
+    void rt_ending_clear()
     void rt_ending_take(int is_taken)
 
 
@@ -188,6 +193,7 @@ _NAP_S = 0.01
 
 _lock = threading.RLock()
 _depths = {}
+_own_threads = {}  # thread of each loop, by the address of its flag
 _fd = -1
 _has_reported = False
 _taken = 0  # the signal that is ending the process now
@@ -277,9 +283,13 @@ def arm(numbers=ENDING):
 
 
 def disarm(armed):
-    """Undo :func:`arm`. While a signal is ending the process this waits for the end."""
-    is_at_the_end = exit_hooks.is_making_calls()  # then the signal's thread waits for this thread
-    if not is_at_the_end:
+    """Undo :func:`arm`. While a signal is ending the process this waits for the end.
+
+    Two kinds of threads do not wait, because the signal's thread waits for them: the one that makes the calls at the
+    end, and a loop's own, which has leave() to call.
+    """
+    is_needed = exit_hooks.is_making_calls() or threading.get_native_id() in _own_threads.values()
+    if not is_needed:
         await_end()
     with _lock:
         for number in armed:
@@ -289,7 +299,7 @@ def disarm(armed):
             if not _depths[number]:
                 del _depths[number]
                 rt_ending_disarm(number)
-    if not is_at_the_end:
+    if not is_needed:
         await_end()  # a signal may have come just before
 
 
@@ -299,14 +309,19 @@ def await_end():
         time.sleep(_NAP_S)
 
 
-def add_flag(address, bits):
-    """Make the handler itself set bits of the 32-bit word at an address, until :func:`remove_flag`."""
+def add_flag(address, bits, tid):
+    """Make the handler itself set bits of the 32-bit word at an address, until :func:`remove_flag`.
+
+    `tid` is the number of the loop's thread.
+    """
+    _own_threads[address] = tid
     rt_ending_add_flag(address, bits)
 
 
 def remove_flag(address):
     """Undo :func:`add_flag`. When this returns the word may be unmapped."""
     rt_ending_remove_flag(address)
+    _own_threads.pop(address, None)
 
 
 def _pending():
@@ -346,8 +361,8 @@ def _has_thread():
 
 def _work(fd):
     rt_ending_name_thread()
-    if os.sched_getscheduler(0) != os.SCHED_OTHER:  # inherited from a real-time thread
-        with suppress(OSError):
+    with suppress(OSError):  # a seccomp filter may forbid both calls
+        if os.sched_getscheduler(0) != os.SCHED_OTHER:  # inherited from a real-time thread
             os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     while True:
         os.read(fd, 8)
@@ -365,7 +380,10 @@ def _end(number):
         rt_ending_set_timer(came, 0)
     name = signal.Signals(number).name
     begin = time.monotonic_ns()
-    said = exit_hooks.make_calls(f"{name} has come")
+    try:
+        said = exit_hooks.make_calls(f"{name} has come")
+    except BaseException as error:  # the signal takes effect even if a call raises
+        said = [repr(error)]
     if said:
         further = sum(rt_ending_count(n) for n in _pending()) - 1
         more = f"; {further} more signal{'s' * (further != 1)} came meanwhile" if further > 0 else ""
@@ -393,12 +411,13 @@ def _reset_after_fork():
     for number in _depths:
         rt_ending_disarm(number)
     _depths.clear()
+    _own_threads.clear()
     if _fd >= 0:
         with suppress(OSError):
             os.close(_fd)
     _fd, _taken = -1, 0
     rt_ending_take(False)
-    rt_ending_clear_flags()
+    rt_ending_clear()
 
 
 os.register_at_fork(after_in_child=_reset_after_fork)

@@ -7,6 +7,7 @@ keep the interpreter alive, which the keeper notices. A signal ends the process 
 from __future__ import annotations
 
 import atexit
+import os
 import threading
 from functools import partial
 from typing import TYPE_CHECKING
@@ -104,6 +105,13 @@ def _look() -> bool:
     return is_any_active
 
 
+def _reset_after_fork() -> None:
+    """Forget calls that another thread was making, because a forked child has no copy of that thread."""
+    global _cause, _holder, _turn
+    _turn, _holder, _cause = threading.Lock(), 0, ""
+
+
+os.register_at_fork(after_in_child=_reset_after_fork)
 look_with(_look)
 # On the keeper's thread, so that exceptions of signal handlers on the main thread wait until everything has ended.
 atexit.register(shielded, partial(make_calls, ""))

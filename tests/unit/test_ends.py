@@ -413,3 +413,116 @@ def test_a_group_that_is_late_says_how_long_it_was_waited_for(script: Script) ->
         print("two did not stop within 300 ms" in str(error), one.state, one.leaves, two.state)
     """)  # fmt: skip
     assert done.stdout == "True stopped 1 running\n", done.stdout + done.stderr
+
+
+def test_a_loop_whose_finalizer_closes_it_may_be_dropped_while_it_runs(script: Script) -> None:
+    done = run(script, """
+    class Own(rtloop.PyLoop):
+        def __del__(self):
+            self.close()
+            print("closed", self.state, self.stats.cycles)
+    class Robot:
+        def __init__(self):
+            self.loop = rtloop.PyLoop(self.step, "1ms", **PLAIN)
+        def step(self, cycle):
+            return cycle.index == 20
+        def __del__(self):
+            self.loop.close()
+            print("closed")
+    own = Own(lambda cycle: cycle.index == 20, "1ms", **PLAIN)
+    own.start()
+    robot = Robot()
+    robot.loop.start()
+    del own, robot
+    time.sleep(0.5)
+    import gc; gc.collect()
+    with make() as loop: alive(loop)
+    """)  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "closed stopped 21\nclosed\n"), done.stderr
+
+
+def test_a_loop_that_waits_for_another_one_in_its_step_leaves_when_a_signal_comes(script: Script) -> None:
+    done = run(script, """
+    inner = make(name="inner")
+    outer = rtloop.PyLoop(lambda cycle: inner.join() and None, "1ms", name="outer", leave_timeout="10s", **PLAIN)
+    inner.start()
+    send(signal.SIGTERM)
+    with outer: outer.join()
+    """)  # fmt: skip
+    assert done.returncode == -signal.SIGTERM and left_once(done), done.stderr
+    assert "stopped 2 loops" in done.stderr and "did not stop" not in done.stderr
+
+
+@pytest.mark.parametrize("how", ["sys.stderr.close()", "sys.stderr = None", "os.dup2(closed_pipe(), 2)"])
+def test_a_signal_takes_effect_though_nothing_can_be_reported(script: Script, how: str) -> None:
+    done = run(script, f"""
+    def closed_pipe():
+        read, write = os.pipe(); os.close(read); return write
+    slow = rtloop.PyLoop(lambda cycle: time.sleep(1.5), "10ms", leave_timeout="300ms", **PLAIN)
+    threading.Timer(10, os._exit, (3,)).start()
+    send(signal.SIGHUP)
+    {how}
+    with slow: slow.join()
+    """)  # fmt: skip
+    assert done.returncode == -signal.SIGHUP, done.stderr
+
+
+def test_signals_end_loops_below_a_filter_that_forbids_scheduling_calls(script: Script) -> None:
+    done = run(script, """
+    import ctypes, errno, platform, struct
+    number = {"x86_64": 145, "aarch64": 120}[platform.machine()]  # sched_getscheduler
+    code = b"".join(struct.pack("HBBI", *one) for one in (
+        (0x20, 0, 0, 0), (0x15, 0, 1, number), (6, 0, 0, 0x50000 | errno.EPERM), (6, 0, 0, 0x7FFF0000)))
+    kept = ctypes.create_string_buffer(code, len(code))
+    program = struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(kept))
+    libc = ctypes.CDLL(None)
+    assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, program, 0, 0) == 0
+    send(signal.SIGTERM)
+    with make(strict=False) as loop: loop.join()
+    """)  # fmt: skip
+    assert done.returncode == -signal.SIGTERM and left_once(done), done.stderr
+    assert "stopped 1 loop within" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_child_that_is_forked_while_a_signal_ends_loops_can_end(script: Script) -> None:
+    done = run(script, """
+    slow = rtloop.PyLoop(lambda cycle: time.sleep(1) if cycle.index == 9 else None, "1ms", **PLAIN)
+    with rtloop.stop_on_signals():
+        slow.start()
+        while slow.stats.cycles < 9: time.sleep(0.001)
+        send(signal.SIGINT, after=0.1)
+        time.sleep(0.3)
+        child = os.fork()
+        if child == 0:
+            with make() as loop: alive(loop)
+            sys.exit(7)
+        try:
+            time.sleep(20)
+        except KeyboardInterrupt:
+            pass
+    latest = time.monotonic() + 5
+    while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < latest: time.sleep(0.01)
+    if ended == (0, 0): os.kill(child, signal.SIGKILL)
+    print(os.waitstatus_to_exitcode(ended[1]) if ended[0] else "hangs")
+    """)  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "7\n"), done.stderr
+
+
+def test_an_exception_of_a_handler_at_any_time_leaves_no_loop_of_a_run_behind(script: Script) -> None:
+    done = run(script, """
+    from rtloop.system import ending_signals
+    group = rtloop.LoopGroup([make(name="a"), make(name="b")])
+    arm, calls = ending_signals.arm, []
+    def interrupted(*numbers):
+        calls.append(group.state)
+        if calls[-1] == "running" and calls.count("running") == 1:
+            raise KeyboardInterrupt  # as if it came at the begin of join()
+        return arm(*numbers)
+    ending_signals.arm = interrupted
+    try:
+        group.run()
+    except KeyboardInterrupt:
+        print("interrupted", group.state)
+    """)  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "interrupted stopped\n"), done.stderr
+    assert left_once(done, 2)
