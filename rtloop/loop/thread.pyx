@@ -152,8 +152,8 @@ cdef class LoopThread:
         """Return the grants as the kernel has them now, while the run holds what they are about."""
         if self._live is not None and self._undo is not None:
             ended = None
-            if self.phase() == RT_PHASE_DONE:  # then the thread itself has read them again
-                report = self.rt.thread.report
+            if self.phase() == RT_PHASE_DONE and self.rt.thread.report.attr.size:
+                report = self.rt.thread.report  # the thread itself has read them again
                 ended = report.attr.sched_policy, report.attr.sched_priority, mask_to_cpus(report.cpus)
             self.grants = self._live.now(ended)
         return self.grants

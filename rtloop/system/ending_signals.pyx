@@ -153,6 +153,8 @@ cdef extern from *:
       sigaddset(&set, number);
       pthread_sigmask(SIG_UNBLOCK, &set, NULL);
       rt_ending_die(number);
+      /* Still here: the first process of a container does not die of a signal's default action. */
+      _exit(128 + number);
     }
 
     static void rt_ending_take(int is_taken) { __atomic_store_n(&rt_ending_taken, is_taken, __ATOMIC_SEQ_CST); }
