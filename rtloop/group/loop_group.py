@@ -126,7 +126,6 @@ class LoopGroup:
         self._origin_ns: int | None = None
         self._is_starting = self._is_stop_wanted = False
         self._blocks: list[list[int]] = []
-        self._interrupt = 0
 
     @property
     def name(self) -> str:
@@ -450,7 +449,7 @@ class LoopGroup:
 
     def _start(self, duration_ns: int | None) -> None:
         run = Run(self._name, self._loops)
-        self._is_stop_wanted, self._is_starting, self._interrupt = False, True, 0
+        self._is_stop_wanted, self._is_starting = False, True
         try:
             self._origin_ns = run.start(self._settings, duration_ns, self._align_ns, self._on_failure, self._watchdog)
             self._run = run
@@ -469,9 +468,8 @@ class LoopGroup:
 
     def _end_after(self, interrupt: BaseException) -> bool:
         """End all loops because a wait for them was interrupted. Returns whether they have ended."""
-        if self._interrupt == id(interrupt):  # already handled by a wait within this block
+        if not failure.mark_handled(interrupt, self):  # by a wait within this block
             return self.state != "running"
-        self._interrupt = id(interrupt)
         have_ended = failure.end_after(self._controls[::-1], self._name, interrupt, self._leave_timeout_ns)
         if self._run is not None:
             self._run.is_running()  # waits for the watchdog

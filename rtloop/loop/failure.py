@@ -31,6 +31,7 @@ __all__ = [
     "end_after",
     "end_error",
     "guard_error",
+    "mark_handled",
     "note_failed",
     "stop_timeout_error",
     "warn_degraded",
@@ -202,6 +203,19 @@ def warn_stale(name: str, lines: Sequence[str]) -> None:
     if lines:
         text = "\n".join(lines)
         warnings.warn(f"{name}: data was older than intended:\n{text}", RTSetupWarning, stacklevel=3)
+
+
+def mark_handled(interrupt: BaseException, by: object) -> bool:
+    """Mark an interrupt as handled by a loop or a group. Returns whether it was not marked before.
+
+    The mark is on the exception itself, because the id of an exception is used again once it is freed.
+    """
+    marks = getattr(interrupt, "_rtloop_handled_by", ())
+    if any(one is by for one in marks):
+        return False
+    with suppress(Exception):  # one of a frozen dataclass takes no attribute
+        interrupt._rtloop_handled_by = (*marks, by)  # type: ignore[attr-defined]
+    return True
 
 
 def add_note(error: BaseException, text: str) -> None:

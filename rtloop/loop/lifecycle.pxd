@@ -23,7 +23,6 @@ cdef class Control:
     cdef bint _is_reported
     cdef bint _is_settled
     cdef list _blocks
-    cdef object _interrupt
     cdef object _stats
     cdef object _make_stats_later
 

@@ -205,7 +205,6 @@ cdef class Control:
             self._stats = self._error = self._make_error = self._make_stats_later = self._traceback = None
             self._raised = None
             self._is_reported = self._is_settled = False
-            self._interrupt = 0
             self._activity = "running"
             self.runs += 1
             if self._is_stop_wanted:
@@ -559,9 +558,8 @@ cdef class Control:
 
         Returns True if it has ended. Later calls with the same interrupt do not wait again.
         """
-        if self._interrupt == id(interrupt):
+        if not failure.mark_handled(interrupt, self):
             return self.state != "running"
-        self._interrupt = id(interrupt)
         return failure.end_after([self], self.settings.name, interrupt, self.leave_timeout_ns)
 
     def close(self, timeout_ns):

@@ -24,6 +24,7 @@ cdef extern from *:
     #include <stdint.h>
     #include <sched.h>
     #include <string.h>
+    #include <fcntl.h>
     #include <sys/eventfd.h>
     #include <sys/prctl.h>
     #include <time.h>
@@ -105,13 +106,17 @@ cdef extern from *:
       errno = saved;
     }
 
-    /* Returns a descriptor or a negative errno. */
+    /* Returns the descriptor to read from, or a negative errno. A pipe if a filter forbids eventfd2. */
     static int rt_ending_open(void) {
-      const int fd = eventfd(0, EFD_CLOEXEC);
-      if (fd < 0) return -errno;
-      rt_ending_fd = fd;
+      int ends[2];
+      ends[0] = ends[1] = eventfd(0, EFD_CLOEXEC);
+      if (ends[0] < 0) {
+        if (pipe2(ends, O_CLOEXEC)) return -errno;
+        (void)fcntl(ends[1], F_SETFL, O_NONBLOCK); /* the handler never waits: a full pipe has woken the thread */
+      }
+      rt_ending_fd = ends[1];
       rt_ending_pid = getpid();
-      return fd;
+      return ends[0];
     }
 
     /* Install the handler in the place of the default action, or of Python's handler of SIGINT. Returns whether. */

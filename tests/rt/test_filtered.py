@@ -100,3 +100,24 @@ def test_the_doctor_names_the_filter_and_not_a_line_of_a_fix(script: Script, cal
     lines = done.stdout.splitlines()
     assert lines and lines[0] == "ok ran 20 cycles", done.stderr
     assert any(f"forbids {call}" in line for line in lines) == (call == "sched_setattr")
+
+
+def test_a_signal_ends_loops_below_a_filter_on_eventfd2(script: Script) -> None:
+    done = script(
+        """
+        import os, signal, threading, warnings, rtloop
+        warnings.simplefilter("ignore")
+        class Loud(rtloop.PyLoop):
+            pass
+        loop = Loud(lambda cycle: None, "10ms", strict=False)
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        try:
+            with loop:
+                loop.join()
+        finally:
+            print(loop.state, flush=True)
+        """,
+        prefix=(sys.executable, LAUNCHER, "eventfd2", "1"),
+    )
+    assert done.returncode == -15, "the signal takes its course"
+    assert "SIGTERM" in done.stderr, "the loop was ended first, and that is reported"

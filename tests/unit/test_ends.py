@@ -562,3 +562,23 @@ def test_the_first_process_of_a_container_ends_with_the_exit_code_of_the_signal(
     """)  # fmt: skip
     assert (done.returncode, done.stdout) == (0, f"{128 + signal.SIGTERM}\n"), done.stderr
     assert left_once(done)
+
+
+def test_each_further_ctrl_c_waits_for_leave_again(script: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    """An exception that was freed may leave its id to the next one: a mark by id took that one for handled."""
+    done = script("""
+    import os, signal, threading, time, rtloop
+    loop = rtloop.PyLoop(
+        lambda cycle: time.sleep(3) if cycle.index == 2 else None, "10ms", strict=False, policy="other",
+        lock_memory="off", dma_latency=None, leave_timeout="500ms",
+    )
+    loop.start()
+    for _ in range(3):
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+        begin = time.monotonic()
+        try:
+            loop.join()
+        except KeyboardInterrupt:
+            print(time.monotonic() - begin >= 0.5)
+    """)
+    assert done.stdout.split() == ["True"] * 3, done.stderr
