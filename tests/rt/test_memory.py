@@ -371,9 +371,10 @@ def test_tune_malloc_keeps_what_was_freed(told: Told) -> None:
     hundred()
     print(hundred() > 0.9 * every_page)
     memory.tune_malloc()
-    print(hundred() > 0.9 * every_page, hundred() < 0.01 * every_page)
+    hundred()  # how much of this the heap still has from before depends on what lies at its end
+    print(hundred() < 0.01 * every_page)
     """)
-    assert words == ["True", "True", "True"]
+    assert words == ["True", "True"]
 
 
 @pytest.mark.rt
