@@ -53,7 +53,7 @@ _POLICY_NAMES = {number: name for name, number in POLICIES.items()}
 
 
 def process_wide(settings: Settings, stack: ExitStack) -> Iterator[Grant]:
-    """Acquire what all loops of the process share, one by one: limits, core dumps, the lock of all kernel, malloc."""
+    """Acquire what all loops of the process share, one by one: limits, core dumps, the lock of all memory, malloc."""
     if settings.lock_memory != "off":
         grant = process_lock.memlock_limit.acquire()
         stack.callback(process_lock.memlock_limit.release)
