@@ -197,7 +197,7 @@ cdef class Control:
             registry.loops.discard(self)
             raise
         self._begin_run()
-        ending_signals.add_flag(<size_t>&self.thread.rt.command, RT_COMMAND_STOP, self.thread.rt.thread.report.tid)
+        ending_signals.guard_run(<size_t>&self.thread.rt.command, RT_COMMAND_STOP, self.thread.rt.thread.report.tid)
         self.thread.go()
 
     def _begin_run(self):
@@ -270,7 +270,7 @@ cdef class Control:
                 return
             self._activity, self._reaper = "ending", threading.get_ident()
         owner = None
-        ending_signals.remove_flag(<size_t>&self.thread.rt.command)
+        ending_signals.release_run(<size_t>&self.thread.rt.command)
         registry.loops.discard(self)
         outcome = "failed"
         try:

@@ -187,7 +187,7 @@ cdef extern from *:
     void rt_ending_take(int is_taken)
 
 
-# What run(), join() and a with block handle themselves. SIGINT is Python's: it becomes a KeyboardInterrupt there.
+# What a loop that runs, and a with block, handle themselves. SIGINT is Python's: it becomes a KeyboardInterrupt there.
 ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _ALL = (signal.SIGINT, *ENDING)
 # Signals that cannot be caught, that a fault of the program raises, or whose default action does not end a process.
@@ -201,6 +201,7 @@ _NAP_S = 0.01
 _lock = threading.RLock()
 _depths = {}
 _own_threads = {}  # thread of each loop, by the address of its flag
+_armed_for = {}  # signals that were armed for each loop, by the same address
 _fd = -1
 _has_reported = False
 _taken = 0  # the signal that is ending the process now
@@ -211,8 +212,9 @@ class stop_on_signals:
 
     End all loops of the process before a signal ends it, so that ``leave()`` runs.
 
-    It is for programs with their own main loop, such as asyncio, Qt or a server. ``run()``, ``join()`` and
-    ``with loop:`` do the same by themselves for SIGTERM, SIGHUP and SIGQUIT; there Ctrl-C becomes a KeyboardInterrupt.
+    It is for programs with their own main loop, such as asyncio, Qt or a server. A loop that runs does the same by
+    itself for SIGTERM, SIGHUP and SIGQUIT, and in ``run()``, ``join()`` and ``with loop:`` Ctrl-C ends it and becomes a
+    KeyboardInterrupt. This context manager adds SIGINT, or further signals, and also acts while no loop runs.
 
     When one of the signals comes, all loops are asked to stop, and each gets up to its `leave_timeout`. Recorders and
     bridges are closed, and a line on stderr reports how long that took. Then the signal takes effect: the process ends
@@ -298,6 +300,12 @@ def disarm(armed):
     is_needed = exit_hooks.is_making_calls() or threading.get_native_id() in _own_threads.values()
     if not is_needed:
         await_end()
+    _lower(armed)
+    if not is_needed:
+        await_end()  # a signal may have come just before
+
+
+def _lower(armed):
     with _lock:
         for number in armed:
             if number not in _depths:
@@ -306,8 +314,6 @@ def disarm(armed):
             if not _depths[number]:
                 del _depths[number]
                 rt_ending_disarm(number)
-    if not is_needed:
-        await_end()  # a signal may have come just before
 
 
 def await_end():
@@ -316,19 +322,21 @@ def await_end():
         time.sleep(_NAP_S)
 
 
-def add_flag(address, bits, tid):
-    """Make the handler itself set bits of the 32-bit word at an address, until :func:`remove_flag`.
+def guard_run(address, bits, tid):
+    """Make a loop end before a signal ends the process, until :func:`release_run`.
 
-    `tid` is the number of the loop's thread.
+    The handler itself sets `bits` of the 32-bit word at `address`. `tid` is the number of the loop's thread.
     """
     _own_threads[address] = tid
+    _armed_for[address] = arm()
     rt_ending_add_flag(address, bits)
 
 
-def remove_flag(address):
-    """Undo :func:`add_flag`. When this returns the word may be unmapped."""
+def release_run(address):
+    """Undo :func:`guard_run`, without waiting for a signal that has come. Then the word may be unmapped."""
     rt_ending_remove_flag(address)
     _own_threads.pop(address, None)
+    _lower(_armed_for.pop(address, ()))
 
 
 def _pending():
@@ -419,6 +427,7 @@ def _reset_after_fork():
         rt_ending_disarm(number)
     _depths.clear()
     _own_threads.clear()
+    _armed_for.clear()
     if _fd >= 0:
         with suppress(OSError):
             os.close(_fd)

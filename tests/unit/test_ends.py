@@ -55,6 +55,9 @@ WAITS = {
     "with make() as loop:\n    for _ in range(2): ctypes.CDLL(None).pthread_mutex_lock(locked)",
     "join": "loop = make(); loop.start(); loop.join()",
     "run": "make().run()",
+    "start and sleep": "make().start(); time.sleep(20)",
+    "start in a thread": "threading.Thread(target=make().start).start(); time.sleep(20)",
+    "start and asyncio": "make().start()\nasyncio.run(asyncio.sleep(20))",
     "run in a thread": "threading.Thread(target=make().run).start(); time.sleep(20)",
     "a with block in a with block": "with make(name='a') as loop:\n    with make(name='b'): loop.join()",
     "group, with": "with rtloop.LoopGroup([make(name='a'), make(name='b')]): time.sleep(20)",
@@ -69,7 +72,11 @@ TWO = {"a with block in a with block", "group, with", "group, run"}
 
 #: SIGTERM in all of them, the others in some.
 SENT = [(wait, signal.SIGTERM) for wait in WAITS]
-SENT += [(wait, n) for wait in ("with and join", "run", "group, run") for n in (signal.SIGHUP, signal.SIGQUIT)]
+SENT += [
+    (wait, n)
+    for wait in ("with and join", "run", "group, run", "start and sleep")
+    for n in (signal.SIGHUP, signal.SIGQUIT)
+]
 
 
 @pytest.mark.parametrize(("wait", "number"), SENT, ids=[f"{wait}, {number.name}" for wait, number in SENT])
@@ -85,6 +92,15 @@ def test_a_signal_ends_the_process_after_leave_has_run(script: Script, wait: str
     assert left_once(done, 2 if wait in TWO else 1), done.stderr
     assert f"rtloop: {number.name}: stopped {2 if wait in TWO else 1} loop" in done.stderr, done.stderr
     assert done.stdout == ""
+
+
+def test_a_signal_after_an_interrupted_wait_waits_for_leave(script: Script) -> None:
+    done = run(script, """
+    loop = make(leave_ns=300_000_000); loop.start(); alive(loop)
+    send(signal.SIGINT, signal.SIGTERM, signal.SIGTERM, after=0.1, every=0.1)
+    loop.join()
+    """)  # fmt: skip
+    assert done.returncode == -signal.SIGTERM and left_once(done), done.stderr
 
 
 def test_leave_runs_though_the_main_thread_never_gives_the_gil_back(script: Script) -> None:
