@@ -340,6 +340,8 @@ cdef object _take_pool(_HugeBuffer_1 self, object request, size_t size=0, int fd
                 _adopt(self, &fresh, "hugetlb", page)
                 return buffer_request.pool_grant(bytes, page, request.path if fd >= 0 else None)
             rt_region_unmap(&fresh)
+        if fd >= 0:
+            os.truncate(fd, 0)  # the file keeps its pages, and the grant counts what is available
     return buffer_request.pool_grant(bytes, page, request.path if fd >= 0 else None, -rc, call)
 
 

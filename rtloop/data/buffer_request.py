@@ -7,7 +7,7 @@ import math
 import operator
 import os
 import resource
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rtloop.errors import ConfigError, SetupError
@@ -164,25 +164,59 @@ def pool_grant(size: int, page_size: int, path: str | None, error: int = 0, call
         detail = f"this kernel has no pool of {format_size(page_size)} pages"
         return Grant("hugetlb", asked, "none", False, detail, hugepages.reserve_fix(page_size, count), error, "memory")
     missing = count - pool.available - pool.spare
-    stock = f"{pool.available} of {pool.total} in the machine's pool available"
+    detail = f"{pool.available} of {pool.total} in the machine's pool available"
+    if pool.spare:
+        detail += f", {pool.spare} more on demand"
+    fixes = []
     if missing > 0:
-        detail = f"{stock}: {missing} missing"
-        return Grant(
-            "hugetlb", asked, "none", False, detail, hugepages.reserve_fix(page_size, missing), error, kind="memory"
+        detail += f": {missing} missing"
+        fixes.append(hugepages.reserve_fix(page_size, missing, count))
+    elif error == errno.EAGAIN:
+        limit = format_limit(read_limit(resource.RLIMIT_MEMLOCK)[0])
+        detail = f"{call}: {os.strerror(error)}, with {detail}; RLIMIT_MEMLOCK is {limit} bytes"
+        fixes.append(
+            "make buffers before all future memory is locked, or raise the limit:\n" + limit_fix("RLIMIT_MEMLOCK")
         )
-    detail = f"{call}: {os.strerror(error)}, with {stock}"
-    fix = (
-        f"a control group (hugetlb.{_group_name(page_size)}.max), a cpuset, a NUMA policy or the mount's size= may "
-        "keep them from this process"
-    )
-    if error == errno.EAGAIN:
-        detail += f"; RLIMIT_MEMLOCK is {format_limit(read_limit(resource.RLIMIT_MEMLOCK)[0])} bytes"
-        fix = "make buffers before all future memory is locked, or raise the limit:\n" + limit_fix("RLIMIT_MEMLOCK")
-    return Grant("hugetlb", asked, "none", False, detail, fix, error, "memory")
+    limits = _limits_of_pages(size, page_size, path)
+    for why, fix in limits:
+        detail += f"; {why}"
+        fixes.append(fix)
+    if not fixes:
+        # EFAULT (madvise) stands for a page that the kernel did not give: "Bad address" would mislead.
+        reason = "the kernel did not give all pages" if error == errno.EFAULT else os.strerror(error)
+        detail = f"{call}: {reason}, with {detail}"
+        fixes.append(
+            "a NUMA policy of the process (numactl --show) may keep them from it, or they were taken meanwhile"
+        )
+    return Grant("hugetlb", asked, "none", False, detail, "\n".join(fixes), error, "memory")
 
 
-def _group_name(page_size: int) -> str:
-    return f"{page_size >> 30}GB" if page_size >= 1 << 30 else f"{page_size >> 20}MB"
+def _limits_of_pages(size: int, page_size: int, path: str | None) -> Iterator[tuple[str, str]]:
+    """Yield each limit that keeps pages of the pool from this process: the reason and the fix."""
+    for where, room in cgroup.hugetlb_room(page_size).items():
+        if room < size:
+            left = format_page(page_size, room // page_size)
+            yield (
+                f"the control group's {where} leaves {left}",
+                "raise the limit (of a container: on the host):\n"
+                f"  echo $(($(cat {where}) + {size - room})) | sudo tee {where}",
+            )
+    count = size // page_size
+    nodes = hugepages.free_on_nodes(page_size)
+    if nodes is not None and nodes[1] < count:
+        yield (
+            f"the cpuset allows memory of node {nodes[0]} only, which has {format_page(page_size, nodes[1])} free",
+            "allow other nodes (cpuset.mems), or reserve pages there: "
+            f"/sys/devices/system/node/node*/hugepages/hugepages-{page_size >> 10}kB/nr_hugepages",
+        )
+    on_mount = hugepages.free_on_mount(path) if path else None
+    if on_mount is not None and on_mount < count:
+        yield (
+            f"the mount's size= leaves {format_page(page_size, on_mount)}",
+            # A remount does not change it.
+            f"mount another one, without size=: sudo mkdir -p {_MOUNT} && sudo mount -t hugetlbfs "
+            f"-o pagesize={page_size},uid=$(id -u),mode=0700 none {_MOUNT}",
+        )
 
 
 def path_grant(request: BufferRequest, error: int) -> Grant:

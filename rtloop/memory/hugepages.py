@@ -9,6 +9,7 @@ import os
 import resource
 from typing import NamedTuple
 
+from rtloop.system.cpu import parse_cpu_list
 from rtloop.system.fileio import read_text
 from rtloop.system.fixes import sysctl_fix
 from rtloop.units import format_size
@@ -20,6 +21,8 @@ __all__ = [
     "default_page_size",
     "fill_fix",
     "format_page",
+    "free_on_mount",
+    "free_on_nodes",
     "huge_pool",
     "huge_pool_sizes",
     "reserve_fix",
@@ -28,6 +31,7 @@ __all__ = [
 ]
 
 _POOLS = "/sys/kernel/mm/hugepages"
+_NODES = "/sys/devices/system/node"
 _TRANSPARENT = "/sys/kernel/mm/transparent_hugepage"
 
 
@@ -104,7 +108,33 @@ def _kilobytes(path: str, wanted: str) -> int:
     return 0
 
 
-def reserve_fix(page_size: int, missing: int) -> str:
+def free_on_nodes(page_size: int, status: str = "/proc/self/status", nodes: str = _NODES) -> tuple[str, int] | None:
+    """Return the memory nodes that this process may use, and the free pages on them; None if it may use all."""
+    try:
+        line = next(line for line in read_text(status).splitlines() if line.startswith("Mems_allowed_list:"))
+        text = line.split(":", 1)[1].strip()
+        allowed = set(parse_cpu_list(text))
+        if allowed >= set(parse_cpu_list(read_text(f"{nodes}/has_memory"))):
+            return None
+        name = f"hugepages/hugepages-{page_size >> 10}kB/free_hugepages"
+        present = [node for node in sorted(allowed) if os.path.isdir(f"{nodes}/node{node}")]
+        return text, sum(int(read_text(f"{nodes}/node{node}/{name}")) for node in present)
+    except (OSError, ValueError, StopIteration):
+        return None
+
+
+def free_on_mount(path: str) -> int | None:
+    """Return the free pages of a hugetlbfs mount with a limit (``size=``); None if it has none."""
+    for place in (path, os.path.dirname(path) or "."):
+        try:
+            found = os.statvfs(place)
+        except OSError:
+            continue
+        return found.f_bavail if found.f_blocks else None
+    return None
+
+
+def reserve_fix(page_size: int, missing: int, needed: int | None = None) -> str:
     """Return the commands that add pages to a pool of this machine.
 
     Parameters
@@ -113,13 +143,15 @@ def reserve_fix(page_size: int, missing: int) -> str:
         Bytes of a page.
     missing : int
         Number of pages to add.
+    needed : int, optional
+        Number of pages that the process asks for; `missing` by default.
     """
     pool = huge_pool(page_size)
     if pool is None:
         sizes = ", ".join(format_size(size) for size in huge_pool_sizes()) or "none"
         argument = f"hugepagesz={_size_name(page_size)} hugepages={missing}"
         return f"boot:       {argument}   # on the kernel's command line; now it has: {sizes}"
-    return fill_fix(pool, missing, is_default=page_size == default_page_size())
+    return fill_fix(pool, missing, needed, is_default=page_size == default_page_size())
 
 
 def _size_name(page_size: int) -> str:
@@ -127,8 +159,11 @@ def _size_name(page_size: int) -> str:
     return f"{megabytes >> 10}G" if megabytes >= 1024 else f"{megabytes}M" if megabytes else f"{page_size >> 10}K"
 
 
-def fill_fix(pool: HugePool, missing: int, *, is_default: bool) -> str:
-    """Return the commands that add `missing` pages to a pool; `is_default` if ``vm.nr_hugepages`` sets its size."""
+def fill_fix(pool: HugePool, missing: int, needed: int | None = None, *, is_default: bool) -> str:
+    """Return the commands that add `missing` pages to a pool; `is_default` if ``vm.nr_hugepages`` sets its size.
+
+    A container needs a limit for all `needed` pages, not only for those that are missing.
+    """
     size, total = pool.page_size, pool.total + missing
     lines = []
     if is_default:
@@ -140,7 +175,7 @@ def fill_fix(pool: HugePool, missing: int, *, is_default: bool) -> str:
         lines[-1] += "; a running machine seldom has so much memory in one piece"
     lines.append("container:  on the host; the pool is the machine's")
     if size >= 1 << 20:
-        limits = f"hugepages-{_size_name(size)}i: {(size >> 20) * missing}Mi, memory: 128Mi"
+        limits = f"hugepages-{_size_name(size)}i: {(size >> 20) * (needed or missing)}Mi, memory: 128Mi"
         lines.append(f"kubernetes: resources: {{limits: {{{limits}}}}}   # on a node with such a pool")
     return "\n".join(lines)
 

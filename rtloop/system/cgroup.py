@@ -1,23 +1,27 @@
-"""Control groups of this process, and the memory that they let it use.
+"""Control groups of this process, and the memory and the huge pages that they let it use.
 
-See Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst of the kernel.
+See Documentation/admin-guide/cgroup-v2.rst, cgroup-v1/memory.rst and cgroup-v1/hugetlb.rst of the kernel.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 from rtloop.system.fileio import read_text
 
-__all__ = ["controller_groups", "memory_groups", "memory_room"]
+__all__ = ["controller_groups", "hugetlb_room", "memory_groups", "memory_room"]
 
 _ROOT = "/sys/fs/cgroup"
+_UNLIMITED = 1 << 60  # version 1 writes a huge number for "none"
 
 # Files in version 1 and 2: the limit, the usage, and the fields of memory.stat for file pages, which can be dropped.
 _FILES = {
     1: ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file")),
     2: ("memory.max", "memory.current", ("inactive_file", "active_file")),
 }
+# The limit and the usage of huge pages of one size, behind "hugetlb.2MB." or "hugetlb.2MB.rsvd.".
+_HUGETLB_FILES = {1: ("limit_in_bytes", "usage_in_bytes"), 2: ("max", "current")}
 
 
 def memory_groups(text: str) -> list[tuple[int, str]]:
@@ -38,6 +42,29 @@ def controller_groups(text: str, controller: str, root: str = _ROOT) -> list[tup
     return found
 
 
+def _folders(controller: str, proc: str, root: str) -> Iterator[tuple[int, str]]:
+    """Yield version and folder of this process's group and of those above it, for each hierarchy of a controller."""
+    try:
+        groups = controller_groups(read_text(proc), controller, root)
+    except OSError:
+        return
+    for version, top, path in groups:
+        # In a container the path may be the host's and not exist; then the root is the container's group.
+        folder = f"{top}{path}".rstrip("/")
+        while folder.startswith(top):
+            yield version, folder
+            folder = folder.rpartition("/")[0]
+
+
+def _read_limit(path: str) -> int | None:
+    """Read a limit in bytes, None if there is none. The root group has no such files."""
+    try:
+        text = read_text(path).strip()
+        return int(text) if text != "max" and int(text) < _UNLIMITED else None
+    except (OSError, ValueError):
+        return None
+
+
 def memory_room(proc: str = "/proc/self/cgroup", root: str = _ROOT) -> dict[str, int]:
     """Return the bytes that are left in each control group with a limit, by the path of the limit's file.
 
@@ -45,23 +72,44 @@ def memory_room(proc: str = "/proc/self/cgroup", root: str = _ROOT) -> dict[str,
     memory is short.
     """
     room = {}
-    try:
-        groups = controller_groups(read_text(proc), "memory", root)
-    except OSError:
-        return {}
-    for version, top, path in groups:
+    for version, folder in _folders("memory", proc, root):
         limit_name, used_name, droppable = _FILES[version]
-        # In a container the path may be the host's and not exist; then the root is the container's group.
-        folder = f"{top}{path}".rstrip("/")
-        while folder.startswith(top):
-            try:
-                limit = read_text(f"{folder}/{limit_name}").strip()
-                used = int(read_text(f"{folder}/{used_name}"))
-                stat = dict(line.split() for line in read_text(f"{folder}/memory.stat").splitlines())
-                files = sum(int(stat.get(name, 0)) for name in droppable)
-                if limit != "max" and int(limit) < 1 << 60:  # version 1 writes a huge number for "none"
-                    room[f"{folder}/{limit_name}"] = max(0, int(limit) - max(0, used - files))
-            except (OSError, ValueError):
-                pass  # the root group has no such files
-            folder = folder.rpartition("/")[0]
+        limit = _read_limit(f"{folder}/{limit_name}")
+        if limit is None:
+            continue
+        try:
+            used = int(read_text(f"{folder}/{used_name}"))
+            stat = dict(line.split() for line in read_text(f"{folder}/memory.stat").splitlines())
+            files = sum(int(stat.get(name, 0)) for name in droppable)
+            room[f"{folder}/{limit_name}"] = max(0, limit - max(0, used - files))
+        except (OSError, ValueError):
+            continue
     return room
+
+
+def hugetlb_room(page_size: int, proc: str = "/proc/self/cgroup", root: str = _ROOT) -> dict[str, int]:
+    """Return the bytes of huge pages that are left in each control group with a limit, by the path of its file.
+
+    A group can limit pages that are present, and pages that are reserved (``rsvd``), for each page size.
+    """
+    room = {}
+    for version, folder in _folders("hugetlb", proc, root):
+        limit_name, used_name = _HUGETLB_FILES[version]
+        for kind in ("", "rsvd."):
+            prefix = f"{folder}/hugetlb.{_page_name(page_size)}.{kind}"
+            limit = _read_limit(prefix + limit_name)
+            if limit is None:
+                continue
+            try:
+                room[prefix + limit_name] = max(0, limit - int(read_text(prefix + used_name)))
+            except (OSError, ValueError):
+                continue
+    return room
+
+
+def _page_name(page_size: int) -> str:
+    """Write a page size as the kernel does in the names of these files."""
+    for shift, unit in ((30, "GB"), (20, "MB")):
+        if page_size >= 1 << shift:
+            return f"{page_size >> shift}{unit}"
+    return f"{page_size >> 10}KB"

@@ -169,6 +169,64 @@ def test_the_size_asked_for_is_the_size_that_the_kernel_is_asked_for(
     assert len(calls) == 1 and f"|{shift}<<MAP_HUGE_SHIFT" in calls[0], calls
 
 
+# A control group that keeps huge pages of a full pool from a process.
+
+
+@pytest.fixture
+def group() -> Iterator[Path]:
+    """A control group of version 2 with the hugetlb controller, which is enabled as long as it exists."""
+    unified = Path("/sys/fs/cgroup/unified")
+    root = unified if unified.is_dir() else Path("/sys/fs/cgroup")
+    controllers = root / "cgroup.controllers"
+    if not controllers.exists() or "hugetlb" not in controllers.read_text().split():
+        pytest.skip("no control group of version 2 with the hugetlb controller here")
+    control = root / "cgroup.subtree_control"
+    was_on = "hugetlb" in control.read_text().split()
+    group = root / f"rtloop-test-{os.getpid()}"
+    try:
+        control.write_text("+hugetlb")
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"a control group cannot be made here: {error}")
+    yield group
+    for _ in range(100):  # a killed process leaves it a moment later
+        with contextlib.suppress(OSError):
+            group.rmdir()
+            break
+        time.sleep(0.05)
+    if not was_on:
+        with contextlib.suppress(OSError):  # another run has a group below
+            control.write_text("-hugetlb")
+
+
+IN_GROUP = """
+import os, warnings, rtloop
+open("{group}/cgroup.procs", "w").write(str(os.getpid()))
+warnings.simplefilter("ignore")
+grant = rtloop.HugeBuffer(3 * {huge}, backing="hugetlb").grants[0]
+print(grant.granted); print(grant.detail); print(grant.fix)
+"""
+
+
+@pytest.mark.parametrize("kind", ["", "rsvd."])
+def test_the_control_group_that_keeps_huge_pages_back_is_named(
+    script: Script, reserve: Reserve, group: Path, kind: str
+) -> None:
+    reserve(4)
+    pool = hugepages.huge_pool(HUGE)
+    assert pool is not None
+    limit = group / f"hugetlb.{HUGE >> 20}MB.{kind}max"
+    limit.write_text(str(2 * HUGE))
+    done = script(IN_GROUP.format(huge=HUGE, group=group))
+    granted, detail, *fix = done.stdout.splitlines()
+    assert granted == "none", done.stderr
+    two = hugepages.format_page(HUGE, 2)
+    assert detail == f"4 of {pool.total} in the machine's pool available; the control group's {limit} leaves {two}"
+    subprocess.run(["sh", "-c", fix[1].replace("sudo ", "")], check=True, capture_output=True)
+    done = script(IN_GROUP.format(huge=HUGE, group=group))
+    assert done.stdout.splitlines()[0] == hugepages.format_page(HUGE, 3), done.stderr
+
+
 # A hugetlbfs mount.
 
 
@@ -197,6 +255,15 @@ def test_a_file_on_hugetlbfs_is_nobody_elses(reserve: Reserve, mount: Path, name
     with pytest.raises(rtloop.SetupError, match="1 missing"):
         HugeBuffer(HUGE, backing=mount, strict=True)
     assert os.listdir(mount) == [] and os.listdir("/proc/self/fd") == fds
+
+
+def test_the_size_of_a_mount_is_named(reserve: Reserve, mount: Path) -> None:
+    reserve(4)
+    subprocess.run(["umount", str(mount)], check=True)
+    subprocess.run(["mount", "-t", "hugetlbfs", "-o", f"size={2 * HUGE}", "none", str(mount)], check=True)
+    with pytest.warns(rtloop.RTSetupWarning, match=f"the mount's size= leaves {hugepages.format_page(HUGE, 2)}"):
+        HugeBuffer(3 * HUGE, backing=str(mount)).close()
+    assert HugeBuffer(2 * HUGE, backing=str(mount), strict=True).backing == "hugetlb"
 
 
 def test_a_file_on_hugetlbfs_is_made_for_the_user_alone(script: Script, reserve: Reserve, mount: Path) -> None:

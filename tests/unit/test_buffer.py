@@ -342,9 +342,11 @@ def test_missing_pages_are_counted_and_the_commands_reserve_them(pools: dict[int
     pools[M2] = HugePool(M2, total=10, free=6, reserved=4, spare=1)
     grant = buffer_request.pool_grant(8 * M2, M2, None, errno.ENOMEM)
     assert str(grant) == (
-        "hugetlb: asked 8 pages of 2 MiB, granted none [REFUSED] 2 of 10 in the machine's pool available: 5 missing"
+        "hugetlb: asked 8 pages of 2 MiB, granted none [REFUSED] 2 of 10 in the machine's pool available, "
+        "1 more on demand: 5 missing"
     )
     assert "sudo sysctl vm.nr_hugepages=15\n" in grant.fix and "hugepagesz=2M hugepages=15" in grant.fix
+    assert "hugepages-2Mi: 16Mi" in grant.fix  # a limit for the whole container
     pools[G1] = HugePool(G1, 0, 0, 0, 0)
     fix = buffer_request.pool_grant(G1, G1, None, errno.ENOMEM).fix
     assert "echo 1 | sudo tee /sys/kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages" in fix
@@ -353,12 +355,39 @@ def test_missing_pages_are_counted_and_the_commands_reserve_them(pools: dict[int
     assert "no pool of 32 MiB" in grant.detail and "now it has: 2 MiB, 1 GiB" in grant.fix
 
 
-def test_pages_that_are_there_and_not_given_have_another_reason(pools: dict[int, HugePool]) -> None:
+def test_pages_that_are_there_and_not_given_have_another_reason(
+    pools: dict[int, HugePool], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pools[M2] = HugePool(M2, 10, 10, 0, 0)
     grant = buffer_request.pool_grant(2 * M2, M2, None, errno.EFAULT, "populate")
-    assert "populate: Bad address, with 10 of 10" in grant.detail and "hugetlb.2MB.max" in grant.fix
+    assert "populate: the kernel did not give all pages, with 10 of 10" in grant.detail and "numactl" in grant.fix
     grant = buffer_request.pool_grant(2 * M2, M2, None, errno.EAGAIN)
     assert "RLIMIT_MEMLOCK is" in grant.detail and "before all future memory is locked" in grant.fix
+
+    limit = "/sys/fs/cgroup/box/hugetlb.2MB.max"
+    monkeypatch.setattr(buffer_request.cgroup, "hugetlb_room", lambda _: {limit: M2, "enough": 2 * M2})
+    grant = buffer_request.pool_grant(2 * M2, M2, None, errno.EFAULT, "populate")
+    assert (
+        grant.detail == f"10 of 10 in the machine's pool available; the control group's {limit} leaves 1 page of 2 MiB"
+    )
+    assert grant.fix.endswith(f"echo $(($(cat {limit}) + {M2})) | sudo tee {limit}")
+    monkeypatch.setattr(buffer_request.hugepages, "free_on_nodes", lambda _: ("1", 0))
+    grant = buffer_request.pool_grant(2 * M2, M2, None, errno.ENOMEM)
+    assert "the cpuset allows memory of node 1 only, which has 0 pages of 2 MiB free" in grant.detail
+    assert "cpuset.mems" in grant.fix and limit in grant.fix
+
+
+def test_the_pages_on_the_nodes_that_a_cpuset_allows(tmp_path: Path) -> None:
+    (tmp_path / "status").write_text("Name:\tx\nMems_allowed_list:\t1-2\n")
+    (tmp_path / "has_memory").write_text("0-2\n")
+    for node in range(3):
+        folder = tmp_path / f"node{node}/hugepages/hugepages-2048kB"
+        folder.mkdir(parents=True)
+        (folder / "free_hugepages").write_text(f"{node + 1}\n")
+    where = {"status": str(tmp_path / "status"), "nodes": str(tmp_path)}
+    assert hugepages.free_on_nodes(M2, **where) == ("1-2", 5)
+    (tmp_path / "status").write_text("Mems_allowed_list:\t0-31\n")
+    assert hugepages.free_on_nodes(M2, **where) is None
 
 
 def test_a_part_on_huge_pages_is_told_as_a_part() -> None:

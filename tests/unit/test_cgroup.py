@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rtloop.system.cgroup import memory_groups, memory_room
+import pytest
+
+from rtloop.system.cgroup import hugetlb_room, memory_groups, memory_room
 
 V2 = "0::/user.slice/user-1000.slice\n"
 V1 = "9:name=systemd:/\n4:memory:/docker/abc\n2:cpu,cpuacct:/docker/abc\n0::/\n"
@@ -48,3 +50,29 @@ def test_no_control_groups_no_limit(tmp_path: Path) -> None:
     assert memory_room(str(tmp_path / "none")) == {}
     (tmp_path / "sys").mkdir()
     assert room(tmp_path, V2) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "folder", "names", "none"),
+    [
+        (V2, "user.slice/user-1000.slice", ("max", "current"), "max"),
+        ("11:hugetlb:/docker/abc\n", "hugetlb/docker/abc", ("limit_in_bytes", "usage_in_bytes"), str((1 << 63) - 1)),
+        ("11:hugetlb:/docker/abc\n", "hugetlb", ("limit_in_bytes", "usage_in_bytes"), str((1 << 63) - 1)),
+    ],
+    ids=["version 2", "version 1", "version 1 in a container"],
+)
+@pytest.mark.parametrize(("size", "unit"), [(1 << 30, "1GB"), (2 << 20, "2MB"), (64 << 10, "64KB")])
+def test_limits_of_huge_pages_present_and_reserved(
+    tmp_path: Path, text: str, folder: str, names: tuple[str, str], none: str, size: int, unit: str
+) -> None:
+    (tmp_path / "cgroup").write_text(text)
+    where = {"proc": str(tmp_path / "cgroup"), "root": str(tmp_path / "sys")}
+    prefix = f"{tmp_path}/sys/{folder}/hugetlb.{unit}."
+    (tmp_path / "sys" / folder).mkdir(parents=True)
+    assert hugetlb_room(size, **where) == {}
+    for kind, limit, used in (("", str(3 * size), size), ("rsvd.", none, 2 * size)):
+        Path(f"{prefix}{kind}{names[0]}").write_text(f"{limit}\n")
+        Path(f"{prefix}{kind}{names[1]}").write_text(f"{used}\n")
+    assert hugetlb_room(size, **where) == {f"{prefix}{names[0]}": 2 * size}
+    Path(f"{prefix}rsvd.{names[0]}").write_text(f"{size}\n")
+    assert hugetlb_room(size, **where) == {f"{prefix}{names[0]}": 2 * size, f"{prefix}rsvd.{names[0]}": 0}
