@@ -7,6 +7,10 @@
 
 #include "check.h"
 
+#ifndef PATIENCE
+#define PATIENCE 100 /* how often 100 ms are waited for a loop that ends by itself; a mutation needs less */
+#endif
+
 typedef struct probe {
   rt_loop_t *loop;
   int64_t enters, steps, overruns, leaves, missed;
@@ -209,7 +213,7 @@ static void run_group(int is_stopped, uint32_t command) {
       usleep(20000); /* time for a second on_peer_failure(), because of the third loop, and for more cycles */
       rt_loop_send_command(loop, RT_COMMAND_STOP);
     }
-    for (int tries = 0; tries < 100 && rt_load_acquire(&loop->phase) != RT_PHASE_DONE; tries++) {
+    for (int tries = 0; tries < PATIENCE && rt_load_acquire(&loop->phase) != RT_PHASE_DONE; tries++) {
       rt_futex_wait(&loop->phase, rt_load_acquire(&loop->phase), 100000000);
     }
     CHECK(rt_load_acquire(&loop->phase) == RT_PHASE_DONE);

@@ -642,7 +642,8 @@ def test_known_wrong_variant_fails(name, fault, compiler, tmp_path):
 def test_mutation_of_a_header_fails(name, fault, tmp_path):
     compiler = shutil.which("gcc") or shutil.which("clang") or pytest.skip("neither gcc nor clang is installed")
     include = PROGRAMS[name].mutations[fault].write(tmp_path)
-    result = run(build(name, compiler, PROGRAMS[name].sanitizers[0], tmp_path, "-Wno-error", include=include))
+    options = ("-Wno-error", "-DPATIENCE=20")  # a loop that a mutation keeps from its end is given up after 2 s
+    result = run(build(name, compiler, PROGRAMS[name].sanitizers[0], tmp_path, *options, include=include))
     assert result.returncode != 0, "the known fault went unnoticed"
     assert any(word in result.stderr for word in ("check failed", "Sanitizer", "runtime error")), result.stderr
 
