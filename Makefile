@@ -35,13 +35,16 @@ help: ## show this list
 demo: $(VENV)/.installed ## install rtloop and run its demo; DEMO_ARGS="--duration 5s" replaces its arguments
 	$(BIN)/rtloop demo $(DEMO_ARGS)
 
-# First what mostly compiles, on all CPUs and one more, for some of it waits; then what mostly runs loops, alone. Without
-# --max-worker-restart=0, loadfile waits for ever for a worker that was killed. 5: none was selected.
+# First what mostly compiles and then the unit tests, on all CPUs and one more, for some of it waits; then the loops in
+# real time, alone. Without --max-worker-restart=0, loadfile waits for ever for a worker that was killed. 5: none was
+# selected.
 test: $(VENV)/.installed $(VENV)/.test ## install rtloop and run all tests; TEST_ARGS="-k histogram" narrows them
 	failed=; run() { "$$@" || [ $$? = 5 ] || failed=1; }; \
 	$(if $(findstring tests/,$(TEST_ARGS)),run $(PYTEST) $(TEST_ARGS), \
-	run $(PYTEST) -n $$(($$(nproc) + 1)) --dist loadfile --max-worker-restart=0 $(COMPILING) $(TEST_ARGS); \
-	run $(PYTEST) $(addprefix --ignore=,$(COMPILING)) $(TEST_ARGS)); \
+	for part in "$(COMPILING)" tests/unit; do \
+	  run $(PYTEST) -n $$(($$(nproc) + 1)) --dist loadfile --max-worker-restart=0 $$part $(TEST_ARGS); \
+	done; \
+	run $(PYTEST) $(addprefix --ignore=,$(COMPILING) tests/unit) $(TEST_ARGS)); \
 	[ -z "$$failed" ]
 
 native: $(VENV)/.installed $(VENV)/.test ## test the C headers alone, under the sanitizers

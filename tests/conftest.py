@@ -89,7 +89,8 @@ def _signals() -> Iterator[None]:
     """
     ignored = [n for n in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT) if signal.getsignal(n) is signal.SIG_IGN]
     for number in ignored:
-        signal.signal(number, lambda *_: None)
+        # As Python has it by itself for Ctrl-C, which tests send to their own process.
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else lambda *_: None)
     yield
     for number in ignored:
         signal.signal(number, signal.SIG_IGN)

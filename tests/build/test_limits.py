@@ -19,7 +19,7 @@ def make_test(folder: Path, **files: str) -> subprocess.CompletedProcess[str]:
     (folder / "conftest.py").write_text((ROOT / "tests" / "conftest.py").read_text())
     for name, text in files.items():
         (folder / f"{name}.py").write_text(text)
-    (found,) = re.findall(r"\$\(PYTEST\) -n .* (--dist .*) \$\(COMPILING\)", (ROOT / "Makefile").read_text())
+    (found,) = re.findall(r"\$\(PYTEST\) -n .* (--dist .*) \$\$part", (ROOT / "Makefile").read_text())
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-n", "1", *found.split(), "-p", "no:cacheprovider", "."],
         cwd=folder,
