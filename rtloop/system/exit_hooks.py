@@ -48,7 +48,17 @@ def at_end(stage: int, call: Callable[[], str | None], is_active: Callable[[], b
 
 def ending() -> str:
     """Return the reason that the program is ending, after which nothing may be started; "" if it is not."""
-    return _cause or ("" if threading.main_thread().is_alive() else "the main thread has ended")
+    return _cause or ("" if _is_main_alive() else "the main thread has ended")
+
+
+def _is_main_alive() -> bool:
+    """Return True if the main thread is alive.
+
+    On the main thread without a call of is_alive(): before Python 3.13, an exception of a signal handler in that call
+    marks the thread as ended.
+    """
+    main = threading.main_thread()
+    return main.ident == threading.get_ident() or main.is_alive()
 
 
 def make_calls(cause: str, *, must_wait: bool = True) -> list[str]:
@@ -99,7 +109,7 @@ def watch() -> None:
 def _look() -> bool:
     """End everything active if the main thread has ended. Returns True if anything is still active."""
     is_any_active = any(is_active() for is_active in _active)
-    if is_any_active and not threading.main_thread().is_alive():
+    if is_any_active and not _is_main_alive():
         make_calls("", must_wait=False)
         is_any_active = any(is_active() for is_active in _active)
     return is_any_active

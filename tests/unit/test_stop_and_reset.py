@@ -204,3 +204,18 @@ def test_every_snapshot_conserves_through_many_resets(probes: ModuleType, ordina
             assert stats.cycles + stats.missed == (following - int(first["release"])) // period
     assert sum(stats.missed > 0 for stats in snapshots) > 20
     assert max(stats.cycles for stats in snapshots) < loop.steps / 4, "it was reset again and again"
+
+
+def test_an_exception_in_the_question_whether_the_main_thread_is_alive_is_not_its_end(script: Script) -> None:
+    """Before Python 3.13 an exception of a signal handler within is_alive() marks the thread as ended for ever."""
+    done = script("""
+    import sys, threading, probes
+    from rtloop.system import exit_hooks
+    asked = []
+    main = threading.main_thread()
+    main.is_alive = lambda: asked.append(threading.get_ident()) or True
+    loop = probes.Probe("1ms", policy="other", lock_memory="off", dma_latency=None)
+    loop.run(cycles=3)
+    print(exit_hooks.ending() == "", main.ident in asked)
+    """)
+    assert done.stdout.split() == ["True", "False"], done.stdout + done.stderr
