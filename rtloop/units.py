@@ -14,6 +14,7 @@ from rtloop.errors import ConfigError
 __all__ = [
     "as_index",
     "format_duration",
+    "format_page_size",
     "format_rate",
     "format_size",
     "lcm_of",
@@ -317,3 +318,11 @@ def format_size(size: int) -> str:
         if size >= scale:
             return f"{size / scale:.2f}".rstrip("0").rstrip(".") + f" {unit}"
     return f"{size} B"
+
+
+def format_page_size(size: int) -> str:
+    """Format the bytes of a page as the kernel does in parameters and file names: ``2097152`` becomes ``"2M"``."""
+    for unit, shift in (("G", 30), ("M", 20)):
+        if size >= 1 << shift:
+            return f"{size >> shift}{unit}"
+    return f"{size >> 10}K"

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from rtloop.system.cpu import parse_cpu_list
 from rtloop.system.fileio import read_text
 from rtloop.system.fixes import sysctl_fix
-from rtloop.units import format_size
+from rtloop.units import format_page_size, format_size
 
 __all__ = [
     "Account",
@@ -149,14 +149,9 @@ def reserve_fix(page_size: int, missing: int, needed: int | None = None) -> str:
     pool = huge_pool(page_size)
     if pool is None:
         sizes = ", ".join(format_size(size) for size in huge_pool_sizes()) or "none"
-        argument = f"hugepagesz={_size_name(page_size)} hugepages={missing}"
+        argument = f"hugepagesz={format_page_size(page_size)} hugepages={missing}"
         return f"boot:       {argument}   # on the kernel's command line; now it has: {sizes}"
     return fill_fix(pool, missing, needed, is_default=page_size == default_page_size())
-
-
-def _size_name(page_size: int) -> str:
-    megabytes = page_size >> 20
-    return f"{megabytes >> 10}G" if megabytes >= 1024 else f"{megabytes}M" if megabytes else f"{page_size >> 10}K"
 
 
 def fill_fix(pool: HugePool, missing: int, needed: int | None = None, *, is_default: bool) -> str:
@@ -170,12 +165,12 @@ def fill_fix(pool: HugePool, missing: int, needed: int | None = None, *, is_defa
         lines.append(sysctl_fix("vm.nr_hugepages", total))
     else:
         lines.append(f"now:        echo {total} | sudo tee {_POOLS}/hugepages-{size >> 10}kB/nr_hugepages")
-    lines.append(f"boot:       hugepagesz={_size_name(size)} hugepages={total}   # on the kernel's command line")
+    lines.append(f"boot:       hugepagesz={format_page_size(size)} hugepages={total}   # on the kernel's command line")
     if size >= 1 << 30:
         lines[-1] += "; a running machine seldom has so much memory in one piece"
     lines.append("container:  on the host; the pool is the machine's")
     if size >= 1 << 20:
-        limits = f"hugepages-{_size_name(size)}i: {(size >> 20) * (needed or missing)}Mi, memory: 128Mi"
+        limits = f"hugepages-{format_page_size(size)}i: {(size >> 20) * (needed or missing)}Mi, memory: 128Mi"
         lines.append(f"kubernetes: resources: {{limits: {{{limits}}}}}   # on a node with such a pool")
     return "\n".join(lines)
 

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 
 from rtloop.system.fileio import read_text
+from rtloop.units import format_page_size
 
 __all__ = ["controller_groups", "hugetlb_room", "memory_groups", "memory_room"]
 
@@ -96,7 +97,7 @@ def hugetlb_room(page_size: int, proc: str = "/proc/self/cgroup", root: str = _R
     for version, folder in _folders("hugetlb", proc, root):
         limit_name, used_name = _HUGETLB_FILES[version]
         for kind in ("", "rsvd."):
-            prefix = f"{folder}/hugetlb.{_page_name(page_size)}.{kind}"
+            prefix = f"{folder}/hugetlb.{format_page_size(page_size)}B.{kind}"
             limit = _read_limit(prefix + limit_name)
             if limit is None:
                 continue
@@ -105,11 +106,3 @@ def hugetlb_room(page_size: int, proc: str = "/proc/self/cgroup", root: str = _R
             except (OSError, ValueError):
                 continue
     return room
-
-
-def _page_name(page_size: int) -> str:
-    """Write a page size as the kernel does in the names of these files."""
-    for shift, unit in ((30, "GB"), (20, "MB")):
-        if page_size >= 1 << shift:
-            return f"{page_size >> shift}{unit}"
-    return f"{page_size >> 10}KB"

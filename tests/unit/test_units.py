@@ -8,6 +8,7 @@ import pytest
 import rtloop
 from rtloop.units import (
     format_duration,
+    format_page_size,
     format_rate,
     format_size,
     parse_duration,
@@ -40,6 +41,13 @@ from rtloop.units import (
 )
 def test_a_duration_is_exact(value: object, ns: int) -> None:
     assert parse_duration(value, "x") == ns  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(4 << 10, "4K"), (64 << 10, "64K"), (2 << 20, "2M"), (32 << 20, "32M"), (16 << 30, "16G")]
+)
+def test_a_page_size_is_written_as_the_kernel_writes_it(size: int, text: str) -> None:
+    assert format_page_size(size) == text
 
 
 @pytest.mark.parametrize(("value", "ns"), [("4kHz", 250_000), ("1 Hz", 10**9), ("3 kHz", 333_333), ("0.5MHz", 2000)])
