@@ -177,8 +177,7 @@ def pool_grant(size: int, page_size: int, path: str | None, error: int = 0, call
         fixes.append(
             "make buffers before all future memory is locked, or raise the limit:\n" + limit_fix("RLIMIT_MEMLOCK")
         )
-    limits = _limits_of_pages(size, page_size, path)
-    for why, fix in limits:
+    for why, fix in _limits_of_pages(size, page_size, path):
         detail += f"; {why}"
         fixes.append(fix)
     if not fixes:
@@ -214,9 +213,12 @@ def _limits_of_pages(size: int, page_size: int, path: str | None) -> Iterator[tu
         yield (
             f"the mount's size= leaves {format_page(page_size, on_mount)}",
             # A remount does not change it.
-            f"mount another one, without size=: sudo mkdir -p {_MOUNT} && sudo mount -t hugetlbfs "
-            f"-o pagesize={page_size},uid=$(id -u),mode=0700 none {_MOUNT}",
+            f"mount another one, without size=: {_mount_command(f'pagesize={page_size},')}",
         )
+
+
+def _mount_command(option: str = "") -> str:
+    return f"sudo mkdir -p {_MOUNT} && sudo mount -t hugetlbfs -o {option}uid=$(id -u),mode=0700 none {_MOUNT}"
 
 
 def path_grant(request: BufferRequest, error: int) -> Grant:
@@ -224,11 +226,10 @@ def path_grant(request: BufferRequest, error: int) -> Grant:
     path = request.path or ""
     asked = f"{format_size(request.nbytes)} in {path}"
     # Never over the given path: a mount would hide what is there.
-    mount = f"sudo mkdir -p {_MOUNT} && sudo mount -t hugetlbfs -o uid=$(id -u),mode=0700 none {_MOUNT}"
     use = f"then backing={_MOUNT!r}"
     fixes = {
-        errno.ENOENT: f"mount one: {mount}\n{use}; or see what is mounted: findmnt -t hugetlbfs",
-        errno.ENOTSUP: f"mount one: {mount}\n{use}; or see what is mounted: findmnt -t hugetlbfs",
+        errno.ENOENT: f"mount one: {_mount_command()}\n{use}; or see what is mounted: findmnt -t hugetlbfs",
+        errno.ENOTSUP: f"mount one: {_mount_command()}\n{use}; or see what is mounted: findmnt -t hugetlbfs",
         errno.EACCES: f"mount it for your user: sudo mount -o remount,uid=$(id -u),mode=0700 {path}",
         errno.EEXIST: "give the mount itself, or the name of a file that does not exist",
         errno.ENOTDIR: "give the mount itself, not a link to it, or the name of a file that does not exist",
