@@ -187,7 +187,7 @@ cdef extern from *:
     void rt_ending_take(int is_taken)
 
 
-# What a loop that runs, and a with block, handle themselves. SIGINT is Python's: it becomes a KeyboardInterrupt there.
+# Handled by a loop that runs, and by a with block. SIGINT is Python's: it becomes a KeyboardInterrupt there.
 ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _ALL = (signal.SIGINT, *ENDING)
 # Signals that cannot be caught, that a fault of the program raises, or whose default action does not end a process.
@@ -200,8 +200,7 @@ _NAP_S = 0.01
 
 _lock = threading.RLock()
 _depths = {}
-_own_threads = {}  # thread of each loop, by the address of its flag
-_armed_for = {}  # signals that were armed for each loop, by the same address
+_runs = {}  # of each loop that runs, by the address of its flag: its thread and the signals armed for it
 _fd = -1
 _has_reported = False
 _taken = 0  # the signal that is ending the process now
@@ -297,12 +296,17 @@ def disarm(armed):
     Two kinds of threads do not wait, because the signal's thread waits for them: the one that makes the calls at the
     end, and a loop's own, which has leave() to call.
     """
-    is_needed = exit_hooks.is_making_calls() or threading.get_native_id() in _own_threads.values()
+    is_needed = exit_hooks.is_making_calls() or _is_loops_thread()
     if not is_needed:
         await_end()
     _lower(armed)
     if not is_needed:
         await_end()  # a signal may have come just before
+
+
+def _is_loops_thread():
+    me = threading.get_native_id()
+    return any(tid == me for tid, _ in list(_runs.values()))  # a copy: other threads start and end loops meanwhile
 
 
 def _lower(armed):
@@ -327,16 +331,15 @@ def guard_run(address, bits, tid):
 
     The handler itself sets `bits` of the 32-bit word at `address`. `tid` is the number of the loop's thread.
     """
-    _own_threads[address] = tid
-    _armed_for[address] = arm()
+    _runs[address] = tid, arm()
     rt_ending_add_flag(address, bits)
 
 
 def release_run(address):
     """Undo :func:`guard_run`, without waiting for a signal that has come. Then the word may be unmapped."""
     rt_ending_remove_flag(address)
-    _own_threads.pop(address, None)
-    _lower(_armed_for.pop(address, ()))
+    _, armed = _runs.pop(address, (0, ()))
+    _lower(armed)
 
 
 def _pending():
@@ -426,8 +429,7 @@ def _reset_after_fork():
     for number in _depths:
         rt_ending_disarm(number)
     _depths.clear()
-    _own_threads.clear()
-    _armed_for.clear()
+    _runs.clear()
     if _fd >= 0:
         with suppress(OSError):
             os.close(_fd)
