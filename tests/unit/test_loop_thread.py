@@ -30,7 +30,7 @@ def running(**settings):
     while not loop.steps:
         time.sleep(0.001)
     return loop
-def keepers():
+def helpers():
     names = {int(tid): open(f"/proc/self/task/{tid}/comm").read().strip() for tid in os.listdir("/proc/self/task")}
     return [tid for tid, name in names.items() if name.startswith("rtloop-")]
 """
@@ -93,8 +93,7 @@ def test_the_helper_thread_is_not_pinned_with_its_loop(script: Script) -> None:
     said = run(script, """
     before = os.sched_getaffinity(0)
     loop = running(cpu=max(before))
-    helpers = keepers()
-    print(len(helpers), all(os.sched_getaffinity(tid) == before for tid in helpers))
+    print(len(helpers()), all(os.sched_getaffinity(tid) == before for tid in helpers()))
     """)  # fmt: skip
     assert said == ["2", "True"], "the keeper and the thread of the signals"
 
@@ -105,8 +104,8 @@ def test_the_helper_thread_of_a_real_time_caller_is_ordinary(script: Script) -> 
     os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(50))
     loop = running(policy="fifo", priority=60)
     deadline = time.monotonic() + 10
-    while any(map(os.sched_getscheduler, keepers())) and time.monotonic() < deadline: time.sleep(0.001)
-    print(*map(os.sched_getscheduler, keepers()), os.sched_getscheduler(0))
+    while any(map(os.sched_getscheduler, helpers())) and time.monotonic() < deadline: time.sleep(0.001)
+    print(*map(os.sched_getscheduler, helpers()), os.sched_getscheduler(0))
     """)  # fmt: skip
     assert said == ["0", "0", str(os.SCHED_FIFO)]
 
@@ -155,7 +154,7 @@ def test_the_thread_is_unknown_to_python(script: Script) -> None:
     end, most, before = time.monotonic() + 0.1, 0, loop.steps
     while time.monotonic() < end:
         most = max(most, known())
-    print(most == len(["main"] + keepers()), loop.steps > before)
+    print(most == len(["main"] + helpers()), loop.steps > before)
     print(loop.tid in {thread.native_id for thread in threading.enumerate()})
     """)  # fmt: skip
     assert said == ["True", "True", "False"]

@@ -209,7 +209,7 @@ def test_every_snapshot_conserves_through_many_resets(probes: ModuleType, ordina
 def test_an_exception_in_the_question_whether_the_main_thread_is_alive_is_not_its_end(script: Script) -> None:
     """Before Python 3.13 an exception of a signal handler within is_alive() marks the thread as ended for ever."""
     done = script("""
-    import sys, threading, probes
+    import threading, probes
     from rtloop.system import exit_hooks
     asked = []
     main = threading.main_thread()
