@@ -92,7 +92,8 @@ def find_toolchain(*, is_cpp: bool = False) -> Toolchain:
 
 def _ask_version(command: Sequence[str]) -> str:
     try:
-        done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False)
+        # A copy of the environment, which another thread may change meanwhile: execve(2) would fail with EFAULT.
+        done = subprocess.run([*command, "--version"], env={**os.environ}, capture_output=True, text=True, check=False)
     except OSError as error:
         raise BuildError(f"the compiler {shlex.join(command)} cannot be started: {error.strerror}") from None
     if done.returncode:

@@ -80,7 +80,10 @@ def generate(source: Path, include: Sequence[str | os.PathLike[str]], directives
         command += [word for folder in folders for word in ("-I", str(folder))]
         command += [word for name, value in directives.items() for word in ("-X", f"{name}={value}")]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_SECONDS)
+            # A copy of the environment, which another thread may change meanwhile: execve(2) would fail with EFAULT.
+            done = subprocess.run(
+                command, env={**os.environ}, capture_output=True, text=True, check=False, timeout=_SECONDS
+            )
         except subprocess.TimeoutExpired:
             raise LintError(f"Cython did not finish {source} within {_SECONDS} s") from None
         said = done.stdout + done.stderr

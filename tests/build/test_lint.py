@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import rtloop
+from rtloop.compiler import toolchain
 from rtloop.linter.lint import LintReport
 
 pytest.importorskip("Cython", reason="the lint needs rtloop[build]")
@@ -79,6 +82,38 @@ def test_each_sin_is_found_on_its_line_and_nothing_else(path: Path, report: Call
     assert sins, "a bad file has to mark its line"
     assert found(report(path)) == sins
     assert not report(path).is_clean
+
+
+def test_another_thread_may_change_the_environment_meanwhile(tmp_path: Path) -> None:
+    """The environment that a new program gets is copied first: the C library moves its own when it grows."""
+    source = tmp_path / "loop.pyx"
+    source.write_text("cdef class\n")
+    has_ended = threading.Event()
+
+    def change() -> None:
+        for number in itertools.cycle(range(400)):
+            if has_ended.is_set():
+                break
+            os.environ[f"RTLOOP_TEST_{number}"] = "y" * (number % 3 * 1000)
+            if number == 399:
+                forget()
+
+    def forget() -> None:
+        for number in range(400):
+            os.environ.pop(f"RTLOOP_TEST_{number}", None)
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        for _ in range(100):
+            assert toolchain._ask_version(["true"])
+        for _ in range(2):
+            with pytest.raises(rtloop.LintError, match="Expected"):
+                rtloop.lint(source)
+    finally:
+        has_ended.set()
+        thread.join()
+        forget()
 
 
 @pytest.mark.parametrize("path", GOOD, ids=lambda path: path.stem)
