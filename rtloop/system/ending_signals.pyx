@@ -358,7 +358,11 @@ def report_ignored():
 
 
 def _has_thread():
-    """Start the thread if there is none. Returns whether there is one."""
+    """Start the thread if there is none, and wait until it sleeps. Returns True if there is one.
+
+    A thread that is still beginning competes for the GIL, and Python lets its main thread wait for that just before a
+    blocking call, where it no longer sees a signal that comes: its handler would run after the call.
+    """
     global _fd
     if _fd >= 0:
         return True
@@ -366,22 +370,28 @@ def _has_thread():
     if fd < 0:
         return False
     former = _thread.stack_size(_STACK_BYTES)
+    beginning = _thread.allocate_lock()
+    beginning.acquire()
     try:
-        _thread.start_new_thread(_work, (fd,))
+        _thread.start_new_thread(_work, (fd, beginning))
     except RuntimeError:
         os.close(fd)
         return False
     finally:
         _thread.stack_size(former)
     _fd = fd
+    beginning.acquire()
     return True
 
 
-def _work(fd):
-    rt_ending_name_thread()
-    with suppress(OSError):  # a seccomp filter may forbid both calls
-        if os.sched_getscheduler(0) != os.SCHED_OTHER:  # inherited from a real-time thread
-            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+def _work(fd, beginning):
+    try:
+        rt_ending_name_thread()
+        with suppress(OSError):  # a seccomp filter may forbid both calls
+            if os.sched_getscheduler(0) != os.SCHED_OTHER:  # inherited from a real-time thread
+                os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    finally:
+        beginning.release()
     while True:
         os.read(fd, 8)
         came = _pending()

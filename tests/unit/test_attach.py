@@ -190,7 +190,7 @@ def test_a_loop_that_fails_is_known_to_have_failed(start: Start, probe_path: Pat
     import probes
     loop = start("fails", kind=probes.Probe)
     def fail(*_):
-        loop.fail_at = loop.steps + 100  # not before this is written, on a busy machine either
+        loop.fail_at = loop.steps + 3
     signal.signal(signal.SIGUSR1, fail)
     """)
     (reader,) = rtloop.running(name="fails")
