@@ -186,7 +186,7 @@ class GuardError(RtloopError, RuntimeError):
     cycle : int or None
         The index of the cycle that ended the loop.
     violation : dict or None
-        The first violation of that cycle, as in ``Stats.guard["violations"]``; None if none was recorded.
+        The first place of that cycle's violations, as in ``Stats.guard["violations"]``; None if none was recorded.
     """
 
     def __init__(

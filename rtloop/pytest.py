@@ -109,7 +109,10 @@ def assert_clean(stats: Stats, *, overruns: int | None = None, missed: int | Non
     found = guard_summary.count(stats.guard)
     if found:
         listed = [
-            f"  cycle {one['cycle']}: {guard_summary.describe(one)}" for one in stats.guard["violations"][:_SHOWN]
+            f"  {one['count']:,} times {guard_summary.when(one)}: {guard_summary.describe(one)}"
+            if one["count"] > 1
+            else f"  {guard_summary.when(one)}: {guard_summary.describe(one)}"
+            for one in guard_summary.groups(stats.guard)[:_SHOWN]
         ]
         wrong += [f"the guards found: {stats.guard_sentence}", *listed]
     if not stats.guard:

@@ -1,11 +1,23 @@
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
 
+cdef extern from "../include/rtloop/seqlock.h" nogil:
+    ctypedef struct rt_seqlock_t:
+        pass
+
+    uint32_t rt_seqlock_read_begin(const rt_seqlock_t *lock)
+    bint rt_seqlock_read_valid(const rt_seqlock_t *lock, uint32_t begin)
+
+
+cdef extern from "../include/rtloop/telemetry.h" nogil:
+    enum:
+        RT_GUARD_KINDS
+
+
 cdef extern from "../include/rtloop/guard.h" nogil:
     enum:
         RT_GUARD_FRAMES
-        RT_GUARD_SLOTS
-        RT_GUARD_KEEP
+        RT_GUARD_PLACES
         RT_GUARD_RANGES
         RT_GUARD_ALLOWED
         RT_GUARD_FAULTS_NONE
@@ -14,8 +26,14 @@ cdef extern from "../include/rtloop/guard.h" nogil:
 
     ctypedef struct rt_violation_t:
         uint64_t cycle
+        uint64_t last_cycle
+        uint64_t count
         int64_t time
+        int64_t last_time
         uint64_t detail
+        uint64_t least
+        uint64_t most
+        uint64_t order
         uint64_t frames[24]
         uint32_t kind
         uint32_t function
@@ -29,8 +47,9 @@ cdef extern from "../include/rtloop/guard.h" nogil:
         int32_t faults
         int32_t is_stopping
         uint64_t warmup
-        uint64_t written
-        uint64_t first
+        rt_seqlock_t lock
+        uint32_t places[4]
+        uint64_t unkept[4]
         uint64_t traps
         uint64_t allowed[16]
         int32_t syscalls_rc
@@ -40,7 +59,7 @@ cdef extern from "../include/rtloop/guard.h" nogil:
         uint32_t ranges
         int (*malloc_attach)(rt_guard_t *guard, size_t size) noexcept nogil
         rt_code_t code[512]
-        rt_violation_t violations[512]
+        rt_violation_t violations[4][64]
 
 
 cdef class GuardBlock:

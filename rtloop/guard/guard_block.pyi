@@ -3,9 +3,14 @@ from typing import NamedTuple
 
 class RawViolation(NamedTuple):
     cycle: int
+    last_cycle: int
+    times: int
     time_ns: int
+    last_time_ns: int
     kind: int
     detail: int
+    least: int
+    most: int
     function: int
     frames: tuple[int, ...]
 
@@ -25,6 +30,8 @@ class GuardBlock:
     @property
     def results(self) -> tuple[int, int, int]: ...
     def violations(self) -> list[RawViolation]: ...
+    @property
+    def unkept(self) -> tuple[int, ...]: ...
     def close(self) -> None: ...
 
 def is_malloc_watched() -> bool: ...

@@ -6,7 +6,7 @@ This module contains the process's handler of SIGSYS (include/rtloop/guard_signa
 from libc.stdint cimport uintptr_t
 from libc.string cimport memcpy
 
-from rtloop._atomics cimport rt_load_acquire_64
+from rtloop._atomics cimport rt_load_acquire, rt_load_relaxed_64
 from rtloop._os cimport munmap
 from rtloop.memory.memory_h cimport rt_memory_map, rt_memory_prefault
 
@@ -29,12 +29,20 @@ cdef extern from "<dlfcn.h>" nogil:
 
 
 class RawViolation(NamedTuple):
-    """Violation as the loop's thread recorded it: addresses without names."""
+    """Violations of one kind at one place, as the loop's thread recorded them: addresses without names.
+
+    Cycle, time, detail and frames are those of the first one. `least` and `most` are the limits of the details.
+    """
 
     cycle: int
+    last_cycle: int
+    times: int
     time_ns: int
+    last_time_ns: int
     kind: int
     detail: int
+    least: int
+    most: int
     function: int
     frames: tuple
 
@@ -117,19 +125,29 @@ cdef class GuardBlock:
         return self.guard.faults_rc, self.guard.syscalls_rc, self.guard.malloc_rc
 
     def violations(self):
-        """Copy the stored violations, oldest first; the thread may be running."""
-        cdef uint64_t first, last, i
+        """Copy the kept places, in the order in which they were found; the thread may be running."""
+        cdef uint32_t sequence, places, i
+        cdef int kind
         cdef rt_violation_t copy
         while self.guard is not NULL:
-            first = rt_load_acquire_64(&self.guard.first)
-            last = rt_load_acquire_64(&self.guard.written)
+            sequence = rt_seqlock_read_begin(&self.guard.lock)
             found = []
-            for i in range(first, last):
-                memcpy(&copy, &self.guard.violations[i % RT_GUARD_SLOTS], sizeof(copy))
-                found.append(self._violation(&copy))
-            if rt_load_acquire_64(&self.guard.first) == first:
-                return found
+            for kind in range(RT_GUARD_KINDS):
+                places = rt_load_acquire(&self.guard.places[kind])
+                for i in range(places):
+                    memcpy(&copy, &self.guard.violations[kind][i], sizeof(copy))
+                    found.append((copy.order, self._violation(&copy)))
+            if rt_seqlock_read_valid(&self.guard.lock, sequence):
+                return [violation for _, violation in sorted(found)]
         return []
+
+    @property
+    def unkept(self):
+        """Number of violations of each kind that are at none of the kept places."""
+        cdef int kind
+        if self.guard is NULL:
+            return ()
+        return tuple([rt_load_relaxed_64(&self.guard.unkept[kind]) for kind in range(RT_GUARD_KINDS)])
 
     cdef object _violation(self, const rt_violation_t *v):
         frames = []
@@ -137,7 +155,8 @@ cdef class GuardBlock:
             if v.frames[i] == 0:
                 break
             frames.append(v.frames[i])
-        return RawViolation(v.cycle, v.time, v.kind, v.detail, v.function, tuple(frames))
+        return RawViolation(v.cycle, v.last_cycle, v.count, v.time, v.last_time, v.kind, v.detail, v.least, v.most,
+                            v.function, tuple(frames))
 
     def close(self):
         """Release everything but the memory, which another thread may be reading. The loop's thread must have ended."""

@@ -33,7 +33,7 @@ int rtloop_guard_attach(rt_guard_t *guard, size_t bytes) {
 static __attribute__((noinline, cold)) void tell(uint32_t function, uint64_t bytes, const void *caller,
                                                  const void *frame) {
   const uint64_t address = (uint64_t)(uintptr_t)caller, from = (uint64_t)(uintptr_t)frame;
-  rt_guard_record(mine, RT_GUARD_ALLOCATION, function, bytes, address, (const uint64_t *)frame,
+  rt_guard_record(mine, RT_GUARD_ALLOCATION, function, bytes, 1, address, (const uint64_t *)frame,
                   rt_guard_stack_words(mine, from));
 }
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from rtloop.stats.guard_summary import KINDS
 from rtloop.system.fileio import read_text
 
 if TYPE_CHECKING:
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 
 __all__ = ["is_users", "list_violations", "migrated_pages"]
 
-_KINDS = ("minor fault", "major fault", "system call", "allocation")
 _SYSCALL, _ALLOCATION = 2, 3
 #: In the order of guard_malloc.c.
 _FUNCTIONS = ("malloc", "calloc", "realloc", "free", "memalign", "aligned_alloc", "posix_memalign", "valloc",
@@ -43,35 +43,50 @@ def _own_folders() -> set[str]:
 def list_violations(
     block: GuardBlock | None, cycle: int | None = None, *, has_lines: bool = True
 ) -> list[dict[str, Any]]:
-    """Return the stored violations, of all cycles or of one, as dicts that JSON can hold.
+    """Return the violations, one dict for each place, as dicts that JSON can hold.
 
     Parameters
     ----------
     block : GuardBlock or None
         Block of the run.
     cycle : int, optional
-        Return only those of this cycle.
+        Return only the places whose last violation was in this cycle.
     has_lines : bool
         True to add file and line. That runs another program, so do it only after the loop has ended.
     """
     if block is None:
         return []
-    raw = [v for v in block.violations() if cycle is None or v.cycle == cycle]
+    raw = [v for v in block.violations() if cycle is None or v.last_cycle == cycle]
     if not raw:
         return []
     from rtloop.memory.kernel import fork_times
 
     forks, moved = fork_times(), block.moved if block.moved is not None else migrated_pages() - block.migrated
     traces: dict[tuple[int, ...], tuple[Place, list[Place]]] = {}
+    places: dict[tuple[int, ...], list[RawViolation]] = {}
     for v in raw:
         if v.frames not in traces:
             traces[v.frames] = _trace(v.frames, is_after=v.kind in (_SYSCALL, _ALLOCATION))
+        number = v.detail if v.kind == _SYSCALL else v.function
+        places.setdefault((v.kind, number, traces[v.frames][0].address), []).append(v)
     lines: dict[int, tuple[str, int]] = {}
     if has_lines:
         from rtloop.guard.symbols import lines_of
 
         lines = lines_of([where for where, _ in traces.values()])
-    return [_entry(v, *traces[v.frames], lines, forks, moved) for v in raw]
+    merged = [_merge(alike) for alike in places.values()]
+    return [_entry(v, *traces[v.frames], lines, forks, moved) for v in merged]
+
+
+def _merge(alike: list[RawViolation]) -> RawViolation:
+    """Make one of the records of a place, which the loop's thread kept apart because of other words on the stack."""
+    return alike[0]._replace(
+        last_cycle=max(v.last_cycle for v in alike),
+        times=sum(v.times for v in alike),
+        last_time_ns=max(v.last_time_ns for v in alike),
+        least=min(v.least for v in alike),
+        most=max(v.most for v in alike),
+    )
 
 
 def _trace(frames: tuple[int, ...], is_after: bool) -> tuple[Place, list[Place]]:
@@ -106,6 +121,13 @@ def _from(called: Place | None, through: list[Place]) -> list[Place]:
     return through[: known[-1] + 1] if known else [*through, called]
 
 
+def _after_fork(time_ns: int, forks: Sequence[int]) -> str:
+    fork = max((time for time in forks if time <= time_ns), default=None)
+    if fork is None or time_ns - fork >= _AFTER_FORK_NS:
+        return ""
+    return f"{(time_ns - fork) / 1e6:.1f} ms after a fork"
+
+
 def _entry(
     v: RawViolation,
     where: Place,
@@ -122,20 +144,23 @@ def _entry(
         detail = name_of(v.detail)
     elif v.kind == _ALLOCATION:
         name = _FUNCTIONS[v.function] if v.function < len(_FUNCTIONS) else "?"
-        detail = name if name == "free" else f"{name} of {v.detail} bytes"
+        size = f"{v.least}" if v.least == v.most else f"{v.least} to {v.most}"
+        detail = name if name == "free" else f"{name} of {size} bytes"
     else:
         detail = f"{v.detail:#x} in {describe_memory(v.detail)}" if v.frames else "address unknown"
-        fork = max((time for time in forks if time <= v.time_ns), default=None)
-        if fork is not None and v.time_ns - fork < _AFTER_FORK_NS:
-            note = f"{(v.time_ns - fork) / 1e6:.1f} ms after a fork"
-        elif moved > 0:
+        note = _after_fork(v.time_ns, forks)
+        if not note and (last := _after_fork(v.last_time_ns, forks)):
+            note = f"the last one {last}"
+        if not note and moved > 0:
             note = f"{moved} pages of the machine were moved during the run (compaction)"
     if any(os.path.basename(place.module).startswith("ld-") for place in through):
         note = "; ".join(filter(None, (note, "in the dynamic linker: lazy binding, or thread-local storage")))
     file, line = lines.get(where.address, (None, None))
     return {
         "cycle": v.cycle,
-        "kind": _KINDS[v.kind] if v.kind < len(_KINDS) else "?",
+        "last_cycle": v.last_cycle,
+        "count": v.times,
+        "kind": KINDS[v.kind] if v.kind < len(KINDS) else "?",
         "detail": detail,
         "address": where.address,
         "symbol": str(where) if v.frames else None,

@@ -97,12 +97,27 @@ def clock_step_error(settings: Settings, cycle: int, sizes: Sequence[int]) -> Cl
     )
 
 
-def guard_error(settings: Settings, cycle: int, violations: list[dict[str, Any]]) -> GuardError:
-    """Make the exception for a run that a guard has ended; `violations` are the stored ones of its last cycle."""
+def guard_error(settings: Settings, cycle: int, violations: list[dict[str, Any]], unkept: int = 0) -> GuardError:
+    """Make the exception for a run that a guard has ended.
+
+    Parameters
+    ----------
+    settings : Settings
+        Settings of the loop.
+    cycle : int
+        Index of the last cycle.
+    violations : list of dict
+        The places of that cycle's violations.
+    unkept : int
+        Number of its violations at other places.
+    """
     from rtloop.stats.guard_summary import describe  # here, because `import rtloop` has to be quick
 
     what = describe(violations[0]) if violations else "a violation that was not recorded"
-    more = f", and {len(violations) - 1} more" if len(violations) > 1 else ""
+    others = max(0, sum(v["count"] for v in violations) + unkept - 1)
+    more = f", and {others:,} more" if others else ""
+    if len(violations) > 1:
+        more += f", at {len(violations)} places{' and others' * (unkept > 0)}"
     message = f"{settings.name} was stopped by its guard (guard='stop'): in step of cycle {cycle}: {what}{more}"
     return GuardError(message, settings.name, cycle, violations[0] if violations else None)
 

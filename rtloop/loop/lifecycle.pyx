@@ -313,7 +313,7 @@ cdef class Control:
             cycle -= 1
         if reason == RT_END_GUARD:
             guard = self.thread.guard  # stays readable after the release
-            return lambda: failure.guard_error(settings, cycle, list_violations(guard, cycle))
+            return lambda: failure.guard_error(settings, cycle, list_violations(guard, cycle), sum(guard.unkept))
         if reason == RT_END_CLOCK_STEP:
             sizes = self.thread.block.snapshot().counters["clock_step_sizes"]
             return lambda: failure.clock_step_error(settings, cycle, sizes)

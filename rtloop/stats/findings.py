@@ -114,8 +114,8 @@ def _bad(stats: Stats) -> Iterator[str]:
         )
     violations = guard_summary.count(stats.guard)
     if violations:
-        first = stats.guard.get("violations", [])[:1]
-        text = f", the first one in cycle {first[0]['cycle']}: {guard_summary.describe(first[0])}" if first else ""
+        first = min(stats.guard.get("violations", []), key=lambda v: v["cycle"], default=None)
+        text = f", the first one in cycle {first['cycle']}: {guard_summary.describe(first)}" if first else ""
         yield f"The guards counted {_count(violations, 'violation')}{text}."
     for grant in stats.grants:
         if not grant.ok and grant.lost is None:

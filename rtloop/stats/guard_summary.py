@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rtloop.system.grant import Grant
 
-__all__ = ["GRANTS", "UNAVAILABLE", "count", "describe", "groups", "sentence", "summarise"]
+__all__ = [
+    "GRANTS",
+    "KINDS",
+    "UNAVAILABLE",
+    "count",
+    "describe",
+    "groups",
+    "sentence",
+    "summarise",
+    "unlisted",
+    "when",
+]
 
 #: Grants of the guards, by what they count.
 GRANTS = {
@@ -17,6 +28,8 @@ GRANTS = {
     "system_calls": "guard_system_calls",
     "allocations": "guard_allocations",
 }
+#: Kinds of violations, in the order in which telemetry.h counts them.
+KINDS = ("minor fault", "major fault", "system call", "allocation")
 #: Value of such a grant if the guard does not work here.
 UNAVAILABLE = "unavailable"
 _LABELS = {"page_faults": "page fault", "system_calls": "system call", "allocations": "allocation"}
@@ -34,13 +47,37 @@ def describe(violation: dict[str, Any]) -> str:
     return text + (f", {violation['note']}" if violation["note"] else "")
 
 
-def groups(guard: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
-    """Group the listed violations that are alike: pairs of their number and the first one, ordered by the first."""
+def when(violation: dict[str, Any]) -> str:
+    """Return the cycles of a place's violations as text: ``in cycle 20`` or ``in cycles 20 to 49``."""
+    first, last = violation["cycle"], violation.get("last_cycle", violation["cycle"])
+    return f"in cycle {first:,}" if first == last else f"in cycles {first:,} to {last:,}"
+
+
+def groups(guard: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the listed violations, one dict for each place.
+
+    An older rtloop saved each violation alone, without `count` and `last_cycle`; those at one place are merged here.
+    """
     found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for v in guard.get("violations", []):
         detail = v["kind"] if "fault" in v["kind"] else v["detail"]  # each fault has an address of its own
         found.setdefault((v["kind"], detail, v["address"], v["note"] != ""), []).append(v)
-    return [(len(alike), alike[0]) for alike in found.values()]
+    return [
+        alike[0]
+        | {
+            "count": sum(v.get("count", 1) for v in alike),
+            "last_cycle": max(v.get("last_cycle", v["cycle"]) for v in alike),
+        }
+        for alike in found.values()
+    ]
+
+
+def unlisted(guard: dict[str, Any]) -> list[str]:
+    """Return how many violations are not listed, by kind, as texts: ``144 system calls``."""
+    missing = guard.get("unlisted") or {}
+    if isinstance(missing, int):  # saved by an older rtloop
+        missing = {"violation": missing}
+    return [_counted(number, kind) for kind, number in missing.items()]
 
 
 def summarise(
@@ -68,7 +105,10 @@ def summarise(
             unavailable[what] = grant.detail
         if what in unavailable:
             counts[what] = None
-    total = sum(counters["guard"])
+    kept = dict.fromkeys(KINDS, 0)
+    for v in listed:
+        kept[v["kind"]] = kept.get(v["kind"], 0) + v["count"]
+    missing = {kind: number - kept[kind] for kind, number in zip(KINDS, counters["guard"], strict=True)}
     return {
         "mode": mode,
         "allowed": list(settings.get("guard_allow") or ()),
@@ -76,7 +116,7 @@ def summarise(
         **counts,
         "unavailable": unavailable,
         "violations": listed,
-        "unlisted": max(0, total - len(listed)),
+        "unlisted": {kind: number for kind, number in missing.items() if number > 0},
     }
 
 

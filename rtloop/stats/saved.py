@@ -125,7 +125,10 @@ def _is_guard(guard: dict[str, Any]) -> bool:
     if not guard:
         return True
     faults, reasons, listed = guard.get("page_faults"), guard.get("unavailable"), guard.get("violations")
-    counts = [guard.get("cycles"), guard.get("unlisted")]
+    missing = guard.get("unlisted")
+    if isinstance(missing, dict) and not all(map(_is_text, missing)):
+        return False
+    counts = [guard.get("cycles"), *(missing.values() if isinstance(missing, dict) else [missing])]
     counts += [guard[name] for name in ("system_calls", "allocations") if guard.get(name) is not None]
     if faults is not None:
         if not isinstance(faults, dict) or set(faults) != {"minor", "major"}:
@@ -152,6 +155,8 @@ def _is_violation(violation: dict[str, Any]) -> bool:
         texts
         and maybe
         and _is_count(violation.get("cycle"))
+        and _is_count(violation.get("last_cycle", 0))
+        and _is_count(violation.get("count", 1))
         and _is_int(violation.get("address"), 0, 2**64 - 1)
         and (line is None or (_is_count(line) and violation.get("file") is not None))
         and isinstance(through, list)

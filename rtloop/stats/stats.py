@@ -77,9 +77,9 @@ class Stats(Figures):
     guard : dict
         Findings of the guards in ``step`` after the warm-up; empty if none was armed. ``page_faults`` (a dict of
         ``minor`` and ``major``), ``system_calls`` and ``allocations`` are counts, or None with the reason in
-        ``unavailable``. ``violations`` lists the first 256 as dicts of ``cycle kind detail address symbol through file
-        line note``; ``unlisted`` counts the others. ``mode``, ``cycles`` and ``allowed`` (system calls, which are not
-        counted) tell what was guarded.
+        ``unavailable``. ``violations`` lists the places, the first 64 of each kind, as dicts of ``cycle last_cycle
+        count kind detail address symbol through file line note``; ``unlisted`` counts the violations elsewhere, by
+        kind. ``mode``, ``cycles`` and ``allowed`` (system calls, which are not counted) tell what was guarded.
     grants : tuple of Grant
         Requests to the kernel, and what it granted.
     settings, host : dict

@@ -222,11 +222,15 @@ def violations_of(stats: Figures) -> list[tuple[str, str]]:
     """Return the findings of the guards, a line for each of the first places."""
     found = guard_summary.groups(stats.guard)
     lines = []
-    for times, v in found[:_VIOLATIONS]:
-        cycle, what = f"in cycle {v['cycle']:,}", guard_summary.describe(v)
-        lines.append((f"  {cycle}", what) if times == 1 else (f"  {times:,} times", f"first {cycle}: {what}"))
+    for v in found[:_VIOLATIONS]:
+        when, what = guard_summary.when(v), guard_summary.describe(v)
+        times = v["count"]
+        lines.append((f"  {when}", what) if times == 1 else (f"  {times:,} times", f"{when}: {what}"))
     if len(found) > _VIOLATIONS:
         lines.append(("  ...", f"{len(found) - _VIOLATIONS:,} more places: see stats.guard, or rtloop report"))
+    missing = guard_summary.unlisted(stats.guard)
+    if found and missing:
+        lines.append(("  elsewhere", f"{', '.join(missing)}, whose places are not listed"))
     return lines
 
 

@@ -179,9 +179,7 @@ def test_what_a_guard_finds_is_told_with_its_line(tmp_path: Path) -> None:
     place = " (chatty.pyx:9)" if shutil.which("addr2line") else ""
     assert counted.returncode == 0
     said = " ".join(counted.stdout.split())
-    assert f"2 times first in cycle 20: system call write in chatty.Chatty.step{place}" in said, (
-        "two of them, in one place"
-    )
+    assert f"2 times in cycle 20: system call write in chatty.Chatty.step{place}" in said, "two of them, in one place"
     strict = tell("--guard-alloc", "--strict")
     assert strict.returncode == 3 and " guard violations" in strict.stderr
     assert "in cycle 20" in strict.stdout and "allocation malloc" in strict.stdout, "which needs what sees it"

@@ -19,32 +19,69 @@ static void begin_anew(void) {
   guard.ranges = 2;
 }
 
-static void keeps_some_and_counts_all(void) {
+/* One noisy kind with many places fills its own quota only; the others are counted, each of its kind. */
+static void keeps_places_of_each_kind_and_counts_all(void) {
   begin_anew();
-  for (uint64_t i = 0; i < RT_GUARD_KEEP + 10; i++) {
+  for (uint64_t i = 0; i < RT_GUARD_PLACES + 10; i++) {
     guard.cycle = i;
-    rt_guard_record(&guard, RT_GUARD_SYSCALL, 0, i, 3000, NULL, 0);
+    for (int twice = 0; twice < 2; twice++) rt_guard_record(&guard, RT_GUARD_SYSCALL, 0, i, 1, 3000, NULL, 0);
   }
-  CHECK(guard.counts[RT_GUARD_SYSCALL] == RT_GUARD_KEEP + 10);
-  CHECK(guard.written == RT_GUARD_KEEP);
-  CHECK(guard.violations[RT_GUARD_KEEP - 1].cycle == RT_GUARD_KEEP - 1);
+  guard.cycle = 99;
+  rt_guard_record(&guard, RT_GUARD_ALLOCATION, 3, 0, 1, 3000, NULL, 0);
+  CHECK(guard.counts[RT_GUARD_SYSCALL] == 2 * (RT_GUARD_PLACES + 10));
+  CHECK(guard.places[RT_GUARD_SYSCALL] == RT_GUARD_PLACES && guard.unkept[RT_GUARD_SYSCALL] == 20);
+  CHECK(guard.places[RT_GUARD_ALLOCATION] == 1 && guard.unkept[RT_GUARD_ALLOCATION] == 0);
+  const rt_violation_t *last = &guard.violations[RT_GUARD_SYSCALL][RT_GUARD_PLACES - 1];
+  CHECK(last->cycle == RT_GUARD_PLACES - 1 && last->count == 2 && last->order == RT_GUARD_PLACES - 1);
+  CHECK(guard.violations[RT_GUARD_ALLOCATION][0].order == RT_GUARD_PLACES);
+  guard.cycle = 100; /* a kept place is found again when its kind has no room left */
+  rt_guard_record(&guard, RT_GUARD_SYSCALL, 0, 5, 1, 3000, NULL, 0);
+  CHECK(guard.violations[RT_GUARD_SYSCALL][5].count == 3 && guard.unkept[RT_GUARD_SYSCALL] == 20);
+  CHECK(guard.violations[RT_GUARD_SYSCALL][5].cycle == 5 && guard.violations[RT_GUARD_SYSCALL][5].last_cycle == 100);
+  const uint32_t sequence = rt_seqlock_read_begin(&guard.lock);
   rt_guard_reset(&guard);
-  rt_guard_record(&guard, RT_GUARD_SYSCALL, 0, 77, 3000, NULL, 0);
-  CHECK(guard.written - guard.first == 1);
-  CHECK(guard.violations[guard.first % RT_GUARD_SLOTS].detail == 77);
+  CHECK(!rt_seqlock_read_valid(&guard.lock, sequence));
+  CHECK(guard.places[RT_GUARD_SYSCALL] == 0 && guard.unkept[RT_GUARD_SYSCALL] == 0);
+  rt_guard_record(&guard, RT_GUARD_SYSCALL, 0, 77, 1, 3000, NULL, 0);
+  CHECK(guard.places[RT_GUARD_SYSCALL] == 1 && guard.violations[RT_GUARD_SYSCALL][0].detail == 77);
+}
+
+/* What makes a place: the address if it is in the user's code, else the user's addresses on the stack. */
+static void tells_places_by_the_users_code(void) {
+  begin_anew();
+  uint64_t words[] = {1, 1500, 7, 3100, 3200, 9};
+  const size_t count = sizeof words / sizeof *words;
+  rt_guard_record(&guard, RT_GUARD_ALLOCATION, 0, 100, 1, 1000, words, count);
+  words[0] = 2, words[2] = 8; /* data */
+  rt_guard_record(&guard, RT_GUARD_ALLOCATION, 0, 10, 1, 1000, words, count);
+  rt_guard_record(&guard, RT_GUARD_ALLOCATION, 0, 50, 1, 1000, words + 1, count - 1); /* the stack is less deep */
+  words[1] = 1600; /* another address in what the user's code called: left from another call, or another way */
+  rt_guard_record(&guard, RT_GUARD_ALLOCATION, 0, 50, 1, 1000, words, count);
+  const rt_violation_t *v = guard.violations[RT_GUARD_ALLOCATION];
+  CHECK(guard.places[RT_GUARD_ALLOCATION] == 1 && v->count == 4);
+  CHECK(v->detail == 100 && v->least == 10 && v->most == 100);
+  rt_guard_record(&guard, RT_GUARD_ALLOCATION, 1, 50, 1, 1000, words, count); /* another function */
+  words[3] = 3101;                                                            /* another call */
+  rt_guard_record(&guard, RT_GUARD_ALLOCATION, 0, 50, 1, 1000, words, count);
+  rt_guard_record(&guard, RT_GUARD_ALLOCATION, 0, 50, 1, 1001, words, count);
+  CHECK(guard.places[RT_GUARD_ALLOCATION] == 4);
+  rt_guard_record(&guard, RT_GUARD_ALLOCATION, 0, 50, 1, 3500, words, count);
+  rt_guard_record(&guard, RT_GUARD_ALLOCATION, 0, 50, 1, 3500, words + 1, count - 1); /* the address is the place */
+  CHECK(guard.places[RT_GUARD_ALLOCATION] == 5 && guard.violations[RT_GUARD_ALLOCATION][4].count == 2);
+  CHECK(guard.counts[RT_GUARD_ALLOCATION] == 9 && guard.unkept[RT_GUARD_ALLOCATION] == 0);
 }
 
 static void picks_addresses_of_code_from_the_stack(void) {
   begin_anew();
   const uint64_t few[] = {1, 1500, 999, 2000, 3999, 4000, UINT64_MAX};
-  rt_guard_record(&guard, RT_GUARD_MINOR, 0, 0, 1000, few, sizeof few / sizeof *few);
-  const uint64_t *frames = guard.violations[0].frames;
+  rt_guard_record(&guard, RT_GUARD_MINOR, 0, 0, 1, 1000, few, sizeof few / sizeof *few);
+  const uint64_t *frames = guard.violations[RT_GUARD_MINOR][0].frames;
   CHECK(frames[0] == 1000 && frames[1] == 1500 && frames[2] == 3999 && frames[3] == 0);
   uint64_t many[100];
   for (size_t i = 0; i < 100; i++) many[i] = i == 90 ? 3500 : 1500;
-  rt_guard_record(&guard, RT_GUARD_MINOR, 0, 0, 1000, many, 100);
-  CHECK(guard.violations[1].frames[RT_GUARD_FRAMES - 2] == 1500);
-  CHECK(guard.violations[1].frames[RT_GUARD_FRAMES - 1] == 3500); /* the last place is the user's */
+  rt_guard_record(&guard, RT_GUARD_MINOR, 0, 0, 1, 1000, many, 100);
+  CHECK(guard.violations[RT_GUARD_MINOR][1].frames[RT_GUARD_FRAMES - 2] == 1500);
+  CHECK(guard.violations[RT_GUARD_MINOR][1].frames[RT_GUARD_FRAMES - 1] == 3500); /* the last place is the user's */
 }
 
 /* A sample as the kernel writes it: header, id, ip, address, registers' ABI, sp, size of the stack, stack, used. */
@@ -81,16 +118,20 @@ static void takes_samples_out_of_the_ring(void) {
   }
   CHECK(telemetry.banks[0].counters.guard[RT_GUARD_MINOR] >= minor); /* as many as there were, and the thread's own */
   CHECK(telemetry.banks[0].counters.guard[RT_GUARD_MAJOR] == major);
-  CHECK(guard.written == minor + major);
-  for (uint64_t i = 0; i < guard.written; i++) {
-    const rt_violation_t *v = &guard.violations[i];
-    CHECK(v->detail == (v->kind == RT_GUARD_MAJOR ? 0x2000 : 0x1000));
-    CHECK(v->frames[0] == (v->kind == RT_GUARD_MAJOR ? 3002 : 3001) && v->frames[1] == 3100 && v->frames[2] == 0);
+  for (uint32_t kind = RT_GUARD_MINOR; kind <= RT_GUARD_MAJOR; kind++) {
+    const rt_violation_t *v = guard.violations[kind];
+    CHECK(guard.places[kind] == 1 && v->count == (kind == RT_GUARD_MAJOR ? major : minor));
+    CHECK(v->cycle == (kind == RT_GUARD_MAJOR ? 11 : 10) && v->last_cycle == 49 && v->last_time >= v->time);
+    CHECK(v->detail == (kind == RT_GUARD_MAJOR ? 0x2000 : 0x1000));
+    CHECK(v->frames[0] == (kind == RT_GUARD_MAJOR ? 3002 : 3001) && v->frames[1] == 3100 && v->frames[2] == 0);
   }
+  /* Whatever else faulted in these steps has no sample here. */
+  CHECK(telemetry.banks[0].counters.guard[RT_GUARD_MINOR] == minor + guard.unkept[RT_GUARD_MINOR]);
 }
 
 static rt_stack_t stack;
 static int is_available;
+extern const char __executable_start, etext; /* of the linker: the code of this program */
 
 /* The set-up of a loop's thread. */
 static void set_up(void) {
@@ -105,6 +146,7 @@ static void *on_a_thread(void *unused) {
   (void)unused;
   set_up();
   if (!is_available) return NULL;
+  guard.stack_end = (uint64_t)(uintptr_t)__builtin_frame_address(0) + 16; /* the calls are made here */
   guard.faults = RT_GUARD_FAULTS_NONE;
   const pid_t parent = getppid();
   rt_guard_begin(&guard, 9);
@@ -118,9 +160,10 @@ static void *on_a_thread(void *unused) {
   const int error = errno;
   rt_guard_end(&guard);
   CHECK(first == parent && second == parent && rc == -1 && error == EBADF);
-  CHECK(guard.counts[RT_GUARD_SYSCALL] == 3 && guard.written == 3);
-  CHECK(guard.violations[0].detail == SYS_getppid && guard.violations[2].detail == SYS_close);
-  CHECK(guard.violations[0].cycle == 10 && guard.violations[0].frames[0] != 0);
+  CHECK(guard.counts[RT_GUARD_SYSCALL] == 3 && guard.places[RT_GUARD_SYSCALL] == 3);
+  const rt_violation_t *v = guard.violations[RT_GUARD_SYSCALL];
+  CHECK(v[0].detail == SYS_getppid && v[1].detail == SYS_getppid && v[2].detail == SYS_close); /* two of one call */
+  CHECK(v[0].cycle == 10 && v[0].frames[0] != 0);
   (void)getppid();
   CHECK(guard.counts[RT_GUARD_SYSCALL] == 3); /* after the step */
   guard.allowed[SYS_getppid / 64] |= UINT64_C(1) << (SYS_getppid % 64);
@@ -141,6 +184,8 @@ static void former(int number) {
 
 static void sees_system_calls(void) {
   begin_anew();
+  guard.code[0] = (rt_code_t){(uint64_t)(uintptr_t)&__executable_start, (uint64_t)(uintptr_t)&etext, 1};
+  guard.ranges = 1;
   CHECK(rt_stack_map(&stack, 256u << 10) == 0);
   rt_stack_paint(&stack);
   const struct sigaction before = {.sa_handler = former};
@@ -224,8 +269,9 @@ static void *on_another_stack(void *other_stack) {
   rt_guard_begin(&guard, 10);
   const long seen = getppid_on((char *)other_stack);
   rt_guard_end(&guard);
-  CHECK(seen == parent && guard.counts[RT_GUARD_SYSCALL] == 1 && guard.written == 1);
-  CHECK(guard.violations[0].frames[0] != 0 && guard.violations[0].frames[1] == 0);
+  CHECK(seen == parent && guard.counts[RT_GUARD_SYSCALL] == 1 && guard.places[RT_GUARD_SYSCALL] == 1);
+  const uint64_t *frames = guard.violations[RT_GUARD_SYSCALL][0].frames;
+  CHECK(frames[0] != 0 && frames[1] == 0);
   rt_guard_stop(&guard);
   return NULL;
 }
@@ -295,7 +341,8 @@ static void closes_a_file_of_number_0(void) {
 }
 
 int main(void) {
-  keeps_some_and_counts_all();
+  keeps_places_of_each_kind_and_counts_all();
+  tells_places_by_the_users_code();
   picks_addresses_of_code_from_the_stack();
   takes_samples_out_of_the_ring();
   sees_system_calls();

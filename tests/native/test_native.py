@@ -96,11 +96,20 @@ PROGRAMS = {
     "guard": Program(
         (UNDEFINED,),
         mutations={
-            "keeps one too many": Mutation("guard.h", "- g->first >= RT_GUARD_KEEP", "- g->first > RT_GUARD_KEEP"),
-            "the last place is anybody's": Mutation("guard.h", " && !code->is_user", " && 0"),
-            "a reset changes nothing": Mutation(
-                "guard.h", "rt_store_release(&g->first, g->written);", "rt_store_release(&g->first, g->first);"
+            "keeps one too few": Mutation(
+                "guard.h", "places[kind] < RT_GUARD_PLACES", "places[kind] + 1 < RT_GUARD_PLACES"
             ),
+            "one kind takes the room of another": Mutation(
+                "guard.h", "if (g->places[kind] <", "if (g->places[RT_GUARD_SYSCALL] <"
+            ),
+            "what has no room is lost": Mutation("guard.h", "    rt_add_relaxed(&g->unkept[kind], times);\n", ""),
+            "a place is known by the depth of its stack": Mutation("guard.h", "words[v->at[i]] != v->marks[i]", "0"),
+            "all calls of a function are one place": Mutation(
+                "guard.h", "a->marks[from] == b->marks[from] && a->marks[from + 1] == b->marks[from + 1]", "from < 3"
+            ),
+            "the last cycle is the first": Mutation("guard.h", "rt_store_relaxed(&v->last_cycle, g->cycle);", ";"),
+            "the last place is anybody's": Mutation("guard.h", " && !code->is_user", " && 0"),
+            "a reset changes nothing": Mutation("guard.h", "    rt_store_relaxed(&g->places[kind], 0u);\n", ""),
             "samples of before the step count": Mutation("guard.h", "if (is_in_step && (uint32_t)", "if ((uint32_t)"),
             "the major faults are minor": Mutation("guard.h", "id == g->major_id ?", "id != g->major_id ?"),
             "the warm-up is guarded": Mutation(

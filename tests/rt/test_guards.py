@@ -194,7 +194,7 @@ def test_the_table_groups_what_is_alike(guilty: ModuleType, dispatch: None) -> N
     loop = guilty.Caller(guard="count")
     loop.every = True
     text = str(loop.run(cycles=50))
-    assert "30 times first in cycle 20: system call getppid in guilty.Caller.crime" in " ".join(text.split())
+    assert "30 times in cycles 20 to 49: system call getppid in guilty.Caller.crime" in " ".join(text.split())
 
 
 def test_what_was_not_counted_is_said() -> None:
@@ -241,13 +241,34 @@ def test_allowed_calls_are_no_violation(guilty: ModuleType, dispatch: None) -> N
     assert stats.settings["guard_allow"] == ["getppid"]
 
 
-def test_violations_are_bounded_and_those_beyond_counted(guilty: ModuleType, dispatch: None) -> None:
+def test_a_place_is_listed_once_with_its_count_and_cycles(guilty: ModuleType, dispatch: None) -> None:
     loop = guilty.Caller("500us", guard="count")
     loop.every = True
     stats = loop.run(cycles=420)
-    assert stats.guard["system_calls"] == 400
-    assert (len(stats.guard["violations"]), stats.guard["unlisted"]) == (256, 144)
-    assert [v["cycle"] for v in stats.guard["violations"]] == list(range(20, 276))
+    found = only(stats)
+    assert stats.guard["system_calls"] == found["count"] == 400 and stats.guard["unlisted"] == {}
+    assert (found["cycle"], found["last_cycle"], found["symbol"]) == (20, 419, "guilty.Caller.crime")
+
+
+def test_a_noisy_kind_crowds_out_no_other(guilty: ModuleType, watched: Guilty, dispatch: None) -> None:
+    """A system call in every cycle, at more places than are kept, and much later one allocation."""
+    done = watched("""
+    loop = guilty.Noisy("200us", guard="count")
+    loop.at = 900
+    guard = loop.run(cycles=1000).guard
+    calls = [v for v in guard["violations"] if v["kind"] == "system call"]
+    others = [(v["cycle"], v["detail"]) for v in guard["violations"] if v["kind"] == "allocation"]
+    print(len(calls), sum(v["count"] for v in calls) + guard["unlisted"]["system call"] == guard["system_calls"])
+    print(guard["unlisted"]["system call"] == 16 * 990, others)
+    """)
+    assert done.stdout == "64 True\nTrue [(900, 'malloc of 100 bytes'), (900, 'free')]\n", done.stdout + done.stderr
+
+
+def test_the_error_of_a_stop_counts_all_of_its_cycle(guilty: ModuleType, dispatch: None) -> None:
+    loop = guilty.Noisy("500us", guard="stop", warmup=10)
+    with pytest.raises(rtloop.GuardError, match=r", and 79 more, at 64 places and others$") as caught:
+        loop.run(cycles=1000)
+    assert caught.value.cycle == 10 and caught.value.violation["count"] == 1
 
 
 def test_a_reset_begins_the_account_anew(guilty: ModuleType, dispatch: None) -> None:
@@ -290,7 +311,7 @@ def test_another_process_reads_the_counts(guilty: ModuleType, dispatch: None) ->
             time.sleep(0.01)
         code = "import rtloop; s = rtloop.attach(name='guarded'); print(s.guard['system_calls'], s.guard['unlisted'])"
         done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout.split() == ["1", "1"], done.stderr
+    assert done.stdout == "1 {'system call': 1}\n", done.stderr
 
 
 # What the handler of SIGSYS must leave as it is.

@@ -51,6 +51,14 @@ cdef extern from * nogil:
     /* Not inlined, so that it has a symbol of its own. */
     static __attribute__((noinline)) void touch_fresh_memory(volatile char *page) { *page = 1; }
 
+    /* 80 places, which make a system call each. */
+    #define CALL_FOUR_TIMES() (getppid() + getppid() + getppid() + getppid())
+    #define CALL_TWENTY_TIMES() \\
+      (CALL_FOUR_TIMES() + CALL_FOUR_TIMES() + CALL_FOUR_TIMES() + CALL_FOUR_TIMES() + CALL_FOUR_TIMES())
+    static __attribute__((noinline)) int call_from_80_places(void) {
+      return CALL_TWENTY_TIMES() + CALL_TWENTY_TIMES() + CALL_TWENTY_TIMES() + CALL_TWENTY_TIMES();
+    }
+
     static int rt_vfork_and_wait(void) {
       int status = -1;
       pid_t child = vfork();
@@ -73,6 +81,7 @@ cdef extern from * nogil:
     }
     """
     void touch_fresh_memory(volatile char *page)
+    int call_from_80_places()
     int errno_of_a_bad_close()
     int block_a_signal()
     void *kept
@@ -146,6 +155,19 @@ cdef class Allocator(Guilty):
         global kept
         kept = malloc(100)
         free(kept)
+
+
+cdef class Noisy(Guilty):
+    """Makes system calls in every cycle, and its crime once."""
+
+    cdef void crime(self) noexcept nogil:
+        global kept
+        kept = malloc(100)
+        free(kept)
+
+    cdef int step(self, const Cycle *cycle) noexcept nogil:
+        self.result = call_from_80_places()
+        return Guilty.step(self, cycle)
 
 
 cdef class Waiter(Guilty):

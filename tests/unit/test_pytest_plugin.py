@@ -198,13 +198,14 @@ def test_every_broken_promise_is_named(simulated: Stats) -> None:
     )
     assert "2 minor and 1 major page faults" in damaged(real, page_faults=(2, 1))
     assert "3 overruns; 0 are accepted" in damaged(real, overruns=3)
-    violation = {"cycle": 7, "kind": "system call", "detail": "getppid", "symbol": "servo.Servo.step",
+    violation = {"cycle": 7, "last_cycle": 9, "count": 4, "kind": "system call", "detail": "getppid",
+                 "address": 4096, "symbol": "servo.Servo.step",
                  "file": "/x/servo.pyx", "line": 12, "through": [], "note": ""}  # fmt: skip
     guard = {"mode": "count", "cycles": 990, "page_faults": {"minor": 0, "major": 0}, "system_calls": 4,
              "allocations": None, "unavailable": {"allocations": "no library"}, "violations": [violation]}  # fmt: skip
     text = damaged(real, guard=guard)
     assert "4 system calls in step; allocations not counted (no library)" in text
-    assert "cycle 7: system call getppid in servo.Servo.step (servo.pyx:12)" in text
+    assert "4 times in cycles 7 to 9: system call getppid in servo.Servo.step (servo.pyx:12)" in text
     assert "guards: 990 cycles: 0 page faults, 0 system calls in step; allocations not counted" in assert_clean(
         replace(real, guard={**guard, "system_calls": 0, "violations": []})
     )

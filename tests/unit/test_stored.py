@@ -29,9 +29,10 @@ HOSTILE: list[Any] = [-1, 2**63, 10**400, None, "<b>", {}, [[1]], float("nan"), 
 
 GUARD: dict[str, Any] = {
     "mode": "count", "cycles": 3, "page_faults": {"minor": 1, "major": 0}, "system_calls": 1, "allocations": None,
-    "unavailable": {"allocations": "not loaded"}, "unlisted": 1,
+    "unavailable": {"allocations": "not loaded"}, "unlisted": {"system call": 3},
     "violations": [{
-        "cycle": 1, "kind": "system call", "detail": "getppid", "address": 4096, "symbol": "servo.Servo.step",
+        "cycle": 1, "last_cycle": 2, "count": 2,
+        "kind": "system call", "detail": "getppid", "address": 4096, "symbol": "servo.Servo.step",
         "through": ["getppid"], "file": "servo.pyx", "line": 3, "note": "",
     }],
 }  # fmt: skip
@@ -112,6 +113,8 @@ def test_whatever_stands_anywhere_it_is_refused_or_can_be_shown(value: Any) -> N
         ),
         (("guard", "violations", 0, "symbol"), "\x1b[2J", "which is not a summary of guards"),
         (("guard", "system_calls"), -1, "which is not a summary of guards"),
+        (("guard", "unlisted", "system call"), -1, "which is not a summary of guards"),
+        (("guard", "violations", 0, "count"), "many", "which is not a summary of guards"),
     ],
 )
 def test_the_error_names_the_field(path: tuple[Any, ...], value: Any, text: str, tmp_path: Path) -> None:

@@ -30,11 +30,13 @@
 
 #include "atomics.h"
 #include "clock.h"
+#include "seqlock.h"
 #include "telemetry.h"
 #include "thread.h"
 
-#define RT_GUARD_KEEP 256u   /* violations that are kept of a run, or since a reset; those beyond are counted */
-#define RT_GUARD_SLOTS 512u  /* a power of two, so that a reset overwrites nothing that is still shown */
+#define RT_GUARD_PLACES 64u  /* places that are kept of each kind, of a run or since a reset; the others are counted */
+#define RT_GUARD_BUCKETS 64u /* of the hash table of places of a kind; a power of two */
+#define RT_GUARD_MARKS 4u    /* words of the stack by which a place is found again */
 #define RT_GUARD_FRAMES 24u  /* addresses found on the stack of each */
 #define RT_GUARD_RANGES 512u /* executable mappings of the process */
 #define RT_GUARD_ALLOWED 1024u
@@ -52,13 +54,23 @@
 /* The kinds of violations are RT_GUARD_... of telemetry.h. How page faults are counted: */
 enum { RT_GUARD_FAULTS_NONE = 0, RT_GUARD_FAULTS_BY_USAGE = 1, RT_GUARD_FAULTS_BY_SAMPLE = 2 };
 
+/* The violations of one kind at one place. Cycle, time, detail and frames are those of the first one. */
 typedef struct rt_violation {
   uint64_t cycle;
+  uint64_t last_cycle;
+  uint64_t count;
   int64_t time;                     /* on CLOCK_MONOTONIC */
+  int64_t last_time;                /* kept up to date for page faults only */
   uint64_t detail;                  /* number of the system call; address that was touched; bytes that were asked for */
+  uint64_t least, most;             /* of the details */
+  uint64_t order;                   /* number of places of all kinds that were found before */
   uint64_t frames[RT_GUARD_FRAMES]; /* the address of the violation, then probable return addresses, up to a zero */
+  uint64_t marks[RT_GUARD_MARKS];   /* the first two addresses of code on the stack, then those of the user's; or 0 */
+  uint32_t at[RT_GUARD_MARKS];      /* indices of the words with these addresses */
+  uint32_t words;                   /* number of words of the stack */
   uint32_t kind;
   uint32_t function; /* of an allocation */
+  uint32_t next;     /* 1 + the index of the next place in the bucket, or 0 */
 } rt_violation_t;
 
 typedef struct rt_code {
@@ -79,9 +91,12 @@ typedef struct rt_guard {
   uint64_t stack_base;             /* a step may be on a stack of its own, of which nothing is known */
   uint64_t stack_end;              /* nothing of the step's is above it */
   uint64_t counts[RT_GUARD_KINDS]; /* of this step */
-  uint64_t written;
-  uint64_t first; /* number of the first violation that counts, after a reset */
-  uint64_t traps; /* calls of the handler of SIGSYS */
+  rt_seqlock_t lock;               /* of a reset: what is read during one is a mixture */
+  uint32_t places[RT_GUARD_KINDS]; /* number of the kept places of each kind */
+  uint64_t unkept[RT_GUARD_KINDS]; /* violations at other places, or without a sample */
+  uint64_t found;                  /* places of all kinds */
+  uint64_t traps;                  /* calls of the handler of SIGSYS */
+  uint8_t buckets[RT_GUARD_KINDS][RT_GUARD_BUCKETS]; /* 1 + the index of the first place, or 0 */
 
   uint64_t restorer;
   uint64_t allowed[RT_GUARD_ALLOWED / 64];
@@ -100,7 +115,7 @@ typedef struct rt_guard {
 
   rt_code_t code[RT_GUARD_RANGES];
   uint64_t dump[RT_GUARD_DUMP / 8];
-  rt_violation_t violations[RT_GUARD_SLOTS];
+  rt_violation_t violations[RT_GUARD_KINDS][RT_GUARD_PLACES];
 } rt_guard_t;
 
 /* Find the range of code that contains an address. NULL iff none does. Any thread; O(log ranges); no system call. */
@@ -117,23 +132,70 @@ static inline const rt_code_t *rt_guard_find_code(const rt_guard_t *g, uint64_t 
   return low < g->ranges && address >= g->code[low].low ? &g->code[low] : NULL;
 }
 
-/* Record a violation, with every word of the stack that may be a return address; the reader sorts them out. Beyond
- * RT_GUARD_KEEP violations only the count grows. The loop's thread, a signal handler on it included; O(count); never
- * fails; at most one system call, to read the clock. */
-static __attribute__((noinline, cold, unused)) void rt_guard_record(rt_guard_t *g, uint32_t kind, uint32_t function,
-                                                                    uint64_t detail, uint64_t address,
-                                                                    const uint64_t *words, size_t count) {
-  g->counts[kind] += 1;
-  g->is_found = 1;
-  if (g->written - g->first >= RT_GUARD_KEEP) return;
-  const uint8_t selector = g->selector; /* a clock without a vDSO is read by a system call */
-  g->selector = RT_DISPATCH_ALLOW;
-  rt_violation_t *v = &g->violations[g->written & (RT_GUARD_SLOTS - 1)];
-  v->cycle = g->cycle;
-  v->time = rt_clock_now(CLOCK_MONOTONIC);
-  v->detail = detail;
-  v->kind = kind;
-  v->function = function;
+/* Find the marks of a place: the first two addresses of code on the stack, and the first two of the user's code. The
+ * loop's thread; O(count). */
+static inline void rt_guard_mark(const rt_guard_t *g, rt_violation_t *v, const uint64_t *words, size_t count) {
+  memset(v->marks, 0, sizeof v->marks);
+  memset(v->at, 0, sizeof v->at);
+  uint32_t any = 0, users = 2;
+  for (size_t i = 0; i < count && users < RT_GUARD_MARKS; i++) {
+    const rt_code_t *code = rt_guard_find_code(g, words[i]);
+    if (code == NULL) continue;
+    if (any < 2) v->marks[any] = words[i], v->at[any++] = (uint32_t)i;
+    if (code->is_user) v->marks[users] = words[i], v->at[users++] = (uint32_t)i;
+  }
+}
+
+/* Test whether the marks of a place are where they were on the stack. The loop's thread; O(1). */
+static inline int rt_guard_is_marked(const rt_violation_t *v, const uint64_t *words, size_t count) {
+  if (v->words != count) return 0;
+  for (uint32_t i = 0; i < RT_GUARD_MARKS; i++) {
+    if (v->marks[i] && words[v->at[i]] != v->marks[i]) return 0;
+  }
+  return 1;
+}
+
+/* Test whether two violations have the same marks at any depth of the stack. The user's code decides where there is
+ * any, because what it called may leave other addresses each time. The loop's thread; O(1). */
+static inline int rt_guard_is_alike(const rt_violation_t *a, const rt_violation_t *b) {
+  const uint32_t from = a->marks[2] || b->marks[2] ? 2 : 0;
+  return a->marks[from] == b->marks[from] && a->marks[from + 1] == b->marks[from + 1];
+}
+
+/* Find the kept place of a violation, of which `mine` has the kind, the function and the detail, and gets the marks if
+ * they were needed. NULL iff it is a new place. The loop's thread; O(RT_GUARD_PLACES), and O(count) unless the stack is
+ * as deep as it was the last time. */
+static inline rt_violation_t *rt_guard_find_place(rt_guard_t *g, uint32_t bucket, rt_violation_t *mine,
+                                                  uint64_t address, const uint64_t *words, size_t count) {
+  const uint32_t kind = mine->kind;
+  rt_violation_t *const all = g->violations[kind];
+  const uint32_t first = g->buckets[kind][bucket];
+  const rt_code_t *const code = rt_guard_find_code(g, address);
+  for (int is_marked = 0; is_marked < 2; is_marked++) {
+    if (is_marked) rt_guard_mark(g, mine, words, count);
+    for (uint32_t i = first; i; i = all[i - 1].next) {
+      rt_violation_t *const v = &all[i - 1];
+      if (v->frames[0] != address || v->function != mine->function) continue;
+      if (kind == RT_GUARD_SYSCALL && v->detail != mine->detail) continue;
+      if (code && code->is_user) return v; /* the address is the place */
+      if (is_marked ? rt_guard_is_alike(v, mine) : rt_guard_is_marked(v, words, count)) return v;
+    }
+  }
+  return NULL;
+}
+
+/* Keep a new place, with every word of the stack that may be a return address; the reader sorts them out. Its marks
+ * and its count are set already. The loop's thread; O(count). */
+static inline void rt_guard_keep_place(rt_guard_t *g, uint32_t bucket, const rt_violation_t *mine, uint64_t address,
+                                       const uint64_t *words, size_t count) {
+  const uint32_t kind = mine->kind, used = g->places[kind];
+  rt_violation_t *const v = &g->violations[kind][used];
+  memcpy(v, mine, sizeof *v);
+  v->cycle = v->last_cycle = g->cycle;
+  v->time = v->last_time = rt_clock_now(CLOCK_MONOTONIC);
+  v->least = v->most = v->detail;
+  v->order = g->found++;
+  v->words = (uint32_t)count;
   v->frames[0] = address;
   uint32_t n = 1;
   for (size_t i = 0; i < count && n < RT_GUARD_FRAMES; i++) {
@@ -143,8 +205,41 @@ static __attribute__((noinline, cold, unused)) void rt_guard_record(rt_guard_t *
     v->frames[n++] = words[i];
   }
   if (n < RT_GUARD_FRAMES) v->frames[n] = 0;
+  v->next = g->buckets[kind][bucket];
+  g->buckets[kind][bucket] = (uint8_t)(used + 1);
+  rt_store_release(&g->places[kind], used + 1);
+}
+
+/* Record `times` violations at a place. The first RT_GUARD_PLACES places of each kind are kept, so that no kind crowds
+ * out another; what is elsewhere only counts in `unkept`. The loop's thread, a signal handler on it included;
+ * O(RT_GUARD_PLACES + count); never fails; at most one system call, to read the clock. */
+static __attribute__((noinline, cold, unused)) void rt_guard_record(rt_guard_t *g, uint32_t kind, uint32_t function,
+                                                                    uint64_t detail, uint64_t times, uint64_t address,
+                                                                    const uint64_t *words, size_t count) {
+  g->counts[kind] += times;
+  g->is_found = 1;
+  rt_violation_t mine;
+  mine.kind = kind;
+  mine.function = function;
+  mine.detail = detail;
+  const uint64_t what = kind == RT_GUARD_SYSCALL ? detail : function;
+  const uint32_t bucket = (uint32_t)(((address + what) * UINT64_C(0x9e3779b97f4a7c15)) >> 58) & (RT_GUARD_BUCKETS - 1);
+  const uint8_t selector = g->selector; /* a clock without a vDSO is read by a system call */
+  g->selector = RT_DISPATCH_ALLOW;
+  rt_violation_t *const v = rt_guard_find_place(g, bucket, &mine, address, words, count);
+  if (v != NULL) {
+    rt_store_relaxed(&v->last_cycle, g->cycle);
+    rt_store_relaxed(&v->count, v->count + times);
+    if (detail < v->least) rt_store_relaxed(&v->least, detail);
+    if (detail > v->most) rt_store_relaxed(&v->most, detail);
+    if (kind <= RT_GUARD_MAJOR) rt_store_relaxed(&v->last_time, rt_clock_now(CLOCK_MONOTONIC));
+  } else if (g->places[kind] < RT_GUARD_PLACES) {
+    mine.count = times;
+    rt_guard_keep_place(g, bucket, &mine, address, words, count);
+  } else {
+    rt_add_relaxed(&g->unkept[kind], times);
+  }
   g->selector = selector;
-  rt_store_release(&g->written, g->written + 1);
 }
 
 /* Count the words of the thread's stack from the address `from` to the end of the step's frames. 0 iff `from` is not on
@@ -175,7 +270,7 @@ static inline void rt_guard_record_sample(rt_guard_t *g, uint64_t at, uint64_t b
     if (count > RT_GUARD_DUMP / 8) count = RT_GUARD_DUMP / 8;
     for (uint64_t i = 0; i < count; i++) g->dump[i] = rt_guard_ring_word(g, next + 8 + 8 * i);
   }
-  rt_guard_record(g, id == g->major_id ? RT_GUARD_MAJOR : RT_GUARD_MINOR, 0, address, ip, g->dump, count);
+  rt_guard_record(g, id == g->major_id ? RT_GUARD_MAJOR : RT_GUARD_MINOR, 0, address, 1, ip, g->dump, count);
 }
 
 /* Take all samples out of the ring, and record them if they are of the step. The loop's thread; O(samples). */
@@ -199,6 +294,15 @@ static __attribute__((noinline, cold, unused)) void rt_guard_set_baseline(rt_gua
   if (g->faults != RT_GUARD_FAULTS_NONE) g->usage = rt_thread_usage();
 }
 
+/* Count the faults that have no sample: a full ring loses samples, and the resource usage counts every fault. The
+ * loop's thread; O(1). */
+static inline void rt_guard_count_unsampled(rt_guard_t *g, uint32_t kind, uint64_t faults) {
+  if (g->counts[kind] >= faults) return;
+  rt_add_relaxed(&g->unkept[kind], faults - g->counts[kind]);
+  g->counts[kind] = faults;
+  g->is_found = 1;
+}
+
 /* Count the page faults of the step, by the thread's resource usage, and record them from the samples. The loop's
  * thread after the step; O(samples); one system call. */
 static __attribute__((noinline, cold, unused)) void rt_guard_count_faults(rt_guard_t *g) {
@@ -209,12 +313,11 @@ static __attribute__((noinline, cold, unused)) void rt_guard_count_faults(rt_gua
   if (g->faults == RT_GUARD_FAULTS_BY_SAMPLE) {
     rt_guard_drain_samples(g, 1);
   } else {
-    if (minor) rt_guard_record(g, RT_GUARD_MINOR, 0, 0, 0, NULL, 0);
-    if (major) rt_guard_record(g, RT_GUARD_MAJOR, 0, 0, 0, NULL, 0);
+    if (minor) rt_guard_record(g, RT_GUARD_MINOR, 0, 0, minor, 0, NULL, 0);
+    if (major) rt_guard_record(g, RT_GUARD_MAJOR, 0, 0, major, 0, NULL, 0);
   }
-  /* A full ring loses samples; the resource usage counts every fault. */
-  if (g->counts[RT_GUARD_MINOR] < minor) g->counts[RT_GUARD_MINOR] = minor, g->is_found = 1;
-  if (g->counts[RT_GUARD_MAJOR] < major) g->counts[RT_GUARD_MAJOR] = major, g->is_found = 1;
+  rt_guard_count_unsampled(g, RT_GUARD_MINOR, minor);
+  rt_guard_count_unsampled(g, RT_GUARD_MAJOR, major);
 }
 
 /* Start watching: called immediately before the step. The loop's thread; O(1); no system call, except after a fault
@@ -268,8 +371,16 @@ static inline void rt_guard_skip(rt_guard_t *g) {
   if (g->faults == RT_GUARD_FAULTS_BY_USAGE && g->has_baseline) rt_guard_set_baseline(g);
 }
 
-/* Discard the violations recorded so far, together with the statistics. The loop's thread; O(1). */
-static inline void rt_guard_reset(rt_guard_t *g) { rt_store_release(&g->first, g->written); }
+/* Discard the violations recorded so far, together with the statistics. The loop's thread; O(RT_GUARD_BUCKETS). */
+static __attribute__((noinline, cold, unused)) void rt_guard_reset(rt_guard_t *g) {
+  rt_seqlock_write_begin(&g->lock);
+  for (uint32_t kind = 0; kind < RT_GUARD_KINDS; kind++) {
+    rt_store_relaxed(&g->places[kind], 0u);
+    rt_store_relaxed(&g->unkept[kind], UINT64_C(0));
+  }
+  memset(g->buckets, 0, sizeof g->buckets);
+  rt_seqlock_write_end(&g->lock);
+}
 
 #if defined(__x86_64__) || defined(__aarch64__)
 /* Make a system call directly, without setting errno. Returns its result or a negative errno. */

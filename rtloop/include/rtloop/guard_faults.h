@@ -139,7 +139,8 @@ static __attribute__((noinline, cold, unused)) void rt_guard_setup(rt_guard_t *g
   g->malloc_rc = rt_guard_prove_malloc(g);
   memset(g->counts, 0, sizeof g->counts);
   g->is_found = 0;
-  g->written = g->first = 0;
+  rt_guard_reset(g);
+  g->found = 0;
   g->has_baseline = 0;
 }
 

@@ -120,7 +120,7 @@ static __attribute__((noinline, unused)) void rt_guard_on_signal(int number, sig
   if (!is_allowed && call != SYS_rt_sigreturn) {
     const uint64_t sp = RT_GUARD_SP(uc);
     const uint64_t *const words = (const uint64_t *)(uintptr_t)(sp & ~UINT64_C(7));
-    rt_guard_record(g, RT_GUARD_SYSCALL, 0, (uint64_t)call, (uint64_t)(uintptr_t)info->si_call_addr, words,
+    rt_guard_record(g, RT_GUARD_SYSCALL, 0, (uint64_t)call, 1, (uint64_t)(uintptr_t)info->si_call_addr, words,
                     rt_guard_stack_words(g, sp));
   }
   if (info->si_arch != RT_GUARD_ARCH || rt_guard_is_own_frame(call)) {

@@ -156,7 +156,7 @@ def _facts(stats: Stats) -> Markup:
     return _pairs(dict(facts_of(stats)))
 
 
-_VIOLATION_HEAD = ("First in cycle", "Times", "What", "Where", "Line", "Through", "Note")
+_VIOLATION_HEAD = ("First in cycle", "Last in cycle", "Times", "What", "Where", "Line", "Through", "Note")
 
 
 def _violations(guard: dict[str, Any]) -> Iterable[Markup]:
@@ -167,19 +167,21 @@ def _violations(guard: dict[str, Any]) -> Iterable[Markup]:
         tag(
             "tr",
             tag("td", f"{v['cycle']:,}"),
-            tag("td", f"{times:,}"),
+            tag("td", f"{v['last_cycle']:,}"),
+            tag("td", f"{v['count']:,}"),
             tag("td", f"{v['kind']} {v['detail']}"),
             tag("td", v["symbol"] or "-"),
             tag("td", f"{v['file']}:{v['line']}" if v["line"] else "-"),
             tag("td", " \N{RIGHTWARDS ARROW} ".join(v["through"]) or "-"),
             tag("td", v["note"] or "-"),
         )
-        for times, v in found
+        for v in found
     )
     head = tag("thead", tag("tr", *(tag("th", text) for text in _VIOLATION_HEAD)))
     yield _scroll(tag("table", head, tag("tbody", *rows)))
-    if guard.get("unlisted"):
-        yield tag("p", f"{guard['unlisted']:,} more were counted, and are not listed.", class_="note")
+    missing = guard_summary.unlisted(guard)
+    if missing:
+        yield tag("p", f"Counted at other places, which are not listed: {', '.join(missing)}.", class_="note")
 
 
 def _pairs(values: dict[str, Any]) -> Markup:
