@@ -38,7 +38,7 @@ from common import (
 )
 
 from rtloop import Histogram, RTLoop, RtloopError
-from rtloop.tools.latency.load import Load
+from rtloop.machine.latency.load import Load
 
 PERIOD_NS = 1_000_000
 TARGET = 1.1

@@ -46,7 +46,7 @@ from common import (
 )
 
 from rtloop import Histogram, RTLoop, RtloopError
-from rtloop.tools.latency.cyclictest import run_cyclictest
+from rtloop.machine.latency.cyclictest import run_cyclictest
 
 PEER, PEER_HOG, OTHER = "cyclictest", "cyclictest, busy thread", "jitterdebugger"
 LABELS = {

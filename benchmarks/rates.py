@@ -20,7 +20,7 @@ from collections.abc import Callable
 from common import Claim, claim, exit_code, need, parser, print_claims, run_script, say, write_json
 
 from rtloop import Histogram, RTLoop, RtloopError
-from rtloop.tools.latency.cyclictest import run_cyclictest
+from rtloop.machine.latency.cyclictest import run_cyclictest
 
 RATES_KHZ = (1, 2, 4, 5, 8, 10, 20, 25, 40, 50, 100, 125, 200, 250)
 MOST_MISSED = 0.001

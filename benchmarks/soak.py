@@ -35,9 +35,9 @@ from common import facts, print_table, run_script, say, writable
 
 import rtloop
 from rtloop import Histogram, RTLoop, Stats
+from rtloop.machine.latency.cyclictest import run_cyclictest
+from rtloop.machine.latency.load import Load
 from rtloop.stats.findings import elapsed_releases
-from rtloop.tools.latency.cyclictest import run_cyclictest
-from rtloop.tools.latency.load import Load
 from rtloop.units import format_duration, parse_duration
 
 LOOPS = {"1 kHz": "1ms", "5 kHz": "200us"}

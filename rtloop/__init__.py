@@ -67,9 +67,9 @@ if _TYPE_CHECKING:
     from rtloop.linter.lint import lint
     from rtloop.loop.function_loop import FunctionLoop
     from rtloop.loop.python_loop import PyLoop
+    from rtloop.process.ending_signals import stop_on_signals
     from rtloop.simulation.simulation import simulate
     from rtloop.stats.stats import Stats
-    from rtloop.system.ending_signals import stop_on_signals
     from rtloop.telemetry.attach import LoopReader, attach, running
 
 __version__ = "0.1.0"
@@ -167,7 +167,7 @@ _LATE = {
     "partition": "analysis.schedulability",
     "running": "telemetry.attach",
     "simulate": "simulation.simulation",
-    "stop_on_signals": "system.ending_signals",
+    "stop_on_signals": "process.ending_signals",
 }
 
 

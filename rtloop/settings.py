@@ -24,6 +24,7 @@ __all__ = [
     "Settings",
     "check_call",
     "exact_period",
+    "format_policy",
     "make_settings",
     "parse_align",
     "parse_choice",
@@ -49,6 +50,7 @@ SETTABLE_CLOCKS = ("tai", "realtime")
 CLOCK_STEP_POLICIES = {"follow": 0, "stop": 1}
 #: Scheduling policies, with their numbers in <sched.h>.
 POLICIES = {"other": 0, "fifo": 1, "rr": 2, "deadline": 6}
+_POLICY_NAMES = {number: name for name, number in POLICIES.items()}
 #: Overrun policies, with their numbers in schedule.h.
 OVERRUN_POLICIES = {"skip": 0, "catch-up": 1, "shift": 2, "stop": 3}
 
@@ -144,6 +146,12 @@ class Settings(NamedTuple):
             values["cpu"] = list(self.cpu)
         values["guard_allow"] = list(self.guard_allow)
         return values
+
+
+def format_policy(policy: int, priority: int) -> str:
+    """Write a policy as a grant has it: ``"fifo 80"``; one that rtloop does not offer as its number in <sched.h>."""
+    name = _POLICY_NAMES.get(policy, str(policy))
+    return f"{name} {priority}" if name in ("fifo", "rr") else name
 
 
 def parse_choice(value: object, name: str, choices: Iterable[str]) -> str:

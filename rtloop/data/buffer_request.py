@@ -16,8 +16,8 @@ from rtloop.memory.hugepages import Account, format_page
 from rtloop.system import cgroup
 from rtloop.system.fixes import limit_fix
 from rtloop.system.grant import Grant, describe_refused
+from rtloop.system.grant_errors import refusal_error
 from rtloop.system.privilege import format_limit, read_limit
-from rtloop.system.refusal import refusal_error
 from rtloop.units import format_size, parse_size
 
 if TYPE_CHECKING:

@@ -12,17 +12,13 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
+from rtloop.data.record_clock import infer_clock, read_clocks
 from rtloop.errors import ConfigError, StateError
 
-__all__ = ["RecordFile", "clock_of", "clocks", "json_schema", "open_record_file", "record_json"]
+__all__ = ["RecordFile", "json_schema", "open_record_file", "record_json"]
 
 _LARGEST = (1 << 63) - 1
 _MCAP_CHUNK_BYTES = 32 << 10
-#: Clocks that differ by little: the first is never ahead of the second.
-_KINDS = (("realtime", "tai"), ("monotonic", "boottime"))
-_FUTURE_NS = 1_000_000_000
-_TRIES = 5
-_CLOSE_NS = 20_000
 
 
 class RecordFile(Protocol):
@@ -185,7 +181,7 @@ class McapFile:
         self.count = 0
         self._added = 0
         self._dtype = dtype
-        self._begun = clocks()
+        self._begun = read_clocks()
         self._begun_ns = self._begun["realtime"]
         self._clock: str | None = None
         try:
@@ -228,7 +224,7 @@ class McapFile:
                 return [_sane(self._begun_ns + round(x * 1e9), now) if abs(x) < 1e10 else now for x in seconds]
             if kind in "iu" and len(records):
                 values = records[name].tolist()
-                clock, is_only = clock_of(max(values), clocks(), known=self._clock)
+                clock, is_only = infer_clock(max(values), read_clocks(), known=self._clock)
                 if is_only:
                     self._clock = clock
                 # As the clocks were at the begin: one time line, even if the time of day is set meanwhile.
@@ -246,52 +242,6 @@ class McapFile:
     def abandon(self) -> None:
         """Keep what was written, without an index."""
         self._stream.close()
-
-
-def clocks() -> dict[str, int]:
-    """Return the same moment on four clocks, ns, which places a record's time among those of other hosts."""
-    best, shortest = {}, 1 << 63
-    for _ in range(_TRIES):  # a thread that is preempted between two readings reads different moments
-        before = time.monotonic_ns()
-        realtime, tai = time.time_ns(), time.clock_gettime_ns(time.CLOCK_TAI)
-        boottime = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-        after = time.monotonic_ns()
-        if after - before < shortest:
-            shortest = after - before
-            best = {"realtime": realtime, "tai": tai, "monotonic": (before + after) // 2, "boottime": boottime}
-        if shortest < _CLOSE_NS:
-            break
-    return best
-
-
-def clock_of(newest: int, read: dict[str, int], declared: Any = None, known: str | None = None) -> tuple[str, bool]:
-    """Return the clock that an integer time of a record is on, and whether it can be on no other.
-
-    A time of day and a time since boot are decades apart. Within each kind, clocks differ by little: CLOCK_TAI is 37 s
-    ahead of CLOCK_REALTIME, and CLOCK_BOOTTIME counts suspended time as well. A record is not from the future, which
-    excludes the slower clock for recent records.
-
-    Parameters
-    ----------
-    newest : int
-        The latest time among some records, ns.
-    read : dict
-        The present moment on each clock, ns; not empty.
-    declared : object
-        The clock that the program says it is on, used if that is possible.
-    known : str, optional
-        The clock that former records could only be on.
-    """
-    nearest = min(read, key=lambda name: abs(read[name] - newest))
-    kind = next((kind for kind in _KINDS if nearest in kind), (nearest,))
-    possible = [name for name in kind if name in read and newest <= read[name] + _FUTURE_NS]
-    if not possible:
-        return nearest, False
-    if declared in possible:
-        return str(declared), True
-    if known in possible:
-        return str(known), True
-    return min(possible, key=lambda name: abs(read[name] - newest)), kind[0] in read and kind[0] not in possible
 
 
 def _sane(time_ns: int, now: int) -> int:

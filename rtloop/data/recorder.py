@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from rtloop.data.ownership import claim_reader, release_reader
 from rtloop.errors import ConfigError, RecorderError, RTSetupWarning, StateError
-from rtloop.system.exit_hooks import RECORDERS, at_end, watch
+from rtloop.process.exit_hooks import RECORDERS, at_end, watch
 from rtloop.units import parse_duration
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from rtloop.group.plan import check_loops, place, rate_monotonic
 from rtloop.group.results import ages_of, analyze_loops, draw, save_all, stats_of
 from rtloop.group.run import Run, end
 from rtloop.loop import failure
+from rtloop.process import ending_signals
 from rtloop.settings import Duration, Settings, parse_align, parse_choice, parse_name, parse_run_duration
-from rtloop.system import ending_signals
 from rtloop.system.grant import Grant
 from rtloop.units import format_rate, lcm_of, parse_timeout
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rtloop.errors import ConfigError, StateError
 from rtloop.group import member
 from rtloop.settings import Duration, Settings, with_cpu
-from rtloop.system.cpuset import usable_isolated_cpus
+from rtloop.system.cpu_choice import usable_isolated_cpus
 from rtloop.units import show
 
 if TYPE_CHECKING:

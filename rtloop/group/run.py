@@ -10,8 +10,8 @@ from rtloop.errors import StopTimeoutError
 from rtloop.group import member, watchdog_plan
 from rtloop.loop import failure
 from rtloop.loop.registry import EXIT_TIMEOUT_NS
+from rtloop.process import ending_signals
 from rtloop.settings import CLOCKS, Settings
-from rtloop.system import ending_signals
 from rtloop.units import format_duration
 
 if TYPE_CHECKING:

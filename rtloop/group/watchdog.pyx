@@ -35,8 +35,8 @@ from contextlib import ExitStack
 from rtloop.errors import SetupError
 from rtloop.loop import failure, registry, resources
 from rtloop.memory.own_locks import lock_range, lock_ranges, own_grant
-from rtloop.system.refusal import setup_errors
-from rtloop.system.signal_shield import shielded
+from rtloop.system.grant_errors import setup_errors
+from rtloop.process.signal_shield import shielded
 from rtloop.units import format_size
 
 

@@ -35,9 +35,9 @@ from rtloop.errors import StateError, StopTimeoutError
 from rtloop.guard.violations import list_violations
 from rtloop.loop import failure, registry
 from rtloop.memory.kernel import fork_count
-from rtloop.system import ending_signals
-from rtloop.system.host import tai_offset_s
-from rtloop.system.signal_shield import shielded
+from rtloop.process import ending_signals
+from rtloop.system.time_sync import tai_offset_s
+from rtloop.process.signal_shield import shielded
 
 _ENDS = {RT_END_ENTER: "enter", RT_END_STEP: "step", RT_END_OVERRUN: "overrun", RT_END_WAIT: "wait",
          RT_END_CLOCK: "clock", RT_END_OVERRUNS: "overruns", RT_END_GUARD: "guard",

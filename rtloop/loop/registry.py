@@ -11,8 +11,8 @@ from typing import Protocol
 
 from rtloop.errors import RTSetupWarning, StateError, StopTimeoutError
 from rtloop.guard.preload import refuse_while
-from rtloop.system.exit_hooks import LOOPS, at_end, ending
-from rtloop.system.signal_shield import look_with
+from rtloop.process.exit_hooks import LOOPS, at_end, ending
+from rtloop.process.signal_shield import look_with
 
 __all__ = ["EXIT_TIMEOUT_NS", "check_not_ending", "loops", "reap_finished", "simulations"]
 

@@ -15,10 +15,11 @@ from typing import Any, ClassVar
 from rtloop.errors import SetupError
 from rtloop.memory import kernel, process_lock
 from rtloop.memory.own_locks import own_grant
-from rtloop.settings import POLICIES, Settings
-from rtloop.system import checks, refusal
+from rtloop.settings import POLICIES, Settings, format_policy
+from rtloop.system import checks, grant_errors
 from rtloop.system.cpu import format_cpu_list, mask_to_cpus
-from rtloop.system.cpuset import CpuChoice, auto_cpus, explain_outside, read_mask
+from rtloop.system.cpu_choice import CpuChoice, auto_cpus
+from rtloop.system.cpuset import explain_outside, read_mask
 from rtloop.system.fileio import read_text
 from rtloop.system.fixes import capability_fix, cpuset_fix, filter_fix, throttling_fix
 from rtloop.system.grant import Grant
@@ -49,7 +50,6 @@ __all__ = [
 
 _SPIN_BUDGET_PERCENT = 25
 _ADVICE = "More about this machine: rtloop doctor\nOr run degraded: strict=False"
-_POLICY_NAMES = {number: name for name, number in POLICIES.items()}
 
 
 def process_wide(settings: Settings, stack: ExitStack) -> Iterator[Grant]:
@@ -95,7 +95,7 @@ def telemetry(settings: Settings, stack: ExitStack) -> tuple[Grant, TelemetryBlo
     try:
         block = TelemetryBlock(settings.name, settings.record)
     except OSError as error:
-        why, fix = refusal.explain("memfd_create", error.errno or 0)
+        why, fix = grant_errors.explain("memfd_create", error.errno or 0)
         if settings.strict or not fix:
             text = f"record={settings.record}: {error.strerror}" + (f"; {why}\n{fix}" if fix else "")
             raise SetupError(error.errno, text) from error
@@ -224,7 +224,7 @@ def _explained(detail: str, call: str, rc: int) -> tuple[str, str]:
     """Return a detail with the refused call, if there is one, and the fix."""
     if not rc:
         return detail, ""
-    why, fix = refusal.explain(call, -rc)
+    why, fix = grant_errors.explain(call, -rc)
     return f"{why}; {detail}" if detail else why, fix
 
 
@@ -234,13 +234,10 @@ def first_cpu(request: dict[str, Any]) -> int:
 
 
 def _policy_text(policy: int, priority: int, attr: dict[str, Any]) -> str:
-    name = _POLICY_NAMES.get(policy, str(policy))
-    if name in ("fifo", "rr"):
-        return f"{name} {priority}"
-    if name == "deadline":
+    if policy == POLICIES["deadline"]:
         times = (attr["sched_runtime"], attr["sched_deadline"], attr["sched_period"])
         return "deadline " + "/".join(format_duration(ns) for ns in times)
-    return name
+    return format_policy(policy, priority)
 
 
 def _policy_grant(settings: Settings, request: dict[str, Any], report: dict[str, Any]) -> Grant:
@@ -260,7 +257,7 @@ def _policy_grant(settings: Settings, request: dict[str, Any], report: dict[str,
         detail = "reset on fork, read back with sched_getattr" if has_reset else "without reset on fork"
         return Grant("policy", asked, granted, ok=asked == granted and has_reset, detail=detail, kind="priority")
     may_be_capable = is_capable(CAP_SYS_NICE)
-    detail, fix = refusal.explain("sched_setattr", -rc, is_privileged=may_be_capable)
+    detail, fix = grant_errors.explain("sched_setattr", -rc, is_privileged=may_be_capable)
     if -rc == errno.EPERM and not fix:
         group = checks.group_runtime(rt_group_runtime(), rt_group_file() or "")
         if settings.policy == "deadline":
@@ -315,7 +312,7 @@ def _cpu_grant(settings: Settings, request: dict[str, Any], report: dict[str, An
         if outside := explain_outside(asked, allowed):
             detail += f"; {outside}"
         elif rc:
-            refused, filtered = refusal.explain("sched_setaffinity", -rc)
+            refused, filtered = grant_errors.explain("sched_setaffinity", -rc)
             detail, fix = f"{refused}; {detail}", filtered or fix
     error = -rc if rc else (0 if is_same else errno.EINVAL)
     return Grant("cpu", format_cpu_list(asked), format_cpu_list(granted), is_same, detail, fix, error, "cpu")
@@ -365,4 +362,4 @@ def thread_grants(
 def raise_if_refused(settings: Settings, grants: list[Grant]) -> None:
     """Raise one SetupError for all refused grants, in strict mode."""
     if settings.strict:
-        refusal.raise_if_refused(grants, settings.name, advice=_ADVICE)
+        grant_errors.raise_if_refused(grants, settings.name, advice=_ADVICE)

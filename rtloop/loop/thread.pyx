@@ -45,8 +45,8 @@ from rtloop.loop import resources
 from rtloop.memory.own_locks import lock_range, lock_ranges, own_grant
 from rtloop.settings import CLOCK_STEP_POLICIES, CLOCKS, OVERRUN_POLICIES, SETTABLE_CLOCKS
 from rtloop.system.cpu import mask_to_cpus
-from rtloop.system.host import tai_offset_s
-from rtloop.system.refusal import setup_errors
+from rtloop.system.time_sync import tai_offset_s
+from rtloop.system.grant_errors import setup_errors
 from rtloop.telemetry import description
 from rtloop.telemetry.live_grants import LiveGrants
 from rtloop.units import format_size

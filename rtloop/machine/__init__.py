@@ -1,1 +1,1 @@
-"""Examination of the machine itself."""
+"""Examination of the machine: the doctor's checks and the measurement of latencies."""

@@ -8,10 +8,10 @@ import threading
 from abc import ABC, abstractmethod
 from contextlib import suppress
 
-from rtloop.system import refusal
+from rtloop.process.signal_shield import shielded_method
+from rtloop.system import grant_errors
 from rtloop.system.grant import Grant
 from rtloop.system.privilege import CAP_IPC_LOCK, format_limit, is_capable, read_limit
-from rtloop.system.signal_shield import shielded_method
 from rtloop.units import format_size
 
 __all__ = ["core_dumps", "memlock_limit"]
@@ -111,7 +111,9 @@ class _CoreDumps(_Limit):
         if now[0] == 0:
             return Grant("core_dumps", "off", "off", ok=True, kind="limit")
         granted = format_limit(now[0])
-        why, fix = refusal.explain("prlimit64", self._error) if self._error else ("other code has set RLIMIT_CORE", "")
+        why, fix = (
+            grant_errors.explain("prlimit64", self._error) if self._error else ("other code has set RLIMIT_CORE", "")
+        )
         return Grant("core_dumps", "off", granted, ok=False, detail=why, fix=fix, errno=self._error, kind="limit")
 
 

@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 from rtloop.memory import kernel
 from rtloop.memory.limits import core_dumps, memlock_limit
-from rtloop.system import refusal
+from rtloop.process.signal_shield import shielded_method
+from rtloop.system import grant_errors
 from rtloop.system.fileio import read_text
 from rtloop.system.grant import Grant
-from rtloop.system.refusal import lock_limit, may_lock_future
-from rtloop.system.signal_shield import shielded_method
+from rtloop.system.grant_errors import lock_limit, may_lock_future
 from rtloop.units import format_size
 
 __all__ = [
@@ -72,7 +72,7 @@ def range_lock_grant(
 def explain_lock(call: str, error: int) -> tuple[str, str]:
     """Return why the kernel refused to lock memory, such as a filter or the limit, and the fix."""
     cause = lock_limit()  # if it is ok, the limit is not the cause
-    why, fix = refusal.explain(call, error, is_privileged=cause.verdict == "ok")
+    why, fix = grant_errors.explain(call, error, is_privileged=cause.verdict == "ok")
     return (why, fix) if fix or cause.verdict == "ok" else (f"{why}; {cause.found}", cause.fix)
 
 

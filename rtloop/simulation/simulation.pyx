@@ -1,21 +1,26 @@
 """Loops in virtual time: schedule, callbacks and statistics as in a real run, on the calling thread."""
 
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stdint cimport int32_t, int64_t, uint64_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from posix.unistd cimport getpid
 
 from rtloop.loop.lifecycle cimport Control
 from rtloop.loop.callbacks cimport call_enter, call_leave, call_overrun, call_step
 from rtloop.loop.loop cimport _RTLoop_2
-from rtloop.loop.loop_h cimport RT_COMMAND_STOP, RT_END_ENTER, RT_END_NORMAL, rt_cycle_t, rt_loop_t
+from rtloop.loop.loop_h cimport RT_COMMAND_STOP, RT_END_ENTER, RT_END_NORMAL, rt_cycle_t
+from rtloop.simulation.simulate_h cimport (
+    CLOCK_MONOTONIC, RT_END_MODEL, RT_END_TIME, RT_GO_ON, RT_SIMULATION_OVER, RT_SIMULATION_PAUSE, rt_clock_now,
+    rt_full_cycle_t, rt_model_t, rt_simulate_advance, rt_simulate_begin, rt_simulate_enter, rt_simulate_leave,
+    rt_simulation_t,
+)
 
 from rtloop.errors import StateError
 from rtloop.simulation import timing_models
 from rtloop.loop.cycle import Cycle, verdict
 from rtloop.settings import parse_count, parse_run_duration
 from rtloop.stats.stats import Stats
-from rtloop.system import ending_signals
+from rtloop.process import ending_signals
 from rtloop.system.grant import Grant
 from rtloop.units import format_duration, parse_duration, show
 
@@ -26,54 +31,6 @@ _GRANT = Grant(
     "simulation", "virtual time", "virtual time", ok=True,
     detail="on the calling thread: the kernel was asked for nothing, and its latency was not measured",
 )
-
-
-cdef extern from "../include/rtloop/simulate.h" nogil:
-    enum:
-        RT_GO_ON
-        RT_END_MODEL
-        RT_END_TIME
-        RT_SIMULATION_PAUSE
-        RT_SIMULATION_OVER
-
-    ctypedef struct rt_model_t:
-        int64_t constant
-        const int64_t *values
-        uint64_t count
-        void *context
-        int64_t (*ask)(void *context, uint64_t index) noexcept nogil
-
-    ctypedef struct rt_simulation_t:
-        rt_loop_t *loop
-        void *self
-        int32_t is_recorded
-        rt_model_t latency
-        rt_model_t execution
-        void *plant
-        int (*before)(void *plant, const rt_cycle_t *cycle) noexcept nogil
-
-    int rt_simulate_begin(rt_simulation_t *s)
-    int rt_simulate_enter(rt_simulation_t *s, int (*enter)(void *) noexcept nogil)
-    void rt_simulate_leave(rt_simulation_t *s, void (*leave)(void *) noexcept nogil)
-    int rt_simulate_advance(
-        rt_simulation_t *simulations,
-        int count,
-        int64_t pause,
-        int (*step)(void *, const rt_cycle_t *) noexcept nogil,
-        int (*overrun)(void *, const rt_cycle_t *, int64_t) noexcept nogil,
-    )
-    int64_t rt_clock_now(int clock)
-    enum:
-        CLOCK_MONOTONIC
-    # Declared with all its fields; loop_h.pxd declares only those that it uses.
-    ctypedef struct rt_full_cycle_t "rt_cycle_t":
-        uint64_t index
-        int64_t release
-        int64_t start
-        int64_t period
-        int64_t missed
-        double t
-        double dt
 
 
 cdef class _Callable:

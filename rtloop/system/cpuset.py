@@ -1,4 +1,4 @@
-"""CPUs that this process may use: its cpuset, isolated partitions of it, and the choice of ``cpu="auto"``.
+"""CPUs that this process may use: its cpuset, and the partitions that take CPUs out of it.
 
 See cpuset(7) and Documentation/admin-guide/cgroup-v2.rst, section "Cpuset Interface Files".
 """
@@ -6,24 +6,21 @@ See cpuset(7) and Documentation/admin-guide/cgroup-v2.rst, section "Cpuset Inter
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
 from rtloop.system.cgroup import controller_groups
-from rtloop.system.cpu import format_cpu_list, isolated_cpus, parse_cpu_list
+from rtloop.system.cpu import format_cpu_list, parse_cpu_list
 from rtloop.system.fileio import read_text
 
 __all__ = [
-    "CpuChoice",
     "Cpuset",
-    "auto_cpus",
-    "choose_auto",
     "explain_outside",
     "own_cpuset",
+    "partitioned_cpus",
+    "read_cpus",
     "read_mask",
-    "usable_isolated_cpus",
 ]
 
 _ROOT = "/sys/fs/cgroup"
@@ -49,14 +46,8 @@ class Cpuset(NamedTuple):
     partition: str = ""
 
 
-class CpuChoice(NamedTuple):
-    """CPUs for ``cpu="auto"``: None for those that are inherited; and the reason, empty if no CPU is isolated."""
-
-    cpus: tuple[int, ...] | None
-    why: str
-
-
-def _cpus(path: str) -> tuple[int, ...] | None:
+def read_cpus(path: str) -> tuple[int, ...] | None:
+    """Return the CPUs that a file lists; None if it cannot be read."""
     try:
         return parse_cpu_list(read_text(path))
     except (OSError, ValueError):
@@ -94,7 +85,7 @@ def own_cpuset(proc: str = "/proc/self/cgroup", root: str = _ROOT) -> Cpuset | N
         partition = ""
         for folder in _upward(top, path):
             for name in names:
-                cpus = cpus or _cpus(f"{folder}/{name}")
+                cpus = cpus or read_cpus(f"{folder}/{name}")
             kind = _partition(folder) if version == 2 and not partition else ""
             if kind == "isolated":
                 partition = folder.removeprefix(top) or "/"
@@ -105,14 +96,24 @@ def own_cpuset(proc: str = "/proc/self/cgroup", root: str = _ROOT) -> Cpuset | N
     return None
 
 
+def _top(root: str) -> str:
+    """Return the mount of version 2 of control groups."""
+    return f"{root}/unified" if os.path.isdir(f"{root}/unified") else root
+
+
 def _partitions(root: str) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Yield the valid partitions below the root of version 2, and their CPUs."""
-    top = f"{root}/unified" if os.path.isdir(f"{root}/unified") else root
+    top = _top(root)
     for count, (folder, _, files) in enumerate(os.walk(top)):
         if count > _MAX_GROUPS:
             return
         if folder != top and "cpuset.cpus.partition" in files and _partition(folder) in ("root", "isolated"):
-            yield folder.removeprefix(top), _cpus(f"{folder}/cpuset.cpus.effective") or ()
+            yield folder.removeprefix(top), read_cpus(f"{folder}/cpuset.cpus.effective") or ()
+
+
+def partitioned_cpus(root: str = _ROOT) -> tuple[int, ...]:
+    """Return the CPUs of all isolated partitions of this machine, as far as this process can see them."""
+    return read_cpus(f"{_top(root)}/cpuset.cpus.isolated") or ()
 
 
 def explain_outside(
@@ -122,7 +123,7 @@ def explain_outside(
     missing = sorted(set(cpus) - set(allowed))
     if not missing:
         return ""
-    online = _cpus("/sys/devices/system/cpu/online") or ()
+    online = read_cpus("/sys/devices/system/cpu/online") or ()
     owners = {cpu: path for path, its in _partitions(root) for cpu in its}
     own = own_cpuset(proc, root)
     parts = []
@@ -145,79 +146,3 @@ def read_mask(task: str = "thread-self") -> tuple[int, ...]:
             if line.startswith("Cpus_allowed_list:"):
                 return parse_cpu_list(line.partition(":")[2])
     return ()
-
-
-def _inherited() -> set[int]:
-    """Return the mask of the calling thread, from ``/proc`` if a filter forbids sched_getaffinity(2)."""
-    try:
-        return os.sched_getaffinity(0)
-    except OSError:
-        return set(read_mask())
-
-
-def _reachable_cpus() -> tuple[int, ...]:
-    """Return where a thread of this process may go if it asks, found by a thread that asks for every CPU.
-
-    The mask of a process is no answer: the kernel starts all of them off the CPUs that are isolated at boot.
-    """
-    possible = _cpus("/sys/devices/system/cpu/possible") or range(os.cpu_count() or 1)
-    found: list[set[int]] = [_inherited()]
-
-    def ask() -> None:
-        with suppress(OSError):  # a filter, for one
-            os.sched_setaffinity(0, possible)
-        found.append(_inherited())
-
-    thread = threading.Thread(target=ask, name="rtloop-cpus")
-    try:
-        thread.start()
-    except RuntimeError:  # the interpreter is about to end
-        return tuple(sorted(found[0]))
-    thread.join()
-    return tuple(sorted(found[-1]))
-
-
-def choose_auto(
-    boot: Iterable[int], partition: Iterable[int], reachable: Iterable[int], inherited: Iterable[int]
-) -> CpuChoice:
-    """Choose the CPUs of ``cpu="auto"``: isolated and allowed.
-
-    Parameters
-    ----------
-    boot, partition : iterable of int
-        CPUs isolated on the kernel's command line, and by a partition.
-    reachable : iterable of int
-        Where a thread of this process may go if it asks.
-    inherited : iterable of int
-        The mask of the thread that starts the loop. If somebody has narrowed it, such as taskset(1), it counts.
-    """
-    isolated, may, mask = {*boot, *partition}, set(reachable), set(inherited)
-    if not isolated:
-        return CpuChoice(None, "")
-    is_narrowed = mask not in (may, may - set(boot), may - isolated)
-    found = tuple(sorted(isolated & (mask if is_narrowed else may)))
-    if found:
-        how = " and ".join(
-            text for text, cpus in (("at boot", boot), ("by a partition", partition)) if set(cpus) & set(found)
-        )
-        return CpuChoice(found, f"isolated {how}")
-    limit = f"the inherited mask {format_cpu_list(mask)}" if is_narrowed else f"the cpuset, {format_cpu_list(may)}"
-    return CpuChoice(None, f"none of the isolated CPUs {format_cpu_list(isolated)} is in {limit}")
-
-
-def auto_cpus() -> CpuChoice:
-    """Choose the CPUs of ``cpu="auto"`` for the calling thread, on this machine, now."""
-    own = own_cpuset()
-    partition = own.cpus if own is not None and own.partition else ()
-    top = f"{_ROOT}/unified" if os.path.isdir(f"{_ROOT}/unified") else _ROOT
-    boot = isolated_cpus()
-    elsewhere = _cpus(f"{top}/cpuset.cpus.isolated") or ()
-    isolated = {*partition, *elsewhere} - set(boot)
-    if not boot and not isolated:
-        return CpuChoice(None, "")
-    return choose_auto(boot, isolated, _reachable_cpus(), _inherited())
-
-
-def usable_isolated_cpus() -> tuple[int, ...]:
-    """Return the CPUs that are isolated and that this process may use; none if there are none."""
-    return auto_cpus().cpus or ()

@@ -15,7 +15,7 @@ from rtloop.stats.stats import Stats
 from rtloop.system.grant import Grant
 from rtloop.system.host import host_facts
 from rtloop.telemetry.block import Snapshot, record_dtype
-from rtloop.telemetry.collector import collector_facts
+from rtloop.telemetry.gc_watch import collector_facts
 
 __all__ = ["assemble_stats", "machine", "make_stats", "tai_facts"]
 

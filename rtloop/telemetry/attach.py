@@ -10,11 +10,11 @@ from types import TracebackType
 from typing import Any
 
 from rtloop.errors import AttachError, AttachPrivilegeError, ConfigError, StateError
-from rtloop.settings import CLOCKS, POLICIES
+from rtloop.settings import CLOCKS, format_policy
 from rtloop.stats.figures import StackUse
 from rtloop.stats.stats import Stats
 from rtloop.system.grant import Grant
-from rtloop.system.host import tai_offset_s
+from rtloop.system.time_sync import tai_offset_s
 from rtloop.telemetry import description
 from rtloop.telemetry.assemble import assemble_stats, machine
 from rtloop.telemetry.block import Snapshot
@@ -40,7 +40,6 @@ __all__ = ["LoopReader", "Scan", "attach", "running", "scan"]
 _CLOCK_NAMES = {number: name for name, number in CLOCKS.items()}
 #: Records that are copied of another user's loop: that user may have made the block up, of nothing but holes.
 MOST_FOREIGN_RECORDS = 1 << 20
-_POLICY_NAMES = {number: name for name, number in POLICIES.items()}
 
 
 class LoopReader:
@@ -85,8 +84,7 @@ class LoopReader:
         self.grants: tuple[Grant, ...] = said.grants
         self._live = LiveGrants(said.grants, task.pid, task.tid)
         self.started_ns = said.started_ns
-        kind = _POLICY_NAMES.get(policy, str(policy))  # type: ignore[arg-type]
-        self.policy = f"{kind} {header['priority']!r}" if kind in ("fifo", "rr") else kind
+        self.policy = format_policy(policy, header["priority"])  # type: ignore[arg-type]
         self._read_grants()
 
     def _read_grants(self) -> None:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rtloop.settings import SETTING_KINDS, Settings, is_setting
 from rtloop.system.grant import Grant
-from rtloop.system.host import tai_offset_s
-from rtloop.telemetry.collector import watch_collector
+from rtloop.system.time_sync import tai_offset_s
+from rtloop.telemetry.gc_watch import watch_collector
 
 if TYPE_CHECKING:
     from rtloop.telemetry.block import TelemetryBlock

@@ -11,26 +11,19 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from rtloop.memory import kernel
-from rtloop.settings import POLICIES
+from rtloop.settings import format_policy
 from rtloop.system.cpu import format_cpu_list, parse_cpu_list
 from rtloop.system.fileio import read_text
 from rtloop.system.grant import Grant
 from rtloop.units import format_size
 
-__all__ = ["LiveGrants", "Now", "policy_text"]
+__all__ = ["LiveGrants", "Now"]
 
 #: What the kernel has now, and whether that satisfies the request; None if it does not tell.
 Now = tuple[str, bool] | None
 
-_POLICY_NAMES = {number: name for name, number in POLICIES.items()}
 _DMA_LATENCY = "/dev/cpu_dma_latency"
 _FIX = "something outside of the loop has changed it: keep that from doing so, and start the loop again"
-
-
-def policy_text(policy: int, priority: int) -> str:
-    """Write a policy as a grant has it: ``"fifo 80"``."""
-    name = _POLICY_NAMES.get(policy, str(policy))
-    return f"{name} {priority}" if name in ("fifo", "rr") else name
 
 
 class LiveGrants:
@@ -111,7 +104,7 @@ class LiveGrants:
         else:
             policy = os.sched_getscheduler(self._tid) & ~os.SCHED_RESET_ON_FORK
             priority = os.sched_getparam(self._tid).sched_priority
-        text = policy_text(policy, priority)
+        text = format_policy(policy, priority)
         if text == "deadline" and str(start.granted).startswith("deadline "):
             return str(start.granted), start.ok
         return text, text == start.requested

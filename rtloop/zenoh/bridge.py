@@ -12,10 +12,10 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from rtloop.data.record_files import clocks
+from rtloop.data.record_clock import read_clocks
 from rtloop.data.recorder import become_ordinary
 from rtloop.errors import ConfigError, StateError
-from rtloop.system.exit_hooks import RECORDERS, at_end, watch
+from rtloop.process.exit_hooks import RECORDERS, at_end, watch
 from rtloop.units import parse_duration
 from rtloop.zenoh.answers import COMMANDS, Commands, StatsText, check_commands, loops_of
 from rtloop.zenoh.feeds import Setpoint, Signal
@@ -242,7 +242,7 @@ class Bridge:
             "host": os.uname().nodename,
             "pid": self._pid,
             "bridge_id": self._id,
-            "clocks": clocks(),
+            "clocks": read_clocks(),
             "time_sync": published_state(),
             "loops": {
                 name: {"name": loop.name, "state": loop.state, "period_ns": loop.settings.period_ns,

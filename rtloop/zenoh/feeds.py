@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rtloop.data.ownership import claim_reader, claim_writer, release_reader, release_writer
-from rtloop.data.record_files import clocks
+from rtloop.data.record_clock import read_clocks
 from rtloop.errors import ConfigError, PayloadError
 from rtloop.settings import CLOCKS
 from rtloop.zenoh.frames import describe_dtype, find_fault, little, pack, parse_header, split
@@ -90,7 +90,7 @@ class Signal:
             is_sent = False
             try:
                 if publisher is not None and publisher.matching_status.matching:
-                    about = {**self._about, "clocks": clocks(), "time_sync": published_state()}
+                    about = {**self._about, "clocks": read_clocks(), "time_sync": published_state()}
                     publisher.put(pack(records, first=first, dropped=self.dropped, **about))
                     is_sent = True
             finally:

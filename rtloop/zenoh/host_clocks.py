@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from rtloop.data.record_files import clocks
-from rtloop.system.host import read_time_sync
+from rtloop.data.record_clock import read_clocks
+from rtloop.system.time_sync import read_time_sync
 from rtloop.telemetry.description import clean
 from rtloop.units import format_duration
 
@@ -55,7 +55,7 @@ class Arrival:
     @classmethod
     def now(cls) -> Arrival:
         """Read the clocks."""
-        read = clocks()
+        read = read_clocks()
         return cls(read["realtime"], read["boottime"], read["tai"])
 
 

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rtloop.data.record_files import clock_of, json_schema, record_json
+from rtloop.data.record_clock import infer_clock
+from rtloop.data.record_files import json_schema, record_json
 from rtloop.errors import ConfigError, PayloadError, RecorderError, RTSetupWarning
-from rtloop.system.exit_hooks import RECORDERS, at_end, watch
+from rtloop.process.exit_hooks import RECORDERS, at_end, watch
 from rtloop.telemetry.description import clean
 from rtloop.zenoh.frames import Frame, unpack
 from rtloop.zenoh.host_clocks import Arrival, HostClocks, Jump
@@ -361,7 +362,7 @@ def times_of(frame: Frame, channel: Channel, arrived_ns: int) -> list[int]:
     """Return each record's time, ns since 1970.
 
     An integer `time`, `release` or `start` belongs to the clock that the frame declares, or else to the one that
-    :func:`clock_of` infers; that clock and the time of day at the moment of sending place it. A float `t` counts
+    :func:`infer_clock` infers; that clock and the time of day at the moment of sending place it. A float `t` counts
     seconds from a moment that the channel's first frame fixes. Without any of these, all records get the moment of
     sending, or of arrival if the frame does not have it.
     """
@@ -375,7 +376,7 @@ def times_of(frame: Frame, channel: Channel, arrived_ns: int) -> list[int]:
     for name in _TIME_FIELDS:
         if name in names and clocks and len(records) and records[name].ndim == 1 and records[name].dtype.kind in "iu":
             values = records[name].tolist()
-            clock, is_only = clock_of(max(values), clocks, frame.about.get("clock"), channel.clock)
+            clock, is_only = infer_clock(max(values), clocks, frame.about.get("clock"), channel.clock)
             channel.clock = clock if is_only else channel.clock
             return [_sane(sent + value - clocks[clock], sent) for value in values]
     if "t" in names and len(records) and records["t"].ndim == 1 and records["t"].dtype.kind == "f":

@@ -273,7 +273,7 @@ def test_our_own_modules_are_clean(module: str) -> None:
 
 def test_our_own_modules_are_all_there() -> None:
     assert {"loop/loop.pyx", "loop/function_loop.pyx", "loop/python_loop.pyx"} <= set(OURS)
-    assert {"demo/cartpole.pyx", "demo/physics.pyx", "demo/breakpoint.pyx"} <= set(OURS)
+    assert {"demo/cartpole.pyx", "demo/physics.pyx", "machine/latency/breakpoint.pyx"} <= set(OURS)
 
 
 def code_of_the_docs() -> list[tuple[str, str]]:

@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 
 import rtloop
 from rtloop import units
+from rtloop.machine.latency import cyclictest
 from rtloop.memory import hugepages
 from rtloop.settings import SETTING_KINDS
 from rtloop.system import cgroup, cpu, host, privilege
 from rtloop.telemetry import description
-from rtloop.tools.latency import cyclictest
 
 EXAMPLES = int(os.environ.get("RTLOOP_FUZZ_EXAMPLES", "200"))
 #: More examples than usual are for finding what is new: then they are drawn anew each time.

@@ -76,7 +76,7 @@ def test_a_loop_whose_files_were_closed_by_the_program_ends_and_others_start(scr
 
 def test_a_look_that_fails_does_not_end_the_keeper(script: Script) -> None:
     said = run(script, """
-    from rtloop.system import signal_shield
+    from rtloop.process import signal_shield
     def fail():
         raise OSError("no look")
     loop = rtloop.RTLoop("1ms", lock_memory="off", **PLAIN)
@@ -91,7 +91,7 @@ def test_a_look_that_fails_does_not_end_the_keeper(script: Script) -> None:
 
 def test_a_job_that_the_keeper_never_came_to_is_done_all_the_same(script: Script) -> None:
     said = run(script, """
-    from rtloop.system import signal_shield
+    from rtloop.process import signal_shield
     sys.unraisablehook = lambda _: None
     def die():
         raise SystemExit

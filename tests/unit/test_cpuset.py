@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from rtloop.system.cpu import parse_cpu_list
-from rtloop.system.cpuset import CpuChoice, Cpuset, choose_auto, explain_outside, own_cpuset
+from rtloop.system.cpu_choice import CpuChoice, choose_auto
+from rtloop.system.cpuset import Cpuset, explain_outside, own_cpuset
 
 PROC = "proc/self/cgroup"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rtloop.tools.latency.cyclictest import parse_cyclictest
+from rtloop.machine.latency.cyclictest import parse_cyclictest
 
 PRINTED = """# /dev/cpu_dma_latency set to 0us
 # Histogram

@@ -544,7 +544,7 @@ def test_a_child_that_is_forked_while_a_signal_ends_loops_can_end(script: Script
 
 def test_an_exception_of_a_handler_at_any_time_leaves_no_loop_of_a_run_behind(script: Script) -> None:
     done = run(script, """
-    from rtloop.system import ending_signals
+    from rtloop.process import ending_signals
     group = rtloop.LoopGroup([make(name="a"), make(name="b")])
     arm, calls = ending_signals.arm, []
     def interrupted(*numbers):

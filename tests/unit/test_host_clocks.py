@@ -15,7 +15,8 @@ import pytest
 from click.testing import CliRunner
 
 from rtloop import Ring, RTSetupWarning
-from rtloop.data.record_files import McapFile, clock_of, clocks
+from rtloop.data.record_clock import infer_clock, read_clocks
+from rtloop.data.record_files import McapFile
 from rtloop.zenoh.frames import Frame, pack, unpack
 from rtloop.zenoh.host_clocks import Arrival, HostClocks
 from rtloop.zenoh.recording import Channel, Recording, times_of
@@ -255,9 +256,9 @@ def serve(monkeypatch: pytest.MonkeyPatch, shift: int) -> None:
     from rtloop.zenoh import feeds
 
     def shifted() -> dict[str, int]:
-        return {name: value + (shift if name in ("realtime", "tai") else 0) for name, value in clocks().items()}
+        return {name: value + (shift if name in ("realtime", "tai") else 0) for name, value in read_clocks().items()}
 
-    monkeypatch.setattr(feeds, "clocks", shifted)
+    monkeypatch.setattr(feeds, "read_clocks", shifted)
 
 
 @pytest.mark.parametrize(("shift", "code"), [(-49 * S, 3), (0, 0)])
@@ -341,15 +342,17 @@ def test_a_bridge_publishes_the_state_of_its_clock(network: SimpleNamespace) -> 
 @pytest.mark.parametrize("age_s", [0, 10, 19, 30, 36])
 def test_a_tai_record_of_any_age_up_to_its_offset_is_placed_by_tai(age_s: int) -> None:
     read = {"realtime": BEGIN, "tai": BEGIN + 37 * S, "monotonic": BOOT, "boottime": BOOT + 7 * S}
-    assert clock_of(read["tai"] - age_s * S, read)[0] == ("tai" if age_s < 36 else "realtime")
+    assert infer_clock(read["tai"] - age_s * S, read)[0] == ("tai" if age_s < 36 else "realtime")
     for declared in ("tai", "realtime"):
         if declared == "tai" or age_s == 0:
-            assert clock_of(read[declared] - age_s * S, read, declared)[0] == declared
-    assert clock_of(read["tai"] - 100 * S, read, "tai")[0] == "tai"
-    assert clock_of(read["realtime"] - 100 * S, read, "realtime")[0] == "realtime"
-    assert clock_of(read["tai"] - 100 * S, read, known="tai")[0] == "tai"
-    assert clock_of(read["boottime"] - age_s * S, read, "boottime")[0] == "boottime"
-    assert clock_of(read["monotonic"] - age_s * S, read, "tai")[0] in ("monotonic", "boottime"), "a false declaration"
+            assert infer_clock(read[declared] - age_s * S, read, declared)[0] == declared
+    assert infer_clock(read["tai"] - 100 * S, read, "tai")[0] == "tai"
+    assert infer_clock(read["realtime"] - 100 * S, read, "realtime")[0] == "realtime"
+    assert infer_clock(read["tai"] - 100 * S, read, known="tai")[0] == "tai"
+    assert infer_clock(read["boottime"] - age_s * S, read, "boottime")[0] == "boottime"
+    assert infer_clock(read["monotonic"] - age_s * S, read, "tai")[0] in ("monotonic", "boottime"), (
+        "a false declaration"
+    )
 
 
 def test_an_old_record_in_a_recording_is_placed_by_the_clock_that_its_frame_declares() -> None:
@@ -377,7 +380,7 @@ def test_a_bridge_declares_the_clock_of_its_loops_and_of_a_pair() -> None:
         signal.drain(publisher)
         signal.close()
         about = unpack(sent.pop()).about
-        assert (about["clock"], about["bridge_id"], set(about["clocks"])) == (clock, "id", set(clocks()))
+        assert (about["clock"], about["bridge_id"], set(about["clocks"])) == (clock, "id", set(read_clocks()))
     own = Ring(np.dtype([("time", "<i8")]), 8)
     assert Signal("z", own, "id", "boottime").clock is None, "a program's own stamps may be on any clock"
     with pytest.raises(ConfigError, match="'utc' is not a clock"):
@@ -392,7 +395,7 @@ def test_a_recorder_places_a_record_of_each_clock_at_its_time_of_day(
     from rtloop.data import record_files
 
     read = {"realtime": BEGIN, "tai": BEGIN + 37 * S, "monotonic": BOOT, "boottime": BOOT + 500 * S}
-    monkeypatch.setattr(record_files, "clocks", lambda: dict(read))
+    monkeypatch.setattr(record_files, "read_clocks", lambda: dict(read))
     dtype = np.dtype([("release", "<i8")])
     file = McapFile(tmp_path / "a.mcap", dtype, "/x")
     file.append(np.array([(read[name] - S,)], dtype))

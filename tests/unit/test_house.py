@@ -9,6 +9,8 @@ from types import ModuleType
 
 import pytest
 
+import rtloop
+
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "rtloop"
 
@@ -149,6 +151,10 @@ def test_no_folder_is_crowded():
 
 def test_no_line_is_too_long():
     assert too_wide(PACKAGE) == []
+
+
+def test_every_public_name_is_where_the_front_door_says():
+    assert [name for name in rtloop.__all__ if not hasattr(rtloop, name)] == []
 
 
 @pytest.mark.parametrize("folder", ["examples", "tests/downstream"])

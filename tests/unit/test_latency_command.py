@@ -26,11 +26,12 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from rtloop import Histogram, RTLoop, RtloopError
+from rtloop.machine.latency import cyclictest, tail
+from rtloop.machine.latency.load import LOADS, Load
 from rtloop.system.grant import Grant
 from rtloop.tools.latency import command as latency_command
-from rtloop.tools.latency import cyclictest, show, tail
+from rtloop.tools.latency import show
 from rtloop.tools.latency.command import HIT, latency
-from rtloop.tools.latency.load import LOADS, Load
 
 FAST = ("--policy", "other", "--rate", "500Hz", "--duration", "300ms")
 
@@ -219,7 +220,7 @@ def test_a_load_ends_with_the_process_that_wanted_it(kind: str, tmp_path: Path) 
     if is_foreign and shutil.which(kind) is None:
         pytest.skip(f"needs {kind}: apt install rt-tests stress-ng")
     before = {*Path(tempfile.gettempdir()).iterdir(), *Path("/var/tmp").iterdir()}
-    program = f"import os; from rtloop.tools.latency.load import Load; load = Load({kind!r}).__enter__()\n" \
+    program = f"import os; from rtloop.machine.latency.load import Load; load = Load({kind!r}).__enter__()\n" \
               "print(*[p.pid for p in load._processes], flush=True); input(); os._exit(0)"  # fmt: skip
     owner = subprocess.Popen(
         [sys.executable, "-c", program], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -257,7 +258,7 @@ def test_a_load_is_ordinary_whatever_the_measurement_runs_at() -> None:
     """Under ``chrt --fifo 90`` above all, where it would hold up everything; here a policy that harms nobody."""
     program = """
 import os, time
-from rtloop.tools.latency.load import Load
+from rtloop.machine.latency.load import Load
 os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 with Load("cpu") as load:
     deadline = time.monotonic() + 10

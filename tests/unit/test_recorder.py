@@ -469,7 +469,7 @@ def test_what_a_loop_logs_until_the_interpreter_ends_is_recorded(
         recorder = rtloop.Recorder(loop.log, {str(tmp_path / "run.npy")!r})
         loop.start()
         time.sleep(0.3)
-        import rtloop.system.exit_hooks as ending
+        from rtloop.process import exit_hooks as ending
         ending.at_end(ending.RECORDERS, lambda: print(loop.stats.cycles, recorder.written + recorder.lost))
     """)
     # The keeper may see the main thread's end before atexit makes the calls, which then are made twice.

@@ -210,7 +210,7 @@ def test_an_exception_in_the_question_whether_the_main_thread_is_alive_is_not_it
     """Before Python 3.13 an exception of a signal handler within is_alive() marks the thread as ended for ever."""
     done = script("""
     import threading, probes
-    from rtloop.system import exit_hooks
+    from rtloop.process import exit_hooks
     asked = []
     main = threading.main_thread()
     main.is_alive = lambda: asked.append(threading.get_ident()) or True

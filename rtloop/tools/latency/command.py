@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rtloop.errors import RtloopError
+from rtloop.machine.latency.load import LOADS, Load
 from rtloop.system.cpu import format_cpu_list, parse_cpu_list
-from rtloop.system.cpuset import usable_isolated_cpus
-from rtloop.tools.latency.load import LOADS, Load
+from rtloop.system.cpu_choice import usable_isolated_cpus
 from rtloop.tools.options import (
     OUTPUT_FILE,
     as_json_option,
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from rtloop.machine.latency.runner import Run
     from rtloop.stats.histogram import Histogram
     from rtloop.stats.stats import Stats
-    from rtloop.tools.latency.runner import Run
 
 __all__ = ["latency", "make_document"]
 
@@ -174,9 +174,9 @@ def latency(
 def _measure(
     err: Console, cpus: Sequence[Any], asked: dict[str, Any], kind: str, *, limit_ns: int = 0, trace: Path | None = None
 ) -> Run:
-    from rtloop.tools.latency.runner import run_loops
+    from rtloop.machine.latency.kernel_trace import KernelTrace
+    from rtloop.machine.latency.runner import run_loops
     from rtloop.tools.latency.show import Progress
-    from rtloop.tools.latency.trace import KernelTrace
 
     with Load(kind) as load, KernelTrace() if trace else nullcontext() as tracing, Progress(err, asked) as progress:
         fd = -1 if tracing is None else tracing.fd
@@ -191,7 +191,7 @@ def _compare(
     histogram: bool, plot: Path | None,
 ) -> int:  # fmt: skip
     """Run both in turn on the same CPU, and print the comparison."""
-    from rtloop.tools.latency.cyclictest import find_cyclictest, run_cyclictest
+    from rtloop.machine.latency.cyclictest import find_cyclictest, run_cyclictest
     from rtloop.tools.latency.show import draw, join_pairs, print_comparison
 
     program = find_cyclictest()
@@ -233,8 +233,8 @@ def _head(asked: dict[str, Any], kind: str) -> dict[str, Any]:
 
 def make_document(run: Run, asked: dict[str, Any], kind: str) -> dict[str, Any]:
     """Return what ``--json`` prints."""
+    from rtloop.machine.latency.tail import CONFIDENCE, claims
     from rtloop.tools.latency.show import conclude_run, tails_of
-    from rtloop.tools.latency.tail import CONFIDENCE, claims
 
     def summary(stats: Stats) -> dict[str, Any]:
         return {

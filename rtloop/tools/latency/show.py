@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rtloop.tools.latency.tail import Tail, conclude
+from rtloop.machine.latency.tail import Tail, conclude
 from rtloop.units import format_duration
 
 if TYPE_CHECKING:
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from rtloop.machine.latency.runner import Run
     from rtloop.stats.histogram import Histogram
     from rtloop.stats.stats import Stats
     from rtloop.system.grant import Grant
-    from rtloop.tools.latency.runner import Run
 
 __all__ = ["Progress", "conclude_run", "draw", "join_pairs", "print_comparison", "print_run", "tails_of"]
 

@@ -14,6 +14,7 @@ import click
 
 from rtloop.compiler.comments import rpath
 from rtloop.errors import ConfigError, RtloopError, RTSetupWarning, SetupError
+from rtloop.settings import OVERRUN_POLICIES
 from rtloop.system.cpu import parse_cpu_list
 from rtloop.tools.options import (
     OUTPUT_FILE,
@@ -181,9 +182,7 @@ def to_cpu(ctx: click.Context, param: click.Parameter, value: str | None) -> Any
 @click.option("--cpu", metavar="LIST", callback=to_cpu, help="3, or 0,2-3; none: any CPU; auto: an isolated one.")
 @click.option("--spin", metavar="TIME", callback=to_spin, help="Wake up early by TIME, or auto, and spin.")
 @click.option("--lock", type=click.Choice(["all", "onfault", "own", "off"]), help="Memory to lock; by default all.")
-@click.option(
-    "--overrun", type=click.Choice(["skip", "catch-up", "shift", "stop"]), help="Policy for overruns; by default skip."
-)
+@click.option("--overrun", type=click.Choice(list(OVERRUN_POLICIES)), help="Policy for overruns; by default skip.")
 @click.option("--guard", metavar="MODE", help="off, count or stop: watch step for faults, system calls and malloc.")
 @click.option("--guard-alloc", is_flag=True, help="Also watch step for malloc; implies --guard count.")
 @click.option("--name", metavar="NAME", help="Name of the loop and its thread.")

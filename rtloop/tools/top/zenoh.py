@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from rtloop.system.host import read_time_sync
+from rtloop.system.time_sync import read_time_sync
 from rtloop.telemetry.description import clean
 from rtloop.tools.options import say_once
 from rtloop.tools.top.data import Row, Sample, Sampler, changes, was_reset

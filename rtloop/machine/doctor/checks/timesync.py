@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from rtloop.machine.doctor.machine import Machine
 from rtloop.system.checks import Check
-from rtloop.system.host import TimeSync, read_time_sync
+from rtloop.system.time_sync import TimeSync, read_time_sync
 from rtloop.units import format_duration
 
 __all__ = ["TimeSync", "examine", "read_time_sync"]

@@ -9,7 +9,7 @@ import pytest
 
 import rtloop
 from rtloop.stats.findings import find
-from rtloop.telemetry import collector
+from rtloop.telemetry import gc_watch
 
 PLAIN: dict[str, Any] = {"strict": False, "policy": "other", "lock_memory": "off", "dma_latency": None}
 pytestmark = pytest.mark.filterwarnings("ignore::rtloop.RTSetupWarning")
@@ -34,13 +34,13 @@ def test_a_collection_in_a_step_is_counted_and_named() -> None:
 
 
 def test_the_watch_begins_once_and_counts_each_collection() -> None:
-    collector.watch_collector()
-    collector.watch_collector()
-    before = collector.collector_facts()["gc_collections"]
+    gc_watch.watch_collector()
+    gc_watch.watch_collector()
+    before = gc_watch.collector_facts()["gc_collections"]
     gc.collect()
     gc.collect()
-    assert collector.collector_facts()["gc_collections"] == before + 2
-    assert gc.callbacks.count(collector._note) == 1
+    assert gc_watch.collector_facts()["gc_collections"] == before + 2
+    assert gc.callbacks.count(gc_watch._note) == 1
 
 
 def test_a_simulated_run_tells_nothing_of_the_collector() -> None:

@@ -7,14 +7,14 @@ import warnings
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rtloop.demo.breakpoint import BreakpointLoop
 from rtloop.errors import RtloopError, RTSetupWarning
+from rtloop.machine.latency.breakpoint import BreakpointLoop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from rtloop.machine.latency.load import Load
     from rtloop.stats.stats import Stats
-    from rtloop.tools.latency.load import Load
 
 __all__ = ["Run", "run_loops"]
 
@@ -66,7 +66,7 @@ def run_loops(
     limit_ns : int
         The wake-up latency that ends everything; 0: none.
     trace_fd : int
-        As of :class:`~rtloop.demo.breakpoint.BreakpointLoop`.
+        As of :class:`~rtloop.machine.latency.breakpoint.BreakpointLoop`.
     load : Load, optional
         A load that must keep running.
     progress : callable, optional

@@ -1,7 +1,7 @@
 """Calls to make when the program ends, in stages that do not depend on the order of imports.
 
 A library can notice three kinds of end. The interpreter ends (atexit). The main thread has ended while other threads
-keep the interpreter alive, which the keeper notices. A signal ends the process (:mod:`rtloop.system.ending_signals`).
+keep the interpreter alive, which the keeper notices. A signal ends the process (:mod:`rtloop.process.ending_signals`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
-from rtloop.system.signal_shield import keep_looking, look_with, shielded
+from rtloop.process.signal_shield import keep_looking, look_with, shielded
 
 if TYPE_CHECKING:
     from collections.abc import Callable

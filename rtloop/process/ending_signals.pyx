@@ -13,7 +13,7 @@ import time
 from contextlib import suppress
 
 from rtloop.errors import ConfigError
-from rtloop.system import exit_hooks
+from rtloop.process import exit_hooks
 from rtloop.units import as_index, format_duration, show
 
 
