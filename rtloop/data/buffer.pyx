@@ -154,12 +154,12 @@ cdef class _HugeBuffer_1:
 
     @property
     def closed(self):
-        """Whether it is closed, so that no new view can be made; always in a forked child."""
+        """True if it is closed, so that no new view can be made; always in a forked child."""
         return self._region is NULL or self._is_closing or (<rt_region_t *>self._region).is_copy != 0
 
     @property
     def is_locked(self):
-        """Whether the kernel keeps all of it in memory: present, and locked or of the hugetlb pool. Read anew."""
+        """True if the kernel keeps all of it in memory: present, and locked or of the hugetlb pool. Read anew."""
         if self.closed:
             return False
         found = hugepages.account(<size_t>self.data, self.size)

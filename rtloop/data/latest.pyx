@@ -188,7 +188,7 @@ cdef class _Latest_1(_LatestMethods):
 
     @property
     def is_new(self):
-        """Whether there is a value that has not been read yet."""
+        """True if there is a value that has not been read yet."""
         return bool(rt_latest_is_new(_latest(self)))
 
     @property
@@ -222,7 +222,7 @@ cdef class _Latest_1(_LatestMethods):
 
     @property
     def is_locked(self):
-        """Whether the kernel keeps the memory from being paged out; read anew at each call."""
+        """True if the kernel keeps the memory from being paged out; read anew at each call."""
         return _latest(self).value_bytes != 0 and self._owner.is_locked
 
     @property

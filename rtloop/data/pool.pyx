@@ -178,7 +178,7 @@ cdef class _Pool_1:
 
     @property
     def is_locked(self):
-        """Whether the kernel keeps the region in memory, so that it cannot be paged out; read anew at each call."""
+        """True if the kernel keeps the region in memory, so that it cannot be paged out; read anew at each call."""
         return _pool(self).count != 0 and self._owner.is_locked
 
     @property

@@ -153,7 +153,7 @@ class Recorder:
 
     @property
     def closed(self) -> bool:
-        """Whether the recording has ended."""
+        """True if the recording has ended."""
         return self._is_ended or self._pid != os.getpid()
 
     def flush(self, timeout: Any = "10s") -> None:

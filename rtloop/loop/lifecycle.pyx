@@ -287,7 +287,7 @@ cdef class Control:
         del owner  # not before: its finalizer may close this loop, and finds it idle
 
     def _is_reaping(self):
-        """Whether this thread is reaping: a finalizer that the collector of garbage has called in the middle of it."""
+        """True if this thread is reaping: a finalizer that the collector of garbage has called in the middle of it."""
         return self._activity == "ending" and self._reaper == threading.get_ident()
 
     def end_error(self):

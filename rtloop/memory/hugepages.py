@@ -10,7 +10,7 @@ import resource
 from typing import NamedTuple
 
 from rtloop.system.cpu import parse_cpu_list
-from rtloop.system.fileio import read_text
+from rtloop.system.fileio import parse_fields, parse_sizes, read_text
 from rtloop.system.fixes import sysctl_fix
 from rtloop.units import format_page_size, format_size
 
@@ -99,27 +99,22 @@ def available_memory(meminfo: str = "/proc/meminfo") -> int | None:
 
 def _kilobytes(path: str, wanted: str) -> int:
     try:
-        for line in read_text(path).splitlines():
-            key, _, value = line.partition(":")
-            if key == wanted:
-                return int(value.split()[0]) << 10
-    except (OSError, ValueError, IndexError):
-        pass
-    return 0
+        return parse_sizes(read_text(path)).get(wanted, 0)
+    except (OSError, ValueError):
+        return 0
 
 
 def free_on_nodes(page_size: int, status: str = "/proc/self/status", nodes: str = _NODES) -> tuple[str, int] | None:
     """Return the memory nodes that this process may use, and the free pages on them; None if it may use all."""
     try:
-        line = next(line for line in read_text(status).splitlines() if line.startswith("Mems_allowed_list:"))
-        text = line.split(":", 1)[1].strip()
+        text = parse_fields(read_text(status))["Mems_allowed_list"]
         allowed = set(parse_cpu_list(text))
         if allowed >= set(parse_cpu_list(read_text(f"{nodes}/has_memory"))):
             return None
         name = f"hugepages/hugepages-{page_size >> 10}kB/free_hugepages"
         present = [node for node in sorted(allowed) if os.path.isdir(f"{nodes}/node{node}")]
         return text, sum(int(read_text(f"{nodes}/node{node}/{name}")) for node in present)
-    except (OSError, ValueError, StopIteration):
+    except (OSError, KeyError, ValueError):
         return None
 
 

@@ -40,7 +40,7 @@ from rtloop.memory.memory_h cimport (
 import mmap
 from typing import NamedTuple
 
-from rtloop.system.fileio import read_text
+from rtloop.system.fileio import parse_fields, read_text
 
 
 cdef extern from "../include/rtloop/clock.h" nogil:
@@ -253,8 +253,7 @@ cdef void *_address_of(object buffer) except NULL:
 
 
 def _has_locked_memory():
-    lines = read_text("/proc/self/status").splitlines()
-    return any(line.startswith("VmLck:") and line.split()[1] != "0" for line in lines)
+    return parse_fields(read_text("/proc/self/status")).get("VmLck", "0 kB") != "0 kB"
 
 
 def fork_count():

@@ -1,4 +1,4 @@
-"""What include/rtloop/memory.h declares, for rtloop's own modules: who cimports this needs the header."""
+"""Declarations of include/rtloop/memory.h for rtloop's own modules. A module that cimports this needs the header."""
 
 from libc.stdint cimport int32_t, int64_t, uint32_t
 

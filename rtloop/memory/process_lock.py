@@ -17,7 +17,7 @@ from rtloop.memory import kernel
 from rtloop.memory.limits import core_dumps, memlock_limit
 from rtloop.process.signal_shield import shielded_method
 from rtloop.system import grant_errors
-from rtloop.system.fileio import read_text
+from rtloop.system.fileio import parse_sizes, read_text
 from rtloop.system.grant import Grant
 from rtloop.system.grant_errors import lock_limit, may_lock_future
 from rtloop.units import format_size
@@ -33,13 +33,8 @@ __all__ = [
 
 
 def memory_status() -> dict[str, int]:
-    """Return the ``Vm*`` lines of ``/proc/self/status``, in bytes."""
-    values = {}
-    for line in read_text("/proc/self/status").splitlines():
-        key, _, rest = line.partition(":")
-        if key.startswith("Vm"):
-            values[key] = int(rest.split()[0]) * 1024
-    return values
+    """Return the sizes in ``/proc/self/status``, such as VmLck, in bytes."""
+    return parse_sizes(read_text("/proc/self/status"))
 
 
 def range_lock_grant(

@@ -8,7 +8,7 @@ from typing import Any
 
 from rtloop.memory.kernel import future_lock
 from rtloop.memory.process_lock import memory_status
-from rtloop.system.fileio import read_text
+from rtloop.system.fileio import parse_sizes, read_text
 from rtloop.system.privilege import CAP_IPC_LOCK, CAP_SYS_NICE, is_capable, read_limit
 from rtloop.units import format_size
 
@@ -86,21 +86,11 @@ def _held(is_held: bool) -> str:
     return "held" if is_held else "missing"
 
 
-def _rollup(name: str) -> int | None:
+def _transparent() -> int | None:
     try:
-        for line in read_text("/proc/self/smaps_rollup").splitlines():
-            if line.startswith(name + ":"):
-                return int(line.split()[1]) * 1024
+        return parse_sizes(read_text("/proc/self/smaps_rollup")).get("AnonHugePages")
     except OSError:
-        pass
-    return None
-
-
-def _hugetlb() -> int | None:
-    for line in read_text("/proc/self/status").splitlines():
-        if line.startswith("HugetlbPages:"):
-            return int(line.split()[1]) * 1024
-    return None
+        return None
 
 
 def status() -> MemoryStatus:
@@ -119,8 +109,8 @@ def status() -> MemoryStatus:
         resident_bytes=vm["VmRSS"],
         page_table_bytes=vm["VmPTE"],
         swapped_bytes=vm.get("VmSwap", 0),
-        hugetlb_bytes=_hugetlb(),
-        transparent_bytes=_rollup("AnonHugePages"),
+        hugetlb_bytes=vm.get("HugetlbPages"),
+        transparent_bytes=_transparent(),
         minor_faults=usage.ru_minflt,
         major_faults=usage.ru_majflt,
         future_lock=future_lock(),

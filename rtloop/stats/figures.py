@@ -102,12 +102,12 @@ class Figures:
 
     @property
     def has_own_wait(self) -> bool:
-        """Whether the loop's class overrides ``wait``; nothing is then measured against a planned release."""
+        """True if the loop's class overrides ``wait``; nothing is then measured against a planned release."""
         return bool(self.settings.get("has_own_wait"))
 
     @property
     def is_simulated(self) -> bool:
-        """Whether the run was simulated, so that all times are those of the models in ``settings["simulation"]``."""
+        """True if the run was simulated, so that all times are those of the models in ``settings["simulation"]``."""
         return bool(self.settings.get("simulation"))
 
     @property

@@ -139,7 +139,7 @@ class Histogram:
 
     @property
     def has_exact_std(self) -> bool:
-        """Whether `std` is exact, and not an estimate from the bins, as in a file of rtloop 0.1.0 or older."""
+        """True if `std` is exact, and not an estimate from the bins, as in a file of rtloop 0.1.0 or older."""
         return self._squares is not None
 
     @property

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from rtloop.system.cgroup import controller_groups
 from rtloop.system.cpu import format_cpu_list, parse_cpu_list
-from rtloop.system.fileio import read_text
+from rtloop.system.fileio import parse_fields, read_text
 
 __all__ = [
     "Cpuset",
@@ -141,8 +141,6 @@ def explain_outside(
 
 def read_mask(task: str = "thread-self") -> tuple[int, ...]:
     """Return the CPUs that a task may run on, from ``/proc/<task>/status``; none if it does not tell."""
-    with suppress(OSError, ValueError):
-        for line in read_text(f"/proc/{task}/status").splitlines():
-            if line.startswith("Cpus_allowed_list:"):
-                return parse_cpu_list(line.partition(":")[2])
+    with suppress(OSError, KeyError, ValueError):
+        return parse_cpu_list(parse_fields(read_text(f"/proc/{task}/status"))["Cpus_allowed_list"])
     return ()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["read_text", "replaced"]
+__all__ = ["parse_fields", "parse_sizes", "read_text", "replaced"]
 
 
 def read_text(path: str) -> str:
@@ -20,6 +20,22 @@ def read_text(path: str) -> str:
     """
     with open(path, encoding="utf-8", errors="replace") as file:
         return file.read()
+
+
+def parse_fields(text: str) -> dict[str, str]:
+    """Return lines of ``key: value``, as in ``/proc/self/status`` and ``/proc/meminfo``; the first of a key counts."""
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        key, colon, value = line.partition(":")
+        if colon:
+            found.setdefault(key.strip(), value.strip())
+    return found
+
+
+def parse_sizes(text: str) -> dict[str, int]:
+    """Return the fields whose value is in kB, such as VmLck of ``/proc/self/status``, in bytes."""
+    sizes = {key: value.split() for key, value in parse_fields(text).items()}
+    return {key: int(words[0]) << 10 for key, words in sizes.items() if len(words) == 2 and words[1] == "kB"}
 
 
 @contextmanager

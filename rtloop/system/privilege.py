@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 
-from rtloop.system.fileio import read_text
+from rtloop.system.fileio import parse_fields, read_text
 
 __all__ = [
     "CAP_IPC_LOCK",
@@ -45,13 +45,10 @@ def has_capability(bit: int, status: str | None = None) -> bool:
     """
     if status is None:
         status = read_text("/proc/thread-self/status")
-    for line in status.splitlines():
-        if line.startswith("CapEff:"):
-            try:
-                return bool(int(line[7:], 16) >> bit & 1)
-            except ValueError:
-                return False
-    return False
+    try:
+        return bool(int(parse_fields(status)["CapEff"], 16) >> bit & 1)
+    except (KeyError, ValueError):
+        return False
 
 
 def has_seccomp_filter(status: str | None = None) -> bool:
@@ -67,7 +64,7 @@ def has_seccomp_filter(status: str | None = None) -> bool:
             status = read_text("/proc/thread-self/status")
         except OSError:
             return False
-    return any(line.split() == ["Seccomp:", "2"] for line in status.splitlines())
+    return parse_fields(status).get("Seccomp") == "2"
 
 
 def is_capable(bit: int) -> bool:

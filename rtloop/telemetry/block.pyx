@@ -18,7 +18,7 @@ import numpy as np
 
 from rtloop.stats.histogram import Histogram
 from rtloop.memory.process_lock import memory_lock
-from rtloop.system.fileio import read_text
+from rtloop.system.fileio import parse_fields, read_text
 
 record_dtype = np.dtype([("release", "<i8"), ("start", "<i8"), ("end", "<i8")])
 
@@ -44,13 +44,10 @@ def task_usage(stat, status):
     stat, status : str
         Content of those two files of ``/proc/PID/task/TID``.
     """
-    fields = stat.rpartition(")")[2].split()
-    switches = {}
-    for line in status.splitlines():
-        key, _, value = line.partition(":")
-        if key.endswith("_switches"):
-            switches[key] = int(value)
-    return int(fields[7]), int(fields[9]), switches["voluntary_ctxt_switches"], switches["nonvoluntary_ctxt_switches"]
+    usage = stat.rpartition(")")[2].split()
+    fields = parse_fields(status)
+    voluntary, involuntary = fields["voluntary_ctxt_switches"], fields["nonvoluntary_ctxt_switches"]
+    return int(usage[7]), int(usage[9]), int(voluntary), int(involuntary)
 
 
 cdef class TelemetryReader:

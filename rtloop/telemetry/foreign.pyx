@@ -76,12 +76,12 @@ cdef class ForeignBlock(TelemetryReader):
 
     @property
     def has_ended(self):
-        """Whether the loop has ended, normally or not."""
+        """True if the loop has ended, normally or not."""
         return rt_load_acquire(&_block(self).ended) != 0
 
     @property
     def has_failed(self):
-        """Whether it has ended other than normally."""
+        """True if it has ended other than normally."""
         return self.has_ended and rt_load_relaxed(&_block(self).end_reason) != 0
 
     def text(self):

@@ -13,7 +13,7 @@ from contextlib import suppress
 from rtloop.memory import kernel
 from rtloop.settings import format_policy
 from rtloop.system.cpu import format_cpu_list, parse_cpu_list
-from rtloop.system.fileio import read_text
+from rtloop.system.fileio import parse_fields, read_text
 from rtloop.system.grant import Grant
 from rtloop.units import format_size
 
@@ -122,11 +122,10 @@ class LiveGrants:
         lost = f"{str(start.granted).removesuffix(', locked')}, not locked"
         if start.name == "memory_lock":
             lost = "nothing"
-        status = read_text(f"/proc/{self._pid}/status")
-        locked = next((line.split()[1] for line in status.splitlines() if line.startswith("VmLck:")), None)
+        locked = parse_fields(read_text(f"/proc/{self._pid}/status")).get("VmLck")
         if locked is None:
             return None
-        if locked == "0" and start.requested != "own":
+        if locked == "0 kB" and start.requested != "own":
             return lost, False
         if self._ranges is None:
             return str(start.granted), start.ok

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import NamedTuple
 
-from rtloop.system.fileio import read_text
+from rtloop.system.fileio import parse_fields, read_text
 from rtloop.telemetry.block import task_usage
 
 __all__ = [
@@ -255,7 +255,7 @@ class Task:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it still exists."""
+        """True if it still exists."""
         try:
             return self.read("stat").rpartition(")")[2].split()[0] not in "ZXx"
         except (OSError, IndexError):
@@ -280,21 +280,17 @@ def find_task(pid: int, inner_pid: int, inner_tid: int) -> Task | None:
 
 
 def _innermost(status: str, key: str, default: int) -> int:
-    for line in read_text(status).splitlines():
-        name, _, values = line.partition(":")
-        if name == key:
-            return int(values.split()[-1])
-    return default
+    values = parse_fields(read_text(status)).get(key)
+    return int(values.split()[-1]) if values else default
 
 
 def describe_denied(pid: int) -> str:
     """Return why a process may not be inspected, and the fix."""
     try:
         uid = os.stat(f"/proc/{pid}").st_uid
-        ids = next(line for line in read_text(f"/proc/{pid}/status").splitlines() if line.startswith("Uid:")).split()
-    except (OSError, StopIteration):
+        effective = int(parse_fields(read_text(f"/proc/{pid}/status"))["Uid"].split()[1])
+    except (OSError, KeyError):
         return f"process {pid} has ended"
-    effective = int(ids[2])
     if effective != os.geteuid():
         return (
             f"process {pid} is of user {_user(effective)}, and this one of {_user(os.geteuid())}: "

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from rtloop.machine.doctor import parse
+from rtloop.system.fileio import parse_fields
 
 __all__ = ["Machine", "Place", "unread"]
 
@@ -106,7 +107,7 @@ class Machine:
     @cached_property
     def status(self) -> dict[str, str]:
         """The fields of ``/proc/self/status``."""
-        return parse.fields(self.text("/proc/self/status"))
+        return parse_fields(self.text("/proc/self/status"))
 
     @cached_property
     def arguments(self) -> dict[str, str]:

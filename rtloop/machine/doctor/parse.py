@@ -24,7 +24,6 @@ __all__ = [
     "cpu_list",
     "cpu_max",
     "cpu_times",
-    "fields",
     "group_names",
     "isolation",
     "kernel_config",
@@ -73,16 +72,6 @@ def boot_cpu_list(text: str, last: int) -> tuple[int, ...] | None:
             return None
         found.update(cpu for cpu in cpus if match is None or (cpu - cpus[0]) % int(match[2]) < int(match[1]))
     return tuple(sorted(found))
-
-
-def fields(text: str) -> dict[str, str]:
-    """Read lines of ``key: value``, as in ``/proc/self/status`` and ``/proc/meminfo``; the first of a key counts."""
-    found: dict[str, str] = {}
-    for line in text.splitlines():
-        key, colon, value = line.partition(":")
-        if colon:
-            found.setdefault(key.strip(), value.strip())
-    return found
 
 
 def assignments(text: str) -> dict[str, str]:

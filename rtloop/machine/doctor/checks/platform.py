@@ -8,6 +8,7 @@ from rtloop.machine.doctor import parse
 from rtloop.machine.doctor.machine import Machine, unread
 from rtloop.machine.doctor.samples import Sample
 from rtloop.system.checks import Check
+from rtloop.system.fileio import parse_fields
 
 __all__ = ["examine", "hypervisor"]
 
@@ -59,7 +60,7 @@ def examine(machine: Machine, before: Sample | None = None, after: Sample | None
 
 def _board(machine: Machine) -> Check:
     name, why = "machine", "the kind of machine decides which fixes apply"
-    cpuinfo = parse.fields(machine.text("/proc/cpuinfo"))
+    cpuinfo = parse_fields(machine.text("/proc/cpuinfo"))
     model = machine.text("/proc/device-tree/model") or cpuinfo.get("Model") or cpuinfo.get("model name", "")
     system = parse.assignments(machine.text("/etc/os-release")).get("PRETTY_NAME", "")
     if not model and not system:

@@ -11,6 +11,7 @@ from rtloop.machine.doctor.machine import Machine, unread
 from rtloop.machine.doctor.parse import Limit
 from rtloop.system import checks
 from rtloop.system.checks import Check
+from rtloop.system.fileio import parse_fields
 from rtloop.system.fixes import login_fix
 from rtloop.system.privilege import format_limit
 
@@ -211,7 +212,7 @@ def _ancestors(machine: Machine) -> Iterator[str]:
     for _ in range(64):
         if not pid:
             return
-        status = parse.fields(machine.text(f"/proc/{pid}/status"))
+        status = parse_fields(machine.text(f"/proc/{pid}/status"))
         yield status.get("Name", "")
         pid = parse.number(status.get("PPid", ""))
 
