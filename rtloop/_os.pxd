@@ -35,15 +35,6 @@ cdef extern from * nogil:
         MCL_ONFAULT
 
 
-cdef extern from "<malloc.h>" nogil:
-    enum:
-        M_TRIM_THRESHOLD
-        M_MMAP_MAX
-        M_MMAP_THRESHOLD
-        M_TOP_PAD
-    int mallopt(int param, int value)
-
-
 cdef extern from "<pthread.h>" nogil:
     ctypedef unsigned long pthread_t
     int pthread_join(pthread_t thread, void **value)

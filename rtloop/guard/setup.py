@@ -11,9 +11,10 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from rtloop.guard.violations import is_users, migrated_pages
+from rtloop.memory import kernel
 from rtloop.memory.own_locks import lock_range
 from rtloop.settings import Settings
-from rtloop.stats.guard_summary import GRANTS, UNAVAILABLE
+from rtloop.stats.guard_summary import GRANTS, UNAVAILABLE, UNCOUNTED_NEW
 from rtloop.system.grant import Grant
 
 if TYPE_CHECKING:
@@ -89,9 +90,15 @@ def grants(settings: Settings, block: GuardBlock | None) -> list[Grant]:
         why = "the library that counts them is not loaded; rtloop.guard.reexec() loads it"
         if -malloc_rc != errno.ENOENT:
             why = "the loaded library did not count a deliberate allocation"
+            if not kernel.is_glibc_heap():
+                owner = kernel.heap_owner()
+                why = f"malloc is that of {owner}, which LD_PRELOAD has in front of the library that counts them"
         found.append(Grant(GRANTS["allocations"], asked, UNAVAILABLE, ok=True, detail=why, kind="guard"))
     else:
         how = "the preloaded library, tested with a deliberate allocation"
+        owner = kernel.heap_owner("_Znwm")
+        if owner is not None and owner == kernel.heap_owner():
+            how = f"{how}; {UNCOUNTED_NEW}it is that of {owner}, which does not call malloc"
         found.append(Grant(GRANTS["allocations"], asked, given, ok=True, detail=how, kind="guard"))
     return found
 

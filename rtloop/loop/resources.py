@@ -13,7 +13,7 @@ from contextlib import ExitStack, suppress
 from typing import Any, ClassVar
 
 from rtloop.errors import SetupError
-from rtloop.memory import kernel, process_lock
+from rtloop.memory import heap, process_lock
 from rtloop.memory.own_locks import own_grant
 from rtloop.settings import POLICIES, Settings, format_policy
 from rtloop.system import checks, grant_errors
@@ -76,9 +76,7 @@ def process_wide(settings: Settings, stack: ExitStack) -> Iterator[Grant]:
         yield Grant("memory_lock", "own", "own", ok=True, detail=detail, kind="lock")
     # It cannot be undone, so it is skipped if the start is bound to fail.
     if settings.tune_malloc and not (settings.strict and is_refused):
-        is_tuned = kernel.tune_malloc()
-        granted = "tuned" if is_tuned else "not tuned"
-        yield Grant("malloc", "tuned", granted, is_tuned, "for the rest of the process's life", kind="memory")
+        yield heap.tune()
 
 
 def spin_budget(settings: Settings) -> int:

@@ -10,20 +10,18 @@ from posix.resource cimport RLIM_INFINITY, RLIMIT_CORE, getrlimit, rlimit, setrl
 from posix.time cimport CLOCK_MONOTONIC
 
 from rtloop._os cimport (
-    M_MMAP_MAX,
-    M_TRIM_THRESHOLD,
     MCL_CURRENT,
     MCL_FUTURE,
     MCL_ONFAULT,
     RLIMIT_MEMLOCK,
     madvise,
-    mallopt,
     mlock,
     mlockall,
     munlock,
     munlockall,
     pthread_atfork,
 )
+from rtloop.memory.heap_h cimport rt_heap_is_glibc, rt_heap_owner, rt_heap_tune
 from rtloop.memory.memory_h cimport (
     RT_FUTURE_LOCKED,
     RT_FUTURE_LOCKED_ONFAULT,
@@ -38,6 +36,7 @@ from rtloop.memory.memory_h cimport (
 )
 
 import mmap
+import os
 from typing import NamedTuple
 
 from rtloop.system.fileio import parse_fields, read_text
@@ -124,8 +123,11 @@ cdef int advise_region(void *address, size_t size, int advice) noexcept nogil:
 
 
 cdef int tune_heap() noexcept nogil:
-    """Keep glibc from returning memory to the kernel and from mapping large blocks; -EOPNOTSUPP if it refuses."""
-    return 0 if mallopt(M_TRIM_THRESHOLD, -1) == 1 and mallopt(M_MMAP_MAX, 0) == 1 else -EOPNOTSUPP
+    """Keep glibc from returning memory to the kernel and from mapping large blocks.
+
+    -EOPNOTSUPP if it refuses, or if the malloc of another library serves the process.
+    """
+    return rt_heap_tune()
 
 
 cdef int raise_memlock_limit() noexcept nogil:
@@ -274,9 +276,21 @@ def tune_malloc():
     Returns
     -------
     bool
-        True if the C library accepted both.
+        True if glibc accepted both, and its malloc serves the process.
     """
     return tune_heap() == 0
+
+
+def is_glibc_heap():
+    """Return True if glibc's malloc serves the process; allocates a block to find out."""
+    return rt_heap_is_glibc() == 1
+
+
+def heap_owner(str function="malloc"):
+    """Return the path of the library or the program that contains a function of the heap, None if there is none."""
+    name = function.encode()
+    cdef const char *path = rt_heap_owner(name)
+    return None if path is NULL else os.fsdecode(<bytes>path)
 
 
 class Mapping(NamedTuple):

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rtloop.errors import ConfigError, StateError
-from rtloop.memory import kernel
+from rtloop.memory import heap, kernel
 from rtloop.memory.process_lock import core_dumps, memlock_limit, memory_lock, range_lock_grant
 from rtloop.memory.region import Region, stack_left, touch_stack
 from rtloop.process.signal_shield import shielded_method
@@ -324,15 +324,14 @@ def tune_malloc() -> Grant:
     Sets ``M_TRIM_THRESHOLD`` to -1 and ``M_MMAP_MAX`` to 0 (mallopt(3)), permanently and for the whole process. Memory
     that was used once then causes no page fault when it is used again. It does not make malloc suitable for ``step``;
     use :class:`rtloop.Pool` there.
+
+    Raises
+    ------
+    SetupError
+        If another malloc serves the process, such as a preloaded jemalloc or that of musl, which mallopt(3) does not
+        change. The error names it, and its own settings if they are known.
     """
-    return _granted(_try_tune_malloc())
-
-
-def _try_tune_malloc() -> Grant:
-    if kernel.tune_malloc():
-        return Grant("malloc", "tuned", "tuned", True, "for the rest of the process's life", kind="memory")
-    why = "mallopt(3) of this C library refused it"
-    return Grant("malloc", "tuned", "not tuned", False, why, errno=errno.ENOTSUP, kind="memory")
+    return _granted(heap.tune())
 
 
 def disable_core_dumps() -> Grant:
@@ -388,7 +387,7 @@ def setup(
     if size is not None:
         steps.append(lambda: _try_prefault_stack(size))
     if malloc:
-        steps.append(_try_tune_malloc)
+        steps.append(heap.tune)
     grants: list[Grant] = []
     for step in steps:
         grants.append(step())

@@ -32,6 +32,10 @@ GRANTS = {
 KINDS = ("minor fault", "major fault", "system call", "allocation")
 #: Value of such a grant if the guard does not work here.
 UNAVAILABLE = "unavailable"
+#: Part of a grant's detail, before the reason, if C++ allocates without malloc.
+UNCOUNTED_NEW = "calls of C++'s operator new are not counted: "
+#: What no guard was asked for by itself, but belongs to one, as it is named if it is not counted.
+_OPERATOR_NEW = "operator_new"
 _LABELS = {"page_faults": "page fault", "system_calls": "system call", "allocations": "allocation"}
 
 
@@ -105,6 +109,8 @@ def summarise(
             unavailable[what] = grant.detail
         if what in unavailable:
             counts[what] = None
+        elif grant is not None and UNCOUNTED_NEW in grant.detail:
+            unavailable[_OPERATOR_NEW] = grant.detail.split(UNCOUNTED_NEW, 1)[1]
     kept = dict.fromkeys(KINDS, 0)
     for v in listed:
         kept[v["kind"]] = kept.get(v["kind"], 0) + v["count"]
@@ -112,7 +118,7 @@ def summarise(
     return {
         "mode": mode,
         "allowed": list(settings.get("guard_allow") or ()),
-        "cycles": 0 if len(unavailable) == len(GRANTS) else counters["cycles"] - counters["warmup"],
+        "cycles": 0 if GRANTS.keys() <= unavailable.keys() else counters["cycles"] - counters["warmup"],
         **counts,
         "unavailable": unavailable,
         "violations": listed,
@@ -145,7 +151,8 @@ def sentence(guard: dict[str, Any]) -> str:
                 parts[-1] += f" besides the allowed ({', '.join(guard['allowed'])})"
             if what == "allocations" and number:
                 parts[-1] = f"{_counted(number, 'call')} of malloc, free or their kin"
-    missing = [f"{_LABELS[what]}s not counted ({why})" for what, why in unavailable.items()]
+    names = {**_LABELS, _OPERATOR_NEW: "call of C++'s operator new"}
+    missing = [f"{_plural(names[what])} not counted ({why})" for what, why in unavailable.items()]
     reasons = list(unavailable.values())
     if not parts and len(set(reasons)) == 1:
         return f"The guards counted nothing: {reasons[0]}"
@@ -153,6 +160,10 @@ def sentence(guard: dict[str, Any]) -> str:
         return f"The guards counted nothing: {'; '.join(missing)}"
     text = f"{_counted(guard.get('cycles', 0), 'cycle')}: {', '.join(parts)} in step"
     return "; ".join([text, *missing])
+
+
+def _plural(noun: str) -> str:
+    return noun.replace("call ", "calls ", 1) if noun.startswith("call ") else f"{noun}s"
 
 
 def _counted(number: int, noun: str) -> str:

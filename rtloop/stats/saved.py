@@ -140,7 +140,7 @@ def _is_guard(guard: dict[str, Any]) -> bool:
         and all(_is_text(name) for name in guard.get("allowed", []))
         and all(_is_count(number) for number in counts)
         and isinstance(reasons, dict)
-        and set(reasons) <= {"page_faults", "system_calls", "allocations"}
+        and set(reasons) <= {"page_faults", "system_calls", "allocations", "operator_new"}
         and all(_is_text(why) for why in reasons.values())
         and isinstance(listed, list)
         and all(isinstance(violation, dict) and _is_violation(violation) for violation in listed)

@@ -1,0 +1,145 @@
+"""Processes whose malloc is not glibc's: the heap is not tuned, and rtloop says so; the guards watch the one there is."""
+
+from __future__ import annotations
+
+import glob
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rtloop
+
+SUPPORT = Path(__file__).parents[1] / "support"
+#: Where distributions put them; each is tried if it is installed.
+REAL = {
+    name: next(iter(glob.glob(f"/usr/lib/*/{pattern}") + glob.glob(f"/usr/lib*/{pattern}")), "")
+    for name, pattern in (
+        ("jemalloc", "libjemalloc.so.2"),
+        ("tcmalloc", "libtcmalloc_minimal.so.4"),
+        ("mimalloc", "libmimalloc.so.[23]"),
+    )
+}
+#: Allocates, touches and frees 16 MB twenty times, as in a program that makes its arrays anew.
+FAULTS = """
+import ctypes, resource
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+libc.malloc_usable_size.restype, libc.malloc_usable_size.argtypes = ctypes.c_size_t, [ctypes.c_void_p]
+def work():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        block = libc.malloc(16 << 20)
+        ctypes.memset(block, 1, 16 << 20)
+        libc.free(block)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * resource.getpagesize() / (16 << 20)
+"""
+LOOP = 'rtloop.RTLoop("1ms", policy="other", lock_memory="off", dma_latency=None, strict=False, '
+
+
+def python(code: str, preload: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", f"import rtloop\n{FAULTS}\n{code}"],
+        env={**os.environ, "LD_PRELOAD": preload, **environment}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+
+
+def build(folder: Path, source: str, *flags: str) -> str:
+    library = folder / f"lib{Path(source).stem}.so"
+    compiler = os.environ.get("CC", "cc").split()
+    flags = ("-O1", "-fPIC", "-shared", "-fno-builtin", *flags)
+    subprocess.run([*compiler, *flags, str(SUPPORT / source), "-o", str(library)], check=True)
+    return str(library)
+
+
+@pytest.fixture(params=["plain", "with its own mallopt"])
+def other(tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    return build(tmp_path, "other_malloc.c", *(["-DMALLOPT"] if "own" in request.param else []))
+
+
+def test_a_heap_of_another_malloc_is_not_called_tuned(other: str) -> None:
+    done = python(
+        f"grant = next(g for g in {LOOP}tune_malloc=True).run(cycles=3).grants if g.name == 'malloc')\n"
+        "print(grant.ok, grant.granted, grant.detail, grant.fix, sep='\\n')\n"
+        "print(work() > 15)", other,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[:2] == ["False", "not tuned"]
+    assert lines[2] == f"malloc is libother_malloc.so's ({other}), and mallopt(3) changes glibc's alone"
+    assert lines[3] == "start the program without libother_malloc.so in LD_PRELOAD"
+    assert lines[-1] == "True", "it is not tuned, and each round faults all pages anew"
+
+
+def test_memory_refuses_to_tune_a_heap_of_another_malloc(other: str) -> None:
+    done = python(
+        "try:\n    rtloop.memory.tune_malloc()\n"
+        "except rtloop.SetupError as error:\n    print(error)\n"
+        "print([g.granted for g in rtloop.memory.setup(lock=None, stack=None, strict=False) if g.name == 'malloc'])",
+        other,
+    )
+    assert "malloc: asked for tuned, granted not tuned (malloc is libother_malloc.so's" in done.stdout, done.stderr
+    assert done.stdout.splitlines()[-1] == "['not tuned']"
+
+
+def test_a_library_that_hands_malloc_on_to_glibc_does_not_hide_it(tmp_path: Path) -> None:
+    counter = build(tmp_path, "count_mallocs.c")
+    done = python("print(rtloop.memory.tune_malloc().ok)\nwork()\nprint(work() < 1)", counter)
+    assert done.stdout.split() == ["True", "True"], done.stderr
+
+
+def test_guards_call_the_malloc_behind_them(other: str) -> None:
+    done = python(
+        f"grants = {LOOP}guard='count', tune_malloc=True).run(cycles=30).grants\n"
+        "print(*[g.granted for g in grants if g.name == 'guard_allocations'])\n"
+        "print(next(g for g in grants if g.name == 'malloc').detail)\n"
+        "print(libc.malloc_usable_size(libc.malloc(1000)))",
+        f"{rtloop.guard.library()} {other}",
+    )
+    assert done.returncode == 0, done.stderr  # a block of glibc's in the other one's hands ended in a crash
+    assert done.stdout.splitlines() == [
+        "counted", f"malloc is libother_malloc.so's ({other}), and mallopt(3) changes glibc's alone", "1000",
+    ]  # fmt: skip
+
+
+def test_guards_behind_another_malloc_say_what_keeps_them_from_counting(other: str) -> None:
+    done = python(
+        f"stats = {LOOP}guard='count').run(cycles=30)\nprint(stats.guard['allocations'])\n"
+        "print(stats.guard['unavailable']['allocations'])",
+        f"{other} {rtloop.guard.library()}",
+    )
+    assert done.stdout.splitlines() == [
+        "None", f"malloc is that of {other}, which LD_PRELOAD has in front of the library that counts them",
+    ], done.stderr  # fmt: skip
+
+
+def test_an_operator_new_that_does_not_call_malloc_is_named_as_not_counted(tmp_path: Path) -> None:
+    other = build(tmp_path, "other_malloc.c", "-DOPERATOR_NEW")
+    done = python(
+        f"stats = {LOOP}guard='count').run(cycles=30)\nprint(stats.guard['allocations'])\nprint(stats)",
+        f"{rtloop.guard.library()} {other}",
+    )
+    assert done.stdout.splitlines()[0] == "0", done.stderr
+    assert f"calls of C++'s operator new not counted (it is that of {other}, which does not call malloc)" in (
+        " ".join(done.stdout.split())
+    )
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_the_fix_for_a_known_allocator_keeps_its_memory(name: str) -> None:
+    if not REAL[name]:
+        pytest.skip(f"no {name} is installed here")
+    code = f"grant = next(g for g in {LOOP}tune_malloc=True).run(cycles=3).grants if g.name == 'malloc')\n"
+    done = python(code + "print(grant.ok, grant.detail, grant.fix, sep='\\n')", REAL[name])
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == "False" and lines[1].startswith(f"malloc is {name}'s (")
+    settings = dict(item.split("=", 1) for item in lines[3].removeprefix("  export ").split())
+    assert lines[3].startswith("  export ")
+    done = python("work()\nprint(work() < 1)", REAL[name], **settings)
+    assert done.stdout.split() == ["True"], done.stderr
+    done = python(code + "print(libc.malloc_usable_size(libc.malloc(1000)) >= 1000)",
+                  f"{rtloop.guard.library()} {REAL[name]}")  # fmt: skip
+    assert done.stdout.split() == ["True"], done.stderr
