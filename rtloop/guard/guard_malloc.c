@@ -31,7 +31,11 @@ int rtloop_guard_attach(rt_guard_t *guard, size_t bytes) {
 }
 
 /* Return the function of that name behind this library, NULL if there is none. */
-void *rtloop_guard_next(const char *name) { return dlsym(RTLD_NEXT, name); }
+void *rtloop_guard_next(const char *name) {
+  /* Not a tail call, which would be the caller's: RTLD_NEXT means "behind the library that calls". */
+  void *volatile found = dlsym(RTLD_NEXT, name);
+  return found;
+}
 
 /* The functions behind this library. The first allocation looks them up, which the loader makes before there are other
  * threads. An old dlsym() may allocate itself, and gets memory from `early`, which is never freed. */
@@ -86,9 +90,7 @@ static __attribute__((noinline, cold)) void *early_block(size_t n) {
   return block;
 }
 
-static inline int is_early(const void *p) {
-  return (uintptr_t)p - (uintptr_t)early < EARLY_BYTES;
-}
+static inline int is_early(const void *p) { return (uintptr_t)p - (uintptr_t)early < EARLY_BYTES; }
 
 static __attribute__((noinline, cold)) void *early_moved(const void *p, size_t n) {
   size_t bytes;

@@ -52,7 +52,7 @@ def reexec(arguments: Sequence[str] | None = None) -> bool:
     -------
     bool
         True if the library is loaded. False, with an RTSetupWarning, if it cannot be: the loader ignores ``LD_PRELOAD``
-        in a program with file capabilities or set-user-ID, and the library works with glibc only.
+        in a program with file capabilities or set-user-ID.
 
     Raises
     ------

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rtloop.errors import ConfigError, StateError
-from rtloop.memory import heap, kernel
+from rtloop.memory import heap
 from rtloop.memory.process_lock import core_dumps, memlock_limit, memory_lock, range_lock_grant
 from rtloop.memory.region import Region, stack_left, touch_stack
 from rtloop.process.signal_shield import shielded_method

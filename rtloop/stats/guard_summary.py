@@ -151,8 +151,8 @@ def sentence(guard: dict[str, Any]) -> str:
                 parts[-1] += f" besides the allowed ({', '.join(guard['allowed'])})"
             if what == "allocations" and number:
                 parts[-1] = f"{_counted(number, 'call')} of malloc, free or their kin"
-    names = {**_LABELS, _OPERATOR_NEW: "call of C++'s operator new"}
-    missing = [f"{_plural(names[what])} not counted ({why})" for what, why in unavailable.items()]
+    names = {what: f"{label}s" for what, label in _LABELS.items()} | {_OPERATOR_NEW: "calls of C++'s operator new"}
+    missing = [f"{names[what]} not counted ({why})" for what, why in unavailable.items()]
     reasons = list(unavailable.values())
     if not parts and len(set(reasons)) == 1:
         return f"The guards counted nothing: {reasons[0]}"
@@ -160,10 +160,6 @@ def sentence(guard: dict[str, Any]) -> str:
         return f"The guards counted nothing: {'; '.join(missing)}"
     text = f"{_counted(guard.get('cycles', 0), 'cycle')}: {', '.join(parts)} in step"
     return "; ".join([text, *missing])
-
-
-def _plural(noun: str) -> str:
-    return noun.replace("call ", "calls ", 1) if noun.startswith("call ") else f"{noun}s"
 
 
 def _counted(number: int, noun: str) -> str:

@@ -124,6 +124,13 @@ PROGRAMS = {
             "allowed calls are violations": Mutation("guard_signal.h", "if (!is_allowed && call", "if (call"),
         },
     ),
+    "heap": Program(
+        (MEMORY, THREADS, UNDEFINED),
+        {"BROKEN_ANSWER": MEMORY},
+        {
+            "every malloc is glibc's": Mutation("heap.h", "grown >= bytes && grown < bytes + 65536", "bytes"),
+        },
+    ),
     "hugepage": Program((MEMORY,), {"BROKEN_CHILD": MEMORY, "BROKEN_POPULATE": MEMORY, "BROKEN_COLLAPSE": MEMORY}),
     "latest": Program(
         (MEMORY, THREADS),

@@ -1,4 +1,4 @@
-"""Processes whose malloc is not glibc's: the heap is not tuned, and rtloop says so; the guards watch the one there is."""
+"""Processes whose malloc is not glibc's: the heap is not tuned, and says so; the guards watch the malloc there is."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import pytest
 import rtloop
 
 SUPPORT = Path(__file__).parents[1] / "support"
-#: Where distributions put them; each is tried if it is installed.
+#: Where distributions put allocators, and RTLOOP_TEST_ALLOCATORS, a folder; each is tried if it is there.
+FOLDERS = (os.environ.get("RTLOOP_TEST_ALLOCATORS", "/usr/local/lib"), "/usr/lib/*", "/usr/lib*")
 REAL = {
-    name: next(iter(glob.glob(f"/usr/lib/*/{pattern}") + glob.glob(f"/usr/lib*/{pattern}")), "")
+    name: next((path for folder in FOLDERS for path in glob.glob(f"{folder}/{pattern}")), "")
     for name, pattern in (
         ("jemalloc", "libjemalloc.so.2"),
         ("tcmalloc", "libtcmalloc_minimal.so.4"),
@@ -41,7 +42,7 @@ LOOP = 'rtloop.RTLoop("1ms", policy="other", lock_memory="off", dma_latency=None
 
 def python(code: str, preload: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", f"import rtloop\n{FAULTS}\n{code}"],
+        [sys.executable, "-P", "-W", "ignore", "-c", f"import rtloop\n{FAULTS}\n{code}"],
         env={**os.environ, "LD_PRELOAD": preload, **environment}, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
 
