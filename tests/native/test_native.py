@@ -631,6 +631,15 @@ def run(program: Path) -> subprocess.CompletedProcess[str]:
     return result
 
 
+#: For programs that must fail: compiled in half the time, and no more than it takes to notice a fault.
+BRIEF = (
+    "-O0",
+    "-Wno-error",
+    "-DPATIENCE=20",  # a loop that a mutation keeps from its end is given up after 2 s
+    "-DROUNDS=2000",  # of damage at random
+)
+
+
 def build(name: str, compiler: str, sanitizer: str, folder: Path, *options: str, include: Path = INCLUDE) -> Path:
     program = folder / name
     sanitize = [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
@@ -649,7 +658,7 @@ def test_header(name, sanitizer, compiler, tmp_path):
 @pytest.mark.parametrize(("name", "fault"), [(name, fault) for name in PROGRAMS for fault in PROGRAMS[name].faults])
 def test_known_wrong_variant_fails(name, fault, compiler, tmp_path):
     sanitizer = PROGRAMS[name].faults[fault]
-    result = run(build(name, compiler, sanitizer, tmp_path, f"-D{fault}", "-Wno-error"))
+    result = run(build(name, compiler, sanitizer, tmp_path, *BRIEF, f"-D{fault}"))
     assert result.returncode != 0, "the known fault went unnoticed"
     assert any(word in result.stderr for word in ("check failed", "Sanitizer", "runtime error")), result.stderr
 
@@ -658,8 +667,7 @@ def test_known_wrong_variant_fails(name, fault, compiler, tmp_path):
 def test_mutation_of_a_header_fails(name, fault, tmp_path):
     compiler = shutil.which("gcc") or shutil.which("clang") or pytest.skip("neither gcc nor clang is installed")
     include = PROGRAMS[name].mutations[fault].write(tmp_path)
-    options = ("-Wno-error", "-DPATIENCE=20")  # a loop that a mutation keeps from its end is given up after 2 s
-    result = run(build(name, compiler, PROGRAMS[name].sanitizers[0], tmp_path, *options, include=include))
+    result = run(build(name, compiler, PROGRAMS[name].sanitizers[0], tmp_path, *BRIEF, include=include))
     assert result.returncode != 0, "the known fault went unnoticed"
     assert any(word in result.stderr for word in ("check failed", "Sanitizer", "runtime error")), result.stderr
 

@@ -6,7 +6,11 @@
 
 #include "check.h"
 
-enum { CAPACITY = 8, KEEP = 5, TEXT = 16, PERIOD = 1000, CYCLES = 20, WARMUP = 3, ROUNDS = 20000 };
+enum { CAPACITY = 8, KEEP = 5, TEXT = 16, PERIOD = 1000, CYCLES = 20, WARMUP = 3 };
+
+#ifndef ROUNDS
+#define ROUNDS 20000 /* of damage at random; a tenth of them notices each mutation */
+#endif
 
 static const uint64_t BYTES = sizeof(rt_telemetry_t) + CAPACITY * sizeof(rt_record_t) + TEXT;
 
@@ -85,16 +89,16 @@ static void test_damaged_headers_are_refused(void) {
 
 static void test_files_of_another_size_are_refused(void) {
   rt_view_t view;
+  rt_telemetry_t *t = make_block();
   for (uint64_t bytes = 0; bytes < BYTES; bytes += bytes < 64 ? 1 : 61) {
     void *part = NULL; /* of exactly that size: reading on is seen */
     CHECK(posix_memalign(&part, RT_CACHE_LINE, bytes ? bytes : 1) == 0);
-    rt_telemetry_t *t = make_block();
     memcpy(part, t, bytes);
     if (bytes >= 12) CHECK(rt_view_open(&view, part, bytes) == (bytes < sizeof *t ? RT_VIEW_SHORT : RT_VIEW_TOTAL));
     if (bytes < 12) CHECK(rt_view_open(&view, part, bytes) == RT_VIEW_SHORT);
     free(part);
-    free(t);
   }
+  free(t);
 }
 
 static void test_text_that_says_it_is_longer_than_its_room_is_refused(void) {
