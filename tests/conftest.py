@@ -97,17 +97,50 @@ def _signals() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def probe_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def warm_cython(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The variables with which `python -m cython` is a child of a process that has loaded Cython, one in a test run."""
+    if importlib.util.find_spec("Cython") is None:
+        return {}
+    once, warm = _load("once"), _load("warm_cython")
+    process = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
+    folder = once.run_folder(tmp_path_factory.getbasetemp()) / "warm_cython"
+    once.make_once(folder, lambda empty: (empty / "address").write_text(warm.start(process)))
+    variables: dict[str, str] = warm.environment((folder / "address").read_text())
+    return variables
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory, warm_cython: dict[str, str]) -> Callable[..., Path]:
+    """Returns the folder with a compiled module of tests/support, by name: compiled once in a test run."""
+    once, build = _load("once"), _load("build")
+    made = once.run_folder(tmp_path_factory.getbasetemp(), is_shared=True) / "support"
+
+    def compiled(name: str, *flags: str) -> Path:
+        source = SUPPORT / f"{name}.pyx"
+        folder: Path = once.make_once(
+            made / name, lambda empty: build.compile_pyx(source, empty, *flags, environment=warm_cython)
+        )
+        return folder
+
+    return compiled
+
+
+def _import(folder: Path) -> ModuleType:
+    (path,) = folder.glob("*.so")
+    module: ModuleType = _load("build").import_module(path)
+    return module
+
+
+@pytest.fixture(scope="session")
+def probe_path(compiled: Callable[..., Path]) -> Path:
     """The folder with the compiled probe loops of tests/support/probes.pyx."""
-    out = tmp_path_factory.mktemp("probes")
-    _load("build").compile_pyx(SUPPORT / "probes.pyx", out)
-    return out
+    return compiled("probes")
 
 
 @pytest.fixture(scope="session")
 def probes(probe_path: Path) -> ModuleType:
     """The module of compiled probe loops."""
-    return _load("build").import_module(next(probe_path.glob("probes.*.so")))
+    return _import(probe_path)
 
 
 @pytest.fixture(scope="session")
@@ -117,19 +150,15 @@ def support() -> Callable[[str], ModuleType]:
 
 
 @pytest.fixture(scope="session")
-def waits(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
+def waits(compiled: Callable[..., Path]) -> ModuleType:
     """The module of loops that sleep in their step, or wait by themselves: tests/support/waits.pyx."""
-    out = tmp_path_factory.mktemp("waits")
-    _load("build").compile_pyx(SUPPORT / "waits.pyx", out)
-    return _load("build").import_module(next(out.glob("waits.*.so")))
+    return _import(compiled("waits"))
 
 
 @pytest.fixture(scope="session")
-def guilty_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def guilty_path(compiled: Callable[..., Path]) -> Path:
     """The folder with the compiled module of tests/support/guilty.pyx, with debug information and lazy binding."""
-    out = tmp_path_factory.mktemp("guilty")
-    _load("build").compile_pyx(SUPPORT / "guilty.pyx", out, "-g", "-Wl,-z,lazy")
-    return out
+    return compiled("guilty", "-g", "-Wl,-z,lazy")
 
 
 @pytest.fixture(scope="session")
@@ -138,31 +167,27 @@ def guilty(guilty_path: Path) -> ModuleType:
     before = sys.getdlopenflags()
     sys.setdlopenflags(os.RTLD_LAZY)
     try:
-        return _load("build").import_module(next(guilty_path.glob("guilty.*.so")))
+        return _import(guilty_path)
     finally:
         sys.setdlopenflags(before)
 
 
 @pytest.fixture(scope="session")
-def regions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def regions(compiled: Callable[..., Path]) -> Path:
     """The folder with the compiled module of tests/support/regions.pyx."""
-    out = tmp_path_factory.mktemp("regions")
-    _load("build").compile_pyx(SUPPORT / "regions.pyx", out)
-    return out
+    return compiled("regions")
 
 
 @pytest.fixture(scope="session")
-def exchange_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exchange_path(compiled: Callable[..., Path]) -> Path:
     """The folder with the compiled module of tests/support/exchanges.pyx."""
-    out = tmp_path_factory.mktemp("exchanges")
-    _load("build").compile_pyx(SUPPORT / "exchanges.pyx", out)
-    return out
+    return compiled("exchanges")
 
 
 @pytest.fixture(scope="session")
 def exchanges(exchange_path: Path) -> ModuleType:
     """The module of loops that exchange data with Python."""
-    return _load("build").import_module(next(exchange_path.glob("exchanges.*.so")))
+    return _import(exchange_path)
 
 
 @pytest.fixture

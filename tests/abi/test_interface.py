@@ -59,7 +59,9 @@ def test_the_struct_of_users_is_the_dtype_of_numpy() -> None:
 
 
 @pytest.mark.parametrize("name", ["RTLoop", "Pool", "HugeBuffer", "Ring", "Latest", "SignalLog"])
-def test_a_module_of_another_interface_fails_at_import_with_advice(tmp_path: Path, name: str) -> None:
+def test_a_module_of_another_interface_fails_at_import_with_advice(
+    tmp_path: Path, name: str, warm_cython: dict[str, str]
+) -> None:
     """Compile against declarations in which the class has its next name, then import beside the present rtloop."""
     for pxd in PACKAGE.rglob("*.pxd"):
         target = tmp_path / "next" / "rtloop" / pxd.relative_to(PACKAGE)
@@ -69,7 +71,8 @@ def test_a_module_of_another_interface_fails_at_import_with_advice(tmp_path: Pat
     source = tmp_path / "newer.pyx"
     source.write_text(f"from rtloop cimport {name}\ncdef class Newer({name}):\n    pass\n")
     cython = [sys.executable, "-m", "cython", "-3", "-I", str(tmp_path / "next"), source.name]
-    subprocess.run(cython, cwd=tmp_path, check=True, env={**os.environ, "PYTHONPATH": str(tmp_path / "next")})
+    path = os.pathsep.join([str(tmp_path / "next"), warm_cython.get("PYTHONPATH", "")])
+    subprocess.run(cython, cwd=tmp_path, check=True, env={**os.environ, **warm_cython, "PYTHONPATH": path})
     include = sysconfig.get_paths()["include"]
     compiler = shutil.which("cc") or "gcc"
     subprocess.run(
@@ -115,7 +118,9 @@ except rtloop.WatchdogError as error:
 """
 
 
-def test_a_module_compiled_before_a_reserved_slot_was_taken_goes_on_working(tmp_path: Path) -> None:
+def test_a_module_compiled_before_a_reserved_slot_was_taken_goes_on_working(
+    tmp_path: Path, warm_cython: dict[str, str]
+) -> None:
     """Compile against the declarations as they were, import beside the present rtloop, have the new slots called."""
     for pxd in PACKAGE.rglob("*.pxd"):
         target = tmp_path / "before" / "rtloop" / pxd.relative_to(PACKAGE)
@@ -130,7 +135,8 @@ def test_a_module_compiled_before_a_reserved_slot_was_taken_goes_on_working(tmp_
     declarations.write_text(text)
     (tmp_path / "former.pyx").write_text(FORMER)
     cython = [sys.executable, "-m", "cython", "-3", "-I", str(tmp_path / "before"), "former.pyx"]
-    subprocess.run(cython, cwd=tmp_path, check=True, env={**os.environ, "PYTHONPATH": str(tmp_path / "before")})
+    path = os.pathsep.join([str(tmp_path / "before"), warm_cython.get("PYTHONPATH", "")])
+    subprocess.run(cython, cwd=tmp_path, check=True, env={**os.environ, **warm_cython, "PYTHONPATH": path})
     assert "_former_1" in (tmp_path / "former.c").read_text()
     compiler, include = shutil.which("cc") or "gcc", sysconfig.get_paths()["include"]
     subprocess.run(

@@ -38,6 +38,13 @@ def build_as_its_readme_says(example: Path, folder: Path) -> None:
         assert built.returncode == 0, built.stdout + built.stderr
 
 
+@pytest.fixture(autouse=True)
+def _warm(warm_cython: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most of these tests call Cython, many of them often."""
+    for name, value in warm_cython.items():
+        monkeypatch.setenv(name, value)
+
+
 @pytest.fixture(scope="session")
 def built_example(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The folder of an example that is built, by name; others use it, too: copy what is run or changed."""

@@ -59,12 +59,6 @@ def run(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("source", sorted(EXAMPLES.glob("*/*.pyx")), ids=lambda path: path.stem)
-def test_the_steps_of_the_examples_are_clean(source: Path) -> None:
-    report = rtloop.lint(source)
-    assert report.is_clean, report.findings
-
-
 @pytest.fixture(scope="module")
 def kalman(build: Callable[[str], ModuleType]) -> ModuleType:
     return build("kalman")

@@ -64,4 +64,8 @@ def test_workers_of_a_run_have_one_folder(once: ModuleType, tmp_path: Path, monk
     monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw1")
     assert once.run_folder(tmp_path / "popen-gw1") == tmp_path
     monkeypatch.delenv("PYTEST_XDIST_WORKER")
+    monkeypatch.delenv("RTLOOP_TEST_SHARED", raising=False)
+    assert once.run_folder(tmp_path) == once.run_folder(tmp_path, is_shared=True) == tmp_path
+    monkeypatch.setenv("RTLOOP_TEST_SHARED", str(tmp_path / "parts"))
     assert once.run_folder(tmp_path) == tmp_path
+    assert once.run_folder(tmp_path, is_shared=True) == tmp_path / "parts"

@@ -8,19 +8,24 @@ import os
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
 import rtloop
 
 
-def compile_pyx(source: Path, out: Path, *more: str) -> Path:
-    """Compile `source` into the folder `out`, with `more` compiler flags; returns the extension module's path."""
+def compile_pyx(source: Path, out: Path, *more: str, environment: Mapping[str, str] | None = None) -> Path:
+    """Compile `source` into the folder `out`, with `more` compiler flags; returns the extension module's path.
+
+    The variables of `environment` are added for Cython.
+    """
     c_file = out / (source.stem + ".c")
     module = out / (source.stem + sysconfig.get_config_var("EXT_SUFFIX"))
     subprocess.run(
-        [sys.executable, "-m", "cython", "-3", "-I", rtloop.get_include(), str(source), "-o", str(c_file)], check=True
-    )
+        [sys.executable, "-m", "cython", "-3", "-I", rtloop.get_include(), str(source), "-o", str(c_file)],
+        env={**os.environ, **(environment or {})}, check=True,
+    )  # fmt: skip
     compiler = os.environ.get("CC", "cc").split()
     flags = ["-O2", *more, "-fPIC", "-shared", "-I", rtloop.get_include(), "-I", sysconfig.get_paths()["include"]]
     subprocess.run([*compiler, *flags, str(c_file), "-o", str(module)], check=True)

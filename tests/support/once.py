@@ -9,8 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def run_folder(base: Path) -> Path:
-    """Return the temporary folder of the whole test run; `base` is the one of this process, a worker or not."""
+def run_folder(base: Path, *, is_shared: bool = False) -> Path:
+    """Return the temporary folder of the whole test run; `base` is the one of this process, a worker or not.
+
+    If `is_shared`, that of all parts of `make test`, which names it RTLOOP_TEST_SHARED.
+    """
+    if is_shared and os.environ.get("RTLOOP_TEST_SHARED"):
+        return Path(os.environ["RTLOOP_TEST_SHARED"])
     return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
