@@ -36,8 +36,8 @@ demo: $(VENV)/.installed ## install rtloop and run its demo; DEMO_ARGS="--durati
 	$(BIN)/rtloop demo $(DEMO_ARGS)
 
 # First what mostly compiles and then the unit tests, on all CPUs and one more, for some of it waits; then the loops in
-# real time, alone. All parts share what is compiled once. Without --max-worker-restart=0, loadfile waits for ever for a worker that was killed. 5: none was
-# selected.
+# real time, alone. All parts share what is compiled once. Without --max-worker-restart=0, loadfile waits for ever for a
+# worker that was killed. 5: none was selected.
 test: $(VENV)/.installed $(VENV)/.test ## install rtloop and run all tests; TEST_ARGS="-k histogram" narrows them
 	failed=; run() { "$$@" || [ $$? = 5 ] || failed=1; }; \
 	RTLOOP_TEST_SHARED=$$(mktemp -d) && export RTLOOP_TEST_SHARED && trap 'rm -rf "$$RTLOOP_TEST_SHARED"' EXIT; \

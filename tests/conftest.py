@@ -116,10 +116,13 @@ def compiled(tmp_path_factory: pytest.TempPathFactory, warm_cython: dict[str, st
     made = once.run_folder(tmp_path_factory.getbasetemp(), is_shared=True) / "support"
 
     def compiled(name: str, *flags: str) -> Path:
-        source = SUPPORT / f"{name}.pyx"
-        folder: Path = once.make_once(
-            made / name, lambda empty: build.compile_pyx(source, empty, *flags, environment=warm_cython)
-        )
+        folder = made / name
+
+        def compile_in(empty: Path) -> None:
+            renamed = f"-fdebug-prefix-map={empty}={folder}"  # where a debugger, or a guard, looks for the C
+            build.compile_pyx(SUPPORT / f"{name}.pyx", empty, *flags, renamed, environment=warm_cython)
+
+        once.make_once(folder, compile_in)
         return folder
 
     return compiled
