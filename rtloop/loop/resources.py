@@ -16,7 +16,7 @@ from rtloop.errors import SetupError
 from rtloop.memory import heap, process_lock
 from rtloop.memory.own_locks import own_grant
 from rtloop.settings import POLICIES, Settings, format_policy
-from rtloop.system import checks, grant_errors
+from rtloop.system import checks, grant_errors, refusal_cause
 from rtloop.system.cpu import format_cpu_list, mask_to_cpus
 from rtloop.system.cpu_choice import CpuChoice, auto_cpus
 from rtloop.system.cpuset import explain_outside, read_mask
@@ -93,7 +93,7 @@ def telemetry(settings: Settings, stack: ExitStack) -> tuple[Grant, TelemetryBlo
     try:
         block = TelemetryBlock(settings.name, settings.record)
     except OSError as error:
-        why, fix = grant_errors.explain("memfd_create", error.errno or 0)
+        why, fix = refusal_cause.explain("memfd_create", error.errno or 0)
         if settings.strict or not fix:
             text = f"record={settings.record}: {error.strerror}" + (f"; {why}\n{fix}" if fix else "")
             raise SetupError(error.errno, text) from error
@@ -222,7 +222,7 @@ def _explained(detail: str, call: str, rc: int) -> tuple[str, str]:
     """Return a detail with the refused call, if there is one, and the fix."""
     if not rc:
         return detail, ""
-    why, fix = grant_errors.explain(call, -rc)
+    why, fix = refusal_cause.explain(call, -rc)
     return f"{why}; {detail}" if detail else why, fix
 
 
@@ -255,7 +255,7 @@ def _policy_grant(settings: Settings, request: dict[str, Any], report: dict[str,
         detail = "reset on fork, read back with sched_getattr" if has_reset else "without reset on fork"
         return Grant("policy", asked, granted, ok=asked == granted and has_reset, detail=detail, kind="priority")
     may_be_capable = is_capable(CAP_SYS_NICE)
-    detail, fix = grant_errors.explain("sched_setattr", -rc, is_privileged=may_be_capable)
+    detail, fix = refusal_cause.explain("sched_setattr", -rc, is_privileged=may_be_capable)
     if -rc == errno.EPERM and not fix:
         group = checks.group_runtime(rt_group_runtime(), rt_group_file() or "")
         if settings.policy == "deadline":
@@ -310,7 +310,7 @@ def _cpu_grant(settings: Settings, request: dict[str, Any], report: dict[str, An
         if outside := explain_outside(asked, allowed):
             detail += f"; {outside}"
         elif rc:
-            refused, filtered = grant_errors.explain("sched_setaffinity", -rc)
+            refused, filtered = refusal_cause.explain("sched_setaffinity", -rc)
             detail, fix = f"{refused}; {detail}", filtered or fix
     error = -rc if rc else (0 if is_same else errno.EINVAL)
     return Grant("cpu", format_cpu_list(asked), format_cpu_list(granted), is_same, detail, fix, error, "cpu")

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from contextlib import suppress
 
 from rtloop.process.signal_shield import shielded_method
-from rtloop.system import grant_errors
+from rtloop.system import refusal_cause
 from rtloop.system.grant import Grant
 from rtloop.system.privilege import CAP_IPC_LOCK, format_limit, is_capable, read_limit
 from rtloop.units import format_size
@@ -112,7 +112,7 @@ class _CoreDumps(_Limit):
             return Grant("core_dumps", "off", "off", ok=True, kind="limit")
         granted = format_limit(now[0])
         why, fix = (
-            grant_errors.explain("prlimit64", self._error) if self._error else ("other code has set RLIMIT_CORE", "")
+            refusal_cause.explain("prlimit64", self._error) if self._error else ("other code has set RLIMIT_CORE", "")
         )
         return Grant("core_dumps", "off", granted, ok=False, detail=why, fix=fix, errno=self._error, kind="limit")
 

@@ -17,7 +17,7 @@ from rtloop.memory import heap
 from rtloop.memory.process_lock import core_dumps, memlock_limit, memory_lock, range_lock_grant
 from rtloop.memory.region import Region, stack_left, touch_stack
 from rtloop.process.signal_shield import shielded_method
-from rtloop.system import grant_errors
+from rtloop.system import refusal_cause
 from rtloop.system.grant import Grant
 from rtloop.system.grant_errors import raise_if_refused
 from rtloop.units import format_size, parse_size
@@ -237,7 +237,7 @@ def prefault(buffer: Buffer) -> Grant:
         resident = region.resident_bytes()
         granted = f"{format_size(min(max(resident, 0), region.nbytes))}, present"
         if rc:
-            why, fix = grant_errors.explain("madvise", -rc)
+            why, fix = refusal_cause.explain("madvise", -rc)
             grant = Grant("prefault", asked, granted, False, why, fix, errno=-rc, kind="memory")
         else:
             grant = Grant("prefault", asked, granted, resident >= region.nbytes, f"every page {how}", kind="memory")
@@ -310,7 +310,7 @@ def advise(buffer: Buffer, advice: str) -> Grant:
     finally:
         region.release()
     if rc:
-        detail, fix = grant_errors.explain("madvise", -rc)
+        detail, fix = refusal_cause.explain("madvise", -rc)
         if rc == -errno.EINVAL:
             detail += "; this kernel does not support the advice, at all or for this kind of memory"
         return _granted(Grant("advise", advice, "nothing", False, detail, fix, errno=-rc, kind="memory"))

@@ -16,10 +16,10 @@ from typing import NamedTuple
 from rtloop.memory import kernel
 from rtloop.memory.limits import core_dumps, memlock_limit
 from rtloop.process.signal_shield import shielded_method
-from rtloop.system import grant_errors
+from rtloop.system import refusal_cause
 from rtloop.system.fileio import parse_sizes, read_text
 from rtloop.system.grant import Grant
-from rtloop.system.grant_errors import lock_limit, may_lock_future
+from rtloop.system.refusal_cause import lock_limit, may_lock_future
 from rtloop.units import format_size
 
 __all__ = [
@@ -67,7 +67,7 @@ def range_lock_grant(
 def explain_lock(call: str, error: int) -> tuple[str, str]:
     """Return why the kernel refused to lock memory, such as a filter or the limit, and the fix."""
     cause = lock_limit()  # if it is ok, the limit is not the cause
-    why, fix = grant_errors.explain(call, error, is_privileged=cause.verdict == "ok")
+    why, fix = refusal_cause.explain(call, error, is_privileged=cause.verdict == "ok")
     return (why, fix) if fix or cause.verdict == "ok" else (f"{why}; {cause.found}", cause.fix)
 
 

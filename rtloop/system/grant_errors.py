@@ -1,69 +1,15 @@
-"""Refusals: the cause of a refused call, and the one place that turns refused grants into an exception."""
+"""Exceptions for refused grants: the one place that turns them into a SetupError."""
 
 from __future__ import annotations
 
-import errno
-import os
-import resource
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rtloop.errors import SetupError, setup_error
-from rtloop.system import checks
-from rtloop.system.checks import Check
-from rtloop.system.fixes import filter_fix
 from rtloop.system.grant import Grant, describe_refused
-from rtloop.system.privilege import CAP_IPC_LOCK, has_seccomp_filter, is_capable, read_limit
+from rtloop.system.refusal_cause import is_privilege_missing
 
-__all__ = [
-    "explain",
-    "lock_limit",
-    "may_lock_future",
-    "raise_if_refused",
-    "refusal_error",
-    "setup_errors",
-]
-
-#: Errnos of a call that a filter forbids. Only EPERM and EACCES can also mean a missing privilege.
-_FILTERED = (errno.EPERM, errno.EACCES, errno.ENOSYS)
-
-
-def explain(call: str, error: int, *, is_privileged: bool = True) -> tuple[str, str]:
-    """Return why a call was refused, with its name and errno, and the fix if a seccomp filter is the cause.
-
-    Parameters
-    ----------
-    call : str
-        The system call, such as ``"sched_setattr"``.
-    error : int
-        Its positive errno.
-    is_privileged : bool
-        True if no privilege that the call needs is missing; then only a filter can have answered EPERM.
-    """
-    text = f"{call}: {os.strerror(error)} ({errno.errorcode.get(error, error)})"
-    if error in _FILTERED and (is_privileged or error == errno.ENOSYS) and has_seccomp_filter():
-        return f"{text}; a seccomp filter forbids {call}", filter_fix(call)
-    return text, ""
-
-
-def lock_limit() -> Check:
-    """Judge the present RLIMIT_MEMLOCK."""
-    limit = read_limit(resource.RLIMIT_MEMLOCK)[0]
-    return checks.locked_memory(limit, is_capable=is_capable(CAP_IPC_LOCK))
-
-
-def may_lock_future() -> bool:
-    """Return True if locking all future memory is safe: with CAP_IPC_LOCK, or without a limit.
-
-    Under a finite limit the lock succeeds, but later allocations, thread starts and the growth of the stack fail.
-    """
-    return lock_limit().verdict == "ok"
-
-
-def _is_privilege(grant: Grant) -> bool:
-    """Return True if a missing privilege or a limit is the cause of a refusal."""
-    by_limit = grant.kind == "lock" and grant.errno in (errno.ENOMEM, errno.EAGAIN) and not may_lock_future()
-    return by_limit or grant.errno in (errno.EPERM, errno.EACCES)
+__all__ = ["raise_if_refused", "refusal_error", "setup_errors"]
 
 
 def refusal_error(
@@ -92,7 +38,7 @@ def refusal_error(
         first.errno,
         f"{text}\n{advice}" if advice else text,
         memory_lock=first.kind == "lock",
-        privilege=_is_privilege(first),
+        privilege=is_privilege_missing(first),
         grants=tuple(every) or grants,
     )
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import rtloop
-from rtloop.system import checks, grant_errors
+from rtloop.system import checks, refusal_cause
 from rtloop.system.cpu import format_cpu_list, isolated_cpus, mask_to_cpus, parse_cpu_list
 from rtloop.system.fixes import device_fix, filter_fix, for_container, limit_fix
 from rtloop.system.grant import Grant, GrantKind, describe_refused
@@ -206,13 +206,13 @@ def test_the_exception_follows_from_the_kind_of_the_first_refusal(
 def test_a_seccomp_filter_is_named_with_its_call(error: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert has_seccomp_filter("Name:\tx\nSeccomp:\t2\nSeccomp_filters:\t1\n")
     assert not has_seccomp_filter("Seccomp:\t0\n") and not has_seccomp_filter("Name:\tx\n")
-    monkeypatch.setattr(grant_errors, "has_seccomp_filter", lambda: True)
-    text, fix = grant_errors.explain("sched_setattr", error)
+    monkeypatch.setattr(refusal_cause, "has_seccomp_filter", lambda: True)
+    text, fix = refusal_cause.explain("sched_setattr", error)
     assert errno.errorcode[error] in text and "a seccomp filter forbids sched_setattr" in text
     for word in ("RestrictRealtime=no", "SystemCallFilter=sched_setattr", "seccomp=PROFILE.json"):
         assert word in fix
     assert "RestrictRealtime" not in filter_fix("mlockall") and "@memlock" in filter_fix("mlockall")
-    assert grant_errors.explain("sched_setattr", errno.EINVAL)[1] == ""
+    assert refusal_cause.explain("sched_setattr", errno.EINVAL)[1] == ""
     if error != errno.ENOSYS:
-        text, fix = grant_errors.explain("sched_setattr", error, is_privileged=False)
+        text, fix = refusal_cause.explain("sched_setattr", error, is_privileged=False)
         assert "filter" not in text and fix == "", "a missing privilege explains it"

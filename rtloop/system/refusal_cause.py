@@ -1,0 +1,56 @@
+"""Cause of a refused call: a missing privilege, a limit, or a seccomp filter."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+
+from rtloop.system import checks
+from rtloop.system.checks import Check
+from rtloop.system.fixes import filter_fix
+from rtloop.system.grant import Grant
+from rtloop.system.privilege import CAP_IPC_LOCK, has_seccomp_filter, is_capable, read_limit
+
+__all__ = ["explain", "is_privilege_missing", "lock_limit", "may_lock_future"]
+
+#: Errnos of a call that a filter forbids. Only EPERM and EACCES can also mean a missing privilege.
+_FILTERED = (errno.EPERM, errno.EACCES, errno.ENOSYS)
+
+
+def explain(call: str, error: int, *, is_privileged: bool = True) -> tuple[str, str]:
+    """Return why a call was refused, with its name and errno, and the fix if a seccomp filter is the cause.
+
+    Parameters
+    ----------
+    call : str
+        The system call, such as ``"sched_setattr"``.
+    error : int
+        Its positive errno.
+    is_privileged : bool
+        True if no privilege that the call needs is missing; then only a filter can have answered EPERM.
+    """
+    text = f"{call}: {os.strerror(error)} ({errno.errorcode.get(error, error)})"
+    if error in _FILTERED and (is_privileged or error == errno.ENOSYS) and has_seccomp_filter():
+        return f"{text}; a seccomp filter forbids {call}", filter_fix(call)
+    return text, ""
+
+
+def lock_limit() -> Check:
+    """Judge the present RLIMIT_MEMLOCK."""
+    limit = read_limit(resource.RLIMIT_MEMLOCK)[0]
+    return checks.locked_memory(limit, is_capable=is_capable(CAP_IPC_LOCK))
+
+
+def may_lock_future() -> bool:
+    """Return True if locking all future memory is safe: with CAP_IPC_LOCK, or without a limit.
+
+    Under a finite limit the lock succeeds, but later allocations, thread starts and the growth of the stack fail.
+    """
+    return lock_limit().verdict == "ok"
+
+
+def is_privilege_missing(grant: Grant) -> bool:
+    """Return True if a missing privilege or a limit is the cause of a refusal."""
+    by_limit = grant.kind == "lock" and grant.errno in (errno.ENOMEM, errno.EAGAIN) and not may_lock_future()
+    return by_limit or grant.errno in (errno.EPERM, errno.EACCES)
