@@ -37,7 +37,7 @@ TARGETS = {50: 1.05, 99: 1.10}
 
 WATCHER = """
 import os, select, sys, time
-from rtloop.tools.top.data import Sampler
+from rtloop.tools.top.sampler import Sampler
 os.sched_setaffinity(0, {int(sys.argv[2])})
 sampler, row, looks = Sampler(int(sys.argv[1])), "nobody", 0
 while True:

@@ -21,7 +21,7 @@ from rtloop.group import loop_group as group_module
 from rtloop.group import run as group_run
 from rtloop.group.loop_group import rate_monotonic
 from rtloop.stats.findings import elapsed_releases
-from rtloop.tools.top.data import Sampler
+from rtloop.tools.top.sampler import Sampler
 
 RATES = {"current": "1ms", "velocity": "5ms", "planning": "20ms"}
 

@@ -20,7 +20,7 @@ import rtloop
 from rtloop.telemetry import attach as attach_module
 from rtloop.telemetry import description, procfs
 from rtloop.telemetry.attach import Scan, scan
-from rtloop.tools.top.data import Sampler
+from rtloop.tools.top.sampler import Sampler
 from rtloop.tools.top.view import notes
 
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW

@@ -22,7 +22,7 @@ pytest.importorskip("rich", reason="rtloop top needs rtloop[top]")
 
 from rtloop.tools.cli import main
 from rtloop.tools.top import command, view
-from rtloop.tools.top.data import Sampler, difference
+from rtloop.tools.top.sampler import Sampler, difference
 
 PLAIN = {"policy": "other", "lock_memory": "off", "dma_latency": None, "record": 64}
 

@@ -28,8 +28,9 @@ from rich.console import Console
 
 from rtloop.tools.cli import make_group
 from rtloop.tools.record import _print as print_recorded
+from rtloop.tools.top.remote_sampler import RemoteSampler
+from rtloop.tools.top.sampler import History
 from rtloop.tools.top.view import details, facts, make_table, notes, title
-from rtloop.tools.top.zenoh import RemoteSampler
 from rtloop.zenoh import Bridge, Recording, RemoteLoop, Remotes, open_session, pack
 from rtloop.zenoh import recording as recording_module
 from rtloop.zenoh.answers import StatsText
@@ -107,7 +108,7 @@ def test_loops_of_one_name_on_hosts_of_one_name_are_told_apart_by_their_keys() -
     def rows_of(*keys: str) -> list[str]:
         sampler = RemoteSampler.__new__(RemoteSampler)
         liars = Liars(make_loop("tank"), *({"key": key, "host": "pi"} for key in keys))
-        sampler._remotes, sampler._past, sampler._patience_s, sampler._name = liars, {}, 0.0, None
+        sampler._remotes, sampler._past, sampler._patience_s, sampler._name = liars, History(), 0.0, None
         return [row.label for row in sampler.sample().rows]
 
     assert rows_of("rtloop/a/tank") == ["pi/tank"]
@@ -164,7 +165,7 @@ def test_what_a_bridge_may_answer_neither_ends_the_view_nor_is_obeyed_by_the_ter
     with loop:
         pass
     sampler = RemoteSampler.__new__(RemoteSampler)
-    sampler._remotes, sampler._past, sampler._patience_s, sampler._name = Liars(loop, change, {}), {}, 0.0, None
+    sampler._remotes, sampler._past, sampler._patience_s, sampler._name = Liars(loop, change, {}), History(), 0.0, None
     for _ in range(2):
         sample = sampler.sample()
         console = Console(record=True, width=300, file=io.StringIO(), markup=False)
@@ -175,6 +176,15 @@ def test_what_a_bridge_may_answer_neither_ends_the_view_nor_is_obeyed_by_the_ter
             json.dumps(row.to_dict())
         assert len(sample.rows) + len(sample.faulty) == 2
         assert "\x1b" not in "\n".join([console.export_text(), *notes(sample)])
+
+
+def test_top_forgets_the_loops_that_no_longer_answer() -> None:
+    sampler = RemoteSampler.__new__(RemoteSampler)
+    liars = Liars(make_loop("brief"), {}, {"pid": 7})
+    sampler._remotes, sampler._past, sampler._patience_s, sampler._name = liars, History(), 0.0, None
+    assert len(sampler.sample().rows) == len(sampler._past._last) == 2
+    del liars._texts[1]
+    assert len(sampler.sample().rows) == len(sampler._past._last) == 1
 
 
 def test_top_says_that_nobody_answers(here: dict[str, Any], config: str) -> None:

@@ -17,7 +17,7 @@ from textual.widgets import DataTable, Footer, Static
 from rtloop.tools.top.view import COLUMNS, cell, details, facts, fitting, histogram, notes, timeline, title
 
 if TYPE_CHECKING:
-    from rtloop.tools.top.data import Row, Sample, Sampler
+    from rtloop.tools.top.sampler import Row, Sample, Sampler
 
 __all__ = ["TopApp"]
 

@@ -12,7 +12,7 @@ import click
 from rtloop.tools.options import as_json_option, config_option, to_duration
 
 if TYPE_CHECKING:
-    from rtloop.tools.top.data import Sample, Sampler
+    from rtloop.tools.top.sampler import Sample, Sampler
 
 __all__ = ["make_document", "top"]
 
@@ -38,7 +38,7 @@ def top(interval: int, pid: int | None, name: str | None, keys: str | None, conf
 
     If the output is not a terminal, the table is printed once, without the figures since the last refresh.
     """
-    from rtloop.tools.top.data import Sampler
+    from rtloop.tools.top.sampler import Sampler
 
     if keys is None and config is not None:
         raise click.UsageError("--config belongs to --zenoh: give --zenoh KEYS as well")
@@ -48,7 +48,7 @@ def top(interval: int, pid: int | None, name: str | None, keys: str | None, conf
         raise click.BadParameter("must be at least 0.1s", param_hint="--interval")
     sampler = Sampler(pid, name)
     if keys is not None:
-        from rtloop.tools.top.zenoh import RemoteSampler
+        from rtloop.tools.top.remote_sampler import RemoteSampler
 
         sampler = RemoteSampler(keys, config, name)
     if not as_json and _is_terminal():

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rtloop.stats.histogram import Histogram
-    from rtloop.tools.top.data import Row, Sample
+    from rtloop.tools.top.sampler import Row, Sample
 
 __all__ = [
     "COLUMNS",

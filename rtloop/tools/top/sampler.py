@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from rtloop.stats.stats import Stats
     from rtloop.telemetry.procfs import BlockFile
 
-__all__ = ["Row", "Sample", "Sampler", "changes", "difference", "was_reset"]
+__all__ = ["History", "Row", "Sample", "Sampler", "difference"]
 
 #: Blocks of one other user that may be found unreadable in a sample: each is waited for, a tenth of a second.
 _MOST_TORN = 3
@@ -122,6 +123,51 @@ class Sample:
     warnings: list[str] = field(default_factory=list)
 
 
+class History:
+    """The last sample of each loop, since which the changes in its next row are counted."""
+
+    def __init__(self) -> None:
+        self._last: dict[Hashable, tuple[float, Stats]] = {}
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._last
+
+    def count_changes(
+        self, key: Hashable, now: float, stats: Stats
+    ) -> tuple[float | None, int, int, int, Histogram, Histogram]:
+        """Remember a sample, and return the fields of a row from `seconds` on.
+
+        Parameters
+        ----------
+        key : hashable
+            Key that identifies the loop.
+        now : float
+            Time of the sample, seconds; one that is not later than the last sample's is the first of a new count.
+        stats : Stats
+            The sample.
+        """
+        then, before = self._last.get(key, (now, None))
+        self._last[key] = now, stats
+        if before is None or now <= then or _was_reset(before, stats):
+            return None, 0, 0, 0, Histogram.empty(), Histogram.empty()
+        return (
+            now - then,
+            stats.cycles - before.cycles,
+            stats.missed - before.missed,
+            stats.overruns - before.overruns,
+            difference(stats.latency, before.latency),
+            difference(stats.execution, before.execution),
+        )
+
+    def forget(self, key: Hashable) -> None:
+        """Forget a loop that has ended. Does nothing if it is unknown."""
+        self._last.pop(key, None)
+
+    def forget_others(self, keys: Iterable[Hashable]) -> None:
+        """Forget all loops but these."""
+        self._last = {key: self._last[key] for key in keys if key in self._last}
+
+
 class Sampler:
     """Readers of all running loops: finds new loops, and drops those that have ended.
 
@@ -134,7 +180,7 @@ class Sampler:
     def __init__(self, pid: int | None = None, name: str | None = None) -> None:
         self._pid, self._name = pid, name
         self._readers: dict[BlockFile, LoopReader] = {}
-        self._before: dict[BlockFile, tuple[float, Stats]] = {}
+        self._past = History()
         self._faults: dict[BlockFile, _Fault] = {}
         self._number = 0
 
@@ -163,7 +209,7 @@ class Sampler:
         for file, reader in list(self._readers.items()):
             wanted = records if records_of in (None, f"{reader.pid}:{file.inode}") else 0
             # Each block that is never whole is waited for: of another user, only for some in each sample.
-            is_late = reader.is_foreign and torn[file.uid] >= _MOST_TORN and file not in self._before
+            is_late = reader.is_foreign and torn[file.uid] >= _MOST_TORN and file not in self._past
             if (file in waiting or is_late) and reader.state == "running":
                 faulty.setdefault(file, "not looked at, because other blocks of its user could not be read")
                 continue
@@ -202,15 +248,10 @@ class Sampler:
         stats, now = reader.read(records=records), time.monotonic()
         if stats.state != "running":
             return None
-        then, before = self._before.get(reader.file, (now, None))
-        self._before[reader.file] = now, stats
-        if before is not None and was_reset(before, stats):
-            before = None
-        elapsed = None if before is None else now - then
-        return Row(reader, stats, reader.last_cpu, elapsed, *changes(stats, before))
+        return Row(reader, stats, reader.last_cpu, *self._past.count_changes(reader.file, now, stats))
 
     def _forget(self, file: BlockFile) -> None:
-        self._before.pop(file, None)
+        self._past.forget(file)
         self._readers.pop(file).close()
 
     def close(self) -> None:
@@ -219,21 +260,8 @@ class Sampler:
             self._forget(file)
 
 
-def changes(now: Stats, before: Stats | None) -> tuple[int, int, int, Histogram, Histogram]:
-    """Return a row's changes between two samples; nothing without an earlier one."""
-    if before is None:
-        return 0, 0, 0, Histogram.empty(), Histogram.empty()
-    return (
-        now.cycles - before.cycles,
-        now.missed - before.missed,
-        now.overruns - before.overruns,
-        difference(now.latency, before.latency),
-        difference(now.execution, before.execution),
-    )
-
-
-def was_reset(before: Stats, now: Stats) -> bool:
-    """Return whether the statistics were reset between two samples."""
+def _was_reset(before: Stats, now: Stats) -> bool:
+    """Return True if the statistics were reset between two samples."""
     return now.cycles < before.cycles or any(
         bool(np.any(getattr(now, name).counts < getattr(before, name).counts)) for name in ("latency", "execution")
     )

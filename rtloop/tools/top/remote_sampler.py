@@ -5,17 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rtloop.system.time_sync import read_time_sync
 from rtloop.telemetry.description import clean
 from rtloop.tools.options import say_once
-from rtloop.tools.top.data import Row, Sample, Sampler, changes, was_reset
+from rtloop.tools.top.sampler import Row, Sample, Sampler
 from rtloop.zenoh import RemoteLoop, Remotes
 from rtloop.zenoh.host_clocks import compare, compare_tai
-
-if TYPE_CHECKING:
-    from rtloop.stats.stats import Stats
 
 __all__ = ["RemoteRow", "RemoteSampler"]
 
@@ -76,7 +73,6 @@ class RemoteSampler(Sampler):
     def __init__(self, keys: str, config: str | None = None, name: str | None = None) -> None:
         super().__init__(None, name)
         self._remotes = Remotes(keys, config=config, on_wait=say_once())
-        self._past: dict[str, tuple[float, Stats]] = {}
         self._patience_s = _PATIENCE_S
 
     def sample(self, *, records: int = 0, records_of: str | None = None) -> Sample:
@@ -89,7 +85,9 @@ class RemoteSampler(Sampler):
             before, found = len(found), self._remotes.ask()
             if found and len(found) == before:
                 break
-        rows = _told_apart([self._remote_row(loop) for loop in found if self._name in (None, loop.stats.name)])
+        loops = [loop for loop in found if self._name in (None, loop.stats.name)]
+        rows = _told_apart([self._remote_row(loop) for loop in loops])
+        self._past.forget_others(map(_identity, loops))
         rows.sort(key=lambda row: (row.label, row.reader.pid))
         # Anybody on the network may choose a key, and its answer.
         faulty = {clean(key): clean(fault) for key, fault in self._remotes.faulty.items()}
@@ -125,20 +123,18 @@ class RemoteSampler(Sampler):
         if policy in ("fifo", "rr"):
             policy += f" {settings.get('priority', '')}"
         reader: Any = RemoteReader(loop.pid, 0, stats.name.replace("\n", "\N{REPLACEMENT CHARACTER}"), policy, 0)
-        key = f"{loop.key}:{loop.bridge_id}:{loop.host}:{loop.pid}:{stats.name}"
-        then, before = self._past.get(key, (now, None))
-        self._past[key] = now, stats
         host, at, clock = loop.host, loop.key, {"behind_ns": loop.behind_ns, **loop.time_sync}
-        if before is not None and (now <= then or was_reset(before, stats)):
-            before = None
-        elapsed = None if before is None else now - then
-        changed = changes(stats, before)
-        return RemoteRow(reader, stats, None, elapsed, *changed, host, at, host, loop.bridge_id, clock)
+        changed = self._past.count_changes(_identity(loop), now, stats)
+        return RemoteRow(reader, stats, None, *changed, host, at, host, loop.bridge_id, clock)
 
     def close(self) -> None:
         """Close the session."""
         super().close()
         self._remotes.close()  # may raise KeyboardInterrupt, over a cut link
+
+
+def _identity(loop: RemoteLoop) -> tuple[str, str, str, int, str]:
+    return loop.key, loop.bridge_id, loop.host, loop.pid, loop.stats.name
 
 
 def _told_apart(found: list[RemoteRow]) -> list[Row]:
