@@ -23,7 +23,7 @@ from rtloop.compiler.cache import Cache, Entry, cache_folder, private_cache, rem
 from rtloop.compiler.comments import read_extras
 from rtloop.compiler.diagnostics import Diagnostic, show_diagnostic
 from rtloop.compiler.packages import find_package
-from rtloop.compiler.places import plain_temporary_folder
+from rtloop.compiler.plain_paths import plain_temporary_folder
 from rtloop.compiler.toolchain import DIRECTIVES, Compiled, Job, Toolchain, compile_module, find_toolchain
 from rtloop.errors import BuildError, RTSetupWarning
 from rtloop.units import show

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from rtloop.compiler.comments import Extras, read_extras
 from rtloop.compiler.diagnostics import Diagnostic, read_compiler, read_cython, tell
 from rtloop.compiler.interpreter import python
-from rtloop.compiler.places import Places
+from rtloop.compiler.plain_paths import Places
 from rtloop.errors import BuildError, RtloopError
 
 if TYPE_CHECKING:

@@ -74,7 +74,7 @@ def _run(args: list[str] | None) -> int:
     import click
 
     from rtloop.errors import RtloopError
-    from rtloop.tools.signals import exit_code
+    from rtloop.tools.interruption import exit_code
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):

@@ -13,6 +13,7 @@ from rtloop.errors import RtloopError
 from rtloop.machine.latency.load import LOADS, Load
 from rtloop.system.cpu import format_cpu_list, parse_cpu_list
 from rtloop.system.cpu_choice import usable_isolated_cpus
+from rtloop.tools.interruption import ended_by_signals, exit_code
 from rtloop.tools.options import (
     OUTPUT_FILE,
     as_json_option,
@@ -23,7 +24,6 @@ from rtloop.tools.options import (
     to_duration,
     to_spin,
 )
-from rtloop.tools.signals import ended_by_signals, exit_code
 from rtloop.units import format_duration, format_rate
 
 if TYPE_CHECKING:

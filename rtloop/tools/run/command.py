@@ -16,6 +16,7 @@ from rtloop.compiler.comments import rpath
 from rtloop.errors import ConfigError, RtloopError, RTSetupWarning, SetupError
 from rtloop.settings import OVERRUN_POLICIES
 from rtloop.system.cpu import parse_cpu_list
+from rtloop.tools.interruption import Terminated, ended_by_signals, exit_code, name_of
 from rtloop.tools.options import (
     OUTPUT_FILE,
     as_json_option,
@@ -26,7 +27,6 @@ from rtloop.tools.options import (
     to_spin,
 )
 from rtloop.tools.run.target import Target, TargetError, find_target, has_no_step, make_loop, parse_value
-from rtloop.tools.signals import Terminated, ended_by_signals, exit_code, name_of
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -1,4 +1,4 @@
-"""Signals that end a command: the first one interrupts it, and later ones wait for its report."""
+"""Interruption of a command by a signal: the first one interrupts it, and later ones wait for its report."""
 
 from __future__ import annotations
 
