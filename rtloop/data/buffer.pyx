@@ -5,7 +5,7 @@ from cpython.exc cimport PyErr_Fetch, PyErr_Restore
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t
 
-from rtloop.data.fork_registry cimport drop_region, keep_region, rt_region_t
+from rtloop.data.region_registry cimport drop_region, keep_region, rt_region_t
 
 import errno
 import math
@@ -19,7 +19,7 @@ from rtloop.data import buffer_request
 from rtloop.data.dtypes import plain_dtype
 from rtloop.data.interface import made_twice, never_made, publish, refuse_copy
 from rtloop.errors import RTSetupWarning, StateError
-from rtloop.memory import hugepages
+from rtloop.memory import hugepage_supply, smaps
 from rtloop.memory.process_lock import memory_lock
 from rtloop.units import format_size
 
@@ -162,7 +162,7 @@ cdef class _HugeBuffer_1:
         """True if the kernel keeps all of it in memory: present, and locked or of the hugetlb pool. Read anew."""
         if self.closed:
             return False
-        found = hugepages.account(<size_t>self.data, self.size)
+        found = smaps.account(<size_t>self.data, self.size)
         return found.resident >= self.size and (found.is_locked or found.hugetlb >= self.size)
 
     @property
@@ -170,7 +170,7 @@ cdef class _HugeBuffer_1:
         """Number of bytes that are on huge pages; read anew at each call."""
         if self.closed:
             return 0
-        found = hugepages.account(<size_t>self.data, self.size)
+        found = smaps.account(<size_t>self.data, self.size)
         return found.hugetlb + found.transparent
 
     def array(self, dtype, shape=None):
@@ -334,7 +334,7 @@ cdef object _take_pool(_HugeBuffer_1 self, object request, size_t size=0, int fd
             with nogil:
                 rc = rt_populate(fresh.address, bytes, page)
             if rc == 0:
-                found = hugepages.account(<size_t>fresh.address, bytes)
+                found = smaps.account(<size_t>fresh.address, bytes)
                 rc = 0 if found.hugetlb >= bytes and found.page_size == page else -errno.ENOMEM
             if rc == 0:
                 _adopt(self, &fresh, "hugetlb", page)
@@ -379,7 +379,7 @@ cdef object _take_ordinary(_HugeBuffer_1 self, str name, object request, int *lo
     cdef size_t base = resource.getpagesize(), bytes, unit
     cdef bint is_huge = name == "thp"
     cdef int rc
-    unit = hugepages.transparent_page_size() if is_huge else base
+    unit = hugepage_supply.transparent_page_size() if is_huge else base
     bytes = buffer_request.round_up(request.nbytes, unit or base)
     if unit == 0:
         return buffer_request.ordinary_grant(name, bytes, unit, None, errno.ENOTSUP)
@@ -397,11 +397,11 @@ cdef object _take_ordinary(_HugeBuffer_1 self, str name, object request, int *lo
         self._unlock = memory_lock.forget_range  # the module may be gone first when the interpreter ends
     with nogil:
         rc = rt_populate(self.data, bytes, base)
-    found = hugepages.account(<size_t>self.data, bytes)
+    found = smaps.account(<size_t>self.data, bytes)
     if is_huge and found.transparent < bytes:
         with nogil:
             rt_region_collapse(<rt_region_t *>self._region)
-        found = hugepages.account(<size_t>self.data, bytes)
+        found = smaps.account(<size_t>self.data, bytes)
     grant = buffer_request.ordinary_grant(name, bytes, unit, found, -rc)
     if rc or (is_huge and not found.transparent):
         _drop(self)

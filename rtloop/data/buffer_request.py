@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rtloop.errors import ConfigError, SetupError
-from rtloop.memory import hugepages, process_lock
-from rtloop.memory.hugepages import Account, format_page
+from rtloop.memory import hugepage_supply, process_lock
+from rtloop.memory.hugepage_supply import format_page
+from rtloop.memory.smaps import Account
 from rtloop.system import cgroup
 from rtloop.system.fixes import limit_fix
 from rtloop.system.grant import Grant, describe_refused
@@ -55,8 +56,8 @@ class BufferRequest(NamedTuple):
         """Return the page sizes of the hugetlb pool to try, the best one first and the default one last."""
         if self.page_size is not None:
             return (self.page_size,)
-        default = hugepages.default_page_size()
-        waste = {size: round_up(self.nbytes, size) - self.nbytes for size in hugepages.huge_pool_sizes()}
+        default = hugepage_supply.default_page_size()
+        waste = {size: round_up(self.nbytes, size) - self.nbytes for size in hugepage_supply.huge_pool_sizes()}
         fitting = sorted((s for s in waste if s != default and waste[s] <= self.nbytes // 8), reverse=True)
         larger, smaller = [s for s in fitting if s > default], [s for s in fitting if s < default]
         sizes = (*larger, default) if default else tuple(larger)
@@ -79,7 +80,7 @@ class BufferRequest(NamedTuple):
 
 
 def _is_stocked(page_size: int) -> bool:
-    pool = hugepages.huge_pool(page_size)
+    pool = hugepage_supply.huge_pool(page_size)
     return pool is not None and pool.available + pool.spare > 0
 
 
@@ -159,10 +160,11 @@ def pool_grant(size: int, page_size: int, path: str | None, error: int = 0, call
     asked, count = _asked(size, page_size, path), size // page_size
     if not error:
         return Grant("hugetlb", asked, asked, True, "of the hugetlb pool, read from /proc/self/smaps", kind="memory")
-    pool = hugepages.huge_pool(page_size)
+    pool = hugepage_supply.huge_pool(page_size)
     if pool is None:
         detail = f"this kernel has no pool of {format_size(page_size)} pages"
-        return Grant("hugetlb", asked, "none", False, detail, hugepages.reserve_fix(page_size, count), error, "memory")
+        fix = hugepage_supply.reserve_fix(page_size, count)
+        return Grant("hugetlb", asked, "none", False, detail, fix, error, "memory")
     missing = count - pool.available - pool.spare
     detail = f"{pool.available} of {pool.total} in the machine's pool available"
     if pool.spare:
@@ -170,7 +172,7 @@ def pool_grant(size: int, page_size: int, path: str | None, error: int = 0, call
     fixes = []
     if missing > 0:
         detail += f": {missing} missing"
-        fixes.append(hugepages.reserve_fix(page_size, missing, count))
+        fixes.append(hugepage_supply.reserve_fix(page_size, missing, count))
     elif error == errno.EAGAIN:
         limit = format_limit(read_limit(resource.RLIMIT_MEMLOCK)[0])
         detail = f"{call}: {os.strerror(error)}, with {detail}; RLIMIT_MEMLOCK is {limit} bytes"
@@ -201,14 +203,14 @@ def _limits_of_pages(size: int, page_size: int, path: str | None) -> Iterator[tu
                 f"  echo $(($(cat {where}) + {size - room})) | sudo tee {where}",
             )
     count = size // page_size
-    nodes = hugepages.free_on_nodes(page_size)
+    nodes = hugepage_supply.free_on_nodes(page_size)
     if nodes is not None and nodes[1] < count:
         yield (
             f"the cpuset allows memory of node {nodes[0]} only, which has {format_page(page_size, nodes[1])} free",
             "allow other nodes (cpuset.mems), or reserve pages there: "
             f"/sys/devices/system/node/node*/hugepages/hugepages-{page_size >> 10}kB/nr_hugepages",
         )
-    on_mount = hugepages.free_on_mount(path) if path else None
+    on_mount = hugepage_supply.free_on_mount(path) if path else None
     if on_mount is not None and on_mount < count:
         yield (
             f"the mount's size= leaves {format_page(page_size, on_mount)}",
@@ -257,7 +259,7 @@ def page_size_grant(request: BufferRequest, page_size: int) -> list[Grant]:
 
 def shortage(name: str, size: int) -> Grant | None:
     """Refuse more than the free memory, because making it present would have the kernel kill a process."""
-    room = {"MemAvailable": hugepages.available_memory(), **cgroup.memory_room()}
+    room = {"MemAvailable": hugepage_supply.available_memory(), **cgroup.memory_room()}
     for where, available in room.items():
         if available is not None and available < size:
             detail = f"{where} is {format_size(available)}"
@@ -288,9 +290,8 @@ def ordinary_grant(name: str, size: int, page_size: int, found: Account | None, 
     asked = format_page(page_size, size // page_size) if page_size else "transparent huge pages"
     if found is None:
         detail = f"mmap: {os.strerror(error)}" if page_size else "this kernel has none"
-        return Grant(
-            name, asked, "none", False, detail, "" if page_size else hugepages.transparent_fix(), error, kind="memory"
-        )
+        fix = "" if page_size else hugepage_supply.transparent_fix()
+        return Grant(name, asked, "none", False, detail, fix, error, kind="memory")
     got = (found.transparent if name == "thp" else found.resident) // page_size
     is_whole = got * page_size >= size
     granted = format_page(page_size, got) if got else "none"
@@ -298,7 +299,7 @@ def ordinary_grant(name: str, size: int, page_size: int, found: Account | None, 
     if is_whole or name == "pages":
         return Grant(name, asked, granted, is_whole, detail, kind="memory")
     detail += "; the rest is on ordinary pages" if got else ""
-    return Grant(name, asked, granted, False, detail, hugepages.transparent_fix(), errno.ENOMEM, "memory")
+    return Grant(name, asked, granted, False, detail, hugepage_supply.transparent_fix(), errno.ENOMEM, "memory")
 
 
 def lock_grant(size: int, is_locked: bool, is_pool: bool, error: int) -> Grant:

@@ -10,9 +10,9 @@ import warnings
 
 from rtloop.data.buffer_request import shortage
 from rtloop.errors import RTSetupWarning
-from rtloop.memory.hugepages import account
 from rtloop.memory.kernel import is_range_locked
 from rtloop.memory.process_lock import memory_lock, range_lock_grant
+from rtloop.memory.smaps import account
 from rtloop.system.grant import describe_refused
 from rtloop.units import format_size
 

@@ -34,7 +34,7 @@ import time
 from rtloop.errors import StateError, StopTimeoutError
 from rtloop.guard.violations import list_violations
 from rtloop.loop import failure, registry
-from rtloop.memory.kernel import fork_count
+from rtloop.memory.fork_watch import fork_count
 from rtloop.process import ending_signals
 from rtloop.system.time_sync import tai_offset_s
 from rtloop.process.signal_shield import shielded

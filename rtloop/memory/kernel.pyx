@@ -5,9 +5,7 @@ what several loops share, and calls these functions.
 """
 
 from libc.errno cimport EOPNOTSUPP, EPERM, errno
-from libc.stdint cimport int64_t
 from posix.resource cimport RLIM_INFINITY, RLIMIT_CORE, getrlimit, rlimit, setrlimit
-from posix.time cimport CLOCK_MONOTONIC
 
 from rtloop._os cimport (
     MCL_CURRENT,
@@ -19,13 +17,12 @@ from rtloop._os cimport (
     mlockall,
     munlock,
     munlockall,
-    pthread_atfork,
 )
+from rtloop.memory.fork_watch cimport lock_after_fork, lock_flags_after_fork
 from rtloop.memory.heap_h cimport rt_heap_is_glibc, rt_heap_owner, rt_heap_tune
 from rtloop.memory.memory_h cimport (
     RT_FUTURE_LOCKED,
     RT_FUTURE_LOCKED_ONFAULT,
-    rt_fork_watch_t,
     rt_memory_can_tell_locked,
     rt_memory_future_lock,
     rt_memory_ignores_limit,
@@ -37,37 +34,17 @@ from rtloop.memory.memory_h cimport (
 
 import mmap
 import os
-from typing import NamedTuple
 
+from rtloop.memory.smaps import mappings
 from rtloop.system.fileio import parse_fields, read_text
 
 
-cdef extern from "../include/rtloop/clock.h" nogil:
-    int64_t rt_clock_now(int clock)
-
-
-cdef rt_fork_watch_t _watch
-# Times of the last forks, on CLOCK_MONOTONIC, to recognise violations that a fork has caused.
-cdef int64_t _fork_times[16]
 #: Flags of mlockall(2).
 LOCK_CURRENT = MCL_CURRENT
 LOCK_FUTURE = MCL_FUTURE
 LOCK_ONFAULT = MCL_ONFAULT
 # True if the kernel can report whether a single page is locked; determined once.
 _can_tell_locked = None
-
-
-cdef void _after_fork_in_parent() noexcept nogil:
-    # The fork made every locked private page copy-on-write. Locking again copies them here instead of in a cycle.
-    _fork_times[_watch.forks % 16] = rt_clock_now(CLOCK_MONOTONIC)
-    _watch.forks += 1
-    if _watch.lock_flags:
-        mlockall(_watch.lock_flags)
-
-
-cdef void _after_fork_in_child() noexcept nogil:
-    # Memory locks are not inherited (mlockall(2)).
-    _watch.lock_flags = 0
 
 
 cdef int lock_region(void *address, size_t size, bint onfault) noexcept nogil:
@@ -103,7 +80,7 @@ cdef int lock_all_memory(bint current, bint future, bint onfault) noexcept nogil
 
 cdef int unlock_all_memory() noexcept nogil:
     """Undo every lock of the process (munlockall(2)), those of running loops included."""
-    _watch.lock_flags = 0
+    lock_after_fork(0)
     return -errno if munlockall() else 0
 
 
@@ -167,25 +144,25 @@ def lock_everything(int flags, bint is_again_after_fork=True):
         0, or a negative errno.
     """
     cdef int rc
-    cdef int former = _watch.lock_flags
+    cdef int former = lock_flags_after_fork()
     # Set the flags first: a concurrent fork on another thread must not lock again with the former ones.
-    _watch.lock_flags = flags if is_again_after_fork else 0
+    lock_after_fork(flags if is_again_after_fork else 0)
     with nogil:
         rc = -errno if mlockall(flags) else 0
     if rc:
-        _watch.lock_flags = former
+        lock_after_fork(former)
     return rc
 
 
 def forget_lock():
     """Stop locking again after forks; present locks stay."""
-    _watch.lock_flags = 0
+    lock_after_fork(0)
 
 
 def unlock_everything():
     """Undo every lock of the process. Returns 0 or a negative errno."""
     cdef int rc
-    _watch.lock_flags = 0
+    lock_after_fork(0)
     with nogil:
         rc = -errno if munlockall() else 0
     return rc
@@ -258,16 +235,6 @@ def _has_locked_memory():
     return parse_fields(read_text("/proc/self/status")).get("VmLck", "0 kB") != "0 kB"
 
 
-def fork_count():
-    """Return the number of forks of this process with the C library's fork()."""
-    return _watch.forks
-
-
-def fork_times():
-    """Return the times of the last forks, at most 16, in ns on CLOCK_MONOTONIC."""
-    return sorted([_fork_times[i] for i in range(min(_watch.forks, 16))])
-
-
 def tune_malloc():
     """Keep glibc from returning memory to the kernel and from mapping large blocks.
 
@@ -291,31 +258,3 @@ def heap_owner(str function="malloc"):
     name = function.encode()
     cdef const char *path = rt_heap_owner(name)
     return None if path is NULL else os.fsdecode(<bytes>path)
-
-
-class Mapping(NamedTuple):
-    """Mapping of this process, in bytes, and its kind of lock."""
-
-    start: int
-    size: int
-    is_locked: bool
-    is_onfault: bool
-
-
-def mappings():
-    """Return all mappings with their locks, from ``/proc/self/smaps``; slow, because the kernel visits all pages."""
-    found = []
-    start = end = 0
-    for line in read_text("/proc/self/smaps").splitlines():
-        if line.startswith("VmFlags:"):
-            flags = line.split()
-            found.append(Mapping(start, end - start, "lo" in flags, "lf" in flags))
-        elif line[0] in "0123456789abcdef":
-            span = line.split(" ", 1)[0].split("-")
-            if len(span) == 2:
-                start, end = int(span[0], 16), int(span[1], 16)
-    return found
-
-
-if pthread_atfork(NULL, _after_fork_in_parent, _after_fork_in_child):
-    raise MemoryError("pthread_atfork failed")

@@ -13,7 +13,7 @@ import resource
 import threading
 from typing import NamedTuple
 
-from rtloop.memory import kernel
+from rtloop.memory import kernel, smaps
 from rtloop.memory.limits import core_dumps, memlock_limit
 from rtloop.process.signal_shield import shielded_method
 from rtloop.system import refusal_cause
@@ -116,7 +116,7 @@ class _MemoryLock:
         self._lock = threading.RLock()  # the garbage collector may free a pool, and unlock its range, while it is held
         self._modes: list[str] = []
         self._former_future: str | None = None
-        self._former: list[kernel.Mapping] = []
+        self._former: list[smaps.Mapping] = []
         self._ranges: list[_Range] = []
 
     @shielded_method
@@ -155,10 +155,10 @@ class _MemoryLock:
         """Record the locks of other code, to restore them later."""
         self._former_future = kernel.future_lock()
         has_locked = memory_status()["VmLck"] or self._former_future
-        found = kernel.mappings() if has_locked else []
+        found = smaps.mappings() if has_locked else []
         self._former = [piece for mapping in found for piece in self._without_own(mapping)]
 
-    def _without_own(self, mapping: kernel.Mapping) -> list[kernel.Mapping]:
+    def _without_own(self, mapping: smaps.Mapping) -> list[smaps.Mapping]:
         """Split a mapping and mark rtloop's own ranges as not locked, because their owners may release them first."""
         pieces = [mapping]
         for own in list(self._ranges) if mapping.is_locked else []:
@@ -247,7 +247,7 @@ class _MemoryLock:
     def _lock_former(self) -> None:
         """Lock again what was locked before and is still mapped."""
         former_locks = [former for former in self._former if former.is_locked]
-        for now in kernel.mappings() if former_locks else []:
+        for now in smaps.mappings() if former_locks else []:
             for former in former_locks:
                 start, end = max(now.start, former.start), min(now.start + now.size, former.start + former.size)
                 if start < end:
@@ -255,7 +255,7 @@ class _MemoryLock:
 
     def _restore_present(self) -> None:
         """Restore the locks of former mappings; newer ones are locked because other code locks future memory."""
-        for now in kernel.mappings():
+        for now in smaps.mappings():
             for former in self._former:
                 start, end = max(now.start, former.start), min(now.start + now.size, former.start + former.size)
                 if start >= end or not now.is_locked:
@@ -311,7 +311,7 @@ class _MemoryLock:
         # Use the list of mappings: is_range_locked() would split an unlocked huge page.
         if not memory_status()["VmLck"]:
             return False
-        within = [m for m in kernel.mappings() if m.start < asked.start + asked.size and asked.start < m.start + m.size]
+        within = [m for m in smaps.mappings() if m.start < asked.start + asked.size and asked.start < m.start + m.size]
         return bool(within) and all(m.is_locked for m in within)
 
     @shielded_method

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 import rtloop
 from rtloop import units
 from rtloop.machine.latency import cyclictest
-from rtloop.memory import hugepages
+from rtloop.memory import hugepage_supply
 from rtloop.settings import SETTING_KINDS
 from rtloop.system import cgroup, cpu, host, privilege
 from rtloop.telemetry import description
@@ -122,8 +122,8 @@ FILES: dict[str, tuple[Callable[[str], object], tuple[str, ...]]] = {
     "isolated_cpus": (cpu.isolated_cpus, ("0-3", "1")),
     "rt_group_file": (privilege.rt_group_file, ("4:cpu,cpuacct:", "/a", "0::/")),
     "rt_group_runtime": (privilege.rt_group_runtime, ("4:cpu:/", "\n")),
-    "default_page_size": (hugepages.default_page_size, ("Hugepagesize:", " 2048 kB", "\n")),
-    "available_memory": (hugepages.available_memory, ("MemAvailable:", " 2048 kB", "\n")),
+    "default_page_size": (hugepage_supply.default_page_size, ("Hugepagesize:", " 2048 kB", "\n")),
+    "available_memory": (hugepage_supply.available_memory, ("MemAvailable:", " 2048 kB", "\n")),
     "memory_room": (cgroup.memory_room, ("0::/", "4:memory:", "../..", "\n")),
 }
 

@@ -21,7 +21,8 @@ import pytest
 
 import rtloop
 from rtloop import HugeBuffer
-from rtloop.memory import hugepages
+from rtloop.memory import hugepage_supply
+from rtloop.memory.smaps import account
 
 pytestmark = pytest.mark.rt
 
@@ -29,7 +30,7 @@ Script = Callable[..., "subprocess.CompletedProcess[str]"]
 Reserve = Callable[[int], None]
 PAGE = mmap.PAGESIZE
 COUNT = Path("/proc/sys/vm/nr_hugepages")
-HUGE = hugepages.default_page_size()
+HUGE = hugepage_supply.default_page_size()
 # It may enter any folder: Python may be installed below one of root's own.
 ENTER = ("--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search")
 ORDINARY = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", *ENTER)
@@ -58,10 +59,10 @@ def reserve() -> Iterator[Reserve]:
     with pool_to_itself():
 
         def reserve(free: int) -> None:
-            pool = hugepages.huge_pool(HUGE)
+            pool = hugepage_supply.huge_pool(HUGE)
             assert pool is not None
             COUNT.write_text(str(pool.total - pool.available + free))
-            pool = hugepages.huge_pool(HUGE)
+            pool = hugepage_supply.huge_pool(HUGE)
             assert pool is not None
             if pool.available != free:
                 pytest.skip(f"memory is too fragmented for {free} huge pages: the kernel found {pool.available}")
@@ -137,15 +138,15 @@ def test_with_enough_huge_pages_it_has_them(reserve: Reserve, backing: str) -> N
     assert {"ht", "dc"} <= set(found["VmFlags"].split()) and "nr" not in found["VmFlags"].split()
     assert (buffer.backing, buffer.page_size, buffer.huge_bytes) == ("hugetlb", HUGE, 4 * HUGE)
     assert buffer.is_locked and address_of(buffer) % HUGE == 0
-    pool = hugepages.huge_pool(HUGE)
+    pool = hugepage_supply.huge_pool(HUGE)
     assert pool is not None and (pool.available, pool.reserved) == (0, 0), "taken, and not merely promised"
     buffer.close()
-    pool = hugepages.huge_pool(HUGE)
+    pool = hugepage_supply.huge_pool(HUGE)
     assert pool is not None and pool.available == 4
 
 
 def test_a_gibibyte_page_is_granted_or_refused_with_the_boot_parameter(reserve: Reserve) -> None:
-    pool = hugepages.huge_pool(1 << 30)
+    pool = hugepage_supply.huge_pool(1 << 30)
     if pool is not None and pool.available:
         assert HugeBuffer(4096, page_size="1G", strict=True).page_size == 1 << 30
         return
@@ -213,18 +214,18 @@ def test_the_control_group_that_keeps_huge_pages_back_is_named(
     script: Script, reserve: Reserve, group: Path, kind: str
 ) -> None:
     reserve(4)
-    pool = hugepages.huge_pool(HUGE)
+    pool = hugepage_supply.huge_pool(HUGE)
     assert pool is not None
     limit = group / f"hugetlb.{HUGE >> 20}MB.{kind}max"
     limit.write_text(str(2 * HUGE))
     done = script(IN_GROUP.format(huge=HUGE, group=group))
     granted, detail, *fix = done.stdout.splitlines()
     assert granted == "none", done.stderr
-    two = hugepages.format_page(HUGE, 2)
+    two = hugepage_supply.format_page(HUGE, 2)
     assert detail == f"4 of {pool.total} in the machine's pool available; the control group's {limit} leaves {two}"
     subprocess.run(["sh", "-c", fix[1].replace("sudo ", "")], check=True, capture_output=True)
     done = script(IN_GROUP.format(huge=HUGE, group=group))
-    assert done.stdout.splitlines()[0] == hugepages.format_page(HUGE, 3), done.stderr
+    assert done.stdout.splitlines()[0] == hugepage_supply.format_page(HUGE, 3), done.stderr
 
 
 # A hugetlbfs mount.
@@ -261,7 +262,7 @@ def test_the_size_of_a_mount_is_named(reserve: Reserve, mount: Path) -> None:
     reserve(4)
     subprocess.run(["umount", str(mount)], check=True)
     subprocess.run(["mount", "-t", "hugetlbfs", "-o", f"size={2 * HUGE}", "none", str(mount)], check=True)
-    with pytest.warns(rtloop.RTSetupWarning, match=f"the mount's size= leaves {hugepages.format_page(HUGE, 2)}"):
+    with pytest.warns(rtloop.RTSetupWarning, match=f"the mount's size= leaves {hugepage_supply.format_page(HUGE, 2)}"):
         HugeBuffer(3 * HUGE, backing=str(mount)).close()
     assert HugeBuffer(2 * HUGE, backing=str(mount), strict=True).backing == "hugetlb"
 
@@ -295,7 +296,7 @@ def test_what_is_planted_on_hugetlbfs_is_refused(reserve: Reserve, mount: Path) 
 
 
 def test_transparent_huge_pages_are_counted_by_the_kernel() -> None:
-    size = hugepages.transparent_page_size()
+    size = hugepage_supply.transparent_page_size()
     buffer = HugeBuffer(3 * size + 1, backing="thp", strict=True)
     found = smaps(address_of(buffer))
     assert found["AnonHugePages"] == f"{4 * size >> 10} kB"
@@ -470,7 +471,7 @@ def test_a_pool_takes_its_blocks_from_huge_pages_if_asked(reserve: Reserve, kind
     assert (pool.backing, pool.is_locked, free_pages()) == ("hugetlb", True, before - 1)
     with pool.block(dtype="f8") as array:
         array[:] = 1
-        assert hugepages.account(array.ctypes.data // HUGE * HUGE, HUGE).hugetlb == HUGE
+        assert account(array.ctypes.data // HUGE * HUGE, HUGE).hugetlb == HUGE
     pool.check()
     del array
     del pool
@@ -487,6 +488,6 @@ def test_a_pool_on_too_few_huge_pages_says_where_it_ended(reserve: Reserve) -> N
 
 
 def free_pages() -> int:
-    pool = hugepages.huge_pool(HUGE)
+    pool = hugepage_supply.huge_pool(HUGE)
     assert pool is not None
     return pool.available

@@ -13,7 +13,7 @@ Script = Callable[..., "subprocess.CompletedProcess[str]"]
 
 PROLOGUE = """
 import ctypes, mmap, rtloop
-from rtloop.memory import kernel
+from rtloop.memory import kernel, smaps
 from rtloop.memory.process_lock import memory_lock
 libc = ctypes.CDLL(None, use_errno=True)
 PAGE = mmap.PAGESIZE
@@ -23,7 +23,7 @@ def region(pages=4):
     kept.append(held)
     return ctypes.addressof(ctypes.c_char.from_buffer(held))
 def lock_of(address):
-    found = next(m for m in kernel.mappings() if m.start <= address < m.start + m.size)
+    found = next(m for m in smaps.mappings() if m.start <= address < m.start + m.size)
     return "onfault" if found.is_onfault else "locked" if found.is_locked else "not"
 def mlock(address, size=4 * PAGE, flags=0):
     assert libc.mlock2(ctypes.c_void_p(address), ctypes.c_size_t(size), flags) == 0

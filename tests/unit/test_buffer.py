@@ -20,9 +20,10 @@ import pytest
 import rtloop
 from rtloop import HugeBuffer
 from rtloop.data import buffer_request
-from rtloop.memory import hugepages
-from rtloop.memory.hugepages import Account, HugePool
+from rtloop.memory import hugepage_supply, smaps
+from rtloop.memory.hugepage_supply import HugePool
 from rtloop.memory.process_lock import memory_lock
+from rtloop.memory.smaps import Account
 
 PAGE = mmap.PAGESIZE
 Script = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -69,7 +70,7 @@ def test_every_page_is_present_before_it_is_touched(buffer: HugeBuffer) -> None:
 
 
 def test_what_is_told_is_what_the_kernel_tells(buffer: HugeBuffer) -> None:
-    found = hugepages.account(address_of(buffer), buffer.size)
+    found = smaps.account(address_of(buffer), buffer.size)
     assert found.size == found.resident == buffer.size, "guards keep its mapping from being joined to another"
     assert buffer.is_locked == found.is_locked
     assert buffer.huge_bytes == found.transparent
@@ -181,7 +182,7 @@ def test_close_gives_the_memory_back_and_keeps_the_addresses(buffer: HugeBuffer)
     uncounted[:] = 9
     address = uncounted.ctypes.data
     buffer.close()
-    assert hugepages.account(address, buffer.size).resident == 0
+    assert smaps.account(address, buffer.size).resident == 0
     assert not uncounted.any()
     uncounted[:] = 1
 
@@ -194,14 +195,14 @@ def test_a_with_statement_frees_with_the_last_view(buffer: HugeBuffer) -> None:
     address, size = array.ctypes.data, buffer.size
     assert buffer.closed and array.sum() == 5 * (1 << 20)
     del array
-    assert hugepages.account(address, size).resident == 0
+    assert smaps.account(address, size).resident == 0
 
     with pytest.raises(KeyError, match="passes"), HugeBuffer(PAGE, backing="pages") as other:
         kept = other.array("u1")
         address = kept.ctypes.data
         raise KeyError("passes")
     kept = None
-    assert other.closed and hugepages.account(address, PAGE).resident == 0
+    assert other.closed and smaps.account(address, PAGE).resident == 0
 
 
 def test_the_last_view_may_go_while_an_exception_passes(make: Callable[[], HugeBuffer]) -> None:
@@ -211,7 +212,7 @@ def test_the_last_view_may_go_while_an_exception_passes(make: Callable[[], HugeB
     address, size = buffer.address, buffer.size
     with pytest.raises(TypeError, match="integer"):
         operator.index(held.pop())
-    assert hugepages.account(address, size).resident == 0
+    assert smaps.account(address, size).resident == 0
 
 
 # Fork.
@@ -299,7 +300,7 @@ def test_a_construction_that_fails_half_way_leaves_nothing(monkeypatch: pytest.M
 
     HugeBuffer("1M", backing="pages").close()
     before = maps()
-    monkeypatch.setattr(hugepages, "account", fail)
+    monkeypatch.setattr(smaps, "account", fail)
     for kind in ("thp", "pages"):
         with pytest.raises(OSError, match="smaps"):
             HugeBuffer("1M", backing=kind)
@@ -313,9 +314,9 @@ def test_a_construction_that_fails_half_way_leaves_nothing(monkeypatch: pytest.M
 def pools(monkeypatch: pytest.MonkeyPatch) -> dict[int, HugePool]:
     """A machine with pools of huge pages as the test wants them; 2 MiB is its default."""
     stock: dict[int, HugePool] = {}
-    monkeypatch.setattr(hugepages, "huge_pool_sizes", lambda: tuple(sorted(stock)))
-    monkeypatch.setattr(hugepages, "huge_pool", stock.get)
-    monkeypatch.setattr(hugepages, "default_page_size", lambda: 2 << 20)
+    monkeypatch.setattr(hugepage_supply, "huge_pool_sizes", lambda: tuple(sorted(stock)))
+    monkeypatch.setattr(hugepage_supply, "huge_pool", stock.get)
+    monkeypatch.setattr(hugepage_supply, "default_page_size", lambda: 2 << 20)
     return stock
 
 
@@ -371,7 +372,7 @@ def test_pages_that_are_there_and_not_given_have_another_reason(
         grant.detail == f"10 of 10 in the machine's pool available; the control group's {limit} leaves 1 page of 2 MiB"
     )
     assert grant.fix.endswith(f"echo $(($(cat {limit}) + {M2})) | sudo tee {limit}")
-    monkeypatch.setattr(buffer_request.hugepages, "free_on_nodes", lambda _: ("1", 0))
+    monkeypatch.setattr(buffer_request.hugepage_supply, "free_on_nodes", lambda _: ("1", 0))
     grant = buffer_request.pool_grant(2 * M2, M2, None, errno.ENOMEM)
     assert "the cpuset allows memory of node 1 only, which has 0 pages of 2 MiB free" in grant.detail
     assert "cpuset.mems" in grant.fix and limit in grant.fix
@@ -385,9 +386,9 @@ def test_the_pages_on_the_nodes_that_a_cpuset_allows(tmp_path: Path) -> None:
         folder.mkdir(parents=True)
         (folder / "free_hugepages").write_text(f"{node + 1}\n")
     where = {"status": str(tmp_path / "status"), "nodes": str(tmp_path)}
-    assert hugepages.free_on_nodes(M2, **where) == ("1-2", 5)
+    assert hugepage_supply.free_on_nodes(M2, **where) == ("1-2", 5)
     (tmp_path / "status").write_text("Mems_allowed_list:\t0-31\n")
-    assert hugepages.free_on_nodes(M2, **where) is None
+    assert hugepage_supply.free_on_nodes(M2, **where) is None
 
 
 def test_a_part_on_huge_pages_is_told_as_a_part() -> None:
@@ -402,14 +403,14 @@ def test_a_part_on_huge_pages_is_told_as_a_part() -> None:
 
 def test_a_buffer_that_is_partly_on_huge_pages_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel finds no more: as if one of two were missing, for memory cannot be fragmented to order."""
-    size = hugepages.transparent_page_size()
+    size = hugepage_supply.transparent_page_size()
     if not size:
         pytest.skip("this kernel has no transparent huge pages")
 
     def half(start: int, bytes_: int) -> Account:
         return Account(bytes_, bytes_, PAGE, 0, size, True)
 
-    monkeypatch.setattr(hugepages, "account", half)
+    monkeypatch.setattr(smaps, "account", half)
     with pytest.warns(rtloop.RTSetupWarning, match="granted 1 page of"):
         buffer = HugeBuffer(2 * size, backing="thp")
     assert (buffer.backing, buffer.page_size, buffer.huge_bytes) == ("thp", PAGE, size)
@@ -417,8 +418,8 @@ def test_a_buffer_that_is_partly_on_huge_pages_says_so(monkeypatch: pytest.Monke
         HugeBuffer(2 * size, backing="thp", strict=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        monkeypatch.setattr(hugepages, "huge_pool_sizes", tuple)  # so that no pool of this machine helps
-        monkeypatch.setattr(hugepages, "default_page_size", lambda: 1 << 44)
+        monkeypatch.setattr(hugepage_supply, "huge_pool_sizes", tuple)  # so that no pool of this machine helps
+        monkeypatch.setattr(hugepage_supply, "default_page_size", lambda: 1 << 44)
         assert HugeBuffer(2 * size).backing == "thp"
 
 
@@ -436,17 +437,17 @@ def test_only_what_was_asked_for_by_name_is_missed() -> None:
 
 
 def test_a_pool_is_read_from_the_kernels_files(tmp_path: Path) -> None:
-    assert hugepages.huge_pool_sizes(str(tmp_path / "none")) == ()
+    assert hugepage_supply.huge_pool_sizes(str(tmp_path / "none")) == ()
     for size, count in ((1048576, 0), (2048, 7)):
         folder = tmp_path / f"hugepages-{size}kB"
         folder.mkdir()
         values = {"nr": count, "free": count - 2, "resv": 3, "surplus": 1, "nr_overcommit": 5}
         for name, value in values.items():
             (folder / f"{name}_hugepages").write_text(f"{max(0, value)}\n")
-    assert hugepages.huge_pool_sizes(str(tmp_path)) == (M2, G1)
-    pool = hugepages.huge_pool(M2, str(tmp_path))
+    assert hugepage_supply.huge_pool_sizes(str(tmp_path)) == (M2, G1)
+    pool = hugepage_supply.huge_pool(M2, str(tmp_path))
     assert pool == HugePool(M2, total=7, free=5, reserved=3, spare=4) and pool.available == 2
-    assert hugepages.huge_pool(M32, str(tmp_path)) is None
+    assert hugepage_supply.huge_pool(M32, str(tmp_path)) is None
 
 
 SMAPS = """\
@@ -474,9 +475,9 @@ VmFlags: rd wr mr mw me dc de ht
 
 
 def test_the_account_of_a_range_is_that_of_its_mappings(tmp_path: Path) -> None:
-    smaps = tmp_path / "smaps"
-    smaps.write_text(SMAPS)
-    read = lambda start, size: hugepages.account(start, size, str(smaps))  # noqa: E731
+    file = tmp_path / "smaps"
+    file.write_text(SMAPS)
+    read = lambda start, size: smaps.account(start, size, str(file))  # noqa: E731
     assert read(0x7F0000000000, M2) == Account(M2, M2, 4096, 0, M2, True)
     assert read(0x7F0000400000, 2 * M2) == Account(2 * M2, 2 * M2, M2, 2 * M2, 0, False)
     assert read(0x7F0000000000, M2 + 1) == Account(M2 + 4096, M2, 4096, 0, M2, False)
@@ -508,7 +509,7 @@ def test_a_subclass_s_destructor_runs_once_and_at_the_end() -> None:
 
 def test_a_refusal_keeps_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """The object that has been refused may live on, in the traceback for one."""
-    monkeypatch.setattr(buffer_request.hugepages, "transparent_page_size", lambda: 0)
+    monkeypatch.setattr(buffer_request.hugepage_supply, "transparent_page_size", lambda: 0)
     buffer = HugeBuffer.__new__(HugeBuffer)
     with warnings.catch_warnings(), pytest.raises(rtloop.RTSetupWarning):
         warnings.simplefilter("error")

@@ -10,7 +10,7 @@ import pytest
 import rtloop
 from rtloop.guard import violations
 from rtloop.guard.guard_block import GuardBlock, RawViolation
-from rtloop.memory import kernel
+from rtloop.memory import fork_watch
 from rtloop.stats import guard_summary
 from rtloop.system.grant import Grant
 
@@ -91,7 +91,7 @@ class Block:
 def test_a_fault_says_what_the_machine_did_just_before(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(violations, "migrated_pages", lambda: 12)
     now = time.monotonic_ns()
-    monkeypatch.setattr(kernel, "fork_times", lambda: [now - 5_000_000_000, now - 2_000_000])
+    monkeypatch.setattr(fork_watch, "fork_times", lambda: [now - 5_000_000_000, now - 2_000_000])
     long_ago = now - 3_000_000_000
     after, long_after = raw(0, time_ns=now), raw(0, time_ns=long_ago, frames=(1,))
     last = raw(0, time_ns=long_ago, last_time_ns=now, frames=(2,))

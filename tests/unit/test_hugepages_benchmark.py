@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rtloop import HugeBuffer
-from rtloop.memory.hugepages import transparent_page_size
+from rtloop.memory.hugepage_supply import transparent_page_size
 
 PROGRAM = Path(__file__).parents[2] / "benchmarks" / "hugepages.py"
 

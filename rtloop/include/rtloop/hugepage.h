@@ -50,7 +50,7 @@ typedef struct rt_region {
   struct rt_region *next;
 } rt_region_t;
 
-/* All regions of the process. One instance, owned by rtloop.data.fork_registry. */
+/* All regions of the process. One instance, owned by rtloop.data.region_registry. */
 typedef struct rt_regions {
   pthread_mutex_t mutex;
   rt_region_t *first;

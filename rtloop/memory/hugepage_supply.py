@@ -1,4 +1,4 @@
-"""Accounting of huge pages by the kernel: reserved pools, transparent huge pages, and ranges of addresses.
+"""Supply of huge pages on this machine: the kernel's pools, transparent huge pages, and the commands that add more.
 
 See Documentation/admin-guide/mm/hugetlbpage.rst and transhuge.rst of the kernel.
 """
@@ -6,7 +6,6 @@ See Documentation/admin-guide/mm/hugetlbpage.rst and transhuge.rst of the kernel
 from __future__ import annotations
 
 import os
-import resource
 from typing import NamedTuple
 
 from rtloop.system.cpu import parse_cpu_list
@@ -15,9 +14,7 @@ from rtloop.system.fixes import sysctl_fix
 from rtloop.units import format_page_size, format_size
 
 __all__ = [
-    "Account",
     "HugePool",
-    "account",
     "default_page_size",
     "fill_fix",
     "format_page",
@@ -189,56 +186,3 @@ def transparent_fix() -> str:
     if "[never]" in mode:
         return f"now:        echo madvise | sudo tee {_TRANSPARENT}/enabled"
     return "now:        echo 1 | sudo tee /proc/sys/vm/compact_memory   # joins free memory; then try again"
-
-
-class Account(NamedTuple):
-    """Accounting of a range of addresses by the kernel, in bytes."""
-
-    size: int
-    resident: int
-    page_size: int
-    hugetlb: int
-    transparent: int
-    is_locked: bool
-
-
-def account(start: int, size: int, smaps: str = "/proc/self/smaps") -> Account:
-    """Read the kernel's accounting of the mappings that overlap a range; slow, because the kernel visits all pages.
-
-    Parameters
-    ----------
-    start, size : int
-        The range. Its mappings are counted as a whole; guard pages around a range keep them separate from others.
-    smaps : str
-        File to read (proc_pid_smaps(5)).
-
-    Returns
-    -------
-    Account
-        `page_size` is the smallest of all mappings; transparent huge pages do not change it.
-        `is_locked` is True if each mapping is locked by mlock(2). Pages of a hugetlb pool never are.
-    """
-    sums = dict.fromkeys(("Size", "Rss", "Private_Hugetlb", "Shared_Hugetlb", "AnonHugePages"), 0)
-    page_sizes: list[int] = []
-    locks: list[bool] = []
-    is_inside = False
-    for line in read_text(smaps).splitlines():
-        key, _, rest = line.partition(":")
-        if " " in key:  # "7f0000000000-7f0000001000 rw-p 00000000 00:00 0", and perhaps a path
-            low, high = (int(x, 16) for x in key.split(" ", 1)[0].split("-"))
-            is_inside = low < start + size and start < high
-        elif is_inside and key in sums:
-            sums[key] += int(rest.split()[0]) << 10
-        elif is_inside and key == "KernelPageSize":
-            page_sizes.append(int(rest.split()[0]) << 10)
-        elif is_inside and key == "VmFlags":
-            locks.append("lo" in rest.split())
-    hugetlb = sums["Private_Hugetlb"] + sums["Shared_Hugetlb"]
-    return Account(
-        sums["Size"],
-        sums["Rss"] + hugetlb,
-        min(page_sizes, default=resource.getpagesize()),
-        hugetlb,
-        sums["AnonHugePages"],
-        bool(locks) and all(locks),
-    )

@@ -1,0 +1,56 @@
+"""Watch on the forks of this process: their number, their times, and the memory lock that follows each in the parent.
+
+It notices forks by the C library's fork() (pthread_atfork(3)).
+"""
+
+from libc.stdint cimport int64_t
+from posix.time cimport CLOCK_MONOTONIC
+
+from rtloop._os cimport mlockall, pthread_atfork
+from rtloop.memory.memory_h cimport rt_fork_watch_t
+
+
+cdef extern from "../include/rtloop/clock.h" nogil:
+    int64_t rt_clock_now(int clock)
+
+
+cdef rt_fork_watch_t _watch
+# Times of the last forks, on CLOCK_MONOTONIC, to recognise violations that a fork has caused.
+cdef int64_t _fork_times[16]
+
+
+cdef void _after_fork_in_parent() noexcept nogil:
+    # The fork made every locked private page copy-on-write. Locking again copies them here instead of in a cycle.
+    _fork_times[_watch.forks % 16] = rt_clock_now(CLOCK_MONOTONIC)
+    _watch.forks += 1
+    if _watch.lock_flags:
+        mlockall(_watch.lock_flags)
+
+
+cdef void _after_fork_in_child() noexcept nogil:
+    # Memory locks are not inherited (mlockall(2)).
+    _watch.lock_flags = 0
+
+
+cdef void lock_after_fork(int flags) noexcept nogil:
+    """Set the flags of mlockall(2) with which the parent locks again after each fork; 0: it does not."""
+    _watch.lock_flags = flags
+
+
+cdef int lock_flags_after_fork() noexcept nogil:
+    """Return the flags of :func:`lock_after_fork`."""
+    return _watch.lock_flags
+
+
+def fork_count():
+    """Return the number of forks of this process with the C library's fork()."""
+    return _watch.forks
+
+
+def fork_times():
+    """Return the times of the last forks, at most 16, in ns on CLOCK_MONOTONIC."""
+    return sorted([_fork_times[i] for i in range(min(_watch.forks, 16))])
+
+
+if pthread_atfork(NULL, _after_fork_in_parent, _after_fork_in_child):
+    raise MemoryError("pthread_atfork failed")
