@@ -20,7 +20,7 @@ COMMANDS = {
     "demo": "rtloop.tools.demo.command",
     "doctor": "rtloop.tools.doctor",
     "latency": "rtloop.tools.latency.command",
-    "new": "rtloop.tools.new",
+    "new": "rtloop.tools.new.command",
     "run": "rtloop.tools.run.command",
     "analyze": "rtloop.tools.analyze",
     "top": "rtloop.tools.top.command",

@@ -15,7 +15,7 @@ pytest.importorskip("mesonpy", reason="the project is built by meson-python")
 from click.testing import CliRunner
 
 import rtloop
-from rtloop.tools.new import FILES, new
+from rtloop.tools.new.command import FILES, new
 
 
 def call(*command: str | Path, cwd: Path, path: Path | None = None) -> str:
@@ -145,6 +145,6 @@ def test_what_to_type_next_can_be_typed(tmp_path: Path, monkeypatch: pytest.Monk
 def test_what_builds_it_is_asked_for_where_it_is_missing(
     found: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rtloop.tools.new.find_spec", lambda name: found if name == "mesonpy" else object())
+    monkeypatch.setattr("rtloop.tools.new.command.find_spec", lambda name: found if name == "mesonpy" else object())
     said = CliRunner().invoke(new, [str(tmp_path / "arm")]).output
     assert ("pip install 'rtloop[build]'" in said) is (found is None)

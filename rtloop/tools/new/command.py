@@ -97,7 +97,7 @@ def check_name(name: str) -> None:
 
 def make_project(folder: Path) -> list[str]:
     """Write the project; returns its files. The folder is new or empty, and its name is the package's."""
-    template = files("rtloop.tools").joinpath("template")
+    template = files("rtloop.tools.new").joinpath("template")
     texts = {
         target.replace(_PLACE, folder.name): _read(template, source).replace(_PLACE, folder.name)
         for source, target in FILES.items()

@@ -1,0 +1,1 @@
+"""rtloop new: make a starting project from a template."""
