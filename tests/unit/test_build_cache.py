@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from rtloop.compiler.build import build, build_module
 from rtloop.compiler.cache import Cache, Entry, cache_folder
 from rtloop.compiler.diagnostics import Diagnostic
 
@@ -177,3 +179,7 @@ def test_import_of_rtloop_brings_nothing_of_the_build(script: Callable[..., Any]
         "assert 'Cython' not in sys.modules and 'setuptools' not in sys.modules"
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_public_and_the_internal_build_take_the_same_arguments() -> None:
+    assert inspect.signature(build).parameters == inspect.signature(build_module).parameters
