@@ -11,11 +11,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from rtloop.errors import RtloopError, StateError
-from rtloop.group import member, watchdog_plan
+from rtloop.group import ending, member, watchdog_plan
 from rtloop.group.chain import check_chains
 from rtloop.group.plan import check_loops, place, rate_monotonic
 from rtloop.group.results import ages_of, analyze_loops, draw, save_all, stats_of
-from rtloop.group.run import Run, end
+from rtloop.group.run import Run
 from rtloop.loop import failure
 from rtloop.process import ending_signals
 from rtloop.settings import Duration, Settings, parse_align, parse_choice, parse_name, parse_run_duration
@@ -245,7 +245,7 @@ class LoopGroup:
             raise StateError(f"{self._name} {what}")
         armed = ending_signals.arm()
         try:
-            if have_ended := watchdog_plan.wait_all(self._controls, deadline):
+            if have_ended := ending.wait_all(self._controls, deadline):
                 self._run.is_running()  # waits for the watchdog
             return have_ended
         except BaseException as interrupt:
@@ -279,7 +279,7 @@ class LoopGroup:
         if has_ended:
             self._raise_failure(self._unreported())
             self._warn_of_stale_data()
-        elif hung := watchdog_plan.hung_error(self._controls):
+        elif hung := ending.hung_error(self._controls):
             raise hung
         return has_ended
 
@@ -462,7 +462,7 @@ class LoopGroup:
             self.stop()
 
     def _end(self, timeout_ns: int) -> None:
-        end(self._name, self._controls, timeout_ns)
+        ending.end(self._name, self._controls, timeout_ns)
         if self._run is not None:
             self._run.is_running()  # waits for the watchdog
 

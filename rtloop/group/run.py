@@ -1,4 +1,4 @@
-"""Run of a group: all of its loops start on one origin, or none does, and they end in reverse."""
+"""Run of a group: all of its loops start on one origin, or none does."""
 
 from __future__ import annotations
 
@@ -6,26 +6,20 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rtloop.errors import StopTimeoutError
 from rtloop.group import member, watchdog_plan
 from rtloop.loop import failure
 from rtloop.loop.registry import EXIT_TIMEOUT_NS
-from rtloop.process import ending_signals
 from rtloop.settings import CLOCKS, Settings
-from rtloop.units import format_duration
 
 if TYPE_CHECKING:
     from rtloop.group.watchdog import Watchdog
-    from rtloop.loop.lifecycle import Control
     from rtloop.loop.loop import RTLoop
     from rtloop.system.grant import Grant
 
-__all__ = ["Run", "end"]
+__all__ = ["Run"]
 
 #: Time from the last loop's enter() to the origin, in which the threads wake up.
 _LEAD_NS = 5_000_000
-#: Time in which the loops are stopped one after the other; after that the remaining ones are asked at once.
-_IN_ORDER_NS = 100_000_000
 
 
 class Run:
@@ -128,56 +122,3 @@ class Run:
                 failure.add_note(error, str(late) or type(late).__name__)
         if self._watchdog is not None:
             self._watchdog.withdraw()
-
-
-def end(name: str, controls: Sequence[Control], timeout_ns: int) -> None:
-    """Stop the loops of a group one after the other, in reverse; after 100 ms ask all remaining ones at once.
-
-    Nothing is reaped before all threads have ended. Exceptions of signal handlers are raised after that.
-
-    Raises
-    ------
-    StopTimeoutError
-        If a callback has not returned by then; all other loops have been stopped nevertheless.
-    """
-    begin = time.monotonic_ns()
-    armed = ending_signals.arm()
-    interrupts: list[BaseException] = []
-    try:
-        error = _end_all(name, controls, begin, timeout_ns, interrupts)
-    finally:
-        ending_signals.disarm(armed)
-    if interrupts:
-        if error is not None:
-            failure.add_note(interrupts[0], str(error))
-        raise interrupts[0]
-    if error is not None:
-        raise error
-
-
-def _end_all(
-    name: str, controls: Sequence[Control], begin: int, timeout_ns: int, interrupts: list[BaseException]
-) -> StopTimeoutError | None:
-    """Ask, wait and reap. Returns the exception for a loop that has not ended, None if all have."""
-    late: list[Control] = []
-    error: StopTimeoutError | None = None
-    for patience_ns in (min(timeout_ns, _IN_ORDER_NS), timeout_ns):
-        late = []
-        for control in reversed(controls):
-            try:
-                if not control.end_run(max(0, begin + patience_ns - time.monotonic_ns()), interrupts, must_reap=False):
-                    late.append(control)
-            except StopTimeoutError as still_starting:
-                error = still_starting
-        if not late:
-            break
-    for control in reversed(controls):
-        control.reap()
-    if late:
-        error = failure.stop_timeout_error(late[0].settings.name, timeout_ns)
-    if error is not None:
-        error.add_note(f"{name}: all of its loops were asked to stop, for up to {format_duration(timeout_ns)}")
-        for control in controls:
-            if (trip := control.thread.trip()) is not None:
-                error.add_note(str(failure.watchdog_error(control.settings, trip)))
-    return error

@@ -1,29 +1,20 @@
-"""Settings of a group's watchdog, and waiting for loops that may never end."""
+"""Settings of a group's watchdog: its priority, its interval, and the limit of each loop."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from rtloop.errors import ConfigError, WatchdogError
-from rtloop.loop import failure
-from rtloop.loop.registry import EXIT_TIMEOUT_NS
+from rtloop.errors import ConfigError
 from rtloop.settings import Settings, make_settings
 from rtloop.system.grant import Grant
-from rtloop.units import as_index, format_duration, show
+from rtloop.units import as_index, show
 
-if TYPE_CHECKING:
-    from rtloop.loop.lifecycle import Control
-
-__all__ = ["check_watchdog", "hung_error", "plan", "wait_all"]
+__all__ = ["check_watchdog", "plan"]
 
 #: The watchdog's priority is above every loop's, and below 99, that of the kernel's own threads.
 _TOP_PRIORITY = 98
 #: Number of checks within the shortest limit, and bounds of their interval.
 _CHECKS, _MIN_INTERVAL_NS, _MAX_INTERVAL_NS = 8, 100_000, 10_000_000
-#: Interval at which a waiting group checks for loops that hang.
-_LOOK_NS = 100_000_000
 _LOCKS = ("off", "own", "onfault", "all")
 
 
@@ -69,43 +60,3 @@ def plan(name: str, every: Sequence[Settings], periods: int) -> tuple[Settings, 
         record=0,
     )
     return settings, limits, remarks
-
-
-def _has_hung(control: Control) -> bool:
-    """Return True if the watchdog found the loop stuck more than two seconds ago."""
-    trip = control.thread.trip()
-    return trip is not None and time.monotonic_ns() - trip["monotonic"] > EXIT_TIMEOUT_NS
-
-
-def wait_all(controls: Sequence[Control], deadline: int | None) -> bool:
-    """Wait until the loops have ended, or until `deadline` on the monotonic clock. Returns True if all have ended.
-
-    The wait for a stuck loop ends two seconds after the watchdog found it.
-    """
-    have_all_ended = True
-    for control in controls:
-        while True:
-            left = _LOOK_NS if deadline is None else max(0, min(_LOOK_NS, deadline - time.monotonic_ns()))
-            if control.wait(left):
-                break
-            if deadline is not None and time.monotonic_ns() >= deadline:
-                return False
-            if _has_hung(control):
-                control.thread.notify_siblings()
-                have_all_ended = False
-                break
-    return have_all_ended
-
-
-def hung_error(controls: Sequence[Control]) -> WatchdogError | None:
-    """Make the exception for the first loop that was found stuck and has not ended two seconds later, if any."""
-    for control in controls:
-        trip = control.thread.trip()
-        if trip is not None and control.state == "running" and _has_hung(control):
-            error = failure.watchdog_error(control.settings, trip)
-            waited = format_duration(EXIT_TIMEOUT_NS)
-            failure.add_note(
-                error, f"{control.settings.name} has not ended {waited} later: its thread runs on until step returns"
-            )
-            return error
-    return None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rtloop.errors import ConfigError
-from rtloop.stats import saved, table
+from rtloop.stats import table, validation
 from rtloop.stats.figures import FORMAT, HISTOGRAMS, PAIRS, VERSION, Figures
 from rtloop.stats.histogram import Histogram
 from rtloop.stats.part import last_part
@@ -156,7 +156,7 @@ class Stats(Figures):
         content = io.BytesIO(source.read_bytes())
         try:
             with zipfile.ZipFile(content) as archive:
-                saved.check_archive(archive)
+                validation.check_archive(archive)
             content.seek(0)
             with np.load(content, allow_pickle=False) as file:
                 values = json.loads(str(file["stats"]))
@@ -178,7 +178,7 @@ class Stats(Figures):
             for name, field in cls.__dataclass_fields__.items()
             if name != "records" and (name in values or field.default is field.default_factory is MISSING)
         }
-        saved.check_fields(fields)
+        validation.check_fields(fields)
         for name in fields.keys() & set(HISTOGRAMS):
             fields[name] = Histogram.from_dict(fields[name])
         for name, kind in PAIRS.items():

@@ -17,8 +17,8 @@ import pytest
 
 import rtloop
 from rtloop import LoopGroup, PyLoop, RTLoop
+from rtloop.group import ending
 from rtloop.group import loop_group as group_module
-from rtloop.group import run as group_run
 from rtloop.group.loop_group import rate_monotonic
 from rtloop.stats.findings import elapsed_releases
 from rtloop.tools.top.sampler import Sampler
@@ -245,7 +245,7 @@ def test_a_failure_that_nobody_asked_for_is_told(cascade: Callable[..., list[Any
 def test_stop_goes_in_reverse_one_after_the_other(
     probes: ModuleType, ordinary: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(group_run, "_IN_ORDER_NS", 20_000_000_000)
+    monkeypatch.setattr(ending, "_IN_ORDER_NS", 20_000_000_000)
     loops = [probes.Probe(period, name=period, **ordinary) for period in ("2ms", "30ms", "45ms")]
     group = LoopGroup(loops)
     for _ in range(3):

@@ -14,7 +14,7 @@ import pytest
 
 import rtloop
 from rtloop import Grant, Histogram, RTLoop, Stats
-from rtloop.stats import saved
+from rtloop.stats import validation
 
 pytest.importorskip("click", reason="the command line needs rtloop[cli]")
 
@@ -130,7 +130,7 @@ def test_a_small_file_that_unpacks_to_more_than_memory_is_refused_before_it_does
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = make().save(tmp_path / "run.npz")
-    monkeypatch.setattr(saved, "_MAX_BYTES", 8 << 20)
+    monkeypatch.setattr(validation, "_MAX_BYTES", 8 << 20)
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("more.npy", bytes(9 << 20))
     assert path.stat().st_size < 1 << 20
