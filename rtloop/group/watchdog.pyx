@@ -37,6 +37,8 @@ from rtloop.loop import failure, registry, resources
 from rtloop.memory.own_locks import lock_range, lock_ranges, own_grant
 from rtloop.system.grant_errors import setup_errors
 from rtloop.process.signal_shield import shielded
+from rtloop.system.cpu import mask_to_cpus
+from rtloop.telemetry.live_grants import LiveGrants
 from rtloop.units import format_size
 
 
@@ -66,7 +68,8 @@ cdef class Watchdog:
     cdef tuple _loops
     cdef object _settings
     cdef tuple _remarks
-    cdef readonly tuple grants
+    cdef tuple _grants
+    cdef object _live
     cdef object _undo
     cdef object _lock
     cdef str _state
@@ -79,7 +82,8 @@ cdef class Watchdog:
         self.dog.count = len(loops)
 
     def __init__(self, loops, settings, remarks):
-        self._loops, self._settings, self._remarks, self.grants = tuple(loops), settings, tuple(remarks), ()
+        self._loops, self._settings, self._remarks, self._grants = tuple(loops), settings, tuple(remarks), ()
+        self._live = None
         self._lock, self._state, self._pid = threading.RLock(), "new", getpid()
 
     def __dealloc__(self):
@@ -90,6 +94,25 @@ cdef class Watchdog:
     def checks(self):
         """Number of checks of its loops so far."""
         return rt_load_relaxed_64(&self.dog.checks)
+
+    @property
+    def grants(self):
+        """Grants of the watchdog, as the kernel has them now while it runs. A lost one warns once."""
+        with self._lock:
+            self._read_grants()
+        if self._live is not None:
+            failure.warn_lost(self._live.unreported(), self._settings.name)
+        return self._grants
+
+    def _read_grants(self):
+        """Read the grants again while the run holds what they are about."""
+        if self._live is None or self._undo is None or self._pid != getpid():
+            return
+        ended = None
+        if rt_load_acquire(&self.dog.phase) == RT_PHASE_DONE and self.dog.report.attr.size:
+            report = self.dog.report  # the thread itself has read them again
+            ended = report.attr.sched_policy, report.attr.sched_priority, mask_to_cpus(report.cpus)
+        self._grants = self._live.now(ended)
 
     @property
     def state(self):
@@ -121,7 +144,7 @@ cdef class Watchdog:
     def prepare(self, limits_ns):
         """Acquire everything and create the thread; withdraw() undoes it. A loop is stuck after its limit."""
         shielded(lambda: self._launch(limits_ns))
-        failure.warn_degraded(self.grants, self._settings.name)
+        failure.warn_degraded(self._grants, self._settings.name)
 
     def release_thread(self):
         """Let the thread watch; call it before the loops begin."""
@@ -156,7 +179,11 @@ cdef class Watchdog:
             stack.callback(self._abort_thread)
             grants += resources.thread_grants(settings, self.dog.request, self.dog.report)
             resources.raise_if_refused(settings, grants)
-            self.grants = (*grants, *self._remarks)
+            self._grants = (*grants, *self._remarks)
+            self._live = LiveGrants(self._grants, getpid(), self.dog.report.tid, {
+                "state": (<size_t>self.dog, rt_watchdog_bytes(self.dog.count)),
+                "stack": (<size_t>self.dog.stack.base, self.dog.stack.bytes),
+            })
             self._undo = stack.pop_all()
 
     def _acquire_stack(self, stack):
@@ -214,9 +241,12 @@ cdef class Watchdog:
         registry.loops.discard(self)
         try:
             self._join_thread()
+            with self._lock:
+                self._read_grants()
             self._give_back()
         finally:
             self._state = "stopped"
+        failure.warn_lost(self._live.unreported(), self._settings.name)
 
     def request_stop(self):
         """Do nothing: it watches until all loops have ended, because a loop can also hang while it is stopped."""

@@ -17,6 +17,7 @@ from typing import NamedTuple
 cdef extern from "../include/rtloop/guard_signal.h" nogil:
     int rt_guard_register(rt_guard_t *guard, uintptr_t low, uintptr_t high)
     void rt_guard_unregister(const rt_guard_t *guard)
+    int rt_guard_has_signal()
 
 
 cdef extern from "../include/rtloop/guard_faults.h" nogil:
@@ -50,6 +51,11 @@ class RawViolation(NamedTuple):
 def is_malloc_watched():
     """Return True if the library that counts allocations is loaded into this process."""
     return dlsym(RTLD_DEFAULT, b"rtloop_guard_attach") is not NULL
+
+
+def has_signal():
+    """Return True if SIGSYS still comes to the guards, False if other code has installed a handler since."""
+    return rt_guard_has_signal() != 0
 
 
 cdef class GuardBlock:

@@ -107,6 +107,8 @@ def summarise(
             unavailable[what] = "it is not known whether it was watched for"
         elif grant.granted == UNAVAILABLE:
             unavailable[what] = grant.detail
+            if grant.lost is not None:
+                unavailable[what] += f"; {counts[what]} counted until then"
         if what in unavailable:
             counts[what] = None
         elif grant is not None and UNCOUNTED_NEW in grant.detail:

@@ -10,8 +10,10 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
+from rtloop.guard.guard_block import has_signal
 from rtloop.memory import kernel
 from rtloop.settings import format_policy
+from rtloop.stats.guard_summary import GRANTS, UNAVAILABLE
 from rtloop.system.cpu import format_cpu_list, parse_cpu_list
 from rtloop.system.fileio import parse_fields, read_text
 from rtloop.system.grant import Grant
@@ -19,8 +21,8 @@ from rtloop.units import format_size
 
 __all__ = ["LiveGrants", "Now"]
 
-#: What the kernel has now, and whether that satisfies the request; None if it does not tell.
-Now = tuple[str, bool] | None
+#: What the kernel has now, whether that satisfies the request, and the cause if it is known; None if it does not tell.
+Now = tuple[str, bool] | tuple[str, bool, str] | None
 
 _DMA_LATENCY = "/dev/cpu_dma_latency"
 _FIX = "something outside of the loop has changed it: keep that from doing so, and start the loop again"
@@ -79,7 +81,7 @@ class LiveGrants:
             return last
         if found is None:
             return last
-        granted, is_ok = found
+        granted, is_ok, *causes = found
         if is_ok or not start.ok:
             if granted == start.granted:
                 return start
@@ -87,7 +89,7 @@ class LiveGrants:
             return start._replace(granted=granted, ok=is_ok, detail=detail)
         lost = last.lost if last.lost is not None else time.time_ns()
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(lost // 10**9))
-        detail = f"lost: was {start.granted}, is now {granted}; first seen {since}"
+        detail = "; ".join([f"lost: was {start.granted}, is now {granted}", *causes, f"first seen {since}"])
         return start._replace(granted=granted, ok=False, detail=detail, fix=_FIX, lost=lost)
 
     def _read_limits(self) -> dict[str, str]:
@@ -154,8 +156,17 @@ class LiveGrants:
         limit = self._limits.get("Max locked memory")
         if limit is None:
             return None
-        text = limit if limit == "unlimited" else format_size(int(limit))
-        return text, text in (start.granted, "unlimited")
+        if limit == "unlimited":
+            return limit, True
+        text, granted = format_size(int(limit)), str(start.granted)
+        return text, text == granted or (granted != "unlimited" and int(limit) > _bytes(granted))
+
+    def _guard_system_calls(self, start: Grant) -> Now:
+        if self._ranges is None or start.granted == UNAVAILABLE:
+            return None
+        if has_signal():
+            return str(start.granted), start.ok
+        return UNAVAILABLE, False, "other code has set a handler of SIGSYS, and takes the system calls of the step"
 
     def _rt_time(self, start: Grant) -> Now:
         limit = self._limits.get("Max realtime timeout")
@@ -171,6 +182,12 @@ class LiveGrants:
         return f"{slack} ns", slack == 1
 
 
+def _bytes(text: str) -> float:
+    """Return what format_size has rounded to two decimals."""
+    number, unit = text.split()
+    return float(number) * {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}[unit]
+
+
 _READERS: dict[str, Callable[[LiveGrants, Grant], Now]] = {
     "policy": LiveGrants._policy,
     "cpu": LiveGrants._cpu,
@@ -178,6 +195,7 @@ _READERS: dict[str, Callable[[LiveGrants, Grant], Now]] = {
     "dma_latency": LiveGrants._dma_latency,
     "core_dumps": LiveGrants._core_dumps,
     "memlock_limit": LiveGrants._memlock_limit,
+    GRANTS["system_calls"]: LiveGrants._guard_system_calls,
     "rt_time": LiveGrants._rt_time,
     "timer_slack": LiveGrants._timer_slack,
 }

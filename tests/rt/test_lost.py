@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import resource
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import rtloop
 from rtloop.stats.findings import find
+from rtloop.system.grant import Grant
+from rtloop.telemetry.live_grants import LiveGrants
 
 pytestmark = pytest.mark.rt
 
@@ -128,3 +133,68 @@ def test_a_loop_that_loses_nothing_tells_of_no_loss() -> None:
         stats = rtloop.RTLoop("1kHz").run(cycles=50)
         assert all(grant.lost is None for grant in stats.grants)
         assert not any("Lost" in finding.text for finding in find(stats))
+
+
+@pytest.mark.parametrize("when", ["while it runs", "at the end"])
+def test_a_handler_of_SIGSYS_set_during_a_guarded_run_is_noticed(script: Script, when: str) -> None:
+    """The guards' handler is gone, and they reported 0 system calls of steps that they no longer saw."""
+    done = script(f"""{PROLOGUE}
+import signal
+loop = rtloop.RTLoop("1kHz", guard="count", **keywords)
+loop.start()
+time.sleep(0.1)
+assert loop.stats.guard["system_calls"] == 0 and lost(loop.stats) == {{}}
+signal.signal(signal.SIGSYS, lambda *about: None)
+warnings.simplefilter("always")
+if {when!r} == "while it runs":
+    assert "guard_system_calls" in lost(loop.stats)
+loop.stop()
+print(lost(loop.stats), loop.stats.guard["system_calls"], loop.stats.guard["unavailable"]["system_calls"], sep="@")
+print(loop.stats)
+""")
+    found, count, why = done.stdout.splitlines()[0].split("@")
+    assert found == "{'guard_system_calls': 'unavailable'}" and count == "None", done.stderr
+    assert "other code has set a handler of SIGSYS" in why and why.endswith("0 counted until then")
+    assert "0 system calls" not in done.stdout and "system calls not counted (lost:" in " ".join(done.stdout.split())
+    assert done.stderr.count("has lost what it was granted") == 1
+
+
+def test_a_raised_memlock_limit_is_not_lost_and_a_lowered_one_is() -> None:
+    start = Grant("memlock_limit", "as high as allowed", "128 KiB", True, kind="limit")
+    live = LiveGrants((start,), os.getpid(), os.getpid(), {})
+    soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    found = []
+    try:
+        for kib in (128, 192, 64):
+            resource.setrlimit(resource.RLIMIT_MEMLOCK, (kib << 10, hard))
+            now = live.now()[0]
+            found.append((now.granted, now.ok, now.lost is not None))
+    finally:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (soft, hard))
+    assert found == [("128 KiB", True, False), ("192 KiB", True, False), ("64 KiB", False, True)]
+
+
+@pytest.mark.parametrize("name", ["policy", "memory_lock"])
+@pytest.mark.parametrize("seen", ["while it runs", "at the end"])
+def test_what_a_watchdog_loses_is_told(name: str, seen: str) -> None:
+    """A group's watchdog handed on the grants of its start."""
+    group = rtloop.LoopGroup([rtloop.RTLoop("1kHz", name="arm", lock_memory="own")], watchdog=1000)
+    group.start()
+    time.sleep(0.05)
+    assert all(grant.ok for grant in group.grants["watchdog"])
+    if name == "policy":
+        tasks = Path("/proc/self/task").iterdir()
+        tid = next(int(task.name) for task in tasks if (task / "comm").read_text() == "rtloop-watchdog\n")
+        os.sched_setscheduler(tid, os.SCHED_OTHER, os.sched_param(0))
+    else:
+        ctypes.CDLL(None).munlockall()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        if seen == "while it runs":
+            lost = {grant.name for grant in group.grants["watchdog"] if grant.lost is not None}
+            assert (name if name == "policy" else "state") in lost
+        group.stop()
+        lost = {grant.name for grant in group.grants["watchdog"] if grant.lost is not None}
+    assert (name if name == "policy" else "state") in lost
+    texts = [str(w.message) for w in caught if "watchdog has lost" in str(w.message)]
+    assert len(texts) == 1, "once"

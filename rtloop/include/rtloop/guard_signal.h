@@ -162,6 +162,13 @@ static __attribute__((unused)) int rt_guard_register(rt_guard_t *guard, uintptr_
   return guard->syscalls_rc = 0;
 }
 
+/* Test whether SIGSYS still comes to rt_guard_on_signal. Returns 0 iff other code has installed a handler since. Any
+ * thread; enters the kernel. */
+static __attribute__((unused)) int rt_guard_has_signal(void) {
+  struct sigaction now;
+  return sigaction(SIGSYS, NULL, &now) || ((now.sa_flags & SA_SIGINFO) && now.sa_sigaction == rt_guard_on_signal);
+}
+
 /* Stop handling SIGSYS for a thread that has ended. After the last thread the former handler is restored, unless
  * another one has been installed in the meantime. With the GIL held; enters the kernel; never fails. */
 static __attribute__((unused)) void rt_guard_unregister(const rt_guard_t *guard) {

@@ -203,7 +203,7 @@ static inline int rt_memory_ignores_limit(void) {
   char map[64] = "";
   unsigned long inside = 1, outside = 1, count = 0;
   int fd = open("/proc/self/uid_map", O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return 1; /* a kernel without user namespaces */
+  if (fd < 0) return errno == ENOENT; /* a kernel without user namespaces; else it is not known, as without a free fd */
   const ssize_t got = read(fd, map, sizeof map - 1);
   close(fd);
   return got > 0 && sscanf(map, "%lu %lu %lu", &inside, &outside, &count) == 3 && !inside && !outside &&

@@ -155,6 +155,7 @@ static inline void rt_watchdog_main(rt_watchdog_t *dog) {
   uint32_t verdict = RT_PHASE_READY;
   while (verdict == RT_PHASE_READY) verdict = rt_futex_wait(&dog->phase, RT_PHASE_READY, RT_NS_PER_S);
   if (verdict == RT_PHASE_GO) rt_watchdog_run(dog);
+  rt_thread_read_back(&dog->report);
   rt_futex_set(&dog->phase, RT_PHASE_DONE);
 }
 
