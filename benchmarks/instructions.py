@@ -1,5 +1,7 @@
 """Count the user-space instructions of a cycle with an empty step and all statistics, and those of cyclictest -h.
 
+A period that is not a whole number of nanoseconds carries a remainder, and is counted by itself.
+
     python benchmarks/instructions.py [--cycles 1000] [--json FILE]
 
 callgrind counts the instructions of the loop's own thread in two runs that differ by a number of cycles. The difference
@@ -22,8 +24,10 @@ from pathlib import Path
 
 from common import claim, exit_code, need, parser, positive, print_claims, run_script, say, write_json
 
-TARGET = 150
+TARGET, FRACTION_TARGET = 150, 165
 PERIOD_US = 5000
+#: A period of 5,008,347.24... ns.
+FRACTION = "59900/300Hz"
 TRIES = 5
 BASE = 200
 #: Patterns of the measured threads: ours by a function unique to it; theirs by its number, as its names are stripped.
@@ -31,7 +35,7 @@ OURS, THEIRS = r"^fn=\S*_6rtloop_4loop_4loop__body(?:'\d+)?$", r"^thread: 2$"
 LOOP = """
 import sys
 from rtloop import RTLoop
-loop = RTLoop("{period}us", strict=False, policy="other", lock_memory="off", dma_latency=None)
+loop = RTLoop("{period}", strict=False, policy="other", lock_memory="off", dma_latency=None)
 stats = loop.run(cycles={cycles})
 print("late" if stats.overruns or stats.late else "in time")
 """
@@ -86,20 +90,25 @@ def main() -> int:
     need("valgrind", "valgrind")
     need("cyclictest", "rt-tests")
 
-    def loop(cycles: int) -> list[str]:
-        return [sys.executable, "-P", "-c", LOOP.format(period=PERIOD_US, cycles=cycles)]
+    def loop(cycles: int, period: str = f"{PERIOD_US}us") -> list[str]:
+        return [sys.executable, "-P", "-c", LOOP.format(period=period, cycles=cycles)]
+
+    def fraction(cycles: int) -> list[str]:
+        return loop(cycles, FRACTION)
 
     def cyclictest(cycles: int) -> list[str]:
         return ["cyclictest", "-q", "-t1", f"-i{PERIOD_US}", f"-l{cycles}", "-h1000000", "-N"]
 
     try:
         ours = difference(loop, arguments.cycles, OURS, "rtloop")
+        fractional = difference(fraction, arguments.cycles, OURS, "rtloop, fractional period")
         theirs = difference(cyclictest, arguments.cycles, THEIRS, "cyclictest -h")
     except (ValueError, subprocess.TimeoutExpired) as error:
         sys.exit(f"\n{error}")
     say("")
     claims = [
         claim("instructions of a cycle", "instr.", [ours], target=TARGET),
+        claim("of a fractional period", "instr.", [fractional], target=FRACTION_TARGET),
         claim("instructions of a cycle", "instr.", [ours], "cyclictest -h", [theirs], 1.0),
     ]
     print_claims("User-space instructions of a cycle with an empty step", claims)

@@ -308,8 +308,8 @@ def format_rate(period_ns: float | Fraction) -> str:
     hertz = 1e9 / float(period_ns)
     for unit, scale in (("MHz", 1e6), ("kHz", 1e3)):
         if hertz >= scale:
-            return f"{hertz / scale:.4g} {unit}"
-    return f"{hertz:.4g} Hz"
+            return f"{hertz / scale:.5g} {unit}"
+    return f"{hertz:.5g} Hz"
 
 
 def format_size(size: int) -> str:

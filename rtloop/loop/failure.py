@@ -167,8 +167,9 @@ def end_after(controls: Sequence[_Ending], name: str, interrupt: BaseException, 
     who = "" if late in ([], [name]) else f"{', '.join(late)} "
     what = f"{who}has not ended after {took}" if late else f"ended after {took}"
     more = f"; {len(further)} more interrupt{'s' * (len(further) != 1)} came meanwhile" if further else ""
-    with suppress(OSError, ValueError, AttributeError):
-        print(f"rtloop: {name}: {type(interrupt).__name__}: asked to stop, {what}{more}", file=sys.stderr, flush=True)
+    with suppress(OSError, ValueError, AttributeError):  # print(file=None) would write to stdout
+        sys.stderr.write(f"rtloop: {name}: {type(interrupt).__name__}: asked to stop, {what}{more}\n")
+        sys.stderr.flush()
     return not late
 
 

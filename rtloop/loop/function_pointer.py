@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import sys
 import warnings
+from datetime import timedelta
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 from rtloop.errors import ConfigError, RTSetupWarning
@@ -75,7 +77,8 @@ def find_function(callback: Any) -> Function:
     elif callable(callback):
         raise _python_code(show(callback))
     else:
-        raise TypeError(f"callback={show(callback)} is not a compiled function: give {_FORMS}")
+        first = "; the function comes before the period" if isinstance(callback, (str, timedelta, Fraction)) else ""
+        raise TypeError(f"callback={show(callback)} is not a compiled function: give {_FORMS}{first}")
     if not is_executable(found.address):
         raise ConfigError(
             f"callback={show(callback)}: there is no code at {found.address:#x} in this process; give {_FORMS}"

@@ -91,6 +91,8 @@ cdef class PyLoop(_RTLoop_2):
     def __init__(self, callable, *period, **settings):
         if not hasattr(callable, "__call__"):
             hint = ": rtloop.FunctionLoop runs compiled functions" if hasattr(callable, "address") else ""
+            if period and hasattr(period[0], "__call__"):
+                hint = f"; the callable comes first: PyLoop(function, {show(callable)})"
             raise TypeError(f"callable={show(callable)} is not a function or another callable{hint}")
         super().__init__(*period, **{"stack_size": _STACK_SIZE, **settings})
         self.callable = callable

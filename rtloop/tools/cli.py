@@ -5,6 +5,7 @@ Exit codes: 0 all went well, 1 an error, 2 a wrong command line, 130 interrupted
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from io import TextIOWrapper
@@ -76,6 +77,9 @@ def _run(args: list[str] | None) -> int:
     from rtloop.errors import RtloopError
     from rtloop.tools.interruption import exit_code
 
+    for name in ("stdout", "stderr"):  # None if the descriptor was closed when Python started, as in some daemons
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without µ gets a ?, not a traceback after the run

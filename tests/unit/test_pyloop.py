@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import rtloop
-from rtloop import RT_CONTINUE, RT_STOP, Cycle, PyLoop
+from rtloop import RT_CONTINUE, RT_STOP, Cycle, FunctionLoop, PyLoop
 
 ORDINARY = 'dict(policy="other", lock_memory="off", dma_latency=None)'
 
@@ -247,6 +247,13 @@ def test_it_is_freed_with_its_function_when_nobody_needs_it(ordinary: dict[str, 
 def test_what_cannot_be_called_is_refused(value: Any) -> None:
     with pytest.raises(TypeError, match="not a function or another callable"):
         PyLoop(value, "1ms")
+
+
+def test_the_wrong_order_of_arguments_is_named() -> None:
+    with pytest.raises(TypeError, match=r"the callable comes first: PyLoop\(function, '10ms'\)"):
+        PyLoop("10ms", print)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="the function comes before the period"):
+        FunctionLoop("10ms", print)  # type: ignore[arg-type]
 
 
 def test_keywords_are_those_of_a_loop() -> None:

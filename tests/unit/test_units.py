@@ -1,6 +1,7 @@
 """Durations and sizes are parsed exactly, and refused with the accepted forms."""
 
 from datetime import timedelta
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -187,6 +188,9 @@ def test_formats_read_well() -> None:
     assert format_duration(2_000_000_000) == "2 s"
     assert format_rate(1_000_000) == "1 kHz"
     assert format_rate(10**9) == "1 Hz"
+    assert format_rate(3_000_030) == "333.33 Hz"
+    assert format_rate(Fraction(10**9, 59_940) * 1000) == "59.94 Hz"
+    assert format_rate(Fraction(10**7, 441)) == "44.1 kHz"
     assert format_size(512 << 10) == "512 KiB"
     assert format_size(100) == "100 B"
 

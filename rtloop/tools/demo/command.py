@@ -176,8 +176,9 @@ def make_table(trials: Sequence[Trial], duration_ns: int) -> Table:
 def conclude(trials: Sequence[Trial]) -> str:
     """Summarise the figures in a few sentences, whatever the result."""
     plain, *others = trials
+    asked = f"{1e9 / plain.period_ns:,.2f}".rstrip("0").rstrip(".")
     text = (
-        f"Beside a busy Python thread the plain loop reached {plain.rate_hz:,.0f} of {1e9 / plain.period_ns:,.0f} Hz,"
+        f"Beside a busy Python thread the plain loop reached {plain.rate_hz:,.0f} of {asked} Hz,"
         f" {_lateness(plain)} and {_outcome(plain)}."
     )
     for trial in others:
