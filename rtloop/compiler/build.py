@@ -50,6 +50,8 @@ class Built(NamedTuple):
         Problems that did not prevent the build, such as a cache that cannot be written.
     seconds : float
         Time that the compilers took; 0 if nothing was compiled.
+    compiler : str
+        The C compiler that a module was compiled by, and its version; empty if nothing was compiled.
     """
 
     module: ModuleType
@@ -57,6 +59,12 @@ class Built(NamedTuple):
     hints: tuple[Diagnostic, ...]
     notes: tuple[str, ...]
     seconds: float
+    compiler: str
+
+    @property
+    def summary(self) -> str:
+        """Sentence about the compilation; empty if nothing was compiled."""
+        return f"compiled in {self.seconds:.1f} s by {self.compiler}" if self.compiler else ""
 
 
 class _Options(NamedTuple):
@@ -76,6 +84,7 @@ class _Part:
         self.entry: Entry | None = None
         self.notes: tuple[str, ...] = ()
         self.seconds = 0.0
+        self.compiler = ""
 
 
 _PREFIX = "rtloop-build-"
@@ -97,7 +106,9 @@ def build(
 ) -> ModuleType:
     """Compile a ``.pyx`` and import it; if nothing has changed since the last time, only import it.
 
-    Cython and a C compiler are called with rtloop's folders, ``-O3``, and the directives that keep a step from taking
+    The C compiler is ``CC``, the one that Python was built with, cc, gcc, clang, or zig of the extra
+    ``rtloop[compiler]``, whichever is found first; the logger ``rtloop.build`` names it at level INFO.
+    Cython and the compiler are called with rtloop's folders, ``-O3``, and the directives that keep a step from taking
     the GIL (``boundscheck=False``, ``wraparound=False``, ``cdivision=True``, ``initializedcheck=False``); a comment
     ``# cython: boundscheck=True`` at the head of the file takes precedence; ``# distutils:`` comments are followed.
     The result is cached under the content of the file and of all that it includes and cimports, the compilers, the
@@ -156,6 +167,10 @@ def build(
         warnings.warn(show_diagnostic(hint), RTSetupWarning, stacklevel=2)
     for note in built.notes:
         warnings.warn(note, RTSetupWarning, stacklevel=2)
+    if built.summary:
+        import logging
+
+        logging.getLogger("rtloop.build").info("%s: %s", os.fspath(path), built.summary)
     return built.module
 
 
@@ -191,7 +206,9 @@ def build_module(
         module = _import_all(list(parts.values()))
     hints = tuple(hint for part in parts.values() if part.entry for hint in part.entry.hints)
     notes = dict.fromkeys(note for part in parts.values() for note in part.notes)
-    return Built(module, entry.module, hints, tuple(notes), sum(part.seconds for part in parts.values()))
+    seconds = sum(part.seconds for part in parts.values())
+    compilers = dict.fromkeys(part.compiler for part in parts.values() if part.compiler)
+    return Built(module, entry.module, hints, tuple(notes), seconds, ", ".join(compilers))
 
 
 def _make(source: Path, name: str, options: _Options, parts: dict[Path, _Part]) -> Entry:
@@ -214,7 +231,7 @@ def _make(source: Path, name: str, options: _Options, parts: dict[Path, _Part]) 
             started = time.monotonic()
             job = Job(source, name, folder, chain, extras, folders, options.flags)
             done = compile_module(job, lambda *what: _keep_object(chain, [] if options.is_forced else caches, *what))
-            part.seconds = time.monotonic() - started
+            part.seconds, part.compiler = time.monotonic() - started, chain.compiler.label
             made = Entry(done.module, tuple(sorted(_with_siblings(done.inputs, source))), done.hints)
             made = made._replace(inputs=_with_theirs(made, source, others, parts))
             # An input that changed meanwhile may have been read before the change: the module must not be found again.

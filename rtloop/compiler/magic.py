@@ -126,7 +126,7 @@ def _write_cell(cell: str) -> Path:
 
 
 def _told(build: Any, cell: Path | None = None) -> Built:
-    """Build and print Cython's warnings; name a cell as the user knows it, not as its file."""
+    """Build, and print Cython's warnings and the compiler; name a cell as the user knows it, not as its file."""
 
     def rename(text: str) -> str:
         if cell is None:
@@ -142,7 +142,8 @@ def _told(build: Any, cell: Path | None = None) -> Built:
     except FileNotFoundError as error:
         raise _usage_error(f"there is no file {error.filename}") from None
     hints = (show_diagnostic(hint, "hint: ") for hint in built.hints)
-    for text in (*hints, *(f"note: {note}" for note in built.notes)):
+    summary = [built.summary] if built.summary else []
+    for text in (*hints, *(f"note: {note}" for note in built.notes), *summary):
         print(rename(text), file=sys.stderr)
     return built
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -13,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from rtloop.compiler.c_compiler import CCompiler, cache_variables, find_compiler, missing_header
 from rtloop.compiler.comments import Extras, read_extras
 from rtloop.compiler.diagnostics import Diagnostic, read_compiler, read_cython, tell
 from rtloop.compiler.interpreter import python
@@ -35,22 +35,20 @@ _LINK_FLAGS = ("-shared", "-Wl,-z,now", "-Wl,-z,relro")
 _VARIABLES = ("CPPFLAGS", "CFLAGS", "LDFLAGS", "CPATH", "C_INCLUDE_PATH", "CPLUS_INCLUDE_PATH", "LIBRARY_PATH")
 #: Arguments of a user that also matter to a compiler that does not link.
 _FOR_COMPILER = ("-D", "-U", "-I", "-O", "-f", "-m", "-g", "-std", "-pthread")
-_NO_COMPILER = "sudo apt install {} python3-dev, or your system's equivalent, or set {} to a compiler"
 
 
 class Toolchain(NamedTuple):
-    """Compilers with their versions, which are part of a cached module's key."""
+    """Cython's version and the C compiler, which are part of a cached module's key."""
 
     cython: str
-    compiler: tuple[str, ...]
-    compiler_version: str
+    compiler: CCompiler
 
     @property
     def identity(self) -> list[str]:
         """Everything besides its own files that a module depends on."""
         flags = [os.environ.get(name, "") for name in _VARIABLES]
         python = [sys.version, str(sysconfig.get_config_var("EXT_SUFFIX")), sysconfig.get_path("include")]
-        return [self.cython, *self.compiler, self.compiler_version, *flags, *python, *_FLAGS, *_LINK_FLAGS]
+        return [self.cython, *self.compiler.command, self.compiler.version, *flags, *python, *_FLAGS, *_LINK_FLAGS]
 
 
 def find_toolchain(*, is_cpp: bool = False) -> Toolchain:
@@ -59,7 +57,7 @@ def find_toolchain(*, is_cpp: bool = False) -> Toolchain:
     Raises
     ------
     BuildError
-        If one is missing, with its installation.
+        If one is missing, or Python's headers are, with the installation.
     """
     from importlib.metadata import PackageNotFoundError, version
 
@@ -75,34 +73,10 @@ def find_toolchain(*, is_cpp: bool = False) -> Toolchain:
         ) from None
     if int(cython.partition(".")[0]) < 3:
         raise BuildError(f"Cython {cython} is too old; fix: {sys.executable} -m pip install 'cython>=3.1,<4'")
-    variable = "CXX" if is_cpp else "CC"
-    asked = os.environ.get(variable, "")
-    names = [asked] if asked else [str(sysconfig.get_config_var(variable) or "")]
-    names += [] if asked else ["c++", "g++", "clang++"] if is_cpp else ["cc", "gcc", "clang"]
-    for name in names:
-        command = shlex.split(name)
-        if command and shutil.which(command[0]):
-            # Only the program: Python's own flags, such as those of a profiling build, do not fit other modules.
-            command = command if asked else command[:1]
-            return Toolchain(cython, tuple(command), _ask_version(command))
-    what = f"no {'C++' if is_cpp else 'C'} compiler was found"
-    looked = f"{variable}={asked!r} is not on the PATH" if asked else f"looked for {', '.join(filter(None, names[1:]))}"
-    raise BuildError(f"{what} ({looked}); fix: {_NO_COMPILER.format('g++' if is_cpp else 'gcc', variable)}")
-
-
-def _ask_version(command: Sequence[str]) -> str:
-    try:
-        # A copy of the environment, which another thread may change meanwhile: execve(2) would fail with EFAULT.
-        done = subprocess.run([*command, "--version"], env={**os.environ}, capture_output=True, text=True, check=False)
-    except OSError as error:
-        raise BuildError(f"the compiler {shlex.join(command)} cannot be started: {error.strerror}") from None
-    if done.returncode:
-        raise BuildError(f"the compiler {shlex.join(command)} does not work: {(done.stderr or done.stdout).strip()}")
-    return done.stdout
-
-
-def _broken(source: Path, diagnostics: tuple[Diagnostic, ...]) -> BuildError:
-    return BuildError(tell(source, diagnostics), diagnostics=diagnostics, path=str(source))
+    found = find_compiler(is_cpp=is_cpp)
+    if missing := missing_header():
+        raise BuildError(missing)
+    return Toolchain(cython, found)
 
 
 class Job(NamedTuple):
@@ -199,11 +173,12 @@ def compile_module(job: Job, keep: Callable[[str, list[str], Callable[[], Compil
     ]
     flags = [places.of_flag(flag) for flag in (*_split("CPPFLAGS"), *_split("CFLAGS"), *extras.flags)]
     last = [places.of_flag(flag) for flag in job.flags]
-    compiler = [*chain.compiler, *_FLAGS, "-MMD", *flags, *headers]
+    compiler = [*chain.compiler.command, *_FLAGS, "-MMD", *flags, *headers]
     of_compiler = [*compiler, *(flag for flag in last if flag.startswith(_FOR_COMPILER))]
     key = [places.real(f"{word}/") for word in of_compiler]
     objects = [keep(file, key, partial(_compile_source, job, file, of_compiler, places)) for file in extras.sources]
-    command = [*compiler, f"-fdebug-prefix-map={work}={source.parent}", *places.debug_flags(), str(generated)]
+    command = [*compiler, "-MF", str(work / "module.d")]  # zig writes none by itself if it links, too
+    command += [f"-fdebug-prefix-map={work}={source.parent}", *places.debug_flags(), str(generated)]
     command += [*(str(one.module) for one in objects), "-o", str(module), *_LINK_FLAGS, *_split("LDFLAGS")]
     _compile([*command, *extras.libraries, *last], source, work, places)
     for file in work.glob("*.d"):
@@ -261,7 +236,7 @@ def _split(variable: str) -> list[str]:
 
 
 def _call(command: Sequence[str], folder: Path, places: Places) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "utf-8"}
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "utf-8"} | cache_variables(command)
     try:
         done = subprocess.run(
             command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8",

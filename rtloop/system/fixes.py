@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import NamedTuple
 
 __all__ = [
     "boot_fix",
     "capability_fix",
+    "compiler_fix",
     "cpuset_fix",
     "device_fix",
     "filter_fix",
     "for_container",
     "governor_fix",
     "group_runtime_fix",
+    "headers_fix",
     "interrupt_fix",
     "isolation_fix",
     "kernel_fix",
@@ -290,3 +293,60 @@ def governor_fix(*, is_raspberry_pi: bool = False) -> str:
     if is_raspberry_pi:
         return now + "\nfor good:   echo force_turbo=1 | sudo tee -a /boot/firmware/config.txt   # and a cooler"
     return f"{now}\nfor good:   sudo tuned-adm profile latency-performance   # package tuned"
+
+
+def compiler_fix(distribution: str | None = None, *, is_cpp: bool = False) -> str:
+    """Return the command that installs a C or C++ compiler; `distribution` as for `headers_fix`."""
+    if (packages := _packages(distribution)) is None:
+        return f"your system's package for {'g++' if is_cpp else 'gcc'}"
+    return f"sudo {packages.install} {packages.cpp_compiler if is_cpp else packages.c_compiler}"
+
+
+def headers_fix(version: str, prefix: str = "/usr", distribution: str | None = None) -> str:
+    """Return the command that installs Python's C headers.
+
+    Parameters
+    ----------
+    version : str
+        Python's, such as ``"3.13"``.
+    prefix : str
+        Folder that this Python is installed in. The system's packages have the headers only of those in ``/usr``.
+    distribution : str, optional
+        ID and ID_LIKE of ``/etc/os-release``; by default those of this machine.
+    """
+    if prefix != "/usr":
+        return f"install the Python in {prefix} again with its headers, or use another Python"
+    if (packages := _packages(distribution)) is None:
+        return f"your system's package for them, often python{version}-dev or python3-devel"
+    return f"sudo {packages.install} {packages.headers.format(version=version, digits=version.replace('.', ''))}"
+
+
+class _Packages(NamedTuple):
+    """How a family of distributions installs packages, and what it calls them."""
+
+    ids: frozenset[str]
+    install: str
+    c_compiler: str
+    cpp_compiler: str
+    headers: str
+
+
+_FAMILIES = (
+    _Packages(frozenset({"debian", "ubuntu"}), "apt install", "gcc", "g++", "python{version}-dev"),
+    _Packages(frozenset({"fedora", "rhel"}), "dnf install", "gcc", "gcc-c++", "python3-devel"),
+    _Packages(frozenset({"suse", "opensuse"}), "zypper install", "gcc", "gcc-c++", "python{digits}-devel"),
+    _Packages(frozenset({"arch"}), "pacman -S", "gcc", "gcc", "python"),
+    _Packages(frozenset({"alpine"}), "apk add", "gcc musl-dev", "g++", "python3-dev"),
+)
+
+
+def _packages(distribution: str | None) -> _Packages | None:
+    if distribution is None:
+        import platform
+
+        try:
+            system = platform.freedesktop_os_release()
+        except OSError:
+            return None
+        distribution = f"{system.get('ID', '')} {system.get('ID_LIKE', '')}"
+    return next((family for family in _FAMILIES if family.ids & {*distribution.split()}), None)

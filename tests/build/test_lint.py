@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import rtloop
-from rtloop.compiler import toolchain
+from rtloop.compiler import c_compiler
 from rtloop.linter.lint import LintReport
 
 pytest.importorskip("Cython", reason="the lint needs rtloop[build]")
@@ -106,7 +106,7 @@ def test_another_thread_may_change_the_environment_meanwhile(tmp_path: Path) -> 
     thread.start()
     try:
         for _ in range(100):
-            assert toolchain._ask_version(["true"])
+            assert c_compiler.ask_version(["true"])
         for _ in range(2):
             with pytest.raises(rtloop.LintError, match="Expected"):
                 rtloop.lint(source)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -75,6 +76,7 @@ def test_one_line_compiles_runs_and_prints_the_table(capsys: pytest.CaptureFixtu
     said = capsys.readouterr()
     assert said.out.startswith("Servo-") and "20 cycles" in said.out and "wake-up latency" in said.out
     assert f"wrote {record}" in said.err
+    assert re.search(r"^compiled in \d+\.\d s by \w+", said.err, re.MULTILINE)
     stats = rtloop.Stats.load(record)
     assert (stats.cycles, len(stats.records), stats.state) == (20, 20, "stopped")
     assert run("servo.pyx", *EASY, "--cycles", "3") == 0, "the class need not be named where it is the only one"

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from rtloop.compiler.c_compiler import project_variables
+
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
@@ -64,6 +66,8 @@ def new(path: str) -> None:
         click.echo(f"  {file}")
     # Without it, pip ends in a traceback about a module that the user has never heard of.
     first = "" if find_spec("mesonpy") else "  pip install 'rtloop[build]'   # the build backend is not installed yet\n"
+    variables = " ".join(f"{name}={shlex.quote(value)}" for name, value in project_variables().items())
+    first += f"  export {variables}   # no C compiler in this system: zig's\n" if variables else ""
     click.echo(
         f'\nNext:\n{first}  cd {shlex.quote(path)} && pip install --no-build-isolation ".[test]" && pytest\n'
         f"Then make Motor in {made[-3]} yours."

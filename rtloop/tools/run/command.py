@@ -209,7 +209,8 @@ def run(**options: Any) -> int:
 
     TARGET is FILE.pyx:CLASS, FILE.py:NAME or MODULE:NAME: a subclass of RTLoop, a compiled function (Numba's cfunc,
     ctypes, cffi), or a Python function or callable, which gets the cycle. A single name can be left out.
-    A .pyx is compiled once, which needs only Cython and a C compiler.
+    A .pyx is compiled once, which needs only Cython and a C compiler
+    (rtloop[build,compiler] brings both).
 
     \b
     rtloop run servo.pyx --duration 10s                       the class in it, at 1 kHz
@@ -280,8 +281,8 @@ def _find(err: Console, request: Request) -> Target:
     except BaseException as error:  # raised by the user's module on import
         raise _user_error(error, f"{target} cannot be imported") from error
     if found.built is not None:
-        if found.built.seconds:
-            err.print(f"compiled in {found.built.seconds:.1f} s", markup=False)
+        if found.built.summary:
+            err.print(found.built.summary, markup=False, soft_wrap=True)
         for hint in found.built.hints:
             err.print(show_diagnostic(hint, "hint: "), markup=False, soft_wrap=True)
         for note in found.built.notes:

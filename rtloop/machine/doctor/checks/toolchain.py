@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import sysconfig
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from rtloop.compiler.c_compiler import describe_command, find_command
 from rtloop.system.checks import Check
+from rtloop.system.fixes import compiler_fix, headers_fix
 
 __all__ = ["Toolchain", "examine", "read_toolchain"]
 
@@ -33,6 +34,8 @@ class Toolchain(NamedTuple):
         The C compiler; empty if it is missing.
     has_headers : bool
         True if Python.h is installed.
+    prefix : str
+        Folder that Python is installed in.
     """
 
     python: str
@@ -42,6 +45,7 @@ class Toolchain(NamedTuple):
     cython: str
     compiler: str
     has_headers: bool
+    prefix: str = "/usr"
 
 
 def read_toolchain() -> Toolchain:
@@ -54,16 +58,16 @@ def read_toolchain() -> Toolchain:
         cython = version("Cython")
     except ImportError:
         cython = ""
-    compiler = next((path for name in (os.environ.get("CC", ""), "cc", "gcc", "clang")
-                     if name and (path := shutil.which(name.split()[0]))), "")  # fmt: skip
+    command = find_command()
     return Toolchain(
         f"{platform.python_implementation()} {platform.python_version()}",
         bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
         getattr(sys, "_is_gil_enabled", lambda: True)(),
         hasattr(sys, "gettotalrefcount"),
         cython,
-        compiler,
+        describe_command(command) if command else "",
         os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")),
+        sys.base_prefix,
     )
 
 
@@ -84,9 +88,10 @@ def examine(found: Toolchain, distribution: str = "") -> Iterator[Check]:
     if not missing:
         yield Check("python", "C compiler", f"{found.compiler}, with Python.h", source, "ok", why)
         return
-    is_debian = {"debian", "ubuntu"} & set(distribution.split())
-    fix = "sudo apt install gcc python3-dev" if is_debian else "install a C compiler and Python's headers"
-    yield Check("python", "C compiler", " and ".join(missing), source, "note", why, fix)
+    version = ".".join(found.python.split()[-1].split(".")[:2])
+    fixes = [] if found.compiler else [f"{compiler_fix(distribution)}   # or: pip install 'rtloop[compiler]'"]
+    fixes += [] if found.has_headers else [headers_fix(version, found.prefix, distribution)]
+    yield Check("python", "C compiler", " and ".join(missing), source, "note", why, "\n".join(fixes))
 
 
 def _python(found: Toolchain) -> Check:

@@ -1,0 +1,183 @@
+"""The C compiler of this machine: the system's, or the one of the Python package ziglang."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple
+
+from rtloop.compiler.cache import private_cache
+from rtloop.errors import BuildError
+from rtloop.system.fixes import compiler_fix, headers_fix
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = [
+    "CCompiler",
+    "ask_version",
+    "cache_variables",
+    "describe_command",
+    "find_command",
+    "find_compiler",
+    "missing_header",
+    "project_variables",
+]
+
+#: Programs that are looked for, in this order; the package ziglang comes last.
+_NAMES = {False: ("cc", "gcc", "clang"), True: ("c++", "g++", "clang++")}
+#: Zig compiles for the CPU of this machine by default, so that a module of a shared cache could not run on another
+#: machine, and products and sums would be fused, with other results than gcc's. Checks of undefined behaviour, its
+#: default at -O0, would end the process.
+_ZIG_FLAGS = ("-mcpu=baseline", "-fno-sanitize=undefined")
+
+
+class CCompiler(NamedTuple):
+    """A compiler that was found.
+
+    Attributes
+    ----------
+    command : tuple of str
+        The program, and the arguments that every call begins with.
+    version : str
+        Everything that it prints about its version.
+    label : str
+        Its name and version for people, such as ``"gcc 14.2.0"`` or ``"zig cc 0.17.1"``.
+    """
+
+    command: tuple[str, ...]
+    version: str
+    label: str
+
+
+def find_command(*, is_cpp: bool = False) -> tuple[str, ...]:
+    """Return the command of the C or C++ compiler; empty if there is none.
+
+    The first of these is taken: ``CC`` (``CXX``) if it is set, the compiler that Python was built with, cc, gcc, clang
+    (c++, g++, clang++), and zig of the Python package ziglang, which the extra ``rtloop[compiler]`` installs.
+    """
+    variable = "CXX" if is_cpp else "CC"
+    if asked := os.environ.get(variable, ""):
+        command = shlex.split(asked)
+        return tuple(command) if command and shutil.which(command[0]) else ()
+    # Only the program: Python's own flags, such as those of a profiling build, do not fit other modules.
+    of_python = shlex.split(str(sysconfig.get_config_var(variable) or ""))[:1]
+    for name in (*of_python, *_NAMES[is_cpp]):
+        if shutil.which(name):
+            return (name,)
+    zig = _find_zig()
+    return (zig, "c++" if is_cpp else "cc", *_ZIG_FLAGS) if zig else ()
+
+
+def find_compiler(*, is_cpp: bool = False) -> CCompiler:
+    """Find the C or C++ compiler, and ask for its version.
+
+    Raises
+    ------
+    BuildError
+        If there is none, or it does not work, with the fix.
+    """
+    command = find_command(is_cpp=is_cpp)
+    if command:
+        version = ask_version(command)
+        return CCompiler(command, version, _label(command, version))
+    variable = "CXX" if is_cpp else "CC"
+    asked = os.environ.get(variable, "")
+    what = f"no {'C++' if is_cpp else 'C'} compiler was found"
+    names = f"looked for {', '.join(_NAMES[is_cpp])}, and the Python package ziglang"
+    looked = f"{variable}={asked!r} is not on the PATH" if asked else names
+    fix = f"{shlex.quote(sys.executable)} -m pip install 'rtloop[compiler]', or {compiler_fix(is_cpp=is_cpp)}"
+    raise BuildError(f"{what} ({looked}); fix: {fix}, or set {variable} to a compiler")
+
+
+def missing_header() -> str:
+    """Return a sentence with the fix if this Python's C headers are not installed; otherwise an empty text."""
+    path = os.path.join(sysconfig.get_path("include"), "Python.h")
+    if os.path.exists(path):
+        return ""
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    fix = headers_fix(version, sys.base_prefix)
+    return f"the C headers of Python {version} are not installed ({path} does not exist); fix: {fix}"
+
+
+def describe_command(command: Sequence[str]) -> str:
+    """Return a compiler's command for people: the path of the program, and what zig is called with."""
+    path = shutil.which(command[0]) or command[0]
+    return f"{path} {command[1]}" if _is_zig(command) else path
+
+
+def project_variables() -> dict[str, str]:
+    """Return the environment variables that a build by meson needs to find the compiler; none for the system's."""
+    command = find_command()
+    if not _is_zig(command):
+        return {}
+    return {"CC": shlex.join(command), "AR": shlex.join([command[0], "ar"])}
+
+
+def cache_variables(command: Sequence[str]) -> dict[str, str]:
+    """Return variables for a call of the compiler: a private cache for zig, if the user's cannot be written to."""
+    if not _is_zig(command) or os.environ.get("ZIG_GLOBAL_CACHE_DIR"):
+        return {}
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.environ.get("HOME", "/nonexistent"), ".cache")
+    folder = os.path.join(base, "zig")
+    with suppress(OSError):
+        os.makedirs(folder, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return {}
+    (cache,) = private_cache(make=True)
+    return {"ZIG_GLOBAL_CACHE_DIR": str(cache.folder / "zig")}
+
+
+def ask_version(command: Sequence[str]) -> str:
+    """Return what a compiler prints about its version.
+
+    Raises
+    ------
+    BuildError
+        If it cannot be started, or fails.
+    """
+    try:
+        # A copy of the environment, which another thread may change meanwhile: execve(2) would fail with EFAULT.
+        environment = {**os.environ} | cache_variables(command)
+        done = subprocess.run([*command, "--version"], env=environment, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise BuildError(f"the compiler {shlex.join(command)} cannot be started: {error.strerror}") from None
+    if done.returncode:
+        raise BuildError(f"the compiler {shlex.join(command)} does not work: {(done.stderr or done.stdout).strip()}")
+    return f"{done.stdout}{_zig_version()}" if _is_zig(command) else done.stdout
+
+
+def _find_zig() -> str:
+    """Return the path of zig in the Python package ziglang; empty if that is not installed."""
+    from importlib.util import find_spec
+
+    spec = find_spec("ziglang")
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    paths = [os.path.join(folder, "zig") for folder in folders]
+    return next((path for path in paths if shutil.which(path)), "")
+
+
+def _is_zig(command: Sequence[str]) -> bool:
+    return os.path.basename(command[0]) == "zig" if command else False
+
+
+def _zig_version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    with suppress(PackageNotFoundError):
+        return version("ziglang")
+    return ""
+
+
+def _label(command: Sequence[str], version: str) -> str:
+    if _is_zig(command):
+        return " ".join(filter(None, ("zig", command[1], _zig_version())))
+    number = re.search(r"\b\d+\.\d+(\.\d+)?", re.sub(r"\(.*?\)", "", version.partition("\n")[0]))
+    kind = "clang" if "clang" in version else "gcc" if "Free Software Foundation" in version else ""
+    return " ".join(filter(None, (kind or os.path.basename(command[0]), number[0] if number else "")))
