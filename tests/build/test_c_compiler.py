@@ -19,7 +19,7 @@ from rtloop.compiler.build import build_module
 from rtloop.compiler.c_compiler import find_command, find_compiler, project_variables
 from rtloop.machine.doctor.checks.toolchain import read_toolchain
 from rtloop.system.fixes import compiler_fix, headers_fix
-from rtloop.tools.new import new
+from rtloop.tools.new.command import new
 
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 #: Stands for zig: notes the call, and lets this machine's compiler do it.
