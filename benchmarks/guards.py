@@ -1,6 +1,6 @@
 """Measure the cost of guards: of a clean cycle, of each kind of violation, and of the malloc library.
 
-    python benchmarks/guards.py [--cycles 200000] [--pairs 9] [--json FILE]
+    python benchmarks/guards.py [--cycles 200000] [--pairs 9] [--no-instructions] [--json FILE]
 
 benchmarks/guards.c runs the loop's own code with a step that does nothing and no pause between the cycles. The sides of
 a row alternate. The rows:
@@ -13,8 +13,9 @@ a row alternate. The rows:
     malloc + free           with the library loaded, on an unguarded thread, compared with the C library's
     malloc + free in step   counted, compared with the C library's
 
-If valgrind is installed, the script also counts the instructions that guards add to a clean cycle (callgrind, the
-difference of two lengths). A loop with guard="off" runs different code without any guard, so it pays nothing.
+If valgrind is installed, and without --no-instructions, the script also counts the instructions that guards add to a
+clean cycle (callgrind, the difference of two lengths). A loop with guard="off" runs different code without any guard,
+so it pays nothing.
 """
 
 from __future__ import annotations
@@ -78,6 +79,9 @@ def instructions(program: Path, row: str) -> float:
 def main() -> int:
     options = parser(__doc__ or "", pairs=9)
     options.add_argument("--cycles", type=positive, default=200_000, metavar="N", help="cycles of a run (200000)")
+    options.add_argument(
+        "--no-instructions", action="store_true", help="do not count instructions, which takes a while"
+    )
     args = options.parse_args()
     claims, costs = [], {}
     with tempfile.TemporaryDirectory() as folder:
@@ -97,7 +101,9 @@ def main() -> int:
             added = [a - b for a, b in zip(found["ours"], found["bare"], strict=True)]
             costs[ours if ours != bare else "loaded"] = added
             claims.append(claim(f"{label}: added", "ns", added, target=most))
-        if shutil.which("valgrind"):
+        if args.no_instructions:
+            say("instructions: not counted")
+        elif shutil.which("valgrind"):
             say("instructions")
             added = [instructions(program, "ring") - instructions(program, "bare")]
             claims.append(claim("a clean cycle: added", "instructions", added, target=60))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -16,11 +15,6 @@ BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "guards.py"
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
 def test_every_row_is_measured(tmp_path: Path) -> None:
-    # Without valgrind, which takes its time.
-    path = tmp_path / "bin"
-    path.mkdir()
-    for name in ("gcc", "as", "ld"):
-        (path / name).symlink_to(shutil.which(name) or name)
     command = [
         sys.executable,
         str(BENCHMARK),
@@ -28,13 +22,13 @@ def test_every_row_is_measured(tmp_path: Path) -> None:
         "1",
         "--cycles",
         "300",
+        "--no-instructions",
         "--json",
         str(tmp_path / "found.json"),
     ]
-    done = subprocess.run(
-        command, env={**os.environ, "PATH": str(path)}, capture_output=True, text=True, timeout=100, check=False
-    )
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode in (0, 1), done.stderr  # 300 cycles meet no target for sure
+    assert (tmp_path / "found.json").exists(), done.stderr
     found = json.loads((tmp_path / "found.json").read_text())
     assert {"guarded", "usage", "touch", "malloc", "loaded"} <= set(found["added_ns"])
     assert all(len(added) == 1 for added in found["added_ns"].values())
