@@ -107,10 +107,22 @@ def _trace(frames: tuple[int, ...], is_after: bool) -> tuple[Place, list[Place]]
             place = place_of(frame, is_return=True)
             if is_users(place.module):
                 called = called_at(frame)
-                return place, _from(None if called is None else place_of(called), through)
+                return place, _from(None if called is None else place_of(called), drop_internals(through))
             if os.path.dirname(place.module) not in _own_folders():  # else an old frame of the loop itself
                 through.append(place)
     return first, []  # without a place in the user's code, old frames cannot be told from those of this call
+
+
+def drop_internals(through: list[Place]) -> list[Place]:
+    """Drop the functions without a name that the innermost function with one calls in its own library.
+
+    Since version 2.41, the C library makes a system call that is a cancellation point some nameless functions below
+    the function that is known, such as `write`.
+    """
+    if not through:
+        return through
+    named = next((i for i, place in enumerate(through) if place.symbol is not None), 0)
+    return through[named:] if all(place.module == through[named].module for place in through[:named]) else through
 
 
 def _from(called: Place | None, through: list[Place]) -> list[Place]:

@@ -10,6 +10,7 @@ import pytest
 import rtloop
 from rtloop.guard import violations
 from rtloop.guard.guard_block import GuardBlock, RawViolation
+from rtloop.guard.symbols import Place
 from rtloop.memory import fork_watch
 from rtloop.stats import guard_summary
 from rtloop.system.grant import Grant
@@ -160,3 +161,20 @@ def test_the_way_begins_with_the_function_that_the_users_code_called() -> None:
     assert violations._from(place("printf"), through) == through[:3]
     assert violations._from(place("puts"), through) == [*through, place("puts")], "it called something that jumped on"
     assert violations._from(None, through) == through, "the machine code does not tell"
+
+
+# The functions between the user's code and the violation, innermost first.
+
+
+def test_the_nameless_functions_below_a_known_one_are_its_librarys_own_affair() -> None:
+    libc, other = "/usr/lib/libc.so.6", "/usr/lib/libother.so"
+    nameless = [Place(n, libc, n, None) for n in (1, 2, 3)]
+    write, printf = Place(4, libc, 4, "write"), Place(5, libc, 5, "printf")
+    between = Place(6, libc, 6, None)
+    assert violations.drop_internals([*nameless, write, between, printf]) == [write, between, printf]
+    assert violations.drop_internals([write, printf]) == [write, printf]
+    # The only hint at where it was, or at another library.
+    assert violations.drop_internals(nameless) == nameless
+    stripped = Place(7, other, 7, None)
+    assert violations.drop_internals([stripped, write]) == [stripped, write]
+    assert violations.drop_internals([]) == []
