@@ -394,7 +394,7 @@ def test_another_thread_may_stop_it(call: str) -> None:
     loop = RTLoop("1ms")
 
     def stop() -> None:
-        while loop.state != "running":
+        while loop.state != "running" or not loop.stats.cycles:
             time.sleep(0.001)
         getattr(loop, call)()
         states.append(loop.state)
