@@ -8,6 +8,7 @@ DURATION ?= 1min
 FUZZ_EXAMPLES ?= 5000
 SOAK_ARGS ?=
 BENCH_ARGS ?= --json bench.json
+P ?=
 
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
@@ -26,7 +27,7 @@ export PATH := $(BIN):$(PATH)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test native sanitize fuzz soak bench lint strict format docs linkcheck clean remake
+.PHONY: help demo test native sanitize fuzz soak bench platforms lint strict format docs linkcheck clean remake
 .SILENT:
 
 help: ## show this list
@@ -63,6 +64,9 @@ soak: $(VENV)/.installed ## run loops under all loads at once, beside cyclictest
 bench: $(VENV)/.installed $(VENV)/.bench ## measure every claim about speed beside its peers, into bench.json; BENCH_ARGS="--quick"
 	benchmarks/install_peers
 	$(BIN)/python benchmarks/bench.py $(BENCH_ARGS)
+
+platforms: ## test on several Debian systems and Pythons, as root; P="trixie sid" names some, TEST_ARGS="-k fork"
+	$(PYTHON) .ci/platforms.py $(P) $(if $(TEST_ARGS),--tests '$(TEST_ARGS)')
 
 lint: $(VENV)/.installed $(VENV)/.lint strict ## check style, format, types and stubs, and do a strict build
 	failed=; run() { "$$@" || failed="$$failed $$(basename $$1)"; }; \

@@ -1,0 +1,175 @@
+"""`.ci/platforms.py`, as far as it needs no root: the choice of platforms, what is installed, the table, the errors."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, str(ROOT / ".ci" / "platforms.py")]
+
+ROW = {
+    "system": "Debian 13", "libc": "glibc 2.41", "python": "3.13.5", "numpy": "2.4.1", "cython": "3.3.0",
+    "passed": 2345, "skipped": 6, "failures": {}, "unsteady": [], "without": [], "date": "2026-01-02",
+}  # fmt: skip
+
+JUNIT = """<?xml version="1.0"?><testsuites><testsuite>
+<testcase classname="tests.unit.test_ring" name="test_a"/>
+<testcase classname="tests.unit.test_ring" name="test_b[1-x]"><failure message="assert 1 == 2&#10;more"/></testcase>
+<testcase classname="tests.rt.test_pool" name="test_c"><error message="fixture"/></testcase>
+<testcase classname="tests.rt.test_pool" name="test_d"><skipped message="no perf"/></testcase>
+</testsuite></testsuites>"""
+
+
+@pytest.fixture
+def platforms(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    monkeypatch.syspath_prepend(str(ROOT / ".ci"))
+    import platforms as module
+
+    yield module
+    for name in ("platforms", "chroots"):
+        sys.modules.pop(name, None)
+
+
+def call(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments], env={**os.environ, **variables}, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_a_platform_that_does_not_exist_is_named_with_those_that_do(platforms: ModuleType) -> None:
+    done = call("trixie", "potato")
+    assert done.returncode == 2 and "no platform potato" in done.stderr
+    assert all(platform.name in done.stderr for platform in platforms.PLATFORMS)
+
+
+def test_the_list_has_every_platform(platforms: ModuleType) -> None:
+    names = [line.split()[0] for line in call("--list").stdout.splitlines()]
+    assert names == [platform.name for platform in platforms.PLATFORMS]
+    assert len(names) == len(set(names)) > 5
+
+
+def test_without_root_or_debootstrap_it_says_what_it_needs(
+    platforms: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RTLOOP_PLATFORMS_NAMESPACE", raising=False)
+    chroots = sys.modules["chroots"]
+    monkeypatch.setattr(chroots.os, "geteuid", lambda: 1000)
+    with pytest.raises(SystemExit, match="need root"):
+        platforms.enter_namespace()
+    monkeypatch.setattr(chroots.os, "geteuid", lambda: 0)
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(SystemExit, match=r"not found: debootstrap, unshare, chroot; fix: apt install debootstrap"):
+        platforms.enter_namespace()
+
+
+def test_the_tests_that_are_chosen_exist(platforms: ModuleType) -> None:
+    for platform in platforms.PLATFORMS:
+        for test in (*platform.parallel, *platform.alone):
+            path, _, name = test.partition("::")
+            assert (ROOT / path).exists(), f"{platform.name}: {path}"
+            assert not name or f"def {name}(" in (ROOT / path).read_text()
+
+
+def test_requirements_are_those_of_the_tests_and_of_every_extra(platforms: ModuleType) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    found = platforms.test_requirements(project)
+    assert len(found) == len(set(found))
+    extras = project["project"]["optional-dependencies"]
+    for name in extras["all"][0].removeprefix("rtloop[").removesuffix("]").split(","):
+        assert {item for item in extras[name] if not item.startswith("rtloop[")} <= set(found)
+    assert {item for item in project["dependency-groups"]["test"] if isinstance(item, str)} <= set(found)
+    # A wheel is built with a newer NumPy than it runs with.
+    assert not any(item.startswith("numpy") for item in found)
+
+
+def test_counts_are_read_from_the_report_of_pytest(platforms: ModuleType, tmp_path: Path) -> None:
+    report = tmp_path / "results.xml"
+    report.write_text(JUNIT)
+    counts = platforms.read_junit(report)
+    assert (counts["passed"], counts["skipped"]) == (1, 1)
+    assert counts["failures"] == {
+        "tests/unit/test_ring.py::test_b[1-x]": "assert 1 == 2",
+        "tests/rt/test_pool.py::test_c": "fixture",
+    }
+    twice = platforms.added(counts, {"passed": 10, "skipped": 0, "failures": {"x": "y"}})
+    assert (twice["passed"], twice["skipped"], len(twice["failures"])) == (11, 1, 3)
+
+
+def test_the_table_has_the_platforms_in_their_order_and_every_failure(platforms: ModuleType) -> None:
+    failing = {**ROW, "failures": {"tests/unit/test_ring.py::test_b": "assert 1 == 2"}, "without": ["numba", "scipy"]}
+    failing["unsteady"] = ["tests/rt/test_pool.py::test_c"]
+    lines = platforms.table({"sid": failing, "trixie": ROW, "of a former list": ROW}).splitlines()
+    assert lines[0].count("|") == lines[1].count("|") == lines[2].count("|") == lines[3].count("|")
+    assert [line.split("|")[1].strip() for line in lines[2:4]] == ["`trixie`", "`sid`"]
+    assert "| 2,345 | 0 | 6 | - | 2026-01-02 |" in lines[2]
+    assert "| 2,345 | 1 | 6 | numba, scipy | 2026-01-02 |" in lines[3]
+    assert lines[4:8] == ["", "Failed on `sid`:", "", "- `tests/unit/test_ring.py::test_b`"]
+    assert lines[8:] == ["", "Passed only when run again on `sid`:", "", "- `tests/rt/test_pool.py::test_c`"]
+
+
+def test_what_passes_when_run_again_is_named(platforms: ModuleType) -> None:
+    first = {"passed": 10, "skipped": 1, "failures": {"a": "why", "b": "why"}}
+    again = platforms.second(first, {"passed": 1, "skipped": 0, "failures": {"b": "why again"}})
+    assert again == {"passed": 11, "skipped": 1, "failures": {"b": "why again"}, "unsteady": ["a"]}
+    third = platforms.second(again, {"passed": 1, "skipped": 0, "failures": {}})
+    assert (third["passed"], third["failures"], third["unsteady"]) == (12, {}, ["a", "b"])
+
+
+def test_the_page_has_the_table_of_the_committed_results(platforms: ModuleType) -> None:
+    results = platforms.read_results()
+    assert results
+    between = platforms.PAGE.read_text().split(platforms.BEGIN)[1].split(platforms.END)[0]
+    assert between.strip() == platforms.table(results)
+
+
+def test_a_command_that_fails_is_named_with_the_end_of_its_log(platforms: ModuleType, tmp_path: Path) -> None:
+    chroots, log = sys.modules["chroots"], tmp_path / "log"
+    with pytest.raises(platforms.FailedError) as failed:
+        chroots.must_run(["sh", "-c", "echo no room left; exit 7"], log)
+    assert "exit code 7: sh -c" in str(failed.value) and str(log) in str(failed.value)
+    assert "no room left" in str(failed.value)
+
+
+def test_the_log_has_no_settings_of_the_network(
+    platforms: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chroots = sys.modules["chroots"]
+    monkeypatch.setenv("PIP_INDEX_URL", "https://me:secret@example.org/")
+    chroot = chroots.Chroot("trixie")
+    assert chroot.environment({"A": "b"})["PIP_INDEX_URL"].endswith("example.org/")
+    assert not any("secret" in word for word in chroot.command(["pip", "install"]))
+    chroots.run(["true"], tmp_path / "log", environment=chroot.environment({}))
+    assert "secret" not in (tmp_path / "log").read_text()
+
+
+def test_a_command_that_takes_too_long_is_ended_with_its_children(platforms: ModuleType, tmp_path: Path) -> None:
+    chroots, log = sys.modules["chroots"], tmp_path / "log"
+    assert chroots.run(["sh", "-c", "sleep 61.25 & echo $!; wait"], log, limit_s=0.5) == 124
+    child = int(log.read_text().splitlines()[-2])
+    assert "not done after 0.5 s" in log.read_text()
+    deadline = time.monotonic() + 10
+    while (path := Path(f"/proc/{child}/stat")).exists() and path.read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_the_project_is_copied_without_what_git_ignores(platforms: ModuleType, tmp_path: Path) -> None:
+    target = tmp_path / "copy"
+    (target / "old" / "room").mkdir(parents=True)
+    (target / "old" / "room" / "module.py").write_text("moved since")
+    platforms.copy_project(target)
+    assert (target / "pyproject.toml").read_bytes() == (ROOT / "pyproject.toml").read_bytes()
+    assert os.access(target / ".ci" / "run", os.X_OK)
+    assert not (target / "old").exists() and not (target / ".venv").exists() and not list(target.rglob("*.so"))
+    before = (target / "meson.build").stat().st_mtime_ns
+    platforms.copy_project(target)
+    assert (target / "meson.build").stat().st_mtime_ns == before
