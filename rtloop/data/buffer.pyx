@@ -5,6 +5,8 @@ from cpython.exc cimport PyErr_Fetch, PyErr_Restore
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t
 
+cimport cython
+
 from rtloop.data.region_registry cimport drop_region, keep_region, rt_region_t
 
 import errno
@@ -118,17 +120,19 @@ cdef class _HugeBuffer_1:
         _drop(self)
 
     def __getbuffer__(self, Py_buffer *view, int flags):
-        if self.closed:
+        if not _try_export(self):
             raise BufferError(_why_closed(self))
-        PyBuffer_FillInfo(view, self, self.data, self.nbytes, 0, flags)
-        self._exports += 1
+        try:
+            PyBuffer_FillInfo(view, self, self.data, self.nbytes, 0, flags)
+        except BaseException:
+            _end_export(self)
+            raise
 
     def __releasebuffer__(self, Py_buffer *view):
         cdef PyObject *kind
         cdef PyObject *value
         cdef PyObject *trace
-        self._exports -= 1
-        if self._is_closing and not self._exports:
+        if _end_export(self):
             PyErr_Fetch(&kind, &value, &trace)  # the last view may go while an exception is under way
             try:
                 _give_back(self)
@@ -141,10 +145,13 @@ cdef class _HugeBuffer_1:
         return self
 
     def __exit__(self, kind, error, trace):
+        cdef Py_ssize_t exports
         if self._region is NULL:
             return
-        self._is_closing = True
-        if not self._exports:
+        with cython.critical_section(self):
+            self._is_closing = True
+            exports = self._exports
+        if not exports:
             _check_given_back(self, _give_back(self))
 
     @property
@@ -155,7 +162,7 @@ cdef class _HugeBuffer_1:
     @property
     def closed(self):
         """True if it is closed, so that no new view can be made; always in a forked child."""
-        return self._region is NULL or self._is_closing or (<rt_region_t *>self._region).is_copy != 0
+        return _is_closed(self)
 
     @property
     def is_locked(self):
@@ -212,12 +219,15 @@ cdef class _HugeBuffer_1:
             If the kernel refuses, which may happen if all future memory is locked within a low limit. The memory is
             then freed with the object.
         """
-        if self.closed:
-            return
-        if self._exports:
-            views = f"{self._exports} views" if self._exports > 1 else "a view"
+        cdef Py_ssize_t exports
+        with cython.critical_section(self):
+            if _is_closed(self):
+                return
+            exports = self._exports
+            self._is_closing = exports == 0
+        if exports:
+            views = f"{exports} views" if exports > 1 else "a view"
             raise BufferError(f"{views} of {self!r} in use: delete the arrays and memoryviews first")
-        self._is_closing = True
         _check_given_back(self, _give_back(self))
 
     def __reduce_ex__(self, protocol):
@@ -234,6 +244,26 @@ cdef class _HugeBuffer_1:
 
 HugeBuffer = _HugeBuffer_1
 __getattr__ = publish(_HugeBuffer_1)
+
+
+cdef bint _is_closed(_HugeBuffer_1 self) noexcept:
+    return self._region is NULL or self._is_closing or (<rt_region_t *>self._region).is_copy != 0
+
+
+cdef bint _try_export(_HugeBuffer_1 self):
+    """Count one more view. Returns False if the buffer is closed."""
+    with cython.critical_section(self):
+        if _is_closed(self):
+            return False
+        self._exports += 1
+        return True
+
+
+cdef bint _end_export(_HugeBuffer_1 self):
+    """Count one view less. Returns True if it was the last one of a buffer that is to be given back."""
+    with cython.critical_section(self):
+        self._exports -= 1
+        return self._is_closing and not self._exports
 
 
 cdef object _why_closed(_HugeBuffer_1 self):
@@ -275,10 +305,13 @@ cdef int _forget_lock(_HugeBuffer_1 self) except? -1:
 
 cdef int _give_back(_HugeBuffer_1 self) except? 1:
     """Unlock the memory and give it back: 0 or a negative errno. On an error it is freed with the object."""
+    cdef int rc
     if self._region is NULL:
         return 0
-    _forget_lock(self)
-    return rt_region_empty(<rt_region_t *>self._region)
+    with cython.critical_section(self):  # a close() and the end of the last view may meet; the second finds nothing
+        _forget_lock(self)
+        rc = rt_region_empty(<rt_region_t *>self._region)
+    return rc
 
 
 cdef int _check_given_back(_HugeBuffer_1 self, int rc) except -1:

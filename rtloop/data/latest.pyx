@@ -62,7 +62,8 @@ cdef class _LatestMethods:
             advice = f"a tuple or dict of {', '.join(names)}" if names else "one, or make it a struct"
             raise ConfigError(f"{array.size} values at once; give {advice}")
         address = array.ctypes.data
-        rt_latest_write_at(latest, <const void *>address, clock_gettime_ns(latest.clock))
+        with cython.critical_section(exchange):  # one thread at a time may write
+            rt_latest_write_at(latest, <const void *>address, clock_gettime_ns(latest.clock))
 
     def read(self):
         """Return a copy of the newest value; all zeros before the first write.
@@ -77,7 +78,8 @@ cdef class _LatestMethods:
         _check_not_in_child(latest)
         array = np.empty(1, exchange.dtype)
         address = array.ctypes.data
-        rt_latest_read(latest, <void *>address)
+        with cython.critical_section(exchange):  # one thread at a time may read
+            rt_latest_read(latest, <void *>address)
         return array[0]
 
 
@@ -113,8 +115,8 @@ cdef class _Latest_1(_LatestMethods):
 
     Notes
     -----
-    One thread at a time may write, and one read. From Python any thread may do either, because the interpreter lets one
-    do it at a time.
+    One thread at a time may write, and one read. From Python any threads may do either: these methods take turns, also
+    on a free-threaded Python. They do not wait for a step in Cython or C, which must be the only one on its side.
 
     From Cython:
 

@@ -9,8 +9,9 @@ from rtloop.errors import StateError
 
 __all__ = ["claim_reader", "claim_writer", "release_reader", "release_writer"]
 
-_consumed: weakref.WeakSet[Any] = weakref.WeakSet()
-_written: weakref.WeakSet[Any] = weakref.WeakSet()
+# The owner's token of each exchange. setdefault() is atomic, so that of several threads one becomes the owner.
+_consumed: weakref.WeakKeyDictionary[Any, object] = weakref.WeakKeyDictionary()
+_written: weakref.WeakKeyDictionary[Any, object] = weakref.WeakKeyDictionary()
 
 
 def claim_reader(ring: Any) -> None:
@@ -21,14 +22,14 @@ def claim_reader(ring: Any) -> None:
     StateError
         If another recorder or bridge is its consumer.
     """
-    if ring in _consumed:
+    token = object()
+    if _consumed.setdefault(ring, token) is not token:
         raise StateError(f"{ring!r} is already being recorded: a ring has one consumer")
-    _consumed.add(ring)
 
 
 def release_reader(ring: Any) -> None:
     """Stop being the consumer of a ring. Does nothing if nobody has claimed it."""
-    _consumed.discard(ring)
+    _consumed.pop(ring, None)
 
 
 def claim_writer(latest: Any) -> None:
@@ -39,11 +40,11 @@ def claim_writer(latest: Any) -> None:
     StateError
         If another bridge is its writer.
     """
-    if latest in _written:
+    token = object()
+    if _written.setdefault(latest, token) is not token:
         raise StateError(f"{latest!r} is already being written: a Latest has one writer")
-    _written.add(latest)
 
 
 def release_writer(latest: Any) -> None:
     """Stop being the writer of a Latest. Does nothing if nobody has claimed it."""
-    _written.discard(latest)
+    _written.pop(latest, None)

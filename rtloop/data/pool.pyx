@@ -4,6 +4,8 @@ from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo
 from libc.errno cimport EALREADY, EINVAL
 from libc.stdint cimport uint32_t, uint64_t
 
+cimport cython
+
 import os
 
 import numpy as np
@@ -272,16 +274,18 @@ cdef class _Held:
         self._dtype = dtype
 
     def __getbuffer__(self, Py_buffer *view, int flags):
-        if self._block is NULL:
+        cdef void *block = self._block
+        if block is NULL:
             raise BufferError("this block is not held: use the array of the with statement")
-        PyBuffer_FillInfo(view, self, self._block, _pool(self._pool).block_bytes, 0, flags | PyBUF_WRITABLE)
+        PyBuffer_FillInfo(view, self, block, _pool(self._pool).block_bytes, 0, flags | PyBUF_WRITABLE)
 
     def __enter__(self):
         pool = self._pool
-        if self._block is not NULL:
-            raise PoolError("this block is already held; call pool.block() for another one")
         _check_not_in_child(pool)
-        self._block = pool.alloc()
+        with cython.critical_section(self, pool):  # a pool for one thread serves one Python thread at a time
+            if self._block is not NULL:
+                raise PoolError("this block is already held; call pool.block() for another one")
+            self._block = pool.alloc()
         if self._block is NULL:
             raise PoolExhaustedError(f"all {pool.capacity} blocks of the pool are in use; make it larger")
         try:
@@ -291,17 +295,23 @@ cdef class _Held:
             (<_Held>loan)._block = self._block
             return np.frombuffer(loan, self._dtype, items)
         except BaseException:  # of a signal handler, or because memory ran out
-            pool.free(self._block)
-            self._block = NULL
+            self._give_back()
             raise
 
+    cdef object _give_back(self):
+        """Free the block. Returns its address, 0 if none was held, and the result of the pool's free()."""
+        cdef void *block
+        cdef int rc = 0
+        with cython.critical_section(self, self._pool):
+            block, self._block = self._block, NULL
+            if block is not NULL and _pool(self._pool).count:  # a forked child owns no block
+                rc = self._pool.free(block)
+        return <size_t>block, rc
+
     def __exit__(self, *exception):
-        if self._block is NULL:
+        block, rc = self._give_back()
+        if not block:
             raise PoolError("no block is held: this with statement has ended")
-        block, self._block = <size_t>self._block, NULL
-        if _pool(self._pool).count == 0:
-            return  # in a forked child, which owns no block
-        rc = self._pool.free(<void *>block)
         if rc == -EALREADY:
             raise PoolError(f"the block at {block:#x} was given back twice")
         if rc == -EINVAL:

@@ -6,13 +6,13 @@ import _thread
 import os
 import time
 import warnings
-import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from rtloop.data.ownership import claim_reader, release_reader
 from rtloop.errors import ConfigError, RecorderError, RTSetupWarning, StateError
-from rtloop.process.exit_hooks import RECORDERS, at_end, watch
+from rtloop.process.exit_hooks import RECORDERS, WeakObjects, at_end, watch
+from rtloop.process.signal_shield import start_thread
 from rtloop.units import parse_duration
 
 if TYPE_CHECKING:
@@ -111,14 +111,9 @@ class Recorder:
         try:
             _recorders.add(self)
             watch()
-            with _stack_size:
-                former = _thread.stack_size(_STACK_BYTES)
-                try:
-                    # Unlike a threading.Thread, it is not joined at the interpreter's end before it could be closed.
-                    _thread.start_new_thread(self._work, ())
-                    is_started = True
-                finally:
-                    _thread.stack_size(former)
+            # Unlike a threading.Thread, it is not joined at the interpreter's end before it could be closed.
+            start_thread(self._work, (), _STACK_BYTES)
+            is_started = True
         except BaseException:  # of a signal handler, or because there is no room for a thread
             self._is_closing = True
             self._kick()
@@ -289,13 +284,12 @@ def become_ordinary() -> None:
         os.sched_setaffinity(0, os.sched_getaffinity(os.getpid()))
 
 
-_recorders: weakref.WeakSet[Recorder] = weakref.WeakSet()
-_stack_size = _thread.allocate_lock()  # the stack size of new threads is global to the process
+_recorders: WeakObjects[Recorder] = WeakObjects()
 
 
 def _close_all() -> None:
     """Complete the files at the interpreter's end, after the loops."""
-    for recorder in list(_recorders):
+    for recorder in _recorders:
         try:
             recorder.close()
         except RecorderError as error:
@@ -303,4 +297,4 @@ def _close_all() -> None:
                 warnings.warn(str(error), RTSetupWarning, stacklevel=1)
 
 
-at_end(RECORDERS, _close_all, lambda: any(not recorder.closed for recorder in list(_recorders)))
+at_end(RECORDERS, _close_all, lambda: any(not recorder.closed for recorder in _recorders))

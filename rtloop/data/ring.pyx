@@ -72,14 +72,16 @@ cdef class _RingMethods:
         cdef _Ring_1 queue = <_Ring_1?>self
         cdef rt_ring_t *ring = _ring(queue)
         cdef size_t address
-        cdef uint64_t count
+        cdef uint64_t count, pushed
         if ring.capacity == 0:
             raise StateError(lost_by_fork("ring"))
         array = as_items(value, queue.dtype)
         if array.ndim > 1:
             raise ConfigError(f"an array of {array.shape} items has no order; give one dimension: array.ravel()")
         address, count = array.ctypes.data, array.size
-        return rt_ring_push_many(ring, <const void *>address, count)
+        with cython.critical_section(queue):  # one thread at a time may push
+            pushed = rt_ring_push_many(ring, <const void *>address, count)
+        return pushed
 
     def pop(self):
         """Take out the oldest item.
@@ -91,10 +93,13 @@ cdef class _RingMethods:
         """
         cdef _Ring_1 queue = <_Ring_1?>self
         cdef size_t address
+        cdef bint is_there
         _ring(queue)
         array = np.empty(1, queue.dtype)
         address = array.ctypes.data
-        return array[0] if rt_ring_pop(_consumed(queue), <void *>address) else None  # no other thread between these two
+        with cython.critical_section(queue):  # no other thread may begin a view between these two
+            is_there = rt_ring_pop(_consumed(queue), <void *>address)
+        return array[0] if is_there else None
 
 
 cdef class _Ring_1(_RingMethods):
@@ -129,8 +134,9 @@ cdef class _Ring_1(_RingMethods):
 
     Notes
     -----
-    One thread at a time may push, and one at a time take out: `pop`, `drain` and `view`. From Python any thread may do
-    either, because the interpreter lets one do it at a time.
+    One thread at a time may push, and one at a time take out: `pop`, `drain` and `view`. From Python any threads may do
+    either: these methods take turns, also on a free-threaded Python. They do not wait for a step in Cython or C, which
+    must be the only one on its side.
 
     From Cython:
 
@@ -238,8 +244,10 @@ cdef class _Ring_1(_RingMethods):
         numpy.ndarray
             A copy, of the ring's dtype.
         """
-        cdef uint64_t count = rt_ring_length(_consumed(self)), most = UINT64_MAX
+        cdef uint64_t count, most = UINT64_MAX
         cdef size_t address
+        with cython.critical_section(self):
+            count = rt_ring_length(_consumed(self))
         if limit is not None:
             number = as_index(limit)
             if number is None or number < 0:
@@ -248,14 +256,16 @@ cdef class _Ring_1(_RingMethods):
         array = np.empty(min(count, most), self.dtype)
         address, most = array.ctypes.data, len(array)
         # Checked again: another thread may have taken some meanwhile, or may have a view of them.
-        count = rt_ring_pop_many(_consumed(self), <void *>address, most)
+        with cython.critical_section(self):
+            count = rt_ring_pop_many(_consumed(self), <void *>address, most)
         return array[:count]
 
     def view(self):
         """Look at the oldest items in place, and take them out at the end of a ``with`` statement.
 
         The array has the items that are one piece of memory. Items beyond the point where the ring's memory wraps
-        around come with the next view. At the end of the statement the array becomes empty.
+        around come with the next view. At the end of the statement the array becomes empty. Use the array only on the
+        thread of the statement.
 
         Raises
         ------
@@ -334,6 +344,9 @@ cdef class _Loan:
     the number of references to the base tells whether a part is in use. A memoryview of the array itself does not
     count, nor does an array of another class or of ``np.lib.stride_tricks``. These keep the array, and with it the
     memory.
+
+    While `is_lent` is set, all belongs to the thread of the with statement. Otherwise it is used in a critical section
+    of the ring.
     """
 
     cdef object _storage
@@ -351,13 +364,11 @@ cdef class _Loan:
         items._size = self.count * ring.item_bytes
         self._base = np.frombuffer(items, dtype) if self.count else np.empty(0, dtype)
         self._array = self._base[:]
-        self.is_lent = True
         return self._array
 
     cdef void end(self):
         """Make the array empty, for whoever still has it."""
         cdef cnp.ndarray array
-        self.is_lent = False
         for array in (self._array, self._base):
             for axis in range(cnp.PyArray_NDIM(array)):
                 cnp.PyArray_DIMS(array)[axis] = 0
@@ -371,6 +382,7 @@ cdef class _Loan:
             return True
         if cnp.PyArray_NDIM(<cnp.ndarray>self._array) == 0 and Py_REFCNT(<PyObject *>self._array) > 1:
             return True
+        _held = self._base, self._array  # until both are forgotten
         self._base = self._array = None
         return False
 
@@ -386,22 +398,32 @@ cdef class _View:
 
     def __enter__(self):
         cdef _Loan loan = self._ring._loan
-        if loan.is_lent:
-            raise StateError("another view of this ring is in use")
-        array = loan.lend(_consumed(self._ring), self._ring.dtype)
+        cdef rt_ring_t *ring
+        with cython.critical_section(self._ring):
+            if loan.is_lent:
+                raise StateError("another view of this ring is in use")
+            ring = _consumed(self._ring)
+            loan.is_lent = True
+        try:
+            array = loan.lend(ring, self._ring.dtype)
+        except BaseException:
+            loan.is_lent = False
+            raise
         self._is_open = True
         return array
 
     def __exit__(self, *exception):
         cdef _Loan loan = self._ring._loan
-        if not self._is_open:
-            raise StateError("this view is closed: its with statement has ended")
-        self._is_open = False
-        loan.end()
-        if loan.is_in_use():
-            raise BufferError("a part of the array is in use: keep a copy instead. The items stay in the ring")
-        if _ring(self._ring).capacity:  # a forked child has inherited the statement, and not the items
-            rt_ring_consume(_ring(self._ring), loan.count)
+        with cython.critical_section(self._ring):
+            if not self._is_open:
+                raise StateError("this view is closed: its with statement has ended")
+            self._is_open = False
+            loan.end()
+            loan.is_lent = False
+            if loan.is_in_use():
+                raise BufferError("a part of the array is in use: keep a copy instead. The items stay in the ring")
+            if _ring(self._ring).capacity:  # a forked child has inherited the statement, and not the items
+                rt_ring_consume(_ring(self._ring), loan.count)
 
 
 Ring = _Ring_1

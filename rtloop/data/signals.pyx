@@ -2,6 +2,8 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
+cimport cython
+
 from rtloop.data.ring cimport _Ring_1
 
 import numpy as np
@@ -104,7 +106,7 @@ cdef class _SignalLog_1:
         item = plain_dtype(dtype)
         if item.kind not in "fiub" or item.itemsize > 8:
             raise ConfigError(f"dtype={dtype!r} of the signal {name!r} is not a number of up to 8 bytes")
-        if self._ring is not None:
+        if _has_ring(self):
             raise StateError(f"the signal {name!r} comes too late: the ring exists already, and its fields are fixed")
         if not isinstance(name, str) or not name or name in dict(self._fields):
             raise ConfigError(f"name={name!r} is empty, or is the name of another field of the record")
@@ -148,12 +150,13 @@ cdef class _SignalLog_1:
         cdef rt_signals_t *signals = _signals(self)
         if not self.names:
             raise StateError("this log has no signals: add() them first")
-        if self._ring is None:
+        if not _has_ring(self):
             fresh = Ring(self.dtype, self.capacity)  # takes its time: another thread may have been first
-            if self._ring is None:
-                self._ring = fresh
-                rt_store_release(&signals.ring, <rt_ring_t *>(<_Ring_1>self._ring).handle)
-        return self._ring
+            with cython.critical_section(self):
+                if self._ring is None:
+                    self._ring = fresh
+                    rt_store_release(&signals.ring, <rt_ring_t *>(<_Ring_1>fresh).handle)
+        return self._ring  # never replaced
 
     def __reduce_ex__(self, protocol):
         refuse_copy(self, "memory")
@@ -164,6 +167,11 @@ cdef class _SignalLog_1:
 
 SignalLog = _SignalLog_1
 __getattr__ = publish(_SignalLog_1)
+
+
+cdef bint _has_ring(_SignalLog_1 log):
+    with cython.critical_section(log):
+        return log._ring is not None
 
 
 cdef rt_signals_t *_signals(_SignalLog_1 log) except NULL:

@@ -3,4 +3,6 @@ cdef class Storage:
     cdef size_t _size
     cdef object _unlock
     cdef readonly object grant
-    cdef public object ends  # of an exchange between two loops: who writes and who reads
+    # `ends`, of an exchange between two loops: who writes and who reads. In the dict, because a field must not be
+    # replaced while another thread reads it without the GIL.
+    cdef dict __dict__

@@ -49,6 +49,7 @@ cdef class Storage:
 
     def __cinit__(self, uint64_t size, what):
         cdef int rc
+        self.ends = None
         # Asked first, because the kernel kills a process when too much memory is made present.
         refused = shortage(what, size)
         if refused is not None:

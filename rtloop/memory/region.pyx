@@ -6,6 +6,8 @@ from libc.stdint cimport int64_t
 from rtloop.memory.kernel cimport advise_region, prefault_stack_region
 from rtloop.memory.memory_h cimport rt_memory_populate, rt_memory_resident_bytes, rt_memory_stack_left
 
+cimport cython
+
 import mmap
 
 from rtloop.errors import ConfigError
@@ -62,8 +64,10 @@ cdef class Region:
 
     def release(self):
         """Release the object."""
-        if self._is_held:
-            self._is_held = False
+        cdef bint was_held
+        with cython.critical_section(self):
+            was_held, self._is_held = self._is_held, False
+        if was_held:
             PyBuffer_Release(&self._view)
 
     def prefault(self):
