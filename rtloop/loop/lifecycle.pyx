@@ -79,11 +79,17 @@ cdef class Control:
         self._own_settings = settings
         self._lock = threading.RLock()
         self._activity, self._outcome = "idle", "new"
+        self._is_closed = self._is_stop_wanted = self._is_reported = self._is_settled = False
+        self._pid = self._starter = self._reaper = self.runs = 0
+        self.run = self._simulation = None
+        self._raised = self._error = self._make_error = self._traceback = None
+        self._stats = self._make_stats_later = None
         self._blocks = []
 
     cdef bint is_in_child(self) noexcept:
         """Return True if this process is a fork of the one that runs the loop."""
-        return self._pid != 0 and self._pid != getpid()
+        pid = self._pid  # once: another thread may be ending the run
+        return pid != 0 and pid != getpid()
 
     cdef bint is_simulated(self) noexcept:
         """Return True if the present or last run is in virtual time, without a thread."""
@@ -334,25 +340,34 @@ cdef class Control:
         make = self._make_error
         if make is not None:  # not under the lock, because this is slow and a signal handler may interrupt it
             error = make()
-            if self._make_error is make:
-                self._error, self._traceback, self._make_error = error, error.__traceback__, None
+            with self._lock:
+                if self._make_error is make:
+                    self._error, self._traceback, self._make_error = error, error.__traceback__, None
         return self._error
 
     def unreported_error(self):
         """Return the exception of a failed run once, if join() has not raised it; otherwise None."""
         if self._is_reported or self.is_in_child() or self.reap() or self.state != "failed":
             return None
-        self._is_reported = True
-        return self._last_error()
+        with self._lock:
+            was_reported, self._is_reported = self._is_reported, True
+        return None if was_reported else self._last_error()
 
     def _collect(self, state):
-        """Copy the figures of the run. Returns a function that makes Stats of them, and looks up symbols."""
-        stack, block, settings = self.thread.stack_use(), self.thread.block, self.settings
+        """Copy the figures of the run. Returns a function that makes Stats of them, and looks up symbols.
+
+        None if another thread has just released the run.
+        """
+        # Those two first: the thread that reaps may release them at any time, and they stay readable.
+        block, guard, stack = self.thread.block, self.thread.guard, self.thread.stack_use()
+        settings = self.settings
+        if block is None:
+            return None
         grants = self.thread.read_grants()
         snapshot, forks = block.snapshot(), fork_count()
         has_own_wait, simulation = self.thread.has_own_wait, self._simulation
         tai = None if self.is_simulated() else (self.thread.tai_offset_s, tai_offset_s())
-        guard, make = self.thread.guard, _stats_maker()  # the guard's block stays readable after the release
+        make = _stats_maker()
         return lambda: make(settings, state, grants, snapshot, stack=stack, forks=forks, has_own_wait=has_own_wait,
                             simulation=simulation, tai_offsets_s=tai,
                             violations=list_violations(guard, has_lines=state != "running"))
@@ -373,16 +388,19 @@ cdef class Control:
         if self._activity == "running" and not self.is_in_child():
             if state == "running" and self.thread.is_pending(RT_COMMAND_RESET):
                 return self._empty_stats("running")
-            if self.thread.block is not None:
-                return self._collect(state)()
+            make = self._collect(state)
+            if make is not None:
+                return make()
         while self._activity == "ending" and not self._is_reaping():
             time.sleep(0.001)  # another thread is reaping, and stores the figures
         make = self._make_stats_later
         if make is not None:
-            stats = make()
-            if self._make_stats_later is make:
-                self._stats, self._make_stats_later = stats, None
-        return self._empty_stats(self.state) if self._stats is None else self._stats
+            made = make()
+            with self._lock:
+                if self._make_stats_later is make:
+                    self._stats, self._make_stats_later = made, None
+        stats = self._stats
+        return self._empty_stats(self.state) if stats is None else stats
 
     def _empty_stats(self, state):
         return _stats_maker()(self.settings, state, self.grants, None, simulation=self._simulation)
@@ -396,9 +414,10 @@ cdef class Control:
             self._stats = self._make_stats_later = None
             return
         with self._lock:
-            if self._activity != "running" or self.thread.is_pending(RT_COMMAND_RESET):
+            block = self.thread.block
+            if self._activity != "running" or block is None or self.thread.is_pending(RT_COMMAND_RESET):
                 return
-            self.thread.block.reset_idle_bank()
+            block.reset_idle_bank()
             self.thread.send(RT_COMMAND_RESET)
 
     def wait(self, timeout_ns=None):

@@ -10,6 +10,7 @@ from rtloop.loop.loop cimport RT_CONTINUE, RT_STOP, Cycle, _RTLoop_2
 from rtloop.loop.loop_h cimport rt_loop_t, rt_stack_t
 
 import os
+import sys
 
 from rtloop.loop import failure
 from rtloop.loop.cycle import Cycle as _Cycle
@@ -24,6 +25,16 @@ _GRANT = Grant(
     detail="the step is Python code: other Python threads and the garbage collector can delay it by milliseconds, and "
            "it uses the interpreter's memory",
 )
+_FREE_GRANT = Grant(
+    "gil", "none", "none", ok=True, kind="thread",
+    detail="the step is Python code, in a free-threaded Python: the garbage collector stops it for milliseconds, other "
+           "Python threads delay it by the locks of the objects that they share, and it uses the interpreter's memory",
+)
+
+
+def _gil_grant():
+    """Return the grant for the GIL as it is now: importing a module can switch it on."""
+    return _GRANT if getattr(sys, "_is_gil_enabled", lambda: True)() else _FREE_GRANT
 
 
 cdef extern from *:
@@ -64,7 +75,8 @@ cdef class PyLoop(_RTLoop_2):
     Loop whose step is a Python function, for prototypes, with the schedule and the statistics of a compiled loop.
 
     It takes the GIL in every cycle, which its grants report. Other Python threads delay it, and Python code causes page
-    faults. It does not keep the interpreter from ending.
+    faults. In a free-threaded Python there is no GIL to take; the garbage collector still stops it. It does not keep
+    the interpreter from ending.
 
     Parameters
     ----------
@@ -96,7 +108,7 @@ cdef class PyLoop(_RTLoop_2):
             raise TypeError(f"callable={show(callable)} is not a function or another callable{hint}")
         super().__init__(*period, **{"stack_size": _STACK_SIZE, **settings})
         self.callable = callable
-        (<Control>self._control).thread.add_remark(_GRANT)
+        (<Control>self._control).thread.add_remark(_gil_grant)
 
     cdef int enter(self) noexcept nogil:
         # Register the thread with Python from here to leave(), so that a threading.local lasts and no cycle has to

@@ -19,17 +19,9 @@ cdef class LoopThread:
     cdef rt_hook_t _on_peer_failure
     cdef rt_hook_t _safe
     cdef void *_owner
-    cdef object _undo
-    cdef str _why_cpus
-    cdef object _live
-    cdef readonly object settings
-    cdef readonly tuple grants
     cdef readonly bint has_own_wait
-    cdef readonly object block
-    cdef readonly object tai_offset_s
-    cdef readonly object guard
-    cdef readonly tuple ranges
-    cdef readonly tuple remarks
+    # Objects are in the dict, because other threads read them while a run begins or ends (see lifecycle.pxd).
+    cdef dict __dict__
 
     cdef void bind(
         self, rt_body_t body, rt_body_t guarded_body, rt_hook_t on_peer_failure, rt_hook_t safe, bint has_own_wait

@@ -36,6 +36,8 @@ from rtloop.loop.vdso_h cimport rt_clock_reader
 from rtloop.memory.memory_h cimport rt_memory_map
 from rtloop.telemetry.block cimport TelemetryBlock
 
+cimport cython
+
 import os
 from contextlib import ExitStack
 
@@ -73,8 +75,8 @@ cdef class LoopThread:
         Block of the guards, while it is acquired.
     ranges : tuple
         Additional memory to lock: (name of the grant, detail, address, size, True if rtloop has mapped it).
-    remarks : tuple of Grant
-        Additional grants of every run.
+    remarks : tuple of callable
+        Functions that return an additional grant of every run.
     """
 
     def __cinit__(self):
@@ -82,10 +84,12 @@ cdef class LoopThread:
         if rt_memory_map(&address, sizeof(rt_loop_t)):
             raise MemoryError("no memory for the state of a loop")
         self.rt = <rt_loop_t *>address
-        self.grants = self.ranges = self.remarks = ()
 
     def __init__(self, settings):
         self.settings = settings
+        self.grants = self.ranges = self.remarks = ()
+        self.block = self.guard = self.tai_offset_s = None
+        self._undo = self._live = self._why_cpus = None
 
     def __dealloc__(self):
         # If it still has a thread, this is a forked child, whose copy of the state the kernel has wiped.
@@ -103,9 +107,12 @@ cdef class LoopThread:
         """Add an item to `ranges`: memory to lock in every run."""
         self.ranges += (item,)
 
-    def add_remark(self, grant):
-        """Add a grant to those of every run."""
-        self.remarks += (grant,)
+    def add_remark(self, make_grant):
+        """Add a function to `remarks`."""
+        self.remarks += (make_grant,)
+
+    def _make_remarks(self):
+        return [make_grant() for make_grant in self.remarks]
 
     def acquire(self, owner, settings, cycles, duration_ns, group_name):
         """Acquire everything, and create a thread that waits for :meth:`go`. On an exception nothing stays acquired.
@@ -132,7 +139,7 @@ cdef class LoopThread:
             grants.append(grant)
             grants += self._lock_state(stack)
             grants += [self._acquire_stack(stack), *self._acquire_guard(stack)]
-            grants += [*resources.dma_latency(settings, stack), *self.remarks]
+            grants += [*resources.dma_latency(settings, stack), *self._make_remarks()]
             self._create_thread(owner)
             stack.callback(self._abort)
             grants += guard_setup.grants(settings, self.guard)
@@ -150,17 +157,22 @@ cdef class LoopThread:
 
     def read_grants(self):
         """Return the grants as the kernel has them now, while the run holds what they are about."""
-        if self._live is not None and self._undo is not None:
-            ended = None
-            if self.phase() == RT_PHASE_DONE and self.rt.thread.report.attr.size:
-                report = self.rt.thread.report  # the thread itself has read them again
-                ended = report.attr.sched_policy, report.attr.sched_priority, mask_to_cpus(report.cpus)
-            self.grants = self._live.now(ended)
-        return self.grants
+        live = self._live
+        if live is None or self._undo is None:
+            return self.grants
+        ended = None
+        if self.phase() == RT_PHASE_DONE and self.rt.thread.report.attr.size:
+            report = self.rt.thread.report  # the thread itself has read them again
+            ended = report.attr.sched_policy, report.attr.sched_priority, mask_to_cpus(report.cpus)
+        grants = live.now(ended)
+        if live is self._live:  # not those of a run that another thread has just begun
+            self.grants = grants
+        return grants
 
     def unreported_losses(self):
         """Return the grants that were lost, each once in a run."""
-        return [] if self._live is None else self._live.unreported()
+        live = self._live
+        return [] if live is None else live.unreported()
 
     def open_simulated(self, settings, cycles, duration_ns, grant):
         """Prepare the state and the telemetry of a run without a thread."""
@@ -172,7 +184,7 @@ cdef class LoopThread:
             self.rt.telemetry = (<TelemetryBlock>self.block).block
             self._sign()
             self._undo = stack.pop_all()
-        self._live, self.grants = None, (grant, *self.remarks)
+        self._live, self.grants = None, (grant, *self._make_remarks())
 
     def go_simulated(self):
         """Mark the run without a thread as begun."""
@@ -259,10 +271,11 @@ cdef class LoopThread:
     def _acquire_stack(self, stack):
         """Map, lock, guard and paint the stack."""
         cdef size_t size = self.settings.stack_bytes
-        rc = rt_stack_map(&self.rt.thread.stack, size)
+        with cython.critical_section(self):
+            rc = rt_stack_map(&self.rt.thread.stack, size)
         if rc:
             raise SetupError(-rc, f"stack_size={format_size(size)}: mmap or mprotect: {os.strerror(-rc)}")
-        stack.callback(lambda: rt_stack_unmap(&self.rt.thread.stack))
+        stack.callback(self._unmap_stack)
         ranges = ((<size_t>self.rt.thread.stack.base, size),
                   (<size_t>self.rt.thread.stack.signal_stack, <size_t>RT_STACK_SIGNAL_BYTES))
         rc = lock_ranges(self.settings.lock_memory, stack, ranges)
@@ -270,6 +283,10 @@ cdef class LoopThread:
             rt_stack_paint(&self.rt.thread.stack)
         detail = "guard of 64 KiB below, alternate signal stack of 64 KiB, painted"
         return own_grant(self.settings.lock_memory, "stack", detail, size, rc)
+
+    def _unmap_stack(self):
+        with cython.critical_section(self):
+            rt_stack_unmap(&self.rt.thread.stack)
 
     def _acquire_guard(self, stack):
         """Map and lock the block of the guards, if there are any."""
@@ -320,9 +337,10 @@ cdef class LoopThread:
 
     def stack_use(self):
         """Return the size of the stack and its high-water mark, in bytes."""
-        if self._undo is None or self.rt.thread.stack.mapping is NULL:
-            return 0, 0
-        return self.rt.thread.stack.bytes, rt_stack_high_water(&self.rt.thread.stack)
+        with cython.critical_section(self):  # another thread may release the run meanwhile
+            if self.rt.thread.stack.mapping is NULL:
+                return 0, 0
+            return self.rt.thread.stack.bytes, rt_stack_high_water(&self.rt.thread.stack)
 
     def trip(self):
         """Return the watchdog's record of this run, None if it has not acted."""

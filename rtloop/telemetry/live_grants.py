@@ -5,6 +5,7 @@ Everything here runs on the thread that asks, and reads what the kernel offers o
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -48,7 +49,7 @@ class LiveGrants:
         self._start = {grant.name: grant for grant in grants}
         self._grants = grants
         self._pid, self._tid, self._ranges = pid, tid, ranges
-        self._warned: set[str] = set()
+        self._warned: dict[str, object] = {}
         self._ended: tuple[int, int, tuple[int, ...]] | None = None
         self._limits: dict[str, str] = {}
 
@@ -60,15 +61,16 @@ class LiveGrants:
         ended : tuple, optional
             Policy, priority and CPUs that the thread itself has read back, once it has ended.
         """
-        self._ended, self._limits = ended, self._read_limits()
-        self._grants = tuple(self._again(grant) for grant in self._grants)
-        return self._grants
+        reader = copy.copy(self)  # several threads may ask at once
+        reader._ended, reader._limits = ended, self._read_limits()
+        self._grants = grants = tuple(reader._again(grant) for grant in self._grants)
+        return grants
 
     def unreported(self) -> list[Grant]:
         """Return the lost grants that this has not returned yet."""
-        found = [grant for grant in self._grants if grant.lost is not None and grant.name not in self._warned]
-        self._warned.update(grant.name for grant in found)
-        return found
+        mine = object()  # of several threads that ask at once, one gets each grant
+        lost = [grant for grant in self._grants if grant.lost is not None]
+        return [grant for grant in lost if self._warned.setdefault(grant.name, mine) is mine]
 
     def _again(self, last: Grant) -> Grant:
         start = self._start[last.name]
