@@ -14,6 +14,7 @@ import os
 import shutil
 import stat
 import tempfile
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +27,7 @@ __all__ = ["Cache", "Entry", "cache_folder", "private_cache", "remove_rests"]
 _INPUTS, _ABOUT = "inputs.json", "about.json"
 _UNFINISHED_S, _UNUSED_S = 3600, 60 * 86400
 _private: list[Cache] = []
+_making = threading.RLock()
 
 
 class Entry(NamedTuple):
@@ -68,10 +70,11 @@ def cache_folder(asked: str | os.PathLike[str] | None) -> Path:
 
 def private_cache(*, make: bool) -> list[Cache]:
     """Return this process's private cache, removed at its exit; empty if there is none and `make` is false."""
-    if make and not _private:
-        folder = tempfile.mkdtemp(prefix="rtloop-modules-")
-        atexit.register(_remove, folder, os.getpid())
-        _private.append(Cache(Path(folder)))
+    with _making:
+        if make and not _private:
+            folder = tempfile.mkdtemp(prefix="rtloop-modules-")
+            atexit.register(_remove, folder, os.getpid())
+            _private.append(Cache(Path(folder)))
     return list(_private)
 
 

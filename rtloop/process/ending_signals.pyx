@@ -14,6 +14,7 @@ from contextlib import suppress
 
 from rtloop.errors import ConfigError
 from rtloop.process import exit_hooks
+from rtloop.process.signal_shield import start_thread
 from rtloop.units import as_index, format_duration, show
 
 
@@ -42,7 +43,7 @@ cdef extern from *:
     static int rt_ending_has_timer[RT_ENDING_SIGNALS];
 
     /* Flags of the loops, which the handler sets itself: a loop ends although nobody gets the GIL. */
-    static struct { uint32_t *word; uint32_t bits; } rt_ending_flags[RT_ENDING_FLAGS];
+    static struct { uint32_t *word; uint32_t bits; int is_taken; } rt_ending_flags[RT_ENDING_FLAGS];
     static uint32_t rt_ending_handlers; /* that are at work */
     static int rt_ending_taken;         /* whether the thread has begun to end everything */
 
@@ -55,10 +56,10 @@ cdef extern from *:
       __atomic_fetch_sub(&rt_ending_handlers, 1, __ATOMIC_SEQ_CST);
     }
 
-    /* With the GIL. Without a free place the thread alone ends the loop. */
+    /* From any threads at once. Without a free place the thread alone ends the loop. */
     static void rt_ending_add_flag(size_t word, uint32_t bits) {
       for (int i = 0; i < RT_ENDING_FLAGS; i++) {
-        if (!rt_ending_flags[i].word) {
+        if (!__atomic_exchange_n(&rt_ending_flags[i].is_taken, 1, __ATOMIC_SEQ_CST)) {
           rt_ending_flags[i].bits = bits;
           __atomic_store_n(&rt_ending_flags[i].word, (uint32_t *)word, __ATOMIC_SEQ_CST);
           return;
@@ -66,14 +67,16 @@ cdef extern from *:
       }
     }
 
-    /* With the GIL. When this returns no handler uses the word any more. */
+    /* Once for each word, from any threads at once. When this returns no handler uses the word any more. */
     static void rt_ending_remove_flag(size_t word) {
-      for (int i = 0; i < RT_ENDING_FLAGS; i++) {
-        if ((size_t)rt_ending_flags[i].word == word) {
-          __atomic_store_n(&rt_ending_flags[i].word, NULL, __ATOMIC_SEQ_CST);
-        }
+      int found = -1;
+      for (int i = 0; i < RT_ENDING_FLAGS && found < 0; i++) {
+        if ((size_t)__atomic_load_n(&rt_ending_flags[i].word, __ATOMIC_SEQ_CST) == word) found = i;
       }
+      if (found >= 0) __atomic_store_n(&rt_ending_flags[found].word, NULL, __ATOMIC_SEQ_CST);
       while (__atomic_load_n(&rt_ending_handlers, __ATOMIC_SEQ_CST)) sched_yield();
+      /* Not before: a handler may still be about to read the bits. */
+      if (found >= 0) __atomic_store_n(&rt_ending_flags[found].is_taken, 0, __ATOMIC_SEQ_CST);
     }
 
     static void rt_ending_set_timer(int number, int seconds) {
@@ -369,16 +372,13 @@ def _has_thread():
     fd = rt_ending_open()
     if fd < 0:
         return False
-    former = _thread.stack_size(_STACK_BYTES)
     beginning = _thread.allocate_lock()
     beginning.acquire()
     try:
-        _thread.start_new_thread(_work, (fd, beginning))
+        start_thread(_work, (fd, beginning), _STACK_BYTES)
     except RuntimeError:
         os.close(fd)
         return False
-    finally:
-        _thread.stack_size(former)
     _fd = fd
     beginning.acquire()
     return True

@@ -9,15 +9,16 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+import weakref
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from rtloop.process.signal_shield import keep_looking, look_with, shielded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-__all__ = ["LOOPS", "RECORDERS", "at_end", "ending", "go_on", "is_making_calls", "make_calls", "watch"]
+__all__ = ["LOOPS", "RECORDERS", "WeakObjects", "at_end", "ending", "go_on", "is_making_calls", "make_calls", "watch"]
 
 #: Loops end first, so that recorders still get everything that they have pushed.
 LOOPS = 0
@@ -25,9 +26,38 @@ RECORDERS = 1
 
 _calls: dict[int, list[Callable[[], str]]] = {LOOPS: [], RECORDERS: []}
 _active: list[Callable[[], bool]] = []
+_T = TypeVar("_T")
 _turn = threading.Lock()
 _holder = 0
 _cause = ""
+
+
+class WeakObjects(Generic[_T]):
+    """Objects to close when the program ends, as long as others hold them.
+
+    Any threads may add and discard while another one goes through them: an iteration is over the objects at its
+    beginning. (A WeakSet would raise an exception.)
+    """
+
+    def __init__(self) -> None:
+        self._objects: weakref.WeakValueDictionary[int, _T] = weakref.WeakValueDictionary()
+
+    def add(self, one: _T) -> None:
+        """Add an object."""
+        self._objects[id(one)] = one
+
+    def discard(self, one: _T) -> None:
+        """Remove an object, if it is there."""
+        self._objects.pop(id(one), None)
+
+    def __contains__(self, one: _T) -> bool:
+        return self._objects.get(id(one)) is one
+
+    def __iter__(self) -> Iterator[_T]:
+        return iter([one for ref in self._objects.valuerefs() if (one := ref()) is not None])
+
+    def __bool__(self) -> bool:
+        return any(True for _ in self)
 
 
 def at_end(stage: int, call: Callable[[], str | None], is_active: Callable[[], bool] = lambda: False) -> None:

@@ -1,11 +1,12 @@
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar, overload
+from typing import Any, ParamSpec, TypeVar, overload
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 def look_with(function: Callable[[], bool]) -> None: ...
 def keep_looking() -> None: ...
+def start_thread(function: Callable[..., object], arguments: tuple[Any, ...], stack_bytes: int) -> None: ...
 @overload
 def shielded(function: Callable[[], _T]) -> _T: ...
 @overload

@@ -27,6 +27,8 @@ _LOOK_S = 0.1
 # Interval at which a waiting caller checks that the keeper still exists.
 _LONG_S = 1.0
 
+# Held while a thread is started. No Python code runs meanwhile, so no signal handler either.
+_starting = _thread.allocate_lock()
 _jobs = None
 _pid = 0
 _ident = 0
@@ -98,20 +100,49 @@ def _work(jobs):
 
 def _start():
     """Start the keeper if there is none, as in a forked child. Returns its queue, None if no thread can be created."""
-    global _jobs, _pid
     if _pid == os.getpid():
         return _jobs
-    jobs = queue.SimpleQueue()
-    former = _thread.stack_size(_STACK_BYTES)
+    global _jobs, _pid
+    with _starting:
+        if _pid == os.getpid():  # another thread has just started it
+            return _jobs
+        jobs = queue.SimpleQueue()
+        try:
+            # Not threading.Thread, whose Python code a signal handler could interrupt before the queue is stored.
+            _start_thread(_keep, (jobs,), _STACK_BYTES)
+        except RuntimeError:
+            return None  # the interpreter is about to end
+        _jobs, _pid = jobs, os.getpid()
+        return jobs
+
+
+def _start_thread(function, arguments, stack_bytes):
+    # The size is that of all threads that this process starts: two that changed it at once would leave a wrong one.
+    former = _thread.stack_size(stack_bytes)
     try:
-        # Not threading.Thread, whose Python code a signal handler could interrupt before the queue is stored.
-        _thread.start_new_thread(_keep, (jobs,))
-    except RuntimeError:
-        return None  # the interpreter is about to end
+        _thread.start_new_thread(function, arguments)
     finally:
         _thread.stack_size(former)
-    _jobs, _pid = jobs, os.getpid()
-    return jobs
+
+
+def start_thread(function, arguments, stack_bytes):
+    """Start a thread with a stack of this size, which the end of the interpreter does not wait for.
+
+    Raises
+    ------
+    RuntimeError
+        If no thread can be created.
+    """
+    with _starting:
+        _start_thread(function, arguments, stack_bytes)
+
+
+def _reset_after_fork():
+    global _starting
+    _starting = _thread.allocate_lock()  # another thread may have held it
+
+
+os.register_at_fork(after_in_child=_reset_after_fork)
 
 
 def look_with(function):

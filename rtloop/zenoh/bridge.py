@@ -6,7 +6,6 @@ import json
 import os
 import threading
 import time
-import weakref
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rtloop.data.record_clock import read_clocks
 from rtloop.data.recorder import become_ordinary
 from rtloop.errors import ConfigError, StateError
-from rtloop.process.exit_hooks import RECORDERS, at_end, watch
+from rtloop.process.exit_hooks import RECORDERS, WeakObjects, at_end, watch
 from rtloop.units import parse_duration
 from rtloop.zenoh.answers import COMMANDS, Commands, StatsText, check_commands, loops_of
 from rtloop.zenoh.feeds import Setpoint, Signal
@@ -448,12 +447,12 @@ def _check_name(kind: str, name: Any) -> None:
         raise ConfigError(f"{kind}: {name!r} must be a name without / * $ ? # in it")
 
 
-_bridges: weakref.WeakSet[Bridge] = weakref.WeakSet()
+_bridges: WeakObjects[Bridge] = WeakObjects()
 
 
 def _close_all() -> None:
     """Close the bridges at the interpreter's end, after the loops, so that peers learn of it."""
-    for bridge in list(_bridges):
+    for bridge in _bridges:
         with suppress(Exception):
             bridge.close()
 

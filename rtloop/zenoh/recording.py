@@ -8,7 +8,6 @@ import queue
 import threading
 import time
 import warnings
-import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ import numpy as np
 from rtloop.data.record_clock import infer_clock
 from rtloop.data.record_files import json_schema, record_json
 from rtloop.errors import ConfigError, PayloadError, RecorderError, RTSetupWarning
-from rtloop.process.exit_hooks import RECORDERS, at_end, watch
+from rtloop.process.exit_hooks import RECORDERS, WeakObjects, at_end, watch
 from rtloop.telemetry.description import clean
 from rtloop.zenoh.frames import Frame, unpack
 from rtloop.zenoh.host_clocks import Arrival, HostClocks, Jump
@@ -342,12 +341,12 @@ class Recording:
         self.close()
 
 
-_recordings: weakref.WeakSet[Recording] = weakref.WeakSet()
+_recordings: WeakObjects[Recording] = WeakObjects()
 
 
 def _close_all() -> None:
     """Complete the files at the interpreter's end."""
-    for recording in list(_recordings):
+    for recording in _recordings:
         try:
             recording.close()
         except Exception as error:

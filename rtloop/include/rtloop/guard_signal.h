@@ -20,7 +20,7 @@
 #define SYS_USER_DISPATCH 2 /* siginfo_t.si_code */
 #endif
 
-/* The stacks of guarded threads. A slot is free while `high` is 0. Slots are written only with Python's GIL held. */
+/* The stacks of guarded threads. A slot is free while `high` is 0. One thread at a time writes slots: the keeper. */
 typedef struct rt_guard_slot {
   uintptr_t low, high;
   rt_guard_t *guard;
@@ -137,7 +137,7 @@ static __attribute__((unused)) void rt_guard_on_signal(int number, siginfo_t *in
 }
 #endif
 
-/* Handle SIGSYS for the thread whose stacks lie in low..high. With the GIL held, before that thread exists; enters the
+/* Handle SIGSYS for the thread whose stacks lie in low..high. On the keeper, before that thread exists; enters the
  * kernel. Returns 0, or a negative errno: -EAGAIN iff RT_GUARD_LOOPS threads are registered. After a failure the guard
  * does not watch system calls, because an unhandled SIGSYS ends the process. */
 static __attribute__((unused)) int rt_guard_register(rt_guard_t *guard, uintptr_t low, uintptr_t high) {
@@ -170,7 +170,7 @@ static __attribute__((unused)) int rt_guard_has_signal(void) {
 }
 
 /* Stop handling SIGSYS for a thread that has ended. After the last thread the former handler is restored, unless
- * another one has been installed in the meantime. With the GIL held; enters the kernel; never fails. */
+ * another one has been installed in the meantime. On the keeper; enters the kernel; never fails. */
 static __attribute__((unused)) void rt_guard_unregister(const rt_guard_t *guard) {
   int used = 0;
   for (int i = 0; i < RT_GUARD_LOOPS; i++) {
