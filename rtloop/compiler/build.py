@@ -109,7 +109,8 @@ def build(
     The C compiler is ``CC``, the one that Python was built with, cc, gcc, clang, or zig of the extra
     ``rtloop[compiler]``, whichever is found first; the logger ``rtloop.build`` names it at level INFO.
     Cython and the compiler are called with rtloop's folders, ``-O3``, and the directives that keep a step from taking
-    the GIL (``boundscheck=False``, ``wraparound=False``, ``cdivision=True``, ``initializedcheck=False``); a comment
+    the GIL (``boundscheck=False``, ``wraparound=False``, ``cdivision=True``, ``initializedcheck=False``) and a
+    free-threaded Python from switching it on (``freethreading_compatible=True``); a comment
     ``# cython: boundscheck=True`` at the head of the file takes precedence; ``# distutils:`` comments are followed.
     The result is cached under the content of the file and of all that it includes and cimports, the compilers, the
     flags, and the versions of Python, Cython and rtloop. If it cimports the ``.pxd`` of another ``.pyx`` in the same

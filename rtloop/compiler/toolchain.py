@@ -24,8 +24,15 @@ if TYPE_CHECKING:
 
 __all__ = ["DIRECTIVES", "Compiled", "Job", "Toolchain", "compile_module", "find_toolchain"]
 
-#: A check in a step would take the GIL to raise. A comment in the file, `# cython: ...`, takes precedence.
-DIRECTIVES = {"boundscheck": False, "wraparound": False, "cdivision": True, "initializedcheck": False}
+#: A check in a step would take the GIL to raise, and importing a module that does not declare itself compatible would
+#: switch on the GIL of a free-threaded Python. A comment in the file, `# cython: ...`, takes precedence.
+DIRECTIVES = {
+    "boundscheck": False,
+    "wraparound": False,
+    "cdivision": True,
+    "initializedcheck": False,
+    "freethreading_compatible": True,
+}
 #: Line numbers serve debuggers and guards, which report a violation's line in the .pyx. No aliasing by type, because a
 #: struct that Cython declares and that of a header are the same bytes under two names.
 _FLAGS = ("-O3", "-g1", "-DNDEBUG", "-fwrapv", "-fno-strict-aliasing", "-fPIC", "-pthread", "-w")
@@ -71,7 +78,7 @@ def find_toolchain(*, is_cpp: bool = False) -> Toolchain:
         raise BuildError(
             f"Cython is not installed for {sys.executable}; fix: {sys.executable} -m pip install 'rtloop[build]'"
         ) from None
-    if int(cython.partition(".")[0]) < 3:
+    if tuple(map(int, re.findall(r"\d+", cython)[:2])) < (3, 1):
         raise BuildError(f"Cython {cython} is too old; fix: {sys.executable} -m pip install 'cython>=3.1,<4'")
     found = find_compiler(is_cpp=is_cpp)
     if missing := missing_header():

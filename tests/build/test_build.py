@@ -7,10 +7,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 import traceback
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,27 @@ def test_another_process_finds_it_compiled() -> None:
     code = "from rtloop.compiler.build import build_module; print(build_module('servo.pyx').seconds > 0)"
     said = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout for _ in range(2)]
     assert said == ["True\n", "False\n"]
+
+
+def test_importing_it_does_not_switch_on_the_gil_of_a_free_threaded_python() -> None:
+    write("servo.pyx", STEP)
+    write("old.pyx", "# cython: freethreading_compatible=False\n" + STEP)
+    code = "import rtloop, sys; rtloop.build('{}'); print(getattr(sys, '_is_gil_enabled', lambda: True)())"
+
+    def is_gil_enabled(name: str) -> str:
+        command = [sys.executable, "-W", "ignore", "-c", code.format(name)]
+        environment = {**os.environ, "PYTHON_GIL": ""}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+
+    assert is_gil_enabled("servo.pyx") == str(not sysconfig.get_config_var("Py_GIL_DISABLED"))
+    assert is_gil_enabled("old.pyx") == "True", "a comment in the file takes precedence"
+
+
+def test_several_threads_that_build_one_file_get_one_module() -> None:
+    source = write("servo.pyx", STEP)
+    with ThreadPoolExecutor(4) as pool:
+        modules = list(pool.map(lambda _: rtloop.build(source), range(4)))
+    assert len({id(module) for module in modules}) == 1
 
 
 def test_changed_content_is_another_module_in_the_same_process(ordinary: dict[str, object]) -> None:
@@ -426,6 +449,9 @@ def test_a_missing_cython_is_named_with_the_way_to_it(monkeypatch: pytest.Monkey
         rtloop.build(source)
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.29.37")
     with pytest.raises(rtloop.BuildError, match=r"Cython 0\.29\.37 is too old"):
+        rtloop.build(source)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "3.0.11")
+    with pytest.raises(rtloop.BuildError, match=r"Cython 3\.0\.11 is too old"):
         rtloop.build(source)
 
 
