@@ -68,9 +68,8 @@ cdef class Watchdog:
     cdef tuple _loops
     cdef object _settings
     cdef tuple _remarks
-    cdef tuple _grants
-    cdef object _live
-    cdef object _undo
+    # `_grants`, `_live` and `_undo` are in the dict, because other threads read them while a run ends (lifecycle.pxd).
+    cdef dict __dict__
     cdef object _lock
     cdef str _state
 
@@ -83,7 +82,7 @@ cdef class Watchdog:
 
     def __init__(self, loops, settings, remarks):
         self._loops, self._settings, self._remarks, self._grants = tuple(loops), settings, tuple(remarks), ()
-        self._live = None
+        self._live = self._undo = None
         self._lock, self._state, self._pid = threading.RLock(), "new", getpid()
 
     def __dealloc__(self):
@@ -98,21 +97,22 @@ cdef class Watchdog:
     @property
     def grants(self):
         """Grants of the watchdog, as the kernel has them now while it runs. A lost one warns once."""
-        with self._lock:
-            self._read_grants()
-        if self._live is not None:
-            failure.warn_lost(self._live.unreported(), self._settings.name)
+        self._read_grants()
+        live = self._live
+        if live is not None:
+            failure.warn_lost(live.unreported(), self._settings.name)
         return self._grants
 
     def _read_grants(self):
         """Read the grants again while the run holds what they are about."""
-        if self._live is None or self._undo is None or self._pid != getpid():
+        live, undo = self._live, self._undo
+        if live is None or undo is None or self._pid != getpid():
             return
         ended = None
         if rt_load_acquire(&self.dog.phase) == RT_PHASE_DONE and self.dog.report.attr.size:
             report = self.dog.report  # the thread itself has read them again
             ended = report.attr.sched_policy, report.attr.sched_priority, mask_to_cpus(report.cpus)
-        self._grants = self._live.now(ended)
+        self._grants = live.now(ended, lambda: self._undo is undo)
 
     @property
     def state(self):

@@ -157,14 +157,14 @@ cdef class LoopThread:
 
     def read_grants(self):
         """Return the grants as the kernel has them now, while the run holds what they are about."""
-        live = self._live
-        if live is None or self._undo is None:
+        live, undo = self._live, self._undo
+        if live is None or undo is None:
             return self.grants
         ended = None
         if self.phase() == RT_PHASE_DONE and self.rt.thread.report.attr.size:
             report = self.rt.thread.report  # the thread itself has read them again
             ended = report.attr.sched_policy, report.attr.sched_priority, mask_to_cpus(report.cpus)
-        grants = live.now(ended)
+        grants = live.now(ended, lambda: self._undo is undo)
         if live is self._live:  # not those of a run that another thread has just begun
             self.grants = grants
         return grants

@@ -53,18 +53,25 @@ class LiveGrants:
         self._ended: tuple[int, int, tuple[int, ...]] | None = None
         self._limits: dict[str, str] = {}
 
-    def now(self, ended: tuple[int, int, tuple[int, ...]] | None = None) -> tuple[Grant, ...]:
+    def now(
+        self, ended: tuple[int, int, tuple[int, ...]] | None = None, is_held: Callable[[], bool] = lambda: True
+    ) -> tuple[Grant, ...]:
         """Return the grants as the kernel has them now.
 
         Parameters
         ----------
         ended : tuple, optional
             Policy, priority and CPUs that the thread itself has read back, once it has ended.
+        is_held : callable
+            Returns False if another thread has begun to release what the grants are about. The grants are then those
+            that were read before, because what is released would look lost.
         """
         reader = copy.copy(self)  # several threads may ask at once
         reader._ended, reader._limits = ended, self._read_limits()
-        self._grants = grants = tuple(reader._again(grant) for grant in self._grants)
-        return grants
+        grants = tuple(reader._again(grant) for grant in self._grants)
+        if is_held():
+            self._grants = grants
+        return self._grants
 
     def unreported(self) -> list[Grant]:
         """Return the lost grants that this has not returned yet."""
