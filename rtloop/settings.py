@@ -14,6 +14,7 @@ from rtloop.errors import ConfigError, RTSetupWarning
 from rtloop.units import as_index, format_duration, lcm_of, parse_duration, parse_period, parse_size, show
 
 __all__ = [
+    "CALLBACKS",
     "CLOCKS",
     "CLOCK_STEP_POLICIES",
     "OVERRUN_POLICIES",
@@ -42,6 +43,17 @@ OverrunPolicy = Literal["skip", "catch-up", "shift", "stop"]
 LockMode = Literal["all", "onfault", "own", "off"]
 GuardMode = Literal["off", "count", "stop"]
 
+#: Methods that a subclass of RTLoop may override, with their declarations. The watchdog's thread calls safe, the loop's
+#: thread all others.
+CALLBACKS = {
+    "enter": "cdef int enter(self) noexcept nogil",
+    "step": "cdef int step(self, const Cycle *cycle) noexcept nogil",
+    "overrun": "cdef int overrun(self, const Cycle *cycle, int64_t missed) noexcept nogil",
+    "wait": "cdef int wait(self, int64_t release) noexcept nogil",
+    "leave": "cdef void leave(self) noexcept nogil",
+    "on_peer_failure": "cdef int on_peer_failure(self) noexcept nogil",
+    "safe": "cdef int safe(self) noexcept nogil",
+}
 #: The clocks that clock_nanosleep(2) accepts, with their numbers in <time.h>.
 CLOCKS = {"monotonic": 1, "boottime": 7, "tai": 11, "realtime": 0}
 #: Clocks that can be set while a loop runs.
@@ -231,11 +243,11 @@ def check_call(kind: type, positional: tuple[Any, ...], keywords: dict[str, Any]
     TypeError
         With the name of the class, and the keyword that was probably meant.
     """
-    for name in ("enter", "step", "overrun", "wait", "leave", "on_peer_failure", "safe"):
+    for name, declaration in CALLBACKS.items():
         if callable(getattr(kind, name, None)):
             raise TypeError(
                 f"{kind.__name__}.{name} is a Python method, which a real-time thread cannot call: write it in Cython, "
-                f"in a cdef class, as 'cdef ... {name}(self, ...) noexcept nogil'"
+                f"in a cdef class, as '{declaration}'"
             )
     call = f"{kind.__name__}()"
     known = ["period", *(make_settings.__kwdefaults__ or ())]

@@ -9,19 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rtloop.loop.cycle import Cycle
+from rtloop.settings import CALLBACKS
 
 __all__ = ["Diagnostic", "read_compiler", "read_cython", "show_diagnostic", "tell"]
 
 _SHOWN = 8
-_METHODS = {
-    "enter": "cdef int enter(self) noexcept nogil",
-    "step": "cdef int step(self, const Cycle *cycle) noexcept nogil",
-    "overrun": "cdef int overrun(self, const Cycle *cycle, int64_t missed) noexcept nogil",
-    "wait": "cdef int wait(self, int64_t release) noexcept nogil",
-    "leave": "cdef void leave(self) noexcept nogil",
-    "on_peer_failure": "cdef int on_peer_failure(self) noexcept nogil",
-    "safe": "cdef int safe(self) noexcept nogil",
-}
 _CIMPORTED = {"RTLoop", "Cycle", "RT_CONTINUE", "RT_STOP", "Pool", "Ring", "Latest", "SignalLog", "HugeBuffer"}
 _NEEDS_GIL = (
     "without the GIL no Python object can be made or used: declare C types, such as 'cdef double x', and do what needs "
@@ -109,9 +101,9 @@ def _explain(text: str, code: str, source: str = "") -> tuple[str, str]:
             f"'{match[1]}' takes the GIL after every call, and waits for all Python threads",
             f"declare '{match[1]}' as 'noexcept nogil'",
         )
-    method = re.search(rf"\b({'|'.join(_METHODS)})\s*\(", code)
+    method = re.search(rf"\b({'|'.join(CALLBACKS)})\s*\(", code)
     if text.startswith("Signature not compatible") and method:
-        return f"{method[1]} is not declared as RTLoop declares it", f"write '{_METHODS[method[1]]}:'"
+        return f"{method[1]} is not declared as RTLoop declares it", f"write '{CALLBACKS[method[1]]}:'"
     if match := re.match(r"undeclared name not builtin: (\w+)", text):
         is_ours = match[1] in _CIMPORTED
         return f"the name {match[1]} is not known", f"from rtloop cimport {match[1]}" if is_ours else ""

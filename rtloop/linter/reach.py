@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING
 from rtloop.linter.c_source import Function, Place, Unit
 from rtloop.linter.function import Event, read_function
 from rtloop.linter.names import WAITING
+from rtloop.settings import CALLBACKS
 
 if TYPE_CHECKING:
     from rtloop.linter.generated import Generated
 
-__all__ = ["ROOTS", "Code", "Found", "Walk", "walk"]
-
-#: The methods that a subclass of RTLoop may override, called on the loop's thread, or, safe, on the watchdog's.
-ROOTS = ("enter", "step", "overrun", "wait", "leave", "on_peer_failure", "safe")
+__all__ = ["Code", "Found", "Walk", "walk"]
 
 _BASE = re.compile(r"struct __pyx_vtabstruct_(\w+) \{\s*struct __pyx_vtabstruct_(\w+) __pyx_base;")
 _TABLE = re.compile(r"^struct __pyx_vtabstruct_(\w+) \{(.*?)^\};", re.MULTILINE | re.DOTALL)
@@ -278,7 +276,7 @@ def walk(code: Code, functions: tuple[str, ...] = ()) -> Walk:
     walker = _Walker(code)
     loops = [cls for cls in code.slots if cls in code.local and code.is_loop(cls)]
     walker.result.loops = [code.show(cls) for cls in loops]
-    roots = [(cls, name) for cls in loops for name in ROOTS if (cls, name) in code.own]
+    roots = [(cls, name) for cls in loops for name in CALLBACKS if (cls, name) in code.own]
     for cls in loops:
         _inherited(walker, cls)
 
@@ -305,7 +303,7 @@ def walk(code: Code, functions: tuple[str, ...] = ()) -> Walk:
 def _inherited(walker: _Walker, cls: str) -> None:
     """Report methods that a loop inherits from a class of another module, which were not read."""
     code = walker.code
-    for name in ROOTS:
+    for name in CALLBACKS:
         _, elsewhere = code.targets(cls, name)
         if elsewhere and not _OURS.match(elsewhere):
             place = Place(str(code.main.path), 1)

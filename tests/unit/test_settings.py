@@ -1,5 +1,7 @@
 """The keywords of a loop: a bad value is refused with the argument's name, the value and the accepted forms."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,6 +9,10 @@ import pytest
 
 import rtloop
 from rtloop import RTLoop
+from rtloop.settings import CALLBACKS
+
+#: Methods of a loop that it does not override, but calls.
+FOR_STEP = {"shift", "sleep_until", "device_cycle"}
 
 
 def test_the_settings_are_parsed_once_and_cannot_be_changed() -> None:
@@ -222,3 +228,9 @@ def test_a_loop_a_group_and_a_chain_refuse_the_same_names(name: Any) -> None:
     ):
         with pytest.raises(rtloop.ConfigError, match="must be a str of printable characters"):
             make()
+
+
+def test_the_callbacks_are_the_methods_that_the_class_declares_but_those_for_step_to_call() -> None:
+    text = Path(rtloop.__file__).with_name("loop").joinpath("loop.pxd").read_text()
+    methods = re.findall(r"^    (cdef \w+ ((?!_)\w+)\(self.*\) noexcept nogil)$", text, re.MULTILINE)
+    assert {name: declaration for declaration, name in methods if name not in FOR_STEP} == CALLBACKS
