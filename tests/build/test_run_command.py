@@ -94,7 +94,9 @@ def test_json_has_all_of_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert (document["command"], document["target"], document["outcome"]) == ("run", "servo.pyx", "clean")
     assert (document["error"], document["exit_code"]) == (None, 0)
     assert document["stats"]["name"] == "arm"
-    assert document["stats"]["cycles"] + document["stats"]["missed"] == 15
+    stats = document["stats"]
+    releases = stats["cycles"] + stats["missed"]  # the last cycle, too, may be so late that it misses some
+    assert releases == 15 or (releases > 15 and stats["overruns"] > 0)
 
 
 def test_a_failed_loop_is_exit_code_1_and_has_its_table(capsys: pytest.CaptureFixture[str]) -> None:
