@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from rtloop.guard.thread_pools import pool_of
 from rtloop.stats.guard_summary import KINDS
 from rtloop.system.fileio import read_text
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["is_users", "list_violations", "migrated_pages"]
 
 _SYSCALL, _ALLOCATION = 2, 3
+#: System calls with which a thread waits for others.
+_WAITS = ("sched_yield", "futex", "nanosleep", "clock_nanosleep")
 #: In the order of guard_malloc.c.
 _FUNCTIONS = ("malloc", "calloc", "realloc", "free", "memalign", "aligned_alloc", "posix_memalign", "valloc",
               "pvalloc", "reallocarray")  # fmt: skip
@@ -140,6 +143,12 @@ def _after_fork(time_ns: int, forks: Sequence[int]) -> str:
     return f"{(time_ns - fork) / 1e6:.1f} ms after a fork"
 
 
+def _pool_note(where: Place, through: Sequence[Place]) -> str:
+    """Return the cause of a wait within a library that has a pool of threads, such as OpenBLAS, else an empty text."""
+    found = next((pool for place in (where, *through) if (pool := pool_of(place.module)) is not None), None)
+    return "" if found is None else f"the step waits for the threads of {found[0]}: set {found[1]}=1"
+
+
 def _entry(
     v: RawViolation,
     where: Place,
@@ -154,6 +163,8 @@ def _entry(
     note = ""
     if v.kind == _SYSCALL:
         detail = name_of(v.detail)
+        if detail in _WAITS:
+            note = _pool_note(where, through)
     elif v.kind == _ALLOCATION:
         name = _FUNCTIONS[v.function] if v.function < len(_FUNCTIONS) else "?"
         size = f"{v.least}" if v.least == v.most else f"{v.least} to {v.most}"

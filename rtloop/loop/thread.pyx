@@ -43,6 +43,7 @@ from contextlib import ExitStack
 
 from rtloop.errors import SetupError
 from rtloop.guard import setup as guard_setup
+from rtloop.guard.thread_pools import pools_grant
 from rtloop.loop import resources
 from rtloop.memory.own_locks import lock_range, lock_ranges, own_grant
 from rtloop.settings import CLOCK_STEP_POLICIES, CLOCKS, OVERRUN_POLICIES, SETTABLE_CLOCKS
@@ -139,7 +140,7 @@ cdef class LoopThread:
             grants.append(grant)
             grants += self._lock_state(stack)
             grants += [self._acquire_stack(stack), *self._acquire_guard(stack)]
-            grants += [*resources.dma_latency(settings, stack), *self._make_remarks()]
+            grants += [*resources.dma_latency(settings, stack), *pools_grant(), *self._make_remarks()]
             self._create_thread(owner)
             stack.callback(self._abort)
             grants += guard_setup.grants(settings, self.guard)

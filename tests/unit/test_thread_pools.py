@@ -1,0 +1,89 @@
+"""Thread pools of numerical libraries: a loop names those that its step might wait for, and a guard that it did."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rtloop.guard.thread_pools import pool_of, pools
+
+Script = Callable[..., "subprocess.CompletedProcess[str]"]
+
+#: A library like OpenBLAS: a number of threads, and a call that yields the CPU until the others are done.
+SOURCE = """
+#include <sched.h>
+int openblas_get_num_threads(void) { return THREADS; }
+int step(const void *cycle, void *data) { (void)cycle, (void)data; return sched_yield(); }
+"""
+LOOP = """
+import ctypes, warnings
+import rtloop
+warnings.simplefilter("ignore")
+library = ctypes.CDLL(PATH)
+address = ctypes.cast(library.step, ctypes.c_void_p).value
+stats = rtloop.FunctionLoop(address, "1ms", policy="other", lock_memory="off", dma_latency=None, strict=False,
+                            guard="count").run(cycles=30)
+"""
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Callable[[int], str]:
+    def make(threads: int) -> str:
+        (tmp_path / "pool.c").write_text(SOURCE)
+        path = tmp_path / f"libopenblas_{threads}.so"
+        compiler = os.environ.get("CC", "cc").split()
+        flags = ["-O1", "-fPIC", "-shared", f"-DTHREADS={threads}"]
+        subprocess.run([*compiler, *flags, str(tmp_path / "pool.c"), "-o", str(path)], check=True)
+        return str(path)
+
+    return make
+
+
+def test_a_pool_of_several_threads_is_found(library: Callable[[int], str]) -> None:
+    one, three = library(1), library(3)
+    held = ctypes.CDLL(one), ctypes.CDLL(three)
+    found = {pool.path: pool for pool in pools()}
+    assert held and one not in found, "it has no other threads to wait for"
+    assert (found[three].name, found[three].threads, found[three].variable) == ("OpenBLAS", 3, "OPENBLAS_NUM_THREADS")
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("libscipy_openblas64_-ff651d7f.so", "OpenBLAS"),
+        ("libmkl_rt.so.2", "MKL"),
+        ("libgomp-24e2ab19.so.1.0.0", "OpenMP"),
+        ("libiomp5.so", "OpenMP"),
+        ("libblis.so.4", "BLIS"),
+        ("libm.so.6", None),
+    ],
+)
+def test_known_libraries_are_told_by_their_file(file: str, name: str | None) -> None:
+    found = pool_of(f"/usr/lib/{file}")
+    assert (found and found[0]) == name
+
+
+def test_a_loop_names_the_pools_that_a_step_might_wait_for(script: Script, library: Callable[[int], str]) -> None:
+    code = LOOP + "print([str(g) for g in stats.grants if g.name == 'thread_pools'])"
+    done = script(code.replace("PATH", repr(library(3))), env={"OPENBLAS_NUM_THREADS": "1"})
+    assert "thread_pools: asked as they are, granted OpenBLAS 3 threads [ok]" in done.stdout, done.stderr
+    assert "OPENBLAS_NUM_THREADS=1 before the program starts" in done.stdout
+    done = script(code.replace("PATH", repr(library(1))), env={"OPENBLAS_NUM_THREADS": "1"})
+    assert done.stdout.strip() == "[]", "NumPy's own is limited, and the other one has no pool"
+
+
+def test_a_guard_says_that_a_step_waited_for_a_pool(script: Script, library: Callable[[int], str]) -> None:
+    code = LOOP + (
+        "print(stats.guard['system_calls'] is None)\n"
+        "print(*(v['detail'] + '@' + v['note'] for v in stats.guard['violations']), sep='\\n')"
+    )
+    done = script(code.replace("PATH", repr(library(3))))
+    is_unavailable, *violations = done.stdout.splitlines()
+    if is_unavailable == "True":
+        pytest.skip("this kernel has no Syscall User Dispatch")
+    assert "sched_yield@the step waits for the threads of OpenBLAS: set OPENBLAS_NUM_THREADS=1" in violations
