@@ -8,12 +8,21 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
+import time
+from collections.abc import Collection
+from contextlib import suppress
 from typing import NamedTuple
 
 from rtloop.system.fileio import read_text
 from rtloop.system.grant import Grant
 
-__all__ = ["Pool", "pool_of", "pools", "pools_grant"]
+__all__ = ["GRANT", "Pool", "PoolWatch", "pool_of", "pools", "pools_grant"]
+
+#: Name of the grant.
+GRANT = "thread_pools"
+#: Pools that used less than this share of the run are idle.
+_BUSY = 0.01
 
 
 class Pool(NamedTuple):
@@ -92,4 +101,42 @@ def pools_grant() -> list[Grant]:
         "a call from step waits for the pool's other threads, which have ordinary priority; "
         f"{settings} before the program starts, or threadpoolctl, keeps it to the loop's own thread"
     )
-    return [Grant("thread_pools", "as they are", f"{', '.join(texts)} threads", True, detail, kind="thread")]
+    return [Grant(GRANT, "as they are", f"{', '.join(texts)} threads", True, detail, kind="thread")]
+
+
+class PoolWatch:
+    """CPU time that threads of libraries use from now on: those that neither Python nor rtloop has started.
+
+    A caller that spins for its pool makes no system call, so nothing in the loop's own thread shows the wait.
+
+    Parameters
+    ----------
+    loops : collection of int
+        Threads of all loops of the process, as they are numbered here; it may change.
+    """
+
+    def __init__(self, loops: Collection[int]) -> None:
+        self._loops = loops
+        self._before, self._begin = self._read(), time.monotonic_ns()
+
+    def describe(self, granted: str) -> tuple[str, str] | None:
+        """Return what the grant says of pools that were busy, and the detail; None if they were idle."""
+        now, wall = self._read(), time.monotonic_ns() - self._begin
+        used = sum(max(0, ns - self._before.get(tid, 0)) for tid, ns in now.items())
+        if used < _BUSY * wall:
+            return None
+        return (
+            f"{granted}, busy {100 * used / wall:.0f} % of the run",
+            f"threads that Python did not start used {used / 1e9:.2f} s of CPU while the loop ran; if its step calls "
+            "the library, it waits or spins for them, and they have ordinary priority",
+        )
+
+    def _read(self) -> dict[int, int]:
+        """Return the CPU time of each such thread, in ns."""
+        known = {thread.native_id for thread in threading.enumerate()} | set(self._loops)
+        found = {}
+        for task in os.listdir("/proc/self/task"):
+            with suppress(OSError, ValueError, IndexError):  # it may have ended
+                if int(task) not in known and not read_text(f"/proc/self/task/{task}/comm").startswith("rtloop"):
+                    found[int(task)] = int(read_text(f"/proc/self/task/{task}/schedstat").split()[0])
+        return found

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from rtloop.guard.guard_block import has_signal
+from rtloop.guard.thread_pools import GRANT as THREAD_POOLS
+from rtloop.guard.thread_pools import PoolWatch
 from rtloop.memory import kernel
 from rtloop.settings import format_policy
 from rtloop.stats.guard_summary import GRANTS, UNAVAILABLE
@@ -41,11 +43,19 @@ class LiveGrants:
     ranges : mapping, optional
         Of a loop of this process: the address and the size of what each grant of kind ``"lock"`` has locked. Without
         it the loop is of another process.
+    pools : PoolWatch, optional
+        Threads of libraries, from the start of the run.
     """
 
     def __init__(
-        self, grants: tuple[Grant, ...], pid: int, tid: int, ranges: Mapping[str, tuple[int, int]] | None = None
+        self,
+        grants: tuple[Grant, ...],
+        pid: int,
+        tid: int,
+        ranges: Mapping[str, tuple[int, int]] | None = None,
+        pools: PoolWatch | None = None,
     ) -> None:
+        self._pools = pools
         self._start = {grant.name: grant for grant in grants}
         self._grants = grants
         self._pid, self._tid, self._ranges = pid, tid, ranges
@@ -94,7 +104,7 @@ class LiveGrants:
         if is_ok or not start.ok:
             if granted == start.granted:
                 return start
-            detail = f"was {start.granted} at the start" if is_ok else start.detail
+            detail = causes[0] if causes else f"was {start.granted} at the start" if is_ok else start.detail
             return start._replace(granted=granted, ok=is_ok, detail=detail)
         lost = last.lost if last.lost is not None else time.time_ns()
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(lost // 10**9))
@@ -177,6 +187,12 @@ class LiveGrants:
             return str(start.granted), start.ok
         return UNAVAILABLE, False, "other code has set a handler of SIGSYS, and takes the system calls of the step"
 
+    def _thread_pools(self, start: Grant) -> Now:
+        found = None if self._pools is None else self._pools.describe(str(start.granted))
+        if self._ranges is None:
+            return None
+        return (str(start.granted), True) if found is None else (found[0], True, f"{found[1]}; {start.detail}")
+
     def _rt_time(self, start: Grant) -> Now:
         limit = self._limits.get("Max realtime timeout")
         if limit is None:
@@ -205,6 +221,7 @@ _READERS: dict[str, Callable[[LiveGrants, Grant], Now]] = {
     "core_dumps": LiveGrants._core_dumps,
     "memlock_limit": LiveGrants._memlock_limit,
     GRANTS["system_calls"]: LiveGrants._guard_system_calls,
+    THREAD_POOLS: LiveGrants._thread_pools,
     "rt_time": LiveGrants._rt_time,
     "timer_slack": LiveGrants._timer_slack,
 }

@@ -87,3 +87,45 @@ def test_a_guard_says_that_a_step_waited_for_a_pool(script: Script, library: Cal
     if is_unavailable == "True":
         pytest.skip("this kernel has no Syscall User Dispatch")
     assert "sched_yield@the step waits for the threads of OpenBLAS: set OPENBLAS_NUM_THREADS=1" in violations
+
+
+def test_a_pool_that_is_busy_during_the_run_is_in_the_findings(script: Script, tmp_path: Path) -> None:
+    """The caller spins for its pool without a system call, so that the guards count 0."""
+    (tmp_path / "pool.c").write_text(
+        """
+        #include <pthread.h>
+        static volatile int asked, done;
+        static void *work(void *p) {
+          for (;;) {
+            while (!asked) {}
+            for (volatile int i = 0; i < 100000; i++) {}
+            asked = 0, done = 1;
+          }
+          return p;
+        }
+        int openblas_get_num_threads(void) { return 2; }
+        int begin(void) { pthread_t t; return pthread_create(&t, 0, work, 0); }
+        int step(const void *cycle, void *data) {
+          (void)cycle, (void)data, done = 0, asked = 1;
+          while (!done) {}
+          return 0;
+        }
+        """
+    )
+    path = tmp_path / "libopenblas_spins.so"
+    compiler = os.environ.get("CC", "cc").split()
+    subprocess.run(
+        [*compiler, "-O1", "-pthread", "-fPIC", "-shared", str(tmp_path / "pool.c"), "-o", str(path)], check=True
+    )
+    code = LOOP.replace("library = ctypes.CDLL(PATH)\n", "library = ctypes.CDLL(PATH)\nlibrary.begin()\n").replace(
+        '"1ms"', '"10ms"'
+    )
+    code += """
+from rtloop.stats.findings import find
+print([g.granted for g in stats.grants if g.name == "thread_pools"], stats.guard["system_calls"])
+print(*(f.text for f in find(stats)), sep="\\n")
+"""
+    done = script(code.replace("PATH", repr(str(path))), env={"OPENBLAS_NUM_THREADS": "1"})
+    assert "OpenBLAS 2 threads, busy " in done.stdout, done.stderr
+    assert "Thread pools of libraries: OpenBLAS 2 threads, busy " in done.stdout
+    assert "if its step calls the library, it waits or spins for them" in done.stdout
