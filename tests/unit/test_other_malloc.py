@@ -144,3 +144,29 @@ def test_the_fix_for_a_known_allocator_keeps_its_memory(name: str) -> None:
     done = python(code + "print(libc.malloc_usable_size(libc.malloc(1000)) >= 1000)",
                   f"{rtloop.guard.library()} {REAL[name]}")  # fmt: skip
     assert done.stdout.split() == ["True"], done.stderr
+
+
+@pytest.mark.parametrize("kind", ["-no-pie", "-pie"])
+def test_the_owner_is_found_from_a_program_at_a_fixed_address(tmp_path: Path, kind: str) -> None:
+    """As Debian's python3 is: the address of a function that it uses is then a jump of its own."""
+    source, program = tmp_path / "owner.c", tmp_path / "owner"
+    source.write_text("""
+        #include "rtloop/heap.h"
+        #include <stdio.h>
+        int main(void) {
+          void *(*volatile used)(size_t) = malloc;
+          const char *owner = rt_heap_owner("malloc"), *own = rt_heap_owner("no_such_function");
+          free(used(1));
+          return printf("%s %s\\n", owner ? owner : "nobody", own ? own : "nobody") < 0;
+        }
+    """)
+    compiler = [*os.environ.get("CC", "cc").split(), "-O1", "-fno-builtin", kind, f"-f{kind[1:]}"]
+    include = Path(rtloop.get_include()) / "rtloop" / "include"
+    subprocess.run([*compiler, f"-I{include}", str(source), "-o", str(program), "-ldl"], check=True)
+    other = build(tmp_path, "other_malloc.c")
+    for preload, owner in (("", "libc.so.6"), (other, "libother_malloc.so")):
+        done = subprocess.run(
+            [program], env={**os.environ, "LD_PRELOAD": preload}, capture_output=True, text=True, check=True
+        )
+        path, none = done.stdout.split()
+        assert os.path.basename(path) == owner and none == "nobody"

@@ -11,6 +11,7 @@
 #endif
 #include <dlfcn.h>
 #include <errno.h>
+#include <link.h>
 #include <stddef.h>
 #include <stdlib.h>
 
@@ -55,11 +56,41 @@ static inline int rt_heap_is_glibc(void) {
   return 0;
 }
 
+#ifdef __GLIBC__
+/* Find a function in the libraries, in the order in which the loader searches them. For a program that is not
+ * position-independent and uses the function itself, such as Debian's python3: there every search answers with the
+ * program's own jump to the function. NULL if no library has it. Any thread; takes the loader's lock. */
+static inline void *rt_heap_library_function(const char *name) {
+  struct link_map *map = NULL;
+  void *const program = dlopen(NULL, RTLD_LAZY);
+  if (program == NULL) return NULL;
+  if (dlinfo(program, RTLD_DI_LINKMAP, &map)) map = NULL;
+  void *found = NULL;
+  for (map = map ? map->l_next : NULL; map != NULL && found == NULL; map = map->l_next) {
+    Dl_info about;
+    void *const library = dlopen(map->l_name, RTLD_LAZY | RTLD_NOLOAD);
+    if (library == NULL) continue; /* the vdso */
+    found = dlsym(library, name);
+    if (found != NULL && (!dladdr(found, &about) || about.dli_fbase != (void *)map->l_addr)) found = NULL;
+    dlclose(library); /* it stays loaded: the map is that of the program's own libraries */
+  }
+  dlclose(program);
+  return found;
+}
+#endif
+
 /* Return the library or the program that a function really is in, as the process calls it: its path, or NULL. The
  * pointer stays valid as long as that is loaded. Any thread; takes the loader's lock. */
 static inline const char *rt_heap_owner(const char *function) {
   Dl_info found, guards;
-  const void *const address = dlsym(RTLD_DEFAULT, function);
+  const void *address = dlsym(RTLD_DEFAULT, function);
+#ifdef __GLIBC__
+  ElfW(Sym) *symbol = NULL;
+  if (address != NULL && dladdr1(address, &found, (void **)&symbol, RTLD_DL_SYMENT) && symbol != NULL &&
+      symbol->st_shndx == SHN_UNDEF) {
+    address = rt_heap_library_function(function);
+  }
+#endif
   if (address == NULL || !dladdr(address, &found)) return NULL;
   void *(*next)(const char *);
   void *const guard = dlsym(RTLD_DEFAULT, "rtloop_guard_next");
