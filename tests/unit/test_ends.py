@@ -23,12 +23,18 @@ import asyncio, os, signal, sys, threading, time, warnings
 import rtloop, probes
 warnings.simplefilter("ignore")
 PLAIN = {"policy": "other", "lock_memory": "off", "dma_latency": None}
+made = []
 def make(period="1ms", leave_ns=50_000_000, **settings):
     loop = probes.Probe(period, **{**PLAIN, **settings})
     loop.says_leave, loop.leave_ns = True, leave_ns
+    made.append(loop)
     return loop
 def send(*signals, after=0.3, every=0.2):
     def work():
+        # On a busy machine the loops may take long to start; those that never do are waited for in vain.
+        deadline = time.monotonic() + 2
+        while time.monotonic() < deadline and not (made and all(loop.stats.cycles for loop in list(made))):
+            time.sleep(0.001)
         time.sleep(after)
         for number in signals:
             os.kill(os.getpid(), number)

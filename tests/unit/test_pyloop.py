@@ -405,10 +405,14 @@ def test_a_system_exit_in_the_function_is_raised_by_join(script: Callable[..., A
 def test_ctrl_c_ends_run_and_simulate(script: Callable[..., Any]) -> None:
     done = script(
         f"""
-        import os, signal, threading, rtloop
+        import os, signal, threading, time, rtloop
         loop = rtloop.PyLoop(lambda cycle: None, "1ms", **{ORDINARY})
+        def interrupt():
+            while loop.state != "running": time.sleep(0.001)
+            time.sleep(0.2)
+            os.kill(os.getpid(), signal.SIGINT)
         for run in (loop.run, loop.simulate):
-            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+            threading.Thread(target=interrupt, daemon=True).start()
             try:
                 run()
             except KeyboardInterrupt:
