@@ -23,8 +23,8 @@ def compile_pyx(source: Path, out: Path, *more: str, environment: Mapping[str, s
     c_file = out / (source.stem + ".c")
     module = out / (source.stem + sysconfig.get_config_var("EXT_SUFFIX"))
     subprocess.run(
-        [sys.executable, "-m", "cython", "-3", "-X", "freethreading_compatible=True", "-I", rtloop.get_include(),
-         str(source), "-o", str(c_file)],
+        [sys.executable, "-m", "cython", "-3", "--line-directives", "-X", "freethreading_compatible=True",
+         "-I", rtloop.get_include(), str(source), "-o", str(c_file)],
         env={**os.environ, **(environment or {})}, check=True,
     )  # fmt: skip
     compiler = os.environ.get("CC", "cc").split()
