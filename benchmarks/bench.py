@@ -38,7 +38,7 @@ PARTS = {
     "instructions": Part("Instructions of a cycle", "--cycles 200"),
     "latency": Part("Wake-up latency", "--pairs 2 --seconds 1"),
     "spin": Part("Adaptation of spinning to a load", "--pairs 1 --seconds 1"),
-    "company": Part("Beside a busy Python", "--pairs 2 --seconds 1"),
+    "company": Part("Next to a busy Python thread", "--pairs 2 --seconds 1"),
     "rates": Part("Highest sustained rate", "--pairs 1 --seconds 1"),
     "start_stop": Part("Start and stop", "--pairs 5"),
     "snapshot": Part("Reading a loop's statistics", "--pairs 3 --seconds 3"),

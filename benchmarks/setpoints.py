@@ -136,7 +136,7 @@ def main() -> int:
         sys.exit(str(error))
     finally:
         is_over.set()
-    print_claims("Age of setpoints beside a busy Python thread", claims)
+    print_claims("Age of setpoints next to a busy Python thread", claims)
     print_table(
         "Counts of setpoints",
         list(counts[0]),

@@ -39,7 +39,7 @@ __all__ = [
 
 
 class RtloopError(Exception):
-    """Base of every exception that rtloop raises on purpose."""
+    """Base class of the exceptions of rtloop."""
 
 
 class ConfigError(RtloopError, ValueError):
@@ -56,7 +56,7 @@ class SetupError(RtloopError, OSError):
     grants : tuple of Grant
         All requests until the start ended, refused or not, in order.
     refused : tuple of Grant
-        Those of them that were refused.
+        The refused ones among them.
     """
 
     grants: tuple[Any, ...] = ()
@@ -87,7 +87,7 @@ class AttachError(RtloopError, LookupError):
 
 
 class AttachPrivilegeError(AttachError, PermissionError):
-    """The process may not be inspected: it is another user's, or has privileges that this one lacks."""
+    """The process may not be inspected: it belongs to another user, or has privileges that this one does not have."""
 
 
 class CallbackError(RtloopError, RuntimeError):
@@ -115,7 +115,7 @@ class CallbackError(RtloopError, RuntimeError):
         self.symbol = errno.errorcode.get(-code)
         whose = f"{name}: " if name else ""
         when = "" if cycle is None else f" in cycle {cycle}"
-        meaning = f", which is {self.symbol} ({os.strerror(-code)}) if it is a negative errno" if self.symbol else ""
+        meaning = f" (-{self.symbol}, {os.strerror(-code)}, if it is an errno)" if self.symbol else ""
         super().__init__(f"{whose}{callback}() returned {code}{when}{meaning}; the loop has stopped")
 
     def __reduce__(self) -> tuple[type, tuple[int, str, str | None, int | None]]:
@@ -247,11 +247,11 @@ class StateError(RtloopError, RuntimeError):
 
 
 class StopTimeoutError(StateError, TimeoutError):
-    """A loop did not stop in time, because a callback has not returned; it goes on running."""
+    """A loop did not stop in time, because a callback has not returned; it keeps running."""
 
 
 class PoolError(RtloopError, RuntimeError):
-    """A block was returned to a pool that does not own it, or twice."""
+    """A block was returned twice, or to a pool that does not own it."""
 
 
 class PoolExhaustedError(PoolError, MemoryError):
@@ -267,7 +267,7 @@ class PayloadError(RtloopError, ValueError):
 
 
 class BuildError(RtloopError, ImportError):
-    """A ``.pyx`` could not be compiled, or the result not imported.
+    """A ``.pyx`` could not be compiled, or the compiled module could not be imported.
 
     Attributes
     ----------
@@ -286,7 +286,7 @@ class BuildError(RtloopError, ImportError):
 
 
 class RecorderError(RtloopError, OSError):
-    """A recording could not be written, or not completely; `errno` is that of the failed write."""
+    """A recording could not be written, or is incomplete; `errno` is that of the failed write."""
 
 
 class RTSetupWarning(RuntimeWarning):

@@ -93,7 +93,7 @@ def assert_clean(stats: Stats, *, overruns: int | None = None, missed: int | Non
     if stats.state in ("failed", "died"):
         wrong.append(f"the loop {stats.state}")
     if not stats.cycles:
-        wrong.append("it ran no cycle, which proves nothing")
+        wrong.append("it ran no cycle, so nothing was tested")
     elif stats.cycles <= stats.warmup:
         unknown.append("what follows the warm-up, because the run did not get beyond it")
     wrong += _unbalanced(stats, unknown)

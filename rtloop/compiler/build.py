@@ -188,7 +188,7 @@ def build_module(
     """Build like :func:`build`, but return its warnings."""
     source = Path(path).resolve()
     if source.suffix != ".pyx":
-        raise BuildError(f"{os.fspath(path)} is not a .pyx file: a module of Python or C needs no build, import it")
+        raise BuildError(f"{os.fspath(path)} is not a .pyx file; import a Python or C module directly")
     if not source.is_file():
         raise FileNotFoundError(2, "there is no such file", os.fspath(path))
     name = _module_name(source.stem) if name is None else name
@@ -240,8 +240,8 @@ def _make(source: Path, name: str, options: _Options, parts: dict[Path, _Part]) 
             part.entry, part.notes = _keep(key, made, part, options, is_fresh)
             if done.lost:
                 part.notes += (
-                    f"{source.name} is compiled at every start: changes of {', '.join(sorted(done.lost))} would go "
-                    "unseen, because a compiler reads it, and there is no file of that name",
+                    f"{source.name} is compiled at every start: changes of {', '.join(sorted(done.lost))} cannot "
+                    "be detected, because the compiler reports reading it, but no file has that name",
                 )
     for other in part.entry.siblings(source):
         if other not in parts:

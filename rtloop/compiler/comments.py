@@ -90,11 +90,11 @@ def read_extras(source: Path, *, is_transitive: bool = False) -> Extras:
             if name == "language":
                 language = value.lower()
                 if language not in ("c", "c++"):
-                    text = f"# distutils: language = {value} is not known here"
-                    raise _broken(source, number, text, "there are c and c++")
+                    text = f"# distutils: language = {value} is not supported"
+                    raise _broken(source, number, text, "use c or c++")
             elif name not in _LISTS:
-                text = f"# distutils: {name} is not known here"
-                raise _broken(source, number, text, f"there are language, {', '.join(_LISTS)}")
+                text = f"# distutils: {name} is not supported"
+                raise _broken(source, number, text, f"the supported names are language, {', '.join(_LISTS)}")
             elif not is_transitive or name in _TRANSITIVE:
                 found[name] = _items(source, number, name, value)
     of_linker = [f"{_LISTS[name]}{item}" for name in ("extra_objects", "library_dirs") for item in found[name]]

@@ -109,13 +109,13 @@ def _explain(text: str, code: str, source: str = "") -> tuple[str, str]:
         return f"the name {match[1]} is not known", f"from rtloop cimport {match[1]}" if is_ours else ""
     if match := re.match(r"'rtloop/(\w+)\.pxd' not found", text):
         known = ", ".join(sorted(_CIMPORTED))
-        return f"rtloop has no {match[1]} to cimport", f"there are {known}; import it if it is for Python"
+        return f"rtloop has no {match[1]} to cimport", f"cimport one of {known}, or import a Python name"
     if match := re.match(r"'(\w+)' is not a type identifier", text):
         return text, f"from rtloop cimport {match[1]}" if match[1] in _CIMPORTED else ""
     if match := re.match(r"First base of '(\w+)' is not an extension type", text):
         return text, "a loop is 'cdef class Name(RTLoop):', with 'from rtloop cimport RTLoop'"
     if "const Cycle *" in text and (member := re.search(r"\bcycle\.(\w+)", code)):
-        return f"Cycle has no {member[1]!r}", f"it has {', '.join(Cycle._fields)}"
+        return f"Cycle has no {member[1]!r}", f"its fields are {', '.join(Cycle._fields)}"
     if match := re.match(r"(.+?) not allowed without (?:the )?gil", text, re.IGNORECASE):
         is_of_python = text.startswith(("Assignment of Python", "Accessing Python attr"))
         for name in re.findall(r"\bself\.([A-Za-z]\w*)", code) if is_of_python else ():

@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
 
     class Parser(argparse.ArgumentParser):
         def error(self, message: str) -> Any:
-            raise _usage_error(f"%%rtloop: {message}; there are -f, -I, -c, -l, --name: %%rtloop? explains them")
+            raise _usage_error(f"%%rtloop: {message}; the options are -f, -I, -c, -l and --name, see %%rtloop?")
 
     parser = Parser(
         prog="%%rtloop", add_help=False, formatter_class=argparse.RawDescriptionHelpFormatter,

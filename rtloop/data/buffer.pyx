@@ -166,7 +166,7 @@ cdef class _HugeBuffer_1:
 
     @property
     def is_locked(self):
-        """True if the kernel keeps all of it in memory: present, and locked or of the hugetlb pool. Read anew."""
+        """True if the kernel keeps all of it in memory: present, and locked or of the hugetlb pool. Read each time."""
         if self.closed:
             return False
         found = smaps.account(<size_t>self.data, self.size)
@@ -174,7 +174,7 @@ cdef class _HugeBuffer_1:
 
     @property
     def huge_bytes(self):
-        """Number of bytes that are on huge pages; read anew at each call."""
+        """Number of bytes that are on huge pages; read again at each call."""
         if self.closed:
             return 0
         found = smaps.account(<size_t>self.data, self.size)

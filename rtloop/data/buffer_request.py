@@ -133,7 +133,7 @@ def dimensions(shape: Any, item: np.dtype[Any], nbytes: int) -> tuple[int, ...]:
     if -1 in dims:
         dims[dims.index(-1)] = items // -math.prod(dims)
     if not 0 <= (count := math.prod(dims)) <= items:
-        raise ConfigError(f"shape={shape!r} of {item} takes {count * item.itemsize} bytes; there are {nbytes}")
+        raise ConfigError(f"shape={shape!r} of {item} takes {count * item.itemsize} bytes; the buffer has {nbytes}")
     return tuple(dims)
 
 

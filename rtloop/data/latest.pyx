@@ -224,7 +224,7 @@ cdef class _Latest_1(_LatestMethods):
 
     @property
     def is_locked(self):
-        """True if the kernel keeps the memory from being paged out; read anew at each call."""
+        """True if the kernel keeps the memory from being paged out; read again at each call."""
         return _latest(self).value_bytes != 0 and self._owner.is_locked
 
     @property

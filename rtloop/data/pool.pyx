@@ -180,7 +180,7 @@ cdef class _Pool_1:
 
     @property
     def is_locked(self):
-        """True if the kernel keeps the region in memory, so that it cannot be paged out; read anew at each call."""
+        """True if the kernel keeps the region in memory, so that it cannot be paged out; read again at each call."""
         return _pool(self).count != 0 and self._owner.is_locked
 
     @property

@@ -228,7 +228,7 @@ cdef class _Ring_1(_RingMethods):
 
     @property
     def is_locked(self):
-        """True if the kernel keeps the memory from being paged out; read anew at each call."""
+        """True if the kernel keeps the memory from being paged out; read again at each call."""
         return _ring(self).capacity != 0 and self._owner.is_locked
 
     def drain(self, limit=None):

@@ -63,7 +63,7 @@ cdef class _SignalLog_1:
         of the loop. With the GIL. ConfigError on a name that exists or a type that is not a single number, StateError
         after `ring` was first used.
     ``cdef bint sample(self, const void *cycle) noexcept nogil``
-        Log the present values; `cycle` is the argument of the step. Returns whether a record was written.
+        Log the current values; `cycle` is the argument of the step. Returns whether a record was written.
 
     Real-time contract of sample
         Thread: the loop's. GIL: never. Allocates: never. System calls: none.

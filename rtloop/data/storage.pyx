@@ -86,7 +86,7 @@ cdef class Storage:
 
     @property
     def is_locked(self):
-        """True if the kernel keeps it in memory; read anew at each call."""
+        """True if the kernel keeps it in memory; read again at each call."""
         if self._unlock is not None:
             return is_range_locked(<size_t>self._address, self._size)
         # The other way would page out what is not locked. Other code may have locked everything since.
@@ -122,5 +122,5 @@ class HugeStorage:
 
     @property
     def is_locked(self):
-        """True if the kernel keeps it in memory; read anew at each call."""
+        """True if the kernel keeps it in memory; read again at each call."""
         return self._buffer.is_locked

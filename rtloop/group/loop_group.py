@@ -154,7 +154,7 @@ class LoopGroup:
 
     @property
     def origin_ns(self) -> int | None:
-        """Origin of the present run, or of the last one, on the loops' clock; None before the first."""
+        """Origin of the current run, or of the last one, on the loops' clock; None before the first."""
         return self._origin_ns
 
     @property
@@ -316,7 +316,7 @@ class LoopGroup:
 
     @property
     def stats(self) -> Mapping[str, Stats]:
-        """Statistics of each loop, by its name, of the present run or of the last one.
+        """Statistics of each loop, by its name, of the current run or of the last one.
 
         After a run of the group their `settings` contain ``group``, the group's name, and ``origin_ns``.
         """

@@ -80,7 +80,7 @@ def reexec(arguments: Sequence[str] | None = None) -> bool:
     if former is not None or not os.access(path, os.R_OK):
         import warnings
 
-        why = f"there is no {path}" if former is None else "the loader has ignored LD_PRELOAD, as it does after setcap"
+        why = f"there is no {path}" if former is None else "the loader has ignored LD_PRELOAD, as after setcap"
         warnings.warn(f"allocations are not watched: {why}", RTSetupWarning, stacklevel=2)
         return False
     if _is_loop_running():

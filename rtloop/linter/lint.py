@@ -192,8 +192,8 @@ class _Book:
 
     def unseen(self, found: Found) -> Finding:
         fix = (
-            "examine it by itself (rtloop lint ITS.pyx -f NAME), write it inline in a .pxd, look yourself, or accept "
-            "it by allow"
+            "examine it by itself (rtloop lint ITS.pyx -f NAME), write it inline in a .pxd, or read its code and "
+            "accept it by allow"
         )
         return self._make(found, "not-examined", found.kind, fix)
 

@@ -37,7 +37,7 @@ KINDS = {
         "return a negative code: the loop fails with it, and run() raises CallbackError",
     ),
     "bounds-check": Kind(
-        "an index out of bounds takes the GIL to raise; step ends there, and the loop does not notice",
+        "an index out of bounds takes the GIL to raise; step ends there, and the loop does not detect it",
         "check the index yourself, and put `# cython: boundscheck=False` at the head of the file",
     ),
     "wraparound": Kind(
@@ -45,7 +45,7 @@ KINDS = {
         "put `# cython: wraparound=False` at the head of the file",
     ),
     "division": Kind(
-        "divides as Python does: it rounds down, with branches, and a zero takes the GIL to raise",
+        "divides as Python does: it rounds down, with branches, and a zero divisor takes the GIL to raise",
         "put `# cython: cdivision=True` at the head of the file, and check for zero if it can occur",
     ),
     "init-check": Kind(
@@ -61,7 +61,7 @@ KINDS = {
         "use only C types in step, and do the rest in Python, outside the loop",
     ),
     "allocation": Kind(
-        "the heap takes locks, and gets memory from the kernel whose first touch is a page fault",
+        "the heap takes locks, and the first touch of memory that it gets from the kernel is a page fault",
         "allocate in setup, or take blocks from a Pool",
     ),
     "blocking": Kind(

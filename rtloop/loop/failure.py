@@ -125,10 +125,10 @@ def guard_error(settings: Settings, cycle: int, violations: list[dict[str, Any]]
 def watchdog_error(settings: Settings, trip: dict[str, Any]) -> WatchdogError:
     """Make the exception for a loop that the watchdog has found stuck; `trip` is the watchdog's record."""
     cycles, code = trip["cycles"], trip["safe_code"]
-    last = f"cycle {cycles - 1} had ended" if cycles else "its first release had come"
+    last = f"the end of cycle {cycles - 1}" if cycles else "its first release"
     message = (
-        f"{settings.name} was found stuck by the watchdog: cycle {cycles} had not ended "
-        f"{format_duration(trip['stuck'])} after {last}, with period={format_duration(settings.period_ns)}, "
+        f"{settings.name} was found stuck by the watchdog: {format_duration(trip['stuck'])} after {last}, "
+        f"cycle {cycles} had not ended, with period={format_duration(settings.period_ns)}, "
         f"watchdog={trip['periods']}; " + ("safe() has not returned" if code is None else f"safe() returned {code}")
     )
     cycle = cycles - 1 if cycles else None
@@ -166,7 +166,7 @@ def end_after(controls: Sequence[_Ending], name: str, interrupt: BaseException, 
         add_note(interrupt, str(stop_timeout_error(one, timeout_ns)))
     who = "" if late in ([], [name]) else f"{', '.join(late)} "
     what = f"{who}has not ended after {took}" if late else f"ended after {took}"
-    more = f"; {len(further)} more interrupt{'s' * (len(further) != 1)} came meanwhile" if further else ""
+    more = f"; {len(further)} more interrupt{'s' * (len(further) != 1)} arrived" if further else ""
     with suppress(OSError, ValueError, AttributeError):  # print(file=None) would write to stdout
         sys.stderr.write(f"rtloop: {name}: {type(interrupt).__name__}: asked to stop, {what}{more}\n")
         sys.stderr.flush()
@@ -177,9 +177,9 @@ def warn_tai(settings: Settings, offset_s: int) -> None:
     """Warn of a loop on CLOCK_TAI without a TAI offset: the clock then equals the time of day, and steps with it."""
     if settings.clock == "tai" and offset_s == 0:
         warnings.warn(
-            f"{settings.name} is on clock='tai' with a TAI offset of 0: nobody has told the kernel, so the "
-            "clock is the time of day until somebody sets it (37 s since 2017), which is a step of the loop's clock. "
-            "Have chrony (leapsectz) or ptp4l set it before the loop starts",
+            f"{settings.name} is on clock='tai', but the kernel has a TAI offset of 0, so this clock equals the time "
+            "of day. It steps when the offset is set (37 s since 2017). Let chrony (leapsectz) or ptp4l set the offset "
+            "before the loop starts",
             RTSetupWarning,
             stacklevel=2,
         )
@@ -199,7 +199,7 @@ def warn_lost(lost: Sequence[Grant], name: str) -> None:
     """Warn of grants that a running loop has lost."""
     if lost:
         text = "\n".join(f"{grant.name}: {grant.detail}" for grant in lost)
-        warnings.warn(f"{name} has lost what it was granted:\n{text}\n{lost[0].fix}", RTSetupWarning, stacklevel=2)
+        warnings.warn(f"{name} no longer has what it was granted:\n{text}\n{lost[0].fix}", RTSetupWarning, stacklevel=2)
 
 
 def _describe(error: BaseException) -> str:
@@ -244,4 +244,4 @@ def add_note(error: BaseException, text: str) -> None:
 def note_failed(raised: BaseException, error: BaseException | None) -> None:
     """Note on an exception that leaves a with block that the loop has failed as well."""
     if error is not None:
-        add_note(raised, f"The loop had failed meanwhile: {_describe(error)}")
+        add_note(raised, f"The loop had also failed: {_describe(error)}")

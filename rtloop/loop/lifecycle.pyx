@@ -101,7 +101,7 @@ cdef class Control:
 
     @property
     def settings(self):
-        """The settings of the present run, or of the last one."""
+        """The settings of the current run, or of the last one."""
         return self.thread.settings
 
     @property
@@ -116,7 +116,7 @@ cdef class Control:
 
     @property
     def grants(self):
-        """The grants of the present run, or of the last one."""
+        """The grants of the current run, or of the last one."""
         return self.thread.grants
 
     @property
@@ -378,7 +378,7 @@ cdef class Control:
 
     @property
     def stats(self):
-        """Snapshot of the present run, or the statistics of the last one."""
+        """Snapshot of the current run, or the statistics of the last one."""
         stats = self._read_stats()
         self.warn_lost()
         return stats
@@ -421,7 +421,7 @@ cdef class Control:
             self.thread.send(RT_COMMAND_RESET)
 
     def wait(self, timeout_ns=None):
-        """Wait for the end of the present run, and check for Ctrl-C every 50 ms. Returns True if it has ended."""
+        """Wait for the end of the current run, and check for Ctrl-C every 50 ms. Returns True if it has ended."""
         return self._wait(None if timeout_ns is None else time.monotonic_ns() + timeout_ns, None)
 
     def _wait(self, deadline, interrupts, must_reap=True):

@@ -165,7 +165,7 @@ cdef class _RTLoop_2:
     fewer bits before it wraps around. It costs a few instructions, and never enters the kernel.
 
     ``self.shift(ns)``, called from ``step``, moves the next release and all later ones. It returns 0. If the next
-    release would not be later than the present one, or would be later than 146 years on the clock, it moves nothing
+    release would not be later than the current one, or would be later than 146 years on the clock, it moves nothing
     and returns -ERANGE. It costs a few instructions, does not allocate, and does not enter the kernel.
 
     ``self.sleep_until(ns)``, called from ``step``, sleeps until a time on the loop's clock, such as
@@ -469,12 +469,12 @@ cdef class _RTLoop_2:
 
     @property
     def stats(self):
-        """Statistics of the present run, or of the last one: a consistent snapshot that does not delay the loop."""
+        """Statistics of the current run, or of the last one: a consistent snapshot that does not delay the loop."""
         return RTLoop_control(self).stats
 
     @property
     def grants(self):
-        """Requests to the kernel and what it granted, one Grant each, of the present run or the last one."""
+        """Requests to the kernel and what it granted, one Grant each, of the current run or the last one."""
         return RTLoop_control(self).grants
 
     @property

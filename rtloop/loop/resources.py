@@ -125,7 +125,7 @@ def dma_latency(settings: Settings, stack: ExitStack) -> list[Grant]:
     except OSError as error:
         cause = checks.device(path, error.errno or errno.EIO)
         fix = cause.fix + "\nor leave the idle states alone: dma_latency=None"
-        return [Grant("dma_latency", asked, "not held", False, cause.found, fix, error.errno or 0, kind="device")]
+        return [Grant("dma_latency", asked, "nothing", False, cause.found, fix, error.errno or 0, kind="device")]
     detail = "the smallest of all requests on this machine, read back from the device"
     return [Grant("dma_latency", asked, f"{granted} us", granted <= settings.dma_latency_us, detail, kind="device")]
 

@@ -69,9 +69,9 @@ cdef class LoopThread:
     Attributes
     ----------
     settings : Settings
-        Settings of the present run, or of the last one.
+        Settings of the current run, or of the last one.
     grants : tuple of Grant
-        Grants of the present run, or of the last one.
+        Grants of the current run, or of the last one.
     has_own_wait : bool
         True if the loop overrides ``wait``.
     block : TelemetryBlock or None

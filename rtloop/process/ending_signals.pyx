@@ -414,7 +414,7 @@ def _end(number):
         said = [repr(error)]
     if said:
         further = sum(rt_ending_count(n) for n in _pending()) - 1
-        more = f"; {further} more signal{'s' * (further != 1)} came meanwhile" if further > 0 else ""
+        more = f"; {further} more signal{'s' * (further != 1)} arrived" if further > 0 else ""
         took = format_duration(time.monotonic_ns() - begin)
         with suppress(OSError):
             os.write(2, f"rtloop: {name}: {', '.join(said)} within {took}{more}\n".encode(errors="replace"))

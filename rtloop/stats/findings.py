@@ -86,12 +86,12 @@ def _bad(stats: Stats) -> Iterator[str]:
         share = 100 * abs(stats.shifted_ns) / max(1, stats.duration_ns)
         yield (
             f"The grid moved by {_short(stats.shifted_ns)} in all ({share:.2g} % of the run), after overruns: the loop"
-            " ran slower than its period says, and out of step with others."
+            " ran slower than its period, and out of step with others."
         )
     if stats.device_missed:
         share = 100 * stats.device_missed / (stats.device_missed + (stats.device_cycles or 0))
         yield (
-            f"{_count(stats.device_missed, 'cycle')} of the device ({share:.2g} %) passed without one of the loop's: a"
+            f"The loop missed {_count(stats.device_missed, 'cycle')} of the device ({share:.2g} %): a"
             " step took longer than the device's cycle, or the thread did not get the CPU."
         )
     if stats.stalls:
@@ -103,8 +103,8 @@ def _bad(stats: Stats) -> Iterator[str]:
         sizes = ", ".join(f"{'+' if ns > 0 else ''}{format_duration(ns)}" for ns in stats.clock_step_sizes[-4:])
         yield (
             f"The clock {stats.settings.get('clock', '')} was set {_count(stats.clock_steps, 'time')} during the run"
-            f" ({'the last: ' if stats.clock_steps > 4 else ''}{sizes}). The loop went on with its next release on the"
-            " clock as it was set; times before and after a step cannot be subtracted."
+            f" ({'the last: ' if stats.clock_steps > 4 else ''}{sizes}). The loop continued with its next release on"
+            " the newly set clock; times before and after a step cannot be compared."
         )
     faults = (stats.page_faults.minor or 0) + (stats.page_faults.major or 0)
     if faults:

@@ -150,9 +150,9 @@ def sentence(guard: dict[str, Any]) -> str:
             number = sum(value.values()) if isinstance(value, dict) else value
             parts.append(_counted(number, label))
             if what == "system_calls" and guard.get("allowed"):
-                parts[-1] += f" besides the allowed ({', '.join(guard['allowed'])})"
+                parts[-1] += f" other than the allowed ({', '.join(guard['allowed'])})"
             if what == "allocations" and number:
-                parts[-1] = f"{_counted(number, 'call')} of malloc, free or their kin"
+                parts[-1] = f"{_counted(number, 'call')} of malloc, free and the like"
     names = {what: f"{label}s" for what, label in _LABELS.items()} | {_OPERATOR_NEW: "calls of C++'s operator new"}
     missing = [f"{names[what]} not counted ({why})" for what, why in unavailable.items()]
     reasons = list(unavailable.values())

@@ -53,7 +53,7 @@ _OWN_WAIT = (
     " measured. Overruns, missed releases and late cycles refer to the nominal period."
 )
 _ESTIMATE = "Standard deviations are estimates from the bins, because the file was written by an older rtloop."
-_FIX = "The warning at the start, and each grant's `fix`, tell how to get it."
+_FIX = "The warning at the start and each grant's `fix` contain the commands that fix it."
 _TIE = "\N{NO-BREAK SPACE}"
 _SCALES = ((1e9, "s"), (1e6, "ms"), (1e3, "us"), (1.0, "ns"))
 
@@ -325,8 +325,8 @@ def describe_refusal(grant: Grant) -> str:
     """Return a sentence on a refused grant: the request, what was granted, and the reason."""
     if grant.lost is not None:
         return f"{grant.name}, {grant.detail.removeprefix('lost: ')}"
-    reason = f": {grant.detail}" if grant.detail else ""
-    return f"{grant.name} {grant.requested}, but {grant.granted}{reason}"
+    reason = f" ({grant.detail})" if grant.detail else ""
+    return f"{grant.name}: asked for {grant.requested}, granted {grant.granted}{reason}"
 
 
 def _sparkline(histogram: Histogram) -> str:

@@ -88,7 +88,7 @@ def real_time_priority(limit: int, hard: int | None = None, *, is_capable: bool,
     """
     found = f"RLIMIT_RTPRIO is {format_limit(limit)}"
     source = "getrlimit(2), /proc/thread-self/status"
-    why = f"SCHED_FIFO {needed} takes RLIMIT_RTPRIO of at least {needed}, or CAP_SYS_NICE"
+    why = f"SCHED_FIFO {needed} requires RLIMIT_RTPRIO of at least {needed}, or CAP_SYS_NICE"
     name = "real-time priority"
     if is_capable:
         return Check("session", name, f"{found}, not applied with CAP_SYS_NICE", source, "ok", why)
@@ -125,7 +125,7 @@ def real_time_cpu_time(limit_us: int, needed_us: int | None = None) -> Check:
     `needed_us` is the longest time that the loop may run, if there is a loop; a limit above it is ok.
     """
     name, source = "real-time CPU time", "getrlimit(2)"
-    why = "RLIMIT_RTTIME: beyond it the kernel sends SIGXCPU, and then kills the process"
+    why = "beyond RLIMIT_RTTIME the kernel sends SIGXCPU, and then kills the process"
     if limit_us == _INFINITY:
         return Check("session", name, "RLIMIT_RTTIME is unlimited", source, "ok", why)
     found = f"RLIMIT_RTTIME is {limit_us} us without blocking"
@@ -138,7 +138,7 @@ def real_time_cpu_time(limit_us: int, needed_us: int | None = None) -> Check:
 def group_runtime(runtime_us: int | None, source: str = "cpu.rt_runtime_us") -> Check:
     """Judge the real-time runtime of the control group (CONFIG_RT_GROUP_SCHED); None: the kernel has no such limit."""
     name = "control group's real-time runtime"
-    why = "with RT_GROUP_SCHED a group without runtime has no real-time threads: EPERM, even for root"
+    why = "with RT_GROUP_SCHED a group without runtime cannot have real-time threads: EPERM, even for root"
     if runtime_us is None:
         return Check("scheduling", name, "not limited by control group", source, "ok", why)
     if runtime_us == 0:
@@ -152,7 +152,7 @@ def group_runtime(runtime_us: int | None, source: str = "cpu.rt_runtime_us") -> 
 def device(path: str, error: int = 0) -> Check:
     """Judge whether a device could be opened and written; `error` is the errno, 0 for none."""
     name = "idle states"
-    why = "a CPU that wakes from a deep idle state is late by its exit latency; holding the device prevents deep ones"
+    why = "waking up from a deep idle state takes its exit latency; holding the device prevents deep states"
     if error == 0:
         return Check("probe", name, f"{path} was opened and held", path, "ok", why)
     return Check("probe", name, f"{path}: {os.strerror(error)}", path, "fail", why, device_fix(path))
@@ -174,7 +174,7 @@ def throttling(runtime_us: int | None, period_us: int | None, *, is_for_deadline
         share = "all" if runtime_us < 0 else f"{100 * runtime_us / period_us:.0f} %"
         return Check("scheduling", name, f"none; {share} of the CPUs for SCHED_DEADLINE", source, "ok", why)
     if runtime_us < 0:
-        why = "nothing stops a real-time thread that never sleeps: nothing else runs on its CPU"
+        why = "a real-time thread that never sleeps keeps everything else off its CPU"
         return Check("scheduling", name, "off: no limit for real-time threads", source, "note", why)
     found = f"{runtime_us} of each {period_us} us ({100 * runtime_us / period_us:.0f} %) for real-time threads"
     if runtime_us == 0:

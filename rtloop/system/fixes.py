@@ -126,7 +126,7 @@ def device_fix(path: str) -> str:
         f'{_INDENT}echo \'KERNEL=="{name}", GROUP="realtime", MODE="0660"\' | '
         "sudo tee /etc/udev/rules.d/99-rtloop.rules\n"
         f"{_INDENT}sudo udevadm control --reload && sudo udevadm trigger --name-match={path}   # then log in again\n"
-        "systemd:    in the unit's [Service] section; the group with the rule above, where the unit has a User=\n"
+        "systemd:    in the unit's [Service] section; the group, and the rule above, only if the unit sets User=\n"
         f"{_INDENT}DeviceAllow={path} rw\n"
         f"{_INDENT}SupplementaryGroups=realtime\n"
         f"container:  docker run --device {path} ...   # a container has only the devices that are passed in\n"
@@ -179,13 +179,13 @@ def login_fix(how: str) -> str:
     lines = {
         "ssh": "ssh:        echo 'UsePAM yes' | sudo tee /etc/ssh/sshd_config.d/10-pam.conf && "
         "sudo systemctl reload ssh   # sshd on some systems\n"
-        f"{_INDENT}other ssh servers, Tailscale SSH among them, do not read limits.conf: use sshd, or run a service",
+        f"{_INDENT}other ssh servers, such as Tailscale SSH, do not read limits.conf: use sshd, or run a service",
         "systemd-user": "systemd:    sudo systemctl edit user@.service, with these lines; then end all sessions, "
         f"log in again\n{_INDENT}[Service]\n{_INDENT}LimitRTPRIO=95\n{_INDENT}LimitMEMLOCK=infinity",
         "container": "container:  docker run --ulimit rtprio=95 --ulimit memlock=-1:-1 --cap-add=SYS_NICE "
         "--cap-add=IPC_LOCK ...",
     }
-    login = f"login:      sudo -i -u {_user()}   # a login of its own; or log out of everything and in again"
+    login = f"login:      sudo -i -u {_user()}   # a new login; or log out of all sessions and in again"
     return f"{lines[how]}\n{login}" if how in lines else login
 
 
@@ -237,7 +237,7 @@ def kernel_fix(distribution: str = "", machine: str = "x86_64", *, is_raspberry_
     if is_raspberry_pi:
         return (
             "Raspberry Pi OS, 64 bit:\n"
-            f"{_INDENT}sudo apt install linux-image-rpi-v8-rt && sudo reboot   # where apt has it; else build "
+            f"{_INDENT}sudo apt install linux-image-rpi-v8-rt && sudo reboot   # if apt has it; otherwise build "
             "the kernel with CONFIG_PREEMPT_RT=y"
         )
     if "debian" in known:

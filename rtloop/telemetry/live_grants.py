@@ -165,7 +165,7 @@ class LiveGrants:
             with suppress(OSError):
                 if os.readlink(f"{folder}/{name}") == _DMA_LATENCY:
                     return str(start.granted), start.ok
-        return "not held", False
+        return "nothing", False
 
     def _core_dumps(self, start: Grant) -> Now:
         limit = self._limits.get("Max core file size")

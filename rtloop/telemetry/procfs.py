@@ -298,7 +298,7 @@ def describe_denied(pid: int) -> str:
         )
     why = "cannot be dumped (prctl(2), PR_SET_DUMPABLE)" if uid != effective else "has privileges that this one lacks"
     return (
-        f"process {pid} {why}, and nobody may inspect it without CAP_SYS_PTRACE (ptrace(2)): "
+        f"process {pid} {why}, so inspecting it requires CAP_SYS_PTRACE (ptrace(2)): "
         "run this as root, or with the same capabilities"
     )
 

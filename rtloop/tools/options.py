@@ -73,7 +73,7 @@ def exact_rate_option(function: Any) -> Any:
 
 def _rate_option(callback: Callable[..., Any]) -> Callable[[Any], Any]:
     return click.option(
-        "--rate", metavar="RATE", callback=callback, default="1kHz", show_default=True, help="Or the period."
+        "--rate", metavar="RATE", callback=callback, default="1kHz", show_default=True, help="Rate, or period."
     )
 
 

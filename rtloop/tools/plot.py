@@ -33,10 +33,10 @@ _KINDS = ("main", "histograms", "time", *_LABELS, "schedule")
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN.npz...")
 @click.option("-o", "--output", metavar="FILE", default=None,
-              help="Where to, in the format of the suffix (.png, .svg, .pdf); - is a PNG on standard output."
+              help="File to write; its suffix is the format (.png, .svg, .pdf); - is a PNG on standard output."
                    " By default RUN.png in the current folder.")  # fmt: skip
 @click.option("--kind", type=click.Choice(_KINDS), default=None,
-              help="By default main for one run, and histograms for several.")  # fmt: skip
+              help="Kind of picture; by default main for one run, histograms for several.")  # fmt: skip
 @click.option("--at", metavar="TIME", default=None,
               help="For schedule: last (the default), worst, or so much after the origin: 1.5s.")  # fmt: skip
 @click.option("--duration", metavar="TIME", default=None, help="For schedule: how long, instead of a hyperperiod.")
@@ -67,7 +67,7 @@ def plot(runs: tuple[str, ...], output: str | None, kind: str | None, at: str | 
     if form not in matplotlib.figure.Figure().canvas.get_supported_filetypes():
         raise click.BadParameter(f"{target}: the name must end in .png, .svg or .pdf", param_hint="--output")
     if target == "-" and sys.stdout.isatty():
-        raise click.UsageError("a PNG is nothing for a terminal: name a file with -o, or pipe it on")
+        raise click.UsageError("a PNG cannot be shown in a terminal: name a file with -o, or redirect the output")
     if kind == "main" and len(runs) > 1:
         raise click.UsageError("--kind main takes one run; histograms and the others take several")
     if kind != "schedule" and (at, duration) != (None, None):

@@ -16,8 +16,8 @@ __all__ = ["record"]
 
 @click.command()
 @click.option("--zenoh", "keys", required=True, metavar="KEYS", help="Keys of the bridges, such as 'rtloop/**'.")
-@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), help="An .mcap file.")
-@click.option("--duration", metavar="TIME", callback=to_duration, help="By default until Ctrl-C.")
+@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), help="The .mcap file to write.")
+@click.option("--duration", metavar="TIME", callback=to_duration, help="Duration; by default until Ctrl-C.")
 @config_option
 @click.option("--strict", is_flag=True, help="Exit code 3 if clocks disagree or jump, or bridges share a key.")
 @as_json_option("instead of the table")

@@ -113,7 +113,7 @@ class HostClock:
     jumps: list[Jump] = field(default_factory=list)
     tai_offset_s: int | None = None
     state: dict[str, Any] = field(default_factory=dict)
-    #: Least difference of each window that is over, since the last jump; and of the present one.
+    #: Least difference of each window that is over, since the last jump; and of the current one.
     _windows: list[int] = field(default_factory=list)
     _merged: int = 1
     _running: int = _MAX_NS

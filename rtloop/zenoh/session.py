@@ -94,7 +94,7 @@ def open_session(config: Any = None, *, on_wait: Callable[[str], None] | None = 
     Parameters
     ----------
     config : None, path, dict or zenoh.Config
-        Zenoh's own configuration. A client waits for its router as long as ``connect.timeout_ms`` says, -1: for ever.
+        Zenoh's own configuration. A client waits for its router as long as ``connect.timeout_ms`` says, -1: forever.
     on_wait : callable, optional
         Called about once a second while it waits, with what is missing; an exception from it ends the wait, as
         does Ctrl-C.
@@ -318,7 +318,7 @@ class Handlers:
     def take_all(self, session: Any, key: str, function: Any) -> None:
         """Subscribe to a key, and call a function with each sample, on a thread of its own; it must not take long.
 
-        That thread is a daemon; the interpreter's end would wait for ever for a callback thread of Zenoh.
+        That thread is a daemon; the interpreter's end would wait forever for a callback thread of Zenoh.
         """
         self._take(session.declare_subscriber(key, engine().handlers.FifoChannel(_QUEUE)), key, function)
 

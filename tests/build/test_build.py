@@ -266,7 +266,7 @@ def test_comments_at_the_head_of_the_file_are_followed() -> None:
     write("helper.c", "int helper(void) { return 52; }\n")
     assert rtloop.build(source).value() == 55
     write("mixed.pyx", text.replace("libraries", "librarys"))
-    with pytest.raises(rtloop.BuildError, match=r"mixed\.pyx:3: # distutils: librarys is not known here"):
+    with pytest.raises(rtloop.BuildError, match=r"mixed\.pyx:3: # distutils: librarys is not supported"):
         rtloop.build(source)
 
 
@@ -315,8 +315,8 @@ def test_a_module_of_python_that_nobody_has_imported_yet_keeps_its_name(monkeypa
     ("line", "text"),
     [
         ("libraries = 'm", r"No closing quotation.*fix: put both quotes"),
-        ("language = rust", r"language = rust is not known here.*c and c\+\+"),
-        ("colour = red", r"colour is not known here.*there are language"),
+        ("language = rust", r"language = rust is not supported.*c or c\+\+"),
+        ("colour = red", r"colour is not supported.*the supported names are language"),
     ],
 )
 def test_a_comment_for_the_compiler_that_cannot_be_followed_is_shown(line: str, text: str) -> None:

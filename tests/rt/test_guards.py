@@ -114,7 +114,7 @@ def test_planted_malloc_and_free(watched: Guilty) -> None:
     found, sentence = done.stdout.splitlines()
     assert "(20, 'allocation', 'malloc of 100 bytes', 'guilty.Allocator.crime')" in found, done.stderr
     assert "(20, 'allocation', 'free', " in found
-    assert sentence == "30 cycles: 0 page faults, 0 system calls, 2 calls of malloc, free or their kin in step"
+    assert sentence == "30 cycles: 0 page faults, 0 system calls, 2 calls of malloc, free and the like in step"
 
 
 def test_planted_contended_mutex(guilty: ModuleType, dispatch: None) -> None:

@@ -42,7 +42,7 @@ LOSSES = {
     "state": ("ctypes.CDLL(None).munlockall()", "not locked"),
     "stack": ("ctypes.CDLL(None).munlockall()", "not locked"),
     "core_dumps": ("resource.setrlimit(resource.RLIMIT_CORE, (4096, resource.RLIM_INFINITY))", "4096"),
-    "dma_latency": ("close_device()", "not held"),
+    "dma_latency": ("close_device()", "nothing"),
 }
 
 
@@ -89,7 +89,7 @@ def test_what_is_lost_is_told(script: Script, name: str) -> None:
     assert done.returncode == 0, done.stderr
     found, warned, text, finding, table, seen = (part.strip() for part in done.stdout.split("@")[:6])
     assert f"'{name}'" in found and (now is None or now in found)
-    assert warned == "1" and "grip has lost what it was granted" in text and "lost: was " in text, "once"
+    assert warned == "1" and "grip no longer has what it was granted" in text and "lost: was " in text, "once"
     assert finding.startswith("Lost while the loop ran: "), "it stands first"
     assert "\nLOST " in table and "first seen" in table
     assert name in seen.split(), "another process sees it, too"

@@ -106,7 +106,7 @@ print(stats.cycles, refused, [g.granted for g in loop.grants if g.name == "timer
     )
     done = script(code, prefix=ORDINARY)
     assert done.stdout.strip() == (
-        "50 {'memory_lock': 'own memory only', 'dma_latency': 'not held', 'policy': 'other'} ['1 ns']"
+        "50 {'memory_lock': 'own memory only', 'dma_latency': 'nothing', 'policy': 'other'} ['1 ns']"
     ), done.stdout + done.stderr
 
 

@@ -126,7 +126,7 @@ def test_all_views_are_the_same_memory(buffer: HugeBuffer) -> None:
 @pytest.mark.parametrize(
     ("dtype", "shape", "words"),
     [
-        ("f8", (1 << 17) + 1, "1048584 bytes; there are 1048576"), ("u1", (1 << 40, 1 << 40), "takes"),
+        ("f8", (1 << 17) + 1, "1048584 bytes; the buffer has 1048576"), ("u1", (1 << 40, 1 << 40), "takes"),
         (object, None, "plain memory"), ("V0", None, "0 bytes"), ("S0", 1, "0 bytes"), ("f9", 1, "not a NumPy dtype"),
         (("f8", 3), 1, "is an array of"),
         ("f8", 1.5, "whole numbers"), ("f8", (-1, -1), "one of which"), ("f8", (2, -2), "one of which"),

@@ -46,7 +46,7 @@ def test_an_error_is_shown_at_its_line(source: Path) -> None:
         ("        self.value = cycle.t", "Assignment of Python object not allowed without gil",
          "self.value is not a C attribute", "cdef public double value"),
         ("        cdef double t = cycle.time", "Cannot convert 'const Cycle *' to Python object",
-         "Cycle has no 'time'", "it has index, release, start, period, missed, t, dt"),
+         "Cycle has no 'time'", "its fields are index, release, start, period, missed, t, dt"),
     ],
 )  # fmt: skip
 def test_what_beginners_write_gets_the_word_that_helps(source: Path, code: str, said: str, text: str, fix: str) -> None:
@@ -72,7 +72,7 @@ def test_a_line_has_one_error_and_the_file_s_order(source: Path) -> None:
         ("3:4: Signature not compatible with previous declaration", "step is not declared as", "noexcept nogil:'"),
         ("4:5: Assignment of Python object not allowed without gil", "this needs the GIL", "declare C types"),
         ("2:5: 'Cycle' is not a type identifier", "not a type", "from rtloop cimport Cycle"),
-        ("1:0: 'rtloop/Foo.pxd' not found", "rtloop has no Foo", "there are"),
+        ("1:0: 'rtloop/Foo.pxd' not found", "rtloop has no Foo", "cimport one of"),
         ("2:17: First base of 'Servo' is not an extension type", "First base", "cdef class Name(RTLoop)"),
         ("2:17: Something new", "Something new", ""),
     ],

@@ -28,7 +28,7 @@ EXPECTED = {
         ("container", "ok", "none", ""),  # though /.dockerenv is there
         ("virtual machine", "warn", "KVM", "pin"),
         ("stolen time", "ok", "0.0", ""),
-        ("interrupts", "note", "2; there is no isolated CPU", ""),
+        ("interrupts", "note", "2; no CPU is isolated from them", ""),
         ("isolated CPUs", "note", "none of 0-1", "isolcpus=managed_irq,domain,1 nohz_full=1 rcu_nocbs=1"),
         ("idle states", "ok", "haltpoll idle, exit latency 1 us", ""),
         ("frequency governor", "note", "no frequency scaling is visible", ""),

@@ -294,8 +294,8 @@ def test_the_output_replaces_a_file_as_a_whole_and_writes_into_a_pipe(
 @pytest.mark.parametrize(
     ("args", "code", "text"),
     [
-        (["{run}"], 2, "no format can be told"),
-        (["{run}", "-o", "x.dat"], 2, "no format can be told from x.dat"),
+        (["{run}"], 2, "the format cannot be derived"),
+        (["{run}", "-o", "x.dat"], 2, "the format cannot be derived from x.dat"),
         (["{run}", "{run}", "-f", "csv"], 2, "csv takes one run"),
         (["{run}", "-f", "xml"], 2, "xml"),
         ([], 2, "RUN.npz"),

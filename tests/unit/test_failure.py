@@ -56,7 +56,7 @@ def test_a_callback_error_tells_the_loop_the_cycle_and_the_errno(
     error = caught.value
     assert (error.name, error.callback, error.cycle, error.code, error.symbol) == ("arm", where, cycle, -19, "ENODEV")
     when = "" if cycle is None else f" in cycle {cycle}"
-    assert str(error).startswith(f"arm: {where}() returned -19{when}, which is ENODEV (No such device) if")
+    assert str(error).startswith(f"arm: {where}() returned -19{when} (-ENODEV, No such device, if it is an errno)")
 
 
 def test_a_code_that_is_no_errno_is_not_explained() -> None:

@@ -41,7 +41,7 @@ def test_minor_and_major_faults_are_apart_and_one_is_one() -> None:
     assert found["page_faults"] == {"minor": 1, "major": 2}
     assert (
         guard_summary.sentence(found)
-        == "1 cycle: 3 page faults, 1 system call, 5 calls of malloc, free or their kin in step"
+        == "1 cycle: 3 page faults, 1 system call, 5 calls of malloc, free and the like in step"
     )
     assert guard_summary.count(found) == 9
     assert found["unlisted"] == {"minor fault": 1, "major fault": 2, "system call": 1, "allocation": 5}
@@ -50,7 +50,7 @@ def test_minor_and_major_faults_are_apart_and_one_is_one() -> None:
 def test_what_was_allowed_is_named_and_not_called_none() -> None:
     counters = {"guard": (0, 0, 0, 0), "cycles": 110, "warmup": 10}
     found = guard_summary.summarise({"guard": "stop", "guard_allow": ["sendto", "recvfrom"]}, given(), counters, [])
-    assert "0 system calls besides the allowed (sendto, recvfrom), 0 allocations in step" in guard_summary.sentence(
+    assert "0 system calls other than the allowed (sendto, recvfrom), 0 allocations in step" in guard_summary.sentence(
         found
     )
     assert found["allowed"] == ["sendto", "recvfrom"]

@@ -238,7 +238,7 @@ def test_what_went_wrong_is_said_in_a_sentence() -> None:
         "1 gap of more",
         "4 page faults",
         "2 violations, the first one in cycle 12: allocation malloc of 8 bytes in ",
-        "policy fifo 80, but other",
+        "policy: asked for fifo 80, granted other (EPERM)",
         "failed",
     ):
         assert phrase in sentences

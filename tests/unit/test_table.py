@@ -127,7 +127,7 @@ def test_what_there_is_nothing_to_say_about_is_left_out() -> None:
 def test_a_refusal_stands_out_with_its_reason() -> None:
     lines = str(make(grants=(*GRANTED[:2], REFUSED))).splitlines()
     assert "granted           memory_lock all; cpu 1" in lines
-    assert "NOT GRANTED       policy fifo 80, but other: EPERM: RLIMIT_RTPRIO is 0" in lines
+    assert "NOT GRANTED       policy: asked for fifo 80, granted other (EPERM: RLIMIT_RTPRIO is 0)" in lines
 
 
 def test_many_grants_are_folded_under_each_other() -> None:

@@ -123,7 +123,7 @@ def test_a_step_that_never_returns_is_not_waited_for(pair: Callable[..., list[An
     inner, outer = pair()
     inner.hang_at = 0
     group = LoopGroup([inner, outer], watchdog=N)
-    with pytest.raises(WatchdogError, match=r"cycle 0 had not ended .* after its first release had come") as told:
+    with pytest.raises(WatchdogError, match=r"after its first release, cycle 0 had not ended") as told:
         group.run()
     assert told.value.cycle is None
     assert "inner has not ended 2 s later: its thread runs on" in "".join(told.value.__notes__)

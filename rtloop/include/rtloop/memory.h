@@ -92,7 +92,7 @@ static inline int rt_memory_populate(void *address, size_t bytes, int is_writabl
   if (!bytes) return 0;
   int rc,
       tries =
-          1000; /* EAGAIN is temporary; a kernel or filter that always returns it must not block the caller for ever */
+          1000; /* EAGAIN is temporary; a kernel or filter that always returns it must not block the caller forever */
   do {
     rc = madvise((void *)first, (uintptr_t)address + bytes - first,
                  is_writable ? MADV_POPULATE_WRITE : MADV_POPULATE_READ);

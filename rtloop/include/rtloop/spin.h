@@ -1,7 +1,7 @@
 /* The margin before a release at which a loop stops sleeping and starts spinning.
  *
  * A fixed margin, or one learnt from the measured wake-up latency: the second-worst lateness of a short window (and of
- * the window before it) plus a quarter. Leaving out the worst keeps a rare hiccup from costing CPU time for ever; two
+ * the window before it) plus a quarter. Leaving out the worst keeps a rare hiccup from costing CPU time forever; two
  * windows of about a fifth of a second let the margin follow a changing load. It is capped by the CPU budget.
  *
  * Real-time contract: rt_spin_learn is a few comparisons, in constant time, without division.

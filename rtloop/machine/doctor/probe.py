@@ -41,7 +41,7 @@ _SHOWN = {
     "memory_lock": ("locking all memory", "mlockall(2)", "a page that is not locked can be missing in a cycle"),
     "dma_latency": (
         "holding idle states", "/dev/cpu_dma_latency",
-        "a CPU that wakes from a deep idle state is late by its exit latency",
+        "waking up from a deep idle state takes its exit latency",
     ),
     "stack": ("locked stack", "mlock(2)", "the thread's stack must not fault"),
     "cpu": ("CPUs of a loop", "sched_getaffinity(2)", "cpu='auto' takes the CPUs that are isolated and allowed"),

@@ -120,17 +120,17 @@ def conclude(tails: Sequence[Tail], period_ns: int) -> str:
     if carried is None:
         slowest = found[-1]
         return (
-            f"Of {count:,} wake-ups in {format_time(seconds)} the worst came {worst} late: as configured now, this"
-            f" machine does not support even {slowest.rate_hz} Hz with half of the period left: {slowest.late:,}"
-            " wake-ups took longer. See: rtloop doctor"
+            f"The worst of {count:,} wake-ups in {format_time(seconds)} came {worst} late. As configured now, this"
+            f" machine does not support even {slowest.rate_hz} Hz with half of the period left, because"
+            f" {slowest.late:,} wake-ups took longer. See: rtloop doctor"
         )
     wanted = 1e-6 if carried.fraction > 2e-6 else carried.fraction / 10
     needed = 3.0 / wanted * period_ns * 1e-9
     where = " on any one of these CPUs" if len(tails) > 1 else ""
     return (
-        f"Of {count:,} wake-ups in {format_time(seconds)} the worst came {worst} late. A loop at"
-        f" {format_rate(10**9 // carried.rate_hz)}{where} would have had half of its period left every time; at"
-        f" {CONFIDENCE:.0%} confidence fewer than {_one_in(carried.fraction)} of its wake-ups take more than"
+        f"The worst of {count:,} wake-ups in {format_time(seconds)} came {worst} late. A loop at"
+        f" {format_rate(10**9 // carried.rate_hz)}{where} would have had half of its period left every time. With"
+        f" {CONFIDENCE:.0%} confidence, fewer than {_one_in(carried.fraction)} of its wake-ups take more than"
         f" {format_duration(carried.budget_ns, 1)}, if the machine's load stays the same. To claim fewer than"
-        f" {_one_in(wanted)}, measure for {format_time(needed)} without one."
+        f" {_one_in(wanted)}, measure for {format_time(needed)} without such a wake-up."
     )

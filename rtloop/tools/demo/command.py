@@ -48,14 +48,14 @@ __all__ = ["conclude", "demo", "make_document", "make_table"]
     help="Draw the latencies and the pole's angle into FILE (.png, .svg, .pdf).",
 )  # fmt: skip
 def demo(duration: int, rate: int, seed: int, as_json: bool, plot: Path | None) -> None:
-    """Keep a pole upright at 1 kHz beside a busy Python thread.
+    """Keep a pole upright at 1 kHz next to a busy Python thread.
 
-    A process of its own simulates a pole of 10 cm on a cart, in real time, and pushes it every half second. It sends
-    its state over UDP and takes a force back. A delay of 4 ms does not matter; with more the pole sways,
-    further as the delay grows, and at 35 ms it falls. The same control law answers three times: from a plain
-    Python loop (time.perf_counter and time.sleep), from an RTLoop, and from an RTLoop with spin="auto". In the
-    controller's process a Python thread works and allocates without a pause. All three runs get the same plant, the
-    same pushes and the same busy thread.
+    A separate process simulates a pole of 10 cm on a cart, in real time, and pushes it every half second. It sends
+    its state over UDP, and receives a force. A delay of 4 ms does not matter; with a longer delay the pole sways,
+    and at 35 ms it falls. The same control law runs three times: from a plain Python loop (time.perf_counter and
+    time.sleep), from an RTLoop, and from an RTLoop with spin="auto". In the controller's process a Python thread
+    computes and allocates without a pause. All three runs get the same plant, the same pushes and the same busy
+    thread.
     """
     from rich.console import Console
 
@@ -68,8 +68,8 @@ def demo(duration: int, rate: int, seed: int, as_json: bool, plot: Path | None) 
     out, err = Console(), Console(stderr=True)
     if not as_json:
         out.print(
-            f"Three times {format_duration(duration)} at {format_rate(rate)}: a pole of 10 cm on a cart, in another"
-            " process, and a Python thread that never rests, in this one.\n",
+            f"Three times {format_duration(duration)} at {format_rate(rate)}: a pole of 10 cm on a cart in another"
+            " process, and a busy Python thread in this one.\n",
             highlight=False,
         )
     trials = []
@@ -178,7 +178,7 @@ def conclude(trials: Sequence[Trial]) -> str:
     plain, *others = trials
     asked = f"{1e9 / plain.period_ns:,.2f}".rstrip("0").rstrip(".")
     text = (
-        f"Beside a busy Python thread the plain loop reached {plain.rate_hz:,.0f} of {asked} Hz,"
+        f"Next to a busy Python thread the plain loop reached {plain.rate_hz:,.0f} of {asked} Hz,"
         f" {_lateness(plain)} and {_outcome(plain)}."
     )
     for trial in others:

@@ -31,9 +31,9 @@ _SERIES = ("latency", "execution", "response", "interval")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN.npz...")
 @click.option("-f", "--format", "form", type=click.Choice(["csv", "json", "hdr", "perfetto"]),
               help="The format; by default that of FILE's suffix: .csv, .json, .hlog, .trace.json.")  # fmt: skip
-@click.option("-o", "--output", metavar="FILE", default="-", show_default=True, help="Where to; - is standard output.")
+@click.option("-o", "--output", metavar="FILE", default="-", show_default=True, help="File; - is standard output.")
 @click.option("--table", type=click.Choice(["records", "histograms"]), default="records", show_default=True,
-              help="What a CSV has: a row a recorded cycle, or a row a bin.")  # fmt: skip
+              help="Rows of a CSV: one per recorded cycle, or one per histogram bin.")  # fmt: skip
 def export(runs: tuple[str, ...], form: str | None, output: str, table: str) -> None:
     """Write saved stats in the format of another tool.
 
@@ -59,7 +59,7 @@ def export(runs: tuple[str, ...], form: str | None, output: str, table: str) -> 
     form = form or next((name for suffix, name in _SUFFIXES.items() if output.endswith(suffix)), None)
     if form is None:
         given = "standard output" if output == "-" else output
-        raise click.UsageError(f"no format can be told from {given}: give one, such as -f csv")
+        raise click.UsageError(f"the format cannot be derived from {given}: give one, such as -f csv")
     if len(runs) > 1 and form in ("csv", "json"):
         raise click.UsageError(f"{form} takes one run, not {len(runs)}; hdr and perfetto take several")
     loaded = load_runs(runs)

@@ -92,7 +92,7 @@ def to_cpus(ctx: click.Context, param: click.Parameter, value: str) -> list[Any]
     type=click.Choice(LOADS),
     default="none",
     show_default=True,
-    help="Load on the machine meanwhile. gil is a busy Python thread in this process.",
+    help="Load during the measurement. gil is a busy Python thread in this process.",
 )
 @click.option(
     "--breakpoint",

@@ -171,14 +171,14 @@ def to_cpu(ctx: click.Context, param: click.Parameter, value: str | None) -> Any
 @click.command()
 @click.argument("target")
 @exact_rate_option
-@click.option("--duration", metavar="TIME", callback=to_duration, help="By default until Ctrl-C.")
-@click.option("--cycles", type=click.IntRange(min=1), help="Instead of --duration.")
+@click.option("--duration", metavar="TIME", callback=to_duration, help="Duration of the run; by default until Ctrl-C.")
+@click.option("--cycles", type=click.IntRange(min=1), help="Number of cycles, instead of --duration.")
 @click.option(
     "-p", "given", metavar="NAME=VALUE", multiple=True, callback=to_values,
     help="A keyword of the class, an attribute, or a setting of RTLoop; VALUE may name an object of the file.",
 )  # fmt: skip
-@click.option("--priority", type=click.IntRange(1, 99), help="By default 80.")
-@click.option("--policy", type=click.Choice(["fifo", "rr", "other", "deadline"]), help="By default fifo.")
+@click.option("--priority", type=click.IntRange(1, 99), help="Real-time priority; by default 80.")
+@click.option("--policy", type=click.Choice(["fifo", "rr", "other", "deadline"]), help="Policy; by default fifo.")
 @click.option("--cpu", metavar="LIST", callback=to_cpu, help="3, or 0,2-3; none: any CPU; auto: an isolated one.")
 @click.option("--spin", metavar="TIME", callback=to_spin, help="Wake up early by TIME, or auto, and spin.")
 @click.option("--lock", type=click.Choice(["all", "onfault", "own", "off"]), help="Memory to lock; by default all.")

@@ -213,7 +213,7 @@ def facts(row: Row) -> Text:
         text.append(f"\n{stats.guard_sentence}", "bold red" if guard_summary.count(stats.guard) else "bold")
     for grant in stats.grants:
         if not grant.ok:
-            text.append(f"\nNOT GRANTED {grant.name}: {grant.requested}, but {grant.granted}", "yellow")
+            text.append(f"\nNOT GRANTED {grant.name}: asked for {grant.requested}, granted {grant.granted}", "yellow")
             text.append(f" ({grant.detail})" if grant.detail else "", "dim")
     return text
 

@@ -65,7 +65,7 @@ def _source(machine: Machine) -> Check:
 
 def _cost(cost: ClockCost | None) -> Check:
     name, source = "clock_gettime", "measured: CLOCK_MONOTONIC, compared with the bare system call"
-    why = "a loop takes two timestamps a cycle, and one per turn while it spins; without a vDSO each is a system call"
+    why = "a loop reads the clock twice a cycle, and all the time while it spins; without a vDSO each is a system call"
     if cost is None:
         return Check("clock", name, "not measured", source, "note", why)
     found = f"{cost.call_ns:.0f} ns; the bare system call takes {cost.syscall_ns:.0f} ns"

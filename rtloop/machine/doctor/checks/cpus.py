@@ -35,7 +35,7 @@ def _isolate(machine: Machine, cpus: str) -> str:
 
 def _isolated(machine: Machine) -> Check:
     name, source = "isolated CPUs", f"{_CPU}/isolated, /proc/cmdline"
-    why = "on an isolated CPU no ordinary thread runs unless it is put there; cpu='auto' takes those"
+    why = "no ordinary thread runs on an isolated CPU unless it is pinned to it; cpu='auto' uses isolated CPUs"
     if machine.read(f"{_CPU}/isolated")[0] is None or not machine.online:
         return Check("cpus", name, unread(machine.read(f"{_CPU}/isolated")[1]), source, "note", why)
     own = cpuset.own_cpuset(f"{machine.root}/proc/self/cgroup", f"{machine.root}/sys/fs/cgroup")
@@ -75,7 +75,7 @@ def _nohz(machine: Machine) -> tuple[int, ...]:
 
 
 def _nohz_full(machine: Machine) -> Check:
-    why = "on these CPUs the timer tick stops while one thread runs: it interrupts a loop that spins, some µs each time"
+    why = "the timer tick costs a spinning loop some µs each time; here it stops while only one thread runs"
     return _covers(machine, "nohz_full", why, f"{_CPU}/nohz_full", _nohz(machine), "CONFIG_NO_HZ_FULL")
 
 
@@ -94,7 +94,7 @@ def _rcu(machine: Machine) -> Check:
 
 
 def _interrupts(machine: Machine) -> Check:
-    name, why = "interrupts", "each interrupt on a loop's CPU delays it by its handler"
+    name, why = "interrupts", "each interrupt on a loop's CPU delays the loop while the handler runs"
     source = "/proc/irq/*/effective_affinity_list, smp_affinity_list"
     numbers = machine.numbered("/proc/irq")
     affinity = {}
@@ -109,7 +109,7 @@ def _interrupts(machine: Machine) -> Check:
         return Check("cpus", name, unread("none in /proc/irq"), source, "note", why)
     isolated = set(machine.isolated)
     if not isolated:
-        return Check("cpus", name, f"{len(affinity)}; there is no isolated CPU to keep them from", source, "note", why)
+        return Check("cpus", name, f"{len(affinity)}; no CPU is isolated from them", source, "note", why)
     there = [number for number, cpus in affinity.items() if isolated & set(cpus)]
     if not there:
         return Check("cpus", name, f"{len(affinity)}, none on {format_cpu_list(isolated)}", source, "ok", why)

@@ -82,8 +82,8 @@ def _preemption(machine: Machine) -> Check:
         fix = kernel_fix()  # the host may run another distribution
     elif hypervisor(machine)[0] not in ("", "?") and machine.release and not machine.names("/lib/modules"):
         fix = (
-            f"host:       {machine.release} is not from a package (no /lib/modules here): whoever starts this"
-            f" machine chooses it; {kernel_fix()}"
+            f"host:       {machine.release} is not from a package (no /lib/modules here): the kernel is"
+            f" chosen where this machine is started; {kernel_fix()}"
         )
     if not model:
         return Check("kernel", "preemption", unread(), source, "note", why, fix)
@@ -102,7 +102,7 @@ def _version(machine: Machine) -> Check:
 def _fair_server(machine: Machine) -> Check:
     name, why = (
         "fair server",
-        "from 6.12 on it gives ordinary threads some time of a real-time thread that never sleeps",
+        "from 6.12 on it takes some time from a real-time thread that never sleeps, for ordinary threads",
     )
     version = parse.kernel_version(machine.release)
     servers: dict[tuple[int, int], list[int]] = {}

@@ -25,7 +25,7 @@ def examine(machine: Machine) -> Iterator[Check]:
 
 def _governor(machine: Machine) -> Check:
     name, source = "frequency governor", f"{_CPU}/cpu*/cpufreq"
-    why = "a CPU that clocks down between cycles begins the next one slowly, and a change takes tens of µs"
+    why = "a CPU that lowers its frequency between cycles starts the next one slowly; a change takes tens of µs"
     governors: dict[str, list[int]] = {}
     lowest, highest = [], []
     for cpu in machine.online:
@@ -52,9 +52,7 @@ def _governor(machine: Machine) -> Check:
 
 def _idle_states(machine: Machine) -> Check:
     name, source = "idle states", f"{_CPU}/cpu*/cpuidle/state*"
-    why = (
-        "a CPU that leaves a deep idle state is late by its exit latency; a loop prevents that by /dev/cpu_dma_latency"
-    )
+    why = "waking up from a deep idle state takes its exit latency; a loop prevents that through /dev/cpu_dma_latency"
     deepest: tuple[int, str] = (-1, "")
     for cpu in machine.online:
         folder = f"{_CPU}/cpu{cpu}/cpuidle"

@@ -71,7 +71,7 @@ def _capabilities(held: set[str] | None, *, is_initial: bool) -> Check:
 
 def _whose(machine: Machine) -> Check:
     name, source = "user", "Uid in /proc/self/status, /etc/passwd, SUDO_USER"
-    why = "limits belong to a session: run the doctor as the user, and in the session, that will run the loop"
+    why = "each session has its own limits: run the doctor as the user, and in the session, that will run the loop"
     uid = parse.number((machine.status.get("Uid", "").split() or [""])[0])
     user = None if uid is None else _user(machine, uid)
     if user is None:
