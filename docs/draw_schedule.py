@@ -2,7 +2,7 @@
 
     python docs/draw_schedule.py
 
-One step of the faster loop takes 3.5 ms instead of 0.2 ms. Each loop is simulated as if it had a CPU of its own. The
+One step of the faster loop takes 3.5 ms instead of 0.2 ms. Each loop is simulated as if it had its own CPU. The
 slower loop is drawn pale while the faster one would have preempted it.
 """
 

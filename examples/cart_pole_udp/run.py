@@ -66,9 +66,9 @@ if arguments.plot:
                    label=loop.name)  # fmt: skip
         lower.plot(log["t"], log["force"], color=colour, linewidth=0.8)
     upper.set_title(
-        f"The same pushes, twice a second: on time the pole hardly leans, {arguments.delay} ms late it sways"
+        f"Two pushes a second: without delay the pole hardly leans, with a delay of {arguments.delay} ms it sways"
     )
-    upper.set_ylabel("the pole's angle (degrees)")
+    upper.set_ylabel("angle of the pole (degrees)")
     upper.margins(y=0.2)
     upper.legend(loc="upper right", ncols=2, frameon=False)
     lower.set_ylabel("force on the cart (N)")

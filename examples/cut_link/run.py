@@ -61,13 +61,13 @@ if arguments.plot:
     t = (log["release"] - first_safe["release"]) / 1e6
     figure = Figure(figsize=(9, 6), layout="constrained")
     upper, lower = figure.subplots(2, sharex=True)
-    upper.plot(t, log["setpoint"], "--", color="#D55E00", label="the last setpoint that has come")
+    upper.plot(t, log["setpoint"], "--", color="#D55E00", label="last setpoint received")
     upper.plot(t, log["output"], color="#0072B2", label="output")
     upper.set_ylabel("angle (rad)")
     lower.plot(t, log["age"] / 1e6, color="#009E73", label="age of the setpoint")
-    lower.axhline(MAX_AGE_NS / 1e6, color="black", linewidth=0.7, label="the most that is allowed")
+    lower.axhline(MAX_AGE_NS / 1e6, color="black", linewidth=0.7, label="maximum age")
     lower.set_ylabel("age (ms)")
-    lower.set_xlabel("time from the first safe output (ms)")
+    lower.set_xlabel("time since the first safe output (ms)")
     for axes in (upper, lower):
         axes.legend(frameon=False)
         axes.spines[["top", "right"]].set_visible(False)

@@ -59,7 +59,7 @@ if arguments.plot:
         upper.plot(t[:1000], volts[:1000, channel], color=colour, linewidth=0.8, label=name)
         lower.plot(hz, level[channel], color=colour, linewidth=0.8)
     upper.set_title(
-        f"A bell and a machine that turns: {recorder.written:,} samples recorded at 10 kHz, {recorder.lost} lost"
+        f"A bell and a rotating machine: {recorder.written:,} samples recorded at 10 kHz, {recorder.lost} lost"
     )
     upper.set_xlabel("time (ms)")
     upper.set_ylabel("voltage (V)")

@@ -54,7 +54,7 @@ if arguments.plot:
     free = away[0] + (t - t[0]) * FAST_PPM
     upper.plot(t, free, "--", color="#D55E00", label="without shift")
     upper.plot(t, away, color="#0072B2", label="with shift")
-    upper.set_ylabel("release, from where it should be (us)")
+    upper.set_ylabel("phase error of the release (us)")
     for loop, log, colour in (("waiter", waited, "#009E73"), ("follower", followed, "#0072B2")):
         log = log[log["number"] > 0]
         lower.plot((log["start"] - ticks[0]) / 1e9, log["age"] / 1000, ".", markersize=2, color=colour, label=loop)

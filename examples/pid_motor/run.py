@@ -69,7 +69,7 @@ if arguments.plot:
     for i, (name, (t, done, voltage)) in enumerate(steps.items()):
         upper.plot(t, done, color=colours[i % len(colours)], label=name)
         lower.plot(t, voltage, color=colours[i % len(colours)])
-    upper.set_title("One step after each tuning of the running loop: kd ends the swinging, ki what the load leaves")
+    upper.set_title("Step responses: kd damps the oscillation, and ki removes the error that the load causes")
     upper.set_ylabel("angle (% of the step)")
     upper.legend(loc="lower right", frameon=False)
     lower.set_ylabel("voltage (V)")

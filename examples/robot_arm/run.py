@@ -63,8 +63,8 @@ if arguments.plot:
     for joint, colour in enumerate(("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#CC79A7")):
         upper.plot(log["t"], moved[:, joint], color=colour, label=f"joint {joint + 1}")
         lower.plot(log["t"], log["torque"][:, joint], color=colour)
-    upper.set_title("Somebody leans on the arm for half a second: it yields like a spring, and comes back")
-    upper.set_ylabel("moved (degrees)")
+    upper.set_title("A push of half a second on the arm: it yields like a spring, and returns")
+    upper.set_ylabel("displacement (degrees)")
     upper.legend(ncols=2, frameon=False)
     lower.set_ylabel("torque (Nm)")
     lower.set_xlabel("time (s)")

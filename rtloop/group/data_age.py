@@ -261,12 +261,12 @@ def _is_undisturbed(
 def _describe_over(values: NDArray[np.int64], over: NDArray[np.bool_], unexplained: NDArray[np.bool_]) -> str:
     """Report how many cycles exceed the bound, and whether missed releases explain it."""
     count, more = int(np.count_nonzero(over)), int(np.count_nonzero(unexplained))
-    why = "releases were missed on the way in all of them"
+    why = "missed releases explain all of them"
     if more:
         why = f"in {more:,} of them no release was missed: a response time is longer than analyze() computed"
     return (
-        f"{count:,} of {len(values):,} cycles acted on data older than the bound, the worst on data of "
-        f"{_time(int(values.max()))}: {why}"
+        f"{count:,} of {len(values):,} cycles acted on data older than the bound, the oldest "
+        f"{_time(int(values.max()))} old: {why}"
     )
 
 
@@ -279,5 +279,5 @@ def _describe_stale(values: NDArray[np.int64], releases: NDArray[np.int64], max_
     when = "" if origin_ns is None else f", {_time(int(releases[worst]) - origin_ns)} after the origin"
     return (
         f"{older:,} of {len(values):,} cycles acted on data that was older than {_time(max_age)}; "
-        f"the worst on data of {_time(int(values[worst]))}{when}"
+        f"the oldest was {_time(int(values[worst]))} old{when}"
     )

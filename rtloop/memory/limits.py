@@ -86,7 +86,7 @@ class _MemlockLimit(_Limit):
             _size_limit(now[0]),
             ok=True,
             detail=f"RLIMIT_MEMLOCK was {_size_limit(self._former[0])}, hard limit {_size_limit(now[1])}"
-            + (", not applied with CAP_IPC_LOCK" if is_capable(CAP_IPC_LOCK) else ""),
+            + (", not enforced because of CAP_IPC_LOCK" if is_capable(CAP_IPC_LOCK) else ""),
             kind="limit",
         )
 

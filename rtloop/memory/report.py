@@ -60,7 +60,7 @@ class MemoryStatus:
         future = {None: "not locked", "all": "locked at once", "onfault": "locked as it is first touched"}
         rows = {
             "RLIMIT_MEMLOCK": f"{_limit(self.memlock_soft)} (hard {_limit(self.memlock_hard)})"
-            + (", not applied with CAP_IPC_LOCK" if self.has_ipc_lock else ""),
+            + (", not enforced because of CAP_IPC_LOCK" if self.has_ipc_lock else ""),
             "locked (VmLck)": f"{format_size(self.locked_bytes)} of {format_size(self.size_bytes)} address space",
             "future memory": future[self.future_lock],
             "resident (VmRSS)": format_size(self.resident_bytes),

@@ -309,7 +309,7 @@ def _draw_legend(figure: Figure) -> None:
         "release": Line2D([], [], color=_RELEASE_COLOUR, marker="^", ms=5, lw=0),
         "wake-up latency": Line2D([], [], color=grey, alpha=0.45, lw=3),
         "step": Patch(facecolor=grey),
-        "a higher priority ran": Patch(facecolor=grey, alpha=0.35),
+        "a loop of higher priority ran": Patch(facecolor=grey, alpha=0.35),
         "overrun": overrun,
         "missed release": Line2D([], [], color=_FAULT_COLOUR, marker="x", ms=6.5, mew=1.8, lw=0),
     }

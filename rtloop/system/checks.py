@@ -91,7 +91,7 @@ def real_time_priority(limit: int, hard: int | None = None, *, is_capable: bool,
     why = f"SCHED_FIFO {needed} requires RLIMIT_RTPRIO of at least {needed}, or CAP_SYS_NICE"
     name = "real-time priority"
     if is_capable:
-        return Check("session", name, f"{found}, not applied with CAP_SYS_NICE", source, "ok", why)
+        return Check("session", name, f"{found}, not enforced because of CAP_SYS_NICE", source, "ok", why)
     found += " and CAP_SYS_NICE is missing"
     if limit == _INFINITY or limit >= needed:
         return Check("session", name, found, source, "ok", why)
@@ -112,7 +112,7 @@ def locked_memory(limit: int, *, is_capable: bool) -> Check:
     source = "getrlimit(2), /proc/thread-self/status"
     why = "locked memory is not swapped out, so no cycle faults on it; under a finite limit later allocations fail"
     if is_capable:
-        return Check("session", "locked memory", f"{found}, not applied with CAP_IPC_LOCK", source, "ok", why)
+        return Check("session", "locked memory", f"{found}, not enforced because of CAP_IPC_LOCK", source, "ok", why)
     found += " and CAP_IPC_LOCK is missing"
     if limit == _INFINITY:
         return Check("session", "locked memory", found, source, "ok", why)

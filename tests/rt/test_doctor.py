@@ -66,7 +66,7 @@ def test_one_cause_has_one_text_and_one_fix(prefix: tuple[str, ...]) -> None:
 @by_root
 def test_a_device_that_is_refused_has_its_fix() -> None:
     _, checks = doctor(*ORDINARY)
-    check = checks["probe: holding idle states"]
+    check = checks["probe: limiting idle states"]
     assert check.verdict == "fail" and "/dev/cpu_dma_latency: Permission denied" in check.found
     assert 'KERNEL=="cpu_dma_latency"' in check.fix
 
@@ -104,7 +104,7 @@ while time.monotonic() < end: pass
         finally:
             hog.kill()
     (check,) = [check for check in found if f"tid {hog.pid}" in check.found]
-    assert check.verdict == "warn" and "fifo 1)" in check.found and f"lastly CPU {cpu}" in check.found
+    assert check.verdict == "warn" and "fifo 1)" in check.found and f"last on CPU {cpu}" in check.found
     assert f"chrt --other --pid 0 {hog.pid}" in check.fix
 
 

@@ -17,8 +17,8 @@ EXPECTED = {
     "microvm": [
         ("preemption", "warn", "PREEMPT_DYNAMIC, none unless changed since", "host:       6.18.44"),
         ("version", "ok", "6.18.44", ""),
-        ("real-time priority", "ok", "RLIMIT_RTPRIO is 0, not applied with CAP_SYS_NICE", ""),
-        ("locked memory", "ok", "RLIMIT_MEMLOCK is 8388608 bytes, not applied with CAP_IPC_LOCK", ""),
+        ("real-time priority", "ok", "RLIMIT_RTPRIO is 0, not enforced because of CAP_SYS_NICE", ""),
+        ("locked memory", "ok", "RLIMIT_MEMLOCK is 8388608 bytes, not enforced because of CAP_IPC_LOCK", ""),
         ("capabilities", "ok", "CAP_SYS_NICE, CAP_IPC_LOCK; missing: CAP_SYS_RESOURCE", ""),
         ("limits of the login", "ok", "nothing for root", ""),
         ("user", "ok", "root", ""),

@@ -41,11 +41,11 @@ def test_a_real_time_hog_is_named_with_its_share(tmp_path: Path, has_schedstat: 
     after = samples.take_sample(later)._replace(seconds=before.seconds + 1)
     (check,) = samples.examine(later, before, after)
     assert check.verdict == "warn"
-    assert "spin) R 1 ( (pid 500, tid 500, fifo 1) took 60 % of a CPU in 1.0 s, lastly CPU 1" in check.found
+    assert "spin) R 1 ( (pid 500, tid 500, fifo 1) took 60 % of a CPU in 1.0 s, last on CPU 1" in check.found
     assert "chrt --other --pid 0 500" in check.fix
 
     (check,) = samples.examine(later, after._replace(seconds=0), after)
-    assert check.verdict == "ok" and check.found.startswith("2 visible, 2 of them programs'")
+    assert check.verdict == "ok" and check.found.startswith("2 visible, 2 of them in user programs")
     assert examine(later, Evidence(before, after))[0].topic == "probe"
 
 

@@ -40,7 +40,7 @@ _SHOWN = {
     "policy": ("real-time thread", "sched_setattr(2)", "an ordinary thread waits for all the others"),
     "memory_lock": ("locking all memory", "mlockall(2)", "a page that is not locked can be missing in a cycle"),
     "dma_latency": (
-        "holding idle states", "/dev/cpu_dma_latency",
+        "limiting idle states", "/dev/cpu_dma_latency",
         "waking up from a deep idle state takes its exit latency",
     ),
     "stack": ("locked stack", "mlock(2)", "the thread's stack must not fault"),

@@ -74,7 +74,7 @@ def examine(machine: Machine, before: Sample | None, after: Sample | None) -> It
     if not hogs:
         user = [task for _, task, _ in shares if not task.is_kernel]
         most = f"; the busiest used {100 * shares[0][0]:.1f} % of a CPU in {seconds:.1f} s" if shares else ""
-        found = f"{len(shares)} visible, {len(user)} of them programs'{most}"
+        found = f"{len(shares)} visible, {len(user)} of them in user programs{most}"
         is_hidden = not machine.text("/proc/1/stat")  # hidepid: only own processes are visible
         found += "; those of other users are hidden" if is_hidden else ""
         yield Check("scheduling", name, found, source, "note" if is_hidden else "ok", why)
@@ -83,7 +83,7 @@ def examine(machine: Machine, before: Sample | None, after: Sample | None) -> It
         rank = f" {task.priority}" if task.policy != 6 else ""
         found = (
             f"{task.name} (pid {pid}, tid {task.tid}, {_POLICIES[task.policy]}{rank}) took {100 * share:.0f} % of a "
-            f"CPU in {seconds:.1f} s, lastly CPU {task.cpu}"
+            f"CPU in {seconds:.1f} s, last on CPU {task.cpu}"
         )
         fix = (
             f"now:        sudo chrt --other --pid 0 {task.tid}   # makes it an ordinary thread"

@@ -94,7 +94,7 @@ def _virtual(machine: Machine) -> Check:
 
 def _steal(machine: Machine, before: Sample | None, after: Sample | None) -> Check:
     name, source = "stolen time", "steal in /proc/stat"
-    why = "the hypervisor gave CPU time that this machine needed to others; a loop does not run during that time"
+    why = "the hypervisor gave other machines CPU time that this one needed; a loop does not run during that time"
     times = parse.cpu_times(machine.text("/proc/stat"))
     if times is None or not times[1]:
         return Check("machine", name, unread(machine.read("/proc/stat")[1]), source, "note", why)
