@@ -53,6 +53,7 @@ PARTS = {
     "zenoh_bridge": Part("Network", "--pairs 2 --seconds 1 --loops 4"),
     "setpoints": Part("Setpoints", "--pairs 1 --seconds 1"),
     "function_loop": Part("FunctionLoop", "--pairs 3 --cycles 200000"),
+    "free_threading": Part("Without a GIL", "--pairs 2 --seconds 1"),
 }
 #: Options of a full run that differ from a script's own defaults.
 FULL = {"latency": "--pairs 15 --seconds 2", "snapshot": "--seconds 100", "attach": "--pairs 15"}
