@@ -64,6 +64,7 @@ if _TYPE_CHECKING:
     from rtloop.data.signals import SignalLog
     from rtloop.group.chain import Chain
     from rtloop.group.loop_group import LoopGroup
+    from rtloop.guard.thread_pools import limit_thread_pools
     from rtloop.linter.lint import lint
     from rtloop.loop.function_loop import FunctionLoop
     from rtloop.loop.python_loop import PyLoop
@@ -124,6 +125,7 @@ __all__ = [
     "cycle_dtype",
     "get_include",
     "guard",
+    "limit_thread_pools",
     "lint",
     "memory",
     "partition",
@@ -162,6 +164,7 @@ _LATE = {
     "build": "compiler.build",
     "load_ipython_extension": "compiler.magic",
     "guard": "guard",
+    "limit_thread_pools": "guard.thread_pools",
     "lint": "linter.lint",
     "memory": "memory",
     "partition": "analysis.schedulability",

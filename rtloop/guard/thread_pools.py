@@ -10,17 +10,21 @@ import ctypes
 import os
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import NamedTuple
 
+from rtloop.errors import ConfigError
+from rtloop.system.cpu import format_cpu_list
 from rtloop.system.fileio import read_text
 from rtloop.system.grant import Grant
 
-__all__ = ["GRANT", "Pool", "PoolWatch", "pool_of", "pools", "pools_grant"]
+__all__ = ["GRANT", "Pool", "PoolWatch", "limit_thread_pools", "loop_tids", "pool_of", "pools", "pools_grant"]
 
 #: Name of the grant.
 GRANT = "thread_pools"
+#: Threads of the loops of this process. A list, because a thread's number may be given again.
+loop_tids: list[int] = []
 #: Pools that used less than this share of the run are idle.
 _BUSY = 0.01
 
@@ -99,7 +103,7 @@ def pools_grant() -> list[Grant]:
     settings = " ".join(dict.fromkeys(f"{pool.variable}=1" for pool in found))
     detail = (
         "a call from step waits for the pool's other threads, which have ordinary priority; "
-        f"{settings} before the program starts, or threadpoolctl, keeps it to the loop's own thread"
+        f"{settings} before the program starts, or rtloop.limit_thread_pools(), keeps it to the loop's own thread"
     )
     return [Grant(GRANT, "as they are", f"{', '.join(texts)} threads", True, detail, kind="thread")]
 
@@ -108,15 +112,9 @@ class PoolWatch:
     """CPU time that threads of libraries use from now on: those that neither Python nor rtloop has started.
 
     A caller that spins for its pool makes no system call, so nothing in the loop's own thread shows the wait.
-
-    Parameters
-    ----------
-    loops : collection of int
-        Threads of all loops of the process, as they are numbered here; it may change.
     """
 
-    def __init__(self, loops: Collection[int]) -> None:
-        self._loops = loops
+    def __init__(self) -> None:
         self._before, self._begin = self._read(), time.monotonic_ns()
 
     def describe(self, granted: str) -> tuple[str, str] | None:
@@ -133,10 +131,61 @@ class PoolWatch:
 
     def _read(self) -> dict[int, int]:
         """Return the CPU time of each such thread, in ns."""
-        known = {thread.native_id for thread in threading.enumerate()} | set(self._loops)
         found = {}
-        for task in os.listdir("/proc/self/task"):
+        for tid in _library_threads():
             with suppress(OSError, ValueError, IndexError):  # it may have ended
-                if int(task) not in known and not read_text(f"/proc/self/task/{task}/comm").startswith("rtloop"):
-                    found[int(task)] = int(read_text(f"/proc/self/task/{task}/schedstat").split()[0])
+                found[tid] = int(read_text(f"/proc/self/task/{tid}/schedstat").split()[0])
         return found
+
+
+def _library_threads() -> list[int]:
+    """Return the threads of this process that neither Python nor rtloop has started."""
+    known = {thread.native_id for thread in threading.enumerate()} | set(loop_tids)
+    found = []
+    for task in os.listdir("/proc/self/task"):
+        with suppress(OSError):  # it may have ended
+            if int(task) not in known and not read_text(f"/proc/self/task/{task}/comm").startswith("rtloop"):
+                found.append(int(task))
+    return found
+
+
+def limit_thread_pools(threads: int = 1, *, avoid: Iterable[int] = ()) -> None:
+    """Limit the pools of OpenBLAS, MKL, BLIS and OpenMP in this process, and keep their threads off some CPUs.
+
+    With one thread, a call of such a library runs on the caller's thread alone, so that a step never waits for threads
+    of ordinary priority. Call it after the imports that load the libraries and before the loop starts; a library that
+    is loaded later has its own default. OpenMP keeps a number for each thread that calls it, so limit that library by
+    OMP_NUM_THREADS.
+
+    Parameters
+    ----------
+    threads : int
+        Threads that a call may use, its caller included.
+    avoid : iterable of int
+        CPUs for all threads but those of Python and of loops to stay off, such as the loop's own.
+
+    Raises
+    ------
+    ConfigError
+        If `threads` is less than 1, or `avoid` leaves a thread no CPU.
+    ImportError
+        If threadpoolctl is not installed (``rtloop[pools]``), which knows how to limit each library.
+    """
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        what = "give 1, for the calling thread alone, or more"
+        raise ConfigError(f"threads={threads!r} is not a number of threads: {what}")
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError as error:
+        hint = "limit_thread_pools needs threadpoolctl: pip install 'rtloop[pools]'"
+        raise ImportError(f"{hint}, or set OPENBLAS_NUM_THREADS=1 and the like before the start") from error
+    threadpool_limits(threads)
+    cpus = set(avoid)
+    for tid in _library_threads() if cpus else ():
+        with suppress(ProcessLookupError):
+            present = os.sched_getaffinity(tid)
+            if not present - cpus:
+                text = f"avoid={format_cpu_list(cpus)} leaves no CPU for thread {tid}, which may use"
+                raise ConfigError(f"{text} {format_cpu_list(present)}")
+            if present & cpus:
+                os.sched_setaffinity(tid, present - cpus)

@@ -68,6 +68,10 @@ KINDS = {
         "waits for something else, for an unbounded time",
         "do it in another thread; pool and ring need no lock. A mutex that inherits priority may be accepted by allow",
     ),
+    "thread-pool": Kind(
+        "waits for the pool of threads of a library such as OpenBLAS: they have ordinary priority",
+        "call rtloop.limit_thread_pools() before the start, so that the call uses one thread, and accept it by allow",
+    ),
     "io": Kind(
         "reads or writes a file or a stream: locks, buffers from the heap, and system calls",
         "push a record to a Ring, and write it from Python or with a Recorder",
@@ -175,6 +179,7 @@ _RULES = [
             r"""__Pyx_Raise(?:[A-Z]\w+)?|PyErr_(?:NoMemory|BadArgument\w*|Set\w+|Format|Restore)
             |__Pyx_ErrRestore\w*""",
         ),
+        ("thread-pool", r"__pyx_f_5scipy_6linalg_1[13]cython_(?:blas|lapack)_\w+|cblas_\w+|LAPACKE_\w+|GOMP_\w+"),
         ("division", r"__Pyx_(?:div|mod)_\w+"),
         (
             "python",

@@ -43,7 +43,7 @@ from contextlib import ExitStack
 
 from rtloop.errors import SetupError
 from rtloop.guard import setup as guard_setup
-from rtloop.guard.thread_pools import PoolWatch, pools_grant
+from rtloop.guard.thread_pools import PoolWatch, loop_tids, pools_grant
 from rtloop.loop import resources
 from rtloop.memory.own_locks import lock_range, lock_ranges, own_grant
 from rtloop.settings import CLOCK_STEP_POLICIES, CLOCKS, OVERRUN_POLICIES, SETTABLE_CLOCKS
@@ -55,8 +55,6 @@ from rtloop.telemetry.live_grants import LiveGrants
 from rtloop.units import format_size
 
 
-#: Threads of the loops of this process. A list, because a thread's number may be given again.
-_loop_tids = []
 
 
 cdef class LoopThread:
@@ -148,8 +146,8 @@ cdef class LoopThread:
             grants += [*resources.dma_latency(settings, stack), *pools, *self._make_remarks()]
             self._create_thread(owner)
             stack.callback(self._abort)
-            _loop_tids.append(self.rt.thread.report.tid)
-            stack.callback(_loop_tids.remove, self.rt.thread.report.tid)
+            loop_tids.append(self.rt.thread.report.tid)
+            stack.callback(loop_tids.remove, self.rt.thread.report.tid)
             grants += guard_setup.grants(settings, self.guard)
             grants += resources.thread_grants(settings, self.rt.thread.request, self.rt.thread.report, self._why_cpus)
             resources.raise_if_refused(settings, grants)
@@ -159,7 +157,7 @@ cdef class LoopThread:
                 "state": (<size_t>self.rt, sizeof(rt_loop_t)),
                 "stack": (<size_t>self.rt.thread.stack.base, self.rt.thread.stack.bytes),
                 "telemetry": (<size_t>self.rt.telemetry, self.block.size),
-            }, PoolWatch(_loop_tids) if pools else None)
+            }, PoolWatch() if pools else None)
             description.write(self.block, settings, self.grants, has_own_wait=self.has_own_wait, group=group_name)
             self._undo = stack.pop_all()
 

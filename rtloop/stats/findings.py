@@ -22,6 +22,10 @@ __all__ = ["Finding", "elapsed_releases", "find"]
 
 #: A worst wake-up beyond this share of the period, and this many medians, becomes a finding.
 _SHARE, _MEDIANS = 0.1, 10
+#: A sleep of the loop is shorter than this, or is divided into longer ones.
+_LOOK_NS = 40_000_000
+#: Sleeps of the loop that need not belong to a cycle, as at a step of its clock.
+_SLACK = 10
 
 
 class Finding(NamedTuple):
@@ -150,6 +154,12 @@ def _notes(stats: Stats) -> Iterator[str]:
     if busy is not None:
         yield f"Thread pools of libraries: {busy.granted}. {busy.detail[:1].upper()}{busy.detail[1:]}."
     involuntary = stats.context_switches.involuntary or 0
+    if waits := _waits(stats):
+        gil = ", or the interpreter" if any(grant.name == "gil" for grant in stats.grants) else ""
+        yield (
+            f"The step itself gave up the CPU, at least {_count(waits, 'time')}: it waited for a lock, a device, or"
+            f" another thread, such as one of a library's pool{gil}."
+        )
     if involuntary:
         yield (
             f"The thread was preempted {_count(involuntary, 'time')}: by a thread of higher or equal priority, by load"
@@ -182,6 +192,17 @@ def _notes(stats: Stats) -> Iterator[str]:
         yield "The loop is paced by its own wait: look at the interval and the execution time."
     if stats.host.get("is_virtual"):
         yield "It ran in a virtual machine: time taken by the host shows as latency, and nothing inside can prevent it."
+
+
+def _waits(stats: Stats) -> int:
+    """Return how often the step has slept at least; 0 if that cannot be told from the loop's own sleeps."""
+    voluntary = stats.context_switches.voluntary or 0
+    if stats.has_own_wait or stats.waiting.count:
+        return 0
+    own = stats.cycles + _SLACK
+    if stats.settings.get("period_ns", 0) > _LOOK_NS:  # a longer sleep is divided, to look for a command
+        own += stats.duration_ns // _LOOK_NS
+    return max(0, voluntary - own)
 
 
 def _short(ns: float) -> str:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import ctypes
 import os
 import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import rtloop
 from rtloop.guard.thread_pools import pool_of, pools
+from rtloop.stats.findings import find
 
 Script = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -129,3 +134,56 @@ print(*(f.text for f in find(stats)), sep="\\n")
     assert "OpenBLAS 2 threads, busy " in done.stdout, done.stderr
     assert "Thread pools of libraries: OpenBLAS 2 threads, busy " in done.stdout
     assert "if its step calls the library, it waits or spins for them" in done.stdout
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs")
+def test_one_call_limits_the_pool_that_numpy_has_loaded_and_keeps_it_off_a_cpu(script: Script) -> None:
+    pytest.importorskip("threadpoolctl", reason="needs threadpoolctl: pip install 'rtloop[pools]'")
+    code = """
+import os, threading, numpy, rtloop
+from rtloop.guard.thread_pools import _library_threads, pools
+print([pool.threads for pool in pools()])
+stop = threading.Event()
+own = threading.Thread(target=stop.wait)
+own.start()
+cpus = os.sched_getaffinity(0)
+rtloop.limit_thread_pools(2, avoid=[min(cpus)])
+print({frozenset(os.sched_getaffinity(tid)) for tid in _library_threads()} == {frozenset(cpus - {min(cpus)})})
+print(os.sched_getaffinity(0) == os.sched_getaffinity(own.native_id) == cpus)
+stop.set()
+try:
+    rtloop.limit_thread_pools(2, avoid=cpus)
+except rtloop.ConfigError as error:
+    print("leaves no CPU" in str(error))
+rtloop.limit_thread_pools()
+print(pools() == [])
+"""
+    done = script(code, env={"OPENBLAS_NUM_THREADS": "2"})
+    if done.stdout.startswith("[]"):
+        pytest.skip("this NumPy has no BLAS with a pool of threads")
+    assert done.stdout.split() == ["[2]", "True", "True", "True", "True"], done.stderr
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, True, "2", None])
+def test_a_wrong_number_of_threads_is_refused(threads: Any) -> None:
+    with pytest.raises(rtloop.ConfigError, match="is not a number of threads"):
+        rtloop.limit_thread_pools(threads)
+
+
+def test_without_threadpoolctl_the_error_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "threadpoolctl", None)
+    with pytest.raises(ImportError, match=r"pip install 'rtloop\[pools\]', or set OPENBLAS_NUM_THREADS=1"):
+        rtloop.limit_thread_pools()
+
+
+def test_a_step_that_sleeps_for_others_is_a_finding() -> None:
+    stats = rtloop.PyLoop(lambda cycle: time.sleep(0.0005), "5ms", strict=False, warmup=5).run(cycles=105)
+    (text,) = [one.text for one in find(stats) if "gave up the CPU" in one.text]
+    assert "or the interpreter" in text
+
+
+def test_a_step_that_never_sleeps_is_none() -> None:
+    stats = rtloop.RTLoop("2ms", strict=False, warmup=5).run(cycles=205)
+    assert [one.text for one in find(stats) if "gave up the CPU" in one.text] == []
+    long = rtloop.RTLoop("300ms", strict=False, warmup=0).run(cycles=4)  # a command is looked for in between
+    assert [one.text for one in find(long) if "gave up the CPU" in one.text] == []
