@@ -397,7 +397,7 @@ _COLUMNS = {
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
-    """Return the table of the page, in the order of the platforms, and below it the tests that failed."""
+    """Return the table, in the order of the platforms, and below it what failed and the platforms without a run."""
     counts = ("passed", "failed", "skipped")
     lines = [f"| {' | '.join(['platform', *_COLUMNS])} |"]
     lines.append(f"|{'|'.join(['---', *('---:' if head in counts else '---' for head in _COLUMNS)])}|")
@@ -408,6 +408,8 @@ def table(results: dict[str, dict[str, Any]]) -> str:
         for tests, title in ((row["failures"], "Failed on"), (row["unsteady"], "Passed only when run again on")):
             if tests:
                 lines += ["", f"{title} `{name}`:", "", *(f"- `{test}`" for test in sorted(tests))]
+    if untested := [platform.name for platform in PLATFORMS if platform.name not in results]:
+        lines += ["", f"Not tested yet: {', '.join(f'`{name}`' for name in untested)}."]
     return "\n".join(lines)
 
 

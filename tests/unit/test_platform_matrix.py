@@ -113,7 +113,8 @@ def test_the_table_has_the_platforms_in_their_order_and_every_failure(platforms:
     assert "| 2,345 | 0 | 6 | - | 2026-01-02 |" in lines[2]
     assert "| 2,345 | 1 | 6 | numba, scipy | 2026-01-02 |" in lines[3]
     assert lines[4:8] == ["", "Failed on `sid`:", "", "- `tests/unit/test_ring.py::test_b`"]
-    assert lines[8:] == ["", "Passed only when run again on `sid`:", "", "- `tests/rt/test_pool.py::test_c`"]
+    assert lines[8:12] == ["", "Passed only when run again on `sid`:", "", "- `tests/rt/test_pool.py::test_c`"]
+    assert lines[12] == "" and lines[13].startswith("Not tested yet: `bookworm`, ") and len(lines) == 14
 
 
 def test_what_passes_when_run_again_is_named(platforms: ModuleType) -> None:
