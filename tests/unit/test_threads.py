@@ -158,11 +158,14 @@ def test_one_of_several_views_at_once_is_given() -> None:
 
 
 def test_threads_that_write_and_read_a_latest_get_whole_values() -> None:
-    latest, each = Latest([("values", "i8", 4096)]), 400
+    dtype = np.dtype([("values", "i8", 4096)])
+    latest, each = Latest(dtype), 400
 
     def write(number: int) -> None:
+        value = np.zeros(1, dtype)
         for i in range(each):
-            latest.write(([number * each + i] * 4096,))
+            value["values"] = number * each + i
+            latest.write(value)
 
     def read() -> int:
         torn = 0
