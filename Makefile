@@ -27,7 +27,7 @@ export PATH := $(BIN):$(PATH)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test native sanitize fuzz soak bench platforms lint strict format docs linkcheck clean remake
+.PHONY: help demo test native sanitize fuzz soak bench platforms wheels lint strict format docs linkcheck clean remake
 .SILENT:
 
 help: ## show this list
@@ -67,6 +67,9 @@ bench: $(VENV)/.installed $(VENV)/.bench ## measure every claim about speed besi
 
 platforms: ## test on several Debian systems and Pythons, as root; P="trixie sid" names some, TEST_ARGS="-k fork"
 	$(PYTHON) .ci/platforms.py $(P) $(if $(TEST_ARGS),--tests '$(TEST_ARGS)')
+
+wheels: ## build wheels for x86-64 into dist, and test each without a compiler, as root; P="3.13 sdist" names some
+	$(PYTHON) .ci/wheels.py $(P)
 
 lint: $(VENV)/.installed $(VENV)/.lint strict ## check style, format, types and stubs, and do a strict build
 	failed=; run() { "$$@" || failed="$$failed $$(basename $$1)"; }; \

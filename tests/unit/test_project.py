@@ -39,3 +39,18 @@ def test_the_tests_of_a_wheel_leave_out_what_there_is() -> None:
     assert all((ROOT / path).exists() for path in left_out)
     (test,) = re.findall(r"::(\w+)", script)
     assert f"def {test}(" in (ROOT / left_out[-1]).read_text()
+
+
+def test_actions_are_named_by_the_hash_of_a_commit_and_their_version() -> None:
+    used = re.findall(r"uses: (.*)", WORKFLOW)
+    assert len(used) > 10
+    assert all(re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", action) for action in used)
+
+
+def test_a_release_publishes_what_all_other_jobs_have_passed() -> None:
+    jobs = re.findall(r"^  (\w+):$", WORKFLOW.partition("\njobs:\n")[2], re.MULTILINE)
+    needed = re.search(r"publish:\n.*?needs: \[(.*?)\]", WORKFLOW, re.DOTALL)
+    assert needed is not None and sorted([*needed[1].split(", "), "publish"]) == sorted(jobs)
+    sed = WORKFLOW.partition('sed -n "s/')[2].partition("/")[0]  # finds the version that the tag is compared with
+    version = re.search(sed.replace(r"\(", "(").replace(r"\)", ")"), (ROOT / "meson.build").read_text(), re.MULTILINE)
+    assert version is not None and re.fullmatch(r"\d+\.\d+\.\d+", version[1])
