@@ -156,7 +156,7 @@ print(loop.stats)
     assert found == "{'guard_system_calls': 'unavailable'}" and count == "None", done.stderr
     assert "other code has set a handler of SIGSYS" in why and why.endswith("0 counted until then")
     assert "0 system calls" not in done.stdout and "system calls not counted (lost:" in " ".join(done.stdout.split())
-    assert done.stderr.count("has lost what it was granted") == 1
+    assert done.stderr.count("no longer has what it was granted") == 1
 
 
 def test_a_raised_memlock_limit_is_not_lost_and_a_lowered_one_is() -> None:
@@ -196,5 +196,5 @@ def test_what_a_watchdog_loses_is_told(name: str, seen: str) -> None:
         group.stop()
         lost = {grant.name for grant in group.grants["watchdog"] if grant.lost is not None}
     assert (name if name == "policy" else "state") in lost
-    texts = [str(w.message) for w in caught if "watchdog has lost" in str(w.message)]
+    texts = [str(w.message) for w in caught if "watchdog no longer has" in str(w.message)]
     assert len(texts) == 1, "once"
