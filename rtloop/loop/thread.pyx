@@ -55,8 +55,6 @@ from rtloop.telemetry.live_grants import LiveGrants
 from rtloop.units import format_size
 
 
-
-
 cdef class LoopThread:
     """C state of a loop, its thread, and all that a run acquires for them.
 
