@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rtloop.errors import ConfigError
 from rtloop.stats.plots import COLOURS, literal, new_figure, save_figure, tidy
-from rtloop.stats.records import exact_period_of, find_missed, find_overruns, period_of
+from rtloop.stats.records import exact_period_of, find_missed, find_overruns, on_one_clock, period_of
 from rtloop.units import format_duration, lcm_of, parse_duration, show
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def choose_window(every: Sequence[Stats], at: str | Duration = "last", duration:
     ConfigError
         If a run has no records, or the runs have no time in common.
     """
+    every = [on_one_clock(stats) for stats in every]
     _check(every)
     origin, hyperperiod = _origin(every), round(lcm_of(exact_period_of(stats) for stats in every))
     first, latest = max((_begin(stats, origin), stats.name) for stats in every)
@@ -151,11 +152,11 @@ def _begin(stats: Stats, origin: int) -> int:
 
 
 def _origin(every: Sequence[Stats]) -> int:
-    """Return the common origin: the group's, or else that of the loop with the longest period."""
+    """Return the common origin, on the clock as it was at the end: the group's, or else that of the slowest loop."""
     told = {stats.settings.get("origin_ns") for stats in every}
-    if len(told) == 1 and isinstance(origin := told.pop(), int):
-        return origin
     slowest = max(every, key=period_of)
+    if len(told) == 1 and isinstance(origin := told.pop(), int):
+        return origin + sum(slowest.clock_step_sizes)
     releases = slowest.cycles + slowest.missed  # so far: the recorded ones are the last of them
     on_grid = int(slowest.records["release"][-1]) - round((releases - 1) * exact_period_of(slowest))
     return on_grid - int(slowest.settings.get("phase_ns", 0))
@@ -197,7 +198,7 @@ def draw_schedule(
     path : path, optional
         File to write it to, in the format of its suffix.
     """
-    rows = sorted(every, key=lambda stats: (-_priority(stats), period_of(stats)))
+    rows = sorted(map(on_one_clock, every), key=lambda stats: (-_priority(stats), period_of(stats)))
     figure = new_figure(12, 1.9 + 0.75 * len(rows))
     axes = figure.subplots()
     scale, unit = _unit(window.end - window.begin)

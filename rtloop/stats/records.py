@@ -1,7 +1,8 @@
-"""Overruns and missed releases among the recorded cycles of a run."""
+"""Recorded cycles of a run: their overruns and missed releases, and their times across steps of the clock."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rtloop.stats.figures import Figures
+    from rtloop.stats.stats import Stats
 
-__all__ = ["continuous_records", "exact_period_of", "find_missed", "find_overruns", "first_index", "period_of"]
+__all__ = [
+    "continuous_records",
+    "exact_period_of",
+    "find_missed",
+    "find_overruns",
+    "first_index",
+    "on_one_clock",
+    "period_of",
+]
 
 
 def period_of(stats: Figures) -> int:
@@ -44,6 +54,11 @@ def continuous_records(stats: Figures, *, known: bool = True) -> NDArray[Any]:
         for name in ("release", "start", "end"):
             moved[name][: max(0, cycles - first)] += size
     return moved[min(begin, len(records)) :] if known else moved
+
+
+def on_one_clock(stats: Stats) -> Stats:
+    """Return the statistics with continuous records: times before a step of the clock are as it was at the end."""
+    return replace(stats, records=continuous_records(stats)) if stats.clock_steps else stats
 
 
 def first_index(stats: Figures) -> int:

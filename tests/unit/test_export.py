@@ -204,6 +204,18 @@ def test_the_loops_of_a_group_are_on_one_time_line_though_their_records_do_not_m
     assert [events(text, "i", pid=pid, name="release")[0]["ts"] for pid in (1, 2)] == [0, 0], "another run of the group"
 
 
+@pytest.mark.parametrize("size", [-(10**12), 10**12, -PERIOD, 1])
+def test_a_step_of_the_clock_moves_nothing_in_the_trace(size: int) -> None:
+    plain = make()
+    records = plain.records.copy()
+    for name in ("release", "start", "end"):
+        records[name][4:] += size
+    step = {"clock_steps": 1, "clock_step_cycles": (104,), "clock_step_sizes": (size,)}
+    stepped = replace(plain, records=records, **step)
+    for phase in "iX":
+        assert events(to_trace([Run("arm", stepped)]), phase) == events(to_trace([Run("arm", plain)]), phase)
+
+
 def test_no_instant_is_hidden_at_the_beginning_of_a_slice() -> None:
     """Viewers draw a slice over an instant of its own track that has its time."""
     stats = make()

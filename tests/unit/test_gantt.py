@@ -92,6 +92,30 @@ def test_the_origin_that_a_group_has_told_goes_before_that_of_the_records() -> N
     assert choose_window([told[0], every[1]]).origin == origin - 300_000, "only where all have told the same"
 
 
+def stepped(stats: Stats, at: int, size: int) -> Stats:
+    """Return the stats as if the clock had been set by `size` after `at` ns since the first release."""
+    records = stats.records.copy()
+    cycle = int(np.searchsorted(records["release"], records["release"][0] + at))
+    for name in ("release", "start", "end"):
+        records[name][cycle:] += size
+    step = {"clock_steps": 1, "clock_step_cycles": (cycle,), "clock_step_sizes": (size,)}
+    return replace(stats, records=records, **step)
+
+
+@pytest.mark.parametrize("size", [-3_600_000 * MS, -7 * MS, 12_345_678, 86_400_000 * MS])
+@pytest.mark.parametrize("at", ["last", "worst", "8ms"])
+def test_across_a_step_of_the_clock_the_same_is_drawn(size: int, at: str) -> None:
+    every = simulated()
+    wanted = choose_window(every, at)
+    moved = [stepped(stats, 13 * MS, size) for stats in every]
+    window = choose_window(moved, at)
+    assert window == (wanted.begin + size, wanted.end + size, wanted.origin + size, wanted.what)
+    for marker in "^xD":
+        assert marks(draw_schedule(moved, window), marker) == marks(draw_schedule(every, wanted), marker)
+    told = [replace(stats, settings={**stats.settings, "origin_ns": wanted.origin}) for stats in moved]
+    assert choose_window(told, at) == window, "a group tells the origin on the clock as it was at its start"
+
+
 def test_of_loops_of_one_period_ten_cycles_are_drawn() -> None:
     one = [RTLoop("1ms", name="one").simulate("100ms")]
     window = choose_window(one)

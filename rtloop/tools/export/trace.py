@@ -5,7 +5,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from rtloop.stats.records import exact_period_of, find_missed, find_overruns, first_index, period_of
+from rtloop.stats.records import (
+    exact_period_of,
+    find_missed,
+    find_overruns,
+    first_index,
+    on_one_clock,
+    period_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,8 +31,10 @@ def to_trace(runs: Sequence[Run]) -> str:
 
     Times are microseconds with three decimals, so that no nanosecond is lost, from the first recorded release on:
     readers of the format hold them as doubles, which cannot hold nanoseconds since the epoch. Runs on one clock that
-    overlap in time, or are of one group's run, keep their relative places; others begin at 0 each.
+    overlap in time, or are of one group's run, keep their relative places; others begin at 0 each. Times before a step
+    of the clock are shown on the clock as it was at the end.
     """
+    runs = [run._replace(stats=on_one_clock(run.stats)) for run in runs]
     origins = _origins(runs)
     lines = [json.dumps(event) for event in _names(runs)]
     for number, (run, origin) in enumerate(zip(runs, origins, strict=True), start=1):
