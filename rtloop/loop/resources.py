@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from typing import Any, ClassVar
@@ -49,6 +50,8 @@ __all__ = [
 ]
 
 _SPIN_BUDGET_PERCENT = 25
+#: Major number of /dev/cpu_dma_latency (MISC_MAJOR of linux/major.h).
+_MISC_MAJOR = 10
 _ADVICE = "More about this machine: rtloop doctor\nOr run degraded: strict=False"
 
 
@@ -119,15 +122,24 @@ def dma_latency(settings: Settings, stack: ExitStack) -> list[Grant]:
     try:
         held = _HeldFile(os.open(path, os.O_RDWR | os.O_CLOEXEC))
         stack.callback(held.close)
+        if not _is_misc_device(held.fd):
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
         os.write(held.fd, settings.dma_latency_us.to_bytes(4, "little", signed=True))
         os.lseek(held.fd, 0, os.SEEK_SET)
         granted = int.from_bytes(os.read(held.fd, 4), "little", signed=True)
     except OSError as error:
         cause = checks.device(path, error.errno or errno.EIO)
         fix = cause.fix + "\nor leave the idle states alone: dma_latency=None"
-        return [Grant("dma_latency", asked, "nothing", False, cause.found, fix, error.errno or 0, kind="device")]
+        found = f"{cause.found}; another file is in its place" if error.errno == errno.ENODEV else cause.found
+        return [Grant("dma_latency", asked, "nothing", False, found, fix, error.errno or 0, kind="device")]
     detail = "the smallest of all requests on this machine, read back from the device"
     return [Grant("dma_latency", asked, f"{granted} us", granted <= settings.dma_latency_us, detail, kind="device")]
+
+
+def _is_misc_device(fd: int) -> bool:
+    """Return False for another file in its place, such as /dev/null in a container that hides devices."""
+    status = os.fstat(fd)
+    return stat.S_ISCHR(status.st_mode) and os.major(status.st_rdev) == _MISC_MAJOR
 
 
 class _HeldFile:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from rtloop.settings import exact_period
+from rtloop.stats.figures import Figures
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from rtloop.stats.figures import Figures
-    from rtloop.stats.stats import Stats
 
 __all__ = [
     "continuous_records",
@@ -25,6 +23,9 @@ __all__ = [
     "on_one_clock",
     "period_of",
 ]
+
+
+_Kind = TypeVar("_Kind", bound=Figures)
 
 
 def period_of(stats: Figures) -> int:
@@ -56,7 +57,7 @@ def continuous_records(stats: Figures, *, known: bool = True) -> NDArray[Any]:
     return moved[min(begin, len(records)) :] if known else moved
 
 
-def on_one_clock(stats: Stats) -> Stats:
+def on_one_clock(stats: _Kind) -> _Kind:
     """Return the statistics with continuous records: times before a step of the clock are as it was at the end."""
     return replace(stats, records=continuous_records(stats)) if stats.clock_steps else stats
 
