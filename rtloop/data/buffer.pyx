@@ -7,7 +7,7 @@ from libc.stdint cimport int64_t
 
 cimport cython
 
-from rtloop.data.region_registry cimport drop_region, keep_region, rt_region_t
+from rtloop.data.region_registry cimport drop_region, keep_region, rt_region_t, rt_region_unmap
 
 import errno
 import math
@@ -32,7 +32,6 @@ cdef extern from "../include/rtloop/hugepage.h" nogil:
     int rt_region_map_file(rt_region_t *region, size_t bytes, int fd)
     int rt_region_collapse(const rt_region_t *region)
     int rt_region_empty(rt_region_t *region)
-    void rt_region_unmap(rt_region_t *region)
     int64_t rt_hugetlbfs_page_bytes(int fd)
     int rt_populate(void *address, size_t bytes, size_t page)
 

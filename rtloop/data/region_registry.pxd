@@ -9,6 +9,8 @@ cdef extern from "../include/rtloop/hugepage.h" nogil:
         size_t bytes
         int32_t is_copy
 
+    void rt_region_unmap(rt_region_t *region) nogil
+
 
 cdef rt_region_t *keep_region(rt_region_t *fresh) except NULL
 cdef void drop_region(rt_region_t *region) noexcept nogil

@@ -20,7 +20,6 @@ cdef extern from "../include/rtloop/hugepage.h" nogil:
     void rt_regions_add(rt_regions_t *regions, rt_region_t *region)
     void rt_regions_remove(rt_regions_t *regions, rt_region_t *region)
     void rt_regions_in_child(rt_regions_t *regions)
-    void rt_region_unmap(rt_region_t *region)
 
 
 cdef rt_regions_t _regions

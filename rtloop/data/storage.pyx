@@ -4,6 +4,7 @@ from libc.stdint cimport uint64_t
 
 from rtloop._os cimport munmap
 from rtloop.memory.kernel cimport prefault_region
+from rtloop.memory.memory_h cimport rt_memory_map
 
 import os
 import warnings
@@ -15,10 +16,6 @@ from rtloop.memory.process_lock import memory_lock, range_lock_grant
 from rtloop.memory.smaps import account
 from rtloop.system.grant import describe_refused
 from rtloop.units import format_size
-
-
-cdef extern from "../include/rtloop/memory.h" nogil:
-    int rt_memory_map(void **address, size_t size)
 
 
 cdef class Storage:

@@ -4,12 +4,7 @@ import socket
 
 from libc.errno cimport EAGAIN, errno
 from rtloop cimport RT_CONTINUE, Cycle, RTLoop
-from rtloop.demo.cartpole cimport Force, State
-
-cdef extern from "<sys/socket.h>" nogil:
-    enum: MSG_DONTWAIT
-    ssize_t recv(int fd, void *buffer, size_t size, int flags)
-    ssize_t send(int fd, const void *buffer, size_t size, int flags)
+from rtloop.demo.cartpole cimport MSG_DONTWAIT, Force, State, recv, send
 
 # The linear-quadratic regulator for Q = diag(10, 1, 100, 1), R = 0.01: N per m, m/s, rad and rad/s.
 cdef double[4] K = [31.62, 30.66, 135.73, 12.51]

@@ -4,14 +4,10 @@ It notices forks by the C library's fork() (pthread_atfork(3)).
 """
 
 from libc.stdint cimport int64_t
-from posix.time cimport CLOCK_MONOTONIC
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from rtloop._os cimport mlockall, pthread_atfork
 from rtloop.memory.memory_h cimport rt_fork_watch_t
-
-
-cdef extern from "../include/rtloop/clock.h" nogil:
-    int64_t rt_clock_now(int clock)
 
 
 cdef rt_fork_watch_t _watch
@@ -21,7 +17,9 @@ cdef int64_t _fork_times[16]
 
 cdef void _after_fork_in_parent() noexcept nogil:
     # The fork made every locked private page copy-on-write. Locking again copies them here instead of in a cycle.
-    _fork_times[_watch.forks % 16] = rt_clock_now(CLOCK_MONOTONIC)
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    _fork_times[_watch.forks % 16] = now.tv_sec * 1_000_000_000 + now.tv_nsec
     _watch.forks += 1
     if _watch.lock_flags:
         mlockall(_watch.lock_flags)

@@ -106,6 +106,17 @@ def too_wide(package: Path) -> list[str]:
     ]
 
 
+def declared_twice(package: Path) -> dict[str, list[str]]:
+    """Return the C functions with more than one extern declaration, each of which can go wrong by itself."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(package.rglob("*.p[xy][dx]")):
+        text = re.sub(r'(?ms)^    """.*?"""$', "", path.read_text())  # verbatim C
+        for block in re.findall(r"^cdef extern from.*\n((?:[ \t]+.*\n|\n)*)", text, flags=re.MULTILINE):
+            for name in re.findall(r"^    (?!ctypedef\b|enum\b)\w[\w *]*?[ *](\w+)\s*\(", block, flags=re.MULTILINE):
+                found.setdefault(name, []).append(path.relative_to(package).as_posix())
+    return {name: paths for name, paths in found.items() if len(paths) > 1}
+
+
 def deeper(folder: Path) -> list[str]:
     """Return the imports of a folder's programs that go past rtloop's front doors."""
     found = []
@@ -155,6 +166,10 @@ def test_no_line_is_too_long():
 
 def test_every_public_name_is_where_the_front_door_says():
     assert [name for name in rtloop.__all__ if not hasattr(rtloop, name)] == []
+
+
+def test_no_c_function_is_declared_twice():
+    assert declared_twice(PACKAGE) == {}
 
 
 @pytest.mark.parametrize("folder", ["examples", "tests/downstream"])
@@ -257,6 +272,13 @@ def test_declarations_that_their_implementation_cimports_are_no_circle(package):
     files = {"loop/loop.pyx": "from rtloop.loop.callbacks cimport call_step", "loop/loop.pxd": ""}
     plant(package, {**files, "loop/callbacks.pxd": "from rtloop.loop.loop cimport Cycle"})
     assert circles(package) == []
+
+
+def test_a_function_that_is_declared_twice_is_found(package):
+    (package / "one.pyx").write_text('cdef extern from "a.h" nogil:\n    int load(const int *p)\n')
+    assert declared_twice(package) == {}
+    (package / "two.pxd").write_text('cdef extern from *:\n    """\n    int x;\n    """\n    int load(int *p) nogil\n')
+    assert declared_twice(package) == {"load": ["one.pyx", "two.pxd"]}
 
 
 def test_a_crowded_folder_and_a_long_line_are_found(package):
