@@ -39,7 +39,7 @@ def doctor(
 
     Exit code: 0 nothing fails, 1 a check fails (with --strict: or warns), 2 a wrong command line.
     """
-    from rtloop.machine.doctor.machine import Machine
+    from rtloop.machine.doctor.machine_files import Machine
     from rtloop.machine.doctor.report import exit_code, make_document, make_markdown, print_page
     from rtloop.machine.doctor.run_all import examine, gather
 

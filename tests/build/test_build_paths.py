@@ -180,7 +180,7 @@ def test_a_program_without_an_interpreter_compiles_nothing(
 ) -> None:
     """A child would be another copy of the program, which would start another one."""
     from rtloop.demo.plant import PlantProcess
-    from rtloop.machine.doctor.probe import examine, run_probe
+    from rtloop.machine.doctor.trial_loop import examine, run_probe
     from rtloop.machine.latency.load import Load
 
     marker = tmp_path / "started"

@@ -73,8 +73,8 @@ def test_without_an_isolated_cpu_that_is_allowed_the_loop_is_where_it_was(
             rtloop.RTLoop("1kHz", cpu={first}).start()
         except rtloop.SetupError as error:
             print(error)
-        from rtloop.machine.doctor import probe
-        print([check.verdict for check in probe.examine(probe.run_probe())])
+        from rtloop.machine.doctor import trial_loop
+        print([check.verdict for check in trial_loop.examine(trial_loop.run_probe())])
         """,
         prefix=confined(second, str(first)),
     )

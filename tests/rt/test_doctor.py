@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from rtloop.machine.doctor import samples
-from rtloop.machine.doctor.machine import Machine
+from rtloop.machine.doctor.machine_files import Machine
 from rtloop.system.checks import Check
 
 pytest.importorskip("click", reason="the command line needs rtloop[cli]")
@@ -110,7 +110,7 @@ while time.monotonic() < end: pass
 
 @pytest.mark.rt
 def test_the_experiment_leaves_the_caller_as_it_was() -> None:
-    from rtloop.machine.doctor.probe import run_probe
+    from rtloop.machine.doctor.trial_loop import run_probe
 
     def state() -> list[str]:
         names = ("VmLck", "Cpus_allowed")

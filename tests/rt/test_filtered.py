@@ -91,8 +91,8 @@ def test_an_unpinned_thread_keeps_its_mask_if_nobody_can_read_it(script: Script)
 def test_the_doctor_names_the_filter_and_not_a_line_of_a_fix(script: Script, call: str) -> None:
     done = script(
         """
-        from rtloop.machine.doctor import probe
-        for check in probe.examine(probe.run_probe()):
+        from rtloop.machine.doctor import trial_loop
+        for check in trial_loop.examine(trial_loop.run_probe()):
             print(check.verdict, check.found)
         """,
         prefix=(sys.executable, LAUNCHER, call, "1"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rtloop.machine.doctor.machine import Machine
+from rtloop.machine.doctor.machine_files import Machine
 from rtloop.system.checks import Check
 
 FOLDER = Path(__file__).parents[1] / "unit" / "machines"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rtloop_test_machines import MACHINES, by_name, files_of, unpack
 
-from rtloop.machine.doctor.machine import Machine
+from rtloop.machine.doctor.machine_files import Machine
 from rtloop.machine.doctor.run_all import TOPICS, examine
 from rtloop.system.checks import VERDICTS
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rtloop_test_machines import by_name, unpack
 
-from rtloop.machine.doctor.machine import Machine
+from rtloop.machine.doctor.machine_files import Machine
 from rtloop.machine.doctor.run_all import examine
 
 VERSION, RELEASE, CONFIG = "/proc/sys/kernel/version", "/proc/sys/kernel/osrelease", "/boot/config-5.4"

@@ -219,7 +219,7 @@ def test_no_text_makes_a_parser_raise(name: str) -> None:
 @pytest.mark.parametrize("path", MACHINES, ids=lambda path: path.name)
 def test_no_damaged_machine_makes_a_check_raise(path: Path, tmp_path: Path) -> None:
     """Any file of a machine may hold anything: the examination goes on, and each of its checks has a finding."""
-    from rtloop.machine.doctor.machine import Machine
+    from rtloop.machine.doctor.machine_files import Machine
     from rtloop.machine.doctor.run_all import examine
 
     files = dict(part.partition("\n")[::2] for part in ("\n" + path.read_text()).split("\n==> ")[1:])

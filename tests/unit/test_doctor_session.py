@@ -12,7 +12,7 @@ import pytest
 from rtloop_test_machines import by_name, unpack
 
 from rtloop.machine.doctor.checks.toolchain import Toolchain, read_toolchain
-from rtloop.machine.doctor.machine import Machine
+from rtloop.machine.doctor.machine_files import Machine
 from rtloop.machine.doctor.run_all import examine
 
 MACHINES = Path(__file__).parent / "machines"

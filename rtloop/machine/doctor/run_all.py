@@ -6,12 +6,12 @@ import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from rtloop.machine.doctor import probe, samples
+from rtloop.machine.doctor import samples, trial_loop
 from rtloop.machine.doctor.checks import clocks, cpus, kernel, pages, platform, power, session, timesync, toolchain
 from rtloop.machine.doctor.checks.clocks import ClockCost
 from rtloop.machine.doctor.checks.timesync import TimeSync
 from rtloop.machine.doctor.checks.toolchain import Toolchain
-from rtloop.machine.doctor.machine import Machine
+from rtloop.machine.doctor.machine_files import Machine
 from rtloop.machine.doctor.samples import Sample
 from rtloop.system.checks import Check
 from rtloop.system.fixes import for_container
@@ -54,7 +54,7 @@ def gather(machine: Machine, interval_s: float = _INTERVAL_S) -> Evidence:
     before = samples.take_sample(machine)
     time.sleep(interval_s)
     after = samples.take_sample(machine)
-    return Evidence(before, after, clocks.measure_clock(), toolchain.read_toolchain(), probe.run_probe(),
+    return Evidence(before, after, clocks.measure_clock(), toolchain.read_toolchain(), trial_loop.run_probe(),
                     timesync.read_time_sync())  # fmt: skip
 
 
@@ -65,7 +65,7 @@ def examine(machine: Machine, evidence: Evidence = _NOTHING) -> list[Check]:
     """Make every check, in the order of the topics."""
 
     def all_checks() -> Iterator[Check]:
-        yield from probe.examine(evidence.probe)
+        yield from trial_loop.examine(evidence.probe)
         yield from session.examine(machine)
         yield from kernel.examine(machine)
         yield from samples.examine(machine, evidence.before, evidence.after)

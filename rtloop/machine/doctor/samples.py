@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from rtloop.machine.doctor import parse
-from rtloop.machine.doctor.machine import Machine, unread
+from rtloop.machine.doctor.machine_files import Machine, unread
 from rtloop.machine.doctor.parse import Task
 from rtloop.system.checks import Check
 

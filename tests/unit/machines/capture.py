@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from rtloop.machine.doctor.machine import Machine
+from rtloop.machine.doctor.machine_files import Machine
 from rtloop.machine.doctor.run_all import examine
 from rtloop.machine.doctor.samples import take_sample
 

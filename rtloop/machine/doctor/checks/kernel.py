@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from rtloop.machine.doctor import parse
 from rtloop.machine.doctor.checks.platform import hypervisor
-from rtloop.machine.doctor.machine import Machine, unread
+from rtloop.machine.doctor.machine_files import Machine, unread
 from rtloop.system import checks
 from rtloop.system.checks import Check
 from rtloop.system.cpu import format_cpu_list

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rtloop.machine.doctor import parse
-from rtloop.machine.doctor.machine import Machine, unread
+from rtloop.machine.doctor.machine_files import Machine, unread
 from rtloop.memory.hugepage_supply import HugePool, default_page_size, fill_fix, format_page, huge_pool, huge_pool_sizes
 from rtloop.system.checks import Check
 from rtloop.system.fixes import sysctl_fix

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rtloop.machine.doctor import parse
-from rtloop.machine.doctor.machine import Machine, unread
+from rtloop.machine.doctor.machine_files import Machine, unread
 from rtloop.machine.doctor.samples import Sample
 from rtloop.system.checks import Check
 from rtloop.system.fileio import parse_fields

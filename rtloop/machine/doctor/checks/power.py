@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rtloop.machine.doctor.machine import Machine, unread
+from rtloop.machine.doctor.machine_files import Machine, unread
 from rtloop.system.checks import Check
 from rtloop.system.cpu import format_cpu_list
 from rtloop.system.fixes import boot_fix, governor_fix

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rtloop.machine.doctor.machine import Machine
+from rtloop.machine.doctor.machine_files import Machine
 from rtloop.system.checks import Check
 from rtloop.system.time_sync import TimeSync, read_time_sync
 from rtloop.units import format_duration
