@@ -64,7 +64,9 @@ def find_command(*, is_cpp: bool = False) -> tuple[str, ...]:
     """
     variable = "CXX" if is_cpp else "CC"
     if asked := os.environ.get(variable, ""):
-        command = shlex.split(asked)
+        command: list[str] = []
+        with suppress(ValueError):  # a quotation that does not end
+            command = shlex.split(asked)
         return tuple(command) if command and shutil.which(command[0]) else ()
     # Only the program: Python's own flags, such as those of a profiling build, do not fit other modules.
     of_python = shlex.split(str(sysconfig.get_config_var(variable) or ""))[:1]

@@ -7,6 +7,7 @@ In a real-time step that wait depends on everything else that the machine runs.
 from __future__ import annotations
 
 import ctypes
+import operator
 import os
 import threading
 import time
@@ -167,7 +168,8 @@ def limit_thread_pools(threads: int = 1, *, avoid: Iterable[int] = ()) -> None:
     Raises
     ------
     ConfigError
-        If `threads` is less than 1, or `avoid` leaves a thread no CPU.
+        If `threads` is less than 1, `avoid` holds anything but numbers of CPUs, or leaves a thread no CPU. Nothing has
+        been changed then.
     ImportError
         If threadpoolctl is not installed (``rtloop[pools]``), which knows how to limit each library.
     """
@@ -175,17 +177,32 @@ def limit_thread_pools(threads: int = 1, *, avoid: Iterable[int] = ()) -> None:
         what = "give 1, for the calling thread alone, or more"
         raise ConfigError(f"threads={threads!r} is not a number of threads: {what}")
     try:
+        cpus = {operator.index(cpu) for cpu in avoid}
+    except TypeError:
+        cpus = {-1}
+    if any(cpu < 0 for cpu in cpus):
+        raise ConfigError(f"avoid={avoid!r} must be numbers of CPUs, such as [2, 3]")
+    try:
         from threadpoolctl import threadpool_limits
     except ImportError as error:
         hint = "limit_thread_pools needs threadpoolctl: pip install 'rtloop[pools]'"
         raise ImportError(f"{hint}, or set OPENBLAS_NUM_THREADS=1 and the like before the start") from error
+    _masks(cpus)  # refuses before anything is changed
     threadpool_limits(threads)
-    cpus = set(avoid)
-    for tid in _library_threads() if cpus else ():
+    for tid, mask in _masks(cpus).items():
+        with suppress(ProcessLookupError):
+            os.sched_setaffinity(tid, mask)
+
+
+def _masks(avoid: set[int]) -> dict[int, set[int]]:
+    """Return the CPUs that are left to each thread of a library that may use one of these."""
+    found = {}
+    for tid in _library_threads() if avoid else ():
         with suppress(ProcessLookupError):
             present = os.sched_getaffinity(tid)
-            if not present - cpus:
-                text = f"avoid={format_cpu_list(cpus)} leaves no CPU for thread {tid}, which may use"
+            if not present - avoid:
+                text = f"avoid={format_cpu_list(avoid)} leaves no CPU for thread {tid}, which may use"
                 raise ConfigError(f"{text} {format_cpu_list(present)}")
-            if present & cpus:
-                os.sched_setaffinity(tid, present - cpus)
+            if present & avoid:
+                found[tid] = present - avoid
+    return found

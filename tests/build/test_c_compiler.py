@@ -192,3 +192,10 @@ def test_the_real_zig_compiles_and_a_changed_header_is_seen(
     header.write_text("#define GAIN 3\n")
     loop = build_module("servo.pyx").module.Servo("1kHz", **ordinary)
     assert loop.run(cycles=4).cycles == 4 and loop.sum == 12
+
+
+def test_a_quotation_that_does_not_end_is_not_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", '"gcc')
+    assert find_command() == ()
+    with pytest.raises(rtloop.BuildError, match="""CC='"gcc' is not on the PATH"""):
+        find_compiler()

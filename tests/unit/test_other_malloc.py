@@ -94,6 +94,26 @@ def test_a_library_that_hands_malloc_on_to_glibc_does_not_hide_it(tmp_path: Path
     assert done.stdout.split() == ["True", "True"], done.stderr
 
 
+def test_threads_that_allocate_all_the_time_do_not_hide_glibc(tmp_path: Path) -> None:
+    """A trial finds more memory taken than its own; with each one like that, the file that malloc is in decides."""
+    source, program = tmp_path / "busy.c", tmp_path / "busy"
+    source.write_text("""
+        #define _GNU_SOURCE
+        #include <stdio.h>
+        #include <stdlib.h>
+        static void *malloc_of_two_threads(size_t bytes) { return malloc(1 << 20) ? malloc(bytes) : NULL; }
+        #define malloc malloc_of_two_threads
+        #include "rtloop/heap.h"
+        int main(void) { return printf("%d", rt_heap_is_glibc()) < 0; }
+    """)
+    compiler = [*os.environ.get("CC", "cc").split(), "-O1", "-fno-builtin"]
+    include = Path(rtloop.get_include()) / "rtloop" / "include"
+    subprocess.run([*compiler, f"-I{include}", str(source), "-o", str(program), "-ldl"], check=True)
+    for preload, expected in (("", "1"), (build(tmp_path, "other_malloc.c"), "0")):
+        done = subprocess.run([program], env={**os.environ, "LD_PRELOAD": preload}, capture_output=True, text=True)
+        assert done.stdout == expected
+
+
 def test_guards_call_the_malloc_behind_them(other: str) -> None:
     done = python(
         f"grants = {LOOP}guard='count', tune_malloc=True).run(cycles=30).grants\n"

@@ -151,23 +151,30 @@ rtloop.limit_thread_pools(2, avoid=[min(cpus)])
 print({frozenset(os.sched_getaffinity(tid)) for tid in _library_threads()} == {frozenset(cpus - {min(cpus)})})
 print(os.sched_getaffinity(0) == os.sched_getaffinity(own.native_id) == cpus)
 stop.set()
+before = [pool.threads for pool in pools()]
 try:
-    rtloop.limit_thread_pools(2, avoid=cpus)
+    rtloop.limit_thread_pools(1, avoid=cpus)
 except rtloop.ConfigError as error:
-    print("leaves no CPU" in str(error))
+    print("leaves no CPU" in str(error), [pool.threads for pool in pools()] == before)
 rtloop.limit_thread_pools()
 print(pools() == [])
 """
     done = script(code, env={"OPENBLAS_NUM_THREADS": "2"})
     if done.stdout.startswith("[]"):
         pytest.skip("this NumPy has no BLAS with a pool of threads")
-    assert done.stdout.split() == ["[2]", "True", "True", "True", "True"], done.stderr
+    assert done.stdout.split() == ["[2]", "True", "True", "True", "True", "True"], done.stderr
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1.5, True, "2", None])
 def test_a_wrong_number_of_threads_is_refused(threads: Any) -> None:
     with pytest.raises(rtloop.ConfigError, match="is not a number of threads"):
         rtloop.limit_thread_pools(threads)
+
+
+@pytest.mark.parametrize("avoid", ["0", 0, ["0"], [-1], [None], [0.0], [1, "x"]])
+def test_anything_but_numbers_of_cpus_is_refused(avoid: Any) -> None:
+    with pytest.raises(rtloop.ConfigError, match="must be numbers of CPUs"):
+        rtloop.limit_thread_pools(avoid=avoid)
 
 
 def test_without_threadpoolctl_the_error_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:

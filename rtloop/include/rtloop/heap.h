@@ -35,27 +35,6 @@ static inline void *rt_heap_glibc_function(const char *name) {
   return found;
 }
 
-/* Test whether glibc serves malloc(): allocate a block, and look at what glibc says is in use before and after. Returns
- * 1, 0, or -ENOMEM. A library in front of glibc that hands the calls on does not change the answer. Other threads that
- * allocate meanwhile cause repetitions. Any thread; allocates, locks and may enter the kernel. */
-static inline int rt_heap_is_glibc(void) {
-  rt_heap_info_t (*info)(void);
-  void *const function = rt_heap_glibc_function("mallinfo");
-  if (function == NULL) return 0;
-  __builtin_memcpy(&info, &function, sizeof info);
-  for (size_t i = 0; i < RT_HEAP_TRIALS; i++) {
-    const size_t bytes = RT_HEAP_TRIAL_BYTES + i * 4096;
-    const rt_heap_info_t before = info();
-    void *volatile block = malloc(bytes); /* volatile, or the compiler would remove both calls */
-    if (block == NULL) return -ENOMEM;
-    const rt_heap_info_t after = info();
-    free(block);
-    const unsigned grown = after.uordblks + after.hblkhd - before.uordblks - before.hblkhd;
-    if (grown >= bytes && grown < bytes + 65536) return 1;
-  }
-  return 0;
-}
-
 #ifdef __GLIBC__
 /* Find a function in the libraries, in the order in which the loader searches them. For a program that is not
  * position-independent and uses the function itself, such as Debian's python3: there every search answers with the
@@ -100,6 +79,29 @@ static inline const char *rt_heap_owner(const char *function) {
     if (behind == NULL || !dladdr(behind, &found)) return NULL;
   }
   return found.dli_fname;
+}
+
+/* Test whether glibc serves malloc(): allocate a block, and look at what glibc says is in use before and after. Returns
+ * 1, 0, or -ENOMEM. A library in front of glibc that hands the calls on does not change the answer. Other threads that
+ * allocate meanwhile cause repetitions, and if they do so each time, the file that malloc() is in decides. Any thread;
+ * allocates, locks and may enter the kernel. */
+static inline int rt_heap_is_glibc(void) {
+  rt_heap_info_t (*info)(void);
+  void *const function = rt_heap_glibc_function("mallinfo");
+  if (function == NULL) return 0;
+  __builtin_memcpy(&info, &function, sizeof info);
+  for (size_t i = 0; i < RT_HEAP_TRIALS; i++) {
+    const size_t bytes = RT_HEAP_TRIAL_BYTES + i * 4096;
+    const rt_heap_info_t before = info();
+    void *volatile block = malloc(bytes); /* volatile, or the compiler would remove both calls */
+    if (block == NULL) return -ENOMEM;
+    const rt_heap_info_t after = info();
+    free(block);
+    const unsigned grown = after.uordblks + after.hblkhd - before.uordblks - before.hblkhd;
+    if (grown >= bytes && grown < bytes + 65536) return 1;
+  }
+  Dl_info glibc;
+  return dladdr(function, &glibc) && rt_heap_owner("malloc") == glibc.dli_fname; /* one string for each loaded file */
 }
 
 /* Keep glibc from returning memory to the kernel and from mapping large blocks, for the rest of the process's life.
