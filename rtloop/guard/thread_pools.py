@@ -73,12 +73,8 @@ def pool_of(path: str) -> tuple[str, str] | None:
 
 def pools() -> list[Pool]:
     """Return the loaded libraries whose calls use more than one thread."""
-    try:
-        lines = read_text("/proc/self/maps").splitlines()
-    except OSError:
-        return []
     found = []
-    for path in dict.fromkeys(line[line.index("/") :] for line in lines if "/" in line):
+    for path in _mapped_files():
         library = _library_of(path)
         threads = 0 if library is None else _threads(path, library.functions)
         if library is not None and threads > 1:
@@ -86,10 +82,22 @@ def pools() -> list[Pool]:
     return found
 
 
+def _mapped_files() -> list[str]:
+    """Return the paths that the files mapped by this process had when they were mapped; empty if nothing tells."""
+    try:
+        with open("/proc/self/maps", "rb") as file:
+            lines = file.read().split(b"\n")
+    except OSError:
+        return []
+    # proc_pid_maps(5): a newline in a path is written as \012, and a file that was removed since has a remark.
+    paths = (line[line.index(b"/") :].replace(b"\\012", b"\n") for line in lines if b"/" in line)
+    return list(dict.fromkeys(os.fsdecode(path.removesuffix(b" (deleted)")) for path in paths))
+
+
 def _threads(path: str, functions: tuple[str, ...]) -> int:
     try:
         loaded = ctypes.CDLL(path, mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
-    except OSError:  # the file was replaced since it was loaded
+    except OSError:  # mapped, but not loaded as a library
         return 0
     function = next((getattr(loaded, name) for name in functions if hasattr(loaded, name)), None)
     return 0 if function is None else int(function())
