@@ -133,9 +133,9 @@ class PoolWatch:
         if used < _BUSY * wall:
             return None
         return (
-            f"{granted}, busy {100 * used / wall:.0f} % of the run",
-            f"threads that Python did not start used {used / 1e9:.2f} s of CPU while the loop ran; if its step calls "
-            "the library, it waits or spins for them, and they have ordinary priority",
+            f"{granted}; threads of libraries busy {100 * used / wall:.0f} % of the run",
+            f"threads that Python did not start, of these or of other libraries, used {used / 1e9:.2f} s of CPU while "
+            "the loop ran; if its step calls the library, it waits or spins for them, and they have ordinary priority",
         )
 
     def _read(self) -> dict[int, int]:

@@ -150,7 +150,7 @@ def _overruns(stats: Stats) -> str:
 
 def _notes(stats: Stats) -> Iterator[str]:
     period, latency, records = stats.settings.get("period_ns", 0), stats.latency, stats.records
-    busy = next((g for g in stats.grants if g.name == "thread_pools" and ", busy " in str(g.granted)), None)
+    busy = next((g for g in stats.grants if g.name == "thread_pools" and " busy " in str(g.granted)), None)
     if busy is not None:
         yield f"Thread pools of libraries: {busy.granted}. {busy.detail[:1].upper()}{busy.detail[1:]}."
     involuntary = stats.context_switches.involuntary or 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -61,7 +62,10 @@ def setup_errors(name: str, grants: list[Grant]) -> Iterator[None]:
         _add_grants(error, grants)
         raise
     except OSError as error:
-        setup = SetupError(error.errno or 0, f"{name} could not be set up: {error}")
+        text = f"{name} could not be set up: {error}"
+        if str(error.filename).startswith("/proc/") and not os.path.exists("/proc/self"):
+            text += "; proc(5) is not mounted, and the start reads it\nmount -t proc proc /proc"
+        setup = SetupError(error.errno or 0, text)
         _add_grants(setup, grants)
         raise setup from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import errno
+import os
 import pickle
 import time
 import warnings
@@ -19,6 +20,7 @@ from rtloop.loop import resources
 from rtloop.loop.failure import end_error, warn_degraded
 from rtloop.memory import kernel, process_lock
 from rtloop.system.grant import Grant
+from rtloop.system.grant_errors import setup_errors
 
 
 def failed(loop: Any) -> Any:
@@ -293,3 +295,14 @@ def test_a_policy_that_cannot_be_read_back_is_not_granted() -> None:
     grant = Thread(RTLoop("1ms"), is_read_back=False).grants()["policy"]
     assert not grant.ok and grant.granted == "not known" and "sched_getattr" in grant.detail
     assert Thread(RTLoop("1ms")).grants()["policy"].ok
+
+
+def test_a_start_without_proc_names_the_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "/proc/self/status")
+    with pytest.raises(rtloop.SetupError) as told, setup_errors("axis", []):
+        raise missing
+    assert "not mounted" not in str(told.value)
+    monkeypatch.setattr("os.path.exists", lambda path: False)
+    cause = r"is not mounted, and the start reads it\nmount -t proc proc /proc"
+    with pytest.raises(rtloop.SetupError, match=cause), setup_errors("axis", []):
+        raise missing

@@ -131,8 +131,8 @@ print([g.granted for g in stats.grants if g.name == "thread_pools"], stats.guard
 print(*(f.text for f in find(stats)), sep="\\n")
 """
     done = script(code.replace("PATH", repr(str(path))), env={"OPENBLAS_NUM_THREADS": "1"})
-    assert "OpenBLAS 2 threads, busy " in done.stdout, done.stderr
-    assert "Thread pools of libraries: OpenBLAS 2 threads, busy " in done.stdout
+    assert "OpenBLAS 2 threads; threads of libraries busy " in done.stdout, done.stderr
+    assert "Thread pools of libraries: OpenBLAS 2 threads; threads of libraries busy " in done.stdout
     assert "if its step calls the library, it waits or spins for them" in done.stdout
 
 
