@@ -249,7 +249,7 @@ def tune_malloc():
 
 
 def is_glibc_heap():
-    """Return True if glibc's malloc serves the process; allocates a block to find out."""
+    """Return True if glibc's malloc serves the process; may allocate a block to find out."""
     return rt_heap_is_glibc() == 1
 
 

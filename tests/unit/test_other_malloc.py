@@ -95,7 +95,7 @@ def test_a_library_that_hands_malloc_on_to_glibc_does_not_hide_it(tmp_path: Path
 
 
 def test_threads_that_allocate_all_the_time_do_not_hide_glibc(tmp_path: Path) -> None:
-    """A trial finds more memory taken than its own; with each one like that, the file that malloc is in decides."""
+    """Each trial would find more memory taken than its own, and walk the whole heap: the file of malloc decides."""
     source, program = tmp_path / "busy.c", tmp_path / "busy"
     source.write_text("""
         #define _GNU_SOURCE

@@ -81,14 +81,16 @@ static inline const char *rt_heap_owner(const char *function) {
   return found.dli_fname;
 }
 
-/* Test whether glibc serves malloc(): allocate a block, and look at what glibc says is in use before and after. Returns
- * 1, 0, or -ENOMEM. A library in front of glibc that hands the calls on does not change the answer. Other threads that
- * allocate meanwhile cause repetitions, and if they do so each time, the file that malloc() is in decides. Any thread;
- * allocates, locks and may enter the kernel. */
+/* Test whether glibc serves malloc(). It does if malloc() is in its file. A library in front of it may hand the calls
+ * on: then allocate a block, and look at what glibc says is in use before and after. Returns 1, 0, or -ENOMEM. Other
+ * threads that allocate meanwhile cause repetitions. Any thread; takes the loader's lock, and for the second test
+ * allocates, may enter the kernel, and holds glibc's locks while it counts all free blocks. */
 static inline int rt_heap_is_glibc(void) {
   rt_heap_info_t (*info)(void);
   void *const function = rt_heap_glibc_function("mallinfo");
   if (function == NULL) return 0;
+  Dl_info glibc;
+  if (dladdr(function, &glibc) && rt_heap_owner("malloc") == glibc.dli_fname) return 1; /* a file has one such string */
   __builtin_memcpy(&info, &function, sizeof info);
   for (size_t i = 0; i < RT_HEAP_TRIALS; i++) {
     const size_t bytes = RT_HEAP_TRIAL_BYTES + i * 4096;
@@ -100,8 +102,7 @@ static inline int rt_heap_is_glibc(void) {
     const unsigned grown = after.uordblks + after.hblkhd - before.uordblks - before.hblkhd;
     if (grown >= bytes && grown < bytes + 65536) return 1;
   }
-  Dl_info glibc;
-  return dladdr(function, &glibc) && rt_heap_owner("malloc") == glibc.dli_fname; /* one string for each loaded file */
+  return 0;
 }
 
 /* Keep glibc from returning memory to the kernel and from mapping large blocks, for the rest of the process's life.
