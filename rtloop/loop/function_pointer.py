@@ -91,7 +91,9 @@ def is_executable(address: int) -> bool:
     if address <= 0:
         return False
     try:
-        with open("/proc/self/maps", errors="replace") as file:  # names of mapped files may hold any bytes
+        with open(
+            "/proc/self/maps", errors="replace", newline="\n"
+        ) as file:  # names of mapped files may hold any bytes
             for line in file:
                 span, permissions = line.split(None, 2)[:2]
                 low, high = (int(part, 16) for part in span.split("-"))

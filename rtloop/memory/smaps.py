@@ -26,11 +26,11 @@ def mappings() -> list[Mapping]:
     """Return all mappings with their locks, from ``/proc/self/smaps``; slow, because the kernel visits all pages."""
     found: list[Mapping] = []
     start = end = 0
-    for line in read_text("/proc/self/smaps").splitlines():
+    for line in read_text("/proc/self/smaps").split("\n"):
         if line.startswith("VmFlags:"):
             flags = line.split()
             found.append(Mapping(start, end - start, "lo" in flags, "lf" in flags))
-        elif line[0] in "0123456789abcdef":
+        elif line[:1] in set("0123456789abcdef"):
             span = line.split(" ", 1)[0].split("-")
             if len(span) == 2:
                 start, end = int(span[0], 16), int(span[1], 16)
@@ -68,7 +68,7 @@ def account(start: int, size: int, smaps: str = "/proc/self/smaps") -> Account:
     page_sizes: list[int] = []
     locks: list[bool] = []
     is_inside = False
-    for line in read_text(smaps).splitlines():
+    for line in read_text(smaps).split("\n"):
         key, _, rest = line.partition(":")
         if " " in key:  # "7f0000000000-7f0000001000 rw-p 00000000 00:00 0", and perhaps a path
             low, high = (int(x, 16) for x in key.split(" ", 1)[0].split("-"))

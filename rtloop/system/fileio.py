@@ -16,16 +16,17 @@ __all__ = ["parse_fields", "parse_sizes", "read_text", "replaced"]
 def read_text(path: str) -> str:
     """Return the content of a file, without pathlib, whose import is slow.
 
-    Names of threads, mapped files and control groups may hold any bytes; invalid UTF-8 is replaced.
+    Names of threads, mapped files and control groups may hold any bytes; invalid UTF-8 is replaced. Split such text
+    at newlines, not with ``splitlines``, because the kernel escapes no other separator.
     """
-    with open(path, encoding="utf-8", errors="replace") as file:
+    with open(path, encoding="utf-8", errors="replace", newline="\n") as file:
         return file.read()
 
 
 def parse_fields(text: str) -> dict[str, str]:
     """Return lines of ``key: value``, as in ``/proc/self/status`` and ``/proc/meminfo``; the first of a key counts."""
     found: dict[str, str] = {}
-    for line in text.splitlines():
+    for line in text.split("\n"):
         key, colon, value = line.partition(":")
         if colon:
             found.setdefault(key.strip(), value.strip())

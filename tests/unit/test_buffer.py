@@ -486,6 +486,16 @@ def test_the_account_of_a_range_is_that_of_its_mappings(tmp_path: Path) -> None:
     assert read(0x10000, 4096).size == 0 and not read(0x10000, 4096).is_locked
 
 
+@pytest.mark.parametrize("name", ["line\u2028separator", "a\rb", "a\x85b: 1-2", "a\x1cb c", "new\nline"])
+def test_a_mapped_file_of_any_name_leaves_the_account_readable(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    file.write_bytes(bytes(4096))
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 4096, prot=mmap.PROT_READ):
+        with HugeBuffer(8192, backing="pages") as buffer:
+            assert smaps.account(buffer.address, 8192).size >= 8192
+        assert sum(one.size for one in smaps.mappings()) > 0
+
+
 def test_a_buffer_that_was_never_made_can_be_left() -> None:
     assert HugeBuffer.__new__(HugeBuffer).__exit__(None, None, None) is None  # type: ignore[func-returns-value]
 

@@ -13,6 +13,7 @@ import pytest
 import rtloop
 from rtloop.system import checks, refusal_cause
 from rtloop.system.cpu import format_cpu_list, isolated_cpus, mask_to_cpus, parse_cpu_list
+from rtloop.system.fileio import parse_fields, parse_sizes, read_text
 from rtloop.system.fixes import device_fix, filter_fix, for_container, limit_fix
 from rtloop.system.grant import Grant, GrantKind, describe_refused
 from rtloop.system.grant_errors import raise_if_refused
@@ -216,3 +217,12 @@ def test_a_seccomp_filter_is_named_with_its_call(error: int, monkeypatch: pytest
     if error != errno.ENOSYS:
         text, fix = refusal_cause.explain("sched_setattr", error, is_privileged=False)
         assert "filter" not in text and fix == "", "a missing privilege explains it"
+
+
+@pytest.mark.parametrize("end", ["\r", "\x0b", "\x1c", "\x85", "\u2028"])
+def test_the_name_of_a_thread_cannot_pass_for_another_field(tmp_path: Path, end: str) -> None:
+    """The kernel escapes a newline in the name, and nothing else (proc_pid_status(5))."""
+    file = tmp_path / "status"
+    file.write_bytes(f"Name:\ta{end}Uid:\t0\nUid:\t1000\t1000\nVmLck:\t      16 kB\n".encode())
+    text = read_text(str(file))
+    assert parse_fields(text)["Uid"].split() == ["1000", "1000"] and parse_sizes(text) == {"VmLck": 16384}
