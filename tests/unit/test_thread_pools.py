@@ -184,7 +184,7 @@ def test_the_pool_of_a_file_with_any_name_is_found(
     code = f"""
 import ctypes, os
 from rtloop.guard.thread_pools import pools
-path = {ascii(path)}
+path = {path!a}
 held = ctypes.CDLL(path)
 if {is_removed}:
     os.unlink(path)
