@@ -37,7 +37,6 @@ from rtloop.loop import failure, registry, resources
 from rtloop.memory.own_locks import lock_range, lock_ranges, own_grant
 from rtloop.system.grant_errors import setup_errors
 from rtloop.process.signal_shield import shielded
-from rtloop.system.cpu import mask_to_cpus
 from rtloop.telemetry.live_grants import LiveGrants
 from rtloop.units import format_size
 
@@ -108,11 +107,8 @@ cdef class Watchdog:
         live, undo = self._live, self._undo
         if live is None or undo is None or self._pid != getpid():
             return
-        ended = None
-        if rt_load_acquire(&self.dog.phase) == RT_PHASE_DONE and self.dog.report.attr.size:
-            report = self.dog.report  # the thread itself has read them again
-            ended = report.attr.sched_policy, report.attr.sched_priority, mask_to_cpus(report.cpus)
-        self._grants = live.now(ended, lambda: self._undo is undo)
+        report = self.dog.report if rt_load_acquire(&self.dog.phase) == RT_PHASE_DONE else None
+        self._grants = live.now(report, lambda: self._undo is undo)
 
     @property
     def state(self):

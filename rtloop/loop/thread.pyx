@@ -47,7 +47,6 @@ from rtloop.guard.thread_pools import PoolWatch, loop_tids, pools_grant
 from rtloop.loop import resources
 from rtloop.memory.own_locks import lock_range, lock_ranges, own_grant
 from rtloop.settings import CLOCK_STEP_POLICIES, CLOCKS, OVERRUN_POLICIES, SETTABLE_CLOCKS
-from rtloop.system.cpu import mask_to_cpus
 from rtloop.system.time_sync import tai_offset_s
 from rtloop.system.grant_errors import setup_errors
 from rtloop.telemetry import description
@@ -164,11 +163,8 @@ cdef class LoopThread:
         live, undo = self._live, self._undo
         if live is None or undo is None:
             return self.grants
-        ended = None
-        if self.phase() == RT_PHASE_DONE and self.rt.thread.report.attr.size:
-            report = self.rt.thread.report  # the thread itself has read them again
-            ended = report.attr.sched_policy, report.attr.sched_priority, mask_to_cpus(report.cpus)
-        grants = live.now(ended, lambda: self._undo is undo)
+        report = self.rt.thread.report if self.phase() == RT_PHASE_DONE else None
+        grants = live.now(report, lambda: self._undo is undo)
         if live is self._live:  # not those of a run that another thread has just begun
             self.grants = grants
         return grants

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from typing import Any
 
 from rtloop.guard.guard_block import has_signal
 from rtloop.guard.thread_pools import GRANT as THREAD_POOLS
@@ -17,14 +18,14 @@ from rtloop.guard.thread_pools import PoolWatch
 from rtloop.memory import kernel
 from rtloop.settings import format_policy
 from rtloop.stats.guard_summary import GRANTS, UNAVAILABLE
-from rtloop.system.cpu import format_cpu_list, parse_cpu_list
+from rtloop.system.cpu import format_cpu_list, mask_to_cpus, parse_cpu_list
 from rtloop.system.fileio import parse_fields, read_text
 from rtloop.system.grant import Grant
 from rtloop.units import format_size
 
 __all__ = ["LiveGrants", "Now"]
 
-#: What the kernel has now, whether that satisfies the request, and the cause if it is known; None if it does not tell.
+#: A grant read again: its value, True if it satisfies the request, and the cause if it is known; None if not readable.
 Now = tuple[str, bool] | tuple[str, bool, str] | None
 
 _DMA_LATENCY = "/dev/cpu_dma_latency"
@@ -64,20 +65,24 @@ class LiveGrants:
         self._limits: dict[str, str] = {}
 
     def now(
-        self, ended: tuple[int, int, tuple[int, ...]] | None = None, is_held: Callable[[], bool] = lambda: True
+        self, report: Mapping[str, Any] | None = None, is_held: Callable[[], bool] = lambda: True
     ) -> tuple[Grant, ...]:
         """Return the grants as the kernel has them now.
 
         Parameters
         ----------
-        ended : tuple, optional
-            Policy, priority and CPUs that the thread itself has read back, once it has ended.
+        report : mapping, optional
+            Report of the thread (rt_thread_report_t) once it has ended; the thread itself has read it again then.
         is_held : callable
             Returns False if another thread has begun to release what the grants are about. The grants are then those
             that were read before, because what is released would look lost.
         """
         reader = copy.copy(self)  # several threads may ask at once
-        reader._ended, reader._limits = ended, self._read_limits()
+        reader._ended = None
+        if report is not None and report["attr"]["size"]:
+            attr = report["attr"]
+            reader._ended = attr["sched_policy"], attr["sched_priority"], mask_to_cpus(report["cpus"])
+        reader._limits = self._read_limits()
         grants = tuple(reader._again(grant) for grant in self._grants)
         if is_held():
             self._grants = grants
@@ -188,9 +193,9 @@ class LiveGrants:
         return UNAVAILABLE, False, "other code has set a handler of SIGSYS, and takes the system calls of the step"
 
     def _thread_pools(self, start: Grant) -> Now:
-        found = None if self._pools is None else self._pools.describe(str(start.granted))
-        if self._ranges is None:
+        if self._pools is None:
             return None
+        found = self._pools.describe(str(start.granted))
         return (str(start.granted), True) if found is None else (found[0], True, f"{found[1]}; {start.detail}")
 
     def _rt_time(self, start: Grant) -> Now:
