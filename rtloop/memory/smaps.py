@@ -27,14 +27,19 @@ def mappings() -> list[Mapping]:
     found: list[Mapping] = []
     start = end = 0
     for line in read_text("/proc/self/smaps").split("\n"):
-        if line.startswith("VmFlags:"):
-            flags = line.split()
+        key, _, rest = line.partition(":")
+        if " " in key:
+            start, end = _span(key)
+        elif key == "VmFlags":
+            flags = rest.split()
             found.append(Mapping(start, end - start, "lo" in flags, "lf" in flags))
-        elif line[:1] in set("0123456789abcdef"):
-            span = line.split(" ", 1)[0].split("-")
-            if len(span) == 2:
-                start, end = int(span[0], 16), int(span[1], 16)
     return found
+
+
+def _span(head: str) -> tuple[int, int]:
+    """Return the addresses of a mapping: ``7f0000000000-7f0000001000 rw-p 00000000 00:00 0``, and perhaps a path."""
+    start, end = head.split(" ", 1)[0].split("-")
+    return int(start, 16), int(end, 16)
 
 
 class Account(NamedTuple):
@@ -70,8 +75,8 @@ def account(start: int, size: int, smaps: str = "/proc/self/smaps") -> Account:
     is_inside = False
     for line in read_text(smaps).split("\n"):
         key, _, rest = line.partition(":")
-        if " " in key:  # "7f0000000000-7f0000001000 rw-p 00000000 00:00 0", and perhaps a path
-            low, high = (int(x, 16) for x in key.split(" ", 1)[0].split("-"))
+        if " " in key:
+            low, high = _span(key)
             is_inside = low < start + size and start < high
         elif is_inside and key in sums:
             sums[key] += int(rest.split()[0]) << 10
