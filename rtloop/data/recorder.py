@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from rtloop.data.ownership import claim_reader, release_reader
 from rtloop.errors import ConfigError, RecorderError, RTSetupWarning, StateError
 from rtloop.process.exit_hooks import RECORDERS, WeakObjects, at_end, watch
-from rtloop.process.signal_shield import start_thread
+from rtloop.process.signal_shield import give_up_policy, start_thread
 from rtloop.units import parse_duration
 
 if TYPE_CHECKING:
@@ -277,10 +277,8 @@ class Recorder:
 
 def become_ordinary() -> None:
     """Give up the policy and the CPUs inherited from a real-time thread."""
-    with suppress(OSError):  # leaving SCHED_IDLE needs a privilege, and a cpuset may be shrinking
-        if os.sched_getscheduler(0) != os.SCHED_OTHER:
-            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
-    with suppress(OSError):
+    give_up_policy()
+    with suppress(OSError):  # a cpuset may be shrinking
         os.sched_setaffinity(0, os.sched_getaffinity(os.getpid()))
 
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 
 from rtloop.errors import ConfigError
 from rtloop.process import exit_hooks
-from rtloop.process.signal_shield import start_thread
+from rtloop.process.signal_shield import give_up_policy, start_thread
 from rtloop.units import as_index, format_duration, show
 
 
@@ -387,9 +387,7 @@ def _has_thread():
 def _work(fd, beginning):
     try:
         rt_ending_name_thread()
-        with suppress(OSError):  # a seccomp filter may forbid both calls
-            if os.sched_getscheduler(0) != os.SCHED_OTHER:  # inherited from a real-time thread
-                os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        give_up_policy()
     finally:
         beginning.release()
     while True:

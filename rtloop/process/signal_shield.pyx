@@ -70,10 +70,7 @@ def _work(jobs):
     global _ident
     _ident = _thread.get_ident()
     prctl(PR_SET_NAME, b"rtloop-keeper")
-    # If a real-time thread created it, it has inherited a policy that it does not need.
-    with suppress(OSError):  # SCHED_IDLE is not left without a privilege, and a filter may forbid either call
-        if os.sched_getscheduler(0) != os.SCHED_OTHER:
-            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    give_up_policy()
     while True:
         is_needed = False
         for look in list(_looks):
@@ -135,6 +132,13 @@ def start_thread(function, arguments, stack_bytes):
     """
     with _starting:
         _start_thread(function, arguments, stack_bytes)
+
+
+def give_up_policy():
+    """Leave the policy that the calling thread has inherited from a real-time thread, and does not need."""
+    with suppress(OSError):  # SCHED_IDLE is not left without a privilege, and a filter may forbid either call
+        if os.sched_getscheduler(0) != os.SCHED_OTHER:
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def _reset_after_fork():
