@@ -69,7 +69,7 @@ EMULATED_TESTS = tuple(
 )  # fmt: skip
 #: Packages that take very long to compile: installed from a wheel, or left out.
 _BINARY = "numpy,scipy,numba,llvmlite,matplotlib,eclipse-zenoh,pillow,contourpy,kiwisolver"
-#: What is reported of the interpreter, in the table's words.
+#: Program that prints the versions of the interpreter and of what rtloop depends on.
 _FACTS = """
 import json, os, platform, sys, sysconfig, warnings
 warnings.simplefilter("ignore")

@@ -34,7 +34,7 @@ KINDS = ("minor fault", "major fault", "system call", "allocation")
 UNAVAILABLE = "unavailable"
 #: Part of a grant's detail, before the reason, if C++ allocates without malloc.
 UNCOUNTED_NEW = "calls of C++'s operator new are not counted: "
-#: What no guard was asked for by itself, but belongs to one, as it is named if it is not counted.
+#: A part of the guard of allocations that is named if it is not counted.
 _OPERATOR_NEW = "operator_new"
 _LABELS = {"page_faults": "page fault", "system_calls": "system call", "allocations": "allocation"}
 

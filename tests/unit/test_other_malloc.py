@@ -14,7 +14,7 @@ import pytest
 import rtloop
 
 SUPPORT = Path(__file__).parents[1] / "support"
-#: Where distributions put allocators, and RTLOOP_TEST_ALLOCATORS, a folder; each is tried if it is there.
+#: Folders in which distributions put allocators, and RTLOOP_TEST_ALLOCATORS; each that is there is tried.
 FOLDERS = (os.environ.get("RTLOOP_TEST_ALLOCATORS", "/usr/local/lib"), "/usr/lib/*", "/usr/lib*")
 REAL = {
     name: next((path for folder in FOLDERS for path in glob.glob(f"{folder}/{pattern}")), "")

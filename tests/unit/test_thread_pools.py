@@ -25,6 +25,26 @@ SOURCE = """
 int openblas_get_num_threads(void) { return THREADS; }
 int step(const void *cycle, void *data) { (void)cycle, (void)data; return sched_yield(); }
 """
+#: A library whose caller spins for its thread, without a system call.
+SPINNING = """
+#include <pthread.h>
+static volatile int asked, done;
+static void *work(void *p) {
+  for (;;) {
+    while (!asked) {}
+    for (volatile int i = 0; i < 100000; i++) {}
+    asked = 0, done = 1;
+  }
+  return p;
+}
+int openblas_get_num_threads(void) { return THREADS; }
+int begin(void) { pthread_t t; return pthread_create(&t, 0, work, 0); }
+int step(const void *cycle, void *data) {
+  (void)cycle, (void)data, done = 0, asked = 1;
+  while (!done) {}
+  return 0;
+}
+"""
 LOOP = """
 import ctypes, warnings
 import rtloop
@@ -37,19 +57,19 @@ stats = rtloop.FunctionLoop(address, "1ms", policy="other", lock_memory="off", d
 
 
 @pytest.fixture
-def library(tmp_path: Path) -> Callable[[int], str]:
-    def make(threads: int) -> str:
-        (tmp_path / "pool.c").write_text(SOURCE)
+def library(tmp_path: Path) -> Callable[..., str]:
+    def make(threads: int, source: str = SOURCE) -> str:
+        (tmp_path / "pool.c").write_text(source)
         path = tmp_path / f"libopenblas_{threads}.so"
         compiler = os.environ.get("CC", "cc").split()
-        flags = ["-O1", "-fPIC", "-shared", f"-DTHREADS={threads}"]
+        flags = ["-O1", "-pthread", "-fPIC", "-shared", f"-DTHREADS={threads}"]
         subprocess.run([*compiler, *flags, str(tmp_path / "pool.c"), "-o", str(path)], check=True)
         return str(path)
 
     return make
 
 
-def test_a_pool_of_several_threads_is_found(library: Callable[[int], str]) -> None:
+def test_a_pool_of_several_threads_is_found(library: Callable[..., str]) -> None:
     one, three = library(1), library(3)
     held = ctypes.CDLL(one), ctypes.CDLL(three)
     found = {pool.path: pool for pool in pools()}
@@ -73,7 +93,7 @@ def test_known_libraries_are_told_by_their_file(file: str, name: str | None) -> 
     assert (found and found[0]) == name
 
 
-def test_a_loop_names_the_pools_that_a_step_might_wait_for(script: Script, library: Callable[[int], str]) -> None:
+def test_a_loop_names_the_pools_that_a_step_might_wait_for(script: Script, library: Callable[..., str]) -> None:
     code = LOOP + "print([str(g) for g in stats.grants if g.name == 'thread_pools'])"
     done = script(code.replace("PATH", repr(library(3))), env={"OPENBLAS_NUM_THREADS": "1"})
     assert "thread_pools: asked as they are, granted OpenBLAS 3 threads [ok]" in done.stdout, done.stderr
@@ -82,7 +102,7 @@ def test_a_loop_names_the_pools_that_a_step_might_wait_for(script: Script, libra
     assert done.stdout.strip() == "[]", "NumPy's own is limited, and the other one has no pool"
 
 
-def test_a_guard_says_that_a_step_waited_for_a_pool(script: Script, library: Callable[[int], str]) -> None:
+def test_a_guard_says_that_a_step_waited_for_a_pool(script: Script, library: Callable[..., str]) -> None:
     code = LOOP + (
         "print(stats.guard['system_calls'] is None)\n"
         "print(*(v['detail'] + '@' + v['note'] for v in stats.guard['violations']), sep='\\n')"
@@ -94,34 +114,8 @@ def test_a_guard_says_that_a_step_waited_for_a_pool(script: Script, library: Cal
     assert "sched_yield@the step waits for the threads of OpenBLAS: set OPENBLAS_NUM_THREADS=1" in violations
 
 
-def test_a_pool_that_is_busy_during_the_run_is_in_the_findings(script: Script, tmp_path: Path) -> None:
+def test_a_pool_that_is_busy_during_the_run_is_in_the_findings(script: Script, library: Callable[..., str]) -> None:
     """The caller spins for its pool without a system call, so that the guards count 0."""
-    (tmp_path / "pool.c").write_text(
-        """
-        #include <pthread.h>
-        static volatile int asked, done;
-        static void *work(void *p) {
-          for (;;) {
-            while (!asked) {}
-            for (volatile int i = 0; i < 100000; i++) {}
-            asked = 0, done = 1;
-          }
-          return p;
-        }
-        int openblas_get_num_threads(void) { return 2; }
-        int begin(void) { pthread_t t; return pthread_create(&t, 0, work, 0); }
-        int step(const void *cycle, void *data) {
-          (void)cycle, (void)data, done = 0, asked = 1;
-          while (!done) {}
-          return 0;
-        }
-        """
-    )
-    path = tmp_path / "libopenblas_spins.so"
-    compiler = os.environ.get("CC", "cc").split()
-    subprocess.run(
-        [*compiler, "-O1", "-pthread", "-fPIC", "-shared", str(tmp_path / "pool.c"), "-o", str(path)], check=True
-    )
     code = LOOP.replace("library = ctypes.CDLL(PATH)\n", "library = ctypes.CDLL(PATH)\nlibrary.begin()\n").replace(
         '"1ms"', '"10ms"'
     )
@@ -130,7 +124,7 @@ from rtloop.stats.findings import find
 print([g.granted for g in stats.grants if g.name == "thread_pools"], stats.guard["system_calls"])
 print(*(f.text for f in find(stats)), sep="\\n")
 """
-    done = script(code.replace("PATH", repr(str(path))), env={"OPENBLAS_NUM_THREADS": "1"})
+    done = script(code.replace("PATH", repr(library(2, SPINNING))), env={"OPENBLAS_NUM_THREADS": "1"})
     assert "OpenBLAS 2 threads; threads of libraries busy " in done.stdout, done.stderr
     assert "Thread pools of libraries: OpenBLAS 2 threads; threads of libraries busy " in done.stdout
     assert "if its step calls the library, it waits or spins for them" in done.stdout
@@ -174,7 +168,7 @@ def test_a_wrong_number_of_threads_is_refused(threads: Any) -> None:
 @pytest.mark.parametrize("name", ["a b", "new\nline", "line\u2028separator", "no UTF-8 \udcff"])
 @pytest.mark.parametrize("is_removed", [False, True])
 def test_the_pool_of_a_file_with_any_name_is_found(
-    script: Script, library: Callable[[int], str], tmp_path: Path, name: str, is_removed: bool
+    script: Script, library: Callable[..., str], tmp_path: Path, name: str, is_removed: bool
 ) -> None:
     """A library that was removed, as by an update of the package, still has its threads."""
     folder = tmp_path / name
