@@ -35,6 +35,10 @@ def _load(name: str) -> ModuleType:
     return module
 
 
+# From here on, every test file can import from it.
+sys.modules["rtloop_test_processes"] = _load("processes")
+
+
 def missing_privileges() -> list[str]:
     """Say what an `rt` test needs and this process lacks."""
     missing = []

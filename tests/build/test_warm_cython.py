@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import rtloop_test_processes as processes
 
 import rtloop
 
@@ -86,13 +87,6 @@ def test_a_process_that_is_unlike_it_loads_cython_by_itself(tmp_path: Path) -> N
     assert not was_warm(tmp_path, env=cold())
 
 
-def is_left(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 def wait_until(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + 60
     while not condition():
@@ -114,17 +108,11 @@ def test_what_is_killed_compiles_no_longer(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "cython", "-3", "servo.pyx"]
 
     def children() -> set[int]:
-        found = set()
-        for entry in Path("/proc").glob("[0-9]*"):
-            try:
-                is_it = (
-                    os.readlink(entry / "cwd") == str(tmp_path) and b"warm_cython" in (entry / "cmdline").read_bytes()
-                )
-            except OSError:
-                continue
-            if is_it and is_left(int(entry.name)):
-                found.add(int(entry.name))
-        return found
+        compiling = [
+            process for process in processes.process_ids() if "warm_cython" in processes.read(process, "cmdline")
+        ]
+        here = [process for process in compiling if processes.folder(process) == str(tmp_path)]
+        return {process for process in here if processes.is_alive(process)}
 
     with subprocess.Popen(command, cwd=tmp_path) as client:
         wait_until(lambda: bool(children()))

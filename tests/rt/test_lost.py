@@ -8,10 +8,10 @@ import resource
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
+import rtloop_test_processes as processes
 
 import rtloop
 from rtloop.stats.findings import find
@@ -183,8 +183,7 @@ def test_what_a_watchdog_loses_is_told(name: str, seen: str) -> None:
     time.sleep(0.05)
     assert all(grant.ok for grant in group.grants["watchdog"])
     if name == "policy":
-        tasks = Path("/proc/self/task").iterdir()
-        tid = next(int(task.name) for task in tasks if (task / "comm").read_text() == "rtloop-watchdog\n")
+        tid = next(tid for tid, name in processes.thread_names().items() if name == "rtloop-watchdog")
         os.sched_setscheduler(tid, os.SCHED_OTHER, os.sched_param(0))
     else:
         ctypes.CDLL(None).munlockall()

@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import rtloop_test_processes as processes
 
 import rtloop
 from rtloop import LoopGroup, WatchdogError
@@ -28,8 +29,7 @@ def make(probes: ModuleType, **settings: Any) -> list[Any]:
 
 def threads() -> dict[str, int]:
     """Return this process's threads by their names."""
-    every = [Path("/proc/self/task", tid) for tid in os.listdir("/proc/self/task")]
-    return {(path / "comm").read_text().strip(): int(path.name) for path in every if path.exists()}
+    return {name: tid for tid, name in processes.thread_names().items()}
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import rtloop_test_processes as processes
 
 import rtloop
 from rtloop.demo.cartpole import GAINS, CartPole
@@ -251,15 +252,8 @@ def test_a_run_has_as_many_releases_as_its_duration_says() -> None:
 
 def processes_with(argument: str) -> list[int]:
     """Return the plants that were started with an argument."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().split(b"\0")
-        except OSError:  # it has ended meanwhile
-            continue
-        if b"rtloop.demo.plant" in words and argument.encode() in words:
-            found.append(int(path.parent.name))
-    return found
+    commands = {process: processes.read(process, "cmdline").split("\0") for process in processes.process_ids()}
+    return [process for process, words in commands.items() if "rtloop.demo.plant" in words and argument in words]
 
 
 def wait_until(condition: Any, seconds: float = 20.0) -> None:

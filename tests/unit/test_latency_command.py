@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rtloop_test_processes as processes
 
 pytest.importorskip("click")
 pytest.importorskip("rich")
@@ -209,8 +210,7 @@ def test_a_load_works_and_leaves_nothing_behind(kind: str) -> None:
 
 def _has_worked(pid: int) -> bool:
     """Whether a process has used 50 ms, its dead children included: more than it takes to begin."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return sum(map(int, fields[11:15])) >= 5
+    return sum(map(int, processes.stat(pid)[11:15])) >= 5
 
 
 @pytest.mark.parametrize("kind", ["cpu", "io", "hackbench", "stress-ng"])
@@ -243,15 +243,8 @@ def test_a_load_ends_with_the_process_that_wanted_it(kind: str, tmp_path: Path) 
 
 def _living(sessions: set[int]) -> list[int]:
     """The processes of these sessions that have not ended."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, _, session = stat.read_text().rpartition(")")[2].split()[:4]
-        except OSError:
-            continue
-        if int(session) in sessions and state not in "ZX":
-            found.append(int(stat.parent.name))
-    return found
+    found = ((process, processes.stat(process)) for process in processes.process_ids())
+    return [process for process, stat in found if stat and int(stat[3]) in sessions and stat[0] not in "ZX"]
 
 
 def test_a_load_is_ordinary_whatever_the_measurement_runs_at() -> None:
@@ -350,18 +343,13 @@ def test_whatever_signal_ends_it_the_loads_end_first(number: signal.Signals, tmp
     """As `timeout`, a closed terminal and Ctrl-C do; SIGTERM alone would leave its children and its trace behind."""
     command = [sys.executable, "-P", "-m", "rtloop", "latency", *FAST[:4], "--duration", "60s", "--load", "cpu"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        loads = _children(process.pid)
+        loads = processes.children(process.pid)
         deadline = time.monotonic() + 60
         while len(loads) < len(os.sched_getaffinity(0)) and time.monotonic() < deadline:
             time.sleep(0.05)
-            loads = _children(process.pid)
+            loads = processes.children(process.pid)
         time.sleep(0.3)
         process.send_signal(number)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + number, said
     assert loads and not [pid for pid in loads if Path(f"/proc/{pid}").exists()]
-
-
-def _children(pid: int) -> list[int]:
-    tasks = Path(f"/proc/{pid}/task").glob("*/children")
-    return [int(child) for task in tasks for child in task.read_text().split()]

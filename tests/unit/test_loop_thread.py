@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import rtloop_test_processes as processes
 
 from rtloop.system.cpu import isolated_cpus
 
@@ -20,7 +21,9 @@ Script = Callable[..., "subprocess.CompletedProcess[str]"]
 FAULTS = {"SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGTRAP", "SIGSYS", "SIGABRT"}
 CANNOT_BE_BLOCKED = {"SIGKILL", "SIGSTOP"}
 
-PROLOGUE = """
+PROLOGUE = (
+    f"import runpy; thread_names = runpy.run_path({processes.__file__!r})['thread_names']"
+    + """
 import os, sys, threading, time, warnings
 import rtloop, probes
 warnings.simplefilter("ignore")
@@ -31,9 +34,9 @@ def running(**settings):
         time.sleep(0.001)
     return loop
 def helpers():
-    names = {int(tid): open(f"/proc/self/task/{tid}/comm").read().strip() for tid in os.listdir("/proc/self/task")}
-    return [tid for tid, name in names.items() if name.startswith("rtloop-")]
+    return [tid for tid, name in thread_names().items() if name.startswith("rtloop-")]
 """
+)
 
 
 def run(script: Script, code: str, **options: Any) -> list[str]:

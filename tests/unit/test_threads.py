@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rtloop_test_processes as processes
 
 import rtloop
 from rtloop import HugeBuffer, Latest, Pool, PyLoop, Ring, RTLoop
@@ -388,7 +389,7 @@ def test_loops_made_and_run_by_several_threads(script: Any) -> None:
     """In a new process, so that all of them need the first keeper and the first thread of the signals."""
     done = script(
         """
-        import os, threading
+        import os, runpy, threading
         import probes, rtloop
 
         def work():
@@ -405,11 +406,12 @@ def test_loops_made_and_run_by_several_threads(script: Any) -> None:
         for thread in threads: thread.join()
         assert not errors, errors
         assert len(set(names)) == 40, "two loops have the same name"
-        tasks = [open(f"/proc/self/task/{tid}/comm").read().strip() for tid in os.listdir("/proc/self/task")]
+        tasks = [*runpy.run_path(os.environ["PROCESSES"])["thread_names"]().values()]
         assert tasks.count("rtloop-keeper") == tasks.count("rtloop-signals") == 1, tasks
         assert threading.stack_size() == 0
         print("done")
-        """
+        """,
+        env={"PROCESSES": processes.__file__},
     )
     assert done.returncode == 0 and done.stdout == "done\n", done.stdout + done.stderr
 

@@ -5,7 +5,6 @@ Limits are long, for a busy machine keeps ordinary threads from running for a wh
 
 from __future__ import annotations
 
-import os
 import pickle
 import subprocess
 import threading
@@ -15,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import rtloop_test_processes as processes
 
 import rtloop
 from rtloop import LoopGroup, PyLoop, WatchdogError
@@ -45,14 +45,7 @@ def until(condition: Any) -> None:
 
 def tasks() -> dict[str, int]:
     """Return the threads of this process by their names."""
-    found = {}
-    for tid in os.listdir("/proc/self/task"):
-        try:
-            with open(f"/proc/self/task/{tid}/comm") as file:
-                found[file.read().strip()] = int(tid)
-        except OSError:
-            continue
-    return found
+    return {name: tid for tid, name in processes.thread_names().items()}
 
 
 def let_go_when_safe(loop: Any) -> None:
