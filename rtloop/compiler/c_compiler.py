@@ -10,6 +10,7 @@ import subprocess
 import sys
 import sysconfig
 from contextlib import suppress
+from itertools import takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
 from rtloop.compiler.cache import private_cache
@@ -36,6 +37,8 @@ _NAMES = {False: ("cc", "gcc", "clang"), True: ("c++", "g++", "clang++")}
 #: machine, and products and sums would be fused, with other results than gcc's. Checks of undefined behaviour, its
 #: default at -O0, would end the process.
 _ZIG_FLAGS = ("-mcpu=baseline", "-fno-sanitize=undefined")
+#: Programs that call the compiler which follows, such as `ccache gcc`.
+_LAUNCHERS = ("buildcache", "ccache", "distcc", "icecc", "sccache")
 
 
 class CCompiler(NamedTuple):
@@ -68,13 +71,22 @@ def find_command(*, is_cpp: bool = False) -> tuple[str, ...]:
         with suppress(ValueError):  # a quotation that does not end
             command = shlex.split(asked)
         return tuple(command) if command and shutil.which(command[0]) else ()
-    # Only the program: Python's own flags, such as those of a profiling build, do not fit other modules.
-    of_python = shlex.split(str(sysconfig.get_config_var(variable) or ""))[:1]
-    for name in (*of_python, *_NAMES[is_cpp]):
-        if shutil.which(name):
-            return (name,)
+    of_python = _programs(str(sysconfig.get_config_var(variable) or ""))
+    for programs in (of_python, *((name,) for name in _NAMES[is_cpp])):
+        if programs and all(map(shutil.which, programs)):
+            return programs
     zig = _find_zig()
     return (zig, "c++" if is_cpp else "cc", *_ZIG_FLAGS) if zig else ()
+
+
+def _programs(command: str) -> tuple[str, ...]:
+    """Return the compiler of the command that Python was built with, and what starts it, such as ccache.
+
+    Python's own flags, such as those of a profiling build, do not fit other modules.
+    """
+    words = shlex.split(command)
+    count = 2 if words and os.path.basename(words[0]) in _LAUNCHERS else 1
+    return tuple(words[:count]) if len(words) >= count else ()
 
 
 def find_compiler(*, is_cpp: bool = False) -> CCompiler:
@@ -109,9 +121,9 @@ def missing_header() -> str:
 
 
 def describe_command(command: Sequence[str]) -> str:
-    """Return a compiler's command for people: the path of the program, and what zig is called with."""
+    """Return a compiler's command for people: the path of the program, and what it calls, without options."""
     path = shutil.which(command[0]) or command[0]
-    return f"{path} {command[1]}" if _is_zig(command) else path
+    return " ".join([path, *takewhile(lambda word: not word.startswith("-"), command[1:])])
 
 
 def project_variables() -> dict[str, str]:

@@ -103,6 +103,32 @@ def test_a_compiler_on_the_path_and_CC_come_first(zig_log: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize(
+    ("of_python", "on_the_path", "found"),
+    [
+        ("gcc -pthread", "gcc cc", "gcc"),
+        ("ccache gcc -pthread", "ccache gcc cc", "ccache gcc"),
+        ("/opt/bin/sccache clang -O3", "cc", "cc"),
+        ("ccache gcc-14", "ccache cc", "cc"),
+        ("ccache", "ccache", ""),
+        ("", "gcc clang", "gcc"),
+    ],
+)
+def test_the_compiler_of_python_is_called_through_its_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of_python: str, on_the_path: str, found: str
+) -> None:
+    for name in on_the_path.split():
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "ziglang", None)
+    monkeypatch.setattr(sysconfig, "get_config_var", lambda name: of_python)
+    command = find_command()
+    assert command == tuple(found.split())
+    assert not found or c_compiler.describe_command([*command, "-O2"]) == f"{tmp_path}/{found}"
+
+
+@pytest.mark.parametrize(
     ("version", "label"),
     [
         ("cc (Debian 12.2.0-14) 12.2.0\nCopyright (C) 2022 Free Software Foundation, Inc.\n", "gcc 12.2.0"),
