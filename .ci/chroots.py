@@ -13,9 +13,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Folder of the systems; each takes 0.3 to 1.5 GB.
@@ -300,6 +301,16 @@ def prepared(chroot: Chroot) -> Iterator[Chroot]:
         yield chroot
     finally:
         chroot.release()
+
+
+def run_program(main: Callable[[], int]) -> NoReturn:
+    """Run a program and end with its exit code, also if a signal ends it, after every `finally`."""
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt as error:
+        name = str(error) or "SIGINT"
+        print(f"ended by {name}", file=sys.stderr)
+        sys.exit(128 + signal.Signals[name])  # as a shell says it
 
 
 def end_by_exception() -> None:

@@ -17,7 +17,6 @@ import os
 import re
 import shlex
 import shutil
-import sys
 import time
 import tomllib
 from collections.abc import Sequence
@@ -39,6 +38,7 @@ from chroots import (
     end_by_exception,
     enter_namespace,
     prepared,
+    run_program,
     say,
 )
 
@@ -476,4 +476,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

@@ -31,6 +31,7 @@ from chroots import (
     end_by_exception,
     enter_namespace,
     prepared,
+    run_program,
     say,
 )
 
@@ -241,4 +242,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -175,3 +176,27 @@ def test_the_project_is_copied_without_what_git_ignores(platforms: ModuleType, t
     before = (target / "meson.build").stat().st_mtime_ns
     platforms.copy_project(target)
     assert (target / "meson.build").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_ends_it_after_its_mounts_are_undone_and_without_a_traceback(number: signal.Signals) -> None:
+    program = f"""
+import sys, time
+sys.path.insert(0, {str(ROOT / ".ci")!r})
+from chroots import end_by_exception, run_program
+
+def main():
+    end_by_exception()
+    try:
+        print("mounted", flush=True)
+        time.sleep(60)
+    finally:
+        print("unmounted", flush=True)
+
+run_program(main)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=-1, stderr=-1, text=True) as process:
+        assert process.stdout.readline() == "mounted\n"
+        process.send_signal(number)
+        output, errors = process.communicate(timeout=60)
+    assert (process.returncode, output, errors) == (128 + number, "unmounted\n", f"ended by {number.name}\n")
