@@ -162,5 +162,7 @@ def test_it_does_not_act_before_its_limit_nor_in_the_first_cycle(probes: ModuleT
             group.run()
         error = told.value
         assert error.stuck_ns is not None and error.acted_ns is not None and group.origin_ns is not None
-        begun = loop.stats.records["end"][hang_at - 1] if hang_at else group.origin_ns + 1_700_000
+        ends = [end for end in loop.stats.records["end"].tolist() if end < error.acted_ns]
+        assert len(ends) <= hang_at, "fewer only if the machine itself held the loop up"
+        begun = ends[-1] if ends else group.origin_ns + 1_700_000
         assert error.acted_ns - error.stuck_ns == begun and error.stuck_ns >= 4 * 500_000
