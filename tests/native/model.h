@@ -8,8 +8,10 @@
  * The model is the operational one of views (Kang et al., "A promising semantics for relaxed-memory concurrency", POPL
  * 2017, without promises): the stores to a place form a list; a thread's view says which is the oldest one of each
  * place that it may still read; a release store carries the view of its thread, and a load that acquires it takes that
- * over. A read-modify-write reads the last store of the list and continues its release sequence. Plain data is checked
- * for races with the vector clock that is part of a view. Reordering of a load behind a later store is not modelled, as
+ * over. A read-modify-write reads the last store of the list and continues its release sequence. A release fence makes the
+ * relaxed stores after it carry the view that the thread had at the fence; an acquire fence takes over the views of the
+ * stores that relaxed loads before it have read. Plain data is checked for races with the vector clock that is part of
+ * a view. Reordering of a load behind a later store is not modelled, as
  * it depends on promises; no algorithm here could use it, for every store that matters is a release.
  */
 #ifndef MODEL_H
@@ -28,7 +30,7 @@
 #define RT_LIKELY(x) (x)
 #define RT_UNLIKELY(x) (x)
 
-enum { MAIN = 0, LEFT = 1, RIGHT = 2, ACTORS = 3, PLACES = 4, STORES = 64, CELLS = 64, CHOICES = 256 };
+enum { MAIN = 0, LEFT = 1, RIGHT = 2, ACTORS = 3, PLACES = 8, STORES = 64, CELLS = 64, CHOICES = 256 };
 enum { BOTH = MAIN }; /* write to a place */
 enum { RELAXED = 0, ACQUIRE = 1, RELEASE = 2 };
 
@@ -53,7 +55,8 @@ static struct {
     uint32_t written, read[ACTORS];
   } cells[CELLS];
   view_t views[ACTORS];
-  int actor; /* whose turn it is */
+  view_t released[ACTORS], loaded[ACTORS]; /* at the last release fence; by relaxed loads */
+  int actor;                               /* whose turn it is */
   int is_alive[ACTORS];
   uint32_t chosen[CHOICES], choices[CHOICES], depth, known; /* of a depth-first search over all choices */
   uint64_t runs;
@@ -121,7 +124,7 @@ static inline uint64_t model_load(const void *address, uint64_t direct, int orde
   const uint32_t oldest = view->oldest[place];
   const uint32_t read = oldest + model_choose(model.places[place].count - oldest);
   view->oldest[place] = read;
-  if (order & ACQUIRE) view_join(view, &model.places[place].views[read]);
+  view_join(order & ACQUIRE ? view : &model.loaded[model.actor], &model.places[place].views[read]);
   return model.places[place].values[read];
 }
 
@@ -131,8 +134,7 @@ static inline int model_store(const void *address, uint64_t value, int order) {
   const int writer = model.places[place].writer;
   CHECK(writer == BOTH || writer == model.actor || model.actor == MAIN);
   view_t *const view = model_step();
-  const view_t nothing = {{0}, {0}};
-  model_append(place, value, order & RELEASE ? *view : nothing);
+  model_append(place, value, order & RELEASE ? *view : model.released[model.actor]);
   return 1;
 }
 
@@ -146,6 +148,17 @@ static inline uint64_t model_exchange(const void *address, uint64_t value, int o
   if (order & RELEASE) view_join(&carried, view);
   model_append(place, value, carried);
   return model.places[place].values[last];
+}
+
+/* A fence is not a step: what it orders are the accesses before and after it, and those are. */
+static inline void model_fence(int order) {
+  view_t *const view = &model.views[model.actor];
+  if (order == __ATOMIC_RELEASE) {
+    model.released[model.actor] = *view;
+  } else {
+    CHECK(order == __ATOMIC_ACQUIRE);
+    view_join(view, &model.loaded[model.actor]);
+  }
 }
 
 static void model_access(const char *address, size_t bytes, int is_write) {
@@ -177,6 +190,8 @@ static inline void model_copy(void *to, const void *from, size_t bytes) {
 #define rt_store_relaxed(p, v) (model_store((p), (uint64_t)(v), RELAXED), *(p) = (v))
 #define rt_store_release(p, v) (model_store((p), (uint64_t)(v), RELEASE), *(p) = (v))
 #define rt_add_relaxed(p, v) (*(p) += (v))
+#define rt_add_release(p, v) rt_store_release((p), *(p) + (v))
+#define __atomic_thread_fence(order) model_fence(order)
 #define rt_exchange_acq_rel(p, v) model_exchange_into((p), (v), ACQUIRE | RELEASE)
 #define rt_exchange_acquire(p, v) model_exchange_into((p), (v), ACQUIRE)
 #define rt_exchange_release(p, v) model_exchange_into((p), (v), RELEASE)
@@ -231,6 +246,8 @@ static uint64_t model_explore(void (*before)(void), void (*left)(void), void (*r
   for (;;) {
     model.place_count = model.depth = 0;
     memset(model.views, 0, sizeof model.views);
+    memset(model.released, 0, sizeof model.released);
+    memset(model.loaded, 0, sizeof model.loaded);
     memset(model.cells, 0, sizeof model.cells);
     model.data = NULL;
     model.actor = MAIN;

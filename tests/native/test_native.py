@@ -62,6 +62,79 @@ class Program:
 
 
 PROGRAMS = {
+    "broadcast": Program(
+        (MEMORY, THREADS),
+        {"BROKEN_PUBLISH": THREADS},
+        {
+            "a place too few": Mutation("broadcast.h", "capacity < 2 ? 2 :", "capacity < 2 ? 1 :"),
+            "goes on behind the end": Mutation(
+                "broadcast.h", "if (RT_UNLIKELY(place == writer->end)) place = writer->records;", ""
+            ),
+            "reads what is gone": Mutation("broadcast.h", "  if (count > keep) {", "  if (0) {"),
+            "trusts a number of places that is not a power of two": Mutation(
+                "broadcast.h", " || (places & (places - 1))) return 0;", ") return 0;"
+            ),
+            "trusts the size": Mutation("broadcast.h", " || total == 0 || total != bytes)", ")"),
+            "any version will do": Mutation(
+                "broadcast.h", "if (rt_load_relaxed(&block->version) != RT_BROADCAST_VERSION)", "if (0)"
+            ),
+            "reads the sizes again": Mutation(
+                "broadcast.h",
+                "(number & (reader->places - 1)) * bytes",
+                "(number & (reader->block->places - 1)) * bytes",
+            ),
+            "a time machine": Mutation("broadcast.h", "if ((int64_t)count <= 0) return 0;", ""),
+            "loses without a count": Mutation("broadcast.h", "    reader->lost += count - keep;\n", ""),
+            "begins at the end": Mutation("broadcast.h", "written - (is_from_oldest ? kept : 0)", "written"),
+        },
+    ),
+    "broadcast_model": Program(
+        (UNDEFINED,),
+        mutations={
+            "no fence before the record": Mutation(
+                "broadcast.h",
+                "  __atomic_thread_fence(__ATOMIC_RELEASE);\n  return writer->next;",
+                "  return writer->next;",
+            ),
+            "no fence after the copy": Mutation(
+                "broadcast.h",
+                "  __atomic_thread_fence(__ATOMIC_ACQUIRE);\n  const uint64_t oldest",
+                "  const uint64_t oldest",
+            ),
+            "no fence after the newest": Mutation(
+                "broadcast.h",
+                "    __atomic_thread_fence(__ATOMIC_ACQUIRE);\n    if (rt_load",
+                "    if (rt_load",
+            ),
+            "publishes without a release": Mutation(
+                "broadcast.h",
+                "rt_add_release(&writer->block->written, 1);",
+                "rt_store_relaxed(&writer->block->written, writer->block->written + 1);",
+            ),
+            "reads without an acquire": Mutation(
+                "broadcast.h",
+                "written = rt_load_acquire(&reader->block->written), keep",
+                "written = rt_load_relaxed(&reader->block->written), keep",
+            ),
+            "looks at the newest without an acquire": Mutation(
+                "broadcast.h",
+                "written = rt_load_acquire(&reader->block->written);\n    if (written == 0) return 0;",
+                "written = rt_load_relaxed(&reader->block->written);\n    if (written == 0) return 0;",
+            ),
+            "trusts the place that is being written": Mutation(
+                "broadcast.h",
+                "rt_load_relaxed(&reader->block->written) - keep;",
+                "rt_load_relaxed(&reader->block->written) - reader->places;",
+            ),
+            "trusts what it has copied": Mutation(
+                "broadcast.h", "oldest = rt_load_relaxed(&reader->block->written) - keep;", "oldest = written - keep;"
+            ),
+            "trusts the newest if it is under way": Mutation(
+                "broadcast.h", "- written < reader->places - 1) return 1;", "- written < reader->places) return 1;"
+            ),
+            "loses the torn without a count": Mutation("broadcast.h", "  reader->lost += torn;\n", ""),
+        },
+    ),
     "histogram": Program(
         (MEMORY, THREADS),
         {"BROKEN_OCTAVE": MEMORY, "BROKEN_COUNT": MEMORY, "BROKEN_RANGE": MEMORY, "BROKEN_STORE": THREADS},
@@ -319,6 +392,24 @@ PROGRAMS = {
                 "  memcpy(items, ring->items + place * size, first * size);\n",
             ),
             "one too many": Mutation("ring.h", "room = ring->capacity - fill;", "room = ring->mask + 2 - fill;"),
+        },
+    ),
+    "sampler": Program(
+        (MEMORY, THREADS),
+        mutations={
+            "every cycle": Mutation("sampler.h", "if (s->every != 1 && !rt_sampler_is_due(s, cycle->index))", "if (0)"),
+            "every odd part": Mutation("sampler.h", "(q >> s->twos | (s->twos ? q << (64 - s->twos) : 0))", "q"),
+            "an inverse of few bits": Mutation("sampler.h", "i < 5; i++) s->inverse", "i < 3; i++) s->inverse"),
+            "one too many": Mutation("sampler.h", "bytes / word > RT_SAMPLER_MAX - s->total", "0"),
+            "any order": Mutation("sampler.h", "if (s->counts[i]) return -EINVAL;", ""),
+            "an array is its first word": Mutation(
+                "sampler.h", "(const char *)address + done", "(const char *)address"
+            ),
+            "a mixed record is a plain one": Mutation("sampler.h", "s->total == s->words && ", ""),
+            "all words are long": Mutation(
+                "sampler.h", "RT_SAMPLER_COPY(uint16_t, to,", "RT_SAMPLER_COPY(uint32_t, to,"
+            ),
+            "the start is the release": Mutation("sampler.h", "&cycle->start", "&cycle->release"),
         },
     ),
     "schedule": Program(

@@ -43,6 +43,13 @@
 #define rt_add32_relaxed(p, v) rt_add_relaxed((p), (v))
 #endif
 
+/* Add to a 64-bit datum that only this thread writes, after everything that it has stored before. */
+#if defined(__x86_64__) && !defined(RT_IS_SANITIZED)
+#define rt_add_release(p, v) __asm__ __volatile__("addq %1, %0" : "+m"(*(p)) : "er"((int64_t)(v)) : "cc", "memory")
+#else
+#define rt_add_release(p, v) rt_store_release((p), rt_load_relaxed(p) + (v))
+#endif
+
 /* Add a 64-bit value to a 128-bit sum of two 64-bit halves that only this thread writes. A reader needs a seqlock,
  * because the halves are two stores. */
 #if defined(__x86_64__) && !defined(RT_IS_SANITIZED)

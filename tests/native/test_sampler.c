@@ -1,0 +1,175 @@
+/* Samples of signals: each value at its place, one record every n-th cycle, and whole on the other side. */
+#include "rtloop/sampler.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdlib.h>
+
+#include "check.h"
+
+static rt_broadcast_t *attach(rt_sampler_t *s, uint64_t places) {
+  const uint64_t bytes = rt_broadcast_bytes(rt_sampler_stride(s), places, 0);
+  void *block; /* not a byte more than it takes, so that a write past its end is seen */
+  CHECK(bytes && posix_memalign(&block, RT_CACHE_LINE, bytes) == 0);
+  memset(block, 0, bytes);
+  CHECK(rt_broadcast_init(&s->writer, block, rt_sampler_stride(s), places, "", 0, 0) == 0);
+  return block;
+}
+
+static void open_reader(rt_broadcast_reader_t *reader, const rt_sampler_t *s, uint64_t places) {
+  const uint64_t bytes = rt_broadcast_bytes(rt_sampler_stride(s), places, 0);
+  CHECK(rt_broadcast_open(reader, s->writer.block, bytes, 1) == RT_BROADCAST_OK);
+}
+
+/* Every size, and arrays; behind each value stands what must not be copied. */
+static void test_sizes(void) {
+  static rt_sampler_t s;
+  struct {
+    uint64_t eight, three[3], after_three;
+    uint32_t four, five[5], after_four;
+    uint16_t two, after_two;
+    uint8_t one, seven[7], after_one;
+  } from = {0x8888888888888888,    {1, 2, 3}, UINT64_MAX, 0x44444444, {4, 5, 6, 7, 8}, 0xffffffff, 0x2222, 0xffff, 0x11,
+            {9, 8, 7, 6, 5, 4, 3}, 0xff};
+  const rt_cycle_t cycle = {.index = 7, .release = 70, .start = 77, .period = -1};
+  rt_sampler_init(&s, 1);
+  CHECK(rt_sampler_add(&s, &from.eight, 8) == 24 && rt_sampler_add(&s, from.three, 24) == 32);
+  CHECK(rt_sampler_add(&s, &from.four, 4) == 56 && rt_sampler_add(&s, from.five, 20) == 60);
+  CHECK(rt_sampler_add(&s, &from.eight, 8) == -EINVAL && rt_sampler_add(&s, &from, 0) == -EINVAL);
+  CHECK(rt_sampler_add(&s, &from.two, 2) == 80 && rt_sampler_add(&s, &from.one, 1) == 82);
+  CHECK(rt_sampler_add(&s, from.five, 4) == -EINVAL && rt_sampler_add(&s, from.seven, 7) == 83);
+  CHECK(s.record_bytes == 90 && rt_sampler_stride(&s) == 96);
+  rt_broadcast_t *const block = attach(&s, 2);
+  rt_broadcast_reader_t reader;
+  open_reader(&reader, &s, 2);
+  char record[96], wanted[90];
+  uint64_t first;
+  memcpy(wanted, (const uint64_t[]){7, 70, 77}, 24);
+  memcpy(wanted + 24, &from.eight, 32);
+  memcpy(wanted + 56, &from.four, 24);
+  memcpy(wanted + 80, &from.two, 2);
+  memcpy(wanted + 82, &from.one, 8);
+  for (int i = 0; i < 5; i++) {
+    CHECK(rt_sampler_sample(&s, &cycle) == 1);
+    CHECK(rt_broadcast_read(&reader, record, 1, &first) == 1 && first == 0);
+    CHECK(memcmp(record, wanted, sizeof wanted) == 0);
+  }
+  free(block);
+}
+
+/* Every number of words, at an odd address of a packed struct, with and without a byte that makes the record a mixed one. */
+static void test_words(void) {
+  static rt_sampler_t s;
+  static char values[8 * RT_SAMPLER_MAX + 9];
+  for (unsigned i = 0; i < sizeof values; i++) values[i] = (char)(i * 7 + i / 256);
+  const rt_cycle_t cycle = {.index = 1};
+  for (uint32_t words = 0; words <= 70; words++) {
+    for (int is_mixed = 0; is_mixed <= 1; is_mixed++) {
+      rt_sampler_init(&s, 1);
+      for (uint32_t i = 0; i < words; i++) {
+        const char *const from = values + 1 + 8 * ((i * 5) % words); /* not in the order of their addresses */
+        CHECK(rt_sampler_add(&s, from, 8) == (int)(24 + 8 * i));
+      }
+      if (is_mixed) CHECK(rt_sampler_add(&s, values, 1) == (int)(24 + 8 * words));
+      CHECK(s.entry == (!is_mixed && words <= 64 ? words : 65));
+      rt_broadcast_t *const block = attach(&s, 4);
+      rt_broadcast_reader_t reader;
+      open_reader(&reader, &s, 4);
+      char record[24 + 8 * 71];
+      uint64_t first;
+      for (int turn = 0; turn < 6; turn++) { /* once around */
+        CHECK(rt_sampler_sample(&s, &cycle) && rt_broadcast_read(&reader, record, 4, &first) == 1);
+        for (uint32_t i = 0; i < words; i++) {
+          CHECK(memcmp(record + 24 + 8 * i, values + 1 + 8 * ((i * 5) % words), 8) == 0);
+        }
+        if (is_mixed) CHECK(record[24 + 8 * words] == values[0]);
+      }
+      free(block);
+    }
+  }
+  rt_sampler_init(&s, 1);
+  CHECK(rt_sampler_add(&s, values, 8 * RT_SAMPLER_MAX) == 24 && rt_sampler_add(&s, values, 1) == -ENOSPC);
+  rt_sampler_init(&s, 1);
+  CHECK(rt_sampler_add(&s, values, 8 * RT_SAMPLER_MAX + 8) == -ENOSPC && s.total == 0);
+}
+
+static void test_every(void) {
+  static rt_sampler_t s;
+  const uint64_t divisors[] = {1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 100, 1000, 1024, 999983, UINT64_C(1) << 47, UINT64_MAX};
+  for (unsigned i = 0; i < sizeof divisors / sizeof *divisors; i++) {
+    uint64_t seed = 1 + i;
+    rt_sampler_init(&s, divisors[i]);
+    for (uint64_t n = 0; n < 3000; n++) {
+      CHECK(rt_sampler_is_due(&s, n) == (n % divisors[i] == 0));
+      const uint64_t any = check_random(&seed);
+      CHECK(rt_sampler_is_due(&s, any) == (any % divisors[i] == 0));
+      CHECK(rt_sampler_is_due(&s, any - any % divisors[i]) == 1);
+    }
+  }
+  rt_sampler_init(&s, 10);
+  const double value = 1.5;
+  CHECK(rt_sampler_add(&s, &value, 8) == 24);
+  rt_broadcast_t *const block = attach(&s, 16);
+  for (uint64_t i = 0; i < 100; i++) {
+    const rt_cycle_t cycle = {.index = i};
+    CHECK(rt_sampler_sample(&s, &cycle) == (i % 10 == 0));
+  }
+  CHECK(block->written == 10);
+  free(block);
+}
+
+static rt_sampler_t shared;
+static uint32_t is_done;
+enum { SAMPLES = 20000, PLACES = 8 };
+
+static void *sample_all(void *unused) {
+  static uint64_t number, inverse; /* the loop's own */
+  static uint32_t low;
+  CHECK(rt_sampler_add(&shared, &number, 8) == 24 && rt_sampler_add(&shared, &inverse, 8) == 32);
+  CHECK(rt_sampler_add(&shared, &low, 4) == 40);
+  CHECK(attach(&shared, PLACES) != NULL);
+  __atomic_store_n(&is_done, 1, __ATOMIC_RELEASE);
+  for (uint64_t i = 0; i < SAMPLES; i++) {
+    number = i;
+    inverse = ~number;
+    low = (uint32_t)number;
+    const rt_cycle_t cycle = {.index = i, .release = (int64_t)i, .start = (int64_t)i};
+    CHECK(rt_sampler_sample(&shared, &cycle) == 1);
+    if (i % 16 == 0) sched_yield();
+  }
+  __atomic_store_n(&is_done, 2, __ATOMIC_RELEASE);
+  return unused;
+}
+
+/* Each record is whole and in its order. */
+static void test_threads(void) {
+  pthread_t thread;
+  rt_broadcast_reader_t reader;
+  uint64_t records[PLACES * 6], first, received = 0;
+  rt_sampler_init(&shared, 1);
+  CHECK(pthread_create(&thread, NULL, sample_all, NULL) == 0);
+  while (rt_load_acquire(&is_done) == 0) sched_yield();
+  open_reader(&reader, &shared, PLACES);
+  const uint64_t begin = reader.position;
+  for (int is_last = 0; !is_last;) {
+    is_last = rt_load_acquire(&is_done) == 2;
+    const uint64_t count = rt_broadcast_read(&reader, (char *)records, PLACES, &first);
+    for (uint64_t i = first; i < first + count; i++) {
+      const uint64_t *const record = records + 6 * i;
+      for (int k = 1; k < 4; k++) CHECK(record[k] == record[0]);
+      CHECK(record[4] == ~record[0] && (uint32_t)record[5] == record[0]);
+    }
+    received += count;
+  }
+  CHECK(pthread_join(thread, NULL) == 0);
+  CHECK(begin + received + reader.lost == SAMPLES && received > 0);
+  free(shared.writer.block);
+}
+
+int main(void) {
+  test_sizes();
+  test_words();
+  test_every();
+  test_threads();
+  return CHECK_DONE();
+}
