@@ -62,16 +62,17 @@ if _TYPE_CHECKING:
     from rtloop.data.recorder import Recorder
     from rtloop.data.ring import Ring
     from rtloop.data.signals import SignalLog
+    from rtloop.functions.function_loop import FunctionLoop
+    from rtloop.functions.python_loop import PyLoop
     from rtloop.group.chain import Chain
     from rtloop.group.loop_group import LoopGroup
     from rtloop.guard.thread_pools import limit_thread_pools
     from rtloop.linter.lint import lint
-    from rtloop.loop.function_loop import FunctionLoop
-    from rtloop.loop.python_loop import PyLoop
     from rtloop.process.ending_signals import stop_on_signals
     from rtloop.simulation.simulation import simulate
     from rtloop.stats.stats import Stats
-    from rtloop.telemetry.attach import LoopReader, attach, running
+    from rtloop.telemetry.attach import attach, running
+    from rtloop.telemetry.loop_reader import LoopReader
 
 __version__ = "0.1.0"
 
@@ -147,15 +148,15 @@ def get_include() -> str:
 #: Names that are imported when first used, for `import rtloop` is to be quick, and where they are.
 _LATE = {
     "Chain": "group.chain",
-    "FunctionLoop": "loop.function_loop",
+    "FunctionLoop": "functions.function_loop",
     "HugeBuffer": "data.buffer",
     "Latest": "data.latest",
     "LoopGroup": "group.loop_group",
-    "LoopReader": "telemetry.attach",
+    "LoopReader": "telemetry.loop_reader",
     "Pool": "data.pool",
     "Recorder": "data.recorder",
     "Ring": "data.ring",
-    "PyLoop": "loop.python_loop",
+    "PyLoop": "functions.python_loop",
     "SignalLog": "data.signals",
     "Stats": "stats.stats",
     "Task": "analysis.task",

@@ -58,7 +58,7 @@ CALLBACKS = {
 CLOCKS = {"monotonic": 1, "boottime": 7, "tai": 11, "realtime": 0}
 #: Clocks that can be set while a loop runs.
 SETTABLE_CLOCKS = ("tai", "realtime")
-#: Reactions of a loop to a step of its clock, with their numbers in loop_state.h.
+#: Reactions of a loop to a step of its clock, with their numbers in loop_clock_step.h.
 CLOCK_STEP_POLICIES = {"follow": 0, "stop": 1}
 #: Scheduling policies, with their numbers in <sched.h>.
 POLICIES = {"other": 0, "fifo": 1, "rr": 2, "deadline": 6}

@@ -33,7 +33,7 @@ import time
 from contextlib import ExitStack
 
 from rtloop.errors import SetupError
-from rtloop.loop import failure, registry, resources
+from rtloop.loop import failure, registry, resources, scheduling
 from rtloop.memory.own_locks import lock_range, lock_ranges, own_grant
 from rtloop.system.grant_errors import setup_errors
 from rtloop.process.signal_shield import shielded
@@ -173,7 +173,7 @@ cdef class Watchdog:
             grants.append(self._acquire_stack(stack))
             self._create_thread()
             stack.callback(self._abort_thread)
-            grants += resources.thread_grants(settings, self.dog.request, self.dog.report)
+            grants += scheduling.thread_grants(settings, self.dog.request, self.dog.report)
             resources.raise_if_refused(settings, grants)
             self._grants = (*grants, *self._remarks)
             self._live = LiveGrants(self._grants, getpid(), self.dog.report.tid, {
@@ -198,8 +198,8 @@ cdef class Watchdog:
 
     def _create_thread(self):
         cdef bytes name = b"rtloop-watchdog"
-        self.dog.request.attr = resources.sched_attr(self._settings, sizeof(self.dog.request.attr),
-                                                     RT_SCHED_FLAG_RESET_ON_FORK)
+        self.dog.request.attr = scheduling.sched_attr(self._settings, sizeof(self.dog.request.attr),
+                                                      RT_SCHED_FLAG_RESET_ON_FORK)
         for i in range(len(name)):
             self.dog.request.name[i] = name[i]
         self.dog.phase = RT_PHASE_STARTING

@@ -44,7 +44,7 @@ from contextlib import ExitStack
 from rtloop.errors import SetupError
 from rtloop.guard import setup as guard_setup
 from rtloop.guard.thread_pools import PoolWatch, loop_tids, pools_grant
-from rtloop.loop import resources
+from rtloop.loop import dma_latency, resources, scheduling
 from rtloop.memory.own_locks import lock_range, lock_ranges, own_grant
 from rtloop.settings import CLOCK_STEP_POLICIES, CLOCKS, OVERRUN_POLICIES, SETTABLE_CLOCKS
 from rtloop.system.time_sync import tai_offset_s
@@ -134,19 +134,19 @@ cdef class LoopThread:
         with setup_errors(settings.name, grants), ExitStack() as stack:
             self._reset_state(cycles, duration_ns, group_name is not None)
             grants.extend(resources.process_wide(settings, stack))
-            grants += resources.rt_bandwidth(settings)
+            grants += scheduling.rt_bandwidth(settings)
             grant, self.block = resources.telemetry(settings, stack)
             grants.append(grant)
             grants += self._lock_state(stack)
             grants += [self._acquire_stack(stack), *self._acquire_guard(stack)]
             pools = pools_grant()
-            grants += [*resources.dma_latency(settings, stack), *pools, *self._make_remarks()]
+            grants += [*dma_latency.acquire(settings, stack), *pools, *self._make_remarks()]
             self._create_thread(owner)
             stack.callback(self._abort)
             loop_tids.append(self.rt.thread.report.tid)
             stack.callback(loop_tids.remove, self.rt.thread.report.tid)
             grants += guard_setup.grants(settings, self.guard)
-            grants += resources.thread_grants(settings, self.rt.thread.request, self.rt.thread.report, self._why_cpus)
+            grants += scheduling.thread_grants(settings, self.rt.thread.request, self.rt.thread.report, self._why_cpus)
             resources.raise_if_refused(settings, grants)
             self._sign()
             self.grants = tuple(grants)
@@ -248,16 +248,16 @@ cdef class LoopThread:
         rt.grid.align = s.align_ns or 0
         rt.grid.phase = s.phase_ns
         if s.is_spin_auto:
-            rt_spin_auto(&rt.spin, s.period_ns, resources.spin_budget(s))
+            rt_spin_auto(&rt.spin, s.period_ns, scheduling.spin_budget(s))
         else:
             rt_spin_fixed(&rt.spin, s.spin_ns)
 
         rt.group.is_member = is_member
-        rt.thread.request.attr = resources.sched_attr(s, sizeof(rt_sched_attr_t), RT_SCHED_FLAG_RESET_ON_FORK)
+        rt.thread.request.attr = scheduling.sched_attr(s, sizeof(rt_sched_attr_t), RT_SCHED_FLAG_RESET_ON_FORK)
         rt.thread.request.flush_denormals = s.flush_denormals
         for i in range(len(name)):
             rt.thread.request.name[i] = name[i]
-        cpus, self._why_cpus = resources.choose_cpus(s)
+        cpus, self._why_cpus = scheduling.choose_cpus(s)
         if cpus is not None:
             rt.thread.request.is_pinned = True
             for cpu in cpus:
@@ -314,7 +314,7 @@ cdef class LoopThread:
     def _sign(self):
         """Write the loop's identity into the telemetry block."""
         attr = self.rt.thread.report.attr
-        cpu = resources.first_cpu(self.rt.thread.request)
+        cpu = scheduling.first_cpu(self.rt.thread.request)
         self.block.sign(getpid(), self.rt.thread.report.tid, self.settings, CLOCKS[self.settings.clock],
                         (attr.sched_policy, attr.sched_priority, cpu))
 

@@ -107,8 +107,8 @@ cdef class TelemetryReader:
 
     cdef object _open(self, const void *address, size_t size)
     cdef object _check(self, const rt_bank_t *bank)
-    cdef object _account(self)
-    cdef object _usage(self, const rt_counters_t *counters)
+    cdef object _thread_usage(self)
+    cdef object _usage_since_begin(self, const rt_counters_t *counters)
     cdef bint _has_ended_soon(self)
     cdef object _records(self, uint64_t first, uint64_t last, uint64_t most)
 

@@ -13,8 +13,6 @@ class Snapshot(NamedTuple):
     histograms: tuple[Histogram, ...]
     records: NDArray[Any]
 
-def task_usage(stat: str, status: str) -> tuple[int, int, int, int]: ...
-
 class TelemetryReader:
     @property
     def size(self) -> int: ...

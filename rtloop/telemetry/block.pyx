@@ -18,7 +18,8 @@ import numpy as np
 
 from rtloop.stats.histogram import Histogram
 from rtloop.memory.process_lock import memory_lock
-from rtloop.system.fileio import parse_fields, read_text
+from rtloop.system.fileio import read_text
+from rtloop.telemetry.thread_usage import thread_usage
 
 record_dtype = np.dtype([("release", "<i8"), ("start", "<i8"), ("end", "<i8")])
 
@@ -34,20 +35,6 @@ class Snapshot(NamedTuple):
     counters: dict
     histograms: tuple
     records: np.ndarray
-
-
-def task_usage(stat, status):
-    """Return the usage of a thread, as getrusage(RUSAGE_THREAD): minor, major, voluntary, involuntary.
-
-    Parameters
-    ----------
-    stat, status : str
-        Content of those two files of ``/proc/PID/task/TID``.
-    """
-    usage = stat.rpartition(")")[2].split()
-    fields = parse_fields(status)
-    voluntary, involuntary = fields["voluntary_ctxt_switches"], fields["nonvoluntary_ctxt_switches"]
-    return int(usage[7]), int(usage[9]), int(voluntary), int(involuntary)
 
 
 cdef class TelemetryReader:
@@ -66,7 +53,7 @@ cdef class TelemetryReader:
     cdef object _check(self, const rt_bank_t *bank):
         """Raise if a snapshot cannot have been written by a loop. A block of this process needs no check."""
 
-    cdef object _account(self):
+    cdef object _thread_usage(self):
         """Return the usage of the running thread; raise OSError if it is gone."""
         raise NotImplementedError
 
@@ -103,7 +90,7 @@ cdef class TelemetryReader:
                                             "was stopped in the middle of writing")
             self._check(bank)
             counters = dict(bank.counters)
-            counters["usage"] = self._usage(&bank.counters)
+            counters["usage"] = self._usage_since_begin(&bank.counters)
             _order_steps(counters)
             histograms = [_histogram(&bank.histograms[i]) for i in range(RT_HISTOGRAMS)]
             most = UINT64_MAX if records is True else int(records)
@@ -111,12 +98,12 @@ cdef class TelemetryReader:
         finally:
             free(bank)
 
-    cdef object _usage(self, const rt_counters_t *counters):
+    cdef object _usage_since_begin(self, const rt_counters_t *counters):
         cdef const rt_usage_t *begin = &counters.usage_begin
         end = None
         if not rt_load_acquire(&self.view.block.ended):
             try:
-                end = self._account()
+                end = self._thread_usage()
             except (OSError, ValueError, IndexError, KeyError):
                 if not self._has_ended_soon():
                     return (None,) * 4  # unknown, which is not zero
@@ -232,11 +219,11 @@ cdef class TelemetryBlock(TelemetryReader):
         with nogil:
             rt_bank_clear(&self.block.banks[(rt_load_relaxed(&self.block.active) & 1) ^ 1])
 
-    cdef object _account(self):
+    cdef object _thread_usage(self):
         if not self.block.tid:
             return 0, 0, 0, 0  # the thread has not reported yet
         task = f"/proc/{self.block.pid}/task/{self.block.tid}"
-        return task_usage(read_text(f"{task}/stat"), read_text(f"{task}/status"))
+        return thread_usage(read_text(f"{task}/stat"), read_text(f"{task}/status"))
 
 
 cdef extern from *:

@@ -3,4 +3,4 @@ from rtloop.telemetry.block cimport TelemetryReader
 
 cdef class ForeignBlock(TelemetryReader):
     cdef void *_address
-    cdef object _ask
+    cdef object _read_usage

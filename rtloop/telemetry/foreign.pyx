@@ -26,7 +26,7 @@ cdef int _ATTEMPTS = 50
 
 
 cdef class ForeignBlock(TelemetryReader):
-    """ForeignBlock(fd, size, account)
+    """ForeignBlock(fd, size, read_usage)
 
     Telemetry block of another process.
 
@@ -36,7 +36,7 @@ cdef class ForeignBlock(TelemetryReader):
         Its file, which must be sealed against shrinking. It may be closed afterwards.
     size : int
         Bytes of the file.
-    account : callable
+    read_usage : callable
         Returns the usage of the loop's thread, or raises OSError if that is gone.
 
     Raises
@@ -47,7 +47,7 @@ cdef class ForeignBlock(TelemetryReader):
         If it cannot be mapped.
     """
 
-    def __init__(self, int fd, size_t size, account):
+    def __init__(self, int fd, size_t size, read_usage):
         cdef void *address
         if self._address is not NULL:
             raise RuntimeError("this block has been mapped before")
@@ -57,7 +57,7 @@ cdef class ForeignBlock(TelemetryReader):
             address = mmap(NULL, size, PROT_READ, MAP_SHARED, fd, 0)
         if address == MAP_FAILED:
             raise OSError(c_errno, f"mapping {size} bytes: {os.strerror(c_errno)}")
-        self._address, self.size, self._ask, self._attempts = address, size, account, _ATTEMPTS
+        self._address, self.size, self._read_usage, self._attempts = address, size, read_usage, _ATTEMPTS
         fault = self._open(address, size)
         if fault is not None:
             self.view.block = NULL
@@ -106,8 +106,8 @@ cdef class ForeignBlock(TelemetryReader):
         if not rt_view_is_sound(bank):
             raise ValueError("its histograms contradict its counters")
 
-    cdef object _account(self):
-        return self._ask()
+    cdef object _thread_usage(self):
+        return self._read_usage()
 
 
 cdef const rt_telemetry_t *_block(ForeignBlock self) except NULL:

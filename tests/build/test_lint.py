@@ -263,7 +263,7 @@ def test_our_own_modules_are_clean(module: str) -> None:
     assert one.functions
     assert one.unused == ()
     unseen = {name for unseen in one.not_examined for name in unseen.names}
-    pointers = {"loop/function_loop.pyx": {"_function"}}  # a FunctionLoop's own
+    pointers = {"functions/function_loop.pyx": {"_function"}}  # a FunctionLoop's own
     clock = {"read_clock"} & unseen if module in ("loop/loop.pyx", "simulation/simulation.pyx") else set()
     hook = {"on_peer_failure"} & unseen if clock else set()
     assert unseen == pointers.get(module, set()) | clock | hook, (
@@ -272,7 +272,7 @@ def test_our_own_modules_are_clean(module: str) -> None:
 
 
 def test_our_own_modules_are_all_there() -> None:
-    assert {"loop/loop.pyx", "loop/function_loop.pyx", "loop/python_loop.pyx"} <= set(OURS)
+    assert {"loop/loop.pyx", "functions/function_loop.pyx", "functions/python_loop.pyx"} <= set(OURS)
     assert {"demo/cartpole.pyx", "demo/physics.pyx", "machine/latency/breakpoint.pyx"} <= set(OURS)
 
 

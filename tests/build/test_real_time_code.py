@@ -13,7 +13,7 @@ from Cython.Build import cythonize
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "rtloop"
 #: Modules with methods that the loop's thread calls.
-CALLED = ["loop/loop.pyx", "loop/function_loop.pyx", "demo/cartpole.pyx"]
+CALLED = ["loop/loop.pyx", "functions/function_loop.pyx", "demo/cartpole.pyx"]
 CODE = """
 cdef class Mean:
     cdef int count

@@ -268,17 +268,17 @@ PROGRAMS = {
                 "loop.h", "      rt_loop_notify_siblings(loop);\n", "      (void)loop;\n"
             ),
             "a hook is asked for ever": Mutation(
-                "loop_state.h",
+                "loop_commands.h",
                 "  __atomic_fetch_and(&loop->command, ~RT_COMMAND_SIBLING_FAILED, __ATOMIC_ACQ_REL);\n",
                 "",
             ),
-            "a hook cannot go on": Mutation("loop_state.h", "if (rc == RT_CONTINUE) return RT_GO_ON;", ""),
+            "a hook cannot go on": Mutation("loop_commands.h", "if (rc == RT_CONTINUE) return RT_GO_ON;", ""),
             "a hook cannot fail": Mutation(
-                "loop_state.h", "rc == RT_STOP ? RT_END_NORMAL : RT_END_ON_PEER_FAILURE", "RT_END_NORMAL"
+                "loop_commands.h", "rc == RT_STOP ? RT_END_NORMAL : RT_END_ON_PEER_FAILURE", "RT_END_NORMAL"
             ),
-            "a hook's code is lost": Mutation("loop_state.h", "loop->end.code = rc == RT_STOP ? 0 : rc;", ""),
+            "a hook's code is lost": Mutation("loop_commands.h", "loop->end.code = rc == RT_STOP ? 0 : rc;", ""),
             "a hook's word is forgotten": Mutation(
-                "loop_state.h",
+                "loop_commands.h",
                 "  rt_loop_send_command(loop, RT_COMMAND_STOP); /*",
                 "  /*",
             ),
@@ -667,7 +667,7 @@ PROGRAMS = {
                 "loop_wait.h", "RT_UNLIKELY(now < release); reads++", "RT_UNLIKELY(now < target); reads++"
             ),
             "a reset forgets the missed": Mutation(
-                "loop_state.h",
+                "loop_commands.h",
                 "  rt_telemetry_swap_banks(loop->telemetry, loop->schedule.release);\n",
                 "  loop->telemetry->active ^= 1u;\n  rt_bank_clear(&loop->telemetry->banks[0]);\n",
             ),

@@ -11,7 +11,7 @@ import pytest
 
 import rtloop
 from rtloop import LoopGroup, RTLoop
-from rtloop.loop import resources
+from rtloop.loop import scheduling
 from rtloop.stats.findings import elapsed_releases
 
 pytestmark = pytest.mark.rt
@@ -68,7 +68,7 @@ def test_a_refused_loop_gives_everything_of_all_back(
     group = LoopGroup(loops, name="servo")
     group.run("10ms")
     before = account()
-    real = resources.thread_grants
+    real = scheduling.thread_grants
     seen: list[dict[str, Any]] = []
 
     def thread_grants(settings: Any, *arguments: Any) -> Any:
@@ -79,7 +79,7 @@ def test_a_refused_loop_gives_everything_of_all_back(
         return grants
 
     with monkeypatch.context() as patch:
-        patch.setattr(resources, "thread_grants", thread_grants)
+        patch.setattr(scheduling, "thread_grants", thread_grants)
         for _ in range(3):
             with pytest.raises(rtloop.PrivilegeError) as caught:
                 group.start()

@@ -10,7 +10,7 @@ import pytest
 
 import rtloop
 from rtloop import RTLoop
-from rtloop.loop import resources
+from rtloop.loop import dma_latency, resources, scheduling
 from rtloop.memory import process_lock
 
 pytestmark = pytest.mark.rt
@@ -23,18 +23,25 @@ class InjectedError(RuntimeError):
     """What the tests make fail."""
 
 
-STEPS = ["process_wide", "rt_bandwidth", "telemetry", "own_grant", "dma_latency", "thread_grants"]
+STEPS = [
+    (resources, "process_wide"),
+    (scheduling, "rt_bandwidth"),
+    (resources, "telemetry"),
+    (resources, "own_grant"),
+    (dma_latency, "acquire"),
+    (scheduling, "thread_grants"),
+]
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(("module", "step"), STEPS)
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_every_step_that_fails_leaves_nothing(
-    monkeypatch: pytest.MonkeyPatch, step: str, when: str, account: Callable[[], dict[str, Any]]
+    monkeypatch: pytest.MonkeyPatch, module: ModuleType, step: str, when: str, account: Callable[[], dict[str, Any]]
 ) -> None:
     RTLoop("1ms", core_dumps=False).run(cycles=3)
     loop = RTLoop("1ms", core_dumps=False)
     before = account()
-    real = getattr(resources, step)
+    real = getattr(module, step)
 
     def failing(*arguments: Any) -> Any:
         if when == "after":
@@ -42,7 +49,7 @@ def test_every_step_that_fails_leaves_nothing(
         raise InjectedError(step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(resources, step, failing)
+        patch.setattr(module, step, failing)
         for _ in range(3):
             with pytest.raises(InjectedError):
                 loop.start()

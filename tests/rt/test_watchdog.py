@@ -132,9 +132,9 @@ def test_a_loop_that_recovers_while_it_is_made_safe_begins_no_further_step(probe
 def test_a_refused_priority_starts_none(
     probes: ModuleType, monkeypatch: pytest.MonkeyPatch, account: Callable[[], dict[str, Any]]
 ) -> None:
-    from rtloop.loop import resources
+    from rtloop.loop import scheduling
 
-    real = resources.thread_grants
+    real = scheduling.thread_grants
 
     def thread_grants(settings: Any, *arguments: Any) -> Any:
         grants = real(settings, *arguments)
@@ -144,7 +144,7 @@ def test_a_refused_priority_starts_none(
     group = LoopGroup(loops, watchdog=10)
     group.run("10ms")
     before = account()
-    monkeypatch.setattr(resources, "thread_grants", thread_grants)
+    monkeypatch.setattr(scheduling, "thread_grants", thread_grants)
     with pytest.raises(rtloop.PrivilegeError):
         group.start()
     assert account() == before and [loop.enters for loop in loops] == [1] * 3

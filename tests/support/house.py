@@ -13,7 +13,7 @@ PACKAGE = ROOT / "rtloop"
 #: The rooms from the ground up. A module imports from lower rooms and from its own; "" is the front door.
 ROOMS = (
     "_atomics", "_os", "errors", "units", "process", "system", "memory", "settings", "data", "stats", "guard",
-    "telemetry", "loop", "analysis", "simulation", "group", "", "numba", "pytest", "zenoh", "compiler",
+    "telemetry", "loop", "functions", "analysis", "simulation", "group", "", "numba", "pytest", "zenoh", "compiler",
     "linter", "demo", "machine", "tools", "__main__",
 )  # fmt: skip
 

@@ -273,7 +273,7 @@ def test_attach_loads_late(script: Callable[..., Any]) -> None:
 
 
 def test_a_process_without_numbers_in_proc_is_not_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
-    from rtloop.telemetry import attach as module
+    from rtloop.telemetry import scan as module
 
     def no_proc() -> None:
         raise FileNotFoundError(2, "No such file or directory", "/proc")

@@ -16,7 +16,7 @@ import pytest
 import rtloop
 from rtloop import RTLoop
 from rtloop.errors import setup_error
-from rtloop.loop import resources
+from rtloop.loop import resources, scheduling
 from rtloop.loop.failure import end_error, warn_degraded
 from rtloop.memory import kernel, process_lock
 from rtloop.system.grant import Grant
@@ -205,9 +205,11 @@ def test_one_refusal_is_told_alone(ordinary: dict[str, Any]) -> None:
     assert [grant.name for grant in caught.value.refused] == ["cpu"]
 
 
-@pytest.mark.parametrize("step", ["rt_bandwidth", "TelemetryBlock", "thread_grants"])
+@pytest.mark.parametrize(
+    ("module", "step"), [(scheduling, "rt_bandwidth"), (resources, "TelemetryBlock"), (scheduling, "thread_grants")]
+)
 def test_a_step_that_cannot_be_done_notes_what_was_refused_before(
-    ordinary: dict[str, Any], monkeypatch: pytest.MonkeyPatch, step: str
+    ordinary: dict[str, Any], monkeypatch: pytest.MonkeyPatch, module: ModuleType, step: str
 ) -> None:
     def refuse(mode: str, **_: object) -> Grant:
         return Grant("memory_lock", mode, "nothing", ok=False, detail="ENOMEM", errno=errno.ENOMEM)
@@ -216,7 +218,7 @@ def test_a_step_that_cannot_be_done_notes_what_was_refused_before(
         raise OSError(errno.EMFILE, "Too many open files")
 
     monkeypatch.setattr(process_lock.memory_lock, "acquire", refuse)
-    monkeypatch.setattr(resources, step, fail)
+    monkeypatch.setattr(module, step, fail)
     for strict in (True, False):
         with pytest.raises(rtloop.SetupError, match="Too many open files") as caught:
             RTLoop("1ms", strict=strict, **{**ordinary, "lock_memory": "all"}).start()
@@ -270,7 +272,7 @@ class Thread:
         }  # fmt: skip
 
     def grants(self) -> dict[str, Grant]:
-        return {g.name: g for g in resources.thread_grants(self.settings, self.request, self.report)}
+        return {g.name: g for g in scheduling.thread_grants(self.settings, self.request, self.report)}
 
 
 def test_a_deadline_loop_that_finds_the_cpus_taken_is_told_what_to_do() -> None:

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 import rtloop
-from rtloop.telemetry import attach as attach_module
-from rtloop.telemetry import description, procfs
-from rtloop.telemetry.attach import Scan, scan
+from rtloop.telemetry import block_files, description, loop_reader
+from rtloop.telemetry.denied import describe_skipped
+from rtloop.telemetry.scan import Scan, scan
 from rtloop.tools.top.sampler import Sampler
 from rtloop.tools.top.view import notes
 
@@ -50,7 +50,7 @@ def genuine() -> Iterator[bytes]:
     with rtloop.RTLoop("20s", name="genuine", policy="other", lock_memory="off", dma_latency=None, record=8) as loop:
         while loop.stats.cycles < 1:
             time.sleep(0.01)
-        (file,) = (f for f in procfs.block_files(os.getpid()) if "genuine" in os.readlink(f.path))
+        (file,) = (f for f in block_files.block_files(os.getpid()) if "genuine" in os.readlink(f.path))
         yield Path(file.path).read_bytes()
 
 
@@ -92,7 +92,7 @@ def test_a_block_that_could_be_shrunk_is_refused(genuine: bytes, seals: int) -> 
 
 
 def test_a_running_loops_block_cannot_be_truncated(genuine: bytes) -> None:
-    (file,) = (f for f in procfs.block_files(os.getpid()) if "genuine" in os.readlink(f.path))
+    (file,) = (f for f in block_files.block_files(os.getpid()) if "genuine" in os.readlink(f.path))
     for size in (0, len(genuine) - 1, len(genuine) + 1):
         with pytest.raises(PermissionError):
             os.truncate(file.path, size)
@@ -263,14 +263,14 @@ def test_noise_in_the_header_never_crashes_the_reader(genuine: bytes) -> None:
 
 def test_a_file_that_only_bears_the_name_is_not_even_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A path can be made to look like a memfd's; opening what is there could block, or worse."""
-    monkeypatch.setattr(procfs, "_LINK", f"{tmp_path}/memfd:rtloop:")
+    monkeypatch.setattr(block_files, "_LINK", f"{tmp_path}/memfd:rtloop:")
     os.mkfifo(tmp_path / "memfd:rtloop:fifo")
     fd = os.open(tmp_path / "memfd:rtloop:fifo", os.O_RDWR)
     try:
-        assert list(procfs.block_files(os.getpid())) == []
-        monkeypatch.setattr(procfs, "_mount_id", lambda path: 1)
-        monkeypatch.setattr(procfs, "_memfd_mount_id", lambda: 1)
-        assert len(list(procfs.block_files(os.getpid()))) == 1, "it is the mount that tells them apart"
+        assert list(block_files.block_files(os.getpid())) == []
+        monkeypatch.setattr(block_files, "_mount_id", lambda path: 1)
+        monkeypatch.setattr(block_files, "_memfd_mount_id", lambda: 1)
+        assert len(list(block_files.block_files(os.getpid()))) == 1, "it is the mount that tells them apart"
         found = scan(os.getpid())
         assert (found.loops, found.faulty) == ([], {})
     finally:
@@ -325,19 +325,19 @@ def many(count: int, content: bytes) -> Iterator[None]:
 
 
 def test_a_stranger_has_a_bounded_number_of_blocks_inspected(stranger: None) -> None:
-    with many(procfs.MOST_BLOCKS + 40, b""):
+    with many(block_files.MOST_BLOCKS + 40, b""):
         found = scan(os.getpid())
-        assert len(found.faulty) <= procfs.MOST_BLOCKS
+        assert len(found.faulty) <= block_files.MOST_BLOCKS
         assert found.skipped == [os.stat("/proc/self").st_uid]
-        assert "were skipped" in procfs.describe_skipped(found.skipped[0])
+        assert "were skipped" in describe_skipped(found.skipped[0])
         again = scan(os.getpid(), known=found.faulty.keys())
         assert not again.faulty and again.skipped, "known blocks count as well"
 
 
 def test_ones_own_blocks_are_all_inspected() -> None:
-    with many(procfs.MOST_BLOCKS + 40, b""):
+    with many(block_files.MOST_BLOCKS + 40, b""):
         found = scan(os.getpid())
-        assert len(found.faulty) == procfs.MOST_BLOCKS + 40 and not found.skipped
+        assert len(found.faulty) == block_files.MOST_BLOCKS + 40 and not found.skipped
 
 
 def test_a_strangers_million_files_end_the_search_when_its_time_is_over(
@@ -362,7 +362,7 @@ def test_a_strangers_million_files_end_the_search_when_its_time_is_over(
 def test_of_a_strangers_records_a_bounded_number_is_copied(
     genuine: bytes, stranger: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attach_module, "MOST_FOREIGN_RECORDS", 3)
+    monkeypatch.setattr(loop_reader, "MOST_FOREIGN_RECORDS", 3)
     content = bytearray(genuine)
     with planted(bytes(content)) as found:
         (loop,) = found.loops

@@ -19,7 +19,7 @@ import rtloop_test_processes as processes
 import rtloop
 from rtloop import LoopGroup, PyLoop, WatchdogError
 from rtloop.group import watchdog_plan
-from rtloop.loop import resources
+from rtloop.loop import scheduling
 from rtloop.settings import make_settings
 
 MS = 1_000_000
@@ -271,7 +271,7 @@ def test_a_watchdog_that_cannot_be_had_starts_none(
 ) -> None:
     loops = pair(strict=True)
     group = LoopGroup(loops, name="servo", watchdog=N)
-    real = resources.thread_grants
+    real = scheduling.thread_grants
 
     def thread_grants(settings: Any, *arguments: Any) -> Any:
         grants = real(settings, *arguments)
@@ -281,7 +281,7 @@ def test_a_watchdog_that_cannot_be_had_starts_none(
 
     before = tasks()
     with monkeypatch.context() as patch:
-        patch.setattr(resources, "thread_grants", thread_grants)
+        patch.setattr(scheduling, "thread_grants", thread_grants)
         with pytest.raises(rtloop.PrivilegeError, match="servo's watchdog: 4 requests were refused") as told:
             group.start()
     assert "the watchdog could not be started, so that none of the group's loops runs" in "".join(told.value.__notes__)

@@ -1,8 +1,10 @@
 /* The body of a loop's thread, from its first system call to its last.
  *
- *   loop_state.h  the struct, its phases, commands and ends
- *   loop_wait.h   waiting for a release
- *   loop_cycle.h  one cycle, and the sequence of cycles
+ *   loop_state.h       the struct, its phases and ends
+ *   loop_commands.h    stop, reset of the statistics, failure of a sibling
+ *   loop_clock_step.h  somebody has set the loop's clock
+ *   loop_wait.h        waiting for a release
+ *   loop_cycle.h       one cycle, and the sequence of cycles
  *
  * rt_loop_main is inlined into its one caller with the callbacks as constants, so that a cycle makes one indirect call:
  * the user's step. A cycle makes one system call, the sleep; none if its release has passed or the margin for spinning
@@ -13,6 +15,7 @@
 
 #include "futex.h"
 #include "guard_faults.h"
+#include "loop_commands.h"
 #include "loop_cycle.h"
 #include "loop_state.h"
 #include "loop_wait.h"

@@ -12,6 +12,8 @@
 
 #include "cycle.h"
 #include "guard.h"
+#include "loop_clock_step.h"
+#include "loop_commands.h"
 #include "loop_state.h"
 #include "loop_wait.h"
 #include "schedule.h"

@@ -1,4 +1,4 @@
-/* The state of one loop: its settings, where its run stands, the commands it was sent, and why it ended.
+/* The state of one loop: its settings, where its run stands, and why it ended.
  *
  * The struct lies in one locked block. The control thread fills it in before the loop's thread exists, and reads it
  * after the thread has ended. In between other threads touch only the words that are marked below.
@@ -28,13 +28,6 @@ enum {
   RT_PHASE_BEGIN = 7,   /* in a group: the origin is set */
 };
 
-/* Bits of the command word. */
-enum {
-  RT_COMMAND_STOP = 1u,
-  RT_COMMAND_RESET = 2u,
-  RT_COMMAND_SIBLING_FAILED = 4u, /* another loop of the group has failed: call on_peer_failure() */
-};
-
 /* The reason for which a run ended. */
 enum {
   RT_END_NORMAL = 0,          /* stop(), RT_STOP, or a limit of run() */
@@ -49,12 +42,6 @@ enum {
   RT_END_WATCHDOG = 9,        /* the watchdog found the loop stuck, whatever its step returned later */
   RT_END_CLOCK_STEP = 10,     /* the clock was set, and the loop was set to stop on it */
   RT_GO_ON = -1,              /* not ended: there is a next cycle */
-};
-
-/* What a loop does when somebody has set its clock. */
-enum {
-  RT_CLOCK_STEP_FOLLOW = 0, /* take the grid up again on the clock as it is now */
-  RT_CLOCK_STEP_STOP = 1,   /* the loop fails */
 };
 
 /* Longest single sleep. A longer wait is divided into slices, so that a stop is noticed within one slice. */
@@ -141,20 +128,6 @@ typedef struct rt_loop {
   uint32_t watch;                           /* RT_WATCH_...; written by the loop's thread and the watchdog */
 } rt_loop_t;
 
-/* Send commands to the loop's thread, which handles them before its next step. Any thread; one locked instruction;
- * never fails; no system call, so a sleeping loop is not woken. */
-static inline void rt_loop_send_command(rt_loop_t *loop, uint32_t bits) {
-  __atomic_fetch_or(&loop->command, bits, __ATOMIC_RELEASE);
-}
-
-/* Send the other loops of the ring the command for a failure of this one. The loop's thread after its last cycle, the
- * watchdog, or the control thread; O(loops of the group); never fails; no system call. */
-static inline void rt_loop_notify_siblings(const rt_loop_t *loop) {
-  for (rt_loop_t *sibling = loop->group.next; sibling && sibling != loop; sibling = sibling->group.next) {
-    rt_loop_send_command(sibling, loop->group.failure_command);
-  }
-}
-
 /* Read the clock that the loop sleeps on, in ns. Any thread; O(1); never fails; no system call if the vDSO can read
  * this clock. */
 static inline int64_t rt_loop_read_clock(const rt_loop_t *loop) {
@@ -180,69 +153,6 @@ static inline int rt_loop_end_with(rt_loop_t *loop, int reason, int code) {
 static inline void rt_loop_use_active_bank(rt_loop_t *loop) {
   loop->bank = rt_telemetry_active_bank(loop->telemetry);
   loop->schedule.is_unsettled = RT_UNSETTLED;
-}
-
-/* Restart the statistics in the other bank, which the sender of RT_COMMAND_RESET has cleared. The loop's thread between
- * two cycles; O(1); never fails; one system call, getrusage(2). */
-static __attribute__((noinline, cold, unused)) void rt_loop_reset_statistics(rt_loop_t *loop) {
-  rt_telemetry_swap_banks(loop->telemetry, loop->schedule.release);
-  rt_loop_use_active_bank(loop);
-  rt_telemetry_write_usage(loop->telemetry, rt_thread_usage(), 0);
-  if (loop->guard) rt_guard_reset(loop->guard);
-  __atomic_fetch_and(&loop->command, ~RT_COMMAND_RESET, __ATOMIC_RELEASE);
-}
-
-/* Call on_peer_failure(), because one or more loops of the group have failed. Without that hook the run ends normally.
- * Returns RT_GO_ON, or the reason for which the run ends. The loop's thread between two cycles; as long as the hook. */
-static __attribute__((noinline, cold, unused)) int rt_loop_handle_sibling_failure(rt_loop_t *loop) {
-  /* Cleared before the call: a failure during the call sets the bit again and causes another call. */
-  __atomic_fetch_and(&loop->command, ~RT_COMMAND_SIBLING_FAILED, __ATOMIC_ACQ_REL);
-  const int rc = loop->hooks.on_peer_failure ? loop->hooks.on_peer_failure(loop->hooks.self) : RT_STOP;
-  loop->has_run_hook = 1;
-  if (rc == RT_CONTINUE) return RT_GO_ON;
-  loop->end.reason_on_stop = rc == RT_STOP ? RT_END_NORMAL : RT_END_ON_PEER_FAILURE;
-  loop->end.code = rc == RT_STOP ? 0 : rc;
-  rt_loop_send_command(loop, RT_COMMAND_STOP); /* the wait may have called this; the cycle then finds the stop */
-  return loop->end.reason_on_stop;
-}
-
-/* Take up a step of a settable clock, if there was one since the last look. The grid goes on at its first release that
- * is not before the planned one, as the stepped clock tells it; with a wait() of the loop's own the grid moves with the
- * clock. Returns 1 iff there was a step. The loop's thread between two cycles; three reads of a clock; no system call
- * if the vDSO can read it. */
-static __attribute__((noinline, unused)) int rt_loop_follow_clock(rt_loop_t *loop, int is_own_wait) {
-  const rt_clock_offset_t seen = rt_clock_offset(loop->read_clock, loop->set_clock);
-  const int64_t offset = loop->offset;
-  if (RT_LIKELY(offset >= seen.low - RT_CLOCK_STEP_MIN_NS && offset <= seen.high + RT_CLOCK_STEP_MIN_NS)) return 0;
-  const int64_t now = rt_clock_best_offset(loop->read_clock, loop->set_clock), step = now - offset;
-  rt_schedule_t *const schedule = &loop->schedule;
-  const int64_t before = schedule->release;
-  rt_store_relaxed(&loop->offset, now);
-  if (is_own_wait) {
-    rt_schedule_move(schedule, step, 0);
-  } else {
-    (void)rt_schedule_follow(schedule, step - RT_CLOCK_STEP_MIN_NS); /* the step is measured no better than that */
-  }
-  const int64_t gap = schedule->release - before - step;
-  loop->first_release += step;
-  if (loop->end_release != INT64_MAX) loop->end_release += step;
-  if (loop->cycle.index) loop->cycle.dt += (double)gap * 1e-9;
-  rt_telemetry_step_clock(loop->telemetry, step, gap);
-  schedule->is_unsettled = RT_UNSETTLED;
-  if (loop->on_clock_step == RT_CLOCK_STEP_STOP) {
-    loop->end.reason_on_stop = RT_END_CLOCK_STEP;
-    rt_loop_send_command(loop, RT_COMMAND_STOP);
-  }
-  return 1;
-}
-
-/* Handle the pending commands. Returns RT_GO_ON, or the reason for which the run ends. The loop's thread between two
- * cycles; O(1) and at most one system call, plus the time of on_peer_failure(). */
-static __attribute__((noinline, cold, unused)) int rt_loop_handle_commands(rt_loop_t *loop) {
-  const uint32_t command = rt_load_acquire(&loop->command);
-  if (command & RT_COMMAND_STOP) return loop->end.reason_on_stop;
-  if (command & RT_COMMAND_RESET) rt_loop_reset_statistics(loop);
-  return command & RT_COMMAND_SIBLING_FAILED ? rt_loop_handle_sibling_failure(loop) : RT_GO_ON;
 }
 
 #endif

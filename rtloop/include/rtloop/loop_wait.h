@@ -7,6 +7,8 @@
 #define RTLOOP_LOOP_WAIT_H
 
 #include "clock.h"
+#include "loop_clock_step.h"
+#include "loop_commands.h"
 #include "loop_state.h"
 #include "spin.h"
 

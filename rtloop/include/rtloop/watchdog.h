@@ -18,6 +18,7 @@
 
 #include "clock.h"
 #include "futex.h"
+#include "loop_commands.h"
 #include "loop_state.h"
 #include "stack.h"
 #include "thread.h"

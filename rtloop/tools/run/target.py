@@ -233,10 +233,10 @@ def make_loop(
     keywords = {**defaults, "name": target.name, **settings, **{k: v for k, v in given.items() if k in known}}
     rest = {name: value for name, value in given.items() if name not in known}
     if _is_python(thing):
-        from rtloop.loop.python_loop import PyLoop
+        from rtloop.functions.python_loop import PyLoop
 
         return PyLoop(_bind(target, rest), period, **keywords)
-    from rtloop.loop.function_loop import FunctionLoop
+    from rtloop.functions.function_loop import FunctionLoop
 
     data = rest.pop("data", None)
     if rest:

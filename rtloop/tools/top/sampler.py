@@ -13,12 +13,13 @@ import numpy as np
 from rtloop.errors import AttachError
 from rtloop.stats.histogram import Histogram
 from rtloop.stats.table import is_any_cpu
-from rtloop.telemetry.attach import LoopReader, scan
-from rtloop.telemetry.procfs import describe_skipped
+from rtloop.telemetry.denied import describe_skipped
+from rtloop.telemetry.loop_reader import LoopReader
+from rtloop.telemetry.scan import scan
 
 if TYPE_CHECKING:
     from rtloop.stats.stats import Stats
-    from rtloop.telemetry.procfs import BlockFile
+    from rtloop.telemetry.block_files import BlockFile
 
 __all__ = ["History", "Row", "Sample", "Sampler", "difference"]
 

@@ -291,7 +291,7 @@ _MOST_FAULTS = 5
 
 def notes(sample: Sample) -> list[str]:
     """Return a sentence for each loop that could not be read, and the warnings."""
-    from rtloop.telemetry.procfs import describe_denied_count
+    from rtloop.telemetry.denied import describe_denied_count
 
     lines = [f"{path}: not readable: {fault}" for path, fault in list(sample.faulty.items())[:_MOST_FAULTS]]
     more = len(sample.faulty) - len(lines)

@@ -222,7 +222,7 @@ def _from_scipy(callback: Any) -> Function:
 
 
 def _from_capsule(capsule: Any) -> Function:
-    from rtloop.loop.capsule import open_capsule
+    from rtloop.functions.capsule import open_capsule
 
     address, context, text = open_capsule(capsule)
     match = re.fullmatch(r"\s*([\w ]+?)\s*\((.*)\)\s*", text)

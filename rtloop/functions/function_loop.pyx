@@ -10,7 +10,7 @@ from rtloop.loop.loop cimport RT_CONTINUE, Cycle, _RTLoop_2
 from rtloop.loop.loop_h cimport rt_cycle_t
 
 from rtloop.errors import ConfigError
-from rtloop.loop.function_pointer import find_function
+from rtloop.functions.function_pointer import find_function
 from rtloop.memory.locking import prefault
 from rtloop.units import show
 

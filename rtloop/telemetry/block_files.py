@@ -1,4 +1,4 @@
-"""Discovery of the telemetry blocks of running loops through ``/proc``, and the permission to read them.
+"""Discovery of the telemetry blocks of running loops through ``/proc``.
 
 The block of a loop is a sealed memfd that its process keeps open: ``/proc/PID/fd/N`` leads to it, and the kernel
 removes it when the process ends, however it ends. Nothing is configured, and nothing is left behind.
@@ -15,22 +15,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import NamedTuple
 
-from rtloop.system.fileio import parse_fields, read_text
-from rtloop.telemetry.block import task_usage
+from rtloop.system.fileio import read_text
 
-__all__ = [
-    "BlockFile",
-    "Budget",
-    "Task",
-    "block_files",
-    "describe_denied",
-    "describe_denied_count",
-    "describe_skipped",
-    "find_task",
-    "open_block_file",
-    "processes",
-    "user_of",
-]
+__all__ = ["BlockFile", "Budget", "block_files", "open_block_file", "processes", "user_of"]
 
 _LINK = "/memfd:rtloop:"
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
@@ -217,111 +204,3 @@ def open_block_file(file: BlockFile) -> tuple[int, int]:
         os.close(fd)
         raise
     return fd, info.st_size
-
-
-class Task:
-    """A thread of a process, held by its folder in ``/proc``, so that a later one of the same number is not taken."""
-
-    def __init__(self, pid: int, tid: int) -> None:
-        self.pid, self.tid = pid, tid
-        self._folder = os.open(f"/proc/{pid}/task/{tid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-
-    def close(self) -> None:
-        """Close the folder."""
-        folder, self._folder = self._folder, -1
-        if folder >= 0:
-            os.close(folder)
-
-    __del__ = close
-
-    def read(self, name: str) -> str:
-        """Return the content of one of its files; raise OSError if it has ended."""
-        if self._folder < 0:
-            raise ProcessLookupError("closed")
-        with open(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._folder)) as file:
-            return file.read()
-
-    def usage(self) -> tuple[int, int, int, int]:
-        """Return minor and major page faults, voluntary and involuntary context switches."""
-        return task_usage(self.read("stat"), self.read("status"))
-
-    @property
-    def last_cpu(self) -> int | None:
-        """CPU that it ran on last; None if it has ended."""
-        try:
-            return int(self.read("stat").rpartition(")")[2].split()[36])
-        except (OSError, IndexError):
-            return None
-
-    @property
-    def is_alive(self) -> bool:
-        """True if it still exists."""
-        try:
-            return self.read("stat").rpartition(")")[2].split()[0] not in "ZXx"
-        except (OSError, IndexError):
-            return False
-
-
-def find_task(pid: int, inner_pid: int, inner_tid: int) -> Task | None:
-    """Find a thread of a process by its numbers in its own pid namespace, such as that of a container.
-
-    Returns None where the process calls itself otherwise (a forked child keeps its parent's files), or has no such
-    thread.
-    """
-    try:
-        if _innermost(f"/proc/{pid}/status", "NSpid", pid) != inner_pid:
-            return None
-        for name in [str(inner_tid)] if inner_pid == pid else os.listdir(f"/proc/{pid}/task"):
-            if _innermost(f"/proc/{pid}/task/{name}/status", "NSpid", int(name)) == inner_tid:
-                return Task(pid, int(name))
-    except (FileNotFoundError, ProcessLookupError):
-        pass
-    return None
-
-
-def _innermost(status: str, key: str, default: int) -> int:
-    values = parse_fields(read_text(status)).get(key)
-    return int(values.split()[-1]) if values else default
-
-
-def describe_denied(pid: int) -> str:
-    """Return why a process may not be inspected, and the fix."""
-    try:
-        uid = os.stat(f"/proc/{pid}").st_uid
-        effective = int(parse_fields(read_text(f"/proc/{pid}/status"))["Uid"].split()[1])
-    except (OSError, KeyError):
-        return f"process {pid} has ended"
-    if effective != os.geteuid():
-        return (
-            f"process {pid} is of user {_user(effective)}, and this one of {_user(os.geteuid())}: "
-            "run this as root, or as that user"
-        )
-    why = "cannot be dumped (prctl(2), PR_SET_DUMPABLE)" if uid != effective else "has privileges that this one lacks"
-    return (
-        f"process {pid} {why}, so inspecting it requires CAP_SYS_PTRACE (ptrace(2)): "
-        "run this as root, or with the same capabilities"
-    )
-
-
-def describe_denied_count(count: int) -> str:
-    """Return a sentence on the number of processes that may not be inspected."""
-    what = "1 process" if count == 1 else f"{count} processes"
-    how = "try as root" if os.geteuid() else "root needs CAP_SYS_PTRACE, which it lacks here"
-    return f"{what} could not be inspected (of other users, or more privileged): {how}"
-
-
-def describe_skipped(uid: int) -> str:
-    """Return a sentence on a user whose files were too many, or took too long, to be inspected."""
-    return (
-        f"user {_user(uid)}: files that look like telemetry of loops were skipped, because there are more than "
-        f"{MOST_BLOCKS} or their inspection takes too long"
-    )
-
-
-def _user(uid: int) -> str:
-    import pwd  # here, because importing rtloop has to be quick
-
-    try:
-        return f"{pwd.getpwuid(uid).pw_name} ({uid})"
-    except KeyError:
-        return str(uid)

@@ -1,0 +1,75 @@
+"""Threads of other processes, found and read through ``/proc/PID/task``."""
+
+from __future__ import annotations
+
+import os
+
+from rtloop.system.fileio import parse_fields, read_text
+from rtloop.telemetry.thread_usage import thread_usage
+
+__all__ = ["Task", "find_task"]
+
+
+class Task:
+    """A thread of a process, held by its folder in ``/proc``, so that a later one of the same number is not taken."""
+
+    def __init__(self, pid: int, tid: int) -> None:
+        self.pid, self.tid = pid, tid
+        self._folder = os.open(f"/proc/{pid}/task/{tid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        """Close the folder."""
+        folder, self._folder = self._folder, -1
+        if folder >= 0:
+            os.close(folder)
+
+    __del__ = close
+
+    def read(self, name: str) -> str:
+        """Return the content of one of its files; raise OSError if it has ended."""
+        if self._folder < 0:
+            raise ProcessLookupError("closed")
+        with open(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._folder)) as file:
+            return file.read()
+
+    def usage(self) -> tuple[int, int, int, int]:
+        """Return minor and major page faults, voluntary and involuntary context switches."""
+        return thread_usage(self.read("stat"), self.read("status"))
+
+    @property
+    def last_cpu(self) -> int | None:
+        """CPU that it ran on last; None if it has ended."""
+        try:
+            return int(self.read("stat").rpartition(")")[2].split()[36])
+        except (OSError, IndexError):
+            return None
+
+    @property
+    def is_alive(self) -> bool:
+        """True if it still exists."""
+        try:
+            return self.read("stat").rpartition(")")[2].split()[0] not in "ZXx"
+        except (OSError, IndexError):
+            return False
+
+
+def find_task(pid: int, inner_pid: int, inner_tid: int) -> Task | None:
+    """Find a thread of a process by its numbers in its own pid namespace, such as that of a container.
+
+    Returns None where the process calls itself otherwise (a forked child keeps its parent's files), or has no such
+    thread.
+    """
+    try:
+        if _innermost(f"/proc/{pid}/status", "NSpid", pid) != inner_pid:
+            return None
+        for name in [str(inner_tid)] if inner_pid == pid else os.listdir(f"/proc/{pid}/task"):
+            if _innermost(f"/proc/{pid}/task/{name}/status", "NSpid", int(name)) == inner_tid:
+                return Task(pid, int(name))
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+    return None
+
+
+def _innermost(status: str, key: str, default: int) -> int:
+    values = parse_fields(read_text(status)).get(key)
+    return int(values.split()[-1]) if values else default
