@@ -190,14 +190,15 @@ cdef extern from *:
     void rt_ending_take(int is_taken)
 
 
-# Handled by a loop that runs, and by a with block. SIGINT is Python's: it becomes a KeyboardInterrupt there.
-ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-_ALL = (signal.SIGINT, *ENDING)
 # Signals that cannot be caught, that a fault of the program raises, or whose default action does not end a process.
 _UNSUITABLE = frozenset(
     {"SIGKILL", "SIGSTOP", "SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGTRAP", "SIGSYS", "SIGABRT", "SIGCHLD",
      "SIGCONT", "SIGURG", "SIGWINCH", "SIGTSTP", "SIGTTIN", "SIGTTOU"}
 )
+_ALL = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+# Handled by a loop that runs, and by a with block, if they have their default action, which ends the process. SIGINT
+# has it only if the program has set it; Python's own handler raises KeyboardInterrupt.
+ENDING = tuple(number for number in signal.Signals if number.name not in {*_UNSUITABLE, "SIGRTMIN", "SIGRTMAX"})
 _STACK_BYTES = 512 << 10
 _NAP_S = 0.01
 
@@ -215,8 +216,9 @@ class stop_on_signals:
     End all loops of the process before a signal ends it, so that ``leave()`` runs.
 
     It is for programs with their own main loop, such as asyncio, Qt or a server. A loop that runs does the same by
-    itself for SIGTERM, SIGHUP and SIGQUIT, and in ``run()``, ``join()`` and ``with loop:`` Ctrl-C ends it and becomes a
-    KeyboardInterrupt. This context manager adds SIGINT, or further signals, and also acts while no loop runs.
+    itself for SIGTERM and every other signal whose default action ends the process, and in ``run()``, ``join()`` and
+    ``with loop:`` Ctrl-C ends it and becomes a KeyboardInterrupt. This context manager adds SIGINT, and also acts while
+    no loop runs.
 
     When one of the signals comes, all loops are asked to stop, and each gets up to its `leave_timeout`. Recorders and
     bridges are closed, and a line on stderr reports how long that took. Then the signal takes effect: the process ends
@@ -273,18 +275,25 @@ def _check(number):
     return value
 
 
-def arm(numbers=ENDING):
-    """Make loops end before these signals end the process. Returns the argument for :func:`disarm`.
+def arm(numbers=None):
+    """Make loops end before signals end the process. Returns the argument for :func:`disarm`.
 
     A signal that has a handler or is ignored is left alone. If no thread can be created, all signals are left alone.
+
+    Parameters
+    ----------
+    numbers : sequence of int, optional
+        The signals, Python's own handler of SIGINT among them; by default all of `ENDING` without it.
     """
     armed = []
     with _lock:
         if sys.is_finalizing() or not _has_thread():
             return armed
-        for number in numbers:
+        for number in ENDING if numbers is None else numbers:
+            is_pythons = number == signal.SIGINT and signal.getsignal(number) is signal.default_int_handler
+            if is_pythons and numbers is None:
+                continue
             if number not in _depths:
-                is_pythons = number == signal.SIGINT and signal.getsignal(number) is signal.default_int_handler
                 if not rt_ending_arm(number, is_pythons):
                     continue
                 _depths[number] = 0
@@ -416,7 +425,7 @@ def _end(number):
         took = format_duration(time.monotonic_ns() - begin)
         with suppress(OSError):
             os.write(2, f"rtloop: {name}: {', '.join(said)} within {took}{more}\n".encode(errors="replace"))
-    if number != signal.SIGINT:
+    if number != signal.SIGINT or signal.getsignal(number) is signal.SIG_DFL:
         rt_ending_take_course(number)
     # Python's own handler of SIGINT raises KeyboardInterrupt on the main thread.
     exit_hooks.go_on()

@@ -87,6 +87,7 @@ SENT += [
     for wait in ("with and join", "run", "group, run", "start and sleep")
     for n in (signal.SIGHUP, signal.SIGQUIT)
 ]
+SENT += [("start and sleep", signal.SIGUSR1), ("run", signal.SIGXCPU), ("with and join", signal.SIGALRM)]
 
 
 @pytest.mark.parametrize(("wait", "number"), SENT, ids=[f"{wait}, {number.name}" for wait, number in SENT])
@@ -101,6 +102,23 @@ def test_a_signal_ends_the_process_after_leave_has_run(script: Script, wait: str
     assert done.returncode == -number, done.stdout + done.stderr
     assert left_once(done, 2 if wait in TWO else 1), done.stderr
     assert f"rtloop: {number.name}: stopped {2 if wait in TWO else 1} loop" in done.stderr, done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGPIPE])
+def test_a_signal_of_pythons_that_the_program_gives_its_default_action_ends_loops_too(
+    script: Script, number: signal.Signals
+) -> None:
+    """As programs with a GUI do, so that Ctrl-C ends them, and filters of text, for a reader that has gone."""
+    done = run(script, f"""
+    signal.signal({int(number)}, signal.SIG_DFL)
+    send({int(number)})
+    loop = make(); loop.start()
+    time.sleep(20)
+    print("went on")
+    """)  # fmt: skip
+    assert done.returncode == -number, done.stdout + done.stderr
+    assert left_once(done), done.stderr
     assert done.stdout == ""
 
 
