@@ -105,12 +105,16 @@ def test_the_doctor_names_the_filter_and_not_a_line_of_a_fix(script: Script, cal
 def test_a_signal_ends_loops_below_a_filter_on_eventfd2(script: Script) -> None:
     done = script(
         """
-        import os, signal, threading, warnings, rtloop
+        import os, signal, threading, time, warnings, rtloop
         warnings.simplefilter("ignore")
         class Loud(rtloop.PyLoop):
             pass
         loop = Loud(lambda cycle: None, "10ms", strict=False)
-        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        def send():
+            while loop.stats.cycles < 5:
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGTERM)
+        threading.Thread(target=send).start()
         try:
             with loop:
                 loop.join()
