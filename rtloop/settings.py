@@ -111,6 +111,7 @@ class LoopKeywords(TypedDict, total=False):
     guard_allow: Iterable[str]
     record: int
     leave_timeout: Duration
+    tunable: bool
     name: str | None
 
 
@@ -149,6 +150,7 @@ class Settings(NamedTuple):
     guard_allow: tuple[str, ...]
     record: int
     leave_timeout_ns: int
+    tunable: bool
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as a dict that JSON can hold."""
@@ -403,6 +405,7 @@ def make_settings(
     guard_allow: Iterable[str] = (),
     record: int = 65536,
     leave_timeout: Duration = "2s",
+    tunable: bool = True,
     name: str | None = None,
 ) -> Settings:
     """Check every keyword and parse its units.
@@ -472,6 +475,7 @@ def make_settings(
         guard_allow=_system_calls(guard_allow),
         record=_integer(record, "record", 0, _MAX_RECORD),
         leave_timeout_ns=parse_duration(leave_timeout, "leave_timeout", minimum=1, maximum=_MAX_TIME_NS),
+        tunable=_flag(tunable, "tunable"),
     )
 
 

@@ -197,6 +197,18 @@ def exchanges(exchange_path: Path) -> ModuleType:
     return _import(exchange_path)
 
 
+@pytest.fixture(scope="session")
+def tuned_path(compiled: Callable[..., Path]) -> Path:
+    """The folder with the compiled module of tests/support/tuned.pyx."""
+    return compiled("tuned")
+
+
+@pytest.fixture(scope="session")
+def tuned(tuned_path: Path) -> ModuleType:
+    """The module of loops with parameters."""
+    return _import(tuned_path)
+
+
 @pytest.fixture
 def account() -> Callable[[], dict[str, Any]]:
     """What this process holds: a function, to be called before and after."""

@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t
 
 from rtloop.loop.loop cimport Cycle, _RTLoop_2
-from rtloop.loop.loop_h cimport rt_cycle_t
+from rtloop.loop.loop_h cimport rt_cycle_t, rt_live_after_step, rt_live_before_step, rt_loop_t
 
 
 cdef inline int call_enter(void *self) noexcept nogil:
@@ -12,6 +12,16 @@ cdef inline int call_enter(void *self) noexcept nogil:
 
 cdef inline int call_step(void *self, const rt_cycle_t *cycle) noexcept nogil:
     return (<_RTLoop_2>self).step(<const Cycle *>cycle)
+
+
+# The step of a loop that has parameters or signals.
+cdef inline int call_live_step(void *self, const rt_cycle_t *cycle) noexcept nogil:
+    cdef rt_loop_t *loop = <rt_loop_t *>(<_RTLoop_2>self)._rt
+    cdef int rc
+    rt_live_before_step(&loop.live, cycle)
+    rc = (<_RTLoop_2>self).step(<const Cycle *>cycle)
+    rt_live_after_step(&loop.live, cycle)
+    return rc
 
 
 cdef inline int call_overrun(void *self, const rt_cycle_t *cycle, int64_t missed) noexcept nogil:

@@ -368,8 +368,9 @@ cdef class Control:
         has_own_wait, simulation = self.thread.has_own_wait, self._simulation
         tai = None if self.is_simulated() else (self.thread.tai_offset_s, tai_offset_s())
         make = _stats_maker()
+        live = {} if self.thread.live is None else self.thread.live.figures()
         return lambda: make(settings, state, grants, snapshot, stack=stack, forks=forks, has_own_wait=has_own_wait,
-                            simulation=simulation, tai_offsets_s=tai,
+                            simulation=simulation, tai_offsets_s=tai, live=live,
                             violations=list_violations(guard, has_lines=state != "running"))
 
     def warn_lost(self):

@@ -39,8 +39,8 @@ cdef class _RTLoop_2:
     cdef int safe(self) noexcept nogil
     cdef int on_peer_failure(self) noexcept nogil
     cdef int sleep_until(self, int64_t ns) noexcept nogil
-    cdef int _reserved_1(self) noexcept nogil
-    cdef int _reserved_2(self) noexcept nogil
+    cdef object parameter(self, name, void *address, value, dtype=*)
+    cdef object signal(self, name, const void *address, dtype=*)
     cdef int _reserved_3(self) noexcept nogil
     cdef int _reserved_4(self) noexcept nogil
     cdef int _reserved_5(self) noexcept nogil

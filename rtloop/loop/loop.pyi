@@ -5,6 +5,7 @@ from typing import Any, Literal, Self, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
+from rtloop.live.parameters import Parameters
 from rtloop.loop.cycle import Cycle
 from rtloop.settings import Duration, LoopKeywords, Settings
 from rtloop.stats.stats import Stats
@@ -40,6 +41,8 @@ class RTLoop:
     ) -> None: ...
     @property
     def state(self) -> Literal["new", "running", "stopped", "failed"]: ...
+    @property
+    def parameters(self) -> Parameters: ...
     @property
     def stats(self) -> Stats: ...
     @property

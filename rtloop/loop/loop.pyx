@@ -7,7 +7,7 @@ from libc.errno cimport EINVAL
 from rtloop.loop.lifecycle cimport Control
 from rtloop.telemetry.block cimport rt_telemetry_count_device_cycle
 from rtloop.loop.callbacks cimport (
-    call_enter, call_leave, call_on_peer_failure, call_overrun, call_safe, call_step, call_wait,
+    call_enter, call_leave, call_live_step, call_on_peer_failure, call_overrun, call_safe, call_step, call_wait,
 )
 from rtloop.loop.loop_h cimport (
     rt_loop_default_wait, rt_loop_guarded_main, rt_loop_main, rt_loop_sleep_until, rt_loop_t,
@@ -18,6 +18,7 @@ import itertools
 
 from rtloop.data.interface import publish, refuse_copy
 from rtloop.errors import StateError
+from rtloop.live.parameters import Parameters
 from rtloop.loop import failure
 from rtloop.settings import check_call, make_settings, parse_count, parse_run_duration
 from rtloop.units import format_rate, parse_timeout
@@ -54,13 +55,28 @@ cdef void *_guarded_body(void *self) noexcept nogil:
     return NULL
 
 
+# The bodies of a loop that has parameters or signals. All others run the two above.
+cdef void *_live_body(void *self) noexcept nogil:
+    rt_loop_main(
+        <rt_loop_t *>(<_RTLoop_2>self)._rt, self, call_enter, call_live_step, call_overrun, call_wait, call_leave
+    )
+    return NULL
+
+
+cdef void *_guarded_live_body(void *self) noexcept nogil:
+    cdef rt_loop_t *loop = <rt_loop_t *>(<_RTLoop_2>self)._rt
+    rt_loop_guarded_main(loop, loop.guard, self, call_enter, call_live_step, call_overrun, call_wait, call_leave)
+    return NULL
+
+
 @cython.no_gc_clear  # the thread may use the object until it is deallocated
 cdef class _RTLoop_2:
     """RTLoop(period, *, phase=0, align=None, clock="monotonic", clock_step="follow", policy="fifo", priority=80,
            runtime=None, deadline=None, cpu="auto", spin=0, overrun="skip", max_burst=8, max_overruns=None, warmup=10,
            strict=True,
            lock_memory="all", stack_size="512K", tune_malloc=False, core_dumps=True, dma_latency=0,
-           flush_denormals=False, guard="off", guard_allow=(), record=65536, leave_timeout="2s", name=None)\n--\n
+           flush_denormals=False, guard="off", guard_allow=(), record=65536, leave_timeout="2s", tunable=True,
+           name=None)\n--\n
     Hard periodic loop on a thread of its own.
 
     Subclass it in Cython and override ``step``. The thread calls its methods as C functions, without the GIL. The class
@@ -134,6 +150,8 @@ cdef class _RTLoop_2:
     leave_timeout : duration
         Time that the end of a ``with`` block, an interrupt or the end of the program waits for the present ``step`` and
         for ``leave`` to return.
+    tunable : bool
+        False to let other processes read the loop's parameters, but not change them.
     name : str, optional
         Name of the loop and, cut to 15 bytes, of its thread.
 
@@ -184,6 +202,7 @@ cdef class _RTLoop_2:
         default_name = f"{type(self).__name__}-{next(_serial)}"
         cdef Control control = Control(make_settings(default_name, *period, **settings))
         control.thread.bind(_body, _guarded_body, call_on_peer_failure, call_safe, _overrides_wait(self))
+        control.thread.bind_live(_live_body, _guarded_live_body)
         self._rt = control.thread.rt
         self._control = control
 
@@ -215,11 +234,11 @@ cdef class _RTLoop_2:
     cdef int sleep_until(self, int64_t ns) noexcept nogil:
         return rt_loop_sleep_until(<rt_loop_t *>self._rt, ns) if self._rt is not NULL else -EINVAL
 
-    cdef int _reserved_1(self) noexcept nogil:
-        return 0
+    cdef object parameter(self, name, void *address, value, dtype="f8"):
+        return RTLoop_control(self).thread.make_live().parameters.declare(name, <size_t>address, value, dtype)
 
-    cdef int _reserved_2(self) noexcept nogil:
-        return 0
+    cdef object signal(self, name, const void *address, dtype="f8"):
+        return RTLoop_control(self).thread.make_live().signals.declare(name, <size_t>address, dtype)
 
     cdef int _reserved_3(self) noexcept nogil:
         return 0
@@ -466,6 +485,12 @@ cdef class _RTLoop_2:
     def state(self):
         """``"new"``, ``"running"``, ``"stopped"`` or ``"failed"``; closing a loop keeps the last two."""
         return RTLoop_control(self).state
+
+    @property
+    def parameters(self):
+        """Parameters of the loop, which any thread may read and change, running or not: a mapping."""
+        live = RTLoop_control(self).thread.make_live()
+        return Parameters(live.parameters)
 
     @property
     def stats(self):

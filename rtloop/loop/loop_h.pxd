@@ -5,6 +5,7 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from rtloop._os cimport pthread_t
 from rtloop.telemetry.block cimport rt_telemetry_t
 from rtloop.guard.guard_block cimport rt_guard_t
+from rtloop.live.live_h cimport rt_live_t
 
 
 cdef extern from "../include/rtloop/loop.h" nogil:
@@ -154,10 +155,13 @@ cdef extern from "../include/rtloop/loop.h" nogil:
         rt_loop_thread_t thread
         rt_loop_end_t end
         rt_trip_t trip
+        rt_live_t live
         uint32_t command
         uint32_t phase
         uint32_t watch
 
+    void rt_live_before_step(rt_live_t *live, const rt_cycle_t *cycle)
+    void rt_live_after_step(rt_live_t *live, const rt_cycle_t *cycle)
     int rt_schedule_shift(rt_schedule_t *s, int64_t ns)
     void rt_schedule_set_period(rt_schedule_t *s, int64_t period, int64_t part, int64_t unit)
     int64_t rt_clock_best_offset(rt_clock_reader_t *read_clock, int clock)

@@ -1,5 +1,6 @@
 from libc.stdint cimport int64_t, uint32_t
 
+from rtloop.live.live cimport Live
 from rtloop.loop.loop_h cimport rt_loop_t
 
 # Longest wait of a control thread before it checks for signals, in ns.
@@ -16,6 +17,8 @@ cdef class LoopThread:
     cdef rt_loop_t *rt
     cdef rt_body_t _body
     cdef rt_body_t _guarded_body
+    cdef rt_body_t _live_body
+    cdef rt_body_t _guarded_live_body
     cdef rt_hook_t _on_peer_failure
     cdef rt_hook_t _safe
     cdef void *_owner
@@ -26,6 +29,8 @@ cdef class LoopThread:
     cdef void bind(
         self, rt_body_t body, rt_body_t guarded_body, rt_hook_t on_peer_failure, rt_hook_t safe, bint has_own_wait
     )
+    cdef void bind_live(self, rt_body_t body, rt_body_t guarded_body)
+    cdef Live make_live(self)
     cdef uint32_t phase(self) noexcept nogil
     cdef uint32_t wait_while(self, uint32_t phase, int64_t timeout_ns)
     cdef bint is_pending(self, uint32_t command) noexcept nogil

@@ -8,6 +8,7 @@ from posix.unistd cimport getpid
 from rtloop._atomics cimport rt_load_acquire
 from rtloop._os cimport munmap, pthread_join
 from rtloop.guard.guard_block cimport GuardBlock
+from rtloop.live.live cimport Live
 from rtloop.loop.loop_h cimport (
     RT_PHASE_ABORT,
     RT_PHASE_DONE,
@@ -77,6 +78,8 @@ cdef class LoopThread:
         Additional memory to lock: (name of the grant, detail, address, size, True if rtloop has mapped it).
     remarks : tuple of callable
         Functions that return an additional grant of every run.
+    live : Live or None
+        Parameters and signals, if there are any.
     """
 
     def __cinit__(self):
@@ -88,7 +91,7 @@ cdef class LoopThread:
     def __init__(self, settings):
         self.settings = settings
         self.grants = self.ranges = self.remarks = ()
-        self.block = self.guard = self.tai_offset_s = None
+        self.block = self.guard = self.tai_offset_s = self.live = None
         self._undo = self._live = self._why_cpus = None
 
     def __dealloc__(self):
@@ -102,6 +105,20 @@ cdef class LoopThread:
         """Set the C functions of the loop object."""
         self._body, self._guarded_body, self._on_peer_failure, self._safe = body, guarded_body, on_peer_failure, safe
         self.has_own_wait = has_own_wait
+
+    cdef void bind_live(self, rt_body_t body, rt_body_t guarded_body):
+        """Set the C functions of the loop object for the case that it has parameters or signals."""
+        self._live_body, self._guarded_live_body = body, guarded_body
+
+    cdef Live make_live(self):
+        """Return the parameters and signals, made when the first is declared."""
+        cdef Live live
+        with cython.critical_section(self):
+            if self.live is None:
+                live = Live(self.settings.name)
+                live._state = &self.rt.live
+                self.live = live
+            return self.live
 
     def add_range(self, *item):
         """Add an item to `ranges`: memory to lock in every run."""
@@ -137,6 +154,8 @@ cdef class LoopThread:
             grants += scheduling.rt_bandwidth(settings)
             grant, self.block = resources.telemetry(settings, stack)
             grants.append(grant)
+            if self.live is not None:
+                grants += self.live.acquire(settings, stack)
             grants += self._lock_state(stack)
             grants += [self._acquire_stack(stack), *self._acquire_guard(stack)]
             pools = pools_grant()
@@ -154,8 +173,11 @@ cdef class LoopThread:
                 "state": (<size_t>self.rt, sizeof(rt_loop_t)),
                 "stack": (<size_t>self.rt.thread.stack.base, self.rt.thread.stack.bytes),
                 "telemetry": (<size_t>self.rt.telemetry, self.block.size),
+                **({} if self.live is None else self.live.ranges),
             }, PoolWatch() if pools else None)
-            description.write(self.block, settings, self.grants, has_own_wait=self.has_own_wait, group=group_name)
+            blocks = {} if self.live is None else self.live.inodes
+            description.write(self.block, settings, self.grants, has_own_wait=self.has_own_wait, group=group_name,
+                              blocks=blocks)
             self._undo = stack.pop_all()
 
     def read_grants(self):
@@ -182,6 +204,8 @@ cdef class LoopThread:
             self.block = TelemetryBlock(settings.name, settings.record)
             stack.callback(self.block.close)
             self.rt.telemetry = (<TelemetryBlock>self.block).block
+            if self.live is not None:
+                self.live.open_simulated(settings, stack)
             self._sign()
             self._undo = stack.pop_all()
         self._live, self.grants = None, (grant, *self._make_remarks())
@@ -301,7 +325,10 @@ cdef class LoopThread:
         self.rt.hooks.self = <void *>owner
         self.rt.hooks.on_peer_failure, self.rt.hooks.safe = self._on_peer_failure, self._safe
         self.rt.phase = RT_PHASE_STARTING
-        body = self._body if self.rt.guard is NULL else self._guarded_body
+        if self.live is None:
+            body = self._body if self.rt.guard is NULL else self._guarded_body
+        else:
+            body = self._live_body if self.rt.guard is NULL else self._guarded_live_body
         rc = rt_thread_create(&self.rt.thread.id, &self.rt.thread.stack, body, <void *>owner)
         if rc:
             size = format_size(self.rt.thread.stack.bytes)

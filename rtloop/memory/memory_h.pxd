@@ -8,6 +8,8 @@ cdef extern from "../include/rtloop/memory.h" nogil:
         uint32_t forks
         int32_t lock_flags
     int rt_memory_map(void **address, size_t size)
+    int rt_memory_map_shared(const char *name, size_t size, int is_open_to_writers, void **address, int *fd)
+    int rt_memory_is_sealed(int fd)
     int rt_memory_map_sealed(const char *name, size_t size, void **address, int *fd)
     void rt_memory_prefault(void *address, size_t size)
     int rt_memory_populate(void *address, size_t size, int is_writable)

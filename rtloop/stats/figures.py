@@ -15,7 +15,17 @@ from rtloop.system.grant import Grant
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["FORMAT", "HISTOGRAMS", "PAIRS", "VERSION", "ContextSwitches", "Figures", "PageFaults", "StackUse"]
+__all__ = [
+    "FORMAT",
+    "HISTOGRAMS",
+    "PAIRS",
+    "VERSION",
+    "ContextSwitches",
+    "Figures",
+    "PageFaults",
+    "ParameterChange",
+    "StackUse",
+]
 
 #: Name and version of the saved form.
 FORMAT = "rtloop-stats"
@@ -44,6 +54,27 @@ class StackUse(NamedTuple):
 
     size: int
     high_water: int | None
+
+
+class ParameterChange(NamedTuple):
+    """A set of parameters that a loop has applied.
+
+    Attributes
+    ----------
+    cycle : int
+        Index of the first cycle that used it.
+    values : dict
+        The values that changed, by name; all of them in the first one of a run, which the run began with.
+    pid, tid, host, program : int, int, str, str
+        Process, thread, host and program that asked for it, as told by themselves.
+    """
+
+    cycle: int
+    values: dict[str, Any]
+    pid: int = 0
+    tid: int = 0
+    host: str = ""
+    program: str = ""
 
 
 PAIRS: dict[str, type[Any]] = {"page_faults": PageFaults, "context_switches": ContextSwitches, "stack": StackUse}
@@ -83,6 +114,9 @@ class Figures:
     clock_step_sizes: tuple[int, ...] = ()
     clock_step_cycles: tuple[int, ...] = ()
     clock_gap_ns: int = 0
+    parameter_changes: tuple[ParameterChange, ...] | None = ()
+    lost_parameter_changes: int = 0
+    refused_parameter_sets: int = 0
 
     def __post_init__(self) -> None:
         if self.records.dtype != _RECORD_DTYPE or self.records.ndim != 1:
@@ -94,6 +128,8 @@ class Figures:
             object.__setattr__(self, name, dict(getattr(self, name)))
         for name in ("clock_step_sizes", "clock_step_cycles"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.parameter_changes is not None:
+            object.__setattr__(self, "parameter_changes", tuple(ParameterChange(*c) for c in self.parameter_changes))
 
     @property
     def duration(self) -> float:
@@ -155,6 +191,9 @@ class Figures:
             host=_plain(self.host),
             clock_step_sizes=list(self.clock_step_sizes),
             clock_step_cycles=list(self.clock_step_cycles),
+            parameter_changes=None
+            if self.parameter_changes is None
+            else [_plain(change._asdict()) for change in self.parameter_changes],
         )
         for name in HISTOGRAMS:
             histogram: Histogram = getattr(self, name)

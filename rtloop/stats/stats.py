@@ -12,7 +12,7 @@ import numpy as np
 
 from rtloop.errors import ConfigError
 from rtloop.stats import table, validation
-from rtloop.stats.figures import FORMAT, HISTOGRAMS, PAIRS, VERSION, Figures
+from rtloop.stats.figures import FORMAT, HISTOGRAMS, PAIRS, VERSION, Figures, ParameterChange
 from rtloop.stats.histogram import Histogram
 from rtloop.stats.part import last_part
 from rtloop.system.fileio import replaced
@@ -100,6 +100,17 @@ class Stats(Figures):
     clock_gap_ns : int
         By how much longer than a period the loop waited because of steps, in all: until its next release on the grid of
         the clock as it was set.
+    parameter_changes : tuple of ParameterChange or None
+        Sets of parameters that the loop has applied, oldest first: ``cycle`` (index of the first cycle that used the
+        set), ``values`` (those that changed; in the first one of a run all that it began with), and who asked for it,
+        as told by itself: ``pid tid host program``. ``simulate(parameters=...)`` replays them. None for a loop of
+        another process.
+    lost_parameter_changes : int
+        How many earlier changes there was no room for: a run keeps the last 4096, fewer if all parameters together
+        have more than 100 bytes, and at least 64.
+    refused_parameter_sets : int
+        How many sets the loop has refused, because a writer that breaks the rules sent values that are outside of the
+        limits, or no values of the types.
     """
 
     def to_json(self, *, records: bool = False, indent: int | None = None) -> str:
@@ -184,6 +195,8 @@ class Stats(Figures):
         for name, kind in PAIRS.items():
             fields[name] = kind(**fields[name])
         fields["grants"] = tuple(Grant(**grant) for grant in fields["grants"])
+        if fields.get("parameter_changes"):
+            fields["parameter_changes"] = tuple(ParameterChange(**one) for one in fields["parameter_changes"])
         return cls(records=records, **fields)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -67,6 +67,11 @@ def check_fields(fields: dict[str, Any]) -> None:
     _check("clock_step_cycles", cycles, "list of counts", all(item >= 0 for item in cycles))
     gap = fields.get("clock_gap_ns", 0)
     _check("clock_gap_ns", gap, "number", _is_int(gap, -_INT64_MAX, _INT64_MAX))
+    changes = fields.get("parameter_changes", [])
+    is_list = changes is None or (isinstance(changes, list) and all(map(_is_change, changes)))
+    _check("parameter_changes", changes, "list of changes", is_list)
+    for name in ("lost_parameter_changes", "refused_parameter_sets"):
+        _check(name, fields.get(name, 0), "count", _is_count(fields.get(name, 0)))
     for name in ("page_faults", "context_switches", "stack"):
         pair = fields[name]
         _check(
@@ -118,6 +123,26 @@ def _is_text(value: object) -> bool:
 def _is_grant(grant: dict[str, Any]) -> bool:
     texts = all(_is_text(grant.get(name, "")) for name in ("name", "detail", "fix"))
     return texts and isinstance(grant.get("ok"), bool) and _is_int(grant.get("errno", 0), 0, _INT64_MAX)
+
+
+def _is_change(change: object) -> bool:
+    """Return whether it has the form of a ParameterChange."""
+    return (
+        isinstance(change, dict)
+        and change.keys() == {"cycle", "values", "pid", "tid", "host", "program"}
+        and _is_int(change["cycle"], 0, 2**64 - 1)
+        and isinstance(change["values"], dict)
+        and all(map(_is_text, change["values"]))
+        and all(map(_is_value, change["values"].values()))
+        and all(_is_int(change[name], -_INT64_MAX, _INT64_MAX) for name in ("pid", "tid"))
+        and all(_is_text(change[name]) for name in ("host", "program"))
+    )
+
+
+def _is_value(value: object, depth: int = 0) -> bool:
+    if isinstance(value, list):
+        return depth < 64 and all(_is_value(item, depth + 1) for item in value)
+    return isinstance(value, bool | int | float)
 
 
 def _is_guard(guard: dict[str, Any]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -61,6 +62,7 @@ def make_stats(
     simulation: dict[str, Any] | None = None,
     violations: list[dict[str, Any]] | None = None,
     tai_offsets_s: tuple[int, int] | None = None,
+    live: Mapping[str, Any] = {},
 ) -> Stats:
     """Make the Stats of a loop of this process; the snapshot of a loop that never ran is None."""
     extra: dict[str, Any] = {}
@@ -77,6 +79,7 @@ def make_stats(
         forks=forks,
         host=machine() | tai_facts(tai_offsets_s) | ({} if simulation is not None else collector_facts()),
         violations=violations,
+        live=live,
     )
 
 
@@ -90,6 +93,7 @@ def assemble_stats(
     forks: int | None,
     host: dict[str, Any],
     violations: list[dict[str, Any]] | None = None,
+    live: Mapping[str, Any] = {},
 ) -> Stats:
     """Make the Stats of a loop of any process.
 
@@ -135,4 +139,5 @@ def assemble_stats(
         waiting=waiting,
         records=snapshot.records,
         stack=stack,
+        **live,
     )

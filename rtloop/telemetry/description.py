@@ -26,14 +26,22 @@ class About(NamedTuple):
     grants: tuple[Grant, ...]
     host: dict[str, Any]
     started_ns: int
+    blocks: dict[str, int] = {}  # noqa: RUF012 - never changed
 
 
 def write(
-    block: TelemetryBlock, settings: Settings, grants: Sequence[Grant], *, has_own_wait: bool, group: str | None = None
+    block: TelemetryBlock,
+    settings: Settings,
+    grants: Sequence[Grant],
+    *,
+    has_own_wait: bool,
+    group: str | None = None,
+    blocks: Mapping[str, int] = {},
 ) -> None:
     """Write the description into the block, once, before the loop runs; shortened if it does not fit.
 
-    `group` is the name of the loop's group, if it runs in one.
+    `group` is the name of the loop's group, if it runs in one. `blocks` has the inodes of its further blocks of shared
+    memory, by their kind.
     """
     import json  # here, because importing rtloop has to be quick
 
@@ -46,6 +54,7 @@ def write(
         | ({} if group is None else {"group": group}),
         "started_ns": time.time_ns(),
         "host": machine() | {"tai_offset_start_s": tai_offset_s()},
+        "blocks": dict(blocks),
     }
     every = [grant.to_dict() for grant in grants]
     brief = [{**grant, "detail": "", "fix": ""} for grant in every]
@@ -73,9 +82,16 @@ def read(text: bytes) -> About:
         grants = tuple(_grant(values) for values in content.get("grants", ()))
         host = {clean(key): _scalar(value) for key, value in content["host"].items()}
         started = content["started_ns"]
+        blocks = {clean(key): _inode(value) for key, value in content.get("blocks", {}).items()}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"its text is not the description of a loop: {error}") from None
-    return About(settings, grants, host, started if type(started) is int else 0)
+    return About(settings, grants, host, started if type(started) is int else 0, blocks)
+
+
+def _inode(value: object) -> int:
+    if type(value) is not int or not 0 < value < 1 << 64:
+        raise ValueError("the number of a file is of a wrong type")
+    return value
 
 
 def _setting(key: str, value: object) -> Any:

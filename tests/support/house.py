@@ -13,8 +13,8 @@ PACKAGE = ROOT / "rtloop"
 #: The rooms from the ground up. A module imports from lower rooms and from its own; "" is the front door.
 ROOMS = (
     "_atomics", "_os", "errors", "units", "process", "system", "memory", "settings", "data", "stats", "guard",
-    "telemetry", "loop", "functions", "analysis", "simulation", "group", "", "numba", "pytest", "zenoh", "compiler",
-    "linter", "demo", "machine", "tools", "__main__",
+    "telemetry", "live", "loop", "functions", "analysis", "simulation", "group", "", "numba", "pytest", "zenoh",
+    "compiler", "linter", "demo", "machine", "tools", "__main__",
 )  # fmt: skip
 
 #: The imports that go up all the same: (importing module, imported module) -> the reason.

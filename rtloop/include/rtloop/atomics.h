@@ -24,6 +24,10 @@
 
 #define rt_exchange_acq_rel(p, v) __atomic_exchange_n((p), (v), __ATOMIC_ACQ_REL)
 
+/* Replace *p by v if it is *expected, else read it into *expected. Evaluates to whether it was replaced. */
+#define rt_compare_exchange_acq_rel(p, expected, v)                                                                    \
+  __atomic_compare_exchange_n((p), (expected), (v), 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)
+
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
 #define RT_IS_SANITIZED 1
 #elif defined(__has_feature)

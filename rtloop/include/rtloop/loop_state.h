@@ -9,6 +9,7 @@
 #include "clock.h"
 #include "cycle.h"
 #include "guard.h"
+#include "live.h"
 #include "schedule.h"
 #include "spin.h"
 #include "stack.h"
@@ -122,6 +123,7 @@ typedef struct rt_loop {
   rt_loop_thread_t thread;
   rt_loop_end_t end;
   rt_trip_t trip; /* written by the watchdog */
+  rt_live_t live;
 
   _Alignas(RT_CACHE_LINE) uint32_t command; /* RT_COMMAND_... bits; written by any thread, read once per cycle */
   _Alignas(RT_CACHE_LINE) uint32_t phase;   /* RT_PHASE_...; written by the loop's thread and the control thread */

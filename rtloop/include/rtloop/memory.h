@@ -45,8 +45,10 @@ static inline int rt_memory_map(void **address, size_t bytes) {
   return 0;
 }
 
-/* Map zeroed shared memory of a memfd that cannot be resized and that only this mapping can write. */
-static inline int rt_memory_map_sealed(const char *name, size_t bytes, void **address, int *fd) {
+/* Map zeroed shared memory of a memfd that cannot be resized. Unless `is_open_to_writers`, only this mapping can write
+ * it, on Linux 5.1 and later. */
+static inline int rt_memory_map_shared(const char *name, size_t bytes, int is_open_to_writers, void **address,
+                                       int *fd) {
   int rc = 0;
   void *p = MAP_FAILED;
   int file = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
@@ -58,13 +60,22 @@ static inline int rt_memory_map_sealed(const char *name, size_t bytes, void **ad
     close(file);
     return rc;
   }
-  (void)madvise(p, bytes, MADV_NOHUGEPAGE);            /* shared memory may be collapsed as well (shmem_enabled) */
-  (void)fcntl(file, F_ADD_SEALS, F_SEAL_FUTURE_WRITE); /* since Linux 5.1; the other seals protect the writer */
+  (void)madvise(p, bytes, MADV_NOHUGEPAGE); /* shared memory may be collapsed as well (shmem_enabled) */
+  /* Since Linux 5.1; the other seals protect the writer. */
+  if (!is_open_to_writers) (void)fcntl(file, F_ADD_SEALS, F_SEAL_FUTURE_WRITE);
   (void)fcntl(file, F_ADD_SEALS, F_SEAL_SEAL);
   *address = p;
   *fd = file;
   return 0;
 }
+
+/* Map zeroed shared memory of a memfd that cannot be resized and that only this mapping can write. */
+static inline int rt_memory_map_sealed(const char *name, size_t bytes, void **address, int *fd) {
+  return rt_memory_map_shared(name, bytes, 0, address, fd);
+}
+
+/* Test whether only the mappings that exist can write a memfd. Returns 1 or 0. */
+static inline int rt_memory_is_sealed(int fd) { return (fcntl(fd, F_GET_SEALS) & F_SEAL_FUTURE_WRITE) != 0; }
 
 /* Touch every page: read it, and write it back if `is_writable`. Afterwards the pages are present, and written ones are
  * private copies. The content does not change, even if another thread writes at the same time. Any thread; O(bytes);

@@ -1,0 +1,7 @@
+from rtloop.live.live_h cimport rt_live_t
+
+
+cdef class Live:
+    cdef rt_live_t *_state
+    # What changes during the life is in the dict, because other threads read it (see lifecycle.pxd).
+    cdef dict __dict__

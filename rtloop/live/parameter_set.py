@@ -1,0 +1,212 @@
+"""ParameterSet: the parameters of a loop of this process, declared once, between its runs and in them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rtloop.errors import ConfigError, StateError
+from rtloop.live.declared import Declaration, Parameter, parse_name, parse_type
+from rtloop.live.parameter_block import ParameterRun, Used, Writer, assign
+from rtloop.live.write_lock import write_lock
+from rtloop.stats.figures import ParameterChange
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
+__all__ = ["ParameterSet", "describe_parameters", "this_writer"]
+
+_MOST, _MOST_BYTES = 1024, 1 << 16
+
+
+class ParameterSet:
+    """The parameters of a loop of this process.
+
+    Between two runs the values are here, and a change is written to the fields of the step at once. In a run they are
+    in the run's block, from which the loop takes them.
+
+    Attributes
+    ----------
+    name : str
+        Name of the loop.
+    declared : dict
+        The parameters by name.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.declared: dict[str, Parameter] = {}
+        self._addresses: dict[str, int] = {}
+        self._values = bytearray()
+        self._writer: Writer | None = None
+        self._fresh: set[str] = set()  # declared since the last run
+        self._run: ParameterRun | None = None
+        self._last: Used | None = None
+        self._lock = threading.RLock()
+
+    def declare(self, name: str, address: int, value: Any, dtype: DTypeLike = "f8") -> Declaration:
+        """Add a parameter, whose values the loop writes to an address.
+
+        One that setup() declares anew, in the same way, keeps its value.
+
+        Raises
+        ------
+        ConfigError
+            If the name, the type, the value or the address cannot work.
+        StateError
+            In a run.
+        """
+        parse_name(name)
+        base, shape = parse_type(dtype, f"the parameter {name!r}")
+        if not address:
+            raise ConfigError(f"the parameter {name!r} has no address")
+        with self._lock:
+            self._check_idle(name)
+            former = self.declared.get(name)
+            if former is not None:
+                again = (self._addresses[name], former.dtype, former.shape)
+                if name in self._fresh or again != (address, base, shape):
+                    raise ConfigError(f"name={name!r} is the name of another parameter of this loop")
+                self._fresh.add(name)
+                return Declaration(former, self._change_declaration)
+            offset = -(-len(self._values) // base.itemsize) * base.itemsize
+            made = Parameter(name, base, shape, offset)
+            packed = made.pack(value)
+            size = -(-(offset + made.size) // 8) * 8
+            if len(self.declared) == _MOST or size > _MOST_BYTES:
+                raise ConfigError(
+                    f"the parameter {name!r} makes {len(self.declared) + 1} of {size} bytes; a loop can have {_MOST} "
+                    f"of {_MOST_BYTES} bytes: pass a greater table in a Latest"
+                )
+            self._values.extend(bytes(offset - len(self._values)) + packed)
+            self.declared[name], self._addresses[name] = made, address
+            self._fresh.add(name)
+            assign(address, packed)
+            return Declaration(made, self._change_declaration)
+
+    def _change_declaration(self, made: Parameter) -> None:
+        with self._lock:
+            self._check_idle(made.name)
+            made.pack(made.unpack(self._values))
+            self.declared[made.name] = made
+
+    def _check_idle(self, name: str) -> None:
+        if self._run is not None:
+            raise StateError(
+                f"the parameter {name!r} comes too late: {self.name} runs, with the parameters that it had"
+            )
+
+    def open(self, name: str, *, is_shared: bool, is_tunable: bool) -> ParameterRun:
+        """Begin a run: map its block, with the present values in it and in the fields of the step.
+
+        Raises
+        ------
+        OSError
+            If the kernel refuses the block.
+        """
+        with self._lock:
+            self.name = name
+            values = bytes(self._values) + bytes(-len(self._values) % 8)
+            items = [(one, self._addresses[one.name]) for one in self.declared.values()]
+            text = json.dumps(describe_parameters(name, self.declared)).encode()
+            writer = self._writer or this_writer()
+            self._run = ParameterRun(items, values, writer, text, name, is_shared=is_shared, is_tunable=is_tunable)
+            self._fresh.clear()
+            self._last = None
+            return self._run
+
+    def close(self) -> None:
+        """End a run, after its thread: keep the values that were asked for last."""
+        with self._lock:
+            run = self._run
+            if run is None:
+                return
+            self._last = run.used()
+            self._store(self._asked_of(run))
+            run.end()
+            self._run = None
+            run.close()
+
+    def _store(self, values: bytes) -> None:
+        self._values[:] = values[: len(self._values)]
+        for name, one in self.declared.items():
+            assign(self._addresses[name], values[one.offset : one.offset + one.size])
+
+    @staticmethod
+    def _asked_of(run: ParameterRun) -> bytes:
+        """Return the set that was published last; the one in use if a hostile writer has made that unsound."""
+        asked = run.asked().values
+        return asked if run.is_sound(asked) else run.used().values
+
+    def asked(self) -> bytes:
+        """Return the set that was asked for last."""
+        with self._lock:
+            return bytes(self._values) if self._run is None else self._asked_of(self._run)
+
+    def used(self) -> Used | None:
+        """Return the set that the loop uses, or has used last; None before the first run."""
+        with self._lock:
+            return self._last if self._run is None else self._run.used()
+
+    def change(self, changes: Mapping[str, bytes], writer: Writer | None = None) -> None:
+        """Ask for a set in which some values are others. They have been packed, and so are within their limits."""
+        with self._lock:
+            writer = writer or this_writer()
+            run = self._run
+            if run is None:
+                self._store(self._merge(bytes(self._values), changes))
+                self._writer = writer
+                return
+            with write_lock(run.fd, self.name):
+                run.publish(self._merge(self._asked_of(run), changes), writer)
+
+    def _merge(self, values: bytes, changes: Mapping[str, bytes]) -> bytes:
+        merged = bytearray(values)
+        for name, packed in changes.items():
+            one = self.declared[name]
+            merged[one.offset : one.offset + one.size] = packed
+        return bytes(merged)
+
+    def changes(self) -> tuple[tuple[ParameterChange, ...], int]:
+        """Return the record of the present run, oldest first, and how many earlier changes are lost."""
+        with self._lock:
+            run = self._run
+            if run is None:
+                return (), 0
+            records, lost = run.records()
+        changes = []
+        before: bytes | None = None
+        for cycle, writer, values in records:
+            changed = {
+                name: _plain(one.unpack(values))
+                for name, one in self.declared.items()
+                if before is None or one.unpack_bytes(values) != one.unpack_bytes(before)
+            }
+            changes.append(ParameterChange(cycle, changed, writer.pid, writer.tid, writer.host, writer.program))
+            before = values
+        return tuple(changes), lost
+
+
+def describe_parameters(loop: str, declared: Mapping[str, Parameter]) -> dict[str, Any]:
+    """Return the description of all parameters, as it is in their block."""
+    return {"loop": loop, "parameters": [one.to_dict() for one in declared.values()]}
+
+
+def this_writer(program: str | None = None) -> Writer:
+    """Return this thread as the writer of a set."""
+    if program is None:
+        thread = threading.current_thread()
+        program = os.path.basename(sys.argv[0]) if sys.argv and sys.argv[0] not in ("", "-c") else "python"
+        if thread is not threading.main_thread():
+            program = f"{program}: {thread.name}"
+    return Writer(os.getpid(), threading.get_native_id(), time.time_ns(), os.uname().nodename, program)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON holds it."""
+    return value.tolist() if hasattr(value, "tolist") else value

@@ -1,0 +1,83 @@
+"""The lock by which the writers of one block take turns, in all threads and processes.
+
+Among processes it is a record lock on the block's file (fcntl(2)), which the kernel releases when its holder dies. It
+belongs to the process, so that the threads of one process need a mutex as well, and a forked child does not have it.
+Closing any descriptor of the file would release it: whoever closes one holds the mutex.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rtloop.errors import StateError
+
+__all__ = ["close_file", "write_lock"]
+
+#: Longest wait for another writer. One that holds the lock writes a few hundred bytes; it may have been stopped.
+PATIENCE_S = 2.0
+_LONGEST_PAUSE_S = 0.001
+
+_mutex = threading.Lock()
+
+
+@contextmanager
+def write_lock(fd: int, name: str) -> Iterator[None]:
+    """Hold the lock of a block; `fd` is its file, open for writing, or -1 if no other process can write it.
+
+    Raises
+    ------
+    StateError
+        If another writer has held it for two seconds, which one that was stopped does.
+    """
+    deadline = time.monotonic() + PATIENCE_S
+    if not _mutex.acquire(timeout=PATIENCE_S):
+        raise StateError(f"the parameters of {name}: another thread has been writing for {PATIENCE_S:g} s")
+    try:
+        if fd >= 0:
+            _lock_file(fd, name, deadline)
+        try:
+            yield
+        finally:
+            if fd >= 0:
+                fcntl.lockf(fd, fcntl.LOCK_UN)
+    finally:
+        _mutex.release()
+
+
+def _lock_file(fd: int, name: str, deadline: float) -> None:
+    pause = 0.00002
+    while True:
+        try:
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise
+        else:
+            return
+        if time.monotonic() > deadline:
+            raise StateError(
+                f"the parameters of {name}: another process has been writing for {PATIENCE_S:g} s, and has perhaps "
+                "been stopped; lslocks(8) shows which"
+            )
+        time.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+
+def close_file(fd: int) -> None:
+    """Close a descriptor of a block's file, not while another thread of this process holds the lock."""
+    with _mutex:
+        os.close(fd)
+
+
+def _reset_after_fork() -> None:
+    global _mutex
+    _mutex = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_reset_after_fork)

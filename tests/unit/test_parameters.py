@@ -1,0 +1,205 @@
+"""Parameters of a loop: declared once, changed from any thread, all before the same step."""
+
+from __future__ import annotations
+
+import threading
+import time
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+import rtloop
+
+
+def wait_until(condition: Any, what: str) -> None:
+    """Wait for a condition that a running loop brings about."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.001)
+
+
+def test_a_value_is_in_the_field_before_the_run_and_in_it(tuned: ModuleType, ordinary: dict[str, Any]) -> None:
+    loop = tuned.Tuned("1ms", **ordinary)
+    assert (loop.a, list(loop.gains), loop.mode) == (1.0, [1, 2, 3], 0)
+    assert dict(loop.parameters) | {"gains": 0} == {"a": 1.0, "b": 1.0, "gains": 0, "mode": 0}
+    loop.parameters["mode"] = 2
+    assert (loop.mode, loop.parameters["mode"], loop.parameters.applied) == (2, 2, None)
+    with loop:
+        loop.parameters.update(a=5, b=5)
+        assert loop.parameters["a"] == 5.0
+        assert loop.parameters.wait(60)
+        wait_until(lambda: loop.a == 5, "the loop never took it")
+        applied = loop.parameters.applied
+        assert applied.values["a"] == applied.values["b"] == 5.0 and applied.cycle >= 0
+        loop.parameters["gains"] = np.array([4.0, 5.0, 6.0])
+        loop.parameters.wait(60)
+    assert list(loop.gains) == [4, 5, 6] and loop.parameters["gains"].tolist() == [4, 5, 6]
+    assert loop.torn == 0
+    loop.run(cycles=3)
+    assert (loop.a, loop.mode) == (5, 2), "the values of one run are those of the next"
+
+
+def test_changes_of_several_threads_are_whole_and_the_last_one_wins(
+    tuned: ModuleType, ordinary: dict[str, Any]
+) -> None:
+    loop = tuned.Tuned("200us", **ordinary)
+
+    def change(first: int) -> None:
+        for i in range(300):
+            loop.parameters.update(a=first + i, b=first + i)
+
+    with loop:
+        threads = [threading.Thread(target=change, args=(100 * i,)) for i in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        loop.parameters.update(a=7, b=7, mode=1)
+        assert loop.parameters.wait(60)
+    assert (loop.torn, loop.a, loop.mode) == (0, 7, 1)
+    stats = loop.stats
+    assert stats.refused_parameter_sets == 0 and stats.lost_parameter_changes == 0
+    first, *changes = stats.parameter_changes
+    assert first.cycle == 0 and set(first.values) == {"a", "b", "gains", "mode"}
+    assert all(change.values["a"] == change.values["b"] for change in changes if "a" in change.values)
+    assert [change.cycle for change in changes] == sorted(change.cycle for change in changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("a", -1, "outside of its limits, 0.0 to 1000.0 V/rad"), ("a", float("nan"), "not finite"),
+        ("a", float("inf"), "not finite"), ("a", "5", "not a number"), ("a", [1.0], "single number"),
+        ("mode", 4, "outside of its limits, 0 to 3"), ("mode", 1.5, "whole number"), ("mode", 2**40, "out of bounds"),
+        ("gains", 1.0, r"shape \(3,\)"), ("gains", [1, 2], r"shape \(3,\)"), ("gains", [1, 2, float("nan")], "finite"),
+        ("a", None, "not"), ("a", object(), "not"),
+    ],
+)  # fmt: skip
+def test_a_value_that_is_refused_changes_nothing(
+    tuned: ModuleType, ordinary: dict[str, Any], name: str, value: Any, words: str
+) -> None:
+    loop = tuned.Tuned("1ms", **ordinary)
+    before = repr(loop.parameters)
+    with pytest.raises(rtloop.ConfigError, match=words):
+        loop.parameters.update({"b": 3, name: value})
+    assert repr(loop.parameters) == before
+    with loop:
+        with pytest.raises(rtloop.ConfigError, match=words):
+            loop.parameters.update({"b": 3, name: value})
+        assert repr(loop.parameters) == before
+
+
+def test_an_unknown_name_is_a_key_error(tuned: ModuleType, ordinary: dict[str, Any]) -> None:
+    loop = tuned.Tuned("1ms", name="arm", **ordinary)
+    for act in (lambda: loop.parameters["kx"], lambda: loop.parameters.update(a=5, kx=1)):
+        with pytest.raises(KeyError, match="arm has no parameter 'kx'; its parameters are a, b, gains, mode"):
+            act()
+    assert loop.a == 1
+    plain = rtloop.RTLoop("1ms", **ordinary)
+    assert dict(plain.parameters) == {}
+    with pytest.raises(KeyError, match="it has none"):
+        plain.parameters["a"] = 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("a",), "another parameter"), (("",), "identifier"), (("k p",), "identifier"), ((5,), "identifier"),
+        (("x" * 65,), "identifier"), (("x", 0, "S4"), "dtype"), (("x", 0, ">f8"), "byte order"),
+        (("x", 0, "c16"), "dtype"), (("x", 0, "f2"), "dtype"), (("x", 0, "nonsense"), "dtype"),
+        (("x", 0, [("y", "f8")]), "dtype"), (("x", [], ("f8", (0,))), "no elements"),
+        (("x", 0.0, "f8", True), "address"),
+        (("x", float("nan")), "not finite"), (("x", 300, "u1"), "out of bounds"),
+        (("x", np.zeros(9000), ("f8", (9000,))), "Latest"),
+    ],
+)  # fmt: skip
+def test_what_is_no_parameter_is_refused(
+    tuned: ModuleType, ordinary: dict[str, Any], arguments: tuple[Any, ...], words: str
+) -> None:
+    loop = tuned.Tuned("1ms", **ordinary)
+    with pytest.raises(rtloop.ConfigError, match=words):
+        loop.declare(*arguments)
+    assert len(loop.parameters) == 4
+
+
+@pytest.mark.parametrize(
+    ("limits", "dtype", "words"),
+    [
+        ((2, 1), "f8", "above"), ((float("nan"), 1), "f8", "finite"), ((1, 2), "f8", "outside"),
+        ((-1, 5), "u1", "low=-1"), ((0, 1.5), "i4", "high=1.5"), ((0, 1), "?", "bool"), (("0", 1), "f8", "low='0'"),
+    ],
+)  # fmt: skip
+def test_limits_that_cannot_work(
+    tuned: ModuleType, ordinary: dict[str, Any], limits: tuple[Any, Any], dtype: str, words: str
+) -> None:
+    loop = tuned.Tuned("1ms", **ordinary)
+    declaration = loop.declare("x", False if dtype == "?" else 0, dtype)
+    with pytest.raises(rtloop.ConfigError, match=words):
+        declaration.limits(*limits)
+
+
+def test_limits_of_a_short_float_are_values_of_it(tuned: ModuleType, ordinary: dict[str, Any]) -> None:
+    loop = tuned.Tuned("1ms", **ordinary)
+    loop.declare("x", 0.05, "f4").limits(None, 0.1).unit("1")
+    loop.parameters["x"] = 0.1
+    assert loop.parameters["x"] == float(np.float32(0.1))
+    described = loop.parameters.declared["x"]
+    assert (described.kind, described.shape, described.low, described.unit) == ("f4", (), None, "1")
+    with pytest.raises(rtloop.ConfigError, match="outside"):
+        loop.parameters["x"] = 0.11
+
+
+def test_nothing_is_declared_while_the_loop_runs(tuned: ModuleType, ordinary: dict[str, Any]) -> None:
+    loop = tuned.Tuned("1ms", name="arm", **ordinary)
+    declaration = loop.declare("x")
+    with loop:
+        with pytest.raises(rtloop.StateError, match="'y' comes too late: arm runs"):
+            loop.declare("y")
+        with pytest.raises(rtloop.StateError, match="'x' comes too late: arm runs"):
+            declaration.limits(0, 1)
+
+
+def test_setup_declares_anew_in_every_run(tuned: ModuleType, ordinary: dict[str, Any]) -> None:
+    loop = tuned.DeclaredInSetup("1ms", **ordinary)
+    assert len(loop.parameters) == 0
+    loop.run(cycles=2)
+    loop.parameters["kp"] = 3
+    stats = loop.run(cycles=2)
+    assert loop.kp == 3 and stats.parameter_changes[0].values == {"kp": 3.0}
+
+
+def test_each_type_of_number(tuned: ModuleType, ordinary: dict[str, Any]) -> None:
+    loop = tuned.Every("1ms", **ordinary)
+    low = {f"i{n}": -(2 ** (8 * n - 1)) for n in (1, 2, 4, 8)} | {f"u{n}": 0 for n in (1, 2, 4, 8)}
+    high = {f"i{n}": 2 ** (8 * n - 1) - 1 for n in (1, 2, 4, 8)} | {f"u{n}": 2 ** (8 * n) - 1 for n in (1, 2, 4, 8)}
+    reals = {"f4": float(np.float32(1.1)), "f8": -1.7976931348623157e308, "flag": True}
+    with loop:
+        for values in (high, low, high | reals):
+            loop.parameters.update(values | {"table": [[1, 2, 3], [4, 5, -6]]})
+            assert loop.parameters.wait(60)
+            applied = loop.parameters.applied
+            assert {name: applied.values[name] for name in values} == values
+            assert {name: loop.parameters[name] for name in values} == values
+        fields = loop.fields()
+    assert {name: fields[name] for name in values} == values and fields["table"] == [[1, 2, 3], [4, 5, -6]]
+    for name in low:
+        for value in (low[name] - 1, high[name] + 1):
+            with pytest.raises(rtloop.ConfigError, match=name):
+                loop.parameters[name] = value
+    for value in (2, 0.5, "yes"):
+        with pytest.raises(rtloop.ConfigError, match="flag"):
+            loop.parameters["flag"] = value
+
+
+def test_a_request_that_the_step_takes_back_comes_once(tuned: ModuleType, ordinary: dict[str, Any]) -> None:
+    loop = tuned.Resetting("1ms", **ordinary)
+    with loop:
+        loop.parameters["request"] = 1
+        assert loop.parameters.wait(60)
+        loop.parameters["other"] = 5  # a change of another one does not repeat it
+        assert loop.parameters.wait(60)
+        wait_until(lambda: loop.seen, "never seen")
+    assert loop.seen == 1 and loop.other == 5
