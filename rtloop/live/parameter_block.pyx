@@ -340,7 +340,7 @@ cdef class ParameterRun(ParameterView):
         return rt_parameters_read_used(self.own, values, about, _TRIES)
 
     def records(self):
-        """Return the applied sets as (first cycle, writer, values), oldest first, and how many earlier ones are lost."""
+        """Return the applied sets as (first cycle, writer, values), oldest first, and the number of lost ones."""
         cdef uint64_t first = 0
         cdef size_t record_bytes = rt_parameters_record_bytes(_checked(self).set_bytes)
         cdef uint64_t most = self.own.capacity
@@ -390,7 +390,8 @@ cdef rt_parameters_block_t *_block(ParameterView self) except NULL:
 
 
 cdef object _busy(ParameterView self):
-    return OSError(errno.EAGAIN, f"the parameters of {self.name}: they change too fast to be read, or a writer was stopped")
+    reason = "they change too fast to be read, or the loop was stopped in the middle of a change"
+    return OSError(errno.EAGAIN, f"the parameters of {self.name}: {reason}")
 
 
 cdef int _set_limits(rt_parameter_t *item, low, high) except -1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import threading
@@ -109,6 +108,8 @@ class ParameterSet:
         OSError
             If the kernel refuses the block.
         """
+        import json  # here, because importing rtloop has to be quick
+
         with self._lock:
             self.name = name
             values = bytes(self._values) + bytes(-len(self._values) % 8)

@@ -456,8 +456,9 @@ static inline uint64_t rt_parameters_copy_records(const rt_parameters_t *p, uint
 /* Tell those who read that the run is over. After the loop's thread; O(1). */
 static inline void rt_parameters_end(rt_parameters_block_t *block) { rt_store_release(&block->has_ended, 1u); }
 
-/* Check a mapped block of another process, of which `bytes` are mapped. Returns 0 and fills in the view, or -EPROTO iff
- * it does not begin like one or its sizes are impossible, or -ENOTSUP iff it is of another version. Any thread; O(1). */
+/* Check a mapped block of another process, of which `bytes` are mapped. Returns 0 and fills in the view; fails with
+ * -EPROTO iff it does not begin like one or its sizes are impossible, and with -ENOTSUP iff it is of another version.
+ * Any thread; O(1). */
 static inline int rt_parameters_open(rt_parameters_view_t *v, void *address, uint64_t bytes) {
   rt_parameters_block_t *const block = address;
   if (bytes < sizeof *block || rt_load_acquire(&block->magic) != RT_PARAMETERS_MAGIC) return -EPROTO;
