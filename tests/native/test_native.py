@@ -771,5 +771,13 @@ def test_header_stands_alone(header, compiler, tmp_path):
     compile_c(compiler, source, tmp_path / "alone", "-O2", "-pthread")
 
 
+@pytest.mark.parametrize("level", ["-O2", "-O3"])
+def test_no_optimizer_leaves_out_the_touch_of_a_page(level, compiler, tmp_path):
+    """It may leave out to write back what was read, and did: the first write of a cycle was a page fault."""
+    compile_c(compiler, HERE / "touched_pages.c", tmp_path / "touched", level)
+    result = run(tmp_path / "touched")
+    assert result.returncode == 0, result.stderr
+
+
 def test_every_program_is_listed():
     assert {path.stem.removeprefix("test_") for path in HERE.glob("test_*.c")} == set(PROGRAMS)

@@ -85,9 +85,11 @@ static inline void rt_memory_touch(void *address, size_t bytes, int is_writable)
   char *const end = (char *)address + bytes;
   for (char *p = (char *)address; p < end; p = (char *)(((uintptr_t)p & ~(uintptr_t)(page - 1)) + page)) {
     if (is_writable) {
-      __atomic_fetch_or(p, 0, __ATOMIC_RELAXED);
+      char nothing = 0;
+      __asm__ volatile("" : "+r"(nothing)); /* clang makes a load of an atomic `or` with 0, or leaves it out */
+      __atomic_fetch_or(p, nothing, __ATOMIC_RELAXED);
     } else {
-      (void)__atomic_load_n(p, __ATOMIC_RELAXED);
+      (void)*(volatile char *)p; /* an atomic load without a use may be left out */
     }
   }
 }
