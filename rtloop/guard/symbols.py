@@ -101,7 +101,11 @@ def called_at(address: int) -> int | None:
         return None
     if machine == "aarch64":
         word = int.from_bytes(before[-4:], "little")
-        return address - 4 + 4 * _signed(word & 0x3FFFFFF, 26) if word >> 26 == 0x25 else None
+        if word >> 26 != 0x25:  # bl
+            return None
+        target = address - 4 + 4 * _signed(word & 0x3FFFFFF, 26)
+        slot = _slot_of_stub(target)
+        return target if slot is None else _pointer(slot)
     if machine != "x86_64":
         return None
     distance = int.from_bytes(before[-4:], "little", signed=True)
@@ -117,6 +121,22 @@ def called_at(address: int) -> int | None:
         return target
     slot = int.from_bytes(stub[skipped + 2 : skipped + 6], "little", signed=True)
     return _pointer(target + skipped + 6 + slot)
+
+
+def _slot_of_stub(address: int) -> int | None:
+    """Return where a linker stub of arm64 loads its target from; None if this is not such a stub.
+
+    A stub is "adrp x16, page; ldr x17, [x16, offset]", with a landing pad ("bti c") before it or not (ELF for the Arm
+    64-bit Architecture, "Procedure Linkage Table").
+    """
+    code = _peek(address, 12) or bytes(12)
+    words = [int.from_bytes(code[i : i + 4], "little") for i in (0, 4, 8)]
+    skipped = words[0] == 0xD503245F
+    adrp, ldr = words[skipped], words[skipped + 1]
+    if adrp & 0x9F00001F != 0x90000010 or ldr & 0xFFC003FF != 0xF9400211:
+        return None
+    pages = _signed((adrp >> 5 & 0x7FFFF) << 2 | adrp >> 29 & 3, 21)
+    return (address + 4 * skipped & ~0xFFF) + (pages << 12) + (ldr >> 10 & 0xFFF) * 8
 
 
 def _signed(value: int, bits: int) -> int:

@@ -8,6 +8,7 @@ import mmap
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -58,6 +59,32 @@ def test_only_what_follows_a_call_is_a_return_address() -> None:
             assert symbols._ends_in_call(code, machine), (machine, code)
         assert not symbols._ends_in_call(bytes(8), machine)
     assert not is_return_address(8), "where nothing is mapped there is no code"
+
+
+@pytest.mark.parametrize("pad", [b"", bytes.fromhex("5f2403d5")], ids=["plain", "with a landing pad"])
+@pytest.mark.parametrize("pages", [0, 3, -2])
+def test_a_call_through_a_linker_stub_of_arm64_is_one_of_the_function(
+    monkeypatch: pytest.MonkeyPatch, pad: bytes, pages: int
+) -> None:
+    """The code is read, not run, so any machine will do: a call, a stub, and the slot that it loads from."""
+    monkeypatch.setattr(symbols.os, "uname", lambda: SimpleNamespace(machine="aarch64"))
+    buffer = mmap.mmap(-1, 8 * 4096)
+    memory = (ctypes.c_char * len(buffer)).from_buffer(buffer)
+    start = ctypes.addressof(memory)
+    call, stub, slot = 3 * 4096 + 0x100, 3 * 4096 + 0x800, (3 + pages) * 4096 + 0x218
+    bits = pages & 0x1FFFFF
+    words = [0x90000010 | (bits & 3) << 29 | bits >> 2 << 5, 0xF9400211 | (0x218 // 8) << 10, 0x91086210, 0xD61F0220]
+    code = pad + b"".join(word.to_bytes(4, "little") for word in words)
+    buffer[call : call + 4] = (0x94000000 | (stub - call) // 4).to_bytes(4, "little")
+    buffer[stub : stub + len(code)] = code
+    buffer[slot : slot + 8] = address_of("qsort").to_bytes(8, "little")
+    assert symbols.called_at(start + call + 4) == address_of("qsort")
+    buffer[stub + len(pad) : stub + len(pad) + 4] = bytes.fromhex("fd7bbfa9")  # stp x29, x30, [sp, -16]!
+    assert symbols.called_at(start + call + 4) == start + stub, "a function is not a stub"
+    buffer[call : call + 4] = bytes.fromhex("00003fd6")  # blr x0
+    assert symbols.called_at(start + call + 4) is None
+    del memory
+    buffer.close()
 
 
 def test_a_file_that_is_none_gives_an_empty_table(tmp_path: pytest.TempPathFactory) -> None:
