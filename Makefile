@@ -68,7 +68,7 @@ bench: $(VENV)/.installed $(VENV)/.bench ## measure every claim about speed besi
 platforms: ## test on several Debian systems and Pythons, as root; P="trixie sid" names some, TEST_ARGS="-k fork"
 	$(PYTHON) .ci/platforms.py $(P) $(if $(TEST_ARGS),--tests '$(TEST_ARGS)')
 
-wheels: ## build wheels for x86-64 into dist, and test each without a compiler, as root; P="3.13 sdist" names some
+wheels: ## build wheels for x86-64 and arm64 into dist, and test each without a compiler, as root; P="3.13 sdist" names some
 	$(PYTHON) .ci/wheels.py $(P)
 
 lint: $(VENV)/.installed $(VENV)/.lint strict ## check style, format, types and stubs, and do a strict build

@@ -106,6 +106,12 @@ def must_run(
         raise FailedError("\n".join([f"exit code {code}: {shlex.join(command)} (log: {log})", *tail]))
 
 
+def extract(package: Path, folder: Path, log: Path) -> None:
+    """Extract a Debian package into a folder, whose links such as /bin stay: dpkg-deb --extract replaces them."""
+    pipe = 'set -o pipefail; dpkg-deb --fsys-tarfile "$0" | tar --extract --keep-directory-symlink --directory "$1"'
+    must_run(["bash", "-c", pipe, str(package), str(folder)], log)
+
+
 def emulate(arch: str, log: Path) -> None:
     """Have the kernel run programs of another architecture by qemu-user.
 
@@ -160,8 +166,9 @@ class Chroot:
     def prepare(self) -> None:
         """Make the system if there is none, mount what it needs, and install its packages."""
         CACHE.mkdir(parents=True, exist_ok=True)
-        if self.helper:
-            self.helper.prepare()
+        if self.helper and not self.helper.is_ready():
+            with prepared(self.helper):  # only its files are used after that, so other runs may have it
+                pass
         self._lock = os.open(CACHE / f"{self.name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -169,39 +176,98 @@ class Chroot:
             say(f"{self.name}: in use by another run; waiting for its end")
             fcntl.flock(self._lock, fcntl.LOCK_EX)
         self.log.write_bytes(b"")
-        made = self.path("var/lib/rtloop-made")
-        if not made.exists():
-            say(f"{self.name}: debootstrap (some minutes)")
-            shutil.rmtree(self.root, ignore_errors=True)
-            scripts = Path("/usr/share/debootstrap/scripts")
-            script = scripts / (self.suite if (scripts / self.suite).exists() else "sid")
-            command = ["debootstrap", "--variant=minbase", "--include=ca-certificates", f"--arch={self.arch}"]
-            foreign = ["--foreign"] if self.arch != NATIVE else []
-            must_run([*command, *foreign, self.suite, str(self.root), MIRROR, str(script)], self.log)
         if self.arch != NATIVE:
+            if not self.is_ready():
+                self._unpack_system()
             emulate(self.arch, self.log)
-        self._mount()
-        if not made.exists():
-            if self.arch != NATIVE:
-                say(f"{self.name}: second stage of debootstrap, emulated (some minutes)")
-                self.must_run(["/debootstrap/debootstrap", "--second-stage"])
-            made.touch()
+            self._mount()
+        else:
+            made = self.path("var/lib/rtloop-made")
+            if not made.exists():
+                self._debootstrap("--include=ca-certificates")
+                made.touch()
+            self._mount()
         self._copy_settings()
         if self.helper:
             self._use_compiler_of(self.helper)
-        stamp = self.path("var/lib/rtloop-packages")
-        wanted = "\n".join(sorted(set(self.packages)))
-        if not stamp.exists() or stamp.read_text() != wanted:
+        if not self.is_ready():
             say(f"{self.name}: installing packages")
             self.apt("update")
             self.apt("install", "--yes", "--no-install-recommends", *self.packages)
             self._copy_settings()
-            stamp.write_text(wanted)
+            self._stamp.write_text(self._wanted)
+
+    def _debootstrap(self, *options: str) -> None:
+        say(f"{self.name}: debootstrap (some minutes)")
+        shutil.rmtree(self.root, ignore_errors=True)
+        scripts = Path("/usr/share/debootstrap/scripts")
+        script = scripts / (self.suite if (scripts / self.suite).exists() else "sid")
+        command = ["debootstrap", "--variant=minbase", f"--arch={self.arch}", *options]
+        must_run([*command, self.suite, str(self.root), MIRROR, str(script)], self.log)
+
+    def _unpack_system(self) -> None:
+        """Make an emulated system of packages that are unpacked and not set up, which the emulator takes minutes for.
+
+        That is enough for programs such as Python. What the scripts of packages would write and is needed, is written
+        here.
+        """
+        packages = ",".join(("ca-certificates", *self.packages))
+        self._debootstrap("--foreign", f"--include={packages}")
+        for package in sorted(self.path("var/cache/apt/archives").glob("*.deb")):
+            extract(package, self.root, self.log)
+            package.unlink()
+        for name in ("passwd", "group"):
+            shutil.copy(self.path(f"usr/share/base-passwd/{name}.master"), self.path(f"etc/{name}"))
+        self.path("etc/apt/sources.list").write_text(f"deb {MIRROR} {self.suite} main\n")
+        self._stamp.write_text(self._wanted)
+
+    @property
+    def _stamp(self) -> Path:
+        return self.path("var/lib/rtloop-packages")
+
+    @property
+    def _wanted(self) -> str:
+        return "\n".join(sorted(set(self.packages)))
+
+    def is_ready(self) -> bool:
+        """Tell whether the system is made and has its packages."""
+        return self._stamp.exists() and self._stamp.read_text() == self._wanted
 
     def apt(self, *arguments: str) -> None:
         """Call apt-get inside; a snapshot of a mirror may be older than Debian lets it be."""
         options = ["-qq", "-oAPT::Sandbox::User=root", "-oAcquire::Check-Valid-Until=false", "-oDpkg::Use-Pty=0"]
         self.must_run(["apt-get", *options, *arguments])
+
+    def unpack(self, arch: str, packages: Sequence[str], folder: str) -> None:
+        """Unpack packages of any architecture, of this release, into a folder inside, without installing them."""
+        apt, debs = self._foreign_apt(arch), f"/var/tmp/debs-{arch}"
+        shutil.rmtree(self.path(debs), ignore_errors=True)
+        shutil.rmtree(self.path(folder), ignore_errors=True)
+        for name in (debs, folder):
+            self.path(name).mkdir(parents=True)
+        self.must_run(["apt-get", *apt, "download", *packages], debs)
+        for file in sorted(self.path(debs).iterdir()):
+            extract(file, self.path(folder), self.log)
+            file.unlink()
+
+    def depends(self, arch: str, package: str) -> list[str]:
+        """Return the packages of any architecture that a package depends on, directly or not."""
+        options = ["--recurse", "--no-recommends", "--no-suggests", "--no-conflicts", "--no-breaks", "--no-replaces"]
+        output = self.read(["apt-cache", *self._foreign_apt(arch), "depends", *options, "--no-enhances", package])
+        return [line for line in output.splitlines() if line and not line.startswith(" ")]
+
+    def _foreign_apt(self, arch: str) -> list[str]:
+        """Return the options with which apt knows an architecture without the system's knowing of it."""
+        state = f"/var/lib/rtloop-apt-{arch}"
+        options = [f"-oAPT::Architecture={arch}", f"-oAPT::Architectures={arch}", f"-oDir::State={state}"]
+        options += [f"-oDir::Cache={state}", f"-oDir::State::status={state}/status", "-oAPT::Sandbox::User=root"]
+        options += ["-qq", "-oAcquire::Check-Valid-Until=false", "-oAcquire::Languages=none"]
+        if not self.path(f"{state}/status").exists():
+            for name in ("lists/partial", "archives/partial"):
+                self.path(f"{state}/{name}").mkdir(parents=True, exist_ok=True)
+            self.path(f"{state}/status").touch()  # nothing is installed
+        self.must_run(["apt-get", *options, "update"])
+        return options
 
     def _mount(self) -> None:
         for name in ("proc", "sys", "dev"):
@@ -253,8 +319,6 @@ class Chroot:
 
     def release(self) -> None:
         """Unmount everything, and let other runs use the system."""
-        if self.helper:
-            self.helper.release()
         for target in reversed(self._mounted):
             subprocess.run(["umount", "--recursive", "--lazy", str(target)], check=False)
         self._mounted.clear()

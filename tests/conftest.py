@@ -119,12 +119,12 @@ def compiled(tmp_path_factory: pytest.TempPathFactory, warm_cython: dict[str, st
     once, build = _load("once"), _load("build")
     made = once.run_folder(tmp_path_factory.getbasetemp(), is_shared=True) / "support"
 
-    def compiled(name: str, *flags: str) -> Path:
+    def compiled(name: str) -> Path:
         folder = made / name
 
         def compile_in(empty: Path) -> None:
             renamed = f"-fdebug-prefix-map={empty}={folder}"  # where a debugger, or a guard, looks for the C
-            build.compile_pyx(SUPPORT / f"{name}.pyx", empty, *flags, renamed, environment=warm_cython)
+            build.compile_pyx(SUPPORT / f"{name}.pyx", empty, *build.SHARED[name], renamed, environment=warm_cython)
 
         once.make_once(folder, compile_in)
         return folder
@@ -165,7 +165,7 @@ def waits(compiled: Callable[..., Path]) -> ModuleType:
 @pytest.fixture(scope="session")
 def guilty_path(compiled: Callable[..., Path]) -> Path:
     """The folder with the compiled module of tests/support/guilty.pyx, with debug information and lazy binding."""
-    return compiled("guilty", "-g", "-Wl,-z,lazy")
+    return compiled("guilty")
 
 
 @pytest.fixture(scope="session")
