@@ -14,6 +14,7 @@ from rtloop_test_machines import by_name, unpack
 from rtloop.machine.doctor.checks.toolchain import Toolchain, read_toolchain
 from rtloop.machine.doctor.machine_files import Machine
 from rtloop.machine.doctor.run_all import examine
+from rtloop.system.host import host_facts
 
 MACHINES = Path(__file__).parent / "machines"
 SUPPORT = Path(__file__).parents[1] / "support"
@@ -145,12 +146,25 @@ def test_containers_are_told_apart(tmp_path: Path, marks: dict[str, str], kind: 
         ({"/proc/cpuinfo": "flags : fpu", "/sys/class/dmi/id/sys_vendor": "QEMU"}, "QEMU"),  # that hides the flag
         ({"/proc/cpuinfo": "flags : fpu", "/sys/class/dmi/id/sys_vendor": "Google"}, ""),  # a Chromebook
         ({"/proc/cpuinfo": "flags : fpu", "/sys/hypervisor/type": "xen"}, "Xen"),
+        ({"/proc/cpuinfo": "Features : fp", "/proc/device-tree/compatible": "linux,dummy-virt\0"}, "unknown kind"),
+        ({"/proc/cpuinfo": "Features : fp", "/proc/device-tree/compatible": "linux,dummy-virt\0",
+          "/proc/device-tree/fw-cfg@9020000/compatible": "qemu,fw-cfg-mmio\0"}, "QEMU"),
+        ({"/proc/cpuinfo": "Features : fp", "/proc/device-tree/hypervisor/compatible": "linux,kvm\0"}, "unknown kind"),
+        ({"/proc/cpuinfo": "Features : fp", "/proc/device-tree/compatible": "raspberrypi,5-model-b\0brcm\0"}, ""),
     ],
 )  # fmt: skip
 def test_hypervisors_are_told_apart(tmp_path: Path, files: dict[str, str], kind: str) -> None:
     from rtloop.machine.doctor.checks.platform import hypervisor
 
-    assert hypervisor(unpack(files, tmp_path))[0] == kind
+    machine = unpack(files, tmp_path)
+    assert hypervisor(machine)[0] == kind
+    assert by_name(examine(machine))["virtual machine"].verdict == ("warn" if kind else "ok")
+
+
+def test_the_facts_of_the_host_and_the_doctor_agree_on_a_virtual_machine() -> None:
+    from rtloop.machine.doctor.checks.platform import hypervisor
+
+    assert host_facts()["is_virtual"] is (hypervisor(Machine())[0] not in ("", "?"))
 
 
 def test_the_tools_that_are_missing_are_named() -> None:

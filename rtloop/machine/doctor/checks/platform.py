@@ -9,45 +9,17 @@ from rtloop.machine.doctor.machine_files import Machine, unread
 from rtloop.machine.doctor.samples import Sample
 from rtloop.system.checks import Check
 from rtloop.system.fileio import parse_fields
+from rtloop.system.host import find_hypervisor
 
 __all__ = ["examine", "hypervisor"]
 
-_DMI = "/sys/class/dmi/id"
-#: Words in the vendor's and the product's name, and the hypervisors that they stand for.
-_VENDORS = {
-    "VMware": "VMware", "VirtualBox": "VirtualBox", "innotek": "VirtualBox", "QEMU": "QEMU", "KVM": "KVM",
-    "Virtual Machine": "Hyper-V", "Xen": "Xen", "Amazon EC2": "Amazon EC2", "Google": "Google Compute Engine",
-    "Parallels": "Parallels", "Apple Virtualization": "Apple Virtualization", "OpenStack": "OpenStack",
-    "Bochs": "Bochs", "BHYVE": "bhyve",
-}  # fmt: skip
-#: These also name bare-metal machines.
-_AMBIGUOUS = {"Amazon EC2", "Google Compute Engine", "Xen"}
-_CLOCKS = {"kvm-clock": "KVM", "hyperv_clocksource": "Hyper-V", "xen": "Xen"}
 #: A greater share of stolen CPU time is not an accident.
 _STOLEN = 0.005
 
 
 def hypervisor(machine: Machine) -> tuple[str, str]:
     """Return this machine's hypervisor and where that was read; "" means none, "?" not known."""
-    cpuinfo = machine.text("/proc/cpuinfo")
-    if "microsoft" in machine.release.lower():
-        return "WSL", "/proc/sys/kernel/osrelease"
-    is_flagged = any(
-        "hypervisor" in line.split() for line in cpuinfo.splitlines() if line.startswith(("flags", "Features"))
-    )
-    names = f"{machine.text(f'{_DMI}/sys_vendor')} {machine.text(f'{_DMI}/product_name')}"
-    by_name = next((name for word, name in _VENDORS.items() if word in names), "")
-    if xen := machine.text("/sys/hypervisor/type"):
-        return xen.capitalize(), "/sys/hypervisor/type"
-    if machine.exists("/proc/device-tree/hypervisor"):
-        return by_name or "unknown kind", "/proc/device-tree/hypervisor"
-    if is_flagged:
-        clocks = machine.text("/sys/devices/system/clocksource/clocksource0/available_clocksource")
-        by_clock = next((name for word, name in _CLOCKS.items() if word in clocks), "")
-        return by_name or by_clock or "unknown kind", f"/proc/cpuinfo, {_DMI}, clocksources"
-    if by_name and by_name not in _AMBIGUOUS:  # not all architectures and hypervisors set the flag
-        return by_name, _DMI
-    return ("" if cpuinfo else "?"), "/proc/cpuinfo"
+    return find_hypervisor(machine.text, machine.names)
 
 
 def examine(machine: Machine, before: Sample | None = None, after: Sample | None = None) -> Iterator[Check]:
