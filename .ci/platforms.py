@@ -41,6 +41,8 @@ from chroots import (
     run_program,
     say,
 )
+from guest import Guest
+from wheels import cross_bench
 
 PAGE = ROOT / "docs" / "reference" / "platforms.md"
 RESULTS = PAGE.with_suffix(".json")
@@ -66,6 +68,21 @@ EMULATED_TESTS = tuple(
         "buffer", "exact_periods", "group", "histogram", "latest", "loop", "loop_thread", "pool", "pyloop", "ring",
         "settings", "signals", "simulate", "stats", "system", "units",
     )
+)  # fmt: skip
+#: Tests in an emulated machine, which is slower still.
+GUEST_TESTS = (
+    "tests/rt_kernel/examine.py",
+    *(f"tests/rt/test_{name}" for name in (
+        "guards.py::test_planted_first_touch_of_fresh_memory", "guards.py::test_planted_malloc_and_free",
+        "guards.py::test_planted_lazy_binding", "guards.py::test_planted_getppid_is_caught_and_let_through",
+        "guards.py::test_what_was_not_counted_is_said", "buffer.py::test_with_enough_huge_pages_it_has_them",
+        "buffer.py::test_transparent_huge_pages_are_counted_by_the_kernel",
+        "grants.py::test_denormals_are_flushed_on_the_loops_thread_only",
+        "grants.py::test_the_idle_latency_is_held_while_the_loop_runs",
+        "grants.py::test_nothing_is_left_behind_after_a_stop",
+        "memory.py::test_lock_all_locks_what_it_says_and_unlock_all_undoes_it",
+        "watchdog.py::test_the_kernel_runs_it_above_the_highest_loop",
+    )),
 )  # fmt: skip
 #: Packages that take very long to compile: installed from a wheel, or left out.
 _BINARY = "numpy,scipy,numba,llvmlite,matplotlib,eclipse-zenoh,pillow,contourpy,kiwisolver"
@@ -108,6 +125,10 @@ class Platform:
         Tests that run on all CPUs, and tests that run one at a time.
     only : tuple of str
         Packages of the tests that are installed, if not all of them.
+    kernel : str
+        Debian's package of the kernel that the tests run on, in QEMU; this machine's kernel if empty.
+    shared : str
+        The platform of the same system whose environments it uses, if not its own.
     limit_s : float
         Longest time of a part of the tests, in seconds.
     """
@@ -124,6 +145,8 @@ class Platform:
     parallel: tuple[str, ...] = ("tests/unit",)
     alone: tuple[str, ...] = (*RT_TESTS, *DOWNSTREAM)
     only: tuple[str, ...] = ()
+    kernel: str = ""
+    shared: str = ""
     limit_s: float = 3600
 
     @property
@@ -132,6 +155,7 @@ class Platform:
         return (*COMPILING, *self.packages, *(_FREE_THREADED if self.source else ()))
 
 
+_EMULATED = ("Cython", "click", "hypothesis", "meson-python", "ninja", "pytest", "pytest-xdist", "rich", "setuptools")
 _FREE_THREADED = (
     "dpkg-dev", "make", "pkg-config", "zlib1g-dev", "libffi-dev", "libssl-dev", "libbz2-dev", "liblzma-dev",
     "libsqlite3-dev", "libreadline-dev", "xz-utils",
@@ -160,7 +184,15 @@ PLATFORMS = (
     Platform(
         name="arm64", suite="trixie", system="Debian 13, qemu-user",
         arch="arm64", parallel=EMULATED_TESTS, alone=DOWNSTREAM, limit_s=7200,
-        only=("Cython", "click", "hypothesis", "meson-python", "ninja", "pytest", "pytest-xdist", "rich", "setuptools"),
+        only=_EMULATED,
+    ),
+    Platform(
+        name="arm64-kernel", suite="trixie", system="Debian 13, QEMU", arch="arm64", kernel="linux-image-arm64",
+        shared="arm64", parallel=(), alone=GUEST_TESTS, limit_s=7200, only=_EMULATED,
+    ),
+    Platform(
+        name="arm64-rt", suite="trixie", system="Debian 13, QEMU", arch="arm64", kernel="linux-image-rt-arm64",
+        shared="arm64", parallel=(), alone=GUEST_TESTS, limit_s=7200, only=_EMULATED,
     ),
 )  # fmt: skip
 
@@ -182,7 +214,8 @@ class Bench:
 
     def __init__(self, platform: Platform, chroot: Chroot) -> None:
         self.platform, self.chroot = platform, chroot
-        self.builder, self.venv = f"/opt/build-{platform.name}", f"/opt/venv-{platform.name}"
+        environment = platform.shared or platform.name
+        self.builder, self.venv = f"/opt/build-{environment}", f"/opt/venv-{environment}"
         self.source = "/src/rtloop"
         ccache = "" if chroot.helper else "/usr/lib/ccache:"
         self.variables = {"PATH": f"{self.venv}/bin:{ccache}/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"}
@@ -246,9 +279,9 @@ class Bench:
 
     def install(self) -> Path:
         """Build a wheel and install it; return its path."""
-        self.say("building the wheel")
         wheels = f"/var/tmp/wheels-{self.platform.name}"
         shutil.rmtree(self.chroot.path(wheels), ignore_errors=True)
+        self.say("building the wheel")
         options = ["--no-build-isolation", "--no-deps", f"-Cbuild-dir=/var/tmp/build-{self.platform.name}"]
         self.pip(self.builder, "wheel", *options, f"--wheel-dir={wheels}", self.source)
         (wheel,) = self.chroot.path(wheels).glob("*.whl")
@@ -312,6 +345,76 @@ class Bench:
         if code not in (0, 1, 5):  # 1: some failed; 5: none was selected
             raise FailedError(f"the tests did not run to their end: exit code {code} (log: {self.chroot.log})")
         return read_junit(self.chroot.path(result))
+
+
+#: How tests know that they are emulated: a limit for each, and Cython is not loaded beforehand.
+_SLOW = {"RTLOOP_TEST_WATCHDOG_S": "1800", "RTLOOP_TEST_SLOW": "1"}
+
+
+class EmulatedBench(Bench):
+    """A platform of another architecture: this machine builds its wheel and the loops of its tests."""
+
+    def __init__(self, platform: Platform, chroot: Chroot) -> None:
+        super().__init__(platform, chroot)
+        self.shared = f"/var/tmp/compiled-{platform.name}"
+
+    def prepare(self) -> list[str]:
+        """Copy the tests; return the packages of the tests that are left out."""
+        copy_project(self.chroot.path(self.source))
+        requirements = test_requirements(tomllib.loads((ROOT / "pyproject.toml").read_text()))
+        return sorted({bare(item) for item in requirements} - set(self.platform.only))
+
+    def install(self) -> Path:
+        """Build the wheel, and install it with what its tests use; return its path."""
+        requirements = test_requirements(tomllib.loads((ROOT / "pyproject.toml").read_text()))
+        wanted = [item for item in requirements if bare(item) in self.platform.only]
+        with cross_bench(self.platform.suite, self.platform.arch) as bench:
+            wheel = bench.build()
+            inside = f"/{wheel.relative_to(bench.chroot.root)}"
+            bench.install(self.chroot, self.venv, [inside, *wanted, "pip"])
+            self.say("compiling the loops of the tests")
+            bench.compile_shared(self.chroot, f"{self.shared}/support")
+        self.variables |= _SLOW | {"RTLOOP_TEST_SHARED": self.shared}
+        return wheel
+
+
+class GuestBench(EmulatedBench):
+    """A platform whose tests run on a kernel of its own, in an emulated machine that has no compiler."""
+
+    def __init__(self, platform: Platform, chroot: Chroot) -> None:
+        super().__init__(platform, chroot)
+        self.guest = Guest(chroot, platform.kernel, [name.lstrip("/") for name in (self.venv, self.shared, "src")])
+
+    def install(self) -> Path:
+        """Build and install the wheel, and have the kernel; return the wheel's path."""
+        wheel = super().install()
+        with cross_bench(self.platform.suite, self.platform.arch) as bench:
+            self.guest.fetch(bench.chroot)
+        return wheel
+
+    def run_tests(self, tests: Sequence[str], arguments: Sequence[str]) -> dict[str, object]:
+        """Run some tests in the machine; return their counts."""
+        if not tests:
+            return {"passed": 0, "skipped": 0, "failures": {}}
+        result = "/var/tmp/results.xml"
+        command = [f"{self.source}/.ci/wheel_tests", f"--junitxml={result}", "-p", "no:cacheprovider", *arguments]
+        variables = self.chroot.environment({**self.variables, "WHEEL_TESTS": " ".join(tests)})
+        lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+        lines += ["uname -r", shlex.join(command), f"echo ==results==; cat {result}; echo; echo ==end of results=="]
+        text = self.guest.run("\n".join(lines) + "\n", self.platform.limit_s)
+        found = re.search(r"==results==\n(<.*>)\s*==end of results==", text, re.DOTALL)
+        if not found:
+            raise FailedError(f"the tests ended without a result:\n{text[-3000:]}")
+        path = self.chroot.path(result)
+        path.write_text(found[1])
+        return read_junit(path)
+
+
+def kind(platform: Platform) -> type[Bench]:
+    """Return the class of a platform's bench."""
+    if platform.kernel:
+        return GuestBench
+    return Bench if platform.arch == NATIVE else EmulatedBench
 
 
 def bare(requirement: str) -> str:
@@ -456,7 +559,7 @@ def main() -> int:
         platform = known[name]
         try:
             with prepared(system_of(platform)) as chroot:
-                bench = Bench(platform, chroot)
+                bench = kind(platform)(platform, chroot)
                 if arguments.again:
                     row = bench.test_again(read_results()[name])
                 else:

@@ -103,8 +103,8 @@ def _signals() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def warm_cython(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The variables with which `python -m cython` is a child of a process that has loaded Cython, one in a test run."""
-    if importlib.util.find_spec("Cython") is None:
-        return {}
+    if importlib.util.find_spec("Cython") is None or os.environ.get("RTLOOP_TEST_SLOW"):
+        return {}  # an emulated machine loads it slower than a test may take
     once, warm = _load("once"), _load("warm_cython")
     process = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
     folder = once.run_folder(tmp_path_factory.getbasetemp()) / "warm_cython"

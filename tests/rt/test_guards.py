@@ -114,7 +114,11 @@ def test_planted_malloc_and_free(watched: Guilty) -> None:
     found, sentence = done.stdout.splitlines()
     assert "(20, 'allocation', 'malloc of 100 bytes', 'guilty.Allocator.crime')" in found, done.stderr
     assert "(20, 'allocation', 'free', " in found
-    assert sentence == "30 cycles: 0 page faults, 0 system calls, 2 calls of malloc, free and the like in step"
+    has_system_calls = "system calls not counted" not in sentence
+    assert has_system_calls is has_dispatch()
+    system_calls = " 0 system calls," if has_system_calls else ""
+    counted = f"30 cycles: 0 page faults,{system_calls} 2 calls of malloc, free and the like in step"
+    assert sentence.partition(";")[0] == counted
 
 
 def test_planted_contended_mutex(guilty: ModuleType, dispatch: None) -> None:

@@ -185,7 +185,8 @@ cdef class Binder(Guilty):
         with open("/proc/self/maps") as file:
             lines = [line.split() for line in file]
         for fields in lines:
-            if fields[1] == "r--p" and fields[2] == "00000000" and "/libc" in fields[-1]:
+            # Its names are in the first segment, with which arm64 maps the code as well.
+            if fields[1] in ("r--p", "r-xp") and fields[2] == "00000000" and "/libc" in fields[-1]:
                 low, high = (int(text, 16) for text in fields[0].split("-"))
                 self.low, self.size = low, high - low
 

@@ -37,7 +37,7 @@ def platforms(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     import platforms as module
 
     yield module
-    for name in ("platforms", "chroots"):
+    for name in ("platforms", "chroots", "guest", "wheels"):
         sys.modules.pop(name, None)
 
 
@@ -79,6 +79,46 @@ def test_the_tests_that_are_chosen_exist(platforms: ModuleType) -> None:
             path, _, name = test.partition("::")
             assert (ROOT / path).exists(), f"{platform.name}: {path}"
             assert not name or f"def {name}(" in (ROOT / path).read_text()
+
+
+def test_a_platform_of_another_architecture_is_built_here_and_one_with_a_kernel_is_booted(
+    platforms: ModuleType,
+) -> None:
+    kinds = {platform.name: platforms.kind(platform) for platform in platforms.PLATFORMS}
+    assert kinds["trixie"] is (platforms.Bench if platforms.NATIVE == "amd64" else platforms.EmulatedBench)
+    assert kinds["arm64-rt"] is platforms.GuestBench and issubclass(kinds["arm64-rt"], platforms.EmulatedBench)
+    for platform in platforms.PLATFORMS:
+        known = {(python.suite, python.arch) for python in sys.modules["wheels"].PYTHONS}
+        assert platform.arch == "amd64" or (platform.suite, platform.arch) in known, platform.name
+        assert not platform.shared or platform.shared in kinds
+
+
+def test_the_file_system_of_a_booted_kernel_is_the_system_without_what_nobody_needs(
+    platforms: ModuleType, tmp_path: Path
+) -> None:
+    for name in ("usr/bin/sh", "usr/lib/libc.a", "usr/share/doc/x", "proc/1/stat", "opt/a/bin/python", "opt/b/x",
+                 "var/tmp/shared/x.so", "var/tmp/old/x"):  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    chroot = platforms.Chroot("trixie", "arm64")
+    chroot.root = tmp_path
+    guest = platforms.Guest(chroot, "linux-image-rt-arm64", ["opt/a", "var/tmp/shared"])
+    names = guest.names().decode().split("\0")
+    assert {"./usr/bin/sh", "./opt/a/bin/python", "./var/tmp/shared/x.so"} <= set(names)
+    assert not {name for name in names if name.endswith((".a", "/x", "/stat"))}
+    # cpio makes a file only in a folder that it has made.
+    assert all(str(Path(name).parent) in (".", *(str(Path(n)) for n in names[:i])) for i, name in enumerate(names))
+
+
+def test_an_emulator_that_is_missing_is_named_with_its_package(
+    platforms: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    guest = platforms.Guest(platforms.Chroot("trixie", "arm64"), "linux-image-rt-arm64", [])
+    with pytest.raises(platforms.FailedError, match=r"qemu-system-aarch64 is not .* apt install qemu-system-arm"):
+        guest.fetch(platforms.Chroot("trixie"))
+    with pytest.raises(platforms.FailedError, match=r"qemu-aarch64-static is not .* apt install qemu-user-static"):
+        sys.modules["chroots"].emulate("arm64", tmp_path / "log")
 
 
 def test_requirements_are_those_of_the_tests_and_of_every_extra(platforms: ModuleType) -> None:
