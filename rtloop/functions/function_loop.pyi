@@ -1,5 +1,6 @@
 from typing import Any, Unpack
 
+from rtloop.live.fields import Tuning
 from rtloop.loop.loop import RTLoop
 from rtloop.settings import Duration, LoopKeywords
 
@@ -14,5 +15,6 @@ class FunctionLoop(RTLoop):
         period: Duration,
         *,
         data: Any = None,
+        parameters: Tuning = (),
         **settings: Unpack[LoopKeywords],
     ) -> None: ...

@@ -11,6 +11,7 @@ from rtloop.loop.loop_h cimport rt_cycle_t
 
 from rtloop.errors import ConfigError
 from rtloop.functions.function_pointer import find_function
+from rtloop.live.fields import declare_parameters
 from rtloop.memory.locking import prefault
 from rtloop.units import show
 
@@ -46,6 +47,10 @@ cdef class FunctionLoop(_RTLoop_2):
         Memory whose address the function gets: a NumPy array, or anything else with a writable, C-contiguous buffer.
         The loop holds the buffer, so that it cannot be resized, prefaults it, and locks it while it runs, as its own
         memory. The loop and Python share it; nothing keeps them from writing at the same time.
+    parameters : sequence of str, or dict, optional
+        Fields of `data` that are parameters, with the values that they have; `data` is then a NumPy array of one
+        struct. A dict has the limits and the unit: ``{"kp": (0, 50, "V/rad")}``. Change them in `parameters` of the
+        loop, not in `data`.
 
     Attributes
     ----------
@@ -60,7 +65,7 @@ cdef class FunctionLoop(_RTLoop_2):
         If there is no code at its address, or the data cannot be shared; and as :class:`RTLoop`.
     """
 
-    def __init__(self, callback, *period, data=None, **settings):
+    def __init__(self, callback, *period, data=None, parameters=(), **settings):
         function = find_function(callback)
         if data is not None and function.data is not None:
             raise ConfigError("the callback has its own user_data, and data= is given as well: give only one of them")
@@ -71,6 +76,8 @@ cdef class FunctionLoop(_RTLoop_2):
         self.callback = callback
         if data is not None:
             self._hold(data)
+        if parameters:
+            declare_parameters((<Control>self._control).thread.make_live().parameters.declare, data, parameters)
 
     def _hold(self, data):
         """Hold the data's memory for as long as the loop exists, and make every page of it present."""

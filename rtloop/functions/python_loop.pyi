@@ -1,6 +1,9 @@
 from collections.abc import Callable
-from typing import Unpack
+from typing import Any, Unpack
 
+from numpy.typing import NDArray
+
+from rtloop.live.fields import Tuning
 from rtloop.loop.cycle import Cycle
 from rtloop.loop.loop import RTLoop
 from rtloop.settings import Duration, LoopKeywords
@@ -8,9 +11,14 @@ from rtloop.settings import Duration, LoopKeywords
 class PyLoop(RTLoop):
     @property
     def callable(self) -> Callable[[Cycle], int | None]: ...
+    @property
+    def data(self) -> NDArray[Any] | None: ...
     def __init__(
         self,
         callable: Callable[[Cycle], int | None],  # noqa: A002 - the name of the contract
         period: Duration,
+        *,
+        data: NDArray[Any] | None = None,
+        parameters: Tuning = (),
         **settings: Unpack[LoopKeywords],
     ) -> None: ...

@@ -12,6 +12,7 @@ from rtloop.loop.loop_h cimport rt_loop_t, rt_stack_t
 import os
 import sys
 
+from rtloop.live.fields import declare_parameters
 from rtloop.loop import failure
 from rtloop.loop.cycle import Cycle as _Cycle
 from rtloop.loop.cycle import verdict
@@ -71,7 +72,7 @@ cdef extern from "Python.h" nogil:
 @cython.auto_pickle(False)
 @cython.no_gc_clear  # the thread may use the function until the loop is deallocated
 cdef class PyLoop(_RTLoop_2):
-    """PyLoop(callable, period, **settings)\n--\n
+    """PyLoop(callable, period, *, data=None, parameters=(), **settings)\n--\n
     Loop whose step is a Python function, for prototypes, with the schedule and the statistics of a compiled loop.
 
     It takes the GIL in every cycle, which its grants report. Other Python threads delay it, and Python code causes page
@@ -86,10 +87,15 @@ cdef class PyLoop(_RTLoop_2):
         CallbackError. It may call the loop's ``stop``. An exception fails the loop; ``join`` and ``run`` raise it.
     period : duration
         As for :class:`RTLoop`, like all other keywords. The default of ``stack_size`` is 4M.
+    data : numpy.ndarray, optional
+        One struct with the data of the function: ``np.zeros((), [("kp", "f8"), ("angle", "f8")])``.
+    parameters : sequence of str, or dict, optional
+        Fields of `data` that are parameters, with the values that they have. A dict has the limits and the unit:
+        ``{"kp": (0, 50, "V/rad")}``. Change them in `parameters` of the loop, not in `data`.
 
     Attributes
     ----------
-    callable
+    callable, data
         As given.
 
     Raises
@@ -100,14 +106,16 @@ cdef class PyLoop(_RTLoop_2):
         As :class:`RTLoop`.
     """
 
-    def __init__(self, callable, *period, **settings):
+    def __init__(self, callable, *period, data=None, parameters=(), **settings):
         if not hasattr(callable, "__call__"):
             hint = ": rtloop.FunctionLoop runs compiled functions" if hasattr(callable, "address") else ""
             if period and hasattr(period[0], "__call__"):
                 hint = f"; the callable comes first: PyLoop(function, {show(callable)})"
             raise TypeError(f"callable={show(callable)} is not a function or another callable{hint}")
         super().__init__(*period, **{"stack_size": _STACK_SIZE, **settings})
-        self.callable = callable
+        self.callable, self.data = callable, data
+        if parameters:
+            declare_parameters((<Control>self._control).thread.make_live().parameters.declare, data, parameters)
         (<Control>self._control).thread.add_remark(_gil_grant)
 
     cdef int enter(self) noexcept nogil:

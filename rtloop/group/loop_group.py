@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from rtloop.errors import RtloopError, StateError
 from rtloop.group import ending, member, watchdog_plan
 from rtloop.group.chain import check_chains
+from rtloop.group.group_parameters import GroupParameters
 from rtloop.group.plan import check_loops, place, rate_monotonic
 from rtloop.group.results import ages_of, analyze_loops, draw, save_all, stats_of
 from rtloop.group.run import Run
@@ -174,6 +175,11 @@ class LoopGroup:
         if self._watchdog is None:
             return grants
         return MappingProxyType({**grants, "watchdog": () if self._run is None else self._run.watchdog_grants})
+
+    @property
+    def parameters(self) -> GroupParameters:
+        """Parameters of all loops: ``group.parameters["motor.kp"] = 5``."""
+        return GroupParameters(self.loops)
 
     def start(self) -> None:
         """Start all loops, or none.

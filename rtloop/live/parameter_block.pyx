@@ -110,7 +110,7 @@ cdef class ParameterView:
         OSError
             EAGAIN if somebody keeps writing without the lock.
         """
-        cdef bytes place = _place(writer, values)
+        cdef bytes place = pack_place(writer, values)
         cdef const char *begin = place
         cdef int rc
         if len(values) != <object>_checked(self).set_bytes:
@@ -244,7 +244,7 @@ cdef class ParameterRun(ParameterView):
         cdef void *address = NULL
         cdef int fd = -1
         cdef int rc
-        cdef bytes place = _place(writer, values)
+        cdef bytes place = pack_place(writer, values)
         cdef uint64_t set_bytes = len(values)
         cdef rt_parameters_t *own
         if self._address is not NULL:
@@ -404,7 +404,7 @@ cdef int _set_limits(rt_parameter_t *item, low, high) except -1:
     return 0
 
 
-cdef bytes _place(writer, bytes values):
+def pack_place(writer, bytes values not None):
     """Return the bytes of a place: a writer and a set."""
     cdef rt_parameters_writer_t head
     memset(&head, 0, sizeof(head))

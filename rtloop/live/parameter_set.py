@@ -6,12 +6,12 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rtloop.errors import ConfigError, StateError
 from rtloop.live.declared import Declaration, Parameter, parse_name, parse_type
-from rtloop.live.parameter_block import ParameterRun, Used, Writer, assign
+from rtloop.live.parameter_block import ParameterRun, Used, Writer, assign, pack_place
 from rtloop.live.write_lock import write_lock
 from rtloop.stats.figures import ParameterChange
 
@@ -173,6 +173,44 @@ class ParameterSet:
             merged[one.offset : one.offset + one.size] = packed
         return bytes(merged)
 
+    @property
+    def run(self) -> ParameterRun | None:
+        """Parameters of the present run."""
+        return self._run
+
+    def plan_replay(self, changes: Iterable[ParameterChange]) -> tuple[list[int], list[bytes]]:
+        """Take the values that a recorded run began with, and return its changes: cycles, and places of the block.
+
+        Raises
+        ------
+        KeyError
+            If there is no such parameter.
+        ConfigError
+            If a value cannot be one, or the record does not go back to the beginning of its run.
+        """
+        first, *others = (ParameterChange(*change) for change in changes)
+        lacking = self.declared.keys() - first.values.keys()
+        if lacking:
+            raise ConfigError(
+                f"parameters=: the first change has no {', '.join(sorted(lacking))}: the record does not begin with "
+                "its run, because earlier changes are lost, or it is of another loop"
+            )
+        with self._lock:
+            self._check_idle(next(iter(first.values)))
+            self.change(self._pack(first.values), _writer_of(first))
+            values, cycles, places = self.asked() + bytes(-len(self._values) % 8), [], []
+            for change in others:
+                values = self._merge(values, self._pack(change.values))
+                cycles.append(change.cycle)
+                places.append(pack_place(_writer_of(change), values))
+        return cycles, places
+
+    def _pack(self, values: Mapping[str, Any]) -> dict[str, bytes]:
+        unknown = values.keys() - self.declared.keys()
+        if unknown:
+            raise KeyError(f"{self.name} has no parameter {', '.join(sorted(map(repr, unknown)))}")
+        return {name: self.declared[name].pack(value) for name, value in values.items()}
+
     def changes(self) -> tuple[tuple[ParameterChange, ...], int]:
         """Return the record of the present run, oldest first, and how many earlier changes are lost."""
         with self._lock:
@@ -206,6 +244,10 @@ def this_writer(program: str | None = None) -> Writer:
         if thread is not threading.main_thread():
             program = f"{program}: {thread.name}"
     return Writer(os.getpid(), threading.get_native_id(), time.time_ns(), os.uname().nodename, program)
+
+
+def _writer_of(change: ParameterChange) -> Writer:
+    return Writer(change.pid, change.tid, 0, change.host, change.program)
 
 
 def _plain(value: Any) -> Any:

@@ -110,9 +110,13 @@ class Parameters(Mapping[str, Any]):
         StateError
             If the loop is one of another process that has ended or does not allow it, or another writer hangs.
         """
-        changes = {name: self._find(name).pack(value) for name, value in {**values, **more}.items()}
+        changes = self.check({**values, **more})
         if changes:
             self._backend.change(changes)
+
+    def check(self, values: Mapping[str, Any]) -> dict[str, bytes]:
+        """Return the bytes of values; raise as :meth:`update` if one cannot be set."""
+        return {name: self._find(name).pack(value) for name, value in values.items()}
 
     def wait(self, timeout_s: float = 1.0) -> bool:
         """Wait until the loop uses what was set last. Returns False after the timeout, as if it does not run."""

@@ -1,4 +1,4 @@
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, Unpack
 
@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from rtloop.live.parameters import Parameters
 from rtloop.loop.cycle import Cycle
 from rtloop.settings import Duration, LoopKeywords, Settings
+from rtloop.stats.figures import ParameterChange
 from rtloop.stats.stats import Stats
 from rtloop.system.grant import Grant
 
@@ -32,6 +33,7 @@ class RTLoop:
         execution: _Model | Mapping[RTLoop, _Model] = 0,
         latency: _Model | Mapping[RTLoop, _Model] = 0,
         plant: RTLoop | Callable[[Cycle], int | None] | None = None,
+        parameters: Iterable[ParameterChange] | None = None,
     ) -> Stats: ...
     def reset_stats(self) -> None: ...
     def close(self) -> None: ...

@@ -402,7 +402,7 @@ cdef class _RTLoop_2:
             control.leave_block()
         return control.stats
 
-    def simulate(self, duration=None, cycles=None, *, execution=0, latency=0, plant=None):
+    def simulate(self, duration=None, cycles=None, *, execution=0, latency=0, plant=None, parameters=None):
         """Run in virtual time, on the calling thread, with the same callbacks and schedule.
 
         It needs no privilege, and equal inputs give bit-identical results. ``wait`` is not called, and a step that
@@ -421,6 +421,9 @@ cdef class _RTLoop_2:
         plant : RTLoop or callable, optional
             A second loop, which runs first if both start at the same time; or a function that is called with the
             :class:`~rtloop.Cycle` before every step, and may return RT_STOP.
+        parameters : iterable of ParameterChange, optional
+            Changes to repeat at the same cycles: ``stats.parameter_changes`` of a run. The loop begins with the values
+            that the run began with.
 
         Returns
         -------
@@ -434,7 +437,7 @@ cdef class _RTLoop_2:
         """
         from rtloop.simulation.simulation import simulate_loop
 
-        return simulate_loop(self, duration, cycles, execution, latency, plant)
+        return simulate_loop(self, duration, cycles, execution, latency, plant, parameters)
 
     def reset_stats(self):
         """Restart the statistics with the next cycle. It costs the thread one assignment and one getrusage(2)."""

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from rtloop.loop.cycle import Cycle
 from rtloop.loop.loop import RTLoop
+from rtloop.stats.figures import ParameterChange
 from rtloop.stats.stats import Stats
 
 _Duration = int | str | timedelta
@@ -19,6 +20,7 @@ def simulate_loop(
     execution: _Model | Mapping[RTLoop, _Model],
     latency: _Model | Mapping[RTLoop, _Model],
     plant: RTLoop | Callable[[Cycle], int | None] | None,
+    parameters: Iterable[ParameterChange] | None,
 ) -> Stats: ...
 def simulate(
     loops: Iterable[RTLoop],
@@ -26,4 +28,5 @@ def simulate(
     *,
     execution: _Model | Mapping[RTLoop, _Model] = 0,
     latency: _Model | Mapping[RTLoop, _Model] = 0,
+    parameters: Mapping[RTLoop, Iterable[ParameterChange]] | None = None,
 ) -> tuple[Stats, ...]: ...

@@ -6,9 +6,11 @@ from libc.stdlib cimport calloc, free
 from posix.unistd cimport getpid
 
 from rtloop.loop.lifecycle cimport Control
-from rtloop.loop.callbacks cimport call_enter, call_leave, call_overrun, call_step
+from rtloop.live.parameter_block cimport ParameterRun
+from rtloop.live.parameters_h cimport rt_parameters_publish, rt_parameters_view_t
+from rtloop.loop.callbacks cimport call_enter, call_leave, call_live_step, call_overrun, call_step
 from rtloop.loop.loop cimport _RTLoop_2
-from rtloop.loop.loop_h cimport RT_COMMAND_STOP, RT_END_ENTER, RT_END_NORMAL, rt_cycle_t
+from rtloop.loop.loop_h cimport RT_COMMAND_STOP, RT_END_ENTER, RT_END_NORMAL, rt_cycle_t, rt_loop_t
 from rtloop.simulation.simulate_h cimport (
     CLOCK_MONOTONIC, RT_END_MODEL, RT_END_TIME, RT_GO_ON, RT_SIMULATION_OVER, RT_SIMULATION_PAUSE, rt_clock_now,
     rt_full_cycle_t, rt_model_t, rt_simulate_advance, rt_simulate_begin, rt_simulate_enter, rt_simulate_leave,
@@ -84,10 +86,35 @@ cdef int _plant_code(_Callable self, const rt_full_cycle_t *c) noexcept:
         return -1
 
 
+# Recorded changes of parameters that a simulation asks for again, each before the step of its cycle.
+ctypedef struct _replay_t:
+    const rt_parameters_view_t *view
+    uint64_t at
+    uint64_t count
+    uint64_t *cycles
+    const char *places
+    size_t place_bytes
+    void *plant
+
+
+cdef int _before_replay(void *context, const rt_cycle_t *cycle) noexcept nogil:
+    cdef _replay_t *replay = <_replay_t *>context
+    while replay.at < replay.count and replay.cycles[replay.at] <= (<const rt_full_cycle_t *>cycle).index:
+        rt_parameters_publish(replay.view, replay.places + replay.at * replay.place_bytes)
+        replay.at += 1
+    return _before(replay.plant, cycle) if replay.plant is not NULL else 0
+
+
+cdef int _call_step(void *self, const rt_cycle_t *cycle) noexcept nogil:
+    cdef rt_loop_t *loop = <rt_loop_t *>(<_RTLoop_2>self)._rt
+    return call_step(self, cycle) if loop.live.state is NULL else call_live_step(self, cycle)
+
+
 cdef class _Run:
     """Run of one or more loops on one virtual clock, from their setup to their statistics."""
 
     cdef rt_simulation_t *parts
+    cdef _replay_t *replays
     cdef int count
     cdef list loops
     cdef list held
@@ -100,11 +127,13 @@ cdef class _Run:
         self.held, self.callables, self.opened, self.entered = [], [], [], []
         self.count = len(loops)
         self.parts = <rt_simulation_t *>calloc(self.count, sizeof(rt_simulation_t))
-        if self.parts is NULL:
+        self.replays = <_replay_t *>calloc(self.count, sizeof(_replay_t))
+        if self.parts is NULL or self.replays is NULL:
             raise MemoryError
 
     def __dealloc__(self):
         free(self.parts)
+        free(self.replays)
 
     def add_callable(self, function, name):
         made = _Callable(function, name)
@@ -145,14 +174,32 @@ cdef class _Run:
         said["execution"] = self.set_model(&part.execution, execution, "execution", NULL)
         return said
 
-    def open(self, index, said, cycles, duration_ns):
+    def set_replay(self, index, recorded):
+        """Have recorded changes of an opened loop's parameters asked for again; `recorded` is of ``plan_replay``."""
+        cdef _replay_t *replay = &self.replays[index]
+        cdef ParameterRun run = self.loops[index].parameters._backend.run
+        cycles, places = recorded
+        cdef bytes numbers = b"".join(int(cycle).to_bytes(8, "little") for cycle in cycles)
+        cdef bytes joined = b"".join(places)
+        if not cycles:
+            return
+        self.held += [numbers, joined, run]
+        replay.view, replay.count, replay.cycles = &run.view, len(cycles), <uint64_t *><char *>numbers
+        replay.places, replay.place_bytes = joined, len(joined) // len(cycles)
+        replay.plant = self.parts[index].plant
+        self.parts[index].plant, self.parts[index].before = <void *>replay, _before_replay
+
+    def open(self, index, said, cycles, duration_ns, changes=None):
         """Prepare one loop as start() does, but without a thread and without requests to the kernel."""
         cdef _RTLoop_2 loop = self.loops[index]
         cdef Control c = _control(loop)
         c.claim(None, None, said)
         self.opened.append(c)
         loop.setup()
+        recorded = None if changes is None else loop.parameters._backend.plan_replay(changes)
         c.open_simulated(cycles, duration_ns, _GRANT)
+        if recorded is not None:
+            self.set_replay(index, recorded)
         self.parts[index].loop, self.parts[index].self = c.thread.rt, <void *>loop
 
     def go(self):
@@ -196,7 +243,7 @@ cdef class _Run:
 
     cdef int run_slice(self) noexcept nogil:
         return rt_simulate_advance(
-            self.parts, self.count, rt_clock_now(CLOCK_MONOTONIC) + _SLICE_NS, call_step, call_overrun,
+            self.parts, self.count, rt_clock_now(CLOCK_MONOTONIC) + _SLICE_NS, _call_step, call_overrun,
         )
 
     def error_of(self, Control c):
@@ -242,7 +289,7 @@ cdef Control _control(_RTLoop_2 loop):
     return <Control>loop._control
 
 
-def _simulate(loops, index, duration, cycles, execution, latency, plant=None):
+def _simulate(loops, index, duration, cycles, execution, latency, plant=None, parameters=None):
     """Simulate; `cycles`, the plant and a duration without a unit refer to the loop at `index`."""
     cdef Control failed = None
     if cycles is not None:
@@ -266,7 +313,8 @@ def _simulate(loops, index, duration, cycles, execution, latency, plant=None):
     armed = ending_signals.arm()
     try:
         for i in range(len(loops)):
-            run.open(i, said[i], cycles if i == index else None, duration)
+            changes = None if parameters is None else parameters.get(loops[i])
+            run.open(i, said[i], cycles if i == index else None, duration, changes)
         run.go()
         failed = run.advance()
         error = run.error_of(failed)
@@ -280,16 +328,17 @@ def _simulate(loops, index, duration, cycles, execution, latency, plant=None):
     return tuple(loop.stats for loop in loops)
 
 
-def simulate_loop(loop, duration, cycles, execution, latency, plant):
+def simulate_loop(loop, duration, cycles, execution, latency, plant, parameters):
     """Implement RTLoop.simulate."""
+    replayed = None if parameters is None else {loop: parameters}
     if isinstance(plant, _RTLoop_2):
-        return _simulate([plant, loop], 1, duration, cycles, execution, latency)[1]
+        return _simulate([plant, loop], 1, duration, cycles, execution, latency, None, replayed)[1]
     if plant is not None and not callable(plant):
         raise TypeError(f"plant={show(plant)} must be an RTLoop, or a callable that takes a Cycle")
-    return _simulate([loop], 0, duration, cycles, execution, latency, plant)[0]
+    return _simulate([loop], 0, duration, cycles, execution, latency, plant, replayed)[0]
 
 
-def simulate(loops, duration=None, *, execution=0, latency=0):
+def simulate(loops, duration=None, *, execution=0, latency=0, parameters=None):
     """Simulate several loops in lock-step on one virtual clock, as if each had a CPU of its own.
 
     The loop with the earliest start runs next. If two start at the same time, they run in the given order; give a plant
@@ -305,6 +354,8 @@ def simulate(loops, duration=None, *, execution=0, latency=0):
         Run all releases within this time. Without it, the simulation ends when one of the loops ends.
     execution, latency : model
         As for :meth:`RTLoop.simulate`, for all loops; or a dict from loop to model. A loop that is not in it gets 0.
+    parameters : dict, optional
+        Loop to the recorded changes of its parameters, as for :meth:`RTLoop.simulate`.
 
     Returns
     -------
@@ -321,4 +372,6 @@ def simulate(loops, duration=None, *, execution=0, latency=0):
     loops = list(loops)
     if not loops or not all(isinstance(loop, _RTLoop_2) for loop in loops):
         raise TypeError(f"loops={show(loops)} must hold at least one RTLoop, and nothing else")
-    return _simulate(loops, 0, duration, None, execution, latency)
+    if parameters is not None and not (isinstance(parameters, dict) and parameters.keys() <= set(loops)):
+        raise TypeError(f"parameters={show(parameters)} must be a dict from one of the loops to its recorded changes")
+    return _simulate(loops, 0, duration, None, execution, latency, None, parameters)

@@ -203,3 +203,113 @@ def test_a_request_that_the_step_takes_back_comes_once(tuned: ModuleType, ordina
         assert loop.parameters.wait(60)
         wait_until(lambda: loop.seen, "never seen")
     assert loop.seen == 1 and loop.other == 5
+
+
+def test_a_run_with_twenty_live_changes_is_replayed_to_the_bit(tuned: ModuleType, ordinary: dict[str, Any]) -> None:
+    loop = tuned.Tuned("1ms", **ordinary)
+    loop.parameters.update(a=0.1, b=0.1)
+    with loop:
+        for i in range(20):
+            loop.parameters.update(a=i / 7, b=i / 7, gains=[i, 1 / (i + 1), -i], mode=i % 4)
+            assert loop.parameters.wait(60)
+            wait_until(lambda seen=loop.cycles: loop.cycles > seen, "no cycle")
+    stats = loop.stats
+    assert len(stats.parameter_changes) == 21 and stats.parameter_changes[0].values["a"] == 0.1
+    assert all(change.pid and change.host and change.program for change in stats.parameter_changes)
+
+    again = tuned.Tuned("1ms", **ordinary)
+    simulated = again.simulate(cycles=stats.cycles, parameters=stats.parameter_changes)
+    assert (again.sum, again.cycles, again.a) == (loop.sum, loop.cycles, loop.a)
+    assert simulated.parameter_changes == stats.parameter_changes
+
+    other = tuned.Tuned("1ms", **ordinary)
+    (figures,) = rtloop.simulate([other], "1s", parameters={other: stats.parameter_changes})
+    assert figures.parameter_changes == stats.parameter_changes
+
+
+def test_a_record_is_kept_in_a_file_of_stats(tuned: ModuleType, ordinary: dict[str, Any], tmp_path: Any) -> None:
+    loop = tuned.Every("1ms", **ordinary)
+    with loop:
+        loop.parameters.update(u8=2**64 - 1, i8=-(2**63), f8=0.1, f4=0.1, flag=True, table=[[1, 2, 3], [4, 5, 6]])
+        assert loop.parameters.wait(60)
+    stats = loop.stats
+    loaded = rtloop.Stats.load(stats.save(tmp_path / "run"))
+    assert loaded == stats and loaded.parameter_changes == stats.parameter_changes
+    again = tuned.Every("1ms", **ordinary)
+    again.simulate(cycles=stats.cycles + 1, parameters=loaded.parameter_changes)
+    assert again.fields() == loop.fields()
+
+
+def test_a_record_that_cannot_be_replayed_is_refused(tuned: ModuleType, ordinary: dict[str, Any]) -> None:
+    loop = tuned.Tuned("1ms", **ordinary)
+    loop.run(cycles=1)
+    first = loop.stats.parameter_changes[0]
+    for changes, words in (
+        ([first._replace(values={"a": 1.0})], "earlier changes are lost"),
+        ([first, first._replace(values={"a": -1.0})], "outside"),
+    ):
+        with pytest.raises(rtloop.ConfigError, match=words):
+            loop.simulate(cycles=2, parameters=changes)
+    with pytest.raises(KeyError, match="no parameter 'x'"):
+        loop.simulate(cycles=2, parameters=[first, first._replace(values={"x": 1.0})])
+    assert loop.simulate(cycles=2, parameters=[first]).cycles == 2
+    with pytest.raises(TypeError, match="dict from one of the loops"):
+        rtloop.simulate([loop], parameters=[first])
+
+
+def test_the_record_is_bounded_and_tells_what_is_lost(tuned: ModuleType) -> None:
+    """In virtual time, where each cycle takes over one set."""
+    loop = tuned.Tuned("1ms")
+
+    def change(cycle: rtloop.Cycle) -> None:
+        loop.parameters.update(a=cycle.index % 100, b=cycle.index % 100)
+
+    stats = loop.simulate(cycles=5000, plant=change)
+    kept = len(stats.parameter_changes)
+    assert loop.torn == 0 and 4000 < kept + 1 <= 4096 and kept + stats.lost_parameter_changes == 5001
+    assert stats.parameter_changes[-1].cycle == 4999
+
+
+def test_fields_of_data_are_parameters_of_a_python_loop(ordinary: dict[str, Any]) -> None:
+    data = np.zeros((), [("kp", "f8"), ("mode", "u1"), ("seen", "f8")])
+    data["kp"] = 2
+
+    def step(cycle: rtloop.Cycle) -> None:
+        data["seen"] = data["kp"]
+
+    loop = rtloop.PyLoop(step, "2ms", data=data, parameters={"kp": (0, 10, "V"), "mode": (0, 3)}, **ordinary)
+    assert dict(loop.parameters) == {"kp": 2.0, "mode": 0} and loop.data is data
+    with loop:
+        loop.parameters["kp"] = 3
+        wait_until(lambda: data["seen"] == 3, "never used")
+        with pytest.raises(rtloop.ConfigError, match=r"kp=11 is outside of its limits, 0\.0 to 10\.0 V"):
+            loop.parameters["kp"] = 11
+
+
+@pytest.mark.parametrize(
+    ("data", "parameters", "words"),
+    [
+        (None, ("kp",), "one struct"), (np.zeros(3), ("kp",), "one struct"),
+        (np.zeros(2, [("kp", "f8")]), ("kp",), "one"), (np.zeros((), [("kp", "f8")]), ("ki",), "no field 'ki'"),
+        (np.zeros((), [("kp", "f8")]), (5,), "names of fields"), (np.zeros((), [("kp", "S3")]), ("kp",), "dtype"),
+        (np.zeros((), [("kp", "f8")]), {"kp": 5}, "low, high"),
+    ],
+)  # fmt: skip
+def test_fields_that_cannot_be_parameters(data: Any, parameters: Any, words: str) -> None:
+    with pytest.raises(rtloop.ConfigError, match=words):
+        rtloop.PyLoop(lambda cycle: None, "2ms", data=data, parameters=parameters)
+
+
+def test_a_group_has_the_parameters_of_its_loops(tuned: ModuleType, ordinary: dict[str, Any]) -> None:
+    arm, leg = (tuned.Tuned("1ms", name=name, **ordinary) for name in ("arm", "leg"))
+    group = rtloop.LoopGroup([arm, leg])
+    assert list(group.parameters)[:5] == ["arm.a", "arm.b", "arm.gains", "arm.mode", "leg.a"]
+    group.parameters.update({"arm.a": 2, "arm.b": 2, "leg.mode": 1})
+    with group:
+        group.parameters["leg.mode"] = 3
+        assert leg.parameters.wait(60) and group.parameters["leg.mode"] == 3
+        with pytest.raises(rtloop.ConfigError, match="outside"):
+            group.parameters.update({"arm.a": 5, "arm.b": 5, "leg.mode": 4})
+        with pytest.raises(KeyError, match=r"no parameter 'hand\.a'"):
+            group.parameters["hand.a"] = 1
+    assert (arm.a, leg.mode, arm.torn) == (2, 3, 0)

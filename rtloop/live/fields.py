@@ -1,0 +1,63 @@
+"""Parameters and signals that are fields of a structured array: those of loops without a class of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rtloop.errors import ConfigError
+from rtloop.units import show
+
+if TYPE_CHECKING:
+    from rtloop.live.declared import Declaration, Number
+
+__all__ = ["Tuning", "declare_parameters", "fields_of"]
+
+#: The keyword ``parameters``: names of fields, or a dict from the names to limits and a unit.
+Tuning = Iterable[str] | Mapping[str, "tuple[Number | None, Number | None] | tuple[Number | None, Number | None, str]"]
+
+
+def fields_of(data: Any, names: Iterable[str], keyword: str) -> Iterator[tuple[str, int, np.dtype[Any], Any]]:
+    """Yield the fields with these names of a structured array: name, address, type and present value.
+
+    Raises
+    ------
+    ConfigError
+        If it is not an array of one struct, or has no such field.
+    """
+    names = (names,) if isinstance(names, str) else tuple(names)
+    if not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{keyword}={show(names)} must be names of fields of data, such as ('kp', 'ki')")
+    fields = data.dtype.fields if isinstance(data, np.ndarray) else None
+    if fields is None or data.size != 1 or not (data.flags.c_contiguous and data.flags.writeable):
+        raise ConfigError(
+            f"{keyword}={show(names)} names fields of data, which must be one struct in a writable NumPy array: "
+            "data=np.zeros((), [('kp', 'f8'), ('angle', 'f8')])"
+        )
+    item = data.reshape(())
+    for name in names:
+        if name not in fields:
+            raise ConfigError(f"{keyword}: data has no field {name!r}; its fields are {', '.join(fields)}")
+        yield name, data.ctypes.data + fields[name][1], fields[name][0], item[name].tolist()
+
+
+def declare_parameters(declare: Callable[..., Declaration], data: Any, tuning: Tuning) -> None:
+    """Declare fields of a struct as parameters, with the values that they have.
+
+    Raises
+    ------
+    ConfigError
+        If one of them cannot be a parameter.
+    """
+    limits = tuning if isinstance(tuning, Mapping) else {}
+    for name, address, kind, value in fields_of(data, tuning, "parameters"):
+        made = declare(name, address, value, kind)
+        if name in limits:
+            given = limits[name]
+            if not isinstance(given, tuple) or len(given) not in (2, 3):
+                raise ConfigError(
+                    f"parameters: {name}={show(given)} must be (low, high) or (low, high, unit), as (0, 50, 'V/rad')"
+                )
+            made.limits(given[0], given[1]).unit(given[2] if len(given) == 3 else "")
