@@ -68,6 +68,7 @@ if _TYPE_CHECKING:
     from rtloop.group.loop_group import LoopGroup
     from rtloop.guard.thread_pools import limit_thread_pools
     from rtloop.linter.lint import lint
+    from rtloop.live.connect import connect
     from rtloop.process.ending_signals import stop_on_signals
     from rtloop.simulation.simulation import simulate
     from rtloop.stats.stats import Stats
@@ -123,6 +124,7 @@ __all__ = [
     "analyze",
     "attach",
     "build",
+    "connect",
     "cycle_dtype",
     "get_include",
     "guard",
@@ -162,6 +164,7 @@ _LATE = {
     "Task": "analysis.task",
     "analyze": "analysis.schedulability",
     "attach": "telemetry.attach",
+    "connect": "live.connect",
     "build": "compiler.build",
     "load_ipython_extension": "compiler.magic",
     "guard": "guard",

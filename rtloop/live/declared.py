@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -60,7 +61,7 @@ class Parameter(NamedTuple):
     @property
     def numbers(self) -> int:
         """How many numbers it has."""
-        return int(np.prod(self.shape, dtype=np.int64))
+        return math.prod(self.shape)
 
     @property
     def size(self) -> int:
@@ -134,6 +135,8 @@ class Parameter(NamedTuple):
             If no loop can have written it.
         """
         try:
+            if values["type"] not in TYPES:
+                raise ConfigError(f"type={show(values['type'])} is unknown")
             made = cls(
                 parse_name(values["name"]),
                 *parse_type((values["type"], tuple(values["shape"])), "its type"),
@@ -141,7 +144,7 @@ class Parameter(NamedTuple):
             )
             low, high = made.parse_limits(values["low"], values["high"])
             return made._replace(low=low, high=high, unit=parse_unit(values["unit"]))
-        except (ConfigError, KeyError, TypeError, OverflowError) as error:
+        except (ConfigError, KeyError, TypeError, OverflowError, AttributeError) as error:
             raise ValueError(f"a parameter is described wrongly: {error}") from None
 
     def parse_limits(self, low: Any, high: Any) -> tuple[Number | None, Number | None]:

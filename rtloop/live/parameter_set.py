@@ -240,7 +240,9 @@ def this_writer(program: str | None = None) -> Writer:
     """Return this thread as the writer of a set."""
     if program is None:
         thread = threading.current_thread()
-        program = os.path.basename(sys.argv[0]) if sys.argv and sys.argv[0] not in ("", "-c") else "python"
+        path = sys.argv[0] if sys.argv else ""
+        path = os.path.dirname(path) if os.path.basename(path) == "__main__.py" else path
+        program = os.path.basename(path) if path not in ("", "-c") else "python"
         if thread is not threading.main_thread():
             program = f"{program}: {thread.name}"
     return Writer(os.getpid(), threading.get_native_id(), time.time_ns(), os.uname().nodename, program)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 from rtloop.errors import AttachError, AttachPrivilegeError, ConfigError
 from rtloop.stats.stats import Stats
@@ -13,7 +12,7 @@ from rtloop.telemetry.loop_reader import LoopReader
 from rtloop.telemetry.scan import Scan, scan
 from rtloop.units import as_index, show
 
-__all__ = ["attach", "running"]
+__all__ = ["attach", "find_loop", "running"]
 
 
 def running(pid: int | None = None, name: str | None = None) -> list[LoopReader]:
@@ -82,28 +81,38 @@ def attach(pid: int | None = None, name: str | None = None) -> Stats:
     --------
     >>> print(rtloop.attach(name="Controller-1"))
     """
-    with _closed(scan(_checked(pid))) as found:
+    with find_loop(pid, name, "attach()") as loop:
+        return loop.stats
+
+
+def find_loop(pid: int | None, name: str | None, caller: str) -> LoopReader:
+    """Return the one running loop of that process and name, for a function of this name.
+
+    Raises
+    ------
+    AttachError, AttachPrivilegeError
+        As :func:`attach`.
+    """
+    found = scan(_checked(pid))
+    chosen: LoopReader | None = None
+    try:
         matching = list(_matching(pid, name, found))
         if len(matching) != 1:
-            raise AttachError(_explain(pid, name, matching, found))
-        return matching[0].stats
-
-
-@contextmanager
-def _closed(found: Scan) -> Iterator[Scan]:
-    try:
-        yield found
+            raise AttachError(_explain(pid, name, matching, found, caller))
+        chosen = matching[0]
+        return chosen
     finally:
         for loop in found.loops:
-            loop.close()
+            if loop is not chosen:
+                loop.close()
 
 
-def _explain(pid: int | None, name: str | None, matching: list[LoopReader], found: Scan) -> str:
+def _explain(pid: int | None, name: str | None, matching: list[LoopReader], found: Scan, caller: str) -> str:
     """Return the reason why not exactly one loop matches."""
     asked = ", ".join(f"{key}={value!r}" for key, value in (("pid", pid), ("name", name)) if value is not None)
     if matching:
         listed = ", ".join(_label(loop) for loop in matching)
-        return f"{asked or 'attach()'}: {len(matching)} loops match, {listed}: choose one with pid= and name="
+        return f"{asked or caller}: {len(matching)} loops match, {listed}: choose one with pid= and name="
     if pid is not None and not os.path.exists(f"/proc/{pid}"):
         return f"pid={pid}: there is no such process"
     text = f"{asked}: no such loop runs" if asked else "no loop runs"

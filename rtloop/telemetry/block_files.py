@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from rtloop.system.fileio import read_text
 
-__all__ = ["BlockFile", "Budget", "block_files", "open_block_file", "processes", "user_of"]
+__all__ = ["BlockFile", "Budget", "block_files", "find_block_file", "open_block_file", "processes", "user_of"]
 
 _LINK = "/memfd:rtloop:"
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
@@ -130,8 +130,23 @@ def user_of(pid: int) -> int:
         return -1
 
 
-def block_files(pid: int, budget: Budget | None = None, uid: int | None = None) -> Iterator[BlockFile]:
+def find_block_file(pid: int, kind: str, inode: int) -> BlockFile | None:
+    """Find a further block of a loop, ``"parameters"`` for one, by the inode that its description names.
+
+    Raises
+    ------
+    PermissionError
+        If the process may not be inspected.
+    """
+    return next((file for file in block_files(pid, link=f"/memfd:rtloop-{kind}:") if file.inode == inode), None)
+
+
+def block_files(
+    pid: int, budget: Budget | None = None, uid: int | None = None, *, link: str = _LINK
+) -> Iterator[BlockFile]:
     """Yield the files of a process that have the name of a telemetry block, each once, until a budget is spent.
+
+    `link` is what the name of another kind of block begins with.
 
     Raises
     ------
@@ -146,7 +161,7 @@ def block_files(pid: int, budget: Budget | None = None, uid: int | None = None) 
         path = f"/proc/{pid}/fd/{name}"
         try:
             # Any file can have this name: the kernel is asked for its mount before the file is opened.
-            if os.readlink(path).startswith(_LINK) and _mount_id(f"/proc/{pid}/fdinfo/{name}") == _memfd_mount_id():
+            if os.readlink(path).startswith(link) and _mount_id(f"/proc/{pid}/fdinfo/{name}") == _memfd_mount_id():
                 inode = os.stat(path).st_ino
                 if inode not in seen:
                     seen.add(inode)
@@ -183,8 +198,8 @@ def _memfd_mount_id() -> int | None:
         os.close(fd)
 
 
-def open_block_file(file: BlockFile) -> tuple[int, int]:
-    """Open the file of a block read-only. Returns the descriptor and the size.
+def open_block_file(file: BlockFile, *, is_writable: bool = False) -> tuple[int, int]:
+    """Open the file of a block, for reading unless `is_writable`. Returns the descriptor and the size.
 
     Raises
     ------
@@ -193,7 +208,8 @@ def open_block_file(file: BlockFile) -> tuple[int, int]:
     OSError
         Where it is gone, or may not be opened.
     """
-    fd = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    mode = os.O_RDWR if is_writable else os.O_RDONLY
+    fd = os.open(file.path, mode | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     try:
         info = os.fstat(fd)
         if not stat.S_ISREG(info.st_mode) or info.st_ino != file.inode:

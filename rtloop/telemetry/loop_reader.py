@@ -48,6 +48,8 @@ class LoopReader:
         Policy and priority of the thread: ``"fifo 80"``.
     started_ns : int
         Time of its start, ns since 1970; 0 if unknown.
+    blocks : dict
+        Inodes of its further blocks of shared memory, by kind: ``"parameters"`` and the like.
     """
 
     def __init__(self, file: BlockFile, block: ForeignBlock, task: Task) -> None:
@@ -68,6 +70,7 @@ class LoopReader:
             "clock": _CLOCK_NAMES[clock],
         }
         self.grants: tuple[Grant, ...] = said.grants
+        self.blocks = said.blocks
         self._live = LiveGrants(said.grants, task.pid, task.tid)
         self.started_ns = said.started_ns
         self.policy = format_policy(policy, header["priority"])  # type: ignore[arg-type]
@@ -88,6 +91,11 @@ class LoopReader:
     def settings(self) -> dict[str, Any]:
         """Settings of the loop."""
         return dict(self._settings)
+
+    @property
+    def is_described(self) -> bool:
+        """True if the loop had written its description when this reader was made: it does so last in a start."""
+        return self.started_ns != 0
 
     @property
     def is_foreign(self) -> bool:
@@ -152,6 +160,7 @@ class LoopReader:
             stack=stack,
             forks=None,
             host={**self._host, "tai_offset_s": tai_offset_s()},
+            live={"parameter_changes": None},
         )
 
     def close(self) -> None:

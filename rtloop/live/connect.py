@@ -1,0 +1,127 @@
+"""rtloop.connect: a loop of another process, to see and to tune it."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rtloop.live.foreign_parameters import ForeignParameterSet, NoParameters, open_parameters
+from rtloop.live.parameters import Parameters
+from rtloop.stats.stats import Stats
+from rtloop.telemetry.attach import find_loop
+from rtloop.telemetry.loop_reader import LoopReader
+
+__all__ = ["Connection", "connect"]
+
+#: Longest wait for a loop that is being started to write its description.
+_PATIENCE_S = 2.0
+
+
+class Connection:
+    """A running loop of another process, or of this one; made by :func:`rtloop.connect`.
+
+    Attributes
+    ----------
+    parameters : Parameters
+        Its parameters, to read and to change; an empty mapping if it has none.
+    """
+
+    def __init__(self, reader: LoopReader) -> None:
+        self._reader = reader
+        inode = reader.blocks.get("parameters")
+        self._parameters: ForeignParameterSet | NoParameters = (
+            NoParameters(reader.name)
+            if inode is None
+            else open_parameters(reader.pid, reader.name, inode, lambda: reader.state == "running")
+        )
+        self.parameters = Parameters(self._parameters)
+
+    @property
+    def name(self) -> str:
+        """Name of the loop."""
+        return self._reader.name
+
+    @property
+    def pid(self) -> int:
+        """Process of the loop."""
+        return self._reader.pid
+
+    @property
+    def period_ns(self) -> int:
+        """Period of the loop, ns."""
+        return int(self._reader.settings["period_ns"])
+
+    @property
+    def state(self) -> str:
+        """``"running"``, ``"stopped"``, ``"failed"``, or ``"died"`` if its process was killed."""
+        return self._reader.state
+
+    @property
+    def stats(self) -> Stats:
+        """Present statistics of the loop: a consistent snapshot that does not delay it."""
+        return self._reader.stats
+
+    def close(self) -> None:
+        """Unmap the loop's memory. A second call does nothing."""
+        self._parameters.close()
+        self._reader.close()
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Connection to {self.name!r} in process {self.pid}>"
+
+
+def connect(name: str | None = None, pid: int | None = None) -> Connection:
+    """Connect to a running loop, usually of another process, to see and to tune it.
+
+    Whoever may trace the process (ptrace(2)) may connect: the same user without greater privileges, and root. A loop
+    that was made with ``tunable=False`` refuses changes. The loop pays nothing for a connection, and a program that is
+    killed in the middle of a change leaves the loop as it was.
+
+    Parameters
+    ----------
+    name : str, optional
+        Name of the loop. Without both, only one loop may be running.
+    pid : int, optional
+        Process of the loop; needed if loops of several processes have the name.
+
+    Returns
+    -------
+    Connection
+        With ``parameters``, ``stats`` and ``close()``; a context manager.
+
+    Raises
+    ------
+    AttachError
+        If no running loop matches, or more than one; the message lists those that run.
+    AttachPrivilegeError
+        If the process may not be inspected; also a PermissionError.
+
+    Examples
+    --------
+    ::
+
+        with rtloop.connect("motor") as motor:
+            motor.parameters.update(kp=8, kd=0.1)
+            print(motor.parameters.applied)
+    """
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        reader = find_loop(pid, name, "connect()")
+        # The description comes last in a start; a loop of which it did not fit has none.
+        if reader.is_described or time.monotonic() > deadline:
+            break
+        reader.close()
+        time.sleep(0.001)
+    try:
+        return Connection(reader)
+    except BaseException:
+        reader.close()
+        raise

@@ -1,0 +1,198 @@
+"""``rtloop get`` and ``rtloop set``: parameters of a running loop."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rtloop.errors import AttachError, ConfigError
+from rtloop.tools.options import as_json_option
+
+if TYPE_CHECKING:
+    from rtloop.live.connect import Connection
+    from rtloop.live.declared import Parameter
+
+__all__ = ["get_parameters", "set_parameters"]
+
+_WORDS = {"true": True, "on": True, "yes": True, "false": False, "off": False, "no": False}
+
+
+def _complete_name(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    from rtloop.telemetry.attach import running
+
+    names = []
+    for loop in running():
+        with loop:
+            names.append(loop.name)
+    return sorted({name for name in names if name.startswith(incomplete)})
+
+
+def _complete_key(suffix: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+        try:
+            with _connect(ctx.params["name"], ctx.params.get("pid")) as loop:
+                return [f"{key}{suffix}" for key in loop.parameters if key.startswith(incomplete)]
+        except (AttachError, KeyError):
+            return []
+
+    return complete
+
+
+_name = click.argument("name", shell_complete=_complete_name)
+_pid = click.option("--pid", type=click.IntRange(min=1), help="Process of the loop, if several have one of this name.")
+
+
+@click.command("get")
+@_name
+@click.argument("keys", nargs=-1, metavar="[KEY...]", shell_complete=_complete_key(""))
+@_pid
+@as_json_option("instead of the table")
+def get_parameters(name: str, keys: tuple[str, ...], pid: int | None, as_json: bool) -> None:
+    """Show the parameters of the running loop NAME, or those with the names KEY.
+
+    The column "uses" is there if the loop does not yet use what was set last.
+
+    \b
+    Examples:
+      rtloop get motor
+      rtloop get motor kp kd --json
+    """  # noqa: D301 - the backslash is for click
+    with _connect(name, pid) as loop:
+        _check(loop, keys)
+        document = _document(loop, keys or tuple(loop.parameters))
+    if as_json:
+        click.echo(json.dumps({"command": "get", **document}, indent=1))
+    elif document["parameters"]:
+        _print(document)
+    else:
+        print(f"{document['loop']} has no parameters.")
+
+
+@click.command("set")
+@_name
+@click.argument("assignments", nargs=-1, required=True, metavar="KEY=VALUE...", shell_complete=_complete_key("="))
+@_pid
+@as_json_option("instead of the lines")
+def set_parameters(name: str, assignments: tuple[str, ...], pid: int | None, as_json: bool) -> None:
+    """Set parameters of the running loop NAME, all before the same step.
+
+    VALUE is a number; true, false, on or off; or an array: 1,2,3 or [[1,2],[3,4]]. If one value is refused, none is
+    set. Exit code 1 if the loop does not use the values after a second and three periods, because its step hangs, or
+    another program has changed them again.
+
+    \b
+    Examples:
+      rtloop set motor kp=8 kd=0.1
+      rtloop set arm gains=1,2,3 enabled=off
+    """  # noqa: D301 - the backslash is for click
+    with _connect(name, pid) as loop:
+        pairs = [assignment.partition("=") for assignment in assignments]
+        for key, equals, _ in pairs:
+            if not equals:
+                raise click.UsageError(f"{key!r} is not of the form KEY=VALUE")
+        _check(loop, tuple(key for key, _, _ in pairs))
+        declared, before = loop.parameters.declared, dict(loop.parameters)
+        values = {key: _parse(declared[key], text) for key, _, text in pairs}
+        loop.parameters.update(values)
+        is_used = loop.parameters.wait(1 + 3e-9 * loop.period_ns)
+        document = _document(loop, tuple(values))
+    for key, one in document["parameters"].items():
+        one["before"] = _plain(before[key])
+    if as_json:
+        click.echo(json.dumps({"command": "set", **document, "is_used": is_used}, indent=1))
+    else:
+        since = f"from cycle {document['cycle']:,} on" if is_used else "NOT YET USED"
+        for key, one in document["parameters"].items():
+            unit = f" {one['unit']}" if one["unit"] else ""
+            print(f"{key}: {_text(one['before'])} -> {_text(one['value'])}{unit}, {since}")
+    if not is_used:
+        print(f"{document['loop']} does not use the values yet.", file=sys.stderr)
+        raise click.exceptions.Exit(1)
+
+
+def _connect(name: str, pid: int | None) -> Connection:
+    from rtloop.live.connect import connect
+
+    return connect(name, pid)
+
+
+def _check(loop: Connection, keys: tuple[str, ...]) -> None:
+    for key in keys:
+        if key not in loop.parameters:
+            known = ", ".join(loop.parameters) or "none"
+            raise ConfigError(f"{loop.name} has no parameter {key!r}; its parameters are {known}")
+
+
+def _parse(parameter: Parameter, text: str) -> Any:
+    """Turn a word of the command line into a value, which the parameter then checks."""
+    kind = parameter.dtype.kind
+    try:
+        if parameter.shape:
+            return json.loads(text if text.startswith("[") else f"[{text}]")
+        if kind == "b":
+            return _WORDS[text.lower()] if text.lower() in _WORDS else bool(("0", "1").index(text))
+        return float(text) if kind == "f" else int(text, 0)
+    except ValueError:
+        what = {"b": "true or false", "f": "a number"}.get(kind, "a whole number")
+        what = f"an array such as 1,2,3 of the shape {parameter.shape}" if parameter.shape else what
+        raise click.BadParameter(f"{parameter.name}={text} must be {what}", param_hint="KEY=VALUE") from None
+
+
+def _document(loop: Connection, keys: tuple[str, ...]) -> dict[str, Any]:
+    from rtloop import __version__
+
+    declared, asked, applied = loop.parameters.declared, dict(loop.parameters), loop.parameters.applied
+    listed = {}
+    for key in keys:
+        one = declared[key]
+        listed[key] = {
+            "value": _plain(asked[key]),
+            "uses": None if applied is None else _plain(applied.values[key]),
+            "type": one.kind,
+            "shape": list(one.shape),
+            "low": one.low,
+            "high": one.high,
+            "unit": one.unit,
+        }
+    return {
+        "rtloop": __version__,
+        "loop": loop.name,
+        "pid": loop.pid,
+        "cycle": None if applied is None else applied.cycle,
+        "parameters": listed,
+    }
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_text, value))}]"
+    return f"{value:.10g}" if isinstance(value, float) else str(value).lower()
+
+
+def _print(document: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    listed = document["parameters"]
+    has_other = any(one["uses"] != one["value"] for one in listed.values())
+    table = Table("parameter", box=None)
+    table.add_column("value", justify="right")
+    if has_other:
+        table.add_column("uses", justify="right")
+    for head in ("unit", "limits", "type"):
+        table.add_column(head)
+    for key, one in listed.items():
+        limits = " to ".join("" if limit is None else _text(limit) for limit in (one["low"], one["high"])).strip()
+        kind = one["type"] + (f" {tuple(one['shape'])}" if one["shape"] else "")
+        values = [_text(one["value"]), *([_text(one["uses"])] if has_other else [])]
+        table.add_row(*map(Text, (key, *values, one["unit"], "" if limits == "to" else limits, kind)))
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
