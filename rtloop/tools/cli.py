@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMANDS", "main"]
 
-# name -> module; the command is the attribute of the same name, or that in _ATTRIBUTES. Loaded when it is needed.
+# name -> module; the command is the module's attribute of the same name. Loaded only when it is needed.
 COMMANDS = {
     "demo": "rtloop.tools.demo.command",
     "doctor": "rtloop.tools.doctor",
@@ -33,9 +33,6 @@ COMMANDS = {
     "export": "rtloop.tools.export.command",
     "lint": "rtloop.tools.lint.command",
 }
-
-#: Commands whose name is another in Python.
-_ATTRIBUTES = {"get": "get_parameters", "set": "set_parameters"}
 
 _EXTRAS = {"click": "cli", "rich": "cli", "matplotlib": "plot", "textual": "top", "hdrh": "export", "Cython": "build",
            "zenoh": "zenoh", "mcap": "mcap"}  # fmt: skip
@@ -54,7 +51,7 @@ def make_group() -> click.Group:
         def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
             if cmd_name not in COMMANDS:
                 return None
-            command: click.Command = getattr(import_module(COMMANDS[cmd_name]), _ATTRIBUTES.get(cmd_name, cmd_name))
+            command: click.Command = getattr(import_module(COMMANDS[cmd_name]), cmd_name)
             return command
 
     @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rtloop.live.connect import Connection
     from rtloop.live.declared import Parameter
 
-__all__ = ["get_parameters", "set_parameters"]
+__all__ = ["get", "set"]
 
 _WORDS = {"true": True, "on": True, "yes": True, "false": False, "off": False, "no": False}
 
@@ -51,7 +51,7 @@ _pid = click.option("--pid", type=click.IntRange(min=1), help="Process of the lo
 @click.argument("keys", nargs=-1, metavar="[KEY...]", shell_complete=_complete_key(""))
 @_pid
 @as_json_option("instead of the table")
-def get_parameters(name: str, keys: tuple[str, ...], pid: int | None, as_json: bool) -> None:
+def get(name: str, keys: tuple[str, ...], pid: int | None, as_json: bool) -> None:
     """Show the parameters of the running loop NAME, or those with the names KEY.
 
     The column "uses" is there if the loop does not yet use what was set last.
@@ -77,7 +77,9 @@ def get_parameters(name: str, keys: tuple[str, ...], pid: int | None, as_json: b
 @click.argument("assignments", nargs=-1, required=True, metavar="KEY=VALUE...", shell_complete=_complete_key("="))
 @_pid
 @as_json_option("instead of the lines")
-def set_parameters(name: str, assignments: tuple[str, ...], pid: int | None, as_json: bool) -> None:
+def set(  # noqa: A001 - the name of the command
+    name: str, assignments: tuple[str, ...], pid: int | None, as_json: bool
+) -> None:
     """Set parameters of the running loop NAME, all before the same step.
 
     VALUE is a number; true, false, on or off; or an array: 1,2,3 or [[1,2],[3,4]]. If one value is refused, none is
