@@ -138,9 +138,11 @@ def _policy_grant(settings: Settings, request: dict[str, Any], report: dict[str,
         detail = "reset on fork, read back with sched_getattr" if has_reset else "without reset on fork"
         return Grant("policy", asked, granted, ok=asked == granted and has_reset, detail=detail, kind="priority")
     may_be_capable = is_capable(CAP_SYS_NICE)
-    detail, fix = refusal_cause.explain("sched_setattr", -rc, is_privileged=may_be_capable)
+    of_group = None if settings.policy == "deadline" else rt_group_runtime()  # the kernel limits FIFO and RR only
+    group = checks.group_runtime(of_group, rt_group_file() or "")
+    may_be_filter = may_be_capable and group.verdict == "ok"
+    detail, fix = refusal_cause.explain("sched_setattr", -rc, is_privileged=may_be_filter)
     if -rc == errno.EPERM and not fix:
-        group = checks.group_runtime(rt_group_runtime(), rt_group_file() or "")
         if settings.policy == "deadline":
             detail += "; SCHED_DEADLINE needs CAP_SYS_NICE, and a thread that may run on every CPU of its cpuset"
             fix = "" if may_be_capable else capability_fix("SYS_NICE") + "\nor policy='fifo'"

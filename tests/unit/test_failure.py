@@ -286,6 +286,21 @@ def test_a_deadline_loop_that_finds_the_cpus_taken_is_told_what_to_do() -> None:
     assert "sched_deadline_period_min_us" in grant.fix
 
 
+def test_a_control_group_without_runtime_is_named_below_a_filter_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container, which has both: the filter was named, though it allowed the call."""
+    monkeypatch.setattr(scheduling, "is_capable", lambda _: True)
+    monkeypatch.setattr(scheduling.refusal_cause, "has_seccomp_filter", lambda: True)
+    monkeypatch.setattr(scheduling, "rt_group_file", lambda: "/sys/fs/cgroup/cpu/box/cpu.rt_runtime_us")
+    monkeypatch.setattr(scheduling, "rt_group_runtime", lambda: 0)
+    grant = Thread(RTLoop("1ms"), -errno.EPERM).grants()["policy"]
+    assert "no real-time runtime" in grant.detail and "filter" not in grant.detail
+    assert "/sys/fs/cgroup/cpu/box/cpu.rt_runtime_us" in grant.fix and "--cpu-rt-runtime" in grant.fix
+    deadline = RTLoop("2ms", policy="deadline", runtime="500us", deadline="1ms")
+    assert "filter" in Thread(deadline, -errno.EPERM).grants()["policy"].detail, "the group's runtime is not for these"
+    monkeypatch.setattr(scheduling, "rt_group_runtime", lambda: 950000)
+    assert "filter forbids sched_setattr" in Thread(RTLoop("1ms"), -errno.EPERM).grants()["policy"].detail
+
+
 def test_slack_is_told_of_ordinary_threads_only() -> None:
     assert "timer_slack" in Thread(RTLoop("1ms", policy="other")).grants()
     assert "timer_slack" not in Thread(RTLoop("1ms")).grants()
