@@ -195,7 +195,7 @@ class Chroot:
             self.apt("update")
             self.apt("install", "--yes", "--no-install-recommends", *self.packages)
             self._copy_settings()
-            self._stamp.write_text(self._wanted)
+            self._note_packages()
 
     def _debootstrap(self, *options: str) -> None:
         say(f"{self.name}: debootstrap (some minutes)")
@@ -219,19 +219,21 @@ class Chroot:
         for name in ("passwd", "group"):
             shutil.copy(self.path(f"usr/share/base-passwd/{name}.master"), self.path(f"etc/{name}"))
         self.path("etc/apt/sources.list").write_text(f"deb {MIRROR} {self.suite} main\n")
-        self._stamp.write_text(self._wanted)
+        self._note_packages()
 
     @property
     def _stamp(self) -> Path:
         return self.path("var/lib/rtloop-packages")
 
-    @property
-    def _wanted(self) -> str:
-        return "\n".join(sorted(set(self.packages)))
+    def _noted_packages(self) -> set[str]:
+        return set(self._stamp.read_text().splitlines()) if self._stamp.exists() else set()
+
+    def _note_packages(self) -> None:
+        self._stamp.write_text("\n".join(sorted(self._noted_packages().union(self.packages))))
 
     def is_ready(self) -> bool:
         """Tell whether the system is made and has its packages."""
-        return self._stamp.exists() and self._stamp.read_text() == self._wanted
+        return self._noted_packages().issuperset(self.packages)
 
     def apt(self, *arguments: str) -> None:
         """Call apt-get inside; a snapshot of a mirror may be older than Debian lets it be."""

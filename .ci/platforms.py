@@ -29,7 +29,6 @@ from chroots import (
     CACHE,
     COMPILING,
     CROSS,
-    MIRROR,
     NATIVE,
     ROOT,
     Chroot,
@@ -42,6 +41,7 @@ from chroots import (
     say,
 )
 from guest import Guest
+from interpreters import THREADED_313, THREADED_314, FreeThreaded
 from wheels import cross_bench
 
 PAGE = ROOT / "docs" / "reference" / "platforms.md"
@@ -119,8 +119,8 @@ class Platform:
         Versions that are not the newest, for pip.
     build_with : tuple of str
         Packages that the wheel is built with, if not the newest.
-    source : str
-        A source package of Debian from which a free-threaded interpreter is compiled.
+    free_threaded : FreeThreaded, optional
+        The interpreter, if it is compiled from Debian's source.
     parallel, alone : tuple of str
         Tests that run on all CPUs, and tests that run one at a time.
     only : tuple of str
@@ -141,7 +141,7 @@ class Platform:
     packages: tuple[str, ...] = ()
     constraints: tuple[str, ...] = ()
     build_with: tuple[str, ...] = ()
-    source: str = ""
+    free_threaded: FreeThreaded | None = None
     parallel: tuple[str, ...] = ("tests/unit",)
     alone: tuple[str, ...] = (*RT_TESTS, *DOWNSTREAM)
     only: tuple[str, ...] = ()
@@ -152,14 +152,10 @@ class Platform:
     @property
     def system_packages(self) -> tuple[str, ...]:
         """Debian packages that the platform needs."""
-        return (*COMPILING, *self.packages, *(_FREE_THREADED if self.source else ()))
+        return (*COMPILING, *self.packages, *(self.free_threaded.packages if self.free_threaded else ()))
 
 
 _EMULATED = ("Cython", "click", "hypothesis", "meson-python", "ninja", "pytest", "pytest-xdist", "rich", "setuptools")
-_FREE_THREADED = (
-    "dpkg-dev", "make", "pkg-config", "zlib1g-dev", "libffi-dev", "libssl-dev", "libbz2-dev", "liblzma-dev",
-    "libsqlite3-dev", "libreadline-dev", "xz-utils",
-)  # fmt: skip
 
 PLATFORMS = (
     Platform(name="bookworm", suite="bookworm", system="Debian 12"),
@@ -175,11 +171,11 @@ PLATFORMS = (
     ),
     Platform(
         name="trixie-3.13t", suite="trixie", system="Debian 13",
-        python="/opt/python3.13t/bin/python3", source="python3.13",
+        python=THREADED_313.program, free_threaded=THREADED_313,
     ),
     Platform(
         name="sid-3.14t", suite="sid", system="Debian sid",
-        python="/opt/python3.14t/bin/python3", source="python3.14",
+        python=THREADED_314.program, free_threaded=THREADED_314,
     ),
     Platform(
         name="arm64", suite="trixie", system="Debian 13, qemu-user",
@@ -234,29 +230,10 @@ class Bench:
         path = f"{environment}/bin:{self.variables['PATH']}"
         self.chroot.must_run(command, folder, limit_s=limit_s, **{**self.variables, "PATH": path})
 
-    def make_python(self) -> None:
-        """Compile a free-threaded interpreter from Debian's source, if the platform has one."""
-        platform, chroot = self.platform, self.chroot
-        if not platform.source or chroot.path(platform.python).exists():
-            return
-        self.say("compiling a free-threaded Python from Debian's source (some minutes)")
-        sources = chroot.path("etc/apt/sources.list.d/rtloop-source.list")
-        sources.write_text(f"deb-src {MIRROR} {platform.suite} main\n")
-        prefix = str(Path(platform.python).parents[1])
-        chroot.path("var/tmp/python").mkdir(exist_ok=True)
-        chroot.apt("update")
-        script = f"""set -e
-            cd /var/tmp/python && rm -rf {platform.source}*
-            apt-get -qq -oAPT::Sandbox::User=root source --download-only {platform.source}
-            mkdir {platform.source}-tree
-            tar xf {platform.source}_*.orig.tar.xz -C {platform.source}-tree --strip-components=1
-            cd {platform.source}-tree && ./configure --disable-gil --prefix={prefix} --disable-test-modules
-            make -j$(nproc) && make install && cd .. && rm -rf {platform.source}*"""
-        chroot.must_run(["sh", "-c", script])
-
     def prepare(self) -> list[str]:
         """Install what the wheel is built with and what its tests use; return the packages that cannot be had."""
-        self.make_python()
+        if self.platform.free_threaded:
+            self.platform.free_threaded.make_in(self.chroot)
         copy_project(self.chroot.path(self.source))
         self.say("installing what building and testing need")
         limits = [f"--only-binary={_BINARY}", "--upgrade", "--upgrade-strategy=eager"]

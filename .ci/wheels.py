@@ -39,6 +39,7 @@ from chroots import (
     run_program,
     say,
 )
+from interpreters import THREADED_313, THREADED_314, FreeThreaded, OfThisMachine, find_python
 
 DIST = ROOT / "dist"
 GLIBC = "2.28"
@@ -62,6 +63,8 @@ class Python:
         Its Debian packages: with headers, without a compiler.
     arch : str
         Debian's name of the architecture that the wheel is for.
+    source : FreeThreaded or OfThisMachine, optional
+        Where it is copied from, if Debian has no package of it.
     """
 
     version: str
@@ -69,6 +72,7 @@ class Python:
     program: str = "python3"
     packages: tuple[str, ...] = ("python3-dev", "python3-venv")
     arch: str = "amd64"
+    source: FreeThreaded | OfThisMachine | None = None
 
     @property
     def name(self) -> str:
@@ -81,6 +85,10 @@ PYTHONS = (
     Python("3.13", "trixie"),
     Python("3.11", "bookworm", arch="arm64"),
     Python("3.13", "trixie", arch="arm64"),
+    Python("3.14", "sid"),
+    Python("3.15", "sid", "python3.15", ("python3.15-dev", "python3.15-venv")),
+    Python("3.13t", "trixie", THREADED_313.program, source=THREADED_313),
+    Python("3.14t", "sid", THREADED_314.program, source=THREADED_314),
 )
 
 #: From an empty environment to a running loop, as a new user would; prints the seconds of each part.
@@ -121,6 +129,8 @@ class Bench:
 
     def prepare(self) -> None:
         """Install what builds a wheel, and let zig be the compiler."""
+        if self.python.source:
+            self.python.source.copy_to(self.chroot)
         copy_project(self.chroot.path(self.source))
         if not self.chroot.path(f"{self.tools}/bin/python").exists():
             self.must_run(self.python.program, "-m", "venv", self.tools)
@@ -357,6 +367,12 @@ def main() -> int:
     arguments = parser.parse_args()
     known = {python.name: python for python in PYTHONS}
     asked = arguments.pythons or [*known, "sdist"]
+    for program in [name for name in asked if "/" in name]:
+        try:
+            own = find_python(program)
+        except FailedError as error:
+            parser.error(str(error))
+        known[program] = Python(own.version, "trixie", own.program, source=own)
     unknown = [version for version in asked if version not in known and version != "sdist"]
     if unknown:
         parser.error(f"no Python {', '.join(unknown)}; there are: {', '.join(known)}, sdist")

@@ -37,7 +37,7 @@ def platforms(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     import platforms as module
 
     yield module
-    for name in ("platforms", "chroots", "guest", "wheels"):
+    for name in ("platforms", "chroots", "guest", "interpreters", "wheels"):
         sys.modules.pop(name, None)
 
 
@@ -240,3 +240,47 @@ run_program(main)
         process.send_signal(number)
         output, errors = process.communicate(timeout=60)
     assert (process.returncode, output, errors) == (128 + number, "unmounted\n", f"ended by {number.name}\n")
+
+
+def test_a_system_is_ready_if_it_has_the_packages_and_perhaps_more(platforms: ModuleType, tmp_path: Path) -> None:
+    chroots = sys.modules["chroots"]
+    system = chroots.Chroot("trixie", packages=("make", "python3"))
+    system.root = tmp_path
+    (tmp_path / "var" / "lib").mkdir(parents=True)
+    assert not system.is_ready()
+    system._note_packages()
+    other, smaller = chroots.Chroot("trixie", packages=("zlib1g-dev",)), chroots.Chroot("trixie")
+    other.root = smaller.root = tmp_path
+    assert system.is_ready() and smaller.is_ready() and not other.is_ready()
+    smaller._note_packages()
+    assert system.is_ready(), "what others need stays noted"
+
+
+def test_a_python_of_this_machine_is_copied_whole_under_its_own_path(platforms: ModuleType, tmp_path: Path) -> None:
+    interpreters = sys.modules["interpreters"]
+    prefix = tmp_path / "python"
+    (prefix / "bin").mkdir(parents=True)
+    (prefix / "include").mkdir()
+    (prefix / "include" / "Python.h").touch()
+    program = prefix / "bin" / "python3"
+    program.write_text(f"#!/bin/sh\necho 3.99t\necho {prefix}\n")
+    program.chmod(0o755)
+    found = interpreters.find_python(str(program))
+    assert (found.version, found.prefix, found.program) == ("3.99t", str(prefix), f"{prefix}/bin/python3.99t")
+    system = sys.modules["chroots"].Chroot("trixie")
+    system.root = tmp_path / "system"
+    broken_off = system.path(f"{prefix}.part")
+    broken_off.mkdir(parents=True)
+    found.copy_to(system)
+    assert system.path(f"{prefix}/include/Python.h").exists() and not broken_off.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "why"), [("exit 1", "is not a Python that runs"), ("echo 3.11; echo /usr", "is part of this system")]
+)
+def test_a_python_that_cannot_be_copied_is_refused(platforms: ModuleType, tmp_path: Path, text: str, why: str) -> None:
+    program = tmp_path / "python3"
+    program.write_text(f"#!/bin/sh\n{text}\n")
+    program.chmod(0o755)
+    with pytest.raises(sys.modules["chroots"].FailedError, match=why):
+        sys.modules["interpreters"].find_python(str(program))
