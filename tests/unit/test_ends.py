@@ -600,8 +600,10 @@ def test_the_first_process_of_a_container_ends_with_the_exit_code_of_the_signal(
     if child:
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
         sys.exit()
-    threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
-    with make() as loop: loop.join()
+    with make() as loop:
+        alive(loop)
+        threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+        loop.join()
     os._exit(3)
     """)  # fmt: skip
     assert (done.returncode, done.stdout) == (0, f"{128 + signal.SIGTERM}\n"), done.stderr
@@ -632,10 +634,9 @@ def test_a_function_loop_ends_with_a_signal_as_any_loop(script: Script) -> None:
     """Its C function has no leave(): the thread ends, and the signal takes its course."""
     done = run(script, """
     import ctypes
-    send(signal.SIGTERM)
     returns_0 = ctypes.cast(ctypes.CDLL(None).sched_yield, ctypes.c_void_p).value
     with rtloop.FunctionLoop(returns_0, "1ms", **PLAIN) as loop:
-        alive(loop); loop.join()
+        alive(loop); made.append(loop); send(signal.SIGTERM); loop.join()
     print("went on")
     """)  # fmt: skip
     assert (done.returncode, done.stdout) == (-signal.SIGTERM, ""), done.stderr
@@ -670,9 +671,8 @@ def test_ends_without_stderr_are_the_same(script: Script, streams: str, number: 
     {streams}
     warnings.simplefilter("always")
     loop = make()
-    {sent}
     try:
-        with loop: alive(loop); loop.join(); loop.stats
+        with loop: alive(loop); {sent}; loop.join(); loop.stats
     except KeyboardInterrupt:
         pass
     print(loop.state, loop.stats.state, file=out, flush=True)

@@ -470,7 +470,13 @@ def test_ctrl_c_stops_all(script: Callable[..., subprocess.CompletedProcess[str]
         loops[1].enter_ns = 1_000_000_000
     if call == "join":
         group.start()
-    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    def interrupt():
+        begun = (lambda: loops[1].enters) if call == "start" else (lambda: loops[0].steps)
+        while not begun():
+            time.sleep(0.001)
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGINT)
+    threading.Thread(target=interrupt, daemon=True).start()
     try:
         getattr(group, call)()
     except KeyboardInterrupt:

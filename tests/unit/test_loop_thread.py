@@ -174,4 +174,4 @@ def test_the_loop_runs_while_python_holds_the_gil(probes: ModuleType, ordinary: 
         before = loop.steps
         hold(500_000)
         ran = loop.steps - before
-    assert ran > 100 if kind == "Probe" else ran <= 2
+    assert ran > 100 if kind == "Probe" else ran <= 20

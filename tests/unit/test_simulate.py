@@ -437,10 +437,14 @@ def test_it_lets_other_threads_have_the_gil() -> None:
 def test_ctrl_c_ends_it(script: Callable[..., Any], plant: str) -> None:
     done = script(
         f"""
-        import os, signal, threading, rtloop
+        import os, signal, threading, time, rtloop
         from probes import Probe
         loop = Probe("1ms")
-        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+        def interrupt():
+            while not loop.steps:
+                time.sleep(0.001)
+            os.kill(os.getpid(), signal.SIGINT)
+        threading.Thread(target=interrupt, daemon=True).start()
         try:
             loop.simulate(plant={plant})
         except KeyboardInterrupt:

@@ -353,6 +353,18 @@ def test_help_tells_the_keys_and_the_columns(pair: Any, key: str) -> None:
     on_screen(play)
 
 
+def test_a_tick_after_the_end_shows_nothing(pair: Any) -> None:
+    """A timer may expire while the program ends, when it has no screens any more."""
+    kept: list[Any] = []
+
+    async def play(app: Any, pilot: Any) -> None:
+        kept.append(app)
+
+    on_screen(play)
+    assert not kept[0].screen_stack
+    asyncio.run(kept[0]._tick())
+
+
 # The command.
 
 

@@ -369,7 +369,11 @@ def test_ctrl_c_stops_a_group_that_is_watched(script: Callable[..., subprocess.C
     done = script(
         SCRIPT
         + """
-threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+def interrupt():
+    while not all(loop.steps for loop in loops):
+        time.sleep(0.001)
+    os.kill(os.getpid(), signal.SIGINT)
+threading.Thread(target=interrupt, daemon=True).start()
 try:
     group.run()
 except KeyboardInterrupt:

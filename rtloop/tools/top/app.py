@@ -242,15 +242,15 @@ class TopApp(App[None]):
 
     async def _refresh(self) -> None:
         """Sample on another thread, because searching /proc may take long, and show the result."""
-        if self._busy.locked():
-            return  # the machine is slower than the interval
+        if self._busy.locked() or not self.screen_stack:
+            return  # the machine is slower than the interval, or the program is ending
         async with self._busy:
             screen = self.screen
             key = screen.key if isinstance(screen, LoopScreen) else ""
             self._last = await asyncio.to_thread(
                 self._sampler.sample, records=_RECORDS if key else 0, records_of=key or None
             )
-        if self.is_running:
+        if self.is_running and self.screen_stack:
             self._show()
 
     def _show(self) -> None:
