@@ -25,8 +25,8 @@ BEGIN, END = "<!-- house: made by docs/draw_house.py -->\n```text\n", "```\n<!--
 #: Rooms whose own docstring does not say what they are for in this list.
 PURPOSES = {
     "": "The front doors for Python and Cython: they define next to nothing and hand names on.",
-    "_os": "Declarations of the C library.",
-    "_atomics": "Declarations of atomics.h.",
+    "_os": "Declarations of libc and Linux that Cython does not ship.",
+    "_python": "Declarations of CPython that Cython does not ship.",
     "__main__": "python -m rtloop.",
     "memory": "Memory of a real-time process: limits, locks, huge pages, and what the kernel accounts.",
     "guard": "Watch a step for page faults, system calls and allocations.",

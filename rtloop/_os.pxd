@@ -8,6 +8,7 @@ cdef extern from "<sys/mman.h>" nogil:
         MCL_CURRENT
         MCL_FUTURE
         PROT_READ
+        PROT_WRITE
         MAP_SHARED
     void *MAP_FAILED
     void *mmap(void *addr, size_t length, int prot, int flags, int fd, long offset)
@@ -30,12 +31,67 @@ cdef extern from * nogil:
     #ifndef MCL_ONFAULT
     #define MCL_ONFAULT 4
     #endif
+    #ifndef MADV_KEEPONFORK
+    #define MADV_KEEPONFORK 19
+    #endif
     """
     enum:
+        MADV_KEEPONFORK
         MCL_ONFAULT
+
+
+cdef extern from "<stdlib.h>" nogil:
+    void *aligned_alloc(size_t alignment, size_t size)
+
+
+cdef extern from "<unistd.h>" nogil:
+    ssize_t write(int fd, const void *buffer, size_t size)
+    long syscall(long number, ...)
+
+
+cdef extern from "<sys/syscall.h>" nogil:
+    const long SYS_clock_gettime
+
+
+cdef extern from "<sys/prctl.h>" nogil:
+    enum:
+        PR_SET_NAME
+    int prctl(int option, const char *name)
+
+
+cdef extern from "<sys/socket.h>" nogil:
+    enum:
+        MSG_DONTWAIT
+    ctypedef unsigned int socklen_t
+    cdef struct sockaddr:
+        pass
+    cdef struct sockaddr_storage:
+        pass
+    int connect(int fd, const sockaddr *address, socklen_t length)
+    ssize_t recv(int fd, void *buffer, size_t size, int flags)
+    ssize_t recvfrom(int fd, void *buffer, size_t size, int flags, sockaddr *address, socklen_t *length)
+    ssize_t send(int fd, const void *buffer, size_t size, int flags)
+
+
+cdef extern from "<dlfcn.h>" nogil:
+    enum:
+        RTLD_LAZY
+        RTLD_NOLOAD
+    void *RTLD_DEFAULT
+    ctypedef struct Dl_info:
+        const char *dli_fname
+    int dladdr(const void *address, Dl_info *info)
+    int dlclose(void *handle)
+    void *dlopen(const char *name, int flags)
+    void *dlsym(void *handle, const char *name)
 
 
 cdef extern from "<pthread.h>" nogil:
     ctypedef unsigned long pthread_t
+    ctypedef struct pthread_mutex_t:
+        pass
+    int pthread_mutex_init(pthread_mutex_t *mutex, const void *attr)
+    int pthread_mutex_lock(pthread_mutex_t *mutex)
+    int pthread_mutex_unlock(pthread_mutex_t *mutex)
     int pthread_join(pthread_t thread, void **value)
     int pthread_atfork(void (*prepare)() noexcept, void (*parent)() noexcept, void (*child)() noexcept)

@@ -7,7 +7,18 @@ from libc.stdint cimport int64_t
 
 cimport cython
 
-from rtloop.data.region_registry cimport drop_region, keep_region, rt_region_t, rt_region_unmap
+from rtloop.data.region_registry cimport drop_region, keep_region
+from rtloop.headers.hugepage cimport (
+    rt_hugetlbfs_page_bytes,
+    rt_populate,
+    rt_region_collapse,
+    rt_region_empty,
+    rt_region_map,
+    rt_region_map_file,
+    rt_region_map_hugetlb,
+    rt_region_t,
+    rt_region_unmap,
+)
 
 import errno
 import math
@@ -24,16 +35,6 @@ from rtloop.errors import RTSetupWarning, StateError
 from rtloop.memory import hugepage_supply, smaps
 from rtloop.memory.process_lock import memory_lock
 from rtloop.units import format_size
-
-
-cdef extern from "../include/rtloop/hugepage.h" nogil:
-    int rt_region_map(rt_region_t *region, size_t bytes, size_t page, size_t align, int is_huge)
-    int rt_region_map_hugetlb(rt_region_t *region, size_t bytes, int shift)
-    int rt_region_map_file(rt_region_t *region, size_t bytes, int fd)
-    int rt_region_collapse(const rt_region_t *region)
-    int rt_region_empty(rt_region_t *region)
-    int64_t rt_hugetlbfs_page_bytes(int fd)
-    int rt_populate(void *address, size_t bytes, size_t page)
 
 
 cdef class _HugeBuffer_1:

@@ -3,16 +3,9 @@
 from cpython.object cimport PyTypeObject
 from cpython.ref cimport Py_INCREF
 
+from rtloop._python cimport rt_is_heap_type, rt_set_type_name
+
 import re
-
-
-cdef extern from *:
-    """
-    static inline int rt_is_heap_type(PyTypeObject *type) { return PyType_HasFeature(type, Py_TPFLAGS_HEAPTYPE); }
-    static inline void rt_set_type_name(PyTypeObject *type, const char *name) { type->tp_name = name; }
-    """
-    bint rt_is_heap_type(PyTypeObject *type)
-    void rt_set_type_name(PyTypeObject *type, const char *name)
 
 
 def publish(kind):

@@ -4,6 +4,20 @@ from libc.stdint cimport int64_t, uint64_t
 
 cimport cython
 
+from rtloop.headers.latest cimport (
+    rt_latest_age,
+    rt_latest_age_cycles,
+    rt_latest_bytes,
+    rt_latest_init,
+    rt_latest_is_new,
+    rt_latest_read,
+    rt_latest_t,
+    rt_latest_write,
+    rt_latest_write_at,
+    rt_latest_written,
+    rt_latest_written_at,
+)
+
 from time import clock_gettime_ns, monotonic_ns
 
 import numpy as np
@@ -12,25 +26,6 @@ from rtloop.data.dtypes import as_items, plain_dtype
 from rtloop.data.interface import lost_by_fork, made_twice, never_made, publish, refuse_copy
 from rtloop.data.storage import Storage, warn_unlocked
 from rtloop.errors import ConfigError, StateError
-
-
-cdef extern from "../include/rtloop/latest.h" nogil:
-    ctypedef struct rt_latest_t:
-        uint64_t value_bytes
-        int64_t clock
-        int64_t is_settable
-        int64_t written_at_monotonic
-
-    uint64_t rt_latest_bytes(uint64_t value_bytes)
-    int rt_latest_init(rt_latest_t *latest, uint64_t value_bytes)
-    void rt_latest_write(rt_latest_t *latest, const void *value)
-    int rt_latest_read(rt_latest_t *latest, void *value)
-    int rt_latest_is_new(const rt_latest_t *latest)
-    uint64_t rt_latest_written(const rt_latest_t *latest)
-    void rt_latest_write_at(rt_latest_t *latest, const void *value, int64_t time)
-    int64_t rt_latest_age(const rt_latest_t *latest, int64_t now)
-    int64_t rt_latest_age_cycles(const rt_latest_t *latest, int64_t now, int64_t period)
-    int64_t rt_latest_written_at(const rt_latest_t *latest)
 
 
 @cython.auto_pickle(False)

@@ -6,6 +6,22 @@ from libc.stdint cimport uint32_t, uint64_t
 
 cimport cython
 
+from rtloop.headers.pool cimport (
+    RT_POOL_MAX_COUNT,
+    RT_POOL_MUTEX,
+    RT_POOL_SHARED,
+    RT_POOL_SINGLE,
+    rt_pool_alloc,
+    rt_pool_bytes,
+    rt_pool_check,
+    rt_pool_failures,
+    rt_pool_free,
+    rt_pool_high_water,
+    rt_pool_in_use,
+    rt_pool_init,
+    rt_pool_t,
+)
+
 import os
 
 import numpy as np
@@ -16,28 +32,6 @@ from rtloop.data.storage import HugeStorage, Storage, warn_unlocked
 from rtloop.errors import ConfigError, PoolError, PoolExhaustedError
 from rtloop.settings import parse_count
 from rtloop.units import parse_size
-
-
-cdef extern from "../include/rtloop/pool_check.h" nogil:
-    enum:
-        RT_POOL_SINGLE
-        RT_POOL_SHARED
-        RT_POOL_MUTEX
-        RT_POOL_MAX_COUNT
-
-    ctypedef struct rt_pool_t:
-        uint64_t block_bytes
-        uint32_t count
-        uint32_t kind
-
-    uint64_t rt_pool_bytes(uint64_t block_bytes, uint64_t count, uint32_t kind)
-    int rt_pool_init(rt_pool_t *pool, uint64_t block_bytes, uint64_t count, uint32_t kind)
-    void *rt_pool_alloc(rt_pool_t *pool)
-    int rt_pool_free(rt_pool_t *pool, void *block)
-    uint32_t rt_pool_in_use(const rt_pool_t *pool)
-    uint32_t rt_pool_high_water(const rt_pool_t *pool)
-    uint64_t rt_pool_failures(const rt_pool_t *pool)
-    int rt_pool_check(rt_pool_t *pool)
 
 
 _KINDS = {"single": RT_POOL_SINGLE, "shared": RT_POOL_SHARED, "mutex": RT_POOL_MUTEX}

@@ -2,24 +2,15 @@
 
 from libc.stdlib cimport calloc, free
 
-from rtloop._os cimport pthread_atfork
-
-
-cdef extern from "<pthread.h>" nogil:
-    ctypedef struct pthread_mutex_t:
-        pass
-    int pthread_mutex_init(pthread_mutex_t *mutex, const void *attr)
-    int pthread_mutex_lock(pthread_mutex_t *mutex)
-    int pthread_mutex_unlock(pthread_mutex_t *mutex)
-
-
-cdef extern from "../include/rtloop/hugepage.h" nogil:
-    ctypedef struct rt_regions_t:
-        pthread_mutex_t mutex
-
-    void rt_regions_add(rt_regions_t *regions, rt_region_t *region)
-    void rt_regions_remove(rt_regions_t *regions, rt_region_t *region)
-    void rt_regions_in_child(rt_regions_t *regions)
+from rtloop._os cimport pthread_atfork, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock
+from rtloop.headers.hugepage cimport (
+    rt_region_t,
+    rt_region_unmap,
+    rt_regions_add,
+    rt_regions_in_child,
+    rt_regions_remove,
+    rt_regions_t,
+)
 
 
 cdef rt_regions_t _regions

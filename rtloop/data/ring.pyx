@@ -7,6 +7,22 @@ from libc.stdint cimport UINT64_MAX, uint64_t
 cimport cython
 cimport numpy as cnp
 
+from rtloop._python cimport Py_REFCNT
+from rtloop.headers.ring cimport (
+    rt_ring_bytes,
+    rt_ring_consume,
+    rt_ring_dropped,
+    rt_ring_front,
+    rt_ring_high_water,
+    rt_ring_init,
+    rt_ring_length,
+    rt_ring_pop,
+    rt_ring_pop_many,
+    rt_ring_push,
+    rt_ring_push_many,
+    rt_ring_t,
+)
+
 import numpy as np
 
 from rtloop.data.dtypes import as_items, plain_dtype
@@ -18,28 +34,6 @@ from rtloop.units import as_index, show
 
 
 cnp.import_array()
-
-
-cdef extern from "Python.h":
-    Py_ssize_t Py_REFCNT(PyObject *value)
-
-
-cdef extern from "../include/rtloop/ring.h" nogil:
-    ctypedef struct rt_ring_t:
-        uint64_t capacity
-        uint64_t item_bytes
-
-    uint64_t rt_ring_bytes(uint64_t item_bytes, uint64_t capacity)
-    int rt_ring_init(rt_ring_t *ring, uint64_t item_bytes, uint64_t capacity)
-    int rt_ring_push(rt_ring_t *ring, const void *item)
-    int rt_ring_pop(rt_ring_t *ring, void *item)
-    uint64_t rt_ring_push_many(rt_ring_t *ring, const void *items, uint64_t count)
-    uint64_t rt_ring_pop_many(rt_ring_t *ring, void *items, uint64_t count)
-    const void *rt_ring_front(rt_ring_t *ring, uint64_t *count)
-    void rt_ring_consume(rt_ring_t *ring, uint64_t count)
-    uint64_t rt_ring_length(const rt_ring_t *ring)
-    uint64_t rt_ring_dropped(const rt_ring_t *ring)
-    uint64_t rt_ring_high_water(const rt_ring_t *ring)
 
 
 _MAX_ITEMS = (1 << 48) - 1

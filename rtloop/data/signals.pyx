@@ -1,9 +1,10 @@
 """SignalLog: named signals of a step, logged with one line in it. See include/rtloop/signals.h."""
 
-from libc.stdint cimport uint32_t, uint64_t
 
 cimport cython
 
+from rtloop.headers.ring cimport rt_ring_t
+from rtloop.headers.signals cimport rt_cycle_t, rt_signals_add, rt_signals_sample, rt_signals_t, rt_store_release
 from rtloop.data.ring cimport _Ring_1
 
 import numpy as np
@@ -14,22 +15,6 @@ from rtloop.data.ring import Ring
 from rtloop.data.storage import Storage
 from rtloop.errors import ConfigError, StateError
 from rtloop.settings import parse_count
-
-
-cdef extern from "../include/rtloop/signals.h" nogil:
-    ctypedef struct rt_cycle_t:
-        pass
-
-    ctypedef struct rt_ring_t:
-        pass
-
-    ctypedef struct rt_signals_t:
-        rt_ring_t *ring
-        uint64_t every
-
-    int rt_signals_add(rt_signals_t *signals, const void *address, uint32_t bytes)
-    int rt_signals_sample(rt_signals_t *signals, const rt_cycle_t *cycle)
-    void rt_store_release(rt_ring_t **to, rt_ring_t *value)
 
 
 _MAX_RECORDS = (1 << 48) - 1

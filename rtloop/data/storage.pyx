@@ -3,8 +3,8 @@
 from libc.stdint cimport uint64_t
 
 from rtloop._os cimport munmap
+from rtloop.headers.memory cimport rt_memory_map
 from rtloop.memory.kernel cimport prefault_region
-from rtloop.memory.memory_h cimport rt_memory_map
 
 import os
 import warnings

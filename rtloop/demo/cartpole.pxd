@@ -13,9 +13,3 @@ cdef struct State:          # plant -> controller
 cdef struct Force:          # controller -> plant
     int64_t answers         # time_ns of the state acted upon; 0 before there is one
     double  newtons         # on the cart, to the right
-
-
-cdef extern from "<sys/socket.h>" nogil:
-    enum: MSG_DONTWAIT
-    ssize_t recv(int fd, void *buffer, size_t size, int flags)
-    ssize_t send(int fd, const void *buffer, size_t size, int flags)

@@ -4,7 +4,8 @@ import socket
 
 from libc.errno cimport EAGAIN, errno
 from rtloop cimport RT_CONTINUE, Cycle, RTLoop
-from rtloop.demo.cartpole cimport MSG_DONTWAIT, Force, State, recv, send
+from rtloop.demo.cartpole cimport Force, State
+from rtloop._os cimport MSG_DONTWAIT, recv, send
 
 # The linear-quadratic regulator for Q = diag(10, 1, 100, 1), R = 0.01: N per m, m/s, rad and rad/s.
 cdef double[4] K = [31.62, 30.66, 135.73, 12.51]

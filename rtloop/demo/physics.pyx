@@ -13,16 +13,8 @@ from libc.math cimport M_PI_2, cos, fabs, fmax, fmin, sin
 from libc.stdint cimport int64_t, uint64_t
 
 from rtloop cimport RT_CONTINUE, Cycle, RTLoop
-from rtloop.demo.cartpole cimport MSG_DONTWAIT, Force, State, recv, send
-
-cdef extern from "<sys/socket.h>" nogil:
-    ctypedef unsigned int socklen_t
-    cdef struct sockaddr:
-        pass
-    cdef struct sockaddr_storage:
-        pass
-    int connect(int fd, const sockaddr *address, socklen_t length)
-    ssize_t recvfrom(int fd, void *buffer, size_t size, int flags, sockaddr *address, socklen_t *length)
+from rtloop.demo.cartpole cimport Force, State
+from rtloop._os cimport MSG_DONTWAIT, connect, recv, recvfrom, send, sockaddr, sockaddr_storage, socklen_t
 
 cdef double CART = 0.5              # kg
 cdef double POLE = 0.05             # kg

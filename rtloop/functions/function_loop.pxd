@@ -1,5 +1,5 @@
 from rtloop.loop.loop cimport Cycle, _RTLoop_2
-from rtloop.loop.loop_h cimport rt_cycle_t
+from rtloop.headers.loop cimport rt_cycle_t
 
 ctypedef int (*rt_step_t)(const rt_cycle_t *cycle, void *data) noexcept nogil
 

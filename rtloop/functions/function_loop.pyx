@@ -7,24 +7,15 @@ from cpython.object cimport PyTypeObject
 
 from rtloop.loop.lifecycle cimport Control
 from rtloop.loop.loop cimport RT_CONTINUE, Cycle, _RTLoop_2
-from rtloop.loop.loop_h cimport rt_cycle_t
+from rtloop._os cimport RTLD_LAZY, RTLD_NOLOAD, Dl_info, dladdr, dlclose, dlopen
+from rtloop._python cimport rt_set_type_name
+from rtloop.headers.loop cimport rt_cycle_t
 
 from rtloop.errors import ConfigError
 from rtloop.functions.function_pointer import find_function
 from rtloop.live.fields import declare_parameters
 from rtloop.memory.locking import prefault
 from rtloop.units import show
-
-
-cdef extern from "<dlfcn.h>" nogil:
-    ctypedef struct Dl_info:
-        const char *dli_fname
-    int dladdr(const void *address, Dl_info *info)
-    void *dlopen(const char *name, int flags)
-    int dlclose(void *handle)
-    enum:
-        RTLD_LAZY
-        RTLD_NOLOAD
 
 
 @cython.auto_pickle(False)
@@ -119,11 +110,4 @@ cdef void *hold_library(void *function) noexcept:
     return dlopen(about.dli_fname, RTLD_LAZY | RTLD_NOLOAD)
 
 
-cdef extern from *:
-    """
-    static inline void rt_name_function_loop(PyTypeObject *type) { type->tp_name = "rtloop.FunctionLoop"; }
-    """
-    void rt_name_function_loop(PyTypeObject *type)
-
-
-rt_name_function_loop(<PyTypeObject *>FunctionLoop)
+rt_set_type_name(<PyTypeObject *>FunctionLoop, b"rtloop.FunctionLoop")

@@ -4,10 +4,19 @@ cimport cython
 from cpython.object cimport PyTypeObject
 from libc.errno cimport EINVAL
 
-from rtloop._os cimport madvise
+from rtloop._os cimport MADV_KEEPONFORK, madvise
+from rtloop._python cimport (
+    PyEval_SaveThread,
+    PyGILState_Ensure,
+    PyGILState_LOCKED,
+    PyGILState_Release,
+    PyGILState_UNLOCKED,
+    rt_py_is_ending,
+    rt_set_type_name,
+)
+from rtloop.headers.loop cimport rt_loop_t, rt_stack_t
 from rtloop.loop.lifecycle cimport Control
 from rtloop.loop.loop cimport RT_CONTINUE, RT_STOP, Cycle, _RTLoop_2
-from rtloop.loop.loop_h cimport rt_loop_t, rt_stack_t
 
 import os
 import sys
@@ -36,37 +45,6 @@ _FREE_GRANT = Grant(
 def _gil_grant():
     """Return the grant for the GIL as it is now: importing a module can switch it on."""
     return _GRANT if getattr(sys, "_is_gil_enabled", lambda: True)() else _FREE_GRANT
-
-
-cdef extern from *:
-    """
-    static inline void rt_name_py_loop(PyTypeObject *type) { type->tp_name = "rtloop.PyLoop"; }
-    #include <sys/mman.h>
-    #ifndef MADV_KEEPONFORK
-    #define MADV_KEEPONFORK 19
-    #endif
-    #if PY_VERSION_HEX >= 0x030D0000
-    #define rt_py_is_ending() Py_IsFinalizing()
-    #else
-    #define rt_py_is_ending() _Py_IsFinalizing()
-    #endif
-    """
-    void rt_name_py_loop(PyTypeObject *type)
-    bint rt_py_is_ending() nogil
-    enum:
-        MADV_KEEPONFORK
-
-
-cdef extern from "Python.h" nogil:
-    ctypedef struct PyThreadState:
-        pass
-    ctypedef int PyGILState_STATE
-    PyGILState_STATE PyGILState_Ensure()
-    void PyGILState_Release(PyGILState_STATE state)
-    PyThreadState *PyEval_SaveThread()
-    enum:
-        PyGILState_LOCKED
-        PyGILState_UNLOCKED
 
 
 @cython.auto_pickle(False)
@@ -166,4 +144,4 @@ cdef class PyLoop(_RTLoop_2):
         return code
 
 
-rt_name_py_loop(<PyTypeObject *>PyLoop)
+rt_set_type_name(<PyTypeObject *>PyLoop, b"rtloop.PyLoop")

@@ -17,7 +17,7 @@ from rtloop.group.group_parameters import GroupParameters
 from rtloop.group.plan import check_loops, place, rate_monotonic
 from rtloop.group.results import ages_of, analyze_loops, draw, save_all, stats_of
 from rtloop.group.run import Run
-from rtloop.loop import failure
+from rtloop.loop import failure, interrupted_wait, run_warnings
 from rtloop.process import ending_signals
 from rtloop.settings import Duration, Settings, parse_align, parse_choice, parse_name, parse_run_duration
 from rtloop.system.grant import Grant
@@ -223,7 +223,7 @@ class LoopGroup:
         self._is_stop_wanted = self._is_starting
         self._end(timeout_ns)
         for error in self._unreported():
-            failure.warn_failed(error)
+            run_warnings.warn_failed(error)
 
     def wait(self, timeout: Duration | None = None) -> bool:
         """Wait until all loops have ended, for whatever reason. Ctrl-C stops them, and raises KeyboardInterrupt.
@@ -442,7 +442,7 @@ class LoopGroup:
         """Warn, once per run, of chains whose data was older than intended."""
         if self._run is not None and not self._run.is_told and any(c.max_age_ns is not None for c in self._chains):
             self._run.is_told = True
-            failure.warn_stale(
+            run_warnings.warn_stale(
                 self._name, [f"{age.name}: {age.stale_note}" for age in self.ages().values() if age.stale]
             )
 
@@ -474,9 +474,9 @@ class LoopGroup:
 
     def _end_after(self, interrupt: BaseException) -> bool:
         """End all loops because a wait for them was interrupted. Returns whether they have ended."""
-        if not failure.mark_handled(interrupt, self):  # by a wait within this block
+        if not interrupted_wait.mark_handled(interrupt, self):  # by a wait within this block
             return self.state != "running"
-        have_ended = failure.end_after(self._controls[::-1], self._name, interrupt, self._leave_timeout_ns)
+        have_ended = interrupted_wait.end_after(self._controls[::-1], self._name, interrupt, self._leave_timeout_ns)
         if self._run is not None:
             self._run.is_running()  # waits for the watchdog
         return have_ended

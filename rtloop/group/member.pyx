@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t
 
 from rtloop.loop.lifecycle cimport Control
 from rtloop.loop.loop cimport _RTLoop_2
-from rtloop.loop.loop_h cimport (
+from rtloop.headers.loop cimport (
     RT_COMMAND_SIBLING_FAILED,
     RT_COMMAND_STOP,
     RT_PHASE_BEGIN,

@@ -4,12 +4,9 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint32_t
 from posix.unistd cimport getpid
 
-from rtloop._atomics cimport rt_load_acquire, rt_load_relaxed_64
 from rtloop._os cimport munmap, pthread_join
-from rtloop.group.watchdog_h cimport rt_watchdog_bytes, rt_watchdog_main, rt_watchdog_t
-from rtloop.loop.lifecycle cimport Control
-from rtloop.loop.loop cimport _RTLoop_2
-from rtloop.loop.loop_h cimport (
+from rtloop.headers.atomics cimport rt_load_acquire, rt_load_relaxed_64
+from rtloop.headers.loop cimport (
     RT_PHASE_ABORT,
     RT_PHASE_DONE,
     RT_PHASE_GO,
@@ -24,8 +21,11 @@ from rtloop.loop.loop_h cimport (
     rt_stack_unmap,
     rt_thread_create,
 )
+from rtloop.headers.memory cimport rt_memory_map
+from rtloop.headers.watchdog cimport rt_watchdog_bytes, rt_watchdog_main, rt_watchdog_t
+from rtloop.loop.lifecycle cimport Control
+from rtloop.loop.loop cimport _RTLoop_2
 from rtloop.loop.thread cimport SLICE_NS
-from rtloop.memory.memory_h cimport rt_memory_map
 
 import os
 import threading
@@ -33,7 +33,7 @@ import time
 from contextlib import ExitStack
 
 from rtloop.errors import SetupError
-from rtloop.loop import failure, registry, resources, scheduling
+from rtloop.loop import registry, resources, run_warnings, scheduling
 from rtloop.memory.own_locks import lock_range, lock_ranges, own_grant
 from rtloop.system.grant_errors import setup_errors
 from rtloop.process.signal_shield import shielded
@@ -99,7 +99,7 @@ cdef class Watchdog:
         self._read_grants()
         live = self._live
         if live is not None:
-            failure.warn_lost(live.unreported(), self._settings.name)
+            run_warnings.warn_lost(live.unreported(), self._settings.name)
         return self._grants
 
     def _read_grants(self):
@@ -140,7 +140,7 @@ cdef class Watchdog:
     def prepare(self, limits_ns):
         """Acquire everything and create the thread; withdraw() undoes it. A loop is stuck after its limit."""
         shielded(lambda: self._launch(limits_ns))
-        failure.warn_degraded(self._grants, self._settings.name)
+        run_warnings.warn_degraded(self._grants, self._settings.name)
 
     def release_thread(self):
         """Let the thread watch; call it before the loops begin."""
@@ -242,7 +242,7 @@ cdef class Watchdog:
             self._give_back()
         finally:
             self._state = "stopped"
-        failure.warn_lost(self._live.unreported(), self._settings.name)
+        run_warnings.warn_lost(self._live.unreported(), self._settings.name)
 
     def request_stop(self):
         """Do nothing: it watches until all loops have ended, because a loop can also hang while it is stopped."""

@@ -3,30 +3,31 @@
 This module contains the process's handler of SIGSYS (include/rtloop/guard_signal.h).
 """
 
-from libc.stdint cimport uintptr_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from rtloop._atomics cimport rt_load_acquire, rt_load_relaxed_64
-from rtloop._os cimport munmap
-from rtloop.memory.memory_h cimport rt_memory_map, rt_memory_prefault
+from rtloop._os cimport RTLD_DEFAULT, dlsym, munmap
+from rtloop.headers.atomics cimport rt_load_acquire, rt_load_relaxed_64
+from rtloop.headers.guard cimport (
+    RT_GUARD_ALLOWED,
+    RT_GUARD_FAULTS_BY_SAMPLE,
+    RT_GUARD_FAULTS_NONE,
+    RT_GUARD_FRAMES,
+    RT_GUARD_RANGES,
+    rt_guard_close_faults,
+    rt_guard_has_signal,
+    rt_guard_register,
+    rt_guard_t,
+    rt_guard_unregister,
+    rt_seqlock_read_begin,
+    rt_seqlock_read_valid,
+    rt_violation_t,
+)
+from rtloop.headers.memory cimport rt_memory_map, rt_memory_prefault
+from rtloop.headers.telemetry cimport RT_GUARD_KINDS
 
 import os
 from typing import NamedTuple
-
-
-cdef extern from "../include/rtloop/guard_signal.h" nogil:
-    int rt_guard_register(rt_guard_t *guard, uintptr_t low, uintptr_t high)
-    void rt_guard_unregister(const rt_guard_t *guard)
-    int rt_guard_has_signal()
-
-
-cdef extern from "../include/rtloop/guard_faults.h" nogil:
-    void rt_guard_close_faults(rt_guard_t *guard)
-
-
-cdef extern from "<dlfcn.h>" nogil:
-    void *RTLD_DEFAULT
-    void *dlsym(void *handle, const char *name)
 
 
 class RawViolation(NamedTuple):

@@ -1,4 +1,4 @@
-from rtloop.live.live_h cimport rt_live_t
+from rtloop.headers.live cimport rt_live_t
 
 
 cdef class Live:

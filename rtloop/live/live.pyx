@@ -1,6 +1,6 @@
 """Live: the parameters and signals of one loop, and what a run of it acquires for them."""
 
-from rtloop.live.live_h cimport rt_live_init
+from rtloop.headers.live cimport rt_live_init
 
 from rtloop.errors import SetupError
 from rtloop.live.parameter_set import ParameterSet

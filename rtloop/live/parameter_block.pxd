@@ -1,6 +1,6 @@
 from libc.stdint cimport uint64_t
 
-from rtloop.live.parameters_h cimport rt_parameters_t, rt_parameters_view_t
+from rtloop.headers.live cimport rt_parameters_t, rt_parameters_view_t
 
 
 cdef class ParameterView:

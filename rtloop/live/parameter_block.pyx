@@ -5,16 +5,17 @@ from libc.stdint cimport uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
-from rtloop._atomics cimport rt_load_acquire
-from rtloop._os cimport MAP_FAILED, MAP_SHARED, PROT_READ, mmap, munmap
-from rtloop.live.live_h cimport rt_live_t, rt_live_use_parameters
-from rtloop.live.parameters_h cimport (
+from rtloop._os cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap
+from rtloop.headers.atomics cimport rt_load_acquire
+from rtloop.headers.live cimport (
     RT_PARAMETER_F4,
     RT_PARAMETER_F8,
     RT_PARAMETER_I1,
     RT_PARAMETER_I8,
     RT_PARAMETERS_MAX_BYTES,
     RT_PARAMETERS_MAX_TEXT,
+    rt_live_t,
+    rt_live_use_parameters,
     rt_parameter_t,
     rt_parameters_begin,
     rt_parameters_block_t,
@@ -33,7 +34,7 @@ from rtloop.live.parameters_h cimport (
     rt_parameters_text,
     rt_parameters_writer_t,
 )
-from rtloop.memory.memory_h cimport rt_memory_is_sealed, rt_memory_map, rt_memory_map_shared, rt_memory_prefault
+from rtloop.headers.memory cimport rt_memory_is_sealed, rt_memory_map, rt_memory_map_shared, rt_memory_prefault
 
 import errno
 import os
@@ -42,10 +43,6 @@ from typing import NamedTuple
 
 from rtloop.live.declared import TYPES
 from rtloop.live.write_lock import close_file
-
-cdef extern from "<sys/mman.h>" nogil:
-    enum:
-        PROT_WRITE
 
 cdef int _TRIES = 10_000
 #: Memory for the record of a run, and the fewest and the most sets that it holds.

@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t
 
 from rtloop.loop.loop cimport Cycle, _RTLoop_2
-from rtloop.loop.loop_h cimport rt_cycle_t, rt_live_after_step, rt_live_before_step, rt_loop_t
+from rtloop.headers.loop cimport rt_check_cycle, rt_cycle_t, rt_live_after_step, rt_live_before_step, rt_loop_t
 
 
 cdef inline int call_enter(void *self) noexcept nogil:
@@ -11,6 +11,7 @@ cdef inline int call_enter(void *self) noexcept nogil:
 
 
 cdef inline int call_step(void *self, const rt_cycle_t *cycle) noexcept nogil:
+    rt_check_cycle(<const Cycle *>NULL)
     return (<_RTLoop_2>self).step(<const Cycle *>cycle)
 
 

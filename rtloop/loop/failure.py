@@ -1,14 +1,13 @@
-"""Exceptions and warnings for loops that could not start, run degraded, or have failed."""
+"""Failure of a run as an exception: of a callback, or made for a code, an overrun, a guard, a watchdog or a clock."""
 
 from __future__ import annotations
 
 import os
-import sys
-import time
-import warnings
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 from rtloop.errors import (
     CallbackError,
@@ -16,37 +15,125 @@ from rtloop.errors import (
     GuardError,
     OverrunError,
     RtloopError,
-    RTSetupWarning,
     SetupError,
     StopTimeoutError,
     WatchdogError,
 )
+from rtloop.guard.violations import list_violations
 from rtloop.settings import Settings
-from rtloop.system.grant import Grant, describe_refused
 from rtloop.units import format_duration
 
+if TYPE_CHECKING:
+    from rtloop.loop.thread import LoopThread
+
 __all__ = [
+    "RunFailure",
     "add_note",
     "clock_step_error",
-    "end_after",
+    "describe",
     "end_error",
     "guard_error",
-    "mark_handled",
     "note_failed",
     "stop_timeout_error",
-    "warn_degraded",
-    "warn_failed",
-    "warn_stale",
-    "warn_tai",
     "watchdog_error",
 ]
 
 
-class _Ending(Protocol):
-    @property
-    def settings(self) -> Settings: ...
-    def request_stop(self) -> None: ...
-    def end_run(self, timeout_ns: int, interrupts: list[BaseException]) -> bool: ...
+class RunFailure:
+    """Exception for the failure of one run, in whatever way it failed; ``join`` raises it, or a warning tells it, once.
+
+    A callback in Python raises it itself. For everything else the thread records the reason, and the exception is made
+    on request, because that of a guard looks up symbols, which is slow.
+
+    Parameters
+    ----------
+    thread : LoopThread
+        Thread of the run.
+
+    Attributes
+    ----------
+    raised : BaseException or None
+        Exception that a callback in Python has raised; it ends the run.
+    is_reported : bool
+        True if the exception has been raised or told.
+    """
+
+    def __init__(self, thread: LoopThread) -> None:
+        self.raised: BaseException | None = None
+        self.is_reported = False
+        self._thread = thread
+        self._lock = threading.RLock()
+        self._is_settled = False
+        self._make: Callable[[], BaseException] | None = None
+        self._error: BaseException | None = None
+        self._traceback: TracebackType | None = None
+
+    def settle(self) -> None:
+        """Determine, once, how the run ended; its thread must have ended."""
+        with self._lock:
+            if not self._is_settled:
+                self._is_settled = True
+                self._make = self._maker()
+
+    def settle_with(self, error: BaseException | None) -> None:
+        """Set the reason for the end of a run without a thread, which the caller raises."""
+        with self._lock:
+            self._is_settled = self.is_reported = True
+            self._keep(error)
+
+    def read(self) -> BaseException | None:
+        """Return the exception of a settled run, None if it ended normally or is not settled."""
+        make = self._make
+        if make is not None:  # not under the lock, because this is slow and a signal handler may interrupt it
+            error = make()
+            with self._lock:
+                if self._make is make:
+                    self._keep(error)
+        return self._error
+
+    def _keep(self, error: BaseException | None) -> None:
+        self._error, self._make = error, None
+        self._traceback = None if error is None else error.__traceback__
+
+    def raise_if_failed(self) -> None:
+        """Raise the exception of a settled run, unless that ended normally."""
+        error = self.read()
+        if error is not None:
+            self.is_reported = True
+            raise error.with_traceback(self._traceback)
+
+    def take_unreported(self) -> BaseException | None:
+        """Return the exception of a settled run, once and only if it has not been raised."""
+        with self._lock:
+            was_reported, self.is_reported = self.is_reported, True
+        return None if was_reported else self.read()
+
+    def make(self) -> BaseException | None:
+        """Make the exception for the end of a run that has just ended, None for a normal end."""
+        make = self._maker()
+        return None if make is None else make()
+
+    def _maker(self) -> Callable[[], BaseException] | None:
+        error, settings = self.raised, self._thread.settings
+        if error is not None:
+            return lambda: error
+        cause, code, cycle, late_ns = self._thread.end()
+        if cause is None:
+            return None
+        if cause == "watchdog":
+            trip = self._thread.trip()
+            assert trip is not None
+            return lambda: watchdog_error(settings, trip)
+        if cause == "guard":
+            guard = self._thread.guard  # stays readable after the release
+            assert guard is not None
+            return lambda: guard_error(settings, cycle, list_violations(guard, cycle), sum(guard.unkept))
+        if cause == "clock_step":
+            block = self._thread.block
+            assert block is not None
+            sizes = block.snapshot().counters["clock_step_sizes"]
+            return lambda: clock_step_error(settings, cycle, sizes)
+        return lambda: end_error(settings, cause, code, cycle, late_ns)
 
 
 def end_error(settings: Settings, end: str, code: int, cycle: int, late_ns: int) -> RtloopError:
@@ -143,95 +230,9 @@ def stop_timeout_error(name: str, timeout_ns: int) -> StopTimeoutError:
     )
 
 
-def end_after(controls: Sequence[_Ending], name: str, interrupt: BaseException, timeout_ns: int) -> bool:
-    """End runs because a wait for them was interrupted, and report on stderr how long that took. Raises nothing.
-
-    All are asked at once. Exceptions of signal handlers meanwhile are counted but not raised, because leave() has to
-    run. Returns True if all runs have ended.
-    """
-    begin = time.monotonic_ns()
-    further: list[BaseException] = []
-    late = []
-    for control in controls:
-        control.request_stop()
-    for control in controls:
-        left = max(0, begin + timeout_ns - time.monotonic_ns())
-        try:
-            if not control.end_run(left, further):
-                late.append(control.settings.name)
-        except StopTimeoutError as error:
-            add_note(interrupt, str(error))
-    took = format_duration(time.monotonic_ns() - begin)
-    for one in late:
-        add_note(interrupt, str(stop_timeout_error(one, timeout_ns)))
-    who = "" if late in ([], [name]) else f"{', '.join(late)} "
-    what = f"{who}has not ended after {took}" if late else f"ended after {took}"
-    more = f"; {len(further)} more interrupt{'s' * (len(further) != 1)} arrived" if further else ""
-    with suppress(OSError, ValueError, AttributeError):  # print(file=None) would write to stdout
-        sys.stderr.write(f"rtloop: {name}: {type(interrupt).__name__}: asked to stop, {what}{more}\n")
-        sys.stderr.flush()
-    return not late
-
-
-def warn_tai(settings: Settings, offset_s: int) -> None:
-    """Warn of a loop on CLOCK_TAI without a TAI offset: the clock then equals the time of day, and steps with it."""
-    if settings.clock == "tai" and offset_s == 0:
-        warnings.warn(
-            f"{settings.name} is on clock='tai', but the kernel has a TAI offset of 0, so this clock equals the time "
-            "of day. It steps when the offset is set (37 s since 2017). Let chrony (leapsectz) or ptp4l set the offset "
-            "before the loop starts",
-            RTSetupWarning,
-            stacklevel=2,
-        )
-
-
-def warn_degraded(grants: tuple[Grant, ...], name: str) -> None:
-    """Warn of a degraded loop, with all requests that were refused."""
-    refused = [grant for grant in grants if not grant.ok]
-    if refused:
-        count = "1 request was" if len(refused) == 1 else f"{len(refused)} requests were"
-        text = describe_refused(*refused)
-        message = f"{name} runs degraded: {count} refused:\n{text}\nMore about this machine: rtloop doctor"
-        warnings.warn(message, RTSetupWarning, stacklevel=2)
-
-
-def warn_lost(lost: Sequence[Grant], name: str) -> None:
-    """Warn of grants that a running loop has lost."""
-    if lost:
-        text = "\n".join(f"{grant.name}: {grant.detail}" for grant in lost)
-        warnings.warn(f"{name} no longer has what it was granted:\n{text}\n{lost[0].fix}", RTSetupWarning, stacklevel=2)
-
-
-def _describe(error: BaseException) -> str:
+def describe(error: BaseException) -> str:
     """Format an error, with its type unless it is one of rtloop's, whose messages are complete."""
     return str(error) if isinstance(error, RtloopError) else f"{type(error).__name__}: {error}"
-
-
-def warn_failed(error: BaseException | None) -> None:
-    """Warn that a loop had failed before it was stopped, if nothing has raised the reason."""
-    if error is not None:
-        message = f"the loop had already failed; join() would have raised the reason: {_describe(error)}"
-        warnings.warn(message, RTSetupWarning, stacklevel=2)
-
-
-def warn_stale(name: str, lines: Sequence[str]) -> None:
-    """Warn of a group's chains whose data was older than intended."""
-    if lines:
-        text = "\n".join(lines)
-        warnings.warn(f"{name}: data was older than intended:\n{text}", RTSetupWarning, stacklevel=3)
-
-
-def mark_handled(interrupt: BaseException, by: object) -> bool:
-    """Mark an interrupt as handled by a loop or a group. Returns whether it was not marked before.
-
-    The mark is on the exception itself, because the id of an exception is used again once it is freed.
-    """
-    marks = getattr(interrupt, "_rtloop_handled_by", ())
-    if any(one is by for one in marks):
-        return False
-    with suppress(Exception):  # one of a frozen dataclass takes no attribute
-        interrupt._rtloop_handled_by = (*marks, by)  # type: ignore[attr-defined]
-    return True
 
 
 def add_note(error: BaseException, text: str) -> None:
@@ -244,4 +245,4 @@ def add_note(error: BaseException, text: str) -> None:
 def note_failed(raised: BaseException, error: BaseException | None) -> None:
     """Note on an exception that leaves a with block that the loop has failed as well."""
     if error is not None:
-        add_note(raised, f"The loop had also failed: {_describe(error)}")
+        add_note(raised, f"The loop had also failed: {describe(error)}")

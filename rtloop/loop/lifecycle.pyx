@@ -8,22 +8,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t
 from posix.unistd cimport getpid
 
-from rtloop.loop.loop_h cimport (
-    RT_COMMAND_RESET,
-    RT_COMMAND_STOP,
-    RT_END_CLOCK,
-    RT_END_CLOCK_STEP,
-    RT_END_ENTER,
-    RT_END_GUARD,
-    RT_END_NORMAL,
-    RT_END_ON_PEER_FAILURE,
-    RT_END_OVERRUN,
-    RT_END_OVERRUNS,
-    RT_END_STEP,
-    RT_END_WAIT,
-    RT_END_WATCHDOG,
-    RT_PHASE_DONE,
-)
+from rtloop.headers.loop cimport RT_COMMAND_RESET, RT_COMMAND_STOP, RT_END_NORMAL, RT_PHASE_DONE
 from rtloop.loop.thread cimport SLICE_NS, LoopThread
 
 import os
@@ -32,20 +17,13 @@ import threading
 import time
 
 from rtloop.errors import StateError, StopTimeoutError
-from rtloop.guard.violations import list_violations
-from rtloop.loop import failure, registry
-from rtloop.memory.fork_watch import fork_count
+from rtloop.loop import interrupted_wait, registry, run_stats, run_warnings
+from rtloop.loop.failure import RunFailure, add_note, stop_timeout_error
 from rtloop.process import ending_signals
-from rtloop.system.time_sync import tai_offset_s
 from rtloop.process.signal_shield import shielded
 
-_ENDS = {RT_END_ENTER: "enter", RT_END_STEP: "step", RT_END_OVERRUN: "overrun", RT_END_WAIT: "wait",
-         RT_END_CLOCK: "clock", RT_END_OVERRUNS: "overruns", RT_END_GUARD: "guard",
-         RT_END_ON_PEER_FAILURE: "on_peer_failure", RT_END_CLOCK_STEP: "clock_step"}
 # Time that a reaper waits for the keeper while the keeper is busy with another loop.
 _PATIENCE_S = 0.05
-# Ends after which the cycle counter already includes the last cycle.
-_ENDS_COUNTED = (RT_END_STEP, RT_END_OVERRUN, RT_END_OVERRUNS, RT_END_GUARD)
 
 
 cdef class Control:
@@ -79,10 +57,10 @@ cdef class Control:
         self._own_settings = settings
         self._lock = threading.RLock()
         self._activity, self._outcome = "idle", "new"
-        self._is_closed = self._is_stop_wanted = self._is_reported = self._is_settled = False
+        self._is_closed = self._is_stop_wanted = False
         self._pid = self._starter = self._reaper = self.runs = 0
         self.run = self._simulation = None
-        self._raised = self._error = self._make_error = self._traceback = None
+        self._failure = RunFailure(self.thread)
         self._stats = self._make_stats_later = None
         self._blocks = []
 
@@ -97,7 +75,7 @@ cdef class Control:
 
     cdef void note_raised(self, error) noexcept:
         """Store the exception of a callback in Python; it ends the run."""
-        self._raised = error
+        self._failure.raised = error
 
     @property
     def settings(self):
@@ -128,7 +106,7 @@ cdef class Control:
             return self._outcome
         if self.thread.phase() != RT_PHASE_DONE:
             return "running"
-        return "stopped" if self._raised is None and self.thread.rt.end.reason == RT_END_NORMAL else "failed"
+        return "stopped" if self._failure.raised is None and self.thread.rt.end.reason == RT_END_NORMAL else "failed"
 
     def is_under_way(self):
         """Return True if a run has begun and has not been reaped."""
@@ -184,12 +162,12 @@ cdef class Control:
 
     def prepare(self, owner, cycles=None, duration_ns=None):
         """Do everything of a start except releasing the thread; :meth:`withdraw` undoes it."""
-        _stats_maker()  # imports now, because the end of a run must not be delayed by an import
+        run_stats.import_maker()  # now, because the end of a run must not be delayed by an import
         owner.setup()
         name = None if self.run is None else self.run.name
         shielded(lambda: self.thread.acquire(owner, self.settings, cycles, duration_ns, name))
-        failure.warn_degraded(self.grants, self.settings.name)
-        failure.warn_tai(self.settings, self.thread.tai_offset_s)
+        run_warnings.warn_degraded(self.grants, self.settings.name)
+        run_warnings.warn_tai(self.settings, self.thread.tai_offset_s)
 
     def release_thread(self):
         """Let the thread call enter(); a stop() that came during the start takes effect."""
@@ -208,9 +186,8 @@ cdef class Control:
 
     def _begin_run(self):
         with self._lock:
-            self._stats = self._error = self._make_error = self._make_stats_later = self._traceback = None
-            self._raised = None
-            self._is_reported = self._is_settled = False
+            self._stats = self._make_stats_later = None
+            self._failure = RunFailure(self.thread)
             self._activity = "running"
             self.runs += 1
             if self._is_stop_wanted:
@@ -254,8 +231,8 @@ cdef class Control:
             self.thread.release()
             with self._lock:
                 if has_run:
-                    self._stats, self._error, self._is_reported, self._outcome = stats, error, True, outcome
-                    self._traceback = None if error is None else error.__traceback__
+                    self._stats, self._outcome = stats, outcome
+                    self._failure.settle_with(error)
                 self._activity, self._pid = "idle", 0
 
     def reap(self):
@@ -282,7 +259,7 @@ cdef class Control:
         try:
             owner = self.thread.join()
             outcome = self.state
-            self._settle()
+            self._failure.settle()
             self._make_stats_later = self._collect(outcome)
         finally:
             try:
@@ -298,84 +275,28 @@ cdef class Control:
 
     def end_error(self):
         """Return the exception for the end of the run, None for a normal end."""
-        make = self._end_maker()
-        return None if make is None else make()
-
-    def _end_maker(self):
-        """Return a function that makes the exception for the end of the run, None for a normal end.
-
-        The exception is made on request, because that of a guard looks up symbols, which is slow.
-        """
-        reason, cycle, code = self.thread.rt.end.reason, self.thread.rt.cycle.index, self.thread.rt.end.code
-        late, settings, error = self.thread.rt.schedule.late, self.settings, self._raised
-        if error is not None:
-            return lambda: error
-        if reason == RT_END_NORMAL:
-            return None
-        if reason == RT_END_WATCHDOG:
-            trip = self.thread.trip()
-            return lambda: failure.watchdog_error(settings, trip)
-        if reason in _ENDS_COUNTED:
-            cycle -= 1
-        if reason == RT_END_GUARD:
-            guard = self.thread.guard  # stays readable after the release
-            return lambda: failure.guard_error(settings, cycle, list_violations(guard, cycle), sum(guard.unkept))
-        if reason == RT_END_CLOCK_STEP:
-            sizes = self.thread.block.snapshot().counters["clock_step_sizes"]
-            return lambda: failure.clock_step_error(settings, cycle, sizes)
-        end = _ENDS[reason]
-        return lambda: failure.end_error(settings, end, code, cycle, late)
+        return self._failure.make()
 
     def _settle(self):
-        """Determine, once, how the run ended; its thread must have ended."""
+        """Settle the failure of a run that has ended and was not reaped."""
         with self._lock:
-            if not self._is_settled and self.is_under_way():
-                self._is_settled = True
-                self._make_error = self._end_maker()
-
-    def _last_error(self):
-        """Return the exception for the last run, None if it ended normally."""
-        if self.thread.phase() == RT_PHASE_DONE:
-            self._settle()
-        make = self._make_error
-        if make is not None:  # not under the lock, because this is slow and a signal handler may interrupt it
-            error = make()
-            with self._lock:
-                if self._make_error is make:
-                    self._error, self._traceback, self._make_error = error, error.__traceback__, None
-        return self._error
+            if self.is_under_way() and self.thread.phase() == RT_PHASE_DONE:
+                self._failure.settle()
 
     def unreported_error(self):
         """Return the exception of a failed run once, if join() has not raised it; otherwise None."""
-        if self._is_reported or self.is_in_child() or self.reap() or self.state != "failed":
+        if self._failure.is_reported or self.is_in_child() or self.reap() or self.state != "failed":
             return None
-        with self._lock:
-            was_reported, self._is_reported = self._is_reported, True
-        return None if was_reported else self._last_error()
+        self._settle()
+        return self._failure.take_unreported()
 
     def _collect(self, state):
-        """Copy the figures of the run. Returns a function that makes Stats of them, and looks up symbols.
-
-        None if another thread has just released the run.
-        """
-        # Those two first: the thread that reaps may release them at any time, and they stay readable.
-        block, guard, stack = self.thread.block, self.thread.guard, self.thread.stack_use()
-        settings = self.settings
-        if block is None:
-            return None
-        grants = self.thread.read_grants()
-        snapshot, forks = block.snapshot(), fork_count()
-        has_own_wait, simulation = self.thread.has_own_wait, self._simulation
-        tai = None if self.is_simulated() else (self.thread.tai_offset_s, tai_offset_s())
-        make = _stats_maker()
-        live = {} if self.thread.live is None else self.thread.live.figures()
-        return lambda: make(settings, state, grants, snapshot, stack=stack, forks=forks, has_own_wait=has_own_wait,
-                            simulation=simulation, tai_offsets_s=tai, live=live,
-                            violations=list_violations(guard, has_lines=state != "running"))
+        """Copy the figures of the run. Returns a function that makes Stats of them; None without figures."""
+        return run_stats.collect(self.thread, state, self._simulation)
 
     def warn_lost(self):
         """Warn, once in a run, of each grant that was lost."""
-        failure.warn_lost(self.thread.unreported_losses(), self.settings.name)
+        run_warnings.warn_lost(self.thread.unreported_losses(), self.settings.name)
 
     @property
     def stats(self):
@@ -404,7 +325,7 @@ cdef class Control:
         return self._empty_stats(self.state) if stats is None else stats
 
     def _empty_stats(self, state):
-        return _stats_maker()(self.settings, state, self.grants, None, simulation=self._simulation)
+        return run_stats.empty(self.thread, state, self._simulation)
 
     def reset_stats(self):
         """Restart the statistics; the thread switches to a cleared bank at its next cycle."""
@@ -481,10 +402,10 @@ cdef class Control:
         has_ended = self.end_run(left, interrupts)
         if interrupts:
             if not has_ended:
-                failure.add_note(interrupts[0], str(failure.stop_timeout_error(self.settings.name, timeout_ns)))
+                add_note(interrupts[0], str(stop_timeout_error(self.settings.name, timeout_ns)))
             raise interrupts[0]
         if not has_ended:
-            raise failure.stop_timeout_error(self.settings.name, timeout_ns)
+            raise stop_timeout_error(self.settings.name, timeout_ns)
 
     def end_run(self, timeout_ns, interrupts, must_reap=True):
         """Ask the thread to end and wait for it. Returns True if it has ended, or if this is its own thread.
@@ -568,9 +489,9 @@ cdef class Control:
             raise
         finally:
             ending_signals.disarm(armed)
-        if has_ended and (error := self._last_error()) is not None:
-            self._is_reported = True
-            raise error.with_traceback(self._traceback)
+        if has_ended:
+            self._settle()
+            self._failure.raise_if_failed()
         return has_ended
 
     def end_after(self, interrupt):
@@ -578,19 +499,12 @@ cdef class Control:
 
         Returns True if it has ended. Later calls with the same interrupt do not wait again.
         """
-        if not failure.mark_handled(interrupt, self):
+        if not interrupted_wait.mark_handled(interrupt, self):
             return self.state != "running"
-        return failure.end_after([self], self.settings.name, interrupt, self.leave_timeout_ns)
+        return interrupted_wait.end_after([self], self.settings.name, interrupt, self.leave_timeout_ns)
 
     def close(self, timeout_ns):
         """Stop, and refuse to start again."""
         if not self.is_in_child():
             self._is_closed = True
         self.stop(timeout_ns)
-
-
-def _stats_maker():
-    """Return make_stats, imported when a loop first runs, because `import rtloop` has to be quick."""
-    from rtloop.telemetry.assemble import make_stats
-
-    return make_stats

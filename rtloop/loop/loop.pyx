@@ -5,13 +5,17 @@ from cpython.object cimport PyObject
 from libc.errno cimport EINVAL
 
 from rtloop.loop.lifecycle cimport Control
-from rtloop.telemetry.block cimport rt_telemetry_count_device_cycle
+from rtloop.headers.loop cimport (
+    rt_loop_default_wait,
+    rt_loop_guarded_main,
+    rt_loop_main,
+    rt_loop_sleep_until,
+    rt_loop_t,
+    rt_schedule_shift,
+)
+from rtloop.headers.telemetry cimport rt_telemetry_count_device_cycle
 from rtloop.loop.callbacks cimport (
     call_enter, call_leave, call_live_step, call_on_peer_failure, call_overrun, call_safe, call_step, call_wait,
-)
-from rtloop.loop.loop_h cimport (
-    rt_loop_default_wait, rt_loop_guarded_main, rt_loop_main, rt_loop_sleep_until, rt_loop_t,
-    rt_schedule_shift,
 )
 
 import itertools
@@ -19,27 +23,12 @@ import itertools
 from rtloop.data.interface import publish, refuse_copy
 from rtloop.errors import StateError
 from rtloop.live.parameters import Parameters
-from rtloop.loop import failure
+from rtloop.loop import failure, run_warnings
 from rtloop.settings import check_call, make_settings, parse_count, parse_run_duration
 from rtloop.units import format_rate, parse_timeout
 
 _DEFAULT_STOP_TIMEOUT = "2s"
 _serial = itertools.count(1)
-
-cdef extern from "../include/rtloop/loop.h" nogil:
-    """
-    /* Check that the struct that a user's module declares has the layout of the one that the loop fills. */
-    #define RT_SAME_FIELD(ours, theirs, field) (offsetof(ours, field) == offsetof(theirs, field))
-    #define RT_CHECK_CYCLE(theirs)                                                                        \\
-      _Static_assert(sizeof(rt_cycle_t) == sizeof(theirs) && RT_SAME_FIELD(rt_cycle_t, theirs, index) &&  \\
-                         RT_SAME_FIELD(rt_cycle_t, theirs, release) &&                                    \\
-                         RT_SAME_FIELD(rt_cycle_t, theirs, start) &&                                      \\
-                         RT_SAME_FIELD(rt_cycle_t, theirs, period) &&                                     \\
-                         RT_SAME_FIELD(rt_cycle_t, theirs, missed) &&                                     \\
-                         RT_SAME_FIELD(rt_cycle_t, theirs, t) && RT_SAME_FIELD(rt_cycle_t, theirs, dt),   \\
-                     "Cycle differs from rt_cycle_t")
-    """
-    void _check_cycle "RT_CHECK_CYCLE"(Cycle)
 
 
 # The hooks are inlined into the one call of rt_loop_main, so that a cycle makes a single indirect call.
@@ -341,7 +330,7 @@ cdef class _RTLoop_2:
         """
         cdef Control control = RTLoop_control(self)
         control.stop(parse_timeout(timeout))
-        failure.warn_failed(control.unreported_error())
+        run_warnings.warn_failed(control.unreported_error())
 
     def join(self, timeout=None):
         """Wait until the loop has ended.
@@ -448,7 +437,7 @@ cdef class _RTLoop_2:
         cdef Control control = self._control
         if control is not None:
             control.close(control.leave_timeout_ns)
-            failure.warn_failed(control.unreported_error())
+            run_warnings.warn_failed(control.unreported_error())
 
     def __enter__(self):
         cdef Control control = RTLoop_control(self)

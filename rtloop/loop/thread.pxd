@@ -1,7 +1,7 @@
 from libc.stdint cimport int64_t, uint32_t
 
+from rtloop.headers.loop cimport rt_loop_t
 from rtloop.live.live cimport Live
-from rtloop.loop.loop_h cimport rt_loop_t
 
 # Longest wait of a control thread before it checks for signals, in ns.
 cdef enum:

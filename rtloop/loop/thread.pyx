@@ -5,11 +5,20 @@ from libc.stdint cimport INT64_MAX, UINT64_MAX, int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 from posix.unistd cimport getpid
 
-from rtloop._atomics cimport rt_load_acquire
 from rtloop._os cimport munmap, pthread_join
-from rtloop.guard.guard_block cimport GuardBlock
-from rtloop.live.live cimport Live
-from rtloop.loop.loop_h cimport (
+from rtloop.headers.atomics cimport rt_load_acquire
+from rtloop.headers.loop cimport (
+    RT_END_CLOCK,
+    RT_END_CLOCK_STEP,
+    RT_END_ENTER,
+    RT_END_GUARD,
+    RT_END_NORMAL,
+    RT_END_ON_PEER_FAILURE,
+    RT_END_OVERRUN,
+    RT_END_OVERRUNS,
+    RT_END_STEP,
+    RT_END_WAIT,
+    RT_END_WATCHDOG,
     RT_PHASE_ABORT,
     RT_PHASE_DONE,
     RT_PHASE_GO,
@@ -19,10 +28,12 @@ from rtloop.loop.loop_h cimport (
     RT_STACK_SIGNAL_BYTES,
     RT_WATCH_SAFE,
     RT_WATCH_TRIPPED,
+    rt_clock_reader,
     rt_futex_set,
     rt_futex_wait,
     rt_loop_notify_siblings,
     rt_loop_send_command,
+    rt_loop_t,
     rt_sched_attr_t,
     rt_schedule_set_period,
     rt_spin_auto,
@@ -33,8 +44,9 @@ from rtloop.loop.loop_h cimport (
     rt_stack_unmap,
     rt_thread_create,
 )
-from rtloop.loop.vdso_h cimport rt_clock_reader
-from rtloop.memory.memory_h cimport rt_memory_map
+from rtloop.headers.memory cimport rt_memory_map
+from rtloop.guard.guard_block cimport GuardBlock
+from rtloop.live.live cimport Live
 from rtloop.telemetry.block cimport TelemetryBlock
 
 cimport cython
@@ -53,6 +65,12 @@ from rtloop.system.grant_errors import setup_errors
 from rtloop.telemetry import description
 from rtloop.telemetry.live_grants import LiveGrants
 from rtloop.units import format_size
+
+_ENDS = {RT_END_NORMAL: None, RT_END_ENTER: "enter", RT_END_STEP: "step", RT_END_OVERRUN: "overrun",
+         RT_END_WAIT: "wait", RT_END_CLOCK: "clock", RT_END_OVERRUNS: "overruns", RT_END_GUARD: "guard",
+         RT_END_ON_PEER_FAILURE: "on_peer_failure", RT_END_WATCHDOG: "watchdog", RT_END_CLOCK_STEP: "clock_step"}
+# Ends after which the cycle counter already includes the last cycle.
+_ENDS_COUNTED = (RT_END_STEP, RT_END_OVERRUN, RT_END_OVERRUNS, RT_END_GUARD)
 
 
 cdef class LoopThread:
@@ -368,6 +386,15 @@ cdef class LoopThread:
             if self.rt.thread.stack.mapping is NULL:
                 return 0, 0
             return self.rt.thread.stack.bytes, rt_stack_high_water(&self.rt.thread.stack)
+
+    def end(self):
+        """Return how the run has ended: its cause, the code, the index of the last cycle, and its lateness in ns.
+
+        The cause is the name of a callback, ``"clock"``, ``"clock_step"``, ``"overruns"``, ``"guard"`` or
+        ``"watchdog"``; None after a normal end.
+        """
+        reason, cycle = self.rt.end.reason, self.rt.cycle.index
+        return _ENDS[reason], self.rt.end.code, cycle - (reason in _ENDS_COUNTED), self.rt.schedule.late
 
     def trip(self):
         """Return the watchdog's record of this run, None if it has not acted."""

@@ -7,7 +7,7 @@ from libc.stdint cimport int64_t
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from rtloop._os cimport mlockall, pthread_atfork
-from rtloop.memory.memory_h cimport rt_fork_watch_t
+from rtloop.headers.memory cimport rt_fork_watch_t
 
 
 cdef rt_fork_watch_t _watch

@@ -18,11 +18,12 @@ from rtloop._os cimport (
     munlock,
     munlockall,
 )
-from rtloop.memory.fork_watch cimport lock_after_fork, lock_flags_after_fork
-from rtloop.memory.heap_h cimport rt_heap_is_glibc, rt_heap_owner, rt_heap_tune
-from rtloop.memory.memory_h cimport (
+from rtloop.headers.memory cimport (
     RT_FUTURE_LOCKED,
     RT_FUTURE_LOCKED_ONFAULT,
+    rt_heap_is_glibc,
+    rt_heap_owner,
+    rt_heap_tune,
     rt_memory_can_tell_locked,
     rt_memory_future_lock,
     rt_memory_ignores_limit,
@@ -31,6 +32,7 @@ from rtloop.memory.memory_h cimport (
     rt_memory_populate,
     rt_memory_prefault_stack,
 )
+from rtloop.memory.fork_watch cimport lock_after_fork, lock_flags_after_fork
 
 import mmap
 import os

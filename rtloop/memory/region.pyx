@@ -4,7 +4,7 @@ from cpython.buffer cimport PyBUF_ANY_CONTIGUOUS, PyBUF_FORMAT, PyBUF_STRIDES, P
 from libc.stdint cimport int64_t
 
 from rtloop.memory.kernel cimport advise_region, prefault_stack_region
-from rtloop.memory.memory_h cimport rt_memory_populate, rt_memory_resident_bytes, rt_memory_stack_left
+from rtloop.headers.memory cimport rt_memory_populate, rt_memory_resident_bytes, rt_memory_stack_left
 
 cimport cython
 

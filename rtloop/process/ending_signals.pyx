@@ -4,6 +4,21 @@ A handler in C notes the signal and wakes a thread, which does the rest. Neither
 a main loop outside of Python and run no Python handler for a long time.
 """
 
+from rtloop.headers.ending_signals cimport (
+    rt_ending_add_flag,
+    rt_ending_arm,
+    rt_ending_clear,
+    rt_ending_count,
+    rt_ending_disarm,
+    rt_ending_forget,
+    rt_ending_name_thread,
+    rt_ending_open,
+    rt_ending_remove_flag,
+    rt_ending_set_timer,
+    rt_ending_take,
+    rt_ending_take_course,
+)
+
 import _thread
 import os
 import signal
@@ -16,179 +31,6 @@ from rtloop.errors import ConfigError
 from rtloop.process import exit_hooks
 from rtloop.process.signal_shield import give_up_policy, start_thread
 from rtloop.units import as_index, format_duration, show
-
-
-cdef extern from *:
-    """
-    #include <errno.h>
-    #include <signal.h>
-    #include <stdint.h>
-    #include <sched.h>
-    #include <string.h>
-    #include <fcntl.h>
-    #include <sys/eventfd.h>
-    #include <sys/prctl.h>
-    #include <time.h>
-    #include <unistd.h>
-
-    #define RT_ENDING_SIGNALS 65
-    #define RT_ENDING_FLAGS 64
-    #define RT_ENDING_PATIENCE_S 10 /* for the thread to get the GIL */
-
-    static int rt_ending_fd = -1;
-    static pid_t rt_ending_pid;
-    static uint32_t rt_ending_counts[RT_ENDING_SIGNALS];
-    static struct sigaction rt_ending_former[RT_ENDING_SIGNALS];
-    static timer_t rt_ending_timers[RT_ENDING_SIGNALS];
-    static int rt_ending_has_timer[RT_ENDING_SIGNALS];
-
-    /* Flags of the loops, which the handler sets itself: a loop ends although nobody gets the GIL. */
-    static struct { uint32_t *word; uint32_t bits; int is_taken; } rt_ending_flags[RT_ENDING_FLAGS];
-    static uint32_t rt_ending_handlers; /* that are at work */
-    static int rt_ending_taken;         /* whether the thread has begun to end everything */
-
-    static void rt_ending_set_flags(void) {
-      __atomic_fetch_add(&rt_ending_handlers, 1, __ATOMIC_SEQ_CST);
-      for (int i = 0; i < RT_ENDING_FLAGS; i++) {
-        uint32_t *const word = __atomic_load_n(&rt_ending_flags[i].word, __ATOMIC_SEQ_CST);
-        if (word) __atomic_fetch_or(word, rt_ending_flags[i].bits, __ATOMIC_RELEASE);
-      }
-      __atomic_fetch_sub(&rt_ending_handlers, 1, __ATOMIC_SEQ_CST);
-    }
-
-    /* From any threads at once. Without a free place the thread alone ends the loop. */
-    static void rt_ending_add_flag(size_t word, uint32_t bits) {
-      for (int i = 0; i < RT_ENDING_FLAGS; i++) {
-        if (!__atomic_exchange_n(&rt_ending_flags[i].is_taken, 1, __ATOMIC_SEQ_CST)) {
-          rt_ending_flags[i].bits = bits;
-          __atomic_store_n(&rt_ending_flags[i].word, (uint32_t *)word, __ATOMIC_SEQ_CST);
-          return;
-        }
-      }
-    }
-
-    /* Once for each word, from any threads at once. When this returns no handler uses the word any more. */
-    static void rt_ending_remove_flag(size_t word) {
-      int found = -1;
-      for (int i = 0; i < RT_ENDING_FLAGS && found < 0; i++) {
-        if ((size_t)__atomic_load_n(&rt_ending_flags[i].word, __ATOMIC_SEQ_CST) == word) found = i;
-      }
-      if (found >= 0) __atomic_store_n(&rt_ending_flags[found].word, NULL, __ATOMIC_SEQ_CST);
-      while (__atomic_load_n(&rt_ending_handlers, __ATOMIC_SEQ_CST)) sched_yield();
-      /* Not before: a handler may still be about to read the bits. */
-      if (found >= 0) __atomic_store_n(&rt_ending_flags[found].is_taken, 0, __ATOMIC_SEQ_CST);
-    }
-
-    static void rt_ending_set_timer(int number, int seconds) {
-      const struct itimerspec time = {.it_value = {.tv_sec = seconds}};
-      if (rt_ending_has_timer[number]) timer_settime(rt_ending_timers[number], 0, &time, NULL);
-    }
-
-    static void rt_ending_die(int number) {
-      struct sigaction plain;
-      memset(&plain, 0, sizeof plain);
-      plain.sa_handler = SIG_DFL;
-      sigaction(number, &plain, NULL);
-      raise(number); /* in its own handler the signal is blocked, and comes when the handler returns */
-    }
-
-    static void rt_ending_note(int number, siginfo_t *info, void *context) {
-      const int saved = errno;
-      (void)context;
-      if (getpid() != rt_ending_pid) {
-        rt_ending_die(number); /* a child that was forked, which has neither loops nor the thread */
-      } else if (info->si_code == SI_TIMER && info->si_value.sival_ptr == rt_ending_counts) {
-        rt_ending_die(number); /* the thread has not had the GIL; the loops have been told to end */
-      } else {
-        rt_ending_set_flags();
-        if (!rt_ending_taken && rt_ending_counts[number] == 0) rt_ending_set_timer(number, RT_ENDING_PATIENCE_S);
-        const uint64_t one = 1;
-        __atomic_fetch_add(&rt_ending_counts[number], 1, __ATOMIC_RELEASE);
-        if (write(rt_ending_fd, &one, sizeof one) < 0) errno = 0; /* the counter is full: the thread is awake */
-      }
-      errno = saved;
-    }
-
-    /* Returns the descriptor to read from, or a negative errno. A pipe if a filter forbids eventfd2. */
-    static int rt_ending_open(void) {
-      int ends[2];
-      ends[0] = ends[1] = eventfd(0, EFD_CLOEXEC);
-      if (ends[0] < 0) {
-        if (pipe2(ends, O_CLOEXEC)) return -errno;
-        (void)fcntl(ends[1], F_SETFL, O_NONBLOCK); /* the handler never waits: a full pipe has woken the thread */
-      }
-      rt_ending_fd = ends[1];
-      rt_ending_pid = getpid();
-      return ends[0];
-    }
-
-    /* Install the handler in the place of the default action, or of Python's handler of SIGINT. Returns whether. */
-    static int rt_ending_arm(int number, int is_pythons) {
-      struct sigaction mine, now;
-      if (sigaction(number, NULL, &now)) return 0;
-      if (!is_pythons && ((now.sa_flags & SA_SIGINFO) || now.sa_handler != SIG_DFL)) return 0;
-      memset(&mine, 0, sizeof mine);
-      mine.sa_sigaction = rt_ending_note;
-      mine.sa_flags = SA_RESTART | SA_ONSTACK | SA_SIGINFO;
-      rt_ending_former[number] = now;
-      __atomic_store_n(&rt_ending_counts[number], 0, __ATOMIC_RELEASE);
-      struct sigevent event;
-      memset(&event, 0, sizeof event);
-      event.sigev_notify = SIGEV_SIGNAL;
-      event.sigev_signo = number;
-      event.sigev_value.sival_ptr = rt_ending_counts;
-      rt_ending_has_timer[number] = timer_create(CLOCK_MONOTONIC, &event, &rt_ending_timers[number]) == 0;
-      return sigaction(number, &mine, NULL) == 0;
-    }
-
-    /* Put the former action back, unless somebody has set another one meanwhile. */
-    static void rt_ending_disarm(int number) {
-      struct sigaction now;
-      if (sigaction(number, NULL, &now) == 0 && (now.sa_flags & SA_SIGINFO) && now.sa_sigaction == rt_ending_note) {
-        sigaction(number, &rt_ending_former[number], NULL);
-      }
-      if (rt_ending_has_timer[number]) timer_delete(rt_ending_timers[number]);
-      rt_ending_has_timer[number] = 0;
-    }
-
-    static uint32_t rt_ending_count(int number) { return __atomic_load_n(&rt_ending_counts[number], __ATOMIC_ACQUIRE); }
-
-    static void rt_ending_forget(int number) { __atomic_store_n(&rt_ending_counts[number], 0, __ATOMIC_RELEASE); }
-
-    static void rt_ending_take_course(int number) {
-      sigset_t set;
-      sigemptyset(&set);
-      sigaddset(&set, number);
-      pthread_sigmask(SIG_UNBLOCK, &set, NULL);
-      rt_ending_die(number);
-      /* Still here: the first process of a container does not die of a signal's default action. */
-      _exit(128 + number);
-    }
-
-    static void rt_ending_take(int is_taken) { __atomic_store_n(&rt_ending_taken, is_taken, __ATOMIC_SEQ_CST); }
-
-    /* In a forked child: the loops, the signals and the handlers at work are all its parent's. */
-    static void rt_ending_clear(void) {
-      memset(rt_ending_flags, 0, sizeof rt_ending_flags);
-      memset(rt_ending_counts, 0, sizeof rt_ending_counts);
-      rt_ending_handlers = 0;
-    }
-
-    static void rt_ending_name_thread(void) { prctl(PR_SET_NAME, "rtloop-signals"); }
-    """
-    int rt_ending_open()
-    int rt_ending_arm(int number, int is_pythons)
-    void rt_ending_disarm(int number)
-    unsigned int rt_ending_count(int number)
-    void rt_ending_forget(int number)
-    void rt_ending_take_course(int number)
-    void rt_ending_name_thread()
-    void rt_ending_set_timer(int number, int seconds)
-    void rt_ending_add_flag(size_t word, unsigned int bits)
-    void rt_ending_remove_flag(size_t word)
-    void rt_ending_clear()
-    void rt_ending_take(int is_taken)
-
 
 # Signals that cannot be caught, that a fault of the program raises, or whose default action does not end a process.
 _UNSUITABLE = frozenset(

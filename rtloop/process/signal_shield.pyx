@@ -5,6 +5,8 @@ handed to the keeper, whose thread runs no handlers. The caller waits, and gets 
 is done. The keeper also notices loops that have ended, and releases their resources.
 """
 
+from rtloop._os cimport PR_SET_NAME, prctl
+
 import _thread
 import functools
 import os
@@ -13,12 +15,6 @@ import sys
 import threading
 import time
 from contextlib import suppress
-
-
-cdef extern from "<sys/prctl.h>" nogil:
-    int prctl(int option, const char *name)
-    enum:
-        PR_SET_NAME
 
 
 # Enough for its work, and small, because all memory may be locked.

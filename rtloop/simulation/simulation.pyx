@@ -7,13 +7,24 @@ from posix.unistd cimport getpid
 
 from rtloop.loop.lifecycle cimport Control
 from rtloop.live.parameter_block cimport ParameterRun
-from rtloop.live.parameters_h cimport rt_parameters_publish, rt_parameters_view_t
 from rtloop.loop.callbacks cimport call_enter, call_leave, call_live_step, call_overrun, call_step
 from rtloop.loop.loop cimport _RTLoop_2
-from rtloop.loop.loop_h cimport RT_COMMAND_STOP, RT_END_ENTER, RT_END_NORMAL, rt_cycle_t, rt_loop_t
-from rtloop.simulation.simulate_h cimport (
-    CLOCK_MONOTONIC, RT_END_MODEL, RT_END_TIME, RT_GO_ON, RT_SIMULATION_OVER, RT_SIMULATION_PAUSE, rt_clock_now,
-    rt_full_cycle_t, rt_model_t, rt_simulate_advance, rt_simulate_begin, rt_simulate_enter, rt_simulate_leave,
+from rtloop.headers.live cimport rt_parameters_publish, rt_parameters_view_t
+from rtloop.headers.loop cimport RT_COMMAND_STOP, RT_END_ENTER, RT_END_NORMAL, rt_cycle_t, rt_loop_t
+from rtloop.headers.simulate cimport (
+    CLOCK_MONOTONIC,
+    RT_END_MODEL,
+    RT_END_TIME,
+    RT_GO_ON,
+    RT_SIMULATION_OVER,
+    RT_SIMULATION_PAUSE,
+    rt_clock_now,
+    rt_full_cycle_t,
+    rt_model_t,
+    rt_simulate_advance,
+    rt_simulate_begin,
+    rt_simulate_enter,
+    rt_simulate_leave,
     rt_simulation_t,
 )
 

@@ -1,12 +1,40 @@
 """Telemetry block: the memory that a loop writes its figures to, and consistent snapshots of it."""
 
-from libc.stdint cimport UINT64_MAX
+from libc.stdint cimport UINT64_MAX, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy
 
-from rtloop._atomics cimport rt_load_acquire, rt_load_relaxed
-from rtloop._os cimport munmap
-from rtloop.memory.memory_h cimport rt_memory_map, rt_memory_map_sealed, rt_memory_prefault
+from rtloop._os cimport aligned_alloc, munmap
+from rtloop.headers.atomics cimport rt_load_acquire, rt_load_relaxed
+from rtloop.headers.memory cimport rt_memory_map, rt_memory_map_sealed, rt_memory_prefault
+from rtloop.headers.telemetry cimport (
+    RT_BANK_BYTES,
+    RT_HISTOGRAM_BINS,
+    RT_HISTOGRAMS,
+    RT_TELEMETRY_VERSION,
+    RT_VIEW_HEADER,
+    RT_VIEW_MAGIC,
+    RT_VIEW_OK,
+    RT_VIEW_RECORDS,
+    RT_VIEW_SHORT,
+    RT_VIEW_TEXT,
+    RT_VIEW_TOTAL,
+    RT_VIEW_VERSION,
+    rt_bank_clear,
+    rt_bank_t,
+    rt_counters_t,
+    rt_histogram_t,
+    rt_record_t,
+    rt_telemetry_bytes,
+    rt_telemetry_init,
+    rt_telemetry_snapshot,
+    rt_telemetry_t,
+    rt_telemetry_write_text,
+    rt_usage_t,
+    rt_view_copy_records,
+    rt_view_count,
+    rt_view_open,
+)
 
 import errno
 import os
@@ -70,7 +98,7 @@ cdef class TelemetryReader:
         OSError
             EAGAIN if the writer left no gap in many attempts.
         """
-        cdef rt_bank_t *bank = <rt_bank_t *>aligned_alloc(64, _BANK_BYTES)
+        cdef rt_bank_t *bank = <rt_bank_t *>aligned_alloc(64, RT_BANK_BYTES)
         cdef uint64_t written = 0
         cdef int rc = 0
         if bank is NULL:
@@ -224,14 +252,6 @@ cdef class TelemetryBlock(TelemetryReader):
             return 0, 0, 0, 0  # the thread has not reported yet
         task = f"/proc/{self.block.pid}/task/{self.block.tid}"
         return thread_usage(read_text(f"{task}/stat"), read_text(f"{task}/status"))
-
-
-cdef extern from *:
-    """
-    #define RT_BANK_BYTES sizeof(rt_bank_t)
-    """
-    size_t _BANK_BYTES "RT_BANK_BYTES"
-    void *aligned_alloc(size_t alignment, size_t size) nogil
 
 
 cdef object _histogram(const rt_histogram_t *h):

@@ -3,23 +3,20 @@
 from libc.errno cimport errno as c_errno
 from libc.stdint cimport int64_t
 
-from rtloop._atomics cimport rt_load_acquire, rt_load_relaxed
 from rtloop._os cimport MAP_FAILED, MAP_SHARED, PROT_READ, mmap, munmap
-from rtloop.telemetry.block cimport (
-    TelemetryReader,
+from rtloop.headers.atomics cimport rt_load_acquire, rt_load_relaxed
+from rtloop.headers.telemetry cimport (
+    RT_VIEW_MAX_RECORDS,
+    RT_VIEW_MAX_TEXT,
     rt_bank_t,
     rt_telemetry_bytes,
     rt_telemetry_t,
     rt_view_copy_text,
     rt_view_is_sound,
 )
+from rtloop.telemetry.block cimport TelemetryReader
 
 import os
-
-cdef extern from "../include/rtloop/telemetry_view.h" nogil:
-    enum:
-        RT_VIEW_MAX_RECORDS
-        RT_VIEW_MAX_TEXT
 
 #: About a tenth of a second, because a person waits, and the writer may have been killed during a write.
 cdef int _ATTEMPTS = 50

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "rtloop"
 
 #: The rooms from the ground up. A module imports from lower rooms and from its own; "" is the front door.
 ROOMS = (
-    "_atomics", "_os", "errors", "units", "process", "system", "memory", "settings", "data", "stats", "guard",
+    "_os", "_python", "headers", "errors", "units", "process", "system", "memory", "settings", "data", "stats", "guard",
     "telemetry", "live", "loop", "functions", "analysis", "simulation", "group", "", "numba", "pytest", "zenoh",
     "compiler", "linter", "demo", "machine", "tools", "__main__",
 )  # fmt: skip
@@ -23,6 +23,9 @@ EXCEPTIONS = {
     ("", "compiler.build"): "rtloop.build is loaded when it is first used; this import is for type checkers",
     ("", "linter.lint"): "rtloop.lint is loaded when it is first used; this import is for type checkers",
 }
+
+#: Where C is declared for Cython: the C library, CPython, and the headers of rtloop. Declarations stand nowhere else.
+DECLARATIONS = ("_os", "_python", "headers")
 
 STRINGS = re.compile(r'("""|\'\'\').*?\1', re.DOTALL)
 COMMENTS = re.compile(r"#.*")

@@ -25,7 +25,7 @@ def load(path: Path) -> ModuleType:
 
 
 house = load(ROOT / "tests" / "support" / "house.py")
-ROOMS, EXCEPTIONS = house.ROOMS, house.EXCEPTIONS
+ROOMS, EXCEPTIONS, DECLARATIONS = house.ROOMS, house.EXCEPTIONS, house.DECLARATIONS
 edges, imported, resolve, room, short, sources = (
     house.edges, house.imported, house.resolve, house.room, house.short, house.sources,
 )  # fmt: skip
@@ -117,6 +117,19 @@ def declared_twice(package: Path) -> dict[str, list[str]]:
     return {name: paths for name, paths in found.items() if len(paths) > 1}
 
 
+def misplaced_externs(package: Path) -> list[str]:
+    """Return the files that declare C outside of the rooms for it, and those of these rooms that hold anything else."""
+    found = []
+    for name, path in sources(package):
+        text = re.sub(r'(""")(?:.|\n)*?"""', '""', path.read_text())
+        has_externs = re.search(r"^cdef extern\b", text, re.MULTILINE) is not None
+        if room(short(name)) not in DECLARATIONS:
+            found += [path.relative_to(package).as_posix()] * has_externs
+        elif re.search(r"^(?!cdef extern\b|from\b|cimport\b|\"\"|#|\s|$)", text, re.MULTILINE):
+            found.append(path.relative_to(package).as_posix())
+    return found
+
+
 def deeper(folder: Path) -> list[str]:
     """Return the imports of a folder's programs that go past rtloop's front doors."""
     found = []
@@ -170,6 +183,10 @@ def test_every_public_name_is_where_the_front_door_says():
 
 def test_no_c_function_is_declared_twice():
     assert declared_twice(PACKAGE) == {}
+
+
+def test_c_is_declared_in_its_own_rooms_only():
+    assert misplaced_externs(PACKAGE) == []
 
 
 @pytest.mark.parametrize("folder", ["examples", "tests/downstream"])
@@ -279,6 +296,23 @@ def test_a_function_that_is_declared_twice_is_found(package):
     assert declared_twice(package) == {}
     (package / "two.pxd").write_text('cdef extern from *:\n    """\n    int x;\n    """\n    int load(int *p) nogil\n')
     assert declared_twice(package) == {"load": ["one.pyx", "two.pxd"]}
+
+
+BLOCK = 'cdef extern from "ring.h" nogil:\n    """\n    #define RT_X\n    """\n    int rt_ring_pop(void *ring)\n'
+MISPLACED = {
+    "a block in a module": {"data/ring.pyx": BLOCK},
+    "a block beside a class": {"data/ring.pxd": f"cdef class Ring:\n    pass\n\n\n{BLOCK}"},
+    "a class among declarations": {"headers/ring.pxd": f"{BLOCK}\n\ncdef class Ring:\n    pass"},
+    "a function among declarations": {"_os.pxd": f"{BLOCK}\n\ncdef inline int f():\n    return x"},
+}
+
+
+@pytest.mark.parametrize("files", MISPLACED.values(), ids=MISPLACED)
+def test_a_misplaced_extern_is_found(package, files):
+    plant(package, {"headers/pool.pxd": f'"""Pool."""\n\nfrom libc.stdint cimport int64_t\n\n\n{BLOCK}  # pop'})
+    assert misplaced_externs(package) == []
+    plant(package, files)
+    assert misplaced_externs(package) == list(files)
 
 
 def test_a_crowded_folder_and_a_long_line_are_found(package):

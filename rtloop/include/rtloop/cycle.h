@@ -8,6 +8,7 @@
 #ifndef RTLOOP_CYCLE_H
 #define RTLOOP_CYCLE_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 /* What a callback returns. Any other value ends the loop with a failure that carries the value. */
@@ -23,6 +24,15 @@ typedef struct rt_cycle {
   double t;        /* s, planned, since the first release */
   double dt;       /* s since the previous release that ran; nominal on the first */
 } rt_cycle_t;
+
+/* Refuse to compile unless what a pointer points to, such as Cython's Cycle, has the layout of rt_cycle_t. */
+#define RT_SAME_FIELD(pointer, field) (offsetof(__typeof__(*(pointer)), field) == offsetof(rt_cycle_t, field))
+#define RT_CHECK_CYCLE(pointer)                                                                                        \
+  _Static_assert(sizeof *(pointer) == sizeof(rt_cycle_t) && RT_SAME_FIELD(pointer, index) &&                           \
+                     RT_SAME_FIELD(pointer, release) && RT_SAME_FIELD(pointer, start) &&                               \
+                     RT_SAME_FIELD(pointer, period) && RT_SAME_FIELD(pointer, missed) && RT_SAME_FIELD(pointer, t) &&  \
+                     RT_SAME_FIELD(pointer, dt),                                                                       \
+                 "a struct differs from rt_cycle_t")
 
 /* What rtloop.FunctionLoop runs: called on the loop's thread, without the GIL, with the address of the loop's data. */
 typedef int (*rt_step_t)(const rt_cycle_t *cycle, void *data);

@@ -3,15 +3,11 @@
 from libc.stdint cimport int64_t
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
+from rtloop._os cimport SYS_clock_gettime, syscall
+
 import errno
 
 from rtloop.errors import setup_error
-
-cdef extern from "<unistd.h>" nogil:
-    long syscall(long number, ...)
-
-cdef extern from "<sys/syscall.h>" nogil:
-    const long SYS_clock_gettime
 
 cdef enum:
     BATCHES = 40    # the shortest one counts, because others may have been interrupted

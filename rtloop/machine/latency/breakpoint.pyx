@@ -3,13 +3,10 @@
 from libc.errno cimport errno
 from libc.stdint cimport int64_t
 
+from rtloop._os cimport write
 from rtloop cimport RT_CONTINUE, RT_STOP, Cycle, RTLoop
 
 from rtloop.errors import ConfigError
-
-
-cdef extern from "<unistd.h>" nogil:
-    ssize_t write(int fd, const void *buffer, size_t size)
 
 
 cdef class BreakpointLoop(RTLoop):

@@ -1,4 +1,4 @@
-"""Declarations of include/rtloop/parameters.h, for rtloop's own modules."""
+"""Declarations of live.h and parameters.h."""
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
@@ -79,3 +79,11 @@ cdef extern from "../include/rtloop/parameters.h" nogil:
         const rt_parameters_t *p, uint64_t first, char *to, uint64_t most, uint64_t *first_copied)
     int rt_parameters_open(rt_parameters_view_t *view, void *address, uint64_t size)
     void rt_parameters_end(rt_parameters_block_t *block)
+
+
+cdef extern from "../include/rtloop/live.h" nogil:
+    ctypedef struct rt_live_t:
+        const uint64_t *state
+
+    void rt_live_init(rt_live_t *live)
+    void rt_live_use_parameters(rt_live_t *live, rt_parameters_t *parameters)

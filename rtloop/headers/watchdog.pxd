@@ -1,9 +1,9 @@
-"""Declarations of include/rtloop/watchdog.h, for rtloop's own modules."""
+"""Declarations of watchdog.h."""
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from rtloop._os cimport pthread_t
-from rtloop.loop.loop_h cimport rt_loop_t, rt_stack_t, rt_thread_report_t, rt_thread_request_t
+from rtloop.headers.loop cimport rt_loop_t, rt_stack_t, rt_thread_report_t, rt_thread_request_t
 
 
 cdef extern from "../include/rtloop/watchdog.h" nogil:

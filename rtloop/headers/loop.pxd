@@ -1,11 +1,11 @@
-"""Declarations of include/rtloop/loop.h, and of the headers that it includes, for rtloop's own modules."""
+"""Declarations of loop.h, of the headers that it includes, and of vdso.h."""
 
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
 from rtloop._os cimport pthread_t
-from rtloop.telemetry.block cimport rt_telemetry_t
-from rtloop.guard.guard_block cimport rt_guard_t
-from rtloop.live.live_h cimport rt_live_t
+from rtloop.headers.guard cimport rt_guard_t
+from rtloop.headers.live cimport rt_live_t
+from rtloop.headers.telemetry cimport rt_telemetry_t
 
 
 cdef extern from "../include/rtloop/loop.h" nogil:
@@ -160,6 +160,7 @@ cdef extern from "../include/rtloop/loop.h" nogil:
         uint32_t phase
         uint32_t watch
 
+    void rt_check_cycle "RT_CHECK_CYCLE"(...)  # when it is compiled, not when it is called
     void rt_live_before_step(rt_live_t *live, const rt_cycle_t *cycle)
     void rt_live_after_step(rt_live_t *live, const rt_cycle_t *cycle)
     int rt_schedule_shift(rt_schedule_t *s, int64_t ns)
@@ -198,3 +199,7 @@ cdef extern from "../include/rtloop/loop.h" nogil:
         int (*wait)(void *, int64_t) noexcept nogil,
         void (*leave)(void *) noexcept nogil,
     )
+
+
+cdef extern from "../include/rtloop/vdso.h" nogil:
+    rt_clock_reader_t *rt_clock_reader()

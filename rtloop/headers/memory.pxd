@@ -1,4 +1,4 @@
-"""Declarations of include/rtloop/memory.h for rtloop's own modules. A module that cimports this needs the header."""
+"""Declarations of memory.h and heap.h."""
 
 from libc.stdint cimport int32_t, int64_t, uint32_t
 
@@ -25,3 +25,9 @@ cdef extern from "../include/rtloop/memory.h" nogil:
     int rt_memory_lock_onfault(void *address, size_t size)
     int rt_memory_is_locked(void *address)
     int rt_memory_can_tell_locked()
+
+
+cdef extern from "../include/rtloop/heap.h" nogil:
+    int rt_heap_is_glibc()
+    int rt_heap_tune()
+    const char *rt_heap_owner(const char *function)

@@ -1,8 +1,8 @@
-"""Declarations of include/rtloop/simulate.h, for rtloop's own modules: compiling them needs the header."""
+"""Declarations of simulate.h."""
 
 from libc.stdint cimport int32_t, int64_t, uint64_t
 
-from rtloop.loop.loop_h cimport rt_cycle_t, rt_loop_t
+from rtloop.headers.loop cimport rt_cycle_t, rt_loop_t
 
 
 cdef extern from "../include/rtloop/simulate.h" nogil:
@@ -42,7 +42,7 @@ cdef extern from "../include/rtloop/simulate.h" nogil:
     int64_t rt_clock_now(int clock)
     enum:
         CLOCK_MONOTONIC
-    # Declared with all its fields; loop_h.pxd declares only those that it uses.
+    # Declared with all its fields; loop.pxd declares only those that it uses.
     ctypedef struct rt_full_cycle_t "rt_cycle_t":
         uint64_t index
         int64_t release

@@ -1,0 +1,39 @@
+"""Declarations of CPython that Cython does not ship."""
+
+from cpython.object cimport PyObject, PyTypeObject
+
+
+cdef extern from * nogil:
+    """
+    #if PY_VERSION_HEX >= 0x030D0000
+    #define rt_py_is_ending() Py_IsFinalizing()
+    #else
+    #define rt_py_is_ending() _Py_IsFinalizing()
+    #endif
+    """
+    bint rt_py_is_ending()
+
+
+cdef extern from *:
+    """
+    static inline int rt_is_heap_type(PyTypeObject *type) { return PyType_HasFeature(type, Py_TPFLAGS_HEAPTYPE); }
+    static inline void rt_set_type_name(PyTypeObject *type, const char *name) { type->tp_name = name; }
+    """
+    bint rt_is_heap_type(PyTypeObject *type)
+    void rt_set_type_name(PyTypeObject *type, const char *name)  # which is not copied
+
+
+cdef extern from "Python.h":
+    Py_ssize_t Py_REFCNT(PyObject *value)
+
+
+cdef extern from "Python.h" nogil:
+    ctypedef struct PyThreadState:
+        pass
+    ctypedef int PyGILState_STATE
+    PyGILState_STATE PyGILState_Ensure()
+    void PyGILState_Release(PyGILState_STATE state)
+    PyThreadState *PyEval_SaveThread()
+    enum:
+        PyGILState_LOCKED
+        PyGILState_UNLOCKED

@@ -1,0 +1,16 @@
+"""Declarations of ending_signals.h."""
+
+
+cdef extern from "../include/rtloop/ending_signals.h":
+    int rt_ending_open()
+    int rt_ending_arm(int number, int is_pythons)
+    void rt_ending_disarm(int number)
+    unsigned int rt_ending_count(int number)
+    void rt_ending_forget(int number)
+    void rt_ending_take_course(int number)
+    void rt_ending_name_thread()
+    void rt_ending_set_timer(int number, int seconds)
+    void rt_ending_add_flag(size_t word, unsigned int bits)
+    void rt_ending_remove_flag(size_t word)
+    void rt_ending_clear()
+    void rt_ending_take(int is_taken)

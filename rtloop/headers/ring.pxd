@@ -1,0 +1,21 @@
+"""Declarations of ring.h."""
+
+from libc.stdint cimport uint64_t
+
+
+cdef extern from "../include/rtloop/ring.h" nogil:
+    ctypedef struct rt_ring_t:
+        uint64_t capacity
+        uint64_t item_bytes
+
+    uint64_t rt_ring_bytes(uint64_t item_bytes, uint64_t capacity)
+    int rt_ring_init(rt_ring_t *ring, uint64_t item_bytes, uint64_t capacity)
+    int rt_ring_push(rt_ring_t *ring, const void *item)
+    int rt_ring_pop(rt_ring_t *ring, void *item)
+    uint64_t rt_ring_push_many(rt_ring_t *ring, const void *items, uint64_t count)
+    uint64_t rt_ring_pop_many(rt_ring_t *ring, void *items, uint64_t count)
+    const void *rt_ring_front(rt_ring_t *ring, uint64_t *count)
+    void rt_ring_consume(rt_ring_t *ring, uint64_t count)
+    uint64_t rt_ring_length(const rt_ring_t *ring)
+    uint64_t rt_ring_dropped(const rt_ring_t *ring)
+    uint64_t rt_ring_high_water(const rt_ring_t *ring)

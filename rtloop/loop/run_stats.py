@@ -1,0 +1,59 @@
+"""Statistics of a run: its figures are copied at once, and made into Stats later, on request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from rtloop.guard.violations import list_violations
+from rtloop.memory.fork_watch import fork_count
+from rtloop.system.time_sync import tai_offset_s
+
+if TYPE_CHECKING:
+    from rtloop.loop.thread import LoopThread
+    from rtloop.stats.stats import Stats
+
+__all__ = ["collect", "empty", "import_maker"]
+
+
+def collect(thread: LoopThread, state: str, simulation: dict[str, Any] | None) -> Callable[[], Stats] | None:
+    """Copy the figures of the run. Returns a function that makes Stats of them, and looks up symbols.
+
+    None if another thread has just released the run.
+    """
+    # Those two first: the thread that reaps may release them at any time, and they stay readable.
+    block, guard, stack = thread.block, thread.guard, thread.stack_use()
+    settings = thread.settings
+    if block is None:
+        return None
+    grants = thread.read_grants()
+    snapshot, forks = block.snapshot(), fork_count()
+    has_own_wait = thread.has_own_wait
+    tai = None if simulation is not None else (thread.tai_offset_s, tai_offset_s())
+    live = {} if thread.live is None else thread.live.figures()
+    make = import_maker()
+    return lambda: make(
+        settings,
+        state,
+        grants,
+        snapshot,
+        stack=stack,
+        forks=forks,
+        has_own_wait=has_own_wait,
+        simulation=simulation,
+        tai_offsets_s=tai,
+        live=live,
+        violations=list_violations(guard, has_lines=state != "running"),
+    )
+
+
+def empty(thread: LoopThread, state: str, simulation: dict[str, Any] | None) -> Stats:
+    """Return the statistics of a run without a cycle."""
+    return import_maker()(thread.settings, state, thread.grants, None, simulation=simulation)
+
+
+def import_maker() -> Callable[..., Stats]:
+    """Return make_stats, imported when a loop first runs, because `import rtloop` has to be quick."""
+    from rtloop.telemetry.assemble import make_stats
+
+    return make_stats

@@ -1,0 +1,56 @@
+"""Warnings of a loop: of what it runs without, what it has lost, and what it did that nobody asked about."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+from rtloop.errors import RTSetupWarning
+from rtloop.loop.failure import describe
+from rtloop.settings import Settings
+from rtloop.system.grant import Grant, describe_refused
+
+__all__ = ["warn_degraded", "warn_failed", "warn_lost", "warn_stale", "warn_tai"]
+
+
+def warn_tai(settings: Settings, offset_s: int) -> None:
+    """Warn of a loop on CLOCK_TAI without a TAI offset: the clock then equals the time of day, and steps with it."""
+    if settings.clock == "tai" and offset_s == 0:
+        warnings.warn(
+            f"{settings.name} is on clock='tai', but the kernel has a TAI offset of 0, so this clock equals the time "
+            "of day. It steps when the offset is set (37 s since 2017). Let chrony (leapsectz) or ptp4l set the offset "
+            "before the loop starts",
+            RTSetupWarning,
+            stacklevel=2,
+        )
+
+
+def warn_degraded(grants: tuple[Grant, ...], name: str) -> None:
+    """Warn of a degraded loop, with all requests that were refused."""
+    refused = [grant for grant in grants if not grant.ok]
+    if refused:
+        count = "1 request was" if len(refused) == 1 else f"{len(refused)} requests were"
+        text = describe_refused(*refused)
+        message = f"{name} runs degraded: {count} refused:\n{text}\nMore about this machine: rtloop doctor"
+        warnings.warn(message, RTSetupWarning, stacklevel=2)
+
+
+def warn_lost(lost: Sequence[Grant], name: str) -> None:
+    """Warn of grants that a running loop has lost."""
+    if lost:
+        text = "\n".join(f"{grant.name}: {grant.detail}" for grant in lost)
+        warnings.warn(f"{name} no longer has what it was granted:\n{text}\n{lost[0].fix}", RTSetupWarning, stacklevel=2)
+
+
+def warn_failed(error: BaseException | None) -> None:
+    """Warn that a loop had failed before it was stopped, if nothing has raised the reason."""
+    if error is not None:
+        message = f"the loop had already failed; join() would have raised the reason: {describe(error)}"
+        warnings.warn(message, RTSetupWarning, stacklevel=2)
+
+
+def warn_stale(name: str, lines: Sequence[str]) -> None:
+    """Warn of a group's chains whose data was older than intended."""
+    if lines:
+        text = "\n".join(lines)
+        warnings.warn(f"{name}: data was older than intended:\n{text}", RTSetupWarning, stacklevel=3)
