@@ -82,7 +82,7 @@ class Guest:
         left_out = ["(", *" -o ".join(f"-path ./{name}" for name in _LEFT_OUT).split(), ")", "-prune", "-o"]
         find = ["find", ".", *left_out, "-print0"]
         found = subprocess.run(find, cwd=self.chroot.root, capture_output=True, check=True).stdout
-        for name in self.kept:
+        for name in filter(lambda name: self.chroot.path(name).exists(), self.kept):
             parents = [f"./{parent}" for parent in reversed(Path(name).parents) if parent.parts]
             find = ["find", f"./{name}", "-print0"]
             inner = subprocess.run(find, cwd=self.chroot.root, capture_output=True, check=True).stdout

@@ -65,8 +65,7 @@ DOWNSTREAM = tuple(
 EMULATED_TESTS = tuple(
     f"tests/unit/test_{name}.py"
     for name in (
-        "buffer", "exact_periods", "group", "histogram", "latest", "loop", "loop_thread", "pool", "pyloop", "ring",
-        "settings", "signals", "simulate", "stats", "system", "units",
+        "exact_periods", "histogram", "latest", "loop", "ring", "simulate", "stats", "units",
     )
 )  # fmt: skip
 #: Tests in an emulated machine, which is slower still.
@@ -84,6 +83,8 @@ GUEST_TESTS = (
         "watchdog.py::test_the_kernel_runs_it_above_the_highest_loop",
     )),
 )  # fmt: skip
+#: File, inside, with the names of the tests that failed.
+_FAILED = "/var/tmp/failed.txt"
 #: Packages that take very long to compile: installed from a wheel, or left out.
 _BINARY = "numpy,scipy,numba,llvmlite,matplotlib,eclipse-zenoh,pillow,contourpy,kiwisolver"
 #: Program that prints the versions of the interpreter and of what rtloop depends on.
@@ -306,9 +307,8 @@ class Bench:
     def run_again(self, counts: dict[str, Any]) -> dict[str, Any]:
         """Run the tests that failed once more, one at a time; return the counts as they are then."""
         self.say(f"running the {len(counts['failures'])} that failed again, one at a time")
-        names = "/var/tmp/failed.txt"
-        self.chroot.path(names).write_text("".join(f"{name}\n" for name in counts["failures"]))
-        return second(counts, self.run_tests((f"@{names}",), ()))
+        self.chroot.path(_FAILED).write_text("".join(f"{name}\n" for name in counts["failures"]))
+        return second(counts, self.run_tests((f"@{_FAILED}",), ()))
 
     def run_tests(self, tests: Sequence[str], arguments: Sequence[str]) -> dict[str, object]:
         """Run some tests against the installed wheel; return their counts."""
@@ -360,7 +360,8 @@ class GuestBench(EmulatedBench):
 
     def __init__(self, platform: Platform, chroot: Chroot) -> None:
         super().__init__(platform, chroot)
-        self.guest = Guest(chroot, platform.kernel, [name.lstrip("/") for name in (self.venv, self.shared, "src")])
+        kept = [name.lstrip("/") for name in (self.venv, self.shared, "src", _FAILED)]
+        self.guest, self.release = Guest(chroot, platform.kernel, kept), ""
 
     def install(self) -> Path:
         """Build and install the wheel, and have the kernel; return the wheel's path."""
@@ -377,14 +378,25 @@ class GuestBench(EmulatedBench):
         command = [f"{self.source}/.ci/wheel_tests", f"--junitxml={result}", "-p", "no:cacheprovider", *arguments]
         variables = self.chroot.environment({**self.variables, "WHEEL_TESTS": " ".join(tests)})
         lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
-        lines += ["uname -r", shlex.join(command), f"echo ==results==; cat {result}; echo; echo ==end of results=="]
+        lines += [
+            "echo ==release $(uname -r)==",
+            shlex.join(command),
+            f"echo ==results==; cat {result}; echo; echo ==end of results==",
+        ]
         text = self.guest.run("\n".join(lines) + "\n", self.platform.limit_s)
         found = re.search(r"==results==\n(<.*>)\s*==end of results==", text, re.DOTALL)
-        if not found:
+        release = re.search("==release (.*)==", text)
+        if not found or not release:
             raise FailedError(f"the tests ended without a result:\n{text[-3000:]}")
+        self.release = release[1]
         path = self.chroot.path(result)
         path.write_text(found[1])
         return read_junit(path)
+
+    def row(self, wheel: Path, missing: list[str], counts: dict[str, Any], began: float) -> dict[str, Any]:
+        """Return the row of the table, with the kernel."""
+        row = super().row(wheel, missing, counts, began)
+        return row | {"system": f"{row['system']}, Linux {self.release}"}
 
 
 def kind(platform: Platform) -> type[Bench]:
