@@ -188,6 +188,10 @@ PLATFORMS = (
         shared="arm64", parallel=(), alone=GUEST_TESTS, limit_s=7200, only=_EMULATED,
     ),
     Platform(
+        name="arm64-16k", suite="trixie", system="Debian 13, QEMU", arch="arm64", kernel="linux-image-arm64-16k",
+        shared="arm64", parallel=(), alone=GUEST_TESTS, limit_s=7200, only=_EMULATED,
+    ),
+    Platform(
         name="arm64-rt", suite="trixie", system="Debian 13, QEMU", arch="arm64", kernel="linux-image-rt-arm64",
         shared="arm64", parallel=(), alone=GUEST_TESTS, limit_s=7200, only=_EMULATED,
     ),
