@@ -66,8 +66,9 @@ class Guest:
 
     def fetch(self, native: Chroot) -> None:
         """Download the kernel with apt of a system of this machine's architecture, unless it was before."""
-        if shutil.which(self.program) is None:
-            raise FailedError(f"{self.program} is not installed; fix: apt install {self.fix}")
+        for program, package in ((self.program, self.fix), ("cpio", "cpio")):
+            if shutil.which(program) is None:
+                raise FailedError(f"{program} is not installed; fix: apt install {package}")
         if self.kernel.exists():
             return
         say(f"{self.package}: downloading the kernel")
