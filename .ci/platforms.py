@@ -329,7 +329,7 @@ class Bench:
 
 
 #: How tests know that they are emulated: a limit for each, and Cython is not loaded beforehand.
-_SLOW = {"RTLOOP_TEST_WATCHDOG_S": "1800", "RTLOOP_TEST_SLOW": "1"}
+_SLOW = {"RTLOOP_TEST_WATCHDOG_S": "1800", "RTLOOP_TEST_SLOW": "1", "NO_COLOR": "1"}
 
 
 class EmulatedBench(Bench):
