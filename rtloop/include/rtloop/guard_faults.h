@@ -119,11 +119,11 @@ static inline int rt_guard_prove_malloc(rt_guard_t *g) {
   return g->counts[RT_GUARD_ALLOCATION] >= 2 ? 0 : -ENOTSUP; /* more if malloc calls another of them by its name */
 }
 
-/* Set a guard up on the loop's thread, whose stack begins at `stack_base`, after rt_thread_setup. What was granted is
- * in the ..._rc fields. Enters the kernel; never fails as a whole. */
-static __attribute__((noinline, cold, unused)) void rt_guard_setup(rt_guard_t *g, const void *stack_base) {
+/* rt_guard_setup, for frames of the step that lie below `stack_end`. */
+static __attribute__((noinline, cold, unused)) void rt_guard_setup_below(rt_guard_t *g, const void *stack_base,
+                                                                         uint64_t stack_end) {
   g->stack_base = (uint64_t)(uintptr_t)stack_base;
-  g->stack_end = (uint64_t)(uintptr_t)__builtin_frame_address(0) + 16; /* the caller of this function calls the step */
+  g->stack_end = stack_end;
   g->faults = RT_GUARD_FAULTS_BY_SAMPLE;
   g->faults_rc = rt_guard_open_faults(g);
   if (!g->faults_rc) g->faults_rc = rt_guard_prove_faults(g);
@@ -142,6 +142,21 @@ static __attribute__((noinline, cold, unused)) void rt_guard_setup(rt_guard_t *g
   rt_guard_reset(g);
   g->found = 0;
   g->has_baseline = 0;
+}
+
+/* Set a guard up on the loop's thread, whose stack begins at `stack_base`, after rt_thread_setup. What was granted is
+ * in the ..._rc fields. Called by the function that calls the step, whose frames begin at the stack pointer there:
+ * arm64 has no address of a frame that tells where it begins. Enters the kernel; never fails as a whole. */
+static inline __attribute__((always_inline)) void rt_guard_setup(rt_guard_t *g, const void *stack_base) {
+  uint64_t stack_end;
+#if defined(__x86_64__)
+  __asm__ __volatile__("mov %%rsp, %0" : "=r"(stack_end));
+#elif defined(__aarch64__)
+  __asm__ __volatile__("mov %0, sp" : "=r"(stack_end));
+#else
+  stack_end = (uint64_t)(uintptr_t)__builtin_frame_address(0);
+#endif
+  rt_guard_setup_below(g, stack_base, stack_end);
 }
 
 #endif
