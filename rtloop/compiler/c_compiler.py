@@ -37,7 +37,7 @@ _NAMES = {False: ("cc", "gcc", "clang"), True: ("c++", "g++", "clang++")}
 #: machine, and products and sums would be fused, with other results than gcc's. Checks of undefined behaviour, its
 #: default at -O0, would end the process.
 _ZIG_FLAGS = ("-mcpu=baseline", "-fno-sanitize=undefined")
-#: Programs that call the compiler which follows, such as `ccache gcc`.
+#: Programs that start the compiler named after them, as in `ccache gcc`.
 _LAUNCHERS = ("buildcache", "ccache", "distcc", "icecc", "sccache")
 
 
@@ -80,7 +80,7 @@ def find_command(*, is_cpp: bool = False) -> tuple[str, ...]:
 
 
 def _programs(command: str) -> tuple[str, ...]:
-    """Return the compiler of the command that Python was built with, and what starts it, such as ccache.
+    """Return the compiler that Python was built with, after its launcher, such as ccache, if it has one.
 
     Python's own flags, such as those of a profiling build, do not fit other modules.
     """

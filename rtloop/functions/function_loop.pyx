@@ -39,9 +39,9 @@ cdef class FunctionLoop(_RTLoop_2):
         The loop holds the buffer, so that it cannot be resized, prefaults it, and locks it while it runs, as its own
         memory. The loop and Python share it; nothing keeps them from writing at the same time.
     parameters : sequence of str, or dict, optional
-        Fields of `data` that are parameters, with the values that they have; `data` is then a NumPy array of one
-        struct. A dict has the limits and the unit: ``{"kp": (0, 50, "V/rad")}``. Change them in `parameters` of the
-        loop, not in `data`.
+        Fields of `data` to declare as parameters, with their present values; `data` must then be a NumPy array of one
+        struct. A dict adds limits and a unit: ``{"kp": (0, 50, "V/rad")}``. Change them through the loop's
+        `parameters`, not in `data`.
 
     Attributes
     ----------

@@ -68,8 +68,8 @@ cdef class PyLoop(_RTLoop_2):
     data : numpy.ndarray, optional
         One struct with the data of the function: ``np.zeros((), [("kp", "f8"), ("angle", "f8")])``.
     parameters : sequence of str, or dict, optional
-        Fields of `data` that are parameters, with the values that they have. A dict has the limits and the unit:
-        ``{"kp": (0, 50, "V/rad")}``. Change them in `parameters` of the loop, not in `data`.
+        Fields of `data` to declare as parameters, with their present values. A dict adds limits and a unit:
+        ``{"kp": (0, 50, "V/rad")}``. Change them through the loop's `parameters`, not in `data`.
 
     Attributes
     ----------

@@ -18,8 +18,8 @@ __all__ = ["GroupParameters"]
 class GroupParameters(Mapping[str, Any]):
     """The parameters of a group's loops: ``group.parameters["motor.kp"] = 5``.
 
-    An update changes the values of one loop before the same step of that loop. Loops take over theirs each in its own
-    next cycle. If one value is refused, nothing is changed in any loop.
+    The values of one loop all change before the same step of that loop; each loop takes over its own in its next cycle.
+    If one value is refused, nothing is changed in any loop.
     """
 
     def __init__(self, loops: tuple[RTLoop, ...]) -> None:
@@ -32,7 +32,7 @@ class GroupParameters(Mapping[str, Any]):
         return MappingProxyType({f"{loop}.{name}": one for loop, its in every.items() for name, one in its.items()})
 
     def update(self, values: Mapping[str, Any]) -> None:
-        """Set several parameters, those of one loop before the same step of it.
+        """Set several parameters; those of one loop all change before the same step.
 
         Parameters
         ----------
@@ -41,8 +41,10 @@ class GroupParameters(Mapping[str, Any]):
 
         Raises
         ------
-        KeyError, ConfigError, StateError
-            As those of a loop.
+        KeyError, ConfigError
+            As for one loop; nothing is changed in any.
+        StateError
+            As for one loop; loops before it may have changed.
         """
         parts: dict[str, dict[str, Any]] = {}
         for key, value in values.items():

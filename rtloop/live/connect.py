@@ -1,4 +1,4 @@
-"""rtloop.connect: a loop of another process, to see and to tune it."""
+"""rtloop.connect: read and tune a running loop of another process."""
 
 from __future__ import annotations
 
@@ -79,16 +79,16 @@ class Connection:
 
 
 def connect(name: str | None = None, pid: int | None = None) -> Connection:
-    """Connect to a running loop, usually of another process, to see and to tune it.
+    """Connect to a running loop, usually of another process, to read its statistics and change its parameters.
 
-    Whoever may trace the process (ptrace(2)) may connect: the same user without greater privileges, and root. A loop
-    that was made with ``tunable=False`` refuses changes. The loop pays nothing for a connection, and a program that is
-    killed in the middle of a change leaves the loop as it was.
+    Whoever may trace the process (ptrace(2)) may connect: root, and the same user if the process has no greater
+    privileges. A loop that was made with ``tunable=False`` refuses changes. A connection costs the loop nothing. A
+    program that is killed in the middle of a change leaves the loop as it was.
 
     Parameters
     ----------
     name : str, optional
-        Name of the loop. Without both, only one loop may be running.
+        Name of the loop. If neither is given, exactly one loop must be running.
     pid : int, optional
         Process of the loop; needed if loops of several processes have the name.
 
@@ -115,7 +115,7 @@ def connect(name: str | None = None, pid: int | None = None) -> Connection:
     deadline = time.monotonic() + _PATIENCE_S
     while True:
         reader = find_loop(pid, name, "connect()")
-        # The description comes last in a start; a loop of which it did not fit has none.
+        # A loop writes its description last in a start; one whose description did not fit has none.
         if reader.is_described or time.monotonic() > deadline:
             break
         reader.close()

@@ -40,7 +40,7 @@ class Parameter(NamedTuple):
     offset : int
         Place in a set of all parameters, bytes.
     low, high : bool, int or float or None
-        Limits, which belong to the range; None: that of the type.
+        Lowest and highest allowed value; None: the limit of the type.
     unit : str
         Unit, or an empty string.
     """
@@ -60,7 +60,7 @@ class Parameter(NamedTuple):
 
     @property
     def numbers(self) -> int:
-        """How many numbers it has."""
+        """Count of its numbers."""
         return math.prod(self.shape)
 
     @property
@@ -70,7 +70,7 @@ class Parameter(NamedTuple):
 
     @property
     def bounds(self) -> tuple[Number, Number]:
-        """Lowest and highest value; those of the type where no limit is set."""
+        """Lowest and highest value; those of the type if no limit is set."""
         if self.dtype.kind == "b":
             return False, True
         info: Any = np.finfo(self.dtype) if self.dtype.kind == "f" else np.iinfo(self.dtype)
@@ -92,7 +92,7 @@ class Parameter(NamedTuple):
             raise ConfigError(f"{self.name}={show(value)}: {error}") from None
         if array.shape != self.shape:
             want = f"an array of the shape {self.shape}" if self.shape else "a single number"
-            raise ConfigError(f"{self.name}={show(value)} must be {want}, and has the shape {array.shape}")
+            raise ConfigError(f"{self.name}={show(value)} must be {want}, but has the shape {array.shape}")
         if self.dtype.kind == "b" and not np.array_equal(array, np.asarray(value)):
             raise ConfigError(f"{self.name}={show(value)} must be True or False")
         if self.dtype.kind == "f" and not np.isfinite(array).all():
@@ -145,7 +145,7 @@ class Parameter(NamedTuple):
             low, high = made.parse_limits(values["low"], values["high"])
             return made._replace(low=low, high=high, unit=parse_unit(values["unit"]))
         except (ConfigError, KeyError, TypeError, OverflowError, AttributeError) as error:
-            raise ValueError(f"a parameter is described wrongly: {error}") from None
+            raise ValueError(f"the description of a parameter is invalid: {error}") from None
 
     def parse_limits(self, low: Any, high: Any) -> tuple[Number | None, Number | None]:
         """Check limits; None is that of the type.
@@ -173,15 +173,15 @@ class Parameter(NamedTuple):
 
 
 class Declaration:
-    """A parameter that was just declared, for adding limits and a unit: ``.limits(0, 50).unit("V/rad")``.
+    """A parameter that was just declared, to add limits and a unit: ``.limits(0, 50).unit("V/rad")``.
 
     Parameters
     ----------
     parameter : Parameter
         As declared.
     change : callable
-        Takes the parameter with limits or a unit over. It raises ConfigError if the present value is outside of the
-        limits, and StateError once the loop runs.
+        Called with the parameter that has the new limits or unit. It raises ConfigError if the present value is outside
+        of the limits, and StateError while the loop runs.
     """
 
     def __init__(self, parameter: Parameter, change: Callable[[Parameter], None]) -> None:
@@ -189,14 +189,14 @@ class Declaration:
         self._change = change
 
     def limits(self, low: Number | None, high: Number | None) -> Declaration:
-        """Set the lowest and the highest value, which are allowed; None: no other limit than that of the type.
+        """Set the lowest and the highest allowed value; None: only the limit of the type applies.
 
         Raises
         ------
         ConfigError
-            If the limits are no values of the type, or the present value is outside of them.
+            If a limit is not a value of the type, or the present value is outside of the limits.
         StateError
-            After the loop was started.
+            While the loop runs.
         """
         pair = self._parameter.parse_limits(low, high)
         return self._with(self._parameter._replace(low=pair[0], high=pair[1]))
@@ -209,7 +209,7 @@ class Declaration:
         ConfigError
             If it is not a short text.
         StateError
-            After the loop was started.
+            While the loop runs.
         """
         return self._with(self._parameter._replace(unit=parse_unit(text)))
 
@@ -225,7 +225,7 @@ class Declaration:
 def parse_name(value: object) -> str:
     """Check the name of a parameter or a signal: an identifier, as in ``update(kp=5)``."""
     if not isinstance(value, str) or not value.isidentifier() or len(value) > _LONGEST_NAME:
-        raise ConfigError(f"name={show(value)} must be an identifier of at most {_LONGEST_NAME} letters, such as 'kp'")
+        raise ConfigError(f"name={show(value)} must be an identifier of at most {_LONGEST_NAME} characters: 'kp'")
     return value
 
 
@@ -251,8 +251,8 @@ def parse_type(dtype: DTypeLike, what: str) -> tuple[np.dtype[Any], tuple[int, .
     base, shape = item.subdtype or (item, ())
     if base.str[1:] not in TYPES or not base.isnative:
         raise ConfigError(
-            f"{what}: dtype={show(dtype)} is not a bool, a whole number of 1 to 8 bytes, f4 or f8 in this machine's "
-            "byte order, nor an array of them such as '3f8'"
+            f"{what}: dtype={show(dtype)} must be a bool, an integer of 1 to 8 bytes, f4 or f8, in this machine's "
+            "byte order, or an array of them such as '3f8'"
         )
     if 0 in shape:
         raise ConfigError(f"{what}: dtype={show(dtype)} has no elements")

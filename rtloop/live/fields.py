@@ -44,7 +44,7 @@ def fields_of(data: Any, names: Iterable[str], keyword: str) -> Iterator[tuple[s
 
 
 def declare_parameters(declare: Callable[..., Declaration], data: Any, tuning: Tuning) -> None:
-    """Declare fields of a struct as parameters, with the values that they have.
+    """Declare fields of a struct as parameters, with their present values.
 
     Raises
     ------
@@ -58,6 +58,6 @@ def declare_parameters(declare: Callable[..., Declaration], data: Any, tuning: T
             given = limits[name]
             if not isinstance(given, tuple) or len(given) not in (2, 3):
                 raise ConfigError(
-                    f"parameters: {name}={show(given)} must be (low, high) or (low, high, unit), as (0, 50, 'V/rad')"
+                    f"parameters: {name}={show(given)} must be (low, high) or (low, high, unit): (0, 50, 'V/rad')"
                 )
             made.limits(given[0], given[1]).unit(given[2] if len(given) == 3 else "")

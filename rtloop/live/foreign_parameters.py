@@ -1,4 +1,4 @@
-"""Parameters of a loop of another process: found through /proc, mapped, and trusted in nothing."""
+"""Parameters of a loop of another process: found through /proc, mapped, and not trusted."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class ForeignParameterSet:
         self.declared = _parse(view.text(), view.set_bytes)
 
     def asked(self) -> bytes:
-        """Return the set that was asked for last, or the one in use if somebody has written an impossible one."""
+        """Return the set that was requested last, or the one in use if somebody has written an invalid one."""
         view = self._opened()
         asked = view.asked().values
         return asked if self._is_sound(asked) else view.used().values
@@ -74,12 +74,12 @@ class ForeignParameterSet:
         return self._opened().used()
 
     def change(self, changes: Mapping[str, bytes]) -> None:
-        """Ask for a set in which some values are others.
+        """Request a set with some values changed.
 
         Raises
         ------
         StateError
-            If the loop has ended, does not allow it, or another writer hangs.
+            If the loop has ended or does not allow changes, or another writer has held the lock for two seconds.
         """
         view = self._opened()
         if not self.is_writable:
@@ -169,5 +169,5 @@ def _parse(text: bytes, set_bytes: int) -> dict[str, Parameter]:
         if one.offset < 0 or one.offset + one.size > set_bytes:
             raise ValueError(f"their description is not that of a loop: {one.name} is outside of a set")
     if len({one.name for one in found}) != len(found):
-        raise ValueError("their description is not that of a loop: a name is there twice")
+        raise ValueError("their description is not that of a loop: a name occurs twice")
     return {one.name: one for one in found}

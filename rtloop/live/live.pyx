@@ -54,7 +54,7 @@ cdef class Live:
         self._run = None
 
     def _acquire_parameters(self, settings, stack):
-        """Open the block, and lock it and the memory that the loop trusts; as the telemetry block is."""
+        """Open the block. Lock it and the private memory that the loop trusts, as the telemetry block is locked."""
         hidden = None
         count = len(self.parameters.declared)
         try:
@@ -62,14 +62,14 @@ cdef class Live:
         except OSError as error:
             why, fix = refusal_cause.explain("memfd_create", error.errno or 0)
             if settings.strict or not fix:
-                text = f"{count} parameters: {error.strerror}" + (f"; {why}\n{fix}" if fix else "")
+                text = f"the memory of {count} parameters: {error.strerror}" + (f"; {why}\n{fix}" if fix else "")
                 raise SetupError(error.errno, text) from error
             detail = f"{why}; no other process can see or change them"
             hidden = Grant("parameters", f"{count}, shared", "of this process alone", False, detail, fix,
                            error.errno or 0)
             run = self._open_parameters(settings, stack, is_shared=False)
         block, own = run.ranges
-        detail = f"{count} parameters, {'changed' if settings.tunable else 'read'} by other processes"
+        detail = f"{count} parameters, other processes can {'change' if settings.tunable else 'read'} them"
         shared = lock_range(settings.lock_memory, stack, "parameters", detail, *block, True)
         detail = f"descriptors, and a record of {format_size(run.own_bytes)}"
         return [hidden or shared, lock_range(settings.lock_memory, stack, "parameter state", detail, *own, True)]
@@ -82,7 +82,7 @@ cdef class Live:
 
     @property
     def inodes(self):
-        """Numbers of the files of the blocks, by which other processes find them."""
+        """Inodes of the blocks' files, by which other processes find them."""
         run = self._run
         return {} if run is None or run.inode is None else {"parameters": run.inode}
 

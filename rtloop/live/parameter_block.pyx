@@ -52,7 +52,7 @@ cdef uint64_t _MOST_RECORDS = 4096
 
 
 class Writer(NamedTuple):
-    """The writer of a set, as told by itself."""
+    """The writer of a set, by its own account, which nothing verifies."""
 
     pid: int
     tid: int
@@ -70,7 +70,7 @@ class Asked(NamedTuple):
 
 
 class Used(NamedTuple):
-    """The set that the loop uses, the first cycle that used it, and how many sets were refused."""
+    """The set that the loop uses, the first cycle that used it, and the number of refused sets."""
 
     number: int
     cycle: int
@@ -100,7 +100,7 @@ cdef class ParameterView:
         return rt_load_acquire(&_block(self).has_ended) != 0
 
     def publish(self, bytes values not None, writer):
-        """Ask the loop for a set. The holder of the writers' lock.
+        """Publish a set for the loop. The caller holds the writers' lock.
 
         Raises
         ------
@@ -111,14 +111,14 @@ cdef class ParameterView:
         cdef const char *begin = place
         cdef int rc
         if len(values) != <object>_checked(self).set_bytes:
-            raise ValueError(f"a set has {self.view.set_bytes} bytes, and not {len(values)}")
+            raise ValueError(f"a set has {self.view.set_bytes} bytes, not {len(values)}")
         with nogil:
             rc = rt_parameters_publish(&self.view, begin)
         if rc:
             raise OSError(-rc, f"the parameters of {self.name}: a writer that does not take the lock interferes")
 
     def asked(self):
-        """Return the set that was published last. Anybody may have written it: its values may be any."""
+        """Return the set that was published last. Anybody may have written it, so its values may be invalid."""
         cdef uint64_t number = 0
         cdef size_t size = sizeof(rt_parameters_writer_t) + _checked(self).set_bytes
         cdef char *place = <char *>malloc(size)
@@ -190,7 +190,7 @@ cdef class ForeignParameters(ParameterView):
         if rc:
             self.view.block = NULL
             raise ValueError(
-                "its parameters are of another version: use the rtloop that runs it" if rc == -errno.ENOTSUP else
+                "they are of another version of rtloop: use the one that runs the loop" if rc == -errno.ENOTSUP else
                 "it does not begin like a block of parameters, or its sizes are impossible"
             )
         self.fd = fd
@@ -313,7 +313,7 @@ cdef class ParameterRun(ParameterView):
 
     @property
     def inode(self):
-        """The file's number, by which other processes find it; None if there is none."""
+        """The file's inode, by which other processes find it; None if there is no file."""
         return self._inode
 
     @property
@@ -327,7 +327,7 @@ cdef class ParameterRun(ParameterView):
         rt_live_use_parameters(<rt_live_t *>live, self.own)
 
     def is_sound(self, bytes values not None):
-        """Return whether the loop would take a set."""
+        """Return True if the loop would accept a set."""
         cdef const char *begin = values
         if len(values) != <object>_checked(self).set_bytes:
             return False
@@ -412,7 +412,7 @@ def pack_place(writer, bytes values not None):
 
 
 cdef int _put(char *to, size_t size, str text) except -1:
-    """Write a text that ends with a 0, cut between two characters."""
+    """Write a text that ends with a 0; if it is too long, cut it between two characters."""
     cdef bytes cut = text.encode(errors="replace")[:size - 1].decode(errors="ignore").encode()
     memcpy(to, <const char *>cut, len(cut))
     return 0

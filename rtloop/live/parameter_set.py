@@ -1,4 +1,4 @@
-"""ParameterSet: the parameters of a loop of this process, declared once, between its runs and in them."""
+"""ParameterSet: the parameters of a loop of this process, in its runs and between them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MOST, _MOST_BYTES = 1024, 1 << 16
 class ParameterSet:
     """The parameters of a loop of this process.
 
-    Between two runs the values are here, and a change is written to the fields of the step at once. In a run they are
+    Between two runs the values are kept here, and a change is written to the loop's fields at once. In a run they are
     in the run's block, from which the loop takes them.
 
     Attributes
@@ -51,12 +51,12 @@ class ParameterSet:
     def declare(self, name: str, address: int, value: Any, dtype: DTypeLike = "f8") -> Declaration:
         """Add a parameter, whose values the loop writes to an address.
 
-        One that setup() declares anew, in the same way, keeps its value.
+        A parameter that setup() declares again in every run, in the same way, keeps its value.
 
         Raises
         ------
         ConfigError
-            If the name, the type, the value or the address cannot work.
+            If the name, the type, the value or the address is invalid.
         StateError
             In a run.
         """
@@ -79,8 +79,8 @@ class ParameterSet:
             size = -(-(offset + made.size) // 8) * 8
             if len(self.declared) == _MOST or size > _MOST_BYTES:
                 raise ConfigError(
-                    f"the parameter {name!r} makes {len(self.declared) + 1} of {size} bytes; a loop can have {_MOST} "
-                    f"of {_MOST_BYTES} bytes: pass a greater table in a Latest"
+                    f"the parameter {name!r} is one too many or too large: {len(self.declared) + 1} parameters of "
+                    f"{size} bytes, of at most {_MOST} of {_MOST_BYTES} bytes: pass a larger table in a Latest"
                 )
             self._values.extend(bytes(offset - len(self._values)) + packed)
             self.declared[name], self._addresses[name] = made, address
@@ -97,7 +97,7 @@ class ParameterSet:
     def _check_idle(self, name: str) -> None:
         if self._run is not None:
             raise StateError(
-                f"the parameter {name!r} comes too late: {self.name} runs, with the parameters that it had"
+                f"the parameter {name!r} comes too late: {self.name} runs; declare it in __init__ or setup"
             )
 
     def open(self, name: str, *, is_shared: bool, is_tunable: bool) -> ParameterRun:
@@ -122,7 +122,7 @@ class ParameterSet:
             return self._run
 
     def close(self) -> None:
-        """End a run, after its thread: keep the values that were asked for last."""
+        """End a run, after its thread has ended: keep the values that were requested last."""
         with self._lock:
             run = self._run
             if run is None:
@@ -140,12 +140,12 @@ class ParameterSet:
 
     @staticmethod
     def _asked_of(run: ParameterRun) -> bytes:
-        """Return the set that was published last; the one in use if a hostile writer has made that unsound."""
+        """Return the set that was published last, or the one in use if a hostile writer has made that invalid."""
         asked = run.asked().values
         return asked if run.is_sound(asked) else run.used().values
 
     def asked(self) -> bytes:
-        """Return the set that was asked for last."""
+        """Return the set that was requested last."""
         with self._lock:
             return bytes(self._values) if self._run is None else self._asked_of(self._run)
 
@@ -155,7 +155,7 @@ class ParameterSet:
             return self._last if self._run is None else self._run.used()
 
     def change(self, changes: Mapping[str, bytes], writer: Writer | None = None) -> None:
-        """Ask for a set in which some values are others. They have been packed, and so are within their limits."""
+        """Request a set with some values changed. They are packed already, and therefore within their limits."""
         with self._lock:
             writer = writer or this_writer()
             run = self._run
@@ -186,14 +186,14 @@ class ParameterSet:
         KeyError
             If there is no such parameter.
         ConfigError
-            If a value cannot be one, or the record does not go back to the beginning of its run.
+            If a value is invalid, or the record does not go back to the beginning of its run.
         """
         first, *others = (ParameterChange(*change) for change in changes)
         lacking = self.declared.keys() - first.values.keys()
         if lacking:
             raise ConfigError(
-                f"parameters=: the first change has no {', '.join(sorted(lacking))}: the record does not begin with "
-                "its run, because earlier changes are lost, or it is of another loop"
+                f"parameters: the first change does not set {', '.join(sorted(lacking))}: earlier changes are lost, so "
+                "that the record does not begin with its run, or it is of another loop"
             )
         with self._lock:
             self._check_idle(next(iter(first.values)))
@@ -212,7 +212,7 @@ class ParameterSet:
         return {name: self.declared[name].pack(value) for name, value in values.items()}
 
     def changes(self) -> tuple[tuple[ParameterChange, ...], int]:
-        """Return the record of the present run, oldest first, and how many earlier changes are lost."""
+        """Return the record of the present run, oldest first, and the number of earlier changes that are lost."""
         with self._lock:
             run = self._run
             if run is None:

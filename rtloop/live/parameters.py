@@ -15,7 +15,7 @@ __all__ = ["Applied", "ParameterBackend", "Parameters"]
 
 
 class ParameterBackend(Protocol):
-    """Where a mapping gets the parameters from: a loop of this process, or of another."""
+    """Source of a mapping's parameters: a loop of this process, or of another."""
 
     @property
     def declared(self) -> Mapping[str, Parameter]:
@@ -26,13 +26,13 @@ class ParameterBackend(Protocol):
         """Name of the loop."""
 
     def asked(self) -> bytes:
-        """Return the set that was asked for last."""
+        """Return the set that was requested last."""
 
     def used(self) -> Used | None:
         """Return the set that the loop uses."""
 
     def change(self, changes: Mapping[str, bytes]) -> None:
-        """Ask for other values."""
+        """Request other values."""
 
 
 class Applied(NamedTuple):
@@ -54,11 +54,10 @@ class Parameters(Mapping[str, Any]):
     """The parameters of a loop, read and changed from any thread while it runs, or between its runs.
 
     ``parameters["kp"]`` is the value that was set last, by whoever set it. A running loop uses it from one of its next
-    cycles on; `applied` tells what it uses and since when. The values of one ``update`` all change before the same
-    step. A change is in the record of the run, ``stats.parameter_changes``.
+    cycles on; `applied` has the values in use and their first cycle. The values of one ``update`` all change before the
+    same step. Every change is in the record of the run, ``stats.parameter_changes``.
 
-    The step only reads its parameters. Should it change one, the loop leaves that alone until somebody sets another
-    value.
+    The step is meant only to read its parameters. If it changes one, its value stays until somebody sets another.
 
     Attributes
     ----------
@@ -76,7 +75,7 @@ class Parameters(Mapping[str, Any]):
 
     @property
     def applied(self) -> Applied | None:
-        """Values that the loop uses, or has used last, and the first cycle that did; None before the first run."""
+        """Values that the loop uses, or used last, and the first cycle that used them; None before the first run."""
         used = self._backend.used()
         if used is None:
             return None
@@ -86,7 +85,7 @@ class Parameters(Mapping[str, Any]):
     def refused(self) -> int:
         """Number of sets that the loop has refused in this run.
 
-        A writer that breaks the rules has sent values that are outside of the limits, or no values of the types.
+        They came from a writer that did not check them: values outside of the limits, or not of the types.
         """
         used = self._backend.used()
         return 0 if used is None else used.refused
@@ -104,22 +103,23 @@ class Parameters(Mapping[str, Any]):
         Raises
         ------
         KeyError
-            If there is no such parameter. Nothing is changed, as in all cases here.
+            If there is no such parameter. Nothing is changed, as after the other errors.
         ConfigError
             If a value has another type or shape, is not finite, or is outside of its limits.
         StateError
-            If the loop is one of another process that has ended or does not allow it, or another writer hangs.
+            If the loop is of another process, and has ended or does not allow changes; or if another writer has held
+            the lock for two seconds.
         """
         changes = self.check({**values, **more})
         if changes:
             self._backend.change(changes)
 
     def check(self, values: Mapping[str, Any]) -> dict[str, bytes]:
-        """Return the bytes of values; raise as :meth:`update` if one cannot be set."""
+        """Return the bytes of values; raise the errors of :meth:`update` if one cannot be set."""
         return {name: self._find(name).pack(value) for name, value in values.items()}
 
     def wait(self, timeout_s: float = 1.0) -> bool:
-        """Wait until the loop uses what was set last. Returns False after the timeout, as if it does not run."""
+        """Wait until the loop uses what was set last. Returns False after the timeout: it may not be running."""
         deadline = time.monotonic() + timeout_s
         while True:
             used = self._backend.used()

@@ -33,7 +33,7 @@ def write_lock(fd: int, name: str) -> Iterator[None]:
     Raises
     ------
     StateError
-        If another writer has held it for two seconds, which one that was stopped does.
+        If another writer has held it for two seconds, for example because it was stopped.
     """
     deadline = time.monotonic() + PATIENCE_S
     if not _mutex.acquire(timeout=PATIENCE_S):
@@ -70,7 +70,7 @@ def _lock_file(fd: int, name: str, deadline: float) -> None:
 
 
 def close_file(fd: int) -> None:
-    """Close a descriptor of a block's file, not while another thread of this process holds the lock."""
+    """Close a descriptor of a block's file, but not while another thread of this process holds the lock."""
     with _mutex:
         os.close(fd)
 

@@ -411,8 +411,8 @@ cdef class _RTLoop_2:
             A second loop, which runs first if both start at the same time; or a function that is called with the
             :class:`~rtloop.Cycle` before every step, and may return RT_STOP.
         parameters : iterable of ParameterChange, optional
-            Changes to repeat at the same cycles: ``stats.parameter_changes`` of a run. The loop begins with the values
-            that the run began with.
+            Changes to repeat at the same cycles: ``stats.parameter_changes`` of a run. The loop begins with the initial
+            values of that run.
 
         Returns
         -------
@@ -480,7 +480,7 @@ cdef class _RTLoop_2:
 
     @property
     def parameters(self):
-        """Parameters of the loop, which any thread may read and change, running or not: a mapping."""
+        """Mapping of the loop's parameters, which any thread may read and change, whether the loop runs or not."""
         live = RTLoop_control(self).thread.make_live()
         return Parameters(live.parameters)
 

@@ -125,7 +125,7 @@ cdef class LoopThread:
         self.has_own_wait = has_own_wait
 
     cdef void bind_live(self, rt_body_t body, rt_body_t guarded_body):
-        """Set the C functions of the loop object for the case that it has parameters or signals."""
+        """Set the C functions that the thread runs if the loop has parameters or signals."""
         self._live_body, self._guarded_live_body = body, guarded_body
 
     cdef Live make_live(self):

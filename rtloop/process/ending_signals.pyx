@@ -38,8 +38,8 @@ _UNSUITABLE = frozenset(
      "SIGCONT", "SIGURG", "SIGWINCH", "SIGTSTP", "SIGTTIN", "SIGTTOU"}
 )
 _ALL = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-# Handled by a loop that runs, and by a with block, if they have their default action, which ends the process. SIGINT
-# has it only if the program has set it; Python's own handler raises KeyboardInterrupt.
+# Handled while a loop runs, and in a with block, if they have their default action, which ends the process. SIGINT has
+# it only if the program has set it, because Python installs a handler, which raises KeyboardInterrupt.
 ENDING = tuple(number for number in signal.Signals if number.name not in {*_UNSUITABLE, "SIGRTMIN", "SIGRTMAX"})
 _STACK_BYTES = 512 << 10
 _NAP_S = 0.01
@@ -125,7 +125,8 @@ def arm(numbers=None):
     Parameters
     ----------
     numbers : sequence of int, optional
-        The signals, Python's own handler of SIGINT among them; by default all of `ENDING` without it.
+        The signals to handle, SIGINT also if it has Python's own handler. By default all of `ENDING`, but not a SIGINT
+        that has that handler.
     """
     armed = []
     with _lock:

@@ -97,7 +97,7 @@ cdef int _plant_code(_Callable self, const rt_full_cycle_t *c) noexcept:
         return -1
 
 
-# Recorded changes of parameters that a simulation asks for again, each before the step of its cycle.
+# Recorded changes of parameters that a simulation repeats, each before the step of its cycle.
 ctypedef struct _replay_t:
     const rt_parameters_view_t *view
     uint64_t at
@@ -186,7 +186,7 @@ cdef class _Run:
         return said
 
     def set_replay(self, index, recorded):
-        """Have recorded changes of an opened loop's parameters asked for again; `recorded` is of ``plan_replay``."""
+        """Repeat recorded changes of an opened loop's parameters; `recorded` is the result of ``plan_replay``."""
         cdef _replay_t *replay = &self.replays[index]
         cdef ParameterRun run = self.loops[index].parameters._backend.run
         cycles, places = recorded
@@ -366,7 +366,7 @@ def simulate(loops, duration=None, *, execution=0, latency=0, parameters=None):
     execution, latency : model
         As for :meth:`RTLoop.simulate`, for all loops; or a dict from loop to model. A loop that is not in it gets 0.
     parameters : dict, optional
-        Loop to the recorded changes of its parameters, as for :meth:`RTLoop.simulate`.
+        A dict from loop to the recorded changes of its parameters, as for :meth:`RTLoop.simulate`.
 
     Returns
     -------

@@ -64,9 +64,9 @@ class ParameterChange(NamedTuple):
     cycle : int
         Index of the first cycle that used it.
     values : dict
-        The values that changed, by name; all of them in the first one of a run, which the run began with.
+        The values that changed, by name; in the first change of a run, all that the run began with.
     pid, tid, host, program : int, int, str, str
-        Process, thread, host and program that asked for it, as told by themselves.
+        Process, thread, host and program that asked for it, by their own account, which nothing verifies.
     """
 
     cycle: int

@@ -103,14 +103,14 @@ class Stats(Figures):
     parameter_changes : tuple of ParameterChange or None
         Sets of parameters that the loop has applied, oldest first: ``cycle`` (index of the first cycle that used the
         set), ``values`` (those that changed; in the first one of a run all that it began with), and who asked for it,
-        as told by itself: ``pid tid host program``. ``simulate(parameters=...)`` replays them. None for a loop of
+        by its own account: ``pid tid host program``. ``simulate(parameters=...)`` replays them. None for a loop of
         another process.
     lost_parameter_changes : int
-        How many earlier changes there was no room for: a run keeps the last 4096, fewer if all parameters together
-        have more than 100 bytes, and at least 64.
+        Number of earlier changes for which there was no room: a run keeps the last 4096, or fewer, but at least 64, if
+        all parameters together have more than 112 bytes. Not known, and 0, for a loop of another process.
     refused_parameter_sets : int
-        How many sets the loop has refused, because a writer that breaks the rules sent values that are outside of the
-        limits, or no values of the types.
+        Number of sets that the loop has refused, because a writer sent values outside of the limits or not of the
+        types. Not known, and 0, for a loop of another process: see ``parameters.refused`` of :func:`rtloop.connect`.
     """
 
     def to_json(self, *, records: bool = False, indent: int | None = None) -> str:

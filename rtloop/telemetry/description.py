@@ -90,7 +90,7 @@ def read(text: bytes) -> About:
 
 def _inode(value: object) -> int:
     if type(value) is not int or not 0 < value < 1 << 64:
-        raise ValueError("the number of a file is of a wrong type")
+        raise ValueError("the inode of a block is not a positive integer of 64 bits")
     return value
 
 

@@ -94,7 +94,7 @@ class LoopReader:
 
     @property
     def is_described(self) -> bool:
-        """True if the loop had written its description when this reader was made: it does so last in a start."""
+        """True if the loop had written its description when this reader was made: which it does last in a start."""
         return self.started_ns != 0
 
     @property

@@ -43,7 +43,7 @@ def _complete_key(suffix: str) -> Callable[[click.Context, click.Parameter, str]
 
 
 _name = click.argument("name", shell_complete=_complete_name)
-_pid = click.option("--pid", type=click.IntRange(min=1), help="Process of the loop, if several have one of this name.")
+_pid = click.option("--pid", type=click.IntRange(min=1), help="Process of the loop, if several have a loop NAME.")
 
 
 @click.command("get")
@@ -54,7 +54,7 @@ _pid = click.option("--pid", type=click.IntRange(min=1), help="Process of the lo
 def get(name: str, keys: tuple[str, ...], pid: int | None, as_json: bool) -> None:
     """Show the parameters of the running loop NAME, or those with the names KEY.
 
-    The column "uses" is there if the loop does not yet use what was set last.
+    The column "uses" appears if the loop does not yet use what was set last.
 
     \b
     Examples:
@@ -83,7 +83,7 @@ def set(  # noqa: A001 - the name of the command
     """Set parameters of the running loop NAME, all before the same step.
 
     VALUE is a number; true, false, on or off; or an array: 1,2,3 or [[1,2],[3,4]]. If one value is refused, none is
-    set. Exit code 1 if the loop does not use the values after a second and three periods, because its step hangs, or
+    set. The exit code is 1 if the loop does not use the values after a second and three periods: its step hangs, or
     another program has changed them again.
 
     \b
