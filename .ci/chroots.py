@@ -107,7 +107,7 @@ def must_run(
 
 
 def extract(package: Path, folder: Path, log: Path) -> None:
-    """Extract a Debian package into a folder, whose links such as /bin stay: dpkg-deb --extract replaces them."""
+    """Extract a Debian package into a folder and keep its links such as /bin, which dpkg-deb --extract replaces."""
     pipe = 'set -o pipefail; dpkg-deb --fsys-tarfile "$0" | tar --extract --keep-directory-symlink --directory "$1"'
     must_run(["bash", "-c", pipe, str(package), str(folder)], log)
 
@@ -206,10 +206,10 @@ class Chroot:
         must_run([*command, self.suite, str(self.root), MIRROR, str(script)], self.log)
 
     def _unpack_system(self) -> None:
-        """Make an emulated system of packages that are unpacked and not set up, which the emulator takes minutes for.
+        """Make an emulated system of packages that are unpacked but not configured, which would take minutes.
 
-        That is enough for programs such as Python. What the scripts of packages would write and is needed, is written
-        here.
+        That is enough for programs such as Python. The few files that are needed of those that the packages' scripts
+        would write are written here.
         """
         packages = ",".join(("ca-certificates", *self.packages))
         self._debootstrap("--foreign", f"--include={packages}")
@@ -259,7 +259,7 @@ class Chroot:
         return [line for line in output.splitlines() if line and not line.startswith(" ")]
 
     def _foreign_apt(self, arch: str) -> list[str]:
-        """Return the options with which apt knows an architecture without the system's knowing of it."""
+        """Return options that make apt use an architecture that the system itself is not set up for."""
         state = f"/var/lib/rtloop-apt-{arch}"
         options = [f"-oAPT::Architecture={arch}", f"-oAPT::Architectures={arch}", f"-oDir::State={state}"]
         options += [f"-oDir::Cache={state}", f"-oDir::State::status={state}/status", "-oAPT::Sandbox::User=root"]
@@ -376,7 +376,7 @@ def run_program(main: Callable[[], int]) -> NoReturn:
     except KeyboardInterrupt as error:
         name = str(error) or "SIGINT"
         print(f"ended by {name}", file=sys.stderr)
-        sys.exit(128 + signal.Signals[name])  # as a shell says it
+        sys.exit(128 + signal.Signals[name])  # as a shell reports it
 
 
 def end_by_exception() -> None:

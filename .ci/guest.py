@@ -10,14 +10,14 @@ from pathlib import Path
 
 from chroots import Chroot, FailedError, must_run, say
 
-#: How to emulate a machine, by Debian's name of the architecture: its program, its options, its console.
+#: Emulators by Debian's name of the architecture: program, options, console, and the package that has it.
 _MACHINES = {
     "amd64": ("qemu-system-x86_64", ("-cpu", "max"), "ttyS0", "qemu-system-x86"),
     "arm64": ("qemu-system-aarch64", ("-M", "virt,gic-version=3", "-cpu", "cortex-a76"), "ttyAMA0", "qemu-system-arm"),
 }
-#: What an isolated CPU is made of, as on a machine that a user has prepared.
+#: Kernel arguments, which isolate CPU 1 as a user would.
 _ARGUMENTS = "quiet panic=-1 isolcpus=managed_irq,domain,1 nohz_full=1 rcu_nocbs=1"
-#: What a system has in it that nobody needs in memory.
+#: Parts of a system that the copy in memory does not need.
 _LEFT_OUT = (
     "boot", "dev", "native", "proc", "run", "sys", "tmp", "root/.cache", "usr/include", "usr/lib/gcc", "usr/lib/locale",
     "usr/libexec/gcc", "usr/share", "var/cache", "var/lib/apt", "var/lib/dpkg", "var/lib/rtloop-*", "opt/*",
@@ -79,7 +79,7 @@ class Guest:
         shutil.rmtree(native.path(folder))
 
     def names(self) -> bytes:
-        """Return the paths of the system that the copy has, each with a NUL behind it."""
+        """Return the paths that are copied, each followed by a NUL."""
         left_out = ["(", *" -o ".join(f"-path ./{name}" for name in _LEFT_OUT).split(), ")", "-prune", "-o"]
         find = ["find", ".", *left_out, "-print0"]
         found = subprocess.run(find, cwd=self.chroot.root, capture_output=True, check=True).stdout

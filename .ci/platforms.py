@@ -328,7 +328,7 @@ class Bench:
         return read_junit(self.chroot.path(result))
 
 
-#: How tests know that they are emulated: a limit for each, and Cython is not loaded beforehand.
+#: Variables for emulated tests: a longer limit for each, and Cython is not loaded beforehand.
 _SLOW = {"RTLOOP_TEST_WATCHDOG_S": "1800", "RTLOOP_TEST_SLOW": "1", "NO_COLOR": "1"}
 
 

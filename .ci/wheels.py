@@ -168,7 +168,7 @@ class Bench:
         (raw,) = self.chroot.path(f"{self.work}/raw").glob("rtloop-*.whl")
         inside = f"{self.work}/raw/{raw.name}"
         platform = f"manylinux_{GLIBC.replace('.', '_')}_{self.machine}"
-        # auditwheel takes the names of this machine's architecture only, but finds out that of any wheel.
+        # auditwheel accepts only names of this machine's architecture, but detects the right one for any wheel.
         asked = platform if self.python.arch == NATIVE else "auto"
         self.must_run("auditwheel", "repair", "--plat", asked, "--only-plat", "-w", f"{self.work}/dist", inside)
         (wheel,) = self.chroot.path(f"{self.work}/dist").glob("rtloop-*.whl")
@@ -353,7 +353,7 @@ class SystemWithoutCompiler(Chroot):
 
 @contextmanager
 def cross_bench(suite: str, arch: str) -> Iterator[CrossBench]:
-    """Have a release's Python of another architecture, and what builds its wheel."""
+    """Prepare a release's Python of another architecture, and the tools that build its wheel."""
     python = next(one for one in PYTHONS if (one.suite, one.arch) == (suite, arch))
     with prepared(SystemWithoutCompiler(suite)) as chroot:
         yield CrossBench(python, chroot)

@@ -14,7 +14,7 @@
 
 enum { WORDS = 5, RECORD = 8 * WORDS, TEXT = 64, READERS = 3, RECORDS = 100000 };
 
-/* Not a byte more than it takes, so that an access past its end is seen. */
+/* Allocate no byte more than needed, so that an access past the end is seen. */
 static rt_broadcast_t *make(rt_broadcast_writer_t *writer, uint64_t places) {
   const uint64_t bytes = rt_broadcast_bytes(RECORD, places, TEXT);
   void *block;
@@ -50,7 +50,7 @@ static void test_sizes(void) {
   free(block);
 }
 
-/* What is there is read in order and once; what is written over is counted; the newest stays where it is. */
+/* Records are read once and in order; overwritten ones are counted; the newest stays where it is. */
 static void test_one_thread(void) {
   rt_broadcast_writer_t writer;
   rt_broadcast_reader_t early, late;
@@ -84,8 +84,8 @@ static void test_one_thread(void) {
   free(block);
 }
 
-/* Sizes that a stranger has made up are refused, and whatever changes after the check moves no reader out of the block:
- * the address sanitizer would see it. */
+/* Sizes that another process has made up are refused, and whatever changes after the check moves no reader out of the
+ * block: the address sanitizer would see it. */
 static void test_hostile(void) {
   rt_broadcast_writer_t writer;
   rt_broadcast_reader_t reader;

@@ -773,7 +773,7 @@ def test_header_stands_alone(header, compiler, tmp_path):
 
 @pytest.mark.parametrize("level", ["-O2", "-O3"])
 def test_no_optimizer_leaves_out_the_touch_of_a_page(level, compiler, tmp_path):
-    """It may leave out to write back what was read, and did: the first write of a cycle was a page fault."""
+    """It may omit writing back what was read. Then the first write of a cycle is a page fault."""
     compile_c(compiler, HERE / "touched_pages.c", tmp_path / "touched", level)
     result = run(tmp_path / "touched")
     assert result.returncode == 0, result.stderr

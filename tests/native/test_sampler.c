@@ -9,7 +9,7 @@
 
 static rt_broadcast_t *attach(rt_sampler_t *s, uint64_t places) {
   const uint64_t bytes = rt_broadcast_bytes(rt_sampler_stride(s), places, 0);
-  void *block; /* not a byte more than it takes, so that a write past its end is seen */
+  void *block; /* no byte more than needed, so that a write past the end is seen */
   CHECK(bytes && posix_memalign(&block, RT_CACHE_LINE, bytes) == 0);
   memset(block, 0, bytes);
   CHECK(rt_broadcast_init(&s->writer, block, rt_sampler_stride(s), places, "", 0, 0) == 0);

@@ -7,7 +7,7 @@
 #include "check.h"
 #include "rtloop/memory.h"
 
-/* A count of bytes of the mapping that begins at `address`, of /proc/self/smaps. */
+/* Return a count of bytes from /proc/self/smaps, for the mapping that begins at `address`. */
 static size_t bytes_of(const void *address, const char *name) {
   FILE *file = fopen("/proc/self/smaps", "r");
   char line[4096];

@@ -1,6 +1,6 @@
-"""What a kernel has to give to loops, on a machine that may be a hundred times slower than a real one.
+"""Tests of what loops need from a kernel, on a machine that may be a hundred times slower than a real one.
 
-.ci/platforms.py runs it in QEMU, without a compiler. So loops have 20 cycles a second, and counts are judged alone.
+.ci/platforms.py runs it in QEMU, without a compiler. So loops have 20 cycles a second, and only counts are judged.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def test_a_signal_ends_the_process_after_leave_has_run(script: Script, number: s
 
 
 def test_the_vdso_has_the_function_that_loops_read_their_clock_with() -> None:
-    """Under the name that vdso.h looks up: another way costs more, and a system call in a guarded step more yet."""
+    """Under the name that vdso.h looks up. Without it, each read of the clock is slower, or even a system call."""
     name, version = {
         "x86_64": (b"__vdso_clock_gettime", b"LINUX_2.6"),
         "aarch64": (b"__kernel_clock_gettime", b"LINUX_2.6.39"),

@@ -14,7 +14,7 @@ def process_ids() -> list[int]:
 
 
 def read(process: int | str, file: str) -> str:
-    """Return what a file of a process says, such as ``read(1, "cmdline")``; nothing if the process has ended."""
+    """Return the content of a file of a process: ``read(1, "cmdline")``; nothing if the process has ended."""
     try:
         with open(f"/proc/{process}/{file}", "rb") as opened:
             return os.fsdecode(opened.read())

@@ -5,7 +5,7 @@ from rtloop cimport RT_CONTINUE, Cycle, RTLoop
 
 
 cdef class Tuned(RTLoop):
-    """A loop of which every cycle counts whether the parameters belong together: `a` is `b`."""
+    """A loop that counts the cycles whose parameters do not belong together: `a` differs from `b`."""
 
     cdef readonly double a, b, sum
     cdef readonly double[3] gains
@@ -21,7 +21,7 @@ cdef class Tuned(RTLoop):
         self.parameter("mode", &self.mode, 0, "i4").limits(0, 3)
 
     def declare(self, name, value=0.0, dtype="f8", bint is_null=False):
-        """Declare a parameter more, in a field that nobody reads."""
+        """Declare another parameter, in a field that nobody reads."""
         return self.parameter(name, NULL if is_null else <void *>&self.sum, value, dtype)
 
     cdef int step(self, const Cycle *cycle) noexcept nogil:

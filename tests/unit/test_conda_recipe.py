@@ -1,4 +1,4 @@
-"""The recipe for conda says what pyproject.toml and meson.build say."""
+"""The recipe for conda agrees with pyproject.toml and meson.build."""
 
 from __future__ import annotations
 

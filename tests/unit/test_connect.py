@@ -1,4 +1,4 @@
-"""Parameters of a running loop, seen and changed by other processes: the honest, the killed and the hostile."""
+"""Parameters of a running loop, read and changed by other processes: honest, killed and hostile ones."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ def test_a_signal_ends_the_process_after_leave_has_run(script: Script, wait: str
 def test_a_signal_of_pythons_that_the_program_gives_its_default_action_ends_loops_too(
     script: Script, number: signal.Signals
 ) -> None:
-    """As programs with a GUI do, so that Ctrl-C ends them, and filters of text, for a reader that has gone."""
+    """GUI programs do this so that Ctrl-C ends them, and text filters so that they end when their reader has gone."""
     done = run(script, f"""
     signal.signal({int(number)}, signal.SIG_DFL)
     send({int(number)})

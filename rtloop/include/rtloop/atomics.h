@@ -24,7 +24,7 @@
 
 #define rt_exchange_acq_rel(p, v) __atomic_exchange_n((p), (v), __ATOMIC_ACQ_REL)
 
-/* Replace *p by v if it is *expected, else read it into *expected. Evaluates to whether it was replaced. */
+/* Replace *p by v if it equals *expected, otherwise load it into *expected. Evaluates to 1 iff it was replaced. */
 #define rt_compare_exchange_acq_rel(p, expected, v)                                                                    \
   __atomic_compare_exchange_n((p), (expected), (v), 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)
 
@@ -47,7 +47,7 @@
 #define rt_add32_relaxed(p, v) rt_add_relaxed((p), (v))
 #endif
 
-/* Add to a 64-bit datum that only this thread writes, after everything that it has stored before. */
+/* Add to a 64-bit value that only this thread writes; its earlier stores become visible first. */
 #if defined(__x86_64__) && !defined(RT_IS_SANITIZED)
 #define rt_add_release(p, v) __asm__ __volatile__("addq %1, %0" : "+m"(*(p)) : "er"((int64_t)(v)) : "cc", "memory")
 #else

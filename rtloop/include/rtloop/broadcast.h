@@ -1,4 +1,4 @@
-/* A queue from one writer to any number of readers in any process, none of which the writer waits for or looks at.
+/* A queue from one writer to any number of readers in any process. The writer neither waits for readers nor knows them.
  *
  *   | rt_broadcast_t | text | records, one after the other |
  *
@@ -15,15 +15,16 @@
  *
  * The store-release and the load-acquire make whole the records before the first value that the reader loads. The two
  * fences exclude the others: if the reader has loaded any word of record n, the writer's fence came before that word
- * and the reader's fence after it, so the second load returns n or more, and n more than says that place n is in use.
- * The place of record n is that of record n - places. So only the last places - 1 records before the second value are
- * whole, and one place is always lost to the record that may be under way. Without the writer's fence an arm64 machine
+ * and the reader's fence after it, so the second load returns at least n. A value of n means that record n may be half
+ * written, in the place that record n - places had. So only the last places - 1 records before the second value are
+ * whole: one place is always given up for the record that may be under way. Without the writer's fence an arm64 machine
  * could show the new words before the old `written`; x86 needs no instruction for either fence. The words are relaxed
  * atomics (atomics.h), as those under a seqlock (Boehm, "Can seqlocks get along with programming language memory
  * models?", MSPC 2012).
  *
- * A block of another process is not trusted: rt_broadcast_open copies and checks whatever determines an address, and no
- * loop depends on what is in the block later. Such a writer can at most make a reader return wrong values.
+ * A block of another process is not trusted: rt_broadcast_open copies and checks whatever determines an address. What a
+ * reader loads later moves no access out of the block, and makes no loop longer. A hostile writer can therefore at most
+ * make a reader return wrong values.
  */
 #ifndef RTLOOP_BROADCAST_H
 #define RTLOOP_BROADCAST_H
@@ -52,7 +53,7 @@ typedef struct rt_broadcast {
   _Alignas(RT_CACHE_LINE) uint64_t written; /* records, over all runs */
 } rt_broadcast_t;
 
-/* The writer's own; never in shared memory, because a stranger's change of it would move what the loop writes. */
+/* The writer's state; never in shared memory, where another process could redirect the writes of the loop. */
 typedef struct rt_broadcast_writer {
   rt_broadcast_t *block; /* NULL: nothing is written */
   char *next;            /* the place of the next record */
@@ -61,7 +62,7 @@ typedef struct rt_broadcast_writer {
   char *records;
 } rt_broadcast_writer_t;
 
-/* A reader's own: what it has checked, and where it is. */
+/* A reader's state: the sizes that it has checked, and its position. */
 typedef struct rt_broadcast_reader {
   const rt_broadcast_t *block;
   const char *text;
@@ -161,7 +162,7 @@ static inline int rt_broadcast_open(rt_broadcast_reader_t *reader, const void *a
 /* Count the records that there are for this reader, at most those that the block keeps. Any thread; O(1). */
 static inline uint64_t rt_broadcast_available(const rt_broadcast_reader_t *reader) {
   const uint64_t ahead = rt_load_acquire(&reader->block->written) - reader->position;
-  if ((int64_t)ahead < 0) return 0; /* not of a loop: it only grows */
+  if ((int64_t)ahead < 0) return 0; /* a loop's `written` only grows */
   return ahead < reader->places ? ahead : reader->places - 1;
 }
 
@@ -177,7 +178,7 @@ static inline void rt_broadcast_copy(const rt_broadcast_reader_t *reader, uint64
 }
 
 /* Copy up to `most` of the next records to `to`, and count those that were written over before they could be copied.
- * Returns the number of whole records; *first says how many records of `to` come before them, which are to be ignored.
+ * Returns the number of whole records; *first is the number of records in `to` before them, which must be ignored.
  * One reader, on one thread at a time; O(most), wait-free; no system call. */
 static inline uint64_t rt_broadcast_read(rt_broadcast_reader_t *reader, char *to, uint64_t most, uint64_t *first) {
   const uint64_t written = rt_load_acquire(&reader->block->written), keep = reader->places - 1;
@@ -203,8 +204,8 @@ static inline uint64_t rt_broadcast_read(rt_broadcast_reader_t *reader, char *to
   return count - torn;
 }
 
-/* Copy the newest record to `to`, without moving the reader's position. Tries `tries` times, because a writer may go
- * once around meanwhile. Any thread; O(tries). Returns 1, or 0 iff there is none or each try failed. */
+/* Copy the newest record to `to`, without moving the reader's position. Tries up to `tries` times, because the writer
+ * may go once around meanwhile. Any thread; O(tries). Returns 1, or 0 iff there is none or each try failed. */
 static inline int rt_broadcast_latest(const rt_broadcast_reader_t *reader, char *to, int tries) {
   for (int i = 0; i < tries; i++) {
     const uint64_t written = rt_load_acquire(&reader->block->written);

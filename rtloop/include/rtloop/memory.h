@@ -86,10 +86,10 @@ static inline void rt_memory_touch(void *address, size_t bytes, int is_writable)
   for (char *p = (char *)address; p < end; p = (char *)(((uintptr_t)p & ~(uintptr_t)(page - 1)) + page)) {
     if (is_writable) {
       char nothing = 0;
-      __asm__ volatile("" : "+r"(nothing)); /* clang makes a load of an atomic `or` with 0, or leaves it out */
+      __asm__ volatile("" : "+r"(nothing)); /* clang turns an atomic `or` with 0 into a load, or omits it */
       __atomic_fetch_or(p, nothing, __ATOMIC_RELAXED);
     } else {
-      (void)*(volatile char *)p; /* an atomic load without a use may be left out */
+      (void)*(volatile char *)p; /* an atomic load whose value is unused may be omitted */
     }
   }
 }

@@ -1,4 +1,4 @@
-/* Parameters of a step: values that any thread or process changes, all of a set before the same step.
+/* Parameters of a step: values that any thread or process can change; all values of a set change before the same step.
  *
  *   | rt_parameters_block_t | three places for a set | the set in use | text |      shared memory
  *   | rt_parameters_t       | one descriptor for each parameter | a set and the last records |      private memory
@@ -22,8 +22,8 @@
  * times, so that a hostile writer cannot keep the loop in it either; the set then waits for the next cycle.
  *
  * Worst case of a cycle: without a new set three instructions. With one, a copy of the set, a comparison with two
- * limits for each number, a copy of each value that differs, and two copies for those who read; no system call, no
- * allocation, no lock.
+ * limits for each number, a copy of each value that differs, and three copies of the set: for readers of this process,
+ * for those of others, and for the record of the run. No system call, no allocation, no lock.
  */
 #ifndef RTLOOP_PARAMETERS_H
 #define RTLOOP_PARAMETERS_H
@@ -83,7 +83,7 @@ typedef struct rt_parameter {
   rt_parameter_limit_t low, high;
 } rt_parameter_t;
 
-/* The writer of a set, as told by itself. */
+/* The writer of a set, by its own account, which nothing verifies. */
 typedef struct rt_parameters_writer {
   int64_t pid;
   int64_t tid;
@@ -104,7 +104,7 @@ typedef struct rt_parameters_block {
 
   _Alignas(RT_CACHE_LINE) uint64_t state; /* written by the writers and by the loop */
 
-  /* Written by the loop, for those who read. */
+  /* Written by the loop, for readers. */
   _Alignas(RT_CACHE_LINE) rt_seqlock_t lock;
   uint32_t has_ended;
   uint64_t number; /* of the set in use */
@@ -200,7 +200,7 @@ static inline void rt_parameters_load_words(char *to, const uint64_t *from, uint
   }
 }
 
-/* Note a set as the one in use from a cycle on, for all who read, and in the record. The loop's thread; O(bytes). */
+/* Note a set as the one in use from a cycle on, for all readers and in the record. The loop's thread; O(bytes). */
 static inline void rt_parameters_note(rt_parameters_t *p, uint64_t number, uint64_t cycle, const char *place) {
   const char *const values = place + sizeof(rt_parameters_writer_t);
   rt_parameters_block_t *const block = p->view.block;
@@ -230,11 +230,11 @@ static inline void rt_parameters_note(rt_parameters_t *p, uint64_t number, uint6
   }                                                                                                                    \
   return 1
 
-/* Test whether the numbers of one parameter are within its limits; one that is not finite is not, because limits are
- * finite. Any thread; O(numbers). */
+/* Test whether the numbers of one parameter are within its limits. A number that is not finite fails, because limits
+ * are finite. Any thread; O(numbers). */
 static inline int rt_parameter_is_within(const rt_parameter_t *item, const char *at) {
   switch (item->type) {
-  case RT_PARAMETER_BOOL: /* a byte other than 0 and 1 is no bool, and undefined to a compiler */
+  case RT_PARAMETER_BOOL: /* a bool that is neither 0 nor 1 is undefined behaviour */
   case RT_PARAMETER_U1:
     RT_PARAMETERS_CHECK(uint8_t, uint64_t, natural);
   case RT_PARAMETER_U2:
@@ -270,7 +270,7 @@ static inline int rt_parameters_is_sound(const rt_parameter_t *items, uint64_t c
 
 /* Copy a value to the field of the step. The loop's thread; O(bytes). */
 static inline void rt_parameter_assign(const rt_parameter_t *item, const char *from) {
-  switch (item->bytes) { /* of constant size, each is a load and a store */
+  switch (item->bytes) { /* with a constant size, one load and one store */
   case 8:
     memcpy(item->address, from, 8);
     break;
@@ -295,9 +295,8 @@ static inline void rt_parameters_assign(const rt_parameters_t *p, const char *va
   }
 }
 
-/* Begin a run with the set `place`, a writer and values that are sound, as its number 0, from cycle 0 on. All fields
- * are set. The sizes and pointers of `p` are in place, and the block is zeroed. Before the loop's thread exists;
- * O(bytes). */
+/* Begin a run with the set in `place`, a writer and sound values, as set number 0 from cycle 0 on. Sets all fields. The
+ * caller has set the sizes and pointers of `p`, and zeroed the block. Before the loop's thread exists; O(bytes). */
 static inline void rt_parameters_begin(rt_parameters_t *p, const char *place, int64_t pid) {
   rt_parameters_block_t *const block = p->view.block;
   const uint64_t place_bytes = sizeof(rt_parameters_writer_t) + p->view.set_bytes;
@@ -378,7 +377,7 @@ static inline int rt_parameters_publish(const rt_parameters_view_t *v, const cha
 }
 
 /* Copy the set that was published last, with its writer. Returns 0, or -EAGAIN iff writers interfered with every try.
- * Any thread of any process; O(bytes) a try. The block is not trusted: the values may be any. */
+ * Any thread of any process; O(bytes) a try. The block is not trusted: the values may be invalid. */
 static inline int rt_parameters_read_asked(const rt_parameters_view_t *v, char *place, uint64_t *number, int tries) {
   while (tries-- > 0) {
     const uint64_t state = rt_load_acquire(&v->block->state);
@@ -453,7 +452,7 @@ static inline uint64_t rt_parameters_copy_records(const rt_parameters_t *p, uint
   return last - intact;
 }
 
-/* Tell those who read that the run is over. After the loop's thread; O(1). */
+/* Mark the run as over, for readers. After the loop's thread has ended; O(1). */
 static inline void rt_parameters_end(rt_parameters_block_t *block) { rt_store_release(&block->has_ended, 1u); }
 
 /* Check a mapped block of another process, of which `bytes` are mapped. Returns 0 and fills in the view; fails with

@@ -1,8 +1,9 @@
 /* Samples of a loop's signals: after a step, its fields are copied into a broadcast ring as one record.
  *
  * A record is the cycle's index, release and start, 8 bytes each, followed by the signals without gaps and, at the end,
- * up to 7 unused bytes. The signals are in the order of the largest word that divides their size, 8, 4, 2 or 1, so that
- * each word is aligned, and the place of the n-th word of a size needs no table. A scalar is a word, an array several.
+ * up to 7 unused bytes. The signals are sorted by the largest word that divides their size, 8, 4, 2 or 1 bytes, largest
+ * first. So each word is aligned, and the place of the n-th word of a size needs no table. A scalar is one word, an
+ * array several.
  *
  * Copies of 8-byte words are straight-line code that is entered at the number of words: a word costs a load of its
  * address, a load and a store.
@@ -44,7 +45,7 @@ static inline void rt_sampler_init(rt_sampler_t *s, uint64_t every) {
   s->twos = (uint32_t)__builtin_ctzll(every);
   s->quotients = UINT64_MAX / every;
   const uint64_t odd = every >> s->twos;
-  s->inverse = odd; /* right in its lowest 3 bits; each step of Newton doubles them */
+  s->inverse = odd; /* correct in its lowest 3 bits; each Newton step doubles their number */
   for (int i = 0; i < 5; i++) s->inverse *= 2 - odd * s->inverse;
 }
 
@@ -60,7 +61,7 @@ static inline uint32_t rt_sampler_word(uint32_t bytes) { return bytes % 8 ? byte
 
 /* Add a signal of `bytes` at `address`, which has to stay valid. Before the writer is set; O(bytes). Returns the offset
  * of the signal in the record, or fails with -EINVAL iff it has no size, or a signal of smaller words came before it,
- * and with -ENOSPC iff it is too much for a record. */
+ * and with -ENOSPC iff the record would have too many words. */
 static inline int rt_sampler_add(rt_sampler_t *s, const void *address, uint32_t bytes) {
   if (bytes == 0) return -EINVAL;
   const uint32_t word = rt_sampler_word(bytes), shift = word == 8 ? 0 : word == 4 ? 1 : word == 2 ? 2 : 3;
@@ -90,8 +91,8 @@ static inline uint64_t rt_sampler_stride(const rt_sampler_t *s) { return (s->rec
     rt_store_relaxed((type *)(void *)(to), word_);                                                                     \
   } while (0)
 
-/* Copy the cycle's index, release and start: two instructions fewer if two words are moved at once, each of them whole.
- */
+/* Copy the cycle's index, release and start. On x86-64 one move copies two words, without tearing either, and saves two
+ * instructions. */
 static inline void rt_sampler_copy_head(char *to, const rt_cycle_t *cycle) {
 #if defined(__x86_64__) && !defined(RT_IS_SANITIZED)
   typedef long long two_t __attribute__((vector_size(16), aligned(8), may_alias));
@@ -103,7 +104,7 @@ static inline void rt_sampler_copy_head(char *to, const rt_cycle_t *cycle) {
   RT_SAMPLER_COPY(uint64_t, to + 16, &cycle->start);
 }
 
-/* Write a record of any words. As rt_sampler_write, with about 5 instructions for a word. */
+/* Write a record of words of any size. As rt_sampler_write, with about 5 instructions for a word. */
 static __attribute__((noinline, unused)) void rt_sampler_write_any(rt_sampler_t *s, char *place) {
   char *to = place + RT_SAMPLER_HEAD_BYTES;
   const char *const *from = s->from;
@@ -133,7 +134,7 @@ static __attribute__((noinline, unused)) void rt_sampler_write_any(rt_sampler_t 
  * system call. About 16 instructions and 3 for each word, if there are no more than 64 and all have 8 bytes; otherwise
  * about 35 and 5. */
 static inline void rt_sampler_write(rt_sampler_t *s, const rt_cycle_t *cycle) {
-  /* GNU C: a switch would spend five more instructions on its jump. */
+  /* GNU C: the jump of a switch would cost five more instructions. */
   __extension__ static const void *const labels[] = {&&words_0, RT_SAMPLER_UP(RT_SAMPLER_LABEL) && any};
   char *const place = rt_broadcast_begin(&s->writer);
   rt_sampler_copy_head(place, cycle);
@@ -148,7 +149,7 @@ words_0:
   rt_broadcast_end(&s->writer, place);
 }
 
-/* Write a record if this cycle is one of every n. Returns 1 if it has. As rt_sampler_write. */
+/* Write a record if the cycle's index is divisible by `every`. Returns 1 if it did, else 0. As rt_sampler_write. */
 static inline int rt_sampler_sample(rt_sampler_t *s, const rt_cycle_t *cycle) {
   if (s->every != 1 && !rt_sampler_is_due(s, cycle->index)) return 0;
   rt_sampler_write(s, cycle);
