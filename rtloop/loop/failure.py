@@ -40,7 +40,7 @@ __all__ = [
 
 
 class RunFailure:
-    """Exception for the failure of one run, in whatever way it failed; ``join`` raises it, or a warning tells it, once.
+    """Exception for the failure of one run, however it failed; ``join`` raises it, or a warning reports it, once.
 
     A callback in Python raises it itself. For everything else the thread records the reason, and the exception is made
     on request, because that of a guard looks up symbols, which is slow.

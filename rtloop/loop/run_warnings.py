@@ -1,4 +1,4 @@
-"""Warnings of a loop: of what it runs without, what it has lost, and what it did that nobody asked about."""
+"""Warnings of a loop or a group: refused requests, lost grants, unreported failures, and data that was too old."""
 
 from __future__ import annotations
 
