@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-__all__ = ["infer_clock", "read_clocks"]
+__all__ = ["describe_clocks", "infer_clock", "read_clocks"]
 
 #: Clocks that differ by little: the first is never ahead of the second.
 _KINDS = (("realtime", "tai"), ("monotonic", "boottime"))
@@ -28,6 +28,30 @@ def read_clocks() -> dict[str, int]:
         if shortest < _CLOSE_NS:
             break
     return best
+
+
+def describe_clocks(begun: dict[str, int], ended: dict[str, int]) -> dict[str, Any]:
+    """Return what places the times of a recording in UTC, whichever clock they are on.
+
+    Parameters
+    ----------
+    begun, ended : dict
+        The moments of the begin and the end on each clock, from :func:`read_clocks`.
+
+    Returns
+    -------
+    dict
+        ``begun_ns`` and ``ended_ns`` (time of day), ``tai_offset_start_s`` and ``tai_offset_s`` (CLOCK_TAI -
+        CLOCK_REALTIME, 0 if the kernel was not told), and ``clocks_begun`` and ``clocks_ended``, all clocks in ns.
+    """
+    return {
+        "begun_ns": begun["realtime"],
+        "ended_ns": ended["realtime"],
+        "tai_offset_start_s": round((begun["tai"] - begun["realtime"]) / 1e9),
+        "tai_offset_s": round((ended["tai"] - ended["realtime"]) / 1e9),
+        "clocks_begun": begun,
+        "clocks_ended": ended,
+    }
 
 
 def infer_clock(newest: int, read: dict[str, int], declared: Any = None, known: str | None = None) -> tuple[str, bool]:

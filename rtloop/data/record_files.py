@@ -12,7 +12,7 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
-from rtloop.data.record_clock import infer_clock, read_clocks
+from rtloop.data.record_clock import describe_clocks, infer_clock, read_clocks
 from rtloop.errors import ConfigError, StateError
 
 __all__ = ["RecordFile", "json_schema", "open_record_file", "record_json"]
@@ -132,7 +132,7 @@ class NpzFile:
     def __init__(self, path: Path, dtype: np.dtype[Any]) -> None:
         self.path = path
         self._dtype = dtype
-        self._begun_ns = time.time_ns()
+        self._begun = read_clocks()
         self._part = NpyFile(path.with_name(path.name + ".part.npy"), dtype)
 
     @property
@@ -147,7 +147,7 @@ class NpzFile:
     def close(self, about: dict[str, Any]) -> None:
         """Compress it, replacing a former file of this name."""
         self._part.close(about)
-        text = json.dumps({**about, "begun_ns": self._begun_ns, "ended_ns": time.time_ns()})
+        text = json.dumps({**about, **describe_clocks(self._begun, read_clocks())})
         records = np.load(self._part.path, mmap_mode="r") if self.count else np.empty(0, self._dtype)
         packed = self.path.with_name(self.path.name + ".part")
         try:
@@ -233,7 +233,8 @@ class McapFile:
 
     def close(self, about: dict[str, Any]) -> None:
         """Write the last chunk and the index; without an index, readers have to read the whole file."""
-        self._writer.add_metadata("rtloop", {key: str(value) for key, value in about.items()})
+        facts = {**about, **describe_clocks(self._begun, read_clocks())}
+        self._writer.add_metadata("rtloop", {key: json.dumps(value) for key, value in facts.items()})
         self._writer.finish()
         self.count = self._added
         self._stream.sync()

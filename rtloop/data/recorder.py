@@ -59,8 +59,10 @@ class Recorder:
         Source of the records; the recorder is its one consumer until it is closed.
     path : path
         Output file. The suffix chooses the format: ``.npy``, an array of records; ``.npz``, the same compressed on
-        close, with information on the recording; ``.mcap``, JSON messages with a schema, for Foxglove and the like. An
-        existing file is replaced.
+        close, with information on the recording (`about`: JSON with ``written``, ``lost``, ``begun_ns``, ``ended_ns``,
+        ``tai_offset_start_s``, ``tai_offset_s``, and all clocks at both moments, which place times of any clock in
+        UTC); ``.mcap``, JSON messages with a schema, for Foxglove and the like, with the same information as its
+        metadata ``rtloop``. An existing file is replaced.
     interval : int or str or timedelta
         Time between two drains. The ring must be able to hold what comes in the meantime, and in the pauses that other
         Python threads and the disk force upon this one. Room for a second of records is a good size.

@@ -70,6 +70,10 @@ def test_an_npz_tells_about_the_recording(tmp_path: Path) -> None:
     about = json.loads(str(np.load(tmp_path / "run.npz")["about"]))
     assert (about["written"], about["lost"]) == (2, 1)
     assert about["begun_ns"] <= about["ended_ns"]
+    clocks = about["clocks_begun"]
+    assert about["tai_offset_start_s"] == about["tai_offset_s"] == round((clocks["tai"] - clocks["realtime"]) / 1e9)
+    assert about["clocks_ended"].keys() == clocks.keys() == {"realtime", "tai", "monotonic", "boottime"}
+    assert clocks["realtime"] == about["begun_ns"] and abs(clocks["realtime"] - time.time_ns()) < 3600 * 10**9
 
 
 def test_an_mcap_is_read_by_its_own_package(tmp_path: Path) -> None:
