@@ -193,6 +193,22 @@ def test_counts_that_should_be_0_stand_out(pair: Any, sampler: Sampler) -> None:
     assert all(isinstance(view.cell(column, row).plain, str) for column in view.COLUMNS)
 
 
+@pytest.mark.parametrize(
+    ("guard", "shown", "is_bad"),
+    [
+        ({}, "-", False),
+        ({"page_faults": {"minor": 0, "major": 0}, "system_calls": 0, "allocations": None}, "0", False),
+        ({"page_faults": {"minor": 1, "major": 1}, "system_calls": 1234, "allocations": None}, "1,236", True),
+        ({"page_faults": None, "system_calls": None, "allocations": None}, "-", False),
+    ],
+)
+def test_violations_of_a_guarded_step_are_a_column(guard: dict[str, Any], shown: str, is_bad: bool) -> None:
+    """What nothing counted is not shown as 0."""
+    column = next(column for column in view.COLUMNS if column.head == "GUARD")
+    cell = view.cell(column, SimpleNamespace(stats=SimpleNamespace(guard=guard)))  # type: ignore[arg-type]
+    assert cell.plain == shown and ("red" in str(cell.style)) == is_bad
+
+
 def test_a_long_name_does_not_take_the_place_of_the_figures() -> None:
     column = view.COLUMNS[0]
     named = [SimpleNamespace(label=name) for name in ("x" * 24, "x" * 25)]

@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 #: Columns that a narrow screen drops, in this order; the view of one loop has all.
-_DISPENSABLE = ("EXEC 50%", "NOW Hz", "LAT 50%", "NOW MAX", "CPU", "EXEC MAX", "CYCLES", "POLICY")
+_DISPENSABLE = ("EXEC 50%", "NOW Hz", "LAT 50%", "NOW MAX", "CPU", "EXEC MAX", "CYCLES", "POLICY", "GUARD")
 #: Greatest length of a name in the table.
 _NAME = 24
 _BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -97,6 +97,13 @@ def _percentile(name: str, q: float, *, now: bool = False) -> Callable[[Row], fl
     return value
 
 
+def _violations(row: Row) -> int | None:
+    """Return the number of violations; None if nothing was watched, or nothing can be."""
+    guard = row.stats.guard
+    is_counted = any(guard.get(name) is not None for name in guard_summary.GRANTS)
+    return guard_summary.count(guard) if is_counted else None
+
+
 COLUMNS = (
     Column("NAME", lambda row: row.label, _cut, "name of the loop, after that of its group", is_left=True),
     Column("PID", lambda row: row.reader.pid, str, "its process"),
@@ -114,6 +121,7 @@ COLUMNS = (
     Column("OVER", lambda row: row.stats.overruns, _count, "cycles that ended after the next release", 0),
     Column("MISSED", lambda row: row.stats.missed, _count, "releases that never ran", 0),
     Column("FAULTS", lambda row: row.faults, _count, "page faults of the loop's thread since its warm-up", 0),
+    Column("GUARD", _violations, _count, "violations that its guards have counted; - without guards", 0),
 )
 
 
