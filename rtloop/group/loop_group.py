@@ -24,6 +24,7 @@ from rtloop.system.grant import Grant
 from rtloop.units import format_rate, lcm_of, parse_timeout
 
 if TYPE_CHECKING:
+    from datetime import timedelta
     from pathlib import Path
 
     from matplotlib.figure import Figure
@@ -74,8 +75,9 @@ class LoopGroup:
         longest measured step.
     chains : iterable of Chain, optional
         Paths of data through the loops; :meth:`ages` returns how old the data becomes.
-    watchdog : int, optional
-        N, the number of its own periods without a completed cycle after which a loop is stuck; at least 2. A thread
+    watchdog : int or duration, optional
+        N, the number of its own periods without a completed cycle after which a loop is stuck; at least 2. Or a time,
+        such as ``"200ms"``, the same for every loop and at least two periods of the slowest one. A thread
         with a priority above all loops watches them. It calls the ``safe`` of a stuck loop, ends that loop, and
         notifies the others as for any failure. It acts no sooner than N periods after the last completed cycle, and
         later by at most two check intervals plus its own wake-up latency. The check interval is an eighth of the
@@ -111,7 +113,7 @@ class LoopGroup:
         cpus: Sequence[Any] | str | None = None,
         wcet: Mapping[str, Duration] | None = None,
         chains: Iterable[Chain] = (),
-        watchdog: int | None = None,
+        watchdog: int | str | timedelta | None = None,
     ) -> None:
         self._loops = check_loops(loops)
         self._chains = check_chains(chains, self._loops)

@@ -59,11 +59,11 @@ class Run:
         duration_ns: int | None,
         align_ns: int | None,
         on_failure: str,
-        watchdog: int | None = None,
+        watchdog: watchdog_plan.Limit | None = None,
     ) -> int:
         """Start all loops with these settings, and return the origin on their clock; withdraw() undoes it.
 
-        `on_failure` is the reaction to a failed loop; `watchdog` is the number of periods after which one is stuck.
+        `on_failure` is the reaction to a failed loop; `watchdog` is the limit after which one is stuck.
         """
         part = ""
         try:
@@ -104,10 +104,10 @@ class Run:
             member.begin(loop, origin, offset)
         return origin
 
-    def _prepare_watchdog(self, every: Sequence[Settings], periods: int) -> None:
+    def _prepare_watchdog(self, every: Sequence[Settings], limit: watchdog_plan.Limit) -> None:
         from rtloop.group.watchdog import Watchdog  # here, because most groups have none
 
-        settings, limits, remarks = watchdog_plan.plan(self.name, every, periods)
+        settings, limits, remarks = watchdog_plan.plan(self.name, every, limit)
         self._watchdog = Watchdog(self._loops, settings, remarks)
         self._watchdog.prepare(limits)
 

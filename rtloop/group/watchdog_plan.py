@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
+from typing import NamedTuple
 
 from rtloop.errors import ConfigError
 from rtloop.settings import Settings, make_settings
 from rtloop.system.grant import Grant
-from rtloop.units import as_index, show
+from rtloop.units import as_index, format_duration, parse_duration, show
 
-__all__ = ["check_watchdog", "plan"]
+__all__ = ["Limit", "check_watchdog", "plan"]
 
 #: The watchdog's priority is above every loop's, and below 99, that of the kernel's own threads.
 _TOP_PRIORITY = 98
@@ -18,27 +20,46 @@ _CHECKS, _MIN_INTERVAL_NS, _MAX_INTERVAL_NS = 8, 100_000, 10_000_000
 _LOCKS = ("off", "own", "onfault", "all")
 
 
-def check_watchdog(periods: object, every: Sequence[Settings]) -> int | None:
-    """Check the number of periods after which a loop is stuck."""
-    if periods is None:
+class Limit(NamedTuple):
+    """Time without a completed cycle after which a loop is stuck: a number of its periods, or in ns."""
+
+    periods: int | None
+    ns: int | None = None
+
+    def of(self, settings: Settings) -> int:
+        """Return the limit of a loop, in ns."""
+        return round((self.periods or 0) * settings.period) if self.ns is None else self.ns
+
+
+def check_watchdog(limit: object, every: Sequence[Settings]) -> Limit | None:
+    """Check the number of periods, or the time, after which a loop is stuck."""
+    if limit is None:
         return None
-    number = as_index(periods)
-    if number is None or not 2 <= number <= 1_000_000:
+    found = Limit(as_index(limit))
+    if isinstance(limit, str | timedelta):
+        found = Limit(None, parse_duration(limit, "watchdog"))
+        slow = max(every, key=lambda settings: settings.period)
+        if found.of(slow) < 2 * slow.period:
+            raise ConfigError(
+                f"watchdog={show(limit)} is less than two periods of {slow.name} ({format_duration(slow.period_ns)}): "
+                "any jitter would be a hang"
+            )
+    elif found.periods is None or not 2 <= found.periods <= 1_000_000:
         raise ConfigError(
-            f"watchdog={show(periods)} must be an int of at least 2, the number of periods without a completed cycle "
-            "after which a loop is stuck (with 1 any jitter would be a hang), or None"
+            f"watchdog={show(limit)} must be an int of at least 2, the number of periods without a completed cycle "
+            "after which a loop is stuck (with 1 any jitter would be a hang), a time such as '200ms', or None"
         )
     if any(settings.name == "watchdog" for settings in every):
         raise ConfigError(
             "a loop is called 'watchdog', the name under which a group lists its watchdog's grants: give the loop "
             "another name="
         )
-    return number
+    return found
 
 
-def plan(name: str, every: Sequence[Settings], periods: int) -> tuple[Settings, list[int], list[Grant]]:
+def plan(name: str, every: Sequence[Settings], limit: Limit) -> tuple[Settings, list[int], list[Grant]]:
     """Return a watchdog's settings, the limit of each loop in ns, and a remark if its priority is not the highest."""
-    limits = [round(periods * settings.period) for settings in every]
+    limits = [limit.of(settings) for settings in every]
     interval = min(max(min(limits) // _CHECKS, _MIN_INTERVAL_NS), _MAX_INTERVAL_NS)
     highest = max((s.priority for s in every if s.policy in ("fifo", "rr")), default=79)
     remarks = []

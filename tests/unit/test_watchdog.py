@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from types import ModuleType
 from typing import Any
 
@@ -289,6 +290,18 @@ def test_a_watchdog_that_cannot_be_had_starts_none(
     assert group.run("40ms")["outer"].cycles > 0
 
 
+@pytest.mark.parametrize("limit", ["400ms", timedelta(milliseconds=400)])
+def test_a_watchdog_may_have_a_time_for_all_loops(pair: Callable[..., list[Any]], limit: Any) -> None:
+    inner, outer = pair()
+    outer.hang_at = 7
+    let_go_when_safe(outer)
+    with pytest.raises(WatchdogError) as told:
+        LoopGroup([inner, outer], watchdog=limit).run("10s")
+    assert told.value.name == outer.name and told.value.stuck_ns is not None and told.value.stuck_ns >= 400 * MS
+    with pytest.raises(rtloop.ConfigError, match=f"watchdog='1ms' is less than two periods of {outer.name}"):
+        LoopGroup([inner, outer], watchdog="1ms")
+
+
 @pytest.mark.parametrize("watchdog", [1, 0, -3, 1.5, "5", True, 10**7])
 def test_what_cannot_be_a_number_of_periods_is_refused(pair: Callable[..., list[Any]], watchdog: Any) -> None:
     with pytest.raises(rtloop.ConfigError, match="watchdog="):
@@ -311,7 +324,8 @@ def test_the_grants_of_the_watchdog_are_under_its_name(
 
 def test_it_is_above_its_loops_and_below_99() -> None:
     def planned(*every: dict[str, Any]) -> tuple[str, int, list[str]]:
-        settings, _, remarks = watchdog_plan.plan("g", [make_settings("x", "1ms", **keywords) for keywords in every], 5)
+        made = [make_settings("x", "1ms", **keywords) for keywords in every]
+        settings, _, remarks = watchdog_plan.plan("g", made, watchdog_plan.Limit(5))
         return settings.policy, settings.priority, [remark.granted for remark in remarks]
 
     assert planned({"priority": 79}, {"priority": 75}) == ("fifo", 80, [])
@@ -327,11 +341,11 @@ def test_it_is_as_strict_and_locks_as_much_as_the_most_demanding_of_its_loops() 
         make_settings("a", "100us", strict=False, lock_memory="own"),
         make_settings("b", "20ms", lock_memory="onfault"),
     ]
-    settings, limits, _ = watchdog_plan.plan("g", every, 10)
+    settings, limits, _ = watchdog_plan.plan("g", every, watchdog_plan.Limit(10))
     assert settings.strict and settings.lock_memory == "onfault" and settings.cpu is None
     assert limits == [MS, 200 * MS] and settings.period_ns == 125_000
-    assert watchdog_plan.plan("g", every[1:], 10)[0].period_ns == 10 * MS, "at most"
-    assert watchdog_plan.plan("g", every[:1], 2)[0].period_ns == 100_000, "at least"
+    assert watchdog_plan.plan("g", every[1:], watchdog_plan.Limit(10))[0].period_ns == 10 * MS, "at most"
+    assert watchdog_plan.plan("g", every[:1], watchdog_plan.Limit(2))[0].period_ns == 100_000, "at least"
 
 
 def test_the_error_survives_pickling() -> None:
