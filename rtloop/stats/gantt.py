@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 
 from rtloop.errors import ConfigError
 from rtloop.stats.plots import COLOURS, literal, new_figure, save_figure, tidy
-from rtloop.stats.records import exact_period_of, find_missed, find_overruns, on_one_clock, period_of
+from rtloop.stats.records import (
+    exact_period_of,
+    find_missed,
+    find_overruns,
+    have_one_origin,
+    on_one_clock,
+    period_of,
+)
 from rtloop.units import format_duration, lcm_of, parse_duration, show
 
 if TYPE_CHECKING:
@@ -153,10 +160,9 @@ def _begin(stats: Stats, origin: int) -> int:
 
 def _origin(every: Sequence[Stats]) -> int:
     """Return the common origin, on the clock as it was at the end: the group's, or else that of the slowest loop."""
-    told = {stats.settings.get("origin_ns") for stats in every}
     slowest = max(every, key=period_of)
-    if len(told) == 1 and isinstance(origin := told.pop(), int):
-        return origin + sum(slowest.clock_step_sizes)
+    if have_one_origin(every):
+        return int(slowest.settings["origin_ns"])
     releases = slowest.cycles + slowest.missed  # so far: the recorded ones are the last of them
     on_grid = int(slowest.records["release"][-1]) - round((releases - 1) * exact_period_of(slowest))
     return on_grid - int(slowest.settings.get("phase_ns", 0))

@@ -12,6 +12,8 @@ from rtloop.settings import exact_period
 from rtloop.stats.figures import Figures
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 __all__ = [
@@ -20,12 +22,15 @@ __all__ = [
     "find_missed",
     "find_overruns",
     "first_index",
+    "have_one_origin",
     "on_one_clock",
     "period_of",
 ]
 
 
 _Kind = TypeVar("_Kind", bound=Figures)
+#: Each loop measures a step of the clock by itself; they differ by less.
+_STEP_ERROR_NS = 1_000_000
 
 
 def period_of(stats: Figures) -> int:
@@ -58,8 +63,25 @@ def continuous_records(stats: Figures, *, known: bool = True) -> NDArray[Any]:
 
 
 def on_one_clock(stats: _Kind) -> _Kind:
-    """Return the statistics with continuous records: times before a step of the clock are as it was at the end."""
-    return replace(stats, records=continuous_records(stats)) if stats.clock_steps else stats
+    """Return the statistics with continuous records: times before a step of the clock are as it was at the end.
+
+    So is the origin that a group has told. The steps that are left in it have no size, so that a second call changes
+    nothing.
+    """
+    if not stats.clock_steps:
+        return stats
+    settings, sizes = dict(stats.settings), stats.clock_step_sizes
+    if isinstance(settings.get("origin_ns"), int):
+        settings["origin_ns"] += sum(sizes)
+    return replace(stats, records=continuous_records(stats), settings=settings, clock_step_sizes=(0,) * len(sizes))
+
+
+def have_one_origin(every: Sequence[Figures]) -> bool:
+    """Return True if the loops are of one run of a group, which has told them its origin."""
+    told = [stats.settings.get("origin_ns") for stats in every]
+    known = [origin for origin in told if isinstance(origin, int)]
+    error = _STEP_ERROR_NS if any(stats.clock_steps for stats in every) else 0
+    return bool(known) and len(known) == len(told) and max(known) - min(known) <= error
 
 
 def first_index(stats: Figures) -> int:

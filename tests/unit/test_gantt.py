@@ -10,6 +10,7 @@ import pytest
 
 from rtloop import ConfigError, LoopGroup, RTLoop, Stats
 from rtloop.stats.gantt import choose_window, draw_schedule
+from rtloop.stats.records import on_one_clock
 
 pytest.importorskip("matplotlib")
 MS = 1_000_000
@@ -112,8 +113,11 @@ def test_across_a_step_of_the_clock_the_same_is_drawn(size: int, at: str) -> Non
     assert window == (wanted.begin + size, wanted.end + size, wanted.origin + size, wanted.what)
     for marker in "^xD":
         assert marks(draw_schedule(moved, window), marker) == marks(draw_schedule(every, wanted), marker)
+    once = [on_one_clock(stats) for stats in moved]
+    assert choose_window(once, at) == window, "nothing is moved twice"
     told = [replace(stats, settings={**stats.settings, "origin_ns": wanted.origin}) for stats in moved]
     assert choose_window(told, at) == window, "a group tells the origin on the clock as it was at its start"
+    assert choose_window([on_one_clock(stats) for stats in told], at) == window
 
 
 def test_of_loops_of_one_period_ten_cycles_are_drawn() -> None:

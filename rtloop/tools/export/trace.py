@@ -10,6 +10,7 @@ from rtloop.stats.records import (
     find_missed,
     find_overruns,
     first_index,
+    have_one_origin,
     on_one_clock,
     period_of,
 )
@@ -68,8 +69,8 @@ def _origins(runs: Sequence[Run]) -> list[int]:
     clocks = {(run.stats.settings.get("clock"), str(sorted(run.stats.host.items()))) for run in runs}
     reach = used[0][1] if used else 0
     together = len(clocks) == 1
-    told = {run.stats.settings.get("origin_ns") for run in runs}
-    if len(told) > 1 or None in told:  # the loops of one group's run are together, whether their records meet or not
+    # The loops of one group's run are together, whether their records meet or not.
+    if not have_one_origin([run.stats for run in runs]):
         for first, last in used[1:]:
             together = together and first <= reach
             reach = max(reach, last)
