@@ -82,6 +82,20 @@ def test_a_step_is_one_event_after_which_the_loop_goes_on(tai: Any, waits: Modul
     assert any("was set 1 time" in finding.text for finding in find(stats))
 
 
+def test_a_step_after_the_last_cycle_is_counted_when_the_run_ends(tai: Any) -> None:
+    tai.set_offset(DAY_S)
+    loop = RTLoop("30s", warmup=0, **SETTINGS)
+    loop.start()
+    while not loop.stats.cycles:
+        time.sleep(0.01)
+    tai.set_offset(0)
+    loop.stop()
+    stats = loop.stats
+    assert (stats.cycles, stats.missed, stats.clock_steps) == (1, 0, 1)
+    assert abs(stats.clock_step_sizes[0] + DAY_S * 10**9) < 1_000_000
+    assert stats.duration < 30 and elapsed_releases(stats) == (1, 1)
+
+
 def test_a_loop_may_stop_on_a_step(tai: Any) -> None:
     tai.set_offset(37)
     loop = RTLoop("5ms", clock_step="stop", **SETTINGS)

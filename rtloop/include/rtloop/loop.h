@@ -52,6 +52,7 @@ rt_loop_guarded_main(rt_loop_t *loop, rt_guard_t *guard, void *self, int (*enter
       rt_loop_start(loop, rt_loop_now(loop));
       rt_telemetry_write_usage(loop->telemetry, rt_thread_usage(), 0);
       loop->end.reason = rt_loop_run_guarded_cycles(loop, guard, self, step, overrun, wait);
+      if (loop->is_settable) rt_loop_count_last_step(loop);
     } else if (rc != RT_STOP) {
       loop->end.reason = rt_loop_end_with(loop, RT_END_ENTER, rc);
     }

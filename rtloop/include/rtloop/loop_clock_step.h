@@ -45,4 +45,15 @@ static __attribute__((noinline, unused)) int rt_loop_follow_clock(rt_loop_t *loo
   return 1;
 }
 
+/* Count a step of a settable clock since the last cycle, after which no release came. The loop's thread after its last
+ * cycle; three reads of a clock. */
+static __attribute__((noinline, unused)) void rt_loop_count_last_step(rt_loop_t *loop) {
+  const rt_clock_offset_t seen = rt_clock_offset(loop->read_clock, loop->set_clock);
+  const int64_t offset = loop->offset;
+  if (offset >= seen.low - RT_CLOCK_STEP_MIN_NS && offset <= seen.high + RT_CLOCK_STEP_MIN_NS) return;
+  const int64_t now = rt_clock_best_offset(loop->read_clock, loop->set_clock);
+  rt_store_relaxed(&loop->offset, now);
+  rt_telemetry_step_clock(loop->telemetry, now - offset, 0);
+}
+
 #endif
