@@ -62,7 +62,7 @@ SETTABLE_CLOCKS = ("tai", "realtime")
 CLOCK_STEP_POLICIES = {"follow": 0, "stop": 1}
 #: Scheduling policies, with their numbers in <sched.h>.
 POLICIES = {"other": 0, "fifo": 1, "rr": 2, "deadline": 6}
-_POLICY_NAMES = {number: name for name, number in POLICIES.items()}
+_POLICY_NAMES = {number: name for name, number in POLICIES.items()} | {3: "batch", 5: "idle", 7: "ext"}
 #: Overrun policies, with their numbers in schedule.h.
 OVERRUN_POLICIES = {"skip": 0, "catch-up": 1, "shift": 2, "stop": 3}
 
@@ -162,9 +162,14 @@ class Settings(NamedTuple):
         return values
 
 
-def format_policy(policy: int, priority: int) -> str:
-    """Write a policy as a grant has it: ``"fifo 80"``; one that rtloop does not offer as its number in <sched.h>."""
-    name = _POLICY_NAMES.get(policy, str(policy))
+def format_policy(policy: int, priority: int, times: Sequence[int] = ()) -> str:
+    """Write a policy as a grant has it: ``"fifo 80"``, or ``"deadline 1 ms/5 ms/5 ms"``.
+
+    `times` are the runtime, deadline and period of SCHED_DEADLINE, ns. One without a name is its number in <sched.h>.
+    """
+    name = _POLICY_NAMES.get(policy, f"policy {policy}")
+    if name == "deadline" and times:
+        return f"{name} " + "/".join(format_duration(ns) for ns in times)
     return f"{name} {priority}" if name in ("fifo", "rr") else name
 
 

@@ -33,6 +33,7 @@ import time
 from contextlib import ExitStack
 
 from rtloop.errors import SetupError
+from rtloop.guard.started_threads import starting
 from rtloop.loop import registry, resources, run_warnings, scheduling
 from rtloop.memory.own_locks import lock_range, lock_ranges, own_grant
 from rtloop.system.grant_errors import setup_errors
@@ -171,7 +172,11 @@ cdef class Watchdog:
             state = ("state", "its view of the loops", <size_t>self.dog, rt_watchdog_bytes(self.dog.count), True)
             grants.append(lock_range(settings.lock_memory, stack, *state))
             grants.append(self._acquire_stack(stack))
-            self._create_thread()
+            starting.append(self)  # until it has its own name
+            try:
+                self._create_thread()
+            finally:
+                starting.remove(self)
             stack.callback(self._abort_thread)
             grants += scheduling.thread_grants(settings, self.dog.request, self.dog.report)
             resources.raise_if_refused(settings, grants)

@@ -31,16 +31,18 @@ def acquire(settings: Settings, stack: ExitStack, mapping: tuple[int, int]) -> t
     from rtloop.guard.symbols import code_maps
     from rtloop.system.syscalls import number_of
 
-    code = [(low, high, is_users(path)) for low, high, path in code_maps()]
+    maps = code_maps()
+    code = [(low, high, is_users(path)) for low, high, path in maps]
     allowed = [number for name in settings.guard_allow if (number := number_of(name)) is not None]
     block = GuardBlock(is_stopping=settings.guard == "stop", warmup=settings.warmup, allowed=allowed, code=code)
     stack.callback(block.close)
     block.migrated = migrated_pages()
     stack.callback(_note_moved, block)
     block.register(*mapping)  # if that fails, the guard of system calls stays off, and its grant has the reason
-    grant = lock_range(
-        settings.lock_memory, stack, "guard", "the records of the guards", block.address, block.size, True
-    )
+    what = "the records of the guards"
+    if not maps:
+        what += ", without places in the code, because /proc/self/maps cannot be read"
+    grant = lock_range(settings.lock_memory, stack, "guard", what, block.address, block.size, True)
     return block, [grant]
 
 

@@ -56,8 +56,11 @@ class Place(NamedTuple):
 
 
 def _maps() -> list[_Map]:
-    with open("/proc/self/maps", "rb") as file:
-        content = os.fsdecode(file.read())  # paths hold any bytes
+    try:
+        with open("/proc/self/maps", "rb") as file:
+            content = os.fsdecode(file.read())  # paths hold any bytes
+    except OSError:
+        return []
     found = []
     for line in content.split("\n")[:-1]:
         fields = line.split(None, 5)
@@ -73,7 +76,7 @@ def _map_of(maps: list[_Map], address: int) -> _Map | None:
 
 
 def code_maps() -> list[tuple[int, int, str]]:
-    """Return the mappings of code in this process, in order: (low, high, path)."""
+    """Return the mappings of code in this process, in order: (low, high, path). Empty if ``/proc`` cannot be read."""
     return [(m.low, m.high, m.path) for m in _maps() if "x" in m.permissions]
 
 

@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from rtloop.errors import ConfigError
+from rtloop.guard.loaded_libraries import loaded_libraries
 from rtloop.system.cpu import format_cpu_list
 from rtloop.system.fileio import read_text
 from rtloop.system.grant import Grant
@@ -28,6 +29,8 @@ GRANT = "thread_pools"
 loop_tids: list[int] = []
 #: Pools that used less than this share of the run are idle.
 _BUSY = 0.01
+#: A caller of a pool uses about as much CPU as a thread of it; threads that used this many times less have not called.
+_CLEARLY = 4
 
 
 class Pool(NamedTuple):
@@ -74,24 +77,12 @@ def pool_of(path: str) -> tuple[str, str] | None:
 def pools() -> list[Pool]:
     """Return the loaded libraries whose calls use more than one thread."""
     found = []
-    for path in _mapped_files():
+    for path in loaded_libraries():
         library = _library_of(path)
         threads = 0 if library is None else _threads(path, library.functions)
         if library is not None and threads > 1:
             found.append(Pool(library.name, threads, path, library.variable))
     return found
-
-
-def _mapped_files() -> list[str]:
-    """Return the paths that the files mapped by this process had when they were mapped; empty if nothing tells."""
-    try:
-        with open("/proc/self/maps", "rb") as file:
-            lines = file.read().split(b"\n")
-    except OSError:
-        return []
-    # proc_pid_maps(5): a newline in a path is written as \012, and a file that was removed since has a remark.
-    paths = (line[line.index(b"/") :].replace(b"\\012", b"\n") for line in lines if b"/" in line)
-    return list(dict.fromkeys(os.fsdecode(path.removesuffix(b" (deleted)")) for path in paths))
 
 
 def _threads(path: str, functions: tuple[str, ...]) -> int:
@@ -126,32 +117,53 @@ class PoolWatch:
     def __init__(self) -> None:
         self._before, self._begin = self._read(), time.monotonic_ns()
 
-    def describe(self, granted: str) -> tuple[str, str] | None:
-        """Return what the grant says of pools that were busy, and the detail; None if they were idle."""
-        now, wall = self._read(), time.monotonic_ns() - self._begin
-        used = sum(max(0, ns - self._before.get(tid, 0)) for tid, ns in now.items())
-        if used < _BUSY * wall:
-            return None
-        return (
-            f"{granted}; threads of libraries busy {100 * used / wall:.0f} % of the run",
-            f"threads that Python did not start, of these or of other libraries, used {used / 1e9:.2f} s of CPU while "
-            "the loop ran; if its step calls the library, it waits or spins for them, and they have ordinary priority",
+    def now(self, start: Grant) -> Grant:
+        """Return the grant as it was at the start, or with what is known of pools that were busy since."""
+        wall = time.monotonic_ns() - self._begin
+        used = self._used()
+        of_pools = [ns for ns, is_librarys in used if is_librarys]
+        busy = sum(of_pools)
+        if busy < _BUSY * wall:
+            return start
+        # A thread that calls such a library works or spins for as long as those of the pool.
+        others = sum(ns for ns, is_librarys in used if not is_librarys)
+        caller = (
+            "; no other thread of the program used enough CPU to have called the library, so a loop did, unless these "
+            "threads work by themselves"
         )
+        if others * _CLEARLY > max(of_pools):
+            caller = "; if its step calls the library, it waits or spins for them"
+        detail = (
+            f"threads that Python did not start, of these or of other libraries, used {busy / 1e9:.2f} s of CPU while "
+            f"the loop ran{caller}; they have ordinary priority; {start.detail}"
+        )
+        granted = f"{start.granted}; threads of libraries busy {100 * busy / wall:.0f} % of the run"
+        return start._replace(granted=granted, detail=detail, value=busy)
 
-    def _read(self) -> dict[int, int]:
-        """Return the CPU time of each such thread, in ns."""
+    def _used(self) -> list[tuple[int, bool]]:
+        """Return the CPU time that each thread has used since the start, and True if it is a library's."""
+        now = self._read()
+        return [(max(0, ns - self._before.get(tid, (0, False))[0]), is_one) for tid, (ns, is_one) in now.items()]
+
+    def _read(self) -> dict[int, tuple[int, bool]]:
+        """Return the CPU time of each thread but those of loops, in ns, and True if it is a library's."""
         found = {}
-        for tid in _library_threads():
+        libraries = set(_library_threads())
+        for tid in {*libraries, *(thread.native_id or 0 for thread in threading.enumerate())}:
             with suppress(OSError, ValueError, IndexError):  # it may have ended
-                found[tid] = int(read_text(f"/proc/self/task/{tid}/schedstat").split()[0])
+                found[tid] = int(read_text(f"/proc/self/task/{tid}/schedstat").split()[0]), tid in libraries
         return found
 
 
 def _library_threads() -> list[int]:
-    """Return the threads of this process that neither Python nor rtloop has started."""
+    """Return the threads of this process that neither Python nor rtloop has started; empty without ``/proc``."""
     known = {thread.native_id for thread in threading.enumerate()} | set(loop_tids)
-    found = []
-    for task in os.listdir("/proc/self/task"):
+    found: list[int] = []
+    try:
+        tasks = os.listdir("/proc/self/task")
+    except OSError:
+        return found
+    for task in tasks:
         with suppress(OSError):  # it may have ended
             if int(task) not in known and not read_text(f"/proc/self/task/{task}/comm").startswith("rtloop"):
                 found.append(int(task))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["is_users", "list_violations", "migrated_pages"]
 
 _SYSCALL, _ALLOCATION = 2, 3
+#: System calls that start a thread or a process.
+_STARTS = ("clone", "clone3", "fork", "vfork")
 #: System calls with which a thread waits for others.
 _WAITS = ("sched_yield", "futex", "nanosleep", "clock_nanosleep")
 #: In the order of guard_malloc.c.
@@ -33,13 +37,31 @@ _OWN_ROOMS = ("system", "memory", "data", "guard", "telemetry", "loop", "group",
 def is_users(path: str) -> bool:
     """Return False for code of the C library, the interpreter and rtloop, its demo excepted; else True."""
     name = os.path.basename(path)
-    if name.startswith(_NOT_USERS) or path == os.path.realpath("/proc/self/exe"):
+    if name.startswith(_NOT_USERS) or path == _executable():
         return False
     return os.path.dirname(path) not in _own_folders()
 
 
+@functools.cache
+def _executable() -> str:
+    """Return the path of the program that this process runs; that of Python if no link can be read."""
+    try:
+        return os.readlink("/proc/self/exe")
+    except OSError:
+        return _real(sys.executable)
+
+
+def _real(path: str) -> str:
+    """Return a path without symbolic links, as far as a filter lets them be read."""
+    try:
+        return os.path.realpath(path)
+    except OSError:
+        return os.path.abspath(path)
+
+
+@functools.cache
 def _own_folders() -> set[str]:
-    package = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+    package = os.path.dirname(os.path.dirname(_real(__file__)))
     return {os.path.join(package, room) for room in _OWN_ROOMS}
 
 
@@ -165,6 +187,8 @@ def _entry(
         detail = name_of(v.detail)
         if detail in _WAITS:
             note = _pool_note(where, through)
+        elif detail in _STARTS:
+            note = "a thread that it starts inherits the loop's CPUs and blocked signals, with ordinary priority"
     elif v.kind == _ALLOCATION:
         name = _FUNCTIONS[v.function] if v.function < len(_FUNCTIONS) else "?"
         size = f"{v.least}" if v.least == v.most else f"{v.least} to {v.most}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -21,6 +20,7 @@ from rtloop.errors import (
 )
 from rtloop.guard.violations import list_violations
 from rtloop.settings import Settings
+from rtloop.system import refusal_cause
 from rtloop.units import format_duration
 
 if TYPE_CHECKING:
@@ -154,7 +154,8 @@ def end_error(settings: Settings, end: str, code: int, cycle: int, late_ns: int)
     """
     s = settings
     if end == "clock":
-        return SetupError(-code, f"{s.name}: clock_nanosleep on clock={s.clock!r}: {os.strerror(-code)}")
+        why, fix = refusal_cause.explain("clock_nanosleep", -code)
+        return SetupError(-code, f"{s.name} on clock={s.clock!r}: {why}" + (f"\n{fix}" if fix else ""))
     if end != "overruns":
         return CallbackError(code, end, s.name, None if end == "enter" else cycle)
     if s.overrun == "stop":

@@ -115,10 +115,7 @@ def first_cpu(request: dict[str, Any]) -> int:
 
 
 def _policy_text(policy: int, priority: int, attr: dict[str, Any]) -> str:
-    if policy == POLICIES["deadline"]:
-        times = (attr["sched_runtime"], attr["sched_deadline"], attr["sched_period"])
-        return "deadline " + "/".join(format_duration(ns) for ns in times)
-    return format_policy(policy, priority)
+    return format_policy(policy, priority, (attr["sched_runtime"], attr["sched_deadline"], attr["sched_period"]))
 
 
 def _policy_grant(settings: Settings, request: dict[str, Any], report: dict[str, Any]) -> Grant:

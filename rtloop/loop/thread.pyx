@@ -56,10 +56,12 @@ from contextlib import ExitStack
 
 from rtloop.errors import SetupError
 from rtloop.guard import setup as guard_setup
-from rtloop.guard.thread_pools import PoolWatch, loop_tids, pools_grant
+from rtloop.guard.started_threads import StartedThreads, starting
+from rtloop.guard.thread_pools import GRANT as POOLS, PoolWatch, loop_tids, pools_grant
 from rtloop.loop import dma_latency, resources, scheduling
 from rtloop.memory.own_locks import lock_range, lock_ranges, own_grant
 from rtloop.settings import CLOCK_STEP_POLICIES, CLOCKS, OVERRUN_POLICIES, SETTABLE_CLOCKS
+from rtloop.system import refusal_cause
 from rtloop.system.time_sync import tai_offset_s
 from rtloop.system.grant_errors import setup_errors
 from rtloop.telemetry import description
@@ -177,11 +179,16 @@ cdef class LoopThread:
             grants += self._lock_state(stack)
             grants += [self._acquire_stack(stack), *self._acquire_guard(stack)]
             pools = pools_grant()
-            grants += [*dma_latency.acquire(settings, stack), *pools, *self._make_remarks()]
-            self._create_thread(owner)
-            stack.callback(self._abort)
-            loop_tids.append(self.rt.thread.report.tid)
-            stack.callback(loop_tids.remove, self.rt.thread.report.tid)
+            latency, held = dma_latency.acquire(settings, stack)
+            grants += [*latency, *pools, *self._make_remarks()]
+            starting.append(self)
+            try:
+                self._create_thread(owner)
+                stack.callback(self._abort)
+                loop_tids.append(self.rt.thread.report.tid)
+                stack.callback(loop_tids.remove, self.rt.thread.report.tid)
+            finally:
+                starting.remove(self)
             grants += guard_setup.grants(settings, self.guard)
             grants += scheduling.thread_grants(settings, self.rt.thread.request, self.rt.thread.report, self._why_cpus)
             resources.raise_if_refused(settings, grants)
@@ -192,11 +199,17 @@ cdef class LoopThread:
                 "stack": (<size_t>self.rt.thread.stack.base, self.rt.thread.stack.bytes),
                 "telemetry": (<size_t>self.rt.telemetry, self.block.size),
                 **({} if self.live is None else self.live.ranges),
-            }, PoolWatch() if pools else None)
+            }, self._readers(held, pools), find_more=StartedThreads().grants)
             blocks = {} if self.live is None else self.live.inodes
             description.write(self.block, settings, self.grants, has_own_wait=self.has_own_wait, group=group_name,
-                              blocks=blocks)
+                              blocks=blocks, descriptors={} if held is None else {"dma_latency": held.fd})
             self._undo = stack.pop_all()
+
+    @staticmethod
+    def _readers(held, pools):
+        """Return the functions that read a grant of this process again."""
+        readers = {} if held is None else {"dma_latency": held.now}
+        return readers | ({POOLS: PoolWatch().now} if pools else {})
 
     def read_grants(self):
         """Return the grants as the kernel has them now, while the run holds what they are about."""
@@ -350,7 +363,9 @@ cdef class LoopThread:
         rc = rt_thread_create(&self.rt.thread.id, &self.rt.thread.stack, body, <void *>owner)
         if rc:
             size = format_size(self.rt.thread.stack.bytes)
-            raise SetupError(-rc, f"pthread_create with a stack of {size}: {os.strerror(-rc)}")
+            why, fix = refusal_cause.explain("clone3", -rc)  # an older kernel's clone is tried only after ENOSYS
+            what = f"; {why.rpartition('; ')[2]}, or another call that pthread_create makes\n{fix}" if fix else ""
+            raise SetupError(-rc, f"pthread_create with a stack of {size}: {os.strerror(-rc)}{what}")
         Py_INCREF(owner)
         self._owner = <void *>owner
         while self.wait_while(RT_PHASE_STARTING, SLICE_NS) == RT_PHASE_STARTING:

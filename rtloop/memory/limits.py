@@ -88,6 +88,7 @@ class _MemlockLimit(_Limit):
             detail=f"RLIMIT_MEMLOCK was {_size_limit(self._former[0])}, hard limit {_size_limit(now[1])}"
             + (", not enforced because of CAP_IPC_LOCK" if is_capable(CAP_IPC_LOCK) else ""),
             kind="limit",
+            value=now[0],
         )
 
 

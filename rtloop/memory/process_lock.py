@@ -117,6 +117,7 @@ class _MemoryLock:
         self._modes: list[str] = []
         self._former_future: str | None = None
         self._former: list[smaps.Mapping] = []
+        self._is_former_known = True
         self._ranges: list[_Range] = []
 
     @shielded_method
@@ -154,8 +155,12 @@ class _MemoryLock:
     def _remember(self) -> None:
         """Record the locks of other code, to restore them later."""
         self._former_future = kernel.future_lock()
-        has_locked = memory_status()["VmLck"] or self._former_future
-        found = smaps.mappings() if has_locked else []
+        self._is_former_known = True
+        try:
+            has_locked = memory_status()["VmLck"] or self._former_future
+            found = smaps.mappings() if has_locked else []
+        except OSError:
+            self._is_former_known, found = False, []
         self._former = [piece for mapping in found for piece in self._without_own(mapping)]
 
     def _without_own(self, mapping: smaps.Mapping) -> list[smaps.Mapping]:
@@ -188,11 +193,16 @@ class _MemoryLock:
 
     def _granted(self, mode: str) -> Grant:
         """Read back what the kernel does now, which may be more if another owner requested more."""
-        status = memory_status()
-        detail = (
-            f"VmLck {format_size(status['VmLck'])} of VmSize {format_size(status['VmSize'])}, "
-            f"VmRSS {format_size(status['VmRSS'])}"
-        )
+        try:
+            status = memory_status()
+            detail = (
+                f"VmLck {format_size(status['VmLck'])} of VmSize {format_size(status['VmSize'])}, "
+                f"VmRSS {format_size(status['VmRSS'])}"
+            )
+        except OSError as error:
+            detail = f"how much is not known: /proc/self/status: {error.strerror}"
+        if not self._is_former_known:
+            detail += "; memory that was locked before will not be locked again at the end"
         if not LOCK_MODES[mode] & kernel.LOCK_FUTURE:
             is_locked = kernel.is_range_locked(id(self), 1)  # any byte of the heap will do
             return Grant("memory_lock", mode, mode if is_locked else "nothing", is_locked, detail, kind="lock")
@@ -255,7 +265,7 @@ class _MemoryLock:
 
     def _restore_present(self) -> None:
         """Restore the locks of former mappings; newer ones are locked because other code locks future memory."""
-        for now in smaps.mappings():
+        for now in smaps.mappings() if self._is_former_known else []:
             for former in self._former:
                 start, end = max(now.start, former.start), min(now.start + now.size, former.start + former.size)
                 if start >= end or not now.is_locked:
@@ -309,8 +319,11 @@ class _MemoryLock:
         if self._modes:
             return any(m.is_locked and m.start <= asked.start < m.start + m.size for m in self._former)
         # Use the list of mappings: is_range_locked() would split an unlocked huge page.
-        if not memory_status()["VmLck"]:
-            return False
+        try:
+            if not memory_status()["VmLck"]:
+                return False
+        except OSError:
+            return kernel.is_range_locked(asked.start, asked.size)
         within = [m for m in smaps.mappings() if m.start < asked.start + asked.size and asked.start < m.start + m.size]
         return bool(within) and all(m.is_locked for m in within)
 

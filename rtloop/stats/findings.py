@@ -28,6 +28,10 @@ _LOOK_NS = 40_000_000
 _SLACK = 10
 
 
+#: Grants on threads that a step may wait for; their value is 0 or None if there were none.
+_THREADS = {"thread_pools": "Thread pools of libraries", "started_threads": "Threads that a loop has started"}
+
+
 class Finding(NamedTuple):
     """A sentence or two, and its level: ``"bad"``, ``"note"`` or ``"good"``."""
 
@@ -150,9 +154,9 @@ def _overruns(stats: Stats) -> str:
 
 def _notes(stats: Stats) -> Iterator[str]:
     period, latency, records = stats.settings.get("period_ns", 0), stats.latency, stats.records
-    busy = next((g for g in stats.grants if g.name == "thread_pools" and " busy " in str(g.granted)), None)
-    if busy is not None:
-        yield f"Thread pools of libraries: {busy.granted}. {busy.detail[:1].upper()}{busy.detail[1:]}."
+    for grant in stats.grants:
+        if grant.name in _THREADS and grant.value:
+            yield f"{_THREADS[grant.name]}: {grant.granted}. {grant.detail[:1].upper()}{grant.detail[1:]}."
     involuntary = stats.context_switches.involuntary or 0
     if waits := _waits(stats):
         gil = ", or the interpreter" if any(grant.name == "gil" for grant in stats.grants) else ""

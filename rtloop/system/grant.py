@@ -34,6 +34,9 @@ class Grant(NamedTuple):
         ``"thread"`` or ``"other"``.
     lost : int or None
         Time at which a later check first found it gone, in ns since 1970. None if it is still granted or never was.
+    value : int or None
+        The number that `granted` is about, where programs use it: the limit of ``memlock_limit`` in bytes (-1 if there
+        is none), the ns of CPU time that busy ``thread_pools`` used, the number of ``started_threads``. Else None.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Grant(NamedTuple):
     errno: int = 0
     kind: GrantKind = "other"
     lost: int | None = None
+    value: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the grant as a dict that JSON can hold."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import resource
+from contextlib import suppress
 
 from rtloop.system.fileio import parse_fields, read_text
 
@@ -41,14 +43,27 @@ def has_capability(bit: int, status: str | None = None) -> bool:
     bit : int
         The capability's number, such as `CAP_IPC_LOCK`.
     status : str, optional
-        The text of ``/proc/thread-self/status``; read from there by default.
+        The text of ``/proc/thread-self/status``; read from there by default, else the kernel is asked with capget(2).
     """
     if status is None:
-        status = read_text("/proc/thread-self/status")
+        try:
+            status = read_text("/proc/thread-self/status")
+        except OSError:
+            return bool(_effective() >> bit & 1)
     try:
         return bool(int(parse_fields(status)["CapEff"], 16) >> bit & 1)
     except (KeyError, ValueError):
         return False
+
+
+def _effective() -> int:
+    """Return the effective capabilities of the calling thread, from capget(2); 0 if it is forbidden."""
+    version_3 = 0x20080522  # of <linux/capability.h>
+    header, data = (ctypes.c_uint32 * 2)(version_3, 0), (ctypes.c_uint32 * 6)()
+    with suppress(AttributeError):  # a C library that does not export it
+        if ctypes.CDLL(None).capget(header, data) == 0:
+            return int(data[0]) | int(data[3]) << 32
+    return 0
 
 
 def has_seccomp_filter(status: str | None = None) -> bool:

@@ -27,6 +27,7 @@ class About(NamedTuple):
     host: dict[str, Any]
     started_ns: int
     blocks: dict[str, int] = {}  # noqa: RUF012 - never changed
+    descriptors: dict[str, int] = {}  # noqa: RUF012 - never changed
 
 
 def write(
@@ -37,11 +38,12 @@ def write(
     has_own_wait: bool,
     group: str | None = None,
     blocks: Mapping[str, int] = {},
+    descriptors: Mapping[str, int] = {},
 ) -> None:
     """Write the description into the block, once, before the loop runs; shortened if it does not fit.
 
     `group` is the name of the loop's group, if it runs in one. `blocks` has the inodes of its further blocks of shared
-    memory, by their kind.
+    memory, by their kind; `descriptors` the numbers of the files that it holds open for a grant, by its name.
     """
     import json  # here, because importing rtloop has to be quick
 
@@ -53,6 +55,7 @@ def write(
         | ({"has_own_wait": True} if has_own_wait else {})
         | ({} if group is None else {"group": group}),
         "started_ns": time.time_ns(),
+        "descriptors": dict(descriptors),
         "host": machine() | {"tai_offset_start_s": tai_offset_s()},
         "blocks": dict(blocks),
     }
@@ -83,14 +86,21 @@ def read(text: bytes) -> About:
         host = {clean(key): _scalar(value) for key, value in content["host"].items()}
         started = content["started_ns"]
         blocks = {clean(key): _inode(value) for key, value in content.get("blocks", {}).items()}
+        descriptors = {clean(key): _descriptor(value) for key, value in content.get("descriptors", {}).items()}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"its text is not the description of a loop: {error}") from None
-    return About(settings, grants, host, started if type(started) is int else 0, blocks)
+    return About(settings, grants, host, started if type(started) is int else 0, blocks, descriptors)
 
 
 def _inode(value: object) -> int:
     if type(value) is not int or not 0 < value < 1 << 64:
         raise ValueError("the inode of a block is not a positive integer of 64 bits")
+    return value
+
+
+def _descriptor(value: object) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 31:
+        raise ValueError("the number of an open file is of a wrong type")
     return value
 
 
@@ -109,7 +119,7 @@ def _scalar(value: object) -> Any:
 def _grant(values: Mapping[str, Any]) -> Grant:
     grant = Grant(**{key: _scalar(value) for key, value in values.items() if key in Grant._fields})
     texts = (grant.name, grant.detail, grant.fix, grant.kind)
-    numbers = (grant.errno, 0 if grant.lost is None else grant.lost)
+    numbers = (grant.errno, grant.lost or 0, grant.value or 0)
     if (
         type(grant.ok) is not bool
         or not all(type(number) is int for number in numbers)

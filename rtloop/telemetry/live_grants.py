@@ -6,21 +6,22 @@ Everything here runs on the thread that asks, and reads what the kernel offers o
 from __future__ import annotations
 
 import copy
+import ctypes
 import os
+import struct
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
 from rtloop.guard.guard_block import has_signal
-from rtloop.guard.thread_pools import GRANT as THREAD_POOLS
-from rtloop.guard.thread_pools import PoolWatch
 from rtloop.memory import kernel
-from rtloop.settings import format_policy
+from rtloop.settings import POLICIES, format_policy
 from rtloop.stats.guard_summary import GRANTS, UNAVAILABLE
 from rtloop.system.cpu import format_cpu_list, mask_to_cpus, parse_cpu_list
 from rtloop.system.fileio import parse_fields, read_text
 from rtloop.system.grant import Grant
+from rtloop.system.syscalls import number_of
 from rtloop.units import format_size
 
 __all__ = ["LiveGrants", "Now"]
@@ -44,8 +45,12 @@ class LiveGrants:
     ranges : mapping, optional
         Of a loop of this process: the address and the size of what each grant of kind ``"lock"`` has locked. Without
         it the loop is of another process.
-    pools : PoolWatch, optional
-        Threads of libraries, from the start of the run.
+    readers : mapping, optional
+        Functions that read a grant again, by its name, in the process that holds it.
+    descriptors : mapping, optional
+        Numbers of the files that the process holds open for a grant, by its name.
+    find_more : callable, optional
+        Returns grants on what has come up during the run.
     """
 
     def __init__(
@@ -54,14 +59,16 @@ class LiveGrants:
         pid: int,
         tid: int,
         ranges: Mapping[str, tuple[int, int]] | None = None,
-        pools: PoolWatch | None = None,
+        readers: Mapping[str, Callable[[Grant], Grant]] | None = None,
+        descriptors: Mapping[str, int] | None = None,
+        find_more: Callable[[], list[Grant]] = list,
     ) -> None:
-        self._pools = pools
+        self._readers, self._descriptors, self._find_more = readers or {}, descriptors or {}, find_more
         self._start = {grant.name: grant for grant in grants}
         self._grants = grants
         self._pid, self._tid, self._ranges = pid, tid, ranges
         self._warned: dict[str, object] = {}
-        self._ended: tuple[int, int, tuple[int, ...]] | None = None
+        self._ended: tuple[str, tuple[int, ...]] | None = None
         self._limits: dict[str, str] = {}
 
     def now(
@@ -81,9 +88,12 @@ class LiveGrants:
         reader._ended = None
         if report is not None and report["attr"]["size"]:
             attr = report["attr"]
-            reader._ended = attr["sched_policy"], attr["sched_priority"], mask_to_cpus(report["cpus"])
+            times = attr["sched_runtime"], attr["sched_deadline"], attr["sched_period"]
+            text = format_policy(attr["sched_policy"], attr["sched_priority"], times)
+            reader._ended = text, mask_to_cpus(report["cpus"])
         reader._limits = self._read_limits()
-        grants = tuple(reader._again(grant) for grant in self._grants)
+        grants = tuple(reader._again(grant) for grant in self._grants if grant.name in self._start)
+        grants += tuple(self._find_more())
         if is_held():
             self._grants = grants
         return self._grants
@@ -96,6 +106,8 @@ class LiveGrants:
 
     def _again(self, last: Grant) -> Grant:
         start = self._start[last.name]
+        if start.name in self._readers:
+            return self._judge(self._readers[start.name](start), start, last)
         read = _READERS.get(start.name) or (_READERS["lock"] if start.kind == "lock" else None)
         if read is None or (start.name == "telemetry" and start.kind != "lock"):
             return last
@@ -106,11 +118,19 @@ class LiveGrants:
         if found is None:
             return last
         granted, is_ok, *causes = found
+        detail = causes[0] if causes else ""
         if is_ok or not start.ok:
-            if granted == start.granted:
-                return start
-            detail = causes[0] if causes else f"was {start.granted} at the start" if is_ok else start.detail
-            return start._replace(granted=granted, ok=is_ok, detail=detail)
+            detail = detail or (f"was {start.granted} at the start" if is_ok else start.detail)
+        return self._judge(start._replace(granted=granted, ok=is_ok, detail=detail), start, last)
+
+    @staticmethod
+    def _judge(now: Grant, start: Grant, last: Grant) -> Grant:
+        """Return a grant as it was read now, or the start's if it is the same, or a lost one."""
+        if now.granted == start.granted and now.ok == start.ok:
+            return start
+        if now.ok or not start.ok:
+            return now
+        granted, causes = now.granted, [now.detail] if now.detail else []
         lost = last.lost if last.lost is not None else time.time_ns()
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(lost // 10**9))
         detail = "; ".join([f"lost: was {start.granted}, is now {granted}", *causes, f"first seen {since}"])
@@ -126,17 +146,18 @@ class LiveGrants:
 
     def _policy(self, start: Grant) -> Now:
         if self._ended is not None:
-            policy, priority, _ = self._ended
+            text = self._ended[0]
         else:
             policy = os.sched_getscheduler(self._tid) & ~os.SCHED_RESET_ON_FORK
-            priority = os.sched_getparam(self._tid).sched_priority
-        text = format_policy(policy, priority)
-        if text == "deadline" and str(start.granted).startswith("deadline "):
-            return str(start.granted), start.ok
+            is_deadline = policy == POLICIES["deadline"]
+            times = _deadline_times(self._tid) if is_deadline else ()
+            if times is None:
+                return None
+            text = format_policy(policy, os.sched_getparam(self._tid).sched_priority, times)
         return text, text == start.requested
 
     def _cpu(self, start: Grant) -> Now:
-        cpus = tuple(sorted(os.sched_getaffinity(self._tid))) if self._ended is None else self._ended[2]
+        cpus = tuple(sorted(os.sched_getaffinity(self._tid))) if self._ended is None else self._ended[1]
         if not cpus:
             return None
         # One that was inherited has been changed by somebody since, but nobody asked for it.
@@ -165,9 +186,10 @@ class LiveGrants:
         return (str(start.granted), True) if kernel.is_range_locked(address, size) else (lost, False)
 
     def _dma_latency(self, start: Grant) -> Now:
-        folder = f"/proc/{self._pid}/fd"
-        for name in os.listdir(folder):
-            with suppress(OSError):
+        folder, number = f"/proc/{self._pid}/fd", self._descriptors.get(start.name)
+        names = os.listdir(folder) if number is None else [str(number)]
+        for name in names:
+            with suppress(FileNotFoundError):
                 if os.readlink(f"{folder}/{name}") == _DMA_LATENCY:
                     return str(start.granted), start.ok
         return "nothing", False
@@ -182,8 +204,7 @@ class LiveGrants:
             return None
         if limit == "unlimited":
             return limit, True
-        text, granted = format_size(int(limit)), str(start.granted)
-        return text, text == granted or (granted != "unlimited" and int(limit) > _bytes(granted))
+        return format_size(int(limit)), start.value is not None and 0 <= start.value <= int(limit)
 
     def _guard_system_calls(self, start: Grant) -> Now:
         if self._ranges is None or start.granted == UNAVAILABLE:
@@ -191,12 +212,6 @@ class LiveGrants:
         if has_signal():
             return str(start.granted), start.ok
         return UNAVAILABLE, False, "other code has set a handler of SIGSYS, and takes the system calls of the step"
-
-    def _thread_pools(self, start: Grant) -> Now:
-        if self._pools is None:
-            return None
-        found = self._pools.describe(str(start.granted))
-        return (str(start.granted), True) if found is None else (found[0], True, f"{found[1]}; {start.detail}")
 
     def _rt_time(self, start: Grant) -> Now:
         limit = self._limits.get("Max realtime timeout")
@@ -212,10 +227,14 @@ class LiveGrants:
         return f"{slack} ns", slack == 1
 
 
-def _bytes(text: str) -> float:
-    """Return what format_size has rounded to two decimals."""
-    number, unit = text.split()
-    return float(number) * {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}[unit]
+def _deadline_times(tid: int) -> tuple[int, int, int] | None:
+    """Return the runtime, the deadline and the period of a thread, ns (sched_getattr(2)); None if they are secret."""
+    size = 48
+    attr = ctypes.create_string_buffer(size)
+    if ctypes.CDLL(None).syscall(number_of("sched_getattr"), tid, attr, size, 0):
+        return None
+    runtime, deadline, period = struct.unpack_from("=3Q", attr, 24)
+    return runtime, deadline, period
 
 
 _READERS: dict[str, Callable[[LiveGrants, Grant], Now]] = {
@@ -226,7 +245,6 @@ _READERS: dict[str, Callable[[LiveGrants, Grant], Now]] = {
     "core_dumps": LiveGrants._core_dumps,
     "memlock_limit": LiveGrants._memlock_limit,
     GRANTS["system_calls"]: LiveGrants._guard_system_calls,
-    THREAD_POOLS: LiveGrants._thread_pools,
     "rt_time": LiveGrants._rt_time,
     "timer_slack": LiveGrants._timer_slack,
 }

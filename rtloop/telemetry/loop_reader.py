@@ -71,7 +71,7 @@ class LoopReader:
         }
         self.grants: tuple[Grant, ...] = said.grants
         self.blocks = said.blocks
-        self._live = LiveGrants(said.grants, task.pid, task.tid)
+        self._live = LiveGrants(said.grants, task.pid, task.tid, descriptors=said.descriptors)
         self.started_ns = said.started_ns
         self.policy = format_policy(policy, header["priority"])  # type: ignore[arg-type]
         self._read_grants()

@@ -99,3 +99,28 @@ def test_another_file_in_the_place_of_the_device_is_no_grant(script: Script, wha
         mount = "mount -t tmpfs none /mnt && : >/mnt/f && mount --bind /mnt/f /dev/cpu_dma_latency"
     starts, refused = container(script, capabilities="sys_nice,ipc_lock", shell=mount)
     assert not starts and set(refused) == {"dma_latency"}
+
+
+@pytest.mark.parametrize("keywords", ["", "lock_memory='own'", "lock_memory='onfault', guard='count', cpu=min(cpus)"])
+def test_without_proc_a_loop_starts_and_says_what_is_not_known(script: Script, keywords: str) -> None:
+    """It could not read its own capabilities, nor how much memory was locked, and did not start."""
+    done = script(
+        f"""
+        import ctypes, os, warnings, rtloop, numpy
+        import rtloop.guard.guard_block
+        warnings.simplefilter("ignore")
+        cpus = os.sched_getaffinity(0)
+        assert ctypes.CDLL(None).umount2(b"/proc", 2) == 0 and not os.listdir("/proc")
+        for run in range(2):
+            stats = rtloop.RTLoop("1ms", strict=False, {keywords}).run(cycles=20)
+            print(stats.cycles)
+        print(*stats.grants, sep="\\n")
+        """,
+        prefix=("unshare", "--mount", "--propagation", "private"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[:2] == ["20", "20"]
+    if "own" not in keywords:
+        assert "how much is not known: /proc/self/status: No such file" in done.stdout
+    if "guard" in keywords:
+        assert "without places in the code, because /proc/self/maps cannot be read" in done.stdout

@@ -35,6 +35,9 @@ FIRST = min(os.sched_getaffinity(0))
 keywords = dict(name="grip", cpu=FIRST, core_dumps=False)
 """
 
+#: A device that is open for other code as well, and a number that is another file's by now.
+REOPEN = "kept = os.open('/dev/cpu_dma_latency', os.O_RDWR); close_device(kept)"
+REPLACE = "null = os.open('/dev/null', os.O_RDWR); os.dup2(null, numbers()[0]); os.close(null)"
 LOSSES = {
     "policy": ("os.sched_setscheduler(tid, os.SCHED_OTHER, os.sched_param(0))", "other"),
     "cpu": ("os.sched_setaffinity(tid, set(range(os.cpu_count())) - {FIRST} or {FIRST})", None),
@@ -43,18 +46,20 @@ LOSSES = {
     "stack": ("ctypes.CDLL(None).munlockall()", "not locked"),
     "core_dumps": ("resource.setrlimit(resource.RLIMIT_CORE, (4096, resource.RLIM_INFINITY))", "4096"),
     "dma_latency": ("close_device()", "nothing"),
+    "dma_latency while other code has it open": (REOPEN, "nothing"),
+    "dma_latency whose number is another file's": (REPLACE, "nothing"),
 }
 
 
 def program(action: str) -> str:
     return f"""{PROLOGUE}
-def close_device():
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            if os.readlink("/proc/self/fd/" + name) == "/dev/cpu_dma_latency":
-                os.close(int(name))
-        except OSError:
-            pass
+def numbers():
+    links = {{int(name): "/proc/self/fd/" + name for name in os.listdir("/proc/self/fd")}}
+    return [n for n, link in links.items() if os.path.lexists(link) and "cpu_dma_latency" in os.readlink(link)]
+def close_device(kept=-1):
+    for number in numbers():
+        if number != kept:
+            os.close(number)
 
 loop = rtloop.RTLoop("1kHz", **keywords)
 loop.start()
@@ -79,10 +84,33 @@ print(found, len(caught), [str(w.message) for w in caught][:1], find(stats)[0].t
 """
 
 
+def test_another_runtime_of_a_deadline_thread_is_told(script: Script) -> None:
+    done = script(f"""{PROLOGUE}
+import struct
+from rtloop.system.syscalls import number_of
+warnings.simplefilter("ignore")
+loop = rtloop.RTLoop("1kHz", policy="deadline", runtime="100us", deadline="1ms", dma_latency=None)
+try:
+    loop.start()
+except rtloop.SetupError as error:
+    sys.exit(f"refused: {{error}}")
+tid = next(reader.tid for reader in rtloop.running(pid=os.getpid()))
+attr = struct.pack("=IIQiIQQQ", 48, 6, 1, 0, 0, 50_000, 2_000_000, 2_000_000)
+assert ctypes.CDLL(None).syscall(number_of("sched_setattr"), int(tid), attr, 0) == 0
+print(lost(loop.stats))
+loop.stop()
+print(lost(loop.stats))
+""")
+    if "refused: " in done.stderr:
+        pytest.skip(f"no SCHED_DEADLINE here: {done.stderr}")
+    assert done.stdout.splitlines() == ["{'policy': 'deadline 50 us/2 ms/2 ms'}"] * 2, done.stderr
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_what_is_lost_is_told(script: Script, name: str) -> None:
     """Every snapshot handed on the grants of the start."""
     action, now = LOSSES[name]
+    name = name.split()[0]
     if name == "cpu" and len(os.sched_getaffinity(0)) < 2:
         pytest.skip("needs two CPUs")
     done = script(program(action))
@@ -160,7 +188,7 @@ print(loop.stats)
 
 
 def test_a_raised_memlock_limit_is_not_lost_and_a_lowered_one_is() -> None:
-    start = Grant("memlock_limit", "as high as allowed", "128 KiB", True, kind="limit")
+    start = Grant("memlock_limit", "as high as allowed", "128 KiB", True, kind="limit", value=128 << 10)
     live = LiveGrants((start,), os.getpid(), os.getpid(), {})
     soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     found = []

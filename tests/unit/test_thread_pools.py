@@ -127,7 +127,50 @@ print(*(f.text for f in find(stats)), sep="\\n")
     done = script(code.replace("PATH", repr(library(2, SPINNING))), env={"OPENBLAS_NUM_THREADS": "1"})
     assert "OpenBLAS 2 threads; threads of libraries busy " in done.stdout, done.stderr
     assert "Thread pools of libraries: OpenBLAS 2 threads; threads of libraries busy " in done.stdout
-    assert "if its step calls the library, it waits or spins for them" in done.stdout
+    assert "so a loop did, unless these threads work by themselves" in done.stdout, (
+        "no other thread could have called it"
+    )
+    busy = "import threading\nthreading.Thread(target=lambda: [None for _ in iter(int, 1)], daemon=True).start()\n"
+    done = script(busy + code.replace("PATH", repr(library(2, SPINNING))), env={"OPENBLAS_NUM_THREADS": "1"})
+    assert "if its step calls the library, it waits or spins for them" in done.stdout, done.stderr
+
+
+#: A library whose first call starts a thread, as some do.
+STARTING = """
+#include <pthread.h>
+#include <unistd.h>
+static void *work(void *p) {
+  for (;;) pause();
+  return p;
+}
+int openblas_get_num_threads(void) { return THREADS; }
+int step(const void *cycle, void *data) {
+  static pthread_t thread;
+  (void)cycle, (void)data;
+  return thread ? 0 : pthread_create(&thread, 0, work, 0);
+}
+"""
+
+
+def test_threads_that_a_step_starts_are_named_with_policy_and_cpus(script: Script, library: Callable[..., str]) -> None:
+    code = LOOP.replace("strict=False", "strict=False, name='axis', cpu=min(__import__('os').sched_getaffinity(0))")
+    code += """
+import threading, time
+from rtloop.stats.findings import find
+print(*(g for g in stats.grants if g.name == "started_threads"), [v["note"] for v in stats.guard["violations"]])
+print(*(f.text for f in find(stats)), sep="\\n")
+threading.Thread(target=time.sleep, args=(30,), daemon=True).start()
+pair = [rtloop.PyLoop(lambda cycle: None, "5ms", policy="other", lock_memory="off", dma_latency=None, name=name)
+        for name in ("a", "b")]
+group = rtloop.LoopGroup(pair, watchdog=200)
+group.run("50ms")
+print("others", [g for s in group.stats.values() for g in s.grants if g.name == "started_threads"])
+"""
+    done = script(code.replace("PATH", repr(library(1, STARTING))), env={"OPENBLAS_NUM_THREADS": "1"})
+    first = min(os.sched_getaffinity(0))
+    assert f"started_threads: asked none, granted 1 thread: axis (other, CPU {first}) [ok]" in done.stdout, done.stderr
+    assert f"Threads that a loop has started: 1 thread: axis (other, CPU {first})." in done.stdout
+    assert done.stdout.endswith("others []\n"), "neither Python's threads, nor other loops, nor their watchdog"
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs")
