@@ -31,12 +31,12 @@ def read_clocks() -> dict[str, int]:
 
 
 def describe_clocks(begun: dict[str, int], ended: dict[str, int]) -> dict[str, Any]:
-    """Return what places the times of a recording in UTC, whichever clock they are on.
+    """Return the readings that convert the times of a recording to UTC, whichever clock they are on.
 
     Parameters
     ----------
     begun, ended : dict
-        The moments of the begin and the end on each clock, from :func:`read_clocks`.
+        Each clock at the beginning and at the end, from :func:`read_clocks`.
 
     Returns
     -------

@@ -30,10 +30,10 @@ _MOST_NAMED = 4
 
 
 class StartedThreads:
-    """Threads of this process that have appeared since now, and have inherited the signal mask of a loop's thread.
+    """Threads of this process that appear after this object is made, with the signal mask of a loop's thread.
 
-    Only a loop's thread has that mask: everything blocked except what a fault raises. A thread that has ended before
-    :meth:`grants` was called is not seen.
+    Only a loop's thread has that mask: everything blocked except what a fault raises. A thread that ends before
+    :meth:`grants` is called is not seen.
     """
 
     def __init__(self) -> None:

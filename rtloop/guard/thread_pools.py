@@ -29,7 +29,7 @@ GRANT = "thread_pools"
 loop_tids: list[int] = []
 #: Pools that used less than this share of the run are idle.
 _BUSY = 0.01
-#: A caller of a pool uses about as much CPU as a thread of it; threads that used this many times less have not called.
+#: A caller of a pool uses about as much CPU as one of its threads; a thread that used so much less did not call.
 _CLEARLY = 4
 
 

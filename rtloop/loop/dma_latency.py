@@ -57,7 +57,7 @@ class HeldFile:
     fd : int
         The open file.
     asked_us : int
-        What the loop has written to it.
+        The limit that the loop has written to it, us.
     """
 
     _open: ClassVar[set[HeldFile]] = set()
@@ -80,7 +80,7 @@ class HeldFile:
         return (status.st_ino, status.st_rdev) == (self.device.st_ino, self.device.st_rdev)
 
     def now(self, start: Grant) -> Grant:
-        """Return the grant as it is now: the device is asked, because anyone with the number can write to it."""
+        """Return the grant as it is now: the device is asked, because any code of the process can write to it."""
         if not self._is_own():
             return start._replace(granted="nothing", ok=False, detail="other code has closed the file")
         try:

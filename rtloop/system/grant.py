@@ -35,7 +35,7 @@ class Grant(NamedTuple):
     lost : int or None
         Time at which a later check first found it gone, in ns since 1970. None if it is still granted or never was.
     value : int or None
-        The number that `granted` is about, where programs use it: the limit of ``memlock_limit`` in bytes (-1 if there
+        The number in `granted`, for programs: the limit of ``memlock_limit`` in bytes (-1 if there
         is none), the ns of CPU time that busy ``thread_pools`` used, the number of ``started_threads``. Else None.
     """
 

@@ -50,7 +50,7 @@ class LiveGrants:
     descriptors : mapping, optional
         Numbers of the files that the process holds open for a grant, by its name.
     find_more : callable, optional
-        Returns grants on what has come up during the run.
+        Returns additional grants, for what appeared during the run.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class LiveGrants:
 
     @staticmethod
     def _judge(now: Grant, start: Grant, last: Grant) -> Grant:
-        """Return a grant as it was read now, or the start's if it is the same, or a lost one."""
+        """Return the grant as read now, the one of the start if they agree, or a lost one."""
         if now.granted == start.granted and now.ok == start.ok:
             return start
         if now.ok or not start.ok:
@@ -228,7 +228,7 @@ class LiveGrants:
 
 
 def _deadline_times(tid: int) -> tuple[int, int, int] | None:
-    """Return the runtime, the deadline and the period of a thread, ns (sched_getattr(2)); None if they are secret."""
+    """Return the runtime, the deadline and the period of a thread, ns (sched_getattr(2)); None if unreadable."""
     size = 48
     attr = ctypes.create_string_buffer(size)
     if ctypes.CDLL(None).syscall(number_of("sched_getattr"), tid, attr, size, 0):

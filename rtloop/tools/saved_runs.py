@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Run", "load_runs", "write_output"]
 
-#: Files of a Recorder, and what reads them.
+#: Files of a Recorder, and the programs that read them.
 _SIGNALS = {".npy": "numpy.load", ".mcap": "Foxglove, or the Python package mcap"}
 
 

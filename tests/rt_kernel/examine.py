@@ -49,7 +49,7 @@ def test_the_doctor_knows_the_kernel_and_its_loop_runs() -> None:
     assert isolated == "1" and checks["cpus: isolated CPUs"]["found"].startswith("1 of 0-1")
     probe = checks["probe: a real loop"]
     if "did not end within" in probe["found"]:
-        pytest.skip(f"this machine is too slow for the doctor's own loop; the checks before it passed: {probe['found']}")
+        pytest.skip(f"too slow for the doctor's own loop; the checks before it passed: {probe['found']}")
     assert probe["verdict"] == "ok", probe
     assert checks["probe: real-time thread"]["verdict"] == "ok", checks["probe: real-time thread"]
 

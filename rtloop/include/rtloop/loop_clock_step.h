@@ -45,7 +45,7 @@ static __attribute__((noinline, unused)) int rt_loop_follow_clock(rt_loop_t *loo
   return 1;
 }
 
-/* Count a step of a settable clock since the last cycle, after which no release came. The loop's thread after its last
+/* Count a step of a settable clock that came after the last release of a run. The loop's thread after its last
  * cycle; three reads of a clock. */
 static __attribute__((noinline, unused)) void rt_loop_count_last_step(rt_loop_t *loop) {
   const rt_clock_offset_t seen = rt_clock_offset(loop->read_clock, loop->set_clock);
