@@ -197,6 +197,23 @@ PROGRAMS = {
             "allowed calls are violations": Mutation("guard_signal.h", "if (!is_allowed && call", "if (call"),
         },
     ),
+    "ending_signals": Program(
+        (MEMORY, UNDEFINED),
+        mutations={
+            "nobody is told": Mutation("ending_signals.h", "    rt_ending_set_flags();\n", ""),
+            "a place is never free again": Mutation(
+                "ending_signals.h",
+                "__atomic_store_n(&rt_ending_flags[found].is_taken, 0, __ATOMIC_SEQ_CST);",
+                "return;",
+            ),
+            "a forked child lives on": Mutation("ending_signals.h", "getpid() != rt_ending_pid", "0"),
+            "the thread sleeps on": Mutation(
+                "ending_signals.h", "write(rt_ending_fd, &one, sizeof one) < 0", "one == 0"
+            ),
+            "a handler is replaced": Mutation("ending_signals.h", "now.sa_handler != SIG_DFL", "0"),
+            "another action is lost": Mutation("ending_signals.h", " && now.sa_sigaction == rt_ending_note", ""),
+        },
+    ),
     "heap": Program(
         (MEMORY, THREADS, UNDEFINED),
         {"BROKEN_ANSWER": MEMORY},

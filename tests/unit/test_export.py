@@ -19,7 +19,7 @@ from rtloop import Histogram, RTLoop, Stats
 pytest.importorskip("click", reason="the command line needs rtloop[cli]")
 
 from rtloop.tools.cli import main
-from rtloop.tools.export.command import histograms_to_csv, to_csv
+from rtloop.tools.export.csv import histograms_to_csv, records_to_csv
 from rtloop.tools.export.trace import to_trace
 from rtloop.tools.saved_runs import Run
 
@@ -67,7 +67,7 @@ def events(text: str, phase: str, **wanted: Any) -> list[dict[str, Any]]:
 
 def test_csv_has_a_row_a_cycle_with_exact_times() -> None:
     stats = make()
-    rows = list(csv.DictReader(io.StringIO(to_csv(stats))))
+    rows = list(csv.DictReader(io.StringIO(records_to_csv(stats))))
     assert [int(row["index"]) for row in rows] == list(range(100, 106)), "the first 100 cycles are no longer recorded"
     for row, record in zip(rows, stats.records, strict=True):
         assert [int(row[f"{name}_ns"]) for name in ("release", "start", "end")] == list(record.item())
@@ -78,7 +78,7 @@ def test_csv_has_a_row_a_cycle_with_exact_times() -> None:
 
 
 def test_csv_of_a_loop_with_its_own_wait_claims_no_latency() -> None:
-    rows = list(csv.DictReader(io.StringIO(to_csv(make(has_own_wait=True)))))
+    rows = list(csv.DictReader(io.StringIO(records_to_csv(make(has_own_wait=True)))))
     assert {(row["latency_ns"], row["response_ns"], row["overrun"]) for row in rows} == {("", "", "")}
     assert int(rows[0]["execution_ns"]) == 20_003
 
@@ -289,18 +289,18 @@ def test_the_output_replaces_a_file_as_a_whole_and_writes_into_a_pipe(
     (tmp_path / "link.csv").symlink_to(tmp_path / "run.csv")
     assert run("export", tmp_path / "run.npz", "-o", tmp_path / "link.csv") == 0
     assert (tmp_path / "link.csv").is_symlink()
-    assert (tmp_path / "run.csv").read_text() == to_csv(make())
+    assert (tmp_path / "run.csv").read_text() == records_to_csv(make())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link.csv", "run.csv", "run.npz"]
     os.mkfifo(tmp_path / "pipe")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
     try:
         assert run("export", tmp_path / "run.npz", "-f", "csv", "-o", tmp_path / "pipe") == 0
         assert (tmp_path / "pipe").is_fifo(), "a pipe or a device is written to, never replaced"
-        assert os.read(reader, 65536).decode() == to_csv(make())
+        assert os.read(reader, 65536).decode() == records_to_csv(make())
     finally:
         os.close(reader)
     assert run("export", tmp_path / "run.npz", "-f", "csv") == 0
-    assert capfdbinary.readouterr().out.decode() == to_csv(make())
+    assert capfdbinary.readouterr().out.decode() == records_to_csv(make())
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from rtloop.stats import validation
 pytest.importorskip("click", reason="the command line needs rtloop[cli]")
 
 from rtloop.tools.cli import main
-from rtloop.tools.export.command import histograms_to_csv, to_csv
+from rtloop.tools.export.csv import histograms_to_csv, records_to_csv
 from rtloop.tools.export.trace import to_trace
 from rtloop.tools.report.page import make_page
 from rtloop.tools.saved_runs import Run
@@ -76,7 +76,7 @@ def planted(document: dict[str, Any], path: tuple[Any, ...], value: Any) -> dict
 
 def show(stats: Stats) -> None:
     str(stats), repr(stats), stats._repr_html_(), stats.to_json(records=True)
-    to_csv(stats), histograms_to_csv(stats), to_trace([Run("a", stats)])
+    records_to_csv(stats), histograms_to_csv(stats), to_trace([Run("a", stats)])
     make_page([Run("a", stats)]), make_page([Run("a", stats), Run("b", make())])
 
 

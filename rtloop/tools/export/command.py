@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
-import numpy as np
 
-from rtloop.stats.records import find_overruns, first_index
+from rtloop.tools.export.csv import histograms_to_csv, records_to_csv
 from rtloop.tools.saved_runs import load_runs, write_output
 
-if TYPE_CHECKING:
-    from rtloop.stats.stats import Stats
-
-__all__ = ["export", "to_csv"]
+__all__ = ["export"]
 
 _SUFFIXES = {
     ".csv": "csv",
@@ -24,7 +18,6 @@ _SUFFIXES = {
     ".hlog": "hdr",
     ".hdr": "hdr",
 }
-_SERIES = ("latency", "execution", "response", "interval")
 
 
 @click.command()
@@ -65,7 +58,7 @@ def export(runs: tuple[str, ...], form: str | None, output: str, table: str) -> 
     loaded = load_runs(runs)
     stats = loaded[0].stats
     if form == "csv":
-        content = to_csv(stats) if table == "records" else histograms_to_csv(stats)
+        content = records_to_csv(stats) if table == "records" else histograms_to_csv(stats)
     elif form == "json":
         content = stats.to_json(records=True, indent=1) + "\n"
     elif form == "hdr":
@@ -77,36 +70,3 @@ def export(runs: tuple[str, ...], form: str | None, output: str, table: str) -> 
 
         content = to_trace(loaded)
     write_output(output, content)
-
-
-def to_csv(stats: Stats) -> str:
-    """Return a row for each recorded cycle.
-
-    For a loop with its own wait, latency, response and overrun are empty, because there was no planned time.
-    """
-    records = stats.records
-    release, start, end = (records[name] for name in ("release", "start", "end"))
-    index = np.arange(len(records)) + first_index(stats)
-    header = "index,release_ns,start_ns,end_ns,latency_ns,execution_ns,response_ns,overrun"
-    columns = [index, release, start, end, start - release, end - start, end - release, find_overruns(stats)]
-    if stats.has_own_wait:
-        rows = [f"{i},{r},{s},{e},,{x},," for i, r, s, e, _, x, *_ in zip(*_lists(columns), strict=True)]
-    else:
-        rows = [",".join(str(int(value)) for value in row) for row in zip(*_lists(columns), strict=True)]
-    return "\n".join([header, *rows]) + "\n"
-
-
-def _lists(columns: list[np.ndarray]) -> list[list[int]]:
-    return [column.tolist() for column in columns]
-
-
-def histograms_to_csv(stats: Stats) -> str:
-    """Return a row for each bin that is not empty: its values are ``lower_ns <= value < upper_ns``."""
-    rows = ["series,lower_ns,upper_ns,count"]
-    for series in _SERIES:
-        histogram = getattr(stats, series)
-        for i in np.flatnonzero(histogram.counts).tolist():
-            upper = histogram.edges[i + 1]
-            above = f"{int(upper)}" if np.isfinite(upper) else ""  # the overflow bin has no upper edge
-            rows.append(f"{series},{int(histogram.edges[i])},{above},{int(histogram.counts[i])}")
-    return "\n".join(rows) + "\n"
