@@ -145,8 +145,9 @@ static __attribute__((noinline, cold, unused)) void rt_guard_setup_below(rt_guar
 }
 
 /* Set a guard up on the loop's thread, whose stack begins at `stack_base`, after rt_thread_setup. What was granted is
- * in the ..._rc fields. Called by the function that calls the step, because the step's frames begin at the stack pointer
- * there: on arm64 the frame address does not show where a frame begins. Enters the kernel; never fails as a whole. */
+ * in the ..._rc fields. Called by the function that calls the step, because the step's frames begin at that function's
+ * stack pointer: on arm64 the frame address does not show where a frame begins. Enters the kernel; never fails as a
+ * whole. */
 static inline __attribute__((always_inline)) void rt_guard_setup(rt_guard_t *g, const void *stack_base) {
   uint64_t stack_end;
 #if defined(__x86_64__)
