@@ -30,7 +30,7 @@
 #define RT_LIKELY(x) (x)
 #define RT_UNLIKELY(x) (x)
 
-enum { MAIN = 0, LEFT = 1, RIGHT = 2, ACTORS = 3, PLACES = 8, STORES = 64, CELLS = 64, CHOICES = 256 };
+enum { MAIN = 0, LEFT = 1, RIGHT = 2, ACTORS = 3, PLACES = 8, STORES = 64, CELLS = 128, CHOICES = 256 };
 enum { BOTH = MAIN }; /* write to a place */
 enum { RELAXED = 0, ACQUIRE = 1, RELEASE = 2 };
 
@@ -178,6 +178,13 @@ static void model_access(const char *address, size_t bytes, int is_write) {
   }
 }
 
+/* A relaxed store of a word of the data, which must not race with a copy by the other thread. */
+static inline void model_word(void *address, size_t bytes) {
+  if (!model.data || bytes < model.cell_bytes) return;
+  model.views[model.actor].clock[model.actor]++;
+  model_access(address, bytes, 1);
+}
+
 static inline void model_copy(void *to, const void *from, size_t bytes) {
   model.views[model.actor].clock[model.actor]++;
   model_access(from, bytes, 0);
@@ -187,7 +194,7 @@ static inline void model_copy(void *to, const void *from, size_t bytes) {
 
 #define rt_load_relaxed(p) ((__typeof__(*(p)))model_load((p), (uint64_t)*(p), RELAXED))
 #define rt_load_acquire(p) ((__typeof__(*(p)))model_load((p), (uint64_t)*(p), ACQUIRE))
-#define rt_store_relaxed(p, v) (model_store((p), (uint64_t)(v), RELAXED), *(p) = (v))
+#define rt_store_relaxed(p, v) (model_word((p), sizeof *(p)), model_store((p), (uint64_t)(v), RELAXED), *(p) = (v))
 #define rt_store_release(p, v) (model_store((p), (uint64_t)(v), RELEASE), *(p) = (v))
 #define rt_add_relaxed(p, v) (*(p) += (v))
 #define rt_add_release(p, v) rt_store_release((p), *(p) + (v))
@@ -195,12 +202,43 @@ static inline void model_copy(void *to, const void *from, size_t bytes) {
 #define rt_exchange_acq_rel(p, v) model_exchange_into((p), (v), ACQUIRE | RELEASE)
 #define rt_exchange_acquire(p, v) model_exchange_into((p), (v), ACQUIRE)
 #define rt_exchange_release(p, v) model_exchange_into((p), (v), RELEASE)
+#define rt_add32_relaxed(p, v) (*(p) += (v))
+#define rt_compare_exchange_acq_rel(p, expected, v) model_replace((p), (expected), (v), ACQUIRE | RELEASE)
+#define rt_compare_exchange_acquire(p, expected, v) model_replace((p), (expected), (v), ACQUIRE)
+#define rt_compare_exchange_release(p, expected, v) model_replace((p), (expected), (v), RELEASE)
+#define rt_cpu_relax() ((void)0)
 #define memcpy model_copy
 
 static inline uint32_t model_exchange_into(uint32_t *p, uint32_t value, int order) {
   const uint32_t was = (uint32_t)model_exchange(p, value, order);
   *p = value;
   return was;
+}
+
+/* A compare-and-exchange succeeds iff the last store of the list is expected; if not, it may read any other that this
+ * thread may still see. */
+static inline int model_replace(uint64_t *p, uint64_t *expected, uint64_t value, int order) {
+  const int place = model_find(p);
+  CHECK(place >= 0 && model.places[place].writer == BOTH);
+  view_t *const view = model_step();
+  const uint32_t count = model.places[place].count;
+  if (model.places[place].values[count - 1] == *expected) {
+    const view_t carried = model.places[place].views[count - 1];
+    view_t next = carried;
+    if (order & ACQUIRE) view_join(view, &carried);
+    if (order & RELEASE) view_join(&next, view);
+    model_append(place, value, next);
+    *p = value;
+    return 1;
+  }
+  uint32_t others = 0, candidates[STORES];
+  for (uint32_t i = view->oldest[place]; i < count; i++) {
+    if (model.places[place].values[i] != *expected) candidates[others++] = i;
+  }
+  const uint32_t read = candidates[model_choose(others)];
+  view->oldest[place] = read;
+  *expected = model.places[place].values[read];
+  return 0;
 }
 
 /* Name an atomic place that both threads use, before they begin, with the value that it has, and who writes to it:

@@ -31,6 +31,7 @@ _PUBLISH = "rt_exchange_acq_rel(&latest->between, latest->back"
 _TURN = "rt_exchange_acq_rel(&latest->between, latest->front"
 _WRITE = "memcpy(rt_latest_back(latest), value, value_bytes);\n  rt_latest_publish(latest);"
 _WAIT_FAILS = "if (RT_UNLIKELY(!rt_loop_wait(loop, &now, release))) return "
+_TAKE_SET = "} while (!rt_compare_exchange_acq_rel(word, &state, next));\n  const uint64_t place_bytes"
 _SEE_TAIL = "ring->tail_seen = rt_load_acquire(&ring->tail);\n  const uint64_t all = ring->tail_seen - head, "
 
 
@@ -305,6 +306,63 @@ PROGRAMS = {
         },
     ),
     "model": Program((UNDEFINED,)),
+    "parameters": Program(
+        (MEMORY, THREADS),
+        mutations={
+            "takes what is not sound": Mutation(
+                "parameters.h", " || !rt_parameters_is_sound(", " && !rt_parameters_is_sound("
+            ),
+            "takes any word": Mutation("parameters.h", "if (!rt_parameters_is_state(state) || ", "if ("),
+            "checks the first element only": Mutation(
+                "parameters.h", "i < item->count; i++) {", "i < item->count && i < 1; i++) {"
+            ),
+            "not a number is within": Mutation(
+                "parameters.h",
+                "!((kind)value >= item->low.field && (kind)value <= item->high.field)",
+                "(kind)value < item->low.field || (kind)value > item->high.field",
+            ),
+            "refuses in silence": Mutation("parameters.h", "rt_store_relaxed(&p->refused, p->refused + 1);", ""),
+            "overrules the step": Mutation(
+                "parameters.h", "item->offset, value, item->bytes) != 0", "item->offset, value, 0) == 0"
+            ),
+            "shows nothing to others": Mutation(
+                "parameters.h",
+                "  rt_parameters_store_words(rt_parameters_shown(&p->view), values, p->view.set_bytes);\n",
+                "",
+            ),
+            "copies an overwritten record": Mutation(
+                "parameters.h", "now + 1 > p->capacity ? now + 1 - p->capacity : 0", "0"
+            ),
+            "trusts the sizes of a block": Mutation(
+                "parameters.h", "rt_parameters_bytes(set_bytes, text_bytes) != bytes", "0"
+            ),
+        },
+    ),
+    "parameters_model": Program(
+        (UNDEFINED,),
+        mutations={
+            "publishes without releasing": Mutation(
+                "parameters.h",
+                "| RT_PARAMETERS_NEW;\n  } while (!rt_compare_exchange_acq_rel(",
+                "| RT_PARAMETERS_NEW;\n  } while (!rt_compare_exchange_acquire(",
+            ),
+            "takes without acquiring": Mutation("parameters.h", _TAKE_SET, _TAKE_SET.replace("acq_rel", "release")),
+            "gives up without releasing": Mutation("parameters.h", _TAKE_SET, _TAKE_SET.replace("acq_rel", "acquire")),
+            "publishes first": Mutation(
+                "parameters.h",
+                "  } while (!rt_compare_exchange_acq_rel(word, &state, next));\n  return 0;",
+                "  } while (!rt_compare_exchange_acq_rel(word, &state, next));\n"
+                "  memcpy(rt_parameters_place(v, back), place, sizeof(rt_parameters_writer_t) + v->set_bytes);\n"
+                "  return 0;",
+            ),
+            "writes to the place between": Mutation(
+                "parameters.h",
+                "3 - RT_PARAMETERS_FRONT(state) - RT_PARAMETERS_BETWEEN(state);",
+                "RT_PARAMETERS_BETWEEN(state);",
+            ),
+            "forgets that it was new": Mutation("parameters.h", "front, back) | RT_PARAMETERS_NEW;", "front, back);"),
+        },
+    ),
     "pool": Program(
         (MEMORY, THREADS),
         {f"BROKEN_{name}": MEMORY for name in ("TAKE", "FREE", "HINT", "RECHECK", "INDEX")} | {"BROKEN_ORDER": THREADS},
