@@ -1,6 +1,7 @@
 """Count the user-space instructions of a cycle with an empty step and all statistics, and those of cyclictest -h.
 
-A period that is not a whole number of nanoseconds carries a remainder, and is counted by itself.
+A period that is not a whole number of nanoseconds carries a remainder, and is counted by itself. So are eight
+parameters that do not change: the difference of two loops with the same step, of which one has them.
 
     python benchmarks/instructions.py [--cycles 1000] [--json FILE]
 
@@ -24,7 +25,7 @@ from pathlib import Path
 
 from common import claim, exit_code, need, parser, positive, print_claims, run_script, say, write_json
 
-TARGET, FRACTION_TARGET = 150, 165
+TARGET, FRACTION_TARGET, PARAMETERS_TARGET = 150, 165, 12
 PERIOD_US = 5000
 #: A period of 5,008,347.24... ns.
 FRACTION = "59900/300Hz"
@@ -32,6 +33,20 @@ TRIES = 5
 BASE = 200
 #: Patterns of the measured threads: ours by a function unique to it; theirs by its number, as its names are stripped.
 OURS, THEIRS = r"^fn=\S*_6rtloop_4loop_4loop__body(?:'\d+)?$", r"^thread: 2$"
+LIVE = OURS.replace("__body", "__live_body")
+#: A loop whose step is pthread_equal(3) of the C library: the two addresses differ, so it returns 0.
+TUNED = """
+import ctypes, sys
+import numpy as np
+from rtloop import FunctionLoop
+step = ctypes.cast(ctypes.CDLL(None).pthread_equal, ctypes.c_void_p).value
+data = np.zeros((), [(name, "f8") for name in "abcdefgh"])
+names = data.dtype.names if {is_tuned} else ()
+loop = FunctionLoop(step, "{period}", data=data, parameters=names, strict=False, policy="other", lock_memory="off",
+                    dma_latency=None)
+stats = loop.run(cycles={cycles})
+print("late" if stats.overruns or stats.late else "in time")
+"""
 LOOP = """
 import sys
 from rtloop import RTLoop
@@ -96,12 +111,18 @@ def main() -> int:
     def fraction(cycles: int) -> list[str]:
         return loop(cycles, FRACTION)
 
+    def tuned(is_tuned: bool, cycles: int) -> list[str]:
+        code = TUNED.format(period=f"{PERIOD_US}us", cycles=cycles, is_tuned=is_tuned)
+        return [sys.executable, "-P", "-c", code]
+
     def cyclictest(cycles: int) -> list[str]:
         return ["cyclictest", "-q", "-t1", f"-i{PERIOD_US}", f"-l{cycles}", "-h1000000", "-N"]
 
     try:
         ours = difference(loop, arguments.cycles, OURS, "rtloop")
         fractional = difference(fraction, arguments.cycles, OURS, "rtloop, fractional period")
+        plain = difference(lambda n: tuned(False, n), arguments.cycles, OURS, "rtloop, a function")
+        with_eight = difference(lambda n: tuned(True, n), arguments.cycles, LIVE, "rtloop, a function with parameters")
         theirs = difference(cyclictest, arguments.cycles, THEIRS, "cyclictest -h")
     except (ValueError, subprocess.TimeoutExpired) as error:
         sys.exit(f"\n{error}")
@@ -109,6 +130,7 @@ def main() -> int:
     claims = [
         claim("instructions of a cycle", "instr.", [ours], target=TARGET),
         claim("of a fractional period", "instr.", [fractional], target=FRACTION_TARGET),
+        claim("more with eight parameters", "instr.", [with_eight - plain], target=PARAMETERS_TARGET),
         claim("instructions of a cycle", "instr.", [ours], "cyclictest -h", [theirs], 1.0),
     ]
     print_claims("User-space instructions of a cycle with an empty step", claims)
