@@ -1,28 +1,8 @@
 # cython: cdivision=True
-"""PID control of a DC motor's angle at 1 kHz; gains and setpoint come through a Latest, and may change any time."""
+"""PID control of a DC motor's angle at 1 kHz, whose gains and setpoint are parameters: they may change at any time."""
 
 from libc.math cimport fmax, fmin, round
-from rtloop cimport RT_CONTINUE, Cycle, Latest, Ring, RTLoop
-
-import math
-
-import numpy as np
-
-
-cdef struct Parameters:
-    double setpoint     # rad
-    double kp, ki, kd   # V/rad, V/(rad s), Vs/rad
-
-
-cdef struct Record:
-    double t            # s
-    Parameters used     # in this cycle
-    double angle        # rad
-    double voltage      # V
-
-PARAMETERS = np.dtype([(name, "f8") for name in ("setpoint", "kp", "ki", "kd")], align=True)
-RECORD = np.dtype([("t", "f8"), ("used", PARAMETERS), ("angle", "f8"), ("voltage", "f8")], align=True)
-assert (PARAMETERS.itemsize, RECORD.itemsize) == (sizeof(Parameters), sizeof(Record))
+from rtloop cimport RT_CONTINUE, Cycle, RTLoop, SignalLog
 
 cdef double RESISTANCE = 0.5    # ohm
 cdef double INDUCTANCE = 1e-3   # H
@@ -41,52 +21,39 @@ cdef class Motor(RTLoop):
     integral is kept in volts, so that a new ki causes none either. It is frozen at the voltage limit (no windup).
     """
 
-    cdef readonly Latest parameters
-    cdef readonly Ring log
-    cdef readonly dict tuned  # the values written last
-    cdef Parameters now
+    cdef readonly SignalLog log
+    cdef double setpoint, kp, ki, kd            # parameters
     cdef double supply                          # V
-    cdef double current, speed, angle           # of the motor: A, rad/s, rad
+    cdef double current, speed, position        # of the motor: A, rad/s, rad
     cdef readonly double voltage                # V, of the controller; 0 after the end
-    cdef double integral, rate, before          # of the controller: V, rad/s, rad
+    cdef double integral, rate, angle           # of the controller: V, rad/s, rad
 
     def __init__(self, period, *, supply=24.0, **settings):
         super().__init__(period, **settings)
         self.supply = supply
-        self.parameters = Latest(PARAMETERS)
-        self.log = Ring(RECORD, 4000)  # four seconds
-        self.tuned = dict.fromkeys(PARAMETERS.names, 0.0)
+        self.parameter("setpoint", &self.setpoint, 0.0).unit("rad")
+        self.parameter("kp", &self.kp, 0.0).limits(0, None).unit("V/rad")
+        self.parameter("ki", &self.ki, 0.0).limits(0, None).unit("V/(rad s)")
+        self.parameter("kd", &self.kd, 0.0).limits(0, None).unit("Vs/rad")
+        self.log = SignalLog(4000)  # four seconds
+        self.log.add("setpoint", &self.setpoint)
+        self.log.add("angle", &self.angle)
+        self.log.add("voltage", &self.voltage)
 
     def setup(self):
-        self.current = self.speed = self.angle = self.voltage = self.integral = self.rate = self.before = 0
-
-    def tune(self, **changes):
-        """Change some parameters, all in the same cycle. Raise ValueError for values that the step cannot handle."""
-        cdef Parameters new
-        for name, value in changes.items():
-            if name not in self.tuned:
-                raise ValueError(f"{name!r} is not a parameter; the parameters are {', '.join(self.tuned)}")
-            if not math.isfinite(value) or (name != "setpoint" and value < 0):
-                raise ValueError(f"{name}={value} is not finite, or a gain below zero")
-        self.tuned.update(changes)
-        new = self.tuned  # Cython converts the dict to a struct
-        self.parameters.write(&new)
+        self.current = self.speed = self.position = self.voltage = self.integral = self.rate = self.angle = 0
 
     cdef int step(self, const Cycle *cycle) noexcept nogil:
-        cdef Record record
-        cdef double angle, error, asked
+        cdef double before = self.angle, error, asked
         self.turn(cycle.dt)
-        angle = COUNT * round(self.angle / COUNT)  # as read from the encoder
-        self.parameters.read(&self.now)
-        self.rate += fmin(1.0, cycle.dt / FILTER) * ((angle - self.before) / cycle.dt - self.rate)
-        self.before = angle
-        error = self.now.setpoint - angle
-        asked = self.now.kp * error + self.integral - self.now.kd * self.rate
+        self.angle = COUNT * round(self.position / COUNT)  # as read from the encoder
+        self.rate += fmin(1.0, cycle.dt / FILTER) * ((self.angle - before) / cycle.dt - self.rate)
+        error = self.setpoint - self.angle
+        asked = self.kp * error + self.integral - self.kd * self.rate
         self.voltage = clip(asked, self.supply)
         if self.voltage == asked or (asked > 0) != (error > 0):
-            self.integral = clip(self.integral + self.now.ki * error * cycle.dt, self.supply)
-        record.t, record.used, record.angle, record.voltage = cycle.t, self.now, angle, self.voltage
-        self.log.push(&record)
+            self.integral = clip(self.integral + self.ki * error * cycle.dt, self.supply)
+        self.log.sample(cycle)
         return RT_CONTINUE
 
     cdef void leave(self) noexcept nogil:
@@ -100,7 +67,7 @@ cdef class Motor(RTLoop):
         for _ in range(steps):
             self.current += h * (self.voltage - RESISTANCE * self.current - TORQUE * self.speed) / INDUCTANCE
             self.speed += h * (TORQUE * self.current - FRICTION * self.speed - LOAD) / INERTIA
-            self.angle += h * self.speed
+            self.position += h * self.speed
 
 
 cdef inline double clip(double value, double most) noexcept nogil:

@@ -20,12 +20,12 @@ arguments = parser.parse_args()
 
 def make_step(loop: Motor) -> np.ndarray:
     """Turn the motor to the other end, and return the log from then on."""
-    loop.log.drain()
-    target = 1.0 - loop.tuned["setpoint"]
-    loop.tune(setpoint=target)
+    loop.log.ring.drain()
+    target = 1.0 - loop.parameters["setpoint"]
+    loop.parameters["setpoint"] = target
     time.sleep(0.7)
-    log = loop.log.drain()
-    return log[log["used"]["setpoint"] == target]
+    log = loop.log.ring.drain()
+    return log[log["setpoint"] == target]
 
 
 steps = {}
@@ -34,16 +34,16 @@ with loop:
     print("     kp      ki      kd   overshoot   within 2 % after      final error")
     for line in sys.stdin if arguments.live else TUNINGS:
         try:
-            loop.tune(**{name: float(value) for name, value in (word.split("=") for word in line.split())})
-        except ValueError as error:
+            loop.parameters.update({name: float(value) for name, value in (word.split("=") for word in line.split())})
+        except (KeyError, ValueError) as error:  # a ConfigError is a ValueError
             print(error)
             continue
         time.sleep(0.2)
         log = make_step(loop)
-        way = log["used"]["setpoint"][0] - log["angle"][0]
+        way = log["setpoint"][0] - log["angle"][0]
         done = 100 * (log["angle"] - log["angle"][0]) / way
-        t = 1000 * (log["t"] - log["t"][0])
-        used = log["used"][0]
+        t = (log["release"] - log["release"][0]) / 1e6
+        used = loop.parameters
         far = np.flatnonzero(np.abs(done - 100) > 2)
         settled = f"{t[far[-1] + 1]:.0f} ms" if far[-1] + 1 < len(t) else "never"
         print(
@@ -54,8 +54,8 @@ with loop:
         steps[f"kp={used['kp']:g} ki={used['ki']:g} kd={used['kd']:g}"] = (t, done, log["voltage"] * np.sign(way))
 stats = loop.stats
 print(f"\n{stats}")
-if loop.log.dropped:
-    raise SystemExit(f"{loop.log.dropped} records were dropped")
+if loop.log.ring.dropped:
+    raise SystemExit(f"{loop.log.ring.dropped} records were dropped")
 if stats.guard["system_calls"] or stats.guard["allocations"]:
     raise SystemExit(stats.guard_sentence)
 

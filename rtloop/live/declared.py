@@ -101,7 +101,10 @@ class Parameter(NamedTuple):
         for number in array.ravel().tolist():
             if not low <= number <= high:
                 unit = f" {self.unit}" if self.unit else ""
-                raise ConfigError(f"{self.name}={show(value)} is outside of its limits, {low} to {high}{unit}")
+                limits = f"outside of its limits, {low} to {high}"
+                if self.low is None or self.high is None:
+                    limits = f"below its limit, {low}" if number < low else f"above its limit, {high}"
+                raise ConfigError(f"{self.name}={show(value)} is {limits}{unit}")
         return array.tobytes()
 
     def unpack(self, values: bytes | bytearray) -> Any:
