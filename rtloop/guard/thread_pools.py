@@ -7,16 +7,17 @@ In a real-time step that wait depends on everything else that the machine runs.
 from __future__ import annotations
 
 import ctypes
+import functools
 import operator
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import NamedTuple
 
 from rtloop.errors import ConfigError
-from rtloop.guard.loaded_libraries import loaded_libraries
+from rtloop.guard.loaded_libraries import library_changes, loaded_libraries
 from rtloop.system.cpu import format_cpu_list
 from rtloop.system.fileio import read_text
 from rtloop.system.grant import Grant
@@ -77,21 +78,34 @@ def pool_of(path: str) -> tuple[str, str] | None:
 def pools() -> list[Pool]:
     """Return the loaded libraries whose calls use more than one thread."""
     found = []
-    for path in loaded_libraries():
-        library = _library_of(path)
-        threads = 0 if library is None else _threads(path, library.functions)
-        if library is not None and threads > 1:
+    for path, library, count in _known(library_changes()):
+        threads = count()
+        if threads > 1:
             found.append(Pool(library.name, threads, path, library.variable))
     return found
 
 
-def _threads(path: str, functions: tuple[str, ...]) -> int:
+@functools.lru_cache(maxsize=1)
+def _known(changes: tuple[int, int]) -> list[tuple[str, _Library, Callable[[], int]]]:
+    """Return the loaded libraries that may have a pool, with the function that counts its threads.
+
+    `changes` is :func:`~rtloop.guard.loaded_libraries.library_changes`: starts are frequent, and changes rare.
+    """
+    found = []
+    for path in dict.fromkeys(loaded_libraries()):
+        library = _library_of(path)
+        count = None if library is None else _counter(path, library.functions)
+        if library is not None and count is not None:
+            found.append((path, library, count))
+    return found
+
+
+def _counter(path: str, functions: tuple[str, ...]) -> Callable[[], int] | None:
     try:
         loaded = ctypes.CDLL(path, mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
-    except OSError:  # mapped, but not loaded as a library
-        return 0
-    function = next((getattr(loaded, name) for name in functions if hasattr(loaded, name)), None)
-    return 0 if function is None else int(function())
+    except OSError:  # unloaded meanwhile
+        return None
+    return next((getattr(loaded, name) for name in functions if hasattr(loaded, name)), None)
 
 
 def pools_grant() -> list[Grant]:
