@@ -11,15 +11,22 @@ from rtloop.headers.memory cimport rt_fork_watch_t
 
 
 cdef rt_fork_watch_t _watch
-# Times of the last forks, on CLOCK_MONOTONIC, to recognise violations that a fork has caused.
+# Times at which the last forks began, on CLOCK_MONOTONIC, to recognise violations that a fork has caused. The fork of a
+# large process takes many cycles, and each page that was copied to the child is copy-on-write from then on.
 cdef int64_t _fork_times[16]
+cdef int64_t _began
+
+
+cdef void _before_fork() noexcept nogil:
+    global _began
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    _began = now.tv_sec * 1_000_000_000 + now.tv_nsec
 
 
 cdef void _after_fork_in_parent() noexcept nogil:
     # The fork made every locked private page copy-on-write. Locking again copies them here instead of in a cycle.
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    _fork_times[_watch.forks % 16] = now.tv_sec * 1_000_000_000 + now.tv_nsec
+    _fork_times[_watch.forks % 16] = _began
     _watch.forks += 1
     if _watch.lock_flags:
         mlockall(_watch.lock_flags)
@@ -46,9 +53,9 @@ def fork_count():
 
 
 def fork_times():
-    """Return the times of the last forks, at most 16, in ns on CLOCK_MONOTONIC."""
+    """Return the times at which the last forks began, at most 16, in ns on CLOCK_MONOTONIC."""
     return sorted([_fork_times[i] for i in range(min(_watch.forks, 16))])
 
 
-if pthread_atfork(NULL, _after_fork_in_parent, _after_fork_in_child):
+if pthread_atfork(_before_fork, _after_fork_in_parent, _after_fork_in_child):
     raise MemoryError("pthread_atfork failed")
