@@ -241,7 +241,8 @@ class Bench:
             self.platform.free_threaded.make_in(self.chroot)
         copy_project(self.chroot.path(self.source))
         self.say("installing what building and testing need")
-        limits = [f"--only-binary={_BINARY}", "--upgrade", "--upgrade-strategy=eager"]
+        # An older release with a wheel is better than a newer one that this Python would have to compile.
+        limits = [f"--only-binary={_BINARY}", "--prefer-binary", "--upgrade", "--upgrade-strategy=eager"]
         built_with = f"--constraint={self.write('build', self.platform.build_with)}"
         self.pip(self.builder, "install", *limits, built_with, "--group=build", folder=self.source)
         limits.append(f"--constraint={self.write('test', self.platform.constraints)}")
@@ -448,7 +449,11 @@ def read_junit(path: Path) -> dict[str, Any]:
         children = {child.tag: child for child in case}
         bad = children.get("failure", children.get("error"))
         if bad is not None:
-            name = f"{case.get('classname', '').replace('.', '/')}.py::{case.get('name')}"
+            name = case.get("name", "")
+            if folder := case.get("classname", ""):
+                name = f"{folder.replace('.', '/')}.py::{name}"
+            else:  # a module that could not be imported
+                name = f"{name.replace('.', '/')}.py"
             failures[name] = (bad.get("message") or "").partition("\n")[0]
         elif "skipped" in children:
             skipped += 1

@@ -147,6 +147,7 @@ def test_planted_lazy_binding(guilty: ModuleType, samples: None) -> None:
     assert "dynamic linker" in first["note"]
 
 
+@pytest.mark.skipif(not getattr(sys, "_is_gil_enabled", lambda: True)(), reason="this Python has no GIL to wait for")
 def test_planted_GIL(guilty: ModuleType, dispatch: None) -> None:
     loop = guilty.Pythonic(guard="count")
     loop.every = True

@@ -28,6 +28,7 @@ JUNIT = """<?xml version="1.0"?><testsuites><testsuite>
 <testcase classname="tests.unit.test_ring" name="test_b[1-x]"><failure message="assert 1 == 2&#10;more"/></testcase>
 <testcase classname="tests.rt.test_pool" name="test_c"><error message="fixture"/></testcase>
 <testcase classname="tests.rt.test_pool" name="test_d"><skipped message="no perf"/></testcase>
+<testcase classname="" name="tests.unit.test_age"><error message="collection failure"/></testcase>
 </testsuite></testsuites>"""
 
 
@@ -141,9 +142,10 @@ def test_counts_are_read_from_the_report_of_pytest(platforms: ModuleType, tmp_pa
     assert counts["failures"] == {
         "tests/unit/test_ring.py::test_b[1-x]": "assert 1 == 2",
         "tests/rt/test_pool.py::test_c": "fixture",
+        "tests/unit/test_age.py": "collection failure",
     }
     twice = platforms.added(counts, {"passed": 10, "skipped": 0, "failures": {"x": "y"}})
-    assert (twice["passed"], twice["skipped"], len(twice["failures"])) == (11, 1, 3)
+    assert (twice["passed"], twice["skipped"], len(twice["failures"])) == (11, 1, 4)
 
 
 def test_the_table_has_the_platforms_in_their_order_and_every_failure(platforms: ModuleType) -> None:
