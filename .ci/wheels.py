@@ -98,13 +98,13 @@ work=$(mktemp -d); trap 'rm -rf "$work"' EXIT; cd "$work"
 part() { now=$(date +%s%N); echo "$(( (now - ${before:-$now}) / 1000000 )) ms: $1"; before=$now; }
 before=$(date +%s%N)
 PYTHON -m venv new; . new/bin/activate; part "python -m venv"
-pip --quiet install 'WHEEL[compiler,cli]'; part "pip install 'rtloop[compiler,cli]'"
+pip --quiet install --prefer-binary 'WHEEL[compiler,cli]'; part "pip install 'rtloop[compiler,cli]'"
 cp FILE first_loop.pyx
 rtloop run first_loop.pyx --duration 2s 2>&1; part "rtloop run first_loop.pyx, 2 s of which it runs"
 pip --quiet install pytest; before=$(date +%s%N)
 python -m pytest -q -p no:cacheprovider --rootdir "$work" SOURCE/tests/build/test_c_compiler.py -k real_zig
 rtloop new arm; cd arm; eval "$(rtloop new ../arm2 | sed -n 's/#.*//; /^ *export /p')"
-pip --quiet install --no-build-isolation '.[test]'; python -m pytest -q -p no:cacheprovider
+pip --quiet install --prefer-binary --no-build-isolation '.[test]'; python -m pytest -q -p no:cacheprovider
 part "a project of rtloop new, and its tests"
 """
 
@@ -135,7 +135,8 @@ class Bench:
         if not self.chroot.path(f"{self.tools}/bin/python").exists():
             self.must_run(self.python.program, "-m", "venv", self.tools)
             self.must_run("pip", "--quiet", "install", "pip>=25.1")
-        self.must_run("pip", "--quiet", "install", "--group=build", "--group=wheels", folder=self.source)
+        groups = ["--prefer-binary", "--group=build", "--group=wheels"]
+        self.must_run("pip", "--quiet", "install", *groups, folder=self.source)
         zig = self.chroot.read(["python", "-c", _WHERE_ZIG_IS], **self.variables)
         # Debian's pyconfig.h is in a folder that zig does not search if it compiles for another glibc.
         folder = self.chroot.path("opt/wheel-include")
