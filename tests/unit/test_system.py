@@ -6,6 +6,7 @@ import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
+from resource import RLIM_INFINITY
 from typing import Any
 
 import pytest
@@ -128,7 +129,9 @@ def test_a_fix_keeps_what_is_for_here(container: str, labels: list[str]) -> None
     assert ("            LimitMEMLOCK=infinity" in lines) == ("systemd:" in labels), "with the lines that belong to it"
 
 
-@pytest.mark.parametrize(("limit", "verdict"), [(0, "fail"), (10, "fail"), (79, "fail"), (80, "ok"), (-1, "ok")])
+@pytest.mark.parametrize(
+    ("limit", "verdict"), [(0, "fail"), (10, "fail"), (79, "fail"), (80, "ok"), (RLIM_INFINITY, "ok")]
+)
 def test_the_limit_has_to_reach_the_priority(limit: int, verdict: str) -> None:
     check = checks.real_time_priority(limit, is_capable=False, needed=80)
     assert check.verdict == verdict and ("RLIMIT_RTPRIO" in check.found)
@@ -136,7 +139,8 @@ def test_the_limit_has_to_reach_the_priority(limit: int, verdict: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "needed", "verdict"), [(-1, None, "ok"), (900, None, "warn"), (900, 1000, "fail"), (900, 100, "ok")]
+    ("limit", "needed", "verdict"),
+    [(RLIM_INFINITY, None, "ok"), (900, None, "warn"), (900, 1000, "fail"), (900, 100, "ok")],
 )
 def test_the_cpu_time_is_judged_by_what_is_needed(limit: int, needed: int | None, verdict: str) -> None:
     check = checks.real_time_cpu_time(limit, needed)
