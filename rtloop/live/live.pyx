@@ -27,8 +27,13 @@ cdef class Live:
     """
 
     def __init__(self, name):
-        self.parameters = ParameterSet(name)
+        self._parameters = ParameterSet(name)
         self._run = None
+
+    @property
+    def parameters(self):
+        """The parameters."""
+        return self._parameters
 
     def acquire(self, settings, stack):
         """Begin a run on a thread: map, seal and lock the blocks. Returns the grants."""

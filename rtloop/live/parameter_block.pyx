@@ -41,7 +41,7 @@ import os
 from contextlib import suppress
 from typing import NamedTuple
 
-from rtloop.live.declared import TYPES
+from rtloop.live.declared import TYPES as _TYPES
 from rtloop.live.write_lock import close_file
 
 cdef int _TRIES = 10_000
@@ -294,7 +294,7 @@ cdef class ParameterRun(ParameterView):
         for parameter, field in items:
             value = field
             item.address, item.offset, item.bytes = <void *>value, parameter.offset, parameter.size
-            item.count, item.type = parameter.numbers, TYPES.index(parameter.kind)
+            item.count, item.type = parameter.numbers, _TYPES.index(parameter.kind)
             low, high = parameter.bounds
             _set_limits(item, low, high)
             item += 1
