@@ -69,6 +69,7 @@ if _TYPE_CHECKING:
     from rtloop.guard.thread_pools import limit_thread_pools
     from rtloop.linter.lint import lint
     from rtloop.live.connect import connect
+    from rtloop.live.signals import SignalReader, Signals
     from rtloop.process.ending_signals import stop_on_signals
     from rtloop.simulation.simulation import simulate
     from rtloop.stats.stats import Stats
@@ -116,6 +117,8 @@ __all__ = [
     "Settings",
     "SetupError",
     "SignalLog",
+    "SignalReader",
+    "Signals",
     "StateError",
     "Stats",
     "StopTimeoutError",
@@ -160,6 +163,8 @@ _LATE = {
     "Ring": "data.ring",
     "PyLoop": "functions.python_loop",
     "SignalLog": "data.signals",
+    "SignalReader": "live.signals",
+    "Signals": "live.signals",
     "Stats": "stats.stats",
     "Task": "analysis.task",
     "analyze": "analysis.schedulability",

@@ -112,6 +112,8 @@ class LoopKeywords(TypedDict, total=False):
     record: int
     leave_timeout: Duration
     tunable: bool
+    signals_every: int
+    signals_capacity: int
     name: str | None
 
 
@@ -151,6 +153,8 @@ class Settings(NamedTuple):
     record: int
     leave_timeout_ns: int
     tunable: bool
+    signals_every: int
+    signals_capacity: int
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as a dict that JSON can hold."""
@@ -411,6 +415,8 @@ def make_settings(
     record: int = 65536,
     leave_timeout: Duration = "2s",
     tunable: bool = True,
+    signals_every: int = 1,
+    signals_capacity: int = 16384,
     name: str | None = None,
 ) -> Settings:
     """Check every keyword and parse its units.
@@ -481,6 +487,8 @@ def make_settings(
         record=_integer(record, "record", 0, _MAX_RECORD),
         leave_timeout_ns=parse_duration(leave_timeout, "leave_timeout", minimum=1, maximum=_MAX_TIME_NS),
         tunable=_flag(tunable, "tunable"),
+        signals_every=_integer(signals_every, "signals_every", 1, 2**48),
+        signals_capacity=_integer(signals_capacity, "signals_capacity", 1, 2**31 - 1),
     )
 
 

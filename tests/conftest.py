@@ -209,6 +209,18 @@ def tuned(tuned_path: Path) -> ModuleType:
     return _import(tuned_path)
 
 
+@pytest.fixture(scope="session")
+def signalled_path(compiled: Callable[..., Path]) -> Path:
+    """The folder with the compiled module of tests/support/signalled.pyx."""
+    return compiled("signalled")
+
+
+@pytest.fixture(scope="session")
+def signalled(signalled_path: Path) -> ModuleType:
+    """The module of loops with signals."""
+    return _import(signalled_path)
+
+
 @pytest.fixture
 def account() -> Callable[[], dict[str, Any]]:
     """What this process holds: a function, to be called before and after."""

@@ -7,6 +7,7 @@ import json
 import os
 import struct
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -50,7 +51,7 @@ def open_record_file(path: str | os.PathLike[str], dtype: np.dtype[Any], topic: 
     Raises
     ------
     ConfigError
-        On a suffix other than ``.npy``, ``.npz`` and ``.mcap``.
+        On a suffix other than ``.npy``, ``.npz``, ``.mcap`` and ``.csv``.
     OSError
         If the file cannot be created.
     """
@@ -61,7 +62,9 @@ def open_record_file(path: str | os.PathLike[str], dtype: np.dtype[Any], topic: 
         return NpzFile(target, dtype)
     if target.suffix == ".mcap":
         return McapFile(target, dtype, topic)
-    raise ConfigError(f"path={str(path)!r}: the name must end in .npy, .npz or .mcap")
+    if target.suffix == ".csv":
+        return CsvFile(target, dtype)
+    raise ConfigError(f"path={str(path)!r}: the name must end in .npy, .npz, .mcap or .csv")
 
 
 def npy_header(dtype: np.dtype[Any], count: int) -> bytes:
@@ -164,6 +167,93 @@ class NpzFile:
     def abandon(self) -> None:
         """Keep what was written as the file beside it."""
         self._part.abandon()
+
+
+class CsvFile:
+    """A ``.csv`` file (RFC 4180) of whole lines at any moment: the names of the fields, and a line for each record.
+
+    The items of an array have columns of their own, ``third[0]`` and so on. A number has as many digits as it takes to
+    read the same number; a bool is 0 or 1.
+    """
+
+    def __init__(self, path: Path, dtype: np.dtype[Any]) -> None:
+        self.path = path
+        self.count = 0
+        self._dtype = dtype
+        self._columns = list(_columns("", dtype))
+        if any(kind not in "fiub" for _, kind in self._columns):
+            raise ConfigError(f"a record of {dtype} cannot be a line of numbers, as a .csv file needs")
+        self._fd = _open_alone(path)
+        try:
+            header = ",".join(_quoted(name) for name, _ in self._columns).encode() + b"\r\n"
+            self._size = _write(self._fd, header, 0)
+        except BaseException:
+            self.abandon()
+            raise
+
+    def append(self, records: np.ndarray) -> None:
+        """Write records as lines."""
+        lines = [(",".join(map(_cell, _items(item))) + "\r\n").encode() for item in records.tolist()]
+        try:
+            self._size += _write(self._fd, b"".join(lines), self._size)
+        except _ShortWriteError as error:
+            done = 0
+            for line in lines:
+                if done + len(line) > error.done:
+                    break
+                done += len(line)
+                self.count += 1
+            self._size += done
+            os.ftruncate(self._fd, self._size)
+            raise error.cause from None
+        self.count += len(lines)
+
+    def close(self, about: dict[str, Any]) -> None:
+        """Flush it to the disk and close it."""
+        fd, self._fd = self._fd, -1
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def abandon(self) -> None:
+        """Close the file as it is."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+def _columns(name: str, dtype: np.dtype[Any]) -> Iterator[tuple[str, str]]:
+    """Yield the name and the kind of each number of a record."""
+    if dtype.names is not None:
+        fields: Any = dtype.fields
+        for field in dtype.names:
+            yield from _columns(f"{name}.{field}" if name else field, fields[field][0])
+    elif dtype.subdtype is not None:
+        item, shape = dtype.subdtype
+        for index in np.ndindex(*shape):
+            yield from _columns(f"{name}[{';'.join(map(str, index))}]", item)
+    else:
+        yield name or "value", dtype.kind
+
+
+def _items(item: Any) -> Iterator[Any]:
+    """Yield the numbers of a record, as ``tolist()`` of its array gives it."""
+    if isinstance(item, np.ndarray):
+        item = item.tolist()
+    if isinstance(item, (tuple, list)):
+        for part in item:
+            yield from _items(part)
+    else:
+        yield item
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"' if set(name) & set(',"\r\n') else name
+
+
+def _cell(value: bool | int | float) -> str:
+    return str(int(value)) if isinstance(value, bool) else repr(value)
 
 
 class McapFile:

@@ -7,7 +7,7 @@ import os
 import time
 import warnings
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rtloop.data.ownership import claim_reader, release_reader
 from rtloop.errors import ConfigError, RecorderError, RTSetupWarning, StateError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from rtloop.data.record_files import RecordFile
 
-__all__ = ["Recorder", "become_ordinary"]
+__all__ = ["Recorder", "become_ordinary", "record_source"]
 
 # Small, because it may be locked; NumPy and file compression need no more.
 _STACK_BYTES = 1 << 20
@@ -35,8 +35,10 @@ class _Ring(Protocol):
     @property
     def dtype(self) -> np.dtype[Any]: ...
     @property
+    def capacity(self) -> int: ...
+    @property
     def dropped(self) -> int: ...
-    def drain(self) -> NDArray[Any]: ...
+    def drain(self, count: int | None = None, /) -> NDArray[Any]: ...
 
 
 class _Log(Protocol):
@@ -44,8 +46,48 @@ class _Log(Protocol):
     def ring(self) -> _Ring: ...
 
 
+class _Reader(Protocol):
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    @property
+    def capacity(self) -> int: ...
+    @property
+    def lost(self) -> int: ...
+    def read(self, most: int | None = None) -> NDArray[Any]: ...
+
+
+class _Signals(Protocol):
+    def reader(self) -> _Reader: ...
+
+
+class SignalFeed:
+    """The samples of a loop's signals from now on, with the methods of a ring."""
+
+    def __init__(self, reader: _Reader) -> None:
+        self._reader = reader
+        self.dtype = reader.dtype
+        self.capacity = reader.capacity
+
+    @property
+    def dropped(self) -> int:
+        """Samples that were written over before they were drained."""
+        return self._reader.lost
+
+    def drain(self, most: int | None = None) -> NDArray[Any]:
+        """Return the next samples."""
+        return self._reader.read(most)
+
+
+def record_source(source: Any) -> _Ring:
+    """Return what records are drained from: a ring, that of a SignalLog, or a reader of its own of a loop's signals."""
+    if hasattr(source, "reader"):
+        return SignalFeed(source.reader())
+    found: _Ring = source.ring if hasattr(source, "ring") else source
+    return found
+
+
 class Recorder:
-    """Write the items of a ring to a file, in a background thread, until it is closed.
+    """Write a loop's signals, or the items of a ring, to a file, in a background thread, until it is closed.
 
     The thread runs under SCHED_OTHER on the CPUs of the process's main thread, whichever thread starts it. Every
     `interval` it empties the ring and writes the items as one piece, so that a process that is killed loses at most the
@@ -55,14 +97,15 @@ class Recorder:
 
     Parameters
     ----------
-    ring : Ring or SignalLog
-        Source of the records; the recorder is its one consumer until it is closed.
+    ring : Signals, Ring or SignalLog
+        Source of the records: ``loop.signals``, of which it is one of any number of readers, from now on; or a ring,
+        whose one consumer it is until it is closed.
     path : path
         Output file. The suffix chooses the format: ``.npy``, an array of records; ``.npz``, the same compressed on
         close, with information on the recording (`about`: JSON with ``written``, ``lost``, ``begun_ns``, ``ended_ns``,
         ``tai_offset_start_s``, ``tai_offset_s``, and all clocks at both moments, which place times of any clock in
         UTC); ``.mcap``, JSON messages with a schema, for Foxglove and the like, with the same information as its
-        metadata ``rtloop``. An existing file is replaced.
+        metadata ``rtloop``; ``.csv``, a line of names and a line for each record. An existing file is replaced.
     interval : int or str or timedelta
         Time between two drains. The ring must be able to hold what comes in the meantime, and in the pauses that other
         Python threads and the disk force upon this one. Room for a second of records is a good size.
@@ -78,20 +121,25 @@ class Recorder:
 
     Examples
     --------
-    >>> with rtloop.Recorder(loop.log, "run.npy") as recorder:
+    >>> with rtloop.Recorder(loop.signals, "run.npy") as recorder:
     ...     loop.run("10s")
     >>> print(recorder.written, recorder.lost)
     """
 
     def __init__(
-        self, ring: _Ring | _Log, path: str | os.PathLike[str], *, interval: Any = "50ms", topic: str = "/rtloop"
+        self,
+        ring: _Ring | _Log | _Signals,
+        path: str | os.PathLike[str],
+        *,
+        interval: Any = "50ms",
+        topic: str = "/rtloop",
     ) -> None:
         from rtloop.data.record_files import open_record_file
 
         self._interval = parse_duration(interval, "interval", minimum=1_000_000) * 1e-9
-        self._ring: _Ring = cast("_Log", ring).ring if hasattr(ring, "ring") else ring
+        self._ring: _Ring = record_source(ring)
         if not all(hasattr(self._ring, name) for name in ("drain", "dropped", "dtype")):
-            raise ConfigError(f"{ring!r} cannot be recorded; give a Ring or a SignalLog, such as loop.log")
+            raise ConfigError(f"{ring!r} cannot be recorded; give loop.signals, a Ring or a SignalLog")
         self._dropped_before = self._ring.dropped
         self._taken = 0
         self._error: Exception | None = None
@@ -140,7 +188,7 @@ class Recorder:
         """Number of records that are not in the file: dropped by a full ring, or refused by the disk."""
         if self._pid != os.getpid():
             return 0
-        unwritten = self._taken - self.written if self._error is not None else 0
+        unwritten: int = self._taken - self.written if self._error is not None else 0
         return self._ring.dropped - self._dropped_before + unwritten
 
     @property

@@ -1,6 +1,6 @@
 from typing import Any, Unpack
 
-from rtloop.live.fields import Tuning
+from rtloop.functions.fields import Fields, Tuning
 from rtloop.loop.loop import RTLoop
 from rtloop.settings import Duration, LoopKeywords
 
@@ -16,5 +16,6 @@ class FunctionLoop(RTLoop):
         *,
         data: Any = None,
         parameters: Tuning = (),
+        signals: Fields = (),
         **settings: Unpack[LoopKeywords],
     ) -> None: ...

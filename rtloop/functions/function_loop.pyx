@@ -12,8 +12,8 @@ from rtloop._python cimport rt_set_type_name
 from rtloop.headers.loop cimport rt_cycle_t
 
 from rtloop.errors import ConfigError
+from rtloop.functions.fields import declare_parameters, declare_signals
 from rtloop.functions.function_pointer import find_function
-from rtloop.live.fields import declare_parameters
 from rtloop.memory.locking import prefault
 from rtloop.units import show
 
@@ -21,7 +21,7 @@ from rtloop.units import show
 @cython.auto_pickle(False)
 @cython.no_gc_clear  # the thread may use the data until the loop is deallocated
 cdef class FunctionLoop(_RTLoop_2):
-    """FunctionLoop(callback, period, *, data=None, **settings)\n--\n
+    """FunctionLoop(callback, period, *, data=None, parameters=(), signals=(), **settings)\n--\n
     Loop whose step is a compiled function from Numba, C, or any other compiler; it needs no subclass.
 
     The function is ``int step(const rt_cycle_t *cycle, void *data)``. It is called without the GIL, at the cost of a
@@ -42,6 +42,8 @@ cdef class FunctionLoop(_RTLoop_2):
         Fields of `data` to declare as parameters, with their present values; `data` must then be a NumPy array of one
         struct. A dict adds limits and a unit: ``{"kp": (0, 50, "V/rad")}``. Change them through the loop's
         `parameters`, not in `data`.
+    signals : sequence of str, or dict, optional
+        Fields of `data` to declare as signals. A dict adds the units: ``{"angle": "rad"}``.
 
     Attributes
     ----------
@@ -56,7 +58,7 @@ cdef class FunctionLoop(_RTLoop_2):
         If there is no code at its address, or the data cannot be shared; and as :class:`RTLoop`.
     """
 
-    def __init__(self, callback, *period, data=None, parameters=(), **settings):
+    def __init__(self, callback, *period, data=None, parameters=(), signals=(), **settings):
         function = find_function(callback)
         if data is not None and function.data is not None:
             raise ConfigError("the callback has its own user_data, and data= is given as well: give only one of them")
@@ -69,6 +71,8 @@ cdef class FunctionLoop(_RTLoop_2):
             self._hold(data)
         if parameters:
             declare_parameters((<Control>self._control).thread.make_live().parameters.declare, data, parameters)
+        if signals:
+            declare_signals((<Control>self._control).thread.make_live().signals, data, signals)
 
     def _hold(self, data):
         """Hold the data's memory for as long as the loop exists, and make every page of it present."""

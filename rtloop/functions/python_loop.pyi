@@ -3,7 +3,7 @@ from typing import Any, Unpack
 
 from numpy.typing import NDArray
 
-from rtloop.live.fields import Tuning
+from rtloop.functions.fields import Fields, Tuning
 from rtloop.loop.cycle import Cycle
 from rtloop.loop.loop import RTLoop
 from rtloop.settings import Duration, LoopKeywords
@@ -20,5 +20,6 @@ class PyLoop(RTLoop):
         *,
         data: NDArray[Any] | None = None,
         parameters: Tuning = (),
+        signals: Fields = (),
         **settings: Unpack[LoopKeywords],
     ) -> None: ...

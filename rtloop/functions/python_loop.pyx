@@ -21,7 +21,7 @@ from rtloop.loop.loop cimport RT_CONTINUE, RT_STOP, Cycle, _RTLoop_2
 import os
 import sys
 
-from rtloop.live.fields import declare_parameters
+from rtloop.functions.fields import declare_parameters, declare_signals
 from rtloop.loop import failure
 from rtloop.loop.cycle import Cycle as _Cycle
 from rtloop.loop.cycle import verdict
@@ -50,7 +50,7 @@ def _gil_grant():
 @cython.auto_pickle(False)
 @cython.no_gc_clear  # the thread may use the function until the loop is deallocated
 cdef class PyLoop(_RTLoop_2):
-    """PyLoop(callable, period, *, data=None, parameters=(), **settings)\n--\n
+    """PyLoop(callable, period, *, data=None, parameters=(), signals=(), **settings)\n--\n
     Loop whose step is a Python function, for prototypes, with the schedule and the statistics of a compiled loop.
 
     It takes the GIL in every cycle, which its grants report. Other Python threads delay it, and Python code causes page
@@ -70,6 +70,8 @@ cdef class PyLoop(_RTLoop_2):
     parameters : sequence of str, or dict, optional
         Fields of `data` to declare as parameters, with their present values. A dict adds limits and a unit:
         ``{"kp": (0, 50, "V/rad")}``. Change them through the loop's `parameters`, not in `data`.
+    signals : sequence of str, or dict, optional
+        Fields of `data` to declare as signals. A dict adds the units: ``{"angle": "rad"}``.
 
     Attributes
     ----------
@@ -84,7 +86,7 @@ cdef class PyLoop(_RTLoop_2):
         As :class:`RTLoop`.
     """
 
-    def __init__(self, callable, *period, data=None, parameters=(), **settings):
+    def __init__(self, callable, *period, data=None, parameters=(), signals=(), **settings):
         if not hasattr(callable, "__call__"):
             hint = ": rtloop.FunctionLoop runs compiled functions" if hasattr(callable, "address") else ""
             if period and hasattr(period[0], "__call__"):
@@ -94,6 +96,8 @@ cdef class PyLoop(_RTLoop_2):
         self.callable, self.data = callable, data
         if parameters:
             declare_parameters((<Control>self._control).thread.make_live().parameters.declare, data, parameters)
+        if signals:
+            declare_signals((<Control>self._control).thread.make_live().signals, data, signals)
         (<Control>self._control).thread.add_remark(_gil_grant)
 
     cdef int enter(self) noexcept nogil:

@@ -14,6 +14,7 @@ from rtloop.errors import RtloopError, StateError
 from rtloop.group import ending, member, watchdog_plan
 from rtloop.group.chain import check_chains
 from rtloop.group.group_parameters import GroupParameters
+from rtloop.group.group_signals import GroupSignals
 from rtloop.group.plan import check_loops, place, rate_monotonic
 from rtloop.group.results import ages_of, analyze_loops, draw, save_all, stats_of
 from rtloop.group.run import Run
@@ -182,6 +183,11 @@ class LoopGroup:
     def parameters(self) -> GroupParameters:
         """Parameters of all loops: ``group.parameters["motor.kp"] = 5``."""
         return GroupParameters(self.loops)
+
+    @property
+    def signals(self) -> GroupSignals:
+        """Signals of all loops: ``group.signals.latest()["motor.angle"]``, ``group.signals["motor"].read()``."""
+        return GroupSignals(self.loops)
 
     def start(self) -> None:
         """Start all loops, or none.

@@ -1,4 +1,4 @@
-"""Declarations of live.h and parameters.h."""
+"""Declarations of live.h, parameters.h, sampler.h and broadcast.h."""
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
@@ -81,9 +81,52 @@ cdef extern from "../include/rtloop/parameters.h" nogil:
     void rt_parameters_end(rt_parameters_block_t *block)
 
 
+cdef extern from "../include/rtloop/sampler.h" nogil:
+    ctypedef struct rt_broadcast_t:
+        uint64_t written
+
+    ctypedef struct rt_broadcast_writer_t:
+        rt_broadcast_t *block
+
+    ctypedef struct rt_broadcast_reader_t:
+        const rt_broadcast_t *block
+        const char *text
+        uint64_t text_bytes
+        uint64_t record_bytes
+        uint64_t places
+        uint64_t position
+        uint64_t lost
+
+    enum:
+        RT_BROADCAST_OK
+        RT_BROADCAST_SHORT
+        RT_BROADCAST_MAGIC_
+        RT_BROADCAST_VERSION_
+        RT_BROADCAST_SIZES
+
+    uint64_t rt_broadcast_places(uint64_t capacity)
+    uint64_t rt_broadcast_bytes(uint64_t record_bytes, uint64_t places, uint64_t text_bytes)
+    int rt_broadcast_init(
+        rt_broadcast_writer_t *writer, rt_broadcast_t *block, uint64_t record_bytes, uint64_t places, const char *text,
+        uint64_t length, uint64_t text_bytes
+    )
+    int rt_broadcast_open(rt_broadcast_reader_t *reader, const void *address, uint64_t size, int is_from_oldest)
+    uint64_t rt_broadcast_available(const rt_broadcast_reader_t *reader)
+    uint64_t rt_broadcast_read(rt_broadcast_reader_t *reader, char *to, uint64_t most, uint64_t *first)
+    int rt_broadcast_latest(const rt_broadcast_reader_t *reader, char *to, int tries)
+
+    ctypedef struct rt_sampler_t:
+        rt_broadcast_writer_t writer
+
+    void rt_sampler_init(rt_sampler_t *sampler, uint64_t every)
+    int64_t rt_sampler_add(rt_sampler_t *sampler, const void *address, uint32_t size)
+    uint64_t rt_sampler_stride(const rt_sampler_t *sampler)
+
+
 cdef extern from "../include/rtloop/live.h" nogil:
     ctypedef struct rt_live_t:
         const uint64_t *state
 
     void rt_live_init(rt_live_t *live)
     void rt_live_use_parameters(rt_live_t *live, rt_parameters_t *parameters)
+    void rt_live_use_sampler(rt_live_t *live, rt_sampler_t *sampler)

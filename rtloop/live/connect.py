@@ -5,8 +5,11 @@ from __future__ import annotations
 import time
 from types import TracebackType
 
+from rtloop.errors import StateError
 from rtloop.live.foreign_parameters import ForeignParameterSet, NoParameters, open_parameters
+from rtloop.live.foreign_signals import open_signals
 from rtloop.live.parameters import Parameters
+from rtloop.live.signals import Signals
 from rtloop.stats.stats import Stats
 from rtloop.telemetry.attach import find_loop
 from rtloop.telemetry.loop_reader import LoopReader
@@ -28,6 +31,7 @@ class Connection:
 
     def __init__(self, reader: LoopReader) -> None:
         self._reader = reader
+        self._signals: dict[str, Signals] = {}
         inode = reader.blocks.get("parameters")
         self._parameters: ForeignParameterSet | NoParameters = (
             NoParameters(reader.name)
@@ -35,6 +39,7 @@ class Connection:
             else open_parameters(reader.pid, reader.name, inode, lambda: reader.state == "running")
         )
         self.parameters = Parameters(self._parameters)
+        self._is_closed = False
 
     @property
     def name(self) -> str:
@@ -61,8 +66,26 @@ class Connection:
         """Present statistics of the loop: a consistent snapshot that does not delay it."""
         return self._reader.stats
 
+    @property
+    def signals(self) -> Signals:
+        """Samples of the loop's signals. The first ``read()`` begins with the oldest that is still there.
+
+        Raises
+        ------
+        StateError
+            If the loop has no signals, or after :meth:`close`.
+        AttachError
+            If they cannot be read.
+        """
+        if self._is_closed:
+            raise StateError(f"the connection to {self.name} is closed")
+        found = self._signals.get("own")
+        return found if found is not None else self._signals.setdefault("own", open_signals(self._reader))
+
     def close(self) -> None:
-        """Unmap the loop's memory. A second call does nothing."""
+        """Unmap the loop's memory; readers of its signals can still read. A second call does nothing."""
+        self._is_closed = True
+        self._signals.clear()
         self._parameters.close()
         self._reader.close()
 
@@ -95,7 +118,7 @@ def connect(name: str | None = None, pid: int | None = None) -> Connection:
     Returns
     -------
     Connection
-        With ``parameters``, ``stats`` and ``close()``; a context manager.
+        With ``parameters``, ``signals``, ``stats`` and ``close()``; a context manager.
 
     Raises
     ------
@@ -110,7 +133,7 @@ def connect(name: str | None = None, pid: int | None = None) -> Connection:
 
         with rtloop.connect("motor") as motor:
             motor.parameters.update(kp=8, kd=0.1)
-            print(motor.parameters.applied)
+            print(motor.signals.latest()["angle"])
     """
     deadline = time.monotonic() + _PATIENCE_S
     while True:

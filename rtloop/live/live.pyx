@@ -4,6 +4,8 @@ from rtloop.headers.live cimport rt_live_init
 
 from rtloop.errors import SetupError
 from rtloop.live.parameter_set import ParameterSet
+from rtloop.live.signal_set import SignalSet
+from rtloop.live.signals import Signals
 from rtloop.memory.own_locks import lock_range
 from rtloop.system import refusal_cause
 from rtloop.system.grant import Grant
@@ -11,23 +13,29 @@ from rtloop.units import format_size
 
 
 cdef class Live:
-    """Live(name)
+    """Live(settings)
 
     Parameters and signals of one loop, made when the first is declared.
 
     Parameters
     ----------
-    name : str
-        Name of the loop.
+    settings : Settings
+        Settings of the loop.
 
     Attributes
     ----------
     parameters : ParameterSet
         The parameters.
+    signals : SignalSet
+        The signals.
+    samples : Signals
+        What the readers in this process use.
     """
 
-    def __init__(self, name):
-        self._parameters = ParameterSet(name)
+    def __init__(self, settings):
+        self._parameters = ParameterSet(settings.name)
+        self._signals = SignalSet(settings)
+        self._samples = Signals(self._signals)
         self._run = None
 
     @property
@@ -35,16 +43,29 @@ cdef class Live:
         """The parameters."""
         return self._parameters
 
+    @property
+    def signals(self):
+        """The signals."""
+        return self._signals
+
+    @property
+    def samples(self):
+        """The signals, as the readers in this process use them."""
+        return self._samples
+
     def acquire(self, settings, stack):
         """Begin a run on a thread: map, seal and lock the blocks. Returns the grants."""
         rt_live_init(self._state)
-        return self._acquire_parameters(settings, stack) if self.parameters.declared else []
+        grants = self._acquire_parameters(settings, stack) if self.parameters.declared else []
+        return grants + (self._acquire_signals(settings, stack) if self.signals.declared else [])
 
     def open_simulated(self, settings, stack):
         """Begin a run in virtual time, which no other process sees."""
         rt_live_init(self._state)
         if self.parameters.declared:
             self._open_parameters(settings, stack, is_shared=False)
+        if self.signals.declared:
+            self.signals.block.attach(<size_t>self._state)
 
     def _open_parameters(self, settings, stack, is_shared):
         run = self.parameters.open(settings.name, is_shared=is_shared, is_tunable=settings.tunable)
@@ -79,17 +100,49 @@ cdef class Live:
         detail = f"descriptors, and a record of {format_size(run.own_bytes)}"
         return [hidden or shared, lock_range(settings.lock_memory, stack, "parameter state", detail, *own, True)]
 
+    def _acquire_signals(self, settings, stack):
+        """Let the loop write the signals' block, which is made once and stays; lock it and the sampler."""
+        count = len(self.signals.declared)
+        try:
+            block = self.signals.block
+        except OSError as error:
+            raise SetupError(error.errno, f"{count} signals: {error.strerror}") from error
+        block.attach(<size_t>self._state)
+        shared, own = block.ranges
+        detail = f"{count} signals, the last {settings.signals_capacity:,} samples"
+        locked = lock_range(settings.lock_memory, stack, "signals", detail, *shared, True)
+        return [
+            locked if block.inode is not None else self._hidden_signals(settings, count, block.refusal),
+            lock_range(settings.lock_memory, stack, "sampler", "addresses of the signals", *own, True),
+        ]
+
+    def _hidden_signals(self, settings, count, number):
+        """Return the grant for signals that no other process can read; raise SetupError if that must not be."""
+        why, fix = refusal_cause.explain("memfd_create", number)
+        if settings.strict or not fix:
+            raise SetupError(number, f"{count} signals: {why}" + (f"\n{fix}" if fix else ""))
+        detail = f"{why}; no other process can read them"
+        return Grant("signals", f"{count}, shared", "of this process alone", False, detail, fix, number)
+
     @property
     def ranges(self):
         """Addresses and sizes of what each grant has locked."""
-        run = self._run
-        return {} if run is None else {"parameters": run.ranges[0], "parameter state": run.ranges[1]}
+        run, found = self._run, {}
+        if run is not None:
+            found |= {"parameters": run.ranges[0], "parameter state": run.ranges[1]}
+        if self.signals.declared:
+            found |= dict(zip(("signals", "sampler"), self.signals.block.ranges, strict=True))
+        return found
 
     @property
     def inodes(self):
         """Inodes of the blocks' files, by which other processes find them."""
-        run = self._run
-        return {} if run is None or run.inode is None else {"parameters": run.inode}
+        run, found = self._run, {}
+        if run is not None:
+            found["parameters"] = run.inode
+        if self.signals.declared:
+            found["signals"] = self.signals.block.inode
+        return {kind: inode for kind, inode in found.items() if inode is not None}
 
     def figures(self):
         """Return the part of the run's Stats that is about parameters."""

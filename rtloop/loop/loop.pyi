@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtloop.live.parameters import Parameters
+from rtloop.live.signals import Signals
 from rtloop.loop.cycle import Cycle
 from rtloop.settings import Duration, LoopKeywords, Settings
 from rtloop.stats.figures import ParameterChange
@@ -47,6 +48,8 @@ class RTLoop:
     def parameters(self) -> Parameters: ...
     @property
     def stats(self) -> Stats: ...
+    @property
+    def signals(self) -> Signals: ...
     @property
     def grants(self) -> tuple[Grant, ...]: ...
     @property

@@ -23,6 +23,7 @@ import itertools
 from rtloop.data.interface import publish, refuse_copy
 from rtloop.errors import StateError
 from rtloop.live.parameters import Parameters
+from rtloop.live.signals import Signals
 from rtloop.loop import failure, run_warnings
 from rtloop.settings import check_call, make_settings, parse_count, parse_run_duration
 from rtloop.units import format_rate, parse_timeout
@@ -65,7 +66,7 @@ cdef class _RTLoop_2:
            strict=True,
            lock_memory="all", stack_size="512K", tune_malloc=False, core_dumps=True, dma_latency=0,
            flush_denormals=False, guard="off", guard_allow=(), record=65536, leave_timeout="2s", tunable=True,
-           name=None)\n--\n
+           signals_every=1, signals_capacity=16384, name=None)\n--\n
     Hard periodic loop on a thread of its own.
 
     Subclass it in Cython and override ``step``. The thread calls its methods as C functions, without the GIL. The class
@@ -141,6 +142,11 @@ cdef class _RTLoop_2:
         for ``leave`` to return.
     tunable : bool
         False to let other processes read the loop's parameters, but not change them.
+    signals_every : int
+        Sample the signals of the cycles whose index is divisible by this: ``signals_every=10`` makes 1 kHz of a loop at
+        10 kHz.
+    signals_capacity : int
+        Number of samples that are kept for readers that are late.
     name : str, optional
         Name of the loop and, cut to 15 bytes, of its thread.
 
@@ -483,6 +489,12 @@ cdef class _RTLoop_2:
         """Mapping of the loop's parameters, which any thread may read and change, whether the loop runs or not."""
         live = RTLoop_control(self).thread.make_live()
         return Parameters(live.parameters)
+
+    @property
+    def signals(self):
+        """Samples of the loop's signals, during a run and after it: :class:`rtloop.Signals`."""
+        live = RTLoop_control(self).thread.make_live()
+        return live.samples
 
     @property
     def stats(self):

@@ -135,7 +135,7 @@ cdef class LoopThread:
         cdef Live live
         with cython.critical_section(self):
             if self.live is None:
-                live = Live(self.settings.name)
+                live = Live(self.settings)
                 live._state = &self.rt.live
                 self.live = live
             return self.live

@@ -27,7 +27,7 @@ COMMANDS = {
     "top": "rtloop.tools.top.command",
     "get": "rtloop.tools.parameters",
     "set": "rtloop.tools.parameters",
-    "record": "rtloop.tools.record",
+    "record": "rtloop.tools.record.command",
     "report": "rtloop.tools.report.command",
     "plot": "rtloop.tools.plot",
     "export": "rtloop.tools.export.command",

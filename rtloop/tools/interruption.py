@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import signal
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
-__all__ = ["Terminated", "ended_by_signals", "exit_code", "name_of"]
+__all__ = ["Terminated", "ended_by_signals", "exit_code", "name_of", "noted_signals"]
 
 
 class Terminated(KeyboardInterrupt):
@@ -47,11 +47,7 @@ def ended_by_signals() -> Iterator[None]:
             is_ending = True
             raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
 
-    replaced = {
-        number: handler
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        if (handler := signal.getsignal(number)) in (signal.SIG_DFL, signal.default_int_handler)
-    }
+    replaced = _default_handlers()
     try:
         for number in replaced:
             signal.signal(number, end)
@@ -60,3 +56,26 @@ def ended_by_signals() -> Iterator[None]:
         for number, handler in replaced.items():
             # An interrupted command is about to exit, and its exit code says why.
             signal.signal(number, signal.SIG_IGN if is_ending else handler)
+
+
+@contextmanager
+def noted_signals() -> Iterator[list[int]]:
+    """Append SIGINT, SIGTERM and SIGHUP to a list, for a command that looks there between two pieces of its work."""
+    noted: list[int] = []
+    replaced = _default_handlers()
+    try:
+        for number in replaced:
+            signal.signal(number, lambda number, frame: noted.append(number))
+        yield noted
+    finally:
+        for number, handler in replaced.items():
+            signal.signal(number, handler)
+
+
+def _default_handlers() -> dict[int, Any]:
+    """Return the handlers of the signals that end a command, unless they are ignored or the program's own."""
+    return {
+        number: handler
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if (handler := signal.getsignal(number)) in (signal.SIG_DFL, signal.default_int_handler)
+    }

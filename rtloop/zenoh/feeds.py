@@ -12,6 +12,7 @@ import numpy as np
 
 from rtloop.data.ownership import claim_reader, claim_writer, release_reader, release_writer
 from rtloop.data.record_clock import read_clocks
+from rtloop.data.recorder import record_source
 from rtloop.errors import ConfigError, PayloadError
 from rtloop.settings import CLOCKS
 from rtloop.zenoh.frames import describe_dtype, find_fault, little, pack, parse_header, split
@@ -32,8 +33,8 @@ class Signal:
 
     Parameters
     ----------
-    source : Ring, SignalLog, or a pair of one and the clock of its records' times
-        For example ``(loop.log, "tai")``.
+    source : Signals, Ring, SignalLog, or a pair of one and the clock of its records' times
+        For example ``loop.signals`` or ``(loop.log, "tai")``.
     bridge_id : str
         Identity of the bridge's process in the frames.
     clock : str, optional
@@ -53,9 +54,9 @@ class Signal:
         source, declared = source if isinstance(source, tuple) and len(source) == 2 else (source, None)
         if declared is not None and declared not in CLOCKS:
             raise ConfigError(f"signals[{name!r}]: {declared!r} is not a clock; give one of {', '.join(CLOCKS)}")
-        ring = source.ring if hasattr(source, "ring") else source
+        ring = record_source(source)
         if not all(hasattr(ring, attribute) for attribute in ("drain", "dropped", "dtype")):
-            raise ConfigError(f"signals[{name!r}] is {source!r}; give a Ring or a SignalLog, such as loop.log")
+            raise ConfigError(f"signals[{name!r}] is {source!r}; give loop.signals, a Ring or a SignalLog")
         claim_reader(ring)
         self.name, self.ring = name, ring
         self.taken = self.unheard = self.frames = 0

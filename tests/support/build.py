@@ -17,7 +17,10 @@ from pathlib import Path
 from types import ModuleType
 
 #: The modules beside this file that several tests use, with flags for the compiler.
-SHARED = {"exchanges": (), "guilty": ("-g", "-Wl,-z,lazy"), "probes": (), "regions": (), "tuned": (), "waits": ()}
+SHARED = {
+    "exchanges": (), "guilty": ("-g", "-Wl,-z,lazy"), "probes": (), "regions": (), "signalled": (), "tuned": (),
+    "waits": (),
+}  # fmt: skip
 
 
 def compile_pyx(

@@ -252,7 +252,7 @@ def test_an_error_of_the_body_comes_first(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize(
     ("name", "error", "words"),
-    [("run.csv", rtloop.ConfigError, r"\.npy, \.npz or \.mcap"), ("none/run.npy", FileNotFoundError, "none"),
+    [("run.txt", rtloop.ConfigError, r"\.npy, \.npz, \.mcap or \.csv"), ("none/run.npy", FileNotFoundError, "none"),
      ("none/run.npz", FileNotFoundError, "none")],
 )  # fmt: skip
 def test_a_file_that_cannot_be_made(tmp_path: Path, name: str, error: type[Exception], words: str) -> None:

@@ -27,7 +27,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from rtloop.tools.cli import make_group
-from rtloop.tools.record import _print as print_recorded
+from rtloop.tools.record.hosts import _print as print_recorded
 from rtloop.tools.top.remote_sampler import RemoteSampler
 from rtloop.tools.top.sampler import History
 from rtloop.tools.top.view import details, facts, make_table, notes, title

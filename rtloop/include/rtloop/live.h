@@ -8,12 +8,14 @@
 
 #include "cycle.h"
 #include "parameters.h"
+#include "sampler.h"
 
 /* A part of the loop's state. Set between two runs, and constant during a run. */
 typedef struct rt_live {
   const uint64_t *state; /* the word of the parameters that a cycle reads; `nothing` if there are none */
   rt_parameters_t *parameters;
   uint64_t nothing;
+  rt_sampler_t *sampler; /* NULL if there are no signals */
 } rt_live_t;
 
 /* Prepare for a run. Before the loop's thread exists; O(1). */
@@ -28,16 +30,18 @@ static inline void rt_live_use_parameters(rt_live_t *live, rt_parameters_t *para
   live->state = &parameters->view.block->state;
 }
 
+/* Sample signals into the block that the sampler writes. Before the loop's thread exists; O(1). */
+static inline void rt_live_use_sampler(rt_live_t *live, rt_sampler_t *sampler) { live->sampler = sampler; }
+
 /* Make a new set of parameters the one in use, if there is one: three instructions if not, else as
  * rt_parameters_take. The loop's thread. */
 static inline void rt_live_before_step(rt_live_t *live, const rt_cycle_t *cycle) {
   if (RT_UNLIKELY(rt_parameters_is_new(live->state))) (void)rt_parameters_take(live->parameters, cycle);
 }
 
-/* Sample the signals. The loop's thread. */
+/* Sample the signals, if there are any: two instructions if not, else as rt_sampler_write. The loop's thread. */
 static inline void rt_live_after_step(rt_live_t *live, const rt_cycle_t *cycle) {
-  (void)live;
-  (void)cycle;
+  if (live->sampler) (void)rt_sampler_sample(live->sampler, cycle);
 }
 
 #endif

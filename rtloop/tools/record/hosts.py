@@ -1,4 +1,4 @@
-"""``rtloop record``: signals of several hosts in one file."""
+"""``rtloop record --zenoh``: signals of several hosts in one file."""
 
 from __future__ import annotations
 
@@ -9,28 +9,13 @@ from typing import Any
 
 import click
 
-from rtloop.tools.options import as_json_option, config_option, say_once, to_duration
+from rtloop.tools.options import say_once
 
-__all__ = ["record"]
+__all__ = ["record_hosts"]
 
 
-@click.command()
-@click.option("--zenoh", "keys", required=True, metavar="KEYS", help="Keys of the bridges, such as 'rtloop/**'.")
-@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), help="The .mcap file to write.")
-@click.option("--duration", metavar="TIME", callback=to_duration, help="Duration; by default until Ctrl-C.")
-@config_option
-@click.option("--strict", is_flag=True, help="Exit code 3 if clocks disagree or jump, or bridges share a key.")
-@as_json_option("instead of the table")
-def record(keys: str, output: str, duration: int | None, config: str | None, strict: bool, as_json: bool) -> None:
-    """Record the signals that the bridges of several hosts publish, on one time line.
-
-    This records signals over the network. rtloop run --record saves the timing of one run, and a Recorder in your
-    program saves the signals of its own loops.
-
-    The times are the records' own, in the time of day of their hosts, whose clocks must be synchronised. A host whose
-    clock disagrees with this one's is named at once and at the end, a jump is also marked in the file. Missing records
-    are counted. Exit code 1 if nothing was recorded.
-    """
+def record_hosts(keys: str, output: str, duration: int | None, config: str | None, strict: bool, as_json: bool) -> None:
+    """Record until Ctrl-C, or for a duration, ns, and print what was recorded."""
     from rtloop.zenoh.recording import Recording
 
     def warn(text: str) -> None:

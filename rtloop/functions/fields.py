@@ -12,11 +12,15 @@ from rtloop.units import show
 
 if TYPE_CHECKING:
     from rtloop.live.declared import Declaration, Number
+    from rtloop.live.signal_set import SignalSet
 
-__all__ = ["Tuning", "declare_parameters", "fields_of"]
+__all__ = ["Fields", "Tuning", "declare_parameters", "declare_signals", "fields_of"]
 
 #: The keyword ``parameters``: names of fields, or a dict from the names to limits and a unit.
 Tuning = Iterable[str] | Mapping[str, "tuple[Number | None, Number | None] | tuple[Number | None, Number | None, str]"]
+
+#: The keyword ``signals``: names of fields, or a dict from the names to units.
+Fields = Iterable[str] | Mapping[str, str]
 
 
 def fields_of(data: Any, names: Iterable[str], keyword: str) -> Iterator[tuple[str, int, np.dtype[Any], Any]]:
@@ -61,3 +65,18 @@ def declare_parameters(declare: Callable[..., Declaration], data: Any, tuning: T
                     f"parameters: {name}={show(given)} must be (low, high) or (low, high, unit): (0, 50, 'V/rad')"
                 )
             made.limits(given[0], given[1]).unit(given[2] if len(given) == 3 else "")
+
+
+def declare_signals(to: SignalSet, data: Any, names: Fields) -> None:
+    """Declare fields of a struct as signals, and hold the struct as long as the loop may read it.
+
+    Raises
+    ------
+    ConfigError
+        If one of them cannot be a signal.
+    """
+    for name, address, kind, _ in fields_of(data, names, "signals"):
+        made = to.declare(name, address, kind)
+        if isinstance(names, Mapping):
+            made.unit(names[name])
+    to.held.append(data)

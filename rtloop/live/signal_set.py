@@ -1,0 +1,307 @@
+"""SignalSet: the signals of a loop of this process, declared once, and the block that its runs write them to."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from rtloop.errors import ConfigError, StateError
+from rtloop.live.declared import parse_name, parse_unit
+from rtloop.live.signal_block import OwnSignals
+from rtloop.units import show
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
+    from rtloop.settings import Settings
+
+__all__ = ["HEAD", "Layout", "Signal", "SignalDeclaration", "SignalSet", "parse_layout"]
+
+#: Fields of every record before the signals.
+HEAD = (("cycle", "<u8"), ("release", "<i8"), ("start", "<i8"))
+_HEAD_BYTES = 24
+#: Types of a signal, or of the items of an array, as NumPy names them without the byte order.
+_TYPES = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16")
+_MOST = 1024
+_MOST_BYTES = 8192
+
+
+class Signal(NamedTuple):
+    """One declared signal.
+
+    Attributes
+    ----------
+    name : str
+        Name, an identifier.
+    dtype : numpy.dtype
+        Type of a number.
+    shape : tuple of int
+        Shape of an array, ``()`` for a number.
+    unit : str
+        Unit, or an empty string.
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...] = ()
+    unit: str = ""
+
+    @property
+    def size(self) -> int:
+        """Bytes of its value."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def word(self) -> int:
+        """Largest word that divides its size: 8, 4, 2 or 1 bytes."""
+        return next(word for word in (8, 4, 2, 1) if self.size % word == 0)
+
+
+class Layout(NamedTuple):
+    """Signals of a loop, and their places in a record of its block.
+
+    Attributes
+    ----------
+    signals : tuple of Signal
+        The signals, in the order of their declaration.
+    stored : numpy.dtype
+        Type of a record in the block, with the signals of larger words first.
+    dtype : numpy.dtype
+        Type of a record for the user: all fields in the order of the declaration, without gaps.
+    """
+
+    signals: tuple[Signal, ...]
+    stored: np.dtype[Any]
+    dtype: np.dtype[Any]
+
+    def arrange(self, stored: np.ndarray) -> np.ndarray:
+        """Return records of the block as records for the user."""
+        if self.stored == self.dtype:
+            return stored
+        arranged = np.empty(stored.shape, self.dtype)
+        for name in self.dtype.names or ():
+            arranged[name] = stored[name]
+        return arranged
+
+
+def make_layout(signals: tuple[Signal, ...]) -> Layout:
+    """Return the layout of signals, as sampler.h arranges them."""
+    fields: list[tuple[str, Any, tuple[int, ...]]] = [(name, kind, ()) for name, kind in HEAD]
+    stored: dict[str, list[Any]] = {"names": [], "formats": [], "offsets": []}
+    offset = 0
+    everything = [*fields, *((one.name, one.dtype, one.shape) for one in sorted(signals, key=lambda one: -one.word))]
+    for name, dtype, shape in everything:
+        stored["names"].append(name)
+        stored["formats"].append((dtype, shape))
+        stored["offsets"].append(offset)
+        offset += np.dtype((dtype, shape)).itemsize
+    return Layout(
+        signals,
+        np.dtype({**stored, "itemsize": -(-offset // 8) * 8}),  # type: ignore[call-overload]
+        np.dtype([*fields, *((one.name, one.dtype, one.shape) for one in signals)]),
+    )
+
+
+def describe_layout(layout: Layout, settings: Settings) -> bytes:
+    """Return the description of a loop's signals for other processes."""
+    import json  # here, because importing rtloop has to be quick
+
+    content = {
+        "loop": settings.name,
+        "period_ns": settings.period_ns,
+        "clock": settings.clock,
+        "every": settings.signals_every,
+        "signals": [
+            {"name": one.name, "type": one.dtype.str[1:], "shape": list(one.shape), "unit": one.unit}
+            for one in layout.signals
+        ],
+    }
+    return json.dumps(content).encode()
+
+
+def parse_layout(text: bytes, record_bytes: int) -> Layout:
+    """Read an untrusted description.
+
+    Raises
+    ------
+    ValueError
+        If no loop can have written it, or it contradicts the size of a record.
+    """
+    import json  # here, because importing rtloop has to be quick
+
+    try:
+        signals = tuple(_parse_signal(values) for values in json.loads(text)["signals"])
+    except (ConfigError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, ValueError) as error:
+        raise ValueError(f"its signals are described wrongly: {error}") from None
+    names = {one.name for one in signals}
+    if len(names | {name for name, _ in HEAD}) != len(signals) + len(HEAD):
+        raise ValueError("its signals are described wrongly: a name is there twice")
+    if not signals or sum(one.size for one in signals) + _HEAD_BYTES > record_bytes:
+        raise ValueError("its signals are described wrongly: they do not fit into a record")
+    layout = make_layout(signals)
+    if layout.stored.itemsize != record_bytes:
+        raise ValueError("its signals are described wrongly: they are not a record")
+    return layout
+
+
+def _parse_signal(values: Any) -> Signal:
+    name, kind, unit = values["name"], values["type"], values["unit"]
+    shape = tuple(values["shape"])
+    if kind not in _TYPES or not all(type(length) is int and 0 < length <= _MOST_BYTES for length in shape):
+        raise ConfigError("the type of a signal is not that of a number")
+    if len(shape) > 8:
+        raise ConfigError("a signal has too many dimensions")
+    return Signal(parse_name(name), np.dtype(kind), shape, parse_unit(unit))
+
+
+class SignalDeclaration:
+    """A signal that was just declared, for adding a unit: ``.unit("rad")``."""
+
+    def __init__(self, signal: Signal, change: Callable[[Signal], None]) -> None:
+        self._signal = signal
+        self._change = change
+
+    def unit(self, text: str) -> SignalDeclaration:
+        """Set the unit, for display: ``"rad"``.
+
+        Raises
+        ------
+        ConfigError
+            If it is not a short text.
+        StateError
+            Once the loop has run, or its signals were read.
+        """
+        changed = self._signal._replace(unit=parse_unit(text))
+        if changed != self._signal:
+            self._change(changed)
+            self._signal = changed
+        return self
+
+    def __repr__(self) -> str:
+        return f"<signal {self._signal.name!r} of type {self._signal.dtype.str[1:]}>"
+
+
+class SignalSet:
+    """The signals of a loop of this process.
+
+    Attributes
+    ----------
+    declared : dict
+        The signals by name.
+    held : list
+        Owners of the memory that signals are read from, besides the loop.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.declared: dict[str, Signal] = {}
+        self.held: list[Any] = []
+        self._settings = settings
+        self._addresses: dict[str, int] = {}
+        self._block: OwnSignals | None = None
+        self._layout: Layout | None = None
+        self._lock = threading.RLock()
+
+    @property
+    def name(self) -> str:
+        """Name of the loop."""
+        return self._settings.name
+
+    def declare(self, name: str, address: int, dtype: DTypeLike = "f8") -> SignalDeclaration:
+        """Add a signal, which the loop reads from an address after each step.
+
+        One that setup() declares anew, in the same way, stays as it is.
+
+        Raises
+        ------
+        ConfigError
+            If the name, the type or the address cannot work.
+        StateError
+            Once the loop has run, or its signals were read: the fields of a record are fixed then.
+        """
+        parse_name(name)
+        made = Signal(name, *_parse_type(dtype, name))
+        if not address:
+            raise ConfigError(f"the signal {name!r} has no address")
+        with self._lock:
+            former = self.declared.get(name)
+            if former is not None and (former._replace(unit=""), self._addresses[name]) == (made, address):
+                return SignalDeclaration(former, self._change)
+            if former is not None or name in dict(HEAD):
+                raise ConfigError(f"name={name!r} is the name of another field of the record")
+            self._check_open(name)
+            total = sum(one.size for one in self.declared.values()) + made.size
+            if len(self.declared) == _MOST or total > _MOST_BYTES:
+                raise ConfigError(
+                    f"the signal {name!r} is too much: a loop has at most {_MOST} signals of {_MOST_BYTES} bytes in all"
+                )
+            self.declared[name] = made
+            self._addresses[name] = address
+        return SignalDeclaration(made, self._change)
+
+    def _change(self, signal: Signal) -> None:
+        with self._lock:
+            self._check_open(signal.name)
+            self.declared[signal.name] = signal
+
+    def _check_open(self, name: str) -> None:
+        if self._block is not None:
+            raise StateError(
+                f"the signal {name!r} of {self.name} comes too late: the loop has run, or its signals were read, and "
+                "the fields of a record are fixed"
+            )
+
+    @property
+    def layout(self) -> Layout:
+        """The signals and their places in a record."""
+        return self._layout or make_layout(tuple(self.declared.values()))
+
+    @property
+    def block(self) -> OwnSignals:
+        """The block, made when it is first needed.
+
+        Raises
+        ------
+        StateError
+            If the loop has no signals.
+        ConfigError
+            If a record would be too large.
+        OSError
+            If there is no memory.
+        """
+        with self._lock:
+            if self._block is None or self._block.pid != os.getpid():  # a forked child shares the parent's memory
+                if not self.declared:
+                    raise StateError(f"{self.name} has no signals: declare one with self.signal(name, address)")
+                layout = make_layout(tuple(self.declared.values()))
+                ordered = sorted(layout.signals, key=lambda one: -one.word)
+                settings = self._settings
+                self._block = OwnSignals(
+                    self.name,
+                    [(self._addresses[one.name], one.size) for one in ordered],
+                    settings.signals_every,
+                    settings.signals_capacity,
+                    describe_layout(layout, settings),
+                )
+                self._layout = layout
+            return self._block
+
+
+def _parse_type(dtype: DTypeLike, name: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    try:
+        item = np.dtype(dtype)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"the signal {name!r}: dtype={show(dtype)} is not a NumPy dtype: {error}") from None
+    base, shape = item.subdtype or (item, ())
+    if base.str[1:] not in _TYPES or not base.isnative:
+        raise ConfigError(
+            f"the signal {name!r}: dtype={show(dtype)} is not a bool or a number of up to 16 bytes in this machine's "
+            "byte order, nor an array of them such as '3f8'"
+        )
+    if 0 in shape or len(shape) > 8:
+        raise ConfigError(f"the signal {name!r}: dtype={show(dtype)} has no elements, or too many dimensions")
+    return base, tuple(shape)

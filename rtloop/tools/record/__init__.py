@@ -1,0 +1,1 @@
+"""``rtloop record``: signals of a running loop, or of loops on several hosts, in a file."""

@@ -1,0 +1,78 @@
+"""``rtloop record``: the command line."""
+
+from __future__ import annotations
+
+import click
+
+from rtloop.tools.options import as_json_option, config_option, to_duration
+
+__all__ = ["record"]
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False),
+              help="The file to write: .npy, .npz, .csv or .mcap; with --zenoh .mcap.")  # fmt: skip
+@click.option("--for", "--duration", "duration", metavar="TIME", callback=to_duration,
+              help="Duration; by default until Ctrl-C or the end of the loop.")  # fmt: skip
+@click.option("--pid", type=click.IntRange(1), help="Process of the loop, if several have one of this name.")
+@click.option(
+    "--trigger", metavar="EXPR", help="Write a file for each time that this becomes true: 'abs(error) > 0.1'."
+)
+@click.option("--before", metavar="TIME", callback=to_duration, help="With --trigger: time before it; 1s by default.")
+@click.option("--after", metavar="TIME", callback=to_duration, help="With --trigger: time after it; 1s by default.")
+@click.option("--events", type=click.IntRange(1), metavar="N", help="With --trigger: end after so many.")
+@click.option("--zenoh", "keys", metavar="KEYS", help="Record the bridges of several hosts: 'rtloop/**'.")
+@config_option
+@click.option(
+    "--strict", is_flag=True, help="With --zenoh: exit code 3 if clocks disagree or jump, or bridges share a key."
+)
+@as_json_option("instead of the table")
+def record(
+    name: str | None,
+    output: str,
+    duration: int | None,
+    pid: int | None,
+    trigger: str | None,
+    before: int | None,
+    after: int | None,
+    events: int | None,
+    keys: str | None,
+    config: str | None,
+    strict: bool,
+    as_json: bool,
+) -> None:
+    """Record the signals of a running loop of this machine, or with --zenoh of loops on several hosts.
+
+    NAME is that of the loop; without it, only one loop may be running. The loop needs signals and no other preparation,
+    and is not disturbed. Samples that this command was too slow for are counted. Ctrl-C ends the recording and keeps
+    the file.
+
+    With --trigger it keeps the last seconds in memory, and writes a file for each event: FILE-0001 and so on. The
+    expression is of signals, numbers, comparisons, and, or, not, + - * / % **, abs, min, max, sqrt and isfinite.
+    `error[0]` is an item of an array.
+
+    rtloop run --record saves the timing of one run, and a Recorder in your program saves the signals of its own loops.
+    Exit code 1 if nothing was recorded.
+
+    With --zenoh, the times are the records' own, in the time of day of their hosts, whose clocks must be synchronised.
+    A host whose clock disagrees with this one's is named at once and at the end, a jump is also marked in the file.
+    """
+    if trigger is None and not (before is None and after is None and events is None):
+        raise click.UsageError("--before, --after and --events belong to --trigger")
+    if keys is not None:
+        if name is not None or pid is not None or trigger is not None:
+            raise click.UsageError("NAME, --pid and --trigger select from this machine's loops: leave out --zenoh")
+        from rtloop.tools.record.hosts import record_hosts
+
+        record_hosts(keys, output, duration, config, strict, as_json)
+        return
+    if config is not None or strict:
+        raise click.UsageError("--config and --strict belong to --zenoh: give --zenoh KEYS as well")
+    from rtloop.tools.record.local import record_events, record_loop
+
+    if trigger is None:
+        record_loop(name, pid, output, duration, as_json)
+    else:
+        times = (1_000_000_000 if before is None else before, 1_000_000_000 if after is None else after)
+        record_events(name, pid, output, duration, trigger, times, events, as_json)

@@ -1,0 +1,287 @@
+"""Signals of a loop: declared once, sampled after each step, and read by any number of readers."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import threading
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+import rtloop
+from rtloop.live.signal_set import parse_layout
+
+NAMES = ("number", "mode", "angle", "inverse", "third")
+
+
+def is_whole(records: np.ndarray) -> bool:
+    """Return whether every record has the signals of one cycle."""
+    number = records["number"]
+    return bool(
+        np.all(records["inverse"] == ~number)
+        and np.all(records["mode"] == -number.astype("i4"))
+        and np.all(records["third"] == number[:, None] + np.arange(3))
+        and np.all(np.diff(number.astype("i8")) >= 1)
+    )
+
+
+def test_a_sample_has_the_cycle_and_the_signals_in_the_order_of_their_declaration(signalled: ModuleType) -> None:
+    loop = signalled.Counting("1ms")
+    assert (loop.signals.names, len(loop.signals)) == (NAMES, 5)
+    assert dict(loop.signals.units) == {"number": "", "mode": "", "angle": "rad", "inverse": "", "third": "m"}
+    assert loop.signals.latest() == {} and len(loop.signals.read()) == 0
+    loop.simulate(cycles=100)
+    records = loop.signals.read()
+    assert records.dtype == loop.signals.dtype
+    assert records.dtype.names == ("cycle", "release", "start", *NAMES)
+    assert records["cycle"].tolist() == list(range(100)) and is_whole(records)
+    assert np.allclose(records["angle"], np.arange(100) / 1000)
+    assert np.all(np.diff(records["release"]) == 1_000_000)
+    latest = loop.signals.latest()
+    assert (latest["cycle"], latest["number"], latest["mode"]) == (99, 100, -100)
+    assert latest["third"].tolist() == [100, 101, 102] and type(latest["angle"]) is float
+    assert len(loop.signals.read()) == 0 and loop.signals.lost == 0 and loop.signals.written == 100
+
+
+def test_signals_of_every_size(signalled: ModuleType) -> None:
+    loop = signalled.Mixed("1ms")
+    loop.simulate(cycles=40)
+    records = loop.signals.read()
+    n = np.arange(40)
+    assert records.dtype.names[3:] == ("flag", "half", "single", "wave", "triple", "bytes", "last")
+    assert records.dtype.itemsize == 24 + 1 + 2 + 4 + 16 + 12 + 5 + 8, "without gaps"
+    assert np.all(records["flag"] == n % 2) and np.all(records["half"] == 1000 + n)
+    assert np.all(records["single"] == 0.5 + n) and np.all(records["wave"] == n + 2j * n)
+    assert np.all(records["triple"] == n[:, None] * 10 + np.arange(3)) and np.all(records["last"] == n)
+    assert np.all(records["bytes"] == (-np.arange(5) - n[:, None]).astype("i1"))
+
+
+def test_readers_are_independent_and_count_what_they_came_too_late_for(signalled: ModuleType) -> None:
+    loop = signalled.Counting("1ms", signals_capacity=100)
+    first, late = loop.signals.reader(), loop.signals.reader()
+    assert first.capacity >= 100
+    for _ in range(10):
+        loop.simulate(cycles=50)
+        assert is_whole(first.read(30)) and len(first.read()) == 20
+    kept = late.read()
+    assert len(kept) == late.capacity and late.lost + len(kept) == 500 and is_whole(kept)
+    assert kept["number"][-1] == 500
+    assert (first.lost, len(loop.signals.read()) + loop.signals.lost) == (0, 500)
+    assert [len(loop.signals.reader(start).read()) for start in ("now", "oldest")] == [0, late.capacity]
+    begin = loop.signals.reader("begin")
+    assert len(begin.read()) + begin.lost == 500
+    with pytest.raises(rtloop.ConfigError, match="start='then'"):
+        loop.signals.reader("then")
+
+
+def test_only_every_nth_cycle(signalled: ModuleType) -> None:
+    loop = signalled.Counting("1ms", signals_every=7)
+    loop.simulate(cycles=50)
+    assert loop.signals.read()["cycle"].tolist() == list(range(0, 50, 7))
+    loop.simulate(cycles=8)  # a new run counts its cycles anew
+    assert loop.signals.read()["cycle"].tolist() == [0, 7]
+
+
+def test_the_same_simulation_gives_the_same_samples(signalled: ModuleType) -> None:
+    found = []
+    for _ in range(2):
+        loop = signalled.Counting("1ms")
+        loop.simulate(cycles=500, latency=[3000, 90_000, 12_000])
+        found.append(loop.signals.read())
+    assert found[0].tobytes() == found[1].tobytes()
+    assert len(set((found[0]["start"] - found[0]["release"]).tolist())) == 3
+
+
+def test_a_running_loop_is_read_by_threads(signalled: ModuleType, ordinary: dict[str, Any]) -> None:
+    loop = signalled.Counting("2kHz", signals_capacity=64, **ordinary)
+    stop, found = threading.Event(), []
+
+    def read(pause: float) -> None:
+        reader, received, whole = loop.signals.reader(), 0, True
+        is_last = False
+        while not is_last:
+            is_last = stop.wait(pause)
+            records = reader.read()
+            received += len(records)
+            whole &= is_whole(records) and loop.signals.latest().get("inverse", 0) != 1
+        found.append((received + reader.lost, whole))
+
+    threads = [threading.Thread(target=read, args=(pause,)) for pause in (0.0005, 0.003, 0.1)]
+    readers_ready = loop.signals.written == 0
+    for thread in threads:
+        thread.start()
+    stats = loop.run(cycles=600)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert readers_ready and stats.cycles == 600 == loop.signals.written
+    assert all(whole and count <= 600 for count, whole in found) and len(found) == 3
+    own = loop.signals.read()
+    assert len(own) + loop.signals.lost == 600
+
+
+def test_grants_name_the_memory_of_the_signals(signalled: ModuleType, ordinary: dict[str, Any]) -> None:
+    loop = signalled.Counting("1ms", **{**ordinary, "lock_memory": "own"})
+    loop.run(cycles=5)
+    names = [grant.name for grant in loop.grants]
+    assert "signals" in names and "sampler" in names
+    assert not {"signals", "sampler"} & {grant.name for grant in _plain_run(ordinary)}
+
+
+def _plain_run(ordinary: dict[str, Any]) -> tuple[Any, ...]:
+    loop = rtloop.RTLoop("1ms", **ordinary)
+    loop.run(cycles=5)
+    return loop.grants
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "is_null", "words"),
+    [
+        ("angle", "f8", False, None), ("angle", "f4", False, "another field"), ("cycle", "f8", False, "another field"),
+        ("", "f8", False, "identifier"), ("a b", "f8", False, "identifier"), (5, "f8", False, "identifier"),
+        ("x", "S4", False, "not a bool or a number"), ("x", "O", False, "not a bool or a number"),
+        ("x", ">f8", False, "byte order"), ("x", "0f8", False, "no elements"), ("x", "M8[ns]", False, "not a bool"),
+        ("x", "2000f8", False, "too much"), ("x", "nonsense", False, "not a NumPy dtype"),
+        ("x", "f8", True, "no address"),
+    ],
+)  # fmt: skip
+def test_what_is_no_signal_is_refused(
+    signalled: ModuleType, name: Any, dtype: str, is_null: bool, words: str | None
+) -> None:
+    loop = signalled.Counting("1ms")
+    if words is None:
+        assert "angle" in repr(loop.declare(name, dtype, is_null)), "the same once more, as setup() may"
+        return
+    with pytest.raises(rtloop.ConfigError, match=words):
+        loop.declare(name, dtype, is_null)
+    assert loop.signals.names == NAMES
+
+
+def test_a_signal_that_comes_too_late(signalled: ModuleType) -> None:
+    loop = signalled.Counting("1ms")
+    loop.declare("more").unit("N m")
+    assert loop.signals.units["more"] == "N m"
+    with pytest.raises(rtloop.ConfigError, match="printable"):
+        loop.declare("more").unit("\n")
+    loop.simulate(cycles=1)
+    with pytest.raises(rtloop.StateError, match="too late"):
+        loop.declare("late")
+    with pytest.raises(rtloop.StateError, match="too late"):
+        loop.declare("more").unit("m")
+    loop.declare("more").unit("N m")  # as it is
+    assert loop.signals.names == (*NAMES, "more")
+
+
+def test_a_loop_without_signals() -> None:
+    loop = rtloop.RTLoop("1ms")
+    assert loop.signals.names == () and len(loop.signals) == 0
+    with pytest.raises(rtloop.StateError, match="has no signals"):
+        loop.signals.read()
+    assert "none" in repr(loop.signals)
+
+
+@pytest.mark.parametrize("values", [{"signals_every": 0}, {"signals_every": 1.5}, {"signals_capacity": 0},
+                                    {"signals_capacity": "many"}, {"signals_capacity": True}])  # fmt: skip
+def test_numbers_that_can_never_work(values: dict[str, Any]) -> None:
+    with pytest.raises(rtloop.ConfigError, match=next(iter(values))):
+        rtloop.RTLoop("1ms", **values)
+
+
+def test_a_recorder_writes_the_signals(signalled: ModuleType, tmp_path: Path) -> None:
+    loop = signalled.Counting("1ms")
+    loop.simulate(cycles=10)  # before the recording
+    with (
+        rtloop.Recorder(loop.signals, tmp_path / "run.npy") as first,
+        rtloop.Recorder(loop.signals, tmp_path / "run.csv") as second,
+    ):
+        loop.simulate(cycles=200)
+    assert (first.written, first.lost, second.written, second.lost) == (200, 0, 200, 0)
+    records = np.load(tmp_path / "run.npy")
+    assert records["number"].tolist() == list(range(11, 211)) and is_whole(records)
+    lines = list(csv.DictReader((tmp_path / "run.csv").open(newline="")))
+    assert list(lines[0]) == ["cycle", "release", "start", "number", "mode", "angle", "inverse",
+                              "third[0]", "third[1]", "third[2]"]  # fmt: skip
+    assert [int(line["number"]) for line in lines] == records["number"].tolist()
+    assert [float(line["angle"]) for line in lines] == records["angle"].tolist()
+
+
+def test_a_forked_child_does_not_write_the_samples_of_its_parent(signalled: ModuleType) -> None:
+    loop = signalled.Counting("1ms")
+    reader = loop.signals.reader()
+    if (pid := os.fork()) == 0:
+        try:
+            loop.simulate(cycles=20)
+            os._exit(0 if len(loop.signals.reader("oldest").read()) == 20 else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert (len(reader.read()), reader.written) == (0, 0)
+
+
+def test_fields_of_data_are_signals_of_a_loop_without_a_class(ordinary: dict[str, Any]) -> None:
+    data = np.zeros((), [("flag", "?"), ("angle", "f8"), ("force", "f4", (3,))])
+
+    def step(cycle: rtloop.Cycle) -> None:
+        data["angle"], data["force"], data["flag"] = cycle.index * 0.5, cycle.index, cycle.index % 2
+
+    loop = rtloop.PyLoop(step, "1ms", data=data, signals={"angle": "rad", "force": "N"})
+    loop.simulate(cycles=10)
+    records = loop.signals.read()
+    assert records.dtype.names == ("cycle", "release", "start", "angle", "force") and loop.signals.units["force"] == "N"
+    assert records["angle"].tolist() == [i * 0.5 for i in range(10)] and records["force"][:, 2].tolist() == list(
+        range(10)
+    )
+    for signals in ("nosuch", ("angle", "nosuch"), (5,)):
+        with pytest.raises(rtloop.ConfigError, match="signals"):
+            rtloop.PyLoop(step, "1ms", data=data, signals=signals)
+
+
+def test_a_group_has_the_signals_of_its_loops(signalled: ModuleType) -> None:
+    loops = [
+        signalled.Counting("1ms", name="motor"),
+        signalled.Mixed("2ms", name="arm"),
+        rtloop.RTLoop("1ms", name="plain"),
+    ]
+    group = rtloop.LoopGroup(loops)
+    rtloop.simulate(loops, "20ms")
+    assert list(group.signals) == ["motor", "arm"] and "motor.angle" in group.signals.names
+    assert group.signals.units["motor.angle"] == "rad" and "arm.wave" in group.signals.units
+    latest = group.signals.latest()
+    assert latest["motor.number"] == latest["motor.cycle"] + 1 and latest["arm.last"] == latest["arm.cycle"]
+    read = group.signals.read()
+    assert len(read["motor"]) == 2 * len(read["arm"]) == 20 and is_whole(read["motor"])
+    assert set(read["arm"]["release"]) < set(read["motor"]["release"]), "one clock"
+    assert len(group.signals["motor"].read()) == 0
+    with pytest.raises(KeyError, match="plain"):
+        group.signals["plain"]
+
+
+GOOD: dict[str, Any] = {
+    "signals": [
+        {"name": "a", "type": "f8", "shape": [], "unit": ""},
+        {"name": "b", "type": "i4", "shape": [3], "unit": "m"},
+    ]
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "cycle"}, {"name": "b"}, {"name": 5}, {"name": "a\x1b[31m"}, {"type": "O"}, {"type": "V8"},
+        {"shape": [0]}, {"shape": [-1]}, {"shape": [1 << 62, 8]}, {"shape": ["8"]}, {"shape": [True]}, {"shape": 3},
+        {"shape": [1] * 40}, {"unit": "\x1b"}, {"unit": None}, {"type": "f4"}, {"shape": [2]},
+    ],
+)  # fmt: skip
+def test_the_description_of_a_stranger_is_not_believed(change: dict[str, Any]) -> None:
+    assert parse_layout(json.dumps(GOOD).encode(), 48).stored.names == ("cycle", "release", "start", "a", "b")
+    bad = {"signals": [{**GOOD["signals"][0], **change}, GOOD["signals"][1]]}
+    with pytest.raises(ValueError, match="described wrongly"):
+        parse_layout(json.dumps(bad).encode(), 48)
+    for text in (b"", b"{", b"[]", b'{"signals": []}', b'{"signals": 5}', b"\xff", b"[" * 100_000):
+        with pytest.raises(ValueError, match="described wrongly"):
+            parse_layout(text, 48)
