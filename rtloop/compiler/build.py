@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rtloop import __version__, get_include
 from rtloop.compiler.cache import Cache, Entry, cache_folder, private_cache, remove_rests
 from rtloop.compiler.comments import read_extras
+from rtloop.compiler.compilation import Compiled, Job, compile_module
 from rtloop.compiler.diagnostics import Diagnostic, show_diagnostic
 from rtloop.compiler.packages import find_package
 from rtloop.compiler.plain_paths import plain_temporary_folder
-from rtloop.compiler.toolchain import DIRECTIVES, Compiled, Job, Toolchain, compile_module, find_toolchain
+from rtloop.compiler.toolchain import DIRECTIVES, Toolchain, find_toolchain
 from rtloop.errors import BuildError, RTSetupWarning
 from rtloop.units import show
 

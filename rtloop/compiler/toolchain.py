@@ -1,28 +1,18 @@
-"""Compilers that turn a .pyx into an extension module: finding and calling them."""
+"""Cython and the C compiler with which a .pyx is compiled, and the options that they get."""
 
 from __future__ import annotations
 
 import os
 import re
-import shlex
-import subprocess
 import sys
 import sysconfig
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from rtloop.compiler.c_compiler import CCompiler, cache_variables, find_compiler, missing_header
-from rtloop.compiler.comments import Extras, read_extras
-from rtloop.compiler.diagnostics import Diagnostic, read_compiler, read_cython, tell
+from rtloop.compiler.c_compiler import CCompiler, find_compiler, missing_header
 from rtloop.compiler.interpreter import python
-from rtloop.compiler.plain_paths import Places
 from rtloop.errors import BuildError, RtloopError
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-__all__ = ["DIRECTIVES", "Compiled", "Job", "Toolchain", "compile_module", "find_toolchain"]
+__all__ = ["DIRECTIVES", "FLAGS", "LINK_FLAGS", "Toolchain", "find_toolchain"]
 
 #: A check in a step would take the GIL to raise, and importing a module that does not declare itself compatible would
 #: switch on the GIL of a free-threaded Python. A comment in the file, `# cython: ...`, takes precedence.
@@ -35,13 +25,11 @@ DIRECTIVES = {
 }
 #: Line numbers serve debuggers and guards, which report a violation's line in the .pyx. No aliasing by type, because a
 #: struct that Cython declares and that of a header are the same bytes under two names.
-_FLAGS = ("-O3", "-g1", "-DNDEBUG", "-fwrapv", "-fno-strict-aliasing", "-fPIC", "-pthread", "-w")
+FLAGS = ("-O3", "-g1", "-DNDEBUG", "-fwrapv", "-fno-strict-aliasing", "-fPIC", "-pthread", "-w")
 #: Symbols are bound at load time; otherwise the first call runs the dynamic linker, and faults, in a cycle.
-_LINK_FLAGS = ("-shared", "-Wl,-z,now", "-Wl,-z,relro")
+LINK_FLAGS = ("-shared", "-Wl,-z,now", "-Wl,-z,relro")
 #: Environment variables that a compiler reads.
 _VARIABLES = ("CPPFLAGS", "CFLAGS", "LDFLAGS", "CPATH", "C_INCLUDE_PATH", "CPLUS_INCLUDE_PATH", "LIBRARY_PATH")
-#: Arguments of a user that also matter to a compiler that does not link.
-_FOR_COMPILER = ("-D", "-U", "-I", "-O", "-f", "-m", "-g", "-std", "-pthread")
 
 
 class Toolchain(NamedTuple):
@@ -55,7 +43,7 @@ class Toolchain(NamedTuple):
         """Everything besides its own files that a module depends on."""
         flags = [os.environ.get(name, "") for name in _VARIABLES]
         python = [sys.version, str(sysconfig.get_config_var("EXT_SUFFIX")), sysconfig.get_path("include")]
-        return [self.cython, *self.compiler.command, self.compiler.version, *flags, *python, *_FLAGS, *_LINK_FLAGS]
+        return [self.cython, *self.compiler.command, self.compiler.version, *flags, *python, *FLAGS, *LINK_FLAGS]
 
 
 def find_toolchain(*, is_cpp: bool = False) -> Toolchain:
@@ -84,199 +72,3 @@ def find_toolchain(*, is_cpp: bool = False) -> Toolchain:
     if missing := missing_header():
         raise BuildError(missing)
     return Toolchain(cython, found)
-
-
-class Job(NamedTuple):
-    """Order to compile one module.
-
-    Attributes
-    ----------
-    source : pathlib.Path
-        The .pyx.
-    name : str
-        The module's name.
-    folder : pathlib.Path
-        An empty folder with a plain path.
-    chain : Toolchain
-        The compilers.
-    extras : Extras
-        The options at the head of the source.
-    include : sequence of str
-        Folders of headers and .pxd files.
-    flags : sequence of str
-        More arguments of the compiler.
-    """
-
-    source: Path
-    name: str
-    folder: Path
-    chain: Toolchain
-    extras: Extras
-    include: Sequence[str]
-    flags: Sequence[str]
-
-
-class Compiled(NamedTuple):
-    """Result of a compilation.
-
-    Attributes
-    ----------
-    module : pathlib.Path
-        The extension module, or an object.
-    inputs : set of str
-        Every file that Cython and the compiler read, except those of the system.
-    hints : tuple of Diagnostic
-        Cython's warnings.
-    lost : set of str
-        Inputs that Cython or the compiler named and that do not exist under that name.
-    """
-
-    module: Path
-    inputs: set[str]
-    hints: tuple[Diagnostic, ...]
-    lost: set[str]
-
-
-def compile_module(job: Job, keep: Callable[[str, list[str], Callable[[], Compiled]], Compiled]) -> Compiled:
-    """Compile a .pyx and the C files that it names.
-
-    Parameters
-    ----------
-    job : Job
-        The order.
-    keep : callable
-        Returns the object of a further source: called with its path, the compiler's command, and a function that
-        compiles it.
-
-    Raises
-    ------
-    BuildError
-        If the code is wrong.
-    """
-    source, name, chain = job.source, job.name, job.chain
-    work = job.folder / "work"
-    work.mkdir()
-    places = Places(job.folder / "places")
-    generated = work / f"{name}.{'cpp' if job.extras.is_cpp else 'c'}"
-    folders = [f"-I{places.of_folder(path)}" for path in (*job.include, *job.extras.include)]
-    command = [python(), "-P", "-m", "cython", "-3", "--line-directives", "-M", "--module-name", name]
-    command += ["--cplus"] if job.extras.is_cpp else []
-    for directive, value in DIRECTIVES.items():
-        command += ["-X", f"{directive}={value}"]
-    done = _call([*command, *folders, places.of_file(str(source)), "-o", str(generated)], work, places)
-    hints = read_cython(done.stderr, is_error=False)
-    if done.returncode:
-        errors = read_cython(done.stderr, is_error=True)
-        if not errors:
-            raise BuildError(f"Cython failed on {source}:\n{_tail(done)}{_advise(done.stderr)}", path=str(source))
-        raise BuildError(tell(source, errors), diagnostics=errors, path=str(source))
-    read = {path for file in work.glob("*.dep") for path in places.read_dependencies(file, work)}
-    extras = job.extras
-    for path in sorted(path for path in read if path.endswith(".pxd") and os.path.isfile(path)):
-        extras = extras.with_transitive(read_extras(Path(path), is_transitive=True))
-    module = work / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
-    headers = [
-        f"-I{places.of_folder(folder)}" for folder in (*job.include, *extras.include, *_system_headers(generated))
-    ]
-    flags = [places.of_flag(flag) for flag in (*_split("CPPFLAGS"), *_split("CFLAGS"), *extras.flags)]
-    last = [places.of_flag(flag) for flag in job.flags]
-    compiler = [*chain.compiler.command, *_FLAGS, "-MMD", *flags, *headers]
-    of_compiler = [*compiler, *(flag for flag in last if flag.startswith(_FOR_COMPILER))]
-    key = [places.real(f"{word}/") for word in of_compiler]
-    objects = [keep(file, key, partial(_compile_source, job, file, of_compiler, places)) for file in extras.sources]
-    command = [*compiler, "-MF", str(work / "module.d")]  # zig writes none by itself if it links, too
-    command += [f"-fdebug-prefix-map={work}={source.parent}", *places.debug_flags(), str(generated)]
-    command += [*(str(one.module) for one in objects), "-o", str(module), *_LINK_FLAGS, *_split("LDFLAGS")]
-    _compile([*command, *extras.libraries, *last], source, work, places)
-    for file in work.glob("*.d"):
-        read |= places.read_dependencies(file, work)
-    read.add(str(source))
-    for one in objects:
-        read |= one.inputs | one.lost
-    inputs, lost = _sorted_out(read, work)
-    inputs |= {path for path in _linked([*extras.libraries, *job.flags]) if os.path.isfile(path)}
-    return Compiled(module, inputs, hints, lost)
-
-
-def _compile_source(job: Job, file: str, compiler: Sequence[str], places: Places) -> Compiled:
-    """Compile one of the further sources; a C++ compiler would compile a .c as C++, and mangle its names."""
-    work = job.folder / f"object-{len(list(job.folder.iterdir()))}"
-    work.mkdir()
-    target = work / "further.o"
-    language = ["-x", "c"] if job.extras.is_cpp and file.endswith(".c") else []
-    command = [*compiler, *language, "-c", places.of_file(file), "-o", str(target)]
-    _compile([*command, *places.debug_flags()], job.source, work, places)
-    read = {path for one in work.glob("*.d") for path in places.read_dependencies(one, work)}
-    inputs, lost = _sorted_out(read | {file}, work)
-    return Compiled(target, inputs, (), lost)
-
-
-def _compile(command: Sequence[str], source: Path, work: Path, places: Places) -> None:
-    """Call the compiler; raise what it says."""
-    done = _call(command, work, places)
-    if done.returncode:
-        errors = read_compiler(done.stderr, source)
-        if not errors:
-            raise BuildError(f"the compiler failed on {source}:\n{_tail(done)}{_advise(done.stderr)}", path=str(source))
-        raise BuildError(tell(source, errors), diagnostics=errors, path=str(source))
-
-
-def _sorted_out(read: set[str], work: Path) -> tuple[set[str], set[str]]:
-    """Return the inputs that exist, except generated files and Python's headers, and those that do not exist."""
-    own = (f"{work}/", f"{sysconfig.get_path('include')}/")
-    inputs = {path for path in read if not path.startswith(own)}
-    lost = {path for path in inputs if not os.path.isfile(path)}
-    return inputs - lost, lost
-
-
-def _linked(arguments: Sequence[str]) -> set[str]:
-    """Return the objects and libraries on a linker's command line, because it does not list what it reads."""
-    named = {argument for argument in arguments if os.path.isabs(argument)}
-    for folder in (argument[2:] for argument in arguments if argument.startswith("-L/")):
-        for library in (argument[2:] for argument in arguments if argument.startswith("-l")):
-            named |= {f"{folder}/lib{library}.so", f"{folder}/lib{library}.a"}
-    return {os.path.normpath(path) for path in named}
-
-
-def _split(variable: str) -> list[str]:
-    return shlex.split(os.environ.get(variable, ""))
-
-
-def _call(command: Sequence[str], folder: Path, places: Places) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "utf-8"} | cache_variables(command)
-    try:
-        done = subprocess.run(
-            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8",
-            errors="replace", check=False,
-        )  # fmt: skip
-    except OSError as error:
-        raise BuildError(f"{command[0]} cannot be started: {error.strerror}") from None
-    done.stdout, done.stderr = places.real(done.stdout), places.real(done.stderr)
-    return done
-
-
-def _system_headers(generated: Path) -> list[str]:
-    """Return the folders of Python's headers, and of NumPy's if the generated C includes them."""
-    folders = [sysconfig.get_path("include")]
-    if "numpy/" in generated.read_text(encoding="utf-8", errors="replace"):
-        import numpy as np
-
-        folders.append(np.get_include())
-    return folders
-
-
-def _tail(done: subprocess.CompletedProcess[str]) -> str:
-    return "\n".join((done.stderr or done.stdout).strip().splitlines()[-20:])
-
-
-def _advise(output: str) -> str:
-    """Return the fix for a fault of the machine rather than of the code."""
-    if "Python.h" in output:
-        return "\nfix: sudo apt install python3-dev, or the headers of this Python as your system has them"
-    if "No space left" in output:
-        import tempfile
-
-        return f"\nfix: make room in {tempfile.gettempdir()}, or set TMPDIR to another folder"
-    library = re.search(r"cannot find -l([^\s:]+)", output)
-    advice = "\nfix: install the library {}, or name its folder with # distutils: library_dirs = FOLDER"
-    return advice.format(library[1]) if library else ""

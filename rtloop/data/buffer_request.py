@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rtloop.errors import ConfigError, SetupError
-from rtloop.memory import hugepage_supply, process_lock
+from rtloop.memory import hugepage_supply
 from rtloop.memory.hugepage_supply import format_page
+from rtloop.memory.lock_refusal import range_lock_grant
 from rtloop.memory.smaps import Account
 from rtloop.system import cgroup
 from rtloop.system.fixes import limit_fix
@@ -306,7 +307,7 @@ def lock_grant(size: int, is_locked: bool, is_pool: bool, error: int) -> Grant:
     """Return the grant of the memory lock; `error` is the errno of mlock(2), or 0."""
     detail = "pages of the hugetlb pool are never paged out" if is_pool else "VmFlags in /proc/self/smaps"
     # Not locked without an error: the kernel has accepted the call and not carried it out.
-    return process_lock.range_lock_grant("lock", size, 0 if is_locked else -(error or errno.EAGAIN), detail=detail)
+    return range_lock_grant("lock", size, 0 if is_locked else -(error or errno.EAGAIN), detail=detail)
 
 
 def refusal(grant: Grant) -> SetupError:

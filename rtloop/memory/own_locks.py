@@ -8,6 +8,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 from rtloop.memory import process_lock
+from rtloop.memory.lock_refusal import range_lock_grant
 from rtloop.system.grant import Grant
 
 __all__ = ["lock_range", "lock_ranges", "own_grant"]
@@ -15,7 +16,7 @@ __all__ = ["lock_range", "lock_ranges", "own_grant"]
 
 def own_grant(lock_memory: str, name: str, what: str, size: int, rc: int) -> Grant:
     """Return the grant for locking a range of the loop's own; `rc` is 0 or the negative errno of mlock(2)."""
-    return process_lock.range_lock_grant(name, size, rc, detail=what, is_asked=lock_memory != "off")
+    return range_lock_grant(name, size, rc, detail=what, is_asked=lock_memory != "off")
 
 
 def lock_range(

@@ -164,11 +164,11 @@ def test_a_package_brings_its_headers_and_its_library(tmp_path: Path, monkeypatc
 def test_a_dependency_that_is_not_found_is_named_and_compiled_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rtloop.compiler import toolchain
+    from rtloop.compiler import compilation
 
     (tmp_path / "x.pyx").write_text("X = 1\n")
-    sorted_out = toolchain._sorted_out
-    monkeypatch.setattr(toolchain, "_sorted_out", lambda read, work: sorted_out(read | {"/no/such/file.h"}, work))
+    sorted_out = compilation._sorted_out
+    monkeypatch.setattr(compilation, "_sorted_out", lambda read, work: sorted_out(read | {"/no/such/file.h"}, work))
     for _ in range(2):
         built = build_module("x.pyx")
         assert built.seconds > 0 and "changes of /no/such/file.h cannot be detected" in built.notes[0]
