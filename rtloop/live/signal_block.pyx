@@ -248,7 +248,7 @@ cdef class Cursor:
     @property
     def capacity(self):
         """Number of records that a reader may be late."""
-        return max(self._reader.places, 1) - 1
+        return self._reader.places - 1 if self._reader.places > 0 else 0
 
     @property
     def written(self):
@@ -277,21 +277,22 @@ cdef class Cursor:
     def read(self, dtype, most):
         """Return the next records, at most `most`, as an array of a type of `record_bytes`."""
         cdef uint64_t size = self._reader.record_bytes
+        cdef uint64_t piece = 1 if size > _PIECE or size == 0 else _PIECE // size
         cdef uint64_t filled = 0, first = 0, count, got, wanted, limit
         cdef char *to
         cdef size_t address
         if self._reader.block is NULL or dtype.itemsize != <object>size:
             raise ValueError(f"records have {size} bytes, and the type has {dtype.itemsize}")
         limit = min(most, <object>UINT64_MAX)
+        count = rt_broadcast_available(&self._reader)
+        if count > limit:
+            count = limit
+        array = np.empty(count, dtype)
+        address = array.ctypes.data
+        to = <char *>address
         with cython.critical_section(self):
-            count = rt_broadcast_available(&self._reader)
-            if count > limit:
-                count = limit
-            array = np.empty(count, dtype)
-            address = array.ctypes.data
-            to = <char *>address
             while count > 0:  # each turn takes at least one of them
-                wanted = count if count * size <= _PIECE else max(1, _PIECE // size)
+                wanted = count if count < piece else piece
                 got = rt_broadcast_read(&self._reader, to + filled * size, wanted, &first)
                 if got + first == 0:
                     break
