@@ -62,7 +62,7 @@ class Parameters(Mapping[str, Any]):
     Attributes
     ----------
     declared : mapping
-        Name to :class:`Parameter`: type, shape, limits and unit.
+        Name to type, shape, limits and unit.
     """
 
     def __init__(self, backend: ParameterBackend) -> None:

@@ -23,7 +23,6 @@ import itertools
 from rtloop.data.interface import publish, refuse_copy
 from rtloop.errors import StateError
 from rtloop.live.parameters import Parameters
-from rtloop.live.signals import Signals
 from rtloop.loop import failure, run_warnings
 from rtloop.settings import check_call, make_settings, parse_count, parse_run_duration
 from rtloop.units import format_rate, parse_timeout

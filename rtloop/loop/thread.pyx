@@ -132,13 +132,12 @@ cdef class LoopThread:
 
     cdef Live make_live(self):
         """Return the parameters and signals, made when the first is declared."""
-        cdef Live live
-        with cython.critical_section(self):
-            if self.live is None:
-                live = Live(self.settings)
-                live._state = &self.rt.live
-                self.live = live
-            return self.live
+        cdef Live live = self.live
+        if live is None:
+            live = vars(self).setdefault("_first_live", Live(self.settings))  # one for all threads
+            live._state = &self.rt.live
+            self.live = live
+        return live
 
     def add_range(self, *item):
         """Add an item to `ranges`: memory to lock in every run."""
