@@ -173,7 +173,7 @@ class CsvFile:
     """A ``.csv`` file (RFC 4180) of whole lines at any moment: the names of the fields, and a line for each record.
 
     The items of an array have columns of their own, ``third[0]`` and so on. A number has as many digits as it takes to
-    read the same number; a bool is 0 or 1.
+    read back the same number; a bool is 0 or 1.
     """
 
     def __init__(self, path: Path, dtype: np.dtype[Any]) -> None:
@@ -182,7 +182,7 @@ class CsvFile:
         self._dtype = dtype
         self._columns = list(_columns("", dtype))
         if any(kind not in "fiub" for _, kind in self._columns):
-            raise ConfigError(f"a record of {dtype} cannot be a line of numbers, as a .csv file needs")
+            raise ConfigError(f"a record of {dtype} does not consist of numbers, which a .csv file needs")
         self._fd = _open_alone(path)
         try:
             header = ",".join(_quoted(name) for name, _ in self._columns).encode() + b"\r\n"

@@ -70,7 +70,7 @@ class SignalFeed:
 
     @property
     def dropped(self) -> int:
-        """Samples that were written over before they were drained."""
+        """Number of samples that were overwritten before they were drained."""
         return self._reader.lost
 
     def drain(self, most: int | None = None) -> NDArray[Any]:
@@ -79,7 +79,7 @@ class SignalFeed:
 
 
 def record_source(source: Any) -> _Ring:
-    """Return what records are drained from: a ring, that of a SignalLog, or a reader of its own of a loop's signals."""
+    """Return the source of the records: a ring, that of a SignalLog, or a new reader of a loop's signals."""
     if hasattr(source, "reader"):
         return SignalFeed(source.reader())
     found: _Ring = source.ring if hasattr(source, "ring") else source
@@ -98,8 +98,8 @@ class Recorder:
     Parameters
     ----------
     ring : Signals, Ring or SignalLog
-        Source of the records: ``loop.signals``, of which it is one of any number of readers, from now on; or a ring,
-        whose one consumer it is until it is closed.
+        Source of the records: ``loop.signals``, which it reads from now on, as one of any number of readers; or a ring,
+        of which it is the only consumer until it is closed.
     path : path
         Output file. The suffix chooses the format: ``.npy``, an array of records; ``.npz``, the same compressed on
         close, with information on the recording (`about`: JSON with ``written``, ``lost``, ``begun_ns``, ``ended_ns``,

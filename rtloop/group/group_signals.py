@@ -50,7 +50,7 @@ class GroupSignals(Mapping[str, "Signals"]):
     def __getitem__(self, name: str) -> Signals:
         if name not in self._loops:
             known = ", ".join(self._loops) or "none"
-            raise KeyError(f"no loop {show(name)} with signals is in the group; there are {known}")
+            raise KeyError(f"the group has no loop {show(name)} with signals; it has {known}")
         return self._loops[name]
 
     def __iter__(self) -> Iterator[str]:

@@ -68,7 +68,7 @@ class Connection:
 
     @property
     def signals(self) -> Signals:
-        """Samples of the loop's signals. The first ``read()`` begins with the oldest that is still there.
+        """Samples of the loop's signals. The first ``read()`` begins with the oldest that is kept.
 
         Raises
         ------

@@ -25,7 +25,7 @@ class ForeignSource:
             raise StateError(f"{loop.name} in process {loop.pid} has no signals that another process can read")
         file = find_block_file(loop.pid, "signals", inode)
         if file is None:
-            raise FileNotFoundError(f"process {loop.pid} has closed their file")
+            raise FileNotFoundError(f"process {loop.pid} has closed their shared memory")
         fd, size = open_block_file(file)
         try:
             self.block = ForeignSignals(fd, size)

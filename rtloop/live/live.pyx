@@ -29,7 +29,7 @@ cdef class Live:
     signals : SignalSet
         The signals.
     samples : Signals
-        What the readers in this process use.
+        The samples, as readers in this process see them.
     """
 
     def __init__(self, settings):
@@ -101,12 +101,12 @@ cdef class Live:
         return [hidden or shared, lock_range(settings.lock_memory, stack, "parameter state", detail, *own, True)]
 
     def _acquire_signals(self, settings, stack):
-        """Let the loop write the signals' block, which is made once and stays; lock it and the sampler."""
+        """Attach the signals' block, which is made once and kept, to the loop; lock it and the sampler."""
         count = len(self.signals.declared)
         try:
             block = self.signals.block
         except OSError as error:
-            raise SetupError(error.errno, f"{count} signals: {error.strerror}") from error
+            raise SetupError(error.errno, f"the memory of {count} signals: {error.strerror}") from error
         block.attach(<size_t>self._state)
         shared, own = block.ranges
         detail = f"{count} signals, the last {settings.signals_capacity:,} samples"
@@ -117,10 +117,10 @@ cdef class Live:
         ]
 
     def _hidden_signals(self, settings, count, number):
-        """Return the grant for signals that no other process can read; raise SetupError if that must not be."""
+        """Return the grant for signals that no other process can read; raise SetupError in strict mode."""
         why, fix = refusal_cause.explain("memfd_create", number)
         if settings.strict or not fix:
-            raise SetupError(number, f"{count} signals: {why}" + (f"\n{fix}" if fix else ""))
+            raise SetupError(number, f"sharing of {count} signals: {why}" + (f"\n{fix}" if fix else ""))
         detail = f"{why}; no other process can read them"
         return Grant("signals", f"{count}, shared", "of this process alone", False, detail, fix, number)
 

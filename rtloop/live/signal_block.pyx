@@ -119,7 +119,7 @@ cdef class OwnSignals(SignalBlock):
     every : int
         Sample the cycles whose index is divisible by this.
     capacity : int
-        Number of records that a reader may be late.
+        Number of records that a reader may fall behind.
     text : bytes
         Description for the readers.
 
@@ -128,7 +128,7 @@ cdef class OwnSignals(SignalBlock):
     inode : int or None
         Number of the file, by which other processes find it; None if memfd_create(2) is refused.
     refusal : int or None
-        The errno of that.
+        The errno of that refusal.
     pid : int
         Process that has made it.
     offsets : tuple of int
@@ -165,7 +165,7 @@ cdef class OwnSignals(SignalBlock):
             at = begin
             offset = rt_sampler_add(self._sampler, <const void *>at, length)
             if offset < 0:
-                raise ConfigError(f"the signals of {name} are too many, or too large, for a record: at most 1024 words")
+                raise ConfigError(f"the signals of {name} do not fit into a record of at most 1024 words")
             offsets.append(offset)
         self.offsets = tuple(offsets)
         self.pid = os.getpid()
@@ -206,7 +206,7 @@ cdef class OwnSignals(SignalBlock):
         return (<size_t>self._address, self.size), (<size_t>self._sampler, sizeof(rt_sampler_t))
 
     def attach(self, size_t live):
-        """Let the loop whose rt_live_t is at this address write the block. Before its thread exists."""
+        """Make the loop whose rt_live_t is at this address write the block. Before its thread exists."""
         self._check()
         rt_live_use_sampler(<rt_live_t *>live, self._sampler)
 
@@ -247,7 +247,7 @@ cdef class Cursor:
 
     @property
     def capacity(self):
-        """Number of records that a reader may be late."""
+        """Number of records that a reader may fall behind."""
         return self._reader.places - 1 if self._reader.places > 0 else 0
 
     @property
@@ -262,12 +262,12 @@ cdef class Cursor:
 
     @property
     def lost(self):
-        """Number of records that were written over before this cursor came to them."""
+        """Number of records that were overwritten before this cursor reached them."""
         return self._reader.lost
 
     @property
     def available(self):
-        """Number of records that there are to read."""
+        """Number of records to read."""
         return 0 if self._reader.block is NULL else rt_broadcast_available(&self._reader)
 
     def text(self):

@@ -1,4 +1,4 @@
-"""SignalSet: the signals of a loop of this process, declared once, and the block that its runs write them to."""
+"""SignalSet: the signals of a loop of this process, and the block that its runs write them to."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def parse_layout(text: bytes, record_bytes: int) -> Layout:
         raise ValueError(f"its signals are described wrongly: {error}") from None
     names = {one.name for one in signals}
     if len(names | {name for name, _ in HEAD}) != len(signals) + len(HEAD):
-        raise ValueError("its signals are described wrongly: a name is there twice")
+        raise ValueError("its signals are described wrongly: a name occurs twice")
     if not signals or sum(one.size for one in signals) + _HEAD_BYTES > record_bytes:
         raise ValueError("its signals are described wrongly: they do not fit into a record")
     layout = make_layout(signals)
@@ -160,7 +160,7 @@ def _parse_signal(values: Any) -> Signal:
 
 
 class SignalDeclaration:
-    """A signal that was just declared, for adding a unit: ``.unit("rad")``."""
+    """A signal that was just declared, to add a unit: ``.unit("rad")``."""
 
     def __init__(self, signal: Signal, change: Callable[[Signal], None]) -> None:
         self._signal = signal
@@ -214,12 +214,12 @@ class SignalSet:
     def declare(self, name: str, address: int, dtype: DTypeLike = "f8") -> SignalDeclaration:
         """Add a signal, which the loop reads from an address after each step.
 
-        One that setup() declares anew, in the same way, stays as it is.
+        A signal that setup() declares again in every run, in the same way, stays as it is.
 
         Raises
         ------
         ConfigError
-            If the name, the type or the address cannot work.
+            If the name, the type or the address is invalid.
         StateError
             Once the loop has run, or its signals were read: the fields of a record are fixed then.
         """
@@ -237,7 +237,7 @@ class SignalSet:
             total = sum(one.size for one in self.declared.values()) + made.size
             if len(self.declared) == _MOST or total > _MOST_BYTES:
                 raise ConfigError(
-                    f"the signal {name!r} is too much: a loop has at most {_MOST} signals of {_MOST_BYTES} bytes in all"
+                    f"the signal {name!r} is one too many or too large: at most {_MOST} of {_MOST_BYTES} bytes in all"
                 )
             self.declared[name] = made
             self._addresses[name] = address

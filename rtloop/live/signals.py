@@ -22,7 +22,7 @@ _STARTS = ("now", "oldest", "begin")
 
 
 class SignalSource(Protocol):
-    """Where readers get the samples from: a loop of this process, or of another."""
+    """Source of the readers' samples: a loop of this process, or of another."""
 
     @property
     def name(self) -> str:
@@ -41,9 +41,9 @@ class SignalReader:
     """A reader of a loop's samples, with a position of its own.
 
     Made by :meth:`Signals.reader`. Any number of readers, in any processes, read the same samples. None of them can
-    delay the loop or another reader. A reader that comes too late loses the oldest samples, and counts them.
+    delay the loop or another reader. A reader that falls behind loses the oldest samples, and counts them.
 
-    A reader is for one thread at a time. It costs the loop nothing.
+    Use a reader on one thread at a time.
     """
 
     def __init__(self, source: SignalSource, start: Literal["now", "oldest", "begin"] = "now") -> None:
@@ -60,7 +60,7 @@ class SignalReader:
 
     @property
     def capacity(self) -> int:
-        """Number of samples that this reader may be late without losing any."""
+        """Number of samples that this reader may fall behind without losing any."""
         return self._cursor.capacity
 
     @property
@@ -75,16 +75,16 @@ class SignalReader:
 
     @property
     def lost(self) -> int:
-        """Number of samples that this reader came too late for."""
+        """Number of samples that were overwritten before this reader reached them."""
         return self._cursor.lost
 
     def read(self, most: int | None = None) -> NDArray[Any]:
-        """Return what was sampled since the last read, oldest first.
+        """Return the samples since the last read, oldest first.
 
         Parameters
         ----------
         most : int, optional
-            Return at most so many; the rest is for the next read.
+            Return at most this many; the next read returns the rest.
 
         Returns
         -------
@@ -104,8 +104,8 @@ class Signals:
     The loop samples all its signals after each step, or after each n-th step with ``signals_every=n``. The last
     ``signals_capacity`` samples are kept.
 
-    `read` is that of a reader of this object's own, which begins with the first sample. For more readers, also in other
-    threads, call `reader`.
+    `read` uses a reader of this object, which begins with the first sample. Call `reader` for more readers, for example
+    in other threads.
     """
 
     def __init__(self, source: SignalSource, start: Literal["now", "oldest", "begin"] = "begin") -> None:
@@ -130,7 +130,7 @@ class Signals:
 
     @property
     def lost(self) -> int:
-        """Number of samples that `read` came too late for."""
+        """Number of samples that were overwritten before `read` reached them."""
         return self._own.lost
 
     @property
@@ -156,7 +156,7 @@ class Signals:
         return {name: _plain(record[name]) for name in layout.dtype.names or ()}
 
     def read(self, most: int | None = None) -> NDArray[Any]:
-        """Return what was sampled since the last read, oldest first; see :meth:`SignalReader.read`."""
+        """Return the samples since the last read, oldest first; see :meth:`SignalReader.read`."""
         return self._own.read(most)
 
     def reader(self, start: Literal["now", "oldest", "begin"] = "now") -> SignalReader:
@@ -165,8 +165,8 @@ class Signals:
         Parameters
         ----------
         start : {"now", "oldest", "begin"}
-            Begin with the next sample; with the oldest that is still there; or with the first sample ever, so that
-            those that are gone count as lost.
+            Begin with the next sample; with the oldest that is kept; or with the first sample ever, so that those that
+            are no longer kept count as lost.
 
         Raises
         ------

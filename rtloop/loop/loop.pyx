@@ -142,10 +142,10 @@ cdef class _RTLoop_2:
     tunable : bool
         False to let other processes read the loop's parameters, but not change them.
     signals_every : int
-        Sample the signals of the cycles whose index is divisible by this: ``signals_every=10`` makes 1 kHz of a loop at
-        10 kHz.
+        Sample the signals of the cycles whose index is divisible by this: ``signals_every=10`` samples a loop of 10 kHz
+        at 1 kHz.
     signals_capacity : int
-        Number of samples that are kept for readers that are late.
+        Number of samples that are kept, for readers that fall behind.
     name : str, optional
         Name of the loop and, cut to 15 bytes, of its thread.
 

@@ -146,7 +146,7 @@ def _plain_run(ordinary: dict[str, Any]) -> tuple[Any, ...]:
         ("", "f8", False, "identifier"), ("a b", "f8", False, "identifier"), (5, "f8", False, "identifier"),
         ("x", "S4", False, "not a bool or a number"), ("x", "O", False, "not a bool or a number"),
         ("x", ">f8", False, "byte order"), ("x", "0f8", False, "no elements"), ("x", "M8[ns]", False, "not a bool"),
-        ("x", "2000f8", False, "too much"), ("x", "nonsense", False, "not a NumPy dtype"),
+        ("x", "2000f8", False, "too large"), ("x", "nonsense", False, "not a NumPy dtype"),
         ("x", "f8", True, "no address"),
     ],
 )  # fmt: skip

@@ -15,13 +15,13 @@ __all__ = ["record"]
               help="The file to write: .npy, .npz, .csv or .mcap; with --zenoh .mcap.")  # fmt: skip
 @click.option("--for", "--duration", "duration", metavar="TIME", callback=to_duration,
               help="Duration; by default until Ctrl-C or the end of the loop.")  # fmt: skip
-@click.option("--pid", type=click.IntRange(1), help="Process of the loop, if several have one of this name.")
+@click.option("--pid", type=click.IntRange(1), help="Process of the loop, if several have a loop NAME.")
 @click.option(
     "--trigger", metavar="EXPR", help="Write a file for each time that this becomes true: 'abs(error) > 0.1'."
 )
 @click.option("--before", metavar="TIME", callback=to_duration, help="With --trigger: time before it; 1s by default.")
 @click.option("--after", metavar="TIME", callback=to_duration, help="With --trigger: time after it; 1s by default.")
-@click.option("--events", type=click.IntRange(1), metavar="N", help="With --trigger: end after so many.")
+@click.option("--events", type=click.IntRange(1), metavar="N", help="With --trigger: end after N events.")
 @click.option("--zenoh", "keys", metavar="KEYS", help="Record the bridges of several hosts: 'rtloop/**'.")
 @config_option
 @click.option(
@@ -44,19 +44,19 @@ def record(
 ) -> None:
     """Record the signals of a running loop of this machine, or with --zenoh of loops on several hosts.
 
-    NAME is that of the loop; without it, only one loop may be running. The loop needs signals and no other preparation,
-    and is not disturbed. Samples that this command was too slow for are counted. Ctrl-C ends the recording and keeps
-    the file.
+    NAME is the name of the loop; without it, exactly one loop must be running. The loop has to have signals, needs no
+    other preparation, and is not delayed. Samples that this command was too slow for are counted as lost. Ctrl-C ends
+    the recording and keeps the file.
 
     With --trigger it keeps the last seconds in memory, and writes a file for each event: FILE-0001 and so on. The
-    expression is of signals, numbers, comparisons, and, or, not, + - * / % **, abs, min, max, sqrt and isfinite.
-    `error[0]` is an item of an array.
+    expression may contain signals, items of arrays (`error[0]`), numbers, comparisons, and, or, not, + - * / % **, abs,
+    min, max, sqrt and isfinite.
 
     rtloop run --record saves the timing of one run, and a Recorder in your program saves the signals of its own loops.
     Exit code 1 if nothing was recorded.
 
     With --zenoh, the times are the records' own, in the time of day of their hosts, whose clocks must be synchronised.
-    A host whose clock disagrees with this one's is named at once and at the end, a jump is also marked in the file.
+    A host whose clock disagrees with this one's is named at once and at the end; a jump is also marked in the file.
     """
     if trigger is None and not (before is None and after is None and events is None):
         raise click.UsageError("--before, --after and --events belong to --trigger")

@@ -45,7 +45,7 @@ class EventRecorder:
         self._write = write
         self._kept: deque[NDArray[Any]] = deque()
         self._bytes = 0
-        self._was_true = True  # a condition that holds from the begin has not become true
+        self._was_true = True  # a condition that holds from the beginning has not become true
         self._at: int | None = None  # release of the event that is under way
         self._last: int | None = None  # release of the newest sample
 
@@ -74,7 +74,7 @@ class EventRecorder:
         self._keep(records[begin:])
 
     def _end_before(self, records: NDArray[Any], begin: int, end: int) -> int:
-        """Complete the event if its last sample is one of these. Returns the first one that is left."""
+        """Complete the event if its last sample is among these. Returns the index of the first one after it."""
         late = records["release"][begin:end] > self._limit
         if not late.any():
             return begin

@@ -54,7 +54,7 @@ class Expression:
         self.text = text
         self._dtype = dtype
         if len(text) > _LONGEST:
-            raise ConfigError(f"the expression has {len(text)} characters, and may have {_LONGEST}")
+            raise ConfigError(f"the expression has {len(text)} characters; at most {_LONGEST} are allowed")
         try:
             self._tree = ast.parse(text.strip(), mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -71,7 +71,7 @@ class Expression:
             except ConfigError:
                 raise
             except RecursionError:
-                raise self._refused("it is too deep") from None
+                raise self._refused("it is nested too deeply") from None
             except (TypeError, ValueError, OverflowError) as error:
                 raise self._refused(str(error)) from None
 
@@ -109,7 +109,7 @@ class Expression:
             function, count = _FUNCTIONS.get(node.func.id, (None, 0))
             if function is not None and len(node.args) == count:
                 return function(*(self._value(argument, records) for argument in node.args))
-        raise self._refused(f"{ast.unparse(node)} is not one of the operators and functions that it may have")
+        raise self._refused(f"{ast.unparse(node)} is not one of the allowed operators and functions")
 
     def _field(self, name: str, records: NDArray[Any]) -> Any:
         if name not in (self._dtype.names or ()):

@@ -54,7 +54,7 @@ class _Progress:
 
 
 def record_loop(name: str | None, pid: int | None, output: str, duration: int | None, as_json: bool) -> None:
-    """Record into a file until Ctrl-C, the end of the loop, or for a duration, ns; print what was recorded."""
+    """Record into a file until Ctrl-C, the end of the loop, or the end of `duration`, ns; print a summary."""
     progress = _Progress("samples")
     with connect(name, pid) as loop:
         reader = loop.signals.reader()
