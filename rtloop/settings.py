@@ -11,7 +11,16 @@ from fractions import Fraction
 from typing import Any, Literal, NamedTuple, TypedDict
 
 from rtloop.errors import ConfigError, RTSetupWarning
-from rtloop.units import as_index, format_duration, lcm_of, parse_duration, parse_period, parse_size, show
+from rtloop.units import (
+    as_index,
+    format_duration,
+    lcm_of,
+    parse_duration,
+    parse_exact_duration,
+    parse_period,
+    parse_size,
+    show,
+)
 
 __all__ = [
     "CALLBACKS",
@@ -321,12 +330,14 @@ def _check_align(align: int, period: Fraction, shown: object) -> int:
 def parse_align(value: Duration, periods: Sequence[Fraction]) -> int:
     """Turn `align` into nanoseconds, and check that it puts loops with these periods on one grid.
 
+    A clock shows whole nanoseconds, so of the multiples of a fraction of them those that are whole count.
+
     Raises
     ------
     ConfigError
         If it does not; the message has the nearest value that does.
     """
-    align_ns = parse_duration(value, "align", minimum=1, maximum=_MAX_TIME_NS)
+    align_ns = parse_exact_duration(value, "align", minimum=1, maximum=_MAX_TIME_NS).numerator
     for period in dict.fromkeys(periods):
         if align_ns % period.numerator:
             return _check_align(align_ns, lcm_of(periods), value)

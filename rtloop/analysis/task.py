@@ -58,7 +58,7 @@ class Task:
     suspension: Duration = 0
 
     def __post_init__(self) -> None:
-        period = parse_exact_duration(self.period, f"{self.name}: period", minimum=1)
+        period = parse_exact_duration(self.period, f"{self.name}: period", rate=True, minimum=1)
         object.__setattr__(self, "period", int(period) if period.denominator == 1 else period)
         for field, minimum in (("wcet", 1), ("jitter", 0), ("blocking", 0), ("measured", 0), ("suspension", 0)):
             value = getattr(self, field)

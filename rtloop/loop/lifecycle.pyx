@@ -363,7 +363,7 @@ cdef class Control:
                         return True
                     self.reap()
                     if self._activity == "ending" and not self._is_reaping():
-                        time.sleep(0.001)  # another thread is reaping
+                        self.thread.wait_while(phase, 1_000_000)  # another thread is reaping
                         continue
                     return True  # if it is not reaped yet, the keeper does that after its present job
                 if deadline is not None:

@@ -17,6 +17,8 @@ from rtloop.headers.ending_signals cimport (
     rt_ending_set_timer,
     rt_ending_take,
     rt_ending_take_course,
+    rt_ending_wait,
+    rt_ending_want,
 )
 
 import _thread
@@ -29,7 +31,7 @@ from contextlib import suppress
 
 from rtloop.errors import ConfigError
 from rtloop.process import exit_hooks
-from rtloop.process.signal_shield import give_up_policy, start_thread
+from rtloop.process.signal_shield import block_signals, give_up_policy, start_thread
 from rtloop.units import as_index, format_duration, show
 
 # Signals that cannot be caught, that a fault of the program raises, or whose default action does not end a process.
@@ -46,6 +48,7 @@ _NAP_S = 0.01
 
 _lock = threading.RLock()
 _depths = {}
+_asked = []  # what arm() was called for, and its answer, until disarm()
 _runs = {}  # of each loop that runs, by the address of its flag: its thread and the signals armed for it
 _fd = -1
 _has_reported = False
@@ -67,8 +70,8 @@ class stop_on_signals:
     with the exit status of the signal, or SIGINT becomes a KeyboardInterrupt on the main thread. A separate thread does
     all this, so the main thread need not run Python code.
 
-    A signal that has a handler or is ignored (nohup) is left alone, and so is one whose handler is set inside the
-    block. In a forked child the block has no effect.
+    A signal that has a handler or is ignored (nohup) is left alone, also if that is set inside the block. Once it has
+    its default action again, it is handled within 10 ms. In a forked child the block has no effect.
 
     Parameters
     ----------
@@ -120,7 +123,8 @@ def _check(number):
 def arm(numbers=None):
     """Make loops end before signals end the process. Returns the argument for :func:`disarm`.
 
-    A signal that has a handler or is ignored is left alone. If no thread can be created, all signals are left alone.
+    A signal that has a handler or is ignored is left alone until it has its default action again. If no thread can be
+    created, all signals are left alone.
 
     Parameters
     ----------
@@ -128,11 +132,13 @@ def arm(numbers=None):
         The signals to handle, SIGINT also if it has Python's own handler. By default all of `ENDING`, but not a SIGINT
         that has that handler.
     """
+    asked = ENDING if numbers is None else tuple(numbers)
     armed = []
     with _lock:
         if sys.is_finalizing() or not _has_thread():
             return armed
-        for number in ENDING if numbers is None else numbers:
+        _asked.append((asked, armed))
+        for number in asked:
             is_pythons = number == signal.SIGINT and signal.getsignal(number) is signal.default_int_handler
             if is_pythons and numbers is None:
                 continue
@@ -142,7 +148,27 @@ def arm(numbers=None):
                 _depths[number] = 0
             _depths[number] += 1
             armed.append(number)
+        _look_for_defaults()
     return armed
+
+
+def _look_for_defaults():
+    rt_ending_want(sum(1 << (number - 1) for number in {number for asked, _ in _asked for number in asked}))
+
+
+def _arm_again(number):
+    """Handle a signal that the program has given its default action after :func:`arm`."""
+    with _lock:
+        asking = [armed for asked, armed in _asked if number in asked]
+        if not asking:
+            return
+        rt_ending_disarm(number)  # its timer
+        if not rt_ending_arm(number, False):
+            return
+        for armed in asking:
+            if number not in armed:
+                armed.append(number)
+                _depths[number] = _depths.get(number, 0) + 1
 
 
 def disarm(armed):
@@ -166,6 +192,8 @@ def _is_loops_thread():
 
 def _lower(armed):
     with _lock:
+        _asked[:] = [one for one in _asked if one[1] is not armed]
+        _look_for_defaults()
         for number in armed:
             if number not in _depths:
                 continue  # armed before a fork
@@ -240,9 +268,16 @@ def _work(fd, beginning):
     try:
         rt_ending_name_thread()
         give_up_policy()
+        block_signals()
     finally:
         beginning.release()
+    cdef int descriptor = fd, number
     while True:
+        with nogil:
+            number = rt_ending_wait(descriptor)
+        if number:
+            _arm_again(number)
+            continue
         os.read(fd, 8)
         came = _pending()
         if came:
@@ -289,6 +324,7 @@ def _reset_after_fork():
     for number in _depths:
         rt_ending_disarm(number)
     _depths.clear()
+    _asked.clear()
     _runs.clear()
     if _fd >= 0:
         with suppress(OSError):

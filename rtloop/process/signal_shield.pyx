@@ -11,6 +11,7 @@ import _thread
 import functools
 import os
 import queue
+import signal
 import sys
 import threading
 import time
@@ -28,6 +29,9 @@ _starting = _thread.allocate_lock()
 _jobs = None
 _pid = 0
 _ident = 0
+_FAULTS = frozenset({
+    signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS, signal.SIGABRT
+})
 # Functions to call every _LOOK_S while any of them returns True; they find loops that have ended.
 _looks = []
 
@@ -66,6 +70,7 @@ def _work(jobs):
     global _ident
     _ident = _thread.get_ident()
     prctl(PR_SET_NAME, b"rtloop-keeper")
+    block_signals()
     give_up_policy()
     while True:
         is_needed = False
@@ -135,6 +140,15 @@ def give_up_policy():
     with suppress(OSError):  # SCHED_IDLE is not left without a privilege, and a filter may forbid either call
         if os.sched_getscheduler(0) != os.SCHED_OTHER:
             os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
+def block_signals():
+    """Leave all signals but faults to the program's own threads, one of which may wait for those that it has blocked.
+
+    Source: sigwait(3), signalfd(2): a signal that any thread has unblocked goes there instead.
+    """
+    with suppress(OSError):  # a filter
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - _FAULTS)
 
 
 def _reset_after_fork():

@@ -105,6 +105,68 @@ def test_a_signal_ends_the_process_after_leave_has_run(script: Script, wait: str
     assert done.stdout == ""
 
 
+DEFAULTS = {
+    "a handler and back": "loop.start(); former = signal.signal(15, print); signal.signal(15, former)",
+    "a handler from before the start": "signal.signal(15, print); loop.start(); signal.signal(15, signal.SIG_DFL)",
+    "ignored before the start": "signal.signal(15, signal.SIG_IGN); loop.start(); signal.signal(15, signal.SIG_DFL)",
+    "a handler of asyncio": "loop.start(); events = asyncio.new_event_loop(); "
+    "events.add_signal_handler(15, print); events.remove_signal_handler(15)",
+    "twice": "loop.start()\n    for _ in range(2): signal.signal(15, print); signal.signal(15, signal.SIG_DFL); "
+    "time.sleep(0.1)",
+}
+
+
+@pytest.mark.parametrize("change", DEFAULTS)
+def test_a_signal_with_its_default_action_again_ends_loops_first(script: Script, change: str) -> None:
+    done = run(script, f"""
+    loop = make()
+    {DEFAULTS[change]}
+    alive(loop); time.sleep(0.2)
+    os.kill(os.getpid(), 15)
+    time.sleep(20)
+    """)  # fmt: skip
+    assert done.returncode == -signal.SIGTERM, done.stdout + done.stderr
+    assert left_once(done), done.stderr
+
+
+def test_a_handler_of_the_program_stays_its_own_and_after_the_loop_nothing_is_handled(script: Script) -> None:
+    done = run(script, """
+    loop = make(); loop.start()
+    signal.signal(15, lambda *_: print("handled", flush=True))
+    alive(loop); time.sleep(0.1)
+    os.kill(os.getpid(), 15)
+    time.sleep(0.1)
+    print(loop.state, flush=True)
+    loop.stop()
+    signal.signal(15, signal.SIG_DFL)
+    time.sleep(0.1)
+    os.kill(os.getpid(), 15)
+    time.sleep(20)
+    """)  # fmt: skip
+    assert (done.returncode, done.stdout) == (-signal.SIGTERM, "handled\nrunning\n"), done.stderr
+    assert left_once(done) and "rtloop: SIGTERM" not in done.stderr
+
+
+@pytest.mark.parametrize("waits", [
+    "print(signal.sigwait({15}).name)", "threading.Thread(target=lambda: print(signal.sigwait({15}).name)).start()",
+])  # fmt: skip
+def test_a_signal_that_the_program_has_blocked_is_its_own(script: Script, waits: str) -> None:
+    """A daemon blocks its signals, and one thread takes them with sigwait(3). rtloop's threads do not get them."""
+    done = run(script, f"""
+    make().run(cycles=5)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [15])
+    loop = make(); loop.start()
+    alive(loop)
+    os.kill(os.getpid(), 15)
+    {waits}
+    time.sleep(0.2)
+    print(loop.state)
+    loop.stop()
+    """, env={"OPENBLAS_NUM_THREADS": "1"})  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "SIGTERM\nrunning\n"), done.stderr
+    assert left_once(done, 2)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGPIPE])
 def test_a_signal_of_pythons_that_the_program_gives_its_default_action_ends_loops_too(
     script: Script, number: signal.Signals

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from fractions import Fraction
+from typing import Any
 
 import pytest
 
@@ -63,6 +64,14 @@ def test_an_align_that_is_no_grid_is_refused_with_the_nearest(period: str, align
     with pytest.raises(ConfigError, match=nearest):
         LoopGroup([RTLoop(period)], align=align)
     RTLoop(period, align=nearest.strip("'"))
+
+
+@pytest.mark.parametrize(("period", "align"), [("3kHz", "1/3ms"), ("1/60s", Fraction(1, 60)), ("44.1kHz", "20/441s")])
+def test_an_align_may_be_a_fraction_of_a_nanosecond(period: str, align: Any) -> None:
+    """Origins are whole nanoseconds, so those multiples of it count that are."""
+    loop = RTLoop(period, align=align)
+    first = loop.simulate(cycles=1).records["release"][0]
+    assert loop.settings.align_ns % loop.settings.period.numerator == 0 and first % loop.settings.align_ns == 0
 
 
 def test_loops_of_one_align_are_on_one_grid_for_ever() -> None:

@@ -113,6 +113,11 @@ def test_edf_at_full_load_is_decided_with_jitter(jitter: int, meets: bool) -> No
     assert analyze(tasks, policy="edf").is_schedulable is meets
 
 
+def test_the_period_of_a_task_may_be_a_rate() -> None:
+    assert Task("a", "1kHz", "5us").period == MS
+    assert Task("a", "44.1kHz", "5us").period == Fraction(10**7, 441)
+
+
 def test_a_busy_period_of_years_is_given_up_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """Periods without a common factor at nearly full load: neither a hang nor a guess."""
     monkeypatch.setattr("rtloop.analysis.schedulability._MOST_STEPS", 1000)

@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdint.h>
@@ -20,6 +21,7 @@
 #define RT_ENDING_SIGNALS 65
 #define RT_ENDING_FLAGS 64
 #define RT_ENDING_PATIENCE_S 10 /* for the thread to get the GIL */
+#define RT_ENDING_LOOK_MS 10    /* from one look at the actions of the signals to the next */
 
 static __attribute__((unused)) int rt_ending_fd = -1;
 static __attribute__((unused)) pid_t rt_ending_pid;
@@ -36,6 +38,7 @@ static __attribute__((unused)) struct {
 } rt_ending_flags[RT_ENDING_FLAGS];
 static __attribute__((unused)) uint32_t rt_ending_handlers; /* that are at work */
 static __attribute__((unused)) int rt_ending_taken;         /* whether the thread has begun to end everything */
+static __attribute__((unused)) uint64_t rt_ending_wanted;   /* signals to be handled, number n as bit n - 1 */
 
 /* Set the flags of all loops. The handler; O(RT_ENDING_FLAGS); never fails; no system call. */
 static inline void rt_ending_set_flags(void) {
@@ -87,6 +90,14 @@ static inline void rt_ending_die(int number) {
   raise(number); /* in its own handler the signal is blocked, and comes when the handler returns */
 }
 
+/* Wake the thread. A signal handler may call it, too. One system call. */
+static inline void rt_ending_wake(void) {
+  const int saved = errno;
+  const uint64_t one = 1;
+  if (write(rt_ending_fd, &one, sizeof one) < 0) errno = 0; /* the counter is full: the thread is awake */
+  errno = saved;
+}
+
 /* Handle a signal: tell the loops to end and wake the thread; in a forked child, and after the timer, die of it. */
 static inline void rt_ending_note(int number, siginfo_t *info, void *context) {
   const int saved = errno;
@@ -98,9 +109,8 @@ static inline void rt_ending_note(int number, siginfo_t *info, void *context) {
   } else {
     rt_ending_set_flags();
     if (!rt_ending_taken && rt_ending_counts[number] == 0) rt_ending_set_timer(number, RT_ENDING_PATIENCE_S);
-    const uint64_t one = 1;
     __atomic_fetch_add(&rt_ending_counts[number], 1, __ATOMIC_RELEASE);
-    if (write(rt_ending_fd, &one, sizeof one) < 0) errno = 0; /* the counter is full: the thread is awake */
+    rt_ending_wake();
   }
   errno = saved;
 }
@@ -117,6 +127,31 @@ static inline int rt_ending_open(void) {
   rt_ending_fd = ends[1];
   rt_ending_pid = getpid();
   return ends[0];
+}
+
+/* Say which signals rt_ending_wait looks for, number n as bit n - 1. */
+static inline void rt_ending_want(uint64_t numbers) {
+  if (__atomic_exchange_n(&rt_ending_wanted, numbers, __ATOMIC_SEQ_CST) == 0 && numbers) rt_ending_wake();
+}
+
+/* Return whether a signal has its default action. One system call. */
+static inline int rt_ending_is_default(int number) {
+  struct sigaction now;
+  return sigaction(number, NULL, &now) == 0 && !(now.sa_flags & SA_SIGINFO) && now.sa_handler == SIG_DFL;
+}
+
+/* Wait until the thread is woken; returns 0. Returns the number of a wanted signal if the program has given it its
+ * default action meanwhile. Looks every RT_ENDING_LOOK_MS while any is wanted: the kernel tells nobody. */
+static inline int rt_ending_wait(int fd) {
+  struct pollfd file = {.fd = fd, .events = POLLIN};
+  for (;;) {
+    const uint64_t wanted = __atomic_load_n(&rt_ending_wanted, __ATOMIC_SEQ_CST);
+    const int woken = poll(&file, 1, wanted ? RT_ENDING_LOOK_MS : -1);
+    if (woken > 0 || (woken < 0 && errno != EINTR)) return 0; /* without poll, the read that follows waits */
+    for (int number = 1; number < RT_ENDING_SIGNALS && woken == 0; number++) {
+      if ((wanted >> (number - 1) & 1) && rt_ending_is_default(number)) return number;
+    }
+  }
 }
 
 /* Install the handler in the place of the default action, or of Python's handler of SIGINT. Returns 1 iff it
@@ -176,6 +211,7 @@ static inline void rt_ending_clear(void) {
   memset(rt_ending_flags, 0, sizeof rt_ending_flags);
   memset(rt_ending_counts, 0, sizeof rt_ending_counts);
   rt_ending_handlers = 0;
+  rt_ending_wanted = 0;
 }
 
 /* Name the calling thread. */
