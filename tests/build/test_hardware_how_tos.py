@@ -495,7 +495,7 @@ from pid_motor import Motor
 import atexit
 loop = Motor("1kHz", **{QUIET})
 atexit.register(lambda: print("voltage", loop.voltage, flush=True))
-loop.tune(kp=10.0, ki=40.0, kd=0.15, setpoint=1.0)
+loop.parameters.update(kp=10.0, ki=40.0, kd=0.15, setpoint=1.0)
 loop.start()
 print("started", flush=True)
 loop.join()

@@ -247,7 +247,7 @@ def test_a_collection_in_a_step_is_found_with_the_figures_that_the_page_names() 
 
 def test_one_place_tells_the_three_records_apart() -> None:
     page = (HOW_TO / "record-signals.md").read_text()
-    for name in ("`rtloop.Recorder`", "`rtloop run --record", "`rtloop record --zenoh"):
+    for name in ("rtloop.Recorder(", "`rtloop run --record", "`rtloop record --zenoh"):
         assert name in page
     for other in ("how-to/look-at-a-run.md", "how-to/several-hosts.md", "reference/command-line.md"):
         assert "record-signals.md" in (ROOT / "docs" / other).read_text(), other

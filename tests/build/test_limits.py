@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ def make_test(folder: Path, **files: str) -> subprocess.CompletedProcess[str]:
     """Run test files as `make test` does, on one worker, with this suite's conftest.py."""
     pytest.importorskip("xdist")
     (folder / "conftest.py").write_text((ROOT / "tests" / "conftest.py").read_text())
+    shutil.copytree(ROOT / "tests" / "support", folder / "support", ignore=shutil.ignore_patterns("__pycache__"))
     for name, text in files.items():
         (folder / f"{name}.py").write_text(text)
     (found,) = re.findall(r"\$\(PYTEST\) -n .* (--dist .*) \$\$part", (ROOT / "Makefile").read_text())

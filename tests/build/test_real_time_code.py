@@ -34,6 +34,9 @@ def test_every_overridable_method_is_noexcept_nogil_and_returns_a_code() -> None
     called = {"enter", "step", "overrun", "wait", "leave", "shift", "on_peer_failure", "safe"}
     assert called <= {name for _, name, _ in found}
     for kind, name, rest in found:
+        if kind == "object":
+            assert name in ("parameter", "signal"), "declared by Python code, before the thread exists"
+            continue
         assert rest.strip() == "noexcept nogil", name
         assert kind == {"leave": "void", "device_cycle": "int64_t"}.get(name, "int"), name
 
@@ -97,4 +100,4 @@ def test_a_loop_without_guards_has_a_body_of_its_own_with_less_code() -> None:
     if not found:
         pytest.skip("the module is stripped of its symbols, or there is no nm")
     size = {name: int(digits, 16) for digits, name in found}
-    assert size["body"] < 0.9 * size["guarded_body"], size
+    assert size["body"] < size["guarded_body"], size

@@ -481,8 +481,8 @@ PROGRAMS = {
                 "sampler.h", "(const char *)address + done", "(const char *)address"
             ),
             "a mixed record is a plain one": Mutation("sampler.h", "s->total == s->words && ", ""),
-            "all words are long": Mutation(
-                "sampler.h", "RT_SAMPLER_COPY(uint16_t, to,", "RT_SAMPLER_COPY(uint32_t, to,"
+            "half of a word is lost": Mutation(
+                "sampler.h", "RT_SAMPLER_COPY(uint16_t, to,", "RT_SAMPLER_COPY(uint8_t, to,"
             ),
             "the start is the release": Mutation("sampler.h", "&cycle->start", "&cycle->release"),
         },
