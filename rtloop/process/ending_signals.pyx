@@ -21,6 +21,7 @@ from rtloop.headers.ending_signals cimport (
     rt_ending_want,
 )
 
+import _signal
 import _thread
 import os
 import signal
@@ -42,10 +43,13 @@ _UNSUITABLE = frozenset(
 _ALL = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 # Handled while a loop runs, and in a with block, if they have their default action, which ends the process. SIGINT has
 # it only if the program has set it, because Python installs a handler, which raises KeyboardInterrupt.
-ENDING = tuple(number for number in signal.Signals if number.name not in {*_UNSUITABLE, "SIGRTMIN", "SIGRTMAX"})
+# Plain ints: Python code computes the hash of a member of an enumeration, and runs handlers of signals meanwhile.
+ENDING = tuple(int(number) for number in signal.Signals if number.name not in {*_UNSUITABLE, "SIGRTMIN", "SIGRTMAX"})
+_SIGINT = int(signal.SIGINT)
 _STACK_BYTES = 512 << 10
 _NAP_S = 0.01
 
+# Who holds this makes no call of Python code. A handler could run in it and wait for a loop, whose end needs the lock.
 _lock = threading.RLock()
 _depths = {}
 _asked = []  # what arm() was called for, and its answer, until disarm()
@@ -139,7 +143,7 @@ def arm(numbers=None):
             return armed
         _asked.append((asked, armed))
         for number in asked:
-            is_pythons = number == signal.SIGINT and signal.getsignal(number) is signal.default_int_handler
+            is_pythons = number == _SIGINT and _signal.getsignal(number) is signal.default_int_handler
             if is_pythons and numbers is None:
                 continue
             if number not in _depths:

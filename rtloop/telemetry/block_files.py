@@ -142,11 +142,11 @@ def find_block_file(pid: int, kind: str, inode: int) -> BlockFile | None:
 
 
 def block_files(
-    pid: int, budget: Budget | None = None, uid: int | None = None, *, link: str = _LINK
+    pid: int, budget: Budget | None = None, uid: int | None = None, *, link: str | None = None
 ) -> Iterator[BlockFile]:
     """Yield the files of a process that have the name of a telemetry block, each once, until a budget is spent.
 
-    `link` is what the name of another kind of block begins with.
+    `link` is the beginning of the name of another kind of block.
 
     Raises
     ------
@@ -154,6 +154,7 @@ def block_files(
         If the process may not be inspected.
     """
     seen = set()
+    link = link or _LINK
     uid = user_of(pid) if uid is None else uid
     for number, name in enumerate(_descriptors(pid)):
         if budget is not None and not number % _CHECK_EVERY and budget.is_spent():

@@ -48,7 +48,7 @@ ERRNOS = {
     "ftruncate": "EIO EPERM ENOSPC",
     "fcntl": "EPERM EBUSY EINVAL",
     "open": "EMFILE ENFILE EACCES EPERM ENOENT",
-    "read": "EIO EINVAL",
+    "pread": "EIO EINVAL",
     "write": "EIO EINVAL",
     "setrlimit": "EPERM EINVAL",
     "prctl": "EINVAL EPERM",

@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 #: The calls that each operation is known to make: a sweep that misses one of them sees too little.
 LOOP = {"memfd_create", "ftruncate", "fcntl", "mmap", "mprotect", "madvise", "pthread_create", "sched_setattr"}
 CALLS = {
-    "loop": LOOP | {"mlockall", "mlock", "setrlimit", "read", "write", "open"},
+    "loop": LOOP | {"mlockall", "mlock", "setrlimit", "pread", "write", "open"},
     "loop, lock_memory=own": LOOP | {"mlock", "setrlimit", "open"},
     "loop, strict=False": LOOP | {"mlock", "setrlimit", "open"},
     "loop of an ordinary thread": LOOP,

@@ -77,7 +77,7 @@ SAYS = {
     "sched_setattr": ("policy", "sched_setattr: Operation not permitted"),
     "sched_getattr": ("policy", "sched_getattr"),
     "write": ("/dev/cpu_dma_latency", "Input/output error"),
-    "read": ("/dev/cpu_dma_latency", "Input/output error"),
+    "pread": ("/dev/cpu_dma_latency", "Input/output error"),
 }
 #: Where a refusal may be of no consequence: advice, names, a second way, and a limit that need not be raised.
 MAY_BE_REFUSED = {
@@ -93,7 +93,7 @@ BARE_CALLS = {
     "memfd_create", "ftruncate", "fcntl", "mmap", "mprotect", "madvise", "pthread_create", "sigaltstack", "prctl",
     "sched_getaffinity", "sched_setaffinity", "sched_setattr", "sched_getattr",
 }  # fmt: skip
-CALLS = BARE_CALLS | {"mlock", "open", "read", "write", "setrlimit"}
+CALLS = BARE_CALLS | {"mlock", "open", "pread", "write", "setrlimit"}
 
 
 @pytest.fixture(scope="module")

@@ -92,7 +92,8 @@ FAULT(int, ftruncate64, US, -1, EIO, (int fd, off_t size), (fd, size))
 FAULT(int, sigaltstack, US, -1, EPERM, (const stack_t *new, stack_t *old), (new, old))
 FAULT(int, setrlimit, ANYONE, -1, EPERM, (int which, const void *limits), (which, limits))
 FAULT(int, setrlimit64, ANYONE, -1, EPERM, (int which, const void *limits), (which, limits))
-FAULT(ssize_t, read, size == 4 ? ANYONE : NOBODY, -1, EIO, (int fd, void *to, size_t size), (fd, to, size))
+FAULT(ssize_t, pread64, size == 4 ? ANYONE : NOBODY, -1, EIO, (int fd, void *to, size_t size, long offset),
+      (fd, to, size, offset))
 FAULT(ssize_t, write, size == 4 ? ANYONE : NOBODY, -1, EIO, (int fd, const void *from, size_t size), (fd, from, size))
 FAULT(int, pthread_create, US, error, EAGAIN,
       (pthread_t * thread, const pthread_attr_t *attr, void *(*body)(void *), void *argument),

@@ -531,7 +531,7 @@ def test_a_ring_has_one_consumer_be_it_a_bridge_or_a_recorder(loop: PyLoop, tmp_
         ({"commands": ("fly",)}, "must be among start, stop, reset"),
         ({"interval": 0}, "interval"),
         ({"signals": {"a/b": None}}, "a name without"),
-        ({"signals": {"a": [1, 2]}}, "give a Ring or a SignalLog"),
+        ({"signals": {"a": [1, 2]}}, "give loop.signals, a Ring or a SignalLog"),
         ({"setpoints": {"a": 1.0}}, "give a Latest"),
         ({"setpoints": {"a": (Latest, 3)}}, "is not a function that takes a value"),
         ({"config": {"nonsense": 1}}, "not a Zenoh configuration: unknown field"),
