@@ -5,7 +5,6 @@ Every function returns the :class:`~rtloop.system.grant.Grant`, and pushes the c
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -56,7 +55,7 @@ def telemetry(settings: Settings, stack: ExitStack) -> tuple[Grant, TelemetryBlo
         block = TelemetryBlock(settings.name, settings.record)
     except OSError as error:
         why, fix = refusal_cause.explain("memfd_create", error.errno or 0)
-        if settings.strict or not (fix or error.errno == errno.EFBIG):  # RLIMIT_FSIZE, for shared memory too
+        if settings.strict or not fix:
             text = f"record={settings.record}: {error.strerror}" + (f"; {why}\n{fix}" if fix else "")
             raise SetupError(error.errno, text) from error
         asked = f"{settings.record} records, shared"

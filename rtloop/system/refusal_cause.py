@@ -19,7 +19,7 @@ _FILTERED = (errno.EPERM, errno.EACCES, errno.ENOSYS)
 
 
 def explain(call: str, error: int, *, is_privileged: bool = True) -> tuple[str, str]:
-    """Return why a call was refused, with its name and errno, and the fix if a seccomp filter is the cause.
+    """Return why a call was refused, with its name and errno, and the fix if a filter or RLIMIT_FSIZE is the cause.
 
     Parameters
     ----------
@@ -33,6 +33,9 @@ def explain(call: str, error: int, *, is_privileged: bool = True) -> tuple[str, 
     text = f"{call}: {os.strerror(error)} ({errno.errorcode.get(error, error)})"
     if error in _FILTERED and (is_privileged or error == errno.ENOSYS) and has_seccomp_filter():
         return f"{text}; a seccomp filter forbids {call}", filter_fix(call)
+    if error == errno.EFBIG:
+        fix = "ulimit -f unlimited, or LimitFSIZE=infinity in a systemd unit"
+        return f"{text}; RLIMIT_FSIZE limits shared memory, too", fix
     return text, ""
 
 

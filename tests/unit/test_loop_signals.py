@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -285,3 +286,21 @@ def test_the_description_of_a_stranger_is_not_believed(change: dict[str, Any]) -
     for text in (b"", b"{", b"[]", b'{"signals": []}', b'{"signals": 5}', b"\xff", b"[" * 100_000):
         with pytest.raises(ValueError, match="described wrongly"):
             parse_layout(text, 48)
+
+
+def test_a_limit_of_file_sizes_leaves_the_blocks_to_this_process(script: Callable[..., Any]) -> None:
+    """RLIMIT_FSIZE counts shared memory; a loop that is not strict runs without sharing, and its grants tell why."""
+    done = script("""
+        import resource, warnings
+        import numpy as np
+        import rtloop
+        warnings.simplefilter("ignore")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+        loop = rtloop.PyLoop(
+            lambda cycle: None, "1ms", data=np.zeros((), [("kp", "f8"), ("angle", "f8")]), parameters=("kp",),
+            signals=("angle",), strict=False, policy="other", lock_memory="off", dma_latency=None,
+        )
+        stats = loop.run(cycles=5)
+        print(stats.cycles, *[grant.name for grant in stats.grants if "RLIMIT_FSIZE" in grant.detail and grant.fix])
+    """)
+    assert done.stdout == "5 telemetry parameters signals\n", done.stderr
