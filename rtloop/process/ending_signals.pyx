@@ -49,7 +49,7 @@ _SIGINT = int(signal.SIGINT)
 _STACK_BYTES = 512 << 10
 _NAP_S = 0.01
 
-# Who holds this makes no call of Python code. A handler could run in it and wait for a loop, whose end needs the lock.
+# Its holder calls no Python code. A handler could run in it and wait for a loop, whose end needs the lock.
 _lock = threading.RLock()
 _depths = {}
 _asked = []  # what arm() was called for, and its answer, until disarm()

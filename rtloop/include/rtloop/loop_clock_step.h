@@ -9,7 +9,7 @@
 #include "schedule.h"
 #include "telemetry.h"
 
-/* What a loop does when somebody has set its clock. */
+/* Reaction of a loop to a step of its clock. */
 enum {
   RT_CLOCK_STEP_FOLLOW = 0, /* take the grid up again on the clock as it is now */
   RT_CLOCK_STEP_STOP = 1,   /* the loop fails */
