@@ -78,7 +78,27 @@ def npy_header(dtype: np.dtype[Any], count: int) -> bytes:
     return b"\x93NUMPY\x03\x00" + struct.pack("<I", room) + text(count).ljust(room - 1) + b"\n"
 
 
-class NpyFile:
+class _OpenFile:
+    """A file that is written by its descriptor, and is complete at every moment."""
+
+    _fd: int
+
+    def close(self, about: dict[str, Any]) -> None:
+        """Flush it to the disk and close it."""
+        fd, self._fd = self._fd, -1
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def abandon(self) -> None:
+        """Close the file as it is."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+class NpyFile(_OpenFile):
     """An ``.npy`` file whose header always tells how many records follow.
 
     The records are written first and counted in the header afterwards: whoever reads the file at any moment, or after a
@@ -113,20 +133,6 @@ class NpyFile:
         if problem is not None:
             os.ftruncate(self._fd, self._begin + self.count * size)
             raise problem
-
-    def close(self, about: dict[str, Any]) -> None:
-        """Flush it to the disk and close it."""
-        fd, self._fd = self._fd, -1
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-
-    def abandon(self) -> None:
-        """Close the file as it is."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
 
 
 class NpzFile:
@@ -169,7 +175,7 @@ class NpzFile:
         self._part.abandon()
 
 
-class CsvFile:
+class CsvFile(_OpenFile):
     """A ``.csv`` file (RFC 4180) of whole lines at any moment: the names of the fields, and a line for each record.
 
     The items of an array have columns of their own, ``third[0]`` and so on. A number has as many digits as it takes to
@@ -207,20 +213,6 @@ class CsvFile:
             os.ftruncate(self._fd, self._size)
             raise error.cause from None
         self.count += len(lines)
-
-    def close(self, about: dict[str, Any]) -> None:
-        """Flush it to the disk and close it."""
-        fd, self._fd = self._fd, -1
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-
-    def abandon(self) -> None:
-        """Close the file as it is."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
 
 
 def _columns(name: str, dtype: np.dtype[Any]) -> Iterator[tuple[str, str]]:

@@ -12,9 +12,10 @@ from rtloop.units import show
 
 if TYPE_CHECKING:
     from rtloop.live.declared import Declaration, Number
+    from rtloop.live.live import Live
     from rtloop.live.signal_set import SignalSet
 
-__all__ = ["Fields", "Tuning", "declare_parameters", "declare_signals", "fields_of"]
+__all__ = ["Fields", "Tuning", "declare_fields", "fields_of"]
 
 #: The keyword ``parameters``: names of fields, or a dict from the names to limits and a unit.
 Tuning = Iterable[str] | Mapping[str, "tuple[Number | None, Number | None] | tuple[Number | None, Number | None, str]"]
@@ -47,7 +48,21 @@ def fields_of(data: Any, names: Iterable[str], keyword: str) -> Iterator[tuple[s
         yield name, data.ctypes.data + fields[name][1], fields[name][0], item[name].tolist()
 
 
-def declare_parameters(declare: Callable[..., Declaration], data: Any, tuning: Tuning) -> None:
+def declare_fields(live: Live, data: Any, tuning: Tuning, names: Fields) -> None:
+    """Declare fields of a struct as parameters and as signals of a loop.
+
+    Raises
+    ------
+    ConfigError
+        If one of them cannot be that.
+    """
+    if tuning:
+        _declare_parameters(live.parameters.declare, data, tuning)
+    if names:
+        _declare_signals(live.signals, data, names)
+
+
+def _declare_parameters(declare: Callable[..., Declaration], data: Any, tuning: Tuning) -> None:
     """Declare fields of a struct as parameters, with their present values.
 
     Raises
@@ -67,7 +82,7 @@ def declare_parameters(declare: Callable[..., Declaration], data: Any, tuning: T
             made.limits(given[0], given[1]).unit(given[2] if len(given) == 3 else "")
 
 
-def declare_signals(to: SignalSet, data: Any, names: Fields) -> None:
+def _declare_signals(to: SignalSet, data: Any, names: Fields) -> None:
     """Declare fields of a struct as signals, and hold the struct as long as the loop may read it.
 
     Raises

@@ -12,7 +12,7 @@ from rtloop._python cimport rt_set_type_name
 from rtloop.headers.loop cimport rt_cycle_t
 
 from rtloop.errors import ConfigError
-from rtloop.functions.fields import declare_parameters, declare_signals
+from rtloop.functions.fields import declare_fields
 from rtloop.functions.function_pointer import find_function
 from rtloop.memory.locking import prefault
 from rtloop.units import show
@@ -69,10 +69,8 @@ cdef class FunctionLoop(_RTLoop_2):
         self.callback = callback
         if data is not None:
             self._hold(data)
-        if parameters:
-            declare_parameters((<Control>self._control).thread.make_live().parameters.declare, data, parameters)
-        if signals:
-            declare_signals((<Control>self._control).thread.make_live().signals, data, signals)
+        if parameters or signals:
+            declare_fields((<Control>self._control).thread.make_live(), data, parameters, signals)
 
     def _hold(self, data):
         """Hold the data's memory for as long as the loop exists, and make every page of it present."""

@@ -21,7 +21,7 @@ from rtloop.loop.loop cimport RT_CONTINUE, RT_STOP, Cycle, _RTLoop_2
 import os
 import sys
 
-from rtloop.functions.fields import declare_parameters, declare_signals
+from rtloop.functions.fields import declare_fields
 from rtloop.loop import failure
 from rtloop.loop.cycle import Cycle as _Cycle
 from rtloop.loop.cycle import verdict
@@ -94,10 +94,8 @@ cdef class PyLoop(_RTLoop_2):
             raise TypeError(f"callable={show(callable)} is not a function or another callable{hint}")
         super().__init__(*period, **{"stack_size": _STACK_SIZE, **settings})
         self.callable, self.data = callable, data
-        if parameters:
-            declare_parameters((<Control>self._control).thread.make_live().parameters.declare, data, parameters)
-        if signals:
-            declare_signals((<Control>self._control).thread.make_live().signals, data, signals)
+        if parameters or signals:
+            declare_fields((<Control>self._control).thread.make_live(), data, parameters, signals)
         (<Control>self._control).thread.add_remark(_gil_grant)
 
     cdef int enter(self) noexcept nogil:

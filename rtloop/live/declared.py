@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -16,12 +16,16 @@ from rtloop.units import show
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
-__all__ = ["TYPES", "Declaration", "Parameter", "parse_name", "parse_type"]
+__all__ = ["TYPES", "Declaration", "Parameter", "merge", "parse_name", "parse_type", "parse_unit"]
 
 Number = bool | int | float
 
 #: Types of a number, as NumPy names them without the byte order, in the order of RT_PARAMETER_... of parameters.h.
 TYPES = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8")
+_RULE = (
+    "must be a bool, an integer of 1 to 8 bytes, f4 or f8, in this machine's byte order, or an array of them such as "
+    "'3f8'"
+)
 _LONGEST_NAME = 64
 _LONGEST_UNIT = 32
 
@@ -225,6 +229,15 @@ class Declaration:
         return f"<parameter {self._parameter.name!r} of type {self._parameter.kind}>"
 
 
+def merge(declared: Mapping[str, Parameter], values: bytes, changes: Mapping[str, bytes]) -> bytes:
+    """Return a set with the packed values of some parameters changed."""
+    merged = bytearray(values)
+    for name, packed in changes.items():
+        one = declared[name]
+        merged[one.offset : one.offset + one.size] = packed
+    return bytes(merged)
+
+
 def parse_name(value: object) -> str:
     """Check the name of a parameter or a signal: an identifier, as in ``update(kp=5)``."""
     if not isinstance(value, str) or not value.isidentifier() or len(value) > _LONGEST_NAME:
@@ -239,8 +252,10 @@ def parse_unit(value: object) -> str:
     return value
 
 
-def parse_type(dtype: DTypeLike, what: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
-    """Return the type of a number and the shape of a dtype: a number, or an array of a fixed shape.
+def parse_type(
+    dtype: DTypeLike, what: str, types: Sequence[str] = TYPES, rule: str = _RULE
+) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """Return the type of a number and the shape of a dtype: a number of these types, or an array of a fixed shape.
 
     Raises
     ------
@@ -252,11 +267,8 @@ def parse_type(dtype: DTypeLike, what: str) -> tuple[np.dtype[Any], tuple[int, .
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{what}: dtype={show(dtype)} is not a NumPy dtype: {error}") from None
     base, shape = item.subdtype or (item, ())
-    if base.str[1:] not in TYPES or not base.isnative:
-        raise ConfigError(
-            f"{what}: dtype={show(dtype)} must be a bool, an integer of 1 to 8 bytes, f4 or f8, in this machine's "
-            "byte order, or an array of them such as '3f8'"
-        )
+    if base.str[1:] not in types or not base.isnative:
+        raise ConfigError(f"{what}: dtype={show(dtype)} {rule}")
     if 0 in shape:
         raise ConfigError(f"{what}: dtype={show(dtype)} has no elements")
     return base, tuple(shape)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rtloop.errors import AttachError, ConfigError, StateError
-from rtloop.live.declared import Parameter
+from rtloop.live.declared import Parameter, merge
 from rtloop.live.parameter_block import ForeignParameters, Used
 from rtloop.live.parameter_set import this_writer
 from rtloop.live.write_lock import write_lock
@@ -90,11 +90,7 @@ class ForeignParameterSet:
         with write_lock(view.fd, self.name):
             if not self._is_running():
                 raise StateError(f"{self.name} has ended: connect to its next run")
-            merged = bytearray(self.asked())
-            for name, packed in changes.items():
-                offset = self.declared[name].offset
-                merged[offset : offset + len(packed)] = packed
-            view.publish(bytes(merged), this_writer())
+            view.publish(merge(self.declared, self.asked(), changes), this_writer())
 
     def _is_sound(self, values: bytes) -> bool:
         try:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rtloop.errors import ConfigError, StateError
-from rtloop.live.declared import Declaration, Parameter, parse_name, parse_type
+from rtloop.live.declared import Declaration, Parameter, merge, parse_name, parse_type
 from rtloop.live.parameter_block import ParameterRun, Used, Writer, assign, pack_place
 from rtloop.live.write_lock import write_lock
 from rtloop.stats.figures import ParameterChange
@@ -160,18 +160,11 @@ class ParameterSet:
             writer = writer or this_writer()
             run = self._run
             if run is None:
-                self._store(self._merge(bytes(self._values), changes))
+                self._store(merge(self.declared, bytes(self._values), changes))
                 self._writer = writer
                 return
             with write_lock(run.fd, self.name):
-                run.publish(self._merge(self._asked_of(run), changes), writer)
-
-    def _merge(self, values: bytes, changes: Mapping[str, bytes]) -> bytes:
-        merged = bytearray(values)
-        for name, packed in changes.items():
-            one = self.declared[name]
-            merged[one.offset : one.offset + one.size] = packed
-        return bytes(merged)
+                run.publish(merge(self.declared, self._asked_of(run), changes), writer)
 
     @property
     def run(self) -> ParameterRun | None:
@@ -200,7 +193,7 @@ class ParameterSet:
             self.change(self._pack(first.values), _writer_of(first))
             values, cycles, places = self.asked() + bytes(-len(self._values) % 8), [], []
             for change in others:
-                values = self._merge(values, self._pack(change.values))
+                values = merge(self.declared, values, self._pack(change.values))
                 cycles.append(change.cycle)
                 places.append(pack_place(_writer_of(change), values))
         return cycles, places

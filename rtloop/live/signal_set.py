@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from rtloop.errors import ConfigError, StateError
-from rtloop.live.declared import parse_name, parse_unit
+from rtloop.live.declared import parse_name, parse_type, parse_unit
 from rtloop.live.signal_block import OwnSignals
 from rtloop.units import show
 
@@ -27,6 +27,7 @@ HEAD = (("cycle", "<u8"), ("release", "<i8"), ("start", "<i8"))
 _HEAD_BYTES = 24
 #: Types of a signal, or of the items of an array, as NumPy names them without the byte order.
 _TYPES = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16")
+_RULE = "is not a bool or a number of up to 16 bytes in this machine's byte order, nor an array of them such as '3f8'"
 _MOST = 1024
 _MOST_BYTES = 8192
 
@@ -292,16 +293,7 @@ class SignalSet:
 
 
 def _parse_type(dtype: DTypeLike, name: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
-    try:
-        item = np.dtype(dtype)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"the signal {name!r}: dtype={show(dtype)} is not a NumPy dtype: {error}") from None
-    base, shape = item.subdtype or (item, ())
-    if base.str[1:] not in _TYPES or not base.isnative:
-        raise ConfigError(
-            f"the signal {name!r}: dtype={show(dtype)} is not a bool or a number of up to 16 bytes in this machine's "
-            "byte order, nor an array of them such as '3f8'"
-        )
-    if 0 in shape or len(shape) > 8:
-        raise ConfigError(f"the signal {name!r}: dtype={show(dtype)} has no elements, or too many dimensions")
-    return base, tuple(shape)
+    base, shape = parse_type(dtype, f"the signal {name!r}", _TYPES, _RULE)
+    if len(shape) > 8:
+        raise ConfigError(f"the signal {name!r}: dtype={show(dtype)} has too many dimensions")
+    return base, shape
