@@ -13,7 +13,7 @@ from rtloop.live.declared import Parameter, merge
 from rtloop.live.parameter_block import ForeignParameters, Used
 from rtloop.live.parameter_set import this_writer
 from rtloop.live.write_lock import write_lock
-from rtloop.telemetry.block_files import BlockFile, find_block_file, open_block_file
+from rtloop.sharing.block_files import BlockFile, find_block_file, open_block_file
 
 __all__ = ["ForeignParameterSet", "NoParameters", "open_parameters"]
 

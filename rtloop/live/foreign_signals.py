@@ -8,7 +8,7 @@ from rtloop.errors import AttachError, AttachPrivilegeError, StateError
 from rtloop.live.signal_block import Cursor, ForeignSignals
 from rtloop.live.signal_set import parse_layout
 from rtloop.live.signals import Signals
-from rtloop.telemetry.block_files import find_block_file, open_block_file
+from rtloop.sharing.block_files import find_block_file, open_block_file
 from rtloop.telemetry.denied import describe_denied
 from rtloop.telemetry.loop_reader import LoopReader
 

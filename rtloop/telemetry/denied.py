@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
+from rtloop.sharing.block_files import MOST_BLOCKS
 from rtloop.system.fileio import parse_fields, read_text
-from rtloop.telemetry.block_files import MOST_BLOCKS
 
 __all__ = ["describe_denied", "describe_denied_count", "describe_skipped"]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from rtloop.errors import AttachError, StateError
 from rtloop.settings import CLOCKS, format_policy
+from rtloop.sharing.block_files import BlockFile
 from rtloop.stats.figures import StackUse
 from rtloop.stats.stats import Stats
 from rtloop.system.grant import Grant
@@ -15,7 +16,6 @@ from rtloop.system.time_sync import tai_offset_s
 from rtloop.telemetry import description
 from rtloop.telemetry.assemble import assemble_stats, machine
 from rtloop.telemetry.block import Snapshot
-from rtloop.telemetry.block_files import BlockFile
 from rtloop.telemetry.foreign import ForeignBlock
 from rtloop.telemetry.live_grants import LiveGrants
 from rtloop.telemetry.task import Task

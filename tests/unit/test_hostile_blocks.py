@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 import rtloop
-from rtloop.telemetry import block_files, description, loop_reader
+from rtloop.sharing import block_files
+from rtloop.telemetry import description, loop_reader
 from rtloop.telemetry.denied import describe_skipped
 from rtloop.telemetry.scan import Scan, scan
 from rtloop.tools.top.sampler import Sampler

@@ -18,8 +18,8 @@ from rtloop.telemetry.loop_reader import LoopReader
 from rtloop.telemetry.scan import scan
 
 if TYPE_CHECKING:
+    from rtloop.sharing.block_files import BlockFile
     from rtloop.stats.stats import Stats
-    from rtloop.telemetry.block_files import BlockFile
 
 __all__ = ["History", "Row", "Sample", "Sampler", "difference"]
 

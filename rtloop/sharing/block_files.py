@@ -1,6 +1,6 @@
-"""Discovery of the telemetry blocks of running loops through ``/proc``.
+"""Discovery of shared memory through ``/proc``: telemetry blocks of running loops, and other kinds of block.
 
-The block of a loop is a sealed memfd that its process keeps open: ``/proc/PID/fd/N`` leads to it, and the kernel
+A block is a sealed memfd that its process keeps open: ``/proc/PID/fd/N`` leads to it, and the kernel
 removes it when the process ends, however it ends. Nothing is configured, and nothing is left behind.
 """
 
@@ -104,8 +104,8 @@ class BlockFile(NamedTuple):
         return hash((self.pid, self.inode))
 
 
-def processes() -> Iterator[int]:
-    """Yield the processes that can have a running loop: those with more than one thread.
+def processes(*, threaded: bool = True) -> Iterator[int]:
+    """Yield the processes that can have a running loop: those with more than one thread; all unless `threaded`.
 
     Raises
     ------
@@ -115,7 +115,7 @@ def processes() -> Iterator[int]:
     for name in os.listdir("/proc"):
         if name.isdecimal():
             try:
-                threads = os.stat(f"/proc/{name}/task").st_nlink - 2
+                threads = os.stat(f"/proc/{name}/task").st_nlink - 2 if threaded else 2
             except OSError:
                 continue  # it has ended
             if threads != 1:

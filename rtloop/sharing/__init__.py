@@ -1,0 +1,1 @@
+"""Sealed memory that the processes of a machine share, found through ``/proc``."""
