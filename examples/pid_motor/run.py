@@ -19,12 +19,12 @@ arguments = parser.parse_args()
 
 
 def make_step(loop: Motor) -> np.ndarray:
-    """Turn the motor to the other end, and return the log from then on."""
-    loop.log.ring.drain()
+    """Turn the motor to the other end, and return the samples from then on."""
+    loop.signals.read()
     target = 1.0 - loop.parameters["setpoint"]
     loop.parameters["setpoint"] = target
     time.sleep(0.7)
-    log = loop.log.ring.drain()
+    log = loop.signals.read()
     return log[log["setpoint"] == target]
 
 
@@ -54,8 +54,8 @@ with loop:
         steps[f"kp={used['kp']:g} ki={used['ki']:g} kd={used['kd']:g}"] = (t, done, log["voltage"] * np.sign(way))
 stats = loop.stats
 print(f"\n{stats}")
-if loop.log.ring.dropped:
-    raise SystemExit(f"{loop.log.ring.dropped} records were dropped")
+if loop.signals.lost:
+    raise SystemExit(f"{loop.signals.lost} samples were lost")
 if stats.guard["system_calls"] or stats.guard["allocations"]:
     raise SystemExit(stats.guard_sentence)
 

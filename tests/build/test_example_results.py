@@ -310,9 +310,8 @@ def pid_motor(build: Callable[[str], ModuleType]) -> ModuleType:
 def turn(pid_motor: ModuleType, changes: dict[int, dict[str, float]], **settings: Any) -> np.ndarray:
     """Return the log of two seconds in virtual time, with the parameters changed before some cycles."""
     motor = pid_motor.Motor("1kHz", **settings)
-    ring = motor.log.ring
     motor.simulate("2s", plant=lambda cycle: motor.parameters.update(changes.get(cycle.index, {})))
-    log: np.ndarray = ring.drain()
+    log: np.ndarray = motor.signals.read()
     assert len(log) == motor.stats.cycles
     applied = motor.stats.parameter_changes[1:]
     assert [change.cycle for change in applied] == list(changes)
@@ -320,6 +319,11 @@ def turn(pid_motor: ModuleType, changes: dict[int, dict[str, float]], **settings
 
 
 GAINS = {"kp": 25.0, "ki": 80.0, "kd": 0.3}
+
+
+def test_the_motor_s_controller_has_no_plumbing() -> None:
+    (source,) = (EXAMPLES / "pid_motor").glob("*.pyx")
+    assert len(source.read_text().splitlines()) < 45
 
 
 def test_the_motor_gets_to_where_it_is_told_and_holds_the_load(pid_motor: ModuleType) -> None:

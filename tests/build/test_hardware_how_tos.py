@@ -558,7 +558,6 @@ from rtloop import LoopGroup
 import pid_motor, cascade, watchdog, cut_link
 quiet = {QUIET}
 motor = pid_motor.Motor("1kHz", **quiet)
-log = motor.log.ring
 motor.parameters.update(kp=10.0, ki=40.0, kd=0.0, setpoint=1.0)
 motor.run("200ms")
 current = cascade.Current("2kHz", name="current", **quiet)
@@ -574,7 +573,7 @@ actuator.setpoint.write(3.0)
 actuator.run("100ms")
 print(dict(motor=motor.voltage, current=current.voltage, asked=velocity.setpoint.read()["value"].item(),
            current_asked=current.setpoint.read()["value"].item(), drive=turned.state[0], actuator=actuator.output,
-           ran=bool(log.drain()["voltage"].any() and actuator.log.drain()["output"].any())))
+           ran=bool(motor.signals.read()["voltage"].any() and actuator.log.drain()["output"].any())))
 """
     out = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, timeout=100, check=False)
     assert out.returncode == 0, out.stderr
