@@ -1,20 +1,22 @@
-"""``rtloop get`` and ``rtloop set``: parameters of a running loop."""
+"""``rtloop get`` and ``rtloop set``: parameters and newest signals of a running loop."""
 
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from rtloop.errors import AttachError, ConfigError
+from rtloop.errors import AttachError, ConfigError, StateError
 from rtloop.tools.options import as_json_option
 
 if TYPE_CHECKING:
     from rtloop.live.connect import Connection
     from rtloop.live.declared import Parameter
+    from rtloop.live.signals import Signals
 
 __all__ = ["get", "set"]
 
@@ -35,7 +37,8 @@ def _complete_key(suffix: str) -> Callable[[click.Context, click.Parameter, str]
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
         try:
             with _connect(ctx.params["name"], ctx.params.get("pid")) as loop:
-                return [f"{key}{suffix}" for key in loop.parameters if key.startswith(incomplete)]
+                names = list(loop.parameters) if suffix else _names(loop)
+                return [f"{key}{suffix}" for key in names if key.startswith(incomplete)]
         except (AttachError, KeyError):
             return []
 
@@ -52,24 +55,31 @@ _pid = click.option("--pid", type=click.IntRange(min=1), help="Process of the lo
 @_pid
 @as_json_option("instead of the table")
 def get(name: str, keys: tuple[str, ...], pid: int | None, as_json: bool) -> None:
-    """Show the parameters of the running loop NAME, or those with the names KEY.
+    """Show the parameters and the newest signals of the running loop NAME, or those with the names KEY.
 
-    The column "uses" appears if the loop does not yet use what was set last.
+    The column "uses" appears if the loop does not yet use what was set last. All signals are of the same cycle; in
+    JSON, values that are not finite are null.
 
     \b
     Examples:
       rtloop get motor
-      rtloop get motor kp kd --json
+      rtloop get motor kp angle --json
+      watch -n 0.2 rtloop get motor angle
     """  # noqa: D301 - the backslash is for click
     with _connect(name, pid) as loop:
-        _check(loop, keys)
-        document = _document(loop, keys or tuple(loop.parameters))
+        signals = _signals(loop)
+        _check(loop, keys, "parameter or signal", _names(loop))
+        document = _document(loop, tuple(key for key in keys or loop.parameters if key in loop.parameters))
+        document |= _sample(signals, keys)
     if as_json:
-        click.echo(json.dumps({"command": "get", **document}, indent=1))
-    elif document["parameters"]:
+        click.echo(json.dumps(_as_json({"command": "get", **document}), indent=1, allow_nan=False))
+        return
+    if document["parameters"]:
         _print(document)
-    else:
-        print(f"{document['loop']} has no parameters.")
+    if document["signals"]:
+        _print_sample(document)
+    if not document["parameters"] and not document["signals"]:
+        print(f"{document['loop']} has no parameters and no signals.")
 
 
 @click.command("set")
@@ -96,7 +106,7 @@ def set(  # noqa: A001 - the name of the command
         for key, equals, _ in pairs:
             if not equals:
                 raise click.UsageError(f"{key!r} is not of the form KEY=VALUE")
-        _check(loop, tuple(key for key, _, _ in pairs))
+        _check(loop, tuple(key for key, _, _ in pairs), "parameter", tuple(loop.parameters))
         declared, before = loop.parameters.declared, dict(loop.parameters)
         values = {key: _parse(declared[key], text) for key, _, text in pairs}
         loop.parameters.update(values)
@@ -122,11 +132,23 @@ def _connect(name: str, pid: int | None) -> Connection:
     return connect(name, pid)
 
 
-def _check(loop: Connection, keys: tuple[str, ...]) -> None:
+def _signals(loop: Connection) -> Signals | None:
+    try:
+        return loop.signals
+    except StateError:
+        return None
+
+
+def _names(loop: Connection) -> tuple[str, ...]:
+    """Return the names of parameters and signals; one may be both."""
+    signals = _signals(loop)
+    return tuple(dict.fromkeys((*loop.parameters, *(() if signals is None else signals.names))))
+
+
+def _check(loop: Connection, keys: tuple[str, ...], what: str, known: tuple[str, ...]) -> None:
     for key in keys:
-        if key not in loop.parameters:
-            known = ", ".join(loop.parameters) or "none"
-            raise ConfigError(f"{loop.name} has no parameter {key!r}; its parameters are {known}")
+        if key not in known:
+            raise ConfigError(f"{loop.name} has no {what} {key!r}; it has {', '.join(known) or 'none'}")
 
 
 def _parse(parameter: Parameter, text: str) -> Any:
@@ -169,6 +191,31 @@ def _document(loop: Connection, keys: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
+def _sample(signals: Signals | None, keys: tuple[str, ...]) -> dict[str, Any]:
+    """Return the newest sample; its values are None before the first one."""
+    if signals is None:
+        return {"signals_cycle": None, "signals": {}}
+    latest, units = signals.latest(), signals.units
+    listed = {}
+    for name in keys or signals.names:
+        if name in signals:
+            kind, value = signals.dtype[name], _plain(latest.get(name))
+            described = {"type": kind.base.str[1:], "shape": list(kind.shape), "unit": units[name]}
+            listed[name] = {"value": value, **described}
+    return {"signals_cycle": latest.get("cycle"), "signals": listed}
+
+
+def _as_json(value: Any) -> Any:
+    """Replace what JSON does not have, as the files of records do: NaN and infinity by null, a complex by its text."""
+    if isinstance(value, dict):
+        return {name: _as_json(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_as_json(item) for item in value]
+    if isinstance(value, complex):
+        return str(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value
 
@@ -197,4 +244,20 @@ def _print(document: dict[str, Any]) -> None:
         kind = one["type"] + (f" {tuple(one['shape'])}" if one["shape"] else "")
         values = [_text(one["value"]), *([_text(one["uses"])] if has_other else [])]
         table.add_row(*map(Text, (key, *values, one["unit"], "" if limits == "to" else limits, kind)))
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def _print_sample(document: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    cycle = document["signals_cycle"]
+    table = Table("signal", box=None)
+    table.add_column("before the first cycle" if cycle is None else f"cycle {cycle:,}", justify="right")
+    for head in ("unit", "type"):
+        table.add_column(head)
+    for name, one in document["signals"].items():
+        kind = one["type"] + (f" {tuple(one['shape'])}" if one["shape"] else "")
+        table.add_row(*map(Text, (name, "-" if one["value"] is None else _text(one["value"]), one["unit"], kind)))
     Console(width=None if sys.stdout.isatty() else 200).print(table)

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
 import rtloop
@@ -288,6 +289,25 @@ def run_command(*words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def test_the_command_get_shows_the_newest_signals(ordinary: dict[str, Any]) -> None:
+    pytest.importorskip("click")
+    kind = [("gain", "f8"), ("angle", "f8"), ("z", "c16"), ("force", "2f4")]
+    data = np.array([(3.0, np.nan, 1 + 2j, (4.0, 5.0))], kind)
+    name = f"seen-{os.getpid()}"
+    fields = {"parameters": ("gain",), "signals": data.dtype.names}
+    with rtloop.PyLoop(lambda cycle: None, "1ms", data=data, name=name, **fields, **ordinary) as loop:
+        loop.parameters["gain"] = 3.0
+        wait_until(lambda: loop.signals.latest().get("gain") == 3, "no sample")
+        shown = run_command("get", name, "force", "angle", "gain")
+        found = json.loads(run_command("get", name, "--json").stdout)
+    rows = [line.split() for line in shown.stdout.splitlines()]
+    assert rows[0][0] == "parameter" and rows[1][:2] == ["gain", "3"], shown.stderr
+    assert rows[3] == ["force", "[4,", "5]", "f4", "(2,)"] and rows[4] == ["angle", "nan", "f8"]
+    assert found["parameters"]["gain"]["value"] == 3 and found["signals_cycle"] > 0
+    values = {key: one["value"] for key, one in found["signals"].items()}
+    assert values == {"gain": 3.0, "angle": None, "z": "(1+2j)", "force": [4, 5]}
+
+
 def test_the_commands_get_and_set(arm: Any) -> None:
     pytest.importorskip("click")
     shown = run_command("get", arm.name)
@@ -303,7 +323,7 @@ def test_the_commands_get_and_set(arm: Any) -> None:
     for words, code, text in (
         (("set", arm.name, "a=2000"), 1, "outside of its limits"), (("set", arm.name, "x=1"), 1, "no parameter 'x'"),
         (("set", arm.name, "mode=half"), 2, "must be a whole number"), (("set", arm.name, "a"), 2, "KEY=VALUE"),
-        (("set", "nobody", "a=1"), 1, "no such loop runs"), (("get", arm.name, "x"), 1, "no parameter 'x'"),
+        (("set", "nobody", "a=1"), 1, "no such loop runs"), (("get", arm.name, "x"), 1, "or signal 'x'"),
         (("set", arm.name, "gains=1,2"), 1, "shape"),
     ):  # fmt: skip
         done = run_command(*words)
