@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rtloop.errors import ConfigError, SetupError
 from rtloop.memory import hugepage_supply
 from rtloop.memory.hugepage_supply import format_page
-from rtloop.memory.lock_refusal import range_lock_grant
+from rtloop.memory.lock_grant import range_lock_grant
 from rtloop.memory.smaps import Account
 from rtloop.system import cgroup
 from rtloop.system.fixes import limit_fix

@@ -12,7 +12,7 @@ import warnings
 from rtloop.data.buffer_request import shortage
 from rtloop.errors import RTSetupWarning
 from rtloop.memory.kernel import is_range_locked
-from rtloop.memory.lock_refusal import range_lock_grant
+from rtloop.memory.lock_grant import range_lock_grant
 from rtloop.memory.process_lock import memory_lock
 from rtloop.memory.smaps import account
 from rtloop.system.grant import describe_refused

@@ -11,7 +11,7 @@ from rtloop.errors import ConfigError
 from rtloop.units import show
 
 if TYPE_CHECKING:
-    from rtloop.live.declared import Declaration, Number
+    from rtloop.live.declared_parameters import Declaration, Number
     from rtloop.live.live import Live
     from rtloop.live.signal_set import SignalSet
 

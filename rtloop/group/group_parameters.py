@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rtloop.units import show
 
 if TYPE_CHECKING:
-    from rtloop.live.declared import Parameter
+    from rtloop.live.declared_parameters import Parameter
     from rtloop.loop.loop import RTLoop
 
 __all__ = ["GroupParameters"]

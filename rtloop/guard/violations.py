@@ -84,7 +84,7 @@ def list_violations(
     raw = [v for v in block.violations() if cycle is None or v.last_cycle == cycle]
     if not raw:
         return []
-    from rtloop.memory.fork_watch import fork_times
+    from rtloop.memory.forks import fork_times
 
     forks, moved = fork_times(), block.moved if block.moved is not None else migrated_pages() - block.migrated
     traces: dict[tuple[int, ...], tuple[Place, list[Place]]] = {}

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rtloop.errors import AttachError, ConfigError, StateError
-from rtloop.live.declared import Parameter, merge
+from rtloop.live.declared_parameters import Parameter, merge
 from rtloop.live.parameter_block import ForeignParameters, Used
 from rtloop.live.parameter_set import this_writer
 from rtloop.live.write_lock import write_lock

@@ -1,7 +1,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from rtloop.live.declared import Parameter
+from rtloop.live.declared_parameters import Parameter
 
 class Writer(NamedTuple):
     pid: int

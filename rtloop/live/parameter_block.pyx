@@ -41,7 +41,7 @@ import os
 from contextlib import suppress
 from typing import NamedTuple
 
-from rtloop.live.declared import TYPES as _TYPES
+from rtloop.live.declared_parameters import TYPES as _TYPES
 from rtloop.live.write_lock import close_file
 
 cdef int _TRIES = 10_000

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rtloop.errors import ConfigError, StateError
-from rtloop.live.declared import Declaration, Parameter, merge, parse_name, parse_type
+from rtloop.live.declared_parameters import Declaration, Parameter, merge, parse_name, parse_type
 from rtloop.live.parameter_block import ParameterRun, Used, Writer, assign, pack_place
 from rtloop.live.write_lock import write_lock
 from rtloop.stats.figures import ParameterChange

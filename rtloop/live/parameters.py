@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
-from rtloop.live.declared import Parameter
+from rtloop.live.declared_parameters import Parameter
 from rtloop.live.parameter_block import Used
 from rtloop.units import show
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from rtloop.errors import ConfigError, StateError
-from rtloop.live.declared import parse_name, parse_type, parse_unit
+from rtloop.live.declared_parameters import parse_name, parse_type, parse_unit
 from rtloop.live.signal_block import OwnSignals
 from rtloop.units import show
 

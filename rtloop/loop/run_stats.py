@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from rtloop.guard.violations import list_violations
-from rtloop.memory.fork_watch import fork_count
+from rtloop.memory.forks import fork_count
 from rtloop.system.time_sync import tai_offset_s
 
 if TYPE_CHECKING:

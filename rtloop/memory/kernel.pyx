@@ -32,7 +32,7 @@ from rtloop.headers.memory cimport (
     rt_memory_populate,
     rt_memory_prefault_stack,
 )
-from rtloop.memory.fork_watch cimport lock_after_fork, lock_flags_after_fork
+from rtloop.memory.forks cimport lock_after_fork, lock_flags_after_fork
 
 import mmap
 import os

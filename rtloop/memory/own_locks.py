@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 from rtloop.memory import process_lock
-from rtloop.memory.lock_refusal import range_lock_grant
+from rtloop.memory.lock_grant import range_lock_grant
 from rtloop.system.grant import Grant
 
 __all__ = ["lock_range", "lock_ranges", "own_grant"]

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from rtloop.memory import kernel, smaps
 from rtloop.memory.limits import core_dumps, memlock_limit
-from rtloop.memory.lock_refusal import explain_lock
+from rtloop.memory.lock_grant import explain_lock
 from rtloop.process.signal_shield import shielded_method
 from rtloop.system.fileio import parse_sizes, read_text
 from rtloop.system.grant import Grant

@@ -16,7 +16,7 @@ from rtloop.system.time_sync import tai_offset_s
 from rtloop.telemetry import description
 from rtloop.telemetry.assemble import assemble_stats, machine
 from rtloop.telemetry.block import Snapshot
-from rtloop.telemetry.foreign import ForeignBlock
+from rtloop.telemetry.foreign_block import ForeignBlock
 from rtloop.telemetry.live_grants import LiveGrants
 from rtloop.telemetry.task import Task
 from rtloop.units import format_rate

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from rtloop.errors import AttachError
 from rtloop.sharing.block_files import BlockFile, Budget, block_files, open_block_file, processes, user_of
-from rtloop.telemetry.foreign import ForeignBlock
+from rtloop.telemetry.foreign_block import ForeignBlock
 from rtloop.telemetry.loop_reader import LoopReader
 from rtloop.telemetry.task import Task, find_task
 

@@ -15,7 +15,7 @@ from rtloop.tools.options import as_json_option
 
 if TYPE_CHECKING:
     from rtloop.live.connect import Connection
-    from rtloop.live.declared import Parameter
+    from rtloop.live.declared_parameters import Parameter
     from rtloop.live.signals import Signals
 
 __all__ = ["get", "set"]

@@ -11,7 +11,7 @@ import rtloop
 from rtloop.guard import violations
 from rtloop.guard.guard_block import GuardBlock, RawViolation
 from rtloop.guard.symbols import Place
-from rtloop.memory import fork_watch
+from rtloop.memory import forks
 from rtloop.stats import guard_summary
 from rtloop.system.grant import Grant
 
@@ -92,7 +92,7 @@ class Block:
 def test_a_fault_says_what_the_machine_did_just_before(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(violations, "migrated_pages", lambda: 12)
     now = time.monotonic_ns()
-    monkeypatch.setattr(fork_watch, "fork_times", lambda: [now - 5_000_000_000, now - 2_000_000])
+    monkeypatch.setattr(forks, "fork_times", lambda: [now - 5_000_000_000, now - 2_000_000])
     long_ago = now - 3_000_000_000
     after, long_after = raw(0, time_ns=now), raw(0, time_ns=long_ago, frames=(1,))
     last = raw(0, time_ns=long_ago, last_time_ns=now, frames=(2,))

@@ -224,7 +224,7 @@ static inline int rt_memory_ignores_limit(void) {
 }
 
 /* State for forks: their number, and the mlockall(2) flags to apply again in the parent, whose locked private pages
- * have become copy-on-write. One instance, owned by rtloop.memory.fork_watch. */
+ * have become copy-on-write. One instance, owned by rtloop.memory.forks. */
 typedef struct rt_fork_watch {
   uint32_t forks;
   int32_t lock_flags;

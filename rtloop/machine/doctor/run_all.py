@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from rtloop.machine.doctor import samples, trial_loop
-from rtloop.machine.doctor.checks import clocks, cpus, kernel, pages, platform, power, session, timesync, toolchain
+from rtloop.machine.doctor.checks import clocks, cpus, kernel, memory, platform, power, session, timesync, toolchain
 from rtloop.machine.doctor.checks.clocks import ClockCost
 from rtloop.machine.doctor.checks.timesync import TimeSync
 from rtloop.machine.doctor.checks.toolchain import Toolchain
@@ -74,7 +74,7 @@ def examine(machine: Machine, evidence: Evidence = _NOTHING) -> list[Check]:
         yield from power.examine(machine)
         yield from clocks.examine(machine, evidence.cost)
         yield from timesync.examine(machine, evidence.sync)
-        yield from pages.examine(machine)
+        yield from memory.examine(machine)
         if evidence.tools is not None:
             yield from toolchain.examine(evidence.tools, machine.place.distribution)
 
