@@ -1,4 +1,4 @@
-"""Hard real-time periodic loops on Linux, written from Python.
+"""Hard real-time periodic loops on Linux, from Python.
 
 Subclass :class:`RTLoop` in Cython, write ``step``, and run it on a real-time thread of its own::
 

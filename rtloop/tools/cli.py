@@ -57,7 +57,7 @@ def make_group() -> click.Group:
     @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
     @click.version_option(__version__, prog_name="rtloop", message="%(prog)s %(version)s")
     def rtloop() -> None:
-        """Hard real-time periodic loops on Linux, written from Python."""
+        """Hard real-time periodic loops on Linux, from Python."""
 
     return rtloop
 
