@@ -1,4 +1,4 @@
-"""Watch on the forks of this process: their number, their times, and the memory lock that follows each in the parent.
+"""Forks of this process: their number, their times, and the memory lock that follows each in the parent.
 
 It notices forks by the C library's fork() (pthread_atfork(3)).
 """

@@ -4,8 +4,8 @@
  *        |<------------ wiped in a forked child ------------------------>|<--------- copied on write ----------->|
  *
  * The guards are PROT_NONE pages, because pthread_attr_setstack(3) ignores the guard size. The alternate signal stack
- * lets the handler of SIGSEGV report an overflow (sigaltstack(2)). All functions but rt_stack_begin are for the control
- * thread while the loop's thread does not exist.
+ * lets a handler of SIGSEGV, such as Python's faulthandler, report an overflow (sigaltstack(2)). All functions but
+ * rt_stack_begin are for the control thread while the loop's thread does not exist.
  *
  * The C library owns the top of the stack. glibc and musl keep the thread control block and static thread-local storage
  * there, and their fork(3) follows pointers into it in the child (glibc since 2.41), so a child must find it unchanged.
