@@ -18,6 +18,7 @@ from rtloop.units import (
     parse_duration,
     parse_exact_duration,
     parse_period,
+    parse_phase,
     parse_size,
     show,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "Settings",
     "check_call",
     "exact_period",
+    "exact_phase",
     "format_policy",
     "make_settings",
     "parse_align",
@@ -86,8 +88,8 @@ _INT64_MAX = 2**63 - 1
 _MIN_DEADLINE_RUNTIME_NS = 1024
 #: The kernel keeps 5 % of each CPU for ordinary threads (sched_rt_runtime_us).
 _MAX_UTILISATION = 0.95
-#: A period in ns as stored in JSON.
-_EXACT_PERIOD = re.compile(r"[1-9][0-9]{0,39}(/[1-9][0-9]{0,39})?", re.ASCII)
+#: A period or a phase in ns as stored in JSON.
+_EXACT_TIME = re.compile(r"(0|[1-9][0-9]{0,39})(/[1-9][0-9]{0,39})?", re.ASCII)
 #: Other common names of a keyword, which are spelled too differently to be found by similarity.
 _ALIASES = {"rate": "period", "frequency": "period", "interval": "period", "affinity": "cpu"}
 
@@ -129,12 +131,13 @@ class LoopKeywords(TypedDict, total=False):
 class Settings(NamedTuple):
     """Requested settings. Durations are in nanoseconds and sizes in bytes; the units are in the names.
 
-    `period` is exact, a Fraction of nanoseconds; `period_ns` is the nearest int.
+    `period` and `phase` are exact, Fractions of nanoseconds; `period_ns` and `phase_ns` are the nearest ints.
     """
 
     name: str
     period: Fraction
     period_ns: int
+    phase: Fraction
     phase_ns: int
     align_ns: int | None
     clock: str
@@ -168,7 +171,7 @@ class Settings(NamedTuple):
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as a dict that JSON can hold."""
         values = self._asdict()
-        values["period"] = str(self.period)
+        values["period"], values["phase"] = str(self.period), str(self.phase)
         if isinstance(self.cpu, tuple):
             values["cpu"] = list(self.cpu)
         values["guard_allow"] = list(self.guard_allow)
@@ -300,16 +303,25 @@ def _cpus(value: object) -> str | tuple[int, ...] | None:
     return tuple(sorted(cpus))
 
 
-def exact_period(settings: Mapping[str, Any]) -> Fraction:
-    """Return the exact period, in ns, of settings that were read from JSON; 0 if they have none."""
-    nearest = Fraction(settings.get("period_ns") or 0)
-    exact = settings.get("period")
+def _exact(settings: Mapping[str, Any], name: str) -> Fraction:
+    nearest = Fraction(settings.get(f"{name}_ns") or 0)
+    exact = settings.get(name)
     if isinstance(exact, Fraction):
         return exact
-    if not isinstance(exact, str) or not _EXACT_PERIOD.fullmatch(exact):
+    if not isinstance(exact, str) or not _EXACT_TIME.fullmatch(exact):
         return nearest
-    period = Fraction(exact)
-    return period if abs(period - nearest) <= Fraction(1, 2) else nearest  # the nearest int wins if the two contradict
+    time = Fraction(exact)
+    return time if abs(time - nearest) <= Fraction(1, 2) else nearest  # the nearest int wins if the two contradict
+
+
+def exact_period(settings: Mapping[str, Any]) -> Fraction:
+    """Return the exact period, in ns, of settings that were read from JSON; 0 if they have none."""
+    return _exact(settings, "period")
+
+
+def exact_phase(settings: Mapping[str, Any]) -> Fraction:
+    """Return the exact phase, in ns, of settings that were read from JSON; 0 if they have none."""
+    return _exact(settings, "phase")
 
 
 def _check_align(align: int, period: Fraction, shown: object) -> int:
@@ -439,6 +451,7 @@ def make_settings(
     """
     exact = parse_period(period, maximum=_MAX_TIME_NS)
     period_ns = parse_duration(exact / 10**9, "period")
+    exact_offset = parse_phase(phase, exact, maximum=_MAX_TIME_NS)
     policy = parse_choice(policy, "policy", POLICIES)
     priority = _integer(priority, "priority", 1, 99)
     if policy in ("fifo", "rr"):
@@ -470,7 +483,8 @@ def make_settings(
         name=default_name if name is None else parse_name(name),
         period=exact,
         period_ns=period_ns,
-        phase_ns=parse_duration(phase, "phase", maximum=_MAX_TIME_NS),
+        phase=exact_offset,
+        phase_ns=parse_duration(exact_offset / 10**9, "phase"),
         align_ns=None if align is None else parse_align(align, [exact]),
         clock=parse_choice(clock, "clock", CLOCKS),
         clock_step=parse_choice(clock_step, "clock_step", CLOCK_STEP_POLICIES),
@@ -511,7 +525,7 @@ SETTING_KINDS |= {"has_own_wait": "bool", "group": "str", "origin_ns": "int", "l
 def _is_of(value: object, kind: str) -> bool:
     """Return True if a JSON value has the given type of a field."""
     if kind == "Fraction":
-        return isinstance(value, str) and _EXACT_PERIOD.fullmatch(value) is not None
+        return isinstance(value, str) and _EXACT_TIME.fullmatch(value) is not None
     if kind == "tuple[int, ...]":
         return isinstance(value, list) and all(type(item) is int for item in value)
     if kind == "tuple[str, ...]":

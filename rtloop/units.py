@@ -21,6 +21,7 @@ __all__ = [
     "parse_duration",
     "parse_exact_duration",
     "parse_period",
+    "parse_phase",
     "parse_size",
     "parse_timeout",
     "show",
@@ -37,8 +38,8 @@ _MAX_DIGITS = 60
 _MIN_BARE_TIMEOUT_NS = 1000
 #: A sleep costs a CPU a microsecond or more: its timer interrupt and two context switches.
 _MIN_PERIOD_NS = 2000
-#: RT_UNIT_MAX of schedule.h, which carries the fraction of a period as a whole number of parts.
-_MAX_PERIOD_DENOMINATOR = _INT64_MAX // 4
+#: RT_UNIT_MAX of schedule.h, which carries the fraction of a release as a whole number of parts.
+_MAX_DENOMINATOR = _INT64_MAX // 4
 
 _DURATION_FORMS = (
     'an int (nanoseconds), a str with a unit ("250us", "1 ms", "1/60s"), a datetime.timedelta or a fractions.Fraction '
@@ -196,13 +197,41 @@ def parse_period(
             f"{name}={show(value)} must be at least {format_duration(_MIN_PERIOD_NS)}: a sleep alone costs a CPU a "
             "microsecond or more, so the loop would take the whole CPU, and the kernel stops real-time threads that do"
         )
-    if period.denominator > _MAX_PERIOD_DENOMINATOR:
+    if period.denominator > _MAX_DENOMINATOR:
         near = (period / 10**9).limit_denominator(10**9)
         raise ConfigError(
             f"{name}={show(value)} is a fraction of nanoseconds with a denominator of more than 61 bits, which is too "
             f"fine for a loop; '{near}s' is nearly the same"
         )
     return period
+
+
+def parse_phase(value: int | str | timedelta | Fraction, period: Fraction, *, maximum: int = _INT64_MAX) -> Fraction:
+    """Turn a phase into nanoseconds, without rounding.
+
+    Parameters
+    ----------
+    value : int, str, datetime.timedelta or fractions.Fraction
+        As for :func:`parse_exact_duration`.
+    period : fractions.Fraction
+        The exact period, ns. A release is a sum of both, so they need a common denominator of at most 61 bits.
+    maximum : int
+        The greatest phase accepted, in nanoseconds.
+
+    Raises
+    ------
+    ConfigError
+        On any other type, form or range.
+    """
+    phase = parse_exact_duration(value, "phase", maximum=maximum)
+    if math.lcm(phase.denominator, period.denominator) > _MAX_DENOMINATOR:
+        periods = (phase / period).limit_denominator(1000)
+        raise ConfigError(
+            f"phase={show(value)} and the period are fractions of nanoseconds whose common denominator has more than "
+            f"61 bits, which is too fine for a loop; '{_nearest(phase)}ns' is nearly the same, and so is "
+            f"Fraction('{periods * period / 10**9}')"
+        )
+    return phase
 
 
 def parse_timeout(value: int | str | timedelta | Fraction, name: str = "timeout") -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rtloop.settings import exact_period
+from rtloop.settings import exact_period, exact_phase
 from rtloop.stats.records import continuous_records, find_missed
 from rtloop.units import format_duration, lcm_of
 
@@ -64,7 +64,7 @@ def measure_age(every: Sequence[Stats]) -> tuple[NDArray[np.int64], NDArray[np.i
 
 
 def bound_age(
-    phases: Sequence[int],
+    phases: Sequence[int] | Sequence[Fraction],
     periods: Sequence[int] | Sequence[Fraction],
     responses: Sequence[int],
     *,
@@ -83,28 +83,30 @@ def bound_age(
 
     Parameters
     ----------
-    phases, periods, responses : sequence of int, or of Fraction for the periods
+    phases, periods : sequence of int or of Fraction
         Of the chain's loops, in order, ns.
+    responses : sequence of int
+        Worst response times, ns.
     is_aligned : bool
         True if the loops have a common origin.
     """
-    exact = [Fraction(period) for period in periods]
-    hyperperiod, unit = lcm_of(exact), math.lcm(*(period.denominator for period in exact))
+    exact, offsets = [Fraction(period) for period in periods], [Fraction(phase) for phase in phases]
+    hyperperiod, unit = lcm_of(exact), math.lcm(*(time.denominator for time in exact + offsets))
     number = int(hyperperiod / exact[-1])
     # Times are in units of 1/`unit` ns; each release is rounded by at most half a ns.
     rounding = 0 if unit == 1 else 1
     if (
         not is_aligned
         or number > _MOST_RELEASES
-        or (hyperperiod + max(phases) + sum(responses)) * unit > _INT64_MAX // 4
+        or (hyperperiod + max(offsets) + sum(responses)) * unit > _INT64_MAX // 4
     ):
         return math.ceil(sum(exact[:-1])) + sum(responses) + rounding
-    released = phases[-1] * unit + np.arange(number, dtype=np.int64) * int(exact[-1] * unit)
+    released = int(offsets[-1] * unit) + np.arange(number, dtype=np.int64) * int(exact[-1] * unit)
     sensed = released
-    for phase, period, response in reversed(list(zip(phases, exact, responses, strict=True))[:-1]):
-        step = int(period * unit)
-        late = phase * unit + (response + rounding) * unit
-        sensed = phase * unit + (sensed - late) // step * step
+    for phase, period, response in reversed(list(zip(offsets, exact, responses, strict=True))[:-1]):
+        step, begin = int(period * unit), int(phase * unit)
+        late = begin + (response + rounding) * unit
+        sensed = begin + (sensed - late) // step * step
     return math.ceil(Fraction(int((released - sensed).max()), unit)) + responses[-1] + rounding
 
 
@@ -236,7 +238,7 @@ def _bound(every: Sequence[Stats], analysis: Analysis | str) -> tuple[int | None
             return None, f"the worst response time of {stats.name} exceeds its period, so it can miss releases"
         responses.append(response)
     settings = [stats.settings for stats in every]
-    periods, phases = [exact_period(s) for s in settings], [int(s["phase_ns"]) for s in settings]
+    periods, phases = [exact_period(s) for s in settings], [exact_phase(s) for s in settings]
     # A loop that moves its grid leaves the common one.
     return bound_age(phases, periods, responses, is_aligned=all(s.get("overrun") != "shift" for s in settings)), None
 

@@ -113,6 +113,7 @@ cdef extern from "../include/rtloop/loop.h" nogil:
         int64_t origin
         int64_t align
         int64_t phase
+        int64_t part
 
     ctypedef struct rt_loop_group_t:
         int32_t is_member

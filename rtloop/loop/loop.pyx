@@ -81,7 +81,8 @@ cdef class _RTLoop_2:
         Time from one release to the next; also a rate, ``"4kHz"``. At least 2 us. Fractions are exact over any
         time: ``"44.1kHz"``, ``"30000/1001Hz"``, ``"1/60s"``, ``fractions.Fraction(1, 60)`` (seconds).
     phase : duration
-        Offset from the origin: release k is at origin + phase + k * period, rounded to the nearest nanosecond.
+        Offset from the origin: release k is at origin + phase + k * period, rounded to the nearest nanosecond. A
+        fraction of a nanosecond is kept, as in a period: ``"1/6ms"``.
     align : duration, optional
         Makes the origin a multiple of this on the clock. Loops, also on machines with a common clock, are then on one
         grid whenever they start. It must be a whole number of periods; the error for any other value has the nearest

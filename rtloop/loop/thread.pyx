@@ -53,6 +53,7 @@ cimport cython
 
 import os
 from contextlib import ExitStack
+from math import floor, lcm
 
 from rtloop.errors import SetupError
 from rtloop.guard import setup as guard_setup
@@ -285,10 +286,14 @@ cdef class LoopThread:
         cdef rt_loop_t *rt = self.rt
         cdef bytes name = s.name.encode()[:15].decode(errors="ignore").encode()
         memset(rt, 0, sizeof(rt_loop_t))
-        whole, part = divmod(s.period.numerator, s.period.denominator)
         is_settable = s.clock in SETTABLE_CLOCKS
-        is_carried = is_settable or s.period.denominator > 1
-        rt_schedule_set_period(&rt.schedule, whole, part, s.period.denominator if is_carried else 0)
+        # The fraction of a phase is the same for all releases, and rounded once, except half a ns, which is rounded to
+        # the even release each time.
+        is_carried = is_settable or s.period.denominator > 1 or s.phase.denominator == 2
+        unit = lcm(s.period.denominator, s.phase.denominator) if is_carried else 0
+        phase = s.phase if is_carried else round(s.phase)
+        rt_schedule_set_period(&rt.schedule, floor(s.period), int(s.period % 1 * unit), unit)
+        rt.grid.phase, rt.grid.part = floor(phase), int(phase % 1 * unit)
         rt.schedule.policy = OVERRUN_POLICIES[s.overrun]
         rt.schedule.max_burst = s.max_burst
         rt.schedule.max_overruns = s.max_overruns or 0
@@ -300,7 +305,6 @@ cdef class LoopThread:
         rt.limits.max_cycles = UINT64_MAX if cycles is None else cycles
         rt.limits.max_duration = INT64_MAX if duration_ns is None else duration_ns
         rt.grid.align = s.align_ns or 0
-        rt.grid.phase = s.phase_ns
         if s.is_spin_auto:
             rt_spin_auto(&rt.spin, s.period_ns, scheduling.spin_budget(s))
         else:

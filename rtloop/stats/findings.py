@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from fractions import Fraction
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -52,7 +51,7 @@ def elapsed_releases(stats: Stats) -> tuple[int, int] | None:
     # A step of the clock moves all stamps, and the waits for its new grid are no periods.
     elapsed = release - (end - stats.duration_ns) - stats.clock_gap_ns
     periods = round(elapsed / period)
-    if abs(elapsed - periods * period) > stats.clock_steps + Fraction(1, 2):
+    if abs(elapsed - periods * period) > stats.clock_steps + 1:  # the first and the last release are rounded
         return None
     behind = max(0, math.ceil((end - release - period) / period))
     return periods + 1, periods + 1 + behind

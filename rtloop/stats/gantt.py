@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtloop.errors import ConfigError
+from rtloop.settings import exact_phase
 from rtloop.stats.plots import COLOURS, literal, new_figure, save_figure, tidy
 from rtloop.stats.records import (
     exact_period_of,
@@ -154,7 +155,7 @@ def _since(at: str | Duration, first: int, last: int) -> int:
 def _begin(stats: Stats, origin: int) -> int:
     """Return the beginning of what was recorded of a loop: the origin, if its first cycle is among the records."""
     release, start = int(stats.records["release"][0]), int(stats.records["start"][0])
-    is_all = release - int(stats.settings.get("phase_ns", 0)) == origin
+    is_all = abs(release - exact_phase(stats.settings) - origin) < 2  # both are rounded
     return min(origin if is_all else release, start)
 
 
@@ -164,8 +165,8 @@ def _origin(every: Sequence[Stats]) -> int:
     if have_one_origin(every):
         return int(slowest.settings["origin_ns"])
     releases = slowest.cycles + slowest.missed  # so far: the recorded ones are the last of them
-    on_grid = int(slowest.records["release"][-1]) - round((releases - 1) * exact_period_of(slowest))
-    return on_grid - int(slowest.settings.get("phase_ns", 0))
+    since = exact_phase(slowest.settings) + (releases - 1) * exact_period_of(slowest)
+    return int(slowest.records["release"][-1]) - round(since)
 
 
 def _worst(every: Sequence[Stats], first: int, last: int) -> tuple[int, int]:

@@ -137,6 +137,34 @@ static void never_drifts(void) {
   }
 }
 
+/* Each release is first + part / unit + k * (period + share / unit) ns, rounded to the nearest and to the even one of
+ * two: also if the first release has a fraction, and if it alone has one. */
+static void starts_at_a_fraction(void) {
+  const int64_t cases[][4] = {
+      /* period, share, part, unit */
+      {333333, 2, 4, 6},      {333333, 2, 1, 6}, {1000001, 0, 1, 2},      {976562, 1, 1, 2},
+      {22675, 325, 440, 441}, {2000, 0, 6, 7},   {2001, 1000, 999, 1001}, {1000, 0, 0, 1},
+  };
+  for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+    const int64_t period = cases[i][0], share = cases[i][1], part = cases[i][2], unit = cases[i][3];
+    for (int64_t first = 1000000000; first < 1000000002; first++) {
+      rt_schedule_t s = {.policy = RT_OVERRUN_SKIP};
+      rt_schedule_set_period(&s, period, share, unit);
+      rt_schedule_set_first(&s, first, part);
+      for (int64_t k = 0; k < 2000; k++) {
+        const int64_t twice = 2 * ((s.release - first - k * period) * unit - part - k * share);
+        CHECK(twice <= unit && twice >= -unit);
+        CHECK((twice != unit && twice != -unit) || s.release % 2 == 0);
+        rt_schedule_t jumped = s;
+        rt_schedule_set_first(&jumped, first, part);
+        rt_schedule_move(&jumped, 0, k);
+        CHECK(jumped.release == s.release);
+        rt_schedule_carry(&s);
+      }
+    }
+  }
+}
+
 /* Whatever a fractional schedule goes through, each release is a whole number of exact periods after the first, apart
  * from what was moved on purpose. After the grid has moved to now, exact periods are counted from there. */
 static void conserves_fractions(int policy, int64_t num, int64_t den, int64_t worst, uint64_t seed) {
@@ -207,10 +235,10 @@ static void rounds_settings(void) {
 }
 
 static void aligns(void) {
-  CHECK(rt_schedule_first(1234, 100, 0, 5) == 1339);
-  CHECK(rt_schedule_first(1234, 100, 1000, 5) == 2005);
-  CHECK(rt_schedule_first(1900, 100, 1000, 0) == 2000); /* a multiple itself */
-  CHECK(rt_schedule_first(1901, 100, 1000, 0) == 3000);
+  CHECK(rt_schedule_origin(1234, 100, 0) == 1334);
+  CHECK(rt_schedule_origin(1234, 100, 1000) == 2000);
+  CHECK(rt_schedule_origin(1900, 100, 1000) == 2000); /* a multiple itself */
+  CHECK(rt_schedule_origin(1901, 100, 1000) == 3000);
 }
 
 int main(void) {
@@ -230,6 +258,7 @@ int main(void) {
   follows_a_clock();
   skips_to_the_first_release();
   never_drifts();
+  starts_at_a_fraction();
   for (int policy = RT_OVERRUN_SKIP; policy <= RT_OVERRUN_SHIFT; policy++) {
     conserves_fractions(policy, 10000000, 441, 20000, 1);
     conserves_fractions(policy, 10000000, 441, 30000, 2);

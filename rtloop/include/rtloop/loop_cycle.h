@@ -30,15 +30,17 @@ static inline void rt_loop_limit_plain(rt_loop_t *loop, uint64_t index) {
     loop->plain_until = INT64_MIN;
   } else if (!__builtin_mul_overflow(left, loop->schedule.period, &length) &&
              !__builtin_add_overflow(loop->schedule.release, length, &until) && until < loop->end_release) {
-    loop->plain_until = until;
+    loop->plain_until = loop->schedule.unit ? until - 1 : until; /* the release may be a tie that is rounded down */
   }
 }
 
-/* Prepare the first cycle of a run, at the release `first`, in ns on the loop's clock. O(1); never fails. */
-static inline void rt_loop_start_at(rt_loop_t *loop, int64_t first) {
+/* Prepare the first cycle of a run, whose release is a phase after `origin`, in ns on the loop's clock.
+ * O(1); never fails. */
+static inline void rt_loop_start_at(rt_loop_t *loop, int64_t origin) {
   const int64_t duration = loop->limits.max_duration;
+  rt_schedule_set_first(&loop->schedule, origin + loop->grid.phase, loop->grid.part);
+  const int64_t first = loop->schedule.release;
   loop->first_release = first;
-  rt_schedule_set_release(&loop->schedule, first);
   loop->end_release = first > INT64_MAX - duration ? INT64_MAX : first + duration;
   rt_loop_limit_plain(loop, 0);
   loop->is_late = 0;
@@ -54,12 +56,12 @@ static inline void rt_loop_start_at(rt_loop_t *loop, int64_t first) {
 static inline void rt_loop_start(rt_loop_t *loop, int64_t now) {
   const rt_loop_grid_t *const grid = &loop->grid;
   if (grid->origin) {
-    rt_loop_start_at(loop, grid->origin + grid->phase);
+    rt_loop_start_at(loop, grid->origin);
     return;
   }
   const int64_t period = loop->schedule.period;
   const int64_t lead = period < 1000000 ? period : 1000000;
-  rt_loop_start_at(loop, rt_schedule_first(now, lead, grid->align, grid->phase));
+  rt_loop_start_at(loop, rt_schedule_origin(now, lead, grid->align));
 }
 
 /* Measure the offset of a settable clock before the first cycle, unless the group has. Three reads of a clock and more;

@@ -59,7 +59,8 @@ typedef struct rt_loop_limits {
 typedef struct rt_loop_grid {
   int64_t origin; /* set by the group before RT_PHASE_BEGIN, with rt_loop.offset; 0: the loop chooses its own */
   int64_t align;  /* the loop's own origin is a multiple of this; 0: any */
-  int64_t phase;  /* from the origin to the first release */
+  int64_t phase;  /* from the origin to the first release, rounded down */
+  int64_t part;   /* the fraction of the phase, in 1 / schedule.unit ns; 0 if schedule.unit is 0 */
 } rt_loop_grid_t;
 
 /* Membership in a group of loops that start together. */

@@ -1,8 +1,9 @@
 /* The next release: the grid, the four overrun policies, the grid shift and the step of a clock, as exact arithmetic.
  *
  * A period is a fraction: `period` whole nanoseconds and `part / unit` of one. Release k is at the exact time
- * first + k * period, rounded to the nearest nanosecond, a tie to the even one. The fraction of the present release is
- * carried in `rest`, so nothing adds up to a drift. A period of whole nanoseconds has unit 0 and carries nothing.
+ * first + k * period, rounded to the nearest nanosecond, a tie to the even one. `first` has a fraction of the same unit
+ * if the phase has one. The fraction of the present release is carried in `rest`, so nothing adds up to a drift. A
+ * period of whole nanoseconds has unit 0 and carries nothing.
  *
  * Pure: no clock, no system call, no memory but the struct. The loop drives it with measured times, the tests with
  * made-up ones. One invariant holds under every policy:
@@ -65,8 +66,8 @@ __extension__ typedef __int128 rt_int128_t;
 /* Get the rest of an exact time that is a whole number of ns. O(1). */
 static inline int64_t rt_schedule_half(const rt_schedule_t *s) { return s->unit / 2; }
 
-/* Set the period to `period` + `part` / `unit` ns, with 0 <= part < unit <= RT_UNIT_MAX, in lowest terms. With unit 0
- * it is a whole number of ns and cycles may be plain; with unit 1 it is one, and no cycle is. Before the run; O(1). */
+/* Set the period to `period` + `part` / `unit` ns, with 0 <= part < unit <= RT_UNIT_MAX. With unit 0 it is a whole
+ * number of ns and cycles may be plain; with any other unit no cycle is. Before the run; O(1). */
 static inline void rt_schedule_set_period(rt_schedule_t *s, int64_t period, int64_t part, int64_t unit) {
   s->period = period;
   s->part = part;
@@ -99,6 +100,19 @@ static inline void rt_schedule_round(rt_schedule_t *s) {
     s->release -= 1;
     s->rest = s->unit;
   }
+}
+
+/* Set the first release to the exact time `whole` + `part` / `unit` ns, with 0 <= part < unit; with unit 0 the part is
+ * 0. After rt_schedule_set_period; O(1). */
+static __attribute__((noinline, cold, unused)) void rt_schedule_set_first(rt_schedule_t *s, int64_t whole,
+                                                                          int64_t part) {
+  rt_schedule_set_release(s, whole);
+  s->rest += part;
+  if (s->unit && s->rest >= s->unit) {
+    s->rest -= s->unit;
+    s->release += 1;
+  }
+  rt_schedule_round(s);
 }
 
 /* Move the release on by one period that has a fraction. O(1). */
@@ -219,12 +233,12 @@ static __attribute__((noinline, cold, unused)) int64_t rt_schedule_follow(rt_sch
   return s->release - before;
 }
 
-/* Compute the first release. The origin is `lead` from now, or with `align` the next multiple of it that is at least
- * `lead` away. The release is `phase` after the origin. O(1); never fails. */
-static inline int64_t rt_schedule_first(int64_t now, int64_t lead, int64_t align, int64_t phase) {
+/* Compute the origin of the grid: `lead` from now, or with `align` the next multiple of it that is at least `lead`
+ * away. O(1); never fails. */
+static inline int64_t rt_schedule_origin(int64_t now, int64_t lead, int64_t align) {
   int64_t origin = now + lead;
   if (align > 0) origin += (align - origin % align) % align;
-  return origin + phase;
+  return origin;
 }
 
 #endif

@@ -94,7 +94,7 @@ static inline int rt_simulate_begin(rt_simulation_t *s) {
   rt_loop_t *const loop = s->loop;
   loop->is_simulated = 1;
   s->now = RT_SIMULATION_START_NS - RT_SIMULATION_LEAD_NS;
-  rt_loop_start_at(loop, rt_schedule_first(s->now, RT_SIMULATION_LEAD_NS, loop->grid.align, loop->grid.phase));
+  rt_loop_start_at(loop, rt_schedule_origin(s->now, RT_SIMULATION_LEAD_NS, loop->grid.align));
   return rt_simulate_plan(s);
 }
 
