@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pytest
 
 from rtloop.errors import RtloopError, RTSetupWarning, SetupError
+from rtloop.process.nap import nap
 from rtloop.settings import parse_run_duration
 from rtloop.stats import findings, guard_summary
 from rtloop.units import format_duration
@@ -272,5 +273,5 @@ def _wait(is_over: Callable[[], bool], seconds: float) -> bool:
         left = end - time.monotonic()
         if left <= 0:
             return True
-        time.sleep(min(0.005, left))
+        nap(min(0.005, left))
     return False

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from rtloop.data.ownership import claim_reader, release_reader
 from rtloop.errors import ConfigError, RecorderError, RTSetupWarning, StateError
 from rtloop.process.exit_hooks import RECORDERS, WeakObjects, at_end, watch
+from rtloop.process.nap import nap
 from rtloop.process.signal_shield import give_up_policy, start_thread
 from rtloop.units import parse_duration
 
@@ -221,7 +222,7 @@ class Recorder:
         wanted = self._rounds + 2  # the round that is under way may have begun before
         while self._rounds < wanted and not self._is_ended:
             self._kick()
-            time.sleep(0.001)
+            nap(0.001)
             if limit < time.monotonic():
                 raise TimeoutError(f"{self.path}: writing has taken longer than {timeout}")
         self._raise()
@@ -239,7 +240,7 @@ class Recorder:
         self._is_closing = True
         self._kick()
         while not self._is_ended:
-            time.sleep(0.002)
+            nap(0.002)
         _recorders.discard(self)
         if not self._is_told:
             self._is_told = True

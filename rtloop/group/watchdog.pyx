@@ -36,6 +36,7 @@ from rtloop.errors import SetupError
 from rtloop.guard.started_threads import starting
 from rtloop.loop import registry, resources, run_warnings, scheduling
 from rtloop.memory.own_locks import lock_range, lock_ranges, own_grant
+from rtloop.process.nap import nap
 from rtloop.system.grant_errors import setup_errors
 from rtloop.process.signal_shield import shielded
 from rtloop.telemetry.live_grants import LiveGrants
@@ -263,7 +264,7 @@ cdef class Watchdog:
                 return
             phase = rt_load_acquire(&self.dog.phase)
             if phase == RT_PHASE_DONE:
-                time.sleep(0.001)  # another thread is reaping
+                nap(0.001)  # another thread is reaping
                 continue
             slice_ns = min(left, SLICE_NS)
             with nogil:

@@ -10,6 +10,7 @@ from rtloop.live.foreign_parameters import ForeignParameterSet, NoParameters, op
 from rtloop.live.foreign_signals import open_signals
 from rtloop.live.parameters import Parameters
 from rtloop.live.signals import Signals
+from rtloop.process.nap import nap
 from rtloop.stats.stats import Stats
 from rtloop.telemetry.attach import find_loop
 from rtloop.telemetry.loop_reader import LoopReader
@@ -142,7 +143,7 @@ def connect(name: str | None = None, pid: int | None = None) -> Connection:
         if reader.is_described or time.monotonic() > deadline:
             break
         reader.close()
-        time.sleep(0.001)
+        nap(0.001)
     try:
         return Connection(reader)
     except BaseException:

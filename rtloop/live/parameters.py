@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 from rtloop.live.declared_parameters import Parameter
 from rtloop.live.parameter_block import Used
+from rtloop.process.nap import nap
 from rtloop.units import show
 
 __all__ = ["Applied", "ParameterBackend", "Parameters"]
@@ -128,7 +129,7 @@ class Parameters(Mapping[str, Any]):
                 return True
             if time.monotonic() > deadline:
                 return False
-            time.sleep(0.0005)
+            nap(0.0005)
 
     def _find(self, name: str) -> Parameter:
         found = self._backend.declared.get(name)

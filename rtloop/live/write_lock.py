@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rtloop.errors import StateError
+from rtloop.process.nap import nap
 
 __all__ = ["close_file", "write_lock"]
 
@@ -65,7 +66,7 @@ def _lock_file(fd: int, name: str, deadline: float) -> None:
                 f"the parameters of {name}: another process has been writing for {PATIENCE_S:g} s, and has perhaps "
                 "been stopped; lslocks(8) shows which"
             )
-        time.sleep(pause)
+        nap(pause)
         pause = min(2 * pause, _LONGEST_PAUSE_S)
 
 

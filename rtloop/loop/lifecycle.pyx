@@ -20,6 +20,7 @@ from rtloop.errors import StateError, StopTimeoutError
 from rtloop.loop import interrupted_wait, registry, run_stats, run_warnings
 from rtloop.loop.failure import RunFailure, add_note, stop_timeout_error
 from rtloop.process import ending_signals
+from rtloop.process.nap import nap
 from rtloop.process.signal_shield import shielded
 
 # Time that a reaper waits for the keeper while the keeper is busy with another loop.
@@ -314,7 +315,7 @@ cdef class Control:
             if make is not None:
                 return make()
         while self._activity == "ending" and not self._is_reaping():
-            time.sleep(0.001)  # another thread is reaping, and stores the figures
+            nap(0.001)  # another thread is reaping, and stores the figures
         make = self._make_stats_later
         if make is not None:
             made = make()
@@ -466,7 +467,7 @@ cdef class Control:
             if time.monotonic_ns() > deadline:
                 raise StopTimeoutError(f"{self.settings.name} is still being started; it stops once it has started")
             try:
-                time.sleep(0.001)
+                nap(0.001)
             except BaseException as interrupt:
                 interrupts.append(interrupt)
         return False

@@ -32,6 +32,7 @@ from contextlib import suppress
 
 from rtloop.errors import ConfigError
 from rtloop.process import exit_hooks
+from rtloop.process.nap import nap
 from rtloop.process.signal_shield import block_signals, give_up_policy, start_thread
 from rtloop.units import as_index, format_duration, show
 
@@ -210,7 +211,7 @@ def _lower(armed):
 def await_end():
     """Wait, if a signal has come, until it takes effect, so that the process does not continue meanwhile."""
     while _taken or _pending():
-        time.sleep(_NAP_S)
+        nap(_NAP_S)
 
 
 def guard_run(address, bits, tid):

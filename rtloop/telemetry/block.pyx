@@ -38,12 +38,12 @@ from rtloop.headers.telemetry cimport (
 
 import errno
 import os
-import time
 from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
 
+from rtloop.process.nap import nap
 from rtloop.stats.histogram import Histogram
 from rtloop.memory.process_lock import memory_lock
 from rtloop.system.fileio import read_text
@@ -112,7 +112,7 @@ cdef class TelemetryReader:
                     rc = rt_telemetry_snapshot(self.view.block, bank, &written, _TRIES)
                 if rc == 0:
                     break
-                time.sleep(0.0001 * attempt)
+                nap(0.0001 * attempt)
             else:
                 raise OSError(errno.EAGAIN, "the loop writes too fast for a consistent snapshot of its statistics, or "
                                             "was stopped in the middle of writing")
@@ -147,7 +147,7 @@ cdef class TelemetryReader:
         for _ in range(100):
             if rt_load_acquire(&self.view.block.ended):
                 return True
-            time.sleep(0.001)
+            nap(0.001)
         return False
 
     cdef object _records(self, uint64_t first, uint64_t last, uint64_t most):

@@ -20,6 +20,7 @@ from rtloop.data.record_clock import infer_clock
 from rtloop.data.record_files import json_schema, record_json
 from rtloop.errors import ConfigError, PayloadError, RecorderError, RTSetupWarning
 from rtloop.process.exit_hooks import RECORDERS, WeakObjects, at_end, watch
+from rtloop.process.nap import nap
 from rtloop.telemetry.description import clean
 from rtloop.zenoh.frames import Frame, unpack
 from rtloop.zenoh.host_clocks import Arrival, HostClocks, Jump
@@ -215,7 +216,7 @@ class Recording:
         limit = None if seconds is None else time.monotonic() + seconds
         while limit is None or time.monotonic() < limit:
             self._raise()
-            time.sleep(_TURN_S if limit is None else max(0.0, min(_TURN_S, limit - time.monotonic())))
+            nap(_TURN_S if limit is None else max(0.0, min(_TURN_S, limit - time.monotonic())))
             self._report(self.clocks.news())
             self._report(self._shared())
             if on_turn is not None:

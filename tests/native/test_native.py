@@ -635,6 +635,7 @@ PROGRAMS = {
     "watchdog": Program(
         (MEMORY, THREADS),
         mutations={
+            "spins below a filter": Mutation("watchdog.h", "if (RT_UNLIKELY(rc) && now < planned) {", "if (0) {"),
             "a loop in enter is stuck": Mutation(
                 "watchdog.h", "if (rt_load_acquire(&loop->phase) != RT_PHASE_BEGIN) {", "if (0) {"
             ),

@@ -2,6 +2,18 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
+#include <errno.h>
+#include <time.h>
+
+/* Sleep, or refuse to, as below a seccomp filter. */
+static int is_forbidden;
+
+static int sleep_or_refuse(clockid_t clock, int flags, const struct timespec *time, struct timespec *left) {
+  return is_forbidden ? EPERM : clock_nanosleep(clock, flags, time, left);
+}
+
+#define clock_nanosleep sleep_or_refuse
+
 #include "rtloop/loop.h"
 #include "rtloop/memory.h"
 #include "rtloop/watchdog.h"
@@ -428,8 +440,28 @@ static void run_abort(void) {
   discard(&s);
 }
 
+/* Below a filter on clock_nanosleep(2) the watchdog waits in another way: it watches as before, and does not spin. */
+static void check_filtered(void) {
+  subject_t s;
+  make(&s);
+  rt_watchdog_t *dog = make_dog(&s, 1, 60 * MS, 5 * MS);
+  const int64_t begin = rt_clock_now(CLOCK_MONOTONIC);
+  s.loop->phase = RT_PHASE_BEGIN;
+  s.loop->grid.origin = begin;
+  dog->phase = RT_PHASE_GO;
+  is_forbidden = 1;
+  rt_watchdog_run(dog);
+  is_forbidden = 0;
+  const int64_t took = rt_clock_now(CLOCK_MONOTONIC) - begin;
+  CHECK(took >= 60 * MS && s.safes == 1 && s.loop->watch == RT_WATCH_SAFE);
+  CHECK((int64_t)dog->checks <= took / (5 * MS) + 2);
+  munmap(dog, rt_watchdog_bytes(1));
+  discard(&s);
+}
+
 int main(void) {
   check_arithmetic();
+  check_filtered();
   check_leaving(0);
   check_leaving(1);
   run_abort();

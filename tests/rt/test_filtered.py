@@ -93,6 +93,40 @@ def test_a_thread_that_cannot_be_created_names_the_filter(script: Script) -> Non
     assert "SystemCallFilter=clone3" in done.stdout
 
 
+ENDINGS = """
+import json, warnings, rtloop
+warnings.simplefilter("ignore")
+def fails(call):
+    try:
+        return repr(call())
+    except BaseException as error:
+        return f"{type(error).__name__}: {error}"
+keywords = {"strict": False, "cpu": None}
+loop = rtloop.RTLoop("1ms", **keywords)
+group = rtloop.LoopGroup([rtloop.RTLoop("1ms", **keywords), rtloop.RTLoop("2ms", **keywords)], watchdog=50)
+python = rtloop.PyLoop(lambda cycle: None, "10ms", **keywords)
+found = [fails(lambda: loop.run(cycles=5)), fails(lambda: group.run("20ms")), fails(lambda: python.run(cycles=5))]
+loop.start()
+found += [fails(loop.join), fails(loop.join), fails(loop.stop), fails(lambda: loop.stats.cycles)]
+group.start()
+found += [fails(group.wait), fails(group.join), fails(group.stop)]
+with rtloop.stop_on_signals():
+    found.append(fails(lambda: loop.run(cycles=5)))
+print(json.dumps(found))
+"""
+
+
+def test_whoever_waits_for_a_loop_that_may_not_sleep_is_told_why(script: Script) -> None:
+    """The waits themselves were refused as well: a bare PermissionError of time.sleep."""
+    done = script(ENDINGS, prefix=(sys.executable, LAUNCHER, "clock_nanosleep", str(errno.EPERM)))
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [one for one in found if "PermissionError" in one] == []
+    for i in (0, 1, 2, 3, 4, 8, 10):
+        assert found[i].startswith("SetupError") and "a seccomp filter forbids clock_nanosleep" in found[i], found
+    assert found[6] == "0" and found[7] == "True"
+
+
 def test_an_unpinned_thread_keeps_its_mask_if_nobody_can_read_it(script: Script) -> None:
     done = script(
         """

@@ -173,6 +173,18 @@ def test_no_folder_is_crowded():
     assert crowded(PACKAGE) == {}
 
 
+def test_no_thread_sleeps_by_a_call_that_a_filter_may_forbid():
+    """time.sleep calls clock_nanosleep; only the plain loop of the demo, which is measured, uses it."""
+    calls = re.compile(r"\btime\.sleep\(|\bfrom time import .*\bsleep\b")
+    found = [
+        f"{path.relative_to(PACKAGE)}:{number}"
+        for _, path in house.sources(PACKAGE)
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if calls.search(line)
+    ]
+    assert [place.rpartition(":")[0] for place in found] == ["demo/plain.py"] + 2 * ["machine/latency/load.py"], found
+
+
 def test_no_line_is_too_long():
     assert too_wide(PACKAGE) == []
 

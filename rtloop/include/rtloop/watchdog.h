@@ -143,8 +143,13 @@ static inline void rt_watchdog_run(rt_watchdog_t *dog) {
   for (uint32_t i = 0; i < dog->count; i++) dog->loops[i].since = INT64_MAX;
   while (rt_watchdog_check(dog, now)) {
     planned += dog->interval;
-    while (rt_clock_sleep_until(CLOCK_MONOTONIC, &second, planned) == -EINTR) continue;
+    int rc;
+    while ((rc = rt_clock_sleep_until(CLOCK_MONOTONIC, &second, planned)) == -EINTR) continue;
     now = rt_clock_now(CLOCK_MONOTONIC);
+    if (RT_UNLIKELY(rc) && now < planned) { /* a seccomp filter forbids clock_nanosleep(2) */
+      rt_futex_wait(&dog->phase, RT_PHASE_GO, planned - now);
+      now = rt_clock_now(CLOCK_MONOTONIC);
+    }
     planned = rt_watchdog_allow_for_delay(dog, planned, now);
   }
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ from rtloop.machine.doctor.checks.timesync import TimeSync
 from rtloop.machine.doctor.checks.toolchain import Toolchain
 from rtloop.machine.doctor.machine_files import Machine
 from rtloop.machine.doctor.samples import Sample
+from rtloop.process.nap import nap
 from rtloop.system.checks import Check
 from rtloop.system.fixes import for_container
 
@@ -52,7 +52,7 @@ class Evidence(NamedTuple):
 def gather(machine: Machine, interval_s: float = _INTERVAL_S) -> Evidence:
     """Sample the machine twice, `interval_s` apart, measure the clock, then run the experiment."""
     before = samples.take_sample(machine)
-    time.sleep(interval_s)
+    nap(interval_s)
     after = samples.take_sample(machine)
     return Evidence(before, after, clocks.measure_clock(), toolchain.read_toolchain(), trial_loop.run_probe(),
                     timesync.read_time_sync())  # fmt: skip

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rtloop.errors import RtloopError, RTSetupWarning
 from rtloop.machine.latency.breakpoint import BreakpointLoop
+from rtloop.process.nap import nap
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -116,4 +117,4 @@ def _run(
             raise RtloopError(f"the load {load.kind!r} has ended by itself: the measurement was not made under it")
         if progress is not None:
             progress(passed, [loop.stats for loop in loops])
-        time.sleep(min(_LOOK_S, max(0.0, duration_ns * 1e-9 - passed)))
+        nap(min(_LOOK_S, max(0.0, duration_ns * 1e-9 - passed)))

@@ -12,6 +12,7 @@ import click
 
 from rtloop.data.record_files import open_record_file
 from rtloop.live.connect import Connection, connect
+from rtloop.process.nap import nap
 from rtloop.telemetry.description import clean
 from rtloop.tools.interruption import noted_signals
 from rtloop.tools.record.event_recorder import EventRecorder
@@ -142,7 +143,7 @@ def _follow(loop: Connection, reader: SignalReader, duration: int | None, take: 
             if not take(reader.read()) or is_last:
                 return
             left = _INTERVAL_S if limit is None else min(_INTERVAL_S, (limit - time.monotonic_ns()) / 1e9)
-            time.sleep(max(left, 0))
+            nap(max(left, 0))
 
 
 def _document(loop: Connection, reader: SignalReader, **values: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from rtloop.process.nap import nap
 from rtloop.system.time_sync import read_time_sync
 from rtloop.telemetry.description import clean
 from rtloop.tools.options import say_once
@@ -81,7 +82,7 @@ class RemoteSampler(Sampler):
         limit = time.monotonic() + self._patience_s
         self._patience_s = 0.0
         while time.monotonic() < limit:  # peers are found one after the other
-            time.sleep(0.2)
+            nap(0.2)
             before, found = len(found), self._remotes.ask()
             if found and len(found) == before:
                 break
