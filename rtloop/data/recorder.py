@@ -239,7 +239,7 @@ class Recorder:
             return  # the thread, the file and the ring are the parent's
         self._is_closing = True
         self._kick()
-        while not self._is_ended:
+        while not self.closed:  # which it is in a child of a fork meanwhile
             nap(0.002)
         _recorders.discard(self)
         if not self._is_told:

@@ -129,7 +129,8 @@ class LoopGroup:
         self._run: Run | None = None
         self._origin_ns: int | None = None
         self._is_starting = self._is_stop_wanted = False
-        self._blocks: list[list[int]] = []
+        self._blocks: list[tuple[int, list[int]]] = []
+        self._pid = os.getpid()
 
     @property
     def name(self) -> str:
@@ -421,15 +422,18 @@ class LoopGroup:
             loop.reset_stats()
 
     def __enter__(self) -> LoopGroup:
-        self._blocks.append(ending_signals.arm())
+        self._blocks.append((os.getpid(), ending_signals.arm()))
         try:
             self.start()
         except BaseException:
-            ending_signals.disarm(self._blocks.pop())
+            ending_signals.disarm(self._blocks.pop()[1])
             raise
         return self
 
     def __exit__(self, kind: object, value: BaseException | None, traceback: object) -> None:
+        pid, armed = self._blocks.pop()
+        if pid != os.getpid():  # in a forked child: the loops are the parent's
+            return
         try:
             if not isinstance(value, KeyboardInterrupt) or self.state != "running":
                 self._end(self._leave_timeout_ns)
@@ -444,7 +448,7 @@ class LoopGroup:
                 for error in unreported:
                     failure.note_failed(value, error)
         finally:
-            ending_signals.disarm(self._blocks.pop())
+            ending_signals.disarm(armed)
 
     def _warn_of_stale_data(self) -> None:
         """Warn, once per run, of chains whose data was older than intended."""
@@ -463,6 +467,7 @@ class LoopGroup:
 
     def _start(self, duration_ns: int | None) -> None:
         run = Run(self._name, self._loops)
+        self._pid = os.getpid()
         self._is_stop_wanted, self._is_starting = False, True
         try:
             self._origin_ns = run.start(self._settings, duration_ns, self._align_ns, self._on_failure, self._watchdog)
@@ -481,7 +486,12 @@ class LoopGroup:
             self._run.is_running()  # waits for the watchdog
 
     def _end_after(self, interrupt: BaseException) -> bool:
-        """End all loops because a wait for them was interrupted. Returns whether they have ended."""
+        """End all loops because a wait for them was interrupted. Returns whether they have ended.
+
+        In a forked child it does nothing.
+        """
+        if self._pid != os.getpid():
+            return True
         if not interrupted_wait.mark_handled(interrupt, self):  # by a wait within this block
             return self.state != "running"
         have_ended = interrupted_wait.end_after(self._controls[::-1], self._name, interrupt, self._leave_timeout_ns)

@@ -314,7 +314,7 @@ cdef class Control:
             make = self._collect(state)
             if make is not None:
                 return make()
-        while self._activity == "ending" and not self._is_reaping():
+        while self._activity == "ending" and not self._is_reaping() and not self.is_in_child():
             nap(0.001)  # another thread is reaping, and stores the figures
         make = self._make_stats_later
         if make is not None:
@@ -351,12 +351,17 @@ cdef class Control:
         """Wait until `deadline`, on the monotonic clock; None: no limit. Returns True if the run has ended.
 
         An exception of a signal handler is raised at once if `interrupts` is None. Otherwise it is added to that list,
-        and after the first one the wait takes no longer than `leave_timeout`.
+        and after the first one the wait takes no longer than `leave_timeout`. If a handler has forked, there is nothing
+        to wait for in the child.
         """
         cdef int64_t left = INT64_MAX
         cdef uint32_t phase
         run = self.runs
         while self.is_under_way() and self.runs == run:
+            if self.is_in_child():
+                if interrupts is None:
+                    self._check_not_in_child()
+                return True
             try:
                 phase = self.thread.phase()
                 if phase == RT_PHASE_DONE:
@@ -441,11 +446,16 @@ cdef class Control:
 
     def enter_block(self):
         """Begin a with block: signals that end the process end the loop first."""
-        self._blocks.append(ending_signals.arm())
+        self._blocks.append((getpid(), ending_signals.arm()))
 
     def leave_block(self):
         """End a with block."""
-        ending_signals.disarm(self._blocks.pop())
+        ending_signals.disarm(self._blocks.pop()[1])
+
+    def has_block_forked(self):
+        """Return True if the innermost with block was begun by a parent of this process, which ends it."""
+        pid, _ = self._blocks[len(self._blocks) - 1]
+        return pid != getpid()
 
     def is_on_own_thread(self):
         """Return True if the caller is a callback, or a signal handler that has interrupted a simulated run."""
@@ -463,7 +473,7 @@ cdef class Control:
             self._is_stop_wanted = True
         if self._starter == threading.get_ident():
             return True  # called by setup(), or by a signal handler that has interrupted start()
-        while self._activity == "starting":
+        while self._activity == "starting" and not self.is_in_child():
             if time.monotonic_ns() > deadline:
                 raise StopTimeoutError(f"{self.settings.name} is still being started; it stops once it has started")
             try:
@@ -498,8 +508,11 @@ cdef class Control:
     def end_after(self, interrupt):
         """End the run because a wait for it was interrupted, and report how long that took. Raises nothing.
 
-        Returns True if it has ended. Later calls with the same interrupt do not wait again.
+        Returns True if it has ended. Later calls with the same interrupt do not wait again. In a forked child it does
+        nothing.
         """
+        if self.is_in_child():
+            return True
         if not interrupted_wait.mark_handled(interrupt, self):
             return self.state != "running"
         return interrupted_wait.end_after([self], self.settings.name, interrupt, self.leave_timeout_ns)

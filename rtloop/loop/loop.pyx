@@ -457,6 +457,9 @@ cdef class _RTLoop_2:
 
     def __exit__(self, kind, value, traceback):
         cdef Control control = RTLoop_control(self)
+        if control.has_block_forked():  # in a forked child: the loop is the parent's
+            control.leave_block()
+            return
         try:
             if not isinstance(value, KeyboardInterrupt) or control.state != "running":
                 control.stop(control.leave_timeout_ns)

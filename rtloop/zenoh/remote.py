@@ -168,6 +168,7 @@ class Remotes:
         self.shared: dict[str, list[RemoteLoop]] = {}
         self._sender = int.from_bytes(os.urandom(8), "little")
         self._numbers: dict[str, int] = {}
+        self._pid = os.getpid()
         self._session = open_session(config, on_wait=on_wait)
 
     def ask(self, timeout: float = 1.0) -> list[RemoteLoop]:
@@ -268,8 +269,8 @@ class Remotes:
         return [str(reply.ok.key_expr) for reply in replies if reply.ok is not None]
 
     def close(self) -> None:
-        """Close the session. Closing again does nothing."""
-        if not self._session.is_closed():
+        """Close the session. Closing again, or in a forked child, does nothing."""
+        if self._pid == os.getpid() and not self._session.is_closed():
             close_session(self._session)
 
     def __enter__(self) -> Self:

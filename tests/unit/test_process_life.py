@@ -207,6 +207,66 @@ def test_a_forked_child_sees_a_dead_loop_and_cannot_harm_it(script: Script) -> N
     assert done.stdout.splitlines() == ["[0, 0, 0] True running 3", "stopped 1 True"], done.stdout + done.stderr
 
 
+#: Frames that a fork leaves in the child as well, while the loop runs. Those of the second kind are interrupted by a
+#: signal handler, which forks.
+BLOCKS = {
+    "a loop": "with loop: fork()",
+    "a group with a watchdog": "with rtloop.LoopGroup([loop, other], watchdog=10000): fork()",
+    "everything": "with rtloop.stop_on_signals(), rtloop.Recorder(ring, 'o.npy'), rtloop.HugeBuffer(64), loop: fork()",
+    "a loop that has failed": "loop.fail_at = 3\n    with suppress(rtloop.CallbackError), loop: ended(); fork()",
+}
+CALLS = {
+    "run": "loop.run('60s')",
+    "join": "loop.start(); loop.join()",
+    "stop": "loop.hang_at = 0; loop.start(); reach(1); loop.stop('30s')",
+    "run of a group": "rtloop.LoopGroup([loop, other]).run('60s')",
+    "wait of a group": "group = rtloop.LoopGroup([loop, other]); group.start(); group.wait()",
+    "simulate": "loop.simulate(cycles=10, plant=lambda cycle: cycle.index == 5 and fork() or 0)",
+}
+
+
+@pytest.mark.parametrize("way", ["pass", "sys.exit(7)"])
+@pytest.mark.parametrize("frame", [*BLOCKS, *CALLS])
+def test_a_frame_that_a_fork_leaves_in_the_child_does_nothing_there(script: Script, frame: str, way: str) -> None:
+    done = script(dedent(f"""
+    from contextlib import suppress
+    warnings.simplefilter("ignore")
+    loop, other, ring = make(name="loop"), make(name="other"), rtloop.Ring("f8", 64)
+    loop.fail_code = -5
+    parent = os.getpid()
+    def ended():
+        while loop.state == "running": time.sleep(0.001)
+    def fork(*_):
+        pid = os.fork()
+        if pid == 0:
+            {way}
+            return
+        print("child", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+        before, loop.let_go = loop.steps, True
+        while {frame != "simulate"} and loop.state == "running" and not loop.leaves and loop.steps <= before:
+            time.sleep(0.001)
+        loop.stop(); other.stop()
+    def reach(steps):
+        while loop.steps < steps: time.sleep(0.001)
+    def send():
+        reach(1)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)
+    if {frame in CALLS and frame != "simulate"}:
+        signal.signal(signal.SIGALRM, fork)
+        threading.Thread(target=send, daemon=True).start()
+    {BLOCKS.get(frame) or CALLS[frame]}
+    if os.getpid() == parent: print("parent", loop.leaves, flush=True)
+    """))  # fmt: skip
+    code = 7 if way == "sys.exit(7)" else 1 if frame in CALLS and frame != "stop" else 0
+    assert done.stdout.splitlines() == [f"child {code}", "parent 1"], done.stderr
+    said = done.stderr.strip().splitlines()
+    if code == 1:
+        what = "has forked" if frame == "simulate" else "is a fork of it"
+        assert what in done.stderr and said[0].startswith("Traceback"), "and nothing else"
+    else:
+        assert said == []
+
+
 def test_multiprocessing_by_fork_while_a_loop_runs(script: Script) -> None:
     done = script(dedent("""
     import multiprocessing
