@@ -37,6 +37,7 @@ def _load(name: str) -> ModuleType:
 
 # From here on, every test file can import from it.
 sys.modules["rtloop_test_processes"] = _load("processes")
+sys.modules["rtloop_test_scope_page"] = _load("scope_page")
 
 
 def missing_privileges() -> list[str]:
@@ -219,6 +220,18 @@ def signalled_path(compiled: Callable[..., Path]) -> Path:
 def signalled(signalled_path: Path) -> ModuleType:
     """The module of loops with signals."""
     return _import(signalled_path)
+
+
+@pytest.fixture(scope="session")
+def scoped_path(compiled: Callable[..., Path]) -> Path:
+    """The folder with the compiled module of tests/support/scoped.pyx."""
+    return compiled("scoped")
+
+
+@pytest.fixture(scope="session")
+def scoped(scoped_path: Path) -> ModuleType:
+    """The module of a loop to look at."""
+    return _import(scoped_path)
 
 
 @pytest.fixture

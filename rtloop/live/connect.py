@@ -67,6 +67,10 @@ class Connection:
         """Present statistics of the loop: a consistent snapshot that does not delay it."""
         return self._reader.stats
 
+    def read(self, *, records: bool | int = True) -> Stats:
+        """Return the present statistics, with all records of the last cycles or with at most a number of them."""
+        return self._reader.read(records=records)
+
     @property
     def signals(self) -> Signals:
         """Samples of the loop's signals. The first ``read()`` begins with the oldest that is kept.

@@ -28,6 +28,7 @@ COMMANDS = {
     "get": "rtloop.tools.parameters",
     "set": "rtloop.tools.parameters",
     "record": "rtloop.tools.record.command",
+    "scope": "rtloop.tools.scope.command",
     "report": "rtloop.tools.report.command",
     "plot": "rtloop.tools.plot",
     "export": "rtloop.tools.export.command",
@@ -35,7 +36,7 @@ COMMANDS = {
 }
 
 _EXTRAS = {"click": "cli", "rich": "cli", "matplotlib": "plot", "textual": "top", "hdrh": "export", "Cython": "build",
-           "zenoh": "zenoh", "mcap": "mcap"}  # fmt: skip
+           "zenoh": "zenoh", "mcap": "mcap", "bokeh": "scope", "tornado": "scope"}  # fmt: skip
 
 
 def make_group() -> click.Group:

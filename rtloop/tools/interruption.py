@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
-__all__ = ["Terminated", "ended_by_signals", "exit_code", "name_of", "noted_signals"]
+__all__ = ["Terminated", "default_handlers", "ended_by_signals", "exit_code", "name_of", "noted_signals"]
 
 
 class Terminated(KeyboardInterrupt):
@@ -47,7 +47,7 @@ def ended_by_signals() -> Iterator[None]:
             is_ending = True
             raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
 
-    replaced = _default_handlers()
+    replaced = default_handlers()
     try:
         for number in replaced:
             signal.signal(number, end)
@@ -62,7 +62,7 @@ def ended_by_signals() -> Iterator[None]:
 def noted_signals() -> Iterator[list[int]]:
     """Append SIGINT, SIGTERM and SIGHUP to a list, for a command that looks there between two pieces of its work."""
     noted: list[int] = []
-    replaced = _default_handlers()
+    replaced = default_handlers()
     try:
         for number in replaced:
             signal.signal(number, lambda number, frame: noted.append(number))
@@ -72,7 +72,7 @@ def noted_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _default_handlers() -> dict[int, Any]:
+def default_handlers() -> dict[int, Any]:
     """Return the handlers of the signals that end a command, unless they are ignored or the program's own."""
     return {
         number: handler

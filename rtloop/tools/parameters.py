@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rtloop.live.declared_parameters import Parameter
     from rtloop.live.signals import Signals
 
-__all__ = ["get", "set"]
+__all__ = ["get", "parse_value", "set"]
 
 _WORDS = {"true": True, "on": True, "yes": True, "false": False, "off": False, "no": False}
 
@@ -108,7 +108,7 @@ def set(  # noqa: A001 - the name of the command
                 raise click.UsageError(f"{key!r} is not of the form KEY=VALUE")
         _check(loop, tuple(key for key, _, _ in pairs), "parameter", tuple(loop.parameters))
         declared, before = loop.parameters.declared, dict(loop.parameters)
-        values = {key: _parse(declared[key], text) for key, _, text in pairs}
+        values = {key: parse_value(declared[key], text) for key, _, text in pairs}
         loop.parameters.update(values)
         is_used = loop.parameters.wait(1 + 3e-9 * loop.period_ns)
         document = _document(loop, tuple(values))
@@ -151,8 +151,14 @@ def _check(loop: Connection, keys: tuple[str, ...], what: str, known: tuple[str,
             raise ConfigError(f"{loop.name} has no {what} {key!r}; it has {', '.join(known) or 'none'}")
 
 
-def _parse(parameter: Parameter, text: str) -> Any:
-    """Turn a word of the command line into a value, which the parameter then checks."""
+def parse_value(parameter: Parameter, text: str) -> Any:
+    """Turn a word into a value, which the parameter then checks.
+
+    Raises
+    ------
+    click.BadParameter
+        If it has not the form of a value of the type.
+    """
     kind = parameter.dtype.kind
     try:
         if parameter.shape:

@@ -1,0 +1,1 @@
+"""``rtloop scope``: signals and parameters of running loops in the browser."""

@@ -1,0 +1,105 @@
+"""``rtloop scope``: the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+import sys
+from pathlib import Path
+
+import click
+
+from rtloop.tools.interruption import default_handlers
+from rtloop.tools.options import to_duration
+
+__all__ = ["scope"]
+
+_LOCAL = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--pid", type=click.IntRange(1), help="Process of the loop, if several have a loop NAME.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port; by default a free one.")
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, metavar="ADDRESS",
+    help="Address to listen on. Another one lets other machines connect, without encryption.",
+)  # fmt: skip
+@click.option("--keep", metavar="TIME", callback=to_duration, default="60s", show_default=True,
+              help="Time for which samples are kept, to scroll back.")  # fmt: skip
+@click.option("--folder", type=click.Path(exists=True, file_okay=False, writable=True, path_type=Path), default=".",
+              help="Folder of recordings and captures; by default the present one.")  # fmt: skip
+@click.option("--presets", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+              help="File of the named sets of parameters; by default ~/.config/rtloop/presets.json.")  # fmt: skip
+def scope(
+    name: str | None, pid: int | None, port: int, host: str, keep: int, folder: Path, presets: Path | None
+) -> None:
+    """Show signals of running loops in the browser, and change their parameters there.
+
+    Open the address that is printed. The page shows the running loops of this machine, NAME first. It plots signals,
+    finds triggers in all samples, sets parameters, and records. The loops need no preparation and are not delayed.
+    Ctrl-C ends.
+
+    The token in the address is new for each start. Whoever knows it can change parameters with your permissions, so
+    treat it like a password. The page loads nothing from the internet. To reach it from another machine, prefer
+    `ssh -L 8000:127.0.0.1:8000` with --port 8000 to --host.
+    """
+    from rtloop.tools.scope.assets import bokeh_path
+    from rtloop.tools.scope.presets import Presets, default_path
+    from rtloop.tools.scope.server import Guard, serve
+    from rtloop.tools.scope.station import Station
+
+    bokeh_path("")  # a missing Bokeh is reported before anything else
+    if keep > 3_600_000_000_000:
+        raise click.BadParameter("must be at most 3600s", param_hint="--keep")
+    sockets = _bind(host, port)
+    shown, is_open = _address(host, sockets[0])
+    token = secrets.token_urlsafe(24)
+    guard = Guard(token, _LOCAL | {host, shown, socket.gethostname()}, is_open=is_open)
+    bracketed = f"[{shown}]" if ":" in shown else shown
+    choice = "" if name is None else f"&loop={_quoted(name)}" + ("" if pid is None else f"&pid={pid}")
+    address = f"http://{bracketed}:{sockets[0].getsockname()[1]}/?token={token}{choice}"
+
+    def ready() -> None:
+        print(f"Open {address}\nCtrl-C ends.", file=sys.stderr, flush=True)
+        if host not in _LOCAL:
+            print("warning: other machines can connect, and what is sent is not encrypted.", file=sys.stderr)
+
+    async def run() -> tuple[int, list[str]]:
+        station = Station(Presets(presets or default_path()), folder.absolute(), keep / 1e9)
+        return await serve(station, sockets, guard, handled, ready)
+
+    handled = tuple(default_handlers())  # before asyncio has a handler of its own
+    number, said = asyncio.run(run())
+    for sentence in said:
+        print(sentence, file=sys.stderr)
+    if number not in (0, 2):
+        raise click.exceptions.Exit(128 + number)
+
+
+def _bind(host: str, port: int) -> list[socket.socket]:
+    import tornado.netutil
+
+    try:
+        found = tornado.netutil.bind_sockets(port, host)
+    except (OSError, UnicodeError) as error:
+        text = getattr(error, "strerror", None) or str(error)
+        raise click.ClickException(f"{host}, port {port}: cannot listen there: {text}") from None
+    for other in found[1:]:  # with port 0 each would have another port
+        other.close()
+    return found[:1]
+
+
+def _address(host: str, listening: socket.socket) -> tuple[str, bool]:
+    """Return the address to open, and whether the server listens on all addresses."""
+    bound = listening.getsockname()[0]
+    if bound not in ("0.0.0.0", "::"):
+        return (host if host in _LOCAL else bound), False
+    return socket.gethostname(), True
+
+
+def _quoted(text: str) -> str:
+    from urllib.parse import quote
+
+    return quote(text, safe="")

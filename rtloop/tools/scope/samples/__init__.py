@@ -1,0 +1,1 @@
+"""Samples of running loops: read, kept, decimated for drawing, and searched for triggers."""

@@ -1,0 +1,190 @@
+"""Watch: one run of a loop, read continuously for all pages that show it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rtloop.errors import AttachError, RtloopError, StateError
+from rtloop.live.connect import Connection, connect
+from rtloop.stats.records import first_index
+from rtloop.tools.scope.samples.channels import TIMING, TIMING_DTYPE, signal_channels
+from rtloop.tools.scope.samples.history import History
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from rtloop.live.signals import SignalReader
+    from rtloop.stats.stats import Stats
+
+__all__ = ["Feed", "Watch"]
+
+#: Polls of the signals between two of the loop's own times, which cost a system call and more copying.
+_TIMING_EVERY = 4
+#: Records of the loop's own times that one poll copies at most.
+_MOST_TIMING = 1 << 15
+
+
+class Feed:
+    """One source of samples, its history, and those who look at every sample of it.
+
+    Attributes
+    ----------
+    history : History
+        The last samples.
+    period : float
+        Time between two samples, s.
+    listeners : list of callable
+        Called with the number of the first new sample and with the samples.
+    """
+
+    def __init__(self, history: History, period: float) -> None:
+        self.history, self.period = history, period
+        self.listeners: list[Callable[[int, NDArray[Any]], None]] = []
+        self.restarts: list[Callable[[int], None]] = []
+
+    def take(self, records: NDArray[Any], *, is_gap: bool) -> None:
+        """Add samples. After a gap they do not follow those before."""
+        if not len(records):
+            return
+        release = records["release"]
+        if self.history.count > self.history.first and release[0] < self.history.last_release:
+            self.history.forget()  # the clock was set back
+            is_gap = True
+        number = self.history.count
+        if is_gap:
+            for restart in tuple(self.restarts):
+                restart(number)
+        self.history.append(records)
+        for listener in tuple(self.listeners):
+            listener(number, records)
+
+
+class Watch:
+    """One run of a loop.
+
+    Attributes
+    ----------
+    connection : Connection
+        To the loop.
+    signals, timing : Feed or None
+        Its signals, if it has some, and the times of its cycles.
+    has_ended : bool
+        True once the run has ended and all its samples have been read.
+    stats : Stats or None
+        Latest statistics.
+    lock : asyncio.Lock
+        Held while parameters are changed on another thread.
+    """
+
+    def __init__(self, connection: Connection, keep_s: float) -> None:
+        self.connection = connection
+        self.name, self.pid = connection.name, connection.pid
+        self.period_ns = connection.period_ns
+        self.has_ended = False
+        self.state = "running"
+        self.stats: Stats | None = None
+        self.problem = ""
+        self.lock = asyncio.Lock()
+        self._polls = 0
+        self._lost = 0
+        self._reader: SignalReader | None = None
+        self.signals: Feed | None = None
+        rate = 1e9 / self.period_ns
+        try:
+            signals = connection.signals
+            self._reader = signals.reader("oldest")
+            channels = signal_channels(signals.dtype, signals.units)
+            self.signals = Feed(History(signals.dtype, channels, int(keep_s * rate)), 1 / rate)
+        except StateError:
+            pass  # it has none
+        except AttachError as error:
+            self.problem = str(error)
+        self.timing = Feed(History(TIMING_DTYPE, TIMING, int(keep_s * rate)), 1 / rate)
+        self._cycles: int | None = None
+        self._origin: int | None = None
+
+    @classmethod
+    def open(cls, name: str, pid: int, keep_s: float) -> Watch:
+        """Connect to a running loop.
+
+        Raises
+        ------
+        AttachError, AttachPrivilegeError
+            If there is no such loop, or it may not be inspected.
+        """
+        connection = connect(name, pid)
+        try:
+            return cls(connection, keep_s)
+        except BaseException:
+            connection.close()
+            raise
+
+    @property
+    def feeds(self) -> dict[str, Feed]:
+        """The feeds by name."""
+        return {"timing": self.timing} if self.signals is None else {"signals": self.signals, "timing": self.timing}
+
+    @property
+    def lost(self) -> int:
+        """Number of samples that this program was too slow for."""
+        return 0 if self._reader is None else self._reader.lost
+
+    def feed_of(self, channel: str) -> tuple[str, Feed] | None:
+        """Return the name of a channel's feed and the feed, None if there is no such channel."""
+        return next(((name, feed) for name, feed in self.feeds.items() if channel in feed.history.channels), None)
+
+    def poll(self) -> None:
+        """Read what is new. Once the loop has ended, read the rest and set `has_ended`."""
+        if self.has_ended:
+            return
+        try:
+            is_running = self.connection.state == "running"
+            if self._reader is not None and self.signals is not None:
+                records = self._reader.read()
+                is_gap, self._lost = self._reader.lost != self._lost, self._reader.lost
+                self._set_origin(records)
+                self.signals.take(records, is_gap=is_gap)
+            if self._polls % _TIMING_EVERY == 0 or not is_running:
+                self._poll_timing()
+            self._polls += 1
+            if not is_running:
+                self.state = self.connection.state
+                self.has_ended = True
+        except RtloopError as error:  # a damaged block, or a loop that was killed while it wrote
+            self.problem = str(error)
+            self.state = "died"
+            self.has_ended = True
+
+    def _poll_timing(self) -> None:
+        wanted = min(256 + int(0.5e9 / self.period_ns), _MOST_TIMING)
+        stats = self.stats = self.connection.read(records=wanted)
+        records, first = stats.records, first_index(stats)
+        if self._cycles is not None and stats.cycles < self._cycles:
+            self._cycles = None  # the statistics were reset
+        skip = 0 if self._cycles is None else max(0, min(self._cycles - first, len(records)))
+        new = records[skip:]
+        if not len(new):
+            return
+        is_gap = self._cycles is not None and first > self._cycles
+        self._cycles = first + len(records)
+        made = np.empty(len(new), TIMING_DTYPE)
+        made["cycle"] = np.arange(first + skip, first + len(records), dtype=np.uint64)
+        for name in ("release", "start", "end"):
+            made[name] = new[name]
+        self._set_origin(made)
+        self.timing.take(made, is_gap=is_gap)
+
+    def _set_origin(self, records: NDArray[Any]) -> None:
+        if self._origin is None and len(records):
+            self._origin = int(records["release"][0])
+            for feed in self.feeds.values():
+                feed.history.origin = self._origin
+
+    async def close(self) -> None:
+        """Close the connection, after a change that is under way."""
+        async with self.lock:
+            self.connection.close()

@@ -1,0 +1,204 @@
+"""The page of ``rtloop scope`` in headless Chromium: as a user sees and works it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from rtloop_test_scope_page import LIMIT_S, Program, running_program
+
+pytest.importorskip("tornado", reason="the page of rtloop scope needs Tornado: pip install 'rtloop[scope]'")
+driver = pytest.importorskip("playwright.sync_api", reason="no playwright here: pip install playwright")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt install chromium")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with driver.sync_playwright() as made:
+        found = made.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def loop(scoped: ModuleType, ordinary: dict[str, Any]) -> Iterator[Any]:
+    made = scoped.Scoped("1kHz", name=f"seen-{os.getpid()}", **ordinary)
+    with made:
+        yield made
+
+
+@pytest.fixture
+def program(loop: Any, tmp_path: Path) -> Iterator[Program]:
+    with running_program(tmp_path, loop.name) as running:
+        yield running
+
+
+@pytest.fixture
+def opened(browser: Any, program: Program) -> Iterator[Callable[..., Any]]:
+    """Opens the page; at the end there must have been no error in it, and no request to anywhere else."""
+    contexts, errors, asked = [], [], set()
+
+    def open_page(width: int = 1400, height: int = 850, **options: Any) -> Any:
+        context = browser.new_context(viewport={"width": width, "height": height}, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(LIMIT_S * 1000)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda message: message.type == "error" and errors.append(message.text))
+        page.on("request", lambda request: asked.add(request.url.split("/")[2] if "//" in request.url else "data"))
+        page.goto(program.address)
+        until(lambda: frames(page) > 2, "nothing was drawn")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not errors, errors
+    assert asked <= {program.host, "data"}, asked
+
+
+def until(holds: Callable[[], Any], what: str) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    while not holds():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+def number(page: Any, name: str) -> float:
+    """Return a figure that the page tells of its drawing. Its policy forbids `page.wait_for_function`."""
+    return float(page.evaluate(f"document.documentElement.dataset.{name} ?? 0"))
+
+
+def frames(page: Any) -> float:
+    return number(page, "frames")
+
+
+def test_signals_move_a_slider_turns_and_a_spike_is_caught(
+    loop: Any, program: Program, opened: Callable[..., Any]
+) -> None:
+    page = opened()
+    assert loop.name in page.locator("#loop option:checked").inner_text()
+    assert page.locator("#channels .channel").count() == 18 and page.locator("#empty").is_hidden()
+    newest = number(page, "newest")
+    until(lambda: number(page, "newest") > newest + 1, "the signals do not move")
+
+    # Sixteen signals at once.
+    for box in page.locator("#channels input").all()[:16]:
+        box.check()
+    drawn = frames(page)
+    until(lambda: frames(page) > drawn + 10, "sixteen signals are not drawn")
+
+    page.locator("#none").click()
+    page.get_by_label("wave").check()
+
+    # A slider and a field change the loop; a refusal is shown beside its parameter.
+    page.get_by_role("tab", name="Parameters").click()
+    slider = page.get_by_label("gain, 0 to 50")
+    slider.fill("20")
+    until(lambda: loop.parameters["gain"] == 20, "the slider did not change the loop")
+    field = page.locator("#parameter-gain")
+    field.fill("60")
+    field.press("Enter")
+    page.get_by_text("gain=60.0 is outside of its limits, 0.0 to 50.0 V/rad").wait_for()
+    assert loop.parameters["gain"] == 20
+    page.locator("#discard").click()
+    assert field.input_value() == "20"
+    page.locator("#undo").click()
+    until(lambda: loop.parameters["gain"] == 1, "it was not undone")
+
+    # Several together.
+    page.locator("#at-once").uncheck()
+    for name, value in (("gain", "5"), ("offset", "2"), ("mode", "3")):
+        page.locator(f"#parameter-{name}").fill(value)
+        page.locator(f"#parameter-{name}").press("Enter")
+    assert loop.parameters["gain"] == 1
+    page.get_by_role("button", name="Send 3 changes together").click()
+    until(lambda: dict(loop.parameters, fire=0) == {"gain": 5, "offset": 2, "mode": 3, "fire": 0}, "they were not sent")
+    page.locator("#preset-name").fill("three")
+    page.locator("#preset-save").click()
+    page.locator("#preset option", has_text="three").wait_for(state="attached")
+    loop.parameters.update(gain=1, offset=0)
+    until(lambda: field.input_value() == "1", "a change by another program is not shown")
+    page.locator("#preset-load").click()
+    page.locator("#send").click()
+    until(lambda: loop.parameters["gain"] == 5 and loop.parameters["offset"] == 2, "the preset was not sent")
+
+    # The trigger, on a spike that the view does not need to show.
+    page.get_by_role("tab", name="Trigger").click()
+    page.locator("#trigger-channel").select_option("spike")
+    page.locator("#trigger-level").fill("0.5")
+    page.locator("#arm").click()
+    page.get_by_text("Armed; waits for the edge.").wait_for()
+    loop.parameters["fire"] = 1
+    page.get_by_text("Done: one capture.").wait_for()
+    assert page.locator("#captured").get_attribute("aria-pressed") == "true"
+    page.locator("#save-npz").click()
+    page.get_by_text("500 samples saved to").wait_for()
+    (path,) = program.folder.glob("*-capture-*.npz")
+    with np.load(path) as file:
+        assert np.flatnonzero(file["records"]["spike"]).tolist() == [100]
+
+
+def test_keys_cursors_and_views(loop: Any, opened: Callable[..., Any]) -> None:
+    page = opened()
+    page.locator("h1").click()
+    page.keyboard.press(" ")
+    assert page.locator("#pause").inner_text() == "Go on"
+    drawn = frames(page)
+    box = page.locator("#plots").bounding_box()
+    page.mouse.click(box["x"] + 0.6 * box["width"], box["y"] + 0.2 * box["height"])
+    page.get_by_text("A: ").wait_for()
+    page.keyboard.down("Shift")
+    page.mouse.click(box["x"] + 0.8 * box["width"], box["y"] + 0.2 * box["height"])
+    page.keyboard.up("Shift")
+    page.get_by_text("B − A: ").wait_for()
+    wave = page.locator("[data-channel=wave] .number")
+    assert all(abs(float(text)) <= 1 for text in wave.all_inner_texts()[:2])
+
+    def cycle() -> int:
+        return int(page.locator("#cursornote").inner_text().partition("cycle ")[2].partition(".")[0])
+
+    before = cycle()
+    page.keyboard.press("ArrowRight")
+    until(lambda: cycle() != before, "the cursor did not move")
+    assert cycle() > before
+    page.keyboard.press(" ")
+    until(lambda: frames(page) > drawn + 5, "it does not go on")
+    for mode in ("xy", "histogram", "time"):
+        drawn = frames(page)
+        page.locator("#mode").select_option(mode)
+        until(lambda: frames(page) > drawn + 3, mode)  # noqa: B023 - called here only
+    page.locator("h1").click()
+    page.keyboard.press("4")
+    page.get_by_text("overruns", exact=True).wait_for()
+    page.keyboard.press("?")
+    page.get_by_role("heading", name="Keys").wait_for()
+    page.keyboard.press("Escape")
+
+
+def test_a_phone_in_the_dark(opened: Callable[..., Any]) -> None:
+    page = opened(390, 844, color_scheme="dark", has_touch=True)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+    for panel in ("Parameters", "Trigger", "Loop", "Signals"):
+        page.get_by_role("tab", name=panel).tap()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, panel
+    page.locator("#theme").tap()
+    assert page.evaluate("document.documentElement.dataset.theme") == "light"
+
+
+def test_the_program_ends_and_its_page_says_so(program: Program, opened: Callable[..., Any]) -> None:
+    page = opened()
+    other = opened()
+    other.close()
+    code, printed = program.end()
+    assert code == 0 and "Traceback" not in printed
+    page.get_by_text("not connected", exact=True).wait_for()
