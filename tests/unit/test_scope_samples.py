@@ -13,8 +13,8 @@ from rtloop.tools.scope.samples.history import BLOCK, History
 from rtloop.tools.scope.samples.trigger import Trigger
 from rtloop.tools.scope.view import View, make_frame, parse_view
 
-DTYPE = np.dtype([("cycle", "<u8"), ("release", "<i8"), ("start", "<i8"), ("a", "f8"), ("n", "i4"), ("force", "f4", (2,)),
-                  ("wave", "c16"), ("flag", "?")])  # fmt: skip
+DTYPE = np.dtype([("cycle", "<u8"), ("release", "<i8"), ("start", "<i8"), ("a", "f8"), ("n", "i4"),
+                  ("force", "f4", (2,)), ("wave", "c16"), ("flag", "?")])  # fmt: skip
 MS = 1_000_000
 
 
@@ -198,7 +198,8 @@ def test_a_gap_begins_anew() -> None:
 
 @pytest.mark.parametrize(
     ("level", "edge", "before", "after"),
-    [(float("nan"), "rising", 0, 1), (float("inf"), "rising", 0, 1), (0, "up", 0, 1), (0, "rising", -1, 1), (0, "rising", 0, 0)],
+    [(float("nan"), "rising", 0, 1), (float("inf"), "rising", 0, 1), (0, "up", 0, 1), (0, "rising", -1, 1),
+     (0, "rising", 0, 0)],
 )  # fmt: skip
 def test_invalid_triggers(level: float, edge: str, before: int, after: int) -> None:
     with pytest.raises(ConfigError):

@@ -355,10 +355,21 @@ def test_pages_do_not_disturb_each_other(loop: Any, program: Program) -> None:
             while await asyncio.wait_for(rubbish.socket.read_message(), LIMIT_S) is not None:
                 pass
         rubbish = await Client(program).open()
-        for content in ({}, {"kind": "no such thing"}, {"kind": "view"}, {"kind": "watch"}, {"kind": "watch", "name": 1},
-                        {"kind": "cursors", "times": "x"}, {"kind": "set", "values": 1}, {"kind": "arm"},
-                        {"kind": "preset", "action": "save"}, {"kind": "save"}, {"kind": "record", "on": True},
-                        {"kind": ["next"]}):  # fmt: skip
+        contents: list[dict[str, Any]] = [
+            {},
+            {"kind": ["next"]},
+            {"kind": "no such thing"},
+            {"kind": "watch"},
+            {"kind": "watch", "name": 1},
+            {"kind": "view"},
+            {"kind": "cursors", "times": "x"},
+            {"kind": "set", "values": 1},
+            {"kind": "arm"},
+            {"kind": "preset", "action": "save"},
+            {"kind": "record", "on": True},
+            {"kind": "save"},
+        ]
+        for content in contents:
             await rubbish.socket.write_message(json.dumps(content))
             await rubbish.until("refused")
         first = len(good.frames)

@@ -9,6 +9,7 @@ import json
 import socket
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -158,10 +159,8 @@ class _Socket(tornado.websocket.WebSocketHandler):
         self.sessions.add(self.session)
 
     async def _send(self, message: str | bytes) -> None:
-        try:
+        with suppress(tornado.websocket.WebSocketClosedError, OSError):  # the page was closed; on_close follows
             await self.write_message(message, binary=isinstance(message, bytes))
-        except (tornado.websocket.WebSocketClosedError, OSError):
-            pass  # the page was closed; on_close follows
 
     async def on_message(self, message: str | bytes) -> None:
         try:

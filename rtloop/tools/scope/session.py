@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from rtloop.errors import ConfigError, RtloopError, StateError
 from rtloop.tools.scope.files import save_history
-from rtloop.tools.scope.status import describe_loop, describe_status
 from rtloop.tools.scope.samples.trigger import Trigger
+from rtloop.tools.scope.status import describe_loop, describe_status
 from rtloop.tools.scope.tuning import Tuning, present_values
 from rtloop.tools.scope.view import View, make_frame, parse_view
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rtloop.tools.scope.samples.history import History
-    from rtloop.tools.scope.station import Station
     from rtloop.tools.scope.samples.watch import Feed, Watch
+    from rtloop.tools.scope.station import Station
 
 __all__ = ["Session"]
 

@@ -119,7 +119,7 @@ export class Plots {
     const level = new Bokeh.Span({ dimension: "width", location: 0, visible: false, line_color: style("--warn"), line_dash: "dotted" });
     const edge = new Bokeh.Span({ dimension: "height", location: 0, visible: false, line_color: style("--warn"), line_dash: "dotted" });
     for (const one of [...spans, level, edge]) figure.add_layout(one);
-    figure.on_event("tap", (event) => isTime && this.onTap(event.x, this.shift));
+    for (const kind of ["tap", "doubletap"]) figure.on_event(kind, (event) => isTime && this.onTap(event.x, this.shift));
     figure.on_event("rangesupdate", () => {
       if (this.isOwn) return;
       pane.isOwnY = yRange.start !== pane.start || yRange.end !== pane.end;

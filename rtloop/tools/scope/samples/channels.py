@@ -62,11 +62,13 @@ def signal_channels(dtype: np.dtype[Any], units: Mapping[str, str]) -> tuple[Cha
 
 
 def _item(name: str, index: tuple[int, ...], records: NDArray[Any]) -> NDArray[np.float64]:
-    return np.asarray(records[name][(slice(None), *index)], np.float64)
+    place: Any = (slice(None), *index)
+    return np.asarray(records[name][place], np.float64)
 
 
 def _part(name: str, index: tuple[int, ...], part: str, records: NDArray[Any]) -> NDArray[np.float64]:
-    return np.asarray(getattr(records[name][(slice(None), *index)], part), np.float64)
+    place: Any = (slice(None), *index)
+    return np.asarray(getattr(records[name][place], part), np.float64)
 
 
 def _microseconds(later: str, earlier: str, records: NDArray[Any]) -> NDArray[np.float64]:
