@@ -258,7 +258,7 @@ class LoopGroup:
         if self._run is None or any(member.is_own_thread(loop) for loop in self._loops):
             what = "has not been started" if self._run is None else "runs on this very thread"
             raise StateError(f"{self._name} {what}")
-        armed = ending_signals.arm()
+        armed = ending_signals.arm_wait()
         try:
             if have_ended := ending.wait_all(self._controls, deadline):
                 self._run.is_running()  # waits for the watchdog
@@ -316,7 +316,7 @@ class LoopGroup:
         if duration is not None:
             duration_ns = parse_run_duration(duration, min(settings.period_ns for settings in self._settings))
         former = self._run
-        armed = ending_signals.arm()
+        armed = ending_signals.arm_wait()
         try:
             self._start(duration_ns)
             self.join()
@@ -422,7 +422,7 @@ class LoopGroup:
             loop.reset_stats()
 
     def __enter__(self) -> LoopGroup:
-        self._blocks.append((os.getpid(), ending_signals.arm()))
+        self._blocks.append((os.getpid(), ending_signals.arm_wait()))
         try:
             self.start()
         except BaseException:

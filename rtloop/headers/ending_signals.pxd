@@ -4,7 +4,9 @@
 cdef extern from "../include/rtloop/ending_signals.h":
     int rt_ending_open()
     int rt_ending_wait(int fd) nogil
-    void rt_ending_want(unsigned long long numbers)
+    void rt_ending_want(unsigned long long numbers, int wants_pythons)
+    int rt_ending_is_armed(int number)
+    int rt_ending_is_default(int number)
     int rt_ending_arm(int number, int is_pythons)
     void rt_ending_disarm(int number)
     unsigned int rt_ending_count(int number)

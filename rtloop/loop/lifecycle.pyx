@@ -446,7 +446,7 @@ cdef class Control:
 
     def enter_block(self):
         """Begin a with block: signals that end the process end the loop first."""
-        self._blocks.append((getpid(), ending_signals.arm()))
+        self._blocks.append((getpid(), ending_signals.arm_wait()))
 
     def leave_block(self):
         """End a with block."""
@@ -491,7 +491,7 @@ cdef class Control:
             raise StateError(f"{self.settings.name} has not been started: call start() first")
         if self.is_on_own_thread():
             raise StateError(f"{self.settings.name} runs on this very thread, which cannot wait for itself")
-        armed = ending_signals.arm()
+        armed = ending_signals.arm_wait()
         try:
             has_ended = self.wait(timeout_ns)
         except BaseException as interrupt:

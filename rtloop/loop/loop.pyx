@@ -356,7 +356,7 @@ cdef class _RTLoop_2:
         CallbackError, OverrunError, GuardError, WatchdogError
             If the loop has failed: the reason.
         KeyboardInterrupt
-            On Ctrl-C, which stops the loop.
+            On Ctrl-C, which stops the loop. On another thread than the main one the method returns instead.
         StateError
             If the loop was never started.
         """

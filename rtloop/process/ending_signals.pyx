@@ -11,6 +11,8 @@ from rtloop.headers.ending_signals cimport (
     rt_ending_count,
     rt_ending_disarm,
     rt_ending_forget,
+    rt_ending_is_armed,
+    rt_ending_is_default,
     rt_ending_name_thread,
     rt_ending_open,
     rt_ending_remove_flag,
@@ -53,7 +55,8 @@ _NAP_S = 0.01
 # Its holder calls no Python code. A handler could run in it and wait for a loop, whose end needs the lock.
 _lock = threading.RLock()
 _depths = {}
-_asked = []  # what arm() was called for, and its answer, until disarm()
+# What arm() was called for, its answer, and whether that includes a SIGINT with Python's handler; until disarm().
+_asked = []
 _runs = {}  # of each loop that runs, by the address of its flag: its thread and the signals armed for it
 _fd = -1
 _has_reported = False
@@ -76,7 +79,8 @@ class stop_on_signals:
     all this, so the main thread need not run Python code.
 
     A signal that has a handler or is ignored (nohup) is left alone, also if that is set inside the block. Once it has
-    its default action again, it is handled within 10 ms. In a forked child the block has no effect.
+    its default action again, it is handled within 10 ms, and SIGINT within 0.1 s once it has a handler of Python's own:
+    the one that raises KeyboardInterrupt, or that of ``asyncio.run``. In a forked child the block has no effect.
 
     Parameters
     ----------
@@ -125,7 +129,25 @@ def _check(number):
     return value
 
 
-def arm(numbers=None):
+def _is_pythons(handler):
+    """Return True for Python's own handlers of SIGINT, which make a KeyboardInterrupt of it."""
+    if handler is signal.default_int_handler:
+        return True
+    called = getattr(handler, "func", None)  # asyncio's is a functools.partial
+    name = getattr(called, "__qualname__", None)
+    return name == "Runner._on_sigint" and getattr(called, "__module__", None) == "asyncio.runners"
+
+
+def arm_wait():
+    """Call :func:`arm` for a wait for loops.
+
+    On another thread than the main one, no KeyboardInterrupt can end the wait. A SIGINT with Python's own handler
+    therefore ends the loops first, except in an interactive session, where Ctrl-C cancels what was typed.
+    """
+    return arm(None, not hasattr(sys, "ps1") and threading.main_thread().ident != threading.get_ident())
+
+
+def arm(numbers=None, takes_pythons=None):
     """Make loops end before signals end the process. Returns the argument for :func:`disarm`.
 
     A signal that has a handler or is ignored is left alone until it has its default action again. If no thread can be
@@ -134,23 +156,28 @@ def arm(numbers=None):
     Parameters
     ----------
     numbers : sequence of int, optional
-        The signals to handle, SIGINT also if it has Python's own handler. By default all of `ENDING`, but not a SIGINT
-        that has that handler.
+        The signals to handle; by default all of `ENDING`.
+    takes_pythons : bool, optional
+        Handle a SIGINT that has Python's own handler as well; by default if `numbers` are given.
     """
     asked = ENDING if numbers is None else tuple(numbers)
+    takes = numbers is not None if takes_pythons is None else takes_pythons
     armed = []
     with _lock:
         if sys.is_finalizing() or not _has_thread():
             return armed
-        _asked.append((asked, armed))
+        _asked.append((asked, armed, takes))
         for number in asked:
-            is_pythons = number == _SIGINT and _signal.getsignal(number) is signal.default_int_handler
-            if is_pythons and numbers is None:
+            is_pythons = number == _SIGINT and _is_pythons(_signal.getsignal(number))
+            if is_pythons and not takes:
                 continue
-            if number not in _depths:
+            is_replaced = is_pythons and number in _depths and not rt_ending_is_armed(number)
+            if is_replaced:
+                rt_ending_disarm(number)  # its timer
+            if is_replaced or number not in _depths:
                 if not rt_ending_arm(number, is_pythons):
                     continue
-                _depths[number] = 0
+                _depths.setdefault(number, 0)
             _depths[number] += 1
             armed.append(number)
         _look_for_defaults()
@@ -158,17 +185,22 @@ def arm(numbers=None):
 
 
 def _look_for_defaults():
-    rt_ending_want(sum(1 << (number - 1) for number in {number for asked, _ in _asked for number in asked}))
+    wanted = {number for asked, _, _ in _asked for number in asked}
+    takes_pythons = any(takes and _SIGINT in asked for asked, _, takes in _asked)
+    rt_ending_want(sum(1 << (number - 1) for number in wanted), takes_pythons)
 
 
 def _arm_again(number):
-    """Handle a signal that the program has given its default action after :func:`arm`."""
+    """Handle a signal that the program has given its default action after :func:`arm`, or Python's own handler."""
     with _lock:
-        asking = [armed for asked, armed in _asked if number in asked]
+        is_pythons = number == _SIGINT and _is_pythons(_signal.getsignal(number))
+        if rt_ending_is_armed(number) or not (is_pythons or rt_ending_is_default(number)):
+            return
+        asking = [armed for asked, armed, takes in _asked if number in asked and (takes or not is_pythons)]
         if not asking:
             return
         rt_ending_disarm(number)  # its timer
-        if not rt_ending_arm(number, False):
+        if not rt_ending_arm(number, is_pythons):
             return
         for armed in asking:
             if number not in armed:
@@ -317,8 +349,7 @@ def _end(number):
         rt_ending_forget(number)
         with suppress(ProcessLookupError, ValueError):  # the main thread has ended
             signal.pthread_kill(threading.main_thread().ident, number)
-        if number in _depths:
-            rt_ending_arm(number, signal.getsignal(number) is signal.default_int_handler)
+        # rt_ending_wait arms it again, later: this handler would take the signal that was just sent.
     rt_ending_take(False)
     _taken = 0
 

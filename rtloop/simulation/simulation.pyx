@@ -321,7 +321,7 @@ def _simulate(loops, index, duration, cycles, execution, latency, plant=None, pa
     if plant is not None:
         run.set_plant(index, plant)
     error = None
-    armed = ending_signals.arm()
+    armed = ending_signals.arm_wait()
     try:
         for i in range(len(loops)):
             changes = None if parameters is None else parameters.get(loops[i])

@@ -762,3 +762,106 @@ def test_commands_run_with_closed_streams(tmp_path: Path) -> None:
         done = subprocess.run(["sh", "-c", line], cwd=tmp_path, timeout=60, check=False)
         assert done.returncode == 0, command
     assert out.exists() and (tmp_path / "page.html").exists()
+
+
+#: Waits for a loop on another thread than the main one, which alone sees Ctrl-C.
+THREADED = {
+    "asyncio": "asyncio.run(in_thread(loop.join))",
+    "asyncio, run": "asyncio.run(in_thread(loop.run, '60s'))",
+    "asyncio, a group": "group = rtloop.LoopGroup([loop]); group.start(); asyncio.run(in_thread(group.join))",
+    "asyncio, a simulation": "asyncio.run(in_thread(loop.simulate, '3000h'))",
+    "asyncio, a block": "asyncio.run(in_block())",
+    "asyncio in stop_on_signals": "with rtloop.stop_on_signals(): asyncio.run(in_thread(loop.join))",
+    "stop_on_signals in asyncio": "asyncio.run(in_signals())",
+    "a pool": "with ThreadPoolExecutor() as pool: pool.submit(loop.join).result()",
+}
+
+
+@pytest.mark.parametrize("wait", THREADED)
+def test_ctrl_c_ends_a_loop_that_another_thread_waits_for(script: Script, wait: str) -> None:
+    done = run(script, f"""
+    from concurrent.futures import ThreadPoolExecutor
+    loop = make()
+    async def in_thread(call, *arguments):
+        await asyncio.to_thread(call, *arguments)
+    async def in_block():
+        with loop: await asyncio.to_thread(loop.join)
+    async def in_signals():
+        with rtloop.stop_on_signals(): await asyncio.to_thread(loop.join)
+    if not {wait.endswith(("run", "group", "simulation", "block"))}: loop.start()
+    def watch():
+        while loop.steps < 5: time.sleep(0.001)
+        time.sleep(0.1)  # the wait has begun by then, or the signal comes a little earlier
+        os.kill(os.getpid(), signal.SIGINT)
+    threading.Thread(target=watch, daemon=True).start()
+    {THREADED[wait]}
+    """)  # fmt: skip
+    assert done.returncode == -2 and left_once(done), done.stderr
+    assert "SIGINT: stopped 1 loop within" in done.stderr and done.stderr.strip().endswith("KeyboardInterrupt")
+
+
+def test_ctrl_c_that_asyncio_has_given_back_ends_loops_below_a_main_loop_in_c(script: Script) -> None:
+    """In stop_on_signals(): asyncio.run sets a handler of its own, and then that of Python, which C never lets run."""
+    done = run(script, """
+    import ctypes
+    libc, mutex, loop = ctypes.CDLL(None), ctypes.create_string_buffer(64), make()
+    async def nothing():
+        pass
+    def watch():
+        alive(loop)
+        deadline = time.monotonic() + 10
+        while loop.leaves == 0 and time.monotonic() < deadline:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.05)
+        print(loop.leaves, flush=True)
+        libc.pthread_mutex_unlock(mutex)
+    try:
+        with rtloop.stop_on_signals():
+            asyncio.run(nothing())
+            loop.start()
+            threading.Thread(target=watch).start()
+            libc.pthread_mutex_lock(mutex)
+            libc.pthread_mutex_lock(mutex)  # until the other thread unlocks it
+            time.sleep(1)
+    except KeyboardInterrupt:
+        print("interrupted")
+    """)  # fmt: skip
+    assert done.stdout.split() == ["1", "interrupted"] and left_once(done), done.stderr
+
+
+def test_ctrl_c_at_a_prompt_is_not_for_the_loops_of_other_threads(script: Script) -> None:
+    done = run(script, """
+    sys.ps1 = ">>> "
+    loop = make()
+    loop.start()
+    thread = threading.Thread(target=loop.join)
+    thread.start()
+    alive(loop)
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(10)
+    except KeyboardInterrupt:
+        before = loop.steps
+        while loop.steps == before: time.sleep(0.001)
+        print(loop.state)
+    loop.stop()
+    """)  # fmt: skip
+    assert done.stdout == "running\n" and left_once(done), done.stderr
+
+
+def test_a_handler_of_the_program_is_respected_by_a_wait_on_another_thread(script: Script) -> None:
+    done = run(script, """
+    loop, came = make(), threading.Event()
+    signal.signal(signal.SIGINT, lambda *_: came.set())
+    loop.start()
+    thread = threading.Thread(target=loop.join)
+    thread.start()
+    alive(loop)
+    os.kill(os.getpid(), signal.SIGINT)
+    came.wait()
+    before = loop.steps
+    while loop.steps == before: time.sleep(0.001)
+    print(loop.state)
+    loop.stop()
+    """)  # fmt: skip
+    assert done.stdout == "running\n" and left_once(done), done.stderr

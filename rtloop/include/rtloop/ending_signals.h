@@ -22,6 +22,7 @@
 #define RT_ENDING_FLAGS 64
 #define RT_ENDING_PATIENCE_S 10 /* for the thread to get the GIL */
 #define RT_ENDING_LOOK_MS 10    /* from one look at the actions of the signals to the next */
+#define RT_ENDING_ASK_LOOKS 10  /* from one question to Python about its handler of SIGINT to the next */
 
 static __attribute__((unused)) int rt_ending_fd = -1;
 static __attribute__((unused)) pid_t rt_ending_pid;
@@ -39,6 +40,7 @@ static __attribute__((unused)) struct {
 static __attribute__((unused)) uint32_t rt_ending_handlers; /* that are at work */
 static __attribute__((unused)) int rt_ending_taken;         /* whether the thread has begun to end everything */
 static __attribute__((unused)) uint64_t rt_ending_wanted;   /* signals to be handled, number n as bit n - 1 */
+static __attribute__((unused)) int rt_ending_wants_pythons; /* whether SIGINT is, if it has Python's own handler */
 
 /* Set the flags of all loops. The handler; O(RT_ENDING_FLAGS); never fails; no system call. */
 static inline void rt_ending_set_flags(void) {
@@ -129,8 +131,9 @@ static inline int rt_ending_open(void) {
   return ends[0];
 }
 
-/* Say which signals rt_ending_wait looks for, number n as bit n - 1. */
-static inline void rt_ending_want(uint64_t numbers) {
+/* Say which signals rt_ending_wait looks for, number n as bit n - 1; and whether for a SIGINT with a handler, too. */
+static inline void rt_ending_want(uint64_t numbers, int wants_pythons) {
+  __atomic_store_n(&rt_ending_wants_pythons, wants_pythons, __ATOMIC_SEQ_CST);
   if (__atomic_exchange_n(&rt_ending_wanted, numbers, __ATOMIC_SEQ_CST) == 0 && numbers) rt_ending_wake();
 }
 
@@ -140,16 +143,35 @@ static inline int rt_ending_is_default(int number) {
   return sigaction(number, NULL, &now) == 0 && !(now.sa_flags & SA_SIGINFO) && now.sa_handler == SIG_DFL;
 }
 
+/* Return whether the handler of a signal is the one of this file. One system call. */
+static inline int rt_ending_is_armed(int number) {
+  struct sigaction now;
+  return sigaction(number, NULL, &now) == 0 && (now.sa_flags & SA_SIGINFO) && now.sa_sigaction == rt_ending_note;
+}
+
+/* Return whether SIGINT has a handler of somebody else, which may be Python's. One system call. */
+static inline int rt_ending_is_foreign(void) {
+  struct sigaction action;
+  if (sigaction(SIGINT, NULL, &action)) return 0;
+  if (action.sa_flags & SA_SIGINFO) return action.sa_sigaction != rt_ending_note;
+  return action.sa_handler != SIG_DFL && action.sa_handler != SIG_IGN;
+}
+
 /* Wait until the thread is woken; returns 0. Returns the number of a wanted signal if the program has given it its
- * default action meanwhile. Looks every RT_ENDING_LOOK_MS while any is wanted: the kernel tells nobody. */
+ * default action meanwhile, and SIGINT every RT_ENDING_ASK_LOOKS if its handler may be Python's own again. Looks every
+ * RT_ENDING_LOOK_MS while any is wanted: the kernel tells nobody. */
 static inline int rt_ending_wait(int fd) {
   struct pollfd file = {.fd = fd, .events = POLLIN};
-  for (;;) {
+  for (int looks = 1;; looks++) {
     const uint64_t wanted = __atomic_load_n(&rt_ending_wanted, __ATOMIC_SEQ_CST);
     const int woken = poll(&file, 1, wanted ? RT_ENDING_LOOK_MS : -1);
     if (woken > 0 || (woken < 0 && errno != EINTR)) return 0; /* without poll, the read that follows waits */
     for (int number = 1; number < RT_ENDING_SIGNALS && woken == 0; number++) {
       if ((wanted >> (number - 1) & 1) && rt_ending_is_default(number)) return number;
+    }
+    if (woken == 0 && looks % RT_ENDING_ASK_LOOKS == 0 && __atomic_load_n(&rt_ending_wants_pythons, __ATOMIC_SEQ_CST) &&
+        rt_ending_is_foreign()) {
+      return SIGINT;
     }
   }
 }
@@ -176,10 +198,7 @@ static inline int rt_ending_arm(int number, int is_pythons) {
 
 /* Put the former action back, unless somebody has set another one meanwhile. Three system calls. */
 static inline void rt_ending_disarm(int number) {
-  struct sigaction now;
-  if (sigaction(number, NULL, &now) == 0 && (now.sa_flags & SA_SIGINFO) && now.sa_sigaction == rt_ending_note) {
-    sigaction(number, &rt_ending_former[number], NULL);
-  }
+  if (rt_ending_is_armed(number)) sigaction(number, &rt_ending_former[number], NULL);
   if (rt_ending_has_timer[number]) timer_delete(rt_ending_timers[number]);
   rt_ending_has_timer[number] = 0;
 }
@@ -212,6 +231,7 @@ static inline void rt_ending_clear(void) {
   memset(rt_ending_counts, 0, sizeof rt_ending_counts);
   rt_ending_handlers = 0;
   rt_ending_wanted = 0;
+  rt_ending_wants_pythons = 0;
 }
 
 /* Name the calling thread. */
