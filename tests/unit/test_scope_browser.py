@@ -197,6 +197,26 @@ def test_a_phone_in_the_dark(opened: Callable[..., Any]) -> None:
     assert page.evaluate("document.documentElement.dataset.theme") == "light"
 
 
+def test_a_loop_that_does_not_run_yet(
+    scoped: ModuleType, ordinary: dict[str, Any], browser: Any, tmp_path: Path
+) -> None:
+    made = scoped.Scoped("1kHz", name=f"later-{os.getpid()}", **ordinary)
+    with running_program(tmp_path, made.name) as program:
+        page = browser.new_page()
+        page.set_default_timeout(LIMIT_S * 1000)
+        page.goto(program.address)
+        page.get_by_text(f"{made.name} is not running yet.").or_(page.get_by_text("No loop is running")).wait_for()
+        with made:
+            until(lambda: frames(page) > 2, "it did not appear")
+            assert page.locator("#empty").is_hidden()
+        page.get_by_text("has ended; waits for its next run").wait_for()
+        with made:
+            page.get_by_text("running at 1 kHz").wait_for()
+            drawn = frames(page)
+            until(lambda: frames(page) > drawn + 2, "the next run is not shown")
+        page.close()
+
+
 def test_the_program_ends_and_its_page_says_so(program: Program, opened: Callable[..., Any]) -> None:
     page = opened()
     other = opened()

@@ -68,6 +68,7 @@ function onLoops(message) {
   const isListed = state.loop && message.loops.some((loop) => keyOf(loop) === keyOf(state.loop));
   if (state.loop && !isListed) options.unshift(new Option(`${state.loop.name} · ended`, keyOf(state.loop)));
   if (!options.length) options.push(new Option("none is running", ""));
+  else if (!state.loop) options.unshift(new Option("choose a loop", ""));
   $("loop").replaceChildren(...options);
   if (state.loop) $("loop").value = keyOf(state.loop);
   if (!state.loop) chooseFirst();
@@ -75,7 +76,7 @@ function onLoops(message) {
 }
 
 function chooseFirst() {
-  const [name, pid] = [asked.get("loop"), asked.get("pid")];
+  const [name, pid] = state.former ? [state.former.name, null] : [asked.get("loop"), asked.get("pid")];
   const fits = (loop) => (!name || loop.name === name) && (!pid || String(loop.pid) === pid);
   const found = state.loops.find((loop) => fits(loop) && loop.has_signals) ?? state.loops.find(fits);
   if (found) link.send("watch", { name: found.name, pid: found.pid });
@@ -94,7 +95,9 @@ function onLoop(loop) {
   document.title = `${loop.name} · rtloop scope`;
   if (isOther) {
     const saved = remembered.get(`channels-${loop.name}`, null);
-    const names = saved ?? state.channels.slice(0, MOST_AT_FIRST).map((one) => one.name);
+    const known = new Set(state.channels.map((one) => one.name));
+    const isUseful = saved?.some((name) => known.has(name));
+    const names = isUseful ? saved : state.channels.slice(0, MOST_AT_FIRST).map((one) => one.name);
     state.chosen = new Map(names.map((name) => [name, true]));
   }
   setPaused(false, false);
@@ -103,6 +106,9 @@ function onLoop(loop) {
   state.span = null;
   if (isNext) notice(`${loop.name} runs again, in process ${loop.pid}.`);
   if (loop.problem) notice(loop.problem, true);
+  const hasSignals = loop.channels.some((one) => one.feed === "signals");
+  $("nosignals").hidden = hasSignals;
+  $("nosignals").textContent = hasSignals ? "" : `${loop.name} has no signals, so only its own times are shown. Declare one in its __init__: self.signal("angle", &self.angle).unit("rad")`;
   listChannels();
   parameters.show(loop.parameters, loop.name);
   trigger.show(loop.channels, loop.period);
@@ -478,6 +484,7 @@ function onState(isConnected) {
   $("state").className = isConnected ? "chip" : "chip bad";
   if (isConnected && state.loop) {
     // The server has begun anew, or this page was away: choose the loop again once the list has come.
+    state.former = state.loop;
     state.loop = null;
     state.isPaused = state.isCapture = false;
   }
@@ -490,6 +497,6 @@ const parameters = new ParameterPanel(link, notice);
 const trigger = new TriggerPanel(link, (capture, isFirst) => {
   if (isFirst) setSource(true);
   else if (state.isCapture) sendView();
-});
+}, (armed) => (plots.armed = armed));
 parameters.show([], "");
 showEmpty();

@@ -23,6 +23,8 @@ export class ParameterPanel {
   show(parameters, loop) {
     this.rows.clear();
     this.pending.clear();
+    this.isSending = false;
+    this.sent = null;
     $("parameters").replaceChildren();
     if (!parameters.length) {
       const note = document.createElement("p");

@@ -28,6 +28,7 @@ export class Plots {
     Object.assign(this, { place, onTap, onZoom, panes: [], key: "", mode: "time", isBox: false });
     this.isOwn = false; // a range changes because of a frame, not because of the user
     this.cursors = [null, null];
+    this.armed = null; // {channel, level} of a trigger that waits
     this.shift = false;
     addEventListener("pointerdown", (event) => (this.shift = event.shiftKey), true);
   }
@@ -180,11 +181,11 @@ export class Plots {
         }
       }
       this.scale(pane, low, high);
-      const capture = frame.capture;
-      const isHere = capture !== null && pane.lines.some((line) => line.name === capture.channel);
-      pane.edge.visible = capture !== null;
+      const trigger = frame.capture ?? this.armed;
+      const isHere = trigger !== null && pane.lines.some((line) => line.name === trigger.channel);
+      pane.edge.visible = frame.capture !== null;
       pane.level.visible = isHere;
-      if (isHere) pane.level.location = capture.level;
+      if (isHere) pane.level.location = trigger.level;
     }
   }
 

@@ -10,8 +10,8 @@ const STATES = {
 };
 
 export class TriggerPanel {
-  constructor(link, onCapture) {
-    Object.assign(this, { link, onCapture, last: null, state: "off", period: 0.001 });
+  constructor(link, onCapture, onArmed) {
+    Object.assign(this, { link, onCapture, onArmed, last: null, state: "off", period: 0.001 });
     $("trigger").onsubmit = (event) => {
       event.preventDefault();
       this.arm();
@@ -45,6 +45,8 @@ export class TriggerPanel {
   onTrigger(message) {
     this.state = message.state;
     const capture = message.capture;
+    const isWaiting = message.channel !== null && message.state !== "done";
+    this.onArmed(isWaiting ? { channel: message.channel, level: message.level } : null);
     let text = STATES[message.state] ?? "";
     if (message.found) text += ` ${message.found === 1 ? "One capture" : `${message.found} captures`} so far.`;
     if (message.state === "done") text = "Done: one capture. Press Arm for another.";
