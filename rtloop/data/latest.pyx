@@ -4,7 +4,9 @@ from libc.stdint cimport int64_t, uint64_t
 
 cimport cython
 
+from rtloop.data.storage cimport SharedStorage
 from rtloop.headers.latest cimport (
+    RT_LATEST_NEVER,
     rt_latest_age,
     rt_latest_age_cycles,
     rt_latest_bytes,
@@ -16,6 +18,19 @@ from rtloop.headers.latest cimport (
     rt_latest_write_at,
     rt_latest_written,
     rt_latest_written_at,
+    rt_shared_latest_age,
+    rt_shared_latest_age_cycles,
+    rt_shared_latest_begin_reading,
+    rt_shared_latest_begin_writing,
+    rt_shared_latest_block_t,
+    rt_shared_latest_bytes,
+    rt_shared_latest_is_new,
+    rt_shared_latest_open,
+    rt_shared_latest_read,
+    rt_shared_latest_t,
+    rt_shared_latest_write,
+    rt_shared_latest_write_at,
+    rt_shared_latest_written,
 )
 
 from time import clock_gettime_ns, monotonic_ns
@@ -26,6 +41,8 @@ from rtloop.data.dtypes import as_items, plain_dtype
 from rtloop.data.interface import lost_by_fork, made_twice, never_made, publish, refuse_copy
 from rtloop.data.storage import Storage, warn_unlocked
 from rtloop.errors import ConfigError, StateError
+from rtloop.sharing.exchange_file import Plan, open_exchange, share_exchange
+from rtloop.sharing.roles import check_role
 
 
 @cython.auto_pickle(False)
@@ -45,12 +62,12 @@ cdef class _LatestMethods:
         ConfigError
             On a value that the dtype cannot hold, or more than one value.
         StateError
-            In a forked child.
+            In a forked child, at the reader's side of a shared one, or after `close`.
         """
         cdef _Latest_1 exchange = <_Latest_1?>self
         cdef rt_latest_t *latest = _latest(exchange)
         cdef size_t address
-        _check_not_in_child(latest)
+        _check_side(exchange, "writer")
         array = as_items(value, exchange.dtype)
         if array.size != 1:
             names = exchange.dtype.names
@@ -58,7 +75,7 @@ cdef class _LatestMethods:
             raise ConfigError(f"{array.size} values at once; give {advice}")
         address = array.ctypes.data
         with cython.critical_section(exchange):  # one thread at a time may write
-            rt_latest_write_at(latest, <const void *>address, clock_gettime_ns(latest.clock))
+            exchange.write_at(<const void *>address, clock_gettime_ns(latest.clock))
 
     def read(self):
         """Return a copy of the newest value; all zeros before the first write.
@@ -66,20 +83,24 @@ cdef class _LatestMethods:
         Returns
         -------
         NumPy scalar
+
+        Raises
+        ------
+        StateError
+            In a forked child, at the writer's side of a shared one, or after `close`.
         """
         cdef _Latest_1 exchange = <_Latest_1?>self
-        cdef rt_latest_t *latest = _latest(exchange)
         cdef size_t address
-        _check_not_in_child(latest)
-        array = np.empty(1, exchange.dtype)
+        _check_side(exchange, "reader")
+        array = np.zeros(1, exchange.dtype)
         address = array.ctypes.data
         with cython.critical_section(exchange):  # one thread at a time may read
-            rt_latest_read(latest, <void *>address)
+            exchange.read(<void *>address)
         return array[0]
 
 
 cdef class _Latest_1(_LatestMethods):
-    """Latest(dtype, *, clock='monotonic')
+    """Latest(dtype, *, clock='monotonic', share=None, role='writer', readers=1)
 --
 
     The newest value of one type, from one thread to one other: the loop's and Python's, or those of two loops.
@@ -95,6 +116,14 @@ cdef class _Latest_1(_LatestMethods):
         The value's type: a number, or a struct of them.
     clock : {"monotonic", "boottime", "tai", "realtime"}
         Clock of the time stamp of values that Python writes. Give the clock of the loop that reads them.
+    share : str, optional
+        Name by which other processes of the same user use the same value (:meth:`open`). This object is then one side
+        of it only. If there is a value of this name, this process becomes its `role`, in the place of a process that
+        has ended; otherwise it is created.
+    role : {"writer", "reader"}
+        Side of a shared value that this object is.
+    readers : int
+        Most readers of a shared value at a time, up to 32.
 
     Attributes
     ----------
@@ -104,7 +133,9 @@ cdef class _Latest_1(_LatestMethods):
     Raises
     ------
     ConfigError
-        On a type that can never work.
+        On a type that can never work, or a shared value of this name that differs.
+    StateError
+        If another process has the role; the message names it.
     MemoryError
         If it is more memory than the machine, or the control group, has left.
 
@@ -129,11 +160,15 @@ cdef class _Latest_1(_LatestMethods):
         Its age in periods that have begun since: ``latest.age_cycles(cycle.start, cycle.period)``.
 
     The inline forms of ``rtloop/include/rtloop/latest.h`` (see :func:`rtloop.get_include`) take
-    ``<rt_latest_t *>latest.handle``.
+    ``<rt_latest_t *>latest.handle``. Those of ``rtloop/include/rtloop/shared_latest.h`` take
+    ``<rt_shared_latest_t *>latest.handle`` of a shared one.
+
+    A method of the other side of a shared value does nothing: `write` at the reader, `read` at the writer.
 
     Real-time contract of all
         Thread: one that writes, one that reads. GIL: never. Allocates: never. System calls: none.
-        Time: wait-free; a copy and at most one locked instruction.
+        Time: wait-free; a copy and at most one locked instruction. Of a shared one: at most two to read; one, and a
+        load for each reader, to write.
 
     Examples
     --------
@@ -143,7 +178,7 @@ cdef class _Latest_1(_LatestMethods):
     2.0
     """
 
-    def __init__(self, dtype, *, clock="monotonic"):
+    def __init__(self, dtype, *, clock="monotonic", share=None, role="writer", readers=1):
         cdef uint64_t value_bytes, size
         cdef void *address
         if self.handle is not NULL:
@@ -152,6 +187,13 @@ cdef class _Latest_1(_LatestMethods):
             raise ConfigError(f"clock={clock!r} must be one of {', '.join(_CLOCKS)}")
         item = plain_dtype(dtype)
         value_bytes = item.itemsize
+        check_role("latest", share, role, readers)
+        if share is not None:
+            size = rt_shared_latest_bytes(value_bytes, readers)
+            if size == 0:
+                raise ConfigError(f"{readers + 2} values of {value_bytes} bytes are more than a shared Latest can have")
+            _use(self, share_exchange(share, Plan("latest", item, 1, readers, clock, size), role))
+            return
         size = rt_latest_bytes(value_bytes)
         if size == 0:
             raise ConfigError(f"three values of {value_bytes} bytes are more than there are addresses")
@@ -183,15 +225,78 @@ cdef class _Latest_1(_LatestMethods):
     cdef int _reserved_3(self) noexcept nogil:
         return 0
 
+    @classmethod
+    def open(cls, name, role="reader", *, dtype=None):
+        """Become one side of a value that another process shares.
+
+        Parameters
+        ----------
+        name : str
+            Name that it was created with: ``Latest(dtype, share="arm/setpoint")``.
+        role : {"reader", "writer"}
+            Side that this object is.
+        dtype : dtype, optional
+            Type that the value must have.
+
+        Returns
+        -------
+        Latest
+
+        Raises
+        ------
+        AttachError
+            If this user has no exchange of this name.
+        ConfigError
+            If it is a Ring, or has another type; the message names both.
+        StateError
+            If other processes have the role; the message names them.
+        """
+        check_role("latest", name, role)
+        cdef _Latest_1 self = cls.__new__(cls)
+        _use(self, open_exchange(name, "latest", role, None if dtype is None else plain_dtype(dtype)))
+        return self
+
     @property
     def is_new(self):
-        """True if there is a value that has not been read yet."""
+        """True if there is a value that has not been read yet; at a shared one's writer, always False."""
+        if _shared(self) is not None:
+            return bool(self.role == "reader" and rt_shared_latest_is_new(_side(self)))
         return bool(rt_latest_is_new(_latest(self)))
 
     @property
     def written(self):
-        """Number of values that were written."""
+        """Number of values that were written; of a shared one, by all its writers so far."""
+        if _shared(self) is not None:
+            return rt_shared_latest_written(_side(self))
         return rt_latest_written(_latest(self))
+
+    @property
+    def share(self):
+        """Name of a shared value; None if it is not shared."""
+        return None if _shared(self) is None else self._owner.file.header.name
+
+    @property
+    def role(self):
+        """Side of a shared value that this is: "writer" or "reader"; None if it is not shared."""
+        return None if _shared(self) is None else self._owner.file.role
+
+    def close(self):
+        """Give up the role of a shared value, so that another process can have it. No loop may use this object.
+
+        What a step does with it afterwards has no effect. A second call does nothing, nor does one of a value that is
+        not shared.
+        """
+        cdef SharedStorage storage = _shared(self)
+        if storage is not None:
+            with cython.critical_section(self):
+                self.handle = storage.closed()
+            storage.file.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
 
     @property
     def clock(self):
@@ -208,13 +313,19 @@ cdef class _Latest_1(_LatestMethods):
         clock was set back.
         """
         cdef rt_latest_t *latest = _latest(self)
-        cdef int64_t written = rt_latest_written_at(latest)
+        cdef int64_t written, monotonic
+        if _shared(self) is None:
+            written, monotonic = rt_latest_written_at(latest), latest.written_at_monotonic
+        elif latest.value_bytes:
+            written, monotonic = _side(self).block.written_at, _side(self).block.written_at_monotonic
+        else:
+            written = monotonic = 0
         if written == 0:
             return None
         now = clock_gettime_ns(latest.clock)
         if not latest.is_settable:
             return max(0, now - written)
-        elapsed = monotonic_ns() - latest.written_at_monotonic
+        elapsed = monotonic_ns() - monotonic
         return None if written > now + _FUTURE_NS else max(now - written, elapsed)
 
     @property
@@ -236,7 +347,8 @@ cdef class _Latest_1(_LatestMethods):
 
     def __repr__(self):
         between = "" if self.ends is None else f", {' to '.join(self.ends)}"
-        return f"Latest({str(self.dtype)!r}, written={self.written}{between})"
+        shared = "" if self.share is None else f", share={self.share!r}, role={self.role!r}"
+        return f"Latest({str(self.dtype)!r}, written={self.written}{shared}{between})"
 
 
 cdef rt_latest_t *_latest(_Latest_1 latest) except NULL:
@@ -245,11 +357,105 @@ cdef rt_latest_t *_latest(_Latest_1 latest) except NULL:
     return <rt_latest_t *>latest.handle
 
 
-cdef int _check_not_in_child(const rt_latest_t *latest) except -1:
-    if latest.value_bytes == 0:
+cdef SharedStorage _shared(_Latest_1 latest):
+    """Return the memory of a shared one, or None."""
+    return <SharedStorage>latest._owner if isinstance(latest._owner, SharedStorage) else None
+
+
+cdef rt_shared_latest_t *_side(_Latest_1 latest) except NULL:
+    return <rt_shared_latest_t *>_latest(latest)
+
+
+cdef int _check_side(_Latest_1 latest, role) except -1:
+    """Raise if the exchange has no memory in this process, or is the other side of a shared one."""
+    cdef rt_latest_t *exchange = _latest(latest)
+    if _shared(latest) is not None:
+        latest._owner.file.check_role(role)
+    if exchange.value_bytes == 0:
         raise StateError(lost_by_fork("Latest"))
     return 0
 
+
+@cython.auto_pickle(False)
+cdef class _Writer(_Latest_1):
+    """The methods for Cython of the writer of a shared value."""
+
+    cdef void write(self, const void *value) noexcept nogil:
+        rt_shared_latest_write(<rt_shared_latest_t *>self.handle, value)
+
+    cdef bint read(self, void *value) noexcept nogil:
+        return False
+
+    cdef void write_at(self, const void *value, int64_t time) noexcept nogil:
+        rt_shared_latest_write_at(<rt_shared_latest_t *>self.handle, value, time)
+
+    cdef int64_t age(self, int64_t now) noexcept nogil:
+        return RT_LATEST_NEVER
+
+    cdef int64_t age_cycles(self, int64_t now, int64_t period) noexcept nogil:
+        return RT_LATEST_NEVER
+
+
+@cython.auto_pickle(False)
+cdef class _Reader(_Latest_1):
+    """The methods for Cython of a reader of a shared value."""
+
+    cdef void write(self, const void *value) noexcept nogil:
+        pass
+
+    cdef bint read(self, void *value) noexcept nogil:
+        return rt_shared_latest_read(<rt_shared_latest_t *>self.handle, value)
+
+    cdef void write_at(self, const void *value, int64_t time) noexcept nogil:
+        pass
+
+    cdef int64_t age(self, int64_t now) noexcept nogil:
+        return rt_shared_latest_age(<rt_shared_latest_t *>self.handle, now)
+
+    cdef int64_t age_cycles(self, int64_t now, int64_t period) noexcept nogil:
+        return rt_shared_latest_age_cycles(<rt_shared_latest_t *>self.handle, now, period)
+
+
+cdef void **_methods(_Latest_1 latest) noexcept:
+    """Return the pointer to an object's table of methods for Cython, which lies in front of its first field."""
+    return (<void **>&latest.handle) - 1
+
+
+cdef int _use(_Latest_1 self, file) except -1:
+    """Make an object one side of a shared value, of which it gets the methods for Cython."""
+    cdef SharedStorage storage
+    cdef rt_shared_latest_t *side
+    cdef _Latest_1 plain = _Latest_1.__new__(_Latest_1)
+    cdef _Latest_1 methods = (_Writer if file.role == "writer" else _Reader).__new__(
+        _Writer if file.role == "writer" else _Reader)
+    plan = file.header.plan
+    try:
+        if _methods(self)[0] is not _methods(plain)[0]:
+            raise ConfigError("a class in Cython that derives from Latest cannot be shared: use a Latest as its field")
+        if plan.clock not in _CLOCKS or plan.data_bytes != rt_shared_latest_bytes(plan.dtype.itemsize, plan.readers):
+            raise ConfigError(f"the exchange {file.header.name!r} is damaged: its sizes contradict each other")
+        storage = SharedStorage(file)
+        side = <rt_shared_latest_t *>(<char *>storage.private_end() - _PRIVATE_BYTES)
+        rt_shared_latest_open(
+            side, <rt_shared_latest_block_t *>storage.private_end(), plan.dtype.itemsize, plan.readers)
+        side.base.clock, side.base.is_settable = _CLOCKS[plan.clock], plan.clock in ("tai", "realtime")
+        if file.role == "writer":
+            rt_shared_latest_begin_writing(side)
+        else:
+            rt_shared_latest_begin_reading(side, file.slot - 1)
+    except BaseException:
+        file.close()
+        raise
+    warn_unlocked(storage, f"Latest({plan.dtype}, share={file.header.name!r})")
+    self.dtype = plan.dtype
+    self._owner = storage
+    _methods(self)[0] = _methods(methods)[0]
+    self.handle = side
+    return 0
+
+
+#: Room for a side in front of the data, a multiple of the cache line.
+cdef size_t _PRIVATE_BYTES = (sizeof(rt_shared_latest_t) + 63) // 64 * 64
 
 Latest = _Latest_1
 __getattr__ = publish(_Latest_1)

@@ -8,6 +8,7 @@ cimport cython
 cimport numpy as cnp
 
 from rtloop._python cimport Py_REFCNT
+from rtloop.data.storage cimport SharedStorage
 from rtloop.headers.ring cimport (
     rt_ring_bytes,
     rt_ring_consume,
@@ -16,6 +17,7 @@ from rtloop.headers.ring cimport (
     rt_ring_high_water,
     rt_ring_init,
     rt_ring_length,
+    rt_ring_open,
     rt_ring_pop,
     rt_ring_pop_many,
     rt_ring_push,
@@ -30,6 +32,8 @@ from rtloop.data.interface import lost_by_fork, made_twice, never_made, publish,
 from rtloop.data.storage import Storage, warn_unlocked
 from rtloop.errors import ConfigError, StateError
 from rtloop.settings import parse_count
+from rtloop.sharing.exchange_file import Plan, open_exchange, share_exchange
+from rtloop.sharing.roles import check_role
 from rtloop.units import as_index, show
 
 
@@ -61,20 +65,20 @@ cdef class _RingMethods:
         ConfigError
             On a value that the dtype cannot hold.
         StateError
-            In a forked child.
+            In a forked child, at the consumer's side of a shared one, or after `close`.
         """
         cdef _Ring_1 queue = <_Ring_1?>self
-        cdef rt_ring_t *ring = _ring(queue)
         cdef size_t address
         cdef uint64_t count, pushed
-        if ring.capacity == 0:
+        _check_side(queue, "producer")
+        if _ring(queue).capacity == 0:
             raise StateError(lost_by_fork("ring"))
         array = as_items(value, queue.dtype)
         if array.ndim > 1:
             raise ConfigError(f"an array of {array.shape} items has no order; give one dimension: array.ravel()")
         address, count = array.ctypes.data, array.size
         with cython.critical_section(queue):  # one thread at a time may push
-            pushed = rt_ring_push_many(ring, <const void *>address, count)
+            pushed = rt_ring_push_many(_ring(queue), <const void *>address, count)
         return pushed
 
     def pop(self):
@@ -84,11 +88,16 @@ cdef class _RingMethods:
         -------
         NumPy scalar or None
             A copy, or None if the ring is empty.
+
+        Raises
+        ------
+        StateError
+            At the producer's side of a shared one, or after `close`.
         """
         cdef _Ring_1 queue = <_Ring_1?>self
         cdef size_t address
         cdef bint is_there
-        _ring(queue)
+        _check_side(queue, "consumer")
         array = np.empty(1, queue.dtype)
         address = array.ctypes.data
         with cython.critical_section(queue):  # no other thread may begin a view between these two
@@ -97,7 +106,7 @@ cdef class _RingMethods:
 
 
 cdef class _Ring_1(_RingMethods):
-    """Ring(dtype, capacity, *, when_full='drop')
+    """Ring(dtype, capacity, *, when_full='drop', share=None, role='producer')
 --
 
     A queue of items of one type, from one thread to one other: the loop's and Python's, or those of two loops.
@@ -113,6 +122,12 @@ cdef class _Ring_1(_RingMethods):
         Number of items that it has room for.
     when_full : {"drop"}
         An item that there is no room for is dropped, and counted in `dropped`.
+    share : str, optional
+        Name by which another process of the same user uses the other side of the same ring (:meth:`open`). This object
+        is then one side of it only. If there is a ring of this name, this process becomes its `role`, in the place of
+        a process that has ended; otherwise it is created.
+    role : {"producer", "consumer"}
+        Side of a shared ring that this object is.
 
     Attributes
     ----------
@@ -122,7 +137,9 @@ cdef class _Ring_1(_RingMethods):
     Raises
     ------
     ConfigError
-        On a type or a number that can never work.
+        On a type or a number that can never work, or a shared ring of this name that differs.
+    StateError
+        If another process has the role; the message names it.
     MemoryError
         If it is more memory than the machine, or the control group, has left.
 
@@ -144,7 +161,10 @@ cdef class _Ring_1(_RingMethods):
         Returns the number of items that were taken out.
 
     The inline forms of ``rtloop/include/rtloop/ring.h`` (see :func:`rtloop.get_include`) take
-    ``<rt_ring_t *>ring.handle``.
+    ``<rt_ring_t *>ring.handle``, also of a shared one.
+
+    A method of the other side of a shared ring does nothing, and returns 0: `push` at the consumer, `pop` at the
+    producer. The inline forms do not know which side they are called on.
 
     Real-time contract of all four
         Thread: one that pushes, one that takes out. GIL: never. Allocates: never. System calls: none.
@@ -159,7 +179,7 @@ cdef class _Ring_1(_RingMethods):
     array([0.5], dtype=float32)
     """
 
-    def __init__(self, dtype, capacity, *, when_full="drop"):
+    def __init__(self, dtype, capacity, *, when_full="drop", share=None, role="producer"):
         cdef uint64_t item_bytes, places, size
         cdef void *address
         if self.handle is not NULL:
@@ -172,6 +192,11 @@ cdef class _Ring_1(_RingMethods):
         size = rt_ring_bytes(item_bytes, places)
         if size == 0:
             raise ConfigError(f"capacity={capacity!r} items of {item_bytes} bytes are more than there are addresses")
+        check_role("ring", share, role)
+        if share is not None:
+            plan = Plan("ring", item, number, 1, "", size - _CONSTANT_BYTES)
+            _use(self, share_exchange(share, plan, role))
+            return
         storage = Storage(size, "a ring")
         address = <void *><size_t>storage.address
         rt_ring_init(<rt_ring_t *>address, item_bytes, places)
@@ -204,6 +229,72 @@ cdef class _Ring_1(_RingMethods):
 
     cdef int _reserved_3(self) noexcept nogil:
         return 0
+
+    @classmethod
+    def open(cls, name, role="consumer", *, dtype=None):
+        """Become one side of a ring that another process shares.
+
+        Parameters
+        ----------
+        name : str
+            Name that it was created with: ``Ring(dtype, 1000, share="arm/log")``.
+        role : {"consumer", "producer"}
+            Side that this object is.
+        dtype : dtype, optional
+            Type that the items must have.
+
+        Returns
+        -------
+        Ring
+
+        Raises
+        ------
+        AttachError
+            If this user has no exchange of this name.
+        ConfigError
+            If it is a Latest, or has another type; the message names both.
+        StateError
+            If another process has the role; the message names it.
+        """
+        check_role("ring", name, role)
+        cdef _Ring_1 self = cls.__new__(cls)
+        _use(self, open_exchange(name, "ring", role, None if dtype is None else plain_dtype(dtype)))
+        return self
+
+    @property
+    def share(self):
+        """Name of a shared ring; None if it is not shared."""
+        return None if _shared(self) is None else self._owner.file.header.name
+
+    @property
+    def role(self):
+        """Side of a shared ring that this is: "producer" or "consumer"; None if it is not shared."""
+        return None if _shared(self) is None else self._owner.file.role
+
+    def close(self):
+        """Give up the role of a shared ring, so that another process can have it. No loop may use this object.
+
+        What a step does with it afterwards has no effect. Items stay in the ring as long as a process has it. A second
+        call does nothing, nor does one of a ring that is not shared.
+
+        Raises
+        ------
+        StateError
+            If a view is in use.
+        """
+        cdef SharedStorage storage = _shared(self)
+        if storage is not None:
+            with cython.critical_section(self):
+                if (<_Loan>self._loan).is_lent:
+                    raise StateError("a view of this ring is in use: leave its with statement first")
+                self.handle = storage.closed()
+            storage.file.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
 
     @property
     def capacity(self):
@@ -240,6 +331,7 @@ cdef class _Ring_1(_RingMethods):
         """
         cdef uint64_t count, most = UINT64_MAX
         cdef size_t address
+        _check_side(self, "consumer")
         with cython.critical_section(self):
             count = rt_ring_length(_consumed(self))
         if limit is not None:
@@ -274,7 +366,7 @@ cdef class _Ring_1(_RingMethods):
         >>> with ring.view() as items:
         ...     total = items["angle"].sum()
         """
-        _ring(self)
+        _check_side(self, "consumer")
         return _View(self)
 
     def __len__(self):
@@ -297,13 +389,86 @@ cdef class _Ring_1(_RingMethods):
 
     def __repr__(self):
         between = "" if self.ends is None else f", {' to '.join(self.ends)}"
-        return f"Ring({str(self.dtype)!r}, {self.capacity}, dropped={self.dropped}{between})"
+        shared = "" if self.share is None else f", share={self.share!r}, role={self.role!r}"
+        return f"Ring({str(self.dtype)!r}, {self.capacity}, dropped={self.dropped}{shared}{between})"
 
 
 cdef rt_ring_t *_ring(_Ring_1 ring) except NULL:
     if ring.handle is NULL:
         raise StateError(never_made("ring"))
     return <rt_ring_t *>ring.handle
+
+
+cdef SharedStorage _shared(_Ring_1 ring):
+    """Return the memory of a shared one, or None."""
+    return <SharedStorage>ring._owner if isinstance(ring._owner, SharedStorage) else None
+
+
+cdef int _check_side(_Ring_1 ring, role) except -1:
+    """Raise if the ring was never made, or is the other side of a shared one."""
+    _ring(ring)
+    if _shared(ring) is not None:
+        ring._owner.file.check_role(role)
+    return 0
+
+
+@cython.auto_pickle(False)
+cdef class _Producer(_Ring_1):
+    """The methods for Cython of the producer of a shared ring: those of the other side do nothing."""
+
+    cdef bint pop(self, void *item) noexcept nogil:
+        return False
+
+    cdef uint64_t pop_many(self, void *items, uint64_t count) noexcept nogil:
+        return 0
+
+
+@cython.auto_pickle(False)
+cdef class _Consumer(_Ring_1):
+    """The methods for Cython of the consumer of a shared ring: those of the other side do nothing."""
+
+    cdef bint push(self, const void *item) noexcept nogil:
+        return False
+
+    cdef uint64_t push_many(self, const void *items, uint64_t count) noexcept nogil:
+        return 0
+
+
+cdef void **_methods(_Ring_1 ring) noexcept:
+    """Return the pointer to an object's table of methods for Cython, which lies in front of its first field."""
+    return (<void **>&ring.handle) - 1
+
+
+cdef int _use(_Ring_1 self, file) except -1:
+    """Make an object one side of a shared ring, of which it gets the methods for Cython."""
+    cdef SharedStorage storage
+    cdef rt_ring_t *ring
+    cdef _Ring_1 plain = _Ring_1.__new__(_Ring_1)
+    kind = _Producer if file.role == "producer" else _Consumer
+    cdef _Ring_1 methods = kind.__new__(kind)
+    plan = file.header.plan
+    try:
+        if _methods(self)[0] is not _methods(plain)[0]:
+            raise ConfigError("a class in Cython that derives from Ring cannot be shared: use a Ring as its field")
+        if plan.data_bytes != rt_ring_bytes(plan.dtype.itemsize, plan.capacity) - _CONSTANT_BYTES:
+            raise ConfigError(f"the exchange {file.header.name!r} is damaged: its sizes contradict each other")
+        storage = SharedStorage(file)
+        ring = <rt_ring_t *>(<char *>storage.private_end() - _CONSTANT_BYTES)
+        rt_ring_open(ring, plan.dtype.itemsize, plan.capacity)
+    except BaseException:
+        file.close()
+        raise
+    warn_unlocked(storage, f"Ring({plan.dtype}, {plan.capacity}, share={file.header.name!r})")
+    self.dtype = plan.dtype
+    self._owner = storage
+    self._loan = _Loan(storage)
+    _methods(self)[0] = _methods(methods)[0]
+    self.handle = ring
+    return 0
+
+
+#: What is constant in a ring, and private memory of each process: its first cache line.
+cdef size_t _CONSTANT_BYTES = 64
 
 
 cdef rt_ring_t *_consumed(_Ring_1 self) except NULL:

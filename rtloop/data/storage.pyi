@@ -1,6 +1,7 @@
 import os
 from typing import Self
 
+from rtloop.sharing.exchange_file import ExchangeFile
 from rtloop.system.grant import Grant
 
 class Storage:
@@ -14,7 +15,18 @@ class Storage:
     @property
     def is_locked(self) -> bool: ...
 
-def warn_unlocked(storage: Storage | HugeStorage, text: str) -> None: ...
+class SharedStorage:
+    backing: str
+    file: ExchangeFile
+    grant: Grant | None
+    ends: tuple[str, str] | None
+    def __new__(cls, file: ExchangeFile) -> Self: ...
+    def __del__(self) -> None: ...
+    @property
+    def is_locked(self) -> bool: ...
+    def forget_after_fork(self) -> None: ...
+
+def warn_unlocked(storage: Storage | SharedStorage | HugeStorage, text: str) -> None: ...
 
 class HugeStorage:
     address: int

@@ -3,11 +3,13 @@
 from libc.stdint cimport uint64_t
 
 from rtloop._os cimport munmap
-from rtloop.headers.memory cimport rt_memory_map
+from rtloop.headers.memory cimport rt_memory_map, rt_memory_map_behind, rt_memory_replace_shared
 from rtloop.memory.kernel cimport prefault_region
 
+import mmap
 import os
 import warnings
+import weakref
 
 from rtloop.data.buffer_request import shortage
 from rtloop.errors import RTSetupWarning
@@ -85,10 +87,109 @@ cdef class Storage:
     @property
     def is_locked(self):
         """True if the kernel keeps it in memory; read again at each call."""
+        return _is_locked(self._unlock is not None, <size_t>self._address, self._size)
+
+
+def _is_locked(bint was_locked, size_t address, size_t size):
+    if was_locked:
+        return is_range_locked(address, size)
+    # The other way would page out what is not locked. Other code may have locked everything since.
+    return account(address, size).is_locked
+
+
+cdef class SharedStorage:
+    """SharedStorage(file)
+--
+
+    The data of a shared exchange, right behind two pages of private memory, all of it locked if the process may.
+
+    The first page is never written except by a closed exchange, whose memory it is; the second ends where the data
+    begin. A forked child has zeros in the place of all, and not the file.
+
+    Parameters
+    ----------
+    file : ExchangeFile
+        The exchange. This object closes it.
+
+    Attributes
+    ----------
+    grant : Grant or None
+        The grant of the lock, if the kernel refused it.
+
+    Raises
+    ------
+    MemoryError
+        If it cannot be mapped.
+    """
+
+    backing = "shared"
+
+    def __cinit__(self, file):
+        cdef int rc, fd = file.fd
+        cdef size_t page = mmap.PAGESIZE
+        cdef size_t data_bytes = file.header.plan.data_bytes
+        cdef long long offset = file.header.offset
+        self.ends = None
+        self.file = file
+        self._private = 2 * page
+        self._size = self._private + (data_bytes + page - 1) // page * page
+        refused = shortage("a shared exchange", self._size) if file.is_new else None
+        if refused is not None:
+            raise MemoryError(describe_refused(refused))
+        rc = rt_memory_map_behind(self._private, fd, offset, self._size - self._private, &self._address)
+        if rc:
+            self._address = NULL
+            raise MemoryError(f"an exchange of {format_size(data_bytes)} cannot be mapped: {os.strerror(-rc)}")
+        rc = memory_lock.acquire_range(<size_t>self._address, self._size)
+        if rc:
+            self.grant = range_lock_grant("lock", self._size, rc, detail="")
+        else:
+            self._unlock = memory_lock.forget_range
+        with nogil:
+            rc = prefault_region(self._address, self._size)
+        if rc:
+            raise MemoryError(f"an exchange of {format_size(data_bytes)} cannot be made present: {os.strerror(-rc)}")
+        _shared.add(self)
+
+    def __del__(self):
         if self._unlock is not None:
-            return is_range_locked(<size_t>self._address, self._size)
-        # The other way would page out what is not locked. Other code may have locked everything since.
-        return account(<size_t>self._address, self._size).is_locked
+            self._unlock(<size_t>self._address)
+            self._unlock = None
+        self.file.close()
+
+    def __dealloc__(self):
+        if self._address is not NULL:
+            munmap(self._address, self._size)
+
+    cdef void *closed(self):
+        """Return the zeros that a closed exchange uses."""
+        return self._address
+
+    cdef void *private_end(self):
+        """Return where the private memory ends and the shared data begin."""
+        return <char *>self._address + self._private
+
+    @property
+    def is_locked(self):
+        """True if the kernel keeps it in memory; read again at each call."""
+        return _is_locked(self._unlock is not None, <size_t>self._address, self._size)
+
+    def forget_after_fork(self):
+        """Give up the file, whose locks belong to the parent, and put zeros in the place of the data."""
+        self._unlock = None
+        self.file.close()
+        rt_memory_replace_shared(<char *>self._address + self._private, self._size - self._private)
+
+
+_shared = weakref.WeakSet()
+
+
+def _forget_after_fork():
+    for storage in list(_shared):
+        storage.forget_after_fork()
+
+
+os.register_at_fork(after_in_child=_forget_after_fork)
 
 
 def warn_unlocked(storage, text):

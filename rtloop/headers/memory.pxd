@@ -11,6 +11,8 @@ cdef extern from "../include/rtloop/memory.h" nogil:
     int rt_memory_map_shared(const char *name, size_t size, int is_open_to_writers, void **address, int *fd)
     int rt_memory_is_sealed(int fd)
     int rt_memory_map_sealed(const char *name, size_t size, void **address, int *fd)
+    int rt_memory_map_behind(size_t private_bytes, int fd, int64_t offset, size_t bytes, void **address)
+    int rt_memory_replace_shared(void *address, size_t bytes)
     void rt_memory_prefault(void *address, size_t size)
     int rt_memory_populate(void *address, size_t size, int is_writable)
     int64_t rt_memory_resident_bytes(void *address, size_t size)

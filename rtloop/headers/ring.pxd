@@ -9,6 +9,7 @@ cdef extern from "../include/rtloop/ring.h" nogil:
         uint64_t item_bytes
 
     uint64_t rt_ring_bytes(uint64_t item_bytes, uint64_t capacity)
+    int rt_ring_open(rt_ring_t *ring, uint64_t item_bytes, uint64_t capacity)
     int rt_ring_init(rt_ring_t *ring, uint64_t item_bytes, uint64_t capacity)
     int rt_ring_push(rt_ring_t *ring, const void *item)
     int rt_ring_pop(rt_ring_t *ring, void *item)

@@ -27,6 +27,7 @@ COMMANDS = {
     "top": "rtloop.tools.top.command",
     "get": "rtloop.tools.parameters",
     "set": "rtloop.tools.parameters",
+    "exchanges": "rtloop.tools.exchanges",
     "record": "rtloop.tools.record.command",
     "scope": "rtloop.tools.scope.command",
     "report": "rtloop.tools.report.command",

@@ -8,17 +8,18 @@
  * The model is the operational one of views (Kang et al., "A promising semantics for relaxed-memory concurrency", POPL
  * 2017, without promises): the stores to a place form a list; a thread's view says which is the oldest one of each
  * place that it may still read; a release store carries the view of its thread, and a load that acquires it takes that
- * over. A read-modify-write reads the last store of the list and continues its release sequence. A release fence makes the
- * relaxed stores after it carry the view that the thread had at the fence; an acquire fence takes over the views of the
- * stores that relaxed loads before it have read. Plain data is checked for races with the vector clock that is part of
- * a view. Reordering of a load behind a later store is not modelled, as
- * it depends on promises; no algorithm here could use it, for every store that matters is a release.
- */
+ * over. A read-modify-write reads the last store of the list and continues its release sequence. A release fence makes
+ * the relaxed stores after it carry the view that the thread had at the fence; an acquire fence takes over the views of
+ * the stores that relaxed loads before it have read. A sequentially consistent load reads no store that is older than
+ * the last such store to its place; the order of the steps is their order S. Plain data is checked for races with the
+ * vector clock that is part of a view. Reordering of a load behind a later store is not modelled, as it depends on
+ * promises; no algorithm here could use it, for every store that matters is a release. */
 #ifndef MODEL_H
 #define MODEL_H
 
 #define RTLOOP_ATOMICS_H /* these instead */
 
+#include <setjmp.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -56,7 +57,10 @@ static struct {
   } cells[CELLS];
   view_t views[ACTORS];
   view_t released[ACTORS], loaded[ACTORS]; /* at the last release fence; by relaxed loads */
-  int actor;                               /* whose turn it is */
+  uint32_t consistent[PLACES];             /* the last sequentially consistent store to each place */
+  int victim, deaths;                      /* the thread that is killed at any one of its steps, so often */
+  jmp_buf successor;
+  int actor; /* whose turn it is */
   int is_alive[ACTORS];
   uint32_t chosen[CHOICES], choices[CHOICES], depth, known; /* of a depth-first search over all choices */
   uint64_t runs;
@@ -76,6 +80,13 @@ static uint32_t model_choose(uint32_t count) {
   return model.chosen[model.depth++];
 }
 
+/* Kill the running thread, or not, if it is the victim; its successor goes on at model.successor. */
+static void model_kill(void) {
+  if (model.actor != model.victim || !model.deaths || !model_choose(2)) return;
+  model.deaths--;
+  longjmp(model.successor, 1);
+}
+
 static void model_hand_over(int from, int to) {
   model.actor = to;
   CHECK(swapcontext(&model.contexts[from], &model.contexts[to]) == 0);
@@ -87,6 +98,7 @@ static view_t *model_step(void) {
   if (self != MAIN) {
     if (model.is_alive[other] && model_choose(2)) model_hand_over(self, other);
     CHECK(model.actor == self);
+    model_kill();
   }
   model.views[self].clock[self]++;
   return &model.views[self];
@@ -125,6 +137,18 @@ static inline uint64_t model_load(const void *address, uint64_t direct, int orde
   const uint32_t read = oldest + model_choose(model.places[place].count - oldest);
   view->oldest[place] = read;
   view_join(order & ACQUIRE ? view : &model.loaded[model.actor], &model.places[place].views[read]);
+  return model.places[place].values[read];
+}
+
+static inline uint64_t model_load_consistent(const void *address) {
+  const int place = model_find(address);
+  CHECK(place >= 0);
+  view_t *const view = model_step();
+  const uint32_t last = model.consistent[place];
+  const uint32_t oldest = view->oldest[place] > last ? view->oldest[place] : last;
+  const uint32_t read = oldest + model_choose(model.places[place].count - oldest);
+  view->oldest[place] = read;
+  view_join(view, &model.places[place].views[read]);
   return model.places[place].values[read];
 }
 
@@ -186,6 +210,11 @@ static inline void model_word(void *address, size_t bytes) {
 }
 
 static inline void model_copy(void *to, const void *from, size_t bytes) {
+  if (model.actor == model.victim && model.deaths && model_choose(2)) {
+    model.deaths = 0; /* killed in the middle of the copy */
+    model_copy(to, from, bytes / 2);
+    longjmp(model.successor, 1);
+  }
   model.views[model.actor].clock[model.actor]++;
   model_access(from, bytes, 0);
   model_access(to, bytes, 1);
@@ -203,6 +232,9 @@ static inline void model_copy(void *to, const void *from, size_t bytes) {
 #define rt_exchange_acquire(p, v) model_exchange_into((p), (v), ACQUIRE)
 #define rt_exchange_release(p, v) model_exchange_into((p), (v), RELEASE)
 #define rt_add32_relaxed(p, v) (*(p) += (v))
+#define rt_load_seq_cst(p) model_load_consistent(p)
+#define rt_exchange_seq_cst(p, v) model_exchange_consistent((p), (v))
+#define rt_compare_exchange_seq_cst(p, expected, v) model_replace_consistent((p), (expected), (v))
 #define rt_compare_exchange_acq_rel(p, expected, v) model_replace((p), (expected), (v), ACQUIRE | RELEASE)
 #define rt_compare_exchange_acquire(p, expected, v) model_replace((p), (expected), (v), ACQUIRE)
 #define rt_compare_exchange_release(p, expected, v) model_replace((p), (expected), (v), RELEASE)
@@ -239,6 +271,26 @@ static inline int model_replace(uint64_t *p, uint64_t *expected, uint64_t value,
   view->oldest[place] = read;
   *expected = model.places[place].values[read];
   return 0;
+}
+
+static inline uint64_t model_exchange_consistent(uint64_t *p, uint64_t value) {
+  const uint64_t was = model_exchange(p, value, ACQUIRE | RELEASE);
+  *p = value;
+  model.consistent[model_find(p)] = model.places[model_find(p)].count - 1;
+  return was;
+}
+
+static inline int model_replace_consistent(uint64_t *p, uint64_t *expected, uint64_t value) {
+  const int place = model_find(p);
+  view_t *const view = &model.views[model.actor];
+  if (view->oldest[place] < model.consistent[place]) view->oldest[place] = model.consistent[place];
+  const int is_replaced = model_replace(p, expected, value, ACQUIRE | RELEASE);
+  if (is_replaced) {
+    model.consistent[place] = model.places[place].count - 1;
+  } else {
+    view_join(view, &model.places[place].views[view->oldest[place]]);
+  }
+  return is_replaced;
 }
 
 /* Name an atomic place that both threads use, before they begin, with the value that it has, and who writes to it:
@@ -286,6 +338,9 @@ static uint64_t model_explore(void (*before)(void), void (*left)(void), void (*r
     memset(model.views, 0, sizeof model.views);
     memset(model.released, 0, sizeof model.released);
     memset(model.loaded, 0, sizeof model.loaded);
+    memset(model.consistent, 0, sizeof model.consistent);
+    model.victim = MAIN;
+    model.deaths = 0;
     memset(model.cells, 0, sizeof model.cells);
     model.data = NULL;
     model.actor = MAIN;

@@ -30,9 +30,14 @@ UNDEFINED = "undefined"  # for programs with stacks of their own
 _PUBLISH = "rt_exchange_acq_rel(&latest->between, latest->back"
 _TURN = "rt_exchange_acq_rel(&latest->between, latest->front"
 _WRITE = "memcpy(rt_latest_back(latest), value, value_bytes);\n  rt_latest_publish(latest);"
+_PUSH = "  memcpy((char *)(ring + 1) + (tail & ring->mask) * item_bytes, item, item_bytes);\n"
+_ITEM_IS_IN = "  rt_store_release(&ring->tail, tail + 1);\n"
+_PUT = "  memcpy(rt_shared_latest_back(s), value, s->value_bytes);\n"
+_VALUE_IS_NEW = "  rt_shared_latest_publish(s);\n}\n\n/* Write a value and stamp"
+_LOOK = "s->back = rt_shared_latest_find_back(s, word);\n}\n\n/* Take the side of reader"
 _WAIT_FAILS = "if (RT_UNLIKELY(!rt_loop_wait(loop, &now, release))) return "
 _TAKE_SET = "} while (!rt_compare_exchange_acq_rel(word, &state, next));\n  const uint64_t place_bytes"
-_SEE_TAIL = "ring->tail_seen = rt_load_acquire(&ring->tail);\n  const uint64_t all = ring->tail_seen - head, "
+_SEE_TAIL = "ring->tail_seen = rt_load_acquire(&ring->tail);\n  const uint64_t all = ring->tail_seen - head"
 
 
 @dataclass(frozen=True)
@@ -223,6 +228,18 @@ PROGRAMS = {
         },
     ),
     "hugepage": Program((MEMORY,), {"BROKEN_CHILD": MEMORY, "BROKEN_POPULATE": MEMORY, "BROKEN_COLLAPSE": MEMORY}),
+    "killed": Program(
+        (UNDEFINED,),
+        mutations={
+            "an item that is not there yet": Mutation("ring.h", _PUSH + _ITEM_IS_IN, _ITEM_IS_IN + _PUSH),
+            "a value that is not there yet": Mutation(
+                "shared_latest.h", _PUT + _VALUE_IS_NEW, _VALUE_IS_NEW.replace("}\n", _PUT + "}\n", 1)
+            ),
+            "a successor counts anew": Mutation(
+                "shared_latest.h", "s->number = RT_SHARED_LATEST_NUMBER(found);", "s->number = 0;"
+            ),
+        },
+    ),
     "latest": Program(
         (MEMORY, THREADS),
         mutations={
@@ -436,10 +453,10 @@ PROGRAMS = {
                 "    const uint64_t tail = rt_load_relaxed(&ring->tail);",
             ),
             "pops many without an acquire": Mutation(
-                "ring.h", _SEE_TAIL + "taken", _SEE_TAIL.replace("acquire", "relaxed") + "taken"
+                "ring.h", _SEE_TAIL + ";", _SEE_TAIL.replace("acquire", "relaxed") + ";"
             ),
             "looks without an acquire": Mutation(
-                "ring.h", _SEE_TAIL + "piece", _SEE_TAIL.replace("acquire", "relaxed") + "piece"
+                "ring.h", _SEE_TAIL + ", piece", _SEE_TAIL.replace("acquire", "relaxed") + ", piece"
             ),
             "publishes first": Mutation(
                 "ring.h",
@@ -518,6 +535,69 @@ PROGRAMS = {
             "bursts for ever": Mutation("schedule.h", "    s->burst += 1;\n", ""),
             "counts overruns for ever": Mutation("schedule.h", "  s->overruns_in_row = 0;\n", ""),
             "aligns a multiple": Mutation("schedule.h", "(align - origin % align) % align", "align - origin % align"),
+        },
+    ),
+    "shared_latest": Program(
+        (MEMORY, THREADS),
+        mutations={
+            "any place is one": Mutation(
+                "shared_latest.h", "return place < s->readers + 2 ? place : 0;", "return place + 0 * s->readers;"
+            ),
+            "nothing is new": Mutation(
+                "shared_latest.h", "  return is_new;\n}\n\n/* Read", "  return 0 * is_new;\n}\n\n/* Read"
+            ),
+            "the stamp of another place": Mutation(
+                "shared_latest.h", "(s->front + s->stride - sizeof", "(s->places + s->stride - sizeof"
+            ),
+            "a successor does not know the number": Mutation(
+                "shared_latest.h", "s->number = RT_SHARED_LATEST_NUMBER(found);", "s->number = found;"
+            ),
+            "a place too few": Mutation(
+                "shared_latest.h", "(readers + 2) * rt_latest_stride", "(readers + 1) * rt_latest_stride"
+            ),
+            "a closed side writes": Mutation("shared_latest.h", "  if (RT_UNLIKELY(!s->block)) return;\n" + _PUT, _PUT),
+        },
+    ),
+    "shared_latest_model": Program(
+        (UNDEFINED,),
+        mutations={
+            "a reader may not see what is newest": Mutation(
+                "shared_latest.h",
+                "word = rt_load_seq_cst(&s->block->newest), wanted",
+                "word = rt_load_acquire(&s->block->newest), wanted",
+            ),
+            "the writer may not see what is wanted": Mutation(
+                "shared_latest.h", "uint64_t is = rt_load_seq_cst(held);", "uint64_t is = rt_load_acquire(held);"
+            ),
+            "the writer gives nothing": Mutation(
+                "shared_latest.h",
+                "&& rt_compare_exchange_seq_cst(held, &is, word)) is = word;",
+                "&& word == 0) is = word;",
+            ),
+            "a held place is free": Mutation(
+                "shared_latest.h", "    used |= UINT64_C(1) << RT_SHARED_LATEST_PLACE(is);\n", ""
+            ),
+            "nothing is wanted": Mutation(
+                "shared_latest.h", "  (void)rt_exchange_seq_cst(s->held, RT_SHARED_LATEST_WANTED);\n", ""
+            ),
+            "the reader takes what it was not given": Mutation(
+                "shared_latest.h", "&wanted, word)) word = wanted;", "&wanted, word)) wanted = word;"
+            ),
+            "publishes first": Mutation(
+                "shared_latest.h", _PUT + _VALUE_IS_NEW, _VALUE_IS_NEW.replace("}\n", _PUT + "}\n", 1)
+            ),
+            "a successor does not look": Mutation(
+                "shared_latest.h",
+                _LOOK,
+                _LOOK.replace(
+                    "rt_shared_latest_find_back(s, word)", "(RT_SHARED_LATEST_PLACE(word) + 1) % (s->readers + 2)"
+                ),
+            ),
+            "a successor writes over the newest": Mutation(
+                "shared_latest.h",
+                _LOOK,
+                _LOOK.replace("rt_shared_latest_find_back(s, word)", "RT_SHARED_LATEST_PLACE(word)"),
+            ),
         },
     ),
     "signals": Program(

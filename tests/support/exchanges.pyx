@@ -66,9 +66,9 @@ cdef class Doubler(RTLoop):
 
     cdef readonly Ring commands, answers
 
-    def __init__(self, *args, **settings):
+    def __init__(self, *args, commands=None, answers=None, **settings):
         super().__init__(*args, **settings)
-        self.commands, self.answers = Ring("i8", 1000), Ring("i8", 1000)
+        self.commands, self.answers = commands or Ring("i8", 1000), answers or Ring("i8", 1000)
 
     cdef int step(self, const Cycle *cycle) noexcept nogil:
         cdef int64_t value
@@ -76,6 +76,10 @@ cdef class Doubler(RTLoop):
             value *= 2
             self.answers.push(&value)
         return RT_CONTINUE
+
+
+cdef class Derived(Latest):
+    """A Latest with methods of its own."""
 
 
 cdef class Mixed:

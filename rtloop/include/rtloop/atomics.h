@@ -23,10 +23,13 @@
 #define rt_store_release(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
 
 #define rt_exchange_acq_rel(p, v) __atomic_exchange_n((p), (v), __ATOMIC_ACQ_REL)
+#define rt_exchange_seq_cst(p, v) __atomic_exchange_n((p), (v), __ATOMIC_SEQ_CST)
 
 /* Replace *p by v if it equals *expected, otherwise load it into *expected. Evaluates to 1 iff it was replaced. */
 #define rt_compare_exchange_acq_rel(p, expected, v)                                                                    \
   __atomic_compare_exchange_n((p), (expected), (v), 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)
+#define rt_compare_exchange_seq_cst(p, expected, v)                                                                    \
+  __atomic_compare_exchange_n((p), (expected), (v), 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)
 
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
 #define RT_IS_SANITIZED 1

@@ -175,21 +175,33 @@ static __attribute__((noinline, unused)) int64_t rt_latest_settable_age(const rt
   return age > elapsed ? age : elapsed;
 }
 
-/* Compute the age at `now` of the value that was read last, in ns, at least 0. RT_LATEST_NEVER iff the value has no
- * stamp, so that it counts as older than any limit. The reader; O(1), no system call. */
-static inline int64_t rt_latest_age(const rt_latest_t *latest, int64_t now) {
-  const rt_latest_stamp_t stamp = rt_latest_stamp(latest);
+/* Compute the age at `now` of a value with this stamp, in ns, at least 0. RT_LATEST_NEVER iff it has none, so that it
+ * counts as older than any limit. The reader; O(1), no system call. */
+static inline int64_t rt_latest_age_of(const rt_latest_t *latest, rt_latest_stamp_t stamp, int64_t now) {
   if (stamp.count == 0) return RT_LATEST_NEVER;
   const int64_t age = now > stamp.time ? now - stamp.time : 0;
   return RT_UNLIKELY(latest->is_settable) ? rt_latest_settable_age(latest, stamp, age) : age;
 }
 
+/* Compute the age at `now` of a value with this stamp, in periods, rounded up. RT_LATEST_NEVER iff it has none, or one
+ * more than a period in the future. `period` must be positive. The reader; O(1), no system call. */
+static inline int64_t rt_latest_age_cycles_of(const rt_latest_t *latest, rt_latest_stamp_t stamp, int64_t now,
+                                              int64_t period) {
+  const int64_t age = rt_latest_age_of(latest, stamp, now);
+  if (RT_UNLIKELY(age == 0) && stamp.time - now > period) return RT_LATEST_NEVER;
+  return age == RT_LATEST_NEVER ? age : age / period + (age % period != 0);
+}
+
+/* Compute the age at `now` of the value that was read last, in ns, at least 0. RT_LATEST_NEVER iff the value has no
+ * stamp, so that it counts as older than any limit. The reader; O(1), no system call. */
+static inline int64_t rt_latest_age(const rt_latest_t *latest, int64_t now) {
+  return rt_latest_age_of(latest, rt_latest_stamp(latest), now);
+}
+
 /* Compute the age at `now` of the value that was read last, in periods, rounded up. RT_LATEST_NEVER iff the value has
  * no stamp, or one more than a period in the future. `period` must be positive. The reader; O(1), no system call. */
 static inline int64_t rt_latest_age_cycles(const rt_latest_t *latest, int64_t now, int64_t period) {
-  const int64_t age = rt_latest_age(latest, now);
-  if (RT_UNLIKELY(age == 0) && rt_latest_stamp(latest).time - now > period) return RT_LATEST_NEVER;
-  return age == RT_LATEST_NEVER ? age : age / period + (age % period != 0);
+  return rt_latest_age_cycles_of(latest, rt_latest_stamp(latest), now, period);
 }
 
 /* Get the time of the newest stamp; 0 before the first. Any thread, O(1), no system call. */

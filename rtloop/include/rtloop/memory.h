@@ -31,6 +31,9 @@
 #ifndef MADV_COLD
 #define MADV_COLD 20
 #endif
+#ifndef MAP_FIXED_NOREPLACE
+#define MAP_FIXED_NOREPLACE 0x100000
+#endif
 #ifndef F_SEAL_FUTURE_WRITE
 #define F_SEAL_FUTURE_WRITE 0x0010
 #endif
@@ -72,6 +75,35 @@ static inline int rt_memory_map_shared(const char *name, size_t bytes, int is_op
 /* Map zeroed shared memory of a memfd that cannot be resized and that only this mapping can write. */
 static inline int rt_memory_map_sealed(const char *name, size_t bytes, void **address, int *fd) {
   return rt_memory_map_shared(name, bytes, 0, address, fd);
+}
+
+/* Map `bytes` of a file from `offset` on, to read and to write, right behind `private_bytes` of zeroed private memory;
+ * all are whole pages. A forked child sees zeros in the private part, and has nothing in the place of the file until
+ * rt_memory_replace_shared. */
+static inline int rt_memory_map_behind(size_t private_bytes, int fd, int64_t offset, size_t bytes, void **address) {
+  char *const p =
+      mmap(NULL, private_bytes + bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (p == MAP_FAILED) return -errno;
+  if (mmap(p + private_bytes, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, (off_t)offset) == MAP_FAILED ||
+      madvise(p + private_bytes, bytes, MADV_DONTFORK)) {
+    const int rc = -errno;
+    munmap(p, private_bytes + bytes);
+    return rc;
+  }
+  (void)madvise(p, private_bytes + bytes, MADV_NOHUGEPAGE);
+  (void)madvise(p, private_bytes, MADV_WIPEONFORK);
+  *address = p;
+  return 0;
+}
+
+/* In a forked child, put zeros where its parent has shared memory, unless something else is there by now. */
+static inline int rt_memory_replace_shared(void *address, size_t bytes) {
+  void *const p = mmap(address, bytes, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+  if (p == MAP_FAILED) return -errno;
+  if (p == address) return 0;
+  munmap(p, bytes); /* before Linux 4.17 the address is a hint */
+  return -EEXIST;
 }
 
 /* Test whether only the mappings that exist can write a memfd. Returns 1 or 0. */

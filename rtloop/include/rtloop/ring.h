@@ -16,6 +16,12 @@
  *
  * In a forked child a region of rt_memory_map is all zeros: a ring there has no room and no item.
  *
+ * Between processes. Each index is one word with one writer, and an item is behind it before it moves. So a side that
+ * is killed at any instruction leaves a ring that its successor goes on with: at most the item in its hand is gone.
+ * What each side remembers of the other stays true, because indexes only grow. Sizes and addresses are in the first
+ * cache line, which is private memory of each process (rt_ring_open), so damaged indexes lead to wrong items, not
+ * outside.
+ *
  * Worst case of a push or a pop of one item: about 15 instructions, a copy, and one load that may miss the cache; no
  * loop, no locked instruction. For n items it is the same with n copies.
  */
@@ -63,16 +69,25 @@ static inline uint64_t rt_ring_bytes(uint64_t item_bytes, uint64_t capacity) {
   return sizeof(rt_ring_t) + rt_ring_places(capacity) * item_bytes;
 }
 
+/* Set what is constant in a ring, and leave its indexes as they are. Its first cache line may be private memory, in
+ * front of shared memory with all others, so that no other process can change a size or an address. Before this thread
+ * uses it; O(1), no system call. Returns 0, or fails with -EINVAL iff a size or the alignment is wrong. */
+static inline int rt_ring_open(rt_ring_t *ring, uint64_t item_bytes, uint64_t capacity) {
+  if (rt_ring_bytes(item_bytes, capacity) == 0 || (uintptr_t)ring % RT_CACHE_LINE) return -EINVAL;
+  ring->items = (char *)ring + sizeof *ring;
+  ring->mask = rt_ring_places(capacity) - 1;
+  ring->capacity = capacity;
+  ring->item_bytes = item_bytes;
+  return 0;
+}
+
 /* Make an empty ring of a region of rt_ring_bytes(item_bytes, capacity), aligned to RT_CACHE_LINE.
  * Call this before any other thread has the address; O(1), no system call. Returns 0, or fails with -EINVAL iff a size
  * or the alignment is wrong. */
 static inline int rt_ring_init(rt_ring_t *ring, uint64_t item_bytes, uint64_t capacity) {
   if (rt_ring_bytes(item_bytes, capacity) == 0 || (uintptr_t)ring % RT_CACHE_LINE) return -EINVAL;
-  *ring = (rt_ring_t){.items = (char *)ring + sizeof *ring,
-                      .mask = rt_ring_places(capacity) - 1,
-                      .capacity = capacity,
-                      .item_bytes = item_bytes};
-  return 0;
+  *ring = (rt_ring_t){.items = NULL};
+  return rt_ring_open(ring, item_bytes, capacity);
 }
 
 /* Count what a full ring drops, and raise the high water if the ring becomes fuller than ever. `fill` is the number of
@@ -145,7 +160,8 @@ static inline int rt_ring_pop(rt_ring_t *ring, void *item) { return rt_ring_pop_
  * The producer; O(count), wait-free; allocates nothing, no system call. */
 static inline uint64_t rt_ring_push_many(rt_ring_t *ring, const void *items, uint64_t count) {
   const uint64_t tail = rt_load_relaxed(&ring->tail), size = ring->item_bytes;
-  const uint64_t taken = count ? rt_ring_room(ring, tail, count) : 0;
+  uint64_t taken = count ? rt_ring_room(ring, tail, count) : 0;
+  if (taken > ring->capacity) taken = ring->capacity; /* only if another process has damaged the indexes */
   if (!taken) return 0;
   const uint64_t place = tail & ring->mask, places = ring->mask + 1;
   const uint64_t first = taken < places - place ? taken : places - place;
@@ -176,7 +192,9 @@ static inline void rt_ring_consume(rt_ring_t *ring, uint64_t count) {
 static inline uint64_t rt_ring_pop_many(rt_ring_t *ring, void *items, uint64_t count) {
   const uint64_t head = rt_load_relaxed(&ring->head), size = ring->item_bytes;
   ring->tail_seen = rt_load_acquire(&ring->tail);
-  const uint64_t all = ring->tail_seen - head, taken = all < count ? all : count;
+  const uint64_t all = ring->tail_seen - head;
+  uint64_t taken = all < count ? all : count;
+  if (taken > ring->capacity) taken = ring->capacity; /* only if another process has damaged the indexes */
   if (!taken) return 0;
   const uint64_t place = head & ring->mask, places = ring->mask + 1;
   const uint64_t first = taken < places - place ? taken : places - place;

@@ -1,0 +1,216 @@
+/* A side of an exchange is killed after each of its instructions, one after the other, and its successor goes on.
+ *
+ * The victim is a child that works on shared memory for ever. It is stepped through its instructions with ptrace(2) and
+ * killed; then this process takes its side over, and looks at what is there. The other side works on between steps.
+ * Usage: test_killed [kills]
+ */
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "check.h"
+#include "rtloop/ring.h"
+#include "rtloop/shared_latest.h"
+
+#ifdef __OPTIMIZE__
+enum { KILLS = 1000, STEP = 1, DEPTH = 320 }; /* instructions: about two writes */
+#else
+enum { KILLS = 1000, STEP = 5, DEPTH = 1200 }; /* for broken variants */
+#endif
+
+enum { WORDS = 5, READERS = 2, CAPACITY = 4 };
+
+static struct shared {
+  _Alignas(64) char latest[sizeof(rt_shared_latest_block_t) + READERS * 64 + (READERS + 2) * 64];
+  _Alignas(64) char ring[sizeof(rt_ring_t) + CAPACITY * 8 * WORDS];
+  _Alignas(64) uint64_t seen; /* by the side that is killed */
+} *shared;
+
+static rt_shared_latest_t writer, readers[READERS];
+static rt_ring_t *ring;
+
+static void fill(uint64_t *value, uint64_t number) {
+  for (int k = 0; k < WORDS; k++) value[k] = number;
+}
+
+static uint64_t number_of(const uint64_t *value) {
+  for (int k = 1; k < WORDS; k++) CHECK(value[k] == value[0]); /* else it is torn */
+  return value[0];
+}
+
+static void begin_writing(void) {
+  CHECK(rt_shared_latest_open(&writer, (rt_shared_latest_block_t *)(void *)shared->latest, 8 * WORDS, READERS) == 0);
+  rt_shared_latest_begin_writing(&writer);
+}
+
+static void begin_reading(uint32_t i) {
+  CHECK(rt_shared_latest_open(&readers[i], (rt_shared_latest_block_t *)(void *)shared->latest, 8 * WORDS, READERS) ==
+        0);
+  CHECK(rt_shared_latest_begin_reading(&readers[i], i) == 0);
+}
+
+static void write_one(void) {
+  uint64_t value[WORDS];
+  fill(value, writer.number + 1);
+  if (value[0] % 2) {
+    rt_shared_latest_write(&writer, value);
+  } else {
+    rt_shared_latest_write_at(&writer, value, (int64_t)value[0]);
+  }
+}
+
+static uint64_t read_one(uint32_t i) {
+  uint64_t value[WORDS];
+  const uint64_t former = readers[i].number;
+  (void)rt_shared_latest_read(&readers[i], value);
+  CHECK(number_of(value) == readers[i].number && readers[i].number >= former);
+  return value[0];
+}
+
+/* Items are their numbers, so that a successor goes on with the one that its predecessor has not put in. */
+static void push_one(void) {
+  uint64_t value[WORDS];
+  fill(value, ring->tail + 1);
+  if (value[0] % 3 == 0) {
+    (void)rt_ring_push_many(ring, value, 1);
+  } else {
+    (void)rt_ring_push(ring, value);
+  }
+}
+
+static uint64_t pop_one(void) {
+  uint64_t value[WORDS] = {0};
+  return (ring->head % 3 ? rt_ring_pop(ring, value) : (int)rt_ring_pop_many(ring, value, 1)) ? number_of(value) : 0;
+}
+
+static void victim_writes(void) { write_one(); }
+static void victim_reads(void) { shared->seen = read_one(0); }
+static void victim_pushes(void) { push_one(); }
+static void victim_pops(void) {
+  const uint64_t number = pop_one();
+  if (number) shared->seen = number;
+}
+
+static uint64_t popped;
+
+static void other_reads(void) { (void)(read_one(0) + read_one(1)); }
+static void other_writes(void) { write_one(); }
+static void other_pops(void) {
+  const uint64_t number = pop_one();
+  CHECK(number == 0 || number == popped + 1); /* nothing is lost, and nothing comes twice */
+  if (number) popped = number;
+}
+static void other_pushes(void) { push_one(); }
+
+static void writer_is_replaced(void) {
+  begin_writing();
+  const uint64_t before = writer.number;
+  CHECK(read_one(0) == before && read_one(1) == before);
+  for (uint64_t i = 1; i <= 5; i++) {
+    write_one();
+    CHECK(read_one(1) == before + i && (i % 2 || read_one(0) == before + i));
+  }
+}
+
+static void reader_is_replaced(void) {
+  begin_reading(0);
+  CHECK(read_one(0) == writer.number && shared->seen <= writer.number);
+  for (int i = 0; i < 5; i++) {
+    write_one();
+    CHECK(read_one(0) == writer.number);
+  }
+  shared->seen = writer.number;
+}
+
+static void producer_is_replaced(void) {
+  for (int i = 0; i < 3 * CAPACITY; i++) {
+    push_one();
+    other_pops();
+  }
+  while (ring->head != ring->tail) other_pops();
+  CHECK(popped == ring->tail);
+}
+
+static void consumer_is_replaced(void) {
+  uint64_t last = shared->seen;
+  for (int i = 0; i < 3 * CAPACITY; i++) {
+    const uint64_t number = pop_one();
+    /* The item in the hand of the victim is gone, if it was killed before it could note it. */
+    CHECK(number == 0 || number == last + 1 || (i == 0 && number == last + 2));
+    if (number) last = number;
+    push_one();
+  }
+  shared->seen = last;
+}
+
+static const struct {
+  void (*victim)(void), (*other)(void), (*successor)(void);
+} sides[] = {
+    {victim_writes, other_reads, writer_is_replaced},
+    {victim_reads, other_writes, reader_is_replaced},
+    {victim_pushes, other_pops, producer_is_replaced},
+    {victim_pops, other_pushes, consumer_is_replaced},
+};
+
+static int wait_for_stop(pid_t child) {
+  int status;
+  CHECK(waitpid(child, &status, 0) == child);
+  return status;
+}
+
+/* Kill a victim after so many instructions; the other side takes a turn after every `stride` of them. Returns 0 iff
+ * this system does not allow it. */
+static int kill_after(int side, int instructions, int stride) {
+  const pid_t child = fork();
+  CHECK(child >= 0);
+  if (child == 0) {
+    if (ptrace(PTRACE_TRACEME, 0, NULL, NULL)) _exit(77);
+    raise(SIGSTOP);
+    for (;;) sides[side].victim();
+  }
+  int status = wait_for_stop(child);
+  if (WIFEXITED(status)) return 0;
+  for (int i = 0; i < instructions; i++) {
+    CHECK(WIFSTOPPED(status));
+    if (ptrace(PTRACE_SINGLESTEP, child, NULL, NULL)) {
+      CHECK(i == 0 && (errno == EIO || errno == ENOSYS));
+      kill(child, SIGKILL);
+      (void)wait_for_stop(child);
+      return 0;
+    }
+    status = wait_for_stop(child);
+    if (i % stride == stride - 1) sides[side].other();
+  }
+  CHECK(kill(child, SIGKILL) == 0);
+  CHECK(WIFSIGNALED(wait_for_stop(child)));
+  sides[side].successor();
+  return 1;
+}
+
+int main(int argc, char **argv) {
+  const long kills = argc > 1 ? atol(argv[1]) : KILLS;
+  shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  CHECK(shared != MAP_FAILED && rt_shared_latest_bytes(8 * WORDS, READERS) == sizeof shared->latest);
+  ring = (rt_ring_t *)(void *)shared->ring;
+  CHECK(rt_ring_init(ring, 8 * WORDS, CAPACITY) == 0);
+  begin_writing();
+  for (uint32_t i = 0; i < READERS; i++) begin_reading(i);
+  for (long i = 0; i < kills; i++) {
+    if (i == 3 * (kills / 4)) {
+      while (ring->head != ring->tail) other_pops();
+      shared->seen = popped; /* the consumer is the victim from here on */
+    }
+    /* A quarter of the kills for each side; each kill is some instructions further than the one before. */
+    const long nth = i % (kills / 4 ? kills / 4 : 1);
+    if (!kill_after((int)(4 * i / kills), (int)(nth * STEP % DEPTH), 1 + (int)(nth / DEPTH + nth) % 13)) {
+      printf("skipped: ptrace cannot step here\n");
+      return 0;
+    }
+  }
+  printf("%ld kills\n", kills);
+  return CHECK_DONE();
+}
