@@ -32,10 +32,11 @@ WANTED = ["hugetlb", "thp"]
 
 def load_library() -> ctypes.CDLL:
     """Compile the loop of loads and load it as a library; its file is temporary."""
-    compiler = need(os.environ.get("CC", "cc"), "gcc")
+    command, *options = os.environ.get("CC", "cc").split()
+    compiler = [need(command, "gcc"), *options]
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "hugepages.so"
-        subprocess.run([compiler, "-O2", "-shared", "-fPIC", str(SOURCE), "-o", str(target)], check=True)
+        subprocess.run([*compiler, "-O2", "-shared", "-fPIC", str(SOURCE), "-o", str(target)], check=True)
         library = ctypes.CDLL(str(target))
     library.link_ring.argtypes = library.follow_ring.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
     library.follow_ring.restype = ctypes.c_int64

@@ -271,8 +271,10 @@ cdef class Mine(Pool):
             self.kept = self.alloc()
         return self.free(self.kept), self.free(self.kept)
 """)
-    environment = {**os.environ, "CFLAGS": f"-I{rtloop.get_include()}"}
-    plain = {**os.environ, "CFLAGS": ""}
+    # Python's own flags for the linker are those of the compiler that it was built by; $CC may be another.
+    link = {"LDSHARED": f"{os.environ['CC']} -shared"} if "CC" in os.environ else {}
+    environment = {**os.environ, **link, "CFLAGS": f"-I{rtloop.get_include()}"}
+    plain = {**os.environ, **link, "CFLAGS": ""}
     tool = [str(Path(sysconfig.get_path("scripts")) / "cythonize"), "-3", "-q", "-i"]
     subprocess.run([*tool, "inline.pyx"], cwd=tmp_path, env=environment, check=True)
     subprocess.run([*tool, "plain.pyx"], cwd=tmp_path, env=plain, check=True)

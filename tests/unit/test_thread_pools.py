@@ -23,7 +23,11 @@ Script = Callable[..., "subprocess.CompletedProcess[str]"]
 SOURCE = """
 #include <sched.h>
 int openblas_get_num_threads(void) { return THREADS; }
-int step(const void *cycle, void *data) { (void)cycle, (void)data; return sched_yield(); }
+int step(const void *cycle, void *data) {
+  (void)cycle, (void)data;
+  volatile int code = sched_yield(); /* not a jump to sched_yield, which would take this function off the stack */
+  return code;
+}
 """
 #: A library whose caller spins for its thread, without a system call.
 SPINNING = """
