@@ -35,7 +35,7 @@ class PlainCartPole:
     records : list of tuple
         (release, start, end) of every cycle, in seconds of ``time.perf_counter``.
     missed : int
-        Releases that never ran.
+        Releases without a cycle.
     overruns : int
         Cycles that ended after the next release.
     duration : float

@@ -39,7 +39,7 @@ class Trial:
     period_ns, duration_s : int, float
         The requested period, and the duration of the run.
     cycles, missed, overruns : int
-        Cycles run, releases that never ran, cycles that ended after the next release.
+        Cycles run, releases without a cycle, cycles that ended after the next release.
     latency : Histogram
         Wake-up latency, start - release, without the warm-up cycles.
     page_faults : tuple of int

@@ -86,8 +86,8 @@ def _bad(stats: Stats) -> Iterator[str]:
     if stats.missed and not stats.has_own_wait:
         share = 100 * stats.missed / (stats.missed + stats.cycles)
         yield (
-            f"{_count(stats.missed, 'release')} ({share:.2g} %) never ran, because the cycle before took too long or"
-            " the thread did not get the CPU: outputs did not change meanwhile."
+            f"The loop missed {_count(stats.missed, 'release')} ({share:.2g} %), because the cycle before took too long"
+            " or the thread did not get the CPU: outputs did not change meanwhile."
         )
     if stats.shifted_ns and stats.settings.get("overrun") == "shift" and stats.overruns and not stats.has_own_wait:
         share = 100 * abs(stats.shifted_ns) / max(1, stats.duration_ns)

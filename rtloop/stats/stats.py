@@ -33,10 +33,10 @@ __all__ = ["Stats"]
 class Stats(Figures):
     """An immutable snapshot of the figures of a run.
 
-    Terms: *release* is the planned time of a cycle, *start* the time when the loop was there, *end* the time when
+    Terms: *release* is the planned time of a cycle, *start* the time when the loop had woken up, *end* the time when
     ``step`` had returned. Wake-up latency is start - release, execution time end - start, response time end - release,
     interval the time from one start to the next. An overrun is a cycle whose end is later than the next release. A
-    missed release is one that never ran. Always ``cycles + missed ==`` releases elapsed on the grid.
+    missed release is one without a cycle. Always ``cycles + missed ==`` releases elapsed on the grid.
 
     A loop with its own ``wait``, paced by hardware, does not follow the grid of its period. Its `latency` and
     `response` are empty, and its `overruns`, `missed` and `late` refer to the nominal grid. `interval` and `execution`
@@ -52,7 +52,7 @@ class Stats(Figures):
     cycles : int
         Cycles that ran, warm-up included.
     missed : int
-        Releases that never ran.
+        Releases without a cycle.
     overruns : int
         Cycles that ended later than the next release.
     late : int

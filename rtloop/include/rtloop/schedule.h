@@ -10,7 +10,7 @@
  *
  *     cycles run + releases missed == releases elapsed on the grid.
  *
- * Definitions: an overrun is a cycle that ends later than the next release; a missed release is one that never runs.
+ * Definitions: an overrun is a cycle that ends later than the next release; a missed release is one without a cycle.
  */
 #ifndef RTLOOP_SCHEDULE_H
 #define RTLOOP_SCHEDULE_H
