@@ -207,7 +207,7 @@ def _integer(value: object, name: str, minimum: int, maximum: int = _INT64_MAX) 
 def parse_name(value: object) -> str:
     """Check the name of a loop, a group or a chain."""
     if not isinstance(value, str) or not value.strip() or not value.isprintable():
-        raise ConfigError(f"name={show(value)} must be a str of printable characters")
+        raise ConfigError(f"name={show(value)} must be a str of printable characters that is not blank")
     return value
 
 
@@ -283,7 +283,9 @@ def check_call(kind: type, positional: tuple[Any, ...], keywords: dict[str, Any]
             hint = f"did you mean {near[0]!r}?" if near else f"the keywords are {', '.join(known)}"
             raise TypeError(f"{call} got an unexpected keyword argument {name!r}; {hint}")
     if len(positional) > 1:
-        raise TypeError(f"{call} takes one positional argument, the period, and got {len(positional)}; use keywords")
+        raise TypeError(
+            f"{call} takes one positional argument, the period, and got {len(positional)}; pass the others by keyword"
+        )
     if len(positional) + ("period" in keywords) != 1:
         what = "got two values for" if positional else "needs"
         raise TypeError(f"{call} {what} its argument 'period', the time between two releases, such as '1ms' or '1kHz'")
@@ -299,7 +301,7 @@ def _cpus(value: object) -> str | tuple[int, ...] | None:
     elif isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
         cpus = {_integer(item, "cpu", 0, 8191) for item in value}
     if not cpus:
-        raise ConfigError(f'cpu={show(value)} must be "auto", None, a CPU number or several')
+        raise ConfigError(f'cpu={show(value)} must be "auto", None, a CPU number, or a list of CPU numbers')
     return tuple(sorted(cpus))
 
 
@@ -376,7 +378,8 @@ def _deadline(
         raise ConfigError('policy="deadline" needs runtime=, the CPU time of one cycle (sched_setattr(2))')
     if cpu not in (None, "auto"):
         raise ConfigError(
-            f'cpu={cpu!r} cannot be combined with policy="deadline": the kernel refuses pinned threads; leave cpu out'
+            f'cpu={cpu!r} cannot be combined with policy="deadline": the kernel refuses that policy to pinned threads; '
+            "leave cpu out"
         )
     runtime_ns = parse_duration(runtime, "runtime", minimum=_MIN_DEADLINE_RUNTIME_NS)  # type: ignore[arg-type]
     deadline_ns = period
@@ -458,7 +461,7 @@ def make_settings(
         if priority == 99:
             warnings.warn(
                 "priority=99 competes with the kernel's own threads (migration, watchdog); "
-                "80 is above every interrupt thread",
+                "80, the default, is already above every interrupt thread",
                 RTSetupWarning,
                 stacklevel=2,
             )
@@ -471,7 +474,7 @@ def make_settings(
     if spin_ns >= period_ns:
         raise ConfigError(
             f"spin={format_duration(spin_ns)} must be less than period={format_duration(period_ns)}: "
-            "the loop would never sleep"
+            "otherwise the loop would never sleep"
         )
     if runtime_ns is not None and spin_ns >= runtime_ns:
         raise ConfigError(

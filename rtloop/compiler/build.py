@@ -283,7 +283,9 @@ def _new_folder() -> Iterator[Path]:
     try:
         folder = tempfile.TemporaryDirectory(prefix=_PREFIX, dir=place, ignore_cleanup_errors=True)
     except OSError as error:
-        raise BuildError(f"no build folder: {error.strerror}; fix: set TMPDIR to a writable one") from None
+        raise BuildError(
+            f"no build folder can be made in {place}: {error.strerror}; fix: set TMPDIR to a writable folder"
+        ) from None
     with folder as name:
         yield Path(name).resolve()
 
@@ -407,9 +409,9 @@ def _why_not_imported(error: ImportError, source: Path) -> str:
     missing = re.search(r"undefined symbol: (\w+)", str(error))
     if missing:
         return (
-            f"{source.name} was compiled, but its function {missing[1]} is not in any library; fix: name the "
-            "library, or the C file, at the head of the .pyx: # distutils: libraries = NAME, or # distutils: sources = "
-            "FILE.c"
+            f"{source.name} was compiled, but the function {missing[1]} that it calls is in none of its libraries; "
+            "fix: name the library, or the C file, at the head of the .pyx: # distutils: libraries = NAME, or "
+            "# distutils: sources = FILE.c"
         )
     if "failed to map segment" in str(error):
         return f"{error}; fix: set RTLOOP_CACHE_DIR to a folder on a file system that is not mounted noexec"

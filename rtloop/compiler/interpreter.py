@@ -33,4 +33,4 @@ def python() -> str:
         why = f"sys.executable={path!r} does not exist"
     else:
         return path
-    raise RtloopError(f"no Python interpreter for a child process: {why}; fix: do this step with an installed Python")
+    raise RtloopError(f"a child process needs a Python interpreter, but {why}; fix: do this with an installed Python")

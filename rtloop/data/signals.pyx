@@ -92,11 +92,14 @@ cdef class _SignalLog_1:
         if item.kind not in "fiub" or item.itemsize > 8:
             raise ConfigError(f"dtype={dtype!r} of the signal {name!r} is not a number of up to 8 bytes")
         if _has_ring(self):
-            raise StateError(f"the signal {name!r} comes too late: the ring exists already, and its fields are fixed")
+            raise StateError(
+                f"the signal {name!r} cannot be added now: the ring already exists, so its fields are fixed; add every "
+                "signal before the log is first used"
+            )
         if not isinstance(name, str) or not name or name in dict(self._fields):
             raise ConfigError(f"name={name!r} is empty, or is the name of another field of the record")
         if address is NULL:
-            raise ConfigError(f"the signal {name!r} has no address")
+            raise ConfigError(f"the address of the signal {name!r} is NULL: give that of a field, such as &self.angle")
         if rt_signals_add(signals, address, item.itemsize):
             raise ConfigError(f"there are {len(self._fields) - len(_HEAD)} signals, which is the most a log can have")
         self._fields.append((name, item.str))

@@ -32,7 +32,7 @@ def check_loops(loops: Iterable[RTLoop]) -> tuple[RTLoop, ...]:
         raise ConfigError(f"loops={show(loops)} must hold at least one RTLoop, and nothing else")
     if len({id(loop) for loop in every}) < len(every):
         twice = next(loop for i, loop in enumerate(every) if any(loop is other for other in every[:i]))
-        raise ConfigError(f"{twice.name} is there twice; give each loop only once")
+        raise ConfigError(f"{twice.name} is in the group twice; give each loop only once")
     names = [loop.name for loop in every]
     for name in names:
         if names.count(name) > 1:
@@ -146,8 +146,8 @@ def tasks_of(
     pinned = {name: cpu for name, s in settings.items() if (cpu := _pinned(s)) is not None}
     if loose := [name for name in settings if pinned and name not in pinned]:
         raise ConfigError(
-            f"{', '.join(loose)}: not on one CPU, unlike the other loops, so it is unknown which of them delay each "
-            "other; pin all loops with LoopGroup(cpus=[...]), or none: then they are assumed to share one CPU"
+            f"{', '.join(loose)}: not pinned to one CPU, unlike the other loops, so it is unknown which loops delay "
+            "each other; pin all with LoopGroup(cpus=[...]), or none: then they are assumed to share one CPU"
         )
     tasks = []
     for name, s in settings.items():

@@ -42,12 +42,12 @@ def check_watchdog(limit: object, every: Sequence[Settings]) -> Limit | None:
         if found.of(slow) < 2 * slow.period:
             raise ConfigError(
                 f"watchdog={show(limit)} is less than two periods of {slow.name} ({format_duration(slow.period_ns)}): "
-                "any jitter would be a hang"
+                "any jitter would count as a hang; give a longer time"
             )
     elif found.periods is None or not 2 <= found.periods <= 1_000_000:
         raise ConfigError(
-            f"watchdog={show(limit)} must be an int of at least 2, the number of periods without a completed cycle "
-            "after which a loop is stuck (with 1 any jitter would be a hang), a time such as '200ms', or None"
+            f"watchdog={show(limit)} must be an int from 2 to 1000000, a time such as '200ms', or None. An int is the "
+            "number of periods without a completed cycle after which a loop counts as stuck; with 1, any jitter would"
         )
     if any(settings.name == "watchdog" for settings in every):
         raise ConfigError(

@@ -84,8 +84,8 @@ class ForeignParameterSet:
         view = self._opened()
         if not self.is_writable:
             raise StateError(
-                f"the parameters of {self.name} cannot be changed by other processes: it was made with tunable=False, "
-                "or belongs to another user"
+                f"the parameters of {self.name} cannot be changed by this process: the loop was made with "
+                "tunable=False, or belongs to another user"
             )
         with write_lock(view.fd, self.name):
             if not self._is_running():
@@ -122,7 +122,7 @@ def open_parameters(pid: int, name: str, inode: int, is_running: Callable[[], bo
     try:
         file = find_block_file(pid, "parameters", inode)
         if file is None:
-            raise FileNotFoundError("their block is gone: the loop has ended")
+            raise FileNotFoundError("their shared memory is gone: the loop has ended")
         fd, size, is_writable = _open(file)
         try:
             view = ForeignParameters(fd, size, is_writable, name)  # closes the file from now on

@@ -63,14 +63,14 @@ class ParameterSet:
         parse_name(name)
         base, shape = parse_type(dtype, f"the parameter {name!r}")
         if not address:
-            raise ConfigError(f"the parameter {name!r} has no address")
+            raise ConfigError(f"the address of the parameter {name!r} is NULL: give that of a field, such as &self.kp")
         with self._lock:
             self._check_idle(name)
             former = self.declared.get(name)
             if former is not None:
                 again = (self._addresses[name], former.dtype, former.shape)
                 if name in self._fresh or again != (address, base, shape):
-                    raise ConfigError(f"name={name!r} is the name of another parameter of this loop")
+                    raise ConfigError(f"name={name!r} is already the name of another parameter of this loop")
                 self._fresh.add(name)
                 return Declaration(former, self._change_declaration)
             offset = -(-len(self._values) // base.itemsize) * base.itemsize
@@ -79,8 +79,9 @@ class ParameterSet:
             size = -(-(offset + made.size) // 8) * 8
             if len(self.declared) == _MOST or size > _MOST_BYTES:
                 raise ConfigError(
-                    f"the parameter {name!r} is one too many or too large: {len(self.declared) + 1} parameters of "
-                    f"{size} bytes, of at most {_MOST} of {_MOST_BYTES} bytes: pass a larger table in a Latest"
+                    f"the parameter {name!r} does not fit: it would be number {len(self.declared) + 1}, for {size} "
+                    f"bytes in all, and a loop can have {_MOST} parameters of {_MOST_BYTES} bytes in all; pass a large "
+                    "table in a Latest"
                 )
             self._values.extend(bytes(offset - len(self._values)) + packed)
             self.declared[name], self._addresses[name] = made, address
@@ -97,7 +98,8 @@ class ParameterSet:
     def _check_idle(self, name: str) -> None:
         if self._run is not None:
             raise StateError(
-                f"the parameter {name!r} comes too late: {self.name} runs; declare it in __init__ or setup"
+                f"the parameter {name!r} cannot be declared now, because {self.name} is running: declare it in "
+                "__init__ or setup"
             )
 
     def open(self, name: str, *, is_shared: bool, is_tunable: bool) -> ParameterRun:
@@ -185,8 +187,8 @@ class ParameterSet:
         lacking = self.declared.keys() - first.values.keys()
         if lacking:
             raise ConfigError(
-                f"parameters: the first change does not set {', '.join(sorted(lacking))}: earlier changes are lost, so "
-                "that the record does not begin with its run, or it is of another loop"
+                f"parameters: the first change does not set {', '.join(sorted(lacking))}: either the changes are of "
+                "another loop, or the earliest ones were lost, so that they do not go back to the start of the run"
             )
         with self._lock:
             self._check_idle(next(iter(first.values)))

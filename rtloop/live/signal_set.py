@@ -227,18 +227,19 @@ class SignalSet:
         parse_name(name)
         made = Signal(name, *_parse_type(dtype, name))
         if not address:
-            raise ConfigError(f"the signal {name!r} has no address")
+            raise ConfigError(f"the address of the signal {name!r} is NULL: give that of a field, such as &self.angle")
         with self._lock:
             former = self.declared.get(name)
             if former is not None and (former._replace(unit=""), self._addresses[name]) == (made, address):
                 return SignalDeclaration(former, self._change)
             if former is not None or name in dict(HEAD):
-                raise ConfigError(f"name={name!r} is the name of another field of the record")
+                raise ConfigError(f"name={name!r} is already the name of another field of the record")
             self._check_open(name)
             total = sum(one.size for one in self.declared.values()) + made.size
             if len(self.declared) == _MOST or total > _MOST_BYTES:
                 raise ConfigError(
-                    f"the signal {name!r} is one too many or too large: at most {_MOST} of {_MOST_BYTES} bytes in all"
+                    f"the signal {name!r} does not fit: a loop can have at most {_MOST} signals of {_MOST_BYTES} bytes "
+                    "in all"
                 )
             self.declared[name] = made
             self._addresses[name] = address
@@ -252,8 +253,8 @@ class SignalSet:
     def _check_open(self, name: str) -> None:
         if self._block is not None:
             raise StateError(
-                f"the signal {name!r} of {self.name} comes too late: the loop has run, or its signals were read, and "
-                "the fields of a record are fixed"
+                f"the signal {name!r} of {self.name} cannot be declared now: the fields of a record are fixed once the "
+                "loop has run, or its signals have been read; declare it in __init__"
             )
 
     @property

@@ -38,7 +38,9 @@ def write_lock(fd: int, name: str) -> Iterator[None]:
     """
     deadline = time.monotonic() + PATIENCE_S
     if not _mutex.acquire(timeout=PATIENCE_S):
-        raise StateError(f"the parameters of {name}: another thread has been writing for {PATIENCE_S:g} s")
+        raise StateError(
+            f"the parameters of {name} cannot be changed: another thread has been writing them for {PATIENCE_S:g} s"
+        )
     try:
         if fd >= 0:
             _lock_file(fd, name, deadline)
@@ -63,8 +65,8 @@ def _lock_file(fd: int, name: str, deadline: float) -> None:
             return
         if time.monotonic() > deadline:
             raise StateError(
-                f"the parameters of {name}: another process has been writing for {PATIENCE_S:g} s, and has perhaps "
-                "been stopped; lslocks(8) shows which"
+                f"the parameters of {name} cannot be changed: another process has been writing them for "
+                f"{PATIENCE_S:g} s, and may be suspended (SIGSTOP, a debugger); lslocks(8) shows which process"
             )
         nap(pause)
         pause = min(2 * pause, _LONGEST_PAUSE_S)

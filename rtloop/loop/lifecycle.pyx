@@ -147,12 +147,14 @@ cdef class Control:
         if self.is_under_way() and not self.reap():
             shielded(self._end)
         if self.run is not None and self.run is not run and self.run.is_running():
-            raise StateError(f"{self.settings.name} is a loop of {self.run.name}, which runs: stop the group first")
+            raise StateError(
+                f"{self.settings.name} is a loop of {self.run.name}, which is running: stop the group first"
+            )
         with self._lock:
             if self._is_closed or self._activity != "idle":
                 what = {"starting": "is already being started", "running": "is already running", "ending": "is ending"}
                 what = "is closed" if self._is_closed else what[self._activity]
-                advice = "create a new one" if self._is_closed else "only a loop that is not running can be started"
+                advice = "create a new one" if self._is_closed else "wait until it has ended, or stop it first"
                 raise StateError(f"{self.settings.name} {what}: {advice}")
             self._activity = "starting"
             self._pid, self._starter, self._is_stop_wanted = getpid(), threading.get_ident(), False

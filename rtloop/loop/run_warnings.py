@@ -18,8 +18,8 @@ def warn_tai(settings: Settings, offset_s: int) -> None:
     if settings.clock == "tai" and offset_s == 0:
         warnings.warn(
             f"{settings.name} is on clock='tai', but the kernel has a TAI offset of 0, so this clock equals the time "
-            "of day. It steps when the offset is set (37 s since 2017). Let chrony (leapsectz) or ptp4l set the offset "
-            "before the loop starts",
+            "of day. Once the offset is set, this clock jumps by it (by 37 s since 2017). Let chrony (leapsectz) or "
+            "ptp4l set the offset before the loop starts",
             RTSetupWarning,
             stacklevel=2,
         )
@@ -45,7 +45,7 @@ def warn_lost(lost: Sequence[Grant], name: str) -> None:
 def warn_failed(error: BaseException | None) -> None:
     """Warn that a loop had failed before it was stopped, if nothing has raised the reason."""
     if error is not None:
-        message = f"the loop had already failed; join() would have raised the reason: {describe(error)}"
+        message = f"the loop had already failed when it was stopped; join() would have raised this: {describe(error)}"
         warnings.warn(message, RTSetupWarning, stacklevel=2)
 
 

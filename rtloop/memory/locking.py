@@ -306,7 +306,7 @@ def advise(buffer: Buffer, advice: str) -> Grant:
         rc, nbytes = region.advise(ADVICE[advice])
         if nbytes == 0:
             raise ConfigError(
-                f"a buffer of {region.nbytes} bytes contains no whole page, and advice is given by the page"
+                f"a buffer of {region.nbytes} bytes contains no whole page, and advice applies to whole pages"
             )
     finally:
         region.release()

@@ -19,7 +19,7 @@ def describe_denied(pid: int) -> str:
         return f"process {pid} has ended"
     if effective != os.geteuid():
         return (
-            f"process {pid} is of user {_user(effective)}, and this one of {_user(os.geteuid())}: "
+            f"process {pid} belongs to user {_user(effective)}, and this one to {_user(os.geteuid())}: "
             "run this as root, or as that user"
         )
     why = "cannot be dumped (prctl(2), PR_SET_DUMPABLE)" if uid != effective else "has privileges that this one lacks"

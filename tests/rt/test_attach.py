@@ -142,7 +142,7 @@ def test_another_users_loop_is_refused_with_the_reason(start: Start, script: Scr
     if "No module named" in done.stderr or not done.stdout:
         pytest.skip(f"another user cannot start this Python: {done.stderr.strip().splitlines()[-1:]}")
     refused, listed, nobody = done.stdout.splitlines()
-    assert refused.startswith(f"AttachPrivilegeError process {process.pid} is of user root (0), and this one of")
+    assert refused.startswith(f"AttachPrivilegeError process {process.pid} belongs to user root (0), and this one to")
     assert "run this as root" in refused
     assert listed == "[]"
     assert "could not be inspected" in nobody and "try as root" in nobody

@@ -142,7 +142,7 @@ time.sleep(600)
     with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
         before = arm.cycles
-        with pytest.raises(rtloop.StateError, match=f"{arm.name}: another process has been writing"):
+        with pytest.raises(rtloop.StateError, match=f"{arm.name} cannot be changed: another process has been writing"):
             arm.parameters["mode"] = 1
         wait_until(lambda: arm.cycles > before, "the loop waits")
         holder.kill()

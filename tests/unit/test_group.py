@@ -279,7 +279,7 @@ def test_no_loop_of_a_running_group_is_started_alone(cascade: Callable[..., list
     loops[0].stop_at = 1
     with LoopGroup(loops, name="servo"):
         loops[0].join()
-        with pytest.raises(rtloop.StateError, match="servo, which runs"):
+        with pytest.raises(rtloop.StateError, match="servo, which is running"):
             loops[0].start()
     assert loops[0].run().cycles == 2, "alone again, it finds an origin by itself"
 
@@ -304,7 +304,7 @@ def test_what_cannot_be_a_group_is_refused(ordinary: dict[str, Any]) -> None:
     for loops in ((), a, None, [a, "b"], [a, None]):
         with pytest.raises(rtloop.ConfigError, match="loops="):
             LoopGroup(loops)  # type: ignore[arg-type]
-    with pytest.raises(rtloop.ConfigError, match="a is there twice"):
+    with pytest.raises(rtloop.ConfigError, match="a is in the group twice"):
         LoopGroup([a, b, a])
     with pytest.raises(rtloop.ConfigError, match="2 loops are called 'a'"):
         LoopGroup([a, RTLoop("2ms", name="a", **ordinary)])
@@ -567,7 +567,7 @@ def test_a_group_of_sched_deadline_is_analysed_as_edf() -> None:
 
 @pytest.mark.parametrize(
     ("cpus", "wcet", "word"),
-    [([0, None], {"a": "1us", "b": "1us"}, "b: not on one CPU"), (None, {"x": "1us"}, "wcet names 'x'.*'a', 'b'")],
+    [([0, None], {"a": "1us", "b": "1us"}, "b: not pinned"), (None, {"x": "1us"}, "wcet names 'x'.*'a', 'b'")],
 )
 def test_a_group_that_cannot_be_analysed_says_why(cpus: Any, wcet: dict[str, str], word: str) -> None:
     group = LoopGroup([RTLoop("1ms", name="a"), RTLoop("5ms", name="b")], cpus=cpus)

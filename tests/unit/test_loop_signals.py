@@ -147,8 +147,8 @@ def _plain_run(ordinary: dict[str, Any]) -> tuple[Any, ...]:
         ("", "f8", False, "identifier"), ("a b", "f8", False, "identifier"), (5, "f8", False, "identifier"),
         ("x", "S4", False, "not a bool or a number"), ("x", "O", False, "not a bool or a number"),
         ("x", ">f8", False, "byte order"), ("x", "0f8", False, "no elements"), ("x", "M8[ns]", False, "not a bool"),
-        ("x", "2000f8", False, "too large"), ("x", "nonsense", False, "not a NumPy dtype"),
-        ("x", "f8", True, "no address"),
+        ("x", "2000f8", False, "does not fit"), ("x", "nonsense", False, "not a NumPy dtype"),
+        ("x", "f8", True, "is NULL"),
     ],
 )  # fmt: skip
 def test_what_is_no_signal_is_refused(
@@ -170,9 +170,9 @@ def test_a_signal_that_comes_too_late(signalled: ModuleType) -> None:
     with pytest.raises(rtloop.ConfigError, match="printable"):
         loop.declare("more").unit("\n")
     loop.simulate(cycles=1)
-    with pytest.raises(rtloop.StateError, match="too late"):
+    with pytest.raises(rtloop.StateError, match="cannot be declared now"):
         loop.declare("late")
-    with pytest.raises(rtloop.StateError, match="too late"):
+    with pytest.raises(rtloop.StateError, match="cannot be declared now"):
         loop.declare("more").unit("m")
     loop.declare("more").unit("N m")  # as it is
     assert loop.signals.names == (*NAMES, "more")

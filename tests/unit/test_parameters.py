@@ -156,9 +156,9 @@ def test_nothing_is_declared_while_the_loop_runs(tuned: ModuleType, ordinary: di
     loop = tuned.Tuned("1ms", name="arm", **ordinary)
     declaration = loop.declare("x")
     with loop:
-        with pytest.raises(rtloop.StateError, match="'y' comes too late: arm runs"):
+        with pytest.raises(rtloop.StateError, match="'y' cannot be declared now, because arm is running"):
             loop.declare("y")
-        with pytest.raises(rtloop.StateError, match="'x' comes too late: arm runs"):
+        with pytest.raises(rtloop.StateError, match="'x' cannot be declared now, because arm is running"):
             declaration.limits(0, 1)
 
 
@@ -245,7 +245,7 @@ def test_a_record_that_cannot_be_replayed_is_refused(tuned: ModuleType, ordinary
     loop.run(cycles=1)
     first = loop.stats.parameter_changes[0]
     for changes, words in (
-        ([first._replace(values={"a": 1.0})], "earlier changes are lost"),
+        ([first._replace(values={"a": 1.0})], "the earliest ones were lost"),
         ([first, first._replace(values={"a": -1.0})], "outside"),
     ):
         with pytest.raises(rtloop.ConfigError, match=words):

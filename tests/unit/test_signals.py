@@ -45,7 +45,7 @@ def test_a_full_ring_drops_and_counts(exchanges: ModuleType) -> None:
     [
         ("d", "f8", False, "another field"), ("cycle", "f8", False, "another field"), ("", "f8", False, "empty"),
         (5, "f8", False, "empty"), ("x", "S4", False, "not a number"), ("x", "c16", False, "not a number"),
-        ("x", "f8", True, "no address"),
+        ("x", "f8", True, "is NULL"),
     ],
 )  # fmt: skip
 def test_what_is_no_signal_is_refused(exchanges: ModuleType, name: Any, dtype: str, is_null: bool, words: str) -> None:
@@ -60,7 +60,7 @@ def test_a_signal_that_comes_too_late_and_one_too_many(exchanges: ModuleType) ->
     with pytest.raises(rtloop.ConfigError, match="255 signals"):
         mixed.add_again("x250")
     assert mixed.log.ring.dtype.itemsize == 24 + 23 + 250 * 8
-    with pytest.raises(rtloop.StateError, match="too late"):
+    with pytest.raises(rtloop.StateError, match="cannot be added now"):
         mixed.add_again("late")
 
 
