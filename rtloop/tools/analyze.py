@@ -55,7 +55,7 @@ def _to_cpus(ctx: click.Context, param: click.Parameter, value: str | None) -> l
 @click.command()
 @click.argument("files", nargs=-1, required=True, metavar="TASKS.toml|RUN.npz...")
 @click.option("--policy", type=click.Choice(["fixed-priority", "edf"]), default=None,
-              help="By default fixed-priority, or edf if all are runs under SCHED_DEADLINE.")  # fmt: skip
+              help="By default fixed-priority, or edf if every FILE is a run under SCHED_DEADLINE.")  # fmt: skip
 @click.option("--wcet", multiple=True, metavar="NAME=TIME", callback=_to_times,
               help="Longest CPU time of a step of this task; overrides the file.")  # fmt: skip
 @click.option("--percentile", type=click.FloatRange(0, 100), default=None,
@@ -74,8 +74,8 @@ def analyze(
     """Check whether several loops always meet their deadlines.
 
     A FILE is a list of tasks in TOML or JSON, or the saved stats of a run: stats.save("run.npz"). A run's longest step
-    becomes its C, its latest wake-up its jitter, and its longest response is shown beside the bound. The worst response
-    includes the wake-up latency: it is counted from the release, not from the start of the step.
+    becomes the task's wcet, its latest wake-up the jitter, and its longest response is shown beside the bound. The
+    worst response includes the wake-up latency: it is counted from the release, not from the start of the step.
 
     \b
     tasks.toml, a table for each task; deadline, priority, cpu, jitter and blocking may be left out:
@@ -134,8 +134,8 @@ def _check_cpus(tasks: Sequence[Task]) -> None:
     loose = [task.name for task in tasks if task.cpu is None]
     if loose and len(loose) < len(tasks):
         raise ConfigError(
-            f"{', '.join(loose)}: not on one CPU, unlike the others, so it is not known which tasks delay each other; "
-            "give all tasks a cpu, or none, or put them on CPUs: --partition 2,3"
+            f"{', '.join(loose)}: not pinned to one CPU, unlike the others, so it is unknown which tasks delay each "
+            "other; give all tasks a cpu, or none, or let --partition 2,3 place them"
         )
 
 

@@ -37,7 +37,7 @@ def doctor(
     its own memory, runs one SCHED_FIFO thread and holds /dev/cpu_dma_latency. Two samples, half a second apart, find
     real-time threads that hog a CPU, and stolen time.
 
-    Exit code: 0 nothing fails, 1 a check fails (with --strict: or warns), 2 a wrong command line.
+    Exit code: 0 no check fails, 1 a check fails, or with --strict warns, 2 the command line is wrong.
     """
     from rtloop.machine.doctor.machine_files import Machine
     from rtloop.machine.doctor.report import exit_code, make_document, make_markdown, print_page

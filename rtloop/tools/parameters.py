@@ -93,8 +93,8 @@ def set(  # noqa: A001 - the name of the command
     """Set parameters of the running loop NAME, all before the same step.
 
     VALUE is a number; true, false, on or off; or an array: 1,2,3 or [[1,2],[3,4]]. If one value is refused, none is
-    set. The exit code is 1 if the loop does not use the values after a second and three periods: its step hangs, or
-    another program has changed them again.
+    set. The exit code is 1 if the loop has not used the values within a second plus three periods, because its step
+    hangs, or another program has changed them again.
 
     \b
     Examples:

@@ -45,10 +45,10 @@ def plot(runs: tuple[str, ...], output: str | None, kind: str | None, at: str | 
 
     \b
     main        histograms and the time lines of the last cycles, of one run
-    histograms  latency, execution and response, each with all runs over each other
+    histograms  latency, execution and response, each with all runs drawn over each other
     time        the time line of the wake-up latency, or of the interval, of each run
     latency, execution, response, interval
-                that histogram alone, all runs over each other
+                that histogram alone, all runs drawn over each other
     schedule    a hyperperiod of loops that ran together, as a Gantt chart
 
     A FILE that exists is replaced, as a whole.

@@ -222,7 +222,7 @@ def test_a_picture_is_drawn(tmp_path: Path) -> None:
         (["servo.pyx:Sevo"], "servo.pyx has no Sevo; did you mean Servo?"),
         (["servo.pyx", "-p", "gain"], "write NAME=VALUE"),
         (["servo.pyx", "-p", "gian=2"], "Servo does not take 'gian'; did you mean 'gain'?"),
-        (["servo.pyx", "-p", "gain=fast"], "Servo cannot be made: must be real number, not str"),
+        (["servo.pyx", "-p", "gain=fast"], "Servo cannot be created: must be real number, not str"),
         (["servo.pyx", "-p", "end_at=x"], "Servo.end_at cannot be 'x'"),
         (["servo.pyx", "-p", "cpu=1", "--cpu", "1"], "cpu is given twice"),
         (["servo.pyx", "-p", "period=2ms", "--rate", "1kHz"], "the period is given twice"),
@@ -251,9 +251,9 @@ def test_a_wrong_command_line_is_exit_code_2(args: list[str], text: str, capsys:
     [
         (
             "def __init__(self, double gain=1.0):\n        super().__init__('1kHz')",
-            "its __init__ takes gain first, where",
+            "the first argument of its __init__ is gain",
         ),
-        ("def __init__(self, T, double gain=1.0):\n        super().__init__('2kHz')", "is a loop of 2 kHz"),
+        ("def __init__(self, T, double gain=1.0):\n        super().__init__('2kHz')", "runs at 2 kHz, not at the"),
     ],
 )
 def test_a_class_that_takes_no_period_is_never_given_it_as_something_else(

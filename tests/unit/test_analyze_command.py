@@ -151,7 +151,7 @@ def test_where_only_some_are_on_a_cpu_nobody_knows_what_delays_what(rtloop: Run,
     every = [{"name": name, "period": "1ms", "wcet": "600us", "cpu": cpu} for name, cpu in (("a", 2), ("b", None))]
     path.write_text(json.dumps(every))
     code, out, err = rtloop(path)
-    assert code == 2 and "b: not on one CPU, unlike the others" in err and not out, "each by itself, both would meet"
+    assert code == 2 and "b: not pinned to one CPU" in err and not out, "each by itself, both would meet"
     assert rtloop(path, "--partition", "2,3")[0] == 0
 
 

@@ -165,7 +165,7 @@ def test_a_breakpoint_that_is_not_hit_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--cpus", "4711"), "may run on"), (("--cpus", "x"), "give numbers"), (("--breakpoint", "0"), "breakpoint"),
+        (("--cpus", "4711"), "may run only"), (("--cpus", "x"), "give numbers"), (("--breakpoint", "0"), "breakpoint"),
         (("--trace", "x.txt"), "give --breakpoint"), (("--compare", "--breakpoint", "5"), "--compare"),
         (("--load", "rain"), "rain"), (("--duration", "5"), "duration"), (("--rate", "-1"), "rate"),
         (("--priority", "100"), "100"), (("--duration", "20ms"), "less than 20 cycles"),
@@ -184,7 +184,7 @@ def test_an_isolated_cpu_may_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(latency_command, "usable_isolated_cpus", lambda: (3,))
     for value, cpus in (("3", [3]), ("2-3", [2, 3]), ("all", [0, 1, 2, 3])):
         assert latency_command.to_cpus(None, None, value) == cpus  # type: ignore[arg-type]
-    with pytest.raises(click.BadParameter, match="may run on 0-3"):
+    with pytest.raises(click.BadParameter, match="may run only on CPUs 0-3"):
         latency_command.to_cpus(None, None, "4")  # type: ignore[arg-type]
 
 

@@ -104,7 +104,7 @@ def test_a_word_that_names_an_object_of_the_file_is_that_object(folder: Path) ->
     assert made("named.py", limit=parse_value("LIMIT"), word=word).run().cycles == 3
     assert made("named.py", limits=parse_value("Limits")).run().cycles == 5, "a class is instantiated"
     (folder / "picky.py").write_text("class Motor:\n    def __init__(self, port): pass\ndef step(cycle, m): pass\n")
-    with pytest.raises(TargetError, match=r"m=Motor: Motor\(\) cannot be made: .*port"):
+    with pytest.raises(TargetError, match=r"m=Motor: Motor\(\) cannot be created: .*port"):
         made("picky.py", m=parse_value("Motor"))
 
 
@@ -144,7 +144,7 @@ def test_what_a_class_does_not_hand_on_is_not_forced_on_it() -> None:
         ("a b:X", {}, "is not a .pyx, a .py or a module's name"),
         ("steps.py:stepp", {}, "steps.py has no stepp; did you mean step?"),
         ("steps.py:Zebra", {}, "there are Slow, Odd, Closed, Python, Raises, step"),
-        ("steps.py", {}, "steps.py has several: Slow, Odd, Closed, Python, Raises; say which one, steps.py:Slow"),
+        ("steps.py", {}, "several that can be run: Slow, Odd, Closed, Python, Raises; say which one, steps.py:Slow"),
         ("steps.py:step", {"gian": 1}, r"unexpected keyword argument 'gian'; it is step(cycle, gain=1.0)"),
         ("steps.py:Counter", {"limitt": 1}, "it is Counter(limit=3)"),
         ("steps.py:Empty", {}, "neither a subclass of RTLoop nor callable"),

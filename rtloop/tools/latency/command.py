@@ -61,7 +61,7 @@ def to_cpus(ctx: click.Context, param: click.Parameter, value: str) -> list[Any]
         raise click.BadParameter(f"{value!r}: give numbers such as 0,2-3, or all, or auto", ctx, param) from None
     if not found or not {*found} <= {*allowed}:
         text = format_cpu_list(allowed)
-        raise click.BadParameter(f"{value!r}: this process may run on {text}", ctx, param)
+        raise click.BadParameter(f"{value!r}: this process may run only on CPUs {text}", ctx, param)
     return list(found)
 
 
@@ -84,7 +84,7 @@ def to_cpus(ctx: click.Context, param: click.Parameter, value: str) -> list[Any]
     callback=to_spin,
     default="0",
     show_default=True,
-    help='Wake up early by so much and spin to the release; "auto" learns how much.',
+    help='Wake up TIME early and spin until the release; "auto" learns how much.',
 )
 @click.option(
     "--load",
@@ -134,9 +134,9 @@ def latency(
         text = f"{format_duration(duration)} is less than {MIN_CYCLES} cycles of {format_duration(rate)}"
         raise click.BadParameter(text, param_hint="--duration")
     if trace is not None and limit is None:
-        raise click.UsageError("--trace ends at a breakpoint: give --breakpoint as well")
+        raise click.UsageError("--trace belongs to --breakpoint: give --breakpoint US as well")
     if compare and (len(cpus) > 1 or limit is not None):
-        raise click.UsageError("--compare measures one loop on one CPU, without a breakpoint")
+        raise click.UsageError("--compare measures one loop on one CPU: name one CPU, and leave out --breakpoint")
     if plot is not None:
         check_picture(plot)
     if trace is not None:
@@ -198,7 +198,8 @@ def _compare(
     cpu = max(usable_isolated_cpus() or os.sched_getaffinity(0)) if cpus == ["auto"] else cpus[0]
     if asked["period_ns"] % 1000 or "priority" not in asked or asked["policy"] != "fifo":
         raise RtloopError(
-            "cyclictest sleeps whole microseconds, under SCHED_FIFO: give such a --rate, and --policy fifo"
+            "--compare needs a --rate whose period is whole microseconds, and --policy fifo, because cyclictest has no "
+            "others"
         )
     cycles = asked["duration_ns"] // asked["period_ns"]
     pairs: list[tuple[Histogram, Histogram]] = []

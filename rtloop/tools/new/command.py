@@ -45,8 +45,8 @@ _TAKEN = {
 def new(path: str) -> None:
     """Make a project in the new folder NAME: a controller, a simulated motor, tests, and a build.
 
-    NAME is also the package's name: letters, digits and _. The project builds and passes its tests as it is, against
-    the rtloop that made it (--no-build-isolation), which needs the extra build: pip install 'rtloop[build]'.
+    NAME is also the package's name: letters, digits and _. The project builds and passes its tests as it is.
+    --no-build-isolation builds it against the installed rtloop, with the tools of pip install 'rtloop[build]'.
 
     \b
     Examples:

@@ -59,7 +59,7 @@ def record(
     A host whose clock disagrees with this one's is named at once and at the end; a jump is also marked in the file.
     """
     if trigger is None and not (before is None and after is None and events is None):
-        raise click.UsageError("--before, --after and --events belong to --trigger")
+        raise click.UsageError("--before, --after and --events belong to --trigger: give --trigger EXPR as well")
     if keys is not None:
         if name is not None or pid is not None or trigger is not None:
             raise click.UsageError("NAME, --pid and --trigger select from this machine's loops: leave out --zenoh")

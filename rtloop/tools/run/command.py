@@ -108,7 +108,7 @@ class Request:
             raise click.UsageError("--duration and --cycles both limit the run: give one of them")
         if self.simulate and self.duration is None and self.cycles is None:
             raise click.UsageError(
-                "--simulate needs --duration or --cycles, because virtual time does not wait for Ctrl-C"
+                "--simulate needs --duration or --cycles: otherwise the simulation would have no end"
             )
         if self.plot is not None:
             check_picture(self.plot)
@@ -180,7 +180,7 @@ def to_cpu(ctx: click.Context, param: click.Parameter, value: str | None) -> Any
 @click.option("--priority", type=click.IntRange(1, 99), help="Real-time priority; by default 80.")
 @click.option("--policy", type=click.Choice(["fifo", "rr", "other", "deadline"]), help="Policy; by default fifo.")
 @click.option("--cpu", metavar="LIST", callback=to_cpu, help="3, or 0,2-3; none: any CPU; auto: an isolated one.")
-@click.option("--spin", metavar="TIME", callback=to_spin, help="Wake up early by TIME, or auto, and spin.")
+@click.option("--spin", metavar="TIME", callback=to_spin, help="Wake up TIME early and spin; auto learns it.")
 @click.option("--lock", type=click.Choice(["all", "onfault", "own", "off"]), help="Memory to lock; by default all.")
 @click.option("--overrun", type=click.Choice(list(OVERRUN_POLICIES)), help="Policy for overruns; by default skip.")
 @click.option("--guard", metavar="MODE", help="off, count or stop: watch step for faults, system calls and malloc.")
@@ -188,7 +188,7 @@ def to_cpu(ctx: click.Context, param: click.Parameter, value: str | None) -> Any
 @click.option("--name", metavar="NAME", help="Name of the loop and its thread.")
 @click.option(
     "--strict", is_flag=True,
-    help=f"Exit with {NOT_KEPT} if a grant is refused (before the start), or a release is missed or overrun.",
+    help=f"Exit with {NOT_KEPT} if a request is refused (before the start), or a release is missed or overrun.",
 )  # fmt: skip
 @click.option("--simulate", is_flag=True, help="Run in virtual time, without a thread or privileges.")
 @plot_option("Draw the run")
@@ -208,25 +208,25 @@ def run(**options: Any) -> int:
     """Compile a step if need be, run it as a real-time loop, and print what happened.
 
     TARGET is FILE.pyx:CLASS, FILE.py:NAME or MODULE:NAME: a subclass of RTLoop, a compiled function (Numba's cfunc,
-    ctypes, cffi), or a Python function or callable, which gets the cycle. A single name can be left out.
-    A .pyx is compiled once, which needs only Cython and a C compiler
-    (rtloop[build,compiler] brings both).
+    ctypes, cffi), or a Python function or callable, which gets the cycle. The name can be left out if
+    there is only one. A .pyx is compiled once, which needs only Cython and a C compiler
+    (rtloop[compiler] installs both).
 
     \b
     rtloop run servo.pyx --duration 10s                       the class in it, at 1 kHz
     rtloop run servo.pyx:Servo --rate 4kHz -p gain=2.0        with a keyword of its constructor
-    rtloop run servo.pyx --cpu 3 --spin auto --strict         or fail with the reason, exit code 3
-    rtloop run servo.pyx --duration 10s --guard count         does step do anything that waits?
+    rtloop run servo.pyx --cpu 3 --spin auto --strict         all requests granted, or exit code 3
+    rtloop run servo.pyx --duration 10s --guard count         does step do what may delay it?
     rtloop run servo.pyx --duration 1h --simulate             takes seconds
-    rtloop run control.py:step --rate 100Hz --record out.npz  a function; look later: rtloop report out.npz
+    rtloop run control.py:step --rate 100Hz --record out.npz  a function; later: rtloop report out.npz
 
-    Refused requests are listed at the end; without --strict the loop runs without them.
+    Refused requests are listed at the end. The loop runs nevertheless, unless --strict is given.
 
     \b
     Exit code  0 the loop ended by itself, or its time was over
                1 it failed, or could not be compiled or started
                2 the command line is wrong
-               3 --strict: a grant was refused, a release missed or overrun, or a guard found something
+               3 --strict: a request was refused, a release missed or overrun, or a guard found something
              130 Ctrl-C (143 SIGTERM): it was stopped, and the table was printed
     """  # noqa: D301 - the backslash is for click
     import faulthandler
@@ -316,7 +316,7 @@ def _make(err: Console, found: Target, request: Request) -> RTLoop:
         except RtloopError:
             raise
         except Exception as error:
-            raise _user_error(error, f"{found.name} cannot be made") from error
+            raise _user_error(error, f"{found.name} cannot be created") from error
     if getattr(loop, "data", found) is None:
         err.print(
             f"note: {found.name} gets no data: its second argument is NULL; -p data=NAME passes an array of the file",

@@ -197,7 +197,9 @@ def _only_one(module: ModuleType, where: str) -> str:
         raise TargetError(
             f"{where} has nothing that can be run: no subclass of RTLoop, no function, and no class with __call__"
         )
-    raise TargetError(f"{where} has several: {', '.join(names)}; say which one, {where}:{names[0]} for example")
+    raise TargetError(
+        f"{where} has several that can be run: {', '.join(names)}; say which one, {where}:{names[0]} for example"
+    )
 
 
 def make_loop(
@@ -265,7 +267,7 @@ def _resolve(target: Target, name: str, value: Any) -> Any:
     try:
         return found()
     except TypeError as error:
-        raise TargetError(f"{name}={value}: {value}() cannot be made: {error}") from None
+        raise TargetError(f"{name}={value}: {value}() cannot be created: {error}") from None
 
 
 def _is_python(thing: object) -> bool:
@@ -309,8 +311,9 @@ def _make_class(
     first = re.search(r"(\w+)\s*(?::[^=]*)?(=|$)", _constructor(target).partition(",")[0])
     if first and first[2] and first[1] not in ("period", "rate"):  # else 1 ms would become a gain of a million
         raise TargetError(
-            f"{target.name} cannot be made: its __init__ takes {first[1]} first, where the period goes: write "
-            f"'def __init__(self, period, *, {first[1]}=..., **settings)' and 'super().__init__(period, **settings)'"
+            f"{target.name} cannot be created: the first argument of its __init__ is {first[1]}, but must be the "
+            f"period: write 'def __init__(self, period, *, {first[1]}=..., **settings)' and "
+            "'super().__init__(period, **settings)'"
         )
     keywords = {**defaults, **settings, **given}
     attributes: dict[str, Any] = {}
@@ -341,7 +344,7 @@ def _make_class(
     exact = parse_period(period)
     if loop.settings.period != exact:
         raise TargetError(
-            f"{target.name} is a loop of {format_rate(loop.settings.period_ns)}, not of the {format_rate(exact)} "
+            f"{target.name} runs at {format_rate(loop.settings.period_ns)}, not at the {format_rate(exact)} "
             "that it was given: its __init__ must pass the period on, 'super().__init__(period, **settings)'"
         )
     for name, value in attributes.items():
@@ -361,12 +364,12 @@ def _unmade(target: Target, error: TypeError) -> Exception:
         return error
     if "positional argument" in text:
         return TargetError(
-            f"{target.name} cannot be made: its __init__ must take the period first, "
+            f"{target.name} cannot be created: its __init__ must take the period first, "
             "'def __init__(self, period, *, ..., **settings)', and pass it on to super().__init__"
         )
     # RTLoop's own error about a class does not concern its arguments.
     takes = "" if "Python method" in text else _takes(target)
-    return TargetError(f"{target.name} cannot be made: {text}{takes}")
+    return TargetError(f"{target.name} cannot be created: {text}{takes}")
 
 
 def _attributes(kind: type) -> list[str]:

@@ -33,8 +33,8 @@ __all__ = ["make_document", "top"]
 def top(interval: int, pid: int | None, name: str | None, keys: str | None, config: str | None, as_json: bool) -> None:
     """Show all running loops of this machine, or with --zenoh of all hosts, live.
 
-    A loop needs no preparation, and is not disturbed. You see the loops of your own processes; root sees all. Enter
-    shows one loop: its histograms and the time line of its last cycles. h lists the keys.
+    A loop needs no preparation, and is not disturbed. You see the loops of your own processes; root sees all. The
+    Enter key shows one loop: its histograms and the time line of its last cycles. The key h lists all keys.
 
     If the output is not a terminal, the table is printed once, without the figures since the last refresh.
     """
