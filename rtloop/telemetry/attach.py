@@ -115,10 +115,10 @@ def _explain(pid: int | None, name: str | None, matching: list[LoopReader], foun
         return f"{asked or caller}: {len(matching)} loops match, {listed}: choose one with pid= and name="
     if pid is not None and not os.path.exists(f"/proc/{pid}"):
         return f"pid={pid}: there is no such process"
-    text = f"{asked}: no such loop runs" if asked else "no loop runs"
+    text = f"{asked}: no such loop is running" if asked else "no loop is running"
     where = "in that process" if pid is not None else "here"
     if found.loops:
-        text += f"; {where} there run {', '.join(_label(loop) for loop in found.loops)}"
+        text += f"; running {where}: {', '.join(_label(loop) for loop in found.loops)}"
     elif asked:
         text += f", and no other {where}"
     if found.faulty:

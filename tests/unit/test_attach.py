@@ -98,7 +98,7 @@ def test_a_loop_of_this_process_is_found_as_well() -> None:
     with rtloop.RTLoop("2ms", name="near", **PLAIN):
         assert rtloop.attach(pid=os.getpid()).name == "near"
         assert rtloop.attach(pid=os.getpid(), name="near").settings["period_ns"] == 2_000_000
-    with pytest.raises(rtloop.AttachError, match="no such loop runs"):
+    with pytest.raises(rtloop.AttachError, match="no such loop is running"):
         rtloop.attach(pid=os.getpid())
 
 

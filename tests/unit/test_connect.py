@@ -238,7 +238,7 @@ def test_a_connection_outlives_the_run_but_changes_nothing_then(tuned: ModuleTyp
 
 
 def test_connect_names_what_runs(arm: Any) -> None:
-    with pytest.raises(rtloop.AttachError, match="no such loop runs"):
+    with pytest.raises(rtloop.AttachError, match="no such loop is running"):
         rtloop.connect("leg", os.getpid())
     with pytest.raises(rtloop.ConfigError, match="pid="):
         rtloop.connect("arm", pid=-1)
@@ -323,7 +323,7 @@ def test_the_commands_get_and_set(arm: Any) -> None:
     for words, code, text in (
         (("set", arm.name, "a=2000"), 1, "outside of its limits"), (("set", arm.name, "x=1"), 1, "no parameter 'x'"),
         (("set", arm.name, "mode=half"), 2, "must be a whole number"), (("set", arm.name, "a"), 2, "KEY=VALUE"),
-        (("set", "nobody", "a=1"), 1, "no such loop runs"), (("get", arm.name, "x"), 1, "or signal 'x'"),
+        (("set", "nobody", "a=1"), 1, "no such loop is running"), (("get", arm.name, "x"), 1, "or signal 'x'"),
         (("set", arm.name, "gains=1,2"), 1, "shape"),
     ):  # fmt: skip
         done = run_command(*words)

@@ -67,7 +67,7 @@ def test_a_connection_reads_the_same_samples(loop: Any) -> None:
 
 
 def test_a_connection_to_what_is_not_there(ordinary: dict[str, Any]) -> None:
-    with pytest.raises(rtloop.AttachError, match="no such loop runs"):
+    with pytest.raises(rtloop.AttachError, match="no such loop is running"):
         rtloop.connect("no-such-loop", os.getpid())
     plain = rtloop.RTLoop("1ms", name="without-signals", **ordinary)
     with plain, rtloop.connect("without-signals", os.getpid()) as there:

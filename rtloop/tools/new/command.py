@@ -93,7 +93,8 @@ def check_name(name: str) -> None:
         )
         advice = f"; {better} would do" if better and better != name and not keyword.iskeyword(better) else ""
         raise click.BadParameter(
-            f"{name!r} cannot be a package's name, which has letters, digits and _{advice}", param_hint="NAME"
+            f"{name!r} cannot be a package's name, which begins with a letter, and has letters, digits and _{advice}",
+            param_hint="NAME",
         )
     if name in sys.stdlib_module_names or name.lower() in _TAKEN:  # names of distributions have no case
         raise click.BadParameter(f"{name!r} is the name of another package, which it would hide", param_hint="NAME")
