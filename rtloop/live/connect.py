@@ -58,6 +58,11 @@ class Connection:
         return int(self._reader.settings["period_ns"])
 
     @property
+    def clock(self) -> str:
+        """Clock of its releases: ``"monotonic"`` and the like."""
+        return str(self._reader.settings["clock"])
+
+    @property
     def state(self) -> str:
         """``"running"``, ``"stopped"``, ``"failed"``, or ``"died"`` if its process was killed."""
         return self._reader.state

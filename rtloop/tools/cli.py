@@ -37,7 +37,8 @@ COMMANDS = {
 }
 
 _EXTRAS = {"click": "cli", "rich": "cli", "matplotlib": "plot", "textual": "top", "hdrh": "export", "Cython": "build",
-           "zenoh": "zenoh", "mcap": "mcap", "bokeh": "scope", "tornado": "scope"}  # fmt: skip
+           "zenoh": "zenoh", "mcap": "mcap", "bokeh": "scope", "tornado": "scope",
+           "foxglove": "foxglove"}  # fmt: skip
 
 
 def make_group() -> click.Group:

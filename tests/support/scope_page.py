@@ -23,9 +23,12 @@ _CODE = (
 
 
 class Program:
-    """A running ``rtloop scope``: its address, its token, and what it has printed."""
+    """A running ``rtloop scope``, its address, its token and what it has printed.
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    It has started once it prints `until`.
+    """
+
+    def __init__(self, folder: Path, *arguments: str, until: str = "http://") -> None:
         self.folder = folder
         environment = {**os.environ, "XDG_CONFIG_HOME": str(folder / "config")}
         self.process = subprocess.Popen(
@@ -33,17 +36,21 @@ class Program:
             stderr=subprocess.PIPE, text=True, env=environment, cwd=folder,
         )  # fmt: skip
         assert self.process.stderr is not None
-        first = self.process.stderr.readline()
-        assert "http://" in first, first + self.process.stderr.read()
-        self.address = first.split()[1]
         self.lines: list[str] = []
+        for line in self.process.stderr:
+            self.lines.append(line)
+            if until in line:
+                break
+        else:
+            raise AssertionError("".join(self.lines))
+        self.address = next(word for word in self.lines[-1].split() if until in word)
         # Read on, so that it never waits for the pipe.
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         parts = urlsplit(self.address)
         assert parts.hostname and parts.port
         self.host, self.port = parts.netloc, parts.port
-        self.token = parse_qs(parts.query)["token"][0]
+        self.token = parse_qs(parts.query).get("token", [""])[0]
 
     def _read(self) -> None:
         assert self.process.stderr is not None
@@ -51,7 +58,7 @@ class Program:
             self.lines.append(line)
 
     def end(self, number: int = signal.SIGINT) -> tuple[int, str]:
-        """End it with a signal; return its exit code, and what it printed after its address."""
+        """End it with a signal; return its exit code, and what it has printed."""
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(number)
         code = self.process.wait(LIMIT_S)

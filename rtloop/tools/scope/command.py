@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import signal
 import socket
 import sys
 from pathlib import Path
 
 import click
 
-from rtloop.tools.interruption import default_handlers
+from rtloop.tools.interruption import default_handlers, noted_signals
 from rtloop.tools.options import to_duration
 
 __all__ = ["scope"]
@@ -21,7 +22,7 @@ _LOCAL = frozenset({"127.0.0.1", "localhost", "::1"})
 @click.command()
 @click.argument("name", required=False)
 @click.option("--pid", type=click.IntRange(1), help="Process of the loop, if several have a loop NAME.")
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port; by default a free one.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port; by default a free one.")
 @click.option(
     "--host", default="127.0.0.1", show_default=True, metavar="ADDRESS",
     help="Address to listen on. Another one lets other machines connect, without encryption.",
@@ -32,8 +33,19 @@ _LOCAL = frozenset({"127.0.0.1", "localhost", "::1"})
               help="Folder of recordings and captures; by default the present one.")  # fmt: skip
 @click.option("--presets", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
               help="File of the named sets of parameters; by default ~/.config/rtloop/presets.json.")  # fmt: skip
+@click.option("--foxglove", is_flag=True,
+              help="Serve the loop to Foxglove or PlotJuggler instead; the port is 8765 by default.")  # fmt: skip
+@click.option("--allow-set", is_flag=True, help="With --foxglove: accept changes of parameters.")
 def scope(
-    name: str | None, pid: int | None, port: int, host: str, keep: int, folder: Path, presets: Path | None
+    name: str | None,
+    pid: int | None,
+    port: int | None,
+    host: str,
+    keep: int,
+    folder: Path,
+    presets: Path | None,
+    foxglove: bool,
+    allow_set: bool,
 ) -> None:
     """Show signals of running loops in the browser, and change their parameters there.
 
@@ -44,7 +56,16 @@ def scope(
     The token in the address is new for each start. Whoever knows it can change parameters with your permissions, so
     treat it like a password. The page loads nothing from the internet. To reach it from another machine, prefer
     `ssh -L 8000:127.0.0.1:8000` with --port 8000 to --host.
+
+    With --foxglove, the signals of the loop NAME and its parameters are served by the WebSocket server of foxglove-sdk.
+    That protocol has no token: every program and every web page open on this machine can read them, and with
+    --allow-set change the parameters within their limits.
     """
+    if allow_set and not foxglove:
+        raise click.UsageError("--allow-set belongs to --foxglove; the page of the scope can always set parameters")
+    if foxglove:
+        _serve_foxglove(name, pid, host, 8765 if port is None else port, allow_set)
+        return
     from rtloop.tools.scope.assets import bokeh_path
     from rtloop.tools.scope.presets import Presets, default_path
     from rtloop.tools.scope.server import Guard, serve
@@ -53,7 +74,7 @@ def scope(
     bokeh_path("")  # a missing Bokeh is reported before anything else
     if keep > 3_600_000_000_000:
         raise click.BadParameter("must be at most 3600s", param_hint="--keep")
-    sockets = _bind(host, port)
+    sockets = _bind(host, port or 0)
     shown, is_open = _address(host, sockets[0])
     token = secrets.token_urlsafe(24)
     guard = Guard(token, _LOCAL | {host, shown, socket.gethostname()}, is_open=is_open)
@@ -76,6 +97,31 @@ def scope(
         print(sentence, file=sys.stderr)
     if number not in (0, 2):
         raise click.exceptions.Exit(128 + number)
+
+
+def _serve_foxglove(name: str | None, pid: int | None, host: str, port: int, can_set: bool) -> None:
+    import foxglove  # noqa: F401 - if it is missing, that is reported before anything else
+
+    from rtloop.tools.scope.foxglove import FoxgloveBridge
+
+    with noted_signals() as noted:
+        try:
+            bridge = FoxgloveBridge(name, pid, host, port, can_set=can_set, say=_say)
+        except RuntimeError as error:
+            raise click.ClickException(f"{host}, port {port}: cannot listen there: {error}") from None
+        try:
+            _say(f"Open ws://{host}:{bridge.port} in Foxglove: Open connection, Foxglove WebSocket.\nCtrl-C ends.")
+            if host not in _LOCAL:
+                _say("warning: other machines can connect, and there is no token.")
+            bridge.run(lambda: bool(noted))
+        finally:
+            bridge.close()
+    if noted[0] != signal.SIGINT:
+        raise click.exceptions.Exit(128 + noted[0])
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _bind(host: str, port: int) -> list[socket.socket]:
