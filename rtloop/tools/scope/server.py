@@ -247,10 +247,14 @@ async def _drive(station: Station, sessions: set[Session]) -> None:
     """Read the loops and serve the pages. A page that does not take its messages delays neither the others nor this."""
     reported = 0.0
     pending: dict[Session, asyncio.Task[None]] = {}
+    search: asyncio.Task[None] | None = None
     while True:
         begun = time.monotonic()
         station.poll()
-        await station.search()
+        if (sessions or station.is_recording) and (search is None or search.done()):
+            if search is not None:
+                search.result()
+            search = asyncio.create_task(station.search())
         is_report = begun - reported >= _REPORT_S
         reported = begun if is_report else reported
         for session in tuple(sessions):

@@ -53,6 +53,11 @@ class Station:
         self._recorders: dict[Watch, tuple[Recorder, Path]] = {}
         self._searched = -_SEARCH_S
 
+    @property
+    def is_recording(self) -> bool:
+        """True if a loop is being recorded."""
+        return bool(self._recorders)
+
     def poll(self) -> None:
         """Read what is new of all watched loops."""
         for watch in tuple(self._watches):

@@ -25,7 +25,7 @@ def describe_loop(watch: Watch, keep_s: float) -> dict[str, Any]:
     return {
         "name": watch.name,
         "pid": watch.pid,
-        "period": watch.period_ns / 1e9,
+        "period": watch.timing.period if watch.signals is None else watch.signals.period,
         "rate": format_rate(watch.period_ns),
         "keep": keep_s,
         "channels": channels,

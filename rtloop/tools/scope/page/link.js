@@ -22,9 +22,13 @@ export class Link {
       if (typeof event.data === "string") {
         this.onMessage(JSON.parse(event.data));
       } else {
+        const begun = performance.now();
         this.onFrame(parseFrame(event.data));
-        // The next frame is asked for once this one is on the screen: a hidden page asks for none.
-        requestAnimationFrame(() => this.send("next"));
+        // The next frame is asked for once this one is on the screen, and after a pause of half the time that this took,
+        // so that a slow computer still has time for the user. A hidden page asks for none.
+        requestAnimationFrame(() => setTimeout(() => {
+          setTimeout(() => this.send("next"), Math.min(0.5 * (performance.now() - begun), 300));
+        }));
       }
     };
     socket.onclose = () => {

@@ -98,7 +98,8 @@ class Watch:
             signals = connection.signals
             self._reader = signals.reader("oldest")
             channels = signal_channels(signals.dtype, signals.units)
-            self.signals = Feed(History(signals.dtype, channels, int(keep_s * rate)), 1 / rate)
+            every = int(connection.read(records=0).settings.get("signals_every", 1))
+            self.signals = Feed(History(signals.dtype, channels, int(keep_s * rate / every)), every / rate)
         except StateError:
             pass  # it has none
         except AttachError as error:
