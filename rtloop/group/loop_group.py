@@ -22,6 +22,7 @@ from rtloop.loop import failure, interrupted_wait, run_warnings
 from rtloop.process import ending_signals
 from rtloop.settings import Duration, Settings, parse_align, parse_choice, parse_name, parse_run_duration
 from rtloop.system.grant import Grant
+from rtloop.system.grant_errors import import_errors
 from rtloop.units import format_rate, lcm_of, parse_timeout
 
 if TYPE_CHECKING:
@@ -126,6 +127,9 @@ class LoopGroup:
         self._settings = place(self._loops, is_monotonic, cpus, self._wcet)
         self._align_ns = None if align is None else parse_align(align, [s.period for s in self._settings])
         self._watchdog = watchdog_plan.check_watchdog(watchdog, self._settings)
+        if self._watchdog is not None:
+            with import_errors(self._name):  # now, because at its start no file descriptor may be free
+                import rtloop.group.watchdog  # noqa: F401
         self._run: Run | None = None
         self._origin_ns: int | None = None
         self._is_starting = self._is_stop_wanted = False

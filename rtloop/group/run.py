@@ -105,7 +105,7 @@ class Run:
         return origin
 
     def _prepare_watchdog(self, every: Sequence[Settings], limit: watchdog_plan.Limit) -> None:
-        from rtloop.group.watchdog import Watchdog  # here, because most groups have none
+        from rtloop.group.watchdog import Watchdog
 
         settings, limits, remarks = watchdog_plan.plan(self.name, every, limit)
         self._watchdog = Watchdog(self._loops, settings, remarks)

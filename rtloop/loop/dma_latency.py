@@ -9,13 +9,14 @@ from contextlib import ExitStack
 from typing import ClassVar
 
 from rtloop.settings import Settings
-from rtloop.system import checks
+from rtloop.system import checks, refusal_cause
 from rtloop.system.grant import Grant
 
 __all__ = ["HeldFile", "acquire"]
 
 #: Major number of /dev/cpu_dma_latency (MISC_MAJOR of linux/major.h).
 _MISC_MAJOR = 10
+_NO_FILE = (errno.EMFILE, errno.ENFILE)
 
 
 def acquire(settings: Settings, stack: ExitStack) -> tuple[list[Grant], HeldFile | None]:
@@ -36,8 +37,11 @@ def acquire(settings: Settings, stack: ExitStack) -> tuple[list[Grant], HeldFile
         granted = held.read()
     except OSError as error:
         cause = checks.device(path, error.errno or errno.EIO)
-        fix = cause.fix + "\nor leave the idle states alone: dma_latency=None"
         found = f"{cause.found}; another file is in its place" if error.errno == errno.ENODEV else cause.found
+        # Of the causes that are not the device's own, only a lack of file descriptors is known.
+        limit, limit_fix = refusal_cause.explain("open", error.errno or 0) if error.errno in _NO_FILE else ("", "")
+        found += limit and f"; {limit.partition('; ')[2]}"
+        fix = (limit_fix or cause.fix) + "\nor leave the idle states alone: dma_latency=None"
         return [Grant("dma_latency", asked, "nothing", False, found, fix, error.errno or 0, kind="device")], None
     detail = "the smallest of all requests on this machine, read back from the device"
     is_ok = granted <= settings.dma_latency_us

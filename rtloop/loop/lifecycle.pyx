@@ -54,6 +54,7 @@ cdef class Control:
     """
 
     def __init__(self, settings):
+        run_stats.import_modules(settings)
         self.thread = LoopThread(settings)
         self._own_settings = settings
         self._lock = threading.RLock()
@@ -165,7 +166,6 @@ cdef class Control:
 
     def prepare(self, owner, cycles=None, duration_ns=None):
         """Do everything of a start except releasing the thread; :meth:`withdraw` undoes it."""
-        run_stats.import_maker()  # now, because the end of a run must not be delayed by an import
         owner.setup()
         name = None if self.run is None else self.run.name
         shielded(lambda: self.thread.acquire(owner, self.settings, cycles, duration_ns, name))

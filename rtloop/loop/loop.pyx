@@ -25,6 +25,7 @@ from rtloop.errors import StateError
 from rtloop.live.parameters import Parameters
 from rtloop.loop import failure, run_warnings
 from rtloop.settings import check_call, make_settings, parse_count, parse_run_duration
+from rtloop.system.grant_errors import import_errors
 from rtloop.units import format_rate, parse_timeout
 
 _DEFAULT_STOP_TIMEOUT = "2s"
@@ -430,7 +431,8 @@ cdef class _RTLoop_2:
         CallbackError, OverrunError, KeyboardInterrupt
             As :meth:`run`. An exception of the plant or of a model is raised unchanged.
         """
-        from rtloop.simulation.simulation import simulate_loop
+        with import_errors(self.name):
+            from rtloop.simulation.simulation import simulate_loop
 
         return simulate_loop(self, duration, cycles, execution, latency, plant, parameters)
 

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from rtloop.guard.violations import list_violations
 from rtloop.memory.forks import fork_count
+from rtloop.system.grant_errors import import_errors
 from rtloop.system.time_sync import tai_offset_s
 
 if TYPE_CHECKING:
     from rtloop.loop.thread import LoopThread
+    from rtloop.settings import Settings
     from rtloop.stats.stats import Stats
 
-__all__ = ["collect", "empty", "import_maker"]
+__all__ = ["collect", "empty", "import_maker", "import_modules"]
 
 
 def collect(thread: LoopThread, state: str, simulation: dict[str, Any] | None) -> Callable[[], Stats] | None:
@@ -53,7 +55,25 @@ def empty(thread: LoopThread, state: str, simulation: dict[str, Any] | None) -> 
 
 
 def import_maker() -> Callable[..., Stats]:
-    """Return make_stats, imported when a loop first runs, because `import rtloop` has to be quick."""
+    """Return make_stats, imported when a loop is first created, because `import rtloop` has to be quick."""
     from rtloop.telemetry.assemble import make_stats
 
     return make_stats
+
+
+def import_modules(settings: Settings) -> None:
+    """Import whatever a run and the reports about it need: now, because later no file descriptor may be free.
+
+    Raises
+    ------
+    SetupError
+        If none is free now.
+    """
+    with import_errors(settings.name):
+        import json  # noqa: F401 - of the description in the telemetry
+
+        import rtloop.stats.guard_summary
+
+        import_maker()
+        if settings.guard != "off":
+            import rtloop.guard.symbols  # noqa: F401

@@ -231,7 +231,7 @@ cdef class LoopThread:
         """Prepare the state and the telemetry of a run without a thread."""
         self.settings = settings
         self._reset_state(cycles, duration_ns, False)
-        with ExitStack() as stack:
+        with setup_errors(settings.name, []), ExitStack() as stack:
             self.block = TelemetryBlock(settings.name, settings.record)
             stack.callback(self.block.close)
             self.rt.telemetry = (<TelemetryBlock>self.block).block

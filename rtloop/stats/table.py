@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 import sys
 import textwrap
@@ -141,8 +142,6 @@ def _share(part: int, whole: int) -> str:
 
 
 def _escape(text: str) -> str:
-    import html  # here, because importing rtloop has to be quick
-
     return html.escape(text)
 
 

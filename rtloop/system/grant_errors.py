@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rtloop.errors import SetupError, setup_error
 from rtloop.system.grant import Grant, describe_refused
-from rtloop.system.refusal_cause import is_privilege_missing
+from rtloop.system.refusal_cause import explain, is_privilege_missing
 
-__all__ = ["raise_if_refused", "refusal_error", "setup_errors"]
+__all__ = ["import_errors", "raise_if_refused", "refusal_error", "setup_errors"]
 
 
 def refusal_error(
@@ -50,6 +51,10 @@ def raise_if_refused(grants: Sequence[Grant], name: str | None = None, *, advice
         raise refusal_error(grants, name, advice=advice)
 
 
+#: No free file descriptor, in this process or on the machine.
+_NO_FILE = (errno.EMFILE, errno.ENFILE)
+
+
 @contextmanager
 def setup_errors(name: str, grants: list[Grant]) -> Iterator[None]:
     """Turn any other system error of a start, such as no free file descriptor, into a SetupError.
@@ -65,9 +70,33 @@ def setup_errors(name: str, grants: list[Grant]) -> Iterator[None]:
         text = f"{name} could not be set up: {error}"
         if str(error.filename).startswith("/proc/") and not os.path.exists("/proc/self"):
             text += "; proc(5) is not mounted, and the start reads it\nmount -t proc proc /proc"
-        setup = SetupError(error.errno or 0, text)
+        setup = SetupError(error.errno or 0, _with_limit(text, error.errno))
         _add_grants(setup, grants)
         raise setup from error
+
+
+@contextmanager
+def import_errors(name: str) -> Iterator[None]:
+    """Turn the error of an import without a free file descriptor into a SetupError; `name` is what needs the module."""
+    try:
+        yield
+    except (OSError, ImportError) as error:
+        number = error.errno if isinstance(error, OSError) else _errno_in(error)
+        if number not in _NO_FILE:
+            raise
+        raise SetupError(number, _with_limit(f"{name} cannot import its modules: {error}", number)) from error
+
+
+def _errno_in(error: ImportError) -> int:
+    """Return the errno of an import that dlopen(3) refused, which tells its text only; 0 for any other."""
+    return next((number for number in _NO_FILE if os.strerror(number) in str(error)), 0)
+
+
+def _with_limit(text: str, number: int | None) -> str:
+    if number not in _NO_FILE:
+        return text
+    why, fix = explain("open", number)
+    return f"{text}; {why.partition('; ')[2]}\n{fix}"
 
 
 def _add_grants(error: SetupError, grants: list[Grant]) -> None:

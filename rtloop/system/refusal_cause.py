@@ -8,7 +8,7 @@ import resource
 
 from rtloop.system import checks
 from rtloop.system.checks import Check
-from rtloop.system.fixes import filter_fix
+from rtloop.system.fixes import filter_fix, sysctl_fix
 from rtloop.system.grant import Grant
 from rtloop.system.privilege import CAP_IPC_LOCK, has_seccomp_filter, is_capable, read_limit
 
@@ -19,7 +19,7 @@ _FILTERED = (errno.EPERM, errno.EACCES, errno.ENOSYS)
 
 
 def explain(call: str, error: int, *, is_privileged: bool = True) -> tuple[str, str]:
-    """Return why a call was refused, with its name and errno, and the fix if a filter or RLIMIT_FSIZE is the cause.
+    """Return why a call was refused, with its name and errno, and the fix if a filter or a limit is the cause.
 
     Parameters
     ----------
@@ -36,6 +36,14 @@ def explain(call: str, error: int, *, is_privileged: bool = True) -> tuple[str, 
     if error == errno.EFBIG:
         fix = "ulimit -f unlimited, or LimitFSIZE=infinity in a systemd unit"
         return f"{text}; RLIMIT_FSIZE limits shared memory, too", fix
+    if error == errno.EMFILE:
+        fix = "ulimit -n 65536, or LimitNOFILE=65536 in a systemd unit"
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return f"{text}; this process has all {limit:,} file descriptors open that RLIMIT_NOFILE allows", fix
+    if error == errno.ENFILE:
+        return f"{text}; all processes together have as many files open as fs.file-max allows", sysctl_fix(
+            "fs.file-max", 2**20
+        )
     return text, ""
 
 

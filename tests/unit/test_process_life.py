@@ -425,3 +425,76 @@ def test_a_signal_handler_may_stop_loops_at_any_moment(script: Script) -> None:
     print(hits > 20, files() == before, locked)
     """), timeout=60)  # fmt: skip
     assert done.stdout.split() == ["True", "True", "0"], done.stdout + done.stderr
+
+
+NO_FILE = """
+import resource
+def use_all_files():
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    try:
+        while True: os.open("/dev/null", os.O_RDONLY)
+    except OSError: pass
+def attempt(call):
+    try:
+        return str(call())
+    except rtloop.SetupError as error:
+        assert "all 64 file descriptors open that RLIMIT_NOFILE allows" in str(error), error
+        assert "ulimit -n" in str(error)
+        return "explained"
+    except rtloop.RtloopError as error:
+        return type(error).__name__
+warnings.simplefilter("ignore")
+DEGRADED = {"strict": False, "cpu": None, "lock_memory": "off", "policy": "other"}
+"""
+
+
+def below_limit(code: str) -> str:
+    return dedent(code).replace(PROLOGUE, PROLOGUE + NO_FILE)
+
+
+def test_a_loop_runs_and_reports_though_no_file_descriptor_is_free(script: Script) -> None:
+    """Everything that a run needs is imported when the loop is created: an import needs a descriptor."""
+    done = script(below_limit("""
+    failing = lambda cycle: 1 / 0
+    loop, python = rtloop.RTLoop("1ms", **DEGRADED), rtloop.PyLoop(failing, "1ms", **DEGRADED)
+    group = rtloop.LoopGroup([make(strict=False), make("2ms", strict=False)], watchdog=10000)
+    stopped = make(strict=False, guard="stop"); stopped.fail_at, stopped.fail_code = 3, -5
+    use_all_files()
+    stats = loop.run(cycles=5)
+    print(stats.cycles, [grant.name for grant in stats.grants if not grant.ok])
+    print(len(str(stats)) > 100, len(stats._repr_html_()) > 100, len(stats.to_json()) > 100)
+    try:
+        python.run(cycles=5)
+    except ZeroDivisionError:
+        print("raised", python.state, python.stats.cycles)
+    group.start(); group.stop(); group.join()
+    print(group.state, [one.state for one in group.stats.values()])
+    loop.start(); print(attempt(lambda: loop.join("20ms")), attempt(loop.stop), loop.stats.state)
+    print(attempt(lambda: stopped.run(cycles=50)), stopped.state)
+    """))  # fmt: skip
+    assert done.stdout.splitlines() == [
+        "5 ['telemetry', 'dma_latency']", "True True True", "raised failed 1", "stopped ['stopped', 'stopped']",
+        "False None stopped", "CallbackError failed",
+    ], done.stdout + done.stderr  # fmt: skip
+
+
+def test_what_needs_a_file_descriptor_is_refused_with_the_limit(script: Script) -> None:
+    done = script(below_limit("""
+    loop, strict, guarded = rtloop.RTLoop("1ms", **DEGRADED), make(), {**DEGRADED, "guard": "count"}
+    rtloop.LoopGroup
+    use_all_files()
+    print(attempt(strict.start), strict.state, attempt(lambda: rtloop.RTLoop("1ms", **guarded)))
+    print(attempt(lambda: loop.simulate(cycles=3)), attempt(lambda: rtloop.LoopGroup([loop], watchdog=50)))
+    loop.start(); loop.stop()
+    print(loop.state)
+    """))  # fmt: skip
+    assert done.stdout.splitlines() == ["explained new explained", "explained explained", "stopped"], done.stderr
+
+
+def test_a_first_loop_without_a_file_descriptor_is_refused_with_the_limit(script: Script) -> None:
+    done = script(below_limit("""
+    rtloop.RTLoop
+    use_all_files()
+    print(attempt(lambda: rtloop.RTLoop("1ms")), attempt(lambda: rtloop.RTLoop("1ms")))
+    """))  # fmt: skip
+    assert done.stdout == "explained explained\n", done.stderr
