@@ -69,6 +69,7 @@ cdef extern from "../include/rtloop/loop.h" nogil:
         int32_t policy_rc
         int32_t denormals_flushed
         int32_t slack_ns
+        int32_t mask_rc
         rt_sched_attr_t attr
         uint64_t cpus[128]
         uint64_t allowed[128]

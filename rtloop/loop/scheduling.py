@@ -216,6 +216,18 @@ def thread_grants(
             "thread",
         )
     ]
+    if report["mask_rc"]:
+        grants.append(
+            Grant(
+                "signals",
+                "blocked on the thread",
+                "not blocked",
+                False,
+                *_explained("handlers of the program may run on the loop's thread", "rt_sigprocmask", report["mask_rc"]),
+                -report["mask_rc"],
+                "thread",
+            )
+        )
     grants.append(_cpu_grant(settings, request, report, why_cpus))
     grants.append(_policy_grant(settings, request, report))
     # Only an ordinary thread has timer slack, and has requested the minimum.

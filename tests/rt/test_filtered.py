@@ -45,6 +45,7 @@ def below(script: Script, call: str, error: int = errno.EPERM) -> dict[str, Any]
         ("sched_setaffinity", errno.EPERM, "cpu"), ("mlockall", errno.EPERM, "memory_lock"),
         ("mlock", errno.EACCES, "state"), ("memfd_create", errno.EPERM, "telemetry"),
         ("memfd_create", errno.ENOSYS, "telemetry"), ("sigaltstack", errno.EPERM, "signal_stack"),
+        ("rt_sigprocmask", errno.EPERM, "signals"),
     ],
 )  # fmt: skip
 def test_a_forbidden_call_is_named_with_the_settings_that_allow_it(

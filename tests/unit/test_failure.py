@@ -216,12 +216,12 @@ def test_a_step_that_cannot_be_done_notes_what_was_refused_before(
         return Grant("memory_lock", mode, "nothing", ok=False, detail="ENOMEM", errno=errno.ENOMEM)
 
     def fail(*_: object) -> None:
-        raise OSError(errno.EMFILE, "Too many open files")
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
 
     monkeypatch.setattr(process_lock.memory_lock, "acquire", refuse)
     monkeypatch.setattr(module, step, fail)
     for strict in (True, False):
-        with pytest.raises(rtloop.SetupError, match="Too many open files") as caught:
+        with pytest.raises(rtloop.SetupError, match="Cannot allocate memory") as caught:
             RTLoop("1ms", strict=strict, **{**ordinary, "lock_memory": "all"}).start()
         assert [grant.name for grant in caught.value.refused] == ["memory_lock"]
         assert "memory_lock: asked for all" in caught.value.__notes__[0]
@@ -268,7 +268,7 @@ class Thread:
         slack = 50_000 if number == 0 or policy_rc else 0
         self.request = {"attr": asked, "is_pinned": False, "cpus": [0]}
         self.report = {
-            "attr": got, "policy_rc": policy_rc, "signal_stack_rc": 0, "slack_ns": slack, "slack_rc": 0,
+            "attr": got, "policy_rc": policy_rc, "signal_stack_rc": 0, "mask_rc": 0, "slack_ns": slack, "slack_rc": 0,
             "cpus": [1], "allowed": [3], "cpu_rc": 0, "tid": 0,
         }  # fmt: skip
 

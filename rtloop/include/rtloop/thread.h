@@ -59,6 +59,7 @@ typedef struct rt_thread_report {
   int32_t policy_rc;
   int32_t denormals_flushed;
   int32_t slack_ns;
+  int32_t mask_rc; /* whether signals are blocked */
   rt_sched_attr_t attr;           /* as the kernel reports it; size 0 iff it does not */
   uint64_t cpus[RT_CPU_WORDS];    /* where the thread may run */
   uint64_t allowed[RT_CPU_WORDS]; /* where it could be allowed to run: the cpuset's online CPUs */
@@ -153,6 +154,9 @@ static inline void rt_thread_setup(const rt_thread_request_t *request, const rt_
       report->signal_stack_rc = -ENOTSUP;
     }
   }
+  sigset_t mask;
+  const int mask_error = pthread_sigmask(SIG_SETMASK, NULL, &mask);
+  report->mask_rc = mask_error ? -mask_error : sigismember(&mask, SIGTERM) ? 0 : -ENOTSUP;
   report->name_rc = prctl(PR_SET_NAME, request->name, 0, 0, 0) ? -errno : 0;
   rt_thread_set_cpus(request, report);
   if (request->flush_denormals) report->denormals_flushed = rt_thread_flush_denormals();
@@ -182,7 +186,8 @@ static inline int rt_thread_create(pthread_t *thread, rt_stack_t *stack, void *(
   int explicit_rc = pthread_attr_setschedpolicy(&attr, SCHED_OTHER);
   if (!explicit_rc) explicit_rc = pthread_attr_setschedparam(&attr, &ordinary);
   if (!explicit_rc) explicit_rc = pthread_attr_setinheritsched(&attr, PTHREAD_EXPLICIT_SCHED);
-  if (!rc) rc = pthread_sigmask(SIG_SETMASK, &blocked, &before);
+  /* Inherited by the thread. If a seccomp filter forbids it, signals may interrupt the thread, which reports that. */
+  const int mask_rc = pthread_sigmask(SIG_SETMASK, &blocked, &before);
   if (!rc) {
     stack->body = body;
     stack->argument = argument;
@@ -190,8 +195,8 @@ static inline int rt_thread_create(pthread_t *thread, rt_stack_t *stack, void *(
     if (!explicit_rc && rc && rc != EAGAIN && !pthread_attr_setinheritsched(&attr, PTHREAD_INHERIT_SCHED)) {
       rc = pthread_create(thread, &attr, rt_stack_begin, stack);
     }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
   }
+  if (!mask_rc) pthread_sigmask(SIG_SETMASK, &before, NULL);
   pthread_attr_destroy(&attr);
   return -rc;
 }
