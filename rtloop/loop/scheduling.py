@@ -223,7 +223,7 @@ def thread_grants(
                 "blocked on the thread",
                 "not blocked",
                 False,
-                *_explained("handlers of the program may run on the loop's thread", "rt_sigprocmask", report["mask_rc"]),
+                *_explained("its handlers may run on this thread", "rt_sigprocmask", report["mask_rc"]),
                 -report["mask_rc"],
                 "thread",
             )

@@ -23,12 +23,16 @@ _STACK_BYTES = 512 << 10
 _LOOK_S = 0.1
 # Interval at which a waiting caller checks that the keeper still exists.
 _LONG_S = 1.0
+# Time in which an idle keeper begins a call on a busy machine, and interval at which an impatient caller looks.
+_IDLE_PATIENCE_S = 2.0
+_GLANCE_S = 0.01
 
 # Held while a thread is started. No Python code runs meanwhile, so no signal handler either.
 _starting = _thread.allocate_lock()
 _jobs = None
 _pid = 0
 _ident = 0
+_is_busy = False  # whether the keeper is making a call
 _FAULTS = frozenset({
     signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS, signal.SIGABRT
 })
@@ -67,7 +71,7 @@ def _keep(jobs):
 
 
 def _work(jobs):
-    global _ident
+    global _ident, _is_busy
     _ident = _thread.get_ident()
     prctl(PR_SET_NAME, b"rtloop-keeper")
     block_signals()
@@ -84,7 +88,7 @@ def _work(jobs):
         except queue.Empty:
             continue
         try:
-            job.is_begun = True
+            job.is_begun = _is_busy = True
             if job.cpus is not None and _mask() != job.cpus:
                 with suppress(OSError):  # a filter
                     os.sched_setaffinity(0, job.cpus)  # a loop's thread that the job creates inherits them
@@ -92,6 +96,7 @@ def _work(jobs):
         except BaseException as error:
             job.error = error
         finally:
+            _is_busy = False
             job.done.release()
         del job
 
@@ -152,7 +157,8 @@ def block_signals():
 
 
 def _reset_after_fork():
-    global _starting
+    global _is_busy, _starting
+    _is_busy = False
     _starting = _thread.allocate_lock()  # another thread may have held it
 
 
@@ -183,7 +189,8 @@ def shielded(function, patience_s=None):
     function : callable
         Called without arguments, on the keeper's thread.
     patience_s : float, optional
-        Return None after this time if the keeper is still busy with another call; it calls the function later.
+        Return None after this time if the keeper is still busy with another call; it calls the function later. An idle
+        keeper that the machine does not let run is waited for, up to 2 s.
 
     Raises
     ------
@@ -203,11 +210,13 @@ def shielded(function, patience_s=None):
         try:
             left = _LONG_S
             if patience_s is not None and not job.is_begun:
-                left = max(0.0, min(_LONG_S, begin + patience_s - time.monotonic()))
+                left = max(_GLANCE_S, min(_LONG_S, begin + patience_s - time.monotonic()))
             if job.done.acquire(timeout=left):
                 break
-            if patience_s is not None and not job.is_begun and time.monotonic() - begin >= patience_s:
-                break
+            waited = time.monotonic() - begin
+            if patience_s is not None and not job.is_begun and waited >= patience_s:
+                if _is_busy or waited >= _IDLE_PATIENCE_S:
+                    break
             if _jobs is not jobs or _pid == 0:  # the keeper has died
                 if job.done.acquire(False):
                     break

@@ -59,7 +59,7 @@ typedef struct rt_thread_report {
   int32_t policy_rc;
   int32_t denormals_flushed;
   int32_t slack_ns;
-  int32_t mask_rc; /* whether signals are blocked */
+  int32_t mask_rc;                /* whether signals are blocked */
   rt_sched_attr_t attr;           /* as the kernel reports it; size 0 iff it does not */
   uint64_t cpus[RT_CPU_WORDS];    /* where the thread may run */
   uint64_t allowed[RT_CPU_WORDS]; /* where it could be allowed to run: the cpuset's online CPUs */
