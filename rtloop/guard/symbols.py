@@ -65,9 +65,14 @@ def _maps() -> list[_Map]:
     for line in content.split("\n")[:-1]:
         fields = line.split(None, 5)
         low, high = (int(text, 16) for text in fields[0].split("-"))
-        path = fields[5].replace("\\012", "\n") if len(fields) > 5 else ""  # ends in " (deleted)" if removed
+        path = _unescaped(fields[5]) if len(fields) > 5 else ""  # ends in " (deleted)" if removed
         found.append(_Map(low, high, fields[1], int(fields[2], 16), path))
     return found
+
+
+def _unescaped(path: str) -> str:
+    """Return the path that is meant: the kernel writes a line feed as ``\\012``, and a backslash as it is."""
+    return path if "\\012" not in path or os.path.exists(path) else path.replace("\\012", "\n")
 
 
 def _map_of(maps: list[_Map], address: int) -> _Map | None:
@@ -242,7 +247,7 @@ def place_of(address: int, *, is_return: bool = False) -> Place:
     return Place(address, found.path, offset, symbol)
 
 
-_LINE = re.compile(r"(.*):(\d+)(?: \(discriminator \d+\))?")
+_LINE = re.compile(r"(.*):(\d+)(?: \(discriminator \d+\))?", re.DOTALL)
 _CYTHON = re.compile(r"__pyx_(?:f|pf|pw|fuse_\d+f)_")
 
 
@@ -279,17 +284,29 @@ def lines_of(places: list[Place]) -> dict[int, tuple[str, int]]:
         of_module = [place for place in places if place.module == module]
         try:
             done = subprocess.run(
-                [program, "-e", module, *(hex(place.offset) for place in of_module)],
+                [program, "-a", "-e", module, *(hex(place.offset) for place in of_module)],
                 capture_output=True, timeout=_ADDR2LINE_TIMEOUT_S, check=True, stdin=subprocess.DEVNULL,
             )  # fmt: skip
         except (OSError, subprocess.SubprocessError, RuntimeError):
             continue
-        # A path in it may hold any bytes but a line feed; blanks and parentheses in it are its own.
-        for place, line in zip(of_module, done.stdout.split(b"\n"), strict=False):
+        # A path in it may hold any bytes; blanks, parentheses and line feeds in it are its own.
+        for place, line in zip(of_module, _answers(done.stdout, of_module), strict=False):
             match = _LINE.fullmatch(os.fsdecode(line))
             if match and int(match[2]) and match[1] != "??":
                 found[place.address] = _cython_line(match[1], int(match[2])) or (match[1], int(match[2]))
     return found
+
+
+def _answers(output: bytes, places: list[Place]) -> list[bytes]:
+    """Split the output of ``addr2line -a``: a line with each address in turn, and then its answer."""
+    found: list[re.Match[bytes]] = []
+    for place in places:
+        match = re.compile(rb"^0x0*%x\n" % place.offset, re.MULTILINE).search(output, found[-1].end() if found else 0)
+        if match is None:
+            break
+        found.append(match)
+    ends = [match.start() for match in found[1:]] + [len(output)]
+    return [output[match.end() : end - 1] for match, end in zip(found, ends, strict=True)] if found else []
 
 
 def _cython_line(file: str, number: int) -> tuple[str, int] | None:

@@ -7,6 +7,7 @@ import gc
 import mmap
 import os
 import shutil
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -100,6 +101,23 @@ def test_the_line_of_the_pyx_is_that_of_the_comment_before(tmp_path: pytest.Temp
     assert symbols._cython_line(str(path), 5) == ("pkg/servo.pyx", 12)
     assert symbols._cython_line(str(path), 1) is None
     assert symbols._cython_line("/nowhere/servo.c", 5) is None and symbols._cython_line("a.rs", 5) is None
+
+
+@pytest.mark.parametrize("folder", ["line\nfeed", "two\n\n0x10\n: 7", "back\\012slash"])
+def test_a_place_below_a_path_with_line_feeds_has_its_file_and_line(folder: str, tmp_path: Path) -> None:
+    if shutil.which("addr2line") is None:
+        pytest.skip("addr2line (binutils) is not installed")
+    source = tmp_path / folder / "spot.c"
+    source.parent.mkdir()
+    source.write_text("int spot(int a) { return a + 1; }\n\nint other(int a) { return a + 2; }\n")
+    library = source.with_name("libspot.so")
+    compiler = os.environ.get("CC", "cc").split()
+    subprocess.run([*compiler, "-g", "-O0", "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
+    loaded = ctypes.CDLL(str(library))
+    addresses = [ctypes.cast(getattr(loaded, name), ctypes.c_void_p).value or 0 for name in ("spot", "other")]
+    places = [place_of(address) for address in addresses]
+    assert [(place.module, place.symbol) for place in places] == [(str(library), "spot"), (str(library), "other")]
+    assert symbols.lines_of(places) == {addresses[0]: (str(source), 1), addresses[1]: (str(source), 3)}
 
 
 def test_system_calls_have_names_both_ways() -> None:
