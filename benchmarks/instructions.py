@@ -1,7 +1,8 @@
 """Count the user-space instructions of a cycle with an empty step and all statistics, and those of cyclictest -h.
 
 A period that is not a whole number of nanoseconds carries a remainder, and is counted by itself. So are eight
-parameters that do not change: the difference of two loops with the same step, of which one has them.
+parameters that do not change, and signals: the differences of loops with the same step, of which one has neither. The
+signals are doubles, one after the other in memory, which are copied two at a time, or with a gap between any two.
 
     python benchmarks/instructions.py [--cycles 1000] [--json FILE]
 
@@ -21,30 +22,34 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from common import claim, exit_code, need, parser, positive, print_claims, run_script, say, write_json
 
 TARGET, FRACTION_TARGET, PARAMETERS_TARGET = 150, 165, 12
+SIGNALS_TARGET, SIGNAL_TARGET = 4, 3  # for all together, and for each
 PERIOD_US = 5000
-#: Of the loops with and without parameters: under emulation their first cycle is late by more than 5 ms.
-TUNED_PERIOD_US = 15_000
+#: Of the loops with and without parameters and signals: under emulation their first cycle is late by more than 5 ms.
+LIVE_PERIOD_US = 15_000
 #: A period of 5,008,347.24... ns.
 FRACTION = "59900/300Hz"
+#: Signals to count: their number, and the distance of their fields in memory, in doubles.
+SIGNALS = ((1, 1), (4, 1), (16, 1), (16, 2))
 TRIES = 5
 BASE = 200
 #: Patterns of the measured threads: ours by a function unique to it; theirs by its number, as its names are stripped.
 OURS, THEIRS = r"^fn=\S*_6rtloop_4loop_4loop__body(?:'\d+)?$", r"^thread: 2$"
-LIVE = OURS.replace("__body", "__live_body")
+OURS_LIVE = OURS.replace("__body", "__live_body")
 #: A loop whose step is pthread_equal(3) of the C library: the two addresses differ, so it returns 0.
-TUNED = """
+LIVE = """
 import ctypes, sys
 import numpy as np
 from rtloop import FunctionLoop
 step = ctypes.cast(ctypes.CDLL(None).pthread_equal, ctypes.c_void_p).value
-data = np.zeros((), [(name, "f8") for name in "abcdefgh"])
-names = data.dtype.names if {is_tuned} else ()
-loop = FunctionLoop(step, "{period}", data=data, parameters=names, strict=False, policy="other", lock_memory="off",
+data = np.zeros((), [(name, "f8") for name in "abcdefghijklmnopqrstuvwxyzABCDEF"])
+loop = FunctionLoop(step, "{period}", data=data, parameters=data.dtype.names[:{parameters}],
+                    signals=data.dtype.names[::{gap}][:{signals}], strict=False, policy="other", lock_memory="off",
                     dma_latency=None)
 stats = loop.run(cycles={cycles})
 print("late" if stats.overruns or stats.late else "in time")
@@ -65,7 +70,7 @@ def count(command: list[str], cycles: int, thread: str) -> int | None:
         done = subprocess.run(
             ["valgrind", "--tool=callgrind", "--separate-threads=yes", "--compress-strings=no",
              f"--callgrind-out-file={out}", *command],
-            capture_output=True, text=True, timeout=300 + cycles * TUNED_PERIOD_US * 2e-6, check=False,
+            capture_output=True, text=True, timeout=300 + cycles * LIVE_PERIOD_US * 2e-6, check=False,
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
         )  # fmt: skip
         if done.returncode:
@@ -100,6 +105,12 @@ def difference(make: Callable[[int], list[str]], cycles: int, thread: str, name:
     return (counts[1] - counts[0]) / cycles
 
 
+def describe(signals: int, gap: int) -> str:
+    """Name a case."""
+    where = "" if signals == 1 else " in a row" if gap == 1 else " with gaps"
+    return f"{signals} signal{'s' if signals > 1 else ''}{where}"
+
+
 def main() -> int:
     options = parser(__doc__ or "", pairs=1)
     options.add_argument("--cycles", type=positive, default=1000, metavar="N", help="number of cycles to count (1000)")
@@ -113,9 +124,13 @@ def main() -> int:
     def fraction(cycles: int) -> list[str]:
         return loop(cycles, FRACTION)
 
-    def tuned(is_tuned: bool, cycles: int) -> list[str]:
-        code = TUNED.format(period=f"{TUNED_PERIOD_US}us", cycles=cycles, is_tuned=is_tuned)
+    def live(parameters: int, signals: int, gap: int, cycles: int) -> list[str]:
+        code = LIVE.format(period=f"{LIVE_PERIOD_US}us", cycles=cycles, parameters=parameters, signals=signals, gap=gap)
         return [sys.executable, "-P", "-c", code]
+
+    def more(name: str, plain: float, parameters: int = 0, signals: int = 0, gap: int = 1) -> float:
+        make = partial(live, parameters, signals, gap)
+        return difference(make, arguments.cycles, OURS_LIVE, f"rtloop, {name}") - plain
 
     def cyclictest(cycles: int) -> list[str]:
         return ["cyclictest", "-q", "-t1", f"-i{PERIOD_US}", f"-l{cycles}", "-h1000000", "-N"]
@@ -123,8 +138,9 @@ def main() -> int:
     try:
         ours = difference(loop, arguments.cycles, OURS, "rtloop")
         fractional = difference(fraction, arguments.cycles, OURS, "rtloop, fractional period")
-        plain = difference(lambda n: tuned(False, n), arguments.cycles, OURS, "rtloop, a function")
-        with_eight = difference(lambda n: tuned(True, n), arguments.cycles, LIVE, "rtloop, a function with parameters")
+        plain = difference(partial(live, 0, 0, 1), arguments.cycles, OURS, "rtloop, a function")
+        eight = more("eight parameters", plain, parameters=8)
+        sampled = [(count, gap, more(describe(count, gap), plain, signals=count, gap=gap)) for count, gap in SIGNALS]
         theirs = difference(cyclictest, arguments.cycles, THEIRS, "cyclictest -h")
     except (ValueError, subprocess.TimeoutExpired) as error:
         sys.exit(f"\n{error}")
@@ -132,7 +148,11 @@ def main() -> int:
     claims = [
         claim("instructions of a cycle", "instr.", [ours], target=TARGET),
         claim("of a fractional period", "instr.", [fractional], target=FRACTION_TARGET),
-        claim("more with eight parameters", "instr.", [with_eight - plain], target=PARAMETERS_TARGET),
+        claim("more with eight parameters", "instr.", [eight], target=PARAMETERS_TARGET),
+        *(
+            claim(f"more with {describe(count, gap)}", "instr.", [found], target=SIGNALS_TARGET + count * SIGNAL_TARGET)
+            for count, gap, found in sampled
+        ),
         claim("instructions of a cycle", "instr.", [ours], "cyclictest -h", [theirs], 1.0),
     ]
     print_claims("User-space instructions of a cycle with an empty step", claims)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -70,13 +70,16 @@ class Layout(NamedTuple):
     ----------
     signals : tuple of Signal
         The signals, in the order of their declaration.
+    order : tuple of int
+        Their indices, in the order of the fields of a record in the block.
     stored : numpy.dtype
-        Type of a record in the block, with the signals of larger words first.
+        Type of a record in the block.
     dtype : numpy.dtype
         Type of a record for the user: all fields in the order of the declaration, without gaps.
     """
 
     signals: tuple[Signal, ...]
+    order: tuple[int, ...]
     stored: np.dtype[Any]
     dtype: np.dtype[Any]
 
@@ -90,12 +93,37 @@ class Layout(NamedTuple):
         return arranged
 
 
-def make_layout(signals: tuple[Signal, ...]) -> Layout:
-    """Return the layout of signals, as sampler.h arranges them."""
+def order_signals(signals: Sequence[Signal], addresses: Mapping[str, int]) -> tuple[int, ...]:
+    """Return indices of signals in the order that sampler.h copies with the fewest instructions.
+
+    Signals of larger words come first. Of those of 8 bytes, it copies two at a time if they follow each other in memory
+    and in the record, from its beginning on. So runs of an even number of words come first, and then a longer run
+    before a shorter one: only one of an odd number can be in pairs, but for its last word.
+    """
+    runs: list[list[int]] = []
+    end = None
+    for i in sorted(range(len(signals)), key=lambda i: addresses[signals[i].name]):
+        if signals[i].word == 8:
+            begin = addresses[signals[i].name]
+            if begin != end:
+                runs.append([])
+            runs[-1].append(i)
+            end = begin + signals[i].size
+
+    def words(run: list[int]) -> int:
+        return sum(signals[i].size for i in run) // 8
+
+    runs.sort(key=lambda run: (words(run) % 2, -words(run), min(run)))
+    smaller = sorted((i for i, one in enumerate(signals) if one.word < 8), key=lambda i: -signals[i].word)
+    return (*(i for run in runs for i in run), *smaller)
+
+
+def make_layout(signals: tuple[Signal, ...], order: tuple[int, ...]) -> Layout:
+    """Return the layout of signals whose fields are in an order."""
     fields: list[tuple[str, Any, tuple[int, ...]]] = [(name, kind, ()) for name, kind in HEAD]
     stored: dict[str, list[Any]] = {"names": [], "formats": [], "offsets": []}
     offset = 0
-    everything = [*fields, *((one.name, one.dtype, one.shape) for one in sorted(signals, key=lambda one: -one.word))]
+    everything = [*fields, *((signals[i].name, signals[i].dtype, signals[i].shape) for i in order)]
     for name, dtype, shape in everything:
         stored["names"].append(name)
         stored["formats"].append((dtype, shape))
@@ -103,6 +131,7 @@ def make_layout(signals: tuple[Signal, ...]) -> Layout:
         offset += np.dtype((dtype, shape)).itemsize
     return Layout(
         signals,
+        order,
         np.dtype({**stored, "itemsize": -(-offset // 8) * 8}),  # type: ignore[call-overload]
         np.dtype([*fields, *((one.name, one.dtype, one.shape) for one in signals)]),
     )
@@ -121,6 +150,7 @@ def describe_layout(layout: Layout, settings: Settings) -> bytes:
             {"name": one.name, "type": one.dtype.str[1:], "shape": list(one.shape), "unit": one.unit}
             for one in layout.signals
         ],
+        "order": layout.order,
     }
     return json.dumps(content).encode()
 
@@ -136,7 +166,11 @@ def parse_layout(text: bytes, record_bytes: int) -> Layout:
     import json  # here, because importing rtloop has to be quick
 
     try:
-        signals = tuple(_parse_signal(values) for values in json.loads(text)["signals"])
+        content = json.loads(text)
+        signals = tuple(_parse_signal(values) for values in content["signals"])
+        order = tuple(content["order"])
+        if any(type(i) is not int for i in order) or sorted(order) != list(range(len(signals))):
+            raise ValueError("their order is not one of all signals")
     except (ConfigError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, ValueError) as error:
         raise ValueError(f"its signals are described wrongly: {error}") from None
     names = {one.name for one in signals}
@@ -144,7 +178,7 @@ def parse_layout(text: bytes, record_bytes: int) -> Layout:
         raise ValueError("its signals are described wrongly: a name occurs twice")
     if not signals or sum(one.size for one in signals) + _HEAD_BYTES > record_bytes:
         raise ValueError("its signals are described wrongly: they do not fit into a record")
-    layout = make_layout(signals)
+    layout = make_layout(signals, order)
     if layout.stored.itemsize != record_bytes:
         raise ValueError("its signals are described wrongly: they are not a record")
     return layout
@@ -260,7 +294,11 @@ class SignalSet:
     @property
     def layout(self) -> Layout:
         """The signals and their places in a record."""
-        return self._layout or make_layout(tuple(self.declared.values()))
+        return self._layout or self._arrange()
+
+    def _arrange(self) -> Layout:
+        signals = tuple(self.declared.values())
+        return make_layout(signals, order_signals(signals, self._addresses))
 
     @property
     def block(self) -> OwnSignals:
@@ -279,8 +317,8 @@ class SignalSet:
             if self._block is None or self._block.pid != os.getpid():  # a forked child shares the parent's memory
                 if not self.declared:
                     raise StateError(f"{self.name} has no signals: declare one with self.signal(name, address)")
-                layout = make_layout(tuple(self.declared.values()))
-                ordered = sorted(layout.signals, key=lambda one: -one.word)
+                layout = self._arrange()
+                ordered = [layout.signals[i] for i in layout.order]
                 settings = self._settings
                 self._block = OwnSignals(
                     self.name,

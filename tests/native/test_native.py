@@ -489,7 +489,7 @@ PROGRAMS = {
     "sampler": Program(
         (MEMORY, THREADS),
         mutations={
-            "every cycle": Mutation("sampler.h", "if (s->every != 1 && !rt_sampler_is_due(s, cycle->index))", "if (0)"),
+            "every cycle": Mutation("sampler.h", "s->every == 1 ? s->copy : rt_sampler_sample_due", "s->copy"),
             "every odd part": Mutation("sampler.h", "(q >> s->twos | (s->twos ? q << (64 - s->twos) : 0))", "q"),
             "an inverse of few bits": Mutation("sampler.h", "i < 5; i++) s->inverse", "i < 3; i++) s->inverse"),
             "one too many": Mutation("sampler.h", "bytes / word > RT_SAMPLER_MAX - s->total", "0"),
@@ -498,6 +498,12 @@ PROGRAMS = {
                 "sampler.h", "(const char *)address + done", "(const char *)address"
             ),
             "a mixed record is a plain one": Mutation("sampler.h", "s->total == s->words && ", ""),
+            "pairs anywhere": Mutation("sampler.h", "n == 2 * s->pairs + 1 &&", "n > 0 &&"),
+            "pairs of all words": Mutation("sampler.h", " && s->from[n] == s->from[n - 1] + 8", ""),
+            "half of a pair is lost": Mutation(
+                "sampler.h", "RT_SAMPLER_COPY(uint64_t, to + 8, (const char *)from + 8);", ""
+            ),
+            "pairs alone": Mutation("sampler.h", "i < 2 * pairs + others", "i < others"),
             "half of a word is lost": Mutation(
                 "sampler.h", "RT_SAMPLER_COPY(uint16_t, to,", "RT_SAMPLER_COPY(uint8_t, to,"
             ),

@@ -50,43 +50,61 @@ static void test_sizes(void) {
   memcpy(wanted + 80, &from.two, 2);
   memcpy(wanted + 82, &from.one, 8);
   for (int i = 0; i < 5; i++) {
-    CHECK(rt_sampler_sample(&s, &cycle) == 1);
+    rt_sampler_sample(&s, &cycle);
     CHECK(rt_broadcast_read(&reader, record, 1, &first) == 1 && first == 0);
     CHECK(memcmp(record, wanted, sizeof wanted) == 0);
   }
   free(block);
 }
 
-/* Every number of words, at an odd address of a packed struct, with and without a byte that makes the record a mixed one. */
+/* Check what a sampler writes of words at these addresses, and of a byte if `is_mixed`. */
+static void check_words(const char *const *from, uint32_t words, int is_mixed, uint32_t pairs) {
+  static rt_sampler_t s;
+  const rt_cycle_t cycle = {.index = 1, .release = 2, .start = 3};
+  const uint32_t others = words - 2 * pairs;
+  rt_sampler_init(&s, 1);
+  for (uint32_t i = 0; i < words; i++) CHECK(rt_sampler_add(&s, from[i], 8) == (int)(24 + 8 * i));
+  if (is_mixed) CHECK(rt_sampler_add(&s, from[0], 1) == (int)(24 + 8 * words));
+  CHECK(s.pairs == pairs && s.sample == s.copy);
+  CHECK((s.copy == rt_sampler_copy_any) == (is_mixed || pairs > RT_SAMPLER_SMALL || others > RT_SAMPLER_SMALL));
+  rt_broadcast_t *const block = attach(&s, 4);
+  rt_broadcast_reader_t reader;
+  open_reader(&reader, &s, 4);
+  char record[24 + 8 * 71];
+  uint64_t first;
+  for (int turn = 0; turn < 6; turn++) { /* once around */
+    rt_sampler_sample(&s, &cycle);
+    CHECK(rt_broadcast_read(&reader, record, 4, &first) == 1);
+    CHECK(memcmp(record, (const uint64_t[]){1, 2, 3}, 24) == 0);
+    for (uint32_t i = 0; i < words; i++) CHECK(memcmp(record + 24 + 8 * i, from[i], 8) == 0);
+    if (is_mixed) CHECK(record[24 + 8 * words] == from[0][0]);
+  }
+  free(block);
+}
+
+/* Every number of words, at an odd address of a packed struct, with and without a byte that makes the record a mixed
+ * one: in any order, and in pairs with others behind them. */
 static void test_words(void) {
   static rt_sampler_t s;
-  static char values[8 * RT_SAMPLER_MAX + 9];
+  static char values[16 * RT_SAMPLER_MAX + 9];
+  const char *from[70];
   for (unsigned i = 0; i < sizeof values; i++) values[i] = (char)(i * 7 + i / 256);
-  const rt_cycle_t cycle = {.index = 1};
-  for (uint32_t words = 0; words <= 70; words++) {
-    for (int is_mixed = 0; is_mixed <= 1; is_mixed++) {
-      rt_sampler_init(&s, 1);
-      for (uint32_t i = 0; i < words; i++) {
-        const char *const from = values + 1 + 8 * ((i * 5) % words); /* not in the order of their addresses */
-        CHECK(rt_sampler_add(&s, from, 8) == (int)(24 + 8 * i));
-      }
-      if (is_mixed) CHECK(rt_sampler_add(&s, values, 1) == (int)(24 + 8 * words));
-      CHECK(s.entry == (!is_mixed && words <= 64 ? words : 65));
-      rt_broadcast_t *const block = attach(&s, 4);
-      rt_broadcast_reader_t reader;
-      open_reader(&reader, &s, 4);
-      char record[24 + 8 * 71];
-      uint64_t first;
-      for (int turn = 0; turn < 6; turn++) { /* once around */
-        CHECK(rt_sampler_sample(&s, &cycle) && rt_broadcast_read(&reader, record, 4, &first) == 1);
-        for (uint32_t i = 0; i < words; i++) {
-          CHECK(memcmp(record + 24 + 8 * i, values + 1 + 8 * ((i * 5) % words), 8) == 0);
-        }
-        if (is_mixed) CHECK(record[24 + 8 * words] == values[0]);
-      }
-      free(block);
+  for (uint32_t words = 1; words <= 70; words++) {
+    for (uint32_t i = 0; i < words; i++) from[i] = values + 1 + 16 * ((i * 5) % words);
+    for (int is_mixed = 0; is_mixed <= 1; is_mixed++) check_words(from, words, is_mixed, 0);
+  }
+  for (uint32_t pairs = 1; pairs <= 10; pairs++) {
+    for (uint32_t others = 0; others <= 10; others++) {
+      for (uint32_t i = 0; i < 2 * pairs; i++) from[i] = values + 1 + 8 * i;
+      for (uint32_t i = 0; i < others; i++) from[2 * pairs + i] = values + 4001 - 8 * i;
+      for (int is_mixed = 0; is_mixed <= 1; is_mixed++) check_words(from, 2 * pairs + others, is_mixed, pairs);
     }
   }
+  /* Words that follow each other after one that does not are no pair: their place in the record is not even. */
+  from[0] = values;
+  from[1] = values + 16;
+  from[2] = values + 24;
+  check_words(from, 3, 0, 0);
   rt_sampler_init(&s, 1);
   CHECK(rt_sampler_add(&s, values, 8 * RT_SAMPLER_MAX) == 24 && rt_sampler_add(&s, values, 1) == -ENOSPC);
   rt_sampler_init(&s, 1);
@@ -112,7 +130,8 @@ static void test_every(void) {
   rt_broadcast_t *const block = attach(&s, 16);
   for (uint64_t i = 0; i < 100; i++) {
     const rt_cycle_t cycle = {.index = i};
-    CHECK(rt_sampler_sample(&s, &cycle) == (i % 10 == 0));
+    rt_sampler_sample(&s, &cycle);
+    CHECK(block->written == i / 10 + 1);
   }
   CHECK(block->written == 10);
   free(block);
@@ -134,7 +153,7 @@ static void *sample_all(void *unused) {
     inverse = ~number;
     low = (uint32_t)number;
     const rt_cycle_t cycle = {.index = i, .release = (int64_t)i, .start = (int64_t)i};
-    CHECK(rt_sampler_sample(&shared, &cycle) == 1);
+    rt_sampler_sample(&shared, &cycle);
     if (i % 16 == 0) sched_yield();
   }
   __atomic_store_n(&is_done, 2, __ATOMIC_RELEASE);

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import random
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 import rtloop
+from rtloop.live.signal_block import Cursor
 from rtloop.live.signal_set import parse_layout
 
 NAMES = ("number", "mode", "angle", "inverse", "third")
@@ -60,6 +62,30 @@ def test_signals_of_every_size(signalled: ModuleType) -> None:
     assert np.all(records["single"] == 0.5 + n) and np.all(records["wave"] == n + 2j * n)
     assert np.all(records["triple"] == n[:, None] * 10 + np.arange(3)) and np.all(records["last"] == n)
     assert np.all(records["bytes"] == (-np.arange(5) - n[:, None]).astype("i1"))
+
+
+def test_signals_in_any_order_of_any_memory_are_those_of_their_fields() -> None:
+    """The sampler copies fields that follow each other in memory two at a time, whatever their order."""
+    chance = random.Random(7)
+    kinds = [*["f8"] * 20, "3f8", "4f8", "i8", *["f4"] * 3, "2f4", "i2", "5i1", "c16", "f8"]
+    data = np.zeros(1, [(f"s{i}", kind) for i, kind in enumerate(kinds)])  # packed, so that some words are not aligned
+    data.view("u1")[:] = np.frombuffer(chance.randbytes(data.nbytes), "u1")
+    orders = set()
+    for count in (*range(1, 21), *range(2, 31, 2), 31):
+        names = chance.sample(data.dtype.names, count)
+        if count % 3 == 0:
+            names.sort(key=lambda name: int(name[1:]))
+        loop = rtloop.PyLoop(lambda cycle: None, "1ms", data=data, signals=names)
+        loop.simulate(cycles=3)
+        records = loop.signals.read()
+        assert len(records) == 3 and records["cycle"].tolist() == [0, 1, 2], names
+        for name in names:
+            assert all(one.tobytes() == data[name][0].tobytes() for one in records[name]), (name, names)
+        cursor = Cursor(loop.signals._source.block, "now")
+        layout = parse_layout(cursor.text(), cursor.record_bytes)
+        assert layout == loop.signals._source.layout
+        orders.add(layout.order)
+    assert len(orders) > 30
 
 
 def test_readers_are_independent_and_count_what_they_came_too_late_for(signalled: ModuleType) -> None:
@@ -266,7 +292,8 @@ GOOD: dict[str, Any] = {
     "signals": [
         {"name": "a", "type": "f8", "shape": [], "unit": ""},
         {"name": "b", "type": "i4", "shape": [3], "unit": "m"},
-    ]
+    ],
+    "order": [0, 1],
 }
 
 
@@ -280,9 +307,12 @@ GOOD: dict[str, Any] = {
 )  # fmt: skip
 def test_the_description_of_a_stranger_is_not_believed(change: dict[str, Any]) -> None:
     assert parse_layout(json.dumps(GOOD).encode(), 48).stored.names == ("cycle", "release", "start", "a", "b")
-    bad = {"signals": [{**GOOD["signals"][0], **change}, GOOD["signals"][1]]}
+    bad = {"signals": [{**GOOD["signals"][0], **change}, GOOD["signals"][1]], "order": [0, 1]}
     with pytest.raises(ValueError, match="described wrongly"):
         parse_layout(json.dumps(bad).encode(), 48)
+    for order in ([1], [0, 0], [0, 2], [-1, 0], [0, 1, 1], [True, 0], ["0", 1], [0.0, 1], [[], 1], 5, None):
+        with pytest.raises(ValueError, match="described wrongly"):
+            parse_layout(json.dumps({**GOOD, "order": order}).encode(), 48)
     for text in (b"", b"{", b"[]", b'{"signals": []}', b'{"signals": 5}', b"\xff", b"[" * 100_000):
         with pytest.raises(ValueError, match="described wrongly"):
             parse_layout(text, 48)

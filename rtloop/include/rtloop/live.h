@@ -39,9 +39,9 @@ static inline void rt_live_before_step(rt_live_t *live, const rt_cycle_t *cycle)
   if (RT_UNLIKELY(rt_parameters_is_new(live->state))) (void)rt_parameters_take(live->parameters, cycle);
 }
 
-/* Sample the signals, if there are any: two instructions if not, else as rt_sampler_write. The loop's thread. */
+/* Sample the signals, if there are any: two instructions if not, else as rt_sampler_sample. The loop's thread. */
 static inline void rt_live_after_step(rt_live_t *live, const rt_cycle_t *cycle) {
-  if (live->sampler) (void)rt_sampler_sample(live->sampler, cycle);
+  if (live->sampler) rt_sampler_sample(live->sampler, cycle);
 }
 
 #endif
