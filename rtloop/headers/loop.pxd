@@ -163,6 +163,8 @@ cdef extern from "../include/rtloop/loop.h" nogil:
         uint32_t watch
 
     void rt_check_cycle "RT_CHECK_CYCLE"(...)  # when it is compiled, not when it is called
+    rt_loop_t *rt_loop_of(const rt_cycle_t *cycle)
+    void rt_live_sample(rt_live_t *live, const rt_cycle_t *cycle)
     void rt_live_before_step(rt_live_t *live, const rt_cycle_t *cycle)
     void rt_live_after_step(rt_live_t *live, const rt_cycle_t *cycle)
     int rt_schedule_shift(rt_schedule_t *s, int64_t ns)

@@ -3,7 +3,9 @@
 from libc.stdint cimport int64_t
 
 from rtloop.loop.loop cimport Cycle, _RTLoop_2
-from rtloop.headers.loop cimport rt_check_cycle, rt_cycle_t, rt_live_after_step, rt_live_before_step, rt_loop_t
+from rtloop.headers.loop cimport (
+    rt_check_cycle, rt_cycle_t, rt_live_after_step, rt_live_before_step, rt_live_sample, rt_loop_of,
+)
 
 
 cdef inline int call_enter(void *self) noexcept nogil:
@@ -15,13 +17,19 @@ cdef inline int call_step(void *self, const rt_cycle_t *cycle) noexcept nogil:
     return (<_RTLoop_2>self).step(<const Cycle *>cycle)
 
 
-# The step of a loop that has parameters or signals.
+# The step of a loop that has signals and no parameters.
+cdef inline int call_sampled_step(void *self, const rt_cycle_t *cycle) noexcept nogil:
+    cdef int rc = (<_RTLoop_2>self).step(<const Cycle *>cycle)
+    rt_live_sample(&rt_loop_of(cycle).live, cycle)
+    return rc
+
+
+# The step of a loop that has parameters, and perhaps signals.
 cdef inline int call_live_step(void *self, const rt_cycle_t *cycle) noexcept nogil:
-    cdef rt_loop_t *loop = <rt_loop_t *>(<_RTLoop_2>self)._rt
     cdef int rc
-    rt_live_before_step(&loop.live, cycle)
+    rt_live_before_step(&rt_loop_of(cycle).live, cycle)
     rc = (<_RTLoop_2>self).step(<const Cycle *>cycle)
-    rt_live_after_step(&loop.live, cycle)
+    rt_live_after_step(&rt_loop_of(cycle).live, cycle)
     return rc
 
 

@@ -15,8 +15,10 @@ from rtloop.headers.loop cimport (
 )
 from rtloop.headers.telemetry cimport rt_telemetry_count_device_cycle
 from rtloop.loop.callbacks cimport (
-    call_enter, call_leave, call_live_step, call_on_peer_failure, call_overrun, call_safe, call_step, call_wait,
+    call_enter, call_leave, call_live_step, call_on_peer_failure, call_overrun, call_safe, call_sampled_step, call_step,
+    call_wait,
 )
+from rtloop.loop.thread cimport LIVE_BODY, PLAIN_BODY, SAMPLED_BODY
 
 import itertools
 
@@ -45,7 +47,15 @@ cdef void *_guarded_body(void *self) noexcept nogil:
     return NULL
 
 
-# The bodies of a loop that has parameters or signals. All others run the two above.
+# The body of a loop that has signals and no parameters. One with guards runs the last body.
+cdef void *_sampled_body(void *self) noexcept nogil:
+    rt_loop_main(
+        <rt_loop_t *>(<_RTLoop_2>self)._rt, self, call_enter, call_sampled_step, call_overrun, call_wait, call_leave
+    )
+    return NULL
+
+
+# The bodies of a loop that has parameters, and perhaps signals.
 cdef void *_live_body(void *self) noexcept nogil:
     rt_loop_main(
         <rt_loop_t *>(<_RTLoop_2>self)._rt, self, call_enter, call_live_step, call_overrun, call_wait, call_leave
@@ -197,8 +207,10 @@ cdef class _RTLoop_2:
         check_call(type(self), period, settings)
         default_name = f"{type(self).__name__}-{next(_serial)}"
         cdef Control control = Control(make_settings(default_name, *period, **settings))
-        control.thread.bind(_body, _guarded_body, call_on_peer_failure, call_safe, _overrides_wait(self))
-        control.thread.bind_live(_live_body, _guarded_live_body)
+        control.thread.bind(call_on_peer_failure, call_safe, _overrides_wait(self))
+        control.thread.bind_body(PLAIN_BODY, _body, _guarded_body)
+        control.thread.bind_body(SAMPLED_BODY, _sampled_body, _guarded_live_body)
+        control.thread.bind_body(LIVE_BODY, _live_body, _guarded_live_body)
         self._rt = control.thread.rt
         self._control = control
 

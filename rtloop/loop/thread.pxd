@@ -7,6 +7,11 @@ from rtloop.live.live cimport Live
 cdef enum:
     SLICE_NS = 50_000_000
 
+# Bodies of a loop's thread: of a loop that declares neither parameters nor signals, signals alone, or parameters.
+cdef enum:
+    PLAIN_BODY, SAMPLED_BODY, LIVE_BODY
+    BODIES
+
 # Method of the loop that another thread calls, or that a command triggers.
 ctypedef int (*rt_hook_t)(void *self) noexcept nogil
 # The body of a thread, which takes the loop object.
@@ -15,10 +20,8 @@ ctypedef void *(*rt_body_t)(void *self) noexcept nogil
 
 cdef class LoopThread:
     cdef rt_loop_t *rt
-    cdef rt_body_t _body
-    cdef rt_body_t _guarded_body
-    cdef rt_body_t _live_body
-    cdef rt_body_t _guarded_live_body
+    cdef rt_body_t[BODIES] _bodies
+    cdef rt_body_t[BODIES] _guarded_bodies
     cdef rt_hook_t _on_peer_failure
     cdef rt_hook_t _safe
     cdef void *_owner
@@ -26,10 +29,9 @@ cdef class LoopThread:
     # Objects are in the dict, because other threads read them while a run begins or ends (see lifecycle.pxd).
     cdef dict __dict__
 
-    cdef void bind(
-        self, rt_body_t body, rt_body_t guarded_body, rt_hook_t on_peer_failure, rt_hook_t safe, bint has_own_wait
-    )
-    cdef void bind_live(self, rt_body_t body, rt_body_t guarded_body)
+    cdef void bind(self, rt_hook_t on_peer_failure, rt_hook_t safe, bint has_own_wait)
+    cdef void bind_body(self, int kind, rt_body_t body, rt_body_t guarded_body)
+    cdef int _kind(self) except -1
     cdef Live make_live(self)
     cdef uint32_t phase(self) noexcept nogil
     cdef uint32_t wait_while(self, uint32_t phase, int64_t timeout_ns)

@@ -120,16 +120,19 @@ cdef class LoopThread:
         if self.rt is not NULL and self._owner is NULL:
             munmap(self.rt, sizeof(rt_loop_t))
 
-    cdef void bind(
-        self, rt_body_t body, rt_body_t guarded_body, rt_hook_t on_peer_failure, rt_hook_t safe, bint has_own_wait
-    ):
+    cdef void bind(self, rt_hook_t on_peer_failure, rt_hook_t safe, bint has_own_wait):
         """Set the C functions of the loop object."""
-        self._body, self._guarded_body, self._on_peer_failure, self._safe = body, guarded_body, on_peer_failure, safe
-        self.has_own_wait = has_own_wait
+        self._on_peer_failure, self._safe, self.has_own_wait = on_peer_failure, safe, has_own_wait
 
-    cdef void bind_live(self, rt_body_t body, rt_body_t guarded_body):
-        """Set the C functions that the thread runs if the loop has parameters or signals."""
-        self._live_body, self._guarded_live_body = body, guarded_body
+    cdef void bind_body(self, int kind, rt_body_t body, rt_body_t guarded_body):
+        """Set the C functions that the thread of a loop of this kind runs, without and with guards."""
+        self._bodies[kind], self._guarded_bodies[kind] = body, guarded_body
+
+    cdef int _kind(self) except -1:
+        live = self.live
+        if live is None:
+            return PLAIN_BODY
+        return SAMPLED_BODY if live.signals.declared and not live.parameters.declared else LIVE_BODY
 
     cdef Live make_live(self):
         """Return the parameters and signals, made when the first is declared."""
@@ -359,10 +362,8 @@ cdef class LoopThread:
         self.rt.hooks.self = <void *>owner
         self.rt.hooks.on_peer_failure, self.rt.hooks.safe = self._on_peer_failure, self._safe
         self.rt.phase = RT_PHASE_STARTING
-        if self.live is None:
-            body = self._body if self.rt.guard is NULL else self._guarded_body
-        else:
-            body = self._live_body if self.rt.guard is NULL else self._guarded_live_body
+        kind = self._kind()
+        body = self._bodies[kind] if self.rt.guard is NULL else self._guarded_bodies[kind]
         rc = rt_thread_create(&self.rt.thread.id, &self.rt.thread.stack, body, <void *>owner)
         if rc:
             size = format_size(self.rt.thread.stack.bytes)

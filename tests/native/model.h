@@ -239,6 +239,7 @@ static inline void model_copy(void *to, const void *from, size_t bytes) {
 #define rt_compare_exchange_acquire(p, expected, v) model_replace((p), (expected), (v), ACQUIRE)
 #define rt_compare_exchange_release(p, expected, v) model_replace((p), (expected), (v), RELEASE)
 #define rt_cpu_relax() ((void)0)
+#define rt_has_bits_relaxed(p, bits) ((rt_load_relaxed(p) & (bits)) != 0)
 #define memcpy model_copy
 
 static inline uint32_t model_exchange_into(uint32_t *p, uint32_t value, int order) {

@@ -1,7 +1,7 @@
 /* Parameters and signals around a step: new parameters before it, a sample of the signals after it.
  *
- * A loop that has either gives its thread another step function, which calls these two. A loop without them runs the
- * code that it ran before there were any.
+ * A loop that has either gives its thread another step function, which calls what it needs of these. A loop without
+ * them runs the code that it ran before there were any.
  */
 #ifndef RTLOOP_LIVE_H
 #define RTLOOP_LIVE_H
@@ -39,9 +39,12 @@ static inline void rt_live_before_step(rt_live_t *live, const rt_cycle_t *cycle)
   if (RT_UNLIKELY(rt_parameters_is_new(live->state))) (void)rt_parameters_take(live->parameters, cycle);
 }
 
-/* Sample the signals, if there are any: two instructions if not, else as rt_sampler_sample. The loop's thread. */
+/* Sample the signals, of which there must be some. As rt_sampler_sample. */
+static inline void rt_live_sample(rt_live_t *live, const rt_cycle_t *cycle) { rt_sampler_sample(live->sampler, cycle); }
+
+/* Sample the signals, if there are any: three instructions if not, else as rt_live_sample. The loop's thread. */
 static inline void rt_live_after_step(rt_live_t *live, const rt_cycle_t *cycle) {
-  if (live->sampler) rt_sampler_sample(live->sampler, cycle);
+  if (live->sampler) rt_live_sample(live, cycle);
 }
 
 #endif

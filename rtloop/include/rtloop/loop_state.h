@@ -131,6 +131,11 @@ typedef struct rt_loop {
   uint32_t watch;                           /* RT_WATCH_...; written by the loop's thread and the watchdog */
 } rt_loop_t;
 
+/* Get the loop of the cycle that its callbacks are given. Any thread; no instruction, if the compiler knows the loop. */
+static inline rt_loop_t *rt_loop_of(const rt_cycle_t *cycle) {
+  return (rt_loop_t *)(void *)((uintptr_t)cycle - offsetof(rt_loop_t, cycle));
+}
+
 /* Read the clock that the loop sleeps on, in ns. Any thread; O(1); never fails; no system call if the vDSO can read
  * this clock. */
 static inline int64_t rt_loop_read_clock(const rt_loop_t *loop) {

@@ -348,9 +348,7 @@ static __attribute__((noinline, unused)) int rt_parameters_take(rt_parameters_t 
 }
 
 /* Test whether there may be a new set; `state` is the word of the block. The loop's thread; O(1). */
-static inline int rt_parameters_is_new(const uint64_t *state) {
-  return (rt_load_relaxed(state) & RT_PARAMETERS_NEW) != 0;
-}
+static inline int rt_parameters_is_new(const uint64_t *state) { return rt_has_bits_relaxed(state, RT_PARAMETERS_NEW); }
 
 /* Make a new set the one in use, if there is one. The loop's thread before a step; see rt_parameters_take. */
 static inline void rt_parameters_apply(rt_parameters_t *p, const rt_cycle_t *cycle) {

@@ -7,7 +7,7 @@
  *
  * Words of 8 bytes that follow each other in memory as in the record are copied two at a time, as long as the record
  * begins with such pairs. A record of at most 8 pairs and 8 other words of 8 bytes is copied by a function for exactly
- * these numbers, straight-line code: 3 instructions for a pair, 3 for another word, and 12 for the rest.
+ * these numbers, straight-line code: 3 instructions for a pair, 3 for another word, and 12 for everything else.
  */
 #ifndef RTLOOP_SAMPLER_H
 #define RTLOOP_SAMPLER_H

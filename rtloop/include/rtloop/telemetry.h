@@ -184,8 +184,10 @@ static inline void rt_telemetry_write_record(rt_telemetry_t *t, rt_record_t reco
 static inline rt_bank_t *rt_telemetry_active_bank(rt_telemetry_t *t) { return &t->banks[t->active]; }
 
 /* Record a plain cycle: on time, on the grid, after another cycle of the same run. `bank` is
- * rt_telemetry_active_bank(t). The loop's thread; O(1). */
-static inline void rt_telemetry_record_plain(rt_telemetry_t *t, rt_bank_t *bank, rt_record_t record) {
+ * rt_telemetry_active_bank(t). The loop's thread; O(1). Always inlined, because the record would otherwise be passed in
+ * memory: 17 instructions more. */
+static inline __attribute__((always_inline)) void rt_telemetry_record_plain(rt_telemetry_t *t, rt_bank_t *bank,
+                                                                            rt_record_t record) {
   rt_seqlock_write_begin(&t->lock);
   rt_add_relaxed(&bank->counters.cycles, 1);
   rt_store_relaxed(&bank->counters.last_end, record.end);
