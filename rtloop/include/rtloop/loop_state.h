@@ -131,7 +131,7 @@ typedef struct rt_loop {
   uint32_t watch;                           /* RT_WATCH_...; written by the loop's thread and the watchdog */
 } rt_loop_t;
 
-/* Get the loop of the cycle that its callbacks are given. Any thread; no instruction, if the compiler knows the loop. */
+/* Get the loop of the cycle that its callbacks are given. Any thread; no instruction if the compiler knows the loop. */
 static inline rt_loop_t *rt_loop_of(const rt_cycle_t *cycle) {
   return (rt_loop_t *)(void *)((uintptr_t)cycle - offsetof(rt_loop_t, cycle));
 }
