@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from rtloop_test_scope_page import LIMIT_S, Program, running_program
 
-pytest.importorskip("tornado", reason="the page of rtloop scope needs Tornado: pip install 'rtloop[scope]'")
+pytest.importorskip("bokeh", reason="the page of rtloop scope needs Bokeh and Tornado: pip install 'rtloop[scope]'")
 driver = pytest.importorskip("playwright.sync_api", reason="no playwright here: pip install playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 #: Without a GPU, and as root, too.

@@ -26,7 +26,7 @@ from rtloop.errors import ConfigError, StateError
 from rtloop.tools.scope.assets import PAGE_FILES, read_page_file
 from rtloop.tools.scope.presets import Presets, default_path
 
-pytest.importorskip("tornado", reason="the page of rtloop scope needs Tornado: pip install 'rtloop[scope]'")
+pytest.importorskip("bokeh", reason="the page of rtloop scope needs Bokeh and Tornado: pip install 'rtloop[scope]'")
 
 
 @pytest.fixture
