@@ -71,7 +71,7 @@ def _maps() -> list[_Map]:
 
 
 def _unescaped(path: str) -> str:
-    """Return the path that is meant: the kernel writes a line feed as ``\\012``, and a backslash as it is."""
+    r"""Return the path that is meant: the kernel writes a line feed as ``\012``, and a backslash as it is."""
     return path if "\\012" not in path or os.path.exists(path) else path.replace("\\012", "\n")
 
 
