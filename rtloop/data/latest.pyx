@@ -1,10 +1,12 @@
 """Latest: the newest value from one side to the other. See include/rtloop/latest.h."""
 
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 cimport cython
 
 from rtloop.data.storage cimport SharedStorage
+from rtloop.headers.ring cimport rt_is_awaited
+from rtloop.sharing.wakers cimport Sleep, wake
 from rtloop.headers.latest cimport (
     RT_LATEST_NEVER,
     rt_latest_age,
@@ -43,6 +45,7 @@ from rtloop.data.storage import Storage, warn_unlocked
 from rtloop.errors import ConfigError, StateError
 from rtloop.sharing.exchange_file import Plan, open_exchange, share_exchange
 from rtloop.sharing.roles import check_role
+from rtloop.sharing.waiting import Notifier, wait_in_thread
 
 
 @cython.auto_pickle(False)
@@ -96,6 +99,8 @@ cdef class _LatestMethods:
         address = array.ctypes.data
         with cython.critical_section(exchange):  # one thread at a time may read
             exchange.read(<void *>address)
+        if exchange._owner.notifier is not None:
+            exchange._owner.notifier.rearm()
         return array[0]
 
 
@@ -291,12 +296,81 @@ cdef class _Latest_1(_LatestMethods):
             with cython.critical_section(self):
                 self.handle = storage.closed()
             storage.file.close()
+            if storage.notifier is not None:
+                storage.notifier.close()
 
     def __enter__(self):
         return self
 
     def __exit__(self, *exception):
         self.close()
+
+    def wait(self, timeout=None):
+        """Sleep until there is a value that was not read yet.
+
+        A loop that writes it wakes this thread after its step, by one system call between two cycles; a loop that
+        nobody waits for makes none. The writer may be in another process. Signal handlers run, so Ctrl-C ends the
+        wait. Call this from any thread but that of a loop.
+
+        Parameters
+        ----------
+        timeout : duration, optional
+            Longest wait: ``"100ms"``. Without it there is no limit, even if the writer has died: see `peers`.
+
+        Returns
+        -------
+        bool
+            True if there is a value that was not read yet, False after the timeout.
+
+        Raises
+        ------
+        StateError
+            In a forked child, at the writer's side of a shared one, or if another thread closes it.
+
+        Notes
+        -----
+        A write by the inline forms of the C headers, or to an instance of a class in Cython that derives from this one,
+        wakes nobody. This method finds it within 20 ms.
+        """
+        cdef Sleep sleep = Sleep(timeout)
+        cdef rt_latest_t *latest
+        cdef bint is_shared = _shared(self) is not None
+        _make_awaited(self)
+        while True:
+            _check_side(self, "reader")
+            latest = _latest(self)
+            if latest.value_bytes == 0:
+                continue  # another thread has closed it
+            if _has_news(latest, is_shared):
+                return True
+            if sleep.is_over():
+                return False
+            if is_shared:
+                sleep.once(&(<rt_shared_latest_t *>latest).block.awaited, _shared_has_news, latest)
+            else:
+                sleep.once(&latest.awaited, _plain_has_news, latest)
+
+    async def ready(self, timeout=None):
+        """Wait as :meth:`wait` does, for asyncio. A thread of the event loop's executor sleeps meanwhile."""
+        return await wait_in_thread(self.wait, timeout)
+
+    def fileno(self):
+        """Return a file that can be read while there is a value that was not read yet.
+
+        For select(2), Qt, and other event loops. A thread of this process sleeps and sets it.
+        `read` clears it; never read it. It is closed with this object.
+        """
+        cdef object owner = self._owner
+        _check_side(self, "reader")
+        with cython.critical_section(self):
+            if owner.notifier is None:
+                owner.notifier = Notifier(self)
+        return owner.notifier.fd
+
+    @property
+    def peers(self):
+        """Ids of the processes that have the other side of a shared one now; empty if it is not shared."""
+        return () if _shared(self) is None else self._owner.file.peers()
 
     @property
     def clock(self):
@@ -376,18 +450,63 @@ cdef int _check_side(_Latest_1 latest, role) except -1:
     return 0
 
 
+cdef inline void _wake(uint32_t *word) noexcept nogil:
+    if rt_is_awaited(word):
+        wake(word)
+
+
+cdef bint _plain_has_news(const void *latest) noexcept nogil:
+    return rt_latest_is_new(<const rt_latest_t *>latest) != 0
+
+
+cdef bint _shared_has_news(const void *latest) noexcept nogil:
+    return rt_shared_latest_is_new(<const rt_shared_latest_t *>latest) != 0
+
+
+cdef bint _has_news(const rt_latest_t *latest, bint is_shared) noexcept nogil:
+    return _shared_has_news(latest) if is_shared else _plain_has_news(latest)
+
+
+@cython.auto_pickle(False)
+cdef class _Awaited(_Latest_1):
+    """The methods for Cython of a value that somebody has waited for: they wake whoever sleeps."""
+
+    cdef void write(self, const void *value) noexcept nogil:
+        rt_latest_write(<rt_latest_t *>self.handle, value)
+        _wake(&(<rt_latest_t *>self.handle).awaited)
+
+    cdef void write_at(self, const void *value, int64_t time) noexcept nogil:
+        rt_latest_write_at(<rt_latest_t *>self.handle, value, time)
+        _wake(&(<rt_latest_t *>self.handle).awaited)
+
+
+cdef int _make_awaited(_Latest_1 self) except -1:
+    """Give a value that is not shared the methods for Cython that wake. Those of a derived class in Cython stay."""
+    cdef _Latest_1 plain = _Latest_1.__new__(_Latest_1)
+    cdef _Latest_1 awaited = _Awaited.__new__(_Awaited)
+    if _methods(self)[0] is _methods(plain)[0]:
+        _methods(self)[0] = _methods(awaited)[0]
+    return 0
+
+
 @cython.auto_pickle(False)
 cdef class _Writer(_Latest_1):
     """The methods for Cython of the writer of a shared value."""
 
     cdef void write(self, const void *value) noexcept nogil:
-        rt_shared_latest_write(<rt_shared_latest_t *>self.handle, value)
+        cdef rt_shared_latest_t *side = <rt_shared_latest_t *>self.handle
+        rt_shared_latest_write(side, value)
+        if side.block is not NULL:
+            _wake(&side.block.awaited)
 
     cdef bint read(self, void *value) noexcept nogil:
         return False
 
     cdef void write_at(self, const void *value, int64_t time) noexcept nogil:
-        rt_shared_latest_write_at(<rt_shared_latest_t *>self.handle, value, time)
+        cdef rt_shared_latest_t *side = <rt_shared_latest_t *>self.handle
+        rt_shared_latest_write_at(side, value, time)
+        if side.block is not NULL:
+            _wake(&side.block.awaited)
 
     cdef int64_t age(self, int64_t now) noexcept nogil:
         return RT_LATEST_NEVER

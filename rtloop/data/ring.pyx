@@ -9,6 +9,7 @@ cimport numpy as cnp
 
 from rtloop._python cimport Py_REFCNT
 from rtloop.data.storage cimport SharedStorage
+from rtloop.sharing.wakers cimport Sleep, wake
 from rtloop.headers.ring cimport (
     rt_ring_bytes,
     rt_ring_consume,
@@ -23,6 +24,7 @@ from rtloop.headers.ring cimport (
     rt_ring_push,
     rt_ring_push_many,
     rt_ring_t,
+    rt_is_awaited,
 )
 
 import numpy as np
@@ -34,6 +36,7 @@ from rtloop.errors import ConfigError, StateError
 from rtloop.settings import parse_count
 from rtloop.sharing.exchange_file import Plan, open_exchange, share_exchange
 from rtloop.sharing.roles import check_role
+from rtloop.sharing.waiting import Notifier, wait_in_thread
 from rtloop.units import as_index, show
 
 
@@ -79,6 +82,7 @@ cdef class _RingMethods:
         address, count = array.ctypes.data, array.size
         with cython.critical_section(queue):  # one thread at a time may push
             pushed = rt_ring_push_many(_ring(queue), <const void *>address, count)
+            _wake(_ring(queue))
         return pushed
 
     def pop(self):
@@ -102,6 +106,7 @@ cdef class _RingMethods:
         address = array.ctypes.data
         with cython.critical_section(queue):  # no other thread may begin a view between these two
             is_there = rt_ring_pop(_consumed(queue), <void *>address)
+        _rearm(queue)
         return array[0] if is_there else None
 
 
@@ -289,6 +294,8 @@ cdef class _Ring_1(_RingMethods):
                     raise StateError("a view of this ring is in use: leave its with statement first")
                 self.handle = storage.closed()
             storage.file.close()
+            if storage.notifier is not None:
+                storage.notifier.close()
 
     def __enter__(self):
         return self
@@ -344,6 +351,7 @@ cdef class _Ring_1(_RingMethods):
         # Checked again: another thread may have taken some meanwhile, or may have a view of them.
         with cython.critical_section(self):
             count = rt_ring_pop_many(_consumed(self), <void *>address, most)
+        _rearm(self)
         return array[:count]
 
     def view(self):
@@ -368,6 +376,69 @@ cdef class _Ring_1(_RingMethods):
         """
         _check_side(self, "consumer")
         return _View(self)
+
+    def wait(self, timeout=None):
+        """Sleep until there is an item.
+
+        A loop that writes it wakes this thread after its step, by one system call between two cycles; a loop that
+        nobody waits for makes none. The producer may be in another process. Signal handlers run, so Ctrl-C ends the
+        wait. Call this from any thread but that of a loop.
+
+        Parameters
+        ----------
+        timeout : duration, optional
+            Longest wait: ``"100ms"``. Without it there is no limit, even if the producer has died: see `peers`.
+
+        Returns
+        -------
+        bool
+            True if there is an item, False after the timeout.
+
+        Raises
+        ------
+        StateError
+            In a forked child, at the producer's side of a shared one, or if another thread closes it.
+
+        Notes
+        -----
+        A write by the inline forms of the C headers, or to an instance of a class in Cython that derives from this one,
+        wakes nobody. This method finds it within 20 ms.
+        """
+        cdef Sleep sleep = Sleep(timeout)
+        cdef rt_ring_t *ring
+        _make_awaited(self)
+        while True:
+            _check_side(self, "consumer")
+            ring = _ring(self)
+            if ring.capacity == 0:
+                raise StateError(lost_by_fork("ring"))
+            if rt_ring_length(ring):
+                return True
+            if sleep.is_over():
+                return False
+            sleep.once(&ring.awaited, _has_items, ring)
+
+    async def ready(self, timeout=None):
+        """Wait as :meth:`wait` does, for asyncio. A thread of the event loop's executor sleeps meanwhile."""
+        return await wait_in_thread(self.wait, timeout)
+
+    def fileno(self):
+        """Return a file that can be read while there is an item.
+
+        For select(2), Qt, and other event loops. A thread of this process sleeps and sets it.
+        Taking all items out, by `pop`, `drain` or a view, clears it; never read it. It is closed with this object.
+        """
+        cdef object owner = self._owner
+        _check_side(self, "consumer")
+        with cython.critical_section(self):
+            if owner.notifier is None:
+                owner.notifier = Notifier(self)
+        return owner.notifier.fd
+
+    @property
+    def peers(self):
+        """Ids of the processes that have the other side of a shared one now; empty if it is not shared."""
+        return () if _shared(self) is None else self._owner.file.peers()
 
     def __len__(self):
         return rt_ring_length(_ring(self))
@@ -412,8 +483,48 @@ cdef int _check_side(_Ring_1 ring, role) except -1:
     return 0
 
 
+cdef inline void _wake(rt_ring_t *ring) noexcept nogil:
+    if rt_is_awaited(&ring.awaited):
+        wake(&ring.awaited)
+
+
+cdef bint _has_items(const void *ring) noexcept nogil:
+    return rt_ring_length(<const rt_ring_t *>ring) != 0
+
+
+cdef int _rearm(_Ring_1 ring) except -1:
+    """Clear the file that shows that there are items, after some were taken out."""
+    if ring._owner.notifier is not None:
+        ring._owner.notifier.rearm()
+    return 0
+
+
 @cython.auto_pickle(False)
-cdef class _Producer(_Ring_1):
+cdef class _Awaited(_Ring_1):
+    """The methods for Cython of a ring that somebody has waited for: they wake whoever sleeps."""
+
+    cdef bint push(self, const void *item) noexcept nogil:
+        cdef bint is_in = rt_ring_push(<rt_ring_t *>self.handle, item)
+        _wake(<rt_ring_t *>self.handle)
+        return is_in
+
+    cdef uint64_t push_many(self, const void *items, uint64_t count) noexcept nogil:
+        cdef uint64_t pushed = rt_ring_push_many(<rt_ring_t *>self.handle, items, count)
+        _wake(<rt_ring_t *>self.handle)
+        return pushed
+
+
+cdef int _make_awaited(_Ring_1 self) except -1:
+    """Give a ring that is not shared the methods for Cython that wake. Those of a derived class in Cython stay."""
+    cdef _Ring_1 plain = _Ring_1.__new__(_Ring_1)
+    cdef _Ring_1 awaited = _Awaited.__new__(_Awaited)
+    if _methods(self)[0] is _methods(plain)[0]:
+        _methods(self)[0] = _methods(awaited)[0]
+    return 0
+
+
+@cython.auto_pickle(False)
+cdef class _Producer(_Awaited):
     """The methods for Cython of the producer of a shared ring: those of the other side do nothing."""
 
     cdef bint pop(self, void *item) noexcept nogil:
@@ -583,6 +694,7 @@ cdef class _View:
                 raise BufferError("a part of the array is in use: keep a copy instead. The items stay in the ring")
             if _ring(self._ring).capacity:  # a forked child has inherited the statement, and not the items
                 rt_ring_consume(_ring(self._ring), loan.count)
+        _rearm(self._ring)
 
 
 Ring = _Ring_1

@@ -2,10 +2,12 @@ import os
 from typing import Self
 
 from rtloop.sharing.exchange_file import ExchangeFile
+from rtloop.sharing.waiting import Notifier
 from rtloop.system.grant import Grant
 
 class Storage:
     backing: str
+    notifier: Notifier | None
     grant: Grant | None
     ends: tuple[str, str] | None
     def __new__(cls, size: int, what: str) -> Self: ...
@@ -17,6 +19,7 @@ class Storage:
 
 class SharedStorage:
     backing: str
+    notifier: Notifier | None
     file: ExchangeFile
     grant: Grant | None
     ends: tuple[str, str] | None

@@ -49,7 +49,7 @@ cdef class Storage:
 
     def __cinit__(self, uint64_t size, what):
         cdef int rc
-        self.ends = None
+        self.ends = self.notifier = None
         # Asked first, because the kernel kills a process when too much memory is made present.
         refused = shortage(what, size)
         if refused is not None:
@@ -129,7 +129,7 @@ cdef class SharedStorage:
         cdef size_t page = mmap.PAGESIZE
         cdef size_t data_bytes = file.header.plan.data_bytes
         cdef long long offset = file.header.offset
-        self.ends = None
+        self.ends = self.notifier = None
         self.file = file
         self._private = 2 * page
         self._size = self._private + (data_bytes + page - 1) // page * page

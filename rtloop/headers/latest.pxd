@@ -11,6 +11,7 @@ cdef extern from "../include/rtloop/latest.h" nogil:
         int64_t clock
         int64_t is_settable
         int64_t written_at_monotonic
+        uint32_t awaited
 
     uint64_t rt_latest_bytes(uint64_t value_bytes)
     int rt_latest_init(rt_latest_t *latest, uint64_t value_bytes)
@@ -28,6 +29,7 @@ cdef extern from "../include/rtloop/shared_latest.h" nogil:
     ctypedef struct rt_shared_latest_block_t:
         int64_t written_at
         int64_t written_at_monotonic
+        uint32_t awaited
 
     ctypedef struct rt_shared_latest_t:
         rt_latest_t base

@@ -5,6 +5,7 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from rtloop._os cimport pthread_t
 from rtloop.headers.guard cimport rt_guard_t
 from rtloop.headers.live cimport rt_live_t
+from rtloop.headers.ring cimport rt_wakers_t
 from rtloop.headers.telemetry cimport rt_telemetry_t
 
 
@@ -161,6 +162,7 @@ cdef extern from "../include/rtloop/loop.h" nogil:
         uint32_t command
         uint32_t phase
         uint32_t watch
+        rt_wakers_t *wakers
 
     void rt_check_cycle "RT_CHECK_CYCLE"(...)  # when it is compiled, not when it is called
     rt_loop_t *rt_loop_of(const rt_cycle_t *cycle)

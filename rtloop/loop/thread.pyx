@@ -47,6 +47,7 @@ from rtloop.headers.loop cimport (
 from rtloop.headers.memory cimport rt_memory_map
 from rtloop.guard.guard_block cimport GuardBlock
 from rtloop.live.live cimport Live
+from rtloop.sharing.wakers cimport loops_of_process
 from rtloop.telemetry.block cimport TelemetryBlock
 
 cimport cython
@@ -304,6 +305,7 @@ cdef class LoopThread:
         rt.set_clock, rt.is_settable, rt.on_clock_step = CLOCKS[s.clock], is_settable, CLOCK_STEP_POLICIES[s.clock_step]
         rt.read_clock = rt_clock_reader()
         rt.has_own_wait = self.has_own_wait
+        rt.wakers = loops_of_process()
         rt.limits.warmup = s.warmup
         rt.limits.max_cycles = UINT64_MAX if cycles is None else cycles
         rt.limits.max_duration = INT64_MAX if duration_ns is None else duration_ns

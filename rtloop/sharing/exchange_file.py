@@ -141,6 +141,13 @@ class ExchangeFile:
                 f"process: {kind}.open({name!r}, role={role!r})"
             )
 
+    def peers(self) -> tuple[int, ...]:
+        """Return the processes that have the other role."""
+        if self.fd < 0:
+            return ()
+        slots = range(1, 1 + self.header.plan.readers) if self.slot == 0 else range(1)
+        return tuple(one.pid for one in (holder(self.fd, slot) for slot in slots) if one is not None)
+
     def close(self) -> None:
         """Give up the role and the file. A second call does nothing."""
         fd, self.fd = self.fd, -1

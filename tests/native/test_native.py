@@ -718,6 +718,31 @@ PROGRAMS = {
             "empty and yet not": Mutation("telemetry_view.h", "left != cycles - warmup", "0"),
         },
     ),
+    "wakes": Program(
+        (MEMORY, THREADS),
+        mutations={
+            "wakes in the step": Mutation(
+                "wakes.h", "if (rt_load_relaxed(&wakers->loops[i].thread) != self) continue;", "continue;"
+            ),
+            "all of them in a cycle": Mutation(
+                "loop_cycle.h",
+                "  rt_wakes_run(&loop->wakes);\n",
+                "  while (loop->wakes.count) rt_wakes_run(&loop->wakes);\n",
+            ),
+            "nobody looks after the cycle": Mutation("wakes.h", "    *wakes->plain_until = INT64_MIN;\n", ""),
+            "notes a word twice": Mutation("wakes.h", "if (wakes->words[k] == word) return;", ""),
+            "the last first": Mutation(
+                "wakes.h",
+                "uint32_t *const word = wakes->words[0];",
+                "uint32_t *const word = wakes->words[wakes->count - 1];",
+            ),
+            "wakes for ever": Mutation("wakes.h", "  rt_store_release(word, 0u);\n", ""),
+            "a loop is never forgotten": Mutation("loop.h", "  if (loop->wakers) rt_wakers_leave(loop->wakers);\n", ""),
+            "forgets whom it has not woken": Mutation(
+                "loop.h", "  while (loop->wakes.count) rt_wakes_run(&loop->wakes);\n", ""
+            ),
+        },
+    ),
     "watchdog": Program(
         (MEMORY, THREADS),
         mutations={

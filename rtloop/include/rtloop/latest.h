@@ -58,6 +58,7 @@ typedef struct rt_latest {
 
   /* Written by the reader. */
   _Alignas(RT_CACHE_LINE) uint32_t front;
+  uint32_t awaited; /* whether the reader sleeps; see wakes.h */
 } rt_latest_t;
 
 /* Compute the bytes from one place to the next. O(1). */

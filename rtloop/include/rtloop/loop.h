@@ -40,6 +40,9 @@ rt_loop_guarded_main(rt_loop_t *loop, rt_guard_t *guard, void *self, int (*enter
                      int (*step)(void *, const rt_cycle_t *), int (*overrun)(void *, const rt_cycle_t *, int64_t),
                      int (*wait)(void *, int64_t), void (*leave)(void *)) {
   rt_thread_setup(&loop->thread.request, &loop->thread.stack, &loop->thread.report);
+  loop->wakes.count = 0;
+  loop->wakes.plain_until = &loop->plain_until;
+  if (loop->wakers) rt_wakers_enter(loop->wakers, &loop->wakes);
   if (guard) rt_guard_setup(guard, loop->thread.stack.base);
   rt_futex_set(&loop->phase, RT_PHASE_READY);
   uint32_t phase = RT_PHASE_READY;
@@ -67,6 +70,8 @@ rt_loop_guarded_main(rt_loop_t *loop, rt_guard_t *guard, void *self, int (*enter
     rt_telemetry_write_usage(loop->telemetry, rt_thread_usage(), 1);
     if (rc == RT_CONTINUE || rc == RT_STOP) leave(self);
   }
+  if (loop->wakers) rt_wakers_leave(loop->wakers);
+  while (loop->wakes.count) rt_wakes_run(&loop->wakes);
   rt_thread_read_back(&loop->thread.report);
   rt_futex_set(&loop->phase, RT_PHASE_DONE);
 }

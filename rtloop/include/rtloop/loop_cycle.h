@@ -26,7 +26,7 @@ static inline void rt_loop_limit_plain(rt_loop_t *loop, uint64_t index) {
   const uint64_t most = loop->limits.max_cycles, left = most > index ? most - index : 0;
   int64_t length, until;
   loop->plain_until = loop->end_release;
-  if (loop->has_own_wait || loop->spin.margin || loop->is_settable) {
+  if (loop->has_own_wait || loop->spin.margin || loop->is_settable || loop->wakes.count) {
     loop->plain_until = INT64_MIN;
   } else if (!__builtin_mul_overflow(left, loop->schedule.period, &length) &&
              !__builtin_add_overflow(loop->schedule.release, length, &until) && until < loop->end_release) {
@@ -97,6 +97,14 @@ static __attribute__((noinline, cold, unused)) int rt_loop_finish_cycle_slow(rt_
   return overran;
 }
 
+/* Wake one of the consumers that sleep for what the steps have written. Returns the present time without the offset of
+ * a settable clock. Between two cycles; one system call. */
+static __attribute__((noinline, cold, unused)) int64_t rt_loop_wake(rt_loop_t *loop) {
+  rt_wakes_run(&loop->wakes);
+  rt_loop_limit_plain(loop, loop->cycle.index);
+  return rt_loop_read_clock(loop);
+}
+
 /* Compute the time from the release of this cycle to the next, in s, after the schedule has moved on. A fraction of a
  * ns is not rounded away, so that a sum of these does not drift. O(1). */
 static inline double rt_loop_next_dt(const rt_loop_t *loop) {
@@ -163,6 +171,7 @@ rt_loop_run_guarded_cycles(rt_loop_t *loop, rt_guard_t *guard, void *self, int (
     if (RT_LIKELY(release < loop->plain_until)) {
       if (RT_UNLIKELY(!rt_loop_wait(loop, &now, release))) return rt_loop_end_with(loop, RT_END_CLOCK, (int)now);
     } else {
+      if (RT_UNLIKELY(loop->wakes.count)) now = rt_loop_wake(loop);
       if (release >= loop->end_release || cycle->index >= loop->limits.max_cycles) return RT_END_NORMAL;
       now += loop->offset;
       loop->is_late = now > release;

@@ -15,6 +15,7 @@
 #include "stack.h"
 #include "telemetry.h"
 #include "thread.h"
+#include "wakes.h"
 #include "watch.h"
 
 /* The phase of a run: a futex word that the control thread and the loop's thread set in turn. */
@@ -129,6 +130,9 @@ typedef struct rt_loop {
   _Alignas(RT_CACHE_LINE) uint32_t command; /* RT_COMMAND_... bits; written by any thread, read once per cycle */
   _Alignas(RT_CACHE_LINE) uint32_t phase;   /* RT_PHASE_...; written by the loop's thread and the control thread */
   uint32_t watch;                           /* RT_WATCH_...; written by the loop's thread and the watchdog */
+
+  _Alignas(RT_CACHE_LINE) rt_wakes_t wakes; /* consumers that sleep for what the step has written */
+  rt_wakers_t *wakers;                      /* the loops of the process; NULL: steps wake at once */
 } rt_loop_t;
 
 /* Get the loop of the cycle that its callbacks are given. Any thread; no instruction if the compiler knows the loop. */

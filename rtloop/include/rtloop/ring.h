@@ -54,6 +54,7 @@ typedef struct rt_ring {
 
   /* The consumer's own. */
   _Alignas(RT_CACHE_LINE) uint64_t tail_seen;
+  uint32_t awaited; /* whether the consumer sleeps; see wakes.h */
 } rt_ring_t;
 
 /* Compute the number of places for `capacity` items: the next power of two. O(1). */

@@ -55,6 +55,7 @@ typedef struct rt_shared_latest_block {
   _Alignas(RT_CACHE_LINE) uint64_t newest;    /* written by the writer */
   _Alignas(RT_CACHE_LINE) int64_t written_at; /* by the writer, after the value: the time of the newest stamp */
   int64_t written_at_monotonic;               /* the same on CLOCK_MONOTONIC, if the clock is settable */
+  _Alignas(RT_CACHE_LINE) uint32_t awaited;   /* whether a reader sleeps; see wakes.h */
   _Alignas(RT_CACHE_LINE) rt_shared_latest_word_t held[]; /* each by its reader, and by the writer if it is wanted */
 } rt_shared_latest_block_t;
 

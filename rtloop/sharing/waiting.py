@@ -1,0 +1,116 @@
+"""Waiting for an exchange in asyncio, and in whatever waits for files: a thread sleeps in the place of the caller."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any, Protocol
+
+from rtloop.errors import StateError
+from rtloop.units import parse_timeout
+
+__all__ = ["Notifier", "wait_in_thread"]
+
+#: How often a waiting thread looks whether it is still needed.
+_SLICE = "50ms"
+
+
+class _Exchange(Protocol):
+    def wait(self, timeout: int | str | timedelta | None = None) -> bool:
+        """Wait until there is something."""
+
+
+async def wait_in_thread(
+    wait: Callable[[int | str | timedelta | None], bool], timeout: int | str | timedelta | None
+) -> bool:
+    """Call an exchange's `wait` on a thread of the running event loop's executor; a cancellation ends it."""
+    until = None if timeout is None else time.monotonic_ns() + parse_timeout(timeout)
+    is_cancelled = threading.Event()
+
+    def sleep() -> bool:
+        while not is_cancelled.is_set():
+            if wait(_SLICE):
+                return True
+            if until is not None and time.monotonic_ns() >= until:
+                return False
+        return False
+
+    if wait("0ns"):
+        return True
+    try:
+        return await asyncio.get_running_loop().run_in_executor(None, sleep)
+    finally:
+        is_cancelled.set()
+
+
+class Notifier:
+    """A file that can be read as long as there may be something in an exchange, for select(2) and event loops.
+
+    Attributes
+    ----------
+    fd : int
+        The file, an eventfd(2), which nobody but this object reads; -1 after :meth:`close`.
+    """
+
+    def __init__(self, exchange: _Exchange) -> None:
+        self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._is_armed = threading.Event()
+        self._is_armed.set()
+        arguments = (weakref.ref(self), weakref.ref(exchange), self._is_armed)
+        threading.Thread(target=_notify, args=arguments, name="rtloop-notifier", daemon=True).start()
+
+    def rearm(self) -> None:
+        """Make the file unreadable until the thread has looked again. After something was taken out."""
+        with self._lock:
+            if self.fd >= 0 and self._pid == os.getpid():
+                with suppress(BlockingIOError):
+                    os.eventfd_read(self.fd)
+                self._is_armed.set()
+
+    def _notify(self) -> None:
+        with self._lock:
+            if self.fd >= 0:
+                self._is_armed.clear()
+                os.eventfd_write(self.fd, 1)
+
+    def close(self) -> None:
+        """Close the file. A second call does nothing."""
+        with self._lock:
+            fd, self.fd = self.fd, -1
+            if fd >= 0:
+                os.close(fd)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _notify(
+    notifier_of: weakref.ref[Notifier], exchange_of: weakref.ref[Any], is_armed: threading.Event
+) -> None:  # the thread, which keeps neither of the two
+    while True:
+        if not is_armed.wait(0.5):
+            if notifier_of() is None:
+                return
+            continue
+        exchange = exchange_of()
+        if exchange is None:
+            return
+        try:
+            has_news = exchange.wait(_SLICE)
+        except StateError:
+            return  # it has been closed
+        del exchange
+        notifier = notifier_of()
+        if notifier is None or notifier.fd < 0:
+            return
+        if has_news:
+            notifier._notify()
+        del notifier
