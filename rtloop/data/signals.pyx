@@ -27,6 +27,11 @@ cdef class _SignalLog_1:
 
     A log of named signals: numbers that a step keeps in its fields, all copied by one line in the step.
 
+    For signals of a loop use ``self.signal(name, address)``, which needs no line in the step, and whose samples any
+    number of readers in any process can read. A SignalLog is for what that cannot do: to record at a chosen place
+    within the step or not in every call, to record signals that another object than a loop owns, or to keep the oldest
+    records rather than the newest if a reader is delayed.
+
     A record has the cycle's index, release and start, and the signals. The records go into a :class:`Ring`, `ring`,
     from which a :class:`Recorder` or the program takes them. Until the ring is first used, logging does nothing and
     costs nothing.

@@ -21,6 +21,7 @@ __all__ = [
     "as_json_option",
     "check_folder",
     "check_picture",
+    "complete_loop",
     "config_option",
     "exact_rate_option",
     "plot_option",
@@ -39,6 +40,17 @@ _FORMS = (
     "; write it with a unit, such as 250us, 10ms or 2s",
     "; write a rate, such as 4kHz, or a period, such as 250us",
 )
+
+
+def complete_loop(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Complete the name of a running loop: for `shell_complete` of an argument or option."""
+    from rtloop.telemetry.attach import running
+
+    names = set()
+    for loop in running():
+        with loop:
+            names.add(loop.name)
+    return sorted(name for name in names if name.startswith(incomplete))
 
 
 def to_duration(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rtloop.errors import AttachError, ConfigError, StateError
-from rtloop.tools.options import as_json_option
+from rtloop.tools.options import as_json_option, complete_loop
 
 if TYPE_CHECKING:
     from rtloop.live.connect import Connection
@@ -21,16 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["get", "parse_value", "set"]
 
 _WORDS = {"true": True, "on": True, "yes": True, "false": False, "off": False, "no": False}
-
-
-def _complete_name(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    from rtloop.telemetry.attach import running
-
-    names = []
-    for loop in running():
-        with loop:
-            names.append(loop.name)
-    return sorted({name for name in names if name.startswith(incomplete)})
 
 
 def _complete_key(suffix: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:
@@ -45,7 +35,7 @@ def _complete_key(suffix: str) -> Callable[[click.Context, click.Parameter, str]
     return complete
 
 
-_name = click.argument("name", shell_complete=_complete_name)
+_name = click.argument("name", shell_complete=complete_loop)
 _pid = click.option("--pid", type=click.IntRange(min=1), help="Process of the loop, if several have a loop NAME.")
 
 

@@ -308,6 +308,26 @@ def test_the_command_get_shows_the_newest_signals(ordinary: dict[str, Any]) -> N
     assert values == {"gain": 3.0, "angle": None, "z": "(1+2j)", "force": [4, 5]}
 
 
+def complete(line: str) -> list[str]:
+    """Return what the shell would offer for the last word of a command line, as the function of bash asks for it."""
+    words = line.split(" ")
+    environment = {"_RTLOOP_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "rtloop"], env={**os.environ, **environment}, capture_output=True, text=True,
+        check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return [offered.partition(",")[2] for offered in done.stdout.splitlines() if offered]
+
+
+def test_the_shell_completes_loops_and_their_keys(arm: Any) -> None:
+    pytest.importorskip("click")
+    assert arm.name in complete("rtloop record arm-")
+    assert complete(f"rtloop get {arm.name} m") == ["mode"]
+    assert complete(f"rtloop set {arm.name} g") == ["gains="]
+    assert complete("rtloop get nobody-of-this-name ") == []
+
+
 def test_the_commands_get_and_set(arm: Any) -> None:
     pytest.importorskip("click")
     shown = run_command("get", arm.name)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import click
 
-from rtloop.tools.options import as_json_option, config_option, to_duration
+from rtloop.tools.options import as_json_option, complete_loop, config_option, to_duration
 
 __all__ = ["record"]
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=complete_loop)
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False),
               help="The file to write: .npy, .npz, .csv or .mcap; with --zenoh .mcap.")  # fmt: skip
 @click.option("--for", "--duration", "duration", metavar="TIME", callback=to_duration,
