@@ -10,7 +10,7 @@ from typing import Any
 
 from rtloop.errors import AttachError, ConfigError, StateError
 from rtloop.live.declared_parameters import Parameter, merge
-from rtloop.live.parameter_block import ForeignParameters, Used
+from rtloop.live.parameter_block import MOST, ForeignParameters, Used
 from rtloop.live.parameter_set import this_writer
 from rtloop.live.write_lock import write_lock
 from rtloop.sharing.block_files import BlockFile, find_block_file, open_block_file
@@ -19,7 +19,6 @@ __all__ = ["ForeignParameterSet", "NoParameters", "open_parameters"]
 
 #: Since Linux 5.1; Python names it from 3.12 on (fcntl.F_SEAL_FUTURE_WRITE).
 _F_SEAL_FUTURE_WRITE = 0x10
-_MOST = 1024
 
 
 class NoParameters:
@@ -156,7 +155,7 @@ def _parse(text: bytes, set_bytes: int) -> dict[str, Parameter]:
     """
     try:
         listed: Any = json.loads(text)["parameters"]
-        if not isinstance(listed, list) or len(listed) > _MOST:
+        if not isinstance(listed, list) or len(listed) > MOST:
             raise ValueError("it has no list of parameters")
         found = [Parameter.from_dict(values) for values in listed]
     except (ValueError, TypeError, KeyError, RecursionError) as error:

@@ -2,13 +2,14 @@
 
 from rtloop.headers.live cimport rt_live_init
 
+import os
+
 from rtloop.errors import SetupError
 from rtloop.live.parameter_set import ParameterSet
 from rtloop.live.signal_set import SignalSet
 from rtloop.live.signals import Signals
 from rtloop.memory.own_locks import lock_range
 from rtloop.system import refusal_cause
-from rtloop.system.grant import Grant
 from rtloop.units import format_size
 
 
@@ -86,13 +87,7 @@ cdef class Live:
         try:
             run = self._open_parameters(settings, stack, is_shared=True)
         except OSError as error:
-            why, fix = refusal_cause.explain("memfd_create", error.errno or 0)
-            if settings.strict or not fix:
-                text = f"the memory of {count} parameters: {error.strerror}" + (f"; {why}\n{fix}" if fix else "")
-                raise SetupError(error.errno, text) from error
-            detail = f"{why}; no other process can see or change them"
-            hidden = Grant("parameters", f"{count}, shared", "of this process alone", False, detail, fix,
-                           error.errno or 0)
+            hidden = _hide("parameters", count, error, settings)
             run = self._open_parameters(settings, stack, is_shared=False)
         block, own = run.ranges
         detail = f"{count} parameters, other processes can {'change' if settings.tunable else 'read'} them"
@@ -111,18 +106,12 @@ cdef class Live:
         shared, own = block.ranges
         detail = f"{count} signals, the last {settings.signals_capacity:,} samples"
         locked = lock_range(settings.lock_memory, stack, "signals", detail, *shared, True)
+        if block.inode is None:
+            locked = _hide("signals", count, OSError(block.refusal, os.strerror(block.refusal)), settings)
         return [
-            locked if block.inode is not None else self._hidden_signals(settings, count, block.refusal),
+            locked,
             lock_range(settings.lock_memory, stack, "sampler", "addresses of the signals", *own, True),
         ]
-
-    def _hidden_signals(self, settings, count, number):
-        """Return the grant for signals that no other process can read; raise SetupError in strict mode."""
-        why, fix = refusal_cause.explain("memfd_create", number)
-        if settings.strict or not fix:
-            raise SetupError(number, f"sharing of {count} signals: {why}" + (f"\n{fix}" if fix else ""))
-        detail = f"{why}; no other process can read them"
-        return Grant("signals", f"{count}, shared", "of this process alone", False, detail, fix, number)
 
     @property
     def ranges(self):
@@ -153,3 +142,9 @@ cdef class Live:
             "lost_parameter_changes": lost,
             "refused_parameter_sets": 0 if used is None else used.refused,
         }
+
+
+def _hide(kind, count, error, settings):
+    """Return the grant for parameters or signals that only this process sees; raise SetupError in strict mode."""
+    subject = f"the memory of {count} {kind}"
+    return refusal_cause.hidden_grant(kind, f"{count}, shared", subject, error, is_strict=settings.strict)

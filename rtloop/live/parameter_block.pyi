@@ -3,6 +3,9 @@ from typing import NamedTuple
 
 from rtloop.live.declared_parameters import Parameter
 
+MOST: int
+MOST_BYTES: int
+
 class Writer(NamedTuple):
     pid: int
     tid: int

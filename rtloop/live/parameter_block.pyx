@@ -12,6 +12,7 @@ from rtloop.headers.live cimport (
     RT_PARAMETER_F8,
     RT_PARAMETER_I1,
     RT_PARAMETER_I8,
+    RT_PARAMETERS_MAX,
     RT_PARAMETERS_MAX_BYTES,
     RT_PARAMETERS_MAX_TEXT,
     rt_live_t,
@@ -44,6 +45,8 @@ from typing import NamedTuple
 from rtloop.live.declared_parameters import TYPES as _TYPES
 from rtloop.live.write_lock import close_file
 
+#: The most parameters of a loop, and bytes of their values.
+MOST, MOST_BYTES = RT_PARAMETERS_MAX, RT_PARAMETERS_MAX_BYTES
 cdef int _TRIES = 10_000
 #: Memory for the record of a run, and the fewest and the most sets that it holds.
 cdef uint64_t _RECORD_BYTES = 1 << 20

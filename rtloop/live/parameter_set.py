@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rtloop.errors import ConfigError, StateError
 from rtloop.live.declared_parameters import Declaration, Parameter, merge, parse_name, parse_type
-from rtloop.live.parameter_block import ParameterRun, Used, Writer, assign, pack_place
+from rtloop.live.parameter_block import MOST, MOST_BYTES, ParameterRun, Used, Writer, assign, pack_place
 from rtloop.live.write_lock import write_lock
 from rtloop.stats.figures import ParameterChange
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
 __all__ = ["ParameterSet", "describe_parameters", "this_writer"]
-
-_MOST, _MOST_BYTES = 1024, 1 << 16
 
 
 class ParameterSet:
@@ -77,10 +75,10 @@ class ParameterSet:
             made = Parameter(name, base, shape, offset)
             packed = made.pack(value)
             size = -(-(offset + made.size) // 8) * 8
-            if len(self.declared) == _MOST or size > _MOST_BYTES:
+            if len(self.declared) == MOST or size > MOST_BYTES:
                 raise ConfigError(
                     f"the parameter {name!r} does not fit: it would be number {len(self.declared) + 1}, for {size} "
-                    f"bytes in all, and a loop can have {_MOST} parameters of {_MOST_BYTES} bytes in all; pass a large "
+                    f"bytes in all, and a loop can have {MOST} parameters of {MOST_BYTES} bytes in all; pass a large "
                     "table in a Latest"
                 )
             self._values.extend(bytes(offset - len(self._values)) + packed)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 
-from rtloop.errors import SetupError
 from rtloop.memory import heap, process_lock
 from rtloop.memory.own_locks import own_grant
 from rtloop.settings import Settings
@@ -54,13 +53,8 @@ def telemetry(settings: Settings, stack: ExitStack) -> tuple[Grant, TelemetryBlo
     try:
         block = TelemetryBlock(settings.name, settings.record)
     except OSError as error:
-        why, fix = refusal_cause.explain("memfd_create", error.errno or 0)
-        if settings.strict or not fix:
-            text = f"record={settings.record}: {error.strerror}" + (f"; {why}\n{fix}" if fix else "")
-            raise SetupError(error.errno, text) from error
-        asked = f"{settings.record} records, shared"
-        detail = f"{why}; no other process can read it"
-        hidden = Grant("telemetry", asked, "of this process alone", False, detail, fix, error.errno or 0)
+        asked, subject = f"{settings.record} records, shared", f"record={settings.record}"
+        hidden = refusal_cause.hidden_grant("telemetry", asked, subject, error, is_strict=settings.strict)
         block = TelemetryBlock(settings.name, settings.record, is_shared=False)
     stack.callback(block.close)
     rc = block.lock() if settings.lock_memory != "off" else 0

@@ -6,6 +6,7 @@ import errno
 import os
 import resource
 
+from rtloop.errors import SetupError
 from rtloop.system import checks
 from rtloop.system.checks import Check
 from rtloop.system.fixes import filter_fix, sysctl_fix
@@ -45,6 +46,33 @@ def explain(call: str, error: int, *, is_privileged: bool = True) -> tuple[str, 
             "fs.file-max", 2**20
         )
     return text, ""
+
+
+def hidden_grant(name: str, asked: str, subject: str, error: OSError, *, is_strict: bool) -> Grant:
+    """Return the grant for memory that memfd_create(2) refused to share, so that it is of this process alone.
+
+    Parameters
+    ----------
+    name, asked : str
+        Name of the grant, and what was asked for.
+    subject : str
+        What the memory is for, for the error.
+    error : OSError
+        The refusal.
+    is_strict : bool
+        True if the loop is to start with everything or not at all.
+
+    Raises
+    ------
+    SetupError
+        In strict mode, and if neither a filter nor a limit is the cause: then there is no memory to go on with.
+    """
+    number = error.errno or 0
+    why, fix = explain("memfd_create", number)
+    if is_strict or not fix:
+        raise SetupError(number, f"{subject}: {error.strerror}" + (f"; {why}\n{fix}" if fix else "")) from error
+    detail = f"{why}; no other process can see the {name}"
+    return Grant(name, asked, "of this process alone", ok=False, detail=detail, fix=fix, errno=number)
 
 
 def lock_limit() -> Check:
