@@ -43,6 +43,7 @@ from rtloop.errors import (
     SetupError,
     StateError,
     StopTimeoutError,
+    SwapError,
     WatchdogError,
 )
 from rtloop.loop.cycle import RT_CONTINUE, RT_STOP, Cycle, cycle_dtype
@@ -122,6 +123,7 @@ __all__ = [
     "StateError",
     "Stats",
     "StopTimeoutError",
+    "SwapError",
     "Task",
     "WatchdogError",
     "analyze",

@@ -33,6 +33,7 @@ __all__ = [
     "SetupError",
     "StateError",
     "StopTimeoutError",
+    "SwapError",
     "WatchdogError",
     "setup_error",
 ]
@@ -248,6 +249,23 @@ class StateError(RtloopError, RuntimeError):
 
 class StopTimeoutError(StateError, TimeoutError):
     """A loop did not stop in time, because a callback has not returned; it keeps running."""
+
+
+class SwapError(RtloopError, RuntimeError):
+    """A running loop has not gone on with another step: it refused, or the present one has not returned in time.
+
+    Attributes
+    ----------
+    code : int or None
+        What ``take_over`` returned; None if it was not called, or has not returned.
+    """
+
+    def __init__(self, message: str, code: int | None = None) -> None:
+        self.code = code
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[type, tuple[str, int | None]]:
+        return type(self), (str(self), self.code)
 
 
 class PoolError(RtloopError, RuntimeError):

@@ -64,6 +64,7 @@ CALLBACKS = {
     "leave": "cdef void leave(self) noexcept nogil",
     "on_peer_failure": "cdef int on_peer_failure(self) noexcept nogil",
     "safe": "cdef int safe(self) noexcept nogil",
+    "take_over": "cdef int take_over(self, RTLoop former, const Cycle *cycle) noexcept nogil",
 }
 #: The clocks that clock_nanosleep(2) accepts, with their numbers in <time.h>.
 CLOCKS = {"monotonic": 1, "boottime": 7, "tai": 11, "realtime": 0}

@@ -211,6 +211,18 @@ def tuned(tuned_path: Path) -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def swaps_path(compiled: Callable[..., Path]) -> Path:
+    """The folder with the compiled module of tests/support/swaps.pyx."""
+    return compiled("swaps")
+
+
+@pytest.fixture(scope="session")
+def laws(swaps_path: Path) -> ModuleType:
+    """The module of loops whose steps replace one another."""
+    return _import(swaps_path)
+
+
+@pytest.fixture(scope="session")
 def signalled_path(compiled: Callable[..., Path]) -> Path:
     """The folder with the compiled module of tests/support/signalled.pyx."""
     return compiled("signalled")

@@ -67,6 +67,7 @@ cdef class FunctionLoop(_RTLoop_2):
         self._context = <void *><size_t>(function.data or 0)
         self._library = hold_library(<void *>self._function)
         self.callback = callback
+        (<Control>self._control).thread.add_function(function.address)
         if data is not None:
             self._hold(data)
         if parameters or signals:

@@ -47,6 +47,15 @@ def _gil_grant():
     return _GRANT if getattr(sys, "_is_gil_enabled", lambda: True)() else _FREE_GRANT
 
 
+cdef void _unregister() noexcept nogil:
+    """Undo the registration of enter()."""
+    if rt_py_is_ending():  # rtloop: allow python: it needs no GIL
+        return
+    PyGILState_Ensure()  # rtloop: allow gil: a PyLoop runs Python, and its grants say so
+    PyGILState_Release(PyGILState_LOCKED)
+    PyGILState_Release(PyGILState_UNLOCKED)  # that of enter()
+
+
 @cython.auto_pickle(False)
 @cython.no_gc_clear  # the thread may use the function until the loop is deallocated
 cdef class PyLoop(_RTLoop_2):
@@ -99,8 +108,8 @@ cdef class PyLoop(_RTLoop_2):
         (<Control>self._control).thread.add_remark(_gil_grant)
 
     cdef int enter(self) noexcept nogil:
-        # Register the thread with Python from here to leave(), so that a threading.local lasts and no cycle has to
-        # create a thread state.
+        # Register the thread with Python from here to the end of the run, so that a threading.local lasts and no cycle
+        # has to create a thread state.
         if rt_py_is_ending():  # rtloop: allow python: it needs no GIL
             return RT_STOP
         cdef rt_stack_t *stack = &(<rt_loop_t *>self._rt).thread.stack
@@ -110,7 +119,13 @@ cdef class PyLoop(_RTLoop_2):
             madvise(stack.mapping, stack.mapping_bytes, MADV_KEEPONFORK)
         PyGILState_Ensure()  # rtloop: allow gil: a PyLoop runs Python, and its grants say so
         PyEval_SaveThread()
+        # Not in leave(), because another step may be in place by then.
+        (<rt_loop_t *>self._rt).hooks.at_end = _unregister
         return RT_CONTINUE
+
+    cdef int take_over(self, _RTLoop_2 former, const Cycle *cycle) noexcept nogil:
+        # A former PyLoop has registered the thread.
+        return RT_CONTINUE if (<rt_loop_t *>self._rt).hooks.at_end is not NULL else self.enter()
 
     cdef int step(self, const Cycle *cycle) noexcept nogil:
         # The interpreter stops all loops before it ends, so this concerns only a loop that was started later still. A
@@ -119,13 +134,6 @@ cdef class PyLoop(_RTLoop_2):
             return RT_STOP
         with gil:  # rtloop: allow gil: a PyLoop runs Python, and its grants say so
             return self._call(cycle)
-
-    cdef void leave(self) noexcept nogil:
-        if rt_py_is_ending():  # rtloop: allow python: it needs no GIL
-            return
-        PyGILState_Ensure()  # rtloop: allow gil: a PyLoop runs Python, and its grants say so
-        PyGILState_Release(PyGILState_LOCKED)
-        PyGILState_Release(PyGILState_UNLOCKED)  # that of enter()
 
     cdef int _call(self, const Cycle *c) noexcept:
         cdef Control control = <Control>self._control

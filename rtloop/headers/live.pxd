@@ -69,6 +69,7 @@ cdef extern from "../include/rtloop/parameters.h" nogil:
     uint64_t rt_parameters_bytes(uint64_t set_bytes, uint64_t text_bytes)
     uint64_t rt_parameters_record_bytes(uint64_t set_bytes)
     char *rt_parameters_text(const rt_parameters_view_t *view)
+    void rt_parameters_prepare(rt_parameters_t *p, const char *place, int64_t pid)
     void rt_parameters_begin(rt_parameters_t *p, const char *place, int64_t pid)
     int rt_parameters_is_sound(const rt_parameter_t *items, uint64_t count, const char *values)
     int rt_parameters_publish(const rt_parameters_view_t *view, const char *place)

@@ -22,6 +22,12 @@ cdef extern from "../include/rtloop/loop.h" nogil:
         RT_COMMAND_STOP
         RT_COMMAND_RESET
         RT_COMMAND_SIBLING_FAILED
+        RT_COMMAND_SWAP
+        RT_SWAP_NONE
+        RT_SWAP_ASKED
+        RT_SWAP_TAKEN
+        RT_SWAP_DONE
+        RT_SWAP_REFUSED
         RT_WATCH_NONE
         RT_WATCH_ON
         RT_WATCH_TRIPPED
@@ -126,6 +132,7 @@ cdef extern from "../include/rtloop/loop.h" nogil:
         void *self
         int (*on_peer_failure)(void *) noexcept nogil
         int (*safe)(void *) noexcept nogil
+        void (*at_end)() noexcept nogil
 
     ctypedef struct rt_loop_thread_t:
         rt_thread_request_t request
@@ -135,6 +142,15 @@ cdef extern from "../include/rtloop/loop.h" nogil:
 
     ctypedef struct rt_loop_end_t:
         int32_t reason
+        int32_t code
+
+    ctypedef struct rt_swap_t:
+        void *self
+        void *successor
+        void *former
+        int (*take_over)(void *, void *, const rt_cycle_t *) noexcept nogil
+        const rt_live_t *live
+        uint64_t cycle
         int32_t code
 
     ctypedef struct rt_loop_t:
@@ -159,6 +175,7 @@ cdef extern from "../include/rtloop/loop.h" nogil:
         rt_loop_end_t end
         rt_trip_t trip
         rt_live_t live
+        rt_swap_t swap
         uint32_t command
         uint32_t phase
         uint32_t watch
@@ -184,6 +201,10 @@ cdef extern from "../include/rtloop/loop.h" nogil:
     uint32_t rt_futex_wait(uint32_t *word, uint32_t value, int64_t timeout_ns)
     int rt_loop_default_wait(rt_loop_t *loop, int64_t release)
     int rt_loop_sleep_until(rt_loop_t *loop, int64_t time)
+    int rt_watch_is_taken(uint32_t *word)
+    void rt_swap_ask(rt_swap_t *s)
+    uint64_t rt_swap_state(const rt_swap_t *s)
+    int rt_swap_withdraw(rt_swap_t *s)
     void rt_loop_send_command(rt_loop_t *loop, uint32_t bits)
     void rt_loop_notify_siblings(const rt_loop_t *loop)
     void rt_loop_main(

@@ -15,6 +15,7 @@ cdef extern from "../include/rtloop/memory.h" nogil:
     int rt_memory_replace_shared(void *address, size_t bytes)
     void rt_memory_prefault(void *address, size_t size)
     int rt_memory_populate(void *address, size_t size, int is_writable)
+    void rt_memory_populate_code(void *function)
     int64_t rt_memory_resident_bytes(void *address, size_t size)
     int64_t rt_memory_stack_left()
     int rt_memory_prefault_stack(size_t size)

@@ -23,6 +23,7 @@ cdef extern from "../include/rtloop/simulate.h" nogil:
     ctypedef struct rt_simulation_t:
         rt_loop_t *loop
         void *self
+        uint64_t swap_at
         int32_t is_recorded
         rt_model_t latency
         rt_model_t execution
@@ -32,6 +33,8 @@ cdef extern from "../include/rtloop/simulate.h" nogil:
     int rt_simulate_begin(rt_simulation_t *s)
     int rt_simulate_enter(rt_simulation_t *s, int (*enter)(void *) noexcept nogil)
     void rt_simulate_leave(rt_simulation_t *s, void (*leave)(void *) noexcept nogil)
+    int rt_simulate_is_swap_due(const rt_simulation_t *s)
+    void rt_simulate_swap(rt_simulation_t *s)
     int rt_simulate_advance(
         rt_simulation_t *simulations,
         int count,

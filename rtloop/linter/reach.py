@@ -289,7 +289,7 @@ def walk(code: Code, functions: tuple[str, ...] = ()) -> Walk:
     for name in functions:
         for function in code.matching(name):
             walker.visit(function, (), None)
-    follow("step", "overrun", "on_peer_failure", "safe")
+    follow("step", "overrun", "on_peer_failure", "safe", "take_over")
     walker.is_aside = True  # rtloop.memory's functions are also meant for enter and leave
     follow("enter", "leave")
     walker.is_aside, walker.exempt = False, WAITING  # code that only wait reaches may wait

@@ -13,6 +13,23 @@ from rtloop.system import refusal_cause
 from rtloop.units import format_size
 
 
+# Changes of parameters that are kept of the former steps of a run.
+_MOST_CHANGES = 4096
+
+
+def add_figures(first, second):
+    """Add the figures of two steps of one run, which are dicts as of :meth:`Live.figures`; either may be empty."""
+    if not first or not second:
+        return first or second
+    changes = first["parameter_changes"] + second["parameter_changes"]
+    gone = max(0, len(changes) - _MOST_CHANGES)
+    return {
+        "parameter_changes": changes[gone:],
+        "lost_parameter_changes": first["lost_parameter_changes"] + second["lost_parameter_changes"] + gone,
+        "refused_parameter_sets": first["refused_parameter_sets"] + second["refused_parameter_sets"],
+    }
+
+
 cdef class Live:
     """Live(settings)
 
@@ -38,6 +55,7 @@ cdef class Live:
         self._signals = SignalSet(settings)
         self._samples = Signals(self._signals)
         self._run = None
+        self._is_later = False
 
     @property
     def parameters(self):
@@ -68,8 +86,42 @@ cdef class Live:
         if self.signals.declared:
             self.signals.block.attach(<size_t>self._state)
 
+    def stage(self, settings, stack, former, is_simulated):
+        """Do the same for a step that a running loop is to go on with, in this object's own state.
+
+        `former` is the Live of the present step, None without one. Returns the grants. If the loop does not go on with
+        this step, :meth:`forget` comes before the stack is closed.
+        """
+        self._is_later = True
+        if former is not None and self.parameters.declared:
+            self.parameters.take_over(former.parameters)
+        try:
+            if is_simulated:
+                self.open_simulated(settings, stack)
+                return []
+            return self.acquire(settings, stack)
+        except BaseException:
+            self.forget()
+            raise
+
+    def forget(self):
+        """Undo :meth:`stage`: the loop has not gone on with this step."""
+        self.parameters.discard()
+        self._is_later = False
+
+    def move(self, size_t state):
+        """Note where the state of the loop that has this step is now: an rt_live_t; 0 if no loop has it."""
+        self._state = <rt_live_t *>state
+        self._is_later = False
+
+    def retire(self):
+        """End the part of this step in a run that goes on with another one, which has the state by now."""
+        self.move(0)
+        self.parameters.retire()
+
     def _open_parameters(self, settings, stack, is_shared):
-        run = self.parameters.open(settings.name, is_shared=is_shared, is_tunable=settings.tunable)
+        run = self.parameters.open(settings.name, is_shared=is_shared, is_tunable=settings.tunable,
+                                   is_later=self._is_later)
         stack.callback(self._close_parameters)
         run.attach(<size_t>self._state)
         self._run = run
@@ -77,7 +129,8 @@ cdef class Live:
 
     def _close_parameters(self):
         self.parameters.close()
-        rt_live_init(self._state)
+        if self._state is not NULL:
+            rt_live_init(self._state)
         self._run = None
 
     def _acquire_parameters(self, settings, stack):

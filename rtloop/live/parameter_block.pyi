@@ -55,6 +55,7 @@ class ParameterRun(ParameterView):
         *,
         is_shared: bool,
         is_tunable: bool,
+        is_later: bool,
     ) -> None: ...
     @property
     def inode(self) -> int | None: ...

@@ -19,6 +19,7 @@ from rtloop.headers.live cimport (
     rt_live_use_parameters,
     rt_parameter_t,
     rt_parameters_begin,
+    rt_parameters_prepare,
     rt_parameters_block_t,
     rt_parameters_bytes,
     rt_parameters_copy_records,
@@ -213,7 +214,7 @@ cdef class ForeignParameters(ParameterView):
 
 
 cdef class ParameterRun(ParameterView):
-    """ParameterRun(items, values, writer, text, name, *, is_shared, is_tunable)
+    """ParameterRun(items, values, writer, text, name, *, is_shared, is_tunable, is_later)
 
     The parameters of one run of a loop: the block that others see, and the private memory that the loop trusts.
 
@@ -233,6 +234,8 @@ cdef class ParameterRun(ParameterView):
         True if other processes may read the block.
     is_tunable : bool
         True if they may write it as well.
+    is_later : bool
+        True if the loop runs already, and sets the fields itself when it takes the step over.
 
     Raises
     ------
@@ -240,7 +243,9 @@ cdef class ParameterRun(ParameterView):
         If there is no memory, or memfd_create(2) is refused.
     """
 
-    def __init__(self, items, bytes values not None, writer, bytes text not None, str name, *, is_shared, is_tunable):
+    def __init__(
+        self, items, bytes values not None, writer, bytes text not None, str name, *, is_shared, is_tunable, is_later
+    ):
         cdef void *address = NULL
         cdef int fd = -1
         cdef int rc
@@ -271,7 +276,10 @@ cdef class ParameterRun(ParameterView):
         self.view = own.view
         rt_memory_prefault(address, self.size)
         memcpy(rt_parameters_text(&own.view), <const char *>text, len(text))
-        rt_parameters_begin(own, place, os.getpid())
+        if is_later:
+            rt_parameters_prepare(own, place, os.getpid())
+        else:
+            rt_parameters_begin(own, place, os.getpid())
 
     cdef rt_parameters_t *_map_own(self, items, uint64_t set_bytes) except NULL:
         """Map the private memory: the state, the descriptors, a copy of a place, the set in use, the records."""

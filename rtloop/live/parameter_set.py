@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from rtloop.errors import ConfigError, StateError
@@ -44,6 +45,9 @@ class ParameterSet:
         self._fresh: set[str] = set()  # declared since the last run
         self._run: ParameterRun | None = None
         self._last: Used | None = None
+        self._before: bytes | None = None  # the values before others were taken over
+        self._taken: dict[str, bytes] = {}  # the values that were taken over
+        self._is_retired = False
         self._lock = threading.RLock()
 
     def declare(self, name: str, address: int, value: Any, dtype: DTypeLike = "f8") -> Declaration:
@@ -100,8 +104,50 @@ class ParameterSet:
                 "__init__ or setup"
             )
 
-    def open(self, name: str, *, is_shared: bool, is_tunable: bool) -> ParameterRun:
+    def take_over(self, former: ParameterSet) -> None:
+        """Take over the values of another step's parameters that have the same name and type.
+
+        Raises
+        ------
+        ConfigError
+            If such a value is outside of the limits that this step sets.
+        """
+        asked = former.asked()
+        values, taken = {}, {}
+        for name, one in self.declared.items():
+            other = former.declared.get(name)
+            if other is not None and (other.dtype, other.shape) == (one.dtype, one.shape):
+                values[name] = one.pack(other.unpack(asked))
+                taken[name] = other.unpack_bytes(asked)
+        with self._lock:
+            self._before, self._taken = bytes(self._values), taken
+            self._values[:] = merge(self.declared, bytes(self._values), values)
+
+    def catch_up(self, former: ParameterSet) -> None:
+        """Request what was requested of the former step after its values were taken over."""
+        with former._lock:  # whoever changes the former's values after that finds the new step, too
+            latest = former.asked()
+            declared = former.declared
+            late = {name: declared[name].unpack_bytes(latest) for name in self._taken}
+            missed = {name: value for name, value in late.items() if value != self._taken[name]}
+            self._before, self._taken = None, {}
+            self.change_like(former, missed)
+
+    def change_like(self, former: ParameterSet, changes: Mapping[str, bytes]) -> None:
+        """Request packed values of another step's parameters, as far as this step has and accepts them."""
+        values = {}
+        for name, packed in changes.items():
+            one, other = self.declared.get(name), former.declared[name]
+            if one is not None and (one.dtype, one.shape) == (other.dtype, other.shape):
+                with suppress(ConfigError):  # outside of the limits of this step
+                    values[name] = one.pack(other._replace(offset=0).unpack(packed))
+        if values:
+            self.change(values)
+
+    def open(self, name: str, *, is_shared: bool, is_tunable: bool, is_later: bool = False) -> ParameterRun:
         """Begin a run: map its block, with the present values in it and in the fields of the step.
+
+        With `is_later` the loop runs already, with another step; it sets the fields when it takes this one over.
 
         Raises
         ------
@@ -116,7 +162,9 @@ class ParameterSet:
             items = [(one, self._addresses[one.name]) for one in self.declared.values()]
             text = json.dumps(describe_parameters(name, self.declared)).encode()
             writer = self._writer or this_writer()
-            self._run = ParameterRun(items, values, writer, text, name, is_shared=is_shared, is_tunable=is_tunable)
+            self._run = ParameterRun(
+                items, values, writer, text, name, is_shared=is_shared, is_tunable=is_tunable, is_later=is_later
+            )
             self._fresh.clear()
             self._last = None
             return self._run
@@ -128,10 +176,37 @@ class ParameterSet:
             if run is None:
                 return
             self._last = run.used()
-            self._store(self._asked_of(run))
-            run.end()
+            if self._is_retired:
+                self._close_retired(run)
+            else:
+                self._store(self._asked_of(run))
+                run.end()
             self._run = None
             run.close()
+
+    def retire(self) -> None:
+        """Note that another step has replaced this one: :meth:`close` leaves the fields alone.
+
+        They may be those of the step that goes on, if both have the same data.
+        """
+        with self._lock:
+            self._is_retired = self._run is not None
+
+    def _close_retired(self, run: ParameterRun) -> None:
+        with write_lock(run.fd, self.name):
+            run.end()  # a writer of another process that comes later finds this
+        self._values[:] = self._asked_of(run)[: len(self._values)]
+        self._is_retired = False
+
+    def discard(self) -> None:
+        """Undo a beginning that the loop has not taken over."""
+        with self._lock:
+            run, self._run = self._run, None
+            if run is not None:
+                run.end()
+                run.close()
+            if self._before is not None:
+                self._values[:], self._before = self._before, None
 
     def _store(self, values: bytes) -> None:
         self._values[:] = values[: len(self._values)]

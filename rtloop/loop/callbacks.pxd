@@ -24,6 +24,12 @@ cdef inline int call_sampled_step(void *self, const rt_cycle_t *cycle) noexcept 
     return rc
 
 
+# The step of a loop that has parameters, and whose signals are sampled elsewhere.
+cdef inline int call_tuned_step(void *self, const rt_cycle_t *cycle) noexcept nogil:
+    rt_live_before_step(&rt_loop_of(cycle).live, cycle)
+    return (<_RTLoop_2>self).step(<const Cycle *>cycle)
+
+
 # The step of a loop that has parameters, and perhaps signals.
 cdef inline int call_live_step(void *self, const rt_cycle_t *cycle) noexcept nogil:
     cdef int rc
@@ -43,6 +49,10 @@ cdef inline int call_wait(void *self, int64_t release) noexcept nogil:
 
 cdef inline void call_leave(void *self) noexcept nogil:
     (<_RTLoop_2>self).leave()
+
+
+cdef inline int call_take_over(void *self, void *former, const rt_cycle_t *cycle) noexcept nogil:
+    return (<_RTLoop_2>self).take_over(<_RTLoop_2>former, <const Cycle *>cycle)
 
 
 cdef inline int call_on_peer_failure(void *self) noexcept nogil:

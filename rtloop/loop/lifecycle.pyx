@@ -51,6 +51,16 @@ cdef class Control:
         Run of the group that the present or last run belongs to; it has a ``name`` and ``is_running()``.
     runs : int
         Number of runs that have begun.
+    step : RTLoop or None
+        Object whose step the loop has since a swap; None: the one that the loop was made as.
+    step_own, acting : Control or None, RTLoop or None
+        The control that `step` had before, and the object in front of it that the callbacks get.
+    change : StepChange or None
+        Swap that is under way.
+    kept : list
+        Former steps that the watchdog may still be calling.
+    swapping : threading.Lock
+        Held during a swap.
     """
 
     def __init__(self, settings):
@@ -65,6 +75,8 @@ cdef class Control:
         self._failure = RunFailure(self.thread)
         self._stats = self._make_stats_later = None
         self._blocks = []
+        self.step = self.step_own = self.acting = self.change = None
+        self.kept, self.swapping = [], threading.Lock()
 
     cdef bint is_in_child(self) noexcept:
         """Return True if this process is a fork of the one that runs the loop."""
@@ -114,7 +126,8 @@ cdef class Control:
         """Return True if a run has begun and has not been reaped."""
         return self._activity in ("running", "ending")
 
-    def _check_not_in_child(self):
+    def check_not_in_child(self):
+        """Raise StateError if this process is a fork of the one that runs the loop."""
         if self.is_in_child():
             raise StateError(
                 f"{self.settings.name} runs in process {self._pid}, and this process ({os.getpid()}) is a fork of it: "
@@ -139,7 +152,7 @@ cdef class Control:
         StateError
             If the loop is not idle, or closed, or may not be started here.
         """
-        self._check_not_in_child()
+        self.check_not_in_child()
         if sys.is_finalizing():
             raise StateError(f"{self.settings.name} cannot be started: the interpreter is ending")
         registry.check_not_ending(self.settings.name)
@@ -166,11 +179,16 @@ cdef class Control:
 
     def prepare(self, owner, cycles=None, duration_ns=None):
         """Do everything of a start except releasing the thread; :meth:`withdraw` undoes it."""
+        owner = self.step_of(owner)
         owner.setup()
         name = None if self.run is None else self.run.name
         shielded(lambda: self.thread.acquire(owner, self.settings, cycles, duration_ns, name))
         run_warnings.warn_degraded(self.grants, self.settings.name)
         run_warnings.warn_tai(self.settings, self.thread.tai_offset_s)
+
+    def step_of(self, owner):
+        """Return the object whose callbacks a run calls; `owner` is the one that was asked to run."""
+        return owner if self.step is None else self.step
 
     def release_thread(self):
         """Let the thread call enter(); a stop() that came during the start takes effect."""
@@ -199,12 +217,12 @@ cdef class Control:
     def withdraw(self):
         """Undo a start at any stage."""
         if self._activity == "starting":
-            shielded(self._abandon)
+            shielded(self.abandon)
         else:
             self.stop(self.leave_timeout_ns)
 
-    def _abandon(self):
-        """Release everything that a failed start has acquired."""
+    def abandon(self):
+        """Release everything that a failed start has acquired; :meth:`withdraw` calls it where no signal interrupts."""
         try:
             self.thread.release()
         finally:
@@ -261,6 +279,7 @@ cdef class Control:
         outcome = "failed"
         try:
             owner = self.thread.join()
+            self._settle_change()
             outcome = self.state
             self._failure.settle()
             self._make_stats_later = self._collect(outcome)
@@ -270,7 +289,23 @@ cdef class Control:
             finally:
                 self._outcome = outcome
                 self._activity, self._pid = "idle", 0
+        self._finish_change()
         del owner  # not before: its finalizer may close this loop, and finds it idle
+
+    def _settle_change(self):
+        """Find out whether the thread, which has ended, has taken over the step that it was asked to."""
+        change = self.change
+        if change is not None:
+            change.settle(must_answer=True)
+
+    def _finish_change(self):
+        """Release the former step of a swap whose caller has given up waiting."""
+        change, self.kept = self.change, []
+        if change is not None:
+            try:
+                change.finish()
+            except Exception as error:
+                registry.tell(error)
 
     def _is_reaping(self):
         """True if this thread is reaping: a finalizer that the collector of garbage has called in the middle of it."""
@@ -309,6 +344,9 @@ cdef class Control:
         return stats
 
     def _read_stats(self):
+        change = self.change
+        if change is not None and self._activity == "running" and not self.is_in_child():
+            change.settle()
         state = self.state
         if self._activity == "running" and not self.is_in_child():
             if state == "running" and self.thread.is_pending(RT_COMMAND_RESET):
@@ -332,7 +370,7 @@ cdef class Control:
 
     def reset_stats(self):
         """Restart the statistics; the thread switches to a cleared bank at its next cycle."""
-        self._check_not_in_child()
+        self.check_not_in_child()
         if not self.reap():
             if self.is_under_way():
                 shielded(self._end)
@@ -362,7 +400,7 @@ cdef class Control:
         while self.is_under_way() and self.runs == run:
             if self.is_in_child():
                 if interrupts is None:
-                    self._check_not_in_child()
+                    self.check_not_in_child()
                 return True
             try:
                 phase = self.thread.phase()
@@ -486,7 +524,7 @@ cdef class Control:
 
     def join(self, timeout_ns=None):
         """Wait for the end, and raise the reason if the loop failed. Returns True if it has ended."""
-        self._check_not_in_child()
+        self.check_not_in_child()
         if self._activity == "starting":
             raise StateError(f"{self.settings.name} is still being started: wait for start() to return")
         if self._activity == "idle" and self._outcome == "new":

@@ -41,7 +41,7 @@ cdef class _RTLoop_2:
     cdef int sleep_until(self, int64_t ns) noexcept nogil
     cdef object parameter(self, name, void *address, value, dtype=*)
     cdef object signal(self, name, const void *address, dtype=*)
-    cdef int _reserved_3(self) noexcept nogil
+    cdef int take_over(self, _RTLoop_2 former, const Cycle *cycle) noexcept nogil
     cdef int _reserved_4(self) noexcept nogil
     cdef int _reserved_5(self) noexcept nogil
     cdef int _reserved_6(self) noexcept nogil

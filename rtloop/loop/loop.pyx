@@ -6,6 +6,7 @@ from libc.errno cimport EINVAL
 
 from rtloop.loop.lifecycle cimport Control
 from rtloop.headers.loop cimport (
+    rt_cycle_t,
     rt_loop_default_wait,
     rt_loop_guarded_main,
     rt_loop_main,
@@ -13,10 +14,11 @@ from rtloop.headers.loop cimport (
     rt_loop_t,
     rt_schedule_shift,
 )
+from rtloop.headers.memory cimport rt_memory_populate_code, rt_memory_prefault
 from rtloop.headers.telemetry cimport rt_telemetry_count_device_cycle
 from rtloop.loop.callbacks cimport (
     call_enter, call_leave, call_live_step, call_on_peer_failure, call_overrun, call_safe, call_sampled_step, call_step,
-    call_wait,
+    call_take_over, call_tuned_step, call_wait,
 )
 from rtloop.loop.thread cimport LIVE_BODY, PLAIN_BODY, SAMPLED_BODY
 
@@ -25,10 +27,10 @@ import itertools
 from rtloop.data.interface import publish, refuse_copy
 from rtloop.errors import StateError
 from rtloop.live.parameters import Parameters
-from rtloop.loop import failure, run_warnings
+from rtloop.loop import failure, run_warnings, swap
 from rtloop.settings import check_call, make_settings, parse_count, parse_run_duration
 from rtloop.system.grant_errors import import_errors
-from rtloop.units import format_rate, parse_timeout
+from rtloop.units import format_rate, parse_timeout, show
 
 _DEFAULT_STOP_TIMEOUT = "2s"
 _serial = itertools.count(1)
@@ -181,6 +183,8 @@ cdef class _RTLoop_2:
     ``on_peer_failure()``               when another loop of a group with ``on_failure="hook"`` has failed; the default
                                         returns RT_STOP
     ``safe()``                          on the thread of the group's watchdog, if this loop hangs; its code is reported
+    ``take_over(former, cycle)``        between two cycles of a running loop that goes on with this step: see
+                                        :meth:`swap`
     ==================================  ============================================================================
 
     ``self.device_cycle(number)``, called from ``wait`` or ``step`` with the device's own cycle number, counts the
@@ -211,6 +215,7 @@ cdef class _RTLoop_2:
         control.thread.bind_body(PLAIN_BODY, _body, _guarded_body)
         control.thread.bind_body(SAMPLED_BODY, _sampled_body, _guarded_live_body)
         control.thread.bind_body(LIVE_BODY, _live_body, _guarded_live_body)
+        control.thread.bind_swap(call_take_over)
         self._rt = control.thread.rt
         self._control = control
 
@@ -248,8 +253,8 @@ cdef class _RTLoop_2:
     cdef object signal(self, name, const void *address, dtype="f8"):
         return RTLoop_control(self).thread.make_live().signals.declare(name, <size_t>address, dtype)
 
-    cdef int _reserved_3(self) noexcept nogil:
-        return 0
+    cdef int take_over(self, _RTLoop_2 former, const Cycle *cycle) noexcept nogil:
+        return RT_CONTINUE
 
     cdef int _reserved_4(self) noexcept nogil:
         return 0
@@ -314,6 +319,68 @@ cdef class _RTLoop_2:
 
     def setup(self):
         """Prepare a run, in Python. Every start calls it before memory is locked; the default does nothing."""
+
+    def released(self):
+        """Clean up after a swap, in Python: another step has taken this one's place. The default does nothing.
+
+        :meth:`swap` calls it before it returns, on its own thread, when the loop's thread cannot be in this object any
+        more.
+        """
+
+    def swap(self, successor, timeout=_DEFAULT_STOP_TIMEOUT):
+        """Go on with the step of another loop object, from one cycle to the next, while the loop runs.
+
+        The thread, the schedule, the statistics, the guards and the telemetry stay those of the running loop. From then
+        on both objects are handles of the one loop: ``state``, ``stats``, ``stop``, ``parameters`` and all others are
+        the same. ``leave`` of the successor runs at the end, and its step is also that of the next start. Its ``enter``
+        does not run, and of its keywords only those of its signals matter.
+
+        Parameters that both steps declare with the same name and type keep their values. ``loop.signals`` are those of
+        the new step.
+
+        Parameters
+        ----------
+        successor : RTLoop
+            A loop of any class that has not been started, with the same ``period``, ``clock`` and
+            ``flush_denormals``, a ``stack_size`` that is not larger, and a ``wait`` of its own only if the running loop
+            has one. Its :meth:`setup` is called here, and what its step needs is made present, and locked as
+            ``lock_memory`` of the running loop says.
+        timeout : duration
+            Longest time to wait for the end of the present cycle, in addition to two periods.
+
+        Returns
+        -------
+        int
+            Index of the first cycle of the new step.
+
+        Raises
+        ------
+        SwapError
+            If ``take_over`` of the successor returns anything but RT_CONTINUE, or the present step does not return in
+            time. The former step goes on, and nothing has changed.
+        ConfigError
+            If the successor does not agree with the loop.
+        StateError
+            If this loop does not run, or runs in virtual time; if the successor has been started before; if another
+            swap is under way, or this is the loop's own thread.
+        SetupError
+            If the kernel refuses memory for the successor, or its lock.
+
+        Notes
+        -----
+        ``cdef int take_over(self, RTLoop former, const Cycle *cycle) noexcept nogil`` of the successor runs on the
+        loop's thread after a step of the former and before the wait for the next release: the time that is left until
+        then is what it may take. `cycle` is the first cycle of the new step, with ``start`` as the present time. It may
+        call ``self.shift``. It must not allocate or block.
+
+        A cycle without a swap costs nothing more. The former step and what it holds are released when the loop's thread
+        cannot be in it any more; then its :meth:`released` is called.
+        """
+        cdef Control control = RTLoop_control(self)
+        if not isinstance(successor, _RTLoop_2):
+            raise TypeError(f"successor={show(successor)} must be an RTLoop")
+        return swap.swap(control, self, successor, RTLoop_control(successor), hand_over, acting_for, populate_methods,
+                         parse_timeout(timeout))
 
     def start(self):
         """Acquire everything that the settings request and start the thread.
@@ -410,7 +477,7 @@ cdef class _RTLoop_2:
             control.leave_block()
         return control.stats
 
-    def simulate(self, duration=None, cycles=None, *, execution=0, latency=0, plant=None, parameters=None):
+    def simulate(self, duration=None, cycles=None, *, execution=0, latency=0, plant=None, parameters=None, swaps=None):
         """Run in virtual time, on the calling thread, with the same callbacks and schedule.
 
         It needs no privilege, and equal inputs give bit-identical results. ``wait`` is not called, and a step that
@@ -432,6 +499,9 @@ cdef class _RTLoop_2:
         parameters : iterable of ParameterChange, optional
             Changes to repeat at the same cycles: ``stats.parameter_changes`` of a run. The loop begins with the initial
             values of that run.
+        swaps : dict, optional
+            Swaps to make: from the index of a cycle to the loop object whose step begins with it, as with :meth:`swap`.
+            Afterwards the loop has its present step again.
 
         Returns
         -------
@@ -446,7 +516,7 @@ cdef class _RTLoop_2:
         with import_errors(self.name):
             from rtloop.simulation.simulation import simulate_loop
 
-        return simulate_loop(self, duration, cycles, execution, latency, plant, parameters)
+        return simulate_loop(self, duration, cycles, execution, latency, plant, parameters, swaps)
 
     def reset_stats(self):
         """Restart the statistics with the next cycle. It costs the thread one assignment and one getrusage(2)."""
@@ -504,8 +574,7 @@ cdef class _RTLoop_2:
     @property
     def parameters(self):
         """Mapping of the loop's parameters, which any thread may read and change, whether the loop runs or not."""
-        live = RTLoop_control(self).thread.make_live()
-        return Parameters(live.parameters)
+        return Parameters(_PresentParameters(self, RTLoop_control(self)))
 
     @property
     def signals(self):
@@ -534,6 +603,34 @@ cdef class _RTLoop_2:
         return RTLoop_control(self).settings.name
 
 
+class _PresentParameters:
+    """The parameters of the step that a loop has at the moment, so that a mapping stays valid beyond a swap.
+
+    It holds the loop object: a change outside of a run is written to the fields at once.
+    """
+
+    def __init__(self, loop, Control control):
+        self._loop, self._control = loop, control
+
+    def _present(self):
+        """Return the object whose step the loop has, and its parameters: they are of the same step."""
+        cdef Control control = self._control
+        with control._lock:
+            return control.step_of(self._loop), control.thread.make_live().parameters
+
+    def __getattr__(self, name):
+        return getattr(self._present()[1], name)
+
+    def change(self, changes):
+        """Request other values; of the new step as well if a swap is made meanwhile."""
+        step, first = self._present()
+        first.change(changes)
+        before, (step, present) = first, self._present()
+        while present is not before:
+            present.change_like(first, changes)
+            before, (step, present) = present, self._present()
+
+
 RTLoop = _RTLoop_2
 __getattr__ = publish(_RTLoop_2)
 
@@ -544,9 +641,11 @@ cdef Control RTLoop_control(_RTLoop_2 self):
     return <Control>self._control
 
 
-# Index of wait() in the method table, whose order loop.pxd freezes.
+# Indices of methods in the method table, whose order loop.pxd freezes.
 cdef enum:
+    _STEP_SLOT = 1
     _WAIT_SLOT = 3
+    _TAKE_OVER_SLOT = 11
 
 
 cdef void **_method_table(_RTLoop_2 self) noexcept:
@@ -558,3 +657,58 @@ cdef bint _overrides_wait(_RTLoop_2 self):
     """Return True if a subclass overrides wait(). If not, the loop sleeps without an indirect call."""
     cdef _RTLoop_2 base = _RTLoop_2.__new__(_RTLoop_2)
     return _method_table(self)[_WAIT_SLOT] != _method_table(base)[_WAIT_SLOT]
+
+
+# Stands in front of a step with parameters or signals whose loop was started with one without: its thread runs a body
+# that does not look at them, or only samples signals. A call more for each cycle.
+@cython.no_gc_clear
+cdef class _LiveStep(_RTLoop_2):
+    cdef _RTLoop_2 inner
+    cdef bint is_sampled  # by the body
+
+    cdef int step(self, const Cycle *cycle) noexcept nogil:
+        if self.is_sampled:
+            return call_tuned_step(<void *>self.inner, <const rt_cycle_t *>cycle)
+        return call_live_step(<void *>self.inner, <const rt_cycle_t *>cycle)
+
+    cdef int overrun(self, const Cycle *cycle, int64_t missed) noexcept nogil:
+        return self.inner.overrun(cycle, missed)
+
+    cdef int wait(self, int64_t release) noexcept nogil:
+        return self.inner.wait(release)
+
+    cdef void leave(self) noexcept nogil:
+        self.inner.leave()
+
+    cdef int safe(self) noexcept nogil:
+        return self.inner.safe()
+
+    cdef int on_peer_failure(self) noexcept nogil:
+        return self.inner.on_peer_failure()
+
+
+def hand_over(_RTLoop_2 loop, Control control):
+    """Make an object a handle of a loop."""
+    loop._rt = control.thread.rt
+    loop._control = control
+
+
+def acting_for(_RTLoop_2 successor, Control control, Control own):
+    """Return the object that the callbacks of a running loop get for a successor, and its address."""
+    cdef _LiveStep front
+    live, kind = own.thread.live, control.thread.kind
+    is_sampled = kind == SAMPLED_BODY
+    if live is None or kind == LIVE_BODY or control.is_simulated() or (is_sampled and not live.parameters.declared):
+        return successor, <size_t><void *>successor
+    front = _LiveStep.__new__(_LiveStep)
+    front.inner, front.is_sampled = successor, is_sampled
+    front._rt = control.thread.rt
+    front._control = control
+    return front, <size_t><void *>front
+
+
+def populate_methods(_RTLoop_2 loop):
+    """Make the code of the methods of a loop object present, before its first cycle."""
+    rt_memory_populate_code(_method_table(loop)[_STEP_SLOT])
+    rt_memory_populate_code(_method_table(loop)[_TAKE_OVER_SLOT])
+    rt_memory_prefault(<void *><PyObject *>loop, <size_t>type(loop).__basicsize__)

@@ -42,7 +42,7 @@ def reap_finished() -> bool:
         try:
             control.reap()
         except Exception as error:
-            _tell(error)
+            tell(error)
     return bool(loops)
 
 
@@ -68,7 +68,7 @@ def _stop_all() -> str:
         try:
             control.stop(control.leave_timeout_ns, begin)
         except BaseException as error:  # even one of a signal handler, because the other loops must stop as well
-            _tell(error)
+            tell(error)
     count = sum(not control.is_helper for control in every)
     return f"stopped {count} loop{'s' * (count != 1)}" if count else ""
 
@@ -77,7 +77,7 @@ def _is_any_left() -> bool:
     return bool(loops) or bool(simulations)
 
 
-def _tell(error: BaseException) -> None:
+def tell(error: BaseException) -> None:
     """Report an exception that has no caller to catch it, if stderr can still be written to."""
     text = f"rtloop: {error}\n" if isinstance(error, StopTimeoutError) else f"rtloop: {error!r}\n"
     with suppress(OSError, ValueError, AttributeError):  # of a closed terminal or file, or None

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from rtloop.guard.violations import list_violations
+from rtloop.live.live import add_figures
 from rtloop.memory.forks import fork_count
 from rtloop.system.grant_errors import import_errors
 from rtloop.system.time_sync import tai_offset_s
@@ -32,7 +33,7 @@ def collect(thread: LoopThread, state: str, simulation: dict[str, Any] | None) -
     snapshot, forks = block.snapshot(), fork_count()
     has_own_wait = thread.has_own_wait
     tai = None if simulation is not None else (thread.tai_offset_s, tai_offset_s())
-    live = {} if thread.live is None else thread.live.figures()
+    live = _live_figures(thread)
     make = import_maker()
     return lambda: make(
         settings,
@@ -47,6 +48,12 @@ def collect(thread: LoopThread, state: str, simulation: dict[str, Any] | None) -
         live=live,
         violations=list_violations(guard, has_lines=state != "running"),
     )
+
+
+def _live_figures(thread: LoopThread) -> dict[str, Any]:
+    """Return the part of the Stats that is about parameters, of all steps that the run has had, and about swaps."""
+    present = {} if thread.live is None else thread.live.figures()
+    return add_figures(thread.former_figures, present) | {"swaps": thread.swaps}
 
 
 def empty(thread: LoopThread, state: str, simulation: dict[str, Any] | None) -> Stats:

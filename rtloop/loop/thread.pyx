@@ -8,6 +8,7 @@ from posix.unistd cimport getpid
 from rtloop._os cimport munmap, pthread_join
 from rtloop.headers.atomics cimport rt_load_acquire
 from rtloop.headers.loop cimport (
+    RT_COMMAND_SWAP,
     RT_END_CLOCK,
     RT_END_CLOCK_STEP,
     RT_END_ENTER,
@@ -26,6 +27,11 @@ from rtloop.headers.loop cimport (
     RT_PHASE_STARTING,
     RT_SCHED_FLAG_RESET_ON_FORK,
     RT_STACK_SIGNAL_BYTES,
+    RT_SWAP_ASKED,
+    RT_SWAP_DONE,
+    RT_SWAP_NONE,
+    RT_SWAP_REFUSED,
+    RT_SWAP_TAKEN,
     RT_WATCH_SAFE,
     RT_WATCH_TRIPPED,
     rt_clock_reader,
@@ -42,9 +48,13 @@ from rtloop.headers.loop cimport (
     rt_stack_map,
     rt_stack_paint,
     rt_stack_unmap,
+    rt_swap_ask,
+    rt_swap_state,
+    rt_swap_withdraw,
     rt_thread_create,
+    rt_watch_is_taken,
 )
-from rtloop.headers.memory cimport rt_memory_map
+from rtloop.headers.memory cimport rt_memory_map, rt_memory_populate_code
 from rtloop.guard.guard_block cimport GuardBlock
 from rtloop.live.live cimport Live
 from rtloop.sharing.wakers cimport loops_of_process
@@ -60,6 +70,7 @@ from rtloop.errors import SetupError
 from rtloop.guard import setup as guard_setup
 from rtloop.guard.started_threads import StartedThreads, starting
 from rtloop.guard.thread_pools import GRANT as POOLS, PoolWatch, loop_tids, pools_grant
+from rtloop.live.live import add_figures
 from rtloop.loop import dma_latency, resources, scheduling
 from rtloop.memory.own_locks import lock_range, lock_ranges, own_grant
 from rtloop.settings import CLOCK_STEP_POLICIES, CLOCKS, OVERRUN_POLICIES, SETTABLE_CLOCKS
@@ -75,6 +86,11 @@ _ENDS = {RT_END_NORMAL: None, RT_END_ENTER: "enter", RT_END_STEP: "step", RT_END
          RT_END_ON_PEER_FAILURE: "on_peer_failure", RT_END_WATCHDOG: "watchdog", RT_END_CLOCK_STEP: "clock_step"}
 # Ends after which the cycle counter already includes the last cycle.
 _ENDS_COUNTED = (RT_END_STEP, RT_END_OVERRUN, RT_END_OVERRUNS, RT_END_GUARD)
+
+# Swaps that the record of a run has room for.
+_MOST_SWAPS = 4096
+_SWAPS = {RT_SWAP_NONE: None, RT_SWAP_ASKED: "asked", RT_SWAP_TAKEN: "taken", RT_SWAP_DONE: "done",
+          RT_SWAP_REFUSED: "refused"}
 
 
 cdef class LoopThread:
@@ -92,6 +108,8 @@ cdef class LoopThread:
         Grants of the current run, or of the last one.
     has_own_wait : bool
         True if the loop overrides ``wait``.
+    kind : int
+        Body of the run's thread, PLAIN_BODY, SAMPLED_BODY or LIVE_BODY: what it looks at around each step.
     block : TelemetryBlock or None
         Telemetry, while it is acquired.
     guard : GuardBlock or None
@@ -102,6 +120,14 @@ cdef class LoopThread:
         Functions that return an additional grant of every run.
     live : Live or None
         Parameters and signals, if there are any.
+    swaps : tuple of Swap
+        The last swaps of the current run, or of the last one.
+    former_figures : dict
+        What the Stats of the run say of the parameters of its former steps.
+    functions : tuple of int
+        Addresses of the step's functions, besides its methods, whose code is made present before a swap to it.
+
+    `ranges`, `remarks`, `live` and `functions` belong to the step; a swap replaces them.
     """
 
     def __cinit__(self):
@@ -112,9 +138,10 @@ cdef class LoopThread:
 
     def __init__(self, settings):
         self.settings = settings
-        self.grants = self.ranges = self.remarks = ()
+        self.grants = self.ranges = self.remarks = self.functions = ()
+        self.swaps, self.former_figures = (), {}
         self.block = self.guard = self.tai_offset_s = self.live = None
-        self._undo = self._live = self._why_cpus = None
+        self._undo = self._step_undo = self._live = self._why_cpus = None
 
     def __dealloc__(self):
         # If it still has a thread, this is a forked child, whose copy of the state the kernel has wiped.
@@ -135,11 +162,18 @@ cdef class LoopThread:
             return PLAIN_BODY
         return SAMPLED_BODY if live.signals.declared and not live.parameters.declared else LIVE_BODY
 
+    cdef void bind_swap(self, rt_take_over_t take_over):
+        """Set the C function that hands a loop over to the loop object."""
+        self._take_over = take_over
+
     cdef Live make_live(self):
         """Return the parameters and signals, made when the first is declared."""
         cdef Live live = self.live
         if live is None:
-            live = vars(self).setdefault("_first_live", Live(self.settings))  # one for all threads
+            own = vars(self)
+            if own.get("_first_live", own) is None:
+                own.pop("_first_live", None)  # a swap to a step without any
+            live = own.setdefault("_first_live", Live(self.settings))  # one for all threads
             live._state = &self.rt.live
             self.live = live
         return live
@@ -151,6 +185,10 @@ cdef class LoopThread:
     def add_remark(self, make_grant):
         """Add a function to `remarks`."""
         self.remarks += (make_grant,)
+
+    def add_function(self, size_t address):
+        """Add a function to `functions`."""
+        self.functions += (address,)
 
     def _make_remarks(self):
         return [make_grant() for make_grant in self.remarks]
@@ -178,9 +216,10 @@ cdef class LoopThread:
             grants += scheduling.rt_bandwidth(settings)
             grant, self.block = resources.telemetry(settings, stack)
             grants.append(grant)
+            step = stack.enter_context(ExitStack())
             if self.live is not None:
-                grants += self.live.acquire(settings, stack)
-            grants += self._lock_state(stack)
+                grants += self.live.acquire(settings, step)
+            grants += [self._lock_state(stack), *self._lock_ranges(settings, step)]
             grants += [self._acquire_stack(stack), *self._acquire_guard(stack)]
             pools = pools_grant()
             latency, held = dma_latency.acquire(settings, stack)
@@ -207,7 +246,7 @@ cdef class LoopThread:
             blocks = {} if self.live is None else self.live.inodes
             description.write(self.block, settings, self.grants, has_own_wait=self.has_own_wait, group=group_name,
                               blocks=blocks, descriptors={} if held is None else {"dma_latency": held.fd})
-            self._undo = stack.pop_all()
+            self._undo, self._step_undo = stack.pop_all(), step
 
     @staticmethod
     def _readers(held, pools):
@@ -239,11 +278,109 @@ cdef class LoopThread:
             self.block = TelemetryBlock(settings.name, settings.record)
             stack.callback(self.block.close)
             self.rt.telemetry = (<TelemetryBlock>self.block).block
+            step = stack.enter_context(ExitStack())
             if self.live is not None:
-                self.live.open_simulated(settings, stack)
+                self.live.open_simulated(settings, step)
             self._sign()
-            self._undo = stack.pop_all()
+            self._undo, self._step_undo = stack.pop_all(), step
         self._live, self.grants = None, (grant, *self._make_remarks())
+
+    def stage(self, settings, stack, former, is_simulated):
+        """Acquire what this loop's step needs to be another loop's. Returns the grants.
+
+        Parameters
+        ----------
+        settings : Settings
+            Settings of the loop that goes on with the step.
+        stack : contextlib.ExitStack
+            Gets what releases everything; after a swap that was not made, :meth:`forget` comes first.
+        former : Live or None
+            Parameters and signals of that loop's present step.
+        is_simulated : bool
+            True if that loop runs in virtual time.
+        """
+        grants = [] if self.live is None else self.live.stage(settings, stack, former, is_simulated)
+        if not is_simulated:
+            grants += self._lock_ranges(settings, stack)
+            for address in self.functions:
+                rt_memory_populate_code(<void *><size_t>address)
+        return grants + self._make_remarks()
+
+    def forget(self):
+        """Undo :meth:`stage` but for the stack: the other loop has not gone on with this step."""
+        if self.live is not None:
+            self.live.forget()
+
+    def ask_swap(self, LoopThread other, successor, former, size_t acting):
+        """Ask the thread to go on with the step of another loop, which has staged it.
+
+        `acting` is the address of the object that the callbacks get, `successor` or one in front of it.
+        """
+        cdef rt_loop_t *rt = self.rt
+        rt.swap.self, rt.swap.successor, rt.swap.former = <void *>acting, <void *>successor, <void *>former
+        rt.swap.take_over = self._take_over
+        rt.swap.live = NULL if other.live is None else &other.rt.live
+        rt_swap_ask(&rt.swap)
+        self.send(RT_COMMAND_SWAP)
+
+    def swap_state(self):
+        """Return how far a swap has come: None, ``"asked"``, ``"taken"``, ``"done"`` or ``"refused"``."""
+        return _SWAPS[rt_swap_state(&self.rt.swap)]
+
+    def swap_answer(self):
+        """Return the index of the new step's first cycle, and the code that take_over() has returned."""
+        return self.rt.swap.cycle, self.rt.swap.code
+
+    def withdraw_swap(self):
+        """Withdraw the request of a swap. Returns True, or False if the thread has taken it."""
+        return rt_swap_withdraw(&self.rt.swap) != 0
+
+    def is_watchdog_at_work(self):
+        """Return True if the watchdog may be about to call safe() of a step that was in place when this was called."""
+        return rt_watch_is_taken(&self.rt.watch) != 0
+
+    def take_back(self):
+        """Undo :meth:`stage` of a step that the other loop has gone on with, and does not have any more."""
+        if self.live is not None:
+            self.live.move(<size_t>&self.rt.live)
+
+    @property
+    def parts(self):
+        """What belongs to the step: `live`, `ranges`, `remarks` and `functions`."""
+        return self.live, self.ranges, self.remarks, self.functions
+
+    def use(self, parts, undo, grants):
+        """Go on with the parts of another step, and with what releases it. Returns what releases the former one."""
+        cdef Live live = self.live
+        former, names = self._step_undo, {name for name, *_ in self.ranges}
+        if live is not None:
+            names |= live.ranges.keys()
+            self.former_figures = add_figures(self.former_figures, live.figures())
+            live.retire()
+        names |= {grant.name for grant in self._make_remarks()}
+        self.take_parts(parts)
+        live = self.live
+        self._step_undo = undo
+        lives = self._live
+        self.grants = tuple(grant for grant in self.grants if grant.name not in names) + tuple(grants)
+        if lives is not None:
+            ranges = {name: (address, size) for name, _, address, size, _ in self.ranges}
+            ranges |= {} if live is None else live.ranges
+            self._live = lives.with_step(names, grants, ranges)
+        return former
+
+    def take_parts(self, parts):
+        """Go on with the parts of another step."""
+        cdef Live live
+        live, self.ranges, self.remarks, self.functions = parts
+        if live is not None:
+            live.move(<size_t>&self.rt.live)
+        vars(self)["_first_live"] = live
+        self.live = live
+
+    def note_swap(self, swap):
+        """Add a swap to the record of the run."""
+        self.swaps = (*self.swaps, swap)[-_MOST_SWAPS:]
 
     def go_simulated(self):
         """Mark the run without a thread as begun."""
@@ -270,7 +407,10 @@ cdef class LoopThread:
     def release(self):
         """Release everything that the run has acquired, in reverse. A second call does nothing."""
         undo, self._undo = self._undo, None
+        step, self._step_undo = self._step_undo, None
         try:
+            if step is not None:
+                step.close()  # that of a swap is not in `undo`
             if undo is not None:
                 undo.close()
         finally:
@@ -290,6 +430,7 @@ cdef class LoopThread:
         cdef rt_loop_t *rt = self.rt
         cdef bytes name = s.name.encode()[:15].decode(errors="ignore").encode()
         memset(rt, 0, sizeof(rt_loop_t))
+        self.swaps, self.former_figures = (), {}
         is_settable = s.clock in SETTABLE_CLOCKS
         # The fraction of a phase is the same for all releases, and rounded once, except half a ns, which is rounded to
         # the even release each time.
@@ -327,9 +468,12 @@ cdef class LoopThread:
                 rt.thread.request.cpus[<int>(cpu // 64)] |= <uint64_t>1 << <int>(cpu % 64)
 
     def _lock_state(self, stack):
-        """Lock the C state, which together with the telemetry is all that a cycle touches, and `ranges`."""
+        """Lock the C state, which together with the telemetry and the step's own memory is all that a cycle touches."""
         state = ("state", "the loop's own counters and schedule", <size_t>self.rt, sizeof(rt_loop_t), True)
-        return [lock_range(self.settings.lock_memory, stack, *item) for item in (state, *self.ranges)]
+        return lock_range(self.settings.lock_memory, stack, *state)
+
+    def _lock_ranges(self, settings, stack):
+        return [lock_range(settings.lock_memory, stack, *item) for item in self.ranges]
 
     def _acquire_stack(self, stack):
         """Map, lock, guard and paint the stack."""
@@ -365,6 +509,7 @@ cdef class LoopThread:
         self.rt.hooks.on_peer_failure, self.rt.hooks.safe = self._on_peer_failure, self._safe
         self.rt.phase = RT_PHASE_STARTING
         kind = self._kind()
+        self.kind = LIVE_BODY if kind == SAMPLED_BODY and self.rt.guard is not NULL else kind
         body = self._bodies[kind] if self.rt.guard is NULL else self._guarded_bodies[kind]
         rc = rt_thread_create(&self.rt.thread.id, &self.rt.thread.stack, body, <void *>owner)
         if rc:

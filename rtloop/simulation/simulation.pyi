@@ -21,6 +21,7 @@ def simulate_loop(
     latency: _Model | Mapping[RTLoop, _Model],
     plant: RTLoop | Callable[[Cycle], int | None] | None,
     parameters: Iterable[ParameterChange] | None,
+    swaps: Mapping[int, RTLoop] | None,
 ) -> Stats: ...
 def simulate(
     loops: Iterable[RTLoop],

@@ -24,13 +24,17 @@ from rtloop.headers.simulate cimport (
     rt_simulate_advance,
     rt_simulate_begin,
     rt_simulate_enter,
+    rt_simulate_is_swap_due,
     rt_simulate_leave,
+    rt_simulate_swap,
     rt_simulation_t,
 )
 
 from rtloop.errors import StateError
 from rtloop.simulation import timing_models
 from rtloop.loop.cycle import Cycle, verdict
+from rtloop.loop.loop import acting_for, hand_over, populate_methods
+from rtloop.loop.swap import begin, conclude, remember, restore
 from rtloop.settings import parse_count, parse_run_duration
 from rtloop.stats.stats import Stats
 from rtloop.process import ending_signals
@@ -132,10 +136,13 @@ cdef class _Run:
     cdef list callables
     cdef list opened
     cdef list entered
+    cdef list remembered
+    cdef dict swaps
 
     def __cinit__(self, loops):
         self.loops = loops
-        self.held, self.callables, self.opened, self.entered = [], [], [], []
+        self.held, self.callables, self.opened, self.entered, self.remembered = [], [], [], [], []
+        self.swaps = {}
         self.count = len(loops)
         self.parts = <rt_simulation_t *>calloc(self.count, sizeof(rt_simulation_t))
         self.replays = <_replay_t *>calloc(self.count, sizeof(_replay_t))
@@ -206,12 +213,41 @@ cdef class _Run:
         cdef Control c = _control(loop)
         c.claim(None, None, said)
         self.opened.append(c)
+        self.remembered.append(remember(c))
+        loop = c.step_of(loop)
         loop.setup()
         recorded = None if changes is None else loop.parameters._backend.plan_replay(changes)
         c.open_simulated(cycles, duration_ns, _GRANT)
         if recorded is not None:
             self.set_replay(index, recorded)
         self.parts[index].loop, self.parts[index].self = c.thread.rt, <void *>loop
+
+    def plan_swaps(self, index, swaps):
+        """Plan swaps of one loop: a dict from the index of a cycle to the loop object whose step begins with it."""
+        for cycle, successor in swaps.items():
+            if parse_count(cycle, "swaps") < 1 or not isinstance(successor, _RTLoop_2):
+                raise TypeError(
+                    f"swaps: {show(cycle)}: {show(successor)} must be the index of a cycle, at least 1, and an RTLoop"
+                )
+        self.swaps[index] = sorted(swaps.items(), key=lambda item: item[0])
+        self.parts[index].swap_at = min(swaps, default=0)
+
+    def make_swaps(self):
+        """Make the swaps that are due."""
+        cdef Control c
+        cdef int index
+        for index, left in self.swaps.items():
+            while rt_simulate_is_swap_due(&self.parts[index]):
+                c = self.opened[index]
+                _, successor = left.pop(0)
+                self.parts[index].swap_at = left[0][0] if left else 0
+                change = begin(
+                    c, self.loops[index], successor, _control(successor), hand_over, acting_for, populate_methods
+                )
+                change.ask()
+                with nogil:
+                    rt_simulate_swap(&self.parts[index])
+                conclude(change)
 
     def go(self):
         """Release all loops; a stop() that has been called since open() takes effect."""
@@ -247,6 +283,7 @@ cdef class _Run:
                     ended = self.run_slice()
             if ended == RT_SIMULATION_PAUSE:
                 PyErr_CheckSignals()
+                self.make_swaps()
                 for c in self.opened:
                     if c.thread.is_pending(RT_COMMAND_STOP):
                         return c
@@ -290,6 +327,8 @@ cdef class _Run:
                     c.end_simulated(error if c is failed and not isinstance(error, KeyboardInterrupt) else None)
                 except BaseException as raised:  # the other loops must end as well
                     trouble = raised
+            for c, step in zip(self.opened, self.remembered, strict=True):
+                restore(c, step, hand_over)
             if trouble is not None:
                 raise trouble
 
@@ -300,7 +339,7 @@ cdef Control _control(_RTLoop_2 loop):
     return <Control>loop._control
 
 
-def _simulate(loops, index, duration, cycles, execution, latency, plant=None, parameters=None):
+def _simulate(loops, index, duration, cycles, execution, latency, plant=None, parameters=None, swaps=None):
     """Simulate; `cycles`, the plant and a duration without a unit refer to the loop at `index`."""
     cdef Control failed = None
     if cycles is not None:
@@ -320,6 +359,8 @@ def _simulate(loops, index, duration, cycles, execution, latency, plant=None, pa
     ]
     if plant is not None:
         run.set_plant(index, plant)
+    for i, loop in enumerate(loops):
+        run.plan_swaps(i, {} if swaps is None else swaps.get(loop, {}))
     error = None
     armed = ending_signals.arm_wait()
     try:
@@ -339,14 +380,15 @@ def _simulate(loops, index, duration, cycles, execution, latency, plant=None, pa
     return tuple(loop.stats for loop in loops)
 
 
-def simulate_loop(loop, duration, cycles, execution, latency, plant, parameters):
+def simulate_loop(loop, duration, cycles, execution, latency, plant, parameters, swaps):
     """Implement RTLoop.simulate."""
     replayed = None if parameters is None else {loop: parameters}
+    planned = None if swaps is None else {loop: swaps}
     if isinstance(plant, _RTLoop_2):
-        return _simulate([plant, loop], 1, duration, cycles, execution, latency, None, replayed)[1]
+        return _simulate([plant, loop], 1, duration, cycles, execution, latency, None, replayed, planned)[1]
     if plant is not None and not callable(plant):
         raise TypeError(f"plant={show(plant)} must be an RTLoop, or a callable that takes a Cycle")
-    return _simulate([loop], 0, duration, cycles, execution, latency, plant, replayed)[0]
+    return _simulate([loop], 0, duration, cycles, execution, latency, plant, replayed, planned)[0]
 
 
 def simulate(loops, duration=None, *, execution=0, latency=0, parameters=None):

@@ -25,6 +25,7 @@ __all__ = [
     "PageFaults",
     "ParameterChange",
     "StackUse",
+    "Swap",
 ]
 
 #: Name and version of the saved form.
@@ -77,6 +78,22 @@ class ParameterChange(NamedTuple):
     program: str = ""
 
 
+class Swap(NamedTuple):
+    """A step that a running loop went on with.
+
+    Attributes
+    ----------
+    cycle : int
+        Index of its first cycle.
+    former, successor : str
+        Names of the classes of the former and the new step, or of their functions.
+    """
+
+    cycle: int
+    former: str
+    successor: str
+
+
 PAIRS: dict[str, type[Any]] = {"page_faults": PageFaults, "context_switches": ContextSwitches, "stack": StackUse}
 
 
@@ -117,6 +134,7 @@ class Figures:
     parameter_changes: tuple[ParameterChange, ...] | None = ()
     lost_parameter_changes: int = 0
     refused_parameter_sets: int = 0
+    swaps: tuple[Swap, ...] | None = ()
 
     def __post_init__(self) -> None:
         if self.records.dtype != _RECORD_DTYPE or self.records.ndim != 1:
@@ -130,6 +148,8 @@ class Figures:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.parameter_changes is not None:
             object.__setattr__(self, "parameter_changes", tuple(ParameterChange(*c) for c in self.parameter_changes))
+        if self.swaps is not None:
+            object.__setattr__(self, "swaps", tuple(Swap(*one) for one in self.swaps))
 
     @property
     def duration(self) -> float:
@@ -194,6 +214,7 @@ class Figures:
             parameter_changes=None
             if self.parameter_changes is None
             else [_plain(change._asdict()) for change in self.parameter_changes],
+            swaps=None if self.swaps is None else [one._asdict() for one in self.swaps],
         )
         for name in HISTOGRAMS:
             histogram: Histogram = getattr(self, name)

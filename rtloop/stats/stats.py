@@ -12,7 +12,7 @@ import numpy as np
 
 from rtloop.errors import ConfigError
 from rtloop.stats import table, validation
-from rtloop.stats.figures import FORMAT, HISTOGRAMS, PAIRS, VERSION, Figures, ParameterChange
+from rtloop.stats.figures import FORMAT, HISTOGRAMS, PAIRS, VERSION, Figures, ParameterChange, Swap
 from rtloop.stats.histogram import Histogram
 from rtloop.stats.part import last_part
 from rtloop.system.fileio import replaced
@@ -111,6 +111,9 @@ class Stats(Figures):
     refused_parameter_sets : int
         Number of sets that the loop has refused, because a writer sent values outside of the limits or not of the
         types. Not known, and 0, for a loop of another process: see ``parameters.refused`` of :func:`rtloop.connect`.
+    swaps : tuple of Swap or None
+        Steps that the loop went on with, the last 4096, oldest first: ``cycle`` (index of the first cycle of the new
+        step), ``former`` and ``successor`` (names of the classes or functions). None for a loop of another process.
     """
 
     def to_json(self, *, records: bool = False, indent: int | None = None) -> str:
@@ -197,6 +200,8 @@ class Stats(Figures):
         fields["grants"] = tuple(Grant(**grant) for grant in fields["grants"])
         if fields.get("parameter_changes"):
             fields["parameter_changes"] = tuple(ParameterChange(**one) for one in fields["parameter_changes"])
+        if fields.get("swaps"):
+            fields["swaps"] = tuple(Swap(**one) for one in fields["swaps"])
         return cls(records=records, **fields)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -171,6 +171,10 @@ def facts_of(stats: Figures) -> list[tuple[str, str]]:
                 f" most, in {stats.waiting.count:,} cycles; not execution time",
             )
         )
+    if stats.swaps:
+        last = stats.swaps[-1]
+        more = f"{len(stats.swaps):,}, the last to" if len(stats.swaps) > 1 else "to"
+        facts.append(("swaps", f"{more} {last.successor}, in place since cycle {last.cycle:,}"))
     if stats.clock_steps:
         sizes = ", ".join(f"{'+' if ns > 0 else ''}{format_duration(ns)}" for ns in stats.clock_step_sizes[-4:])
         more = "the last by " if stats.clock_steps > 4 else "by "

@@ -70,6 +70,8 @@ def check_fields(fields: dict[str, Any]) -> None:
     changes = fields.get("parameter_changes", [])
     is_list = changes is None or (isinstance(changes, list) and all(map(_is_change, changes)))
     _check("parameter_changes", changes, "list of changes", is_list)
+    swaps = fields.get("swaps", [])
+    _check("swaps", swaps, "list of swaps", swaps is None or (isinstance(swaps, list) and all(map(_is_swap, swaps))))
     for name in ("lost_parameter_changes", "refused_parameter_sets"):
         _check(name, fields.get(name, 0), "count", _is_count(fields.get(name, 0)))
     for name in ("page_faults", "context_switches", "stack"):
@@ -136,6 +138,16 @@ def _is_change(change: object) -> bool:
         and all(map(_is_value, change["values"].values()))
         and all(_is_int(change[name], -_INT64_MAX, _INT64_MAX) for name in ("pid", "tid"))
         and all(_is_text(change[name]) for name in ("host", "program"))
+    )
+
+
+def _is_swap(swap: object) -> bool:
+    """Return whether it has the form of a Swap."""
+    return (
+        isinstance(swap, dict)
+        and swap.keys() == {"cycle", "former", "successor"}
+        and _is_int(swap["cycle"], 0, 2**64 - 1)
+        and all(_is_text(swap[name]) for name in ("former", "successor"))
     )
 
 

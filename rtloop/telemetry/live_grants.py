@@ -10,7 +10,7 @@ import ctypes
 import os
 import struct
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -97,6 +97,28 @@ class LiveGrants:
         if is_held():
             self._grants = grants
         return self._grants
+
+    def with_step(
+        self, former: Iterable[str], grants: Iterable[Grant], ranges: Mapping[str, tuple[int, int]]
+    ) -> LiveGrants:
+        """Return the grants of the same run with another step.
+
+        Parameters
+        ----------
+        former : iterable of str
+            Names of the grants of the former step, which is released.
+        grants : iterable of Grant
+            Those of the new step.
+        ranges : mapping
+            What the grants of the new step have locked.
+        """
+        made = copy.copy(self)
+        gone, new = set(former), tuple(grants)
+        made._grants = tuple(grant for grant in self._grants if grant.name not in gone) + new
+        made._start = {name: grant for name, grant in self._start.items() if name not in gone}
+        made._start |= {grant.name: grant for grant in new}
+        made._ranges = {name: place for name, place in (self._ranges or {}).items() if name not in gone} | dict(ranges)
+        return made
 
     def unreported(self) -> list[Grant]:
         """Return the lost grants that this has not returned yet."""

@@ -160,7 +160,7 @@ class LoopReader:
             stack=stack,
             forks=None,
             host={**self._host, "tai_offset_s": tai_offset_s()},
-            live={"parameter_changes": None},
+            live={"parameter_changes": None, "swaps": None},
         )
 
     def close(self) -> None:

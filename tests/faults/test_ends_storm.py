@@ -125,6 +125,19 @@ def group_enter_fails():
     except rtloop.CallbackError: pass
     for loop in loops:
         assert loop.leaves == (loop.enters if loop.enter_code == 0 else 0), (loop.enters, loop.leaves)
+def swapped():
+    global due, ran
+    laws = [make()]
+    laws[0].start()
+    stopper = later(laws[0].stop)
+    try:
+        while True:
+            laws.append(make())
+            laws[0].swap(laws[-1])
+    except rtloop.StateError: pass
+    stopper.join()
+    assert sum(law.leaves for law in laws) == laws[0].enters == 1 and not any(law.enters for law in laws[1:])
+    due, ran = due + 1, ran + 1
 
 def process(ending):
     # A forked child ends, with its loop: leave() writes to a pipe that outlives it.
@@ -165,12 +178,13 @@ PROCESSES = [process(ending) for ending in (
     KILL %% "TERM" + "\\n" + KILL %% "INT" + "\\n" + KILL %% "TERM" + "\\nloop.start(); loop.join()",
     KILL %% "TERM" + "\\nwith rtloop.stop_on_signals():\\n    loop.start(); time.sleep(5)",
     "loop.start(); alive(loop); sys.exit(3)",
+    KILL %% "TERM" + "\\nwith loop:\\n    while True: new = make(); new.says_leave = True; loop.swap(new)",
     "loop.start(); alive(loop); raise KeyError",
     "loop.start(); alive(loop)",
 )]
 HERE = [stop, stop_later, many_stops, stop_and_start_again, step_stops, limit, step_fails, enter_ends, overrun_policy,
         failed_and_stopped, exception_in_the_block, interrupted, interrupted_start, group, group_fails,
-        group_enter_fails]
+        group_enter_fails, swapped]
 
 class Alarm(Exception): pass
 def on_alarm(*_): raise Alarm

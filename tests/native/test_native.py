@@ -37,6 +37,7 @@ _VALUE_IS_NEW = "  rt_shared_latest_publish(s);\n}\n\n/* Write a value and stamp
 _LOOK = "s->back = rt_shared_latest_find_back(s, word);\n}\n\n/* Take the side of reader"
 _WAIT_FAILS = "if (RT_UNLIKELY(!rt_loop_wait(loop, &now, release))) return "
 _TAKE_SET = "} while (!rt_compare_exchange_acq_rel(word, &state, next));\n  const uint64_t place_bytes"
+_TAKE_STEP = "return rt_compare_exchange_acq_rel(&s->state, &asked, (uint64_t)RT_SWAP_TAKEN)"
 _SEE_TAIL = "ring->tail_seen = rt_load_acquire(&ring->tail);\n  const uint64_t all = ring->tail_seen - head"
 
 
@@ -669,6 +670,57 @@ PROGRAMS = {
             ),
             "a fork wipes nothing": Mutation("stack.h", "kept - wiped, MADV_WIPEONFORK", "0, MADV_WIPEONFORK"),
             "frames share a page with what is copied": Mutation("stack.h", "page <= stack->bytes / 8", "0"),
+        },
+    ),
+    "swap": Program(
+        (MEMORY, THREADS),
+        mutations={
+            "the command is not for swaps": Mutation(
+                "loop_commands.h", "  if (command & RT_COMMAND_SWAP) rt_loop_plan_swap(loop);\n", ""
+            ),
+            "the fast path goes on": Mutation(
+                "loop_commands.h", "  loop->is_swap_due = 1;\n  loop->plain_until = INT64_MIN;\n", ""
+            ),
+            "the former step goes on all the same": Mutation(
+                "loop_cycle.h", "step(loop->self, cycle)", "step(self, cycle)"
+            ),
+            "the first step leaves": Mutation("loop.h", "leave(loop->self);", "leave(self);"),
+            "a refusal is ignored": Mutation("loop_cycle.h", "  if (swap->code) {", "  if (0) {"),
+            "a stop is overtaken": Mutation(
+                "loop_cycle.h", "if (rt_load_acquire(&loop->command) & RT_COMMAND_STOP || !", "if (!"
+            ),
+            "the cycle of the past": Mutation("loop_cycle.h", "  next.release = loop->schedule.release;\n", ""),
+            "the watchdog has the former step": Mutation(
+                "loop_cycle.h", "  rt_store_release(&loop->hooks.self, swap->self);\n", ""
+            ),
+        },
+    ),
+    "swap_model": Program(
+        (UNDEFINED,),
+        mutations={
+            "asks without a release": Mutation(
+                "swap.h",
+                "rt_store_release(&s->state, (uint64_t)RT_SWAP_ASKED)",
+                "rt_store_relaxed(&s->state, (uint64_t)RT_SWAP_ASKED)",
+            ),
+            "answers without a release": Mutation(
+                "swap.h", "rt_store_release(&s->state, state)", "rt_store_relaxed(&s->state, state)"
+            ),
+            "takes without an acquire": Mutation("swap.h", _TAKE_STEP, _TAKE_STEP.replace("acq_rel", "release")),
+            "takes what may be withdrawn": Mutation(
+                "swap.h",
+                _TAKE_STEP,
+                "if (rt_load_acquire(&s->state) != asked) return 0;\n"
+                "  rt_store_release(&s->state, (uint64_t)RT_SWAP_TAKEN);\n  return 1",
+            ),
+            "withdraws what may be taken": Mutation(
+                "swap.h",
+                "return rt_compare_exchange_acq_rel(&s->state, &asked, (uint64_t)RT_SWAP_NONE)",
+                "(void)asked;\n  rt_store_release(&s->state, (uint64_t)RT_SWAP_NONE);\n  return 1",
+            ),
+            "reads an answer without an acquire": Mutation(
+                "swap.h", "return rt_load_acquire(&s->state)", "return rt_load_relaxed(&s->state)"
+            ),
         },
     ),
     "telemetry": Program(

@@ -19,7 +19,7 @@ from types import ModuleType
 #: The modules beside this file that several tests use, with flags for the compiler.
 SHARED = {
     "exchanges": (), "guilty": ("-g", "-Wl,-z,lazy"), "probes": (), "regions": (), "scoped": (), "signalled": (),
-    "tuned": (), "waits": (),
+    "swaps": (), "tuned": (), "waits": (),
 }  # fmt: skip
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from types import ModuleType
 from typing import Any
 
@@ -313,3 +315,18 @@ def test_a_group_has_the_parameters_of_its_loops(tuned: ModuleType, ordinary: di
         with pytest.raises(KeyError, match=r"no parameter 'hand\.a'"):
             group.parameters["hand.a"] = 1
     assert (arm.a, leg.mode, arm.torn) == (2, 3, 0)
+
+
+def test_a_mapping_holds_its_loop(tuned: ModuleType) -> None:
+    """A change outside of a run is written to the loop's fields, which must still be there."""
+    loop = tuned.Tuned("1ms")
+    parameters, kept = loop.parameters, weakref.ref(loop)
+    del loop
+    gc.collect()
+    held = kept()
+    assert held is not None
+    parameters["a"] = 5
+    assert held.a == 5
+    del held, parameters
+    gc.collect()
+    assert kept() is None

@@ -18,7 +18,7 @@ typedef struct rt_live {
   rt_sampler_t *sampler; /* NULL if there are no signals */
 } rt_live_t;
 
-/* Prepare for a run. Before the loop's thread exists; O(1). */
+/* Prepare for a run. Before the loop's thread exists, or on it; O(1). */
 static inline void rt_live_init(rt_live_t *live) {
   *live = (rt_live_t){.nothing = 0};
   live->state = &live->nothing;
@@ -32,6 +32,21 @@ static inline void rt_live_use_parameters(rt_live_t *live, rt_parameters_t *para
 
 /* Sample signals into the block that the sampler writes. Before the loop's thread exists; O(1). */
 static inline void rt_live_use_sampler(rt_live_t *live, rt_sampler_t *sampler) { live->sampler = sampler; }
+
+/* Take no sample: the function of a sampler without signals. */
+static inline void rt_live_sample_nothing(rt_sampler_t *sampler, const rt_cycle_t *cycle) {
+  (void)sampler;
+  (void)cycle;
+}
+
+/* Replace them by those of another step, if it has any; NULL if not. The thread may run a body that samples without a
+ * test. The loop's thread between two cycles; O(1). */
+static inline void rt_live_replace(rt_live_t *live, const rt_live_t *by) {
+  static rt_sampler_t none = {.sample = rt_live_sample_nothing};
+  rt_live_init(live);
+  if (by && by->parameters) rt_live_use_parameters(live, by->parameters);
+  rt_live_use_sampler(live, by && by->sampler ? by->sampler : &none);
+}
 
 /* Make a new set of parameters the one in use, if there is one: three instructions if not, else as
  * rt_parameters_take. The loop's thread. */

@@ -1,7 +1,7 @@
 /* The body of a loop's thread, from its first system call to its last.
  *
  *   loop_state.h       the struct, its phases and ends
- *   loop_commands.h    stop, reset of the statistics, failure of a sibling
+ *   loop_commands.h    stop, reset of the statistics, failure of a sibling, swap
  *   loop_clock_step.h  somebody has set the loop's clock
  *   loop_wait.h        waiting for a release
  *   loop_cycle.h       one cycle, and the sequence of cycles
@@ -39,6 +39,7 @@ static inline __attribute__((always_inline)) void
 rt_loop_guarded_main(rt_loop_t *loop, rt_guard_t *guard, void *self, int (*enter)(void *),
                      int (*step)(void *, const rt_cycle_t *), int (*overrun)(void *, const rt_cycle_t *, int64_t),
                      int (*wait)(void *, int64_t), void (*leave)(void *)) {
+  loop->self = self;
   rt_thread_setup(&loop->thread.request, &loop->thread.stack, &loop->thread.report);
   loop->wakes.count = 0;
   loop->wakes.plain_until = &loop->plain_until;
@@ -68,7 +69,8 @@ rt_loop_guarded_main(rt_loop_t *loop, rt_guard_t *guard, void *self, int (*enter
     if (rt_load_acquire(&loop->command) & RT_COMMAND_RESET) rt_loop_reset_statistics(loop);
     rt_store_relaxed(&loop->telemetry->end_reason, (uint32_t)loop->end.reason);
     rt_telemetry_write_usage(loop->telemetry, rt_thread_usage(), 1);
-    if (rc == RT_CONTINUE || rc == RT_STOP) leave(self);
+    if (rc == RT_CONTINUE || rc == RT_STOP) leave(loop->self);
+    rt_loop_call_at_end(loop);
   }
   if (loop->wakers) rt_wakers_leave(loop->wakers);
   while (loop->wakes.count) rt_wakes_run(&loop->wakes);

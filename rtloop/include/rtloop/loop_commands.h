@@ -1,4 +1,5 @@
-/* Commands to a running loop: stop, restart the statistics, react to the failure of another loop of the group.
+/* Commands to a running loop: stop, restart the statistics, react to the failure of another loop of the group, go on
+ * with another step.
  *
  * Any thread sends them, as bits of one word. The loop's thread reads the word once a cycle, and handles them there.
  */
@@ -16,6 +17,7 @@ enum {
   RT_COMMAND_STOP = 1u,
   RT_COMMAND_RESET = 2u,
   RT_COMMAND_SIBLING_FAILED = 4u, /* another loop of the group has failed: call on_peer_failure() */
+  RT_COMMAND_SWAP = 8u,           /* go on with another step after the present cycle: see swap.h */
 };
 
 /* Send commands to the loop's thread, which handles them before its next step. Any thread; one locked instruction;
@@ -56,12 +58,28 @@ static __attribute__((noinline, cold, unused)) int rt_loop_handle_sibling_failur
   return loop->end.reason_on_stop;
 }
 
+/* Call what a callback has left for the end of the run, once. The loop's thread, after leave(). */
+static inline void rt_loop_call_at_end(rt_loop_t *loop) {
+  void (*const at_end)(void) = loop->hooks.at_end;
+  loop->hooks.at_end = NULL;
+  if (at_end) at_end();
+}
+
+/* Note that a swap comes before the next wait, for which the next cycle leaves the fast path. Not now, because the
+ * command is seen when a release has come, and the swap would delay its step. The loop's thread; O(1). */
+static __attribute__((noinline, cold, unused)) void rt_loop_plan_swap(rt_loop_t *loop) {
+  __atomic_fetch_and(&loop->command, ~RT_COMMAND_SWAP, __ATOMIC_ACQ_REL);
+  loop->is_swap_due = 1;
+  loop->plain_until = INT64_MIN;
+}
+
 /* Handle the pending commands. Returns RT_GO_ON, or the reason for which the run ends. The loop's thread between two
  * cycles; O(1) and at most one system call, plus the time of on_peer_failure(). */
 static __attribute__((noinline, cold, unused)) int rt_loop_handle_commands(rt_loop_t *loop) {
   const uint32_t command = rt_load_acquire(&loop->command);
   if (command & RT_COMMAND_STOP) return loop->end.reason_on_stop;
   if (command & RT_COMMAND_RESET) rt_loop_reset_statistics(loop);
+  if (command & RT_COMMAND_SWAP) rt_loop_plan_swap(loop);
   return command & RT_COMMAND_SIBLING_FAILED ? rt_loop_handle_sibling_failure(loop) : RT_GO_ON;
 }
 

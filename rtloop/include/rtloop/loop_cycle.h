@@ -26,7 +26,7 @@ static inline void rt_loop_limit_plain(rt_loop_t *loop, uint64_t index) {
   const uint64_t most = loop->limits.max_cycles, left = most > index ? most - index : 0;
   int64_t length, until;
   loop->plain_until = loop->end_release;
-  if (loop->has_own_wait || loop->spin.margin || loop->is_settable || loop->wakes.count) {
+  if (loop->has_own_wait || loop->spin.margin || loop->is_settable || loop->wakes.count || loop->is_swap_due) {
     loop->plain_until = INT64_MIN;
   } else if (!__builtin_mul_overflow(left, loop->schedule.period, &length) &&
              !__builtin_add_overflow(loop->schedule.release, length, &until) && until < loop->end_release) {
@@ -118,7 +118,7 @@ static inline double rt_loop_next_dt(const rt_loop_t *loop) {
  * no overrun. record.end is without the offset of a settable clock, whose cycles are never plain.
  * O(1), plus the time of overrun(). */
 static inline __attribute__((always_inline)) int
-rt_loop_finish_cycle(rt_loop_t *loop, void *self, rt_record_t record, int rc, int *overran,
+rt_loop_finish_cycle(rt_loop_t *loop, rt_record_t record, int rc, int *overran,
                      int (*overrun)(void *, const rt_cycle_t *, int64_t)) {
   rt_schedule_t *const schedule = &loop->schedule;
   rt_cycle_t *const cycle = &loop->cycle;
@@ -149,13 +149,37 @@ rt_loop_finish_cycle(rt_loop_t *loop, void *self, rt_record_t record, int rc, in
     cycle->index += 1;
     return rc == RT_STOP ? RT_END_NORMAL : rt_loop_end_with(loop, RT_END_STEP, rc);
   }
-  const int code = *overran ? overrun(self, cycle, schedule->missed) : RT_CONTINUE;
+  const int code = *overran ? overrun(loop->self, cycle, schedule->missed) : RT_CONTINUE;
   cycle->index += 1;
   cycle->missed = schedule->missed;
   cycle->dt = rt_loop_next_dt(loop);
   if (code && code != RT_STOP) return rt_loop_end_with(loop, RT_END_OVERRUN, code);
   if (*overran < 0) return RT_END_OVERRUNS; /* before RT_STOP: a run that the policy ends has not ended normally */
   return code == RT_STOP ? RT_END_NORMAL : RT_GO_ON;
+}
+
+/* Go on with the step that was asked for, unless it refuses or the run is about to end. `now` is the time on the loop's
+ * clock. The loop's thread between two cycles; as long as take_over(); no system call. */
+static __attribute__((noinline, cold, unused)) void rt_loop_swap(rt_loop_t *loop, int64_t now) {
+  rt_swap_t *const swap = &loop->swap;
+  rt_cycle_t next = loop->cycle;
+  loop->is_swap_due = 0;
+  rt_loop_limit_plain(loop, next.index);
+  if (rt_load_acquire(&loop->command) & RT_COMMAND_STOP || !rt_swap_take(swap)) return;
+  next.release = loop->schedule.release;
+  next.start = now;
+  next.t = rt_double(next.release - loop->first_release) * 1e-9;
+  if (swap->live && swap->live->parameters) rt_parameters_begin_at(swap->live->parameters, next.index);
+  swap->cycle = next.index;
+  swap->code = swap->take_over(swap->successor, swap->former, &next);
+  if (swap->code) {
+    rt_swap_answer(swap, RT_SWAP_REFUSED);
+    return;
+  }
+  rt_live_replace(&loop->live, swap->live);
+  loop->self = swap->self;
+  rt_store_release(&loop->hooks.self, swap->self);
+  rt_swap_answer(swap, RT_SWAP_DONE);
 }
 
 /* Run cycles until the run ends. Returns the reason, with the code in loop->end.code. `guard` must be the constant NULL
@@ -165,6 +189,8 @@ rt_loop_run_guarded_cycles(rt_loop_t *loop, rt_guard_t *guard, void *self, int (
                            int (*overrun)(void *, const rt_cycle_t *, int64_t), int (*wait)(void *, int64_t)) {
   rt_schedule_t *const schedule = &loop->schedule;
   rt_cycle_t *const cycle = &loop->cycle;
+  loop->self = self;
+
   int64_t now = rt_loop_read_clock(loop); /* from one cycle to the next, without the offset of a settable clock */
   for (;;) {
     int64_t release = schedule->release;
@@ -174,12 +200,17 @@ rt_loop_run_guarded_cycles(rt_loop_t *loop, rt_guard_t *guard, void *self, int (
       if (RT_UNLIKELY(loop->wakes.count)) now = rt_loop_wake(loop);
       if (release >= loop->end_release || cycle->index >= loop->limits.max_cycles) return RT_END_NORMAL;
       now += loop->offset;
+      if (RT_UNLIKELY(loop->is_swap_due)) {
+        rt_loop_swap(loop, now);
+        if (guard) rt_guard_skip(guard);
+        now = rt_loop_now(loop);
+      }
       loop->is_late = now > release;
       if (!loop->has_own_wait) {
         now = rt_loop_wait_any(loop, now, release);
         if (RT_UNLIKELY(now < 0)) return rt_loop_end_with(loop, RT_END_CLOCK, (int)now);
       } else {
-        const int rc = wait(self, release);
+        const int rc = wait(loop->self, release);
         if (guard) rt_guard_skip(guard);
         now = rt_loop_now(loop);
         if (RT_UNLIKELY(rc == RT_STOP)) return RT_END_NORMAL;
@@ -201,12 +232,12 @@ rt_loop_run_guarded_cycles(rt_loop_t *loop, rt_guard_t *guard, void *self, int (
     const int64_t start = now;
     rt_loop_begin_cycle(loop, release, start);
     if (guard) rt_guard_begin(guard, cycle->index);
-    const int rc = step(self, cycle);
+    const int rc = step(loop->self, cycle);
     if (guard) rt_guard_end(guard);
     now = rt_loop_read_clock(loop);
     const int must_stop = guard ? rt_guard_check(guard, cycle->index, loop->telemetry) && guard->is_stopping : 0;
     int overran;
-    const int reason = rt_loop_finish_cycle(loop, self, (rt_record_t){release, start, now}, rc, &overran, overrun);
+    const int reason = rt_loop_finish_cycle(loop, (rt_record_t){release, start, now}, rc, &overran, overrun);
     if (RT_UNLIKELY(must_stop) && (reason == RT_GO_ON || reason == RT_END_NORMAL)) return RT_END_GUARD;
     if (RT_UNLIKELY(reason != RT_GO_ON)) return reason;
     if (RT_UNLIKELY(overran)) {

@@ -13,6 +13,7 @@
 #include "schedule.h"
 #include "spin.h"
 #include "stack.h"
+#include "swap.h"
 #include "telemetry.h"
 #include "thread.h"
 #include "wakes.h"
@@ -73,9 +74,10 @@ typedef struct rt_loop_group {
 
 /* Methods that threads other than the loop's, or a command, cause to be called. NULL: not overridden. */
 typedef struct rt_loop_hooks {
-  void *self; /* argument of both */
+  void *self; /* argument of both; changed by a swap, and read by the watchdog */
   int (*on_peer_failure)(void *self);
   int (*safe)(void *self);
+  void (*at_end)(void); /* set by a callback, and called once after leave(), whoever the step belongs to by then */
 } rt_loop_hooks_t;
 
 /* The thread: what it asks of the kernel, what it was granted, and its stack. */
@@ -126,6 +128,9 @@ typedef struct rt_loop {
   rt_loop_end_t end;
   rt_trip_t trip; /* written by the watchdog */
   rt_live_t live;
+  void *self;          /* argument of the callbacks; changed by a swap. The loop's thread */
+  int32_t is_swap_due; /* whether a swap comes before the next wait. The loop's thread */
+  rt_swap_t swap;
 
   _Alignas(RT_CACHE_LINE) uint32_t command; /* RT_COMMAND_... bits; written by any thread, read once per cycle */
   _Alignas(RT_CACHE_LINE) uint32_t phase;   /* RT_PHASE_...; written by the loop's thread and the control thread */

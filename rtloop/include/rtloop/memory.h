@@ -10,6 +10,7 @@
 #endif
 #include <errno.h>
 #include <fcntl.h>
+#include <link.h>
 #include <linux/capability.h>
 #include <pthread.h>
 #include <stdint.h>
@@ -145,6 +146,33 @@ static inline int rt_memory_populate(void *address, size_t bytes, int is_writabl
   if (rc && errno != EINVAL) return -errno;
   if (rc) rt_memory_touch(address, bytes, is_writable); /* an older kernel, or memory that it does not populate */
   return 0;
+}
+
+/* Make the segments of one library present, if it holds the address. Called by dl_iterate_phdr(3). */
+static inline int rt_memory_populate_segments(struct dl_phdr_info *info, size_t size, void *address) {
+  int is_it = 0;
+  (void)size;
+  for (int i = 0; i < info->dlpi_phnum; i++) {
+    const uintptr_t begin = info->dlpi_addr + info->dlpi_phdr[i].p_vaddr;
+    if (info->dlpi_phdr[i].p_type == PT_LOAD && (uintptr_t)address - begin < info->dlpi_phdr[i].p_memsz) is_it = 1;
+  }
+  for (int i = 0; is_it && i < info->dlpi_phnum; i++) {
+    const ElfW(Phdr) *const segment = &info->dlpi_phdr[i];
+    char *const begin = (char *)(info->dlpi_addr + segment->p_vaddr); /* NOLINT(performance-no-int-to-ptr) */
+    if (segment->p_type != PT_LOAD || !(segment->p_flags & PF_R)) continue;
+    (void)rt_memory_populate(begin, segment->p_memsz, 0);
+    if (segment->p_flags & PF_W) { /* but not what the linker has write-protected since; so never by touching it */
+      const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), first = (uintptr_t)begin & ~(page - 1);
+      (void)madvise((void *)first, (uintptr_t)begin + segment->p_memsz - first, MADV_POPULATE_WRITE);
+    }
+  }
+  return is_it;
+}
+
+/* Make the code of a function present, with everything else of its library; of a function that is in no library, its
+ * page. Any thread; O(bytes of the library); never fails. */
+static inline void rt_memory_populate_code(void *function) {
+  if (!dl_iterate_phdr(rt_memory_populate_segments, function)) (void)rt_memory_populate(function, 1, 0);
 }
 
 /* Compute how many bytes of its stack the calling thread may still use below this call, or a negative errno. Reads

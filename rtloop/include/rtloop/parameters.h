@@ -295,9 +295,10 @@ static inline void rt_parameters_assign(const rt_parameters_t *p, const char *va
   }
 }
 
-/* Begin a run with the set in `place`, a writer and sound values, as set number 0 from cycle 0 on. Sets all fields. The
- * caller has set the sizes and pointers of `p`, and zeroed the block. Before the loop's thread exists; O(bytes). */
-static inline void rt_parameters_begin(rt_parameters_t *p, const char *place, int64_t pid) {
+/* Prepare a block with the set in `place`, a writer and sound values, as set number 0 from cycle 0 on. Sets no field.
+ * The caller has set the sizes and pointers of `p`, and zeroed the block. Before the loop's thread uses it;
+ * O(bytes). */
+static inline void rt_parameters_prepare(rt_parameters_t *p, const char *place, int64_t pid) {
   rt_parameters_block_t *const block = p->view.block;
   const uint64_t place_bytes = sizeof(rt_parameters_writer_t) + p->view.set_bytes;
   block->version = RT_PARAMETERS_VERSION;
@@ -309,11 +310,35 @@ static inline void rt_parameters_begin(rt_parameters_t *p, const char *place, in
   for (uint32_t i = 0; i < 3; i++) memcpy(rt_parameters_place(&p->view, i), place, place_bytes);
   block->state = RT_PARAMETERS_STATE(0, 2, 0);
   p->written = p->refused = 0;
-  for (uint64_t i = 0; i < p->count; i++) {
-    rt_parameter_assign(&p->items[i], place + sizeof(rt_parameters_writer_t) + p->items[i].offset);
-  }
   rt_parameters_note(p, 0, 0, place);
   rt_store_release(&block->magic, RT_PARAMETERS_MAGIC);
+}
+
+/* Set all fields to the set in use. Nobody else uses the fields; O(bytes). */
+static inline void rt_parameters_assign_all(const rt_parameters_t *p) {
+  for (uint64_t i = 0; i < p->count; i++) {
+    rt_parameter_assign(&p->items[i], (const char *)p->used + p->items[i].offset);
+  }
+}
+
+/* Begin a run: rt_parameters_prepare, and set all fields. Before the loop's thread exists; O(bytes). */
+static inline void rt_parameters_begin(rt_parameters_t *p, const char *place, int64_t pid) {
+  rt_parameters_prepare(p, place, pid);
+  rt_parameters_assign_all(p);
+}
+
+/* Begin with a prepared set in the middle of a run: set all fields, and note the cycle in the record. The loop's thread
+ * between two cycles; O(bytes); no system call. */
+static inline void rt_parameters_begin_at(rt_parameters_t *p, uint64_t cycle) {
+  rt_parameters_record_t *const record = (rt_parameters_record_t *)(void *)rt_parameters_record(p, 0);
+  rt_parameters_assign_all(p);
+  rt_seqlock_write_begin(&p->lock);
+  rt_store_relaxed(&p->cycle, cycle);
+  rt_seqlock_write_end(&p->lock);
+  rt_seqlock_write_begin(&p->view.block->lock);
+  rt_store_relaxed(&p->view.block->cycle, cycle);
+  rt_seqlock_write_end(&p->view.block->lock);
+  rt_store_relaxed(&record->cycle, cycle);
 }
 
 /* Count a set that was refused. The loop's thread; O(1). */

@@ -53,6 +53,7 @@ typedef struct rt_simulation {
   void *self;
   int64_t now;          /* the end of its last cycle */
   int64_t start;        /* of its next cycle; INT64_MAX when its duration is over */
+  uint64_t swap_at;     /* index of the cycle before which the simulation pauses for a swap; 0: none */
   int32_t is_recorded;  /* whether the latency is a recorded one, which includes every cause of a late start */
   rt_model_t latency;   /* from the time at which the loop wants to wake up */
   rt_model_t execution; /* of the step, and of overrun() after it */
@@ -93,6 +94,7 @@ static inline int rt_simulate_plan(rt_simulation_t *s) {
 static inline int rt_simulate_begin(rt_simulation_t *s) {
   rt_loop_t *const loop = s->loop;
   loop->is_simulated = 1;
+  loop->self = s->self;
   s->now = RT_SIMULATION_START_NS - RT_SIMULATION_LEAD_NS;
   rt_loop_start_at(loop, rt_schedule_origin(s->now, RT_SIMULATION_LEAD_NS, loop->grid.align));
   return rt_simulate_plan(s);
@@ -119,6 +121,7 @@ static inline int rt_simulate_enter(rt_simulation_t *s, int (*enter)(void *)) {
 static inline void rt_simulate_leave(rt_simulation_t *s, void (*leave)(void *)) {
   if (rt_load_acquire(&s->loop->command) & RT_COMMAND_RESET) rt_loop_reset_statistics(s->loop);
   RT_SIMULATE_FLUSHED(s, leave(s->self));
+  rt_loop_call_at_end(s->loop);
 }
 
 /* Run one cycle. Returns RT_GO_ON, or the reason for which the run ends. As long as the callbacks and the models. */
@@ -129,7 +132,7 @@ rt_simulate_cycle(rt_simulation_t *s, int (*step)(void *, const rt_cycle_t *),
   const uint32_t command = rt_load_acquire(&loop->command);
   if (RT_UNLIKELY(command)) {
     if (command & RT_COMMAND_STOP) return RT_END_NORMAL;
-    rt_loop_reset_statistics(loop);
+    if (command & RT_COMMAND_RESET) rt_loop_reset_statistics(loop);
   }
   rt_loop_begin_cycle(loop, loop->schedule.release, s->start);
   if (RT_UNLIKELY(s->before != NULL)) {
@@ -143,13 +146,25 @@ rt_simulate_cycle(rt_simulation_t *s, int (*step)(void *, const rt_cycle_t *),
   if (RT_UNLIKELY(execution < 0)) return RT_END_MODEL;
   s->now = s->start + execution + loop->telemetry->waited;
   const rt_record_t record = {loop->cycle.release, s->start, s->now};
-  RT_SIMULATE_FLUSHED(s, reason = rt_loop_finish_cycle(loop, s->self, record, rc, &overran, overrun));
+  RT_SIMULATE_FLUSHED(s, reason = rt_loop_finish_cycle(loop, record, rc, &overran, overrun));
   return RT_LIKELY(reason == RT_GO_ON) ? rt_simulate_plan(s) : reason;
 }
 
-/* Run cycles of all loops in the order of virtual time, until one ends by itself, all have reached their duration, or
- * the real time is `pause` on CLOCK_MONOTONIC. Returns the number of the loop that has ended, whose end.reason is set,
- * or RT_SIMULATION_...; O(count) for each cycle. */
+/* Test whether the next cycle of a loop is the one that a swap comes before. O(1). */
+static inline int rt_simulate_is_swap_due(const rt_simulation_t *s) {
+  return s->swap_at && s->start != INT64_MAX && s->loop->cycle.index >= s->swap_at;
+}
+
+/* Take the swap that was asked for, in the loop's floating-point mode. As long as take_over(). */
+static inline void rt_simulate_swap(rt_simulation_t *s) {
+  __atomic_fetch_and(&s->loop->command, ~RT_COMMAND_SWAP, __ATOMIC_ACQ_REL);
+  RT_SIMULATE_FLUSHED(s, rt_loop_swap(s->loop, s->now));
+  s->self = s->loop->self;
+}
+
+/* Run cycles of all loops in the order of virtual time, until one ends by itself, all have reached their duration, a
+ * swap is due, or the real time is `pause` on CLOCK_MONOTONIC. Returns the number of the loop that has ended, whose
+ * end.reason is set, or RT_SIMULATION_...; O(count) for each cycle. */
 static inline __attribute__((always_inline)) int
 rt_simulate_advance(rt_simulation_t *simulations, int count, int64_t pause, int (*step)(void *, const rt_cycle_t *),
                     int (*overrun)(void *, const rt_cycle_t *, int64_t)) {
@@ -159,6 +174,7 @@ rt_simulate_advance(rt_simulation_t *simulations, int count, int64_t pause, int 
       if (simulations[i].start < next->start) next = &simulations[i];
     }
     if (RT_UNLIKELY(next->start == INT64_MAX)) return RT_SIMULATION_OVER;
+    if (RT_UNLIKELY(rt_simulate_is_swap_due(next))) return RT_SIMULATION_PAUSE;
     const int reason = rt_simulate_cycle(next, step, overrun);
     if (RT_UNLIKELY(reason != RT_GO_ON)) {
       next->loop->end.reason = reason;

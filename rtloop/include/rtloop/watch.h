@@ -41,6 +41,13 @@ static inline int rt_watch_take(uint32_t *word) {
 /* End a check of the loop. The watchdog; O(1). */
 static inline void rt_watch_give(uint32_t *word) { rt_store_release(word, RT_WATCH_ON); }
 
+/* Test whether a check of the loop is under way, or safe() is being called. What the caller has seen the loop's thread
+ * store is visible to every check that begins later. Any thread; one locked instruction. */
+static inline int rt_watch_is_taken(uint32_t *word) {
+  const uint32_t now = __atomic_fetch_or(word, 0, __ATOMIC_ACQ_REL);
+  return now == RT_WATCH_LOOKING || now == RT_WATCH_TRIPPED;
+}
+
 /* End the watch of a loop that has ended its cycles. Waits for a check to end, and for safe() to return if the watchdog
  * has tripped. Returns 1 iff the watchdog has tripped. The loop's thread after its last cycle; blocks in futex(2);
  * never fails. */

@@ -101,7 +101,7 @@ static __attribute__((noinline, cold, unused)) void rt_watchdog_trip(rt_watched_
   trip->stuck = trip->acted - (w->last_end ? w->last_end : loop->grid.origin + loop->grid.phase);
   rt_loop_send_command(loop, RT_COMMAND_STOP);
   rt_store_release(&loop->watch, RT_WATCH_TRIPPED);
-  trip->safe_code = loop->hooks.safe ? loop->hooks.safe(loop->hooks.self) : 0;
+  trip->safe_code = loop->hooks.safe ? loop->hooks.safe(rt_load_acquire(&loop->hooks.self)) : 0;
   trip->safe_ended = rt_loop_now(loop);
   rt_loop_notify_siblings(loop);
   rt_futex_set(&loop->watch, RT_WATCH_SAFE); /* from here on the loop's thread may end */

@@ -1,0 +1,346 @@
+"""Swap: a running loop goes on with the step of another loop object.
+
+The control thread stages everything that the new step needs, and asks; the loop's thread takes the step over between
+two cycles (include/rtloop/swap.h). From the answer on, both objects are handles of the one loop.
+"""
+
+from rtloop.headers.loop cimport RT_PHASE_DONE
+from rtloop.loop.lifecycle cimport Control
+
+import time
+from contextlib import ExitStack
+
+from rtloop.errors import ConfigError, StateError, SwapError
+from rtloop.loop import resources
+from rtloop.loop.failure import add_note
+from rtloop.process.nap import nap
+from rtloop.process.signal_shield import shielded
+from rtloop.stats.figures import Swap
+from rtloop.system.grant_errors import setup_errors
+from rtloop.units import format_duration, format_size
+
+# Interval at which the caller looks for the answer: the loop's thread makes no system call to wake it.
+_LOOK_S = 0.0005
+# Longest wait for a check of the watchdog, which takes microseconds unless it has found the loop stuck.
+_WATCHDOG_S = 0.1
+_PERIODS = 2
+
+
+class StepChange:
+    """One swap of a loop, from the request to the end of the former step.
+
+    Its outcome is None until the loop's thread has answered, then ``"done"``, ``"refused"``, ``"withdrawn"`` or
+    ``"ended"``: the run had ended before. :meth:`settle` finds it out; the caller of the swap calls it, and whoever
+    releases the run.
+
+    Parameters
+    ----------
+    control : Control
+        Of the running loop.
+    owner, successor : RTLoop
+        The object that the loop was made as, and the one whose step it is to go on with.
+    own : Control
+        The successor's own.
+    hand_over : callable
+        Makes an object a handle of a loop: ``hand_over(loop, control)``. Returns the former control.
+    acting : callable
+        Returns the object that the callbacks get for the successor, and its address.
+    """
+
+    def __init__(self, Control control, owner, successor, Control own, hand_over, acting):
+        self.control, self.successor, self.own = control, successor, own
+        self.owner = owner
+        self.former = owner if control.step is None else control.step
+        self.outcome = None
+        self.cycle = self.code = 0
+        self._hand_over = hand_over
+        self._make_acting, self._acting = acting, None
+        self._stack, self._undo = ExitStack(), None
+        self._grants, self._former_live = [], None
+        self._is_finished = False
+        self.run = control.runs
+
+    def stage(self):
+        """Acquire what the new step needs. On an exception nothing stays acquired."""
+        cdef Control control = self.control
+        cdef Control own = self.own
+        settings, grants = control.settings, []
+        is_simulated = control.is_simulated()
+        try:
+            with setup_errors(settings.name, grants):
+                grants += own.thread.stage(settings, self._stack, control.thread.live, is_simulated)
+                if not is_simulated:
+                    resources.raise_if_refused(settings, grants)
+        except BaseException:
+            self._give_up()
+            raise
+        self._grants = grants
+
+    def ask(self):
+        """Ask the loop's thread to take the step over.
+
+        Raises
+        ------
+        StateError
+            If the loop has ended.
+        """
+        cdef Control control = self.control
+        cdef Control own = self.own
+        with control._lock:
+            if not _is_running(control):
+                self._give_up()
+                raise _ended(control)
+            self.run = control.runs
+            self._acting, address = self._make_acting(self.successor, control, own)
+            self._hand_over(self.successor, control)
+            control.change = self
+            control.thread.ask_swap(own.thread, self.successor, self.former, address)
+
+    def settle(self, must_answer=False):
+        """Find out the outcome, if there is one; with `must_answer` the run has ended, and there is one."""
+        cdef Control control = self.control
+        with control._lock:
+            if self.outcome is not None:
+                return
+            state = control.thread.swap_state() if self.run == control.runs else None
+            if state == "done":
+                self._commit()
+            elif state == "refused" or must_answer or state is None:
+                self.cycle, self.code = control.thread.swap_answer()
+                self._back_out("refused" if state == "refused" else "ended")
+
+    def withdraw(self, outcome="withdrawn"):
+        """Withdraw the request, if the loop's thread has not taken it."""
+        cdef Control control = self.control
+        with control._lock:
+            if self.outcome is None and control.thread.withdraw_swap():
+                self._back_out(outcome)
+
+    def _back_out(self, outcome):
+        cdef Control control = self.control
+        self.outcome = outcome
+        control.change = None
+        self._hand_over(self.successor, self.own)
+        self._give_up()
+
+    def _give_up(self):
+        """Release what was staged: the loop does not go on with this step."""
+        cdef Control own = self.own
+        try:
+            own.thread.forget()
+            self._stack.close()
+        finally:
+            own.abandon()
+
+    def _commit(self):
+        """Note that the loop goes on with the new step."""
+        cdef Control control = self.control
+        cdef Control own = self.own
+        thread = control.thread
+        self.outcome = "done"
+        self.cycle, self.code = thread.swap_answer()
+        self._former_live = thread.live
+        thread.note_swap(Swap(self.cycle, name_of(self.former), name_of(self.successor)))
+        self._undo = thread.use(own.thread.parts, self._stack, self._grants)
+        former_own = control.step_own
+        control.step, control.step_own, control.acting = self.successor, own, self._acting
+        if former_own is not None:
+            give_back(self.former, former_own, self._hand_over)
+
+    def finish(self):
+        """Release what was the former step's, and call its released(). A second call does nothing."""
+        cdef Control control = self.control
+        with control._lock:
+            if self._is_finished or self.outcome != "done":
+                return
+            self._is_finished = True
+            control.change = None
+        deadline = time.monotonic() + _WATCHDOG_S
+        while control.thread.is_watchdog_at_work():
+            if time.monotonic() > deadline:  # it has tripped, and safe() of the former step has not returned
+                control.kept.append(self.former)
+                break
+            nap(_LOOK_S)
+        if self._undo is not None:
+            shielded(self._undo.close)
+        new, former = self.own.thread.live, self._former_live
+        if new is not None and former is not None:
+            new.parameters.catch_up(former.parameters)
+        self.former.released()
+
+
+def give_back(loop, Control own, hand_over):
+    """Make a loop object that was a step of another loop a loop of its own again."""
+    hand_over(loop, own)
+    own.thread.take_back()
+    own.abandon()
+
+
+def remember(Control control):
+    """Return what :func:`restore` needs to give a loop its present step again."""
+    return control.step, control.step_own, control.acting, control.thread.parts
+
+
+def restore(Control control, remembered, hand_over):
+    """Give a loop that does not run the step that it had when :func:`remember` was called."""
+    step, own, acting, parts = remembered
+    if control.step is step:
+        return
+    give_back(control.step, control.step_own, hand_over)
+    control.step, control.step_own, control.acting = step, own, acting
+    control.thread.take_parts(parts)
+    if step is not None:
+        hand_over(step, control)
+        own.claim(None, None)
+
+
+def name_of(loop):
+    """Return the name of a step: of its function, or of its class."""
+    function = getattr(loop, "callable", None) or getattr(loop, "callback", None)
+    return str(getattr(function, "__name__", None) or type(loop).__name__)
+
+
+def swap(Control control, owner, successor, Control own, hand_over, acting, populate, timeout_ns):
+    """Implement RTLoop.swap. Returns the index of the new step's first cycle."""
+    control.check_not_in_child()
+    if control.is_on_own_thread():
+        raise StateError(f"{control.settings.name} runs on this very thread, which cannot wait for its own swap")
+    if control.is_simulated() and control.is_under_way():
+        raise StateError(f"{control.settings.name} runs in virtual time: give simulate(swaps={{cycle: successor}})")
+    if not control.swapping.acquire(False):
+        raise StateError(f"another swap of {control.settings.name} is under way: wait for it to return")
+    try:
+        earlier = control.change  # one whose caller has given up waiting
+        if earlier is not None:
+            earlier.settle()
+            earlier.finish()
+        if control.change is not None:
+            raise StateError(f"another swap of {control.settings.name} is under way: its take_over() has not returned")
+        change = begin(control, owner, successor, own, hand_over, acting, populate)
+        change.ask()
+        return _await(change, timeout_ns)
+    finally:
+        control.swapping.release()
+
+
+def begin(Control control, owner, successor, Control own, hand_over, acting, populate):
+    """Check a swap, call setup() of the successor, and stage it."""
+    if not _is_running(control):
+        raise _ended(control)
+    check_agreement(control, own)
+    if own.state != "new":
+        raise StateError(
+            f"{own.settings.name} cannot take the place of a step: it has been started before, and is {own.state}; "
+            "make a new one"
+        )
+    own.claim(None, None)
+    try:
+        successor.setup()
+        populate(successor)
+    except BaseException:
+        own.abandon()
+        raise
+    change = StepChange(control, owner, successor, own, hand_over, acting)
+    shielded(change.stage)
+    return change
+
+
+def check_agreement(Control control, Control own):
+    """Check that a step fits into a running loop.
+
+    Raises
+    ------
+    ConfigError
+        With the keyword that differs.
+    """
+    now, new = control.settings, own.settings
+    name = f"{new.name} cannot take the place of the step of {now.name}"
+    for keyword, present, given in (
+        ("period", now.period, new.period), ("clock", now.clock, new.clock),
+        ("flush_denormals", now.flush_denormals, new.flush_denormals),
+    ):
+        if present != given:
+            text = f"{given!r}, and the loop runs with {present!r}"
+            if keyword == "period":
+                text = f"{format_duration(new.period_ns)}, and the loop runs with {format_duration(now.period_ns)}"
+            raise ConfigError(f"{name}: its {keyword} is {text}: give both the same")
+    if new.stack_bytes > now.stack_bytes:
+        raise ConfigError(
+            f"{name}: it asks for stack_size={format_size(new.stack_bytes)}, and the thread's stack has "
+            f"{format_size(now.stack_bytes)}: start the loop with the larger one"
+        )
+    if control.thread.has_own_wait != own.thread.has_own_wait:
+        paced = {True: "its own wait()", False: "the clock"}
+        raise ConfigError(
+            f"{name}: it is paced by {paced[own.thread.has_own_wait]}, and the loop by "
+            f"{paced[control.thread.has_own_wait]}"
+        )
+
+
+def _await(change, timeout_ns):
+    cdef Control control = change.control
+    limit_ns = timeout_ns + _PERIODS * control.settings.period_ns
+    deadline = time.monotonic_ns() + limit_ns
+    try:
+        while not _has_answer(change, deadline):
+            nap(_LOOK_S)
+    except BaseException:
+        change.withdraw()
+        change.settle()
+        change.finish()
+        raise
+    if change.outcome == "withdrawn":
+        raise SwapError(
+            f"{control.settings.name} goes on with its former step: its present cycle has not ended within "
+            f"{format_duration(limit_ns)}, and nothing has changed"
+        )
+    return conclude(change)
+
+
+def _has_answer(change, deadline):
+    """Return True if the swap has an outcome, or nothing is left to wait for."""
+    cdef Control control = change.control
+    change.settle()
+    if change.outcome is None and not _is_running(control):
+        change.withdraw("ended")
+        change.settle()
+    if change.outcome is None and time.monotonic_ns() > deadline:
+        change.withdraw()
+        return True  # else take_over() runs
+    return change.outcome is not None
+
+
+def conclude(change):
+    """Return the index of the new step's first cycle of a swap that was answered, or raise the reason why not."""
+    cdef Control control = change.control
+    change.settle()
+    name = control.settings.name
+    if change.outcome == "done":
+        try:
+            change.finish()
+        except BaseException as error:
+            add_note(error, f"{name} goes on with the new step since cycle {change.cycle} all the same.")
+            raise
+        return change.cycle
+    if change.outcome == "refused":
+        raise SwapError(
+            f"{name} goes on with its former step: take_over() of {name_of(change.successor)} returned {change.code} "
+            f"before cycle {change.cycle}", change.code,
+        )
+    if change.outcome == "ended":
+        raise _ended(control)
+    raise SwapError(
+        f"{name}: take_over() of {name_of(change.successor)} has not returned in time. The swap is made when it returns"
+    )
+
+
+cdef bint _is_running(Control control):
+    if control.is_simulated():
+        return control.is_under_way()
+    return control._activity == "running" and control.thread.phase() != RT_PHASE_DONE
+
+
+cdef object _ended(Control control):
+    state = control.state
+    what = {"new": "has not been started", "running": "is ending"}.get(state, f"is {state}")
+    return StateError(f"{control.settings.name} {what}: only a running loop can go on with another step")

@@ -1,0 +1,189 @@
+/* A loop's thread goes on with one step after another, while the control thread frees those that it has left. */
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include "check.h"
+#include "rtloop/loop.h"
+#include "rtloop/memory.h"
+
+#ifndef PATIENCE
+#define PATIENCE 600 /* tenths of a second */
+#endif
+enum { SWAPS = 200, CODE = -3 };
+
+typedef struct law {
+  rt_loop_t *loop;
+  int64_t total; /* steps of this law and of all before it */
+  int64_t steps, last_release, taken_release;
+  uint64_t last, taken_index;
+  int code, taken, leaves, stops;
+} law_t;
+
+static int enter(void *self) {
+  (void)self;
+  return RT_CONTINUE;
+}
+
+static int step(void *self, const rt_cycle_t *cycle) {
+  law_t *const law = self;
+  if (law->steps || law->taken) CHECK(cycle->index == law->last + 1);
+  if (law->taken && law->steps == 0) CHECK(cycle->release >= law->taken_release && cycle->index == law->taken_index);
+  law->last = cycle->index;
+  law->last_release = cycle->release;
+  law->steps++;
+  law->total++;
+  if (law->stops && law->loop->is_swap_due) rt_loop_send_command(law->loop, RT_COMMAND_STOP);
+  return RT_CONTINUE;
+}
+
+static int overrun(void *self, const rt_cycle_t *cycle, int64_t missed) {
+  (void)missed;
+  CHECK(((law_t *)self)->last == cycle->index);
+  return RT_CONTINUE;
+}
+
+static int wait(void *self, int64_t release) {
+  (void)self;
+  (void)release;
+  return -EINVAL;
+}
+
+static void leave(void *self) { ((law_t *)self)->leaves++; }
+
+static int take_over(void *successor, void *former, const rt_cycle_t *cycle) {
+  law_t *const law = successor, *const before = former;
+  law->taken++;
+  CHECK(cycle->index == before->last + 1 && cycle->release > before->last_release && cycle->start > 0);
+  if (law->code) return law->code;
+  law->total = before->total;
+  law->last = before->last;
+  law->taken_index = cycle->index;
+  law->taken_release = cycle->release;
+  return RT_CONTINUE;
+}
+
+static int safe(void *self) {
+  ((law_t *)self)->code = 0;
+  return 0;
+}
+
+static void *body(void *argument) {
+  law_t *const law = argument;
+  rt_loop_main(law->loop, law, enter, step, overrun, wait, leave);
+  return NULL;
+}
+
+static law_t *make(rt_loop_t *loop) {
+  law_t *const law = calloc(1, sizeof *law);
+  CHECK(law != NULL);
+  law->loop = loop;
+  return law;
+}
+
+static uint64_t answer(rt_loop_t *loop) {
+  for (int ms = 0; ms < 100 * PATIENCE; ms++) {
+    const uint64_t state = rt_swap_state(&loop->swap);
+    if (state > RT_SWAP_TAKEN) return state;
+    usleep(1000);
+  }
+  return RT_SWAP_ASKED;
+}
+
+static void ask(rt_loop_t *loop, law_t *now, law_t *next) {
+  rt_swap_t *const swap = &loop->swap;
+  swap->self = swap->successor = next;
+  swap->former = now;
+  swap->take_over = take_over;
+  swap->live = NULL;
+  rt_swap_ask(swap);
+  rt_loop_send_command(loop, RT_COMMAND_SWAP);
+}
+
+/* Swap, refuse and withdraw. Returns the law that is in place. */
+static law_t *swap_often(rt_loop_t *loop, law_t *now) {
+  int done = 0, withdrawn = 0;
+  for (int i = 0; i < SWAPS; i++) {
+    law_t *const next = make(loop);
+    next->code = i % 7 == 2 ? CODE : 0;
+    ask(loop, now, next);
+    if (i % 5 == 1 && rt_swap_withdraw(&loop->swap)) {
+      CHECK(rt_swap_state(&loop->swap) == RT_SWAP_NONE && next->taken == 0);
+      free(next); /* the command may still be there, and finds nothing to take */
+      withdrawn++;
+      continue;
+    }
+    const uint64_t state = answer(loop);
+    CHECK(state == (next->code ? RT_SWAP_REFUSED : RT_SWAP_DONE) && loop->swap.code == next->code);
+    CHECK(next->taken == 1);
+    if (state == RT_SWAP_REFUSED) {
+      free(next);
+      continue;
+    }
+    CHECK(loop->swap.cycle == now->last + 1 && now->leaves == 0);
+    while (rt_watch_is_taken(&loop->watch)) usleep(100);
+    free(now);
+    now = next;
+    done++;
+  }
+  CHECK(done > SWAPS / 2 && withdrawn > 0);
+  return now;
+}
+
+static void run(int is_stopped) {
+  void *state = NULL, *block = NULL;
+  int fd = -1;
+  rt_bank_t *const bank = aligned_alloc(RT_CACHE_LINE, sizeof *bank);
+  CHECK(bank && rt_memory_map(&state, sizeof(rt_loop_t)) == 0);
+  CHECK(rt_memory_map_sealed("rtloop:native", rt_telemetry_bytes(64, 0), &block, &fd) == 0);
+  rt_loop_t *const loop = state;
+  law_t *now = make(loop);
+  loop->telemetry = block;
+  rt_telemetry_init(loop->telemetry, 64, 64, 0);
+  loop->schedule.period = 300000;
+  loop->clock = CLOCK_MONOTONIC;
+  loop->read_clock = clock_gettime;
+  loop->limits.max_cycles = UINT64_MAX;
+  loop->limits.max_duration = INT64_MAX;
+  loop->hooks.self = now;
+  loop->hooks.safe = safe;
+  loop->thread.request.attr.size = sizeof loop->thread.request.attr;
+  CHECK(rt_stack_map(&loop->thread.stack, 4 << 20) == 0);
+  loop->phase = RT_PHASE_STARTING;
+  CHECK(rt_thread_create(&loop->thread.id, &loop->thread.stack, body, now) == 0);
+  while (rt_futex_wait(&loop->phase, RT_PHASE_STARTING, RT_NS_PER_S) == RT_PHASE_STARTING) continue;
+  rt_futex_set(&loop->phase, RT_PHASE_GO);
+  now = swap_often(loop, now);
+  law_t *last = NULL;
+  if (is_stopped) { /* between the command and the swap: the run ends with the former step */
+    law_t *const stopping = make(loop);
+    stopping->stops = 1;
+    ask(loop, now, stopping);
+    CHECK(answer(loop) == RT_SWAP_DONE);
+    free(now);
+    now = stopping;
+    last = make(loop);
+    ask(loop, now, last);
+  } else {
+    rt_loop_send_command(loop, RT_COMMAND_STOP);
+  }
+  pthread_join(loop->thread.id, NULL);
+  CHECK(loop->phase == RT_PHASE_DONE && loop->end.reason == RT_END_NORMAL);
+  CHECK(now->leaves == 1 && loop->hooks.self == now);
+  CHECK(!last || (last->taken == 0 && last->leaves == 0 && last->steps == 0));
+  CHECK(!last || (rt_swap_withdraw(&loop->swap) && !rt_swap_withdraw(&loop->swap)));
+  CHECK(rt_telemetry_snapshot(loop->telemetry, bank, &(uint64_t){0}, 1) == 0);
+  CHECK((int64_t)bank->counters.cycles == now->total); /* each cycle was a step of exactly one law */
+  free(now);
+  free(last);
+  rt_stack_unmap(&loop->thread.stack);
+  munmap(block, rt_telemetry_bytes(64, 0));
+  close(fd);
+  munmap(state, sizeof(rt_loop_t));
+  free(bank);
+}
+
+int main(void) {
+  run(0);
+  run(1);
+  return CHECK_DONE();
+}
