@@ -498,7 +498,8 @@ def open_exchange(name: str, kind: str, role: str, dtype: np.dtype[Any] | None =
                     return joined
         if not there or time.monotonic() > deadline:
             names = sorted(one.header.name for one in find_exchanges().values())
-            hidden = f"; {len(denied)} processes could not be inspected" if denied else ""
+            number = "1 process" if len(denied) == 1 else f"{len(denied)} processes"
+            hidden = f"; {number} could not be inspected" if denied else ""
             raise AttachError(
                 f"there is no shared exchange {name!r} of this user; there are: {', '.join(names) or 'none'}{hidden}"
             )

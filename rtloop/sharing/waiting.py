@@ -75,9 +75,10 @@ class Notifier:
                     os.eventfd_read(self.fd)
                 self._is_armed.set()
 
-    def _notify(self) -> None:
-        with self._lock:
-            if self.fd >= 0:
+    def notify(self, exchange: _Exchange) -> None:
+        """Make the file readable, unless what there was has been taken out meanwhile."""
+        with self._lock:  # whoever takes something out calls rearm() afterwards, and waits for this
+            if self.fd >= 0 and exchange.wait("0ns"):
                 self._is_armed.clear()
                 os.eventfd_write(self.fd, 1)
 
@@ -105,12 +106,11 @@ def _notify(
             return
         try:
             has_news = exchange.wait(_SLICE)
+            notifier = notifier_of()
+            if notifier is None or notifier.fd < 0:
+                return
+            if has_news:
+                notifier.notify(exchange)
         except StateError:
             return  # it has been closed
-        del exchange
-        notifier = notifier_of()
-        if notifier is None or notifier.fd < 0:
-            return
-        if has_news:
-            notifier._notify()
-        del notifier
+        del exchange, notifier
