@@ -63,6 +63,8 @@ ERRNOS = {
 }
 #: A system that fails so often has no end to a sweep: a limit against a fault in the sweep itself.
 MOST = 400
+#: Timeout of a stop: on a busy machine an ordinary thread may not run for seconds, which is not the fault in question.
+PATIENCE = "60s"
 
 
 def operations() -> dict[str, Operation]:
@@ -82,7 +84,7 @@ def operations() -> dict[str, Operation]:
                 assert made.state in ("new", "stopped"), made.state
                 raise
             is_less = not all(grant.ok for grant in made.grants)
-            return is_less, made.stop
+            return is_less, lambda: made.stop(PATIENCE)
 
         return start
 
@@ -97,7 +99,7 @@ def operations() -> dict[str, Operation]:
                 assert group.state in ("new", "stopped"), group.state
                 raise
             is_less = not all(grant.ok for grants in group.grants.values() for grant in grants)
-            return is_less, group.stop
+            return is_less, lambda: group.stop(PATIENCE)
 
         return start
 
@@ -208,7 +210,7 @@ def run(library: Path, only: str = "") -> list[dict[str, Any]]:
     environment = os.environ | {"LD_PRELOAD": str(library), "ONLY": only}
     done = subprocess.run(
         [sys.executable, "-P", __file__, "--inside"],
-        env=environment, capture_output=True, text=True, check=False, timeout=100,
+        env=environment, capture_output=True, text=True, check=False, timeout=400,
     )  # fmt: skip
     if done.returncode:
         raise RuntimeError(f"the sweep ended with {done.returncode}: {done.stderr[-3000:]}")
