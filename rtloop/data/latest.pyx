@@ -362,10 +362,10 @@ cdef class _Latest_1(_LatestMethods):
         """
         cdef object owner = self._owner
         _check_side(self, "reader")
-        with cython.critical_section(self):
-            if owner.notifier is None:
-                owner.notifier = Notifier(self)
-        return owner.notifier.fd
+        notifier = owner.notifier
+        if notifier is None:
+            notifier = vars(owner).setdefault("notifier", Notifier(self))  # one for all threads
+        return notifier.fd
 
     @property
     def peers(self):

@@ -430,10 +430,10 @@ cdef class _Ring_1(_RingMethods):
         """
         cdef object owner = self._owner
         _check_side(self, "consumer")
-        with cython.critical_section(self):
-            if owner.notifier is None:
-                owner.notifier = Notifier(self)
-        return owner.notifier.fd
+        notifier = owner.notifier
+        if notifier is None:
+            notifier = vars(owner).setdefault("notifier", Notifier(self))  # one for all threads
+        return notifier.fd
 
     @property
     def peers(self):

@@ -46,10 +46,11 @@ cdef class Storage:
     """
 
     backing = "pages"
+    notifier = None  # of an exchange: shows by a file that there is something
 
     def __cinit__(self, uint64_t size, what):
         cdef int rc
-        self.ends = self.notifier = None
+        self.ends = None
         # Asked first, because the kernel kills a process when too much memory is made present.
         refused = shortage(what, size)
         if refused is not None:
@@ -123,13 +124,14 @@ cdef class SharedStorage:
     """
 
     backing = "shared"
+    notifier = None
 
     def __cinit__(self, file):
         cdef int rc, fd = file.fd
         cdef size_t page = mmap.PAGESIZE
         cdef size_t data_bytes = file.header.plan.data_bytes
         cdef long long offset = file.header.offset
-        self.ends = self.notifier = None
+        self.ends = None
         self.file = file
         self._private = 2 * page
         self._size = self._private + (data_bytes + page - 1) // page * page
