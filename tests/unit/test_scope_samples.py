@@ -222,6 +222,15 @@ def message(**values: Any) -> dict[str, Any]:
     return {"mode": "time", "channels": ["a", "loop.latency"], "window": 2, "columns": 300, **values}
 
 
+def test_a_cursor_moves_by_a_sample_over_releases_that_were_missed() -> None:
+    kept, records = history(), samples(10)
+    records["release"][5:] += 20 * MS
+    kept.append(records)
+    assert kept.nearest(kept.time(4), 1) == 5, "the next sample is 21 periods away"
+    assert kept.nearest(kept.time(5), -1) == 4
+    assert kept.nearest(kept.time(0), -1) == 0 and kept.nearest(kept.time(9), 1) == 9, "it stays at the first and last"
+
+
 def test_frames() -> None:
     kept, timing = history(), History(TIMING_DTYPE, TIMING, 1000)
     kept.append(samples(10_000))

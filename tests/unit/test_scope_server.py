@@ -228,6 +228,9 @@ def test_the_trigger_catches_a_spike_of_one_cycle_ten_times_of_ten(loop: Any, pr
         await page.send("cursors", times=[0, times[-1], 0][:2])
         one, two = (await page.until("cursors"))["cursors"]
         assert one["values"]["spike"] == 1 and two["values"]["spike"] == 0 and two["cycle"] - one["cycle"] == 49
+        await page.send("cursors", times=[0, None], steps=[1, 0])
+        (moved, _) = (await page.until("cursors"))["cursors"]
+        assert moved["cycle"] == one["cycle"] + 1 and moved["values"]["spike"] == 0
 
         await page.send("arm", channel="spike", edge="rising", level=0.5, before=10, after=10, is_single=False)
         await page.until("trigger", lambda found: found["state"] == "armed")
@@ -363,6 +366,7 @@ def test_pages_do_not_disturb_each_other(loop: Any, program: Program) -> None:
             {"kind": "watch", "name": 1},
             {"kind": "view"},
             {"kind": "cursors", "times": "x"},
+            {"kind": "cursors", "times": [0], "steps": [1000]},
             {"kind": "set", "values": 1},
             {"kind": "arm"},
             {"kind": "preset", "action": "save"},

@@ -270,23 +270,27 @@ class Session:
         times = message.get("times")
         if not isinstance(times, list) or len(times) > 2:
             raise ConfigError("two cursors are possible")
+        steps = message.get("steps", [0] * len(times))
+        if not isinstance(steps, list) or len(steps) != len(times) or not all(step in (-1, 0, 1) for step in steps):
+            raise ConfigError("a cursor moves by one sample, to either side")
         found = []
-        for seconds in times:
+        for seconds, step in zip(times, steps, strict=True):
             is_number = isinstance(seconds, (int, float)) and math.isfinite(seconds)
-            found.append(self._values_at(float(seconds)) if is_number else None)
+            found.append(self._values_at(float(seconds), int(step)) if is_number else None)
         await self._tell("cursors", cursors=found)
 
-    def _values_at(self, seconds: float) -> dict[str, Any] | None:
-        """Return the sample nearest to a time: its time, its cycle, and the values of the drawn channels."""
+    def _values_at(self, seconds: float, steps: int) -> dict[str, Any] | None:
+        """Return the time, cycle and drawn values of the sample nearest to a time, or of a neighbour of it."""
         result: dict[str, Any] = {"values": {}}
         for history in self._shown().values():
-            number = history.nearest(seconds)
+            number = history.nearest(seconds, steps)
             names = [name for name in self._view.channels if name in history.channels]
             if number is None or not names:
                 continue
             if "time" not in result:
                 cycle = int(history.records(number, number + 1)["cycle"][0])
                 result.update(time=history.time(number), cycle=cycle)
+                seconds, steps = history.time(number), 0  # of the other channels, the sample at this time
             for name in names:
                 value = float(history.values(name, number, number + 1)[0])
                 result["values"][name] = value if math.isfinite(value) else str(value)

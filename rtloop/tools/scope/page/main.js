@@ -181,14 +181,14 @@ function showValues() {
 
 // Cursors.
 
-function setCursors(times) {
+function setCursors(times, steps = [0, 0]) {
   state.cursors = times;
   plots.setCursors(times);
   if (times[0] === null && times[1] === null) {
     state.found = [null, null];
     showValues();
   } else {
-    link.send("cursors", { times });
+    link.send("cursors", { times, steps });
   }
 }
 
@@ -201,12 +201,12 @@ function onTap(time, isShift) {
   setCursors(times);
 }
 
-function moveCursor(which, steps) {
-  const time = state.found[which]?.time ?? state.cursors[which];
-  if (time === null || time === undefined) return;
-  const times = [...state.cursors];
-  times[which] = time + steps * state.loop.period;
-  setCursors(times);
+/** Moves a cursor to a sample beside it, which is further than a period away if releases were missed. */
+function moveCursor(which, step) {
+  if (state.cursors[which] === null) return;
+  const steps = [0, 0];
+  steps[which] = step;
+  setCursors([...state.cursors], steps);
 }
 
 function onCursors(message) {

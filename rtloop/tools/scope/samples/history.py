@@ -131,13 +131,14 @@ class History:
         wanted = self.origin + round(max(-9e9, min(9e9, seconds)) * 1e9)
         return self._first + int(np.searchsorted(release, wanted, "left"))
 
-    def nearest(self, seconds: float) -> int | None:
-        """Return the number of the sample nearest to a time, None if there is none."""
+    def nearest(self, seconds: float, steps: int = 0) -> int | None:
+        """Return the number of the sample nearest to a time, or of one some samples after it; None if there is none."""
         if self.count == self._first:
             return None
         after = min(self.find(seconds), self.count - 1)
         before = max(after - 1, self._first)
-        return before if abs(self.time(before) - seconds) < abs(self.time(after) - seconds) else after
+        found = before if abs(self.time(before) - seconds) < abs(self.time(after) - seconds) else after
+        return min(max(found + steps, self._first), self.count - 1)
 
     def line(self, names: Sequence[str], begin: int, end: int, columns: int) -> Line:
         """Return what has to be drawn of some channels.
