@@ -141,7 +141,7 @@ cdef class LoopThread:
         self.grants = self.ranges = self.remarks = self.functions = ()
         self.swaps, self.former_figures = (), {}
         self.block = self.guard = self.tai_offset_s = self.live = None
-        self._undo = self._step_undo = self._live = self._why_cpus = None
+        self._undo = self._step_undo = self._live = self._why_cpus = self._about = None
 
     def __dealloc__(self):
         # If it still has a thread, this is a forked child, whose copy of the state the kernel has wiped.
@@ -243,10 +243,15 @@ cdef class LoopThread:
                 "telemetry": (<size_t>self.rt.telemetry, self.block.size),
                 **({} if self.live is None else self.live.ranges),
             }, self._readers(held, pools), find_more=StartedThreads().grants)
-            blocks = {} if self.live is None else self.live.inodes
-            description.write(self.block, settings, self.grants, has_own_wait=self.has_own_wait, group=group_name,
-                              blocks=blocks, descriptors={} if held is None else {"dma_latency": held.fd})
+            self._about = {"group": group_name, "descriptors": {} if held is None else {"dma_latency": held.fd}}
+            self._describe()
             self._undo, self._step_undo = stack.pop_all(), step
+
+    def _describe(self):
+        """Write the description for other processes, which finds them the blocks of the present step."""
+        blocks = {} if self.live is None else self.live.inodes
+        description.write(self.block, self.settings, self.grants, has_own_wait=self.has_own_wait, blocks=blocks,
+                          **self._about)
 
     @staticmethod
     def _readers(held, pools):
@@ -367,6 +372,7 @@ cdef class LoopThread:
             ranges = {name: (address, size) for name, _, address, size, _ in self.ranges}
             ranges |= {} if live is None else live.ranges
             self._live = lives.with_step(names, grants, ranges)
+            self._describe()
         return former
 
     def take_parts(self, parts):

@@ -206,7 +206,7 @@ cdef class TelemetryBlock(TelemetryReader):
             raise AssertionError(fault)
 
     def describe(self, bytes text not None):
-        """Write the description of the loop, once, before its thread runs. Returns whether it fits."""
+        """Write the description of the loop, before its thread runs and after a swap. Returns whether it fits."""
         if self.block is NULL:
             raise RuntimeError("this block has not been mapped")
         return rt_telemetry_write_text(self.block, text, len(text)) == 0

@@ -40,7 +40,7 @@ def write(
     blocks: Mapping[str, int] = {},
     descriptors: Mapping[str, int] = {},
 ) -> None:
-    """Write the description into the block, once, before the loop runs; shortened if it does not fit.
+    """Write the description into the block, before the loop runs and after a swap; shortened if it does not fit.
 
     `group` is the name of the loop's group, if it runs in one. `blocks` has the inodes of its further blocks of shared
     memory, by their kind; `descriptors` the numbers of the files that it holds open for a grant, by its name.

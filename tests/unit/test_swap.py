@@ -589,6 +589,23 @@ def test_functions_share_their_data(ordinary: Ordinary) -> None:
     assert data["kp"] == 5 and loop.parameters["kp"] == 5
 
 
+def test_other_processes_find_the_parameters_and_signals_of_the_new_step(make: Any) -> None:
+    loop, new = make(name=f"arm-{os.getpid()}"), make("Other")
+    loop.declare("kp", 2.0)
+    new.declare("kp", 1.0)
+    new.show()
+    with loop, rtloop.connect(loop.name, os.getpid()) as before:
+        before.parameters["kp"] = 3
+        cycle = loop.swap(new)
+        with rtloop.connect(loop.name, os.getpid()) as connection:
+            assert dict(connection.parameters) == {"kp": 3.0}
+            connection.parameters["kp"] = 4
+            wait_for(lambda: new.kp == 4)
+            wait_for(lambda: connection.signals.latest() is not None)
+            assert connection.signals.latest()["cycle"] >= cycle
+            assert "parameters" in [grant.name for grant in connection.stats.grants]
+
+
 # --- groups, watchdogs, records
 
 

@@ -272,10 +272,12 @@ static inline uint64_t rt_telemetry_count_device_cycle(rt_telemetry_t *t, uint64
   return missed;
 }
 
-/* Write the text, once, before the loop's thread runs its cycles. The control thread; O(bytes). Returns 0, or -E2BIG
- * iff there is no room for it. */
+/* Write the text: before the loop's thread runs its cycles, and anew after a swap. Readers find no text while it is
+ * being written. The control thread; O(bytes). Returns 0, or -E2BIG iff there is no room for it. */
 static inline int rt_telemetry_write_text(rt_telemetry_t *t, const char *text, uint64_t bytes) {
   if (bytes > t->text_capacity) return -E2BIG;
+  rt_store_relaxed(&t->text_bytes, 0u);
+  __atomic_thread_fence(__ATOMIC_RELEASE);
   memcpy(rt_telemetry_text(t, t->record_capacity), text, bytes);
   rt_store_release(&t->text_bytes, bytes);
   return 0;

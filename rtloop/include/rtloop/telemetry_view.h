@@ -29,6 +29,8 @@ enum {
   RT_VIEW_TOTAL = 7,   /* parts that do not add up to the file */
 };
 
+#define RT_VIEW_TEXT_TRIES 100
+
 typedef struct rt_view {
   const rt_telemetry_t *block;
   uint64_t record_capacity;
@@ -95,13 +97,17 @@ static inline uint64_t rt_view_copy_records(const rt_view_t *view, rt_record_t *
   return rt_telemetry_copy_records(view->block, view->record_capacity, to, last - count, last);
 }
 
-/* Copy the text into `to`, which has room for text_capacity bytes. O(text_capacity). Returns its bytes, 0 until it is
- * written, or -EBADMSG iff its length is impossible. */
+/* Copy the text into `to`, which has room for text_capacity bytes. O(text_capacity) a try. Returns its bytes, 0 while
+ * there is none, or -EBADMSG iff its length is impossible. */
 static inline int64_t rt_view_copy_text(const rt_view_t *view, char *to) {
-  const uint64_t bytes = rt_load_acquire(&view->block->text_bytes);
-  if (bytes > view->text_capacity) return -EBADMSG;
-  memcpy(to, rt_telemetry_text(view->block, view->record_capacity), bytes);
-  return (int64_t)bytes;
+  for (int tries = 0; tries < RT_VIEW_TEXT_TRIES; tries++) {
+    const uint64_t bytes = rt_load_acquire(&view->block->text_bytes);
+    if (bytes > view->text_capacity) return -EBADMSG;
+    memcpy(to, rt_telemetry_text(view->block, view->record_capacity), bytes);
+    __atomic_thread_fence(__ATOMIC_ACQUIRE);
+    if (rt_load_relaxed(&view->block->text_bytes) == bytes) return (int64_t)bytes; /* else it was written anew */
+  }
+  return 0;
 }
 
 #endif
