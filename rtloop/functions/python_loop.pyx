@@ -49,9 +49,9 @@ def _gil_grant():
 
 cdef void _unregister() noexcept nogil:
     """Undo the registration of enter()."""
-    if rt_py_is_ending():  # rtloop: allow python: it needs no GIL
+    if rt_py_is_ending():
         return
-    PyGILState_Ensure()  # rtloop: allow gil: a PyLoop runs Python, and its grants say so
+    PyGILState_Ensure()
     PyGILState_Release(PyGILState_LOCKED)
     PyGILState_Release(PyGILState_UNLOCKED)  # that of enter()
 

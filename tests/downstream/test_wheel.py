@@ -21,8 +21,8 @@ PACKAGE = ROOT / "rtloop"
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 
 #: What a wheel must bring of the source tree. The .pyx are there so that a debugger and a traceback can show them, the
-#: .in for `rtloop new`.
-SHIPPED = {".py", ".pyx", ".pxd", ".pyi", ".h", ".typed", ".in"}
+#: .in for `rtloop new`; the page of `rtloop scope` is HTML, CSS and JavaScript.
+SHIPPED = {".py", ".pyx", ".pxd", ".pyi", ".h", ".typed", ".in", ".html", ".css", ".js"}
 #: What importing rtloop may add to importing NumPy.
 MAX_IMPORT_MS = 30
 #: How often this is tried.

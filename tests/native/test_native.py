@@ -827,7 +827,7 @@ PROGRAMS = {
             "the others are not told": Mutation("watchdog.h", "  rt_loop_notify_siblings(loop);\n", ""),
             "the loop goes on": Mutation("watchdog.h", "  rt_loop_send_command(loop, RT_COMMAND_STOP);\n", ""),
             "nobody is made safe": Mutation(
-                "watchdog.h", "loop->hooks.safe ? loop->hooks.safe(loop->hooks.self) : 0", "0"
+                "watchdog.h", "loop->hooks.safe ? loop->hooks.safe(rt_load_acquire(&loop->hooks.self)) : 0", "0"
             ),
             "it never ends": Mutation("watchdog.h", "      is_left = 1;\n    }", "    }\n    is_left = 1;"),
             "looks at what has ended": Mutation(

@@ -107,7 +107,8 @@ static inline void rt_schedule_round(rt_schedule_t *s) {
 static __attribute__((noinline, cold, unused)) void rt_schedule_set_first(rt_schedule_t *s, int64_t whole,
                                                                           int64_t part) {
   rt_schedule_set_release(s, whole);
-  const int is_above = s->unit && s->rest + part >= s->unit; /* half a ns or more, which is rounded up */
+  if (s->unit == 0) return;
+  const int is_above = s->rest + part >= s->unit; /* half a ns or more, which is rounded up */
   s->release += is_above;
   s->rest += part - (is_above ? s->unit : 0);
   rt_schedule_round(s);
