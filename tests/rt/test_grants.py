@@ -69,7 +69,8 @@ def test_nothing_is_inherited_from_a_real_time_creator(script: Script) -> None:
     import os, time, probes
     os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(50))
     with probes.Probe("1ms", policy="other", lock_memory="off") as loop:
-        time.sleep(0.05)
+        while loop.stats.cycles == 0:
+            time.sleep(0.01)
         print(os.sched_getscheduler(loop.tid) & ~os.SCHED_RESET_ON_FORK)
     """)
     assert done.stdout.strip() == "0", done.stderr
