@@ -338,7 +338,7 @@ def _check_align(align: int, period: Fraction, shown: object) -> int:
     works = f"the nearest that works is '{_exact_text(near[0])}'" if near else "no align works with this period"
     raise ConfigError(
         f"align={show(shown)} is not a whole number of periods of {_exact_text(period)}, so loops that start at "
-        f"different times would not be on one grid; {works}"
+        f"different times would not be aligned; {works}"
     )
 
 

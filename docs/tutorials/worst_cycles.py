@@ -1,4 +1,4 @@
-"""Print the five cycles of a saved run that woke up latest, in chronological order."""
+"""Print the five most delayed cycles of a saved run, in chronological order."""
 
 import sys
 
