@@ -289,7 +289,7 @@ def check_call(kind: type, positional: tuple[Any, ...], keywords: dict[str, Any]
         )
     if len(positional) + ("period" in keywords) != 1:
         what = "got two values for" if positional else "needs"
-        raise TypeError(f"{call} {what} its argument 'period', the time between two releases, such as '1ms' or '1kHz'")
+        raise TypeError(f"{call} {what} its argument 'period', a time or a rate, such as '1ms' or '1kHz'")
 
 
 def _cpus(value: object) -> str | tuple[int, ...] | None:
