@@ -45,7 +45,7 @@ from rtloop.data.storage import Storage, warn_unlocked
 from rtloop.errors import ConfigError, StateError
 from rtloop.sharing.exchange_file import Plan, open_exchange, share_exchange
 from rtloop.sharing.roles import check_role
-from rtloop.sharing.waiting import Notifier, wait_in_thread
+from rtloop.sharing.waiting import find_notifier, wait_in_thread
 
 
 @cython.auto_pickle(False)
@@ -362,10 +362,7 @@ cdef class _Latest_1(_LatestMethods):
         """
         cdef object owner = self._owner
         _check_side(self, "reader")
-        notifier = owner.notifier
-        if notifier is None:
-            notifier = vars(owner).setdefault("notifier", Notifier(self))  # one for all threads
-        return notifier.fd
+        return find_notifier(self, owner).fd
 
     @property
     def peers(self):

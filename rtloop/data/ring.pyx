@@ -36,7 +36,7 @@ from rtloop.errors import ConfigError, StateError
 from rtloop.settings import parse_count
 from rtloop.sharing.exchange_file import Plan, open_exchange, share_exchange
 from rtloop.sharing.roles import check_role
-from rtloop.sharing.waiting import Notifier, wait_in_thread
+from rtloop.sharing.waiting import find_notifier, wait_in_thread
 from rtloop.units import as_index, show
 
 
@@ -430,10 +430,7 @@ cdef class _Ring_1(_RingMethods):
         """
         cdef object owner = self._owner
         _check_side(self, "consumer")
-        notifier = owner.notifier
-        if notifier is None:
-            notifier = vars(owner).setdefault("notifier", Notifier(self))  # one for all threads
-        return notifier.fd
+        return find_notifier(self, owner).fd
 
     @property
     def peers(self):
@@ -578,7 +575,7 @@ cdef int _use(_Ring_1 self, file) except -1:
     return 0
 
 
-#: What is constant in a ring, and private memory of each process: its first cache line.
+#: First cache line of a ring: its constants, and private memory of each process.
 cdef size_t _CONSTANT_BYTES = 64
 
 

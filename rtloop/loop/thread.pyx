@@ -351,7 +351,7 @@ cdef class LoopThread:
 
     @property
     def parts(self):
-        """What belongs to the step: `live`, `ranges`, `remarks` and `functions`."""
+        """Attributes that belong to the step: `live`, `ranges`, `remarks` and `functions`."""
         return self.live, self.ranges, self.remarks, self.functions
 
     def use(self, parts, undo, grants):

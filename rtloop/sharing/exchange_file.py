@@ -63,7 +63,7 @@ _PATIENCE_S = 30.0
 
 
 class Plan(NamedTuple):
-    """What an exchange is: its kind, the type of its items, and their number."""
+    """Description of an exchange: its kind, the type of its items, and their number."""
 
     kind: str
     dtype: np.dtype[Any]

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from rtloop.errors import StateError
 from rtloop.units import parse_timeout
 
-__all__ = ["Notifier", "wait_in_thread"]
+__all__ = ["Notifier", "find_notifier", "wait_in_thread"]
 
 #: How often a waiting thread looks whether it is still needed.
 _SLICE = "50ms"
@@ -91,6 +91,12 @@ class Notifier:
 
     def __del__(self) -> None:
         self.close()
+
+
+def find_notifier(exchange: _Exchange, owner: Any) -> Notifier:
+    """Return the notifier of an exchange, one for all threads, which its owner keeps from the first call on."""
+    found: Notifier | None = owner.notifier
+    return vars(owner).setdefault("notifier", Notifier(exchange)) if found is None else found
 
 
 def _notify(

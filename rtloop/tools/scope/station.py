@@ -24,7 +24,7 @@ _SEARCH_S = 1.0
 
 
 class Station:
-    """What all pages share.
+    """State that all pages share.
 
     Parameters
     ----------

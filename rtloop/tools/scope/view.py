@@ -29,7 +29,7 @@ _MOST_POINTS, _MOST_COUNTED, _BINS = 4000, 1_000_000, 80
 
 @dataclass(frozen=True)
 class View:
-    """What a page shows.
+    """Selection that a page shows: a mode, its channels and its span.
 
     Attributes
     ----------
