@@ -66,7 +66,7 @@ static inline int rt_clock_nanosleep(clockid_t clock, const struct timespec *tim
   long rc = SYS_clock_nanosleep;
   __asm__ __volatile__("syscall"
                        : "+a"(rc)
-                       : "D"((long)clock), "S"((long)TIMER_ABSTIME), "d"(time), "r"(left)
+                       : "D"(clock), "S"((long)TIMER_ABSTIME), "d"(time), "r"(left)
                        : "rcx", "r11", "memory");
   return (int)rc;
 #elif defined(__aarch64__) && !defined(RT_IS_SANITIZED) && !defined(clock_nanosleep)
@@ -91,11 +91,13 @@ typedef struct rt_second {
 /* Sleep until an absolute time, in ns. The thread that owns `second`; blocks; one system call. Returns 0, -EINTR iff a
  * signal came first, or another negative errno. */
 static inline int rt_clock_sleep_until(clockid_t clock, rt_second_t *second, int64_t time) {
-  if (RT_UNLIKELY((uint64_t)time - (uint64_t)second->begin >= (uint64_t)RT_NS_PER_S)) {
+  uint64_t part = (uint64_t)time - (uint64_t)second->begin;
+  if (RT_UNLIKELY(part >= (uint64_t)RT_NS_PER_S)) {
     second->number = time / RT_NS_PER_S;
     second->begin = second->number * RT_NS_PER_S;
+    part = (uint64_t)time - (uint64_t)second->begin;
   }
-  const struct timespec ts = {.tv_sec = (time_t)second->number, .tv_nsec = (long)(time - second->begin)};
+  const struct timespec ts = {.tv_sec = (time_t)second->number, .tv_nsec = (long)part};
   return rt_clock_nanosleep(clock, &ts);
 }
 

@@ -68,15 +68,15 @@ static __attribute__((noinline, unused)) int64_t rt_loop_wait_any(rt_loop_t *loo
  * release has passed. */
 static inline int rt_loop_wait(rt_loop_t *loop, int64_t *now, int64_t release) {
   /* One comparison for both limits: the release lies ahead, by one slice at most. */
-  int rc = 1;
   if (RT_LIKELY((uint64_t)release - (uint64_t)*now - 1 < (uint64_t)RT_SLICE_NS)) {
-    rc = rt_clock_sleep_until(loop->clock, &loop->second, release);
+    const int rc = rt_clock_sleep_until(loop->clock, &loop->second, release);
     *now = rt_loop_read_clock(loop);
     if (RT_LIKELY(rc == 0 && *now >= release)) return 1;
+    *now = rt_loop_wait_slow(loop, *now, release, rc);
   } else {
     loop->is_late = *now > release;
+    *now = rt_loop_wait_slow(loop, *now, release, 1);
   }
-  *now = rt_loop_wait_slow(loop, *now, release, rc);
   return *now >= 0;
 }
 
