@@ -6,9 +6,11 @@ Frozen, as loop.pxd is: the order of the methods, the size of the object.
 
 from libc.stdint cimport int64_t
 
+from rtloop.data.exchange.exchange cimport Exchange
 
-# The methods for Python that have the name of one for Cython. It adds nothing to an object.
-cdef class _LatestMethods:
+
+# The methods for Python that have the name of one for Cython. It adds nothing to an object, as its base.
+cdef class _LatestMethods(Exchange):
     pass
 
 

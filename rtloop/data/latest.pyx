@@ -4,9 +4,9 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 cimport cython
 
+from rtloop.data.exchange.exchange cimport Exchange
+from rtloop.data.exchange.side cimport Access, check_side, fields_of, map_side, rearm, shared_storage
 from rtloop.data.storage cimport SharedStorage
-from rtloop.headers.ring cimport rt_is_awaited
-from rtloop.sharing.wakers cimport Sleep, wake
 from rtloop.headers.latest cimport (
     RT_LATEST_NEVER,
     rt_latest_age,
@@ -34,22 +34,23 @@ from rtloop.headers.latest cimport (
     rt_shared_latest_write_at,
     rt_shared_latest_written,
 )
+from rtloop.sharing.wakers cimport wake_awaited
 
 from time import clock_gettime_ns, monotonic_ns
 
 import numpy as np
 
 from rtloop.data.dtypes import as_items, plain_dtype
-from rtloop.data.interface import lost_by_fork, made_twice, never_made, publish, refuse_copy
+from rtloop.data.exchange.side import describe_sides
+from rtloop.data.interface import lost_by_fork, made_twice, never_made, publish
 from rtloop.data.storage import Storage, warn_unlocked
 from rtloop.errors import ConfigError, StateError
 from rtloop.sharing.exchange_file import Plan, open_exchange, share_exchange
 from rtloop.sharing.roles import check_role
-from rtloop.sharing.waiting import find_notifier, wait_in_thread
 
 
 @cython.auto_pickle(False)
-cdef class _LatestMethods:
+cdef class _LatestMethods(Exchange):
     """The methods for Python that have the name of one for Cython: a class can define only one of the two."""
 
     def write(self, value):
@@ -99,8 +100,7 @@ cdef class _LatestMethods:
         address = array.ctypes.data
         with cython.critical_section(exchange):  # one thread at a time may read
             exchange.read(<void *>address)
-        if exchange._owner.notifier is not None:
-            exchange._owner.notifier.rearm()
+        rearm(exchange._owner)
         return array[0]
 
 
@@ -203,6 +203,7 @@ cdef class _Latest_1(_LatestMethods):
         if size == 0:
             raise ConfigError(f"three values of {value_bytes} bytes are more than there are addresses")
         storage = Storage(size, "a Latest")
+        storage.access = _ACCESS
         address = <void *><size_t>storage.address
         rt_latest_init(<rt_latest_t *>address, value_bytes)
         (<rt_latest_t *>address).clock = _CLOCKS[clock]
@@ -264,110 +265,16 @@ cdef class _Latest_1(_LatestMethods):
     @property
     def is_new(self):
         """True if there is a value that has not been read yet; at a shared one's writer, always False."""
-        if _shared(self) is not None:
+        if shared_storage(self) is not None:
             return bool(self.role == "reader" and rt_shared_latest_is_new(_side(self)))
         return bool(rt_latest_is_new(_latest(self)))
 
     @property
     def written(self):
         """Number of values that were written; of a shared one, by all its writers so far."""
-        if _shared(self) is not None:
+        if shared_storage(self) is not None:
             return rt_shared_latest_written(_side(self))
         return rt_latest_written(_latest(self))
-
-    @property
-    def share(self):
-        """Name of a shared value; None if it is not shared."""
-        return None if _shared(self) is None else self._owner.file.header.name
-
-    @property
-    def role(self):
-        """Side of a shared value that this is: "writer" or "reader"; None if it is not shared."""
-        return None if _shared(self) is None else self._owner.file.role
-
-    def close(self):
-        """Give up the role of a shared value, so that another process can have it. No loop may use this object.
-
-        What a step does with it afterwards has no effect. A second call does nothing, nor does one of a value that is
-        not shared.
-        """
-        cdef SharedStorage storage = _shared(self)
-        if storage is not None:
-            with cython.critical_section(self):
-                self.handle = storage.closed()
-            storage.file.close()
-            if storage.notifier is not None:
-                storage.notifier.close()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        self.close()
-
-    def wait(self, timeout=None):
-        """Sleep until there is a value that was not read yet.
-
-        A loop that writes it wakes this thread after its step, by one system call between two cycles; a loop that
-        nobody waits for makes none. The writer may be in another process. Signal handlers run, so Ctrl-C ends the
-        wait. Call this from any thread but that of a loop.
-
-        Parameters
-        ----------
-        timeout : duration, optional
-            Longest wait: ``"100ms"``. Without it there is no limit, even if the writer has died: see `peers`.
-
-        Returns
-        -------
-        bool
-            True if there is a value that was not read yet, False after the timeout.
-
-        Raises
-        ------
-        StateError
-            In a forked child, at the writer's side of a shared one, or if another thread closes it.
-
-        Notes
-        -----
-        A write by the inline forms of the C headers, or to an instance of a class in Cython that derives from this one,
-        wakes nobody. This method finds it within 20 ms.
-        """
-        cdef Sleep sleep = Sleep(timeout)
-        cdef rt_latest_t *latest
-        cdef bint is_shared = _shared(self) is not None
-        _make_awaited(self)
-        while True:
-            _check_side(self, "reader")
-            latest = _latest(self)
-            if latest.value_bytes == 0:
-                continue  # another thread has closed it
-            if _has_news(latest, is_shared):
-                return True
-            if sleep.is_over():
-                return False
-            if is_shared:
-                sleep.once(&(<rt_shared_latest_t *>latest).block.awaited, _shared_has_news, latest)
-            else:
-                sleep.once(&latest.awaited, _plain_has_news, latest)
-
-    async def ready(self, timeout=None):
-        """Wait as :meth:`wait` does, for asyncio. A thread of the event loop's executor sleeps meanwhile."""
-        return await wait_in_thread(self.wait, timeout)
-
-    def fileno(self):
-        """Return a file that can be read while there is a value that was not read yet.
-
-        For select(2), Qt, and other event loops. A thread of this process sleeps and sets it.
-        `read` clears it; never read it. It is closed with this object.
-        """
-        cdef object owner = self._owner
-        _check_side(self, "reader")
-        return find_notifier(self, owner).fd
-
-    @property
-    def peers(self):
-        """Ids of the processes that have the other side of a shared one now; empty if it is not shared."""
-        return () if _shared(self) is None else self._owner.file.peers()
 
     @property
     def clock(self):
@@ -385,7 +292,7 @@ cdef class _Latest_1(_LatestMethods):
         """
         cdef rt_latest_t *latest = _latest(self)
         cdef int64_t written, monotonic
-        if _shared(self) is None:
+        if shared_storage(self) is None:
             written, monotonic = rt_latest_written_at(latest), latest.written_at_monotonic
         elif latest.value_bytes:
             written, monotonic = _side(self).block.written_at, _side(self).block.written_at_monotonic
@@ -399,38 +306,14 @@ cdef class _Latest_1(_LatestMethods):
         elapsed = monotonic_ns() - monotonic
         return None if written > now + _FUTURE_NS else max(now - written, elapsed)
 
-    @property
-    def is_locked(self):
-        """True if the kernel keeps the memory from being paged out; read again at each call."""
-        return _latest(self).value_bytes != 0 and self._owner.is_locked
-
-    @property
-    def ends(self):
-        """Names of the loop that writes and the loop that reads, if a chain of a group tells them, or None."""
-        return self._owner.ends if self._owner is not None else None
-
-    @ends.setter
-    def ends(self, pair):
-        self._owner.ends = pair
-
-    def __reduce_ex__(self, protocol):
-        refuse_copy(self, "memory")
-
     def __repr__(self):
-        between = "" if self.ends is None else f", {' to '.join(self.ends)}"
-        shared = "" if self.share is None else f", share={self.share!r}, role={self.role!r}"
-        return f"Latest({str(self.dtype)!r}, written={self.written}{shared}{between})"
+        return f"Latest({str(self.dtype)!r}, written={self.written}{describe_sides(self)})"
 
 
 cdef rt_latest_t *_latest(_Latest_1 latest) except NULL:
     if latest.handle is NULL:
         raise StateError(never_made("Latest"))
     return <rt_latest_t *>latest.handle
-
-
-cdef SharedStorage _shared(_Latest_1 latest):
-    """Return the memory of a shared one, or None."""
-    return <SharedStorage>latest._owner if isinstance(latest._owner, SharedStorage) else None
 
 
 cdef rt_shared_latest_t *_side(_Latest_1 latest) except NULL:
@@ -440,16 +323,10 @@ cdef rt_shared_latest_t *_side(_Latest_1 latest) except NULL:
 cdef int _check_side(_Latest_1 latest, role) except -1:
     """Raise if the exchange has no memory in this process, or is the other side of a shared one."""
     cdef rt_latest_t *exchange = _latest(latest)
-    if _shared(latest) is not None:
-        latest._owner.file.check_role(role)
+    check_side(latest, role)
     if exchange.value_bytes == 0:
         raise StateError(lost_by_fork("Latest"))
     return 0
-
-
-cdef inline void _wake(uint32_t *word) noexcept nogil:
-    if rt_is_awaited(word):
-        wake(word)
 
 
 cdef bint _plain_has_news(const void *latest) noexcept nogil:
@@ -460,30 +337,17 @@ cdef bint _shared_has_news(const void *latest) noexcept nogil:
     return rt_shared_latest_is_new(<const rt_shared_latest_t *>latest) != 0
 
 
-cdef bint _has_news(const rt_latest_t *latest, bint is_shared) noexcept nogil:
-    return _shared_has_news(latest) if is_shared else _plain_has_news(latest)
-
-
 @cython.auto_pickle(False)
 cdef class _Awaited(_Latest_1):
     """The methods for Cython of a value that somebody has waited for: they wake whoever sleeps."""
 
     cdef void write(self, const void *value) noexcept nogil:
         rt_latest_write(<rt_latest_t *>self.handle, value)
-        _wake(&(<rt_latest_t *>self.handle).awaited)
+        wake_awaited(&(<rt_latest_t *>self.handle).awaited)
 
     cdef void write_at(self, const void *value, int64_t time) noexcept nogil:
         rt_latest_write_at(<rt_latest_t *>self.handle, value, time)
-        _wake(&(<rt_latest_t *>self.handle).awaited)
-
-
-cdef int _make_awaited(_Latest_1 self) except -1:
-    """Give a value that is not shared the methods for Cython that wake. Those of a derived class in Cython stay."""
-    cdef _Latest_1 plain = _Latest_1.__new__(_Latest_1)
-    cdef _Latest_1 awaited = _Awaited.__new__(_Awaited)
-    if _methods(self)[0] is _methods(plain)[0]:
-        _methods(self)[0] = _methods(awaited)[0]
-    return 0
+        wake_awaited(&(<rt_latest_t *>self.handle).awaited)
 
 
 @cython.auto_pickle(False)
@@ -494,7 +358,7 @@ cdef class _Writer(_Latest_1):
         cdef rt_shared_latest_t *side = <rt_shared_latest_t *>self.handle
         rt_shared_latest_write(side, value)
         if side.block is not NULL:
-            _wake(&side.block.awaited)
+            wake_awaited(&side.block.awaited)
 
     cdef bint read(self, void *value) noexcept nogil:
         return False
@@ -503,7 +367,7 @@ cdef class _Writer(_Latest_1):
         cdef rt_shared_latest_t *side = <rt_shared_latest_t *>self.handle
         rt_shared_latest_write_at(side, value, time)
         if side.block is not NULL:
-            _wake(&side.block.awaited)
+            wake_awaited(&side.block.awaited)
 
     cdef int64_t age(self, int64_t now) noexcept nogil:
         return RT_LATEST_NEVER
@@ -532,43 +396,55 @@ cdef class _Reader(_Latest_1):
         return rt_shared_latest_age_cycles(<rt_shared_latest_t *>self.handle, now, period)
 
 
-cdef void **_methods(_Latest_1 latest) noexcept:
-    """Return the pointer to an object's table of methods for Cython, which lies in front of its first field."""
-    return (<void **>&latest.handle) - 1
-
-
 cdef int _use(_Latest_1 self, file) except -1:
     """Make an object one side of a shared value, of which it gets the methods for Cython."""
-    cdef SharedStorage storage
     cdef rt_shared_latest_t *side
-    cdef _Latest_1 plain = _Latest_1.__new__(_Latest_1)
-    cdef _Latest_1 methods = (_Writer if file.role == "writer" else _Reader).__new__(
-        _Writer if file.role == "writer" else _Reader)
+    kind = _Writer if file.role == "writer" else _Reader
+    cdef _Latest_1 methods = kind.__new__(kind)
     plan = file.header.plan
-    try:
-        if _methods(self)[0] is not _methods(plain)[0]:
-            raise ConfigError("a class in Cython that derives from Latest cannot be shared: use a Latest as its field")
-        if plan.clock not in _CLOCKS or plan.data_bytes != rt_shared_latest_bytes(plan.dtype.itemsize, plan.readers):
-            raise ConfigError(f"the exchange {file.header.name!r} is damaged: its sizes contradict each other")
-        storage = SharedStorage(file)
-        side = <rt_shared_latest_t *>(<char *>storage.private_end() - _PRIVATE_BYTES)
-        rt_shared_latest_open(
-            side, <rt_shared_latest_block_t *>storage.private_end(), plan.dtype.itemsize, plan.readers)
-        side.base.clock, side.base.is_settable = _CLOCKS[plan.clock], plan.clock in ("tai", "realtime")
-        if file.role == "writer":
-            rt_shared_latest_begin_writing(side)
-        else:
-            rt_shared_latest_begin_reading(side, file.slot - 1)
-    except BaseException:
-        file.close()
-        raise
+    number = _CLOCKS.get(plan.clock)
+    cdef SharedStorage storage = map_side(
+        self, _SHARED_ACCESS, file,
+        0 if number is None else rt_shared_latest_bytes(plan.dtype.itemsize, plan.readers))
+    side = <rt_shared_latest_t *>(<char *>storage.private_end() - _PRIVATE_BYTES)
+    rt_shared_latest_open(side, <rt_shared_latest_block_t *>storage.private_end(), plan.dtype.itemsize, plan.readers)
+    side.base.clock, side.base.is_settable = number, plan.clock in ("tai", "realtime")
+    if file.role == "writer":
+        rt_shared_latest_begin_writing(side)
+    else:
+        rt_shared_latest_begin_reading(side, file.slot - 1)
     warn_unlocked(storage, f"Latest({plan.dtype}, share={file.header.name!r})")
     self.dtype = plan.dtype
     self._owner = storage
-    _methods(self)[0] = _methods(methods)[0]
+    fields_of(self).methods = fields_of(methods).methods
     self.handle = side
     return 0
 
+
+cdef uint64_t _size(const void *latest) noexcept nogil:
+    return (<const rt_latest_t *>latest).value_bytes
+
+
+cdef uint32_t *_plain_awaited(void *latest) noexcept nogil:
+    return &(<rt_latest_t *>latest).awaited
+
+
+cdef uint32_t *_shared_awaited(void *latest) noexcept nogil:
+    return &(<rt_shared_latest_t *>latest).block.awaited
+
+
+cdef Access _make_access(bint is_shared):
+    cdef Access access = Access("Latest", "Latest", "reader")
+    access.plain = fields_of(_Latest_1.__new__(_Latest_1)).methods
+    access.waking = fields_of(_Awaited.__new__(_Awaited)).methods
+    access.size = _size
+    access.has_news = _shared_has_news if is_shared else _plain_has_news
+    access.awaited = _shared_awaited if is_shared else _plain_awaited
+    return access
+
+
+cdef Access _ACCESS = _make_access(False)
+cdef Access _SHARED_ACCESS = _make_access(True)
 
 #: Room for a side in front of the data, a multiple of the cache line.
 cdef size_t _PRIVATE_BYTES = (sizeof(rt_shared_latest_t) + 63) // 64 * 64

@@ -5,9 +5,11 @@ Frozen, as loop.pxd is: the order of the methods, the size of the object.
 
 from libc.stdint cimport uint64_t
 
+from rtloop.data.exchange.exchange cimport Exchange
 
-# The methods for Python that have the name of one for Cython. It adds nothing to an object.
-cdef class _RingMethods:
+
+# The methods for Python that have the name of one for Cython. It adds nothing to an object, as its base.
+cdef class _RingMethods(Exchange):
     pass
 
 

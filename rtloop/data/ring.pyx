@@ -1,20 +1,16 @@
 """Ring: a queue between a step and the rest of the program. See include/rtloop/ring.h."""
 
-from cpython.buffer cimport PyBuffer_FillInfo
-from cpython.object cimport PyObject
-from libc.stdint cimport UINT64_MAX, uint64_t
+from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
 
 cimport cython
-cimport numpy as cnp
 
-from rtloop._python cimport Py_REFCNT
+from rtloop.data.exchange.exchange cimport Exchange
+from rtloop.data.exchange.loan cimport Loan, View
+from rtloop.data.exchange.side cimport Access, check_side, fields_of, map_side, rearm
 from rtloop.data.storage cimport SharedStorage
-from rtloop.sharing.wakers cimport Sleep, wake
 from rtloop.headers.ring cimport (
     rt_ring_bytes,
-    rt_ring_consume,
     rt_ring_dropped,
-    rt_ring_front,
     rt_ring_high_water,
     rt_ring_init,
     rt_ring_length,
@@ -24,30 +20,27 @@ from rtloop.headers.ring cimport (
     rt_ring_push,
     rt_ring_push_many,
     rt_ring_t,
-    rt_is_awaited,
 )
+from rtloop.sharing.wakers cimport wake_awaited
 
 import numpy as np
 
 from rtloop.data.dtypes import as_items, plain_dtype
-from rtloop.data.interface import lost_by_fork, made_twice, never_made, publish, refuse_copy
+from rtloop.data.exchange.side import describe_sides
+from rtloop.data.interface import lost_by_fork, made_twice, never_made, publish
 from rtloop.data.storage import Storage, warn_unlocked
 from rtloop.errors import ConfigError, StateError
 from rtloop.settings import parse_count
 from rtloop.sharing.exchange_file import Plan, open_exchange, share_exchange
 from rtloop.sharing.roles import check_role
-from rtloop.sharing.waiting import find_notifier, wait_in_thread
 from rtloop.units import as_index, show
-
-
-cnp.import_array()
 
 
 _MAX_ITEMS = (1 << 48) - 1
 
 
 @cython.auto_pickle(False)
-cdef class _RingMethods:
+cdef class _RingMethods(Exchange):
     """The methods for Python that have the name of one for Cython: a class can define only one of the two."""
 
     def push(self, value):
@@ -82,7 +75,7 @@ cdef class _RingMethods:
         address, count = array.ctypes.data, array.size
         with cython.critical_section(queue):  # one thread at a time may push
             pushed = rt_ring_push_many(_ring(queue), <const void *>address, count)
-            _wake(_ring(queue))
+            wake_awaited(&_ring(queue).awaited)
         return pushed
 
     def pop(self):
@@ -106,7 +99,7 @@ cdef class _RingMethods:
         address = array.ctypes.data
         with cython.critical_section(queue):  # no other thread may begin a view between these two
             is_there = rt_ring_pop(_consumed(queue), <void *>address)
-        _rearm(queue)
+        rearm(queue._owner)
         return array[0] if is_there else None
 
 
@@ -203,12 +196,13 @@ cdef class _Ring_1(_RingMethods):
             _use(self, share_exchange(share, plan, role))
             return
         storage = Storage(size, "a ring")
+        storage.access = _ACCESS
         address = <void *><size_t>storage.address
         rt_ring_init(<rt_ring_t *>address, item_bytes, places)
         warn_unlocked(storage, f"Ring({item}, {number})")
         self.dtype = item
         self._owner = storage
-        self._loan = _Loan(storage)
+        self._loan = Loan(storage)
         self.handle = address
 
     cdef bint push(self, const void *item) noexcept nogil:
@@ -267,43 +261,6 @@ cdef class _Ring_1(_RingMethods):
         return self
 
     @property
-    def share(self):
-        """Name of a shared ring; None if it is not shared."""
-        return None if _shared(self) is None else self._owner.file.header.name
-
-    @property
-    def role(self):
-        """Side of a shared ring that this is: "producer" or "consumer"; None if it is not shared."""
-        return None if _shared(self) is None else self._owner.file.role
-
-    def close(self):
-        """Give up the role of a shared ring, so that another process can have it. No loop may use this object.
-
-        What a step does with it afterwards has no effect. Items stay in the ring as long as a process has it. A second
-        call does nothing, nor does one of a ring that is not shared.
-
-        Raises
-        ------
-        StateError
-            If a view is in use.
-        """
-        cdef SharedStorage storage = _shared(self)
-        if storage is not None:
-            with cython.critical_section(self):
-                if (<_Loan>self._loan).is_lent:
-                    raise StateError("a view of this ring is in use: leave its with statement first")
-                self.handle = storage.closed()
-            storage.file.close()
-            if storage.notifier is not None:
-                storage.notifier.close()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        self.close()
-
-    @property
     def capacity(self):
         """Number of items that the ring has room for."""
         return _ring(self).capacity
@@ -317,11 +274,6 @@ cdef class _Ring_1(_RingMethods):
     def high_water(self):
         """The most items that were ever in the ring, rounded up to a sixteenth of the capacity."""
         return rt_ring_high_water(_ring(self))
-
-    @property
-    def is_locked(self):
-        """True if the kernel keeps the memory from being paged out; read again at each call."""
-        return _ring(self).capacity != 0 and self._owner.is_locked
 
     def drain(self, limit=None):
         """Take out all items, or at most `limit`, the oldest first.
@@ -351,7 +303,7 @@ cdef class _Ring_1(_RingMethods):
         # Checked again: another thread may have taken some meanwhile, or may have a view of them.
         with cython.critical_section(self):
             count = rt_ring_pop_many(_consumed(self), <void *>address, most)
-        _rearm(self)
+        rearm(self._owner)
         return array[:count]
 
     def view(self):
@@ -375,67 +327,7 @@ cdef class _Ring_1(_RingMethods):
         ...     total = items["angle"].sum()
         """
         _check_side(self, "consumer")
-        return _View(self)
-
-    def wait(self, timeout=None):
-        """Sleep until there is an item.
-
-        A loop that writes it wakes this thread after its step, by one system call between two cycles; a loop that
-        nobody waits for makes none. The producer may be in another process. Signal handlers run, so Ctrl-C ends the
-        wait. Call this from any thread but that of a loop.
-
-        Parameters
-        ----------
-        timeout : duration, optional
-            Longest wait: ``"100ms"``. Without it there is no limit, even if the producer has died: see `peers`.
-
-        Returns
-        -------
-        bool
-            True if there is an item, False after the timeout.
-
-        Raises
-        ------
-        StateError
-            In a forked child, at the producer's side of a shared one, or if another thread closes it.
-
-        Notes
-        -----
-        A write by the inline forms of the C headers, or to an instance of a class in Cython that derives from this one,
-        wakes nobody. This method finds it within 20 ms.
-        """
-        cdef Sleep sleep = Sleep(timeout)
-        cdef rt_ring_t *ring
-        _make_awaited(self)
-        while True:
-            _check_side(self, "consumer")
-            ring = _ring(self)
-            if ring.capacity == 0:
-                raise StateError(lost_by_fork("ring"))
-            if rt_ring_length(ring):
-                return True
-            if sleep.is_over():
-                return False
-            sleep.once(&ring.awaited, _has_items, ring)
-
-    async def ready(self, timeout=None):
-        """Wait as :meth:`wait` does, for asyncio. A thread of the event loop's executor sleeps meanwhile."""
-        return await wait_in_thread(self.wait, timeout)
-
-    def fileno(self):
-        """Return a file that can be read while there is an item.
-
-        For select(2), Qt, and other event loops. A thread of this process sleeps and sets it.
-        Taking all items out, by `pop`, `drain` or a view, clears it; never read it. It is closed with this object.
-        """
-        cdef object owner = self._owner
-        _check_side(self, "consumer")
-        return find_notifier(self, owner).fd
-
-    @property
-    def peers(self):
-        """Ids of the processes that have the other side of a shared one now; empty if it is not shared."""
-        return () if _shared(self) is None else self._owner.file.peers()
+        return View(self, self._loan)
 
     def __len__(self):
         return rt_ring_length(_ring(self))
@@ -443,22 +335,8 @@ cdef class _Ring_1(_RingMethods):
     def __bool__(self):
         return True  # an empty ring is true, too
 
-    @property
-    def ends(self):
-        """Names of the loop that writes and the loop that reads, if a chain of a group tells them, or None."""
-        return self._owner.ends if self._owner is not None else None
-
-    @ends.setter
-    def ends(self, pair):
-        self._owner.ends = pair
-
-    def __reduce_ex__(self, protocol):
-        refuse_copy(self, "memory")
-
     def __repr__(self):
-        between = "" if self.ends is None else f", {' to '.join(self.ends)}"
-        shared = "" if self.share is None else f", share={self.share!r}, role={self.role!r}"
-        return f"Ring({str(self.dtype)!r}, {self.capacity}, dropped={self.dropped}{shared}{between})"
+        return f"Ring({str(self.dtype)!r}, {self.capacity}, dropped={self.dropped}{describe_sides(self)})"
 
 
 cdef rt_ring_t *_ring(_Ring_1 ring) except NULL:
@@ -467,32 +345,21 @@ cdef rt_ring_t *_ring(_Ring_1 ring) except NULL:
     return <rt_ring_t *>ring.handle
 
 
-cdef SharedStorage _shared(_Ring_1 ring):
-    """Return the memory of a shared one, or None."""
-    return <SharedStorage>ring._owner if isinstance(ring._owner, SharedStorage) else None
-
-
 cdef int _check_side(_Ring_1 ring, role) except -1:
     """Raise if the ring was never made, or is the other side of a shared one."""
     _ring(ring)
-    if _shared(ring) is not None:
-        ring._owner.file.check_role(role)
-    return 0
+    return check_side(ring, role)
 
 
-cdef inline void _wake(rt_ring_t *ring) noexcept nogil:
-    if rt_is_awaited(&ring.awaited):
-        wake(&ring.awaited)
+cdef rt_ring_t *_consumed(_Ring_1 ring) except NULL:
+    """Return the ring for its consumer. Raises a BufferError while items are lent."""
+    (<Loan>ring._loan).check_returned()
+    return _ring(ring)
 
 
-cdef bint _has_items(const void *ring) noexcept nogil:
-    return rt_ring_length(<const rt_ring_t *>ring) != 0
-
-
-cdef int _rearm(_Ring_1 ring) except -1:
-    """Clear the file that shows that there are items, after some were taken out."""
-    if ring._owner.notifier is not None:
-        ring._owner.notifier.rearm()
+cdef int _check_not_lent(object ring) except -1:
+    if (<Loan>(<_Ring_1>ring)._loan).is_lent:
+        raise StateError("a view of this ring is in use: leave its with statement first")
     return 0
 
 
@@ -502,22 +369,13 @@ cdef class _Awaited(_Ring_1):
 
     cdef bint push(self, const void *item) noexcept nogil:
         cdef bint is_in = rt_ring_push(<rt_ring_t *>self.handle, item)
-        _wake(<rt_ring_t *>self.handle)
+        wake_awaited(&(<rt_ring_t *>self.handle).awaited)
         return is_in
 
     cdef uint64_t push_many(self, const void *items, uint64_t count) noexcept nogil:
         cdef uint64_t pushed = rt_ring_push_many(<rt_ring_t *>self.handle, items, count)
-        _wake(<rt_ring_t *>self.handle)
+        wake_awaited(&(<rt_ring_t *>self.handle).awaited)
         return pushed
-
-
-cdef int _make_awaited(_Ring_1 self) except -1:
-    """Give a ring that is not shared the methods for Cython that wake. Those of a derived class in Cython stay."""
-    cdef _Ring_1 plain = _Ring_1.__new__(_Ring_1)
-    cdef _Ring_1 awaited = _Awaited.__new__(_Awaited)
-    if _methods(self)[0] is _methods(plain)[0]:
-        _methods(self)[0] = _methods(awaited)[0]
-    return 0
 
 
 @cython.auto_pickle(False)
@@ -542,156 +400,50 @@ cdef class _Consumer(_Ring_1):
         return 0
 
 
-cdef void **_methods(_Ring_1 ring) noexcept:
-    """Return the pointer to an object's table of methods for Cython, which lies in front of its first field."""
-    return (<void **>&ring.handle) - 1
-
-
 cdef int _use(_Ring_1 self, file) except -1:
     """Make an object one side of a shared ring, of which it gets the methods for Cython."""
-    cdef SharedStorage storage
     cdef rt_ring_t *ring
-    cdef _Ring_1 plain = _Ring_1.__new__(_Ring_1)
     kind = _Producer if file.role == "producer" else _Consumer
     cdef _Ring_1 methods = kind.__new__(kind)
     plan = file.header.plan
-    try:
-        if _methods(self)[0] is not _methods(plain)[0]:
-            raise ConfigError("a class in Cython that derives from Ring cannot be shared: use a Ring as its field")
-        if plan.data_bytes != rt_ring_bytes(plan.dtype.itemsize, plan.capacity) - _CONSTANT_BYTES:
-            raise ConfigError(f"the exchange {file.header.name!r} is damaged: its sizes contradict each other")
-        storage = SharedStorage(file)
-        ring = <rt_ring_t *>(<char *>storage.private_end() - _CONSTANT_BYTES)
-        rt_ring_open(ring, plan.dtype.itemsize, plan.capacity)
-    except BaseException:
-        file.close()
-        raise
+    cdef SharedStorage storage = map_side(
+        self, _ACCESS, file, rt_ring_bytes(plan.dtype.itemsize, plan.capacity) - _CONSTANT_BYTES)
+    ring = <rt_ring_t *>(<char *>storage.private_end() - _CONSTANT_BYTES)
+    rt_ring_open(ring, plan.dtype.itemsize, plan.capacity)
     warn_unlocked(storage, f"Ring({plan.dtype}, {plan.capacity}, share={file.header.name!r})")
     self.dtype = plan.dtype
     self._owner = storage
-    self._loan = _Loan(storage)
-    _methods(self)[0] = _methods(methods)[0]
+    self._loan = Loan(storage)
+    fields_of(self).methods = fields_of(methods).methods
     self.handle = ring
     return 0
 
 
+cdef bint _has_items(const void *ring) noexcept nogil:
+    return rt_ring_length(<const rt_ring_t *>ring) != 0
+
+
+cdef uint64_t _size(const void *ring) noexcept nogil:
+    return (<const rt_ring_t *>ring).capacity
+
+
+cdef uint32_t *_awaited(void *ring) noexcept nogil:
+    return &(<rt_ring_t *>ring).awaited
+
+
+cdef Access _make_access():
+    cdef Access access = Access("Ring", "ring", "consumer")
+    access.plain = fields_of(_Ring_1.__new__(_Ring_1)).methods
+    access.waking = fields_of(_Awaited.__new__(_Awaited)).methods
+    access.has_news, access.size, access.awaited = _has_items, _size, _awaited
+    access.check_closing = _check_not_lent
+    return access
+
+
+cdef Access _ACCESS = _make_access()
+
 #: First cache line of a ring: its constants, and private memory of each process.
 cdef size_t _CONSTANT_BYTES = 64
-
-
-cdef rt_ring_t *_consumed(_Ring_1 self) except NULL:
-    cdef rt_ring_t *ring = _ring(self)
-    cdef _Loan loan = self._loan
-    if loan.is_lent or loan.is_in_use():
-        raise BufferError(_IN_USE)
-    return ring
-
-
-_IN_USE = "items of this ring are in use: leave the with statement, and delete the parts of its array that were kept"
-
-
-cdef class _Items:
-    """Items of a ring as a buffer, which keeps the memory."""
-
-    cdef object _storage
-    cdef const void *_address
-    cdef Py_ssize_t _size
-
-    def __cinit__(self, storage):
-        self._storage = storage
-
-    def __getbuffer__(self, Py_buffer *view, int flags):
-        PyBuffer_FillInfo(view, self, <void *>self._address, self._size, 1, flags)
-
-
-cdef class _Loan:
-    """The array that a ring lends.
-
-    The array is a slice of another one, its base. NumPy gives all parts of the array, and their parts, this same base:
-    the number of references to the base tells whether a part is in use. A memoryview of the array itself does not
-    count, nor does an array of another class or of ``np.lib.stride_tricks``. These keep the array, and with it the
-    memory.
-
-    While `is_lent` is set, all belongs to the thread of the with statement. Otherwise it is used in a critical section
-    of the ring.
-    """
-
-    cdef object _storage
-    cdef object _base
-    cdef object _array
-    cdef uint64_t count
-    cdef bint is_lent
-
-    def __cinit__(self, storage):
-        self._storage = storage
-
-    cdef object lend(self, rt_ring_t *ring, dtype):
-        cdef _Items items = _Items(self._storage)
-        items._address = rt_ring_front(ring, &self.count)
-        items._size = self.count * ring.item_bytes
-        self._base = np.frombuffer(items, dtype) if self.count else np.empty(0, dtype)
-        self._array = self._base[:]
-        return self._array
-
-    cdef void end(self):
-        """Make the array empty, for whoever still has it."""
-        cdef cnp.ndarray array
-        for array in (self._array, self._base):
-            for axis in range(cnp.PyArray_NDIM(array)):
-                cnp.PyArray_DIMS(array)[axis] = 0
-
-    cdef bint is_in_use(self):
-        """Tell whether a part of the array is in use; if not, forget the array."""
-        if self._base is None:
-            return False
-        # The references of this object, and the array's to its base. Without a dimension the array cannot be emptied.
-        if Py_REFCNT(<PyObject *>self._base) > 2:
-            return True
-        if cnp.PyArray_NDIM(<cnp.ndarray>self._array) == 0 and Py_REFCNT(<PyObject *>self._array) > 1:
-            return True
-        _held = self._base, self._array  # until both are forgotten
-        self._base = self._array = None
-        return False
-
-
-cdef class _View:
-    """The with statement of a view."""
-
-    cdef _Ring_1 _ring
-    cdef bint _is_open
-
-    def __cinit__(self, _Ring_1 ring):
-        self._ring = ring
-
-    def __enter__(self):
-        cdef _Loan loan = self._ring._loan
-        cdef rt_ring_t *ring
-        with cython.critical_section(self._ring):
-            if loan.is_lent:
-                raise StateError("another view of this ring is in use")
-            ring = _consumed(self._ring)
-            loan.is_lent = True
-        try:
-            array = loan.lend(ring, self._ring.dtype)
-        except BaseException:
-            loan.is_lent = False
-            raise
-        self._is_open = True
-        return array
-
-    def __exit__(self, *exception):
-        cdef _Loan loan = self._ring._loan
-        with cython.critical_section(self._ring):
-            if not self._is_open:
-                raise StateError("this view is closed: its with statement has ended")
-            self._is_open = False
-            loan.end()
-            loan.is_lent = False
-            if loan.is_in_use():
-                raise BufferError("a part of the array is in use: keep a copy instead. The items stay in the ring")
-            if _ring(self._ring).capacity:  # a forked child has inherited the statement, and not the items
-                rt_ring_consume(_ring(self._ring), loan.count)
-        _rearm(self._ring)
 
 
 Ring = _Ring_1
