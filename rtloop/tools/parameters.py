@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rtloop.live.declared_parameters import Parameter
     from rtloop.live.signals import Signals
 
-__all__ = ["get", "parse_value", "set"]
+__all__ = ["format_limits", "format_value", "get", "parse_value", "set"]
 
 _WORDS = {"true": True, "on": True, "yes": True, "false": False, "off": False, "no": False}
 
@@ -110,7 +110,7 @@ def set(  # noqa: A001 - the name of the command
         since = f"from cycle {document['cycle']:,} on" if is_used else "NOT YET USED"
         for key, one in document["parameters"].items():
             unit = f" {one['unit']}" if one["unit"] else ""
-            print(f"{key}: {_text(one['before'])} -> {_text(one['value'])}{unit}, {since}")
+            print(f"{key}: {format_value(one['before'])} -> {format_value(one['value'])}{unit}, {since}")
     if not is_used:
         print(f"{document['loop']} does not use the values yet.", file=sys.stderr)
         raise click.exceptions.Exit(1)
@@ -216,10 +216,20 @@ def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value
 
 
-def _text(value: Any) -> str:
+def format_value(value: Any) -> str:
+    """Format the value of a parameter or a signal: a number, a bool, or a list of them."""
     if isinstance(value, list):
-        return f"[{', '.join(map(_text, value))}]"
+        return f"[{', '.join(map(format_value, value))}]"
     return f"{value:.10g}" if isinstance(value, float) else str(value).lower()
+
+
+def format_limits(low: Any, high: Any) -> str:
+    """Format limits, of which None is that of the type: ``0 to 50``, ``at least 0``; an empty text if both are."""
+    if low is not None and high is not None:
+        return f"{format_value(low)} to {format_value(high)}"
+    if low is not None:
+        return f"at least {format_value(low)}"
+    return "" if high is None else f"at most {format_value(high)}"
 
 
 def _print(document: dict[str, Any]) -> None:
@@ -236,10 +246,10 @@ def _print(document: dict[str, Any]) -> None:
     for head in ("unit", "limits", "type"):
         table.add_column(head)
     for key, one in listed.items():
-        limits = " to ".join("" if limit is None else _text(limit) for limit in (one["low"], one["high"])).strip()
+        limits = format_limits(one["low"], one["high"])
         kind = one["type"] + (f" {tuple(one['shape'])}" if one["shape"] else "")
-        values = [_text(one["value"]), *([_text(one["uses"])] if has_other else [])]
-        table.add_row(*map(Text, (key, *values, one["unit"], "" if limits == "to" else limits, kind)))
+        values = [format_value(one["value"]), *([format_value(one["uses"])] if has_other else [])]
+        table.add_row(*map(Text, (key, *values, one["unit"], limits, kind)))
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
@@ -255,5 +265,7 @@ def _print_sample(document: dict[str, Any]) -> None:
         table.add_column(head)
     for name, one in document["signals"].items():
         kind = one["type"] + (f" {tuple(one['shape'])}" if one["shape"] else "")
-        table.add_row(*map(Text, (name, "-" if one["value"] is None else _text(one["value"]), one["unit"], kind)))
+        table.add_row(
+            *map(Text, (name, "-" if one["value"] is None else format_value(one["value"]), one["unit"], kind))
+        )
     Console(width=None if sys.stdout.isatty() else 200).print(table)

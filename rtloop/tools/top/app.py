@@ -1,20 +1,21 @@
-"""Screen of ``rtloop top``: a table of all loops, and a view of one."""
+"""Application of ``rtloop top``: a table of all loops, from which the screen of one is opened."""
 
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, VerticalScroll
-from textual.screen import ModalScreen, Screen
+from textual.containers import VerticalScroll
+from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, Static
 
-from rtloop.tools.top.view import COLUMNS, cell, details, facts, fitting, histogram, notes, timeline, title
+from rtloop.tools.top.loop_screen import LoopScreen
+from rtloop.tools.top.view import COLUMNS, cell, fitting, notes
 
 if TYPE_CHECKING:
     from rtloop.tools.top.sampler import Row, Sample, Sampler
@@ -24,13 +25,13 @@ __all__ = ["TopApp"]
 #: Number of last cycles that the view of one loop shows.
 _RECORDS = 4096
 _INTERVALS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
-_BAR_HEIGHT = 7
 #: Actions that only apply to the table.
 _TABLE_ACTIONS = ("sort_by", "sort_head", "turn_round", "move")
 
 _KEYS = (
     ("Up Down PgUp PgDn Home End, j k", "move from loop to loop"),
-    ("Enter", "one loop: its histograms and its last cycles"),
+    ("Enter", "one loop: its signals, parameters, histograms and last cycles"),
+    ("Enter on a parameter", "type a value; Enter sets it, Up and Down change more of them together, Esc none"),
     ("Esc, Left", "back"),
     ("< >", "sort by the column to the left, or to the right"),
     ("N P", "sort by name, by process"),
@@ -72,84 +73,6 @@ class HelpScreen(ModalScreen[None]):
             table.add_row(Text(column.head, "bold"), column.meaning)
         with VerticalScroll(id="help"):
             yield Static(table)
-
-
-class LoopScreen(Screen[None]):
-    """One loop, live."""
-
-    CSS = """
-    LoopScreen VerticalScroll { padding: 0 1; }
-    LoopScreen .part { height: auto; margin-bottom: 1; }
-    LoopScreen .half { width: 1fr; height: auto; padding-right: 2; }
-    LoopScreen Horizontal { height: auto; margin-bottom: 1; }
-    """
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "app.back", "Back"),
-        Binding("left", "app.back", "Back", show=False),
-        Binding("backspace", "app.back", "Back", show=False),
-    ]
-
-    def __init__(self, key: str) -> None:
-        super().__init__()
-        self.key = key
-        self._row: Row | None = None
-        self._is_paused = False
-
-    def compose(self) -> ComposeResult:
-        """Lay out the parts."""
-        with VerticalScroll():
-            yield Static(id="title", classes="part")
-            yield Static(id="figures", classes="part")
-            yield Static(id="facts", classes="part")
-            with Horizontal():
-                yield Static(id="latency", classes="half")
-                yield Static(id="execution", classes="half")
-            yield Static(id="timeline", classes="part")
-        yield Footer()
-
-    def on_mount(self) -> None:
-        """Show the present figures."""
-        self.call_after_refresh(self._draw)
-
-    def on_resize(self) -> None:
-        """Redraw for the new width."""
-        self._draw()
-
-    def show(self, sample: Sample, *, is_paused: bool) -> None:
-        """Bring the view up to date; a loop that has ended keeps its last figures."""
-        row = next((row for row in sample.rows if row.key == self.key), None)
-        self._is_paused = is_paused
-        if row is not None:
-            self._row = row
-            self._draw()
-        elif self._row is not None:
-            ended = Text(f"{self._row.reader.name} has ended; these were its last figures", "bold yellow")
-            self.query_one("#title", Static).update(Group(title(self._row), ended))
-
-    def _draw(self) -> None:
-        row = self._row
-        if row is None or not self.is_mounted:
-            return
-        width = max(30, self.size.width - 6)
-        half = max(20, width // 2 - 3)
-        parts: dict[str, Any] = {
-            "title": Text.assemble(title(row), ("   PAUSED" if self._is_paused else "", "bold yellow")),
-            "figures": details(row),
-            "facts": facts(row),
-            "latency": _headed("latency", histogram(row.stats.latency, row.latency, half, _BAR_HEIGHT)),
-            "execution": _headed("execution", histogram(row.stats.execution, row.execution, half, _BAR_HEIGHT)),
-            "timeline": _headed(
-                "wake-up latency, cycle by cycle",
-                timeline(row.stats.records, row.stats.settings["period_ns"], max(20, width - 10), _BAR_HEIGHT),
-                "red: a cycle that overran",
-            ),
-        }
-        for name, content in parts.items():
-            self.query_one(f"#{name}", Static).update(content)
-
-
-def _headed(head: str, content: Text, note: str = "log axes; bright: new") -> Group:
-    return Group(Text.assemble((head, "bold"), (f"  {note}", "dim")), content)
 
 
 class TopApp(App[None]):
@@ -250,6 +173,8 @@ class TopApp(App[None]):
             self._last = await asyncio.to_thread(
                 self._sampler.sample, records=_RECORDS if key else 0, records_of=key or None
             )
+            if isinstance(screen, LoopScreen):
+                await screen.poll()
         if self.is_running and self.screen_stack:
             self._show()
 
@@ -315,7 +240,7 @@ class TopApp(App[None]):
         """Show the selected loop: Enter, or a click on it."""
         key = self._selected()
         if key is not None and len(self.screen_stack) == 1:
-            await self.push_screen(LoopScreen(key))
+            await self.push_screen(LoopScreen(key, partial(self._sampler.connect, key)))
             await self._refresh()
 
     async def action_back(self) -> None:

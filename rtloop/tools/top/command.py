@@ -34,7 +34,8 @@ def top(interval: int, pid: int | None, name: str | None, keys: str | None, conf
     """Show all running loops of this machine, or with --zenoh of all hosts, live.
 
     A loop needs no preparation, and is not disturbed. You see the loops of your own processes; root sees all. The
-    Enter key shows one loop: its histograms and the time line of its last cycles. The key h lists all keys.
+    Enter key shows one loop: its signals, its parameters, its histograms and the time line of its last cycles. Enter on
+    a parameter changes it. The key h lists all keys.
 
     If the output is not a terminal, the table is printed once, without the figures since the last refresh.
     """

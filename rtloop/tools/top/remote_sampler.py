@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from rtloop.errors import AttachError
+from rtloop.live.connect import Connection
 from rtloop.process.nap import nap
 from rtloop.system.time_sync import read_time_sync
 from rtloop.telemetry.description import clean
@@ -111,6 +113,10 @@ class RemoteSampler(Sampler):
         for key, loops in getattr(self._remotes, "shared", {}).items():
             where = ", ".join(f"process {loop.pid} on {loop.host}" for loop in loops[:8])
             yield f"{len(loops)} bridges have the key {key} ({where}): give each bridge its own, Bridge(key=...)"
+
+    def connect(self, key: str) -> Connection:
+        """Refuse: bridges do not tell signals and parameters yet."""
+        raise AttachError("signals and parameters of loops on other hosts are not shown")
 
     def describe_none(self) -> str:
         """Return the sentence that no bridge answers."""

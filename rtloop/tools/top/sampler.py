@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rtloop.errors import AttachError
+from rtloop.live.connect import Connection
 from rtloop.stats.histogram import Histogram
 from rtloop.stats.table import is_any_cpu
 from rtloop.telemetry.denied import describe_skipped
@@ -56,7 +57,7 @@ class Row:
     @property
     def key(self) -> str:
         """Key that identifies the loop."""
-        return f"{self.reader.pid}:{self.reader.file.inode}"
+        return key_of(self.reader)
 
     @property
     def group(self) -> str | None:
@@ -208,7 +209,7 @@ class Sampler:
         rows = []
         torn: Counter[int] = Counter()
         for file, reader in list(self._readers.items()):
-            wanted = records if records_of in (None, f"{reader.pid}:{file.inode}") else 0
+            wanted = records if records_of in (None, key_of(reader)) else 0
             # Each block that is never whole is waited for: of another user, only for some in each sample.
             is_late = reader.is_foreign and torn[file.uid] >= _MOST_TORN and file not in self._past
             if (file in waiting or is_late) and reader.state == "running":
@@ -232,6 +233,31 @@ class Sampler:
         self._faults = {file: one for file, one in self._faults.items() if file in faulty}
         texts = {file.path: text for file, text in faulty.items()}
         return Sample(rows, len(found.denied), texts, [describe_skipped(uid) for uid in found.skipped])
+
+    def connect(self, key: str) -> Connection:
+        """Connect to the loop of the row with a key, for its signals and parameters.
+
+        Raises
+        ------
+        AttachError
+            If it has ended, or cannot be read.
+        """
+        reader = next((reader for reader in tuple(self._readers.values()) if key_of(reader) == key), None)
+        if reader is None:
+            raise AttachError("the loop has ended")
+        chosen: LoopReader | None = None
+        for one in scan(reader.pid).loops:
+            if one.file == reader.file and one.is_described:
+                chosen = one
+            else:
+                one.close()
+        if chosen is None:
+            raise AttachError(f"{reader.name} has ended, or has not written its description yet")
+        try:
+            return Connection(chosen)
+        except BaseException:
+            chosen.close()
+            raise
 
     def _note_fault(self, file: BlockFile, text: str) -> None:
         """Look at a block that could not be read less and less often."""
@@ -259,6 +285,11 @@ class Sampler:
         """Close all readers."""
         for file in list(self._readers):
             self._forget(file)
+
+
+def key_of(reader: LoopReader) -> str:
+    """Return the key that identifies a loop."""
+    return f"{reader.pid}:{reader.file.inode}"
 
 
 def _was_reset(before: Stats, now: Stats) -> bool:
