@@ -86,7 +86,7 @@ cdef class Live:
         if self.signals.declared:
             self.signals.block.attach(<size_t>self._state)
 
-    def stage(self, settings, stack, former, is_simulated):
+    def stage(self, settings, stack, former, is_simulated, keep="all"):
         """Do the same for a step that a running loop is to go on with, in this object's own state.
 
         `former` is the Live of the present step, None without one. Returns the grants. If the loop does not go on with
@@ -94,7 +94,7 @@ cdef class Live:
         """
         self._is_later = True
         if former is not None and self.parameters.declared:
-            self.parameters.take_over(former.parameters)
+            self.parameters.take_over(former.parameters, keep)
         try:
             if is_simulated:
                 self.open_simulated(settings, stack)

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from rtloop.errors import ConfigError, StateError
@@ -41,6 +41,7 @@ class ParameterSet:
         self.declared: dict[str, Parameter] = {}
         self._addresses: dict[str, int] = {}
         self._values = bytearray()
+        self._initial: dict[str, bytes] = {}  # the values as declared
         self._writer: Writer | None = None
         self._fresh: set[str] = set()  # declared since the last run
         self._run: ParameterRun | None = None
@@ -86,7 +87,7 @@ class ParameterSet:
                     "table in a Latest"
                 )
             self._values.extend(bytes(offset - len(self._values)) + packed)
-            self.declared[name], self._addresses[name] = made, address
+            self.declared[name], self._addresses[name], self._initial[name] = made, address, packed
             self._fresh.add(name)
             assign(address, packed)
             return Declaration(made, self._change_declaration)
@@ -104,21 +105,36 @@ class ParameterSet:
                 "__init__ or setup"
             )
 
-    def take_over(self, former: ParameterSet) -> None:
+    def changed(self) -> dict[str, Any]:
+        """Return the values that are not those of the declaration."""
+        asked = self.asked()
+        return {
+            name: one.unpack(asked)
+            for name, one in self.declared.items()
+            if one.unpack_bytes(asked) != self._initial[name]
+        }
+
+    def take_over(self, former: ParameterSet, keep: str = "all") -> None:
         """Take over the values of another step's parameters that have the same name and type.
+
+        With ``keep="changed"`` only those that have been changed, and that are within the limits of this step.
 
         Raises
         ------
         ConfigError
-            If such a value is outside of the limits that this step sets.
+            With ``keep="all"``, if such a value is outside of the limits that this step sets.
         """
         asked = former.asked()
+        changed = former.changed() if keep == "changed" else former.declared
         values, taken = {}, {}
         for name, one in self.declared.items():
             other = former.declared.get(name)
-            if other is not None and (other.dtype, other.shape) == (one.dtype, one.shape):
-                values[name] = one.pack(other.unpack(asked))
-                taken[name] = other.unpack_bytes(asked)
+            if other is None or (other.dtype, other.shape) != (one.dtype, one.shape):
+                continue
+            taken[name] = other.unpack_bytes(asked)
+            if name in changed:
+                with suppress(ConfigError) if keep == "changed" else nullcontext():
+                    values[name] = one.pack(other.unpack(asked))
         with self._lock:
             self._before, self._taken = bytes(self._values), taken
             self._values[:] = merge(self.declared, bytes(self._values), values)

@@ -25,7 +25,7 @@ from rtloop.loop.thread cimport LIVE_BODY, PLAIN_BODY, SAMPLED_BODY
 import itertools
 
 from rtloop.data.interface import publish, refuse_copy
-from rtloop.errors import StateError
+from rtloop.errors import ConfigError, StateError
 from rtloop.live.parameters import Parameters
 from rtloop.loop import failure, run_warnings, swap
 from rtloop.settings import check_call, make_settings, parse_count, parse_run_duration
@@ -327,7 +327,7 @@ cdef class _RTLoop_2:
         more.
         """
 
-    def swap(self, successor, timeout=_DEFAULT_STOP_TIMEOUT):
+    def swap(self, successor, timeout=_DEFAULT_STOP_TIMEOUT, *, keep="all"):
         """Go on with the step of another loop object, from one cycle to the next, while the loop runs.
 
         The thread, the schedule, the statistics, the guards and the telemetry stay those of the running loop. From then
@@ -335,8 +335,8 @@ cdef class _RTLoop_2:
         the same. ``leave`` of the successor runs at the end, and its step is also that of the next start. Its ``enter``
         does not run, and of its keywords only those of its signals matter.
 
-        Parameters that both steps declare with the same name and type keep their values. ``loop.signals`` are those of
-        the new step.
+        Parameters that both steps declare with the same name and type keep their values, as `keep` says.
+        ``loop.signals`` are those of the new step.
 
         Parameters
         ----------
@@ -347,6 +347,10 @@ cdef class _RTLoop_2:
             ``lock_memory`` of the running loop says.
         timeout : duration
             Longest time to wait for the end of the present cycle, in addition to two periods.
+        keep : str
+            ``"all"``: every such parameter keeps its value, and one outside of the successor's limits raises
+            ConfigError. ``"changed"``: only those that have been changed since they were declared keep it; the others
+            have that of the successor, as does one whose value is outside of the successor's limits.
 
         Returns
         -------
@@ -379,8 +383,10 @@ cdef class _RTLoop_2:
         cdef Control control = RTLoop_control(self)
         if not isinstance(successor, _RTLoop_2):
             raise TypeError(f"successor={show(successor)} must be an RTLoop")
+        if keep not in ("all", "changed"):
+            raise ConfigError(f"keep={show(keep)} must be 'all' or 'changed'")
         return swap.swap(control, self, successor, RTLoop_control(successor), hand_over, acting_for, populate_methods,
-                         parse_timeout(timeout))
+                         parse_timeout(timeout), keep)
 
     def start(self):
         """Acquire everything that the settings request and start the thread.

@@ -15,6 +15,7 @@ class StepChange:
         own: Control,
         hand_over: Callable[[Any, Control], None],
         acting: Callable[[Any, Control, Control], tuple[Any, int]],
+        keep: str = "all",
     ) -> None: ...
     def stage(self) -> None: ...
     def ask(self) -> None: ...
@@ -37,6 +38,7 @@ def swap(
     acting: Callable[[Any, Control, Control], tuple[Any, int]],
     populate: Callable[[Any], None],
     timeout_ns: int,
+    keep: str = "all",
 ) -> int: ...
 def begin(
     control: Control,
@@ -46,6 +48,7 @@ def begin(
     hand_over: Callable[[Any, Control], None],
     acting: Callable[[Any, Control, Control], tuple[Any, int]],
     populate: Callable[[Any], None],
+    keep: str = "all",
 ) -> StepChange: ...
 def check_agreement(control: Control, own: Control) -> None: ...
 def conclude(change: StepChange) -> int: ...

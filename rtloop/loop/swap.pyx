@@ -45,13 +45,16 @@ class StepChange:
         Makes an object a handle of a loop: ``hand_over(loop, control)``. Returns the former control.
     acting : callable
         Returns the object that the callbacks get for the successor, and its address.
+    keep : str
+        The parameters that keep their values: ``"all"`` or ``"changed"``.
     """
 
-    def __init__(self, Control control, owner, successor, Control own, hand_over, acting):
+    def __init__(self, Control control, owner, successor, Control own, hand_over, acting, keep="all"):
         self.control, self.successor, self.own = control, successor, own
         self.owner = owner
         self.former = owner if control.step is None else control.step
         self.outcome = None
+        self.keep = keep
         self.cycle = self.code = 0
         self._hand_over = hand_over
         self._make_acting, self._acting = acting, None
@@ -68,7 +71,7 @@ class StepChange:
         is_simulated = control.is_simulated()
         try:
             with setup_errors(settings.name, grants):
-                grants += own.thread.stage(settings, self._stack, control.thread.live, is_simulated)
+                grants += own.thread.stage(settings, self._stack, control.thread.live, is_simulated, self.keep)
                 if not is_simulated:
                     resources.raise_if_refused(settings, grants)
         except BaseException:
@@ -200,7 +203,7 @@ def name_of(loop):
     return str(getattr(function, "__name__", None) or type(loop).__name__)
 
 
-def swap(Control control, owner, successor, Control own, hand_over, acting, populate, timeout_ns):
+def swap(Control control, owner, successor, Control own, hand_over, acting, populate, timeout_ns, keep="all"):
     """Implement RTLoop.swap. Returns the index of the new step's first cycle."""
     control.check_not_in_child()
     if control.is_on_own_thread():
@@ -216,14 +219,14 @@ def swap(Control control, owner, successor, Control own, hand_over, acting, popu
             earlier.finish()
         if control.change is not None:
             raise StateError(f"another swap of {control.settings.name} is under way: its take_over() has not returned")
-        change = begin(control, owner, successor, own, hand_over, acting, populate)
+        change = begin(control, owner, successor, own, hand_over, acting, populate, keep)
         change.ask()
         return _await(change, timeout_ns)
     finally:
         control.swapping.release()
 
 
-def begin(Control control, owner, successor, Control own, hand_over, acting, populate):
+def begin(Control control, owner, successor, Control own, hand_over, acting, populate, keep="all"):
     """Check a swap, call setup() of the successor, and stage it."""
     if not _is_running(control):
         raise _ended(control)
@@ -240,7 +243,7 @@ def begin(Control control, owner, successor, Control own, hand_over, acting, pop
     except BaseException:
         own.abandon()
         raise
-    change = StepChange(control, owner, successor, own, hand_over, acting)
+    change = StepChange(control, owner, successor, own, hand_over, acting, keep)
     shielded(change.stage)
     return change
 

@@ -290,7 +290,7 @@ cdef class LoopThread:
             self._undo, self._step_undo = stack.pop_all(), step
         self._live, self.grants = None, (grant, *self._make_remarks())
 
-    def stage(self, settings, stack, former, is_simulated):
+    def stage(self, settings, stack, former, is_simulated, keep="all"):
         """Acquire what this loop's step needs to be another loop's. Returns the grants.
 
         Parameters
@@ -303,8 +303,10 @@ cdef class LoopThread:
             Parameters and signals of that loop's present step.
         is_simulated : bool
             True if that loop runs in virtual time.
+        keep : str
+            The parameters that keep their values: ``"all"`` or ``"changed"``.
         """
-        grants = [] if self.live is None else self.live.stage(settings, stack, former, is_simulated)
+        grants = [] if self.live is None else self.live.stage(settings, stack, former, is_simulated, keep)
         if not is_simulated:
             grants += self._lock_ranges(settings, stack)
             for address in self.functions:

@@ -490,6 +490,25 @@ def test_parameters_keep_their_values_by_name_and_type(make: Any) -> None:
     assert loop.parameters["kp"] == 7
 
 
+def test_only_what_was_changed_keeps_its_value_if_asked_so(make: Any) -> None:
+    loop, new, narrow, wide = make(), make(), make(), make()
+    for law, value, limits in ((loop, 1.0, None), (new, 3.0, None), (narrow, 1.5, (0, 2)), (wide, 9.0, None)):
+        law.declare("kp", value, limits=limits)
+    with loop:
+        loop.swap(new, keep="changed")
+        assert loop.parameters["kp"] == new.kp == 3.0, "nobody has changed it: the new law's own value"
+        loop.parameters["kp"] = 5
+        loop.swap(narrow, keep="changed")
+        assert loop.parameters["kp"] == narrow.kp == 1.5, "5 is outside of the new law's limits"
+        loop.parameters["kp"] = 2
+        loop.swap(wide, keep="changed")
+        assert loop.parameters["kp"] == wide.kp == 2.0
+        loop.swap(new, keep="changed")
+        assert loop.parameters["kp"] == new.kp == 2.0, "it is still a changed one"
+        with pytest.raises(ConfigError, match="keep='some' must be 'all' or 'changed'"):
+            loop.swap(make(), keep="some")
+
+
 def test_a_value_outside_of_the_new_limits_is_refused(make: Any) -> None:
     loop, new = make(), make()
     loop.declare("kp", 5.0)
