@@ -17,6 +17,7 @@ PYTEST := .ci/limit $(TEST_LIMIT) $(BIN)/pytest
 SOURCES := pyproject.toml meson.build meson.options $(shell find rtloop -type f -not -name '*.py[co]')
 C_SOURCES := $(wildcard rtloop/include/rtloop/*.h tests/native/*.h tests/native/*.c)
 COMPILING := $(addprefix tests/,abi build downstream fuzz native)
+COUNTING := $(addprefix tests/,browser faults)
 COMPILED := $(sort $(subst /,.,$(basename $(shell find rtloop -name '*.pyx'))))
 STUBTEST := --concise --ignore-disjoint-bases --ignore-unused-allowlist --allowlist $(CURDIR)/.ci/stubtest.allow \
   --mypy-config-file $(CURDIR)/pyproject.toml
@@ -36,9 +37,10 @@ help: ## show this list
 demo: $(VENV)/.installed ## install rtloop and run its demo; DEMO_ARGS="--duration 5s" replaces its arguments
 	$(BIN)/rtloop demo $(DEMO_ARGS)
 
-# First what mostly compiles and then the unit tests, on all CPUs and one more, for some of it waits; then the loops in
-# real time, alone. All parts share what is compiled once. Without --max-worker-restart=0, loadfile waits for ever for a
-# worker that was killed. 5: none was selected.
+# First what mostly compiles and then the unit tests, on all CPUs and one more, because some of it waits; then the storms
+# and failures, which are judged by counts, two at a time; then the loops in real time, alone. All parts share what is
+# compiled once. Without --max-worker-restart=0, loadfile waits for ever for a worker that was killed. 5: none was
+# selected.
 test: $(VENV)/.installed $(VENV)/.test ## install rtloop and run all tests; TEST_ARGS="-k histogram" narrows them
 	failed=; run() { "$$@" || [ $$? = 5 ] || failed=1; }; \
 	RTLOOP_TEST_SHARED=$$(mktemp -d) && export RTLOOP_TEST_SHARED && trap 'rm -rf "$$RTLOOP_TEST_SHARED"' EXIT; \
@@ -46,7 +48,8 @@ test: $(VENV)/.installed $(VENV)/.test ## install rtloop and run all tests; TEST
 	for part in "$(COMPILING)" tests/unit; do \
 	  run $(PYTEST) -n $$(($$(nproc) + 1)) --dist loadfile --max-worker-restart=0 $$part $(TEST_ARGS); \
 	done; \
-	run $(PYTEST) $(addprefix --ignore=,$(COMPILING) tests/unit) $(TEST_ARGS)); \
+	run $(PYTEST) -n 2 --dist loadfile --max-worker-restart=0 $(COUNTING) $(TEST_ARGS); \
+	run $(PYTEST) $(addprefix --ignore=,$(COMPILING) tests/unit $(COUNTING)) $(TEST_ARGS)); \
 	[ -z "$$failed" ]
 
 native: $(VENV)/.installed $(VENV)/.test ## test the C headers alone, under the sanitizers
@@ -81,9 +84,7 @@ lint: $(VENV)/.installed $(VENV)/.lint strict ## check style, format, types and 
 	cd $(VENV) && run $(BIN)/stubtest $(STUBTEST) $(COMPILED); \
 	if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
 
-strict: $(VENV)/.build ## build from scratch; Cython's performance hints and C warnings in our code fail
-	echo "strict build"
-	$(BIN)/python .ci/strict_build.py . -Dbuildtype=release -Drt_werror=true
+strict: $(VENV)/.strict ## build from scratch; Cython's performance hints and C warnings in our code fail
 
 format: $(VENV)/.lint ## put Python and C into the house's format
 	$(BIN)/ruff check --fix-only
@@ -118,7 +119,16 @@ $(VENV)/.build $(VENV)/.test $(VENV)/.lint $(VENV)/.bench $(VENV)/.docs: $(VENV)
 	$(PIP) install --group $*
 	touch $@
 
+# With STRICT=1 the build that is installed is the strict one, so that a clean checkout is built once.
 $(VENV)/.installed: $(VENV)/.build $(SOURCES)
 	echo "building and installing rtloop"
-	$(PIP) install --no-build-isolation -Cbuild-dir=$(VENV)/rtloop-build '.[all]'
+	$(if $(STRICT),rm -rf $(VENV)/rtloop-build; $(BIN)/python .ci/strict_build.py --run) \
+	$(PIP) install $(if $(STRICT),-vv -Csetup-args=-Drt_werror=true) \
+	  --no-build-isolation -Cbuild-dir=$(VENV)/rtloop-build '.[all]'
+	$(if $(STRICT),touch $(VENV)/.strict)
+	touch $@
+
+$(VENV)/.strict: $(VENV)/.build $(SOURCES)
+	echo "strict build"
+	$(BIN)/python .ci/strict_build.py . -Dbuildtype=release -Drt_werror=true
 	touch $@

@@ -53,6 +53,21 @@ def test_build_that_fails_fails(tmp_path):
     assert "compile failed" in result.stderr
 
 
+def test_the_build_of_another_command_is_judged():
+    clean = "print('  [1/2] Compiling C object loop.o');"
+    warn = clean + "print('  ../rtloop/loop.pyx:3:1: warning: new'); print('  /usr/include/a.h:3:1: warning: old')"
+    for code, status, words in (
+        (clean, 0, "0 complaints"),
+        (warn, 1, "1 complaints"),
+        ("", 1, "nothing was built"),
+        ("exit(3)", 1, "failed with 3"),
+    ):
+        command = [sys.executable, str(CHECKER), "--run", sys.executable, "-c", code]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+        assert result.returncode == status, result.stdout + result.stderr
+        assert words in result.stderr
+
+
 def test_only_files_of_others_are_spared():
     complaints = runpy.run_path(str(CHECKER))["complaints"]
     others = [
