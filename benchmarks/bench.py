@@ -48,6 +48,7 @@ PARTS = {
     "histogram": Part("Histogram", "--pairs 3"),
     "pool": Part("Pools", "--pairs 3 --operations 100000"),
     "ring": Part("Exchanges", "--pairs 3 --items 200000"),
+    "exchanges": Part("Shared exchanges", "--pairs 1 --messages 50 --seconds 1"),
     "hugepages": Part("Huge pages", "--pairs 2"),
     "guards": Part("Guards", "--pairs 3 --cycles 50000"),
     "zenoh_bridge": Part("Network", "--pairs 2 --seconds 1 --loops 4"),
@@ -60,10 +61,11 @@ FULL = {"latency": "--pairs 15 --seconds 2", "snapshot": "--seconds 100", "attac
 
 
 class Found(NamedTuple):
-    """Result of a script: its claims, or why there are none."""
+    """Result of a script: its claims, or why there are none; and the peers that are missing, with the fix of each."""
 
     claims: list[Claim]
     why: str = ""
+    missing: dict[str, str] | None = None
 
 
 def run(name: str, options: str, limit: float) -> Found:
@@ -82,7 +84,8 @@ def run(name: str, options: str, limit: float) -> Found:
         if not out.exists():
             lines = said.strip().splitlines()
             return Found([], lines[-1] if lines else f"exit code {process.returncode}")
-        return Found([read(claim) for claim in json.loads(out.read_text())["claims"]])
+        content = json.loads(out.read_text())
+        return Found([read(claim) for claim in content["claims"]], missing=content.get("missing", {}))
 
 
 def read(claim: dict[str, Any]) -> Claim:
@@ -119,14 +122,17 @@ def main() -> int:
     for name, part in found.items():
         if part.claims:
             print_claims(f"\n{PARTS[name].title} (benchmarks/{name}.py)", part.claims)
-    missing = {name: part.why for name, part in found.items() if part.why}
+    not_run = {name: part.why for name, part in found.items() if part.why}
+    peers = {f"{name}: {peer}": f"it is not installed; fix: {fix}"
+             for name, part in found.items() for peer, fix in (part.missing or {}).items()}  # fmt: skip
+    missing = not_run | peers
     if missing:
         print()
         print_table("Not measured", ["script", "why"], [[name, why] for name, why in missing.items()])
     verdicts = [claim.verdict for claim in claims]
     print(
         f"\n{verdicts.count('met')} targets met, {verdicts.count('MISSED')} missed, {verdicts.count('-')} figures "
-        f"without a target, {len(missing)} scripts not run",
+        f"without a target, {len(not_run)} scripts not run, {len(peers)} peers missing",
     )
     write_json(
         asked.json,

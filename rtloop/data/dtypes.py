@@ -44,6 +44,8 @@ def plain_dtype(dtype: DTypeLike) -> np.dtype[Any]:
 def as_items(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
     """Return a value as a contiguous array of items; one item becomes an array without dimensions.
 
+    An array of the very dtype is returned as it is, not copied.
+
     Raises
     ------
     ConfigError
@@ -51,6 +53,8 @@ def as_items(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
     """
     try:
         if isinstance(value, (np.ndarray, np.generic)):
+            if value.dtype == dtype:
+                return np.asarray(value, order="C")
             _check_array(value, dtype)
             with np.errstate(all="ignore"):
                 array = np.array(value, dtype, order="C")

@@ -12,10 +12,13 @@ from rtloop.headers.ring cimport (
     rt_wakers_t,
 )
 
+from functools import lru_cache
 from time import monotonic_ns
 
 from rtloop.units import parse_timeout
 
+
+_parse_text = lru_cache(64)(parse_timeout)  # a consumer waits with the same text a thousand times a second
 
 cdef rt_wakers_t _wakers
 
@@ -43,7 +46,10 @@ cdef class Sleep:
     """
 
     def __cinit__(self, timeout):
-        self._until = INT64_MAX if timeout is None else monotonic_ns() + parse_timeout(timeout)
+        if timeout is None:
+            self._until = INT64_MAX
+        else:
+            self._until = monotonic_ns() + (_parse_text if type(timeout) is str else parse_timeout)(timeout)
         self._slice = RT_WAIT_FIRST_NS
 
     cdef bint is_over(self) except -1:

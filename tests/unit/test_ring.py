@@ -7,6 +7,7 @@ import gc
 import os
 import random
 import threading
+import tracemalloc
 import warnings
 import weakref
 from collections import deque
@@ -45,6 +46,38 @@ def test_a_struct_with_an_array_in_it_is_an_item() -> None:
     assert first["t"] == 0.5 and first["axis"].tolist() == [1, 2, 3] and first["n"] == -7
     rest = ring.drain()
     assert rest.dtype == RECORD and rest["axis"].tolist() == [[4, 5, 6]]
+
+
+def test_an_array_of_the_very_dtype_arrives_whatever_its_memory_is_like() -> None:
+    ring = Ring("i8", 8)
+    numbers = np.arange(8)
+    fixed = read_only(numbers)
+    for given in (numbers[::2], numbers[::-1], fixed, np.ma.masked_array(numbers, numbers > 3), numbers.view()):
+        ring.push(given)
+        assert ring.drain().tolist() == np.asarray(given).tolist()
+    ring.push(numbers)
+    numbers[:] = -1
+    assert ring.drain().tolist() == list(range(8)), "the ring has copies"
+
+
+def read_only(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    fixed = array.copy()
+    fixed.flags.writeable = False
+    return fixed
+
+
+def test_an_array_of_the_very_dtype_is_copied_once() -> None:
+    dtype = np.dtype([("image", "u1", (1 << 20,))])
+    ring, latest = Ring(dtype, 1), rtloop.Latest(dtype)
+    item = np.zeros(1, dtype)
+    tracemalloc.start()
+    try:
+        ring.push(item)
+        latest.write(item)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 1 << 19, "as NumPy tells tracemalloc, nothing of the size of an item was allocated"
 
 
 def test_a_full_ring_drops_the_newest_and_counts() -> None:

@@ -2,7 +2,6 @@
 
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.object cimport PyObject
-from libc.stdint cimport uint64_t
 
 cimport cython
 cimport numpy as cnp
