@@ -20,8 +20,10 @@ __all__ = ["Fields", "Tuning", "declare_fields", "fields_of"]
 #: The keyword ``parameters``: names of fields, or a dict from the names to limits and a unit.
 Tuning = Iterable[str] | Mapping[str, "tuple[Number | None, Number | None] | tuple[Number | None, Number | None, str]"]
 
-#: The keyword ``signals``: names of fields, or a dict from the names to units.
-Fields = Iterable[str] | Mapping[str, str]
+#: The keyword ``signals``: names of fields, or a dict from the names to units, or to limits and a unit.
+Fields = (
+    Iterable[str] | Mapping[str, "str | tuple[float | None, float | None] | tuple[float | None, float | None, str]"]
+)
 
 
 def fields_of(data: Any, names: Iterable[str], keyword: str) -> Iterator[tuple[str, int, np.dtype[Any], Any]]:
@@ -93,5 +95,9 @@ def _declare_signals(to: SignalSet, data: Any, names: Fields) -> None:
     for name, address, kind, _ in fields_of(data, names, "signals"):
         made = to.declare(name, address, kind)
         if isinstance(names, Mapping):
-            made.unit(names[name])
+            given = names[name]
+            if isinstance(given, tuple) and len(given) in (2, 3):
+                made.limits(given[0], given[1])
+                given = given[2] if len(given) == 3 else ""
+            made.unit(given)  # type: ignore[arg-type]
     to.held.append(data)

@@ -43,7 +43,8 @@ cdef class FunctionLoop(_RTLoop_2):
         struct. A dict adds limits and a unit: ``{"kp": (0, 50, "V/rad")}``. Change them through the loop's
         `parameters`, not in `data`.
     signals : sequence of str, or dict, optional
-        Fields of `data` to declare as signals. A dict adds the units: ``{"angle": "rad"}``.
+        Fields of `data` to declare as signals. A dict adds units, or limits and units:
+        ``{"angle": "rad", "force": (-50, 50, "N")}``.
 
     Attributes
     ----------

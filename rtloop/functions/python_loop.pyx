@@ -80,7 +80,8 @@ cdef class PyLoop(_RTLoop_2):
         Fields of `data` to declare as parameters, with their present values. A dict adds limits and a unit:
         ``{"kp": (0, 50, "V/rad")}``. Change them through the loop's `parameters`, not in `data`.
     signals : sequence of str, or dict, optional
-        Fields of `data` to declare as signals. A dict adds the units: ``{"angle": "rad"}``.
+        Fields of `data` to declare as signals. A dict adds units, or limits and units:
+        ``{"angle": "rad", "force": (-50, 50, "N")}``.
 
     Attributes
     ----------

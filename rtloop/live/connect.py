@@ -68,6 +68,11 @@ class Connection:
         return self._reader.state
 
     @property
+    def telemetry(self) -> LoopReader:
+        """Reader of the loop's statistics."""
+        return self._reader
+
+    @property
     def stats(self) -> Stats:
         """Present statistics of the loop: a consistent snapshot that does not delay it."""
         return self._reader.stats

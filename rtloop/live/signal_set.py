@@ -45,12 +45,16 @@ class Signal(NamedTuple):
         Shape of an array, ``()`` for a number.
     unit : str
         Unit, or an empty string.
+    low, high : float or None
+        Limits of its normal range; None if there is none. The loop samples any value.
     """
 
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int, ...] = ()
     unit: str = ""
+    low: float | None = None
+    high: float | None = None
 
     @property
     def size(self) -> int:
@@ -147,7 +151,14 @@ def describe_layout(layout: Layout, settings: Settings) -> bytes:
         "clock": settings.clock,
         "every": settings.signals_every,
         "signals": [
-            {"name": one.name, "type": one.dtype.str[1:], "shape": list(one.shape), "unit": one.unit}
+            {
+                "name": one.name,
+                "type": one.dtype.str[1:],
+                "shape": list(one.shape),
+                "unit": one.unit,
+                "low": one.low,
+                "high": one.high,
+            }
             for one in layout.signals
         ],
         "order": layout.order,
@@ -191,11 +202,26 @@ def _parse_signal(values: Any) -> Signal:
         raise ConfigError("the type of a signal is not that of a number")
     if len(shape) > 8:
         raise ConfigError("a signal has too many dimensions")
-    return Signal(parse_name(name), np.dtype(kind), shape, parse_unit(unit))
+    made = Signal(parse_name(name), np.dtype(kind), shape, parse_unit(unit))
+    return _with_limits(made, values["low"], values["high"])
+
+
+def _with_limits(signal: Signal, low: object, high: object) -> Signal:
+    """Check the limits of a signal, and return it with them."""
+    if (low, high) != (None, None) and signal.dtype.kind not in "iuf":
+        raise ConfigError(f"{signal.name} is of type {signal.dtype.str[1:]}, which has no limits")
+    for limit in (low, high):
+        is_number = isinstance(limit, (int, float, np.integer, np.floating)) and not isinstance(limit, bool)
+        if limit is not None and not (is_number and math.isfinite(float(limit))):  # type: ignore[arg-type]
+            raise ConfigError(f"limits of {signal.name}: {show(limit)} is not a finite number")
+    pair = [None if limit is None else float(limit) for limit in (low, high)]  # type: ignore[arg-type]
+    if pair[0] is not None and pair[1] is not None and pair[0] > pair[1]:
+        raise ConfigError(f"limits of {signal.name}: low={show(low)} is above high={show(high)}")
+    return signal._replace(low=pair[0], high=pair[1])
 
 
 class SignalDeclaration:
-    """A signal that was just declared, to add a unit: ``.unit("rad")``."""
+    """A signal that was just declared, to add a unit and limits: ``.unit("rad").limits(-3, 3)``."""
 
     def __init__(self, signal: Signal, change: Callable[[Signal], None]) -> None:
         self._signal = signal
@@ -211,7 +237,24 @@ class SignalDeclaration:
         StateError
             Once the loop has run, or its signals were read.
         """
-        changed = self._signal._replace(unit=parse_unit(text))
+        return self._with(self._signal._replace(unit=parse_unit(text)))
+
+    def limits(self, low: float | None, high: float | None) -> SignalDeclaration:
+        """Set the limits of the normal range, None if there is none on that side.
+
+        They change nothing in the loop, which samples any value. ``rtloop record --trigger limit`` writes a file
+        whenever the signal leaves them. A value that is not a number is outside of them.
+
+        Raises
+        ------
+        ConfigError
+            If a limit is not a finite number, `low` is above `high`, or the signal is a bool or a complex number.
+        StateError
+            Once the loop has run, or its signals were read.
+        """
+        return self._with(_with_limits(self._signal, low, high))
+
+    def _with(self, changed: Signal) -> SignalDeclaration:
         if changed != self._signal:
             self._change(changed)
             self._signal = changed
@@ -264,7 +307,7 @@ class SignalSet:
             raise ConfigError(f"the address of the signal {name!r} is NULL: give that of a field, such as &self.angle")
         with self._lock:
             former = self.declared.get(name)
-            if former is not None and (former._replace(unit=""), self._addresses[name]) == (made, address):
+            if former is not None and (former[:3], self._addresses[name]) == (made[:3], address):
                 return SignalDeclaration(former, self._change)
             if former is not None or name in dict(HEAD):
                 raise ConfigError(f"name={name!r} is already the name of another field of the record")

@@ -124,6 +124,14 @@ class Signals:
         return MappingProxyType({one.name: one.unit for one in self._source.layout.signals})
 
     @property
+    def limits(self) -> Mapping[str, tuple[float | None, float | None]]:
+        """Lowest and highest normal value of each signal that has limits; None if it has none on that side."""
+        listed = self._source.layout.signals
+        return MappingProxyType(
+            {one.name: (one.low, one.high) for one in listed if (one.low, one.high) != (None, None)}
+        )
+
+    @property
     def dtype(self) -> np.dtype[Any]:
         """Type of a record: ``cycle``, ``release`` and ``start``, and the signals."""
         return self._source.layout.dtype

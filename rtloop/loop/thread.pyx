@@ -122,6 +122,8 @@ cdef class LoopThread:
         Parameters and signals, if there are any.
     swaps : tuple of Swap
         The last swaps of the current run, or of the last one.
+    swap_count : int
+        Number of all of them.
     former_figures : dict
         What the Stats of the run say of the parameters of its former steps.
     functions : tuple of int
@@ -139,7 +141,7 @@ cdef class LoopThread:
     def __init__(self, settings):
         self.settings = settings
         self.grants = self.ranges = self.remarks = self.functions = ()
-        self.swaps, self.former_figures = (), {}
+        self.swaps, self.former_figures, self.swap_count = (), {}, 0
         self.block = self.guard = self.tai_offset_s = self.live = None
         self._undo = self._step_undo = self._live = self._why_cpus = self._about = None
 
@@ -250,8 +252,9 @@ cdef class LoopThread:
     def _describe(self):
         """Write the description for other processes, which finds them the blocks of the present step."""
         blocks = {} if self.live is None else self.live.inodes
+        swaps = (self.swap_count, self.swaps[len(self.swaps) - 1].cycle if self.swaps else 0)
         description.write(self.block, self.settings, self.grants, has_own_wait=self.has_own_wait, blocks=blocks,
-                          **self._about)
+                          swaps=swaps, **self._about)
 
     @staticmethod
     def _readers(held, pools):
@@ -389,6 +392,7 @@ cdef class LoopThread:
     def note_swap(self, swap):
         """Add a swap to the record of the run."""
         self.swaps = (*self.swaps, swap)[-_MOST_SWAPS:]
+        self.swap_count += 1
 
     def go_simulated(self):
         """Mark the run without a thread as begun."""
@@ -438,7 +442,7 @@ cdef class LoopThread:
         cdef rt_loop_t *rt = self.rt
         cdef bytes name = s.name.encode()[:15].decode(errors="ignore").encode()
         memset(rt, 0, sizeof(rt_loop_t))
-        self.swaps, self.former_figures = (), {}
+        self.swaps, self.former_figures, self.swap_count = (), {}, 0
         is_settable = s.clock in SETTABLE_CLOCKS
         # The fraction of a phase is the same for all releases, and rounded once, except half a ns, which is rounded to
         # the even release each time.

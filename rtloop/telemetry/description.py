@@ -20,7 +20,10 @@ _SCALARS = (str, int, float, type(None))
 
 
 class About(NamedTuple):
-    """Description of a loop; empty if it was not written yet, or did not fit."""
+    """Description of a loop; empty if it was not written yet, or did not fit.
+
+    `swaps` is the number of swaps in the run, and the first cycle of the present step.
+    """
 
     settings: dict[str, Any]
     grants: tuple[Grant, ...]
@@ -28,6 +31,7 @@ class About(NamedTuple):
     started_ns: int
     blocks: dict[str, int] = {}  # noqa: RUF012 - never changed
     descriptors: dict[str, int] = {}  # noqa: RUF012 - never changed
+    swaps: tuple[int, int] = (0, 0)
 
 
 def write(
@@ -39,11 +43,13 @@ def write(
     group: str | None = None,
     blocks: Mapping[str, int] = {},
     descriptors: Mapping[str, int] = {},
+    swaps: tuple[int, int] = (0, 0),
 ) -> None:
     """Write the description into the block, before the loop runs and after a swap; shortened if it does not fit.
 
     `group` is the name of the loop's group, if it runs in one. `blocks` has the inodes of its further blocks of shared
-    memory, by their kind; `descriptors` the numbers of the files that it holds open for a grant, by its name.
+    memory, by their kind; `descriptors` the numbers of the files that it holds open for a grant, by its name. `swaps`
+    is the number of swaps so far, and the first cycle of the present step.
     """
     import json  # here, because importing rtloop has to be quick
 
@@ -58,6 +64,7 @@ def write(
         "descriptors": dict(descriptors),
         "host": machine() | {"tai_offset_start_s": tai_offset_s()},
         "blocks": dict(blocks),
+        "swaps": list(swaps),
     }
     every = [grant.to_dict() for grant in grants]
     brief = [{**grant, "detail": "", "fix": ""} for grant in every]
@@ -87,9 +94,16 @@ def read(text: bytes) -> About:
         started = content["started_ns"]
         blocks = {clean(key): _inode(value) for key, value in content.get("blocks", {}).items()}
         descriptors = {clean(key): _descriptor(value) for key, value in content.get("descriptors", {}).items()}
+        count, cycle = (_natural(value) for value in content.get("swaps", (0, 0)))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"its text is not the description of a loop: {error}") from None
-    return About(settings, grants, host, started if type(started) is int else 0, blocks, descriptors)
+    return About(settings, grants, host, started if type(started) is int else 0, blocks, descriptors, (count, cycle))
+
+
+def _natural(value: object) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 64:
+        raise ValueError("a number of swaps or of a cycle is not an integer of 64 bits")
+    return value
 
 
 def _inode(value: object) -> int:

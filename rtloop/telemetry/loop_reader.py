@@ -53,7 +53,8 @@ class LoopReader:
     """
 
     def __init__(self, file: BlockFile, block: ForeignBlock, task: Task) -> None:
-        header, said = block.header, description.read(block.text())
+        header, self._text = block.header, block.text()
+        said = description.read(self._text)
         name = bytes(header["name"]).partition(b"\0")[0].decode(errors="replace")
         period, clock, policy = header["period_ns"], header["clock"], header["policy"]
         if not isinstance(period, int) or period <= 0 or clock not in _CLOCK_NAMES:
@@ -71,6 +72,7 @@ class LoopReader:
         }
         self.grants: tuple[Grant, ...] = said.grants
         self.blocks = said.blocks
+        self._swaps = said.swaps
         self._live = LiveGrants(said.grants, task.pid, task.tid, descriptors=said.descriptors)
         self.started_ns = said.started_ns
         self.policy = format_policy(policy, header["priority"])  # type: ignore[arg-type]
@@ -123,6 +125,41 @@ class LoopReader:
         """Present statistics of the loop: a consistent snapshot that does not delay it."""
         return self.read()
 
+    @property
+    def swaps(self) -> tuple[int, int]:
+        """Number of times that the step was replaced in this run, and the first cycle of the present step; read anew.
+
+        Raises
+        ------
+        AttachError
+            If the loop's description is damaged.
+        """
+        text = self._opened().text()
+        if text and text != self._text:  # empty while it is being written
+            try:
+                self._swaps = description.read(text).swaps
+            except ValueError as error:
+                raise self._unreadable(error) from error
+            self._text = text
+        return self._swaps
+
+    def snapshot(self, records: int) -> Snapshot:
+        """Return the raw figures, with at most a number of records; for those who read them many times a second.
+
+        Raises
+        ------
+        AttachError, StateError
+            As :meth:`read`.
+        """
+        try:
+            return self._opened().snapshot(records=min(records, MOST_FOREIGN_RECORDS))
+        except (OSError, ValueError) as error:
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: OSError | ValueError) -> AttachError:
+        reason = error.strerror if isinstance(error, OSError) else error
+        return AttachError(f"the telemetry of {self.name} (process {self.pid}) cannot be read: {reason}")
+
     def read(self, *, records: bool | int = True) -> Stats:
         """Return the present statistics of the loop.
 
@@ -148,8 +185,7 @@ class LoopReader:
             snapshot: Snapshot = block.snapshot(records=records)
             state = self.state
         except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise AttachError(f"the telemetry of {self.name} (process {self.pid}) cannot be read: {reason}") from error
+            raise self._unreadable(error) from error
         self._read_grants()
         stack = StackUse(int(self._settings.get("stack_bytes", 0)), None)
         return assemble_stats(

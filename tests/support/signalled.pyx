@@ -1,6 +1,6 @@
 """Loops with signals."""
 
-from libc.stdint cimport int8_t, int32_t, uint16_t, uint64_t
+from libc.stdint cimport int8_t, int32_t, int64_t, uint16_t, uint64_t
 from rtloop cimport RT_CONTINUE, Cycle, RTLoop
 
 
@@ -83,3 +83,44 @@ cdef class Doubles(RTLoop):
         cdef int i
         for i in range(count):
             self.signal(f"s{i}", &self.values[i])
+
+
+cdef extern from "<sys/mman.h>" nogil:
+    void *mmap(void *address, size_t size, int protection, int flags, int fd, long offset)
+    int PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_ANONYMOUS, MADV_NOHUGEPAGE
+    int madvise(void *address, size_t size, int advice)
+
+
+cdef class Planted(RTLoop):
+    """A loop to which something happens in known cycles, once in a hundred.
+
+    Cycle 20 sleeps beyond its next two releases; from 40 to 44 `level` is outside of its limits; 60 writes to a page
+    for the first time.
+    """
+
+    cdef readonly uint64_t number
+    cdef readonly double level
+    cdef readonly double gain
+    cdef readonly double[2] pair
+    cdef char *pages
+    cdef int64_t sleep_ns
+
+    def __init__(self, period, **settings):
+        super().__init__(period, **settings)
+        self.signal("number", &self.number, "u8")
+        self.signal("level", &self.level).unit("m").limits(-1, 1)
+        self.parameter("gain", &self.gain, 2.0).limits(0, 10)
+        self.parameter("pair", &self.pair, (1, 2), "2f8")
+        self.sleep_ns = self.settings.period_ns * 5 // 2
+        self.pages = <char *>mmap(NULL, 4096 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+        madvise(self.pages, 4096 * 4096, MADV_NOHUGEPAGE)
+
+    cdef int step(self, const Cycle *cycle) noexcept nogil:
+        cdef uint64_t turn = cycle.index % 100
+        self.number = cycle.index
+        self.level = 5 if 40 <= turn < 45 else 0
+        if turn == 20:
+            self.sleep_until(cycle.release + self.sleep_ns)
+        if turn == 60:
+            self.pages[cycle.index // 100 % 4096 * 4096] = 1
+        return RT_CONTINUE

@@ -17,11 +17,16 @@ __all__ = ["record"]
               help="Duration; by default until Ctrl-C or the end of the loop.")  # fmt: skip
 @click.option("--pid", type=click.IntRange(1), help="Process of the loop, if several have a loop NAME.")
 @click.option(
-    "--trigger", metavar="EXPR", help="Write a file for each time that this becomes true: 'abs(error) > 0.1'."
+    "--trigger",
+    metavar="EXPR",
+    help="Write a file for each time that this becomes true: 'overrun or abs(error) > 0.1'.",
 )
 @click.option("--before", metavar="TIME", callback=to_duration, help="With --trigger: time before it; 1s by default.")
 @click.option("--after", metavar="TIME", callback=to_duration, help="With --trigger: time after it; 1s by default.")
 @click.option("--events", type=click.IntRange(1), metavar="N", help="With --trigger: end after N events.")
+@click.option(
+    "--keep", type=click.IntRange(1), metavar="N", help="With --trigger: keep the newest N files; 1000 by default."
+)
 @click.option("--zenoh", "keys", metavar="KEYS", help="Record the bridges of several hosts: 'rtloop/**'.")
 @config_option
 @click.option(
@@ -37,6 +42,7 @@ def record(
     before: int | None,
     after: int | None,
     events: int | None,
+    keep: int | None,
     keys: str | None,
     config: str | None,
     strict: bool,
@@ -48,9 +54,15 @@ def record(
     other preparation, and is not delayed. Samples that this command was too slow for are counted as lost. Ctrl-C ends
     the recording and keeps the file.
 
-    With --trigger it keeps the last seconds in memory, and writes a file for each event: FILE-0001 and so on. The
-    expression may contain signals, items of arrays (`error[0]`), numbers, comparisons, and, or, not, + - * / % **, abs,
-    min, max, sqrt and isfinite.
+    With --trigger it keeps the last seconds in memory, and writes a file for each event, with the time (UTC) and a
+    number in its name: FILE-20261129T191429.123Z-0001. The expression may contain signals, items of arrays
+    (`error[0]`), numbers, comparisons, and, or, not, + - * / % **, abs, min, max, sqrt and isfinite.
+
+    It may also contain what happens to the loop: `overrun`, `missed` (releases), `late` (starts), `stall`, `fault`
+    (page faults), `violation` (of a guard), `refused` (sets of parameters), `limit` (signals outside of their limits),
+    `swap` and `clock_step`. Each is the number in that cycle. `latency`, `execution` and `response` are those of the
+    cycle, ns. If a signal has such a name, write `loop.overrun`. The file has the parameters and the counters of the
+    moment.
 
     rtloop run --record saves the timing of one run, and a Recorder in your program saves the signals of its own loops.
     Exit code 1 if nothing was recorded.
@@ -58,8 +70,10 @@ def record(
     With --zenoh, the times are the records' own, in the time of day of their hosts, whose clocks must be synchronised.
     A host whose clock disagrees with this one's is named at once and at the end; a jump is also marked in the file.
     """
-    if trigger is None and not (before is None and after is None and events is None):
-        raise click.UsageError("--before, --after and --events belong to --trigger: give --trigger EXPR as well")
+    if trigger is None and any(value is not None for value in (before, after, events, keep)):
+        raise click.UsageError(
+            "--before, --after, --events and --keep belong to --trigger: give --trigger EXPR as well"
+        )
     if keys is not None:
         if name is not None or pid is not None or trigger is not None:
             raise click.UsageError("NAME, --pid and --trigger select from this machine's loops: leave out --zenoh")
@@ -75,4 +89,5 @@ def record(
         record_loop(name, pid, output, duration, as_json)
     else:
         times = (1_000_000_000 if before is None else before, 1_000_000_000 if after is None else after)
-        record_events(name, pid, output, duration, trigger, times, events, as_json)
+        most = 1000 if keep is None else keep
+        record_events(name, pid, output, duration, trigger, times, events, most, as_json)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,28 +36,35 @@ class EventRecorder:
         Times around the event, ns of the releases.
     write : callable
         Takes the samples of an event, and the release of the one at which the condition became true.
+    was_true : bool
+        The condition held for the sample before the first one, or that is not known: it has not become true then.
     """
 
     def __init__(
-        self, condition: Expression, before: int, after: int, write: Callable[[NDArray[Any], int], None]
+        self,
+        condition: Expression,
+        before: int,
+        after: int,
+        write: Callable[[NDArray[Any], int], None],
+        was_true: bool = True,
     ) -> None:
         self._condition = condition
         self._before, self._after = before, after
         self._write = write
         self._kept: deque[NDArray[Any]] = deque()
         self._bytes = 0
-        self._was_true = True  # a condition that holds from the beginning has not become true
+        self.was_true = was_true
         self._at: int | None = None  # release of the event that is under way
         self._last: int | None = None  # release of the newest sample
 
-    def take(self, records: NDArray[Any]) -> None:
-        """Take the next samples."""
+    def take(self, records: NDArray[Any], columns: Mapping[str, NDArray[Any]] = MappingProxyType({})) -> None:
+        """Take the next samples, and the columns beside them that the condition may name."""
         if not len(records):
             return
         # A run that begins anew has a later release on the same clock, or an earlier one after the clock was set.
-        holds = self._condition.test(records)
-        became = holds & ~np.concatenate(([self._was_true], holds[:-1]))
-        self._was_true = bool(holds[-1])
+        holds = self._condition.test(records, columns)
+        became = holds & ~np.concatenate(([self.was_true], holds[:-1]))
+        self.was_true = bool(holds[-1])
         begin = 0
         for index in np.flatnonzero(became).tolist():
             if self._at is None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,6 +44,9 @@ class Expression:
         The condition.
     dtype : numpy.dtype
         Type of the records.
+    others : sequence of str, optional
+        Names of columns beside the records, such as ``overrun``. If a field has the name, ``loop.overrun`` is the
+        column.
 
     Raises
     ------
@@ -50,19 +54,24 @@ class Expression:
         If there is anything else in it, or no such field.
     """
 
-    def __init__(self, text: str, dtype: np.dtype[Any]) -> None:
+    def __init__(self, text: str, dtype: np.dtype[Any], others: Sequence[str] = ()) -> None:
         self.text = text
         self._dtype = dtype
+        self._columns: Mapping[str, NDArray[Any]] = {name: np.zeros(1) for name in others}
         if len(text) > _LONGEST:
             raise ConfigError(f"the expression has {len(text)} characters; at most {_LONGEST} are allowed")
         try:
             self._tree = ast.parse(text.strip(), mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise ConfigError(f"{show(text)} is not an expression: {getattr(error, 'msg', error)}") from None
-        self.test(np.zeros(1, dtype))
+        self.test(np.zeros(1, dtype), self._columns)
 
-    def test(self, records: NDArray[Any]) -> NDArray[np.bool_]:
-        """Return for each record whether the condition holds. A value that is not a number is never true."""
+    def test(self, records: NDArray[Any], columns: Mapping[str, NDArray[Any]] = MappingProxyType({})) -> NDArray[Any]:
+        """Return for each record whether the condition holds. A value that is not a number is never true.
+
+        `columns` are those beside the records, by name.
+        """
+        self._columns = columns
         with np.errstate(all="ignore"):
             try:
                 found = np.asarray(self._value(self._tree, records))
@@ -83,6 +92,10 @@ class Expression:
             return np.float64(node.value)
         if isinstance(node, ast.Name):
             return self._field(node.id, records)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "loop":
+            if node.attr in self._columns:
+                return self._columns[node.attr]
+            raise self._refused(f"there is no event {node.attr}; there are {', '.join(self._columns)}")
         if isinstance(node, ast.Subscript):
             return self._item(node, records)
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.Not, ast.USub, ast.UAdd)):
@@ -113,8 +126,11 @@ class Expression:
 
     def _field(self, name: str, records: NDArray[Any]) -> Any:
         if name not in (self._dtype.names or ()):
+            if name in self._columns:
+                return self._columns[name]
             known = ", ".join(self._dtype.names or ())
-            raise self._refused(f"there is no signal {name}; there are {known}")
+            events = f", and the events {', '.join(self._columns)}" if self._columns else ""
+            raise self._refused(f"there is no signal {name}; there are {known}{events}")
         if records[name].ndim != 1:
             raise self._refused(f"{name} is an array: choose an item, such as {name}[0]")
         return _as_float(records[name])

@@ -12,18 +12,16 @@ import click
 
 from rtloop.data.record_files import open_record_file
 from rtloop.live.connect import Connection, connect
+from rtloop.live.signal_set import HEAD
 from rtloop.process.nap import nap
 from rtloop.telemetry.description import clean
 from rtloop.tools.interruption import noted_signals
-from rtloop.tools.record.event_recorder import EventRecorder
-from rtloop.tools.record.expression import Expression
+from rtloop.tools.record.event_files import EventFiles
+from rtloop.tools.record.flight_recorder import FlightRecorder
+from rtloop.tools.record.sample_stream import SampleStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import numpy as np
-
-    from rtloop.live.signals import SignalReader
 
 __all__ = ["record_events", "record_loop"]
 
@@ -58,25 +56,31 @@ def record_loop(name: str | None, pid: int | None, output: str, duration: int | 
     """Record into a file until Ctrl-C, the end of the loop, or the end of `duration`, ns; print a summary."""
     progress = _Progress("samples")
     with connect(name, pid) as loop:
-        reader = loop.signals.reader()
-        file = open_record_file(output, reader.dtype, f"/{loop.name}")
+        stream = SampleStream(loop)
+        file = open_record_file(output, stream.dtype, f"/{loop.name}")
         taken = 0
 
-        def take(records: np.ndarray) -> bool:
+        def turn() -> bool:
             nonlocal taken
+            records = stream.read()
             file.append(records)
             taken += len(records)
-            progress.show(taken, reader.lost)
-            return True
+            progress.show(taken, stream.lost)
+            return not stream.end_reason
 
         try:
-            _follow(loop, reader, duration, take)
-            file.close({"loop": loop.name, "written": taken, "lost": reader.lost})
+            _follow(lambda: stream.loop.state, duration, turn)
+            file.close({"loop": loop.name, "written": taken, "lost": stream.lost})
         except BaseException:
             file.abandon()
             raise
+        finally:
+            stream.close()
         progress.end()
-        _report(_document(loop, reader, path=output, records=taken), as_json)
+        _report(_document(loop, stream, path=output, records=taken), as_json)
+    if stream.end_reason:
+        print(f"The recording ended early: {stream.end_reason}.", file=sys.stderr)
+        raise click.exceptions.Exit(1)
     if not taken:
         print(f"{clean(loop.name)} has written no sample.", file=sys.stderr)
         raise click.exceptions.Exit(1)
@@ -90,63 +94,60 @@ def record_events(
     trigger: str,
     times: tuple[int, int],
     most: int | None,
+    keep: int,
     as_json: bool,
 ) -> None:
     """Write a file for each event: `times` is the time before it and after it, ns."""
     progress = _Progress("samples")
-    with connect(name, pid) as loop:
-        signals = loop.signals
-        expression = Expression(trigger, signals.dtype)
-        reader = signals.reader("oldest")
-        target = Path(output)
-        files: list[dict[str, Any]] = []
-        taken = 0
 
-        def write(records: np.ndarray, at: int) -> None:
-            path = target.with_name(f"{target.stem}-{len(files) + 1:04}{target.suffix}")
-            file = open_record_file(path, reader.dtype, f"/{loop.name}")
-            about = {"loop": loop.name, "trigger": trigger, "trigger_release": at, "written": len(records)}
-            try:
-                file.append(records)
-                file.close(about)
-            except BaseException:
-                file.abandon()
-                raise
-            files.append({"path": str(path), "records": len(records), "release": at})
-            if sys.stderr.isatty():
-                print(f"\r{path}: {len(records):,} samples  ", file=sys.stderr)
+    def tell(path: Path, count: int) -> None:
+        if sys.stderr.isatty():
+            print(f"\r{path}: {count:,} samples  ", file=sys.stderr)
 
-        recorder = EventRecorder(expression, *times, write)
+    loop = connect(name, pid)
+    try:
+        files = EventFiles(output, loop.name, loop.clock, keep)
+        recorder = FlightRecorder(loop, trigger, times, files, tell)
+    except BaseException:
+        loop.close()
+        raise
 
-        def take(records: np.ndarray) -> bool:
-            nonlocal taken
-            recorder.take(records)
-            taken += len(records)
-            progress.show(taken, reader.lost)
-            return most is None or len(files) < most
+    def turn() -> bool:
+        goes_on = recorder.turn() and (most is None or files.written < most)
+        progress.show(recorder.taken, recorder.lost)
+        return goes_on
 
-        _follow(loop, reader, duration, take)
-        recorder.finish()
+    try:
+        _follow(lambda: recorder.loop.state, duration, turn)
+        if most is None or files.written < most:
+            recorder.finish()
         progress.end()
-        _report(_document(loop, reader, trigger=trigger, records=taken, events=files[:most]), as_json)
-    if not files:
+        events = {"events": files.kept, "written": files.written, "removed": files.removed, "counts": recorder.counts}
+        document = _document(recorder.loop, recorder, trigger=trigger, records=recorder.taken, **events)
+    finally:
+        recorder.close()
+    _report(document, as_json)
+    if recorder.end_reason:
+        print(f"The recording ended early: {recorder.end_reason}.", file=sys.stderr)
+        raise click.exceptions.Exit(1)
+    if not files.written:
         print(f"{trigger} has never become true.", file=sys.stderr)
         raise click.exceptions.Exit(1)
 
 
-def _follow(loop: Connection, reader: SignalReader, duration: int | None, take: Callable[[np.ndarray], bool]) -> None:
-    """Hand over samples until Ctrl-C, the end of the loop or of the duration, or `take` returns False."""
+def _follow(state: Callable[[], str], duration: int | None, turn: Callable[[], bool]) -> None:
+    """Take turns until Ctrl-C, the end of the loop or of the duration, or one returns False."""
     limit = None if duration is None else time.monotonic_ns() + duration
     with noted_signals() as noted:
         while True:
-            is_last = bool(noted) or loop.state != "running" or (limit is not None and time.monotonic_ns() >= limit)
-            if not take(reader.read()) or is_last:
+            is_last = bool(noted) or state() != "running" or (limit is not None and time.monotonic_ns() >= limit)
+            if not turn() or is_last:
                 return
             left = _INTERVAL_S if limit is None else min(_INTERVAL_S, (limit - time.monotonic_ns()) / 1e9)
             nap(max(left, 0))
 
 
-def _document(loop: Connection, reader: SignalReader, **values: Any) -> dict[str, Any]:
+def _document(loop: Connection, reader: SampleStream | FlightRecorder, **values: Any) -> dict[str, Any]:
     from rtloop import __version__
 
     return {
@@ -157,7 +158,7 @@ def _document(loop: Connection, reader: SignalReader, **values: Any) -> dict[str
         "state": loop.state,
         **values,
         "lost": reader.lost,
-        "signals": list(loop.signals.names),
+        "signals": [name for name in reader.dtype.names or () if name not in dict(HEAD)],
     }
 
 
@@ -171,4 +172,8 @@ def _report(document: dict[str, Any], as_json: bool) -> None:
         return
     for event in document["events"]:
         click.echo(f"{event['path']}: {event['records']:,} samples")
-    click.echo(f"{len(document['events'])} events in {document['records']:,} samples{lost}")
+    removed = f", the files of {document['removed']:,} of them removed" if document["removed"] else ""
+    click.echo(f"{document['written']} events in {document['records']:,} samples{lost}{removed}")
+    happened = ", ".join(f"{count:,} {name}" for name, count in document["counts"].items() if count)
+    if happened:
+        click.echo(f"happened meanwhile: {happened}")
