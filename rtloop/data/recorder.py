@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import errno
 import os
 import time
 import warnings
@@ -14,6 +15,7 @@ from rtloop.errors import ConfigError, RecorderError, RTSetupWarning, StateError
 from rtloop.process.exit_hooks import RECORDERS, WeakObjects, at_end, watch
 from rtloop.process.nap import nap
 from rtloop.process.signal_shield import give_up_policy, start_thread
+from rtloop.system import refusal_cause
 from rtloop.units import parse_duration
 
 if TYPE_CHECKING:
@@ -163,7 +165,7 @@ class Recorder:
             _recorders.add(self)
             watch()
             # Unlike a threading.Thread, it is not joined at the interpreter's end before it could be closed.
-            start_thread(self._work, (), _STACK_BYTES)
+            self._start_thread()
             is_started = True
         except BaseException:  # of a signal handler, or because there is no room for a thread
             self._is_closing = True
@@ -173,6 +175,16 @@ class Recorder:
                 self._is_ended = True
                 self._file.abandon()
             raise
+
+    def _start_thread(self) -> None:
+        try:
+            start_thread(self._work, (), _STACK_BYTES)
+        except RuntimeError as error:
+            if "thread" not in str(error):  # of a signal handler
+                raise
+            why, fix = refusal_cause.explain_thread(errno.EAGAIN)
+            what = f"{self.path}: {error}; {why}" + (f"\n{fix}" if fix else "")
+            raise RecorderError(errno.EAGAIN, what) from error
 
     @property
     def path(self) -> Path:

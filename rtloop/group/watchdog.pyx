@@ -37,6 +37,7 @@ from rtloop.guard.started_threads import starting
 from rtloop.loop import registry, resources, run_warnings, scheduling
 from rtloop.memory.own_locks import lock_range, lock_ranges, own_grant
 from rtloop.process.nap import nap
+from rtloop.system import refusal_cause
 from rtloop.system.grant_errors import setup_errors
 from rtloop.process.signal_shield import shielded
 from rtloop.telemetry.live_grants import LiveGrants
@@ -211,7 +212,8 @@ cdef class Watchdog:
         self.dog.phase = RT_PHASE_STARTING
         rc = rt_thread_create(&self.dog.thread, &self.dog.stack, _body, self.dog)
         if rc:
-            raise SetupError(-rc, f"pthread_create: {os.strerror(-rc)}")
+            why, fix = refusal_cause.explain_thread(-rc)
+            raise SetupError(-rc, f"the watchdog's thread: {why}" + (f"\n{fix}" if fix else ""))
         Py_INCREF(self)
         self._has_thread = True
         with nogil:

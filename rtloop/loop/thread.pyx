@@ -526,9 +526,8 @@ cdef class LoopThread:
         rc = rt_thread_create(&self.rt.thread.id, &self.rt.thread.stack, body, <void *>owner)
         if rc:
             size = format_size(self.rt.thread.stack.bytes)
-            why, fix = refusal_cause.explain("clone3", -rc)  # an older kernel's clone is tried only after ENOSYS
-            what = f"; {why.rpartition('; ')[2]}, or another call that pthread_create makes\n{fix}" if fix else ""
-            raise SetupError(-rc, f"pthread_create with a stack of {size}: {os.strerror(-rc)}{what}")
+            why, fix = refusal_cause.explain_thread(-rc)
+            raise SetupError(-rc, f"a thread with a stack of {size}: {why}" + (f"\n{fix}" if fix else ""))
         Py_INCREF(owner)
         self._owner = <void *>owner
         while self.wait_while(RT_PHASE_STARTING, SLICE_NS) == RT_PHASE_STARTING:

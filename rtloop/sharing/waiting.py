@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import threading
 import time
@@ -12,7 +13,8 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Protocol
 
-from rtloop.errors import StateError
+from rtloop.errors import SetupError, StateError
+from rtloop.system import refusal_cause
 from rtloop.units import parse_timeout
 
 __all__ = ["Notifier", "find_notifier", "wait_in_thread"]
@@ -65,7 +67,13 @@ class Notifier:
         self._is_armed = threading.Event()
         self._is_armed.set()
         arguments = (weakref.ref(self), weakref.ref(exchange), self._is_armed)
-        threading.Thread(target=_notify, args=arguments, name="rtloop-notifier", daemon=True).start()
+        try:
+            threading.Thread(target=_notify, args=arguments, name="rtloop-notifier", daemon=True).start()
+        except RuntimeError as error:
+            self.close()
+            why, fix = refusal_cause.explain_thread(errno.EAGAIN)
+            what = f"fileno() or ready() of an exchange: {error}; {why}" + (f"\n{fix}" if fix else "")
+            raise SetupError(errno.EAGAIN, what) from error
 
     def rearm(self) -> None:
         """Make the file unreadable until the thread has looked again. After something was taken out."""

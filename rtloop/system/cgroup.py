@@ -1,6 +1,6 @@
-"""Control groups of this process, and the memory and the huge pages that they let it use.
+"""Control groups of this process, and the memory, the huge pages and the threads that they let it use.
 
-See Documentation/admin-guide/cgroup-v2.rst, cgroup-v1/memory.rst and cgroup-v1/hugetlb.rst of the kernel.
+See Documentation/admin-guide/cgroup-v2.rst, cgroup-v1/memory.rst, hugetlb.rst and pids.rst of the kernel.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from rtloop.system.fileio import read_text
 from rtloop.units import format_page_size
 
-__all__ = ["controller_groups", "hugetlb_room", "memory_groups", "memory_room"]
+__all__ = ["controller_groups", "hugetlb_room", "memory_groups", "memory_room", "thread_room"]
 
 _ROOT = "/sys/fs/cgroup"
 _UNLIMITED = 1 << 60  # version 1 writes a huge number for "none"
@@ -105,4 +105,21 @@ def hugetlb_room(page_size: int, proc: str = "/proc/self/cgroup", root: str = _R
                 room[prefix + limit_name] = max(0, limit - int(read_text(prefix + used_name)))
             except (OSError, ValueError):
                 continue
+    return room
+
+
+def thread_room(proc: str = "/proc/self/cgroup", root: str = _ROOT) -> dict[str, tuple[int, int]]:
+    """Return how many threads and processes may still be created in each control group with a limit, and the limit.
+
+    The keys are the paths of the limits' files. The files have the same names in version 1 and 2.
+    """
+    room = {}
+    for _, folder in _folders("pids", proc, root):
+        limit = _read_limit(f"{folder}/pids.max")
+        if limit is None:
+            continue
+        try:
+            room[f"{folder}/pids.max"] = max(0, limit - int(read_text(f"{folder}/pids.current"))), limit
+        except (OSError, ValueError):
+            continue
     return room

@@ -161,7 +161,21 @@ def filter_fix(call: str) -> str:
         f"kubernetes: securityContext: {{seccompProfile: {{type: Localhost, localhostProfile: PROFILE.json}}}}"
         f"   # a profile that allows {call}",
     ]
+    if call == "clone3":
+        lines.append(
+            "or a filter that answers ENOSYS, after which the C library calls clone instead: "
+            'SystemCallFilter=~clone3:ENOSYS, in a profile "errnoRet": 38'
+        )
     return "\n".join(lines)
+
+
+def group_threads_fix(path: str) -> str:
+    """Return the lines that allow more threads in a control group; `path` is the file of its limit."""
+    return (
+        f"now:        echo max | sudo tee {path}\n"
+        f"systemd:    in the unit's [Service] section\n{_INDENT}TasksMax=infinity\n"
+        "container:  docker run --pids-limit=-1 ..."
+    )
 
 
 def cpuset_fix(allowed: str) -> str:

@@ -10,7 +10,9 @@ from rtloop.system.fileio import parse_fields, read_text
 
 __all__ = [
     "CAP_IPC_LOCK",
+    "CAP_SYS_ADMIN",
     "CAP_SYS_NICE",
+    "CAP_SYS_RESOURCE",
     "RLIMIT_RTTIME",
     "format_limit",
     "has_capability",
@@ -22,7 +24,9 @@ __all__ = [
 ]
 
 CAP_IPC_LOCK = 14
+CAP_SYS_ADMIN = 21
 CAP_SYS_NICE = 23
+CAP_SYS_RESOURCE = 24
 
 #: Not in the ``resource`` module: microseconds of CPU time a real-time thread may use without blocking (getrlimit(2)).
 RLIMIT_RTTIME = 15

@@ -3,20 +3,39 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import mmap
 import os
 import resource
+from collections.abc import Callable
 
 from rtloop.errors import SetupError
 from rtloop.system import checks
+from rtloop.system.cgroup import thread_room
 from rtloop.system.checks import Check
-from rtloop.system.fixes import filter_fix, sysctl_fix
+from rtloop.system.fixes import filter_fix, group_threads_fix, sysctl_fix
 from rtloop.system.grant import Grant
-from rtloop.system.privilege import CAP_IPC_LOCK, has_seccomp_filter, is_capable, read_limit
+from rtloop.system.privilege import (
+    CAP_IPC_LOCK,
+    CAP_SYS_ADMIN,
+    CAP_SYS_RESOURCE,
+    has_seccomp_filter,
+    is_capable,
+    read_limit,
+)
 
-__all__ = ["explain", "is_privilege_missing", "lock_limit", "may_lock_future"]
+__all__ = ["explain", "explain_thread", "is_privilege_missing", "lock_limit", "may_lock_future"]
 
-#: Errnos of a call that a filter forbids. Only EPERM and EACCES can also mean a missing privilege.
-_FILTERED = (errno.EPERM, errno.EACCES, errno.ENOSYS)
+#: Errnos that the kernel itself answers to calls with these arguments: the state of the machine or of the process is
+#: the cause. A filter may answer any errno (SystemCallErrorNumber= of systemd), and is the cause of all others.
+_OF_THE_KERNEL = frozenset(
+    {
+        errno.E2BIG, errno.EAGAIN, errno.EBADF, errno.EBUSY, errno.EEXIST, errno.EFAULT, errno.EFBIG, errno.EINTR,
+        errno.EINVAL, errno.EIO, errno.EISDIR, errno.ELOOP, errno.EMFILE, errno.ENFILE, errno.ENODEV, errno.ENOENT,
+        errno.ENOMEM, errno.ENOSPC, errno.ENOTDIR, errno.ENXIO, errno.EOVERFLOW, errno.EROFS, errno.ESRCH,
+        errno.ETXTBSY,
+    }
+)  # fmt: skip
 
 
 def explain(call: str, error: int, *, is_privileged: bool = True) -> tuple[str, str]:
@@ -32,7 +51,8 @@ def explain(call: str, error: int, *, is_privileged: bool = True) -> tuple[str, 
         True if no privilege that the call needs is missing; then only a filter can have answered EPERM.
     """
     text = f"{call}: {os.strerror(error)} ({errno.errorcode.get(error, error)})"
-    if error in _FILTERED and (is_privileged or error == errno.ENOSYS) and has_seccomp_filter():
+    may_be_filter = is_privileged if error in (errno.EPERM, errno.EACCES) else error not in _OF_THE_KERNEL
+    if may_be_filter and has_seccomp_filter():
         return f"{text}; a seccomp filter forbids {call}", filter_fix(call)
     if error == errno.EFBIG:
         fix = "ulimit -f unlimited, or LimitFSIZE=infinity in a systemd unit"
@@ -48,8 +68,57 @@ def explain(call: str, error: int, *, is_privileged: bool = True) -> tuple[str, 
     return text, ""
 
 
+def explain_thread(error: int) -> tuple[str, str]:
+    """Return why pthread_create(3) failed, and the fix if a filter or a limit is the cause.
+
+    Parameters
+    ----------
+    error : int
+        Its positive errno. Python does not tell it: pass EAGAIN, the one of all limits, for a thread of Python's.
+    """
+    text = f"pthread_create: {os.strerror(error)} ({errno.errorcode.get(error, error)})"
+    if error == errno.EAGAIN:
+        for path, (room, most) in thread_room().items():
+            if not room:
+                return f"{text}; {path} allows {most:,} threads and processes, which all exist", group_threads_fix(path)
+        most = resource.getrlimit(resource.RLIMIT_NPROC)[0]
+        is_exempt = os.getuid() == 0 or is_capable(CAP_SYS_RESOURCE) or is_capable(CAP_SYS_ADMIN)
+        if most != resource.RLIM_INFINITY and not is_exempt:
+            return (
+                f"{text}; RLIMIT_NPROC allows this user {most:,} threads and processes in all",
+                "ulimit -u unlimited, or LimitNPROC=infinity in a systemd unit",
+            )
+    if error != errno.ENOMEM and has_seccomp_filter():
+        # An older kernel's clone is tried only after ENOSYS.
+        why = "a seccomp filter forbids clone3, or another call that pthread_create makes"
+        return f"{text}; {why}", filter_fix("clone3")
+    return text, ""
+
+
+def _refused_call() -> str:
+    """Return which of the calls that make shared memory is refused, found by making them for one page."""
+    try:
+        fd = os.memfd_create("rtloop-probe", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    except OSError:
+        return "memfd_create"
+    calls: dict[str, Callable[[], object]] = {
+        "ftruncate": lambda: os.ftruncate(fd, mmap.PAGESIZE),
+        "fcntl": lambda: fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW),
+        "mmap": lambda: mmap.mmap(fd, mmap.PAGESIZE).close(),
+    }
+    try:
+        for name, call in calls.items():
+            try:
+                call()
+            except OSError:
+                return name
+    finally:
+        os.close(fd)
+    return "memfd_create"  # it was refused then, and is not now, or only for this size
+
+
 def hidden_grant(name: str, asked: str, subject: str, error: OSError, *, is_strict: bool) -> Grant:
-    """Return the grant for memory that memfd_create(2) refused to share, so that it is of this process alone.
+    """Return the grant for memory that the kernel refused to share (memfd_create(2)), so that only this process has it.
 
     Parameters
     ----------
@@ -68,7 +137,7 @@ def hidden_grant(name: str, asked: str, subject: str, error: OSError, *, is_stri
         In strict mode, and if neither a filter nor a limit is the cause: then there is no memory to go on with.
     """
     number = error.errno or 0
-    why, fix = explain("memfd_create", number)
+    why, fix = explain(_refused_call(), number)
     if is_strict or not fix:
         raise SetupError(number, f"{subject}: {error.strerror}" + (f"; {why}\n{fix}" if fix else "")) from error
     detail = f"{why}; no other process can see the {name}"

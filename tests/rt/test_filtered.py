@@ -75,23 +75,47 @@ def test_whatever_is_forbidden_a_loop_starts(script: Script, call: str) -> None:
         assert "cpu" not in refused, "the mask is read from /proc then"
 
 
-def test_a_thread_that_cannot_be_created_names_the_filter(script: Script) -> None:
+THREADS = """
+import rtloop
+group = rtloop.LoopGroup([rtloop.RTLoop("1ms", strict=False)], watchdog=50)
+python = rtloop.PyLoop(lambda cycle: None, "10ms", strict=False)
+latest = rtloop.Latest("f8")
+def fails(call):
+    try:
+        call()
+    except OSError as error:
+        print(type(error).__name__, str(error).replace(chr(10), " | "))
+for call in (group.start, python.start, lambda: rtloop.Recorder(rtloop.Ring("f8", 8), "x.npy"), latest.fileno):
+    fails(call)
+"""
+
+
+@pytest.mark.parametrize("error", [errno.EPERM, errno.EINVAL, errno.EUCLEAN])
+def test_a_thread_that_cannot_be_created_names_the_filter(script: Script, error: int) -> None:
     """As below an old profile of a container, which answers EPERM to a call that it does not know."""
-    done = script(
-        """
-        import os, rtloop
-        try:
-            rtloop.RTLoop("1ms", strict=False).start()
-        except rtloop.SetupError as error:
-            print(error)
-        """,
-        prefix=(sys.executable, LAUNCHER, "clone3", "1"),
-        env={"OPENBLAS_NUM_THREADS": "1"},
-    )
+    prefix = (sys.executable, LAUNCHER, "clone3", str(error))
+    done = script(THREADS, prefix=prefix, env={"OPENBLAS_NUM_THREADS": "1"})
     if not done.stdout and not done.stderr:
         pytest.skip("this C library does not call clone3")
-    assert "pthread_create with a stack of" in done.stdout and "a seccomp filter forbids clone3" in done.stdout
-    assert "SystemCallFilter=clone3" in done.stdout
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["SetupError", "SetupError", "RecorderError", "SetupError"], done
+    for line in lines:
+        assert "a seccomp filter forbids clone3" in line and "SystemCallFilter=clone3" in line
+        assert "answers ENOSYS" in line, "the C library goes on with clone then"
+    assert all(errno.errorcode[error] in line for line in lines[:2])
+
+
+def test_a_filter_that_answers_enosys_to_clone3_refuses_nothing(script: Script) -> None:
+    assert set(below(script, "clone3", errno.ENOSYS)["refused"]) <= {"core_dumps"}
+
+
+@pytest.mark.parametrize("call", ["memfd_create", "ftruncate"])
+def test_of_the_calls_that_share_memory_the_refused_one_is_named(script: Script, call: str) -> None:
+    """A refused ftruncate was reported as memfd_create."""
+    found = below(script, call, errno.EUCLEAN)
+    detail, fix = found["refused"]["telemetry"]
+    assert f"a seccomp filter forbids {call}" in detail and f"SystemCallFilter={call}" in fix
+    assert f"a seccomp filter forbids {call}" in found["strict"]
 
 
 ENDINGS = """

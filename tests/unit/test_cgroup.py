@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rtloop.system.cgroup import hugetlb_room, memory_groups, memory_room
+from rtloop.system.cgroup import hugetlb_room, memory_groups, memory_room, thread_room
 
 V2 = "0::/user.slice/user-1000.slice\n"
 V1 = "9:name=systemd:/\n4:memory:/docker/abc\n2:cpu,cpuacct:/docker/abc\n0::/\n"
@@ -76,3 +76,18 @@ def test_limits_of_huge_pages_present_and_reserved(
     assert hugetlb_room(size, **where) == {f"{prefix}{names[0]}": 2 * size}
     Path(f"{prefix}rsvd.{names[0]}").write_text(f"{size}\n")
     assert hugetlb_room(size, **where) == {f"{prefix}{names[0]}": 2 * size, f"{prefix}rsvd.{names[0]}": 0}
+
+
+@pytest.mark.parametrize(("text", "folder"), [(V2, "user.slice"), ("3:pids:/docker/abc\n", "pids")])
+def test_the_threads_that_may_still_be_created(tmp_path: Path, text: str, folder: str) -> None:
+    where = {"proc": str(tmp_path / "cgroup"), "root": str(tmp_path / "sys")}
+    (tmp_path / "cgroup").write_text(text)
+    assert thread_room(**where) == {}
+    group = tmp_path / "sys" / folder
+    group.mkdir(parents=True)
+    (group / "pids.max").write_text("max\n")
+    (group / "pids.current").write_text("100\n")
+    assert thread_room(**where) == {}
+    for limit, left in ((103, 3), (100, 0), (4, 0)):  # a limit may be lowered below what exists
+        (group / "pids.max").write_text(f"{limit}\n")
+        assert thread_room(**where) == {f"{group}/pids.max": (left, limit)}

@@ -218,9 +218,25 @@ def test_a_seccomp_filter_is_named_with_its_call(error: int, monkeypatch: pytest
         assert word in fix
     assert "RestrictRealtime" not in filter_fix("mlockall") and "@memlock" in filter_fix("mlockall")
     assert refusal_cause.explain("sched_setattr", errno.EINVAL)[1] == ""
+    assert "filter forbids sched_setattr" in refusal_cause.explain("sched_setattr", errno.EUCLEAN)[0], "any errno"
     if error != errno.ENOSYS:
         text, fix = refusal_cause.explain("sched_setattr", error, is_privileged=False)
         assert "filter" not in text and fix == "", "a missing privilege explains it"
+
+
+def test_a_thread_that_a_limit_forbids_names_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was 'Resource temporarily unavailable'."""
+    full, roomy = {"/g/pids.max": (0, 64)}, {"/g/pids.max": (3, 64)}
+    monkeypatch.setattr(refusal_cause, "thread_room", lambda: full)
+    text, fix = refusal_cause.explain_thread(errno.EAGAIN)
+    assert "EAGAIN" in text and "/g/pids.max allows 64 threads" in text and "TasksMax=" in fix and "--pids-limit" in fix
+    monkeypatch.setattr(refusal_cause, "thread_room", lambda: roomy)
+    monkeypatch.setattr(refusal_cause, "is_capable", lambda capability: False)
+    monkeypatch.setattr(refusal_cause.os, "getuid", lambda: 1000)
+    monkeypatch.setattr(refusal_cause.resource, "getrlimit", lambda limit: (4096, 8192))
+    text, fix = refusal_cause.explain_thread(errno.EAGAIN)
+    assert "RLIMIT_NPROC allows this user 4,096 threads" in text and "LimitNPROC=" in fix
+    assert refusal_cause.explain_thread(errno.ENOMEM)[1] == ""
 
 
 @pytest.mark.parametrize("end", ["\r", "\x0b", "\x1c", "\x85", "\u2028"])
