@@ -186,11 +186,21 @@ _LATE = {
 
 
 def __getattr__(name: str) -> object:
+    """Import what was used for the first time.
+
+    Raises
+    ------
+    SetupError
+        If no file descriptor is free for the import.
+    """
     if name not in _LATE:
         raise AttributeError(f"module 'rtloop' has no attribute {name!r}")
     import importlib
 
-    module = importlib.import_module(f"rtloop.{_LATE[name]}")
+    from rtloop.system.grant_errors import import_errors  # imported already, so it needs no file descriptor
+
+    with import_errors(f"rtloop.{name}"):
+        module = importlib.import_module(f"rtloop.{_LATE[name]}")
     globals()[name] = module if name in ("guard", "memory") else getattr(module, name)
     return globals()[name]
 
