@@ -6,8 +6,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import nullcontext, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from rtloop.errors import ConfigError, StateError
@@ -19,7 +19,9 @@ from rtloop.stats.figures import ParameterChange
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
-__all__ = ["ParameterSet", "describe_parameters", "this_writer"]
+__all__ = ["ParameterSet", "acting_for", "describe_parameters", "this_writer"]
+
+_acting = threading.local()
 
 
 class ParameterSet:
@@ -320,8 +322,21 @@ def describe_parameters(loop: str, declared: Mapping[str, Parameter]) -> dict[st
     return {"loop": loop, "parameters": [one.to_dict() for one in declared.values()]}
 
 
+@contextmanager
+def acting_for(writer: Writer) -> Iterator[None]:
+    """Let changes that this thread makes be recorded as those of another writer, for whom it acts."""
+    _acting.writer = writer
+    try:
+        yield
+    finally:
+        _acting.writer = None
+
+
 def this_writer(program: str | None = None) -> Writer:
-    """Return this thread as the writer of a set."""
+    """Return this thread as the writer of a set, or the one for whom it acts."""
+    acting: Writer | None = getattr(_acting, "writer", None)
+    if acting is not None:
+        return acting
     if program is None:
         thread = threading.current_thread()
         path = sys.argv[0] if sys.argv else ""

@@ -13,9 +13,11 @@ from typing import Any
 from rtloop.data.recorder import become_ordinary
 from rtloop.errors import ConfigError
 
-__all__ = ["COMMANDS", "FRESH_NS", "Commands", "StatsText", "check_commands", "loops_of"]
+__all__ = ["COMMANDS", "FRESH_NS", "SET", "Commands", "StatsText", "check_commands", "loops_of"]
 
 COMMANDS = ("start", "stop", "reset")
+#: The permission to change parameters; its queries have a payload.
+SET = "set"
 #: Greatest number of waiting commands; more are refused.
 _MAX_WAITING = 8
 #: A younger snapshot is reused, which bounds the cost of frequent queries.
@@ -43,11 +45,12 @@ def check_commands(commands: Iterable[str]) -> tuple[str, ...]:
     Raises
     ------
     ConfigError
-        On any other than start, stop and reset.
+        On any other than start, stop, reset and set.
     """
     wanted = (commands,) if isinstance(commands, str) else tuple(commands)
-    if not set(wanted) <= set(COMMANDS):
-        raise ConfigError(f"commands={commands!r} must be among {', '.join(COMMANDS)}")
+    known = (*COMMANDS, SET)
+    if not {*wanted} <= {*known}:
+        raise ConfigError(f"commands={commands!r} must be among {', '.join(known)}")
     return wanted
 
 

@@ -9,15 +9,17 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rtloop.data.record_clock import read_clocks
 from rtloop.data.recorder import become_ordinary
 from rtloop.errors import ConfigError, StateError
+from rtloop.live.signals import Signals
 from rtloop.process.exit_hooks import RECORDERS, WeakObjects, at_end, watch
-from rtloop.units import parse_duration
-from rtloop.zenoh.answers import COMMANDS, Commands, StatsText, check_commands, loops_of
-from rtloop.zenoh.feeds import Setpoint, Signal
+from rtloop.units import parse_duration, parse_period
+from rtloop.zenoh.answers import COMMANDS, SET, Commands, StatsText, check_commands, loops_of
+from rtloop.zenoh.feeds import Setpoint, Signal, Thinned, thinning
 from rtloop.zenoh.host_clocks import published_state
 from rtloop.zenoh.session import (
     Handlers,
@@ -31,6 +33,7 @@ from rtloop.zenoh.session import (
     open_session,
     wait_for_close,
 )
+from rtloop.zenoh.tuning import Tuning
 
 if TYPE_CHECKING:
     from typing import Self
@@ -63,6 +66,8 @@ class BridgeStats:
         numbers them, as :meth:`Remotes.put` does.
     commands, commands_refused : int
         Commands that were executed, and those that were refused.
+    sets, sets_refused : int
+        Sets of parameters, from peers, that the loops got, and those that were refused.
     links, links_lost, reconnects : int
         Connections to peers and routers: present ones, ended ones, and restored ones.
     errors : int
@@ -78,6 +83,8 @@ class BridgeStats:
     skipped: int
     commands: int
     commands_refused: int
+    sets: int
+    sets_refused: int
     links: int
     links_lost: int
     reconnects: int
@@ -91,6 +98,9 @@ class BridgeStats:
 
 class Bridge:
     """Publish a loop to other hosts, and let them set what its owner allows, until it is closed.
+
+    Statistics, parameters and signals that the loop has declared are published without further arguments, to whoever
+    subscribes.
 
     It runs on ordinary threads, its own and Zenoh's. The loop never waits for it, whatever the network does. Zenoh
     restores lost links; messages published meanwhile are lost, and their numbers let a peer count them.
@@ -107,17 +117,20 @@ class Bridge:
     interval : duration
         Interval at which statistics are published. A snapshot copies the loop's `record` cycles.
     signals : mapping of Ring or SignalLog, optional
-        Rings by name, whose records are published. The bridge is their only reader. Instead of a ring, give a pair of a
-        ring and the clock of its records' times, such as ``(loop.log, "tai")``. Without it, fields `release` and
-        `start` are on the loops' clock, and a recorder infers that of a field `time`.
+        Further rings by name, whose records are published. The bridge is their only reader. Instead of a ring, give a
+        pair of a ring and the clock of its records' times, such as ``(loop.log, "tai")``. Without it, fields `release`
+        and `start` are on the loops' clock, and a recorder infers that of a field `time`.
     batch : duration
         Interval at which rings are emptied. A ring must hold the records of several intervals.
     setpoints : mapping of Latest, optional
         Values by name that peers may set. The bridge is their only writer. Instead of a Latest, give a pair of a Latest
         and a function that returns whether a value may be set. Values are stamped with their arrival, on the Latest's
         own clock.
-    commands : iterable of {"start", "stop", "reset"}
-        Commands that peers may give. None by default.
+    commands : iterable of {"start", "stop", "reset", "set"}
+        Commands that peers may give; "set" lets them change the loops' parameters. None by default.
+    signal_rate : rate or None
+        Greatest rate at which samples of the loops' own signals are published. Of a faster loop only each n-th sample
+        is, and the frames name n as ``every``. None: they are not published.
 
     Raises
     ------
@@ -151,6 +164,7 @@ class Bridge:
         batch: Any = "50ms",
         setpoints: Mapping[str, Any] | None = None,
         commands: Iterable[str] = (),
+        signal_rate: Any = "1kHz",
     ) -> None:
         engine()
         self._loops = loops_of(loop)
@@ -160,6 +174,10 @@ class Bridge:
         self._interval_s = parse_duration(interval, "interval", minimum=_MIN_INTERVAL_NS) * 1e-9
         self._batch_s = parse_duration(batch, "batch", minimum=_MIN_INTERVAL_NS) * 1e-9
         self._allowed = check_commands(commands)
+        self._least_ns = None if signal_rate is None else parse_period(signal_rate, "signal_rate")
+        self._publishes_signals = signal_rate is not None
+        if SET in self._allowed and not any(one.settings.tunable for one in self._loops):
+            raise ConfigError("commands: 'set' cannot be allowed, because the loop was made with tunable=False")
         self._config = config
         self._pid = os.getpid()
         self._id = os.urandom(8).hex()  # tells apart what two bridges with the same key send
@@ -174,6 +192,8 @@ class Bridge:
         if len(self._texts) < len(self._loops):
             names = ", ".join(repr(one.name) for one in self._loops)
             raise ConfigError(f"the loops are called {names}: in keys, with _ for / * $ ? #, two are the same")
+        self._own: dict[str, Any] = {}  # the loops' own signals that were looked at, by the name of the loop
+        self._session: Any = None
         self._fault: BaseException | None = None
         self._is_open, self._wake, self._has_ended = threading.Event(), threading.Event(), threading.Event()
         self._is_closing = self._is_released = False
@@ -187,7 +207,12 @@ class Bridge:
             for name, target in (setpoints or {}).items():
                 _check_name("setpoints", name)
                 self._setpoints[name] = Setpoint(name, target)
-            self._commands = Commands(loop, self._key, self._allowed, self._thread.name)
+            named = dict(zip(self._texts, self._loops, strict=True))
+            about = {"key": self._key, "bridge_id": self._id}
+            is_allowed = SET in self._allowed
+            allowed = tuple(one for one in self._allowed if one != SET)
+            self._tuning = Tuning(named, self._at("commands", SET), is_allowed, lambda: about, self._thread.name)
+            self._commands = Commands(loop, self._key, allowed, self._thread.name)
             self._thread.start()
             while not self._is_open.wait(0.05):
                 pass  # in slices, so that a Ctrl-C just before the wait takes effect
@@ -214,7 +239,7 @@ class Bridge:
     @property
     def stats(self) -> BridgeStats:
         """Its counters until now."""
-        signals, setpoints, links = self._signals.values(), self._setpoints.values(), self._links
+        signals, setpoints, links = tuple(self._signals.values()), self._setpoints.values(), self._links
         return BridgeStats(
             published=self._documents + sum(signal.frames for signal in signals),
             records=sum(signal.taken for signal in signals),
@@ -225,6 +250,8 @@ class Bridge:
             skipped=sum(setpoint.skipped for setpoint in setpoints),
             commands=self._commands.obeyed,
             commands_refused=self._commands.refused,
+            sets=self._tuning.done,
+            sets_refused=self._tuning.refused,
             links=links.now if links else 0,
             links_lost=links.lost if links else 0,
             reconnects=links.restored if links else 0,
@@ -245,11 +272,12 @@ class Bridge:
             "time_sync": published_state(),
             "loops": {
                 name: {"name": loop.name, "state": loop.state, "period_ns": loop.settings.period_ns,
-                       "clock": loop.settings.clock, "key": f"{self._key}/loops/{name}/stats"}
+                       "clock": loop.settings.clock, "key": self._at("loops", name, "stats"),
+                       "parameters": self._at("loops", name, "parameters"), "signals": self._signals_key(loop)}
                 for name, loop in zip(self._texts, self._loops, strict=True)
             },
             "signals": {name: {"key": self._at("signals", name), **one.describe()}
-                        for name, one in self._signals.items()},
+                        for name, one in tuple(self._signals.items())},
             "setpoints": {name: {"key": self._at("setpoints", name), **one.describe(), "refused": one.refused,
                                  "last_reason": one.reason}
                           for name, one in self._setpoints.items()},
@@ -285,8 +313,9 @@ class Bridge:
             signal.close()
         for setpoint in self._setpoints.values():
             setpoint.close()
-        if hasattr(self, "_commands"):
-            self._commands.close()
+        for part in ("_commands", "_tuning"):
+            if hasattr(self, part):
+                getattr(self, part).close()
 
     def _at(self, *parts: str) -> str:
         return "/".join((self._key, *parts))
@@ -316,6 +345,7 @@ class Bridge:
                     raise StateError(f"the bridge of {self._key} was closed while it opened")
         except BaseException as error:
             self._fault = error
+            self._session = None
             if session is not None:
                 self._handlers.close()
                 close_session(session)
@@ -327,6 +357,7 @@ class Bridge:
         finally:
             self._handlers.close()
             self._let_go()
+            self._session = None
             if session is not None:
                 close_session(session)
             elif opening is not None:
@@ -338,31 +369,75 @@ class Bridge:
         self._publishers = self._declare(opening.session)
 
     def _declare(self, session: Any) -> dict[str, Any]:
-        zenoh = engine()
-        drop = {"congestion_control": zenoh.CongestionControl.DROP}
+        self._session = session
+        drop = {"congestion_control": engine().CongestionControl.DROP}
         self._links = Links(session, self._handlers)
         publishers = {}
         for name in self._texts:
             at = self._at("loops", name, "stats")
             publishers[at] = session.declare_publisher(at, encoding="application/json", **drop)
+            at = self._at("loops", name, "parameters")
+            publishers[at] = session.declare_publisher(at, encoding="application/json", **drop)
         for name in self._signals:
-            at = self._at("signals", name)
-            publishers[at] = session.declare_publisher(at, encoding="application/octet-stream", **drop)
+            publishers[self._at("signals", name)] = self._declare_signal(session, name)
         keep, callback = self._handlers.keep, self._handlers.callback
         for publisher in publishers.values():
-            keep(publisher)  # a publisher that outlives its session keeps the session's memory and descriptor
+            keep(publisher)  # one that outlives its session keeps the session's memory and descriptor
         for name, setpoint in self._setpoints.items():
             at = self._at("setpoints", name)
             self._handlers.take_newest(session, at, _Taker(at, setpoint))
         for name, text in self._texts.items():
             at = self._at("loops", name, "stats")
             keep(session.declare_queryable(at, callback(_Answer(at, text.get))))
+            at = self._at("loops", name, "parameters")
+            keep(session.declare_queryable(at, callback(_Answer(at, partial(self._tuning.text, name)))))
         at = self._at("describe")
         keep(session.declare_queryable(at, callback(_Answer(at, lambda: json.dumps(self.describe()).encode()))))
         for name in COMMANDS:
             keep(session.declare_queryable(self._at("commands", name), callback(self._commands.on_query)))
+        keep(session.declare_queryable(self._at("commands", SET), callback(self._tuning.on_query)))
         keep(session.liveliness().declare_token(self._at("alive")))
         return publishers
+
+    def _declare_signal(self, session: Any, name: str) -> Any:
+        drop = engine().CongestionControl.DROP
+        at = self._at("signals", name)
+        return session.declare_publisher(at, encoding="application/octet-stream", congestion_control=drop)
+
+    def _signals_key(self, loop: Any) -> str | None:
+        """Return the key of a loop's own signals, None if they are not published."""
+        found = getattr(loop, "signals", None)
+        return next((self._at("signals", at) for at, one in tuple(self._signals.items()) if one.source is found), None)
+
+    def _follow_signals(self) -> None:
+        """Publish the loops' own signals, from the time on when they are fixed; after a swap, those of the new step."""
+        for name, loop in zip(self._texts, self._loops, strict=True):
+            found = getattr(loop, "signals", None)
+            if not isinstance(found, Signals) or found is self._own.get(name) or loop.state == "new" or not len(found):
+                continue
+            self._own[name] = found  # also if the rest fails, which is counted once
+            former = self._signals.get(name)
+            if any(one.source is found for one in self._signals.values()) or not (
+                former is None or isinstance(former.ring, Thinned)
+            ):
+                continue  # its owner publishes these signals, or something else by this name
+            settings, at = loop.settings, self._at("signals", name)
+            every = thinning(settings.period, settings.signals_every, self._least_ns)
+            made = Signal(name, Thinned(found, every), self._id, settings.clock)
+            if former is not None:
+                former.drain(self._publishers.get(at))
+                former.close()
+            self._signals[name] = made
+            if self._session is not None and at not in self._publishers:
+                self._publishers[at] = self._declare_signal(self._session, name)
+                self._handlers.keep(self._publishers[at])
+
+    def _publish_parameters(self) -> None:
+        for name in self._texts:
+            publisher = self._publishers.get(self._at("loops", name, "parameters"))
+            if publisher is not None and publisher.matching_status.matching and self._tuning.has_news(name):
+                publisher.put(self._tuning.text(name))
+                self._documents += 1
 
     def _publish_all(self, opening: Opening | None) -> None:
         next_stats = next_batch = time.monotonic()
@@ -372,8 +447,11 @@ class Bridge:
             if opening is not None and (opening.session is not None or opening.fault is not None):
                 self._try(lambda found=opening: self._declare_late(found))
                 opening = None
-            if self._signals and (now >= next_batch or is_last):
+            if now >= next_batch or is_last:
                 next_batch = max(next_batch + self._batch_s, now)
+                if self._publishes_signals:
+                    self._try(self._follow_signals)
+                self._try(self._publish_parameters)
                 for name, signal in self._signals.items():
                     publisher = self._publishers.get(self._at("signals", name))
                     self._try(lambda signal=signal, publisher=publisher: signal.drain(publisher))
@@ -384,8 +462,7 @@ class Bridge:
                     self._try(lambda text=text, publisher=publisher: self._put(publisher, text))
             if is_last:
                 return
-            until = min(next_stats, next_batch) if self._signals else next_stats
-            self._wake.wait(max(0.0, until - time.monotonic()))
+            self._wake.wait(max(0.0, min(next_stats, next_batch) - time.monotonic()))
 
     def _try(self, call: Any) -> None:
         try:

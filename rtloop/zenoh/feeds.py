@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 import threading
 from collections.abc import Callable
-from typing import Any
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,14 +20,69 @@ from rtloop.settings import CLOCKS
 from rtloop.zenoh.frames import describe_dtype, find_fault, little, pack, parse_header, split
 from rtloop.zenoh.host_clocks import published_state
 
-__all__ = ["NUMBERED", "Setpoint", "Signal"]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from rtloop.live.signals import Signals
+
+__all__ = ["NUMBERED", "Setpoint", "Signal", "Thinned", "thinning"]
 
 #: Zenoh attachment that numbers a sender's setpoints: a random identity of the sender, and a number.
 NUMBERED = struct.Struct("<QQ")
 _MAX_SENDERS = 64
 #: Greatest size of a frame, because a router may have to hold it.
 _MAX_BATCH_BYTES = 1 << 20
+#: Greatest size of a description of signals: it has to fit into the header of a frame, beside other entries.
+_MAX_TYPE_BYTES = 60_000
 _NUMBERS = "fiubc"
+
+
+def thinning(period_ns: Fraction | int, every: int, least_ns: Fraction | None) -> int:
+    """Return n so that each n-th sample of a loop's signals is at least a time after the one before."""
+    return 1 if least_ns is None else max(1, math.ceil(least_ns / (period_ns * every)))
+
+
+class Thinned:
+    """Each n-th sample of a loop's own signals, with the methods of a ring.
+
+    Parameters
+    ----------
+    signals : Signals
+        Those of the loop.
+    every : int
+        The n.
+
+    Attributes
+    ----------
+    signals, every
+        As above.
+    units : dict
+        Unit of each signal.
+    """
+
+    def __init__(self, signals: Signals, every: int) -> None:
+        self.signals, self.every, self.units = signals, every, dict(signals.units)
+        self._reader = signals.reader("oldest")
+        self.dtype = self._reader.dtype
+        self.capacity = self._reader.capacity
+        self._skip = 0
+        header = len(pack(np.empty(0, self.dtype)))
+        if header > _MAX_TYPE_BYTES:
+            raise ConfigError(f"the description of {len(self.units)} signals has {header:,} bytes; a frame has no room")
+
+    @property
+    def dropped(self) -> int:
+        """Number of samples that were overwritten before they were read."""
+        return self._reader.lost
+
+    def drain(self, most: int) -> NDArray[Any]:
+        """Return the next samples, at most a number of them."""
+        while True:
+            records = self._reader.read(most * self.every)
+            kept = records[self._skip :: self.every]
+            self._skip = (self._skip - len(records)) % self.every
+            if len(kept) or not len(records):
+                return kept
 
 
 class Signal:
@@ -42,6 +99,8 @@ class Signal:
 
     Attributes
     ----------
+    source
+        As given; of Thinned samples, the signals that they are of.
     taken : int
         Records taken out of the ring so far.
     unheard : int
@@ -52,6 +111,7 @@ class Signal:
 
     def __init__(self, name: str, source: Any, bridge_id: str = "", clock: str | None = None) -> None:
         source, declared = source if isinstance(source, tuple) and len(source) == 2 else (source, None)
+        self.source = source.signals if isinstance(source, Thinned) else source
         if declared is not None and declared not in CLOCKS:
             raise ConfigError(f"signals[{name!r}]: {declared!r} is not a clock; give one of {', '.join(CLOCKS)}")
         ring = record_source(source)
@@ -66,7 +126,8 @@ class Signal:
         names = ring.dtype.names or ()
         self.clock = declared or (clock if "time" not in names and {"release", "start"} & set(names) else None)
         self._about = {"host": os.uname().nodename, "bridge_id": bridge_id,
-                       **({"clock": self.clock} if self.clock else {})}  # fmt: skip
+                       **({"clock": self.clock} if self.clock else {}),
+                       **({"every": ring.every} if isinstance(ring, Thinned) else {})}  # fmt: skip
 
     @property
     def dropped(self) -> int:
@@ -76,7 +137,10 @@ class Signal:
 
     def describe(self) -> dict[str, Any]:
         """Return the description for peers."""
-        return {"dtype": describe_dtype(self.ring.dtype), "capacity": self.ring.capacity, "clock": self.clock}
+        own: dict[str, Any] = {}
+        if isinstance(self.ring, Thinned):
+            own = {"every": self.ring.every, "units": self.ring.units}
+        return {"dtype": describe_dtype(self.ring.dtype), "capacity": self.ring.capacity, "clock": self.clock, **own}
 
     def drain(self, publisher: Any) -> None:
         """Publish what is in the ring, if there is a publisher."""

@@ -171,6 +171,11 @@ class Remotes:
         self._pid = os.getpid()
         self._session = open_session(config, on_wait=on_wait)
 
+    @property
+    def session(self) -> Any:
+        """Its Zenoh session."""
+        return self._session
+
     def ask(self, timeout: float = 1.0) -> list[RemoteLoop]:
         """Return all loops whose bridges answer within `timeout` seconds, by host and name.
 
@@ -178,7 +183,7 @@ class Remotes:
         `shared` has the keys that several bridges use at the same time, with a loop of each.
         """
         found, faulty, answered = [], {}, set()
-        for key, payload, asked in self._get(f"{self.keys}/loops/*/stats", timeout):
+        for key, payload, asked in self.get(f"{self.keys}/loops/*/stats", timeout):
             answered.add(key.rpartition("/loops/")[0])
             try:
                 found.append(parse_stats(payload, asked))
@@ -193,7 +198,7 @@ class Remotes:
     def describe(self, timeout: float = 1.0) -> dict[str, dict[str, Any]]:
         """Return each bridge's description by its key: see ``Bridge.describe``."""
         described = {}
-        for key, payload, _ in self._get(f"{self.keys}/describe", timeout):
+        for key, payload, _ in self.get(f"{self.keys}/describe", timeout):
             try:
                 described[key.removesuffix("/describe")] = dict(json.loads(payload))
             except (ValueError, TypeError, RecursionError) as error:
@@ -212,8 +217,17 @@ class Remotes:
         """
         if command not in COMMANDS:
             raise ConfigError(f"command={command!r} must be among {', '.join(COMMANDS)}")
-        at = f"{check_key(key)}/commands/{command}"
-        for reply in self._ask(at, timeout):
+        return self.order(f"{check_key(key)}/commands/{command}", timeout)
+
+    def order(self, at: str, timeout: float, payload: bytes | None = None) -> dict[str, Any]:
+        """Send a query to the key of a command, and return the answer.
+
+        Raises
+        ------
+        BridgeError
+            As :meth:`command`.
+        """
+        for reply in self._ask(at, timeout, payload):
             if reply.ok is not None:
                 try:
                     return dict(json.loads(reply.ok.payload.to_bytes()))
@@ -244,7 +258,7 @@ class Remotes:
         except engine().ZError as error:
             raise BridgeError(f"{at}: {error}") from None
 
-    def _get(self, selector: str, timeout: float) -> list[tuple[str, bytes, tuple[int, int]]]:
+    def get(self, selector: str, timeout: float) -> list[tuple[str, bytes, tuple[int, int]]]:
         """Return the answers of all bridges, also those with the same key, and the time of day before and after."""
         zenoh, found, before = engine(), [], time.time_ns()
         try:
@@ -258,9 +272,9 @@ class Remotes:
             raise BridgeError(f"{selector}: {error}") from None
         return found
 
-    def _ask(self, selector: str, timeout: float) -> list[Any]:
+    def _ask(self, selector: str, timeout: float, payload: bytes | None) -> list[Any]:
         try:
-            return list(self._session.get(selector, timeout=timeout))
+            return list(self._session.get(selector, timeout=timeout, payload=payload))
         except engine().ZError as error:
             raise BridgeError(f"{selector}: {error}") from None
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rtloop.live.connect import Connection
     from rtloop.live.declared_parameters import Parameter
     from rtloop.tools.top.sampler import Row, Sample
+    from rtloop.zenoh.connection import RemoteConnection
 
 __all__ = ["LoopScreen"]
 
@@ -80,7 +81,7 @@ class LoopScreen(Screen[None]):
         Binding("backspace", "app.back", "Back", show=False),
     ]
 
-    def __init__(self, key: str, connect: Callable[[], Connection]) -> None:
+    def __init__(self, key: str, connect: Callable[[], Connection | RemoteConnection]) -> None:
         super().__init__()
         self.key = key
         self._watch = LoopWatch(connect)

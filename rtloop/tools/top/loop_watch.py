@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from rtloop.live.connect import Connection
     from rtloop.live.declared_parameters import Parameter
     from rtloop.live.signals import SignalReader
+    from rtloop.zenoh.connection import RemoteConnection
+    from rtloop.zenoh.remote_signals import RemoteReader
 
 __all__ = ["LoopView", "LoopWatch", "Trace"]
 
@@ -85,10 +87,10 @@ class LoopWatch:
         Returns a connection to the loop, or raises an RtloopError.
     """
 
-    def __init__(self, connect: Callable[[], Connection]) -> None:
+    def __init__(self, connect: Callable[[], Connection | RemoteConnection]) -> None:
         self._connect = connect
-        self._connection: Connection | None = None
-        self._reader: SignalReader | None = None
+        self._connection: Connection | RemoteConnection | None = None
+        self._reader: SignalReader | RemoteReader | None = None
         self._units: Mapping[str, str] = {}
         self._kept: NDArray[Any] | None = None
         self._is_closed = False
@@ -102,7 +104,7 @@ class LoopWatch:
             except RtloopError as error:
                 return LoopView(problem=str(error))
 
-    def _opened(self) -> Connection:
+    def _opened(self) -> Connection | RemoteConnection:
         if self._is_closed:
             raise StateError("this view is closed")
         if self._connection is None:
@@ -118,7 +120,7 @@ class LoopWatch:
             self._connection = made
         return self._connection
 
-    def _poll(self, connection: Connection) -> LoopView:
+    def _poll(self, connection: Connection | RemoteConnection) -> LoopView:
         parameters = connection.parameters
         values = {name: _plain(value) for name, value in parameters.items()}
         if self._reader is None:

@@ -7,14 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rtloop.errors import AttachError
-from rtloop.live.connect import Connection
+from rtloop.errors import BridgeError
 from rtloop.process.nap import nap
 from rtloop.system.time_sync import read_time_sync
 from rtloop.telemetry.description import clean
 from rtloop.tools.options import say_once
 from rtloop.tools.top.sampler import Row, Sample, Sampler
-from rtloop.zenoh import RemoteLoop, Remotes
+from rtloop.zenoh import RemoteConnection, RemoteLoop, Remotes
 from rtloop.zenoh.host_clocks import compare, compare_tai
 
 __all__ = ["RemoteRow", "RemoteSampler"]
@@ -77,6 +76,7 @@ class RemoteSampler(Sampler):
         super().__init__(None, name)
         self._remotes = Remotes(keys, config=config, on_wait=say_once())
         self._patience_s = _PATIENCE_S
+        self._loops: dict[str, RemoteLoop] = {}  # those of the last sample, by the keys of their rows
 
     def sample(self, *, records: int = 0, records_of: str | None = None) -> Sample:
         """Ask all bridges once; they send no records."""
@@ -89,7 +89,9 @@ class RemoteSampler(Sampler):
             if found and len(found) == before:
                 break
         loops = [loop for loop in found if self._name in (None, loop.stats.name)]
-        rows = _told_apart([self._remote_row(loop) for loop in loops])
+        made = [self._remote_row(loop) for loop in loops]
+        self._loops = {row.key: loop for row, loop in zip(made, loops, strict=True)}
+        rows = _told_apart(made)
         self._past.forget_others(map(_identity, loops))
         rows.sort(key=lambda row: (row.label, row.reader.pid))
         # Anybody on the network may choose a key, and its answer.
@@ -114,9 +116,18 @@ class RemoteSampler(Sampler):
             where = ", ".join(f"process {loop.pid} on {loop.host}" for loop in loops[:8])
             yield f"{len(loops)} bridges have the key {key} ({where}): give each bridge its own, Bridge(key=...)"
 
-    def connect(self, key: str) -> Connection:
-        """Refuse: bridges do not tell signals and parameters yet."""
-        raise AttachError("signals and parameters of loops on other hosts are not shown")
+    def connect(self, key: str) -> RemoteConnection:
+        """Connect to the loop of the row with a key, over its bridge.
+
+        Raises
+        ------
+        BridgeError, PayloadError
+            If it has ended, or its bridge does not answer as one does.
+        """
+        loop = self._loops.get(key)
+        if loop is None:
+            raise BridgeError("its bridge does not answer any more")
+        return RemoteConnection(self._remotes, loop)
 
     def describe_none(self) -> str:
         """Return the sentence that no bridge answers."""

@@ -21,6 +21,7 @@ from rtloop.telemetry.scan import scan
 if TYPE_CHECKING:
     from rtloop.sharing.block_files import BlockFile
     from rtloop.stats.stats import Stats
+    from rtloop.zenoh.connection import RemoteConnection
 
 __all__ = ["History", "Row", "Sample", "Sampler", "difference"]
 
@@ -234,7 +235,7 @@ class Sampler:
         texts = {file.path: text for file, text in faulty.items()}
         return Sample(rows, len(found.denied), texts, [describe_skipped(uid) for uid in found.skipped])
 
-    def connect(self, key: str) -> Connection:
+    def connect(self, key: str) -> Connection | RemoteConnection:
         """Connect to the loop of the row with a key, for its signals and parameters.
 
         Raises
