@@ -5,31 +5,38 @@ from __future__ import annotations
 import json
 import math
 import sys
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from rtloop.errors import AttachError, ConfigError, StateError
-from rtloop.tools.options import as_json_option, complete_loop
+from rtloop.errors import ConfigError, RtloopError, StateError
+from rtloop.process.nap import nap
+from rtloop.tools.options import as_json_option, complete_loop, config_option
 
 if TYPE_CHECKING:
     from rtloop.live.connect import Connection
     from rtloop.live.declared_parameters import Parameter
     from rtloop.live.signals import Signals
+    from rtloop.zenoh.connection import RemoteConnection
+    from rtloop.zenoh.remote_signals import RemoteSignals
 
 __all__ = ["format_limits", "format_value", "get", "parse_value", "set"]
 
+#: Seconds that the first sample of a loop on another host is waited for.
+_PATIENCE_S = 2.0
 _WORDS = {"true": True, "on": True, "yes": True, "false": False, "off": False, "no": False}
 
 
 def _complete_key(suffix: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
         try:
-            with _connect(ctx.params["name"], ctx.params.get("pid")) as loop:
+            given = ctx.params
+            with _connect(given["name"], given.get("pid"), given.get("keys"), given.get("config")) as loop:
                 names = list(loop.parameters) if suffix else _names(loop)
                 return [f"{key}{suffix}" for key in names if key.startswith(incomplete)]
-        except (AttachError, KeyError):
+        except (RtloopError, click.UsageError, KeyError):
             return []
 
     return complete
@@ -37,14 +44,21 @@ def _complete_key(suffix: str) -> Callable[[click.Context, click.Parameter, str]
 
 _name = click.argument("name", shell_complete=complete_loop)
 _pid = click.option("--pid", type=click.IntRange(min=1), help="Process of the loop, if several have a loop NAME.")
+_zenoh = click.option(
+    "--zenoh", "keys", metavar="KEYS", help="A loop on another host whose bridge's key matches: 'rtloop/**'."
+)
 
 
 @click.command("get")
 @_name
-@click.argument("keys", nargs=-1, metavar="[KEY...]", shell_complete=_complete_key(""))
+@click.argument("names", nargs=-1, metavar="[KEY...]", shell_complete=_complete_key(""))
 @_pid
+@_zenoh
+@config_option
 @as_json_option("instead of the table")
-def get(name: str, keys: tuple[str, ...], pid: int | None, as_json: bool) -> None:
+def get(
+    name: str, names: tuple[str, ...], pid: int | None, keys: str | None, config: str | None, as_json: bool
+) -> None:
     """Show the parameters and the newest signals of the running loop NAME, or those with the names KEY.
 
     The column "uses" appears if the loop does not yet use what was set last. All signals are of the same cycle; in
@@ -55,12 +69,13 @@ def get(name: str, keys: tuple[str, ...], pid: int | None, as_json: bool) -> Non
       rtloop get motor
       rtloop get motor kp angle --json
       watch -n 0.2 rtloop get motor angle
+      rtloop get motor --zenoh 'rtloop/pi/**'
     """  # noqa: D301 - the backslash is for click
-    with _connect(name, pid) as loop:
+    with _connect(name, pid, keys, config) as loop:
         signals = _signals(loop)
-        _check(loop, keys, "parameter or signal", _names(loop))
-        document = _document(loop, tuple(key for key in keys or loop.parameters if key in loop.parameters))
-        document |= _sample(signals, keys)
+        _check(loop, names, "parameter or signal", _names(loop))
+        document = _document(loop, tuple(key for key in names or loop.parameters if key in loop.parameters))
+        document |= _sample(signals, names)
     if as_json:
         click.echo(json.dumps(_as_json({"command": "get", **document}), indent=1, allow_nan=False))
         return
@@ -76,22 +91,26 @@ def get(name: str, keys: tuple[str, ...], pid: int | None, as_json: bool) -> Non
 @_name
 @click.argument("assignments", nargs=-1, required=True, metavar="KEY=VALUE...", shell_complete=_complete_key("="))
 @_pid
+@_zenoh
+@config_option
 @as_json_option("instead of the lines")
 def set(  # noqa: A001 - the name of the command
-    name: str, assignments: tuple[str, ...], pid: int | None, as_json: bool
+    name: str, assignments: tuple[str, ...], pid: int | None, keys: str | None, config: str | None, as_json: bool
 ) -> None:
     """Set parameters of the running loop NAME, all before the same step.
 
     VALUE is a number; true, false, on or off; or an array: 1,2,3 or [[1,2],[3,4]]. If one value is refused, none is
     set. The exit code is 1 if the loop has not used the values within a second plus three periods, because its step
-    hangs, or another program has changed them again.
+    hangs, or another program has changed them again. With --zenoh the owner of the loop has to allow changes:
+    Bridge(loop, commands=("set",)).
 
     \b
     Examples:
       rtloop set motor kp=8 kd=0.1
       rtloop set arm gains=1,2,3 enabled=off
+      rtloop set motor kp=8 --zenoh 'rtloop/pi/**'
     """  # noqa: D301 - the backslash is for click
-    with _connect(name, pid) as loop:
+    with _connect(name, pid, keys, config) as loop:
         pairs = [assignment.partition("=") for assignment in assignments]
         for key, equals, _ in pairs:
             if not equals:
@@ -116,26 +135,42 @@ def set(  # noqa: A001 - the name of the command
         raise click.exceptions.Exit(1)
 
 
-def _connect(name: str, pid: int | None) -> Connection:
-    from rtloop.live.connect import connect
+def _connect(name: str, pid: int | None, keys: str | None, config: str | None) -> Connection | RemoteConnection:
+    if keys is None:
+        from rtloop.live.connect import connect
 
-    return connect(name, pid)
+        if config is not None:
+            raise click.UsageError("--config belongs to --zenoh: give --zenoh KEYS as well")
+        return connect(name, pid)
+    if pid is not None:
+        raise click.UsageError("--pid selects a process of this machine: with --zenoh choose by KEYS")
+    from rtloop import zenoh
+
+    return zenoh.connect(name, keys, config=config)
 
 
-def _signals(loop: Connection) -> Signals | None:
+def _signals(loop: Connection | RemoteConnection) -> Signals | RemoteSignals | None:
     try:
         return loop.signals
     except StateError:
         return None
 
 
-def _names(loop: Connection) -> tuple[str, ...]:
+def _latest(signals: Signals | RemoteSignals) -> dict[str, Any]:
+    """Return the newest sample; of a loop on another host, the first one that arrives."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while not (found := signals.latest()) and hasattr(signals, "every") and time.monotonic() < deadline:
+        nap(0.01)
+    return found
+
+
+def _names(loop: Connection | RemoteConnection) -> tuple[str, ...]:
     """Return the names of parameters and signals; one may be both."""
     signals = _signals(loop)
     return tuple(dict.fromkeys((*loop.parameters, *(() if signals is None else signals.names))))
 
 
-def _check(loop: Connection, keys: tuple[str, ...], what: str, known: tuple[str, ...]) -> None:
+def _check(loop: Connection | RemoteConnection, keys: tuple[str, ...], what: str, known: tuple[str, ...]) -> None:
     for key in keys:
         if key not in known:
             raise ConfigError(f"{loop.name} has no {what} {key!r}; it has {', '.join(known) or 'none'}")
@@ -162,7 +197,7 @@ def parse_value(parameter: Parameter, text: str) -> Any:
         raise click.BadParameter(f"{parameter.name}={text} must be {what}", param_hint="KEY=VALUE") from None
 
 
-def _document(loop: Connection, keys: tuple[str, ...]) -> dict[str, Any]:
+def _document(loop: Connection | RemoteConnection, keys: tuple[str, ...]) -> dict[str, Any]:
     from rtloop import __version__
 
     declared, asked, applied = loop.parameters.declared, dict(loop.parameters), loop.parameters.applied
@@ -182,16 +217,17 @@ def _document(loop: Connection, keys: tuple[str, ...]) -> dict[str, Any]:
         "rtloop": __version__,
         "loop": loop.name,
         "pid": loop.pid,
+        **{name: getattr(loop, name) for name in ("host", "key") if hasattr(loop, name)},
         "cycle": None if applied is None else applied.cycle,
         "parameters": listed,
     }
 
 
-def _sample(signals: Signals | None, keys: tuple[str, ...]) -> dict[str, Any]:
+def _sample(signals: Signals | RemoteSignals | None, keys: tuple[str, ...]) -> dict[str, Any]:
     """Return the newest sample; its values are None before the first one."""
     if signals is None:
         return {"signals_cycle": None, "signals": {}}
-    latest, units = signals.latest(), signals.units
+    latest, units = _latest(signals), signals.units
     listed = {}
     for name in keys or signals.names:
         if name in signals:

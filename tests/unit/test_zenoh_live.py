@@ -559,3 +559,34 @@ def test_top_shows_and_changes_the_parameters_of_a_loop_on_another_host(
             watch.set({"kp": "51"})
         watch.close()
         sampler.close()
+
+
+def test_get_and_set_reach_a_loop_on_another_host(motor: PyLoop, network: dict[str, Any], tmp_path: Path) -> None:
+    pytest.importorskip("click", reason="the command line needs rtloop[cli]")
+    from click.testing import CliRunner
+
+    from rtloop.tools.cli import make_group
+
+    (tmp_path / "operator.json5").write_text(json.dumps(network))
+
+    def run(*args: str) -> Any:
+        there = ("--zenoh", "rtloop/**", "--config", str(tmp_path / "operator.json5"))
+        return CliRunner().invoke(make_group(), [*args, *there])
+
+    with Bridge(motor, config=network, key="rtloop/pi/motor", commands="set") as bridge:
+        until(lambda: bridge.describe()["signals"])
+        done = run("set", "motor", "kp=12.5", "gains=0.5,0,0", "--json")
+        assert done.exit_code == 0, done.output
+        said = json.loads(done.stdout)
+        assert said["is_used"] and (said["host"], said["key"]) == (os.uname().nodename, "rtloop/pi/motor")
+        assert motor.parameters["kp"] == 12.5 and said["parameters"]["kp"]["before"] == 10
+        done = run("get", "motor", "kp", "angle", "--json")
+        said = json.loads(done.stdout)
+        assert said["parameters"]["kp"]["value"] == 12.5 and said["signals"]["angle"]["unit"] == "rad"
+        assert said["signals"]["angle"]["value"] == said["signals_cycle"] > 0
+        assert "V/rad" in run("get", "motor").stdout
+        done = run("set", "motor", "kp=51")
+        assert isinstance(done.exception, ConfigError) and "limits" in str(done.exception)
+        assert "--pid selects" in run("get", "motor", "--pid", "1").output
+    assert isinstance(run("get", "nobody").exception, BridgeError)
+    assert "--config belongs" in CliRunner().invoke(make_group(), ["get", "motor", "--config", __file__]).output
