@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from types import ModuleType
 
-__all__ = ["Built", "build", "build_module"]
+__all__ = ["Built", "build", "build_module", "module_name"]
 
 
 class Built(NamedTuple):
@@ -53,6 +53,8 @@ class Built(NamedTuple):
         Time that the compilers took; 0 if nothing was compiled.
     compiler : str
         The C compiler that a module was compiled by, and its version; empty if nothing was compiled.
+    inputs : tuple of str
+        Every file that the modules were made from.
     """
 
     module: ModuleType
@@ -61,6 +63,7 @@ class Built(NamedTuple):
     notes: tuple[str, ...]
     seconds: float
     compiler: str
+    inputs: tuple[str, ...] = ()
 
     @property
     def summary(self) -> str:
@@ -75,6 +78,7 @@ class _Options(NamedTuple):
     flags: list[str]
     cache: Cache
     is_forced: bool
+    examine: Callable[[str], None] | None = None
 
 
 class _Part:
@@ -185,14 +189,20 @@ def build_module(
     packages: Sequence[str] = (),
     cache: str | os.PathLike[str] | None = None,
     force: bool = False,
+    examine: Callable[[str], None] | None = None,
+    check: Callable[[Path], None] | None = None,
 ) -> Built:
-    """Build like :func:`build`, but return its warnings."""
+    """Build like :func:`build`, but return its warnings.
+
+    If the module is compiled, `examine` is called with the C that Cython has generated for it, and in any case `check`
+    with the module's file before it is loaded.
+    """
     source = Path(path).resolve()
     if source.suffix != ".pyx":
         raise BuildError(f"{os.fspath(path)} is not a .pyx file; import a Python or C module directly")
     if not source.is_file():
         raise FileNotFoundError(2, "there is no such file", os.fspath(path))
-    name = _module_name(source.stem) if name is None else name
+    name = module_name(source.stem) if name is None else name
     if not name.isidentifier() or iskeyword(name):
         raise BuildError(f"name={show(name)} cannot be a module's name: give letters, digits and _")
     flags = [flags] if isinstance(flags, str) else list(flags)
@@ -203,14 +213,17 @@ def build_module(
         folders += found.include
         flags += found.libraries
     parts: dict[Path, _Part] = {}
-    entry = _make(source, name, _Options(folders, flags, Cache(cache_folder(cache)), force), parts)
+    entry = _make(source, name, _Options(folders, flags, Cache(cache_folder(cache)), force, examine), parts)
+    if check is not None:
+        check(entry.module)
     with _lock:
         module = _import_all(list(parts.values()))
     hints = tuple(hint for part in parts.values() if part.entry for hint in part.entry.hints)
     notes = dict.fromkeys(note for part in parts.values() for note in part.notes)
     seconds = sum(part.seconds for part in parts.values())
     compilers = dict.fromkeys(part.compiler for part in parts.values() if part.compiler)
-    return Built(module, entry.module, hints, tuple(notes), seconds, ", ".join(compilers))
+    inputs = sorted({path for part in parts.values() if part.entry for path in part.entry.inputs})
+    return Built(module, entry.module, hints, tuple(notes), seconds, ", ".join(compilers), tuple(inputs))
 
 
 def _make(source: Path, name: str, options: _Options, parts: dict[Path, _Part]) -> Entry:
@@ -225,13 +238,13 @@ def _make(source: Path, name: str, options: _Options, parts: dict[Path, _Part]) 
     key = _digest("\0".join([*identity, __version__, *nearby]).encode(errors="surrogateescape"))
     caches = [options.cache, *private_cache(make=False)]
     part.entry = None if options.is_forced else next(filter(None, (cache.find(key) for cache in caches)), None)
-    others = options._replace(is_forced=False)
+    others = options._replace(is_forced=False, examine=None)
     if part.entry is None:
         begin = time.time_ns()
         before = _changed_nearby(source.parent)
         with _new_folder() as folder:
             started = time.monotonic()
-            job = Job(source, name, folder, chain, extras, folders, options.flags)
+            job = Job(source, name, folder, chain, extras, folders, options.flags, options.examine)
             done = compile_module(job, lambda *what: _keep_object(chain, [] if options.is_forced else caches, *what))
             part.seconds, part.compiler = time.monotonic() - started, chain.compiler.label
             made = Entry(done.module, tuple(sorted(_with_siblings(done.inputs, source))), done.hints)
@@ -246,7 +259,7 @@ def _make(source: Path, name: str, options: _Options, parts: dict[Path, _Part]) 
                 )
     for other in part.entry.siblings(source):
         if other not in parts:
-            _make(other, _module_name(other.stem), others, parts)
+            _make(other, module_name(other.stem), others, parts)
     return part.entry
 
 
@@ -269,7 +282,7 @@ def _with_theirs(made: Entry, source: Path, options: _Options, parts: dict[Path,
     inputs = set(made.inputs)
     for other in made.siblings(source):
         if other not in parts:
-            _make(other, _module_name(other.stem), options, parts)
+            _make(other, module_name(other.stem), options, parts)
         entry = parts[other].entry
         inputs.update(entry.inputs if entry else ())
     return tuple(sorted(inputs))
@@ -418,7 +431,8 @@ def _why_not_imported(error: ImportError, source: Path) -> str:
     return f"{source.name} was compiled, but cannot be loaded: {error}"
 
 
-def _module_name(stem: str) -> str:
+def module_name(stem: str) -> str:
+    """Return the name of the module that is built of a file."""
     name = re.sub(r"\W", "_", stem)
     name = name if name[:1].isidentifier() else f"_{name}"
     return f"{name}_" if iskeyword(name) else name

@@ -47,6 +47,8 @@ class Job(NamedTuple):
         Folders of headers and .pxd files.
     flags : sequence of str
         More arguments of the compiler.
+    examine : callable or None
+        Called with the C that Cython has generated, before it is compiled.
     """
 
     source: Path
@@ -56,6 +58,7 @@ class Job(NamedTuple):
     extras: Extras
     include: Sequence[str]
     flags: Sequence[str]
+    examine: Callable[[str], None] | None = None
 
 
 class Compiled(NamedTuple):
@@ -112,6 +115,8 @@ def compile_module(job: Job, keep: Callable[[str, list[str], Callable[[], Compil
         if not errors:
             raise BuildError(f"Cython failed on {source}:\n{_tail(done)}{_advise(done.stderr)}", path=str(source))
         raise BuildError(tell(source, errors), diagnostics=errors, path=str(source))
+    if job.examine is not None:
+        job.examine(generated.read_text(encoding="utf-8", errors="replace"))
     read = {path for file in work.glob("*.dep") for path in places.read_dependencies(file, work)}
     extras = job.extras
     for path in sorted(path for path in read if path.endswith(".pxd") and os.path.isfile(path)):

@@ -17,10 +17,11 @@ from rtloop.linter.c_source import Unit, read_unit
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["Generated", "Remark", "generate"]
+__all__ = ["Generated", "Remark", "generate", "read_generated"]
 
 _REMARK = re.compile(r"^(performance hint|warning): (.+?):(\d+):\d+: (.*)$", re.MULTILINE)
 _CPLUSPLUS = re.compile(r"^#\s*distutils:\s*language\s*=\s*c\+\+\s*$", re.MULTILINE)
+_LINE = re.compile(r"^#line .*\n", re.MULTILINE)
 _SECONDS = 600
 
 
@@ -53,8 +54,10 @@ class Generated(NamedTuple):
     folders: list[Path]
 
 
-def generate(source: Path, include: Sequence[str | os.PathLike[str]], directives: Mapping[str, object]) -> Generated:
-    """Run Cython on a module.
+def generate(
+    source: Path, include: Sequence[str | os.PathLike[str]], directives: Mapping[str, object], name: str = ""
+) -> Generated:
+    """Run Cython on a module, whose name is by default that of its file and packages.
 
     Raises
     ------
@@ -65,17 +68,16 @@ def generate(source: Path, include: Sequence[str | os.PathLike[str]], directives
     """
     import Cython.Compiler  # noqa: F401 - here for its error: a missing Cython names the extra
 
-    from rtloop import get_include
-
     try:
         text = source.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise LintError(f"{source} cannot be read: {reason}") from None
-    folders = [*map(Path, include), Path(get_include()), Path()]
+    folders = _folders(include)
     with tempfile.TemporaryDirectory(prefix="rtloop-lint-") as target:
         out = Path(target, "module.c")
         command = [python(), "-m", "cython", "-3", str(source), "-o", str(out)]
+        command += ["--module-name", name] if name else []
         command += ["--cplus"] if _CPLUSPLUS.search(text) else []
         command += [word for folder in folders for word in ("-I", str(folder))]
         command += [word for name, value in directives.items() for word in ("-X", f"{name}={value}")]
@@ -91,9 +93,22 @@ def generate(source: Path, include: Sequence[str | os.PathLike[str]], directives
             diagnostics = read_cython(said, is_error=True)
             text = tell(source, diagnostics) if diagnostics else f"Cython fails on {source}:\n{_shorten(said)}"
             raise LintError(text)
-        unit = read_unit(source, out.read_text(encoding="utf-8", errors="replace"))
+        text = out.read_text(encoding="utf-8", errors="replace")
     remarks = [Remark(file, int(line), words) for _, file, line, words in _REMARK.findall(said)]
-    return Generated(unit, _headers(unit, [source.parent, *folders]), list(dict.fromkeys(remarks)), folders)
+    return read_generated(source, text, include)._replace(remarks=list(dict.fromkeys(remarks)))
+
+
+def read_generated(source: Path, text: str, include: Sequence[str | os.PathLike[str]]) -> Generated:
+    """Read the C that Cython has generated for a module, with or without #line directives; without its remarks."""
+    folders = _folders(include)
+    unit = read_unit(source, _LINE.sub("", text))
+    return Generated(unit, _headers(unit, [source.parent, *folders]), [], folders)
+
+
+def _folders(include: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    from rtloop import get_include
+
+    return [*map(Path, include), Path(get_include()), Path()]
 
 
 def _shorten(text: str) -> str:

@@ -16,9 +16,10 @@ from rtloop.linter.suppressions import Source
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from rtloop.linter.generated import Generated
     from rtloop.linter.reach import Found
 
-__all__ = ["Finding", "LintReport", "lint"]
+__all__ = ["Finding", "LintReport", "examine", "lint"]
 
 
 @dataclass(frozen=True)
@@ -137,17 +138,22 @@ def lint(
     >>> report.is_clean, [(finding.kind, finding.line) for finding in report.findings]  # doctest: +SKIP
     (False, [('allocation', 12)])
     """
-    source = Path(path)
     allowed = set(allow)
     _check_names(allowed)
-    generated = generate(source, include, directives or {})
+    return examine(Path(path), generate(Path(path), include, directives or {}), allowed, functions)
+
+
+def examine(
+    source: Path, generated: Generated, allowed: Iterable[str] = (), functions: Iterable[str] = ()
+) -> LintReport:
+    """Examine what Cython has generated for a source, as :func:`lint` does."""
     code = Code(generated)
     wanted = tuple(functions)
     for name in wanted:
         if not code.matching(name):
             raise ConfigError(f"functions: there is no C function {name!r} in {source}; give a name, or Class.name")
     found = walk(code, wanted)
-    book = _Book(source, generated.folders, allowed)
+    book = _Book(source, generated.folders, set(allowed))
     findings, accepted = book.sort([book.finding(one) for one in found.findings])
     unseen, vouched = book.sort([book.unseen(one) for one in found.unseen])
     main = book.open(source)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from pathlib import Path
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
     from rtloop.loop.loop import RTLoop
     from rtloop.stats.stats import Stats
+    from rtloop.tools.run.revision import Examined
+    from rtloop.tools.run.watch import Watch
 
 __all__ = ["NOT_KEPT", "Outcome", "Request", "run"]
 
@@ -72,7 +75,7 @@ class Request:
         Limit of the run: ns, or a count; None: no limit.
     given : dict
         Values of ``-p``.
-    strict, simulate, rebuild, as_json, guard_alloc : bool
+    strict, simulate, rebuild, as_json, guard_alloc, watch : bool
         The flags.
     plot, record : pathlib.Path or None
         Files to write.
@@ -92,6 +95,7 @@ class Request:
     rebuild: bool
     as_json: bool
     guard_alloc: bool
+    watch: bool
     plot: Path | None
     record: Path | None
     include: tuple[str, ...]
@@ -110,6 +114,10 @@ class Request:
             raise click.UsageError(
                 "--simulate needs --duration or --cycles: otherwise the simulation would have no end"
             )
+        if self.watch and self.simulate:
+            raise click.UsageError("--watch and --simulate exclude each other: virtual time does not wait for a save")
+        if self.watch and Path(self.target.partition(":")[0]).suffix != ".pyx":
+            raise click.UsageError(f"--watch compiles a file whenever it is saved: {self.target} is not a .pyx")
         if self.plot is not None:
             check_picture(self.plot)
         if self.record is not None:
@@ -191,6 +199,7 @@ def to_cpu(ctx: click.Context, param: click.Parameter, value: str | None) -> Any
     help=f"Exit with {NOT_KEPT} if a request is refused (before the start), or a release is missed or overrun.",
 )  # fmt: skip
 @click.option("--simulate", is_flag=True, help="Run in virtual time, without a thread or privileges.")
+@click.option("--watch", is_flag=True, help="Go on with the new step whenever the .pyx is saved.")
 @plot_option("Draw the run")
 @click.option(
     "--record", type=OUTPUT_FILE, metavar="FILE", help="Save the run's timing, not its signals, to FILE (.npz)."
@@ -218,6 +227,7 @@ def run(**options: Any) -> int:
     rtloop run servo.pyx --cpu 3 --spin auto --strict         all requests granted, or exit code 3
     rtloop run servo.pyx --duration 10s --guard count         does step do what may delay it?
     rtloop run servo.pyx --duration 1h --simulate             takes seconds
+    rtloop run servo.pyx --watch                              save the file, and the loop has the new step
     rtloop run control.py:step --rate 100Hz --record out.npz  a function; later: rtloop report out.npz
 
     Refused requests are listed at the end. The loop runs nevertheless, unless --strict is given.
@@ -246,7 +256,7 @@ def run(**options: Any) -> int:
         guard.reexec()  # restarts this program once; if it cannot, the run reports what is not counted
     with ended_by_signals():
         try:
-            found = _find(err, request)
+            found, examined = _find(err, request)
             if "period" in request.given and _is_given("rate"):
                 raise TargetError("the period is given twice: by --rate and by -p")
             loop = _make(err, found, request)
@@ -255,7 +265,24 @@ def run(**options: Any) -> int:
         except Terminated as error:  # the build folder has been removed
             err.print(f"Stopped by {name_of(error)}.")
             return exit_code(error)
-        return _report(err, _run(err, loop, request), request)
+        with _watch(err, loop, found, examined, request) if examined is not None else nullcontext():
+            outcome = _run(err, loop, request)
+        return _report(err, outcome, request)
+
+
+def _watch(err: Console, loop: RTLoop, found: Target, examined: Examined, request: Request) -> Watch:
+    from rtloop.tools.run.watch import Event, Watch
+
+    colours = {"swapped": "green", "rejected": "red"}
+
+    def tell(event: Event) -> None:
+        if request.as_json:
+            click.echo(json.dumps({"command": "run", **event.to_dict()}))
+            return
+        err.print(f"[{colours.get(event.kind, 'yellow')}]{event.kind}[/]", end=": ")
+        err.print(event.text, markup=False, soft_wrap=True)
+
+    return Watch(loop, found, examined, request.target, request.build, lambda target: _make(err, target, request), tell)
 
 
 def _is_given(option: str) -> bool:
@@ -263,17 +290,15 @@ def _is_given(option: str) -> bool:
     return source is click.core.ParameterSource.COMMANDLINE
 
 
-def _find(err: Console, request: Request) -> Target:
-    """Find and compile the target; print the time it took, and Cython's warnings."""
-    from contextlib import nullcontext
-
+def _find(err: Console, request: Request) -> tuple[Target, Examined | None]:
+    """Find and compile the target, examine it for --watch; print the time it took, and Cython's warnings."""
     from rtloop.compiler.diagnostics import show_diagnostic
 
     target = request.target
     status = err.status(f"building {target.partition(':')[0]}") if err.is_terminal else nullcontext()
     try:
         with status:
-            found = find_target(target, **request.build)
+            found, examined = _find_examined(request) if request.watch else (find_target(target, **request.build), None)
     except (RtloopError, click.ClickException, KeyboardInterrupt):
         raise
     except FileNotFoundError as error:
@@ -287,7 +312,14 @@ def _find(err: Console, request: Request) -> Target:
             err.print(show_diagnostic(hint, "hint: "), markup=False, soft_wrap=True)
         for note in found.built.notes:
             err.print(f"note: {note}", markup=False, soft_wrap=True)
-    return found
+    return found, examined
+
+
+def _find_examined(request: Request) -> tuple[Target, Examined | None]:
+    from rtloop.tools.run.revision import Examination
+
+    with Examination(Path(request.target.partition(":")[0]), request.build) as one:
+        return find_target(request.target, **request.build, examine=one.begin, check=one.finish), one.result
 
 
 def _user_error(error: BaseException, what: str) -> click.ClickException:
@@ -376,7 +408,10 @@ def _report(err: Console, outcome: Outcome, request: Request) -> int:
     if request.as_json:
         document = {"outcome": outcome.kind, "error": message or unwritten or None, "exit_code": code}
         click.echo(
-            json.dumps({"command": "run", "target": request.target, **document, "stats": stats.to_dict()}, indent=1)
+            json.dumps(
+                {"command": "run", "target": request.target, **document, "stats": stats.to_dict()},
+                indent=None if request.watch else 1,  # a line, as the swaps before it
+            )
         )
     elif has_run:
         click.echo(str(stats))

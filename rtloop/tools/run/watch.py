@@ -1,0 +1,244 @@
+"""Watch: the loop of ``rtloop run --watch`` goes on with the new step whenever its file is saved."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+from rtloop.compiler.diagnostics import Diagnostic, show_diagnostic
+from rtloop.errors import RtloopError, StateError
+from rtloop.linter.layouts import find_disagreement
+from rtloop.tools.run.revision import Rejected, make_revision
+from rtloop.tools.run.saved_files import SavedFiles
+from rtloop.tools.run.show import describe_exception
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from rtloop.loop.loop import RTLoop
+    from rtloop.tools.run.revision import Examined, Revision
+    from rtloop.tools.run.target import Target
+
+__all__ = ["Event", "Watch"]
+
+#: Longest wait for a compilation that is under way when the loop has ended.
+_JOIN_S = 30.0
+
+
+class Event(NamedTuple):
+    """Answer to a save.
+
+    Attributes
+    ----------
+    kind : str
+        "swapped", "rejected", "unchanged", "gone" or "note".
+    text : str
+        Message.
+    figures : dict
+        Further fields of the line of JSON.
+    """
+
+    kind: str
+    text: str
+    figures: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the event as a dict that JSON can hold."""
+        return {"event": self.kind, **self.figures, "text": self.text}
+
+
+class Watch:
+    """Thread that compiles a file whenever it is saved, and swaps the running loop's step.
+
+    It and the compilers have an ordinary priority, and leave the loop's CPU if there is another one.
+
+    Parameters
+    ----------
+    loop : RTLoop
+        The loop, about to be started.
+    found : Target
+        The target that it was made from, a .pyx.
+    examined : Examined
+        Result of its examination.
+    target : str
+        The target as on the command line.
+    build : mapping
+        Keywords of the build.
+    make : callable
+        Makes a loop of a target, as the first one was made.
+    tell : callable
+        Called with an `Event` for each save.
+    """
+
+    def __init__(
+        self, loop: RTLoop, found: Target, examined: Examined, target: str, build: Mapping[str, Any],
+        make: Callable[[Target], RTLoop], tell: Callable[[Event], None],
+    ) -> None:  # fmt: skip
+        assert found.built is not None
+        self._loop, self._target, self._make, self._tell = loop, target, make, tell
+        self._build = {**build, "force": False}
+        self._name = target.partition(":")[0]
+        self._files = SavedFiles(Path(self._name), _own(found.built.inputs))
+        self._present = found.built.path
+        self._kind: type[Any] = type(loop)
+        self._findings, _, self._layouts = examined
+        self._values: dict[str, Any] = {}
+        self._set: set[str] = set()  # the parameters that were set while the loop ran
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="rtloop-watch", daemon=True)
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._is_over.set()
+        self._thread.join(_JOIN_S)
+
+    def _follow(self) -> None:
+        _be_ordinary(self._loop.settings.cpu)
+        if self._findings:
+            text = f"rtloop lint finds what may delay the loop; a save with it is rejected:\n{self._findings}"
+            self._tell(Event("note", text, {}))
+        while not self._is_over.wait(self._files.interval_s):
+            if self._loop.state != "running":
+                continue
+            self._values = self._values or self._read_values()
+            saved = self._files.poll()
+            if self._files.is_newly_gone():
+                self._tell(Event("gone", f"{self._name} is missing or empty; the loop goes on with its law", {}))
+            if saved is not None:
+                event = self._answer(saved)
+                if event is not None:
+                    self._tell(event)
+
+    def _answer(self, saved: float) -> Event | None:
+        """Compile what was saved, and swap. Returns the event; None if there is nothing to tell."""
+        try:
+            revision = make_revision(self._target, self._build)
+            built = revision.found.built
+            assert built is not None
+            self._files.follow(_own(built.inputs))
+            if self._files.is_superseded():
+                return None
+            if built.path == self._present:
+                return Event("unchanged", f"{self._name} is what the loop runs", {})
+            successor = self._create(revision)
+            cycle = self._swap(revision, successor)
+        except Rejected as error:
+            if self._is_over.is_set() or self._files.is_superseded():
+                return None
+            self._files.forget()
+            text = f"{self._name} was saved, and the loop goes on with its former law: {error}"
+            return Event("rejected", text, {"stage": error.stage})
+        if cycle is None:
+            return None
+        took = time.time() - saved
+        self._present = built.path
+        self._layouts = revision.examined.layouts
+        self._kind = type(successor)
+        how = built.summary or "from the cache"
+        notes = [show_diagnostic(hint, "hint: ") for hint in built.hints]
+        notes += [*built.notes, *revision.examined.unseen, *self._compare_values()]
+        text = f"{self._name}: new law since cycle {cycle:,}, {took:.2f} s after the save ({how})"
+        figures = {
+            "cycle": cycle, "seconds": round(took, 4), "compiled_s": round(built.seconds, 4), "notes": notes,
+            "parameters": self._values,
+        }  # fmt: skip
+        return Event("swapped", "\n  ".join([text, *notes]), figures)
+
+    def _create(self, revision: Revision) -> RTLoop:
+        found = revision.found
+        try:
+            successor = self._make(found)
+        except click.ClickException as error:
+            raise Rejected("create", error.message) from None
+        except RtloopError as error:
+            raise Rejected("create", str(error)) from None
+        except BaseException as error:  # of the user's constructor
+            raise Rejected("create", describe_exception(error)) from None
+        source = Path(self._name).read_text(encoding="utf-8", errors="replace")
+        bases = [base.__name__ for base in self._kind.__mro__]
+        line, reason = find_disagreement(source, bases, self._layouts, revision.examined.layouts)
+        if reason:
+            fix = (
+                "keep what it reads in a base class that stays as it is, and cast to that; or leave take_over() "
+                "out for this swap; or stop the loop and start it again"
+            )
+            raise Rejected("take-over", show_diagnostic(Diagnostic(self._name, line, 0, reason, fix)))
+        return successor
+
+    def _swap(self, revision: Revision, successor: RTLoop) -> int | None:
+        """Swap. Returns the first cycle of the new step; None if the loop has ended."""
+        loop = self._loop
+        if self._is_over.is_set():
+            return None
+        now = self._read_values()
+        self._set = {name for name in now if name in self._set or now[name] != self._values.get(name)}
+        self._values = now
+        count = len(loop.stats.swaps or ())
+        try:
+            return loop.swap(successor, keep="changed")
+        except BaseException as error:
+            if loop.state != "running" or (isinstance(error, StateError) and self._is_over.is_set()):
+                return None
+            swaps = loop.stats.swaps or ()
+            if len(swaps) > count:  # released() of the former one has raised
+                self._tell(Event("note", describe_exception(error), {}))
+                return swaps[-1].cycle
+            text = str(error) if isinstance(error, RtloopError) else describe_exception(error)
+            raise Rejected("swap", text) from None
+
+    def _compare_values(self) -> list[str]:
+        """Return a line for each parameter whose value is another than before, or was set while the loop ran."""
+        before, declared = self._values, self._loop.parameters.declared
+        self._values = now = self._read_values()
+        lines = []
+        for name, value in before.items():
+            if name not in now:
+                lines.append(f"the parameter {name} is gone; it was {value}")
+            elif now[name] == value:
+                if name in self._set:
+                    lines.append(f"{name} stays {value}, as set while the loop ran")
+            elif name in self._set:
+                one = declared[name]
+                limits = f" (low {one.low}, high {one.high})" if (one.low, one.high) != (None, None) else ""
+                lines.append(
+                    f"{name} was set to {value}, and the new law does not take that as a {one.kind}{limits}: "
+                    f"it is now {now[name]}"
+                )
+            else:
+                lines.append(f"{name} is now {now[name]}, and was {value}")
+        lines += [f"{name} is new: {value}" for name, value in now.items() if name not in before]
+        self._set &= {name for name in now if name in before and now[name] == before[name]}
+        return lines
+
+    def _read_values(self) -> dict[str, Any]:
+        return {name: _plain(value) for name, value in self._loop.parameters.items()}
+
+
+def _own(inputs: tuple[str, ...]) -> list[str]:
+    """Return the inputs that are not of rtloop itself."""
+    package = f"{Path(__file__).resolve().parents[2]}{os.sep}"
+    return [path for path in inputs if not path.startswith(package)]
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _be_ordinary(cpus: str | tuple[int, ...] | None) -> None:
+    """Give this thread, and the compilers that it starts, an ordinary priority and other CPUs than the loop's."""
+    with suppress(OSError):
+        if os.sched_getscheduler(0) in (os.SCHED_FIFO, os.SCHED_RR):
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    others = os.sched_getaffinity(0) - set(cpus if isinstance(cpus, tuple) else ())
+    if others:
+        with suppress(OSError):
+            os.sched_setaffinity(0, others)
