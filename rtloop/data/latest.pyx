@@ -3,6 +3,7 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 cimport cython
+cimport numpy as cnp
 
 from rtloop.data.exchange.exchange cimport Exchange
 from rtloop.data.exchange.side cimport Access, check_side, fields_of, map_side, rearm, shared_storage
@@ -49,6 +50,9 @@ from rtloop.sharing.exchange_file import Plan, open_exchange, share_exchange
 from rtloop.sharing.roles import check_role
 
 
+cnp.import_array()
+
+
 @cython.auto_pickle(False)
 cdef class _LatestMethods(Exchange):
     """The methods for Python that have the name of one for Cython: a class can define only one of the two."""
@@ -70,16 +74,15 @@ cdef class _LatestMethods(Exchange):
         """
         cdef _Latest_1 exchange = <_Latest_1?>self
         cdef rt_latest_t *latest = _latest(exchange)
-        cdef size_t address
+        cdef cnp.ndarray array
         _check_side(exchange, "writer")
         array = as_items(value, exchange.dtype)
-        if array.size != 1:
+        if cnp.PyArray_SIZE(array) != 1:
             names = exchange.dtype.names
             advice = f"a tuple or dict of {', '.join(names)}" if names else "one, or make it a struct"
-            raise ConfigError(f"{array.size} values at once; give {advice}")
-        address = array.ctypes.data
+            raise ConfigError(f"{cnp.PyArray_SIZE(array)} values at once; give {advice}")
         with cython.critical_section(exchange):  # one thread at a time may write
-            exchange.write_at(<const void *>address, clock_gettime_ns(latest.clock))
+            exchange.write_at(cnp.PyArray_DATA(array), clock_gettime_ns(latest.clock))
 
     def read(self):
         """Return a copy of the newest value; all zeros before the first write.
@@ -94,12 +97,11 @@ cdef class _LatestMethods(Exchange):
             In a forked child, at the writer's side of a shared one, or after `close`.
         """
         cdef _Latest_1 exchange = <_Latest_1?>self
-        cdef size_t address
+        cdef cnp.ndarray array
         _check_side(exchange, "reader")
         array = np.zeros(1, exchange.dtype)
-        address = array.ctypes.data
         with cython.critical_section(exchange):  # one thread at a time may read
-            exchange.read(<void *>address)
+            exchange.read(cnp.PyArray_DATA(array))
         rearm(exchange._owner)
         return array[0]
 

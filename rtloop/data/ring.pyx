@@ -3,6 +3,7 @@
 from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
 
 cimport cython
+cimport numpy as cnp
 
 from rtloop.data.exchange.exchange cimport Exchange
 from rtloop.data.exchange.loan cimport Loan, View
@@ -36,6 +37,9 @@ from rtloop.sharing.roles import check_role
 from rtloop.units import as_index, show
 
 
+cnp.import_array()
+
+
 _MAX_ITEMS = (1 << 48) - 1
 
 
@@ -64,17 +68,17 @@ cdef class _RingMethods(Exchange):
             In a forked child, at the consumer's side of a shared one, or after `close`.
         """
         cdef _Ring_1 queue = <_Ring_1?>self
-        cdef size_t address
+        cdef cnp.ndarray array
         cdef uint64_t count, pushed
         _check_side(queue, "producer")
         if _ring(queue).capacity == 0:
             raise StateError(lost_by_fork("ring"))
         array = as_items(value, queue.dtype)
-        if array.ndim > 1:
-            raise ConfigError(f"an array of {array.shape} items has no order; give one dimension: array.ravel()")
-        address, count = array.ctypes.data, array.size
+        if cnp.PyArray_NDIM(array) > 1:
+            raise ConfigError(f"an array of {(<object>array).shape} items has no order; give one dimension: array.ravel()")
+        count = cnp.PyArray_SIZE(array)
         with cython.critical_section(queue):  # one thread at a time may push
-            pushed = rt_ring_push_many(_ring(queue), <const void *>address, count)
+            pushed = rt_ring_push_many(_ring(queue), cnp.PyArray_DATA(array), count)
             wake_awaited(&_ring(queue).awaited)
         return pushed
 
@@ -92,13 +96,12 @@ cdef class _RingMethods(Exchange):
             At the producer's side of a shared one, or after `close`.
         """
         cdef _Ring_1 queue = <_Ring_1?>self
-        cdef size_t address
+        cdef cnp.ndarray array
         cdef bint is_there
         _check_side(queue, "consumer")
         array = np.empty(1, queue.dtype)
-        address = array.ctypes.data
         with cython.critical_section(queue):  # no other thread may begin a view between these two
-            is_there = rt_ring_pop(_consumed(queue), <void *>address)
+            is_there = rt_ring_pop(_consumed(queue), cnp.PyArray_DATA(array))
         rearm(queue._owner)
         return array[0] if is_there else None
 
@@ -289,7 +292,7 @@ cdef class _Ring_1(_RingMethods):
             A copy, of the ring's dtype.
         """
         cdef uint64_t count, most = UINT64_MAX
-        cdef size_t address
+        cdef cnp.ndarray array
         _check_side(self, "consumer")
         with cython.critical_section(self):
             count = rt_ring_length(_consumed(self))
@@ -299,10 +302,10 @@ cdef class _Ring_1(_RingMethods):
                 raise ConfigError(f"limit={show(limit)} is not a number of items; give an int, or None for all")
             most = min(number, _MAX_ITEMS)
         array = np.empty(min(count, most), self.dtype)
-        address, most = array.ctypes.data, len(array)
+        most = cnp.PyArray_SIZE(array)
         # Checked again: another thread may have taken some meanwhile, or may have a view of them.
         with cython.critical_section(self):
-            count = rt_ring_pop_many(_consumed(self), <void *>address, most)
+            count = rt_ring_pop_many(_consumed(self), cnp.PyArray_DATA(array), most)
         rearm(self._owner)
         return array[:count]
 

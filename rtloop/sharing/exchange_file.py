@@ -343,8 +343,7 @@ def holder(fd: int, slot: int) -> Holder | None:
     if struct.unpack_from(_FLOCK, state)[0] == fcntl.F_UNLCK:
         return None
     pid, since_ns, program = _HOLDER.unpack(os.pread(fd, _HOLDER.size, _HOLDERS_AT + 64 * slot))
-    name = program.split(b"\0")[0].decode(errors="replace")
-    return Holder(pid, since_ns, "".join(c if c.isprintable() else "?" for c in name))
+    return Holder(pid, since_ns, _printable(program.split(b"\0")[0].decode(errors="replace")))
 
 
 def _claim(fd: int, header: Header, role: str) -> int:
@@ -468,6 +467,29 @@ def _create_first(name: str, plan: Plan, role: str) -> ExchangeFile | None:
     return ExchangeFile(header._replace(is_finished=True), fd, role, slot, is_new=True)
 
 
+def _program(pid: int) -> str:
+    try:
+        return _printable(read_text(f"/proc/{pid}/comm").strip())
+    except OSError:
+        return "ended"
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def _describe_denied(pids: list[int]) -> str:
+    """Return the end of a message on processes of this user that could not be inspected; none if there are none."""
+    if not pids:
+        return ""
+    shown = [f"{pid} ({_program(pid)})" for pid in pids[:3]]
+    more = "" if len(pids) <= len(shown) else f" and {len(pids) - len(shown)} others"
+    return (
+        f". Not inspected, because they have privileges that this process lacks (ptrace(2)): {', '.join(shown)}{more}; "
+        "if one of them has it, give this process the same capabilities"
+    )
+
+
 def open_exchange(name: str, kind: str, role: str, dtype: np.dtype[Any] | None = None) -> ExchangeFile:
     """Take a role in an exchange that exists.
 
@@ -498,9 +520,8 @@ def open_exchange(name: str, kind: str, role: str, dtype: np.dtype[Any] | None =
                     return joined
         if not there or time.monotonic() > deadline:
             names = sorted(one.header.name for one in find_exchanges().values())
-            number = "1 process" if len(denied) == 1 else f"{len(denied)} processes"
-            hidden = f"; {number} could not be inspected" if denied else ""
             raise AttachError(
-                f"there is no shared exchange {name!r} of this user; there are: {', '.join(names) or 'none'}{hidden}"
+                f"there is no shared exchange {name!r} of this user; there are: {', '.join(names) or 'none'}"
+                f"{_describe_denied(denied)}"
             )
         nap(0.002)

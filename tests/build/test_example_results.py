@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import shutil
 import socket
@@ -492,3 +493,13 @@ def test_the_controller_ends_where_the_plant_is_gone_and_its_last_force_is_none(
 def test_the_cart_pole_in_real_time(cart_pole: ModuleType, copy: Path) -> None:
     text = run(copy / "cart_pole_udp", "--seconds", "1")
     assert text.count("states heard") == 2 and "20 ms late: the pole" in text
+
+
+def test_the_camera_of_the_vision_loop_finds_its_target(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(copy / "vision_loop"))
+    camera: Any = importlib.import_module("camera")
+    random = np.random.default_rng(1)
+    for target in (-0.4, -0.1, 0.0, 0.3):
+        found = camera.find_target(camera.take_image(target, head=0.05, random=random))
+        assert found == pytest.approx(target - 0.05, abs=0.02), "the angle is that from the middle of the image"
+    assert camera.find_target(camera.take_image(2.0, head=0.0, random=random)) is None, "it is out of sight"

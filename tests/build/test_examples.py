@@ -31,7 +31,7 @@ def test_an_example_builds_and_runs(example: Path, built_example: Callable[[str]
         env={**os.environ, "PYTHONPATH": ""},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,  # vision_loop starts seven processes
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -81,3 +84,44 @@ def test_a_recorder_that_a_real_time_thread_makes_is_an_ordinary_one_on_all_cpus
     thread.start()
     thread.join(30)
     assert seen == {"size before": 0, "size after": 0, "policy": os.SCHED_OTHER, "cpus": cpus, "inherited": False}
+
+
+MADE = """
+import sys, rtloop
+setpoint = rtloop.Latest("f8", share=sys.argv[1])
+setpoint.write(2.5)
+print("made", flush=True)
+sys.stdin.read()
+"""
+OPENED = """
+import sys, rtloop
+try:
+    print(float(rtloop.Latest.open(sys.argv[1]).read()))
+except rtloop.AttachError as error:
+    print(error)
+"""
+USER = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
+PRIVILEGED = (*USER, "--inh-caps", "+sys_nice", "--ambient-caps", "+sys_nice")
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("setpriv") is None, reason="becoming another user takes root and setpriv(1)"
+)
+def test_a_process_of_the_same_user_without_the_privileges_of_the_other_is_told_so() -> None:
+    """The kernel does not let it look into the other one's files: ptrace(2)."""
+
+    def command(user: tuple[str, ...], code: str) -> list[str]:
+        return [*user, sys.executable, "-W", "ignore", "-c", code, f"privileged-{os.getpid()}"]
+
+    def opened(user: tuple[str, ...]) -> str:
+        return subprocess.run(command(user, OPENED), stdout=subprocess.PIPE, text=True, check=True, cwd="/").stdout
+
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command(PRIVILEGED, MADE), stdin=pipe, stdout=pipe, text=True, cwd="/") as maker:
+        assert maker.stdin is not None and maker.stdout is not None
+        if maker.stdout.readline() != "made\n":
+            pytest.skip(f"an ordinary user cannot start {sys.executable}")
+        assert opened(PRIVILEGED) == "2.5\n"
+        told = opened(USER)
+        assert f"{maker.pid} (" in told and "privileges that this process lacks" in told
+        maker.stdin.close()
