@@ -75,7 +75,8 @@ cdef class _RingMethods(Exchange):
             raise StateError(lost_by_fork("ring"))
         array = as_items(value, queue.dtype)
         if cnp.PyArray_NDIM(array) > 1:
-            raise ConfigError(f"an array of {(<object>array).shape} items has no order; give one dimension: array.ravel()")
+            shape = (<object>array).shape
+            raise ConfigError(f"an array of {shape} items has no order; give one dimension: array.ravel()")
         count = cnp.PyArray_SIZE(array)
         with cython.critical_section(queue):  # one thread at a time may push
             pushed = rt_ring_push_many(_ring(queue), cnp.PyArray_DATA(array), count)
