@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 
-from rtloop.memory import heap, process_lock
+from rtloop.memory import heap, limits, process_lock
 from rtloop.memory.own_locks import own_grant
 from rtloop.settings import Settings
 from rtloop.system import grant_errors, refusal_cause
@@ -23,12 +23,12 @@ _ADVICE = "More about this machine: rtloop doctor\nOr run degraded: strict=False
 def process_wide(settings: Settings, stack: ExitStack) -> Iterator[Grant]:
     """Acquire what all loops of the process share, one by one: limits, core dumps, the lock of all memory, malloc."""
     if settings.lock_memory != "off":
-        grant = process_lock.memlock_limit.acquire()
-        stack.callback(process_lock.memlock_limit.release)
+        grant = limits.memlock_limit.acquire()
+        stack.callback(limits.memlock_limit.release)
         yield grant
     if not settings.core_dumps:
-        grant = process_lock.core_dumps.acquire()
-        stack.callback(process_lock.core_dumps.release)
+        grant = limits.core_dumps.acquire()
+        stack.callback(limits.core_dumps.release)
         yield grant
     is_refused = False
     if settings.lock_memory in ("all", "onfault"):

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 from rtloop.errors import ConfigError, StateError
 from rtloop.memory import heap
+from rtloop.memory.limits import core_dumps, memlock_limit
 from rtloop.memory.lock_grant import range_lock_grant
-from rtloop.memory.process_lock import core_dumps, memlock_limit, memory_lock
+from rtloop.memory.process_lock import memory_lock
 from rtloop.memory.region import Region, stack_left, touch_stack
 from rtloop.process.signal_shield import shielded_method
 from rtloop.system import refusal_cause

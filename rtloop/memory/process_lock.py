@@ -24,8 +24,6 @@ from rtloop.units import format_size
 
 __all__ = [
     "LOCK_MODES",
-    "core_dumps",
-    "memlock_limit",
     "memory_lock",
     "memory_status",
 ]

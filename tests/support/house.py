@@ -27,10 +27,19 @@ EXCEPTIONS = {
 #: Where C is declared for Cython: the C library, CPython, and the headers of rtloop. Declarations stand nowhere else.
 DECLARATIONS = ("_os", "_python", "headers")
 
-STRINGS = re.compile(r'("""|\'\'\').*?\1', re.DOTALL)
-COMMENTS = re.compile(r"#.*")
-FROM = re.compile(r"^[ \t]*from[ \t]+(\S+)[ \t]+(c?)import[ \t]+(\([^)]*\)|.*)", re.MULTILINE)
-IMPORT = re.compile(r"^[ \t]*(c?)import[ \t]+(.+)", re.MULTILINE)
+#: A comment or a string, whichever begins first: neither a quote in a comment nor a # in a string misleads.
+COMMENTS_AND_STRINGS = re.compile(
+    r"""\#.*
+    | (\"{3}|'{3}) [\s\S]*? \1
+    | "(?:\\.|[^"\\\n])*"
+    | '(?:\\.|[^'\\\n])*'
+    """,
+    re.VERBOSE,
+)
+FROM = re.compile(r"(?:^|[;:])[ \t]*from[ \t]+(\S+)[ \t]+(c?)import[ \t]*(\([^)]*\)|[^\n;]*)", re.MULTILINE)
+IMPORT = re.compile(r"(?:^|[;:])[ \t]*(c?)import[ \t]+([^\n;]+)", re.MULTILINE)
+#: An import by a name that is a string, as importlib and Python's own function take it.
+BY_NAME = re.compile(r"""\b(?:import_module|__import__)\(\s*f?["'](rtloop[\w.]*)""")
 
 
 class Import(NamedTuple):
@@ -43,10 +52,13 @@ class Import(NamedTuple):
 def imported(text: str, module: str = "") -> Iterator[Import]:
     """Yield what a file imports or cimports; ``from package import name`` gives ``package.name``.
 
-    Imports inside functions and below ``if TYPE_CHECKING`` count. `module` is the file's dotted name, for relative
-    imports.
+    Imports inside functions and below ``if TYPE_CHECKING`` count, and those by a string that names a module. `module`
+    is the file's dotted name, for relative imports.
     """
-    text = COMMENTS.sub("", STRINGS.sub('""', text)).replace("\\\n", " ")
+    for target in BY_NAME.findall(text):
+        yield Import(target.rstrip("."), is_cimport=False)
+    text = COMMENTS_AND_STRINGS.sub(lambda match: "" if match[0].startswith("#") else '""', text)
+    text = text.replace("\\\n", " ")
     for origin, kind, names in FROM.findall(text):
         dots = len(origin) - len(origin.lstrip("."))
         base = ".".join([*module.split(".")[:-dots], origin[dots:]]).strip(".") if dots else origin
@@ -59,9 +71,9 @@ def imported(text: str, module: str = "") -> Iterator[Import]:
 
 
 def sources(package: Path) -> Iterator[tuple[str, Path]]:
-    """Yield every module of the package with its file, without stubs, which repeat their module's imports."""
+    """Yield every module of the package with each of its files."""
     for path in sorted(package.rglob("*")):
-        if path.suffix in {".py", ".pyx", ".pxd"}:
+        if path.suffix in {".py", ".pyx", ".pxd", ".pyi"}:
             yield ".".join(path.relative_to(package.parent).with_suffix("").parts), path
 
 

@@ -11,11 +11,11 @@ from rtloop_test_machines import by_name, unpack
 
 from rtloop.machine.doctor import samples
 from rtloop.machine.doctor.checks.clocks import ClockCost
-from rtloop.machine.doctor.checks.timesync import TimeSync, read_time_sync
 from rtloop.machine.doctor.machine_files import Machine
 from rtloop.machine.doctor.run_all import TOPICS, Evidence, examine
 from rtloop.machine.doctor.trial_loop import examine as examine_probe
 from rtloop.machine.doctor.trial_loop import run_probe
+from rtloop.system.time_sync import TimeSync, read_time_sync
 
 
 def stat(tid: int, name: str, policy: int, priority: int, ticks: int, flags: int = 0) -> str:

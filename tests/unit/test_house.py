@@ -1,9 +1,11 @@
-"""Rules of the house: imports go down, no circles, small folders, compiled modules in triples."""
+"""Rules of the house: imports go down, no circles, small folders, compiled modules in triples, each listed once."""
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 
@@ -32,8 +34,12 @@ edges, imported, resolve, room, short, sources = (
 
 #: A folder holds at most this many modules, not counting its __init__.
 MAX_MODULES = 14
-#: No line of the package is longer, in Python, Cython, stubs and C alike.
+#: No line of the package is longer, in whatever language.
 MAX_COLUMNS = 120
+TRIPLE = (".pyx", ".pxd", ".pyi")
+WRITTEN = {".py", ".pyx", ".pxd", ".pyi", ".c", ".h", ".build"}
+#: What meson.build does not list as a file to install: itself, and what it compiles by itself.
+NOT_LISTED = {"meson.build", "guard/guard_malloc.c"}
 
 
 def upward(package: Path, exceptions: dict[tuple[str, str], str] = EXCEPTIONS) -> list[str]:
@@ -49,7 +55,8 @@ def upward(package: Path, exceptions: dict[tuple[str, str], str] = EXCEPTIONS) -
 def circles(package: Path, exceptions: dict[tuple[str, str], str] = EXCEPTIONS) -> list[list[str]]:
     """Return the sets of modules that import each other in a circle.
 
-    A ``.pxd`` is a node of its own, as a header is in C: declarations may be cimported by what implements them.
+    A ``.pxd`` is a node of its own, as a header is in C: declarations may be cimported by what implements them. But a
+    compiled module that cimports, itself or through declarations, imports the modules of their types when it begins.
     """
     graph: dict[str, set[str]] = {}
     for name, path in sources(package):
@@ -62,13 +69,30 @@ def circles(package: Path, exceptions: dict[tuple[str, str], str] = EXCEPTIONS) 
             to = resolve(target, package)
             if to is None or (short(name), to) in exceptions:
                 continue
-            has_pxd = package.joinpath(*to.split(".")).with_suffix(".pxd").exists() or not to
+            place = package.joinpath(*to.split("."))
+            has_pxd = place.with_suffix(".pxd").exists() or (place / "__init__.pxd").exists()
             other = f"{to or 'rtloop'}.pxd" if is_cimport and has_pxd else to or "rtloop"
             if other != node:
                 graph[node].add(other)
+    compiled = {short(name) for name, path in sources(package) if path.suffix == ".pyx"}
+    for node in compiled:
+        graph[node] |= _started(graph, node, compiled)
     reach = {node: _reachable(graph, node) for node in graph}
     found = {tuple(sorted(m for m in reach[node] if node in reach.get(m, ()))) for node in graph if node in reach[node]}
     return [list(circle) for circle in sorted(found)]
+
+
+def _started(graph: dict[str, set[str]], module: str, compiled: set[str]) -> set[str]:
+    """Return the compiled modules whose declarations a module sees; those without a module are looked through."""
+    seen: set[str] = set()
+    todo = [module]
+    while todo:
+        for node in graph.get(todo.pop(), set()) - seen:
+            if node.endswith(".pxd"):
+                seen.add(node)
+                if node == f"{module}.pxd" or node.removesuffix(".pxd") not in compiled:
+                    todo.append(node)
+    return {node.removesuffix(".pxd") for node in seen} & compiled - {module}
 
 
 def _reachable(graph: dict[str, set[str]], start: str) -> set[str]:
@@ -100,10 +124,55 @@ def too_wide(package: Path) -> list[str]:
     return [
         f"{path.relative_to(package)}:{number}"
         for path in sorted(package.rglob("*"))
-        if path.suffix in {".py", ".pyx", ".pxd", ".pyi", ".c", ".h"}
+        if path.suffix in WRITTEN
         for number, line in enumerate(path.read_text().splitlines(), 1)
         if len(line) > MAX_COLUMNS
     ]
+
+
+def without_reason(exceptions: dict[tuple[str, str], str]) -> list[str]:
+    """Return the exceptions that do not say why: in a sentence, not in a word."""
+    return [f"{a or 'rtloop'} -> {b or 'rtloop'}" for (a, b), reason in exceptions.items() if len(reason.split()) < 5]
+
+
+def passed_on(package: Path) -> list[str]:
+    """Return the names that are imported from a module which has them from another one; front doors may pass on."""
+    texts: dict[str, list[str]] = {}
+    for name, path in sources(package):
+        if path.suffix != ".pyi":
+            texts.setdefault(short(name), []).append(path.read_text())
+    found = set()
+    for name, path in sources(package):
+        for target, _ in imported(path.read_text(), name):
+            to = resolve(target, package)
+            word = target.removeprefix(f"rtloop.{to}.")
+            if to and to != short(name) and word != target and not (package / to.replace(".", "/")).is_dir():
+                made = rf"^(?:(?:async |cp?)?def|class|cdef class|ctypedef|cdef struct)\b.*\b{word}\b|^{word}\b *[:=]"
+                if not any(re.search(made, text, re.MULTILINE) for text in texts[to]) and any(
+                    one.target.endswith(f".{word}") for text in texts[to] for one in imported(text)
+                ):
+                    found.add(f"{short(name)}: {word} through {to}")
+    return sorted(found)
+
+
+def listed_otherwise(package: Path) -> list[str]:
+    """Return the files that meson.build lists twice, that it lists and are not there, and that it does not list."""
+    text = re.sub(r"#.*", "", (package / "meson.build").read_text())
+    extensions, others = (
+        ast.literal_eval(re.search(rf"^{name} = (\{{.*?^\}})", text, re.DOTALL | re.MULTILINE)[1])  # type: ignore[index]
+        for name in ("extensions", "sources")
+    )
+    listed = Counter(
+        [f"{folder}/{name}{suffix}" for folder, names in extensions.items() for name in names for suffix in TRIPLE]
+        + [f"{folder}/{name}".lstrip("/") for folder, names in others.items() for name in names]
+    )
+    there = {path.relative_to(package).as_posix() for path in package.rglob("*") if path.is_file()}
+    there = {name for name in there if "__pycache__" not in name} - NOT_LISTED
+    return sorted(
+        [f"{name}: listed {times} times" for name, times in listed.items() if times > 1]
+        + [f"{name}: listed, and not there" for name in listed.keys() - there]
+        + [f"{name}: not listed" for name in there - listed.keys()]
+    )
 
 
 def declared_twice(package: Path) -> dict[str, list[str]]:
@@ -122,7 +191,9 @@ def misplaced_externs(package: Path) -> list[str]:
     found = []
     for name, path in sources(package):
         text = re.sub(r'(""")(?:.|\n)*?"""', '""', path.read_text())
-        has_externs = re.search(r"^cdef extern\b", text, re.MULTILINE) is not None
+        has_externs = (
+            re.search(r"^[ \t]*c(?:type)?def[ \t]+extern\b|^[ \t]*include[ \t]+[\"']", text, re.MULTILINE) is not None
+        )
         if room(short(name)) not in DECLARATIONS:
             found += [path.relative_to(package).as_posix()] * has_externs
         elif re.search(r"^(?!cdef extern\b|from\b|cimport\b|\"\"|#|\s|$)", text, re.MULTILINE):
@@ -158,8 +229,17 @@ def test_no_modules_import_each_other_in_a_circle():
     assert circles(PACKAGE) == []
 
 
-def test_every_exception_is_still_needed():
+def test_every_exception_is_still_needed_and_says_why():
     assert set(EXCEPTIONS) <= edges(PACKAGE)
+    assert without_reason(EXCEPTIONS) == []
+
+
+def test_a_name_is_imported_from_where_it_is_made():
+    assert passed_on(PACKAGE) == []
+
+
+def test_every_file_is_listed_once_to_be_installed():
+    assert listed_otherwise(PACKAGE) == []
 
 
 def test_the_drawing_in_contributing_is_that_of_the_code():
@@ -233,6 +313,13 @@ PLANTED = {
     "top": ("demo/plant.py", "from rtloop.tools import cli", "demo.plant -> tools.cli"),
     "init": ("__init__.py", "from rtloop.tools.cli import main", "rtloop -> tools.cli"),
     "for type checkers": ("data/ring.py", "if TYPE_CHECKING:\n    import rtloop.tools.cli", "data.ring -> tools.cli"),
+    "in one line": ("data/ring.pyx", "if is_late: from rtloop.tools import cli", "data.ring -> tools.cli"),
+    "after another": ("data/ring.pyx", "import os; import rtloop.tools.cli", "data.ring -> tools.cli"),
+    "by a string": ("data/ring.py", 'x = import_module("rtloop.tools.cli")', "data.ring -> tools.cli"),
+    "between quotes in comments": ("data/ring.py", '# """\nimport rtloop.tools.cli\n# """', "data.ring -> tools.cli"),
+    "after a # in a string": ("data/ring.py", 'x = "#"; import rtloop.tools.cli', "data.ring -> tools.cli"),
+    "continued": ("data/ring.py", "from rtloop.tools \\\n    import cli", "data.ring -> tools.cli"),
+    "stub": ("data/ring.pyi", "from rtloop.tools.cli import main", "data.ring -> tools.cli"),
 }
 
 
@@ -275,6 +362,27 @@ CIRCLES = {
         "loop/a.py": "from rtloop.loop import b",
         "loop/b.py": "def f():\n    from rtloop.loop.a import x",
     },
+    "for type checkers": {
+        "loop/a.py": "if TYPE_CHECKING:\n    from rtloop.loop.b import B",
+        "loop/b.py": "from rtloop.loop import a",
+    },
+    "of types that are needed at the start": {
+        "loop/a.pyx": "from rtloop.loop.b cimport B",
+        "loop/b.pyx": "from rtloop.loop.a cimport A",
+        "loop/a.pxd": "",
+        "loop/b.pxd": "",
+    },
+    "of a type among the declarations": {
+        "loop/a.pyx": "",
+        "loop/a.pxd": "from rtloop.loop.c cimport C",
+        "loop/c.pxd": "from rtloop.loop.b cimport B",
+        "loop/b.pxd": "",
+        "loop/b.pyx": "from rtloop.loop import a",
+    },
+    "through a front door for Cython": {
+        "loop/__init__.pxd": "from rtloop.loop.a cimport f",
+        "loop/a.pxd": "from rtloop.loop cimport f",
+    },
     "with a cimport": {
         "loop/a.pyx": "from rtloop.loop.b cimport B",
         "loop/a.pxd": "from rtloop.loop.b cimport B",
@@ -294,7 +402,8 @@ CIRCLES = {
 @pytest.mark.parametrize("files", CIRCLES.values(), ids=CIRCLES)
 def test_a_planted_circle_is_found(package, files):
     plant(package, files)
-    assert len(circles(package)) == 1
+    (circle,) = circles(package)
+    assert {name.removesuffix(".pxd") for name in circle} & {"loop.a", "loop.lifecycle"}
 
 
 def test_declarations_that_their_implementation_cimports_are_no_circle(package):
@@ -315,6 +424,8 @@ MISPLACED = {
     "a block in a module": {"data/ring.pyx": BLOCK},
     "a block beside a class": {"data/ring.pxd": f"cdef class Ring:\n    pass\n\n\n{BLOCK}"},
     "a class among declarations": {"headers/ring.pxd": f"{BLOCK}\n\ncdef class Ring:\n    pass"},
+    "a block in a condition": {"data/ring.pyx": "if True:\n    cdef  extern int rt_ring_pop(void *ring)"},
+    "a text from elsewhere": {"data/ring.pyx": 'include "ring_externs.pxi"'},
     "a function among declarations": {"_os.pxd": f"{BLOCK}\n\ncdef inline int f():\n    return x"},
 }
 
@@ -332,6 +443,57 @@ def test_a_crowded_folder_and_a_long_line_are_found(package):
     assert crowded(package) == {"data": MAX_MODULES + 1}
     plant(package, {"data/ring.pyx": "x = 1" + " " * 120 + "# far"})
     assert too_wide(package) == ["data/ring.pyx:1"]
+
+
+def test_an_exception_without_a_reason_is_found():
+    rows = {
+        ("loop.a", "tools.b"): "",
+        ("", "tools.c"): "needed",
+        ("data.d", "loop.e"): "a method that imports when called",
+    }
+    assert without_reason(rows) == ["loop.a -> tools.b", "rtloop -> tools.c"]
+
+
+def test_a_name_that_is_passed_on_is_found(package):
+    plant(
+        package,
+        {"units.py": "LIMIT: int = 3\n\n\ndef parse():\n    pass", "system/cpu.py": "from rtloop.units import parse"},
+    )
+    plant(package, {"data/ring.pyx": "from rtloop.units import LIMIT, parse\nfrom rtloop.loop import loop"})
+    assert passed_on(package) == []
+    plant(package, {"data/ring.pyx": "from rtloop.system.cpu import parse\nfrom rtloop.units import LIMIT"})
+    assert passed_on(package) == ["data.ring: parse through system.cpu"]
+
+
+MESON = """# What's compiled.
+extensions = {{
+  'data': ['ring'],  # a triple
+  {extension}
+}}
+
+sources = {{
+  '': [
+    '__init__.py',
+  ],
+  'data': [{source}],
+}}
+"""
+
+
+def test_a_file_that_is_listed_twice_or_not_at_all_is_found(tmp_path):
+    plant(tmp_path, {"__init__.py": "", "data/x.py": "", "guard/guard_malloc.c": "", "loop/a.pyx": ""})
+    plant(tmp_path, {f"{folder}{suffix}": "" for folder in ("data/ring", "loop/a") for suffix in TRIPLE})
+    right, once = "'loop': ['a'],", "'x.py'"
+    for extension, source, wrong in (
+        (right, once, []),
+        (right, f"{once}, {once}", ["data/x.py: listed 2 times"]),
+        (right, f"{once}, 'ring.pyi'", ["data/ring.pyi: listed 2 times"]),
+        ("'loop': ['a', 'a'],", once, [f"loop/a{suffix}: listed 2 times" for suffix in sorted(TRIPLE)]),
+        (right, f"{once}, 'y.py'", ["data/y.py: listed, and not there"]),
+        ("", once, [f"loop/a{suffix}: not listed" for suffix in sorted(TRIPLE)]),
+    ):
+        (tmp_path / "meson.build").write_text(MESON.format(extension=extension, source=source))
+        assert listed_otherwise(tmp_path) == wrong
 
 
 @pytest.mark.parametrize(

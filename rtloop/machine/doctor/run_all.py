@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 from rtloop.machine.doctor import samples, trial_loop
 from rtloop.machine.doctor.checks import clocks, cpus, kernel, memory, platform, power, session, timesync, toolchain
 from rtloop.machine.doctor.checks.clocks import ClockCost
-from rtloop.machine.doctor.checks.timesync import TimeSync
 from rtloop.machine.doctor.checks.toolchain import Toolchain
 from rtloop.machine.doctor.machine_files import Machine
 from rtloop.machine.doctor.samples import Sample
 from rtloop.process.nap import nap
 from rtloop.system.checks import Check
 from rtloop.system.fixes import for_container
+from rtloop.system.time_sync import TimeSync, read_time_sync
 
 __all__ = ["TOPICS", "Evidence", "examine", "gather"]
 
@@ -55,7 +55,7 @@ def gather(machine: Machine, interval_s: float = _INTERVAL_S) -> Evidence:
     nap(interval_s)
     after = samples.take_sample(machine)
     return Evidence(before, after, clocks.measure_clock(), toolchain.read_toolchain(), trial_loop.run_probe(),
-                    timesync.read_time_sync())  # fmt: skip
+                    read_time_sync())  # fmt: skip
 
 
 _NOTHING = Evidence()

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from rtloop.machine.doctor.machine_files import Machine
 from rtloop.system.checks import Check
-from rtloop.system.time_sync import TimeSync, read_time_sync
+from rtloop.system.time_sync import TimeSync
 from rtloop.units import format_duration
 
-__all__ = ["TimeSync", "examine", "read_time_sync"]
+__all__ = ["examine"]
 
 _PTP = ("ptp4l", "phc2sys", "ts2phc")
 _NTP = ("chronyd", "ntpd", "systemd-timesyn", "openntpd")
