@@ -8,7 +8,7 @@ from rtloop.headers.loop cimport RT_PHASE_DONE
 from rtloop.loop.lifecycle cimport Control
 
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 from rtloop.errors import ConfigError, StateError, SwapError
 from rtloop.loop import resources
@@ -60,7 +60,7 @@ class StepChange:
         self._make_acting, self._acting = acting, None
         self._stack, self._undo = ExitStack(), None
         self._grants, self._former_live = [], None
-        self._is_finished = False
+        self._is_finished = self._is_staged = False
         self.run = control.runs
 
     def stage(self):
@@ -77,7 +77,22 @@ class StepChange:
         except BaseException:
             self._give_up()
             raise
-        self._grants = grants
+        self._grants, self._is_staged = grants, True
+
+    @contextmanager
+    def _decide(self):
+        """Hold the loop's lock, and then release what was staged for a swap that is not made.
+
+        Not under the lock: the keeper releases it, and may want the lock first, to reap this loop.
+        """
+        cdef Control control = self.control
+        with control._lock:
+            yield
+            is_given_up = self._is_staged and self.outcome not in (None, "done")
+            if is_given_up:
+                self._is_staged = False
+        if is_given_up:
+            self._give_up()
 
     def ask(self):
         """Ask the loop's thread to take the step over.
@@ -89,20 +104,22 @@ class StepChange:
         """
         cdef Control control = self.control
         cdef Control own = self.own
-        with control._lock:
-            if not _is_running(control):
-                self._give_up()
-                raise _ended(control)
-            self.run = control.runs
-            self._acting, address = self._make_acting(self.successor, control, own)
-            self._hand_over(self.successor, control)
-            control.change = self
-            control.thread.ask_swap(own.thread, self.successor, self.former, address)
+        with self._decide():
+            if _is_running(control):
+                self.run = control.runs
+                self._acting, address = self._make_acting(self.successor, control, own)
+                self._hand_over(self.successor, control)
+                control.change = self
+                control.thread.ask_swap(own.thread, self.successor, self.former, address)
+            else:
+                self.outcome = "ended"
+        if self.outcome == "ended":
+            raise _ended(control)
 
     def settle(self, must_answer=False):
         """Find out the outcome, if there is one; with `must_answer` the run has ended, and there is one."""
         cdef Control control = self.control
-        with control._lock:
+        with self._decide():
             if self.outcome is not None:
                 return
             state = control.thread.swap_state() if self.run == control.runs else None
@@ -115,7 +132,7 @@ class StepChange:
     def withdraw(self, outcome="withdrawn"):
         """Withdraw the request, if the loop's thread has not taken it."""
         cdef Control control = self.control
-        with control._lock:
+        with self._decide():
             if self.outcome is None and control.thread.withdraw_swap():
                 self._back_out(outcome)
 
@@ -124,7 +141,6 @@ class StepChange:
         self.outcome = outcome
         control.change = None
         self._hand_over(self.successor, self.own)
-        self._give_up()
 
     def _give_up(self):
         """Release what was staged: the loop does not go on with this step."""

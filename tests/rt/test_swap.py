@@ -62,6 +62,24 @@ def test_many_swaps_beside_a_busy_interpreter(laws: ModuleType) -> None:
     assert (end["release"] - first["release"]) // period + 1 + over == stats.cycles + stats.missed
 
 
+def test_a_swap_that_meets_the_end_of_its_loop_ends(laws: ModuleType) -> None:
+    """What was prepared for it is released on the thread that also reaps the loop; neither waits for the other."""
+    for _ in range(40):
+        loop, swapped = laws.Law("1kHz", dma_latency=None), threading.Event()
+        loop.declare()
+        loop.start()
+        stopper = threading.Thread(target=lambda loop=loop, swapped=swapped: swapped.wait(100) and loop.stop())
+        stopper.start()
+        with pytest.raises((rtloop.StateError, rtloop.SwapError)):
+            while True:
+                new = laws.Other("1kHz")
+                new.declare()
+                loop.swap(new)
+                swapped.set()
+        stopper.join()
+        assert loop.stats.state == "stopped" and loop.stats.swaps
+
+
 def test_what_a_swap_locks_is_unlocked_after_it(laws: ModuleType) -> None:
     loop = laws.Law("1kHz", lock_memory="own", dma_latency=None)
     loop.declare()
