@@ -169,6 +169,7 @@ class Stats(Figures):
             source = _with_suffix(source)
         content = io.BytesIO(source.read_bytes())
         try:
+            validation.check_kind(content.getbuffer()[:16].tobytes(), source.suffix)
             with zipfile.ZipFile(content) as archive:
                 validation.check_archive(archive)
             content.seek(0)

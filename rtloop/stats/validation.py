@@ -9,8 +9,14 @@ from rtloop.settings import is_setting
 if TYPE_CHECKING:
     import zipfile
 
-__all__ = ["check_archive", "check_fields"]
+__all__ = ["check_archive", "check_fields", "check_kind"]
 
+#: First bytes or suffix of files of signals, and what reads them.
+_SIGNALS = (
+    (b"\x93NUMPY", ".npy", "numpy.load"),
+    (b"\x89MCAP", ".mcap", "Foxglove, or the Python package mcap"),
+    (None, ".csv", "numpy.genfromtxt or a spreadsheet"),
+)
 _COUNTS = ("cycles", "missed", "overruns", "late", "stalls", "warmup", "duration_ns")
 _INT64_MAX = 2**63 - 1
 #: More than the longest record takes, with its stats.
@@ -19,6 +25,22 @@ _MAX_BYTES = 2 << 30
 _MAX_TOTAL = 1 << 127
 #: A sum of 2**63 squares of 64-bit values stays below it.
 _MAX_SQUARES = 1 << 190
+
+
+def check_kind(content: bytes, suffix: str) -> None:
+    """Refuse a file of signals: it is what is most often taken for a file of stats.
+
+    Raises
+    ------
+    ValueError
+        With what the file is, and what reads it.
+    """
+    for start, kind, reader in _SIGNALS:
+        if content.startswith(start) if start else suffix == kind:
+            raise ValueError(
+                f"it is a {kind} file, as a Recorder and rtloop record write signals; {reader} reads it. Timing is "
+                "saved by stats.save and by rtloop run --record"
+            )
 
 
 def check_archive(archive: zipfile.ZipFile) -> None:
@@ -32,7 +54,7 @@ def check_archive(archive: zipfile.ZipFile) -> None:
     names = archive.namelist()
     if "stats.npy" not in names:
         if "records.npy" in names:
-            raise ValueError("it has records but no stats: it may be the file of a Recorder, which numpy.load reads")
+            raise ValueError("it has records but no stats: it may be the signals of a Recorder, which numpy.load reads")
         raise ValueError("it has no stats in it")
     size = sum(info.file_size for info in archive.infolist())
     if size > _MAX_BYTES:

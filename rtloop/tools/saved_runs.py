@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Run", "load_runs", "write_output"]
 
-#: Files of a Recorder, and the programs that read them.
-_SIGNALS = {".npy": "numpy.load", ".mcap": "Foxglove, or the Python package mcap"}
-
 
 class Run(NamedTuple):
     """Saved stats with a label that is unique in the call."""
@@ -40,12 +37,6 @@ def load_runs(paths: Sequence[str]) -> list[Run]:
     """
     loaded = []
     for path in paths:
-        reader = _SIGNALS.get(Path(path).suffix)
-        if reader is not None:
-            raise click.ClickException(
-                f"{path} is not a run's timing: a {Path(path).suffix} holds a Recorder's signals. Read it with "
-                f"{reader}; timing is saved by rtloop run --record and by stats.save"
-            )
         try:
             stats = Stats.load(path)
         except OSError as error:

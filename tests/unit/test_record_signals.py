@@ -22,6 +22,7 @@ from rtloop.live.signal_block import Cursor, ForeignSignals
 from rtloop.tools.record.command import record
 from rtloop.tools.record.event_recorder import EventRecorder
 from rtloop.tools.record.expression import Expression
+from rtloop.tools.saved_runs import load_runs
 
 DTYPE = np.dtype([("cycle", "<u8"), ("release", "<i8"), ("start", "<i8"), ("error", "f8"), ("flag", "?"), ("n", "u4"),
                   ("force", "f4", (2, 3)), ("wave", "c16")])  # fmt: skip
@@ -322,3 +323,20 @@ def test_what_is_true_from_the_begin_has_not_become_true() -> None:
     recorder.take(make(release=[0, 1, 2, 3], error=[1, 1, 0, 1]))
     recorder.finish()
     assert found == [3]
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz", "csv", "mcap"])
+def test_a_file_of_signals_is_not_taken_for_a_damaged_file_of_timing(tmp_path: Path, suffix: str) -> None:
+    if suffix == "mcap":
+        pytest.importorskip("mcap", reason="the package mcap is not installed")
+    log, path = rtloop.Ring([("cycle", "u8"), ("x", "f8")], 8), tmp_path / f"run.{suffix}"
+    with rtloop.Recorder(log, path):
+        log.push((1, 2.0))
+    renamed = path.rename(tmp_path / "run.dat") if suffix in ("npy", "mcap") else path
+    for file in (renamed, renamed.rename(path)):
+        with pytest.raises(rtloop.ConfigError) as caught:
+            rtloop.Stats.load(file)
+        assert "of a Recorder" in str(caught.value) or "a Recorder and rtloop record write signals" in str(caught.value)
+        assert "zip" not in str(caught.value)
+    with pytest.raises(rtloop.ConfigError, match="Recorder"):
+        load_runs([str(path)])
