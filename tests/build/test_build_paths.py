@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import pkgutil
+import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -172,6 +177,29 @@ def test_a_dependency_that_is_not_found_is_named_and_compiled_again(
     for _ in range(2):
         built = build_module("x.pyx")
         assert built.seconds > 0 and "changes of /no/such/file.h cannot be detected" in built.notes[0]
+
+
+def test_a_program_frozen_by_pyinstaller_has_what_is_imported_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled modules, and the commands, were missing. The hooks are run here without PyInstaller."""
+    from importlib.metadata import entry_points
+
+    def collect_submodules(package: str, filter: Callable[[str], bool]) -> list[str]:  # noqa: A002
+        found = pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}.", lambda name: None)
+        return [module.name for module in found if filter(module.name)]
+
+    hooks = ModuleType("PyInstaller.utils.hooks")
+    hooks.collect_submodules = collect_submodules  # type: ignore[attr-defined]
+    hooks.collect_dynamic_libs = hooks.collect_data_files = lambda package: [package]  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "PyInstaller.utils.hooks", hooks)
+    (point,) = (p for p in entry_points(group="pyinstaller40") if p.module.startswith("rtloop"))
+    (folder,) = point.load()()
+    found = {path.stem: runpy.run_path(str(path)) for path in Path(folder).glob("hook-*.py")}
+    assert found["hook-rtloop"]["binaries"] == ["rtloop"]
+    assert {"rtloop.loop.thread", "rtloop.group.watchdog", "rtloop.simulation.simulation"} <= {
+        *found["hook-rtloop"]["hiddenimports"]
+    }
+    assert not [name for name in found["hook-rtloop"]["hiddenimports"] if name.startswith("rtloop.tools")]
+    assert {"rtloop.tools.latency.command", "rtloop.tools.doctor"} <= {*found["hook-rtloop.tools.cli"]["hiddenimports"]}
 
 
 @pytest.mark.parametrize("state", ["frozen", "none", "embedded"])
