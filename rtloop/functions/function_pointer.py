@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import warnings
+from contextlib import suppress
 from datetime import timedelta
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -129,19 +130,56 @@ def _from_numba(callback: Any) -> Function:
 
 
 def _warn_of_frozen_arrays(function: Any, name: str) -> None:
-    """Warn of arrays among a function's globals and closure: Numba compiles their content, as constants."""
+    """Warn of arrays that a function reaches without its arguments: Numba compiles their content, as constants."""
     import inspect  # takes long, and only Numba's functions need it
 
     if not inspect.isfunction(function):
         return
-    used = inspect.getclosurevars(function)
-    arrays = sorted(key for key, value in {**used.globals, **used.nonlocals}.items() if _is_array(value))
+    arrays = sorted(_frozen_arrays(function, {function}))
     if arrays:
         warnings.warn(
             f"{name} uses {', '.join(arrays)}: Numba copied the content at compile time, so later changes "
             "are not seen, and with cache=True not even after a restart; pass it as data=",
             RTSetupWarning, stacklevel=4,
         )  # fmt: skip
+
+
+def _frozen_arrays(function: Any, seen: set[Any]) -> set[str]:
+    """Return the arrays among a function's globals and closure, in modules and tuples there, and in what it calls."""
+    import dis
+    from types import CodeType, ModuleType
+
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    known: dict[str, Any] = {}
+    for name, cell in cells:
+        with suppress(ValueError):  # an empty cell
+            known[name] = cell.cell_contents
+    found: set[str] = set()
+    codes = [function.__code__]
+    for code in codes:
+        codes += [one for one in code.co_consts if isinstance(one, CodeType)]
+        value, label = None, ""
+        for instruction in dis.get_instructions(code):
+            name = instruction.argval
+            if instruction.opname == "LOAD_GLOBAL":
+                value, label = function.__globals__.get(name), name
+            elif instruction.opname == "LOAD_DEREF":
+                value, label = known.get(name), name
+            elif instruction.opname in ("LOAD_ATTR", "LOAD_METHOD") and isinstance(value, ModuleType):
+                value, label = getattr(value, name, None), f"{label}.{name}"
+            else:
+                value = None
+            if _has_array(value):
+                found.add(label)
+            called = getattr(value, "py_func", None)  # of a function that Numba compiles as well
+            if hasattr(called, "__code__") and called not in seen:
+                seen.add(called)
+                found |= {f"{one} (in {label})" for one in _frozen_arrays(called, seen)}
+    return found
+
+
+def _has_array(value: object) -> bool:
+    return any(map(_has_array, value)) if isinstance(value, tuple | list) else _is_array(value)
 
 
 def _is_array(value: object) -> bool:

@@ -11,6 +11,7 @@ import textwrap
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -457,6 +458,34 @@ def test_numba_is_named_with_its_extra_where_it_is_missing(script: Callable[...,
 
 
 TABLE = np.array([2.0])
+TABLES = (1.0, (TABLE,))
+
+
+def test_an_array_that_a_step_reaches_in_another_way_is_named_too() -> None:
+    numba = pytest.importorskip("numba", reason="needs Numba")
+    import rtloop.numba
+
+    gains, here = np.array([3.0]), ModuleType("here")
+    here.TABLE = TABLE  # type: ignore[attr-defined]
+
+    @numba.njit
+    def helper():
+        return TABLE[0] + gains[0]
+
+    def called(cycle, data):
+        return int(helper() > 1e9)
+
+    def in_a_tuple(cycle, data):
+        return int(TABLES[1][0][0] > 1e9)
+
+    def in_a_module(cycle, data):
+        return int(here.TABLE[0] > 1e9)
+
+    for step, names in (
+        (called, r"TABLE \(in helper\), gains \(in helper\)"), (in_a_tuple, "TABLES"), (in_a_module, r"here\.TABLE"),
+    ):  # fmt: skip
+        with pytest.warns(rtloop.RTSetupWarning, match=rf"uses {names}: Numba copied"):
+            FunctionLoop(numba.cfunc(rtloop.numba.signature)(step), "1ms")
 
 
 @pytest.mark.parametrize("where", ["global", "closure"])
