@@ -37,6 +37,7 @@ from rtloop.errors import (
     PoolError,
     PoolExhaustedError,
     PrivilegeError,
+    ProcessDiedError,
     RecorderError,
     RtloopError,
     RTSetupWarning,
@@ -56,6 +57,7 @@ if _TYPE_CHECKING:
     from rtloop import guard, memory
     from rtloop.analysis.schedulability import analyze, partition
     from rtloop.analysis.task import Task
+    from rtloop.child.process_loop import ProcessLoop
     from rtloop.compiler.build import build
     from rtloop.data.buffer import HugeBuffer
     from rtloop.data.latest import Latest
@@ -108,6 +110,8 @@ __all__ = [
     "PoolError",
     "PoolExhaustedError",
     "PrivilegeError",
+    "ProcessDiedError",
+    "ProcessLoop",
     "PyLoop",
     "RTLoop",
     "RTSetupWarning",
@@ -161,6 +165,7 @@ _LATE = {
     "LoopGroup": "group.loop_group",
     "LoopReader": "telemetry.loop_reader",
     "Pool": "data.pool",
+    "ProcessLoop": "child.process_loop",
     "Recorder": "data.recorder",
     "Ring": "data.ring",
     "PyLoop": "functions.python_loop",

@@ -27,6 +27,7 @@ __all__ = [
     "PoolError",
     "PoolExhaustedError",
     "PrivilegeError",
+    "ProcessDiedError",
     "RTSetupWarning",
     "RecorderError",
     "RtloopError",
@@ -121,6 +122,32 @@ class CallbackError(RtloopError, RuntimeError):
 
     def __reduce__(self) -> tuple[type, tuple[int, str, str | None, int | None]]:
         return type(self), (self.code, self.callback, self.name, self.cycle)
+
+
+class ProcessDiedError(RtloopError, ChildProcessError):
+    """The process of a :class:`ProcessLoop` has ended by itself, without the loop's end: it was killed, or has crashed.
+
+    Attributes
+    ----------
+    name : str
+        The loop's name.
+    pid : int
+        The process.
+    exit_code : int
+        Its exit code, or minus the number of the signal that has ended it.
+    has_left : bool or None
+        True if ``leave`` has run before that; None if it is not known.
+    """
+
+    def __init__(self, message: str, name: str, pid: int, exit_code: int, has_left: bool | None) -> None:
+        self.name = name
+        self.pid = pid
+        self.exit_code = exit_code
+        self.has_left = has_left
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
+        return type(self), (self.args[0], self.name, self.pid, self.exit_code, self.has_left)
 
 
 class LintError(RtloopError, RuntimeError):

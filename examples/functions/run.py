@@ -1,5 +1,6 @@
-"""Run a compiled function and a Python function as loops, for a second each."""
+"""Run a compiled function and Python functions as loops, for a second each."""
 
+import numpy as np
 import python_step
 
 import rtloop
@@ -16,3 +17,20 @@ else:
 
 stats = rtloop.PyLoop(python_step.step, "100Hz", strict=False, name="python").run("1s")
 print(f"{stats}\n\nthe position is {python_step.state['position']:.2f} on its way to 1")
+
+state = np.array((1.0, 4.0, 0.0), [("target", "f8"), ("gain", "f8"), ("position", "f8")])
+loop = rtloop.ProcessLoop(
+    "process_step:step",
+    "100Hz",
+    leave="process_step:leave",
+    data=state,
+    parameters=["target", "gain"],
+    signals=["position"],
+    strict=False,
+    name="apart",
+)
+with loop:
+    loop.parameters["target"] = 2.0
+    loop.join("1s")
+    print(f"the position is {loop.signals.latest()['position']:.2f} on its way to 2")
+print(f"{loop.stats}")

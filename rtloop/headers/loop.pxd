@@ -37,6 +37,7 @@ cdef extern from "../include/rtloop/loop.h" nogil:
         RT_STACK_SIGNAL_BYTES
 
     ctypedef struct rt_schedule_t:
+        int64_t release
         int64_t period
         int64_t shift
         int64_t max_overruns
@@ -201,6 +202,8 @@ cdef extern from "../include/rtloop/loop.h" nogil:
     uint32_t rt_futex_wait(uint32_t *word, uint32_t value, int64_t timeout_ns)
     int rt_loop_default_wait(rt_loop_t *loop, int64_t release)
     int rt_loop_sleep_until(rt_loop_t *loop, int64_t time)
+    void rt_loop_request_slack(rt_loop_t *loop, void (*call)(void *) noexcept nogil, void *self)
+    int64_t rt_loop_now(const rt_loop_t *loop)
     int rt_watch_is_taken(uint32_t *word)
     void rt_swap_ask(rt_swap_t *s)
     uint64_t rt_swap_state(const rt_swap_t *s)

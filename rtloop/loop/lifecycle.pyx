@@ -18,7 +18,7 @@ import time
 
 from rtloop.errors import StateError, StopTimeoutError
 from rtloop.loop import interrupted_wait, registry, run_stats, run_warnings
-from rtloop.loop.failure import RunFailure, add_note, stop_timeout_error
+from rtloop.loop.failure import RunFailure, add_note, describe, stop_timeout_error
 from rtloop.process import ending_signals
 from rtloop.process.nap import nap
 from rtloop.process.signal_shield import shielded
@@ -90,6 +90,14 @@ cdef class Control:
     cdef void note_raised(self, error) noexcept:
         """Store the exception of a callback in Python; it ends the run."""
         self._failure.raised = error
+
+    def note_raised_in_leave(self, error):
+        """Store an exception of leave() in Python. An exception of the step stays the reason, with a note about it."""
+        former = self._failure.raised
+        if former is None:
+            self._failure.raised = error
+        else:
+            add_note(former, f"leave() has raised as well: {describe(error)}")
 
     @property
     def settings(self):

@@ -240,6 +240,11 @@ def _lower(armed):
                 rt_ending_disarm(number)
 
 
+def disarm_at_once(armed):
+    """Undo :func:`arm`, without waiting for a signal that has come."""
+    _lower(armed)
+
+
 def await_end():
     """Wait, if a signal has come, until it takes effect, so that the process does not continue meanwhile."""
     while _taken or _pending():

@@ -61,6 +61,7 @@ def test_each_folder_is_an_example_with_what_it_takes() -> None:
         ("README.md", "examples/first_loop/run.py"),
         ("docs/how-to/function-loop.md", "examples/functions/numba_step.py"),
         ("docs/how-to/function-loop.md", "examples/functions/python_step.py"),
+        ("docs/how-to/function-loop.md", "examples/functions/process_step.py"),
     ],
 )
 def test_a_page_shows_the_files_as_they_are(page: str, shown: str) -> None:

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "rtloop"
 #: The rooms from the ground up. A module imports from lower rooms and from its own; "" is the front door.
 ROOMS = (
     "_os", "_python", "headers", "errors", "units", "process", "system", "memory", "sharing", "settings", "data",
-    "stats", "guard", "telemetry", "live", "loop", "functions", "analysis", "simulation", "group", "", "numba",
+    "stats", "guard", "telemetry", "live", "loop", "functions", "child", "analysis", "simulation", "group", "", "numba",
     "pytest", "zenoh", "compiler", "linter", "demo", "machine", "tools", "__main__",
 )  # fmt: skip
 

@@ -25,6 +25,7 @@ from rtloop import (
     LoopGroup,
     LoopReader,
     Pool,
+    ProcessLoop,
     PyLoop,
     Recorder,
     Ring,
@@ -98,6 +99,11 @@ def functions(address: int) -> None:
     assert_type(FunctionLoop(address, "1kHz", data=np.zeros(3), strict=False).stats, Stats)
     PyLoop(lambda: 0, "100Hz")  # type: ignore[misc, arg-type]
     PyLoop("100Hz", step)  # type: ignore[arg-type]
+    apart = ProcessLoop("control:step", "100Hz", setup="control:setup", leave=print, data={"kp": 2}, priority=70)
+    assert_type(apart.run("1s"), Stats)
+    assert_type(apart.join("1s"), bool)
+    assert_type(apart.pid, int | None)
+    ProcessLoop("control:step", "100Hz", prio=70)  # type: ignore[call-arg]
 
 
 def simulations(loop: RTLoop, plant: RTLoop) -> None:

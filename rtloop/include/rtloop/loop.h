@@ -42,6 +42,7 @@ rt_loop_guarded_main(rt_loop_t *loop, rt_guard_t *guard, void *self, int (*enter
   loop->self = self;
   rt_thread_setup(&loop->thread.request, &loop->thread.stack, &loop->thread.report);
   loop->wakes.count = 0;
+  loop->hooks.in_slack = NULL;
   loop->wakes.plain_until = &loop->plain_until;
   if (loop->wakers) rt_wakers_enter(loop->wakers, &loop->wakes);
   if (guard) rt_guard_setup(guard, loop->thread.stack.base);

@@ -26,7 +26,8 @@ static inline void rt_loop_limit_plain(rt_loop_t *loop, uint64_t index) {
   const uint64_t most = loop->limits.max_cycles, left = most > index ? most - index : 0;
   int64_t length, until;
   loop->plain_until = loop->end_release;
-  if (loop->has_own_wait || loop->spin.margin || loop->is_settable || loop->wakes.count || loop->is_swap_due) {
+  if (loop->has_own_wait || loop->spin.margin || loop->is_settable || loop->wakes.count || loop->hooks.in_slack ||
+      loop->is_swap_due) {
     loop->plain_until = INT64_MIN;
   } else if (!__builtin_mul_overflow(left, loop->schedule.period, &length) &&
              !__builtin_add_overflow(loop->schedule.release, length, &until) && until < loop->end_release) {
@@ -101,6 +102,25 @@ static __attribute__((noinline, cold, unused)) int rt_loop_finish_cycle_slow(rt_
  * a settable clock. Between two cycles; one system call. */
 static __attribute__((noinline, cold, unused)) int64_t rt_loop_wake(rt_loop_t *loop) {
   rt_wakes_run(&loop->wakes);
+  rt_loop_limit_plain(loop, loop->cycle.index);
+  return rt_loop_read_clock(loop);
+}
+
+/* Have a function called with `self` once, after the present step has been timed and before the wait for the next
+ * release: the time that is left until then is what it may take. In step only; O(1); never fails; no system call. In
+ * virtual time it is not called. */
+static inline void rt_loop_request_slack(rt_loop_t *loop, void (*call)(void *), void *self) {
+  loop->hooks.slack_self = self;
+  loop->hooks.in_slack = call;
+  loop->plain_until = INT64_MIN;
+}
+
+/* Make the call that a step has requested. Returns the present time without the offset of a settable clock. Between two
+ * cycles; as long as the call. */
+static __attribute__((noinline, cold, unused)) int64_t rt_loop_use_slack(rt_loop_t *loop) {
+  void (*const call)(void *) = loop->hooks.in_slack;
+  loop->hooks.in_slack = NULL;
+  call(loop->hooks.slack_self);
   rt_loop_limit_plain(loop, loop->cycle.index);
   return rt_loop_read_clock(loop);
 }
@@ -198,6 +218,10 @@ rt_loop_run_guarded_cycles(rt_loop_t *loop, rt_guard_t *guard, void *self, int (
       if (RT_UNLIKELY(!rt_loop_wait(loop, &now, release))) return rt_loop_end_with(loop, RT_END_CLOCK, (int)now);
     } else {
       if (RT_UNLIKELY(loop->wakes.count)) now = rt_loop_wake(loop);
+      if (RT_UNLIKELY(loop->hooks.in_slack != NULL)) {
+        now = rt_loop_use_slack(loop);
+        if (guard) rt_guard_skip(guard);
+      }
       if (release >= loop->end_release || cycle->index >= loop->limits.max_cycles) return RT_END_NORMAL;
       now += loop->offset;
       if (RT_UNLIKELY(loop->is_swap_due)) {

@@ -78,6 +78,8 @@ typedef struct rt_loop_hooks {
   int (*on_peer_failure)(void *self);
   int (*safe)(void *self);
   void (*at_end)(void); /* set by a callback, and called once after leave(), whoever the step belongs to by then */
+  void (*in_slack)(void *slack_self); /* set by rt_loop_request_slack, and called once before the next wait */
+  void *slack_self;
 } rt_loop_hooks_t;
 
 /* The thread: what it asks of the kernel, what it was granted, and its stack. */

@@ -1,0 +1,115 @@
+"""ChildLoop: the PyLoop that runs in the process of a ProcessLoop, with a leave() in Python and a tamed collector."""
+
+cimport cython
+from cpython.object cimport PyTypeObject
+from libc.stdint cimport int64_t
+
+from rtloop._python cimport rt_py_is_ending, rt_set_type_name
+from rtloop.functions.python_loop cimport PyLoop
+from rtloop.headers.loop cimport rt_loop_now, rt_loop_request_slack, rt_loop_t
+from rtloop.loop.lifecycle cimport Control
+from rtloop.loop.loop cimport Cycle
+
+import sys
+
+from rtloop.loop import failure
+from rtloop.system.grant import Grant
+
+_GRANT = Grant(
+    "gil", "taken in every cycle", "taken in every cycle", ok=True, kind="thread",
+    detail="the step is Python code in a process of its own: only threads that its functions have started delay it",
+)
+_FREE_GRANT = Grant(
+    "gil", "none", "none", ok=True, kind="thread",
+    detail="the step is Python code in a process of its own, in a free-threaded Python",
+)
+
+
+def _gil_grant():
+    """Return the grant for the GIL as it is now: importing a module can switch it on."""
+    return _GRANT if getattr(sys, "_is_gil_enabled", lambda: True)() else _FREE_GRANT
+
+
+cdef void _use_slack(void *self) noexcept nogil:
+    if not rt_py_is_ending():
+        with gil:  # between two cycles of a loop whose step takes it as well
+            (<ChildLoop>self)._collect()
+
+
+@cython.auto_pickle(False)
+@cython.no_gc_clear  # the thread may use the functions until the loop is deallocated
+cdef class ChildLoop(PyLoop):
+    """ChildLoop(callable, period, *, leave=None, collector=None, **settings)\n--\n
+    PyLoop of a process that exists for it.
+
+    Parameters
+    ----------
+    callable, period, **settings
+        As for :class:`~rtloop.PyLoop`.
+    leave : callable, optional
+        Function that the loop's thread calls without arguments after the last cycle. An exception fails the loop.
+    collector : SlackCollector, optional
+        Collector of garbage that runs between two cycles.
+    """
+
+    def __init__(self, callable, *period, leave=None, collector=None, **settings):
+        super().__init__(callable, *period, **settings)
+        self._leave, self._collector = leave, collector
+        (<Control>self._control).thread.remarks = (_gil_grant,)
+        if collector is not None:
+            (<Control>self._control).thread.add_remark(collector.grant)
+
+    cdef int _call(self, const Cycle *c) noexcept:
+        cdef int code = PyLoop._call(self, c)
+        if self._collector is not None and self._collector.is_due():
+            rt_loop_request_slack(<rt_loop_t *>self._rt, _use_slack, <void *>self)
+        return code
+
+    cdef void _collect(self) noexcept:
+        cdef rt_loop_t *loop = <rt_loop_t *>self._rt
+        cdef int64_t slack_ns = loop.schedule.release - rt_loop_now(loop)
+        try:
+            self._collector.collect(slack_ns)
+        except BaseException as error:  # of a callback of the collector
+            (<Control>self._control).note_raised(error)
+            (<Control>self._control).request_stop()
+
+    cdef void leave(self) noexcept nogil:
+        if not rt_py_is_ending():  # rtloop: allow python: it needs no GIL
+            with gil:  # rtloop: allow gil: after the last cycle
+                self._call_leave()
+
+    cdef void _call_leave(self) noexcept:
+        cdef Control control = <Control>self._control
+        if self._leave is None:
+            return
+        try:
+            self._leave()
+        except BaseException as error:
+            failure.add_note(error, f"Raised in leave() of {self.name}.")
+            control.note_raised_in_leave(error)
+
+    def prepare(self, cycles, duration_ns):
+        """Do everything of a start except releasing the thread; :meth:`withdraw` undoes it. Raises as start()."""
+        cdef Control control = <Control>self._control
+        control.claim(None, None)
+        try:
+            control.prepare(self, cycles, duration_ns)
+        except BaseException:
+            control.withdraw()
+            raise
+
+    def release(self):
+        """Let the thread of a prepared start run."""
+        (<Control>self._control).release_thread()
+
+    def withdraw(self):
+        """Release everything that a prepared start has acquired."""
+        (<Control>self._control).withdraw()
+
+    def request_stop(self):
+        """Ask the loop to end, without waiting for it."""
+        (<Control>self._control).request_stop()
+
+
+rt_set_type_name(<PyTypeObject *>ChildLoop, b"rtloop.child.child_loop.ChildLoop")

@@ -1,0 +1,359 @@
+"""ChildProcess: the process of one run of a ProcessLoop, as its parent sees it."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rtloop.child.carried_error import restore
+from rtloop.child.channel import Channel
+from rtloop.child.target import MainScript
+from rtloop.errors import ProcessDiedError, SetupError, StateError
+from rtloop.loop import registry
+from rtloop.process import ending_signals
+from rtloop.process.exit_hooks import LOOPS, at_end, watch
+from rtloop.process.signal_shield import look_with, shielded
+
+if TYPE_CHECKING:
+    from rtloop.functions.fields import Fields, Tuning
+    from rtloop.settings import Duration, Settings
+    from rtloop.stats.stats import Stats
+
+__all__ = ["ChildProcess", "Order", "importing_main"]
+
+_CODE = "import sys; sys.path[:] = sys.argv[2:]; from rtloop.child.main import main; main(int(sys.argv[1]))"
+_SLICE_MS = 50
+#: Time for the process to end after its loop, beyond what it takes itself.
+_GRACE_NS = 1_000_000_000
+#: Variables that limit the thread pools of libraries, which read them when they are loaded.
+_POOLS = (
+    "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "NUMEXPR_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+)  # fmt: skip
+
+_children: set[ChildProcess] = set()
+_is_importing_main = False
+
+
+class Order(NamedTuple):
+    """Everything that the process needs to know. `pickled` are the functions and their data."""
+
+    name: str
+    parent: int
+    mask: tuple[int, ...]
+    argv: tuple[str, ...]
+    main: MainScript | None
+    pickled: bytes
+    period: Duration
+    settings: dict[str, Any]
+    parameters: Tuning
+    signals: Fields
+    values: dict[str, Any]
+    cycles: int | None
+    duration_ns: int | None
+    leave_timeout_ns: int
+
+
+@contextmanager
+def importing_main() -> Iterator[None]:
+    """Refuse all starts in the block: there, the process of a loop imports the script that has started it."""
+    global _is_importing_main
+    _is_importing_main = True
+    try:
+        yield
+    finally:
+        _is_importing_main = False
+
+
+class ChildProcess:
+    """Process of one run: it is started, lets its loop run, and is reaped.
+
+    The process has to do with this one through a channel only. It ends its loop, and itself, if the other end of that
+    is gone. All methods may be called by any thread.
+
+    Parameters
+    ----------
+    settings : Settings
+        Settings of the loop.
+
+    Attributes
+    ----------
+    phase : str
+        ``"starting"``; ``"ready"`` when only the release of the loop's thread is missing; ``"running"``; ``"over"``
+        when the loop has ended, or will not run.
+    has_ended : bool
+        True if the process has ended and was reaped.
+    error : BaseException or None
+        Reason for which the loop, or its start, has failed.
+    messages : list of str
+        Warnings of the start.
+    stats, values : Stats or None, dict or None
+        Statistics and parameters at the loop's end; None if the process died.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.phase = "starting"
+        self.has_ended = False
+        self.error: BaseException | None = None
+        self.messages: list[str] = []
+        self.stats: Stats | None = None
+        self.values: dict[str, Any] | None = None
+        self.has_left: Callable[[], bool | None] = lambda: None
+        self._lock = threading.RLock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: Channel | None = None
+        self._pidfd = -1
+        self._is_silent = self._is_stop_wanted = False
+        self._over_ns = 0
+        self._armed: list[int] = []
+        self._owner = os.getpid()
+
+    @property
+    def pid(self) -> int:
+        """Number of the process; 0 before it is started."""
+        return 0 if self._process is None else self._process.pid
+
+    def is_in_child(self) -> bool:
+        """Return True if this is a forked copy of the process that has started it."""
+        return self._owner != os.getpid()
+
+    def spawn(self, order: Order) -> None:
+        """Start the process.
+
+        Raises
+        ------
+        SetupError
+            If the kernel refuses it.
+        StateError
+            If it was stopped before, or the program is ending.
+        """
+        if _is_importing_main:
+            raise StateError(
+                f"{order.name} cannot be started while the loop's process imports the script that has started it: "
+                "put what starts loops below if __name__ == '__main__':"
+            )
+        shielded(lambda: self._spawn(order))
+        registry.check_not_ending(order.name)  # an end of all that has begun before has not found this one
+        assert self._channel is not None
+        self._channel.send("order", order)
+
+    def _spawn(self, order: Order) -> None:
+        """Start the process on a thread that no signal handler interrupts."""
+        with self._lock:
+            if self._is_stop_wanted:
+                raise StateError(f"{order.name} was stopped before it was started")
+            ours, theirs = socket.socketpair()
+            number = theirs.fileno()
+            flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+            path = [entry or os.getcwd() for entry in sys.path]
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, *flags, "-c", _CODE, str(number), *path],
+                    env={**os.environ, **dict.fromkeys(_POOLS, "1")},
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=(number,),
+                )
+            except OSError as error:
+                ours.close()
+                reason = f"its process cannot be started: {sys.executable!r}: {error.strerror}"
+                raise SetupError(error.errno, f"{order.name}: {reason}") from error
+            finally:
+                theirs.close()
+            self._channel = Channel(ours)
+            with suppress(OSError):
+                self._pidfd = os.pidfd_open(self._process.pid)
+            _children.add(self)
+            self._armed = ending_signals.arm()
+        watch()
+
+    def go(self) -> bool:
+        """Let the loop run. Returns False if it is to stop already, or has died."""
+        with self._lock:
+            if self.phase != "ready" or self._is_stop_wanted:
+                return False
+            self.phase = "running"
+            self._send("go")
+            return True
+
+    def request_stop(self) -> None:
+        """Ask the loop to end, without waiting for it."""
+        if self.is_in_child():
+            return
+        with self._lock:
+            self._is_stop_wanted = True
+            if self._process is None:
+                self.phase, self.has_ended = "over", True  # it will not be started any more
+            self._send("stop")
+
+    def reset_stats(self) -> None:
+        """Restart the statistics."""
+        with self._lock:
+            self._send("reset")
+
+    def _send(self, command: str) -> None:
+        if self._channel is not None and not self.has_ended:
+            self._channel.send(command)
+
+    def look(self) -> bool:
+        """Read what the process has sent, and reap it if it has ended. Returns True if it has."""
+        if self.is_in_child():
+            return True
+        with self._lock:
+            if self._process is None:
+                return self.has_ended
+            if self.has_ended:
+                return True
+            code = self._process.poll()
+            self._read()
+            if code is not None:
+                self._finish(code)
+            elif self.phase == "over" and time.monotonic_ns() > self._over_ns:
+                self._process.kill()  # its loop has ended, but a thread of the step keeps the process
+            return self.has_ended
+
+    def _read(self) -> None:
+        assert self._channel is not None
+        while not self._is_silent:
+            try:
+                message = self._channel.receive()
+            except EOFError:
+                self._is_silent = True
+                return
+            if message is None:
+                return
+            self._take(*message)
+
+    def _take(self, kind: str, content: Any) -> None:
+        if kind == "ready":
+            self.phase, self.messages = "ready", content
+            return
+        if kind == "failed":
+            self.error = restore(content, self.settings.name)
+        elif kind == "withdrawn":
+            self.error = StateError(f"{self.settings.name} was stopped before it had started")
+        else:
+            failed, self.stats, self.values = content
+            self.error = None if failed is None else restore(failed, self.settings.name)
+        self.phase = "over"
+        self._over_ns = time.monotonic_ns() + self.settings.leave_timeout_ns + _GRACE_NS
+
+    def _finish(self, code: int) -> None:
+        assert self._channel is not None
+        if self.phase != "over":
+            self.error = self._died(code)
+            self.phase = "over"
+        self.has_ended = True
+        self._channel.close()
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+        _children.discard(self)
+        ending_signals.disarm_at_once(self._armed)
+
+    def _died(self, code: int) -> BaseException:
+        if self._is_stop_wanted and self.phase != "running":
+            return StateError(f"{self.settings.name} was stopped before it had started")
+        how = f"ended with exit code {code}"
+        if code < 0:
+            with suppress(ValueError):
+                how = f"was ended by {signal.Signals(-code).name}"
+        has_left = self.has_left() if self.phase == "running" else None
+        rest = {True: "; its leave() has run", False: "; its leave() has not run", None: ""}[has_left]
+        if self.phase == "starting" and code >= 0:
+            rest = ", before it could report why: see its output on stderr"
+        text = f"{self.settings.name}: its process {self.pid} {how}{rest}"
+        return ProcessDiedError(text, self.settings.name, self.pid, code, has_left)
+
+    def wait(self, deadline_ns: int | None, is_done: Callable[[], bool] = lambda: False) -> bool:
+        """Wait until the process has ended, or `is_done` is true. Returns False at the deadline on the monotonic clock.
+
+        An exception of a signal handler is raised at once.
+        """
+        while not self.look() and not is_done():
+            left = _SLICE_MS
+            if deadline_ns is not None:
+                left = min(left, -((time.monotonic_ns() - deadline_ns) // 1_000_000))
+                if left <= 0:
+                    return False
+            waiting = select.poll()
+            if self._channel is not None and not self._is_silent and self._channel.fileno() >= 0:
+                waiting.register(self._channel.fileno(), select.POLLIN)
+            if self._pidfd >= 0:
+                waiting.register(self._pidfd, select.POLLIN)
+            waiting.poll(left)
+        return True
+
+    def end_run(self, timeout_ns: int, interrupts: list[BaseException]) -> bool:
+        """Ask the loop to end and wait for the end of the process. Returns True if it has ended.
+
+        Exceptions of signal handlers are added to the list `interrupts`.
+        """
+        deadline = time.monotonic_ns() + timeout_ns
+        self.request_stop()
+        while True:
+            try:
+                return self.wait(deadline)
+            except BaseException as interrupt:
+                if not interrupts:
+                    deadline = min(deadline, time.monotonic_ns() + self.settings.leave_timeout_ns)
+                interrupts.append(interrupt)
+
+    def end(self) -> bool:
+        """End the process for certain: ask it, and kill it when `leave_timeout` is over. Returns False if killed."""
+        if self.end_run(self.settings.leave_timeout_ns, []):
+            return True
+        self.kill()
+        return False
+
+    def kill(self) -> None:
+        """Kill the process, and wait for its end."""
+        with self._lock:
+            if self._process is not None and not self.has_ended:
+                self._process.kill()
+        self.end_run(_GRACE_NS, [])
+
+    def forget(self) -> None:
+        """Close what a forked child of this process has inherited of it."""
+        if self._channel is not None:
+            self._channel.close()
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+
+def _look_at_all() -> bool:
+    for child in list(_children):
+        child.look()
+    return bool(_children)
+
+
+def _end_all() -> str:
+    """End all processes when the program ends. Returns a sentence about it."""
+    every = list(_children)
+    for child in every:
+        child.request_stop()
+    for child in every:
+        if not child.end():
+            took = f"{child.settings.leave_timeout_ns / 1e9:g} s"
+            registry.tell(StateError(f"{child.settings.name}: its step has not returned for {took}: killed"))
+    return f"stopped {len(every)} process loop{'s' * (len(every) != 1)}" if every else ""
+
+
+def _reset_after_fork() -> None:
+    for child in _children:
+        child.forget()
+    _children.clear()
+
+
+at_end(LOOPS, _end_all, lambda: bool(_children))
+look_with(_look_at_all)
+os.register_at_fork(after_in_child=_reset_after_fork)

@@ -1,0 +1,370 @@
+"""ProcessLoop: a Python step in a process of its own, and every way in which the two processes end."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import rtloop
+from rtloop import ProcessLoop
+from rtloop.child.carried_error import carry, restore
+from rtloop.child.slack_collector import SlackCollector
+
+#: Limit for whatever takes milliseconds; a busy machine takes its time.
+PATIENCE_S = 60.0
+
+STEPS = '''
+import gc, json, os, signal, sys, threading, time
+from pathlib import Path
+
+def do_nothing(cycle):
+    pass
+
+def fail(cycle):
+    if cycle.index == 7:
+        raise KeyError("torque")
+
+def leave(cycles=None):
+    write("left", os.getpid())
+
+def write(name, value):
+    file = Path(__file__).with_name(name)
+    file.with_suffix(".new").write_text(json.dumps(value))
+    file.with_suffix(".new").rename(file)
+
+def exit(cycle):
+    sys.exit(3)
+
+def refuse():
+    raise PermissionError("no bus")
+
+def crash(data=None):
+    os._exit(4)
+
+def wait_for_stop():
+    write("waiting", os.getpid())
+    while not Path(__file__).with_name("go").exists():
+        time.sleep(0.001)
+
+def fail_in_leave():
+    raise ValueError("the brake is stuck")
+
+def count(cycle, data):
+    data["position"] = data["speed"] * cycle.index
+
+def make_garbage(cycle):
+    """End the loop when the second collection of garbage has taken place."""
+    made.append(gc.get_stats()[0]["collections"])
+    for _ in range(300):
+        ring = []
+        ring.append(ring)
+    return made[-1] >= made[0] + 2
+
+made = []
+
+def look():
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    write("facts", {
+        "pid": os.getpid(), "is_frozen": gc.get_freeze_count() > 1000, "is_collecting": gc.isenabled(),
+        "pool": os.environ["OPENBLAS_NUM_THREADS"], "locked_kb": int(status["VmLck"].split()[0]),
+    })
+'''
+
+
+@pytest.fixture
+def steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the module rtloop_steps, which the processes of loops import."""
+    (tmp_path / "rtloop_steps.py").write_text(STEPS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """No process and no open file of a loop outlives its test."""
+    ProcessLoop("a:b", "1ms", policy="other")  # imports, and whatever is made once
+    rtloop.RTLoop("1ms", policy="other", lock_memory="off", dma_latency=None).run(cycles=1)
+    before = open_files()
+    yield
+    gc.collect()
+    wait_until(lambda: not children())
+    wait_until(lambda: open_files() == before)
+
+
+def open_files() -> list[str]:
+    """Return what this process has open: memfds and sockets are what a loop's process needs."""
+    found = []
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            link = os.readlink(f"/proc/self/fd/{number}")
+        except OSError:
+            continue
+        if link.startswith(("socket:", "/memfd:rtloop", "anon_inode:[pidfd]")):
+            found.append(link)
+    return sorted(found)
+
+
+def children() -> list[int]:
+    """Return the processes of this one that run the main function of a ProcessLoop."""
+    found = []
+    for task in os.listdir("/proc/self/task"):
+        try:
+            pids = Path(f"/proc/self/task/{task}/children").read_text().split()
+        except OSError:
+            continue
+        found += [int(pid) for pid in pids if is_loops_process(int(pid))]
+    return found
+
+
+def is_loops_process(pid: int) -> bool:
+    try:
+        return b"rtloop.child.main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+def wait_until(is_true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not is_true():
+        assert time.monotonic() < deadline, "it has not happened"
+        time.sleep(0.005)
+
+
+def read(file: Path) -> Any:
+    wait_until(file.exists)
+    return json.loads(file.read_text())
+
+
+def test_the_step_runs_in_another_process_and_its_figures_come_back(steps: Path, ordinary: dict[str, Any]) -> None:
+    data = np.array((2.0, 0.0), [("speed", "f8"), ("position", "f8")])
+    speed = {"speed": (0.0, 10.0, "m/s")}
+    loop = ProcessLoop("rtloop_steps:count", "2ms", data=data, parameters=speed, signals=["position"], **ordinary)
+    assert (loop.state, loop.pid, loop.grants, dict(loop.parameters)) == ("new", None, (), {"speed": 2.0})
+    parameters = loop.parameters
+    parameters["speed"] = 3.0
+    starter = threading.Thread(target=loop.start)  # which ends long before the loop
+    starter.start()
+    starter.join()
+    assert loop.state == "running" and loop.pid not in (None, os.getpid())
+    with pytest.raises(rtloop.StateError, match="is already running"):
+        loop.start()
+    with pytest.raises(rtloop.ConfigError, match="speed"):
+        parameters["speed"] = 11.0
+    parameters["speed"] = 4.0
+    assert parameters.wait(PATIENCE_S)
+    with rtloop.connect(loop.name) as other:
+        assert other.pid == loop.pid and dict(other.parameters) == {"speed": 4.0}
+    changed = parameters.applied.cycle
+    wait_until(lambda: loop.stats.cycles > changed + 10)
+    assert loop.stats.settings["period_ns"] == 2_000_000 and loop.stats.state == "running"
+    reader = loop.signals.reader("oldest")
+    loop.stop("60s")
+    stats = loop.stats
+    assert (loop.state, stats.state) == ("stopped", "stopped") and stats.cycles > changed + 10
+    assert dict(parameters) == {"speed": 4.0} and stats.parameter_changes[-1].values == {"speed": 4.0}
+    samples = reader.read()
+    assert len(samples) == stats.cycles
+    factor = np.where(samples["cycle"] < changed, 3.0, 4.0)
+    assert (samples["position"] == factor * samples["cycle"]).all()
+    assert {grant.name for grant in loop.grants} >= {"gil", "collector", "policy"}
+    assert data["speed"] == 2.0, "the process has a copy"
+
+
+def test_an_exception_of_the_step_is_raised_here_with_its_traceback(steps: Path, ordinary: dict[str, Any]) -> None:
+    loop = ProcessLoop("rtloop_steps:fail", "1ms", leave="rtloop_steps:leave", name="arm", **ordinary)
+    with pytest.raises(KeyError, match="torque") as caught:
+        loop.run()
+    text = "".join(traceback.format_exception(caught.value))
+    assert "in fail" in text and "Raised in cycle 7 of arm" in text and "lifecycle.pyx" not in text
+    assert read(steps / "left") == loop.pid, "leave has run in the other process"
+    assert loop.state == loop.stats.state == "failed" and loop.stats.cycles == 8
+    with pytest.raises(KeyError):
+        loop.join()
+
+
+@pytest.mark.parametrize(
+    ("functions", "expected", "message"),
+    [
+        ({"step": "rtloop_steps:exit"}, SystemExit, "3"),
+        ({"setup": "rtloop_steps:refuse"}, PermissionError, "no bus"),
+        ({"leave": "rtloop_steps:fail_in_leave"}, ValueError, "the brake is stuck"),
+        ({"setup": "rtloop_steps:crash"}, rtloop.ProcessDiedError, r"exit code 4, before it could report"),
+        ({"step": "rtloop_steps:crash"}, rtloop.ProcessDiedError, r"exit code 4; its leave\(\) has not run"),
+        ({"step": "rtloop_steps:nothing"}, rtloop.ConfigError, "'rtloop_steps' has no attribute 'nothing'"),
+    ],
+)
+def test_every_other_end_is_an_exception_as_well(
+    functions: dict[str, Any], expected: type[BaseException], message: str, steps: Path, ordinary: dict[str, Any]
+) -> None:
+    loop = ProcessLoop(**{"step": "rtloop_steps:do_nothing", **functions}, period="1ms", **ordinary)
+    with pytest.raises(expected, match=message):
+        loop.run(cycles=5)
+    assert loop.state == ("failed" if loop.pid else "new")
+
+
+@pytest.mark.parametrize(("number", "has_left"), [(signal.SIGKILL, False), (signal.SIGTERM, True)])
+def test_a_process_that_is_killed_is_reported_with_what_became_of_leave(
+    number: int, has_left: bool, steps: Path, ordinary: dict[str, Any]
+) -> None:
+    loop = ProcessLoop("rtloop_steps:do_nothing", "1ms", leave="rtloop_steps:leave", **ordinary)
+    with pytest.raises(rtloop.ProcessDiedError, match=signal.Signals(number).name) as caught, loop:
+        wait_until(lambda: loop.stats.cycles > 3)
+        assert loop.pid is not None
+        os.kill(loop.pid, number)
+        loop.join()
+    assert (caught.value.exit_code, caught.value.has_left) == (-number, has_left)
+    assert (steps / "left").exists() == has_left
+    assert loop.state == "failed" and loop.stats.cycles > 3
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_the_process_has_nothing_else_to_do(steps: Path, ordinary: dict[str, Any]) -> None:
+    """Its collector rests but for the slack, libraries use one thread, and its memory is locked if it may be."""
+    lock = "all" if os.geteuid() == 0 else "off"
+    settings = {**ordinary, "lock_memory": lock}
+    loop = ProcessLoop("rtloop_steps:make_garbage", "5ms", leave="rtloop_steps:look", **settings)
+    loop.run()
+    collected = next(grant.detail for grant in loop.grants if grant.name == "collector")
+    assert int(collected.partition(" collections")[0].rpartition(" ")[2]) >= 2
+    facts = read(steps / "facts")
+    assert facts["is_frozen"] and not facts["is_collecting"] and facts["pool"] == "1"
+    assert (facts["locked_kb"] > 10_000) == (lock == "all")
+
+
+def test_a_stop_during_the_start_ends_it(steps: Path, ordinary: dict[str, Any]) -> None:
+    loop = ProcessLoop("rtloop_steps:do_nothing", "1ms", setup="rtloop_steps:wait_for_stop", **ordinary)
+    raised: list[BaseException] = []
+
+    def start() -> None:
+        try:
+            loop.start()
+        except BaseException as error:
+            raised.append(error)
+
+    starter = threading.Thread(target=start)
+    starter.start()
+    wait_until((steps / "waiting").exists)
+    with pytest.raises(rtloop.StateError, match="is already being started"):
+        loop.start()
+    with pytest.raises(rtloop.StopTimeoutError):
+        loop.stop("1ms")
+    (steps / "go").touch()
+    starter.join(PATIENCE_S)
+    assert [type(error) for error in raised] == [rtloop.StateError] and "was stopped before" in str(raised[0])
+    assert loop.state == "new"
+
+
+SCRIPT = """
+import os, sys, time
+import rtloop, rtloop_steps
+
+def step(cycle):
+    if cycle.index == 20:
+        rtloop_steps.write("running", os.getpid())
+
+if __name__ == "__main__":
+    if "fork" in sys.argv and os.fork() == 0:
+        time.sleep(600)  # it has a copy of whatever is open
+    loop = rtloop.ProcessLoop(step, "1ms", leave=rtloop_steps.leave, policy="other", lock_memory="off",
+                              dma_latency=None, leave_timeout="60s")
+    loop.run()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_the_loop_of_a_script_ends_with_it(number: int, steps: Path) -> None:
+    """SIGINT goes to both processes, as Ctrl-C in a terminal."""
+    (steps / "script.py").write_text(SCRIPT)
+    script = subprocess.Popen(
+        [sys.executable, "script.py"], cwd=steps, start_new_session=True, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        child = read(steps / "running")
+        assert child != script.pid
+        if number == signal.SIGINT:
+            os.killpg(script.pid, number)
+        else:
+            script.send_signal(number)
+        _, said = script.communicate(timeout=PATIENCE_S)
+        assert script.returncode == -number
+        assert read(steps / "left") == child
+        wait_until(lambda: not is_loops_process(child))
+        assert ("KeyboardInterrupt" in said) == (number == signal.SIGINT)
+    finally:
+        if script.poll() is None:
+            os.killpg(script.pid, signal.SIGKILL)
+            script.communicate()
+
+
+@pytest.mark.parametrize("step", [lambda cycle: 0, "module", "module:", ":function", "a b:c", 5, None])
+def test_what_another_process_cannot_import_is_refused_at_once(step: Any) -> None:
+    with pytest.raises((rtloop.ConfigError, TypeError), match="step=") as caught:
+        ProcessLoop(step, "1ms")
+    assert "module:function" in str(caught.value)
+
+
+def test_a_function_of_an_interactive_session_is_refused_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    main = sys.modules["__main__"]
+
+    def step(cycle: rtloop.Cycle) -> None: ...
+
+    step.__module__, step.__qualname__ = "__main__", "step"
+    monkeypatch.setattr(main, "step", step, raising=False)
+    monkeypatch.setattr(main, "__spec__", None)
+    monkeypatch.delattr(main, "__file__", raising=False)
+    with pytest.raises(rtloop.ConfigError, match=r"interactive session .*define it with def at the top level"):
+        ProcessLoop(step, "1ms")
+
+
+def test_data_that_cannot_be_sent_and_wrong_keywords_are_refused_at_once() -> None:
+    with pytest.raises(rtloop.ConfigError, match=r"data=.* cannot be pickled.*open the rest in setup"):
+        ProcessLoop("a:b", "1ms", data=threading.Lock())
+    with pytest.raises(TypeError, match="did you mean 'priority'"):
+        ProcessLoop("a:b", "1ms", prio=3)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="cannot be copied"):
+        pickle.dumps(ProcessLoop("a:b", "1ms"))
+    loop = ProcessLoop("a:b", "1ms")
+    with pytest.raises(rtloop.StateError, match="has not been started"):
+        loop.join()
+    loop.close()
+    with pytest.raises(rtloop.StateError, match="is closed"):
+        loop.start()
+
+
+def test_an_exception_that_cannot_travel_becomes_one_that_says_the_same() -> None:
+    class NoBusError(Exception):
+        pass
+
+    try:
+        raise NoBusError("can0")
+    except NoBusError as error:
+        carried = carry(error)
+    restored = restore(carried, "arm")
+    assert type(restored) is rtloop.RtloopError and "NoBusError: can0" in str(restored)
+    assert "in test_an_exception" in str(restored.__cause__)
+
+
+def test_a_collection_waits_for_a_cycle_with_enough_slack() -> None:
+    collector = SlackCollector()
+    collector.collect(10**9)
+    assert (collector.collections, collector.postponed) == (1, 0) and collector.longest_ns > 0
+    collector.collect(0)
+    collector.collect(-5)
+    assert (collector.collections, collector.postponed) == (1, 2)
+    for _ in range(1000):  # the estimate shrinks, so it is tried at last
+        collector.collect(100)
+    assert collector.collections > 1
