@@ -503,3 +503,26 @@ def test_the_camera_of_the_vision_loop_finds_its_target(copy: Path, monkeypatch:
         found = camera.find_target(camera.take_image(target, head=0.05, random=random))
         assert found == pytest.approx(target - 0.05, abs=0.02), "the angle is that from the middle of the image"
     assert camera.find_target(camera.take_image(2.0, head=0.0, random=random)) is None, "it is out of sight"
+
+
+def test_the_pole_stands_while_its_law_is_rewritten(build: Callable[[str], ModuleType], copy: Path) -> None:
+    laws = build("rewritten_law")
+
+    def swap(*names: str) -> Any:
+        plant = laws.Plant(4000 * len(names))
+        first, *others = (getattr(laws, name)("1kHz", plant=plant) for name in names)
+        first.simulate(cycles=4000 * len(names), swaps={4000 * (n + 1): law for n, law in enumerate(others)})
+        assert not plant.has_fallen
+        return plant.samples
+
+    every = "Upright", "Slower", "Centred", "Integrating", "Smooth", "Walking"
+    samples = swap(*every)
+    assert np.array_equal(samples, swap(*every)), "to the bit"
+    assert samples[:, 3].tolist() == list(range(24000)), "each cycle has moved the plant once"
+    jumps = np.abs(np.diff(samples[:, 2]))
+    assert jumps[[3999, 7999]].min() > 1 and jumps[[11999, 15999, 19999]].max() < 0.05, (
+        "those that take over do not jump"
+    )
+    tilt = abs(swap("Centred")[-1, 1]), abs(swap("Centred", "Integrating", "Integrating")[-1, 1])
+    assert tilt[1] < tilt[0], "the integral brings the cart back to the middle of a table that is not level"
+    assert run(copy / "rewritten_law", "--seconds", "0.5").count(" deg ") == 6
