@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from rtloop.errors import ConfigError
 from rtloop.stats.histogram import Histogram
+from rtloop.stats.records import recorded_swaps
 from rtloop.units import format_duration, format_rate
 
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ __all__ = [
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _OVERRUN_COLOUR = "#C00000"
 _PERIOD_COLOUR = "#555555"
+_SWAP_COLOUR = "#7A5195"
+#: The names of more swaps than this would cover each other.
+_MOST_NAMES = 12
 #: Lower end of the logarithmic axis of counts, so that a single cycle is visible.
 _FLOOR = 0.5
 #: A period of more than this many times the longest response would squeeze the histograms, and is not drawn.
@@ -261,12 +265,27 @@ def _draw_time_lines(upper: Axes, lower: Axes, stats: Figures) -> None:
         _draw_time_line(upper, t[1:], np.diff(start), "interval", COLOURS[0], period=period, late=none)
         _draw_time_line(lower, t, end - start, "execution time", COLOURS[1], period=0, late=none)
         lower.set_xlabel("time of start (s)")
+        _mark_swaps((lower, upper), stats, t)
         return
     t = (release - release[0]) * 1e-9
     late = np.flatnonzero(end - release > period) if period else none
     _draw_time_line(upper, t, start - release, "wake-up latency", COLOURS[0], period=0, late=none)
     _draw_time_line(lower, t, end - release, "response time", COLOURS[2], period=period, late=late)
     lower.set_xlabel("time of release (s)")
+    _mark_swaps((lower, upper), stats, t)
+
+
+def _mark_swaps(every: Sequence[Axes], stats: Figures, t: NDArray[Any]) -> None:
+    """Draw a line at the first cycle of each step that the loop went on with, with its name in the first axes."""
+    swaps = recorded_swaps(stats)
+    for index, swap in swaps:
+        for axes in every:
+            axes.axvline(t[index], color=_SWAP_COLOUR, linewidth=1, linestyle=":", zorder=1, label="_swap")
+        if len(swaps) <= _MOST_NAMES:
+            every[0].annotate(
+                literal(swap.successor), (t[index], 0), (2, 3), xycoords=every[0].get_xaxis_transform(),
+                textcoords="offset points", fontsize="small", color=_SWAP_COLOUR,
+            )  # fmt: skip
 
 
 def draw_time(axes: Axes, stats: Figures, *, name: str = "", number: int = 0) -> None:
@@ -290,11 +309,13 @@ def draw_time(axes: Axes, stats: Figures, *, name: str = "", number: int = 0) ->
     else:
         colour, start = COLOURS[number % len(COLOURS)], records["start"]
         if stats.has_own_wait:
-            t, values, label = (start[1:] - start[0]) * 1e-9, np.diff(start), "interval"
+            t = (start - start[0]) * 1e-9
+            _draw_time_line(axes, t[1:], np.diff(start), "interval", colour, period=0, late=none)
         else:
             release = records["release"]
-            t, values, label = (release - release[0]) * 1e-9, start - release, "wake-up latency"
-        _draw_time_line(axes, t, values, label, colour, period=0, late=none)
+            t = (release - release[0]) * 1e-9
+            _draw_time_line(axes, t, start - release, "wake-up latency", colour, period=0, late=none)
+        _mark_swaps([axes], stats, t)
         axes.set_xlabel("time (s)")
     if name:
         axes.set_title(f"{literal(name)}: {axes.get_title(loc='left').lower()}", loc="left", fontsize="medium")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from rtloop.settings import exact_period
-from rtloop.stats.figures import Figures
+from rtloop.stats.figures import Figures, Swap
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +25,7 @@ __all__ = [
     "have_one_origin",
     "on_one_clock",
     "period_of",
+    "recorded_swaps",
 ]
 
 
@@ -87,6 +88,12 @@ def have_one_origin(every: Sequence[Figures]) -> bool:
 def first_index(stats: Figures) -> int:
     """Return the index of the oldest recorded cycle."""
     return max(0, stats.cycles - len(stats.records))
+
+
+def recorded_swaps(stats: Figures) -> list[tuple[int, Swap]]:
+    """Return the swaps whose first cycle is recorded, each with the index of that record."""
+    first = first_index(stats)
+    return [(swap.cycle - first, swap) for swap in stats.swaps or () if 0 <= swap.cycle - first < len(stats.records)]
 
 
 def find_overruns(stats: Figures) -> NDArray[np.bool_]:

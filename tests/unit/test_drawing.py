@@ -11,6 +11,7 @@ import pytest
 
 from rtloop import Histogram, RTLoop, Stats
 from rtloop.stats import plots
+from rtloop.stats.figures import Swap
 
 PERIOD = 1_000_000
 
@@ -79,6 +80,22 @@ def test_the_picture_names_the_run_and_marks_the_overruns_at_their_place() -> No
     assert np.all(drawn["overruns (2)"][:, 1] > PERIOD)
     assert np.all(drawn["period 1 ms"][:, 1] == PERIOD)
     assert len(lines(latency)["wake-up latency"]) == len(drawn["response time"]) == 500
+
+
+@draws
+def test_a_line_marks_the_first_cycle_of_each_new_step() -> None:
+    swaps = (Swap(100, "Law", "Other"), Swap(300, "Other", "Third"))
+    for own in (False, True):
+        stats = replace(make(500), swaps=swaps, settings={**make(1).settings, "has_own_wait": own})
+        alone = plots.new_figure(9, 3).subplots()
+        plots.draw_time(alone, stats)
+        for axes in (*stats.plot().axes[1:], alone):
+            marks = [line.get_xdata()[0] for line in axes.get_lines() if line.get_label() == "_swap"]
+            assert marks == pytest.approx([0.1, 0.3], abs=1e-4)
+        assert {text.get_text() for text in stats.plot().axes[2].texts} == {"Other", "Third"}
+    gone = replace(make(500), cycles=900, swaps=swaps)  # the records begin at cycle 400
+    assert not [line for line in gone.plot().axes[2].get_lines() if line.get_label() == "_swap"]
+    assert "_swap" not in [text.get_text() for text in stats.plot().axes[1].get_legend().get_texts()]
 
 
 @draws

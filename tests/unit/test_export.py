@@ -18,6 +18,7 @@ from rtloop import Histogram, RTLoop, Stats
 
 pytest.importorskip("click", reason="the command line needs rtloop[cli]")
 
+from rtloop.stats.figures import Swap
 from rtloop.tools.cli import main
 from rtloop.tools.export.csv import histograms_to_csv, records_to_csv
 from rtloop.tools.export.trace import to_trace
@@ -251,6 +252,18 @@ def test_trace_follows_the_documented_format() -> None:
     names = [e["args"]["name"] for e in events(text, "M", name="process_name")]
     assert names == ["arm", 'leg "x"']
     assert not events(text, "X", pid=2, name="latency"), "a wait of its own has no planned time"
+
+
+def test_trace_has_an_instant_at_the_first_cycle_of_each_new_step() -> None:
+    swaps = (Swap(50, "Law", "Gone"), Swap(103, "Law", 'Other "x"'), Swap(105, 'Other "x"', "Law"))
+    for own in (False, True):
+        text = to_trace([Run("arm", replace(make(has_own_wait=own), swaps=swaps))])
+        found = events(text, "i", name="swap")
+        assert [one["args"]["successor"] for one in found] == ['Other "x"', "Law"], "of those that are recorded"
+        steps = {one["args"]["cycle"]: one["ts"] for one in events(text, "X", name="step")}
+        assert [one["ts"] for one in found] == [steps[103], steps[105]]
+        assert "swaps" in [one["args"]["name"] for one in events(text, "M", name="thread_name")]
+    assert "swaps" not in to_trace([Run("arm", make())])
 
 
 def test_two_releases_that_wait_at_once_are_not_drawn_over_each_other() -> None:

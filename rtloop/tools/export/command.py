@@ -36,8 +36,8 @@ def export(runs: tuple[str, ...], form: str | None, output: str, table: str) -> 
     hdr       an HdrHistogram log: a tagged line for latency, execution, response
               and interval; needs the extra `export`
     perfetto  a trace for https://ui.perfetto.dev or chrome://tracing: each cycle a
-              slice, releases, overruns and missed releases as instants, each run a
-              process; those of a LoopGroup (group.save) on one time line
+              slice, releases, overruns, missed releases and swaps as instants, each
+              run a process; those of a LoopGroup (group.save) on one time line
 
     hdr and perfetto take several runs. A FILE that exists is replaced, as a whole.
 

@@ -13,6 +13,7 @@ from rtloop.stats.records import (
     have_one_origin,
     on_one_clock,
     period_of,
+    recorded_swaps,
 )
 
 if TYPE_CHECKING:
@@ -22,11 +23,11 @@ if TYPE_CHECKING:
 
 __all__ = ["to_trace"]
 
-_STEPS, _WAITS, _RELEASES, _OVERRUNS = 1, 2, 3, 4
+_STEPS, _WAITS, _RELEASES, _OVERRUNS, _SWAPS = 1, 2, 3, 4, 5
 
 
 def to_trace(runs: Sequence[Run]) -> str:
-    """Return the trace: a process for each run, with tracks of its steps, latencies, releases and overruns.
+    """Return the trace: a process for each run, with tracks of its steps, latencies, releases, overruns and swaps.
 
     Instants have tracks of their own, because viewers hide an instant at the beginning of a slice of its track.
 
@@ -86,6 +87,8 @@ def _names(runs: Sequence[Run]) -> Iterator[dict[str, Any]]:
         tracks = {_STEPS: "steps"}
         if not run.stats.has_own_wait:
             tracks |= {_WAITS: "wake-up latency", _RELEASES: "releases", _OVERRUNS: "overruns"}
+        if recorded_swaps(run.stats):
+            tracks[_SWAPS] = "swaps"
         for track, name in tracks.items():
             yield {"ph": "M", "pid": number, "tid": track, "name": "thread_name", "args": {"name": name}}
             yield {"ph": "M", "pid": number, "tid": track, "name": "thread_sort_index", "args": {"sort_index": track}}
@@ -103,6 +106,7 @@ def _events(run: Run, pid: int, origin: int) -> Iterator[str]:
     releases, starts, ends = (stats.records[name].tolist() for name in ("release", "start", "end"))
     overrun, missed = find_overruns(stats).tolist(), find_missed(stats).tolist()
     period, first, busy_until = period_of(stats), first_index(stats), None
+    swaps = dict(recorded_swaps(stats))
     for number, (release, start, end) in enumerate(zip(releases, starts, ends, strict=True)):
         place = f'"pid": {pid}, "tid": {_STEPS}'
         if missed[number]:
@@ -127,6 +131,12 @@ def _events(run: Run, pid: int, origin: int) -> Iterator[str]:
             )
         busy_until = start
         cycle = first + number
+        if number in swaps:
+            names = json.dumps({"cycle": cycle, "former": swaps[number].former, "successor": swaps[number].successor})
+            yield (
+                f'{{"ph": "i", "s": "t", "pid": {pid}, "tid": {_SWAPS}, "name": "swap", "cat": "swap", '
+                f'"ts": {_us(start - origin)}, "args": {names}}}'
+            )
         latency = "" if stats.has_own_wait else f', "latency_ns": {start - release}, "response_ns": {end - release}'
         yield (
             f'{{"ph": "X", {place}, "name": "step", "cat": "step", "ts": {_us(start - origin)}, '
