@@ -20,7 +20,10 @@ cdef struct Record:
 
 GOAL = np.dtype([("angle", "f8"), ("seen", "i8")], align=True)
 RECORD = np.dtype(
-    [("release", "i8"), ("angle", "f8"), ("goal", "f8"), ("goal_age", "i8"), ("image_age", "i8"), ("is_followed", "i8")],
+    [
+        ("release", "i8"), ("angle", "f8"), ("goal", "f8"),
+        ("goal_age", "i8"), ("image_age", "i8"), ("is_followed", "i8"),
+    ],
     align=True,
 )
 assert (GOAL.itemsize, RECORD.itemsize) == (sizeof(Goal), sizeof(Record))

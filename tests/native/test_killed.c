@@ -15,14 +15,15 @@
 #include "check.h"
 #include "rtloop/ring.h"
 #include "rtloop/shared_latest.h"
+#include "rtloop/wakes.h"
 
 #ifdef __OPTIMIZE__
-enum { KILLS = 1000, STEP = 1, DEPTH = 320 }; /* instructions: about two writes */
+enum { KILLS = 1500, STEP = 1, DEPTH = 320 }; /* instructions: about two writes */
 #else
 enum { KILLS = 1000, STEP = 5, DEPTH = 1200 }; /* for broken variants */
 #endif
 
-enum { WORDS = 5, READERS = 2, CAPACITY = 4 };
+enum { WORDS = 5, READERS = 2, CAPACITY = 4, SLEEP_NS = 20000 };
 
 static struct shared {
   _Alignas(64) char latest[sizeof(rt_shared_latest_block_t) + READERS * 64 + (READERS + 2) * 64];
@@ -32,6 +33,9 @@ static struct shared {
 
 static rt_shared_latest_t writer, readers[READERS];
 static rt_ring_t *ring;
+static rt_wakers_t wakers; /* with this thread as a loop's, also in a child, which is a copy */
+static rt_wakes_t wakes;
+static int64_t plain_until;
 
 static void fill(uint64_t *value, uint64_t number) {
   for (int k = 0; k < WORDS; k++) value[k] = number;
@@ -87,11 +91,29 @@ static uint64_t pop_one(void) {
   return (ring->head % 3 ? rt_ring_pop(ring, value) : (int)rt_ring_pop_many(ring, value, 1)) ? number_of(value) : 0;
 }
 
+/* As a loop does: note who has to be woken in the step, and wake after it. */
+static void push_and_wake(void) {
+  push_one();
+  if (rt_is_awaited(&ring->awaited)) rt_wake_request(&wakers, &ring->awaited);
+  rt_wakes_run(&wakes);
+}
+
+static uint64_t wait_and_pop(void) {
+  rt_wait_announce(&ring->awaited);
+  if (rt_ring_length(ring) == 0) rt_wait_sleep(&ring->awaited, SLEEP_NS);
+  return pop_one();
+}
+
 static void victim_writes(void) { write_one(); }
 static void victim_reads(void) { shared->seen = read_one(0); }
 static void victim_pushes(void) { push_one(); }
+static void victim_wakes(void) { push_and_wake(); }
 static void victim_pops(void) {
   const uint64_t number = pop_one();
+  if (number) shared->seen = number;
+}
+static void victim_waits(void) {
+  const uint64_t number = wait_and_pop();
   if (number) shared->seen = number;
 }
 
@@ -105,6 +127,11 @@ static void other_pops(void) {
   if (number) popped = number;
 }
 static void other_pushes(void) { push_one(); }
+static void other_is_about_to_sleep(void) {
+  rt_wait_announce(&ring->awaited);
+  other_pops();
+}
+static void other_wakes(void) { push_and_wake(); }
 
 static void writer_is_replaced(void) {
   begin_writing();
@@ -147,14 +174,36 @@ static void consumer_is_replaced(void) {
   shared->seen = last;
 }
 
+/* Whoever sleeps is woken by the next item, whatever the victim was about to do. */
+static void waker_is_replaced(void) {
+  rt_wait_announce(&ring->awaited);
+  push_and_wake();
+  CHECK(!rt_is_awaited(&ring->awaited));
+  producer_is_replaced();
+}
+
+/* What the victim has announced costs one system call more, and then nothing. */
+static void waiter_is_replaced(void) {
+  push_and_wake();
+  CHECK(!rt_is_awaited(&ring->awaited));
+  consumer_is_replaced();
+  for (int i = 0; i < 3 * CAPACITY; i++) {
+    const uint64_t number = wait_and_pop();
+    CHECK(number == 0 || number == shared->seen + 1);
+    if (number) shared->seen = number;
+    push_and_wake();
+    CHECK(!rt_is_awaited(&ring->awaited) && rt_ring_length(ring) > 0);
+  }
+}
+
 static const struct {
   void (*victim)(void), (*other)(void), (*successor)(void);
 } sides[] = {
-    {victim_writes, other_reads, writer_is_replaced},
-    {victim_reads, other_writes, reader_is_replaced},
-    {victim_pushes, other_pops, producer_is_replaced},
-    {victim_pops, other_pushes, consumer_is_replaced},
+    {victim_writes, other_reads, writer_is_replaced},  {victim_reads, other_writes, reader_is_replaced},
+    {victim_pushes, other_pops, producer_is_replaced}, {victim_wakes, other_is_about_to_sleep, waker_is_replaced},
+    {victim_pops, other_pushes, consumer_is_replaced}, {victim_waits, other_wakes, waiter_is_replaced},
 };
+enum { SIDES = sizeof sides / sizeof *sides, FIRST_CONSUMER = 4 };
 
 static int wait_for_stop(pid_t child) {
   int status;
@@ -199,18 +248,20 @@ int main(int argc, char **argv) {
   CHECK(rt_ring_init(ring, 8 * WORDS, CAPACITY) == 0);
   begin_writing();
   for (uint32_t i = 0; i < READERS; i++) begin_reading(i);
-  for (long i = 0; i < kills; i++) {
-    if (i == 3 * (kills / 4)) {
+  wakes.plain_until = &plain_until;
+  rt_wakers_enter(&wakers, &wakes);
+  const long each = kills < SIDES ? 1 : kills / SIDES; /* of each side, each some instructions further than the last */
+  for (long i = 0; i < SIDES * each; i++) {
+    if (i == FIRST_CONSUMER * each) {
       while (ring->head != ring->tail) other_pops();
       shared->seen = popped; /* the consumer is the victim from here on */
     }
-    /* A quarter of the kills for each side; each kill is some instructions further than the one before. */
-    const long nth = i % (kills / 4 ? kills / 4 : 1);
-    if (!kill_after((int)(4 * i / kills), (int)(nth * STEP % DEPTH), 1 + (int)(nth / DEPTH + nth) % 13)) {
+    const long nth = i % each;
+    if (!kill_after((int)(i / each), (int)(nth * STEP % DEPTH), 1 + (int)(nth / DEPTH + nth) % 13)) {
       printf("skipped: ptrace cannot step here\n");
       return 0;
     }
   }
-  printf("%ld kills\n", kills);
+  printf("%ld kills\n", SIDES * each);
   return CHECK_DONE();
 }

@@ -236,6 +236,7 @@ PROGRAMS = {
             "a value that is not there yet": Mutation(
                 "shared_latest.h", _PUT + _VALUE_IS_NEW, _VALUE_IS_NEW.replace("}\n", _PUT + "}\n", 1)
             ),
+            "who sleeps stays asleep": Mutation("wakes.h", "  rt_store_release(word, 0u);\n", ""),
             "a successor counts anew": Mutation(
                 "shared_latest.h", "s->number = RT_SHARED_LATEST_NUMBER(found);", "s->number = 0;"
             ),
