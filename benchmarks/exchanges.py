@@ -12,16 +12,22 @@ there is a message. All of them run in turn:
 
 Every message is checked: it came whole and in order. A Latest has no throughput, because it passes only the newest.
 
-The last part is about a loop: a step writes a Latest a thousand times a second, and an asyncio program in the same
-process awaits each value. Its wake-up is compared with a millisecond, and the loop's wake-up latency with the same loop
-that nobody waits for. Needs Cython and a C compiler (for rtloop.build).
+The last two parts are about a loop whose step writes a Latest. In `asyncio`, a program in the same process awaits each
+of a thousand values a second. Its wake-up is compared with a millisecond, and the loop's wake-up latency with the same
+loop that nobody waits for. In `instructions`, callgrind counts what a step pays for a reader that may sleep but does
+not: a Latest that was waited for once, and a shared one, compared with one that nobody has ever waited for. They need
+Cython and a C compiler (for rtloop.build), and valgrind (apt install valgrind).
 """
 
 from __future__ import annotations
 
 import asyncio
 import importlib.util
+import os
+import re
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -33,6 +39,7 @@ from common import (
     alternate,
     claim,
     exit_code,
+    need,
     parser,
     positive,
     print_claims,
@@ -50,6 +57,8 @@ OURS, OURS_QUEUED = "Latest", "Ring"
 AHEAD_UP_TO = 4096
 #: Pause between two messages whose latency is measured: the reader sleeps, and is not about to wake up by itself.
 PAUSE_S = 0.003
+#: Instructions more for a reader that does not sleep now: one load, a comparison and a jump, with their addresses.
+AWAITED = 8
 WRITER = """
 from libc.stdint cimport int64_t
 from rtloop cimport RT_CONTINUE, Cycle, Latest, RTLoop
@@ -63,15 +72,27 @@ cdef extern from "<time.h>" nogil:
 
 cdef class Writer(RTLoop):
     cdef public Latest latest
-    def __init__(self, *args, **settings):
+    def __init__(self, *args, share=None, **settings):
         super().__init__(*args, **settings)
-        self.latest = Latest("i8")
+        self.latest = Latest("i8", share=share)
     cdef int step(self, const Cycle *cycle) noexcept nogil:
         cdef timespec now
         clock_gettime(1, &now)
         cdef int64_t ns = now.tv_sec * 1000000000 + now.tv_nsec
         self.latest.write_at(&ns, cycle.start)
         return RT_CONTINUE
+"""
+
+
+#: A simulation of the loop for callgrind, whose Latest is "plain", was waited for once, or is shared.
+COUNTED = """
+import os, sys
+import rtloop
+module = rtloop.build({source!r})
+loop = module.Writer("1ms", share=f"counted-{{os.getpid()}}" if {kind!r} == "shared" else None, record=64)
+if {kind!r} == "awaited":
+    loop.latest.wait("0ns")
+loop.simulate(cycles={cycles})
 """
 
 
@@ -210,6 +231,34 @@ def beside_a_loop(pairs: int, seconds: float) -> list[Claim]:
     ]  # fmt: skip
 
 
+def count_instructions(cycles: int) -> list[Claim]:
+    """Count the instructions of a simulated cycle that writes a Latest of each kind."""
+    need("valgrind", "valgrind")
+
+    def count(kind: str, source: Path, cycles: int) -> int:
+        say(f"{kind}: {cycles} cycles under callgrind")
+        code = COUNTED.format(source=str(source), kind=kind, cycles=cycles)
+        command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={source.parent}/out", sys.executable]
+        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
+        subprocess.run([*command, "-P", "-W", "ignore", "-c", code], env=environment, check=True, capture_output=True)
+        totals = re.findall(r"^(?:summary|totals): (\d+)", (source.parent / "out").read_text(), re.MULTILINE)
+        return int(totals[-1])
+
+    counts = {}
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "awaited_writer.pyx"
+        source.write_text(WRITER)
+        rtloop.build(source)  # once, into the cache
+        for kind in ("plain", "awaited", "shared"):
+            few, many = (count(kind, source, number) for number in (cycles // 10, cycles // 10 + cycles))
+            counts[kind] = (many - few) / cycles
+    return [
+        claim("a simulated cycle that writes a Latest", "instr.", [counts["plain"]]),
+        claim("more, if it was waited for once", "instr.", [counts["awaited"] - counts["plain"]], target=AWAITED),
+        claim("more, if it is shared", "instr.", [counts["shared"] - counts["plain"]]),
+    ]
+
+
 def main() -> int:
     """Run the benchmark."""
     options = parser(__doc__ or "", pairs=5, seconds=2)
@@ -217,16 +266,19 @@ def main() -> int:
     options.add_argument(
         "--sizes", type=positive, nargs="+", default=[64, 4096, 1 << 20], metavar="BYTES", help="64 4096 1048576"
     )
-    options.add_argument("--only", choices=("processes", "asyncio"), help="one of the two parts")
+    options.add_argument("--only", choices=("processes", "asyncio", "instructions"), help="one of the parts")
+    options.add_argument("--cycles", type=positive, default=200_000, metavar="N", help="cycles to count (200000)")
     arguments = options.parse_args()
     absent = missing()
     claims: list[Claim] = []
     rows: list[list[str]] = []
-    for size in arguments.sizes if arguments.only != "asyncio" else ():
+    for size in arguments.sizes if arguments.only in (None, "processes") else ():
         more = compare(size, arguments.pairs, arguments.messages, absent)
         claims += more[0]
         rows += more[1]
-    if arguments.only != "processes":
+    if arguments.only in (None, "instructions"):
+        claims += count_instructions(arguments.cycles)
+    if arguments.only in (None, "asyncio"):
         claims += beside_a_loop(arguments.pairs, arguments.seconds)
     if rows:
         print_table("Between two processes, us", ["size", "way", "latency", "writer", "throughput"], rows)

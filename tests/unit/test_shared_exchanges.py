@@ -558,3 +558,16 @@ def test_the_command_lists_who_writes_and_who_reads(name: str, start: Callable[[
     assert "10/10 (most 10)" in row and " 2" in row and str(os.getpid()) in row
     (row,) = [line for line in shown.splitlines() if f"{name} a" in line]
     assert str(peer.pid) not in row
+
+
+def test_a_process_that_is_killed_at_any_system_call_of_its_claim_leaves_the_role_free(name: str) -> None:
+    script = Path(__file__).parents[1] / "support" / "killed_claims.py"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(script), name], capture_output=True, text=True, timeout=200, check=False
+    )
+    if done.stderr.startswith("cannot trace"):
+        pytest.skip(f"ptrace(2) is refused here: {done.stderr.strip()}")
+    assert done.returncode == 0, done.stderr
+    kills = dict(part.split() for part in done.stdout.strip().split(", "))
+    assert kills.keys() == {"create", "writer", "reader", "producer", "consumer"}
+    assert min(map(int, kills.values())) >= 8, "each claim locks, notes its holder, and maps the file"
