@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -12,6 +13,7 @@ from typing import Any
 from rtloop.errors import BridgeError, PayloadError, StateError
 from rtloop.live.parameter_set import this_writer
 from rtloop.live.parameters import Parameters
+from rtloop.process.exit_hooks import RECORDERS, WeakObjects, at_end, watch
 from rtloop.process.nap import nap
 from rtloop.stats.stats import Stats
 from rtloop.zenoh.answers import SET
@@ -59,6 +61,7 @@ class RemoteConnection:
         self._at = f"{loop.key}/loops/{key_chunk(loop.stats.name)}"
         self._remotes, self._loop = remotes, loop
         self._owns_remotes = False
+        self._pid = os.getpid()
         self._has_died = self._is_closed = False
         self._signals: RemoteSignals | None = None
         self._handlers = Handlers()
@@ -68,14 +71,13 @@ class RemoteConnection:
             take_all, session = self._handlers.take_all, remotes.session
             take_all(session, f"{self._at}/parameters", self._on_parameters)
             take_all(session, f"{self._at}/stats", self._on_stats)
-            alive = session.liveliness().declare_subscriber(
-                f"{loop.key}/alive", self._handlers.callback(self._on_liveliness)
-            )
-            self._handlers.keep(alive)
+            self._handlers.take_liveliness(session, f"{loop.key}/alive", self._on_liveliness)
             self._set.take(self._get(f"{self._at}/parameters"))
         except BaseException:
             self._handlers.close()
             raise
+        _connections.add(self)
+        watch()
 
     def _get(self, at: str) -> bytes:
         for key, payload, _ in self._remotes.get(at, _PATIENCE_S):
@@ -109,7 +111,9 @@ class RemoteConnection:
     @property
     def state(self) -> str:
         """``"running"``, ``"stopped"``, ``"failed"``, or ``"died"`` if its bridge is gone."""
-        return "died" if self._has_died else self._loop.stats.state
+        if self._has_died:
+            return "died"
+        return self._loop.stats.state if self._set.state == "running" else self._set.state
 
     @property
     def stats(self) -> Stats:
@@ -180,9 +184,10 @@ class RemoteConnection:
 
     def close(self) -> None:
         """End the subscriptions. A second call does nothing."""
-        if self._is_closed:
-            return
+        if self._is_closed or self._pid != os.getpid():
+            return  # the threads and the session are the parent's
         self._is_closed = True
+        _connections.discard(self)
         self._handlers.close()
         if self._owns_remotes:
             self._remotes.close()
@@ -197,6 +202,19 @@ class RemoteConnection:
 
     def __repr__(self) -> str:
         return f"<RemoteConnection to {self.name!r} in process {self.pid} on {self.host}>"
+
+
+_connections: WeakObjects[RemoteConnection] = WeakObjects()
+
+
+def _close_all() -> None:
+    """Close the connections at the interpreter's end."""
+    for connection in _connections:
+        with suppress(Exception):
+            connection.close()
+
+
+at_end(RECORDERS, _close_all, lambda: bool(_connections))
 
 
 def find_loop(remotes: Remotes, name: str | None, timeout: float = _PATIENCE_S) -> RemoteLoop:

@@ -322,6 +322,11 @@ class Handlers:
         """
         self._take(session.declare_subscriber(key, engine().handlers.FifoChannel(_QUEUE)), key, function)
 
+    def take_liveliness(self, session: Any, key: str, function: Any) -> None:
+        """Do the same with the tokens of peers."""
+        channel = engine().handlers.FifoChannel(_QUEUE)
+        self._take(session.liveliness().declare_subscriber(key, channel), key, function)
+
     def _take(self, subscriber: Any, key: str, function: Any) -> None:
         self.keep(subscriber)
 

@@ -123,11 +123,11 @@ class Tuning:
         """Return True if the values, or the state of the loop, have changed since the last call."""
         loop = self._loops[name]
         found = parameters_of(loop)
-        if found is None:
-            return False
-        applied = found.applied
+        applied = None if found is None else found.applied
         cycle = None if applied is None else applied.cycle
-        now = loop.state, _plain(dict(found)), cycle, tuple(found.declared.values())
+        now: tuple[Any, ...] = (loop.state, cycle)
+        if found is not None:
+            now = *now, _plain(dict(found)), tuple(found.declared.values())
         is_new = self._published.get(name) != now
         self._published[name] = now
         return is_new

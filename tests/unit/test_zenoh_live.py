@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -256,6 +259,23 @@ def test_a_set_that_can_never_work_is_refused_when_the_bridge_is_made() -> None:
         Bridge(make_motor(), commands=("tune",))
     with pytest.raises(ConfigError, match="signal_rate"):
         Bridge(make_motor(), signal_rate="often")
+
+
+LEFT_OPEN = """
+import json, sys, rtloop.zenoh
+motor = rtloop.zenoh.connect("motor", config=json.loads(sys.argv[1]))
+motor.signals.latest()
+print(motor.parameters["kp"])
+"""
+
+
+def test_a_program_ends_that_has_left_its_connection_open(motor: PyLoop, network: dict[str, Any]) -> None:
+    """The interpreter's end waits for threads that Zenoh has started to call Python."""
+    with Bridge(motor, config=network, key="rtloop/pi/motor") as bridge:
+        until(lambda: bridge.describe()["signals"])
+        command = [sys.executable, "-P", "-c", LEFT_OPEN, json.dumps(network)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (0, "10.0\n"), done.stderr
 
 
 # Thinning.
@@ -588,5 +608,72 @@ def test_get_and_set_reach_a_loop_on_another_host(motor: PyLoop, network: dict[s
         done = run("set", "motor", "kp=51")
         assert isinstance(done.exception, ConfigError) and "limits" in str(done.exception)
         assert "--pid selects" in run("get", "motor", "--pid", "1").output
-    assert isinstance(run("get", "nobody").exception, BridgeError)
     assert "--config belongs" in CliRunner().invoke(make_group(), ["get", "motor", "--config", __file__]).output
+
+
+def test_the_scope_shows_and_changes_a_loop_on_another_host(
+    motor: PyLoop, network: dict[str, Any], tmp_path: Path
+) -> None:
+    pytest.importorskip("tornado", reason="rtloop scope needs rtloop[scope]")
+    from rtloop.tools.scope.presets import Presets
+    from rtloop.tools.scope.session import Session
+    from rtloop.tools.scope.sources import Network
+    from rtloop.tools.scope.station import Station
+
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: str | bytes) -> None:
+        if isinstance(message, str):
+            sent.append(json.loads(message))
+
+    def last(kind: str) -> dict[str, Any]:
+        return next((one for one in reversed(sent) if one["kind"] == kind), {})
+
+    async def check() -> None:
+        source = Network(Remotes("rtloop/**", config=network))
+        station = Station(Presets(tmp_path / "presets.json"), tmp_path, 5, source)
+        session = Session(station, send)
+        try:
+            await play(station, session)
+        finally:
+            await session.close()
+            await station.close()
+
+    async def play(station: Station, session: Session) -> None:
+        deadline = time.monotonic() + 60
+
+        async def reach(done: Callable[[], Any]) -> None:
+            while not done():
+                assert time.monotonic() < deadline, sent
+                station.poll()
+                await session.tick()
+                await session.report()
+                await asyncio.sleep(0.01)
+
+        while not station.loops:
+            assert time.monotonic() < deadline
+            station.look_soon()
+            await station.search()
+        (one,) = station.loops
+        assert (one["name"], one["pid"]) == (f"{os.uname().nodename}/motor", os.getpid()) and one["has_signals"]
+        await session.handle({"kind": "watch", "name": one["name"], "pid": one["pid"]})
+        assert [(channel["name"], channel["unit"]) for channel in last("loop")["channels"]] == [("angle", "rad")]
+        assert last("loop")["parameters"][0]["high"] == 50 and last("values")["values"]["kp"] == 10
+        assert session.watch is not None and session.watch.signals is not None
+        history = session.watch.signals.history
+        await reach(lambda: history.count > 20)
+        await session.handle({"kind": "set", "values": {"kp": 12, "mode": "3"}})
+        assert last("set")["names"] == ["kp", "mode"] and motor.parameters["kp"] == 12
+        await session.handle({"kind": "set", "values": {"kp": 51}})
+        assert "outside of its limits" in last("refused")["message"] and motor.parameters["kp"] == 12
+        await session.handle({"kind": "undo"})
+        assert (motor.parameters["kp"], motor.parameters["mode"]) == (10, 0)
+        await session.handle({"kind": "watch", "name": "nowhere/motor", "pid": 1})
+        assert "no bridge has answered" in last("refused")["message"]
+        motor.stop()
+        await reach(lambda: last("status").get("state") == "stopped")
+        assert last("status")["figures"]["cycles"] > 0
+
+    with Bridge(motor, config=network, key="rtloop/pi/motor", commands="set", interval="20ms") as bridge:
+        until(lambda: bridge.describe()["signals"])
+        asyncio.run(check())

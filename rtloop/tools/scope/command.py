@@ -8,11 +8,15 @@ import signal
 import socket
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from rtloop.tools.interruption import default_handlers, noted_signals
-from rtloop.tools.options import to_duration
+from rtloop.tools.options import config_option, say_once, to_duration
+
+if TYPE_CHECKING:
+    from rtloop.tools.scope.sources import Source
 
 __all__ = ["scope"]
 
@@ -35,6 +39,9 @@ _LOCAL = frozenset({"127.0.0.1", "localhost", "::1"})
               help="File of the named sets of parameters; by default ~/.config/rtloop/presets.json.")  # fmt: skip
 @click.option("--foxglove", is_flag=True,
               help="Serve the loop to Foxglove or PlotJuggler instead; the port is 8765 by default.")  # fmt: skip
+@click.option("--zenoh", "keys", metavar="KEYS",
+              help="Show the loops of all hosts whose bridges' keys match: 'rtloop/**'.")  # fmt: skip
+@config_option
 @click.option("--allow-set", is_flag=True, help="With --foxglove: accept changes of parameters.")
 def scope(
     name: str | None,
@@ -45,6 +52,8 @@ def scope(
     folder: Path,
     presets: Path | None,
     foxglove: bool,
+    keys: str | None,
+    config: str | None,
     allow_set: bool,
 ) -> None:
     """Show signals of running loops in the browser, and change their parameters there.
@@ -57,12 +66,20 @@ def scope(
     treat it like a password. The page loads nothing from the internet. To reach it from another machine, prefer
     `ssh -L 8000:127.0.0.1:8000` with --port 8000 to --host.
 
+    With --zenoh, the page shows loops of other hosts, or only those with the name NAME. A bridge sends samples at up to
+    1 kHz, or another rate that its owner has chosen, and no times of single cycles; parameters can be changed if the
+    owner allows it.
+
     With --foxglove, the signals of the loop NAME and its parameters are served by the WebSocket server of foxglove-sdk.
     That protocol has no token: every program and every web page open on this machine can read them, and with
     --allow-set change the parameters within their limits.
     """
     if allow_set and not foxglove:
         raise click.UsageError("--allow-set belongs to --foxglove; the page of the scope can always set parameters")
+    if keys is None and config is not None:
+        raise click.UsageError("--config belongs to --zenoh: give --zenoh KEYS as well")
+    if keys is not None and (foxglove or pid is not None):
+        raise click.UsageError("--pid and --foxglove are for loops of this machine: leave out --zenoh")
     if foxglove:
         _serve_foxglove(name, pid, host, 8765 if port is None else port, allow_set)
         return
@@ -75,11 +92,13 @@ def scope(
     if keep > 3_600_000_000_000:
         raise click.BadParameter("must be at most 3600s", param_hint="--keep")
     sockets = _bind(host, port or 0)
+    source = None if keys is None else _open_network(keys, config, name)
     shown, is_open = _address(host, sockets[0])
     token = secrets.token_urlsafe(24)
     guard = Guard(token, _LOCAL | {host, shown, socket.gethostname()}, is_open=is_open)
     bracketed = f"[{shown}]" if ":" in shown else shown
     choice = "" if name is None else f"&loop={_quoted(name)}" + ("" if pid is None else f"&pid={pid}")
+    choice = choice if source is None else ""  # a network shows only loops of that name
     address = f"http://{bracketed}:{sockets[0].getsockname()[1]}/?token={token}{choice}"
 
     def ready() -> None:
@@ -88,7 +107,7 @@ def scope(
             print("warning: other machines can connect, and what is sent is not encrypted.", file=sys.stderr)
 
     async def run() -> tuple[int, list[str]]:
-        station = Station(Presets(presets or default_path()), folder.absolute(), keep / 1e9)
+        station = Station(Presets(presets or default_path()), folder.absolute(), keep / 1e9, source)
         return await serve(station, sockets, guard, handled, ready)
 
     handled = tuple(default_handlers())  # before asyncio has a handler of its own
@@ -97,6 +116,13 @@ def scope(
         print(sentence, file=sys.stderr)
     if number not in (0, 2):
         raise click.exceptions.Exit(128 + number)
+
+
+def _open_network(keys: str, config: str | None, name: str | None) -> Source:
+    from rtloop.tools.scope.sources import Network
+    from rtloop.zenoh import Remotes
+
+    return Network(Remotes(keys, config=config, on_wait=say_once()), name)
 
 
 def _serve_foxglove(name: str | None, pid: int | None, host: str, port: int, can_set: bool) -> None:

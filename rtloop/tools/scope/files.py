@@ -13,6 +13,7 @@ from rtloop.errors import ConfigError
 if TYPE_CHECKING:
     from rtloop.live.connect import Connection
     from rtloop.tools.scope.samples.history import History
+    from rtloop.zenoh.connection import RemoteConnection
 
 __all__ = ["FORMATS", "free_path", "save_history", "start_recorder"]
 
@@ -40,7 +41,7 @@ def free_path(folder: Path, loop: str, kind: str, suffix: str) -> Path:
     return path
 
 
-def start_recorder(connection: Connection, path: Path) -> Recorder:
+def start_recorder(connection: Connection | RemoteConnection, path: Path) -> Recorder:
     """Record a loop's signals from now on, on a thread of its own, until the recorder is closed.
 
     Raises

@@ -7,15 +7,15 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rtloop.errors import AttachError, RtloopError, StateError
-from rtloop.telemetry.scan import scan
+from rtloop.errors import RtloopError, StateError
 from rtloop.tools.scope.files import free_path, start_recorder
 from rtloop.tools.scope.samples.watch import Watch
-from rtloop.units import format_rate
+from rtloop.tools.scope.sources import Machine
 
 if TYPE_CHECKING:
     from rtloop.data.recorder import Recorder
     from rtloop.tools.scope.presets import Presets
+    from rtloop.tools.scope.sources import Source
 
 __all__ = ["Station"]
 
@@ -34,20 +34,23 @@ class Station:
         Folder of recordings and captures.
     keep_s : float
         Time for which samples are kept, s.
+    source : Source, optional
+        Source of the loops; by default this machine.
 
     Attributes
     ----------
     loops : list of dict
-        The running loops of this machine.
+        The running loops.
     note : str
         Why loops may be missing in it; usually empty.
     """
 
-    def __init__(self, presets: Presets, folder: Path, keep_s: float) -> None:
+    def __init__(self, presets: Presets, folder: Path, keep_s: float, source: Source | None = None) -> None:
         self.presets, self.keep_s = presets, keep_s
         self.loops: list[dict[str, Any]] = []
         self.note = ""
         self._folder = folder
+        self._source: Source = source or Machine()
         self._watches: dict[Watch, int] = {}  # and the number of pages that show it
         self._opening = asyncio.Lock()
         self._recorders: dict[Watch, tuple[Recorder, Path]] = {}
@@ -68,7 +71,7 @@ class Station:
         if time.monotonic() - self._searched < _SEARCH_S:
             return
         self._searched = time.monotonic()
-        self.loops, self.note = await asyncio.to_thread(_search)
+        self.loops, self.note = await asyncio.to_thread(self._source.search)
         for watch in tuple(self._recorders):
             if watch.has_ended:
                 await self.stop_recording(watch)
@@ -88,7 +91,7 @@ class Station:
 
         Raises
         ------
-        AttachError
+        AttachError, BridgeError
             If there is no such loop.
         """
         async with self._opening:
@@ -98,7 +101,7 @@ class Station:
                     if not watch.has_ended:
                         self._watches[watch] += 1
                         return watch
-            made = await asyncio.to_thread(Watch.open, name, pid, self.keep_s)
+            made = await asyncio.to_thread(Watch.open, self._source, name, pid, self.keep_s)
             self._watches[made] = 1
             return made
 
@@ -163,29 +166,5 @@ class Station:
         for watch in tuple(self._watches):
             del self._watches[watch]
             await watch.close()
+        await asyncio.to_thread(self._source.close)
         return said
-
-
-def _search() -> tuple[list[dict[str, Any]], str]:
-    try:
-        found = scan()
-    except AttachError as error:
-        return [], str(error)
-    loops = []
-    for reader in found.loops:
-        with reader:
-            period = int(reader.settings["period_ns"])
-            group = reader.settings.get("group")
-            loops.append(
-                {
-                    "name": reader.name,
-                    "pid": reader.pid,
-                    "rate": format_rate(period),
-                    "group": None if group is None else str(group),
-                    "has_signals": "signals" in reader.blocks,
-                    "has_parameters": "parameters" in reader.blocks,
-                }
-            )
-    denied = len(found.denied)
-    note = f"{denied} processes belong to other users and were not inspected." if denied else ""
-    return loops, note

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rtloop.errors import AttachError, RtloopError, StateError
-from rtloop.live.connect import Connection, connect
+from rtloop.errors import RtloopError, StateError
 from rtloop.stats.records import first_index
 from rtloop.tools.scope.samples.channels import TIMING, TIMING_DTYPE, signal_channels
 from rtloop.tools.scope.samples.history import History
@@ -17,8 +16,12 @@ from rtloop.tools.scope.samples.history import History
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from rtloop.live.connect import Connection
     from rtloop.live.signals import SignalReader
     from rtloop.stats.stats import Stats
+    from rtloop.tools.scope.sources import Source
+    from rtloop.zenoh.connection import RemoteConnection
+    from rtloop.zenoh.remote_signals import RemoteReader
 
 __all__ = ["Feed", "Watch"]
 
@@ -68,7 +71,7 @@ class Watch:
 
     Attributes
     ----------
-    connection : Connection
+    connection : Connection or RemoteConnection
         To the loop.
     signals, timing : Feed or None
         Its signals, if it has some, and the times of its cycles.
@@ -80,9 +83,9 @@ class Watch:
         Held while parameters are changed on another thread.
     """
 
-    def __init__(self, connection: Connection, keep_s: float) -> None:
+    def __init__(self, connection: Connection | RemoteConnection, keep_s: float, name: str | None = None) -> None:
         self.connection = connection
-        self.name, self.pid = connection.name, connection.pid
+        self.name, self.pid = name or connection.name, connection.pid
         self.period_ns = connection.period_ns
         self.has_ended = False
         self.state = "running"
@@ -91,35 +94,36 @@ class Watch:
         self.lock = asyncio.Lock()
         self._polls = 0
         self._lost = 0
-        self._reader: SignalReader | None = None
+        self._reader: SignalReader | RemoteReader | None = None
         self.signals: Feed | None = None
         rate = 1e9 / self.period_ns
         try:
             signals = connection.signals
             self._reader = signals.reader("oldest")
             channels = signal_channels(signals.dtype, signals.units)
-            every = int(connection.read(records=0).settings.get("signals_every", 1))
+            every = int(connection.read(records=0).settings.get("signals_every", 1)) * getattr(signals, "every", 1)
             self.signals = Feed(History(signals.dtype, channels, int(keep_s * rate / every)), every / rate)
         except StateError:
             pass  # it has none
-        except AttachError as error:
+        except RtloopError as error:
             self.problem = str(error)
-        self.timing = Feed(History(TIMING_DTYPE, TIMING, int(keep_s * rate)), 1 / rate)
+        timing = () if hasattr(connection, "host") else TIMING  # another host sends no records of cycles
+        self.timing = Feed(History(TIMING_DTYPE, timing, int(keep_s * rate)), 1 / rate)
         self._cycles: int | None = None
         self._origin: int | None = None
 
     @classmethod
-    def open(cls, name: str, pid: int, keep_s: float) -> Watch:
+    def open(cls, source: Source, name: str, pid: int, keep_s: float) -> Watch:
         """Connect to a running loop.
 
         Raises
         ------
-        AttachError, AttachPrivilegeError
+        AttachError, AttachPrivilegeError, BridgeError
             If there is no such loop, or it may not be inspected.
         """
-        connection = connect(name, pid)
+        connection = source.connect(name, pid)
         try:
-            return cls(connection, keep_s)
+            return cls(connection, keep_s, name)
         except BaseException:
             connection.close()
             raise
@@ -188,4 +192,4 @@ class Watch:
     async def close(self) -> None:
         """Close the connection, after a change that is under way."""
         async with self.lock:
-            self.connection.close()
+            await asyncio.to_thread(self.connection.close)
