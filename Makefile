@@ -58,7 +58,7 @@ native: $(VENV)/.installed $(VENV)/.test ## test the C headers alone, under the 
 sanitize: native ## the same, and the Python tests that lock next to nothing with extension modules under ASan
 	.ci/asan_tests $(PYTHON) $(CURDIR)/$(VENV)/asan
 
-fuzz: $(VENV)/.installed $(VENV)/.test ## feed whatever is parsed with what nobody would write; FUZZ_EXAMPLES=... for each parser
+fuzz: $(VENV)/.installed $(VENV)/.test ## fuzz every parser; FUZZ_EXAMPLES=... for each
 	RTLOOP_FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(PYTEST) tests/fuzz $(TEST_ARGS)
 
 soak: $(VENV)/.installed ## run loops under all loads at once, beside cyclictest; DURATION=1h, SOAK_ARGS="--json soak.json"

@@ -48,7 +48,7 @@ def elapsed_releases(stats: Stats) -> tuple[int, int] | None:
     if stats.has_own_wait or not len(records) or not period or stats.settings.get("overrun") == "shift":
         return None
     release, end = int(records["release"][-1]), int(records["end"][-1])
-    # A step of the clock moves all stamps, and the waits for its new grid are no periods.
+    # A step of the clock moves all stamps, and the waits for its new grid are not periods.
     elapsed = release - (end - stats.duration_ns) - stats.clock_gap_ns
     periods = round(elapsed / period)
     if abs(elapsed - periods * period) > stats.clock_steps + 1:  # the first and the last release are rounded

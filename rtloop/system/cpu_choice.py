@@ -32,7 +32,7 @@ def _inherited() -> set[int]:
 def _reachable_cpus() -> tuple[int, ...]:
     """Return where a thread of this process may go if it asks, found by a thread that asks for every CPU.
 
-    The mask of a process is no answer: the kernel starts all of them off the CPUs that are isolated at boot.
+    The mask of a process does not tell, because the kernel starts every process off the CPUs that are isolated at boot.
     """
     possible = read_cpus("/sys/devices/system/cpu/possible") or range(os.cpu_count() or 1)
     found: list[set[int]] = [_inherited()]

@@ -336,7 +336,7 @@ def headers_fix(version: str, prefix: str = "/usr", distribution: str | None = N
 
 
 class _Packages(NamedTuple):
-    """How a family of distributions installs packages, and what it calls them."""
+    """Commands and package names of a family of distributions."""
 
     ids: frozenset[str]
     install: str

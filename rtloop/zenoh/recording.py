@@ -79,7 +79,7 @@ class Channel:
         next_first = self.senders.get(sender, (None, 0))[0]
         if next_first is not None and first > next_first:
             self.lost += first - next_first  # a smaller number: the bridge was restarted
-        # A bridge that goes on after another one has published was not replaced by it.
+        # A bridge that still publishes after another one was not replaced by it.
         self.is_shared |= next_first is not None and sender != self._last_sender
         self._last_sender = sender
         self.senders.pop(sender, None)

@@ -104,7 +104,7 @@ class RemoteSignals:
         self._own: RemoteReader | None = None
 
     def take(self, payload: bytes) -> None:
-        """Take the records of a frame over; count a payload that is none. Raises nothing."""
+        """Take over the records of a frame, and count a malformed payload. Raises nothing."""
         try:
             if len(payload) > _MAX_FRAME_BYTES:
                 raise PayloadError(f"{len(payload)} bytes are too many")

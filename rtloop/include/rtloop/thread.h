@@ -26,7 +26,6 @@
 
 #define RT_CPU_WORDS 128 /* 8192 CPUs, the largest NR_CPUS of any kernel configuration */
 
-#define RT_SCHED_DEADLINE 6
 #define RT_SCHED_FLAG_RESET_ON_FORK 1u
 
 /* struct sched_attr of sched_setattr(2), which older C libraries do not declare. */

@@ -49,7 +49,7 @@ def number(text: str) -> int | None:
 
 
 def cpu_list(text: str) -> tuple[int, ...] | None:
-    """Read a kernel CPU list, ``"0-2,5"``; an empty one is no CPU."""
+    """Read a kernel CPU list, ``"0-2,5"``; an empty list names no CPU."""
     try:
         return parse_cpu_list(text)
     except ValueError:

@@ -32,8 +32,6 @@ EVENTS = {
 }
 #: Times of a sample's cycle, ns.
 QUANTITIES = ("latency", "execution", "response")
-#: Events that the times of the cycles locate.
-_LOCATED = ("overrun", "missed", "late")
 #: Happenings that are remembered, for the files of the events that they belong to.
 _MOST = 100_000
 #: Records that are copied at first; more if there are.

@@ -71,7 +71,6 @@ class Session:
         self._is_stale = True  # the page asks for something else than the last frame
         self._drawn = -1  # number of the newest sample in the last frame
         self._said: dict[str, str] = {}  # the last message of each kind
-        self._wanted: tuple[str, int] | None = None
 
     # Messages to the page.
 

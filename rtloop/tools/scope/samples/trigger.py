@@ -94,7 +94,7 @@ class Trigger:
 
     def _edges(self, values: NDArray[np.float64]) -> NDArray[np.intp]:
         before = np.concatenate(([self._last], values[:-1]))
-        with np.errstate(invalid="ignore"):  # a comparison with NaN is false: it is no edge
+        with np.errstate(invalid="ignore"):  # a comparison with NaN is false, so NaN is not an edge
             rises = (before < self.level) & (values >= self.level)
             falls = (before > self.level) & (values <= self.level)
         wanted = {"rising": rises, "falling": falls, "either": rises | falls}[self.edge]
