@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
@@ -21,6 +21,27 @@ from rtloop.telemetry.gc_watch import collector_facts
 __all__ = ["assemble_stats", "machine", "make_stats", "tai_facts"]
 
 machine = cache(host_facts)
+
+
+class RunFigures(TypedDict, total=False):
+    """Figures of a run that are not in its telemetry block.
+
+    Attributes
+    ----------
+    stack : StackUse
+        Stack of the thread.
+    forks : int or None
+        Number of forks of the process; None if unknown.
+    violations : list of dict
+        Violations of the guards.
+    live : mapping
+        Figures of parameters and swaps, by their names in `Stats`.
+    """
+
+    stack: StackUse
+    forks: int | None
+    violations: list[dict[str, Any]]
+    live: Mapping[str, Any]
 
 
 def tai_facts(offsets_s: tuple[int, int] | None) -> dict[str, int]:
@@ -56,13 +77,10 @@ def make_stats(
     grants: tuple[Grant, ...],
     snapshot: Snapshot | None,
     *,
-    stack: StackUse = StackUse(0, 0),  # noqa: B008 - immutable
-    forks: int = 0,
     has_own_wait: bool = False,
     simulation: dict[str, Any] | None = None,
-    violations: list[dict[str, Any]] | None = None,
     tai_offsets_s: tuple[int, int] | None = None,
-    live: Mapping[str, Any] = {},
+    **figures: Unpack[RunFigures],
 ) -> Stats:
     """Make the Stats of a loop of this process; the snapshot of a loop that never ran is None."""
     extra: dict[str, Any] = {}
@@ -75,11 +93,8 @@ def make_stats(
         state,
         grants,
         snapshot or _empty(),
-        stack=stack,
-        forks=forks,
-        host=machine() | tai_facts(tai_offsets_s) | ({} if simulation is not None else collector_facts()),
-        violations=violations,
-        live=live,
+        machine() | tai_facts(tai_offsets_s) | ({} if simulation is not None else collector_facts()),
+        **figures,
     )
 
 
@@ -88,12 +103,8 @@ def assemble_stats(
     state: str,
     grants: tuple[Grant, ...],
     snapshot: Snapshot,
-    *,
-    stack: StackUse,
-    forks: int | None,
     host: dict[str, Any],
-    violations: list[dict[str, Any]] | None = None,
-    live: Mapping[str, Any] = {},
+    **figures: Unpack[RunFigures],
 ) -> Stats:
     """Make the Stats of a loop of any process.
 
@@ -103,6 +114,7 @@ def assemble_stats(
     counters = snapshot.counters
     usage = counters["usage"]
     latency, execution, response, interval, waiting = snapshot.histograms
+    stack, forks = figures.get("stack", StackUse(0, 0)), figures.get("forks", 0)
     if "simulation" in settings:
         usage, forks, stack = (None,) * 4, 0, StackUse(0, 0)
     elif settings.get("has_own_wait"):
@@ -128,7 +140,7 @@ def assemble_stats(
         page_faults=PageFaults(*usage[:2]),
         context_switches=ContextSwitches(*usage[2:]),
         forks=forks,
-        guard=guard_summary.summarise(settings, grants, counters, violations or []),
+        guard=guard_summary.summarise(settings, grants, counters, figures.get("violations", [])),
         grants=grants,
         settings=settings,
         host=dict(host),
@@ -139,5 +151,5 @@ def assemble_stats(
         waiting=waiting,
         records=snapshot.records,
         stack=stack,
-        **live,
+        **figures.get("live", {}),
     )

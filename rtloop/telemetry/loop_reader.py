@@ -193,9 +193,9 @@ class LoopReader:
             state,
             self.grants,
             snapshot,
+            {**self._host, "tai_offset_s": tai_offset_s()},
             stack=stack,
             forks=None,
-            host={**self._host, "tai_offset_s": tai_offset_s()},
             live={"parameter_changes": None, "swaps": None},
         )
 
