@@ -37,7 +37,7 @@ MAX_MODULES = 14
 #: No line of the package is longer, in whatever language.
 MAX_COLUMNS = 120
 TRIPLE = (".pyx", ".pxd", ".pyi")
-WRITTEN = {".py", ".pyx", ".pxd", ".pyi", ".c", ".h", ".build"}
+WRITTEN = {".py", ".pyx", ".pxd", ".pyi", ".c", ".h", ".js", ".css", ".html", ".build"}
 #: What meson.build does not list as a file to install: itself, and what it compiles by itself.
 NOT_LISTED = {"meson.build", "guard/guard_malloc.c"}
 

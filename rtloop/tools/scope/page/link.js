@@ -24,7 +24,7 @@ export class Link {
       } else {
         const begun = performance.now();
         this.onFrame(parseFrame(event.data));
-        // The next frame is asked for once this one is on the screen, and after a pause of half the time that this took,
+        // The next frame is asked for once this one is on the screen, after a pause of half the time that this took,
         // so that a slow computer still has time for the user. A hidden page asks for none.
         requestAnimationFrame(() => setTimeout(() => {
           setTimeout(() => this.send("next"), Math.min(0.5 * (performance.now() - begun), 300));

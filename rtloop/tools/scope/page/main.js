@@ -64,7 +64,8 @@ const keyOf = (loop) => `${loop.pid}:${loop.name}`;
 function onLoops(message) {
   state.loops = message.loops;
   state.note = message.note;
-  const options = message.loops.map((loop) => new Option(`${loop.group ? `${loop.group}/` : ""}${loop.name} · ${loop.rate} · ${loop.pid}`, keyOf(loop)));
+  const label = (loop) => `${loop.group ? `${loop.group}/` : ""}${loop.name} · ${loop.rate} · ${loop.pid}`;
+  const options = message.loops.map((loop) => new Option(label(loop), keyOf(loop)));
   const isListed = state.loop && message.loops.some((loop) => keyOf(loop) === keyOf(state.loop));
   if (state.loop && !isListed) options.unshift(new Option(`${state.loop.name} · ended`, keyOf(state.loop)));
   if (!options.length) options.push(new Option("none is running", ""));
@@ -108,7 +109,8 @@ function onLoop(loop) {
   if (loop.problem) notice(loop.problem, true);
   const hasSignals = loop.channels.some((one) => one.feed === "signals");
   $("nosignals").hidden = hasSignals;
-  $("nosignals").textContent = hasSignals ? "" : `${loop.name} has no signals, so only its own times are shown. Declare one in its __init__: self.signal("angle", &self.angle).unit("rad")`;
+  $("nosignals").textContent = hasSignals ? "" : `${loop.name} has no signals, so only its own times are shown. `
+    + 'Declare one in its __init__: self.signal("angle", &self.angle).unit("rad")';
   listChannels();
   parameters.show(loop.parameters, loop.name);
   trigger.show(loop.channels, loop.period);
@@ -126,7 +128,8 @@ function listChannels() {
     const row = document.createElement("div");
     row.className = "channel";
     row.style.setProperty("--colour", colourOf(one.number));
-    row.innerHTML = '<input type="checkbox"><label><span class="swatch"></span><span class="name"></span><span class="unit"></span></label>'
+    row.innerHTML = '<input type="checkbox">'
+      + '<label><span class="swatch"></span><span class="name"></span><span class="unit"></span></label>'
       + '<span class="number a"></span><span class="number b"></span><span class="number d"></span>';
     const [box, label] = row.children;
     box.id = `channel-${one.name}`;
@@ -211,13 +214,16 @@ function moveCursor(which, step) {
 
 function onCursors(message) {
   state.found = [message.cursors[0] ?? null, message.cursors[1] ?? null];
-  const times = state.found.map((one, which) => one?.time ?? (state.cursors[which] === null ? null : state.cursors[which]));
+  const times = state.found.map((one, which) => one?.time ?? state.cursors[which] ?? null);
   state.cursors = times;
   plots.setCursors(times);
   showValues();
 }
 
-$("cursor-b").onclick = () => $("cursor-b").setAttribute("aria-pressed", String($("cursor-b").getAttribute("aria-pressed") !== "true"));
+$("cursor-b").onclick = () => {
+  const isPressed = $("cursor-b").getAttribute("aria-pressed") === "true";
+  $("cursor-b").setAttribute("aria-pressed", String(!isPressed));
+};
 $("cursor-off").onclick = () => setCursors([null, null]);
 
 // The view.
@@ -244,7 +250,8 @@ function layout() {
   const titled = (one) => (one.unit ? `${one.name}, ${one.unit}` : one.name);
   let groups = [];
   if (mode === "xy") {
-    if (channels.length > 1) groups = [{ title: channels.slice(1, 9).map(titled).join("; "), xTitle: titled(channels[0]), channels: channels.slice(1, 9) }];
+    const over = channels.slice(1, 9);
+    if (over.length) groups = [{ title: over.map(titled).join("; "), xTitle: titled(channels[0]), channels: over }];
   } else if (mode === "histogram") {
     groups = channels.slice(0, 4).map((one) => ({ title: "samples", xTitle: titled(one), channels: [one] }));
   } else {
@@ -282,11 +289,19 @@ function showLegend(groups) {
 
 function showEmpty() {
   let text = "";
-  if (!state.isConnected) text = "Not connected. rtloop scope has ended, or the address is an old one.\nStart it again and open the address that it prints.";
-  else if (!state.loops.length && !state.loop) text = `No loop is running on this machine.\nStart one, for example with: rtloop demo\nIt appears here by itself. ${state.note}`;
-  else if (!state.loop && asked.get("loop")) text = `${asked.get("loop")} is not running yet. It appears here when it starts; or choose another loop above.`;
-  else if (state.loop && !chosen().length) text = "Nothing is chosen. Tick signals in the list.";
-  else if (state.loop && $("mode").value === "xy" && chosen().length < 2) text = "XY needs two signals: the first one is on the x axis. Tick another one.";
+  if (!state.isConnected) {
+    text = "Not connected. rtloop scope has ended, or the address is an old one.\n"
+      + "Start it again and open the address that it prints.";
+  } else if (!state.loops.length && !state.loop) {
+    text = "No loop is running on this machine.\nStart one, for example with: rtloop demo\n"
+      + `It appears here by itself. ${state.note}`;
+  } else if (!state.loop && asked.get("loop")) {
+    text = `${asked.get("loop")} is not running yet. It appears here when it starts; or choose another loop above.`;
+  } else if (state.loop && !chosen().length) {
+    text = "Nothing is chosen. Tick signals in the list.";
+  } else if (state.loop && $("mode").value === "xy" && chosen().length < 2) {
+    text = "XY needs two signals: the first one is on the x axis. Tick another one.";
+  }
   $("empty").textContent = text;
   $("empty").hidden = !text;
 }
@@ -306,7 +321,10 @@ function onFrame(frame) {
   if (frame.mode === "time" && most > 1) note = `Each point pair is the minimum and maximum of ${most} samples.`;
   if (frame.mode === "xy" && most > 1) note = `One of ${most} samples is drawn; shorten the window to see all.`;
   if (frame.mode === "histogram") {
-    note = frame.groups.slice(0, 4).map((group) => `${group.channels[0]}: mean ${format(group.mean)}, standard deviation ${format(group.deviation)}, ${format(group.low)} to ${format(group.high)}, ${group.samples} samples.`).join(" ");
+    const describe = (group) => `${group.channels[0]}: mean ${format(group.mean)}, `
+      + `standard deviation ${format(group.deviation)}, ${format(group.low)} to ${format(group.high)}, `
+      + `${group.samples} samples.`;
+    note = frame.groups.slice(0, 4).map(describe).join(" ");
     if (frame.groups.length > 4) note += " The first four chosen signals are shown.";
   }
   $("note").textContent = note;
@@ -399,7 +417,8 @@ function onStatus(message) {
   state.recording = message.recording;
   const isRunning = message.state === "running";
   const words = { running: state.loop?.rate ?? "", stopped: "has ended", failed: "has failed", died: "was killed" };
-  $("state").textContent = isRunning ? `running at ${words.running}` : `${words[message.state] ?? message.state}; waits for its next run`;
+  const ended = words[message.state] ?? message.state;
+  $("state").textContent = isRunning ? `running at ${words.running}` : `${ended}; waits for its next run`;
   $("state").className = `chip ${isRunning ? "good" : "bad"}`;
   $("recording").hidden = !message.recording;
   $("record").textContent = message.recording ? "Stop recording" : "Record";
@@ -414,10 +433,13 @@ function showFigures(message) {
   const count = (value) => value.toLocaleString("en");
   if (figures) {
     rows.push(["process", state.loop.pid], ["cycles", count(figures.cycles)]);
-    rows.push(["overruns", count(figures.overruns), figures.overruns > 0], ["missed releases", count(figures.missed), figures.missed > 0]);
+    rows.push(["overruns", count(figures.overruns), figures.overruns > 0]);
+    rows.push(["missed releases", count(figures.missed), figures.missed > 0]);
     for (const [name, one] of [["latency", figures.latency], ["execution", figures.execution]]) {
       if (!one) continue;
-      rows.push([`${name}, median`, `${format(one.p50)} µs`], [`${name}, 99 %`, `${format(one.p99)} µs`], [`${name}, longest`, `${format(one.max)} µs`]);
+      for (const [what, value] of [["median", one.p50], ["99 %", one.p99], ["longest", one.max]]) {
+        rows.push([`${name}, ${what}`, `${format(value)} µs`]);
+      }
     }
   }
   rows.push(["samples lost by this page", count(message.lost), message.lost > 0]);
@@ -453,10 +475,12 @@ addEventListener("keydown", (event) => {
   const isButton = event.target.matches?.("button");
   const keys = {
     " ": () => !isButton && togglePause(), "+": () => steps(-1), "-": () => steps(1), f: fit, z: toggleBox,
-    t: () => trigger.arm(), c: () => !$("captured").disabled && setSource(!state.isCapture), r: () => $("record").click(),
+    t: () => trigger.arm(), r: () => $("record").click(),
+    c: () => !$("captured").disabled && setSource(!state.isCapture),
     u: () => $("undo").click(), "?": () => $("keys").showModal(),
     ArrowLeft: () => moveCursor(event.shiftKey ? 1 : 0, -1), ArrowRight: () => moveCursor(event.shiftKey ? 1 : 0, 1),
-    1: () => showPanel("signals"), 2: () => showPanel("parameters"), 3: () => showPanel("trigger"), 4: () => showPanel("figures"),
+    1: () => showPanel("signals"), 2: () => showPanel("parameters"),
+    3: () => showPanel("trigger"), 4: () => showPanel("figures"),
   };
   const action = keys[event.key];
   if (action && !(event.key === " " && isButton)) {

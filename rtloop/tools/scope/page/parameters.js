@@ -29,7 +29,8 @@ export class ParameterPanel {
     if (!parameters.length) {
       const note = document.createElement("p");
       note.className = "note";
-      note.textContent = loop ? `${loop} has no parameters. Declare one in its __init__: self.parameter("kp", &self.kp, 10.0).limits(0, 50)`
+      note.textContent = loop
+        ? `${loop} has no parameters. Declare one in its __init__: self.parameter("kp", &self.kp, 10.0).limits(0, 50)`
         : "No loop is chosen.";
       $("parameters").append(note);
     }
@@ -41,7 +42,8 @@ export class ParameterPanel {
     const isNumber = !one.shape.length && one.type !== "bool";
     const row = document.createElement("div");
     row.className = "parameter" + (one.shape.length ? " wide" : "");
-    row.innerHTML = '<div class="top"><label class="name"></label><span class="input"></span><span class="unit"></span></div><p class="why" hidden></p>';
+    row.innerHTML = '<div class="top"><label class="name"></label><span class="input"></span>'
+      + '<span class="unit"></span></div><p class="why" hidden></p>';
     const id = `parameter-${one.name}`;
     const name = row.querySelector(".name");
     name.textContent = one.name;
@@ -78,7 +80,8 @@ export class ParameterPanel {
     slider.oninput = () => {
       gesture ??= `slider-${performance.now()}-${++this.gesture}`;
       const digits = Math.max(0, 3 - Math.floor(Math.log10(one.high - one.low)));
-      const rounded = one.type === "int" ? Math.round(slider.value) : Number(Number(slider.value).toFixed(Math.min(digits, 12)));
+      const value = Number(slider.value);
+      const rounded = one.type === "int" ? Math.round(value) : Number(value.toFixed(Math.min(digits, 12)));
       this.edit(one.name, Math.min(Math.max(rounded, one.low), one.high), gesture);
     };
     slider.onchange = () => (gesture = null);
@@ -129,7 +132,9 @@ export class ParameterPanel {
 
   onSet(message) {
     this.isSending = false;
-    if (message.undone) this.notice(message.names.length ? `Undone: ${message.names.join(", ")}.` : "There is nothing to undo.");
+    if (message.undone) {
+      this.notice(message.names.length ? `Undone: ${message.names.join(", ")}.` : "There is nothing to undo.");
+    }
     for (const name of message.names) {
       if (this.sent?.get(name) === this.pending.get(name)) this.pending.delete(name);
       const entry = this.rows.get(name);
@@ -189,7 +194,8 @@ export class ParameterPanel {
   onPresets(presets) {
     this.presets = presets;
     const names = Object.keys(presets);
-    $("preset").replaceChildren(...(names.length ? names : [""]).map((name) => new Option(name || "none saved yet", name)));
+    const options = (names.length ? names : [""]).map((name) => new Option(name || "none saved yet", name));
+    $("preset").replaceChildren(...options);
     $("preset").disabled = $("preset-load").disabled = $("preset-delete").disabled = !names.length;
   }
 
@@ -205,7 +211,9 @@ export class ParameterPanel {
       else field.value = Array.isArray(value) ? JSON.stringify(value) : String(value);
       if (slider) slider.value = value;
     }
-    if (unknown.length) this.notice(`${name} has values that this loop has no parameter for: ${unknown.join(", ")}.`, true);
+    if (unknown.length) {
+      this.notice(`${name} has values that this loop has no parameter for: ${unknown.join(", ")}.`, true);
+    }
     if (!this.pending.size) this.notice(`The values are those of ${name} already.`);
     if ($("at-once").checked) this.sendSoon();
     this.refreshButtons();

@@ -64,7 +64,8 @@ export class Plots {
     this.place.append(this.host);
     this.range = new Bokeh.Range1d({ start: 0, end: 1 });
     this.panes = this.groups.map((group, index) => this.pane(group, index === this.groups.length - 1));
-    const column = new Bokeh.Column({ children: this.panes.map((one) => one.figure), sizing_mode: "stretch_both", spacing: 2 });
+    const figures = this.panes.map((one) => one.figure);
+    const column = new Bokeh.Column({ children: figures, sizing_mode: "stretch_both", spacing: 2 });
     Bokeh.Plotting.show(column, this.host);
   }
 
@@ -87,7 +88,7 @@ export class Plots {
         axis_label_text_font_size: "13px", major_label_text_font_size: "12px", axis_label_standoff: 4,
       });
     }
-    for (const grid of [figure.xgrid, figure.ygrid].flatMap((found) => [...found])) grid.grid_line_color = style("--grid");
+    for (const grid of [...figure.xgrid, ...figure.ygrid]) grid.grid_line_color = style("--grid");
     const [xAxis, yAxis] = [[...figure.xaxis][0], [...figure.yaxis][0]];
     yAxis.axis_label = group.title;
     yAxis.ticker.desired_num_ticks = 4;
@@ -117,16 +118,21 @@ export class Plots {
       dimension: "height", location: null, visible: false, line_color: text, line_width: 1.2,
       line_dash: which ? "dashed" : "solid",
     }));
-    const level = new Bokeh.Span({ dimension: "width", location: 0, visible: false, line_color: style("--warn"), line_dash: "dotted" });
-    const edge = new Bokeh.Span({ dimension: "height", location: 0, visible: false, line_color: style("--warn"), line_dash: "dotted" });
+    const dotted = { location: 0, visible: false, line_color: style("--warn"), line_dash: "dotted" };
+    const level = new Bokeh.Span({ dimension: "width", ...dotted });
+    const edge = new Bokeh.Span({ dimension: "height", ...dotted });
     for (const one of [...spans, level, edge]) figure.add_layout(one);
-    for (const kind of ["tap", "doubletap"]) figure.on_event(kind, (event) => isTime && this.onTap(event.x, this.shift));
+    for (const kind of ["tap", "doubletap"]) {
+      figure.on_event(kind, (event) => isTime && this.onTap(event.x, this.shift));
+    }
     figure.on_event("rangesupdate", () => {
       if (this.isOwn) return;
       pane.isOwnY = yRange.start !== pane.start || yRange.end !== pane.end;
       if (isTime) this.onZoom([this.range.start, this.range.end]);
     });
-    const pane = { figure, xRange, yRange, lines, spans, level, edge, pan, box, group, isOwnY: false, start: 0, end: 1 };
+    const pane = {
+      figure, xRange, yRange, lines, spans, level, edge, pan, box, group, isOwnY: false, start: 0, end: 1,
+    };
     return pane;
   }
 

@@ -24,7 +24,8 @@ export class TriggerPanel {
   show(channels, period) {
     this.period = period;
     const before = $("trigger-channel").value;
-    $("trigger-channel").replaceChildren(...channels.map((one) => new Option(one.unit ? `${one.name}, ${one.unit}` : one.name, one.name)));
+    const label = (one) => (one.unit ? `${one.name}, ${one.unit}` : one.name);
+    $("trigger-channel").replaceChildren(...channels.map((one) => new Option(label(one), one.name)));
     if (channels.some((one) => one.name === before)) $("trigger-channel").value = before;
     this.describe();
   }
@@ -37,8 +38,9 @@ export class TriggerPanel {
 
   arm() {
     this.link.send("arm", {
-      channel: $("trigger-channel").value, edge: $("trigger-edge").value, level: $("trigger-level").value.replace(",", "."),
-      before: $("trigger-before").value, after: $("trigger-after").value, is_single: $("trigger-mode").value === "single",
+      channel: $("trigger-channel").value, edge: $("trigger-edge").value,
+      level: $("trigger-level").value.replace(",", "."), is_single: $("trigger-mode").value === "single",
+      before: $("trigger-before").value, after: $("trigger-after").value,
     });
   }
 
@@ -50,7 +52,10 @@ export class TriggerPanel {
     let text = STATES[message.state] ?? "";
     if (message.found) text += ` ${message.found === 1 ? "One capture" : `${message.found} captures`} so far.`;
     if (message.state === "done") text = "Done: one capture. Press Arm for another.";
-    if (capture) text += ` The capture on show: ${capture.channel} at ${capture.level}, cycle ${capture.cycle}, ${capture.before} samples before and ${capture.after} after.`;
+    if (capture) {
+      text += ` The capture on show: ${capture.channel} at ${capture.level}, cycle ${capture.cycle}, `
+        + `${capture.before} samples before and ${capture.after} after.`;
+    }
     $("trigger-state").textContent = text;
     $("save-npz").disabled = $("save-mcap").disabled = !capture;
     $("captured").disabled = !capture;
