@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rtloop.child.carried_error import restore
 from rtloop.child.channel import Channel
 from rtloop.child.target import MainScript
-from rtloop.errors import ProcessDiedError, SetupError, StateError
+from rtloop.errors import ProcessDiedError, SetupError, StateError, StopTimeoutError
 from rtloop.loop import registry
 from rtloop.process import ending_signals
 from rtloop.process.exit_hooks import LOOPS, at_end, watch
 from rtloop.process.signal_shield import look_with, shielded
+from rtloop.units import format_duration
 
 if TYPE_CHECKING:
     from rtloop.functions.fields import Fields, Tuning
@@ -343,8 +344,11 @@ def _end_all() -> str:
         child.request_stop()
     for child in every:
         if not child.end():
-            took = f"{child.settings.leave_timeout_ns / 1e9:g} s"
-            registry.tell(StateError(f"{child.settings.name}: its step has not returned for {took}: killed"))
+            took = format_duration(child.settings.leave_timeout_ns)
+            text = (
+                f"{child.settings.name} did not stop within {took}: a function has not returned. Its process was killed"
+            )
+            registry.tell(StopTimeoutError(text))
     return f"stopped {len(every)} process loop{'s' * (len(every) != 1)}" if every else ""
 
 

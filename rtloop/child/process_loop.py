@@ -218,7 +218,10 @@ class ProcessLoop:
                 self._signals = connection.signals
             values = dict(connection.parameters) if child.values is None else child.values
             if child.stats is None:
-                child.stats = connection.stats
+                try:
+                    child.stats = connection.stats
+                except AttachError:  # killed in the middle of writing its figures
+                    child.stats = dataclasses.replace(self._model.stats, state="died")
             self._model.parameters.update(values)
             self._connection = None
             connection.close()

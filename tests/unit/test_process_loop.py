@@ -12,7 +12,9 @@ import sys
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,11 @@ def wait_for_stop():
     while not Path(__file__).with_name("go").exists():
         time.sleep(0.001)
 
+def hang(cycle):
+    write("hanging", os.getpid())
+    while True:
+        time.sleep(1)
+
 def fail_in_leave():
     raise ValueError("the brake is stuck")
 
@@ -102,10 +109,10 @@ def nothing_is_left() -> Iterator[None]:
     yield
     gc.collect()
     wait_until(lambda: not children())
-    wait_until(lambda: open_files() == before)
+    wait_until(lambda: not open_files() - before)
 
 
-def open_files() -> list[str]:
+def open_files() -> Counter[str]:
     """Return what this process has open: memfds and sockets are what a loop's process needs."""
     found = []
     for number in os.listdir("/proc/self/fd"):
@@ -115,7 +122,7 @@ def open_files() -> list[str]:
             continue
         if link.startswith(("socket:", "/memfd:rtloop", "anon_inode:[pidfd]")):
             found.append(link)
-    return sorted(found)
+    return Counter(found)
 
 
 def children() -> list[int]:
@@ -166,7 +173,7 @@ def test_the_step_runs_in_another_process_and_its_figures_come_back(steps: Path,
         parameters["speed"] = 11.0
     parameters["speed"] = 4.0
     assert parameters.wait(PATIENCE_S)
-    with rtloop.connect(loop.name) as other:
+    with rtloop.connect(loop.name, loop.pid) as other:
         assert other.pid == loop.pid and dict(other.parameters) == {"speed": 4.0}
     changed = parameters.applied.cycle
     wait_until(lambda: loop.stats.cycles > changed + 10)
@@ -268,8 +275,21 @@ def test_a_stop_during_the_start_ends_it(steps: Path, ordinary: dict[str, Any]) 
     assert loop.state == "new"
 
 
+def test_a_step_that_does_not_return_can_be_killed(steps: Path, ordinary: dict[str, Any]) -> None:
+    loop = ProcessLoop("rtloop_steps:hang", "1ms", leave="rtloop_steps:leave", **ordinary)
+    loop.start()
+    assert read(steps / "hanging") == loop.pid
+    with pytest.raises(rtloop.StopTimeoutError):
+        loop.stop("1ms")
+    assert loop.state == "running"
+    loop.kill()
+    assert loop.state == "failed"
+    with pytest.raises(rtloop.ProcessDiedError, match=r"SIGKILL; its leave\(\) has not run"):
+        loop.join()
+
+
 SCRIPT = """
-import os, sys, time
+import os, signal, sys, time
 import rtloop, rtloop_steps
 
 def step(cycle):
@@ -277,11 +297,19 @@ def step(cycle):
         rtloop_steps.write("running", os.getpid())
 
 if __name__ == "__main__":
-    if "fork" in sys.argv and os.fork() == 0:
-        time.sleep(600)  # it has a copy of whatever is open
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have ignored it
     loop = rtloop.ProcessLoop(step, "1ms", leave=rtloop_steps.leave, policy="other", lock_memory="off",
                               dma_latency=None, leave_timeout="60s")
-    loop.run()
+    loop.start()
+    if os.fork() == 0:  # beside it is a process that has inherited whatever is open
+        loop.stop()
+        assert loop.state == "failed"
+        try:
+            loop.join()
+        except rtloop.StateError:
+            rtloop_steps.write("forked", os.getpid())
+        time.sleep(600)
+    loop.join()
 """
 
 
@@ -289,25 +317,24 @@ if __name__ == "__main__":
 def test_the_loop_of_a_script_ends_with_it(number: int, steps: Path) -> None:
     """SIGINT goes to both processes, as Ctrl-C in a terminal."""
     (steps / "script.py").write_text(SCRIPT)
-    script = subprocess.Popen(
-        [sys.executable, "script.py"], cwd=steps, start_new_session=True, stderr=subprocess.PIPE, text=True
-    )
+    with (steps / "said").open("w") as file:
+        script = subprocess.Popen([sys.executable, "script.py"], cwd=steps, start_new_session=True, stderr=file)
     try:
-        child = read(steps / "running")
+        child, forked = read(steps / "running"), read(steps / "forked")
         assert child != script.pid
         if number == signal.SIGINT:
+            os.kill(forked, signal.SIGKILL)
             os.killpg(script.pid, number)
         else:
             script.send_signal(number)
-        _, said = script.communicate(timeout=PATIENCE_S)
-        assert script.returncode == -number
+        assert script.wait(PATIENCE_S) == -number
         assert read(steps / "left") == child
         wait_until(lambda: not is_loops_process(child))
-        assert ("KeyboardInterrupt" in said) == (number == signal.SIGINT)
+        assert ("KeyboardInterrupt" in (steps / "said").read_text()) == (number == signal.SIGINT)
     finally:
-        if script.poll() is None:
+        with suppress(ProcessLookupError):
             os.killpg(script.pid, signal.SIGKILL)
-            script.communicate()
+        script.wait()
 
 
 @pytest.mark.parametrize("step", [lambda cycle: 0, "module", "module:", ":function", "a b:c", 5, None])
