@@ -199,6 +199,7 @@ def test_a_step_in_python_that_exits_has_failed(capsys: pytest.CaptureFixture[st
     assert run(str(tmp_path / "exits.py"), *EASY, "--cycles", "3") == 1
     said = capsys.readouterr()
     assert "wake-up latency" in said.out and "The loop failed" in said.err and "SystemExit: 0" in said.err
+    assert "second argument" not in said.err, "a step in Python has none"
 
 
 def test_simulated_time_needs_no_real_one(capsys: pytest.CaptureFixture[str]) -> None:
