@@ -146,7 +146,8 @@ cdef class PyLoop(_RTLoop_2):
         except BaseException as error:
             control.note_raised(error)
             code = -EINVAL
-            failure.add_note(error, f"Raised in cycle {c.index} of {self.name}, which has stopped.")
+            end = "gone back to its former step" if control.thread.is_on_trial() else "stopped"
+            failure.add_note(error, f"Raised in cycle {c.index} of {self.name}, which has {end}.")
         if control.is_in_child():
             # The loop's state is wiped in the child. A simulation notices; a real loop has only this thread there.
             if not control.is_simulated():

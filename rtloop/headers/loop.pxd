@@ -28,6 +28,13 @@ cdef extern from "../include/rtloop/loop.h" nogil:
         RT_SWAP_TAKEN
         RT_SWAP_DONE
         RT_SWAP_REFUSED
+        RT_SWAP_ON_TRIAL
+        RT_SWAP_REVERTED
+        RT_INCIDENT_CODE
+        RT_INCIDENT_OVERRUN
+        RT_INCIDENT_GUARD
+        RT_INCIDENT_LATE
+        RT_INCIDENT_NONFINITE
         RT_WATCH_NONE
         RT_WATCH_ON
         RT_WATCH_TRIPPED
@@ -145,14 +152,30 @@ cdef extern from "../include/rtloop/loop.h" nogil:
         int32_t reason
         int32_t code
 
+    ctypedef struct rt_floats_t:
+        const double **doubles
+        const float **floats
+        uint64_t double_count
+        uint64_t float_count
+
+    ctypedef struct rt_trial_t:
+        int32_t is_on
+
     ctypedef struct rt_swap_t:
         void *self
         void *successor
         void *former
         int (*take_over)(void *, void *, const rt_cycle_t *) noexcept nogil
         const rt_live_t *live
+        uint64_t trial
+        const rt_floats_t *floats
+        uint32_t watched
         uint64_t cycle
         int32_t code
+        uint32_t incidents
+        int32_t incident_end
+        int32_t incident_code
+        uint64_t reverted
 
     ctypedef struct rt_loop_t:
         rt_schedule_t schedule
@@ -177,6 +200,7 @@ cdef extern from "../include/rtloop/loop.h" nogil:
         rt_trip_t trip
         rt_live_t live
         rt_swap_t swap
+        rt_trial_t trial
         uint32_t command
         uint32_t phase
         uint32_t watch

@@ -24,6 +24,7 @@ cdef extern from "../include/rtloop/simulate.h" nogil:
         rt_loop_t *loop
         void *self
         uint64_t swap_at
+        int32_t is_decided
         int32_t is_recorded
         rt_model_t latency
         rt_model_t execution

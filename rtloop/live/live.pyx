@@ -119,6 +119,10 @@ cdef class Live:
         self.move(0)
         self.parameters.retire()
 
+    def recall(self):
+        """Go on in the run in which this step was retired: the step in its place has not passed its trial."""
+        self.parameters.recall()
+
     def _open_parameters(self, settings, stack, is_shared):
         run = self.parameters.open(settings.name, is_shared=is_shared, is_tunable=settings.tunable,
                                    is_later=self._is_later)
@@ -189,11 +193,10 @@ cdef class Live:
     def figures(self):
         """Return the part of the run's Stats that is about parameters."""
         changes, lost = self.parameters.changes()
-        used = self.parameters.used()
         return {
             "parameter_changes": changes,
             "lost_parameter_changes": lost,
-            "refused_parameter_sets": 0 if used is None else used.refused,
+            "refused_parameter_sets": self.parameters.refused(),
         }
 
 

@@ -50,7 +50,9 @@ class ParameterSet:
         self._last: Used | None = None
         self._before: bytes | None = None  # the values before others were taken over
         self._taken: dict[str, bytes] = {}  # the values that were taken over
+        self._begun: dict[str, bytes] = {}  # the values of the same parameters that this step began with
         self._is_retired = False
+        self._told = (0, 0)  # changes and refusals of this run that were told before it was retired
         self._lock = threading.RLock()
 
     def declare(self, name: str, address: int, value: Any, dtype: DTypeLike = "f8") -> Declaration:
@@ -140,6 +142,7 @@ class ParameterSet:
         with self._lock:
             self._before, self._taken = bytes(self._values), taken
             self._values[:] = merge(self.declared, bytes(self._values), values)
+            self._begun = {name: self.declared[name].unpack_bytes(self._values) for name in taken}
 
     def catch_up(self, former: ParameterSet) -> None:
         """Request what was requested of the former step after its values were taken over."""
@@ -150,6 +153,16 @@ class ParameterSet:
             missed = {name: value for name, value in late.items() if value != self._taken[name]}
             self._before, self._taken = None, {}
             self.change_like(former, missed)
+
+    def take_back(self, successor: ParameterSet) -> None:
+        """Request what was requested of a step that has taken over the values of this one and was on trial."""
+        asked, own = successor.asked(), self.asked()
+        changes = {}
+        for name, begun in successor._begun.items():
+            value = successor.declared[name].unpack_bytes(asked)
+            if value not in (begun, self.declared[name].unpack_bytes(own)):
+                changes[name] = value
+        self.change_like(successor, changes)
 
     def change_like(self, former: ParameterSet, changes: Mapping[str, bytes]) -> None:
         """Request packed values of another step's parameters, as far as this step has and accepts them."""
@@ -184,7 +197,7 @@ class ParameterSet:
                 items, values, writer, text, name, is_shared=is_shared, is_tunable=is_tunable, is_later=is_later
             )
             self._fresh.clear()
-            self._last = None
+            self._last, self._told = None, (0, 0)
             return self._run
 
     def close(self) -> None:
@@ -209,6 +222,14 @@ class ParameterSet:
         """
         with self._lock:
             self._is_retired = self._run is not None
+            if self._run is not None:
+                records, lost = self._run.records()
+                self._told = lost + len(records), self._run.used().refused
+
+    def recall(self) -> None:
+        """Undo :meth:`retire`: the loop has gone back to this step."""
+        with self._lock:
+            self._is_retired = False
 
     def _close_retired(self, run: ParameterRun) -> None:
         with write_lock(run.fd, self.name):
@@ -246,6 +267,11 @@ class ParameterSet:
         """Return the set that the loop uses, or has used last; None before the first run."""
         with self._lock:
             return self._last if self._run is None else self._run.used()
+
+    def refused(self) -> int:
+        """Return the number of sets that the loop has refused, without those that were told before."""
+        used = self.used()
+        return 0 if used is None else used.refused - self._told[1]
 
     def change(self, changes: Mapping[str, bytes], writer: Writer | None = None) -> None:
         """Request a set with some values changed. They are packed already, and therefore within their limits."""
@@ -304,6 +330,8 @@ class ParameterSet:
             if run is None:
                 return (), 0
             records, lost = run.records()
+        gone = max(0, self._told[0] - lost)
+        records, lost = records[gone:], max(0, lost - self._told[0])
         changes = []
         before: bytes | None = None
         for cycle, writer, values in records:

@@ -334,6 +334,16 @@ class SignalSet:
                 "loop has run, or its signals have been read; declare it in __init__"
             )
 
+    def floats(self) -> tuple[list[int], list[int]]:
+        """Return the addresses of all numbers of type double, and of those of type float, also in complex ones."""
+        found: dict[int, list[int]] = {8: [], 4: []}
+        for name, one in self.declared.items():
+            bytes_ = {"f4": 4, "c8": 4, "f8": 8, "c16": 8}.get(one.dtype.str[1:])
+            if bytes_ is not None:
+                first = self._addresses[name]
+                found[bytes_] += range(first, first + one.size, bytes_)
+        return found[8], found[4]
+
     @property
     def layout(self) -> Layout:
         """The signals and their places in a record."""

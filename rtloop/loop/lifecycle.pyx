@@ -57,6 +57,8 @@ cdef class Control:
         The control that `step` had before, and the object in front of it that the callbacks get.
     change : StepChange or None
         Swap that is under way.
+    trial_error : BaseException or None
+        Exception that a step on trial has raised.
     kept : list
         Former steps that the watchdog may still be calling.
     swapping : threading.Lock
@@ -76,7 +78,7 @@ cdef class Control:
         self._stats = self._make_stats_later = None
         self._blocks = []
         self.step = self.step_own = self.acting = self.change = None
-        self.kept, self.swapping = [], threading.Lock()
+        self.kept, self.swapping, self.trial_error = [], threading.Lock(), None
 
     cdef bint is_in_child(self) noexcept:
         """Return True if this process is a fork of the one that runs the loop."""
@@ -88,8 +90,11 @@ cdef class Control:
         return self._simulation is not None
 
     cdef void note_raised(self, error) noexcept:
-        """Store the exception of a callback in Python; it ends the run."""
-        self._failure.raised = error
+        """Store the exception of a callback in Python; it ends the run, or the trial of its step."""
+        if self.thread.rt.trial.is_on:
+            self.trial_error = error
+        else:
+            self._failure.raised = error
 
     def note_raised_in_leave(self, error):
         """Store an exception of leave() in Python. An exception of the step stays the reason, with a note about it."""
@@ -273,6 +278,8 @@ cdef class Control:
             return False
         if self._activity == "running" and self.thread.phase() == RT_PHASE_DONE:
             shielded(self._end, _PATIENCE_S)  # not longer, because the start of another loop may lock all memory now
+        else:
+            self.follow_trial()
         return self.is_under_way() and self.thread.phase() != RT_PHASE_DONE
 
     def _end(self):
@@ -299,6 +306,27 @@ cdef class Control:
                 self._activity, self._pid = "idle", 0
         self._finish_change()
         del owner  # not before: its finalizer may close this loop, and finds it idle
+
+    def follow_trial(self):
+        """Note whether the trial of a step is over, and if it is, release the step that is not in place."""
+        change = self.change
+        if change is not None and change.trial is not None:
+            change.settle()
+            change.finish()
+
+    @property
+    def is_on_trial(self):
+        """True if the step in place is on trial."""
+        change = self.change
+        if change is None or self.is_in_child():
+            return False
+        change.settle()
+        return change.is_on_trial
+
+    def end_trial(self):
+        """End the trial of a step with a run in virtual time."""
+        self._settle_change()
+        self._finish_change()
 
     def _settle_change(self):
         """Find out whether the thread, which has ended, has taken over the step that it was asked to."""

@@ -33,6 +33,7 @@ from rtloop.system.grant_errors import import_errors
 from rtloop.units import format_rate, parse_timeout, show
 
 _DEFAULT_STOP_TIMEOUT = "2s"
+_DEFAULT_REVERT_ON = ("overrun", "guard", "late")
 _serial = itertools.count(1)
 
 
@@ -324,10 +325,11 @@ cdef class _RTLoop_2:
         """Clean up after a swap, in Python: another step has taken this one's place. The default does nothing.
 
         :meth:`swap` calls it before it returns, on its own thread, when the loop's thread cannot be in this object any
-        more.
+        more. With a trial, a helper thread of rtloop calls it after that, of the step that is not in place.
         """
 
-    def swap(self, successor, timeout=_DEFAULT_STOP_TIMEOUT, *, keep="all"):
+    def swap(self, successor, timeout=_DEFAULT_STOP_TIMEOUT, *, keep="all", trial=None,
+             revert_on=_DEFAULT_REVERT_ON):
         """Go on with the step of another loop object, from one cycle to the next, while the loop runs.
 
         The thread, the schedule, the statistics, the guards and the telemetry stay those of the running loop. From then
@@ -351,11 +353,25 @@ cdef class _RTLoop_2:
             ``"all"``: every such parameter keeps its value, and one outside of the successor's limits raises
             ConfigError. ``"changed"``: only those that have been changed since they were declared keep it; the others
             have that of the successor, as does one whose value is outside of the successor's limits.
+        trial : duration, optional
+            Time in which the loop goes back to the former step by itself, between two cycles, if the new one fails: its
+            ``step``, ``overrun`` or ``wait`` returns a negative code, or something in `revert_on` happens. Counted in
+            cycles. Without it the swap is final.
+        revert_on : sequence of {"overrun", "guard", "late", "nonfinite"}
+            What counts as a failure in the trial, besides a negative code: a cycle that ends after the next release; a
+            violation that the loop's guard finds; a release that has passed before the loop waits for it, also because
+            ``take_over`` took too long; a signal of the new step that is infinite or not a number after a cycle.
 
         Returns
         -------
         int
             Index of the first cycle of the new step.
+
+        Warns
+        -----
+        RTSetupWarning
+            Once, within about a tenth of a second, if the loop has gone back to the former step: with the cycle and the
+            reason.
 
         Raises
         ------
@@ -366,7 +382,7 @@ cdef class _RTLoop_2:
             If the successor does not agree with the loop.
         StateError
             If this loop does not run, or runs in virtual time; if the successor has been started before; if another
-            swap is under way, or this is the loop's own thread.
+            swap is under way, or the present step is on trial; if this is the loop's own thread.
         SetupError
             If the kernel refuses memory for the successor, or its lock.
 
@@ -379,6 +395,14 @@ cdef class _RTLoop_2:
 
         A cycle without a swap costs nothing more. The former step and what it holds are released when the loop's thread
         cannot be in it any more; then its :meth:`released` is called.
+
+        With a trial, this returns when the swap is made, and the former step is kept until the trial is over
+        (:attr:`on_trial`). The cycle that fails is the new step's, and counts in the statistics; the next one is the
+        former's. That goes on with its own state as it was, and its ``take_over`` is not called, because the state of a
+        step that has failed is not to be trusted: it sees in ``cycle.index`` how many cycles it has missed. It has the
+        parameters that were requested last. Then :meth:`released` of the new step is called, and ``leave`` of the
+        former runs at the end. Each cycle of a trial takes the slow path, some tens of nanoseconds more. RT_STOP of the
+        new step ends the loop, and so does a watchdog that finds it stuck. The end of the loop also ends the trial.
         """
         cdef Control control = RTLoop_control(self)
         if not isinstance(successor, _RTLoop_2):
@@ -386,7 +410,12 @@ cdef class _RTLoop_2:
         if keep not in ("all", "changed"):
             raise ConfigError(f"keep={show(keep)} must be 'all' or 'changed'")
         return swap.swap(control, self, successor, RTLoop_control(successor), hand_over, acting_for, populate_methods,
-                         parse_timeout(timeout), keep)
+                         parse_timeout(timeout), keep, (trial, revert_on))
+
+    @property
+    def on_trial(self):
+        """True if the present step has come by a :meth:`swap` with a trial that is not over."""
+        return RTLoop_control(self).is_on_trial
 
     def start(self):
         """Acquire everything that the settings request and start the thread.
@@ -483,7 +512,8 @@ cdef class _RTLoop_2:
             control.leave_block()
         return control.stats
 
-    def simulate(self, duration=None, cycles=None, *, execution=0, latency=0, plant=None, parameters=None, swaps=None):
+    def simulate(self, duration=None, cycles=None, *, execution=0, latency=0, plant=None, parameters=None, swaps=None,
+                 trial=None, revert_on=_DEFAULT_REVERT_ON):
         """Run in virtual time, on the calling thread, with the same callbacks and schedule.
 
         It needs no privilege, and equal inputs give bit-identical results. ``wait`` is not called, and a step that
@@ -508,6 +538,8 @@ cdef class _RTLoop_2:
         swaps : dict, optional
             Swaps to make: from the index of a cycle to the loop object whose step begins with it, as with :meth:`swap`.
             Afterwards the loop has its present step again.
+        trial, revert_on
+            For all `swaps`, as for :meth:`swap`; ``"guard"`` finds nothing here.
 
         Returns
         -------
@@ -522,7 +554,9 @@ cdef class _RTLoop_2:
         with import_errors(self.name):
             from rtloop.simulation.simulation import simulate_loop
 
-        return simulate_loop(self, duration, cycles, execution, latency, plant, parameters, swaps)
+        return simulate_loop(
+            self, duration, cycles, execution, latency, plant, parameters, swaps, (trial, revert_on)
+        )
 
     def reset_stats(self):
         """Restart the statistics with the next cycle. It costs the thread one assignment and one getrusage(2)."""
@@ -628,13 +662,17 @@ class _PresentParameters:
         return getattr(self._present()[1], name)
 
     def change(self, changes):
-        """Request other values; of the new step as well if a swap is made meanwhile."""
+        """Request other values; of the new step as well if a swap is made meanwhile, and of one that may come back."""
         step, first = self._present()
         first.change(changes)
         before, (step, present) = first, self._present()
         while present is not before:
             present.change_like(first, changes)
             before, (step, present) = present, self._present()
+        change = (<Control>self._control).change
+        waiting = None if change is None else change.former_parameters
+        if waiting is not None and waiting is not first:
+            waiting.change_like(first, changes)
 
 
 RTLoop = _RTLoop_2

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from rtloop.errors import RTSetupWarning
 from rtloop.loop.failure import describe
 from rtloop.settings import Settings
+from rtloop.stats.figures import Swap
 from rtloop.system.grant import Grant, describe_refused
 
-__all__ = ["warn_degraded", "warn_failed", "warn_lost", "warn_stale", "warn_tai"]
+__all__ = ["warn_degraded", "warn_failed", "warn_lost", "warn_reverted", "warn_stale", "warn_tai"]
 
 
 def warn_tai(settings: Settings, offset_s: int) -> None:
@@ -40,6 +41,17 @@ def warn_lost(lost: Sequence[Grant], name: str) -> None:
     if lost:
         text = "\n".join(f"{grant.name}: {grant.detail}" for grant in lost)
         warnings.warn(f"{name} no longer has what it was granted:\n{text}\n{lost[0].fix}", RTSetupWarning, stacklevel=2)
+
+
+def warn_reverted(name: str, made: Swap, back: Swap, error: BaseException | None) -> None:
+    """Warn that a loop has gone back to its former step; `error` is what the step on trial has raised."""
+    raised = "" if error is None else f" ({describe(error)})"
+    warnings.warn(
+        f"{name} has gone back to {back.successor} before cycle {back.cycle:,}: {made.successor}, on trial since cycle "
+        f"{made.cycle:,}, was replaced because of this: {back.reason}{raised}. Correct it, and swap again",
+        RTSetupWarning,
+        stacklevel=2,
+    )
 
 
 def warn_failed(error: BaseException | None) -> None:

@@ -1,12 +1,17 @@
 from collections.abc import Callable
 from typing import Any
 
+from rtloop.live.parameter_set import ParameterSet
 from rtloop.loop.lifecycle import Control
+
+_Trial = tuple[int, tuple[str, ...]]
 
 class StepChange:
     outcome: str | None
     cycle: int
     code: int
+    trial: _Trial | None
+    is_on_trial: bool
     def __init__(
         self,
         control: Control,
@@ -16,7 +21,11 @@ class StepChange:
         hand_over: Callable[[Any, Control], None],
         acting: Callable[[Any, Control, Control], tuple[Any, int]],
         keep: str = "all",
+        trial: _Trial | None = None,
     ) -> None: ...
+    @property
+    def former_parameters(self) -> ParameterSet | None: ...
+    def catch_up(self) -> None: ...
     def stage(self) -> None: ...
     def ask(self) -> None: ...
     def settle(self, must_answer: bool = False) -> None: ...
@@ -39,7 +48,10 @@ def swap(
     populate: Callable[[Any], None],
     timeout_ns: int,
     keep: str = "all",
+    trial: tuple[Any, Any] = (None, ()),
 ) -> int: ...
+def check_no_change(control: Control) -> None: ...
+def parse_trial(control: Control, trial: Any, revert_on: Any) -> _Trial | None: ...
 def begin(
     control: Control,
     owner: Any,
@@ -49,6 +61,7 @@ def begin(
     acting: Callable[[Any, Control, Control], tuple[Any, int]],
     populate: Callable[[Any], None],
     keep: str = "all",
+    trial: _Trial | None = None,
 ) -> StepChange: ...
 def check_agreement(control: Control, own: Control) -> None: ...
 def conclude(change: StepChange) -> int: ...

@@ -9,15 +9,17 @@ from rtloop.loop.lifecycle cimport Control
 
 import time
 from contextlib import ExitStack, contextmanager
+from math import ceil
 
 from rtloop.errors import ConfigError, StateError, SwapError
-from rtloop.loop import resources
+from rtloop.loop import resources, run_warnings
 from rtloop.loop.failure import add_note
+from rtloop.loop.thread import INCIDENTS
 from rtloop.process.nap import nap
 from rtloop.process.signal_shield import shielded
 from rtloop.stats.figures import Swap
 from rtloop.system.grant_errors import setup_errors
-from rtloop.units import format_duration, format_size
+from rtloop.units import format_duration, format_size, parse_duration, show
 
 # Interval at which the caller looks for the answer: the loop's thread makes no system call to wake it.
 _LOOK_S = 0.0005
@@ -31,7 +33,7 @@ class StepChange:
 
     Its outcome is None until the loop's thread has answered, then ``"done"``, ``"refused"``, ``"withdrawn"`` or
     ``"ended"``: the run had ended before. :meth:`settle` finds it out; the caller of the swap calls it, and whoever
-    releases the run.
+    releases the run. After a swap with a trial, it also finds out how that has ended, and the keeper calls it.
 
     Parameters
     ----------
@@ -47,9 +49,12 @@ class StepChange:
         Returns the object that the callbacks get for the successor, and its address.
     keep : str
         The parameters that keep their values: ``"all"`` or ``"changed"``.
+    trial : tuple, optional
+        Number of cycles that the successor is on trial for, and the names of the incidents that end it.
     """
 
-    def __init__(self, Control control, owner, successor, Control own, hand_over, acting, keep="all"):
+    def __init__(self, Control control, owner, successor, Control own, hand_over, acting, keep="all", trial=None):
+        self.trial, self.is_on_trial, self._back = trial, False, None
         self.control, self.successor, self.own = control, successor, own
         self.owner = owner
         self.former = owner if control.step is None else control.step
@@ -60,7 +65,8 @@ class StepChange:
         self._make_acting, self._acting = acting, None
         self._stack, self._undo = ExitStack(), None
         self._grants, self._former_live = [], None
-        self._is_finished = self._is_staged = False
+        self._made, self._before, self._raised = None, None, None
+        self._is_finished = self._is_staged = self._has_caught_up = False
         self.run = control.runs
 
     def stage(self):
@@ -109,8 +115,8 @@ class StepChange:
                 self.run = control.runs
                 self._acting, address = self._make_acting(self.successor, control, own)
                 self._hand_over(self.successor, control)
-                control.change = self
-                control.thread.ask_swap(own.thread, self.successor, self.former, address)
+                control.change, control.trial_error = self, None
+                control.thread.ask_swap(own.thread, self.successor, self.former, address, self.trial)
             else:
                 self.outcome = "ended"
         if self.outcome == "ended":
@@ -120,14 +126,19 @@ class StepChange:
         """Find out the outcome, if there is one; with `must_answer` the run has ended, and there is one."""
         cdef Control control = self.control
         with self._decide():
-            if self.outcome is not None:
+            if self.outcome is not None and not self.is_on_trial:
                 return
             state = control.thread.swap_state() if self.run == control.runs else None
-            if state == "done":
+            if self.outcome is None and state in ("done", "on trial", "reverted"):
                 self._commit()
-            elif state == "refused" or must_answer or state is None:
+                self.is_on_trial = self.trial is not None
+            elif self.outcome is None and (state == "refused" or must_answer or state is None):
                 self.cycle, self.code = control.thread.swap_answer()
                 self._back_out("refused" if state == "refused" else "ended")
+            if self.is_on_trial and (state != "on trial" or must_answer):
+                self.is_on_trial = False
+                if state == "reverted":
+                    self._revert()
 
     def withdraw(self, outcome="withdrawn"):
         """Withdraw the request, if the loop's thread has not taken it."""
@@ -159,33 +170,79 @@ class StepChange:
         self.outcome = "done"
         self.cycle, self.code = thread.swap_answer()
         self._former_live = thread.live
-        thread.note_swap(Swap(self.cycle, name_of(self.former), name_of(self.successor)))
-        self._undo = thread.use(own.thread.parts, self._stack, self._grants)
-        former_own = control.step_own
+        self._made = Swap(self.cycle, name_of(self.former), name_of(self.successor))
+        thread.note_swap(self._made)
+        parts = thread.parts
+        self._undo, grants = thread.use(own.thread.parts, self._stack, self._grants)
+        self._before = control.step, control.step_own, control.acting, parts, grants
         control.step, control.step_own, control.acting = self.successor, own, self._acting
+        if self.trial is None:
+            self._part_with_former()
+
+    def _part_with_former(self):
+        """Make the former step a loop of its own again, unless it is the one that was started."""
+        _, former_own, *_ = self._before
         if former_own is not None:
             give_back(self.former, former_own, self._hand_over)
 
-    def finish(self):
-        """Release what was the former step's, and call its released(). A second call does nothing."""
+    def _revert(self):
+        """Note that the loop goes on with the former step, because the new one has not passed its trial."""
+        cdef Control control = self.control
+        thread = control.thread
+        cycle, reason = thread.revert_answer()
+        self._back = Swap(cycle, self._made.successor, self._made.former, reason)
+        thread.note_swap(self._back)
+        control.step, control.step_own, control.acting, parts, grants = self._before
+        self._undo, _ = thread.use(parts, self._undo, grants)
+        if self._former_live is not None:
+            self._former_live.recall()
+        self._raised, control.trial_error = control.trial_error, None
+        give_back(self.successor, self.own, self._hand_over)
+
+    @property
+    def former_parameters(self):
+        """Parameters of the former step while the new one is on trial, None if there are none."""
+        return self._former_live.parameters if self.is_on_trial and self._former_live is not None else None
+
+    def catch_up(self):
+        """Request of the new step what was requested of the former one meanwhile. A second call does nothing."""
         cdef Control control = self.control
         with control._lock:
-            if self._is_finished or self.outcome != "done":
+            if self._has_caught_up or self.outcome != "done":
+                return
+            self._has_caught_up = True
+        new, former = self.own.thread.live, self._former_live
+        if new is not None and former is not None and self._back is None:
+            new.parameters.catch_up(former.parameters)
+
+    def finish(self):
+        """Release what was the former step's, and call its released(). A second call does nothing.
+
+        With a trial, it is too early until that is over; if the loop has gone back, this releases the new step.
+        """
+        cdef Control control = self.control
+        self.catch_up()
+        with control._lock:
+            if self._is_finished or self.outcome != "done" or self.is_on_trial:
                 return
             self._is_finished = True
             control.change = None
+            if self.trial is not None and self._back is None:
+                self._part_with_former()
+        gone = self.former if self._back is None else self.successor
         deadline = time.monotonic() + _WATCHDOG_S
         while control.thread.is_watchdog_at_work():
             if time.monotonic() > deadline:  # it has tripped, and safe() of the former step has not returned
-                control.kept.append(self.former)
+                control.kept.append(gone)
                 break
             nap(_LOOK_S)
         if self._undo is not None:
             shielded(self._undo.close)
-        new, former = self.own.thread.live, self._former_live
-        if new is not None and former is not None:
-            new.parameters.catch_up(former.parameters)
-        self.former.released()
+        if self._back is not None and self._former_live is not None and self.own.thread.live is not None:
+            self._former_live.parameters.take_back(self.own.thread.live.parameters)
+        gone.released()
+        if self._back is not None:
+            run_warnings.warn_reverted(control.settings.name, self._made, self._back, self._raised)
 
 
 def give_back(loop, Control own, hand_over):
@@ -219,11 +276,13 @@ def name_of(loop):
     return str(getattr(function, "__name__", None) or type(loop).__name__)
 
 
-def swap(Control control, owner, successor, Control own, hand_over, acting, populate, timeout_ns, keep="all"):
+def swap(Control control, owner, successor, Control own, hand_over, acting, populate, timeout_ns, keep="all",
+         trial=(None, ())):
     """Implement RTLoop.swap. Returns the index of the new step's first cycle."""
     control.check_not_in_child()
     if control.is_on_own_thread():
         raise StateError(f"{control.settings.name} runs on this very thread, which cannot wait for its own swap")
+    trial = parse_trial(control, *trial)
     if control.is_simulated() and control.is_under_way():
         raise StateError(f"{control.settings.name} runs in virtual time: give simulate(swaps={{cycle: successor}})")
     if not control.swapping.acquire(False):
@@ -233,16 +292,44 @@ def swap(Control control, owner, successor, Control own, hand_over, acting, popu
         if earlier is not None:
             earlier.settle()
             earlier.finish()
-        if control.change is not None:
-            raise StateError(f"another swap of {control.settings.name} is under way: its take_over() has not returned")
-        change = begin(control, owner, successor, own, hand_over, acting, populate, keep)
+        check_no_change(control)
+        change = begin(control, owner, successor, own, hand_over, acting, populate, keep, trial)
         change.ask()
         return _await(change, timeout_ns)
     finally:
         control.swapping.release()
 
 
-def begin(Control control, owner, successor, Control own, hand_over, acting, populate, keep="all"):
+def check_no_change(Control control):
+    """Raise StateError if a swap is under way, or the step in place is on trial."""
+    change = control.change
+    if change is not None and change.is_on_trial:
+        raise StateError(
+            f"{name_of(change.successor)} is on trial in {control.settings.name}, up to cycle "
+            f"{change.cycle + change.trial[0]:,}: wait until loop.on_trial is False"
+        )
+    if change is not None:
+        raise StateError(f"another swap of {control.settings.name} is under way: its take_over() has not returned")
+
+
+def parse_trial(Control control, trial, revert_on):
+    """Return a trial as a number of cycles and names of incidents; None without a trial.
+
+    Raises
+    ------
+    ConfigError
+        If a value is invalid.
+    """
+    names = ", ".join(map(repr, INCIDENTS))
+    if isinstance(revert_on, str) or not all(isinstance(one, str) and one in INCIDENTS for one in revert_on):
+        raise ConfigError(f"revert_on={show(revert_on)} must be a sequence of some of these: {names}")
+    if trial is None:
+        return None
+    period = control.settings.period
+    return ceil(parse_duration(trial, "trial", minimum=1) / period), tuple(dict.fromkeys(revert_on))
+
+
+def begin(Control control, owner, successor, Control own, hand_over, acting, populate, keep="all", trial=None):
     """Check a swap, call setup() of the successor, and stage it."""
     if not _is_running(control):
         raise _ended(control)
@@ -259,7 +346,7 @@ def begin(Control control, owner, successor, Control own, hand_over, acting, pop
     except BaseException:
         own.abandon()
         raise
-    change = StepChange(control, owner, successor, own, hand_over, acting, keep)
+    change = StepChange(control, owner, successor, own, hand_over, acting, keep, trial)
     shielded(change.stage)
     return change
 

@@ -20,6 +20,11 @@ from rtloop.headers.loop cimport (
     RT_END_STEP,
     RT_END_WAIT,
     RT_END_WATCHDOG,
+    RT_INCIDENT_CODE,
+    RT_INCIDENT_GUARD,
+    RT_INCIDENT_LATE,
+    RT_INCIDENT_NONFINITE,
+    RT_INCIDENT_OVERRUN,
     RT_PHASE_ABORT,
     RT_PHASE_DONE,
     RT_PHASE_GO,
@@ -30,11 +35,14 @@ from rtloop.headers.loop cimport (
     RT_SWAP_ASKED,
     RT_SWAP_DONE,
     RT_SWAP_NONE,
+    RT_SWAP_ON_TRIAL,
     RT_SWAP_REFUSED,
+    RT_SWAP_REVERTED,
     RT_SWAP_TAKEN,
     RT_WATCH_SAFE,
     RT_WATCH_TRIPPED,
     rt_clock_reader,
+    rt_floats_t,
     rt_futex_set,
     rt_futex_wait,
     rt_loop_notify_siblings,
@@ -63,6 +71,7 @@ from rtloop.telemetry.block cimport TelemetryBlock
 cimport cython
 
 import os
+from array import array
 from contextlib import ExitStack
 from math import floor, lcm
 
@@ -90,7 +99,10 @@ _ENDS_COUNTED = (RT_END_STEP, RT_END_OVERRUN, RT_END_OVERRUNS, RT_END_GUARD)
 # Swaps that the record of a run has room for.
 _MOST_SWAPS = 4096
 _SWAPS = {RT_SWAP_NONE: None, RT_SWAP_ASKED: "asked", RT_SWAP_TAKEN: "taken", RT_SWAP_DONE: "done",
-          RT_SWAP_REFUSED: "refused"}
+          RT_SWAP_REFUSED: "refused", RT_SWAP_ON_TRIAL: "on trial", RT_SWAP_REVERTED: "reverted"}
+# Incidents that a trial can watch for, as a user names them.
+INCIDENTS = {"overrun": RT_INCIDENT_OVERRUN, "guard": RT_INCIDENT_GUARD, "late": RT_INCIDENT_LATE,
+             "nonfinite": RT_INCIDENT_NONFINITE}
 
 
 cdef class LoopThread:
@@ -321,12 +333,16 @@ cdef class LoopThread:
         if self.live is not None:
             self.live.forget()
 
-    def ask_swap(self, LoopThread other, successor, former, size_t acting):
+    def ask_swap(self, LoopThread other, successor, former, size_t acting, trial):
         """Ask the thread to go on with the step of another loop, which has staged it.
 
-        `acting` is the address of the object that the callbacks get, `successor` or one in front of it.
+        `acting` is the address of the object that the callbacks get, `successor` or one in front of it. `trial` is the
+        number of cycles that the new step is on trial for, and the incidents to watch for; None: no trial.
         """
         cdef rt_loop_t *rt = self.rt
+        cycles, incidents = (0, ()) if trial is None else trial
+        rt.swap.trial, rt.swap.watched = cycles, sum(INCIDENTS[name] for name in incidents)
+        rt.swap.floats = other._find_floats() if "nonfinite" in incidents else NULL
         rt.swap.self, rt.swap.successor, rt.swap.former = <void *>acting, <void *>successor, <void *>former
         rt.swap.take_over = self._take_over
         rt.swap.live = NULL if other.live is None else &other.rt.live
@@ -340,6 +356,30 @@ cdef class LoopThread:
     def swap_answer(self):
         """Return the index of the new step's first cycle, and the code that take_over() has returned."""
         return self.rt.swap.cycle, self.rt.swap.code
+
+    def revert_answer(self):
+        """Return the index of the first cycle of the former step after a trial, and the reason."""
+        swap = self.rt.swap
+        found = [name for name, bit in INCIDENTS.items() if swap.incidents & bit]
+        if swap.incidents & RT_INCIDENT_CODE:
+            found.insert(0, f"{_ENDS[swap.incident_end]} returned {swap.incident_code}")
+        return swap.reverted, ", ".join(found)
+
+    def is_on_trial(self):
+        """Return True if the step in place is on trial. The loop's thread."""
+        return self.rt.trial.is_on != 0
+
+    cdef const rt_floats_t *_find_floats(self) except? NULL:
+        """Return the floating-point numbers among the signals, NULL if there are none."""
+        if self.live is None:
+            return NULL
+        doubles, floats = self.live.signals.floats()
+        self._float_addresses = doubles, floats = array("Q", doubles), array("Q", floats)
+        cdef size_t first = doubles.buffer_info()[0]
+        cdef size_t second = floats.buffer_info()[0]
+        self._floats.doubles, self._floats.double_count = <const double **>first, len(doubles)
+        self._floats.floats, self._floats.float_count = <const float **>second, len(floats)
+        return &self._floats if doubles or floats else NULL
 
     def withdraw_swap(self):
         """Withdraw the request of a swap. Returns True, or False if the thread has taken it."""
@@ -360,7 +400,10 @@ cdef class LoopThread:
         return self.live, self.ranges, self.remarks, self.functions
 
     def use(self, parts, undo, grants):
-        """Go on with the parts of another step, and with what releases it. Returns what releases the former one."""
+        """Go on with the parts of another step, and with what releases it.
+
+        Returns what releases the former one, and its grants.
+        """
         cdef Live live = self.live
         former, names = self._step_undo, {name for name, *_ in self.ranges}
         if live is not None:
@@ -372,13 +415,14 @@ cdef class LoopThread:
         live = self.live
         self._step_undo = undo
         lives = self._live
+        former_grants = tuple(grant for grant in self.grants if grant.name in names)
         self.grants = tuple(grant for grant in self.grants if grant.name not in names) + tuple(grants)
         if lives is not None:
             ranges = {name: (address, size) for name, _, address, size, _ in self.ranges}
             ranges |= {} if live is None else live.ranges
             self._live = lives.with_step(names, grants, ranges)
             self._describe()
-        return former
+        return former, former_grants
 
     def take_parts(self, parts):
         """Go on with the parts of another step."""

@@ -22,6 +22,7 @@ def simulate_loop(
     plant: RTLoop | Callable[[Cycle], int | None] | None,
     parameters: Iterable[ParameterChange] | None,
     swaps: Mapping[int, RTLoop] | None,
+    trial: tuple[_Duration | None, Sequence[str]],
 ) -> Stats: ...
 def simulate(
     loops: Iterable[RTLoop],

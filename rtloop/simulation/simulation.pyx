@@ -34,7 +34,7 @@ from rtloop.errors import StateError
 from rtloop.simulation import timing_models
 from rtloop.loop.cycle import Cycle, verdict
 from rtloop.loop.loop import acting_for, hand_over, populate_methods
-from rtloop.loop.swap import begin, conclude, remember, restore
+from rtloop.loop.swap import begin, check_no_change, conclude, parse_trial, remember, restore
 from rtloop.settings import parse_count, parse_run_duration
 from rtloop.stats.stats import Stats
 from rtloop.process import ending_signals
@@ -138,6 +138,7 @@ cdef class _Run:
     cdef list entered
     cdef list remembered
     cdef dict swaps
+    cdef tuple trial
 
     def __cinit__(self, loops):
         self.loops = loops
@@ -222,8 +223,13 @@ cdef class _Run:
             self.set_replay(index, recorded)
         self.parts[index].loop, self.parts[index].self = c.thread.rt, <void *>loop
 
-    def plan_swaps(self, index, swaps):
-        """Plan swaps of one loop: a dict from the index of a cycle to the loop object whose step begins with it."""
+    def plan_swaps(self, index, swaps, trial):
+        """Plan swaps of one loop: a dict from the index of a cycle to the loop object whose step begins with it.
+
+        `trial` is that of each: its duration, and the incidents that end it.
+        """
+        self.trial = trial
+        parse_trial(_control(self.loops[index]), *trial)
         for cycle, successor in swaps.items():
             if parse_count(cycle, "swaps") < 1 or not isinstance(successor, _RTLoop_2):
                 raise TypeError(
@@ -233,16 +239,21 @@ cdef class _Run:
         self.parts[index].swap_at = min(swaps, default=0)
 
     def make_swaps(self):
-        """Make the swaps that are due."""
+        """Make the swaps that are due, after the trials that are over."""
         cdef Control c
         cdef int index
+        for index, c in enumerate(self.opened):
+            self.parts[index].is_decided = 0
+            c.follow_trial()
         for index, left in self.swaps.items():
             while rt_simulate_is_swap_due(&self.parts[index]):
                 c = self.opened[index]
                 _, successor = left.pop(0)
                 self.parts[index].swap_at = left[0][0] if left else 0
+                check_no_change(c)
                 change = begin(
-                    c, self.loops[index], successor, _control(successor), hand_over, acting_for, populate_methods
+                    c, self.loops[index], successor, _control(successor), hand_over, acting_for, populate_methods,
+                    trial=parse_trial(c, *self.trial),
                 )
                 change.ask()
                 with nogil:
@@ -323,6 +334,7 @@ cdef class _Run:
         finally:
             trouble = None
             for c in self.opened:
+                c.end_trial()
                 try:
                     c.end_simulated(error if c is failed and not isinstance(error, KeyboardInterrupt) else None)
                 except BaseException as raised:  # the other loops must end as well
@@ -339,7 +351,8 @@ cdef Control _control(_RTLoop_2 loop):
     return <Control>loop._control
 
 
-def _simulate(loops, index, duration, cycles, execution, latency, plant=None, parameters=None, swaps=None):
+def _simulate(loops, index, duration, cycles, execution, latency, plant=None, parameters=None, swaps=None,
+              trial=(None, ())):
     """Simulate; `cycles`, the plant and a duration without a unit refer to the loop at `index`."""
     cdef Control failed = None
     if cycles is not None:
@@ -360,7 +373,7 @@ def _simulate(loops, index, duration, cycles, execution, latency, plant=None, pa
     if plant is not None:
         run.set_plant(index, plant)
     for i, loop in enumerate(loops):
-        run.plan_swaps(i, {} if swaps is None else swaps.get(loop, {}))
+        run.plan_swaps(i, {} if swaps is None else swaps.get(loop, {}), trial)
     error = None
     armed = ending_signals.arm_wait()
     try:
@@ -380,15 +393,15 @@ def _simulate(loops, index, duration, cycles, execution, latency, plant=None, pa
     return tuple(loop.stats for loop in loops)
 
 
-def simulate_loop(loop, duration, cycles, execution, latency, plant, parameters, swaps):
+def simulate_loop(loop, duration, cycles, execution, latency, plant, parameters, swaps, trial):
     """Implement RTLoop.simulate."""
     replayed = None if parameters is None else {loop: parameters}
     planned = None if swaps is None else {loop: swaps}
     if isinstance(plant, _RTLoop_2):
-        return _simulate([plant, loop], 1, duration, cycles, execution, latency, None, replayed, planned)[1]
+        return _simulate([plant, loop], 1, duration, cycles, execution, latency, None, replayed, planned, trial)[1]
     if plant is not None and not callable(plant):
         raise TypeError(f"plant={show(plant)} must be an RTLoop, or a callable that takes a Cycle")
-    return _simulate([loop], 0, duration, cycles, execution, latency, plant, replayed, planned)[0]
+    return _simulate([loop], 0, duration, cycles, execution, latency, plant, replayed, planned, trial)[0]
 
 
 def simulate(loops, duration=None, *, execution=0, latency=0, parameters=None):

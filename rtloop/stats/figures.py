@@ -87,11 +87,16 @@ class Swap(NamedTuple):
         Index of its first cycle.
     former, successor : str
         Names of the classes of the former and the new step, or of their functions.
+    reason : str or None
+        Reason for which the loop has gone back to a former step, because the one in its place was on trial:
+        ``"overrun"``, ``"guard"``, ``"late"``, ``"nonfinite"``, ``"step returned -5"``, or several of them. None for a
+        swap that was asked for.
     """
 
     cycle: int
     former: str
     successor: str
+    reason: str | None = None
 
 
 PAIRS: dict[str, type[Any]] = {"page_faults": PageFaults, "context_switches": ContextSwitches, "stack": StackUse}

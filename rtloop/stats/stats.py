@@ -113,7 +113,8 @@ class Stats(Figures):
         types. Not known, and 0, for a loop of another process: see ``parameters.refused`` of :func:`rtloop.connect`.
     swaps : tuple of Swap or None
         Steps that the loop went on with, the last 4096, oldest first: ``cycle`` (index of the first cycle of the new
-        step), ``former`` and ``successor`` (names of the classes or functions). None for a loop of another process.
+        step), ``former`` and ``successor`` (names of the classes or functions), ``reason`` (for which a step on trial
+        was replaced by the one before it; otherwise None). None for a loop of another process.
     """
 
     def to_json(self, *, records: bool = False, indent: int | None = None) -> str:

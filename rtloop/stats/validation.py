@@ -167,7 +167,8 @@ def _is_swap(swap: object) -> bool:
     """Return whether it has the form of a Swap."""
     return (
         isinstance(swap, dict)
-        and swap.keys() == {"cycle", "former", "successor"}
+        and swap.keys() - {"reason"} == {"cycle", "former", "successor"}
+        and (swap.get("reason") is None or _is_text(swap["reason"]))
         and _is_int(swap["cycle"], 0, 2**64 - 1)
         and all(_is_text(swap[name]) for name in ("former", "successor"))
     )

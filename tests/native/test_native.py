@@ -692,7 +692,7 @@ PROGRAMS = {
             ),
             "the cycle of the past": Mutation("loop_cycle.h", "  next.release = loop->schedule.release;\n", ""),
             "the watchdog has the former step": Mutation(
-                "loop_cycle.h", "  rt_store_release(&loop->hooks.self, swap->self);\n", ""
+                "loop_cycle.h", "  rt_store_release(&loop->hooks.self, self); /* the watchdog's */\n", ""
             ),
         },
     ),

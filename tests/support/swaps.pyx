@@ -25,6 +25,7 @@ cdef class Law(RTLoop):
     cdef readonly double taken_t, first_t
     cdef public int take_code, step_code
     cdef public int64_t step_ns, shift_ns, sleep_ns
+    cdef public int64_t sleep_at  # the step that makes a system call
     cdef public bint holds, holds_take_over  # until they are cleared
     cdef public int64_t stop_at
     cdef public int releases
@@ -35,7 +36,7 @@ cdef class Law(RTLoop):
 
     def __init__(self, period, **settings):
         super().__init__(period, **settings)
-        self.first = self.last = self.before = self.stop_at = -1
+        self.first = self.last = self.before = self.stop_at = self.sleep_at = -1
 
     def declare(self, name="kp", value=1.0, dtype="f8", limits=None):
         """Declare a parameter at `kp`."""
@@ -86,6 +87,8 @@ cdef class Law(RTLoop):
             pause(200_000)
         if self.step_ns:
             pause(self.step_ns)
+        if self.sleep_at == self.steps - 1:
+            pause(1)
         if self.sleep_ns:
             self.sleep_until(cycle.release + self.sleep_ns)
         if self.stop_at == self.steps - 1:
@@ -109,6 +112,32 @@ cdef class Other(Law):
     cdef int step(self, const Cycle *cycle) noexcept nogil:
         self.others += 1
         return Law.step(self, cycle)
+
+
+cdef class Shown(RTLoop):
+    """A step with a signal of a given type, which is spoilt in one of its cycles."""
+
+    cdef double[4] large
+    cdef float[4] small
+    cdef int is_small
+    cdef readonly int64_t steps, leaves
+    cdef public int64_t spoil_at
+    cdef public double spoilt
+
+    def declare_signal(self, kind):
+        """Declare a signal of type f8, f4, 2f4 or c16; its last number is the one that is spoilt."""
+        self.is_small = "f4" in kind
+        self.signal("shown", &self.small[0] if self.is_small else <const void *>&self.large[0], kind)
+
+    cdef int step(self, const Cycle *cycle) noexcept nogil:
+        self.steps += 1
+        if self.steps == self.spoil_at:
+            self.large[0] = self.large[1] = self.spoilt
+            self.small[0] = self.small[1] = <float>self.spoilt
+        return RT_CONTINUE
+
+    cdef void leave(self) noexcept nogil:
+        self.leaves += 1
 
 
 cdef class Paced(RTLoop):

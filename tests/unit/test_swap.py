@@ -65,7 +65,7 @@ def test_the_next_cycle_is_the_new_steps_and_nothing_is_lost(make: Any) -> None:
     assert new.total == former.steps + new.steps, "take_over has read the former's count"
     assert_conserved(stats, former, new)
     assert (former.enters, former.leaves, new.enters, new.leaves) == (1, 0, 0, 1)
-    assert stats.swaps == ((cycle, "Law", "Law"),) and new.takes == 1 and new.releases == 0
+    assert stats.swaps == ((cycle, "Law", "Law", None),) and new.takes == 1 and new.releases == 0
 
 
 def test_take_over_is_told_the_first_cycle_of_the_new_step(make: Any) -> None:
@@ -232,7 +232,7 @@ def test_released_is_called_when_the_loop_is_in_the_new_step(make: Any) -> None:
     loop.noted = lambda former: seen.append((former is loop, threading.get_ident(), loop.stats.swaps))
     with loop:
         cycle = loop.swap(new)
-    assert seen == [(True, threading.get_ident(), ((cycle, "Law", "Law"),))]
+    assert seen == [(True, threading.get_ident(), ((cycle, "Law", "Law", None),))]
 
 
 def test_an_exception_of_released_says_that_the_swap_is_made(make: Any) -> None:
@@ -637,7 +637,7 @@ def test_a_loop_of_a_group(make: Any) -> None:
         with pytest.raises(StateError, match=r"already running|is a loop of"):
             new.start()
     assert (a.leaves, b.leaves, new.leaves) == (0, 1, 1)
-    assert [stats.swaps for stats in group.stats.values()] == [((cycle, "Law", "Law"),), ()]
+    assert [stats.swaps for stats in group.stats.values()] == [((cycle, "Law", "Law", None),), ()]
 
 
 def test_the_watchdog_calls_safe_of_the_step_in_place(make: Any) -> None:
@@ -657,7 +657,8 @@ def test_swaps_are_in_the_table_and_the_file(make: Any, tmp_path: Any) -> None:
     stats = loop.simulate(cycles=20, swaps={5: make("Other"), 9: make()})
     assert "swaps" in str(stats) and "2, the last to Law, in place since cycle 9" in str(stats)
     stats.save(tmp_path / "run.npz")
-    assert rtloop.Stats.load(tmp_path / "run.npz").swaps == stats.swaps == ((5, "Law", "Other"), (9, "Other", "Law"))
+    swaps = ((5, "Law", "Other", None), (9, "Other", "Law", None))
+    assert rtloop.Stats.load(tmp_path / "run.npz").swaps == stats.swaps == swaps
 
 
 def test_a_reset_and_a_swap_at_the_same_time(make: Any) -> None:

@@ -27,7 +27,7 @@ static inline void rt_loop_limit_plain(rt_loop_t *loop, uint64_t index) {
   int64_t length, until;
   loop->plain_until = loop->end_release;
   if (loop->has_own_wait || loop->spin.margin || loop->is_settable || loop->wakes.count || loop->hooks.in_slack ||
-      loop->is_swap_due) {
+      loop->is_swap_due || loop->trial.is_on) {
     loop->plain_until = INT64_MIN;
   } else if (!__builtin_mul_overflow(left, loop->schedule.period, &length) &&
              !__builtin_add_overflow(loop->schedule.release, length, &until) && until < loop->end_release) {
@@ -178,6 +178,12 @@ rt_loop_finish_cycle(rt_loop_t *loop, rt_record_t record, int rc, int *overran,
   return code == RT_STOP ? RT_END_NORMAL : RT_GO_ON;
 }
 
+/* Make another object the argument of the callbacks. The loop's thread between two cycles; O(1). */
+static inline void rt_loop_use_step(rt_loop_t *loop, void *self) {
+  loop->self = self;
+  rt_store_release(&loop->hooks.self, self); /* the watchdog's */
+}
+
 /* Go on with the step that was asked for, unless it refuses or the run is about to end. `now` is the time on the loop's
  * clock. The loop's thread between two cycles; as long as take_over(); no system call. */
 static __attribute__((noinline, cold, unused)) void rt_loop_swap(rt_loop_t *loop, int64_t now) {
@@ -196,10 +202,77 @@ static __attribute__((noinline, cold, unused)) void rt_loop_swap(rt_loop_t *loop
     rt_swap_answer(swap, RT_SWAP_REFUSED);
     return;
   }
+  if (swap->trial) {
+    loop->trial = (rt_trial_t){.is_on = 1,
+                               .watched = swap->watched | RT_INCIDENT_CODE,
+                               .until = next.index + swap->trial,
+                               .former = loop->self,
+                               .live = loop->live};
+    rt_loop_limit_plain(loop, next.index);
+  }
   rt_live_replace(&loop->live, swap->live);
-  loop->self = swap->self;
-  rt_store_release(&loop->hooks.self, swap->self);
-  rt_swap_answer(swap, RT_SWAP_DONE);
+  rt_loop_use_step(loop, swap->self);
+  rt_swap_answer(swap, swap->trial ? RT_SWAP_ON_TRIAL : RT_SWAP_DONE);
+}
+
+/* Note an incident of a step on trial, if that watches for it. Without a trial nothing is. The loop's thread; O(1). */
+static inline void rt_loop_note_incident(rt_loop_t *loop, uint32_t incident) {
+  loop->trial.seen |= incident & loop->trial.watched;
+}
+
+/* Test whether the loop goes on although its step on trial has ended the run for this reason: it then goes back to the
+ * former step. Returns 0 without a trial. The loop's thread after a cycle; O(1). */
+static __attribute__((noinline, cold, unused)) int rt_loop_outlives(rt_loop_t *loop, int reason) {
+  rt_trial_t *const trial = &loop->trial;
+  uint32_t incident = 0;
+  if (reason == RT_END_OVERRUNS) incident = RT_INCIDENT_OVERRUN;
+  if (reason == RT_END_STEP || reason == RT_END_OVERRUN || reason == RT_END_WAIT) incident = RT_INCIDENT_CODE;
+  if (!(incident & trial->watched)) return 0;
+  trial->seen |= incident;
+  if (incident == RT_INCIDENT_CODE) {
+    trial->end = reason;
+    trial->code = loop->end.code;
+  }
+  if (reason == RT_END_STEP) { /* nothing was told of the next cycle */
+    loop->cycle.missed = loop->schedule.missed;
+    loop->cycle.dt = rt_loop_next_dt(loop);
+  }
+  loop->end.code = 0;
+  return 1;
+}
+
+/* Go back to the step before the one on trial. Its parameters are those that it had when it was replaced. The loop's
+ * thread between two cycles; O(bytes of parameters); no system call. */
+static inline void rt_loop_revert(rt_loop_t *loop) {
+  rt_swap_t *const swap = &loop->swap;
+  const rt_trial_t *const trial = &loop->trial;
+  swap->incidents = trial->seen;
+  swap->incident_end = trial->end;
+  swap->incident_code = trial->code;
+  swap->reverted = loop->cycle.index;
+  rt_live_replace(&loop->live, &trial->live);
+  if (trial->live.parameters) rt_parameters_resume_at(trial->live.parameters, loop->cycle.index);
+  rt_loop_use_step(loop, trial->former);
+}
+
+/* Decide about the step on trial: go back to the former one after an incident, or end the trial. `now` is the time on
+ * the loop's clock. Returns 1 iff the trial is over. The loop's thread between two cycles; O(signals), and the bytes of
+ * the former step's parameters; no system call. */
+static __attribute__((noinline, cold, unused)) int rt_loop_judge(rt_loop_t *loop, int64_t now) {
+  rt_trial_t *const trial = &loop->trial;
+  const uint64_t index = loop->cycle.index;
+  if (trial->watched & RT_INCIDENT_NONFINITE && index > loop->swap.cycle && loop->swap.floats &&
+      !rt_floats_are_finite(loop->swap.floats))
+    rt_loop_note_incident(loop, RT_INCIDENT_NONFINITE);
+  if (index < trial->until && now > loop->schedule.release) rt_loop_note_incident(loop, RT_INCIDENT_LATE);
+  if (!trial->seen && index < trial->until) return 0;
+  if (trial->seen) rt_loop_revert(loop);
+  const uint64_t outcome = trial->seen ? RT_SWAP_REVERTED : RT_SWAP_DONE;
+  trial->is_on = 0;
+  trial->watched = trial->seen = 0;
+  rt_loop_limit_plain(loop, index);
+  rt_swap_answer(&loop->swap, outcome);
+  return 1;
 }
 
 /* Run cycles until the run ends. Returns the reason, with the code in loop->end.code. `guard` must be the constant NULL
@@ -218,6 +291,7 @@ rt_loop_run_guarded_cycles(rt_loop_t *loop, rt_guard_t *guard, void *self, int (
       if (RT_UNLIKELY(!rt_loop_wait(loop, &now, release))) return rt_loop_end_with(loop, RT_END_CLOCK, (int)now);
     } else {
       if (RT_UNLIKELY(loop->wakes.count)) now = rt_loop_wake(loop);
+      if (RT_UNLIKELY(loop->trial.is_on) && rt_loop_judge(loop, now + loop->offset) && guard) rt_guard_skip(guard);
       if (RT_UNLIKELY(loop->hooks.in_slack != NULL)) {
         now = rt_loop_use_slack(loop);
         if (guard) rt_guard_skip(guard);
@@ -225,9 +299,11 @@ rt_loop_run_guarded_cycles(rt_loop_t *loop, rt_guard_t *guard, void *self, int (
       if (release >= loop->end_release || cycle->index >= loop->limits.max_cycles) return RT_END_NORMAL;
       now += loop->offset;
       if (RT_UNLIKELY(loop->is_swap_due)) {
+        const int was_late = now > release;
         rt_loop_swap(loop, now);
         if (guard) rt_guard_skip(guard);
         now = rt_loop_now(loop);
+        if (loop->trial.is_on && !was_late) (void)rt_loop_judge(loop, now); /* whether take_over() took too long */
       }
       loop->is_late = now > release;
       if (!loop->has_own_wait) {
@@ -238,7 +314,12 @@ rt_loop_run_guarded_cycles(rt_loop_t *loop, rt_guard_t *guard, void *self, int (
         if (guard) rt_guard_skip(guard);
         now = rt_loop_now(loop);
         if (RT_UNLIKELY(rc == RT_STOP)) return RT_END_NORMAL;
-        if (RT_UNLIKELY(rc)) return rt_loop_end_with(loop, RT_END_WAIT, rc);
+        if (RT_UNLIKELY(rc)) {
+          const int reason = rt_loop_end_with(loop, RT_END_WAIT, rc);
+          if (!rt_loop_outlives(loop, reason)) return reason;
+          now = rt_loop_read_clock(loop);
+          continue;
+        }
         if (RT_UNLIKELY(loop->is_settable) && rt_loop_follow_clock(loop, 1)) now = rt_loop_now(loop);
       }
       release = schedule->release; /* after a step of the clock, another one */
@@ -259,12 +340,19 @@ rt_loop_run_guarded_cycles(rt_loop_t *loop, rt_guard_t *guard, void *self, int (
     const int rc = step(loop->self, cycle);
     if (guard) rt_guard_end(guard);
     now = rt_loop_read_clock(loop);
-    const int must_stop = guard ? rt_guard_check(guard, cycle->index, loop->telemetry) && guard->is_stopping : 0;
-    int overran;
+    int overran, must_stop = 0;
+    if (guard && RT_UNLIKELY(rt_guard_check(guard, cycle->index, loop->telemetry))) {
+      rt_loop_note_incident(loop, RT_INCIDENT_GUARD);
+      must_stop = guard->is_stopping;
+    }
     const int reason = rt_loop_finish_cycle(loop, (rt_record_t){release, start, now}, rc, &overran, overrun);
-    if (RT_UNLIKELY(must_stop) && (reason == RT_GO_ON || reason == RT_END_NORMAL)) return RT_END_GUARD;
-    if (RT_UNLIKELY(reason != RT_GO_ON)) return reason;
+    if (RT_UNLIKELY(must_stop)) {
+      const int is_forgiven = reason == RT_GO_ON && loop->trial.seen & RT_INCIDENT_GUARD;
+      if ((reason == RT_GO_ON || reason == RT_END_NORMAL) && !is_forgiven) return RT_END_GUARD;
+    }
+    if (RT_UNLIKELY(reason != RT_GO_ON) && !rt_loop_outlives(loop, reason)) return reason;
     if (RT_UNLIKELY(overran)) {
+      rt_loop_note_incident(loop, RT_INCIDENT_OVERRUN);
       if (guard) rt_guard_skip(guard);
       now = rt_loop_read_clock(loop);
     }

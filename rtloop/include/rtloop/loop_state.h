@@ -133,6 +133,7 @@ typedef struct rt_loop {
   void *self;          /* argument of the callbacks; changed by a swap. The loop's thread */
   int32_t is_swap_due; /* whether a swap comes before the next wait. The loop's thread */
   rt_swap_t swap;
+  rt_trial_t trial;
 
   _Alignas(RT_CACHE_LINE) uint32_t command; /* RT_COMMAND_... bits; written by any thread, read once per cycle */
   _Alignas(RT_CACHE_LINE) uint32_t phase;   /* RT_PHASE_...; written by the loop's thread and the control thread */

@@ -341,6 +341,16 @@ static inline void rt_parameters_begin_at(rt_parameters_t *p, uint64_t cycle) {
   rt_store_relaxed(&record->cycle, cycle);
 }
 
+/* Go on with the set in use after the cycles of another step, whose parameters may have the same fields: set all
+ * fields, and note the cycle in the record. The loop's thread between two cycles; O(bytes); no system call. */
+static inline void rt_parameters_resume_at(rt_parameters_t *p, uint64_t cycle) {
+  const char *const last = rt_parameters_record(p, p->written - 1);
+  rt_parameters_assign_all(p);
+  memcpy(p->staged, last + offsetof(rt_parameters_record_t, writer), sizeof(rt_parameters_writer_t));
+  memcpy(p->staged + sizeof(rt_parameters_writer_t), p->used, p->view.set_bytes);
+  rt_parameters_note(p, p->number, cycle, p->staged);
+}
+
 /* Count a set that was refused. The loop's thread; O(1). */
 static inline void rt_parameters_refuse(rt_parameters_t *p) {
   rt_store_relaxed(&p->refused, p->refused + 1);

@@ -54,6 +54,7 @@ typedef struct rt_simulation {
   int64_t now;          /* the end of its last cycle */
   int64_t start;        /* of its next cycle; INT64_MAX when its duration is over */
   uint64_t swap_at;     /* index of the cycle before which the simulation pauses for a swap; 0: none */
+  int32_t is_decided;   /* whether a trial has ended since the last pause, which follows */
   int32_t is_recorded;  /* whether the latency is a recorded one, which includes every cause of a late start */
   rt_model_t latency;   /* from the time at which the loop wants to wake up */
   rt_model_t execution; /* of the step, and of overrun() after it */
@@ -64,6 +65,10 @@ typedef struct rt_simulation {
 /* Compute the start of the next cycle. Returns RT_GO_ON, or the reason for which the run ends. O(1), plus the model. */
 static inline int rt_simulate_plan(rt_simulation_t *s) {
   rt_loop_t *const loop = s->loop;
+  if (RT_UNLIKELY(loop->trial.is_on) && rt_loop_judge(loop, s->now)) {
+    s->self = loop->self;
+    s->is_decided = 1;
+  }
   const int64_t release = loop->schedule.release;
   if (RT_UNLIKELY(loop->cycle.index >= loop->limits.max_cycles)) return RT_END_NORMAL;
   if (RT_UNLIKELY(release >= loop->end_release)) {
@@ -147,7 +152,9 @@ rt_simulate_cycle(rt_simulation_t *s, int (*step)(void *, const rt_cycle_t *),
   s->now = s->start + execution + loop->telemetry->waited;
   const rt_record_t record = {loop->cycle.release, s->start, s->now};
   RT_SIMULATE_FLUSHED(s, reason = rt_loop_finish_cycle(loop, record, rc, &overran, overrun));
-  return RT_LIKELY(reason == RT_GO_ON) ? rt_simulate_plan(s) : reason;
+  if (RT_UNLIKELY(reason != RT_GO_ON) && !rt_loop_outlives(loop, reason)) return reason;
+  if (RT_UNLIKELY(overran)) rt_loop_note_incident(loop, RT_INCIDENT_OVERRUN);
+  return rt_simulate_plan(s);
 }
 
 /* Test whether the next cycle of a loop is the one that a swap comes before. O(1). */
@@ -163,8 +170,8 @@ static inline void rt_simulate_swap(rt_simulation_t *s) {
 }
 
 /* Run cycles of all loops in the order of virtual time, until one ends by itself, all have reached their duration, a
- * swap is due, or the real time is `pause` on CLOCK_MONOTONIC. Returns the number of the loop that has ended, whose
- * end.reason is set, or RT_SIMULATION_...; O(count) for each cycle. */
+ * swap is due, a trial is over, or the real time is `pause` on CLOCK_MONOTONIC. Returns the number of the loop that has
+ * ended, whose end.reason is set, or RT_SIMULATION_...; O(count) for each cycle. */
 static inline __attribute__((always_inline)) int
 rt_simulate_advance(rt_simulation_t *simulations, int count, int64_t pause, int (*step)(void *, const rt_cycle_t *),
                     int (*overrun)(void *, const rt_cycle_t *, int64_t)) {
@@ -180,6 +187,7 @@ rt_simulate_advance(rt_simulation_t *simulations, int count, int64_t pause, int 
       next->loop->end.reason = reason;
       return (int)(next - simulations);
     }
+    if (RT_UNLIKELY(next->is_decided)) return RT_SIMULATION_PAUSE;
     if (RT_UNLIKELY(cycles % 64 == 0) && rt_clock_now(CLOCK_MONOTONIC) >= pause) return RT_SIMULATION_PAUSE;
   }
 }
