@@ -21,8 +21,8 @@ cnp.import_array()
 _IN_USE = "items of this ring are in use: leave the with statement, and delete the parts of its array that were kept"
 
 
-cdef class Items:
-    """Items of a ring as a buffer, which keeps the memory."""
+cdef class _Items:
+    """_Items of a ring as a buffer, which keeps the memory."""
 
     cdef object _storage
     cdef const void *_address
@@ -60,7 +60,7 @@ cdef class Loan:
         return 0
 
     cdef object lend(self, rt_ring_t *ring, dtype):
-        cdef Items items = Items(self._storage)
+        cdef _Items items = _Items(self._storage)
         items._address = rt_ring_front(ring, &self.count)
         items._size = self.count * ring.item_bytes
         self._base = np.frombuffer(items, dtype) if self.count else np.empty(0, dtype)
