@@ -78,7 +78,7 @@ def on_loop(play: Callable[[Any, Any], Awaitable[None]], name: str = "motor") ->
     from rtloop.tools.top.app import TopApp
 
     async def run() -> None:
-        app = TopApp(Sampler(os.getpid(), name), 0.1)
+        app = TopApp(Sampler(os.getpid(), name), 0.5)
         async with app.run_test(size=(120, 50)) as pilot:
             await until(pilot, lambda: app.screen.query_one("#loops").row_count == 1)
             await pilot.press("enter")
