@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Event", "Watch"]
 
-#: Longest wait for a compilation that is under way when the loop has ended.
-_JOIN_S = 30.0
+#: Longest wait for a compilation when the loop has ended: then its folder is removed, so that the compiler fails.
+_JOIN_S = 1.0
 
 
 class Event(NamedTuple):
