@@ -22,7 +22,7 @@ _IN_USE = "items of this ring are in use: leave the with statement, and delete t
 
 
 cdef class _Items:
-    """_Items of a ring as a buffer, which keeps the memory."""
+    """Items of a ring as a buffer, which keeps the memory."""
 
     cdef object _storage
     cdef const void *_address
