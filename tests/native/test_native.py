@@ -157,6 +157,20 @@ PROGRAMS = {
             "the watchdog has the former step": Mutation(
                 "loop_cycle.h", "  rt_store_release(&loop->hooks.self, self); /* the watchdog's */\n", ""
             ),
+            "a failure in a trial ends the loop": Mutation(
+                "loop_cycle.h", "if (!(incident & trial->watched)) return 0;", "return 0;"
+            ),
+            "the failed step goes on": Mutation("loop_cycle.h", "  if (trial->seen) rt_loop_revert(loop);\n", ""),
+            "a trial does not end": Mutation(
+                "loop_cycle.h", "if (!trial->seen && index < trial->until) return 0;", "if (!trial->seen) return 0;"
+            ),
+            "an overrun in a trial is none": Mutation(
+                "loop_cycle.h", "      rt_loop_note_incident(loop, RT_INCIDENT_OVERRUN);\n", ""
+            ),
+            "infinity passes a trial": Mutation("loop_cycle.h", "!rt_floats_are_finite(loop->swap.floats)", "0"),
+            "a slow take_over passes a trial": Mutation(
+                "loop_cycle.h", "if (loop->trial.is_on && !was_late)", "if (0)"
+            ),
         },
     ),
     "swap_model": Program(

@@ -1,4 +1,5 @@
 /* A loop's thread goes on with one step after another, while the control thread frees those that it has left. */
+#include <math.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 
@@ -9,7 +10,7 @@
 #ifndef PATIENCE
 #define PATIENCE 600 /* tenths of a second */
 #endif
-enum { SWAPS = 200, CODE = -3 };
+enum { SWAPS = 200, CODE = -3, PERIOD = 300000, TRIAL = 4 };
 
 typedef struct law {
   rt_loop_t *loop;
@@ -17,6 +18,8 @@ typedef struct law {
   int64_t steps, last_release, taken_release;
   uint64_t last, taken_index;
   int code, taken, leaves, stops;
+  int64_t fails_at, overruns_at; /* number of the step; 0: none */
+  int is_slow;                   /* take_over() takes longer than a period */
 } law_t;
 
 static int enter(void *self) {
@@ -26,14 +29,21 @@ static int enter(void *self) {
 
 static int step(void *self, const rt_cycle_t *cycle) {
   law_t *const law = self;
-  if (law->steps || law->taken) CHECK(cycle->index == law->last + 1);
+  if (cycle->index == law->loop->swap.reverted && law->last + 1 <= law->loop->swap.cycle) {
+    CHECK(law->last + 1 == law->loop->swap.cycle); /* back from the trial of another law */
+  } else if (law->steps || law->taken) {
+    CHECK(cycle->index == law->last + 1);
+  }
   if (law->taken && law->steps == 0) CHECK(cycle->release >= law->taken_release && cycle->index == law->taken_index);
   law->last = cycle->index;
   law->last_release = cycle->release;
   law->steps++;
   law->total++;
   if (law->stops && law->loop->is_swap_due) rt_loop_send_command(law->loop, RT_COMMAND_STOP);
-  return RT_CONTINUE;
+  if (law->steps == law->overruns_at) usleep(2 * PERIOD / 1000);
+  if (law->steps != law->fails_at) return RT_CONTINUE;
+  if (law->stops) rt_loop_send_command(law->loop, RT_COMMAND_STOP);
+  return CODE;
 }
 
 static int overrun(void *self, const rt_cycle_t *cycle, int64_t missed) {
@@ -59,6 +69,7 @@ static int take_over(void *successor, void *former, const rt_cycle_t *cycle) {
   law->last = before->last;
   law->taken_index = cycle->index;
   law->taken_release = cycle->release;
+  if (law->is_slow) usleep(2 * PERIOD / 1000);
   return RT_CONTINUE;
 }
 
@@ -89,8 +100,20 @@ static uint64_t answer(rt_loop_t *loop) {
   return RT_SWAP_ASKED;
 }
 
-static void ask(rt_loop_t *loop, law_t *now, law_t *next) {
+/* Wait for the end of a trial. */
+static uint64_t verdict(rt_loop_t *loop) {
+  for (int ms = 0; ms < 100 * PATIENCE; ms++) {
+    const uint64_t state = rt_swap_state(&loop->swap);
+    if (state == RT_SWAP_DONE || state == RT_SWAP_REVERTED) return state;
+    usleep(1000);
+  }
+  return RT_SWAP_ON_TRIAL;
+}
+
+static void ask(rt_loop_t *loop, law_t *now, law_t *next, uint64_t trial, uint32_t watched) {
   rt_swap_t *const swap = &loop->swap;
+  swap->trial = trial;
+  swap->watched = watched;
   swap->self = swap->successor = next;
   swap->former = now;
   swap->take_over = take_over;
@@ -105,7 +128,7 @@ static law_t *swap_often(rt_loop_t *loop, law_t *now) {
   for (int i = 0; i < SWAPS; i++) {
     law_t *const next = make(loop);
     next->code = i % 7 == 2 ? CODE : 0;
-    ask(loop, now, next);
+    ask(loop, now, next, 0, 0);
     if (i % 5 == 1 && rt_swap_withdraw(&loop->swap)) {
       CHECK(rt_swap_state(&loop->swap) == RT_SWAP_NONE && next->taken == 0);
       free(next); /* the command may still be there, and finds nothing to take */
@@ -129,7 +152,74 @@ static law_t *swap_often(rt_loop_t *loop, law_t *now) {
   return now;
 }
 
-static void run(int is_stopped) {
+/* Put laws on trial that pass, and that fail in each way. Adds the steps of those that fail. Returns the law that is in
+ * place. */
+static law_t *try_often(rt_loop_t *loop, law_t *now, int64_t *failed) {
+  const uint32_t everything = RT_INCIDENT_OVERRUN | RT_INCIDENT_LATE | RT_INCIDENT_NONFINITE;
+  int slow = 0;
+  for (int i = 0; i < SWAPS; i++) {
+    law_t *const next = make(loop);
+    double shown[2] = {1.0, i % 5 == 3 ? (double)INFINITY : 2.0};
+    const double *const addresses[2] = {&shown[0], &shown[1]};
+    rt_floats_t floats = {.doubles = addresses, .double_count = 2};
+    uint32_t watched = 0, incident = 0;
+    switch (i % 5) {
+    case 1:
+      next->fails_at = 1 + i % TRIAL;
+      incident = RT_INCIDENT_CODE;
+      break;
+    case 2:
+      next->overruns_at = 1 + i % TRIAL;
+      incident = RT_INCIDENT_OVERRUN;
+      break;
+    case 3:
+      incident = RT_INCIDENT_NONFINITE;
+      break;
+    case 4:
+      next->is_slow = 1;
+      watched = RT_INCIDENT_LATE;
+      break;
+    default:
+      break;
+    }
+    CHECK(rt_floats_are_finite(&floats) == (i % 5 != 3));
+    loop->swap.floats = &floats;
+    ask(loop, now, next, TRIAL, watched | (i % 10 == 7 ? everything : incident));
+    const uint64_t state = verdict(loop);
+    CHECK(next->taken == 1 && now->leaves == 0);
+    if (incident) {
+      CHECK(state == RT_SWAP_REVERTED && (loop->swap.incidents & incident || i % 10 == 7)); /* or late by itself */
+      if (incident == RT_INCIDENT_CODE) {
+        CHECK(loop->swap.incident_end == RT_END_STEP && loop->swap.incident_code == CODE);
+        CHECK(next->steps == next->fails_at);
+      } else if (incident == RT_INCIDENT_NONFINITE) {
+        CHECK(next->steps == 1);
+      } else {
+        CHECK(next->steps <= next->overruns_at); /* a busy machine may be faster */
+      }
+    } else if (i % 5 == 0) {
+      CHECK(state == RT_SWAP_DONE);
+    }
+    if (state == RT_SWAP_REVERTED) {
+      CHECK(loop->swap.reverted == loop->swap.cycle + (uint64_t)next->steps);
+      slow += next->is_slow && next->steps == 0 && loop->swap.incidents == RT_INCIDENT_LATE;
+      *failed += next->steps;
+      while (rt_watch_is_taken(&loop->watch)) usleep(100);
+      free(next);
+      continue;
+    }
+    CHECK(state == RT_SWAP_DONE && loop->swap.cycle == now->last + 1);
+    while (rt_watch_is_taken(&loop->watch)) usleep(100);
+    free(now);
+    now = next;
+  }
+  CHECK(slow > 0);
+  return now;
+}
+
+enum { STOPPED, SWAP_MEETS_STOP, TRIAL_MEETS_STOP, FAILURE_MEETS_STOP, ENDS };
+
+static void run(int end) {
   void *state = NULL, *block = NULL;
   int fd = -1;
   rt_bank_t *const bank = aligned_alloc(RT_CACHE_LINE, sizeof *bank);
@@ -139,7 +229,7 @@ static void run(int is_stopped) {
   law_t *now = make(loop);
   loop->telemetry = block;
   rt_telemetry_init(loop->telemetry, 64, 64, 0);
-  loop->schedule.period = 300000;
+  loop->schedule.period = PERIOD;
   loop->clock = CLOCK_MONOTONIC;
   loop->read_clock = clock_gettime;
   loop->limits.max_cycles = UINT64_MAX;
@@ -152,27 +242,45 @@ static void run(int is_stopped) {
   CHECK(rt_thread_create(&loop->thread.id, &loop->thread.stack, body, now) == 0);
   while (rt_futex_wait(&loop->phase, RT_PHASE_STARTING, RT_NS_PER_S) == RT_PHASE_STARTING) continue;
   rt_futex_set(&loop->phase, RT_PHASE_GO);
+  int64_t failed = 0;
   now = swap_often(loop, now);
+  now = try_often(loop, now, &failed);
   law_t *last = NULL;
-  if (is_stopped) { /* between the command and the swap: the run ends with the former step */
+  if (end == SWAP_MEETS_STOP) { /* between the command and the swap: the run ends with the former step */
     law_t *const stopping = make(loop);
     stopping->stops = 1;
-    ask(loop, now, stopping);
+    ask(loop, now, stopping, 0, 0);
     CHECK(answer(loop) == RT_SWAP_DONE);
     free(now);
     now = stopping;
     last = make(loop);
-    ask(loop, now, last);
-  } else {
+    ask(loop, now, last, 0, 0);
+  } else if (end == STOPPED) {
     rt_loop_send_command(loop, RT_COMMAND_STOP);
+  } else { /* the new step leaves if it is in place; one that has failed is not, although the stop came before */
+    law_t *const next = make(loop);
+    next->stops = end == FAILURE_MEETS_STOP;
+    next->fails_at = end == FAILURE_MEETS_STOP ? 3 : 0;
+    ask(loop, now, next, UINT64_C(1) << 40, 0);
+    if (end == TRIAL_MEETS_STOP) {
+      CHECK(answer(loop) == RT_SWAP_ON_TRIAL);
+      rt_loop_send_command(loop, RT_COMMAND_STOP);
+    }
+    pthread_join(loop->thread.id, NULL);
+    CHECK(rt_swap_state(&loop->swap) == (end == TRIAL_MEETS_STOP ? RT_SWAP_ON_TRIAL : RT_SWAP_REVERTED));
+    law_t *const gone = end == TRIAL_MEETS_STOP ? now : next;
+    if (end == TRIAL_MEETS_STOP) now = next;
+    if (end == FAILURE_MEETS_STOP) failed += next->steps;
+    CHECK(gone->leaves == 0);
+    free(gone);
   }
-  pthread_join(loop->thread.id, NULL);
+  if (end < TRIAL_MEETS_STOP) pthread_join(loop->thread.id, NULL);
   CHECK(loop->phase == RT_PHASE_DONE && loop->end.reason == RT_END_NORMAL);
   CHECK(now->leaves == 1 && loop->hooks.self == now);
   CHECK(!last || (last->taken == 0 && last->leaves == 0 && last->steps == 0));
   CHECK(!last || (rt_swap_withdraw(&loop->swap) && !rt_swap_withdraw(&loop->swap)));
   CHECK(rt_telemetry_snapshot(loop->telemetry, bank, &(uint64_t){0}, 1) == 0);
-  CHECK((int64_t)bank->counters.cycles == now->total); /* each cycle was a step of exactly one law */
+  CHECK((int64_t)bank->counters.cycles == now->total + failed); /* each cycle was a step of exactly one law */
   free(now);
   free(last);
   rt_stack_unmap(&loop->thread.stack);
@@ -183,7 +291,6 @@ static void run(int is_stopped) {
 }
 
 int main(void) {
-  run(0);
-  run(1);
+  for (int end = 0; end < ENDS; end++) run(end);
   return CHECK_DONE();
 }
