@@ -108,7 +108,9 @@ PROGRAMS = {
             "an array is its first word": Mutation(
                 "sampler.h", "(const char *)address + done", "(const char *)address"
             ),
-            "a mixed record is a plain one": Mutation("sampler.h", "s->total == s->words && ", ""),
+            "a mixed record is a plain one": Mutation("sampler.h", "if (s->total == s->words) {", "{"),
+            "the last of a row is lost": Mutation("sampler.h", "if (words % 2)", "if (0)"),
+            "a function of more words": Mutation("sampler.h", "others - RT_SAMPLER_SMALL - 1", "others - 8"),
             "pairs anywhere": Mutation("sampler.h", "n == 2 * s->pairs + 1 &&", "n > 0 &&"),
             "pairs of all words": Mutation("sampler.h", " && s->from[n] == s->from[n - 1] + 8", ""),
             "half of a pair is lost": Mutation(

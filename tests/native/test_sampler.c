@@ -57,16 +57,24 @@ static void test_sizes(void) {
   free(block);
 }
 
+/* Test whether a record of such words has a function of its own. */
+static int has_function(uint32_t words, uint32_t pairs, int is_row) {
+  const uint32_t others = words - 2 * pairs;
+  return (is_row && words <= RT_SAMPLER_ROW) || (pairs <= RT_SAMPLER_SMALL && others <= RT_SAMPLER_SMALL) ||
+         (pairs == 0 && others <= RT_SAMPLER_SINGLE);
+}
+
 /* Check what a sampler writes of words at these addresses, and of a byte if `is_mixed`. */
 static void check_words(const char *const *from, uint32_t words, int is_mixed, uint32_t pairs) {
   static rt_sampler_t s;
   const rt_cycle_t cycle = {.index = 1, .release = 2, .start = 3};
-  const uint32_t others = words - 2 * pairs;
+  int is_row = 1;
   rt_sampler_init(&s, 1);
+  for (uint32_t i = 1; i < words; i++) is_row &= from[i] == from[i - 1] + 8;
   for (uint32_t i = 0; i < words; i++) CHECK(rt_sampler_add(&s, from[i], 8) == (int)(24 + 8 * i));
   if (is_mixed) CHECK(rt_sampler_add(&s, from[0], 1) == (int)(24 + 8 * words));
   CHECK(s.pairs == pairs && s.sample == s.copy);
-  CHECK((s.copy == rt_sampler_copy_any) == (is_mixed || pairs > RT_SAMPLER_SMALL || others > RT_SAMPLER_SMALL));
+  CHECK((s.copy != rt_sampler_copy_any) == (!is_mixed && has_function(words, pairs, is_row)));
   rt_broadcast_t *const block = attach(&s, 4);
   rt_broadcast_reader_t reader;
   open_reader(&reader, &s, 4);
@@ -80,6 +88,29 @@ static void check_words(const char *const *from, uint32_t words, int is_mixed, u
     if (is_mixed) CHECK(record[24 + 8 * words] == from[0][0]);
   }
   free(block);
+}
+
+/* Every number of smaller words. */
+static void test_small_words(void) {
+  static rt_sampler_t s;
+  static const char values[] =
+      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789abcdefghijklmnopqrstuvwxyz";
+  for (uint32_t word = 4; word; word /= 2) {
+    for (uint32_t words = 1; words <= 20; words++) {
+      const rt_cycle_t cycle = {.index = 1, .release = 2, .start = 3};
+      char record[24 + 8 * 11] = {0};
+      uint64_t first;
+      rt_broadcast_reader_t reader;
+      rt_sampler_init(&s, 1);
+      for (uint32_t i = 0; i < words; i++) CHECK(rt_sampler_add(&s, values + 3 * i, word) == (int)(24 + word * i));
+      rt_broadcast_t *const block = attach(&s, 4);
+      open_reader(&reader, &s, 4);
+      rt_sampler_sample(&s, &cycle);
+      CHECK(rt_broadcast_read(&reader, record, 4, &first) == 1);
+      for (uint32_t i = 0; i < words; i++) CHECK(memcmp(record + 24 + word * i, values + 3 * i, word) == 0);
+      free(block);
+    }
+  }
 }
 
 /* Every number of words, at an odd address of a packed struct, with and without a byte that makes the record a mixed
@@ -98,6 +129,12 @@ static void test_words(void) {
       for (uint32_t i = 0; i < 2 * pairs; i++) from[i] = values + 1 + 8 * i;
       for (uint32_t i = 0; i < others; i++) from[2 * pairs + i] = values + 4001 - 8 * i;
       for (int is_mixed = 0; is_mixed <= 1; is_mixed++) check_words(from, 2 * pairs + others, is_mixed, pairs);
+    }
+  }
+  for (uint32_t words = 1; words <= 70; words++) { /* one after the other, the same in runs of two, and of three */
+    for (uint32_t run = 2; run <= 4; run++) {
+      for (uint32_t i = 0; i < words; i++) from[i] = values + 1 + 8 * i + (run < 4 ? 8 * (i / run) : 0);
+      check_words(from, words, 0, run == 3 ? words > 1 : words / 2);
     }
   }
   /* Words that follow each other after one that does not are no pair: their place in the record is not even. */
@@ -188,6 +225,7 @@ static void test_threads(void) {
 int main(void) {
   test_sizes();
   test_words();
+  test_small_words();
   test_every();
   test_threads();
   return CHECK_DONE();

@@ -6,8 +6,13 @@
  * array several.
  *
  * Words of 8 bytes that follow each other in memory as in the record are copied two at a time, as long as the record
- * begins with such pairs. A record of at most 8 pairs and 8 other words of 8 bytes is copied by a function for exactly
- * these numbers, straight-line code: 3 instructions for a pair, 3 for another word, and 12 for everything else.
+ * begins with such pairs. Straight-line code copies a record of few words of 8 bytes, by a function for exactly these
+ * numbers, with 12 instructions for everything but the words:
+ *
+ *   at most 16 words, all of which follow each other in memory: 1, 2 for each two, and 2 for the last of an odd number
+ *   at most 8 pairs and 8 other words, or 16 words without pairs: 3 for a pair, and 3 for another word
+ *
+ * Any other record is copied in blocks of 8: about 70 instructions, and 3 for each pair and each other word.
  */
 #ifndef RTLOOP_SAMPLER_H
 #define RTLOOP_SAMPLER_H
@@ -23,7 +28,11 @@
 #define RT_SAMPLER_HEAD_BYTES 24u
 #define RT_SAMPLER_MAX 1024u /* words of a record */
 
-#define RT_SAMPLER_SMALL 8u /* pairs, and other words, that have a function of their own */
+/* Records that have a function of their own: of so many pairs and so many other words, of so many other words without
+ * pairs, and of so many words that follow each other. */
+#define RT_SAMPLER_SMALL 8u
+#define RT_SAMPLER_SINGLE 16u
+#define RT_SAMPLER_ROW 16u
 
 typedef struct rt_sampler rt_sampler_t;
 typedef void (*rt_sampler_function_t)(rt_sampler_t *, const rt_cycle_t *);
@@ -34,6 +43,7 @@ struct rt_sampler {
   rt_sampler_function_t copy;
   uint32_t pairs;     /* of words of 8 bytes that follow each other in memory, from the first word on */
   uint32_t words;     /* of 8 bytes */
+  uint32_t row;       /* words of 8 bytes that follow each other in memory, from the first on */
   uint32_t counts[3]; /* words of 4, 2 and 1 bytes */
   uint32_t total;
   uint32_t record_bytes; /* without the unused bytes at the end */
@@ -65,6 +75,12 @@ static inline uint64_t rt_sampler_stride(const rt_sampler_t *s) { return (s->rec
     rt_store_relaxed((type *)(void *)(to), word_);                                                                     \
   } while (0)
 
+/* Copy a word. */
+static inline void rt_sampler_copy_8(char *to, const char *from) { RT_SAMPLER_COPY(uint64_t, to, from); }
+static inline void rt_sampler_copy_4(char *to, const char *from) { RT_SAMPLER_COPY(uint32_t, to, from); }
+static inline void rt_sampler_copy_2(char *to, const char *from) { RT_SAMPLER_COPY(uint16_t, to, from); }
+static inline void rt_sampler_copy_1(char *to, const char *from) { RT_SAMPLER_COPY(uint8_t, to, from); }
+
 /* Copy two words of 8 bytes. On x86-64 one move copies both, without tearing either. */
 static inline void rt_sampler_copy_pair(char *to, const void *from) {
 #if defined(__x86_64__) && !defined(RT_IS_SANITIZED)
@@ -85,19 +101,50 @@ static inline char *rt_sampler_begin(rt_sampler_t *s, const rt_cycle_t *cycle) {
   return place;
 }
 
-/* Write a record of any words: about 30 instructions, 4 for a pair, 4 for another word of 8 bytes, and 5 for a smaller
- * one. As rt_sampler_sample. */
+/* Copy `left` words, 8 at a time and then the rest, and move on to what follows them. `copy(i)` copies the i-th word at
+ * hand, which takes `to_bytes` in the record and `step` addresses. */
+#define RT_SAMPLER_REST(i, copy)                                                                                       \
+  case (i) + 1:                                                                                                        \
+    copy(i);                                                                                                           \
+    __attribute__((fallthrough))
+#define RT_SAMPLER_BLOCKS(left, to_bytes, step, copy)                                                                  \
+  do {                                                                                                                 \
+    uint32_t left_ = (left);                                                                                           \
+    if (left_ == 0) break;                                                                                             \
+    for (; left_ >= 8; left_ -= 8, to += 8 * (to_bytes), from += 8 * (step)) {                                         \
+      copy(0), copy(1), copy(2), copy(3), copy(4), copy(5), copy(6), copy(7);                                          \
+    }                                                                                                                  \
+    switch (left_ & 7u) {                                                                                              \
+      RT_SAMPLER_REST(6, copy);                                                                                        \
+      RT_SAMPLER_REST(5, copy);                                                                                        \
+      RT_SAMPLER_REST(4, copy);                                                                                        \
+      RT_SAMPLER_REST(3, copy);                                                                                        \
+      RT_SAMPLER_REST(2, copy);                                                                                        \
+      RT_SAMPLER_REST(1, copy);                                                                                        \
+      RT_SAMPLER_REST(0, copy);                                                                                        \
+    default:                                                                                                           \
+      break;                                                                                                           \
+    }                                                                                                                  \
+    to += left_ * (to_bytes), from += left_ * (step);                                                                  \
+  } while (0)
+#define RT_SAMPLER_PAIR(i) rt_sampler_copy_pair(to + 16 * (i), from[2 * (i)])
+#define RT_SAMPLER_WORD_8(i) rt_sampler_copy_8(to + 8 * (i), from[i])
+#define RT_SAMPLER_WORD_4(i) rt_sampler_copy_4(to + 4 * (i), from[i])
+#define RT_SAMPLER_WORD_2(i) rt_sampler_copy_2(to + 2 * (i), from[i])
+#define RT_SAMPLER_WORD_1(i) rt_sampler_copy_1(to + (i), from[i])
+
+/* Write a record of any words. As rt_sampler_sample. */
 static __attribute__((unused)) void rt_sampler_copy_any(rt_sampler_t *s, const rt_cycle_t *cycle) {
   char *const place = rt_sampler_begin(s, cycle);
   char *to = place + RT_SAMPLER_HEAD_BYTES;
   const char *const *from = s->from;
-#pragma GCC unroll 4
-  for (uint32_t left = s->pairs; left; left--, to += 16, from += 2) rt_sampler_copy_pair(to, *from);
-#pragma GCC unroll 4
-  for (uint32_t left = s->words - 2 * s->pairs; left; left--, to += 8) RT_SAMPLER_COPY(uint64_t, to, *from++);
-  for (uint32_t left = s->counts[0]; left; left--, to += 4) RT_SAMPLER_COPY(uint32_t, to, *from++);
-  for (uint32_t left = s->counts[1]; left; left--, to += 2) RT_SAMPLER_COPY(uint16_t, to, *from++);
-  for (uint32_t left = s->counts[2]; left; left--, to += 1) RT_SAMPLER_COPY(uint8_t, to, *from++);
+  RT_SAMPLER_BLOCKS(s->pairs, 16, 2, RT_SAMPLER_PAIR);
+  RT_SAMPLER_BLOCKS(s->words - 2 * s->pairs, 8, 1, RT_SAMPLER_WORD_8);
+  if (s->total != s->words) {
+    RT_SAMPLER_BLOCKS(s->counts[0], 4, 1, RT_SAMPLER_WORD_4);
+    RT_SAMPLER_BLOCKS(s->counts[1], 2, 1, RT_SAMPLER_WORD_2);
+    RT_SAMPLER_BLOCKS(s->counts[2], 1, 1, RT_SAMPLER_WORD_1);
+  }
   rt_broadcast_end(&s->writer, place);
 }
 
@@ -108,16 +155,31 @@ static inline __attribute__((always_inline)) void rt_sampler_copy_small(rt_sampl
   char *const to = place + RT_SAMPLER_HEAD_BYTES;
 #pragma GCC unroll 8
   for (uint32_t i = 0; i < pairs; i++) rt_sampler_copy_pair(to + 16 * i, s->from[2 * i]);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (uint32_t i = 2 * pairs; i < 2 * pairs + others; i++) RT_SAMPLER_COPY(uint64_t, to + 8 * i, s->from[i]);
   rt_broadcast_end(&s->writer, place);
 }
 
+/* Write a record of so many words of 8 bytes that follow each other in memory, a constant. */
+static inline __attribute__((always_inline)) void rt_sampler_copy_row(rt_sampler_t *s, const rt_cycle_t *cycle,
+                                                                      uint32_t words) {
+  char *const place = rt_sampler_begin(s, cycle);
+  char *const to = place + RT_SAMPLER_HEAD_BYTES;
+  const char *const from = s->from[0];
+#pragma GCC unroll 16
+  for (uint32_t i = 0; i + 2 <= words; i += 2) rt_sampler_copy_pair(to + 8 * i, from + 8 * i);
+  if (words % 2) RT_SAMPLER_COPY(uint64_t, to + 8 * (words - 1), from + 8 * (words - 1));
+  rt_broadcast_end(&s->writer, place);
+}
+
 /* clang-format off */
-#define RT_SAMPLER_ROW(X, p) X(p, 0) X(p, 1) X(p, 2) X(p, 3) X(p, 4) X(p, 5) X(p, 6) X(p, 7) X(p, 8)
+#define RT_SAMPLER_PAIRS(X, p) X(p, 0) X(p, 1) X(p, 2) X(p, 3) X(p, 4) X(p, 5) X(p, 6) X(p, 7) X(p, 8)
 #define RT_SAMPLER_EACH(X)                                                                                             \
-  RT_SAMPLER_ROW(X, 0) RT_SAMPLER_ROW(X, 1) RT_SAMPLER_ROW(X, 2) RT_SAMPLER_ROW(X, 3) RT_SAMPLER_ROW(X, 4)             \
-  RT_SAMPLER_ROW(X, 5) RT_SAMPLER_ROW(X, 6) RT_SAMPLER_ROW(X, 7) RT_SAMPLER_ROW(X, 8)
+  RT_SAMPLER_PAIRS(X, 0) RT_SAMPLER_PAIRS(X, 1) RT_SAMPLER_PAIRS(X, 2) RT_SAMPLER_PAIRS(X, 3)                          \
+  RT_SAMPLER_PAIRS(X, 4) RT_SAMPLER_PAIRS(X, 5) RT_SAMPLER_PAIRS(X, 6) RT_SAMPLER_PAIRS(X, 7) RT_SAMPLER_PAIRS(X, 8)
+#define RT_SAMPLER_EACH_SINGLE(X) X(0, 9) X(0, 10) X(0, 11) X(0, 12) X(0, 13) X(0, 14) X(0, 15) X(0, 16)
+#define RT_SAMPLER_EACH_ROW(X)                                                                                         \
+  X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15) X(16)
 /* clang-format on */
 #define RT_SAMPLER_DEFINE(pairs, others)                                                                               \
   static __attribute__((unused)) void rt_sampler_copy_##pairs##_##others(rt_sampler_t *s, const rt_cycle_t *cycle) {   \
@@ -125,7 +187,15 @@ static inline __attribute__((always_inline)) void rt_sampler_copy_small(rt_sampl
   }
 #define RT_SAMPLER_NAME(pairs, others) rt_sampler_copy_##pairs##_##others,
 
+#define RT_SAMPLER_DEFINE_ROW(words)                                                                                   \
+  static __attribute__((unused)) void rt_sampler_copy_row_##words(rt_sampler_t *s, const rt_cycle_t *cycle) {          \
+    rt_sampler_copy_row(s, cycle, words);                                                                              \
+  }
+#define RT_SAMPLER_NAME_ROW(words) rt_sampler_copy_row_##words,
+
 RT_SAMPLER_EACH(RT_SAMPLER_DEFINE)
+RT_SAMPLER_EACH_SINGLE(RT_SAMPLER_DEFINE)
+RT_SAMPLER_EACH_ROW(RT_SAMPLER_DEFINE_ROW)
 
 /* Write a record if the cycle's index is divisible by `every`. As rt_sampler_sample. */
 static __attribute__((unused)) void rt_sampler_sample_due(rt_sampler_t *s, const rt_cycle_t *cycle) {
@@ -136,9 +206,20 @@ static __attribute__((unused)) void rt_sampler_sample_due(rt_sampler_t *s, const
 static inline void rt_sampler_choose(rt_sampler_t *s) {
   static const rt_sampler_function_t small[(RT_SAMPLER_SMALL + 1) * (RT_SAMPLER_SMALL + 1)] = {
       RT_SAMPLER_EACH(RT_SAMPLER_NAME)};
+  static const rt_sampler_function_t single[RT_SAMPLER_SINGLE - RT_SAMPLER_SMALL] = {
+      RT_SAMPLER_EACH_SINGLE(RT_SAMPLER_NAME)};
+  static const rt_sampler_function_t row[RT_SAMPLER_ROW] = {RT_SAMPLER_EACH_ROW(RT_SAMPLER_NAME_ROW)};
   const uint32_t others = s->words - 2 * s->pairs;
-  const int is_small = s->total == s->words && s->pairs <= RT_SAMPLER_SMALL && others <= RT_SAMPLER_SMALL;
-  s->copy = is_small ? small[s->pairs * (RT_SAMPLER_SMALL + 1) + others] : rt_sampler_copy_any;
+  s->copy = rt_sampler_copy_any;
+  if (s->total == s->words) {
+    if (s->words && s->row == s->words && s->words <= RT_SAMPLER_ROW) {
+      s->copy = row[s->words - 1];
+    } else if (s->pairs <= RT_SAMPLER_SMALL && others <= RT_SAMPLER_SMALL) {
+      s->copy = small[s->pairs * (RT_SAMPLER_SMALL + 1) + others];
+    } else if (s->pairs == 0 && others <= RT_SAMPLER_SINGLE) {
+      s->copy = single[others - RT_SAMPLER_SMALL - 1];
+    }
+  }
   s->sample = s->every == 1 ? s->copy : rt_sampler_sample_due;
 }
 
@@ -169,6 +250,7 @@ static inline int rt_sampler_add(rt_sampler_t *s, const void *address, uint32_t 
   for (uint32_t done = 0; done < bytes; done += word) {
     const uint32_t n = s->total++;
     s->from[n] = (const char *)address + done;
+    if (word == 8 && n == s->row && (n == 0 || s->from[n] == s->from[n - 1] + 8)) s->row++;
     if (word == 8 && n == 2 * s->pairs + 1 && s->from[n] == s->from[n - 1] + 8) s->pairs++;
   }
   if (shift) {
