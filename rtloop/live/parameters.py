@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from rtloop.live.declared_parameters import Parameter
+from rtloop.live.html_table import html_table, show_limits
 from rtloop.live.parameter_block import Used
 from rtloop.process.nap import nap
 from rtloop.units import show
@@ -158,3 +159,11 @@ class Parameters(Mapping[str, Any]):
         asked = self._backend.asked()
         values = {name: one.unpack(asked) for name, one in self._backend.declared.items()}
         return f"<Parameters of {self._backend.name!r}: {values}>"
+
+    def _repr_html_(self) -> str:
+        asked, declared = self._backend.asked(), self._backend.declared
+        return html_table(
+            f"parameters of {self._backend.name}",
+            ("name", "value", "unit", "limits"),
+            [(name, one.unpack(asked), one.unit, show_limits(one.low, one.high)) for name, one in declared.items()],
+        )

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from rtloop.errors import ConfigError
+from rtloop.live.html_table import html_table, show_limits
 from rtloop.live.signal_block import Cursor, SignalBlock
 from rtloop.units import show
 
@@ -191,6 +192,19 @@ class Signals:
 
     def __repr__(self) -> str:
         return f"<Signals of {self._source.name!r}: {', '.join(self.names) or 'none'}>"
+
+    def _repr_html_(self) -> str:
+        latest = self.latest()
+        units, limits = self.units, self.limits
+        at = f" in cycle {latest['cycle']:,}" if latest else ""
+        return html_table(
+            f"signals of {self._source.name}{at}",
+            ("name", "value", "unit", "limits"),
+            [
+                (name, latest.get(name, ""), units[name], show_limits(*limits.get(name, (None, None))))
+                for name in self.names
+            ],
+        )
 
 
 def _plain(value: Any) -> Any:

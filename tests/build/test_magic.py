@@ -19,9 +19,15 @@ from rtloop cimport RTLoop, Cycle, RT_CONTINUE
 
 cdef class Servo(RTLoop):
     cdef public double sum
+    cdef double rise
+
+    def __init__(self, period, **settings):
+        super().__init__(period, **settings)
+        self.parameter("rise", &self.rise, 1.5).limits(0, 50).unit("m<b>")
+        self.signal("sum", &self.sum).unit("m").limits(None, 9)
 
     cdef int step(self, const Cycle *cycle) noexcept nogil:
-        self.sum += 1.5
+        self.sum += self.rise
         return RT_CONTINUE
 
     def fail(self):
@@ -58,6 +64,12 @@ def test_a_cell_becomes_classes_of_the_notebook(shell: Any, ordinary: dict[str, 
     shell.user_ns["settings"] = ordinary
     assert shell.run_cell("loop = Servo('1kHz', **settings); stats = loop.run(cycles=4)").success
     assert (shell.user_ns["stats"].cycles, shell.user_ns["loop"].sum) == (4, 6.0)
+    assert shell.run_cell("loop.parameters['rise'] = 2; latest = loop.signals.latest()").success
+    assert shell.user_ns["latest"]["sum"] == 6.0 and shell.user_ns["latest"]["cycle"] == 3
+    shown = shell.run_cell("loop.parameters").result._repr_html_()
+    assert "<td>rise</td><td>2.0</td><td>m&lt;b&gt;</td><td>0.0 to 50.0</td>" in shown
+    shown = shell.run_cell("loop.signals").result._repr_html_()
+    assert "in cycle 3" in shown and "<td>sum</td><td>6.0</td><td>m</td><td>at most 9.0</td>" in shown
     assert shell.user_ns["LIMIT"] == 3
     assert "_private" not in shell.user_ns and "_cell" not in " ".join(shell.user_ns)
 
@@ -72,11 +84,11 @@ def test_the_same_cell_is_compiled_once_and_a_changed_one_anew(shell: Any) -> No
 
 
 def test_an_error_is_shown_at_the_line_of_the_cell(shell: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    result = shell.run_cell(CELL.replace("1.5", "nothing"))
+    result = shell.run_cell(CELL.replace("+= self.rise", "+= nothing"))
     assert isinstance(result.error_in_exec, rtloop.BuildError), "the notebook stops here"
     said = capsys.readouterr()
     shown = said.out + said.err
-    assert "cell:8:21: the name nothing is not known\n    8 |         self.sum += nothing\n" in shown
+    assert "cell:14:21: the name nothing is not known\n   14 |         self.sum += nothing\n" in shown
     assert "Traceback" not in shown and ".pyx" not in shown and "site-packages" not in shown
     assert "Servo" not in shell.user_ns
 
