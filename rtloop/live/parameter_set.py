@@ -51,6 +51,7 @@ class ParameterSet:
         self._before: bytes | None = None  # the values before others were taken over
         self._taken: dict[str, bytes] = {}  # the values that were taken over
         self._begun: dict[str, bytes] = {}  # the values of the same parameters that this step began with
+        self._recorded: ParameterChange | None = None  # the values that a recorded step began with
         self._is_retired = False
         self._told = (0, 0)  # changes and refusals of this run that were told before it was retired
         self._lock = threading.RLock()
@@ -189,6 +190,10 @@ class ParameterSet:
 
         with self._lock:
             self.name = name
+            recorded, self._recorded = self._recorded, None
+            if recorded is not None:
+                self._values[:] = merge(self.declared, bytes(self._values), self._pack(recorded.values))
+                self._writer = _writer_of(recorded)
             values = bytes(self._values) + bytes(-len(self._values) % 8)
             items = [(one, self._addresses[one.name]) for one in self.declared.values()]
             text = json.dumps(describe_parameters(name, self.declared)).encode()
@@ -240,7 +245,7 @@ class ParameterSet:
     def discard(self) -> None:
         """Undo a beginning that the loop has not taken over."""
         with self._lock:
-            run, self._run = self._run, None
+            run, self._run, self._recorded = self._run, None, None
             if run is not None:
                 run.end()
                 run.close()
@@ -301,20 +306,41 @@ class ParameterSet:
             If a value is invalid, or the record does not go back to the beginning of its run.
         """
         first, *others = (ParameterChange(*change) for change in changes)
+        self._check_first(first)
+        with self._lock:
+            self._check_idle(next(iter(first.values)))
+            self.change(self._pack(first.values), _writer_of(first))
+            return self._plan(self.asked() + bytes(-len(self._values) % 8), others)
+
+    def plan_replay_of_swap(self, changes: Iterable[ParameterChange], cycle: int) -> tuple[list[int], list[bytes]]:
+        """Do the same for a step that replaces another before a cycle. It begins with the recorded values."""
+        first, *others = [ParameterChange(*change) for change in changes] or [ParameterChange(cycle, {})]
+        if self.declared and first.cycle != cycle:
+            raise ConfigError(
+                f"parameters: no change begins the step of cycle {cycle}: the earliest ones were lost, or the swaps "
+                "are not those of the run"
+            )
+        self._check_first(first)
+        with self._lock:
+            self._check_idle(next(iter(self.declared), ""))
+            self._recorded = first
+            packed = merge(self.declared, bytes(self._values), self._pack(first.values))
+            return self._plan(packed + bytes(-len(packed) % 8), others)
+
+    def _check_first(self, first: ParameterChange) -> None:
         lacking = self.declared.keys() - first.values.keys()
         if lacking:
             raise ConfigError(
                 f"parameters: the first change does not set {', '.join(sorted(lacking))}: either the changes are of "
                 "another loop, or the earliest ones were lost, so that they do not go back to the start of the run"
             )
-        with self._lock:
-            self._check_idle(next(iter(first.values)))
-            self.change(self._pack(first.values), _writer_of(first))
-            values, cycles, places = self.asked() + bytes(-len(self._values) % 8), [], []
-            for change in others:
-                values = merge(self.declared, values, self._pack(change.values))
-                cycles.append(change.cycle)
-                places.append(pack_place(_writer_of(change), values))
+
+    def _plan(self, values: bytes, others: Iterable[ParameterChange]) -> tuple[list[int], list[bytes]]:
+        cycles, places = [], []
+        for change in others:
+            values = merge(self.declared, values, self._pack(change.values))
+            cycles.append(change.cycle)
+            places.append(pack_place(_writer_of(change), values))
         return cycles, places
 
     def _pack(self, values: Mapping[str, Any]) -> dict[str, bytes]:

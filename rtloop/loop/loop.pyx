@@ -534,7 +534,8 @@ cdef class _RTLoop_2:
             :class:`~rtloop.Cycle` before every step, and may return RT_STOP.
         parameters : iterable of ParameterChange, optional
             Changes to repeat at the same cycles: ``stats.parameter_changes`` of a run. The loop begins with the initial
-            values of that run.
+            values of that run, and a step of `swaps` with those that it began with. Give the swaps of the run as well:
+            ``swaps={swap.cycle: Successor(...) for swap in stats.swaps}``.
         swaps : dict, optional
             Swaps to make: from the index of a cycle to the loop object whose step begins with it, as with :meth:`swap`.
             Afterwards the loop has its present step again.

@@ -139,11 +139,12 @@ cdef class _Run:
     cdef list remembered
     cdef dict swaps
     cdef tuple trial
+    cdef dict recorded
 
     def __cinit__(self, loops):
         self.loops = loops
         self.held, self.callables, self.opened, self.entered, self.remembered = [], [], [], [], []
-        self.swaps = {}
+        self.swaps, self.recorded = {}, {}
         self.count = len(loops)
         self.parts = <rt_simulation_t *>calloc(self.count, sizeof(rt_simulation_t))
         self.replays = <_replay_t *>calloc(self.count, sizeof(_replay_t))
@@ -198,6 +199,7 @@ cdef class _Run:
         cdef _replay_t *replay = &self.replays[index]
         cdef ParameterRun run = self.loops[index].parameters._backend.run
         cycles, places = recorded
+        replay.at = replay.count = 0
         cdef bytes numbers = b"".join(int(cycle).to_bytes(8, "little") for cycle in cycles)
         cdef bytes joined = b"".join(places)
         if not cycles:
@@ -205,8 +207,24 @@ cdef class _Run:
         self.held += [numbers, joined, run]
         replay.view, replay.count, replay.cycles = &run.view, len(cycles), <uint64_t *><char *>numbers
         replay.places, replay.place_bytes = joined, len(joined) // len(cycles)
-        replay.plant = self.parts[index].plant
-        self.parts[index].plant, self.parts[index].before = <void *>replay, _before_replay
+        if self.parts[index].before != _before_replay:
+            replay.plant = self.parts[index].plant
+            self.parts[index].plant, self.parts[index].before = <void *>replay, _before_replay
+
+    def split_changes(self, index, changes):
+        """Divide recorded changes among the steps of one loop by the cycles of its swaps. Returns the first part."""
+        changes = sorted(changes, key=lambda change: change[0])
+        ends = [cycle for cycle, _ in self.swaps[index][1:]] + [None]
+        for (begin, _), end in zip(self.swaps[index], ends, strict=False):
+            self.recorded[index, begin] = [
+                change for change in changes if change[0] >= begin and (end is None or change[0] < end)
+            ]
+        return [change for change in changes if not self.swaps[index] or change[0] < self.swaps[index][0][0]]
+
+    def plan_replay_of_swap(self, index, cycle, successor):
+        """Let a step that is about to replace another begin with recorded values. Returns its further changes."""
+        changes = self.recorded.pop((index, cycle), None)
+        return None if changes is None else successor.parameters._backend.plan_replay_of_swap(changes, cycle)
 
     def open(self, index, said, cycles, duration_ns, changes=None):
         """Prepare one loop as start() does, but without a thread and without requests to the kernel."""
@@ -217,7 +235,9 @@ cdef class _Run:
         self.remembered.append(remember(c))
         loop = c.step_of(loop)
         loop.setup()
-        recorded = None if changes is None else loop.parameters._backend.plan_replay(changes)
+        recorded = None
+        if changes is not None:
+            recorded = loop.parameters._backend.plan_replay(self.split_changes(index, changes))
         c.open_simulated(cycles, duration_ns, _GRANT)
         if recorded is not None:
             self.set_replay(index, recorded)
@@ -248,9 +268,10 @@ cdef class _Run:
         for index, left in self.swaps.items():
             while rt_simulate_is_swap_due(&self.parts[index]):
                 c = self.opened[index]
-                _, successor = left.pop(0)
+                cycle, successor = left.pop(0)
                 self.parts[index].swap_at = left[0][0] if left else 0
                 check_no_change(c)
+                recorded = self.plan_replay_of_swap(index, cycle, successor)
                 change = begin(
                     c, self.loops[index], successor, _control(successor), hand_over, acting_for, populate_methods,
                     trial=parse_trial(c, *self.trial),
@@ -259,6 +280,10 @@ cdef class _Run:
                 with nogil:
                     rt_simulate_swap(&self.parts[index])
                 conclude(change)
+                if recorded is not None and successor.parameters._backend.run is not None:
+                    self.set_replay(index, recorded)
+                elif recorded is not None:
+                    self.replays[index].at = self.replays[index].count = 0
 
     def go(self):
         """Release all loops; a stop() that has been called since open() takes effect."""

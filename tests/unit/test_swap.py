@@ -677,3 +677,38 @@ def _all_ended() -> Iterator[None]:
     from rtloop.loop import registry
 
     assert not registry.loops
+
+
+def test_a_run_with_swaps_is_replayed_to_the_bit(laws: ModuleType, ordinary: dict[str, Any]) -> None:
+    def step(name: str = "Law") -> Any:
+        law = getattr(laws, name)("1ms", **ordinary)
+        law.declare()
+        return law
+
+    steps = [step(), step("Other"), step()]
+    law = steps[0]
+    with law:
+        for turn, successor in enumerate([*steps[1:], None]):
+            for i in range(5):
+                law.parameters.update(kp=turn + 1 / (i + 3))
+                assert law.parameters.wait(60)
+                wait_for(lambda seen=law.stats.cycles: law.stats.cycles > seen)
+            if successor is not None:
+                law.parameters.update(kp=turn / 7)  # the former step may not see it
+                law.swap(successor)
+    stats = law.stats
+    assert len(stats.swaps) == 2 and len(stats.parameter_changes) >= 18
+
+    again = [step(), step("Other"), step()]
+    swaps = dict(zip([swap.cycle for swap in stats.swaps], again[1:], strict=True))
+    simulated = again[0].simulate(cycles=stats.cycles, parameters=stats.parameter_changes, swaps=swaps)
+    assert simulated.parameter_changes == stats.parameter_changes and simulated.cycles == stats.cycles
+    for one, other in zip(steps, again, strict=True):
+        assert (one.angle, one.steps, one.first, one.last) == (other.angle, other.steps, other.first, other.last)
+
+    without = [change for change in stats.parameter_changes if change.cycle != stats.swaps[1].cycle]
+    again = [step(), step("Other"), step()]
+    swaps = dict(zip([swap.cycle for swap in stats.swaps], again[1:], strict=True))
+    with pytest.raises(ConfigError, match=f"no change begins the step of cycle {stats.swaps[1].cycle}"):
+        again[0].simulate(cycles=stats.cycles, parameters=without, swaps=swaps)
+    assert again[0].state != "running" and again[2].state == "new"
