@@ -152,6 +152,7 @@ def test_an_expression_of_signals_and_events() -> None:
 def test_planted_events_of_a_running_loop_are_counted_exactly(loop: Any) -> None:
     with rtloop.connect(loop.name, os.getpid()) as there:
         begin = read_loop(there)
+        sure = read_loop(there).cycle  # page faults from this cycle on are not in `begin`
         events = LoopEvents(begin, there.period_ns, "skip", dict(there.signals.limits))
         reader = there.signals.reader("begin")
         columns: list[dict[str, np.ndarray]] = []
@@ -185,7 +186,7 @@ def test_planted_events_of_a_running_loop_are_counted_exactly(loop: Any) -> None
     assert np.all(found["overrun"][planted] == 1) and np.all(found["missed"][planted] >= 2)
     outside = cycles[np.diff(found["limit"], prepend=0) > 0]
     assert outside.tolist() == [cycle for cycle in range(stats.cycles) if cycle % 100 == 40]
-    first_writes = int(np.sum((cycles >= begin.cycle) & (cycles % 100 == 60)))
+    first_writes = int(np.sum((cycles >= sure) & (cycles % 100 == 60)))
     assert found["fault"].sum() >= first_writes, "each of them is a page fault"
 
 
@@ -211,7 +212,8 @@ def test_record_writes_what_it_knows_into_the_file_of_each_event(loop: Any, tmp_
         assert len(records["cycle"]) == event["records"] == about["written"]
         at = records["release"].index(event["release"])
         assert records["number"][at] % 100 == 20 and records["cycle"][at] == about["trigger_cycle"]
-        assert records["release"][at + 1] - event["release"] >= 3 * PERIOD, "that very cycle has overrun"
+        following = records["release"][at + 1 : at + 2]  # none if the machine was busy for longer
+        assert all(release - event["release"] >= 3 * PERIOD for release in following), "that very cycle has overrun"
         assert about["counters"]["cycle"] > about["trigger_cycle"] and about["counters"]["overrun"] > 0
         assert about["parameters"] == {"gain": 3.0, "pair": [5.0, 6.0]} and about["limits"] == {"level": [-1.0, 1.0]}
         happened = {one["event"]: one for one in about["happened"] if one["cycle"] == about["trigger_cycle"]}
@@ -291,13 +293,14 @@ def test_a_recording_goes_on_with_the_step_that_replaces_another(laws: ModuleTyp
         follow(recorder, lambda: recorder._events.cycle > cycle + 20)
     recorder.finish()
     recorder.close()
-    assert recorder.counts["swap"] == 3 and files.written == 3 and recorder.lost == 0
+    assert recorder.counts["swap"] == 3 and files.written == 3
+    assert recorder.taken == law.stats.cycles and recorder.lost == 0, "every sample of every step"
     assert set(read_event(Path(files.kept[2]["path"]))[0]) == {"cycle", "release", "start", "other"}
     for cycle, one in zip(swapped, files.kept, strict=False):
         records, about = read_event(Path(one["path"]))
         assert about["trigger_cycle"] == cycle, "the first cycle of the new step"
         cycles = records["cycle"]
-        assert cycles == list(range(cycles[0], cycles[-1] + 1)) and cycles[0] < cycle < cycles[-1]
+        assert cycles == list(range(cycles[0], cycles[-1] + 1)) and cycles[0] <= cycle <= cycles[-1]
 
 
 def test_a_trigger_that_the_new_step_cannot_have_ends_the_recording(laws: ModuleType, ordinary: dict[str, Any],
@@ -336,10 +339,13 @@ def test_a_recording_without_a_trigger_goes_on_after_a_swap(laws: ModuleType, or
     other.show("other")
     with law, rtloop.connect(law.name, os.getpid()) as there:
         stream = SampleStream(there)
+        begin = law.stats.cycles
+        wait_until(lambda: law.stats.cycles > begin + 3, "it runs")
         taken: list[int] = []
         cycle = law.swap(same)
         while not taken or taken[-1] < cycle + 20:
             taken += stream.read()["cycle"].tolist()
+            time.sleep(0.001)
         assert taken == list(range(taken[0], taken[-1] + 1)) and taken[0] < cycle and stream.lost == 0
         cycle = law.swap(other)
         taken += stream.read()["cycle"].tolist()
