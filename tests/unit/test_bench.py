@@ -105,7 +105,9 @@ def test_ctrl_c_ends_a_benchmark_without_a_word() -> None:
 
 def test_every_script_with_claims_is_run_by_all(load) -> None:
     bench: ModuleType = load("bench")
-    assert set(bench.PARTS) == set(SCRIPTS) - {"bench", "soak", "observers", "page_faults"}, "a soak and a table have no claims"
+    assert set(bench.PARTS) == set(SCRIPTS) - {"bench", "soak", "observers", "page_faults"}, (
+        "a soak and a table have no claims"
+    )
 
 
 def test_a_script_that_takes_too_long_is_ended_and_named(load) -> None:
