@@ -181,5 +181,7 @@ def test_import_of_rtloop_brings_nothing_of_the_build(script: Callable[..., Any]
     assert done.returncode == 0, done.stderr
 
 
-def test_the_public_and_the_internal_build_take_the_same_arguments() -> None:
-    assert inspect.signature(build).parameters == inspect.signature(build_module).parameters
+def test_the_internal_build_takes_the_arguments_of_the_public_one_and_two_hooks() -> None:
+    internal = dict(inspect.signature(build_module).parameters)
+    assert {name: internal.pop(name).default for name in ("examine", "check")} == {"examine": None, "check": None}
+    assert internal == inspect.signature(build).parameters

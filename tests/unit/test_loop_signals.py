@@ -290,8 +290,8 @@ def test_a_group_has_the_signals_of_its_loops(signalled: ModuleType) -> None:
 
 GOOD: dict[str, Any] = {
     "signals": [
-        {"name": "a", "type": "f8", "shape": [], "unit": ""},
-        {"name": "b", "type": "i4", "shape": [3], "unit": "m"},
+        {"name": "a", "type": "f8", "shape": [], "unit": "", "low": None, "high": None},
+        {"name": "b", "type": "i4", "shape": [3], "unit": "m", "low": -1.0, "high": 1.0},
     ],
     "order": [0, 1],
 }

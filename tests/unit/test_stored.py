@@ -142,7 +142,7 @@ def test_a_recording_is_told_from_stats(tmp_path: Path) -> None:
     ring = rtloop.Ring("f8", 16)
     with rtloop.Recorder(ring, tmp_path / "run.npz"):
         ring.push(1.0)
-    with pytest.raises(rtloop.ConfigError, match=r"the file of a Recorder, which numpy\.load reads"):
+    with pytest.raises(rtloop.ConfigError, match=r"signals of a Recorder, which numpy\.load reads"):
         Stats.load(tmp_path / "run.npz")
 
 
