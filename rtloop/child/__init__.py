@@ -1,1 +1,1 @@
-"""A Python step in a process of its own: what the parent sees of it, and what runs in the child."""
+"""A Python step in a process of its own: the side of the parent, and the program of the child."""
