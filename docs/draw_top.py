@@ -19,7 +19,7 @@ from rtloop.tools.top.sampler import Sampler
 
 ROOT = Path(__file__).parents[1]
 IMAGE = ROOT / "docs" / "images" / "top.svg"
-#: The style sheet of the picture names fonts of a server; a browser shows its own instead.
+#: Fonts that the style sheet of the picture would load from a server. Without them a browser uses its own.
 FONT = re.compile(r"\s*@font-face \{.*?\}", re.DOTALL)
 
 
@@ -30,7 +30,7 @@ def turn(loop: rtloop.RTLoop, ended: threading.Event) -> None:
 
 
 async def draw() -> str:
-    """Open the loop, begin to change two parameters, and return the screen as SVG."""
+    """Open the view of the loop, begin to change two parameters, and return the screen as SVG."""
     app = TopApp(Sampler(os.getpid()), 0.5)
     async with app.run_test(size=(118, 46)) as pilot:
         await pilot.pause(1.0)

@@ -1,5 +1,5 @@
 # cython: boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""A pole on a cart, and six laws that hold it up, each as somebody rewrites the one before while the pole stands."""
+"""A pole on a cart, and six laws that balance it. Each improves the one before, which it replaces in a running loop."""
 
 import numpy as np
 
@@ -61,7 +61,7 @@ cdef class Plant:
 
 
 cdef class Law(RTLoop):
-    """State that every law has: the plant, and the force of the last cycle, from which the next law goes on."""
+    """Base class of the laws: the plant, and the force of the last cycle, which the next law takes over."""
 
     cdef Plant plant
     cdef readonly double force
@@ -71,7 +71,7 @@ cdef class Law(RTLoop):
         self.plant = plant
 
     cdef int take_over(self, RTLoop former, const Cycle *cycle) noexcept nogil:
-        self.force = (<Law>former).force    # all of them are a Law, so the cast is right
+        self.force = (<Law>former).force    # every law derives from Law, so the cast is valid
         return RT_CONTINUE
 
     cdef double weigh(self, double x, double v, double angle, double rate) noexcept nogil:
@@ -86,7 +86,7 @@ cdef class Law(RTLoop):
 
 
 cdef class Upright(Law):
-    """The first one: hold the pole, and let the cart go where it likes."""
+    """First law: balance the pole, and do not control the position of the cart."""
 
     cdef int step(self, const Cycle *cycle) noexcept nogil:
         return self.apply(self.weigh(0, 0, 80.0, 6.0), cycle)
@@ -100,14 +100,14 @@ cdef class Slower(Law):
 
 
 cdef class Centred(Law):
-    """Bring it back to the middle: the regulator of the demo. On a table that is not level it stops beside it."""
+    """Bring the cart back to the middle, as in rtloop demo. On a table that is not level it stops beside the middle."""
 
     cdef int step(self, const Cycle *cycle) noexcept nogil:
         return self.apply(self.weigh(31.62, 30.66, 135.73, 12.51), cycle)
 
 
 cdef class Integrating(Law):
-    """Integrate the position. The integral begins where the first force is the last one of the former law."""
+    """Integrate the position. The first value of the integral makes the first force equal the former law's last one."""
 
     cdef double integral
 
@@ -126,7 +126,7 @@ cdef class Integrating(Law):
 
 
 cdef class Smooth(Integrating):
-    """Limit how fast the force changes, for the gear's sake; go on with the integral of the former law."""
+    """Limit how fast the force changes, to protect the gear; take over the integral of the former law."""
 
     cdef int take_over(self, RTLoop former, const Cycle *cycle) noexcept nogil:
         self.force = (<Law>former).force
@@ -143,7 +143,7 @@ cdef class Smooth(Integrating):
 
 
 cdef class Walking(Smooth):
-    """Move the middle to and fro by 10 cm, now that all else is right."""
+    """Move the cart to and fro by 10 cm."""
 
     cdef double seconds
 

@@ -1,4 +1,4 @@
-"""Rewrite the law that holds a pole up five times while it stands, in virtual time or, with --real, in real time."""
+"""Replace the law that balances a pole five times while it stands, in virtual time or, with --real, in real time."""
 
 import argparse
 

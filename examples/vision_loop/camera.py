@@ -29,7 +29,7 @@ def find_target(image: np.ndarray) -> float | None:
 
 
 def work(seconds: float, image: np.ndarray) -> None:
-    """Compute, as a neural network would."""
+    """Keep the CPU busy, as a neural network would."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         np.fft.rfft2(image)

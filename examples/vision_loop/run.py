@@ -1,4 +1,4 @@
-"""Run a camera, a planner and a loop, kill and replace each of them, and look at the ages of what they share."""
+"""Run a camera, a planner and a loop, kill and replace each of them, and show the ages of the data that they share."""
 
 import argparse
 import os
@@ -15,11 +15,11 @@ PROGRAMS = {"loop": "control.py", "camera": "camera.py", "planner": "planner.py"
 
 
 class Laboratory:
-    """Three processes by their names, and the log of the third, which this process collects."""
+    """Three processes by name, and the log of the loop, which this process collects."""
 
     def __init__(self, cycles: int) -> None:
-        self.cycles = cycles  # that show that the head follows its target, or does not
-        self.share = f"head-{os.getpid()}"  # a name of its own, so that this can run twice at the same time
+        self.cycles = cycles  # number of cycles that show whether the head follows its target
+        self.share = f"head-{os.getpid()}"  # a unique name, so that the example can run twice at the same time
         self.processes = {}
         self.parts = []
         self.killed = []  # (name, from, to), ns on the monotonic clock
@@ -36,7 +36,7 @@ class Laboratory:
             print(f"{name}: started, with {said[1]} values written before it")
 
     def follow(self, *, is_followed: bool) -> None:
-        """Collect the log until the loop has followed goals for so many cycles, or has not."""
+        """Collect the log until the loop has, or has not, followed goals for `self.cycles` cycles."""
         limit = time.monotonic() + 100
         cycles = 0
         while cycles < self.cycles:
@@ -46,13 +46,13 @@ class Laboratory:
             cycles += np.count_nonzero(self.collect()["is_followed"] == is_followed)
 
     def collect(self) -> np.ndarray:
-        """Take what there is out of the log."""
+        """Take all records out of the log."""
         records = self.log.drain()
         self.parts.append(records)
         return records
 
     def replace(self, name: str) -> None:
-        """Kill a process at any instruction, look at what the others do, and start another one in its place."""
+        """Kill a process at any instruction, check that the others respond, and start another one in its place."""
         self.processes[name].kill()
         self.processes[name].wait()
         begin = time.monotonic_ns()
@@ -115,9 +115,9 @@ def draw(log: np.ndarray, killed: list, path: str) -> None:
 
 
 def main() -> None:
-    """Run the laboratory, and report what the log has."""
+    """Run the laboratory, and summarize the log."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--plot", metavar="FILE", help="draw the head and the ages of what it follows")
+    parser.add_argument("--plot", metavar="FILE", help="draw the angle of the head, and the ages of its goal and image")
     arguments = parser.parse_args()
     laboratory = Laboratory(cycles=600 if arguments.plot else 100)
     log = laboratory.run()
