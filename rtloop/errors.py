@@ -125,7 +125,7 @@ class CallbackError(RtloopError, RuntimeError):
 
 
 class ProcessDiedError(RtloopError, ChildProcessError):
-    """The process of a :class:`ProcessLoop` has ended by itself, without the loop's end: it was killed, or has crashed.
+    """The process of a :class:`ProcessLoop` was killed, or has crashed, while its loop ran or started.
 
     Attributes
     ----------
@@ -134,9 +134,9 @@ class ProcessDiedError(RtloopError, ChildProcessError):
     pid : int
         The process.
     exit_code : int
-        Its exit code, or minus the number of the signal that has ended it.
+        Its exit code, or the negative number of the signal that ended it.
     has_left : bool or None
-        True if ``leave`` has run before that; None if it is not known.
+        True if ``leave`` had run before; None if unknown.
     """
 
     def __init__(self, message: str, name: str, pid: int, exit_code: int, has_left: bool | None) -> None:

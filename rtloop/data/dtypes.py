@@ -44,7 +44,7 @@ def plain_dtype(dtype: DTypeLike) -> np.dtype[Any]:
 def as_items(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
     """Return a value as a contiguous array of items; one item becomes an array without dimensions.
 
-    An array of the very dtype is returned as it is, not copied.
+    An array that already has the dtype is returned without a copy.
 
     Raises
     ------

@@ -8,7 +8,7 @@ from libc.stdint cimport uint64_t
 from rtloop.data.exchange.exchange cimport Exchange
 
 
-# The methods for Python that have the name of one for Cython. It adds nothing to an object, as its base.
+# Methods for Python whose names Cython methods have as well. Like its base, it adds no field.
 cdef class _RingMethods(Exchange):
     pass
 

@@ -130,7 +130,7 @@ def _from_numba(callback: Any) -> Function:
 
 
 def _warn_of_frozen_arrays(function: Any, name: str) -> None:
-    """Warn of arrays that a function reaches without its arguments: Numba compiles their content, as constants."""
+    """Warn of arrays that a function reaches other than by its arguments: Numba compiles their content as constants."""
     import inspect  # takes long, and only Numba's functions need it
 
     if not inspect.isfunction(function):

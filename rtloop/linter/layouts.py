@@ -1,7 +1,7 @@
-"""Layouts: the C structs of a module's classes, to find out whether a new build may read the objects of a former one.
+"""Layouts: the C structs of a module's classes, compared to test whether a new build can read objects of a former one.
 
 ``take_over`` of a loop casts the former step to a class, and Cython does not check that cast. Two builds of one file
-agree on a class if its struct, and each struct in it, is the same text.
+agree on a class if the text of its struct, and of each struct in it, is the same.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def read_layouts(text: str) -> dict[str, str]:
 def find_disagreement(
     source: str, former: Iterable[str], before: Mapping[str, str], after: Mapping[str, str]
 ) -> tuple[int, str]:
-    """Find a cast of the former step that would read something else than what the former build has written.
+    """Find a cast of the former step that would read fields from places where the former build has not written them.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ def _changed(kind: str, before: Mapping[str, str], after: Mapping[str, str], *, 
         seen.add(name)
         then, now = before.get(name, ""), after.get(name, "")
         if "_vtabstruct_" in name:
-            # Methods that were added at the end leave the others where they were.
+            # Methods that are added at the end do not move the others.
             if then != now and (is_called or not now.startswith(then)):
                 return "methods"
             continue

@@ -146,7 +146,7 @@ def lint(
 def examine(
     source: Path, generated: Generated, allowed: Iterable[str] = (), functions: Iterable[str] = ()
 ) -> LintReport:
-    """Examine what Cython has generated for a source, as :func:`lint` does."""
+    """Examine the C that Cython has generated for a source, as :func:`lint` does."""
     code = Code(generated)
     wanted = tuple(functions)
     for name in wanted:

@@ -9,7 +9,7 @@ __all__ = ["html_table", "show_limits"]
 
 
 def html_table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a table as HTML. No text of a loop, which may be of another process, is taken for markup."""
+    """Return a table as HTML. All text is escaped, because it may come from another process."""
 
     def cells(tag: str, values: Iterable[object]) -> str:
         return "".join(f"<{tag}>{html.escape(str(value))}</{tag}>" for value in values)

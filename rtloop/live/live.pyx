@@ -120,7 +120,7 @@ cdef class Live:
         self.parameters.retire()
 
     def recall(self):
-        """Go on in the run in which this step was retired: the step in its place has not passed its trial."""
+        """Return to the run in which this step was retired, because the step in its place has failed its trial."""
         self.parameters.recall()
 
     def _open_parameters(self, settings, stack, is_shared):

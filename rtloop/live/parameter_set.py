@@ -53,7 +53,7 @@ class ParameterSet:
         self._begun: dict[str, bytes] = {}  # the values of the same parameters that this step began with
         self._recorded: ParameterChange | None = None  # the values that a recorded step began with
         self._is_retired = False
-        self._told = (0, 0)  # changes and refusals of this run that were told before it was retired
+        self._told = (0, 0)  # changes and refusals of this run that were reported before it was retired
         self._lock = threading.RLock()
 
     def declare(self, name: str, address: int, value: Any, dtype: DTypeLike = "f8") -> Declaration:
@@ -156,7 +156,7 @@ class ParameterSet:
             self.change_like(former, missed)
 
     def take_back(self, successor: ParameterSet) -> None:
-        """Request what was requested of a step that has taken over the values of this one and was on trial."""
+        """Repeat the changes that were requested of the step on trial, which had taken over the values of this one."""
         asked, own = successor.asked(), self.asked()
         changes = {}
         for name, begun in successor._begun.items():
@@ -274,7 +274,7 @@ class ParameterSet:
             return self._last if self._run is None else self._run.used()
 
     def refused(self) -> int:
-        """Return the number of sets that the loop has refused, without those that were told before."""
+        """Return the number of sets that the loop has refused, without those that were reported before."""
         used = self.used()
         return 0 if used is None else used.refused - self._told[1]
 
@@ -313,7 +313,7 @@ class ParameterSet:
             return self._plan(self.asked() + bytes(-len(self._values) % 8), others)
 
     def plan_replay_of_swap(self, changes: Iterable[ParameterChange], cycle: int) -> tuple[list[int], list[bytes]]:
-        """Do the same for a step that replaces another before a cycle. It begins with the recorded values."""
+        """Do the same for a step that replaces another before `cycle`, with the values that it began with in the run."""
         first, *others = [ParameterChange(*change) for change in changes] or [ParameterChange(cycle, {})]
         if self.declared and first.cycle != cycle:
             raise ConfigError(
@@ -378,7 +378,7 @@ def describe_parameters(loop: str, declared: Mapping[str, Parameter]) -> dict[st
 
 @contextmanager
 def acting_for(writer: Writer) -> Iterator[None]:
-    """Let changes that this thread makes be recorded as those of another writer, for whom it acts."""
+    """Record the changes that this thread makes in the block as those of another writer, for whom it acts."""
     _acting.writer = writer
     try:
         yield

@@ -46,7 +46,7 @@ class Signal(NamedTuple):
     unit : str
         Unit, or an empty string.
     low, high : float or None
-        Limits of its normal range; None if there is none. The loop samples any value.
+        Limits of its normal range; None if there is none. Values outside of them are sampled as well.
     """
 
     name: str
@@ -242,8 +242,8 @@ class SignalDeclaration:
     def limits(self, low: float | None, high: float | None) -> SignalDeclaration:
         """Set the limits of the normal range, None if there is none on that side.
 
-        They change nothing in the loop, which samples any value. ``rtloop record --trigger limit`` writes a file
-        whenever the signal leaves them. A value that is not a number is outside of them.
+        Limits have no effect on the loop, which samples every value. ``rtloop record --trigger limit`` writes a file
+        whenever the signal leaves its limits. A value that is not a number counts as outside.
 
         Raises
         ------

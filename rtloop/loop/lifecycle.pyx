@@ -97,7 +97,7 @@ cdef class Control:
             self._failure.raised = error
 
     def note_raised_in_leave(self, error):
-        """Store an exception of leave() in Python. An exception of the step stays the reason, with a note about it."""
+        """Store an exception of leave() in Python. If the step has raised one as well, add a note to that instead."""
         former = self._failure.raised
         if former is None:
             self._failure.raised = error
@@ -308,7 +308,7 @@ cdef class Control:
         del owner  # not before: its finalizer may close this loop, and finds it idle
 
     def follow_trial(self):
-        """Note whether the trial of a step is over, and if it is, release the step that is not in place."""
+        """Check whether the trial of a step is over. If it is, release the step that is not in place."""
         change = self.change
         if change is not None and change.trial is not None:
             change.settle()

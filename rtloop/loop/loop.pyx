@@ -351,8 +351,8 @@ cdef class _RTLoop_2:
             Longest time to wait for the end of the present cycle, in addition to two periods.
         keep : str
             ``"all"``: every such parameter keeps its value, and one outside of the successor's limits raises
-            ConfigError. ``"changed"``: only those that have been changed since they were declared keep it; the others
-            have that of the successor, as does one whose value is outside of the successor's limits.
+            ConfigError. ``"changed"``: only those that were changed since they were declared keep their value. The
+            others take that of the successor, as does one whose value is outside of the successor's limits.
         trial : duration, optional
             Time in which the loop goes back to the former step by itself, between two cycles, if the new one fails: its
             ``step``, ``overrun`` or ``wait`` returns a negative code, or something in `revert_on` happens. Counted in
@@ -389,20 +389,21 @@ cdef class _RTLoop_2:
         Notes
         -----
         ``cdef int take_over(self, RTLoop former, const Cycle *cycle) noexcept nogil`` of the successor runs on the
-        loop's thread after a step of the former and before the wait for the next release: the time that is left until
-        then is what it may take. `cycle` is the first cycle of the new step, with ``start`` as the present time. It may
-        call ``self.shift``. It must not allocate or block.
+        loop's thread after a step of the former and before the wait for the next release, and may take the time that is
+        left until then. `cycle` is the first cycle of the new step, with ``start`` as the present time. It may call
+        ``self.shift``. It must not allocate or block.
 
         A cycle without a swap costs nothing more. The former step and what it holds are released when the loop's thread
         cannot be in it any more; then its :meth:`released` is called.
 
         With a trial, this returns when the swap is made, and the former step is kept until the trial is over
-        (:attr:`on_trial`). The cycle that fails is the new step's, and counts in the statistics; the next one is the
-        former's. That goes on with its own state as it was, and its ``take_over`` is not called, because the state of a
-        step that has failed is not to be trusted: it sees in ``cycle.index`` how many cycles it has missed. It has the
-        parameters that were requested last. Then :meth:`released` of the new step is called, and ``leave`` of the
-        former runs at the end. Each cycle of a trial takes the slow path, some tens of nanoseconds more. RT_STOP of the
-        new step ends the loop, and so does a watchdog that finds it stuck. The end of the loop also ends the trial.
+        (:attr:`on_trial`). The cycle that fails belongs to the new step, and counts in the statistics; the next one
+        runs the former step. The former step goes on with its own state as it was. Its ``take_over`` is not called,
+        because the state of a step that has failed cannot be trusted; ``cycle.index`` tells how many cycles it has
+        missed. It has the parameters that were requested last. Then :meth:`released` of the new step is called, and
+        ``leave`` of the former runs at the end. Each cycle of a trial takes the slow path, some tens of nanoseconds
+        more. RT_STOP of the new step ends the loop, and so does a watchdog that finds it stuck. The end of the loop
+        also ends the trial.
         """
         cdef Control control = RTLoop_control(self)
         if not isinstance(successor, _RTLoop_2):
@@ -414,7 +415,7 @@ cdef class _RTLoop_2:
 
     @property
     def on_trial(self):
-        """True if the present step has come by a :meth:`swap` with a trial that is not over."""
+        """True while the present step is on trial after a :meth:`swap`."""
         return RTLoop_control(self).is_on_trial
 
     def start(self):
@@ -534,13 +535,13 @@ cdef class _RTLoop_2:
             :class:`~rtloop.Cycle` before every step, and may return RT_STOP.
         parameters : iterable of ParameterChange, optional
             Changes to repeat at the same cycles: ``stats.parameter_changes`` of a run. The loop begins with the initial
-            values of that run, and a step of `swaps` with those that it began with. Give the swaps of the run as well:
-            ``swaps={swap.cycle: Successor(...) for swap in stats.swaps}``.
+            values of that run, and each step of `swaps` with the values that it began with in the run. Also give the
+            swaps of the run: ``swaps={swap.cycle: Successor(...) for swap in stats.swaps}``.
         swaps : dict, optional
             Swaps to make: from the index of a cycle to the loop object whose step begins with it, as with :meth:`swap`.
             Afterwards the loop has its present step again.
         trial, revert_on
-            For all `swaps`, as for :meth:`swap`; ``"guard"`` finds nothing here.
+            For all `swaps`, as for :meth:`swap`; ``"guard"`` has no effect in virtual time.
 
         Returns
         -------

@@ -48,7 +48,7 @@ def warn_reverted(name: str, made: Swap, back: Swap, error: BaseException | None
     raised = "" if error is None else f" ({describe(error)})"
     warnings.warn(
         f"{name} has gone back to {back.successor} before cycle {back.cycle:,}: {made.successor}, on trial since cycle "
-        f"{made.cycle:,}, was replaced because of this: {back.reason}{raised}. Correct it, and swap again",
+        f"{made.cycle:,}, has failed its trial: {back.reason}{raised}. Correct it, and swap again",
         RTSetupWarning,
         stacklevel=2,
     )

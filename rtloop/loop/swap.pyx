@@ -32,8 +32,8 @@ class StepChange:
     """One swap of a loop, from the request to the end of the former step.
 
     Its outcome is None until the loop's thread has answered, then ``"done"``, ``"refused"``, ``"withdrawn"`` or
-    ``"ended"``: the run had ended before. :meth:`settle` finds it out; the caller of the swap calls it, and whoever
-    releases the run. After a swap with a trial, it also finds out how that has ended, and the keeper calls it.
+    ``"ended"``: the run had ended before. :meth:`settle` determines it; the caller of the swap calls it, and whoever
+    releases the run. After a swap with a trial, the keeper calls it to determine how the trial has ended.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ class StepChange:
     def _decide(self):
         """Hold the loop's lock, and then release what was staged for a swap that is not made.
 
-        Not under the lock: the keeper releases it, and may want the lock first, to reap this loop.
+        The release is not under the lock, because the keeper does it, and may need the lock first to reap this loop.
         """
         cdef Control control = self.control
         with control._lock:
@@ -205,7 +205,7 @@ class StepChange:
         return self._former_live.parameters if self.is_on_trial and self._former_live is not None else None
 
     def catch_up(self):
-        """Request of the new step what was requested of the former one meanwhile. A second call does nothing."""
+        """Request of the new step the changes that the former one got meanwhile. A second call does nothing."""
         cdef Control control = self.control
         with control._lock:
             if self._has_caught_up or self.outcome != "done":
@@ -216,9 +216,9 @@ class StepChange:
             new.parameters.catch_up(former.parameters)
 
     def finish(self):
-        """Release what was the former step's, and call its released(). A second call does nothing.
+        """Release the resources of the former step, and call its released(). A second call does nothing.
 
-        With a trial, it is too early until that is over; if the loop has gone back, this releases the new step.
+        During a trial this does nothing. If the loop has gone back after it, this releases the new step.
         """
         cdef Control control = self.control
         self.catch_up()

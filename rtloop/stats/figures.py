@@ -88,9 +88,9 @@ class Swap(NamedTuple):
     former, successor : str
         Names of the classes of the former and the new step, or of their functions.
     reason : str or None
-        Reason for which the loop has gone back to a former step, because the one in its place was on trial:
+        Reason for which the loop has gone back to a former step from the one that was on trial:
         ``"overrun"``, ``"guard"``, ``"late"``, ``"nonfinite"``, ``"step returned -5"``, or several of them. None for a
-        swap that was asked for.
+        swap that was requested.
     """
 
     cycle: int

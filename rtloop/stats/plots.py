@@ -39,7 +39,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _OVERRUN_COLOUR = "#C00000"
 _PERIOD_COLOUR = "#555555"
 _SWAP_COLOUR = "#7A5195"
-#: The names of more swaps than this would cover each other.
+#: Greatest number of swaps whose names are drawn; more would overlap.
 _MOST_NAMES = 12
 #: Lower end of the logarithmic axis of counts, so that a single cycle is visible.
 _FLOOR = 0.5

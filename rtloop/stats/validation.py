@@ -28,12 +28,12 @@ _MAX_SQUARES = 1 << 190
 
 
 def check_kind(content: bytes, suffix: str) -> None:
-    """Refuse a file of signals: it is what is most often taken for a file of stats.
+    """Refuse a file of signals, which is the one most often mistaken for a file of stats.
 
     Raises
     ------
     ValueError
-        With what the file is, and what reads it.
+        With the kind of the file, and the programs that read it.
     """
     for start, kind, reader in _SIGNALS:
         if content.startswith(start) if start else suffix == kind:

@@ -1,1 +1,1 @@
-"""Parts that a ring and a latest value have in common: waiting, sharing, and items lent in place."""
+"""Common parts of Ring and Latest: waiting, sharing, and views of items in place."""

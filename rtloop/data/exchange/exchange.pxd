@@ -1,4 +1,4 @@
-"""Base of Ring and Latest. It adds nothing to an object, whose layout ring.pxd and latest.pxd freeze."""
+"""Base of Ring and Latest. It adds no field, because ring.pxd and latest.pxd freeze the layout of an object."""
 
 
 cdef class Exchange:

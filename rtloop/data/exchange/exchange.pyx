@@ -1,4 +1,4 @@
-"""Exchange: the methods that a Ring and a Latest have in common. They wait, and they belong to a shared exchange."""
+"""Exchange: the common methods of Ring and Latest, for waiting and for shared exchanges."""
 
 cimport cython
 
@@ -20,7 +20,7 @@ from rtloop.sharing.waiting import find_notifier, wait_in_thread
 
 @cython.auto_pickle(False)
 cdef class Exchange:
-    """Base of :class:`rtloop.Ring` and :class:`rtloop.Latest`. *News* are an item, or a value that was not read yet."""
+    """Base of :class:`rtloop.Ring` and :class:`rtloop.Latest`. *News* means an item, or an unread value."""
 
     @property
     def share(self):
@@ -30,21 +30,21 @@ cdef class Exchange:
 
     @property
     def role(self):
-        """Side of a shared exchange that this object is; None if it is not shared."""
+        """Role of this object in a shared exchange; None if it is not shared."""
         cdef SharedStorage storage = shared_storage(self)
         return None if storage is None else storage.file.role
 
     @property
     def peers(self):
-        """Ids of the processes that have the other side of a shared one now; empty if it is not shared."""
+        """Ids of the processes that have the other side of a shared exchange now; empty if it is not shared."""
         cdef SharedStorage storage = shared_storage(self)
         return () if storage is None else storage.file.peers()
 
     def close(self):
-        """Give up the role of a shared exchange, so that another process can have it. No loop may use this object.
+        """Give up the role in a shared exchange, so that another process can take it.
 
-        What a step does with it afterwards has no effect. Items and values stay as long as a process has the exchange.
-        A second call does nothing, nor does one of an exchange that is not shared.
+        No loop may use this object any more: calls in a step have no effect. Items and values stay as long as a process has the exchange open.
+        A second call does nothing, and neither does a call for an exchange that is not shared.
 
         Raises
         ------
@@ -70,10 +70,10 @@ cdef class Exchange:
         self.close()
 
     def wait(self, timeout=None):
-        """Sleep until a ring has an item, or a latest value is one that was not read yet.
+        """Sleep until a ring has an item, or a Latest has an unread value.
 
-        A loop that writes it wakes this thread after its step, by one system call between two cycles; a loop that
-        nobody waits for makes none. The other side may be in another process. Signal handlers run, so Ctrl-C ends the
+        A loop that writes to it wakes this thread after its step, by one system call between two cycles; if nobody
+        waits, it makes none. The other side may be in another process. Signal handlers run, so Ctrl-C ends the
         wait. Call this from any thread but that of a loop.
 
         Parameters
@@ -84,7 +84,7 @@ cdef class Exchange:
         Returns
         -------
         bool
-            True if there is an item, or a value that was not read yet; False after the timeout.
+            True if there is an item, or an unread value; False after the timeout.
 
         Raises
         ------
@@ -121,7 +121,7 @@ cdef class Exchange:
         return await wait_in_thread(self.wait, timeout)
 
     def fileno(self):
-        """Return a file that can be read while there is an item, or a value that was not read yet.
+        """Return a file descriptor that is readable while there is an item, or an unread value.
 
         For select(2), Qt, and other event loops. A thread of this process sleeps and sets it. Never read it: taking all
         items out, by `pop`, `drain` or a view, clears it, and so does `read`. It is closed with this object.

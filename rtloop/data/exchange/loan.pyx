@@ -1,4 +1,4 @@
-"""Views of a ring: items that are looked at in place, and taken out afterwards."""
+"""Views of a ring: access to items in place, which are taken out afterwards."""
 
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.object cimport PyObject
@@ -68,14 +68,14 @@ cdef class Loan:
         return self._array
 
     cdef void end(self):
-        """Make the array empty, for whoever still has it."""
+        """Make the array empty, also for code that still refers to it."""
         cdef cnp.ndarray array
         for array in (self._array, self._base):
             for axis in range(cnp.PyArray_NDIM(array)):
                 cnp.PyArray_DIMS(array)[axis] = 0
 
     cdef bint is_in_use(self):
-        """Tell whether a part of the array is in use; if not, forget the array."""
+        """Return True if a part of the array is in use; otherwise forget the array."""
         if self._base is None:
             return False
         # The references of this object, and the array's to its base. Without a dimension the array cannot be emptied.

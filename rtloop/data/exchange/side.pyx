@@ -1,4 +1,4 @@
-"""One side of an exchange: its fields, its role if it is shared, and the way of the common methods to its memory."""
+"""One side of an exchange: its fields, its role if it is shared, and access to its memory for the common methods."""
 
 from libc.stdint cimport uint64_t
 
@@ -57,7 +57,7 @@ cdef int check_side(object exchange, role) except -1:
 
 
 cdef int rearm(object owner) except -1:
-    """Clear the file that shows that there is something, after something was taken out."""
+    """Clear the event file of an exchange after something was taken out."""
     if owner.notifier is not None:
         owner.notifier.rearm()
     return 0
