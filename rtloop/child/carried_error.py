@@ -1,4 +1,4 @@
-"""Exceptions of another process: carried as bytes and text, and raised here with the traceback that they had there."""
+"""Exceptions of another process: sent as bytes and text, and raised in this one with their traceback."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 
 
 class RemoteTracebackError(Exception):
-    """Traceback of an exception in the process of a loop, as text; the cause of that exception here."""
+    """Traceback of an exception in the process of a loop, as text: the cause of the exception raised here."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -29,7 +29,7 @@ class RemoteTracebackError(Exception):
 
 
 class CarriedError(NamedTuple):
-    """Exception on its way: pickled, None if it cannot be; its type and message; its traceback, if that says more."""
+    """Exception in a message: pickled, or None if impossible; its type and message; its traceback if that is useful."""
 
     pickled: bytes | None
     brief: str
@@ -37,7 +37,7 @@ class CarriedError(NamedTuple):
 
 
 def carry(error: BaseException) -> CarriedError:
-    """Pack an exception."""
+    """Prepare an exception for a message."""
     trace = _without_own_frames(error.__traceback__)
     text = "".join(traceback.format_exception(type(error), error, trace))
     if isinstance(error, RtloopError) and (trace is None or _is_own(trace)):
@@ -63,9 +63,9 @@ def _is_own(trace: TracebackType) -> bool:
 
 
 def restore(carried: CarriedError, name: str) -> BaseException:
-    """Return the exception, whose cause has the traceback of the other process.
+    """Return the exception. Its cause contains the traceback of the other process.
 
-    One that cannot be pickled, or not unpickled here, becomes an RtloopError with its type and message.
+    An exception that cannot be pickled or unpickled becomes an RtloopError with its type and message.
     """
     error: object = None
     if carried.pickled is not None:

@@ -14,7 +14,7 @@ _HEAD = 8
 
 
 class _Unpickler(pickle.Unpickler):
-    """Unpickler that finds what the main script of a child defines in the main script of this process."""
+    """Unpickler that looks up names of a child's main script in the main script of this process."""
 
     def find_class(self, module: str, name: str) -> Any:
         return super().find_class("__main__" if module == "__mp_main__" else module, name)

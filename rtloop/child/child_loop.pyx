@@ -1,4 +1,4 @@
-"""ChildLoop: the PyLoop that runs in the process of a ProcessLoop, with a leave() in Python and a tamed collector."""
+"""ChildLoop: the PyLoop in the process of a ProcessLoop, with a leave() in Python and collections between cycles."""
 
 cimport cython
 from cpython.object cimport PyTypeObject
@@ -17,7 +17,7 @@ from rtloop.system.grant import Grant
 
 _GRANT = Grant(
     "gil", "taken in every cycle", "taken in every cycle", ok=True, kind="thread",
-    detail="the step is Python code in a process of its own: only threads that its functions have started delay it",
+    detail="the step is Python code in a process of its own: no thread delays it except those that its functions start",
 )
 _FREE_GRANT = Grant(
     "gil", "none", "none", ok=True, kind="thread",
@@ -32,7 +32,7 @@ def _gil_grant():
 
 cdef void _use_slack(void *self) noexcept nogil:
     if not rt_py_is_ending():
-        with gil:  # between two cycles of a loop whose step takes it as well
+        with gil:  # between two cycles of a loop whose step takes the GIL in any case
             (<ChildLoop>self)._collect()
 
 
@@ -40,7 +40,7 @@ cdef void _use_slack(void *self) noexcept nogil:
 @cython.no_gc_clear  # the thread may use the functions until the loop is deallocated
 cdef class ChildLoop(PyLoop):
     """ChildLoop(callable, period, *, leave=None, collector=None, **settings)\n--\n
-    PyLoop of a process that exists for it.
+    PyLoop that has a process to itself.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ cdef class ChildLoop(PyLoop):
             control.note_raised_in_leave(error)
 
     def prepare(self, cycles, duration_ns):
-        """Do everything of a start except releasing the thread; :meth:`withdraw` undoes it. Raises as start()."""
+        """Do all of a start except releasing the thread; :meth:`withdraw` undoes it. Raises what start() raises."""
         cdef Control control = <Control>self._control
         control.claim(None, None)
         try:

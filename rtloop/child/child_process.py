@@ -33,7 +33,7 @@ __all__ = ["ChildProcess", "Order", "importing_main"]
 
 _CODE = "import sys; sys.path[:] = sys.argv[2:]; from rtloop.child.main import main; main(int(sys.argv[1]))"
 _SLICE_MS = 50
-#: Time for the process to end after its loop, beyond what it takes itself.
+#: Time for the process to end after its loop, in addition to `leave_timeout`.
 _GRACE_NS = 1_000_000_000
 #: Variables that limit the thread pools of libraries, which read them when they are loaded.
 _POOLS = (
@@ -46,7 +46,7 @@ _is_importing_main = False
 
 
 class Order(NamedTuple):
-    """Everything that the process needs to know. `pickled` are the functions and their data."""
+    """Message that describes the loop to its process. `pickled` contains the functions and their data."""
 
     name: str
     parent: int
@@ -66,7 +66,7 @@ class Order(NamedTuple):
 
 @contextmanager
 def importing_main() -> Iterator[None]:
-    """Refuse all starts in the block: there, the process of a loop imports the script that has started it."""
+    """Refuse all starts in the block, in which the process of a loop imports the script that has started it."""
     global _is_importing_main
     _is_importing_main = True
     try:
@@ -76,10 +76,10 @@ def importing_main() -> Iterator[None]:
 
 
 class ChildProcess:
-    """Process of one run: it is started, lets its loop run, and is reaped.
+    """Process of one run, from its start until it is reaped.
 
-    The process has to do with this one through a channel only. It ends its loop, and itself, if the other end of that
-    is gone. All methods may be called by any thread.
+    The process communicates with this one only through a channel. If the other end of the channel is gone, it ends its
+    loop and itself. All methods may be called by any thread.
 
     Parameters
     ----------
@@ -141,10 +141,10 @@ class ChildProcess:
         if _is_importing_main:
             raise StateError(
                 f"{order.name} cannot be started while the loop's process imports the script that has started it: "
-                "put what starts loops below if __name__ == '__main__':"
+                "start loops only below if __name__ == '__main__':"
             )
         shielded(lambda: self._spawn(order))
-        registry.check_not_ending(order.name)  # an end of all that has begun before has not found this one
+        registry.check_not_ending(order.name)  # an end of all loops that began before this start has missed this one
         assert self._channel is not None
         self._channel.send("order", order)
 
@@ -178,7 +178,7 @@ class ChildProcess:
         watch()
 
     def go(self) -> bool:
-        """Let the loop run. Returns False if it is to stop already, or has died."""
+        """Let the loop run. Returns False if a stop was requested, or the process has died."""
         with self._lock:
             if self.phase != "ready" or self._is_stop_wanted:
                 return False
@@ -309,7 +309,7 @@ class ChildProcess:
                 interrupts.append(interrupt)
 
     def end(self) -> bool:
-        """End the process for certain: ask it, and kill it when `leave_timeout` is over. Returns False if killed."""
+        """Ask the process to end, and kill it after `leave_timeout`. Returns False if it was killed."""
         if self.end_run(self.settings.leave_timeout_ns, []):
             return True
         self.kill()
@@ -323,7 +323,7 @@ class ChildProcess:
         self.end_run(_GRACE_NS, [])
 
     def forget(self) -> None:
-        """Close what a forked child of this process has inherited of it."""
+        """Close the files that a forked child of this process has inherited from it."""
         if self._channel is not None:
             self._channel.close()
         if self._pidfd >= 0:
@@ -338,7 +338,7 @@ def _look_at_all() -> bool:
 
 
 def _end_all() -> str:
-    """End all processes when the program ends. Returns a sentence about it."""
+    """End all processes when the program ends. Returns a summary."""
     every = list(_children)
     for child in every:
         child.request_stop()

@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-#: Longest wait between two looks for the parent if no pidfd can be had.
+#: Interval at which the parent is looked for if the kernel gives no pidfd.
 _LOOK_MS = 50
 
 
 class Overseer:
-    """Thread that obeys the parent, and ends the loop and the process if the parent is gone.
+    """Thread that executes the requests of the parent, and ends the loop and the process if the parent is gone.
 
     It sleeps in poll(2), without the GIL, until there is something to do.
     """
@@ -49,17 +49,17 @@ class Overseer:
         threading.Thread(target=self._work, name="rtloop-overseer", daemon=True).start()
 
     def watch(self, loop: ChildLoop) -> None:
-        """Make a stop that comes from now on, or has come, stop this loop."""
+        """Stop this loop on a request to stop, including one that has already arrived."""
         with self._lock:
             self._loop = loop
 
     def await_go(self) -> bool:
-        """Wait until the parent lets the loop run. Returns False if it wants it to stop."""
+        """Wait until the parent lets the loop run. Returns False if the parent has requested a stop."""
         self._may_go.wait()
         return not self._is_stop_wanted
 
     def finish(self) -> None:
-        """End the process by force, later, if threads of the step do not let it end."""
+        """End the process by force after a while, if threads of the step keep it from ending."""
         self._is_over.set()
         timer = threading.Timer(self._order.leave_timeout_ns / 1e9, os._exit, (0,))
         timer.daemon = True
@@ -111,7 +111,7 @@ class Overseer:
 
 
 def main(number: int) -> None:
-    """Run the loop that the parent orders through a socket of this number."""
+    """Run the loop that the parent describes through the socket with this number."""
     signal.signal(signal.SIGINT, lambda number, frame: None)  # Ctrl-C ends the loop through the parent
     os.set_inheritable(number, False)
     channel = Channel(socket.socket(fileno=number))
@@ -156,7 +156,7 @@ def _run(channel: Channel, order: Order, overseer: Overseer) -> None:
 
 
 def _prepare(order: Order, overseer: Overseer, collector: SlackCollector) -> ChildLoop:
-    """Import the functions, call setup, and do everything of the loop's start but releasing its thread."""
+    """Import the functions, call setup, and do all of the loop's start except releasing its thread."""
     from rtloop.child.child_loop import ChildLoop
 
     sys.argv = list(order.argv)
@@ -197,8 +197,8 @@ def _load(order: Order) -> _Functions:
         targets, data = pickle.loads(order.pickled)
     except Exception as error:
         raise ConfigError(
-            f"{order.name}: the step, or what it was given, cannot be loaded in the loop's process: "
-            f"{type(error).__name__}: {error}. Its module must define it when it is imported, not below "
+            f"{order.name}: the functions, or their data, cannot be loaded in the loop's process: "
+            f"{type(error).__name__}: {error}. Define them at the top level of their module, not below "
             "if __name__ == '__main__'"
         ) from error
     found = {keyword: target.find_target(named, keyword) for keyword, named in targets.items() if named is not None}

@@ -42,37 +42,37 @@ _serial = itertools.count(1)
 
 
 def _do_nothing(cycle: object) -> None:
-    """Be the step of the loop that knows the settings and the parameters between runs."""
+    """Step of the PyLoop that holds the settings and the parameters between runs. It is never called."""
 
 
 class ProcessLoop:
     """Loop whose step is a Python function in a process of its own, with its own GIL.
 
-    Whatever this process does, its threads, its garbage collector and its imports do not delay the step. In the other
-    process only the loop runs: its memory is locked, its thread has a real-time priority, libraries such as NumPy use
-    one thread, and the garbage collector runs only between two cycles, if there is time until the next release.
+    Threads, garbage collection and imports of this process do not hold the step up. The other process runs only the
+    loop: its memory is locked, its thread has a real-time priority, libraries such as NumPy use one thread, and the
+    garbage collector runs only between two cycles, if there is time until the next release.
 
     The functions are called with `data` as their last argument if it is given: ``step(cycle, data)``, ``setup(data)``,
-    ``leave(data)``. Otherwise they are called as ``step(cycle)``, ``setup()`` and ``leave()``. Each start imports them
-    anew, in a new process.
+    ``leave(data)``. Otherwise they are called as ``step(cycle)``, ``setup()`` and ``leave()``. Each start creates a
+    new process, which imports them again.
 
     Parameters
     ----------
     step : str or callable
         Function to call at every release: its place, ``"module:function"``, or a function that another process can
         import: one at the top level of a module, or of the script if that starts its loops below
-        ``if __name__ == "__main__":``. It is called with a :class:`Cycle`, and returns what that of a :class:`PyLoop`
-        does. An exception fails the loop; :meth:`join` and :meth:`run` raise it here, and its cause has the traceback
-        of the other process.
+        ``if __name__ == "__main__":``. It is called with a :class:`Cycle`, and returns the same as the step of a
+        :class:`PyLoop`. An exception fails the loop; :meth:`join` and :meth:`run` raise it in this process, and its
+        cause contains the traceback of the other.
     period : duration
         As for :class:`RTLoop`, like all other keywords. The default of ``stack_size`` is 4M.
     setup : str or callable, optional
         Function to call once in the process before its memory is locked: it opens devices and exchanges.
     leave : str or callable, optional
-        Function that the loop's thread calls after the last cycle, however the loop ends: it brings the actuators to
-        rest. It does not run if the process is killed (SIGKILL), or crashes.
+        Function that the loop's thread calls after the last cycle, to bring the actuators to rest. It runs however the
+        loop ends, unless the loop's process is killed (SIGKILL) or crashes.
     data : object, optional
-        Anything that can be pickled. The process has a copy. For parameters and signals, one struct in a NumPy array:
+        Object that can be pickled; the process gets a copy. For parameters and signals, one struct in a NumPy array:
         ``np.zeros((), [("kp", "f8"), ("angle", "f8")])``.
     parameters, signals : sequence of str, or dict, optional
         Fields of `data` to declare, as for :class:`PyLoop`. Use them through `parameters` and `signals`, or
@@ -83,12 +83,12 @@ class ProcessLoop:
     ConfigError
         If another process cannot import a function, `data` cannot be pickled, or a keyword can never work.
     TypeError
-        If a function is none.
+        If a function is neither callable nor a str.
 
     Notes
     -----
-    The loop ends, and `leave` runs, if this process ends it, if either process gets SIGTERM, on Ctrl-C in a terminal,
-    at the end of this program, and if this process is killed. A process whose step does not return within
+    The loop ends, and `leave` runs, on :meth:`stop`, on Ctrl-C in a terminal, if either process gets SIGTERM, at the
+    end of this program, and if this process is killed. A process whose step does not return within
     ``leave_timeout`` is killed at the end of the program.
 
     Real-time contract: call the methods on control threads only, never from a ``step``.
@@ -207,7 +207,7 @@ class ProcessLoop:
         return dataclasses.replace(self._model.stats, state=self.state)
 
     def _settle(self) -> None:
-        """Keep what is left of a run that has ended, and close the connection to it."""
+        """Keep the statistics of a run that has ended, and close the connection to it."""
         child, connection = self._child, self._connection
         if child is None or not child.look():
             return
@@ -269,7 +269,7 @@ class ProcessLoop:
             warnings.warn(message, RTSetupWarning, stacklevel=3)
 
     def _claim(self) -> ChildProcess:
-        """Begin a start; the loser of a race gets a StateError."""
+        """Begin a start. If several threads start the loop at once, all but one get a StateError."""
         with self._lock:
             self._settle()
             is_running = self._child is not None and not self._child.look()
@@ -351,7 +351,7 @@ class ProcessLoop:
             raise late
 
     def kill(self) -> None:
-        """End the process at once (SIGKILL), without `leave`, and wait for that: for a step that hangs."""
+        """End the process at once (SIGKILL), without `leave`, and wait until it is gone: for a step that hangs."""
         child = self._starting or self._child
         if child is not None and not child.is_in_child():
             child.kill()
@@ -525,7 +525,7 @@ class ProcessLoop:
 
 
 class _CurrentParameters:
-    """The parameters where they are now: those of the running loop, or the values for its next run."""
+    """Backend of the parameters: the running loop, or the values for its next run."""
 
     def __init__(self, loop: ProcessLoop) -> None:
         self._loop = loop

@@ -1,4 +1,4 @@
-"""Collector of garbage that runs in the slack of a loop: after a step, if there is time until the next release."""
+"""Garbage collection in the slack of a loop: after a step, if there is enough time until the next release."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _MARGIN = 2
 
 
 class SlackCollector:
-    """Collector of garbage of a process whose only purpose is one loop.
+    """Garbage collector of a process that runs only one loop.
 
-    Objects that exist at :meth:`freeze` are never looked at again, so a collection is about those that the steps have
-    made. It runs between two cycles if the time until the next release is twice that of the longest collection so far.
-    Otherwise it is postponed. The estimate shrinks with each postponement, so that memory cannot grow for ever.
+    Objects that exist at :meth:`freeze` are excluded, so a collection examines only those that the steps have created.
+    It runs between two cycles if the time until the next release is at least twice the longest collection so far.
+    Otherwise it is postponed. Each postponement lowers the estimate, so that memory cannot grow without limit.
 
     Real-time contract of :meth:`is_due` and :meth:`collect`: the loop's thread, with the GIL.
 
     Attributes
     ----------
     collections, postponed : int
-        Number of collections that were made, and of those that were put off to the next cycle.
+        Number of collections, and of postponements to the next cycle.
     longest_ns : int
-        Time of the longest one.
+        Duration of the longest collection.
     """
 
     def __init__(self) -> None:
@@ -38,17 +38,17 @@ class SlackCollector:
         self._threshold = max(1, gc.get_threshold()[0])
 
     def freeze(self) -> None:
-        """Collect once, leave out everything that exists now, and switch the collections of the interpreter off."""
+        """Collect once, exclude all objects that exist now, and disable the interpreter's automatic collections."""
         gc.collect()
         gc.disable()
         gc.freeze()
 
     def is_due(self) -> bool:
-        """Return True if enough objects have been made since the last collection."""
+        """Return True if enough objects were created since the last collection."""
         return gc.get_count()[0] >= self._threshold
 
     def collect(self, slack_ns: int) -> None:
-        """Collect if the time until the next release is sufficient: the oldest generation that is due and fits."""
+        """Collect the oldest generation that is due, if the time until the next release is sufficient for it."""
         following = self.collections + 1
         due = 2 if following % _FULL == 0 else 1 if following % _MIDDLE == 0 else 0
         expected = self._expected_ns
@@ -67,8 +67,8 @@ class SlackCollector:
         self.collections += 1
 
     def grant(self) -> Grant:
-        """Return a grant, whose detail has what became of the collections so far."""
-        text = "objects from before the start are left out; it runs after a step if the time suffices"
+        """Return a grant, whose detail has the figures of the collections so far."""
+        text = "objects from before the start are excluded; it runs after a step if there is enough time"
         if self.collections or self.postponed:
             took = f"the longest {self.longest_ns / 1000:.0f} us"
             text += f": {self.collections} collections, {took}, {self.postponed} postponed"

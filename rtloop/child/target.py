@@ -53,13 +53,13 @@ def pack(value: object, keyword: str) -> bytes:
     Raises
     ------
     ConfigError
-        If that is impossible, or the other process could not import what the value refers to.
+        If it cannot be pickled, or the other process could not import a function or class that it refers to.
     """
     try:
         data = pickle.dumps(value)
     except Exception as error:
         reason = f"it cannot be pickled: {error}"
-        advice = _ADVICE if callable(value) else "pass what can be pickled, and open the rest in setup"
+        advice = _ADVICE if callable(value) else "pass only objects that can be pickled, and open the rest in setup"
         raise ConfigError(
             f"{keyword}={show(value)} cannot be sent to the loop's process, {reason}; {advice}"
         ) from error
@@ -84,7 +84,7 @@ def main_script() -> MainScript | None:
 
 
 def run_main_script(script: MainScript) -> None:
-    """Run the script of the parent as the module ``__mp_main__``, as multiprocessing does, to have its functions."""
+    """Run the script of the parent as the module ``__mp_main__``, as multiprocessing does, to define its functions."""
     module = types.ModuleType("__mp_main__")
     if script.module is not None:
         content = runpy.run_module(script.module, run_name="__mp_main__", alter_sys=True)
@@ -110,7 +110,7 @@ def find_target(target: str | Callable[..., Any], keyword: str) -> Callable[...,
         found = reduce(getattr, name.split("."), importlib.import_module(module))
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise  # the module is there, and imports another one that is not
+            raise  # the module exists, but imports another one that does not
         raise ConfigError(
             f"{keyword}={target!r}: there is no module {error.name!r} on the path of the loop's process, {sys.path}"
         ) from error

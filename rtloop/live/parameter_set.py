@@ -313,7 +313,7 @@ class ParameterSet:
             return self._plan(self.asked() + bytes(-len(self._values) % 8), others)
 
     def plan_replay_of_swap(self, changes: Iterable[ParameterChange], cycle: int) -> tuple[list[int], list[bytes]]:
-        """Do the same for a step that replaces another before `cycle`, with the values that it began with in the run."""
+        """Do the same for a step that replaces another before `cycle`, with the values that it then began with."""
         first, *others = [ParameterChange(*change) for change in changes] or [ParameterChange(cycle, {})]
         if self.declared and first.cycle != cycle:
             raise ConfigError(

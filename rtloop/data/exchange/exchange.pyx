@@ -43,8 +43,8 @@ cdef class Exchange:
     def close(self):
         """Give up the role in a shared exchange, so that another process can take it.
 
-        No loop may use this object any more: calls in a step have no effect. Items and values stay as long as a process has the exchange open.
-        A second call does nothing, and neither does a call for an exchange that is not shared.
+        No loop may use this object any more: calls in a step have no effect. Items and values stay as long as a process
+        has the exchange open. A second call does nothing, and neither does a call for an exchange that is not shared.
 
         Raises
         ------
