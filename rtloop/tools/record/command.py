@@ -19,7 +19,7 @@ __all__ = ["record"]
 @click.option(
     "--trigger",
     metavar="EXPR",
-    help="Write a file for each time that this becomes true: 'overrun or abs(error) > 0.1'.",
+    help="Write a file each time this becomes true: 'overrun or abs(error) > 0.1'.",
 )
 @click.option("--before", metavar="TIME", callback=to_duration, help="With --trigger: time before it; 1s by default.")
 @click.option("--after", metavar="TIME", callback=to_duration, help="With --trigger: time after it; 1s by default.")
@@ -58,11 +58,11 @@ def record(
     number in its name: FILE-20261129T191429.123Z-0001. The expression may contain signals, items of arrays
     (`error[0]`), numbers, comparisons, and, or, not, + - * / % **, abs, min, max, sqrt and isfinite.
 
-    It may also contain what happens to the loop: `overrun`, `missed` (releases), `late` (starts), `stall`, `fault`
+    It may also contain events of the loop: `overrun`, `missed` (releases), `late` (starts), `stall`, `fault`
     (page faults), `violation` (of a guard), `refused` (sets of parameters), `limit` (signals outside of their limits),
-    `swap` and `clock_step`. Each is the number in that cycle. `latency`, `execution` and `response` are those of the
-    cycle, ns. If a signal has such a name, write `loop.overrun`. The file has the parameters and the counters of the
-    moment.
+    `swap` and `clock_step`. Each is the number of these events in the cycle. `latency`, `execution` and `response` are
+    times of the cycle in ns. If a signal has such a name, write `loop.overrun`. The file also contains the parameters
+    and the counters at the event.
 
     rtloop run --record saves the timing of one run, and a Recorder in your program saves the signals of its own loops.
     Exit code 1 if nothing was recorded.

@@ -1,4 +1,4 @@
-"""EventFiles: a file for each event of a flight recorder, of which the newest are kept."""
+"""EventFiles: a file for each event of a flight recorder; only the newest files are kept."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EventFiles"]
 
-#: Files that have no room for what is known about an event: it is in a JSON file beside them.
+#: Formats without room for the description of an event, which goes into a JSON file beside them.
 _BARE = (".npy", ".csv")
 
 
@@ -26,7 +26,7 @@ class EventFiles:
     Parameters
     ----------
     output : path
-        Name that the others are made of.
+        Name from which the names of the files are formed.
     loop : str
         Name of the loop.
     clock : str
@@ -48,11 +48,11 @@ class EventFiles:
 
     @property
     def removed(self) -> int:
-        """Number of files that were removed again."""
+        """Number of files that were removed to keep only the newest."""
         return self._number - len(self.kept)
 
     def write(self, records: NDArray[Any], release: int, about: dict[str, Any]) -> Path:
-        """Write the samples around an event, and what is known about it. `release` is that of its cycle."""
+        """Write the samples around an event, and its description. `release` is the release of its cycle."""
         self._remove_oldest()
         path = self._path(release)
         file = open_record_file(path, records.dtype, f"/{self._loop}")

@@ -37,7 +37,7 @@ class EventRecorder:
     write : callable
         Takes the samples of an event, and the release of the one at which the condition became true.
     was_true : bool
-        The condition held for the sample before the first one, or that is not known: it has not become true then.
+        True if the condition held before the first sample, or if that is unknown; it has then not just become true.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class EventRecorder:
         self._last: int | None = None  # release of the newest sample
 
     def take(self, records: NDArray[Any], columns: Mapping[str, NDArray[Any]] = MappingProxyType({})) -> None:
-        """Take the next samples, and the columns beside them that the condition may name."""
+        """Take the next samples, and the columns of events that the condition may name."""
         if not len(records):
             return
         # A run that begins anew has a later release on the same clock, or an earlier one after the clock was set.

@@ -45,7 +45,7 @@ class Expression:
     dtype : numpy.dtype
         Type of the records.
     others : sequence of str, optional
-        Names of columns beside the records, such as ``overrun``. If a field has the name, ``loop.overrun`` is the
+        Names of columns beside the records, such as ``overrun``. If a field has the same name, ``loop.overrun`` is the
         column.
 
     Raises
@@ -69,7 +69,7 @@ class Expression:
     def test(self, records: NDArray[Any], columns: Mapping[str, NDArray[Any]] = MappingProxyType({})) -> NDArray[Any]:
         """Return for each record whether the condition holds. A value that is not a number is never true.
 
-        `columns` are those beside the records, by name.
+        `columns` are the columns beside the records, by name.
         """
         self._columns = columns
         with np.errstate(all="ignore"):

@@ -1,4 +1,4 @@
-"""FlightRecorder: a file for each event of a running loop, be it of its signals or of the loop itself."""
+"""FlightRecorder: a file for each event in the signals of a running loop, or of the loop itself."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class FlightRecorder:
     loop : Connection
         The loop; closed with this object.
     trigger : str
-        Condition, of signals, events and the times of a cycle.
+        Condition on signals, events and the times of a cycle.
     times : (int, int)
         Times before and after an event, ns.
     files : EventFiles
@@ -86,7 +86,7 @@ class FlightRecorder:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Number of each event since the beginning."""
+        """Number of events of each kind since the beginning."""
         return dict(self._events.counts)
 
     def _make_recorder(self, was_true: bool) -> EventRecorder:
@@ -94,7 +94,7 @@ class FlightRecorder:
         return EventRecorder(condition, *self._times, self._write, was_true)
 
     def turn(self) -> bool:
-        """Take what is new. Returns False if there is nothing more to record: see `end_reason`."""
+        """Take the new samples. Returns False if there is nothing more to record: see `end_reason`."""
         reading = read_loop(self.loop, self._events.cycle)
         is_swapped = reading.counts["swap"] != self._events.counters["swap"]
         self._events.take(reading)
@@ -147,7 +147,7 @@ class FlightRecorder:
         return True
 
     def finish(self) -> None:
-        """Write the event that is under way, if there is one, with all samples that there are."""
+        """Write the event that is under way, if any, with the samples taken so far."""
         self._take(self._reader.read(), None)
         self._recorder.finish()
 
@@ -179,7 +179,7 @@ class FlightRecorder:
         self._on_file(self.files.write(records, release, about), len(records))
 
     def _parameters(self, at: int, first: int, last: int) -> dict[str, Any]:
-        """Return the parameters that a cycle used, and the sets that were seen to come into use in the others."""
+        """Return the parameters that a cycle used, and the sets that came into use in the other cycles."""
         used = next((one for one in reversed(self._sets) if one.cycle <= at), self._sets[0] if self._sets else None)
         return {
             "parameters": {} if used is None else _plain(used)["values"],

@@ -136,7 +136,7 @@ def record_events(
 
 
 def _follow(state: Callable[[], str], duration: int | None, turn: Callable[[], bool]) -> None:
-    """Take turns until Ctrl-C, the end of the loop or of the duration, or one returns False."""
+    """Call the turn repeatedly until Ctrl-C, the end of the loop or of the duration, or until it returns False."""
     limit = None if duration is None else time.monotonic_ns() + duration
     with noted_signals() as noted:
         while True:
@@ -176,4 +176,4 @@ def _report(document: dict[str, Any], as_json: bool) -> None:
     click.echo(f"{document['written']} events in {document['records']:,} samples{lost}{removed}")
     happened = ", ".join(f"{count:,} {name}" for name, count in document["counts"].items() if count)
     if happened:
-        click.echo(f"happened meanwhile: {happened}")
+        click.echo(f"events of the loop: {happened}")

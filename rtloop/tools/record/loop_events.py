@@ -1,4 +1,4 @@
-"""LoopEvents: what happens to a loop besides its signals, as columns beside its samples."""
+"""LoopEvents: events of a loop, such as overruns and page faults, as columns beside its samples."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EVENTS", "QUANTITIES", "Happening", "LoopEvents", "Reading", "read_loop"]
 
-#: Events by name, and what one is. All but the last are counted by the loop or the kernel.
+#: Events by name, with a definition of each. The loop or the kernel counts all but the last.
 EVENTS = {
     "overrun": "a cycle that ended after the next release",
     "missed": "a release without a cycle",
@@ -27,14 +27,14 @@ EVENTS = {
     "violation": "a violation that a guard has found",
     "refused": "a set of parameters that the loop has refused",
     "clock_step": "a step of the clock",
-    "swap": "another step in the place of the former one",
+    "swap": "a replacement of the step",
     "limit": "a signal outside of its limits",
 }
 #: Times of a sample's cycle, ns.
 QUANTITIES = ("latency", "execution", "response")
-#: Happenings that are remembered, for the files of the events that they belong to.
+#: Greatest number of happenings that are kept for the files of events.
 _MOST = 100_000
-#: Records that are copied at first; more if there are.
+#: Number of records that are copied at first; more are copied if needed.
 _FEW = 1000
 
 
@@ -46,9 +46,9 @@ class Reading(NamedTuple):
     cycle : int
         Index of the cycle that is under way, or comes next.
     first : int
-        Index of the cycle since which the counters count: they are reset.
+        First cycle that the counters include; a reset changes it.
     counts : dict
-        Number of each event since `first`, of those that are known.
+        Number of events of each kind since `first`, as far as known.
     records : numpy.ndarray
         ``release``, ``start`` and ``end`` of the last cycles before `cycle`, without a gap.
     swap_cycle : int
@@ -70,9 +70,9 @@ class Happening(NamedTuple):
     event : str
         Kind, a key of `EVENTS`.
     number : int
-        Count of them.
+        Number of events.
     cycle : int
-        Index of the cycle; the last one in which they can have happened, if that is not known.
+        Index of the cycle, or of the last one in which they can have happened if it is not known.
     since : int
         First cycle in which they can have happened.
     """
@@ -106,7 +106,7 @@ def read_loop(loop: Connection, cycle: int | None = None) -> Reading:
         "clock_step": counters["clock_steps"],
         "swap": swaps[0],
     }
-    with suppress(OSError):  # they are being changed
+    with suppress(OSError):  # the parameters are being changed
         counts["refused"] = loop.parameters.refused
     minor, major = counters["usage"][:2]
     if minor is not None:
@@ -119,12 +119,12 @@ class LoopEvents:
 
     Overruns, missed releases and late cycles are found in the times of the cycles, if the loop keeps them
     (``record=``). Other events are attributed to the last cycle before the reading that shows them. The sum of a column
-    over all samples is the difference of the loop's counters, whatever is attributed to which.
+    over all samples always equals the difference of the loop's counters.
 
     Parameters
     ----------
     reading : Reading
-        Counters at the beginning: what happened before is not an event.
+        Counters at the beginning. Earlier events do not count.
     period_ns : int
         Period of the loop.
     policy : str
@@ -156,7 +156,7 @@ class LoopEvents:
         return {"cycle": self._last.cycle, **self._last.counts}
 
     def change_step(self, limits: Mapping[str, tuple[float | None, float | None]]) -> None:
-        """Go on with the signals and the parameters of another step, which has refused none yet."""
+        """Go on with the signals and the parameters of another step, which has not refused any set yet."""
         self.limits, self._outside = limits, 0.0
         self._last.counts["refused"] = 0
 
@@ -183,7 +183,7 @@ class LoopEvents:
             self._times.append((first, records))
 
     def _add(self, name: str, new: int, found: NDArray[Any] | None, first: int, since: int, reading: Reading) -> None:
-        """Note `new` events: where they were found, and the rest at the end."""
+        """Note `new` events in the cycles where they were found, and the rest in the last cycle."""
         newest = max(reading.cycle - 1, 0)
         if name == "swap":
             self._note(Happening(name, new, reading.swap_cycle, reading.swap_cycle if new == 1 else since))
@@ -217,7 +217,7 @@ class LoopEvents:
         return {"overrun": overran.astype(np.int64), "missed": missed, "late": (former > release).astype(np.int64)}
 
     def columns(self, samples: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        """Return the number of each event, and the quantities, for samples of cycles before `cycle`, in their order.
+        """Return the number of events of each kind, and the quantities, for samples of cycles before `cycle`, in order.
 
         An event of a cycle without a sample belongs to the next one.
         """
@@ -246,7 +246,7 @@ class LoopEvents:
         return found
 
     def _count_outside(self, samples: NDArray[Any]) -> NDArray[Any]:
-        """Return for each sample the number of signals outside of their limits, and note when one leaves them."""
+        """Return for each sample the number of signals outside of their limits, and note each that leaves them."""
         outside = np.zeros(len(samples))
         for name, (low, high) in self.limits.items():
             values = samples[name].reshape(len(samples), math.prod(samples[name].shape[1:]))

@@ -1,4 +1,4 @@
-"""SampleStream: the samples of a running loop, also after its step was replaced."""
+"""SampleStream: the samples of a running loop, also across swaps of its step."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class SampleStream:
     loop : Connection
         The loop with its present step.
     end_reason : str
-        Why there are no more samples, or an empty string.
+        Reason for which there are no more samples, or an empty string.
     """
 
     def __init__(self, loop: Connection) -> None:

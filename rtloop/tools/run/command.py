@@ -199,7 +199,7 @@ def to_cpu(ctx: click.Context, param: click.Parameter, value: str | None) -> Any
     help=f"Exit with {NOT_KEPT} if a request is refused (before the start), or a release is missed or overrun.",
 )  # fmt: skip
 @click.option("--simulate", is_flag=True, help="Run in virtual time, without a thread or privileges.")
-@click.option("--watch", is_flag=True, help="Go on with the new step whenever the .pyx is saved.")
+@click.option("--watch", is_flag=True, help="Swap in the new step whenever the .pyx is saved.")
 @plot_option("Draw the run")
 @click.option(
     "--record", type=OUTPUT_FILE, metavar="FILE", help="Save the run's timing, not its signals, to FILE (.npz)."
@@ -227,7 +227,7 @@ def run(**options: Any) -> int:
     rtloop run servo.pyx --cpu 3 --spin auto --strict         all requests granted, or exit code 3
     rtloop run servo.pyx --duration 10s --guard count         does step do what may delay it?
     rtloop run servo.pyx --duration 1h --simulate             takes seconds
-    rtloop run servo.pyx --watch                              save the file, and the loop has the new step
+    rtloop run servo.pyx --watch                              save the file to swap in the new step
     rtloop run control.py:step --rate 100Hz --record out.npz  a function; later: rtloop report out.npz
 
     Refused requests are listed at the end. The loop runs nevertheless, unless --strict is given.
@@ -412,7 +412,7 @@ def _report(err: Console, outcome: Outcome, request: Request) -> int:
         click.echo(
             json.dumps(
                 {"command": "run", "target": request.target, **document, "stats": stats.to_dict()},
-                indent=None if request.watch else 1,  # a line, as the swaps before it
+                indent=None if request.watch else 1,  # one line, like the events before it
             )
         )
     elif has_run:

@@ -1,4 +1,4 @@
-"""Revision of a .pyx whose loop runs: compiled and examined, before any of it is loaded into the process."""
+"""Revision of the .pyx of a running loop: compiled and examined before any of it is loaded into the process."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ class Examined(NamedTuple):
     Attributes
     ----------
     findings : str
-        What the lint has found, with its lines; empty if nothing.
+        Findings of the lint, with their lines; empty if there are none.
     unseen : list of str
-        The calls that it could not examine.
+        Calls that the lint could not examine.
     layouts : dict
         The structs of its classes.
     """
@@ -105,7 +105,7 @@ def _show(finding: Finding) -> str:
 
 
 class Examination:
-    """Examination of the C of a source while that is compiled, kept beside the module in the cache.
+    """Examination of the generated C while it is compiled. The result is kept beside the module in the cache.
 
     Parameters
     ----------
@@ -139,10 +139,10 @@ class Examination:
         )
 
     def check(self, module: Path) -> None:
-        """Raise Rejected if something was found: called with the module before it is loaded."""
+        """Raise Rejected if there are findings. Called with the module's file before it is loaded."""
         self.finish(module)
         if self.result is not None and self.result.findings:
-            raise Rejected("lint", f"rtloop lint finds what may delay the loop:\n{self.result.findings}")
+            raise Rejected("lint", f"rtloop lint finds code that may delay the loop:\n{self.result.findings}")
 
     def finish(self, module: Path) -> None:
         """Wait for the result, or find it beside the module."""

@@ -1,4 +1,4 @@
-"""Saved files: a source and what it is built from, polled for a change of their content.
+"""Saved files: a source and the other inputs of its build, polled for a change of their content.
 
 They are polled rather than watched by inotify(7), because inotify reports nothing of changes that another host makes on
 NFS, or that come into a container through a mount, and it loses a file that an editor replaces by renaming another. A
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["SavedFiles"]
 
 _INTERVAL_S = 0.1
-#: A file is complete when it has not changed for so long.
+#: A file is complete when it has not changed for this time.
 _SETTLED_S = 0.03
 _GONE_S = 1.0
 _DECLARED = ("*.pxd", "*.pxi")
@@ -28,7 +28,7 @@ _Stamps = dict[str, tuple[int, ...]]
 
 
 class SavedFiles:
-    """A source, the declarations beside it, and what else it was built from.
+    """A source, the declarations beside it, and the other inputs of its build.
 
     A file that is replaced by renaming another one, or written in several pieces, counts once it has settled. An empty
     source is about to be written, and counts as missing.
@@ -58,7 +58,7 @@ class SavedFiles:
         return _INTERVAL_S if self._pending is None else _SETTLED_S
 
     def follow(self, inputs: Iterable[str]) -> None:
-        """Note what the source was built from last. What is in the known files is not read again."""
+        """Set the inputs of the last build. Files that are already known are not read again."""
         self._others = set(inputs) - {str(self._source)}
         self._stamps = {**self._read_stamps(), **self._stamps}
 
@@ -96,11 +96,11 @@ class SavedFiles:
         return saved
 
     def is_superseded(self) -> bool:
-        """Return True if the content has changed since :meth:`poll`: what is being made of it is out of date."""
+        """Return True if the content has changed since :meth:`poll`, so that the build in progress is out of date."""
         stamps = self._read_stamps()
         if stamps == self._stamps or self._read_digest(stamps) == self._digest:
             return False
-        self._digest = None  # should the content come back, it has to be made again
+        self._digest = None  # if the same content comes back, it has to be built again
         return True
 
     def forget(self) -> None:

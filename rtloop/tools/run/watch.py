@@ -1,4 +1,4 @@
-"""Watch: the loop of ``rtloop run --watch`` goes on with the new step whenever its file is saved."""
+"""Watch: swaps in the new step of the loop of ``rtloop run --watch`` whenever its file is saved."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Event", "Watch"]
 
-#: Longest wait for a compilation when the loop has ended: then its folder is removed, so that the compiler fails.
+#: Longest wait for a compilation when the loop has ended. After it the folder is removed, so that the compiler fails.
 _JOIN_S = 1.0
 
 
@@ -56,7 +56,7 @@ class Event(NamedTuple):
 class Watch:
     """Thread that compiles a file whenever it is saved, and swaps the running loop's step.
 
-    It and the compilers have an ordinary priority, and leave the loop's CPU if there is another one.
+    The thread and the compilers have an ordinary priority, and avoid the loop's CPU if there is another one.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ class Watch:
     def _follow(self) -> None:
         _be_ordinary(self._loop.settings.cpu)
         if self._findings:
-            text = f"rtloop lint finds what may delay the loop; a save with it is rejected:\n{self._findings}"
+            text = f"rtloop lint finds code that may delay the loop; a save with it is rejected:\n{self._findings}"
             self._tell(Event("note", text, {}))
         while not self._is_over.wait(self._files.interval_s):
             if self._loop.state != "running":
@@ -112,7 +112,7 @@ class Watch:
             self._values = self._values or self._read_values()
             saved = self._files.poll()
             if self._files.is_newly_gone():
-                self._tell(Event("gone", f"{self._name} is missing or empty; the loop goes on with its law", {}))
+                self._tell(Event("gone", f"{self._name} is missing or empty; the loop keeps its present law", {}))
             if saved is not None:
                 event = self._answer(saved)
                 if event is not None:
@@ -128,7 +128,7 @@ class Watch:
             if self._files.is_superseded():
                 return None
             if built.path == self._present:
-                return Event("unchanged", f"{self._name} is what the loop runs", {})
+                return Event("unchanged", f"{self._name} is the version that the loop runs", {})
             successor = self._create(revision)
             cycle = self._swap(revision, successor)
         except Rejected as error:
@@ -168,8 +168,8 @@ class Watch:
         line, reason = find_disagreement(source, bases, self._layouts, revision.examined.layouts)
         if reason:
             fix = (
-                "keep what it reads in a base class that stays as it is, and cast to that; or leave take_over() "
-                "out for this swap; or stop the loop and start it again"
+                "keep the fields that it reads in a base class that does not change, and cast to that; or leave "
+                "take_over() out for this swap; or stop the loop and start it again"
             )
             raise Rejected("take-over", show_diagnostic(Diagnostic(self._name, line, 0, reason, fix)))
         return successor
@@ -196,7 +196,7 @@ class Watch:
             raise Rejected("swap", text) from None
 
     def _compare_values(self) -> list[str]:
-        """Return a line for each parameter whose value is another than before, or was set while the loop ran."""
+        """Return a line for each parameter whose value has changed, or was set while the loop ran."""
         before, declared = self._values, self._loop.parameters.declared
         self._values = now = self._read_values()
         lines = []
@@ -224,7 +224,7 @@ class Watch:
 
 
 def _own(inputs: tuple[str, ...]) -> list[str]:
-    """Return the inputs that are not of rtloop itself."""
+    """Return the inputs that are not files of rtloop itself."""
     package = f"{Path(__file__).resolve().parents[2]}{os.sep}"
     return [path for path in inputs if not path.startswith(package)]
 
