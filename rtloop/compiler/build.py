@@ -194,8 +194,8 @@ def build_module(
 ) -> Built:
     """Build like :func:`build`, but return its warnings.
 
-    If the module is compiled, `examine` is called with the C that Cython has generated for it, and in any case `check`
-    with the module's file before it is loaded.
+    If the module has to be compiled, `examine` is called with the C that Cython has generated for it. In any case,
+    `check` is called with the module's file before that is loaded.
     """
     source = Path(path).resolve()
     if source.suffix != ".pyx":
@@ -432,7 +432,7 @@ def _why_not_imported(error: ImportError, source: Path) -> str:
 
 
 def module_name(stem: str) -> str:
-    """Return the name of the module that is built of a file."""
+    """Return the name of the module that is built from a file."""
     name = re.sub(r"\W", "_", stem)
     name = name if name[:1].isidentifier() else f"_{name}"
     return f"{name}_" if iskeyword(name) else name

@@ -241,7 +241,7 @@ def _lower(armed):
 
 
 def disarm_at_once(armed):
-    """Undo :func:`arm`, without waiting for a signal that has come."""
+    """Undo :func:`arm`, without waiting for a signal that has already arrived."""
     _lower(armed)
 
 

@@ -479,14 +479,14 @@ def _printable(text: str) -> str:
 
 
 def _describe_denied(pids: list[int]) -> str:
-    """Return the end of a message on processes of this user that could not be inspected; none if there are none."""
+    """Return the end of a message that lists the processes of this user that could not be inspected; may be empty."""
     if not pids:
         return ""
     shown = [f"{pid} ({_program(pid)})" for pid in pids[:3]]
     more = "" if len(pids) <= len(shown) else f" and {len(pids) - len(shown)} others"
     return (
         f". Not inspected, because they have privileges that this process lacks (ptrace(2)): {', '.join(shown)}{more}; "
-        "if one of them has it, give this process the same capabilities"
+        "if one of them has the exchange open, give this process the same capabilities"
     )
 
 

@@ -26,8 +26,8 @@ from rtloop.system.privilege import (
 
 __all__ = ["explain", "explain_thread", "is_privilege_missing", "lock_limit", "may_lock_future"]
 
-#: Errnos that the kernel itself answers to calls with these arguments: the state of the machine or of the process is
-#: the cause. A filter may answer any errno (SystemCallErrorNumber= of systemd), and is the cause of all others.
+#: Errnos that the kernel itself answers to calls with these arguments: their cause is the state of the machine or of
+#: the process. A filter may answer any errno (SystemCallErrorNumber= of systemd), and is the cause of all others.
 _OF_THE_KERNEL = frozenset(
     {
         errno.E2BIG, errno.EAGAIN, errno.EBADF, errno.EBUSY, errno.EEXIST, errno.EFAULT, errno.EFBIG, errno.EINTR,
@@ -74,7 +74,7 @@ def explain_thread(error: int) -> tuple[str, str]:
     Parameters
     ----------
     error : int
-        Its positive errno. Python does not tell it: pass EAGAIN, the one of all limits, for a thread of Python's.
+        Its positive errno. Python does not report it: for its own threads pass EAGAIN, the errno of all limits.
     """
     text = f"pthread_create: {os.strerror(error)} ({errno.errorcode.get(error, error)})"
     if error == errno.EAGAIN:

@@ -22,7 +22,7 @@ _SCALARS = (str, int, float, type(None))
 class About(NamedTuple):
     """Description of a loop; empty if it was not written yet, or did not fit.
 
-    `swaps` is the number of swaps in the run, and the first cycle of the present step.
+    `swaps` has the number of swaps in the run, and the first cycle of the present step.
     """
 
     settings: dict[str, Any]

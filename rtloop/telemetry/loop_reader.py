@@ -144,7 +144,7 @@ class LoopReader:
         return self._swaps
 
     def snapshot(self, records: int) -> Snapshot:
-        """Return the raw figures, with at most a number of records; for those who read them many times a second.
+        """Return the raw figures, with a limited number of records, for callers that read them many times a second.
 
         Raises
         ------

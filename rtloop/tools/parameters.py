@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["format_limits", "format_value", "get", "parse_value", "set"]
 
-#: Seconds that the first sample of a loop on another host is waited for.
+#: Longest wait for the first sample of a loop on another host, s.
 _PATIENCE_S = 2.0
 _WORDS = {"true": True, "on": True, "yes": True, "false": False, "off": False, "no": False}
 
@@ -143,7 +143,7 @@ def _connect(name: str, pid: int | None, keys: str | None, config: str | None) -
             raise click.UsageError("--config belongs to --zenoh: give --zenoh KEYS as well")
         return connect(name, pid)
     if pid is not None:
-        raise click.UsageError("--pid selects a process of this machine: with --zenoh choose by KEYS")
+        raise click.UsageError("--pid selects a process of this machine: with --zenoh, choose by KEYS")
     from rtloop import zenoh
 
     return zenoh.connect(name, keys, config=config)
@@ -260,7 +260,7 @@ def format_value(value: Any) -> str:
 
 
 def format_limits(low: Any, high: Any) -> str:
-    """Format limits, of which None is that of the type: ``0 to 50``, ``at least 0``; an empty text if both are."""
+    """Format limits: ``0 to 50``, ``at least 0``. None is the limit of the type; empty if both are None."""
     if low is not None and high is not None:
         return f"{format_value(low)} to {format_value(high)}"
     if low is not None:

@@ -99,11 +99,11 @@ class BridgeStats:
 class Bridge:
     """Publish a loop to other hosts, and let them set what its owner allows, until it is closed.
 
-    Statistics, parameters and signals that the loop has declared are published without further arguments, to whoever
-    subscribes.
+    Statistics, and the parameters and signals that the loop has declared, are published to all subscribers without
+    further arguments.
 
-    It runs on ordinary threads, its own and Zenoh's. The loop never waits for it, whatever the network does. Zenoh
-    restores lost links; messages published meanwhile are lost, and their numbers let a peer count them.
+    The bridge runs on ordinary threads, its own and Zenoh's. The loop never waits for it, whatever the network does.
+    Zenoh restores lost links; messages published meanwhile are lost, and their numbers let a peer count them.
 
     Parameters
     ----------
@@ -118,8 +118,8 @@ class Bridge:
         Interval at which statistics are published. A snapshot copies the loop's `record` cycles.
     signals : mapping of Ring or SignalLog, optional
         Further rings by name, whose records are published. The bridge is their only reader. Instead of a ring, give a
-        pair of a ring and the clock of its records' times, such as ``(loop.log, "tai")``. Without it, fields `release`
-        and `start` are on the loops' clock, and a recorder infers that of a field `time`.
+        pair of a ring and the clock of its records' times, such as ``(loop.log, "tai")``. Without a clock, fields
+        `release` and `start` are on the loops' clock, and a recorder infers the clock of a field `time`.
     batch : duration
         Interval at which rings are emptied. A ring must hold the records of several intervals.
     setpoints : mapping of Latest, optional
@@ -129,8 +129,8 @@ class Bridge:
     commands : iterable of {"start", "stop", "reset", "set"}
         Commands that peers may give; "set" lets them change the loops' parameters. None by default.
     signal_rate : rate or None
-        Greatest rate at which samples of the loops' own signals are published. Of a faster loop only each n-th sample
-        is, and the frames name n as ``every``. None: they are not published.
+        Greatest rate at which samples of the loops' own signals are published. Of a faster loop only every n-th sample
+        is published, with n as ``every`` in the frames. None: the signals are not published.
 
     Raises
     ------
@@ -192,7 +192,7 @@ class Bridge:
         if len(self._texts) < len(self._loops):
             names = ", ".join(repr(one.name) for one in self._loops)
             raise ConfigError(f"the loops are called {names}: in keys, with _ for / * $ ? #, two are the same")
-        self._own: dict[str, Any] = {}  # the loops' own signals that were looked at, by the name of the loop
+        self._own: dict[str, Any] = {}  # the loops' own signals that were processed, by the name of the loop
         self._session: Any = None
         self._fault: BaseException | None = None
         self._is_open, self._wake, self._has_ended = threading.Event(), threading.Event(), threading.Event()
@@ -410,12 +410,12 @@ class Bridge:
         return next((self._at("signals", at) for at, one in tuple(self._signals.items()) if one.source is found), None)
 
     def _follow_signals(self) -> None:
-        """Publish the loops' own signals, from the time on when they are fixed; after a swap, those of the new step."""
+        """Publish the loops' own signals as soon as they are fixed; after a swap, those of the new step."""
         for name, loop in zip(self._texts, self._loops, strict=True):
             found = getattr(loop, "signals", None)
             if not isinstance(found, Signals) or found is self._own.get(name) or loop.state == "new" or not len(found):
                 continue
-            self._own[name] = found  # also if the rest fails, which is counted once
+            self._own[name] = found  # even if the rest fails, so that the error is counted only once
             former = self._signals.get(name)
             if any(one.source is found for one in self._signals.values()) or not (
                 former is None or isinstance(former.ring, Thinned)

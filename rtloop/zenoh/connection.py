@@ -25,14 +25,14 @@ from rtloop.zenoh.tuning import make_set
 
 __all__ = ["RemoteConnection", "connect", "find_loop"]
 
-#: Seconds that an answer is waited for.
+#: Longest wait for an answer, s.
 _PATIENCE_S = 3.0
 
 
 class RemoteConnection:
-    """A loop on another host: what `rtloop.connect` offers for one of this machine, over its bridge.
+    """A connection to a loop on another host through its bridge, like that of `rtloop.connect` on one machine.
 
-    Its bridge tells changes of parameters and statistics, so that reading them does not wait for the network.
+    The bridge sends changes of parameters and statistics, so that reading them does not wait for the network.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ class RemoteConnection:
     BridgeError
         If the bridge does not answer.
     PayloadError
-        If its answer is not one of a bridge.
+        If the answer is not that of a bridge.
     """
 
     def __init__(self, remotes: Remotes, loop: RemoteLoop) -> None:
@@ -83,7 +83,7 @@ class RemoteConnection:
         for key, payload, _ in self._remotes.get(at, _PATIENCE_S):
             if key == at:
                 return payload
-        raise BridgeError(f"{at}: its bridge has not answered, or is of a version without parameters")
+        raise BridgeError(f"{at}: its bridge has not answered, or its version of rtloop has no parameters")
 
     def _on_parameters(self, sample: Any) -> None:
         with suppress(PayloadError):
@@ -131,7 +131,7 @@ class RemoteConnection:
         Raises
         ------
         StateError
-            If the bridge does not publish any of this loop.
+            If the bridge does not publish signals of this loop.
         BridgeError, PayloadError
             As for the connection.
         """
@@ -145,7 +145,7 @@ class RemoteConnection:
             listed = signals.values() if isinstance(signals, dict) else ()
             found = next((one for one in listed if isinstance(one, dict) and one.get("key") == at), None)
             if found is None or not str(at).startswith(f"{self.key}/signals/"):
-                raise StateError(f"{self.name} on {self.host} has no signals that its bridge publishes")
+                raise StateError(f"{self.name} on {self.host} has no signals, or its bridge does not publish them")
             made = RemoteSignals(self.name, {"units": {}, "every": 1, **found})
             self._handlers.take_all(self._remotes.session, str(at), lambda sample: made.take(sample.payload.to_bytes()))
             self._signals = made
@@ -168,14 +168,14 @@ class RemoteConnection:
         StateError
             If it does not accept sets.
         BridgeError
-            If it has refused this one, or has not answered.
+            If it has refused this set, or has not answered.
         """
         if self._is_closed:
             raise StateError(f"the connection to {self.name} is closed")
         if not self._set.may_set:
             raise StateError(
-                f"the parameters of {self.name} on {self.host} cannot be changed: its owner has not allowed it with "
-                "Bridge(commands=('set',)), or has made the loop with tunable=False"
+                f"the parameters of {self.name} on {self.host} cannot be changed, because its owner has not allowed it "
+                "with Bridge(commands=('set',)), or has created the loop with tunable=False"
             )
         payload = make_set(key_chunk(self.name), values, this_writer())
         said = self._remotes.order(f"{self.key}/commands/{SET}", _PATIENCE_S, payload)
@@ -239,8 +239,8 @@ def find_loop(remotes: Remotes, name: str | None, timeout: float = _PATIENCE_S) 
         raise BridgeError(
             f"{len(matching)} loops match, {listed}: choose one by its name, or by the keys of its bridge"
         )
-    asked = "no loop" if name is None else f"no loop of the name {name!r}"
-    raise BridgeError(f"{asked} has answered for {remotes.keys}; there is {listed or 'none at all'}")
+    asked = "no loop" if name is None else f"no loop named {name!r}"
+    raise BridgeError(f"{asked} has answered for {remotes.keys}; available: {listed or 'none'}")
 
 
 def connect(name: str | None = None, keys: str = "rtloop/**", *, config: Any = None) -> RemoteConnection:
@@ -251,7 +251,7 @@ def connect(name: str | None = None, keys: str = "rtloop/**", *, config: Any = N
     name : str, optional
         Name of the loop; without it, exactly one loop must match.
     keys : str
-        Zenoh key expression of the bridges' prefixes, which chooses among hosts: ``rtloop/pi/**``.
+        Zenoh key expression that the bridges' keys match, to choose among hosts: ``rtloop/pi/**``.
     config : None, path, dict or zenoh.Config
         Zenoh's own configuration.
 

@@ -38,12 +38,12 @@ _NUMBERS = "fiubc"
 
 
 def thinning(period_ns: Fraction | int, every: int, least_ns: Fraction | None) -> int:
-    """Return n so that each n-th sample of a loop's signals is at least a time after the one before."""
+    """Return n such that every n-th sample of a loop's signals is at least a given time after the one before."""
     return 1 if least_ns is None else max(1, math.ceil(least_ns / (period_ns * every)))
 
 
 class Thinned:
-    """Each n-th sample of a loop's own signals, with the methods of a ring.
+    """Every n-th sample of a loop's own signals, with the methods of a ring.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ class Thinned:
         self._skip = 0
         header = len(pack(np.empty(0, self.dtype)))
         if header > _MAX_TYPE_BYTES:
-            raise ConfigError(f"the description of {len(self.units)} signals has {header:,} bytes; a frame has no room")
+            raise ConfigError(f"the description of {len(self.units)} signals has {header:,} bytes, too many for a frame")
 
     @property
     def dropped(self) -> int:

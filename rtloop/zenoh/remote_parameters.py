@@ -1,4 +1,4 @@
-"""RemoteParameterSet: the parameters of a loop on another host, as its bridge tells them."""
+"""RemoteParameterSet: the parameters of a loop on another host, as sent by its bridge."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _MAX_DOCUMENT_BYTES = 4 << 20
 
 
 class RemoteParameterSet:
-    """The parameters of a loop on another host, as its bridge has told them last; a source of `Parameters`.
+    """The parameters of a loop on another host, as last sent by its bridge; a source of `Parameters`.
 
     Parameters
     ----------
     name : str
         Name of the loop.
     ask_for : callable
-        Asks the bridge for a set, and returns when it has been accepted.
+        Sends a set to the bridge, and returns when it was accepted.
 
     Attributes
     ----------
@@ -49,7 +49,7 @@ class RemoteParameterSet:
         self._lock = threading.Lock()
 
     def take(self, payload: bytes) -> None:
-        """Take a document over, unless a newer one has come before.
+        """Take over a document, unless a newer one has already arrived.
 
         Raises
         ------
@@ -64,7 +64,7 @@ class RemoteParameterSet:
             raise PayloadError(f"the parameters of {self.name}: {str(error)[:200]}") from None
 
     def take_document(self, said: Any) -> None:
-        """Take the content of a document over.
+        """Take over the content of a document.
 
         Raises
         ------
@@ -73,11 +73,11 @@ class RemoteParameterSet:
         """
         try:
             if said["format"] != "rtloop-bridge-parameters" or said["version"] != 1:
-                raise ValueError("it is not a rtloop-bridge-parameters of version 1")
+                raise ValueError("it is not a document rtloop-bridge-parameters of version 1")
             declared = _parse_parameters(said["parameters"])
             sequence, identity, cycle, refused = said["sequence"], said["bridge_id"], said["cycle"], said["refused"]
             if not all(type(number) is int and 0 <= number < 1 << 63 for number in (sequence, cycle or 0, refused)):
-                raise ValueError("its numbers are not counts")
+                raise ValueError("sequence, cycle or refused is not a count")
             values = _pack(declared, said["values"])
             used = None if said["used"] is None else Used(0, cycle or 0, refused, _pack(declared, said["used"]))
             state = str(said["state"])[:16]
@@ -107,7 +107,7 @@ class RemoteParameterSet:
         StateError
             If the bridge does not accept sets.
         BridgeError
-            If it has refused this one, or has not answered; the message is the bridge's.
+            If it has refused this set, or has not answered; the message is the bridge's.
         """
         declared = self.declared
         merged = merge(declared, self.asked(), changes)
@@ -116,7 +116,7 @@ class RemoteParameterSet:
 
 
 def _parse_parameters(listed: Any) -> dict[str, Parameter]:
-    """Read an untrusted list of parameters, and give them places in a set of this process's own.
+    """Parse an untrusted list of parameters, and lay them out in a set of this process.
 
     Raises
     ------
@@ -143,7 +143,7 @@ def _pack(declared: Mapping[str, Parameter], values: Any) -> bytes:
     Raises
     ------
     ValueError
-        If one of them is missing, or cannot be of its parameter.
+        If a value is missing, or does not fit its parameter.
     """
     if not isinstance(values, dict) or values.keys() != declared.keys():
         raise ValueError("its values are not those of its parameters")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["RemoteReader", "RemoteSignals"]
 
 _MAX_FRAME_BYTES = 16 << 20
-#: Samples, and bytes of them, that are kept for slow readers.
+#: Greatest number of samples, and of their bytes, that are kept for slow readers.
 _MOST_SAMPLES = 1 << 16
 _MOST_SAMPLE_BYTES = 64 << 20
 
@@ -69,13 +69,13 @@ class RemoteSignals:
     dtype : numpy.dtype
         Type of a record.
     every : int
-        The bridge sends each n-th sample.
+        n, if the bridge sends every n-th sample.
     capacity : int
         Number of samples that are kept.
     missing : int
         Number of samples that were lost: on the way, and on the loop's host.
     refused : int
-        Number of payloads that were not samples of these signals.
+        Number of payloads that did not contain samples of these signals.
     """
 
     def __init__(self, name: str, described: Any) -> None:
@@ -113,7 +113,7 @@ class RemoteSignals:
             if frame.records.dtype != self.dtype or not all(
                 type(number) is int and 0 <= number < 1 << 62 for number in (first, dropped)
             ):
-                raise PayloadError("it is not of these signals")
+                raise PayloadError("it has no samples of these signals")
         except PayloadError:
             self.refused += 1
             return

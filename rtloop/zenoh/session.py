@@ -323,7 +323,7 @@ class Handlers:
         self._take(session.declare_subscriber(key, engine().handlers.FifoChannel(_QUEUE)), key, function)
 
     def take_liveliness(self, session: Any, key: str, function: Any) -> None:
-        """Do the same with the tokens of peers."""
+        """Do the same for the liveliness tokens of peers."""
         channel = engine().handlers.FifoChannel(_QUEUE)
         self._take(session.liveliness().declare_subscriber(key, channel), key, function)
 

@@ -1,4 +1,4 @@
-"""Parameters of a bridge's loops: their documents, and the sets that peers may ask for."""
+"""Parameters of a bridge's loops: their documents, and sets that peers request."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ _NOBODY = {"host": "", "pid": 0, "program": ""}
 
 
 def parameters_of(loop: Any) -> Parameters | None:
-    """Return the parameters of a loop; None if it has none, or uses the name for something of its own."""
+    """Return the parameters of a loop; None if it has none, or has another attribute of that name."""
     found = getattr(loop, "parameters", None)
     return found if isinstance(found, Parameters) and len(found) else None
 
 
 def make_set(loop: str, values: Mapping[str, Any], writer: Writer) -> bytes:
-    """Return the payload that asks for a set."""
+    """Return the payload that requests a set."""
     by = {"host": writer.host, "pid": writer.pid, "program": writer.program}
     return json.dumps({"loop": loop, "values": dict(values), "by": by}, separators=(",", ":")).encode()
 
@@ -46,8 +46,8 @@ def make_set(loop: str, values: Mapping[str, Any], writer: Writer) -> bytes:
 class Tuning:
     """Documents of parameters, and the execution of sets, one after the other, on its own thread.
 
-    A set passes the same checks as one of the loop's own program, and is in the record of the run with the host, the
-    process and the program that the peer has named.
+    A set is checked like one of the loop's own program. The record of the run has it with the host, the process and the
+    program that the peer has given, unverified.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ class Tuning:
         return is_new
 
     def on_query(self, query: Any) -> None:
-        """Accept a query that asks for a set; from any thread. Raises nothing."""
+        """Accept a query that requests a set; from any thread. Raises nothing."""
         try:
             if str(query.key_expr) != self._key:  # one that matched by a wildcard did not ask for this
                 raise PayloadError(f"{query.key_expr} is not the key of a set; it is {self._key}")
@@ -142,7 +142,7 @@ class Tuning:
             payload = query.payload
             if payload is None or len(payload) > MAX_SET_BYTES:
                 size = "no" if payload is None else f"{len(payload):,}"
-                raise PayloadError(f"it has {size} bytes of payload, and a set has up to {MAX_SET_BYTES:,}")
+                raise PayloadError(f"it has {size} bytes of payload, and a set has 1 to {MAX_SET_BYTES:,}")
             self._waiting.put_nowait((query, payload.to_bytes()))
         except queue.Full:
             self._answer(query, f"{_MAX_WAITING} other sets are waiting")

@@ -234,7 +234,7 @@ def test_what_ends_is_seen(network: dict[str, Any], remotes: Remotes) -> None:
             until(lambda: there.state == "stopped")
             bridge.close()
             until(lambda: there.state == "died")
-            with pytest.raises(BridgeError, match="no loop of the name 'motor'"):
+            with pytest.raises(BridgeError, match="no loop named 'motor'"):
                 find_loop(remotes, "motor", 0)
         with pytest.raises(StateError, match="closed"):
             _ = there.signals

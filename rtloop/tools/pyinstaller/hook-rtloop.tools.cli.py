@@ -1,4 +1,4 @@
-"""Modules of the commands, which the command line imports by name, for programs that contain it."""
+"""PyInstaller hook: adds the modules of the commands, which the command line imports by name."""
 
 from PyInstaller.utils.hooks import collect_data_files
 

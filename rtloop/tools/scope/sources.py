@@ -18,10 +18,10 @@ __all__ = ["Machine", "Network", "Source"]
 
 
 class Source(Protocol):
-    """Source of running loops. All methods may block, and are called on other threads than the server's."""
+    """Source of running loops. All methods may block, and are not called on the server's thread."""
 
     def search(self) -> tuple[list[dict[str, Any]], str]:
-        """Return the running loops for the page, and why some may be missing; usually an empty text."""
+        """Return the running loops for the page, and a note on those that may be missing; usually empty."""
 
     def connect(self, name: str, pid: int) -> Connection | RemoteConnection:
         """Connect to a loop of the last search; raise an RtloopError if that is not possible."""
@@ -116,7 +116,7 @@ class Network:
             )
         self._loops = named
         silent = len(self._remotes.faulty)
-        note = f"{silent} bridges did not answer, or not as a bridge does." if silent else ""
+        note = f"{silent} bridges did not answer, or sent an invalid answer." if silent else ""
         return loops, note
 
     def connect(self, name: str, pid: int) -> RemoteConnection:
@@ -125,7 +125,7 @@ class Network:
         Raises
         ------
         BridgeError, PayloadError
-            If there is no such loop, or its bridge does not answer as one does.
+            If there is no such loop, or its bridge does not give a valid answer.
         """
         from rtloop.zenoh.connection import RemoteConnection
 

@@ -28,7 +28,7 @@ _NARROWEST = 12
 
 
 def sparkline(values: NDArray[np.float64], width: int) -> str:
-    """Draw numbers, newest to the right; a column shows that of its numbers which is farthest from the median.
+    """Draw numbers, newest to the right; each column shows the one of its numbers that is farthest from the median.
 
     So a single outlier among thousands of samples is always visible. A column without a finite number is blank.
     """

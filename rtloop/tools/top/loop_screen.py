@@ -221,7 +221,7 @@ class LoopScreen(Screen[None]):
         return format_value(self._view.values.get(name, ""))
 
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
-        """Change the selected parameter: Enter, or a click on it."""
+        """Change the selected parameter, on Enter or a click."""
         event.stop()
         if event.row_key.value is not None and not self._is_sending:
             self._tell(Text())
@@ -238,7 +238,7 @@ class LoopScreen(Screen[None]):
         line.select_all()
 
     def _stage(self) -> None:
-        """Note what was typed; a value that was left as it is shown changes nothing."""
+        """Note the typed text; a value that was left as shown changes nothing."""
         text = self._input.value
         if text.strip() == self._format(self._edited):
             self._staged.pop(self._edited, None)

@@ -27,7 +27,7 @@ __all__ = ["LoopView", "LoopWatch", "Trace"]
 
 #: Number of last samples that are drawn.
 _SAMPLES = 4096
-#: Greatest number of signals, or items of arrays, that are drawn.
+#: Greatest number of signals, or of array items, that are drawn.
 MOST_TRACES = 64
 #: Longest wait for the loop to use new values, besides three of its periods, s.
 _PATIENCE_S = 1.0
@@ -63,7 +63,7 @@ class LoopView:
     values : mapping
         Value of each parameter that was set last.
     problem : str
-        Why there are none, if they could not be read.
+        Reason for which they could not be read; usually empty.
     """
 
     traces: list[Trace] = field(default_factory=list)
@@ -97,7 +97,7 @@ class LoopWatch:
         self._lock = threading.Lock()
 
     def poll(self) -> LoopView:
-        """Return what is new together with the last samples before."""
+        """Return the new samples together with the last ones before."""
         with self._lock:
             try:
                 return self._poll(self._opened())
@@ -130,7 +130,7 @@ class LoopWatch:
         kept = records if is_gap or self._kept is None else np.concatenate((self._kept, records))
         self._kept = kept = kept[-_SAMPLES:]
         channels = signal_channels(kept.dtype, self._units)
-        with np.errstate(all="ignore"):  # a signal may be anything, also not finite
+        with np.errstate(all="ignore"):  # a signal may be infinite or not a number
             traces = [Trace(one.name, one.unit, one.values(kept)) for one in channels[:MOST_TRACES]]
         span = int(kept["release"][-1] - kept["release"][0]) if len(kept) else 0
         return LoopView(

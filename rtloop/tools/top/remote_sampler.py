@@ -122,11 +122,11 @@ class RemoteSampler(Sampler):
         Raises
         ------
         BridgeError, PayloadError
-            If it has ended, or its bridge does not answer as one does.
+            If it has ended, or its bridge does not give a valid answer.
         """
         loop = self._loops.get(key)
         if loop is None:
-            raise BridgeError("its bridge does not answer any more")
+            raise BridgeError("its bridge no longer answers")
         return RemoteConnection(self._remotes, loop)
 
     def describe_none(self) -> str:
