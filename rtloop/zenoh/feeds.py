@@ -68,7 +68,7 @@ class Thinned:
         self._skip = 0
         header = len(pack(np.empty(0, self.dtype)))
         if header > _MAX_TYPE_BYTES:
-            raise ConfigError(f"the description of {len(self.units)} signals has {header:,} bytes, too many for a frame")
+            raise ConfigError(f"the description of {len(self.units)} signals, {header:,} bytes, does not fit a frame")
 
     @property
     def dropped(self) -> int:

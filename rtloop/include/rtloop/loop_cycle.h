@@ -106,17 +106,17 @@ static __attribute__((noinline, cold, unused)) int64_t rt_loop_wake(rt_loop_t *l
   return rt_loop_read_clock(loop);
 }
 
-/* Have a function called with `self` once, after the present step has been timed and before the wait for the next
- * release: the time that is left until then is what it may take. In step only; O(1); never fails; no system call. In
- * virtual time it is not called. */
+/* Request one call of a function with `self`, after the present step has been timed and before the wait for the next
+ * release. The call may take the time that is left until then. In virtual time it is not made. In step only; O(1);
+ * never fails; no system call. */
 static inline void rt_loop_request_slack(rt_loop_t *loop, void (*call)(void *), void *self) {
   loop->hooks.slack_self = self;
   loop->hooks.in_slack = call;
   loop->plain_until = INT64_MIN;
 }
 
-/* Make the call that a step has requested. Returns the present time without the offset of a settable clock. Between two
- * cycles; as long as the call. */
+/* Make the call that a step has requested. Returns the present time without the offset of a settable clock. The loop's
+ * thread between two cycles; takes as long as the call. */
 static __attribute__((noinline, cold, unused)) int64_t rt_loop_use_slack(rt_loop_t *loop) {
   void (*const call)(void *) = loop->hooks.in_slack;
   loop->hooks.in_slack = NULL;
@@ -215,13 +215,13 @@ static __attribute__((noinline, cold, unused)) void rt_loop_swap(rt_loop_t *loop
   rt_swap_answer(swap, swap->trial ? RT_SWAP_ON_TRIAL : RT_SWAP_DONE);
 }
 
-/* Note an incident of a step on trial, if that watches for it. Without a trial nothing is. The loop's thread; O(1). */
+/* Note an incident if a step is on trial and the trial watches for it. The loop's thread; O(1). */
 static inline void rt_loop_note_incident(rt_loop_t *loop, uint32_t incident) {
   loop->trial.seen |= incident & loop->trial.watched;
 }
 
-/* Test whether the loop goes on although its step on trial has ended the run for this reason: it then goes back to the
- * former step. Returns 0 without a trial. The loop's thread after a cycle; O(1). */
+/* Test whether the trial covers this reason to end the run: if it does, the loop goes back to the former step instead
+ * of ending. Returns 0 without a trial. The loop's thread after a cycle; O(1). */
 static __attribute__((noinline, cold, unused)) int rt_loop_outlives(rt_loop_t *loop, int reason) {
   rt_trial_t *const trial = &loop->trial;
   uint32_t incident = 0;
@@ -303,7 +303,7 @@ rt_loop_run_guarded_cycles(rt_loop_t *loop, rt_guard_t *guard, void *self, int (
         rt_loop_swap(loop, now);
         if (guard) rt_guard_skip(guard);
         now = rt_loop_now(loop);
-        if (loop->trial.is_on && !was_late) (void)rt_loop_judge(loop, now); /* whether take_over() took too long */
+        if (loop->trial.is_on && !was_late) (void)rt_loop_judge(loop, now); /* take_over() may have taken too long */
       }
       loop->is_late = now > release;
       if (!loop->has_own_wait) {

@@ -341,8 +341,8 @@ static inline void rt_parameters_begin_at(rt_parameters_t *p, uint64_t cycle) {
   rt_store_relaxed(&record->cycle, cycle);
 }
 
-/* Go on with the set in use after the cycles of another step, whose parameters may have the same fields: set all
- * fields, and note the cycle in the record. The loop's thread between two cycles; O(bytes); no system call. */
+/* Go on with the set in use after another step has run, whose parameters may be in the same fields: set all fields,
+ * and note the cycle in the record. The loop's thread between two cycles; O(bytes); no system call. */
 static inline void rt_parameters_resume_at(rt_parameters_t *p, uint64_t cycle) {
   const char *const last = rt_parameters_record(p, p->written - 1);
   rt_parameters_assign_all(p);

@@ -28,8 +28,8 @@
 #define RT_SAMPLER_HEAD_BYTES 24u
 #define RT_SAMPLER_MAX 1024u /* words of a record */
 
-/* Records that have a function of their own: of so many pairs and so many other words, of so many other words without
- * pairs, and of so many words that follow each other. */
+/* Limits of the records that have a function of their own: pairs and other words in a record with both, other words in
+ * a record without pairs, and words in a record whose words all follow each other. */
 #define RT_SAMPLER_SMALL 8u
 #define RT_SAMPLER_SINGLE 16u
 #define RT_SAMPLER_ROW 16u
@@ -101,8 +101,8 @@ static inline char *rt_sampler_begin(rt_sampler_t *s, const rt_cycle_t *cycle) {
   return place;
 }
 
-/* Copy `left` words, 8 at a time and then the rest, and move on to what follows them. `copy(i)` copies the i-th word at
- * hand, which takes `to_bytes` in the record and `step` addresses. */
+/* Copy `left` words, 8 at a time and then the rest, and advance past them. `copy(i)` copies the i-th of these words,
+ * which takes `to_bytes` in the record and `step` addresses. */
 #define RT_SAMPLER_REST(i, copy)                                                                                       \
   case (i) + 1:                                                                                                        \
     copy(i);                                                                                                           \
@@ -133,7 +133,7 @@ static inline char *rt_sampler_begin(rt_sampler_t *s, const rt_cycle_t *cycle) {
 #define RT_SAMPLER_WORD_2(i) rt_sampler_copy_2(to + 2 * (i), from[i])
 #define RT_SAMPLER_WORD_1(i) rt_sampler_copy_1(to + (i), from[i])
 
-/* Write a record of any words. As rt_sampler_sample. */
+/* Write a record of any words. The contract is that of rt_sampler_sample. */
 static __attribute__((unused)) void rt_sampler_copy_any(rt_sampler_t *s, const rt_cycle_t *cycle) {
   char *const place = rt_sampler_begin(s, cycle);
   char *to = place + RT_SAMPLER_HEAD_BYTES;
@@ -148,7 +148,7 @@ static __attribute__((unused)) void rt_sampler_copy_any(rt_sampler_t *s, const r
   rt_broadcast_end(&s->writer, place);
 }
 
-/* Write a record of so many pairs and other words of 8 bytes, both of them constants. */
+/* Write a record of pairs and other words of 8 bytes; both numbers are constants. */
 static inline __attribute__((always_inline)) void rt_sampler_copy_small(rt_sampler_t *s, const rt_cycle_t *cycle,
                                                                         uint32_t pairs, uint32_t others) {
   char *const place = rt_sampler_begin(s, cycle);
@@ -160,7 +160,7 @@ static inline __attribute__((always_inline)) void rt_sampler_copy_small(rt_sampl
   rt_broadcast_end(&s->writer, place);
 }
 
-/* Write a record of so many words of 8 bytes that follow each other in memory, a constant. */
+/* Write a record of words of 8 bytes that follow each other in memory; their number is a constant. */
 static inline __attribute__((always_inline)) void rt_sampler_copy_row(rt_sampler_t *s, const rt_cycle_t *cycle,
                                                                       uint32_t words) {
   char *const place = rt_sampler_begin(s, cycle);

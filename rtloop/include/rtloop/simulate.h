@@ -54,7 +54,7 @@ typedef struct rt_simulation {
   int64_t now;          /* the end of its last cycle */
   int64_t start;        /* of its next cycle; INT64_MAX when its duration is over */
   uint64_t swap_at;     /* index of the cycle before which the simulation pauses for a swap; 0: none */
-  int32_t is_decided;   /* whether a trial has ended since the last pause, which follows */
+  int32_t is_decided;   /* 1 if a trial has ended since the last pause; another pause follows */
   int32_t is_recorded;  /* whether the latency is a recorded one, which includes every cause of a late start */
   rt_model_t latency;   /* from the time at which the loop wants to wake up */
   rt_model_t execution; /* of the step, and of overrun() after it */

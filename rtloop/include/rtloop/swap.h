@@ -48,7 +48,7 @@ typedef struct rt_floats {
   uint64_t double_count, float_count;
 } rt_floats_t;
 
-/* Test whether all of them are finite. The loop's thread after a step; O(numbers). */
+/* Test whether all these fields are finite. The loop's thread after a step; O(numbers). */
 static inline int rt_floats_are_finite(const rt_floats_t *f) {
   for (uint64_t i = 0; i < f->double_count; i++) {
     double value; /* the field of a packed struct need not be aligned */
@@ -63,7 +63,7 @@ static inline int rt_floats_are_finite(const rt_floats_t *f) {
   return 1;
 }
 
-/* A step on trial: all of it is the loop's thread's. */
+/* A step on trial. Used by the loop's thread only. */
 typedef struct rt_trial {
   int32_t is_on;
   uint32_t watched; /* RT_INCIDENT_... bits; 0 without a trial */
