@@ -20,7 +20,7 @@ __all__ = ["Fields", "Tuning", "declare_fields", "fields_of"]
 #: The keyword ``parameters``: names of fields, or a dict from the names to limits and a unit.
 Tuning = Iterable[str] | Mapping[str, "tuple[Number | None, Number | None] | tuple[Number | None, Number | None, str]"]
 
-#: The keyword ``signals``: names of fields, or a dict from the names to units, or to limits and a unit.
+#: Type of the keyword ``signals``: names of fields, or a dict from names to units, or to limits and a unit.
 Fields = (
     Iterable[str] | Mapping[str, "str | tuple[float | None, float | None] | tuple[float | None, float | None, str]"]
 )

@@ -145,7 +145,7 @@ def _warn_of_frozen_arrays(function: Any, name: str) -> None:
 
 
 def _frozen_arrays(function: Any, seen: set[Any]) -> set[str]:
-    """Return the arrays among a function's globals and closure, in modules and tuples there, and in what it calls."""
+    """Return the arrays that a function reaches by globals, closure, modules, tuples and functions that it calls."""
     import dis
     from types import CodeType, ModuleType
 

@@ -222,7 +222,7 @@ cdef class _Run:
         return [change for change in changes if not self.swaps[index] or change[0] < self.swaps[index][0][0]]
 
     def plan_replay_of_swap(self, index, cycle, successor):
-        """Let a step that is about to replace another begin with recorded values. Returns its further changes."""
+        """Set the recorded values of a step that is about to replace another. Returns its further changes."""
         changes = self.recorded.pop((index, cycle), None)
         return None if changes is None else successor.parameters._backend.plan_replay_of_swap(changes, cycle)
 
@@ -246,7 +246,7 @@ cdef class _Run:
     def plan_swaps(self, index, swaps, trial):
         """Plan swaps of one loop: a dict from the index of a cycle to the loop object whose step begins with it.
 
-        `trial` is that of each: its duration, and the incidents that end it.
+        `trial` applies to each: its duration, and the incidents that end it.
         """
         self.trial = trial
         parse_trial(_control(self.loops[index]), *trial)
@@ -259,7 +259,7 @@ cdef class _Run:
         self.parts[index].swap_at = min(swaps, default=0)
 
     def make_swaps(self):
-        """Make the swaps that are due, after the trials that are over."""
+        """Settle the trials that are over, and make the swaps that are due."""
         cdef Control c
         cdef int index
         for index, c in enumerate(self.opened):

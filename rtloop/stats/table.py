@@ -174,7 +174,7 @@ def facts_of(stats: Figures) -> list[tuple[str, str]]:
     if stats.swaps:
         last = stats.swaps[-1]
         more = f"{len(stats.swaps):,}, the last {'back ' if last.reason else ''}to" if len(stats.swaps) > 1 else "to"
-        why = f", because {last.former} was on trial: {last.reason}" if last.reason else ""
+        why = f", because {last.former} failed its trial: {last.reason}" if last.reason else ""
         facts.append(("swaps", f"{more} {last.successor}, in place since cycle {last.cycle:,}{why}"))
     if stats.clock_steps:
         sizes = ", ".join(f"{'+' if ns > 0 else ''}{format_duration(ns)}" for ns in stats.clock_step_sizes[-4:])

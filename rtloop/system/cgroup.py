@@ -1,4 +1,4 @@
-"""Control groups of this process, and the memory, the huge pages and the threads that they let it use.
+"""Control groups of this process, and the memory, the huge pages and the threads that they allow it.
 
 See Documentation/admin-guide/cgroup-v2.rst, cgroup-v1/memory.rst, hugetlb.rst and pids.rst of the kernel.
 """

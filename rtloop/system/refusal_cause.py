@@ -80,7 +80,7 @@ def explain_thread(error: int) -> tuple[str, str]:
     if error == errno.EAGAIN:
         for path, (room, most) in thread_room().items():
             if not room:
-                return f"{text}; {path} allows {most:,} threads and processes, which all exist", group_threads_fix(path)
+                return f"{text}; {path} allows {most:,} threads and processes, all in use", group_threads_fix(path)
         most = resource.getrlimit(resource.RLIMIT_NPROC)[0]
         is_exempt = os.getuid() == 0 or is_capable(CAP_SYS_RESOURCE) or is_capable(CAP_SYS_ADMIN)
         if most != resource.RLIM_INFINITY and not is_exempt:
@@ -96,7 +96,7 @@ def explain_thread(error: int) -> tuple[str, str]:
 
 
 def _refused_call() -> str:
-    """Return which of the calls that make shared memory is refused, found by making them for one page."""
+    """Try the calls that create shared memory for one page, and return the one that is refused."""
     try:
         fd = os.memfd_create("rtloop-probe", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     except OSError:
@@ -114,7 +114,7 @@ def _refused_call() -> str:
                 return name
     finally:
         os.close(fd)
-    return "memfd_create"  # it was refused then, and is not now, or only for this size
+    return "memfd_create"  # it is not refused now, or was refused only for this size
 
 
 def hidden_grant(name: str, asked: str, subject: str, error: OSError, *, is_strict: bool) -> Grant:

@@ -20,7 +20,7 @@ _SCALARS = (str, int, float, type(None))
 
 
 class About(NamedTuple):
-    """Description of a loop; empty if it was not written yet, or did not fit.
+    """Description of a loop; empty if it was not written yet, or is too long for its block.
 
     `swaps` has the number of swaps in the run, and the first cycle of the present step.
     """

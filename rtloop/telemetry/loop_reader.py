@@ -127,7 +127,7 @@ class LoopReader:
 
     @property
     def swaps(self) -> tuple[int, int]:
-        """Number of times that the step was replaced in this run, and the first cycle of the present step; read anew.
+        """Number of swaps in this run, and the first cycle of the present step, read at each use.
 
         Raises
         ------

@@ -377,7 +377,7 @@ def test_the_former_has_its_fields_again(ordinary: Ordinary) -> None:
 
 def test_a_revert_is_in_the_table_and_the_file(make: Any, failing: Any, tmp_path: Any) -> None:
     stats, _ = simulate(make(), failing(4))
-    assert "the last back to Law, in place since cycle 11, because Other was on trial: step" in str(stats)
+    assert "the last back to Law, in place since cycle 11, because Other failed its trial: step" in str(stats)
     stats.save(tmp_path / "run.npz")
     assert rtloop.Stats.load(tmp_path / "run.npz").swaps == stats.swaps
 

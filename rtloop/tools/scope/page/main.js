@@ -298,7 +298,7 @@ function showEmpty() {
   } else if (!state.loop && asked.get("loop")) {
     text = `${asked.get("loop")} is not running yet. It appears here when it starts; or choose another loop above.`;
   } else if (state.loop && !chosen().length) {
-    text = "Nothing is chosen. Tick signals in the list.";
+    text = "No signal is selected. Tick signals in the list.";
   } else if (state.loop && $("mode").value === "xy" && chosen().length < 2) {
     text = "XY needs two signals: the first one is on the x axis. Tick another one.";
   }
