@@ -159,7 +159,7 @@ class ProcessLoop:
 
     @property
     def grants(self) -> tuple[Grant, ...]:
-        """Requests to the kernel of the process, with what it granted; empty before the first run."""
+        """Requests to the kernel for the loop's process, and what it granted; empty before the first run."""
         return () if self._child is None else self.stats.grants
 
     @property
@@ -227,7 +227,7 @@ class ProcessLoop:
             connection.close()
 
     def start(self) -> None:
-        """Start the process, and the loop in it, and wait until it runs.
+        """Start the process and its loop, and wait until the loop runs.
 
         Raises
         ------
@@ -238,7 +238,7 @@ class ProcessLoop:
         StateError
             If the loop is already running, or closed; or was stopped before it ran.
         ProcessDiedError
-            If the process ended meanwhile.
+            If the process ended before the loop ran.
         BaseException
             An exception of `setup`, or of the import of a function.
         """
@@ -312,7 +312,7 @@ class ProcessLoop:
     def stop(self, timeout: Duration = _DEFAULT_STOP_TIMEOUT) -> None:
         """Ask the loop to end after its present cycle, and wait for the end of its process.
 
-        Do nothing if it is not running. A start that another thread makes fails with a StateError.
+        Do nothing if the loop is not running. A start that is under way in another thread fails with a StateError.
 
         Parameters
         ----------
@@ -357,7 +357,7 @@ class ProcessLoop:
             child.kill()
 
     def join(self, timeout: Duration | None = None) -> bool:
-        """Wait until the loop, and its process, have ended.
+        """Wait until the loop and its process have ended.
 
         Parameters
         ----------
@@ -456,7 +456,7 @@ class ProcessLoop:
         return self.stats
 
     def reset_stats(self) -> None:
-        """Restart the statistics with one of the next cycles."""
+        """Restart the statistics at one of the next cycles."""
         self._check_not_in_child()
         child = self._child
         if child is None:

@@ -21,7 +21,7 @@ _TAKE_OVER = re.compile(r"^\s+cdef\s+int\s+take_over\s*\(\s*self\s*,\s*(?:\w+\s+
 
 
 def read_layouts(text: str) -> dict[str, str]:
-    """Return the structs in the C of a module, as text, by name: those of its classes, their methods, and its own."""
+    """Return the text of the structs in the C of a module, by name: of classes, their methods, and its declarations."""
     return {name: " ".join(body.split()) for name, body in _STRUCT.findall(_COMMENT.sub(" ", text))}
 
 

@@ -111,7 +111,7 @@ class ParameterSet:
             )
 
     def changed(self) -> dict[str, Any]:
-        """Return the values that are not those of the declaration."""
+        """Return the values that differ from the declared ones."""
         asked = self.asked()
         return {
             name: one.unpack(asked)

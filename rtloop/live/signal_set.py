@@ -335,7 +335,7 @@ class SignalSet:
             )
 
     def floats(self) -> tuple[list[int], list[int]]:
-        """Return the addresses of all numbers of type double, and of those of type float, also in complex ones."""
+        """Return the addresses of all doubles and of all floats, including the parts of complex numbers."""
         found: dict[int, list[int]] = {8: [], 4: []}
         for name, one in self.declared.items():
             bytes_ = {"f4": 4, "c8": 4, "f8": 8, "c16": 8}.get(one.dtype.str[1:])

@@ -664,7 +664,7 @@ class _PresentParameters:
         return getattr(self._present()[1], name)
 
     def change(self, changes):
-        """Request other values; of the new step as well if a swap is made meanwhile, and of one that may come back."""
+        """Request other values: also of the new step during a swap, and of the former one during a trial."""
         step, first = self._present()
         first.change(changes)
         before, (step, present) = first, self._present()

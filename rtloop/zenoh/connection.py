@@ -218,7 +218,7 @@ at_end(RECORDERS, _close_all, lambda: bool(_connections))
 
 
 def find_loop(remotes: Remotes, name: str | None, timeout: float = _PATIENCE_S) -> RemoteLoop:
-    """Return the one loop of that name whose bridge answers.
+    """Return the only loop of that name whose bridge answers.
 
     Raises
     ------

@@ -124,7 +124,7 @@ def _parse_parameters(listed: Any) -> dict[str, Parameter]:
         If no bridge can have sent it.
     """
     if not isinstance(listed, list) or len(listed) > MOST:
-        raise ValueError("there is no list of parameters")
+        raise ValueError("it has no list of parameters")
     found: dict[str, Parameter] = {}
     offset = 0
     for values in listed:
@@ -146,7 +146,7 @@ def _pack(declared: Mapping[str, Parameter], values: Any) -> bytes:
         If a value is missing, or does not fit its parameter.
     """
     if not isinstance(values, dict) or values.keys() != declared.keys():
-        raise ValueError("its values are not those of its parameters")
+        raise ValueError("the names of the values are not those of the parameters")
     size = max((one.offset + one.size for one in declared.values()), default=0)
     return merge(declared, bytes(size), {name: one.pack(values[name]) for name, one in declared.items()})
 

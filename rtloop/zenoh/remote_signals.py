@@ -26,7 +26,7 @@ _MOST_SAMPLE_BYTES = 64 << 20
 
 
 class RemoteReader:
-    """A reader of the samples that arrive, with a position of its own. Use it on one thread at a time."""
+    """Independent reader of the samples that arrive. Use it on one thread at a time."""
 
     def __init__(self, signals: RemoteSignals, position: int) -> None:
         self._signals = signals

@@ -64,7 +64,7 @@ cdef int rearm(object owner) except -1:
 
 
 cdef SharedStorage map_side(object exchange, Access access, file, uint64_t data_bytes):
-    """Map a shared exchange whose data should have so many bytes, for one side of it. Closes the file if it fails."""
+    """Map a shared exchange with a given size of its data, for one side. Closes the file if this fails."""
     plan = file.header.plan
     try:
         if fields_of(exchange).methods is not access.plain:

@@ -103,7 +103,7 @@ class FlightRecorder:
         return not is_swapped or self._change_step()
 
     def _take(self, samples: NDArray[Any], limit: int | None) -> None:
-        """Take samples; those of a cycle that is not over wait for the next reading."""
+        """Take samples; those of an unfinished cycle are left for the next reading."""
         samples = np.concatenate((self._pending, samples)) if len(self._pending) else samples
         ready = len(samples)
         if limit is not None:

@@ -36,7 +36,7 @@ class SavedFiles:
     Parameters
     ----------
     source : pathlib.Path
-        The source. Its present content is the one that is known.
+        The source. Its present content counts as known.
     inputs : iterable of str
         Further files.
     """
@@ -125,7 +125,7 @@ class SavedFiles:
         return stamps
 
     def _read_digest(self, stamps: _Stamps) -> str | None:
-        """Return the digest of the content of all files; None if one has gone meanwhile."""
+        """Return the digest of the content of all files; None if one no longer exists."""
         digest = hashlib.sha256()
         try:
             for path in sorted(stamps):

@@ -119,7 +119,7 @@ class Watch:
                     self._tell(event)
 
     def _answer(self, saved: float) -> Event | None:
-        """Compile what was saved, and swap. Returns the event; None if there is nothing to tell."""
+        """Compile the saved file, and swap. Returns the event; None if there is nothing to report."""
         try:
             revision = make_revision(self._target, self._build)
             built = revision.found.built
