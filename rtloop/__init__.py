@@ -48,10 +48,8 @@ from rtloop.errors import (
     WatchdogError,
 )
 from rtloop.loop.cycle import RT_CONTINUE, RT_STOP, Cycle, cycle_dtype
-from rtloop.loop.loop import RTLoop
-from rtloop.settings import Settings
-from rtloop.stats.histogram import Histogram
 from rtloop.system.grant import Grant
+from rtloop.system.grant_errors import import_errors as _import_errors
 
 if _TYPE_CHECKING:
     from rtloop import guard, memory
@@ -73,8 +71,11 @@ if _TYPE_CHECKING:
     from rtloop.linter.lint import lint
     from rtloop.live.connect import connect
     from rtloop.live.signals import SignalReader, Signals
+    from rtloop.loop.loop import RTLoop
     from rtloop.process.ending_signals import stop_on_signals
+    from rtloop.settings import Settings
     from rtloop.simulation.simulation import simulate
+    from rtloop.stats.histogram import Histogram
     from rtloop.stats.stats import Stats
     from rtloop.telemetry.attach import attach, running
     from rtloop.telemetry.loop_reader import LoopReader
@@ -156,10 +157,11 @@ def get_include() -> str:
     return _os.path.dirname(_os.path.dirname(_os.path.realpath(__file__)))
 
 
-#: Names that are imported when first used, for `import rtloop` is to be quick, and where they are.
+#: Names that are imported when first used, so that `import rtloop` is quick, and where they are.
 _LATE = {
     "Chain": "group.chain",
     "FunctionLoop": "functions.function_loop",
+    "Histogram": "stats.histogram",
     "HugeBuffer": "data.buffer",
     "Latest": "data.latest",
     "LoopGroup": "group.loop_group",
@@ -169,6 +171,8 @@ _LATE = {
     "Recorder": "data.recorder",
     "Ring": "data.ring",
     "PyLoop": "functions.python_loop",
+    "RTLoop": "loop.loop",
+    "Settings": "settings",
     "SignalLog": "data.signals",
     "SignalReader": "live.signals",
     "Signals": "live.signals",
@@ -202,9 +206,7 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module 'rtloop' has no attribute {name!r}")
     import importlib
 
-    from rtloop.system.grant_errors import import_errors  # imported already, so it needs no file descriptor
-
-    with import_errors(f"rtloop.{name}"):
+    with _import_errors(f"rtloop.{name}"):
         module = importlib.import_module(f"rtloop.{_LATE[name]}")
     globals()[name] = module if name in ("guard", "memory") else getattr(module, name)
     return globals()[name]

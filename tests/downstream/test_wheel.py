@@ -24,7 +24,7 @@ SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 #: .in for `rtloop new`; the page of `rtloop scope` is HTML, CSS and JavaScript.
 SHIPPED = {".py", ".pyx", ".pxd", ".pyi", ".h", ".typed", ".in", ".html", ".css", ".js"}
 #: What importing rtloop may add to importing NumPy.
-MAX_IMPORT_MS = 30
+MAX_IMPORT_MS = 20
 #: How often this is tried.
 MAX_IMPORTS = 40
 

@@ -345,7 +345,7 @@ def ask(tuning: Tuning, payload: bytes | None, key: str = "k/commands/set") -> d
 HOSTILE: dict[str, tuple[bytes | None, str]] = {
     "nothing": (None, "no bytes"),
     "empty": (b"", "not JSON"),
-    "oversize": (b" " * (MAX_SET_BYTES + 1), "up to 1,048,576"),
+    "oversize": (b" " * (MAX_SET_BYTES + 1), "has 1 to 1,048,576"),
     "not json": (b"\xff\x00{", "not JSON"),
     "deep": (b"[" * 500_000, "not JSON"),
     "deep value": (b'{"loop":"motor","values":{"kp":' + b"[" * 900 + b"]" * 900 + b"}}", "kp="),
