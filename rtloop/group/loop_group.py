@@ -15,7 +15,7 @@ from rtloop.group import ending, member, watchdog_plan
 from rtloop.group.chain import check_chains
 from rtloop.group.group_parameters import GroupParameters
 from rtloop.group.group_signals import GroupSignals
-from rtloop.group.plan import check_loops, place, rate_monotonic
+from rtloop.group.plan import check_loops, check_wcet, place, rate_monotonic
 from rtloop.group.results import ages_of, analyze_loops, draw, save_all, stats_of
 from rtloop.group.run import Run
 from rtloop.loop import failure, interrupted_wait, run_warnings
@@ -122,7 +122,7 @@ class LoopGroup:
         self._controls = tuple(member.control_of(loop) for loop in self._loops)
         self._on_failure = parse_choice(on_failure, "on_failure", ("stop-all", "keep", "hook"))
         self._name = f"LoopGroup-{next(_serial)}" if name is None else parse_name(name)
-        self._wcet = dict(wcet or {})
+        self._wcet = check_wcet(wcet)
         is_monotonic = parse_choice(priorities, "priorities", ("rate-monotonic", "as-given")) == "rate-monotonic"
         self._settings = place(self._loops, is_monotonic, cpus, self._wcet)
         self._align_ns = None if align is None else parse_align(align, [s.period for s in self._settings])
@@ -358,7 +358,7 @@ class LoopGroup:
         ConfigError
             If a loop has neither run nor a `wcet`, or the loops' policies or CPUs cannot be analysed together.
         """
-        return analyze_loops(self.settings, self.stats, {**self._wcet, **(wcet or {})}, percentile)
+        return analyze_loops(self.settings, self.stats, {**self._wcet, **check_wcet(wcet)}, percentile)
 
     def ages(self, wcet: Mapping[str, Duration] | None = None, *, percentile: float | None = None) -> Ages:
         """Return the age of the data that the last loop of each chain acts on: as recorded, and its upper bound.
@@ -372,7 +372,7 @@ class LoopGroup:
         wcet, percentile
             As for :meth:`analyze`.
         """
-        times = {**self._wcet, **(wcet or {})}
+        times = {**self._wcet, **check_wcet(wcet)}
         return ages_of(self._chains, self.settings, self.stats, times, percentile, self._origin_ns)
 
     def plot(

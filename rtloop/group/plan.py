@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rtloop.loop.loop import RTLoop
     from rtloop.stats.stats import Stats
 
-__all__ = ["check_loops", "place", "rate_monotonic", "tasks_of"]
+__all__ = ["check_loops", "check_wcet", "place", "rate_monotonic", "tasks_of"]
 
 #: Rate-monotonic priorities: below 80, the default of a single loop, and above 50, the kernel's interrupt threads.
 _TOP_PRIORITY, _BOTTOM_PRIORITY, _WIDEST_STEP = 79, 51, 4
@@ -51,6 +51,13 @@ def check_loops(loops: Iterable[RTLoop]) -> tuple[RTLoop, ...]:
         if loop.state == "running":
             raise StateError(f"{loop.name} is running, but a group starts its loops itself: stop it first")
     return every
+
+
+def check_wcet(wcet: Mapping[str, Duration] | None) -> dict[str, Duration]:
+    """Check that the execution times are given by the names of the loops."""
+    if wcet is not None and not isinstance(wcet, Mapping):
+        raise ConfigError(f"wcet={show(wcet)} must hold a time for each loop's name, such as {{'motor': '200us'}}")
+    return dict(wcet or {})
 
 
 def rate_monotonic(periods_ns: Sequence[int | Fraction]) -> list[int]:

@@ -524,6 +524,11 @@ def test_loops_are_put_on_the_isolated_cpus_by_what_they_need(monkeypatch: pytes
         LoopGroup(loops, cpus="partition", wcet={**wcet, "b": "900us", "c": "900us"})
     with pytest.raises(rtloop.ConfigError, match=r"the execution time of a.*wcet=\{'a'"):
         LoopGroup(loops, cpus="partition", wcet={"b": "600us"})
+    for wrong in (["400us", "600us"], "400us", 5):
+        with pytest.raises(rtloop.ConfigError, match=r"must hold a time for each loop's name"):
+            LoopGroup(loops, wcet=wrong)  # type: ignore[arg-type]
+        with pytest.raises(rtloop.ConfigError, match=r"must hold a time for each loop's name"):
+            group.analyze(wrong)  # type: ignore[arg-type]
     with pytest.raises(rtloop.ConfigError, match="wcet names 'x'"):
         LoopGroup(loops, wcet={"x": "600us"})
 
