@@ -16,7 +16,7 @@ from rtloop.loop import resources, run_warnings
 from rtloop.loop.failure import add_note
 from rtloop.loop.thread import INCIDENTS
 from rtloop.process.nap import nap
-from rtloop.process.signal_shield import shielded
+from rtloop.process.signal_shield import shielded, shielded_method
 from rtloop.stats.figures import Swap
 from rtloop.system.grant_errors import setup_errors
 from rtloop.units import format_duration, format_size, parse_duration, show
@@ -66,7 +66,7 @@ class StepChange:
         self._stack, self._undo = ExitStack(), None
         self._grants, self._former_live = [], None
         self._made, self._before, self._raised = None, None, None
-        self._is_finished = self._is_staged = self._has_caught_up = False
+        self._is_finished = self._is_staged = self._is_asked = self._is_deciding = self._has_caught_up = False
         self.run = control.runs
 
     def stage(self):
@@ -85,21 +85,35 @@ class StepChange:
             raise
         self._grants, self._is_staged = grants, True
 
+    @shielded_method
+    def drop(self):
+        """Release what was staged for a swap that was not asked for; do nothing to one that was."""
+        if self._is_staged and not self._is_asked:
+            self.outcome, self._is_staged = "withdrawn", False
+            self._give_up()
+
     @contextmanager
     def _decide(self):
         """Hold the loop's lock, and then release what was staged for a swap that is not made.
 
         The release is not under the lock, because the keeper does it, and may need the lock first to reap this loop.
+        For the same reason the main thread never holds the lock here: a signal handler may interrupt it, and wait for
+        the end of this loop.
         """
         cdef Control control = self.control
         with control._lock:
-            yield
+            self._is_deciding = True
+            try:
+                yield
+            finally:
+                self._is_deciding = False
             is_given_up = self._is_staged and self.outcome not in (None, "done")
             if is_given_up:
                 self._is_staged = False
         if is_given_up:
             self._give_up()
 
+    @shielded_method
     def ask(self):
         """Ask the loop's thread to take the step over.
 
@@ -115,7 +129,7 @@ class StepChange:
                 self.run = control.runs
                 self._acting, address = self._make_acting(self.successor, control, own)
                 self._hand_over(self.successor, control)
-                control.change, control.trial_error = self, None
+                control.change, control.trial_error, self._is_asked = self, None, True
                 control.thread.ask_swap(own.thread, self.successor, self.former, address, self.trial)
             else:
                 self.outcome = "ended"
@@ -124,6 +138,21 @@ class StepChange:
 
     def settle(self, must_answer=False):
         """Find out the outcome, if there is one; with `must_answer` the run has ended, and there is one."""
+        if must_answer or self._has_news():
+            self._settle(must_answer)
+
+    def _has_news(self):
+        """Return False if there is nothing to find out: without the lock, because most looks are in vain."""
+        cdef Control control = self.control
+        is_on_trial = self.is_on_trial
+        if is_on_trial or self.outcome is None:
+            state = control.thread.swap_state() if self.run == control.runs else None
+            if state not in (("on trial",) if is_on_trial else ("asked", "taken")):
+                return True
+        return self._is_deciding  # last: another thread may be finding it out, and has not set all attributes
+
+    @shielded_method
+    def _settle(self, must_answer):
         cdef Control control = self.control
         with self._decide():
             if self.outcome is not None and not self.is_on_trial:
@@ -140,6 +169,7 @@ class StepChange:
                 if state == "reverted":
                     self._revert()
 
+    @shielded_method
     def withdraw(self, outcome="withdrawn"):
         """Withdraw the request, if the loop's thread has not taken it."""
         cdef Control control = self.control
@@ -294,7 +324,6 @@ def swap(Control control, owner, successor, Control own, hand_over, acting, popu
             earlier.finish()
         check_no_change(control)
         change = begin(control, owner, successor, own, hand_over, acting, populate, keep, trial)
-        change.ask()
         return _await(change, timeout_ns)
     finally:
         control.swapping.release()
@@ -347,7 +376,11 @@ def begin(Control control, owner, successor, Control own, hand_over, acting, pop
         own.abandon()
         raise
     change = StepChange(control, owner, successor, own, hand_over, acting, keep, trial)
-    shielded(change.stage)
+    try:
+        shielded(change.stage)
+    except BaseException:
+        change.drop()  # an exception of a signal handler, after it was staged
+        raise
     return change
 
 
@@ -386,11 +419,13 @@ def check_agreement(Control control, Control own):
 def _await(change, timeout_ns):
     cdef Control control = change.control
     limit_ns = timeout_ns + _PERIODS * control.settings.period_ns
-    deadline = time.monotonic_ns() + limit_ns
     try:
+        change.ask()
+        deadline = time.monotonic_ns() + limit_ns
         while not _has_answer(change, deadline):
             nap(_LOOK_S)
     except BaseException:
+        change.drop()
         change.withdraw()
         change.settle()
         change.finish()

@@ -276,7 +276,11 @@ cdef class _Run:
                     c, self.loops[index], successor, _control(successor), hand_over, acting_for, populate_methods,
                     trial=parse_trial(c, *self.trial),
                 )
-                change.ask()
+                try:
+                    change.ask()
+                except BaseException:
+                    change.drop()
+                    raise
                 with nogil:
                     rt_simulate_swap(&self.parts[index])
                 conclude(change)

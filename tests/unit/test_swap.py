@@ -712,3 +712,68 @@ def test_a_run_with_swaps_is_replayed_to_the_bit(laws: ModuleType, ordinary: dic
     with pytest.raises(ConfigError, match=f"no change begins the step of cycle {stats.swaps[1].cycle}"):
         again[0].simulate(cycles=stats.cycles, parameters=without, swaps=swaps)
     assert again[0].state != "running" and again[2].state == "new"
+
+
+# --- signal handlers, which run on the main thread between any two instructions of Python
+
+INTERRUPTED = """
+import signal, threading
+import rtloop
+from rtloop.loop import swap
+
+def make():
+    return rtloop.PyLoop(lambda cycle: None, "1ms", policy="other", lock_memory="off", dma_latency=None)
+
+def interrupt_in(name, is_before):
+    method = getattr(swap.StepChange, name)
+    def interrupted(change):
+        if not is_before:
+            method(change)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+        has_come.wait(0.2)  # if the handler runs later, all is well in any case
+        if is_before:
+            method(change)
+    setattr(swap.StepChange, name, interrupted)
+    return method
+
+has_come = threading.Event()
+loop, new = make(), make()
+"""
+
+
+@pytest.mark.parametrize("trial", [None, "1h"])
+def test_a_signal_handler_may_wait_for_the_end_of_a_loop_that_is_being_swapped(script: Any, trial: str | None) -> None:
+    """Whoever holds the loop's lock meanwhile is not the main thread: the end of the loop needs the lock."""
+    done = script(INTERRUPTED + f"""
+def end(number, frame):
+    has_come.set()
+    loop.stop("60s")
+
+signal.signal(signal.SIGUSR1, end)
+interrupt_in("_commit", True)
+loop.start()
+cycle = loop.swap(new, trial={trial!r}, revert_on=())
+print(loop.state, [one.cycle for one in loop.stats.swaps] == [cycle])
+""")  # fmt: skip
+    assert done.stdout == "stopped True\n", done.stderr
+
+
+def test_a_handler_that_raises_while_a_swap_is_prepared_leaves_both_loops_as_they_were(script: Any) -> None:
+    done = script(INTERRUPTED + """
+def refuse(number, frame):
+    has_come.set()
+    raise InterruptedError
+
+signal.signal(signal.SIGUSR1, refuse)
+stage = interrupt_in("stage", False)
+loop.start()
+try:
+    loop.swap(new)
+except InterruptedError:
+    print(loop.state, new.state, len(loop.stats.swaps))
+swap.StepChange.stage = stage
+loop.swap(new)
+loop.stop("60s")
+print(loop.state, new.state, len(loop.stats.swaps))
+""")  # fmt: skip
+    assert done.stdout.splitlines() == ["running new 0", "stopped stopped 1"], done.stderr
