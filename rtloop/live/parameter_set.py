@@ -212,13 +212,15 @@ class ParameterSet:
             if run is None:
                 return
             self._last = run.used()
-            if self._is_retired:
-                self._close_retired(run)
-            else:
-                self._store(self._asked_of(run))
-                run.end()
-            self._run = None
-            run.close()
+            try:
+                if self._is_retired:
+                    self._close_retired(run)
+                else:
+                    self._store(self._asked_of(run))
+                    run.end()
+            finally:
+                self._run = None
+                run.close()
 
     def retire(self) -> None:
         """Note that another step has replaced this one: :meth:`close` leaves the fields alone.
@@ -237,8 +239,9 @@ class ParameterSet:
             self._is_retired = False
 
     def _close_retired(self, run: ParameterRun) -> None:
-        with write_lock(run.fd, self.name):
+        with suppress(StateError, OSError), write_lock(run.fd, self.name):
             run.end()  # a writer of another process that comes later finds this
+        run.end()  # also if a writer was stopped in the middle of a set
         self._values[:] = self._asked_of(run)[: len(self._values)]
         self._is_retired = False
 

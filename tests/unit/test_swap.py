@@ -714,6 +714,23 @@ def test_a_run_with_swaps_is_replayed_to_the_bit(laws: ModuleType, ordinary: dic
     assert again[0].state != "running" and again[2].state == "new"
 
 
+def test_a_writer_that_was_stopped_does_not_keep_the_former_step(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(fd: int, name: str) -> Any:
+        raise StateError("another process has been writing them for 2 s")
+
+    loop, second, third = make(), make(), make()
+    for law in (loop, second, third):
+        law.declare()
+    with loop:
+        loop.swap(second)
+        monkeypatch.setattr("rtloop.live.parameter_set.write_lock", refuse)
+        loop.swap(third)
+        assert (loop.releases, second.releases, second.state) == (1, 1, "new")
+        monkeypatch.undo()
+        loop.swap(second)
+        assert (second.state, third.releases) == ("running", 1)
+
+
 # --- signal handlers, which run on the main thread between any two instructions of Python
 
 INTERRUPTED = """
