@@ -35,6 +35,8 @@ _CODE = "import sys; sys.path[:] = sys.argv[2:]; from rtloop.child.main import m
 _SLICE_MS = 50
 #: Time for the process to end after its loop, in addition to `leave_timeout`.
 _GRACE_NS = 1_000_000_000
+#: Time for a process to end that was killed: the kernel frees its memory, and on a busy machine later than others'.
+_KILLED_NS = 10_000_000_000
 #: Variables that limit the thread pools of libraries, which read them when they are loaded.
 _POOLS = (
     "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "NUMEXPR_NUM_THREADS",
@@ -210,17 +212,26 @@ class ChildProcess:
         if self.is_in_child():
             return True
         with self._lock:
-            if self._process is None:
-                return self.has_ended
-            if self.has_ended:
-                return True
-            code = self._process.poll()
-            self._read()
-            if code is not None:
-                self._finish(code)
-            elif self.phase == "over" and time.monotonic_ns() > self._over_ns:
-                self._process.kill()  # its loop has ended, but a thread of the step keeps the process
+            self._look()
             return self.has_ended
+
+    def glance(self) -> None:
+        """Look, unless another thread is doing something with the process: this may be the one that it waits for."""
+        if self._lock.acquire(blocking=False):
+            try:
+                self._look()
+            finally:
+                self._lock.release()
+
+    def _look(self) -> None:
+        if self._process is None or self.has_ended:
+            return
+        code = self._process.poll()
+        self._read()
+        if code is not None:
+            self._finish(code)
+        elif self.phase == "over" and time.monotonic_ns() > self._over_ns:
+            self._process.kill()  # its loop has ended, but a thread of the step keeps the process
 
     def _read(self) -> None:
         assert self._channel is not None
@@ -320,7 +331,7 @@ class ChildProcess:
         with self._lock:
             if self._process is not None and not self.has_ended:
                 self._process.kill()
-        self.end_run(_GRACE_NS, [])
+        self.end_run(_KILLED_NS, [])
 
     def forget(self) -> None:
         """Close the files that a forked child of this process has inherited from it."""
@@ -332,8 +343,9 @@ class ChildProcess:
 
 
 def _look_at_all() -> bool:
+    """Reap processes that have ended. The keeper, which a signal handler may wait for that has interrupted a look."""
     for child in list(_children):
-        child.look()
+        child.glance()
     return bool(_children)
 
 

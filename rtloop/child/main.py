@@ -21,6 +21,7 @@ from rtloop.child.channel import Channel
 from rtloop.child.child_process import Order
 from rtloop.child.slack_collector import SlackCollector
 from rtloop.errors import ConfigError, RTSetupWarning
+from rtloop.loop import registry
 from rtloop.units import format_duration
 
 if TYPE_CHECKING:
@@ -77,7 +78,10 @@ class Overseer:
             waiting.poll(timeout)
             try:
                 while (message := self._channel.receive()) is not None:
-                    self._obey(message[0])
+                    try:
+                        self._obey(message[0])
+                    except Exception as error:  # the next command may be the stop
+                        registry.tell(error)
             except EOFError:
                 break
         self._end_orphan()

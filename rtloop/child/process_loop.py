@@ -257,6 +257,8 @@ class ProcessLoop:
                     self._child, self._is_reported = child, False
                     self._connection, self._refused, self._signals = connection, refused, None
             if not is_running:
+                if connection is not None:
+                    connection.close()
                 child.wait(None)
                 assert child.error is not None
                 raise child.error.with_traceback(None)

@@ -227,7 +227,8 @@ def test_every_other_end_is_an_exception_as_well(
 def test_a_process_that_is_killed_is_reported_with_what_became_of_leave(
     number: int, has_left: bool, steps: Path, ordinary: dict[str, Any]
 ) -> None:
-    loop = ProcessLoop("rtloop_steps:do_nothing", "1ms", leave="rtloop_steps:leave", **ordinary)
+    settings = {**ordinary, "leave_timeout": "60s"}
+    loop = ProcessLoop("rtloop_steps:do_nothing", "1ms", leave="rtloop_steps:leave", **settings)
     with pytest.raises(rtloop.ProcessDiedError, match=signal.Signals(number).name) as caught, loop:
         wait_until(lambda: loop.stats.cycles > 3)
         assert loop.pid is not None
@@ -395,3 +396,38 @@ def test_a_collection_waits_for_a_cycle_with_enough_slack() -> None:
     for _ in range(1000):  # the estimate shrinks, so it is tried at last
         collector.collect(100)
     assert collector.collections > 1
+
+
+def test_a_process_that_another_thread_looks_at_delays_no_loop(steps: Path, ordinary: dict[str, Any]) -> None:
+    """As if a signal handler had interrupted a look, and now starts and ends another loop."""
+    loop = ProcessLoop("rtloop_steps:do_nothing", "1ms", **ordinary)
+    loop.start()
+    assert loop._child is not None
+    with loop._child._lock:
+        for _ in range(3):
+            assert rtloop.RTLoop("1ms", **ordinary).run(cycles=1).cycles == 1
+    loop.stop("60s")
+    assert loop.state == "stopped"
+
+
+def test_a_command_that_fails_does_not_keep_the_process_from_the_next_one(script: Any) -> None:
+    done = script("""
+        import os, socket, threading, types
+        from rtloop.child.channel import Channel
+        from rtloop.child.main import Overseer
+
+        class Loop:
+            def reset_stats(self):
+                raise OSError("no memory")
+            def request_stop(self):
+                print("stopped", flush=True)
+                os._exit(0)
+
+        ours, theirs = map(Channel, socket.socketpair())
+        overseer = Overseer(theirs, types.SimpleNamespace(parent=os.getppid(), leave_timeout_ns=10**9))
+        overseer.watch(Loop())
+        for command in "go", "reset", "stop":
+            ours.send(command)
+        threading.Event().wait(50)
+    """)
+    assert (done.returncode, done.stdout) == (0, "stopped\n") and "no memory" in done.stderr
