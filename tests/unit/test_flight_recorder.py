@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType, ModuleType
@@ -352,3 +353,37 @@ def test_a_recording_without_a_trigger_goes_on_after_a_swap(laws: ModuleType, or
         assert taken == list(range(taken[0], cycle)), "to the last cycle of the step"
         assert stream.end_reason == f"after the swap at cycle {cycle} the step has other signals"
         stream.close()
+
+
+def test_the_samples_of_a_step_that_comes_back_are_recorded_once(laws: ModuleType, ordinary: dict[str, Any],
+                                                                 tmp_path: Path) -> None:  # fmt: skip
+    """Its block still has those from before the swap."""
+    settings = {**ordinary, "name": f"law-{os.getpid()}", "signals_capacity": 1 << 16}
+    law, new = (laws.Law("1kHz", **settings) for _ in range(2))
+    law.show()
+    new.show()
+    new.step_code = -5
+    files = EventFiles(tmp_path / "back.npz", law.name, "monotonic", 10)
+    with warnings.catch_warnings(), law, rtloop.connect(law.name, os.getpid()) as there:
+        warnings.simplefilter("ignore")
+        wait_until(lambda: law.stats.cycles > 30, "it runs")
+        stream = SampleStream(there)
+        recorder = FlightRecorder(rtloop.connect(law.name, os.getpid()), "swap", (PERIOD, PERIOD), files)
+        law.swap(new, trial="1h", revert_on=())
+        taken = stream.read()["cycle"].tolist()
+        recorder.turn()
+        while law.on_trial:
+            if new.stop_at < new.steps:
+                new.stop_at = new.steps + 100  # far enough for a busy machine, or else once more
+            time.sleep(0.001)
+        back = law.stats.swaps[1].cycle
+        deadline = time.monotonic() + 60
+        while not taken or taken[-1] < back + 20:
+            taken += stream.read()["cycle"].tolist()
+            assert time.monotonic() < deadline
+        follow(recorder, lambda: recorder._events.cycle > back + 20)
+    recorder.finish()
+    recorder.close()
+    stream.close()
+    assert taken == list(range(taken[0], taken[-1] + 1)) and stream.lost == 0, "each once"
+    assert recorder.taken == law.stats.cycles and recorder.lost == 0 and recorder.counts["swap"] == 2

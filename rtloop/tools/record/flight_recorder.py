@@ -16,6 +16,7 @@ from rtloop.tools.record.event_files import EventFiles
 from rtloop.tools.record.event_recorder import EventRecorder
 from rtloop.tools.record.expression import Expression
 from rtloop.tools.record.loop_events import EVENTS, QUANTITIES, LoopEvents, read_loop
+from rtloop.tools.record.sample_stream import read_new
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -63,7 +64,7 @@ class FlightRecorder:
         self.end_reason = ""
         self.taken = 0
         self._trigger, self._times, self._on_file = trigger, times, on_file
-        self._lost = 0
+        self._lost = self._next = 0
         signals = loop.signals
         self._events = LoopEvents(
             read_loop(loop), loop.period_ns, str(loop.telemetry.settings.get("overrun")), dict(signals.limits)
@@ -100,7 +101,7 @@ class FlightRecorder:
         self._events.take(reading)
         self._note_parameters()
         self._take(self._reader.read(), None if is_swapped else reading.cycle)
-        return not is_swapped or self._change_step()
+        return not is_swapped or self._change_step(reading.swap_cycle)
 
     def _take(self, samples: NDArray[Any], limit: int | None) -> None:
         """Take samples; those of an unfinished cycle are left for the next reading."""
@@ -112,6 +113,8 @@ class FlightRecorder:
                 ready -= 1
         self._pending = samples[ready:]
         self.taken += ready
+        if ready:
+            self._next = int(samples["cycle"][ready - 1]) + 1
         self._recorder.take(samples[:ready], self._events.columns(samples[:ready]))
 
     def _note_parameters(self) -> None:
@@ -122,7 +125,7 @@ class FlightRecorder:
         if applied is not None and (not self._sets or self._sets[-1].cycle != applied.cycle):
             self._sets.append(applied)
 
-    def _change_step(self) -> bool:
+    def _change_step(self, cycle: int) -> bool:
         """Go on with the signals of the step that has replaced the former one."""
         try:
             loop = connect(self.loop.name, self.loop.pid)
@@ -140,9 +143,10 @@ class FlightRecorder:
             return False
         finally:
             former.close()
-        self._lost += self._reader.lost
-        self._reader = signals.reader("begin")
-        self._pending = np.empty(0, signals.dtype)
+        reader = signals.reader("begin")
+        self._pending, older = read_new(reader, max(cycle, self._next))
+        self._lost += self._reader.lost - older
+        self._reader = reader
         self._events.change_step(dict(signals.limits))
         return True
 

@@ -12,7 +12,20 @@ from rtloop.live.connect import Connection, connect
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["SampleStream"]
+    from rtloop.live.signals import SignalReader
+
+__all__ = ["SampleStream", "read_new"]
+
+
+def read_new(reader: SignalReader, cycle: int) -> tuple[NDArray[Any], int]:
+    """Return the samples of the present step from a cycle on, and how many of the reader's lost ones are older.
+
+    The block of a step that comes back, after a trial or because it is swapped in again, still has its former samples.
+    """
+    records = reader.read()
+    cycles = records["cycle"].astype(np.int64)
+    older = np.flatnonzero((cycles < cycle) | (np.diff(cycles, append=np.iinfo(np.int64).max) <= 0))
+    return (records[older[-1] + 1 :], reader.lost) if len(older) else (records, 0)
 
 
 class SampleStream:
@@ -37,6 +50,7 @@ class SampleStream:
         self._swaps = loop.telemetry.swaps[0]
         self._reader = loop.signals.reader()
         self._lost = 0
+        self._next = 0  # cycle after the last sample
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -51,7 +65,7 @@ class SampleStream:
     def read(self) -> NDArray[Any]:
         """Return the samples since the last read."""
         swaps, cycle = self.loop.telemetry.swaps
-        records = self._reader.read()
+        records = self._note(self._reader.read())
         if swaps == self._swaps:
             return records
         try:
@@ -67,9 +81,15 @@ class SampleStream:
             self.end_reason = f"after the swap at cycle {cycle:,} {error}"
             return records
         self.close()
-        self._lost += self._reader.lost
-        self.loop, self._swaps, self._reader = loop, loop.telemetry.swaps[0], reader
-        return np.concatenate((records, reader.read()))
+        new, older = read_new(reader, max(cycle, self._next))
+        self._lost += self._reader.lost - older
+        self.loop, self._swaps, self._reader = loop, swaps, reader
+        return np.concatenate((records, self._note(new)))
+
+    def _note(self, records: NDArray[Any]) -> NDArray[Any]:
+        if len(records):
+            self._next = int(records["cycle"][-1]) + 1
+        return records
 
     def close(self) -> None:
         """Close the connection, unless it is the first."""
