@@ -217,15 +217,16 @@ def _close_all() -> None:
 at_end(RECORDERS, _close_all, lambda: bool(_connections))
 
 
-def find_loop(remotes: Remotes, name: str | None, timeout: float = _PATIENCE_S) -> RemoteLoop:
+def find_loop(remotes: Remotes, name: str | None, timeout: float | None = None) -> RemoteLoop:
     """Return the only loop of that name whose bridge answers.
 
     Raises
     ------
     BridgeError
-        If there is none within `timeout` seconds, or there are several; the message lists those that answer.
+        If there is none within `timeout` seconds, by default 3, or there are several; the message lists those that
+        answer.
     """
-    limit = time.monotonic() + timeout
+    limit = time.monotonic() + (_PATIENCE_S if timeout is None else timeout)
     while True:
         found = remotes.ask()
         matching = [loop for loop in found if name is None or loop.stats.name == name]

@@ -183,8 +183,9 @@ class Tuning:
         return name
 
     def _answer(self, query: Any, fault: str | None, name: str = "") -> None:
-        self.done += fault is None
-        self.refused += fault is not None
+        with self._lock:  # any thread of Zenoh refuses
+            self.done += fault is None
+            self.refused += fault is not None
         try:
             if fault is None:
                 said = json.dumps({"ok": True, "parameters": self.document(name)}, separators=(",", ":"))

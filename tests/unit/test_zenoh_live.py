@@ -27,7 +27,7 @@ from rtloop import BridgeError, ConfigError, LoopGroup, PayloadError, PyLoop, Ri
 zenoh = pytest.importorskip("zenoh", reason="Zenoh is missing: pip install 'rtloop[zenoh]'")
 
 from rtloop.live.parameter_block import Writer  # noqa: E402
-from rtloop.zenoh import Bridge, Remotes, open_session, pack  # noqa: E402
+from rtloop.zenoh import Bridge, Remotes, connection, open_session, pack  # noqa: E402
 from rtloop.zenoh.connection import RemoteConnection, find_loop  # noqa: E402
 from rtloop.zenoh.feeds import Thinned, thinning  # noqa: E402
 from rtloop.zenoh.frames import describe_dtype  # noqa: E402
@@ -62,6 +62,17 @@ def until(done: Callable[[], Any], what: str = "it has not come", seconds: float
         assert time.monotonic() < limit, what
         time.sleep(0.01)
     return found
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let answers take as long as a busy machine needs for them."""
+    monkeypatch.setattr(connection, "_PATIENCE_S", 60.0)
+
+
+def described(remotes: Remotes, key: str) -> dict[str, Any]:
+    """Return the description of a bridge, empty as long as it has not answered."""
+    return remotes.describe(60).get(key, {})
 
 
 def alone(**more: Any) -> dict[str, Any]:
@@ -150,16 +161,15 @@ def test_a_bridge_that_was_not_told_so_accepts_no_set_and_says_why(
         with pytest.raises(BridgeError, match="set is not enabled here"):
             remotes.order("rtloop/pi/motor/commands/set", 60, make_set("motor", {"kp": 5}, writer))
         assert at_begin(motor) and (bridge.stats.sets, bridge.stats.sets_refused) == (0, 1)
-        assert remotes.describe()["rtloop/pi/motor"]["commands"].keys() == {"start", "stop", "reset"}
+        assert until(lambda: described(remotes, "rtloop/pi/motor"))["commands"].keys() == {"start", "stop", "reset"}
 
 
 def test_signals_arrive_thinned_with_units_and_their_number_named(
     motor: PyLoop, network: dict[str, Any], remotes: Remotes
 ) -> None:
     with Bridge(motor, config=network, key="rtloop/pi/motor", signal_rate="100Hz", batch="20ms") as bridge:
-        until(lambda: remotes.describe()["rtloop/pi/motor"]["signals"])
-        (described,) = remotes.describe()["rtloop/pi/motor"]["signals"].values()
-        assert (described["key"], described["every"], described["units"]) == (
+        (said,) = until(lambda: described(remotes, "rtloop/pi/motor").get("signals")).values()
+        assert (said["key"], said["every"], said["units"]) == (
             "rtloop/pi/motor/signals/motor", 5, {"angle": "rad"},
         )  # fmt: skip
         with RemoteConnection(remotes, find_loop(remotes, "motor")) as there:
@@ -183,7 +193,7 @@ def test_the_signals_of_all_loops_of_a_group_are_published_and_set_one_by_one(
     group = LoopGroup(loops, name="axis")
     ring = Ring(np.dtype([("t", "f8")]), 16)
     with Bridge(group, config=network, key="rtloop/pi/axis", commands="set", signals={"log": ring}), group:
-        until(lambda: len(remotes.describe()["rtloop/pi/axis"]["signals"]) == 3)
+        until(lambda: len(described(remotes, "rtloop/pi/axis").get("signals", ())) == 3)
         with RemoteConnection(remotes, find_loop(remotes, "left")) as left:
             left.parameters["kp"] = 3
             assert [loop.parameters["kp"] for loop in loops] == [3, 10]
@@ -240,11 +250,12 @@ def test_what_ends_is_seen(network: dict[str, Any], remotes: Remotes) -> None:
             _ = there.signals
 
 
-def test_a_loop_is_found_by_its_name_and_the_keys_of_its_bridge(network: dict[str, Any]) -> None:
+def test_a_loop_is_found_by_its_name_and_the_keys_of_its_bridge(network: dict[str, Any], remotes: Remotes) -> None:
     with (
         make_motor() as here, make_motor() as there,
         Bridge(here, config=network, key="rtloop/pi/motor"), Bridge(there, config=network, key="rtloop/nuc/motor"),
     ):  # fmt: skip
+        until(lambda: len(remotes.ask(60)) == 2)
         with pytest.raises(BridgeError, match="2 loops match"):
             rtloop.zenoh.connect("motor", config=network)
         there.parameters["kp"] = 7
@@ -263,6 +274,8 @@ def test_a_set_that_can_never_work_is_refused_when_the_bridge_is_made() -> None:
 
 LEFT_OPEN = """
 import json, sys, rtloop.zenoh
+from rtloop.zenoh import connection
+connection._PATIENCE_S = 60
 motor = rtloop.zenoh.connect("motor", config=json.loads(sys.argv[1]))
 motor.signals.latest()
 print(motor.parameters["kp"])
@@ -568,7 +581,7 @@ def test_top_shows_and_changes_the_parameters_of_a_loop_on_another_host(
     with Bridge(motor, config=network, key="rtloop/pi/motor", commands="set", batch="10ms") as bridge:
         until(lambda: bridge.describe()["signals"])
         sampler = RemoteSampler("rtloop/**", str(tmp_path / "operator.json5"))
-        (row,) = sampler.sample().rows
+        (row,) = until(lambda: sampler.sample().rows)
         watch = LoopWatch(lambda: sampler.connect(row.key))
         view = until(lambda: next((view for view in [watch.poll()] if view.samples > 10), None))
         assert view.values["kp"] == 10 and view.declared["kp"].unit == "V/rad"
@@ -581,12 +594,15 @@ def test_top_shows_and_changes_the_parameters_of_a_loop_on_another_host(
         sampler.close()
 
 
-def test_get_and_set_reach_a_loop_on_another_host(motor: PyLoop, network: dict[str, Any], tmp_path: Path) -> None:
+def test_get_and_set_reach_a_loop_on_another_host(
+    motor: PyLoop, network: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("click", reason="the command line needs rtloop[cli]")
     from click.testing import CliRunner
 
     from rtloop.tools.cli import make_group
 
+    monkeypatch.setattr("rtloop.tools.parameters._PATIENCE_S", 60.0)
     (tmp_path / "operator.json5").write_text(json.dumps(network))
 
     def run(*args: str) -> Any:
