@@ -44,7 +44,8 @@ cdef class Law(RTLoop):
         self.steps += 1
         return RT_CONTINUE
 """
-PATIENCE_S = 60
+#: Limit for what takes seconds, such as a compilation; a busy machine takes its time.
+PATIENCE_S = 150
 BUILD: dict[str, Any] = {"force": False, "include": (), "flags": [], "packages": ()}
 
 

@@ -49,6 +49,12 @@ def make_motor(name: str = "motor", **settings: Any) -> rtloop.PyLoop:
     )  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a loop take as long as it needs on a busy machine until it uses a value."""
+    monkeypatch.setattr("rtloop.tools.top.loop_watch._PATIENCE_S", 60.0)
+
+
 @pytest.fixture
 def motor() -> Iterator[rtloop.PyLoop]:
     made = make_motor()
