@@ -162,6 +162,26 @@ def test_only_the_newest_of_several_saves_is_swapped_in(
     assert len(loop.stats.swaps) == 1 and events.empty()
 
 
+def test_a_file_that_an_editor_removes_while_it_is_swapped_in_is_awaited(place: Path, ordinary: dict[str, Any]) -> None:
+    events: queue.Queue[Event] = queue.Queue()
+    made: list[Any] = []
+
+    def make(found: Target) -> Any:
+        made.append(make_loop(found, "1ms", ordinary, {}, {}))
+        if len(made) == 2:
+            (place / "law.pyx").unlink()
+        return made[-1]
+
+    found, examined = make_revision("law.pyx", BUILD)
+    loop = make(found)
+    with Watch(loop, found, examined, "law.pyx", BUILD, make, events.put), loop:
+        save(place, ("&self.kp, 1.0", "&self.kp, 3.0"))
+        assert events.get(timeout=PATIENCE_S).kind == "gone"
+        save(place, ("&self.kp, 1.0", "&self.kp, 3.0"))
+        assert events.get(timeout=PATIENCE_S).kind == "swapped" and loop.parameters["kp"] == 3.0
+    assert len(made) == 3 and len(loop.stats.swaps) == 1
+
+
 def test_the_command_prints_a_line_for_each_save(place: Path) -> None:
     command = [
         sys.executable, "-m", "rtloop", "run", "law.pyx", "--watch", "--json", "--policy", "other", "--lock", "off",

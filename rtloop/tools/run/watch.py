@@ -163,7 +163,10 @@ class Watch:
             raise Rejected("create", str(error)) from None
         except BaseException as error:  # of the user's constructor
             raise Rejected("create", describe_exception(error)) from None
-        source = Path(self._name).read_text(encoding="utf-8", errors="replace")
+        try:
+            source = Path(self._name).read_text(encoding="utf-8", errors="replace")
+        except OSError as error:  # an editor is about to write it again
+            raise Rejected("take-over", f"{self._name}: {error.strerror}") from None
         bases = [base.__name__ for base in self._kind.__mro__]
         line, reason = find_disagreement(source, bases, self._layouts, revision.examined.layouts)
         if reason:
