@@ -158,12 +158,13 @@ class ParameterSet:
     def take_back(self, successor: ParameterSet) -> None:
         """Repeat the changes that were requested of the step on trial, which had taken over the values of this one."""
         asked, own = successor.asked(), self.asked()
-        changes = {}
+        changes, seen = {}, {}
         for name, begun in successor._begun.items():
-            value = successor.declared[name].unpack_bytes(asked)
+            value = seen[name] = successor.declared[name].unpack_bytes(asked)
             if value not in (begun, self.declared[name].unpack_bytes(own)):
                 changes[name] = value
         self.change_like(successor, changes)
+        successor._begun = seen  # a second call is about what was requested since
 
     def change_like(self, former: ParameterSet, changes: Mapping[str, bytes]) -> None:
         """Request packed values of another step's parameters, as far as this step has and accepts them."""

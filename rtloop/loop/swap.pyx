@@ -8,7 +8,7 @@ from rtloop.headers.loop cimport RT_PHASE_DONE
 from rtloop.loop.lifecycle cimport Control
 
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from math import ceil
 
 from rtloop.errors import ConfigError, StateError, SwapError
@@ -226,8 +226,15 @@ class StepChange:
         self._undo, _ = thread.use(parts, self._undo, grants)
         if self._former_live is not None:
             self._former_live.recall()
+            self._take_back()  # under the lock: whoever changes the former's values after that must not be overruled
         self._raised, control.trial_error = control.trial_error, None
         give_back(self.successor, self.own, self._hand_over)
+
+    def _take_back(self):
+        """Request of the former step what was requested of the one on trial."""
+        if self.own.thread.live is not None:
+            with suppress(StateError):  # a writer was stopped in the middle of a set
+                self._former_live.parameters.take_back(self.own.thread.live.parameters)
 
     @property
     def former_parameters(self):
@@ -268,8 +275,8 @@ class StepChange:
             nap(_LOOK_S)
         if self._undo is not None:
             shielded(self._undo.close)
-        if self._back is not None and self._former_live is not None and self.own.thread.live is not None:
-            self._former_live.parameters.take_back(self.own.thread.live.parameters)
+        if self._back is not None and self._former_live is not None:
+            self._take_back()  # a process may have changed them until now
         gone.released()
         if self._back is not None:
             run_warnings.warn_reverted(control.settings.name, self._made, self._back, self._raised)

@@ -356,6 +356,24 @@ def test_parameters_that_were_requested_in_a_trial_are_kept(make: Any, failing: 
     assert {"kp": 9.0} not in kept and kept[-1] == {"kp": 5.0} and loop.stats.lost_parameter_changes == 0
 
 
+def test_what_is_requested_after_a_trial_is_not_overruled_by_what_was_requested_in_it(make: Any) -> None:
+    loop, new = make(), make("Other")
+    loop.declare("kp", 2.0)
+    new.declare("kp", 9.0)
+    new.step_code = -5
+    with warnings.catch_warnings(), loop:
+        warnings.simplefilter("ignore")
+        loop.swap(new, trial=LONG, revert_on=())
+        loop.parameters["kp"] = 4
+        while loop.on_trial:
+            if new.stop_at < new.steps:
+                new.stop_at = new.steps + 20  # or else once more
+            time.sleep(0.001)
+        loop.parameters["kp"] = 5
+        wait_for(lambda: new.releases == 1)
+        assert loop.parameters["kp"] == 5
+
+
 def test_the_former_has_its_fields_again(ordinary: Ordinary) -> None:
     """Two steps without a class share their data, into which each writes its parameters."""
     data = np.zeros((), [("kp", "f8"), ("count", "i8")])
