@@ -1,4 +1,4 @@
-"""ChildLoop: the PyLoop in the process of a ProcessLoop, with a leave() in Python and collections between cycles."""
+"""ChildLoop: the PyLoop in the process of a ProcessLoop, with collections of garbage between cycles."""
 
 cimport cython
 from cpython.object cimport PyTypeObject
@@ -12,7 +12,6 @@ from rtloop.loop.loop cimport Cycle
 
 import sys
 
-from rtloop.loop import failure
 from rtloop.system.grant import Grant
 
 _GRANT = Grant(
@@ -39,22 +38,20 @@ cdef void _use_slack(void *self) noexcept nogil:
 @cython.auto_pickle(False)
 @cython.no_gc_clear  # the thread may use the functions until the loop is deallocated
 cdef class ChildLoop(PyLoop):
-    """ChildLoop(callable, period, *, leave=None, collector=None, **settings)\n--\n
+    """ChildLoop(callable, period, *, collector=None, **settings)\n--\n
     PyLoop that has a process to itself.
 
     Parameters
     ----------
     callable, period, **settings
         As for :class:`~rtloop.PyLoop`.
-    leave : callable, optional
-        Function that the loop's thread calls without arguments after the last cycle. An exception fails the loop.
     collector : SlackCollector, optional
         Collector of garbage that runs between two cycles.
     """
 
-    def __init__(self, callable, *period, leave=None, collector=None, **settings):
+    def __init__(self, callable, *period, collector=None, **settings):
         super().__init__(callable, *period, **settings)
-        self._leave, self._collector = leave, collector
+        self._collector = collector
         (<Control>self._control).thread.remarks = (_gil_grant,)
         if collector is not None:
             (<Control>self._control).thread.add_remark(collector.grant)
@@ -73,21 +70,6 @@ cdef class ChildLoop(PyLoop):
         except BaseException as error:  # of a callback of the collector
             (<Control>self._control).note_raised(error)
             (<Control>self._control).request_stop()
-
-    cdef void leave(self) noexcept nogil:
-        if not rt_py_is_ending():  # rtloop: allow python: it needs no GIL
-            with gil:  # rtloop: allow gil: after the last cycle
-                self._call_leave()
-
-    cdef void _call_leave(self) noexcept:
-        cdef Control control = <Control>self._control
-        if self._leave is None:
-            return
-        try:
-            self._leave()
-        except BaseException as error:
-            failure.add_note(error, f"Raised in leave() of {self.name}.")
-            control.note_raised_in_leave(error)
 
     def prepare(self, cycles, duration_ns):
         """Do all of a start except releasing the thread; :meth:`withdraw` undoes it. Raises what start() raises."""

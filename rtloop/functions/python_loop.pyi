@@ -18,6 +18,7 @@ class PyLoop(RTLoop):
         callable: Callable[[Cycle], int | None],  # noqa: A002 - the name of the contract
         period: Duration,
         *,
+        leave: Callable[[], object] | None = None,
         data: NDArray[Any] | None = None,
         parameters: Tuning = (),
         signals: Fields = (),

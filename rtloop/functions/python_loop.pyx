@@ -59,7 +59,7 @@ cdef void _unregister() noexcept nogil:
 @cython.auto_pickle(False)
 @cython.no_gc_clear  # the thread may use the function until the loop is deallocated
 cdef class PyLoop(_RTLoop_2):
-    """PyLoop(callable, period, *, data=None, parameters=(), signals=(), **settings)\n--\n
+    """PyLoop(callable, period, *, leave=None, data=None, parameters=(), signals=(), **settings)\n--\n
     Loop whose step is a Python function, for prototypes, with the schedule and the statistics of a compiled loop.
 
     It takes the GIL in every cycle, which its grants report. Other Python threads delay it, and Python code causes page
@@ -74,6 +74,10 @@ cdef class PyLoop(_RTLoop_2):
         CallbackError. It may call the loop's ``stop``. An exception fails the loop; ``join`` and ``run`` raise it.
     period : duration
         As for :class:`RTLoop`, like all other keywords. The default of ``stack_size`` is 4M.
+    leave : callable, optional
+        Function that the loop's thread calls without arguments after the last cycle, to bring an actuator to rest. It
+        runs however the loop ends, also at SIGTERM; not if the process is killed or crashes. An exception in it fails
+        the loop.
     data : numpy.ndarray, optional
         One struct with the data of the function: ``np.zeros((), [("kp", "f8"), ("angle", "f8")])``.
     parameters : sequence of str, or dict, optional
@@ -91,19 +95,21 @@ cdef class PyLoop(_RTLoop_2):
     Raises
     ------
     TypeError
-        If `callable` is not callable.
+        If `callable` or `leave` is not callable.
     ConfigError
         As :class:`RTLoop`.
     """
 
-    def __init__(self, callable, *period, data=None, parameters=(), signals=(), **settings):
+    def __init__(self, callable, *period, leave=None, data=None, parameters=(), signals=(), **settings):
         if not hasattr(callable, "__call__"):
             hint = ": rtloop.FunctionLoop runs compiled functions" if hasattr(callable, "address") else ""
             if period and hasattr(period[0], "__call__"):
                 hint = f"; the callable comes first: PyLoop(function, {show(callable)})"
             raise TypeError(f"callable={show(callable)} is not a function or another callable{hint}")
+        if leave is not None and not hasattr(leave, "__call__"):
+            raise TypeError(f"leave={show(leave)} is not a function or another callable")
         super().__init__(*period, **{"stack_size": _STACK_SIZE, **settings})
-        self.callable, self.data = callable, data
+        self.callable, self.data, self._leave = callable, data, leave
         if parameters or signals:
             declare_fields((<Control>self._control).thread.make_live(), data, parameters, signals)
         (<Control>self._control).thread.add_remark(_gil_grant)
@@ -154,6 +160,20 @@ cdef class PyLoop(_RTLoop_2):
                 os.write(2, f"rtloop: {self.name}: its step has forked, and the child process ends here\n".encode())
                 os._exit(1)
         return code
+
+    cdef void leave(self) noexcept nogil:
+        if not rt_py_is_ending():  # rtloop: allow python: it needs no GIL
+            with gil:  # rtloop: allow gil: after the last cycle
+                self._call_leave()
+
+    cdef void _call_leave(self) noexcept:
+        if self._leave is None:
+            return
+        try:
+            self._leave()
+        except BaseException as error:
+            failure.add_note(error, f"Raised in leave() of {self.name}.")
+            (<Control>self._control).note_raised_in_leave(error)
 
 
 rt_set_type_name(<PyTypeObject *>PyLoop, b"rtloop.PyLoop")

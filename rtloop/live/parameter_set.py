@@ -14,6 +14,7 @@ from rtloop.errors import ConfigError, StateError
 from rtloop.live.declared_parameters import Declaration, Parameter, merge, parse_name, parse_type
 from rtloop.live.parameter_block import MOST, MOST_BYTES, ParameterRun, Used, Writer, assign, pack_place
 from rtloop.live.write_lock import write_lock
+from rtloop.process.signal_shield import ShieldedLock
 from rtloop.stats.figures import ParameterChange
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class ParameterSet:
         self._recorded: ParameterChange | None = None  # the values that a recorded step began with
         self._is_retired = False
         self._told = (0, 0)  # changes and refusals of this run that were reported before it was retired
-        self._lock = threading.RLock()
+        self._lock = ShieldedLock()
 
     def declare(self, name: str, address: int, value: Any, dtype: DTypeLike = "f8") -> Declaration:
         """Add a parameter, whose values the loop writes to an address.
@@ -293,6 +294,8 @@ class ParameterSet:
                 return
             with write_lock(run.fd, self.name):
                 run.publish(merge(self.declared, self._asked_of(run), changes), writer)
+            if self._run is not run:  # a signal handler has ended the run meanwhile
+                self.change(changes, writer)
 
     @property
     def run(self) -> ParameterRun | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,6 +12,7 @@ import numpy as np
 from rtloop.errors import ConfigError, StateError
 from rtloop.live.declared_parameters import parse_name, parse_type, parse_unit
 from rtloop.live.signal_block import OwnSignals
+from rtloop.process.signal_shield import ShieldedLock
 from rtloop.units import show
 
 if TYPE_CHECKING:
@@ -282,7 +282,7 @@ class SignalSet:
         self._addresses: dict[str, int] = {}
         self._block: OwnSignals | None = None
         self._layout: Layout | None = None
-        self._lock = threading.RLock()
+        self._lock = ShieldedLock()
 
     @property
     def name(self) -> str:

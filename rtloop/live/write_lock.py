@@ -10,13 +10,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from rtloop.errors import StateError
 from rtloop.process.nap import nap
+from rtloop.process.signal_shield import ShieldedLock
 
 __all__ = ["close_file", "write_lock"]
 
@@ -24,7 +24,9 @@ __all__ = ["close_file", "write_lock"]
 PATIENCE_S = 2.0
 _LONGEST_PAUSE_S = 0.001
 
-_mutex = threading.Lock()
+_mutex = ShieldedLock()
+#: The files that this process has locked, of which a signal handler may lock one again.
+_locked: list[int] = []
 
 
 @contextmanager
@@ -37,18 +39,22 @@ def write_lock(fd: int, name: str) -> Iterator[None]:
         If another writer has held it for two seconds, for example because it was stopped.
     """
     deadline = time.monotonic() + PATIENCE_S
-    if not _mutex.acquire(timeout=PATIENCE_S):
+    if not _mutex.acquire(PATIENCE_S):
         raise StateError(
             f"the parameters of {name} cannot be changed: another thread has been writing them for {PATIENCE_S:g} s"
         )
     try:
-        if fd >= 0:
+        is_outer = fd >= 0 and fd not in _locked
+        if is_outer:
             _lock_file(fd, name, deadline)
+            _locked.append(fd)
         try:
             yield
         finally:
-            if fd >= 0:
-                fcntl.lockf(fd, fcntl.LOCK_UN)
+            if is_outer:
+                _locked.remove(fd)
+                with suppress(OSError):  # a signal handler may have ended the run, which closes the file
+                    fcntl.lockf(fd, fcntl.LOCK_UN)
     finally:
         _mutex.release()
 
@@ -59,6 +65,8 @@ def _lock_file(fd: int, name: str, deadline: float) -> None:
         try:
             fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            if error.errno == errno.EBADF:
+                return  # a signal handler has just ended the run: nobody else reads what is written
             if error.errno not in (errno.EAGAIN, errno.EACCES):
                 raise
         else:
@@ -80,7 +88,8 @@ def close_file(fd: int) -> None:
 
 def _reset_after_fork() -> None:
     global _mutex
-    _mutex = threading.Lock()
+    _mutex = ShieldedLock()
+    _locked.clear()
 
 
 os.register_at_fork(after_in_child=_reset_after_fork)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -19,6 +18,7 @@ from rtloop.errors import (
     WatchdogError,
 )
 from rtloop.guard.violations import list_violations
+from rtloop.process.signal_shield import ShieldedLock
 from rtloop.settings import Settings
 from rtloop.system import refusal_cause
 from rtloop.units import format_duration
@@ -62,7 +62,7 @@ class RunFailure:
         self.raised: BaseException | None = None
         self.is_reported = False
         self._thread = thread
-        self._lock = threading.RLock()
+        self._lock = ShieldedLock()
         self._is_settled = False
         self._make: Callable[[], BaseException] | None = None
         self._error: BaseException | None = None

@@ -21,7 +21,7 @@ from rtloop.loop import interrupted_wait, registry, run_stats, run_warnings
 from rtloop.loop.failure import RunFailure, add_note, describe, stop_timeout_error
 from rtloop.process import ending_signals
 from rtloop.process.nap import nap
-from rtloop.process.signal_shield import shielded
+from rtloop.process.signal_shield import ShieldedLock, shielded
 
 # Time that a reaper waits for the keeper while the keeper is busy with another loop.
 _PATIENCE_S = 0.05
@@ -69,7 +69,7 @@ cdef class Control:
         run_stats.import_modules(settings)
         self.thread = LoopThread(settings)
         self._own_settings = settings
-        self._lock = threading.RLock()
+        self._lock = ShieldedLock()
         self._activity, self._outcome = "idle", "new"
         self._is_closed = self._is_stop_wanted = False
         self._pid = self._starter = self._reaper = self.runs = 0

@@ -26,6 +26,8 @@ _LONG_S = 1.0
 # Time in which an idle keeper begins a call on a busy machine, and interval at which an impatient caller looks.
 _IDLE_PATIENCE_S = 2.0
 _GLANCE_S = 0.01
+# Interval at which the keeper checks whether the thread that holds a lock waits for the keeper.
+_LOCK_S = 0.001
 
 # Held while a thread is started. No Python code runs meanwhile, so no signal handler either.
 _starting = _thread.allocate_lock()
@@ -33,6 +35,7 @@ _jobs = None
 _pid = 0
 _ident = 0
 _is_busy = False  # whether the keeper is making a call
+_waiting = []  # threads that wait for the keeper, each as often as it does
 _FAULTS = frozenset({
     signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS, signal.SIGABRT
 })
@@ -159,6 +162,7 @@ def block_signals():
 def _reset_after_fork():
     global _is_busy, _starting
     _is_busy = False
+    _waiting[:] = [ident for ident in _waiting if ident == _thread.get_ident()]
     _starting = _thread.allocate_lock()  # another thread may have held it
 
 
@@ -181,6 +185,60 @@ def _nothing():
     pass
 
 
+cdef bint _is_keeper():
+    return _thread.get_ident() == _ident and _pid == os.getpid()
+
+
+cdef class ShieldedLock:
+    """ShieldedLock()\n--\n
+    Reentrant lock of what the keeper and the program's threads share.
+
+    A signal handler may interrupt a thread that holds it, and call the keeper, which may need the lock as well: with
+    any other lock each would wait for the other. The keeper is therefore let in while the holder waits for the keeper,
+    as the handler itself is. Whoever holds it must expect that a function called from there has ended the run.
+    """
+
+    cdef object _lock
+    cdef object _holder  # its number, None if there is none
+    cdef int _depth, _entered
+
+    def __init__(self):
+        self._lock, self._holder, self._depth, self._entered = threading.RLock(), None, 0, 0
+
+    def acquire(self, timeout=None):
+        """Acquire the lock, in up to `timeout` seconds. Returns False if it could not be acquired."""
+        # From the end of the inner acquire() on, no Python code runs here: the holder is stored before a handler runs.
+        if _is_keeper():
+            end = None if timeout is None else time.monotonic() + timeout
+            while not self._lock.acquire(timeout=_LOCK_S):
+                if self._holder in _waiting:
+                    self._entered += 1
+                    return True
+                if end is not None and time.monotonic() > end:
+                    return False
+        elif not self._lock.acquire(timeout=-1 if timeout is None else timeout):
+            return False
+        self._depth += 1
+        self._holder = _thread.get_ident()
+        return True
+
+    def release(self):
+        """Release the lock once."""
+        if self._entered and _is_keeper():
+            self._entered -= 1
+            return
+        self._depth -= 1
+        if self._depth == 0:
+            self._holder = None
+        self._lock.release()
+
+    def __enter__(self):
+        self.acquire()
+
+    def __exit__(self, kind, value, traceback):
+        self.release()
+
+
 def shielded(function, patience_s=None):
     """Call a function on a thread that runs no signal handlers, and return its result.
 
@@ -197,13 +255,22 @@ def shielded(function, patience_s=None):
     BaseException
         The function's exception; otherwise, after it has returned, that of a signal handler.
     """
-    interrupt = None
-    if _thread.get_ident() == _ident and _pid == os.getpid():
+    if _is_keeper():
         return function()
     jobs = None if sys.is_finalizing() else _start()
     if jobs is None:
         return function()  # at the interpreter's end there are neither threads nor signal handlers
     job = _Job(function)
+    _waiting.append(_thread.get_ident())
+    try:
+        return _wait_for(jobs, job, patience_s)
+    finally:
+        _waiting.remove(_thread.get_ident())
+
+
+def _wait_for(jobs, job, patience_s):
+    """Hand a job to the keeper, and return its result as :func:`shielded` does."""
+    interrupt = None
     jobs.put(job)
     begin = time.monotonic()
     while True:
@@ -220,7 +287,7 @@ def shielded(function, patience_s=None):
             if _jobs is not jobs or _pid == 0:  # the keeper has died
                 if job.done.acquire(False):
                     break
-                return function()  # it did not begin this job
+                return job.function()  # it did not begin this job
         except BaseException as error:
             interrupt = error
     if job.error is not None:

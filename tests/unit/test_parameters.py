@@ -6,6 +6,7 @@ import gc
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -330,3 +331,24 @@ def test_a_mapping_holds_its_loop(tuned: ModuleType) -> None:
     del held, parameters
     gc.collect()
     assert kept() is None
+
+
+def test_a_handler_that_stops_the_loop_may_interrupt_a_change(script: Callable[..., Any]) -> None:
+    """What it interrupts holds the lock of the parameters, which the end of the run needs as well."""
+    done = script("""
+        import os, signal, threading
+        import numpy as np, rtloop
+        quiet = dict(strict=False, policy="other", lock_memory="off", dma_latency=None)
+        for _ in range(20):
+            data, stopped = np.zeros((), [("kp", "f8")]), []
+            loop = rtloop.PyLoop(lambda cycle: None, "1ms", data=data, parameters=["kp"], **quiet)
+            signal.signal(signal.SIGUSR1, lambda number, frame: (loop.stop(), stopped.append(loop.state)))
+            loop.start()
+            threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+            kp = 0.0
+            while not stopped:
+                kp += 1.0
+                loop.parameters["kp"] = kp
+            assert stopped == ["stopped"] and loop.parameters["kp"] == kp, (stopped, kp)
+    """)
+    assert done.returncode == 0, done.stderr

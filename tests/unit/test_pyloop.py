@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import signal
 import sys
 import threading
 import time
@@ -444,3 +445,60 @@ def test_pythons_own_checks_find_nothing(script: Callable[..., Any]) -> None:
 @pytest.mark.parametrize("kind", [rtloop.RTLoop, rtloop.FunctionLoop, PyLoop])
 def test_help_shows_no_methods_of_the_compiler(kind: type) -> None:
     assert not [name for name in vars(kind) if name.endswith("_cython__")]
+
+
+@pytest.mark.parametrize("end", ["stop", "code", "exception"])
+def test_leave_runs_once_after_the_last_cycle(ordinary: dict[str, Any], end: str) -> None:
+    calls: list[str] = []
+    threads = set()
+
+    def step(cycle: Cycle) -> int:
+        calls.append("step")
+        threads.add(threading.get_native_id())
+        if cycle.index == 2 and end == "exception":
+            raise ValueError("the sensor is gone")
+        return RT_CONTINUE if cycle.index < 2 else {"stop": RT_STOP, "code": -5, "exception": 0}[end]
+
+    def leave() -> None:
+        calls.append("leave")
+        threads.add(threading.get_native_id())
+
+    loop = PyLoop(step, "1ms", leave=leave, **ordinary)
+    errors: dict[str, type[BaseException]] = {"code": rtloop.CallbackError, "exception": ValueError}
+    if end in errors:
+        with pytest.raises(errors[end]):
+            loop.run()
+    else:
+        loop.run()
+    assert calls == ["step"] * 3 + ["leave"] and len(threads) == 1
+    calls.clear()
+    PyLoop(lambda cycle: calls.append("step"), "1ms", leave=leave).simulate(cycles=2)
+    assert calls == ["step", "step", "leave"]
+
+
+def test_an_exception_in_leave_fails_the_loop(ordinary: dict[str, Any]) -> None:
+    def leave() -> None:
+        raise OSError("the brake is stuck")
+
+    loop = PyLoop(lambda cycle: RT_STOP, "1ms", leave=leave, **ordinary)
+    with pytest.raises(OSError, match="the brake is stuck") as caught:
+        loop.run()
+    assert loop.state == "failed" and "Raised in leave()" in caught.value.__notes__[0]
+    with pytest.raises(TypeError, match="leave=5 is not a function"):
+        PyLoop(lambda cycle: None, "1ms", leave=5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_leave_runs_before_a_signal_ends_the_program(script: Callable[..., Any], name: str) -> None:
+    done = script(f"""
+        import os, signal, time, rtloop
+        def step(cycle):
+            if cycle.index == 5:
+                os.kill(os.getpid(), signal.{name})
+        def leave():
+            os.write(1, b"off")
+        loop = rtloop.PyLoop(step, "1ms", leave=leave, **{ORDINARY})
+        loop.start()
+        time.sleep(100)
+    """)
+    assert done.returncode == -getattr(signal, name) and done.stdout == "off", done.stderr

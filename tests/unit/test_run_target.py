@@ -239,3 +239,11 @@ def test_the_live_line_says_what_matters() -> None:
     line = describe_progress(stats)
     assert line.startswith("40 cycles, latency ") and ", max " in line
     assert "latency" not in describe_progress(stats, is_brief=True)
+
+
+def test_the_leave_of_a_callable_class_is_called(folder: Path) -> None:
+    (folder / "drive.py").write_text(
+        "class Drive:\n    def __call__(self, cycle):\n        return cycle.index >= 2\n"
+        "    def leave(self):\n        open('left', 'a').write('left')\n"
+    )
+    assert made("drive.py").run().cycles == 3 and (folder / "left").read_text() == "left"

@@ -237,7 +237,9 @@ def make_loop(
     if _is_python(thing):
         from rtloop.functions.python_loop import PyLoop
 
-        return PyLoop(_bind(target, rest), period, **keywords)
+        step = _bind(target, rest)
+        leave = getattr(step, "leave", None) if isinstance(thing, type) else None
+        return PyLoop(step, period, **{"leave": leave, **keywords})
     from rtloop.functions.function_loop import FunctionLoop
 
     data = rest.pop("data", None)
