@@ -360,7 +360,8 @@ cdef class _RTLoop_2:
         revert_on : sequence of {"overrun", "guard", "late", "nonfinite"}
             What counts as a failure in the trial, besides a negative code: a cycle that ends after the next release; a
             violation that the loop's guard finds; a release that has passed before the loop waits for it, also because
-            ``take_over`` took too long; a signal of the new step that is infinite or not a number after a cycle.
+            ``take_over`` took too long; a signal of the new step that is infinite or not a number after a cycle, except
+            one of half precision (``f2``).
 
         Returns
         -------

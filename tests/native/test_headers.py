@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import platform
 import re
+import subprocess
 
 import pytest
 from native_programs import HERE, INCLUDE, compile_c, run
@@ -24,6 +26,22 @@ def test_no_optimizer_leaves_out_the_touch_of_a_page(level, compiler, tmp_path):
     compile_c(compiler, HERE / "touched_pages.c", tmp_path / "touched", level)
     result = run(tmp_path / "touched")
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="compilers for arm64 have no -m32")
+def test_a_32_bit_machine_is_refused_in_a_sentence_that_meson_says_as_well(compiler, tmp_path):
+    source = tmp_path / "small.c"
+    source.write_text('#include "rtloop/atomics.h"\n')
+    command = [compiler, "-m32", "-ffreestanding", "-fsyntax-only", f"-I{INCLUDE}", str(source)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    sentence = (
+        "rtloop needs a 64-bit machine: its counters and times are 64-bit words that are read and written at once"
+    )
+    assert result.returncode != 0 and sentence in result.stderr
+    assert (
+        f"if meson.get_compiler('c').sizeof('void *') < 8\n  error('{sentence}"
+        in (HERE.parents[1] / "meson.build").read_text()
+    )
 
 
 def test_every_program_is_in_one_table():

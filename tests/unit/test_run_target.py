@@ -247,3 +247,13 @@ def test_the_leave_of_a_callable_class_is_called(folder: Path) -> None:
         "    def leave(self):\n        open('left', 'a').write('left')\n"
     )
     assert made("drive.py").run().cycles == 3 and (folder / "left").read_text() == "left"
+
+
+def test_a_name_that_only_a_parameter_has_is_set_as_that(tuned_path: Path) -> None:
+    sys.path.insert(0, str(tuned_path))
+    values = made("tuned:Tuned", a=3.0, mode=2).parameters
+    assert (values["a"], values["b"], values["mode"]) == (3.0, 1.0, 2)
+    with pytest.raises(rtloop.ConfigError, match="a=2000"):
+        made("tuned:Tuned", a=2000.0)
+    with pytest.raises(TargetError, match="Tuned does not take 'gain'; did you mean 'gains'"):
+        made("tuned:Tuned", gain=1.0)

@@ -309,7 +309,7 @@ def _bind(target: Target, given: dict[str, Any]) -> Any:
 def _make_class(
     target: Target, period: Duration, settings: Mapping[str, Any], defaults: Mapping[str, Any], given: Mapping[str, Any]
 ) -> RTLoop:
-    """Call the class; set as attributes what its constructor does not take."""
+    """Call the class; set as attributes, or as parameters, what its constructor does not take."""
     first = re.search(r"(\w+)\s*(?::[^=]*)?(=|$)", _constructor(target).partition(",")[0])
     if first and first[2] and first[1] not in ("period", "rate"):  # else 1 ms would become a gain of a million
         raise TargetError(
@@ -318,7 +318,7 @@ def _make_class(
             "'super().__init__(period, **settings)'"
         )
     keywords = {**defaults, **settings, **given}
-    attributes: dict[str, Any] = {}
+    others: dict[str, Any] = {}
     while True:
         try:
             loop: RTLoop = target.thing(period, **keywords)
@@ -338,24 +338,32 @@ def _make_class(
                     f"{target.name} does not take {name}={value!r}, because its __init__ does not pass it on: write "
                     "'def __init__(self, period, *, ..., **settings)' and 'super().__init__(period, **settings)'"
                 ) from None
-            if name not in _attributes(target.thing):
-                near = get_close_matches(name, _names(target), 1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise TargetError(f"{target.name} does not take {name!r}{hint}{_takes(target)}") from None
-            attributes[name] = value
+            others[name] = value
     exact = parse_period(period)
     if loop.settings.period != exact:
         raise TargetError(
             f"{target.name} runs at {format_rate(loop.settings.period_ns)}, not at the {format_rate(exact)} "
             "that it was given: its __init__ must pass the period on, 'super().__init__(period, **settings)'"
         )
-    for name, value in attributes.items():
-        try:
-            setattr(loop, name, value)
-        except (TypeError, ValueError, OverflowError, AttributeError) as error:
-            why = "it is read-only" if "not writable" in str(error) else str(error)
-            raise TargetError(f"{target.name}.{name} cannot be {value!r}: {why}") from None
+    for name, value in others.items():
+        _set(target, loop, name, value)
     return loop
+
+
+def _set(target: Target, loop: RTLoop, name: str, value: Any) -> None:
+    """Set a parameter that the loop has declared, or an attribute."""
+    if name in loop.parameters:
+        loop.parameters[name] = value
+        return
+    if name not in _attributes(target.thing):
+        near = get_close_matches(name, [*_names(target), *loop.parameters], 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise TargetError(f"{target.name} does not take {name!r}{hint}{_takes(target)}")
+    try:
+        setattr(loop, name, value)
+    except (TypeError, ValueError, OverflowError, AttributeError) as error:
+        why = "it is read-only" if "not writable" in str(error) else str(error)
+        raise TargetError(f"{target.name}.{name} cannot be {value!r}: {why}") from None
 
 
 def _unmade(target: Target, error: TypeError) -> Exception:
