@@ -31,10 +31,12 @@ METHODS = {
     "data/ring.pyx": ("push", "pop", "push_many", "pop_many"),
     "data/signals.pyx": ("sample",),
 }
+#: The modules with a loop that has a callback of its own.
 OURS = sorted(
     path.relative_to(PACKAGE).as_posix()
     for path in PACKAGE.rglob("*.pyx")
     if re.search(r"cdef class \w+\((?:\w*Loop\w*|Plant)\)|cdef class _RTLoop", path.read_text())
+    and re.search(r"cdef (?:int|void) (?:enter|step|wait|leave|take_over)\(self", path.read_text())
 )
 MARK = re.compile(r"(?:#|//) BAD: ([a-z -]+)$")
 

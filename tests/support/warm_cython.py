@@ -95,7 +95,8 @@ def _compile(connection: socket.socket, order: list, streams: list[int]) -> int:
         setattr(sys, ("stdout", "stderr")[number - 1], stream)
 
     def end_with_it() -> None:
-        connection.recv(1)  # nothing is ever sent: it has ended
+        with contextlib.suppress(OSError):  # it was killed, and has left something unread
+            connection.recv(1)  # nothing is ever sent: it has ended
         os._exit(1)
 
     threading.Thread(target=end_with_it, daemon=True).start()
