@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import time
@@ -480,12 +481,13 @@ def test_a_fork_in_the_plant_ends_it_in_the_child_alone(script: Callable[..., An
 def test_nothing_stays_open() -> None:
     loop = RTLoop("1ms")
     loop.simulate(cycles=5)
+    gc.collect()
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(50):
         loop.simulate(cycles=5)
         with pytest.raises(ZeroDivisionError):
             loop.simulate(plant=lambda cycle: 1 // 0)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before, "fewer, if what other tests left has gone meanwhile"
 
 
 def test_recorded_inputs_replayed_through_a_ring_give_the_same_outputs() -> None:
