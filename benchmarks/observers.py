@@ -45,7 +45,7 @@ PERCENTILES = (50, 99)
 HOLD_S = 0.16
 
 
-#: What must not have happened, and what no reader may have seen.
+#: Counts that must be 0.
 FAILURES = {
     "torn_sets": "torn sets of parameters",
     "faults": "page faults of the loop's thread",

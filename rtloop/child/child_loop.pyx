@@ -10,8 +10,7 @@ from rtloop.headers.loop cimport rt_loop_now, rt_loop_request_slack, rt_loop_t
 from rtloop.loop.lifecycle cimport Control
 from rtloop.loop.loop cimport Cycle
 
-import sys
-
+from rtloop.functions.python_loop import is_gil_enabled
 from rtloop.system.grant import Grant
 
 _GRANT = Grant(
@@ -25,8 +24,7 @@ _FREE_GRANT = Grant(
 
 
 def _gil_grant():
-    """Return the grant for the GIL as it is now: importing a module can switch it on."""
-    return _GRANT if getattr(sys, "_is_gil_enabled", lambda: True)() else _FREE_GRANT
+    return _GRANT if is_gil_enabled() else _FREE_GRANT
 
 
 cdef void _use_slack(void *self) noexcept nogil:

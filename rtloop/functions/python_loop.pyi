@@ -8,6 +8,8 @@ from rtloop.loop.cycle import Cycle
 from rtloop.loop.loop import RTLoop
 from rtloop.settings import Duration, LoopKeywords
 
+def is_gil_enabled() -> bool: ...
+
 class PyLoop(RTLoop):
     @property
     def callable(self) -> Callable[[Cycle], int | None]: ...

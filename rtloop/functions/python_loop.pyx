@@ -42,9 +42,13 @@ _FREE_GRANT = Grant(
 )
 
 
+def is_gil_enabled():
+    """Return True if Python code takes the GIL now: importing a module can switch it on."""
+    return getattr(sys, "_is_gil_enabled", lambda: True)()
+
+
 def _gil_grant():
-    """Return the grant for the GIL as it is now: importing a module can switch it on."""
-    return _GRANT if getattr(sys, "_is_gil_enabled", lambda: True)() else _FREE_GRANT
+    return _GRANT if is_gil_enabled() else _FREE_GRANT
 
 
 cdef void _unregister() noexcept nogil:

@@ -11,7 +11,7 @@ import pytest
 sys.path.append(str(Path(__file__).parent))
 pytest.register_assert_rewrite("native_programs")
 
-#: What a test is repeated for, and the field of a program that has it.
+#: Arguments for whose values a test is repeated, and the fields of a program that list these values.
 ROWS = {"sanitizer": "sanitizers", "fault": "faults", "mutation": "mutations"}
 
 

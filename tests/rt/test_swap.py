@@ -63,7 +63,7 @@ def test_many_swaps_beside_a_busy_interpreter(laws: ModuleType) -> None:
 
 
 def test_a_swap_that_meets_the_end_of_its_loop_ends(laws: ModuleType) -> None:
-    """What was prepared for it is released on the thread that also reaps the loop; neither waits for the other."""
+    """The thread that releases a swap that is not made also reaps the loop; neither waits for the other."""
     for _ in range(40):
         loop, swapped = laws.Law("1kHz", dma_latency=None), threading.Event()
         loop.declare()

@@ -18,20 +18,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rtloop_test_waiting import wait_until
 
 import rtloop
 
 #: The word of the block: its place, and the bit of a new set.
 STATE, NEW = 64, 0x10
 PLACES, WRITER_BYTES = 192, 128
-
-
-def wait_until(condition: Any, what: str) -> None:
-    """Wait for a condition that a running loop brings about."""
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.001)
 
 
 @pytest.fixture

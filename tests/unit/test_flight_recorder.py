@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from rtloop_test_waiting import wait_until
 
 import rtloop
 from rtloop.live.parameter_set import this_writer
@@ -28,14 +29,6 @@ PERIOD = 1_000_000
 TIMES = np.dtype([("release", "<i8"), ("start", "<i8"), ("end", "<i8")])
 SAMPLE = np.dtype([("cycle", "<u8"), ("release", "<i8"), ("start", "<i8"), ("level", "f8"), ("pair", "2f8")])
 QUIET = {"overrun": 0, "missed": 0, "late": 0, "fault": 0, "swap": 0}
-
-
-def wait_until(condition: Any, what: str) -> None:
-    """Wait for a condition that a running loop brings about."""
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.001)
 
 
 @pytest.fixture

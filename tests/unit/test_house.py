@@ -38,7 +38,7 @@ MAX_MODULES = 14
 MAX_COLUMNS = 120
 TRIPLE = (".pyx", ".pxd", ".pyi")
 WRITTEN = {".py", ".pyx", ".pxd", ".pyi", ".c", ".h", ".js", ".css", ".html", ".build"}
-#: What meson.build does not list as a file to install: itself, and what it compiles by itself.
+#: Files that meson.build does not list to install: itself, and those that it compiles.
 NOT_LISTED = {"meson.build", "guard/guard_malloc.c"}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import threading
-import time
 import weakref
 from collections.abc import Callable
 from types import ModuleType
@@ -12,16 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rtloop_test_waiting import wait_until
 
 import rtloop
-
-
-def wait_until(condition: Any, what: str) -> None:
-    """Wait for a condition that a running loop brings about."""
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.001)
 
 
 def test_a_value_is_in_the_field_before_the_run_and_in_it(tuned: ModuleType, ordinary: dict[str, Any]) -> None:
@@ -334,7 +326,7 @@ def test_a_mapping_holds_its_loop(tuned: ModuleType) -> None:
 
 
 def test_a_handler_that_stops_the_loop_may_interrupt_a_change(script: Callable[..., Any]) -> None:
-    """What it interrupts holds the lock of the parameters, which the end of the run needs as well."""
+    """The interrupted change holds the lock of the parameters, which the end of the run needs as well."""
     done = script("""
         import os, signal, threading
         import numpy as np, rtloop

@@ -120,7 +120,7 @@ async def change(app: Any, pilot: Any, text: str, *, then: str = "enter") -> Non
     await pilot.press(then)
 
 
-# What is drawn.
+# The drawing.
 
 
 def test_a_sparkline_is_as_wide_as_asked_and_loses_no_spike() -> None:
@@ -151,7 +151,7 @@ def test_the_table_of_signals_names_what_is_missing() -> None:
     assert "the last 2 samples, 2.00 ms; 7 lost; 3 more are not shown" in text and "nan rad" in " ".join(text.split())
 
 
-# What is read and set, without a screen.
+# Reading and setting, without a screen.
 
 
 @pytest.fixture

@@ -114,7 +114,7 @@ def at_begin(loop: PyLoop) -> bool:
     return {name: np.asarray(value).tolist() for name, value in loop.parameters.items()} == BEGIN
 
 
-# What is announced, seen and set.
+# Announcing, reading and setting.
 
 
 def test_parameters_are_announced_seen_and_set_from_another_host(
