@@ -35,6 +35,7 @@ from common import facts, print_table, restless_thread, run_script, say, writabl
 
 import rtloop
 from rtloop.tools.scope.samples.watch import Watch
+from rtloop.tools.scope.sources import Machine
 from rtloop.units import format_duration, parse_duration
 
 CONTROLLER = Path(__file__).with_suffix(".pyx")
@@ -93,7 +94,7 @@ def play_control(pid: int, end: float) -> dict[str, Any]:
 
 def play_scope(pid: int, end: float) -> dict[str, int]:
     """Read as the server of rtloop scope does, 20 times a second."""
-    watch = Watch.open("observed", pid, 10.0)
+    watch = Watch.open(Machine(), "observed", pid, 10.0)
     check = Check()
     assert watch.signals is not None
     watch.signals.listeners.append(lambda number, records: check.take(records))
