@@ -40,6 +40,7 @@ def control_of(loop):
     StateError
         If the loop was not initialised.
     """
+    _control(loop).settle_change()
     return _control(loop)
 
 
@@ -59,7 +60,7 @@ def prepare(loop, run, settings, duration_ns):
     `run` is the group's run, `settings` are the loop's for this run. Raises as the loop's start; :func:`withdraw` then
     releases what was acquired.
     """
-    cdef Control c = _control(loop)
+    cdef Control c = control_of(loop)
     c.claim(run, settings)
     c.prepare(loop, None, duration_ns)
 

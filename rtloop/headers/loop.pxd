@@ -155,8 +155,10 @@ cdef extern from "../include/rtloop/loop.h" nogil:
     ctypedef struct rt_floats_t:
         const double **doubles
         const float **floats
+        const void **halves
         uint64_t double_count
         uint64_t float_count
+        uint64_t half_count
 
     ctypedef struct rt_trial_t:
         int32_t is_on

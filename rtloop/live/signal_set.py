@@ -334,15 +334,15 @@ class SignalSet:
                 "loop has run, or its signals have been read; declare it in __init__"
             )
 
-    def floats(self) -> tuple[list[int], list[int]]:
-        """Return the addresses of all doubles and of all floats, including the parts of complex numbers."""
-        found: dict[int, list[int]] = {8: [], 4: []}
+    def floats(self) -> tuple[list[int], list[int], list[int]]:
+        """Return the addresses of all doubles, all floats and all half floats, including parts of complex numbers."""
+        found: dict[int, list[int]] = {8: [], 4: [], 2: []}
         for name, one in self.declared.items():
-            bytes_ = {"f4": 4, "c8": 4, "f8": 8, "c16": 8}.get(one.dtype.str[1:])
+            bytes_ = {"f2": 2, "f4": 4, "c8": 4, "f8": 8, "c16": 8}.get(one.dtype.str[1:])
             if bytes_ is not None:
                 first = self._addresses[name]
                 found[bytes_] += range(first, first + one.size, bytes_)
-        return found[8], found[4]
+        return found[8], found[4], found[2]
 
     @property
     def layout(self) -> Layout:

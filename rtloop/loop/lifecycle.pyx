@@ -59,6 +59,8 @@ cdef class Control:
         Swap that is under way.
     trial_error : BaseException or None
         Exception that a step on trial has raised.
+    is_releasing : bool
+        True while a swap has given this back to its step and has not released what the step had as another loop's.
     kept : list
         Former steps that the watchdog may still be calling.
     swapping : threading.Lock
@@ -79,6 +81,7 @@ cdef class Control:
         self._blocks = []
         self.step = self.step_own = self.acting = self.change = None
         self.kept, self.swapping, self.trial_error = [], threading.Lock(), None
+        self.is_releasing = False
 
     cdef bint is_in_child(self) noexcept:
         """Return True if this process is a fork of the one that runs the loop."""
@@ -173,6 +176,8 @@ cdef class Control:
         registry.reap_finished()
         if self.is_under_way() and not self.reap():
             shielded(self._end)
+        while self.is_releasing:  # by the keeper, or another thread, which takes as long as an unlock of memory
+            nap(0.001)
         if self.run is not None and self.run is not run and self.run.is_running():
             raise StateError(
                 f"{self.settings.name} is a loop of {self.run.name}, which is running: stop the group first"
@@ -306,6 +311,12 @@ cdef class Control:
                 self._activity, self._pid = "idle", 0
         self._finish_change()
         del owner  # not before: its finalizer may close this loop, and finds it idle
+
+    def settle_change(self):
+        """Find out the outcome of a swap, after which its steps may be loops of their own again."""
+        change = self.change
+        if change is not None and not self.is_in_child():
+            change.settle()
 
     def follow_trial(self):
         """Check whether the trial of a step is over. If it is, release the step that is not in place."""

@@ -360,8 +360,7 @@ cdef class _RTLoop_2:
         revert_on : sequence of {"overrun", "guard", "late", "nonfinite"}
             What counts as a failure in the trial, besides a negative code: a cycle that ends after the next release; a
             violation that the loop's guard finds; a release that has passed before the loop waits for it, also because
-            ``take_over`` took too long; a signal of the new step that is infinite or not a number after a cycle, except
-            one of half precision (``f2``).
+            ``take_over`` took too long; a signal of the new step that is infinite or not a number after a cycle.
 
         Returns
         -------
@@ -685,6 +684,7 @@ __getattr__ = publish(_RTLoop_2)
 cdef Control RTLoop_control(_RTLoop_2 self):
     if self._control is None:
         raise StateError(f"{type(self).__name__}.__init__ did not call super().__init__(period, ...)")
+    (<Control>self._control).settle_change()  # a step that has failed its trial is a loop of its own again
     return <Control>self._control
 
 

@@ -267,14 +267,19 @@ class StepChange:
             if self.trial is not None and self._back is None:
                 self._part_with_former()
         gone = self.former if self._back is None else self.successor
+        gone_own = self.own if self._back is not None else self._before[1]
         deadline = time.monotonic() + _WATCHDOG_S
         while control.thread.is_watchdog_at_work():
             if time.monotonic() > deadline:  # it has tripped, and safe() of the former step has not returned
                 control.kept.append(gone)
                 break
             nap(_LOOK_S)
-        if self._undo is not None:
-            shielded(self._undo.close)
+        try:
+            if self._undo is not None:
+                shielded(self._undo.close)
+        finally:
+            if gone_own is not None:  # None: the step that the loop was made as
+                gone_own.is_releasing = False
         if self._back is not None and self._former_live is not None:
             self._take_back()  # a process may have changed them until now
         gone.released()
@@ -282,8 +287,12 @@ class StepChange:
             run_warnings.warn_reverted(control.settings.name, self._made, self._back, self._raised)
 
 
-def give_back(loop, Control own, hand_over):
-    """Make a loop object that was a step of another loop a loop of its own again."""
+def give_back(loop, Control own, hand_over, is_releasing=True):
+    """Make a loop object that was a step of another loop a loop of its own again.
+
+    With `is_releasing` a start of it waits until the caller has released what it had as a step of the other loop.
+    """
+    own.is_releasing = is_releasing
     hand_over(loop, own)
     own.thread.take_back()
     own.abandon()
@@ -299,7 +308,7 @@ def restore(Control control, remembered, hand_over):
     step, own, acting, parts = remembered
     if control.step is step:
         return
-    give_back(control.step, control.step_own, hand_over)
+    give_back(control.step, control.step_own, hand_over, is_releasing=False)
     control.step, control.step_own, control.acting = step, own, acting
     control.thread.take_parts(parts)
     if step is not None:

@@ -373,13 +373,15 @@ cdef class LoopThread:
         """Return the floating-point numbers among the signals, NULL if there are none."""
         if self.live is None:
             return NULL
-        doubles, floats = self.live.signals.floats()
-        self._float_addresses = doubles, floats = array("Q", doubles), array("Q", floats)
+        doubles, floats, halves = [array("Q", addresses) for addresses in self.live.signals.floats()]
+        self._float_addresses = doubles, floats, halves
         cdef size_t first = doubles.buffer_info()[0]
         cdef size_t second = floats.buffer_info()[0]
+        cdef size_t third = halves.buffer_info()[0]
         self._floats.doubles, self._floats.double_count = <const double **>first, len(doubles)
         self._floats.floats, self._floats.float_count = <const float **>second, len(floats)
-        return &self._floats if doubles or floats else NULL
+        self._floats.halves, self._floats.half_count = <const void **>third, len(halves)
+        return &self._floats if doubles or floats or halves else NULL
 
     def withdraw_swap(self):
         """Withdraw the request of a swap. Returns True, or False if the thread has taken it."""

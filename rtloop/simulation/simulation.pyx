@@ -377,6 +377,7 @@ cdef class _Run:
 cdef Control _control(_RTLoop_2 loop):
     if loop._control is None:
         raise StateError(f"{type(loop).__name__}.__init__ did not call super().__init__(period, ...)")
+    (<Control>loop._control).settle_change()
     return <Control>loop._control
 
 

@@ -119,21 +119,29 @@ cdef class Shown(RTLoop):
 
     cdef double[4] large
     cdef float[4] small
+    cdef unsigned short[4] tiny
     cdef int is_small
     cdef readonly int64_t steps, leaves
     cdef public int64_t spoil_at
     cdef public double spoilt
 
     def declare_signal(self, kind):
-        """Declare a signal of type f8, f4, 2f4 or c16; its last number is the one that is spoilt."""
+        """Declare a signal of type f8, f4, 2f4, c16, f2 or 3f2; its last number is the one that is spoilt."""
+        if "f2" in kind:
+            self.tiny[0], self.tiny[1], self.tiny[2] = 0xFBFF, 0x0001, 0x7BFF  # the largest ones and the smallest
+            self.signal("shown", &self.tiny[0], kind)
+            return
         self.is_small = "f4" in kind
         self.signal("shown", &self.small[0] if self.is_small else <const void *>&self.large[0], kind)
 
     cdef int step(self, const Cycle *cycle) noexcept nogil:
+        cdef unsigned short bits
         self.steps += 1
         if self.steps == self.spoil_at:
             self.large[0] = self.large[1] = self.spoilt
             self.small[0] = self.small[1] = <float>self.spoilt
+            bits = 0x7C00 if self.spoilt > 0 else 0xFC00
+            self.tiny[0] = self.tiny[2] = 0x7E00 if self.spoilt != self.spoilt else bits
         return RT_CONTINUE
 
     cdef void leave(self) noexcept nogil:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import pytest
 
 import rtloop
 from rtloop import ConfigError, PyLoop, RTSetupWarning, StateError, SwapError
+from rtloop.loop import lifecycle, swap
 
 Ordinary = dict[str, Any]
 PATIENCE_S = 30
@@ -111,7 +113,7 @@ def test_an_overrun_that_would_end_the_loop_ends_the_trial(policy: dict[str, Any
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("kind", ["f8", "f4", "2f4", "c16"])
+@pytest.mark.parametrize("kind", ["f8", "f4", "2f4", "c16", "f2", "3f2"])
 def test_a_signal_that_is_not_finite(value: float, kind: str, make: Any) -> None:
     loop, new = make(), make("Shown")
     new.declare_signal(kind)
@@ -250,6 +252,65 @@ def test_a_loop_goes_back_by_itself(make: Any, failing: Any) -> None:
     assert [str(one.message)[:36] for one in seen] == ["arm has gone back to Law before cycl"]
     assert len(loop.stats.swaps) == 3 and (loop.leaves, new.leaves, loop.state) == (0, 0, "stopped")
     assert loop.stats.cycles == len(loop.stats.records)
+
+
+@pytest.mark.parametrize("begin", ["start", "simulate", "group", "swap"])
+def test_a_step_that_was_given_back_can_be_started_at_once(begin: str, make: Any, failing: Any) -> None:
+    """Nothing has asked yet how the trial has ended, and the keeper has not looked."""
+    loop, new, other = make(), failing(5, name="new"), make(name="other")
+    with warnings.catch_warnings(), loop, other:
+        warnings.simplefilter("ignore")
+        cycle = loop.swap(new, trial=LONG, revert_on=())
+        wait_for(lambda: loop.last > cycle)
+        new.stop_at = -1
+        if begin == "group":
+            group = rtloop.LoopGroup([new])
+            with group:
+                assert new.state == "running" and new.name == "new"
+        elif begin == "swap":
+            other.swap(new)
+        elif begin == "simulate":
+            new.simulate(cycles=3)
+        else:
+            new.start()
+            new.stop()
+        assert loop.state == "running" and new.releases == 1
+    assert (loop.leaves, new.leaves, other.leaves) == (1, 1, 0 if begin == "swap" else 1)
+
+
+def test_a_simulation_waits_until_what_the_step_had_as_another_loops_is_released(
+    make: Any, failing: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, new = make(), failing(10**9)
+    changes: list[Any] = []
+    ask = swap.StepChange.ask
+    monkeypatch.setattr(swap.StepChange, "ask", lambda change: [changes.append(change), ask(change)])
+    begun, is_awaited = threading.Event(), threading.Event()
+    seen: list[str] = []
+
+    def nap(seconds: float) -> None:
+        if threading.current_thread() is starter:
+            is_awaited.set()
+        time.sleep(seconds)
+
+    def release() -> None:
+        begun.set()
+        is_awaited.wait(PATIENCE_S)
+        seen.append("released")
+
+    starter = threading.Thread(target=lambda: [new.simulate(cycles=3), seen.append("simulated"), is_awaited.set()])
+    monkeypatch.setattr(lifecycle, "nap", nap)
+    with warnings.catch_warnings(), loop:
+        warnings.simplefilter("ignore")
+        loop.swap(new, trial=LONG, revert_on=())
+        changes[0]._stack.callback(release)
+        while not begun.is_set():  # the keeper has found the end of the trial
+            new.stop_at = new.steps + 5
+            time.sleep(0.01)
+        new.stop_at = -1
+        starter.start()
+        starter.join(PATIENCE_S)
+    assert seen == ["released", "simulated"] and new.leaves == 1
 
 
 def test_a_trial_is_over_when_it_has_passed(make: Any) -> None:

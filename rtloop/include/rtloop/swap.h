@@ -45,7 +45,8 @@ enum {
 typedef struct rt_floats {
   const double *const *doubles;
   const float *const *floats;
-  uint64_t double_count, float_count;
+  const void *const *halves; /* IEEE 754 binary16, as their bits */
+  uint64_t double_count, float_count, half_count;
 } rt_floats_t;
 
 /* Test whether all these fields are finite. The loop's thread after a step; O(numbers). */
@@ -59,6 +60,11 @@ static inline int rt_floats_are_finite(const rt_floats_t *f) {
     float value;
     memcpy(&value, f->floats[i], sizeof value);
     if (!__builtin_isfinite(value)) return 0;
+  }
+  for (uint64_t i = 0; i < f->half_count; i++) {
+    uint16_t bits; /* _Float16 is not a type of every compiler */
+    memcpy(&bits, f->halves[i], sizeof bits);
+    if ((bits & 0x7C00) == 0x7C00) return 0; /* the exponent of infinities and NaNs */
   }
   return 1;
 }
