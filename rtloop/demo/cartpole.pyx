@@ -53,7 +53,6 @@ cdef class CartPole(RTLoop):
 
     cdef void leave(self) noexcept nogil:
         self.force.newtons = 0      # however the loop ends, the motor does not keep its last force
-        # rtloop: allow send: nor does it
         send(self.fd, &self.force, sizeof(Force), MSG_DONTWAIT)
 
     def close(self):

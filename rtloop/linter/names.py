@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-__all__ = ["KINDS", "WAITING", "Kind", "is_cython_macro", "is_harmless", "judge", "judge_error"]
+__all__ = ["CONTRACTS", "KINDS", "Kind", "is_cython_macro", "is_harmless", "judge", "judge_error"]
 
 
 class Kind(NamedTuple):
@@ -86,8 +86,15 @@ KINDS = {
     ),
 }
 
-#: Kinds that are the purpose of a `wait` that is paced by hardware.
-WAITING = {"blocking", "system-call"}
+#: Methods, and the kinds of findings that their contract allows, the strictest first; each allows what those before it
+#: allow. `wait` may wait for hardware, and no release waits for `enter` and `leave`, which may allocate and block. An
+#: exception stays a finding: it ends `leave` before the actuator is at rest. So does the GIL, which nobody gets once
+#: the interpreter ends.
+CONTRACTS: tuple[tuple[tuple[str, ...], frozenset[str]], ...] = (
+    (("step", "overrun", "on_peer_failure", "safe", "take_over"), frozenset()),
+    (("wait",), frozenset({"blocking", "system-call"})),
+    (("enter", "leave"), frozenset({"blocking", "system-call", "allocation", "thread-pool", "io"})),
+)
 
 _DENIED = {
     "allocation": """

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rtloop.linter.c_source import Function, Place, Unit
 from rtloop.linter.function import Event, read_function
-from rtloop.linter.names import WAITING
+from rtloop.linter.names import CONTRACTS
 from rtloop.settings import CALLBACKS
 
 if TYPE_CHECKING:
@@ -159,8 +159,7 @@ class _Walker:
         self.result = Walk()
         self.seen: set[str] = set()
         self.queue: deque[tuple[str, tuple[str, ...], Place | None]] = deque()
-        self.exempt: set[str] = set()
-        self.is_aside = False  # True while following code that no release waits for
+        self.allowed: frozenset[str] = frozenset()  # kinds that the methods being followed may do
         self.by_cause: dict[tuple[str, Place], Found] = {}
         self.by_name: dict[str, Found] = {}
 
@@ -193,8 +192,7 @@ class _Walker:
         elif event.what == "pointer":
             self.not_seen(event.name or "a pointer", "a call through a pointer to a function", place, chain)
         elif _SETUP.match(event.name):
-            if not self.is_aside:
-                self.find("system-call", event.name, place, chain)
+            self.find("system-call", event.name, place, chain)
         elif not re.match(r"__pyx_fp?_" + _OURS.pattern, event.name):
             cimported = event.name.startswith("__pyx_f")
             how = "a function of another Cython module" if cimported else "a C function whose source was not read"
@@ -230,14 +228,14 @@ class _Walker:
         """Attribute the worst event of one of Cython's own functions to the line that calls it."""
         seen.add(name)
         for event in self.code.events(name):
-            if event.what == "finding":
+            if event.what == "finding" and event.kind not in self.allowed:
                 self.find("python" if event.kind in ("missing-noexcept", "raise") else event.kind, name, place, chain)
                 return
             if event.what == "function" and event.name not in seen:
                 self.helper(event.name, place, chain, seen)
 
     def find(self, kind: str, name: str, place: Place, chain: tuple[str, ...]) -> None:
-        if kind in self.exempt:
+        if kind in self.allowed:
             return
         called = place
         if kind == "missing-noexcept":
@@ -280,20 +278,14 @@ def walk(code: Code, functions: tuple[str, ...] = ()) -> Walk:
     for cls in loops:
         _inherited(walker, cls)
 
-    def follow(*names: str) -> None:
-        for cls, name in roots:
-            if name in names:
-                walker.visit(code.own[cls, name], (), None)
-        walker.run()
-
     for name in functions:
         for function in code.matching(name):
             walker.visit(function, (), None)
-    follow("step", "overrun", "on_peer_failure", "safe", "take_over")
-    walker.is_aside = True  # rtloop.memory's functions are also meant for enter and leave
-    follow("enter", "leave")
-    walker.is_aside, walker.exempt = False, WAITING  # code that only wait reaches may wait
-    follow("wait")
+    for methods, walker.allowed in CONTRACTS:  # the strictest first, because each function is followed once
+        for cls, name in roots:
+            if name in methods:
+                walker.visit(code.own[cls, name], (), None)
+        walker.run()
     result = walker.result
     under_gil = {one.place for one in result.findings if one.kind == "gil"}
     result.findings = [one for one in result.findings if one.kind not in _BY_GIL or one.place not in under_gil]
