@@ -57,12 +57,14 @@ def telemetry(settings: Settings, stack: ExitStack) -> tuple[Grant, TelemetryBlo
         hidden = refusal_cause.hidden_grant("telemetry", asked, subject, error, is_strict=settings.strict)
         block = TelemetryBlock(settings.name, settings.record, is_shared=False)
     stack.callback(block.close)
-    rc = block.lock() if settings.lock_memory != "off" else 0
-    if hidden is not None:
+    try:
+        rc = block.lock() if settings.lock_memory != "off" else 0
+        if hidden is None:
+            what = f"sealed memfd, {settings.record} records"
+            hidden = own_grant(settings.lock_memory, "telemetry", what, block.size, rc)
         return hidden, block
-    return own_grant(
-        settings.lock_memory, "telemetry", f"sealed memfd, {settings.record} records", block.size, rc
-    ), block
+    finally:
+        del block  # the traceback of an exception would keep it mapped
 
 
 def raise_if_refused(settings: Settings, grants: list[Grant]) -> None:

@@ -51,9 +51,10 @@ def test_every_step_that_fails_leaves_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(module, step, failing)
         for _ in range(3):
-            with pytest.raises(InjectedError):
+            with pytest.raises(InjectedError) as caught:
                 loop.start()
-            assert account() == before
+            assert account() == before, "while its traceback still exists, too"
+            assert caught.tb is not None
             assert loop.state == "new"
     assert loop.run(cycles=3).cycles == 3, "and a retry works"
     assert account() == before

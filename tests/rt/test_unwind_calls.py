@@ -27,8 +27,10 @@ import rtloop
 
 faults = ctypes.CDLL(os.environ["LD_PRELOAD"])
 faults.faults_disarm.restype = ctypes.c_char_p
+kept = []  # the exception, whose traceback has the variables of the functions that it came from
 def start(loop, number, for_ever):
     said = {"ok": False, "text": "", "kind": ""}
+    kept.clear()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         faults.faults_arm(number, for_ever)
@@ -36,6 +38,7 @@ def start(loop, number, for_ever):
             loop.start()
             said["ok"], said["text"] = True, "".join(str(w.message) for w in caught)
         except Exception as error:
+            kept.append(error)
             said["kind"], said["text"] = type(error).__name__, str(error)
             said["typed"] = isinstance(error, rtloop.SetupError)
         said["call"] = faults.faults_disarm().decode()
