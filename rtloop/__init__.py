@@ -57,6 +57,7 @@ if _TYPE_CHECKING:
     from rtloop.analysis.task import Task
     from rtloop.child.process_loop import ProcessLoop
     from rtloop.compiler.build import build
+    from rtloop.compiler.packages import find_package
     from rtloop.data.buffer import HugeBuffer
     from rtloop.data.latest import Latest
     from rtloop.data.pool import Pool
@@ -136,6 +137,7 @@ __all__ = [
     "build",
     "connect",
     "cycle_dtype",
+    "find_package",
     "get_include",
     "guard",
     "limit_thread_pools",
@@ -182,6 +184,7 @@ _LATE = {
     "attach": "telemetry.attach",
     "connect": "live.connect",
     "build": "compiler.build",
+    "find_package": "compiler.packages",
     "load_ipython_extension": "compiler.magic",
     "guard": "guard",
     "limit_thread_pools": "guard.thread_pools",

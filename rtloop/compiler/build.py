@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rtloop import __version__, get_include
 from rtloop.compiler.cache import Cache, Entry, cache_folder, private_cache, remove_rests
-from rtloop.compiler.comments import read_extras
+from rtloop.compiler.comments import read_extras, rpath
 from rtloop.compiler.compilation import Compiled, Job, compile_module
 from rtloop.compiler.diagnostics import Diagnostic, show_diagnostic
-from rtloop.compiler.packages import find_package
+from rtloop.compiler.packages import add_packages, find_package
 from rtloop.compiler.plain_paths import plain_temporary_folder
 from rtloop.compiler.toolchain import DIRECTIVES, Toolchain, find_toolchain
 from rtloop.errors import BuildError, RTSetupWarning
@@ -105,6 +105,8 @@ def build(
     name: str | None = None,
     include: Sequence[str | os.PathLike[str]] = (),
     flags: Sequence[str] = (),
+    library_dirs: Sequence[str | os.PathLike[str]] = (),
+    libraries: Sequence[str] = (),
     packages: Sequence[str] = (),
     cache: str | os.PathLike[str] | None = None,
     force: bool = False,
@@ -131,9 +133,15 @@ def build(
         More folders with headers and ``.pxd`` files.
     flags : sequence of str
         More arguments for the C compiler, such as ``"-march=native"`` or ``"-lm"``.
+    library_dirs : sequence of paths
+        Folders of shared libraries, found at run time as well (rpath).
+    libraries : sequence of str
+        Libraries to link, such as ``"m"``; ``":libx.so.3"`` is the file of that name.
     packages : sequence of str
         Installed Python packages whose headers and libraries are used, such as ``"mujoco"``: those in their folders
-        ``include`` and ``lib``, found at run time as well.
+        ``include`` and ``lib``, found at run time as well. ``"mujoco:libmujoco.so.3.2"`` takes only that library,
+        ``"mujoco:"`` only the headers. A comment ``# rtloop: packages = mujoco`` at the head of the file, or of a
+        ``.pxd`` that it cimports, has the same effect for every way to compile it.
     cache : path, optional
         Folder of compiled modules. By default ``$RTLOOP_CACHE_DIR``, or ``rtloop`` in ``$XDG_CACHE_HOME``, which is
         ``~/.cache`` if it is not set. If the folder cannot be written, there is a warning, and the module is compiled
@@ -151,7 +159,8 @@ def build(
     Raises
     ------
     BuildError
-        If the code is wrong, with each line in the message; if Cython or a compiler is missing, with its installation.
+        If the code is wrong, with each line in the message; if Cython or a compiler is missing, with its installation;
+        if a package is not installed, has neither headers nor libraries, or has two versions of a library.
     FileNotFoundError
         If the file does not exist.
 
@@ -166,7 +175,10 @@ def build(
     >>> stats = servo.Servo("1kHz").run("10s")  # doctest: +SKIP
     """
     try:
-        built = build_module(path, name=name, include=include, flags=flags, packages=packages, cache=cache, force=force)
+        built = build_module(
+            path, name=name, include=include, flags=flags, library_dirs=library_dirs, libraries=libraries,
+            packages=packages, cache=cache, force=force,
+        )  # fmt: skip
     except BuildError as error:
         raise error.with_traceback(None) from None  # the fault is in the .pyx, not in the frames above
     for hint in built.hints:
@@ -186,6 +198,8 @@ def build_module(
     name: str | None = None,
     include: Sequence[str | os.PathLike[str]] = (),
     flags: Sequence[str] = (),
+    library_dirs: Sequence[str | os.PathLike[str]] = (),
+    libraries: Sequence[str] = (),
     packages: Sequence[str] = (),
     cache: str | os.PathLike[str] | None = None,
     force: bool = False,
@@ -205,10 +219,11 @@ def build_module(
     name = module_name(source.stem) if name is None else name
     if not name.isidentifier() or iskeyword(name):
         raise BuildError(f"name={show(name)} cannot be a module's name: give letters, digits and _")
-    flags = [flags] if isinstance(flags, str) else list(flags)
-    include = [include] if isinstance(include, (str, os.PathLike)) else include
-    folders = [str(Path(folder).resolve()) for folder in include]
-    for package in [packages] if isinstance(packages, str) else packages:
+    places = [str(Path(folder).resolve()) for folder in _listed(library_dirs)]
+    flags = [*_listed(flags), *(f"-L{place}" for place in places), *(word for place in places for word in rpath(place))]
+    flags += [f"-l{library}" for library in _listed(libraries)]
+    folders = [str(Path(folder).resolve()) for folder in _listed(include)]
+    for package in _listed(packages):
         found = find_package(package)
         folders += found.include
         flags += found.libraries
@@ -226,15 +241,21 @@ def build_module(
     return Built(module, entry.module, hints, tuple(notes), seconds, ", ".join(compilers), tuple(inputs))
 
 
+def _listed(given: Any) -> list[Any]:
+    """Return a list; a single text or path is one item, not its letters."""
+    return [given] if isinstance(given, (str, os.PathLike)) else list(given)
+
+
 def _make(source: Path, name: str, options: _Options, parts: dict[Path, _Part]) -> Entry:
     """Find or compile a module, and those of the same folder whose declarations it uses; add all to `parts`."""
     parts[source] = part = _Part(source, name)
     folders = [str(source.parent), *options.folders, get_include()]
-    extras = read_extras(source)
+    extras = add_packages(read_extras(source), source)
     chain = find_toolchain(is_cpp=extras.is_cpp)
     searched = [*folders[:-1], *extras.include]  # where a new file may be found before another
     nearby = sorted(str(file) for folder in searched for kind in _DECLARED for file in Path(folder).glob(kind))
     identity = [str(source), name, *folders, *options.flags, *chain.identity, *map(repr, DIRECTIVES.items())]
+    identity += [*extras.include, *extras.sources, *extras.libraries]  # what patterns and packages stand for now
     key = _digest("\0".join([*identity, __version__, *nearby]).encode(errors="surrogateescape"))
     caches = [options.cache, *private_cache(make=False)]
     part.entry = None if options.is_forced else next(filter(None, (cache.find(key) for cache in caches)), None)

@@ -1,7 +1,11 @@
-"""Comments ``# distutils:`` at the head of a .pyx or .pxd, read as Cython's own tools read them."""
+"""Comments ``# distutils:`` at the head of a .pyx or .pxd, read as Cython's own tools read them.
+
+One more is rtloop's own: ``# rtloop: packages = mujoco`` names Python packages whose headers and libraries it uses.
+"""
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 from pathlib import Path
@@ -42,6 +46,8 @@ class Extras(NamedTuple):
         More files to compile.
     libraries : tuple of str
         For the linker, after the sources.
+    packages : tuple of str
+        Python packages whose headers and libraries are used.
     """
 
     is_cpp: bool
@@ -49,6 +55,7 @@ class Extras(NamedTuple):
     flags: tuple[str, ...]
     sources: tuple[str, ...]
     libraries: tuple[str, ...]
+    packages: tuple[str, ...] = ()
 
     def with_transitive(self, other: Extras) -> Extras:
         """Add what a cimported .pxd passes on."""
@@ -58,6 +65,7 @@ class Extras(NamedTuple):
             self.flags + tuple(flag for flag in other.flags if flag not in self.flags),
             self.sources,
             self.libraries + tuple(one for one in other.libraries if one not in self.libraries),
+            tuple(dict.fromkeys(self.packages + other.packages)),
         )
 
 
@@ -71,6 +79,7 @@ def read_extras(source: Path, *, is_transitive: bool = False) -> Extras:
 
     As in Cython's own tools a list is separated by blanks, or in brackets by commas; an item with blanks is quoted; a
     comma outside brackets belongs to its item, as in ``-Wl,-rpath,DIR``; and the last comment of a name counts.
+    A source may be a pattern, such as ``generated/*.c``, or ``generated/**/*.c`` for folders below as well.
 
     Raises
     ------
@@ -79,10 +88,14 @@ def read_extras(source: Path, *, is_transitive: bool = False) -> Extras:
     """
     found: dict[str, list[str]] = {name: [] for name in _LISTS}
     language = "c"
+    packages: list[str] = []
     with source.open(encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, 1):
             if line.strip() and not line.lstrip().startswith("#"):
                 break
+            named = re.match(r"\s*#\s*rtloop\s*:\s*packages\s*=(.*)", line)
+            if named is not None:
+                packages = _items(source, number, "packages", named[1].strip())
             match = re.match(r"\s*#\s*distutils\s*:\s*(\w+)\s*=(.*)", line)
             if match is None or match[1] in _IGNORED:
                 continue
@@ -110,6 +123,7 @@ def read_extras(source: Path, *, is_transitive: bool = False) -> Extras:
         ),
         tuple(found["sources"]),
         tuple(of_linker),
+        tuple(packages),
     )
 
 
@@ -120,16 +134,30 @@ def _items(source: Path, number: int, name: str, value: str) -> list[str]:
         raise _broken(source, number, "No closing quotation", "put both quotes, or none: # distutils: libraries = m")
     words = (_ITEM_IN_BRACKETS if is_bracketed else _ITEM).findall(text)
     items = [re.sub(r"""(["'])(.*?)\1""", r"\2", word.strip()) for word in words if word.strip()]
-    if name in ("libraries", "library_dirs", "include_dirs", "sources") and not is_bracketed:
+    if name in ("libraries", "library_dirs", "include_dirs", "sources", "packages") and not is_bracketed:
         wrong = next((item for item in items if item.endswith(",")), None)
         if wrong is not None:
             text = f"{wrong!r} ends in a comma, which separates items only in brackets"
-            raise _broken(source, number, text, f"# distutils: {name} = {' '.join(x.rstrip(',') for x in items)}")
+            kind = "rtloop" if name == "packages" else "distutils"
+            raise _broken(source, number, text, f"# {kind}: {name} = {' '.join(x.rstrip(',') for x in items)}")
     if name not in _OF_FILES:
         return items
     # A module lies in the cache, not beside its source: $ORIGIN is the folder of the source.
     folder = str(source.parent)
-    return [os.path.join(folder, re.sub(r"\$(ORIGIN\b|\{ORIGIN\})", lambda _: folder, item)) for item in items]
+    paths = [os.path.join(folder, re.sub(r"\$(ORIGIN\b|\{ORIGIN\})", lambda _: folder, item)) for item in items]
+    return [file for path in paths for file in _files(source, number, path)] if name == "sources" else paths
+
+
+def _files(source: Path, number: int, path: str) -> list[str]:
+    """Return the files of a pattern, sorted; a path that exists, or has no wildcard, is itself."""
+    if not glob.has_magic(path) or os.path.exists(path):
+        return [path]
+    folder = str(source.parent)  # its own name may have brackets
+    pattern = glob.escape(folder) + path[len(folder) :] if path.startswith(f"{folder}{os.sep}") else path
+    files = sorted(file for file in glob.glob(pattern, recursive=True) if os.path.isfile(file))
+    if not files:
+        raise _broken(source, number, f"no file matches {path}", "generate the files first, or correct the pattern")
+    return files
 
 
 def _broken(source: Path, number: int, text: str, fix: str) -> BuildError:

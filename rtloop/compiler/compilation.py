@@ -15,6 +15,7 @@ from rtloop.compiler.c_compiler import cache_variables
 from rtloop.compiler.comments import Extras, read_extras
 from rtloop.compiler.diagnostics import Diagnostic, read_compiler, read_cython, tell
 from rtloop.compiler.interpreter import python
+from rtloop.compiler.packages import add_packages
 from rtloop.compiler.plain_paths import Places
 from rtloop.compiler.toolchain import DIRECTIVES, FLAGS, LINK_FLAGS, Toolchain
 from rtloop.errors import BuildError
@@ -120,7 +121,7 @@ def compile_module(job: Job, keep: Callable[[str, list[str], Callable[[], Compil
     read = {path for file in work.glob("*.dep") for path in places.read_dependencies(file, work)}
     extras = job.extras
     for path in sorted(path for path in read if path.endswith(".pxd") and os.path.isfile(path)):
-        extras = extras.with_transitive(read_extras(Path(path), is_transitive=True))
+        extras = extras.with_transitive(add_packages(read_extras(Path(path), is_transitive=True), Path(path)))
     module = work / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
     headers = [
         f"-I{places.of_folder(folder)}" for folder in (*job.include, *extras.include, *_system_headers(generated))
@@ -181,7 +182,9 @@ def _linked(arguments: Sequence[str]) -> set[str]:
     named = {argument for argument in arguments if os.path.isabs(argument)}
     for folder in (argument[2:] for argument in arguments if argument.startswith("-L/")):
         for library in (argument[2:] for argument in arguments if argument.startswith("-l")):
-            named |= {f"{folder}/lib{library}.so", f"{folder}/lib{library}.a"}
+            exact = library.startswith(":")
+            files = [library[1:]] if exact else [f"lib{library}.so", f"lib{library}.a"]
+            named |= {f"{folder}/{file}" for file in files}
     return {os.path.normpath(path) for path in named}
 
 

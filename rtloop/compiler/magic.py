@@ -49,7 +49,9 @@ def _parser() -> argparse.ArgumentParser:
 
     class Parser(argparse.ArgumentParser):
         def error(self, message: str) -> Any:
-            raise _usage_error(f"%%rtloop: {message}; the options are -f, -I, -c, -l and --name, see %%rtloop?")
+            raise _usage_error(
+                f"%%rtloop: {message}; the options are -f, -I, -L, -l, -c, --package and --name, see %%rtloop?"
+            )
 
     parser = Parser(
         prog="%%rtloop", add_help=False, formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -60,7 +62,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-f", "--force", action="store_true", help="compile even if nothing has changed")
     parser.add_argument("-I", "--include", action="append", default=[], metavar="FOLDER", help="folder of headers")
     parser.add_argument("-c", "--compile-args", action="append", default=[], metavar="ARGS", help="for the C compiler")
+    parser.add_argument(
+        "-L", "--library-dir", action="append", default=[], metavar="FOLDER", help="folder of libraries"
+    )
     parser.add_argument("-l", "--lib", action="append", default=[], metavar="NAME", help="a library to link")
+    parser.add_argument("--package", action="append", default=[], metavar="NAME", help="a Python package to link with")
     parser.add_argument("--name", help="the module's name")
     return parser
 
@@ -92,7 +98,10 @@ def run_magic(shell: Any, line: str, cell: str | None) -> None:
     options = {
         # The notebook's folder comes first: a cell may cimport the .pxd files in it.
         "include": [*asked.include, os.getcwd()],
-        "flags": [*(flag for text in asked.compile_args for flag in shlex.split(text)), *(f"-l{x}" for x in asked.lib)],
+        "flags": [flag for text in asked.compile_args for flag in shlex.split(text)],
+        "library_dirs": asked.library_dir,
+        "libraries": asked.lib,
+        "packages": asked.package,
         "force": asked.force,
     }
     if cell is None:

@@ -6,6 +6,7 @@ import importlib
 import os
 import pkgutil
 import runpy
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -140,30 +141,101 @@ def test_a_source_of_c_is_compiled_once_and_not_at_each_edit(tmp_path: Path) -> 
     assert values == [11, 12, 22], "and a header that it includes is seen"
 
 
-def test_a_package_brings_its_headers_and_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = tmp_path / "site" / "simulator"
-    (package / "include").mkdir(parents=True)
-    (package / "__init__.py").write_text("raise RuntimeError('it is not imported')\n")
-    (package / "include" / "simulator.h").write_text("int simulate(void);\n")
-    (tmp_path / "simulator.c").write_text("int simulate(void) { return 7; }\n")
-    library = package / "libsimulator.so.3.2"
-    command = [
-        "cc",
-        "-shared",
-        "-fPIC",
-        "-Wl,-soname,libsimulator.so.3.2",
-        "-o",
-        str(library),
-        str(tmp_path / "simulator.c"),
-    ]
-    subprocess.run(command, check=True)
-    monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    (tmp_path / "runs.pyx").write_text(
-        'cdef extern from "simulator.h":\n    int simulate()\ndef run():\n    return simulate()\n'
-    )
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of installed packages, like those of wheels: none can be imported."""
+    folder = tmp_path_factory.mktemp("site")
+    for name in ("simulator", "simulator/include", "old_and_new", "old_and_new/lib", "bare", "parts", "parts/c"):
+        (folder / name).mkdir()
+        if name.count("/") == 0:
+            (folder / name / "__init__.py").write_text("raise RuntimeError('it is not imported')\n")
+    (folder / "simulator" / "include" / "simulator.h").write_text("int simulate(void);\n")
+    (folder / "simulator.c").write_text("int simulate(void) { return RESULT; }\n")
+    for result, file in ((7, "simulator/libsimulator.so.3.2"), (8, "old_and_new/lib/libsimulator.so.4")):
+        name = file.rpartition("/")[2]
+        command = ["cc", "-shared", "-fPIC", f"-Wl,-soname,{name}", f"-DRESULT={result}", "-o", str(folder / file)]
+        subprocess.run([*command, str(folder / "simulator.c")], check=True)
+    shutil.copy(folder / "simulator/libsimulator.so.3.2", folder / "old_and_new/lib")
+    shutil.copy(folder / "simulator/libsimulator.so.3.2", folder / "parts/c")
+    (folder / "parts/c/libsimulator.so").symlink_to("libsimulator.so.3.2")
+    return folder
+
+
+RUNS = 'cdef extern from "simulator.h":\n    int simulate()\ndef run():\n    return simulate()\n'
+
+
+def test_a_package_brings_its_headers_and_its_library(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(site))
+    (tmp_path / "runs.pyx").write_text(RUNS)
     assert rtloop.build("runs.pyx", packages=["simulator"]).run() == 7
-    with pytest.raises(rtloop.BuildError, match="'nowhere' is not installed"):
-        rtloop.build("runs.pyx", packages=["nowhere"])
+    (tmp_path / "names.pyx").write_text(f"# rtloop: packages = simulator: old_and_new:libsimulator.so.4\n{RUNS}")
+    assert rtloop.build("names.pyx").run() == 8, "headers of one, the library of the other"
+    folder = str(site / "simulator")
+    (tmp_path / "plain.pyx").write_text(RUNS)
+    exact = {"include": f"{folder}/include", "library_dirs": folder, "libraries": ":libsimulator.so.3.2"}
+    assert rtloop.build("plain.pyx", **exact).run() == 7, "by folders alone, each a text instead of a list"
+
+
+def test_links_and_copies_of_a_library_are_one(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(site))
+    (library, *run_time) = rtloop.find_package("parts.c").libraries
+    assert library == str(site / "parts/c/libsimulator.so") and run_time[-1] == str(site / "parts/c")
+    assert rtloop.find_package("simulator:") == ((str(site / "simulator/include"),), ())
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("nowhere", "'nowhere' is not installed here, or is a single module; fix: install it into the environment of"),
+        ("parts.d", "'parts.d' is not installed"),
+        ("", "'' is not installed"),
+        ("bare", "'bare' has neither headers (include) nor libraries (lib*.so)"),
+        (
+            "old_and_new",
+            "has 2 versions of libsimulator: libsimulator.so.4, libsimulator.so.3.2; fix: name one, as in old",
+        ),
+        ("old_and_new:libx.so", "has no library libx.so (it has libsimulator.so.3.2, libsimulator.so.4)"),
+        ("bare:libx.so", "has no library libx.so (it has none)"),
+    ],
+)
+def test_a_package_that_cannot_be_used_is_refused(
+    name: str, words: str, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(site))
+    (tmp_path / "x.pyx").write_text("X = 1\n")
+    with pytest.raises(rtloop.BuildError) as raised:
+        rtloop.build("x.pyx", packages=name)
+    assert words in str(raised.value)
+    (tmp_path / "y.pyx").write_text(f'# rtloop: packages = ["{name}"]\nX = 1\n')
+    with pytest.raises(rtloop.BuildError) as raised:
+        rtloop.build("y.pyx")
+    assert f"{tmp_path}/y.pyx: " in str(raised.value) and words in str(raised.value)
+
+
+def test_a_pattern_among_the_sources_stands_for_the_files_that_match(tmp_path: Path) -> None:
+    folder = tmp_path / "project [1]"
+    (folder / "generated" / "below").mkdir(parents=True)
+    (folder / "x.pyx").write_text("# distutils: sources = generated/**/*.c\n")
+    with pytest.raises(rtloop.BuildError, match=r"(?s)no file matches .*generated/.*fix: generate the files first"):
+        read_extras(folder / "x.pyx")
+    names = ("a.c", "b.c", "below/c.c")
+    for name in (*names, "b.h"):
+        (folder / "generated" / name).touch()
+    assert read_extras(folder / "x.pyx").sources == tuple(f"{folder}/generated/{name}" for name in names)
+
+
+def test_a_new_file_that_matches_a_pattern_compiles_the_module_again(tmp_path: Path) -> None:
+    (tmp_path / "part_1.c").write_text("int part(void) { return 1; } int extra(void) __attribute__((weak));\n")
+    code = '"""int part(void); int extra(void) __attribute__((weak));"""\n    int part()\n    int extra()\n'
+    has = 'cdef extern from *:\n    """#define HAS_EXTRA (extra != 0)"""\n    bint HAS_EXTRA\n'
+    text = f"# distutils: sources = part_*.c\ncdef extern from *:\n    {code}{has}"
+    text += "def has():\n    return part(), HAS_EXTRA\n"
+    (tmp_path / "grows.pyx").write_text(text)
+    assert rtloop.build("grows.pyx").has() == (1, False)
+    (tmp_path / "part_2.c").write_text("int extra(void) { return 2; }\n")
+    assert rtloop.build("grows.pyx").has() == (1, True)
 
 
 def test_a_dependency_that_is_not_found_is_named_and_compiled_again(

@@ -92,6 +92,22 @@ def test_a_shared_library_without_its_rpath_is_not_found(folder: Path) -> None:
         rtloop.build("no_rpath.pyx")
 
 
+def test_a_library_in_a_python_package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = folder / "site" / "plantlib"
+    (package / "include" / "plantlib").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "include" / "plantlib" / "plant.h").write_text("double plant_step(double position, double dt);\n")
+    (folder / "plant.c").write_text("double plant_step(double x, double dt) { return x + dt * (1 - x); }\n")
+    compiler = os.environ.get("CC") or str(sysconfig.get_config_var("CC")).split()[0]
+    library = package / "libplant.so.3.2"
+    command = [compiler, "-shared", "-fPIC", "-Wl,-soname,libplant.so.3.2", "plant.c", "-o", str(library)]
+    subprocess.run(command, check=True)
+    monkeypatch.syspath_prepend(str(folder / "site"))
+    loop = rtloop.build("plant_loop.pyx").Plant("1kHz")
+    loop.simulate(cycles=2)
+    assert loop.position == pytest.approx(1 - 0.999**2)
+
+
 def test_a_class_of_cpp(folder: Path) -> None:
     loop = rtloop.build("tracking.pyx").Tracking("1kHz", gain=0.5)
     loop.simulate(cycles=3)

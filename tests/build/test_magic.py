@@ -123,7 +123,10 @@ def test_a_cell_finds_what_is_beside_the_notebook(shell: Any, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("cell", "text"),
     [
-        ("%%rtloop --fast\nx = 1\n", "unrecognized arguments: --fast; the options are -f, -I, -c, -l and --name"),
+        (
+            "%%rtloop --fast\nx = 1\n",
+            "unrecognized arguments: --fast; the options are -f, -I, -L, -l, -c, --package and --name",
+        ),
         ("%rtloop", "%rtloop needs a file"),
         ("%%rtloop servo.pyx\nx = 1\n", "so it takes no file: remove servo.pyx"),
     ],

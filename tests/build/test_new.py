@@ -55,6 +55,33 @@ def test_every_file_is_there_and_has_its_name(project: Path) -> None:
         "checkout@v4", "").replace("setup-python@v5", "").replace("@pytest", "")]  # fmt: skip
 
 
+def test_a_project_finds_the_headers_and_libraries_of_packages_when_it_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lines of meson.build are run by meson, without compiling anything."""
+    (tmp_path / "site" / "simulator" / "include").mkdir(parents=True)
+    (tmp_path / "site" / "simulator" / "libsimulator.so.3.2").touch()
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    result = CliRunner().invoke(new, [str(tmp_path / "walker"), "--package", "simulator"])
+    assert result.exit_code == 0, result.output
+    text = (tmp_path / "walker" / "meson.build").read_text()
+    assert "c_args: for_compiler" in text and "link_args: ['-Wl,-z,now', for_linker]" in text
+    finding = text[text.index("# Python packages") : text.index("py.extension_module")]
+    find = "py = import('python').find_installation(pure: false)"
+    lines = f"project('walker')\n{find}\n{finding}\nmessage('has', for_compiler, for_linker)\n"
+    (tmp_path / "meson.build").write_text(lines)
+    said = call("meson", "setup", "build", cwd=tmp_path, path=tmp_path / "site")
+    folder = tmp_path / "site" / "simulator"
+    (has,) = (line for line in said.splitlines() if "has" in line and "-rpath" in line)
+    assert f"-I{folder}/include" in has and f"{folder}/libsimulator.so.3.2" in has and has.count("-Xlinker") == 2
+
+
+def test_a_package_that_a_project_cannot_use_is_refused(tmp_path: Path) -> None:
+    result = CliRunner().invoke(new, [str(tmp_path / "walker"), "--package", "nowhere"])
+    assert result.exit_code == 2 and "'nowhere' is not installed" in " ".join(result.output.split())
+    assert not (tmp_path / "walker").exists()
+
+
 def test_its_own_tests_pass(project: Path, installed: Path) -> None:
     said = call(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=project, path=installed)
     assert "failed" not in said and " passed" in said

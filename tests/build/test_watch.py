@@ -49,7 +49,7 @@ cdef class Law(RTLoop):
 """
 #: Limit for what takes seconds, such as a compilation; a busy machine takes its time.
 PATIENCE_S = 150
-BUILD: dict[str, Any] = {"force": False, "include": (), "flags": [], "packages": ()}
+BUILD: dict[str, Any] = {"force": False, "include": (), "packages": ()}
 
 
 @pytest.fixture(scope="module")

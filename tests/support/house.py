@@ -21,6 +21,7 @@ ROOMS = (
 EXCEPTIONS = {
     ("loop.loop", "simulation.simulation"): "RTLoop.simulate is a method of the loop; it imports when it is called",
     ("", "compiler.build"): "rtloop.build is loaded when it is first used; this import is for type checkers",
+    ("", "compiler.packages"): "rtloop.find_package is loaded when it is first used; this import is for type checkers",
     ("", "linter.lint"): "rtloop.lint is loaded when it is first used; this import is for type checkers",
 }
 

@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING
 import click
 
 from rtloop.compiler.c_compiler import project_variables
+from rtloop.compiler.packages import find_package
+from rtloop.errors import BuildError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from importlib.resources.abc import Traversable
 
 __all__ = ["FILES", "make_project", "new"]
@@ -33,6 +36,27 @@ FILES = {
     "tests/test_control.py.in": "tests/test_control.py",
 }
 _PLACE = "@NAME@"
+#: Lines of meson.build for Python packages, whose files are found anew by each build.
+_PACKAGES = """
+# Python packages whose headers and libraries are used: those of the environment that builds this.
+find = '''
+import rtloop, sys
+found = [rtloop.find_package(name) for name in sys.argv[2:]]
+words = {
+    "compiler": [f"-I{folder}" for package in found for folder in package.include],
+    "linker": [word for package in found for word in package.libraries],
+}
+print(*words[sys.argv[1]], sep=chr(10))
+'''
+for_compiler = []
+for_linker = []
+foreach word : run_command(py, '-c', find, 'compiler', @NAMES@, check: true).stdout().split('\\n')
+  for_compiler += word == '' ? [] : [word]
+endforeach
+foreach word : run_command(py, '-c', find, 'linker', @NAMES@, check: true).stdout().split('\\n')
+  for_linker += word == '' ? [] : [word]
+endforeach
+"""
 #: Installing a project of this name would replace a package that builds, tests or runs it.
 _TAKEN = {
     *("rtloop", "numpy", "cython", "pytest", "tests", "src", "test", "pip", "setuptools", "wheel", "meson", "mesonpy"),
@@ -42,7 +66,11 @@ _TAKEN = {
 
 @click.command()
 @click.argument("path", metavar="NAME")
-def new(path: str) -> None:
+@click.option(
+    "--package", "packages", multiple=True, metavar="NAME",
+    help="Python package whose headers and libraries its build uses, such as mujoco.",
+)  # fmt: skip
+def new(path: str, packages: tuple[str, ...]) -> None:
     """Make a project in the new folder NAME: a controller, a simulated motor, tests, and a build.
 
     NAME is also the package's name: letters, digits and _. The project builds and passes its tests as it is.
@@ -52,13 +80,19 @@ def new(path: str) -> None:
     Examples:
       rtloop new arm && cd arm && pip install --no-build-isolation ".[test]" && pytest
       rtloop new ~/robots/gimbal
+      rtloop new walker --package mujoco
     """  # noqa: D301 - the backslash is for click
     folder = Path(path).expanduser().absolute()
     check_name(folder.name)
+    for package in packages:
+        try:
+            find_package(package)
+        except BuildError as error:
+            raise click.BadParameter(str(error), param_hint="--package") from None
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise click.ClickException(f"{path} already exists, and is not an empty folder: give another name")
     try:
-        made = make_project(folder)
+        made = make_project(folder, packages)
     except OSError as error:
         raise click.ClickException(f"cannot write {error.filename or path}: {error.strerror}") from None
     click.echo(f"{folder}: {len(made)} files")
@@ -100,13 +134,25 @@ def check_name(name: str) -> None:
         raise click.BadParameter(f"{name!r} is the name of another package, which it would hide", param_hint="NAME")
 
 
-def make_project(folder: Path) -> list[str]:
-    """Write the project; returns its files. The folder is new or empty, and its name is the package's."""
+def make_project(folder: Path, packages: Sequence[str] = ()) -> list[str]:
+    """Write the project; returns its files. The folder is new or empty, and its name is the package's.
+
+    Its build uses the headers and libraries of the given Python packages.
+    """
     template = files("rtloop.tools.new").joinpath("template")
-    texts = {
-        target.replace(_PLACE, folder.name): _read(template, source).replace(_PLACE, folder.name)
-        for source, target in FILES.items()
+    words = {
+        _PLACE: folder.name,
+        "@PACKAGES@\n": f"{_PACKAGES}\n" if packages else "\n",
+        "@NAMES@": ", ".join(f"'{name}'" for name in packages),
+        "@INCLUDE@": "  c_args: for_compiler,\n" if packages else "",
+        "@LIBRARIES@": ", for_linker" if packages else "",
     }
+    texts = {}
+    for source, target in FILES.items():
+        text = _read(template, source)
+        for word, meaning in words.items():
+            text = text.replace(word, meaning)
+        texts[target.replace(_PLACE, folder.name)] = text
     for target, text in texts.items():
         path = folder / target
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from rtloop.compiler.comments import rpath
 from rtloop.errors import ConfigError, RtloopError, RTSetupWarning, SetupError
 from rtloop.settings import OVERRUN_POLICIES
 from rtloop.system.cpu import parse_cpu_list
@@ -129,10 +128,8 @@ class Request:
     @property
     def build(self) -> dict[str, Any]:
         """Keywords of the build of a .pyx; a shared library is also found at run time."""
-        folders = [str(Path(folder).resolve()) for folder in self.library_dirs]
-        flags = [f"-L{folder}" for folder in folders] + [part for folder in folders for part in rpath(folder)]
-        flags += [f"-l{name}" for name in self.libraries]
-        return {"force": self.rebuild, "include": self.include, "flags": flags, "packages": self.packages}
+        names = ("include", "library_dirs", "libraries", "packages")
+        return {"force": self.rebuild, **{name: getattr(self, name) for name in names}}
 
     @property
     def limit(self) -> dict[str, Any]:
