@@ -21,6 +21,7 @@ COMMANDS = {
     "demo": "rtloop.tools.demo.command",
     "doctor": "rtloop.tools.doctor",
     "latency": "rtloop.tools.latency.command",
+    "isolate": "rtloop.tools.isolate.command",
     "new": "rtloop.tools.new.command",
     "run": "rtloop.tools.run.command",
     "analyze": "rtloop.tools.analyze",

@@ -6,17 +6,25 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 SUPPORT = Path(__file__).parents[1] / "support"
 
-# From here on, the test files of this folder can import from it.
-spec = importlib.util.spec_from_file_location("rtloop_test_machines", SUPPORT / "machines.py")
-assert spec is not None and spec.loader is not None
-machines = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(machines)
+
+def _load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"rtloop_test_{name}", SUPPORT / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# From here on, the test files of this folder can import from them.
+machines = _load("machines")
+_load("isolated_machine")
 
 
 @pytest.fixture

@@ -51,7 +51,9 @@ def _isolated(machine: Machine) -> Check:
     found = f"none of {format_cpu_list(machine.online)}"
     if len(machine.online) < 2:
         return Check("cpus", name, found + ": there is only one", source, "note", why)
-    return Check("cpus", name, found, source, "note", why, _isolate(machine, str(machine.online[-1])))
+    last = str(machine.online[-1])
+    now = f"now:        sudo rtloop isolate --cpus {last} -- python main.py   # undone when the program ends\n"
+    return Check("cpus", name, found, source, "note", why, now + _isolate(machine, last))
 
 
 def _covers(machine: Machine, name: str, why: str, source: str, cpus: tuple[int, ...], option: str) -> Check:
