@@ -13,8 +13,9 @@
 
     loop = rtloop.FunctionLoop(step, "1kHz", data=np.zeros(2))
 
-`Cycle` is the Numba type of the struct whose address the step receives, `signature` that of the step. No other module
-of the package imports Numba.
+`Cycle` is the Numba type of the struct whose address the step receives, `signature` that of the step.
+`enter_signature` and `leave_signature` are those of the functions ``enter=`` and ``leave=``, which get the data alone.
+No other module of the package imports Numba.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ except ModuleNotFoundError as error:
 
 from rtloop.loop.cycle import cycle_dtype
 
-__all__ = ["Cycle", "signature"]
+__all__ = ["Cycle", "enter_signature", "leave_signature", "signature"]
 
 Cycle = _numba.from_dtype(cycle_dtype)
 signature = _numba.types.int32(_numba.types.CPointer(Cycle), _numba.types.voidptr)
+enter_signature = _numba.types.int32(_numba.types.voidptr)
+leave_signature = _numba.types.void(_numba.types.voidptr)

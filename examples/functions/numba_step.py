@@ -15,3 +15,8 @@ def step(cycle, data):
     state[2] = 4.0 * (state[0] - state[1])
     state[1] += state[2] * carray(cycle, 1)[0].dt
     return rtloop.RT_CONTINUE
+
+
+@cfunc(rtloop.numba.leave_signature)
+def leave(data):  # after the last cycle, however the loop ends
+    carray(data, (3,), dtype=np.float64)[2] = 0.0

@@ -14,6 +14,8 @@ class FunctionLoop(RTLoop):
         callback: Any,
         period: Duration,
         *,
+        enter: Any = None,
+        leave: Any = None,
         data: Any = None,
         parameters: Tuning = (),
         signals: Fields = (),

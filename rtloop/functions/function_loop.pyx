@@ -13,7 +13,7 @@ from rtloop.headers.loop cimport rt_cycle_t
 
 from rtloop.errors import ConfigError
 from rtloop.functions.fields import declare_fields
-from rtloop.functions.function_pointer import find_function
+from rtloop.functions.function_pointer import ENTER, LEAVE, find_function, uses_data
 from rtloop.memory.locking import prefault
 from rtloop.units import show
 
@@ -21,7 +21,8 @@ from rtloop.units import show
 @cython.auto_pickle(False)
 @cython.no_gc_clear  # the thread may use the data until the loop is deallocated
 cdef class FunctionLoop(_RTLoop_2):
-    """FunctionLoop(callback, period, *, data=None, parameters=(), signals=(), **settings)\n--\n
+    """FunctionLoop(callback, period, *, enter=None, leave=None, data=None, parameters=(), signals=(),
+                    **settings)\n--\n
     Loop whose step is a compiled function from Numba, C, or any other compiler; it needs no subclass.
 
     The function is ``int step(const rt_cycle_t *cycle, void *data)``. It is called without the GIL, at the cost of a
@@ -34,6 +35,12 @@ cdef class FunctionLoop(_RTLoop_2):
         ``scipy.LowLevelCallable``, a PyCapsule, or an address as an int. Its signature is checked if it has one.
     period : duration
         As for :class:`RTLoop`, like all other keywords.
+    enter, leave : function, optional
+        ``int enter(void *data)`` and ``void leave(void *data)``, in the same forms; for Numba the signatures are
+        ``rtloop.numba.enter_signature`` and ``leave_signature``. The loop's thread calls `enter` once before the first
+        release; a negative code fails the loop. It calls `leave` once after the last cycle, if `enter` succeeded,
+        however the loop ends, also at SIGTERM; not if the process is killed or crashes. Bring an actuator to rest
+        there. Both may allocate and block. They get `data`, or the data that they have themselves.
     data : buffer, optional
         Memory whose address the function gets: a NumPy array, or anything else with a writable, C-contiguous buffer.
         The loop holds the buffer, so that it cannot be resized, prefaults it, and locks it while it runs, as its own
@@ -54,23 +61,44 @@ cdef class FunctionLoop(_RTLoop_2):
     Raises
     ------
     TypeError
-        If the callback is not a compiled function, or has another signature.
+        If the callback, `enter` or `leave` is not a compiled function, or has another signature.
     ConfigError
-        If there is no code at its address, or the data cannot be shared; and as :class:`RTLoop`.
+        If there is no code at its address, its code certainly uses data and there is none, or the data cannot be
+        shared; and as :class:`RTLoop`.
     """
 
-    def __init__(self, callback, *period, data=None, parameters=(), signals=(), **settings):
+    def __init__(
+        self, callback, *period, enter=None, leave=None, data=None, parameters=(), signals=(), **settings
+    ):
         function = find_function(callback)
+        entering = None if enter is None else find_function(enter, ENTER)
+        leaving = None if leave is None else find_function(leave, LEAVE)
         if data is not None and function.data is not None:
             raise ConfigError("the callback has its own user_data, and data= is given as well: give only one of them")
+        if data is None and function.data is None:
+            for one in (callback, enter, leave):
+                if uses_data(one):
+                    raise ConfigError(
+                        f"{one.__name__} uses its argument data, and data= is not given: it would use address 0 and "
+                        "crash. Pass the array that it shares with Python, data=np.zeros(3)"
+                    )
         super().__init__(*period, **settings)
         self._function = <rt_step_t><size_t>function.address
         self._context = <void *><size_t>(function.data or 0)
-        self._library = hold_library(<void *>self._function)
+        self._libraries[0] = hold_library(<void *>self._function)
+        self._ends = enter, leave
         self.callback = callback
         (<Control>self._control).thread.add_function(function.address)
         if data is not None:
             self._hold(data)
+        if entering is not None:
+            self._entering = <rt_enter_t><size_t>entering.address
+            self._entering_data = <void *><size_t>entering.data if entering.data else self._context
+            self._libraries[1] = hold_library(<void *>self._entering)
+        if leaving is not None:
+            self._leaving = <rt_leave_t><size_t>leaving.address
+            self._leaving_data = <void *><size_t>leaving.data if leaving.data else self._context
+            self._libraries[2] = hold_library(<void *>self._leaving)
         if parameters or signals:
             declare_fields((<Control>self._control).thread.make_live(), data, parameters, signals)
 
@@ -99,11 +127,19 @@ cdef class FunctionLoop(_RTLoop_2):
     def __dealloc__(self):
         if self._is_held:
             PyBuffer_Release(&self._view)
-        if self._library is not NULL:
-            dlclose(self._library)
+        for library in self._libraries:
+            if library is not NULL:
+                dlclose(library)
+
+    cdef int enter(self) noexcept nogil:
+        return self._entering(self._entering_data) if self._entering is not NULL else RT_CONTINUE
 
     cdef int step(self, const Cycle *cycle) noexcept nogil:
         return self._function(<const rt_cycle_t *>cycle, self._context) if self._function is not NULL else RT_CONTINUE
+
+    cdef void leave(self) noexcept nogil:
+        if self._leaving is not NULL:
+            self._leaving(self._leaving_data)
 
 
 cdef void *hold_library(void *function) noexcept:

@@ -22,3 +22,32 @@ int nothing(const rt_cycle_t *cycle, void *data) {
 }
 
 rt_step_t checked = count;
+
+/* Functions enter and leave of a loop. */
+typedef struct ends {
+  int64_t enters;
+  int64_t steps;
+  int64_t leaves;
+  int64_t code;
+  int64_t steps_at_leave;
+} ends_t;
+
+int begin(void *data) {
+  ends_t *ends = data;
+  ends->enters++;
+  return (int)ends->code;
+}
+
+int work(const rt_cycle_t *cycle, void *data) {
+  ends_t *ends = data;
+  (void)cycle;
+  if (ends->enters != ends->leaves + 1) return -71;
+  ends->steps++;
+  return RT_CONTINUE;
+}
+
+void rest(void *data) {
+  ends_t *ends = data;
+  ends->leaves++;
+  ends->steps_at_leave = ends->steps;
+}

@@ -97,6 +97,7 @@ def functions(address: int) -> None:
 
     assert_type(PyLoop(step, "100Hz").run("1s"), Stats)
     assert_type(FunctionLoop(address, "1kHz", data=np.zeros(3), strict=False).stats, Stats)
+    FunctionLoop(address, "1kHz", enter=address, leave=address)
     PyLoop(lambda: 0, "100Hz")  # type: ignore[misc, arg-type]
     PyLoop("100Hz", step)  # type: ignore[arg-type]
     apart = ProcessLoop("control:step", "100Hz", setup="control:setup", leave=print, data={"kp": 2}, priority=70)

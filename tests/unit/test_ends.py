@@ -693,16 +693,18 @@ def test_each_further_ctrl_c_waits_for_leave_again(script: Callable[..., subproc
 
 
 def test_a_function_loop_ends_with_a_signal_as_any_loop(script: Script) -> None:
-    """Its C function has no leave(): the thread ends, and the signal takes its course."""
+    """Its leave= is a C function as its step: here perror(), which writes its data to stderr."""
     done = run(script, """
-    import ctypes
-    returns_0 = ctypes.cast(ctypes.CDLL(None).sched_yield, ctypes.c_void_p).value
-    with rtloop.FunctionLoop(returns_0, "1ms", **PLAIN) as loop:
-        alive(loop); made.append(loop); send(signal.SIGTERM); loop.join()
+    import ctypes, numpy
+    libc = ctypes.CDLL(None)
+    returns_0 = ctypes.cast(libc.sched_yield, ctypes.c_void_p).value
+    text = numpy.frombuffer(bytearray(b"the drive is off\\0"), "u1")
+    with rtloop.FunctionLoop(returns_0, "1ms", leave=libc.perror, data=text, **PLAIN) as loop:
+        alive(loop); made.append(loop); send(signal.SIGTERM, signal.SIGINT); loop.join()
     print("went on")
     """)  # fmt: skip
     assert (done.returncode, done.stdout) == (-signal.SIGTERM, ""), done.stderr
-    assert "rtloop: SIGTERM: stopped 1 loop" in done.stderr
+    assert done.stderr.count("the drive is off: ") == 1 and "rtloop: SIGTERM: stopped 1 loop" in done.stderr
 
 
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv(1) of util-linux")

@@ -270,6 +270,170 @@ def test_a_library_stays_loaded_while_a_loop_needs_it(steps: Path, script: Calla
     assert done.stdout == "5 True\nFalse\n", done.stderr
 
 
+# Its ends.
+
+ENDS_DTYPE = np.dtype([(name, "i8") for name in ("enters", "steps", "leaves", "code", "steps_at_leave")])
+
+
+def typed(steps: Path, name: str) -> Any:
+    function = ctypes.CDLL(str(steps))[name]
+    function.argtypes, function.restype = [ctypes.c_void_p], None if name == "rest" else ctypes.c_int
+    return function
+
+
+def address_of(steps: Path, name: str) -> int:
+    return ctypes.cast(ctypes.CDLL(str(steps))[name], ctypes.c_void_p).value or 0
+
+
+def in_cffi(steps: Path, name: str) -> Any:
+    ffi = pytest.importorskip("cffi").FFI()
+    ffi.cdef("int begin(void *); void rest(void *);")
+    return ffi.addressof(ffi.dlopen(str(steps)), name)
+
+
+def in_scipy(steps: Path, name: str) -> Any:
+    return pytest.importorskip("scipy").LowLevelCallable(typed(steps, name))
+
+
+def in_numba(steps: Path, name: str) -> Any:
+    numba = pytest.importorskip("numba")
+    import rtloop.numba
+
+    if name == "begin":
+
+        @numba.cfunc(rtloop.numba.enter_signature)
+        def begin(data: Any) -> int:
+            numba.carray(data, 1, dtype=np.int64)[0] += 1
+            return np.int32(numba.carray(data, 4, dtype=np.int64)[3])
+
+        return begin
+
+    @numba.cfunc(rtloop.numba.leave_signature)
+    def rest(data: Any) -> None:
+        ends = numba.carray(data, 5, dtype=np.int64)
+        ends[2] += 1
+        ends[4] = ends[1]
+
+    return rest
+
+
+END_FORMS: dict[str, Callable[[Path, str], Any]] = {
+    "ctypes": lambda steps, name: ctypes.CDLL(str(steps))[name],
+    "typed ctypes": typed,
+    "address": address_of,
+    "cffi": in_cffi,
+    "scipy": in_scipy,
+    "capsule": lambda steps, name: capsule(
+        address_of(steps, name), b"int (void *)" if name == "begin" else b"void (void *)"
+    ),
+    "numba": in_numba,
+}
+
+
+@pytest.mark.parametrize("form", END_FORMS)
+def test_enter_and_leave_come_in_pairs_around_the_steps(form: str, steps: Path, ordinary: dict[str, Any]) -> None:
+    data = np.zeros((), ENDS_DTYPE)
+    enter, leave = END_FORMS[form](steps, "begin"), END_FORMS[form](steps, "rest")
+    loop = FunctionLoop(ctypes.CDLL(str(steps)).work, "1ms", enter=enter, leave=leave, data=data, **ordinary)
+    del enter, leave
+    gc.collect()
+    loop.run(cycles=4)
+    assert data.tolist() == (1, 4, 1, 0, 4)
+    loop.simulate(cycles=3)
+    assert data.tolist() == (2, 7, 2, 0, 7)
+    data["code"] = -5
+    with pytest.raises(rtloop.CallbackError, match=r"enter\(\) returned -5.*EIO"):
+        loop.run()
+    assert data.tolist() == (3, 7, 2, -5, 7), "an enter that failed has no leave"
+    data["code"] = 1
+    data["enters"] = 2
+    loop.run()
+    assert data.tolist() == (3, 7, 3, 1, 7), "after RT_STOP of enter there are no steps"
+
+
+def test_every_end_of_a_function_loop_leaves_once(steps: Path, ordinary: dict[str, Any]) -> None:
+    library = ctypes.CDLL(str(steps))
+    array = np.zeros(3, ENDS_DTYPE)
+
+    def make(index: int, **settings: Any) -> FunctionLoop:
+        ends = {"enter": library.begin, "leave": library.rest}
+        return FunctionLoop(library.work, "1ms", **ends, data=array[index : index + 1], **ordinary, **settings)
+
+    with pytest.raises(KeyError), make(0):
+        raise KeyError
+    first, other = make(0, name="first"), make(1, name="other")
+    with rtloop.LoopGroup([first, other]):
+        pass
+    assert array["enters"].tolist() == array["leaves"].tolist() == [2, 1, 0]
+    law, successor = make(0), make(2)
+    array["enters"][2] = 1  # swap() does not call enter()
+    with law:
+        law.swap(successor)
+    assert array["leaves"].tolist() == [2, 1, 1], "leave is that of the step that is in place"
+    assert array["steps_at_leave"][2] == array["steps"][2]
+
+
+def test_a_leave_alone_may_have_data_of_its_own(steps: Path, ordinary: dict[str, Any]) -> None:
+    scipy = pytest.importorskip("scipy")
+    data, own = np.zeros((), ENDS_DTYPE), np.zeros((), ENDS_DTYPE)
+    data["enters"] = 1
+    leave = scipy.LowLevelCallable(typed(steps, "rest"), ctypes.c_void_p(own.ctypes.data))
+    FunctionLoop(ctypes.CDLL(str(steps)).work, "1ms", leave=leave, data=data, **ordinary).run(cycles=2)
+    assert (data["leaves"], own["leaves"]) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "declaration", "why"),
+    [
+        ("leave", "double rest(void *);", "returns double, not void"),
+        ("leave", "void rest(void *, void *);", "takes 2 arguments, not 1"),
+        ("enter", "void rest(void *);", "returns void, not int"),
+        ("enter", "int rest(double);", "double is not a pointer"),
+    ],
+)
+def test_an_end_of_another_signature(steps: Path, keyword: str, declaration: str, why: str) -> None:
+    ffi = pytest.importorskip("cffi").FFI()
+    ffi.cdef(declaration)
+    wrong: Any = {keyword: ffi.addressof(ffi.dlopen(str(steps)), "rest")}
+    form = {"enter": r"int \(void \*data\)", "leave": r"void \(void \*data\)"}[keyword]
+    with pytest.raises(TypeError, match=f"^{keyword}= is .*{why}. It must be '{form}'"):
+        FunctionLoop(ctypes.CDLL(str(steps)).work, "1ms", **wrong)
+
+
+def test_an_end_that_is_no_compiled_function(library: ctypes.CDLL) -> None:
+    with pytest.raises(TypeError, match=r"leave= is .*Python code.*rtloop\.numba\.leave_signature.*has leave= as well"):
+        FunctionLoop(library.work, "1ms", leave=lambda: None)
+    with pytest.raises(TypeError, match=r"enter='begin' is not a compiled function: give a numba\.cfunc"):
+        FunctionLoop(library.work, "1ms", enter="begin")
+    with pytest.raises(rtloop.ConfigError, match="leave=1: there is no code at 0x1"):
+        FunctionLoop(library.work, "1ms", leave=1)
+
+
+def test_a_function_that_uses_data_gets_some(library: ctypes.CDLL) -> None:
+    """It would use address 0, and crash the process in its first cycle."""
+    numba = pytest.importorskip("numba")
+    import rtloop.numba
+
+    @numba.cfunc(rtloop.numba.signature)
+    def reads(cycle: Any, data: Any) -> int:
+        return np.int32(numba.carray(data, 1, dtype=np.int64)[0])
+
+    @numba.cfunc(rtloop.numba.leave_signature)
+    def rests(data: Any) -> None:
+        numba.carray(data, 1, dtype=np.int64)[0] = 0
+
+    @numba.cfunc(rtloop.numba.signature)
+    def ignores(cycle: Any, data: Any) -> int:
+        return rtloop.RT_CONTINUE
+
+    with pytest.raises(rtloop.ConfigError, match=r"reads uses its argument data.*address 0.*data=np\.zeros"):
+        FunctionLoop(reads, "1ms")
+    with pytest.raises(rtloop.ConfigError, match="rests uses its argument data"):
+        FunctionLoop(ignores, "1ms", leave=rests)
+    assert FunctionLoop(ignores, "1ms").simulate(cycles=3).cycles == 3
+    FunctionLoop(reads, "1ms", leave=rests, data=np.zeros(1, "i8")).simulate(cycles=3)
+
+
 # What is refused.
 
 
@@ -284,7 +448,7 @@ def ctypes_of(library: ctypes.CDLL, result: Any, *arguments: Any) -> Any:
     [
         (ctypes.c_double, (ctypes.c_void_p, ctypes.c_void_p), "returns c_double"),
         (None, (ctypes.c_void_p, ctypes.c_void_p), "returns None"),
-        (ctypes.c_int, (ctypes.c_void_p,), "takes 1 arguments, not 2"),
+        (ctypes.c_int, (ctypes.c_void_p,), "takes 1 argument, not 2"),
         (ctypes.c_int, (ctypes.c_void_p, ctypes.c_double), "c_double is not a pointer"),
         (ctypes.c_int, (ctypes.POINTER(ctypes.c_double), ctypes.c_void_p), "first argument points to double"),
     ],
@@ -307,7 +471,7 @@ def test_a_ctypes_function_that_tells_no_more_than_its_result(library: ctypes.CD
     ("declaration", "why"),
     [
         ("double count(void *, void *);", "returns double"),
-        ("int count(void *);", "takes 1 arguments"),
+        ("int count(void *);", "takes 1 argument"),
         ("int count(void *, ...);", "takes 1 or more arguments"),
         ("int count(double, void *);", "double is not a pointer"),
         ("int count(double *, void *);", "first argument points to double"),
@@ -331,7 +495,7 @@ def test_a_cffi_object_that_is_no_function() -> None:
     ("name", "why"),
     [
         (b"double (void *, void *)", "returns double"),
-        (b"int (void *)", "takes 1 arguments"),
+        (b"int (void *)", "takes 1 argument"),
         (b"int (double, void *)", "double is not a pointer"),
         (b"int (const double *, void *)", "first argument points to double"),
     ],
@@ -353,7 +517,7 @@ def test_a_scipy_callable_of_another_signature(steps: Path) -> None:
     [
         ("float64(CPointer(float64), voidptr)", "returns float64, not int32"),
         ("int64(CPointer(float64), voidptr)", "returns int64, not int32"),
-        ("int32(voidptr)", "takes 1 arguments"),
+        ("int32(voidptr)", "takes 1 argument"),
         ("int32(int64, voidptr)", "int64 is not a pointer"),
         ("int32(CPointer(float64), voidptr)", "first argument points to float64"),
         ("int32(CPointer(CPointer(int64)), voidptr)", r"first argument points to int64\*"),

@@ -218,6 +218,48 @@ def test_a_compiled_function_gets_an_array_of_its_file(folder: Path) -> None:
         made("native.py:abs_", gain=2)
 
 
+def test_a_compiled_function_without_data_is_refused_if_it_may_use_it(folder: Path) -> None:
+    """Its argument would be address 0, and the first cycle a segmentation fault."""
+    (folder / "native.py").write_text(
+        "import ctypes, numpy as np\nstate = np.zeros(2)\nstep = ctypes.CDLL(None).labs\n"
+        "leave = ctypes.CDLL(None).abs\noff = 'off'\n"
+    )
+    why = r"may use its argument data.*and crash; pass an array of the file, -p data=state, or give -p data=none"
+    with pytest.raises(TargetError, match=f"^step {why}"):
+        made("native.py")
+    loop: Any = made("native.py", data=None)
+    assert isinstance(loop, rtloop.FunctionLoop) and loop.data is None
+    made("native.py", data="state", leave="leave", enter="step")
+    with pytest.raises(TargetError, match="leave=rest: native has no rest"):
+        made("native.py", data="state", leave="rest")
+    with pytest.raises(TargetError, match="step cannot be run: leave='off' is not a compiled function"):
+        made("native.py", data="state", leave="off")
+
+
+def test_a_numba_function_is_known_to_use_data_or_not(folder: Path) -> None:
+    pytest.importorskip("numba", reason="needs rtloop[numba]")
+    (folder / "jitted.py").write_text("""
+from numba import carray, cfunc
+import numpy as np, rtloop, rtloop.numba
+@cfunc(rtloop.numba.signature)
+def step(cycle, data):
+    return np.int32(carray(data, 1, dtype=np.int64)[0])
+@cfunc(rtloop.numba.signature)
+def idle(cycle, data):
+    return rtloop.RT_CONTINUE
+@cfunc(rtloop.numba.leave_signature)
+def leave(data):
+    carray(data, 1, dtype=np.int64)[0] = 0
+""")
+    with pytest.raises(TargetError, match=r"^step uses its argument data.*address 0 and crash; .* -p data=NAME$"):
+        made("jitted.py:step")
+    with pytest.raises(TargetError, match=r"^step uses its argument data"):
+        made("jitted.py:step", data=None)
+    assert made("jitted.py:idle").simulate(cycles=3).cycles == 3
+    with pytest.raises(TargetError, match=r"^leave uses its argument data"):
+        made("jitted.py:idle", leave="leave")
+
+
 def test_a_class_without_a_step_is_noticed(folder: Path) -> None:
     from rtloop.tools.run.target import Target, has_no_step
 

@@ -346,13 +346,6 @@ def _make(err: Console, found: Target, request: Request) -> RTLoop:
             raise
         except Exception as error:
             raise _user_error(error, f"{found.name} cannot be created") from error
-    from rtloop.functions.function_loop import FunctionLoop
-
-    if isinstance(loop, FunctionLoop) and loop.data is None:  # a step in Python takes the cycle alone
-        err.print(
-            f"note: {found.name} gets no data: its second argument is NULL; -p data=NAME passes an array of the file",
-            markup=False, soft_wrap=True,
-        )  # fmt: skip
     if has_no_step(found):
         err.print(f"note: {found.name} has no step() of its own: the loop runs and does nothing", markup=False)
     for warning in caught:

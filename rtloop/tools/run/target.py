@@ -191,6 +191,7 @@ def _listing(module: ModuleType) -> str:
 
 def _only_one(module: ModuleType, where: str) -> str:
     names = _candidates(module)
+    names = [name for name in names if name not in ("enter", "leave")] or names  # functions beside a step
     if len(names) == 1:
         return names[0]
     if not names:
@@ -242,20 +243,45 @@ def make_loop(
         return PyLoop(step, period, **{"leave": leave, **keywords})
     from rtloop.functions.function_loop import FunctionLoop
 
-    data = rest.pop("data", None)
+    own: dict[str, Any] = {name: rest.pop(name) for name in ("data", "enter", "leave") if name in rest}
     if rest:
         raise TargetError(
             f"{target.name} is a compiled function, which does not take {next(iter(rest))!r}: pass data, -p data=NAME, "
             "with the name of an array in the same file"
         )
-    if isinstance(data, str):
-        if not hasattr(target.module, data):
-            raise TargetError(f"data={data}: {target.module.__name__} has no {data}")
-        data = getattr(target.module, data)
+    for name, value in own.items():
+        if isinstance(value, str):
+            if not hasattr(target.module, value):
+                raise TargetError(f"{name}={value}: {target.module.__name__.removeprefix('_rtloop_')} has no {value}")
+            own[name] = getattr(target.module, value)
     try:
-        return FunctionLoop(thing, period, data=data, **keywords)
+        _check_data(target, own)
+        return FunctionLoop(thing, period, **own, **keywords)
     except TypeError as error:
         raise TargetError(f"{target.name} cannot be run: {error}") from None
+
+
+def _check_data(target: Target, own: Mapping[str, Any]) -> None:
+    """Refuse a compiled function that would get address 0 for data that it uses, or may use."""
+    from rtloop.functions.function_pointer import find_function, uses_data
+
+    has_own = uses_data(target.thing) is None and find_function(target.thing).data is not None
+    if has_own or own.get("data") is not None:
+        return
+    arrays = [name for name, one in vars(target.module).items() if type(one).__name__ == "ndarray"]
+    how = f"pass an array of the file, -p data={arrays[0] if len(arrays) == 1 else 'NAME'}"
+    functions = {target.name: target.thing, "enter": own.get("enter"), "leave": own.get("leave")}
+    for name, function in functions.items():
+        is_used = False if function is None else uses_data(function)
+        if is_used:
+            raise TargetError(
+                f"{name} uses its argument data, and -p data= is not given: it would use address 0 and crash; {how}"
+            )
+        if is_used is None and "data" not in own:
+            raise TargetError(
+                f"{name} may use its argument data (rtloop cannot read compiled code), and -p data= is not given: if "
+                f"it does, it would use address 0 and crash; {how}, or give -p data=none if no function uses data"
+            )
 
 
 def _resolve(target: Target, name: str, value: Any) -> Any:
