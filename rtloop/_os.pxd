@@ -31,12 +31,8 @@ cdef extern from * nogil:
     #ifndef MCL_ONFAULT
     #define MCL_ONFAULT 4
     #endif
-    #ifndef MADV_KEEPONFORK
-    #define MADV_KEEPONFORK 19
-    #endif
     """
     enum:
-        MADV_KEEPONFORK
         MCL_ONFAULT
 
 
@@ -94,4 +90,8 @@ cdef extern from "<pthread.h>" nogil:
     int pthread_mutex_lock(pthread_mutex_t *mutex)
     int pthread_mutex_unlock(pthread_mutex_t *mutex)
     int pthread_join(pthread_t thread, void **value)
+    ctypedef unsigned int pthread_key_t
+    int pthread_key_create(pthread_key_t *key, void (*destructor)(void *) noexcept)
+    int pthread_setspecific(pthread_key_t key, const void *value)
+    void *pthread_getspecific(pthread_key_t key)
     int pthread_atfork(void (*prepare)() noexcept, void (*parent)() noexcept, void (*child)() noexcept)

@@ -4,7 +4,6 @@ cimport cython
 from cpython.object cimport PyTypeObject
 from libc.errno cimport EINVAL
 
-from rtloop._os cimport MADV_KEEPONFORK, madvise
 from rtloop._python cimport (
     PyEval_SaveThread,
     PyGILState_Ensure,
@@ -14,7 +13,7 @@ from rtloop._python cimport (
     rt_py_is_ending,
     rt_set_type_name,
 )
-from rtloop.headers.loop cimport rt_loop_t, rt_stack_t
+from rtloop.headers.loop cimport rt_loop_t
 from rtloop.loop.lifecycle cimport Control
 from rtloop.loop.loop cimport RT_CONTINUE, RT_STOP, Cycle, _RTLoop_2
 
@@ -123,11 +122,6 @@ cdef class PyLoop(_RTLoop_2):
         # has to create a thread state.
         if rt_py_is_ending():  # rtloop: allow python: it needs no GIL
             return RT_STOP
-        cdef rt_stack_t *stack = &(<rt_loop_t *>self._rt).thread.stack
-        if stack.mapping is not NULL:
-            # Python code may fork, and the child then uses this stack, so it must not be wiped there.
-            # rtloop: allow madvise: before the first release
-            madvise(stack.mapping, stack.mapping_bytes, MADV_KEEPONFORK)
         PyGILState_Ensure()  # rtloop: allow gil: a PyLoop runs Python, and its grants say so
         PyEval_SaveThread()
         # Not in leave(), because another step may be in place by then.

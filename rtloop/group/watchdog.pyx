@@ -26,6 +26,7 @@ from rtloop.headers.watchdog cimport rt_watchdog_bytes, rt_watchdog_main, rt_wat
 from rtloop.loop.lifecycle cimport Control
 from rtloop.loop.loop cimport _RTLoop_2
 from rtloop.loop.thread cimport SLICE_NS
+from rtloop.memory.forks cimport keep_stack_in_own_forks
 
 import os
 import threading
@@ -195,6 +196,7 @@ cdef class Watchdog:
         if rc:
             raise SetupError(-rc, f"a stack of {format_size(size)}: mmap or mprotect: {os.strerror(-rc)}")
         stack.callback(lambda: rt_stack_unmap(&self.dog.stack))
+        self.dog.stack.on_begin = keep_stack_in_own_forks
         ranges = ((<size_t>self.dog.stack.base, size),
                   (<size_t>self.dog.stack.signal_stack, <size_t>RT_STACK_SIGNAL_BYTES))
         rc = lock_ranges(self._settings.lock_memory, stack, ranges)

@@ -95,6 +95,7 @@ cdef extern from "../include/rtloop/loop.h" nogil:
         void *signal_stack
         void *base
         size_t bytes
+        void (*on_begin)(rt_stack_t *) noexcept nogil
 
     enum:
         RT_END_NORMAL
@@ -221,6 +222,8 @@ cdef extern from "../include/rtloop/loop.h" nogil:
     int rt_stack_map(rt_stack_t *stack, size_t size)
     void rt_stack_paint(const rt_stack_t *stack)
     size_t rt_stack_high_water(const rt_stack_t *stack)
+    void rt_stack_keep_for_own_child(const rt_stack_t *stack)
+    void rt_stack_wipe_again(const rt_stack_t *stack)
     void rt_stack_unmap(rt_stack_t *stack)
     int rt_thread_create(pthread_t *thread, rt_stack_t *stack, void *(*body)(void *) noexcept nogil, void *arg)
     void rt_futex_set(uint32_t *word, uint32_t value)

@@ -65,6 +65,7 @@ from rtloop.headers.loop cimport (
 from rtloop.headers.memory cimport rt_memory_map, rt_memory_populate_code
 from rtloop.guard.guard_block cimport GuardBlock
 from rtloop.live.live cimport Live
+from rtloop.memory.forks cimport keep_stack_in_own_forks
 from rtloop.sharing.wakers cimport loops_of_process
 from rtloop.telemetry.block cimport TelemetryBlock
 
@@ -541,6 +542,7 @@ cdef class LoopThread:
         if rc:
             raise SetupError(-rc, f"stack_size={format_size(size)}: mmap or mprotect: {os.strerror(-rc)}")
         stack.callback(self._unmap_stack)
+        self.rt.thread.stack.on_begin = keep_stack_in_own_forks
         ranges = ((<size_t>self.rt.thread.stack.base, size),
                   (<size_t>self.rt.thread.stack.signal_stack, <size_t>RT_STACK_SIGNAL_BYTES))
         rc = lock_ranges(self.settings.lock_memory, stack, ranges)

@@ -16,7 +16,13 @@ cdef extern from "<time.h>" nogil:
 
 cdef extern from "<unistd.h>" nogil:
     long gettid()
+    int execl(const char *path, const char *name, ...)
+    int fork()
     ssize_t write(int fd, const void *buffer, size_t size)
+
+
+cdef extern from "<sys/wait.h>" nogil:
+    int waitpid(int pid, int *status, int options)
 
 
 cdef extern from "<sys/mman.h>" nogil:
@@ -143,6 +149,45 @@ cdef class Probe(RTLoop):
             self.let_go = True
         self.safes += 1
         return <int>self.safe_code
+
+
+cdef class Forking(Probe):
+    """A loop that forks in one of its methods: the child becomes another program, or returns from the method."""
+
+    cdef public int fork_in  # 0 to 4: enter, step, overrun, leave, safe
+    cdef public bint child_returns
+    cdef readonly int status
+
+    cdef void fork_if_in(self, int method) noexcept nogil:
+        cdef int pid
+        if method != self.fork_in:
+            return
+        self.fork_in = -1
+        pid = fork()
+        if pid:
+            waitpid(pid, &self.status, 0)
+        elif not self.child_returns:
+            execl(b"/bin/sh", b"sh", b"-c", b"exit 9", NULL)
+
+    cdef int enter(self) noexcept nogil:
+        self.fork_if_in(0)
+        return Probe.enter(self)
+
+    cdef int step(self, const Cycle *cycle) noexcept nogil:
+        self.fork_if_in(1)
+        return Probe.step(self, cycle)
+
+    cdef int overrun(self, const Cycle *cycle, int64_t missed) noexcept nogil:
+        self.fork_if_in(2)
+        return Probe.overrun(self, cycle, missed)
+
+    cdef void leave(self) noexcept nogil:
+        self.fork_if_in(3)
+        Probe.leave(self)
+
+    cdef int safe(self) noexcept nogil:
+        self.fork_if_in(4)
+        return Probe.safe(self)
 
 
 cdef class Paced(Probe):

@@ -356,6 +356,43 @@ def test_every_kind_of_fork_beside_loops_leaves_a_child_that_ends_well(script: S
     assert done.stdout == "3 ['running', 'running', 'running']\n", done.stdout + done.stderr
 
 
+def test_a_method_of_a_loop_may_start_a_program_by_fork_and_exec(script: Script) -> None:
+    """On the loop's own thread, or the watchdog's for safe(): the child continues on that thread's stack."""
+    done = script(dedent("""
+    def fork_in(method):
+        loop = probes.Forking("2ms", policy="other", lock_memory="off", dma_latency=None)
+        loop.fork_in = method
+        if method == 4:
+            loop.hang_at = 3
+            loop.safe_lets_go = True
+            try:
+                rtloop.LoopGroup([loop], watchdog=10).run("1s")
+            except rtloop.WatchdogError:
+                pass
+        else:
+            if method == 2:
+                loop.busy_ns = 3_000_000
+            loop.run(cycles=20)
+        return os.waitstatus_to_exitcode(loop.status), loop.leaves
+    print([fork_in(method) for method in range(5)])
+    """))  # fmt: skip
+    assert done.stdout == f"{[(9, 1)] * 5}\n", done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("method", "code"), [("enter", 1), ("step", -signal.SIGSEGV), ("leave", 1)])
+def test_a_child_that_returns_from_a_method_of_a_loop_ends(script: Script, method: str, code: int) -> None:
+    """It has no loop, so that it must not call another method: two processes would drive one actuator."""
+    done = script(dedent(f"""
+    loop = probes.Forking("1ms", policy="other", lock_memory="off", dma_latency=None)
+    loop.fork_in, loop.child_returns, loop.says_leave = {["enter", "step", "", "leave"].index(method)}, True, True
+    loop.run(cycles=5)
+    print(os.waitstatus_to_exitcode(loop.status), loop.steps)
+    """))  # fmt: skip
+    assert done.stdout == f"{code:d} 5\n", done.stdout + done.stderr
+    assert done.stderr.count("leaving") == (2 if method == "leave" else 1)
+    assert ("has forked, and the child process ends here" in done.stderr) == (method != "step")
+
+
 def test_subinterpreters_are_refused_with_an_error(script: Script) -> None:
     done = script("""
     try:

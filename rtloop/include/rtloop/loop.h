@@ -32,6 +32,16 @@ static inline void rt_loop_await_origin(rt_loop_t *loop) {
   }
 }
 
+/* End this process if it is a child that enter() or leave() has forked, and that has returned from there: it has no
+ * loop, because the loop's memory is wiped in it. A child that returns from step() ends by SIGSEGV. The loop's thread;
+ * O(1). */
+static inline void rt_loop_end_child(const rt_loop_t *loop) {
+  static const char message[] = "rtloop: a callback of a loop has forked, and the child process ends here\n";
+  if (RT_LIKELY(loop->telemetry != NULL)) return;
+  if (write(STDERR_FILENO, message, sizeof message - 1) < 0) _exit(1);
+  _exit(1);
+}
+
 /* Set the thread up, wait for the control thread's GO, and call enter(), the cycles and leave(). The thread has not
  * touched Python and does not. Nothing is returned: the result is in loop->end once the phase is RT_PHASE_DONE. `guard`
  * must be the constant NULL for a loop without guards. */
@@ -51,6 +61,7 @@ rt_loop_guarded_main(rt_loop_t *loop, rt_guard_t *guard, void *self, int (*enter
   while (phase == RT_PHASE_READY) phase = rt_futex_wait(&loop->phase, RT_PHASE_READY, RT_NS_PER_S);
   if (phase == RT_PHASE_GO) {
     const int rc = enter(self);
+    rt_loop_end_child(loop);
     if (rc == RT_CONTINUE) {
       rt_loop_await_origin(loop);
       rt_loop_start_clock(loop);
@@ -71,6 +82,7 @@ rt_loop_guarded_main(rt_loop_t *loop, rt_guard_t *guard, void *self, int (*enter
     rt_store_relaxed(&loop->telemetry->end_reason, (uint32_t)loop->end.reason);
     rt_telemetry_write_usage(loop->telemetry, rt_thread_usage(), 1);
     if (rc == RT_CONTINUE || rc == RT_STOP) leave(loop->self);
+    rt_loop_end_child(loop);
     rt_loop_call_at_end(loop);
   }
   if (loop->wakers) rt_wakers_leave(loop->wakers);

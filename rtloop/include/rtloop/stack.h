@@ -16,6 +16,9 @@
  * for rseq(2) when it switches threads. A step that writes to thread-local storage, errno included, may meet one more
  * for each page of it. mlock(2) on the stack in the parent, after the fork, takes those faults that the thread has not
  * met.
+ *
+ * A child that the thread itself forks continues on this stack. So its frames are not wiped in such a child:
+ * rt_stack_keep_for_own_child before the fork, rt_stack_wipe_again after it in the parent.
  */
 #ifndef RTLOOP_STACK_H
 #define RTLOOP_STACK_H
@@ -28,6 +31,9 @@
 
 #ifndef MADV_WIPEONFORK
 #define MADV_WIPEONFORK 18
+#endif
+#ifndef MADV_KEEPONFORK
+#define MADV_KEEPONFORK 19
 #endif
 
 #define RT_STACK_GUARD_BYTES (64u << 10)
@@ -43,6 +49,8 @@ typedef struct rt_stack {
   size_t bytes;
   void *(*body)(void *); /* what the thread runs, and its argument: see rt_thread_create */
   void *argument;
+  void (*on_begin)(struct rt_stack *); /* called by the new thread before `body`; NULL: nothing is */
+  size_t wiped_bytes;                  /* from the start of the mapping; set by the thread */
 } rt_stack_t;
 
 /* Map a stack of `bytes`, a multiple of the page size and at least RT_STACK_MIN_BYTES. Enters the kernel. Returns 0 or
@@ -51,7 +59,7 @@ static inline int rt_stack_map(rt_stack_t *stack, size_t bytes) {
   const size_t low = RT_STACK_GUARD_BYTES + RT_STACK_SIGNAL_BYTES + RT_STACK_GUARD_BYTES;
   char *p = mmap(NULL, low + bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
   if (p == MAP_FAILED) return -errno;
-  *stack = (rt_stack_t){p, low + bytes, p + RT_STACK_GUARD_BYTES, p + low, bytes, NULL, NULL};
+  *stack = (rt_stack_t){p, low + bytes, p + RT_STACK_GUARD_BYTES, p + low, bytes, NULL, NULL, NULL, 0};
   if (mprotect(stack->signal_stack, RT_STACK_SIGNAL_BYTES, PROT_READ | PROT_WRITE) ||
       mprotect(stack->base, bytes, PROT_READ | PROT_WRITE)) {
     int rc = -errno;
@@ -86,15 +94,27 @@ static inline size_t rt_stack_high_water(const rt_stack_t *stack) {
  * Enters the kernel once. The mark is best effort: without it, a fork costs a fault for each page that is written.
  */
 static __attribute__((noinline, unused)) void *rt_stack_begin(void *self) {
-  const rt_stack_t *stack = self;
+  rt_stack_t *stack = self;
   const uintptr_t frame = (uintptr_t)__builtin_frame_address(0), page = (uintptr_t)sysconf(_SC_PAGESIZE);
   const uintptr_t kept = frame & ~(page - 1), wiped = (uintptr_t)stack->mapping;
   char *skipped = __builtin_alloca(page <= stack->bytes / 8 ? frame - kept + 16 : 16);
   __asm__ __volatile__("" : : "r"(skipped) : "memory");
-  if (kept > wiped) (void)madvise(stack->mapping, kept - wiped, MADV_WIPEONFORK);
+  if (kept > wiped && !madvise(stack->mapping, kept - wiped, MADV_WIPEONFORK)) stack->wiped_bytes = kept - wiped;
+  if (stack->on_begin) stack->on_begin(stack);
   void *result = stack->body(stack->argument);
   __asm__ __volatile__("" : : "r"(skipped) : "memory"); /* or the call would be a jump that drops this frame first */
   return result;
+}
+
+/* Keep the frames for the child of a fork that the stack's own thread is about to make. That thread; enters the kernel
+ * once; never fails. */
+static inline void rt_stack_keep_for_own_child(const rt_stack_t *stack) {
+  if (stack->wiped_bytes) (void)madvise(stack->mapping, stack->wiped_bytes, MADV_KEEPONFORK);
+}
+
+/* Mark the frames again, after that fork and in the parent. The stack's thread; enters the kernel once; best effort. */
+static inline void rt_stack_wipe_again(const rt_stack_t *stack) {
+  if (stack->wiped_bytes) (void)madvise(stack->mapping, stack->wiped_bytes, MADV_WIPEONFORK);
 }
 
 /* Unmap the stack, if it is mapped. Enters the kernel; never fails. */
