@@ -240,9 +240,9 @@ class Chroot:
         options = ["-qq", "-oAPT::Sandbox::User=root", "-oAcquire::Check-Valid-Until=false", "-oDpkg::Use-Pty=0"]
         self.must_run(["apt-get", *options, *arguments])
 
-    def unpack(self, arch: str, packages: Sequence[str], folder: str) -> None:
-        """Unpack packages of any architecture, of this release, into a folder inside, without installing them."""
-        apt, debs = self._foreign_apt(arch), f"/var/tmp/debs-{arch}"
+    def unpack(self, arch: str, packages: Sequence[str], folder: str, suite: str = "") -> None:
+        """Unpack packages of any architecture and release into a folder inside, without installing them."""
+        apt, debs = self._foreign_apt(arch, suite), f"/var/tmp/debs-{arch}"
         shutil.rmtree(self.path(debs), ignore_errors=True)
         shutil.rmtree(self.path(folder), ignore_errors=True)
         for name in (debs, folder):
@@ -252,15 +252,16 @@ class Chroot:
             extract(file, self.path(folder), self.log)
             file.unlink()
 
-    def depends(self, arch: str, package: str) -> list[str]:
-        """Return the packages of any architecture that a package depends on, directly or not."""
+    def depends(self, arch: str, package: str, suite: str = "") -> list[str]:
+        """Return the packages of any architecture and release that a package depends on, directly or not."""
         options = ["--recurse", "--no-recommends", "--no-suggests", "--no-conflicts", "--no-breaks", "--no-replaces"]
-        output = self.read(["apt-cache", *self._foreign_apt(arch), "depends", *options, "--no-enhances", package])
+        apt = self._foreign_apt(arch, suite)
+        output = self.read(["apt-cache", *apt, "depends", *options, "--no-enhances", package])
         return [line for line in output.splitlines() if line and not line.startswith(" ")]
 
-    def _foreign_apt(self, arch: str) -> list[str]:
-        """Return options that make apt use an architecture that the system itself is not set up for."""
-        state = f"/var/lib/rtloop-apt-{arch}"
+    def _foreign_apt(self, arch: str, suite: str = "") -> list[str]:
+        """Return options that make apt use an architecture, or another release, that the system is not set up for."""
+        state = "-".join(filter(None, ("/var/lib/rtloop-apt", arch, suite)))
         options = [f"-oAPT::Architecture={arch}", f"-oAPT::Architectures={arch}", f"-oDir::State={state}"]
         options += [f"-oDir::Cache={state}", f"-oDir::State::status={state}/status", "-oAPT::Sandbox::User=root"]
         options += ["-qq", "-oAcquire::Check-Valid-Until=false", "-oAcquire::Languages=none"]
@@ -268,6 +269,9 @@ class Chroot:
             for name in ("lists/partial", "archives/partial"):
                 self.path(f"{state}/{name}").mkdir(parents=True, exist_ok=True)
             self.path(f"{state}/status").touch()  # nothing is installed
+        if suite:
+            self.path(f"{state}/sources.list").write_text(f"deb {MIRROR} {suite} main\n")
+            options += [f"-oDir::Etc::sourcelist={state}/sources.list", "-oDir::Etc::sourceparts=/dev/null"]
         self.must_run(["apt-get", *options, "update"])
         return options
 

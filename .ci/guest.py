@@ -56,11 +56,13 @@ class Guest:
         Debian's package of the kernel, such as "linux-image-rt-arm64", of the system's release.
     kept : sequence of str
         Paths below /opt and /var/tmp that the copy needs.
+    suite : str
+        The kernel's release, if not the system's.
     """
 
-    def __init__(self, chroot: Chroot, package: str, kept: Sequence[str]) -> None:
-        self.chroot, self.package, self.kept = chroot, package, kept
-        self.folder = chroot.root.with_name(f"{chroot.name}-{package}")
+    def __init__(self, chroot: Chroot, package: str, kept: Sequence[str], suite: str = "") -> None:
+        self.chroot, self.package, self.kept, self.suite = chroot, package, kept, suite
+        self.folder = chroot.root.with_name("-".join(filter(None, (chroot.name, suite, package))))
         self.kernel = self.folder.with_suffix(".kernel")
         self.program, self.options, self.console, self.fix = _MACHINES[chroot.arch]
 
@@ -73,8 +75,8 @@ class Guest:
             return
         say(f"{self.package}: downloading the kernel")
         arch, folder = self.chroot.arch, "/var/tmp/kernel"
-        names = [name for name in native.depends(arch, self.package) if re.match(_KERNEL, name)]
-        native.unpack(arch, names, folder)
+        names = [name for name in native.depends(arch, self.package, self.suite) if re.match(_KERNEL, name)]
+        native.unpack(arch, names, folder, self.suite)
         shutil.copy(next(native.path(folder).rglob("vmlinuz*")), self.kernel)
         shutil.rmtree(native.path(folder))
 

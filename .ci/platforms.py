@@ -65,7 +65,8 @@ DOWNSTREAM = tuple(
 EMULATED_TESTS = tuple(
     f"tests/unit/test_{name}.py"
     for name in (
-        "exact_periods", "histogram", "latest", "loop", "ring", "simulate", "stats", "units",
+        "exact_periods", "histogram", "latest", "loop", "parameters", "process_loop", "ring", "shared_exchanges",
+        "signals", "simulate", "stats", "swap", "swap_trial", "units",
     )
 )  # fmt: skip
 #: Tests in an emulated machine, which is slower still.
@@ -81,6 +82,15 @@ GUEST_TESTS = (
         "grants.py::test_nothing_is_left_behind_after_a_stop",
         "memory.py::test_lock_all_locks_what_it_says_and_unlock_all_undoes_it",
         "watchdog.py::test_the_kernel_runs_it_above_the_highest_loop",
+    )),
+    *(f"tests/unit/test_{name}" for name in (
+        "parameters.py::test_a_value_is_in_the_field_before_the_run_and_in_it",
+        "process_loop.py::test_the_step_runs_in_another_process_and_its_figures_come_back",
+        "shared_exchanges.py::test_a_loop_answers_another_process",
+        "shared_exchanges.py::test_a_writer_that_is_killed_has_a_successor",
+        "shared_exchanges.py::test_it_cannot_be_resized",
+        "swap.py::test_the_next_cycle_is_the_new_steps_and_nothing_is_lost",
+        "swap_trial.py::test_a_loop_goes_back_by_itself",
     )),
 )  # fmt: skip
 #: File, inside, with the names of the tests that failed.
@@ -128,6 +138,8 @@ class Platform:
         Packages of the tests that are installed, if not all of them.
     kernel : str
         Debian's package of the kernel that the tests run on, in QEMU; this machine's kernel if empty.
+    kernel_suite : str
+        The kernel's release, if not `suite`.
     shared : str
         The platform of the same system whose environments it uses, if not its own.
     limit_s : float
@@ -147,6 +159,7 @@ class Platform:
     alone: tuple[str, ...] = (*RT_TESTS, *DOWNSTREAM)
     only: tuple[str, ...] = ()
     kernel: str = ""
+    kernel_suite: str = ""
     shared: str = ""
     limit_s: float = 3600
 
@@ -194,6 +207,10 @@ PLATFORMS = (
     Platform(
         name="arm64-rt", suite="trixie", system="Debian 13, QEMU", arch="arm64", kernel="linux-image-rt-arm64",
         shared="arm64", parallel=(), alone=GUEST_TESTS, limit_s=7200, only=_EMULATED,
+    ),
+    Platform(
+        name="linux-5.10", suite="bookworm", system="Debian 12, QEMU", kernel=f"linux-image-{NATIVE}",
+        kernel_suite="bullseye", parallel=(), alone=GUEST_TESTS, limit_s=7200, only=_EMULATED,
     ),
 )  # fmt: skip
 
@@ -366,7 +383,7 @@ class GuestBench(EmulatedBench):
     def __init__(self, platform: Platform, chroot: Chroot) -> None:
         super().__init__(platform, chroot)
         kept = [name.lstrip("/") for name in (self.venv, self.shared, "src", _FAILED)]
-        self.guest, self.release = Guest(chroot, platform.kernel, kept), ""
+        self.guest, self.release = Guest(chroot, platform.kernel, kept, platform.kernel_suite), ""
 
     def install(self) -> Path:
         """Build and install the wheel, and have the kernel; return the wheel's path."""
@@ -404,10 +421,33 @@ class GuestBench(EmulatedBench):
         return row | {"system": f"{row['system']}, Linux {self.release}"}
 
 
+class NativeGuestBench(GuestBench):
+    """A platform of this machine's architecture whose tests run on a kernel of its own, in an emulated machine."""
+
+    def prepare(self) -> list[str]:
+        """Install what the wheel is built with and what its tests use; return the packages that are left out."""
+        return Bench.prepare(self)
+
+    def install(self) -> Path:
+        """Build and install the wheel, compile the loops of the tests, and have the kernel; return the wheel's path."""
+        wheel = Bench.install(self)
+        self.say("compiling the loops of the tests")
+        shutil.rmtree(self.chroot.path(self.shared), ignore_errors=True)
+        include = self.chroot.read(["python", "-c", _INCLUDE], **self.variables)
+        build = f"{self.source}/tests/support/build.py"
+        self.chroot.must_run(["python", build, f"{self.shared}/support", include], **self.variables)
+        self.variables |= _SLOW | {"RTLOOP_TEST_SHARED": self.shared}
+        self.guest.fetch(self.chroot)
+        return wheel
+
+
+_INCLUDE = "import rtloop; print(rtloop.get_include())"
+
+
 def kind(platform: Platform) -> type[Bench]:
     """Return the class of a platform's bench."""
     if platform.kernel:
-        return GuestBench
+        return NativeGuestBench if platform.arch == NATIVE else GuestBench
     return Bench if platform.arch == NATIVE else EmulatedBench
 
 

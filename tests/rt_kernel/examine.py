@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -69,6 +70,17 @@ def test_a_guarded_loop_gets_all_that_it_asks_for(probes: ModuleType) -> None:
     stats = loop.stats
     assert stats.guard["page_faults"] == {"minor": 0, "major": 0} and stats.page_faults == (0, 0)
     assert loop.index_errors == 0 and stats.cycles == loop.steps
+
+
+def test_guards_say_whether_this_kernel_lets_them_see_system_calls(probes: ModuleType) -> None:
+    """Syscall User Dispatch came with Linux 5.11 for x86-64; other kernels have it or lack it by their own plan."""
+    loop = probes.Probe("50ms", guard="count")
+    stats = loop.run(cycles=5)
+    grant = next(grant for grant in stats.grants if grant.name == "guard_system_calls")
+    assert grant.ok or "no Syscall User Dispatch (Linux 5.11 on x86-64)" in grant.detail, grant
+    if os.uname().machine == "x86_64":
+        release = tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2])
+        assert grant.ok is (release >= (5, 11)), (release, grant)
 
 
 def test_a_deadline_loop_runs_under_SCHED_DEADLINE(probes: ModuleType) -> None:
