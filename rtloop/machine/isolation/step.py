@@ -214,7 +214,7 @@ def _put_tasks(kernel: Kernel, step: Step, value: str) -> None:
     origin, goal = (outer, inner) if value == "moved" else (inner, outer)
     stuck: set[str] = set()
     for _ in range(_PASSES):
-        tids = set(kernel.text(f"{origin}/tasks").split()) - stuck
+        tids = [tid for tid in kernel.text(f"{origin}/tasks").split() if tid not in stuck]
         if not tids:
             return
         for tid in tids:
