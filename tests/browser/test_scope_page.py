@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import shutil
 import time
@@ -97,6 +98,55 @@ def test_sixteen_signals_move(loop: Any, opened: Callable[..., Any]) -> None:
     assert page.locator("#channels input:checked").count() == 16
     drawn = frames(page)
     until(lambda: frames(page) > drawn + 10, "sixteen signals are not drawn")
+
+
+#: Extent of the pixels of a colour in a picture, as shares of its size.
+EXTENT = """async ([source, colour]) => {
+  const image = new Image();
+  image.src = source;
+  await image.decode();
+  const { width, height } = image;
+  const context = Object.assign(document.createElement("canvas"), { width, height }).getContext("2d");
+  context.drawImage(image, 0, 0);
+  const { data } = context.getImageData(0, 0, width, height);
+  let [left, right, top, bottom] = [width, 0, height, 0];
+  for (let place = 0; place < data.length; place += 4) {
+    if (colour.some((value, index) => Math.abs(data[place + index] - value) > 60)) continue;
+    const [x, y] = [place / 4 % width, Math.floor(place / 4 / width)];
+    [left, right, top, bottom] = [Math.min(left, x), Math.max(right, x), Math.min(top, y), Math.max(bottom, y)];
+  }
+  return [(right - left) / width, (bottom - top) / height];
+}"""
+BLUE, ORANGE = (0x1F, 0x6F, 0xC4), (0xD1, 0x51, 0x0E)
+
+
+def extent(page: Any, colour: tuple[int, int, int]) -> tuple[float, float]:
+    """Return the width and the height of what the user sees in this colour, as shares of the plots' size."""
+    picture = base64.b64encode(page.locator("#plots").screenshot()).decode()
+    across, down = page.evaluate(EXTENT, [f"data:image/png;base64,{picture}", colour])
+    return across, down
+
+
+def test_curves_fill_their_pane(loop: Any, opened: Callable[..., Any]) -> None:
+    """A sine wave spans the time axis and the height; a spike of one cycle among 10,000 is seen."""
+    page = opened()
+
+    def fills(colour: tuple[int, int, int]) -> bool:
+        across, down = extent(page, colour)
+        return across > 0.8 and down > 0.6
+
+    show_one(page, "Signals")
+    page.locator("#window").select_option("0.5")
+    until(lambda: fills(BLUE), "the wave is not seen")
+    page.set_viewport_size({"width": 1200, "height": 640})
+    until(lambda: fills(BLUE), "the curves do not follow the size of the window")
+
+    page.locator("#channel-wave").uncheck()
+    page.locator("#channel-spike").check()
+    page.locator("#window").select_option("10")
+    until(lambda: 0 <= extent(page, ORANGE)[1] < 0.05, "a signal that is 0 is not a level line")
+    loop.parameters["fire"] = 1
+    until(lambda: extent(page, ORANGE)[1] > 0.6, "the spike is not seen")
 
 
 def show_one(page: Any, panel: str) -> None:

@@ -13,6 +13,7 @@ PAGE_FILES = {
     "scope.css": "text/css; charset=utf-8",
     "main.js": "text/javascript; charset=utf-8",
     "link.js": "text/javascript; charset=utf-8",
+    "curves.js": "text/javascript; charset=utf-8",
     "plots.js": "text/javascript; charset=utf-8",
     "parameters.js": "text/javascript; charset=utf-8",
     "trigger.js": "text/javascript; charset=utf-8",

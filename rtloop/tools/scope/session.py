@@ -174,6 +174,7 @@ class Session:
 
     async def _on_next(self, message: Message) -> None:
         self._is_ready = True
+        await self.tick()  # samples that came while the page was drawing need not wait for the next look at the loops
 
     async def _on_watch(self, message: Message) -> None:
         name, pid = message["name"], message["pid"]

@@ -1,5 +1,7 @@
 // Link to the server: the WebSocket, JSON messages both ways, and binary frames to draw.
 
+const LONG_MS = 50; // from here on, browsers call a task long
+
 export class Link {
   constructor(onMessage, onFrame, onState) {
     this.onMessage = onMessage;
@@ -22,13 +24,7 @@ export class Link {
       if (typeof event.data === "string") {
         this.onMessage(JSON.parse(event.data));
       } else {
-        const begun = performance.now();
-        this.onFrame(parseFrame(event.data));
-        // The next frame is asked for once this one is on the screen, after a pause of half the time that this took,
-        // so that a slow computer still has time for the user. A hidden page asks for none.
-        requestAnimationFrame(() => setTimeout(() => {
-          setTimeout(() => this.send("next"), Math.min(0.5 * (performance.now() - begun), 300));
-        }));
+        this.draw(event.data);
       }
     };
     socket.onclose = () => {
@@ -37,6 +33,18 @@ export class Link {
       this.delay = Math.min(2 * this.delay, 4000);
     };
     this.socket = socket;
+  }
+
+  // The next frame is asked for once this one is painted, while the browser puts it on the screen. A hidden page asks
+  // for none, and a browser that needs more than LONG_MS for a frame pauses, so that it has time for the user.
+  draw(data) {
+    const begun = performance.now();
+    this.onFrame(parseFrame(data));
+    requestAnimationFrame(() => setTimeout(() => {
+      const took = performance.now() - begun;
+      if (took > LONG_MS) setTimeout(() => this.send("next"), Math.min(0.25 * took, 200));
+      else this.send("next");
+    }));
   }
 
   send(kind, content = {}) {

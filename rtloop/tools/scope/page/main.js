@@ -159,18 +159,23 @@ $("none").onclick = () => {
   layout();
 };
 
+// Writes a text only if it is another one: a browser lays out whatever is written.
+function write(element, text) {
+  if (element.textContent !== String(text)) element.textContent = text;
+}
+
 function showValues() {
   const [a, b] = state.found;
   for (const row of $("channels").children) {
     const name = row.dataset.channel;
     const [first, second, third] = row.querySelectorAll(".number");
-    first.textContent = a ? format(a.values[name]) : format(state.latest[name]);
-    second.textContent = b ? format(b.values[name]) : "";
+    write(first, a ? format(a.values[name]) : format(state.latest[name]));
+    write(second, b ? format(b.values[name]) : "");
     const difference = a && b ? b.values[name] - a.values[name] : NaN;
-    third.textContent = Number.isNaN(difference) ? "" : format(difference);
+    write(third, Number.isNaN(difference) ? "" : format(difference));
   }
   const [heading] = document.querySelectorAll(".cursorhead span:nth-child(3)");
-  heading.textContent = a ? "A" : "now";
+  write(heading, a ? "A" : "now");
   $("panel-signals").classList.toggle("measuring", Boolean(a || b));
   let note = "Click into the plot to set cursor A, with Shift cursor B.";
   if (a) note = `A: ${a.time.toFixed(6)} s, cycle ${a.cycle}.`;
@@ -179,7 +184,7 @@ function showValues() {
     const apart = b.time - a.time;
     note += ` B − A: ${format(apart)} s${apart ? `, ${format(1 / Math.abs(apart))} Hz` : ""}.`;
   }
-  $("cursornote").textContent = note;
+  write($("cursornote"), note);
 }
 
 // Cursors.
@@ -327,7 +332,7 @@ function onFrame(frame) {
     note = frame.groups.slice(0, 4).map(describe).join(" ");
     if (frame.groups.length > 4) note += " The first four chosen signals are shown.";
   }
-  $("note").textContent = note;
+  write($("note"), note);
 }
 
 function setPaused(on, isTold = true) {
@@ -418,11 +423,11 @@ function onStatus(message) {
   const isRunning = message.state === "running";
   const words = { running: state.loop?.rate ?? "", stopped: "has ended", failed: "has failed", died: "was killed" };
   const ended = words[message.state] ?? message.state;
-  $("state").textContent = isRunning ? `running at ${words.running}` : `${ended}; waits for its next run`;
+  write($("state"), isRunning ? `running at ${words.running}` : `${ended}; waits for its next run`);
   $("state").className = `chip ${isRunning ? "good" : "bad"}`;
   $("recording").hidden = !message.recording;
-  $("record").textContent = message.recording ? "Stop recording" : "Record";
-  $("recordnote").textContent = message.recording ? `Recording to ${message.recording}` : "";
+  write($("record"), message.recording ? "Stop recording" : "Record");
+  write($("recordnote"), message.recording ? `Recording to ${message.recording}` : "");
   if (!state.found[0]) showValues();
   showFigures(message);
 }
@@ -443,14 +448,15 @@ function showFigures(message) {
     }
   }
   rows.push(["samples lost by this page", count(message.lost), message.lost > 0]);
-  $("figures").replaceChildren(...rows.map(([head, value, isBad]) => {
-    const row = document.createElement("tr");
-    row.innerHTML = "<th scope=row></th><td></td>";
-    row.children[0].textContent = head;
-    row.children[1].textContent = value;
-    if (isBad) row.children[1].className = "bad";
-    return row;
-  }));
+  const table = $("figures");
+  while (table.rows.length > rows.length) table.deleteRow(-1);
+  while (table.rows.length < rows.length) table.insertRow().innerHTML = "<th scope=row></th><td></td>";
+  rows.forEach(([head, value, isBad], index) => {
+    const [first, second] = table.rows[index].cells;
+    write(first, head);
+    write(second, value);
+    second.className = isBad ? "bad" : "";
+  });
 }
 
 $("show-timing").onclick = () => {

@@ -1,5 +1,7 @@
 // Plots: panes of BokehJS that show frames.
 
+import { Curves } from "./curves.js";
+
 const LIGHT = ["#1f6fc4", "#d1510e", "#23863a", "#b8299a", "#7a4fd0", "#0a8f8f", "#a07800", "#c42a3d"];
 const DARK = ["#6cb2ff", "#ff9a5c", "#63d07e", "#f07ad6", "#b798ff", "#4fd6d6", "#e3c04a", "#ff8090"];
 
@@ -48,7 +50,8 @@ export class Plots {
   }
 
   clear() {
-    this.view?.remove?.();
+    this.curves?.remove();
+    this.curves = null;
     this.host?.remove();
     this.host = null;
     this.panes = [];
@@ -66,7 +69,9 @@ export class Plots {
     this.panes = this.groups.map((group, index) => this.pane(group, index === this.groups.length - 1));
     const figures = this.panes.map((one) => one.figure);
     const column = new Bokeh.Column({ children: figures, sizing_mode: "stretch_both", spacing: 2 });
-    Bokeh.Plotting.show(column, this.host);
+    const curves = new Curves(this.host, this.panes);
+    this.curves = curves;
+    Bokeh.Plotting.show(column, this.host).then((view) => curves === this.curves && curves.connect(view));
   }
 
   pane(group, isLast) {
@@ -102,17 +107,14 @@ export class Plots {
     figure.toolbar.active_scroll = wheel;
     figure.toolbar.active_drag = this.isBox ? box : pan;
     const lines = group.channels.map((channel) => {
-      const source = new Bokeh.ColumnDataSource({ data: { x: [], y: [] } });
       const colour = colourOf(channel.number);
-      if (this.mode === "histogram") {
-        figure.quad({ left: { field: "left" }, right: { field: "right" }, top: { field: "y" }, bottom: 0, source,
-          fill_color: colour, line_color: style("--card"), fill_alpha: 0.85 });
-        source.data = { left: [], right: [], y: [] };
-      } else {
-        figure.line({ field: "x" }, { field: "y" }, { source, line_color: colour, line_width: 1.4,
-          line_dash: isDashed(channel.number) ? "dashed" : "solid" });
+      if (this.mode !== "histogram") {
+        return { name: channel.name, x: [], y: [], colour, isDashed: isDashed(channel.number) };
       }
-      return { name: channel.name, source };
+      const source = new Bokeh.ColumnDataSource({ data: { left: [], right: [], y: [] } });
+      figure.quad({ left: { field: "left" }, right: { field: "right" }, top: { field: "y" }, bottom: 0, source,
+        fill_color: colour, line_color: style("--card"), fill_alpha: 0.85 });
+      return { name: channel.name, x: [], y: [], source };
     });
     const spans = ["#888888", "#888888"].map((_, which) => new Bokeh.Span({
       dimension: "height", location: null, visible: false, line_color: text, line_width: 1.2,
@@ -128,6 +130,7 @@ export class Plots {
     figure.on_event("rangesupdate", () => {
       if (this.isOwn) return;
       pane.isOwnY = yRange.start !== pane.start || yRange.end !== pane.end;
+      this.curves?.paintSoon();
       if (isTime) this.onZoom([this.range.start, this.range.end]);
     });
     const pane = {
@@ -166,6 +169,7 @@ export class Plots {
     } finally {
       this.isOwn = false;
     }
+    this.curves?.paintSoon();
   }
 
   drawTime(frame) {
@@ -179,9 +183,8 @@ export class Plots {
     for (const pane of this.panes) {
       let [low, high] = [Infinity, -Infinity];
       for (const line of pane.lines) {
-        const data = found.get(line.name) ?? { x: [], y: [] };
-        line.source.data = data;
-        for (const value of data.y) {
+        Object.assign(line, found.get(line.name) ?? { x: [], y: [] });
+        for (const value of line.y) {
           if (value < low) low = value;
           if (value > high) high = value;
         }
@@ -218,7 +221,7 @@ export class Plots {
     group.channels.slice(1).forEach((name, index) => {
       const y = frame.arrays[index + 1];
       const line = pane.lines.find((one) => one.name === name);
-      if (line) line.source.data = { x, y };
+      if (line) Object.assign(line, { x, y });
       for (const value of y) [low, high] = [Math.min(low, value), Math.max(high, value)];
     });
     this.scale(pane, low, high);
