@@ -1,6 +1,6 @@
 """A storm of ends: whatever ends a loop, in whatever order, leave() runs exactly once for each enter() that succeeded.
 
-RTLOOP_STORM_ENDS says how many ends there are.
+RTLOOP_STORM_ENDS says how many ends there are, and RTLOOP_STORM_SEED in which order they come.
 """
 
 from __future__ import annotations
@@ -8,13 +8,30 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 ENDS = int(os.environ.get("RTLOOP_STORM_ENDS", "1000"))
+SEED = int(os.environ.get("RTLOOP_STORM_SEED", "7"))
 
 Script = Callable[..., "subprocess.CompletedProcess[str]"]
 
+#: Functions of the loops in processes of their own; leave() writes to a file that outlives them.
+APART = """
+def step(cycle, path):
+    return None
+
+def fail(cycle, path):
+    if cycle.index == 3:
+        raise KeyError
+
+def leave(path):
+    with open(path, "ab", buffering=0) as file:
+        file.write(b"left")
+"""
+
 STORM = """
-import collections, os, random, signal, sys, threading, time, warnings
+import collections, contextlib, ctypes, os, random, signal, sys, threading, time, warnings
+import numpy as np
 import rtloop, probes
 warnings.simplefilter("ignore")
 PLAIN = {"policy": "other", "lock_memory": "off", "dma_latency": None, "record": 16}
@@ -139,6 +156,100 @@ def swapped():
     assert sum(law.leaves for law in laws) == laws[0].enters == 1 and not any(law.enters for law in laws[1:])
     due, ran = due + 1, ran + 1
 
+def tried():
+    # A new law on trial, which overruns or not: the end comes before, during or after the trial.
+    global due, ran
+    laws = [make() for _ in range(3)]
+    for law in laws[1:]:
+        law.busy_ns = random.choice([0, 400_000])
+    laws[0].start()
+    ender = later(laws[0].stop) if random.random() < 0.5 else None
+    for law in laws[1:]:
+        with contextlib.suppress(rtloop.StateError, rtloop.SwapError):
+            laws[0].swap(law, trial=random.choice(["600us", "2ms", "1s"]))
+        time.sleep(random.uniform(0, 0.003))
+    if ender is not None: ender.join()
+    laws[0].stop()
+    assert sum(law.leaves for law in laws) == laws[0].enters == 1 and not any(law.enters for law in laws[1:])
+    due, ran = due + 1, ran + 1
+def forked():
+    # The child has no loop, and the end of the block does nothing there.
+    loop = make()
+    with loop:
+        time.sleep(random.uniform(0, 0.002))
+        pid = os.fork()
+    if pid == 0: os._exit(loop.leaves)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    account(loop)
+
+libc = ctypes.CDLL(None)
+RETURNS_0 = ctypes.cast(libc.sched_yield, ctypes.c_void_p).value
+def in_c():
+    # Its leave= is sem_post(), which counts.
+    global due, ran
+    semaphore = np.zeros(64, "u1")
+    libc.sem_init(ctypes.c_void_p(semaphore.ctypes.data), 0, 0)
+    loop = rtloop.FunctionLoop(RETURNS_0, "200us", leave=libc.sem_post, data=semaphore, **PLAIN)
+    ended = random.choice(["run", "stop", "block", "group", "swap"])
+    if ended == "run": loop.run(cycles=random.randrange(1, 5))
+    elif ended == "group":
+        with rtloop.LoopGroup([loop, make()]): pass
+    elif ended == "block":
+        with contextlib.suppress(KeyError), loop: raise KeyError
+    elif ended == "swap":
+        former = make()
+        with former: former.swap(loop)
+        assert former.enters == 1 and former.leaves == 0
+    else:
+        loop.start(); [t.join() for t in [later(loop.stop) for _ in range(2)]]
+    count = ctypes.c_int()
+    libc.sem_getvalue(ctypes.c_void_p(semaphore.ctypes.data), ctypes.byref(count))
+    assert count.value == 1, (ended, count.value)
+    due, ran = due + 1, ran + 1
+def in_python():
+    global due, ran
+    left = []
+    step = random.choice([lambda cycle: None, lambda cycle: True, lambda cycle: 1 / 0])
+    loop = rtloop.PyLoop(step, "200us", leave=lambda: left.append(1), **PLAIN)
+    with contextlib.suppress(ZeroDivisionError), loop: time.sleep(random.uniform(0, 0.003))
+    assert left == [1], left
+    due, ran = due + 1, ran + 1
+
+def apart(end):
+    # A step in Python in a process of its own.
+    def run():
+        global due, ran
+        path = os.path.abspath("left")
+        def left():
+            return open(path, "rb").read() if os.path.exists(path) else b""
+        def alive():
+            while loop.state == "running" and not loop.stats.cycles: time.sleep(0.001)
+        def new():
+            step = "apart:fail" if end == "fails" else "apart:step"
+            return rtloop.ProcessLoop(step, "1ms", leave="apart:leave", data=path, **PLAIN)
+        loop = new()
+        if end == "fails":
+            with contextlib.suppress(KeyError): loop.run()
+        elif end == "stopped":
+            loop.start(); [t.join() for t in [later(loop.stop, 0.05) for _ in range(2)]]; loop.stop()
+        elif end == "terminated":
+            with contextlib.suppress(rtloop.RtloopError):
+                loop.start(); alive(); os.kill(loop.pid, signal.SIGTERM); loop.join()
+        elif (pid := os.fork()) == 0:
+            loop = new(); loop.start(); alive(); os.kill(os.getpid(), signal.SIGKILL)
+        else:
+            os.waitpid(pid, 0)
+        has_run = end != "stopped" or loop.stats.cycles > 0
+        deadline = time.monotonic() + 60  # an orphan's process may end later than its parent
+        while has_run and not left() and time.monotonic() < deadline: time.sleep(0.01)
+        assert left() == b"left" or not (has_run or left()), (has_run, left())
+        if left():
+            os.unlink(path)
+            due, ran = due + 1, ran + 1
+    run.__name__ = "apart, " + end
+    return run
+APART = [apart(end) for end in ("stopped", "fails", "terminated", "orphaned")]
+
 def process(ending):
     # A forked child ends, with its loop: leave() writes to a pipe that outlives it.
     def end():
@@ -179,17 +290,20 @@ PROCESSES = [process(ending) for ending in (
     KILL %% "TERM" + "\\nwith rtloop.stop_on_signals():\\n    loop.start(); time.sleep(5)",
     "loop.start(); alive(loop); sys.exit(3)",
     KILL %% "TERM" + "\\nwith loop:\\n    while True: new = make(); new.says_leave = True; loop.swap(new)",
+    KILL %% "HUP" + "\\nwith loop:\\n    new = make(); new.says_leave = True; new.busy_ns = 400_000"
+    "\\n    loop.swap(new, trial='2ms'); loop.join()",
+    "with loop: alive(loop); os.fork() == 0 and os._exit(0)",
     "loop.start(); alive(loop); raise KeyError",
     "loop.start(); alive(loop)",
 )]
 HERE = [stop, stop_later, many_stops, stop_and_start_again, step_stops, limit, step_fails, enter_ends, overrun_policy,
         failed_and_stopped, exception_in_the_block, interrupted, interrupted_start, group, group_fails,
-        group_enter_fails, swapped]
+        group_enter_fails, swapped, tried, forked, in_c, in_python]
 
 class Alarm(Exception): pass
 def on_alarm(*_): raise Alarm
 signal.signal(signal.SIGALRM, on_alarm)
-ends = HERE * 6 + PROCESSES
+ends = HERE * 6 + PROCESSES + APART
 for number in range(%(ends)d):
     end = ends[number %% len(ends)] if number < len(ends) else random.choice(ends)
     try:
@@ -198,10 +312,11 @@ for number in range(%(ends)d):
         print("in", end.__name__, "number", number, file=sys.stderr)
         raise
     done[end.__name__] += 1
-print(due == ran, due > %(ends)d // 2, len(done) == len(HERE) + len(PROCESSES))
+print(due == ran, due > %(ends)d // 2, len(done) == len(HERE) + len(PROCESSES) + len(APART))
 """
 
 
-def test_leave_runs_once_for_each_of_many_ends_of_all_kinds(script: Script) -> None:
-    done = script(STORM % {"seed": 7, "ends": ENDS}, timeout=60 + ENDS)
+def test_leave_runs_once_for_each_of_many_ends_of_all_kinds(script: Script, tmp_path: Path) -> None:
+    (tmp_path / "apart.py").write_text(APART)
+    done = script(STORM % {"seed": SEED, "ends": ENDS}, timeout=60 + ENDS)
     assert done.returncode == 0 and done.stdout == "True True True\n", done.stdout + done.stderr[-4000:]
