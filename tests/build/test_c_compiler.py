@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import shutil
+import subprocess
 import sys
 import sysconfig
 from importlib.util import find_spec
@@ -21,6 +23,7 @@ from rtloop.machine.doctor.checks.toolchain import read_toolchain
 from rtloop.system.fixes import compiler_fix, headers_fix
 from rtloop.tools.new.command import new
 
+ROOT = Path(__file__).parents[2]
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 #: Stands for zig: notes the call, and lets this machine's compiler do it.
 ZIG = """\
@@ -166,6 +169,15 @@ def test_missing_headers_are_one_sentence_with_the_package(tmp_path: Path, monke
         f"the C headers of Python {VERSION} are not installed ({tmp_path}/include/Python.h does not exist); "
         f"fix: sudo apt install python{VERSION}-dev"
     )
+
+
+@pytest.mark.skipif(shutil.which("musl-gcc") is None, reason="needs musl-gcc; fix: apt install musl-tools")
+def test_musl_is_refused_before_the_headers_of_python_are_looked_for(tmp_path: Path) -> None:
+    """As by pip install in Alpine Linux. Meson's own error about Cython came first: it cannot compile programs."""
+    meson = [sys.executable, "-m", "mesonbuild.mesonmain", "setup", str(tmp_path), str(ROOT)]
+    done = subprocess.run(meson, capture_output=True, text=True, env={**os.environ, "CC": "musl-gcc"})
+    assert done.returncode and "cannot compile programs" not in done.stdout
+    assert "rtloop needs the GNU C library (glibc), which musl, as in Alpine Linux, is not" in done.stdout
 
 
 @pytest.mark.parametrize(
