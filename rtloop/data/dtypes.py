@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Number
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -121,7 +122,7 @@ def _check_leaf(array: NDArray[Any], given: NDArray[Any]) -> None:
         raise TypeError("it is not a whole number")
     if kind in "iu" and any(a != x for a, x in zip(array.ravel().tolist(), objects, strict=True)):
         raise OverflowError(f"out of bounds for {array.dtype}")  # NumPy before 2 keeps the lowest bits
-    if kind in "fc" and not all(isinstance(x, (int, float, complex, np.number, np.bool_)) for x in objects):
+    if kind in "fc" and not all(isinstance(x, (Number, np.number, np.bool_)) for x in objects):
         raise TypeError("it is not a number")
     if kind == "f" and not all(np.isfinite(a) or not np.isfinite(float(x))
                                for a, x in zip(array.ravel().tolist(), objects, strict=True)):  # fmt: skip

@@ -14,6 +14,7 @@ import struct
 from typing import NamedTuple
 
 from rtloop.system.fileio import read_text
+from rtloop.system.host import uname
 
 __all__ = ["Place", "called_at", "code_maps", "describe_memory", "is_return_address", "lines_of", "place_of"]
 
@@ -96,7 +97,7 @@ def describe_memory(address: int) -> str:
 def is_return_address(address: int) -> bool:
     """Return True if the instruction before an address is a call."""
     before = _peek(address - 8, 8)
-    return before is not None and _ends_in_call(before, os.uname().machine)
+    return before is not None and _ends_in_call(before, uname().machine)
 
 
 def called_at(address: int) -> int | None:
@@ -104,7 +105,7 @@ def called_at(address: int) -> int | None:
 
     None if the machine code does not contain it, as with a call through a register.
     """
-    before, machine = _peek(address - 8, 8), os.uname().machine
+    before, machine = _peek(address - 8, 8), uname().machine
     if before is None:
         return None
     if machine == "aarch64":

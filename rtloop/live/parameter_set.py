@@ -16,6 +16,7 @@ from rtloop.live.parameter_block import MOST, MOST_BYTES, ParameterRun, Used, Wr
 from rtloop.live.write_lock import write_lock
 from rtloop.process.signal_shield import ShieldedLock
 from rtloop.stats.figures import ParameterChange
+from rtloop.system.host import uname
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
@@ -405,7 +406,7 @@ def this_writer(program: str | None = None) -> Writer:
         program = os.path.basename(path) if path not in ("", "-c") else "python"
         if thread is not threading.main_thread():
             program = f"{program}: {thread.name}"
-    return Writer(os.getpid(), threading.get_native_id(), time.time_ns(), os.uname().nodename, program)
+    return Writer(os.getpid(), threading.get_native_id(), time.time_ns(), uname().nodename, program)
 
 
 def _writer_of(change: ParameterChange) -> Writer:

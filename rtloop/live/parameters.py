@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
@@ -92,12 +92,12 @@ class Parameters(Mapping[str, Any]):
         used = self._backend.used()
         return 0 if used is None else used.refused
 
-    def update(self, values: Mapping[str, Any] = MappingProxyType({}), /, **more: Any) -> None:
+    def update(self, values: Mapping[str, Any] | Iterable[tuple[str, Any]] = (), /, **more: Any) -> None:
         """Set several parameters, all before the same step: ``update(kp=5, setpoint=1)``.
 
         Parameters
         ----------
-        values : mapping, optional
+        values : mapping or iterable of pairs, optional
             Values by name.
         **more
             The same as keywords.
@@ -112,7 +112,7 @@ class Parameters(Mapping[str, Any]):
             If the loop is of another process, and has ended or does not allow changes; or if another writer has held
             the lock for two seconds.
         """
-        changes = self.check({**values, **more})
+        changes = self.check(dict(values, **more))
         if changes:
             self._backend.change(changes)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
 from rtloop.system.cpu import format_cpu_list, isolated_cpus
 from rtloop.system.fileio import read_text
 
-__all__ = ["find_hypervisor", "host_facts"]
+__all__ = ["find_hypervisor", "host_facts", "uname"]
 
 _DMI = "/sys/class/dmi/id"
 _TREE = "/proc/device-tree"
@@ -41,25 +42,35 @@ def _names(folder: str) -> list[str]:
         return []
 
 
+def uname() -> os.uname_result:
+    """Return what ``os.uname`` returns, even below a seccomp filter that forbids uname(2); "" is not known."""
+    try:
+        return os.uname()
+    except OSError:
+        kernel = [_read(f"/proc/sys/kernel/{name}") for name in ("ostype", "hostname", "osrelease", "version")]
+        machine = getattr(sys.implementation, "_multiarch", "").partition("-")[0]
+        return os.uname_result((*kernel, machine))
+
+
 def _cpu_model(cpuinfo: str) -> str:
     for key in ("model name", "Model", "Hardware", "CPU part"):
         for line in cpuinfo.splitlines():
             name, _, value = line.partition(":")
             if name.strip() == key:
                 return value.strip()
-    return os.uname().machine
+    return uname().machine
 
 
 def host_facts() -> dict[str, Any]:
     """Return facts of this machine, ready for JSON: kernel, CPU, clocksource, versions."""
     import platform  # here, because `import rtloop` has to be quick
 
-    uname = os.uname()
-    version = uname.version.replace("PREEMPT RT", "PREEMPT_RT")  # as kernels before 5.15 write it
+    names = uname()
+    version = names.version.replace("PREEMPT RT", "PREEMPT_RT")  # as kernels before 5.15 write it
     return {
-        "kernel": uname.release,
-        "kernel_version": uname.version,
-        "machine": uname.machine,
+        "kernel": names.release,
+        "kernel_version": names.version,
+        "machine": names.machine,
         "preempt_rt": _read("/sys/kernel/realtime") == "1" or "PREEMPT_RT" in version,
         "cpu": _cpu_model(_read("/proc/cpuinfo")),
         "cpus": os.cpu_count(),

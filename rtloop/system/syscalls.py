@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from rtloop.system.host import uname
 
 __all__ = ["UNWATCHED", "name_of", "number_of"]
 
@@ -89,7 +89,7 @@ _ARM64 = """
 
 
 def _table() -> dict[int, str]:
-    text = {"x86_64": _X86_64, "aarch64": _ARM64}.get(os.uname().machine, "")
+    text = {"x86_64": _X86_64, "aarch64": _ARM64}.get(uname().machine, "")
     names: dict[int, str] = {}
     at = 0
     for word in text.split():

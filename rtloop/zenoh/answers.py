@@ -12,6 +12,7 @@ from typing import Any
 
 from rtloop.data.recorder import become_ordinary
 from rtloop.errors import ConfigError
+from rtloop.system.host import uname
 
 __all__ = ["COMMANDS", "FRESH_NS", "SET", "Commands", "StatsText", "check_commands", "loops_of"]
 
@@ -75,7 +76,7 @@ class StatsText:
                     "version": 1,
                     "sequence": self._sequence,
                     "time_ns": time.time_ns(),
-                    "host": os.uname().nodename,
+                    "host": uname().nodename,
                     "pid": os.getpid(),
                     **self._about(),
                     "stats": self._loop.stats.to_dict(),

@@ -17,6 +17,7 @@ from rtloop.data.recorder import become_ordinary
 from rtloop.errors import ConfigError, StateError
 from rtloop.live.signals import Signals
 from rtloop.process.exit_hooks import RECORDERS, WeakObjects, at_end, watch
+from rtloop.system.host import uname
 from rtloop.units import parse_duration, parse_period
 from rtloop.zenoh.answers import COMMANDS, SET, Commands, StatsText, check_commands, loops_of
 from rtloop.zenoh.feeds import Setpoint, Signal, Thinned, thinning
@@ -169,7 +170,7 @@ class Bridge:
         engine()
         self._loops = loops_of(loop)
         self._subject = loop
-        default = f"rtloop/{key_chunk(os.uname().nodename)}/{key_chunk(loop.name)}"
+        default = f"rtloop/{key_chunk(uname().nodename)}/{key_chunk(loop.name)}"
         self._key = check_key(default if key is None else key)
         self._interval_s = parse_duration(interval, "interval", minimum=_MIN_INTERVAL_NS) * 1e-9
         self._batch_s = parse_duration(batch, "batch", minimum=_MIN_INTERVAL_NS) * 1e-9
@@ -265,7 +266,7 @@ class Bridge:
             "format": "rtloop-bridge",
             "version": 1,
             "key": self._key,
-            "host": os.uname().nodename,
+            "host": uname().nodename,
             "pid": self._pid,
             "bridge_id": self._id,
             "clocks": read_clocks(),

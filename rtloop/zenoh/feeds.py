@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import struct
 import threading
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from rtloop.data.record_clock import read_clocks
 from rtloop.data.recorder import record_source
 from rtloop.errors import ConfigError, PayloadError
 from rtloop.settings import CLOCKS
+from rtloop.system.host import uname
 from rtloop.zenoh.frames import describe_dtype, find_fault, little, pack, parse_header, split
 from rtloop.zenoh.host_clocks import published_state
 
@@ -125,7 +125,7 @@ class Signal:
         # A program's own field `time` may be on another clock than its loops.
         names = ring.dtype.names or ()
         self.clock = declared or (clock if "time" not in names and {"release", "start"} & set(names) else None)
-        self._about = {"host": os.uname().nodename, "bridge_id": bridge_id,
+        self._about = {"host": uname().nodename, "bridge_id": bridge_id,
                        **({"clock": self.clock} if self.clock else {}),
                        **({"every": ring.every} if isinstance(ring, Thinned) else {})}  # fmt: skip
 

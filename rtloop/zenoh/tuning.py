@@ -15,6 +15,7 @@ from rtloop.errors import ConfigError, PayloadError, RtloopError, StateError
 from rtloop.live.parameter_block import Writer
 from rtloop.live.parameter_set import acting_for
 from rtloop.live.parameters import Parameters
+from rtloop.system.host import uname
 from rtloop.telemetry.description import clean
 from rtloop.units import show
 
@@ -102,7 +103,7 @@ class Tuning:
             "version": 1,
             "sequence": sequence,
             "time_ns": time.time_ns(),
-            "host": os.uname().nodename,
+            "host": uname().nodename,
             "pid": os.getpid(),
             **self._about(),
             "loop": loop.name,

@@ -6,6 +6,8 @@ import gc
 import threading
 import weakref
 from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
 from types import ModuleType
 from typing import Any
 
@@ -187,6 +189,17 @@ def test_each_type_of_number(tuned: ModuleType, ordinary: dict[str, Any]) -> Non
     for value in (2, 0.5, "yes"):
         with pytest.raises(rtloop.ConfigError, match="flag"):
             loop.parameters["flag"] = value
+
+
+def test_every_kind_of_number_and_of_mapping_sets_a_parameter(tuned: ModuleType, ordinary: dict[str, Any]) -> None:
+    loop = tuned.Tuned("1ms", **ordinary)
+    for value in (Fraction(5, 2), Decimal("2.5"), np.float32(2.5), np.array(2.5)):
+        loop.parameters["a"] = 0
+        loop.parameters["a"] = value
+        assert loop.a == 2.5
+    loop.parameters.update([("a", 3), ("b", 4)], mode=1)
+    loop.parameters.update(iter([("a", 5)]))
+    assert {name: loop.parameters[name] for name in ("a", "b", "mode")} == {"a": 5, "b": 4, "mode": 1}
 
 
 def test_a_request_that_the_step_takes_back_comes_once(tuned: ModuleType, ordinary: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from resource import RLIM_INFINITY
@@ -18,7 +19,7 @@ from rtloop.system.fileio import parse_fields, parse_sizes, read_text
 from rtloop.system.fixes import device_fix, filter_fix, for_container, limit_fix
 from rtloop.system.grant import Grant, GrantKind, describe_refused
 from rtloop.system.grant_errors import raise_if_refused
-from rtloop.system.host import host_facts
+from rtloop.system.host import host_facts, uname
 from rtloop.system.privilege import (
     CAP_IPC_LOCK,
     CAP_SYS_NICE,
@@ -173,6 +174,16 @@ def test_the_facts_of_the_host_are_ready_for_json() -> None:
     facts = json.loads(json.dumps(host_facts()))
     assert facts["kernel"] and facts["cpus"] >= 1 and facts["cpu"]
     assert isinstance(facts["preempt_rt"], bool)
+
+
+def test_the_names_of_the_system_are_known_though_uname_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = tuple(os.uname())
+
+    def refuse() -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "uname", refuse)
+    assert tuple(uname()) == names
 
 
 def test_a_thread_may_have_any_bytes_for_a_name(script: Callable[..., Any]) -> None:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from rtloop.machine.doctor import parse
 from rtloop.system.fileio import parse_fields
+from rtloop.system.host import uname
 
 __all__ = ["Machine", "Place", "unread"]
 
@@ -58,7 +59,7 @@ class Machine:
     def __init__(self, root: str = "", env: Mapping[str, str] | None = None, machine: str = "") -> None:
         self.root = root
         self.env = dict(os.environ if env is None else env)
-        self.machine = machine or os.uname().machine
+        self.machine = machine or uname().machine
 
     def read(self, path: str) -> tuple[str | None, str]:
         """Return a file's text and an empty reason, or None and why it could not be read."""
