@@ -16,7 +16,7 @@ _MACHINES = {
     "arm64": ("qemu-system-aarch64", ("-M", "virt,gic-version=3", "-cpu", "cortex-a76"), "ttyAMA0", "qemu-system-arm"),
 }
 #: Kernel arguments, which isolate CPU 1 as a user would.
-_ARGUMENTS = "quiet panic=-1 isolcpus=managed_irq,domain,1 nohz_full=1 rcu_nocbs=1"
+_ARGUMENTS = "quiet panic=-1 isolcpus=managed_irq,domain,1 rcu_nocbs=1"
 #: Parts of a system that the copy in memory does not need.
 _LEFT_OUT = (
     "boot", "dev", "native", "proc", "run", "sys", "tmp", "root/.cache", "usr/include", "usr/lib/gcc", "usr/lib/locale",

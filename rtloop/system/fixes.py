@@ -6,7 +6,6 @@ Each function returns lines to paste, labelled by the place where they belong.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from typing import NamedTuple
 
 __all__ = [
@@ -265,9 +264,12 @@ def kernel_fix(distribution: str = "", machine: str = "x86_64", *, is_raspberry_
 
 
 def isolation_fix(
-    cpus: str, distribution: str = "", *, is_raspberry_pi: bool = False, without: Sequence[str] = ()
+    cpus: str, distribution: str = "", *, is_raspberry_pi: bool = False, has_rcu_nocbs: bool = True
 ) -> str:
-    """Return the lines that keep CPUs free of ordinary threads, ticks and interrupts.
+    """Return the lines that keep CPUs free of ordinary threads, RCU callbacks and interrupts from the boot on.
+
+    They leave out ``nohz_full``, because a periodic loop is better with the tick
+    (Documentation/core-api/real-time/kernel-configuration.rst of the kernel).
 
     Parameters
     ----------
@@ -275,11 +277,10 @@ def isolation_fix(
         A kernel CPU list.
     distribution, is_raspberry_pi
         As for :func:`boot_fix`.
-    without : sequence of str
-        Those of ``nohz_full`` and ``rcu_nocbs`` that the kernel does not support.
+    has_rcu_nocbs : bool
+        False if the kernel does not support ``rcu_nocbs``.
     """
-    arguments = f"isolcpus=managed_irq,domain,{cpus}"
-    arguments += "".join(f" {name}={cpus}" for name in ("nohz_full", "rcu_nocbs") if name not in without)
+    arguments = f"isolcpus=managed_irq,domain,{cpus}" + (f" rcu_nocbs={cpus}" if has_rcu_nocbs else "")
     return boot_fix(arguments, distribution, is_raspberry_pi=is_raspberry_pi)
 
 

@@ -58,7 +58,7 @@ def test_what_the_kernel_is_not_built_for_is_neither_found_nor_proposed(machine:
     config = "CONFIG_RCU_NOCB_CPU=y\n# CONFIG_NO_HZ_FULL is not set"
     found = by_name(examine(machine("microvm", **{release: config, "/proc/cmdline": "nohz_full=1 rcu_nocbs=1"})))
     assert found["rcu_nocbs"].found == "1" and found["rcu_nocbs"].verdict == "ok"
-    assert (found["nohz_full"].verdict, found["nohz_full"].source) == ("note", release)
+    assert (found["nohz_full"].verdict, found["nohz_full"].source) == ("ok", release)
     assert found["nohz_full"].found == "none: this kernel was built without CONFIG_NO_HZ_FULL"
     assert "isolcpus=managed_irq,domain,1 rcu_nocbs=1" in found["isolated CPUs"].fix
 
@@ -111,3 +111,38 @@ def test_compaction_that_moves_locked_pages_is_found_with_its_fix(tmp_path: Path
     assert check.verdict == verdict
     assert ("vm.compact_unevictable_allowed=0" in check.fix) == (verdict == "warn")
     assert file.read_text() == value, "rtloop writes no sysctl by itself"
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "verdict", "found"),
+    [
+        ("latency tracers", {"/boot/config": "CONFIG_IRQSOFF_TRACER=y\nCONFIG_PREEMPT_TRACER=y"}, "warn", "built in"),
+        ("latency tracers", {"/boot/config": "# CONFIG_IRQSOFF_TRACER is not set"}, "ok", "not built in"),
+        ("latency tracers", {"/boot/config": ""}, "note", "could not be read"),
+        ("lockup detectors", {"/proc/sys/kernel/watchdog": "0"}, "ok", "off"),
+        ("lockup detectors", {"/proc/sys/kernel/watchdog": "1"}, "warn", "on"),
+        ("lockup detectors", {"/proc/sys/kernel/watchdog": "1", "/proc/sys/kernel/watchdog_cpumask": "0-1"}, "ok",
+         "on CPUs 0-1, none of them isolated"),
+        ("lockup detectors", {"/proc/sys/kernel/watchdog": "1", "/proc/sys/kernel/watchdog_cpumask": "0-2"}, "warn",
+         "on CPUs 0-2"),
+        ("lockup detectors", {"/boot/config": "# CONFIG_LOCKUP_DETECTOR is not set"}, "ok", "not built in"),
+        ("EFI runtime services", {"/sys/firmware/efi/runtime": "0x1"}, "note", "on"),
+        ("EFI runtime services", {"/sys/firmware/efi/runtime": "0x1", "/proc/cmdline": "efi=noruntime"}, "ok", "off"),
+        ("EFI runtime services", {"/sys/firmware/efi/runtime": "0x1", "/boot/config": "CONFIG_EFI_DISABLE_RUNTIME=y"},
+         "ok", "off"),
+        ("EFI runtime services", {"/sys/firmware/efi/runtime": "0x1", "/boot/config": "CONFIG_EFI_DISABLE_RUNTIME=y",
+                                  "/proc/cmdline": "efi=runtime"}, "note", "on"),
+        ("EFI runtime services", {}, "ok", "none: this machine did not boot by EFI"),
+    ],
+)  # fmt: skip
+def test_the_kernels_own_list_for_real_time(
+    machine: Callable[..., Machine], name: str, files: dict[str, str], verdict: str, found: str
+) -> None:
+    """Documentation/core-api/real-time/kernel-configuration.rst, on a PREEMPT_RT machine with the CPUs 2-3 isolated."""
+    release = "6.12.48+deb13-rt-amd64"
+    renamed = {key.replace("/boot/config", f"/boot/config-{release}"): text for key, text in files.items()}
+    check = by_name(examine(machine("rt-desktop", **{RELEASE: release, f"/boot/config-{release}": "", **renamed})))[
+        name
+    ]
+    assert (check.verdict, check.found[: len(found)]) == (verdict, found)
+    assert bool(check.fix) is (verdict == "warn" or check.found == "on")

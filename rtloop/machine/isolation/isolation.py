@@ -301,11 +301,11 @@ def _explain(kernel: Kernel, step: Step, error: OSError) -> str:
     """Return the reason for a refusal, in words."""
     text = error.strerror or str(error)
     if step.topic == "interrupts" and error.errno in (errno.EIO, errno.EPERM, errno.EINVAL):
-        return f"{text}: the kernel places it; isolcpus=managed_irq,... at boot moves those that can be moved"
+        return f"{text}: the kernel places it; only isolcpus=managed_irq,... at boot may keep it away"
     if step.kind == "group" and error.errno == errno.EROFS:
         return f"{text}: run it on the host, or in a container with a writable /sys/fs/cgroup"
-    if step.topic == "idle states" and error.errno == errno.EACCES:
-        return f"{text}: not in this container"
+    if step.target.endswith("/threaded") and error.errno == errno.EOPNOTSUPP:
+        return f"{text}: its driver does not use NAPI"
     return text
 
 

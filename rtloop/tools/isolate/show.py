@@ -90,7 +90,7 @@ def print_table(console: Console, isolation: Isolation) -> None:
         table.add_row(*row)
     console.print(table)
     for line in make_remarks(isolation.steps):
-        console.print(line, highlight=False, markup=False)
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def enter_command(isolation: Isolation, program: Sequence[str]) -> list[str]:
@@ -132,4 +132,5 @@ def print_restored(console: Console, restored: Sequence[Restored]) -> None:
     console.print(f"undone: {count} of {len(restored)} settings are as before", highlight=False)
     for result in restored:
         if result.verdict in ("kept", "refused", "left"):
-            console.print(f"  {result.label}: {result.verdict}: {result.why}", highlight=False)
+            line = f"  {result.label}: {result.verdict}: {result.why}"
+            console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -28,9 +28,8 @@ def examine(machine: Machine) -> Iterator[Check]:
 
 
 def _isolate(machine: Machine, cpus: str) -> str:
-    options = {"nohz_full": "CONFIG_NO_HZ_FULL", "rcu_nocbs": "CONFIG_RCU_NOCB_CPU"}
-    missing = [argument for argument, option in options.items() if machine.config.get(option) == "n"]
-    return isolation_fix(cpus, machine.boots_as, is_raspberry_pi=machine.place.is_raspberry_pi, without=missing)
+    has_rcu = machine.config.get("CONFIG_RCU_NOCB_CPU") != "n"
+    return isolation_fix(cpus, machine.boots_as, is_raspberry_pi=machine.place.is_raspberry_pi, has_rcu_nocbs=has_rcu)
 
 
 def _isolated(machine: Machine) -> Check:
@@ -77,8 +76,22 @@ def _nohz(machine: Machine) -> tuple[int, ...]:
 
 
 def _nohz_full(machine: Machine) -> Check:
-    why = "the timer tick costs a spinning loop some µs each time; here it stops while only one thread runs"
-    return _covers(machine, "nohz_full", why, f"{_CPU}/nohz_full", _nohz(machine), "CONFIG_NO_HZ_FULL")
+    name, source = "nohz_full", f"{_CPU}/nohz_full"
+    why = (
+        "if the tick stops, each entry into the kernel costs more: a loop that sleeps in every period is better with "
+        "the tick; one that computes for long without system calls may gain"
+    )
+    if machine.config.get("CONFIG_NO_HZ_FULL") == "n":
+        return Check("cpus", name, "none: this kernel was built without CONFIG_NO_HZ_FULL", machine.config_source, "ok",
+                     why)  # fmt: skip
+    text, reason = machine.read(source)
+    if text is None and (machine.exists(source) or not machine.online):
+        return Check("cpus", name, unread(reason), source, "note", why)
+    if not (cpus := _nohz(machine)):
+        return Check("cpus", name, "none: every CPU has its tick", source, "ok", why)
+    found = format_cpu_list(cpus)
+    fix = f"boot:       remove nohz_full={found} from the kernel's command line, unless the steps compute for long"
+    return Check("cpus", name, found, source, "note", why, fix)
 
 
 def _rcu(machine: Machine) -> Check:
