@@ -335,6 +335,14 @@ def test_the_commands_of_a_dry_run_do_the_same(tmp_path: Path, version: dict[str
         assert outside() == made
 
 
+def test_the_commands_that_undo_it_disable_what_they_have_enabled(root: str) -> None:
+    make_machine(Path(root), {f"{TOP}/cgroup.subtree_control": ""})
+    isolation = Isolation("3", root=root)
+    begin, _, end = make_script(isolation, ["true"], isolation.plan()).partition("# Undo it")
+    assert f"echo +cpuset > {TOP}/cgroup.subtree_control" in begin
+    assert f"echo -cpuset > {TOP}/cgroup.subtree_control" in end
+
+
 PROGRAM = """
 import os, sys, time
 from rtloop.machine import isolated

@@ -114,7 +114,8 @@ def make_script(isolation: Isolation, program: Sequence[str], steps: Sequence[St
     lines += ["# Run the program inside", shlex.join(enter_command(isolation, program)), "# Undo it"]
     last = [step for step in steps if step.kind == "affinity"]
     for step in [*(step for step in reversed(steps) if step.kind not in ("affinity", "note")), *last]:
-        if step.before and not is_satisfied(step, step.before) and not _vanishes(step, steps):
+        has_value = step.before or step.kind == "controller"
+        if has_value and not is_satisfied(step, step.before) and not _vanishes(step, steps):
             lines += script(step, step.before)
     return "\n".join(lines)
 
