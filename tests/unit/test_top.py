@@ -186,8 +186,8 @@ def test_the_time_line_takes_any_number_of_cycles(count: int) -> None:
 def test_counts_that_should_be_0_stand_out(pair: Any, sampler: Sampler) -> None:
     row = sampler.sample().rows[0]
     column = next(column for column in view.COLUMNS if column.head == "MISSED")
-    some = SimpleNamespace(stats=SimpleNamespace(missed=3))
-    none = SimpleNamespace(stats=SimpleNamespace(missed=0))
+    some = SimpleNamespace(stats=SimpleNamespace(missed=3, device_missed=None))
+    none = SimpleNamespace(stats=SimpleNamespace(missed=0, device_missed=None))
     assert "red" in str(view.cell(column, some).style)  # type: ignore[arg-type]
     assert str(view.cell(column, none).style) == ""  # type: ignore[arg-type]
     assert all(isinstance(view.cell(column, row).plain, str) for column in view.COLUMNS)
@@ -435,3 +435,14 @@ def test_the_extra_is_named_where_textual_is_missing(
     with pytest.raises(SystemExit) as told:
         main(["top"])
     assert "pip install 'rtloop[top]'" in str(told.value)
+
+
+def test_missed_cycles_of_a_device_take_the_place_of_nominal_ones(probes: Any, sampler: Sampler) -> None:
+    loop = probes.Device("10ms", **PLAIN)
+    with loop:
+        wait_for_cycles(loop, cycles=30)
+        (row,) = sampler.sample().rows
+    column = next(column for column in view.COLUMNS if column.head == "MISSED")
+    assert column.value(row) == row.stats.device_missed > 0
+    text = view.facts(row).plain
+    assert f"missed (device) {row.stats.device_missed:,} " in text and "missed (nominal) " in text

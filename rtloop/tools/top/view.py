@@ -97,6 +97,11 @@ def _percentile(name: str, q: float, *, now: bool = False) -> Callable[[Row], fl
     return value
 
 
+def _missed(row: Row) -> int:
+    """Return the missed cycles; those of the device if one paces the loop, because its releases are then nominal."""
+    return row.stats.missed if row.stats.device_missed is None else row.stats.device_missed
+
+
 def _violations(row: Row) -> int | None:
     """Return the number of violations; None if nothing was watched, or nothing can be."""
     guard = row.stats.guard
@@ -119,7 +124,7 @@ COLUMNS = (
     Column("EXEC 50%", _percentile("execution", 50), short, "median execution time, end - start"),
     Column("EXEC MAX", _percentile("execution", 100), short, "greatest execution time"),
     Column("OVER", lambda row: row.stats.overruns, _count, "cycles that ended after the next release", 0),
-    Column("MISSED", lambda row: row.stats.missed, _count, "releases without a cycle", 0),
+    Column("MISSED", _missed, _count, "releases, or cycles of a device, without a cycle", 0),
     Column("FAULTS", lambda row: row.faults, _count, "page faults of the loop's thread since its warm-up", 0),
     Column("GUARD", _violations, _count, "violations that its guards have counted; - without guards", 0),
 )
@@ -202,9 +207,15 @@ def facts(row: Row) -> Text:
     stats = row.stats
     minor, major = stats.page_faults
     voluntary, involuntary = stats.context_switches
+    missed: list[tuple[str, int, int | None, bool]] = [("missed", stats.missed, row.missed, True)]
+    if stats.device_missed is not None:
+        missed = [
+            ("missed (device)", stats.device_missed, None, True),
+            ("missed (nominal)", stats.missed, row.missed, False),
+        ]
     counters = [
         ("overruns", stats.overruns, row.overruns, True),
-        ("missed", stats.missed, row.missed, True),
+        *missed,
         ("late", stats.late, None, False),
         ("stalls", stats.stalls, None, True),
         ("minor faults", minor, None, True),
