@@ -177,6 +177,7 @@ PROGRAMS = {
     ),
     "swap_model": Program(
         (UNDEFINED,),
+        {"BROKEN_TRIAL": UNDEFINED},
         mutations={
             "asks without a release": Mutation(
                 "swap.h",
