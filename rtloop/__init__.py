@@ -75,6 +75,7 @@ if _TYPE_CHECKING:
     from rtloop.loop.loop import RTLoop
     from rtloop.process.ending_signals import stop_on_signals
     from rtloop.settings import Settings
+    from rtloop.simulation.rehearsal import rehearse
     from rtloop.simulation.simulation import simulate
     from rtloop.stats.histogram import Histogram
     from rtloop.stats.stats import Stats
@@ -144,6 +145,7 @@ __all__ = [
     "lint",
     "memory",
     "partition",
+    "rehearse",
     "running",
     "simulate",
     "stop_on_signals",
@@ -191,6 +193,7 @@ _LATE = {
     "lint": "linter.lint",
     "memory": "memory",
     "partition": "analysis.schedulability",
+    "rehearse": "simulation.rehearsal",
     "running": "telemetry.attach",
     "simulate": "simulation.simulation",
     "stop_on_signals": "process.ending_signals",

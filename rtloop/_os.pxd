@@ -49,9 +49,17 @@ cdef extern from "<sys/syscall.h>" nogil:
     const long SYS_clock_gettime
 
 
+cdef extern from "<sched.h>" nogil:
+    enum:
+        CLONE_NEWNET
+        CLONE_NEWUSER
+    int unshare(int flags)
+
+
 cdef extern from "<sys/prctl.h>" nogil:
     enum:
         PR_SET_NAME
+        PR_SET_PDEATHSIG
     int prctl(int option, const char *name)
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from types import ModuleType
 
-__all__ = ["Built", "build", "build_module", "module_name"]
+__all__ = ["Built", "build", "build_module", "load_parts", "module_name"]
 
 
 class Built(NamedTuple):
@@ -55,6 +55,8 @@ class Built(NamedTuple):
         The C compiler that a module was compiled by, and its version; empty if nothing was compiled.
     inputs : tuple of str
         Every file that the modules were made from.
+    parts : tuple of tuple
+        Name, file and source of each module, the requested one first: what :func:`load_parts` takes.
     """
 
     module: ModuleType
@@ -64,6 +66,7 @@ class Built(NamedTuple):
     seconds: float
     compiler: str
     inputs: tuple[str, ...] = ()
+    parts: tuple[tuple[str, str, str], ...] = ()
 
     @property
     def summary(self) -> str:
@@ -238,7 +241,19 @@ def build_module(
     seconds = sum(part.seconds for part in parts.values())
     compilers = dict.fromkeys(part.compiler for part in parts.values() if part.compiler)
     inputs = sorted({path for part in parts.values() if part.entry for path in part.entry.inputs})
-    return Built(module, entry.module, hints, tuple(notes), seconds, ", ".join(compilers), tuple(inputs))
+    files = tuple((part.name, str(part.entry.module), str(part.source)) for part in parts.values() if part.entry)
+    return Built(module, entry.module, hints, tuple(notes), seconds, ", ".join(compilers), tuple(inputs), files)
+
+
+def load_parts(parts: Iterable[tuple[str, str, str]]) -> ModuleType:
+    """Import the modules of a build that another process has made: its `parts`. Returns the requested one."""
+    made = []
+    for name, path, source in parts:
+        part = _Part(Path(source), name)
+        part.entry = Entry(Path(path), (), ())
+        made.append(part)
+    with _lock:
+        return _import_all(made)
 
 
 def _listed(given: Any) -> list[Any]:

@@ -56,9 +56,9 @@ class Place(NamedTuple):
         return self.symbol or f"{name}+{self.offset:#x}"
 
 
-def _maps() -> list[_Map]:
+def _maps(process: int | str = "self") -> list[_Map]:
     try:
-        with open("/proc/self/maps", "rb") as file:
+        with open(f"/proc/{process}/maps", "rb") as file:
             content = os.fsdecode(file.read())  # paths hold any bytes
     except OSError:
         return []
@@ -229,10 +229,10 @@ def _parse(data: bytes) -> _Table:
     return _Table(starts, [found[s][0] for s in starts], [found[s][1] for s in starts], segments)
 
 
-def place_of(address: int, *, is_return: bool = False) -> Place:
-    """Return the location of an address; for a return address, that of the call."""
+def place_of(address: int, *, is_return: bool = False, process: int | str = "self") -> Place:
+    """Return the location of an address, in this process or another one; for a return address, that of the call."""
     at = address - 1 if is_return else address
-    found = _map_of(_maps(), at)
+    found = _map_of(_maps(process), at)
     if found is None or not found.path.startswith("/"):
         path = found.path if found else ""
         return Place(address, path, at - (found.low if found else 0), None)

@@ -1,4 +1,15 @@
-"""Declarations of ending_signals.h."""
+"""Declarations of ending_signals.h and crash.h."""
+
+from libc.stdint cimport uint64_t
+
+
+cdef extern from "../include/rtloop/crash.h":
+    ctypedef struct rt_crash_t:
+        uint64_t number
+        uint64_t pc
+        uint64_t address
+
+    int rt_crash_report_to(int fd)
 
 
 cdef extern from "../include/rtloop/ending_signals.h":

@@ -139,6 +139,7 @@ cdef class _Run:
     cdef list remembered
     cdef dict swaps
     cdef tuple trial
+    cdef str keep
     cdef dict recorded
 
     def __cinit__(self, loops):
@@ -243,12 +244,12 @@ cdef class _Run:
             self.set_replay(index, recorded)
         self.parts[index].loop, self.parts[index].self = c.thread.rt, <void *>loop
 
-    def plan_swaps(self, index, swaps, trial):
+    def plan_swaps(self, index, swaps, trial, keep):
         """Plan swaps of one loop: a dict from the index of a cycle to the loop object whose step begins with it.
 
-        `trial` applies to each: its duration, and the incidents that end it.
+        These apply to each: `trial`, its duration and the incidents that end it, and `keep`, as for RTLoop.swap.
         """
-        self.trial = trial
+        self.trial, self.keep = trial, keep
         parse_trial(_control(self.loops[index]), *trial)
         for cycle, successor in swaps.items():
             if parse_count(cycle, "swaps") < 1 or not isinstance(successor, _RTLoop_2):
@@ -274,7 +275,7 @@ cdef class _Run:
                 recorded = self.plan_replay_of_swap(index, cycle, successor)
                 change = begin(
                     c, self.loops[index], successor, _control(successor), hand_over, acting_for, populate_methods,
-                    trial=parse_trial(c, *self.trial),
+                    self.keep, trial=parse_trial(c, *self.trial),
                 )
                 try:
                     change.ask()
@@ -382,7 +383,7 @@ cdef Control _control(_RTLoop_2 loop):
 
 
 def _simulate(loops, index, duration, cycles, execution, latency, plant=None, parameters=None, swaps=None,
-              trial=(None, ())):
+              trial=(None, ()), keep="all"):
     """Simulate; `cycles`, the plant and a duration without a unit refer to the loop at `index`."""
     cdef Control failed = None
     if cycles is not None:
@@ -403,7 +404,7 @@ def _simulate(loops, index, duration, cycles, execution, latency, plant=None, pa
     if plant is not None:
         run.set_plant(index, plant)
     for i, loop in enumerate(loops):
-        run.plan_swaps(i, {} if swaps is None else swaps.get(loop, {}), trial)
+        run.plan_swaps(i, {} if swaps is None else swaps.get(loop, {}), trial, keep)
     error = None
     armed = ending_signals.arm_wait()
     try:
@@ -423,15 +424,17 @@ def _simulate(loops, index, duration, cycles, execution, latency, plant=None, pa
     return tuple(loop.stats for loop in loops)
 
 
-def simulate_loop(loop, duration, cycles, execution, latency, plant, parameters, swaps, trial):
-    """Implement RTLoop.simulate."""
+def simulate_loop(loop, duration, cycles, execution=0, latency=0, plant=None, parameters=None, swaps=None,
+                  trial=(None, ()), keep="all"):
+    """Implement RTLoop.simulate; `keep` is that of RTLoop.swap, for all swaps."""
     replayed = None if parameters is None else {loop: parameters}
     planned = None if swaps is None else {loop: swaps}
     if isinstance(plant, _RTLoop_2):
-        return _simulate([plant, loop], 1, duration, cycles, execution, latency, None, replayed, planned, trial)[1]
+        return _simulate([plant, loop], 1, duration, cycles, execution, latency, None, replayed, planned, trial,
+                         keep)[1]
     if plant is not None and not callable(plant):
         raise TypeError(f"plant={show(plant)} must be an RTLoop, or a callable that takes a Cycle")
-    return _simulate([loop], 0, duration, cycles, execution, latency, plant, replayed, planned, trial)[0]
+    return _simulate([loop], 0, duration, cycles, execution, latency, plant, replayed, planned, trial, keep)[0]
 
 
 def simulate(loops, duration=None, *, execution=0, latency=0, parameters=None):

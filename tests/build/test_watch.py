@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import pytest
 pytest.importorskip("click", reason="the command line needs rtloop[cli]")
 pytest.importorskip("rich", reason="the command line needs rtloop[cli]")
 
+from rtloop.tools.run.rehearsal import Rehearsing
 from rtloop.tools.run.revision import make_revision
 from rtloop.tools.run.target import Target, make_loop
 from rtloop.tools.run.watch import Event, Watch
@@ -138,6 +140,44 @@ def test_each_save_is_swapped_in_or_its_fault_is_told(place: Path, ordinary: dic
     assert [swap.successor for swap in stats.swaps] == ["Law"] * 3 and stats.state == "stopped" and events.empty()
 
 
+@pytest.mark.filterwarnings("ignore:.*has gone back to:rtloop.RTSetupWarning")
+def test_a_law_that_crashes_is_refused_and_one_that_fails_is_reverted_from(
+    place: Path, ordinary: dict[str, Any]
+) -> None:
+    events: queue.Queue[Event] = queue.Queue()
+    make = partial(make_loop, period="1ms", settings=ordinary, defaults={}, given={})
+
+    def answer(*changes: tuple[str, str]) -> Event:
+        save(place, *changes)
+        return events.get(timeout=PATIENCE_S)
+
+    found, examined = make_revision("law.pyx", BUILD)
+    loop = make(found)
+    rehearsing = Rehearsing(make, 50_000_000, 10**11)
+    gain = ("&self.kp, 1.0", "&self.kp, 3.0")
+    with Watch(loop, found, examined, "law.pyx", BUILD, make, events.put, rehearsing, "1h"), loop:
+        event = answer(("self.steps += 1", "(<long *>NULL)[1] = self.steps"))
+        assert (event.kind, event.figures) == ("rejected", {"stage": "rehearsal"})
+        assert "crashed in its rehearsal: SIGSEGV at the address 0x8, in law.Law.step" in event.text
+
+        event = answer(("self.steps += 1", "self.steps += 1\n        if self.steps > 60: return -5"), gain)
+        assert event.kind == "swapped", event.text  # a rehearsal of 50 cycles cannot find it
+        event = events.get(timeout=PATIENCE_S)
+        assert event.kind == "reverted", event.text  # or late before that, on a busy machine
+        assert event.figures["reason"] == loop.stats.swaps[-1].reason
+        wait_for(lambda: loop.parameters["kp"] == 1.0)
+
+        assert answer().kind == "unchanged", "it has the former law again"
+    assert len(loop.stats.swaps) == 2 and loop.stats.swaps[0].reason is None and events.empty()
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.005)
+
+
 def test_only_the_newest_of_several_saves_is_swapped_in(
     place: Path, ordinary: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,6 +273,7 @@ def wait_for_name(process: int) -> str:
     [
         (["law.pyx", "--watch", "--simulate", "--cycles", "3"], "--watch and --simulate exclude each other"),
         (["law.py", "--watch"], "law.py is not a .pyx"),
+        (["law.pyx", "--trial", "2s"], "--rehearse and --trial need --watch"),
     ],
 )
 def test_what_cannot_be_watched_is_refused(arguments: list[str], message: str, capsys: Any) -> None:

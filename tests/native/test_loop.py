@@ -8,6 +8,20 @@ from native_programs import MEMORY, THREADS, UNDEFINED, HeaderTests, Mutation, P
 _WAIT_FAILS = "if (RT_UNLIKELY(!rt_loop_wait(loop, &now, release))) return "
 
 PROGRAMS = {
+    "crash": Program(
+        (MEMORY,),
+        mutations={
+            "it does not wait": Mutation("crash.h", "  for (;;) pause();\n", "  _exit(1);\n"),
+            "the place is lost": Mutation("crash.h", ".pc = RT_CRASH_PC((ucontext_t *)context),", ".pc = 1,"),
+            "it has no stack of its own": Mutation("crash.h", "SA_SIGINFO | SA_ONSTACK", "SA_SIGINFO"),
+            "it waits although nobody reads": Mutation(
+                "crash.h",
+                "if (write(rt_crash_fd, &crash, sizeof crash) != (ssize_t)sizeof crash) _exit(128 + number);",
+                "(void)!write(rt_crash_fd, &crash, sizeof crash);",
+            ),
+            "another address": Mutation("crash.h", "(uint64_t)(uintptr_t)info->si_addr : 0", "1 : 0"),
+        },
+    ),
     "ending_signals": Program(
         (MEMORY, UNDEFINED),
         mutations={

@@ -8,6 +8,7 @@ import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -76,6 +77,8 @@ class Request:
         Values of ``-p``.
     strict, simulate, rebuild, as_json, guard_alloc, watch : bool
         The flags.
+    rehearse, trial : int or None
+        Times for --watch, ns.
     plot, record : pathlib.Path or None
         Files to write.
     include, library_dirs, libraries, packages : tuple of str
@@ -95,6 +98,8 @@ class Request:
     as_json: bool
     guard_alloc: bool
     watch: bool
+    rehearse: int | None
+    trial: int | None
     plot: Path | None
     record: Path | None
     include: tuple[str, ...]
@@ -115,6 +120,8 @@ class Request:
             )
         if self.watch and self.simulate:
             raise click.UsageError("--watch and --simulate exclude each other: virtual time does not wait for a save")
+        if not self.watch and (self.rehearse or self.trial):
+            raise click.UsageError("--rehearse and --trial need --watch, which swaps in a new step")
         if self.watch and Path(self.target.partition(":")[0]).suffix != ".pyx":
             raise click.UsageError(f"--watch compiles a file whenever it is saved: {self.target} is not a .pyx")
         if self.plot is not None:
@@ -197,6 +204,14 @@ def to_cpu(ctx: click.Context, param: click.Parameter, value: str | None) -> Any
 )  # fmt: skip
 @click.option("--simulate", is_flag=True, help="Run in virtual time, without a thread or privileges.")
 @click.option("--watch", is_flag=True, help="Swap in the new step whenever the .pyx is saved.")
+@click.option(
+    "--rehearse", metavar="TIME", callback=to_duration,
+    help="--watch: first run each new step for TIME in virtual time in another process, where it may crash.",
+)  # fmt: skip
+@click.option(
+    "--trial", metavar="TIME", callback=to_duration,
+    help="--watch: go back to the former step if the new one fails within TIME.",
+)  # fmt: skip
 @plot_option("Draw the run")
 @click.option(
     "--record", type=OUTPUT_FILE, metavar="FILE", help="Save the run's timing, not its signals, to FILE (.npz)."
@@ -225,6 +240,7 @@ def run(**options: Any) -> int:
     rtloop run servo.pyx --duration 10s --guard count         does step do what may delay it?
     rtloop run servo.pyx --duration 1h --simulate             takes seconds
     rtloop run servo.pyx --watch                              save the file to swap in the new step
+    rtloop run servo.pyx --watch --rehearse 1s --trial 2s     refuse a step that crashes, return from one that fails
     rtloop run control.py:step --rate 100Hz --record out.npz  a function; later: rtloop report out.npz
 
     Refused requests are listed at the end. The loop runs nevertheless, unless --strict is given.
@@ -268,9 +284,10 @@ def run(**options: Any) -> int:
 
 
 def _watch(err: Console, loop: RTLoop, found: Target, examined: Examined, request: Request) -> Watch:
+    from rtloop.tools.run.rehearsal import Rehearsing
     from rtloop.tools.run.watch import Event, Watch
 
-    colours = {"swapped": "green", "rejected": "red"}
+    colours = {"swapped": "green", "rejected": "red", "reverted": "red"}
 
     def tell(event: Event) -> None:
         if request.as_json:
@@ -279,7 +296,22 @@ def _watch(err: Console, loop: RTLoop, found: Target, examined: Examined, reques
         err.print(f"[{colours.get(event.kind, 'yellow')}]{event.kind}[/]", end=": ")
         err.print(event.text, markup=False, soft_wrap=True)
 
-    return Watch(loop, found, examined, request.target, request.build, lambda target: _make(err, target, request), tell)
+    # The watch reports it.
+    warnings.filterwarnings("ignore", message=".* has gone back to", category=RTSetupWarning)
+
+    def make(target: Target) -> RTLoop:
+        return _make(err, target, request)
+
+    rehearsing = None if request.rehearse is None else Rehearsing(partial(make_quietly, request), request.rehearse)
+    trial = None if request.trial is None else f"{request.trial}ns"
+    return Watch(loop, found, examined, request.target, request.build, make, tell, rehearsing, trial)
+
+
+def make_quietly(request: Request, found: Target) -> RTLoop:
+    """Make a loop as the command does, in the process of a rehearsal."""
+    from rich.console import Console
+
+    return _make(Console(stderr=True, quiet=True), found, request)
 
 
 def _is_given(option: str) -> bool:

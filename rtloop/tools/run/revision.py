@@ -40,7 +40,7 @@ class Rejected(RtloopError):  # noqa: N818 - an outcome rather than an error
     Attributes
     ----------
     stage : str
-        Where it failed: "compile", "lint", "import", "create", "take-over" or "swap".
+        Where it failed: "compile", "lint", "import", "rehearsal", "create", "take-over" or "swap".
     """
 
     def __init__(self, stage: str, text: str) -> None:

@@ -7,13 +7,16 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import click
 
+from rtloop.child.target import pack
 from rtloop.compiler.diagnostics import Diagnostic, show_diagnostic
 from rtloop.errors import RtloopError, StateError
 from rtloop.linter.layouts import find_disagreement
+from rtloop.simulation.rehearsal import Order, Rehearser
+from rtloop.tools.run.rehearsal import Law, Pair
 from rtloop.tools.run.revision import Rejected, make_revision
 from rtloop.tools.run.saved_files import SavedFiles
 from rtloop.tools.run.show import describe_exception
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from rtloop.loop.loop import RTLoop
+    from rtloop.tools.run.rehearsal import Rehearsing
     from rtloop.tools.run.revision import Examined, Revision
     from rtloop.tools.run.target import Target
 
@@ -29,6 +33,10 @@ __all__ = ["Event", "Watch"]
 
 #: Longest wait for a compilation when the loop has ended. After it the folder is removed, so that the compiler fails.
 _JOIN_S = 1.0
+#: What ends a trial, besides a negative code.
+_REVERT_ON: tuple[Literal["overrun", "guard", "late", "nonfinite"], ...] = ("overrun", "guard", "late", "nonfinite")
+#: What a process for a rehearsal imports before there is anything to rehearse.
+_MODULES = ("rtloop.tools.run.rehearsal", "rtloop.tools.run.command", "rich.console")
 
 
 class Event(NamedTuple):
@@ -37,7 +45,7 @@ class Event(NamedTuple):
     Attributes
     ----------
     kind : str
-        "swapped", "rejected", "unchanged", "gone" or "note".
+        "swapped", "reverted", "rejected", "unchanged", "gone" or "note".
     text : str
         Message.
     figures : dict
@@ -74,11 +82,16 @@ class Watch:
         Makes a loop of a target, as the first one was made.
     tell : callable
         Called with an `Event` for each save.
+    rehearsing : Rehearsing, optional
+        Rehearse each law in another process before the loop goes on with it.
+    trial : duration, optional
+        Time in which the loop goes back to the former law if the new one fails.
     """
 
     def __init__(
         self, loop: RTLoop, found: Target, examined: Examined, target: str, build: Mapping[str, Any],
-        make: Callable[[Target], RTLoop], tell: Callable[[Event], None],
+        make: Callable[[Target], RTLoop], tell: Callable[[Event], None], rehearsing: Rehearsing | None = None,
+        trial: Any = None,
     ) -> None:  # fmt: skip
         assert found.built is not None
         self._loop, self._target, self._make, self._tell = loop, target, make, tell
@@ -86,6 +99,9 @@ class Watch:
         self._name = target.partition(":")[0]
         self._files = SavedFiles(Path(self._name), _own(found.built.inputs))
         self._present = found.built.path
+        self._law, self._rehearsing, self._trial = Law.of(found), rehearsing, trial
+        self._rehearser: Rehearser | None = None
+        self._former: tuple[Any, ...] | None = None  # while the present law is on trial
         self._kind: type[Any] = type(loop)
         self._findings, _, self._layouts = examined
         self._values: dict[str, Any] = {}
@@ -99,6 +115,9 @@ class Watch:
 
     def __exit__(self, *exception: object) -> None:
         self._is_over.set()
+        rehearser = self._rehearser
+        if rehearser is not None:
+            rehearser.kill()  # a rehearsal that runs then ends
         self._thread.join(_JOIN_S)
 
     def _follow(self) -> None:
@@ -106,9 +125,20 @@ class Watch:
         if self._findings:
             text = f"rtloop lint finds code that may delay the loop; a save with it is rejected:\n{self._findings}"
             self._tell(Event("note", text, {}))
+        try:
+            self._follow_saves()
+        finally:
+            self._end_rehearser()
+
+    def _follow_saves(self) -> None:
         while not self._is_over.wait(self._files.interval_s):
             if self._loop.state != "running":
                 continue
+            if self._rehearsing is not None and self._rehearser is None:
+                with suppress(RtloopError):  # the next save tells why
+                    self._rehearser = Rehearser(_MODULES)  # it takes some tenths of a second, before the next save
+            if self._former is not None and not self._has_trial_ended():
+                continue  # a save waits for the end of the trial
             self._values = self._values or self._read_values()
             saved = self._files.poll()
             if self._files.is_newly_gone():
@@ -129,6 +159,8 @@ class Watch:
                 return None
             if built.path == self._present:
                 return Event("unchanged", f"{self._name} is the version that the loop runs", {})
+            self._note_values()
+            notes = self._rehearse(revision)
             successor = self._create(revision)
             cycle = self._swap(revision, successor)
         except Rejected as error:
@@ -140,11 +172,12 @@ class Watch:
         if cycle is None:
             return None
         took = time.time() - saved
-        self._present = built.path
-        self._layouts = revision.examined.layouts
-        self._kind = type(successor)
+        former = self._present, self._layouts, self._kind, self._law
+        self._present, self._layouts = built.path, revision.examined.layouts
+        self._kind, self._law = type(successor), Law.of(revision.found)
+        self._former = None if self._trial is None else former
         how = built.summary or "from the cache"
-        notes = [show_diagnostic(hint, "hint: ") for hint in built.hints]
+        notes += [show_diagnostic(hint, "hint: ") for hint in built.hints]
         notes += [*built.notes, *revision.examined.unseen, *self._compare_values()]
         text = f"{self._name}: new law since cycle {cycle:,}, {took:.2f} s after the save ({how})"
         figures = {
@@ -152,6 +185,42 @@ class Watch:
             "parameters": self._values,
         }  # fmt: skip
         return Event("swapped", "\n  ".join([text, *notes]), figures)
+
+    def _has_trial_ended(self) -> bool:
+        """Return whether the trial of the present law is over. If the loop has gone back to the former one, tell it."""
+        if self._loop.on_trial:
+            return False
+        assert self._former is not None
+        former, self._former = self._former, None
+        last = (self._loop.stats.swaps or ())[-1]
+        if last.reason:
+            self._present, self._layouts, self._kind, self._law = former
+            self._values = self._read_values()
+            text = f"{self._name}: the former law since cycle {last.cycle:,}, because the new one failed: {last.reason}"
+            self._tell(Event("reverted", text, {"cycle": last.cycle, "reason": last.reason}))
+        return True
+
+    def _end_rehearser(self) -> None:
+        rehearser, self._rehearser = self._rehearser, None
+        if rehearser is not None:
+            rehearser.close()
+
+    def _rehearse(self, revision: Revision) -> list[str]:
+        """Rehearse a law in another process. Returns notes."""
+        if self._rehearsing is None:
+            return []
+        make, duration_ns, timeout_ns = self._rehearsing
+        values = {name: value for name, value in self._values.items() if name in self._set}
+        pair = Pair(self._law, Law.of(revision.found), make)
+        try:
+            if self._rehearser is None:
+                self._rehearser = Rehearser(_MODULES)
+            return self._rehearser.rehearse(Order(pack(pair, "make"), None, duration_ns, values), timeout_ns)
+        except Exception as error:  # also of the user's constructor and setup
+            text = str(error) if isinstance(error, RtloopError) else describe_exception(error)
+            raise Rejected("rehearsal", text) from None
+        finally:
+            self._end_rehearser()
 
     def _create(self, revision: Revision) -> RTLoop:
         found = revision.found
@@ -182,12 +251,10 @@ class Watch:
         loop = self._loop
         if self._is_over.is_set():
             return None
-        now = self._read_values()
-        self._set = {name for name in now if name in self._set or now[name] != self._values.get(name)}
-        self._values = now
+        self._note_values()
         count = len(loop.stats.swaps or ())
         try:
-            return loop.swap(successor, keep="changed")
+            return loop.swap(successor, keep="changed", trial=self._trial, revert_on=_REVERT_ON)
         except BaseException as error:
             if loop.state != "running" or (isinstance(error, StateError) and self._is_over.is_set()):
                 return None
@@ -197,6 +264,12 @@ class Watch:
                 return swaps[-1].cycle
             text = str(error) if isinstance(error, RtloopError) else describe_exception(error)
             raise Rejected("swap", text) from None
+
+    def _note_values(self) -> None:
+        """Note the parameters, and which of them were set while the loop ran."""
+        now = self._read_values()
+        self._set = {name for name in now if name in self._set or now[name] != self._values.get(name)}
+        self._values = now
 
     def _compare_values(self) -> list[str]:
         """Return a line for each parameter whose value has changed, or was set while the loop ran."""
