@@ -108,6 +108,20 @@ def test_a_library_in_a_python_package(folder: Path, monkeypatch: pytest.MonkeyP
     assert loop.position == pytest.approx(1 - 0.999**2)
 
 
+def test_mujoco_in_a_step_does_what_it_does_in_python(folder: Path) -> None:
+    mujoco = pytest.importorskip("mujoco", reason="MuJoCo is not installed: pip install mujoco")
+    joint = '<joint type="hinge" axis="0 1 0"/><geom type="capsule" size=".02" fromto="0 0 0 .3 0 -.4"/>'
+    xml = f'<mujoco><option timestep="0.001"/><worldbody><body>{joint}</body></worldbody></mujoco>'
+    (folder / "pendulum.xml").write_text(xml)
+    found: dict[str, Any] = {"rtloop": rtloop, "mujoco": mujoco}
+    exec(python_on_the_page('rtloop.build("mujoco_loop.pyx")'), found)
+    theirs = mujoco.MjData(found["model"])
+    for _ in range(1000):
+        mujoco.mj_step(found["model"], theirs)
+    assert found["stats"].cycles == 1000 and found["data"].time == theirs.time
+    assert found["data"].qpos[0] == theirs.qpos[0] != 0
+
+
 def test_a_class_of_cpp(folder: Path) -> None:
     loop = rtloop.build("tracking.pyx").Tracking("1kHz", gain=0.5)
     loop.simulate(cycles=3)
