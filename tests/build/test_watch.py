@@ -205,6 +205,26 @@ def test_only_the_newest_of_several_saves_is_swapped_in(
     assert len(loop.stats.swaps) == 1 and events.empty()
 
 
+def test_the_casts_that_are_checked_are_those_that_were_compiled(place: Path, ordinary: dict[str, Any]) -> None:
+    """A save between the compilation and the swap, which no longer has the cast, does not let the compiled one pass."""
+    events: queue.Queue[Event] = queue.Queue()
+    made: list[Any] = []
+
+    def make(found: Target) -> Any:
+        made.append(make_loop(found, "1ms", ordinary, {}, {}))
+        if len(made) == 2:
+            save(place, ("self.steps = (<Law>former).steps", "pass"))
+        return made[-1]
+
+    found, examined = make_revision("law.pyx", BUILD)
+    loop = make(found)
+    with Watch(loop, found, examined, "law.pyx", BUILD, make, events.put), loop:
+        save(place, ("cdef readonly double integral", "cdef readonly double offset, integral"))
+        event = events.get(timeout=PATIENCE_S)
+        assert event.kind == "swapped", event.text
+    assert len(made) == 3 and len(loop.stats.swaps) == 1 and events.empty()
+
+
 def test_a_file_that_an_editor_removes_while_it_is_swapped_in_is_awaited(place: Path, ordinary: dict[str, Any]) -> None:
     events: queue.Queue[Event] = queue.Queue()
     made: list[Any] = []

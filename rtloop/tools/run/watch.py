@@ -151,6 +151,7 @@ class Watch:
     def _answer(self, saved: float) -> Event | None:
         """Compile the saved file, and swap. Returns the event; None if there is nothing to report."""
         try:
+            source = self._read_source()  # before the compilation: a file that is saved during it is superseded
             revision = make_revision(self._target, self._build)
             built = revision.found.built
             assert built is not None
@@ -161,7 +162,9 @@ class Watch:
                 return Event("unchanged", f"{self._name} is the version that the loop runs", {})
             self._note_values()
             notes = self._rehearse(revision)
-            successor = self._create(revision)
+            successor = self._create(revision, source)
+            if self._files.is_superseded():
+                return None
             cycle = self._swap(revision, successor)
         except Rejected as error:
             if self._is_over.is_set() or self._files.is_superseded():
@@ -222,7 +225,13 @@ class Watch:
         finally:
             self._end_rehearser()
 
-    def _create(self, revision: Revision) -> RTLoop:
+    def _read_source(self) -> str:
+        try:
+            return Path(self._name).read_text(encoding="utf-8", errors="replace")
+        except OSError as error:  # an editor is about to write it again
+            raise Rejected("compile", f"{self._name}: {error.strerror}") from None
+
+    def _create(self, revision: Revision, source: str) -> RTLoop:
         found = revision.found
         try:
             successor = self._make(found)
@@ -232,10 +241,6 @@ class Watch:
             raise Rejected("create", str(error)) from None
         except BaseException as error:  # of the user's constructor
             raise Rejected("create", describe_exception(error)) from None
-        try:
-            source = Path(self._name).read_text(encoding="utf-8", errors="replace")
-        except OSError as error:  # an editor is about to write it again
-            raise Rejected("take-over", f"{self._name}: {error.strerror}") from None
         bases = [base.__name__ for base in self._kind.__mro__]
         line, reason = find_disagreement(source, bases, self._layouts, revision.examined.layouts)
         if reason:
