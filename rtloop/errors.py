@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
+import warnings
 from typing import Any
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "SwapError",
     "WatchdogError",
     "setup_error",
+    "warn_of_setup",
 ]
 
 
@@ -365,3 +368,11 @@ def setup_error(
     error = kinds[memory_lock, privilege](errno_, message)
     error.grants = grants
     return error
+
+
+def warn_of_setup(message: str) -> None:
+    """Give an RTSetupWarning whose place is the line outside of rtloop that led to it."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "rtloop":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, RTSetupWarning, stacklevel=level)

@@ -10,14 +10,13 @@ import signal
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from rtloop.child.child_process import ChildProcess, Order
 from rtloop.child.target import check_target, main_script, pack
-from rtloop.errors import AttachError, RTSetupWarning, StateError
+from rtloop.errors import AttachError, StateError, warn_of_setup
 from rtloop.functions.python_loop import PyLoop
 from rtloop.live.connect import Connection, connect
 from rtloop.live.parameters import Parameters
@@ -268,7 +267,7 @@ class ProcessLoop:
         finally:
             self._starting = None
         for message in child.messages:
-            warnings.warn(message, RTSetupWarning, stacklevel=3)
+            warn_of_setup(message)
 
     def _claim(self) -> ChildProcess:
         """Begin a start. If several threads start the loop at once, all but one get a StateError."""

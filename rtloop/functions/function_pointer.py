@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
-import warnings
 from contextlib import suppress
 from datetime import timedelta
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-from rtloop.errors import ConfigError, RTSetupWarning
+from rtloop.errors import ConfigError, warn_of_setup
 from rtloop.loop.cycle import cycle_dtype
 from rtloop.units import as_index, show
 
@@ -197,11 +196,10 @@ def _warn_of_frozen_arrays(function: Any, name: str) -> None:
         return
     arrays = sorted(_frozen_arrays(function, {function}))
     if arrays:
-        warnings.warn(
+        warn_of_setup(
             f"{name} uses {', '.join(arrays)}: Numba copied the content at compile time, so later changes "
-            "are not seen, and with cache=True not even after a restart; pass it as data=",
-            RTSetupWarning, stacklevel=4,
-        )  # fmt: skip
+            "are not seen, and with cache=True not even after a restart; pass it as data="
+        )
 
 
 def uses_data(callback: Any) -> bool | None:

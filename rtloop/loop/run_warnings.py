@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
-from rtloop.errors import RTSetupWarning
+from rtloop.errors import warn_of_setup
 from rtloop.loop.failure import describe
 from rtloop.settings import Settings
 from rtloop.stats.figures import Swap
@@ -17,12 +16,10 @@ __all__ = ["warn_degraded", "warn_failed", "warn_lost", "warn_reverted", "warn_s
 def warn_tai(settings: Settings, offset_s: int) -> None:
     """Warn of a loop on CLOCK_TAI without a TAI offset: the clock then equals the time of day, and steps with it."""
     if settings.clock == "tai" and offset_s == 0:
-        warnings.warn(
+        warn_of_setup(
             f"{settings.name} is on clock='tai', but the kernel has a TAI offset of 0, so this clock equals the time "
             "of day. Once the offset is set, this clock jumps by it (by 37 s since 2017). Let chrony (leapsectz) or "
-            "ptp4l set the offset before the loop starts",
-            RTSetupWarning,
-            stacklevel=2,
+            "ptp4l set the offset before the loop starts"
         )
 
 
@@ -33,24 +30,22 @@ def warn_degraded(grants: tuple[Grant, ...], name: str) -> None:
         count = "1 request was" if len(refused) == 1 else f"{len(refused)} requests were"
         text = describe_refused(*refused)
         message = f"{name} runs degraded: {count} refused:\n{text}\nMore about this machine: rtloop doctor"
-        warnings.warn(message, RTSetupWarning, stacklevel=2)
+        warn_of_setup(message)
 
 
 def warn_lost(lost: Sequence[Grant], name: str) -> None:
     """Warn of grants that a running loop has lost."""
     if lost:
         text = "\n".join(f"{grant.name}: {grant.detail}" for grant in lost)
-        warnings.warn(f"{name} no longer has what it was granted:\n{text}\n{lost[0].fix}", RTSetupWarning, stacklevel=2)
+        warn_of_setup(f"{name} no longer has what it was granted:\n{text}\n{lost[0].fix}")
 
 
 def warn_reverted(name: str, made: Swap, back: Swap, error: BaseException | None) -> None:
     """Warn that a loop has gone back to its former step; `error` is what the step on trial has raised."""
     raised = "" if error is None else f" ({describe(error)})"
-    warnings.warn(
+    warn_of_setup(
         f"{name} has gone back to {back.successor} before cycle {back.cycle:,}: {made.successor}, on trial since cycle "
-        f"{made.cycle:,}, has failed its trial: {back.reason}{raised}. Correct it, and swap again",
-        RTSetupWarning,
-        stacklevel=2,
+        f"{made.cycle:,}, has failed its trial: {back.reason}{raised}. Correct it, and swap again"
     )
 
 
@@ -58,11 +53,11 @@ def warn_failed(error: BaseException | None) -> None:
     """Warn that a loop had failed before it was stopped, if nothing has raised the reason."""
     if error is not None:
         message = f"the loop had already failed when it was stopped; join() would have raised this: {describe(error)}"
-        warnings.warn(message, RTSetupWarning, stacklevel=2)
+        warn_of_setup(message)
 
 
 def warn_stale(name: str, lines: Sequence[str]) -> None:
     """Warn of a group's chains whose data was older than intended."""
     if lines:
         text = "\n".join(lines)
-        warnings.warn(f"{name}: data was older than intended:\n{text}", RTSetupWarning, stacklevel=3)
+        warn_of_setup(f"{name}: data was older than intended:\n{text}")

@@ -54,7 +54,7 @@ _OWN_WAIT = (
     " measured. Overruns, missed releases and late cycles refer to the nominal period."
 )
 _ESTIMATE = "Standard deviations are estimates from the bins, because the file was written by an older rtloop."
-_FIX = "The warning at the start and each grant's `fix` contain the commands that fix it."
+_FIX = "The warning about it and each grant's `fix` contain the commands that fix it."
 _TIE = "\N{NO-BREAK SPACE}"
 _SCALES = ((1e9, "s"), (1e6, "ms"), (1e3, "us"), (1.0, "ns"))
 

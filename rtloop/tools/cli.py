@@ -1,6 +1,6 @@
 """The ``rtloop`` command: finds its subcommands, loads the one that is called, and turns errors into exit codes.
 
-Exit codes: 0 all went well, 1 an error, 2 a wrong command line, 130 interrupted (143 by SIGTERM).
+Exit codes: 0 all went well, 1 an error, 2 a wrong command line, 130 interrupted (143 by SIGTERM, 129 by SIGHUP).
 """
 
 from __future__ import annotations

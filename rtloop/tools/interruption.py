@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
+import termios
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +46,7 @@ def ended_by_signals() -> Iterator[None]:
 
     def end(number: int, frame: FrameType | None) -> None:
         nonlocal is_ending
+        _leave_closed_terminal()
         if not is_ending:
             is_ending = True
             raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
@@ -62,14 +66,34 @@ def ended_by_signals() -> Iterator[None]:
 def noted_signals() -> Iterator[list[int]]:
     """Append SIGINT, SIGTERM and SIGHUP to a list, for a command that looks there between two pieces of its work."""
     noted: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        _leave_closed_terminal()
+        noted.append(number)
+
     replaced = default_handlers()
     try:
         for number in replaced:
-            signal.signal(number, lambda number, frame: noted.append(number))
+            signal.signal(number, note)
         yield noted
     finally:
         for number, handler in replaced.items():
             signal.signal(number, handler)
+
+
+def _leave_closed_terminal() -> None:
+    """Turn output to a terminal that has been closed into output to nowhere.
+
+    Each write to it fails (EIO). The report of a command would fail, and with it the exit code of the signal.
+    """
+    for number in (1, 2):
+        try:
+            termios.tcgetattr(number)
+        except termios.error as error:
+            if error.args[0] == errno.EIO:
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, number)
+                os.close(nowhere)
 
 
 def default_handlers() -> dict[int, Any]:

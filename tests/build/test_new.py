@@ -125,6 +125,8 @@ def test_its_program_runs(project: Path, installed: Path) -> None:
     ("name", "words"),
     [
         ("3-arm", "letters, digits and _; arm would do"),
+        ("\u00e4rm", "letters, digits and _; arm would do"),
+        ("a\u0301rm-\u00d8", "letters, digits and _; arm would do"),
         ("class", "is a keyword of Python, and cannot be a package's name"),
         ("bär", "cannot be a package's name"),
         ("json", "is the name of another package"),

@@ -202,6 +202,31 @@ def test_a_step_in_python_that_exits_has_failed(capsys: pytest.CaptureFixture[st
     assert "second argument" not in said.err, "a step in Python has none"
 
 
+IN_A_TERMINAL = """
+import fcntl, os, sys, termios
+os.setsid()
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.executable, [sys.executable, "-m", "rtloop", *sys.argv[1:]])
+"""
+
+
+def test_a_terminal_that_is_closed_ends_the_run_with_its_signal(tmp_path: Path) -> None:
+    """Each write to it fails from then on: the report must not change the exit code, and the file is written."""
+    (tmp_path / "rests.py").write_text(
+        "class Rests:\n    def __call__(self, cycle): pass\n    def leave(self): open('left', 'w').write('once')\n"
+    )
+    main, terminal = os.openpty()
+    command = [sys.executable, "-c", IN_A_TERMINAL, "run", "rests.py", *EASY, "--record", "run.npz"]
+    process = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, cwd=tmp_path)
+    os.close(terminal)
+    seen = b""
+    while b" cycles, max" not in seen:
+        seen += os.read(main, 4096)
+    os.close(main)
+    assert process.wait(60) == 128 + signal.SIGHUP, seen
+    assert (tmp_path / "left").read_text() == "once" and rtloop.Stats.load(tmp_path / "run.npz").cycles
+
+
 def test_simulated_time_needs_no_real_one(capsys: pytest.CaptureFixture[str]) -> None:
     begin = time.monotonic()
     assert run("servo.pyx", "--duration", "1h", "--simulate") == 0

@@ -116,7 +116,7 @@ def test_each_save_is_swapped_in_or_its_fault_is_told(place: Path, ordinary: dic
         event = answer(("limits(0, 50)", "limits(0, 5)"), ("self.steps = (<Law>former).steps", "pass"))
         assert event.kind == "swapped" and loop.parameters["kp"] == 1.0
         assert event.figures["notes"] == [
-            "kp was set to 9.0, and the new law does not take that as a f8 (low 0.0, high 5.0): it is now 1.0"
+            "kp was set to 9.0, which the new law does not allow (type f8, low 0.0, high 5.0): it is now 1.0"
         ]
         loop.parameters["kp"] = 4.0
 

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -338,6 +339,22 @@ def test_what_goes_wrong_is_an_exit_code_and_a_line(
     assert run("export", *(arg.format(**places) for arg in args)) == code
     captured = capsys.readouterr()
     assert text in captured.err and captured.out == ""
+
+
+def test_what_was_written_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make().save(tmp_path / "run.npz")
+    for name, args, told in (
+        ("run.csv", (), "the last 6 of 106 cycles"),
+        ("bins.csv", ("--table", "histograms"), "histograms of 106 cycles"),
+        ("run.trace.json", (tmp_path / "run.npz",), "2 runs, the last 12 of 212 cycles"),
+    ):
+        path = tmp_path / name
+        assert run("export", tmp_path / "run.npz", "-o", path, *args) == 0
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert re.fullmatch(rf"wrote {path}: {told}, [\d.]+ (B|KiB)\n", said.err), said.err
+    assert run("export", tmp_path / "run.npz", "-f", "csv") == 0
+    assert capsys.readouterr().err == "", "standard output tells by itself"
 
 
 def test_a_file_with_a_field_of_another_kind_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

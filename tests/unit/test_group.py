@@ -231,8 +231,9 @@ def test_a_failure_that_nobody_asked_for_is_told(cascade: Callable[..., list[Any
     group = LoopGroup(loops)
     group.start()
     assert group.wait() and group.wait("1s")
-    with pytest.warns(rtloop.RTSetupWarning, match="velocity"):
+    with pytest.warns(rtloop.RTSetupWarning, match="velocity") as caught:
         group.stop()
+    assert [one.filename for one in caught] == [__file__]
     group.stop()  # once
     with pytest.raises(rtloop.CallbackError), LoopGroup(loops):
         loops[1].join()

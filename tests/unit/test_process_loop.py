@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -50,6 +51,10 @@ def write(name, value):
 
 def exit(cycle):
     sys.exit(3)
+
+def warn():
+    import rtloop, warnings
+    warnings.warn("the bus is slow", rtloop.RTSetupWarning)
 
 def refuse():
     raise PermissionError("no bus")
@@ -431,3 +436,29 @@ def test_a_command_that_fails_does_not_keep_the_process_from_the_next_one(script
         threading.Event().wait(50)
     """)
     assert (done.returncode, done.stdout) == (0, "stopped\n") and "no memory" in done.stderr
+
+
+@pytest.mark.parametrize("begin", ["with", "start", "run"])
+def test_a_warning_names_the_line_of_the_user(begin: str, steps: Path, ordinary: dict[str, Any]) -> None:
+    """However many functions of rtloop are in between; the warning comes from the loop's process."""
+    loop = ProcessLoop("rtloop_steps:do_nothing", "1ms", setup="rtloop_steps:warn", **ordinary)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        if begin == "run":
+            loop.run(cycles=2)
+        elif begin == "with":
+            with loop:
+                pass
+        else:
+            loop.start()
+            loop.stop()
+    assert [(str(one.message), one.filename) for one in caught] == [("the bus is slow", __file__)]
+
+
+def test_the_warning_of_a_failure_names_the_line_of_the_user(steps: Path, ordinary: dict[str, Any]) -> None:
+    loop = ProcessLoop("rtloop_steps:fail", "1ms", **ordinary)
+    loop.start()
+    wait_until(lambda: loop.state == "failed")
+    with pytest.warns(rtloop.RTSetupWarning, match="had already failed") as caught:
+        loop.stop()
+    assert [one.filename for one in caught] == [__file__]

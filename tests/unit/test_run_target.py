@@ -204,6 +204,20 @@ def test_a_file_finds_its_neighbours(folder: Path) -> None:
     assert made("sub/arm_step.py").run().cycles == 8
 
 
+def test_code_as_a_value_is_explained(folder: Path) -> None:
+    """It would be a str, and the error that of whatever takes no str."""
+    (folder / "motor.py").write_text(
+        "class Motor: pass\nmotors = [Motor()]\ndef step(cycle, motor=None): return True\n"
+    )
+    why = r"motor=Motor\(\): -p does not run code.*-p motor=Motor, and the class is created without arguments"
+    with pytest.raises(TargetError, match=why):
+        made("motor.py:step", motor="Motor()")
+    for text in ("Motor(3)", "motors.append", "Motor.mro()"):
+        with pytest.raises(TargetError, match=r"-p does not run code.*-p motor=NAME"):
+            made("motor.py:step", motor=text)
+    made("motor.py:step", motor="nobody.knows(1)")  # a text
+
+
 def test_a_compiled_function_gets_an_array_of_its_file(folder: Path) -> None:
     (folder / "native.py").write_text(
         "import ctypes, numpy as np\nstate = np.zeros(2)\n"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from rtloop.tools.export.csv import histograms_to_csv, records_to_csv
-from rtloop.tools.saved_runs import load_runs, write_output
+from rtloop.tools.saved_runs import Run, load_runs, write_output
+from rtloop.units import format_size
 
 __all__ = ["export"]
 
@@ -70,3 +71,16 @@ def export(runs: tuple[str, ...], form: str | None, output: str, table: str) -> 
 
         content = to_trace(loaded)
     write_output(output, content)
+    if output != "-":
+        click.echo(f"wrote {output}: {_contents(loaded, form, table, content)}", err=True)
+
+
+def _contents(loaded: list[Run], form: str, table: str, content: str | bytes) -> str:
+    """Describe what was written: the runs, the cycles, and the size."""
+    recorded = sum(len(run.stats.records) for run in loaded)
+    cycles = sum(run.stats.cycles for run in loaded)
+    what = f"the last {recorded:,} of {cycles:,} cycles" if recorded < cycles else f"{cycles:,} cycles"
+    if form == "hdr" or (form, table) == ("csv", "histograms"):
+        what = f"histograms of {cycles:,} cycles"
+    runs = "" if len(loaded) == 1 else f"{len(loaded)} runs, "
+    return f"{runs}{what}, {format_size(len(content))}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keyword
 import shlex
 import sys
+import unicodedata
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -122,9 +123,9 @@ def check_name(name: str) -> None:
             param_hint="NAME",
         )
     if not name.isascii() or not name.isidentifier() or name.startswith("_"):
-        better = (
-            "".join(char if char.isascii() and char.isalnum() else "_" for char in name).strip("_0123456789").lower()
-        )
+        plain = "".join(char for char in unicodedata.normalize("NFKD", name) if not unicodedata.combining(char))
+        better = "".join(char if char.isascii() and char.isalnum() else "_" for char in plain)
+        better = better.strip("_0123456789").lower()
         advice = f"; {better} would do" if better and better != name and not keyword.iskeyword(better) else ""
         raise click.BadParameter(
             f"{name!r} cannot be a package's name, which begins with a letter, and has letters, digits and _{advice}",

@@ -250,7 +250,7 @@ def run(**options: Any) -> int:
                1 it failed, or could not be compiled or started
                2 the command line is wrong
                3 --strict: a request was refused, a release missed or overrun, or a guard found something
-             130 Ctrl-C (143 SIGTERM): it was stopped, and the table was printed
+             130 Ctrl-C (143 SIGTERM, 129 a closed terminal): it was stopped, and the table was printed
     """  # noqa: D301 - the backslash is for click
     import faulthandler
 

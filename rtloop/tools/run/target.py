@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["Target", "TargetError", "find_target", "has_no_step", "make_loop", "parse_value"]
 
 _WORDS = {"true": True, "false": False, "none": None}
+#: A call, or an attribute, as the value of -p: the first name, and the rest.
+_EXPRESSION = re.compile(r"((?!\d)\w+)([.(].*)", re.DOTALL)
 _UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
 
 
@@ -286,6 +288,13 @@ def _check_data(target: Target, own: Mapping[str, Any]) -> None:
 
 def _resolve(target: Target, name: str, value: Any) -> Any:
     """Return the object of the target's file that a value names, a class instantiated; any other value as it is."""
+    code = _EXPRESSION.fullmatch(value) if isinstance(value, str) else None
+    if code is not None and hasattr(target.module, code[1]):
+        is_class = isinstance(getattr(target.module, code[1]), type) and code[2] == "()"
+        made = f"{code[1]}, and the class is created without arguments" if is_class else "NAME"
+        raise TargetError(
+            f"{name}={value}: -p does not run code. Give the name of a class or an object of the file, -p {name}={made}"
+        )
     if not isinstance(value, Name):
         return value
     is_ours = name not in (make_settings.__kwdefaults__ or {}) and not value.startswith("_")

@@ -289,10 +289,11 @@ class Watch:
                     lines.append(f"{name} stays {value}, as set while the loop ran")
             elif name in self._set:
                 one = declared[name]
-                limits = f" (low {one.low}, high {one.high})" if (one.low, one.high) != (None, None) else ""
+                low, high = one.low, one.high
+                limits = [f"low {low}"] * (low is not None) + [f"high {high}"] * (high is not None)
                 lines.append(
-                    f"{name} was set to {value}, and the new law does not take that as a {one.kind}{limits}: "
-                    f"it is now {now[name]}"
+                    f"{name} was set to {value}, which the new law does not allow "
+                    f"({', '.join([f'type {one.kind}', *limits])}): it is now {now[name]}"
                 )
             else:
                 lines.append(f"{name} is now {now[name]}, and was {value}")
