@@ -45,7 +45,7 @@ class Overseer:
         self._lock = threading.Lock()
         self._may_go = threading.Event()
         self._loop: ChildLoop | None = None
-        self._is_stop_wanted = False
+        self._is_withdrawn = False
         self._is_over = threading.Event()
         threading.Thread(target=self._work, name="rtloop-overseer", daemon=True).start()
 
@@ -55,9 +55,9 @@ class Overseer:
             self._loop = loop
 
     def await_go(self) -> bool:
-        """Wait until the parent lets the loop run. Returns False if the parent has requested a stop."""
+        """Wait until the parent lets the loop run. Returns False if the parent has requested a stop before that."""
         self._may_go.wait()
-        return not self._is_stop_wanted
+        return not self._is_withdrawn
 
     def finish(self) -> None:
         """End the process by force after a while, if threads of the step keep it from ending."""
@@ -96,10 +96,10 @@ class Overseer:
 
     def _stop(self) -> None:
         with self._lock:
-            was_free = self._may_go.is_set()
-            self._is_stop_wanted = True
-            self._may_go.set()
-            if was_free and self._loop is not None:
+            if not self._may_go.is_set():
+                self._is_withdrawn = True
+                self._may_go.set()
+            elif self._loop is not None:  # which may not be released yet: it then enters, and ends at once
                 self._loop.request_stop()
 
     def _end_orphan(self) -> None:

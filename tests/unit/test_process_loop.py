@@ -453,6 +453,7 @@ def test_a_warning_names_the_line_of_the_user(begin: str, steps: Path, ordinary:
             loop.start()
             loop.stop()
     assert [(str(one.message), one.filename) for one in caught] == [("the bus is slow", __file__)]
+    assert loop.state == "stopped", "a stop just after the start is a normal end"
 
 
 def test_the_warning_of_a_failure_names_the_line_of_the_user(steps: Path, ordinary: dict[str, Any]) -> None:
