@@ -15,7 +15,7 @@ from fractions import Fraction
 from rtloop.analysis.results import Analysis, Bounds, Response, remarks
 from rtloop.analysis.task import Task
 from rtloop.errors import ConfigError
-from rtloop.units import lcm_of, show
+from rtloop.units import format_duration, lcm_of, show
 
 __all__ = ["Analysis", "Bounds", "Response", "Task", "analyze", "partition"]
 
@@ -84,6 +84,9 @@ def analyze(tasks: Iterable[Task], *, policy: str = "fixed-priority") -> Analysi
             )  # fmt: skip
     bounds = tuple(_bounds(cpu, [task for task in every if task.cpu == cpu], ranked) for cpu in cpus)
     notes = tuple(dict.fromkeys(f"{task.name}: {task.note}" for task in every if task.note))
+    late = [f"{task.name} {format_duration(task.ns('jitter'))}" for task in every if task.ns("jitter")]
+    if late:
+        notes += (f"the worst response counts from the release, so it includes the wake-up latency: {', '.join(late)}",)
     return Analysis(policy, tuple(rows[task.name] for task in every), bounds, (*notes, *remarks(rows.values())))
 
 

@@ -168,6 +168,9 @@ def test_the_table_and_the_dict_tell_everything() -> None:
     assert "worst response" in text and "unbounded" in text and "CPU" in text and "utilisation 1.200" in text
     assert found.to_dict()["rows"][1]["verdict"] == "unbounded" and found.to_dict()["is_schedulable"] is False
     json.dumps(found.to_dict())
+    assert "wake-up" not in text, "there is none here"
+    late = analyze([ms("current", 10, 2, priority=79, jitter=3)])
+    assert "includes the wake-up latency: current 3 ms" in str(late) and late.to_dict()["notes"]
 
 
 @pytest.mark.parametrize(
