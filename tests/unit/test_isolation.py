@@ -462,6 +462,7 @@ def test_help_has_examples() -> None:
         assert words in result.output
     for arguments, message in {
         (): "name the CPUs", ("--cpus", "3"): "name the program", ("--undo", "--cpus", "3"): "--undo takes neither",
+        ("--dryrun", "--cpus", "3", "--", "true"): "No such option",
     }.items():  # fmt: skip
         result = CliRunner().invoke(isolate, list(arguments))
         assert result.exit_code == 2 and message in result.output, textwrap.dedent(result.output)

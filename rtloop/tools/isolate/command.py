@@ -40,7 +40,7 @@ def complete_cpus(ctx: click.Context, param: click.Parameter, incomplete: str) -
     return [str(cpu) for cpu in reversed(cpus) if str(cpu).startswith(incomplete)]
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
+@click.command(context_settings={"allow_interspersed_args": False})
 @click.option("--cpus", metavar="LIST", shell_complete=complete_cpus, help="The CPUs to isolate: 3, or 2-3, or 1,3.")
 @click.option("--device", "devices", metavar="NAME", multiple=True, shell_complete=complete_device,
               help="Make the interrupt and NAPI threads of a network device, or of the interrupt with this name, "
