@@ -252,9 +252,13 @@ def test_threads_keep_their_own_choice_of_cpus(root: str, is_old: bool) -> None:
     def move(path: str, written: str) -> None:
         if path.endswith("cpuset.cpus.partition"):
             for tid, thread in threads.items():
-                if not thread.is_kernel:
+                if written == "isolated":
                     kept = () if is_old else tuple(cpu for cpu in thread.cpus if cpu != 3)
-                    kernel.set_affinity(tid, kept or (0, 1, 2))
+                    cpus = kept or (0, 1, 2)
+                else:
+                    cpus = everywhere if is_old else thread.cpus
+                if not thread.is_kernel:
+                    kernel.set_affinity(tid, cpus)
 
     kernel.on_write = move
     isolation.begin()
@@ -262,9 +266,6 @@ def test_threads_keep_their_own_choice_of_cpus(root: str, is_old: bool) -> None:
         10: (0, 1, 2), 11: (2,), 12: (0, 1, 2), 20: (0, 1, 2), 21: (3,), 22: (0, 1, 2),
     }  # fmt: skip
     assert any("1 are bound to their CPU, such as ksoftirqd/3" in line for line in make_remarks(isolation.steps))
-    for tid, thread in threads.items():  # the partition ends
-        if not thread.is_kernel:
-            kernel.set_affinity(tid, everywhere if is_old or tid == 10 else thread.cpus)
     del kernel.others[22]
     kernel.others[22] = a_thread(22, "irq/25-nvme0q4", (1,), kernel=True)  # where the interrupt has arrived meanwhile
     kernel.others[20] = kernel.others[20]._replace(start=5)  # another thread with this number
@@ -273,6 +274,33 @@ def test_threads_keep_their_own_choice_of_cpus(root: str, is_old: bool) -> None:
         10: everywhere, 11: (2, 3), 12: (3,), 22: (3,),
     }  # fmt: skip
     assert kernel.others[20].cpus == (0, 1, 2), "it is nobody's that was moved"
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.usefixtures("alone")
+def test_threads_have_all_cpus_again_after_two_isolations(root: str, first: int) -> None:
+    """The kernel gives a thread that asked for nothing what its cpuset has, when a partition begins and ends."""
+    threads = {10: a_thread(10, "anywhere", (0, 1, 2, 3)), 20: a_thread(20, "kswapd0", (0, 1, 2, 3), kernel=True)}
+    partitions: dict[str, str] = {}
+    both = [isolation_of(root, "3"), isolation_of(root, "2")]
+
+    def move(path: str, written: str) -> None:
+        if path.endswith("cpuset.cpus.partition"):
+            partitions[path] = written
+            taken = {int(name.partition("cpu-")[2][0]) for name, kind in partitions.items() if kind == "isolated"}
+            for tid in threads:
+                both[0].kernel.set_affinity(tid, {0, 1, 2, 3} - taken)
+
+    both[0].kernel.others = both[1].kernel.others = threads  # type: ignore[attr-defined]
+    for isolation in both:
+        isolation.kernel.on_write = move  # type: ignore[method-assign, attr-defined]
+        isolation.request = isolations.check_cpus(isolation.kernel, isolation.cpus)
+        isolation.begin()
+    assert {thread.cpus for thread in threads.values()} == {(0, 1)}
+    both[first].end()
+    assert {thread.cpus for thread in threads.values()} == {(0, 1, 3) if first == 0 else (0, 1, 2)}
+    both[1 - first].end()
+    assert {thread.cpus for thread in threads.values()} == {(0, 1, 2, 3)}
 
 
 @pytest.mark.usefixtures("alone")
@@ -327,7 +355,7 @@ def test_the_commands_of_a_dry_run_do_the_same(tmp_path: Path, version: dict[str
     made = outside()
     script_undo = "\n".join(
         line.replace("rmdir ", "rm -r ") for line in script.partition("# Undo it")[2].splitlines()
-        if not line.startswith("for ")
+        if not line.startswith(("for ", "if "))
     )  # fmt: skip
     subprocess.run(["sh", "-eu"], input=script_undo, text=True, check=True)
     assert contents(root) == before

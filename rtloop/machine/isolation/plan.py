@@ -145,7 +145,9 @@ def _threads(kernel: Kernel, request: Request, before: dict[tuple[int, int], Thr
     Before Linux 6.2 a change of a cpuset gives every thread in it all of its CPUs, whatever the thread had asked for;
     later kernels still do so with masks that the kernel itself has set.
     """
-    isolated, everywhere = set(request.cpus), set(request.online)
+    isolated = set(request.cpus)
+    # A thread that other partitions alone keep from their CPUs has chosen nothing, and the kernel gives them back.
+    everywhere = isolated | set(request.housekeeping)
     hierarchy = find_hierarchy(kernel)
     inside = {int(tid) for tid in kernel.text(f"{group_of(hierarchy, request.cpus)}/cgroup.procs").split()}
     bound = []

@@ -94,7 +94,7 @@ def _restore(kernel: Kernel, journal: Journal, step: Step, others: list[Journal]
         return result("unchanged", found, found)
     if _vanishes(journal, step):
         return result("gone", found, None, "it is removed with its group")
-    if not _is_own(kernel, step, found):
+    if not _is_own(kernel, step, found, others):
         return result("kept", found, found, f"somebody else has changed it to {_show(found)}")
     try:
         put(kernel, step, step.before)
@@ -128,15 +128,16 @@ def _vanishes(journal: Journal, step: Step) -> bool:
     return step.kind == "write" and any(step.target.startswith(f"{folder}/") for folder in folders)
 
 
-def _is_own(kernel: Kernel, step: Step, found: str) -> bool:
+def _is_own(kernel: Kernel, step: Step, found: str, others: list[Journal]) -> bool:
     """Return whether a value is the isolation's; its last write may not have reached the journal."""
     if step.kind in ("group", "tasks", "controller"):
         return True
     if found == step.after or is_satisfied(step, found):
         return True
     if step.kind == "affinity":  # the kernel widens a mask when the partition ends, and an interrupt its thread's
-        everywhere = kernel.cpus("/sys/devices/system/cpu/online")
-        return parse_cpu_list(found) == everywhere or " irq/" in step.label
+        everywhere = set(kernel.cpus("/sys/devices/system/cpu/online"))
+        left = everywhere - {cpu for other in others for cpu in parse_cpu_list(other.cpus)}
+        return set(parse_cpu_list(found)) in (everywhere, left) or " irq/" in step.label
     return False
 
 

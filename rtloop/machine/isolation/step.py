@@ -183,6 +183,9 @@ def _remove_group(kernel: Kernel, step: Step) -> None:
         for pid in kernel.text(f"{step.target}/cgroup.procs").split():
             with suppress(OSError):  # it has ended meanwhile
                 kernel.write(f"{os.path.dirname(step.target)}/cgroup.procs", pid)
+        # The kernel ends the partition of a removed group later, and would then change masks that are restored by now.
+        with suppress(OSError):
+            kernel.write(f"{step.target}/cpuset.cpus.partition", "member")
         try:
             kernel.remove_group(step.target)
         except OSError as error:
@@ -198,7 +201,12 @@ def _group_script(step: Step, value: str) -> list[str]:
     if value == PRESENT:
         return [f"mkdir {path}"]
     parent = shlex.quote(os.path.dirname(step.target))
-    return [f"for p in $(cat {path}/cgroup.procs); do echo $p > {parent}/cgroup.procs; done", f"rmdir {path}"]
+    partition = f"{path}/cpuset.cpus.partition"
+    return [
+        f"for p in $(cat {path}/cgroup.procs); do echo $p > {parent}/cgroup.procs; done",
+        f"if [ -f {partition} ]; then echo member > {partition}; fi",
+        f"rmdir {path}",
+    ]
 
 
 # Threads of a cpuset of version 1.
