@@ -47,8 +47,10 @@ def end_after(controls: Sequence[_Ending], name: str, interrupt: BaseException, 
     who = "" if late in ([], [name]) else f"{', '.join(late)} "
     what = f"{who}has not ended after {took}" if late else f"ended after {took}"
     more = f"; {len(further)} more interrupt{'s' * (len(further) != 1)} arrived" if further else ""
+    said = [one for one in interrupt.args[:1] if isinstance(one, (str, int))]
+    cause = type(interrupt).__name__ + "".join(f" ({one})" for one in said)
     with suppress(OSError, ValueError, AttributeError):  # print(file=None) would write to stdout
-        sys.stderr.write(f"rtloop: {name}: {type(interrupt).__name__}: asked to stop, {what}{more}\n")
+        sys.stderr.write(f"rtloop: {name}: {cause}: asked to stop, {what}{more}\n")
         sys.stderr.flush()
     return not late
 

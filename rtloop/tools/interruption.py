@@ -20,7 +20,7 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM or SIGHUP: ends a command as Ctrl-C does, so that loops, loads and traces are ended first."""
 
     def __init__(self, number: int) -> None:
-        super().__init__()
+        super().__init__(signal.Signals(number).name)
         self.number = number
 
 

@@ -347,7 +347,7 @@ def test_a_function_that_takes_the_gil_is_pointed_out(capsys: pytest.CaptureFixt
     ],
 )  # fmt: skip
 def test_a_loop_that_is_stopped_ends_as_it_should_and_prints_its_table(
-    numbers: list[int], code: int, tmp_path: Path
+    numbers: list[signal.Signals], code: int, tmp_path: Path
 ) -> None:
     """An impatient user presses Ctrl-C again before the table is there, and a closing terminal adds a SIGHUP."""
     left = tmp_path / "left"
@@ -375,6 +375,8 @@ def test_a_loop_that_is_stopped_ends_as_it_should_and_prints_its_table(
     assert process.returncode == code, err
     assert out.startswith("Leaves-") and "wake-up latency" in out
     assert "Stopped" in err and "Traceback" not in err
+    interrupt = "KeyboardInterrupt" if numbers[0] == signal.SIGINT else f"Terminated ({numbers[0].name})"
+    assert f": {interrupt}: asked to stop" in err, err
     assert not left.exists(), "leave() was called"
 
 
