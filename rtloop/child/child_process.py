@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rtloop.child.carried_error import restore
 from rtloop.child.channel import Channel
 from rtloop.child.target import MainScript
-from rtloop.errors import ProcessDiedError, SetupError, StateError, StopTimeoutError
+from rtloop.errors import ProcessDiedError, RtloopError, SetupError, StateError, StopTimeoutError
 from rtloop.loop import registry
 from rtloop.process import ending_signals
 from rtloop.process.exit_hooks import LOOPS, at_end, watch
+from rtloop.process.interpreter import python
 from rtloop.process.signal_shield import look_with, shielded
 from rtloop.units import format_duration
 
@@ -145,12 +146,16 @@ class ChildProcess:
                 f"{order.name} cannot be started while the loop's process imports the script that has started it: "
                 "start loops only below if __name__ == '__main__':"
             )
-        shielded(lambda: self._spawn(order))
+        try:
+            program = python()
+        except RtloopError as error:
+            raise SetupError(f"{order.name}: {error}") from error
+        shielded(lambda: self._spawn(order, program))
         registry.check_not_ending(order.name)  # an end of all loops that began before this start has missed this one
         assert self._channel is not None
         self._channel.send("order", order)
 
-    def _spawn(self, order: Order) -> None:
+    def _spawn(self, order: Order, program: str) -> None:
         """Start the process on a thread that no signal handler interrupts."""
         with self._lock:
             if self._is_stop_wanted:
@@ -161,14 +166,14 @@ class ChildProcess:
             path = [entry or os.getcwd() for entry in sys.path]
             try:
                 self._process = subprocess.Popen(
-                    [sys.executable, *flags, "-c", _CODE, str(number), *path],
+                    [program, *flags, "-c", _CODE, str(number), *path],
                     env={**os.environ, **dict.fromkeys(_POOLS, "1")},
                     stdin=subprocess.DEVNULL,
                     pass_fds=(number,),
                 )
             except OSError as error:
                 ours.close()
-                reason = f"its process cannot be started: {sys.executable!r}: {error.strerror}"
+                reason = f"its process cannot be started: {program!r}: {error.strerror}"
                 raise SetupError(error.errno, f"{order.name}: {reason}") from error
             finally:
                 theirs.close()

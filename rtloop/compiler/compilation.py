@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from rtloop.compiler.c_compiler import cache_variables
 from rtloop.compiler.comments import Extras, read_extras
 from rtloop.compiler.diagnostics import Diagnostic, read_compiler, read_cython, tell
-from rtloop.compiler.interpreter import python
 from rtloop.compiler.packages import add_packages
 from rtloop.compiler.plain_paths import Places
 from rtloop.compiler.toolchain import DIRECTIVES, FLAGS, LINK_FLAGS, Toolchain
 from rtloop.errors import BuildError
+from rtloop.process.interpreter import python
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

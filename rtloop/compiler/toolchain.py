@@ -9,8 +9,8 @@ import sysconfig
 from typing import NamedTuple
 
 from rtloop.compiler.c_compiler import CCompiler, find_compiler, missing_header
-from rtloop.compiler.interpreter import python
 from rtloop.errors import BuildError, RtloopError
+from rtloop.process.interpreter import python
 
 __all__ = ["DIRECTIVES", "FLAGS", "LINK_FLAGS", "Toolchain", "find_toolchain"]
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import IO, Any, cast
 
-from rtloop.compiler.interpreter import python
+from rtloop.process.interpreter import python
 
 __all__ = ["PlantProcess", "Report", "main"]
 

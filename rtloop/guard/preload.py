@@ -95,4 +95,7 @@ def reexec(arguments: Sequence[str] | None = None) -> bool:
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
-    return bool(os.execve(sys.executable, command, environment))
+    program = sys.executable
+    if not program or not os.path.exists(program):  # Python is embedded in another program
+        program = "/proc/self/exe"
+    return bool(os.execve(program, command, environment))

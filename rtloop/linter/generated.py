@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from rtloop.compiler.diagnostics import read_cython, tell
-from rtloop.compiler.interpreter import python
 from rtloop.errors import LintError
 from rtloop.linter.c_source import Unit, read_unit
+from rtloop.process.interpreter import python
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

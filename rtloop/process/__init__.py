@@ -1,1 +1,1 @@
-"""End of the process: signals that end it, hooks at its end, and calls that no signal interrupts."""
+"""The process: signals that end it, hooks at its end, calls that no signal interrupts, its Python interpreter."""

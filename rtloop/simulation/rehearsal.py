@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rtloop.child.carried_error import restore
 from rtloop.child.channel import Channel
 from rtloop.child.target import MainScript, main_script, pack
-from rtloop.errors import SwapError
+from rtloop.errors import RtloopError, SwapError
 from rtloop.process.crash_report import read_crash
+from rtloop.process.interpreter import python
 from rtloop.units import format_duration, parse_duration
 
 if TYPE_CHECKING:
@@ -126,6 +127,10 @@ class Rehearser:
     """
 
     def __init__(self, modules: Sequence[str] = ()) -> None:
+        try:
+            program = python()
+        except RtloopError as error:
+            raise SwapError(f"no process can be started for a rehearsal: {error}") from None
         ours, theirs = socket.socketpair()
         self._crashes, crashes = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         numbers = theirs.fileno(), crashes
@@ -133,16 +138,14 @@ class Rehearser:
         path = [entry or os.getcwd() for entry in sys.path]
         try:
             self._process = subprocess.Popen(
-                [sys.executable, *flags, "-c", _CODE, *map(str, numbers), ",".join(modules), *path],
+                [program, *flags, "-c", _CODE, *map(str, numbers), ",".join(modules), *path],
                 env={**os.environ, **dict.fromkeys(_POOLS, "1"), "RTLOOP_REHEARSAL": "1"},
                 stdin=subprocess.DEVNULL, stdout=2, pass_fds=numbers,
             )  # fmt: skip
         except OSError as error:
             ours.close()
             os.close(self._crashes)
-            raise SwapError(
-                f"no process can be started for a rehearsal: {sys.executable!r}: {error.strerror}"
-            ) from None
+            raise SwapError(f"no process can be started for a rehearsal: {program!r}: {error.strerror}") from None
         finally:
             theirs.close()
             os.close(crashes)

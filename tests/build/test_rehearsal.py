@@ -320,3 +320,9 @@ def test_a_kill_by_another_thread_ends_the_wait(maker: ModuleType) -> None:
         rehearser.rehearse(Order(pack(maker.busy, "make"), None, 10**9, {}), 10**12)
     rehearser.close()
     rehearser.close()
+
+
+def test_a_frozen_program_is_not_started_again_for_a_rehearsal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    with pytest.raises(SwapError, match=r"no process can be started for a rehearsal.*this program is frozen"):
+        Rehearser()

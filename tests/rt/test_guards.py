@@ -430,6 +430,15 @@ def test_reexec_loads_the_library_once_and_leaves_the_environment(watched: Guilt
     assert done.stdout.split() == ["True", "None", "[]", "False"], done.stderr
 
 
+def test_reexec_works_where_python_is_embedded(guilty_path: Path) -> None:
+    """There ``sys.executable`` is None, or is a program that is not installed; the error was a TypeError."""
+    code = "import sys, rtloop; sys.executable = {}; print(rtloop.guard.reexec(), rtloop.guard.is_malloc_watched())"
+    for value in (None, "", "/nowhere/python"):
+        command = [sys.executable, "-P", "-c", code.format(repr(value))]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.stdout.split() == ["True", "True"], done.stderr
+
+
 def test_reexec_that_the_loader_ignores_is_told(guilty_path: Path) -> None:
     code = "import rtloop; print(rtloop.guard.reexec())"
     environment = {**os.environ, "RTLOOP_GUARD_FORMER_PRELOAD": ""}  # as if this were the program that was executed

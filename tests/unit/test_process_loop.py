@@ -281,6 +281,23 @@ def test_a_stop_during_the_start_ends_it(steps: Path, ordinary: dict[str, Any]) 
     assert loop.state == "new"
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [("frozen", True, "is frozen"), ("executable", None, "embedded"), ("executable", "/nowhere/python", "not exist")],
+)
+def test_a_program_that_is_not_an_interpreter_is_not_started_again(
+    steps: Path, ordinary: dict[str, Any], monkeypatch: pytest.MonkeyPatch, name: str, value: Any, words: str
+) -> None:
+    """A frozen program would start a copy of itself, which would start another, and so on."""
+    loop = ProcessLoop("rtloop_steps:do_nothing", "10ms", **ordinary)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, name, value, raising=False)
+        with pytest.raises(rtloop.SetupError, match=words):
+            loop.start()
+        assert (loop.state, loop.pid) == ("new", None)
+    assert loop.run(cycles=2).cycles == 2
+
+
 def test_a_step_that_does_not_return_can_be_killed(steps: Path, ordinary: dict[str, Any]) -> None:
     loop = ProcessLoop("rtloop_steps:hang", "1ms", leave="rtloop_steps:leave", **ordinary)
     loop.start()

@@ -12,8 +12,8 @@ import subprocess
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from rtloop.compiler.interpreter import python
 from rtloop.errors import RtloopError
+from rtloop.process.interpreter import python
 from rtloop.system.checks import Check
 from rtloop.system.grant import Grant
 

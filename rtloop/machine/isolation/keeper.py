@@ -15,11 +15,11 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-from rtloop.compiler.interpreter import python
 from rtloop.errors import SetupError
 from rtloop.machine.isolation.journal import Journal
 from rtloop.machine.isolation.kernel import Kernel
 from rtloop.machine.isolation.restore import Restored, restore
+from rtloop.process.interpreter import python
 
 __all__ = ["Keeper", "main"]
 

@@ -9,9 +9,9 @@ import subprocess
 from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING
 
-from rtloop.compiler.interpreter import python
 from rtloop.demo.hog import Hog
 from rtloop.errors import RtloopError
+from rtloop.process.interpreter import python
 
 if TYPE_CHECKING:
     from types import TracebackType
