@@ -5,6 +5,8 @@ handed to the keeper, whose thread runs no handlers. The caller waits, and gets 
 is done. The keeper also notices loops that have ended, and releases their resources.
 """
 
+from cpython.exc cimport PyErr_CheckSignals
+
 from rtloop._os cimport PR_SET_NAME, prctl
 
 import _thread
@@ -290,6 +292,10 @@ def _wait_for(jobs, job, patience_s):
                 return job.function()  # it did not begin this job
         except BaseException as error:
             interrupt = error
+    try:
+        PyErr_CheckSignals()  # a signal that came just before a wait, which has therefore not interrupted it
+    except BaseException as error:
+        interrupt = error
     if job.error is not None:
         raise job.error
     if interrupt is not None:

@@ -103,6 +103,18 @@ def test_a_job_that_the_keeper_never_came_to_is_done_all_the_same(script: Script
     assert said == ["[0,", "1]", "2"]
 
 
+def test_a_signal_that_does_not_interrupt_the_wait_for_the_keeper_is_handled_at_its_end(script: Script) -> None:
+    """Such as one that comes just before it. `map` executes no instruction of Python, at which handlers run, too."""
+    said = run(script, """
+    import _thread
+    from rtloop.process.signal_shield import shielded
+    handled = []
+    signal.signal(signal.SIGUSR1, lambda *_: handled.append("handled"))
+    print(list(map(shielded, [lambda: _thread.interrupt_main(signal.SIGUSR1), lambda: list(handled)])))
+    """)  # fmt: skip
+    assert said == ["[None,", "['handled']]"]
+
+
 def test_a_loop_is_not_started_at_the_end_of_the_interpreter(script: Script) -> None:
     said = run(script, """
     loop = rtloop.RTLoop("1ms", lock_memory="off", **PLAIN)
