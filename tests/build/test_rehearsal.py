@@ -155,7 +155,8 @@ def killed():
     os.kill(os.getpid(), signal.SIGKILL)
 
 def opened():
-    raise SystemExit(str(sorted(os.listdir("/proc/self/fd"), key=int)))
+    places = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
+    raise SystemExit(str([os.readlink(place) for place in places if os.path.lexists(place)]))
 """
 
 
@@ -268,7 +269,7 @@ def test_what_a_rehearsal_cannot_reach(maker: ModuleType) -> None:
             rtloop.rehearse(maker.opened, timeout=LONG)
     finally:
         os.close(kept)
-    assert str(kept) not in str(found.value).strip("[]").replace("'", "").split(", ")
+    assert "socket" in str(found.value) and "/dev/zero" not in str(found.value)
     with pytest.raises(SystemExit) as reached:
         rtloop.rehearse(maker.network, timeout=LONG)
     assert str(reached.value) == f"errno {errno.ENETUNREACH}" or not may_leave_network()
