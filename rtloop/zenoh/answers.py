@@ -8,18 +8,19 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 from rtloop.data.recorder import become_ordinary
-from rtloop.errors import ConfigError
+from rtloop.errors import ConfigError, StateError
 from rtloop.system.host import uname
 
-__all__ = ["COMMANDS", "FRESH_NS", "SET", "Commands", "StatsText", "check_commands", "loops_of"]
+__all__ = ["COMMANDS", "FRESH_NS", "SET", "Commands", "StatsText", "Waiting", "check_commands", "loops_of"]
 
 COMMANDS = ("start", "stop", "reset")
 #: The permission to change parameters; its queries have a payload.
 SET = "set"
-#: Greatest number of waiting commands; more are refused.
+#: Greatest number of waiting queries of a kind; more are refused.
 _MAX_WAITING = 8
 #: A younger snapshot is reused, which bounds the cost of frequent queries.
 FRESH_NS = 50_000_000
@@ -85,6 +86,55 @@ class StatsText:
             return self._text
 
 
+class Waiting:
+    """Queries that wait for the thread that executes them. Each one is taken, or refused, exactly once.
+
+    Parameters
+    ----------
+    kind : str
+        Word for several of them, in messages.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+        self._lock = threading.Lock()
+        self._queue: queue.Queue[Any] = queue.Queue(_MAX_WAITING + 1)  # the last place is for the end
+        self._is_closed = False
+
+    def __len__(self) -> int:
+        return self._queue.qsize()
+
+    def put(self, item: Any) -> None:
+        """Let an item wait; from any thread.
+
+        Raises
+        ------
+        StateError
+            If too many wait already, or after `close`.
+        """
+        with self._lock:  # whatever is put in before the end of the queue is taken or refused
+            if self._is_closed:
+                raise StateError("the bridge is closing")
+            if self._queue.qsize() >= _MAX_WAITING:
+                raise StateError(f"{_MAX_WAITING} other {self._kind} are waiting")
+            self._queue.put_nowait(item)
+
+    def get(self) -> Any:
+        """Wait for an item, and return it; None at the end."""
+        return self._queue.get()
+
+    def close(self) -> list[Any]:
+        """Accept no more items, and return those that wait, which the caller refuses."""
+        left = []
+        with self._lock:
+            self._is_closed = True
+            with suppress(queue.Empty):
+                while True:
+                    left.append(self._queue.get_nowait())
+            self._queue.put_nowait(None)
+        return [one for one in left if one is not None]
+
+
 class Commands:
     """Execution of commands, one after the other, on its own thread because a start may take long.
 
@@ -96,7 +146,7 @@ class Commands:
 
     def __init__(self, subject: Any, key: str, allowed: tuple[str, ...], thread_name: str) -> None:
         self._subject, self._key, self._allowed = subject, key, allowed
-        self._waiting: queue.Queue[Any] = queue.Queue(_MAX_WAITING)
+        self._waiting = Waiting("commands")
         self.obeyed = self.refused = 0
         self._thread: threading.Thread | None = None
         if allowed:
@@ -115,9 +165,9 @@ class Commands:
             self._answer(query, f"{name} is not enabled here; its owner enabled: {on}")
         else:
             try:
-                self._waiting.put_nowait((query, name))
-            except queue.Full:
-                self._answer(query, f"{name}: {_MAX_WAITING} other commands are waiting")
+                self._waiting.put((query, name))
+            except StateError as error:
+                self._answer(query, f"{name}: {error}")
 
     def _answer(self, query: Any, fault: str | None, state: str = "") -> None:
         self.obeyed += fault is None
@@ -148,14 +198,8 @@ class Commands:
     def close(self) -> None:
         """Accept no more commands, and refuse those that wait."""
         self._allowed = ()
-        while True:
-            try:
-                query, name = self._waiting.get_nowait()
+        for query, name in self._waiting.close():
+            with suppress(Exception):  # the session may be gone
                 self._answer(query, f"{name}: the bridge is closing")
-            except queue.Empty:
-                break
-            except Exception:  # the session may be gone
-                continue
-        self._waiting.put(None)
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(5.0)

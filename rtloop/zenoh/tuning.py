@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -18,13 +17,12 @@ from rtloop.live.parameters import Parameters
 from rtloop.system.host import uname
 from rtloop.telemetry.description import clean
 from rtloop.units import show
+from rtloop.zenoh.answers import Waiting
 
 __all__ = ["MAX_SET_BYTES", "Tuning", "make_set", "parameters_of"]
 
 #: Greatest size of a set in JSON.
 MAX_SET_BYTES = 1 << 20
-#: Greatest number of waiting sets; more are refused.
-_MAX_WAITING = 8
 #: Least time between two sets, s: the record of a run holds a limited number of changes.
 _PACE_S = 0.005
 _LONGEST_TEXT = 63
@@ -83,7 +81,7 @@ class Tuning:
         self._sequence = 0
         self._published: dict[str, tuple[Any, ...]] = {}
         self._lock = threading.Lock()
-        self._waiting: queue.Queue[Any] = queue.Queue(_MAX_WAITING)
+        self._waiting = Waiting("sets")
         self._is_closing = threading.Event()
         self._thread: threading.Thread | None = None
         if is_allowed:
@@ -144,9 +142,7 @@ class Tuning:
             if payload is None or len(payload) > MAX_SET_BYTES:
                 size = "no" if payload is None else f"{len(payload):,}"
                 raise PayloadError(f"it has {size} bytes of payload, and a set has 1 to {MAX_SET_BYTES:,}")
-            self._waiting.put_nowait((query, payload.to_bytes()))
-        except queue.Full:
-            self._answer(query, f"{_MAX_WAITING} other sets are waiting")
+            self._waiting.put((query, payload.to_bytes()))
         except Exception as error:
             self._answer(query, str(error))
 
@@ -203,12 +199,8 @@ class Tuning:
         """Accept no more sets, and refuse those that wait."""
         self.is_allowed = False
         self._is_closing.set()
-        while True:
-            try:
-                self._answer(self._waiting.get_nowait()[0], "the bridge is closing")
-            except queue.Empty:
-                break
-        self._waiting.put(None)
+        for query, _ in self._waiting.close():
+            self._answer(query, "the bridge is closing")
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(5.0)
 

@@ -484,6 +484,21 @@ def test_of_a_flood_of_commands_a_few_wait_and_each_is_answered_once() -> None:
     assert {(len(query.answers), query.drops) for query in queries} == {(1, 1)} and commands.obeyed == 1
 
 
+def test_a_command_that_comes_while_the_bridge_closes_is_answered() -> None:
+    """It has passed the check of the permission when the thread that would take it ends."""
+    subject = SimpleNamespace(start=int, stop=int, reset_stats=int, state="running")
+    commands, query = Commands(subject, "k", ("start",), "test"), Query()
+
+    class Allowed(tuple[str, ...]):
+        def __contains__(self, name: object) -> bool:
+            commands.close()
+            return True
+
+    commands._allowed = Allowed()
+    commands.on_query(query)
+    assert query.answers == [{"ok": False, "error": "start: the bridge is closing"}] and query.drops == 1
+
+
 def test_a_document_is_made_only_for_somebody_and_not_more_often_than_it_changes(
     loop: PyLoop, here: dict[str, Any]
 ) -> None:

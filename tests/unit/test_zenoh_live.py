@@ -441,6 +441,67 @@ def test_sets_that_wait_when_the_bridge_closes_are_refused(motor: PyLoop) -> Non
     assert "not enabled" in ask(made, b"{}")["error"]
 
 
+def test_sets_that_wait_when_the_bridge_closes_are_answered_over_the_network(
+    motor: PyLoop, network: dict[str, Any], remotes: Remotes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one is being executed, and keeps the bridge's thread; two others wait."""
+    begun, go_on = threading.Event(), threading.Event()
+    real = Tuning._set
+
+    def set_late(tuning: Tuning, payload: bytes) -> str:
+        begun.set()
+        assert go_on.wait(60)
+        return real(tuning, payload)
+
+    monkeypatch.setattr(Tuning, "_set", set_late)
+    bridge = Bridge(motor, config=network, key="rtloop/pi/closing", commands=("set",))
+    answers: list[Any] = []
+
+    def ask_for(kp: float) -> None:
+        try:
+            payload = make_set("motor", {"kp": kp}, Writer(1, 1, 0, "pc", "test"))
+            answers.append(remotes.order("rtloop/pi/closing/commands/set", 60, payload)["ok"])
+        except BridgeError as error:
+            answers.append(str(error))
+
+    senders = [threading.Thread(target=ask_for, args=(kp,)) for kp in (1.0, 2.0, 3.0)]
+    try:
+        senders[0].start()
+        assert begun.wait(60)
+        for sender in senders[1:]:
+            sender.start()
+        until(lambda: len(bridge._tuning._waiting) == 2)
+        closing = threading.Thread(target=bridge.close)
+        closing.start()
+        until(lambda: len(answers) == 2, "what waits is not answered while the bridge closes")
+        assert all("the bridge is closing" in answer for answer in answers), answers
+    finally:
+        go_on.set()
+    for thread in (*senders, closing):
+        thread.join(60)
+    assert answers[2:] == [True] and motor.parameters["kp"] == 1, "what was begun is finished, and answered"
+
+
+def test_a_set_that_comes_while_the_bridge_closes_is_answered(motor: PyLoop) -> None:
+    """Nobody takes a set out of the queue that is put in after the end of the thread."""
+    made = Tuning({"motor": motor}, "k/commands/set", True, dict, "test")
+
+    class Payload:
+        """Read when the set has passed the check of the permission."""
+
+        def __len__(self) -> int:
+            return 1
+
+        def to_bytes(self) -> bytes:
+            made.close()
+            return b'{"loop":"motor","values":{"kp":5}}'
+
+    late = Query(b"")
+    late.payload = Payload()
+    made.on_query(late)
+    assert "closing" in late.answer()["error"] and at_begin(motor)
+
+
 ANY = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
