@@ -10,6 +10,16 @@ _PUSH = "  memcpy((char *)(ring + 1) + (tail & ring->mask) * item_bytes, item, i
 _ITEM_IS_IN = "  rt_store_release(&ring->tail, tail + 1);\n"
 _PUT = "  memcpy(rt_shared_latest_back(s), value, s->value_bytes);\n"
 _VALUE_IS_NEW = "  rt_shared_latest_publish(s);\n}\n\n/* Write a value and stamp"
+_SET = (
+    "  rt_parameters_store_words((uint64_t *)(void *)rt_parameters_place(v, back), place,\n"
+    "                            sizeof(rt_parameters_writer_t) + v->set_bytes);\n"
+)
+_SET_IS_NEW = """  do {
+    if (tries-- == 0) return -EAGAIN;
+    const uint32_t front = rt_parameters_is_state(state) ? RT_PARAMETERS_FRONT(state) : 2;
+    next = RT_PARAMETERS_STATE(RT_PARAMETERS_NUMBER(state) + 1, front, back) | RT_PARAMETERS_NEW;
+  } while (!rt_compare_exchange_acq_rel(word, &state, next));
+"""
 _LOOK = "s->back = rt_shared_latest_find_back(s, word);\n}\n\n/* Take the side of reader"
 _SEE_TAIL = "ring->tail_seen = rt_load_acquire(&ring->tail);\n  const uint64_t all = ring->tail_seen - head"
 
@@ -95,6 +105,7 @@ PROGRAMS = {
                 "shared_latest.h", _PUT + _VALUE_IS_NEW, _VALUE_IS_NEW.replace("}\n", _PUT + "}\n", 1)
             ),
             "who sleeps stays asleep": Mutation("wakes.h", "  rt_store_release(word, 0u);\n", ""),
+            "a set that is not there yet": Mutation("parameters.h", _SET + _SET_IS_NEW, _SET_IS_NEW + _SET),
             "a successor counts anew": Mutation(
                 "shared_latest.h", "s->number = RT_SHARED_LATEST_NUMBER(found);", "s->number = 0;"
             ),

@@ -1,5 +1,7 @@
 /* A side of an exchange is killed after each of its instructions, one after the other, and its successor goes on.
  *
+ * The sides of a loop's parameters and signals that other processes may take are among them.
+ *
  * The victim is a child that works on shared memory for ever. It is stepped through its instructions with ptrace(2) and
  * killed; then this process takes its side over, and looks at what is there. The other side works on between steps.
  * Usage: test_killed [kills]
@@ -13,21 +15,25 @@
 #include <unistd.h>
 
 #include "check.h"
+#include "rtloop/broadcast.h"
+#include "rtloop/parameters.h"
 #include "rtloop/ring.h"
 #include "rtloop/shared_latest.h"
 #include "rtloop/wakes.h"
 
 #ifdef __OPTIMIZE__
-enum { KILLS = 1500, STEP = 1, DEPTH = 320 }; /* instructions: about two writes */
+enum { KILLS = 2000, STEP = 1, DEPTH = 320 }; /* instructions: about two writes */
 #else
-enum { KILLS = 1000, STEP = 5, DEPTH = 1200 }; /* for broken variants */
+enum { KILLS = 1336, STEP = 5, DEPTH = 1200 }; /* for broken variants */
 #endif
 
-enum { WORDS = 5, READERS = 2, CAPACITY = 4, SLEEP_NS = 20000 };
+enum { WORDS = 5, READERS = 2, CAPACITY = 4, SLEEP_NS = 20000, SET = 8 * WORDS, PLACES = 4, SETS_KEPT = 4 };
 
 static struct shared {
   _Alignas(64) char latest[sizeof(rt_shared_latest_block_t) + READERS * 64 + (READERS + 2) * 64];
   _Alignas(64) char ring[sizeof(rt_ring_t) + CAPACITY * 8 * WORDS];
+  _Alignas(64) char parameters[sizeof(rt_parameters_block_t) + 3 * 192 + SET];
+  _Alignas(64) char signals[sizeof(rt_broadcast_t) + PLACES * SET];
   _Alignas(64) uint64_t seen; /* by the side that is killed */
 } *shared;
 
@@ -36,6 +42,14 @@ static rt_ring_t *ring;
 static rt_wakers_t wakers; /* with this thread as a loop's, also in a child, which is a copy */
 static rt_wakes_t wakes;
 static int64_t plain_until;
+
+/* The loop's side of its parameters, with the fields of its step, and of its signals; and a reader's. */
+static uint64_t fields[WORDS], cycle_index, samples;
+static rt_parameter_t items[WORDS];
+static rt_parameters_t parameters;
+static rt_broadcast_writer_t sampler;
+static rt_broadcast_reader_t watcher;
+static uint64_t staged[64], used[WORDS], records[SETS_KEPT * 64];
 
 static void fill(uint64_t *value, uint64_t number) {
   for (int k = 0; k < WORDS; k++) value[k] = number;
@@ -104,6 +118,63 @@ static uint64_t wait_and_pop(void) {
   return pop_one();
 }
 
+/* The values of a set are its number. */
+static void set_one(void) {
+  uint64_t place[sizeof(rt_parameters_writer_t) / 8 + WORDS] = {0};
+  fill(place + sizeof(rt_parameters_writer_t) / 8, RT_PARAMETERS_NUMBER(parameters.view.block->state) + 1);
+  CHECK(rt_parameters_publish(&parameters.view, (const char *)place) == 0);
+}
+
+static void begin_loop(void) {
+  const uint64_t place[sizeof(rt_parameters_writer_t) / 8 + WORDS] = {0};
+  CHECK(rt_parameters_bytes(SET, 0) == sizeof shared->parameters && rt_broadcast_bytes(SET, PLACES, 0) != 0);
+  for (int k = 0; k < WORDS; k++) {
+    items[k] = (rt_parameter_t){.address = &fields[k],
+                                .offset = (uint32_t)(8 * k),
+                                .bytes = 8,
+                                .count = 1,
+                                .type = RT_PARAMETER_U8,
+                                .high.natural = UINT64_MAX};
+  }
+  parameters =
+      (rt_parameters_t){.view = {.block = (rt_parameters_block_t *)(void *)shared->parameters, .set_bytes = SET},
+                        .items = items,
+                        .count = WORDS,
+                        .staged = (char *)staged,
+                        .records = (char *)records,
+                        .capacity = SETS_KEPT,
+                        .used = used};
+  rt_parameters_begin(&parameters, (const char *)place, 1);
+  CHECK(rt_broadcast_init(&sampler, (rt_broadcast_t *)(void *)shared->signals, SET, PLACES, "", 0, 0) == 0);
+}
+
+static void begin_watching(void) {
+  CHECK(rt_broadcast_open(&watcher, shared->signals, sizeof shared->signals, 1) == RT_BROADCAST_OK);
+}
+
+/* A cycle: a set is taken over whole, and the fields are sampled. */
+static void cycle_once(void) {
+  const rt_cycle_t cycle = {.index = cycle_index++};
+  rt_parameters_apply(&parameters, &cycle);
+  CHECK(number_of(fields) == parameters.number && parameters.refused == 0);
+  char *const place = rt_broadcast_begin(&sampler);
+  samples++;
+  for (int k = 0; k < WORDS; k++) rt_store_relaxed((uint64_t *)(void *)(place + 8 * k), samples);
+  rt_broadcast_end(&sampler, place);
+}
+
+static void watch_some(void) {
+  uint64_t found[PLACES * WORDS], first;
+  const uint64_t before = watcher.position, lost = watcher.lost;
+  const uint64_t count = rt_broadcast_read(&watcher, (char *)found, PLACES, &first);
+  CHECK(watcher.position - before == count + watcher.lost - lost);
+  for (uint64_t i = 0; i < count; i++) {
+    CHECK(number_of(found + WORDS * (first + i)) == watcher.position - count + i + 1);
+  }
+}
+
+static void victim_sets(void) { set_one(); }
+static void victim_watches(void) { watch_some(); }
 static void victim_writes(void) { write_one(); }
 static void victim_reads(void) { shared->seen = read_one(0); }
 static void victim_pushes(void) { push_one(); }
@@ -119,6 +190,7 @@ static void victim_waits(void) {
 
 static uint64_t popped;
 
+static void other_cycles(void) { cycle_once(); }
 static void other_reads(void) { (void)(read_one(0) + read_one(1)); }
 static void other_writes(void) { write_one(); }
 static void other_pops(void) {
@@ -132,6 +204,24 @@ static void other_is_about_to_sleep(void) {
   other_pops();
 }
 static void other_wakes(void) { push_and_wake(); }
+
+static void setter_is_replaced(void) {
+  for (int i = 0; i < 3; i++) {
+    set_one();
+    const uint64_t number = RT_PARAMETERS_NUMBER(parameters.view.block->state);
+    cycle_once();
+    CHECK(fields[0] == number);
+  }
+}
+
+static void watcher_is_replaced(void) {
+  begin_watching();
+  for (int i = 0; i < 3; i++) {
+    watch_some();
+    CHECK(watcher.position == samples && watcher.lost == 0);
+    cycle_once();
+  }
+}
 
 static void writer_is_replaced(void) {
   begin_writing();
@@ -199,11 +289,12 @@ static void waiter_is_replaced(void) {
 static const struct {
   void (*victim)(void), (*other)(void), (*successor)(void);
 } sides[] = {
+    {victim_sets, other_cycles, setter_is_replaced},   {victim_watches, other_cycles, watcher_is_replaced},
     {victim_writes, other_reads, writer_is_replaced},  {victim_reads, other_writes, reader_is_replaced},
     {victim_pushes, other_pops, producer_is_replaced}, {victim_wakes, other_is_about_to_sleep, waker_is_replaced},
     {victim_pops, other_pushes, consumer_is_replaced}, {victim_waits, other_wakes, waiter_is_replaced},
 };
-enum { SIDES = sizeof sides / sizeof *sides, FIRST_CONSUMER = 4 };
+enum { SIDES = sizeof sides / sizeof *sides, FIRST_CONSUMER = 6 };
 
 static int wait_for_stop(pid_t child) {
   int status;
@@ -246,6 +337,8 @@ int main(int argc, char **argv) {
   CHECK(shared != MAP_FAILED && rt_shared_latest_bytes(8 * WORDS, READERS) == sizeof shared->latest);
   ring = (rt_ring_t *)(void *)shared->ring;
   CHECK(rt_ring_init(ring, 8 * WORDS, CAPACITY) == 0);
+  begin_loop();
+  begin_watching();
   begin_writing();
   for (uint32_t i = 0; i < READERS; i++) begin_reading(i);
   wakes.plain_until = &plain_until;
