@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,6 +27,9 @@ _RULE = (
     "must be a bool, an integer of 1 to 8 bytes, f4 or f8, in this machine's byte order, or an array of them such as "
     "'3f8'"
 )
+#: The same types for struct, and by the kind of a NumPy type the Python type of its plain numbers.
+_FORMATS = dict(zip(TYPES, ("=?", "=b", "=h", "=i", "=q", "=B", "=H", "=I", "=Q", "=f", "=d"), strict=True))
+_PLAIN: dict[str, type] = {"b": bool, "i": int, "u": int, "f": float}
 _LONGEST_NAME = 64
 _LONGEST_UNIT = 32
 
@@ -90,6 +94,9 @@ class Parameter(NamedTuple):
         ConfigError
             If it has another shape or type, is not finite, or is outside of the limits.
         """
+        packed = self._pack_plain(value)
+        if packed is not None:
+            return packed
         try:
             array = as_items(value, self.dtype)
         except ConfigError as error:
@@ -110,6 +117,19 @@ class Parameter(NamedTuple):
                     limits = f"below its limit, {low}" if number < low else f"above its limit, {high}"
                 raise ConfigError(f"{self.name}={show(value)} is {limits}{unit}")
         return array.tobytes()
+
+    def _pack_plain(self, value: Any) -> bytes | None:
+        """Return the bytes of a plain number that can be set; None for all else. An array would take much longer."""
+        if self.shape or type(value) is not _PLAIN[self.dtype.kind]:
+            return None
+        if (self.low is not None and value < self.low) or (self.high is not None and value > self.high):
+            return None
+        if self.dtype.kind == "f" and not math.isfinite(value):
+            return None
+        try:
+            return struct.pack(_FORMATS[self.kind], value)
+        except (struct.error, OverflowError):
+            return None
 
     def unpack(self, values: bytes | bytearray) -> Any:
         """Return the value in a set: a Python number, or an array."""

@@ -16,6 +16,7 @@ import pytest
 from rtloop_test_waiting import wait_until
 
 import rtloop
+from rtloop.live.declared_parameters import TYPES, Parameter
 
 
 def test_a_value_is_in_the_field_before_the_run_and_in_it(tuned: ModuleType, ordinary: dict[str, Any]) -> None:
@@ -147,6 +148,25 @@ def test_limits_of_a_short_float_are_values_of_it(tuned: ModuleType, ordinary: d
     assert (described.kind, described.shape, described.low, described.unit) == ("f4", (), None, "1")
     with pytest.raises(rtloop.ConfigError, match="above its limit"):
         loop.parameters["x"] = 0.11
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_plain_number_is_packed_as_numpy_would_without_an_array(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    dtype = np.dtype(kind)
+    one = Parameter("x", dtype, (), 0)
+    low, high = one.bounds
+    values = {"b": [False, True], "f": [0.1, -0.0, 1e-310, low, high]}.get(dtype.kind, [low, 0, 1, high])
+    with monkeypatch.context() as patch:
+        patch.setattr("rtloop.live.declared_parameters.as_items", None)
+        assert [one.pack(value) for value in values] == [np.array(value, dtype).tobytes() for value in values]
+        limited = one._replace(low=values[1], high=values[1])
+        assert limited.pack(values[1]) == one.pack(values[1])
+    for value in {"b": [2, 0.5], "f": [np.inf, -np.inf, np.nan, "1"]}.get(dtype.kind, [low - 1, high + 1, 0.5, 1e300]):
+        with pytest.raises(rtloop.ConfigError, match="x="):
+            one.pack(value)
+    if dtype.kind != "b":
+        with pytest.raises(rtloop.ConfigError, match="outside of its limits"):
+            limited.pack(values[-1])
 
 
 def test_nothing_is_declared_while_the_loop_runs(tuned: ModuleType, ordinary: dict[str, Any]) -> None:
