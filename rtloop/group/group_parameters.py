@@ -55,6 +55,18 @@ class GroupParameters(Mapping[str, Any]):
         for loop, part in parts.items():
             self._loops[loop].update(part)
 
+    def sliders(self, *names: str) -> Any:
+        """Return sliders and fields for a notebook, as `Parameters.sliders` does for one loop: ``sliders("motor.kp")``.
+
+        Raises
+        ------
+        ImportError, KeyError
+            As for one loop.
+        """
+        from rtloop.live.sliders import make_sliders
+
+        return make_sliders(self, names or tuple(self))
+
     def _split(self, key: str) -> tuple[str, str]:
         loop, _, name = key.rpartition(".") if isinstance(key, str) else ("", "", "")
         if loop not in self._loops or name not in self._loops[loop]:

@@ -29,7 +29,7 @@ _RULE = (
 )
 #: The same types for struct, and by the kind of a NumPy type the Python type of its plain numbers.
 _FORMATS = dict(zip(TYPES, ("=?", "=b", "=h", "=i", "=q", "=B", "=H", "=I", "=Q", "=f", "=d"), strict=True))
-_PLAIN: dict[str, type] = {"b": bool, "i": int, "u": int, "f": float}
+_PLAIN: dict[str, type[Any]] = {"b": bool, "i": int, "u": int, "f": float}
 _LONGEST_NAME = 64
 _LONGEST_UNIT = 32
 

@@ -120,6 +120,33 @@ class Parameters(Mapping[str, Any]):
         """Return the bytes of values; raise the errors of :meth:`update` if one cannot be set."""
         return {name: self._find(name).pack(value) for name, value in values.items()}
 
+    def sliders(self, *names: str) -> Any:
+        """Return sliders and fields for a notebook, which set the parameters as they are moved.
+
+        A number with two limits has a slider, an array a field for a list. A value that is refused is not set, and the
+        reason is shown. Needs ipywidgets: ``pip install 'rtloop[notebook]'``.
+
+        Parameters
+        ----------
+        *names : str
+            Parameters to show; by default all.
+
+        Returns
+        -------
+        ipywidgets.VBox
+            The widgets, which a notebook shows at the end of a cell.
+
+        Raises
+        ------
+        ImportError
+            If ipywidgets is not installed.
+        KeyError
+            If there is no such parameter.
+        """
+        from rtloop.live.sliders import make_sliders
+
+        return make_sliders(self, names or tuple(self))
+
     def wait(self, timeout_s: float = 1.0) -> bool:
         """Wait until the loop uses what was set last. Returns False after the timeout: it may not be running."""
         deadline = time.monotonic() + timeout_s
