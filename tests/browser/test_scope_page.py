@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import shutil
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -89,7 +91,7 @@ def frames(page: Any) -> float:
 def test_sixteen_signals_move(loop: Any, opened: Callable[..., Any]) -> None:
     page = opened()
     assert loop.name in page.locator("#loop option:checked").inner_text()
-    assert page.locator("#channels .channel").count() == 18 and page.locator("#empty").is_hidden()
+    assert page.locator("#channels .channel").count() == 19 and page.locator("#empty").is_hidden()
     newest = number(page, "newest")
     until(lambda: number(page, "newest") > newest + 1, "the signals do not move")
 
@@ -283,6 +285,37 @@ def test_a_loop_that_does_not_run_yet(
             page.get_by_text("running at 1 kHz").wait_for()
             drawn = frames(page)
             until(lambda: frames(page) > drawn + 2, "the next run is not shown")
+        page.close()
+
+
+def test_a_loop_of_another_host(loop: Any, browser: Any, tmp_path: Path) -> None:
+    """Over a bridge: its signals and its latency are drawn, and a slider changes it."""
+    zenoh = pytest.importorskip("rtloop.zenoh", reason="Zenoh is missing: pip install 'rtloop[zenoh]'")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        at = f"tcp/127.0.0.1:{probe.getsockname()[1]}"
+    alone = {"scouting": {"multicast": {"enabled": False}, "gossip": {"enabled": False}}}
+    config = tmp_path / "zenoh.json5"
+    config.write_text(json.dumps({**alone, "mode": "client", "connect": {"endpoints": [at]}}))
+    here = {**alone, "mode": "router", "listen": {"endpoints": [at]}}
+    with (
+        zenoh.Bridge(loop, config=here, key="rtloop/pi/scoped", commands=("set",), interval="50ms"),
+        running_program(tmp_path, "--zenoh", "rtloop/**", "--config", str(config)) as program,
+    ):
+        page = browser.new_page()
+        page.set_default_timeout(LIMIT_S * 1000)
+        page.goto(program.address)
+        page.locator("[id='channel-loop.latency.p99']").wait_for()
+        show_one(page, "Parameters")
+        newest = number(page, "newest")
+        until(lambda: number(page, "newest") > newest + 0.1, "its signals do not move")
+        page.get_by_label("gain, 0 to 50").fill("20")
+        until(lambda: loop.parameters["gain"] == 20, "the slider did not change the loop")
+        page.get_by_role("tab", name="Signals").click()
+        page.locator("#channel-wave").uncheck()
+        page.locator("[id='channel-loop.latency.p99']").check()
+        page.locator("#window").select_option("1")
+        until(lambda: extent(page, ORANGE)[0] > 0.2, "its latency is not drawn")
         page.close()
 
 

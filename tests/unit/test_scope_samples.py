@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import numpy as np
 import pytest
 
-from rtloop.errors import ConfigError
-from rtloop.tools.scope.samples.channels import TIMING, TIMING_DTYPE, Channel, signal_channels
+import rtloop
+from rtloop.errors import ConfigError, StateError
+from rtloop.tools.scope.samples.channels import TIMING_DTYPE, Channel, signal_channels, timing_channels
 from rtloop.tools.scope.samples.history import BLOCK, History
 from rtloop.tools.scope.samples.trigger import Trigger
+from rtloop.tools.scope.samples.watch import Watch
 from rtloop.tools.scope.view import View, make_frame, parse_view
 
 DTYPE = np.dtype([("cycle", "<u8"), ("release", "<i8"), ("start", "<i8"), ("a", "f8"), ("n", "i4"),
@@ -39,8 +42,8 @@ def test_channels_are_the_numbers_of_a_sample() -> None:
     records["wave"][1] = 7 + 8j
     records["flag"][1] = True
     assert [one.values(records)[1] for one in found] == [0, 1, 5, 6, 7, 8, 1]
-    timing = np.array([(0, 1000, 3500, 9500)], TIMING_DTYPE)
-    assert [one.values(timing)[0] for one in TIMING] == [2.5, 6.0]
+    timing = np.array([(0, 1000, 3500, 9500), (1, 10_000, 12_000, 20_001)], TIMING_DTYPE)
+    assert [one.values(timing).tolist() for one in timing_channels(10_000)] == [[2.5, 2.0], [6.0, 8.001], [0.0, 1.0]]
 
 
 def test_samples_keep_their_numbers_while_old_ones_make_room() -> None:
@@ -232,7 +235,7 @@ def test_a_cursor_moves_by_a_sample_over_releases_that_were_missed() -> None:
 
 
 def test_frames() -> None:
-    kept, timing = history(), History(TIMING_DTYPE, TIMING, 1000)
+    kept, timing = history(), History(TIMING_DTYPE, timing_channels(MS), 1000)
     kept.append(samples(10_000))
     times = np.zeros(500, TIMING_DTYPE)
     times["release"] = np.arange(500) * MS + 9_500 * MS
@@ -264,3 +267,41 @@ def test_invalid_views(wrong: dict[str, Any]) -> None:
         parse_view(message(**wrong))
     assert parse_view(message(columns=10**9)).columns <= 4096
     assert isinstance(parse_view(message()), View) and Channel is not None
+
+
+def test_latency_and_overruns_of_another_host_are_those_between_two_statistics() -> None:
+    """A bridge sends histograms since the start of the run, and no times of single cycles."""
+    loop = rtloop.RTLoop("1ms", name="far")
+    long = np.where(np.arange(1000) < 900, 100_000, 1_500_000)
+    early = loop.simulate(cycles=900, latency=10_000, execution=long[:900])
+    late = loop.simulate(cycles=1000, latency=10_000, execution=long)
+    sent = [early]
+
+    class Connection:
+        name, pid, host, period_ns, clock, state = "far", 1, "pi", 1_000_000, "monotonic", "running"
+
+        @property
+        def signals(self) -> Any:
+            raise StateError("its bridge does not publish them")
+
+        def read(self, *, records: int) -> Any:
+            return sent[-1]
+
+    async def look() -> Watch:
+        return Watch(Connection(), 10.0)  # type: ignore[arg-type]
+
+    watch = asyncio.run(look())
+    watch._poll_interval()
+    assert watch.timing.history.count == 0, "there is nothing to compare with"
+    sent.append(late)
+    watch._poll_interval()
+    watch._poll_interval()  # no newer ones have come
+    history = watch.timing.history
+    assert history.count == 1 and watch.signals is None
+    found = {name: channel.values(history.records(0, 1))[0] for name, channel in history.channels.items()}
+    assert found["loop.latency.median"] == pytest.approx(10, rel=0.02) == found["loop.latency.p99"]
+    assert found["loop.execution.p99"] == pytest.approx(1500, rel=0.02)
+    assert found["loop.overruns"] == late.overruns - early.overruns > 0
+    sent.append(early)  # the next run, or its statistics were reset
+    watch._poll_interval()
+    assert history.count == 1

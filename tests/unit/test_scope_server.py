@@ -121,7 +121,7 @@ def test_signals_move_and_parameters_change_together(loop: Any, program: Program
         await page.until("loops", lambda found: any(one["name"] == loop.name for one in found["loops"]))
         described = await page.watch(loop.name)
         assert [one["name"] for one in described["channels"]][:3] == ["wave", "spike", "fired"]
-        assert len(described["channels"]) == 18 and described["parameters"][0]["high"] == 50
+        assert len(described["channels"]) == 19 and described["parameters"][0]["high"] == 50
         await page.view(*(one["name"] for one in described["channels"]), window=5)
         first = await page.until("frame", lambda frame: len(frame["groups"]) == 2)
         later = await page.until("frame", lambda frame: frame["newest"] > first["newest"] + 0.5)

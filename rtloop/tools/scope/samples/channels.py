@@ -11,7 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["TIMING", "TIMING_DTYPE", "Channel", "signal_channels"]
+__all__ = ["INTERVALS", "INTERVAL_DTYPE", "TIMING_DTYPE", "Channel", "signal_channels", "timing_channels"]
 
 #: Fields of a sample that are not signals.
 _HEAD = ("cycle", "release", "start")
@@ -20,6 +20,11 @@ _MOST = 512
 
 #: A cycle of the loop's own times, ns.
 TIMING_DTYPE = np.dtype([("cycle", "<u8"), ("release", "<i8"), ("start", "<i8"), ("end", "<i8")])
+
+#: What a loop of another host did between two of its statistics: latency and execution in ns, and counts.
+INTERVAL_DTYPE = np.dtype(
+    [("cycle", "<u8"), ("release", "<i8"), ("median", "<f8"), ("late", "<f8"), ("long", "<f8"), ("overruns", "<i8")]
+)
 
 
 class Channel(NamedTuple):
@@ -75,8 +80,27 @@ def _microseconds(later: str, earlier: str, records: NDArray[Any]) -> NDArray[np
     return np.asarray(records[later] - records[earlier], np.float64) / 1e3
 
 
-#: Channels of every loop. No signal has such a name, because a signal's name is an identifier.
-TIMING = (
-    Channel("loop.latency", "µs", partial(_microseconds, "start", "release")),
-    Channel("loop.execution", "µs", partial(_microseconds, "end", "start")),
+def _overran(period_ns: int, records: NDArray[Any]) -> NDArray[np.float64]:
+    return np.asarray(records["end"] - records["release"] > period_ns, np.float64)
+
+
+def _scaled(name: str, scale: float, records: NDArray[Any]) -> NDArray[np.float64]:
+    return np.asarray(records[name], np.float64) / scale
+
+
+def timing_channels(period_ns: int) -> tuple[Channel, ...]:
+    """Return the channels of the times of a loop's cycles. No signal has such a name, which is not an identifier."""
+    return (
+        Channel("loop.latency", "µs", partial(_microseconds, "start", "release")),
+        Channel("loop.execution", "µs", partial(_microseconds, "end", "start")),
+        Channel("loop.overrun", "", partial(_overran, period_ns)),
+    )
+
+
+#: Channels of a loop of another host, which sends no times of single cycles.
+INTERVALS = (
+    Channel("loop.latency.median", "µs", partial(_scaled, "median", 1e3)),
+    Channel("loop.latency.p99", "µs", partial(_scaled, "late", 1e3)),
+    Channel("loop.execution.p99", "µs", partial(_scaled, "long", 1e3)),
+    Channel("loop.overruns", "", partial(_scaled, "overruns", 1)),
 )

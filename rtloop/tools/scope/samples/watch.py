@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,13 @@ import numpy as np
 
 from rtloop.errors import RtloopError, StateError
 from rtloop.stats.records import first_index
-from rtloop.tools.scope.samples.channels import TIMING, TIMING_DTYPE, signal_channels
+from rtloop.tools.scope.samples.channels import (
+    INTERVAL_DTYPE,
+    INTERVALS,
+    TIMING_DTYPE,
+    signal_channels,
+    timing_channels,
+)
 from rtloop.tools.scope.samples.history import History
 
 if TYPE_CHECKING:
@@ -18,6 +25,7 @@ if TYPE_CHECKING:
 
     from rtloop.live.connect import Connection
     from rtloop.live.signals import SignalReader
+    from rtloop.stats.histogram import Histogram
     from rtloop.stats.stats import Stats
     from rtloop.tools.scope.sources import Source
     from rtloop.zenoh.connection import RemoteConnection
@@ -27,6 +35,8 @@ __all__ = ["Feed", "Watch"]
 
 #: Polls of the signals between two of the loop's own times, which cost a system call and more copying.
 _TIMING_EVERY = 4
+#: Least time between two statistics of a loop of another host that are kept, s.
+_LEAST_INTERVAL_S = 0.05
 #: Records of the loop's own times that one poll copies at most.
 _MOST_TIMING = 1 << 15
 
@@ -107,8 +117,12 @@ class Watch:
             pass  # it has none
         except RtloopError as error:
             self.problem = str(error)
-        timing = () if hasattr(connection, "host") else TIMING  # another host sends no records of cycles
-        self.timing = Feed(History(TIMING_DTYPE, timing, int(keep_s * rate)), 1 / rate)
+        self._is_remote = hasattr(connection, "host")  # then the times of single cycles are not known
+        if self._is_remote:
+            self.timing = Feed(History(INTERVAL_DTYPE, INTERVALS, int(keep_s / _LEAST_INTERVAL_S)), _LEAST_INTERVAL_S)
+        else:
+            timing = timing_channels(self.period_ns)
+            self.timing = Feed(History(TIMING_DTYPE, timing, int(keep_s * rate)), 1 / rate)
         self._cycles: int | None = None
         self._origin: int | None = None
 
@@ -154,7 +168,7 @@ class Watch:
                 self._set_origin(records)
                 self.signals.take(records, is_gap=is_gap)
             if self._polls % _TIMING_EVERY == 0 or not is_running:
-                self._poll_timing()
+                (self._poll_interval if self._is_remote else self._poll_timing)()
             self._polls += 1
             if not is_running:
                 self.state = self.connection.state
@@ -183,6 +197,24 @@ class Watch:
         self._set_origin(made)
         self.timing.take(made, is_gap=is_gap)
 
+    def _poll_interval(self) -> None:
+        """Take what the loop did since the last statistics, at the time of its newest sample."""
+        former, stats = self.stats, self.connection.read(records=0)
+        self.stats = stats
+        if former is None or former is stats or stats.cycles <= former.cycles:
+            return
+        latency, execution = (
+            _percentiles_between(getattr(former, name), getattr(stats, name)) for name in ("latency", "execution")
+        )
+        history = None if self.signals is None else self.signals.history
+        if history is not None and history.count == history.first:
+            return  # its clock is not known yet
+        release = time.monotonic_ns() if history is None else history.last_release
+        overruns = max(0, stats.overruns - former.overruns)
+        made = np.array([(stats.cycles, release, *latency, execution[1], overruns)], INTERVAL_DTYPE)
+        self._set_origin(made)
+        self.timing.take(made, is_gap=False)
+
     def _set_origin(self, records: NDArray[Any]) -> None:
         if self._origin is None and len(records):
             self._origin = int(records["release"][0])
@@ -193,3 +225,13 @@ class Watch:
         """Close the connection, after a change that is under way."""
         async with self.lock:
             await asyncio.to_thread(self.connection.close)
+
+
+def _percentiles_between(former: Histogram, latter: Histogram) -> tuple[float, float]:
+    """Return the median and the 99th percentile of what a histogram has counted since an earlier state of it, ns."""
+    counts = latter.counts.astype(np.int64) - former.counts.astype(np.int64)
+    total = int(counts.sum())
+    if total <= 0 or counts.min() < 0:
+        return float("nan"), float("nan")
+    median, late = np.searchsorted(np.cumsum(counts), np.array((0.5, 0.99)) * total) + 1
+    return float(latter.edges[median]), float(latter.edges[late])
