@@ -56,6 +56,16 @@ cdef extern from "<sched.h>" nogil:
     int unshare(int flags)
 
 
+cdef extern from "<poll.h>" nogil:
+    enum:
+        POLLIN
+    cdef struct pollfd:
+        int fd
+        short events
+        short revents
+    int poll(pollfd *files, unsigned long count, int timeout)
+
+
 cdef extern from "<sys/prctl.h>" nogil:
     enum:
         PR_SET_NAME

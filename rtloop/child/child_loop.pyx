@@ -6,7 +6,10 @@ from libc.stdint cimport int64_t
 
 from rtloop._python cimport rt_py_is_ending, rt_set_type_name
 from rtloop.functions.python_loop cimport PyLoop
-from rtloop.headers.loop cimport rt_loop_now, rt_loop_request_slack, rt_loop_t
+from rtloop.headers.atomics cimport rt_store_release_32
+from rtloop.headers.loop cimport (
+    RT_REMOTE_NONE, RT_REMOTE_REPORTED, RT_REMOTE_RUNNING, rt_loop_now, rt_loop_request_slack, rt_loop_t,
+)
 from rtloop.loop.lifecycle cimport Control
 from rtloop.loop.loop cimport Cycle
 
@@ -69,15 +72,31 @@ cdef class ChildLoop(PyLoop):
             (<Control>self._control).note_raised(error)
             (<Control>self._control).request_stop()
 
-    def prepare(self, cycles, duration_ns):
-        """Do all of a start except releasing the thread; :meth:`withdraw` undoes it. Raises what start() raises."""
+    def prepare(self, cycles, duration_ns, membership=None):
+        """Do all of a start except releasing the thread; :meth:`withdraw` undoes it. Raises what start() raises.
+
+        A loop with a membership belongs to a group of the parent, which shares its state and sets its origin.
+        """
         cdef Control control = <Control>self._control
-        control.claim(None, None)
+        cdef rt_loop_t *loop
+        if membership is not None:
+            control.thread.share_state(membership.state_file)
+            self._rt = control.thread.rt
+        control.claim(membership, None if membership is None else membership.settings)
         try:
             control.prepare(self, cycles, duration_ns)
         except BaseException:
             control.withdraw()
             raise
+        if membership is not None:
+            loop = <rt_loop_t *>self._rt
+            loop.group.failure_fd, loop.group.remote = membership.failure_file, RT_REMOTE_RUNNING
+
+    def note_reported(self):
+        """Note that the parent has been sent the end of the run, so that the end of this process is no failure."""
+        cdef rt_loop_t *loop = <rt_loop_t *>self._rt
+        if loop.group.remote != RT_REMOTE_NONE:
+            rt_store_release_32(&loop.group.remote, RT_REMOTE_REPORTED)
 
     def release(self):
         """Let the thread of a prepared start run."""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from rtloop.settings import Duration, Settings
     from rtloop.stats.stats import Stats
 
-__all__ = ["ChildProcess", "Order", "importing_main"]
+__all__ = ["ChildProcess", "Membership", "Order", "importing_main"]
 
 _CODE = "import sys; sys.path[:] = sys.argv[2:]; from rtloop.child.main import main; main(int(sys.argv[1]))"
 _SLICE_MS = 50
@@ -46,6 +46,19 @@ _POOLS = (
 
 _children: set[ChildProcess] = set()
 _is_importing_main = False
+
+
+class Membership(NamedTuple):
+    """Part of a loop in a group of the parent: the group's name, the settings of the run, and two inherited files."""
+
+    name: str
+    settings: Settings
+    state_file: int
+    failure_file: int
+
+    def is_running(self) -> bool:
+        """Return False, because this process runs only one loop of the group."""
+        return False
 
 
 class Order(NamedTuple):
@@ -65,6 +78,7 @@ class Order(NamedTuple):
     cycles: int | None
     duration_ns: int | None
     leave_timeout_ns: int
+    membership: Membership | None
 
 
 @contextmanager
@@ -162,6 +176,7 @@ class ChildProcess:
                 raise StateError(f"{order.name} was stopped before it was started")
             ours, theirs = socket.socketpair()
             number = theirs.fileno()
+            files = [] if order.membership is None else [order.membership.state_file, order.membership.failure_file]
             flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
             path = [entry or os.getcwd() for entry in sys.path]
             try:
@@ -169,7 +184,7 @@ class ChildProcess:
                     [program, *flags, "-c", _CODE, str(number), *path],
                     env={**os.environ, **dict.fromkeys(_POOLS, "1")},
                     stdin=subprocess.DEVNULL,
-                    pass_fds=(number,),
+                    pass_fds=(number, *files),
                 )
             except OSError as error:
                 ours.close()
@@ -337,6 +352,17 @@ class ChildProcess:
             if self._process is not None and not self.has_ended:
                 self._process.kill()
         self.end_run(_KILLED_NS, [])
+
+    def end_file(self) -> tuple[int, int]:
+        """Return a new file that shows the end of the process, and the events of poll(2) with which it does."""
+        with self._lock:
+            if self.has_ended:
+                assert self.error is not None
+                raise self.error.with_traceback(None)
+            if self._pidfd >= 0:
+                return os.dup(self._pidfd), select.POLLIN
+            assert self._channel is not None
+            return os.dup(self._channel.fileno()), select.POLLRDHUP
 
     def forget(self) -> None:
         """Close the files that a forked child of this process has inherited from it."""

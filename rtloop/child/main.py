@@ -156,7 +156,8 @@ def _run(channel: Channel, order: Order, overseer: Overseer) -> None:
         failed = carry(error)
     stats = loop.stats
     grants = tuple(collector.grant() if grant.name == "collector" else grant for grant in stats.grants)
-    channel.send("end", (failed, dataclasses.replace(stats, grants=grants), dict(loop.parameters)))
+    if channel.send("end", (failed, dataclasses.replace(stats, grants=grants), dict(loop.parameters))):
+        loop.note_reported()
 
 
 def _prepare(order: Order, overseer: Overseer, collector: SlackCollector) -> ChildLoop:
@@ -184,7 +185,7 @@ def _prepare(order: Order, overseer: Overseer, collector: SlackCollector) -> Chi
     loop.parameters.update(order.values)
     overseer.watch(loop)
     collector.freeze()
-    loop.prepare(order.cycles, order.duration_ns)
+    loop.prepare(order.cycles, order.duration_ns, order.membership)
     return loop
 
 

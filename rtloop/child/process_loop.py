@@ -12,9 +12,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, Unpack
 
-from rtloop.child.child_process import ChildProcess, Order
+from rtloop.child.child_member import ChildMember
+from rtloop.child.child_process import ChildProcess, Membership, Order
 from rtloop.child.target import check_target, main_script, pack
 from rtloop.errors import AttachError, StateError, warn_of_setup
 from rtloop.functions.python_loop import PyLoop
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from rtloop.live.signals import Signals
     from rtloop.stats.stats import Stats
     from rtloop.system.grant import Grant
+    from rtloop.telemetry.foreign_block import ForeignBlock
 
 __all__ = ["ProcessLoop"]
 
@@ -90,6 +92,8 @@ class ProcessLoop:
     end of this program, and if this process is killed. A process whose step does not return within
     ``leave_timeout`` is killed at the end of the program.
 
+    A :class:`LoopGroup` takes it beside compiled loops: one origin, one end, one reaction to failures.
+
     Real-time contract: call the methods on control threads only, never from a ``step``.
     """
 
@@ -119,16 +123,19 @@ class ProcessLoop:
         self._model = PyLoop(_do_nothing, period, data=fields, parameters=parameters, signals=signals, **given)
         pack(data, "data")
         self._settings = self._model.settings
+        self._own_settings = self._settings
         self._lock = threading.RLock()
         self._child: ChildProcess | None = None
         self._starting: ChildProcess | None = None
         self._connection: Connection | None = None
         self._refused: AttachError | None = None
+        self._opened: tuple[Connection | None, AttachError | None] = (None, None)
         self._signals: Signals | None = None
         self._is_reported = self._is_closed = False
         self._blocks: list[tuple[int, list[int]]] = []
         self._parameters = Parameters(_CurrentParameters(self))
         self._pid = os.getpid()
+        self._member = ChildMember(self)
 
     @property
     def name(self) -> str:
@@ -137,7 +144,7 @@ class ProcessLoop:
 
     @property
     def settings(self) -> Settings:
-        """Settings, resolved."""
+        """Settings, resolved: those of a group during and after its runs."""
         return self._settings
 
     @property
@@ -244,33 +251,81 @@ class ProcessLoop:
         self._start(None, None)
 
     def _start(self, cycles: int | None, duration_ns: int | None) -> None:
-        self._check_not_in_child()
-        registry.check_not_ending(self.name)
-        child = self._claim()
+        self._claim(None, self._own_settings)
         try:
-            child.spawn(self._order(cycles, duration_ns))
-            child.wait(None, lambda: child.phase != "starting")
-            connection, refused = self._connect(child) if child.phase == "ready" else (None, None)
-            with self._lock:
-                if is_running := child.go():
-                    self._child, self._is_reported = child, False
-                    self._connection, self._refused, self._signals = connection, refused, None
-            if not is_running:
-                if connection is not None:
-                    connection.close()
-                child.wait(None)
-                assert child.error is not None
-                raise child.error.with_traceback(None)
+            self._launch(cycles, duration_ns, None)
+            self._release()
         except BaseException:
-            child.end()
+            self._abandon()
             raise
-        finally:
-            self._starting = None
+
+    def _launch(self, cycles: int | None, duration_ns: int | None, membership: Membership | None) -> None:
+        """Start the process of a claimed run, which does everything except releasing its thread."""
+        child = self._starting
+        assert child is not None
+        child.spawn(self._order(cycles, duration_ns, membership))
+        child.wait(None, lambda: child.phase != "starting")
+        if child.phase != "ready":
+            self._raise_why_not(child)
+        self._opened = self._connect(child)
         for message in child.messages:
             warn_of_setup(message)
 
-    def _claim(self) -> ChildProcess:
-        """Begin a start. If several threads start the loop at once, all but one get a StateError."""
+    def _release(self) -> None:
+        """Let the process release its thread: the loop runs."""
+        child = self._starting
+        assert child is not None
+        with self._lock:
+            if is_running := child.go():
+                self._child, self._is_reported = child, False
+                self._connection, self._refused = self._opened
+                self._opened, self._signals, self._starting = (None, None), None, None
+        if not is_running:
+            self._raise_why_not(child)
+
+    def _raise_why_not(self, child: ChildProcess) -> NoReturn:
+        child.wait(None)
+        assert child.error is not None
+        raise child.error.with_traceback(None)
+
+    def _abandon(self) -> None:
+        """Undo a start that has not released the thread."""
+        child = self._starting
+        if child is None:  # an exception of a signal handler, after the release
+            self._stop(self._settings.leave_timeout_ns)
+            return
+        try:
+            child.end()
+        finally:
+            connection, self._opened = self._opened[0], (None, None)
+            if connection is not None:
+                connection.close()
+            self._settings, self._starting = self._own_settings, None
+
+    def foreign_block(self) -> ForeignBlock:
+        """Return the telemetry of a process that waits for its release, as mapped here.
+
+        Raises
+        ------
+        AttachError
+            If this process may not read it.
+        """
+        connection, refused = self._opened
+        if refused is not None:
+            raise refused
+        assert connection is not None
+        return connection.telemetry.block
+
+    def _claim(self, run: Any, settings: Settings) -> None:
+        """Begin a start: alone, or as a part of a group's run with these settings.
+
+        If several threads start the loop at once, all but one get a StateError.
+        """
+        self._check_not_in_child()
+        registry.check_not_ending(self.name)
+        former = self._member.run
+        if former is not None and former is not run and former.is_running():
+            raise StateError(f"{self.name} is a loop of {former.name}, which is running: stop the group first")
         with self._lock:
             self._settle()
             is_running = self._child is not None and not self._child.look()
@@ -279,10 +334,9 @@ class ProcessLoop:
                 what = what if self._starting is None else "is already being started"
                 advice = "create a new one" if self._is_closed else "wait until it has ended, or stop it first"
                 raise StateError(f"{self.name} {what}: {advice}")
-            self._starting = ChildProcess(self._settings)
-            return self._starting
+            self._starting, self._settings, self._member.run = ChildProcess(settings), settings, run
 
-    def _order(self, cycles: int | None, duration_ns: int | None) -> Order:
+    def _order(self, cycles: int | None, duration_ns: int | None, membership: Membership | None) -> Order:
         pickled = pack((self._targets, self._data), "data")
         return Order(
             name=self.name,
@@ -299,6 +353,7 @@ class ProcessLoop:
             cycles=cycles,
             duration_ns=duration_ns,
             leave_timeout_ns=self._settings.leave_timeout_ns,
+            membership=membership,
         )
 
     def _connect(self, child: ChildProcess) -> tuple[Connection | None, AttachError | None]:

@@ -11,6 +11,7 @@ from rtloop.settings import Duration, parse_name
 from rtloop.units import parse_duration, show
 
 if TYPE_CHECKING:
+    from rtloop.child.process_loop import ProcessLoop
     from rtloop.loop.loop import RTLoop
 
 __all__ = ["Chain", "check_chains"]
@@ -21,7 +22,7 @@ class Chain:
 
     Parameters
     ----------
-    loops : iterable of RTLoop
+    loops : iterable of RTLoop or ProcessLoop
         At least two: the first senses, the last acts. A loop may come again: ``[current, velocity, current]``.
     via : iterable of Ring or Latest, optional
         Exchanges that carry the data from each loop to the next, one fewer than the loops. Their ``ends`` are set to
@@ -51,13 +52,13 @@ class Chain:
 
     def __init__(
         self,
-        loops: Iterable[RTLoop],
+        loops: Iterable[RTLoop | ProcessLoop],
         via: Iterable[Any] | None = None,
         *,
         max_age: Duration | None = None,
         name: str | None = None,
     ) -> None:
-        self.loops: tuple[RTLoop, ...] = tuple(loops) if isinstance(loops, Iterable) else ()
+        self.loops: tuple[RTLoop | ProcessLoop, ...] = tuple(loops) if isinstance(loops, Iterable) else ()
         if len(self.loops) < 2 or not all(member.is_loop(loop) for loop in self.loops):
             raise ConfigError(f"loops={show(loops)}: a chain consists of at least two loops, and nothing else")
         for one, other in zip(self.loops, self.loops[1:], strict=False):
@@ -73,7 +74,7 @@ class Chain:
         return f"<Chain {self.name!r}>"
 
 
-def _check_via(loops: Sequence[RTLoop], via: Sequence[Any]) -> None:
+def _check_via(loops: Sequence[RTLoop | ProcessLoop], via: Sequence[Any]) -> None:
     from rtloop.data.latest import Latest
     from rtloop.data.ring import Ring
 
@@ -84,7 +85,7 @@ def _check_via(loops: Sequence[RTLoop], via: Sequence[Any]) -> None:
             raise ConfigError(f"via={show(exchange)}: give the Ring or the Latest that carries the data")
 
 
-def check_chains(chains: Iterable[Chain], loops: Sequence[RTLoop]) -> tuple[Chain, ...]:
+def check_chains(chains: Iterable[Chain], loops: Sequence[RTLoop | ProcessLoop]) -> tuple[Chain, ...]:
     """Check that chains fit a group's loops and each other, and set the ends of their exchanges.
 
     Raises

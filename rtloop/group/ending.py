@@ -13,6 +13,7 @@ from rtloop.process import ending_signals
 from rtloop.units import format_duration
 
 if TYPE_CHECKING:
+    from rtloop.child.child_member import ChildMember
     from rtloop.loop.lifecycle import Control
 
 __all__ = ["end", "hung_error", "wait_all"]
@@ -23,13 +24,13 @@ _LOOK_NS = 100_000_000
 _IN_ORDER_NS = 100_000_000
 
 
-def _has_hung(control: Control) -> bool:
+def _has_hung(control: Control | ChildMember) -> bool:
     """Return True if the watchdog found the loop stuck more than two seconds ago."""
     trip = control.thread.trip()
     return trip is not None and time.monotonic_ns() - trip["monotonic"] > EXIT_TIMEOUT_NS
 
 
-def wait_all(controls: Sequence[Control], deadline: int | None) -> bool:
+def wait_all(controls: Sequence[Control | ChildMember], deadline: int | None) -> bool:
     """Wait until the loops have ended, or until `deadline` on the monotonic clock. Returns True if all have ended.
 
     The wait for a stuck loop ends two seconds after the watchdog found it.
@@ -49,7 +50,7 @@ def wait_all(controls: Sequence[Control], deadline: int | None) -> bool:
     return have_all_ended
 
 
-def hung_error(controls: Sequence[Control]) -> WatchdogError | None:
+def hung_error(controls: Sequence[Control | ChildMember]) -> WatchdogError | None:
     """Make the exception for the first loop that was found stuck and has not ended two seconds later, if any."""
     for control in controls:
         trip = control.thread.trip()
@@ -63,7 +64,7 @@ def hung_error(controls: Sequence[Control]) -> WatchdogError | None:
     return None
 
 
-def end(name: str, controls: Sequence[Control], timeout_ns: int) -> None:
+def end(name: str, controls: Sequence[Control | ChildMember], timeout_ns: int) -> None:
     """Stop the loops of a group one after the other, in reverse; after 100 ms ask all remaining ones at once.
 
     Nothing is reaped before all threads have ended. Exceptions of signal handlers are raised after that.
@@ -89,10 +90,10 @@ def end(name: str, controls: Sequence[Control], timeout_ns: int) -> None:
 
 
 def _end_all(
-    name: str, controls: Sequence[Control], begin: int, timeout_ns: int, interrupts: list[BaseException]
+    name: str, controls: Sequence[Control | ChildMember], begin: int, timeout_ns: int, interrupts: list[BaseException]
 ) -> StopTimeoutError | None:
     """Ask, wait and reap. Returns the exception for a loop that has not ended, None if all have."""
-    late: list[Control] = []
+    late: list[Control | ChildMember] = []
     error: StopTimeoutError | None = None
     for patience_ns in (min(timeout_ns, _IN_ORDER_NS), timeout_ns):
         late = []

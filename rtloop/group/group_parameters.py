@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rtloop.units import show
 
 if TYPE_CHECKING:
+    from rtloop.child.process_loop import ProcessLoop
     from rtloop.live.declared_parameters import Parameter
     from rtloop.loop.loop import RTLoop
 
@@ -22,7 +23,7 @@ class GroupParameters(Mapping[str, Any]):
     If one value is refused, nothing is changed in any loop.
     """
 
-    def __init__(self, loops: tuple[RTLoop, ...]) -> None:
+    def __init__(self, loops: tuple[RTLoop | ProcessLoop, ...]) -> None:
         self._loops = {loop.name: loop.parameters for loop in loops}
 
     @property

@@ -11,6 +11,7 @@ from rtloop.units import show
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from rtloop.child.process_loop import ProcessLoop
     from rtloop.live.signals import Signals
     from rtloop.loop.loop import RTLoop
 
@@ -24,7 +25,7 @@ class GroupSignals(Mapping[str, "Signals"]):
     are on one clock, by which the samples belong together.
     """
 
-    def __init__(self, loops: tuple[RTLoop, ...]) -> None:
+    def __init__(self, loops: tuple[RTLoop | ProcessLoop, ...]) -> None:
         self._loops = {loop.name: loop.signals for loop in loops if len(loop.signals)}
 
     @property

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from rtloop.analysis.results import Analysis
+    from rtloop.child.process_loop import ProcessLoop
     from rtloop.group.chain import Chain
     from rtloop.group.data_age import Ages
     from rtloop.loop.loop import RTLoop
@@ -52,7 +53,7 @@ class LoopGroup:
 
     Parameters
     ----------
-    loops : iterable of RTLoop
+    loops : iterable of RTLoop or ProcessLoop
         In the order of their start; they are stopped in reverse. They must not be running, must have different names
         and the same clock, and must not have their own ``align``.
     priorities : {"rate-monotonic", "as-given"}
@@ -97,6 +98,10 @@ class LoopGroup:
     Priorities and CPUs apply to the group's runs. The group's `settings` have them, and so have the ``settings`` and
     ``stats`` of each loop during and after such a run. A loop that is started alone uses its own again.
 
+    A ProcessLoop is a member as any other: its thread is in another process, and its state in memory that both map. If
+    it fails, or its process is killed, a thread of this process notifies the others, without the GIL. The watchdog
+    cannot call ``safe`` in another process.
+
     A loop leaves the common grid if its step calls ``shift``, if it has ``overrun="shift"``, or if it overrides
     ``wait``. Being late for the origin counts as in any other cycle.
 
@@ -106,7 +111,7 @@ class LoopGroup:
 
     def __init__(
         self,
-        loops: Iterable[RTLoop],
+        loops: Iterable[RTLoop | ProcessLoop],
         *,
         priorities: str = "rate-monotonic",
         align: Duration | None = None,
@@ -142,7 +147,7 @@ class LoopGroup:
         return self._name
 
     @property
-    def loops(self) -> tuple[RTLoop, ...]:
+    def loops(self) -> tuple[RTLoop | ProcessLoop, ...]:
         """The loops, in the order of their start."""
         return self._loops
 

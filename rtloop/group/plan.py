@@ -16,6 +16,7 @@ from rtloop.units import show
 
 if TYPE_CHECKING:
     from rtloop.analysis.task import Task
+    from rtloop.child.process_loop import ProcessLoop
     from rtloop.loop.loop import RTLoop
     from rtloop.stats.stats import Stats
 
@@ -25,11 +26,11 @@ __all__ = ["check_loops", "check_wcet", "place", "rate_monotonic", "tasks_of"]
 _TOP_PRIORITY, _BOTTOM_PRIORITY, _WIDEST_STEP = 79, 51, 4
 
 
-def check_loops(loops: Iterable[RTLoop]) -> tuple[RTLoop, ...]:
+def check_loops(loops: Iterable[RTLoop | ProcessLoop]) -> tuple[RTLoop | ProcessLoop, ...]:
     """Check that the loops can form a group."""
     every = tuple(loops) if isinstance(loops, Iterable) else ()
     if not every or not all(member.is_loop(loop) for loop in every):
-        raise ConfigError(f"loops={show(loops)} must hold at least one RTLoop, and nothing else")
+        raise ConfigError(f"loops={show(loops)} must hold at least one RTLoop or ProcessLoop, and nothing else")
     if len({id(loop) for loop in every}) < len(every):
         twice = next(loop for i, loop in enumerate(every) if any(loop is other for other in every[:i]))
         raise ConfigError(f"{twice.name} is in the group twice; give each loop only once")
@@ -83,7 +84,10 @@ def rate_monotonic(periods_ns: Sequence[int | Fraction]) -> list[int]:
 
 
 def place(
-    loops: Sequence[RTLoop], is_monotonic: bool, cpus: Sequence[Any] | str | None, wcet: Mapping[str, Duration]
+    loops: Sequence[RTLoop | ProcessLoop],
+    is_monotonic: bool,
+    cpus: Sequence[Any] | str | None,
+    wcet: Mapping[str, Duration],
 ) -> tuple[Settings, ...]:
     """Return the settings of the loops with the group's priorities and CPUs."""
     every = [loop.settings for loop in loops]
@@ -106,7 +110,7 @@ def place(
     return tuple(with_cpu(settings, cpu) for settings, cpu in zip(every, cpus, strict=True))
 
 
-def _partitioned(loops: Sequence[RTLoop], wcet: Mapping[str, Duration]) -> list[int | None]:
+def _partitioned(loops: Sequence[RTLoop | ProcessLoop], wcet: Mapping[str, Duration]) -> list[int | None]:
     """Return a CPU for each loop, of the isolated ones, or of those that this process may use if none is isolated."""
     from rtloop.analysis.schedulability import partition
     from rtloop.analysis.task import Task

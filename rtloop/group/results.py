@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from rtloop.analysis.results import Analysis
+    from rtloop.child.process_loop import ProcessLoop
     from rtloop.group.chain import Chain
     from rtloop.group.data_age import Ages
     from rtloop.loop.loop import RTLoop
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["ages_of", "analyze_loops", "draw", "save_all", "stats_of"]
 
 
-def stats_of(loops: Iterable[RTLoop]) -> Mapping[str, Stats]:
+def stats_of(loops: Iterable[RTLoop | ProcessLoop]) -> Mapping[str, Stats]:
     """Return the statistics of each loop by its name; see :attr:`LoopGroup.stats`."""
     return MappingProxyType({loop.name: _stats_of(loop) for loop in loops})
 
@@ -83,7 +84,7 @@ def draw(
     return draw_schedule(every, choose_window(every, at, duration), name=name, path=path)
 
 
-def _stats_of(loop: RTLoop) -> Stats:
+def _stats_of(loop: RTLoop | ProcessLoop) -> Stats:
     """Return a loop's statistics; after a group's run their settings contain `group`, its name, and `origin_ns`."""
     run = member.run_of(loop)  # read first, so that the statistics of a later run cannot be attributed to this one
     stats = loop.stats

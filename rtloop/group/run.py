@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 
 from rtloop.group import member, watchdog_plan
 from rtloop.loop import failure
+from rtloop.loop.lifecycle import Control
 from rtloop.loop.registry import EXIT_TIMEOUT_NS
 from rtloop.settings import CLOCKS, Settings
 
 if TYPE_CHECKING:
+    from rtloop.child.process_loop import ProcessLoop
+    from rtloop.group.relay import Relay
     from rtloop.group.watchdog import Watchdog
     from rtloop.loop.loop import RTLoop
     from rtloop.system.grant import Grant
@@ -29,21 +32,24 @@ class Run:
     ----------
     name : str
         The group's name.
-    loops : tuple of RTLoop
+    loops : tuple of RTLoop or ProcessLoop
         In the order of their start.
     """
 
-    def __init__(self, name: str, loops: tuple[RTLoop, ...]) -> None:
+    def __init__(self, name: str, loops: tuple[RTLoop | ProcessLoop, ...]) -> None:
         self.name = name
         self.origin_ns: int | None = None
         self._loops = loops
         self.is_told = False  # whether the warning of old data has been given
         self._watchdog: Watchdog | None = None
+        self._relay: Relay | None = None
 
     def is_running(self) -> bool:
-        """Return True if any of the loops runs. If none does, the watchdog has ended as well when this returns."""
+        """Return True if any of the loops runs. If none does, the group's own threads have ended when this returns."""
         if any(loop.state == "running" for loop in self._loops):
             return True
+        if self._relay is not None:  # it ends with the last process
+            self._relay.wait(EXIT_TIMEOUT_NS)
         if self._watchdog is not None:  # it ends with its next check
             self._watchdog.stop(EXIT_TIMEOUT_NS)
         return False
@@ -74,6 +80,8 @@ class Run:
             member.link(self._loops, on_failure)
             if watchdog is not None:
                 self._prepare_watchdog(every, watchdog)
+            part = "the thread that watches other processes"
+            self._start_relay(every)
             for loop in self._loops:
                 part = loop.name
                 member.release_thread(loop)
@@ -103,6 +111,15 @@ class Run:
         for loop in self._loops:
             member.begin(loop, origin, offset)
         return origin
+
+    def _start_relay(self, every: Sequence[Settings]) -> None:
+        """Watch the loops in other processes, if there are any, for failures."""
+        remote = [control for control in map(member.control_of, self._loops) if not isinstance(control, Control)]
+        if remote:
+            from rtloop.group.relay import Relay
+
+            priorities = [settings.priority for settings in every if settings.policy in ("fifo", "rr")]
+            self._relay = Relay(remote, max(priorities, default=None))
 
     def _prepare_watchdog(self, every: Sequence[Settings], limit: watchdog_plan.Limit) -> None:
         from rtloop.group.watchdog import Watchdog

@@ -23,10 +23,9 @@ from rtloop.headers.loop cimport (
 )
 from rtloop.headers.memory cimport rt_memory_map
 from rtloop.headers.watchdog cimport rt_watchdog_bytes, rt_watchdog_main, rt_watchdog_t
-from rtloop.loop.lifecycle cimport Control
-from rtloop.loop.loop cimport _RTLoop_2
-from rtloop.loop.thread cimport SLICE_NS
+from rtloop.loop.thread cimport SLICE_NS, LoopThread
 from rtloop.memory.forks cimport keep_stack_in_own_forks
+from rtloop.telemetry.foreign_block cimport ForeignBlock
 
 import os
 import threading
@@ -34,6 +33,7 @@ import time
 from contextlib import ExitStack
 
 from rtloop.errors import SetupError
+from rtloop.group import member
 from rtloop.guard.started_threads import starting
 from rtloop.loop import registry, resources, run_warnings, scheduling
 from rtloop.memory.own_locks import lock_range, lock_ranges, own_grant
@@ -57,7 +57,7 @@ cdef class Watchdog:
 
     Parameters
     ----------
-    loops : sequence of RTLoop
+    loops : sequence of RTLoop or ProcessLoop
         Loops that have acquired everything, and whose threads have not been released.
     settings : Settings
         Settings of its own thread, like a loop's; the period is the interval of its checks.
@@ -86,6 +86,7 @@ cdef class Watchdog:
     def __init__(self, loops, settings, remarks):
         self._loops, self._settings, self._remarks, self._grants = tuple(loops), settings, tuple(remarks), ()
         self._live = self._undo = None
+        self._foreign = ()
         self._lock, self._state, self._pid = threading.RLock(), "new", getpid()
 
     def __dealloc__(self):
@@ -163,13 +164,19 @@ cdef class Watchdog:
             shielded(self._give_back)
 
     def _launch(self, limits_ns):
-        cdef Control control
+        cdef LoopThread thread
+        cdef ForeignBlock block
         settings, grants = self._settings, []
         self.dog.interval = settings.period_ns
         for i, (loop, limit) in enumerate(zip(self._loops, limits_ns, strict=True)):
-            control = (<_RTLoop_2>loop)._control
-            self.dog.loops[i].loop, self.dog.loops[i].limit = control.thread.rt, limit
-            control.thread.rt.watch = RT_WATCH_ON
+            control = member.control_of(loop)
+            thread = control.thread
+            self.dog.loops[i].loop, self.dog.loops[i].limit = thread.rt, limit
+            if member.is_remote(loop):
+                block = control.telemetry
+                self._foreign += (block, thread)  # what it looks at stays mapped
+                self.dog.loops[i].remote = block.view.block
+            thread.rt.watch = RT_WATCH_ON
         with setup_errors(settings.name, grants), ExitStack() as stack:
             grants.extend(resources.process_wide(settings, stack))
             state = ("state", "its view of the loops", <size_t>self.dog, rt_watchdog_bytes(self.dog.count), True)

@@ -36,6 +36,9 @@ cdef extern from "../include/rtloop/loop.h" nogil:
         RT_INCIDENT_LATE
         RT_INCIDENT_NONFINITE
         RT_WATCH_NONE
+        RT_REMOTE_NONE
+        RT_REMOTE_RUNNING
+        RT_REMOTE_REPORTED
         RT_WATCH_ON
         RT_WATCH_TRIPPED
         RT_WATCH_SAFE
@@ -136,6 +139,8 @@ cdef extern from "../include/rtloop/loop.h" nogil:
         int32_t is_member
         uint32_t failure_command
         rt_loop_t *next
+        uint32_t remote
+        int32_t failure_fd
 
     ctypedef struct rt_loop_hooks_t:
         void *self
@@ -234,6 +239,7 @@ cdef extern from "../include/rtloop/loop.h" nogil:
     void rt_loop_request_slack(rt_loop_t *loop, void (*call)(void *) noexcept nogil, void *self)
     int64_t rt_loop_now(const rt_loop_t *loop)
     int rt_watch_is_taken(uint32_t *word)
+    int rt_watch_finish(uint32_t *word)
     void rt_swap_ask(rt_swap_t *s)
     uint64_t rt_swap_state(const rt_swap_t *s)
     int rt_swap_withdraw(rt_swap_t *s)

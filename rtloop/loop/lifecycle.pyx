@@ -138,6 +138,11 @@ cdef class Control:
             return "running"
         return "stopped" if self._failure.raised is None and self.thread.rt.end.reason == RT_END_NORMAL else "failed"
 
+    @property
+    def is_idle(self):
+        """True if it is neither being started nor running."""
+        return self._activity == "idle"
+
     def is_under_way(self):
         """Return True if a run has begun and has not been reaped."""
         return self._activity in ("running", "ending")

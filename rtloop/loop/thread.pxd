@@ -21,6 +21,7 @@ ctypedef int (*rt_take_over_t)(void *self, void *former, const rt_cycle_t *cycle
 
 
 cdef class LoopThread:
+    cdef object __weakref__
     cdef rt_loop_t *rt
     cdef rt_body_t[BODIES] _bodies
     cdef rt_body_t[BODIES] _guarded_bodies

@@ -62,7 +62,9 @@ from rtloop.headers.loop cimport (
     rt_thread_create,
     rt_watch_is_taken,
 )
-from rtloop.headers.memory cimport rt_memory_map, rt_memory_populate_code
+from rtloop.headers.memory cimport (
+    rt_memory_map, rt_memory_map_behind, rt_memory_populate_code, rt_memory_replace_shared,
+)
 from rtloop.guard.guard_block cimport GuardBlock
 from rtloop.live.live cimport Live
 from rtloop.memory.forks cimport keep_stack_in_own_forks
@@ -71,7 +73,9 @@ from rtloop.telemetry.block cimport TelemetryBlock
 
 cimport cython
 
+import mmap
 import os
+import weakref
 from array import array
 from contextlib import ExitStack
 from math import floor, lcm
@@ -96,6 +100,9 @@ _ENDS = {RT_END_NORMAL: None, RT_END_ENTER: "enter", RT_END_STEP: "step", RT_END
          RT_END_ON_PEER_FAILURE: "on_peer_failure", RT_END_WATCHDOG: "watchdog", RT_END_CLOCK_STEP: "clock_step"}
 # Ends after which the cycle counter already includes the last cycle.
 _ENDS_COUNTED = (RT_END_STEP, RT_END_OVERRUN, RT_END_OVERRUNS, RT_END_GUARD)
+
+# Threads whose state is shared with another process.
+_shared = weakref.WeakSet()
 
 # Swaps that the record of a run has room for.
 _MOST_SWAPS = 4096
@@ -162,6 +169,31 @@ cdef class LoopThread:
         # If it still has a thread, this is a forked child, whose copy of the state the kernel has wiped.
         if self.rt is not NULL and self._owner is NULL:
             munmap(self.rt, sizeof(rt_loop_t))
+
+    def share_state(self, int fd):
+        """Keep the state in a file of :func:`state_bytes` from now on, which another process maps as well.
+
+        Nothing may run. The file may be closed afterwards.
+
+        Raises
+        ------
+        OSError
+            If it cannot be mapped.
+        """
+        cdef Live live = self.live
+        cdef void *address = NULL
+        rc = rt_memory_map_behind(0, fd, 0, state_bytes(), &address)
+        if rc:
+            raise OSError(-rc, f"mapping the state of {self.settings.name}: {os.strerror(-rc)}")
+        munmap(self.rt, sizeof(rt_loop_t))
+        self.rt = <rt_loop_t *>address
+        if live is not None:
+            live.move(<size_t>&self.rt.live)
+        _shared.add(self)
+
+    def forget_shared_state(self):
+        """Put zeros in the place of a shared state, which a forked child does not inherit."""
+        rt_memory_replace_shared(self.rt, state_bytes())
 
     cdef void bind(self, rt_hook_t on_peer_failure, rt_hook_t safe, bint has_own_wait):
         """Set the C functions of the loop object."""
@@ -636,3 +668,16 @@ cdef class LoopThread:
         """Notify the other loops of a failure, if safe() hangs and keeps the watchdog from notifying them."""
         if rt_load_acquire(&self.rt.watch) == RT_WATCH_TRIPPED:
             rt_loop_notify_siblings(self.rt)
+
+
+def state_bytes():
+    """Return the size of a file for the state of a loop: whole pages."""
+    return (sizeof(rt_loop_t) + mmap.PAGESIZE - 1) // mmap.PAGESIZE * mmap.PAGESIZE
+
+
+def _forget_after_fork():
+    for thread in list(_shared):
+        (<LoopThread>thread).forget_shared_state()
+
+
+os.register_at_fork(after_in_child=_forget_after_fork)

@@ -204,6 +204,11 @@ class LoopReader:
         self._block = None
         self._task.close()
 
+    @property
+    def block(self) -> ForeignBlock:
+        """The loop's telemetry; it stays mapped as long as the caller keeps it."""
+        return self._opened()
+
     def _opened(self) -> ForeignBlock:
         if self._block is None:
             raise StateError(f"this reader of {self.name} is closed")

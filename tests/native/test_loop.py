@@ -43,7 +43,7 @@ PROGRAMS = {
         (MEMORY, THREADS),
         mutations={
             "a failure is nobody's business": Mutation(
-                "loop.h", "      rt_loop_notify_siblings(loop);\n", "      (void)loop;\n"
+                "loop.h", "      rt_loop_report_failure(loop);\n", "      (void)loop;\n"
             ),
             "a hook is asked for ever": Mutation(
                 "loop_commands.h",

@@ -288,6 +288,7 @@ static void check_leaving(int is_acted_on) {
   }
   pthread_join(thread, NULL);
   CHECK(leaver.was_acted_on == is_acted_on && leaver.word == (is_acted_on ? RT_WATCH_SAFE : RT_WATCH_OVER));
+  CHECK(rt_watch_finish(&leaver.word) == is_acted_on); /* as the one who finds that its thread is gone */
 }
 
 static void launch(subject_t *s) {

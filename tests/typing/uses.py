@@ -38,11 +38,11 @@ from rtloop.settings import LoopKeywords
 
 def a_group() -> None:
     group = LoopGroup([RTLoop("1kHz"), PyLoop(print, "10ms")], priorities="as-given", cpus=[2, None], align="1s")
-    LoopGroup([RTLoop("1kHz")], on_failure="hook", watchdog=5)
+    LoopGroup([RTLoop("1kHz"), rtloop.ProcessLoop("a:b", "10ms")], on_failure="hook", watchdog=5)
     LoopGroup([RTLoop("1kHz")], watchdog="200ms")
     LoopGroup([RTLoop("1kHz")], watchdog=0.2)  # type: ignore[arg-type]
     assert_type(group.run("10s"), Mapping[str, Stats])
-    assert_type(group.loops, tuple[RTLoop, ...])
+    assert_type(group.loops, tuple[RTLoop | rtloop.ProcessLoop, ...])
     assert_type(group.state, Literal["new", "running", "stopped", "failed"])
     assert_type(group.hyperperiod_ns, int)
     with group as same:

@@ -1,4 +1,5 @@
-/* A word that one thread sets and another waits for (futex(2)). Blocks and enters the kernel: never per cycle. */
+/* A word that one thread sets and another waits for (futex(2)), also in memory that processes share. Blocks and enters
+ * the kernel: never per cycle. */
 #ifndef RTLOOP_FUTEX_H
 #define RTLOOP_FUTEX_H
 
@@ -16,14 +17,14 @@
  * fails. */
 static inline void rt_futex_set(uint32_t *word, uint32_t value) {
   rt_store_release(word, value);
-  syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+  syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
 }
 
 /* If the word still has the value `from`, store `to` with release order and wake every thread that waits for the word.
  * Otherwise change nothing. Any thread; at most one system call; never fails. */
 static inline void rt_futex_move(uint32_t *word, uint32_t from, uint32_t to) {
   if (__atomic_compare_exchange_n(word, &from, to, 0, __ATOMIC_RELEASE, __ATOMIC_RELAXED)) {
-    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+    syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
   }
 }
 
@@ -31,7 +32,7 @@ static inline void rt_futex_move(uint32_t *word, uint32_t from, uint32_t to) {
  * still `value` after a timeout or a signal. Any thread; blocks; at most one system call; never fails. */
 static inline uint32_t rt_futex_wait(uint32_t *word, uint32_t value, int64_t timeout_ns) {
   struct timespec ts = {.tv_sec = (time_t)(timeout_ns / 1000000000), .tv_nsec = (long)(timeout_ns % 1000000000)};
-  if (rt_load_acquire(word) == value) syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, &ts, NULL, 0);
+  if (rt_load_acquire(word) == value) syscall(SYS_futex, word, FUTEX_WAIT, value, &ts, NULL, 0);
   return rt_load_acquire(word);
 }
 

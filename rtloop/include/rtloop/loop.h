@@ -75,7 +75,7 @@ rt_loop_guarded_main(rt_loop_t *loop, rt_guard_t *guard, void *self, int (*enter
     if (rt_watch_finish(&loop->watch)) {
       loop->end.reason = RT_END_WATCHDOG; /* the watchdog has notified the siblings */
     } else if (loop->end.reason != RT_END_NORMAL) {
-      rt_loop_notify_siblings(loop);
+      rt_loop_report_failure(loop);
     }
     if (guard) rt_guard_stop(guard);
     if (rt_load_acquire(&loop->command) & RT_COMMAND_RESET) rt_loop_reset_statistics(loop);

@@ -47,6 +47,13 @@ enum {
   RT_GO_ON = -1,              /* not ended: there is a next cycle */
 };
 
+/* Where the siblings of a loop are. */
+enum {
+  RT_REMOTE_NONE = 0,     /* in this process */
+  RT_REMOTE_RUNNING = 1,  /* in the parent of this process, which `next` belongs to */
+  RT_REMOTE_REPORTED = 2, /* the same; the parent has been sent the end of the run */
+};
+
 /* Longest single sleep. A longer wait is divided into slices, so that a stop is noticed within one slice. */
 #define RT_SLICE_NS INT64_C(50000000)
 
@@ -70,6 +77,8 @@ typedef struct rt_loop_group {
   int32_t is_member;        /* whether the group sets grid.origin */
   uint32_t failure_command; /* sent to the siblings if this loop fails: RT_COMMAND_STOP or RT_COMMAND_SIBLING_FAILED */
   struct rt_loop *next;     /* the next loop in the ring of siblings; NULL: no sibling is notified */
+  uint32_t remote;          /* RT_REMOTE_...: whether the ring is in another process, which has mapped this struct */
+  int32_t failure_fd;       /* eventfd(2) that a remote loop writes to if it fails */
 } rt_loop_group_t;
 
 /* Methods that threads other than the loop's, or a command, cause to be called. NULL: not overridden. */

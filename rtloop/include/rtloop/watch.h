@@ -49,11 +49,11 @@ static inline int rt_watch_is_taken(uint32_t *word) {
 }
 
 /* End the watch of a loop that has ended its cycles. Waits for a check to end, and for safe() to return if the watchdog
- * has tripped. Returns 1 iff the watchdog has tripped. The loop's thread after its last cycle; blocks in futex(2);
- * never fails. */
+ * has tripped. Returns 1 iff the watchdog has tripped. A second call changes nothing. The loop's thread after its last
+ * cycle, or another one in the place of a thread that was killed; blocks in futex(2); never fails. */
 static inline int rt_watch_finish(uint32_t *word) {
   uint32_t was = rt_load_acquire(word);
-  while (was != RT_WATCH_NONE && was != RT_WATCH_SAFE) {
+  while (was != RT_WATCH_NONE && was != RT_WATCH_OVER && was != RT_WATCH_SAFE) {
     if (was != RT_WATCH_ON) {
       was = rt_futex_wait(word, was, 1000000); /* the end of a check wakes no one, hence the timeout */
     } else if (__atomic_compare_exchange_n(word, &was, RT_WATCH_OVER, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {

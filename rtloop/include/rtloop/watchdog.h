@@ -26,7 +26,8 @@
 
 typedef struct rt_watched {
   rt_loop_t *loop;
-  int64_t limit;     /* in ns */
+  const rt_telemetry_t *remote; /* of a loop in another process, mapped in this one; NULL: the loop is in this one */
+  int64_t limit;                /* in ns */
   int64_t since;     /* when progress was last seen, or its next release, on CLOCK_MONOTONIC; INT64_MAX: not yet */
   int64_t allowance; /* by how much a shift has delayed its next release, in ns */
   int64_t last_end;  /* as last seen, like the fields below */
@@ -53,11 +54,16 @@ static inline uint64_t rt_watchdog_bytes(uint32_t count) {
   return sizeof(rt_watchdog_t) + count * sizeof(rt_watched_t);
 }
 
+/* Read the clock of a loop, whose own reader is a function of another process if it is remote. The watchdog; O(1). */
+static inline int64_t rt_watched_now(const rt_watched_t *w) {
+  return w->remote ? rt_clock_now(w->loop->clock) + rt_load_relaxed(&w->loop->offset) : rt_loop_now(w->loop);
+}
+
 /* Test whether a loop is stuck at `now`, on CLOCK_MONOTONIC. The watchdog, between rt_watch_take and rt_watch_give;
  * O(1); no system call. */
 static inline int rt_watchdog_is_stuck(rt_watched_t *w, int64_t now) {
   const rt_loop_t *const loop = w->loop;
-  const rt_telemetry_t *const t = loop->telemetry;
+  const rt_telemetry_t *const t = w->remote ? w->remote : loop->telemetry;
   if (rt_load_acquire(&loop->phase) != RT_PHASE_BEGIN) { /* in enter(), or waiting for the origin */
     w->since = INT64_MAX;
     return 0;
@@ -69,7 +75,7 @@ static inline int rt_watchdog_is_stuck(rt_watched_t *w, int64_t now) {
   const int has_got_on = bank != w->bank || cycles != w->cycles || last_end != w->last_end || shifted != w->shifted;
   /* Before the first cycle, of the run or after a reset, last_end is the release that the loop waits for. */
   const int64_t next = last_end ? last_end : loop->grid.origin + loop->grid.phase;
-  const int64_t ahead = cycles == 0 ? next - rt_loop_now(loop) : 0;
+  const int64_t ahead = cycles == 0 ? next - rt_watched_now(w) : 0;
   if (has_got_on) {
     if (bank != w->bank) {
       w->before += rt_load_relaxed(&t->banks[w->bank].counters.cycles);
@@ -97,12 +103,13 @@ static __attribute__((noinline, cold, unused)) void rt_watchdog_trip(rt_watched_
   trip->cycles = w->before + w->cycles;
   trip->limit = w->limit;
   trip->monotonic = rt_clock_now(CLOCK_MONOTONIC);
-  trip->acted = rt_loop_now(loop);
+  trip->acted = rt_watched_now(w);
   trip->stuck = trip->acted - (w->last_end ? w->last_end : loop->grid.origin + loop->grid.phase);
   rt_loop_send_command(loop, RT_COMMAND_STOP);
   rt_store_release(&loop->watch, RT_WATCH_TRIPPED);
-  trip->safe_code = loop->hooks.safe ? loop->hooks.safe(rt_load_acquire(&loop->hooks.self)) : 0;
-  trip->safe_ended = rt_loop_now(loop);
+  /* That of a remote loop would be a function of another process. */
+  trip->safe_code = !w->remote && loop->hooks.safe ? loop->hooks.safe(rt_load_acquire(&loop->hooks.self)) : 0;
+  trip->safe_ended = rt_watched_now(w);
   rt_loop_notify_siblings(loop);
   rt_futex_set(&loop->watch, RT_WATCH_SAFE); /* from here on the loop's thread may end */
 }

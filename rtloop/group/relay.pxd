@@ -1,0 +1,1 @@
+"""Nothing is for others to cimport."""
