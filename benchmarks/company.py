@@ -10,7 +10,11 @@ that of loop-rate-limiters (pip install loop-rate-limiters). Each runs alone, an
     import     a thread that imports modules repeatedly
 
 The ratio compares loaded with alone within a pair. The Python loops run on an ordinary thread, as usual. The table also
-shows their rates, because a loop that cannot keep up skips releases. Needs SCHED_FIFO and locked memory.
+shows their rates, because a loop that cannot keep up skips releases.
+
+A step in Python with NumPy runs at 500 Hz beside the thread that computes: as a ProcessLoop, whose process has a GIL of
+its own, and as a PyLoop in this one. Their claim compares the 99th percentiles of the time from a release to the end of
+its step. Needs SCHED_FIFO and locked memory.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 
+import numpy as np
 from common import (
     Claim,
     alternate,
@@ -37,11 +42,14 @@ from common import (
     write_json,
 )
 
-from rtloop import Histogram, RTLoop, RtloopError
+from rtloop import Cycle, Histogram, ProcessLoop, PyLoop, RTLoop, RtloopError, Stats
 from rtloop.machine.latency.load import Load
 
 PERIOD_NS = 1_000_000
+PYTHON_PERIOD_NS = 2_000_000
 TARGET = 1.1
+STEP_TARGET = 0.1
+MATRIX, VECTOR = np.eye(8), np.ones(8)
 MODULES = ("json.decoder", "csv", "html.parser", "xml.dom.minidom", "email.message", "decimal", "difflib")
 
 
@@ -100,7 +108,24 @@ def run_limiter(seconds: float) -> tuple[float, float]:
     return summary(latencies, begin)
 
 
+def multiply(cycle: Cycle) -> None:
+    """Compute a little with NumPy, as a controller does."""
+    MATRIX @ VECTOR
+
+
+def run_python(kind: type[PyLoop] | type[ProcessLoop], seconds: float) -> Stats:
+    """Run a step in Python at 500 Hz beside a thread that computes; return the statistics."""
+    loop = kind(multiply, PYTHON_PERIOD_NS, name="company")
+    with COMPANY["gil"]():  # type: ignore[attr-defined]
+        return loop.run(cycles=round(seconds * 1e9 / PYTHON_PERIOD_NS))
+
+
 LOOPS = {"rtloop": run_rtloop, "plain Python": run_plain, "loop-rate-limiters": run_limiter}
+
+
+def missed_share(stats: Stats) -> float:
+    """Return the share of releases that were missed."""
+    return stats.missed / (stats.cycles + stats.missed)
 
 
 def run_beside(run: Callable[[float], tuple[float, float]], kind: str, seconds: float) -> tuple[float, float]:
@@ -119,6 +144,10 @@ def main() -> int:
     }
     try:
         found = alternate({f"{name}, {kind}": side for (name, kind), side in sides.items()}, arguments.pairs)
+        steps = alternate(
+            {kind.__name__: lambda kind=kind: run_python(kind, arguments.seconds) for kind in (ProcessLoop, PyLoop)},
+            arguments.pairs,
+        )
     except RtloopError as error:
         sys.exit(f"\n{error}")
     runs = {key: found[f"{key[0]}, {key[1]}"] for key in sides}
@@ -133,12 +162,23 @@ def main() -> int:
             for name in LOOPS]  # fmt: skip
     print_table("Rate, of the requested 1000 Hz", ["loop", *COMPANY], rows)
     print()
+    rows = [[name, f"{statistics.median(missed_share(stats) for stats in each):.2%}"] for name, each in steps.items()]
+    print_table("Releases missed beside the thread that computes, of 500 a second", ["step in Python", "missed"], rows)
+    print()
+    own, shared = (
+        [stats.response.percentile(99) / 1000 for stats in steps[kind]] for kind in ("ProcessLoop", "PyLoop")
+    )
+    claims.append(claim("step in a ProcessLoop, 99 %", "us", own, "PyLoop", shared, STEP_TARGET))
     print_claims("Median wake-up latency beside busy Python threads", claims)
     write_json(
         arguments.json,
         benchmark="company",
         options=vars(arguments),
-        runs={f"{name}, {kind}": values for (name, kind), values in runs.items()},
+        runs={f"{name}, {kind}": values for (name, kind), values in runs.items()}
+        | {
+            name: [(stats.response.percentile(99), missed_share(stats)) for stats in each]
+            for name, each in steps.items()
+        },
         claims=claims,
     )
     return exit_code(claims)
