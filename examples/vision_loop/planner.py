@@ -1,6 +1,5 @@
-"""The planner: a process that turns sightings into goals, a hundred times a second, at ordinary priority."""
+"""The planner: a step in Python that turns sightings into goals, a hundred times a second, in a process of its own."""
 
-import sys
 import time
 
 import numpy as np
@@ -10,24 +9,26 @@ import rtloop
 SIGHTING = GOAL = np.dtype([("angle", "f8"), ("seen", "i8")], align=True)
 
 
-def main(share: str) -> None:
-    """Share a goal a hundred times a second, until this process is killed."""
-    sighting = rtloop.Latest(SIGHTING, share=f"{share}/sighting", role="reader")  # before or after the camera starts
-    with rtloop.Latest(GOAL, share=f"{share}/goal") as goal:
-        print("planner", goal.written, flush=True)
-        turned, angle, seen, speed = 0.0, 0.0, 0, 0.0
-        while True:
-            if sighting.is_new:
-                found = sighting.read()
-                if seen and found["seen"] > seen:
-                    speed = 1e9 * (found["angle"] - angle) / (found["seen"] - seen)
-                angle, seen = float(found["angle"]), int(found["seen"])
-            if seen:
-                passed = min(1e-9 * (time.monotonic_ns() - seen), 0.1)
-                turned = angle + 0.7 * speed * passed  # where the target is now, more or less
-                goal.write((turned, seen))
-            time.sleep(0.01)
+def make(share: str) -> rtloop.ProcessLoop:
+    """Return the loop. Each of its starts is a new process."""
+    state = {"share": share, "angle": 0.0, "seen": 0, "speed": 0.0}
+    return rtloop.ProcessLoop(step, "100Hz", setup=connect, data=state, strict=False, name="planner")
 
 
-if __name__ == "__main__":
-    main(sys.argv[1])
+def connect(state: dict) -> None:
+    """Open both exchanges, before or after the camera starts; take over from a planner that was killed."""
+    state["sighting"] = rtloop.Latest(SIGHTING, share=f"{state['share']}/sighting", role="reader")
+    state["goal"] = rtloop.Latest(GOAL, share=f"{state['share']}/goal")
+    print(f"planner: started, with {state['goal'].written} values written before it", flush=True)
+
+
+def step(cycle: rtloop.Cycle, state: dict) -> None:
+    """Share a goal: where the target is now, more or less."""
+    if state["sighting"].is_new:
+        found = state["sighting"].read()
+        if state["seen"] and found["seen"] > state["seen"]:
+            state["speed"] = 1e9 * (found["angle"] - state["angle"]) / (found["seen"] - state["seen"])
+        state["angle"], state["seen"] = float(found["angle"]), int(found["seen"])
+    if state["seen"]:
+        passed = min(1e-9 * (time.monotonic_ns() - state["seen"]), 0.1)
+        state["goal"].write((state["angle"] + 0.7 * state["speed"] * passed, state["seen"]))

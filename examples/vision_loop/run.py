@@ -7,11 +7,12 @@ import sys
 import time
 
 import numpy as np
+import planner
 from control import OLDEST_GOAL, OLDEST_IMAGE
 
 import rtloop
 
-PROGRAMS = {"loop": "control.py", "camera": "camera.py", "planner": "planner.py"}
+PROGRAMS = {"loop": "control.py", "camera": "camera.py"}  # the planner is a ProcessLoop of this one
 
 
 class Laboratory:
@@ -21,11 +22,15 @@ class Laboratory:
         self.cycles = cycles  # number of cycles that show whether the head follows its target
         self.share = f"head-{os.getpid()}"  # a unique name, so that the example can run twice at the same time
         self.processes = {}
+        self.planner = planner.make(self.share)
         self.parts = []
         self.killed = []  # (name, from, to), ns on the monotonic clock
 
     def start(self, *names: str) -> None:
         """Start processes. Returns when they have their exchanges."""
+        if "planner" in names:
+            self.planner.start()
+        names = [name for name in names if name != "planner"]
         for name in names:
             command = [sys.executable, PROGRAMS[name], self.share]
             self.processes[name] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -53,8 +58,11 @@ class Laboratory:
 
     def replace(self, name: str) -> None:
         """Kill a process at any instruction, check that the others respond, and start another one in its place."""
-        self.processes[name].kill()
-        self.processes[name].wait()
+        if name == "planner":
+            self.planner.kill()  # stop() would let it end its cycle
+        else:
+            self.processes[name].kill()
+            self.processes[name].wait()
         begin = time.monotonic_ns()
         if name == "loop":
             self.collect()
@@ -68,14 +76,17 @@ class Laboratory:
     def run(self) -> np.ndarray:
         """Start all three, replace each, and end them. Returns the log."""
         try:
-            self.start(*PROGRAMS)
+            self.start(*PROGRAMS, "planner")
             self.log = rtloop.Ring.open(f"{self.share}/log")
             self.follow(is_followed=True)
             for name in ("camera", "planner", "loop"):
                 self.replace(name)
             print(self.processes["loop"].communicate()[0])  # its input ends, so it stops its loop
             self.collect()
+            self.planner.stop()
+            print(self.planner.stats)
         finally:
+            self.planner.kill()
             for process in self.processes.values():
                 process.kill()
                 process.wait()
