@@ -14,6 +14,8 @@
 typedef struct probe {
   rt_loop_t *loop;
   int64_t enters, steps, overruns, leaves, missed;
+  int64_t start, requests, slacks; /* of the slack after a step */
+  int is_in_step;
 } probe_t;
 
 static int enter(void *self) {
@@ -21,8 +23,20 @@ static int enter(void *self) {
   return RT_CONTINUE;
 }
 
+/* In the slack after a step: its end was taken, and the schedule has moved on. */
+static void use_slack(void *self) {
+  probe_t *probe = self;
+  probe->slacks++;
+  CHECK(!probe->is_in_step && probe->slacks == probe->requests);
+  CHECK(rt_load_relaxed(&probe->loop->bank->counters.last_end) >= probe->start);
+  CHECK(probe->loop->schedule.release > probe->start - probe->loop->schedule.period);
+}
+
 static int step(void *self, const rt_cycle_t *cycle) {
   probe_t *probe = self;
+  probe->is_in_step = 1;
+  probe->start = cycle->start;
+  CHECK(probe->slacks == probe->requests); /* once for each request, before the next step */
   CHECK(cycle->index == (uint64_t)probe->steps && cycle->start >= cycle->release && cycle->dt > 0);
   probe->steps++;
   probe->missed += cycle->missed;
@@ -30,6 +44,11 @@ static int step(void *self, const rt_cycle_t *cycle) {
     const int64_t until = cycle->start + 3 * cycle->period;
     while (rt_clock_now(CLOCK_MONOTONIC) < until) rt_cpu_relax();
   }
+  if (probe->steps % 7 == 0) {
+    probe->requests++;
+    for (int i = 0; i < 2; i++) rt_loop_request_slack(probe->loop, use_slack, probe);
+  }
+  probe->is_in_step = 0;
   return RT_CONTINUE;
 }
 
@@ -110,7 +129,8 @@ static void run(int is_auto, int is_refused) {
   if (!is_refused) {
     CHECK(rt_telemetry_snapshot(loop->telemetry, bank, &(uint64_t){0}, 1) == 0);
     CHECK((int64_t)bank->counters.cycles < probe.steps && bank->counters.warmup == 0);
-    CHECK(probe.overruns > 0 && probe.missed > 0);
+    CHECK(probe.overruns > 0 && probe.missed > 0 && probe.requests > 0);
+    CHECK(probe.slacks == probe.requests || probe.slacks == probe.requests - 1); /* the stop may have come first */
   }
   rt_stack_unmap(&loop->thread.stack);
   munmap(block, rt_telemetry_bytes(64, 0));

@@ -60,6 +60,10 @@ PROGRAMS = {
                 "  rt_loop_send_command(loop, RT_COMMAND_STOP); /*",
                 "  /*",
             ),
+            "the slack is in the step": Mutation("loop_cycle.h", "  loop->hooks.in_slack = call;\n", "  call(self);\n"),
+            "the slack is used for ever": Mutation(
+                "loop_cycle.h", "  loop->hooks.in_slack = NULL;\n  call(", "  call("
+            ),
             "nobody is asked before the release": Mutation(
                 "loop_wait.h", "if (rt_loop_handle_commands(loop) != RT_GO_ON) return now;", "if (0) return now;"
             ),

@@ -9,7 +9,8 @@
 
 #include "check.h"
 
-static int in_step_now, wakes_in_cycle, wakes_in_all;
+static int in_step_now, wakes_in_cycle, wakes_in_all, loads;
+static void check_step_is_recorded(void);
 
 /* Every system call of the header goes through here. */
 static long counted_syscall(long number, ...) {
@@ -20,15 +21,22 @@ static long counted_syscall(long number, ...) {
   va_end(arguments);
   if (number == SYS_futex && values[1] == 1 /* FUTEX_WAKE */) {
     CHECK(!in_step_now);
+    check_step_is_recorded();
     wakes_in_cycle++;
     wakes_in_all++;
   }
   return syscall(number, values[0], values[1], values[2], values[3], values[4], values[5]);
 }
 
+/* And every load that it makes in a step. */
+#include "rtloop/atomics.h"
+#undef rt_load_relaxed
+#define rt_load_relaxed(p) ((void)(in_step_now && loads++), __atomic_load_n((p), __ATOMIC_RELAXED))
 #define syscall(...) counted_syscall(__VA_ARGS__, 0L, 0L, 0L, 0L, 0L, 0L)
 #include "rtloop/wakes.h"
 #undef syscall
+#undef rt_load_relaxed
+#define rt_load_relaxed(p) __atomic_load_n((p), __ATOMIC_RELAXED)
 
 #include "rtloop/loop.h"
 #include "rtloop/ring.h"
@@ -39,7 +47,12 @@ static rt_wakers_t wakers;
 static uint32_t words[2 * RT_WAKES_MAX];
 static rt_loop_t loop;
 static rt_telemetry_t *block;
-static int awaited_from, awaited_until, slow_cycles;
+static int awaited_from, awaited_until, slow_cycles, steps;
+
+/* Check that the end of the loop's last step was taken, if the loop runs. */
+static void check_step_is_recorded(void) {
+  if (steps) CHECK(rt_load_relaxed(&loop.bank->counters.cycles) == (uint64_t)steps);
+}
 
 static int step(void *self, const rt_cycle_t *cycle) {
   (void)self;
@@ -53,6 +66,7 @@ static int step(void *self, const rt_cycle_t *cycle) {
     if (rt_is_awaited(&words[k])) rt_wake_request(&wakers, &words[k]);
   }
   in_step_now = 0;
+  steps++;
   return RT_CONTINUE;
 }
 
@@ -102,20 +116,22 @@ static void run(int from, int until) {
   strcpy(loop.thread.request.name, "wakes");
   awaited_from = from;
   awaited_until = until;
-  slow_cycles = wakes_in_cycle = wakes_in_all = 0;
+  slow_cycles = wakes_in_cycle = wakes_in_all = steps = loads = 0;
   CHECK(pthread_create(&thread, NULL, run_loop, NULL) == 0);
   while (rt_futex_wait(&loop.phase, RT_PHASE_STARTING, RT_NS_PER_S) == RT_PHASE_STARTING) {
   }
   rt_futex_set(&loop.phase, RT_PHASE_GO);
   CHECK(pthread_join(thread, NULL) == 0);
   CHECK(loop.end.reason == RT_END_NORMAL && loop.cycle.index == CYCLES);
+  steps = 0;
   for (int i = 0; i < EXCHANGES; i++) CHECK(words[i] == 0); /* all were woken in the end */
   for (uint32_t i = 0; i < RT_WAKES_MAX_LOOPS; i++) CHECK(wakers.loops[i].thread == 0);
 }
 
 static void test_loop(void) {
   run(CYCLES, CYCLES);
-  CHECK(wakes_in_all == 0); /* nobody waits */
+  CHECK(wakes_in_all == 0 && slow_cycles == 0); /* nobody waits: one load for each exchange in a step */
+  CHECK(loads == EXCHANGES * CYCLES);
   run(50, 51);
   CHECK(wakes_in_all == EXCHANGES); /* each once, in cycles one after the other */
   run(0, CYCLES);
