@@ -251,7 +251,7 @@ def observe(duration_s: float, block_s: float) -> dict[str, Any]:
         stopped = [recorder.pid, others["scope"].pid, others["writer"].pid]
         blocks = alternate(loop, observing, stopped, end, block_s)
         said = {name: json.loads(one.communicate(timeout=120)[0]) for name, one in others.items()}
-        recorder.send_signal(signal.SIGINT)
+        recorder.terminate()  # SIGINT is ignored in what a shell has started in the background
         recorded = json.loads(recorder.communicate(timeout=120)[0])
         stop.set()
         thread.join()
