@@ -13,9 +13,9 @@ ratios of the latencies are medians over pairs of blocks, so that other work on 
 also given for the control, which runs all the time.
 
 The step counts torn sets: the values of a set belong together, and a step must never see a part of one. Each reader
-counts torn samples in the same way, and gaps between samples that it was not told of. The exit code is 1 if there was a
-torn set, a torn sample, an untold gap, a page fault of the loop's thread or a refused set. The ratios of the latencies
-do not affect it, because they depend on what else the machine does.
+counts torn samples in the same way, and gaps between samples that were not reported to it. The exit code is 1 if there
+was a torn set, a torn sample, an unreported gap, a page fault of the loop's thread or a refused set. The ratios of the
+latencies do not affect it, because they depend on what else the machine does.
 
 Needs SCHED_FIFO, locked memory, Cython and a C compiler (for rtloop.build).
 """
@@ -99,7 +99,7 @@ class Check:
         self.samples += len(records)
 
     def row(self, lost: int) -> dict[str, int]:
-        """Return the counts; what was lost and told is no gap."""
+        """Return the counts; a gap that was reported as lost is not counted."""
         return {"samples": self.samples, "torn": self.torn, "lost": lost, "untold": self.gaps - lost}
 
 
@@ -177,7 +177,7 @@ class Blocks:
         self.rows: dict[str, list[list[float]]] = {"observed": [], "alone": []}
 
     def end(self, kind: str) -> None:
-        """Note the percentiles since the last call; None makes a block that is not counted."""
+        """Note the percentiles since the last call; kinds other than observed and alone are not counted."""
         latency = self._loop.stats.latency
         counts, self._before = latency.counts - self._before, latency.counts
         if kind in self.rows:

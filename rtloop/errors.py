@@ -371,7 +371,7 @@ def setup_error(
 
 
 def warn_of_setup(message: str) -> None:
-    """Give an RTSetupWarning whose place is the line outside of rtloop that led to it."""
+    """Issue an RTSetupWarning that names the line outside of rtloop that led to it."""
     level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "rtloop":
         level, frame = level + 1, frame.f_back

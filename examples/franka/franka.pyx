@@ -212,7 +212,7 @@ cdef class Franka(RTLoop):
     cdef uint64_t last
     cdef double[7] start, reference, speed, swing  # rad, rad, rad/s of the reference, rad
     cdef double frequency, phase, pace
-    cdef readonly int status          # the last word on the newest Move; -1: none yet
+    cdef readonly int status          # the final answer to the newest Move; -1: none yet
     cdef readonly int refused         # status of a Move that did not start; -1: it did
     cdef readonly long answered       # states that were answered while the robot moved
     cdef readonly long behind         # cycles that left states in the queue
@@ -285,7 +285,7 @@ cdef class Franka(RTLoop):
         """Send a command on TCP and wait for its answer, while the loop does not run. Raises FrankaError."""
         self.number += 1
         self.tcp.sendall(encode(self.number, command, payload))
-        while True:  # an answer to an earlier command may come first, such as the last word on a Move
+        while True:  # an answer to an earlier command may come first, such as the final answer to a Move
             code, number, size = struct.unpack("<III", self.receive(12))
             status = self.receive(size - 12)[0]
             if (code, number) == (command, self.number):
@@ -330,7 +330,7 @@ cdef class Franka(RTLoop):
         if self.refused >= 0:
             return f"Move was refused with {self.refused}: {STATUS[self.refused]}"
         if self.status < 0:
-            return "Move has no last word" if self.is_asked else "Move was not sent"
+            return "Move has no final answer" if self.is_asked else "Move was not sent"
         return f"Move ended with {self.status}: {STATUS[self.status]}"
 
     def decode(self, bytes packet):
@@ -417,7 +417,7 @@ cdef class Franka(RTLoop):
         return count
 
     cdef int await_start(self) noexcept nogil:
-        """Read Move's first word; the robot then moves with the first state that says so."""
+        """Read the first answer to Move; the robot moves from the first state in mode "move"."""
         cdef int status = self.read_answer()
         if status > 1:
             self.refused = status
@@ -525,7 +525,7 @@ cdef class Franka(RTLoop):
                     self.command.torque_finished = 1
                 else:
                     self.command.motion_finished = 1
-        while self.status < 0 and answers < 500:  # Move's last word comes soon after
+        while self.status < 0 and answers < 500:  # the final answer to Move comes soon after
             rc = self.read_answer()
             if rc >= 0 and rc != 1:
                 self.status = rc

@@ -180,12 +180,12 @@ class Robot:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--port", type=int, default=1337, help="of TCP; 0: any, which is printed")
+    parser.add_argument("--port", type=int, default=1337, help="TCP port; 0: any free port, which is printed")
     parser.add_argument(
         "--patience", type=float, default=0.2, help="seconds that a late answer may take; a robot has 0"
     )
     parser.add_argument(
-        "--deaf", type=int, nargs=2, default=(0, 0), metavar="N", help="take no command in these cycles"
+        "--deaf", type=int, nargs=2, default=(0, 0), metavar="N", help="ignore commands in these cycles"
     )
     parser.add_argument("--vanish", type=int, default=0, metavar="N", help="disappear after N cycles of motion")
     asked = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Install franka-sim in a virtual environment of its own, and start its server: a referee that others wrote.
+"""Install franka-sim in a virtual environment of its own, and start its server: an independent simulator.
 
 franka-sim (PyPI) speaks FCI, counts answers and stops the arm with a reflex as the robot does. It needs an old NumPy
 and MuJoCo, so it gets its own environment. The model is made from the URDF in its wheel, without meshes, so that
@@ -46,8 +46,8 @@ def install(folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "rtloop-franka-sim"
-    parser.add_argument("--folder", type=Path, default=default, help="of the virtual environment")
-    parser.add_argument("--install", action="store_true", help="install, and do not start")
+    parser.add_argument("--folder", type=Path, default=default, help="folder of the virtual environment")
+    parser.add_argument("--install", action="store_true", help="install it without starting it")
     parser.add_argument("--priority", type=int, default=60, help="real-time priority, below the loop's; 0: none")
     parser.add_argument("--limits", action="store_true", help="also enforce limits of motion")
     options = parser.parse_args()

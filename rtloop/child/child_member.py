@@ -19,7 +19,7 @@ __all__ = ["ChildMember", "Files"]
 
 
 class _ProcessLoop(Protocol):
-    """What a member needs of its ProcessLoop."""
+    """Parts of a ProcessLoop that its member uses."""
 
     _starting: ChildProcess | None
     _child: ChildProcess | None
@@ -40,7 +40,7 @@ class _ProcessLoop(Protocol):
 
 
 class Files(NamedTuple):
-    """Files that show what happens in the other process, and the events of poll(2) with which they do.
+    """Files that become ready when the loop fails or its process ends, and the events of poll(2) to wait for.
 
     Attributes
     ----------
@@ -56,7 +56,7 @@ class Files(NamedTuple):
 
 
 class ChildMember:
-    """Part of a ProcessLoop in the runs of groups.
+    """Member of a group that stands for a ProcessLoop.
 
     The state of the loop is in memory that both processes map, so a group sets the origin, sends commands and watches
     the loop as if it ran in this process.
@@ -152,7 +152,7 @@ class ChildMember:
             os.close(state)
 
     def take_files(self) -> Files:
-        """Return the files that show a failure and the end of the process. The caller closes them."""
+        """Return the files that become ready at a failure and at the end of the process. The caller closes them."""
         child = self._child()
         assert child is not None
         end, events = child.end_file()
@@ -201,7 +201,7 @@ class ChildMember:
         return child is None or child.wait(None if timeout_ns is None else time.monotonic_ns() + timeout_ns)
 
     def reap(self) -> bool:
-        """Keep the results of a run that has ended. Returns True if it has not."""
+        """Keep the results of a run that has ended. Returns True if the run has not ended."""
         self._loop._settle()
         return self.is_under_way()
 

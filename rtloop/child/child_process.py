@@ -354,7 +354,7 @@ class ChildProcess:
         self.end_run(_KILLED_NS, [])
 
     def end_file(self) -> tuple[int, int]:
-        """Return a new file that shows the end of the process, and the events of poll(2) with which it does."""
+        """Return a new file that becomes ready when the process ends, and the events of poll(2) to wait for."""
         with self._lock:
             if self.has_ended:
                 assert self.error is not None

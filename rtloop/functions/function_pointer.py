@@ -85,7 +85,7 @@ def _wrong_count(role: Role, found: str, count: str, how: str = "") -> TypeError
 
 
 def _python_code(role: Role, found: str) -> TypeError:
-    wait = "in every cycle" if role is STEP else f"in {role.keyword}, and nobody gets it once Python ends"
+    wait = "in every cycle" if role is STEP else f"in {role.keyword}, and no thread can take it once Python has ended"
     keyword = "" if role is STEP else f", which has {role.keyword}= as well" if role is LEAVE else ""
     return TypeError(
         f"{role.shown} is {found}, which is Python code: it would wait for the GIL {wait}. Compile it, for "

@@ -88,8 +88,8 @@ KINDS = {
 
 #: Methods, and the kinds of findings that their contract allows, the strictest first; each allows what those before it
 #: allow. `wait` may wait for hardware, and no release waits for `enter` and `leave`, which may allocate and block. An
-#: exception stays a finding: it ends `leave` before the actuator is at rest. So does the GIL, which nobody gets once
-#: the interpreter ends.
+#: exception stays a finding: it ends `leave` before the actuator is at rest. So does the GIL, which no thread can
+#: take once the interpreter has ended.
 CONTRACTS: tuple[tuple[tuple[str, ...], frozenset[str]], ...] = (
     (("step", "overrun", "on_peer_failure", "safe", "take_over"), frozenset()),
     (("wait",), frozenset({"blocking", "system-call"})),

@@ -31,7 +31,7 @@ __all__ = ["make_sliders"]
 
 #: Steps of a slider from end to end.
 _STEPS = 500
-#: Whole numbers of a browser; larger ones are fields of text.
+#: Whole numbers up to this are exact in a browser; larger ones get a text field.
 _EXACT = 1 << 53
 
 

@@ -9,7 +9,7 @@ __all__ = ["Isolation", "isolated"]
 
 
 def __getattr__(name: str) -> object:
-    """Import the isolation when it is first used; the doctor does without it."""
+    """Import the isolation when it is first used; the doctor does not need it."""
     if name not in __all__:
         raise AttributeError(f"module 'rtloop.machine' has no attribute {name!r}")
     from rtloop.machine.isolation import isolation

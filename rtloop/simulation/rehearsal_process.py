@@ -90,7 +90,7 @@ def _rehearse(order: Order) -> list[str]:
 
 
 def _replace(former: RTLoop, new: RTLoop, cycles: int) -> str | None:
-    """Run one cycle of a step, and go on with the new one. Returns None, or why the former one did not get that far."""
+    """Run one cycle of a step, and go on with the new one. Returns None, or why the former step did not finish it."""
     from rtloop.errors import RTSetupWarning, SwapError
     from rtloop.simulation.simulation import simulate_loop
 

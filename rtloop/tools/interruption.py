@@ -82,9 +82,9 @@ def noted_signals() -> Iterator[list[int]]:
 
 
 def _leave_closed_terminal() -> None:
-    """Turn output to a terminal that has been closed into output to nowhere.
+    """Discard output to a terminal that has been closed.
 
-    Each write to it fails (EIO). The report of a command would fail, and with it the exit code of the signal.
+    Each write to it fails (EIO). The report of a command would fail, and the exit code would not be the signal's.
     """
     for number in (1, 2):
         try:

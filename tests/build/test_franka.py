@@ -168,7 +168,7 @@ def test_a_robot_that_vanishes_ends_the_loop_and_leave_gives_up(franka: ModuleTy
     with serving(vanish=60) as robot, contextlib.closing(franka.Torque(port=robot.port, **settings)) as loop:
         with pytest.raises(rtloop.CallbackError, match="ETIMEDOUT"):
             loop.run(cycles=100_000)
-        assert loop.outcome == "Move has no last word"
+        assert loop.outcome == "Move has no final answer"
 
 
 def test_without_a_robot_the_start_is_refused(franka: ModuleType) -> None:
@@ -187,7 +187,7 @@ def test_a_swing_for_fewer_joints_is_refused(franka: ModuleType) -> None:
 
 @pytest.mark.parametrize("control", ["torque", "position"])
 def test_franka_sim_accepts_the_run(control: str, built_example: Callable[[str], Path], tmp_path: Path) -> None:
-    """The referee that others wrote: it ends the Move with success, or with a reflex that was recovered from."""
+    """The independent simulator ends the Move with success, or with a reflex that was recovered from."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     folder = Path(os.environ.get("RTLOOP_FRANKA_SIM", cache / "rtloop-franka-sim"))
     if not (folder / "fr3.xml").exists():

@@ -201,7 +201,7 @@ FOUND = {
 }  # fmt: skip
 
 
-def test_eight_laws_with_bugs_never_have_the_pole(
+def test_eight_laws_with_bugs_never_control_the_pole(
     bugs: ModuleType, maker: ModuleType, ordinary: dict[str, Any]
 ) -> None:
     plant = bugs.Plant()
@@ -282,7 +282,7 @@ def may_leave_network() -> bool:
     return done.stdout == "True\n"
 
 
-def test_a_process_that_is_killed_and_one_that_cannot_import_are_told(maker: ModuleType) -> None:
+def test_a_process_that_is_killed_and_one_that_cannot_import_are_reported(maker: ModuleType) -> None:
     with pytest.raises(SwapError, match="was ended by SIGKILL"):
         rtloop.rehearse(maker.killed, timeout=LONG)
     with pytest.raises(rtloop.ConfigError, match="cannot be sent"):

@@ -341,7 +341,7 @@ def test_what_goes_wrong_is_an_exit_code_and_a_line(
     assert text in captured.err and captured.out == ""
 
 
-def test_what_was_written_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_was_written_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make().save(tmp_path / "run.npz")
     for name, args, told in (
         ("run.csv", (), "the last 6 of 106 cycles"),
@@ -354,7 +354,7 @@ def test_what_was_written_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[
         assert said.out == ""
         assert re.fullmatch(rf"wrote {path}: {told}, [\d.]+ (B|KiB)\n", said.err), said.err
     assert run("export", tmp_path / "run.npz", "-f", "csv") == 0
-    assert capsys.readouterr().err == "", "standard output tells by itself"
+    assert capsys.readouterr().err == "", "a file on standard output needs no report"
 
 
 def test_a_file_with_a_field_of_another_kind_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

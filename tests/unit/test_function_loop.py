@@ -400,7 +400,7 @@ def test_an_end_of_another_signature(steps: Path, keyword: str, declaration: str
         FunctionLoop(ctypes.CDLL(str(steps)).work, "1ms", **wrong)
 
 
-def test_an_end_that_is_no_compiled_function(library: ctypes.CDLL) -> None:
+def test_an_end_that_is_not_a_compiled_function(library: ctypes.CDLL) -> None:
     with pytest.raises(TypeError, match=r"leave= is .*Python code.*rtloop\.numba\.leave_signature.*has leave= as well"):
         FunctionLoop(library.work, "1ms", leave=lambda: None)
     with pytest.raises(TypeError, match=r"enter='begin' is not a compiled function: give a numba\.cfunc"):

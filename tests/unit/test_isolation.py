@@ -273,7 +273,7 @@ def test_threads_keep_their_own_choice_of_cpus(root: str, is_old: bool) -> None:
     assert {tid: kernel.others[tid].cpus for tid in (10, 11, 12, 22)} == {
         10: everywhere, 11: (2, 3), 12: (3,), 22: (3,),
     }  # fmt: skip
-    assert kernel.others[20].cpus == (0, 1, 2), "it is nobody's that was moved"
+    assert kernel.others[20].cpus == (0, 1, 2), "it is not a thread that was moved"
 
 
 @pytest.mark.parametrize("first", [0, 1])
@@ -343,7 +343,7 @@ def test_the_commands_of_a_dry_run_do_the_same(tmp_path: Path, version: dict[str
     isolation = Isolation("3", root=root)
     before = contents(root)
     script = make_script(isolation, ["sh", "-c", "exit 0"], isolation.plan())
-    assert contents(root) == before, "it was dry"
+    assert contents(root) == before, "a dry run changes nothing"
     # Control groups of files have no files of the kernel, and are not removed while files are in them.
     script = re.sub(r"(?<=[ (])(?=/(?:sys|proc)/)", root, script)
     inner = script.partition("# Run the program inside")[0]
@@ -531,7 +531,7 @@ def test_the_program_runs_inside_and_its_exit_code_is_the_commands(root: str, co
     result = command("--cpus", "3", "--", "sh", "-c", inner)
     assert result.return_value == 7, result.output
     assert text(root, "/run/seen") == "isolated"
-    assert f"CPU 3 is isolated as {TOP}/rtloop-cpu-3; all other work has 0-2" in result.stderr
+    assert f"CPU 3 is isolated as {TOP}/rtloop-cpu-3; all other work runs on 0-2" in result.stderr
     assert "settings are as before" in result.stderr
     assert contents(root) == before
     handler = signal.getsignal(signal.SIGTERM)

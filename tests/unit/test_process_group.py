@@ -108,7 +108,7 @@ def test_a_stop_ends_both_and_neither_can_be_started_meanwhile(pair: Pair, steps
     with group:
         wait_until(lambda: outer.stats.cycles > 3 and inner.stats.cycles > 3, "both loops run")
         outer.stop("60s")
-        assert (outer.state, inner.state) == ("stopped", "running"), "a normal end is nobody else's business"
+        assert (outer.state, inner.state) == ("stopped", "running"), "a normal end of one loop does not end the other"
         with pytest.raises(rtloop.StateError, match="is a loop of servo, which is running: stop the group first"):
             outer.start()
     assert group.state == "stopped" and (inner.leaves, len(left(steps))) == (1, 1)

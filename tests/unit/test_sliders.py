@@ -1,4 +1,4 @@
-"""Sliders for parameters in a notebook: what the user moves is set, and what is refused is told. Without a browser."""
+"""Sliders for parameters in a notebook: what the user moves is set, and what is refused is shown. Without a browser."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_each_type_has_its_widget_and_sets_its_parameter(loop: PyLoop) -> None:
     [("free", -1.0, "free=-1.0 is below its limit"), ("gains", "[2, 0, 0]", "outside"), ("big", "x", "Expecting value"),
      ("gains", "[1]", "shape"), ("free", float("nan"), "not finite")],
 )  # fmt: skip
-def test_what_is_refused_is_told_and_the_widget_returns(loop: PyLoop, name: str, value: Any, words: str) -> None:
+def test_what_is_refused_is_shown_and_the_widget_returns(loop: PyLoop, name: str, value: Any, words: str) -> None:
     box = loop.parameters.sliders(name)
     (widget,) = rows(box).values()
     before, message = widget.value, box.children[-1].children[1]

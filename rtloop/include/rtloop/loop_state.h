@@ -51,7 +51,7 @@ enum {
 enum {
   RT_REMOTE_NONE = 0,     /* in this process */
   RT_REMOTE_RUNNING = 1,  /* in the parent of this process, which `next` belongs to */
-  RT_REMOTE_REPORTED = 2, /* the same; the parent has been sent the end of the run */
+  RT_REMOTE_REPORTED = 2, /* in the parent, which has been sent the end of the run */
 };
 
 /* Longest single sleep. A longer wait is divided into slices, so that a stop is noticed within one slice. */

@@ -21,7 +21,7 @@ def plan(kernel: Kernel, device: str, priority: int) -> Iterator[Step]:
     numbers = _interrupts(kernel, device)
     is_network = kernel.exists(f"{_NET}/{device}")
     if not numbers and not is_network:
-        yield Step(topic, "note", device, device, "", "", None, "there is no such network device, nor an interrupt "
+        yield Step(topic, "note", device, device, "", "", None, "there is no such network device, and no interrupt "
                    "with this name in /proc/interrupts")  # fmt: skip
         return
     found = 0
@@ -37,7 +37,7 @@ def plan(kernel: Kernel, device: str, priority: int) -> Iterator[Step]:
         for step in _threads(kernel, topic, (prefix,), wanted):
             count += 1
             yield step
-        if not count:  # not yet there, or the device's driver does without NAPI
+        if not count:  # not yet there, or the device's driver does not use NAPI
             yield Step(topic, "scheduler", prefix, f"{prefix}*", "", wanted)
     elif not found:
         why = "its interrupts have no threads: boot with threadirqs, or a PREEMPT_RT kernel"

@@ -301,7 +301,7 @@ def _explain(kernel: Kernel, step: Step, error: OSError) -> str:
     """Return the reason for a refusal, in words."""
     text = error.strerror or str(error)
     if step.topic == "interrupts" and error.errno in (errno.EIO, errno.EPERM, errno.EINVAL):
-        return f"{text}: the kernel places it; only isolcpus=managed_irq,... at boot may keep it away"
+        return f"{text}: the kernel chooses its CPUs; only isolcpus=managed_irq,... at boot may keep it away"
     if step.kind == "group" and error.errno == errno.EROFS:
         return f"{text}: run it on the host, or in a container with a writable /sys/fs/cgroup"
     if step.target.endswith("/threaded") and error.errno == errno.EOPNOTSUPP:
@@ -312,7 +312,7 @@ def _explain(kernel: Kernel, step: Step, error: OSError) -> str:
 def _fix(kernel: Kernel, step: Step) -> str:
     """Return the fix for a partition that the kernel does not make."""
     if "not a partition root" in step.why or "Parent" in step.why:
-        return "; the root of this container's control groups is none of the machine's: run rtloop isolate on the host"
+        return "; the root of this container's control groups is not the machine's root: run rtloop isolate on the host"
     if "exclusive" in step.why:
         return "; another control group has this CPU: find it with grep . /sys/fs/cgroup/*/cpuset.cpus"
     if "housekeeping" in step.why:
@@ -327,9 +327,9 @@ def isolated(
 ) -> Iterator[Isolation]:  # fmt: skip
     """Isolate CPUs for the length of a ``with`` block, and run this process there.
 
-    Nothing else runs on these CPUs but this process, and threads of the kernel that cannot be moved: a partition of
-    cpuset is made, and unbound work, interrupts and threads are moved away. Every setting is written back at the end,
-    also if this process is killed, by a process that is started for this. It needs root.
+    Besides this process, only kernel threads and interrupts that cannot be moved still run on these CPUs: an isolated
+    cpuset partition is made, and unbound work, interrupts and threads are moved away. Every setting is written back
+    at the end, also if this process is killed, by a process that is started for this. It needs root.
 
     Parameters
     ----------

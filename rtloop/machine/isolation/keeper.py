@@ -78,7 +78,7 @@ class Keeper:
         return None if answer is None else [Restored(**fields) for fields in answer]
 
     def _send(self, message: dict[str, Any]) -> None:
-        with suppress(OSError):  # it was killed, and the answer is none
+        with suppress(OSError):  # it was killed: there is no answer
             self._stream.write(json.dumps(message) + "\n")
             self._stream.flush()
 
@@ -137,7 +137,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _leave_group(kernel: Kernel) -> None:
-    """Leave the service's control group, which systemd ends as a whole, and be the last that a lack of memory ends."""
+    """Leave the service's control group, which systemd ends as a whole, and be killed last if memory runs out."""
     if kernel.root:
         return
     for folder in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd"):

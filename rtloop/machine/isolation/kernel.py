@@ -29,7 +29,7 @@ class Thread(NamedTuple):
     tid : int
         Its number.
     start : int
-        The clock tick since boot in which it began, which tells it from a later thread of the same number.
+        The clock tick since boot in which it began, which distinguishes it from a later thread of the same number.
     name : str
         Its name.
     is_kernel, can_move : bool
@@ -78,7 +78,7 @@ class Kernel:
             return ()
 
     def write(self, path: str, text: str) -> None:
-        """Write a file with one call, as the kernel's files want it.
+        """Write a file with one call, as the kernel's files require.
 
         Raises
         ------

@@ -146,7 +146,7 @@ def _threads(kernel: Kernel, request: Request, before: dict[tuple[int, int], Thr
     later kernels still do so with masks that the kernel itself has set.
     """
     isolated = set(request.cpus)
-    # A thread that other partitions alone keep from their CPUs has chosen nothing, and the kernel gives them back.
+    # A thread that only lacks the CPUs of other partitions has not chosen its CPUs; the kernel gives them back to it.
     everywhere = isolated | set(request.housekeeping)
     hierarchy = find_hierarchy(kernel)
     inside = {int(tid) for tid in kernel.text(f"{group_of(hierarchy, request.cpus)}/cgroup.procs").split()}

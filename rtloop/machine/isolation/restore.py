@@ -1,7 +1,7 @@
 """Undoing an isolation from its journal, by whichever process is left to do it.
 
 Each value is written back only if it is still the one that the isolation wrote. A value that somebody else has changed
-meanwhile stays, and is reported. If a later isolation changed the same thing, it restores it at its own end.
+meanwhile stays, and is reported. If a later isolation has changed the same thing, it is restored when that one ends.
 """
 
 from __future__ import annotations

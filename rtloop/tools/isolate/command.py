@@ -1,4 +1,4 @@
-"""``rtloop isolate``: run a program on CPUs that nothing else uses, and undo everything at its end."""
+"""``rtloop isolate``: run a program on isolated CPUs, and undo everything at its end."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["isolate"]
 #: Signals that are passed on to the program; one from the terminal has reached it already.
 _PASSED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 _SI_KERNEL = 0x80
-#: The program's end is looked for at least this often, should SIGCHLD be lost.
+#: Longest time between two checks for the program's end, in case SIGCHLD is lost.
 _LOOK_S = 5.0
 
 
@@ -57,7 +57,7 @@ def isolate(
     cpus: str | None, devices: tuple[str, ...], device_priority: int, idle_latency_us: int, dry_run: bool,
     is_undo: bool, as_json: bool, program: tuple[str, ...],
 ) -> int:  # fmt: skip
-    """Run PROGRAM on CPUs that nothing else uses, without a reboot, and undo everything at its end.
+    """Run PROGRAM on isolated CPUs, without a reboot, and undo everything at its end.
 
     It makes an isolated partition of these CPUs (cpuset of control groups, version 2; two cpusets where there is only
     version 1), moves unbound kernel work, interrupts and threads to the other CPUs, sets the governor, and disables

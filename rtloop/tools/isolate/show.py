@@ -82,7 +82,7 @@ def print_table(console: Console, isolation: Isolation) -> None:
 
     cpus = format_cpu_list(isolation.cpus)
     rest = format_cpu_list(isolation.request.housekeeping)
-    console.print(f"CPU {cpus} is isolated as {isolation.group}; all other work has {rest}", highlight=False)
+    console.print(f"CPU {cpus} is isolated as {isolation.group}; all other work runs on {rest}", highlight=False)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("", "asked", "was", "now", ""):
         table.add_column(name, overflow="fold")

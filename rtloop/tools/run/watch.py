@@ -190,7 +190,7 @@ class Watch:
         return Event("swapped", "\n  ".join([text, *notes]), figures)
 
     def _has_trial_ended(self) -> bool:
-        """Return whether the trial of the present law is over. If the loop has gone back to the former one, tell it."""
+        """Return whether the trial of the present law is over. Report it if the loop has gone back."""
         if self._loop.on_trial:
             return False
         assert self._former is not None

@@ -124,7 +124,7 @@ COLUMNS = (
     Column("EXEC 50%", _percentile("execution", 50), short, "median execution time, end - start"),
     Column("EXEC MAX", _percentile("execution", 100), short, "greatest execution time"),
     Column("OVER", lambda row: row.stats.overruns, _count, "cycles that ended after the next release", 0),
-    Column("MISSED", _missed, _count, "releases, or cycles of a device, without a cycle", 0),
+    Column("MISSED", _missed, _count, "releases without a cycle, or missed cycles of a device", 0),
     Column("FAULTS", lambda row: row.faults, _count, "page faults of the loop's thread since its warm-up", 0),
     Column("GUARD", _violations, _count, "violations that its guards have counted; - without guards", 0),
 )
