@@ -143,7 +143,7 @@ cdef enum:  # modes in the state
     ROBOT_IDLE = 1
     ROBOT_MOVE = 2
 
-#: What the robot answers to a command; the answer to Move comes twice, at its start and at its end.
+#: Answers of the robot to a command; Move is answered twice, at its start and at its end.
 STATUS = (
     "success", "motion started", "preempted", "preempted: activated safety functions", "preempted: safety violation",
     "not possible in the present mode", "start at a singular pose", "invalid argument", "reflex", "emergency stop",

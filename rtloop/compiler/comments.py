@@ -1,6 +1,7 @@
 """Comments ``# distutils:`` at the head of a .pyx or .pxd, read as Cython's own tools read them.
 
-One more is rtloop's own: ``# rtloop: packages = mujoco`` names Python packages whose headers and libraries it uses.
+One more comment is rtloop's own: ``# rtloop: packages = mujoco`` names Python packages whose headers and libraries the
+file uses.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def read_extras(source: Path, *, is_transitive: bool = False) -> Extras:
 
     As in Cython's own tools a list is separated by blanks, or in brackets by commas; an item with blanks is quoted; a
     comma outside brackets belongs to its item, as in ``-Wl,-rpath,DIR``; and the last comment of a name counts.
-    A source may be a pattern, such as ``generated/*.c``, or ``generated/**/*.c`` for folders below as well.
+    A source may be a pattern, such as ``generated/*.c``, or ``generated/**/*.c``, which includes subfolders.
 
     Raises
     ------

@@ -63,13 +63,14 @@ def find_package(name: str) -> Package:
     Parameters
     ----------
     name : str
-        The package, such as ``"mujoco"``, or a part of it (``"onnxruntime.capi"``). After a colon follows the file of
-        its only library that is wanted: ``"mujoco:libmujoco.so.3.2"``; ``"mujoco:"`` is headers alone.
+        The package, such as ``"mujoco"``, or a part of it (``"onnxruntime.capi"``). The file after a
+        colon selects one library: ``"mujoco:libmujoco.so.3.2"``; ``"mujoco:"`` is the headers alone.
 
     Raises
     ------
     BuildError
-        If the package is not installed, brings neither, lacks the named library, or has two versions of one.
+        If the package is not installed, has neither headers nor libraries, lacks the named one, or has
+        two versions of one.
     """
     name, colon, wanted = name.partition(":")
     first, *parts = name.split(".")  # asked for a whole name, Python would import the first part

@@ -98,8 +98,8 @@ class LoopGroup:
     Priorities and CPUs apply to the group's runs. The group's `settings` have them, and so have the ``settings`` and
     ``stats`` of each loop during and after such a run. A loop that is started alone uses its own again.
 
-    A ProcessLoop is a member as any other: its thread is in another process, and its state in memory that both map. If
-    it fails, or its process is killed, a thread of this process notifies the others, without the GIL. The watchdog
+    A ProcessLoop is a member like any other: its thread is in another process, and its state in memory that both map.
+    If it fails, or its process is killed, a thread of this process notifies the others, without the GIL. The watchdog
     cannot call ``safe`` in another process.
 
     A loop leaves the common grid if its step calls ``shift``, if it has ``overrun="shift"``, or if it overrides

@@ -1,1 +1,1 @@
-"""Nothing is for others to cimport."""
+"""Empty: other modules cimport nothing from this one."""

@@ -1,1 +1,1 @@
-"""Nothing of the keeper is for cimport."""
+"""Empty: other modules cimport nothing from this one."""

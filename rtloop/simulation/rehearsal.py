@@ -89,11 +89,11 @@ def rehearse(
     SwapError
         If the process is killed by a signal, ends, or takes longer than `timeout`; if ``take_over`` refuses; if
         ``step`` returns a negative code; or if a signal of the new step becomes infinite or not a number. Only a
-        rehearsal with a former step finds the last one.
+        rehearsal with a former step finds the last of these.
     CallbackError
         If the new loop, rehearsed without a former one, returns a negative code.
     Exception
-        What `make`, or a step in Python, has raised there.
+        Raised there by `make`, or by a step in Python.
     ConfigError
         If another process cannot import `make`.
 

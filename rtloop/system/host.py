@@ -43,7 +43,7 @@ def _names(folder: str) -> list[str]:
 
 
 def uname() -> os.uname_result:
-    """Return what ``os.uname`` returns, even below a seccomp filter that forbids uname(2); "" is not known."""
+    """Return what ``os.uname`` returns, even under a seccomp filter that forbids uname(2); "" means not known."""
     try:
         return os.uname()
     except OSError:

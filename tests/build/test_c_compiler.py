@@ -173,7 +173,7 @@ def test_missing_headers_are_one_sentence_with_the_package(tmp_path: Path, monke
 
 @pytest.mark.skipif(shutil.which("musl-gcc") is None, reason="needs musl-gcc; fix: apt install musl-tools")
 def test_musl_is_refused_before_the_headers_of_python_are_looked_for(tmp_path: Path) -> None:
-    """As by pip install in Alpine Linux. Meson's own error about Cython came first: it cannot compile programs."""
+    """Alpine Linux builds so under pip install. Meson's own error came first: Cython cannot compile programs."""
     meson = [sys.executable, "-m", "mesonbuild.mesonmain", "setup", str(tmp_path), str(ROOT)]
     done = subprocess.run(meson, capture_output=True, text=True, env={**os.environ, "CC": "musl-gcc"})
     assert done.returncode and "cannot compile programs" not in done.stdout

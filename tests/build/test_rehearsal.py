@@ -290,7 +290,7 @@ def test_a_process_that_is_killed_and_one_that_cannot_import_are_reported(maker:
 
 
 def test_the_process_ends_with_its_parent(maker: ModuleType, place: Path) -> None:
-    """Also in the middle of a rehearsal that would never end."""
+    """The parent is killed in the middle of a rehearsal that would never end."""
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); import maker_of_bugs\n"
         "from rtloop.simulation.rehearsal import Order, Rehearser\n"

@@ -28,7 +28,7 @@ static long counted_syscall(long number, ...) {
   return syscall(number, values[0], values[1], values[2], values[3], values[4], values[5]);
 }
 
-/* And every load that it makes in a step. */
+/* Count every load that the loop makes in a step. */
 #include "rtloop/atomics.h"
 #undef rt_load_relaxed
 #define rt_load_relaxed(p) ((void)(in_step_now && loads++), __atomic_load_n((p), __ATOMIC_RELAXED))

@@ -104,7 +104,7 @@ def test_a_job_that_the_keeper_never_came_to_is_done_all_the_same(script: Script
 
 
 def test_a_signal_that_does_not_interrupt_the_wait_for_the_keeper_is_handled_at_its_end(script: Script) -> None:
-    """Such as one that comes just before it. `map` executes no instruction of Python, at which handlers run, too."""
+    """It may come just before the wait. `map` executes no instruction of Python, at which handlers run as well."""
     said = run(script, """
     import _thread
     from rtloop.process.signal_shield import shielded

@@ -29,13 +29,13 @@ from rtloop.machine.isolation.restore import restore
 from rtloop.machine.isolation.step import Step
 from rtloop.tools.isolate.show import make_remarks, make_rows, make_script
 
-#: What cannot be wrong in a partition that is there from the beginning, for processes that see only files.
+#: The cpuset controller is enabled from the beginning, for tests whose processes see only files.
 DELEGATED = {f"{TOP}/cgroup.subtree_control": "cpuset cpu memory"}
 WORKQUEUES = "/sys/devices/virtual/workqueue/cpumask"
 
 
 class _NoKeeper:
-    """In the place of the keeper: this process undoes the isolation itself."""
+    """Stand-in for the keeper: this process undoes the isolation itself."""
 
     is_alive = True
 
@@ -422,7 +422,7 @@ def test_after_everything_was_killed_undo_restores_it(tmp_path: Path, start: Cal
     assert not stale_journals(kernel) and undo(kernel) == {}, "it is in use"
     os.kill(keeper, signal.SIGKILL)
     wait_until(lambda: not is_alive(keeper), "the keeper is killed")
-    assert not stale_journals(kernel), "its owner lives"
+    assert not stale_journals(kernel), "its owner still runs"
     process.kill()
     process.wait()
     assert [journal.cpus for journal in stale_journals(kernel)] == ["3"]

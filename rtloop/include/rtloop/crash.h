@@ -29,7 +29,7 @@ enum {
   RT_CRASH_PATIENCE_S = 60 /* after which a process whose reader has gone ends itself */
 };
 
-/* What is written to the pipe. */
+/* Record that is written to the pipe. */
 typedef struct rt_crash {
   uint64_t number;  /* of the signal */
   uint64_t pc;      /* address of the instruction; 0 if it is not known on this machine */

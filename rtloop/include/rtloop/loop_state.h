@@ -47,7 +47,7 @@ enum {
   RT_GO_ON = -1,              /* not ended: there is a next cycle */
 };
 
-/* Where the siblings of a loop are. */
+/* Place of the siblings of a loop. */
 enum {
   RT_REMOTE_NONE = 0,     /* in this process */
   RT_REMOTE_RUNNING = 1,  /* in the parent of this process, which `next` belongs to */

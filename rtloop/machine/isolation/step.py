@@ -134,7 +134,7 @@ def thread_target(tid: int, start: int) -> str:
 
 
 def _tid(kernel: Kernel, step: Step) -> int:
-    """Return the number of a step's thread; 0 if it has ended, whoever has its number now."""
+    """Return the number of a step's thread; 0 if it has ended, even if another has its number now."""
     tid, _, start = step.target.partition(":")
     return int(tid) if tid.isdigit() and kernel.start_of(int(tid)) == int(start) else 0
 

@@ -33,9 +33,9 @@ __all__ = ["Event", "Watch"]
 
 #: Longest wait for a compilation when the loop has ended. After it the folder is removed, so that the compiler fails.
 _JOIN_S = 1.0
-#: What ends a trial, besides a negative code.
+#: Incidents that end a trial, besides a negative code.
 _REVERT_ON: tuple[Literal["overrun", "guard", "late", "nonfinite"], ...] = ("overrun", "guard", "late", "nonfinite")
-#: What a process for a rehearsal imports before there is anything to rehearse.
+#: Modules that the process of a rehearsal imports before there is anything to rehearse.
 _MODULES = ("rtloop.tools.run.rehearsal", "rtloop.tools.run.command", "rich.console")
 
 
