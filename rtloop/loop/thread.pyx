@@ -299,7 +299,7 @@ cdef class LoopThread:
         blocks = {} if self.live is None else self.live.inodes
         swaps = (self.swap_count, self.swaps[len(self.swaps) - 1].cycle if self.swaps else 0)
         description.write(self.block, self.settings, self.grants, has_own_wait=self.has_own_wait, blocks=blocks,
-                          swaps=swaps, **self._about)
+                          swaps=swaps, last_swaps=self.swaps, **self._about)
 
     @staticmethod
     def _readers(held, pools):

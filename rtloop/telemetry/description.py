@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rtloop.settings import SETTING_KINDS, Settings, is_setting
+from rtloop.stats.figures import Swap
 from rtloop.system.grant import Grant
 from rtloop.system.time_sync import tai_offset_s
 from rtloop.telemetry.gc_watch import watch_collector
@@ -16,13 +17,16 @@ if TYPE_CHECKING:
 
 __all__ = ["About", "clean", "read", "write"]
 
+#: Swaps that are described, the last ones.
+_MOST_SWAPS = 8
 _SCALARS = (str, int, float, type(None))
 
 
 class About(NamedTuple):
     """Description of a loop; empty if it was not written yet, or is too long for its block.
 
-    `swaps` has the number of swaps in the run, and the first cycle of the present step.
+    `swaps` has the number of swaps in the run, and the first cycle of the present step. `last_swaps` has the last few
+    of them, or none if the description would be too long.
     """
 
     settings: dict[str, Any]
@@ -32,6 +36,7 @@ class About(NamedTuple):
     blocks: dict[str, int] = {}  # noqa: RUF012 - never changed
     descriptors: dict[str, int] = {}  # noqa: RUF012 - never changed
     swaps: tuple[int, int] = (0, 0)
+    last_swaps: tuple[Swap, ...] = ()
 
 
 def write(
@@ -44,12 +49,13 @@ def write(
     blocks: Mapping[str, int] = {},
     descriptors: Mapping[str, int] = {},
     swaps: tuple[int, int] = (0, 0),
+    last_swaps: Sequence[Swap] = (),
 ) -> None:
     """Write the description into the block, before the loop runs and after a swap; shortened if it does not fit.
 
     `group` is the name of the loop's group, if it runs in one. `blocks` has the inodes of its further blocks of shared
     memory, by their kind; `descriptors` the numbers of the files that it holds open for a grant, by its name. `swaps`
-    is the number of swaps so far, and the first cycle of the present step.
+    is the number of swaps so far, and the first cycle of the present step; `last_swaps` are the last of them.
     """
     import json  # here, because importing rtloop has to be quick
 
@@ -68,7 +74,8 @@ def write(
     }
     every = [grant.to_dict() for grant in grants]
     brief = [{**grant, "detail": "", "fix": ""} for grant in every]
-    for more in ({"grants": every}, {"grants": brief}, {}):
+    named = {"last_swaps": [tuple(one) for one in last_swaps[-_MOST_SWAPS:]]} if last_swaps else {}
+    for more in ({"grants": every} | named, {"grants": brief} | named, named, {}):
         if block.describe(json.dumps(content | more, default=str).encode()):
             return
 
@@ -95,15 +102,23 @@ def read(text: bytes) -> About:
         blocks = {clean(key): _inode(value) for key, value in content.get("blocks", {}).items()}
         descriptors = {clean(key): _descriptor(value) for key, value in content.get("descriptors", {}).items()}
         count, cycle = (_natural(value) for value in content.get("swaps", (0, 0)))
+        last_swaps = tuple(_swap(*values) for values in content.get("last_swaps", ())[:_MOST_SWAPS])
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"its text is not the description of a loop: {error}") from None
-    return About(settings, grants, host, started if type(started) is int else 0, blocks, descriptors, (count, cycle))
+    started = started if type(started) is int else 0
+    return About(settings, grants, host, started, blocks, descriptors, (count, cycle), last_swaps)
 
 
 def _natural(value: object) -> int:
     if type(value) is not int or not 0 <= value < 1 << 64:
         raise ValueError("a number of swaps or of a cycle is not an integer of 64 bits")
     return value
+
+
+def _swap(cycle: object, former: object, successor: object, reason: object) -> Swap:
+    if not isinstance(former, str) or not isinstance(successor, str) or not isinstance(reason, (str, type(None))):
+        raise ValueError("a name of a swap is of a wrong type")
+    return Swap(_natural(cycle), clean(former), clean(successor), None if reason is None else clean(reason))
 
 
 def _inode(value: object) -> int:

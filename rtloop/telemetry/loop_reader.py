@@ -9,7 +9,7 @@ from typing import Any
 from rtloop.errors import AttachError, StateError
 from rtloop.settings import CLOCKS, format_policy
 from rtloop.sharing.block_files import BlockFile
-from rtloop.stats.figures import StackUse
+from rtloop.stats.figures import StackUse, Swap
 from rtloop.stats.stats import Stats
 from rtloop.system.grant import Grant
 from rtloop.system.time_sync import tai_offset_s
@@ -72,7 +72,7 @@ class LoopReader:
         }
         self.grants: tuple[Grant, ...] = said.grants
         self.blocks = said.blocks
-        self._swaps = said.swaps
+        self._swaps, self._last_swaps = said.swaps, said.last_swaps
         self._live = LiveGrants(said.grants, task.pid, task.tid, descriptors=said.descriptors)
         self.started_ns = said.started_ns
         self.policy = format_policy(policy, header["priority"])  # type: ignore[arg-type]
@@ -137,11 +137,22 @@ class LoopReader:
         text = self._opened().text()
         if text and text != self._text:  # empty while it is being written
             try:
-                self._swaps = description.read(text).swaps
+                said = description.read(text)
             except ValueError as error:
                 raise self._unreadable(error) from error
-            self._text = text
+            self._text, self._swaps, self._last_swaps = text, said.swaps, said.last_swaps
         return self._swaps
+
+    @property
+    def last_swaps(self) -> tuple[Swap, ...]:
+        """Last swaps of this run, at most eight, the newest last, read at each use.
+
+        Raises
+        ------
+        AttachError
+            If the loop's description is damaged.
+        """
+        return self._last_swaps if self.swaps[0] else ()
 
     def snapshot(self, records: int) -> Snapshot:
         """Return the raw figures, with a limited number of records, for callers that read them many times a second.

@@ -129,8 +129,10 @@ def extent(page: Any, colour: tuple[int, int, int]) -> tuple[float, float]:
     return across, down
 
 
-def test_curves_fill_their_pane(loop: Any, opened: Callable[..., Any]) -> None:
-    """A sine wave spans the time axis and the height; a spike of one cycle among 10,000 is seen."""
+def test_curves_fill_their_pane(
+    loop: Any, scoped: ModuleType, ordinary: dict[str, Any], opened: Callable[..., Any]
+) -> None:
+    """A sine wave spans the time axis and the height; a spike of one cycle among 10,000 is seen, and a swap."""
     page = opened()
 
     def fills(colour: tuple[int, int, int]) -> bool:
@@ -149,6 +151,12 @@ def test_curves_fill_their_pane(loop: Any, opened: Callable[..., Any]) -> None:
     until(lambda: 0 <= extent(page, ORANGE)[1] < 0.05, "a signal that is 0 is not a level line")
     loop.parameters["fire"] = 1
     until(lambda: extent(page, ORANGE)[1] > 0.6, "the spike is not seen")
+
+    page.locator("#window").select_option("60")
+    cycle = loop.swap(scoped.Scoped("1kHz", **ordinary))
+    until(lambda: number(page, "marks") == 1, "the swap is not marked")
+    page.get_by_role("tab", name="Loop").click()
+    page.get_by_text(f"1, Scoped since cycle {cycle:,}").wait_for()
 
 
 def show_one(page: Any, panel: str) -> None:

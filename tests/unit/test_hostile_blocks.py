@@ -199,6 +199,10 @@ BAD_TEXTS = {
     "a grant of lists": lambda said: said["grants"][0].update(granted=[1]),
     "a refusal of text": lambda said: said["grants"][0].update(ok="no"),
     "a fix of numbers": lambda said: said["grants"][0].update(fix=3),
+    "a swap to no name": lambda said: said.update(last_swaps=[[3, "Law", 5, None]]),
+    "a swap in a negative cycle": lambda said: said.update(last_swaps=[[-3, "Law", "Law", None]]),
+    "a swap of too few facts": lambda said: said.update(last_swaps=[[3]]),
+    "swaps by name": lambda said: said.update(last_swaps={"a": 1}),
     "facts in facts": lambda said: said["host"].update(kernel={}),
 }
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import time
+from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -10,10 +14,12 @@ import pytest
 
 import rtloop
 from rtloop.errors import ConfigError, StateError
+from rtloop.stats.figures import Swap
 from rtloop.tools.scope.samples.channels import TIMING_DTYPE, Channel, signal_channels, timing_channels
 from rtloop.tools.scope.samples.history import BLOCK, History
 from rtloop.tools.scope.samples.trigger import Trigger
 from rtloop.tools.scope.samples.watch import Watch
+from rtloop.tools.scope.sources import Machine
 from rtloop.tools.scope.view import View, make_frame, parse_view
 
 DTYPE = np.dtype([("cycle", "<u8"), ("release", "<i8"), ("start", "<i8"), ("a", "f8"), ("n", "i4"),
@@ -267,6 +273,68 @@ def test_invalid_views(wrong: dict[str, Any]) -> None:
         parse_view(message(**wrong))
     assert parse_view(message(columns=10**9)).columns <= 4096
     assert isinstance(parse_view(message()), View) and Channel is not None
+
+
+def test_a_swap_is_marked_at_the_first_sample_of_the_new_step() -> None:
+    kept, records = history(), samples(1000, 500)
+    kept.append(records[records["cycle"] % 10 == 0])  # signals_every=10
+    timing = History(TIMING_DTYPE, timing_channels(MS), 1000)
+    swaps = [Swap(90, "Law", "Gone"), Swap(500, "Gone", "Law"), Swap(703, "Law", "Other"),
+             Swap(705, "Other", "Law", "step returned -5"), Swap(1499, "Law", "Later")]  # fmt: skip
+    both = {"signals": kept, "timing": timing}
+    marks = parsed(make_frame(parse_view(message()), both, {}, swaps))[0]["marks"]
+    assert [(one["time"], one["name"]) for one in marks] == [
+        (0.5, "Law"), (0.71, "Other"), (0.71, "back to Law: step returned -5")
+    ]  # fmt: skip
+    made = np.zeros(1, TIMING_DTYPE)
+    made["cycle"], made["release"] = 1499, 1499 * MS
+    timing.append(made)
+    marks = parsed(make_frame(parse_view(message(span=[0.6, 2])), both, {}, swaps))[0]["marks"]
+    assert [(one["time"], one["cycle"]) for one in marks] == [(0.71, 703), (0.71, 705), (1.499, 1499)]
+    for mode in ("xy", "histogram"):
+        assert "marks" not in parsed(make_frame(parse_view(message(mode=mode)), both, {}, swaps))[0]
+
+
+def test_the_samples_go_on_with_the_step_that_replaces_another(laws: ModuleType, ordinary: dict[str, Any]) -> None:
+    def make(signal: str) -> Any:
+        law = laws.Law("1kHz", name=f"shown-{os.getpid()}", **ordinary)
+        law.show(signal)
+        return law
+
+    async def look() -> Watch:
+        return Watch.open(Machine(), law.name, os.getpid(), 600.0)
+
+    def follow(holds: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 60
+        while not holds():
+            assert time.monotonic() < deadline, watch.problem
+            watch.poll()
+
+    law = make("angle")
+    with law:
+        watch = asyncio.run(look())
+        feed = watch.signals
+        assert feed is not None and watch.swaps == []
+        for number in range(1, 4):
+            cycle = law.swap(make("angle"))
+            follow(lambda: feed.history.last_cycle > cycle + 20)  # noqa: B023
+            assert watch.swap_count == number and watch.swaps == list(law.stats.swaps)
+        assert watch.signals is feed and watch.lost == 0
+        cycles = feed.history.records(feed.history.first, feed.history.count)["cycle"]
+        assert np.array_equal(cycles, np.arange(cycles[0], cycles[0] + len(cycles))), "every sample of every step"
+        cycle = law.swap(make("other"))
+        follow(lambda: watch.swap_count == 4)
+        assert watch.signals is not None and list(watch.signals.history.channels) == ["other"]
+        follow(lambda: watch.signals.history.last_cycle > cycle + 20)  # type: ignore[union-attr]
+        history = watch.signals.history
+        assert history.records(history.first, history.first + 1)["cycle"] == cycle
+        assert history.origin == feed.history.origin, "one axis for the marks and both steps"
+        later = asyncio.run(look())
+        assert later.swaps == watch.swaps, "a page that comes later knows them, too"
+        asyncio.run(later.close())
+    follow(lambda: watch.has_ended)
+    assert (watch.state, watch.problem) == ("stopped", "")
+    asyncio.run(watch.close())
 
 
 def test_latency_and_overruns_of_another_host_are_those_between_two_statistics() -> None:

@@ -332,6 +332,40 @@ def test_a_loop_that_ends_and_runs_again(scoped: ModuleType, ordinary: dict[str,
     assert code == 0 and "Traceback" not in printed
 
 
+def test_a_page_follows_a_swap(
+    scoped: ModuleType, laws: ModuleType, loop: Any, ordinary: dict[str, Any], program: Program
+) -> None:
+    """A mark with the name of the new step, changes that reach it, and other signals if it has others."""
+
+    async def check() -> None:
+        page = await Client(program).open()
+        await page.watch(loop.name)
+        await page.view("wave", window=600)
+        await page.until("frame", lambda frame: frame["groups"] and frame["marks"] == [])
+        cycle = loop.swap(scoped.Scoped("1kHz", **ordinary))
+        frame = await page.until("frame", lambda frame: frame["marks"])
+        assert [(one["cycle"], one["name"]) for one in frame["marks"]] == [(cycle, "Scoped")]
+        assert frame["begin"] < frame["marks"][0]["time"] <= frame["newest"]
+        assert sum(one["kind"] == "loop" for one in page.messages) == 1, "the same signals and parameters"
+        await page.send("set", values={"gain": "7"})
+        await page.until("set")
+        assert loop.parameters["gain"] == 7
+        other = laws.Law("1kHz", **ordinary)
+        other.show("angle")
+        cycle = loop.swap(other)
+        found = await page.until("loop")
+        assert [one["name"] for one in found["channels"] if one["feed"] == "signals"] == ["angle"]
+        await page.view("angle", window=600)
+        # The first mark was in the samples of a step with other signals; the loop's own times may still have it.
+        await page.until("frame", lambda frame: [one["cycle"] for one in frame["marks"]][-1:] == [cycle])
+        swaps = (await page.until_latest("status", lambda found: (found["swaps"] or {}).get("count") == 2))["swaps"]
+        assert swaps == {"count": 2, "cycle": cycle, "name": "Law"}
+
+    run(check())
+    code, printed = program.end()
+    assert code == 0 and "Traceback" not in printed
+
+
 def test_pages_do_not_disturb_each_other(loop: Any, program: Program) -> None:
     """One that takes nothing, one that is cut off, one that sends rubbish; and the loop notices none of them."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rtloop.errors import ConfigError, RtloopError, StateError
@@ -18,6 +18,7 @@ from rtloop.tools.scope.view import View, make_frame, parse_view
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from rtloop.stats.figures import Swap
     from rtloop.tools.scope.samples.history import History
     from rtloop.tools.scope.samples.watch import Feed, Watch
     from rtloop.tools.scope.station import Station
@@ -66,6 +67,9 @@ class Session:
         self._frozen: dict[str, History] | None = None
         self._armed: _Armed | None = None
         self._capture: tuple[History, dict[str, Any]] | None = None
+        self._captured_swaps: Sequence[Swap] = ()  # of the run of the capture
+        self._swap_count = 0
+        self._described: dict[str, Any] = {}
         self._is_ready = False  # the page has drawn the last frame
         self._is_busy = False  # a message has not been taken yet
         self._is_stale = True  # the page asks for something else than the last frame
@@ -95,12 +99,13 @@ class Session:
         self._is_busy = True
         try:
             await self._follow_restart()
+            await self._follow_swap()
             await self._tell_changes("trigger", self._describe_trigger())
             newest = self._newest()
             if self._is_ready and (self._is_stale or newest != self._drawn):
                 self._is_ready = self._is_stale = False
                 self._drawn = newest
-                await self._send(make_frame(self._view, self._shown(), self._header()))
+                await self._send(make_frame(self._view, self._shown(), self._header(), self._swaps()))
         finally:
             self._is_busy = False
 
@@ -141,6 +146,12 @@ class Session:
         if self._frozen is not None:
             return self._frozen
         return {} if self.watch is None else {name: feed.history for name, feed in self.watch.feeds.items()}
+
+    def _swaps(self) -> Sequence[Swap]:
+        """Return the swaps of the run whose samples are shown."""
+        if self._view.is_capture:
+            return self._captured_swaps
+        return () if self.watch is None else self.watch.swaps
 
     # Messages from the page.
 
@@ -246,7 +257,7 @@ class Session:
             "trigger_release": capture.origin,
             "number": trigger.found,
         }
-        self._capture = capture, facts
+        self._capture, self._captured_swaps = (capture, facts), self.watch.swaps
 
     async def _on_disarm(self, message: Message) -> None:
         self._disarm()
@@ -355,9 +366,24 @@ class Session:
             await self._station.release(former)
         self._is_stale = True
         self._said.clear()
-        await self._tell("loop", **describe_loop(watch, self._station.keep_s))
-        await self._tell_values()
+        await self._describe(watch)
         await self._tell("presets", presets=await asyncio.to_thread(self._station.presets.of, watch.name))
+
+    async def _describe(self, watch: Watch) -> None:
+        self._swap_count, self._described = watch.swap_count, describe_loop(watch, self._station.keep_s)
+        await self._tell("loop", **self._described)
+        await self._tell_values()
+
+    async def _follow_swap(self) -> None:
+        """Show the new step of the loop, if it has other signals or parameters than the former one."""
+        watch = self.watch
+        if watch is None or watch.swap_count == self._swap_count:
+            return
+        self._swap_count, self._is_stale = watch.swap_count, True
+        if describe_loop(watch, self._station.keep_s) != self._described:
+            self._rearm(watch)
+            self._frozen = None
+            await self._describe(watch)
 
     def _rearm(self, watch: Watch) -> None:
         """Let a trigger that waits wait for the same signal of another run."""

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from rtloop.tools.scope.tuning import describe_parameters
+from rtloop.tools.scope.view import name_swap
 from rtloop.units import format_rate
 
 if TYPE_CHECKING:
@@ -48,6 +49,9 @@ def describe_status(watch: Watch, recording: str | None) -> dict[str, Any]:
         "problem": watch.problem,
         "lost": watch.lost,
         "recording": recording,
+        "swaps": None
+        if not watch.swap_count or not watch.swaps
+        else {"count": watch.swap_count, "cycle": watch.swaps[-1].cycle, "name": name_swap(watch.swaps[-1])},
         "latest": latest,
         "figures": None
         if stats is None

@@ -17,9 +17,10 @@ from rtloop.units import show
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from rtloop.stats.figures import Swap
     from rtloop.tools.scope.samples.history import History
 
-__all__ = ["MODES", "View", "make_frame", "pack_frame", "parse_view"]
+__all__ = ["MODES", "View", "make_frame", "name_swap", "pack_frame", "parse_view"]
 
 MODES = ("time", "xy", "histogram")
 _MOST_CHANNELS, _MOST_COLUMNS = 64, 4096
@@ -79,7 +80,9 @@ def parse_view(message: Mapping[str, Any]) -> View:
     return View(mode, channels[:_MOST_CHANNELS], window, pair, columns, bool(message.get("is_capture")), number)
 
 
-def make_frame(view: View, histories: Mapping[str, History], header: dict[str, Any]) -> bytes:
+def make_frame(
+    view: View, histories: Mapping[str, History], header: dict[str, Any], swaps: Sequence[Swap] = ()
+) -> bytes:
     """Return the frame of a view.
 
     Parameters
@@ -90,6 +93,8 @@ def make_frame(view: View, histories: Mapping[str, History], header: dict[str, A
         By feed, the samples to show.
     header : dict
         Further facts for the page.
+    swaps : sequence of Swap, optional
+        Swaps of the run, which are marked at the first sample of the new step.
     """
     filled = [one for one in histories.values() if one.count > one.first]
     first = next((one for one in histories.values() if one.count > one.first), None)
@@ -100,6 +105,8 @@ def make_frame(view: View, histories: Mapping[str, History], header: dict[str, A
         begin, end = oldest, newest
     header = {**header, "kind": "frame", "mode": view.mode, "begin": begin, "end": end, "newest": newest,
               "oldest": oldest, "view": view.number}  # fmt: skip
+    if view.mode == "time":
+        header["marks"] = _marks(swaps, histories, begin, end)
     arrays: list[NDArray[np.float64]] = []
     groups = {"time": _lines, "xy": _points, "histogram": _counts}[view.mode](view, histories, (begin, end), arrays)
     return pack_frame({**header, "groups": groups}, arrays)
@@ -108,6 +115,25 @@ def make_frame(view: View, histories: Mapping[str, History], header: dict[str, A
 def _places(history: History, begin: float, end: float) -> tuple[int, int]:
     """Return the samples to draw: one more on each side, so that lines reach the edge of the plot."""
     return history.find(begin) - 1, history.find(end) + 2
+
+
+def _marks(swaps: Sequence[Swap], histories: Mapping[str, History], begin: float, end: float) -> list[dict[str, Any]]:
+    """Return the times and the names of the steps that begin in a span."""
+    marks = []
+    for swap in swaps:
+        for history in histories.values():
+            number = history.find_cycle(swap.cycle)
+            if number is not None:
+                time = history.time(number)
+                if begin <= time <= end:
+                    marks.append({"time": time, "cycle": swap.cycle, "name": name_swap(swap)})
+                break
+    return marks
+
+
+def name_swap(swap: Swap) -> str:
+    """Return the name of the new step, or of the former one and the reason for which the loop went back to it."""
+    return swap.successor if swap.reason is None else f"back to {swap.successor}: {swap.reason}"
 
 
 def _chosen(view: View, history: History) -> list[str]:

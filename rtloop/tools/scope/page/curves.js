@@ -8,7 +8,8 @@ const WIDTH = 1; // CSS pixels
 export class Curves {
   // host: the element that Bokeh's column fills; panes: {figure, xRange, yRange, lines: [{x, y, colour, isDashed}]}.
   constructor(host, panes) {
-    Object.assign(this, { host, panes, views: null, used: "", isDue: false });
+    // marks: [{time, name}], vertical lines in all panes.
+    Object.assign(this, { host, panes, views: null, used: "", isDue: false, marks: [], markColour: "" });
     this.canvas = document.createElement("canvas");
     this.canvas.className = "curves";
     host.append(this.canvas);
@@ -74,9 +75,29 @@ export class Curves {
         trace(context, line, left - pane.xRange.start * scaleX, scaleX, top + pane.yRange.end * scaleY, -scaleY);
         context.stroke();
       }
+      this.paintMarks(context, index === 0, left - pane.xRange.start * scaleX, scaleX, top, top + down);
       context.restore();
     });
     this.checkSoon();
+  }
+
+  // The names are in the first pane; one that would overlap its neighbour is left out.
+  paintMarks(context, isFirst, left, scaleX, top, bottom) {
+    const ratio = devicePixelRatio;
+    context.strokeStyle = context.fillStyle = this.markColour;
+    context.setLineDash([2 * ratio, 3 * ratio]);
+    context.font = `${12 * ratio}px sans-serif`;
+    let used = -Infinity;
+    for (const { time, name } of this.marks) {
+      const x = left + time * scaleX;
+      context.beginPath();
+      context.moveTo(x, top);
+      context.lineTo(x, bottom);
+      context.stroke();
+      if (!isFirst || x < used) continue;
+      context.fillText(name, x + 3 * ratio, bottom - 4 * ratio);
+      used = x + context.measureText(name).width + 8 * ratio;
+    }
   }
 
   // Bokeh paints later than the curves if it has painted a moment ago, and may then make room for longer numbers.

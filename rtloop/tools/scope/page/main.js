@@ -318,6 +318,7 @@ function onFrame(frame) {
   state.frames += 1;
   document.documentElement.dataset.frames = state.frames;
   document.documentElement.dataset.newest = frame.newest;
+  document.documentElement.dataset.marks = frame.marks?.length ?? 0;
   const now = performance.now();
   if (now - isDrawn < 200) return;
   isDrawn = now;
@@ -440,6 +441,10 @@ function showFigures(message) {
     rows.push(["process", state.loop.pid], ["cycles", count(figures.cycles)]);
     rows.push(["overruns", count(figures.overruns), figures.overruns > 0]);
     rows.push(["missed releases", count(figures.missed), figures.missed > 0]);
+    if (message.swaps) {
+      const { count: many, name, cycle } = message.swaps;
+      rows.push(["swaps of the step", `${count(many)}, ${name} since cycle ${count(cycle)}`]);
+    }
     for (const [name, one] of [["latency", figures.latency], ["execution", figures.execution]]) {
       if (!one) continue;
       for (const [what, value] of [["median", one.p50], ["99 %", one.p99], ["longest", one.max]]) {

@@ -161,6 +161,7 @@ export class Plots {
 
   draw(frame) {
     if (frame.mode !== this.mode || !this.panes.length) return;
+    if (this.curves) Object.assign(this.curves, { marks: frame.marks ?? [], markColour: style("--text") });
     this.isOwn = true;
     try {
       if (this.mode === "time") this.drawTime(frame);

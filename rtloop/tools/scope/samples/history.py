@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -79,6 +80,11 @@ class History:
         """Release of the newest sample, ns."""
         return int(self._records["release"][self.count - 1 - self._first])
 
+    @property
+    def last_cycle(self) -> int:
+        """Cycle of the newest sample; -1 if there is none."""
+        return int(self._records["cycle"][self.count - 1 - self._first]) if self.count > self._first else -1
+
     def append(self, records: NDArray[Any]) -> None:
         """Add samples; the oldest ones make room."""
         for begin in range(0, len(records), self.capacity):
@@ -130,6 +136,12 @@ class History:
         release = self._records["release"][: self.count - self._first]
         wanted = self.origin + round(max(-9e9, min(9e9, seconds)) * 1e9)
         return self._first + int(np.searchsorted(release, wanted, "left"))
+
+    def find_cycle(self, cycle: int) -> int | None:
+        """Return the number of the first sample from a cycle on, None if it is not kept."""
+        cycles = self._records["cycle"][: self.count - self._first]
+        found = bisect_left(cycles, cycle)  # a search by NumPy would copy them
+        return self._first + found if found < len(cycles) and (found or cycles[0] == cycle) else None
 
     def nearest(self, seconds: float, steps: int = 0) -> int | None:
         """Return the number of the sample nearest to a time, or of one some samples after it; None if there is none."""

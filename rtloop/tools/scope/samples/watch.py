@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from rtloop.errors import RtloopError, StateError
+from rtloop.errors import AttachError, RtloopError, StateError
+from rtloop.live.connect import connect
 from rtloop.stats.records import first_index
+from rtloop.tools.record.sample_stream import read_new
 from rtloop.tools.scope.samples.channels import (
     INTERVAL_DTYPE,
     INTERVALS,
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from rtloop.live.connect import Connection
     from rtloop.live.signals import SignalReader
+    from rtloop.stats.figures import Swap
     from rtloop.stats.histogram import Histogram
     from rtloop.stats.stats import Stats
     from rtloop.tools.scope.sources import Source
@@ -85,6 +88,10 @@ class Watch:
         To the loop.
     signals, timing : Feed or None
         Its signals, if it has some, and the times of its cycles.
+    swaps : list of Swap
+        Swaps of the run, as far as known: of a loop of another host none.
+    swap_count : int
+        Number of swaps that this has followed.
     has_ended : bool
         True once the run has ended and all its samples have been read.
     stats : Stats or None
@@ -104,19 +111,12 @@ class Watch:
         self.lock = asyncio.Lock()
         self._polls = 0
         self._lost = 0
+        self._lost_before = 0  # by readers of former steps
+        self._keep_s = keep_s
         self._reader: SignalReader | RemoteReader | None = None
         self.signals: Feed | None = None
+        self._open_signals()
         rate = 1e9 / self.period_ns
-        try:
-            signals = connection.signals
-            self._reader = signals.reader("oldest")
-            channels = signal_channels(signals.dtype, signals.units)
-            every = int(connection.read(records=0).settings.get("signals_every", 1)) * getattr(signals, "every", 1)
-            self.signals = Feed(History(signals.dtype, channels, int(keep_s * rate / every)), every / rate)
-        except StateError:
-            pass  # it has none
-        except RtloopError as error:
-            self.problem = str(error)
         self._is_remote = hasattr(connection, "host")  # then the times of single cycles are not known
         if self._is_remote:
             self.timing = Feed(History(INTERVAL_DTYPE, INTERVALS, int(keep_s / _LEAST_INTERVAL_S)), _LEAST_INTERVAL_S)
@@ -125,6 +125,24 @@ class Watch:
             self.timing = Feed(History(TIMING_DTYPE, timing, int(keep_s * rate)), 1 / rate)
         self._cycles: int | None = None
         self._origin: int | None = None
+        self.swaps: list[Swap] = []
+        self.swap_count = 0
+        if not self._is_remote:
+            self._note_swaps()
+
+    def _open_signals(self) -> None:
+        """Make the feed of the connection's signals."""
+        connection, rate = self.connection, 1e9 / self.period_ns
+        try:
+            signals = connection.signals
+            self._reader = signals.reader("oldest")
+            channels = signal_channels(signals.dtype, signals.units)
+            every = int(connection.read(records=0).settings.get("signals_every", 1)) * getattr(signals, "every", 1)
+            self.signals = Feed(History(signals.dtype, channels, int(self._keep_s * rate / every)), every / rate)
+        except StateError:
+            pass  # it has none
+        except RtloopError as error:
+            self.problem = str(error)
 
     @classmethod
     def open(cls, source: Source, name: str, pid: int, keep_s: float) -> Watch:
@@ -150,7 +168,7 @@ class Watch:
     @property
     def lost(self) -> int:
         """Number of samples that this program was too slow for."""
-        return 0 if self._reader is None else self._reader.lost
+        return self._lost_before + (0 if self._reader is None else self._reader.lost)
 
     def feed_of(self, channel: str) -> tuple[str, Feed] | None:
         """Return the name of a channel's feed and the feed, None if there is no such channel."""
@@ -162,12 +180,10 @@ class Watch:
             return
         try:
             is_running = self.connection.state == "running"
-            if self._reader is not None and self.signals is not None:
-                records = self._reader.read()
-                is_gap, self._lost = self._reader.lost != self._lost, self._reader.lost
-                self._set_origin(records)
-                self.signals.take(records, is_gap=is_gap)
+            self._poll_signals()
             if self._polls % _TIMING_EVERY == 0 or not is_running:
+                if is_running and not self._is_remote and not self.lock.locked():
+                    self._follow_swap()
                 (self._poll_interval if self._is_remote else self._poll_timing)()
             self._polls += 1
             if not is_running:
@@ -177,6 +193,47 @@ class Watch:
             self.problem = str(error)
             self.state = "died"
             self.has_ended = True
+
+    def _poll_signals(self) -> None:
+        if self._reader is not None and self.signals is not None:
+            records = self._reader.read()
+            is_gap, self._lost = self._reader.lost != self._lost, self._reader.lost
+            self._set_origin(records)
+            self.signals.take(records, is_gap=is_gap)
+
+    def _note_swaps(self) -> int:
+        """Note the swaps that are new, and return the first cycle of the present step."""
+        telemetry = cast("Connection", self.connection).telemetry
+        self.swap_count, cycle = telemetry.swaps
+        known = self.swaps[-1].cycle if self.swaps else -1
+        self.swaps += [one for one in telemetry.last_swaps if one.cycle > known]
+        return cycle
+
+    def _follow_swap(self) -> None:
+        """Go on with the signals and the parameters of the present step, if it has taken the place of another one."""
+        if cast("Connection", self.connection).telemetry.swaps[0] == self.swap_count:
+            return
+        cycle = self._note_swaps()
+        try:
+            successor = connect(self.connection.name, self.pid)
+        except AttachError:
+            return  # it has ended
+        self._poll_signals()  # the last samples of the former step
+        former, lost = self.signals, self.lost
+        self.connection.close()
+        self.connection, self._reader, self.signals = successor, None, None
+        self._open_signals()
+        if self.signals is not None and self._reader is not None:
+            self.signals.history.origin = self._origin or 0
+            if former is not None and _are_alike(former.history, self.signals.history):
+                self.signals = former
+                cycle = max(cycle, former.history.last_cycle + 1)
+            records, older = read_new(cast("SignalReader", self._reader), cycle)
+            self._lost, self._lost_before = self._reader.lost, lost - older
+            self._set_origin(records)
+            self.signals.take(records, is_gap=self._lost > older)
+        else:
+            self._lost_before = lost
 
     def _poll_timing(self) -> None:
         wanted = min(256 + int(0.5e9 / self.period_ns), _MOST_TIMING)
@@ -225,6 +282,12 @@ class Watch:
         """Close the connection, after a change that is under way."""
         async with self.lock:
             await asyncio.to_thread(self.connection.close)
+
+
+def _are_alike(former: History, latter: History) -> bool:
+    """Return True if both have samples of the same type, and channels of the same names and units."""
+    names = [[(one.name, one.unit) for one in history.channels.values()] for history in (former, latter)]
+    return former.dtype == latter.dtype and names[0] == names[1]
 
 
 def _percentiles_between(former: Histogram, latter: Histogram) -> tuple[float, float]:
