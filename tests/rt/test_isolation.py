@@ -35,6 +35,9 @@ def why_not() -> str:
     hierarchy = find_hierarchy(KERNEL)
     if hierarchy.version == 2 and KERNEL.exists(f"{hierarchy.top}/cgroup.type"):
         return f"{hierarchy.top} is not the root of the machine's control groups, as in a container"
+    for name in KERNEL.folders(hierarchy.top) if hierarchy.version == 1 else ():
+        if CPU in KERNEL.cpus(f"{hierarchy.top}/{name}/cpuset.cpus"):
+            return f"the cpuset /{name} has CPU {CPU} as well, and keeps it"
     return ""
 
 
@@ -51,7 +54,7 @@ def start(tmp_path: Any) -> Iterator[Start]:
     def start() -> tuple[subprocess.Popen[str], Journal, int]:
         command = [sys.executable, "-m", "rtloop", "isolate", "--cpus", str(CPU), "--", "sh", "-c"]
         process = subprocess.Popen(
-            [*command, "echo $$; exec sleep 20"], cwd=tmp_path, text=True,
+            [*command, "echo $$; exec sleep 300"], cwd=tmp_path, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
         started.append(process)

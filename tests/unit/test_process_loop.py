@@ -469,7 +469,8 @@ def test_a_warning_names_the_line_of_the_user(begin: str, steps: Path, ordinary:
         else:
             loop.start()
             loop.stop()
-    assert [(str(one.message), one.filename) for one in caught] == [("the bus is slow", __file__)]
+    told = [one for one in caught if one.category is rtloop.RTSetupWarning]  # and none about what other tests have left
+    assert [(str(one.message), one.filename) for one in told] == [("the bus is slow", __file__)]
     assert loop.state == "stopped", "a stop just after the start is a normal end"
 
 
@@ -479,4 +480,4 @@ def test_the_warning_of_a_failure_names_the_line_of_the_user(steps: Path, ordina
     wait_until(lambda: loop.state == "failed")
     with pytest.warns(rtloop.RTSetupWarning, match="had already failed") as caught:
         loop.stop()
-    assert [one.filename for one in caught] == [__file__]
+    assert [one.filename for one in caught if one.category is rtloop.RTSetupWarning] == [__file__]
