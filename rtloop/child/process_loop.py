@@ -357,10 +357,15 @@ class ProcessLoop:
         )
 
     def _connect(self, child: ChildProcess) -> tuple[Connection | None, AttachError | None]:
-        """Map the telemetry of the loop, whose thread waits for its release."""
+        """Map the telemetry and the signals of the loop, whose thread waits for its release."""
         try:
             connection = connect(self.name, child.pid)
         except AttachError as error:
+            return None, error
+        try:
+            connection._map_signals()  # now: they cannot be found any more when the process has ended
+        except AttachError as error:
+            connection.close()
             return None, error
         child.has_left = lambda: connection.state != "died"
         return connection, None

@@ -97,6 +97,11 @@ class Connection:
         found = self._signals.get("own")
         return found if found is not None else self._signals.setdefault("own", open_signals(self._reader))
 
+    def _map_signals(self) -> None:
+        """Map the loop's signals, if it has any, so that they can still be read after the end of its process."""
+        if "signals" in self._reader.blocks:
+            self._signals.setdefault("own", open_signals(self._reader))
+
     def close(self) -> None:
         """Unmap the loop's memory; readers of its signals can still read. A second call does nothing."""
         self._is_closed = True

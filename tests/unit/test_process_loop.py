@@ -196,6 +196,16 @@ def test_the_step_runs_in_another_process_and_its_figures_come_back(steps: Path,
     assert data["speed"] == 2.0, "the process has a copy"
 
 
+def test_signals_that_were_not_read_during_the_run_can_be_read_after_it(steps: Path, ordinary: dict[str, Any]) -> None:
+    data = np.array((2.0, 0.0), [("speed", "f8"), ("position", "f8")])
+    loop = ProcessLoop("rtloop_steps:count", "1ms", data=data, signals=["position"], **ordinary)
+    for cycles in (5, 40):
+        assert loop.run(cycles=cycles).cycles == cycles
+        samples = loop.signals.read()
+        assert samples["cycle"].tolist() == list(range(cycles)), "the first read begins with the oldest"
+        assert (samples["position"] == 2.0 * samples["cycle"]).all()
+
+
 def test_an_exception_of_the_step_is_raised_here_with_its_traceback(steps: Path, ordinary: dict[str, Any]) -> None:
     loop = ProcessLoop("rtloop_steps:fail", "1ms", leave="rtloop_steps:leave", name="arm", **ordinary)
     with pytest.raises(KeyError, match="torque") as caught:
