@@ -400,6 +400,14 @@ def start(tmp_path: Path) -> Iterator[Callable[[str], tuple[subprocess.Popen[str
         process.communicate()
 
 
+def test_nothing_is_changed_if_the_keeper_does_not_start(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rtloop.machine.isolation.keeper.python", lambda: "/bin/false")
+    before = contents(root)
+    with pytest.raises(SetupError, match="did not start; nothing was changed"):
+        Isolation("3", root=root).begin()
+    assert contents(root) == before and not journals(Kernel(root))
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_the_keeper_undoes_it_when_the_program_is_killed(
     tmp_path: Path, start: Callable[..., Any], number: signal.Signals

@@ -55,6 +55,10 @@ class Keeper:
         self._socket = own
         self._stream = own.makefile("rw")
         if self._receive() != "ready":
+            self._stream.close()
+            own.close()
+            self.process.kill()
+            self.process.wait()
             raise SetupError("the process that would undo the isolation did not start; nothing was changed")
         journal.add_owner(self.process.pid)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 from rtloop.machine.isolation.journal import Journal, journals, locked
 from rtloop.machine.isolation.kernel import Kernel
@@ -143,8 +142,3 @@ def _is_own(kernel: Kernel, step: Step, found: str, others: list[Journal]) -> bo
 
 def _show(text: str | None) -> str:
     return repr((text or "").strip())
-
-
-def to_dict(result: Restored) -> dict[str, Any]:
-    """Return the fields of a result, for JSON."""
-    return dict(vars(result))
