@@ -342,6 +342,11 @@ def test_a_page_follows_a_swap(
         await page.watch(loop.name)
         await page.view("wave", window=600)
         await page.until("frame", lambda frame: frame["groups"] and frame["marks"] == [])
+        await page.send("record", on=True, format="npz")
+        path = Path((await page.until_latest("status", lambda found: found["recording"]))["recording"])
+        begin = loop.stats.cycles
+        while loop.stats.cycles < begin + 10:
+            await page.read()
         cycle = loop.swap(scoped.Scoped("1kHz", **ordinary))
         frame = await page.until("frame", lambda frame: frame["marks"])
         assert [(one["cycle"], one["name"]) for one in frame["marks"]] == [(cycle, "Scoped")]
@@ -350,6 +355,10 @@ def test_a_page_follows_a_swap(
         await page.send("set", values={"gain": "7"})
         await page.until("set")
         assert loop.parameters["gain"] == 7
+        await page.until_latest("status", lambda found: not found["recording"])
+        with np.load(path) as recorded:
+            cycles = recorded["records"]["cycle"]
+        assert cycles[-1] == cycle - 1, "a recording ends with the last sample of the former step"
         other = laws.Law("1kHz", **ordinary)
         other.show("angle")
         cycle = loop.swap(other)

@@ -53,7 +53,7 @@ class Station:
         self._source: Source = source or Machine()
         self._watches: dict[Watch, int] = {}  # and the number of pages that show it
         self._opening = asyncio.Lock()
-        self._recorders: dict[Watch, tuple[Recorder, Path]] = {}
+        self._recorders: dict[Watch, tuple[Recorder, Path, int]] = {}  # with the number of swaps at the start
         self._searched = -_SEARCH_S
 
     @property
@@ -72,8 +72,8 @@ class Station:
             return
         self._searched = time.monotonic()
         self.loops, self.note = await asyncio.to_thread(self._source.search)
-        for watch in tuple(self._recorders):
-            if watch.has_ended:
+        for watch, (_, _, swap_count) in tuple(self._recorders.items()):
+            if watch.has_ended or watch.swap_count != swap_count:
                 await self.stop_recording(watch)
 
     def look_soon(self) -> None:
@@ -126,7 +126,7 @@ class Station:
         return None if found is None else str(found[1])
 
     def start_recording(self, watch: Watch, suffix: str) -> Path:
-        """Record the signals of a loop until it ends or `stop_recording`, even if the page is closed.
+        """Record the signals of a loop until it ends, its step is swapped, or `stop_recording`; also without a page.
 
         Raises
         ------
@@ -138,7 +138,7 @@ class Station:
         if watch in self._recorders:
             raise StateError(f"{watch.name} is being recorded to {self._recorders[watch][1]}")
         path = self.free_path(watch.name, "", suffix)
-        self._recorders[watch] = start_recorder(watch.connection, path), path
+        self._recorders[watch] = start_recorder(watch.connection, path), path, watch.swap_count
         return path
 
     async def stop_recording(self, watch: Watch) -> str | None:
@@ -146,7 +146,7 @@ class Station:
         found = self._recorders.pop(watch, None)
         if found is None:
             return None
-        recorder, path = found
+        recorder, path, _ = found
         try:
             await asyncio.to_thread(recorder.close)
         finally:

@@ -11,6 +11,7 @@ const MOST_AT_FIRST = 6;
 
 const state = {
   isConnected: false, loops: [], note: "", loop: null, channels: [], chosen: new Map(), isPaused: false, span: null,
+  recording: null, isStopping: false,
   isCapture: false, cursors: [null, null], found: [null, null], latest: {}, frames: 0, viewNumber: 0,
 };
 
@@ -91,6 +92,7 @@ $("loop").onchange = () => {
 function onLoop(loop) {
   const isOther = !state.loop || state.loop.name !== loop.name;
   const isNext = !isOther && state.loop.pid !== loop.pid;
+  if (isOther || isNext) state.recording = null;
   state.loop = loop;
   state.channels = loop.channels.map((one, number) => ({ ...one, number }));
   document.title = `${loop.name} · rtloop scope`;
@@ -420,7 +422,10 @@ function showPanel(name) {
 
 function onStatus(message) {
   state.latest = message.latest;
+  const hasStopped = state.recording && !message.recording && !state.isStopping;
+  if (hasStopped) notice(`The recording to ${state.recording} has ended.`);
   state.recording = message.recording;
+  state.isStopping = state.isStopping && Boolean(message.recording);
   const isRunning = message.state === "running";
   const words = { running: state.loop?.rate ?? "", stopped: "has ended", failed: "has failed", died: "was killed" };
   const ended = words[message.state] ?? message.state;
@@ -470,7 +475,10 @@ $("show-timing").onclick = () => {
   listChannels();
   layout();
 };
-$("record").onclick = () => link.send("record", { on: !state.recording, format: $("format").value });
+$("record").onclick = () => {
+  state.isStopping = Boolean(state.recording);
+  link.send("record", { on: !state.recording, format: $("format").value });
+};
 
 // Keys.
 
