@@ -215,7 +215,8 @@ def uses_data(callback: Any) -> bool | None:
     last = code.co_varnames[code.co_argcount - 1]
     for instruction in dis.get_instructions(code):
         names = instruction.argval if isinstance(instruction.argval, tuple) else (instruction.argval,)
-        if last in names and ("LOAD" in instruction.opname or "CLOSURE" in instruction.opname):
+        is_load = "LOAD_FAST" in instruction.opname or instruction.opname in ("LOAD_DEREF", "LOAD_CLOSURE")
+        if is_load and last in names:  # not LOAD_ATTR: an attribute may have the same name
             return True
     return False
 

@@ -11,7 +11,7 @@ import textwrap
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -432,6 +432,20 @@ def test_a_function_that_uses_data_gets_some(library: ctypes.CDLL) -> None:
         FunctionLoop(ignores, "1ms", leave=rests)
     assert FunctionLoop(ignores, "1ms").simulate(cycles=3).cycles == 3
     FunctionLoop(reads, "1ms", leave=rests, data=np.zeros(1, "i8")).simulate(cycles=3)
+
+
+def test_the_use_of_data_is_that_of_the_argument() -> None:
+    """An attribute, a constant or a text of the same name is not the argument."""
+    from rtloop.functions.function_pointer import uses_data
+
+    ignoring = (
+        lambda cycle, data: cycle.data,
+        lambda cycle, data: ("data", cycle),
+        lambda cycle, data: cycle in ("data", "x"),
+    )
+    using = (lambda cycle, data: data[0], lambda cycle, data: cycle.x + data.x, lambda cycle, data: lambda: data)
+    assert [uses_data(SimpleNamespace(_pyfunc=one)) for one in (*ignoring, *using)] == [False] * 3 + [True] * 3
+    assert uses_data(print) is None
 
 
 # What is refused.
