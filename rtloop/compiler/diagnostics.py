@@ -54,15 +54,24 @@ def _source_line(path: str, line: int) -> str:
 
 
 def read_cython(output: str, *, is_error: bool) -> tuple[Diagnostic, ...]:
-    """Return the errors, or else the warnings and hints, the first of each line: others follow from it."""
+    """Return the errors, or else the warnings and hints, one of each line: others follow from it.
+
+    It is the first, or the first access to an attribute of Python: the arithmetic with it is reported before it.
+    """
     found: dict[tuple[str, int], Diagnostic] = {}
+    causes: set[tuple[str, int]] = set()
     for kind, path, line, column, text in _records(output):
         if (not kind) != is_error or text == "Previous declaration is here":
             continue
         if kind and not _is_of_interest(text):
             continue
+        is_cause = text.startswith("Accessing Python attr") and (path, line) not in causes
+        if is_cause:
+            causes.add((path, line))
+        elif (path, line) in found:
+            continue
         text, fix = _explain(text, _source_line(path, line), _text(path))
-        found.setdefault((path, line), Diagnostic(path, line, column + 1, text, fix))
+        found[path, line] = Diagnostic(path, line, column + 1, text, fix)
     return tuple(sorted(found.values(), key=lambda diagnostic: diagnostic[:2]))
 
 

@@ -106,8 +106,9 @@ def _replace(former: RTLoop, new: RTLoop, cycles: int) -> str | None:
     if len(swaps) > 1:
         reverted = next((str(one.message) for one in seen if "on trial" in str(one.message)), swaps[1].reason)
         count = swaps[1].cycle - swaps[0].cycle
+        reason = str(swaps[1].reason).replace("nonfinite", "nonfinite (a signal is infinite or not a number)")
         raise SwapError(
-            f"the new step has failed in its rehearsal, in its cycle {count}: {swaps[1].reason}"
+            f"the new step has failed in its rehearsal, in its cycle {count}: {reason}"
             + (f"\n{reverted}" if "Error" in str(reverted) else "")
         )
     if not swaps and (error is None or former.state == "failed"):

@@ -40,6 +40,15 @@ def test_an_error_is_shown_at_its_line(source: Path) -> None:
     assert shown[2] == "      | \t    ^", "a tab stays one, and the mark is below the place"
 
 
+def test_a_misspelled_attribute_in_a_formula_is_named(source: Path) -> None:
+    """Cython reports first what the formula does with it."""
+    source.write_text(CODE.replace("\tx = foo", "        x = 2 * self.kpp * self.other"))
+    said = ("Coercion from Python", "Operation", "Accessing Python attribute", "Accessing Python attribute")
+    lines = [f"4:{column}: {one} not allowed without gil" for column, one in zip((31, 28, 25, 36), said, strict=True)]
+    (found,) = read_cython(cython(source, *lines), is_error=True)
+    assert found.column == 26 and "self.kpp is not a C attribute" in found.text
+
+
 @pytest.mark.parametrize(
     ("code", "said", "text", "fix"),
     [

@@ -267,7 +267,7 @@ def leave(data):
 """)
     with pytest.raises(TargetError, match=r"^step uses its argument data.*address 0 and crash; .* -p data=NAME$"):
         made("jitted.py:step")
-    with pytest.raises(TargetError, match=r"^step uses its argument data"):
+    with pytest.raises(TargetError, match=r"^step uses its argument data, and -p data=none gives it no array"):
         made("jitted.py:step", data=None)
     assert made("jitted.py:idle").simulate(cycles=3).cycles == 3
     with pytest.raises(TargetError, match=r"^leave uses its argument data"):

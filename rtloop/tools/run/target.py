@@ -273,12 +273,11 @@ def _check_data(target: Target, own: Mapping[str, Any]) -> None:
     arrays = [name for name, one in vars(target.module).items() if type(one).__name__ == "ndarray"]
     how = f"pass an array of the file, -p data={arrays[0] if len(arrays) == 1 else 'NAME'}"
     functions = {target.name: target.thing, "enter": own.get("enter"), "leave": own.get("leave")}
+    given = "-p data=none gives it no array" if "data" in own else "-p data= is not given"
     for name, function in functions.items():
         is_used = False if function is None else uses_data(function)
         if is_used:
-            raise TargetError(
-                f"{name} uses its argument data, and -p data= is not given: it would use address 0 and crash; {how}"
-            )
+            raise TargetError(f"{name} uses its argument data, and {given}: it would use address 0 and crash; {how}")
         if is_used is None and "data" not in own:
             raise TargetError(
                 f"{name} may use its argument data (rtloop cannot read compiled code), and -p data= is not given: if "

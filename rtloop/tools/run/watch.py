@@ -199,7 +199,8 @@ class Watch:
         if last.reason:
             self._present, self._layouts, self._kind, self._law = former
             self._values = self._read_values()
-            text = f"{self._name}: the former law since cycle {last.cycle:,}, because the new one failed: {last.reason}"
+            reason = last.reason.replace("nonfinite", "nonfinite (a signal is infinite or not a number)")
+            text = f"{self._name}: the former law since cycle {last.cycle:,}, because the new one failed: {reason}"
             self._tell(Event("reverted", text, {"cycle": last.cycle, "reason": last.reason}))
         return True
 
