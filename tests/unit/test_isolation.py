@@ -514,6 +514,7 @@ def command(root: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     make_machine(Path(root), DELEGATED)
     monkeypatch.setattr(command, "Isolation", functools.partial(Isolation, root=root))
     monkeypatch.setattr(command, "Kernel", lambda: Kernel(root))
+    monkeypatch.setenv("COLUMNS", "200")  # no line is folded
     return lambda *arguments: CliRunner().invoke(command.isolate, list(arguments), standalone_mode=False)
 
 
