@@ -1,10 +1,12 @@
 """Relay: thread that notifies the loops of a group of failures in other processes, without the GIL."""
 
+from libc.errno cimport EINTR, errno
+from libc.stdint cimport uint32_t
 from libc.stdlib cimport calloc, free
 
 from rtloop._os cimport POLLIN, poll, pollfd
 from rtloop.headers.atomics cimport rt_load_acquire
-from rtloop.headers.loop cimport RT_REMOTE_REPORTED, rt_loop_notify_siblings, rt_loop_t, rt_watch_finish
+from rtloop.headers.loop cimport RT_REMOTE_REPORTED, rt_futex_wait, rt_loop_notify_siblings, rt_loop_t, rt_watch_finish
 from rtloop.loop.thread cimport LoopThread
 
 import os
@@ -12,6 +14,8 @@ import threading
 
 # Highest priority: below 99, that of the kernel's own threads.
 _TOP_PRIORITY = 98
+# Pause before another try if the kernel has no memory for poll(2).
+cdef enum: _PAUSE_NS = 10_000_000
 
 
 cdef class Relay:
@@ -84,9 +88,12 @@ cdef class Relay:
     cdef void _notify_all(self) noexcept nogil:
         cdef int left = self._count
         cdef int i
+        cdef uint32_t never = 0
         while left:
             if poll(self._files, 2 * self._count, -1) < 0:
-                continue  # EINTR
+                if errno != EINTR:
+                    rt_futex_wait(&never, 0, _PAUSE_NS)
+                continue
             for i in range(self._count):
                 if self._files[2 * i].revents:
                     self._files[2 * i].fd = -1

@@ -52,12 +52,14 @@ def serving(**options: Any) -> Iterator[Any]:
     robot.tick = 1e-4
     thread = threading.Thread(target=robot.serve, daemon=True)
     thread.start()
-    yield robot
-    robot.is_over = True
-    thread.join()
-    for one in (robot.client, robot.listener, robot.udp):
-        if one is not None:
-            one.close()
+    try:
+        yield robot
+    finally:
+        robot.is_over = True
+        thread.join()
+        for one in (robot.client, robot.listener, robot.udp):
+            if one is not None:
+                one.close()
 
 
 def packet(number: int = 1, mode: int = 2, **fields: Any) -> bytes:

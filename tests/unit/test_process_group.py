@@ -163,7 +163,7 @@ def test_a_process_that_crashes_leaves_the_others_running_if_they_are_to_keep_on
 
 def test_the_watchdog_finds_a_process_that_hangs(pair: Pair, steps: Path) -> None:
     inner, outer = pair("hang")
-    group = LoopGroup([inner, outer], watchdog="300ms")
+    group = LoopGroup([inner, outer], watchdog="1s")
     group.start()
     wait_until(lambda: inner.leaves == 1, "the watchdog ends the inner loop")
     (steps / "go").touch()
