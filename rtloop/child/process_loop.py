@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, Unpack
 
 from rtloop.child.child_member import ChildMember
 from rtloop.child.child_process import ChildProcess, Membership, Order
+from rtloop.child.signals_of_runs import SignalsOfRuns
 from rtloop.child.target import check_target, main_script, pack
 from rtloop.errors import AttachError, StateError, warn_of_setup
 from rtloop.functions.python_loop import PyLoop
@@ -130,7 +131,7 @@ class ProcessLoop:
         self._connection: Connection | None = None
         self._refused: AttachError | None = None
         self._opened: tuple[Connection | None, AttachError | None] = (None, None)
-        self._signals: Signals | None = None
+        self._signals = SignalsOfRuns(self._model.signals._source)
         self._is_reported = self._is_closed = False
         self._blocks: list[tuple[int, list[int]]] = []
         self._parameters = Parameters(_CurrentParameters(self))
@@ -175,23 +176,19 @@ class ProcessLoop:
 
     @property
     def signals(self) -> Signals:
-        """Samples of the loop's signals, of the present run or of the last one.
+        """Samples of the loop's signals, in all its runs; none before the first.
+
+        A reader, also that of a :class:`Recorder`, goes on with the next run when it has read the samples of one. The
+        last two runs are kept; samples of earlier ones that a reader has not begun to read count as lost.
 
         Raises
         ------
-        StateError
-            If the loop has no signals, or has not been started.
         AttachError
-            If they cannot be read.
+            If those of the present run cannot be read.
         """
-        self._settle()
-        if self._signals is not None:
-            return self._signals
-        if self._connection is not None:
-            return self._connection.signals
-        if self._refused is not None:
+        if self._refused is not None and len(self._signals):
             raise self._refused
-        return self._model.signals
+        return self._signals
 
     @property
     def stats(self) -> Stats:
@@ -220,8 +217,6 @@ class ProcessLoop:
         with self._lock:
             if self._connection is not connection or connection is None:
                 return
-            if self._signals is None and "signals" in connection._reader.blocks:
-                self._signals = connection.signals
             values = dict(connection.parameters) if child.values is None else child.values
             if child.stats is None:
                 try:
@@ -279,7 +274,8 @@ class ProcessLoop:
             if is_running := child.go():
                 self._child, self._is_reported = child, False
                 self._connection, self._refused = self._opened
-                self._opened, self._signals, self._starting = (None, None), None, None
+                self._opened, self._starting = (None, None), None
+                self._signals.add_run(None if self._connection is None else self._connection._mapped_signals)
         if not is_running:
             self._raise_why_not(child)
 

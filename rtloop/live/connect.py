@@ -102,6 +102,11 @@ class Connection:
         if "signals" in self._reader.blocks:
             self._signals.setdefault("own", open_signals(self._reader))
 
+    @property
+    def _mapped_signals(self) -> Signals | None:
+        """The loop's signals; None if they have not been mapped."""
+        return self._signals.get("own")
+
     def close(self) -> None:
         """Unmap the loop's memory; readers of its signals can still read. A second call does nothing."""
         self._is_closed = True

@@ -206,6 +206,37 @@ def test_signals_that_were_not_read_during_the_run_can_be_read_after_it(steps: P
         assert (samples["position"] == 2.0 * samples["cycle"]).all()
 
 
+def test_a_recorder_that_is_created_before_the_start_records_each_run(
+    steps: Path, tmp_path: Path, ordinary: dict[str, Any]
+) -> None:
+    data = np.array((2.0, 0.0), [("speed", "f8"), ("position", "f8")])
+    loop = ProcessLoop("rtloop_steps:count", "1ms", data=data, signals=["position"], **ordinary)
+    quiet = ProcessLoop("rtloop_steps:count", "1ms", data=data, **ordinary)
+    group = rtloop.LoopGroup([loop, quiet])
+    signals = group.signals
+    assert (list(signals), signals.latest(), len(loop.signals.read())) == ([loop.name], {}, 0)
+    begun, late = loop.signals.reader(), loop.signals.reader()
+    for cycles in (5, 40):
+        with rtloop.Recorder(signals[loop.name], tmp_path / "run.npy") as recorder:
+            loop.run(cycles=cycles)
+        samples = np.load(recorder.path)
+        assert samples["cycle"].tolist() == list(range(cycles)) and recorder.lost == 0
+        assert (samples["position"] == 2.0 * samples["cycle"]).all()
+        assert begun.read(3)["cycle"].tolist() == ([0, 1, 2] if cycles == 5 else [3, 4, 0])
+    assert (begun.position, begun.written, loop.signals.latest()["cycle"]) == (6, 45, 39)
+    loop.run(cycles=3)
+    rest = begun.read()
+    assert rest["cycle"].tolist() == [*range(1, 40), *range(3)] and (begun.lost, begun.position) == (0, 48)
+    rest = late.read()
+    assert rest["cycle"].tolist() == [*range(40), *range(3)] and late.lost == 5, "the last two runs are kept"
+    assert loop.signals.reader("begin").lost == 45, "as it begins in the present run"
+    assert loop.signals.reader("oldest").read()["cycle"].tolist() == [0, 1, 2]
+    quiet.start()
+    names = list(group.signals)
+    quiet.stop("60s")
+    assert names == [loop.name], "one without signals is left out, also while it runs"
+
+
 def test_an_exception_of_the_step_is_raised_here_with_its_traceback(steps: Path, ordinary: dict[str, Any]) -> None:
     loop = ProcessLoop("rtloop_steps:fail", "1ms", leave="rtloop_steps:leave", name="arm", **ordinary)
     with pytest.raises(KeyError, match="torque") as caught:
