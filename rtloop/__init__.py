@@ -187,7 +187,7 @@ _LATE = {
     "connect": "live.connect",
     "build": "compiler.build",
     "find_package": "compiler.packages",
-    "load_ipython_extension": "compiler.magic",
+    "load_ipython_extension": "notebook.magic",
     "guard": "guard",
     "limit_thread_pools": "guard.thread_pools",
     "lint": "linter.lint",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["find_disagreement", "read_layouts"]
+__all__ = ["find_disagreement", "read_layouts", "rename_module"]
 
 _STRUCT = re.compile(r"^struct (__pyx_(?:obj|vtabstruct|t)_\w+) \{\n(.*?)^\};", re.MULTILINE | re.DOTALL)
 _COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
@@ -23,6 +23,13 @@ _TAKE_OVER = re.compile(r"^\s+cdef\s+int\s+take_over\s*\(\s*self\s*,\s*(?:\w+\s+
 def read_layouts(text: str) -> dict[str, str]:
     """Return the text of the structs in the C of a module, by name: of classes, their methods, and its declarations."""
     return {name: " ".join(body.split()) for name, body in _STRUCT.findall(_COMMENT.sub(" ", text))}
+
+
+def rename_module(layouts: Mapping[str, str], modules: Iterable[str]) -> dict[str, str]:
+    """Return layouts without the names of these modules, to compare those of two modules with different names."""
+    names = "|".join(f"{len(name)}{re.escape(name)}" for name in modules)
+    mangled = re.compile(rf"(__pyx_[a-z_]+_)(?:{names})_")
+    return {mangled.sub(r"\1", name): mangled.sub(r"\1", text) for name, text in layouts.items()}
 
 
 def find_disagreement(

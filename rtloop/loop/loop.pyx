@@ -418,6 +418,11 @@ cdef class _RTLoop_2:
         """True while the present step is on trial after a :meth:`swap`."""
         return RTLoop_control(self).is_on_trial
 
+    @property
+    def _step(self):
+        """Object whose step the loop runs: this one, or the successor of the last swap."""
+        return RTLoop_control(self).step_of(self)
+
     def start(self):
         """Acquire everything that the settings request and start the thread.
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -125,13 +126,18 @@ def test_a_cell_finds_what_is_beside_the_notebook(shell: Any, tmp_path: Path) ->
     [
         (
             "%%rtloop --fast\nx = 1\n",
-            "unrecognized arguments: --fast; the options are -f, -I, -L, -l, -c, --package and --name",
+            "unrecognized arguments: --fast; the options are -f, -I, -L, -l, -c, --package, --name, --swap and --trial",
         ),
         ("%rtloop", "%rtloop needs a file"),
         ("%%rtloop servo.pyx\nx = 1\n", "so it takes no file: remove servo.pyx"),
+        ("%%rtloop --trial 2s\nx = 1\n", "--trial is for a swap: add --swap"),
+        ("%%rtloop --swap motor\nx = 1\n", "--swap motor: the notebook has no motor; the running loops are none"),
+        ("%%rtloop --swap shell\nx = 1\n", "--swap shell: shell is a str, and only an RTLoop can get another step"),
+        ("%%rtloop --swap new\nx = 1\n", "--swap new: new does not run (its state is new): call new.start() first"),
     ],
 )
 def test_a_wrong_line_is_told_in_a_line(shell: Any, capsys: pytest.CaptureFixture[str], cell: str, text: str) -> None:
+    shell.user_ns.update(shell="no loop", new=rtloop.PyLoop(print, "1kHz"))
     assert not shell.run_cell(cell).success
     said = capsys.readouterr().err
     assert said.startswith("UsageError: ") and text in said and "Traceback" not in said
@@ -153,3 +159,121 @@ def test_where_the_cache_cannot_be_written_a_cell_is_built_all_the_same(
     assert shell.run_cell(CELL).success
     assert "note: " in (said := capsys.readouterr().err) and "cannot be written to" in said
     assert shell.user_ns["Servo"]
+
+
+LAW = """\
+%%rtloop
+from rtloop cimport RTLoop, Cycle, RT_CONTINUE
+
+cdef class State(RTLoop):
+    cdef readonly long steps
+
+cdef class Law(State):
+    cdef double gain, limit, sum
+
+    def __init__(self, period, **settings):
+        super().__init__(period, **settings)
+        self.parameter("gain", &self.gain, 1.0)
+        self.parameter("limit", &self.limit, 8.0)
+        self.signal("sum", &self.sum)
+        self.signal("steps", &self.steps, "i8")
+
+    cdef int step(self, const Cycle *cycle) noexcept nogil:
+        self.sum = self.gain
+        self.steps += 1
+        return RT_CONTINUE
+"""
+TAKE_OVER = """\
+    cdef int take_over(self, RTLoop former, const Cycle *cycle) noexcept nogil:
+        self.steps = (<{kind}>former).steps
+        return RT_CONTINUE
+
+    cdef int step("""
+
+
+def law(*changes: tuple[str, str], options: str = "--swap motor") -> str:
+    """Return the cell with changes, swapped in."""
+    text = LAW.replace("%%rtloop\n", f"%%rtloop {options}\n")
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    return text
+
+
+def take_over(kind: str) -> tuple[str, str]:
+    return "    cdef int step(", TAKE_OVER.format(kind=kind)
+
+
+def wait_until(is_true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 150
+    while not is_true():
+        assert time.monotonic() < deadline, "it has not happened"
+        time.sleep(0.002)
+
+
+@pytest.fixture
+def motor(shell: Any, ordinary: dict[str, Any]) -> Iterator[Any]:
+    """A running loop of the notebook, `motor`."""
+    assert shell.run_cell(LAW).success
+    shell.user_ns["settings"] = ordinary
+    assert shell.run_cell("motor = Law('1kHz', signals_capacity=1000, **settings); motor.start()").success
+    yield shell.user_ns["motor"]
+    shell.user_ns["motor"].stop("60s")
+
+
+def test_a_cell_becomes_the_step_of_a_running_loop_and_a_faulty_one_changes_nothing(
+    shell: Any, motor: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    former = shell.user_ns["Law"]
+    motor.parameters["limit"] = 6.0
+    capacity = motor.signals.reader().capacity
+    wait_until(lambda: motor.stats.cycles > 20)
+    step = "self.sum = self.gain"
+    for cell, stage, text in (
+        (law((step, "self.sum = nothing")), "", "cell:18:20: the name nothing is not known"),
+        (law((step, f"with gil:\n            print(1)\n        {step}")), "lint", "cell:18: gil"),
+        (law(("cdef class Law(State)", "cdef class Law(RTLoop)"), ("        self.steps += 1\n", ""),
+             ('        self.signal("steps", &self.steps, "i8")\n', "")), "create", "has 2 loop classes, State, Law;"),
+        ("%%rtloop --swap motor\ndef f():\n    return 1\n", "create", "the cell has no subclass of RTLoop; --swap"),
+        (law(("period, **settings):", "period, stiffness, **settings):")), "create", "Law(period, signals_cap"),
+        (law(take_over("Law"), ("cdef double gain", "cdef double offset, gain")), "take-over",
+         "cell:18: take_over() reads the former step as a Law, and the fields of Law have changed"),
+        (law(options="--swap motor --trial soon"), "", "UsageError: --swap motor: trial='soon'"),
+        (law(("super().__init__(period,", "super().__init__('2kHz',")), "swap", "its period is 500 us, and the loop"),
+    ):  # fmt: skip
+        capsys.readouterr()
+        error = shell.run_cell(cell).error_in_exec
+        said = capsys.readouterr()
+        shown = said.out + said.err
+        assert error is not None and getattr(error, "stage", "") == stage, shown
+        assert text in shown and ".pyx" not in shown and "magic.py" not in shown, shown
+        assert stage == "" or "motor goes on with its former step" in shown
+        assert (shell.user_ns["Law"], motor.state, motor.stats.swaps, motor.signals.latest()["sum"]) == (
+            former, "running", (), 1.0,
+        )  # fmt: skip
+
+    capsys.readouterr()
+    gain = ("&self.gain, 1.0", "&self.gain, 2.0")
+    assert shell.run_cell(law(gain, take_over("State"), ("cdef double gain", "cdef double offset, gain"))).success
+    said = capsys.readouterr().err
+    (swap,) = motor.stats.swaps
+    assert f"motor: Law since cycle {swap.cycle:,}\n  gain is now 2.0, and was 1.0\n  limit stays 6.0, as set" in said
+    assert dict(motor.parameters) == {"gain": 2.0, "limit": 6.0} and shell.user_ns["motor"] is motor
+    assert shell.user_ns["Law"] is not former and motor.signals.reader().capacity == capacity
+    Path("law.pyx").write_text(law(take_over("State")).replace("%%rtloop --swap motor\n", ""))
+    assert shell.run_cell("%rtloop law.pyx --swap motor").success and shell.user_ns["Law"].__module__ == "law"
+    wait_until(lambda: motor.signals.latest().get("sum") == 1.0)
+    motor.stop("60s")
+    assert motor.signals.latest()["steps"] == motor.stats.cycles, "the state was taken over twice"
+
+
+@pytest.mark.filterwarnings("ignore:.*has gone back:rtloop.RTSetupWarning")
+def test_a_cell_on_trial_is_swapped_back_when_it_fails(shell: Any, motor: Any) -> None:
+    failing = ("self.steps += 1\n", "self.steps += 1\n        if self.steps > 20:\n            return -5\n")
+    assert shell.run_cell(law(failing, options="--swap motor --trial 60s")).success
+    wait_until(lambda: not motor.on_trial)
+    made, back = motor.stats.swaps
+    assert made.reason is None and back.reason and motor.state == "running"  # a busy machine ends a trial earlier
+    moved = ("cdef double gain, limit, sum", "cdef double limit, gain, sum")
+    assert shell.run_cell(law(moved, take_over("Law"))).error_in_exec.stage == "take-over", "compared with the first"
+    assert shell.run_cell(law(take_over("Law"))).success and motor.stats.swaps[-1].reason is None

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "rtloop"
 ROOMS = (
     "_os", "_python", "headers", "errors", "units", "process", "system", "memory", "sharing", "settings", "data",
     "stats", "guard", "telemetry", "live", "loop", "functions", "child", "analysis", "simulation", "group", "", "numba",
-    "pytest", "zenoh", "compiler", "linter", "demo", "machine", "tools", "__main__",
+    "pytest", "zenoh", "compiler", "linter", "revision", "notebook", "demo", "machine", "tools", "__main__",
 )  # fmt: skip
 
 #: The imports that go up all the same: (importing module, imported module) -> the reason.

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 import rtloop
-from rtloop.tools.run.show import describe_exception, describe_progress
+from rtloop.revision.tracebacks import describe_exception
+from rtloop.tools.run.show import describe_progress
 from rtloop.tools.run.target import Name, TargetError, find_target, make_loop, parse_value
 
 STEPS = """\

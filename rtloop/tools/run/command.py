@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from rtloop.loop.loop import RTLoop
+    from rtloop.revision.examination import Examined
     from rtloop.stats.stats import Stats
-    from rtloop.tools.run.revision import Examined
     from rtloop.tools.run.watch import Watch
 
 __all__ = ["NOT_KEPT", "Outcome", "Request", "run"]
@@ -345,14 +345,14 @@ def _find(err: Console, request: Request) -> tuple[Target, Examined | None]:
 
 
 def _find_examined(request: Request) -> tuple[Target, Examined | None]:
-    from rtloop.tools.run.revision import Examination
+    from rtloop.revision.examination import Examination
 
     with Examination(Path(request.target.partition(":")[0]), request.build) as one:
         return find_target(request.target, **request.build, examine=one.begin, check=one.finish), one.result
 
 
 def _user_error(error: BaseException, what: str) -> click.ClickException:
-    from rtloop.tools.run.show import describe_exception
+    from rtloop.revision.tracebacks import describe_exception
 
     return click.ClickException(f"{what}:\n{describe_exception(error)}")
 
@@ -405,9 +405,9 @@ def _run(err: Console, loop: RTLoop, request: Request) -> Outcome:
 
 def _report(err: Console, outcome: Outcome, request: Request) -> int:
     """Print the table or the document, write the files, report errors, and return the exit code."""
+    from rtloop.revision.tracebacks import describe_exception
     from rtloop.stats import guard_summary
     from rtloop.system.grant import describe_refused
-    from rtloop.tools.run.show import describe_exception
 
     stats, error = outcome.stats, outcome.error
     has_run = stats.cycles + stats.missed > 0

@@ -1,11 +1,9 @@
-"""Output of ``rtloop run``: a live line while the loop runs, and errors with the user's lines of code."""
+"""Output of ``rtloop run``: a live line while the loop runs."""
 
 from __future__ import annotations
 
 import threading
 import time
-import traceback
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rtloop.units import format_duration
@@ -16,14 +14,13 @@ if TYPE_CHECKING:
     from rtloop.loop.loop import RTLoop
     from rtloop.stats.stats import Stats
 
-__all__ = ["LiveLine", "describe_exception", "describe_progress", "user_frames"]
+__all__ = ["LiveLine", "describe_progress"]
 
 _INTERVAL_S = 0.25
 #: Drawing takes the GIL, which a step in Python needs.
 _GIL_INTERVAL_S = 1.0
 #: A narrower terminal gets only the main figures.
 _WIDE = 100
-_PACKAGE = str(Path(__file__).resolve().parents[2])
 
 
 class LiveLine:
@@ -96,17 +93,3 @@ def describe_progress(stats: Stats, is_brief: bool = False) -> str:
     if any(not grant.ok for grant in stats.grants):
         parts.append("[yellow]degraded[/]")
     return ", ".join(parts)
-
-
-def user_frames(error: BaseException) -> list[traceback.FrameSummary]:
-    """Return the frames of an exception that are not in rtloop's own code."""
-    frames = traceback.extract_tb(error.__traceback__)
-    # Frames of rtloop's compiled modules have names without its installation folder.
-    return [frame for frame in frames if not frame.filename.startswith((_PACKAGE, "<frozen", "rtloop/"))]
-
-
-def describe_exception(error: BaseException) -> str:
-    """Format an exception of the user's code, with the frames of that code only."""
-    lines = traceback.format_list(user_frames(error))
-    text = "".join(traceback.format_exception_only(error)).rstrip()
-    return ("Traceback (most recent call last):\n" + "".join(lines) if lines else "") + text

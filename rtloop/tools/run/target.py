@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rtloop.errors import ConfigError, RtloopError
 from rtloop.loop.loop import RTLoop
+from rtloop.revision.tracebacks import user_frames
 from rtloop.settings import Duration, make_settings
-from rtloop.tools.run.show import user_frames
 from rtloop.units import format_rate, parse_period
 
 if TYPE_CHECKING:

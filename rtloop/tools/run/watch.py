@@ -7,34 +7,34 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from rtloop.child.target import pack
-from rtloop.compiler.diagnostics import Diagnostic, show_diagnostic
-from rtloop.errors import RtloopError, StateError
-from rtloop.linter.layouts import find_disagreement
+from rtloop.compiler.diagnostics import show_diagnostic
+from rtloop.errors import RtloopError
+from rtloop.revision.examination import Rejected
+from rtloop.revision.successor import ParameterValues, check_take_over, swap_in
+from rtloop.revision.tracebacks import describe_exception
 from rtloop.simulation.rehearsal import Order, Rehearser
 from rtloop.tools.run.rehearsal import Law, Pair
-from rtloop.tools.run.revision import Rejected, make_revision
+from rtloop.tools.run.revision import make_revision
 from rtloop.tools.run.saved_files import SavedFiles
-from rtloop.tools.run.show import describe_exception
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from rtloop.loop.loop import RTLoop
+    from rtloop.revision.examination import Examined
     from rtloop.tools.run.rehearsal import Rehearsing
-    from rtloop.tools.run.revision import Examined, Revision
+    from rtloop.tools.run.revision import Revision
     from rtloop.tools.run.target import Target
 
 __all__ = ["Event", "Watch"]
 
 #: Longest wait for a compilation when the loop has ended. After it the folder is removed, so that the compiler fails.
 _JOIN_S = 1.0
-#: Incidents that end a trial, besides a negative code.
-_REVERT_ON: tuple[Literal["overrun", "guard", "late", "nonfinite"], ...] = ("overrun", "guard", "late", "nonfinite")
 #: Modules that the process of a rehearsal imports before there is anything to rehearse.
 _MODULES = ("rtloop.tools.run.rehearsal", "rtloop.tools.run.command", "rich.console")
 
@@ -104,8 +104,7 @@ class Watch:
         self._former: tuple[Any, ...] | None = None  # while the present law is on trial
         self._kind: type[Any] = type(loop)
         self._findings, _, self._layouts = examined
-        self._values: dict[str, Any] = {}
-        self._set: set[str] = set()  # the parameters that were set while the loop ran
+        self._parameters = ParameterValues(loop)
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="rtloop-watch", daemon=True)
 
@@ -139,7 +138,8 @@ class Watch:
                     self._rehearser = Rehearser(_MODULES)  # it takes some tenths of a second, before the next save
             if self._former is not None and not self._has_trial_ended():
                 continue  # a save waits for the end of the trial
-            self._values = self._values or self._read_values()
+            if not self._parameters.values:
+                self._parameters.read()
             saved = self._files.poll()
             if self._files.is_newly_gone():
                 self._tell(Event("gone", f"{self._name} is missing or empty; the loop keeps its present law", {}))
@@ -160,12 +160,12 @@ class Watch:
                 return None
             if built.path == self._present:
                 return Event("unchanged", f"{self._name} is the version that the loop runs", {})
-            self._note_values()
+            self._parameters.note()
             notes = self._rehearse(revision)
             successor = self._create(revision, source)
             if self._files.is_superseded():
                 return None
-            cycle = self._swap(revision, successor)
+            cycle = self._swap(successor)
         except Rejected as error:
             if self._is_over.is_set() or self._files.is_superseded():
                 return None
@@ -181,11 +181,11 @@ class Watch:
         self._former = None if self._trial is None else former
         how = built.summary or "from the cache"
         notes += [show_diagnostic(hint, "hint: ") for hint in built.hints]
-        notes += [*built.notes, *revision.examined.unseen, *self._compare_values()]
+        notes += [*built.notes, *revision.examined.unseen, *self._parameters.compare()]
         text = f"{self._name}: new law since cycle {cycle:,}, {took:.2f} s after the save ({how})"
         figures = {
             "cycle": cycle, "seconds": round(took, 4), "compiled_s": round(built.seconds, 4), "notes": notes,
-            "parameters": self._values,
+            "parameters": self._parameters.values,
         }  # fmt: skip
         return Event("swapped", "\n  ".join([text, *notes]), figures)
 
@@ -198,7 +198,7 @@ class Watch:
         last = (self._loop.stats.swaps or ())[-1]
         if last.reason:
             self._present, self._layouts, self._kind, self._law = former
-            self._values = self._read_values()
+            self._parameters.read()
             reason = last.reason.replace("nonfinite", "nonfinite (a signal is infinite or not a number)")
             text = f"{self._name}: the former law since cycle {last.cycle:,}, because the new one failed: {reason}"
             self._tell(Event("reverted", text, {"cycle": last.cycle, "reason": last.reason}))
@@ -214,7 +214,7 @@ class Watch:
         if self._rehearsing is None:
             return []
         make, duration_ns, timeout_ns = self._rehearsing
-        values = {name: value for name, value in self._values.items() if name in self._set}
+        values = {name: value for name, value in self._parameters.values.items() if name in self._parameters.set}
         pair = Pair(self._law, Law.of(revision.found), make)
         try:
             if self._rehearser is None:
@@ -242,78 +242,21 @@ class Watch:
             raise Rejected("create", str(error)) from None
         except BaseException as error:  # of the user's constructor
             raise Rejected("create", describe_exception(error)) from None
-        bases = [base.__name__ for base in self._kind.__mro__]
-        line, reason = find_disagreement(source, bases, self._layouts, revision.examined.layouts)
-        if reason:
-            fix = (
-                "keep the fields that it reads in a base class that does not change, and cast to that; or leave "
-                "take_over() out for this swap; or stop the loop and start it again"
-            )
-            raise Rejected("take-over", show_diagnostic(Diagnostic(self._name, line, 0, reason, fix)))
+        check_take_over(self._name, source, self._kind, self._layouts, revision.examined.layouts)
         return successor
 
-    def _swap(self, revision: Revision, successor: RTLoop) -> int | None:
+    def _swap(self, successor: RTLoop) -> int | None:
         """Swap. Returns the first cycle of the new step; None if the loop has ended."""
-        loop = self._loop
         if self._is_over.is_set():
             return None
-        self._note_values()
-        count = len(loop.stats.swaps or ())
-        try:
-            return loop.swap(successor, keep="changed", trial=self._trial, revert_on=_REVERT_ON)
-        except BaseException as error:
-            if loop.state != "running" or (isinstance(error, StateError) and self._is_over.is_set()):
-                return None
-            swaps = loop.stats.swaps or ()
-            if len(swaps) > count:  # released() of the former one has raised
-                self._tell(Event("note", describe_exception(error), {}))
-                return swaps[-1].cycle
-            text = str(error) if isinstance(error, RtloopError) else describe_exception(error)
-            raise Rejected("swap", text) from None
-
-    def _note_values(self) -> None:
-        """Note the parameters, and which of them were set while the loop ran."""
-        now = self._read_values()
-        self._set = {name for name in now if name in self._set or now[name] != self._values.get(name)}
-        self._values = now
-
-    def _compare_values(self) -> list[str]:
-        """Return a line for each parameter whose value has changed, or was set while the loop ran."""
-        before, declared = self._values, self._loop.parameters.declared
-        self._values = now = self._read_values()
-        lines = []
-        for name, value in before.items():
-            if name not in now:
-                lines.append(f"the parameter {name} is gone; it was {value}")
-            elif now[name] == value:
-                if name in self._set:
-                    lines.append(f"{name} stays {value}, as set while the loop ran")
-            elif name in self._set:
-                one = declared[name]
-                low, high = one.low, one.high
-                limits = [f"low {low}"] * (low is not None) + [f"high {high}"] * (high is not None)
-                lines.append(
-                    f"{name} was set to {value}, which the new law does not allow "
-                    f"({', '.join([f'type {one.kind}', *limits])}): it is now {now[name]}"
-                )
-            else:
-                lines.append(f"{name} is now {now[name]}, and was {value}")
-        lines += [f"{name} is new: {value}" for name, value in now.items() if name not in before]
-        self._set &= {name for name in now if name in before and now[name] == before[name]}
-        return lines
-
-    def _read_values(self) -> dict[str, Any]:
-        return {name: _plain(value) for name, value in self._loop.parameters.items()}
+        self._parameters.note()
+        return swap_in(self._loop, successor, self._trial, lambda text: self._tell(Event("note", text, {})))
 
 
 def _own(inputs: tuple[str, ...]) -> list[str]:
     """Return the inputs that are not files of rtloop itself."""
     package = f"{Path(__file__).resolve().parents[2]}{os.sep}"
     return [path for path in inputs if not path.startswith(package)]
-
-
-def _plain(value: Any) -> Any:
-    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _be_ordinary(cpus: str | tuple[int, ...] | None) -> None:

@@ -9,7 +9,8 @@
     cdef class Servo(RTLoop):
         ...
 
-``%rtloop servo.pyx`` does the same with a file.
+``%rtloop servo.pyx`` does the same with a file. With ``--swap motor`` the class becomes the step of the running loop
+`motor`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ from rtloop.compiler.build import Built, build_module
 from rtloop.compiler.cache import Cache, cache_folder, private_cache
 from rtloop.compiler.diagnostics import show_diagnostic
 from rtloop.errors import BuildError
+from rtloop.notebook.swap import Cell, Swapping, cells, find_running
+from rtloop.revision.examination import Rejected
+from rtloop.units import parse_duration
 
 if TYPE_CHECKING:
     import argparse
@@ -50,7 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     class Parser(argparse.ArgumentParser):
         def error(self, message: str) -> Any:
             raise _usage_error(
-                f"%%rtloop: {message}; the options are -f, -I, -L, -l, -c, --package and --name, see %%rtloop?"
+                f"%%rtloop: {message}; the options are -f, -I, -L, -l, -c, --package, --name, --swap and --trial, "
+                "see %%rtloop?"
             )
 
     parser = Parser(
@@ -68,6 +73,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-l", "--lib", action="append", default=[], metavar="NAME", help="a library to link")
     parser.add_argument("--package", action="append", default=[], metavar="NAME", help="a Python package to link with")
     parser.add_argument("--name", help="the module's name")
+    parser.add_argument(
+        "--swap", metavar="LOOP", help="make the cell's loop class the step of this running loop of the notebook"
+    )
+    parser.add_argument("--trial", metavar="TIME", help="with --swap: go back if the new step fails in this time")
     return parser
 
 
@@ -95,7 +104,9 @@ def run_magic(shell: Any, line: str, cell: str | None) -> None:
         raise _usage_error("%rtloop needs a file: %rtloop FILE.pyx, or %%rtloop above a cell of Cython")
     if cell is not None and asked.file is not None:
         raise _usage_error(f"%%rtloop compiles the cell, so it takes no file: remove {asked.file}")
-    options = {
+    if asked.trial is not None and asked.swap is None:
+        raise _usage_error("--trial is for a swap: add --swap with the name of the running loop")
+    options: dict[str, Any] = {
         # The notebook's folder comes first: a cell may cimport the .pxd files in it.
         "include": [*asked.include, os.getcwd()],
         "flags": [flag for text in asked.compile_args for flag in shlex.split(text)],
@@ -104,12 +115,42 @@ def run_magic(shell: Any, line: str, cell: str | None) -> None:
         "packages": asked.package,
         "force": asked.force,
     }
-    if cell is None:
-        built = _told(lambda: build_module(asked.file, name=asked.name, **options))
+    path = Path(asked.file).resolve() if cell is None else _write_cell(cell)
+    name = asked.name if cell is None or asked.name else path.stem
+
+    def build(**checks: Any) -> Built:
+        return build_module(asked.file if cell is None else path, name=name, **options, **checks)
+
+    if asked.swap is not None:
+        built = _swap(shell, asked, Cell(path, options), build, is_file=cell is None)
     else:
-        path = _write_cell(cell)
-        built = _told(lambda: build_module(path, name=asked.name or path.stem, **options), path)
+        built = _told(build, None if cell is None else path)
+    if cell is not None:
+        cells[built.module.__name__] = Cell(path, options)
     _hand_over(built.module, shell)
+
+
+def _swap(shell: Any, asked: Any, cell: Cell, build: Any, is_file: bool) -> Built:
+    """Build, and make the module's class the step of a running loop. Nothing changes if any of it fails."""
+    try:
+        loop = find_running(asked.swap, shell.user_ns)
+        if asked.trial is not None:
+            parse_duration(asked.trial, "trial", minimum=1)
+        swapping = Swapping(loop, asked.swap, asked.trial, cell)
+    except FileNotFoundError as error:
+        raise _usage_error(f"there is no file {error.filename}") from None
+    except ValueError as error:
+        raise _usage_error(f"--swap {asked.swap}: {error}") from None
+    shown = None if is_file else cell.source
+    try:
+        with swapping.examination as one:
+            built = _told(lambda: build(examine=one.begin, check=one.check), shown)
+        lines = swapping.finish(built)
+    except Rejected as error:
+        outcome = f"{asked.swap} goes on with its former step: " if loop.state == "running" else ""
+        raise Rejected(error.stage, outcome + _rename(str(error), shown)) from None
+    print("\n".join(lines), file=sys.stderr)
+    return built
 
 
 def _write_cell(cell: str) -> Path:
@@ -136,25 +177,24 @@ def _write_cell(cell: str) -> Path:
 
 def _told(build: Any, cell: Path | None = None) -> Built:
     """Build, and print Cython's warnings and the compiler; name a cell as the user knows it, not as its file."""
-
-    def rename(text: str) -> str:
-        if cell is None:
-            return text
-        for name in (os.path.relpath(cell), str(cell), cell.name):
-            text = text.replace(name, "cell")
-        return text
-
     try:
         built: Built = build()
     except BuildError as error:
-        raise BuildError(rename(str(error)), diagnostics=error.diagnostics, path=error.path) from None
+        raise BuildError(_rename(str(error), cell), diagnostics=error.diagnostics, path=error.path) from None
     except FileNotFoundError as error:
         raise _usage_error(f"there is no file {error.filename}") from None
     hints = (show_diagnostic(hint, "hint: ") for hint in built.hints)
     summary = [built.summary] if built.summary else []
     for text in (*hints, *(f"note: {note}" for note in built.notes), *summary):
-        print(rename(text), file=sys.stderr)
+        print(_rename(text, cell), file=sys.stderr)
     return built
+
+
+def _rename(text: str, cell: Path | None) -> str:
+    """Name a cell as the user knows it, not as its file."""
+    for name in () if cell is None else (os.path.relpath(cell), str(cell), cell.name):
+        text = text.replace(name, "cell")
+    return text
 
 
 def _hand_over(module: ModuleType, shell: Any) -> None:

@@ -1,0 +1,1 @@
+"""Revisions of a running loop's step: examined, checked and swapped in."""
