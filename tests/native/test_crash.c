@@ -1,10 +1,16 @@
 /* Children that crash in each way, and the reports that their parent reads while it can still read their memory map. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 
 #include "check.h"
 #include "rtloop/crash.h"
+
+/* Time in which a child that cannot report has ended, in tenths of a second. */
+#ifndef PATIENCE
+#define PATIENCE 600
+#endif
 
 static volatile int *const nowhere = (volatile int *)8;
 
@@ -21,6 +27,18 @@ static __attribute__((noinline)) void wait_for_ever(void) {
   for (;;) pause();
 }
 
+/* Return the state of a process: R while it runs, S while it waits, Z after its end. See proc_pid_stat(5). */
+static char state_of(pid_t pid) {
+  char text[512] = "";
+  snprintf(text, sizeof text, "/proc/%d/stat", (int)pid);
+  FILE *const file = fopen(text, "r");
+  CHECK(file && fgets(text, sizeof text, file));
+  fclose(file);
+  const char *const name_end = strrchr(text, ')');
+  CHECK(name_end);
+  return name_end[2];
+}
+
 /* Let a child crash in a way. Returns its process; its report can be read from *fd. */
 static pid_t crash(int way, int *fd) {
   int ends[2];
@@ -29,6 +47,7 @@ static pid_t crash(int way, int *fd) {
   CHECK(pid >= 0);
   if (pid == 0) {
     close(ends[0]);
+    CHECK(prctl(PR_SET_PDEATHSIG, SIGKILL) == 0); /* a failed check ends the parent while the child waits */
     CHECK(rt_crash_report_to(ends[1]) == 0);
     if (way == 0) write_nowhere();
     if (way == 1) overflow_the_stack(NULL);
@@ -55,7 +74,11 @@ int main(void) {
     rt_crash_t report = {.number = 0};
     const ssize_t size = read(fd, &report, sizeof report);
     if (numbers[way] == 0 || (way == 4 && size == 0)) { /* it cannot write, and does not wait */
-      CHECK(size == 0 && waitpid(pid, &status, 0) == pid);
+      CHECK(size == 0);
+      pid_t ended = 0;
+      for (int i = 0; i < 100 * PATIENCE && !(ended = waitpid(pid, &status, WNOHANG)); i++) usleep(1000);
+      if (!ended) kill(pid, SIGKILL);
+      CHECK(ended == pid);
       if (way == 5) CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 128 + SIGSEGV);
       close(fd);
       continue;
@@ -68,9 +91,12 @@ int main(void) {
 #endif
     if (way == 0) CHECK(report.address == 8);
     if (way > 1) CHECK(report.address == 0);
+    char state = state_of(pid);
+    for (; state == 'R' || state == 'D'; state = state_of(pid)) usleep(100);
+    CHECK(state == 'S'); /* it waits */
     char name[64];
     snprintf(name, sizeof name, "/proc/%d/maps", (int)pid);
-    FILE *const maps = fopen(name, "r"); /* it waits */
+    FILE *const maps = fopen(name, "r");
     CHECK(maps && fgets(name, sizeof name, maps));
     fclose(maps);
     kill(pid, SIGKILL);
