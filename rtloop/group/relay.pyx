@@ -12,8 +12,6 @@ from rtloop.loop.thread cimport LoopThread
 import os
 import threading
 
-# Highest priority: below 99, that of the kernel's own threads.
-_TOP_PRIORITY = 98
 # Pause before another try if the kernel has no memory for poll(2).
 cdef enum: _PAUSE_NS = 10_000_000
 
@@ -30,8 +28,7 @@ cdef class Relay:
     members : sequence of ChildMember
         Loops in other processes that have acquired everything and are linked with the others.
     priority : int or None
-        Highest SCHED_FIFO priority of the group's loops; the thread gets the next one, if it may. None: no loop has
-        one.
+        SCHED_FIFO priority of the thread, if it may have one, above those of the group's loops; None if they have none.
     """
 
     # Two for each loop: its failure, and the end of its process. A file that has nothing more to show is -1.
@@ -75,7 +72,7 @@ cdef class Relay:
     def _work(self):
         if self._priority is not None:
             try:
-                parameters = os.sched_param(min(self._priority + 1, _TOP_PRIORITY))
+                parameters = os.sched_param(self._priority)
                 os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, parameters)
             except OSError:
                 pass  # the loops were refused theirs as well, and their grants report it

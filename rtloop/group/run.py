@@ -118,8 +118,8 @@ class Run:
         if remote:
             from rtloop.group.relay import Relay
 
-            priorities = [settings.priority for settings in every if settings.policy in ("fifo", "rr")]
-            self._relay = Relay(remote, max(priorities, default=None))
+            highest = watchdog_plan.highest_priority(every)
+            self._relay = Relay(remote, None if highest is None else watchdog_plan.priority_above(highest))
 
     def _prepare_watchdog(self, every: Sequence[Settings], limit: watchdog_plan.Limit) -> None:
         from rtloop.group.watchdog import Watchdog

@@ -11,10 +11,12 @@ from rtloop.settings import Settings, make_settings
 from rtloop.system.grant import Grant
 from rtloop.units import as_index, format_duration, parse_duration, show
 
-__all__ = ["Limit", "check_watchdog", "plan"]
+__all__ = ["Limit", "check_watchdog", "highest_priority", "plan", "priority_above"]
 
 #: The watchdog's priority is above every loop's, and below 99, that of the kernel's own threads.
 _TOP_PRIORITY = 98
+#: Priority that is assumed of loops that have none.
+_USUAL_PRIORITY = 79
 #: Number of checks within the shortest limit, and bounds of their interval.
 _CHECKS, _MIN_INTERVAL_NS, _MAX_INTERVAL_NS = 8, 100_000, 10_000_000
 _LOCKS = ("off", "own", "onfault", "all")
@@ -57,11 +59,22 @@ def check_watchdog(limit: object, every: Sequence[Settings]) -> Limit | None:
     return found
 
 
+def highest_priority(every: Sequence[Settings]) -> int | None:
+    """Return the highest priority of these loops; None if they have none."""
+    return max((settings.priority for settings in every if settings.policy in ("fifo", "rr")), default=None)
+
+
+def priority_above(highest: int) -> int:
+    """Return the priority of a thread that watches loops with this highest priority."""
+    return min(highest + 1, _TOP_PRIORITY)
+
+
 def plan(name: str, every: Sequence[Settings], limit: Limit) -> tuple[Settings, list[int], list[Grant]]:
     """Return a watchdog's settings, the limit of each loop in ns, and a remark if its priority is not the highest."""
     limits = [limit.of(settings) for settings in every]
     interval = min(max(min(limits) // _CHECKS, _MIN_INTERVAL_NS), _MAX_INTERVAL_NS)
-    highest = max((s.priority for s in every if s.policy in ("fifo", "rr")), default=79)
+    priority = highest_priority(every)
+    highest = _USUAL_PRIORITY if priority is None else priority
     remarks = []
     if highest >= _TOP_PRIORITY:
         detail = (
@@ -73,7 +86,7 @@ def plan(name: str, every: Sequence[Settings], limit: Limit) -> tuple[Settings, 
         f"{name}'s watchdog",
         interval,
         policy="other" if all(s.policy == "other" for s in every) else "fifo",
-        priority=min(highest + 1, _TOP_PRIORITY),
+        priority=priority_above(highest),
         cpu=None,
         strict=any(s.strict for s in every),
         lock_memory=max((s.lock_memory for s in every), key=_LOCKS.index),

@@ -17,11 +17,10 @@ from rtloop.machine.isolation.plan import Hierarchy, Request, find_hierarchy, gr
 from rtloop.machine.isolation.restore import Restored, restore
 from rtloop.machine.isolation.step import Step, is_satisfied, put, read
 from rtloop.process.signal_shield import shielded
+from rtloop.system.cgroup import controller_groups
 from rtloop.system.cpu import format_cpu_list, parse_cpu_list
 
 __all__ = ["Isolation", "check_cpus", "isolated", "missing_rights", "stale_journals", "undo"]
-
-_DEFAULT_PRIORITY, _DEFAULT_LATENCY_US = 60, 10
 
 
 def check_cpus(kernel: Kernel, cpus: str | int | Iterable[int]) -> Request:
@@ -137,7 +136,7 @@ class Isolation:
 
     def __init__(
         self, cpus: str | int | Iterable[int], *, devices: Iterable[str] = (),
-        device_priority: int = _DEFAULT_PRIORITY, idle_latency_us: int = _DEFAULT_LATENCY_US, root: str = "",
+        device_priority: int = Request.device_priority, idle_latency_us: int = Request.idle_latency_us, root: str = "",
     ) -> None:  # fmt: skip
         if not 1 <= device_priority <= 99:
             raise ConfigError(f"device_priority={device_priority!r} must be from 1 to 99")
@@ -237,10 +236,8 @@ class Isolation:
     def _home(self) -> str:
         """Return the folder of this process's own control group."""
         hierarchy = self.hierarchy
-        for line in (Kernel().read("/proc/self/cgroup") or "").splitlines():
-            _, _, rest = line.partition(":")
-            controllers, _, path = rest.partition(":")
-            if ("cpuset" in controllers.split(",")) if hierarchy.version == 1 else not controllers:
+        for version, _, path in controller_groups(Kernel().text("/proc/self/cgroup"), "cpuset"):
+            if version == hierarchy.version:
                 folder = f"{hierarchy.top}{path}".rstrip("/")
                 return folder if self.kernel.exists(folder) else hierarchy.top
         return hierarchy.top
@@ -322,8 +319,8 @@ def _fix(kernel: Kernel, step: Step) -> str:
 
 @contextmanager
 def isolated(
-    cpus: str | int | Iterable[int], *, devices: Iterable[str] = (), device_priority: int = _DEFAULT_PRIORITY,
-    idle_latency_us: int = _DEFAULT_LATENCY_US, join: bool = True, root: str = "",
+    cpus: str | int | Iterable[int], *, devices: Iterable[str] = (), device_priority: int = Request.device_priority,
+    idle_latency_us: int = Request.idle_latency_us, join: bool = True, root: str = "",
 ) -> Iterator[Isolation]:  # fmt: skip
     """Isolate CPUs for the length of a ``with`` block, and run this process there.
 

@@ -161,7 +161,7 @@ class Kernel:
         fields = after.split()
         try:
             flags, start = int(fields[6]), int(fields[19])
-            cpus = parse_cpu_list(parse_fields(self.text(f"{folder}/status"))["Cpus_allowed_list"])
+            cpus = self._allowed(folder)
         except (IndexError, KeyError, ValueError):
             return None
         if fields[0] in "ZX":  # it has ended, and waits for its parent
@@ -172,9 +172,12 @@ class Kernel:
     def affinity(self, tid: int) -> tuple[int, ...]:
         """Return the CPUs that a thread may run on; none if there is no such thread."""
         try:
-            return parse_cpu_list(parse_fields(self.text(f"/proc/{tid}/status"))["Cpus_allowed_list"])
+            return self._allowed(f"/proc/{tid}")
         except (KeyError, ValueError):
             return ()
+
+    def _allowed(self, folder: str) -> tuple[int, ...]:
+        return parse_cpu_list(parse_fields(self.text(f"{folder}/status"))["Cpus_allowed_list"])
 
     def set_affinity(self, tid: int, cpus: Iterable[int]) -> None:
         """Move a thread to other CPUs.

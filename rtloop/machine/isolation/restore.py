@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from rtloop.machine.isolation.journal import Journal, journals, locked
 from rtloop.machine.isolation.kernel import Kernel
-from rtloop.machine.isolation.step import ABSENT, Step, is_satisfied, put, read
+from rtloop.machine.isolation.step import Step, is_satisfied, put, read, undo_order, vanishes
 from rtloop.system.cpu import parse_cpu_list
 
 __all__ = ["Restored", "restore"]
@@ -58,10 +58,7 @@ def restore(journal: Journal) -> list[Restored]:
         journal = Journal.load(kernel, journal.path)
         others = [other for other in journals(kernel) if other.path != journal.path]
         _move_home(kernel, journal)
-        # A thread gets its CPUs back when it may have them again, after all other steps.
-        steps = [step for step in reversed(journal.steps) if step.kind != "affinity" and step.kind != "note"]
-        steps += [step for step in journal.steps if step.kind == "affinity"]
-        found = [_restore(kernel, journal, step, others) for step in steps]
+        found = [_restore(kernel, journal, step, others) for step in undo_order(journal.steps)]
         if not any(result.verdict == "refused" for result in found):
             journal.remove()
         return found
@@ -91,7 +88,7 @@ def _restore(kernel: Kernel, journal: Journal, step: Step, others: list[Journal]
         return result("gone", found, None)
     if found == step.before:
         return result("unchanged", found, found)
-    if _vanishes(journal, step):
+    if vanishes(step, journal.steps):
         return result("gone", found, None, "it is removed with its group")
     if not _is_own(kernel, step, found, others):
         return result("kept", found, found, f"somebody else has changed it to {_show(found)}")
@@ -119,12 +116,6 @@ def _later(step: Step, others: list[Journal]) -> tuple[Journal, Step] | None:
         return None
     _, other, its = min(after, key=lambda item: item[0])
     return other, its
-
-
-def _vanishes(journal: Journal, step: Step) -> bool:
-    """Return whether a file is in a control group that this isolation removes."""
-    folders = [own.target for own in journal.steps if own.kind == "group" and own.before == ABSENT]
-    return step.kind == "write" and any(step.target.startswith(f"{folder}/") for folder in folders)
 
 
 def _is_own(kernel: Kernel, step: Step, found: str, others: list[Journal]) -> bool:

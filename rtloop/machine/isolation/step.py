@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -17,7 +17,9 @@ from rtloop.machine.isolation.kernel import Kernel
 from rtloop.process.nap import nap
 from rtloop.system.cpu import format_cpu_list, parse_cpu_list
 
-__all__ = ["ABSENT", "PRESENT", "Step", "is_satisfied", "put", "read", "script", "thread_target"]
+__all__ = [
+    "ABSENT", "PRESENT", "Step", "is_satisfied", "put", "read", "script", "thread_target", "undo_order", "vanishes",
+]  # fmt: skip
 
 #: Values of a control group.
 ABSENT, PRESENT = "absent", "present"
@@ -126,6 +128,21 @@ def is_satisfied(step: Step, value: str) -> bool:
         if step.kind == "affinity" or step.target.endswith(_LISTS):
             return parse_cpu_list(found) == parse_cpu_list(wanted)
     return False
+
+
+def undo_order(steps: Sequence[Step]) -> list[Step]:
+    """Return the steps that can be undone, in that order: backwards, but the CPUs of threads last.
+
+    A thread gets its CPUs back when it may have them again, after all other steps.
+    """
+    backwards = [step for step in reversed(steps) if step.kind not in ("affinity", "note")]
+    return backwards + [step for step in steps if step.kind == "affinity"]
+
+
+def vanishes(step: Step, steps: Sequence[Step]) -> bool:
+    """Return whether a step writes a file in a control group that one of these steps has created."""
+    folders = [other.target for other in steps if other.kind == "group" and other.before == ABSENT]
+    return step.kind == "write" and any(step.target.startswith(f"{folder}/") for folder in folders)
 
 
 def thread_target(tid: int, start: int) -> str:

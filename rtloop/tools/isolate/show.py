@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from typing import TYPE_CHECKING, NamedTuple
 
-from rtloop.machine.isolation.step import ABSENT, Step, is_satisfied, script
+from rtloop.machine.isolation.step import ABSENT, Step, is_satisfied, script, undo_order, vanishes
 from rtloop.system.cpu import format_cpu_list
 
 if TYPE_CHECKING:
@@ -112,19 +111,11 @@ def make_script(isolation: Isolation, program: Sequence[str], steps: Sequence[St
         else:
             lines += [] if is_satisfied(step, step.before) else script(step, step.wanted)
     lines += ["# Run the program inside", shlex.join(enter_command(isolation, program)), "# Undo it"]
-    last = [step for step in steps if step.kind == "affinity"]
-    for step in [*(step for step in reversed(steps) if step.kind not in ("affinity", "note")), *last]:
+    for step in undo_order(steps):
         has_value = step.before or step.kind == "controller"
-        if has_value and not is_satisfied(step, step.before) and not _vanishes(step, steps):
+        if has_value and not is_satisfied(step, step.before) and not vanishes(step, steps):
             lines += script(step, step.before)
     return "\n".join(lines)
-
-
-def _vanishes(step: Step, steps: Sequence[Step]) -> bool:
-    return step.kind == "write" and any(
-        other.kind == "group" and other.before == ABSENT and os.path.dirname(step.target) == other.target
-        for other in steps
-    )
 
 
 def print_restored(console: Console, restored: Sequence[Restored]) -> None:

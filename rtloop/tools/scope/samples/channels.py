@@ -21,7 +21,7 @@ _MOST = 512
 #: A cycle of the loop's own times, ns.
 TIMING_DTYPE = np.dtype([("cycle", "<u8"), ("release", "<i8"), ("start", "<i8"), ("end", "<i8")])
 
-#: What a loop of another host did between two of its statistics: latency and execution in ns, and counts.
+#: Channels of a loop of another host, between two of its statistics: latency and execution in ns, and counts.
 INTERVAL_DTYPE = np.dtype(
     [("cycle", "<u8"), ("release", "<i8"), ("median", "<f8"), ("late", "<f8"), ("long", "<f8"), ("overruns", "<i8")]
 )
