@@ -36,6 +36,7 @@ def _load(name: str) -> ModuleType:
 
 
 # From here on, every test file can import from it.
+sys.modules["rtloop_test_ends"] = _load("ends")
 sys.modules["rtloop_test_processes"] = _load("processes")
 sys.modules["rtloop_test_scope_page"] = _load("scope_page")
 sys.modules["rtloop_test_waiting"] = _load("waiting")
