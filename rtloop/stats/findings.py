@@ -168,7 +168,12 @@ def _notes(stats: Stats) -> Iterator[str]:
             f"The thread was preempted {_count(involuntary, 'time')}: by a thread of higher or equal priority, by load"
             " balancing of an unpinned thread, or by real-time throttling."
         )
-    collections, longest = collections_of(stats)
+    collections, longest, missed = collections_of(stats)
+    if missed:
+        yield (
+            f"{_count(missed, 'collection')} of garbage went unmeasured, because the program removed rtloop's entry"
+            " from gc.callbacks: how long a step in Python waited for them is unknown."
+        )
     if longest > _SHARE * period > 0:
         yield (
             f"Python's garbage collector ran {_count(collections, 'time')}, for up to"

@@ -193,11 +193,12 @@ def facts_of(stats: Figures) -> list[tuple[str, str]]:
                 f"{_number(switches.voluntary)} voluntary, {_number(switches.involuntary)} involuntary",
             ),
         ]
-        collections, longest = collections_of(stats)
-        if collections:
-            longest_text = format_duration(float(f"{longest:.2e}"))
+        collections, longest, missed = collections_of(stats)
+        if collections or missed:
+            longest_text = f", the longest {format_duration(float(f'{longest:.2e}'))}" if collections else ""
+            missed_text = f"; {missed:,} more not measured" if missed else ""
             facts.append(
-                ("garbage collector", f"{collections:,} collections in the process, the longest {longest_text}")
+                ("garbage collector", f"{collections:,} collections in the process{longest_text}{missed_text}")
             )
     if stats.guard:
         facts.append(("guards", stats.guard_sentence))
@@ -210,16 +211,21 @@ def facts_of(stats: Figures) -> list[tuple[str, str]]:
     return facts
 
 
-def collections_of(stats: Figures) -> tuple[int, int]:
-    """Return the collections of garbage and the longest, ns, that a step in Python may have waited for; else zeros.
+def collections_of(stats: Figures) -> tuple[int, int, int]:
+    """Return the collections of garbage that a step in Python may have waited for; zeros for a step that never does.
 
     They may come from an untrusted file or process.
+
+    Returns
+    -------
+    tuple of int
+        How many were measured; the longest of them, ns; how many were not measured.
     """
-    found = [stats.host.get(name) for name in ("gc_collections", "gc_longest_ns")]
-    if not all(type(value) is int and 0 <= value < 1 << 63 for value in found):
-        return 0, 0
+    found = [stats.host.get(name, 0) for name in ("gc_collections", "gc_longest_ns", "gc_missed")]
     takes_gil = any(grant.name == "gil" for grant in stats.grants)
-    return (found[0], found[1]) if takes_gil else (0, 0)  # type: ignore[return-value]
+    if not takes_gil or not all(type(value) is int and 0 <= value < 1 << 63 for value in found):
+        return 0, 0, 0
+    return found[0], found[1], found[2]
 
 
 def violations_of(stats: Figures) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 __all__ = ["collector_facts", "watch_collector"]
 
+_before: int | None = None
 _begun_ns = 0
 _count = 0
 _longest_ns = 0
@@ -19,14 +20,22 @@ _last_at_ns = 0
 
 
 def watch_collector() -> None:
-    """Watch the collector from now on. Further calls do nothing."""
+    """Watch the collector from now on. Further calls only make up for a program that has cleared `gc.callbacks`."""
+    global _before
+    if _before is None:
+        _before = _total()
     if _note not in gc.callbacks:
         gc.callbacks.append(_note)
 
 
+def _total() -> int:
+    """Return the collections in the life of this process, as the collector itself counts them."""
+    return sum(generation["collections"] for generation in gc.get_stats())
+
+
 def _note(phase: str, info: dict[str, int]) -> None:
     """Measure a collection; called by the collector before and after each, on the thread that it runs on."""
-    global _begun_ns, _count, _longest_ns, _longest_at_ns, _last_at_ns
+    global _before, _begun_ns, _count, _longest_ns, _longest_at_ns, _last_at_ns
     now = time.monotonic_ns()
     if phase == "start":
         _begun_ns = now
@@ -36,12 +45,25 @@ def _note(phase: str, info: dict[str, int]) -> None:
         if now - _begun_ns >= _longest_ns:
             _longest_ns, _longest_at_ns = now - _begun_ns, _begun_ns
         _begun_ns = 0
+    elif _before is not None:
+        _before += 1  # it had begun before the watch
+
+
+def _missed() -> int:
+    """Return the collections since the watch began of which it was not told."""
+    if _before is None:
+        return 0
+    return max(0, _total() - _before - _count - bool(_begun_ns))
 
 
 def collector_facts() -> dict[str, Any]:
-    """Return the collections since the watch began: their number, the longest, and times on CLOCK_MONOTONIC, ns."""
+    """Return the collections since the watch began: their number, the longest, and times on CLOCK_MONOTONIC, ns.
+
+    `gc_missed` are those that were not measured, because the program had removed the watch from `gc.callbacks`.
+    """
     return {
         "gc_collections": _count,
+        "gc_missed": _missed(),
         "gc_longest_ns": _longest_ns,
         "gc_longest_at_ns": _longest_at_ns,
         "gc_last_at_ns": _last_at_ns,

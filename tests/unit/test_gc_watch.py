@@ -43,6 +43,37 @@ def test_the_watch_begins_once_and_counts_each_collection() -> None:
     assert gc.callbacks.count(gc_watch._note) == 1
 
 
+def test_collections_that_the_program_hides_are_reported_as_not_measured() -> None:
+    def step(cycle: rtloop.Cycle) -> None:
+        if cycle.index == 10:
+            gc.callbacks.clear()
+            gc.collect()
+            gc.collect()
+
+    callbacks = gc.callbacks.copy()
+    before = gc_watch.collector_facts()["gc_missed"]
+    try:
+        stats = rtloop.PyLoop(step, "5ms", **PLAIN).run(cycles=20)
+    finally:
+        gc.callbacks[:] = callbacks
+    missed = stats.host["gc_missed"] - before
+    assert missed >= 2
+    assert "more not measured" in str(stats)
+    assert any("of garbage went unmeasured" in finding.text for finding in find(stats))
+
+
+def test_a_collection_during_which_the_watch_begins_is_not_missed() -> None:
+    def begin(phase: str, info: dict[str, int]) -> None:
+        if phase == "start":
+            gc_watch.watch_collector()
+
+    gc.callbacks[:] = [begin]
+    missed = gc_watch.collector_facts()["gc_missed"]
+    gc.collect()
+    gc.callbacks.remove(begin)
+    assert gc_watch.collector_facts()["gc_missed"] == missed
+
+
 def test_a_simulated_run_tells_nothing_of_the_collector() -> None:
     stats = rtloop.RTLoop("1kHz").simulate(cycles=10)
     assert not [key for key in stats.host if key.startswith("gc_")]
