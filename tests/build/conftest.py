@@ -26,12 +26,18 @@ def load_once() -> ModuleType:
 once = load_once()
 
 
+#: Packages that an example needs beyond those of the group `test`; its tests are skipped where one is missing.
+NEEDS = {"mujoco": ("mujoco", "scipy")}
+
+
 def build_as_its_readme_says(example: Path, folder: Path) -> None:
-    """Copy an example into a folder and build it there."""
+    """Copy an example into a folder and build it there, unless its run.py does so by rtloop.build."""
     for file in example.iterdir():
-        if file.suffix in (".py", ".pyx", ".pxd"):
+        if file.suffix in (".py", ".pyx", ".pxd", ".xml"):
             (folder / file.name).write_bytes(file.read_bytes())
     environment = {**os.environ, "PYTHONPATH": "", "CFLAGS": "-O0"}  # a third of the time; no figure is looked at
+    if "rtloop.build(" in (folder / "run.py").read_text():
+        return
     for source in folder.glob("*.pyx"):
         command = [sys.executable, "-m", "Cython.Build.Cythonize", "-i", source.name]
         built = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
@@ -50,8 +56,18 @@ def built_example(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], P
     """The folder of an example that is built, by name; others use it, too: copy what is run or changed."""
 
     def built(name: str) -> Path:
+        for package in NEEDS.get(name, ()):
+            pytest.importorskip(package, reason=f"examples/{name} needs {package}: pip install --group counterparts")
         folder = once.run_folder(tmp_path_factory.getbasetemp()) / "examples" / name
         made: Path = once.make_once(folder, lambda empty: build_as_its_readme_says(ROOT / "examples" / name, empty))
         return made
 
     return built
+
+
+@pytest.fixture(scope="session")
+def example_cache(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment in which an example that calls rtloop.build finds what another test has compiled."""
+    cache = once.run_folder(tmp_path_factory.getbasetemp(), is_shared=True) / "example_cache"
+    cache.mkdir(exist_ok=True)
+    return {"RTLOOP_CACHE_DIR": str(cache), "CFLAGS": "-O0"}

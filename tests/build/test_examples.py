@@ -18,17 +18,21 @@ import rtloop
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted(path.parent for path in (ROOT / "examples").glob("*/run.py"))
+#: Arguments that shorten a run.
+SHORT = {"mujoco": ["--seconds", "1"]}
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
-def test_an_example_builds_and_runs(example: Path, built_example: Callable[[str], Path], tmp_path: Path) -> None:
+def test_an_example_builds_and_runs(
+    example: Path, built_example: Callable[[str], Path], example_cache: dict[str, str], tmp_path: Path
+) -> None:
     if "rtloop.zenoh" in (example / "run.py").read_text():
         pytest.importorskip("zenoh", reason="Zenoh is missing: pip install 'rtloop[zenoh]'")
     folder = shutil.copytree(built_example(example.name), tmp_path / example.name)
     done = subprocess.run(
-        [sys.executable, "run.py"],
+        [sys.executable, "run.py", *SHORT.get(example.name, [])],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": ""},
+        env={**os.environ, **example_cache, "PYTHONPATH": ""},
         capture_output=True,
         text=True,
         timeout=200,  # vision_loop starts seven processes

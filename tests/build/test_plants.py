@@ -1,0 +1,71 @@
+"""Examples whose step calls a simulator or a solver of others: they compute what its own Python interface computes."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+import rtloop
+
+
+@pytest.fixture
+def place(
+    built_example: Callable[[str], Path], example_cache: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], Path]:
+    """The folder of an example; its modules are built there as in a run of it."""
+
+    def place(name: str) -> Path:
+        folder = built_example(name)
+        for variable, value in example_cache.items():
+            monkeypatch.setenv(variable, value)
+        monkeypatch.chdir(folder)
+        return folder
+
+    return place
+
+
+class TestMuJoCo:
+    @pytest.fixture
+    def balancer(self, place: Callable[[str], Path]) -> ModuleType:
+        return rtloop.build(place("mujoco") / "balancer.pyx")
+
+    @pytest.fixture
+    def model(self, balancer: ModuleType) -> Any:
+        return importlib.import_module("mujoco").MjModel.from_xml_path("balancer.xml")
+
+    def test_the_robot_falls_as_in_python(self, balancer: ModuleType, model: Any) -> None:
+        mujoco = importlib.import_module("mujoco")
+        data, python = mujoco.MjData(model), mujoco.MjData(model)
+        data.qpos[2] = python.qpos[2] = 0.1
+        plant = balancer.Plant(model, data)
+        plant.simulate("500ms")
+        log = plant.log.drain()
+        for state in log:
+            mujoco.mj_step(model, python)
+            assert np.array_equal(state["q"], python.qpos) and state["time"] == python.time
+        assert len(log) == 500 and python.qpos[2] > 1, "it has fallen"
+
+    def test_missed_releases_cost_no_simulated_time(self, balancer: ModuleType, model: Any) -> None:
+        plant = balancer.Plant(model, importlib.import_module("mujoco").MjData(model))
+        stats = plant.simulate("1s", execution=["10us"] * 9 + ["3500us"])
+        assert stats.missed > 100
+        log = plant.log.drain()
+        assert log["time"] == pytest.approx((log["release"] - log["release"][0]) * 1e-9 + 1e-3)
+
+    def test_a_controller_without_gains_lets_the_motor_rest(self, balancer: ModuleType, model: Any) -> None:
+        plant = balancer.Plant(model, importlib.import_module("mujoco").MjData(model))
+        controller = balancer.Balance("2ms", plant, 0, 0)
+        rtloop.simulate([plant, controller], "100ms")
+        assert not plant.log.drain()["torque"].any()
+
+    def test_another_model_is_refused(self, balancer: ModuleType) -> None:
+        mujoco = importlib.import_module("mujoco")
+        model = mujoco.MjModel.from_xml_string("<mujoco/>")
+        with pytest.raises(ValueError, match="the model has 0 positions and 0 motors"):
+            balancer.Plant(model, mujoco.MjData(model))
