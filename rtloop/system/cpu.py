@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from rtloop.system.fileio import read_text
 
-__all__ = ["format_cpu_list", "isolated_cpus", "mask_to_cpus", "parse_cpu_list"]
+__all__ = ["format_cpu_list", "format_cpu_mask", "isolated_cpus", "mask_to_cpus", "parse_cpu_list"]
 
 _MAX_CPUS = 1 << 16  # Linux can be built for 8192
 
@@ -39,6 +39,15 @@ def format_cpu_list(cpus: Iterable[int]) -> str:
         else:
             runs.append([cpu, cpu])
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+
+
+def format_cpu_mask(cpus: Iterable[int]) -> str:
+    """Write CPU numbers as a mask of the kernel: ``(0, 1, 33)`` gives ``"2,00000003"``."""
+    bits = sum(1 << cpu for cpu in set(cpus))
+    groups = [f"{bits & 0xFFFFFFFF:08x}"]
+    while bits := bits >> 32:
+        groups.append(f"{bits & 0xFFFFFFFF:08x}")
+    return ",".join(reversed(groups)).lstrip("0,") or "0"
 
 
 def mask_to_cpus(words: Iterable[int]) -> tuple[int, ...]:

@@ -16,7 +16,9 @@ from rtloop.system.fileio import parse_fields, read_text
 
 __all__ = [
     "Cpuset",
+    "Partition",
     "explain_outside",
+    "list_partitions",
     "own_cpuset",
     "partitioned_cpus",
     "read_cpus",
@@ -44,6 +46,14 @@ class Cpuset(NamedTuple):
     path: str
     cpus: tuple[int, ...]
     partition: str = ""
+
+
+class Partition(NamedTuple):
+    """A partition: its path, its CPUs, and the kernel's text for it, such as ``"isolated invalid (...)"``."""
+
+    path: str
+    cpus: tuple[int, ...]
+    state: str
 
 
 def read_cpus(path: str) -> tuple[int, ...] | None:
@@ -109,6 +119,23 @@ def _partitions(root: str) -> Iterator[tuple[str, tuple[int, ...]]]:
             return
         if folder != top and "cpuset.cpus.partition" in files and _partition(folder) in ("root", "isolated"):
             yield folder.removeprefix(top), read_cpus(f"{folder}/cpuset.cpus.effective") or ()
+
+
+def list_partitions(root: str = _ROOT) -> list[Partition] | None:
+    """Return all partitions of version 2, valid or not; None if it has no cpusets here."""
+    top, found, is_there = _top(root), [], False
+    for count, (folder, _, files) in enumerate(os.walk(top)):
+        if count > _MAX_GROUPS:
+            break
+        is_there = is_there or "cpuset.cpus.effective" in files
+        if folder == top or "cpuset.cpus.partition" not in files:
+            continue
+        with suppress(OSError):
+            state = " ".join(read_text(f"{folder}/cpuset.cpus.partition").split())
+            if state.startswith(("root", "isolated")):
+                cpus = read_cpus(f"{folder}/cpuset.cpus.effective") or ()
+                found.append(Partition(folder.removeprefix(top), cpus, state))
+    return sorted(found) if is_there else None
 
 
 def partitioned_cpus(root: str = _ROOT) -> tuple[int, ...]:

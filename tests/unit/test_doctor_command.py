@@ -108,7 +108,9 @@ def test_json_has_every_check_whole(plant: Any, capsys: pytest.CaptureFixture[st
     exit_code("--json")
     document = json.loads(capsys.readouterr().out)
     assert document["verdict"] == "fail" and document["counts"] == {"fail": 1, "warn": 1, "note": 0, "ok": 1}
+    references = [check.pop("references") for check in document["checks"]]
     assert [Check(**check) for check in document["checks"]] == [OK, WARN, FAIL]
+    assert references[0][0]["url"].startswith("https://docs.kernel.org/") and references[1] == []
     assert document["host"]["kernel"] and document["command"] == "doctor" and "measured" not in document
 
 

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from rtloop.machine.doctor import parse
+from rtloop.system import cpuset
 from rtloop.system.fileio import parse_fields
 from rtloop.system.host import uname
 
@@ -74,11 +75,11 @@ class Machine:
         except (OSError, EOFError) as error:
             return None, getattr(error, "strerror", None) or str(error)
 
-    def read_bytes(self, path: str, count: int) -> tuple[bytes | None, str]:
-        """Return the first bytes of a file and an empty reason, or None and the reason."""
+    def read_bytes(self, path: str, count: int, offset: int = 0) -> tuple[bytes | None, str]:
+        """Return bytes of a file and an empty reason, or None and the reason."""
         try:
             with open(self.root + path, "rb", buffering=0) as file:
-                return file.read(count), ""
+                return os.pread(file.fileno(), count, offset) if offset else file.read(count), ""
         except OSError as error:
             return None, error.strerror or str(error)
 
@@ -180,6 +181,18 @@ class Machine:
 
     @cached_property
     def isolated(self) -> tuple[int, ...]:
-        """The CPUs that the kernel keeps free of ordinary threads."""
-        found = parse.cpu_list(self.text("/sys/devices/system/cpu/isolated")) or ()
-        return tuple(cpu for cpu in found if cpu in self.online)
+        """The CPUs that the kernel keeps free of ordinary threads: since the boot, or by a partition."""
+        found = set(parse.cpu_list(self.text("/sys/devices/system/cpu/isolated")) or ())
+        found |= set(cpuset.partitioned_cpus(f"{self.root}/sys/fs/cgroup"))
+        return tuple(sorted(cpu for cpu in found if cpu in self.online))
+
+    @cached_property
+    def cpu_flags(self) -> set[str]:
+        """The features of the first CPU, as ``/proc/cpuinfo`` names them."""
+        fields = parse_fields(self.text("/proc/cpuinfo"))
+        return set((fields.get("flags") or fields.get("Features", "")).split())
+
+    @cached_property
+    def cpu_vendor(self) -> str:
+        """The vendor of the CPUs, such as ``GenuineIntel``; empty where ``/proc/cpuinfo`` does not tell."""
+        return parse_fields(self.text("/proc/cpuinfo")).get("vendor_id", "")

@@ -22,11 +22,13 @@ __all__ = [
     "cgroups",
     "command_line",
     "cpu_list",
+    "cpu_mask",
     "cpu_max",
     "cpu_times",
     "group_names",
     "isolation",
     "kernel_config",
+    "kernel_release",
     "kernel_version",
     "number",
     "pam_limits",
@@ -54,6 +56,15 @@ def cpu_list(text: str) -> tuple[int, ...] | None:
         return parse_cpu_list(text)
     except ValueError:
         return None
+
+
+def cpu_mask(text: str) -> tuple[int, ...] | None:
+    """Read a mask of CPUs in hexadecimal, ``"ff,00000003"``; an empty mask names no CPU."""
+    digits = text.strip().replace(",", "")
+    if not re.fullmatch(r"[0-9a-fA-F]{1,2048}", digits):
+        return None
+    bits = int(digits, 16)
+    return tuple(cpu for cpu in range(bits.bit_length()) if bits >> cpu & 1)
 
 
 def boot_cpu_list(text: str, last: int) -> tuple[int, ...] | None:
@@ -108,6 +119,23 @@ def kernel_version(text: str) -> tuple[int, int] | None:
     """Read major and minor of a release such as ``6.12.48-rt``."""
     match = re.match(r"([0-9]{1,4})\.([0-9]{1,4})", text)
     return (int(match[1]), int(match[2])) if match else None
+
+
+def kernel_release(release: str, version: str = "") -> tuple[int, int, int | None] | None:
+    """Read major, minor and stable version; the latter is None if it is not known.
+
+    Debian names the stable version only in the version, ``"#1 SMP PREEMPT_RT Debian 6.1.147-1"``, and Ubuntu and RHEL
+    nowhere: what they call ``5.15.0-1032-realtime`` has the fixes of later stable versions.
+    """
+    if match := re.search(r"\bDebian ([0-9]{1,4})\.([0-9]{1,4})\.([0-9]{1,4})\b", version):
+        return int(match[1]), int(match[2]), int(match[3])
+    match = re.match(r"([0-9]{1,4})\.([0-9]{1,4})(?:\.([0-9]{1,4}))?(.*)", release, re.DOTALL)
+    if match is None:
+        return None
+    is_distribution = re.match(r"-[0-9]", match[4]) is not None and int(match[3] or 0) == 0
+    is_enterprise = re.search(r"\.el[0-9]|\.lt|-azure|-aws|-gcp", match[4]) is not None
+    stable = None if is_distribution or is_enterprise else int(match[3] or 0)
+    return int(match[1]), int(match[2]), stable
 
 
 def kernel_config(text: str) -> dict[str, str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from rtloop.machine.doctor.references import references
 from rtloop.machine.doctor.run_all import TOPICS
 from rtloop.system.checks import VERDICTS, Check, worst
 
@@ -124,6 +125,8 @@ def _table(checks: Sequence[Check], width: int, *, verbose: bool) -> Table:
         found = Text(check.found)
         if verbose:
             found.append(f"\n{check.source}\n{check.why}", "dim")
+            for reference in references(check.name)[:1]:
+                found.append(f"\n{reference['item']}: {reference['url']}", "dim")
         table.add_row(Text(check.verdict, _STYLES[check.verdict]), Text(check.name), found)
     return table
 
@@ -139,7 +142,7 @@ def make_document(checks: Sequence[Check], measured: dict[str, Any] | None = Non
         "verdict": worst(checks),
         "counts": count(checks),
         "host": host_facts(),
-        "checks": [check.to_dict() for check in checks],
+        "checks": [check.to_dict() | {"references": references(check.name)} for check in checks],
     }
     return document if measured is None else document | {"measured": measured}
 

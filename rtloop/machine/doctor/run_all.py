@@ -6,7 +6,21 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from rtloop.machine.doctor import samples, trial_loop
-from rtloop.machine.doctor.checks import clocks, cpus, kernel, memory, platform, power, session, timesync, toolchain
+from rtloop.machine.doctor.checks import (
+    clocks,
+    configuration,
+    cpus,
+    devices,
+    isolation,
+    kernel,
+    known,
+    memory,
+    platform,
+    power,
+    session,
+    timesync,
+    toolchain,
+)
 from rtloop.machine.doctor.checks.clocks import ClockCost
 from rtloop.machine.doctor.checks.toolchain import Toolchain
 from rtloop.machine.doctor.machine_files import Machine
@@ -68,9 +82,13 @@ def examine(machine: Machine, evidence: Evidence = _NOTHING) -> list[Check]:
         yield from trial_loop.examine(evidence.probe)
         yield from session.examine(machine)
         yield from kernel.examine(machine)
+        yield from known.examine(machine)
+        yield from configuration.examine(machine)
         yield from samples.examine(machine, evidence.before, evidence.after)
         yield from platform.examine(machine, evidence.before, evidence.after)
+        yield from devices.examine(machine, evidence.before, evidence.after)
         yield from cpus.examine(machine)
+        yield from isolation.examine(machine)
         yield from power.examine(machine)
         yield from clocks.examine(machine, evidence.cost)
         yield from timesync.examine(machine, evidence.sync)

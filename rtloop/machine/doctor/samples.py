@@ -14,6 +14,7 @@ from rtloop.system.checks import Check
 __all__ = ["Sample", "busy_tasks", "examine", "take_sample"]
 
 _POLICIES = {1: "fifo", 2: "rr", 6: "deadline"}
+_MSR_SMI_COUNT = 0x34  # Intel SDM, volume 4
 _TICKS_PER_S = 100  # USER_HZ, on every architecture that rtloop runs on
 #: A thread that uses a greater share of a CPU is reported as a hog.
 _HOG = 0.2
@@ -30,11 +31,14 @@ class Sample(NamedTuple):
         Stolen and all CPU time, in ticks.
     tasks : dict
         Every real-time thread, with its process, and the nanoseconds it has run, by its number.
+    smi : int or None
+        System management interrupts of CPU 0 since the boot, as Intel's processors count them; None if not known.
     """
 
     seconds: float
     times: tuple[int, int] | None
     tasks: dict[int, tuple[Task, int, int]]
+    smi: int | None = None
 
 
 def take_sample(machine: Machine) -> Sample:
@@ -47,7 +51,14 @@ def take_sample(machine: Machine) -> Sample:
             if task is not None and task.policy in _POLICIES:
                 run_ns = parse.task_run_ns(machine.text(f"{folder}/{tid}/schedstat"))
                 tasks[tid] = task, pid, task.ticks * (10**9 // _TICKS_PER_S) if run_ns is None else run_ns
-    return Sample(time.monotonic(), parse.cpu_times(machine.text("/proc/stat")), tasks)
+    return Sample(time.monotonic(), parse.cpu_times(machine.text("/proc/stat")), tasks, _count_smi(machine))
+
+
+def _count_smi(machine: Machine) -> int | None:
+    if machine.cpu_vendor != "GenuineIntel" or "hypervisor" in machine.cpu_flags:
+        return None
+    data, _ = machine.read_bytes("/dev/cpu/0/msr", 8, _MSR_SMI_COUNT)
+    return int.from_bytes(data[:4], "little") if data is not None and len(data) == 8 else None
 
 
 def busy_tasks(before: Sample, after: Sample) -> list[tuple[float, Task, int]]:

@@ -60,8 +60,9 @@ def main() -> None:
             machine.read(f"/sys/kernel/mm/hugepages/{folder}/{name}_hugepages")
     machine.read("/proc/meminfo")
     options = (
-        "PREEMPT", "NO_HZ_FULL", "RCU_NOCB", "HIGH_RES", "RT_GROUP", "NUMA_BAL", "KSM", "TRANSPARENT", "HUGETLBFS",
-        "COMPACTION",
+        "PREEMPT", "NO_HZ", "HZ_PERIODIC", "RCU_NOCB", "CPU_FREQ", "TRACING", "IRQSOFF", "PROVE_LOCKING", "LOCK_STAT",
+        "DEBUG_", "KASAN", "KCSAN", "LATENCYTOP", "IRQ_FORCED", "LOCKUP", "EFI_DISABLE", "HIGH_RES",
+        "RT_GROUP", "NUMA_BAL", "KSM", "TRANSPARENT", "HUGETLBFS", "COMPACTION",
     )  # fmt: skip
     keep = tuple(f"{mark}CONFIG_{option}" for option in options for mark in ("", "# "))
     keep += ("cpu", "Hugepagesize", "MemTotal")

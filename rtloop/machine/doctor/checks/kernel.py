@@ -10,7 +10,7 @@ from rtloop.machine.doctor.machine_files import Machine, unread
 from rtloop.system import checks
 from rtloop.system.checks import Check
 from rtloop.system.cpu import format_cpu_list
-from rtloop.system.fixes import boot_fix, cpuset_fix, kernel_fix, sysctl_fix
+from rtloop.system.fixes import cpuset_fix, kernel_fix, throttling_fix
 from rtloop.units import format_duration
 
 __all__ = ["examine", "is_preempt_rt", "preemption"]
@@ -69,9 +69,6 @@ def examine(machine: Machine) -> Iterator[Check]:
     yield _group_runtime(machine)
     yield _quota(machine)
     yield _cpuset(machine)
-    yield _tracers(machine)
-    yield _lockup_detectors(machine)
-    yield _efi_runtime(machine)
 
 
 def _preemption(machine: Machine) -> Check:
@@ -119,8 +116,9 @@ def _fair_server(machine: Machine) -> Check:
             f"{format_duration(runtime)} of each {format_duration(period)} on CPUs {format_cpu_list(cpus)}"
             for (runtime, period), cpus in servers.items()
         ]
-        is_greedy = any(runtime > 0.1 * period for runtime, period in servers)
-        return Check("scheduling", name, "; ".join(texts), _FAIR_SERVER, "warn" if is_greedy else "ok", why)
+        return _judge_fair_server(
+            machine, servers, Check("scheduling", name, "; ".join(texts), _FAIR_SERVER, "ok", why)
+        )
     if version is not None and version < (6, 12):
         return Check("scheduling", name, "none in this kernel", "/proc/sys/kernel/osrelease", "ok", why)
     if not machine.names("/sys/kernel/debug"):
@@ -130,6 +128,29 @@ def _fair_server(machine: Machine) -> Check:
         )
     reason = machine.read(f"{_FAIR_SERVER}/cpu0/runtime")[1]
     return Check("scheduling", name, unread(reason), _FAIR_SERVER, "note", why)
+
+
+def _judge_fair_server(machine: Machine, servers: dict[tuple[int, int], list[int]], check: Check) -> Check:
+    """Compare the fair servers with ``sched_rt_runtime_us``, which does not bound them (sched-rt-group.rst)."""
+    runtime = machine.number("/proc/sys/kernel/sched_rt_runtime_us")
+    period = machine.number("/proc/sys/kernel/sched_rt_period_us")
+    share = max(runtime / period for runtime, period in servers)
+    if share > 0.1:
+        return check._replace(verdict="warn", fix=_fair_server_fix("50000000"))
+    if runtime is None or not period:
+        return check._replace(found=f"{check.found}; sched_rt_runtime_us {unread()}", verdict="note" if share else "ok")
+    if 0 <= runtime / period <= share and share:
+        found = f"{check.found}; sched_rt_runtime_us leaves no more than that for all of SCHED_DEADLINE"
+        return check._replace(found=found, verdict="warn", fix=throttling_fix())
+    if runtime < 0 and share:
+        found = f"{check.found}, although sched_rt_runtime_us is -1"
+        return check._replace(found=found, verdict="note", fix=_fair_server_fix("0"))
+    return check
+
+
+def _fair_server_fix(runtime_ns: str) -> str:
+    never = "   # a thread that never sleeps then starves all others on its CPU" if runtime_ns == "0" else ""
+    return f"now:        echo {runtime_ns} | sudo tee {_FAIR_SERVER}/cpu*/runtime{never}"
 
 
 def _controller(machine: Machine, name: str) -> list[str] | None:
@@ -238,52 +259,3 @@ def _cpuset(machine: Machine) -> Check:
         return Check("scheduling", name, f"{found}; may move to isolated {there}", source, "ok", why)
     found += f"; the isolated {there} are not in its cpuset"
     return Check("scheduling", name, found, source, "warn", why, cpuset_fix(format_cpu_list(allowed)))
-
-
-# The kernel's own list: Documentation/core-api/real-time/kernel-configuration.rst.
-
-
-def _tracers(machine: Machine) -> Check:
-    name, why = "latency tracers", "IRQSOFF_TRACER and PREEMPT_TRACER cost latency even while nothing is traced"
-    if not machine.config:
-        return Check("kernel", name, unread("no configuration of this kernel"), machine.config_source, "note", why)
-    options = ("CONFIG_IRQSOFF_TRACER", "CONFIG_PREEMPT_TRACER")
-    built = [option for option in options if machine.config.get(option) == "y"]
-    if not built:
-        return Check("kernel", name, "not built in", machine.config_source, "ok", why)
-    fix = f"a kernel without {' and '.join(built)}"
-    return Check("kernel", name, f"built in: {', '.join(built)}", machine.config_source, "warn", why, fix)
-
-
-def _lockup_detectors(machine: Machine) -> Check:
-    name, path = "lockup detectors", "/proc/sys/kernel/watchdog"
-    why = "their timers run in hard interrupts every few seconds, also on PREEMPT_RT; a hardware watchdog needs none"
-    value, reason = machine.read(path)
-    if value is None:
-        if machine.config.get("CONFIG_LOCKUP_DETECTOR") == "n":
-            return Check("kernel", name, "not built in", machine.config_source, "ok", why)
-        return Check("kernel", name, unread(reason), path, "note", why)
-    if value.strip() == "0":
-        return Check("kernel", name, "off", path, "ok", why)
-    cpus = parse.cpu_list(machine.text("/proc/sys/kernel/watchdog_cpumask"))
-    if cpus and machine.isolated and not {*cpus} & {*machine.isolated}:
-        return Check("kernel", name, f"on CPUs {format_cpu_list(cpus)}, none of them isolated", path, "ok", why)
-    verdict = "warn" if is_preempt_rt(machine) else "note"
-    found = f"on CPUs {format_cpu_list(cpus)}" if cpus else "on"
-    return Check("kernel", name, found, path, verdict, why, sysctl_fix("kernel.watchdog", 0))
-
-
-def _efi_runtime(machine: Machine) -> Check:
-    name, source = "EFI runtime services", "/sys/firmware/efi, /proc/cmdline"
-    why = "while the kernel calls the firmware, its CPU may answer no interrupt"
-    if not machine.exists("/sys/firmware/efi"):
-        if machine.place.container or not machine.release:
-            return Check("kernel", name, unread("/sys/firmware/efi"), source, "note", why)
-        return Check("kernel", name, "none: this machine did not boot by EFI", source, "ok", why)
-    words = machine.arguments.get("efi", "").split(",")
-    is_off = machine.config.get("CONFIG_EFI_DISABLE_RUNTIME") == "y" and "runtime" not in words
-    if "noruntime" in words or is_off:
-        return Check("kernel", name, "off", source, "ok", why)
-    place = machine.place
-    fix = boot_fix("efi=noruntime", machine.boots_as, is_raspberry_pi=place.is_raspberry_pi)
-    return Check("kernel", name, "on", source, "note", why, f"{fix}   # efivars are then not available")

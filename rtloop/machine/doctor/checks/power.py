@@ -19,6 +19,7 @@ _DEEP_US = 10
 def examine(machine: Machine) -> Iterator[Check]:
     """Yield the checks of frequencies and idle states."""
     yield _governor(machine)
+    yield _other_governors(machine)
     yield _idle_states(machine)
     yield _dma_latency(machine)
 
@@ -37,6 +38,9 @@ def _governor(machine: Machine) -> Check:
             lowest.append(low)
             highest.append(high)
     if not governors:
+        if machine.config.get("CONFIG_CPU_FREQ") == "n":
+            text = "none: this kernel was built without CONFIG_CPU_FREQ; the boot loader has set the frequency"
+            return Check("power", name, text, machine.config_source, "note", why, "a kernel with CONFIG_CPU_FREQ=y")
         text = "no frequency scaling is visible: the host or the firmware decides" if machine.online else unread()
         return Check("power", name, text, source, "note", why)
     one = len(governors) == 1
@@ -50,6 +54,24 @@ def _governor(machine: Machine) -> Check:
     return Check("power", name, found, source, "warn", why, governor_fix(is_raspberry_pi=machine.place.is_raspberry_pi))
 
 
+def _other_governors(machine: Machine) -> Check:
+    name, source = "governors to choose from", f"{_CPU}/cpu*/cpufreq/scaling_available_governors"
+    why = (
+        "a program may choose another governor while a loop runs; ondemand, conservative and schedutil follow the load"
+    )
+    texts = {cpu: machine.text(f"{_CPU}/cpu{cpu}/cpufreq/scaling_available_governors") for cpu in machine.online}
+    names = {word for text in texts.values() for word in text.split()}
+    if not names:
+        text = "none is visible: the host or the firmware decides" if machine.online else unread()
+        return Check("power", name, text, source, "note", why)
+    found = ", ".join(sorted(names))
+    varying = sorted(names - {"performance", "powersave", "userspace"})
+    if not varying:
+        return Check("power", name, found, source, "ok", why)
+    fix = f"a kernel without {', '.join(varying)}, or no program that sets them, such as power-profiles-daemon"
+    return Check("power", name, found, source, "note", why, fix)
+
+
 def _idle_states(machine: Machine) -> Check:
     name, source = "idle states", f"{_CPU}/cpu*/cpuidle/state*"
     why = "waking up from a deep idle state takes its exit latency; a loop prevents that through /dev/cpu_dma_latency"
@@ -61,6 +83,9 @@ def _idle_states(machine: Machine) -> Check:
             if latency is not None and machine.number(f"{folder}/state{state}/disable") == 0:
                 deepest = max(deepest, (latency, machine.text(f"{folder}/state{state}/name")))
     driver = machine.text(f"{_CPU}/cpuidle/current_driver") or "no driver"
+    if machine.arguments.get("idle") == "poll" and deepest[0] <= 0:
+        text = "none: idle=poll, each CPU spins while it is idle, which costs the other thread of its core or the host"
+        return Check("power", name, text, "/proc/cmdline", "note", why)
     if deepest[0] < 0:
         text = f"none visible ({driver}): the host or the firmware decides" if machine.online else unread()
         return Check("power", name, text, source, "note", why)
@@ -69,10 +94,13 @@ def _idle_states(machine: Machine) -> Check:
         return Check("power", name, found, source, "ok", why)
     place = machine.place
     is_intel = driver == "intel_idle"
-    arguments = "intel_idle.max_cstate=1 processor.max_cstate=1" if is_intel else "cpuidle.off=1"
-    fix = "loop:       dma_latency=0, which is the default, while it runs\n" + boot_fix(
-        arguments, machine.boots_as, is_raspberry_pi=place.is_raspberry_pi
-    )
+    # To switch all states off would harm the hardware (kernel-configuration.rst), so C1 stays.
+    arguments = "intel_idle.max_cstate=1 processor.max_cstate=1" if is_intel else "processor.max_cstate=1"
+    fix = "loop:       dma_latency=0, which is the default, while it runs\n"
+    if place.machine in ("x86_64", "i686"):
+        fix += boot_fix(arguments, machine.boots_as, is_raspberry_pi=place.is_raspberry_pi)
+    else:
+        fix += f"now:        echo 1 | sudo tee {_CPU}/cpu*/cpuidle/state[1-9]/disable"
     return Check("power", name, found, source, "note", why, fix)
 
 
