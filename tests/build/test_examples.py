@@ -19,7 +19,7 @@ import rtloop
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted(path.parent for path in (ROOT / "examples").glob("*/run.py"))
 #: Arguments that shorten a run.
-SHORT = {"mujoco": ["--seconds", "1"]}
+SHORT = {"mpc": ["--seconds", "0.5", "--campaign", "1"], "mujoco": ["--seconds", "1"]}
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)

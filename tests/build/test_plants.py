@@ -69,3 +69,28 @@ class TestMuJoCo:
         model = mujoco.MjModel.from_xml_string("<mujoco/>")
         with pytest.raises(ValueError, match="the model has 0 positions and 0 motors"):
             balancer.Plant(model, mujoco.MjData(model))
+
+
+class TestModelPredictiveControl:
+    @pytest.fixture
+    def mpc(self, place: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+        monkeypatch.syspath_prepend(str(place("mpc")))
+        return rtloop.build("mpc.pyx")
+
+    @pytest.mark.parametrize(("kind", "rope"), [("Linear", 1.0), ("Nonlinear", 1.5)])
+    def test_the_load_arrives_and_swings_no_more_than_it_may(self, mpc: ModuleType, kind: str, rope: float) -> None:
+        loop = getattr(mpc, kind)(in_virtual_time=True)
+        loop.parameters.update(goal=1.0, rope=rope)
+        loop.simulate("5s")
+        log = loop.log.drain()
+        assert np.abs(log["z"][:, 2]).max() < 0.125, "the limit is 0.12 rad"
+        assert np.abs(log["z"][:, 1]).max() < 1.01, "m/s"
+        assert log["z"][-1, [0, 4]] == pytest.approx([1.0, rope], abs=0.05)
+        assert loop.unsolved == 0 and loop.worst == log["solving"].max() > 0
+
+    def test_the_first_answer_is_that_of_the_solver_in_python(self, mpc: ModuleType) -> None:
+        crane = importlib.import_module("crane")
+        loop = mpc.Nonlinear(in_virtual_time=True)
+        loop.simulate(cycles=1)
+        values = np.array(crane.nonlinear_step()([0, 0, 0, 0, 1, 0, 0, 1], 0, 0, 0)[0]).ravel()
+        assert loop.log.drain()["u"][0] == pytest.approx(values[:2], abs=1e-12)
