@@ -57,6 +57,12 @@ def _user() -> str:
         return str(os.getuid())
 
 
+def _setup() -> str:
+    """Return the command that grants a user all that a loop needs."""
+    user = _user()
+    return "sudo rtloop setup-privileges" + (f" --user {user}" if user != "root" else "")
+
+
 def for_container(fix: str, container: str) -> str:
     """Remove the lines of a fix that do not apply in this kind of container, or outside of one.
 
@@ -100,6 +106,8 @@ def limit_fix(limit: str, value: int = 0) -> str:
     )
     if not item:
         login = "sudo prlimit --pid $$ --rttime=unlimited   # this shell; limits.conf has no item for it"
+    if item:  # one command for all privileges, then the same by hand
+        login = f"{_setup()}   # then log in again; or by hand:\n{_INDENT}{login.partition('   #')[0]}"
     return (
         f"login:      {login}\n"
         f"systemd:    in the unit's [Service] section\n{_INDENT}{directive}={unit.format(v=value)}\n"
@@ -121,13 +129,15 @@ def device_fix(path: str) -> str:
     """Return the lines that give a user access to a device, for a login, a systemd unit and a container."""
     name = path.rpartition("/")[2]
     return (
-        f"login:      sudo groupadd -f realtime && sudo usermod -aG realtime {_user()}\n"
+        f"login:      {_setup()}   # then log in again; or by hand:\n"
+        f"{_INDENT}sudo groupadd -f realtime && sudo usermod -aG realtime {_user()}\n"
         f'{_INDENT}echo \'KERNEL=="{name}", GROUP="realtime", MODE="0660"\' | '
         "sudo tee /etc/udev/rules.d/99-rtloop.rules\n"
-        f"{_INDENT}sudo udevadm control --reload && sudo udevadm trigger --name-match={path}   # then log in again\n"
-        "systemd:    in the unit's [Service] section; the group, and the rule above, only if the unit sets User=\n"
-        f"{_INDENT}DeviceAllow={path} rw\n"
+        f"{_INDENT}sudo udevadm control --reload && sudo udevadm trigger --name-match={path}\n"
+        "systemd:    in the unit's [Service] section; the group, and the rule above, only if the unit sets User=; "
+        "DeviceAllow only if it restricts its devices\n"
         f"{_INDENT}SupplementaryGroups=realtime\n"
+        f"{_INDENT}DeviceAllow={path} rw\n"
         f"container:  docker run --device {path} ...   # a container has only the devices that are passed in\n"
         f"kubernetes: a hostPath volume of {path}, and securityContext: {{privileged: true}} or a device plugin"
     )

@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMANDS", "main"]
 
-# name -> module; the command is the module's attribute of the same name. Loaded only when it is needed.
+# name -> module; the command is the module's attribute of the same name, - as _. Loaded only when it is needed.
 COMMANDS = {
     "demo": "rtloop.tools.demo.command",
     "doctor": "rtloop.tools.doctor",
     "latency": "rtloop.tools.latency.command",
     "isolate": "rtloop.tools.isolate.command",
+    "setup-privileges": "rtloop.tools.setup_privileges",
     "new": "rtloop.tools.new.command",
     "run": "rtloop.tools.run.command",
     "analyze": "rtloop.tools.analyze",
@@ -55,7 +56,7 @@ def make_group() -> click.Group:
         def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
             if cmd_name not in COMMANDS:
                 return None
-            command: click.Command = getattr(import_module(COMMANDS[cmd_name]), cmd_name)
+            command: click.Command = getattr(import_module(COMMANDS[cmd_name]), cmd_name.replace("-", "_"))
             return command
 
     @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

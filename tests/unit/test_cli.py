@@ -43,7 +43,7 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_exists_and_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    command = getattr(import_module(COMMANDS[name]), name)
+    command = getattr(import_module(COMMANDS[name]), name.replace("-", "_"))
     assert isinstance(command, click.Command)
     assert exit_code(name, "--help") == 0
     assert capsys.readouterr().out.startswith(f"Usage: rtloop {name}")

@@ -1,0 +1,396 @@
+"""Privileges of a loop for the users of a machine: the files and groups that grant them, made and taken back.
+
+A plan is a list of changes. What is changed is first written into a journal, so that the undo restores exactly what
+was there, also after a crash.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rtloop.errors import ConfigError, SetupError
+from rtloop.system.fileio import replaced
+
+__all__ = ["Change", "Request", "container_flags", "make_commands", "make_plan", "perform", "undo"]
+
+_JOURNAL = "/var/lib/rtloop/privileges.json"
+_DEVICE = "/dev/cpu_dma_latency"
+_HEADER = "# Made by rtloop setup-privileges; rtloop setup-privileges --undo takes it back.\n"
+_NAME = re.compile(r"[a-z_][a-z0-9_-]{0,30}\$?")
+_UNIT = re.compile(r"[A-Za-z0-9:_.@\\-]{1,200}\.service")
+
+
+class Request(NamedTuple):
+    """Request for privileges.
+
+    Attributes
+    ----------
+    users : tuple of str
+        Users to add to the group.
+    group : str
+        The group that gets the privileges.
+    unit : str
+        A systemd unit to set up instead; empty for logins.
+    priority : int
+        The highest real-time priority to allow.
+    """
+
+    users: tuple[str, ...] = ()
+    group: str = "realtime"
+    unit: str = ""
+    priority: int = 95
+
+
+class Change(NamedTuple):
+    """A change of the machine.
+
+    Attributes
+    ----------
+    kind : {"file", "group", "member"}
+        ``file``: `target` has the text `after`. ``group``: the group `target` is there. ``member``: the user `after`
+        belongs to the group `target`.
+    target : str
+        The path or the group.
+    before : str or None
+        The text of the file before; None if it was not there.
+    after : str
+        The text of the file, or the user.
+    state : str
+        ``"to do"``, ``"already"``, ``"done"``, ``"undone"``, ``"left alone"`` or ``"failed"``.
+    why : str
+        The reason for one that is left alone or has failed.
+    """
+
+    kind: str
+    target: str
+    before: str | None = None
+    after: str = ""
+    state: str = "to do"
+    why: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the change as a dict that JSON can hold."""
+        return self._asdict()
+
+
+def _limits(group: str, priority: int) -> str:
+    return f"{_HEADER}@{group} - rtprio {priority}\n@{group} - memlock unlimited\n"
+
+
+def _rule(group: str) -> str:
+    return f'{_HEADER}KERNEL=="{Path(_DEVICE).name}", GROUP="{group}", MODE="0660"\n'
+
+
+def _drop_in(request: Request, *, has_group: bool) -> str:
+    lines = ["[Service]", f"LimitRTPRIO={request.priority}", "LimitMEMLOCK=infinity", "RestrictRealtime=no"]
+    # It opens the device for a unit with User=; root needs no group.
+    lines += [f"SupplementaryGroups={request.group}"] if has_group and not request.unit.startswith("user@") else []
+    return _HEADER + "\n".join(lines) + "\n"
+
+
+def _read(path: str) -> str | None:
+    try:
+        return Path(path).read_text()
+    except FileNotFoundError:
+        return None
+
+
+def _groups(root: str) -> dict[str, list[str]]:
+    """Return the groups of a machine, each with the users that ``/etc/group`` lists."""
+    found = {}
+    for line in (_read(f"{root}/etc/group") or "").splitlines():
+        words = line.split(":")
+        if len(words) >= 4:
+            found[words[0]] = [user for user in words[3].split(",") if user]
+    return found
+
+
+def _users(root: str) -> set[str]:
+    return {line.split(":")[0] for line in (_read(f"{root}/etc/passwd") or "").splitlines() if ":" in line}
+
+
+def make_plan(request: Request, root: str = "") -> list[Change]:
+    """Return the changes that a request needs, those that are there already among them.
+
+    Parameters
+    ----------
+    request : Request
+        The request.
+    root : str
+        Folder that holds ``/etc`` and so on; empty for this machine.
+
+    Raises
+    ------
+    ConfigError
+        If a name is not valid, or a user is not known.
+    """
+    for name in (request.group, *request.users):
+        if not _NAME.fullmatch(name):
+            raise ConfigError(f"{name!r} is not a valid name of a user or a group")
+    if request.unit and not _UNIT.fullmatch(request.unit):
+        raise ConfigError(f"{request.unit!r} is not the name of a service: it ends with .service")
+    known = _users(root)
+    for user in request.users:
+        if user not in known and (root or not _is_known_elsewhere(user)):
+            raise ConfigError(f"there is no user {user}")
+    return list(_changes(request, root))
+
+
+def _is_known_elsewhere(user: str) -> bool:
+    """Tell whether a user is known who is not in /etc/passwd, such as one of LDAP."""
+    import pwd
+
+    try:
+        return bool(pwd.getpwnam(user))
+    except KeyError:
+        return False
+
+
+def _changes(request: Request, root: str) -> Iterator[Change]:
+    groups = _groups(root)
+    if request.unit:
+        text = _drop_in(request, has_group=request.group in groups)
+        yield _file(root, f"/etc/systemd/system/{request.unit}.d/rtloop.conf", text)
+        return
+    yield Change("group", request.group, state="already" if request.group in groups else "to do")
+    for user in request.users:
+        is_member = user in groups.get(request.group, ())
+        yield Change("member", request.group, after=user, state="already" if is_member else "to do")
+    name = f"99-rtloop-{request.group}"
+    yield _file(root, f"/etc/security/limits.d/{name}.conf", _limits(request.group, request.priority))
+    yield _file(root, "/etc/udev/rules.d/99-rtloop-privileges.rules", _rule(request.group))
+
+
+def _file(root: str, path: str, text: str) -> Change:
+    before = _read(root + path)
+    return Change("file", path, before, text, "already" if before == text else "to do")
+
+
+def make_commands(changes: Sequence[Change]) -> list[str]:
+    """Return the changes that are to do as shell commands, to read or to type."""
+    lines: list[str] = []
+    for change in changes:
+        if change.state != "to do":
+            continue
+        if change.kind == "group":
+            lines.append(f"groupadd --system {change.target}")
+        elif change.kind == "member":
+            lines.append(f"usermod --append --groups {change.target} {change.after}")
+        else:
+            lines.append(f"mkdir -p {Path(change.target).parent}")
+            lines += [f"cat > {change.target} <<'END'", *change.after.splitlines(), "END"]
+    return lines + [" ".join(command) for command in _reloads(changes, "to do")]
+
+
+def _reloads(changes: Sequence[Change], state: str) -> Iterator[list[str]]:
+    """Yield the commands after which the system knows the changed files."""
+    files = [change.target for change in changes if change.kind == "file" and change.state == state]
+    if any(path.startswith("/etc/udev/") for path in files):
+        yield ["udevadm", "control", "--reload"]
+        yield ["udevadm", "trigger", f"--name-match={_DEVICE}"]
+    if any(path.startswith("/etc/systemd/") for path in files):
+        yield ["systemctl", "daemon-reload"]
+
+
+def perform(changes: Sequence[Change], root: str = "") -> list[Change]:
+    """Make the changes that are to do, and return all with their states.
+
+    Raises
+    ------
+    SetupError
+        If a change fails; those before it stay, and the journal has them.
+    """
+    todo = [change for change in changes if change.state == "to do"]
+    if not todo:
+        return list(changes)
+    journal = _load(root)
+    done: list[Change] = []
+    for change in changes:
+        if change.state != "to do":
+            done.append(change)
+            continue
+        # The journal first: after a crash the undo finds a change that was made, or one that it need not undo.
+        new_folders = _missing_folders(root, change)
+        journal.append({"kind": change.kind, "target": change.target, "before": change.before, "after": change.after,
+                        "folders": new_folders})  # fmt: skip
+        _store(root, journal)
+        try:
+            _make(change, root)
+        except (OSError, subprocess.SubprocessError) as error:
+            text = f"{change.target}: {_reason(error)}; --undo takes back what was changed"
+            raise SetupError(getattr(error, "errno", None) or 0, text) from error
+        done.append(change._replace(state="done"))
+    _reload(done, "done", root)
+    return done
+
+
+def _missing_folders(root: str, change: Change) -> list[str]:
+    if change.kind != "file":
+        return []
+    folders = [str(folder) for folder in Path(change.target).parents if not os.path.isdir(f"{root}{folder}")]
+    return [folder for folder in folders if folder != "/"]
+
+
+def _reason(error: BaseException) -> str:
+    output = getattr(error, "stderr", None)
+    return str(output).strip() if output else str(error)
+
+
+def _make(change: Change, root: str) -> None:
+    if change.kind == "group":
+        _run(["groupadd", *_prefix(root), "--system", change.target])
+    elif change.kind == "member":
+        _run(["usermod", *_prefix(root), "--append", "--groups", change.target, change.after])
+    else:
+        _write(root + change.target, change.after)
+
+
+def _write(path: str, text: str) -> None:
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+    with replaced(target) as file:
+        file.write(text.encode())
+    target.chmod(0o644)
+
+
+def _prefix(root: str) -> list[str]:
+    return ["--prefix", root] if root else []
+
+
+def _run(command: list[str]) -> None:
+    # /usr/sbin is not in the PATH of every sudo.
+    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+    program = shutil.which(command[0], path=path)
+    if program is None:
+        raise FileNotFoundError(f"{command[0]} is not installed")
+    subprocess.run([program, *command[1:]], check=True, capture_output=True, text=True, timeout=60)
+
+
+def _reload(changes: Sequence[Change], state: str, root: str) -> None:
+    """Tell udev and systemd, as far as they run here; both read the files at the next start in any case."""
+    if root:
+        return
+    for command in _reloads(changes, state):
+        is_there = os.path.isdir("/run/systemd/system") if command[0] == "systemctl" else os.path.exists("/run/udev")
+        if is_there:
+            try:
+                _run(command)
+            except (OSError, subprocess.SubprocessError):
+                return
+
+
+def _load(root: str) -> list[dict[str, Any]]:
+    text = _read(root + _JOURNAL)
+    if text is None:
+        return []
+    try:
+        entries = json.loads(text)["changes"]
+        known = {"kind", "target", "before", "after", "folders"}
+        if not all(set(entry) == known for entry in entries):
+            raise ValueError("unknown fields")
+    except (ValueError, KeyError, TypeError) as error:
+        text = f"{root}{_JOURNAL} is damaged ({error}): undo its changes by hand, and remove it"
+        raise SetupError(0, text) from error
+    return list(entries)
+
+
+def _store(root: str, journal: list[dict[str, Any]]) -> None:
+    path = Path(root + _JOURNAL)
+    if journal:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replaced(path) as file:
+            file.write(json.dumps({"version": 1, "changes": journal}, indent=1).encode())
+        path.chmod(0o600)
+        return
+    path.unlink(missing_ok=True)
+    if path.parent.is_dir() and not any(path.parent.iterdir()):
+        path.parent.rmdir()
+
+
+def undo(root: str = "", *, is_dry: bool = False) -> list[Change]:
+    """Take back all changes of the journal, the last first, and return them with their states.
+
+    A file that somebody else has changed since is left alone, and so is a group that has other members; both stay
+    in the journal.
+
+    Parameters
+    ----------
+    root : str
+        Folder that holds ``/etc`` and so on; empty for this machine.
+    is_dry : bool
+        True to return what would be done, and change nothing.
+    """
+    journal = _load(root)
+    kept: list[dict[str, Any]] = []
+    result: list[Change] = []
+    for entry in reversed(journal):
+        change = Change(entry["kind"], entry["target"], entry["before"], entry["after"])
+        why = _obstacle(change, root, entry, journal)
+        if why:
+            result.append(change._replace(state="left alone", why=why))
+            kept.insert(0, entry)
+            continue
+        if is_dry:
+            result.append(change)
+            continue
+        try:
+            _take_back(change, root, entry["folders"])
+        except (OSError, subprocess.SubprocessError) as error:
+            result.append(change._replace(state="failed", why=_reason(error)))
+            kept.insert(0, entry)
+            continue
+        result.append(change._replace(state="undone"))
+    if not is_dry and journal:
+        _store(root, kept)
+        _reload(result, "undone", root)
+    return result
+
+
+def _obstacle(change: Change, root: str, entry: dict[str, Any], journal: list[dict[str, Any]]) -> str:
+    """Return why a change cannot be taken back; empty if it can, or need not be."""
+    if change.kind == "file":
+        now = _read(root + change.target)
+        later = [x for x in journal[journal.index(entry) + 1 :] if x["target"] == change.target]
+        if not later and now not in (change.after, change.before):
+            return "somebody else has changed it since"
+    if change.kind == "group":
+        own = {x["after"] for x in journal if x["kind"] == "member" and x["target"] == change.target}
+        others = [user for user in _groups(root).get(change.target, ()) if user not in own]
+        if others:
+            return f"it has other members: {', '.join(others)}"
+    return ""
+
+
+def _take_back(change: Change, root: str, folders: list[str]) -> None:
+    groups = _groups(root)
+    if change.kind == "group":
+        if change.target in groups:
+            _run(["groupdel", *_prefix(root), change.target])
+    elif change.kind == "member":
+        if change.after in groups.get(change.target, ()):
+            rest = [name for name, users in groups.items() if change.after in users and name != change.target]
+            _run(["usermod", *_prefix(root), "--groups", ",".join(rest), change.after])
+    elif change.before is not None:
+        _write(root + change.target, change.before)
+    else:
+        Path(root + change.target).unlink(missing_ok=True)
+        for folder in folders:
+            path = Path(root + folder)
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
+
+
+def container_flags(priority: int = 95) -> dict[str, str]:
+    """Return what starts a container with the privileges: the flags of Docker and Podman, and the context of a pod."""
+    return {
+        "docker": f"--ulimit rtprio={priority} --ulimit memlock=-1:-1 --cap-add=SYS_NICE --cap-add=IPC_LOCK "
+        f"--device {_DEVICE}",
+        "kubernetes": "securityContext: {runAsUser: 0, capabilities: {add: [SYS_NICE, IPC_LOCK]}}",
+    }
