@@ -25,7 +25,12 @@ __all__ = ["doctor"]
 )  # fmt: skip
 @click.option("--strict", is_flag=True, help="Exit with 1 on a warning as well.")
 @click.option("--json", "form", flag_value="json", help="Print one JSON document instead of the tables.")
-@click.option("--markdown", "form", flag_value="markdown", help="Print Markdown, to paste into an issue.")
+@click.option(
+    "--markdown",
+    "form",
+    flag_value="markdown",
+    help="Print Markdown for an issue: also kernel, hardware and settings, without private data.",
+)
 @click.option("-v", "--verbose", is_flag=True, help="Show why each check matters and where it was read.")
 @click.pass_context
 def doctor(
@@ -67,7 +72,7 @@ def doctor(
     if form == "json":
         click.echo(json.dumps(make_document(checks, measured), indent=1))
     elif form == "markdown":
-        click.echo(make_markdown(checks))
+        click.echo(make_markdown(checks, machine))
     else:
         print_page(console, checks, verbose=verbose)
     ctx.exit(exit_code(checks, strict=strict))

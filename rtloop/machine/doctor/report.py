@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from rtloop.machine.doctor.issue import Section, gather_facts, remove_private
 from rtloop.machine.doctor.references import references
 from rtloop.machine.doctor.run_all import TOPICS
 from rtloop.system.checks import VERDICTS, Check, worst
@@ -13,6 +14,8 @@ from rtloop.system.checks import VERDICTS, Check, worst
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+
+    from rtloop.machine.doctor.machine_files import Machine
 
 __all__ = ["count", "exit_code", "make_document", "make_markdown", "print_page", "remedies"]
 
@@ -147,11 +150,20 @@ def make_document(checks: Sequence[Check], measured: dict[str, Any] | None = Non
     return document if measured is None else document | {"measured": measured}
 
 
-def make_markdown(checks: Sequence[Check]) -> str:
-    """Return the report as Markdown, to paste into an issue."""
+def make_markdown(checks: Sequence[Check], machine: Machine | None = None) -> str:
+    """Return the report as Markdown, to paste into an issue.
+
+    With the machine it has what a maintainer asks first: the latency, the kernel, its configuration and command line,
+    the hardware, CPUs, interrupts and settings. What is private is removed.
+    """
     from rtloop import __version__
 
     lines = [f"## rtloop doctor ({__version__})", "", summary(checks)]
+    if machine is not None:
+        lines += _latency(checks)
+        for section in gather_facts(machine):
+            lines += _section(section)
+        lines += ["", "## Checks"]
     for topic, group in groupby(checks, lambda check: check.topic):
         lines += ["", f"### {TOPICS[topic]}", "", "| | check | found | read from |", "|---|---|---|---|"]
         for check in group:
@@ -163,7 +175,25 @@ def make_markdown(checks: Sequence[Check]) -> str:
             names = ", ".join(_cell(check.name) for check in together)
             lines += ["", f"**{together[0].verdict}: {names}**. {_cell(together[0].why)}."]
             lines += ["", "```", *fix.splitlines(), "```"]
-    return "\n".join(lines)
+    text = "\n".join(lines)
+    return text if machine is None else remove_private(text, machine)
+
+
+def _latency(checks: Sequence[Check]) -> list[str]:
+    lines = ["", "### Latency", ""]
+    measured = [check for check in checks if check.topic == "measured"]
+    if not measured:
+        command = "rtloop doctor --markdown --measure --duration 10m"
+        return [*lines, f"Not measured. `{command}` adds it; `rtloop latency --breakpoint` records a trace of a spike."]
+    return [*lines, *(f"{_cell(check.name)}: {_cell(check.found)} ({_cell(check.source)})" for check in measured)]
+
+
+def _section(section: Section) -> list[str]:
+    lines = ["", f"### {section.title}", ""]
+    if section.lines:
+        return [*lines, "```", *section.lines, "```"]
+    lines += [f"| {' | '.join(section.head)} |", "|" + "---|" * len(section.head)]
+    return lines + [f"| {' | '.join(map(_cell, row))} |" for row in section.rows]
 
 
 def _cell(text: str) -> str:
