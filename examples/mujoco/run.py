@@ -5,6 +5,9 @@ import os
 import threading
 import time
 
+if "DISPLAY" not in os.environ:
+    os.environ.setdefault("MUJOCO_GL", "egl")  # renders without a display; read when MuJoCo is imported
+
 import mujoco
 import numpy as np
 from scipy.linalg import solve_discrete_are
@@ -172,7 +175,6 @@ if arguments.plot:
 if arguments.picture:
     import matplotlib.image
 
-    os.environ.setdefault("MUJOCO_GL", "egl")  # renders without a display
     renderer = mujoco.Renderer(model, 300, 300)
     data, parts = at_rest(), []
     for at in (0.05, 0.4, 0.55, 0.74, 1):

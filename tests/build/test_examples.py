@@ -19,7 +19,11 @@ import rtloop
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted(path.parent for path in (ROOT / "examples").glob("*/run.py"))
 #: Arguments that shorten a run.
-SHORT = {"mpc": ["--seconds", "0.5", "--campaign", "1"], "mujoco": ["--seconds", "1"]}
+SHORT = {
+    "humanoid": ["--seconds", "1", "--virtual", "1s"],
+    "mpc": ["--seconds", "0.5", "--campaign", "1"],
+    "mujoco": ["--seconds", "1"],
+}
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)

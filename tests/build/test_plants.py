@@ -94,3 +94,55 @@ class TestModelPredictiveControl:
         loop.simulate(cycles=1)
         values = np.array(crane.nonlinear_step()([0, 0, 0, 0, 1, 0, 0, 1], 0, 0, 0)[0]).ravel()
         assert loop.log.drain()["u"][0] == pytest.approx(values[:2], abs=1e-12)
+
+
+class TestHumanoid:
+    @pytest.fixture
+    def make(self, place: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
+        monkeypatch.syspath_prepend(str(place("humanoid")))
+        robot, humanoid = importlib.import_module("robot"), rtloop.build("humanoid.pyx")
+        it = robot.load()
+
+        def make(**parameters: float) -> list[Any]:
+            body = humanoid.Robot(it.model, robot.standing(it))
+            drives = humanoid.Drives("1kHz", body, it.kp, it.kd, it.limit, robot.DEFAULT, phase="300us")
+            policy = humanoid.Policy(
+                "50Hz", body, drives, robot.runtime(), it.policy, robot.DEFAULT, robot.ACTION_SCALE, phase="500us"
+            )
+            for name, value in parameters.items():
+                (body if name in body.parameters else policy).parameters[name] = value
+            return [body, drives, policy]
+
+        return make
+
+    def test_it_walks_where_it_is_told_and_each_time_alike(self, make: Callable[..., list[Any]]) -> None:
+        logs = []
+        for _ in range(2):
+            loops = make(forward=0.5)
+            rtloop.simulate(loops, "4s")
+            logs.append(loops[0].log.drain())
+        x, y, height = logs[0]["position"][-1]
+        assert x > 1 and abs(y) < 0.3 and height > 0.7
+        assert np.array_equal(*logs)
+
+    def test_it_stands_when_pushed_and_a_fall_is_a_failure(self, make: Callable[..., list[Any]]) -> None:
+        loops = make(push=100, every=1)
+        rtloop.simulate(loops, "5s")
+        assert loops[0].pushes > 2 and loops[0].log.drain()["position"][:, 2].min() > 0.6
+        loops = make(push=500, every=0.5)
+        with pytest.raises(rtloop.CallbackError, match="ECANCELED"):
+            rtloop.simulate(loops, "20s")
+
+    def test_the_network_computes_what_it_does_in_python(self, make: Callable[..., list[Any]]) -> None:
+        onnxruntime, robot = importlib.import_module("onnxruntime"), importlib.import_module("robot")
+        network = make()[2].network
+        observed = np.random.default_rng(seed=3).normal(size=100).astype("f4")
+        session = onnxruntime.InferenceSession(robot.load().policy)
+        assert network(observed) == pytest.approx(session.run(None, {"actor_obs": observed[None]})[0][0], abs=1e-5)
+        with pytest.raises(ValueError, match="99 values; the network takes 100"):
+            network(observed[:99])
+
+    def test_a_file_that_is_no_network_is_reported(self, make: Callable[..., list[Any]]) -> None:
+        loops, robot = make(), importlib.import_module("robot")
+        with pytest.raises(RuntimeError, match=r"ONNX Runtime: .*run\.py"):
+            type(loops[2].network)(robot.runtime(), Path("run.py"), "actor_obs", "action")
