@@ -46,7 +46,7 @@ PARTS = {
     "locked_memory": Part("Locked memory", "--pairs 1"),
     "scaling": Part("Scaling", "--pairs 1 --seconds 0.3"),
     "histogram": Part("Histogram", "--pairs 3"),
-    "pool": Part("Pools", "--pairs 3 --operations 100000"),
+    "pool": Part("Pools", "--pairs 50 --tail 100000"),
     "ring": Part("Exchanges", "--pairs 3 --items 200000"),
     "exchanges": Part("Shared exchanges", "--pairs 1 --messages 50 --seconds 1"),
     "hugepages": Part("Huge pages", "--pairs 2"),

@@ -25,14 +25,14 @@ void ours_pairs(void *pool, long pairs) {
   }
 }
 
-void ours_batches(void *pool, long pairs) {
-  void *blocks[8];
-  for (long i = 0; i < pairs; i += 8) {
-    for (int k = 0; k < 8; k++) {
+void ours_batches(void *pool, long pairs, int size) {
+  void *blocks[64];
+  for (long i = 0; i < pairs; i += size) {
+    for (int k = 0; k < size; k++) {
       blocks[k] = rt_pool_alloc(pool);
       OPAQUE(blocks[k]);
     }
-    for (int k = 0; k < 8; k++) {
+    for (int k = 0; k < size; k++) {
       if (rt_pool_free(pool, blocks[k])) abort();
       BARRIER();
     }

@@ -1,8 +1,8 @@
 // Compares pairs of alloc and free of 256 bytes in rtloop's pools and their peers: one process, one core, alternating.
 //
-//   peers pairs ROUNDS PAIRS   prints "NAME NS" for each contestant, ROUNDS times: nanoseconds per pair
-//   peers batches ROUNDS PAIRS prints the same for 8 allocs and then 8 frees
-//   peers tail OPERATIONS      prints "NAME P50 P99 P9999 MAX" for each: ns of a pair under a load that fragments the heap
+//   peers pairs ROUNDS PAIRS         prints "NAME NS" for each contestant, ROUNDS times: nanoseconds per pair
+//   peers batches ROUNDS PAIRS SIZE  prints the same for SIZE allocs and then SIZE frees, at most 64
+//   peers tail OPERATIONS            prints "NAME P50 P99 P9999 MAX" for each: ns of a pair, the heap in fragments
 //
 // The malloc is the C library's, or that of LD_PRELOAD.
 #include <pthread.h>
@@ -23,7 +23,7 @@
 extern "C" {
 void *ours_make(unsigned kind, size_t block_bytes, size_t count);
 void ours_pairs(void *pool, long pairs);
-void ours_batches(void *pool, long pairs);
+void ours_batches(void *pool, long pairs, int size);
 void *ours_alloc(void *pool);
 void ours_free(void *pool, void *block);
 int ours_check(void *pool);
@@ -31,7 +31,7 @@ int ours_check(void *pool);
 
 namespace {
 
-constexpr size_t BLOCK = 256, COUNT = 1024;
+constexpr size_t BLOCK = 256, COUNT = 1024, MOST = 64;
 
 // Hide from the compiler that a block is freed at once, and from the next alloc what the last free has written. Without
 // the second, boost::pool's alloc is optimized away.
@@ -46,12 +46,12 @@ struct Ours {
   }
   void *alloc() { return ours_alloc(pool); }
   void free(void *p) { ours_free(pool, p); }
-  void pairs(long n) { ours_pairs(pool, n); }
-  void batches(long n) { ours_batches(pool, n); }
+  void pairs(long n, int) { ours_pairs(pool, n); }
+  void batches(long n, int size) { ours_batches(pool, n, size); }
 };
 
 template <class Self> struct Pairs {
-  void pairs(long n) {
+  void pairs(long n, int) {
     Self *self = static_cast<Self *>(this);
     for (long i = 0; i < n; i++) {
       void *p = self->alloc();
@@ -60,16 +60,16 @@ template <class Self> struct Pairs {
       barrier();
     }
   }
-  void batches(long n) {
+  void batches(long n, int size) {
     Self *self = static_cast<Self *>(this);
-    void *blocks[8];
-    for (long i = 0; i < n; i += 8) {
-      for (void *&p : blocks) {
-        p = self->alloc();
-        opaque(p);
+    void *blocks[MOST];
+    for (long i = 0; i < n; i += size) {
+      for (int k = 0; k < size; k++) {
+        blocks[k] = self->alloc();
+        opaque(blocks[k]);
       }
-      for (void *p : blocks) {
-        self->free(p);
+      for (int k = 0; k < size; k++) {
+        self->free(blocks[k]);
         barrier();
       }
     }
@@ -137,10 +137,11 @@ int64_t now() {
   return t.tv_sec * INT64_C(1000000000) + t.tv_nsec;
 }
 
-template <class C> void measure_pairs(const char *name, C &contestant, void (C::*run)(long), long pairs) {
-  (contestant.*run)(pairs / 10);
+template <class C>
+void measure_pairs(const char *name, C &contestant, void (C::*run)(long, int), long pairs, int size) {
+  (contestant.*run)(pairs / 10, size);
   const int64_t begin = now();
-  (contestant.*run)(pairs);
+  (contestant.*run)(pairs, size);
   printf("%s %.3f\n", name, static_cast<double>(now() - begin) / static_cast<double>(pairs));
 }
 
@@ -211,17 +212,19 @@ int main(int argc, char **argv) {
     measure("pi-mutex", by_hand);
   };
   const std::string mode = argc > 1 ? argv[1] : "";
-  if ((mode == "pairs" || mode == "batches") && argc == 4) {
+  const int size = mode == "batches" && argc == 5 ? atoi(argv[4]) : 1;
+  if ((mode == "pairs" && argc == 4) ||
+      (mode == "batches" && argc == 5 && size > 0 && size <= static_cast<int>(MOST))) {
     for (int i = 0; i < atoi(argv[2]); i++) {
       each([&](auto name, auto &c) {
         using C = std::remove_reference_t<decltype(c)>;
-        measure_pairs<C>(name, c, mode == "pairs" ? &C::pairs : &C::batches, atol(argv[3]));
+        measure_pairs<C>(name, c, mode == "pairs" ? &C::pairs : &C::batches, atol(argv[3]), size);
       });
     }
   } else if (mode == "tail" && argc == 3) {
     each([&](auto name, auto &c) { measure_tail(name, c, atol(argv[2])); });
   } else {
-    fprintf(stderr, "usage: %s pairs|batches ROUNDS PAIRS | tail OPERATIONS\n", argv[0]);
+    fprintf(stderr, "usage: %s pairs ROUNDS PAIRS | batches ROUNDS PAIRS SIZE | tail OPERATIONS\n", argv[0]);
     return 2;
   }
 }

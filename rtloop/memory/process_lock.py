@@ -79,6 +79,7 @@ class _MemoryLock:
         self._lock = threading.RLock()  # the garbage collector may free a pool, and unlock its range, while it is held
         self._modes: list[str] = []
         self._former_future: str | None = None
+        self._unlocked: int | None = None  # bytes that were mapped and not locked after the last mlockall(2)
         self._former: list[smaps.Mapping] = []
         self._is_former_known = True
         self._ranges: list[_Range] = []
@@ -101,7 +102,8 @@ class _MemoryLock:
                 return self._refused(mode, instead, advice)
             if not self._modes:
                 self._remember()
-            rc = kernel.lock_everything(self._flags([*self._modes, mode]))
+            flags = self._flags([*self._modes, mode])
+            rc = 0 if self._is_in_force(flags) else self._lock_everything(flags)
             if rc:
                 detail, fix = explain_lock("mlockall", -rc)
                 if -rc in (errno.ENOMEM, errno.EAGAIN):
@@ -114,6 +116,33 @@ class _MemoryLock:
             except BaseException:
                 self.release(mode)
                 raise
+
+    def _is_in_force(self, flags: int) -> bool:
+        """Return True if everything is locked with these flags already, so that mlockall(2) would change nothing.
+
+        That call would walk through all pages of the process, which takes milliseconds. It is needed if other code has
+        unlocked a range since the last one: then there is more memory than before that is mapped and not locked.
+        """
+        if not self._modes or flags != self._flags(self._modes) or not flags & kernel.LOCK_FUTURE:
+            return False
+        unlocked = self._unlocked_bytes()
+        if unlocked is None or self._unlocked is None or unlocked > self._unlocked:
+            return False
+        return kernel.future_lock() == ("onfault" if flags & kernel.LOCK_ONFAULT else "all")
+
+    def _lock_everything(self, flags: int) -> int:
+        rc = kernel.lock_everything(flags)
+        self._unlocked = self._unlocked_bytes() if rc == 0 else None
+        return rc
+
+    @staticmethod
+    def _unlocked_bytes() -> int | None:
+        """Return the size of what is mapped and not locked; None if it cannot be read."""
+        try:
+            status = memory_status()
+            return status["VmSize"] - status["VmLck"]
+        except (OSError, KeyError):
+            return None
 
     def _remember(self) -> None:
         """Record the locks of other code, to restore them later."""
@@ -203,7 +232,7 @@ class _MemoryLock:
             self._modes.remove(mode)
             if self._modes:
                 if self._flags(self._modes) != before:
-                    kernel.lock_everything(self._flags(self._modes))
+                    self._lock_everything(self._flags(self._modes))
                 return
             kernel.forget_lock()
             if self._former_future is None:

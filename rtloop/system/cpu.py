@@ -52,7 +52,7 @@ def format_cpu_mask(cpus: Iterable[int]) -> str:
 
 def mask_to_cpus(words: Iterable[int]) -> tuple[int, ...]:
     """Turn an affinity mask, as 64-bit words with the lowest CPUs first, into CPU numbers."""
-    return tuple(64 * i + bit for i, word in enumerate(words) for bit in range(64) if word >> bit & 1)
+    return tuple(64 * i + bit for i, word in enumerate(words) if word for bit in range(64) if word >> bit & 1)
 
 
 def isolated_cpus(path: str = "/sys/devices/system/cpu/isolated") -> tuple[int, ...]:

@@ -6,7 +6,7 @@ import ctypes
 import resource
 from contextlib import suppress
 
-from rtloop.system.fileio import parse_fields, read_text
+from rtloop.system.fileio import parse_field, read_text
 
 __all__ = [
     "CAP_IPC_LOCK",
@@ -55,8 +55,8 @@ def has_capability(bit: int, status: str | None = None) -> bool:
         except OSError:
             return bool(_effective() >> bit & 1)
     try:
-        return bool(int(parse_fields(status)["CapEff"], 16) >> bit & 1)
-    except (KeyError, ValueError):
+        return bool(int(parse_field(status, "CapEff") or "", 16) >> bit & 1)
+    except ValueError:
         return False
 
 
@@ -83,7 +83,7 @@ def has_seccomp_filter(status: str | None = None) -> bool:
             status = read_text("/proc/thread-self/status")
         except OSError:
             return False
-    return parse_fields(status).get("Seccomp") == "2"
+    return parse_field(status, "Seccomp") == "2"
 
 
 def is_capable(bit: int) -> bool:

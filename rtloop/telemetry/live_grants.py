@@ -19,7 +19,7 @@ from rtloop.memory import kernel
 from rtloop.settings import POLICIES, format_policy
 from rtloop.stats.guard_summary import GRANTS, UNAVAILABLE
 from rtloop.system.cpu import format_cpu_list, mask_to_cpus, parse_cpu_list
-from rtloop.system.fileio import parse_fields, read_text
+from rtloop.system.fileio import parse_field, read_text
 from rtloop.system.grant import Grant
 from rtloop.system.syscalls import number_of
 from rtloop.units import format_size
@@ -70,6 +70,7 @@ class LiveGrants:
         self._warned: dict[str, object] = {}
         self._ended: tuple[str, tuple[int, ...]] | None = None
         self._limits: dict[str, str] = {}
+        self._locked: str | None = None
 
     def now(
         self, report: Mapping[str, Any] | None = None, is_held: Callable[[], bool] = lambda: True
@@ -85,7 +86,7 @@ class LiveGrants:
             that were read before, because what is released would look lost.
         """
         reader = copy.copy(self)  # several threads may ask at once
-        reader._ended = None
+        reader._ended = reader._locked = None
         if report is not None and report["attr"]["size"]:
             attr = report["attr"]
             times = attr["sched_runtime"], attr["sched_deadline"], attr["sched_period"]
@@ -191,7 +192,9 @@ class LiveGrants:
         lost = f"{str(start.granted).removesuffix(', locked')}, not locked"
         if start.name == "memory_lock":
             lost = "nothing"
-        locked = parse_fields(read_text(f"/proc/{self._pid}/status")).get("VmLck")
+        if self._locked is None:  # once for all grants of a reading
+            self._locked = parse_field(read_text(f"/proc/{self._pid}/status"), "VmLck")
+        locked = self._locked
         if locked is None:
             return None
         if locked == "0 kB" and start.requested != "own":

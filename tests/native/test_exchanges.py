@@ -172,7 +172,7 @@ PROGRAMS = {
         (MEMORY, THREADS),
         {f"BROKEN_{name}": MEMORY for name in ("TAKE", "FREE", "HINT", "RECHECK", "INDEX")} | {"BROKEN_ORDER": THREADS},
         mutations={
-            "takes are not counted": Mutation("pool.h", "(was & (was - 1)) + RT_POOL_TAKE", "was & (was - 1)"),
+            "takes are not counted": Mutation("pool.h", "(*was & (*was - 1)) + RT_POOL_TAKE", "*was & (*was - 1)"),
             "one look is enough": Mutation("pool.h", "if (takes == former && takes != UINT64_MAX) return", "return"),
             "goes on after a lost race": Mutation("pool.h", "takes = UINT64_MAX; /*", "continue; /*"),
             "leaves a hint behind": Mutation(
@@ -180,10 +180,23 @@ PROGRAMS = {
             ),
             "meets a hint in vain": Mutation("pool.h", "if (rt_pool_clear_hint(pool, leaf) &&", "if (0 &&"),
             "high water too low": Mutation("pool.h", "&high, index + 1, 1", "&high, index, 1"),
-            "forgets who is on the stack": Mutation("pool.h", "  pool->off_stack[index] = 0;\n", ""),
-            "forgets who is off it": Mutation("pool.h", "pool->off_stack[rt_pool_index(pool, block)] = 1;", ""),
-            "frees the spare one again": Mutation("pool.h", "if (RT_UNLIKELY(spare == (char *)block))", "if (0)"),
-            "counts the spare one": Mutation("pool.h", "top < has_spare ? 0 : top - has_spare", "top"),
+            "takes a block that is not there": Mutation("pool.h", "RT_LIKELY((uint32_t)was)", "1"),
+            "does not search": Mutation("pool.h", "  return rt_pool_search(pool);", "  return NULL;"),
+            "leaves a taken block on the stack": Mutation("pool.h", "  rt_pool_stack(pool)[depth] = NULL;\n", ""),
+            "forgets the place on the stack": Mutation("pool.h", "  pool->places[index] = depth;\n", ""),
+            "frees what was never taken": Mutation(
+                "pool.h", "index >= rt_load_relaxed(&pool->high_water)", "index >= pool->count"
+            ),
+            "frees the spare one again": Mutation(
+                "pool.h", "if (RT_UNLIKELY(recent_is == RT_POOL_SPARE)) return", "if (0) return"
+            ),
+            "frees no block": Mutation(
+                "pool.h", "(char *)block == pool->recent && recent_is)", "(char *)block == pool->recent)"
+            ),
+            "loses the spare one": Mutation("pool.h", "if (recent_is != RT_POOL_SPARE) {", "{"),
+            "counts the spare one": Mutation(
+                "pool.h", "rt_load_relaxed(&pool->depth) + is_spare", "rt_load_relaxed(&pool->depth)"
+            ),
             "half of an inverse": Mutation("pool.h", "bits < 64; bits *= 2", "bits < 20; bits *= 2"),
             "free without the mutex": Mutation(
                 "pool.h",
@@ -191,7 +204,7 @@ PROGRAMS = {
                 "  pthread_mutex_unlock(&pool->lock);\n  const int rc = rt_pool_free_single(pool, block);",
             ),
             "no inheritance": Mutation("pool.h", "pthread_mutexattr_setprotocol(&attr, PTHREAD_PRIO_INHERIT)", "0"),
-            "the checker is blind": Mutation("pool_check.h", "index >= pool->count || pool->off_stack[index])", "0)"),
+            "the checker is blind": Mutation("pool_check.h", "index >= high || pool->places[index] != i", "0"),
         },
     ),
     "ring": Program(

@@ -233,25 +233,52 @@ static void check_checker_of_shape(uint32_t kind) {
   }
 }
 
-/* The checker finds each kind of damage. */
+/* The checker finds each kind of damage. Blocks 0 and 5 are in use, 1 is spare, 2 to 4 on the stack, 6 and 7 new. */
 static void check_checker_of_stack(uint32_t kind) {
-  for (int damage = 0; damage < 9; damage++) {
+  for (int damage = 0; damage < 14; damage++) {
     rt_pool_t *pool = make(64, 8, kind);
-    void *const first = rt_pool_alloc(pool), *const second = rt_pool_alloc(pool);
-    CHECK(first && second && rt_pool_free(pool, second) == 0 && rt_pool_check(pool) == 0);
-    if (damage == 0) pool->stack[3] = pool->stack[4]; /* a block twice, another one lost */
-    if (damage == 1) pool->stack[3] = first;          /* a block in use */
-    if (damage == 2) pool->stack[3] += 1;             /* no block */
-    if (damage == 3) pool->top = 3;                   /* a block that nobody has */
-    if (damage == 4) pool->top = 9;                   /* more than there are */
-    if (damage == 5) pool->off_stack[3] = 1;          /* said to be in use */
-    if (damage == 6)
-      pool->off_stack[0] = 2, pool->off_stack[1] = 0, pool->spare = NULL; /* with the right sum nevertheless */
-    if (damage == 7) pool->spare = at_number(pool, 5);                    /* free twice */
-    if (damage == 8) pool->high_water = 0;                                /* fuller than ever, and not noted */
+    for (int i = 0; i < 6; i++) CHECK(rt_pool_alloc(pool) == at_number(pool, (uint64_t)i));
+    for (uint64_t i = 1; i < 5; i++) CHECK(rt_pool_free(pool, at_number(pool, i)) == 0);
+    CHECK(rt_pool_check(pool) == 0 && rt_pool_in_use(pool) == 2 && pool->depth == 3);
+    if (damage == 0) pool->stack[1] = pool->stack[2];     /* a block twice, another one lost */
+    if (damage == 1) pool->stack[1] = at_number(pool, 0); /* a block in use */
+    if (damage == 2) pool->stack[1] += 1;                 /* no block */
+    if (damage == 3) pool->stack[1] = at_number(pool, 6); /* a block that was never taken */
+    if (damage == 4) pool->stack[1] = NULL;               /* a block less than said */
+    if (damage == 5) pool->stack[0] = at_number(pool, 0); /* no end below */
+    if (damage == 6) pool->depth = 2;                     /* a block that nobody has */
+    if (damage == 7) pool->depth = 9;                     /* more than there are */
+    if (damage == 8) pool->places[0] = 9;                 /* nowhere */
+    if (damage == 9) pool->places[7] = 1;                 /* a place of a block that was never taken */
+    if (damage == 10) pool->recent = at_number(pool, 3);  /* free twice */
+    if (damage == 11) pool->recent += 1;                  /* no block */
+    if (damage == 12) pool->recent_is = 3;                /* neither spare nor lent */
+    if (damage == 13) pool->high_water = 9;               /* more than there are */
     CHECK(rt_pool_check(pool) == -EUCLEAN && rt_pool_check(pool) == -EUCLEAN);
     drop(pool);
   }
+}
+
+/* The orders of takes and frees that the fields tell apart, each with its wrong frees. */
+static void check_wrong_frees(uint32_t kind) {
+  rt_pool_t *pool = make(64, 4, kind);
+  char *const b[] = {at_number(pool, 0), at_number(pool, 1), at_number(pool, 2), at_number(pool, 3)};
+  CHECK(rt_pool_free(pool, NULL) == -EINVAL);
+  for (int i = 0; i < 4; i++) CHECK(rt_pool_free(pool, b[i]) == -EALREADY); /* never taken */
+  CHECK(rt_pool_alloc(pool) == b[0] && rt_pool_free(pool, b[1]) == -EALREADY && rt_pool_free(pool, NULL) == -EINVAL);
+  CHECK(rt_pool_alloc(pool) == b[1] && rt_pool_alloc(pool) == b[2]);
+  CHECK(rt_pool_free(pool, b[1]) == 0 && rt_pool_free(pool, b[1]) == -EALREADY); /* spare */
+  CHECK(rt_pool_free(pool, b[0]) == 0 && rt_pool_free(pool, b[0]) == -EALREADY); /* on the stack */
+  CHECK(rt_pool_free(pool, b[1]) == -EALREADY && rt_pool_in_use(pool) == 1);
+  CHECK(rt_pool_alloc(pool) == b[1] && rt_pool_free(pool, b[0]) == -EALREADY); /* lent */
+  CHECK(rt_pool_free(pool, b[1]) == 0 && rt_pool_free(pool, b[1]) == -EALREADY && rt_pool_alloc(pool) == b[1]);
+  CHECK(rt_pool_free(pool, b[2]) == 0 && rt_pool_free(pool, b[2]) == -EALREADY); /* another recent one */
+  CHECK(rt_pool_free(pool, b[1]) == 0 && rt_pool_free(pool, b[1]) == -EALREADY);
+  CHECK(rt_pool_in_use(pool) == 0 && rt_pool_high_water(pool) == 3 && rt_pool_check(pool) == 0);
+  CHECK(rt_pool_alloc(pool) == b[2] && rt_pool_alloc(pool) == b[1] && rt_pool_alloc(pool) == b[0]);
+  CHECK(rt_pool_alloc(pool) == b[3] && rt_pool_alloc(pool) == NULL && rt_pool_failures(pool) == 1);
+  CHECK(rt_pool_in_use(pool) == 4 && rt_pool_high_water(pool) == 4 && rt_pool_check(pool) == 0);
+  drop(pool);
 }
 
 static void check_checker_of_bitmap(void) {
@@ -540,8 +567,10 @@ int main(void) {
   check_model(RT_POOL_SHARED, 64, 4200, 45); /* three words of hints */
   check_checker_of_shape(RT_POOL_SINGLE);
   check_checker_of_shape(RT_POOL_SHARED);
-  check_checker_of_stack(RT_POOL_SINGLE);
-  check_checker_of_stack(RT_POOL_MUTEX);
+  for (int i = 0; i < 3; i += 2) {
+    check_checker_of_stack(kinds[i]);
+    check_wrong_frees(kinds[i]);
+  }
   check_checker_of_bitmap();
   check_inheritance();
   check_intruders();

@@ -82,6 +82,28 @@ def test_a_lock_on_fault_beside_a_full_one_says_what_it_is(script: Script) -> No
     assert said == ["all", "all", "onfault", "all", "onfault", "None"]
 
 
+def test_all_memory_is_locked_again_only_if_something_was_unlocked(script: Script) -> None:
+    """mlockall(2) walks through all pages, so a second loop does without it."""
+    said = run(script, """
+    calls = []
+    lock_everything = kernel.lock_everything
+    kernel.lock_everything = lambda flags, *more: calls.append(flags) or lock_everything(flags, *more)
+    def acquire(mode):
+        calls.clear()
+        assert memory_lock.acquire(mode).ok
+        return len(calls)
+    print(acquire("all"), acquire("all"), acquire("onfault"))
+    address = region(64)
+    print(lock_of(address), acquire("all"))
+    assert libc.munlock(ctypes.c_void_p(address), 64 * PAGE) == 0
+    print(lock_of(address), acquire("all"), lock_of(address), acquire("all"))
+    for mode in ("all", "all", "onfault", "all", "all", "all"):
+        memory_lock.release(mode)
+    print(kernel.future_lock(), acquire("all"))
+    """)  # fmt: skip
+    assert said == ["1", "0", "0", "locked", "0", "not", "1", "locked", "0", "None", "1"]
+
+
 def test_a_range_stays_locked_while_any_owner_wants_it(script: Script) -> None:
     said = run(script, """
     start = region(8)

@@ -15,7 +15,7 @@ import pytest
 import rtloop
 from rtloop.system import checks, refusal_cause
 from rtloop.system.cpu import format_cpu_list, isolated_cpus, mask_to_cpus, parse_cpu_list
-from rtloop.system.fileio import parse_fields, parse_sizes, read_text
+from rtloop.system.fileio import parse_field, parse_fields, parse_sizes, read_text
 from rtloop.system.fixes import device_fix, filter_fix, for_container, limit_fix
 from rtloop.system.grant import Grant, GrantKind, describe_refused
 from rtloop.system.grant_errors import raise_if_refused
@@ -257,3 +257,5 @@ def test_the_name_of_a_thread_cannot_pass_for_another_field(tmp_path: Path, end:
     file.write_bytes(f"Name:\ta{end}Uid:\t0\nUid:\t1000\t1000\nVmLck:\t      16 kB\n".encode())
     text = read_text(str(file))
     assert parse_fields(text)["Uid"].split() == ["1000", "1000"] and parse_sizes(text) == {"VmLck": 16384}
+    assert parse_field(text, "Uid") == "1000\t1000" and parse_field(text, "Name") == f"a{end}Uid:\t0".strip()
+    assert parse_field(text, "Gid") is None and parse_field(text, "ame") is None

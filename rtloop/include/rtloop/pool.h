@@ -5,15 +5,22 @@
  * Three kinds. single: one thread. shared: lock-free, any threads. mutex: any threads, with priority inheritance.
  * The pool's own data is in the tables, not in the blocks, so writing to a block after its free cannot harm the pool.
  *
- * single and mutex: a stack with the addresses of the free blocks, a byte for each block, and the block freed last.
+ * single and mutex: a stack with the addresses of free blocks, a place for each block, and one block apart.
  *
- *   stack   [ left from before | free blocks ]      off_stack[i]: whether block i is not among them      spare
- *                              ^ top
+ *   stack   NULL [ blocks that were freed | NULL ... ]     places[i]: where block i was put last     recent, recent_is
+ *                                        ^ depth
  *
- * A free puts its block into `spare` if that is empty, and the next alloc takes it from there. The most frequent
- * pattern, alloc and free in turn, therefore touches neither the stack nor a counter. If there is a spare block
- * already, a free puts its own on the stack. A free is valid iff the block is not on the stack and is not the spare
- * one.
+ * Blocks from number high_water on have never been taken, and are not on the stack. An alloc takes the first of them
+ * if the stack is empty, which it finds out when it meets the NULL below. An alloc leaves NULL behind, so a block is
+ * on the stack iff the stack has it at its place. `recent` is a block that is not on the stack; it is either spare,
+ * which means free, or lent. A free makes its block the recent one, and spare, unless there is a spare one; then the
+ * free puts its block on the stack. An alloc takes the spare block first. A free is valid iff the block has been taken
+ * before, is not on the stack and not the spare one.
+ *
+ * In the most frequent pattern, alloc and free in turn, both calls change only `recent_is`, between two constants.
+ * This matters, because a load that gets its value from a store just before takes 4 to 8 cycles. The CPU predicts the
+ * branches that depend on `recent_is`, so no call waits for that value, and `recent` itself does not change. A free of
+ * the recent block does not have to compute its index either.
  *
  * shared: a bitmap, first fit.
  *
@@ -32,8 +39,8 @@
  * together ever hold is therefore never exhausted. (The count of takes wraps after 2^32: a wrong answer needs exactly
  * that many takes of one leaf between two readings, which take more than a minute.)
  *
- * High water of single and mutex: `top` counts the blocks in use and the spare one. It grows only while there is no
- * spare one, so its maximum is the maximum of the blocks in use. High water of shared: first fit takes block i only if
+ * High water of single and mutex: an alloc takes a block that was never taken only if every other one is in use, so the
+ * blocks ever taken are as many as were ever in use at once. High water of shared: first fit takes block i only if
  * all blocks below it are in use. In sequential use the number of the highest block ever taken, plus 1, is therefore
  * the greatest number in use. With several threads, blocks below may be freed while an alloc searches: the figure is
  * then too high by at most their number, and never too low.
@@ -46,7 +53,7 @@
  * Worst case, with n blocks:
  *
  *            alloc                                                    free
- *   single   about 20 instructions                                    about 20 instructions
+ *   single   about 30 instructions                                    about 20 instructions
  *   shared   n / 2048 words of hints read, 3 locked instructions:     2 locked instructions: the bit; where the leaf
  *            the take; where it empties the leaf, the hint; where     was empty, the hint
  *            the pool is fuller than ever, the high water.
@@ -81,6 +88,14 @@
 #define RT_POOL_LEAF 32                       /* blocks of a leaf */
 #define RT_POOL_TAKE (UINT64_C(1) << RT_POOL_LEAF)
 
+/* What rt_pool_t.recent_is says. 0 is the state of a new pool, and of one that a fork has wiped. */
+#define RT_POOL_SPARE 1u /* `recent` is free */
+#define RT_POOL_LENT 2u  /* `recent` is in use */
+
+/* A rare case, out of line: inline code that could call more would save registers first, and a locked instruction waits
+ * for these stores. */
+#define RT_POOL_RARE static __attribute__((noinline, cold, unused))
+
 #if __GCC_ATOMIC_LLONG_LOCK_FREE != 2
 #error "the shared pool needs lock-free 64-bit atomics"
 #endif
@@ -91,12 +106,12 @@ typedef struct rt_pool {
   uint64_t stride;  /* odd << shift */
   uint64_t inverse; /* of odd, modulo 2^64 */
   union {
-    char **stack;     /* single and mutex */
+    char **stack;     /* single and mutex; always directly behind this struct */
     uint64_t *leaves; /* shared */
   };
   union {
-    uint8_t *off_stack;
-    uint64_t *hints;
+    uint32_t *places; /* single and mutex */
+    uint64_t *hints;  /* shared */
   };
   uint64_t block_bytes;
   uint32_t shift;
@@ -104,13 +119,20 @@ typedef struct rt_pool {
   uint32_t kind;
   uint32_t hint_words;
 
-  /* Written by every call of single and mutex; on shared only if the pool is fuller than ever, or exhausted. */
-  char *spare;  /* single and mutex */
-  uint32_t top; /* single and mutex: the number of blocks that are not on the stack */
-  uint32_t high_water;
-  uint64_t failures;
+  /* Written by every call of single and mutex; on shared only if the pool is fuller than ever. The lock is in the line
+   * of what it protects. */
   _Alignas(RT_CACHE_LINE) pthread_mutex_t lock;
+  char *recent;       /* single and mutex: a block that is not on the stack, if recent_is is not 0 */
+  uint32_t recent_is; /* RT_POOL_SPARE or RT_POOL_LENT */
+  uint32_t depth;     /* single and mutex: the number of blocks on the stack */
+  uint32_t high_water;
+
+  /* Written by the calls that find the pool exhausted. */
+  _Alignas(RT_CACHE_LINE) uint64_t failures;
 } rt_pool_t;
+
+static inline void *rt_pool_alloc(rt_pool_t *pool) __attribute__((always_inline));
+static inline int rt_pool_free(rt_pool_t *pool, void *block) __attribute__((always_inline));
 
 /* Round up to a multiple of the cache line. O(1). */
 static inline uint64_t rt_pool_round_up(uint64_t bytes) {
@@ -125,12 +147,12 @@ static inline uint64_t rt_pool_hint_words(uint64_t count) { return (rt_pool_leaf
 
 /* Compute the bytes of the first table, the stack or the leaves. O(1). */
 static inline uint64_t rt_pool_first_bytes(uint64_t count, uint32_t kind) {
-  return rt_pool_round_up(8 * (kind == RT_POOL_SHARED ? rt_pool_leaf_count(count) : count));
+  return rt_pool_round_up(8 * (kind == RT_POOL_SHARED ? rt_pool_leaf_count(count) : count + 1));
 }
 
-/* Compute the bytes of the second table, the marks or the hints. O(1). */
+/* Compute the bytes of the second table, the places or the hints. O(1). */
 static inline uint64_t rt_pool_second_bytes(uint64_t count, uint32_t kind) {
-  return rt_pool_round_up(kind == RT_POOL_SHARED ? 8 * rt_pool_hint_words(count) : count);
+  return rt_pool_round_up(kind == RT_POOL_SHARED ? 8 * rt_pool_hint_words(count) : 4 * count);
 }
 
 /* Compute the bytes of the region that a pool needs. Any thread, O(1), no system call. 0 iff `block_bytes` is 0,
@@ -189,8 +211,8 @@ static inline int rt_pool_init(rt_pool_t *pool, uint64_t block_bytes, uint64_t c
   pool->count = (uint32_t)count;
   pool->kind = kind;
   pool->hint_words = 0;
-  pool->spare = NULL;
-  pool->top = pool->high_water = 0;
+  pool->recent = NULL;
+  pool->recent_is = pool->depth = pool->high_water = 0;
   pool->failures = 0;
   if (kind == RT_POOL_SHARED) {
     pool->leaves = (uint64_t *)(void *)first;
@@ -200,11 +222,9 @@ static inline int rt_pool_init(rt_pool_t *pool, uint64_t block_bytes, uint64_t c
     for (uint64_t i = 0; i < pool->hint_words; i++) pool->hints[i] = rt_pool_hint_mask(count, i);
   } else {
     pool->stack = (char **)(void *)first;
-    pool->off_stack = (uint8_t *)second;
-    for (uint32_t i = 0; i < pool->count; i++) {
-      pool->stack[i] = (char *)rt_pool_address(pool, i);
-      pool->off_stack[i] = 0;
-    }
+    pool->places = (uint32_t *)(void *)second;
+    for (uint64_t i = 0; i <= count; i++) pool->stack[i] = NULL;
+    for (uint64_t i = 0; i < count; i++) pool->places[i] = 0;
   }
   pthread_mutexattr_t attr;
   int rc = pthread_mutexattr_init(&attr);
@@ -215,59 +235,74 @@ static inline int rt_pool_init(rt_pool_t *pool, uint64_t block_bytes, uint64_t c
   return -rc;
 }
 
-/* Take a block of a pool of kind single. NULL iff every block is in use.
- * The pool's one thread; 4 instructions if the last call freed a block, otherwise about 20, no loop; allocates nothing,
- * never waits, no system call. */
-static inline void *rt_pool_alloc_single(rt_pool_t *pool) {
-  char *const spare = rt_load_relaxed(&pool->spare);
-  if (RT_LIKELY(spare != NULL)) {
-    rt_store_relaxed(&pool->spare, (char *)NULL);
-    return spare;
-  }
-  const uint32_t top = rt_load_relaxed(&pool->top);
-  if (RT_UNLIKELY(top >= pool->count)) {
+/* Get the stack of a pool of kind single or mutex, without reading its address. O(1). */
+static inline char **rt_pool_stack(rt_pool_t *pool) { return (char **)(void *)(pool + 1); }
+
+/* Take the first block of a pool of kind single or mutex that was never taken. NULL iff there is none. O(1). */
+RT_POOL_RARE void *rt_pool_take_new(rt_pool_t *pool) {
+  const uint32_t index = rt_load_relaxed(&pool->high_water);
+  if (index >= pool->count) {
     rt_add_relaxed(&pool->failures, 1);
     return NULL;
   }
-  char *const block = pool->stack[top];
-  pool->off_stack[rt_pool_index(pool, block)] = 1;
-  rt_store_relaxed(&pool->top, top + 1);
-  if (RT_UNLIKELY(top >= rt_load_relaxed(&pool->high_water))) rt_store_relaxed(&pool->high_water, top + 1);
+  rt_store_relaxed(&pool->high_water, index + 1);
+  return rt_pool_address(pool, index);
+}
+
+/* Take a block of a pool of kind single. NULL iff every block is in use.
+ * The pool's one thread; 5 instructions if the last call freed a block, otherwise about 10, or 30 for a block that was
+ * never taken before; no loop; allocates nothing, never waits, no system call. */
+static inline void *rt_pool_alloc_single(rt_pool_t *pool) {
+  if (RT_LIKELY(rt_load_relaxed(&pool->recent_is) == RT_POOL_SPARE)) {
+    rt_store_relaxed(&pool->recent_is, RT_POOL_LENT);
+    return pool->recent;
+  }
+  const uint32_t depth = rt_load_relaxed(&pool->depth);
+  char *const block = rt_pool_stack(pool)[depth];
+  if (RT_UNLIKELY(!block)) return rt_pool_take_new(pool);
+  rt_pool_stack(pool)[depth] = NULL;
+  rt_store_relaxed(&pool->depth, depth - 1);
   return block;
 }
 
 /* Give a block back to a pool of kind single. Returns 0, or fails, and changes nothing, with
  * -EINVAL iff no block of this pool begins at `block` (NULL is none), -EALREADY iff the block is free.
- * The pool's one thread; about 20 instructions, no loop; allocates nothing, never waits, no system call. */
+ * The pool's one thread; 6 instructions if the block is the one freed last, otherwise about 20, no loop; allocates
+ * nothing, never waits, no system call. */
 static inline int rt_pool_free_single(rt_pool_t *pool, void *block) {
-  const uint64_t index = rt_pool_index(pool, block);
-  if (RT_UNLIKELY(index >= pool->count)) return -EINVAL;
-  if (RT_UNLIKELY(!pool->off_stack[index])) return -EALREADY;
-  char *const spare = rt_load_relaxed(&pool->spare);
-  if (RT_LIKELY(!spare)) {
-    rt_store_relaxed(&pool->spare, (char *)block);
+  const uint32_t recent_is = rt_load_relaxed(&pool->recent_is);
+  if ((char *)block == pool->recent && recent_is) {
+    if (RT_UNLIKELY(recent_is == RT_POOL_SPARE)) return -EALREADY;
+    rt_store_relaxed(&pool->recent_is, RT_POOL_SPARE);
     return 0;
   }
-  if (RT_UNLIKELY(spare == (char *)block)) return -EALREADY;
-  const uint32_t top = rt_load_relaxed(&pool->top) - 1;
-  pool->stack[top] = (char *)block;
-  pool->off_stack[index] = 0;
-  rt_store_relaxed(&pool->top, top);
+  const uint64_t index = rt_pool_index(pool, block);
+  if (RT_UNLIKELY(index >= rt_load_relaxed(&pool->high_water))) return index < pool->count ? -EALREADY : -EINVAL;
+  if (RT_UNLIKELY(rt_pool_stack(pool)[pool->places[index]] == (char *)block)) return -EALREADY;
+  if (recent_is != RT_POOL_SPARE) {
+    pool->recent = (char *)block;
+    rt_store_relaxed(&pool->recent_is, RT_POOL_SPARE);
+    return 0;
+  }
+  const uint32_t depth = rt_load_relaxed(&pool->depth) + 1;
+  rt_pool_stack(pool)[depth] = (char *)block;
+  pool->places[index] = depth;
+  rt_store_relaxed(&pool->depth, depth);
   return 0;
 }
 
 /* Raise the high water to at least `index` + 1. Any thread; lock-free: one attempt, and one more each time that another
  * thread raises it. */
-static inline void rt_pool_update_high_water(rt_pool_t *pool, uint32_t index) {
+RT_POOL_RARE void rt_pool_raise_high_water(rt_pool_t *pool, uint32_t index) {
   uint32_t high = rt_load_relaxed(&pool->high_water);
-  while (RT_UNLIKELY(high <= index) &&
+  while (high <= index &&
          !__atomic_compare_exchange_n(&pool->high_water, &high, index + 1, 1, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
   }
 }
 
 /* Clear the hint of an empty leaf. Returns 1 iff a block was freed in the meantime; the hint is then set. Any thread;
  * two or three locked instructions. */
-static inline int rt_pool_clear_hint(rt_pool_t *pool, uint32_t leaf) {
+RT_POOL_RARE int rt_pool_clear_hint(rt_pool_t *pool, uint32_t leaf) {
   uint64_t *const hints = &pool->hints[leaf / 64];
   const uint64_t hint = UINT64_C(1) << (leaf % 64);
   __atomic_fetch_and(hints, ~hint, __ATOMIC_SEQ_CST);
@@ -276,28 +311,33 @@ static inline int rt_pool_clear_hint(rt_pool_t *pool, uint32_t leaf) {
   return 1;
 }
 
+/* Try to take the lowest free block of a leaf, which was `was`. NULL iff the leaf has changed meanwhile, or the attempt
+ * failed for no reason, and then the present state is in *was. Any thread. */
+static inline void *rt_pool_try_take(rt_pool_t *pool, uint32_t leaf, uint64_t *was) {
+  /* The count of takes wraps in the upper half and carries nowhere. */
+  const uint64_t next = (*was & (*was - 1)) + RT_POOL_TAKE;
+  const uint32_t index = leaf * RT_POOL_LEAF + (uint32_t)__builtin_ctzll(*was);
+  /* The release matters: a thread that sees this take in rt_pool_take_any() must also see what this thread freed
+   * before. Otherwise it could find the pool exhausted although there was a free block at every moment. */
+  if (!__atomic_compare_exchange_n(&pool->leaves[leaf], was, next, 1, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) return NULL;
+  if (RT_UNLIKELY(!(uint32_t)next)) rt_pool_clear_hint(pool, leaf);
+  if (RT_UNLIKELY(rt_load_relaxed(&pool->high_water) <= index)) rt_pool_raise_high_water(pool, index);
+  return rt_pool_address(pool, index);
+}
+
 /* Take the lowest free block of a leaf. NULL iff it has none. Any thread; lock-free. */
-static inline void *rt_pool_take(rt_pool_t *pool, uint32_t leaf) {
-  uint64_t *const word = &pool->leaves[leaf];
-  uint64_t was = rt_load_relaxed(word);
-  while (RT_LIKELY((uint32_t)was)) {
-    /* The count of takes wraps in the upper half and carries nowhere. */
-    const uint64_t next = (was & (was - 1)) + RT_POOL_TAKE;
-    /* The release matters: a thread that sees this take in rt_pool_take_any() must also see what this thread freed
-     * before. Otherwise it could find the pool exhausted although there was a free block at every moment. */
-    if (RT_LIKELY(__atomic_compare_exchange_n(word, &was, next, 1, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))) {
-      const uint32_t index = leaf * RT_POOL_LEAF + (uint32_t)__builtin_ctzll(was);
-      if (RT_UNLIKELY(!(uint32_t)next)) rt_pool_clear_hint(pool, leaf);
-      rt_pool_update_high_water(pool, index);
-      return rt_pool_address(pool, index);
-    }
+RT_POOL_RARE void *rt_pool_take(rt_pool_t *pool, uint32_t leaf) {
+  uint64_t was = rt_load_relaxed(&pool->leaves[leaf]);
+  while ((uint32_t)was) {
+    void *const block = rt_pool_try_take(pool, leaf, &was);
+    if (block) return block;
   }
   return NULL;
 }
 
 /* Read all leaves and take the first free block. NULL iff there was a moment at which every block was in use. Any
  * thread; lock-free: O(count / 32) without other threads. */
-static __attribute__((noinline, cold, unused)) void *rt_pool_take_any(rt_pool_t *pool) {
+RT_POOL_RARE void *rt_pool_take_any(rt_pool_t *pool) {
   const uint32_t leaves = (uint32_t)rt_pool_leaf_count(pool->count);
   uint64_t former = UINT64_MAX; /* which no sum of 32-bit counts reaches */
   for (;;) {
@@ -316,16 +356,14 @@ static __attribute__((noinline, cold, unused)) void *rt_pool_take_any(rt_pool_t 
   }
 }
 
-/* Take a block of a pool of kind shared. NULL iff there was a moment during the call at which every block was in use.
- * Any thread, a signal handler included; lock-free, with the worst case above. Allocates nothing, never waits, no
- * system call. */
-static inline void *rt_pool_alloc_shared(rt_pool_t *pool) {
+/* Take a block of a pool of kind shared, from any leaf: the general case of rt_pool_alloc_shared. */
+RT_POOL_RARE void *rt_pool_search(rt_pool_t *pool) {
   void *block = NULL;
   for (uint32_t i = 0; i < pool->hint_words; i++) {
     for (uint64_t hints = rt_load_relaxed(&pool->hints[i]); hints; hints &= hints - 1) {
       const uint32_t leaf = i * 64 + (uint32_t)__builtin_ctzll(hints);
       block = rt_pool_take(pool, leaf);
-      if (RT_LIKELY(block)) return block;
+      if (block) return block;
       /* Another thread has just emptied the leaf, or was interrupted between the steps of its call. */
       if (rt_pool_clear_hint(pool, leaf) && (block = rt_pool_take(pool, leaf))) return block;
     }
@@ -333,6 +371,22 @@ static inline void *rt_pool_alloc_shared(rt_pool_t *pool) {
   block = rt_pool_take_any(pool);
   if (!block) __atomic_fetch_add(&pool->failures, 1, __ATOMIC_RELAXED);
   return block;
+}
+
+/* Take a block of a pool of kind shared. NULL iff there was a moment during the call at which every block was in use.
+ * Any thread, a signal handler included; lock-free, with the worst case above. Allocates nothing, never waits, no
+ * system call. */
+static inline void *rt_pool_alloc_shared(rt_pool_t *pool) {
+  const uint64_t hints = RT_LIKELY(pool->hint_words) ? rt_load_relaxed(&pool->hints[0]) : 0;
+  if (RT_LIKELY(hints)) {
+    const uint32_t leaf = (uint32_t)__builtin_ctzll(hints);
+    uint64_t was = rt_load_relaxed(&pool->leaves[leaf]);
+    if (RT_LIKELY((uint32_t)was)) {
+      void *const block = rt_pool_try_take(pool, leaf, &was);
+      if (RT_LIKELY(block)) return block;
+    }
+  }
+  return rt_pool_search(pool);
 }
 
 /* Give a block back to a pool of kind shared. Returns 0, or fails, and changes nothing, with
@@ -371,7 +425,8 @@ static inline int rt_pool_free_mutex(rt_pool_t *pool, void *block) {
 }
 
 /* Take a block of a pool of any kind: NULL iff every block is in use, or the pool belongs to the parent of this forked
- * process. One predictable branch more than the function of the kind, whose threads and cost it has. */
+ * process. One predictable branch more than the function of the kind, whose threads and cost it has. Always inline,
+ * because a call would take longer than the rest. */
 static inline void *rt_pool_alloc(rt_pool_t *pool) {
   const uint32_t kind = pool->kind;
   if (RT_LIKELY(kind == RT_POOL_SINGLE)) return rt_pool_alloc_single(pool);
@@ -392,8 +447,9 @@ static inline int rt_pool_free(rt_pool_t *pool, void *block) {
  * shared, and there only an estimate while other threads take and free. */
 static inline uint32_t rt_pool_in_use(const rt_pool_t *pool) {
   if (pool->kind != RT_POOL_SHARED) {
-    const uint32_t has_spare = rt_load_relaxed(&pool->spare) != NULL, top = rt_load_relaxed(&pool->top);
-    return top < has_spare ? 0 : top - has_spare; /* another thread may read them apart */
+    const uint32_t is_spare = rt_load_relaxed(&pool->recent_is) == RT_POOL_SPARE;
+    const uint32_t left = rt_load_relaxed(&pool->depth) + is_spare, high = rt_load_relaxed(&pool->high_water);
+    return high < left ? 0 : high - left; /* another thread may read them apart */
   }
   uint32_t left = 0;
   for (uint64_t leaf = 0; leaf < rt_pool_leaf_count(pool->count); leaf++) {

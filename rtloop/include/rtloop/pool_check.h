@@ -12,7 +12,7 @@ static inline int rt_pool_is_shape_sound(const rt_pool_t *pool) {
   const char *const blocks = second + rt_pool_second_bytes(pool->count, pool->kind);
   const int is_shared = pool->kind == RT_POOL_SHARED;
   const char *const tables[] = {is_shared ? (const char *)pool->leaves : (const char *)pool->stack,
-                                is_shared ? (const char *)pool->hints : (const char *)pool->off_stack};
+                                is_shared ? (const char *)pool->hints : (const char *)pool->places};
   return tables[0] == first && tables[1] == second && pool->blocks == blocks &&
          pool->stride == rt_pool_round_up(pool->block_bytes) && pool->shift < 64 &&
          (pool->stride >> pool->shift) * pool->inverse == 1;
@@ -32,30 +32,25 @@ static inline int rt_pool_is_bitmap_sound(const rt_pool_t *pool) {
   return 1;
 }
 
-/* Test the stack, the marks and the spare block of a single or mutex pool. O(count). */
-static inline int rt_pool_is_stack_sound(rt_pool_t *pool) {
-  const uint32_t top = rt_load_relaxed(&pool->top);
-  const char *const spare = rt_load_relaxed(&pool->spare);
-  uint32_t off_stack = 0;
-  if (top > pool->count) return 0;
-  for (uint32_t i = 0; i < pool->count; i++) {
-    if (pool->off_stack[i] > 1) return 0;
-    off_stack += pool->off_stack[i];
-  }
-  if (off_stack != top) return 0;
-  if (spare && (rt_pool_index(pool, spare) >= pool->count || !pool->off_stack[rt_pool_index(pool, spare)])) return 0;
-  /* The number of entries is right; temporary marks reveal an entry that is there twice. */
-  int is_sound = 1;
-  for (uint32_t i = top; i < pool->count; i++) {
-    const uint64_t index = rt_pool_index(pool, pool->stack[i]);
-    if (index >= pool->count || pool->off_stack[index]) {
-      is_sound = 0;
-    } else {
-      pool->off_stack[index] = 2;
+/* Test the stack, the places and the recent block of a single or mutex pool. O(count). */
+static inline int rt_pool_is_stack_sound(const rt_pool_t *pool) {
+  const uint32_t depth = rt_load_relaxed(&pool->depth), high = rt_load_relaxed(&pool->high_water);
+  const uint32_t recent_is = rt_load_relaxed(&pool->recent_is);
+  if (high > pool->count || depth > high || recent_is > RT_POOL_LENT) return 0;
+  for (uint32_t i = 0; i <= pool->count; i++) {
+    if (i > 0 && i <= depth) {
+      const uint64_t index = rt_pool_index(pool, pool->stack[i]);
+      if (index >= high || pool->places[index] != i) return 0; /* so no block is there twice */
+    } else if (pool->stack[i]) {
+      return 0;
     }
   }
-  for (uint32_t i = 0; i < pool->count; i++) pool->off_stack[i] &= 1;
-  return is_sound;
+  for (uint32_t i = 0; i < pool->count; i++) {
+    if (pool->places[i] > (i < high ? pool->count : 0)) return 0;
+  }
+  if (!recent_is) return depth == 0;
+  const uint64_t index = rt_pool_index(pool, pool->recent);
+  return index < high && pool->stack[pool->places[index]] != pool->recent;
 }
 
 /* Check the pool's own tables: every bit, hint and place is possible, no block is listed twice, the counters agree, and
