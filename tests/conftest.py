@@ -37,6 +37,7 @@ def _load(name: str) -> ModuleType:
 
 # From here on, every test file can import from it.
 sys.modules["rtloop_test_ends"] = _load("ends")
+sys.modules["rtloop_test_peer"] = _load("peer")
 sys.modules["rtloop_test_processes"] = _load("processes")
 sys.modules["rtloop_test_scope_page"] = _load("scope_page")
 sys.modules["rtloop_test_waiting"] = _load("waiting")
@@ -259,6 +260,20 @@ def account() -> Callable[[], dict[str, Any]]:
 def ordinary() -> dict[str, Any]:
     """Settings of a loop that every user on every Linux machine may run."""
     return {"policy": "other", "lock_memory": "off", "dma_latency": None}
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Any]]:
+    """Starts other processes that do as they are told, by a prefix of the command if there is one: a Peer each."""
+    peers: list[Any] = []
+
+    def begin(*prefix: str) -> Any:
+        peers.append(sys.modules["rtloop_test_peer"].Peer(*prefix))
+        return peers[-1]
+
+    yield begin
+    for peer in peers:
+        peer.kill()
 
 
 @pytest.fixture

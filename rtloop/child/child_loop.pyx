@@ -2,13 +2,14 @@
 
 cimport cython
 from cpython.object cimport PyTypeObject
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint32_t
 
 from rtloop._python cimport rt_py_is_ending, rt_set_type_name
 from rtloop.functions.python_loop cimport PyLoop
-from rtloop.headers.atomics cimport rt_store_release_32
+from rtloop.headers.atomics cimport rt_load_acquire, rt_store_release_32
 from rtloop.headers.loop cimport (
-    RT_REMOTE_NONE, RT_REMOTE_REPORTED, RT_REMOTE_RUNNING, rt_loop_now, rt_loop_request_slack, rt_loop_t,
+    RT_REMOTE_NONE, RT_REMOTE_REPORTED, RT_REMOTE_RUNNING, RT_WATCH_LOOKING, RT_WATCH_ON, RT_WATCH_SAFE,
+    RT_WATCH_TRIPPED, rt_futex_wait, rt_loop_now, rt_loop_request_slack, rt_loop_t,
 )
 from rtloop.loop.lifecycle cimport Control
 from rtloop.loop.loop cimport Cycle
@@ -24,6 +25,9 @@ _FREE_GRANT = Grant(
     "gil", "none", "none", ok=True, kind="thread",
     detail="the step is Python code in a process of its own, in a free-threaded Python",
 )
+
+
+cdef int64_t _SLICE_NS = 200_000_000
 
 
 def _gil_grant():
@@ -97,6 +101,25 @@ cdef class ChildLoop(PyLoop):
         cdef rt_loop_t *loop = <rt_loop_t *>self._rt
         if loop.group.remote != RT_REMOTE_NONE:
             rt_store_release_32(&loop.group.remote, RT_REMOTE_REPORTED)
+
+    def await_trip(self):
+        """Wait until the group's watchdog has found the loop stuck. Returns False if it ends, or there is none."""
+        cdef rt_loop_t *loop = <rt_loop_t *>self._rt
+        cdef uint32_t now
+        with nogil:
+            now = rt_load_acquire(&loop.watch)
+            # Until the watchdog has written all of its record. An end by itself wakes nobody, hence the timeout.
+            while now == RT_WATCH_ON or now == RT_WATCH_LOOKING or now == RT_WATCH_TRIPPED:
+                now = rt_futex_wait(&loop.watch, now, _SLICE_NS)
+        return now == RT_WATCH_SAFE
+
+    def is_tripped(self):
+        """Return True if the group's watchdog has found the loop stuck."""
+        return rt_load_acquire(&(<rt_loop_t *>self._rt).watch) == RT_WATCH_SAFE
+
+    def note_safe(self, int code):
+        """Note what safe has returned, for the error that the parent raises."""
+        (<rt_loop_t *>self._rt).trip.safe_code = code
 
     def release(self):
         """Let the thread of a prepared start run."""

@@ -19,6 +19,7 @@ from rtloop.child import child_process, target
 from rtloop.child.carried_error import carry
 from rtloop.child.channel import Channel
 from rtloop.child.child_process import Order
+from rtloop.child.safe_call import SafeCall
 from rtloop.child.slack_collector import SlackCollector
 from rtloop.errors import ConfigError, RTSetupWarning
 from rtloop.loop import registry
@@ -38,12 +39,17 @@ class Overseer:
     """Thread that executes the requests of the parent, and ends the loop and the process if the parent is gone.
 
     It sleeps in poll(2), without the GIL, until there is something to do.
+
+    Attributes
+    ----------
+    may_go : threading.Event
+        Set when the parent lets the loop run, or has requested a stop before that.
     """
 
     def __init__(self, channel: Channel, order: Order) -> None:
         self._channel, self._order = channel, order
         self._lock = threading.Lock()
-        self._may_go = threading.Event()
+        self.may_go = threading.Event()
         self._loop: ChildLoop | None = None
         self._is_withdrawn = False
         self._is_over = threading.Event()
@@ -56,7 +62,7 @@ class Overseer:
 
     def await_go(self) -> bool:
         """Wait until the parent lets the loop run. Returns False if the parent has requested a stop before that."""
-        self._may_go.wait()
+        self.may_go.wait()
         return not self._is_withdrawn
 
     def finish(self) -> None:
@@ -88,7 +94,7 @@ class Overseer:
 
     def _obey(self, command: str) -> None:
         if command == "go":
-            self._may_go.set()
+            self.may_go.set()
         elif command == "stop":
             self._stop()
         elif command == "reset" and self._loop is not None:
@@ -96,9 +102,9 @@ class Overseer:
 
     def _stop(self) -> None:
         with self._lock:
-            if not self._may_go.is_set():
+            if not self.may_go.is_set():
                 self._is_withdrawn = True
-                self._may_go.set()
+                self.may_go.set()
             elif self._loop is not None:  # which may not be released yet: it then enters, and ends at once
                 self._loop.request_stop()
 
@@ -168,14 +174,15 @@ def _prepare(order: Order, overseer: Overseer, collector: SlackCollector) -> Chi
     if order.main is not None:
         with child_process.importing_main():
             target.run_main_script(order.main)
-    step, setup, leave, data = _load(order)
+    step, setup, leave, safe, data = _load(order)
     if setup is not None:
         setup()
+    safe_call = None if safe is None else SafeCall(safe, leave)
     settings: dict[str, Any] = dict(order.settings)
     loop = ChildLoop(
         step,
         order.period,
-        leave=leave,
+        leave=leave if safe_call is None else safe_call.leave,
         collector=collector,
         data=data,
         parameters=order.parameters,
@@ -184,6 +191,8 @@ def _prepare(order: Order, overseer: Overseer, collector: SlackCollector) -> Chi
     )
     loop.parameters.update(order.values)
     overseer.watch(loop)
+    if safe_call is not None:
+        safe_call.watch(loop, overseer.may_go)
     collector.freeze()
     loop.prepare(order.cycles, order.duration_ns, order.membership)
     return loop
@@ -193,6 +202,7 @@ class _Functions(NamedTuple):
     step: Callable[[Cycle], int | None]
     setup: Callable[[], object] | None
     leave: Callable[[], object] | None
+    safe: Callable[[], object] | None
     data: Any
 
 
@@ -209,7 +219,7 @@ def _load(order: Order) -> _Functions:
     found = {keyword: target.find_target(named, keyword) for keyword, named in targets.items() if named is not None}
     step = found["step"]
     if data is None:
-        return _Functions(step, found.get("setup"), found.get("leave"), None)
+        return _Functions(step, found.get("setup"), found.get("leave"), found.get("safe"), None)
 
     @functools.wraps(step)
     def step_with_data(cycle: Cycle) -> int | None:
@@ -218,4 +228,5 @@ def _load(order: Order) -> _Functions:
     def with_data(function: Callable[..., object] | None) -> Callable[[], object] | None:
         return None if function is None else functools.partial(function, data)
 
-    return _Functions(step_with_data, with_data(found.get("setup")), with_data(found.get("leave")), data)
+    setup, leave, safe = (with_data(found.get(keyword)) for keyword in ("setup", "leave", "safe"))
+    return _Functions(step_with_data, setup, leave, safe, data)

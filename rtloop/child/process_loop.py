@@ -55,8 +55,8 @@ class ProcessLoop:
     garbage collector runs only between two cycles, if there is time until the next release.
 
     The functions are called with `data` as their last argument if it is given: ``step(cycle, data)``, ``setup(data)``,
-    ``leave(data)``. Otherwise they are called as ``step(cycle)``, ``setup()`` and ``leave()``. Each start creates a
-    new process, which imports them again.
+    ``leave(data)``, ``safe(data)``. Otherwise they are called as ``step(cycle)``, ``setup()``, ``leave()`` and
+    ``safe()``. Each start creates a new process, which imports them again.
 
     Parameters
     ----------
@@ -73,6 +73,11 @@ class ProcessLoop:
     leave : str or callable, optional
         Function that the loop's thread calls after the last cycle, to bring the actuators to rest. It runs however the
         loop ends, unless the loop's process is killed (SIGKILL) or crashes.
+    safe : str or callable, optional
+        Function to call if the watchdog of a :class:`LoopGroup` finds the loop stuck, while its step hangs. Another
+        thread of the loop's process calls it, at a priority above the loop's, and `leave` waits for it. It returns None
+        or an int, which is the error's ``safe_code``. It needs the GIL: a step that hangs in compiled code without
+        releasing the GIL keeps it from running.
     data : object, optional
         Object that can be pickled; the process gets a copy. For parameters and signals, one struct in a NumPy array:
         ``np.zeros((), [("kp", "f8"), ("angle", "f8")])``.
@@ -105,13 +110,14 @@ class ProcessLoop:
         *,
         setup: str | Callable[..., object] | None = None,
         leave: str | Callable[..., object] | None = None,
+        safe: str | Callable[..., object] | None = None,
         data: Any = None,
         parameters: Tuning = (),
         signals: Fields = (),
         **settings: Unpack[LoopKeywords],
     ) -> None:
         check_call(type(self), (period,), dict(settings))
-        self._targets = {"step": step, "setup": setup, "leave": leave}
+        self._targets = {"step": step, "setup": setup, "leave": leave, "safe": safe}
         for keyword, one in self._targets.items():
             if keyword == "step" or one is not None:
                 check_target(one, keyword)

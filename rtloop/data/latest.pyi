@@ -14,6 +14,7 @@ class Latest(Exchange):
         share: str | None = None,
         role: Literal["writer", "reader"] = "writer",
         readers: int = 1,
+        mode: int = 0o600,
     ) -> None: ...
     @classmethod
     def open(

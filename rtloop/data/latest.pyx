@@ -46,8 +46,9 @@ from rtloop.data.exchange.side import describe_sides
 from rtloop.data.interface import lost_by_fork, made_twice, never_made, publish
 from rtloop.data.storage import Storage, warn_unlocked
 from rtloop.errors import ConfigError, StateError
-from rtloop.sharing.exchange_file import Plan, open_exchange, share_exchange
+from rtloop.sharing.exchange_file import Plan
 from rtloop.sharing.roles import check_role
+from rtloop.sharing.shared_exchanges import open_exchange, share_exchange
 
 
 cnp.import_array()
@@ -107,7 +108,7 @@ cdef class _LatestMethods(Exchange):
 
 
 cdef class _Latest_1(_LatestMethods):
-    """Latest(dtype, *, clock='monotonic', share=None, role='writer', readers=1)
+    """Latest(dtype, *, clock='monotonic', share=None, role='writer', readers=1, mode=0o600)
 --
 
     The newest value of one type, from one thread to one other: the loop's and Python's, or those of two loops.
@@ -124,13 +125,18 @@ cdef class _Latest_1(_LatestMethods):
     clock : {"monotonic", "boottime", "tai", "realtime"}
         Clock of the time stamp of values that Python writes. Give the clock of the loop that reads them.
     share : str, optional
-        Name by which other processes of the same user use the same value (:meth:`open`). This object is then one side
-        of it only. If there is a value of this name, this process becomes its `role`, in the place of a process that
-        has ended; otherwise it is created.
+        Name by which other processes use the same value (:meth:`open`). This object is then one side of it only. If
+        there is a value of this name, this process becomes its `role`, in the place of a process that has ended;
+        otherwise it is created. ``"arm/setpoint"`` is found by processes of the same user, in the same PID namespace;
+        the path of a socket, ``"/run/arm/setpoint"``, by all that `mode` allows; an abstract socket,
+        ``"@arm/setpoint"``, by processes of the same user in the same network namespace.
     role : {"writer", "reader"}
         Side of a shared value that this object is.
     readers : int
         Most readers of a shared value at a time, up to 32.
+    mode : int
+        Users who may open a value that is shared by a path: 0o600 this user, 0o660 the socket's group as well, 0o666
+        all.
 
     Attributes
     ----------
@@ -143,6 +149,10 @@ cdef class _Latest_1(_LatestMethods):
         On a type that can never work, or a shared value of this name that differs.
     StateError
         If another process has the role; the message names it.
+    AttachError
+        If the processes that have it at a path do not answer; also a PermissionError if this user may not open it.
+    SetupError
+        If its socket cannot be created; also a PermissionError if this user may not.
     MemoryError
         If it is more memory than the machine, or the control group, has left.
 
@@ -185,7 +195,7 @@ cdef class _Latest_1(_LatestMethods):
     2.0
     """
 
-    def __init__(self, dtype, *, clock="monotonic", share=None, role="writer", readers=1):
+    def __init__(self, dtype, *, clock="monotonic", share=None, role="writer", readers=1, mode=0o600):
         cdef uint64_t value_bytes, size
         cdef void *address
         if self.handle is not NULL:
@@ -194,12 +204,12 @@ cdef class _Latest_1(_LatestMethods):
             raise ConfigError(f"clock={clock!r} must be one of {', '.join(_CLOCKS)}")
         item = plain_dtype(dtype)
         value_bytes = item.itemsize
-        check_role("latest", share, role, readers)
+        check_role("latest", share, role, readers, mode)
         if share is not None:
             size = rt_shared_latest_bytes(value_bytes, readers)
             if size == 0:
                 raise ConfigError(f"{readers + 2} values of {value_bytes} bytes are more than a shared Latest can have")
-            _use(self, share_exchange(share, Plan("latest", item, 1, readers, clock, size), role))
+            _use(self, share_exchange(share, Plan("latest", item, 1, readers, clock, size, int(mode)), role))
             return
         size = rt_latest_bytes(value_bytes)
         if size == 0:
@@ -253,7 +263,7 @@ cdef class _Latest_1(_LatestMethods):
         Raises
         ------
         AttachError
-            If this user has no exchange of this name.
+            If there is no exchange of this name; also a PermissionError if this user may not open it.
         ConfigError
             If it is a Ring, or has another type; the message names both.
         StateError

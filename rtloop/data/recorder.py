@@ -14,7 +14,7 @@ from rtloop.data.ownership import claim_reader, release_reader
 from rtloop.errors import ConfigError, RecorderError, RTSetupWarning, StateError
 from rtloop.process.exit_hooks import RECORDERS, WeakObjects, at_end, watch
 from rtloop.process.nap import nap
-from rtloop.process.signal_shield import give_up_policy, start_thread
+from rtloop.process.signal_shield import become_ordinary, start_thread
 from rtloop.system import refusal_cause
 from rtloop.units import parse_duration
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from rtloop.data.record_files import RecordFile
 
-__all__ = ["Recorder", "become_ordinary", "record_source"]
+__all__ = ["Recorder", "record_source"]
 
 # Small, because it may be locked; NumPy and file compression need no more.
 _STACK_BYTES = 1 << 20
@@ -336,13 +336,6 @@ class Recorder:
     def __repr__(self) -> str:
         state = "closed" if self.closed else "recording"
         return f"<Recorder to {self.path}, {state}: {self.written} written, {self.lost} lost>"
-
-
-def become_ordinary() -> None:
-    """Give up the policy and the CPUs inherited from a real-time thread."""
-    give_up_policy()
-    with suppress(OSError):  # a cpuset may be shrinking
-        os.sched_setaffinity(0, os.sched_getaffinity(os.getpid()))
 
 
 _recorders: WeakObjects[Recorder] = WeakObjects()

@@ -15,6 +15,7 @@ class Ring(Exchange):
         when_full: Literal["drop"] = "drop",
         share: str | None = None,
         role: Literal["producer", "consumer"] = "producer",
+        mode: int = 0o600,
     ) -> None: ...
     @classmethod
     def open(

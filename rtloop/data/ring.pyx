@@ -32,8 +32,9 @@ from rtloop.data.interface import lost_by_fork, made_twice, never_made, publish
 from rtloop.data.storage import Storage, warn_unlocked
 from rtloop.errors import ConfigError, StateError
 from rtloop.settings import parse_count
-from rtloop.sharing.exchange_file import Plan, open_exchange, share_exchange
+from rtloop.sharing.exchange_file import Plan
 from rtloop.sharing.roles import check_role
+from rtloop.sharing.shared_exchanges import open_exchange, share_exchange
 from rtloop.units import as_index, show
 
 
@@ -108,7 +109,7 @@ cdef class _RingMethods(Exchange):
 
 
 cdef class _Ring_1(_RingMethods):
-    """Ring(dtype, capacity, *, when_full='drop', share=None, role='producer')
+    """Ring(dtype, capacity, *, when_full='drop', share=None, role='producer', mode=0o600)
 --
 
     A queue of items of one type, from one thread to one other: the loop's and Python's, or those of two loops.
@@ -125,11 +126,16 @@ cdef class _Ring_1(_RingMethods):
     when_full : {"drop"}
         An item that there is no room for is dropped, and counted in `dropped`.
     share : str, optional
-        Name by which another process of the same user uses the other side of the same ring (:meth:`open`). This object
-        is then one side of it only. If there is a ring of this name, this process becomes its `role`, in the place of
-        a process that has ended; otherwise it is created.
+        Name by which another process uses the other side of the same ring (:meth:`open`). This object is then one side
+        of it only. If there is a ring of this name, this process becomes its `role`, in the place of a process that
+        has ended; otherwise it is created. ``"arm/log"`` is found by processes of the same user, in the same PID
+        namespace; the path of a socket, ``"/run/arm/log"``, by all that `mode` allows; an abstract socket,
+        ``"@arm/log"``, by processes of the same user in the same network namespace.
     role : {"producer", "consumer"}
         Side of a shared ring that this object is.
+    mode : int
+        Users who may open a ring that is shared by a path: 0o600 this user, 0o660 the socket's group as well, 0o666
+        all.
 
     Attributes
     ----------
@@ -142,6 +148,10 @@ cdef class _Ring_1(_RingMethods):
         On a type or a number that can never work, or a shared ring of this name that differs.
     StateError
         If another process has the role; the message names it.
+    AttachError
+        If the processes that have it at a path do not answer; also a PermissionError if this user may not open it.
+    SetupError
+        If its socket cannot be created; also a PermissionError if this user may not.
     MemoryError
         If it is more memory than the machine, or the control group, has left.
 
@@ -181,7 +191,7 @@ cdef class _Ring_1(_RingMethods):
     array([0.5], dtype=float32)
     """
 
-    def __init__(self, dtype, capacity, *, when_full="drop", share=None, role="producer"):
+    def __init__(self, dtype, capacity, *, when_full="drop", share=None, role="producer", mode=0o600):
         cdef uint64_t item_bytes, places, size
         cdef void *address
         if self.handle is not NULL:
@@ -194,9 +204,9 @@ cdef class _Ring_1(_RingMethods):
         size = rt_ring_bytes(item_bytes, places)
         if size == 0:
             raise ConfigError(f"capacity={capacity!r} items of {item_bytes} bytes are more than there are addresses")
-        check_role("ring", share, role)
+        check_role("ring", share, role, mode=mode)
         if share is not None:
-            plan = Plan("ring", item, number, 1, "", size - _CONSTANT_BYTES)
+            plan = Plan("ring", item, number, 1, "", size - _CONSTANT_BYTES, int(mode))
             _use(self, share_exchange(share, plan, role))
             return
         storage = Storage(size, "a ring")
@@ -253,7 +263,7 @@ cdef class _Ring_1(_RingMethods):
         Raises
         ------
         AttachError
-            If this user has no exchange of this name.
+            If there is no exchange of this name; also a PermissionError if this user may not open it.
         ConfigError
             If it is a Latest, or has another type; the message names both.
         StateError

@@ -36,8 +36,9 @@ _GRANT = Grant(
 )
 _FREE_GRANT = Grant(
     "gil", "none", "none", ok=True, kind="thread",
-    detail="the step is Python code, in a free-threaded Python: the garbage collector stops it for milliseconds, other "
-           "Python threads delay it by the locks of the objects that they share, and it uses the interpreter's memory",
+    detail="the step is Python code, in a free-threaded Python: beside threads that only compute it needs no "
+           "ProcessLoop; the garbage collector stops it for milliseconds, other Python threads delay it by the locks "
+           "of the objects that they share, and it uses the interpreter's memory",
 )
 
 

@@ -40,6 +40,7 @@ cdef extern from "../include/rtloop/loop.h" nogil:
         RT_REMOTE_RUNNING
         RT_REMOTE_REPORTED
         RT_WATCH_ON
+        RT_WATCH_LOOKING
         RT_WATCH_TRIPPED
         RT_WATCH_SAFE
         RT_SCHED_FLAG_RESET_ON_FORK

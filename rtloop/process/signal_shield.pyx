@@ -152,6 +152,13 @@ def give_up_policy():
             os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
+def become_ordinary():
+    """Give up the policy and the CPUs that the calling thread has inherited from a real-time thread."""
+    give_up_policy()
+    with suppress(OSError):  # a cpuset may be shrinking
+        os.sched_setaffinity(0, os.sched_getaffinity(os.getpid()))
+
+
 def block_signals():
     """Leave all signals but faults to the program's own threads, one of which may wait for those that it has blocked.
 

@@ -17,7 +17,16 @@ from typing import NamedTuple
 
 from rtloop.system.fileio import read_text
 
-__all__ = ["BlockFile", "Budget", "block_files", "find_block_file", "open_block_file", "processes", "user_of"]
+__all__ = [
+    "BlockFile",
+    "Budget",
+    "block_files",
+    "check_sealed",
+    "find_block_file",
+    "open_block_file",
+    "processes",
+    "user_of",
+]
 
 _LINK = "/memfd:rtloop:"
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
@@ -215,9 +224,18 @@ def open_block_file(file: BlockFile, *, is_writable: bool = False) -> tuple[int,
         info = os.fstat(fd)
         if not stat.S_ISREG(info.st_mode) or info.st_ino != file.inode:
             raise FileNotFoundError(f"{file.path} is another file now")
-        if fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
-            raise ValueError("it is not sealed against shrinking and growing")
+        check_sealed(fd)
     except BaseException:
         os.close(fd)
         raise
     return fd, info.st_size
+
+
+def check_sealed(fd: int) -> None:
+    """Raise a ValueError if a file could be shrunk while it is read, which would kill the reader."""
+    try:
+        seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+    except OSError:  # of another kind of file
+        seals = 0
+    if seals & _SEALS != _SEALS:
+        raise ValueError("it is not sealed against shrinking and growing")

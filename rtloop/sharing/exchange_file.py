@@ -1,15 +1,13 @@
-"""The file of a shared exchange: its header, its name, and the roles that processes have in it.
+"""The file of a shared exchange: its header, and the roles that processes have in it.
 
-An exchange is a sealed memfd that every process that uses it keeps open, so it is there as long as one of them is. It
-is found by its name through ``/proc``. Its header is copied and checked before anything in it is used.
+An exchange is a sealed memfd that every process that uses it keeps open, so it is there as long as one of them is. Its
+header is copied and checked before anything in it is used. Processes find it by its name: through ``/proc``
+(:mod:`rtloop.sharing.found_exchanges`), or through a socket (:mod:`rtloop.sharing.socket_exchanges`).
 
 A role is a lock of the kernel on one byte of the file, of the open file description (fcntl(2), ``F_OFD_SETLK``).
-Claiming it is atomic, and the kernel releases it when its holder ends, however it ends. The holder is also noted in the
-header, for people.
-
-Two processes may create the same name at the same time. Each makes its file, marked as unfinished, and then looks for
-others of the name. If there is a finished one, it uses that. Of two unfinished ones, the process with the greater inode
-withdraws, and the other waits for it. So at most one is finished, without a lock that somebody could keep.
+Claiming it is atomic, and the kernel releases it when its holder ends, however it ends, also in another PID namespace.
+The holder is also noted in the header, for people. A description that has a role is never given to another process,
+which would have the role as well.
 """
 
 from __future__ import annotations
@@ -21,16 +19,13 @@ import mmap
 import os
 import struct
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from rtloop.errors import AttachError, ConfigError, StateError
-from rtloop.process.nap import nap
-from rtloop.sharing.block_files import BlockFile, block_files, open_block_file, processes, user_of
-from rtloop.sharing.roles import KINDS, MOST_READERS, parse_share_name
+from rtloop.errors import ConfigError, StateError
+from rtloop.sharing.roles import DEFAULT_MODE, KINDS, MODES, MOST_READERS, parse_share_name
 from rtloop.system.fileio import read_text
 from rtloop.units import format_size
 
@@ -39,10 +34,15 @@ __all__ = [
     "Header",
     "Holder",
     "Plan",
-    "find_exchanges",
+    "check_kind",
+    "check_same",
+    "claim_role",
+    "create_file",
+    "finish_file",
     "holder",
-    "open_exchange",
-    "share_exchange",
+    "memfd_name",
+    "parse_file",
+    "printable",
 ]
 
 _PREFIX = "rtloop-exchange:"
@@ -51,19 +51,17 @@ _VERSION = 1
 #: magic, version, is finished, bytes of the text, bytes before the data, bytes of the data.
 _HEAD = struct.Struct("<8sIIIIQ")
 _FINISHED_AT = 12
-#: The holder of a role: process, time of its claim on CLOCK_MONOTONIC, and name of the program.
-_HOLDER = struct.Struct("<qq40s8x")
+#: The holder of a role: process, time of its claim on CLOCK_MONOTONIC, name of the program, and its PID namespace.
+_HOLDER = struct.Struct("<qq40sQ")
 _HOLDERS_AT, _TEXT_AT = 64, 4096
 _MOST_TEXT = 1 << 16
 _MOST_BYTES = 1 << 46
 #: struct flock of a 64-bit Linux.
 _FLOCK = "hhqqi"
-#: Longest wait for a process that is creating an exchange, which takes milliseconds; it may have been stopped.
-_PATIENCE_S = 30.0
 
 
 class Plan(NamedTuple):
-    """Description of an exchange: its kind, the type of its items, and their number."""
+    """Description of an exchange: its kind, the type of its items, their number, and who may open it."""
 
     kind: str
     dtype: np.dtype[Any]
@@ -71,12 +69,13 @@ class Plan(NamedTuple):
     readers: int
     clock: str
     data_bytes: int
+    mode: int = DEFAULT_MODE
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON can hold it."""
         return {
             "kind": self.kind, "dtype": np.lib.format.dtype_to_descr(self.dtype), "item_bytes": self.dtype.itemsize,
-            "capacity": self.capacity, "readers": self.readers, "clock": self.clock,
+            "capacity": self.capacity, "readers": self.readers, "clock": self.clock, "mode": self.mode,
         }  # fmt: skip
 
 
@@ -90,14 +89,28 @@ class Header(NamedTuple):
 
 
 class Holder(NamedTuple):
-    """The process that has a role, by its own account."""
+    """The process that has a role, by its own account: its id is that in its own PID namespace."""
 
     pid: int
     since_ns: int
     program: str
+    pid_namespace: int = 0
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """True if its id means nothing here, because it has another PID namespace."""
+        return self.pid_namespace not in (0, _pid_namespace())
 
     def __str__(self) -> str:
-        return f"process {self.pid}" + (f" ({self.program})" if self.program else "")
+        elsewhere = " of another PID namespace" if self.is_elsewhere else ""
+        return f"process {self.pid}{elsewhere}" + (f" ({self.program})" if self.program else "")
+
+
+class Listener(Protocol):
+    """What gives an exchange to other processes as long as this one has it open."""
+
+    def close(self) -> None:
+        """Give it to nobody any more."""
 
 
 @dataclass
@@ -114,6 +127,8 @@ class ExchangeFile:
         True if this process has created it.
     pid : int
         This process; a forked child has another.
+    listener : Listener or None
+        What gives it to other processes, if they find it by a socket.
     """
 
     header: Header
@@ -122,6 +137,7 @@ class ExchangeFile:
     slot: int
     is_new: bool = False
     pid: int = field(default_factory=os.getpid)
+    listener: Listener | None = None
 
     def check_role(self, role: str) -> None:
         """Check that this process may act in a role: it has that one, and the exchange is open.
@@ -142,32 +158,28 @@ class ExchangeFile:
             )
 
     def peers(self) -> tuple[int, ...]:
-        """Return the processes that have the other role."""
+        """Return the processes that have the other role; 0 stands for one of another PID namespace."""
         if self.fd < 0:
             return ()
         slots = range(1, 1 + self.header.plan.readers) if self.slot == 0 else range(1)
-        return tuple(one.pid for one in (holder(self.fd, slot) for slot in slots) if one is not None)
+        holders = [one for one in (holder(self.fd, slot) for slot in slots) if one is not None]
+        return tuple(0 if one.is_elsewhere else one.pid for one in holders)
 
     def close(self) -> None:
         """Give up the role and the file. A second call does nothing."""
         fd, self.fd = self.fd, -1
         if fd < 0:
             return
+        if self.listener is not None:
+            self.listener.close()
         if self.pid == os.getpid():  # a forked child has the same open file description, and would unlock its parent's
             # Closing the file does not unlock it as long as it is mapped.
             fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, fcntl.F_UNLCK, os.SEEK_SET, self.slot, 1, 0))
         os.close(fd)
 
 
-@dataclass
-class Found:
-    """An exchange of this machine, and the files that lead to it, one for each process that has it open."""
-
-    header: Header
-    files: list[BlockFile] = field(default_factory=list)
-
-
-def _memfd_name(name: str) -> str:
+def memfd_name(name: str) -> str:
+    """Return the name of the memfd of an exchange, which shows in ``/proc``."""
     return os.fsdecode((_PREFIX + name).encode())
 
 
@@ -175,8 +187,16 @@ def _round_up(size: int) -> int:
     return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
-def _create(name: str, plan: Plan) -> tuple[int, Header]:
-    """Make the file of an exchange, unfinished."""
+def create_file(name: str, plan: Plan) -> tuple[int, Header]:
+    """Make the file of an exchange, unfinished.
+
+    Raises
+    ------
+    ConfigError
+        If its type cannot be described to other processes.
+    OSError
+        If there is no memory, or memfd_create(2) is refused.
+    """
     try:
         described = plan.describe()
         is_described = _parse_dtype(described["dtype"]) == plan.dtype
@@ -190,7 +210,7 @@ def _create(name: str, plan: Plan) -> tuple[int, Header]:
     offset = _round_up(_TEXT_AT + len(text))
     size = offset + _round_up(plan.data_bytes)
     try:
-        fd = os.memfd_create(_memfd_name(name), os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        fd = os.memfd_create(memfd_name(name), os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     except OSError as error:
         raise OSError(error.errno, f"the exchange {name!r} cannot be made: memfd_create: {error.strerror}") from None
     try:
@@ -206,6 +226,11 @@ def _create(name: str, plan: Plan) -> tuple[int, Header]:
         os.close(fd)
         raise
     return fd, Header(name, plan, False, offset)
+
+
+def finish_file(fd: int) -> None:
+    """Mark the file of an exchange as finished: from now on others may use it."""
+    os.pwrite(fd, struct.pack("<I", 1), _FINISHED_AT)
 
 
 def _parse_dtype(descr: Any) -> np.dtype[Any]:
@@ -241,7 +266,7 @@ def _as_tuples(descr: Any) -> Any:
     return fields
 
 
-def _parse(fd: int, size: int) -> Header:
+def parse_file(fd: int, size: int) -> Header:
     """Read the header of a file that anybody may have written.
 
     Raises
@@ -266,74 +291,15 @@ def _parse(fd: int, size: int) -> Header:
         if kind not in KINDS or not isinstance(clock, str) or not all(type(n) is int for n in numbers):
             raise ValueError("its description is not that of an exchange")
         item_bytes, capacity, readers = numbers
-        plan = Plan(kind, _parse_dtype(about["dtype"]), capacity, readers, clock, data_bytes)
+        mode = about.get("mode", DEFAULT_MODE)
+        plan = Plan(kind, _parse_dtype(about["dtype"]), capacity, readers, clock, data_bytes, mode)
         if plan.dtype.itemsize != item_bytes or not 0 < capacity <= _MOST_BYTES or not 0 < readers <= MOST_READERS:
             raise ValueError("its description contradicts itself")
+        if type(mode) is not int or mode not in MODES:
+            raise ValueError("its mode is not one that an exchange has")
         return Header(parse_share_name(name), plan, bool(is_finished), offset)
     except (KeyError, TypeError, RecursionError, UnicodeError) as error:
         raise ValueError(f"its description is not that of an exchange: {type(error).__name__}") from None
-
-
-def _files(name: str | None, uid: int | None, denied: list[int]) -> Iterator[BlockFile]:
-    """Yield the files that may be exchanges of a name, of any if it is None, of a user, of all if that is None."""
-    link = "/memfd:" + _memfd_name(name or "")
-    for pid in processes(threaded=False):
-        owner = user_of(pid)
-        if uid is not None and owner != uid:
-            continue
-        try:
-            yield from block_files(pid, uid=owner, link=link)
-        except PermissionError:
-            denied.append(pid)
-
-
-def find_exchanges(
-    name: str | None = None, *, every_user: bool = False, faulty: dict[int, str] | None = None,
-    denied: list[int] | None = None,
-) -> dict[int, Found]:  # fmt: skip
-    """Find the exchanges of this user, by inode; finished ones and others.
-
-    Parameters
-    ----------
-    name : str, optional
-        Only those of this name.
-    every_user : bool
-        Those of other users as well, as far as this process may inspect them.
-    faulty : dict, optional
-        Filled with what is wrong with files that are not exchanges, by process.
-    denied : list, optional
-        Filled with the processes that could not be inspected.
-    """
-    found: dict[int, Found] = {}
-    uid = None if every_user else os.geteuid()
-    try:
-        files = list(_files(name, uid, denied if denied is not None else []))
-    except OSError as error:
-        raise AttachError(f"exchanges are found through /proc, which cannot be read: {error}") from error
-    for file in files:
-        if file.inode in found:
-            found[file.inode].files.append(file)
-            continue
-        try:
-            fd, size = open_block_file(file)
-        except OSError:
-            continue  # it has ended, or has been closed
-        except ValueError as error:
-            if faulty is not None:
-                faulty[file.pid] = str(error)
-            continue
-        try:
-            # Another user may give a file the same name: it is not the exchange that was meant.
-            if uid is None or os.fstat(fd).st_uid == uid:
-                header = _parse(fd, size)
-                if name is None or header.name == name:
-                    found[file.inode] = Found(header, [file])
-        except ValueError as error:
-            if faulty is not None:
-                faulty[file.pid] = str(error)
-        finally:
-            os.close(fd)
-    return found
 
 
 def holder(fd: int, slot: int) -> Holder | None:
@@ -342,11 +308,19 @@ def holder(fd: int, slot: int) -> Holder | None:
     state = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked)
     if struct.unpack_from(_FLOCK, state)[0] == fcntl.F_UNLCK:
         return None
-    pid, since_ns, program = _HOLDER.unpack(os.pread(fd, _HOLDER.size, _HOLDERS_AT + 64 * slot))
-    return Holder(pid, since_ns, _printable(program.split(b"\0")[0].decode(errors="replace")))
+    pid, since_ns, program, namespace = _HOLDER.unpack(os.pread(fd, _HOLDER.size, _HOLDERS_AT + 64 * slot))
+    return Holder(pid, since_ns, printable(program.split(b"\0")[0].decode(errors="replace")), namespace)
 
 
-def _claim(fd: int, header: Header, role: str) -> int:
+def _pid_namespace() -> int:
+    """Return the number of this process's PID namespace; 0 if it is not known."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0
+
+
+def claim_role(fd: int, header: Header, role: str) -> int:
     """Take a role for this process. Returns its number.
 
     Raises
@@ -365,7 +339,8 @@ def _claim(fd: int, header: Header, role: str) -> int:
                 raise
         else:
             program = read_text("/proc/self/comm").strip().encode()[:40]
-            os.pwrite(fd, _HOLDER.pack(os.getpid(), time.monotonic_ns(), program), _HOLDERS_AT + 64 * slot)
+            note = _HOLDER.pack(os.getpid(), time.monotonic_ns(), program, _pid_namespace())
+            os.pwrite(fd, note, _HOLDERS_AT + 64 * slot)
             return slot
     others = [str(one) for one in (holder(fd, slot) for slot in slots) if one is not None]
     limit = "one" if len(slots) == 1 else f"{len(slots)}"
@@ -376,23 +351,16 @@ def _claim(fd: int, header: Header, role: str) -> int:
     )
 
 
-def _join(found: Found, role: str) -> ExchangeFile | None:
-    """Open an exchange and take a role in it; None if it is gone meanwhile."""
-    for file in found.files:
-        try:
-            fd, size = open_block_file(file, is_writable=True)
-        except (OSError, ValueError):
-            continue
-        try:
-            header = _parse(fd, size)
-            return ExchangeFile(header, fd, role, _claim(fd, header, role))
-        except BaseException:
-            os.close(fd)
-            raise
-    return None
+def check_kind(header: Header, kind: str, dtype: np.dtype[Any] | None) -> None:
+    """Raise a ConfigError if an exchange is of another kind, or `dtype` is given and differs."""
+    name, plan = header.name, header.plan
+    if plan.kind != kind:
+        raise ConfigError(f"the exchange {name!r} is a {KINDS[plan.kind][2]}: use {KINDS[plan.kind][2]}.open")
+    if dtype is not None and dtype != plan.dtype:
+        raise ConfigError(f"the exchange {name!r} has items of {plan.dtype}, not {dtype}")
 
 
-def _check_same(header: Header, plan: Plan) -> None:
+def check_same(header: Header, plan: Plan) -> None:
     """Raise a ConfigError if an exchange that exists differs from the one that is wanted."""
     there = header.plan
     for what, one, other in (
@@ -401,6 +369,7 @@ def _check_same(header: Header, plan: Plan) -> None:
         ("has a capacity of", there.capacity, plan.capacity),
         ("was made with readers =", there.readers, plan.readers),
         ("has time stamps of the clock", there.clock, plan.clock),
+        ("was made with mode =", f"{there.mode:#o}", f"{plan.mode:#o}"),
     ):
         if one != other:
             raise ConfigError(f"the exchange {header.name!r} exists and {what} {one}, not {other}")
@@ -408,120 +377,6 @@ def _check_same(header: Header, plan: Plan) -> None:
         raise ConfigError(f"the exchange {header.name!r} exists and differs in its layout")
 
 
-def share_exchange(name: str, plan: Plan, role: str) -> ExchangeFile:
-    """Create an exchange, or take a role in the one of this name.
-
-    Raises
-    ------
-    ConfigError
-        If there is one of this name that differs.
-    StateError
-        If other processes have the role.
-    OSError
-        If there is no memory, or memfd_create(2) is refused.
-    """
-    deadline = time.monotonic() + _PATIENCE_S
-    while True:
-        finished = [one for one in find_exchanges(name).values() if one.header.is_finished]
-        if not finished:
-            made = _create_first(name, plan, role)
-            if made is not None:
-                return made
-        for one in finished:
-            _check_same(one.header, plan)
-            joined = _join(one, role)
-            if joined is not None:
-                return joined
-        if time.monotonic() > deadline:
-            raise StateError(f"the exchange {name!r} is being created by another process, which has been stopped")
-        nap(0.002)
-
-
-def _create_first(name: str, plan: Plan, role: str) -> ExchangeFile | None:
-    """Create an exchange; None if another process has done so, or is doing it."""
-    fd, header = _create(name, plan)
-    inode = os.fstat(fd).st_ino
-    deadline = time.monotonic() + _PATIENCE_S
-    try:
-        # Looked for twice in a row: a process that ends during the first may have handed one to a process that was
-        # looked at before.
-        alone = 0
-        while alone < 2:
-            others = [(number, one) for number, one in find_exchanges(name).items() if number != inode]
-            if any(one.header.is_finished or number < inode for number, one in others):
-                os.close(fd)
-                return None
-            alone = 0 if others else alone + 1
-            if others:
-                if time.monotonic() > deadline:
-                    raise StateError(
-                        f"the exchange {name!r} is being created by process {others[0][1].files[0].pid}, which does "
-                        "not finish it"
-                    )
-                nap(0.0005)
-        slot = _claim(fd, header, role)
-        os.pwrite(fd, struct.pack("<I", 1), _FINISHED_AT)
-    except BaseException:
-        os.close(fd)
-        raise
-    return ExchangeFile(header._replace(is_finished=True), fd, role, slot, is_new=True)
-
-
-def _program(pid: int) -> str:
-    try:
-        return _printable(read_text(f"/proc/{pid}/comm").strip())
-    except OSError:
-        return "ended"
-
-
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """Return what another process has written as text that changes no terminal."""
     return "".join(c if c.isprintable() else "?" for c in text)
-
-
-def _describe_denied(pids: list[int]) -> str:
-    """Return the end of a message that lists the processes of this user that could not be inspected; may be empty."""
-    if not pids:
-        return ""
-    shown = [f"{pid} ({_program(pid)})" for pid in pids[:3]]
-    more = "" if len(pids) <= len(shown) else f" and {len(pids) - len(shown)} others"
-    return (
-        f". Not inspected, because they have privileges that this process lacks (ptrace(2)): {', '.join(shown)}{more}; "
-        "if one of them has the exchange open, give this process the same capabilities"
-    )
-
-
-def open_exchange(name: str, kind: str, role: str, dtype: np.dtype[Any] | None = None) -> ExchangeFile:
-    """Take a role in an exchange that exists.
-
-    Raises
-    ------
-    AttachError
-        If this user has none of this name.
-    ConfigError
-        If it is of another kind, or `dtype` is given and differs.
-    StateError
-        If other processes have the role.
-    """
-    deadline = time.monotonic() + _PATIENCE_S
-    while True:
-        denied: list[int] = []
-        there = find_exchanges(name, denied=denied)
-        for one in there.values():
-            if one.header.is_finished:
-                plan = one.header.plan
-                if plan.kind != kind:
-                    raise ConfigError(
-                        f"the exchange {name!r} is a {KINDS[plan.kind][2]}: use {KINDS[plan.kind][2]}.open"
-                    )
-                if dtype is not None and dtype != plan.dtype:
-                    raise ConfigError(f"the exchange {name!r} has items of {plan.dtype}, not {dtype}")
-                joined = _join(one, role)
-                if joined is not None:
-                    return joined
-        if not there or time.monotonic() > deadline:
-            names = sorted(one.header.name for one in find_exchanges().values())
-            raise AttachError(
-                f"there is no shared exchange {name!r} of this user; there are: {', '.join(names) or 'none'}"
-                f"{_describe_denied(denied)}"
-            )
-        nap(0.002)

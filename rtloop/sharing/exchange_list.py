@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import struct
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from rtloop.errors import AttachError
 from rtloop.sharing.block_files import open_block_file
-from rtloop.sharing.exchange_file import Found, Header, Holder, find_exchanges, holder
+from rtloop.sharing.exchange_file import Header, Holder, holder
+from rtloop.sharing.found_exchanges import Found, find_exchanges
+from rtloop.sharing.socket_exchanges import look_at_socket
 
 __all__ = ["ExchangeState", "list_exchanges"]
 
@@ -32,7 +36,7 @@ class ExchangeState:
     readers : list of Holder
         The processes that read.
     pids : list of int
-        All processes that have it open.
+        All processes that have it open, as far as they can be seen here.
     written : int
         Number of values written, or of items ever put in.
     fill, dropped, high_water : int
@@ -54,47 +58,70 @@ class ExchangeState:
     time_ns: int = field(default_factory=time.monotonic_ns)
 
 
-def list_exchanges(denied: list[int] | None = None, faulty: dict[int, str] | None = None) -> list[ExchangeState]:
+def list_exchanges(
+    denied: list[int] | None = None, faulty: dict[int, str] | None = None, sockets: Iterable[str] = ()
+) -> list[ExchangeState]:
     """Return the exchanges of all users whose processes may be inspected, in the order of their names.
+
+    Parameters
+    ----------
+    denied, faulty
+        As for :func:`~rtloop.sharing.found_exchanges.find_exchanges`.
+    sockets : iterable of str
+        Names of sockets, for exchanges whose processes cannot be inspected.
 
     Raises
     ------
     AttachError
-        If ``/proc`` cannot be read.
+        If ``/proc`` cannot be read, or no process has the exchange of one of the sockets.
     """
     states = []
     for inode, found in find_exchanges(every_user=True, denied=denied, faulty=faulty).items():
         state = _read(inode, found) if found.header.is_finished else None
         if state is not None:
             states.append(state)
+    for name in sockets:
+        looked = look_at_socket(name)
+        if looked is None:
+            raise AttachError(f"no process has the exchange {name!r} open")
+        fd, header = looked
+        try:
+            inode = os.fstat(fd).st_ino
+            if all(state.inode != inode for state in states):
+                states.append(_state(fd, header, inode, []))
+        finally:
+            os.close(fd)
     return sorted(states, key=lambda state: (state.header.name, state.inode))
 
 
 def _read(inode: int, found: Found) -> ExchangeState | None:
-    header, plan = found.header, found.header.plan
     for file in found.files:
         try:
             fd, _ = open_block_file(file)
         except (OSError, ValueError):
             continue  # this process has ended
         try:
-            form = _LATEST if plan.kind == "latest" else _RING
-            numbers = form.unpack(os.pread(fd, form.size, header.offset))
-            users = [holder(fd, slot) for slot in range(1 + plan.readers)]
+            return _state(fd, found.header, inode, sorted({file.pid for file in found.files}))
         except (OSError, struct.error):
             continue
         finally:
             os.close(fd)
-        pids = sorted({file.pid for file in found.files})
-        readers = [one for one in users[1:] if one is not None]
-        if plan.kind == "latest":
-            newest, written_at = numbers
-            age = None
-            if written_at and plan.clock in _CLOCKS:
-                age = max(0, time.clock_gettime_ns(_CLOCKS[plan.clock]) - written_at)
-            return ExchangeState(header, inode, users[0], readers, pids, newest >> 8, age_ns=age)
-        tail, head, high_water, dropped = numbers
-        fill = min((tail - head) % 2**64, plan.capacity)  # a push may have come between the two loads
-        high_water = min(high_water, plan.capacity)
-        return ExchangeState(header, inode, users[0], readers, pids, tail, fill, dropped, high_water)
     return None
+
+
+def _state(fd: int, header: Header, inode: int, pids: list[int]) -> ExchangeState:
+    plan = header.plan
+    form = _LATEST if plan.kind == "latest" else _RING
+    numbers = form.unpack(os.pread(fd, form.size, header.offset))
+    users = [holder(fd, slot) for slot in range(1 + plan.readers)]
+    readers = [one for one in users[1:] if one is not None]
+    if plan.kind == "latest":
+        newest, written_at = numbers
+        age = None
+        if written_at and plan.clock in _CLOCKS:
+            age = max(0, time.clock_gettime_ns(_CLOCKS[plan.clock]) - written_at)
+        return ExchangeState(header, inode, users[0], readers, pids, newest >> 8, age_ns=age)
+    tail, head, high_water, dropped = numbers
+    fill = min((tail - head) % 2**64, plan.capacity)  # a push may have come between the two loads
+    high_water = min(high_water, plan.capacity)
+    return ExchangeState(header, inode, users[0], readers, pids, tail, fill, dropped, high_water)

@@ -1,17 +1,24 @@
-"""Names and roles of shared exchanges, as the arguments give them."""
+"""Names, roles and modes of shared exchanges, as the arguments give them."""
 
 from __future__ import annotations
+
+import posixpath
 
 from rtloop.errors import ConfigError
 from rtloop.units import as_index, show
 
-__all__ = ["KINDS", "MOST_READERS", "check_role", "parse_share_name"]
+__all__ = ["DEFAULT_MODE", "KINDS", "MODES", "MOST_READERS", "check_role", "is_socket_name", "parse_share_name"]
 
 #: RT_SHARED_LATEST_MAX_READERS of shared_latest.h.
 MOST_READERS = 32
 #: The role that writes and the role that reads, by the kind of exchange, and its class.
 KINDS = {"latest": ("writer", "reader", "Latest"), "ring": ("producer", "consumer", "Ring")}
+#: Who may open an exchange, by its mode.
+MODES = {0o600: "this user", 0o660: "the group of the socket as well", 0o666: "every user"}
+DEFAULT_MODE = 0o600
 _MOST_NAME = 200
+#: Bytes of sockaddr_un.sun_path, without the one that ends a path, or begins an abstract name.
+_MOST_SOCKET_NAME = 107
 
 
 def parse_share_name(name: object) -> str:
@@ -29,10 +36,48 @@ def parse_share_name(name: object) -> str:
         raise ConfigError(
             f'{show(name)} is not a name: give printable text of up to {_MOST_NAME} bytes, as "arm/setpoint"'
         )
+    if is_socket_name(name):
+        _check_socket_name(name)
     return name
 
 
-def check_role(kind: str, share: object, role: object, readers: object = 1) -> None:
+def is_socket_name(name: str) -> bool:
+    """Return whether an exchange of this name is found by a socket: a path, or after an @ an abstract name."""
+    return name.startswith(("/", "@"))
+
+
+def _check_socket_name(name: str) -> None:
+    if len(name.encode(errors="replace")) > _MOST_SOCKET_NAME:
+        raise ConfigError(f"{show(name)} has more than {_MOST_SOCKET_NAME} bytes, the most that a socket's name has")
+    if name[0] == "/" and (posixpath.normpath(name) != name or name == "/"):
+        raise ConfigError(
+            f"{show(name)} is not the path of a socket: give one without //, . and .., and no / at its end"
+        )
+    if name == "@":
+        raise ConfigError('"@" is not a name: give more of it, as "@arm/setpoint"')
+
+
+def _check_mode(share: object, mode: object) -> None:
+    number = as_index(mode)
+    if number not in MODES:
+        shown = show(mode) if number is None else f"{number:#o}"
+        every = ", ".join(f"{one:#o} ({who})" for one, who in MODES.items())
+        raise ConfigError(
+            f"mode={shown} must be one of {every}. Whoever opens an exchange, on either side, writes into its memory: "
+            "there is no right to read without the right to write"
+        )
+    if number == DEFAULT_MODE:
+        return
+    if share is None:
+        raise ConfigError(f"mode={number:#o} needs share=: without it, an exchange is of this process alone")
+    if not str(share).startswith("/"):
+        raise ConfigError(
+            f"mode={number:#o} needs a path, as share='/run/arm/setpoint': an exchange of another name, as "
+            f"{show(share)}, is found only by processes of the same user"
+        )
+
+
+def check_role(kind: str, share: object, role: object, readers: object = 1, mode: object = DEFAULT_MODE) -> None:
     """Check the arguments of an exchange that may be shared; `share` is None if it is not.
 
     Raises
@@ -46,6 +91,7 @@ def check_role(kind: str, share: object, role: object, readers: object = 1) -> N
     number = as_index(readers)
     if number is None or not 1 <= number <= MOST_READERS:
         raise ConfigError(f"readers={show(readers)} is not a number of readers from 1 to {MOST_READERS}")
+    _check_mode(share, mode)
     if share is None:
         if number != 1:
             raise ConfigError(f"readers={number} needs share=: without it, an exchange has one reader")

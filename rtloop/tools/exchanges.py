@@ -20,30 +20,37 @@ __all__ = ["exchanges"]
 
 
 @click.command("exchanges")
+@click.argument("sockets", metavar="[SOCKET]...", nargs=-1)
 @click.option(
     "--over", default="500ms", show_default=True, metavar="TIME", callback=to_duration, help="Measure rates over TIME."
 )
 @as_json_option("instead of the table")
-def exchanges(over: int, as_json: bool) -> None:
+def exchanges(sockets: tuple[str, ...], over: int, as_json: bool) -> None:
     """Show the exchanges that processes share: who writes, who reads, how fast, how full, how old.
 
     \b
-    from, to   the processes that have these roles; - if nobody has it now
+    from, to   the processes that have these roles; - if nobody has it now;
+               * after the id of a process of another PID namespace
     rate       items or values written in a second
     fill       items in a ring, of its capacity; the most that were ever in it
     age        time since the newest value with a time stamp was written
 
-    An exchange is there as long as a process has it open.
+    An exchange is there as long as a process has it open. Those of processes that this user may not inspect, or that
+    have another PID namespace, are shown if their SOCKET is named: /run/arm/setpoint, or @arm/setpoint.
     """  # noqa: D301 - the backslash is for click
     from rtloop import __version__
     from rtloop.sharing.exchange_list import list_exchanges
+    from rtloop.sharing.roles import is_socket_name, parse_share_name
     from rtloop.telemetry.denied import describe_denied_count
 
-    before = {state.inode: state for state in list_exchanges()}
+    for name in sockets:
+        if not is_socket_name(parse_share_name(name)):
+            raise click.UsageError(f"{name!r} is not a socket: give its path, or a name that begins with @")
+    before = {state.inode: state for state in list_exchanges(sockets=sockets)}
     nap(over * 1e-9)
     denied: list[int] = []
     faulty: dict[int, str] = {}
-    states = list_exchanges(denied, faulty)
+    states = list_exchanges(denied, faulty, sockets)
     listed = [_document(state, before.get(state.inode)) for state in states]
     notes = [f"process {pid}: a file that looks like an exchange is not read: {text}" for pid, text in faulty.items()]
     if denied:
@@ -73,6 +80,7 @@ def _document(state: ExchangeState, former: ExchangeState | None) -> dict[str, A
         "item_bytes": plan.dtype.itemsize,
         "capacity": plan.capacity if is_ring else None,
         "most_readers": plan.readers,
+        "mode": f"{plan.mode:04o}",
         "writer": _holder(state.writer),
         "readers": [_holder(one) for one in state.readers],
         "pids": state.pids,
@@ -86,11 +94,14 @@ def _document(state: ExchangeState, former: ExchangeState | None) -> dict[str, A
 
 
 def _holder(one: Holder | None) -> dict[str, Any] | None:
-    return None if one is None else {"pid": one.pid, "program": one.program}
+    if one is None:
+        return None
+    return {"pid": one.pid, "program": one.program, "in_other_pid_namespace": one.is_elsewhere}
 
 
 def _side(holders: list[dict[str, Any] | None]) -> str:
-    return ", ".join(f"{one['program']} {one['pid']}" for one in holders if one is not None) or "-"
+    there = [one for one in holders if one is not None]
+    return ", ".join(f"{one['program']} {one['pid']}{'*' * one['in_other_pid_namespace']}" for one in there) or "-"
 
 
 def _print(listed: list[dict[str, Any]]) -> None:

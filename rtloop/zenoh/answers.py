@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
-from rtloop.data.recorder import become_ordinary
 from rtloop.errors import ConfigError, StateError
+from rtloop.process.signal_shield import become_ordinary
 from rtloop.system.host import uname
 
 __all__ = ["COMMANDS", "FRESH_NS", "SET", "Commands", "StatsText", "Waiting", "check_commands", "loops_of"]

@@ -13,10 +13,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rtloop.data.record_clock import read_clocks
-from rtloop.data.recorder import become_ordinary
 from rtloop.errors import ConfigError, StateError
 from rtloop.live.signals import Signals
 from rtloop.process.exit_hooks import RECORDERS, WeakObjects, at_end, watch
+from rtloop.process.signal_shield import become_ordinary
 from rtloop.system.host import uname
 from rtloop.units import parse_duration, parse_period
 from rtloop.zenoh.answers import COMMANDS, SET, Commands, StatsText, check_commands, loops_of

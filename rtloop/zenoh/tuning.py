@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rtloop.data.recorder import become_ordinary
 from rtloop.errors import ConfigError, PayloadError, RtloopError, StateError
 from rtloop.live.parameter_block import Writer
 from rtloop.live.parameter_set import acting_for
 from rtloop.live.parameters import Parameters
+from rtloop.process.signal_shield import become_ordinary
 from rtloop.system.host import uname
 from rtloop.telemetry.description import clean
 from rtloop.units import show

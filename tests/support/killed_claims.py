@@ -14,17 +14,23 @@ import os
 import signal
 import struct
 import sys
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
 import rtloop
-import rtloop.sharing.exchange_file
+import rtloop.sharing.found_exchanges
 from rtloop.system.syscalls import number_of
 
 TRACE_ME, NEXT_CALL, SET_OPTIONS, CALL_INFO = 0, 24, 0x4200, 0x420E
 MARK_CALLS, KILL_WITH_TRACER = 1, 0x100000
 #: The calls that change the file, its locks and seals, or what is mapped of it.
 CALLS = {number_of(name) for name in ("memfd_create", "ftruncate", "pwrite64", "fcntl", "mmap", "mlock", "munmap")}
+#: Those that change the socket by which it is found, the lock of its path, or what is sent.
+SOCKET_CALLS = {
+    number_of(name)
+    for name in ("fcntl", "flock", "unlink", "unlinkat", "bind", "fchmod", "listen", "connect", "recvmsg", "epoll_ctl")
+}
 libc = ctypes.CDLL(None, use_errno=True)
 libc.ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
 libc.ptrace.restype = ctypes.c_long
@@ -38,17 +44,17 @@ def trace(request: int, pid: int, address: int = 0, data: Any = None) -> None:
         sys.exit(f"cannot trace: {os.strerror(ctypes.get_errno())}")
 
 
-def is_at_call(pid: int) -> bool:
+def is_at_call(pid: int, calls: set[int | None]) -> bool:
     """Test whether a stopped process is before or after one of the calls."""
     info = ctypes.create_string_buffer(88)
     trace(CALL_INFO, pid, len(info), ctypes.addressof(info))
     (operation,) = struct.unpack_from("<B", info)
     if operation == 1:
         (is_at_call.number,) = struct.unpack_from("<Q", info, 24)  # type: ignore[attr-defined]
-    return is_at_call.number in CALLS  # type: ignore[attr-defined]
+    return is_at_call.number in calls  # type: ignore[attr-defined]
 
 
-def kill_at(nth: int, work: Callable[[], object]) -> bool:
+def kill_at(nth: int, work: Callable[[], object], calls: set[int | None] = CALLS) -> bool:
     """Do some work in a child, and kill it at the nth stop; False if it has fewer."""
     pid = os.fork()
     if pid == 0:
@@ -68,7 +74,7 @@ def kill_at(nth: int, work: Callable[[], object]) -> bool:
         if os.WIFEXITED(status):
             assert os.WEXITSTATUS(status) == 0, "the victim has failed by itself"
             return False
-        if os.WSTOPSIG(status) == signal.SIGTRAP | 0x80 and is_at_call(pid):
+        if os.WSTOPSIG(status) == signal.SIGTRAP | 0x80 and is_at_call(pid, calls):
             stops += 1
             if stops == nth:
                 os.kill(pid, signal.SIGKILL)
@@ -81,7 +87,7 @@ def create(name: str) -> int:
     kills = 0
     while kill_at(kills + 1, lambda: rtloop.Latest("f8", share=name).write(1.0)):
         kills += 1
-        assert rtloop.sharing.exchange_file.find_exchanges(name) == {}
+        assert rtloop.sharing.found_exchanges.find_exchanges(name) == {}
         with rtloop.Latest("f8", share=name) as writer, rtloop.Latest.open(name) as reader:
             writer.write(float(kills))
             assert (writer.written, reader.read()) == (1, kills)
@@ -142,11 +148,39 @@ def take_over_ring(name: str, role: str) -> int:
     return kills
 
 
+def create_at_path(path: str) -> int:
+    """The victim creates an exchange at a path, or in the place of one that the victim before it has left."""
+    kills = 0
+    while kill_at(kills + 1, lambda: rtloop.Latest("f8", share=path).write(1.0), SOCKET_CALLS):
+        kills += 1
+        if kills % 2:
+            continue  # this one's remains are those that the next one finds
+        with rtloop.Latest("f8", share=path) as writer, rtloop.Latest.open(path) as reader:
+            writer.write(float(kills))
+            assert (writer.written, reader.read()) == (1, kills)
+        assert os.listdir(os.path.dirname(path)) == []
+    return kills
+
+
+def take_over_at_path(path: str) -> int:
+    """The victim takes a side of an exchange that this process gives away, and gives it away itself."""
+    kills = 0
+    with rtloop.Latest("f8", share=path, role="reader") as kept:
+        while kill_at(kills + 1, lambda: rtloop.Latest.open(path, "writer").write(1.0), SOCKET_CALLS):
+            kills += 1
+            assert kept.peers == ()
+            with rtloop.Latest.open(path, "writer") as successor:
+                successor.write(float(kills))
+                assert kept.read() == kills
+    assert os.listdir(os.path.dirname(path)) == []
+    return kills
+
+
 def main() -> None:
     """Run all cases."""
     # The scan looks at this process and its child only, so that its length is not that of the machine's work.
     here = os.getpid()
-    rtloop.sharing.exchange_file.processes = lambda **_: iter({here, os.getpid()})  # type: ignore[assignment]
+    rtloop.sharing.found_exchanges.processes = lambda **_: iter({here, os.getpid()})  # type: ignore[assignment]
     name = sys.argv[1]
     counts = {
         "create": create(name),
@@ -155,6 +189,11 @@ def main() -> None:
         "producer": take_over_ring(name, "producer"),
         "consumer": take_over_ring(name, "consumer"),
     }
+    with tempfile.TemporaryDirectory(prefix="rtloop-") as folder:
+        counts["creation at a path"] = create_at_path(f"{folder}/x")
+        for left in os.listdir(folder):  # of the last victim, which has ended without closing it
+            os.unlink(f"{folder}/{left}")
+        counts["opening of a path"] = take_over_at_path(f"{folder}/x")
     print(", ".join(f"{what} {count}" for what, count in counts.items()))
 
 

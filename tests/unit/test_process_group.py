@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -41,6 +42,18 @@ def hang(cycle):
     note("hanging", os.getpid())
     while not Path(__file__).with_name("go").exists():
         time.sleep(0.001)
+
+def spin(cycle):
+    note("hanging", os.getpid())
+    while not Path(__file__).with_name("go").exists():
+        pass
+
+def brake():
+    note("safe", [os.getpid(), Path(__file__).with_name("go").exists()])
+    return -7
+
+def brake_in_vain():
+    raise OSError("no bus")
 
 def refuse():
     raise PermissionError("no bus")
@@ -170,6 +183,45 @@ def test_the_watchdog_finds_a_process_that_hangs(pair: Pair, steps: Path) -> Non
     with pytest.raises(rtloop.WatchdogError, match=r"outer was found stuck.*watchdog="):
         group.join()
     assert (inner.state, outer.state) == ("stopped", "failed") and len(left(steps)) == 1
+
+
+@pytest.mark.parametrize("step", ["hang", "spin"])
+def test_the_process_that_hangs_calls_its_safe_meanwhile_and_leave_afterwards(
+    step: str, pair: Pair, steps: Path
+) -> None:
+    inner, outer = pair(step, safe="group_steps:brake")
+    group = LoopGroup([inner, outer], watchdog="1s")
+    group.start()
+    wait_until((steps / "safe").exists, "safe is called while the step hangs")
+    wait_until(lambda: inner.leaves == 1, "the watchdog ends the inner loop")
+    assert not left(steps)
+    (steps / "go").touch()
+    with pytest.raises(rtloop.WatchdogError, match=r"outer was found stuck.*safe\(\) returned -7") as raised:
+        group.join()
+    assert raised.value.safe_code == -7
+    assert json.loads((steps / "safe").read_text()) == [outer.pid, False] and left(steps) == [outer.pid]
+
+
+def test_a_safe_that_raises_is_reported(pair: Pair, steps: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    inner, outer = pair("hang", safe="group_steps:brake_in_vain")
+    group = LoopGroup([inner, outer], watchdog="1s")
+    group.start()
+    wait_until(lambda: inner.leaves == 1, "the watchdog ends the inner loop")
+    (steps / "go").touch()
+    with pytest.raises(rtloop.WatchdogError) as raised:
+        group.join()
+    assert raised.value.safe_code == -errno.EINVAL and len(left(steps)) == 1
+    assert "outer: its step hangs, and safe has raised an exception" in (told := capfd.readouterr().err)
+    assert "OSError: no bus" in told
+
+
+def test_a_loop_that_does_not_hang_calls_no_safe(pair: Pair, steps: Path) -> None:
+    inner, outer = pair(safe="group_steps:brake")
+    LoopGroup([inner, outer], watchdog="60s").run("50ms")
+    outer.run(cycles=3)
+    assert not (steps / "safe").exists() and len(left(steps)) == 2
+    with pytest.raises(rtloop.ConfigError, match="safe="):
+        ProcessLoop("group_steps:do_nothing", "5ms", safe="nothing")
 
 
 def test_a_setup_that_is_refused_starts_none(pair: Pair, steps: Path) -> None:

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
@@ -22,67 +22,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rtloop_test_peer import Peer
 
 import rtloop
 from rtloop import AttachError, ConfigError, Latest, Ring, StateError
-from rtloop.sharing.exchange_file import find_exchanges
+from rtloop.sharing.found_exchanges import find_exchanges
 
 POINT = np.dtype([("t", "f8"), ("x", "f4", (3,)), ("mode", "u1")], align=True)
-#: A process that evaluates a line of Python after the other, and answers with JSON.
-SERVER = """
-import json, os, signal, sys, time, numpy, rtloop
-for line in sys.stdin:
-    code, names = json.loads(line), globals()
-    try:
-        answer = eval(code, names) if not code.startswith("!") else exec(code[1:], names)
-        answer = answer.item() if isinstance(answer, numpy.generic) else answer
-    except Exception as error:
-        answer = [type(error).__name__, str(error)]
-    print(json.dumps(answer, default=str), flush=True)
-"""
-
-
-class Peer:
-    """Another process, which does as it is told."""
-
-    def __init__(self) -> None:
-        command = [sys.executable, "-P", "-c", SERVER]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.pid = self.process.pid
-
-    def ask(self, code: str) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(code) + "\n")
-        self.process.stdin.flush()
-
-    def answer(self) -> Any:
-        assert self.process.stdout is not None
-        return json.loads(self.process.stdout.readline())
-
-    def do(self, code: str) -> Any:
-        """Evaluate an expression there, or with a ! before it execute a statement."""
-        self.ask(code)
-        return self.answer()
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        for stream in (self.process.stdin, self.process.stdout):
-            if stream is not None:
-                stream.close()
-
-
-@pytest.fixture
-def start() -> Iterator[Callable[[], Peer]]:
-    peers: list[Peer] = []
-
-    def begin() -> Peer:
-        peers.append(Peer())
-        return peers[-1]
-
-    yield begin
-    for peer in peers:
-        peer.kill()
 
 
 @pytest.fixture
@@ -568,6 +514,7 @@ def test_a_process_that_is_killed_at_any_system_call_of_its_claim_leaves_the_rol
     if done.stderr.startswith("cannot trace"):
         pytest.skip(f"ptrace(2) is refused here: {done.stderr.strip()}")
     assert done.returncode == 0, done.stderr
-    kills = dict(part.split() for part in done.stdout.strip().split(", "))
-    assert kills.keys() == {"create", "writer", "reader", "producer", "consumer"}
+    kills = dict(part.rsplit(" ", 1) for part in done.stdout.strip().split(", "))
+    sides = {"create", "writer", "reader", "producer", "consumer"}
+    assert kills.keys() == {*sides, "creation at a path", "opening of a path"}
     assert min(map(int, kills.values())) >= 8, "each claim locks, notes its holder, and maps the file"

@@ -1,0 +1,227 @@
+"""Thread that gives exchanges to other processes, over the sockets by which they are found.
+
+All processes that have an exchange share one listening socket, which is given away with the exchange's file. So it
+listens as long as one of them is alive, whichever is killed, and the kernel tells when there is none: a connection is
+refused then. Each process has one thread for all of its exchanges. It accepts a connection, looks who is there, sends
+one message and closes: it never waits for the other end, and keeps nothing about it.
+
+What is sent is a new open file description of the exchange, because the one that this process uses has its roles.
+"""
+
+from __future__ import annotations
+
+import atexit
+import errno
+import os
+import select
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+from rtloop.errors import SetupError
+from rtloop.process.nap import nap
+from rtloop.process.signal_shield import become_ordinary, block_signals, start_thread
+from rtloop.sharing.socket_users import may_open, peer_of
+from rtloop.system import refusal_cause
+
+__all__ = ["GIVEN", "MAGIC", "MESSAGE", "REFUSED", "VERSION", "SocketListener", "serve"]
+
+#: The message: magic, version, and whether the exchange is given. Two files come with it if it is.
+MESSAGE = struct.Struct("<8sII")
+MAGIC, VERSION = b"rtExchng", 1
+GIVEN, REFUSED = 0, 1
+_STACK_BYTES = 256 * 1024
+#: Pause after each round of answers: the most time of the CPU that a process can take by connecting again and again.
+_PAUSE_S = 0.001
+#: Pause if no connection can be accepted, because this process has no descriptors left, for one.
+_LONG_PAUSE_S = 0.05
+#: Longest wait of :meth:`SocketListener.close` for an answer that is being given.
+_CLOSE_S = 0.5
+
+
+class SocketListener:
+    """The socket by which an exchange is found, and what this process gives to those that connect.
+
+    Parameters
+    ----------
+    name : str
+        The exchange's name, which is that of the socket.
+    listening : socket.socket
+        The socket, shared by all processes that have the exchange; this object closes it.
+    file : int
+        The exchange's file. This object opens it again, for itself.
+    on_close : callable
+        Function to call when this process does not listen any more.
+    """
+
+    def __init__(self, name: str, listening: socket.socket, file: int, on_close: Callable[[str], None]) -> None:
+        self._file = os.open(f"/proc/self/fd/{file}", os.O_RDWR | os.O_CLOEXEC)
+        self._name, self._socket, self._on_close = name, listening, on_close
+        self._key = listening.fileno()
+        # Reentrant: the garbage collector may close an exchange anywhere, also on the thread that serves.
+        self._lock = threading.RLock()
+        self._is_closing = False
+        self._pid = os.getpid()
+
+    def fileno(self) -> int:
+        """Return the number of the socket."""
+        return self._key
+
+    def answer(self) -> None:
+        """Accept one connection and answer it, if there is one that no other process has accepted. Never waits."""
+        with self._lock:
+            try:
+                self._socket.setblocking(False)  # another process may have changed what it shares with this one
+                connection, _ = self._socket.accept()
+                with connection:
+                    connection.setblocking(False)
+                    self._send(connection)
+            except (BlockingIOError, ConnectionError):
+                pass
+            except OSError:
+                nap(0 if self._is_closing else _LONG_PAUSE_S)
+            if self._is_closing:
+                self._release()
+
+    def _send(self, connection: socket.socket) -> None:
+        flags = socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT
+        if not may_open(peer_of(connection), self._name):
+            connection.send(MESSAGE.pack(MAGIC, VERSION, REFUSED), flags)
+            return
+        file = os.open(f"/proc/self/fd/{self._file}", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            socket.send_fds(connection, [MESSAGE.pack(MAGIC, VERSION, GIVEN)], [file, self._socket.fileno()], flags)
+        finally:
+            os.close(file)
+
+    def close(self) -> None:
+        """Listen no more. A second call does nothing, and neither does one in a forked child."""
+        if self._pid != os.getpid():
+            self.abandon()  # whichever call after a fork comes first
+        if self._is_closing:
+            return
+        self._is_closing = True
+        if not self._lock.acquire(timeout=_CLOSE_S):
+            return  # another process that has the exchange has made the socket block: the thread releases it
+        try:
+            self._release()
+        finally:
+            self._lock.release()
+
+    def _release(self) -> None:
+        file, self._file = self._file, -1
+        if file < 0:
+            return
+        _server.remove(self)
+        self._socket.close()
+        os.close(file)
+        self._on_close(self._name)
+
+    def abandon(self) -> None:
+        """Close the files of a forked child, to which the exchange does not belong."""
+        self._is_closing = True
+        file, self._file = self._file, -1
+        self._socket.close()
+        if file >= 0:
+            os.close(file)
+
+
+class _Server:
+    """The listeners of this process, and the thread that waits for connections to any of them."""
+
+    def __init__(self) -> None:
+        self.listeners: dict[int, SocketListener] = {}
+        self._starting = threading.Lock()
+        self._epoll: select.epoll | None = None
+
+    def add(self, listener: SocketListener) -> None:
+        with self._starting:
+            if self._epoll is None:
+                epoll = select.epoll()
+                try:
+                    start_thread(_serve, (epoll, self.listeners), _STACK_BYTES)
+                except RuntimeError as error:
+                    epoll.close()
+                    why, fix = refusal_cause.explain_thread(errno.EAGAIN)
+                    what = f"the thread of shared exchanges: {error}; {why}" + (f"\n{fix}" if fix else "")
+                    raise SetupError(errno.EAGAIN, what) from error
+                self._epoll = epoll
+        self.listeners[listener.fileno()] = listener
+        self._epoll.register(listener.fileno(), select.EPOLLIN)
+
+    def remove(self, listener: SocketListener) -> None:
+        self.listeners.pop(listener.fileno(), None)
+        if self._epoll is not None:
+            with suppress(OSError, ValueError):  # not registered any more
+                self._epoll.unregister(listener.fileno())
+
+    def close_all(self) -> None:
+        for listener in list(self.listeners.values()):
+            listener.close()
+
+    def abandon(self) -> None:
+        """Close what a forked child has of its parent's, without a change to what they share."""
+        for listener in list(self.listeners.values()):
+            listener.abandon()
+        if self._epoll is not None:
+            self._epoll.close()
+
+
+def _serve(epoll: select.epoll, listeners: dict[int, SocketListener]) -> None:
+    become_ordinary()
+    block_signals()
+    while True:
+        try:
+            events = epoll.poll()
+        except (OSError, ValueError):
+            return
+        for number, event in events:
+            listener = listeners.get(number)
+            if listener is None:
+                continue
+            if event & ~select.EPOLLIN:  # another process has shut it down for all
+                with suppress(OSError, ValueError):
+                    epoll.unregister(number)
+            else:
+                listener.answer()
+            del listener
+        nap(_PAUSE_S)
+
+
+_server = _Server()
+
+
+def serve(name: str, listening: socket.socket, file: int, on_close: Callable[[str], None]) -> SocketListener:
+    """Give an exchange to the processes that connect to a socket, until the listener that is returned is closed.
+
+    The socket is closed with the listener, and if this raises an exception.
+
+    Raises
+    ------
+    SetupError
+        If no thread can be created.
+    """
+    listener = None
+    try:
+        listener = SocketListener(name, listening, file, on_close)
+        _server.add(listener)
+    except BaseException:
+        if listener is not None:
+            listener.close()
+        else:
+            listening.close()
+        raise
+    return listener
+
+
+def _forget_after_fork() -> None:
+    global _server
+    _server.abandon()
+    _server = _Server()
+
+
+os.register_at_fork(after_in_child=_forget_after_fork)
+# The end of the interpreter closes no exchange, and a path should not be left behind.
+atexit.register(lambda: _server.close_all())

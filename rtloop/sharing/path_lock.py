@@ -1,0 +1,85 @@
+"""Lock of a path: one process at a time creates, replaces or removes the socket there."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from rtloop.errors import StateError
+from rtloop.process.nap import nap
+
+__all__ = ["locked"]
+
+
+@contextmanager
+def locked(path: str, mode: int, patience_s: float) -> Iterator[None]:
+    """Hold the lock of a path: a flock(2) of a file beside it, which exists only as long as a process holds it.
+
+    The kernel releases it when its holder ends. Of a holder that is killed the file stays, for the next one to use.
+
+    Parameters
+    ----------
+    path : str
+        The path of a socket.
+    mode : int
+        Permissions of the file, which other users need to take the lock.
+    patience_s : float
+        Longest wait for another process.
+
+    Raises
+    ------
+    StateError
+        If another process has held it for that long.
+    OSError
+        If the folder does not exist, or this user may not write to it.
+    """
+    folder, name = os.path.split(path)
+    file = os.path.join(folder, f".{name}.lock")
+    deadline = time.monotonic() + patience_s
+    fd = _take(file, mode)
+    while fd is None:
+        if time.monotonic() > deadline:
+            raise StateError(
+                f"another process, which may have been stopped, is creating or removing {path}: it has locked {file}"
+            )
+        nap(0.002)
+        fd = _take(file, mode)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            os.unlink(file)  # before the lock is released: whoever has opened it meanwhile looks whether it is there
+        fcntl.flock(fd, fcntl.LOCK_UN)  # a child that is being forked may have the file open as well
+        os.close(fd)
+
+
+def _take(file: str, mode: int) -> int | None:
+    """Take the lock. Returns the descriptor that holds it, None if it has to be tried again."""
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        fd = os.open(file, flags)
+    except FileNotFoundError:
+        try:
+            fd = os.open(file, flags | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            return None
+        os.fchmod(fd, mode)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, f"{file} is not a file of a lock")
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        there = os.lstat(file)
+        if (there.st_dev, there.st_ino) == (os.fstat(fd).st_dev, os.fstat(fd).st_ino):
+            return fd
+    except (BlockingIOError, FileNotFoundError):
+        pass  # another process has it, or has just removed it
+    except BaseException:
+        os.close(fd)
+        raise
+    os.close(fd)
+    return None

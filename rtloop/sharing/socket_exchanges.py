@@ -1,0 +1,388 @@
+"""Exchanges that are found by a socket: at a path, ``"/run/arm/setpoint"``, or by an abstract name, ``"@arm/x"``.
+
+The process that creates an exchange listens at its socket, and gives the exchange's file and the listening socket to
+whoever connects and may open it (:mod:`rtloop.sharing.exchange_server`). So the processes need no common PID namespace,
+no common user and no common capabilities.
+
+A connection to a path is refused if nobody listens there: all processes that had the exchange have ended. The next one
+replaces the socket, with the path locked; whoever closes an exchange as the last one removes it in the same way. The
+kernel removes an abstract name by itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+import time
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rtloop.errors import AttachError, AttachPrivilegeError, ConfigError, StateError, setup_error
+from rtloop.process.nap import nap
+from rtloop.sharing.block_files import check_sealed
+from rtloop.sharing.exchange_file import (
+    ExchangeFile,
+    Header,
+    Plan,
+    check_kind,
+    check_same,
+    claim_role,
+    create_file,
+    finish_file,
+    parse_file,
+)
+from rtloop.sharing.exchange_server import GIVEN, MAGIC, MESSAGE, REFUSED, VERSION, SocketListener, serve
+from rtloop.sharing.path_lock import locked
+from rtloop.sharing.socket_users import check_creator, peer_of
+
+__all__ = ["look_at_socket", "open_by_socket", "share_by_socket"]
+
+#: Longest wait for processes that do not answer, or do not unlock a path: both take milliseconds, unless they are
+#: stopped.
+_PATIENCE_S = 10.0
+#: Longest wait for one of them, before the next try, which another one may answer.
+_ANSWER_S = 1.0
+#: Longest wait at the end of a process for others that lock the path.
+_CLOSE_S = 0.2
+_BACKLOG = 128
+
+
+class _Given(NamedTuple):
+    """Answer of a process that has the exchange: its file, and the socket at which all listen."""
+
+    file: int
+    listening: socket.socket
+
+
+def _address(name: str) -> bytes:
+    return b"\0" + name[1:].encode() if name[0] == "@" else name.encode()
+
+
+def _new_socket() -> socket.socket:
+    return socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def _ask(name: str) -> _Given | None:
+    """Ask for an exchange; None if nobody has it.
+
+    Raises
+    ------
+    AttachError
+        If nobody answers, or the answer is not that of an exchange.
+    AttachPrivilegeError
+        If this user may not open it, or does not trust the user who has created it.
+    ConfigError
+        If there is something else at the path.
+    """
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            given = _ask_once(name)
+        except (FileNotFoundError, ConnectionRefusedError):
+            _check_place(name)
+            return None
+        except PermissionError as error:
+            if isinstance(error, AttachPrivilegeError):
+                raise
+            raise AttachPrivilegeError(_refusal(name)) from None
+        except (TimeoutError, BlockingIOError, ConnectionError):
+            given = None  # the one that has accepted the connection has been stopped or killed: another may answer
+        except OSError as error:
+            if error.errno == errno.EPROTOTYPE:
+                raise ConfigError(f"the socket {name!r} is not one of an exchange") from None
+            raise AttachError(f"the exchange {name!r} cannot be opened: {error.strerror}") from None
+        if given is not None:
+            return given
+        if time.monotonic() > deadline:
+            raise AttachError(
+                f"no process that has the exchange {name!r} answers: they may have been stopped (SIGSTOP)"
+            )
+        nap(0.002)
+
+
+def _ask_once(name: str) -> _Given | None:
+    """Connect, and return the answer; None if the other end has closed the connection without one."""
+    with _new_socket() as connection:
+        connection.settimeout(_ANSWER_S)
+        connection.connect(_address(name))
+        check_creator(peer_of(connection), name)
+        data, files, _, _ = socket.recv_fds(connection, MESSAGE.size + 1, 2, socket.MSG_CMSG_CLOEXEC)
+    try:
+        if not data:
+            return None
+        if len(data) != MESSAGE.size or data[: len(MAGIC)] != MAGIC:
+            raise AttachError(f"what answers at {name!r} is not an exchange")
+        _, version, verdict = MESSAGE.unpack(data)
+        if version != VERSION:
+            raise AttachError(f"the exchange {name!r} is one of another rtloop: use the same rtloop")
+        if verdict == REFUSED:
+            raise AttachPrivilegeError(_refusal(name))
+        if verdict != GIVEN or len(files) != 2:
+            raise AttachError(f"the exchange {name!r} was not given to this process: it may have no descriptors left")
+        given = _Given(files[0], _listening(name, files[1]))
+        files = []
+        return given
+    finally:
+        for file in files:
+            os.close(file)
+
+
+def _listening(name: str, file: int) -> socket.socket:
+    """Return the listening socket of an answer, which anybody may have written."""
+    with suppress(OSError):
+        with socket.socket(fileno=os.dup(file)) as one:
+            is_good = (
+                one.family == socket.AF_UNIX
+                and one.type == socket.SOCK_SEQPACKET
+                and one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
+            )
+        if is_good:
+            return socket.socket(fileno=file)
+    raise AttachError(f"what answers at {name!r} is not an exchange")
+
+
+def _refusal(name: str) -> str:
+    refused = f"the exchange {name!r} may not be opened by user {os.geteuid()}"
+    try:
+        info = os.lstat(name)
+    except OSError:
+        return f"{refused}: it is for one user, or in a folder that this one may not enter"
+    return (
+        f"{refused}: it is of user {info.st_uid} and group {info.st_gid}, with mode {stat.S_IMODE(info.st_mode):#o}. "
+        "Create it with mode=0o660, or change its group (chgrp)"
+    )
+
+
+def _check_place(name: str) -> None:
+    """Raise a ConfigError if there is something at a path that is not a socket, and is never replaced."""
+    if name[0] == "@":
+        return
+    with suppress(FileNotFoundError, NotADirectoryError):
+        if not stat.S_ISSOCK(os.lstat(name).st_mode):
+            raise ConfigError(f"{name} exists and is not a socket: remove it, or give another path")
+
+
+def _join(
+    name: str, role: str, given: _Given, plan: Plan | None, kind: str, dtype: np.dtype[Any] | None
+) -> ExchangeFile:
+    """Take a role in an exchange that was given. `plan` is what it has to be, or `kind` and `dtype`."""
+    is_listening = False
+    try:
+        fd, header = _read(name, given)
+        try:
+            if plan is None:
+                check_kind(header, kind, dtype)
+            else:
+                check_same(header, plan)
+            slot = claim_role(fd, header, role)
+            is_listening = True  # from here on the listener closes the socket
+            return ExchangeFile(header, fd, role, slot, listener=_listen_on(name, given.listening, fd))
+        except BaseException:
+            os.close(fd)
+            raise
+    finally:
+        os.close(given.file)
+        if not is_listening:
+            _let_go(name, given.listening)
+
+
+def _read(name: str, given: _Given) -> tuple[int, Header]:
+    """Open the file of an exchange for this process alone, and check its header."""
+    try:
+        # The description that has been sent may be in use by the process that has sent it, and by others.
+        fd = os.open(f"/proc/self/fd/{given.file}", os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise AttachError(f"the exchange {name!r} cannot be opened for reading and writing: {error}") from None
+    try:
+        check_sealed(fd)
+        header = parse_file(fd, os.fstat(fd).st_size)
+        if not header.is_finished:
+            raise ValueError("it is not finished")
+    except ValueError as error:
+        os.close(fd)
+        raise AttachError(f"what was given as the exchange {name!r} is not one: {error}") from None
+    except BaseException:
+        os.close(fd)
+        raise
+    # Under this name the process has found it. Other containers may see the same socket at another path.
+    return fd, header._replace(name=name)
+
+
+def _listen_on(name: str, listening: socket.socket, fd: int) -> SocketListener:
+    return serve(name, listening, fd, _remove_unused)
+
+
+def open_by_socket(name: str, kind: str, role: str, dtype: np.dtype[Any] | None = None) -> ExchangeFile:
+    """Take a role in an exchange that exists.
+
+    Raises
+    ------
+    AttachError
+        If no process has it open.
+    AttachPrivilegeError
+        If this user may not open it.
+    ConfigError
+        If it is of another kind, or `dtype` is given and differs.
+    StateError
+        If other processes have the role.
+    """
+    given = _ask(name)
+    if given is None:
+        left = " any more: the socket there is left of some that were killed" if os.path.lexists(name) else ""
+        raise AttachError(f"no process has the exchange {name!r} open{left}")
+    return _join(name, role, given, None, kind, dtype)
+
+
+def look_at_socket(name: str) -> tuple[int, Header] | None:
+    """Open an exchange without a role in it. Returns its file and its header, None if no process has it open."""
+    given = _ask(name)
+    if given is None:
+        return None
+    try:
+        return _read(name, given)
+    finally:
+        os.close(given.file)
+        _let_go(name, given.listening)
+
+
+def share_by_socket(name: str, plan: Plan, role: str) -> ExchangeFile:
+    """Create an exchange, or take a role in the one of this name.
+
+    Raises
+    ------
+    AttachPrivilegeError
+        If this user may not open the one that exists.
+    ConfigError
+        If there is one of this name that differs.
+    StateError
+        If other processes have the role.
+    SetupError
+        If the socket cannot be created; also a PermissionError if this user may not write to the folder.
+    OSError
+        If there is no memory, or memfd_create(2) is refused.
+    """
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        given = _ask(name)
+        if given is not None:
+            return _join(name, role, given, plan, plan.kind, plan.dtype)
+        made = _create(name, plan, role)
+        if made is not None:
+            return made
+        if time.monotonic() > deadline:
+            raise StateError(f"the exchange {name!r} is being created by another process, which has been stopped")
+        nap(0.002)
+
+
+def _create(name: str, plan: Plan, role: str) -> ExchangeFile | None:
+    """Create an exchange and its socket; None if another process has done so, or is doing it."""
+    fd, header = create_file(name, plan)
+    is_listening = False
+    try:
+        slot = claim_role(fd, header, role)
+        finish_file(fd)
+        listening = _bind(name, plan.mode)
+        if listening is None:
+            os.close(fd)
+            return None
+        is_listening = True
+        listener = _listen_on(name, listening, fd)
+    except BaseException:
+        os.close(fd)
+        if is_listening:
+            _remove_unused(name)
+        raise
+    header = header._replace(is_finished=True)
+    return ExchangeFile(header, fd, role, slot, is_new=True, listener=listener)
+
+
+def _bind(name: str, mode: int) -> socket.socket | None:
+    """Create the socket and listen; None if there is one."""
+    try:
+        if name[0] == "@":
+            return _listen(name, mode)
+        with locked(name, mode, _PATIENCE_S):
+            if not _is_unused(name):
+                return None
+            _check_place(name)
+            with suppress(FileNotFoundError):
+                os.unlink(name)
+            return _listen(name, mode)
+    except OSError as error:
+        if isinstance(error, (ConfigError, StateError)):
+            raise
+        folder = os.path.dirname(name)
+        what = f"the socket of the exchange {name!r} cannot be created: {error.strerror}"
+        if error.errno == errno.ENOENT:
+            what += f". Create the folder {folder}"
+        elif error.errno in (errno.EACCES, errno.EPERM):
+            what += f". User {os.geteuid()} has to be able to write to the folder {folder}"
+            if os.path.lexists(name):
+                what += ", and to remove the socket there, which is left of a process that was killed"
+        raise setup_error(error.errno or 0, what, privilege=isinstance(error, PermissionError)) from error
+
+
+def _listen(name: str, mode: int) -> socket.socket | None:
+    """Bind a socket to a free name and listen; None if an abstract name is not free."""
+    listening = _new_socket()
+    try:
+        if name[0] == "/":
+            os.fchmod(listening.fileno(), mode)  # the mode of the file that bind(2) creates, but for the umask
+        try:
+            listening.bind(_address(name))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE and name[0] == "@":
+                listening.close()
+                return None
+            raise
+        if name[0] == "/":
+            _set_mode(name, mode)
+        listening.listen(_BACKLOG)
+        listening.setblocking(False)
+    except BaseException:
+        listening.close()
+        raise
+    return listening
+
+
+def _set_mode(path: str, mode: int) -> None:
+    """Set the mode of a socket, and of nothing that somebody puts in its place."""
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        info = os.fstat(fd)
+        if stat.S_ISSOCK(info.st_mode) and stat.S_IMODE(info.st_mode) != mode:
+            os.chmod(f"/proc/self/fd/{fd}", mode)
+    finally:
+        os.close(fd)
+
+
+def _is_unused(path: str) -> bool:
+    """Return whether nobody listens at a path."""
+    with _new_socket() as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path.encode())
+        except (FileNotFoundError, ConnectionRefusedError):
+            return True
+        except OSError:
+            return False  # it has as many connections waiting as it may, for one
+    return False
+
+
+def _let_go(name: str, listening: socket.socket) -> None:
+    """Close a socket that was given to this process, and whose last other user may have closed it meanwhile."""
+    listening.close()
+    _remove_unused(name)
+
+
+def _remove_unused(name: str) -> None:
+    """Remove the socket at a path if nobody listens there any more."""
+    if name[0] == "@" or not _is_unused(name):
+        return
+    with suppress(OSError, StateError), locked(name, 0o600, _CLOSE_S):
+        if _is_unused(name) and stat.S_ISSOCK(os.lstat(name).st_mode):
+            os.unlink(name)
