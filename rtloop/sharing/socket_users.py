@@ -80,14 +80,15 @@ def check_creator(user: User, name: str) -> None:
         If the user is another one, and the name is one that any user may take.
     """
     own = os.geteuid()
-    if user.uid == own and (name[0] == "/" or not _is_unknown(own)):
+    trusted = {_ROOT} if _is_unknown(own) else {_ROOT, own}
+    if user.uid == own and own in trusted:
         return
     if name[0] == "@":
         raise AttachPrivilegeError(
             f"the exchange {name!r} is one of user {user.uid}, and this process is of user {own}: any user may take "
             "such a name, so it is for processes of one user. Use a path for exchanges between users"
         )
-    folder = None if user.uid == _ROOT else _public_folder(name, {_ROOT, own})
+    folder = None if user.uid == _ROOT else _public_folder(name, trusted)
     if folder is not None:
         raise AttachPrivilegeError(
             f"the exchange {name!r} is one of user {user.uid}, and any user may have put it into {folder}. Use a "

@@ -470,7 +470,9 @@ def test_owner_group_and_mode_of_the_socket_decide(
     assert may_open(User(1000, 1, ()), "@x") is False and may_open(User(2000, 1, ()), "@x")
 
 
-def test_a_user_that_the_namespace_does_not_know_is_not_taken_for_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_that_the_namespace_does_not_know_is_not_taken_for_its_own(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The kernel shows all of them as one, 65534, which may be this process's user as well."""
     files = {"/proc/sys/kernel/overflowuid": "65534\n", "/proc/self/uid_map": "0 100000 65536\n"}
     monkeypatch.setattr(os, "geteuid", lambda: 65534)
@@ -478,6 +480,11 @@ def test_a_user_that_the_namespace_does_not_know_is_not_taken_for_its_own(monkey
     assert not may_open(User(65534, 65534), "@x")
     with pytest.raises(AttachPrivilegeError):
         check_creator(User(65534, 65534), "@x")
+    folder.chmod(0o1777)
+    (folder / "x").touch()
+    os.chown(folder / "x", 65534, 65534) if os.getuid() == 0 else folder.chmod(0o777)
+    with pytest.raises(AttachPrivilegeError, match="any user may have put it"):
+        check_creator(User(65534, 65534), f"{folder}/x")
     files["/proc/self/uid_map"] = "         0          0 4294967295\n"
     assert may_open(User(65534, 65534), "@x")
     check_creator(User(65534, 65534), "@x")
