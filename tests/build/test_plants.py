@@ -146,3 +146,24 @@ class TestHumanoid:
         loops, robot = make(), importlib.import_module("robot")
         with pytest.raises(RuntimeError, match=r"ONNX Runtime: .*run\.py"):
             type(loops[2].network)(robot.runtime(), Path("run.py"), "actor_obs", "action")
+
+
+class TestFMU:
+    @pytest.fixture
+    def plant(self, place: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+        monkeypatch.syspath_prepend(str(place("fmu")))
+        return importlib.import_module("plant")
+
+    def test_its_time_and_position_are_those_of_fmpy_also_after_missed_releases(
+        self, plant: ModuleType, tmp_path: Path
+    ) -> None:
+        fmu, fmpy = importlib.import_module("fmu"), importlib.import_module("fmpy")
+        slave, force, position = plant.initialised(tmp_path, fmu.logger_address())
+        loop = fmu.Controlled(slave, force, position, force=20.0)
+        stats = loop.simulate("300ms", execution=["10us"] * 9 + ["1500us"])
+        log = loop.log.drain()
+        forces = np.array([(0.0, 20.0)], dtype=[("time", "f8"), ("f", "f8")])
+        theirs = fmpy.simulate_fmu(str(plant.find()), stop_time=0.3, output_interval=1e-3, input=forces, output=["y"])
+        at = np.round(log["t"] * 1000).astype(int)
+        assert stats.missed > 20 and len(log) == stats.cycles and at[-1] > len(log)
+        assert np.array_equal(log["position"], theirs["y"][at])
