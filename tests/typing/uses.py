@@ -104,6 +104,9 @@ def functions(address: int) -> None:
     assert_type(apart.run("1s"), Stats)
     assert_type(apart.join("1s"), bool)
     assert_type(apart.pid, int | None)
+    ProcessLoop("control:step", "100Hz", safe="control:brake")
+    Latest("f8", share="/run/arm/setpoint", mode=0o660)
+    Ring("f8", 100, share="@arm/log", mode="0o660")  # type: ignore[arg-type]
     ProcessLoop("control:step", "100Hz", prio=70)  # type: ignore[call-arg]
 
 
