@@ -44,8 +44,8 @@ __all__ = ["look_at_socket", "open_by_socket", "share_by_socket"]
 #: Longest wait for processes that do not answer, or do not unlock a path: both take milliseconds, unless they are
 #: stopped.
 _PATIENCE_S = 10.0
-#: Longest wait for one of them, before the next try, which another one may answer.
-_ANSWER_S = 1.0
+#: Longest wait for one of them, which others keep from the GIL, before the next try. Another one may answer that.
+_ANSWER_S = 2.0
 #: Longest wait at the end of a process for others that lock the path.
 _CLOSE_S = 0.2
 _BACKLOG = 128
