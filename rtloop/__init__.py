@@ -79,6 +79,7 @@ if _TYPE_CHECKING:
     from rtloop.simulation.simulation import simulate
     from rtloop.stats.histogram import Histogram
     from rtloop.stats.stats import Stats
+    from rtloop.system.session.rtkit import use_rtkit
     from rtloop.telemetry.attach import attach, running
     from rtloop.telemetry.loop_reader import LoopReader
 
@@ -149,6 +150,7 @@ __all__ = [
     "running",
     "simulate",
     "stop_on_signals",
+    "use_rtkit",
 ]
 
 
@@ -197,6 +199,7 @@ _LATE = {
     "running": "telemetry.attach",
     "simulate": "simulation.simulation",
     "stop_on_signals": "process.ending_signals",
+    "use_rtkit": "system.session.rtkit",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import resource
 from typing import Any
 
@@ -23,9 +24,18 @@ from rtloop.system.privilege import (
     rt_group_file,
     rt_group_runtime,
 )
+from rtloop.system.session import rtkit
 from rtloop.units import format_duration
 
-__all__ = ["choose_cpus", "first_cpu", "rt_bandwidth", "sched_attr", "spin_budget", "thread_grants"]
+__all__ = [
+    "choose_cpus",
+    "first_cpu",
+    "rt_bandwidth",
+    "sched_attr",
+    "spin_budget",
+    "thread_grants",
+    "through_rtkit",
+]
 
 _SPIN_BUDGET_PERCENT = 25
 
@@ -64,22 +74,53 @@ def rt_bandwidth(settings: Settings) -> list[Grant]:
                 kind="limit",
             )
         )
-    cpu_time_us = read_limit(RLIMIT_RTTIME)[0]
-    if cpu_time_us != resource.RLIM_INFINITY:
-        needed = settings.period_ns // 1000
-        cause = checks.real_time_cpu_time(cpu_time_us, needed)
-        grants.append(
-            Grant(
-                "rt_time",
-                f"{needed} us without blocking",
-                f"{cpu_time_us} us without blocking",
-                ok=cause.verdict == "ok",
-                detail=cause.why,
-                fix=cause.fix,
-                kind="limit",
-            )
-        )
-    return grants
+    return grants + _cpu_time_grants(settings)
+
+
+def _cpu_time_grants(settings: Settings) -> list[Grant]:
+    """Return the grant of RLIMIT_RTTIME, if there is a limit."""
+    cpu_time_us, hard_us = read_limit(RLIMIT_RTTIME)
+    if cpu_time_us == resource.RLIM_INFINITY:
+        return []
+    needed = settings.period_ns // 1000
+    cause = checks.real_time_cpu_time(cpu_time_us, needed)
+    detail = cause.why
+    if rtkit.limits_in_use() is not None:
+        detail = f"RealtimeKit demands it: SIGXCPU after {cpu_time_us} us without a sleep, SIGKILL after {hard_us} us"
+    granted = f"{cpu_time_us} us without blocking"
+    is_ok = cause.verdict == "ok"
+    return [Grant("rt_time", f"{needed} us without blocking", granted, is_ok, detail, cause.fix, kind="limit")]
+
+
+def through_rtkit(settings: Settings, report: dict[str, Any], grants: list[Grant]) -> tuple[int, int] | None:
+    """Ask RealtimeKit for a thread whose policy the kernel has refused, and correct the grants.
+
+    It is asked only if the program uses it. The thread waits meanwhile.
+
+    Returns
+    -------
+    tuple or None
+        Policy and priority that the thread has now; None if nothing has changed.
+    """
+    limits = rtkit.limits_in_use()
+    if limits is None or report["policy_rc"] != -errno.EPERM or settings.policy not in ("fifo", "rr"):
+        return None
+    at = next(i for i, grant in enumerate(grants) if grant.name == "policy")
+    refused = grants[at]
+    if why := rtkit.make_real_time(report["tid"], settings.priority):
+        grants[at] = refused._replace(detail=f"{refused.detail}; {why}")
+        return None
+    flagged, priority = os.sched_getscheduler(report["tid"]), os.sched_getparam(report["tid"]).sched_priority
+    policy = flagged & ~os.SCHED_RESET_ON_FORK
+    granted = format_policy(policy, priority)
+    is_ok = granted == refused.requested and flagged != policy
+    name = granted.split()[0]
+    detail = f"by RealtimeKit, which grants {name} up to {limits.priority}; reset on fork, read back"
+    fix = "" if is_ok else f"policy={name!r}, priority={limits.priority}\nor {refused.fix}"
+    error = 0 if is_ok else errno.EPERM
+    grants[at] = Grant("policy", refused.requested, granted, is_ok, detail, fix, error, "priority")
+    grants[:] = [grant for grant in grants if grant.name != "rt_time"] + _cpu_time_grants(settings)
+    return policy, priority
 
 
 def sched_attr(settings: Settings, size: int, flags: int) -> dict[str, int]:

@@ -281,6 +281,7 @@ cdef class LoopThread:
                 starting.remove(self)
             grants += guard_setup.grants(settings, self.guard)
             grants += scheduling.thread_grants(settings, self.rt.thread.request, self.rt.thread.report, self._why_cpus)
+            self._ask_rtkit(settings, grants)
             resources.raise_if_refused(settings, grants)
             self._sign()
             self.grants = tuple(grants)
@@ -293,6 +294,13 @@ cdef class LoopThread:
             self._about = {"group": group_name, "descriptors": {} if held is None else {"dma_latency": held.fd}}
             self._describe()
             self._undo, self._step_undo = stack.pop_all(), step
+
+    def _ask_rtkit(self, settings, grants):
+        """Let RealtimeKit make the thread a real-time one, if the program uses it and the kernel has refused."""
+        granted = scheduling.through_rtkit(settings, self.rt.thread.report, grants)
+        if granted is not None:
+            self.rt.thread.report.policy_rc = 0
+            self.rt.thread.report.attr.sched_policy, self.rt.thread.report.attr.sched_priority = granted
 
     def _describe(self):
         """Write the description for other processes, which finds them the blocks of the present step."""
