@@ -41,6 +41,7 @@ PARTS = {
     "company": Part("Next to a busy Python thread", "--pairs 2 --seconds 1"),
     "rates": Part("Highest sustained rate", "--pairs 1 --seconds 1"),
     "start_stop": Part("Start and stop", "--pairs 5"),
+    "commands": Part("Import and commands", "--pairs 3"),
     "snapshot": Part("Reading a loop's statistics", "--pairs 3 --seconds 3"),
     "attach": Part("Watching a loop from another process", "--pairs 3 --seconds 0.5"),
     "locked_memory": Part("Locked memory", "--pairs 1"),

@@ -47,7 +47,7 @@ from rtloop.errors import (
     SwapError,
     WatchdogError,
 )
-from rtloop.loop.cycle import RT_CONTINUE, RT_STOP, Cycle, cycle_dtype
+from rtloop.loop.cycle import RT_CONTINUE, RT_STOP, Cycle
 from rtloop.system.grant import Grant
 from rtloop.system.grant_errors import import_errors as _import_errors
 
@@ -72,6 +72,7 @@ if _TYPE_CHECKING:
     from rtloop.linter.lint import lint
     from rtloop.live.connect import connect
     from rtloop.live.signals import SignalReader, Signals
+    from rtloop.loop.cycle import cycle_dtype
     from rtloop.loop.loop import RTLoop
     from rtloop.process.ending_signals import stop_on_signals
     from rtloop.settings import Settings
@@ -187,6 +188,7 @@ _LATE = {
     "analyze": "analysis.schedulability",
     "attach": "telemetry.attach",
     "connect": "live.connect",
+    "cycle_dtype": "loop.cycle",
     "build": "compiler.build",
     "find_package": "compiler.packages",
     "load_ipython_extension": "notebook.magic",

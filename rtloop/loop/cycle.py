@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
-from rtloop.units import as_index, show
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = ["RT_CONTINUE", "RT_STOP", "Cycle", "cycle_dtype", "verdict"]
 
@@ -15,17 +14,17 @@ RT_CONTINUE = 0
 RT_STOP = 1
 
 #: The NumPy form of the C struct ``Cycle``, in the order and layout of the fields.
-cycle_dtype: np.dtype[Any] = np.dtype(
-    [
-        ("index", "<u8"),
-        ("release", "<i8"),
-        ("start", "<i8"),
-        ("period", "<i8"),
-        ("missed", "<i8"),
-        ("t", "<f8"),
-        ("dt", "<f8"),
-    ]
-)
+cycle_dtype: np.dtype[Any]
+
+_FIELDS = [
+    ("index", "<u8"),
+    ("release", "<i8"),
+    ("start", "<i8"),
+    ("period", "<i8"),
+    ("missed", "<i8"),
+    ("t", "<f8"),
+    ("dt", "<f8"),
+]
 
 
 class Cycle(NamedTuple):
@@ -68,6 +67,8 @@ def verdict(value: object, what: str) -> int:
         return RT_CONTINUE
     if value is True:
         return RT_STOP
+    from rtloop.units import as_index, show  # not above: `import rtloop` does without it
+
     code = as_index(value)
     if code is None or not -(2**31) <= code < 2**31:
         raise TypeError(
@@ -75,3 +76,12 @@ def verdict(value: object, what: str) -> int:
             "or a negative int to fail the loop"
         )
     return code
+
+
+def __getattr__(name: str) -> object:
+    """Make `cycle_dtype` when it is first used: `import rtloop` does without NumPy, whose import takes 0.1 s."""
+    if name != "cycle_dtype":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import numpy as np
+
+    return globals().setdefault(name, np.dtype(_FIELDS))

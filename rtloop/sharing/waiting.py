@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import threading
@@ -32,6 +31,8 @@ async def wait_in_thread(
     wait: Callable[[int | str | timedelta | None], bool], timeout: int | str | timedelta | None
 ) -> bool:
     """Call an exchange's `wait` on a thread of the running event loop's executor; a cancellation ends it."""
+    import asyncio  # which the caller has loaded, and which takes long to load for everybody else
+
     until = None if timeout is None else time.monotonic_ns() + parse_timeout(timeout)
     is_cancelled = threading.Event()
 

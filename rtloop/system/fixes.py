@@ -5,10 +5,13 @@ Each function returns lines to paste, labelled by the place where they belong.
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 from typing import NamedTuple
 
 __all__ = [
+    "NO_FILE",
     "boot_fix",
     "capability_fix",
     "compiler_fix",
@@ -24,9 +27,13 @@ __all__ = [
     "kernel_fix",
     "limit_fix",
     "login_fix",
+    "no_file_fix",
     "sysctl_fix",
     "throttling_fix",
 ]
+
+#: No free file descriptor, in this process or on the machine.
+NO_FILE = (errno.EMFILE, errno.ENFILE)
 
 _INDENT = " " * 12
 
@@ -61,6 +68,16 @@ def _setup() -> str:
     """Return the command that grants a user all that a loop needs."""
     user = _user()
     return "sudo rtloop setup-privileges" + (f" --user {user}" if user != "root" else "")
+
+
+def no_file_fix(error: int) -> tuple[str, str]:
+    """Return why there is no free file descriptor, and the fix; `error` is one of NO_FILE."""
+    if error == errno.EMFILE:
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        why = f"this process has all {limit:,} file descriptors open that RLIMIT_NOFILE allows"
+        return why, "ulimit -n 65536, or LimitNOFILE=65536 in a systemd unit"
+    why = "all processes together have as many files open as fs.file-max allows"
+    return why, sysctl_fix("fs.file-max", 2**20)
 
 
 def for_container(fix: str, container: str) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rtloop.errors import SetupError, setup_error
+from rtloop.system.fixes import NO_FILE, no_file_fix
 from rtloop.system.grant import Grant, describe_refused
-from rtloop.system.refusal_cause import explain, is_privilege_missing
 
 __all__ = ["import_errors", "raise_if_refused", "refusal_error", "setup_errors"]
 
@@ -30,6 +29,8 @@ def refusal_error(
     every : sequence of Grant
         ``grants`` of the exception; by default `grants`.
     """
+    from rtloop.system.refusal_cause import is_privilege_missing  # not above: `import rtloop` does without it
+
     grants = tuple(grants)
     refused = [grant for grant in grants if not grant.ok]
     first = refused[0]
@@ -49,10 +50,6 @@ def raise_if_refused(grants: Sequence[Grant], name: str | None = None, *, advice
     """Raise one SetupError for all refused grants; return if there are none."""
     if not all(grant.ok for grant in grants):
         raise refusal_error(grants, name, advice=advice)
-
-
-#: No free file descriptor, in this process or on the machine.
-_NO_FILE = (errno.EMFILE, errno.ENFILE)
 
 
 @contextmanager
@@ -82,21 +79,21 @@ def import_errors(name: str) -> Iterator[None]:
         yield
     except (OSError, ImportError) as error:
         number = error.errno if isinstance(error, OSError) else _errno_in(error)
-        if number not in _NO_FILE:
+        if number not in NO_FILE:
             raise
         raise SetupError(number, _with_limit(f"{name} cannot import its modules: {error}", number)) from error
 
 
 def _errno_in(error: ImportError) -> int:
     """Return the errno of an import that dlopen(3) refused, which tells its text only; 0 for any other."""
-    return next((number for number in _NO_FILE if os.strerror(number) in str(error)), 0)
+    return next((number for number in NO_FILE if os.strerror(number) in str(error)), 0)
 
 
 def _with_limit(text: str, number: int | None) -> str:
-    if number not in _NO_FILE:
+    if number is None or number not in NO_FILE:
         return text
-    why, fix = explain("open", number)
-    return f"{text}; {why.partition('; ')[2]}\n{fix}"
+    why, fix = no_file_fix(number)
+    return f"{text}; {why}\n{fix}"
 
 
 def _add_grants(error: SetupError, grants: list[Grant]) -> None:

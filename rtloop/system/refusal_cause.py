@@ -13,7 +13,7 @@ from rtloop.errors import SetupError
 from rtloop.system import checks
 from rtloop.system.cgroup import thread_room
 from rtloop.system.checks import Check
-from rtloop.system.fixes import filter_fix, group_threads_fix, sysctl_fix
+from rtloop.system.fixes import NO_FILE, filter_fix, group_threads_fix, no_file_fix
 from rtloop.system.grant import Grant
 from rtloop.system.privilege import (
     CAP_IPC_LOCK,
@@ -57,14 +57,9 @@ def explain(call: str, error: int, *, is_privileged: bool = True) -> tuple[str, 
     if error == errno.EFBIG:
         fix = "ulimit -f unlimited, or LimitFSIZE=infinity in a systemd unit"
         return f"{text}; RLIMIT_FSIZE limits shared memory, too", fix
-    if error == errno.EMFILE:
-        fix = "ulimit -n 65536, or LimitNOFILE=65536 in a systemd unit"
-        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        return f"{text}; this process has all {limit:,} file descriptors open that RLIMIT_NOFILE allows", fix
-    if error == errno.ENFILE:
-        return f"{text}; all processes together have as many files open as fs.file-max allows", sysctl_fix(
-            "fs.file-max", 2**20
-        )
+    if error in NO_FILE:
+        why, fix = no_file_fix(error)
+        return f"{text}; {why}", fix
     return text, ""
 
 

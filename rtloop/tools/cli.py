@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import click
 
-__all__ = ["COMMANDS", "main"]
+__all__ = ["COMMANDS", "SUMMARIES", "main"]
 
 # name -> module; the command is the module's attribute of the same name, - as _. Loaded only when it is needed.
 COMMANDS = {
@@ -38,6 +38,28 @@ COMMANDS = {
     "lint": "rtloop.tools.lint.command",
 }
 
+# The first paragraph of each command's help, so that `rtloop --help` need not import the commands.
+SUMMARIES = {
+    "demo": "Keep a pole upright at 1 kHz next to a busy Python thread.",
+    "doctor": "Report what is misconfigured for real time here, and print the commands that fix it.",
+    "latency": "Measure the wake-up latency of an empty loop, and report the loop rate that it supports.",
+    "isolate": "Run PROGRAM on isolated CPUs, without a reboot, and undo everything at its end.",
+    "setup-privileges": "Give users, or a systemd service, the privileges of a loop.",
+    "new": "Make a project in the new folder NAME: a controller, a simulated motor, tests, and a build.",
+    "run": "Compile a step if need be, run it as a real-time loop, and print what happened.",
+    "analyze": "Check whether several loops always meet their deadlines.",
+    "top": "Show all running loops of this machine, or with --zenoh of all hosts, live.",
+    "get": "Show the parameters and the newest signals of the running loop NAME, or those with the names KEY.",
+    "set": "Set parameters of the running loop NAME, all before the same step.",
+    "exchanges": "Show the exchanges that processes share: who writes, who reads, how fast, how full, how old.",
+    "record": "Record the signals of a running loop of this machine, or with --zenoh of loops on several hosts.",
+    "scope": "Show signals of running loops in the browser, and change their parameters there.",
+    "report": 'Make an HTML page from saved stats: stats.save("run.npz").',
+    "plot": 'Draw saved stats: stats.save("run.npz").',
+    "export": "Write saved stats in the format of another tool.",
+    "lint": "Examine loops before they run: no GIL, no heap, no waiting.",
+}
+
 _EXTRAS = {"click": "cli", "rich": "cli", "matplotlib": "plot", "textual": "top", "hdrh": "export", "Cython": "build",
            "zenoh": "zenoh", "mcap": "mcap", "bokeh": "scope", "tornado": "scope",
            "foxglove": "foxglove"}  # fmt: skip
@@ -58,6 +80,16 @@ def make_group() -> click.Group:
                 return None
             command: click.Command = getattr(import_module(COMMANDS[cmd_name]), cmd_name.replace("-", "_"))
             return command
+
+        def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+            width = formatter.width - 6 - max(map(len, SUMMARIES))
+            with formatter.section("Commands"):
+                formatter.write_dl(
+                    [
+                        (name, click.Command(name, help=text).get_short_help_str(width))
+                        for name, text in SUMMARIES.items()
+                    ]
+                )
 
     @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
     @click.version_option(__version__, prog_name="rtloop", message="%(prog)s %(version)s")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import rtloop
-from rtloop.tools.cli import COMMANDS, main
+from rtloop.tools.cli import COMMANDS, SUMMARIES, main
 
 click = pytest.importorskip("click", reason="the command line needs rtloop[cli]")
 
@@ -39,6 +39,26 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     for name in COMMANDS:
         assert f"\n  {name} " in text
+
+
+def test_the_help_lists_what_the_commands_say_of_themselves() -> None:
+    """It is written down once more, so that `rtloop --help` imports none of them."""
+    assert list(SUMMARIES) == list(COMMANDS)
+    for name, module in COMMANDS.items():
+        command = getattr(import_module(module), name.replace("-", "_"))
+        assert not command.hidden
+        for width in (45, 200):
+            assert click.Command(name, help=SUMMARIES[name]).get_short_help_str(width) == command.get_short_help_str(
+                width
+            )
+
+
+def test_the_help_and_the_package_need_no_numpy() -> None:
+    """NumPy takes longer to import than anything else, and a shell waits for `rtloop --help`."""
+    code = "import sys; from rtloop.tools.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    code += "print([name for name in ('numpy', 'rich', 'rtloop.loop.loop', 'fractions') if name in sys.modules])"
+    done = run(code=code)
+    assert "Make a project" in done.stdout and done.stdout.endswith("[]\n")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
