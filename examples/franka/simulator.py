@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=default, help="folder of the virtual environment")
     parser.add_argument("--install", action="store_true", help="install it without starting it")
     parser.add_argument("--priority", type=int, default=60, help="real-time priority, below the loop's; 0: none")
+    parser.add_argument("--port", type=int, default=1337, help="TCP port; libfranka's clients know only 1337")
     parser.add_argument("--limits", action="store_true", help="also enforce limits of motion")
     options = parser.parse_args()
     install(options.folder)
@@ -63,6 +64,7 @@ def main() -> None:
     environment = {**os.environ, "FR3_MJCF": str(options.folder / "fr3.xml")}
     server = options.folder / "bin" / "run-franka-sim-server"
     more = ["--enforce-motion-limits"] if options.limits else []
+    more += ["--port", str(options.port)]
     os.execve(server, [str(server), "--no-gripper", "--enforce-comm-constraints", *more], environment)
 
 
