@@ -18,6 +18,7 @@ further company:
 from __future__ import annotations
 
 import math
+import os
 import statistics
 import sys
 from pathlib import Path
@@ -98,10 +99,15 @@ def main() -> int:
     options.add_argument("--only", nargs="+", choices=found, default=list(found), help="rows to run (all)")
     options.add_argument("--company", nargs="+", choices=COMPANIES, default=["alone", "busy"],
                          help="what runs in the same interpreter (alone busy)")  # fmt: skip
+    options.add_argument(
+        "--switch-interval", type=float, metavar="S", help="sys.setswitchinterval of the clients (Python's own, 5 ms)"
+    )
     options.add_argument("--sides", choices=["rtloop", "peer"], help="run only this side (both)")
     asked = options.parse_args()
     if asked.quick:
         asked.pairs, asked.seconds = 1, QUICK_SECONDS
+    if asked.switch_interval is not None:
+        os.environ["RTLOOP_SWITCH_INTERVAL"] = str(asked.switch_interval)
     absent = {name: found[name].missing() for name in asked.only}
     present = {name: found[name] for name in asked.only if not absent[name]}
     try:

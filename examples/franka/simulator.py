@@ -8,6 +8,7 @@ nothing else is downloaded.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import subprocess
 import sys
@@ -37,8 +38,12 @@ Path(sys.argv[1]).write_text(spec.to_xml())
 def install(folder: Path) -> None:
     """Make the environment and the model, once."""
     if not (folder / "bin" / "run-franka-sim-server").exists():
-        venv.create(folder, with_pip=True, clear=True)
-        subprocess.run([folder / "bin" / "pip", "install", "--quiet", f"franka-sim=={VERSION}"], check=True)
+        has_pip = importlib.util.find_spec("pip") is not None  # it takes seconds to install another
+        venv.create(folder, with_pip=not has_pip, clear=True)
+        python = folder / "bin" / "python"
+        pip = [sys.executable, "-m", "pip", "--python", python] if has_pip else [python, "-m", "pip"]
+        # Without a wheel of NumPy 1.26 for this Python, pip would compile it.
+        subprocess.run([*pip, "install", "--quiet", "--only-binary", ":all:", f"franka-sim=={VERSION}"], check=True)
     if not (folder / "fr3.xml").exists():
         subprocess.run([folder / "bin" / "python", "-c", MODEL, folder / "fr3.xml"], check=True)
 

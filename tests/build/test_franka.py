@@ -375,7 +375,7 @@ class TestFrankaSim:
         if control == "cartesian":
             pytest.importorskip("mujoco", reason="the model needs MuJoCo: pip install --group counterparts")
         model = ["--model", str(SIMULATOR / "fr3.xml")]
-        run = start("--control", control, "--seconds", "1", "--reflexes", "5", *model)
+        run = start("--control", control, "--seconds", "0.5", "--reflexes", "5", *model)
         out, error = run.communicate(timeout=150)
         assert run.returncode == 0, out + error
         assert "Move ended with 0: success" in out
@@ -383,7 +383,7 @@ class TestFrankaSim:
     def test_a_client_that_stood_still_recovers_from_the_reflex(
         self, start: Callable[..., subprocess.Popen[str]]
     ) -> None:
-        run = start("--seconds", "2", "--reflexes", "5")
+        run = start("--seconds", "4", "--reflexes", "5")
         self.await_motion(run)
         run.send_signal(signal.SIGSTOP)
         time.sleep(0.5)  # far more than 20 states
