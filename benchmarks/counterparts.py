@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 import os
 import statistics
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -33,17 +34,15 @@ TARGET = 0.1
 QUICK_SECONDS = 2.0
 
 
-def measure(found: dict[str, Any], asked: Any) -> dict[str, dict[str, list[Figures]]]:
-    """Run all sides of all rows in turn, in each company; return the figures by row, then by side and company."""
-    figures: dict[str, dict[str, list[Figures]]] = {}
-    for name, row in found.items():
-        sides = [side for side in row.SIDES if asked.sides is None or (side == "rtloop") == (asked.sides == "rtloop")]
-        figures[name] = {f"{side}, {company}": [] for side in sides for company in asked.company}
-        for pair in range(asked.pairs):
-            for company in asked.company:
-                for side in sides:
-                    say(f"{name}, pair {pair + 1} of {asked.pairs}: {side}, {company}")
-                    figures[name][f"{side}, {company}"].append(row.run(side, company, asked.seconds))
+def measure(name: str, row: Any, asked: Any) -> dict[str, list[Figures]]:
+    """Run all sides of a row in turn, in each company; return the figures by side and company."""
+    sides = [side for side in row.SIDES if asked.sides is None or (side == "rtloop") == (asked.sides == "rtloop")]
+    figures: dict[str, list[Figures]] = {f"{side}, {company}": [] for side in sides for company in asked.company}
+    for pair in range(asked.pairs):
+        for company in asked.company:
+            for side in sides:
+                say(f"{name}, pair {pair + 1} of {asked.pairs}: {side}, {company}")
+                figures[f"{side}, {company}"].append(row.run(side, company, asked.seconds))
     say("")
     return figures
 
@@ -74,10 +73,10 @@ def show(title: str, referee: str, runs: dict[str, list[Figures]]) -> None:
 def notes(runs: list[Figures]) -> list[str]:
     """Return what the table says besides the figures."""
     found = []
-    for key in ("reflexes", "neither"):
-        total = sum(int(value) for one in runs for fact, value in one.facts.items() if fact.endswith(key))
-        if total and key == "reflexes":
-            found.append(f"{total} reflexes")
+    for fact in ("reflexes", "unsolved", "lost", "lost in a stall of the machine"):
+        total = sum(one.facts.get(fact, 0) for one in runs)
+        if total:
+            found.append(f"{total:,} {fact}")
     return found
 
 
@@ -110,14 +109,20 @@ def main() -> int:
         os.environ["RTLOOP_SWITCH_INTERVAL"] = str(asked.switch_interval)
     absent = {name: found[name].missing() for name in asked.only}
     present = {name: found[name] for name in asked.only if not absent[name]}
-    try:
-        figures = measure(present, asked)
-    except (RtloopError, RuntimeError) as error:
-        sys.exit(f"\n{error}")
+    figures: dict[str, dict[str, list[Figures]]] = {}
+    failed: dict[str, str] = {}
     claims = []
     for name, row in present.items():
+        try:
+            figures[name] = measure(name, row, asked)
+        except (RtloopError, RuntimeError, ValueError, subprocess.TimeoutExpired) as error:
+            failed[name] = str(error)
+            continue
         show(row.TITLE, row.REFEREE, figures[name])
         claims += claims_of(row.TITLE, figures[name])
+    if failed:
+        print_table("Failed", ["row", "why"], [[name, why] for name, why in failed.items()])
+        print()
     missing = {what: fix for each in absent.values() for what, fix in each.items()}
     if missing:
         print_table("Not installed", ["counterpart", "fix"], [[what, fix] for what, fix in missing.items()])
@@ -126,9 +131,10 @@ def main() -> int:
         print_claims("Cycles lost beside a busy Python thread", claims)
     write_json(
         asked.json, benchmark="counterparts", options=vars(asked), runs=figures, claims=claims, missing=missing,
+        failed=failed,
         referees={name: row.REFEREE for name, row in present.items()},
     )  # fmt: skip
-    return exit_code(claims)
+    return 1 if failed else exit_code(claims)
 
 
 if __name__ == "__main__":

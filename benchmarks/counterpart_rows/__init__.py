@@ -2,6 +2,7 @@
 
 A module defines
 
+    ORDER     its place in the output
     TITLE     its name in the table, with what runs at which rate
     REFEREE   who counts the cycles, and when one counts as kept
     SIDES     names of the sides: "rtloop", and the program of the counterpart's authors
@@ -53,7 +54,7 @@ class Figures(NamedTuple):
 
 
 def rows() -> dict[str, ModuleType]:
-    """Import every row, in the order of their names, with Franka's first."""
+    """Import every row, in their order."""
     names = sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("_"))
     found = [importlib.import_module(f"counterpart_rows.{name}") for name in names]
     return {row.__name__.rpartition(".")[2]: row for row in sorted(found, key=lambda row: row.ORDER)}
