@@ -1,14 +1,17 @@
 """Measure every claim about speed against its peers: one table, one file, with the machine's facts.
 
     make bench                                     # installs the peers if run as root; takes under half an hour
-    python benchmarks/bench.py [--quick] [--only latency ring ...] [--json bench.json]
+    python benchmarks/bench.py [--quick] [--only latency ring ...] [--compare old.json] [--json bench.json]
 
 Runs the other scripts of this folder one after the other and shows their results: our figure, the peer's, the median of
 the pairs' ratios with its quartiles, the target and the verdict. A script that could not run because a peer or a
 privilege is missing is listed with the reason. Verdicts compare ratios within one run; absolute times apply to this
 machine only.
 
-The exit code is 0 if everything was measured; with --strict, only if every target was met as well.
+With --compare, it also lists what got worse or better since an earlier file; benchmarks/compare.py puts the files of
+several machines side by side.
+
+The exit code is 0 if everything was measured; with --strict, only if every target was met and nothing got worse.
 """
 
 from __future__ import annotations
@@ -22,7 +25,9 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from common import Claim, print_claims, print_table, run_script, writable, write_json
+from common import Claim, facts, print_claims, print_table, run_script, writable, write_json
+from compare import Results, print_changes
+from compare import read as read_results
 
 FOLDER = Path(__file__).parent
 
@@ -39,7 +44,6 @@ PARTS = {
     "latency": Part("Wake-up latency", "--pairs 2 --seconds 1"),
     "spin": Part("Adaptation of spinning to a load", "--pairs 1 --seconds 1"),
     "company": Part("Next to a busy Python thread", "--pairs 2 --seconds 1"),
-    "counterparts": Part("Before referees of others", "--quick"),
     "rates": Part("Highest sustained rate", "--pairs 1 --seconds 1"),
     "start_stop": Part("Start and stop", "--pairs 5"),
     "commands": Part("Import and commands", "--pairs 3"),
@@ -59,8 +63,7 @@ PARTS = {
     "free_threading": Part("Without a GIL", "--pairs 2 --seconds 1"),
 }
 #: Options of a full run that differ from a script's own defaults.
-FULL = {"latency": "--pairs 15 --seconds 2", "snapshot": "--seconds 100", "attach": "--pairs 15",
-        "counterparts": "--pairs 2"}  # fmt: skip
+FULL = {"latency": "--pairs 15 --seconds 2", "snapshot": "--seconds 100", "attach": "--pairs 15"}
 
 
 class Found(NamedTuple):
@@ -104,6 +107,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     options.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="scripts to run (all)")
     options.add_argument("--strict", action="store_true", help="exit with 1 if a target was missed")
+    options.add_argument("--compare", metavar="FILE", help="list what got worse or better since this file")
     options.add_argument("--limit", type=float, default=600, metavar="S", help="time limit of a script (600)")
     options.add_argument(
         "--json", type=writable, metavar="FILE", help="write the figures and the machine's facts here; - for stdout"
@@ -113,6 +117,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> int:
     asked = parse_options()
+    before = read_results(asked.compare) if asked.compare else None  # which may be the file to write
     found: dict[str, Found] = {}
     begin = time.monotonic()
     for number, name in enumerate(asked.only):
@@ -137,6 +142,10 @@ def main() -> int:
         f"\n{verdicts.count('met')} targets met, {verdicts.count('MISSED')} missed, {verdicts.count('-')} figures "
         f"without a target, {len(not_run)} scripts not run, {len(peers)} peers missing",
     )
+    worse = 0
+    if before is not None:
+        measured = {(name, c.name, c.peer_name): c for name, part in found.items() for c in part.claims}
+        worse = print_changes(before, Results(facts(), asked.quick, measured))
     write_json(
         asked.json,
         benchmark="all",
@@ -144,7 +153,7 @@ def main() -> int:
         parts={name: part.claims for name, part in found.items()},
         missing=missing,
     )
-    return int(bool(missing) or (asked.strict and "MISSED" in verdicts))
+    return int(bool(missing) or (asked.strict and (worse > 0 or "MISSED" in verdicts)))
 
 
 if __name__ == "__main__":

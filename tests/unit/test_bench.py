@@ -103,9 +103,52 @@ def test_ctrl_c_ends_a_benchmark_without_a_word() -> None:
     assert process.returncode == 130 and "Traceback" not in out + err
 
 
+def results(cpu: str, **claims: tuple[float | None, float, float]) -> dict[str, object]:
+    """Make the content of a bench.json: a claim is its ratio, None without a peer, and its quartiles."""
+    made = [
+        {"name": name, "unit": "ns", "ours": low, "peer_name": "" if ratio is None else "peer", "ratio": ratio,
+         "low": low, "high": high, "target": 2.0}
+        for name, (ratio, low, high) in claims.items()
+    ]  # fmt: skip
+    facts = {"cpu": cpu, "cpus": 2, "kernel": "6.1", "is_virtual": True, "time": "2026-11-30T01:02:03+00:00"}
+    return {"facts": facts, "options": {"quick": False}, "parts": {"pool": made}}
+
+
+def test_what_got_worse_is_what_lies_above_the_quartiles_of_before(load, capsys: pytest.CaptureFixture[str]) -> None:
+    compare: ModuleType = load("compare")
+    before = compare.parse(
+        results("A", up=(1.0, 0.9, 1.1), same=(1.0, 0.9, 1.2), down=(2, 1.9, 2.1), figure=(None, 5, 6))
+    )
+    now = compare.parse(results("A", up=(1.3, 1.2, 1.4), same=(1.3, 1.1, 1.4), down=(1, 0.9, 1.1), figure=(None, 9, 9)))
+    verdicts = {change.name: change.verdict for change in compare.changes(before, now)}
+    assert verdicts == {
+        "pool: up / peer": "worse", "pool: same / peer": "", "pool: down / peer": "better", "pool: figure": "worse",
+    }  # fmt: skip
+    assert compare.print_changes(before, now) == 2
+    assert "2 claims got worse, 1 better, 1 are as before" in capsys.readouterr().out
+    elsewhere = compare.parse(results("B", up=(1.3, 1.2, 1.4), figure=(None, 9, 9)))
+    assert [change.name for change in compare.changes(before, elsewhere)] == ["pool: up / peer"]
+    assert compare.print_changes(before, elsewhere) == 1
+    said = capsys.readouterr().out
+    assert "another machine" in said and "2 are not in this run" in said
+
+
+def test_the_files_of_several_machines_are_one_table(tmp_path: Path) -> None:
+    names = []
+    for cpu, ratio in (("Intel X", 0.5), ("AMD Y", 1.3)):
+        names.append(str(tmp_path / f"{cpu}.json"))
+        Path(names[-1]).write_text(json.dumps(results(cpu, single=(ratio, ratio, ratio))))
+    done = run(str(FOLDER / "compare.py"), "--markdown", *names)
+    assert "| pool: single | peer | 0.5 | 1.3 | 0.5 to 1.3 | 2 |" in done.stdout
+    assert "Intel X (virtual), 2 CPUs, Linux 6.1, 2026-11-30" in done.stdout
+    Path(names[0]).write_text("[]")
+    done = run(str(FOLDER / "compare.py"), *names)
+    assert done.returncode == 1 and "is not a file of `make bench`" in done.stderr
+
+
 def test_every_script_with_claims_is_run_by_all(load) -> None:
     bench: ModuleType = load("bench")
-    assert set(bench.PARTS) == set(SCRIPTS) - {"bench", "soak", "observers", "page_faults", "scope"}, (
+    assert set(bench.PARTS) == set(SCRIPTS) - {"bench", "compare", "soak", "observers", "page_faults", "scope"}, (
         "a soak and a table have no claims"
     )
 
