@@ -7,8 +7,8 @@ A column is headed by the maker, the model, the kernel and the date. A row has t
 has no peer, and the range over all files. Files of quick runs, whose figures are not reliable, are marked.
 
 `make bench BENCH_ARGS="--compare old.json"` measures, and then lists what got worse or better since that file. A claim
-got worse if it is more than 5 % higher, and the quartiles of its pairs lie above those of before. Figures without a peer are compared only on the same
-machine.
+got worse if it is more than 5 % higher, and the quartiles of its pairs lie above those of before. Figures without a
+peer are compared only on the same machine.
 """
 
 from __future__ import annotations
