@@ -44,6 +44,7 @@ PARTS = {
     "latency": Part("Wake-up latency", "--pairs 2 --seconds 1"),
     "spin": Part("Adaptation of spinning to a load", "--pairs 1 --seconds 1"),
     "company": Part("Next to a busy Python thread", "--pairs 2 --seconds 1"),
+    "counterparts": Part("Before referees of others", "--quick"),
     "rates": Part("Highest sustained rate", "--pairs 1 --seconds 1"),
     "start_stop": Part("Start and stop", "--pairs 5"),
     "commands": Part("Import and commands", "--pairs 3"),
@@ -63,7 +64,8 @@ PARTS = {
     "free_threading": Part("Without a GIL", "--pairs 2 --seconds 1"),
 }
 #: Options of a full run that differ from a script's own defaults.
-FULL = {"latency": "--pairs 15 --seconds 2", "snapshot": "--seconds 100", "attach": "--pairs 15"}
+FULL = {"latency": "--pairs 15 --seconds 2", "snapshot": "--seconds 100", "attach": "--pairs 15",
+        "counterparts": "--pairs 2"}  # fmt: skip
 
 
 class Found(NamedTuple):

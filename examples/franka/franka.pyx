@@ -7,7 +7,7 @@ import time
 
 from libc.errno cimport EAGAIN, ECONNRESET, EINTR, EPROTO, ETIMEDOUT, errno
 from libc.math cimport M_PI, cos, fabs, fmax, fmin, sin
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy, memmove, memset
 from rtloop cimport RT_CONTINUE, Cycle, RTLoop
 
@@ -32,73 +32,8 @@ cdef enum:
     QUEUE = 1024       # states read per cycle at most
     PATIENCE_MS = 20   # of one wait; stop() is noticed between two
     ENDING = 2000      # states that the end may take at most
-    JOINTS = 7
 
 # --- The codec: little-endian, packed. ---
-
-
-cdef packed struct State:
-    uint64_t message_id
-    float O_T_EE[16]
-    float O_T_EE_d[16]
-    float F_T_EE[16]
-    float EE_T_K[16]
-    float F_T_NE[16]
-    float NE_T_EE[16]
-    float m_ee
-    float I_ee[9]
-    float F_x_Cee[3]
-    float m_load
-    float I_load[9]
-    float F_x_Cload[3]
-    float elbow[2]
-    float elbow_d[2]
-    float tau_J[7]
-    float tau_J_d[7]
-    float dtau_J[7]
-    float q[7]
-    float q_d[7]
-    float dq[7]
-    float dq_d[7]
-    float ddq_d[7]
-    float joint_contact[7]
-    float cartesian_contact[6]
-    float joint_collision[7]
-    float cartesian_collision[6]
-    float tau_ext_hat_filtered[7]
-    float O_F_ext_hat_K[6]
-    float K_F_ext_hat_K[6]
-    float O_dP_EE_d[6]
-    float O_ddP_O[3]
-    float elbow_c[2]
-    float delbow_c[2]
-    float ddelbow_c[2]
-    float O_T_EE_c[16]
-    float O_dP_EE_c[6]
-    float O_ddP_EE_c[6]
-    float theta[7]
-    float dtheta[7]
-    float accelerometer_top[18]
-    float accelerometer_bottom[18]
-    uint8_t generator
-    uint8_t controller
-    uint8_t errors[41]
-    uint8_t reflex_reason[41]
-    uint8_t robot_mode
-    float success_rate
-
-
-cdef packed struct Command:
-    uint64_t message_id
-    double q_c[7]
-    double dq_c[7]
-    double O_T_EE_c[16]
-    double O_dP_EE_c[6]
-    double elbow_c[2]
-    uint8_t valid_elbow
-    uint8_t motion_finished
-    double tau_J_d[7]
-    uint8_t torque_finished
 
 
 cdef packed struct Header:
@@ -171,10 +106,6 @@ def encode_move(number, controller, generator):
     return encode(number, MOVE, values)
 
 
-cdef inline double clip(double value, double limit) noexcept nogil:
-    return fmax(-limit, fmin(limit, value))
-
-
 cdef inline int at_most(int rc) noexcept nogil:
     return rc if rc < 0 else RT_CONTINUE
 
@@ -199,26 +130,6 @@ cdef class Franka(RTLoop):
         Time without a state until the loop fails, and its end gives up.
     """
 
-    cdef object tcp, udp, host, collision
-    cdef int tcp_fd, udp_fd, number, port
-    cdef uint32_t controller, generator
-    cdef uint8_t[125] move
-    cdef uint8_t[512] answer
-    cdef size_t answer_size
-    cdef State state
-    cdef Command command
-    cdef bint is_fresh, has_command, is_asked, is_moving, is_started, is_ending
-    cdef int silent, silent_max  # waits without a state
-    cdef uint64_t last
-    cdef double[7] start, reference, speed, swing  # rad, rad, rad/s of the reference, rad
-    cdef double frequency, phase, pace
-    cdef readonly int status          # the final answer to the newest Move; -1: none yet
-    cdef readonly int refused         # status of a Move that did not start; -1: it did
-    cdef readonly long answered       # states that were answered while the robot moved
-    cdef readonly long behind         # cycles that left states in the queue
-    cdef readonly double lowest_rate  # of the robot's success rates, after the first 100 answers
-    cdef double rate, error, mode
-
     def __init__(self, period="1kHz", *, host="127.0.0.1", port=1337, swing=(0, 0, 0, 0.1, 0, 0.1, 0), frequency=0.25,
                  collision=None, silence_ms=100, **settings):
         super().__init__(period, **settings)
@@ -227,6 +138,7 @@ cdef class Franka(RTLoop):
         if len(swing) != JOINTS:
             raise ValueError(f"swing={swing!r} has {len(swing)} values; the robot has {JOINTS} joints")
         memcpy(self.swing, &amplitudes[0], sizeof(self.swing))
+        self.tau_max = [MARGIN * limit for limit in TAU_MAX]
         self.frequency, self.status, self.refused = frequency, -1, -1
         self.silent_max = max(1, silence_ms // PATIENCE_MS)
         self.signal("success_rate", &self.rate)
@@ -493,6 +405,14 @@ cdef class Franka(RTLoop):
         self.control()
         self.has_command = True
 
+    cdef void command_torques(self, const double *tau) noexcept nogil:
+        """Write torques to the command, within the limits of the joints, and of a change in one cycle."""
+        cdef double before
+        for i in range(JOINTS):
+            # The robot refuses jumps: 1000 Nm/s from what it last received, which may not be what was last sent.
+            before = self.state.tau_J_d[i]
+            self.command.tau_J_d[i] = clip(before + clip(tau[i] - before, MARGIN), self.tau_max[i])
+
     cdef void leave(self) noexcept nogil:
         """Bring the arm to rest and end the Move, however the loop ended; without states it gives up."""
         cdef int rc, quiet = 0, stopped = 0
@@ -553,7 +473,7 @@ cdef inline bint has_number(const uint8_t *move, uint32_t number) noexcept nogil
 cdef class Torque(Franka):
     """Joint impedance by torques: a spring and a damper to the reference; the robot adds gravity and friction."""
 
-    cdef double[7] stiffness, damping, tau_max
+    cdef double[7] stiffness, damping
     cdef double scale
 
     def __init__(self, *args, scale=1.0, **settings):
@@ -561,18 +481,14 @@ cdef class Torque(Franka):
         self.controller, self.generator = 2, 4
         self.stiffness = [400, 400, 400, 400, 150, 100, 40]  # Nm/rad
         self.damping = [40, 40, 40, 40, 15, 12, 6]           # Nm s/rad
-        self.tau_max = [MARGIN * limit for limit in TAU_MAX]
         self.parameter("stiffness", &self.scale, scale).limits(0.2, 2)
 
     cdef void control(self) noexcept nogil:
-        cdef double tau, before
+        cdef double[7] tau
         for i in range(JOINTS):
-            tau = self.scale * self.stiffness[i] * (self.reference[i] - self.state.q[i])
-            tau -= self.damping[i] * self.state.dq[i]
-            # The robot refuses jumps: 1000 Nm/s from what it last received, which may not be what was last sent.
-            before = self.state.tau_J_d[i]
-            tau = before + clip(tau - before, MARGIN)
-            self.command.tau_J_d[i] = clip(tau, self.tau_max[i])
+            tau[i] = self.scale * self.stiffness[i] * (self.reference[i] - self.state.q[i])
+            tau[i] -= self.damping[i] * self.state.dq[i]
+        self.command_torques(tau)
 
 
 cdef class Position(Franka):

@@ -1,29 +1,44 @@
-"""Swing two joints of a Franka robot by torques or by joint positions; recover from one reflex."""
+"""Swing two joints of a Franka robot, or its hand; recover from one reflex."""
 
 import argparse
+import os
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
-from franka import FrankaError, Position, Torque
-
 import rtloop
+
+FOLDER = Path(__file__).parent
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--host", help="the robot, or a machine with a simulator; by default the stand-in of robot.py")
 parser.add_argument("--port", type=int, default=1337)
-parser.add_argument("--control", choices=["torque", "position"], default="torque")
+parser.add_argument("--control", choices=["torque", "position", "cartesian"], default="torque")
+parser.add_argument(
+    "--model", type=Path, default=CACHE / "rtloop-franka-sim" / "fr3.xml",
+    help="of the arm, for --control cartesian: MJCF or URDF; by default the one that simulator.py has made",
+)  # fmt: skip
 parser.add_argument("--seconds", type=float, default=2)
 parser.add_argument("--plot", metavar="FILE", help="draw the run")
 parser.add_argument("--busy", action="store_true", help="a Python thread computes in the meantime")
 parser.add_argument("--reflexes", type=int, default=1, metavar="N", help="recover from at most N reflexes")
 options = parser.parse_args()
+if options.control == "cartesian" and options.host is None:
+    parser.error("--control cartesian needs --host: the stand-in of robot.py has no hand")
+
+franka = rtloop.build(FOLDER / "franka.pyx")
+more = {}
+if options.control == "cartesian":
+    kind, more = rtloop.build(FOLDER / "cartesian.pyx").Cartesian, {"model": options.model}
+else:
+    kind = {"torque": franka.Torque, "position": franka.Position}[options.control]
 
 robot = None
 host, port, silence_ms = options.host, options.port, 100
 if host is None:
-    command = [sys.executable, str(Path(__file__).with_name("robot.py")), "--port", "0", "--patience", "30"]
+    command = [sys.executable, str(FOLDER / "robot.py"), "--port", "0", "--patience", "30"]
     robot = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     # The stand-in is a Python program of ordinary priority, which a busy machine delays.
     host, port, silence_ms = "127.0.0.1", int(robot.stdout.readline()), 30_000
@@ -39,8 +54,7 @@ def compute():
 if options.busy:
     threading.Thread(target=compute, daemon=True).start()
 
-kind = {"torque": Torque, "position": Position}[options.control]
-loop = kind("1kHz", host=host, port=port, silence_ms=silence_ms, guard="count", strict=False)
+loop = kind("1kHz", host=host, port=port, silence_ms=silence_ms, guard="count", strict=False, **more)
 try:
     for attempt in range(options.reflexes + 1):
         try:
@@ -60,7 +74,7 @@ try:
         stats.plot(options.plot)
     if loop.status != 0:
         raise SystemExit(1)
-except FrankaError as error:
+except franka.FrankaError as error:
     raise SystemExit(str(error)) from None
 finally:
     is_over.set()

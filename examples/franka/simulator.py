@@ -8,6 +8,7 @@ nothing else is downloaded.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import subprocess
 import sys
@@ -37,8 +38,12 @@ Path(sys.argv[1]).write_text(spec.to_xml())
 def install(folder: Path) -> None:
     """Make the environment and the model, once."""
     if not (folder / "bin" / "run-franka-sim-server").exists():
-        venv.create(folder, with_pip=True, clear=True)
-        subprocess.run([folder / "bin" / "pip", "install", "--quiet", f"franka-sim=={VERSION}"], check=True)
+        has_pip = importlib.util.find_spec("pip") is not None  # it takes seconds to install another
+        venv.create(folder, with_pip=not has_pip, clear=True)
+        python = folder / "bin" / "python"
+        pip = [sys.executable, "-m", "pip", "--python", python] if has_pip else [python, "-m", "pip"]
+        # Without a wheel of NumPy 1.26 for this Python, pip would compile it.
+        subprocess.run([*pip, "install", "--quiet", "--only-binary", ":all:", f"franka-sim=={VERSION}"], check=True)
     if not (folder / "fr3.xml").exists():
         subprocess.run([folder / "bin" / "python", "-c", MODEL, folder / "fr3.xml"], check=True)
 
@@ -49,6 +54,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=default, help="folder of the virtual environment")
     parser.add_argument("--install", action="store_true", help="install it without starting it")
     parser.add_argument("--priority", type=int, default=60, help="real-time priority, below the loop's; 0: none")
+    parser.add_argument("--port", type=int, default=1337, help="TCP port; libfranka's clients know only 1337")
     parser.add_argument("--limits", action="store_true", help="also enforce limits of motion")
     options = parser.parse_args()
     install(options.folder)
@@ -63,6 +69,7 @@ def main() -> None:
     environment = {**os.environ, "FR3_MJCF": str(options.folder / "fr3.xml")}
     server = options.folder / "bin" / "run-franka-sim-server"
     more = ["--enforce-motion-limits"] if options.limits else []
+    more += ["--port", str(options.port)]
     os.execve(server, [str(server), "--no-gripper", "--enforce-comm-constraints", *more], environment)
 
 

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from rtloop.errors import SetupError
+from rtloop.process.exit_hooks import RECORDERS, at_end, ending
 from rtloop.process.nap import nap
 from rtloop.process.signal_shield import become_ordinary, block_signals, start_thread
 from rtloop.sharing.socket_users import may_open, peer_of
@@ -159,7 +160,8 @@ class _Server:
 
     def close_all(self) -> None:
         for listener in list(self.listeners.values()):
-            listener.close()
+            with suppress(OSError):  # no descriptors are left: the path stays
+                listener.close()
 
     def abandon(self) -> None:
         """Close what a forked child has of its parent's, without a change to what they share."""
@@ -222,6 +224,14 @@ def _forget_after_fork() -> None:
     _server = _Server()
 
 
+def _close_at_signal() -> None:
+    """Close the listeners before a signal ends the process. After a SIGINT the program may go on."""
+    cause = ending()
+    if cause.startswith("SIG") and not cause.startswith("SIGINT"):
+        _server.close_all()
+
+
 os.register_at_fork(after_in_child=_forget_after_fork)
+at_end(RECORDERS, _close_at_signal)
 # The end of the interpreter closes no exchange, and a path should not be left behind.
 atexit.register(lambda: _server.close_all())

@@ -28,6 +28,7 @@ once = load_once()
 
 #: Packages that an example needs beyond those of the group `test`; its tests are skipped where one is missing.
 NEEDS: dict[str, tuple[str, ...]] = {
+    "adaptive_optics": ("scipy",),
     "fmu": ("fmpy", "gemseo_fmu", "lxml"),
     "humanoid": ("mujoco", "onnxruntime", "holosoma_inference"),
     "mpc": ("osqp", "casadi", "scipy"),

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted(path.parent for path in (ROOT / "examples").glob("*/run.py"))
 #: Arguments that shorten a run.
 SHORT = {
+    "adaptive_optics": ["--duration", "500ms"],
     "fmu": ["--seconds", "0.5"],
     "humanoid": ["--seconds", "1", "--virtual", "1s"],
     "mpc": ["--seconds", "0.5", "--campaign", "1"],
@@ -33,7 +34,9 @@ def test_an_example_builds_and_runs(
 ) -> None:
     if "rtloop.zenoh" in (example / "run.py").read_text():
         pytest.importorskip("zenoh", reason="Zenoh is missing: pip install 'rtloop[zenoh]'")
-    folder = shutil.copytree(built_example(example.name), tmp_path / example.name)
+    folder = built_example(example.name)
+    if "rtloop.build(" not in (example / "run.py").read_text():  # which finds what it has compiled by its path
+        folder = shutil.copytree(folder, tmp_path / example.name)
     done = subprocess.run(
         [sys.executable, "run.py", *SHORT.get(example.name, [])],
         cwd=folder,

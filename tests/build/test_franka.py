@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
+import importlib
 import os
-import re
 import runpy
-import shutil
 import signal
+import socket
 import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -35,14 +35,23 @@ FIELDS = {
 
 
 @pytest.fixture(scope="module")
-def franka(built_example: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
-    (built,) = built_example("franka").glob("*.so")
-    path = Path(shutil.copy(built, tmp_path_factory.mktemp("franka")))
-    spec = importlib.util.spec_from_file_location("franka", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def place(built_example: Callable[[str], Path]) -> Path:
+    """The folder of the example, in which others compile its modules as well."""
+    return built_example("franka")
+
+
+@pytest.fixture(scope="module")
+def build(place: Path, example_cache: dict[str, str]) -> Iterator[Callable[[str], ModuleType]]:
+    """Compile a module of the example, as its run.py does."""
+    with pytest.MonkeyPatch.context() as patch:
+        for variable, value in example_cache.items():
+            patch.setenv(variable, value)
+        yield lambda name: rtloop.build(place / f"{name}.pyx")
+
+
+@pytest.fixture(scope="module")
+def franka(build: Callable[[str], ModuleType]) -> ModuleType:
+    return build("franka")
 
 
 @contextlib.contextmanager
@@ -187,25 +196,211 @@ def test_a_swing_for_fewer_joints_is_refused(franka: ModuleType) -> None:
         franka.Torque(swing=(1, 2), **PLAIN)
 
 
-@pytest.mark.parametrize("control", ["torque", "position"])
-def test_franka_sim_accepts_the_run(control: str, built_example: Callable[[str], Path], tmp_path: Path) -> None:
-    """The independent simulator ends the Move with success, or with a reflex that was recovered from."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    folder = Path(os.environ.get("RTLOOP_FRANKA_SIM", cache / "rtloop-franka-sim"))
-    if not (folder / "fr3.xml").exists():
-        pytest.skip(f"franka-sim is not installed in {folder}: python examples/franka/simulator.py --install")
-    place = shutil.copytree(built_example("franka"), tmp_path / "franka")
-    command = [sys.executable, "simulator.py", "--folder", str(folder), "--limits"]
-    server = subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+#: Origin of each link in the frame of the one before, and the angle about x.
+LINKS = (((0, 0, 0.333), 0), ((0, 0, 0), -1), ((0, -0.316, 0), 1), ((0.0825, 0, 0), 1),
+         ((-0.0825, 0.384, 0), -1), ((0, 0, 0), 1), ((0.088, 0, 0), 1))  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def cartesian(build: Callable[[str], ModuleType]) -> ModuleType:
+    pytest.importorskip("mujoco", reason="the model needs MuJoCo: pip install --group counterparts")
+    return build("cartesian")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    text = "".join(
+        f'<body pos="{x} {y} {z}" euler="{90 * turn} 0 0"><joint axis="0 0 1"/><geom size="0.05" mass="2"/>'
+        for (x, y, z), turn in LINKS
+    )
+    path = tmp_path_factory.mktemp("model") / "arm.xml"
+    path.write_text(f"<mujoco><worldbody>{text}{'</body>' * 7}</worldbody></mujoco>")
+    return path
+
+
+class TestCartesian:
+    """Impedance of the hand, with a model in MuJoCo."""
+
+    Q = np.array([0.1, -0.7, 0.2, -2.3, 0.1, 1.6, 0.7])
+
+    def pose(self, model: Path, q: Any) -> tuple[Any, Any, Any]:
+        """Return O_T_EE by column, and the Jacobian and the Coriolis torques' function, from MuJoCo's Python."""
+        mujoco = importlib.import_module("mujoco")
+        made = mujoco.MjModel.from_xml_path(str(model))
+        made.opt.gravity[:] = 0
+        data = mujoco.MjData(made)
+        data.qpos[:] = q
+        mujoco.mj_forward(made, data)
+        turn = data.xmat[7].reshape(3, 3)
+        point = data.xpos[7] + turn @ [0, 0, 0.107]
+        pose = np.eye(4)
+        pose[:3, :3], pose[:3, 3] = turn, point
+        jacobian = np.zeros((6, 7))
+        mujoco.mj_jac(made, data, jacobian[:3], jacobian[3:], point, 7)
+        return pose.T.ravel(), jacobian, (made, data)
+
+    def torques(self, loop: Any, number: int, **fields: Any) -> Any:
+        return np.frombuffer(loop.answer_to(packet(number, **fields)), "<f8", 7, 314)
+
+    def test_the_hand_is_pulled_to_its_target_by_a_spring(self, cartesian: ModuleType, model: Path) -> None:
+        loop = cartesian.Cartesian(model=model, amplitude=(0, 0, 0), **PLAIN)
+        pose, jacobian, _ = self.pose(model, self.Q)
+        rest = {"q": self.Q, "q_d": self.Q}
+        assert np.abs(self.torques(loop, 1, O_T_EE=pose, **rest)).max() < 1e-6
+        away = pose.copy()
+        away[12:15] += [0.001, -0.002, 0.0005]
+        expected = jacobian.T @ [-0.4, 0.8, -0.2, 0, 0, 0]
+        assert self.torques(loop, 2, O_T_EE=away, **rest) == pytest.approx(expected, abs=2e-3)
+
+    def test_the_hand_is_turned_back(self, cartesian: ModuleType, model: Path) -> None:
+        loop = cartesian.Cartesian(model=model, amplitude=(0, 0, 0), **PLAIN)
+        pose, jacobian, _ = self.pose(model, self.Q)
+        rest = {"q": self.Q, "q_d": self.Q}
+        self.torques(loop, 1, O_T_EE=pose, **rest)
+        angle = 0.01
+        turn = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
+        turned = pose.reshape(4, 4).T.copy()
+        turned[:3, :3] = turn @ turned[:3, :3]
+        expected = jacobian.T @ [0, 0, 0, -30 * np.sin(angle), 0, 0]
+        assert self.torques(loop, 2, O_T_EE=turned.T.ravel(), **rest) == pytest.approx(expected, abs=2e-3)
+
+    def test_what_holds_the_posture_does_not_move_the_hand(self, cartesian: ModuleType, model: Path) -> None:
+        loop = cartesian.Cartesian(model=model, amplitude=(0, 0, 0), **PLAIN)
+        pose, jacobian, _ = self.pose(model, self.Q)
+        self.torques(loop, 1, O_T_EE=pose, q=self.Q, q_d=self.Q)
+        free = np.linalg.svd(jacobian)[2][6]
+        torque = self.torques(loop, 2, O_T_EE=pose, q=self.Q + 0.05 * free, q_d=self.Q)
+        assert abs(torque @ free) > 0.3, "10 Nm/rad"
+        assert np.abs(np.linalg.pinv(jacobian.T) @ torque).max() < 0.05, "N and Nm, of a Jacobian that is a little off"
+
+    def test_moving_joints_are_damped_and_have_their_coriolis_torques(self, cartesian: ModuleType, model: Path) -> None:
+        loop = cartesian.Cartesian(model=model, amplitude=(0, 0, 0), **PLAIN)
+        mujoco = importlib.import_module("mujoco")
+        pose, jacobian, (made, data) = self.pose(model, self.Q)
+        self.torques(loop, 1, O_T_EE=pose, q=self.Q, q_d=self.Q)
+        dq = np.array([0.01, -0.02, 0.01, 0.02, -0.01, 0.02, 0.01])
+        data.qvel[:] = dq
+        mujoco.mj_forward(made, data)
+        wrench = -2 * np.sqrt([400, 400, 400, 30, 30, 30]) * (jacobian @ dq)
+        posture = -2 * np.sqrt(10) * dq
+        posture -= jacobian.T @ np.linalg.solve(jacobian @ jacobian.T + 1e-4 * np.eye(6), jacobian @ posture)
+        expected = data.qfrc_bias + jacobian.T @ wrench + posture
+        before = np.round(expected)  # within a cycle's change
+        found = self.torques(loop, 2, O_T_EE=pose, q=self.Q, q_d=self.Q, dq=dq, tau_J_d=before)
+        assert found == pytest.approx(expected, abs=2e-3)
+
+    def test_a_model_of_another_arm_is_refused_before_the_arm_moves(self, cartesian: ModuleType, model: Path) -> None:
+        with (
+            serving() as robot,  # its hand is at the origin
+            contextlib.closing(cartesian.Cartesian(model=model, port=robot.port, silence_ms=60_000, **PLAIN)) as loop,
+        ):
+            with pytest.raises(rtloop.CallbackError, match="EDOM"):
+                loop.run(cycles=10)
+            assert loop.outcome == "Move was not sent"
+
+    def test_a_model_with_other_joints_is_refused(self, cartesian: ModuleType, tmp_path: Path) -> None:
+        path = tmp_path / "other.xml"
+        path.write_text("<mujoco/>")
+        with pytest.raises(ValueError, match="has 0 positions and 0 velocities; the arm has 7 joints"):
+            cartesian.Cartesian(model=path, **PLAIN)
+
+
+SIMULATOR = Path(
+    os.environ.get("RTLOOP_FRANKA_SIM")
+    or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rtloop-franka-sim"
+)
+
+
+@pytest.fixture(scope="module")
+def port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        found: int = probe.getsockname()[1]
+    return found
+
+
+@pytest.fixture(scope="module")
+def server(port: int) -> Iterator[subprocess.Popen[str]]:
+    if not (SIMULATOR / "fr3.xml").exists():
+        pytest.skip(f"franka-sim is not installed in {SIMULATOR}: python examples/franka/simulator.py --install")
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    except PermissionError:
+        pytest.skip("franka-sim is not a referee without a real-time priority, which cannot be had here")
+    command = [sys.executable, "simulator.py", "--folder", str(SIMULATOR), "--limits", "--port", str(port)]
+    server = subprocess.Popen(command, cwd=EXAMPLE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         assert server.stdout is not None
-        assert any("ready" in line.lower() for line in server.stdout), "the server ended"
-        drain = threading.Thread(target=server.stdout.read, daemon=True)
-        drain.start()
-        run = [sys.executable, "run.py", "--host", "127.0.0.1", "--control", control, "--busy", "--reflexes", "5"]
-        done = subprocess.run(run, cwd=place, capture_output=True, text=True, timeout=150, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert re.search(r"Move ended with 0: success", done.stdout)
+        assert any("ready for" in line for line in server.stdout), "the server ended"
+        threading.Thread(target=server.stdout.read, daemon=True).start()
+        yield server
     finally:
         server.send_signal(signal.SIGKILL)
         server.wait()
+
+
+@pytest.fixture
+def start(
+    server: subprocess.Popen[str], port: int, place: Path, example_cache: dict[str, str]
+) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    started = []
+
+    def start(*arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "run.py", "--host", "127.0.0.1", "--port", str(port), "--busy", *arguments]
+        run = subprocess.Popen(
+            command, cwd=place, env={**os.environ, **example_cache}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        started.append(run)
+        return run
+
+    yield start
+    for run in started:
+        run.kill()
+        run.communicate()
+
+
+class TestFrankaSim:
+    """The independent simulator, with its server at a real-time priority below the loop's."""
+
+    def await_motion(self, run: subprocess.Popen[str]) -> None:
+        """Wait until the robot moves, by the signal of the loop in the other process."""
+        for _ in range(3000):
+            assert run.poll() is None, run.communicate()
+            with contextlib.suppress(rtloop.RtloopError, KeyError), rtloop.connect(pid=run.pid) as loop:
+                if loop.signals.latest()["mode"] == 2:
+                    return
+            time.sleep(0.02)
+        pytest.fail("the robot does not move")
+
+    @pytest.mark.parametrize("control", ["torque", "position", "cartesian"])
+    def test_it_accepts_a_motion_to_its_end(self, control: str, start: Callable[..., subprocess.Popen[str]]) -> None:
+        if control == "cartesian":
+            pytest.importorskip("mujoco", reason="the model needs MuJoCo: pip install --group counterparts")
+        model = ["--model", str(SIMULATOR / "fr3.xml")]
+        run = start("--control", control, "--seconds", "0.5", "--reflexes", "5", *model)
+        out, error = run.communicate(timeout=150)
+        assert run.returncode == 0, out + error
+        assert "Move ended with 0: success" in out
+
+    def test_a_client_that_stood_still_recovers_from_the_reflex(
+        self, start: Callable[..., subprocess.Popen[str]]
+    ) -> None:
+        run = start("--seconds", "4", "--reflexes", "5")
+        self.await_motion(run)
+        run.send_signal(signal.SIGSTOP)
+        time.sleep(0.5)  # far more than 20 states
+        run.send_signal(signal.SIGCONT)
+        out, error = run.communicate(timeout=150)
+        assert run.returncode == 0, out + error
+        assert "Move ended with 8: reflex; errors [25]" in error and "recovered from the reflex" in error
+        assert "Move ended with 0: success" in out
+
+    def test_a_client_whose_server_is_pulled_away_ends(
+        self, server: subprocess.Popen[str], start: Callable[..., subprocess.Popen[str]]
+    ) -> None:
+        run = start("--seconds", "100", "--reflexes", "5")
+        self.await_motion(run)
+        server.kill()
+        _, error = run.communicate(timeout=60)
+        assert run.returncode == 1 and "Move has no final answer" in error

@@ -246,11 +246,24 @@ def test_what_does_not_compile_is_an_error_with_the_reason(tmp_path: Path) -> No
         rtloop.lint(path, allow=["a b"])
 
 
+#: What the steps of examples call of others' libraries, which are measured by the guards instead.
+FOREIGN = {
+    "balancer": {"mj_step"},
+    "cartesian": {
+        "franka.Franka", "franka.Franka.enter",  # examined by itself, in franka.pyx
+        "mj_kinematics", "mj_comPos", "mj_comVel", "mj_rne", "mj_jac",
+    },
+    "fmu": {"set_real", "do_step", "get_real"},
+    "humanoid": {"mj_step", "__pyx_e_8humanoid_RUN"},
+    "mpc": {"osqp_update_data_vec", "osqp_solve", "nmpc"},
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_every_example_is_clean(path: Path) -> None:
     one = rtloop.lint(path)
     assert one.is_clean, one.findings
-    assert one.not_examined == ()
+    assert {name for finding in one.not_examined for name in finding.names} == FOREIGN.get(path.stem, set())
     assert one.loops
 
 

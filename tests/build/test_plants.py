@@ -167,3 +167,29 @@ class TestFMU:
         at = np.round(log["t"] * 1000).astype(int)
         assert stats.missed > 20 and len(log) == stats.cycles and at[-1] > len(log)
         assert np.array_equal(log["position"], theirs["y"][at])
+
+
+class TestAdaptiveOptics:
+    @pytest.fixture
+    def optics(self, place: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+        monkeypatch.syspath_prepend(str(place("adaptive_optics")))
+        return importlib.import_module("adaptive_optics")
+
+    def test_an_integrator_removes_a_constant_wavefront(self, optics: ModuleType) -> None:
+        sensor = np.array([[1.0, 0.5], [0.0, 2.0], [1.0, 1.0]])
+        loop = optics.AdaptiveOptics(
+            "1kHz", sensor=sensor, reconstructor=np.linalg.pinv(sensor), turbulence=np.array([[3.0, -4.0]]),
+            noise=np.zeros((1, 3)),
+        )  # fmt: skip
+        loop.parameters.update(gain=0.5, leak=1.0)
+        loop.simulate(cycles=20)
+        log = loop.log.drain()
+        assert log["closed"] == pytest.approx(np.sqrt(12.5) * 0.5 ** np.arange(20), rel=1e-9)
+        assert not loop.commands_array.any(), "leave flattens the mirror"
+
+    def test_matrices_that_do_not_fit_are_refused(self, optics: ModuleType) -> None:
+        with pytest.raises(ValueError, match="do not match"):
+            optics.AdaptiveOptics(
+                "1kHz", sensor=np.ones((3, 2)), reconstructor=np.ones((3, 2)), turbulence=np.ones((1, 2)),
+                noise=np.ones((1, 3)),
+            )  # fmt: skip

@@ -216,6 +216,25 @@ def test_a_process_that_ends_without_closing_it_leaves_nothing(path: str, folder
     assert os.listdir(folder) == []
 
 
+def test_a_service_that_is_stopped_while_its_loop_runs_leaves_nothing(path: str, folder: Path) -> None:
+    """By SIGTERM, as systemd and containers do it."""
+    code = f"""
+import rtloop
+kept = rtloop.Latest("f8", share={path!r})
+settings = dict(policy="other", lock_memory="off", dma_latency=None)
+with rtloop.PyLoop(lambda cycle: None, "2ms", **settings) as loop:
+    print("running", flush=True)
+    loop.join()
+"""
+    command = [sys.executable, "-P", "-W", "ignore", "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as service:
+        assert service.stdout is not None and service.stdout.readline() == "running\n"
+        assert os.listdir(folder) == ["setpoint"]
+        service.terminate()
+        assert service.wait(60) == -signal.SIGTERM
+    assert os.listdir(folder) == []
+
+
 def test_clients_that_do_not_behave_delay_nobody(name: str, start: Callable[[], Peer]) -> None:
     writer, peer = Latest("f8", share=name), start()
     before = len(os.listdir("/proc/self/fd"))
