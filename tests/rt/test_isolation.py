@@ -75,12 +75,14 @@ def start(tmp_path: Any) -> Iterator[Start]:
 
 
 def touched(journal: Journal) -> dict[str, str]:
-    """Return what every file that was changed had before, but those of the control groups that were created."""
+    """Return what every file that was written had before, but those of the control groups that were created."""
     created = [step.target for step in journal.steps if step.kind == "group"]
     return {
         step.target: step.before
         for step in journal.steps
-        if step.kind in ("write", "controller") and not step.target.startswith(tuple(created))
+        if step.kind in ("write", "controller")
+        and step.before.strip() != step.wanted
+        and not step.target.startswith(tuple(created))
     }
 
 

@@ -84,7 +84,8 @@ def test_lock_all_locks_what_it_says_and_unlock_all_undoes_it(
     for array, is_locked in ((old, {current}), (new, {future})):
         found = flags(address(array))
         assert ("lo" in found) == is_locked, (array is old, found)
-        assert ("lf" in found) == (is_locked and {onfault}), found
+        is_on_fault = bool(found & {{"lf", "??"}})  # "??": an older kernel, such as 5.10, has no name for it
+        assert is_on_fault == (is_locked and {onfault}), found
     before = faults()
     new[::PAGE] = 1
     touched = faults() - before

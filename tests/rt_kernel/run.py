@@ -1,125 +1,38 @@
-"""Boot Debian's PREEMPT_RT kernel in QEMU and run the doctor and a loop inside; see README.md."""
+"""Boot PREEMPT_RT kernels in QEMU, and judge loops inside by the doctor, the tests and the kernel's monitors.
+
+    run.py [KERNEL ...] [--parts PART ...] [--tests TEST ...]
+
+See README.md beside this file.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
-import shutil
-import subprocess
+import re
+import shlex
 import sys
-import sysconfig
 import tempfile
 import time
-from collections.abc import Iterable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
-PACKAGE = "linux-image-rt-amd64"
-#: Distributions that the doctor needs inside, with what they need.
-DISTRIBUTIONS = ("rtloop", "numpy", "click", "rich", "pygments", "markdown-it-py", "mdurl")
-#: Parts of the standard library that are large, and of no use inside.
-LEFT_OUT = {
-    "test", "tests", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3", "site-packages", "dist-packages",
-    "pydoc_data", "config",
-}  # fmt: skip
-ARGUMENTS = "console=ttyS0 quiet panic=-1 isolcpus=managed_irq,domain,1 rcu_nocbs=1"
+sys.path.insert(0, str(Path(__file__).parent))
 
+from kernels import NAMES, fetch
+from machine import Machine, part, section
 
-def fetch_kernel(folder: Path) -> Path:
-    """Download the newest PREEMPT_RT kernel of this Debian and unpack it."""
-    depends = subprocess.run(["apt-cache", "depends", PACKAGE], capture_output=True, text=True, check=True).stdout
-    names = [word for word in depends.split() if word.startswith("linux-image-")]
-    name = next(name for name in names if name != PACKAGE)
-    subprocess.run(["apt-get", "download", name], cwd=folder, check=True)
-    subprocess.run(["dpkg-deb", "-x", next(folder.glob(f"{name}_*.deb")), folder / "kernel"], check=True)
-    return next((folder / "kernel" / "boot").glob("vmlinuz-*"))
-
-
-def libraries(files: Iterable[Path]) -> set[Path]:
-    """Return the shared libraries, and the loader, that programs and modules need."""
-    found = set()
-    for file in files:
-        listing = subprocess.run(["ldd", file], capture_output=True, text=True).stdout
-        for line in listing.splitlines():
-            paths = [word for word in line.split() if word.startswith("/")]
-            found |= {Path(path) for path in paths[:1]}
-    return found
-
-
-def copy(file: Path, root: Path, name: str | Path | None = None) -> Path:
-    """Copy a file below a root, to its own path or another one."""
-    target = root / str(name or file).lstrip("/")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if not target.exists():
-        shutil.copy2(file.resolve(), target)
-    return target
-
-
-def make_root(root: Path) -> None:
-    """Fill the root file system: busybox, this Python, its standard library, and what rtloop needs."""
-    busybox = shutil.which("busybox")
-    if busybox is None:
-        sys.exit("no busybox: sudo apt install busybox-static")
-    copy(Path(busybox), root, "/bin/busybox")
-    python = Path(sys.executable).resolve()
-    copied = [copy(python, root, "/usr/bin/python-inside")]
-    library = Path(sysconfig.get_path("stdlib"))
-
-    def ignore(folder: str, names: list[str]) -> set[str]:
-        return {name for name in names if name in LEFT_OUT or name.startswith("config-") or name.endswith(".a")}
-
-    inside = root / f"usr/lib/python{sys.version_info.major}.{sys.version_info.minor}"
-    shutil.copytree(library, inside, ignore=ignore)
-    for name in DISTRIBUTIONS:
-        for file in metadata.files(name) or ():
-            source = Path(str(file.locate()))
-            if ".." not in file.parts and source.is_file() and not {"tests", "test"} & set(file.parts):
-                copy(source, root, Path("/site") / file)
-    native = [*inside.rglob("*.so"), *(root / "site").rglob("*.so*")]
-    site, platlib = root / "site", Path(sysconfig.get_path("platlib"))
-    for module in native:  # the libraries that a wheel brings are found from where it was installed
-        origin = platlib / module.relative_to(site) if site in module.parents else module
-        copied.append(origin if origin.exists() else module)
-    for needed in libraries([python, *copied]):
-        copy(needed, root)
-    copy(HERE / "init.sh", root, "/init").chmod(0o755)
-    copy(HERE / "inside.py", root, "/inside.py")
-    copy(HERE.parent / "unit" / "machines" / "capture.py", root, "/capture.py")
-    environment = {"PYTHON": "/usr/bin/python-inside", "PYTHONHOME": "/usr", "PYTHONPATH": "/site", "HOME": "/tmp",
-                   "PATH": "/bin", "TERM": "dumb", "COLUMNS": "110", "OPENBLAS_NUM_THREADS": "1"}  # fmt: skip
-    text = "".join(f"export {name}={value}\n" for name, value in environment.items())
-    (root / "environment").write_text(text)
-    (root / "etc").mkdir(exist_ok=True)
-    copy(Path("/etc/os-release"), root, "/etc/os-release")
-    (root / "etc/passwd").write_text("root:x:0:0:root:/tmp:/bin/sh\n")
-
-
-def pack(root: Path, image: Path) -> None:
-    """Write the root file system as an archive that the kernel unpacks into memory."""
-    names = subprocess.run(["find", ".", "-print0"], cwd=root, capture_output=True, check=True).stdout
-    with image.open("wb") as file:
-        command = ["cpio", "--null", "--create", "--format=newc", "--quiet", "--owner=0:0"]
-        subprocess.run(command, cwd=root, input=names, stdout=file, check=True)
-
-
-def boot(kernel: Path, image: Path, timeout_s: float) -> str:
-    """Boot, and return what the machine printed."""
-    command = ["qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-smp", "2", "-m", "1500", "-nographic",
-               "-no-reboot", "-nic", "none", "-kernel", kernel, "-initrd", image, "-append", ARGUMENTS]  # fmt: skip
-    try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=timeout_s
-        )
-    except FileNotFoundError:
-        sys.exit("no qemu-system-x86_64: sudo apt install qemu-system-x86")
-    except subprocess.TimeoutExpired as error:
-        text = error.stdout or b""
-        print(text.decode(errors="replace") if isinstance(text, bytes) else text)
-        sys.exit(f"the machine did not end within {timeout_s:g} s")
-    return done.stdout.replace("\r", "") + done.stderr
+PYTEST = '"$PYTHON" -m pytest -p no:cacheprovider -p no:xdist -rsx -s --tb=short'
+#: Parts that need CPUs that are isolated at boot, and the arguments of that kernel: two of three.
+AT_BOOT, ISOLATED = ("doctor", "examine"), "isolcpus=managed_irq,domain,1-2 rcu_nocbs=1-2"
+#: Parts with their commands, in the order in which they run.
+PARTS = {
+    "doctor": '"$PYTHON" -P /inside.py',
+    "examine": f"{PYTEST} tests/rt_kernel/examine.py",
+    "monitors": f"{PYTEST} tests/rt_kernel/monitors.py",
+    "isolation": f"{PYTEST} tests/rt_kernel/partition.py tests/rt/test_isolation.py",
+}
 
 
 def between(text: str, begin: str, end: str) -> str:
@@ -131,7 +44,7 @@ def judge(doctor: dict[str, Any], stats: dict[str, Any]) -> list[str]:
     checks = {f"{check['topic']}: {check['name']}": check for check in doctor["checks"]}
     wanted = {
         "kernel: preemption": ("ok", "PREEMPT_RT"),
-        "cpus: isolated CPUs": ("ok", "1 of 0-1"),
+        "cpus: isolated CPUs": ("ok", "1-2 of 0-2"),
         "cpus: nohz_full": ("ok", "none"),
         "probe: a real loop": ("ok", "ran 20 cycles"),
         "probe: real-time thread": ("ok", "fifo 80"),
@@ -145,46 +58,81 @@ def judge(doctor: dict[str, Any], stats: dict[str, Any]) -> list[str]:
     if not doctor["host"]["preempt_rt"]:
         wrong.append("host_facts does not know that this is PREEMPT_RT")
     grants = {grant["name"]: grant for grant in stats["grants"]}
-    if grants.get("cpu", {}).get("granted") != "1":
-        wrong.append(f"the loop was not on the isolated CPU: {grants.get('cpu')}")
+    if grants.get("cpu", {}).get("granted") not in ("1", "2", "1-2"):
+        wrong.append(f"the loop was not on an isolated CPU: {grants.get('cpu')}")
     if not 95 <= stats["cycles"] + stats["missed"] <= 101:
         wrong.append(f"{stats['cycles']} cycles and {stats['missed']} missed are not the releases of 1 s at 100 Hz")
     return wrong
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kernel", type=Path, help="a PREEMPT_RT kernel image, instead of a download")
-    parser.add_argument(
-        "--capture", type=Path, metavar="FILE", help="write the machine as those of tests/unit/machines"
-    )
-    parser.add_argument("--timeout", type=float, default=300, help="how long the machine may take, in seconds")
-    arguments = parser.parse_args()
-    os.environ["LC_ALL"] = "C"
-    with tempfile.TemporaryDirectory(prefix="rtloop-rt-kernel-") as name:
-        folder = Path(name)
-        kernel = arguments.kernel or fetch_kernel(folder)
-        make_root(folder / "root")
-        pack(folder / "root", folder / "image")
-        size = (folder / "image").stat().st_size >> 20
-        print(f"{kernel.name}, root file system {size} MiB", flush=True)
-        begin = time.monotonic()
-        text = boot(kernel, folder / "image", arguments.timeout)
-    page = between(text, "page", "doctor")
+def judge_doctor(text: str, capture: Path | None) -> list[str]:
+    """Print the doctor's page; return what is not as it has to be."""
     try:
         doctor, stats = json.loads(between(text, "doctor", "loop")), json.loads(between(text, "loop", "machine"))
     except ValueError:
-        print(text[-8000:])
-        sys.exit("the doctor or the loop did not come to its end inside")
-    print(page)
-    if arguments.capture is not None:
-        arguments.capture.write_text(between(text, "machine", "end") + "\n")
-    latency_ns = stats["latency"]["max_ns"]
-    print(f"\n{stats['cycles']} cycles, {stats['missed']} missed, at most {latency_ns / 1e6:.1f} ms late")
-    print(f"{doctor['host']['kernel']} {doctor['host']['kernel_version']}, {time.monotonic() - begin:.0f} s")
-    if wrong := judge(doctor, stats):
-        sys.exit("FAILED\n" + "\n".join(wrong))
-    print("passed: PREEMPT_RT is recognised, and a loop runs on its isolated CPU")
+        return ["the doctor or the loop did not come to its end inside", text[-8000:]]
+    print(between(text, "page", "doctor"))
+    if capture is not None:
+        capture.write_text(between(text, "machine", "end") + "\n")
+    print(
+        f"\n{stats['cycles']} cycles, {stats['missed']} missed, at most {stats['latency']['max_ns'] / 1e6:.1f} ms late"
+    )
+    return judge(doctor, stats)
+
+
+def run(machine: Machine, kernel: Path, parts: dict[str, str], arguments: argparse.Namespace) -> list[str]:
+    """Run parts on a kernel, in one machine for each way to isolate; return what failed."""
+    failed = []
+    for at_boot in (True, False):
+        wanted = {name: name in AT_BOOT or arguments.isolated for name in parts}
+        chosen = {name: command for name, command in parts.items() if wanted[name] is at_boot}
+        if not chosen:
+            continue
+        began = time.monotonic()
+        script = "uname -r\n" + "".join(part(name, command) for name, command in chosen.items())
+        cpus, more = (3, ISOLATED) if at_boot else (2, "")
+        text = machine.run(kernel, script, cpus=cpus, arguments=more, timeout_s=arguments.timeout)
+        for name in chosen:
+            inside, code = section(text, name)
+            if name == "doctor":
+                wrong = judge_doctor(inside, arguments.capture)
+            else:
+                print(inside)
+                wrong = [] if code == 0 else [f"exit code {code}"]
+            failed += [f"{name}: {line}" for line in wrong]
+            if code is None:
+                print(text[-8000:])
+        print(f"-- {kernel.name}: {', '.join(chosen)}: {time.monotonic() - began:.0f} s", flush=True)
+    return failed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    known = ", ".join(NAMES)
+    parser.add_argument("kernels", nargs="*", metavar="KERNEL", help=f"{known}, or a file; default: 6.12", default=[])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what runs (default: all)")
+    parser.add_argument("--tests", nargs="+", default=[], metavar="TEST", help="tests to run instead, for pytest")
+    parser.add_argument("--command", metavar="LINE", help="a line for sh to run instead")
+    parser.add_argument("--isolated", action="store_true", help="run those on three CPUs, two of them isolated at boot")
+    parser.add_argument("--capture", type=Path, metavar="FILE", help="write the machine as in tests/unit/machines")
+    parser.add_argument("--timeout", type=float, default=900, help="longest time of a machine, in seconds")
+    arguments = parser.parse_args()
+    os.environ["LC_ALL"] = "C"
+    parts = {name: PARTS[name] for name in arguments.parts}
+    if arguments.tests:
+        parts = {"tests": f"{PYTEST} {shlex.join(arguments.tests)}"}
+    if arguments.command:
+        parts = {"command": arguments.command}
+    failed = []
+    with tempfile.TemporaryDirectory(prefix="rtloop-rt-kernel-") as folder:
+        kernels = [fetch(name) if name in NAMES else Path(name) for name in arguments.kernels or ["6.12"]]
+        machine = Machine(Path(folder))
+        print(f"root file system: {machine.image.stat().st_size >> 20} MiB", flush=True)
+        for kernel in kernels:
+            failed += [f"{kernel.name}: {line}" for line in run(machine, kernel, parts, arguments)]
+    if failed:
+        sys.exit("FAILED\n" + "\n".join(failed))
+    print(f"passed: {', '.join(parts)} on {', '.join(re.sub('.vmlinuz$', '', kernel.name) for kernel in kernels)}")
 
 
 if __name__ == "__main__":
