@@ -6,7 +6,8 @@ applies the same rules, on any kernel with trace events, x86-64:
 - `pagefault`: a real-time thread faults a page in.
 - `sleep`: a real-time thread sleeps in another call than clock_nanosleep with TIMER_ABSTIME and not CLOCK_REALTIME, a
   wait for a futex, or epoll_wait; or it sleeps there and is woken by a softirq or a thread of lower priority.
-- `wakeup`: a softirq or a thread of lower priority wakes a real-time thread, unless that locks a PI futex.
+- `wakeup`: a softirq or a thread of lower priority wakes a real-time thread, unless that locks a PI futex, or waits for
+  a lock of the kernel that lends its priority (traced from Linux 5.19 on).
 """
 
 from __future__ import annotations
@@ -131,13 +132,17 @@ class Trace(_Judge):
         "exceptions/page_fault_user", "exceptions/page_fault_kernel",
     )  # fmt: skip
 
+    #: These came with Linux 5.19.
+    LOCKS = ("lock/contention_begin", "lock/contention_end")
+
     def __init__(self) -> None:
         super().__init__()
         (self.instance / "options" / "event-fork").write_text("1")
         (self.instance / "set_event_pid").write_text(" ".join(os.listdir("/proc/self/task")))
         (self.instance / "buffer_size_kb").write_text("8192")
-        for event in self.EVENTS:
-            (self.instance / "events" / event / "enable").write_text("1")
+        for event in (*self.EVENTS, *self.LOCKS):
+            if (path := self.instance / "events" / event / "enable").exists():
+                path.write_text("1")
 
     @staticmethod
     def available() -> bool:
@@ -154,6 +159,7 @@ def apply_rules(lines: Iterable[str]) -> Iterator[Report]:
     priorities: dict[int, int] = {}
     calls: dict[int, tuple[int, list[int]]] = {}  # the system call that a thread is in
     valid: set[int] = set()  # threads that sleep for a reason that is allowed
+    blocked: set[int] = set()  # threads that wait for a lock of the kernel that lends its priority
     traced: set[int] = set()  # those whose system calls are in the trace; of others there are only switches
     for line in lines:
         if (match := _LINE.match(line)) is None:
@@ -169,6 +175,10 @@ def apply_rules(lines: Iterable[str]) -> Iterator[Report]:
                 priorities[call[1][0] or current] = 0 if policy in (os.SCHED_FIFO, os.SCHED_RR) else 120
         elif event == "sys_exit":
             calls.pop(current, None)
+        elif event == "contention_begin" and re.search(r"flags=\S*\bRT\b", rest):
+            blocked.add(current)
+        elif event == "contention_end":
+            blocked.discard(current)
         elif event.startswith("page_fault") and priorities.get(current, _ORDINARY) < _ORDINARY:
             yield Report("pagefault", current, line.strip())
         elif event == "sched_switch" and (switch := _SWITCH.match(rest)):
