@@ -140,6 +140,7 @@ PROGRAMS = {
     ),
     "swap": Program(
         (MEMORY, THREADS),
+        {"BROKEN_TRIAL": THREADS},
         mutations={
             "the command is not for swaps": Mutation(
                 "loop_commands.h", "  if (command & RT_COMMAND_SWAP) rt_loop_plan_swap(loop);\n", ""

@@ -185,6 +185,9 @@ static law_t *try_often(rt_loop_t *loop, law_t *now, int64_t *failed) {
     CHECK(rt_floats_are_finite(&floats) == (i % 5 != 3));
     loop->swap.floats = &floats;
     ask(loop, now, next, TRIAL, watched | (i % 10 == 7 ? everything : incident));
+#ifdef BROKEN_TRIAL /* takes the new step for the only one, and writes over the former one */
+    if (incident == RT_INCIDENT_CODE && answer(loop) == RT_SWAP_ON_TRIAL) now->total = 0;
+#endif
     const uint64_t state = verdict(loop);
     CHECK(next->taken == 1 && now->leaves == 0);
     if (incident) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import time
 from collections.abc import Callable
@@ -370,6 +371,11 @@ def test_latency_and_overruns_of_another_host_are_those_between_two_statistics()
     assert found["loop.latency.median"] == pytest.approx(10, rel=0.02) == found["loop.latency.p99"]
     assert found["loop.execution.p99"] == pytest.approx(1500, rel=0.02)
     assert found["loop.overruns"] == late.overruns - early.overruns > 0
+    assert watch.swaps == [] and watch.swap_count == 0
+    swaps = [Swap(cycle, "Law", "New") for cycle in range(100)]
+    sent.append(dataclasses.replace(late, swaps=tuple(swaps)))
+    watch._poll_interval()
+    assert watch.swap_count == 100 and watch.swaps == swaps[-len(watch.swaps) :] and len(watch.swaps) > 8
     sent.append(early)  # the next run, or its statistics were reset
     watch._poll_interval()
-    assert history.count == 1
+    assert history.count == 1 and watch.swaps == []

@@ -79,6 +79,10 @@ class Feed:
             listener(number, records)
 
 
+#: Swaps of a loop of another host that are kept, the last ones.
+_MOST_SWAPS = 64
+
+
 class Watch:
     """One run of a loop.
 
@@ -89,7 +93,7 @@ class Watch:
     signals, timing : Feed or None
         Its signals, if it has some, and the times of its cycles.
     swaps : list of Swap
-        Swaps of the run, as far as known: of a loop of another host none.
+        Swaps of the run, as far as known.
     swap_count : int
         Number of swaps that this has followed.
     has_ended : bool
@@ -258,6 +262,9 @@ class Watch:
         """Take what the loop did since the last statistics, at the time of its newest sample."""
         former, stats = self.stats, self.connection.read(records=0)
         self.stats = stats
+        swaps = stats.swaps or ()
+        if len(swaps) != self.swap_count:  # a bridge goes on with the signals of the new step by itself
+            self.swaps, self.swap_count = list(swaps[-_MOST_SWAPS:]), len(swaps)
         if former is None or former is stats or stats.cycles <= former.cycles:
             return
         latency, execution = (
