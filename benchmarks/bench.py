@@ -46,6 +46,7 @@ PARTS = {
     "company": Part("Next to a busy Python thread", "--pairs 2 --seconds 1"),
     "counterparts": Part("Before referees of others", "--quick"),
     "rates": Part("Highest sustained rate", "--pairs 1 --seconds 1"),
+    "swaps": Part("Swaps", "--pairs 2 --swaps 50"),
     "start_stop": Part("Start and stop", "--pairs 5"),
     "commands": Part("Import and commands", "--pairs 3"),
     "snapshot": Part("Reading a loop's statistics", "--pairs 3 --seconds 3"),

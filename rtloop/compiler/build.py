@@ -27,6 +27,7 @@ from rtloop.compiler.packages import add_packages, find_package
 from rtloop.compiler.plain_paths import plain_temporary_folder
 from rtloop.compiler.toolchain import DIRECTIVES, Toolchain, find_toolchain
 from rtloop.errors import BuildError, RTSetupWarning
+from rtloop.layouts import keep_layouts, remember_module
 from rtloop.units import show
 
 if TYPE_CHECKING:
@@ -288,6 +289,9 @@ def _make(source: Path, name: str, options: _Options, parts: dict[Path, _Part]) 
             # An input that changed meanwhile may have been read before the change: the module must not be found again.
             is_fresh = not done.lost and all(at < begin or at == before.get(path) for path, at in _stamps(made.inputs))
             part.entry, part.notes = _keep(key, made, part, options, is_fresh)
+            if done.layouts is not None:
+                with suppress(OSError):  # casts of its classes are then not checked
+                    keep_layouts(part.entry.module, done.layouts)
             if done.lost:
                 part.notes += (
                     f"{source.name} is compiled at every start: changes of {', '.join(sorted(done.lost))} cannot "
@@ -431,6 +435,7 @@ def _import(path: Path, name: str, source: Path) -> ModuleType:
         present = sys.modules.get(name)  # another module of this call may have imported it
         module = present if getattr(present, "__file__", None) == str(path) else None
         _loaded[path] = module = module or _load(path, name, source)
+        remember_module(module, path)
     return module
 
 

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rtloop.compiler.c_compiler import cache_variables
 from rtloop.compiler.comments import Extras, read_extras
+from rtloop.compiler.cython_process import run_cython
 from rtloop.compiler.diagnostics import Diagnostic, read_compiler, read_cython, tell
 from rtloop.compiler.packages import add_packages
 from rtloop.compiler.plain_paths import Places
 from rtloop.compiler.toolchain import DIRECTIVES, FLAGS, LINK_FLAGS, Toolchain
 from rtloop.errors import BuildError
-from rtloop.process.interpreter import python
+from rtloop.layouts import Layouts, find_take_overs, read_layouts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -75,12 +76,15 @@ class Compiled(NamedTuple):
         Cython's warnings.
     lost : set of str
         Inputs that Cython or the compiler named and that do not exist under that name.
+    layouts : Layouts or None
+        The structs of its classes, and the casts of a former step in it; None for an object.
     """
 
     module: Path
     inputs: set[str]
     hints: tuple[Diagnostic, ...]
     lost: set[str]
+    layouts: Layouts | None = None
 
 
 def compile_module(job: Job, keep: Callable[[str, list[str], Callable[[], Compiled]], Compiled]) -> Compiled:
@@ -105,19 +109,19 @@ def compile_module(job: Job, keep: Callable[[str, list[str], Callable[[], Compil
     places = Places(job.folder / "places")
     generated = work / f"{name}.{'cpp' if job.extras.is_cpp else 'c'}"
     folders = [f"-I{places.of_folder(path)}" for path in (*job.include, *job.extras.include)]
-    command = [python(), "-P", "-m", "cython", "-3", "--line-directives", "-M", "--module-name", name]
-    command += ["--cplus"] if job.extras.is_cpp else []
+    arguments = ["-3", "--line-directives", "-M", "--module-name", name, *(["--cplus"] if job.extras.is_cpp else [])]
     for directive, value in DIRECTIVES.items():
-        command += ["-X", f"{directive}={value}"]
-    done = _call([*command, *folders, places.of_file(str(source)), "-o", str(generated)], work, places)
+        arguments += ["-X", f"{directive}={value}"]
+    done = _call_cython([*arguments, *folders, places.of_file(str(source)), "-o", str(generated)], work, places)
     hints = read_cython(done.stderr, is_error=False)
     if done.returncode:
         errors = read_cython(done.stderr, is_error=True)
         if not errors:
             raise BuildError(f"Cython failed on {source}:\n{_tail(done)}{_advise(done.stderr)}", path=str(source))
         raise BuildError(tell(source, errors), diagnostics=errors, path=str(source))
+    text = generated.read_text(encoding="utf-8", errors="replace")
     if job.examine is not None:
-        job.examine(generated.read_text(encoding="utf-8", errors="replace"))
+        job.examine(text)
     read = {path for file in work.glob("*.dep") for path in places.read_dependencies(file, work)}
     extras = job.extras
     for path in sorted(path for path in read if path.endswith(".pxd") and os.path.isfile(path)):
@@ -143,7 +147,8 @@ def compile_module(job: Job, keep: Callable[[str, list[str], Callable[[], Compil
         read |= one.inputs | one.lost
     inputs, lost = _sorted_out(read, work)
     inputs |= {path for path in _linked([*extras.libraries, *job.flags]) if os.path.isfile(path)}
-    return Compiled(module, inputs, hints, lost)
+    take_overs = find_take_overs(source.read_text(encoding="utf-8", errors="replace"))
+    return Compiled(module, inputs, hints, lost, Layouts(name, source.name, read_layouts(text), take_overs))
 
 
 def _compile_source(job: Job, file: str, compiler: Sequence[str], places: Places) -> Compiled:
@@ -190,6 +195,15 @@ def _linked(arguments: Sequence[str]) -> set[str]:
 
 def _split(variable: str) -> list[str]:
     return shlex.split(os.environ.get(variable, ""))
+
+
+def _call_cython(arguments: Sequence[str], folder: Path, places: Places) -> subprocess.CompletedProcess[str]:
+    try:
+        done = run_cython(arguments, folder, {**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "utf-8"})
+    except OSError as error:
+        raise BuildError(f"Cython cannot be started: {error.strerror}") from None
+    done.stdout, done.stderr = places.real(done.stdout), places.real(done.stderr)
+    return done
 
 
 def _call(command: Sequence[str], folder: Path, places: Places) -> subprocess.CompletedProcess[str]:

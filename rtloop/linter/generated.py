@@ -9,10 +9,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from rtloop.compiler.cython_process import run_cython
 from rtloop.compiler.diagnostics import read_cython, tell
 from rtloop.errors import LintError
 from rtloop.linter.c_source import Unit, read_unit
-from rtloop.process.interpreter import python
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -76,16 +76,14 @@ def generate(
     folders = _folders(include)
     with tempfile.TemporaryDirectory(prefix="rtloop-lint-") as target:
         out = Path(target, "module.c")
-        command = [python(), "-m", "cython", "-3", str(source), "-o", str(out)]
+        command = ["-3", str(source), "-o", str(out)]
         command += ["--module-name", name] if name else []
         command += ["--cplus"] if _CPLUSPLUS.search(text) else []
         command += [word for folder in folders for word in ("-I", str(folder))]
         command += [word for name, value in directives.items() for word in ("-X", f"{name}={value}")]
         try:
             # A copy of the environment, which another thread may change meanwhile: execve(2) would fail with EFAULT.
-            done = subprocess.run(
-                command, env={**os.environ}, capture_output=True, text=True, check=False, timeout=_SECONDS
-            )
+            done = run_cython(command, os.getcwd(), {**os.environ}, _SECONDS)
         except subprocess.TimeoutExpired:
             raise LintError(f"Cython did not finish {source} within {_SECONDS} s") from None
         said = done.stdout + done.stderr

@@ -14,6 +14,7 @@ from math import ceil
 from rtloop.errors import ConfigError, StateError, SwapError
 from rtloop.loop import resources, run_warnings
 from rtloop.loop.failure import add_note
+from rtloop.layouts import check_casts
 from rtloop.loop.thread import INCIDENTS
 from rtloop.process.nap import nap
 from rtloop.process.signal_shield import shielded, shielded_method
@@ -384,6 +385,7 @@ def begin(Control control, owner, successor, Control own, hand_over, acting, pop
             f"{own.settings.name} cannot take the place of a step: it has been started before, and is {own.state}; "
             "make a new one"
         )
+    check_casts(owner if control.step is None else control.step, successor)
     own.claim(None, None)
     try:
         successor.setup()

@@ -15,18 +15,21 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 import shlex
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rtloop.compiler.build import Built, build_module
 from rtloop.compiler.cache import Cache, cache_folder, private_cache
+from rtloop.compiler.cython_process import CythonProcess
 from rtloop.compiler.diagnostics import show_diagnostic
-from rtloop.errors import BuildError
+from rtloop.errors import BuildError, RtloopError
 from rtloop.notebook.swap import Cell, Swapping, cells, find_running
 from rtloop.revision.examination import Rejected
 from rtloop.units import parse_duration
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 __all__ = ["load_ipython_extension"]
+
+_cython: CythonProcess | None = None
 
 
 def load_ipython_extension(shell: Any) -> None:
@@ -125,9 +130,20 @@ def run_magic(shell: Any, line: str, cell: str | None) -> None:
         built = _swap(shell, asked, Cell(path, options), build, is_file=cell is None)
     else:
         built = _told(build, None if cell is None else path)
+    if built.summary:
+        _keep_cython_loaded()
     if cell is not None:
         cells[built.module.__name__] = Cell(path, options)
     _hand_over(built.module, shell)
+
+
+def _keep_cython_loaded() -> None:
+    """Start a process that loads Cython while the user edits the next cell, once, until the notebook ends."""
+    global _cython
+    if _cython is None:
+        with suppress(OSError, RtloopError):  # Cython is then started for each cell
+            _cython = CythonProcess()
+            atexit.register(_cython.close)
 
 
 def _swap(shell: Any, asked: Any, cell: Cell, build: Any, is_file: bool) -> Built:

@@ -7,12 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rtloop.errors import LintError, RtloopError
-from rtloop.linter.layouts import read_layouts, rename_module
+from rtloop.layouts import read_layouts, rename_module
 from rtloop.loop.loop import RTLoop
 from rtloop.revision.examination import Examination, Rejected, find_examined, generate_source
-from rtloop.revision.successor import ParameterValues, check_take_over, swap_in
+from rtloop.revision.successor import (
+    ParameterValues,
+    check_take_over,
+    create_successor,
+    successor_settings,
+    swap_in,
+)
 from rtloop.revision.tracebacks import describe_exception
-from rtloop.settings import make_settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,9 +26,6 @@ if TYPE_CHECKING:
     from rtloop.compiler.build import Built
 
 __all__ = ["Cell", "Swapping", "find_running"]
-
-#: Settings in which the successor has to agree with the loop, and those of its signals.
-_SHARED = ("clock", "flush_denormals", "signals_every", "signals_capacity")
 
 
 class Cell(NamedTuple):
@@ -97,7 +99,7 @@ class Swapping:
         examined = self.examination.result
         assert examined is not None
         kind = _find_class(built.module)
-        self._check_take_over(built.module, examined.layouts)
+        self._check_take_over(built.module, kind, examined.layouts)
         successor = self._create(kind)
         parameters = ParameterValues(self._loop)
         parameters.read()
@@ -110,21 +112,18 @@ class Swapping:
         lines = [f"{self._name}: {kind.__name__} since cycle {cycle:,}"]
         return lines + [f"  {note}" for note in (*notes, *examined.unseen, *parameters.compare())]
 
-    def _check_take_over(self, module: ModuleType, layouts: Mapping[str, str]) -> None:
+    def _check_take_over(self, module: ModuleType, kind: type[Any], layouts: Mapping[str, str]) -> None:
         former = type(self._loop._step)
         after = rename_module(layouts, {module.__name__, self._cell.source.stem})
         try:
-            check_take_over(str(self._cell.source), self._text, former, {}, after)
+            check_take_over(str(self._cell.source), self._text, kind, former, {}, after)
         except Rejected:  # there is a cast: only now is the former layout needed
-            check_take_over(str(self._cell.source), self._text, former, _read_former(former), after)
+            check_take_over(str(self._cell.source), self._text, kind, former, _read_former(former), after)
 
     def _create(self, kind: type[RTLoop]) -> RTLoop:
-        now, defaults = self._loop.settings, make_settings.__kwdefaults__ or {}
-        keywords: dict[str, Any] = {
-            name: getattr(now, name) for name in _SHARED if getattr(now, name) != defaults[name]
-        }
+        keywords = successor_settings(self._loop)
         try:
-            return kind(now.period / 10**9, **keywords)
+            return create_successor(kind, self._loop.settings.period / 10**9, keywords)
         except RtloopError as error:
             raise Rejected("create", f"{kind.__name__} cannot be created: {error}") from None
         except Exception as error:  # of the user's constructor

@@ -15,8 +15,8 @@ from rtloop.compiler.diagnostics import Diagnostic, show_diagnostic
 from rtloop.compiler.packages import find_package
 from rtloop.compiler.toolchain import DIRECTIVES
 from rtloop.errors import LintError, RtloopError
+from rtloop.layouts import read_layouts
 from rtloop.linter.generated import generate, read_generated
-from rtloop.linter.layouts import read_layouts
 from rtloop.linter.lint import examine
 
 if TYPE_CHECKING:

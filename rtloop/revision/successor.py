@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from typing import TYPE_CHECKING, Any, Literal
 
 from rtloop.compiler.diagnostics import Diagnostic, show_diagnostic
 from rtloop.errors import RtloopError
-from rtloop.linter.layouts import find_disagreement
+from rtloop.layouts import find_disagreement, find_take_overs, select_casts
 from rtloop.revision.examination import Rejected
 from rtloop.revision.tracebacks import describe_exception
+from rtloop.settings import make_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from rtloop.loop.loop import RTLoop
 
-__all__ = ["ParameterValues", "check_take_over", "swap_in"]
+__all__ = ["ParameterValues", "check_take_over", "create_successor", "successor_settings", "swap_in"]
 
 #: Incidents that end a trial, besides a negative code.
 _REVERT_ON: tuple[Literal["overrun", "guard", "late", "nonfinite"], ...] = ("overrun", "guard", "late", "nonfinite")
+#: Settings in which the successor has to agree with the loop, and those of its signals.
+_SHARED = ("clock", "flush_denormals", "signals_every", "signals_capacity")
+_REFUSED = re.compile(r"(?:unexpected keyword|multiple values for keyword) argument '(\w+)'")
 _FIX = (
     "keep the fields that it reads in a base class that does not change, and cast to that; or leave "
     "take_over() out for this swap; or stop the loop and start it again"
@@ -79,8 +84,31 @@ class ParameterValues:
         return lines
 
 
+def successor_settings(loop: RTLoop) -> dict[str, Any]:
+    """Return the settings, besides the period, that a successor of a running loop is created with."""
+    now, defaults = loop.settings, make_settings.__kwdefaults__ or {}
+    return {name: getattr(now, name) for name in _SHARED if getattr(now, name) != defaults[name]}
+
+
+def create_successor(kind: type[RTLoop], period: Any, settings: Mapping[str, Any]) -> RTLoop:
+    """Create a successor, without those of the settings that its class refuses, or chooses itself."""
+    keywords = dict(settings)
+    while True:
+        try:
+            return kind(period, **keywords)
+        except TypeError as error:
+            match = _REFUSED.search(str(error))
+            if match is None or keywords.pop(match[1], None) is None:
+                raise
+
+
 def check_take_over(
-    file: str, source: str, former: type[Any], before: Mapping[str, str], after: Mapping[str, str]
+    file: str,
+    source: str,
+    kind: type[Any],
+    former: type[Any],
+    before: Mapping[str, str],
+    after: Mapping[str, str],
 ) -> None:
     """Raise Rejected if take_over() would read fields of the former step from the wrong places.
 
@@ -88,12 +116,13 @@ def check_take_over(
     ----------
     file, source : str
         Name and text of the new .pyx.
-    former : type
-        Class of the former step.
+    kind, former : type
+        Classes of the new step and of the former one.
     before, after : mapping
         Layouts of the two builds.
     """
-    line, reason = find_disagreement(source, [base.__name__ for base in former.__mro__], before, after)
+    casts = select_casts(find_take_overs(source), [base.__name__ for base in kind.__mro__])
+    line, reason = find_disagreement(casts, [base.__name__ for base in former.__mro__], before, after)
     if reason:
         raise Rejected("take-over", show_diagnostic(Diagnostic(file, line, 0, reason, _FIX)))
 

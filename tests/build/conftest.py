@@ -57,6 +57,8 @@ def _warm(warm_cython: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Most of these tests call Cython, many of them often."""
     for name, value in warm_cython.items():
         monkeypatch.setenv(name, value)
+    # That of a watch or a notebook would load Cython again.
+    monkeypatch.setattr("rtloop.compiler.cython_process._PROGRAM", Path(__file__).with_name("missing.py"))
 
 
 @pytest.fixture(scope="session")

@@ -55,6 +55,11 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     shell.colors = "nocolor"
     assert shell.run_line_magic("load_ext", "rtloop") is None
     yield shell
+    from rtloop.notebook import magic
+
+    if magic._cython is not None:
+        magic._cython.close()
+        magic._cython = None
     for name in set(sys.modules) - before:
         if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
             del sys.modules[name]

@@ -232,7 +232,7 @@ def test_eight_laws_with_bugs_never_control_the_pole(
 
 
 def test_a_good_law_passes(bugs: ModuleType, maker: ModuleType) -> None:
-    rtloop.rehearse(partial(maker.pair, "Smooth", {"name": "smooth"}), "3s", timeout=LONG)
+    rtloop.rehearse(partial(maker.pair, "Integrating", {"name": "smooth"}), "3s", timeout=LONG)
     rtloop.rehearse(partial(maker.alone, "Centred"), timeout=LONG)
 
 

@@ -13,7 +13,7 @@ import pytest
 import rtloop
 from rtloop.revision.tracebacks import describe_exception
 from rtloop.tools.run.show import describe_progress
-from rtloop.tools.run.target import Name, TargetError, find_target, make_loop, parse_value
+from rtloop.tools.run.target import Name, Target, TargetError, find_target, make_loop, parse_value
 
 STEPS = """\
 import rtloop
@@ -314,3 +314,28 @@ def test_a_name_that_only_a_parameter_has_is_set_as_that(tuned_path: Path) -> No
         made("tuned:Tuned", a=2000.0)
     with pytest.raises(TargetError, match="Tuned does not take 'gain'; did you mean 'gains'"):
         made("tuned:Tuned", gain=1.0)
+
+
+class Choosing(rtloop.PyLoop):
+    """Chooses its clock, and takes one keyword of the signals only."""
+
+    def __init__(self, period: Any, *, signals_every: int = 1, **settings: Any) -> None:
+        if settings.pop("signals_capacity", None) is not None:
+            raise TypeError("__init__() got an unexpected keyword argument 'signals_capacity'")
+        super().__init__(lambda cycle: None, period, clock="tai", signals_every=signals_every, **settings)
+
+
+def test_a_successor_has_the_settings_that_matter_unless_its_class_chooses_them() -> None:
+    from rtloop.revision.successor import create_successor, successor_settings
+
+    loop = rtloop.RTLoop("2ms", clock="tai", signals_every=3, signals_capacity=500, priority=70, guard="count")
+    settings = successor_settings(loop)
+    assert settings == {"clock": "tai", "signals_every": 3, "signals_capacity": 500}
+    assert successor_settings(rtloop.RTLoop("1ms")) == {}
+    target = Target(Choosing, "Choosing", sys.modules[__name__], None, None)
+    for made in (
+        create_successor(Choosing, "2ms", settings), make_loop(target, "2ms", {}, {"strict": False, **settings}, {}),
+    ):  # fmt: skip
+        assert (made.settings.clock, made.settings.signals_every, made.settings.period_ns) == ("tai", 3, 2_000_000)
+    made = make_loop(target, "2ms", {}, settings, {"signals_every": 5})
+    assert made.settings.signals_every == 5, "-p is asked for by name"

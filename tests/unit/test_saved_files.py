@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("click", reason="the command line needs rtloop[cli]")
 
-from rtloop.linter.layouts import find_disagreement, read_layouts
+from rtloop.layouts import find_disagreement, find_take_overs, read_layouts, select_casts
 from rtloop.tools.run import saved_files
 from rtloop.tools.run.saved_files import SavedFiles
 
@@ -149,7 +149,8 @@ def test_a_cast_of_the_former_step_is_refused_if_its_structs_differ(
 ) -> None:
     source = LAW.format(name="old", read=read)
     after = C.replace(*changed) if changed else C
-    line, found = find_disagreement(source, ["Law", "State", "RTLoop"], read_layouts(C), read_layouts(after))
+    casts = select_casts(find_take_overs(source), ["Law"])
+    line, found = find_disagreement(casts, ["Law", "State", "RTLoop"], read_layouts(C), read_layouts(after))
     assert reason in found and bool(found) == bool(reason)
     assert line == (4 if reason else 0)
 
@@ -161,7 +162,8 @@ def test_methods_may_be_added_at_the_end_unless_one_of_the_former_is_called() ->
     read, call = (LAW.format(name="former", read=f"(<Law>former).{what}") for what in ("sum", "f()"))
 
     def reason(source: str, after: str) -> str:
-        return find_disagreement(source, ["Law"], read_layouts(before), read_layouts(after))[1]
+        casts = select_casts(find_take_overs(source), ["Law"])
+        return find_disagreement(casts, ["Law"], read_layouts(before), read_layouts(after))[1]
 
     assert reason(read, later) == reason(call, before) == ""
     assert "the methods of Law have changed" in reason(call, later)

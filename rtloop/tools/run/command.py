@@ -6,7 +6,7 @@ import json
 import os
 import warnings
 from contextlib import nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,8 @@ from rtloop.tools.options import (
 from rtloop.tools.run.target import Target, TargetError, find_target, has_no_step, make_loop, parse_value
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rich.console import Console
 
     from rtloop.loop.loop import RTLoop
@@ -284,6 +286,7 @@ def run(**options: Any) -> int:
 
 
 def _watch(err: Console, loop: RTLoop, found: Target, examined: Examined, request: Request) -> Watch:
+    from rtloop.revision.successor import successor_settings
     from rtloop.tools.run.rehearsal import Rehearsing
     from rtloop.tools.run.watch import Event, Watch
 
@@ -299,19 +302,20 @@ def _watch(err: Console, loop: RTLoop, found: Target, examined: Examined, reques
     # The watch reports it.
     warnings.filterwarnings("ignore", message=".* has gone back to", category=RTSetupWarning)
 
-    def make(target: Target) -> RTLoop:
-        return _make(err, target, request)
-
-    rehearsing = None if request.rehearse is None else Rehearsing(partial(make_quietly, request), request.rehearse)
+    settings = successor_settings(loop)
+    make = partial(_make_successor, err, request, settings)
+    make_quietly = partial(_make_successor, None, request, settings)  # in the process of a rehearsal
+    rehearsing = None if request.rehearse is None else Rehearsing(make_quietly, request.rehearse)
     trial = None if request.trial is None else f"{request.trial}ns"
     return Watch(loop, found, examined, request.target, request.build, make, tell, rehearsing, trial)
 
 
-def make_quietly(request: Request, found: Target) -> RTLoop:
-    """Make a loop as the command does, in the process of a rehearsal."""
+def _make_successor(err: Console | None, request: Request, settings: dict[str, Any], found: Target) -> RTLoop:
+    """Make a loop that is to go on for the running one, with the same -p. None for a console prints nothing."""
     from rich.console import Console
 
-    return _make(Console(stderr=True, quiet=True), found, request)
+    alike = replace(request, settings={}, strict=False)
+    return _make(err or Console(stderr=True, quiet=True), found, alike, settings)
 
 
 def _is_given(option: str) -> bool:
@@ -357,7 +361,7 @@ def _user_error(error: BaseException, what: str) -> click.ClickException:
     return click.ClickException(f"{what}:\n{describe_exception(error)}")
 
 
-def _make(err: Console, found: Target, request: Request) -> RTLoop:
+def _make(err: Console, found: Target, request: Request, defaults: Mapping[str, Any] | None = None) -> RTLoop:
     renamed = {"lock": "lock_memory"}
     settings = {renamed.get(name, name): value for name, value in request.settings.items() if value is not None}
     if settings.get("cpu") == "none":
@@ -373,7 +377,7 @@ def _make(err: Console, found: Target, request: Request) -> RTLoop:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", RTSetupWarning)
         try:
-            loop = make_loop(found, period, settings, {"strict": False}, given)
+            loop = make_loop(found, period, settings, {"strict": False, **(defaults or {})}, given)
         except RtloopError:
             raise
         except Exception as error:

@@ -32,6 +32,7 @@ _WORDS = {"true": True, "false": False, "none": None}
 #: A call, or an attribute, as the value of -p: the first name, and the rest.
 _EXPRESSION = re.compile(r"((?!\d)\w+)([.(].*)", re.DOTALL)
 _UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
+_TWICE = re.compile(r"multiple values for keyword argument '(\w+)'")
 
 
 class TargetError(RtloopError):
@@ -219,7 +220,7 @@ def make_loop(
     settings : mapping
         Keywords of RTLoop, asked for by name.
     defaults : mapping
-        Further keywords, which a class may refuse.
+        Further keywords, which a class may refuse, or choose itself.
     given : mapping
         Values of ``-p``: keywords of the class, or attributes of the loop.
 
@@ -360,6 +361,10 @@ def _make_class(
         except ConfigError:
             raise
         except TypeError as error:
+            twice = _TWICE.search(str(error))
+            if twice and twice[1] in keywords and twice[1] in defaults.keys() - settings.keys() - given.keys():
+                del keywords[twice[1]]  # the class has chosen it
+                continue
             match = _UNEXPECTED.search(str(error))
             name = match[1] if match else ""
             if name not in keywords:

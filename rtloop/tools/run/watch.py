@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from rtloop.child.target import pack
+from rtloop.compiler.cython_process import CythonProcess
 from rtloop.compiler.diagnostics import show_diagnostic
 from rtloop.errors import RtloopError
 from rtloop.revision.examination import Rejected
@@ -101,6 +102,7 @@ class Watch:
         self._present = found.built.path
         self._law, self._rehearsing, self._trial = Law.of(found), rehearsing, trial
         self._rehearser: Rehearser | None = None
+        self._cython: CythonProcess | None = None
         self._former: tuple[Any, ...] | None = None  # while the present law is on trial
         self._kind: type[Any] = type(loop)
         self._findings, _, self._layouts = examined
@@ -117,6 +119,7 @@ class Watch:
         rehearser = self._rehearser
         if rehearser is not None:
             rehearser.kill()  # a rehearsal that runs then ends
+        self._end_cython()
         self._thread.join(_JOIN_S)
 
     def _follow(self) -> None:
@@ -124,10 +127,14 @@ class Watch:
         if self._findings:
             text = f"rtloop lint finds code that may delay the loop; a save with it is rejected:\n{self._findings}"
             self._tell(Event("note", text, {}))
+        with suppress(OSError, RtloopError):  # Cython is then started for each save
+            self._cython = CythonProcess()
         try:
-            self._follow_saves()
+            if not self._is_over.is_set():
+                self._follow_saves()
         finally:
             self._end_rehearser()
+            self._end_cython()
 
     def _follow_saves(self) -> None:
         while not self._is_over.wait(self._files.interval_s):
@@ -209,6 +216,11 @@ class Watch:
         if rehearser is not None:
             rehearser.close()
 
+    def _end_cython(self) -> None:
+        cython, self._cython = self._cython, None
+        if cython is not None:
+            cython.close()
+
     def _rehearse(self, revision: Revision) -> list[str]:
         """Rehearse a law in another process. Returns notes."""
         if self._rehearsing is None:
@@ -242,7 +254,7 @@ class Watch:
             raise Rejected("create", str(error)) from None
         except BaseException as error:  # of the user's constructor
             raise Rejected("create", describe_exception(error)) from None
-        check_take_over(self._name, source, self._kind, self._layouts, revision.examined.layouts)
+        check_take_over(self._name, source, type(successor), self._kind, self._layouts, revision.examined.layouts)
         return successor
 
     def _swap(self, successor: RTLoop) -> int | None:

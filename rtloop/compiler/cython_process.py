@@ -1,0 +1,158 @@
+"""Cython: started for each module, or in a process that has loaded it, for programs that compile more than once."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rtloop.compiler.cython_program import receive, send
+from rtloop.process.interpreter import python
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["CythonProcess", "run_cython"]
+
+_PROGRAM = Path(__file__).with_name("cython_program.py")
+#: The processes that have loaded Cython, the newest last.
+_loaded: list[CythonProcess] = []
+
+
+def run_cython(
+    arguments: Sequence[str],
+    folder: str | os.PathLike[str],
+    environment: Mapping[str, str],
+    timeout_s: float | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m cython``, in a process that has loaded Cython if there is one.
+
+    Parameters
+    ----------
+    arguments : sequence of str
+        Arguments of Cython.
+    folder : path
+        Its working folder.
+    environment : mapping
+        Its environment variables.
+    timeout_s : float, optional
+        Longest time that it may take, s.
+
+    Raises
+    ------
+    OSError
+        If it cannot be started.
+    RtloopError
+        If there is no Python interpreter to run it.
+    subprocess.TimeoutExpired
+        If it takes too long.
+    """
+    for process in reversed(_loaded):
+        done = process.run(arguments, folder, environment, timeout_s)
+        if done is not None:
+            return done
+    return subprocess.run(
+        [python(), "-P", "-m", "cython", *arguments], cwd=folder, env=environment, stdin=subprocess.DEVNULL,
+        capture_output=True, encoding="utf-8", errors="replace", check=False, timeout=timeout_s,
+    )  # fmt: skip
+
+
+class CythonProcess:
+    """Process that has loaded Cython, which takes most of the time of a compilation by Cython.
+
+    It forks a child for each module, so that each is compiled as by a new process. It inherits the priority and the
+    CPUs of the thread that starts it, and ends with this process. While it runs, :func:`run_cython` uses it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._is_closed = False
+        self._owner = os.getpid()
+        self._variables = _select(os.environ)
+        self._version: str | None = None  # of the Cython that it has loaded; None until it has
+        self._connection: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._start()
+        _loaded.append(self)
+
+    def _start(self) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                self._process = subprocess.Popen(
+                    [python(), "-P", str(_PROGRAM), str(theirs.fileno()), str(self._owner)], env={**os.environ},
+                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                )  # fmt: skip
+            except BaseException:
+                ours.close()
+                raise
+        self._connection = ours
+
+    def run(
+        self,
+        arguments: Sequence[str],
+        folder: str | os.PathLike[str],
+        environment: Mapping[str, str],
+        timeout_s: float | None = None,
+    ) -> subprocess.CompletedProcess[str] | None:
+        """Compile as :func:`run_cython`; None if this process cannot do the same as a new one.
+
+        That is so if it compiles another module, has ended, has loaded another version of Cython than is installed
+        now, or has other environment variables for Python.
+        """
+        from importlib.metadata import PackageNotFoundError, version
+
+        if os.getpid() != self._owner or _select(environment) != self._variables:
+            return None
+        if not self._lock.acquire(blocking=False):
+            return None
+        try:
+            if self._connection is None:
+                return None
+            self._connection.settimeout(timeout_s)
+            if self._version is None:
+                self._version = receive(self._connection)["cython"]
+            if self._version != version("Cython"):
+                return None
+            order = {"arguments": [*arguments], "folder": os.fspath(folder), "environment": dict(environment)}
+            send(self._connection, order)
+            answer = receive(self._connection)
+            return subprocess.CompletedProcess(
+                ["cython", *arguments], answer["code"], answer["stdout"], answer["stderr"]
+            )
+        except (OSError, ValueError, KeyError, EOFError, PackageNotFoundError):
+            self._disconnect()
+            if self._is_closed:  # the program ends: no other process is started
+                return subprocess.CompletedProcess(["cython", *arguments], 1, "", "the compilation was ended")
+            return None
+        finally:
+            self._lock.release()
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def close(self) -> None:
+        """End the process, and a compilation in it. Any thread; a second call does nothing."""
+        self._is_closed = True
+        with suppress(ValueError):
+            _loaded.remove(self)
+        if os.getpid() != self._owner or self._process is None:
+            return
+        self._process.kill()
+        self._process.wait()
+        with self._lock:  # the thread that waits for an answer has seen the end
+            self._disconnect()
+
+
+def _select(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that a Python reads when it starts, and that a forked child no longer does."""
+    given = {name: value for name, value in environment.items() if name.startswith("PYTHON") or name == "HOME"}
+    given.pop("PYTHONIOENCODING", None)  # the child has its own streams
+    return given

@@ -1,0 +1,306 @@
+"""C structs of the classes of modules, compared to test whether a new build can read objects of a former one.
+
+``take_over`` of a loop casts the former step to a class, and neither Cython nor C checks that cast. Two builds of one
+file agree on a class if the text of its struct, and of each struct in it, is the same. ``rtloop.build`` keeps the
+layouts and the casts of a module beside it, and `check_casts` compares them before a swap.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+from rtloop.errors import SwapError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from types import ModuleType
+
+__all__ = [
+    "Cast",
+    "Layouts",
+    "TakeOver",
+    "check_casts",
+    "find_disagreement",
+    "find_take_overs",
+    "keep_layouts",
+    "read_layouts",
+    "remember_module",
+    "rename_module",
+    "select_casts",
+]
+
+_STRUCT = re.compile(r"^struct (__pyx_(?:obj|vtabstruct|t)_\w+) \{\n(.*?)^\};", re.MULTILINE | re.DOTALL)
+_COMMENT = re.compile(r"/\*.*?\*/|^#line [^\n]*", re.MULTILINE | re.DOTALL)
+_NAME = re.compile(r"\b__pyx_\w+")
+_TAKE_OVER = re.compile(r"^([ \t]+)cdef\s+int\s+take_over\s*\(\s*self\s*,\s*(?:\w+\s+)?(\w+)", re.MULTILINE)
+_CLASS = re.compile(r"^(?:cdef\s+)?class\s+(\w+)", re.MULTILINE)
+_OF_BASE = re.compile(r"\b(\w+)\s*\.\s*take_over\s*\(")
+_KEPT = "layouts.json"
+
+
+class Cast(NamedTuple):
+    """Cast of the former step in a ``take_over``.
+
+    Attributes
+    ----------
+    line : int
+        Its line in the .pyx.
+    kind : str
+        The class.
+    is_called : bool
+        Whether a method of it is called.
+    """
+
+    line: int
+    kind: str
+    is_called: bool
+
+
+class TakeOver(NamedTuple):
+    """A ``take_over`` of a class.
+
+    Attributes
+    ----------
+    casts : tuple of Cast
+        Its casts of the former step. A cast in a line with the comment ``# rtloop: cast CLASS: reason`` is left out.
+    bases : tuple of str
+        Classes whose ``take_over`` it calls.
+    """
+
+    casts: tuple[Cast, ...]
+    bases: tuple[str, ...]
+
+
+class Layouts(NamedTuple):
+    """What is known of a build.
+
+    Attributes
+    ----------
+    name : str
+        The module's name.
+    file : str
+        Name of the .pyx.
+    structs : dict
+        The text of its structs, as of `read_layouts`.
+    take_overs : dict
+        The `TakeOver` of each class that has one.
+    """
+
+    name: str
+    file: str
+    structs: dict[str, str]
+    take_overs: dict[str, TakeOver]
+
+
+#: The modules of the classes, and what is known of their builds: a path until it is needed.
+_known: WeakKeyDictionary[type[Any], tuple[ModuleType, Path]] = WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+def read_layouts(text: str) -> dict[str, str]:
+    """Return the text of the structs in the C of a module, by name: of classes, their methods, and its declarations."""
+    return {name: " ".join(body.split()) for name, body in _STRUCT.findall(_COMMENT.sub(" ", text))}
+
+
+def rename_module(layouts: Mapping[str, str], modules: Iterable[str]) -> dict[str, str]:
+    """Return layouts without the names of these modules, to compare those of two modules with different names."""
+    names = "|".join(f"{len(name)}{re.escape(name)}" for name in modules)
+    mangled = re.compile(rf"(__pyx_[a-z_]+_)(?:{names})_")
+    return {mangled.sub(r"\1", name): mangled.sub(r"\1", text) for name, text in layouts.items()}
+
+
+def find_take_overs(source: str) -> dict[str, TakeOver]:
+    """Return each ``take_over`` in a .pyx, by the name of its class."""
+    found: dict[str, TakeOver] = {}
+    owners = [(one.start(), one[1]) for one in _CLASS.finditer(source)]
+    for signature in _TAKE_OVER.finditer(source):
+        owner = next((name for start, name in reversed(owners) if start < signature.start()), "")
+        end = re.compile(rf"^(?!{signature[1]}[ \t]|[ \t]*(?:#.*)?$)", re.MULTILINE).search(source, signature.end())
+        body = source[: end.start() if end else None]
+        casts = []
+        for cast in re.compile(rf"<\s*([\w.]+)\s*>\s*{re.escape(signature[2])}\b\s*(\)\s*\.\s*\w+\s*\()?").finditer(
+            body, signature.end()
+        ):
+            kind, line = cast[1].rpartition(".")[2], source.count("\n", 0, cast.start()) + 1
+            if not re.search(rf"#\s*rtloop:\s*cast\s+{kind}\s*:", source.splitlines()[line - 1]):
+                casts.append(Cast(line, kind, cast[2] is not None))
+        found[owner] = TakeOver(tuple(casts), tuple(_OF_BASE.findall(body, signature.end())))
+    return found
+
+
+def find_disagreement(
+    casts: Iterable[Cast], former: Iterable[str], before: Mapping[str, str], after: Mapping[str, str]
+) -> tuple[int, str]:
+    """Find a cast of the former step that would read fields from places where the former build has not written them.
+
+    Parameters
+    ----------
+    casts : iterable of Cast
+        Casts of the new step.
+    former : iterable of str
+        Names of the former step's class and its bases.
+    before, after : mapping
+        Structs of the two builds.
+
+    Returns
+    -------
+    line : int
+        Line of the cast; 0 if there is no such cast.
+    reason : str
+        Reason.
+    """
+    former = list(former)
+    for line, kind, is_called in casts:
+        if kind == "RTLoop":
+            continue
+        if kind not in former:
+            return line, f"take_over() reads the former step as a {kind}, and it is a {former[0]}"
+        changed = _changed(kind, before, after, is_called=is_called)
+        if changed:
+            return line, f"take_over() reads the former step as a {kind}, and the {changed} of {kind} have changed"
+    return 0, ""
+
+
+def select_casts(take_overs: Mapping[str, TakeOver], kinds: Iterable[str]) -> list[Cast]:
+    """Return the casts that the ``take_over`` of a class makes.
+
+    Parameters
+    ----------
+    take_overs : mapping
+        Of its module.
+    kinds : iterable of str
+        Names of the class and its bases.
+    """
+    waiting = [name for name in kinds if name in take_overs][:1]
+    seen: list[str] = []
+    while waiting:
+        name = waiting.pop()
+        if name in take_overs and name not in seen:
+            seen.append(name)
+            waiting += take_overs[name].bases
+    return sorted(cast for name in seen for cast in take_overs[name].casts)
+
+
+def _changed(kind: str, before: Mapping[str, str], after: Mapping[str, str], *, is_called: bool) -> str:
+    """Return what has changed of a class: its fields, its methods, or nothing."""
+    waiting = [min((name for name in after if name.endswith(f"_{kind}") and "_obj_" in name), key=len, default="")]
+    seen = set()
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        then, now = before.get(name, ""), after.get(name, "")
+        if "_vtabstruct_" in name:
+            # Methods that are added at the end do not move the others.
+            if then != now and (is_called or not now.startswith(then)):
+                return "methods"
+            continue
+        if then != now:
+            return "fields"
+        waiting += [used for used in _NAME.findall(now) if used in after]
+    return ""
+
+
+def keep_layouts(module: Path, layouts: Layouts) -> None:
+    """Write what is known of a build beside its module.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written.
+    """
+    target = module.with_name(_KEPT)
+    with tempfile.NamedTemporaryFile("w", dir=target.parent, encoding="utf-8", delete=False) as file:
+        json.dump(layouts, file)
+    os.replace(file.name, target)
+
+
+def remember_module(module: ModuleType, path: Path) -> None:
+    """Remember where the layouts of a module's classes are kept.
+
+    Parameters
+    ----------
+    module : module
+        The module, imported.
+    path : pathlib.Path
+        Its file.
+    """
+    own = [one for one in vars(module).values() if isinstance(one, type) and one.__module__ == module.__name__]
+    with _lock:
+        _known.update({kind: (module, path) for kind in own if kind not in _known})
+
+
+def _find_layouts(kind: type[Any]) -> tuple[ModuleType, Layouts] | None:
+    """Return the module of a class and what is known of its build; None if `rtloop.build` has not built it."""
+    with _lock:
+        found = _known.get(kind)
+    if found is None:
+        return None
+    module, path = found
+    try:
+        name, file, structs, take_overs = json.loads(path.with_name(_KEPT).read_text(encoding="utf-8"))
+        return module, Layouts(
+            name, file, dict(structs),
+            {
+                owner: TakeOver(tuple(Cast(*cast) for cast in casts), tuple(bases))
+                for owner, (casts, bases) in take_overs.items()
+            },
+        )  # fmt: skip
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def check_casts(former: object, successor: object) -> None:
+    """Check the casts in the ``take_over`` of a step that was built by ``rtloop.build``.
+
+    Parameters
+    ----------
+    former, successor : RTLoop
+        The step in place, and the one that is to replace it.
+
+    Raises
+    ------
+    SwapError
+        If one of them would read what the former step has not.
+    """
+    own, theirs = type(successor), type(former)
+    builds = ((base, _find_layouts(base)) for base in own.__mro__)
+    found = next((build for base, build in builds if build and base.__name__ in build[1].take_overs), None)
+    if found is None:
+        return
+    module, new = found
+    wrong = []
+    for cast in select_casts(new.take_overs, [one.__name__ for one in own.__mro__]):
+        same = [getattr(module, cast.kind, None), *(one for one in own.__mro__ if one.__name__ == cast.kind)]
+        if not any(isinstance(one, type) and issubclass(theirs, one) for one in same):
+            wrong.append(cast)
+    if not wrong:
+        return
+    names = [one.__name__ for one in theirs.__mro__]
+    old = next(filter(None, map(_find_layouts, theirs.__mro__)), None)
+    if old is None:
+        strange = [cast for cast in wrong if cast.kind in names]
+        line, reason = find_disagreement((cast for cast in wrong if cast.kind not in names), names, {}, {})
+        if not reason and strange:
+            line, kind, _ = strange[0]
+            reason = (
+                f"take_over() reads the former step as a {kind}, and the fields of that {kind} are not known, because "
+                "rtloop.build has not built it"
+            )
+    else:
+        both = {new.name, old[1].name}
+        before, after = rename_module(old[1].structs, both), rename_module(new.structs, both)
+        line, reason = find_disagreement(wrong, names, before, after)
+    if reason:
+        raise SwapError(
+            f"{new.file}:{line}: {reason}; fix: keep the fields that it reads in a base class that does not change, "
+            "and cast to that; or leave take_over() out for this swap; or stop the loop and start it again"
+        )

@@ -1,0 +1,157 @@
+"""A process that has loaded Cython makes the same as Cython by itself, and ends with the program or before it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rtloop_test_processes as processes
+
+import rtloop
+from rtloop.compiler import cython_process
+from rtloop.compiler.cython_process import CythonProcess, run_cython
+
+PROGRAM = Path(cython_process.__file__).with_name("cython_program.py")
+SERVO = """\
+from rtloop cimport RT_CONTINUE, Cycle, RTLoop
+
+cdef class Servo(RTLoop):
+    cdef public double sum
+    cdef int step(self, const Cycle *cycle) noexcept nogil:
+        self.sum += 1.5
+        helper()
+        return RT_CONTINUE
+
+cdef void helper() nogil:
+    pass
+"""
+
+
+started: list[CythonProcess] = []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _closed() -> Iterator[None]:
+    yield
+    for process in started:
+        process.close()
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> CythonProcess:
+    """One process for all tests, as it takes seconds to load Cython on a busy machine."""
+    monkeypatch.setattr(cython_process, "_PROGRAM", PROGRAM)
+    if not started or started[-1]._is_closed:
+        started.append(CythonProcess())
+    return started[-1]
+
+
+def run_in(folder: Path, *arguments: str) -> tuple[int, str, str, bytes]:
+    """Compile servo.pyx; return the exit code, the output and the C."""
+    target = folder / "servo.c"
+    target.unlink(missing_ok=True)
+    done = run_cython(["-3", "-I", rtloop.get_include(), *arguments, "servo.pyx"], folder, {**os.environ})
+    return done.returncode, done.stdout, done.stderr, target.read_bytes() if target.exists() else b""
+
+
+def test_it_makes_and_says_the_same(tmp_path: Path, loaded: CythonProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object, **more: object) -> None:
+        raise AssertionError("Cython was started")
+
+    for text, arguments, code in (
+        (SERVO, ("--line-directives", "-X", "boundscheck=False"), 0),
+        (SERVO.replace("1.5", "nothing"), (), 1),
+        (SERVO, ("--no-such-option",), 2),
+        (SERVO, (), 0),
+    ):
+        (tmp_path / "servo.pyx").write_text(text)
+        with monkeypatch.context() as patch:
+            patch.setattr(subprocess, "run", fail)
+            warm = run_in(tmp_path, *arguments)
+        with monkeypatch.context() as patch:
+            patch.setattr(cython_process, "_loaded", [])
+            assert warm == run_in(tmp_path, *arguments)
+        assert warm[0] == code and warm[2], "the hint, or the error"
+
+
+def test_what_it_cannot_do_like_a_new_process_is_left_to_one(
+    tmp_path: Path, loaded: CythonProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(**more: str) -> Any:
+        return loaded.run(["--version"], tmp_path, {**os.environ, **more})
+
+    assert run().returncode == 0
+    assert run(PYTHONPATH="/elsewhere") is None
+    child = os.fork()
+    if child == 0:
+        os._exit(run() is not None)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("importlib.metadata.version", lambda name: "3.99")  # another one was installed
+        assert run() is None
+    assert run().returncode == 0
+
+
+def test_one_that_has_not_started_or_was_killed_is_none(tmp_path: Path) -> None:
+    process = CythonProcess()  # a program that is missing
+    try:
+        assert process.run(["--version"], tmp_path, {**os.environ}) is None
+        assert run_cython(["--version"], tmp_path, {**os.environ}).returncode == 0
+    finally:
+        process.close()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def compiling(folder: Path) -> list[int]:
+    """Return the processes that compile in a folder."""
+    here = [number for number in processes.process_ids() if processes.folder(number) == str(folder)]
+    return [number for number in here if "cython_program" in processes.read(number, "cmdline")]
+
+
+def test_its_end_ends_a_compilation(tmp_path: Path, loaded: CythonProcess) -> None:
+    os.mkfifo(tmp_path / "wait.pxi")  # Cython waits there for a writer
+    (tmp_path / "servo.pyx").write_text('include "wait.pxi"\n')
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(run_in(tmp_path)))
+    thread.start()
+    wait_until(lambda: bool(compiling(tmp_path)))
+    (busy,) = compiling(tmp_path)
+    assert loaded.run(["--version"], tmp_path, {**os.environ}) is None, "it does one thing at a time"
+    loaded.close()
+    loaded.close()
+    thread.join(60)
+    assert found[0][:3] == (1, "", "the compilation was ended")
+    wait_until(lambda: not processes.is_alive(busy))
+
+
+def test_it_ends_with_the_program(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "wait.pxi")
+    (tmp_path / "servo.pyx").write_text('include "wait.pxi"\n')
+    program = (
+        "import os, sys\n"
+        "from rtloop.compiler.cython_process import CythonProcess\n"
+        "loaded = CythonProcess()\n"
+        "print(loaded._process.pid, flush=True)\n"
+        "loaded.run(['-3', 'servo.pyx'], sys.argv[1], {**os.environ})\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        number = int(process.stdout.readline())
+        wait_until(lambda: bool(compiling(tmp_path)))
+        (busy,) = compiling(tmp_path)
+        process.kill()
+    wait_until(lambda: not processes.is_alive(number) and not processes.is_alive(busy))
