@@ -22,6 +22,7 @@ pytest.importorskip("rich", reason="the command line needs rtloop[cli]")
 
 from rtloop.tools.run.rehearsal import Rehearsing
 from rtloop.tools.run.revision import make_revision
+from rtloop.tools.run.saved_files import SavedFiles
 from rtloop.tools.run.target import Target, make_loop
 from rtloop.tools.run.watch import Event, Watch
 
@@ -203,6 +204,18 @@ def test_only_the_newest_of_several_saves_is_swapped_in(
         assert events.get(timeout=PATIENCE_S).kind == "swapped"
         assert loop.parameters["kp"] == 3.0
     assert len(loop.stats.swaps) == 1 and events.empty()
+
+
+def test_a_save_during_the_first_compilation_is_swapped_in(place: Path, ordinary: dict[str, Any]) -> None:
+    events: queue.Queue[Event] = queue.Queue()
+    make = partial(make_loop, period="1ms", settings=ordinary, defaults={}, given={})
+    files = SavedFiles(place / "law.pyx")
+    found, examined = make_revision("law.pyx", BUILD)
+    save(place, ("&self.kp, 1.0", "&self.kp, 3.0"))
+    loop = make(found)
+    with Watch(loop, found, examined, "law.pyx", BUILD, make, events.put, files=files), loop:
+        event = events.get(timeout=PATIENCE_S)
+        assert event.kind == "swapped" and loop.parameters["kp"] == 3.0
 
 
 def test_the_casts_that_are_checked_are_those_that_were_compiled(place: Path, ordinary: dict[str, Any]) -> None:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from rtloop.loop.loop import RTLoop
     from rtloop.revision.examination import Examined
     from rtloop.stats.stats import Stats
+    from rtloop.tools.run.saved_files import SavedFiles
     from rtloop.tools.run.watch import Watch
 
 __all__ = ["NOT_KEPT", "Outcome", "Request", "run"]
@@ -271,6 +272,7 @@ def run(**options: Any) -> int:
         guard.reexec()  # restarts this program once; if it cannot, the run reports what is not counted
     with ended_by_signals():
         try:
+            files = _read_files(request)
             found, examined = _find(err, request)
             if "period" in request.given and _is_given("rate"):
                 raise TargetError("the period is given twice: by --rate and by -p")
@@ -280,12 +282,23 @@ def run(**options: Any) -> int:
         except Terminated as error:  # the build folder has been removed
             err.print(f"Stopped by {name_of(error)}.")
             return exit_code(error)
-        with _watch(err, loop, found, examined, request) if examined is not None else nullcontext():
+        with _watch(err, loop, found, examined, request, files) if examined is not None else nullcontext():
             outcome = _run(err, loop, request)
         return _report(err, outcome, request)
 
 
-def _watch(err: Console, loop: RTLoop, found: Target, examined: Examined, request: Request) -> Watch:
+def _read_files(request: Request) -> SavedFiles | None:
+    """Read the watched file before it is compiled."""
+    if not request.watch:
+        return None
+    from rtloop.tools.run.saved_files import SavedFiles
+
+    return SavedFiles(Path(request.target.partition(":")[0]))
+
+
+def _watch(
+    err: Console, loop: RTLoop, found: Target, examined: Examined, request: Request, files: SavedFiles | None
+) -> Watch:
     from rtloop.revision.successor import successor_settings
     from rtloop.tools.run.rehearsal import Rehearsing
     from rtloop.tools.run.watch import Event, Watch
@@ -307,7 +320,7 @@ def _watch(err: Console, loop: RTLoop, found: Target, examined: Examined, reques
     make_quietly = partial(_make_successor, None, request, settings)  # in the process of a rehearsal
     rehearsing = None if request.rehearse is None else Rehearsing(make_quietly, request.rehearse)
     trial = None if request.trial is None else f"{request.trial}ns"
-    return Watch(loop, found, examined, request.target, request.build, make, tell, rehearsing, trial)
+    return Watch(loop, found, examined, request.target, request.build, make, tell, rehearsing, trial, files)
 
 
 def _make_successor(err: Console | None, request: Request, settings: dict[str, Any], found: Target) -> RTLoop:

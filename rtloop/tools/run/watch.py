@@ -87,18 +87,23 @@ class Watch:
         Rehearse each law in another process before the loop goes on with it.
     trial : duration, optional
         Time in which the loop goes back to the former law if the new one fails.
+    files : SavedFiles, optional
+        The file as it was before it was compiled, so that a save during the compilation counts.
     """
 
     def __init__(
         self, loop: RTLoop, found: Target, examined: Examined, target: str, build: Mapping[str, Any],
         make: Callable[[Target], RTLoop], tell: Callable[[Event], None], rehearsing: Rehearsing | None = None,
-        trial: Any = None,
+        trial: Any = None, files: SavedFiles | None = None,
     ) -> None:  # fmt: skip
         assert found.built is not None
         self._loop, self._target, self._make, self._tell = loop, target, make, tell
         self._build = {**build, "force": False}
         self._name = target.partition(":")[0]
         self._files = SavedFiles(Path(self._name), _own(found.built.inputs))
+        if files is not None and files.is_superseded():
+            self._files = files
+            files.follow(_own(found.built.inputs))
         self._present = found.built.path
         self._law, self._rehearsing, self._trial = Law.of(found), rehearsing, trial
         self._rehearser: Rehearser | None = None
