@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-I", "--include", action="append", default=[], metavar="FOLDER", help="folder of headers")
     parser.add_argument("-c", "--compile-args", action="append", default=[], metavar="ARGS", help="for the C compiler")
     parser.add_argument(
-        "-L", "--library-dir", action="append", default=[], metavar="FOLDER", help="folder of libraries"
+        "-L", "--library-dir", action="append", default=[], dest="lib_dir", metavar="FOLDER", help="folder of libraries"
     )
     parser.add_argument("-l", "--lib", action="append", default=[], metavar="NAME", help="a library to link")
     parser.add_argument("--package", action="append", default=[], metavar="NAME", help="a Python package to link with")
@@ -115,7 +115,7 @@ def run_magic(shell: Any, line: str, cell: str | None) -> None:
         # The notebook's folder comes first: a cell may cimport the .pxd files in it.
         "include": [*asked.include, os.getcwd()],
         "flags": [flag for text in asked.compile_args for flag in shlex.split(text)],
-        "library_dirs": asked.library_dir,
+        "library_dirs": asked.lib_dir,
         "libraries": asked.lib,
         "packages": asked.package,
         "force": asked.force,
