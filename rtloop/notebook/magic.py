@@ -73,7 +73,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-I", "--include", action="append", default=[], metavar="FOLDER", help="folder of headers")
     parser.add_argument("-c", "--compile-args", action="append", default=[], metavar="ARGS", help="for the C compiler")
     parser.add_argument(
-        "-L", "--library-dir", action="append", default=[], dest="lib_dir", metavar="FOLDER", help="folder of libraries"
+        "-L",
+        "--library-dir",
+        action="append",
+        default=[],
+        dest="lib_dirs",
+        metavar="FOLDER",
+        help="folder of libraries",
     )
     parser.add_argument("-l", "--lib", action="append", default=[], metavar="NAME", help="a library to link")
     parser.add_argument("--package", action="append", default=[], metavar="NAME", help="a Python package to link with")
