@@ -56,7 +56,7 @@ def use_rtkit() -> Rtkit:
     so. A loop whose period is longer than that, or that spins through its period, is refused.
 
     It needs ``pip install 'rtloop[rtkit]'``. A call without effect does no harm: loops that the kernel grants their
-    policy never ask RealtimeKit.
+    policy never ask RealtimeKit. The process of a :class:`ProcessLoop` is another one, and does not ask it.
 
     Returns
     -------
