@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rtloop.machine.doctor.checks.known import PROBLEMS, corrected_in
 from rtloop.machine.doctor.references import ITEMS, PAGES, VERDICTS_OF
 
 PAGE = Path(__file__).resolve().parent / "reference" / "doctor.md"
@@ -31,6 +32,18 @@ def tables() -> str:
     for name, verdicts in VERDICTS_OF.items():
         cells = [verdicts.get(verdict, "-") for verdict in ("ok", "note", "warn", "fail")]
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    lines += [
+        "",
+        "## Known problems of kernels",
+        "",
+        "| problem | what happens | kernels | corrected in |",
+        "|---|---|---|---|",
+    ]
+    for problem in PROBLEMS:
+        since = "{}.{}".format(*problem.since) if problem.since != (0, 0) else "before"
+        kind = "PREEMPT_RT, " if problem.is_rt else ""
+        kernels = f"{kind}from {since}" if since != "before" else "all before"
+        lines.append(f"| [{problem.name}]({problem.url}) | {problem.text} | {kernels} | {corrected_in(problem)} |")
     return "\n".join(lines) + "\n\n"
 
 

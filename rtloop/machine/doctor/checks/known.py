@@ -10,7 +10,7 @@ from rtloop.machine.doctor.checks.kernel import is_preempt_rt
 from rtloop.machine.doctor.machine_files import Machine, unread
 from rtloop.system.checks import Check
 
-__all__ = ["PROBLEMS", "Problem", "examine"]
+__all__ = ["PROBLEMS", "Problem", "corrected_in", "examine"]
 
 _CVE = "https://www.cve.org/CVERecord?id="
 _COMMIT = "https://git.kernel.org/torvalds/c/"
@@ -32,7 +32,8 @@ class Problem(NamedTuple):
     is_rt : bool
         True if only PREEMPT_RT kernels have it.
     only : str
-        Condition under which it matters; empty for always. One of ``"deadline"``, ``"quota"`` and ``"capacity"``.
+        Condition under which it matters; empty for always. One of ``"deadline"``, ``"epoll"``, ``"quota"`` and
+        ``"capacity"``.
     text : str
         What happens.
     url : str
@@ -51,14 +52,19 @@ class Problem(NamedTuple):
 
 PROBLEMS = (
     Problem(
-        "stall of a quota", (5, 4), (6, 18), {}, True, "quota",
+        "stall of a quota", (5, 14), (6, 18), {}, True, "quota",
         "a thread that its CPU quota stops while it holds a lock of the kernel can stall the timer threads of its CPU",
         "https://gitlab.com/redhat/centos-stream/src/kernel/centos-stream-9/-/merge_requests/3293",
     ),
     Problem(
-        "fair server's time", (6, 12), (6, 16), {}, False, "capacity",
+        "fair server's time", (6, 12), (6, 16), {(6, 12): 39}, False, "capacity",
         "the fair server counts its time by the CPU's speed: on slow CPUs it held up real-time threads for seconds",
         f"{_COMMIT}fc975cfb36393db1db517fbbe366e550bcdcff14",
+    ),
+    Problem(
+        "wait by epoll", (5, 4), (6, 18), {(6, 12): 54}, True, "epoll",
+        "an ordinary thread that uses the same epoll object can hold up a real-time thread for any time",
+        f"{_COMMIT}0c43094f8cc9",
     ),
     Problem(
         "clocksource watchdog", (5, 14), (6, 14),
@@ -124,7 +130,7 @@ def _concerns(machine: Machine, problem: Problem) -> bool:
 
 
 def _matters(machine: Machine, problem: Problem) -> bool:
-    """Tell whether the condition of a problem holds here; one of SCHED_DEADLINE depends on the program."""
+    """Tell whether the condition of a problem holds here; SCHED_DEADLINE and epoll depend on the program."""
     if problem.only == "quota":
         limits = (parse.cpu_max(machine.text(f"{folder}/cpu.max")) for folder in _groups(machine))
         return any(limit is not None and limit[0] >= 0 for limit in limits)
@@ -142,7 +148,11 @@ def _groups(machine: Machine) -> Iterator[str]:
                 yield "/".join(["/sys/fs/cgroup", *parts[:count]])
 
 
-def _fix(problem: Problem) -> str:
+def corrected_in(problem: Problem) -> str:
+    """Return the first versions of a kernel without a problem."""
     names = [f"{major}.{minor}.{stable}" for (major, minor), stable in sorted(problem.stable.items())]
-    names.append("{}.{} or later".format(*problem.mainline))
-    return f"a kernel with the correction: {', '.join(names)}"
+    return ", ".join([*names, "{}.{} or later".format(*problem.mainline)])
+
+
+def _fix(problem: Problem) -> str:
+    return f"a kernel with the correction: {corrected_in(problem)}"
