@@ -121,7 +121,7 @@ def run_magic(shell: Any, line: str, cell: str | None) -> None:
         # The notebook's folder comes first: a cell may cimport the .pxd files in it.
         "include": [*asked.include, os.getcwd()],
         "flags": [flag for text in asked.compile_args for flag in shlex.split(text)],
-        "library_dirs": asked.lib_dir,
+        "library_dirs": asked.lib_dirs,
         "libraries": asked.lib,
         "packages": asked.package,
         "force": asked.force,
