@@ -5,6 +5,7 @@ The loops run in a process without CAP_SYS_NICE and with RLIMIT_RTPRIO 0, so tha
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -71,6 +72,8 @@ def grant(loop, name):
 @pytest.fixture
 def unprivileged(tmp_path: Path, probe_path: Path) -> Iterator[Callable[[str], subprocess.CompletedProcess[str]]]:
     """Start the bus and the service; return a function that runs a program beside them without CAP_SYS_NICE."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to drop a capability and to schedule the threads of another process")
     daemon, setpriv = shutil.which("dbus-daemon"), shutil.which("setpriv")
     if daemon is None or setpriv is None:
         pytest.skip("needs dbus-daemon and setpriv")
