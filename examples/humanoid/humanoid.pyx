@@ -114,6 +114,7 @@ cdef class Robot(RTLoop):
     cdef readonly int64_t pushes
     cdef int pushed, log_every
     cdef double push, every, lowest
+    cdef int held
     cdef double force[2]
     cdef uint64_t random
     cdef int64_t until, next_push
@@ -132,6 +133,7 @@ cdef class Robot(RTLoop):
         self.pushed, self.random, self.log_every = model.body(pushed).id, seed, log_every
         self.lowest = 0.5
         self.parameter("push", &self.push, 0.0).limits(0, 500).unit("N")
+        self.parameter("held", &self.held, 0, "i4").limits(0, 1)  # 1: it hangs from a hoist, and does not move
         self.parameter("every", &self.every, 4.0).limits(0.5, 60).unit("s")
 
     def setup(self):
@@ -147,7 +149,7 @@ cdef class Robot(RTLoop):
         cdef Row row
         cdef double angle
         cdef int i
-        cdef int64_t steps = min(1 + cycle.missed, <int64_t>100)
+        cdef int64_t steps = 0 if self.held else min(1 + cycle.missed, <int64_t>100)
         self.torque.read(self.d.ctrl)
         if self.push > 0 and cycle.release >= self.next_push:
             if self.next_push > 0:
@@ -187,9 +189,10 @@ cdef class Drives(RTLoop):
     cdef double limit[JOINTS]
     cdef double wanted[JOINTS]
 
-    def __init__(self, period, Robot robot, kp, kd, limit, posture, **settings):
+    def __init__(self, period, Robot robot, kp, kd, limit, posture, *, share=None, **settings):
         super().__init__(period, **settings)
-        self.state, self.torque, self.target = robot.to_drives, robot.torque, Latest(JOINT_VALUES)
+        self.state, self.torque = robot.to_drives, robot.torque
+        self.target = Latest(JOINT_VALUES) if share is None else Latest(JOINT_VALUES, share=share, role="reader")
         for i in range(JOINTS):
             self.kp[i], self.kd[i], self.limit[i], self.wanted[i] = kp[i], kd[i], limit[i], posture[i]
             self.seen.q[i] = posture[i]

@@ -58,13 +58,17 @@ def metadata(path: Path) -> dict[str, Any]:
     return {name: json.loads(value) for name, value in found.items() if value.startswith(("[", "{", '"'))}
 
 
+def policy_file(policy: str = "fastsac") -> Path:
+    """Return the file of a policy that walks."""
+    return package() / "models" / "loco" / "g1_29dof" / f"{policy}_g1_29dof.onnx"
+
+
 def load(policy: str = "fastsac") -> Humanoid:
     """Return the robot on a plane, and the policy that makes it walk; "ppo" is another."""
-    models = package() / "models"
-    path = models / "loco" / "g1_29dof" / f"{policy}_g1_29dof.onnx"
+    path = policy_file(policy)
     known = metadata(path)
     kp, kd = np.array(known["kp"]), np.array(known["kd"])
-    urdf = metadata(models / "wbt" / "ppo_g1_29dof_dancing.onnx")["robot_urdf"]
+    urdf = metadata(package() / "models" / "wbt" / "ppo_g1_29dof_dancing.onnx")["robot_urdf"]
     urdf = re.sub(r"<visual>.*?</visual>", "", urdf, flags=re.DOTALL)  # the meshes are not in the wheel
     joints = [joint for joint in ElementTree.fromstring(urdf).iter("joint") if joint.find("limit") is not None]
     limits = {joint.get("name"): float(joint.find("limit").get("effort")) for joint in joints}

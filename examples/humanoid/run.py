@@ -8,6 +8,7 @@ import time
 if "DISPLAY" not in os.environ:
     os.environ.setdefault("MUJOCO_GL", "egl")  # renders without a display; read when MuJoCo is imported
 
+import authors
 import numpy as np
 import robot
 
@@ -21,6 +22,9 @@ parser.add_argument("--virtual", default="8s", metavar="TIME", help="length of t
 parser.add_argument("--forward", type=float, default=0.5, help="commanded speed, m/s; 0: it stands")
 parser.add_argument("--push", type=float, default=0, help="pushes of 0.1 s in random directions, N, every few seconds")
 parser.add_argument("--policy", choices=("fastsac", "ppo"), default="fastsac")
+parser.add_argument(
+    "--authors", action="store_true", help="also let the authors' Python loop control it, see authors.py"
+)
 parser.add_argument("--plot", metavar="FILE", help="draw the path and the height of the pelvis")
 parser.add_argument("--picture", metavar="FILE", help="render five postures of the run in virtual time")
 arguments = parser.parse_args()
@@ -29,12 +33,12 @@ humanoid = rtloop.build("humanoid.pyx")
 it = robot.load(arguments.policy)
 
 
-def make(share: str | None = None, log_every: int = 10) -> list[rtloop.RTLoop]:
+def make(share: str | None = None, log_every: int = 10, target: str | None = None) -> list[rtloop.RTLoop]:
     """Return the robot, its drives and its policy."""
     settings = {"guard": "count", "strict": False}
     body = humanoid.Robot(it.model, robot.standing(it), share=share, log_every=log_every, name="robot", **settings)
     drives = humanoid.Drives(
-        "1kHz", body, it.kp, it.kd, it.limit, robot.DEFAULT, name="drives", phase="300us", **settings
+        "1kHz", body, it.kp, it.kd, it.limit, robot.DEFAULT, share=target, name="drives", phase="300us", **settings
     )
     policy = humanoid.Policy(
         "50Hz", body, drives, robot.runtime(), it.policy, robot.DEFAULT, robot.ACTION_SCALE, name="policy",
@@ -87,6 +91,20 @@ if arguments.seconds:
             raise SystemExit("a step that must not has made a system call or an allocation")
     if arguments.forward and real["position"][-1, 0] < 0.5 * arguments.forward * (arguments.seconds - 2):
         raise SystemExit("the robot has not walked")
+
+if arguments.authors:
+    for is_busy in (False, True):
+        share = f"humanoid-{os.getpid()}-{is_busy}"
+        body, drives, _ = make(f"{share}/pose", target=f"{share}/target")
+        body.parameters["held"] = 1
+        print(f"\nthe authors' loop, {'next to a busy thread' if is_busy else 'alone'}:", flush=True)
+        with rtloop.LoopGroup([body, drives], name="theirs", on_failure="keep") as group:
+            options = [f"--seconds={arguments.seconds}", f"--forward={arguments.forward}", *["--busy"] * is_busy]
+            with authors.start(authors.FOLDER, f"{share}/pose", f"{share}/target", *options) as process:
+                body.parameters["held"] = 0
+                print(process.stdout.read().strip())
+            has_fallen = body.state == "failed"
+        print("it has fallen:" if has_fallen else "it walks:", summary(body.log.drain(), body.pushes))
 
 began = time.perf_counter()
 body, drives, policy = make(log_every=100)
