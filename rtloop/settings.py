@@ -121,6 +121,7 @@ class LoopKeywords(TypedDict, total=False):
     flush_denormals: bool
     guard: GuardMode
     guard_allow: Iterable[str]
+    explain: bool | Duration
     record: int
     leave_timeout: Duration
     tunable: bool
@@ -163,6 +164,7 @@ class Settings(NamedTuple):
     flush_denormals: bool
     guard: str
     guard_allow: tuple[str, ...]
+    explain_ns: int | None
     record: int
     leave_timeout_ns: int
     tunable: bool
@@ -230,6 +232,13 @@ def _system_calls(value: Iterable[str]) -> tuple[str, ...]:
                 "watched; call it in enter or leave"
             )
     return tuple(dict.fromkeys(names))
+
+
+def _explain(value: bool | Duration) -> int | None:
+    """Turn what is to be explained into the least delay, ns: None for nothing, 0 for the worst cycles."""
+    if value is False:
+        return None
+    return 0 if value is True else parse_duration(value, "explain", minimum=1)
 
 
 def _dma_latency(value: Duration | None) -> int | None:
@@ -439,6 +448,7 @@ def make_settings(
     flush_denormals: bool = False,
     guard: str = "off",
     guard_allow: Iterable[str] = (),
+    explain: bool | Duration = False,
     record: int = 65536,
     leave_timeout: Duration = "2s",
     tunable: bool = True,
@@ -513,6 +523,7 @@ def make_settings(
         flush_denormals=_flag(flush_denormals, "flush_denormals"),
         guard=parse_choice(guard, "guard", ("off", "count", "stop")),
         guard_allow=_system_calls(guard_allow),
+        explain_ns=_explain(explain),
         record=_integer(record, "record", 0, _MAX_RECORD),
         leave_timeout_ns=parse_duration(leave_timeout, "leave_timeout", minimum=1, maximum=_MAX_TIME_NS),
         tunable=_flag(tunable, "tunable"),

@@ -78,8 +78,8 @@ cdef class _RTLoop_2:
            runtime=None, deadline=None, cpu="auto", spin=0, overrun="skip", max_burst=8, max_overruns=None, warmup=10,
            strict=True,
            lock_memory="all", stack_size="512K", tune_malloc=False, core_dumps=True, dma_latency=0,
-           flush_denormals=False, guard="off", guard_allow=(), record=65536, leave_timeout="2s", tunable=True,
-           signals_every=1, signals_capacity=16384, name=None)\n--\n
+           flush_denormals=False, guard="off", guard_allow=(), explain=False, record=65536, leave_timeout="2s",
+           tunable=True, signals_every=1, signals_capacity=16384, name=None)\n--\n
     Hard periodic loop on a thread of its own.
 
     Subclass it in Cython and override ``step``. The thread calls its methods as C functions, without the GIL. The class
@@ -149,6 +149,10 @@ cdef class _RTLoop_2:
         :func:`rtloop.guard.reexec` is loaded. ``count`` counts them. ``stop`` also fails the loop with a GuardError.
     guard_allow : sequence of str
         System calls that ``step`` makes on purpose: ``("sendto", "recvfrom")``.
+    explain : bool or duration
+        Keep a trace of the kernel beside the run, and find out who delayed its late cycles: :meth:`Stats.explain`. True
+        is for overruns and the ten worst delays, a duration for every delay beyond it, ``"200us"``. It needs root. The
+        tracepoints cost each cycle some microseconds.
     record : int
         Number of last cycles whose timestamps are kept.
     leave_timeout : duration

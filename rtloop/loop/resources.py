@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from rtloop.memory import heap, limits, process_lock
 from rtloop.memory.own_locks import own_grant
@@ -15,7 +16,10 @@ from rtloop.system import grant_errors, refusal_cause
 from rtloop.system.grant import Grant
 from rtloop.telemetry.block import TelemetryBlock
 
-__all__ = ["process_wide", "raise_if_refused", "telemetry"]
+if TYPE_CHECKING:
+    from rtloop.culprit.recorder import Recorder
+
+__all__ = ["process_wide", "raise_if_refused", "recorder", "telemetry"]
 
 _ADVICE = "More about this machine: rtloop doctor\nOr run degraded: strict=False"
 
@@ -65,6 +69,15 @@ def telemetry(settings: Settings, stack: ExitStack) -> tuple[Grant, TelemetryBlo
         return hidden, block
     finally:
         del block  # the traceback of an exception would keep it mapped
+
+
+def recorder(
+    settings: Settings, stack: ExitStack, block: TelemetryBlock, tid: int, needs_interpreter: bool, has_own_wait: bool
+) -> tuple[Grant, Recorder | None]:
+    """Begin to trace the kernel beside the thread of a loop."""
+    from rtloop.culprit.acquire import acquire  # here, because few runs trace
+
+    return acquire(settings, stack, block, tid, needs_interpreter=needs_interpreter, has_own_wait=has_own_wait)
 
 
 def raise_if_refused(settings: Settings, grants: list[Grant]) -> None:

@@ -29,11 +29,16 @@ def collect(thread: LoopThread, state: str, simulation: dict[str, Any] | None) -
     settings = thread.settings
     if block is None:
         return None
+    recorder = thread.recorder
     grants = thread.read_grants()
     snapshot, forks = block.snapshot(), fork_count()
     has_own_wait = thread.has_own_wait
     tai = None if simulation is not None else (thread.tai_offset_s, tai_offset_s())
     live = _live_figures(thread)
+    if recorder is not None:
+        if state != "running":
+            recorder.finish()
+        live["explanations"] = recorder.explanations
     make = import_maker()
     return lambda: make(
         settings,

@@ -2,6 +2,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+from rtloop.culprit.recorder import Recorder
 from rtloop.guard.guard_block import GuardBlock
 from rtloop.live.live import Live
 from rtloop.settings import Settings
@@ -28,6 +29,8 @@ class LoopThread:
     def guard(self) -> GuardBlock | None: ...
     @property
     def live(self) -> Live | None: ...
+    @property
+    def recorder(self) -> Recorder | None: ...
     @property
     def ranges(self) -> tuple[tuple[str, str, int, int, bool], ...]: ...
     @property

@@ -162,7 +162,7 @@ cdef class LoopThread:
         self.settings = settings
         self.grants = self.ranges = self.remarks = self.functions = ()
         self.swaps, self.former_figures, self.swap_count = (), {}, 0
-        self.block = self.guard = self.tai_offset_s = self.live = None
+        self.block = self.guard = self.tai_offset_s = self.live = self.recorder = None
         self._undo = self._step_undo = self._live = self._why_cpus = self._about = None
 
     def __dealloc__(self):
@@ -280,6 +280,7 @@ cdef class LoopThread:
             finally:
                 starting.remove(self)
             grants += guard_setup.grants(settings, self.guard)
+            grants += self._acquire_recorder(settings, stack, grants)
             grants += scheduling.thread_grants(settings, self.rt.thread.request, self.rt.thread.report, self._why_cpus)
             self._ask_rtkit(settings, grants)
             resources.raise_if_refused(settings, grants)
@@ -301,6 +302,17 @@ cdef class LoopThread:
         if granted is not None:
             self.rt.thread.report.policy_rc = 0
             self.rt.thread.report.attr.sched_policy, self.rt.thread.report.attr.sched_priority = granted
+
+    def _acquire_recorder(self, settings, stack, grants):
+        """Begin to trace the kernel beside the run, if the settings ask for it."""
+        self.recorder = None
+        if settings.explain_ns is None:
+            return []
+        needs_interpreter = any(one.name == "gil" and one.granted != "none" for one in grants)
+        grant, self.recorder = resources.recorder(
+            settings, stack, self.block, self.rt.thread.report.tid, needs_interpreter, self.has_own_wait
+        )
+        return [grant]
 
     def _describe(self):
         """Write the description for other processes, which finds them the blocks of the present step."""
@@ -513,7 +525,7 @@ cdef class LoopThread:
             if undo is not None:
                 undo.close()
         finally:
-            self.block = self.guard = None
+            self.block = self.guard = self.recorder = None
             if self._owner is NULL and self.rt.phase != RT_PHASE_DONE:
                 rt_futex_set(&self.rt.phase, RT_PHASE_IDLE)
 

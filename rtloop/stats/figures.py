@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from rtloop.stats import guard_summary
+from rtloop.stats.explanation import Explanation, untraced
 from rtloop.stats.histogram import Histogram
 from rtloop.system.grant import Grant
 
@@ -140,6 +141,7 @@ class Figures:
     lost_parameter_changes: int = 0
     refused_parameter_sets: int = 0
     swaps: tuple[Swap, ...] | None = ()
+    explanations: tuple[Explanation, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.records.dtype != _RECORD_DTYPE or self.records.ndim != 1:
@@ -155,6 +157,8 @@ class Figures:
             object.__setattr__(self, "parameter_changes", tuple(ParameterChange(*c) for c in self.parameter_changes))
         if self.swaps is not None:
             object.__setattr__(self, "swaps", tuple(Swap(*one) for one in self.swaps))
+        if self.explanations is not None:
+            object.__setattr__(self, "explanations", tuple(self.explanations))
 
     @property
     def duration(self) -> float:
@@ -193,6 +197,29 @@ class Figures:
         first = min(max(0, self.warmup - (self.cycles - len(start))), len(start))
         return first + np.argsort((since - start)[first:], kind="stable")[: max(0, n)]
 
+    def explain(self, n: int | None = None) -> list[Explanation]:
+        """Return the late cycles with the reason for each, the latest first.
+
+        Parameters
+        ----------
+        n : int, optional
+            Number of cycles. By default those that were looked at while the loop ran, and else the worst ten.
+
+        Returns
+        -------
+        list of Explanation
+            ``"unknown"`` is the culprit of a cycle that was not traced, because the loop ran without ``explain=``, and
+            of one whose delay nobody accounts for most of.
+        """
+        found = {one.cycle: one for one in self.explanations or ()}
+        first = self.cycles - len(self.records)
+        if (n is not None or not found) and not self.has_own_wait:
+            for place in self.worst_places(10 if n is None else n).tolist():
+                release, start = (int(self.records[name][place]) for name in ("release", "start"))
+                if first + place not in found:
+                    found[first + place] = untraced(first + place, release, start - release)
+        return sorted(found.values(), key=lambda one: (-one.delay_ns, one.cycle))[:n]
+
     def to_dict(self, *, records: bool = False) -> dict[str, Any]:
         """Return everything as a dict that JSON can hold.
 
@@ -220,6 +247,7 @@ class Figures:
             if self.parameter_changes is None
             else [_plain(change._asdict()) for change in self.parameter_changes],
             swaps=None if self.swaps is None else [one._asdict() for one in self.swaps],
+            explanations=None if self.explanations is None else [one.to_dict() for one in self.explanations],
         )
         for name in HISTOGRAMS:
             histogram: Histogram = getattr(self, name)

@@ -15,6 +15,7 @@ from rtloop.units import format_duration
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from rtloop.stats.explanation import Explanation
     from rtloop.stats.stats import Stats
 
 __all__ = ["Finding", "elapsed_releases", "find"]
@@ -27,6 +28,8 @@ _LOOK_NS = 40_000_000
 _SLACK = 10
 
 
+#: Culprits of late cycles that are named.
+_MOST_NAMED = 3
 #: Grants on threads that a step may wait for; their value is 0 or None if there were none.
 _THREADS = {"thread_pools": "Thread pools of libraries", "started_threads": "Threads that a loop has started"}
 
@@ -153,6 +156,7 @@ def _overruns(stats: Stats) -> str:
 
 def _notes(stats: Stats) -> Iterator[str]:
     period, latency, records = stats.settings.get("period_ns", 0), stats.latency, stats.records
+    yield from _explained(stats)
     for grant in stats.grants:
         if grant.name in _THREADS and grant.value:
             yield f"{_THREADS[grant.name]}: {grant.granted}. {grant.detail[:1].upper()}{grant.detail[1:]}."
@@ -200,6 +204,22 @@ def _notes(stats: Stats) -> Iterator[str]:
         yield "The loop is paced by its own wait: look at the interval and the execution time."
     if stats.host.get("is_virtual"):
         yield "It ran in a virtual machine: time taken by the host shows as latency, and nothing inside can prevent it."
+
+
+def _explained(stats: Stats) -> Iterator[str]:
+    """Tell who delayed most of the late cycles that were traced, with the worst of them."""
+    every = stats.explanations or ()
+    names: dict[str, list[Explanation]] = {}
+    for one in every:
+        names.setdefault(one.name, []).append(one)
+    unknown = len(names.pop("", []))
+    for name in sorted(names, key=lambda name: -len(names[name]))[:_MOST_NAMED]:
+        worst = max(names[name], key=lambda one: one.delay_ns)
+        total = _count(len(every), "late cycle")
+        text = f"{name[:1].upper()}{name[1:]} delayed {len(names[name]):,} of the {total} that were traced."
+        yield f"{text} The worst: {worst}."
+    if unknown and not names:
+        yield f"{_count(unknown, 'late cycle')} could not be explained by the trace: see stats.explain()."
 
 
 def _waits(stats: Stats) -> int:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from rtloop.stats.explanation import Explanation
 from rtloop.stats.figures import ContextSwitches, Figures, PageFaults, StackUse
 from rtloop.stats.histogram import Histogram
 from rtloop.stats.records import continuous_records, find_missed, find_overruns
@@ -68,7 +69,16 @@ def last_part(stats: _Kind, duration: Duration) -> _Kind:
         response=response,
         interval=_of(np.diff(starts)),
         records=part.copy(),
+        explanations=_explanations_of(stats, len(part)),
     )
+
+
+def _explanations_of(stats: Figures, count: int) -> tuple[Explanation, ...] | None:
+    """Return the explanations of the last cycles, with the indices that they have in the part."""
+    if stats.explanations is None:
+        return None
+    first = stats.cycles - count
+    return tuple(one._replace(cycle=one.cycle - first) for one in stats.explanations if one.cycle >= first)
 
 
 def _of(values: NDArray[Any]) -> Histogram:

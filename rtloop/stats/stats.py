@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rtloop.errors import ConfigError
-from rtloop.stats import table, validation
+from rtloop.stats import explanation, table, validation
 from rtloop.stats.figures import FORMAT, HISTOGRAMS, PAIRS, VERSION, Figures, ParameterChange, Swap
 from rtloop.stats.histogram import Histogram
 from rtloop.stats.part import last_part
@@ -115,6 +115,9 @@ class Stats(Figures):
         Steps that the loop went on with, the last 4096, oldest first: ``cycle`` (index of the first cycle of the new
         step), ``former`` and ``successor`` (names of the classes or functions), ``reason`` (for which a step on trial
         was replaced by the one before it; otherwise None). None for a loop of another process.
+    explanations : tuple of Explanation or None
+        Late cycles that were looked at while the loop ran with ``explain=``, in their order; None without. See
+        :meth:`explain`.
     """
 
     def to_json(self, *, records: bool = False, indent: int | None = None) -> str:
@@ -204,6 +207,8 @@ class Stats(Figures):
             fields["parameter_changes"] = tuple(ParameterChange(**one) for one in fields["parameter_changes"])
         if fields.get("swaps"):
             fields["swaps"] = tuple(Swap(**one) for one in fields["swaps"])
+        if fields.get("explanations") is not None:
+            fields["explanations"] = tuple(map(explanation.from_dict, fields["explanations"]))
         return cls(records=records, **fields)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rtloop.settings import is_setting
+from rtloop.stats.explanation import KINDS, Explanation, Share
 
 if TYPE_CHECKING:
     import zipfile
@@ -94,6 +95,9 @@ def check_fields(fields: dict[str, Any]) -> None:
     _check("parameter_changes", changes, "list of changes", is_list)
     swaps = fields.get("swaps", [])
     _check("swaps", swaps, "list of swaps", swaps is None or (isinstance(swaps, list) and all(map(_is_swap, swaps))))
+    explained = fields.get("explanations")
+    is_list = explained is None or (isinstance(explained, list) and all(map(_is_explanation, explained)))
+    _check("explanations", explained, "list of explanations", is_list)
     for name in ("lost_parameter_changes", "refused_parameter_sets"):
         _check(name, fields.get(name, 0), "count", _is_count(fields.get(name, 0)))
     for name in ("page_faults", "context_switches", "stack"):
@@ -171,6 +175,33 @@ def _is_swap(swap: object) -> bool:
         and (swap.get("reason") is None or _is_text(swap["reason"]))
         and _is_int(swap["cycle"], 0, 2**64 - 1)
         and all(_is_text(swap[name]) for name in ("former", "successor"))
+    )
+
+
+def _is_explanation(one: object) -> bool:
+    """Return whether it has the form of an Explanation."""
+    return (
+        isinstance(one, dict)
+        and one.keys() - {"sentence"} == {*Explanation._fields}
+        and all(_is_text(one[name]) for name in ("name", "text"))
+        and one["what"] in ("start", "execution")
+        and isinstance(one["culprit"], str)
+        and one["culprit"] in KINDS
+        and all(_is_int(one[name], -_INT64_MAX, _INT64_MAX) for name in ("cycle", "release_ns", "delay_ns", "cpu"))
+        and isinstance(one["shares"], list)
+        and all(map(_is_share, one["shares"]))
+    )
+
+
+def _is_share(share: object) -> bool:
+    return (
+        isinstance(share, dict)
+        and share.keys() == {*Share._fields}
+        and isinstance(share["kind"], str)
+        and share["kind"] in KINDS
+        and _is_text(share["name"])
+        and _is_count(share["ns"])
+        and _is_count(share["pieces"])
     )
 
 

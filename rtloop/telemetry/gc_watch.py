@@ -6,10 +6,12 @@ A collection holds the GIL, so that a step in Python waits for its end.
 from __future__ import annotations
 
 import gc
+import threading
 import time
+from collections import deque
 from typing import Any
 
-__all__ = ["collector_facts", "watch_collector"]
+__all__ = ["collector_facts", "recent_collections", "watch_collector"]
 
 _before: int | None = None
 _begun_ns = 0
@@ -17,6 +19,8 @@ _count = 0
 _longest_ns = 0
 _longest_at_ns = 0
 _last_at_ns = 0
+#: Begin and end on CLOCK_MONOTONIC, thread and generation of the last ones.
+_recent: deque[tuple[int, int, int, int]] = deque(maxlen=1024)
 
 
 def watch_collector() -> None:
@@ -42,6 +46,7 @@ def _note(phase: str, info: dict[str, int]) -> None:
     elif _begun_ns:
         _count += 1
         _last_at_ns = _begun_ns
+        _recent.append((_begun_ns, now, threading.get_native_id(), info.get("generation", -1)))
         if now - _begun_ns >= _longest_ns:
             _longest_ns, _longest_at_ns = now - _begun_ns, _begun_ns
         _begun_ns = 0
@@ -68,3 +73,8 @@ def collector_facts() -> dict[str, Any]:
         "gc_longest_at_ns": _longest_at_ns,
         "gc_last_at_ns": _last_at_ns,
     }
+
+
+def recent_collections(since_ns: int) -> list[tuple[int, int, int, int]]:
+    """Return the last collections that ended after a time: begin, end (CLOCK_MONOTONIC, ns), thread and generation."""
+    return [one for one in list(_recent) if one[1] >= since_ns]

@@ -24,6 +24,9 @@ __all__ = [
     "complete_loop",
     "config_option",
     "exact_rate_option",
+    "explain_above_option",
+    "explain_option",
+    "explained",
     "plot_option",
     "rate_option",
     "say_once",
@@ -143,3 +146,17 @@ def say_once() -> Callable[[str], None]:
         said.append(text)
 
     return say
+
+
+explain_option = click.option(
+    "--explain", is_flag=True, help="Trace the kernel, and name who delayed the cycles that were late (root)."
+)
+explain_above_option = click.option(
+    "--explain-above", metavar="TIME", callback=to_duration,
+    help="--explain: of every cycle that was delayed by more than TIME, not only the worst.",
+)  # fmt: skip
+
+
+def explained(explain: bool, above: int | None) -> bool | str | None:
+    """Return the keyword `explain` of a loop for the two options; None if neither is given."""
+    return f"{above}ns" if above else explain or None

@@ -13,8 +13,9 @@ PACKAGE = ROOT / "rtloop"
 #: The rooms from the ground up. A module imports from lower rooms and from its own; "" is the front door.
 ROOMS = (
     "_os", "_python", "headers", "errors", "units", "layouts", "process", "system", "memory", "sharing", "settings",
-    "data", "stats", "guard", "telemetry", "live", "loop", "functions", "child", "analysis", "simulation", "group", "",
-    "numba", "pytest", "zenoh", "compiler", "linter", "revision", "notebook", "demo", "machine", "tools", "__main__",
+    "data", "stats", "guard", "telemetry", "culprit", "live", "loop", "functions", "child", "analysis", "simulation",
+    "group", "", "numba", "pytest", "zenoh", "compiler", "linter", "revision", "notebook", "demo", "machine", "tools",
+    "__main__",
 )  # fmt: skip
 
 #: The imports that go up all the same: (importing module, imported module) -> the reason.

@@ -23,6 +23,9 @@ from rtloop.tools.options import (
     as_json_option,
     check_picture,
     exact_rate_option,
+    explain_above_option,
+    explain_option,
+    explained,
     plot_option,
     to_duration,
     to_spin,
@@ -200,6 +203,8 @@ def to_cpu(ctx: click.Context, param: click.Parameter, value: str | None) -> Any
 @click.option("--overrun", type=click.Choice(list(OVERRUN_POLICIES)), help="Policy for overruns; by default skip.")
 @click.option("--guard", metavar="MODE", help="off, count or stop: watch step for faults, system calls and malloc.")
 @click.option("--guard-alloc", is_flag=True, help="Also watch step for malloc; implies --guard count.")
+@explain_option
+@explain_above_option
 @click.option("--name", metavar="NAME", help="Name of the loop and its thread.")
 @click.option(
     "--strict", is_flag=True,
@@ -241,6 +246,7 @@ def run(**options: Any) -> int:
     rtloop run servo.pyx:Servo --rate 4kHz -p gain=2.0        with a keyword of its constructor
     rtloop run servo.pyx --cpu 3 --spin auto --strict         all requests granted, or exit code 3
     rtloop run servo.pyx --duration 10s --guard count         does step do what may delay it?
+    rtloop run servo.pyx --duration 1min --explain            who delayed the cycles that were late? (root)
     rtloop run servo.pyx --duration 1h --simulate             takes seconds
     rtloop run servo.pyx --watch                              save the file to swap in the new step
     rtloop run servo.pyx --watch --rehearse 1s --trial 2s     refuse a step that crashes, return from one that fails
@@ -263,6 +269,7 @@ def run(**options: Any) -> int:
         faulthandler.enable(all_threads=False)  # a crash in a C step then prints more than "Segmentation fault"
     err = Console(stderr=True, highlight=False)
     own = {field.name for field in fields(Request)} - {"settings"}
+    options["explain"] = explained(options.pop("explain"), options.pop("explain_above"))
     request = Request(**{name: options.pop(name) for name in own}, settings=options)
     request.check()
     if request.guard_alloc:
@@ -425,6 +432,7 @@ def _report(err: Console, outcome: Outcome, request: Request) -> int:
     from rtloop.revision.tracebacks import describe_exception
     from rtloop.stats import guard_summary
     from rtloop.system.grant import describe_refused
+    from rtloop.tools.run.show import explanation_text
 
     stats, error = outcome.stats, outcome.error
     has_run = stats.cycles + stats.missed > 0
@@ -456,6 +464,7 @@ def _report(err: Console, outcome: Outcome, request: Request) -> int:
         )
     elif has_run:
         click.echo(str(stats))
+        click.echo(explanation_text(stats), nl=False)
     if refused and outcome.kind != "refused" and not request.as_json:
         err.print("\n[yellow]The loop ran degraded.[/] What is missing:")
         err.print(describe_refused(*refused), markup=False, soft_wrap=True)

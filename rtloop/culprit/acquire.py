@@ -1,0 +1,63 @@
+"""The trace beside a run as a resource of the loop: its grant, and its removal at the end."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+from rtloop.culprit.recorder import Recorder
+from rtloop.culprit.tracefs import MOUNT
+from rtloop.errors import RtloopError
+from rtloop.system.grant import Grant
+from rtloop.telemetry.assemble import machine
+from rtloop.telemetry.gc_watch import watch_collector
+from rtloop.units import format_duration
+
+if TYPE_CHECKING:
+    from contextlib import ExitStack
+
+    from rtloop.settings import Settings
+    from rtloop.telemetry.block import TelemetryBlock
+
+__all__ = ["acquire"]
+
+_ROOT = "run as root: sudo $(which python) ...\nor run without it: explain=False"
+
+
+def acquire(
+    settings: Settings, stack: ExitStack, block: TelemetryBlock, tid: int, *, needs_interpreter: bool,
+    has_own_wait: bool,
+) -> tuple[Grant, Recorder | None]:  # fmt: skip
+    """Begin to trace the kernel. Returns the grant, and the recorder unless it was refused."""
+    asked = f"delays beyond {format_duration(settings.explain_ns)}" if settings.explain_ns else "the worst delays"
+    if not settings.record:
+        why = "record=0 keeps no timestamps, so late cycles cannot be found"
+        return _refused(asked, why, "record=65536, the default", 0), None
+    if needs_interpreter:
+        watch_collector()
+    try:
+        recorder = Recorder(
+            settings, block, tid, needs_interpreter=needs_interpreter, has_own_wait=has_own_wait,
+            is_virtual=bool(machine()["is_virtual"]),
+        )  # fmt: skip
+    except OSError as error:
+        number = error.errno or errno.EIO
+        why = f"{error.filename or 'tracefs'}: {os.strerror(number)}"
+        if number in (errno.EACCES, errno.EPERM):
+            return _refused(asked, f"{why}; tracing the kernel needs root", _ROOT, number), None
+        if number == errno.EROFS:
+            why += "; tracefs is mounted read-only, as in a container"
+            return _refused(asked, why, "give the container the host's /sys/kernel/tracing, writable", number), None
+        return _refused(asked, why, "explain=False, or free what is missing", number), None
+    except RtloopError as error:
+        return _refused(asked, str(error).partition("; fix")[0], f"{MOUNT}\n{_ROOT}", errno.ENOENT), None
+    stack.callback(recorder.close)
+    detail = "a private instance of tracefs, read only when a cycle was late"
+    if recorder.missing:
+        detail += f"; this kernel has no {', '.join(recorder.missing)}"
+    return Grant("explain", asked, asked, ok=True, detail=detail, kind="other"), recorder
+
+
+def _refused(asked: str, why: str, fix: str, number: int) -> Grant:
+    return Grant("explain", asked, "no trace", False, why, fix, number, kind="other")

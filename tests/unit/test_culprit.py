@@ -1,0 +1,339 @@
+"""A late cycle is explained by the kernel's trace around it: who is named, and when nobody is."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rtloop import RTLoop, Stats
+from rtloop.culprit import acquire, lateness, tracefs
+from rtloop.culprit.attribution import Collection, Delay, Machine, explain
+from rtloop.culprit.machine import policy_text
+from rtloop.culprit.trace_text import LOST, first_time, last_time, parse
+from rtloop.errors import RtloopError
+from rtloop.settings import make_settings
+from rtloop.stats.explanation import Explanation, Share
+from rtloop.stats.findings import find
+from rtloop.stats.histogram import Histogram
+
+LOOP, CPU = 700, 3
+#: The release of the cycle that is late, us.
+RELEASE = 1000
+
+
+@pytest.fixture
+def make_stats():
+    """Statistics of 50 cycles, as if they had not been simulated."""
+
+    def make(**fields: object) -> Stats:
+        stats = RTLoop("1kHz").simulate(cycles=50, latency="30us")
+        settings = {key: value for key, value in stats.settings.items() if key != "simulation"}
+        return replace(stats, settings=settings, **fields)
+
+    return make
+
+
+def line(us: int, event: str, *, task: str = "<idle>-0", cpu: int = CPU, flags: str = "d..2.") -> str:
+    return f"{task:>22}     [{cpu:03d}] {flags} {100 + us // 10**6:5d}.{us % 10**6:06d}: {event}"
+
+
+def switch(us: int, task: tuple[str, int, int], to: tuple[str, int, int], state: str = "S", cpu: int = CPU) -> str:
+    text = f"sched_switch: prev_comm={task[0]} prev_pid={task[1]} prev_prio={task[2]} prev_state={state} ==> "
+    text += f"next_comm={to[0]} next_pid={to[1]} next_prio={to[2]}"
+    return line(us, text, task=f"{task[0] if task[1] else '<idle>'}-{task[1]}", cpu=cpu)
+
+
+def waking(us: int, task: str = "<idle>-0", flags: str = "d.h3.", cpu: int = CPU) -> str:
+    return line(us, f"sched_waking: comm=loop pid={LOOP} prio=19 target_cpu=003", task=task, flags=flags, cpu=cpu)
+
+
+IDLE, THE_LOOP, HOG = ("swapper/3", 0, 120), ("loop", LOOP, 19), ("hog", 900, 9)
+ASLEEP = switch(10, THE_LOOP, IDLE)
+MACHINE = Machine(
+    LOOP, LOOP - 1, False, False, policy_text, lambda pid: "current" if pid == 901 else "", lambda cpu, n: f"state {n}"
+)
+
+
+def explained(
+    lines: list[str], start: int = RELEASE + 300, *, rare: tuple[str, ...] = (), **facts: object
+) -> Explanation:
+    """Explain a cycle that began at `start` us, 1000 us after the one before."""
+    begin, end = (10**11 + us * 1000 for us in (RELEASE, start))
+    delay = Delay(48_211, "start", begin, begin, end, end - begin, begin - 990_000)
+    machine = MACHINE._replace(**facts)  # type: ignore[arg-type]
+    return explain(delay, list(parse("\n".join(lines))), list(parse("\n".join(rare))), machine)
+
+
+def ran_late(*occupied: str, begin: tuple[str, int, int] = IDLE, until: int = RELEASE + 298) -> list[str]:
+    """Return the trace of a loop that was woken on time, and got the CPU late."""
+    task = f"{begin[0]}-{begin[1]}" if begin[1] else "<idle>-0"
+    return [ASLEEP, *occupied[:1], waking(RELEASE + 3, task), *occupied[1:], switch(until, begin, THE_LOOP, "R+")]
+
+
+def test_a_more_urgent_thread_is_named_with_its_time():
+    lines = ran_late(switch(RELEASE - 50, IDLE, ("irq/24-eth0", 55, 9)), begin=("irq/24-eth0", 55, 9))
+    one = explained(lines)
+    assert (one.culprit, one.cpu) == ("thread", CPU)
+    assert str(one) == "cycle 48,211 began 300 us late: irq/24-eth0 (real-time 90) ran 295 us on CPU 3"
+    assert one.shares[0] == Share("thread", "irq/24-eth0 (real-time 90)", 295_000, 1)
+
+
+def test_another_loop_is_named_as_one():
+    one = explained(ran_late(switch(RELEASE - 50, IDLE, ("python", 901, 14)), begin=("python", 901, 14)))
+    assert (one.culprit, one.name) == ("loop", "the loop current (real-time 85)")
+
+
+def test_a_thread_that_the_kernel_did_not_preempt_is_named_so():
+    one = explained(ran_late(switch(RELEASE - 50, IDLE, ("cc1", 900, 125)), begin=("cc1", 900, 125)))
+    assert one.text == "cc1 (nice 5) ran 295 us on CPU 3, without being preempted"
+
+
+def test_a_less_urgent_thread_that_was_switched_to_instead_is_a_limit_of_the_kernel():
+    lines = [ASLEEP, waking(RELEASE + 3), switch(RELEASE + 5, IDLE, ("cc1", 900, 120), "R")]
+    one = explained([*lines, switch(RELEASE + 298, ("cc1", 900, 120), THE_LOOP, "R+")])
+    assert (one.culprit, one.name) == ("throttling", "the limit on real-time threads")
+    assert "let cc1 (nice 0) run 293 us" in one.text
+
+
+def test_a_kernel_worker_is_named_with_its_function():
+    worker = ("kworker/3:1", 77, 120)
+    work = line(
+        RELEASE - 40, "workqueue_execute_start: work struct 00000000ab: function vmstat_{update}", task="kworker/3:1-77"
+    )
+    one = explained(
+        [*ran_late(switch(RELEASE - 50, IDLE, worker), begin=worker)[:2], work, *ran_late(begin=worker)[1:]]
+    )
+    assert one.culprit == "worker"
+    assert "kworker/3:1 (nice 0) ran vmstat_{update} for 295 us on CPU 3" in one.text
+
+
+def test_a_softirq_and_an_interrupt_of_a_device_are_named():
+    enter = line(RELEASE - 5, "softirq_entry: vec=3 [action=NET_RX]")
+    leave = line(RELEASE + 290, "softirq_exit: vec=3 [action=NET_RX]")
+    one = explained(ran_late(enter, leave))
+    assert (one.culprit, one.name) == ("softirq", "softirq NET_RX")
+    enter = line(RELEASE - 5, "irq_handler_entry: irq=36 name=virtio1-req.0 x")
+    leave = line(RELEASE + 290, "irq_handler_exit: irq=36 ret=handled")
+    one = explained([ASLEEP, enter, leave, waking(RELEASE + 291), switch(RELEASE + 295, IDLE, THE_LOOP, "R")])
+    assert one.text == "interrupt 36 (virtio1-req.0 x) ran 290 us on CPU 3"
+
+
+def test_many_short_interrupts_are_one_culprit():
+    lines = [ASLEEP, switch(RELEASE - 100, IDLE, ("cc1", 900, 120))]
+    for us in range(RELEASE - 10, RELEASE + 290, 10):
+        lines.append(line(us, "call_function_entry: vector=252", task="cc1-900", flags="d.h.."))
+        lines.append(line(us + 8, "call_function_exit: vector=252", task="cc1-900", flags="d.h.."))
+    lines += [waking(RELEASE + 291, "cc1-900"), switch(RELEASE + 295, ("cc1", 900, 120), THE_LOOP, "R")]
+    one = explained(lines)
+    assert (one.culprit, one.name) == ("interrupt", "interrupt call_function")
+    assert "in 57 pieces" in one.text
+
+
+def test_a_late_timer_beside_a_thread_is_not_blamed_on_it():
+    lines = [ASLEEP, switch(RELEASE - 100, IDLE, ("cc1", 900, 120)), waking(RELEASE + 290, "cc1-900")]
+    one = explained([*lines, switch(RELEASE + 295, ("cc1", 900, 120), THE_LOOP, "R")])
+    assert (one.culprit, one.name) == ("unknown", "")
+    assert "interrupts were off, or firmware or a hypervisor had the CPU" in one.text
+
+
+def test_time_that_no_thread_was_charged_for_was_the_hypervisors():
+    lines = [ASLEEP, switch(RELEASE - 20, IDLE, ("cc1", 900, 120)), waking(RELEASE + 290, "cc1-900")]
+    lines += [line(RELEASE + 291, "sched_stat_runtime: comm=cc1 pid=900 runtime=40000 [ns]", task="cc1-900")]
+    lines += [switch(RELEASE + 295, ("cc1", 900, 120), THE_LOOP, "R")]
+    assert explained(lines, is_virtual=True).culprit == "steal"
+    assert explained(lines).culprit == "unknown", "without a hypervisor there is no such time"
+    lines[3] = lines[3].replace("40000", "308000")
+    assert explained(lines, is_virtual=True).culprit == "unknown", "cc1 was charged for all of it"
+
+
+def test_a_halted_cpu_is_the_hypervisors_or_has_an_idle_state_to_leave():
+    idle = line(20, "cpu_idle: state=2 cpu_id=3")
+    lines = [ASLEEP, idle, waking(RELEASE + 290), switch(RELEASE + 295, IDLE, THE_LOOP, "R")]
+    one = explained(lines, is_virtual=True)
+    assert (one.culprit, one.name) == ("steal", "the hypervisor")
+    one = explained(lines)
+    assert (one.culprit, one.text) == ("idle", "state 2 took 295 us to be left by CPU 3")
+    del lines[1]
+    assert explained(lines).culprit == "unknown", "a CPU that was idle, and in no idle state"
+
+
+def test_a_stop_signal_is_named_with_its_sender():
+    lines = [switch(10, THE_LOOP, IDLE), waking(RELEASE - 60, flags="d..3."), switch(RELEASE - 55, IDLE, THE_LOOP, "R")]
+    lines += [switch(RELEASE - 50, THE_LOOP, IDLE, "T"), waking(RELEASE + 290, "bash-5", "d..3.", cpu=1)]
+    lines += [switch(RELEASE + 295, IDLE, THE_LOOP, "R")]
+    kill = line(
+        RELEASE - 70, "signal_generate: sig=19 errno=0 code=0 comm=py pid=699 grp=1 res=0", task="bash-5", cpu=1
+    )
+    one = explained(lines, rare=(kill,))
+    assert one.culprit == "signal"
+    assert one.text == "SIGSTOP from bash (5) stopped the process for 290 us"
+
+
+def blocked(state: str = "D") -> tuple[list[str], Delay]:
+    """Return the trace of a step that was blocked from 1100 to 1400 us, and the delay of its cycle."""
+    lines = [switch(RELEASE, IDLE, THE_LOOP, "R"), switch(RELEASE + 100, THE_LOOP, IDLE, state)]
+    lines += [waking(RELEASE + 400, "bash-5", "d..3.", cpu=1), switch(RELEASE + 405, IDLE, THE_LOOP, "R")]
+    begin, end = 10**11 + (RELEASE + 10) * 1000, 10**11 + (RELEASE + 420) * 1000
+    lines += [switch(RELEASE + 430, THE_LOOP, IDLE)]
+    return lines, Delay(7, "execution", begin, begin, end, 320_000)
+
+
+def test_pages_that_are_compacted_are_named_if_the_compactor_woke_the_loop():
+    lines, delay = blocked()
+    begin = line(500, "mm_compaction_begin: zone_start=0x1", task="bash-5", cpu=1)
+    end = line(RELEASE + 900, "mm_compaction_end: zone_start=0x1", task="bash-5", cpu=1)
+    for rare in ([begin], [end], [begin, end]):
+        one = explain(delay, list(parse("\n".join(lines))), list(parse("\n".join(rare))), MACHINE)
+        assert (one.culprit, one.name) == ("compaction", "compaction by bash (5)")
+    early = end.replace("100.001900", "100.000700")
+    one = explain(delay, list(parse("\n".join(lines))), list(parse("\n".join([begin, early]))), MACHINE)
+    assert (one.culprit, one.text) == (
+        "unknown", "unknown: the loop waited uninterruptibly in its own thread, until bash (5) woke it",
+    )  # fmt: skip
+
+
+def test_the_collector_is_named_if_the_step_waited_while_it_ran():
+    lines, delay = blocked("S")
+    events = list(parse("\n".join(lines)))
+    one = explain(delay, events, [], MACHINE, [Collection(delay.begin + 50_000, delay.end - 10_000, 9, 2)])
+    assert (one.culprit, one.name) == ("collector", "Python's garbage collector (generation 2)")
+    assert str(one).startswith("cycle 7 took 320 us longer than usual: Python's garbage collector")
+    assert explain(delay, events, [], MACHINE, [Collection(delay.end, delay.end + 9, 9, 2)]).culprit == "unknown"
+    own = [Collection(delay.begin + 10_000, delay.end - 10_000, LOOP, 0)]
+    busy = [lines[0], line(RELEASE + 430, "cpu_idle: state=0 cpu_id=3", task=f"loop-{LOOP}")]
+    assert "on the loop's own thread" in explain(delay, list(parse("\n".join(busy))), [], MACHINE, own).text
+
+
+def test_a_long_step_is_its_own_culprit():
+    _, delay = blocked()
+    busy = [switch(RELEASE, IDLE, THE_LOOP, "R"), switch(RELEASE + 430, THE_LOOP, IDLE)]
+    one = explain(delay, list(parse("\n".join(busy))), [], MACHINE)
+    assert (one.culprit, one.text) == ("step", "the step itself ran 410 us on CPU 3")
+
+
+def test_the_cycle_before_is_named_if_it_was_still_running():
+    delay = Delay(7, "start", 0, 10**11, 10**11 + 300_000, 300_000, 10**11 + 290_000)
+    one = explain(delay, [], [], MACHINE)
+    assert (one.culprit, one.name) == ("step", "the cycle before")
+
+
+def test_nobody_is_named_for_half_of_a_delay():
+    lines = [ASLEEP, waking(RELEASE + 3), switch(RELEASE + 4, IDLE, HOG, "R")]
+    lines += [switch(RELEASE + 150, HOG, ("other", 902, 8), "R"), switch(RELEASE + 298, ("other", 902, 8), THE_LOOP)]
+    one = explained(lines)
+    assert one.culprit == "unknown" and not one.is_known
+    assert "nothing accounts for most of it (other (real-time 91) 49 %, hog (real-time 90) 49 %" in one.text
+
+
+def test_nobody_is_named_if_events_were_lost_or_the_trace_is_too_short():
+    lines = ran_late(switch(RELEASE - 50, IDLE, HOG), begin=HOG)
+    assert explained(lines).culprit == "thread"
+    assert explained(lines[3:]).culprit == "unknown"
+    assert explained([]).text == "unknown: the trace does not contain the whole cycle"
+    lost = [
+        *lines[:3],
+        "CPU:3 [LOST 4132 EVENTS]",
+        line(RELEASE + 250, "cpu_idle: state=1 cpu_id=3", task="hog-900"),
+        lines[3],
+    ]
+    assert explained(lost).culprit == "unknown"
+
+
+def test_events_are_read_whatever_threads_are_called():
+    name = "a-1 [0] d: x ==>"
+    text = switch(5, (name, 12, 120), ("b", 13, -1), "R+") + "\nnoise\n" + line(6, "new_event: x=1", task="<...>-77")
+    first, second = parse(text)
+    assert (first.pid, first.fields["prev_comm"], first.fields["next_prio"]) == (12, name, -1)
+    assert (second.name, second.comm, second.t) == ("new_event", "<...>", 100_000_006_000)
+    (only,) = parse("   x-1  (      9) [001] d..2.  5.000001: local_timer_entry: vector=236")  # option record-tgid
+    assert (only.cpu, only.t) == (1, 5_000_001_000)
+    assert [event.name for event in parse("CPU:1 [LOST 7 EVENTS]")] == [LOST]
+    assert (first_time(text.encode()), last_time(text.encode())) == (first.t, second.t)
+    assert first_time(b"noise") is last_time(b"") is None
+
+
+def test_the_name_of_a_thread_does_not_reach_the_terminal_as_it_is():
+    hog = ("\x1b[2J\x07", 900, 9)
+    one = explained(ran_late(switch(RELEASE - 50, IDLE, hog), begin=hog))
+    assert one.is_known and str(one).isprintable() and one.name.isprintable()
+
+
+def test_cycles_that_deserve_an_explanation_are_found():
+    release = np.arange(100) * 10**6
+    records = np.zeros(100, [("release", "i8"), ("start", "i8"), ("end", "i8")])
+    records["release"], records["start"], records["end"] = release, release + 5000, release + 8000
+    records["start"][7] += 400_000
+    records["end"][7] += 400_000
+    records["end"][9] += 1_200_000
+    latency, execution = (Histogram.from_values(np.full(100, value)) for value in (5000, 3000))
+    limits = lateness.limits_of(lateness.AUTO, latency, execution)
+    found = lateness.find_late(records, limits, 10**6, has_own_wait=False)
+    assert [(late.place, late.what, late.is_overrun) for late in found] == [(9, "execution", True), (7, "start", False)]
+    assert lateness.find_late(records, limits, 10**6, has_own_wait=True)[0].place == 9
+    strict = lateness.limits_of(500_000, latency, execution)
+    assert [late.place for late in lateness.find_late(records, strict, 10**6, has_own_wait=False)] == [9]
+
+
+def test_explanations_are_kept_in_a_file_and_told_in_findings(tmp_path, make_stats):
+    one = Explanation(3, "start", 3000, 300_000, "thread", "hog (FIFO 90)", "hog (FIFO 90) ran 298 us on CPU 3", 3)
+    stats = make_stats(explanations=(one._replace(shares=(Share("thread", "hog", 298_000, 2),)),))
+    loaded = Stats.load(stats.save(tmp_path / "run"))
+    assert loaded == stats and loaded.explain()[0].shares == stats.explanations[0].shares
+    assert any("Hog (FIFO 90) delayed 1 of the 1 late cycle" in finding.text for finding in find(loaded))
+
+
+def test_a_run_without_a_trace_says_so(make_stats):
+    stats = make_stats()
+    assert stats.explanations is None
+    told = stats.explain(2)
+    assert len(told) == min(2, len(stats.records))
+    assert all(str(one).endswith("unknown: no trace for this cycle") for one in told)
+
+
+def test_instances_of_processes_that_are_gone_are_removed(tmp_path):
+    instances = tmp_path / "instances"
+    for name in ("rtloop-999999999-1-cpus", "rtloop-999999999", f"rtloop-{os.getpid()}-1-all", "rtloop-x", "mine"):
+        (instances / name).mkdir(parents=True)
+    tracefs.remove_stale(tmp_path)
+    assert sorted(one.name for one in instances.iterdir()) == sorted(
+        ["mine", f"rtloop-{os.getpid()}-1-all", "rtloop-x"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("cpus", "mask"), [({0}, "00000001"), ({3, 33}, "00000002,00000008"), ({63}, "80000000,00000000")]
+)
+def test_a_mask_of_cpus_is_written_as_the_kernel_reads_it(cpus, mask):
+    assert tracefs._mask(cpus) == mask
+
+
+REFUSALS = [
+    (PermissionError(13, "", "/sys/kernel/tracing/instances/x"), "tracing the kernel needs root", "explain=False"),
+    (OSError(30, "", "x"), "mounted read-only, as in a container", "writable"),
+    (OSError(12, "", "x"), "x: Cannot allocate memory", "explain=False"),
+    (RtloopError("tracefs is not mounted; fix: mount"), "tracefs is not mounted", tracefs.MOUNT),
+]
+
+
+@pytest.mark.parametrize(("error", "detail", "fix"), REFUSALS)
+def test_a_refused_trace_is_a_grant_with_its_fix(monkeypatch, error, detail, fix):
+    def fail(*args: object, **kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr(acquire, "Recorder", fail)
+    settings = make_settings("loop", "1ms", explain="200us")
+    with ExitStack() as stack:
+        grant, recorder = acquire.acquire(settings, stack, None, 1, needs_interpreter=True, has_own_wait=False)
+    assert recorder is None and not grant.ok
+    assert (grant.requested, grant.granted) == ("delays beyond 200 us", "no trace")
+    assert detail in grant.detail and fix in grant.fix
+
+
+def test_without_tracefs_the_command_that_mounts_it_is_told(monkeypatch, tmp_path):
+    monkeypatch.setattr(tracefs, "_ROOTS", (str(tmp_path),))
+    with pytest.raises(RtloopError, match="sudo mount -t tracefs none /sys/kernel/tracing"):
+        tracefs.find_root()
