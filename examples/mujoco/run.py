@@ -142,7 +142,8 @@ position, lean = real["q"][-1, 0], np.degrees(np.abs(real["q"][:, 2]).max())
 print(f"the robot is at {position:.3f} m; it leaned by at most {lean:.1f} degrees")
 if python > 1e-9:
     raise SystemExit("the compiled loops do not compute what Python computes")
-if abs(real["time"][-1] - (stats["plant"].cycles + stats["plant"].missed) * model.opt.timestep) > 1e-6:
+passed = (real["release"] - real["release"][0]) * 1e-9 + model.opt.timestep
+if np.diff(real["release"]).max() < 100e6 and np.abs(real["time"] - passed).max() > 1e-6:  # no gap that was too long
     raise SystemExit("the simulator's time is not that of the loop")
 for name, one in stats.items():
     if one.guard["system_calls"] or one.guard["allocations"]:

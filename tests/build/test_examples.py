@@ -22,7 +22,7 @@ EXAMPLES = sorted(path.parent for path in (ROOT / "examples").glob("*/run.py"))
 SHORT = {
     "adaptive_optics": ["--duration", "500ms"],
     "fmu": ["--seconds", "0.5"],
-    "humanoid": ["--seconds", "1", "--virtual", "1s"],
+    "humanoid": ["--seconds", "0.5", "--virtual", "1s"],
     "mpc": ["--seconds", "0.5", "--campaign", "1"],
     "mujoco": ["--seconds", "1"],
 }
