@@ -16,6 +16,8 @@ from rtloop.units import parse_duration, parse_period
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from rtloop.stats.stats import Stats
+
 __all__ = [
     "OUTPUT_FILE",
     "as_json_option",
@@ -27,6 +29,7 @@ __all__ = [
     "explain_above_option",
     "explain_option",
     "explained",
+    "explanation_text",
     "plot_option",
     "rate_option",
     "say_once",
@@ -39,6 +42,8 @@ __all__ = [
 #: Type of an option that names a file to write.
 OUTPUT_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
 
+#: Explanations that are printed.
+_MOST_EXPLAINED = 20
 _FORMS = (
     "; write it with a unit, such as 250us, 10ms or 2s",
     "; write a rate, such as 4kHz, or a period, such as 250us",
@@ -160,3 +165,16 @@ explain_above_option = click.option(
 def explained(explain: bool, above: int | None) -> bool | str | None:
     """Return the keyword `explain` of a loop for the two options; None if neither is given."""
     return f"{above}ns" if above else explain or None
+
+
+def explanation_text(stats: Stats) -> str:
+    """Return the explanations of the late cycles as lines, the latest first; empty if the run was not traced."""
+    if stats.explanations is None:
+        return ""
+    if not stats.explanations:
+        return "\nNo cycle was late enough to be explained.\n"
+    every = stats.explain()
+    lines = [f"  {one}" for one in every[:_MOST_EXPLAINED]]
+    if len(every) > _MOST_EXPLAINED:
+        lines.append(f"  and {len(every) - _MOST_EXPLAINED} more, in stats.explain()")
+    return "\n".join(["\nWho delayed the late cycles:", *lines, ""])

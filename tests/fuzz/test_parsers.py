@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 import rtloop
 from rtloop import units
+from rtloop.culprit import attribution, trace_text
 from rtloop.machine.latency import cyclictest
 from rtloop.memory import hugepage_supply
 from rtloop.settings import SETTING_KINDS
@@ -191,3 +192,29 @@ def test_what_a_block_says_of_its_loop_is_of_its_kinds_or_a_ValueError(text: byt
     for key in (*found.host, *(grant.name for grant in found.grants)):
         assert all(letter.isprintable() or letter in "\n\N{REPLACEMENT CHARACTER}" for letter in key), key
     repr(found)
+
+
+TRACE = texts(
+    "            cc1-77    [001] d.h2.   838.360022: ", " <...>-7 (  3) [000] ....1 838.360030: ", "\n",
+    "CPU:1 [LOST 7 EVENTS]\n",
+    "local_timer_entry: vector=236\n", "local_timer_exit: vector=236\n", "softirq_entry: vec=1 [action=TIMER]\n",
+    "irq_handler_entry: irq=36 name=x\n", "irq_handler_exit: irq=36 ret=handled\n",
+    "sched_switch: prev_comm=cc1 prev_pid=77 prev_prio=120 prev_state=R ==> next_comm=loop next_pid=7 next_prio=19\n",
+    "sched_switch: prev_comm=loop prev_pid=7 prev_prio=19 prev_state=D ==> next_comm=cc1 next_pid=77 next_prio=120\n",
+    "sched_waking: comm=loop pid=7 prio=19 target_cpu=001\n", "sched_stat_runtime: comm=cc1 pid=77 runtime=5 [ns]\n",
+    "workqueue_execute_start: work struct 00: function f\n", "mm_compaction_begin: \n", "mm_compaction_end: \n",
+    "signal_generate: sig=19 errno=0 code=0 comm=x pid=7 grp=1 res=0\n", "cpu_idle: state=1 cpu_id=1\n",
+)  # fmt: skip
+
+
+@fuzz
+@hypothesis.given(TRACE, TRACE)
+def test_a_trace_of_the_kernel_gives_an_explanation_that_can_be_printed(cpu: str, rare: str) -> None:
+    trace_text.first_time(cpu.encode(errors="replace"))
+    trace_text.last_time(cpu.encode(errors="replace"))
+    machine = attribution.Machine(7, 7, True, True, lambda pid, prio: "FIFO 1", lambda pid: "", lambda cpu, state: "C1")
+    base = 838_360_000_000
+    for what in ("start", "execution"):
+        delay = attribution.Delay(1, what, base, base, base + 40_000, 40_000)
+        one = attribution.explain(delay, [*trace_text.parse(cpu)], [*trace_text.parse(rare)], machine)
+        assert str(one).isprintable() and one.is_known == bool(one.name)

@@ -19,6 +19,10 @@ from rtloop.tools.options import (
     as_json_option,
     check_folder,
     check_picture,
+    explain_above_option,
+    explain_option,
+    explained,
+    explanation_text,
     plot_option,
     rate_option,
     to_duration,
@@ -107,13 +111,16 @@ def to_cpus(ctx: click.Context, param: click.Parameter, value: str) -> list[Any]
     metavar="FILE",
     help="With --breakpoint: trace the kernel until that moment, and write the trace to FILE (root).",
 )
+@explain_option
+@explain_above_option
 @click.option("--compare", is_flag=True, help=f"Alternate with cyclictest, {PAIRS} times, and report the ratio.")
 @click.option("--histogram", is_flag=True, help="Also print the histogram.")
 @plot_option("Draw the latencies")
 @as_json_option("instead of the tables")
 def latency(
     rate: int, duration: int, cpus: list[Any], priority: int, policy: str, spin: int | str, kind: str,
-    limit: float | None, trace: Path | None, compare: bool, histogram: bool, plot: Path | None, as_json: bool,
+    limit: float | None, trace: Path | None, explain: bool, explain_above: int | None, compare: bool, histogram: bool,
+    plot: Path | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Measure the wake-up latency of an empty loop, and report the loop rate that it supports.
 
@@ -123,7 +130,8 @@ def latency(
     \b
     rtloop latency --duration 10min --load stress-ng     before you trust a machine
     rtloop latency --cpus all --rate 4kHz                 which CPU is best
-    rtloop latency --breakpoint 100 --trace late.txt      what delayed it
+    rtloop latency --duration 10min --explain             who delayed it (root)
+    rtloop latency --breakpoint 100 --trace late.txt      the kernel's trace of one delay
     rtloop latency --compare                              compared with cyclictest
     """  # noqa: D301 - the backslash is for click
     from rich.console import Console
@@ -144,6 +152,8 @@ def latency(
     settings: dict[str, Any] = {"policy": policy, "spin": spin}
     if policy in ("fifo", "rr"):
         settings["priority"] = priority
+    if (why := explained(explain, explain_above)) is not None:
+        settings["explain"] = why
     out, err = Console(), Console(stderr=True)
     plan = f"{format_rate(rate)} for {format_duration(duration, 1)}, load {kind}"
     if not as_json:
@@ -162,6 +172,8 @@ def latency(
             click.echo(json.dumps(make_document(run, asked, kind), indent=1))
         else:
             print_run(out, run, cpus, histogram=histogram)
+            for stats in run.stats:
+                click.echo(explanation_text(stats), nl=False)
             out.print("\n" + conclude_run(run, rate), highlight=False)
             if trace is not None:
                 told = f"The kernel's trace up to that moment: {trace}" if any(run.hits) else "No trace was written."
@@ -246,6 +258,7 @@ def make_document(run: Run, asked: dict[str, Any], kind: str) -> dict[str, Any]:
             "overruns": stats.overruns,
             "page_faults": stats.page_faults._asdict(),
             "latency": stats.to_dict()["latency"],
+            "explanations": stats.to_dict()["explanations"],
             "refused": [grant.to_dict() for grant in stats.grants if not grant.ok],
         }
 

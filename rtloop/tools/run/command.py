@@ -26,6 +26,7 @@ from rtloop.tools.options import (
     explain_above_option,
     explain_option,
     explained,
+    explanation_text,
     plot_option,
     to_duration,
     to_spin,
@@ -432,7 +433,6 @@ def _report(err: Console, outcome: Outcome, request: Request) -> int:
     from rtloop.revision.tracebacks import describe_exception
     from rtloop.stats import guard_summary
     from rtloop.system.grant import describe_refused
-    from rtloop.tools.run.show import explanation_text
 
     stats, error = outcome.stats, outcome.error
     has_run = stats.cycles + stats.missed > 0

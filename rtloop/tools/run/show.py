@@ -14,13 +14,11 @@ if TYPE_CHECKING:
     from rtloop.loop.loop import RTLoop
     from rtloop.stats.stats import Stats
 
-__all__ = ["LiveLine", "describe_progress", "explanation_text"]
+__all__ = ["LiveLine", "describe_progress"]
 
 _INTERVAL_S = 0.25
 #: Drawing takes the GIL, which a step in Python needs.
 _GIL_INTERVAL_S = 1.0
-#: Explanations that are printed.
-_MOST_EXPLAINED = 20
 #: A narrower terminal gets only the main figures.
 _WIDE = 100
 
@@ -95,16 +93,3 @@ def describe_progress(stats: Stats, is_brief: bool = False) -> str:
     if any(not grant.ok for grant in stats.grants):
         parts.append("[yellow]degraded[/]")
     return ", ".join(parts)
-
-
-def explanation_text(stats: Stats) -> str:
-    """Return the explanations of the late cycles as lines, the latest first; empty if the run was not traced."""
-    if stats.explanations is None:
-        return ""
-    if not stats.explanations:
-        return "\nNo cycle was late enough to be explained.\n"
-    every = stats.explain()
-    lines = [f"  {one}" for one in every[:_MOST_EXPLAINED]]
-    if len(every) > _MOST_EXPLAINED:
-        lines.append(f"  and {len(every) - _MOST_EXPLAINED} more, in stats.explain()")
-    return "\n".join(["\nWho delayed the late cycles:", *lines, ""])
