@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted(path.parent for path in (ROOT / "examples").glob("*/run.py"))
 #: Arguments that shorten a run.
 SHORT = {
-    "adaptive_optics": ["--duration", "500ms"],
+    "adaptive_optics": ["--duration", "500ms", "--modes", "100"],
     "fmu": ["--seconds", "0.5"],
     "humanoid": ["--seconds", "0.5", "--virtual", "1s"],
     "mpc": ["--seconds", "0.5", "--campaign", "1"],
