@@ -12,7 +12,7 @@ cdef class Toucher(RTLoop):
     cdef Py_ssize_t _place
 
     def setup(self):
-        self._memory = np.frombuffer(mmap.mmap(-1, 64 << 20), np.uint8)
+        self._memory = np.frombuffer(mmap.mmap(-1, 64 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8)
         self._memory[:] = 1
 
     cdef int step(self, const Cycle *cycle) noexcept nogil:
