@@ -16,8 +16,8 @@ cdef class Toucher(RTLoop):
         self._memory[:] = 1
 
     cdef int step(self, const Cycle *cycle) noexcept nogil:
-        cdef Py_ssize_t i
-        for i in range(256):
+        cdef Py_ssize_t _i
+        for _i in range(256):
             self._place = (self._place + 4096 * 61) % (64 << 20)
             self._memory[self._place] += 1
         return RT_CONTINUE

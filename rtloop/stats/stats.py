@@ -117,7 +117,7 @@ class Stats(Figures):
         was replaced by the one before it; otherwise None). None for a loop of another process.
     explanations : tuple of Explanation or None
         Late cycles that were looked at while the loop ran with ``explain=``, in their order; None without. See
-        :meth:`explain`.
+        ``explain()``.
     """
 
     def to_json(self, *, records: bool = False, indent: int | None = None) -> str:
