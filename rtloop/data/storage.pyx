@@ -135,7 +135,8 @@ cdef class SharedStorage:
         self.file = file
         self._private = 2 * page
         self._size = self._private + (data_bytes + page - 1) // page * page
-        refused = shortage("a shared exchange", self._size) if file.is_new else None
+        # What another process has made present takes no more memory here. One that it has not may be of any size.
+        refused = shortage("a shared exchange", max(0, self._size - 512 * os.fstat(fd).st_blocks))
         if refused is not None:
             raise MemoryError(describe_refused(refused))
         rc = rt_memory_map_behind(self._private, fd, offset, self._size - self._private, &self._address)

@@ -30,6 +30,7 @@ __all__ = [
 
 _LINK = "/memfd:rtloop:"
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+_WRITE_SEALS = fcntl.F_SEAL_WRITE | 0x0010  # F_SEAL_FUTURE_WRITE, which Python 3.11 does not define
 #: Bounds of one scan for the processes of another user, and of all others: files are free, and CPU time of this thread.
 MOST_BLOCKS, MOST_BLOCKS_IN_ALL = 256, 1024
 MOST_CPU_S, MOST_CPU_S_IN_ALL = 0.25, 1.0
@@ -231,11 +232,16 @@ def open_block_file(file: BlockFile, *, is_writable: bool = False) -> tuple[int,
     return fd, info.st_size
 
 
-def check_sealed(fd: int) -> None:
-    """Raise a ValueError if a file could be shrunk while it is read, which would kill the reader."""
+def check_sealed(fd: int, *, is_written: bool = False) -> None:
+    """Raise a ValueError if a file could be shrunk while it is read, which would kill the reader.
+
+    Also if it is to be written, and is sealed against that. The descriptor may be one that cannot be read (O_PATH).
+    """
     try:
         seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
     except OSError:  # of another kind of file
         seals = 0
     if seals & _SEALS != _SEALS:
         raise ValueError("it is not sealed against shrinking and growing")
+    if is_written and seals & _WRITE_SEALS:
+        raise ValueError("it is sealed against writing")

@@ -19,6 +19,7 @@ import mmap
 import os
 import struct
 import time
+import weakref
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -113,9 +114,9 @@ class Listener(Protocol):
         """Give it to nobody any more."""
 
 
-@dataclass
+@dataclass(eq=False)
 class ExchangeFile:
-    """An exchange that this process has open, with a role in it.
+    """An exchange that this process has open, with a role in it, which is closed in a forked child.
 
     Attributes
     ----------
@@ -138,6 +139,9 @@ class ExchangeFile:
     is_new: bool = False
     pid: int = field(default_factory=os.getpid)
     listener: Listener | None = None
+
+    def __post_init__(self) -> None:
+        _open_files.add(self)
 
     def check_role(self, role: str) -> None:
         """Check that this process may act in a role: it has that one, and the exchange is open.
@@ -176,6 +180,18 @@ class ExchangeFile:
             # Closing the file does not unlock it as long as it is mapped.
             fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, fcntl.F_UNLCK, os.SEEK_SET, self.slot, 1, 0))
         os.close(fd)
+
+
+_open_files: weakref.WeakSet[ExchangeFile] = weakref.WeakSet()
+
+
+def _close_after_fork() -> None:
+    """Close what threads of the parent were about to map: otherwise the child would keep their roles."""
+    for file in list(_open_files):
+        file.close()
+
+
+os.register_at_fork(after_in_child=_close_after_fork)
 
 
 def memfd_name(name: str) -> str:
@@ -320,6 +336,14 @@ def _pid_namespace() -> int:
         return 0
 
 
+def _own_program() -> bytes:
+    """Return the name of this program; nothing where it cannot be read, as without a free descriptor."""
+    try:
+        return read_text("/proc/self/comm").strip().encode()[:40]
+    except OSError:
+        return b""
+
+
 def claim_role(fd: int, header: Header, role: str) -> int:
     """Take a role for this process. Returns its number.
 
@@ -338,8 +362,7 @@ def claim_role(fd: int, header: Header, role: str) -> int:
             if error.errno not in (errno.EAGAIN, errno.EACCES):
                 raise
         else:
-            program = read_text("/proc/self/comm").strip().encode()[:40]
-            note = _HOLDER.pack(os.getpid(), time.monotonic_ns(), program, _pid_namespace())
+            note = _HOLDER.pack(os.getpid(), time.monotonic_ns(), _own_program(), _pid_namespace())
             os.pwrite(fd, note, _HOLDERS_AT + 64 * slot)
             return slot
     others = [str(one) for one in (holder(fd, slot) for slot in slots) if one is not None]

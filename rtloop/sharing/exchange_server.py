@@ -17,6 +17,7 @@ import select
 import socket
 import struct
 import threading
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -27,7 +28,7 @@ from rtloop.process.signal_shield import become_ordinary, block_signals, start_t
 from rtloop.sharing.socket_users import may_open, peer_of
 from rtloop.system import refusal_cause
 
-__all__ = ["GIVEN", "MAGIC", "MESSAGE", "REFUSED", "VERSION", "SocketListener", "serve"]
+__all__ = ["GIVEN", "MAGIC", "MESSAGE", "REFUSED", "VERSION", "SocketListener", "close_after_fork", "serve"]
 
 #: The message: magic, version, and whether the exchange is given. Two files come with it if it is.
 MESSAGE = struct.Struct("<8sII")
@@ -193,6 +194,14 @@ def _serve(epoll: select.epoll, listeners: dict[int, SocketListener]) -> None:
 
 
 _server = _Server()
+#: Sockets of calls that are under way, which another thread may fork, as well.
+_sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+
+def close_after_fork(one: socket.socket) -> socket.socket:
+    """Return a socket that a forked child closes: it would seem to listen there as long as the child lives."""
+    _sockets.add(one)
+    return one
 
 
 def serve(name: str, listening: socket.socket, file: int, on_close: Callable[[str], None]) -> SocketListener:
@@ -203,23 +212,28 @@ def serve(name: str, listening: socket.socket, file: int, on_close: Callable[[st
     Raises
     ------
     SetupError
-        If no thread can be created.
+        If no thread can be created, or no descriptor is free.
     """
     listener = None
     try:
         listener = SocketListener(name, listening, file, on_close)
         _server.add(listener)
-    except BaseException:
+    except BaseException as error:
         if listener is not None:
             listener.close()
         else:
             listening.close()
+        if isinstance(error, OSError) and not isinstance(error, SetupError):
+            what = f"the exchange {name!r} cannot be given to other processes: {error.strerror}"
+            raise SetupError(error.errno, what) from error
         raise
     return listener
 
 
 def _forget_after_fork() -> None:
     global _server
+    for one in list(_sockets):
+        one.close()
     _server.abandon()
     _server = _Server()
 

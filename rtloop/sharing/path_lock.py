@@ -61,15 +61,22 @@ def locked(path: str, mode: int, patience_s: float) -> Iterator[None]:
 def _take(file: str, mode: int) -> int | None:
     """Take the lock. Returns the descriptor that holds it, None if it has to be tried again."""
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    is_new = False
     try:
         fd = os.open(file, flags)
     except FileNotFoundError:
         try:
             fd = os.open(file, flags | os.O_CREAT | os.O_EXCL, 0o600)
+            is_new = True
         except FileExistsError:
             return None
-        os.fchmod(fd, mode)
+    except PermissionError:
+        if os.path.lexists(file):
+            return None  # another user's, who has just created it, or gives it to fewer: that one removes it
+        raise
     try:
+        if is_new:
+            os.fchmod(fd, mode)
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise OSError(errno.EINVAL, f"{file} is not a file of a lock")
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

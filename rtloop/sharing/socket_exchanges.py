@@ -35,7 +35,15 @@ from rtloop.sharing.exchange_file import (
     finish_file,
     parse_file,
 )
-from rtloop.sharing.exchange_server import GIVEN, MAGIC, MESSAGE, REFUSED, VERSION, SocketListener, serve
+from rtloop.sharing.exchange_server import (
+    GIVEN,
+    MAGIC,
+    MESSAGE,
+    REFUSED,
+    VERSION,
+    close_after_fork,
+    serve,
+)
 from rtloop.sharing.path_lock import locked
 from rtloop.sharing.socket_users import check_creator, peer_of
 
@@ -63,7 +71,7 @@ def _address(name: str) -> bytes:
 
 
 def _new_socket() -> socket.socket:
-    return socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    return close_after_fork(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
 
 
 def _ask(name: str) -> _Given | None:
@@ -99,7 +107,8 @@ def _ask(name: str) -> _Given | None:
             return given
         if time.monotonic() > deadline:
             raise AttachError(
-                f"no process that has the exchange {name!r} answers: they may have been stopped (SIGSTOP)"
+                f"no process that has the exchange {name!r} answers: they may have been stopped (SIGSTOP), or "
+                "have no descriptors left"
             )
         nap(0.002)
 
@@ -141,14 +150,14 @@ def _listening(name: str, file: int) -> socket.socket:
                 and one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
             )
         if is_good:
-            return socket.socket(fileno=file)
+            return close_after_fork(socket.socket(fileno=file))
     raise AttachError(f"what answers at {name!r} is not an exchange")
 
 
 def _refusal(name: str) -> str:
     refused = f"the exchange {name!r} may not be opened by user {os.geteuid()}"
     try:
-        info = os.lstat(name)
+        info = os.stat(name)
     except OSError:
         return f"{refused}: it is for one user, or in a folder that this one may not enter"
     return (
@@ -178,27 +187,32 @@ def _join(
                 check_kind(header, kind, dtype)
             else:
                 check_same(header, plan)
-            slot = claim_role(fd, header, role)
-            is_listening = True  # from here on the listener closes the socket
-            return ExchangeFile(header, fd, role, slot, listener=_listen_on(name, given.listening, fd))
+            file = ExchangeFile(header, fd, role, claim_role(fd, header, role))
         except BaseException:
             os.close(fd)
             raise
+        is_listening = True  # from here on the listener closes the socket
+        _listen_on(file, given.listening)
+        return file
     finally:
-        os.close(given.file)
         if not is_listening:
             _let_go(name, given.listening)
 
 
 def _read(name: str, given: _Given) -> tuple[int, Header]:
-    """Open the file of an exchange for this process alone, and check its header."""
+    """Open the file of an exchange for this process alone, and check its header. Closes the one that was given."""
     try:
+        # First: opening another kind of file may block, or start a device. Only a memfd is sealed.
+        check_sealed(given.file, is_written=True)
         # The description that has been sent may be in use by the process that has sent it, and by others.
-        fd = os.open(f"/proc/self/fd/{given.file}", os.O_RDWR | os.O_CLOEXEC)
+        fd = os.open(f"/proc/self/fd/{given.file}", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+    except ValueError as error:
+        raise AttachError(f"what was given as the exchange {name!r} is not one: {error}") from None
     except OSError as error:
         raise AttachError(f"the exchange {name!r} cannot be opened for reading and writing: {error}") from None
+    finally:
+        os.close(given.file)
     try:
-        check_sealed(fd)
         header = parse_file(fd, os.fstat(fd).st_size)
         if not header.is_finished:
             raise ValueError("it is not finished")
@@ -212,8 +226,13 @@ def _read(name: str, given: _Given) -> tuple[int, Header]:
     return fd, header._replace(name=name)
 
 
-def _listen_on(name: str, listening: socket.socket, fd: int) -> SocketListener:
-    return serve(name, listening, fd, _remove_unused)
+def _listen_on(file: ExchangeFile, listening: socket.socket) -> None:
+    """Give an exchange to other processes as long as it is open here. Closes it if this fails."""
+    try:
+        file.listener = serve(file.header.name, listening, file.fd, _remove_unused)
+    except BaseException:
+        file.close()
+        raise
 
 
 def open_by_socket(name: str, kind: str, role: str, dtype: np.dtype[Any] | None = None) -> ExchangeFile:
@@ -245,7 +264,6 @@ def look_at_socket(name: str) -> tuple[int, Header] | None:
     try:
         return _read(name, given)
     finally:
-        os.close(given.file)
         _let_go(name, given.listening)
 
 
@@ -281,23 +299,27 @@ def share_by_socket(name: str, plan: Plan, role: str) -> ExchangeFile:
 def _create(name: str, plan: Plan, role: str) -> ExchangeFile | None:
     """Create an exchange and its socket; None if another process has done so, or is doing it."""
     fd, header = create_file(name, plan)
-    is_listening = False
     try:
-        slot = claim_role(fd, header, role)
         finish_file(fd)
-        listening = _bind(name, plan.mode)
-        if listening is None:
-            os.close(fd)
-            return None
-        is_listening = True
-        listener = _listen_on(name, listening, fd)
+        header = header._replace(is_finished=True)
+        file = ExchangeFile(header, fd, role, claim_role(fd, header, role), is_new=True)
     except BaseException:
         os.close(fd)
-        if is_listening:
-            _remove_unused(name)
         raise
-    header = header._replace(is_finished=True)
-    return ExchangeFile(header, fd, role, slot, is_new=True, listener=listener)
+    try:
+        listening = _bind(name, plan.mode)
+    except BaseException:
+        file.close()
+        raise
+    if listening is None:
+        file.close()
+        return None
+    try:
+        _listen_on(file, listening)
+    except BaseException:
+        _remove_unused(name)
+        raise
+    return file
 
 
 def _bind(name: str, mode: int) -> socket.socket | None:
@@ -339,10 +361,15 @@ def _listen(name: str, mode: int) -> socket.socket | None:
                 listening.close()
                 return None
             raise
-        if name[0] == "/":
-            _set_mode(name, mode)
-        listening.listen(_BACKLOG)
-        listening.setblocking(False)
+        try:
+            if name[0] == "/":
+                _set_mode(name, mode)
+            listening.listen(_BACKLOG)
+            listening.setblocking(False)
+        except BaseException:
+            if name[0] == "/":
+                os.unlink(name)  # with the path locked: it is this one
+            raise
     except BaseException:
         listening.close()
         raise
@@ -383,6 +410,8 @@ def _remove_unused(name: str) -> None:
     """Remove the socket at a path if nobody listens there any more."""
     if name[0] == "@" or not _is_unused(name):
         return
-    with suppress(OSError, StateError), locked(name, 0o600, _CLOSE_S):
-        if _is_unused(name) and stat.S_ISSOCK(os.lstat(name).st_mode):
-            os.unlink(name)
+    with suppress(OSError, StateError):
+        mode = stat.S_IMODE(os.lstat(name).st_mode) & 0o666  # of the lock: for all who may create the next one
+        with locked(name, mode, _CLOSE_S):
+            if _is_unused(name) and stat.S_ISSOCK(os.lstat(name).st_mode):
+                os.unlink(name)

@@ -54,7 +54,7 @@ def may_open(user: User, name: str) -> bool:
     if user.uid in (_ROOT, os.geteuid()):
         return True
     try:
-        info = os.lstat(name)
+        info = os.stat(name)  # of the socket, if the name is a link: every link has the mode 0o777
     except OSError:  # it has been removed, or is at another path in this mount namespace
         return False
     is_of_group = info.st_gid in (user.gid, *user.groups)

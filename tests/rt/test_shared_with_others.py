@@ -96,7 +96,7 @@ def test_the_credentials_are_checked_even_if_the_kernel_lets_a_process_connect(
 import os, rtloop.sharing.socket_users as users, rtloop.sharing.exchange_server as server
 made = rtloop.Latest('f8', share='{folder}/own')
 class Info: st_mode, st_uid, st_gid = 0o140600, os.geteuid(), os.getegid()
-users.os.lstat = lambda path: Info
+users.os.stat = lambda path: Info
 """
     code = "!exec(" + repr(code[1:]) + ", globals())"
     folder.chmod(0o777)

@@ -26,6 +26,7 @@ from rtloop_test_peer import Peer
 
 import rtloop
 from rtloop import AttachError, ConfigError, Latest, Ring, StateError
+from rtloop.sharing.exchange_file import create_file, finish_file
 from rtloop.sharing.found_exchanges import find_exchanges
 
 POINT = np.dtype([("t", "f8"), ("x", "f4", (3,)), ("mode", "u1")], align=True)
@@ -464,6 +465,18 @@ def test_a_file_that_is_not_sealed_is_not_an_exchange(name: str) -> None:
     fcntl.fcntl(planted, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
     assert Latest.open(name).read() == 0.0, "its content decides"
     os.close(planted)
+
+
+def test_one_that_takes_more_memory_than_there_is_is_refused(name: str) -> None:
+    """Its file has holes, which cost its maker nothing. The kernel would kill whoever makes them present."""
+    with Ring("f8", 8, share=f"{name}/small"):
+        (small,) = find_exchanges(f"{name}/small").values()
+    plan = small.header.plan._replace(capacity=1 << 42, data_bytes=small.header.plan.data_bytes - 64 + (1 << 45))
+    file, _ = create_file(name, plan)
+    finish_file(file)
+    with pytest.raises(MemoryError, match="a shared exchange: asked for 32768 GiB, granted none"):
+        Ring.open(name)
+    os.close(file)
 
 
 def test_it_is_not_in_the_file_system(name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -296,11 +297,12 @@ def test_the_socket_of_another_program_is_not_touched(path: str) -> None:
     assert Path(path).read_text() == "mine"
 
 
-def _memfd(content: bytes, *, is_sealed: bool = True) -> int:
+def _memfd(content: bytes, kind: int | str = "") -> int:
     file = os.memfd_create("planted", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.write(file, content)
-    if is_sealed:
-        fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+    if kind != "unsealed":
+        more = fcntl.F_SEAL_WRITE if kind == "read only" else 0
+        fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | more)
     return file
 
 
@@ -318,13 +320,14 @@ def _memfd(content: bytes, *, is_sealed: bool = True) -> int:
         (MESSAGE.pack(MAGIC, VERSION, GIVEN), 2, "is not one: it does not begin like an exchange"),
         (MESSAGE.pack(MAGIC, VERSION, GIVEN), 3, "is not one: it does not begin like an exchange"),
         (MESSAGE.pack(MAGIC, VERSION, GIVEN), "unsealed", "it is not sealed"),
+        (MESSAGE.pack(MAGIC, VERSION, GIVEN), "read only", "it is sealed against writing"),
         (MESSAGE.pack(MAGIC, VERSION, GIVEN), "pipe", "cannot be opened for reading and writing|is not sealed"),
         (MESSAGE.pack(MAGIC, VERSION, GIVEN), "not listening", "is not an exchange"),
     ],
 )
 def test_an_answer_is_not_believed(path: str, answer: bytes, files: int | str, words: str) -> None:
     """Whoever has the name first is asked, and may be anybody."""
-    planted = [_memfd(b"x" * 8192, is_sealed=files != "unsealed"), *os.pipe()]
+    planted = [_memfd(b"x" * 8192, files), *os.pipe()]
     is_over = threading.Event()
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
         server.bind(socket_exchanges._address(path))
@@ -359,6 +362,31 @@ def test_an_answer_is_not_believed(path: str, answer: bytes, files: int | str, w
         os.close(file)
 
 
+def test_what_was_given_is_opened_only_if_it_is_memory_and_never_waited_for(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An open of a device may start it. One of a file with a lease (fcntl(2)) waits for its holder, for 45 s."""
+    opened: list[int] = []
+    own_open = os.open
+
+    def note(name: str, flags: int, *more: int) -> int:
+        opened.append(flags)
+        return own_open(name, flags, *more)
+
+    given = [os.open("/dev/null", os.O_PATH), _memfd(b"x" * 8192)]
+    monkeypatch.setattr(os, "open", note)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
+        with pytest.raises(AttachError, match="is not sealed"):
+            socket_exchanges._read(path, socket_exchanges._Given(given[0], listening))
+        assert not opened
+        with pytest.raises(AttachError, match="does not begin like an exchange"):
+            socket_exchanges._read(path, socket_exchanges._Given(given[1], listening))
+    assert len(opened) == 1 and opened[0] & os.O_NONBLOCK
+    for file in given:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(file)
+
+
 def test_a_description_with_a_role_is_never_given(name: str) -> None:
     """Whoever got it would have the role, and keep it beyond the end of its holder."""
     writer = Latest("f8", share=name)
@@ -369,6 +397,76 @@ def test_a_description_with_a_role_is_never_given(name: str) -> None:
     assert exchange_file.holder(given.file, 0) is None
     os.close(given.file)
     given.listening.close()
+
+
+def test_a_child_forked_in_the_middle_of_a_call_keeps_nothing_of_it(
+    path: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its copy of the socket would seem to listen at the path, and its copy of the file would keep the role."""
+    writer = Latest("f8", share=path)
+    before = set(os.listdir("/proc/self/fd"))
+    is_open, may_go = threading.Event(), threading.Event()
+    own_serve, opened = socket_exchanges.serve, list[Latest]()
+
+    def hold(*arguments: Any) -> Any:  # the call has the file, the role and the socket, and no listener yet
+        is_open.set()
+        may_go.wait(60)
+        return own_serve(*arguments)
+
+    monkeypatch.setattr(socket_exchanges, "serve", hold)
+    thread = threading.Thread(target=lambda: opened.append(Latest.open(path)))
+    thread.start()
+    is_open.wait(60)
+    (end, own_end), (done, is_done) = os.pipe(), os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        child = os.fork()
+    if child == 0:
+        os.close(own_end)
+        kept = [os.readlink(f"/proc/self/fd/{fd}") for fd in set(os.listdir("/proc/self/fd")) - before
+                if os.path.exists(f"/proc/self/fd/{fd}")]  # fmt: skip
+        os.write(is_done, b"".join(f"{link} ".encode() for link in kept if "exchange" in link))
+        os.close(is_done)
+        os.read(end, 1)
+        os._exit(0)
+    os.close(is_done)
+    assert os.read(done, 1000) == b"", "files of the exchange in the child"
+    may_go.set()
+    thread.join()
+    opened[0].close()
+    writer.close()
+    assert os.listdir(folder) == [], "nobody seems to listen there, although the child lives"
+    for file in (own_end, end, done):
+        os.close(file)
+    os.waitpid(child, 0)
+
+
+@pytest.mark.parametrize("failing", ["_set_mode", "serve"])
+def test_a_creation_that_fails_leaves_no_socket(
+    path: str, folder: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    if failing == "serve":  # deeper in it
+        monkeypatch.setattr(exchange_server._Server, "add", fail)
+    else:
+        monkeypatch.setattr(socket_exchanges, failing, fail)
+    with pytest.raises(SetupError, match=r"cannot be (created|given to other processes): Too many open files"):
+        Latest("f8", share=path)
+    assert os.listdir(folder) == []
+    monkeypatch.undo()
+    Latest("f8", share=path).close()
+
+
+def test_a_role_can_be_taken_without_the_name_of_the_program(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(file: str) -> str:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(exchange_file, "read_text", fail)
+    with Latest("f8", share=path) as writer, pytest.raises(StateError, match=rf"already: process {os.getpid()}$"):
+        Latest.open(path, "writer")
+    assert writer.peers == ()
 
 
 def test_one_that_shuts_the_common_socket_down_costs_no_processor_time(name: str) -> None:
@@ -483,10 +581,20 @@ def test_owner_group_and_mode_of_the_socket_decide(
     monkeypatch: pytest.MonkeyPatch, mode: int, owner: int, group: int, user: User, is_allowed: bool
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 2000)
-    monkeypatch.setattr(os, "lstat", lambda path: SimpleNamespace(st_mode=mode, st_uid=owner, st_gid=group))
+    monkeypatch.setattr(os, "stat", lambda path: SimpleNamespace(st_mode=mode, st_uid=owner, st_gid=group))
     assert may_open(user, "/run/x") is is_allowed
     assert may_open(User(2000, 1, ()), "/run/x"), "this process's own user"
     assert may_open(User(1000, 1, ()), "@x") is False and may_open(User(2000, 1, ()), "@x")
+
+
+def test_the_mode_of_a_link_is_not_that_of_the_socket(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every link has the mode 0o777."""
+    (folder / "link").symlink_to(folder / "setpoint")
+    with Latest("f8", share=f"{folder}/setpoint"), Latest.open(f"{folder}/link") as reader:
+        assert reader.share == f"{folder}/link"
+        own = os.geteuid()
+        monkeypatch.setattr(os, "geteuid", lambda: own + 1)
+        assert not may_open(User(own + 2, 7, (7,)), f"{folder}/link")
 
 
 def test_a_user_that_the_namespace_does_not_know_is_not_taken_for_its_own(
@@ -553,6 +661,41 @@ def test_the_lock_of_a_path_is_held_by_one_and_waited_for(path: str, folder: Pat
     os.mkfifo(folder / ".setpoint.lock")
     with pytest.raises(SetupError, match="not a file of a lock"):
         Latest("f8", share=path)
+
+
+def test_the_lock_of_another_user_is_waited_for(path: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lock may be open to fewer users than the exchange: for a moment, or for a process that has been killed."""
+    lock, own_open, tried = folder / ".setpoint.lock", os.open, list[str]()
+    lock.touch()
+
+    def refuse(name: str, *more: Any) -> int:
+        if name == str(lock) and len(tried) < 3:
+            tried.append(name)
+            if len(tried) == 3:
+                lock.unlink()
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return own_open(name, *more)
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(SetupError, match="has to be able to write to the folder"):  # the third is about the folder
+        Latest("f8", share=path)
+    assert len(tried) == 3
+    Latest("f8", share=path).close()
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o660, 0o666])
+def test_whoever_may_open_an_exchange_may_lock_its_path(path: str, monkeypatch: pytest.MonkeyPatch, mode: int) -> None:
+    locks: list[tuple[int, int]] = []
+    own_take = path_lock._take
+
+    def note(file: str, asked: int) -> int | None:
+        fd = own_take(file, asked)
+        locks.append((asked, os.stat(file).st_mode & 0o777))
+        return fd
+
+    monkeypatch.setattr(path_lock, "_take", note)
+    Latest("f8", share=path, mode=mode).close()
+    assert locks == [(mode, mode)] * 2, "of its creation, and of its end"
 
 
 def test_its_thread_serves_all_exchanges_of_the_process(folder: Path) -> None:
