@@ -44,7 +44,7 @@ PARTS = {
     "latency": Part("Wake-up latency", "--pairs 2 --seconds 1"),
     "spin": Part("Adaptation of spinning to a load", "--pairs 1 --seconds 1"),
     "company": Part("Next to a busy Python thread", "--pairs 2 --seconds 1"),
-    "counterparts": Part("Before referees of others", "--quick"),
+    "counterparts": Part("Comparison with the authors' Python", "--quick"),
     "rates": Part("Highest sustained rate", "--pairs 1 --seconds 1"),
     "swaps": Part("Swaps", "--pairs 2 --swaps 50"),
     "start_stop": Part("Start and stop", "--pairs 5"),

@@ -118,10 +118,10 @@ class _MemoryLock:
                 raise
 
     def _is_in_force(self, flags: int) -> bool:
-        """Return True if everything is locked with these flags already, so that mlockall(2) would change nothing.
+        """Return True if all memory is already locked with these flags, so that mlockall(2) would change nothing.
 
-        That call would walk through all pages of the process, which takes milliseconds. It is needed if other code has
-        unlocked a range since the last one: then there is more memory than before that is mapped and not locked.
+        The call walks through all pages of the process, which takes milliseconds. It is needed if other code has
+        unlocked a range since the last call: more memory than before is then mapped and not locked.
         """
         if not self._modes or flags != self._flags(self._modes) or not flags & kernel.LOCK_FUTURE:
             return False
@@ -137,7 +137,7 @@ class _MemoryLock:
 
     @staticmethod
     def _unlocked_bytes() -> int | None:
-        """Return the size of what is mapped and not locked; None if it cannot be read."""
+        """Return the size of the memory that is mapped and not locked; None if it cannot be read."""
         try:
             status = memory_status()
             return status["VmSize"] - status["VmLck"]

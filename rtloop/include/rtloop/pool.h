@@ -5,20 +5,20 @@
  * Three kinds. single: one thread. shared: lock-free, any threads. mutex: any threads, with priority inheritance.
  * The pool's own data is in the tables, not in the blocks, so writing to a block after its free cannot harm the pool.
  *
- * single and mutex: a stack with the addresses of free blocks, a place for each block, and one block apart.
+ * single and mutex: a stack with the addresses of free blocks, a position for each block, and the recent block.
  *
- *   stack   NULL [ blocks that were freed | NULL ... ]     places[i]: where block i was put last     recent, recent_is
+ *   stack   NULL [ blocks that were freed | NULL ... ]     places[i]: last position of block i     recent, recent_is
  *                                        ^ depth
  *
  * Blocks from number high_water on have never been taken, and are not on the stack. An alloc takes the first of them
- * if the stack is empty, which it finds out when it meets the NULL below. An alloc leaves NULL behind, so a block is
- * on the stack iff the stack has it at its place. `recent` is a block that is not on the stack; it is either spare,
- * which means free, or lent. A free makes its block the recent one, and spare, unless there is a spare one; then the
- * free puts its block on the stack. An alloc takes the spare block first. A free is valid iff the block has been taken
- * before, is not on the stack and not the spare one.
+ * if the stack is empty, which the NULL at its bottom marks. An alloc stores NULL in place of the block that it takes,
+ * so a block is on the stack iff stack[places[i]] is its address. `recent` is a block that is not on the stack; it is
+ * either spare (free) or lent (in use). If there is no spare block, a free makes its block the recent one, and spare;
+ * otherwise it puts its block on the stack. An alloc takes the spare block first. A free is valid iff the block has
+ * been taken before, is not on the stack, and is not the spare one.
  *
  * In the most frequent pattern, alloc and free in turn, both calls change only `recent_is`, between two constants.
- * This matters, because a load that gets its value from a store just before takes 4 to 8 cycles. The CPU predicts the
+ * This matters, because a load of a value that was just stored takes 4 to 8 cycles. The CPU predicts the
  * branches that depend on `recent_is`, so no call waits for that value, and `recent` itself does not change. A free of
  * the recent block does not have to compute its index either.
  *
@@ -39,8 +39,8 @@
  * together ever hold is therefore never exhausted. (The count of takes wraps after 2^32: a wrong answer needs exactly
  * that many takes of one leaf between two readings, which take more than a minute.)
  *
- * High water of single and mutex: an alloc takes a block that was never taken only if every other one is in use, so the
- * blocks ever taken are as many as were ever in use at once. High water of shared: first fit takes block i only if
+ * High water of single and mutex: an alloc takes a new block only if all blocks that were ever taken are in use, so the
+ * number of blocks ever taken is the greatest number in use. High water of shared: first fit takes block i only if
  * all blocks below it are in use. In sequential use the number of the highest block ever taken, plus 1, is therefore
  * the greatest number in use. With several threads, blocks below may be freed while an alloc searches: the figure is
  * then too high by at most their number, and never too low.
@@ -88,12 +88,12 @@
 #define RT_POOL_LEAF 32                       /* blocks of a leaf */
 #define RT_POOL_TAKE (UINT64_C(1) << RT_POOL_LEAF)
 
-/* What rt_pool_t.recent_is says. 0 is the state of a new pool, and of one that a fork has wiped. */
+/* Values of rt_pool_t.recent_is. 0 is the state of a new pool, and of one that a fork has wiped. */
 #define RT_POOL_SPARE 1u /* `recent` is free */
 #define RT_POOL_LENT 2u  /* `recent` is in use */
 
-/* A rare case, out of line: inline code that could call more would save registers first, and a locked instruction waits
- * for these stores. */
+/* A rare case, out of line: inline code with more calls would first save registers, and a locked instruction waits for
+ * these stores. */
 #define RT_POOL_RARE static __attribute__((noinline, cold, unused))
 
 #if __GCC_ATOMIC_LLONG_LOCK_FREE != 2
@@ -119,8 +119,8 @@ typedef struct rt_pool {
   uint32_t kind;
   uint32_t hint_words;
 
-  /* Written by every call of single and mutex; on shared only if the pool is fuller than ever. The lock is in the line
-   * of what it protects. */
+  /* Written by every call of single and mutex; of shared only if more blocks are in use than ever before. The lock
+   * shares a cache line with the data that it protects. */
   _Alignas(RT_CACHE_LINE) pthread_mutex_t lock;
   char *recent;       /* single and mutex: a block that is not on the stack, if recent_is is not 0 */
   uint32_t recent_is; /* RT_POOL_SPARE or RT_POOL_LENT */
@@ -311,8 +311,8 @@ RT_POOL_RARE int rt_pool_clear_hint(rt_pool_t *pool, uint32_t leaf) {
   return 1;
 }
 
-/* Try to take the lowest free block of a leaf, which was `was`. NULL iff the leaf has changed meanwhile, or the attempt
- * failed for no reason, and then the present state is in *was. Any thread. */
+/* Try once to take the lowest free block of a leaf whose state was *was. NULL iff the leaf has changed meanwhile, or
+ * the compare-and-swap failed spuriously; *was is then the present state. Any thread. */
 static inline void *rt_pool_try_take(rt_pool_t *pool, uint32_t leaf, uint64_t *was) {
   /* The count of takes wraps in the upper half and carries nowhere. */
   const uint64_t next = (*was & (*was - 1)) + RT_POOL_TAKE;
@@ -425,7 +425,7 @@ static inline int rt_pool_free_mutex(rt_pool_t *pool, void *block) {
 }
 
 /* Take a block of a pool of any kind: NULL iff every block is in use, or the pool belongs to the parent of this forked
- * process. One predictable branch more than the function of the kind, whose threads and cost it has. Always inline,
+ * process. One predictable branch more than the function of the kind, whose threads and cost it has. Always inlined,
  * because a call would take longer than the rest. */
 static inline void *rt_pool_alloc(rt_pool_t *pool) {
   const uint32_t kind = pool->kind;

@@ -40,7 +40,7 @@ static inline int rt_pool_is_stack_sound(const rt_pool_t *pool) {
   for (uint32_t i = 0; i <= pool->count; i++) {
     if (i > 0 && i <= depth) {
       const uint64_t index = rt_pool_index(pool, pool->stack[i]);
-      if (index >= high || pool->places[index] != i) return 0; /* so no block is there twice */
+      if (index >= high || pool->places[index] != i) return 0; /* also if a block is there twice */
     } else if (pool->stack[i]) {
       return 0;
     }
