@@ -1,4 +1,4 @@
-"""C structs of the classes of modules, compared to test whether a new build can read objects of a former one.
+"""C structs of compiled classes, compared to test whether a new build can read objects of a former one.
 
 ``take_over`` of a loop casts the former step to a class, and neither Cython nor C checks that cast. Two builds of one
 file agree on a class if the text of its struct, and of each struct in it, is the same. ``rtloop.build`` keeps the

@@ -41,22 +41,22 @@ _in_use: Rtkit | None = None
 
 
 def use_rtkit() -> Rtkit:
-    """Ask RealtimeKit for the threads of this process's loops whose real-time policy the kernel refuses.
+    """Ask RealtimeKit for a real-time policy if the kernel refuses it to a loop of this process.
 
-    This needs no administrator: most desktops run RealtimeKit for the users who are logged in. It grants SCHED_RR, so
-    a strict loop requests ``policy="rr"`` and a priority within the limit, and does without what other privileges
-    need::
+    This needs no administrator, because most desktops run RealtimeKit for the users who are logged in. It grants
+    SCHED_RR only. A strict loop must therefore request ``policy="rr"`` and a priority within the limit, and nothing
+    that needs other privileges::
 
         limits = rtloop.use_rtkit()
         loop = Servo("1kHz", policy="rr", priority=limits.priority, lock_memory="own", dma_latency=None)
 
-    The first loop that is refused lowers RLIMIT_RTTIME of this process to what RealtimeKit demands; without privileges
-    it cannot be raised again. From then on, a real-time thread that does not sleep for three quarters of
-    `cpu_time_us` ends the process: the kernel sends SIGXCPU, and at the full time SIGKILL. The grant ``rt_time`` says
-    so. A loop whose period is longer than that, or that spins through its period, is refused.
+    The first loop that asks lowers RLIMIT_RTTIME of this process to the limit that RealtimeKit requires; without
+    privileges it cannot be raised again. From then on, a real-time thread that does not sleep for three quarters of
+    `cpu_time_us` ends the process: the kernel sends SIGXCPU, and at the full time SIGKILL. The grant ``rt_time``
+    states the limit. A loop whose period is longer than that, or that spins through its period, is refused.
 
-    It needs ``pip install 'rtloop[rtkit]'``. A call without effect does no harm: loops that the kernel grants their
-    policy never ask RealtimeKit. The process of a :class:`ProcessLoop` is another one, and does not ask it.
+    It needs ``pip install 'rtloop[rtkit]'``. A loop asks RealtimeKit only if the kernel refuses its policy, so the call
+    may stay in a program that also runs with privileges. The process of a :class:`ProcessLoop` does not ask it.
 
     Returns
     -------
@@ -83,9 +83,9 @@ def limits_in_use() -> Rtkit | None:
 
 
 def make_real_time(tid: int, priority: int) -> str:
-    """Ask RealtimeKit to make a thread of this process SCHED_RR; return why it refused, empty if it did not.
+    """Ask RealtimeKit to make a thread of this process SCHED_RR; return the reason if it refuses, else "".
 
-    Lowers RLIMIT_RTTIME first, if it is above what RealtimeKit demands.
+    Lowers RLIMIT_RTTIME first, if it is above the limit that RealtimeKit requires.
     """
     if _in_use is None:
         return "RealtimeKit is not in use"
