@@ -1,4 +1,4 @@
-"""Write the doctor's checks beside the items of the kernel's documentation, as the source has them.
+"""Write the tables of the doctor's checks and the items of the kernel's documentation from the source.
 
     python docs/draw_doctor.py
 
@@ -42,7 +42,7 @@ def tables() -> str:
     for problem in PROBLEMS:
         since = "{}.{}".format(*problem.since) if problem.since != (0, 0) else "before"
         kind = "PREEMPT_RT, " if problem.is_rt else ""
-        kernels = f"{kind}from {since}" if since != "before" else "all before"
+        kernels = f"{kind}from {since}" if since != "before" else "all older ones"
         lines.append(f"| [{problem.name}]({problem.url}) | {problem.text} | {kernels} | {corrected_in(problem)} |")
     return "\n".join(lines) + "\n\n"
 

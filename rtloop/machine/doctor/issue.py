@@ -1,7 +1,8 @@
-"""Facts of a machine for the report of a latency: what the maintainer of a real-time kernel asks first.
+"""Facts about a machine for the report of a latency: what the maintainers of a real-time kernel ask for first.
 
 See Documentation/admin-guide/reporting-issues.rst of the kernel. No fact names the machine, its users or its network:
-serial numbers are not read, unknown boot arguments lose their values, and names and addresses are removed at the end.
+serial numbers are not read, the values of unknown boot arguments are dropped, and names and addresses are removed at
+the end.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _CPU = "/sys/devices/system/cpu"
 _DMI = "/sys/class/dmi/id"
 #: Letters of the taint flags, from bit 0 (Documentation/admin-guide/tainted-kernels.rst).
 _TAINTS = "PFSRMBUDAWCIOELKXTNJ"
-#: Options of the kernel that decide its latency, as beginnings.
+#: Prefixes of the kernel's options that affect its latency.
 _OPTIONS = (
     "PREEMPT", "HZ", "NO_HZ", "HIGH_RES_TIMERS", "RCU_NOCB", "RCU_BOOST", "CPU_FREQ", "CPU_IDLE", "CPU_ISOLATION",
     "IRQ_FORCED_THREADING", "RT_GROUP_SCHED", "CPUSETS", "SCHED_CORE", "LOCKUP_DETECTOR", "SOFTLOCKUP", "HARDLOCKUP",
@@ -32,7 +33,7 @@ _OPTIONS = (
     "IRQSOFF_TRACER", "PREEMPT_TRACER", "HWLAT_TRACER", "OSNOISE_TRACER", "TIMERLAT_TRACER", "EFI_DISABLE_RUNTIME",
     "TRANSPARENT_HUGEPAGE", "KSM", "NUMA_BALANCING", "COMPACTION",
 )  # fmt: skip
-#: Boot arguments whose values are shown, as beginnings; the values of all others may be private.
+#: Prefixes of the boot arguments whose values are shown; the values of all others may be private.
 _ARGUMENTS = (
     "isolcpus", "nohz", "rcu", "irqaffinity", "idle", "intel_idle", "processor", "intel_pstate", "amd_pstate",
     "cpufreq", "cpuidle", "mitigations", "preempt", "threadirqs", "tsc", "clocksource", "highres", "efi", "pcie_aspm",
@@ -103,7 +104,7 @@ def _taint(number: int | None) -> str:
 
 
 def safe_arguments(text: str) -> str:
-    """Return the kernel's command line without what may be private: values of unknown arguments, and init's part."""
+    """Return the kernel's command line without private parts: values of unknown arguments, and arguments of init."""
     words = []
     for word in re.findall(r'(?:[^\s"]|"[^"]*"?)+', text):
         name, equals, _ = word.partition("=")

@@ -181,7 +181,7 @@ class Machine:
 
     @cached_property
     def isolated(self) -> tuple[int, ...]:
-        """The CPUs that the kernel keeps free of ordinary threads: since the boot, or by a partition."""
+        """The CPUs that the kernel keeps free of other threads: since boot, or by a cpuset partition."""
         found = set(parse.cpu_list(self.text("/sys/devices/system/cpu/isolated")) or ())
         found |= set(cpuset.partitioned_cpus(f"{self.root}/sys/fs/cgroup"))
         return tuple(sorted(cpu for cpu in found if cpu in self.online))
@@ -194,5 +194,5 @@ class Machine:
 
     @cached_property
     def cpu_vendor(self) -> str:
-        """The vendor of the CPUs, such as ``GenuineIntel``; empty where ``/proc/cpuinfo`` does not tell."""
+        """The vendor of the CPUs, such as ``GenuineIntel``; empty if ``/proc/cpuinfo`` does not name it."""
         return parse_fields(self.text("/proc/cpuinfo")).get("vendor_id", "")

@@ -124,8 +124,8 @@ def kernel_version(text: str) -> tuple[int, int] | None:
 def kernel_release(release: str, version: str = "") -> tuple[int, int, int | None] | None:
     """Read major, minor and stable version; the latter is None if it is not known.
 
-    Debian names the stable version only in the version, ``"#1 SMP PREEMPT_RT Debian 6.1.147-1"``, and Ubuntu and RHEL
-    nowhere: what they call ``5.15.0-1032-realtime`` has the fixes of later stable versions.
+    Debian gives the stable version only in the version string, ``"#1 SMP PREEMPT_RT Debian 6.1.147-1"``. Ubuntu and
+    RHEL do not give it: their ``5.15.0-1032-realtime`` has fixes of later stable versions.
     """
     if match := re.search(r"\bDebian ([0-9]{1,4})\.([0-9]{1,4})\.([0-9]{1,4})\b", version):
         return int(match[1]), int(match[2]), int(match[3])

@@ -1,4 +1,4 @@
-"""What the doctor checks, and what says so: the items of the kernel's documentation, and the verdicts of each check.
+"""References of the doctor's checks: the items of the kernel's documentation, and the verdicts of each check.
 
 `docs/draw_doctor.py` writes these tables into docs/reference/doctor.md; a test compares them with the checks.
 """
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 __all__ = ["ITEMS", "PAGES", "VERDICTS_OF", "Item", "Page", "plain_name", "references"]
 
-#: Names of checks that carry the name of what was found.
+#: Checks whose names continue with the name of the finding.
 _PREFIXES = ("known problem", "real-time hog")
 
 
@@ -34,9 +34,9 @@ class Item(NamedTuple):
     expects : str
         What the page recommends.
     checks : tuple of str
-        Names of the checks that cover it; empty if nothing on the machine tells.
+        Names of the checks that cover it; empty if there is none.
     remark : str
-        Why there is no check.
+        What the checks do not cover, or why there is no check.
     """
 
     page: str
@@ -64,7 +64,7 @@ PAGES = {
 }
 
 _ALLOWED = "allowed: it costs no latency"
-#: Every item of the pages for real time and isolation, in their order; then what other pages add.
+#: Every item of the pages about real time and isolation, in their order, then items of other pages.
 ITEMS = (
     Item("configuration", "CONFIG_CPU_FREQ", "config-cpu-freq", "enabled, high", ("frequency governor",)),
     Item("configuration", "CONFIG_CPU_FREQ_DEFAULT_GOV_PERFORMANCE", "config-cpu-freq-default-gov-performance",
@@ -92,17 +92,17 @@ ITEMS = (
     Item("configuration", "CONFIG_DEBUG_KERNEL", "config-debug-kernel", "allowed", (), _ALLOWED),
     Item("configuration", "CONFIG_LOCKUP_DETECTOR", "config-lockup-detector", "disabled, high", ("lockup detectors",)),
     Item("configuration", "CONFIG_PROVE_LOCKING", "config-prove-locking", "disabled, high", ("lock debugging",)),
-    Item("hardware", "System memory and cache", "system-memory-and-cache", "no shared caches, or a part of them",
+    Item("hardware", "System memory and cache", "system-memory-and-cache", "no shared cache, or a part of it reserved",
          ("shared caches", "NUMA nodes", "graphics")),
     Item("hardware", "Hardware buses", "hardware-buses", "no power management of links", ("PCIe power management",),
-         "what a bus such as USB adds depends on the device: measure it"),
+         "the latency of a bus such as USB depends on the device, so measure it"),
     Item("hardware", "Virtualization", "virtualization", "whole CPUs; no idle=poll in a guest",
          ("virtual machine", "stolen time", "idle states")),
     Item("hardware", "Networking", "networking", "XDP, or tuned queues", ("threaded NAPI",),
-         "the queues and XDP belong to the program"),
+         "the program sets up queues and XDP"),
     Item("hardware", "Firmware", "firmware", "tested", ("firmware interruptions",)),
     Item("hardware", "EFI", "efi", "off, or confined to housekeeping CPUs", ("EFI runtime services",)),
-    Item("hardware", "OP-TEE (ARM)", "op-tee-arm", "known, and measured", ("secure world (OP-TEE)",)),
+    Item("hardware", "OP-TEE (ARM)", "op-tee-arm", "latency measured", ("secure world (OP-TEE)",)),
     Item("theory", "Scheduling", "scheduling", "a real-time policy", ("real-time priority", "a real loop")),
     Item("theory", "Sleeping spin locks", "sleeping-spin-locks", "PREEMPT_RT", ("preemption",)),
     Item("theory", "Priority inheritance", "priority-inheritance", "PREEMPT_RT", ("preemption",)),
@@ -116,7 +116,7 @@ ITEMS = (
     Item("porting", "Forced threaded interrupts", "requirements", "supported", ("threaded interrupts",)),
     Item("porting", "Timer and clocksource", "optional-features", "high resolution",
          ("timer resolution", "clocksource", "clock_gettime")),
-    Item("porting", "Lazy preemption", "optional-features", "it delays ordinary threads only", ("preemption mode",)),
+    Item("porting", "Lazy preemption", "optional-features", "delays ordinary threads only", ("preemption mode",)),
     Item("isolation", "Scheduler domain isolation", "scheduler-domain-isolation", "a cpuset partition, or isolcpus=",
          ("isolated CPUs", "cpuset partitions", "CPUs of this process")),
     Item("isolation", "Unbound work", "housekeeping", "on housekeeping CPUs", ("unbound kernel work",)),
@@ -160,18 +160,18 @@ ITEMS = (
 )  # fmt: skip
 
 _UNREAD = "not readable"
-#: The verdicts that each check may give, and when. A value that cannot be read is always a note.
+#: The verdicts that each check may give, with their conditions. A value that cannot be read is always a note.
 VERDICTS_OF: dict[str, dict[str, str]] = {
     "a real loop": {"ok": "a loop with the default settings ran", "note": "not tried", "fail": "it did not start"},
     "real-time priority": {"ok": "at least 80, or CAP_SYS_NICE", "note": _UNREAD, "fail": "less"},
     "locked memory": {"ok": "unlimited, or CAP_IPC_LOCK", "note": _UNREAD, "fail": "limited"},
     "real-time CPU time": {"ok": "unlimited", "note": _UNREAD, "warn": "limited"},
-    "capabilities": {"ok": "what is held", "note": f"those of a user namespace; {_UNREAD}"},
-    "user": {"ok": "the user", "note": f"root by sudo; {_UNREAD}"},
-    "limits of the login": {"ok": "applied, or none", "note": _UNREAD, "warn": "in limits.conf, and not applied"},
+    "capabilities": {"ok": "any", "note": f"those of a user namespace; {_UNREAD}"},
+    "user": {"ok": "any user", "note": f"root by sudo; {_UNREAD}"},
+    "limits of the login": {"ok": "applied, or none", "note": _UNREAD, "warn": "in limits.conf, but not applied"},
     "preemption": {"ok": "PREEMPT_RT", "note": _UNREAD, "warn": "any other"},
     "version": {"ok": "5.9 or later", "note": _UNREAD, "warn": "older"},
-    "known problems": {"ok": "none that is listed", "note": _UNREAD},
+    "known problems": {"ok": "none of those listed", "note": _UNREAD},
     "known problem": {"note": "it may apply", "warn": "it applies"},
     "preemption mode": {"ok": "PREEMPT_RT, full or lazy", "note": _UNREAD, "warn": "none or voluntary"},
     "threaded interrupts": {"ok": "forced", "note": f"not forced; {_UNREAD}"},
@@ -190,18 +190,18 @@ VERDICTS_OF: dict[str, dict[str, str]] = {
                     "warn": "more, or as much as sched_rt_runtime_us"},
     "control group's real-time runtime": {"ok": "some, or no limit", "note": _UNREAD, "fail": "none"},
     "control group's CPU limit": {"ok": "none", "note": _UNREAD, "warn": "a quota"},
-    "CPUs of this process": {"ok": "the isolated ones are usable", "note": f"some CPUs are not; {_UNREAD}",
+    "CPUs of this process": {"ok": "the isolated ones are usable", "note": f"some CPUs are not usable; {_UNREAD}",
                              "warn": "the isolated ones are not in its cpuset"},
     "other real-time threads": {"ok": "none takes a fifth of a CPU", "note": f"some are hidden; {_UNREAD}"},
     "real-time hog": {"warn": "a thread that takes more than a fifth of a CPU"},
-    "machine": {"ok": "what it is", "note": _UNREAD},
-    "container": {"ok": "none", "note": f"its kind; {_UNREAD}"},
-    "virtual machine": {"ok": "none", "note": _UNREAD, "warn": "its kind"},
+    "machine": {"ok": "any", "note": _UNREAD},
+    "container": {"ok": "none", "note": f"any; {_UNREAD}"},
+    "virtual machine": {"ok": "none", "note": _UNREAD, "warn": "any"},
     "stolen time": {"ok": "at most 0.5 %", "note": _UNREAD, "warn": "more"},
     "firmware interruptions": {"ok": "none in half a second", "note": "not counted", "warn": "some"},
     "secure world (OP-TEE)": {"ok": "none", "note": f"OP-TEE; {_UNREAD}"},
     "graphics": {"ok": "none, or not integrated", "note": f"integrated; {_UNREAD}"},
-    "PCIe power management": {"ok": "performance, or off", "note": f"as the firmware has set it; {_UNREAD}",
+    "PCIe power management": {"ok": "performance, or off", "note": f"the firmware's setting; {_UNREAD}",
                               "warn": "powersave"},
     "threaded NAPI": {"ok": "on for each card", "note": f"off for some; {_UNREAD}"},
     "isolated CPUs": {"ok": "some", "note": f"none; {_UNREAD}"},
@@ -221,7 +221,7 @@ VERDICTS_OF: dict[str, dict[str, str]] = {
                            "warn": "one that changes the frequency"},
     "governors to choose from": {"ok": "none that follows the load", "note": f"one that does; {_UNREAD}"},
     "idle states": {"ok": "at most 10 us to leave", "note": f"deeper ones, or idle=poll; {_UNREAD}"},
-    "idle latency bound": {"ok": "the bound now", "note": _UNREAD},
+    "idle latency bound": {"ok": "any", "note": _UNREAD},
     "clocksource": {"ok": "a fast one", "note": f"of unknown speed; {_UNREAD}", "warn": "a slow one"},
     "clock_gettime": {"ok": "through the vDSO", "note": "not measured", "warn": "a system call"},
     "timer resolution": {"ok": "at most 1 us", "note": _UNREAD, "fail": "more"},
@@ -234,7 +234,7 @@ VERDICTS_OF: dict[str, dict[str, str]] = {
     "compaction of locked pages": {"ok": "not allowed", "note": _UNREAD, "warn": "allowed"},
     "swap": {"ok": "none", "note": f"some; {_UNREAD}"},
     "huge page pool": {"ok": "filled", "note": f"empty; {_UNREAD}"},
-    "Python": {"ok": "its version", "note": "a debug build"},
+    "Python": {"ok": "any version", "note": "a debug build"},
     "Cython": {"ok": "3 or later", "note": "not installed", "warn": "older"},
     "C compiler": {"ok": "with Python.h", "note": "missing"},
     "wake-up latency": {"ok": "within a tenth of the period", "note": "within half of it", "warn": "later",
@@ -243,7 +243,7 @@ VERDICTS_OF: dict[str, dict[str, str]] = {
 
 
 def plain_name(name: str) -> str:
-    """Return the name of a check without what was found: ``"known problem"`` for each known problem."""
+    """Return the name of a check without the finding: ``"known problem"`` for each known problem."""
     return next((prefix for prefix in _PREFIXES if name.startswith((f"{prefix}:", f"{prefix} "))), name)
 
 

@@ -153,8 +153,8 @@ def make_document(checks: Sequence[Check], measured: dict[str, Any] | None = Non
 def make_markdown(checks: Sequence[Check], machine: Machine | None = None) -> str:
     """Return the report as Markdown, to paste into an issue.
 
-    With the machine it has what a maintainer asks first: the latency, the kernel, its configuration and command line,
-    the hardware, CPUs, interrupts and settings. What is private is removed.
+    With a machine, it also contains what a maintainer asks for first: the latency, the kernel, its configuration and
+    command line, the hardware, CPUs, interrupts and settings. Private data are removed.
     """
     from rtloop import __version__
 

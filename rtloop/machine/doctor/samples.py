@@ -32,7 +32,7 @@ class Sample(NamedTuple):
     tasks : dict
         Every real-time thread, with its process, and the nanoseconds it has run, by its number.
     smi : int or None
-        System management interrupts of CPU 0 since the boot, as Intel's processors count them; None if not known.
+        System management interrupts of CPU 0 since boot, as Intel's processors count them; None if not known.
     """
 
     seconds: float

@@ -1,4 +1,4 @@
-"""Checks by the kernel's list for real time: how it was built, and what of it is in use.
+"""Checks of the kernel's configuration, at build time and at run time, by the kernel's list for real time.
 
 The list is Documentation/core-api/real-time/kernel-configuration.rst of the kernel.
 """
@@ -46,13 +46,13 @@ def _boot(machine: Machine, arguments: str) -> str:
 
 
 def _built(machine: Machine, *options: str) -> list[str]:
-    """Return those of some options that are built in, without their prefix."""
+    """Return the options that are built in, without their prefix."""
     return [option for option in options if machine.config.get(f"CONFIG_{option}") == "y"]
 
 
 def _preemption_mode(machine: Machine) -> Check:
     name = "preemption mode"
-    why = "in the modes none and voluntary the kernel also lets real-time threads wait; lazy delays ordinary ones only"
+    why = "in the modes none and voluntary, real-time threads wait for kernel code; lazy delays ordinary threads only"
     model, source = preemption(machine)
     if model == "PREEMPT_RT":
         mode = parse.bracketed(machine.text(_PREEMPT), "(", ")")
@@ -71,7 +71,7 @@ def _preemption_mode(machine: Machine) -> Check:
 
 def _threaded_interrupts(machine: Machine) -> Check:
     name, source = "threaded interrupts", "/proc/cmdline, /sys/kernel/realtime"
-    why = "the handler of an interrupt in a thread has a priority, and a loop of a higher one does not wait for it"
+    why = "an interrupt handler in a thread has a priority, so a loop of a higher priority does not wait for it"
     if not machine.release:
         return Check("kernel", name, unread(), source, "note", why)
     if is_preempt_rt(machine):
@@ -86,7 +86,7 @@ def _threaded_interrupts(machine: Machine) -> Check:
 
 def _idle_tick(machine: Machine) -> Check:
     name, source = "idle tick", "/proc/cmdline"
-    why = "a CPU that stops its tick while idle starts it again when a loop wakes up; periodic work prefers it steady"
+    why = "a CPU that stops its tick while idle has to restart it when a loop wakes up; a steady tick avoids this"
     if machine.arguments.get("nohz") in ("off", "0"):
         return Check("kernel", name, "steady: nohz=off", source, "ok", why)
     source = machine.config_source
@@ -102,7 +102,7 @@ def _idle_tick(machine: Machine) -> Check:
 def _tracing(machine: Machine) -> Check:
     name, why = (
         "tracing",
-        "a tracer or an event that is on costs time in each of its events; one that is only built in does not",
+        "a tracer or an event that is on costs time each time it records; one that is only built in costs none",
     )
     folder = next((x for x in ("/sys/kernel/tracing", "/sys/kernel/debug/tracing") if machine.names(x)), "")
     source = f"{folder or '/sys/kernel/tracing'}/current_tracer, events/enable, rv/enabled_monitors"
@@ -140,7 +140,7 @@ def _tracers(machine: Machine) -> Check:
 
 
 def _lock_debugging(machine: Machine) -> Check:
-    name, why = "lock debugging", "checking every lock of the kernel takes time in each of them; it belongs into tests"
+    name, why = "lock debugging", "checking each lock of the kernel takes time; such a kernel is for tests"
     if not machine.config:
         return Check("kernel", name, unread(_NO_CONFIG), machine.config_source, "note", why)
     built = [f"CONFIG_{option}" for option in _built(machine, *_LOCKDEP)]
@@ -151,7 +151,7 @@ def _lock_debugging(machine: Machine) -> Check:
 
 
 def _debug_options(machine: Machine) -> Check:
-    name, why = "debug options", "most debug options of the kernel take time, and make its worst latency worse"
+    name, why = "debug options", "most debug options of the kernel cost time, and increase its worst latency"
     source = machine.config_source
     if not machine.config:
         return Check("kernel", name, unread(_NO_CONFIG), source, "note", why)
@@ -165,7 +165,7 @@ def _debug_options(machine: Machine) -> Check:
 
 def _lockup_detectors(machine: Machine) -> Check:
     name, path = "lockup detectors", "/proc/sys/kernel/watchdog"
-    why = "their timers run in hard interrupts every few seconds, also on PREEMPT_RT; a hardware watchdog needs none"
+    why = "their timers run in hard interrupts every few seconds, also on PREEMPT_RT; a hardware watchdog does not"
     value, reason = machine.read(path)
     if value is None:
         if machine.config.get("CONFIG_LOCKUP_DETECTOR") == "n":

@@ -37,7 +37,7 @@ def examine(machine: Machine, before: Sample | None, after: Sample | None) -> It
 
 def _firmware(machine: Machine, before: Sample | None, after: Sample | None) -> Check:
     name, source = "firmware interruptions", "MSR_SMI_COUNT of CPU 0, through /dev/cpu/0/msr"
-    why = "in a system management interrupt the firmware stops the kernel on all CPUs, and no priority helps"
+    why = "in a system management interrupt, the firmware stops the kernel on all CPUs, at any priority"
     fix = "sudo rtla hwnoise -d 60s   # measures them; or the tracer hwlat of the kernel"
     kind, _ = hypervisor(machine)
     if kind not in ("", "?"):
@@ -59,7 +59,7 @@ def _firmware(machine: Machine, before: Sample | None, after: Sample | None) -> 
 
 def _secure_world(machine: Machine) -> Check:
     name, source = "secure world (OP-TEE)", "/proc/device-tree/firmware"
-    why = "a call of the secure world, or an interrupt for it, holds up Linux on that CPU; Linux cannot mask it"
+    why = "a call to the secure world, or an interrupt for it, holds up Linux on that CPU; Linux cannot mask it"
     if not machine.release:
         return Check("machine", name, unread(), source, "note", why)
     if not machine.machine.startswith(("aarch64", "arm")):
@@ -68,7 +68,7 @@ def _secure_world(machine: Machine) -> Check:
     if not tree:
         return Check("machine", name, unread("no device tree"), source, "note", why)
     if "optee" in machine.names("/proc/device-tree/firmware"):
-        return Check("machine", name, "OP-TEE runs beside Linux", source, "note", why)
+        return Check("machine", name, "OP-TEE runs next to Linux", source, "note", why)
     return Check("machine", name, "none is described", source, "ok", why)
 
 
@@ -85,7 +85,7 @@ def _graphics(machine: Machine) -> Check:
     shared = [driver for driver in cards.values() if driver in _INTEGRATED or driver == "driver not known"]
     if not shared:
         return Check("machine", name, found, source, "ok", why)
-    fix = "measure with graphics at work, such as glmark2, beside rtloop latency; or run without a desktop"
+    fix = "run rtloop latency together with a graphics load, such as glmark2; or run without a desktop"
     return Check("machine", name, found, source, "note", why, fix)
 
 
@@ -97,7 +97,7 @@ def _pci(machine: Machine) -> Check:
     policy = parse.bracketed(text or "")
     if policy is None:
         if machine.names("/sys/bus") and "pci" not in machine.names("/sys/bus"):
-            return Check("power", name, "none: there is no PCI bus", "/sys/bus", "ok", why)
+            return Check("power", name, "none: no PCI bus", "/sys/bus", "ok", why)
         return Check("power", name, unread(reason), _ASPM, "note", why)
     if policy == "performance":
         return Check("power", name, policy, _ASPM, "ok", why)
@@ -106,18 +106,18 @@ def _pci(machine: Machine) -> Check:
         "boot:       pcie_aspm.policy=performance on the kernel's command line"
     )
     if policy == "default":
-        return Check("power", name, "default: as the firmware has set it", _ASPM, "note", why, fix)
+        return Check("power", name, "default: the firmware's setting", _ASPM, "note", why, fix)
     return Check("power", name, policy, _ASPM, "warn", why, fix)
 
 
 def _napi(machine: Machine) -> Check:
     name, source = "threaded NAPI", f"{_NET}/*/threaded"
-    why = "it handles a network card's frames in a thread with a priority of its own, not in any thread's softirq"
+    why = "a thread with its own priority handles the card's frames, instead of a softirq in any thread"
     cards = [card for card in machine.names(_NET) if machine.exists(f"{_NET}/{card}/device")]
     if not machine.names(_NET):
         return Check("cpus", name, unread("no network device is visible"), source, "note", why)
     if not cards:
-        return Check("cpus", name, "none of the network devices is a card", source, "ok", why)
+        return Check("cpus", name, "none: no network device is a card", source, "ok", why)
     states = {card: machine.number(f"{_NET}/{card}/threaded") for card in cards}
     hidden = [card for card, state in states.items() if state is None]
     without = [card for card, state in states.items() if state == 0]

@@ -1,4 +1,4 @@
-"""Checks of the isolation at run time: partitions, unbound kernel work, interrupts to come, shared caches.
+"""Checks of CPU isolation at run time: partitions, unbound kernel work, affinity of new interrupts, shared caches.
 
 See Documentation/admin-guide/cpu-isolation.rst and cgroup-v2.rst of the kernel.
 """
@@ -32,7 +32,7 @@ def examine(machine: Machine) -> Iterator[Check]:
 
 def _partitions(machine: Machine) -> Check:
     name, source = "cpuset partitions", "cpuset.cpus.partition below /sys/fs/cgroup"
-    why = "an isolated partition keeps other threads off its CPUs without a reboot; an invalid one keeps off nothing"
+    why = "an isolated partition keeps other threads off its CPUs without a reboot; an invalid one has no effect"
     if not machine.names(_GROUPS):
         return Check("cpus", name, unread(machine.read(f"{_GROUPS}/cgroup.procs")[1]), source, "note", why)
     found = cpuset.list_partitions(machine.root + _GROUPS)
@@ -54,7 +54,7 @@ def _partitions(machine: Machine) -> Check:
 
 
 def _mask_check(machine: Machine, name: str, path: str, why: str, verdict: str, boot: str) -> Check:
-    """Check a mask of CPUs that should have no isolated ones in it; `boot` names the boot argument that sets it."""
+    """Check a mask that should contain no isolated CPUs; `boot` is the name of the boot argument that sets it."""
     cpus = parse.cpu_mask(machine.text(path))
     if cpus is None:
         return Check("cpus", name, unread(machine.read(path)[1] or "not understood"), path, "note", why)
@@ -73,18 +73,18 @@ def _mask_check(machine: Machine, name: str, path: str, why: str, verdict: str, 
 
 
 def _unbound_work(machine: Machine) -> Check:
-    why = "work of the kernel that is bound to no CPU runs on these CPUs"
+    why = "the kernel's work that is not bound to a CPU runs on these CPUs"
     return _mask_check(machine, "unbound kernel work", _WORK, why, "warn", "")
 
 
 def _later_interrupts(machine: Machine) -> Check:
-    why = "an interrupt that a driver requests later may arrive on these CPUs"
+    why = "an interrupt that a driver requests in the future may arrive on these CPUs"
     return _mask_check(machine, "interrupts to come", _AFFINITY, why, "note", "irqaffinity")
 
 
 def _caches(machine: Machine) -> Check:
     name, source = "shared caches", f"{_CPU}/cpu*/cache/index*/shared_cpu_list"
-    why = "a program on another CPU may displace a loop's data from a cache that both share: a step then takes longer"
+    why = "a program on another CPU may evict a loop's data from a shared cache; a step then takes longer"
     last: dict[int, tuple[int, tuple[int, ...]]] = {}
     for cpu in machine.online:
         folder = f"{_CPU}/cpu{cpu}/cache"

@@ -131,7 +131,7 @@ def _fair_server(machine: Machine) -> Check:
 
 
 def _judge_fair_server(machine: Machine, servers: dict[tuple[int, int], list[int]], check: Check) -> Check:
-    """Compare the fair servers with ``sched_rt_runtime_us``, which does not bound them (sched-rt-group.rst)."""
+    """Compare the fair servers with ``sched_rt_runtime_us``, which does not limit them (sched-rt-group.rst)."""
     runtime = machine.number("/proc/sys/kernel/sched_rt_runtime_us")
     period = machine.number("/proc/sys/kernel/sched_rt_period_us")
     share = max(runtime / period for runtime, period in servers)
@@ -140,7 +140,7 @@ def _judge_fair_server(machine: Machine, servers: dict[tuple[int, int], list[int
     if runtime is None or not period:
         return check._replace(found=f"{check.found}; sched_rt_runtime_us {unread()}", verdict="note" if share else "ok")
     if 0 <= runtime / period <= share and share:
-        found = f"{check.found}; sched_rt_runtime_us leaves no more than that for all of SCHED_DEADLINE"
+        found = f"{check.found}; sched_rt_runtime_us allows no more than that for all of SCHED_DEADLINE"
         return check._replace(found=found, verdict="warn", fix=throttling_fix())
     if runtime < 0 and share:
         found = f"{check.found}, although sched_rt_runtime_us is -1"

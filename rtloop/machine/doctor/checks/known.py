@@ -1,4 +1,4 @@
-"""Checks for known problems of certain kernels: each with its versions and the record that says so."""
+"""Checks for known problems of certain kernels, each with its versions and a link to their record."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Problem(NamedTuple):
     mainline : tuple of int
         The first version without it.
     stable : dict
-        By series, the first stable version without it. Series that are not listed have it to their end.
+        By series, the first stable version without it. Series that are not listed were never corrected.
     is_rt : bool
         True if only PREEMPT_RT kernels have it.
     only : str
@@ -37,7 +37,7 @@ class Problem(NamedTuple):
     text : str
         What happens.
     url : str
-        The record of the versions.
+        Address of the record that lists the versions.
     """
 
     name: str
@@ -53,39 +53,40 @@ class Problem(NamedTuple):
 PROBLEMS = (
     Problem(
         "stall of a quota", (5, 14), (6, 18), {}, True, "quota",
-        "a thread that its CPU quota stops while it holds a lock of the kernel can stall the timer threads of its CPU",
+        "if a CPU quota stops a thread that holds a kernel lock, the timer threads of its CPU can stall",
         "https://gitlab.com/redhat/centos-stream/src/kernel/centos-stream-9/-/merge_requests/3293",
     ),
     Problem(
         "fair server's time", (6, 12), (6, 16), {(6, 12): 39}, False, "capacity",
-        "the fair server counts its time by the CPU's speed: on slow CPUs it held up real-time threads for seconds",
+        "the fair server scales its runtime by the CPU's speed, so it can hold up real-time threads on slow CPUs for "
+        "seconds",
         f"{_COMMIT}fc975cfb36393db1db517fbbe366e550bcdcff14",
     ),
     Problem(
         "wait by epoll", (5, 4), (6, 18), {(6, 12): 54}, True, "epoll",
-        "an ordinary thread that uses the same epoll object can hold up a real-time thread for any time",
+        "an ordinary thread that uses the same epoll object can hold up a real-time thread for an unlimited time",
         f"{_COMMIT}0c43094f8cc9",
     ),
     Problem(
         "clocksource watchdog", (5, 14), (6, 14),
         {(5, 15): 179, (6, 1): 129, (6, 6): 79, (6, 12): 16, (6, 13): 4}, True, "",
-        "the watchdog of an unstable clocksource may sleep where it must not",
+        "the watchdog of an unstable clocksource may sleep in atomic context",
         f"{_CVE}CVE-2025-21767",
     ),
     Problem(
         "deletion of a timer", (5, 4), (6, 5),
         {(5, 10): 188, (5, 15): 121, (6, 1): 39, (6, 3): 13, (6, 4): 4}, True, "",
-        "a real-time thread that deletes a POSIX timer may spin forever while the timer expires",
+        "a real-time thread that deletes an expiring POSIX timer may spin forever",
         f"{_CVE}CVE-2023-53815",
     ),
     Problem(
         "boosted deadline thread", (4, 15), (6, 13), {(6, 6): 66, (6, 12): 5}, True, "deadline",
-        "a priority-inheriting thread that changes its CPU is set up twice by SCHED_DEADLINE",
+        "SCHED_DEADLINE sets up a thread with an inherited priority twice when it changes its CPU",
         f"{_CVE}CVE-2024-56583",
     ),
     Problem(
         "leak of deadline threads", (5, 10), (6, 10), {(6, 9): 10}, False, "deadline",
-        "a thread with SCHED_DEADLINE that is throttled and wakes up early leaks kernel memory",
+        "a throttled SCHED_DEADLINE thread that wakes up early leaks kernel memory",
         f"{_CVE}CVE-2024-41023",
     ),
     Problem(
@@ -97,9 +98,9 @@ PROBLEMS = (
 
 
 def examine(machine: Machine) -> Iterator[Check]:
-    """Yield a check for each known problem of this kernel, or one that there is none."""
+    """Yield a check for each known problem of this kernel, or one check if there is none."""
     name, source = "known problems", "/proc/sys/kernel/osrelease, version"
-    why = "these problems were found and corrected in later kernels"
+    why = "later kernels have corrected these problems"
     version = parse.kernel_release(machine.release, machine.text("/proc/sys/kernel/version"))
     if version is None:
         yield Check("kernel", name, unread(), source, "note", why)
@@ -110,11 +111,11 @@ def examine(machine: Machine) -> Iterator[Check]:
         is_sure = stable is not None or not any(number >= series for number in problem.stable)
         found = problem.text
         if not is_sure:
-            found += "; the release does not tell whether this kernel has the correction"
+            found += "; the release does not show whether this kernel has the correction"
         verdict = "warn" if is_sure and _matters(machine, problem) else "note"
         yield Check("kernel", f"known problem: {problem.name}", found, problem.url, verdict, why, _fix(problem))
     if not matches:
-        found = f"none of {len(PROBLEMS)} that are listed concerns {machine.release}"
+        found = f"none of the {len(PROBLEMS)} listed problems applies to {machine.release}"
         yield Check("kernel", name, found, source, "ok", why)
 
 
@@ -130,7 +131,7 @@ def _concerns(machine: Machine, problem: Problem) -> bool:
 
 
 def _matters(machine: Machine, problem: Problem) -> bool:
-    """Tell whether the condition of a problem holds here; SCHED_DEADLINE and epoll depend on the program."""
+    """Return True if the condition of a problem holds here; SCHED_DEADLINE and epoll depend on the program."""
     if problem.only == "quota":
         limits = (parse.cpu_max(machine.text(f"{folder}/cpu.max")) for folder in _groups(machine))
         return any(limit is not None and limit[0] >= 0 for limit in limits)
@@ -149,7 +150,7 @@ def _groups(machine: Machine) -> Iterator[str]:
 
 
 def corrected_in(problem: Problem) -> str:
-    """Return the first versions of a kernel without a problem."""
+    """Return the first kernel versions without a problem."""
     names = [f"{major}.{minor}.{stable}" for (major, minor), stable in sorted(problem.stable.items())]
     return ", ".join([*names, "{}.{} or later".format(*problem.mainline)])
 

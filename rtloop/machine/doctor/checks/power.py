@@ -39,7 +39,7 @@ def _governor(machine: Machine) -> Check:
             highest.append(high)
     if not governors:
         if machine.config.get("CONFIG_CPU_FREQ") == "n":
-            text = "none: this kernel was built without CONFIG_CPU_FREQ; the boot loader has set the frequency"
+            text = "none: this kernel was built without CONFIG_CPU_FREQ; the boot loader sets the frequency"
             return Check("power", name, text, machine.config_source, "note", why, "a kernel with CONFIG_CPU_FREQ=y")
         text = "no frequency scaling is visible: the host or the firmware decides" if machine.online else unread()
         return Check("power", name, text, source, "note", why)
@@ -62,7 +62,7 @@ def _other_governors(machine: Machine) -> Check:
     texts = {cpu: machine.text(f"{_CPU}/cpu{cpu}/cpufreq/scaling_available_governors") for cpu in machine.online}
     names = {word for text in texts.values() for word in text.split()}
     if not names:
-        text = "none is visible: the host or the firmware decides" if machine.online else unread()
+        text = "none visible: the host or the firmware decides" if machine.online else unread()
         return Check("power", name, text, source, "note", why)
     found = ", ".join(sorted(names))
     varying = sorted(names - {"performance", "powersave", "userspace"})
@@ -84,7 +84,7 @@ def _idle_states(machine: Machine) -> Check:
                 deepest = max(deepest, (latency, machine.text(f"{folder}/state{state}/name")))
     driver = machine.text(f"{_CPU}/cpuidle/current_driver") or "no driver"
     if machine.arguments.get("idle") == "poll" and deepest[0] <= 0:
-        text = "none: idle=poll, each CPU spins while it is idle, which costs the other thread of its core or the host"
+        text = "none: idle=poll, so idle CPUs spin, which takes time from the other thread of the core or from the host"
         return Check("power", name, text, "/proc/cmdline", "note", why)
     if deepest[0] < 0:
         text = f"none visible ({driver}): the host or the firmware decides" if machine.online else unread()
@@ -94,7 +94,7 @@ def _idle_states(machine: Machine) -> Check:
         return Check("power", name, found, source, "ok", why)
     place = machine.place
     is_intel = driver == "intel_idle"
-    # To switch all states off would harm the hardware (kernel-configuration.rst), so C1 stays.
+    # C1 stays, because the hardware may be damaged without any idle state (kernel-configuration.rst).
     arguments = "intel_idle.max_cstate=1 processor.max_cstate=1" if is_intel else "processor.max_cstate=1"
     fix = "loop:       dma_latency=0, which is the default, while it runs\n"
     if place.machine in ("x86_64", "i686"):
