@@ -36,7 +36,7 @@ _GRANT = Grant(
 )
 _FREE_GRANT = Grant(
     "gil", "none", "none", ok=True, kind="thread",
-    detail="the step is Python code, in a free-threaded Python: beside threads that only compute it needs no "
+    detail="the step is Python code, in a free-threaded Python: next to threads that only compute, it needs no "
            "ProcessLoop; the garbage collector stops it for milliseconds, other Python threads delay it by the locks "
            "of the objects that they share, and it uses the interpreter's memory",
 )

@@ -100,7 +100,7 @@ class LoopGroup:
 
     A ProcessLoop is a member like any other: its thread is in another process, and its state in memory that both map.
     If it fails, or its process is killed, a thread of this process notifies the others, without the GIL. If it hangs,
-    a thread of its own process calls its `safe`, and the others are notified meanwhile.
+    a thread of its own process calls its `safe`, while the others are notified.
 
     A loop leaves the common grid if its step calls ``shift``, if it has ``overrun="shift"``, or if it overrides
     ``wait``. Being late for the origin counts as in any other cycle.

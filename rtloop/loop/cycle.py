@@ -67,7 +67,7 @@ def verdict(value: object, what: str) -> int:
         return RT_CONTINUE
     if value is True:
         return RT_STOP
-    from rtloop.units import as_index, show  # not above: `import rtloop` does without it
+    from rtloop.units import as_index, show  # here, so that `import rtloop` does not import it
 
     code = as_index(value)
     if code is None or not -(2**31) <= code < 2**31:
@@ -79,7 +79,7 @@ def verdict(value: object, what: str) -> int:
 
 
 def __getattr__(name: str) -> object:
-    """Make `cycle_dtype` when it is first used: `import rtloop` does without NumPy, whose import takes 0.1 s."""
+    """Create `cycle_dtype` at its first use, so that `import rtloop` does not import NumPy, which takes 0.1 s."""
     if name != "cycle_dtype":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import numpy as np

@@ -381,8 +381,8 @@ cdef class _RTLoop_2:
         ------
         SwapError
             If ``take_over`` of the successor returns anything but RT_CONTINUE, or the present step does not return in
-            time; if a module of ``rtloop.build`` has a ``take_over`` that casts the former step to a class that this
-            is not, or whose fields are others in its build. The former step goes on, and nothing has changed.
+            time; if a module of ``rtloop.build`` has a ``take_over`` that casts the former step to a class of which
+            it is not an instance, or whose fields differ between the builds. The former step goes on unchanged.
         ConfigError
             If the successor does not agree with the loop.
         StateError

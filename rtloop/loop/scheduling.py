@@ -86,21 +86,21 @@ def _cpu_time_grants(settings: Settings) -> list[Grant]:
     cause = checks.real_time_cpu_time(cpu_time_us, needed)
     detail = cause.why
     if rtkit.limits_in_use() is not None:
-        detail = f"RealtimeKit demands it: SIGXCPU after {cpu_time_us} us without a sleep, SIGKILL after {hard_us} us"
+        detail = f"required by RealtimeKit: SIGXCPU after {cpu_time_us} us without a sleep, SIGKILL after {hard_us} us"
     granted = f"{cpu_time_us} us without blocking"
     is_ok = cause.verdict == "ok"
     return [Grant("rt_time", f"{needed} us without blocking", granted, is_ok, detail, cause.fix, kind="limit")]
 
 
 def through_rtkit(settings: Settings, report: dict[str, Any], grants: list[Grant]) -> tuple[int, int] | None:
-    """Ask RealtimeKit for a thread whose policy the kernel has refused, and correct the grants.
+    """Ask RealtimeKit for the policy that the kernel has refused to a thread, and correct the grants.
 
-    It is asked only if the program uses it. The thread waits meanwhile.
+    Does nothing unless the program has called `use_rtkit`. The thread waits meanwhile.
 
     Returns
     -------
     tuple or None
-        Policy and priority that the thread has now; None if nothing has changed.
+        The thread's new policy and priority; None if nothing has changed.
     """
     limits = rtkit.limits_in_use()
     if limits is None or report["policy_rc"] != -errno.EPERM or settings.policy not in ("fifo", "rr"):
@@ -115,7 +115,7 @@ def through_rtkit(settings: Settings, report: dict[str, Any], grants: list[Grant
     granted = format_policy(policy, priority)
     is_ok = granted == refused.requested and flagged != policy
     name = granted.split()[0]
-    detail = f"by RealtimeKit, which grants {name} up to {limits.priority}; reset on fork, read back"
+    detail = f"granted by RealtimeKit, which allows {name} up to {limits.priority}; reset on fork, read back"
     fix = "" if is_ok else f"policy={name!r}, priority={limits.priority}\nor {refused.fix}"
     error = 0 if is_ok else errno.EPERM
     grants[at] = Grant("policy", refused.requested, granted, is_ok, detail, fix, error, "priority")

@@ -297,7 +297,7 @@ cdef class LoopThread:
             self._undo, self._step_undo = stack.pop_all(), step
 
     def _ask_rtkit(self, settings, grants):
-        """Let RealtimeKit make the thread a real-time one, if the program uses it and the kernel has refused."""
+        """Ask RealtimeKit for the policy that the kernel has refused, if the program uses RealtimeKit."""
         granted = scheduling.through_rtkit(settings, self.rt.thread.report, grants)
         if granted is not None:
             self.rt.thread.report.policy_rc = 0

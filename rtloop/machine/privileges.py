@@ -1,7 +1,7 @@
-"""Privileges of a loop for the users of a machine: the files and groups that grant them, made and taken back.
+"""Privileges of a loop for the users of a machine: create and remove the files and groups that grant them.
 
-A plan is a list of changes. What is changed is first written into a journal, so that the undo restores exactly what
-was there, also after a crash.
+A plan is a list of changes. Each change is written into a journal before it is made, so that the undo restores exactly
+the former state, also after a crash.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["Change", "Request", "container_flags", "make_commands", "make_plan",
 
 _JOURNAL = "/var/lib/rtloop/privileges.json"
 _DEVICE = "/dev/cpu_dma_latency"
-_HEADER = "# Made by rtloop setup-privileges; rtloop setup-privileges --undo takes it back.\n"
+_HEADER = "# Made by rtloop setup-privileges; rtloop setup-privileges --undo removes it.\n"
 _NAME = re.compile(r"[a-z_][a-z0-9_-]{0,30}\$?")
 _UNIT = re.compile(r"[A-Za-z0-9:_.@\\-]{1,200}\.service")
 
@@ -54,18 +54,18 @@ class Change(NamedTuple):
     Attributes
     ----------
     kind : {"file", "group", "member"}
-        ``file``: `target` has the text `after`. ``group``: the group `target` is there. ``member``: the user `after`
-        belongs to the group `target`.
+        ``file``: `target` gets the text `after`. ``group``: the group `target` is created. ``member``: the user `after`
+        is added to the group `target`.
     target : str
         The path or the group.
     before : str or None
-        The text of the file before; None if it was not there.
+        The former text of the file; None if there was no file.
     after : str
         The text of the file, or the user.
     state : str
         ``"to do"``, ``"already"``, ``"done"``, ``"undone"``, ``"left alone"`` or ``"failed"``.
     why : str
-        The reason for one that is left alone or has failed.
+        Reason why the change is left alone or has failed.
     """
 
     kind: str
@@ -90,7 +90,7 @@ def _rule(group: str) -> str:
 
 def _drop_in(request: Request, *, has_group: bool) -> str:
     lines = ["[Service]", f"LimitRTPRIO={request.priority}", "LimitMEMLOCK=infinity", "RestrictRealtime=no"]
-    # It opens the device for a unit with User=; root needs no group.
+    # The group opens the device for a unit with User=; root needs no group.
     lines += [f"SupplementaryGroups={request.group}"] if has_group and not request.unit.startswith("user@") else []
     return _HEADER + "\n".join(lines) + "\n"
 
@@ -117,7 +117,7 @@ def _users(root: str) -> set[str]:
 
 
 def make_plan(request: Request, root: str = "") -> list[Change]:
-    """Return the changes that a request needs, those that are there already among them.
+    """Return the changes that a request needs, including those that are already there.
 
     Parameters
     ----------
@@ -135,7 +135,7 @@ def make_plan(request: Request, root: str = "") -> list[Change]:
         if not _NAME.fullmatch(name):
             raise ConfigError(f"{name!r} is not a valid name of a user or a group")
     if request.unit and not _UNIT.fullmatch(request.unit):
-        raise ConfigError(f"{request.unit!r} is not the name of a service: it ends with .service")
+        raise ConfigError(f"{request.unit!r} is not the name of a service, which ends with .service")
     known = _users(root)
     for user in request.users:
         if user not in known and (root or not _is_known_elsewhere(user)):
@@ -144,7 +144,7 @@ def make_plan(request: Request, root: str = "") -> list[Change]:
 
 
 def _is_known_elsewhere(user: str) -> bool:
-    """Tell whether a user is known who is not in /etc/passwd, such as one of LDAP."""
+    """Return True if a user who is not in /etc/passwd is known, for example from LDAP."""
     import pwd
 
     try:
@@ -174,7 +174,7 @@ def _file(root: str, path: str, text: str) -> Change:
 
 
 def make_commands(changes: Sequence[Change]) -> list[str]:
-    """Return the changes that are to do as shell commands, to read or to type."""
+    """Return the changes that are to do as shell commands."""
     lines: list[str] = []
     for change in changes:
         if change.state != "to do":
@@ -190,7 +190,7 @@ def make_commands(changes: Sequence[Change]) -> list[str]:
 
 
 def _reloads(changes: Sequence[Change], state: str) -> Iterator[list[str]]:
-    """Yield the commands after which the system knows the changed files."""
+    """Yield the commands that make the system read the changed files."""
     files = [change.target for change in changes if change.kind == "file" and change.state == state]
     if any(path.startswith("/etc/udev/") for path in files):
         yield ["udevadm", "control", "--reload"]
@@ -200,12 +200,12 @@ def _reloads(changes: Sequence[Change], state: str) -> Iterator[list[str]]:
 
 
 def perform(changes: Sequence[Change], root: str = "") -> list[Change]:
-    """Make the changes that are to do, and return all with their states.
+    """Make the changes that are to do, and return all changes with their states.
 
     Raises
     ------
     SetupError
-        If a change fails; those before it stay, and the journal has them.
+        If a change fails. Earlier changes stay in force, and are in the journal.
     """
     todo = [change for change in changes if change.state == "to do"]
     if not todo:
@@ -216,7 +216,7 @@ def perform(changes: Sequence[Change], root: str = "") -> list[Change]:
         if change.state != "to do":
             done.append(change)
             continue
-        # The journal first: after a crash the undo finds a change that was made, or one that it need not undo.
+        # The journal comes first, so that after a crash the undo knows each change that may have been made.
         new_folders = _missing_folders(root, change)
         journal.append({"kind": change.kind, "target": change.target, "before": change.before, "after": change.after,
                         "folders": new_folders})  # fmt: skip
@@ -224,7 +224,7 @@ def perform(changes: Sequence[Change], root: str = "") -> list[Change]:
         try:
             _make(change, root)
         except (OSError, subprocess.SubprocessError) as error:
-            text = f"{change.target}: {_reason(error)}; --undo takes back what was changed"
+            text = f"{change.target}: {_reason(error)}; --undo reverts the changes made so far"
             raise SetupError(getattr(error, "errno", None) or 0, text) from error
         done.append(change._replace(state="done"))
     _reload(done, "done", root)
@@ -274,7 +274,7 @@ def _run(command: list[str]) -> None:
 
 
 def _reload(changes: Sequence[Change], state: str, root: str) -> None:
-    """Tell udev and systemd, as far as they run here; both read the files at the next start in any case."""
+    """Make udev and systemd read the files if they run here; both read them at the next boot in any case."""
     if root:
         return
     for command in _reloads(changes, state):
@@ -296,7 +296,7 @@ def _load(root: str) -> list[dict[str, Any]]:
         if not all(set(entry) == known for entry in entries):
             raise ValueError("unknown fields")
     except (ValueError, KeyError, TypeError) as error:
-        text = f"{root}{_JOURNAL} is damaged ({error}): undo its changes by hand, and remove it"
+        text = f"{root}{_JOURNAL} is damaged ({error}): revert its changes by hand, and remove the file"
         raise SetupError(0, text) from error
     return list(entries)
 
@@ -315,17 +315,17 @@ def _store(root: str, journal: list[dict[str, Any]]) -> None:
 
 
 def undo(root: str = "", *, is_dry: bool = False) -> list[Change]:
-    """Take back all changes of the journal, the last first, and return them with their states.
+    """Revert all changes of the journal, the last first, and return them with their states.
 
-    A file that somebody else has changed since is left alone, and so is a group that has other members; both stay
-    in the journal.
+    A file that somebody has changed since is left alone, and so is a group that has other members; both stay in the
+    journal.
 
     Parameters
     ----------
     root : str
         Folder that holds ``/etc`` and so on; empty for this machine.
     is_dry : bool
-        True to return what would be done, and change nothing.
+        True to return the changes that would be reverted, and change nothing.
     """
     journal = _load(root)
     kept: list[dict[str, Any]] = []
@@ -354,17 +354,17 @@ def undo(root: str = "", *, is_dry: bool = False) -> list[Change]:
 
 
 def _obstacle(change: Change, root: str, entry: dict[str, Any], journal: list[dict[str, Any]]) -> str:
-    """Return why a change cannot be taken back; empty if it can, or need not be."""
+    """Return the reason why a change cannot be reverted; empty if it can, or need not be."""
     if change.kind == "file":
         now = _read(root + change.target)
         later = [x for x in journal[journal.index(entry) + 1 :] if x["target"] == change.target]
         if not later and now not in (change.after, change.before):
-            return "somebody else has changed it since"
+            return "somebody has changed it since"
     if change.kind == "group":
         own = {x["after"] for x in journal if x["kind"] == "member" and x["target"] == change.target}
         others = [user for user in _groups(root).get(change.target, ()) if user not in own]
         if others:
-            return f"it has other members: {', '.join(others)}"
+            return f"the group has other members: {', '.join(others)}"
     return ""
 
 
@@ -388,7 +388,7 @@ def _take_back(change: Change, root: str, folders: list[str]) -> None:
 
 
 def container_flags(priority: int = 95) -> dict[str, str]:
-    """Return what starts a container with the privileges: the flags of Docker and Podman, and the context of a pod."""
+    """Return the settings that give a container the privileges: flags of Docker and Podman, and a pod's context."""
     return {
         "docker": f"--ulimit rtprio={priority} --ulimit memlock=-1:-1 --cap-add=SYS_NICE --cap-add=IPC_LOCK "
         f"--device {_DEVICE}",

@@ -153,7 +153,7 @@ def give_up_policy():
 
 
 def become_ordinary():
-    """Give up the policy and the CPUs that the calling thread has inherited from a real-time thread."""
+    """Give up the policy and the CPU affinity that the calling thread has inherited from a real-time thread."""
     give_up_policy()
     with suppress(OSError):  # a cpuset may be shrinking
         os.sched_setaffinity(0, os.sched_getaffinity(os.getpid()))

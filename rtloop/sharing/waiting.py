@@ -31,7 +31,7 @@ async def wait_in_thread(
     wait: Callable[[int | str | timedelta | None], bool], timeout: int | str | timedelta | None
 ) -> bool:
     """Call an exchange's `wait` on a thread of the running event loop's executor; a cancellation ends it."""
-    import asyncio  # which the caller has loaded, and which takes long to load for everybody else
+    import asyncio  # here, because its import takes long, and callers of this function have imported it already
 
     until = None if timeout is None else time.monotonic_ns() + parse_timeout(timeout)
     is_cancelled = threading.Event()

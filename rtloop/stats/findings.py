@@ -176,7 +176,7 @@ def _notes(stats: Stats) -> Iterator[str]:
     if missed:
         yield (
             f"{_count(missed, 'collection')} of garbage went unmeasured, because the program removed rtloop's entry"
-            " from gc.callbacks: how long a step in Python waited for them is unknown."
+            " from gc.callbacks. How long a step in Python waited for them is unknown."
         )
     if longest > _SHARE * period > 0:
         yield (

@@ -212,14 +212,14 @@ def facts_of(stats: Figures) -> list[tuple[str, str]]:
 
 
 def collections_of(stats: Figures) -> tuple[int, int, int]:
-    """Return the collections of garbage that a step in Python may have waited for; zeros for a step that never does.
+    """Return the garbage collections that a step in Python may have waited for; zeros for a step without the GIL.
 
     They may come from an untrusted file or process.
 
     Returns
     -------
     tuple of int
-        How many were measured; the longest of them, ns; how many were not measured.
+        Number of measured collections; the longest of them, ns; number of unmeasured ones.
     """
     found = [stats.host.get(name, 0) for name in ("gc_collections", "gc_longest_ns", "gc_missed")]
     takes_gil = any(grant.name == "gil" for grant in stats.grants)

@@ -122,7 +122,7 @@ def _partitions(root: str) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def list_partitions(root: str = _ROOT) -> list[Partition] | None:
-    """Return all partitions of version 2, valid or not; None if it has no cpusets here."""
+    """Return all partitions of cgroup version 2, valid or not; None if version 2 has no cpusets here."""
     top, found, is_there = _top(root), [], False
     for count, (folder, _, files) in enumerate(os.walk(top)):
         if count > _MAX_GROUPS:

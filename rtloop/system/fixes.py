@@ -65,16 +65,16 @@ def _user() -> str:
 
 
 def _setup() -> str:
-    """Return the command that grants a user all that a loop needs."""
+    """Return the command that gives a user all privileges of a loop."""
     user = _user()
     return "sudo rtloop setup-privileges" + (f" --user {user}" if user != "root" else "")
 
 
 def no_file_fix(error: int) -> tuple[str, str]:
-    """Return why there is no free file descriptor, and the fix; `error` is one of NO_FILE."""
+    """Return the reason why there is no free file descriptor, and the fix; `error` is one of NO_FILE."""
     if error == errno.EMFILE:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        why = f"this process has all {limit:,} file descriptors open that RLIMIT_NOFILE allows"
+        why = f"this process has opened all {limit:,} file descriptors that RLIMIT_NOFILE allows"
         return why, "ulimit -n 65536, or LimitNOFILE=65536 in a systemd unit"
     why = "all processes together have as many files open as fs.file-max allows"
     return why, sysctl_fix("fs.file-max", 2**20)
@@ -151,7 +151,7 @@ def device_fix(path: str) -> str:
         f'{_INDENT}echo \'KERNEL=="{name}", GROUP="realtime", MODE="0660"\' | '
         "sudo tee /etc/udev/rules.d/99-rtloop.rules\n"
         f"{_INDENT}sudo udevadm control --reload && sudo udevadm trigger --name-match={path}\n"
-        "systemd:    in the unit's [Service] section; the group, and the rule above, only if the unit sets User=; "
+        "systemd:    in the unit's [Service] section; the group and the rule above only if the unit sets User=, "
         "DeviceAllow only if it restricts its devices\n"
         f"{_INDENT}SupplementaryGroups=realtime\n"
         f"{_INDENT}DeviceAllow={path} rw\n"

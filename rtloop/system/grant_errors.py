@@ -29,7 +29,7 @@ def refusal_error(
     every : sequence of Grant
         ``grants`` of the exception; by default `grants`.
     """
-    from rtloop.system.refusal_cause import is_privilege_missing  # not above: `import rtloop` does without it
+    from rtloop.system.refusal_cause import is_privilege_missing  # here, so that `import rtloop` does not import it
 
     grants = tuple(grants)
     refused = [grant for grant in grants if not grant.ok]

@@ -24,7 +24,7 @@ _recent: deque[tuple[int, int, int, int]] = deque(maxlen=1024)
 
 
 def watch_collector() -> None:
-    """Watch the collector from now on. Further calls only make up for a program that has cleared `gc.callbacks`."""
+    """Watch the collector from now on. A further call repairs the watch if the program has cleared `gc.callbacks`."""
     global _before
     if _before is None:
         _before = _total()
@@ -33,7 +33,7 @@ def watch_collector() -> None:
 
 
 def _total() -> int:
-    """Return the collections in the life of this process, as the collector itself counts them."""
+    """Return the number of collections since the process began, as the collector itself counts them."""
     return sum(generation["collections"] for generation in gc.get_stats())
 
 
@@ -55,7 +55,7 @@ def _note(phase: str, info: dict[str, int]) -> None:
 
 
 def _missed() -> int:
-    """Return the collections since the watch began of which it was not told."""
+    """Return the number of collections since the watch began that it did not see."""
     if _before is None:
         return 0
     return max(0, _total() - _before - _count - bool(_begun_ns))

@@ -192,7 +192,7 @@ class LiveGrants:
         lost = f"{str(start.granted).removesuffix(', locked')}, not locked"
         if start.name == "memory_lock":
             lost = "nothing"
-        if self._locked is None:  # once for all grants of a reading
+        if self._locked is None:  # read once for all grants
             self._locked = parse_field(read_text(f"/proc/{self._pid}/status"), "VmLck")
         locked = self._locked
         if locked is None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMANDS", "SUMMARIES", "main"]
 
-# name -> module; the command is the module's attribute of the same name, - as _. Loaded only when it is needed.
+# name -> module; the command is the module's attribute of the same name, with _ for -. Imported only when needed.
 COMMANDS = {
     "demo": "rtloop.tools.demo.command",
     "doctor": "rtloop.tools.doctor",

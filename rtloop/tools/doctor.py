@@ -29,7 +29,7 @@ __all__ = ["doctor"]
     "--markdown",
     "form",
     flag_value="markdown",
-    help="Print Markdown for an issue: also kernel, hardware and settings, without private data.",
+    help="Print Markdown for a bug report, with kernel, hardware and settings, without private data.",
 )
 @click.option("-v", "--verbose", is_flag=True, help="Show why each check matters and where it was read.")
 @click.pass_context

@@ -29,14 +29,14 @@ def exchanges(sockets: tuple[str, ...], over: int, as_json: bool) -> None:
     """Show the exchanges that processes share: who writes, who reads, how fast, how full, how old.
 
     \b
-    from, to   the processes that have these roles; - if nobody has it now;
-               * after the id of a process of another PID namespace
+    from, to   the processes that have these roles; - if no process has the role;
+               * follows the id of a process in another PID namespace
     rate       items or values written in a second
     fill       items in a ring, of its capacity; the most that were ever in it
     age        time since the newest value with a time stamp was written
 
-    An exchange is there as long as a process has it open. Those of processes that this user may not inspect, or that
-    have another PID namespace, are shown if their SOCKET is named: /run/arm/setpoint, or @arm/setpoint.
+    An exchange exists as long as a process has it open. Give the SOCKET of an exchange, /run/arm/setpoint or
+    @arm/setpoint, to show it if this user may not inspect its processes, or if they are in another PID namespace.
     """  # noqa: D301 - the backslash is for click
     from rtloop import __version__
     from rtloop.sharing.exchange_list import list_exchanges
@@ -45,7 +45,7 @@ def exchanges(sockets: tuple[str, ...], over: int, as_json: bool) -> None:
 
     for name in sockets:
         if not is_socket_name(parse_share_name(name)):
-            raise click.UsageError(f"{name!r} is not a socket: give its path, or a name that begins with @")
+            raise click.UsageError(f"{name!r} is not a socket: give a path, or a name that begins with @")
     before = {state.inode: state for state in list_exchanges(sockets=sockets)}
     nap(over * 1e-9)
     denied: list[int] = []

@@ -1,4 +1,4 @@
-"""``rtloop setup-privileges``: give users or a service what a loop needs, and take it back."""
+"""``rtloop setup-privileges``: give users or a service the privileges of a loop, and revert it."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ __all__ = ["setup_privileges"]
 @click.option("--container", is_flag=True, help="Print the flags for a container, and change nothing.")
 @click.option("--priority", type=click.IntRange(1, 98), default=95, show_default=True,
               help="The highest real-time priority to allow.")  # fmt: skip
-@click.option("--dry-run", is_flag=True, help="Print the commands that do the same, and change nothing.")
-@click.option("--undo", "is_undo", is_flag=True, help="Take back everything that this command has changed.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--dry-run", is_flag=True, help="Print the changes as shell commands, and change nothing.")
+@click.option("--undo", "is_undo", is_flag=True, help="Revert everything that this command has changed.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @click.option("--root", metavar="DIR", default="", envvar="RTLOOP_ROOT", hidden=True,
-              help="Folder that holds /etc and so on, instead of this machine.")  # fmt: skip
+              help="Folder that contains /etc and so on, instead of this machine.")  # fmt: skip
 @as_json_option("with the changes and their states")
 def setup_privileges(
     users: tuple[str, ...], group: str, unit: str, container: bool, priority: int, dry_run: bool, is_undo: bool,
@@ -39,11 +39,11 @@ def setup_privileges(
 ) -> int:  # fmt: skip
     """Give users, or a systemd service, the privileges of a loop.
 
-    Members of the group may use real-time priorities, lock memory without a limit, and hold /dev/cpu_dma_latency. The
-    command shows what it will change, and asks. Users get the privileges when they log in again.
+    Members of the group may use real-time priorities, lock memory without a limit, and open /dev/cpu_dma_latency. The
+    command shows what it will change, and asks for confirmation. Users get the privileges when they log in again.
 
-    What it changes: the group, /etc/security/limits.d/99-rtloop-GROUP.conf and a rule of udev; with --unit, a drop-in
-    of the service. /var/lib/rtloop/privileges.json keeps what was there before, for --undo.
+    The command changes the group, /etc/security/limits.d/99-rtloop-GROUP.conf and a udev rule; with --unit, a drop-in
+    of the service. /var/lib/rtloop/privileges.json records the former state, for --undo.
 
     Exit code: 0 all is as requested, 1 something was refused or left alone, 2 the command line is wrong.
     """
@@ -61,9 +61,9 @@ def setup_privileges(
     if is_undo:
         changes = undo(root, is_dry=True)
         if dry_run or not any(change.state == "to do" for change in changes):
-            return _show(changes, as_json, "nothing to take back")
+            return _show(changes, as_json, "nothing to undo")
         _require_root(root, "--undo")
-        if not yes and not _ask(changes, as_json, "Take this back?"):
+        if not yes and not _ask(changes, as_json, "Undo this?"):
             return 1
         return _show(undo(root), as_json, "")
     who = () if unit else users or ((_caller(),) if _caller() not in ("", "root") else ())
@@ -80,17 +80,17 @@ def setup_privileges(
     code = _show(perform(changes, root), as_json, "")
     if not as_json:
         if unit:
-            click.echo(f"now:   sudo systemctl restart {unit}   # then see its grants, or rtloop doctor in the service")
+            click.echo(f"now:   sudo systemctl restart {unit}   # then check its grants, or run rtloop doctor in it")
         else:
             names = ", ".join(who) or f"members of the group {group}"
             click.echo(f"{names}: log out of all sessions and in again, then run: rtloop doctor")
             if not root and not os.path.exists("/run/udev"):
-                click.echo("/dev/cpu_dma_latency keeps its group until udev runs, because there is none here")
+                click.echo("/dev/cpu_dma_latency keeps its group until udev runs, which it does not here")
     return code
 
 
 def _caller() -> str:
-    """Return the user who runs the command, also through sudo; empty if there is no name."""
+    """Return the user who runs the command, also through sudo; empty if the user has no name."""
     if name := os.environ.get("SUDO_USER"):
         return name
     import pwd
@@ -104,13 +104,13 @@ def _caller() -> str:
 def _require_root(root: str, option: str) -> None:
     if not root and os.geteuid():
         command = " ".join(["sudo rtloop setup-privileges", option]).strip()
-        raise click.ClickException(f"only root may change this: {command}; --dry-run shows the changes to anybody")
+        raise click.ClickException(f"only root may change this: {command}; --dry-run shows the changes without root")
 
 
 def _ask(changes: list[Change], as_json: bool, question: str) -> bool:
     _show(changes, False, "", is_err=as_json)
     if not sys.stdin.isatty():
-        raise click.UsageError("there is no terminal to ask on; --yes answers the question")
+        raise click.UsageError("there is no terminal to ask for confirmation; fix: --yes")
     return click.confirm(question, err=as_json)
 
 

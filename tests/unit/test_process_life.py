@@ -475,7 +475,7 @@ def attempt(call):
     try:
         return str(call())
     except rtloop.SetupError as error:
-        assert "all 64 file descriptors open that RLIMIT_NOFILE allows" in str(error), error
+        assert "all 64 file descriptors that RLIMIT_NOFILE allows" in str(error), error
         assert "ulimit -n" in str(error)
         return "explained"
     except rtloop.RtloopError as error:

@@ -122,8 +122,8 @@ def test_what_somebody_has_changed_since_is_left_alone(root: Path, no_commands: 
     (root / LIMITS).write_text("@realtime - rtprio 50\n")
     (root / "etc/group").write_text((root / "etc/group").read_text().replace("999:ada", "999:ada,bob"))
     found = {change.kind + change.target: change for change in undo(str(root))}
-    assert found[f"file/{LIMITS}"].why == "somebody else has changed it since"
-    assert found["grouprealtime"].why == "it has other members: bob"
+    assert found[f"file/{LIMITS}"].why == "somebody has changed it since"
+    assert found["grouprealtime"].why == "the group has other members: bob"
     assert found["memberrealtime"].state == "undone" and not (root / RULE).exists()
     assert (root / LIMITS).read_text() == "@realtime - rtprio 50\n"
     kept = json.loads((root / JOURNAL).read_text())["changes"]
@@ -141,7 +141,7 @@ def test_a_change_that_fails_can_be_taken_back(root: Path, no_commands: list[lis
         write(path, text)
 
     monkeypatch.setattr(privileges, "_write", fail)
-    with pytest.raises(SetupError, match=r"99-rtloop-privileges\.rules: .*--undo takes back"):
+    with pytest.raises(SetupError, match=r"99-rtloop-privileges\.rules: .*--undo reverts"):
         set_up(root, "ada")
     assert states(undo(str(root))) == ["undone"] * 4
     assert tree(root) == before

@@ -107,7 +107,7 @@ static __attribute__((noinline, cold, unused)) void rt_watchdog_trip(rt_watched_
   trip->stuck = trip->acted - (w->last_end ? w->last_end : loop->grid.origin + loop->grid.phase);
   rt_loop_send_command(loop, RT_COMMAND_STOP);
   rt_store_release(&loop->watch, RT_WATCH_TRIPPED);
-  /* The `safe` of a remote loop is a function of its own process, which waits for RT_WATCH_SAFE to call it. */
+  /* The `safe` of a remote loop is a function in its own process, which calls it after RT_WATCH_SAFE. */
   trip->safe_code = !w->remote && loop->hooks.safe ? loop->hooks.safe(rt_load_acquire(&loop->hooks.self)) : 0;
   trip->safe_ended = rt_watched_now(w);
   rt_loop_notify_siblings(loop);

@@ -332,7 +332,7 @@ def _watch(
 
 
 def _make_successor(err: Console | None, request: Request, settings: dict[str, Any], found: Target) -> RTLoop:
-    """Make a loop that is to go on for the running one, with the same -p. None for a console prints nothing."""
+    """Make a successor of the running loop, with the same -p options. Without a console, print nothing."""
     from rich.console import Console
 
     alike = replace(request, settings={}, strict=False)

@@ -220,7 +220,7 @@ def make_loop(
     settings : mapping
         Keywords of RTLoop, asked for by name.
     defaults : mapping
-        Further keywords, which a class may refuse, or choose itself.
+        Further keywords, which a class may refuse, or set itself.
     given : mapping
         Values of ``-p``: keywords of the class, or attributes of the loop.
 
@@ -363,7 +363,7 @@ def _make_class(
         except TypeError as error:
             twice = _TWICE.search(str(error))
             if twice and twice[1] in keywords and twice[1] in defaults.keys() - settings.keys() - given.keys():
-                del keywords[twice[1]]  # the class has chosen it
+                del keywords[twice[1]]  # the class sets it itself
                 continue
             match = _UNEXPECTED.search(str(error))
             name = match[1] if match else ""

@@ -88,7 +88,7 @@ class Watch:
     trial : duration, optional
         Time in which the loop goes back to the former law if the new one fails.
     files : SavedFiles, optional
-        The file as it was before it was compiled, so that a save during the compilation counts.
+        The file as it was before its compilation, so that a save during the compilation is detected.
     """
 
     def __init__(

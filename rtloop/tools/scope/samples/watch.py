@@ -79,7 +79,7 @@ class Feed:
             listener(number, records)
 
 
-#: Swaps of a loop of another host that are kept, the last ones.
+#: Number of the last swaps that are kept of a loop on another host.
 _MOST_SWAPS = 64
 
 
@@ -93,7 +93,7 @@ class Watch:
     signals, timing : Feed or None
         Its signals, if it has some, and the times of its cycles.
     swaps : list of Swap
-        Swaps of the run, as far as known.
+        Known swaps of the run.
     swap_count : int
         Number of swaps that this has followed.
     has_ended : bool
@@ -263,7 +263,7 @@ class Watch:
         former, stats = self.stats, self.connection.read(records=0)
         self.stats = stats
         swaps = stats.swaps or ()
-        if len(swaps) != self.swap_count:  # a bridge goes on with the signals of the new step by itself
+        if len(swaps) != self.swap_count:  # the bridge continues with the signals of the new step by itself
             self.swaps, self.swap_count = list(swaps[-_MOST_SWAPS:]), len(swaps)
         if former is None or former is stats or stats.cycles <= former.cycles:
             return
