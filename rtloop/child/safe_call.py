@@ -61,9 +61,11 @@ class SafeCall:
         may_go.wait()
         settings = loop.settings
         if settings.policy in ("fifo", "rr"):
-            with suppress(OSError):  # refused to the loop as well
-                priority = min(settings.priority + 1, _TOP_PRIORITY)
-                os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
+            # The limit (RLIMIT_RTPRIO) may be the loop's own priority. If that is refused, it was to the loop as well.
+            for priority in (min(settings.priority + 1, _TOP_PRIORITY), settings.priority):
+                with suppress(OSError):
+                    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
+                    break
         if not loop.await_trip():
             return
         loop.note_safe(-errno.EINPROGRESS)

@@ -121,12 +121,13 @@ class _MemoryLock:
         """Return True if all memory is already locked with these flags, so that mlockall(2) would change nothing.
 
         The call walks through all pages of the process, which takes milliseconds. It is needed if other code has
-        unlocked a range since the last call: more memory than before is then mapped and not locked.
+        unlocked a range since the last call: more memory than before is then mapped and not locked. Less of it may hide
+        such a range, as when a buffer on huge pages, which do not count as locked, has been freed.
         """
         if not self._modes or flags != self._flags(self._modes) or not flags & kernel.LOCK_FUTURE:
             return False
         unlocked = self._unlocked_bytes()
-        if unlocked is None or self._unlocked is None or unlocked > self._unlocked:
+        if unlocked is None or self._unlocked is None or unlocked != self._unlocked:
             return False
         return kernel.future_lock() == ("onfault" if flags & kernel.LOCK_ONFAULT else "all")
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from rtloop.errors import StateError
 from rtloop.process.nap import nap
 
-__all__ = ["locked"]
+__all__ = ["is_locked", "locked"]
 
 
 @contextmanager
@@ -38,8 +38,7 @@ def locked(path: str, mode: int, patience_s: float) -> Iterator[None]:
     OSError
         If the folder does not exist, or this user may not write to it.
     """
-    folder, name = os.path.split(path)
-    file = os.path.join(folder, f".{name}.lock")
+    file = _file(path)
     deadline = time.monotonic() + patience_s
     fd = _take(file, mode)
     while fd is None:
@@ -56,6 +55,16 @@ def locked(path: str, mode: int, patience_s: float) -> Iterator[None]:
             os.unlink(file)  # before the lock is released: whoever has opened it meanwhile looks whether it is there
         fcntl.flock(fd, fcntl.LOCK_UN)  # a child that is being forked may have the file open as well
         os.close(fd)
+
+
+def is_locked(path: str) -> bool:
+    """Return whether a process seems to hold the lock of a path; also True if one has been killed while it did."""
+    return os.path.lexists(_file(path))
+
+
+def _file(path: str) -> str:
+    folder, name = os.path.split(path)
+    return os.path.join(folder, f".{name}.lock")
 
 
 def _take(file: str, mode: int) -> int | None:

@@ -44,7 +44,7 @@ from rtloop.sharing.exchange_server import (
     close_after_fork,
     serve,
 )
-from rtloop.sharing.path_lock import locked
+from rtloop.sharing.path_lock import is_locked, locked
 from rtloop.sharing.socket_users import check_creator, peer_of
 
 __all__ = ["look_at_socket", "open_by_socket", "share_by_socket"]
@@ -87,6 +87,7 @@ def _ask(name: str) -> _Given | None:
         If there is something else at the path.
     """
     deadline = time.monotonic() + _PATIENCE_S
+    refused = 0
     while True:
         try:
             given = _ask_once(name)
@@ -96,7 +97,11 @@ def _ask(name: str) -> _Given | None:
         except PermissionError as error:
             if isinstance(error, AttachPrivilegeError):
                 raise
-            raise AttachPrivilegeError(_refusal(name)) from None
+            # Whoever has just created the socket may not have set its mode yet: it does so with the path locked.
+            refused += 1
+            if refused > 1 and not (is_locked(name) and time.monotonic() < deadline):
+                raise AttachPrivilegeError(_refusal(name)) from None
+            given = None
         except (TimeoutError, BlockingIOError, ConnectionError):
             given = None  # the one that has accepted the connection has been stopped or killed: another may answer
         except OSError as error:

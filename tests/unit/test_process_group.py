@@ -8,9 +8,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from rtloop_test_waiting import wait_until
 
 import rtloop
 from rtloop import Chain, LoopGroup, ProcessLoop
+from rtloop.child.safe_call import SafeCall
 
 STEPS = '''
 import json, os, sys, time
@@ -222,6 +224,25 @@ def test_a_loop_that_does_not_hang_calls_no_safe(pair: Pair, steps: Path) -> Non
     assert not (steps / "safe").exists() and len(left(steps)) == 2
     with pytest.raises(rtloop.ConfigError, match="safe="):
         ProcessLoop("group_steps:do_nothing", "5ms", safe="nothing")
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(95, [81]), (80, [81, 80]), (0, [81, 80])])
+def test_safe_is_called_at_the_highest_priority_that_the_limit_allows(
+    monkeypatch: pytest.MonkeyPatch, limit: int, expected: list[int]
+) -> None:
+    asked: list[int] = []
+
+    def refuse(pid: int, policy: int, param: Any) -> None:  # with RLIMIT_RTPRIO as high as the loop needs it
+        asked.append(param.sched_priority)
+        if param.sched_priority > limit:
+            raise PermissionError
+
+    monkeypatch.setattr(os, "sched_setscheduler", refuse)
+    may_go = threading.Event()
+    may_go.set()
+    loop: Any = SimpleNamespace(settings=SimpleNamespace(policy="fifo", priority=80), await_trip=lambda: False)
+    SafeCall(lambda: None, None)._work(loop, may_go)
+    assert asked == expected
 
 
 def test_a_setup_that_is_refused_starts_none(pair: Pair, steps: Path) -> None:

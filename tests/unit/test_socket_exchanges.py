@@ -698,6 +698,33 @@ def test_whoever_may_open_an_exchange_may_lock_its_path(path: str, monkeypatch: 
     assert locks == [(mode, mode)] * 2, "of its creation, and of its end"
 
 
+def test_a_socket_whose_mode_is_about_to_be_set_is_asked_again(
+    path: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file that bind(2) creates has the mode that the umask leaves of the requested one."""
+    lock, asked, own_ask = folder / ".setpoint.lock", list[bool](), socket_exchanges._ask_once
+
+    def refuse(name: str) -> Any:
+        asked.append(lock.exists())
+        if len(asked) == 3:
+            lock.unlink()
+        if len(asked) <= refusals:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return own_ask(name)
+
+    with Latest("f8", share=path, mode=0o666):
+        monkeypatch.setattr(socket_exchanges, "_ask_once", refuse)
+        lock.touch()
+        refusals = 2
+        Latest.open(path).close()
+        assert asked == [True, True, True]
+        asked.clear()
+        refusals = 5
+        with pytest.raises(AttachPrivilegeError, match="with mode 0o666"):
+            Latest.open(path)
+        assert asked == [False, False], "the first one may have been just before the mode was set"
+
+
 def test_its_thread_serves_all_exchanges_of_the_process(folder: Path) -> None:
     made = [Latest("f8", share=f"{folder}/{n}") for n in range(5)]
     server = exchange_server._server
