@@ -9,13 +9,16 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rtloop.errors import ConfigError, SetupError
+from rtloop.sharing.path_lock import locked
 from rtloop.system.fileio import replaced
 
 __all__ = ["Change", "Request", "container_flags", "make_commands", "make_plan", "perform", "undo"]
@@ -23,7 +26,10 @@ __all__ = ["Change", "Request", "container_flags", "make_commands", "make_plan",
 _JOURNAL = "/var/lib/rtloop/privileges.json"
 _DEVICE = "/dev/cpu_dma_latency"
 _HEADER = "# Made by rtloop setup-privileges; rtloop setup-privileges --undo removes it.\n"
-_NAME = re.compile(r"[a-z_][a-z0-9_-]{0,30}\$?")
+_GROUP = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
+_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}\$?")
+#: Longest wait for another call of the command.
+_PATIENCE_S = 10.0
 _UNIT = re.compile(r"[A-Za-z0-9:_.@\\-]{1,200}\.service")
 
 
@@ -96,8 +102,9 @@ def _drop_in(request: Request, *, has_group: bool) -> str:
 
 
 def _read(path: str) -> str | None:
+    """Return the text of a file, with every byte of it; None if there is none."""
     try:
-        return Path(path).read_text()
+        return Path(path).read_bytes().decode("utf-8", "surrogateescape")
     except FileNotFoundError:
         return None
 
@@ -131,9 +138,11 @@ def make_plan(request: Request, root: str = "") -> list[Change]:
     ConfigError
         If a name is not valid, or a user is not known.
     """
-    for name in (request.group, *request.users):
-        if not _NAME.fullmatch(name):
-            raise ConfigError(f"{name!r} is not a valid name of a user or a group")
+    if not _GROUP.fullmatch(request.group):
+        raise ConfigError(f"{request.group!r} is not a valid name of a group")
+    for name in request.users:
+        if not _USER.fullmatch(name):
+            raise ConfigError(f"{name!r} is not a valid name of a user")
     if request.unit and not _UNIT.fullmatch(request.unit):
         raise ConfigError(f"{request.unit!r} is not the name of a service, which ends with .service")
     known = _users(root)
@@ -169,12 +178,14 @@ def _changes(request: Request, root: str) -> Iterator[Change]:
 
 
 def _file(root: str, path: str, text: str) -> Change:
+    if os.path.islink(root + path):
+        raise ConfigError(f"{path} is a symbolic link to {os.readlink(root + path)}: remove it, or edit that file")
     before = _read(root + path)
     return Change("file", path, before, text, "already" if before == text else "to do")
 
 
-def make_commands(changes: Sequence[Change]) -> list[str]:
-    """Return the changes that are to do as shell commands."""
+def make_commands(changes: Sequence[Change], root: str = "") -> list[str]:
+    """Return the changes that are to do as shell commands; `root` as in `make_plan`."""
     lines: list[str] = []
     for change in changes:
         if change.state != "to do":
@@ -182,10 +193,10 @@ def make_commands(changes: Sequence[Change]) -> list[str]:
         if change.kind == "group":
             lines.append(f"groupadd --system {change.target}")
         elif change.kind == "member":
-            lines.append(f"usermod --append --groups {change.target} {change.after}")
+            lines.append(" ".join(_joining(change, root, [])))
         else:
-            lines.append(f"mkdir -p {Path(change.target).parent}")
-            lines += [f"cat > {change.target} <<'END'", *change.after.splitlines(), "END"]
+            lines.append(f"mkdir -p {shlex.quote(str(Path(change.target).parent))}")
+            lines += [f"cat > {shlex.quote(change.target)} <<'END'", *change.after.splitlines(), "END"]
     return lines + [" ".join(command) for command in _reloads(changes, "to do")]
 
 
@@ -207,15 +218,35 @@ def perform(changes: Sequence[Change], root: str = "") -> list[Change]:
     SetupError
         If a change fails. Earlier changes stay in force, and are in the journal.
     """
-    todo = [change for change in changes if change.state == "to do"]
-    if not todo:
+    if not any(change.state == "to do" for change in changes):
         return list(changes)
+    with _alone(root):
+        return _perform(changes, root)
+
+
+@contextmanager
+def _alone(root: str) -> Iterator[None]:
+    """Keep other calls of the command from changing the machine and the journal meanwhile."""
+    folder = Path(root + _JOURNAL).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(root + _JOURNAL, 0o600, _PATIENCE_S):
+            yield
+    finally:
+        with suppress(OSError):  # it holds the journal, or the lock of another call
+            folder.rmdir()
+
+
+def _perform(changes: Sequence[Change], root: str) -> list[Change]:
     journal = _load(root)
     done: list[Change] = []
     for change in changes:
-        if change.state != "to do":
-            done.append(change)
+        if change.state != "to do" or _is_made(change, root):
+            done.append(change if change.state != "to do" else change._replace(state="already"))
             continue
+        if change.kind == "file" and _read(root + change.target) != change.before:
+            raise SetupError(0, f"{change.target} has been changed meanwhile: look at it, and try again; --undo "
+                             "reverts the changes made so far")  # fmt: skip
         # The journal comes first, so that after a crash the undo knows each change that may have been made.
         new_folders = _missing_folders(root, change)
         journal.append({"kind": change.kind, "target": change.target, "before": change.before, "after": change.after,
@@ -224,11 +255,21 @@ def perform(changes: Sequence[Change], root: str = "") -> list[Change]:
         try:
             _make(change, root)
         except (OSError, subprocess.SubprocessError) as error:
+            if change.kind != "file" and not isinstance(error, subprocess.TimeoutExpired):
+                _store(root, journal[:-1])  # the command has refused: the undo must not revert what somebody else did
             text = f"{change.target}: {_reason(error)}; --undo reverts the changes made so far"
             raise SetupError(getattr(error, "errno", None) or 0, text) from error
         done.append(change._replace(state="done"))
     _reload(done, "done", root)
     return done
+
+
+def _is_made(change: Change, root: str) -> bool:
+    """Tell whether a change has been made since it was planned."""
+    if change.kind == "file":
+        return _read(root + change.target) == change.after
+    users = _groups(root).get(change.target)
+    return users is not None and (change.kind == "group" or change.after in users)
 
 
 def _missing_folders(root: str, change: Change) -> list[str]:
@@ -247,17 +288,33 @@ def _make(change: Change, root: str) -> None:
     if change.kind == "group":
         _run(["groupadd", *_prefix(root), "--system", change.target])
     elif change.kind == "member":
-        _run(["usermod", *_prefix(root), "--append", "--groups", change.target, change.after])
+        _run(_joining(change, root, _prefix(root)))
     else:
         _write(root + change.target, change.after)
+
+
+def _joining(change: Change, root: str, prefix: list[str]) -> list[str]:
+    """Return the command that adds a user to a group; usermod does not know those of a directory service."""
+    if change.after not in _users(root):
+        return ["gpasswd", "--add", change.after, change.target]
+    return ["usermod", *prefix, "--append", "--groups", change.target, change.after]
+
+
+def _leaving(change: Change, root: str) -> list[str]:
+    """Return the command that takes a user out of a group."""
+    if not root:
+        return ["gpasswd", "--delete", change.after, change.target]
+    rest = [name for name, users in _groups(root).items() if change.after in users and name != change.target]
+    return ["usermod", *_prefix(root), "--groups", ",".join(rest), change.after]
 
 
 def _write(path: str, text: str) -> None:
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+    mode = target.stat().st_mode & 0o777 if target.exists() else 0o644
     with replaced(target) as file:
-        file.write(text.encode())
-    target.chmod(0o644)
+        file.write(text.encode("utf-8", "surrogateescape"))
+    target.chmod(mode)
 
 
 def _prefix(root: str) -> list[str]:
@@ -287,7 +344,11 @@ def _reload(changes: Sequence[Change], state: str, root: str) -> None:
 
 
 def _load(root: str) -> list[dict[str, Any]]:
-    text = _read(root + _JOURNAL)
+    try:
+        text = _read(root + _JOURNAL)
+    except PermissionError as error:
+        raise SetupError(error.errno or 0, f"only root may read {root}{_JOURNAL}, which has the changes: use sudo") \
+            from error  # fmt: skip
     if text is None:
         return []
     try:
@@ -310,8 +371,6 @@ def _store(root: str, journal: list[dict[str, Any]]) -> None:
         path.chmod(0o600)
         return
     path.unlink(missing_ok=True)
-    if path.parent.is_dir() and not any(path.parent.iterdir()):
-        path.parent.rmdir()
 
 
 def undo(root: str = "", *, is_dry: bool = False) -> list[Change]:
@@ -327,39 +386,49 @@ def undo(root: str = "", *, is_dry: bool = False) -> list[Change]:
     is_dry : bool
         True to return the changes that would be reverted, and change nothing.
     """
-    journal = _load(root)
-    kept: list[dict[str, Any]] = []
-    result: list[Change] = []
-    for entry in reversed(journal):
-        change = Change(entry["kind"], entry["target"], entry["before"], entry["after"])
-        why = _obstacle(change, root, entry, journal)
-        if why:
-            result.append(change._replace(state="left alone", why=why))
-            kept.insert(0, entry)
-            continue
-        if is_dry:
-            result.append(change)
-            continue
-        try:
-            _take_back(change, root, entry["folders"])
-        except (OSError, subprocess.SubprocessError) as error:
-            result.append(change._replace(state="failed", why=_reason(error)))
-            kept.insert(0, entry)
-            continue
-        result.append(change._replace(state="undone"))
-    if not is_dry and journal:
-        _store(root, kept)
-        _reload(result, "undone", root)
+    if is_dry:
+        return _undo(root, is_dry=True)
+    if not _load(root):
+        return []
+    with _alone(root):
+        result = _undo(root, is_dry=False)
+    _reload(result, "undone", root)
     return result
 
 
-def _obstacle(change: Change, root: str, entry: dict[str, Any], journal: list[dict[str, Any]]) -> str:
-    """Return the reason why a change cannot be reverted; empty if it can, or need not be."""
-    if change.kind == "file":
-        now = _read(root + change.target)
-        later = [x for x in journal[journal.index(entry) + 1 :] if x["target"] == change.target]
-        if not later and now not in (change.after, change.before):
-            return "somebody has changed it since"
+def _undo(root: str, *, is_dry: bool) -> list[Change]:
+    journal = _load(root)
+    texts: dict[str, str | None] = {}  # of the files, once their later changes are reverted
+    result: list[Change] = []
+    for entry in reversed([*journal]):
+        change = Change(entry["kind"], entry["target"], entry["before"], entry["after"])
+        if change.kind == "file" and change.target not in texts:
+            texts[change.target] = _read(root + change.target)
+        why = _obstacle(change, root, texts.get(change.target), journal)
+        if why:
+            result.append(change._replace(state="left alone", why=why))
+            continue
+        if not is_dry:
+            try:
+                _take_back(change, root, entry["folders"])
+            except (OSError, subprocess.SubprocessError) as error:
+                result.append(change._replace(state="failed", why=_reason(error)))
+                continue
+            journal = [one for one in journal if one is not entry]
+            _store(root, journal)  # at once, so that an undo after a crash goes on from here
+            change = change._replace(state="undone")
+        texts[change.target] = change.before
+        result.append(change)
+    return result
+
+
+def _obstacle(change: Change, root: str, now: str | None, journal: list[dict[str, Any]]) -> str:
+    """Return the reason why a change cannot be reverted; empty if it can, or need not be.
+
+    `now` is the text of its file once its later changes have been reverted.
+    """
+    if change.kind == "file" and now not in (change.after, change.before):
+        return "somebody has changed it since"
     if change.kind == "group":
         own = {x["after"] for x in journal if x["kind"] == "member" and x["target"] == change.target}
         others = [user for user in _groups(root).get(change.target, ()) if user not in own]
@@ -375,8 +444,7 @@ def _take_back(change: Change, root: str, folders: list[str]) -> None:
             _run(["groupdel", *_prefix(root), change.target])
     elif change.kind == "member":
         if change.after in groups.get(change.target, ()):
-            rest = [name for name, users in groups.items() if change.after in users and name != change.target]
-            _run(["usermod", *_prefix(root), "--groups", ",".join(rest), change.after])
+            _run(_leaving(change, root))
     elif change.before is not None:
         _write(root + change.target, change.before)
     else:

@@ -69,7 +69,7 @@ def setup_privileges(
     who = () if unit else users or ((_caller(),) if _caller() not in ("", "root") else ())
     changes = make_plan(Request(who, group, unit, priority), root)
     if dry_run and not as_json:
-        commands = make_commands(changes)
+        commands = make_commands(changes, root)
         click.echo("\n".join(commands) if commands else "nothing to change")
         return 0
     if dry_run or not any(change.state == "to do" for change in changes):

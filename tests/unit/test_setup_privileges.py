@@ -6,6 +6,9 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +133,107 @@ def test_what_somebody_has_changed_since_is_left_alone(root: Path, no_commands: 
     assert [entry["kind"] for entry in kept] == ["group", "file"], "they stay in the journal"
 
 
+def test_each_edit_by_somebody_else_stays(root: Path, no_commands: list[list[str]]) -> None:
+    """One after two changes of a file, and one between them that the second change has replaced."""
+    file = root / "etc/systemd/system/robot.service.d/rtloop.conf"
+    for edited_first in (False, True):
+        set_up(root, unit="robot.service", priority=90)
+        if edited_first:
+            file.write_bytes(b"# mine \xe9\r\n")
+        set_up(root, unit="robot.service", priority=80)
+        if not edited_first:
+            file.write_bytes(b"# mine \xe9\r\n")
+        planned, done = undo(str(root), is_dry=True), undo(str(root))
+        assert [change.state for change in done] == (["undone", "left alone"] if edited_first else ["left alone"] * 2)
+        assert [change.why for change in planned] == [change.why for change in done]
+        assert file.read_bytes() == b"# mine \xe9\r\n", "every byte of it"
+        (root / JOURNAL).unlink()
+        file.unlink()
+
+
+def test_what_has_changed_since_it_was_shown_is_not_replaced(root: Path, no_commands: list[list[str]]) -> None:
+    before = tree(root)
+    plan = make_plan(Request(("ada",)), str(root))
+    (root / "etc/group").write_text((root / "etc/group").read_text() + "realtime:x:990:ada\n")
+    (root / LIMITS).parent.mkdir(parents=True)
+    (root / LIMITS).write_text("@realtime - rtprio 10\n")
+    with pytest.raises(SetupError, match=r"realtime\.conf has been changed meanwhile"):
+        perform(plan, str(root))
+    assert no_commands == [] and undo(str(root)) == [], "the group and its member were made by somebody else"
+    assert (root / LIMITS).read_text() == "@realtime - rtprio 10\n"
+    shutil.rmtree(root / "etc/security/limits.d")
+    assert states(perform(plan, str(root))) == ["already", "already", "done", "done"]
+    undo(str(root))
+    assert tree(root) == before | {"etc/group": before["etc/group"] + "realtime:x:990:ada\n"}
+
+
+def test_a_group_that_could_not_be_made_is_not_removed_by_the_undo(
+    root: Path, no_commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = privileges._run
+
+    def refuse(command: list[str]) -> None:
+        make(command)  # by somebody else, at the same time
+        raise subprocess.CalledProcessError(9, command, stderr="group 'realtime' already exists")
+
+    with monkeypatch.context() as patch, pytest.raises(SetupError, match="already exists"):
+        patch.setattr(privileges, "_run", refuse)
+        set_up(root, "ada")
+    assert undo(str(root)) == []
+    assert "realtime:x:" in (root / "etc/group").read_text()
+
+
+def test_calls_at_the_same_time_wait_for_each_other(root: Path, no_commands: list[list[str]],
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    before = tree(root)
+    store, together = privileges._store, threading.Barrier(2)
+
+    def wait(where: str, journal: list[dict[str, Any]]) -> None:
+        with suppress(threading.BrokenBarrierError):
+            together.wait(0.05)  # for a call that has read the same journal
+        store(where, journal)
+
+    monkeypatch.setattr(privileges, "_store", wait)
+    units = [threading.Thread(target=set_up, args=(root,), kwargs={"unit": f"{name}.service"}) for name in "ab"]
+    for thread in units:
+        thread.start()
+    for thread in units:
+        thread.join(60)
+    assert len(json.loads((root / JOURNAL).read_text())["changes"]) == 2
+    assert states(undo(str(root))) == ["undone"] * 2
+    assert tree(root) == before and not (root / JOURNAL).parent.exists()
+
+
+def test_an_undo_that_was_killed_is_continued(root: Path, no_commands: list[list[str]],
+                                              monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    before = tree(root)
+    for priority in (90, 80):
+        set_up(root, unit="robot.service", priority=priority)
+    set_up(root, "ada")
+    take_back, left = privileges._take_back, [4]
+
+    def stop(*arguments: Any) -> None:
+        take_back(*arguments)
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(privileges, "_take_back", stop)
+        undo(str(root))
+    assert states(undo(str(root))) == ["undone"] * 3, "the one that was interrupted, and the rest"
+    assert tree(root) == before
+
+
+def test_names_and_links_of_real_machines(root: Path, no_commands: list[list[str]]) -> None:
+    (root / "etc/passwd").write_text((root / "etc/passwd").read_text() + "Ada.King:x:1002:1002::/:/bin/sh\n")
+    assert states(set_up(root, "Ada.King")) == ["done"] * 4
+    (root / LIMITS).unlink()
+    (root / LIMITS).symlink_to("/etc/passwd")
+    with pytest.raises(ConfigError, match="is a symbolic link to /etc/passwd"):
+        set_up(root, "ada")
+
+
 def test_a_change_that_fails_can_be_taken_back(root: Path, no_commands: list[list[str]],
                                                monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     before = tree(root)
@@ -185,7 +289,7 @@ def test_a_damaged_journal_is_not_believed(root: Path, no_commands: list[list[st
 
 
 def test_the_commands_do_the_same(root: Path) -> None:
-    commands = make_commands(make_plan(Request(("ada",)), str(root)))
+    commands = make_commands(make_plan(Request(("ada",)), str(root)), str(root))
     assert commands[:2] == ["groupadd --system realtime", "usermod --append --groups realtime ada"]
     assert "@realtime - rtprio 95" in commands and commands[-1] == "udevadm trigger --name-match=/dev/cpu_dma_latency"
 
