@@ -12,6 +12,7 @@ import os
 import re
 import tempfile
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -36,11 +37,23 @@ __all__ = [
     "select_casts",
 ]
 
-_STRUCT = re.compile(r"^struct (__pyx_(?:obj|vtabstruct|t)_\w+) \{\n(.*?)^\};", re.MULTILINE | re.DOTALL)
+_STRUCT = re.compile(
+    r"^(?:struct|union) (?:__Pyx_PACKED )?(__pyx_(?:obj|vtabstruct|t)_\w+) \{\n(.*?)^\};", re.MULTILINE | re.DOTALL
+)
+_TYPEDEF = re.compile(
+    r"^typedef (?!struct |union |enum )(?:[^;\n]*\(\*(__pyx_t_\w+)\)[^;\n]*|[^;\n]*?(__pyx_t_\w+)(?:\[[^;\n]*)?);",
+    re.MULTILINE,
+)
+_ENUM = re.compile(r"^enum __pyx_\w+ \{\n(.*?)^\};", re.MULTILINE | re.DOTALL)
 _COMMENT = re.compile(r"/\*.*?\*/|^#line [^\n]*", re.MULTILINE | re.DOTALL)
 _NAME = re.compile(r"\b__pyx_\w+")
-_TAKE_OVER = re.compile(r"^([ \t]+)cdef\s+int\s+take_over\s*\(\s*self\s*,\s*(?:\w+\s+)?(\w+)", re.MULTILINE)
-_CLASS = re.compile(r"^(?:cdef\s+)?class\s+(\w+)", re.MULTILINE)
+_TAKE_OVER = re.compile(r"^([ \t]+)cdef\s+int\s+take_over\s*\(\s*self\s*,\s*(?:[\w.]+\s+)?(\w+)", re.MULTILINE)
+_CLASS = re.compile(r"^(?:cdef\s+(?:(?:public|api)\s+)*)?class\s+(\w+)", re.MULTILINE)
+#: What is not code: strings and comments.
+_NO_CODE = re.compile(r"(\"\"\"|\'\'\').*?\1|\"(?:\\.|[^\"\\\n])*\"|\'(?:\\.|[^\'\\\n])*\'|\#[^\n]*", re.DOTALL)
+_CIMPORT = re.compile(r"\bcimport\s+(\([^)]*\)|[^\n]*)")
+_ALIAS = re.compile(r"\b(\w+)\s+as\s+(\w+)")
+_CTYPEDEF = re.compile(r"^[ \t]*ctypedef\s+(\w+)\s+(\w+)[ \t]*$", re.MULTILINE)
 _OF_BASE = re.compile(r"\b(\w+)\s*\.\s*take_over\s*\(")
 _KEPT = "layouts.json"
 
@@ -99,14 +112,22 @@ class Layouts(NamedTuple):
     take_overs: dict[str, TakeOver]
 
 
-#: The modules of the classes, and what is known of their builds: a path until it is needed.
-_known: WeakKeyDictionary[type[Any], tuple[ModuleType, Path]] = WeakKeyDictionary()
+#: The modules of the classes, and the JSON of what is known of their builds.
+_known: WeakKeyDictionary[type[Any], tuple[ModuleType, str]] = WeakKeyDictionary()
 _lock = threading.Lock()
 
 
 def read_layouts(text: str) -> dict[str, str]:
-    """Return the text of the structs in the C of a module, by name: of classes, their methods, and its declarations."""
-    return {name: " ".join(body.split()) for name, body in _STRUCT.findall(_COMMENT.sub(" ", text))}
+    """Return the text of the types in the C of a module, by name: of classes, their methods, and its declarations.
+
+    An enumerator, which may be the length of an array, has those before it for its text.
+    """
+    text = _COMMENT.sub(" ", text)
+    found = {name: " ".join(body.split()) for name, body in _STRUCT.findall(text)}
+    found |= {one[1] or one[2]: " ".join(one[0].split()) for one in _TYPEDEF.finditer(text)}
+    for body in _ENUM.findall(text):
+        found |= {one[0]: " ".join(body[: body.find(",", one.end())].split()) for one in _NAME.finditer(body)}
+    return found
 
 
 def rename_module(layouts: Mapping[str, str], modules: Iterable[str]) -> dict[str, str]:
@@ -119,6 +140,10 @@ def rename_module(layouts: Mapping[str, str], modules: Iterable[str]) -> dict[st
 def find_take_overs(source: str) -> dict[str, TakeOver]:
     """Return each ``take_over`` in a .pyx, by the name of its class."""
     found: dict[str, TakeOver] = {}
+    lines = source.split("\n")
+    source = _NO_CODE.sub(lambda one: re.sub(r"[^\n]", " ", one[0]), source)
+    names = {alias: name for names in _CIMPORT.findall(source) for name, alias in _ALIAS.findall(names)}
+    names |= {alias: name for name, alias in _CTYPEDEF.findall(source)}
     owners = [(one.start(), one[1]) for one in _CLASS.finditer(source)]
     for signature in _TAKE_OVER.finditer(source):
         owner = next((name for start, name in reversed(owners) if start < signature.start()), "")
@@ -129,9 +154,10 @@ def find_take_overs(source: str) -> dict[str, TakeOver]:
             body, signature.end()
         ):
             kind, line = cast[1].rpartition(".")[2], source.count("\n", 0, cast.start()) + 1
-            if not re.search(rf"#\s*rtloop:\s*cast\s+{kind}\s*:", source.splitlines()[line - 1]):
-                casts.append(Cast(line, kind, cast[2] is not None))
-        found[owner] = TakeOver(tuple(casts), tuple(_OF_BASE.findall(body, signature.end())))
+            if not re.search(rf"#\s*rtloop:\s*cast\s+{kind}\s*:", lines[line - 1]):
+                casts.append(Cast(line, names.get(kind, kind), cast[2] is not None))
+        bases = (names.get(base, base) for base in _OF_BASE.findall(body, signature.end()))
+        found[owner] = TakeOver(tuple(casts), tuple(bases))
     return found
 
 
@@ -219,12 +245,18 @@ def keep_layouts(module: Path, layouts: Layouts) -> None:
     """
     target = module.with_name(_KEPT)
     with tempfile.NamedTemporaryFile("w", dir=target.parent, encoding="utf-8", delete=False) as file:
-        json.dump(layouts, file)
-    os.replace(file.name, target)
+        try:
+            json.dump(layouts, file)
+            file.flush()
+            os.fchmod(file.fileno(), module.stat().st_mode & 0o666)  # for the other users of the cache
+            os.replace(file.name, target)
+        except BaseException:
+            os.unlink(file.name)
+            raise
 
 
 def remember_module(module: ModuleType, path: Path) -> None:
-    """Remember where the layouts of a module's classes are kept.
+    """Remember the layouts of a module's classes, as the cache may be emptied while the module is in use.
 
     Parameters
     ----------
@@ -234,8 +266,11 @@ def remember_module(module: ModuleType, path: Path) -> None:
         Its file.
     """
     own = [one for one in vars(module).values() if isinstance(one, type) and one.__module__ == module.__name__]
+    text = ""
+    with suppress(OSError):
+        text = path.with_name(_KEPT).read_text(encoding="utf-8", errors="replace")
     with _lock:
-        _known.update({kind: (module, path) for kind in own if kind not in _known})
+        _known.update({kind: (module, text) for kind in own if kind not in _known})
 
 
 def _find_layouts(kind: type[Any]) -> tuple[ModuleType, Layouts] | None:
@@ -244,9 +279,9 @@ def _find_layouts(kind: type[Any]) -> tuple[ModuleType, Layouts] | None:
         found = _known.get(kind)
     if found is None:
         return None
-    module, path = found
+    module, text = found
     try:
-        name, file, structs, take_overs = json.loads(path.with_name(_KEPT).read_text(encoding="utf-8"))
+        name, file, structs, take_overs = json.loads(text)
         return module, Layouts(
             name, file, dict(structs),
             {
@@ -254,7 +289,7 @@ def _find_layouts(kind: type[Any]) -> tuple[ModuleType, Layouts] | None:
                 for owner, (casts, bases) in take_overs.items()
             },
         )  # fmt: skip
-    except (OSError, ValueError, TypeError):
+    except (ValueError, TypeError, AttributeError):
         return None
 
 
@@ -299,6 +334,13 @@ def check_casts(former: object, successor: object) -> None:
         both = {new.name, old[1].name}
         before, after = rename_module(old[1].structs, both), rename_module(new.structs, both)
         line, reason = find_disagreement(wrong, names, before, after)
+        for cast in wrong if not reason else ():
+            then = next((one.__basicsize__ for one in theirs.__mro__ if one.__name__ == cast.kind), 0)
+            now = getattr(getattr(module, cast.kind, None), "__basicsize__", then)
+            if now != then:  # a struct of the user's C
+                line = cast.line
+                reason = f"take_over() reads the former step as a {cast.kind}, whose size was {then} bytes and is {now}"
+                break
     if reason:
         raise SwapError(
             f"{new.file}:{line}: {reason}; fix: keep the fields that it reads in a base class that does not change, "

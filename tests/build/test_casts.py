@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -134,10 +135,100 @@ def test_the_casts_of_a_source_are_those_of_its_take_overs() -> None:
     assert select_casts(found, ["RTLoop"]) == []
 
 
-@pytest.mark.parametrize("kept", ["", "[]", '["law", "law.pyx", {}, {"Law": 3}]', '["law", "law.pyx", 7, {}]'])
-def test_what_was_kept_beside_a_module_may_be_damaged(build: Callable[..., ModuleType], kept: str) -> None:
+DAMAGED = ("", "[]", '["law", "law.pyx", {}, {"Law": 3}]', '["law", "law.pyx", 7, {}]', '["law", "law.pyx", {}, []]')
+
+
+def test_what_was_kept_beside_a_module_may_be_damaged_or_removed(build: Callable[..., ModuleType]) -> None:
     from rtloop import layouts
 
-    module = build(name="damaged")
-    Path(layouts._known[module.Law][1]).with_name("layouts.json").write_text(kept)
-    swap(module.Law("1kHz"), module.Law("1kHz"))
+    module = build()
+    file = Path(module.__file__ or "").with_name("layouts.json")
+    text = file.read_text()
+    assert file.stat().st_mode & 0o666 == Path(module.__file__ or "").stat().st_mode & 0o666
+    file.unlink()  # the cache was emptied: what is loaded is still known
+    with pytest.raises(rtloop.SwapError, match="reads the former step as a Law, and it is a Free"):
+        swap(module.Free("1kHz"), module.Law("1kHz"))
+    for kept in DAMAGED:
+        file.write_text(kept)
+        for kind in (module.State, module.Law, module.Free, module.Plain):
+            del layouts._known[kind]
+        layouts.remember_module(module, Path(module.__file__ or ""))
+        swap(module.Law("1kHz"), module.Law("1kHz"))
+    file.write_text(text)
+    del layouts._known[module.Law]
+
+
+TYPES = """\
+from rtloop cimport RT_CONTINUE, Cycle
+cimport rtloop
+
+ctypedef float real
+
+cdef enum Axis:
+    X, Y
+
+cdef union Word:
+    float x
+
+cdef packed struct Sample:
+    char tag
+    real value
+
+cdef extern from *:
+    "typedef struct { float x; } extern_state;"
+    ctypedef struct extern_state:
+        float x
+
+cdef public class Law(rtloop.RTLoop) [object LawObject, type LawType]:
+    "As (<Other>former) is none."
+    cdef Sample sample
+    cdef Word word
+    cdef extern_state state
+    cdef real[Y] values
+
+    cdef int take_over(self, rtloop.RTLoop former, const Cycle *cycle) noexcept nogil:
+        # (<Other>former).values is what it once was
+        self.values[0] = (<Law>former).values[0]
+        return RT_CONTINUE
+"""
+
+
+def test_the_types_of_fields_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A typedef, a union, a packed struct, the length of an array, and a struct of C that only its size tells of."""
+    from rtloop import layouts
+    from rtloop.layouts import Cast, find_disagreement
+
+    monkeypatch.setenv("CFLAGS", "-O0")
+    text = TYPES.replace("cdef public class Law", "cdef class Law").replace(" [object LawObject, type LawType]", "")
+
+    def make(source: str) -> Any:
+        (tmp_path / "law.pyx").write_text(source)
+        return rtloop.build(tmp_path / "law.pyx", cache=tmp_path / "cache").Law
+
+    first = make(text)
+    kept = layouts._known[first][1]
+    structs = json.loads(kept)[2]
+    law = [Cast(30, "Law", is_called=False)]
+    for old, new in (
+        ("typedef float", "typedef double"),
+        ('_Word": "float x;', '_Word": "float x[3];'),
+        ("char tag", "char tag[2]"),
+        ("law_X, __pyx_e_3law_Y", "law_X, __pyx_e_3law_W, __pyx_e_3law_Y"),
+    ):
+        assert old in kept
+        after = json.loads(kept.replace(old, new))[2]
+        assert find_disagreement(law, ["Law"], structs, after)[1].endswith("the fields of Law have changed"), old
+    later = make(text.replace("struct { float x;", "struct { float w, x, y, z;").replace("X, Y", "X, Y, Z"))
+    assert find_disagreement(law, ["Law"], structs, json.loads(layouts._known[later][1])[2]) == (0, "")
+    with pytest.raises(rtloop.SwapError, match=r"law\.pyx:30: .* as a Law, whose size was \d+ bytes and is \d+; fix"):
+        swap(first("1kHz"), later("1kHz"))
+
+
+def test_the_casts_of_a_source_are_found_however_it_is_written() -> None:
+    from rtloop.layouts import Cast, TakeOver, find_take_overs
+
+    found = find_take_overs(
+        TYPES.replace("cimport RT", "cimport (Old as Law,\n Cycle, RT").replace("CONTINUE, Cycle", "CONTINUE as RT)")
+    )
+    assert found == {"Law": TakeOver((Cast(31, "Old", False),), ())}
+    assert find_take_overs(TYPES)["Law"].casts[0][:2] == (30, "Law")
