@@ -57,13 +57,13 @@ PROBLEMS = (
         "https://gitlab.com/redhat/centos-stream/src/kernel/centos-stream-9/-/merge_requests/3293",
     ),
     Problem(
-        "fair server's time", (6, 12), (6, 16), {(6, 12): 39}, False, "capacity",
+        "fair server's time", (6, 12), (6, 16), {(6, 12): 39, (6, 15): 7}, False, "capacity",
         "the fair server scales its runtime by the CPU's speed, so it can hold up real-time threads on slow CPUs for "
         "seconds",
         f"{_COMMIT}fc975cfb36393db1db517fbbe366e550bcdcff14",
     ),
     Problem(
-        "wait by epoll", (5, 4), (6, 18), {(6, 12): 54}, True, "epoll",
+        "wait by epoll", (5, 4), (6, 18), {(6, 1): 159, (6, 6): 114, (6, 12): 54, (6, 17): 4}, True, "epoll",
         "an ordinary thread that uses the same epoll object can hold up a real-time thread for an unlimited time",
         f"{_COMMIT}0c43094f8cc9",
     ),
