@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rtloop_test_machines import MACHINES, files_of, unpack
 
-from rtloop.machine.doctor.issue import gather_facts, safe_arguments
+from rtloop.machine.doctor.issue import gather_facts, remove_private, safe_arguments
 from rtloop.machine.doctor.machine_files import Machine
 from rtloop.machine.doctor.report import make_markdown
 from rtloop.machine.doctor.run_all import examine
@@ -53,6 +53,20 @@ def test_nothing_private_is_in_it(machine: Callable[..., Machine]) -> None:
     secrets = ("plant-7-robot", "2f9d6a1c", "192.168.7.9", "hunter2", "a b", "SN-0815", "00:1b:21", " ada", "/ada")
     assert [secret for secret in secrets if secret in text] == []
     assert "/home/USER/gcc" in text and "F5 of HOST" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "safe"),
+    [
+        ("fe80::21b:21ff:fe0a:1, 2001:db8:0:0:1:0:0:1, [::1]", "(removed), (removed), [(removed)]"),
+        ("enx001b210a0b0c: off; wlx001b210a0b0c", "enx(removed): off; wlx(removed)"),
+        ("0000:00:1f.3 at 12:30:45, std::vector", "0000:00:1f.3 at 12:30:45, std::vector"),
+        ("5.15.167.4-microsoft-standard-WSL2 10.0.0.4", "5.15.167.4-microsoft-standard-WSL2 (removed)"),
+    ],
+)
+def test_addresses_are_removed_and_nothing_like_them(machine: Callable[..., Machine], text: str, safe: str) -> None:
+    release = {"/proc/sys/kernel/osrelease": "5.15.167.4-microsoft-standard-WSL2"}
+    assert remove_private(text, machine("laptop", **release)) == safe
 
 
 @pytest.mark.parametrize("path", MACHINES, ids=lambda path: path.name)

@@ -205,13 +205,22 @@ _PRIVATE = (
     re.compile(r"\b(?:[0-9a-fA-F]{2}[:-]){5}[0-9a-fA-F]{2}\b"),  # MAC addresses
     re.compile(r"\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b"),  # UUIDs
     re.compile(r"(?<![\d.])(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?![\d.])"),  # IPv4
+    re.compile(  # IPv6
+        r"(?<![\w:.])(?=[0-9a-fA-F:]*[0-9a-fA-F])"
+        r"(?:(?:[0-9a-fA-F]{1,4}:){7}[0-9a-fA-F]{1,4}|(?:[0-9a-fA-F]{1,4}:){0,6}(?:[0-9a-fA-F]{1,4})?::"
+        r"(?:[0-9a-fA-F]{1,4}:){0,6}(?:[0-9a-fA-F]{1,4})?)(?![\w:])"
+    ),
+    re.compile(r"(?<=\b(?:en|wl|ww)x)[0-9a-f]{12}(?![0-9a-f])"),  # names of network devices that are MAC addresses
 )
 
 
 def remove_private(text: str, machine: Machine) -> str:
     """Remove addresses, and the names of the machine and of its user, from a report."""
+    # The release of a kernel may look like an address: 5.15.167.4-microsoft-standard-WSL2.
+    parts = re.split(f"({re.escape(machine.release)})", text) if machine.release else [text]
     for pattern in _PRIVATE:
-        text = pattern.sub("(removed)", text)
+        parts[::2] = [pattern.sub("(removed)", part) for part in parts[::2]]
+    text = "".join(parts)
     uid = parse.number((machine.status.get("Uid", "").split() or [""])[0])
     users = {machine.env.get(name, "") for name in ("USER", "LOGNAME", "SUDO_USER")}
     users.add((parse.user_name(machine.text("/etc/passwd"), uid) or "") if uid else "")
