@@ -43,6 +43,32 @@ def test_without_a_bus_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        ((), "MaxRealtimePriority is no number"),
+        ((("s", "abc"),), "MaxRealtimePriority is no number"),
+        ((("x", 0),), "RealtimeKit grants nothing"),
+        ((("t", 2**63 + 5),), "RealtimeKit grants nothing"),
+        (KeyError(b"\xff"), "RealtimeKit is not available"),
+        (ConnectionResetError(104, "reset"), "RealtimeKit is not available"),
+    ],
+)
+def test_what_the_bus_sends_is_checked(monkeypatch: pytest.MonkeyPatch, reply: Any, words: str) -> None:
+    pytest.importorskip("jeepney", reason="needs jeepney: pip install 'rtloop[rtkit]'")
+
+    def answer(message: Any, timeout: float) -> Any:
+        if isinstance(reply, Exception):
+            raise reply
+        return SimpleNamespace(header=SimpleNamespace(message_type=None), body=reply)
+
+    connection = SimpleNamespace(send_and_get_reply=answer, close=lambda: None)
+    monkeypatch.setattr("jeepney.io.blocking.open_dbus_connection", lambda bus: connection)
+    with pytest.raises(SetupError, match=words):
+        rtloop.use_rtkit()
+    assert rtkit.limits_in_use() is None
+
+
+@pytest.mark.parametrize(
     ("before", "after"),
     [
         ((-1, -1), (150_000, 200_000)),

@@ -18,6 +18,7 @@ __all__ = ["Rtkit", "limits_in_use", "make_real_time", "use_rtkit"]
 _NAME = "org.freedesktop.RealtimeKit1"
 _PATH = "/org/freedesktop/RealtimeKit1"
 _TIMEOUT_S = 5.0
+_LONGEST_US = 10**12
 #: SIGXCPU comes after this share of the time, SIGKILL at its end.
 _SOFT_PERCENT = 75
 
@@ -70,8 +71,8 @@ def use_rtkit() -> Rtkit:
     """
     global _in_use
     with _connected() as call:
-        found = Rtkit(int(call.get("MaxRealtimePriority")), int(call.get("RTTimeUSecMax")))
-    if found.priority < 1 or found.cpu_time_us < 1:
+        found = Rtkit(call.get("MaxRealtimePriority"), call.get("RTTimeUSecMax"))
+    if not (1 <= found.priority <= 99 and 1 <= found.cpu_time_us <= _LONGEST_US):
         raise SetupError(0, f"RealtimeKit grants nothing: priority {found.priority}, {found.cpu_time_us} us")
     _in_use = found
     return found
@@ -131,10 +132,13 @@ class _connected:  # noqa: N801 - reads as an adjective in its with statement
     def __exit__(self, *exception: object) -> None:
         self._connection.close()
 
-    def get(self, name: str) -> Any:
+    def get(self, name: str) -> int:
         """Return a property of RealtimeKit."""
         reply = self._send(self._jeepney.Properties(self._service).get(name), "is not available")
-        return reply[0][1]
+        try:
+            return int(reply[0][1])
+        except (LookupError, TypeError, ValueError) as error:
+            raise SetupError(0, f"RealtimeKit is not available: {name} is no number, but {reply!r}") from error
 
     def make_real_time(self, tid: int, priority: int) -> None:
         """Make a thread of this process SCHED_RR."""
@@ -145,7 +149,7 @@ class _connected:  # noqa: N801 - reads as an adjective in its with statement
     def _send(self, message: Any, what: str) -> tuple[Any, ...]:
         try:
             reply = self._connection.send_and_get_reply(message, timeout=_TIMEOUT_S)
-        except (OSError, TimeoutError) as error:  # the bus went away, or the service does not answer
+        except (OSError, LookupError, ValueError) as error:  # the bus is gone, or does not answer, or sends no message
             raise SetupError(0, f"RealtimeKit {what}: {error or 'no answer'}") from error
         if reply.header.message_type is self._jeepney.MessageType.error:
             name = reply.header.fields.get(self._jeepney.HeaderFields.error_name, "")
