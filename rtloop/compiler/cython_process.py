@@ -64,7 +64,8 @@ def run_cython(
 class CythonProcess:
     """Process that has loaded Cython, which takes most of the time of a compilation by Cython.
 
-    It forks a child for each module, so that each is compiled as by a new process. It inherits the priority and the
+    It forks a child for each module, so that each is compiled as by a new process. No module of the user's folder is
+    imported, and no locale of the user's counts, as by :func:`run_cython`. It inherits the priority and the
     CPUs of the thread that starts it, and ends with this process. While it runs, :func:`run_cython` uses it.
     """
 
@@ -84,7 +85,8 @@ class CythonProcess:
         with theirs:
             try:
                 self._process = subprocess.Popen(
-                    [python(), "-P", str(_PROGRAM), str(theirs.fileno()), str(self._owner)], env={**os.environ},
+                    [python(), "-P", str(_PROGRAM), str(theirs.fileno()), str(self._owner)], cwd="/",
+                    env={**os.environ, "LC_ALL": "C"},
                     stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                     pass_fds=[theirs.fileno()],
                 )  # fmt: skip

@@ -138,6 +138,8 @@ def test_its_end_ends_a_compilation(tmp_path: Path, loaded: CythonProcess) -> No
 
 
 def test_it_ends_with_the_program(tmp_path: Path) -> None:
+    """It imports no module of the folder in which the program was started, although a PYTHONPATH names that."""
+    (tmp_path / "Cython.py").write_text("raise SystemExit('imported')")
     os.mkfifo(tmp_path / "wait.pxi")
     (tmp_path / "servo.pyx").write_text('include "wait.pxi"\n')
     program = (
@@ -148,10 +150,12 @@ def test_it_ends_with_the_program(tmp_path: Path) -> None:
         "loaded.run(['-3', 'servo.pyx'], sys.argv[1], {**os.environ})\n"
     )
     command = [sys.executable, "-c", program, str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    env = {**os.environ, "PYTHONPATH": f".:{os.environ.get('PYTHONPATH', '')}", "LC_ALL": "C.UTF-8"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path, env=env) as process:
         assert process.stdout is not None
         number = int(process.stdout.readline())
         wait_until(lambda: bool(compiling(tmp_path)))
         (busy,) = compiling(tmp_path)
+        assert "LC_ALL=C" in processes.read(number, "environ").split("\0")
         process.kill()
     wait_until(lambda: not processes.is_alive(number) and not processes.is_alive(busy))
