@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import queue
 import threading
 import time
 import weakref
@@ -13,6 +14,7 @@ from datetime import timedelta
 from typing import Any, Protocol
 
 from rtloop.errors import SetupError, StateError
+from rtloop.process.signal_shield import become_ordinary, block_signals, start_thread
 from rtloop.system import refusal_cause
 from rtloop.units import parse_timeout
 
@@ -20,6 +22,9 @@ __all__ = ["Notifier", "find_notifier", "wait_in_thread"]
 
 #: How often a waiting thread looks whether it is still needed.
 _SLICE = "50ms"
+_STACK_BYTES = 256 * 1024
+#: How long a thread without work is kept.
+_IDLE_S = 10.0
 
 
 class _Exchange(Protocol):
@@ -30,7 +35,15 @@ class _Exchange(Protocol):
 async def wait_in_thread(
     wait: Callable[[int | str | timedelta | None], bool], timeout: int | str | timedelta | None
 ) -> bool:
-    """Call an exchange's `wait` on a thread of the running event loop's executor; a cancellation ends it."""
+    """Call an exchange's `wait` on another thread, for the running event loop; a cancellation ends it.
+
+    The threads are not those of the event loop's executor. It has few, which may be needed for something else.
+
+    Raises
+    ------
+    SetupError
+        If no thread can be created.
+    """
     import asyncio  # here, because its import takes long, and callers of this function have imported it already
 
     until = None if timeout is None else time.monotonic_ns() + parse_timeout(timeout)
@@ -46,10 +59,90 @@ async def wait_in_thread(
 
     if wait("0ns"):
         return True
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[bool] = loop.create_future()
+
+    def settle(has_news: bool, error: BaseException | None) -> None:
+        if future.done():
+            return  # cancelled
+        if error is None:
+            future.set_result(has_news)
+        else:
+            future.set_exception(error)
+
+    def work() -> None:
+        has_news, raised = False, None
+        try:
+            has_news = sleep()
+        except BaseException as error:
+            raised = error
+        with suppress(RuntimeError):  # the event loop has been closed
+            loop.call_soon_threadsafe(settle, has_news, raised)
+
+    _threads.run(work)
     try:
-        return await asyncio.get_running_loop().run_in_executor(None, sleep)
+        return await future
     finally:
         is_cancelled.set()
+
+
+class _Threads:
+    """Threads that wait, as many as there are waits at a time, and kept for the next ones."""
+
+    def __init__(self) -> None:
+        self._idle: list[queue.SimpleQueue[Callable[[], None]]] = []
+
+    def run(self, job: Callable[[], None]) -> None:
+        """Call a function on a thread that has nothing else to do, or on a new one."""
+        try:
+            jobs = self._idle.pop()
+        except IndexError:
+            jobs = queue.SimpleQueue()
+            _start(self._work, (jobs,), "ready() of an exchange")
+        jobs.put(job)
+
+    def _work(self, jobs: queue.SimpleQueue[Callable[[], None]]) -> None:
+        become_ordinary()
+        block_signals()
+        while True:
+            try:
+                job = jobs.get(timeout=_IDLE_S)
+            except queue.Empty:
+                try:
+                    self._idle.remove(jobs)
+                except ValueError:
+                    job = jobs.get()  # which is about to be put in
+                else:
+                    return
+            job()
+            del job
+            self._idle.append(jobs)
+
+
+_threads = _Threads()
+
+
+def _forget_after_fork() -> None:
+    global _threads
+    _threads = _Threads()
+
+
+os.register_at_fork(after_in_child=_forget_after_fork)
+
+
+def _start(function: Callable[..., object], arguments: tuple[Any, ...], what: str) -> None:
+    """Start a thread.
+
+    Raises
+    ------
+    SetupError
+        If it cannot be created.
+    """
+    try:
+        start_thread(function, arguments, _STACK_BYTES)
+    except RuntimeError as error:
+        why, fix = refusal_cause.explain_thread(errno.EAGAIN)
+        raise SetupError(errno.EAGAIN, f"{what}: {error}; {why}" + (f"\n{fix}" if fix else "")) from error
 
 
 class Notifier:

@@ -18,9 +18,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rtloop_test_waiting import wait_until
 
 import rtloop
-from rtloop import Latest, Ring, StateError
+from rtloop import Latest, Ring, SetupError, StateError
+from rtloop.sharing import waiting
 
 LONG = "60s"
 
@@ -207,6 +209,49 @@ def test_it_can_be_awaited(name: str) -> None:
 
     assert asyncio.run(main()) == [True, True]
     assert (ring.pop(), reader.read()) == (6, 7.0)
+
+
+def test_any_number_can_be_awaited_at_once_beside_other_work_on_threads() -> None:
+    """The executor of an event loop has few threads: waits that kept them would hold up each other and all else."""
+
+    async def work() -> None:
+        exchanges = [Ring("i8", 8) for _ in range(40)]
+        waits = [asyncio.create_task(one.ready()) for one in exchanges]
+        await asyncio.sleep(0.01)
+        assert await asyncio.wait_for(asyncio.to_thread(lambda: 5), 60) == 5
+        for one, wait in zip(reversed(exchanges), reversed(waits), strict=True):
+            one.push([1])
+            assert await asyncio.wait_for(wait, 60)
+        threads = len(os.listdir("/proc/self/task"))
+        for one in exchanges:
+            one.drain()
+            wait = asyncio.create_task(one.ready("60s"))
+            await asyncio.sleep(0)
+            one.push([2])
+            assert await wait
+        assert len(os.listdir("/proc/self/task")) <= threads, "the threads are used again"
+
+    asyncio.run(work())
+
+
+def test_a_thread_that_waits_ends_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "_IDLE_S", 0.02)
+    monkeypatch.setattr(waiting, "_threads", waiting._Threads())
+    before = len(os.listdir("/proc/self/task"))
+    asyncio.run(Ring("i8", 8).ready("1ms"))
+    idle = waiting._threads._idle
+    wait_until(lambda: not idle and len(os.listdir("/proc/self/task")) <= before, "it has ended")
+    asyncio.run(Ring("i8", 8).ready("1ms"))
+
+
+def test_a_thread_that_cannot_be_created_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(waiting, "start_thread", fail)
+    monkeypatch.setattr(waiting, "_threads", waiting._Threads())
+    with pytest.raises(SetupError, match=r"ready\(\) of an exchange: can't start new thread"):
+        asyncio.run(Ring("i8", 8).ready("1ms"))
 
 
 def test_a_file_can_be_read_while_there_is_something() -> None:

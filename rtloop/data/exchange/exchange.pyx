@@ -120,7 +120,7 @@ cdef class Exchange:
             sleep.once(access.awaited(handle), access.has_news, handle)
 
     async def ready(self, timeout=None):
-        """Wait as :meth:`wait` does, for asyncio. A thread of the event loop's executor sleeps meanwhile."""
+        """Wait as :meth:`wait` does, for asyncio. Another thread sleeps meanwhile, of which each wait has one."""
         return await wait_in_thread(self.wait, timeout)
 
     def fileno(self):
