@@ -1,8 +1,8 @@
 """C structs of compiled classes, compared to test whether a new build can read objects of a former one.
 
 ``take_over`` of a loop casts the former step to a class, and neither Cython nor C checks that cast. Two builds of one
-file agree on a class if the text of its struct, and of each struct in it, is the same. ``rtloop.build`` keeps the
-layouts and the casts of a module beside it, and `check_casts` compares them before a swap.
+file agree on a class if the text of its struct, and of each struct in it, is the same. ``rtloop.build`` stores the
+layouts and the casts of a module in a file next to it, and `check_casts` compares them before a swap.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Cast(NamedTuple):
     kind : str
         The class.
     is_called : bool
-        Whether a method of it is called.
+        True if a method is called on the result of the cast.
     """
 
     line: int
@@ -82,7 +82,7 @@ class TakeOver(NamedTuple):
     Attributes
     ----------
     casts : tuple of Cast
-        Its casts of the former step. A cast in a line with the comment ``# rtloop: cast CLASS: reason`` is left out.
+        Its casts of the former step, without those in a line with the comment ``# rtloop: cast CLASS: reason``.
     bases : tuple of str
         Classes whose ``take_over`` it calls.
     """
@@ -92,7 +92,7 @@ class TakeOver(NamedTuple):
 
 
 class Layouts(NamedTuple):
-    """What is known of a build.
+    """Layouts and casts of a build.
 
     Attributes
     ----------
@@ -101,7 +101,7 @@ class Layouts(NamedTuple):
     file : str
         Name of the .pyx.
     structs : dict
-        The text of its structs, as of `read_layouts`.
+        The text of its structs, from `read_layouts`.
     take_overs : dict
         The `TakeOver` of each class that has one.
     """
@@ -112,15 +112,15 @@ class Layouts(NamedTuple):
     take_overs: dict[str, TakeOver]
 
 
-#: The modules of the classes, and the JSON of what is known of their builds.
+#: By class, its module, and the layouts of its build as JSON.
 _known: WeakKeyDictionary[type[Any], tuple[ModuleType, str]] = WeakKeyDictionary()
 _lock = threading.Lock()
 
 
 def read_layouts(text: str) -> dict[str, str]:
-    """Return the text of the types in the C of a module, by name: of classes, their methods, and its declarations.
+    """Return the text of the types in a module's C code, by name: of its classes, methods and declarations.
 
-    An enumerator, which may be the length of an array, has those before it for its text.
+    The text of an enumerator, which may be the length of an array, contains the enumerators before it.
     """
     text = _COMMENT.sub(" ", text)
     found = {name: " ".join(body.split()) for name, body in _STRUCT.findall(text)}
@@ -131,7 +131,7 @@ def read_layouts(text: str) -> dict[str, str]:
 
 
 def rename_module(layouts: Mapping[str, str], modules: Iterable[str]) -> dict[str, str]:
-    """Return layouts without the names of these modules, to compare those of two modules with different names."""
+    """Return layouts without the names of these modules, to compare two modules with different names."""
     names = "|".join(f"{len(name)}{re.escape(name)}" for name in modules)
     mangled = re.compile(rf"(__pyx_[a-z_]+_)(?:{names})_")
     return {mangled.sub(r"\1", name): mangled.sub(r"\1", text) for name, text in layouts.items()}
@@ -164,7 +164,7 @@ def find_take_overs(source: str) -> dict[str, TakeOver]:
 def find_disagreement(
     casts: Iterable[Cast], former: Iterable[str], before: Mapping[str, str], after: Mapping[str, str]
 ) -> tuple[int, str]:
-    """Find a cast of the former step that would read fields from places where the former build has not written them.
+    """Find a cast of the former step that would read fields at offsets at which the former build has others.
 
     Parameters
     ----------
@@ -187,10 +187,10 @@ def find_disagreement(
         if kind == "RTLoop":
             continue
         if kind not in former:
-            return line, f"take_over() reads the former step as a {kind}, and it is a {former[0]}"
+            return line, f"take_over() reads the former step as a {kind}, but it is a {former[0]}"
         changed = _changed(kind, before, after, is_called=is_called)
         if changed:
-            return line, f"take_over() reads the former step as a {kind}, and the {changed} of {kind} have changed"
+            return line, f"take_over() reads the former step as a {kind}, but the {changed} of {kind} have changed"
     return 0, ""
 
 
@@ -200,7 +200,7 @@ def select_casts(take_overs: Mapping[str, TakeOver], kinds: Iterable[str]) -> li
     Parameters
     ----------
     take_overs : mapping
-        Of its module.
+        The ``take_over`` methods of its module.
     kinds : iterable of str
         Names of the class and its bases.
     """
@@ -215,7 +215,7 @@ def select_casts(take_overs: Mapping[str, TakeOver], kinds: Iterable[str]) -> li
 
 
 def _changed(kind: str, before: Mapping[str, str], after: Mapping[str, str], *, is_called: bool) -> str:
-    """Return what has changed of a class: its fields, its methods, or nothing."""
+    """Return the part of a class that has changed: "fields", "methods" or ""."""
     waiting = [min((name for name in after if name.endswith(f"_{kind}") and "_obj_" in name), key=len, default="")]
     seen = set()
     while waiting:
@@ -225,7 +225,7 @@ def _changed(kind: str, before: Mapping[str, str], after: Mapping[str, str], *, 
         seen.add(name)
         then, now = before.get(name, ""), after.get(name, "")
         if "_vtabstruct_" in name:
-            # Methods that are added at the end do not move the others.
+            # Methods that are added at the end do not shift the others.
             if then != now and (is_called or not now.startswith(then)):
                 return "methods"
             continue
@@ -236,12 +236,12 @@ def _changed(kind: str, before: Mapping[str, str], after: Mapping[str, str], *, 
 
 
 def keep_layouts(module: Path, layouts: Layouts) -> None:
-    """Write what is known of a build beside its module.
+    """Write the layouts and casts of a build next to its module.
 
     Raises
     ------
     OSError
-        If it cannot be written.
+        If the file cannot be written.
     """
     target = module.with_name(_KEPT)
     with tempfile.NamedTemporaryFile("w", dir=target.parent, encoding="utf-8", delete=False) as file:
@@ -256,12 +256,12 @@ def keep_layouts(module: Path, layouts: Layouts) -> None:
 
 
 def remember_module(module: ModuleType, path: Path) -> None:
-    """Remember the layouts of a module's classes, as the cache may be emptied while the module is in use.
+    """Remember the layouts of a module's classes, because the cache may be emptied while the module is in use.
 
     Parameters
     ----------
     module : module
-        The module, imported.
+        The imported module.
     path : pathlib.Path
         Its file.
     """
@@ -274,7 +274,7 @@ def remember_module(module: ModuleType, path: Path) -> None:
 
 
 def _find_layouts(kind: type[Any]) -> tuple[ModuleType, Layouts] | None:
-    """Return the module of a class and what is known of its build; None if `rtloop.build` has not built it."""
+    """Return the module of a class and the layouts of its build; None if `rtloop.build` has not built it."""
     with _lock:
         found = _known.get(kind)
     if found is None:
@@ -299,12 +299,12 @@ def check_casts(former: object, successor: object) -> None:
     Parameters
     ----------
     former, successor : RTLoop
-        The step in place, and the one that is to replace it.
+        The present step, and the step that is to replace it.
 
     Raises
     ------
     SwapError
-        If one of them would read what the former step has not.
+        If a cast would read fields that the former step does not have.
     """
     own, theirs = type(successor), type(former)
     builds = ((base, _find_layouts(base)) for base in own.__mro__)
@@ -327,7 +327,7 @@ def check_casts(former: object, successor: object) -> None:
         if not reason and strange:
             line, kind, _ = strange[0]
             reason = (
-                f"take_over() reads the former step as a {kind}, and the fields of that {kind} are not known, because "
+                f"take_over() reads the former step as a {kind}, but the fields of that {kind} are unknown, because "
                 "rtloop.build has not built it"
             )
     else:
@@ -344,5 +344,5 @@ def check_casts(former: object, successor: object) -> None:
     if reason:
         raise SwapError(
             f"{new.file}:{line}: {reason}; fix: keep the fields that it reads in a base class that does not change, "
-            "and cast to that; or leave take_over() out for this swap; or stop the loop and start it again"
+            "and cast to that class; or omit take_over() for this swap; or stop the loop and start it again"
         )

@@ -103,12 +103,13 @@ cdef class ChildLoop(PyLoop):
             rt_store_release_32(&loop.group.remote, RT_REMOTE_REPORTED)
 
     def await_trip(self):
-        """Wait until the group's watchdog has found the loop stuck. Returns False if it ends, or there is none."""
+        """Wait until the group's watchdog finds the loop stuck. Returns False if it ends, or there is none."""
         cdef rt_loop_t *loop = <rt_loop_t *>self._rt
         cdef uint32_t now
         with nogil:
             now = rt_load_acquire(&loop.watch)
-            # Until the watchdog has written all of its record. An end by itself wakes nobody, hence the timeout.
+            # RT_WATCH_SAFE means that the watchdog's record is complete. The end of the watchdog does not wake this
+            # thread, hence the timeout.
             while now == RT_WATCH_ON or now == RT_WATCH_LOOKING or now == RT_WATCH_TRIPPED:
                 now = rt_futex_wait(&loop.watch, now, _SLICE_NS)
         return now == RT_WATCH_SAFE
@@ -118,7 +119,7 @@ cdef class ChildLoop(PyLoop):
         return rt_load_acquire(&(<rt_loop_t *>self._rt).watch) == RT_WATCH_SAFE
 
     def note_safe(self, int code):
-        """Note what safe has returned, for the error that the parent raises."""
+        """Record the result of safe, for the error that the parent raises."""
         (<rt_loop_t *>self._rt).trip.safe_code = code
 
     def release(self):

@@ -43,7 +43,7 @@ class Overseer:
     Attributes
     ----------
     may_go : threading.Event
-        Set when the parent lets the loop run, or has requested a stop before that.
+        Set when the parent allows the loop to run, or has requested a stop before.
     """
 
     def __init__(self, channel: Channel, order: Order) -> None:

@@ -76,8 +76,8 @@ class ProcessLoop:
     safe : str or callable, optional
         Function to call if the watchdog of a :class:`LoopGroup` finds the loop stuck, while its step hangs. Another
         thread of the loop's process calls it, at a priority above the loop's, and `leave` waits for it. It returns None
-        or an int, which is the error's ``safe_code``. It needs the GIL: a step that hangs in compiled code without
-        releasing the GIL keeps it from running.
+        or an int, which becomes the error's ``safe_code``. It needs the GIL, so it cannot run while the step hangs in
+        compiled code that keeps the GIL.
     data : object, optional
         Object that can be pickled; the process gets a copy. For parameters and signals, one struct in a NumPy array:
         ``np.zeros((), [("kp", "f8"), ("angle", "f8")])``.

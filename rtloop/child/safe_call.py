@@ -1,4 +1,4 @@
-"""Call of a loop's `safe` in its own process, when the watchdog of its group has found it stuck."""
+"""Call of a loop's `safe` in its own process, when the watchdog of its group finds the loop stuck."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 __all__ = ["SafeCall"]
 
 _STACK_BYTES = 1 << 20
-#: Highest priority below that of the kernel's own threads.
+#: Highest priority below those of the kernel's own threads.
 _TOP_PRIORITY = 98
 
 
 class SafeCall:
-    """Thread that calls `safe` while the step hangs. It sleeps without the GIL, above the loop's priority.
+    """Thread that calls `safe` while the step hangs. It waits without the GIL, at a priority above the loop's.
 
     Parameters
     ----------
@@ -40,14 +40,14 @@ class SafeCall:
         self._loop: ChildLoop | None = None
 
     def leave(self) -> None:
-        """Call `leave`, after `safe` if the watchdog has tripped."""
+        """Call `leave`; if the watchdog has tripped, wait for `safe` first."""
         if self._loop is not None and self._loop.is_tripped():
             self._has_returned.wait()
         if self._leave is not None:
             self._leave()
 
     def watch(self, loop: ChildLoop, may_go: threading.Event) -> None:
-        """Start the thread. The watchdog is there when the loop may go.
+        """Start the thread. It begins when `may_go` is set, because the watchdog exists then.
 
         Raises
         ------
@@ -61,7 +61,7 @@ class SafeCall:
         may_go.wait()
         settings = loop.settings
         if settings.policy in ("fifo", "rr"):
-            # The limit (RLIMIT_RTPRIO) may be the loop's own priority. If that is refused, it was to the loop as well.
+            # RLIMIT_RTPRIO may be the loop's own priority. If that is refused too, the loop did not get it either.
             for priority in (min(settings.priority + 1, _TOP_PRIORITY), settings.priority):
                 with suppress(OSError):
                     os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))

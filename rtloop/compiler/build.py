@@ -290,7 +290,7 @@ def _make(source: Path, name: str, options: _Options, parts: dict[Path, _Part]) 
             is_fresh = not done.lost and all(at < begin or at == before.get(path) for path, at in _stamps(made.inputs))
             part.entry, part.notes = _keep(key, made, part, options, is_fresh)
             if done.layouts is not None:
-                with suppress(OSError):  # casts of its classes are then not checked
+                with suppress(OSError):  # the casts of its classes are then not checked
                     keep_layouts(part.entry.module, done.layouts)
             if done.lost:
                 part.notes += (

@@ -77,7 +77,7 @@ class Compiled(NamedTuple):
     lost : set of str
         Inputs that Cython or the compiler named and that do not exist under that name.
     layouts : Layouts or None
-        The structs of its classes, and the casts of a former step in it; None for an object.
+        The structs of its classes, and its casts of a former step; None for an object file.
     """
 
     module: Path

@@ -1,4 +1,4 @@
-"""Cython: started for each module, or in a process that has loaded it, for programs that compile more than once."""
+"""Cython: started for each module, or run in a process that has loaded it, for programs that compile repeatedly."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["CythonProcess", "run_cython"]
 
 _PROGRAM = Path(__file__).with_name("cython_program.py")
-#: The processes that have loaded Cython, the newest last.
+#: Processes that have loaded Cython, the newest last.
 _loaded: list[CythonProcess] = []
 
 
@@ -45,11 +45,11 @@ def run_cython(
     Raises
     ------
     OSError
-        If it cannot be started.
+        If Cython cannot be started.
     RtloopError
         If there is no Python interpreter to run it.
     subprocess.TimeoutExpired
-        If it takes too long.
+        If it takes longer than `timeout_s`.
     """
     for process in reversed(_loaded):
         done = process.run(arguments, folder, environment, timeout_s)
@@ -62,11 +62,11 @@ def run_cython(
 
 
 class CythonProcess:
-    """Process that has loaded Cython, which takes most of the time of a compilation by Cython.
+    """Process with Cython loaded, because loading takes most of the time of a compilation by Cython.
 
-    It forks a child for each module, so that each is compiled as by a new process. No module of the user's folder is
-    imported, and no locale of the user's counts, as by :func:`run_cython`. It inherits the priority and the
-    CPUs of the thread that starts it, and ends with this process. While it runs, :func:`run_cython` uses it.
+    It forks a child for each module, so that each is compiled as if in a new process: it imports no module of the
+    user's folder, and ignores the user's locale. It inherits the priority and the CPUs of the thread that starts it,
+    and ends with this process. While it runs, :func:`run_cython` uses it.
     """
 
     def __init__(self) -> None:
@@ -102,10 +102,10 @@ class CythonProcess:
         environment: Mapping[str, str],
         timeout_s: float | None = None,
     ) -> subprocess.CompletedProcess[str] | None:
-        """Compile as :func:`run_cython`; None if this process cannot do the same as a new one.
+        """Compile like :func:`run_cython`; None if the result might differ from that of a new process.
 
-        That is so if it compiles another module, has ended, has loaded another version of Cython than is installed
-        now, or has other environment variables for Python.
+        This is so if the process is compiling another module, has ended, has loaded another version of Cython than is
+        installed now, or has other environment variables for Python.
         """
         from importlib.metadata import PackageNotFoundError, version
 
@@ -129,7 +129,7 @@ class CythonProcess:
             )
         except (OSError, ValueError, KeyError, EOFError, PackageNotFoundError):
             self._disconnect()
-            if self._is_closed:  # the program ends: no other process is started
+            if self._is_closed:  # the program ends, so no other process is started
                 return subprocess.CompletedProcess(["cython", *arguments], 1, "", "the compilation was ended")
             return None
         finally:
@@ -141,7 +141,7 @@ class CythonProcess:
             connection.close()
 
     def close(self) -> None:
-        """End the process, and a compilation in it. Any thread; a second call does nothing."""
+        """End the process and its compilation. Any thread; a second call does nothing."""
         self._is_closed = True
         with suppress(ValueError):
             _loaded.remove(self)
@@ -154,7 +154,7 @@ class CythonProcess:
 
 
 def _select(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that a Python reads when it starts, and that a forked child no longer does."""
+    """Return the variables that Python reads only when it starts, so that a forked child ignores later values."""
     given = {name: value for name, value in environment.items() if name.startswith("PYTHON") or name == "HOME"}
     given.pop("PYTHONIOENCODING", None)  # the child has its own streams
     return given

@@ -20,7 +20,7 @@ from typing import Any
 
 __all__ = ["main", "receive", "send"]
 
-#: Uses what most steps use, so that it is loaded before the first child.
+#: Module with the constructs of most steps, so that Cython has loaded their code before the first child.
 _WARM_UP = """\
 cdef class Base:
     cdef public double sum
@@ -33,7 +33,7 @@ def value(Base base, double x = 1.0):
         raise ValueError(f"{x} is negative")
     return base.step(&x)
 """
-#: The parent's end of the socket may have been inherited by another process, so its end is also looked for.
+#: Interval of checks whether the parent has ended. Another process may have inherited the parent's end of the socket.
 _LOOK_MS = 2000
 _LENGTH = 8
 _PR_SET_PDEATHSIG = 1
@@ -70,16 +70,16 @@ def _receive_bytes(connection: socket.socket, count: int) -> bytes:
 
 
 def main(number: int, parent: int) -> None:
-    """Load Cython, and compile what the parent asks for until it ends.
+    """Load Cython, and compile modules for the parent until it ends.
 
     Parameters
     ----------
     number : int
-        This end of the socket.
+        Descriptor of this end of the socket.
     parent : int
         The parent's process id.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, and the parent this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, which ends this process
     os.set_inheritable(number, False)
     connection = socket.socket(fileno=number)
     with suppress(EOFError, OSError):
@@ -105,7 +105,7 @@ def _load() -> str:
 
 
 def _await(connection: socket.socket, parent: int, ended: int = -1) -> bool:
-    """Wait for the parent; or, with the pipe of a child, for the end of that. Returns whether the parent came first."""
+    """Wait for a message of the parent, or for the end of a child with this pipe. Return True for the parent."""
     waiting = select.poll()
     waiting.register(connection, select.POLLIN)
     if ended >= 0:
@@ -138,7 +138,7 @@ def _compile(order: dict[str, Any], connection: socket.socket, parent: int) -> d
             os._exit(code)
     os.close(end)
     try:
-        if _await(connection, parent, ended):  # nothing is sent meanwhile: it has ended
+        if _await(connection, parent, ended):  # the parent sends nothing meanwhile, so it has ended
             raise EOFError
     except EOFError:
         os.kill(child, signal.SIGKILL)

@@ -128,15 +128,15 @@ cdef class _Latest_1(_LatestMethods):
         Name by which other processes use the same value (:meth:`open`). This object is then one side of it only. If
         there is a value of this name, this process becomes its `role`, in the place of a process that has ended;
         otherwise it is created. ``"arm/setpoint"`` is found by processes of the same user, in the same PID namespace;
-        the path of a socket, ``"/run/arm/setpoint"``, by all that `mode` allows; an abstract socket,
+        the path of a socket, ``"/run/arm/setpoint"``, by all users that `mode` allows; an abstract socket,
         ``"@arm/setpoint"``, by processes of the same user in the same network namespace.
     role : {"writer", "reader"}
         Side of a shared value that this object is.
     readers : int
         Most readers of a shared value at a time, up to 32.
     mode : int
-        Users who may open a value that is shared by a path: 0o600 this user, 0o660 the socket's group as well, 0o666
-        all.
+        Users who may open a value that is shared by a path: 0o600 this user, 0o660 also the socket's group, 0o666 all
+        users.
 
     Attributes
     ----------
@@ -150,9 +150,10 @@ cdef class _Latest_1(_LatestMethods):
     StateError
         If another process has the role; the message names it.
     AttachError
-        If the processes that have it at a path do not answer; also a PermissionError if this user may not open it.
+        If the processes that have it open by a socket do not answer. The error is also a PermissionError if this user
+        may not open it.
     SetupError
-        If its socket cannot be created; also a PermissionError if this user may not.
+        If its socket cannot be created. The error is also a PermissionError if this user may not create it.
     MemoryError
         If it is more memory than the machine, or the control group, has left.
 

@@ -129,13 +129,13 @@ cdef class _Ring_1(_RingMethods):
         Name by which another process uses the other side of the same ring (:meth:`open`). This object is then one side
         of it only. If there is a ring of this name, this process becomes its `role`, in the place of a process that
         has ended; otherwise it is created. ``"arm/log"`` is found by processes of the same user, in the same PID
-        namespace; the path of a socket, ``"/run/arm/log"``, by all that `mode` allows; an abstract socket,
+        namespace; the path of a socket, ``"/run/arm/log"``, by all users that `mode` allows; an abstract socket,
         ``"@arm/log"``, by processes of the same user in the same network namespace.
     role : {"producer", "consumer"}
         Side of a shared ring that this object is.
     mode : int
-        Users who may open a ring that is shared by a path: 0o600 this user, 0o660 the socket's group as well, 0o666
-        all.
+        Users who may open a ring that is shared by a path: 0o600 this user, 0o660 also the socket's group, 0o666 all
+        users.
 
     Attributes
     ----------
@@ -149,9 +149,10 @@ cdef class _Ring_1(_RingMethods):
     StateError
         If another process has the role; the message names it.
     AttachError
-        If the processes that have it at a path do not answer; also a PermissionError if this user may not open it.
+        If the processes that have it open by a socket do not answer. The error is also a PermissionError if this user
+        may not open it.
     SetupError
-        If its socket cannot be created; also a PermissionError if this user may not.
+        If its socket cannot be created. The error is also a PermissionError if this user may not create it.
     MemoryError
         If it is more memory than the machine, or the control group, has left.
 

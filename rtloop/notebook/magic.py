@@ -144,7 +144,7 @@ def run_magic(shell: Any, line: str, cell: str | None) -> None:
 
 
 def _keep_cython_loaded() -> None:
-    """Start a process that loads Cython while the user edits the next cell, once, until the notebook ends."""
+    """Start a process, once for the notebook, that loads Cython while the user edits the next cell."""
     global _cython
     if _cython is None:
         with suppress(OSError, RtloopError):  # Cython is then started for each cell

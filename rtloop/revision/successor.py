@@ -22,7 +22,7 @@ __all__ = ["ParameterValues", "check_take_over", "create_successor", "successor_
 
 #: Incidents that end a trial, besides a negative code.
 _REVERT_ON: tuple[Literal["overrun", "guard", "late", "nonfinite"], ...] = ("overrun", "guard", "late", "nonfinite")
-#: Settings in which the successor has to agree with the loop, and those of its signals.
+#: Settings that must be the same in the successor and the loop, and settings of the signals.
 _SHARED = ("clock", "flush_denormals", "signals_every", "signals_capacity")
 _REFUSED = re.compile(r"(?:unexpected keyword|multiple values for keyword) argument '(\w+)'")
 _FIX = (
@@ -85,13 +85,13 @@ class ParameterValues:
 
 
 def successor_settings(loop: RTLoop) -> dict[str, Any]:
-    """Return the settings, besides the period, that a successor of a running loop is created with."""
+    """Return the settings, apart from the period, with which to create a successor of a running loop."""
     now, defaults = loop.settings, make_settings.__kwdefaults__ or {}
     return {name: getattr(now, name) for name in _SHARED if getattr(now, name) != defaults[name]}
 
 
 def create_successor(kind: type[RTLoop], period: Any, settings: Mapping[str, Any]) -> RTLoop:
-    """Create a successor, without those of the settings that its class refuses, or chooses itself."""
+    """Create a successor, without the settings that its class refuses, or sets itself."""
     keywords = dict(settings)
     while True:
         try:

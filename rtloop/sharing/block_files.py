@@ -239,7 +239,7 @@ def check_sealed(fd: int, *, is_written: bool = False) -> None:
     """
     try:
         seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
-    except OSError:  # of another kind of file
+    except OSError:  # another kind of file
         seals = 0
     if seals & _SEALS != _SEALS:
         raise ValueError("it is not sealed against shrinking and growing")

@@ -1,6 +1,6 @@
 """The file of a shared exchange: its header, and the roles that processes have in it.
 
-An exchange is a sealed memfd that every process that uses it keeps open, so it is there as long as one of them is. Its
+An exchange is a sealed memfd that every process that uses it keeps open, so it exists as long as one of them. Its
 header is copied and checked before anything in it is used. Processes find it by its name: through ``/proc``
 (:mod:`rtloop.sharing.found_exchanges`), or through a socket (:mod:`rtloop.sharing.socket_exchanges`).
 
@@ -90,7 +90,7 @@ class Header(NamedTuple):
 
 
 class Holder(NamedTuple):
-    """The process that has a role, by its own account: its id is that in its own PID namespace."""
+    """The process that has a role, as it describes itself: its id is that in its own PID namespace."""
 
     pid: int
     since_ns: int
@@ -99,7 +99,7 @@ class Holder(NamedTuple):
 
     @property
     def is_elsewhere(self) -> bool:
-        """True if its id means nothing here, because it has another PID namespace."""
+        """True if its id is not valid here, because it has another PID namespace."""
         return self.pid_namespace not in (0, _pid_namespace())
 
     def __str__(self) -> str:
@@ -108,10 +108,10 @@ class Holder(NamedTuple):
 
 
 class Listener(Protocol):
-    """What gives an exchange to other processes as long as this one has it open."""
+    """Object that passes an exchange to other processes as long as this one has it open."""
 
     def close(self) -> None:
-        """Give it to nobody any more."""
+        """Stop passing the exchange to other processes."""
 
 
 @dataclass(eq=False)
@@ -129,7 +129,7 @@ class ExchangeFile:
     pid : int
         This process; a forked child has another.
     listener : Listener or None
-        What gives it to other processes, if they find it by a socket.
+        Passes it to other processes, if they find it by a socket.
     """
 
     header: Header
@@ -186,7 +186,7 @@ _open_files: weakref.WeakSet[ExchangeFile] = weakref.WeakSet()
 
 
 def _close_after_fork() -> None:
-    """Close what threads of the parent were about to map: otherwise the child would keep their roles."""
+    """Close the files that the parent's threads were about to map, because the child would keep their roles."""
     for file in list(_open_files):
         file.close()
 
@@ -195,7 +195,7 @@ os.register_at_fork(after_in_child=_close_after_fork)
 
 
 def memfd_name(name: str) -> str:
-    """Return the name of the memfd of an exchange, which shows in ``/proc``."""
+    """Return the name of the memfd of an exchange, which is visible in ``/proc``."""
     return os.fsdecode((_PREFIX + name).encode())
 
 
@@ -204,7 +204,7 @@ def _round_up(size: int) -> int:
 
 
 def create_file(name: str, plan: Plan) -> tuple[int, Header]:
-    """Make the file of an exchange, unfinished.
+    """Create the unfinished file of an exchange.
 
     Raises
     ------
@@ -245,7 +245,7 @@ def create_file(name: str, plan: Plan) -> tuple[int, Header]:
 
 
 def finish_file(fd: int) -> None:
-    """Mark the file of an exchange as finished: from now on others may use it."""
+    """Mark the file of an exchange as finished, so that other processes may use it."""
     os.pwrite(fd, struct.pack("<I", 1), _FINISHED_AT)
 
 
@@ -312,7 +312,7 @@ def parse_file(fd: int, size: int) -> Header:
         if plan.dtype.itemsize != item_bytes or not 0 < capacity <= _MOST_BYTES or not 0 < readers <= MOST_READERS:
             raise ValueError("its description contradicts itself")
         if type(mode) is not int or mode not in MODES:
-            raise ValueError("its mode is not one that an exchange has")
+            raise ValueError("its mode is not valid for an exchange")
         return Header(parse_share_name(name), plan, bool(is_finished), offset)
     except (KeyError, TypeError, RecursionError, UnicodeError) as error:
         raise ValueError(f"its description is not that of an exchange: {type(error).__name__}") from None
@@ -337,7 +337,7 @@ def _pid_namespace() -> int:
 
 
 def _own_program() -> bytes:
-    """Return the name of this program; nothing where it cannot be read, as without a free descriptor."""
+    """Return the name of this program; empty if it cannot be read, for example without a free descriptor."""
     try:
         return read_text("/proc/self/comm").strip().encode()[:40]
     except OSError:
@@ -401,5 +401,5 @@ def check_same(header: Header, plan: Plan) -> None:
 
 
 def printable(text: str) -> str:
-    """Return what another process has written as text that changes no terminal."""
+    """Return text of another process without characters that control a terminal."""
     return "".join(c if c.isprintable() else "?" for c in text)

@@ -36,7 +36,7 @@ class ExchangeState:
     readers : list of Holder
         The processes that read.
     pids : list of int
-        All processes that have it open, as far as they can be seen here.
+        All processes that have it open and are visible here.
     written : int
         Number of values written, or of items ever put in.
     fill, dropped, high_water : int

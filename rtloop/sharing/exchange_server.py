@@ -1,11 +1,11 @@
-"""Thread that gives exchanges to other processes, over the sockets by which they are found.
+"""Thread that passes exchanges to other processes, over the sockets by which they are found.
 
-All processes that have an exchange share one listening socket, which is given away with the exchange's file. So it
-listens as long as one of them is alive, whichever is killed, and the kernel tells when there is none: a connection is
-refused then. Each process has one thread for all of its exchanges. It accepts a connection, looks who is there, sends
-one message and closes: it never waits for the other end, and keeps nothing about it.
+All processes that have an exchange open share one listening socket, which is passed on together with the exchange's
+file. So the socket listens as long as one of them is alive, whichever is killed; afterwards, the kernel refuses a
+connection. Each process has one thread for all of its exchanges. The thread accepts a connection, checks the user of
+the peer, sends one message and closes the connection. It never waits for the peer, and keeps no state about it.
 
-What is sent is a new open file description of the exchange, because the one that this process uses has its roles.
+The message carries a new open file description of the exchange, because the description of this process has its roles.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from rtloop.system import refusal_cause
 
 __all__ = ["GIVEN", "MAGIC", "MESSAGE", "REFUSED", "VERSION", "SocketListener", "close_after_fork", "serve"]
 
-#: The message: magic, version, and whether the exchange is given. Two files come with it if it is.
+#: The message: magic, version, and GIVEN or REFUSED. With GIVEN, it carries two files.
 MESSAGE = struct.Struct("<8sII")
 MAGIC, VERSION = b"rtExchng", 1
 GIVEN, REFUSED = 0, 1
 _STACK_BYTES = 256 * 1024
-#: Pause after each round of answers: the most time of the CPU that a process can take by connecting again and again.
+#: Pause after each round of answers. It limits the CPU time that a process can cause by connecting repeatedly.
 _PAUSE_S = 0.001
-#: Pause if no connection can be accepted, because this process has no descriptors left, for one.
+#: Pause if no connection can be accepted, for example because this process has no descriptors left.
 _LONG_PAUSE_S = 0.05
-#: Longest wait of :meth:`SocketListener.close` for an answer that is being given.
+#: Longest wait of :meth:`SocketListener.close` for an answer that is being sent.
 _CLOSE_S = 0.5
 
 
 class SocketListener:
-    """The socket by which an exchange is found, and what this process gives to those that connect.
+    """Socket by which an exchange is found, with the exchange's file to pass to processes that connect.
 
     Parameters
     ----------
@@ -55,14 +55,14 @@ class SocketListener:
     file : int
         The exchange's file. This object opens it again, for itself.
     on_close : callable
-        Function to call when this process does not listen any more.
+        Function to call when this process no longer listens.
     """
 
     def __init__(self, name: str, listening: socket.socket, file: int, on_close: Callable[[str], None]) -> None:
         self._file = os.open(f"/proc/self/fd/{file}", os.O_RDWR | os.O_CLOEXEC)
         self._name, self._socket, self._on_close = name, listening, on_close
         self._key = listening.fileno()
-        # Reentrant: the garbage collector may close an exchange anywhere, also on the thread that serves.
+        # Reentrant, because the garbage collector may close an exchange anywhere, also on the serving thread.
         self._lock = threading.RLock()
         self._is_closing = False
         self._pid = os.getpid()
@@ -72,10 +72,10 @@ class SocketListener:
         return self._key
 
     def answer(self) -> None:
-        """Accept one connection and answer it, if there is one that no other process has accepted. Never waits."""
+        """Accept and answer one connection, unless another process has accepted it. Never waits."""
         with self._lock:
             try:
-                self._socket.setblocking(False)  # another process may have changed what it shares with this one
+                self._socket.setblocking(False)  # another process may have changed this flag, which all share
                 connection, _ = self._socket.accept()
                 with connection:
                     connection.setblocking(False)
@@ -99,14 +99,14 @@ class SocketListener:
             os.close(file)
 
     def close(self) -> None:
-        """Listen no more. A second call does nothing, and neither does one in a forked child."""
+        """Stop listening. A second call does nothing, nor does one in a forked child."""
         if self._pid != os.getpid():
-            self.abandon()  # whichever call after a fork comes first
+            self.abandon()  # the first call in a forked child
         if self._is_closing:
             return
         self._is_closing = True
         if not self._lock.acquire(timeout=_CLOSE_S):
-            return  # another process that has the exchange has made the socket block: the thread releases it
+            return  # another process has made the socket block: the serving thread releases it later
         try:
             self._release()
         finally:
@@ -156,12 +156,12 @@ class _Server:
     def remove(self, listener: SocketListener) -> None:
         self.listeners.pop(listener.fileno(), None)
         if self._epoll is not None:
-            with suppress(OSError, ValueError):  # not registered any more
+            with suppress(OSError, ValueError):  # no longer registered
                 self._epoll.unregister(listener.fileno())
 
     def close_all(self) -> None:
         for listener in list(self.listeners.values()):
-            with suppress(OSError):  # no descriptors are left: the path stays
+            with suppress(OSError):  # no descriptors are left, so the path remains
                 listener.close()
 
     def abandon(self) -> None:
@@ -184,7 +184,7 @@ def _serve(epoll: select.epoll, listeners: dict[int, SocketListener]) -> None:
             listener = listeners.get(number)
             if listener is None:
                 continue
-            if event & ~select.EPOLLIN:  # another process has shut it down for all
+            if event & ~select.EPOLLIN:  # another process has shut the socket down for all
                 with suppress(OSError, ValueError):
                     epoll.unregister(number)
             else:
@@ -194,20 +194,20 @@ def _serve(epoll: select.epoll, listeners: dict[int, SocketListener]) -> None:
 
 
 _server = _Server()
-#: Sockets of calls that are under way, which another thread may fork, as well.
+#: Sockets that a forked child closes, including those of calls in progress on other threads.
 _sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
 
 def close_after_fork(one: socket.socket) -> socket.socket:
-    """Return a socket that a forked child closes: it would seem to listen there as long as the child lives."""
+    """Register a socket to be closed in a forked child, which would otherwise keep it listening; return the socket."""
     _sockets.add(one)
     return one
 
 
 def serve(name: str, listening: socket.socket, file: int, on_close: Callable[[str], None]) -> SocketListener:
-    """Give an exchange to the processes that connect to a socket, until the listener that is returned is closed.
+    """Pass an exchange to the processes that connect to a socket, until the returned listener is closed.
 
-    The socket is closed with the listener, and if this raises an exception.
+    The socket is closed with the listener, or if this function raises an exception.
 
     Raises
     ------
@@ -224,7 +224,7 @@ def serve(name: str, listening: socket.socket, file: int, on_close: Callable[[st
         else:
             listening.close()
         if isinstance(error, OSError) and not isinstance(error, SetupError):
-            what = f"the exchange {name!r} cannot be given to other processes: {error.strerror}"
+            what = f"the exchange {name!r} cannot be passed to other processes: {error.strerror}"
             raise SetupError(error.errno, what) from error
         raise
     return listener
@@ -247,5 +247,5 @@ def _close_at_signal() -> None:
 
 os.register_at_fork(after_in_child=_forget_after_fork)
 at_end(RECORDERS, _close_at_signal)
-# The end of the interpreter closes no exchange, and a path should not be left behind.
+# The interpreter's end does not close exchanges, so their paths would remain.
 atexit.register(lambda: _server.close_all())

@@ -1,8 +1,9 @@
 """Exchanges that are found by their names through ``/proc``: those of the processes of one user.
 
-Two processes may create the same name at the same time. Each makes its file, marked as unfinished, and then looks for
-others of the name. If there is a finished one, it uses that. Of two unfinished ones, the process with the greater inode
-withdraws, and the other waits for it. So at most one is finished, without a lock that somebody could keep.
+Two processes may create the same name at the same time. Each creates its file, marked as unfinished, and then looks for
+other files of the name. If there is a finished one, it uses that file. Of two unfinished ones, the process with the
+greater inode withdraws, and the other waits for it. So at most one file is finished, without a lock that a stopped
+process could keep.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Found:
 
 
 def _files(name: str | None, uid: int | None, denied: list[int]) -> Iterator[BlockFile]:
-    """Yield the files that may be exchanges of a name, of any if it is None, of a user, of all if that is None."""
+    """Yield the files that may be exchanges of a name and of a user; None stands for any name, or any user."""
     link = "/memfd:" + memfd_name(name or "")
     for pid in processes(threaded=False):
         owner = user_of(pid)
@@ -64,16 +65,16 @@ def find_exchanges(
     name: str | None = None, *, every_user: bool = False, faulty: dict[int, str] | None = None,
     denied: list[int] | None = None,
 ) -> dict[int, Found]:  # fmt: skip
-    """Find the exchanges of this user, by inode; finished ones and others.
+    """Find the exchanges of this user, finished or not, by inode.
 
     Parameters
     ----------
     name : str, optional
         Only those of this name.
     every_user : bool
-        Those of other users as well, as far as this process may inspect them.
+        Also those of other users that this process may inspect.
     faulty : dict, optional
-        Filled with what is wrong with files that are not exchanges, by process.
+        Filled with the faults of files that are not exchanges, by process.
     denied : list, optional
         Filled with the processes that could not be inspected.
     """
@@ -96,7 +97,7 @@ def find_exchanges(
                 faulty[file.pid] = str(error)
             continue
         try:
-            # Another user may give a file the same name: it is not the exchange that was meant.
+            # Another user may give a file the same name, which is then not the exchange of this user.
             if uid is None or os.fstat(fd).st_uid == uid:
                 header = parse_file(fd, size)
                 if name is None or header.name == name:
@@ -110,7 +111,7 @@ def find_exchanges(
 
 
 def _join(found: Found, role: str) -> ExchangeFile | None:
-    """Open an exchange and take a role in it; None if it is gone meanwhile."""
+    """Open an exchange and take a role in it; None if it no longer exists."""
     for file in found.files:
         try:
             fd, size = open_block_file(file, is_writable=True)
@@ -150,7 +151,7 @@ def share_by_proc(name: str, plan: Plan, role: str) -> ExchangeFile:
             if joined is not None:
                 return joined
         if time.monotonic() > deadline:
-            raise StateError(f"the exchange {name!r} is being created by another process, which has been stopped")
+            raise StateError(f"another process, which may have been stopped, is creating the exchange {name!r}")
         nap(0.002)
 
 
@@ -160,8 +161,8 @@ def _create_first(name: str, plan: Plan, role: str) -> ExchangeFile | None:
     inode = os.fstat(fd).st_ino
     deadline = time.monotonic() + _PATIENCE_S
     try:
-        # Looked for twice in a row: a process that ends during the first may have handed one to a process that was
-        # looked at before.
+        # Two searches in a row: a process that ends during the first may have passed a file to a process that was
+        # inspected before.
         alone = 0
         while alone < 2:
             others = [(number, one) for number, one in find_exchanges(name).items() if number != inode]
@@ -172,8 +173,8 @@ def _create_first(name: str, plan: Plan, role: str) -> ExchangeFile | None:
             if others:
                 if time.monotonic() > deadline:
                     raise StateError(
-                        f"the exchange {name!r} is being created by process {others[0][1].files[0].pid}, which does "
-                        "not finish it"
+                        f"process {others[0][1].files[0].pid} is creating the exchange {name!r}, and has not finished "
+                        "it in time"
                     )
                 nap(0.0005)
         slot = claim_role(fd, header, role)
@@ -204,7 +205,7 @@ def _describe_denied(pids: list[int]) -> str:
 
 
 def open_by_proc(name: str, kind: str, role: str, dtype: np.dtype[Any] | None = None) -> ExchangeFile:
-    """Take a role in an exchange that exists.
+    """Take a role in an existing exchange.
 
     Raises
     ------

@@ -18,9 +18,10 @@ __all__ = ["is_locked", "locked"]
 
 @contextmanager
 def locked(path: str, mode: int, patience_s: float) -> Iterator[None]:
-    """Hold the lock of a path: a flock(2) of a file beside it, which exists only as long as a process holds it.
+    """Hold the lock of a path: a flock(2) of a file next to it, which exists only as long as a process holds the lock.
 
-    The kernel releases it when its holder ends. Of a holder that is killed the file stays, for the next one to use.
+    The kernel releases the lock when its holder ends. If the holder is killed, the file remains, and the next holder
+    uses it.
 
     Parameters
     ----------
@@ -34,7 +35,7 @@ def locked(path: str, mode: int, patience_s: float) -> Iterator[None]:
     Raises
     ------
     StateError
-        If another process has held it for that long.
+        If another process holds the lock for longer than that.
     OSError
         If the folder does not exist, or this user may not write to it.
     """
@@ -52,8 +53,8 @@ def locked(path: str, mode: int, patience_s: float) -> Iterator[None]:
         yield
     finally:
         with suppress(OSError):
-            os.unlink(file)  # before the lock is released: whoever has opened it meanwhile looks whether it is there
-        fcntl.flock(fd, fcntl.LOCK_UN)  # a child that is being forked may have the file open as well
+            os.unlink(file)  # before the unlock: a process that has opened the file meanwhile then finds it removed
+        fcntl.flock(fd, fcntl.LOCK_UN)  # explicitly, because a child that is being forked may have the file open
         os.close(fd)
 
 
@@ -81,13 +82,13 @@ def _take(file: str, mode: int) -> int | None:
             return None
     except PermissionError:
         if os.path.lexists(file):
-            return None  # another user's, who has just created it, or gives it to fewer: that one removes it
+            return None  # another user has just created it, or allows fewer users; that user's process removes it
         raise
     try:
         if is_new:
             os.fchmod(fd, mode)
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError(errno.EINVAL, f"{file} is not a file of a lock")
+            raise OSError(errno.EINVAL, f"{file} is not a lock file")
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         there = os.lstat(file)
         if (there.st_dev, there.st_ino) == (os.fstat(fd).st_dev, os.fstat(fd).st_ino):

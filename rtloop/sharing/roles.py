@@ -13,8 +13,8 @@ __all__ = ["DEFAULT_MODE", "KINDS", "MODES", "MOST_READERS", "check_role", "is_s
 MOST_READERS = 32
 #: The role that writes and the role that reads, by the kind of exchange, and its class.
 KINDS = {"latest": ("writer", "reader", "Latest"), "ring": ("producer", "consumer", "Ring")}
-#: Who may open an exchange, by its mode.
-MODES = {0o600: "this user", 0o660: "the group of the socket as well", 0o666: "every user"}
+#: Users who may open an exchange, by its mode.
+MODES = {0o600: "this user", 0o660: "also the socket's group", 0o666: "every user"}
 DEFAULT_MODE = 0o600
 _MOST_NAME = 200
 #: Bytes of sockaddr_un.sun_path, without the one that ends a path, or begins an abstract name.
@@ -42,19 +42,19 @@ def parse_share_name(name: object) -> str:
 
 
 def is_socket_name(name: str) -> bool:
-    """Return whether an exchange of this name is found by a socket: a path, or after an @ an abstract name."""
+    """Return whether a socket finds an exchange of this name: it is a path, or begins with an @ (abstract)."""
     return name.startswith(("/", "@"))
 
 
 def _check_socket_name(name: str) -> None:
     if len(name.encode(errors="replace")) > _MOST_SOCKET_NAME:
-        raise ConfigError(f"{show(name)} has more than {_MOST_SOCKET_NAME} bytes, the most that a socket's name has")
+        raise ConfigError(f"{show(name)} has more than {_MOST_SOCKET_NAME} bytes, the limit for the name of a socket")
     if name[0] == "/" and (posixpath.normpath(name) != name or name == "/"):
         raise ConfigError(
-            f"{show(name)} is not the path of a socket: give one without //, . and .., and no / at its end"
+            f"{show(name)} is not the path of a socket: give a path without //, . and .., and without / at its end"
         )
     if name == "@":
-        raise ConfigError('"@" is not a name: give more of it, as "@arm/setpoint"')
+        raise ConfigError('"@" is not a name: give a name after it, such as "@arm/setpoint"')
 
 
 def _check_mode(share: object, mode: object) -> None:
@@ -63,17 +63,17 @@ def _check_mode(share: object, mode: object) -> None:
         shown = show(mode) if number is None else f"{number:#o}"
         every = ", ".join(f"{one:#o} ({who})" for one, who in MODES.items())
         raise ConfigError(
-            f"mode={shown} must be one of {every}. Whoever opens an exchange, on either side, writes into its memory: "
-            "there is no right to read without the right to write"
+            f"mode={shown} must be one of {every}. There is no read-only access, because both sides of an exchange "
+            "write into its memory"
         )
     if number == DEFAULT_MODE:
         return
     if share is None:
-        raise ConfigError(f"mode={number:#o} needs share=: without it, an exchange is of this process alone")
+        raise ConfigError(f"mode={number:#o} needs share=: without it, only this process has the exchange")
     if not str(share).startswith("/"):
         raise ConfigError(
-            f"mode={number:#o} needs a path, as share='/run/arm/setpoint': an exchange of another name, as "
-            f"{show(share)}, is found only by processes of the same user"
+            f"mode={number:#o} needs a path, such as share='/run/arm/setpoint': only processes of the same user find "
+            f"an exchange with a name like {show(share)}"
         )
 
 

@@ -1,4 +1,4 @@
-"""Shared exchanges by their names: created, or opened, by processes that find them through /proc or a socket."""
+"""Creation and opening of shared exchanges by their names, which are found through /proc or a socket."""
 
 from __future__ import annotations
 

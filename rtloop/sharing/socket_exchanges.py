@@ -1,12 +1,12 @@
 """Exchanges that are found by a socket: at a path, ``"/run/arm/setpoint"``, or by an abstract name, ``"@arm/x"``.
 
-The process that creates an exchange listens at its socket, and gives the exchange's file and the listening socket to
-whoever connects and may open it (:mod:`rtloop.sharing.exchange_server`). So the processes need no common PID namespace,
-no common user and no common capabilities.
+The process that creates an exchange listens on its socket, and passes the exchange's file and the listening socket to
+each process that connects and may open it (:mod:`rtloop.sharing.exchange_server`). So the processes need no common PID
+namespace, user or capabilities.
 
-A connection to a path is refused if nobody listens there: all processes that had the exchange have ended. The next one
-replaces the socket, with the path locked; whoever closes an exchange as the last one removes it in the same way. The
-kernel removes an abstract name by itself.
+The kernel refuses a connection to a path if no process listens there, because all processes that had the exchange have
+ended. The next process locks the path and replaces the socket. The last process that closes an exchange removes the
+socket in the same way. The kernel itself removes an abstract name.
 """
 
 from __future__ import annotations
@@ -49,18 +49,17 @@ from rtloop.sharing.socket_users import check_creator, peer_of
 
 __all__ = ["look_at_socket", "open_by_socket", "share_by_socket"]
 
-#: Longest wait for processes that do not answer, or do not unlock a path: both take milliseconds, unless they are
-#: stopped.
+#: Longest wait for processes to answer, or to unlock a path. Both take milliseconds, unless the processes are stopped.
 _PATIENCE_S = 10.0
-#: Longest wait for one of them, which others keep from the GIL, before the next try. Another one may answer that.
+#: Longest wait for one process, which may be waiting for its GIL, before the next try, which another one may answer.
 _ANSWER_S = 2.0
-#: Longest wait at the end of a process for others that lock the path.
+#: Longest wait, at the end of a process, for other processes that have locked the path.
 _CLOSE_S = 0.2
 _BACKLOG = 128
 
 
 class _Given(NamedTuple):
-    """Answer of a process that has the exchange: its file, and the socket at which all listen."""
+    """Answer of a process that has the exchange: its file, and the socket on which all of them listen."""
 
     file: int
     listening: socket.socket
@@ -75,7 +74,7 @@ def _new_socket() -> socket.socket:
 
 
 def _ask(name: str) -> _Given | None:
-    """Ask for an exchange; None if nobody has it.
+    """Ask for an exchange; None if no process has it.
 
     Raises
     ------
@@ -103,10 +102,10 @@ def _ask(name: str) -> _Given | None:
                 raise AttachPrivilegeError(_refusal(name)) from None
             given = None
         except (TimeoutError, BlockingIOError, ConnectionError):
-            given = None  # the one that has accepted the connection has been stopped or killed: another may answer
+            given = None  # the process that accepted the connection was stopped or killed: another may answer
         except OSError as error:
             if error.errno == errno.EPROTOTYPE:
-                raise ConfigError(f"the socket {name!r} is not one of an exchange") from None
+                raise ConfigError(f"the socket {name!r} does not belong to an exchange") from None
             raise AttachError(f"the exchange {name!r} cannot be opened: {error.strerror}") from None
         if given is not None:
             return given
@@ -119,7 +118,7 @@ def _ask(name: str) -> _Given | None:
 
 
 def _ask_once(name: str) -> _Given | None:
-    """Connect, and return the answer; None if the other end has closed the connection without one."""
+    """Connect, and return the answer; None if the peer has closed the connection without an answer."""
     with _new_socket() as connection:
         connection.settimeout(_ANSWER_S)
         connection.connect(_address(name))
@@ -132,11 +131,11 @@ def _ask_once(name: str) -> _Given | None:
             raise AttachError(f"what answers at {name!r} is not an exchange")
         _, version, verdict = MESSAGE.unpack(data)
         if version != VERSION:
-            raise AttachError(f"the exchange {name!r} is one of another rtloop: use the same rtloop")
+            raise AttachError(f"the exchange {name!r} belongs to another version of rtloop: use the same version")
         if verdict == REFUSED:
             raise AttachPrivilegeError(_refusal(name))
         if verdict != GIVEN or len(files) != 2:
-            raise AttachError(f"the exchange {name!r} was not given to this process: it may have no descriptors left")
+            raise AttachError(f"the exchange {name!r} did not reach this process, which may have no descriptors left")
         given = _Given(files[0], _listening(name, files[1]))
         files = []
         return given
@@ -146,7 +145,7 @@ def _ask_once(name: str) -> _Given | None:
 
 
 def _listening(name: str, file: int) -> socket.socket:
-    """Return the listening socket of an answer, which anybody may have written."""
+    """Return the listening socket of an answer, after a check, because any process may have sent it."""
     with suppress(OSError):
         with socket.socket(fileno=os.dup(file)) as one:
             is_good = (
@@ -164,15 +163,15 @@ def _refusal(name: str) -> str:
     try:
         info = os.stat(name)
     except OSError:
-        return f"{refused}: it is for one user, or in a folder that this one may not enter"
+        return f"{refused}: it is for another user, or in a folder that this user may not enter"
     return (
-        f"{refused}: it is of user {info.st_uid} and group {info.st_gid}, with mode {stat.S_IMODE(info.st_mode):#o}. "
+        f"{refused}: its socket has user {info.st_uid}, group {info.st_gid}, mode {stat.S_IMODE(info.st_mode):#o}. "
         "Create it with mode=0o660, or change its group (chgrp)"
     )
 
 
 def _check_place(name: str) -> None:
-    """Raise a ConfigError if there is something at a path that is not a socket, and is never replaced."""
+    """Raise a ConfigError if a path exists and is not a socket, because only a socket may be replaced."""
     if name[0] == "@":
         return
     with suppress(FileNotFoundError, NotADirectoryError):
@@ -183,7 +182,7 @@ def _check_place(name: str) -> None:
 def _join(
     name: str, role: str, given: _Given, plan: Plan | None, kind: str, dtype: np.dtype[Any] | None
 ) -> ExchangeFile:
-    """Take a role in an exchange that was given. `plan` is what it has to be, or `kind` and `dtype`."""
+    """Take a role in the exchange of an answer, which must match `plan`, or else `kind` and `dtype`."""
     is_listening = False
     try:
         fd, header = _read(name, given)
@@ -205,11 +204,11 @@ def _join(
 
 
 def _read(name: str, given: _Given) -> tuple[int, Header]:
-    """Open the file of an exchange for this process alone, and check its header. Closes the one that was given."""
+    """Open the file of an answer anew, for this process alone, and check its header. Closes the file of the answer."""
     try:
-        # First: opening another kind of file may block, or start a device. Only a memfd is sealed.
+        # Before the open, because opening another kind of file may block, or start a device. Only a memfd is sealed.
         check_sealed(given.file, is_written=True)
-        # The description that has been sent may be in use by the process that has sent it, and by others.
+        # The sender and other processes may use the description that was sent.
         fd = os.open(f"/proc/self/fd/{given.file}", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
     except ValueError as error:
         raise AttachError(f"what was given as the exchange {name!r} is not one: {error}") from None
@@ -227,12 +226,12 @@ def _read(name: str, given: _Given) -> tuple[int, Header]:
     except BaseException:
         os.close(fd)
         raise
-    # Under this name the process has found it. Other containers may see the same socket at another path.
+    # The name by which this process has found it: other containers may see the same socket at another path.
     return fd, header._replace(name=name)
 
 
 def _listen_on(file: ExchangeFile, listening: socket.socket) -> None:
-    """Give an exchange to other processes as long as it is open here. Closes it if this fails."""
+    """Pass an exchange to other processes as long as it is open here. Closes it if this fails."""
     try:
         file.listener = serve(file.header.name, listening, file.fd, _remove_unused)
     except BaseException:
@@ -241,7 +240,7 @@ def _listen_on(file: ExchangeFile, listening: socket.socket) -> None:
 
 
 def open_by_socket(name: str, kind: str, role: str, dtype: np.dtype[Any] | None = None) -> ExchangeFile:
-    """Take a role in an exchange that exists.
+    """Take a role in an existing exchange.
 
     Raises
     ------
@@ -256,7 +255,7 @@ def open_by_socket(name: str, kind: str, role: str, dtype: np.dtype[Any] | None 
     """
     given = _ask(name)
     if given is None:
-        left = " any more: the socket there is left of some that were killed" if os.path.lexists(name) else ""
+        left = " any more: processes that were killed have left the socket there" if os.path.lexists(name) else ""
         raise AttachError(f"no process has the exchange {name!r} open{left}")
     return _join(name, role, given, None, kind, dtype)
 
@@ -297,7 +296,7 @@ def share_by_socket(name: str, plan: Plan, role: str) -> ExchangeFile:
         if made is not None:
             return made
         if time.monotonic() > deadline:
-            raise StateError(f"the exchange {name!r} is being created by another process, which has been stopped")
+            raise StateError(f"another process, which may have been stopped, is creating the exchange {name!r}")
         nap(0.002)
 
 
@@ -328,7 +327,7 @@ def _create(name: str, plan: Plan, role: str) -> ExchangeFile | None:
 
 
 def _bind(name: str, mode: int) -> socket.socket | None:
-    """Create the socket and listen; None if there is one."""
+    """Create the socket and listen; None if a process listens there already."""
     try:
         if name[0] == "@":
             return _listen(name, mode)
@@ -347,18 +346,18 @@ def _bind(name: str, mode: int) -> socket.socket | None:
         if error.errno == errno.ENOENT:
             what += f". Create the folder {folder}"
         elif error.errno in (errno.EACCES, errno.EPERM):
-            what += f". User {os.geteuid()} has to be able to write to the folder {folder}"
+            what += f". User {os.geteuid()} must be able to write to the folder {folder}"
             if os.path.lexists(name):
-                what += ", and to remove the socket there, which is left of a process that was killed"
+                what += ", and to remove the socket there, which a killed process has left"
         raise setup_error(error.errno or 0, what, privilege=isinstance(error, PermissionError)) from error
 
 
 def _listen(name: str, mode: int) -> socket.socket | None:
-    """Bind a socket to a free name and listen; None if an abstract name is not free."""
+    """Bind a socket to a name and listen; None if an abstract name is not free."""
     listening = _new_socket()
     try:
         if name[0] == "/":
-            os.fchmod(listening.fileno(), mode)  # the mode of the file that bind(2) creates, but for the umask
+            os.fchmod(listening.fileno(), mode)  # the mode, before the umask, of the file that bind(2) creates
         try:
             listening.bind(_address(name))
         except OSError as error:
@@ -373,7 +372,7 @@ def _listen(name: str, mode: int) -> socket.socket | None:
             listening.setblocking(False)
         except BaseException:
             if name[0] == "/":
-                os.unlink(name)  # with the path locked: it is this one
+                os.unlink(name)  # the path is locked, so this is the socket created above
             raise
     except BaseException:
         listening.close()
@@ -382,7 +381,7 @@ def _listen(name: str, mode: int) -> socket.socket | None:
 
 
 def _set_mode(path: str, mode: int) -> None:
-    """Set the mode of a socket, and of nothing that somebody puts in its place."""
+    """Set the mode of a socket, but not of another file that somebody puts in its place."""
     fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         info = os.fstat(fd)
@@ -393,7 +392,7 @@ def _set_mode(path: str, mode: int) -> None:
 
 
 def _is_unused(path: str) -> bool:
-    """Return whether nobody listens at a path."""
+    """Return whether no process listens at a path."""
     with _new_socket() as probe:
         probe.setblocking(False)
         try:
@@ -401,22 +400,22 @@ def _is_unused(path: str) -> bool:
         except (FileNotFoundError, ConnectionRefusedError):
             return True
         except OSError:
-            return False  # it has as many connections waiting as it may, for one
+            return False  # for example, its queue of connections is full
     return False
 
 
 def _let_go(name: str, listening: socket.socket) -> None:
-    """Close a socket that was given to this process, and whose last other user may have closed it meanwhile."""
+    """Close a socket that was passed to this process, and remove its path if no other process listens any more."""
     listening.close()
     _remove_unused(name)
 
 
 def _remove_unused(name: str) -> None:
-    """Remove the socket at a path if nobody listens there any more."""
+    """Remove the socket at a path if no process listens there any more."""
     if name[0] == "@" or not _is_unused(name):
         return
     with suppress(OSError, StateError):
-        mode = stat.S_IMODE(os.lstat(name).st_mode) & 0o666  # of the lock: for all who may create the next one
+        mode = stat.S_IMODE(os.lstat(name).st_mode) & 0o666  # so that all users of the exchange can take the lock
         with locked(name, mode, _CLOSE_S):
             if _is_unused(name) and stat.S_ISSOCK(os.lstat(name).st_mode):
                 os.unlink(name)

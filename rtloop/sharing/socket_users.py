@@ -1,11 +1,11 @@
-"""Users at the two ends of an exchange's socket: who may open the exchange, and who may be it.
+"""Users at the two ends of an exchange's socket: which users may open the exchange, and which may have created it.
 
-The socket's owner, group and mode decide who may open it, at each opening. The kernel checks them when a process
-connects; the process that gives the exchange away checks them again with the credentials of the other end (unix(7),
-``SO_PEERCRED``). An abstract socket has no owner and no mode: it is for the same user.
+The socket's owner, group and mode decide at each opening who may open the exchange. The kernel checks them when a
+process connects. The process that answers checks them again with the credentials of the peer (unix(7),
+``SO_PEERCRED``). An abstract socket has no owner and no mode, so it is for processes of one user.
 
-The process that opens it checks who has created the socket, because its content would be that user's. It takes one of
-its own user, and one of another if no third user can have put it at the path.
+The process that opens the exchange checks who has created the socket, because that user controls the content. It
+accepts its own user, and another user if no third user can have put the socket at the path.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ __all__ = ["User", "check_creator", "may_open", "peer_of"]
 
 _ROOT = 0
 _UCRED = struct.Struct("iII")
-#: Of <asm-generic/socket.h>, which Python does not define.
+#: From <asm-generic/socket.h>; Python does not define it.
 _SO_PEERGROUPS = 59
-#: The most that socket.getsockopt() returns: 256 groups. Of a user with more, the first group alone counts.
+#: Largest result of socket.getsockopt(): 256 groups. For a user with more, only the primary group is known.
 _GROUP_BYTES = 1024
 
 
 class User(NamedTuple):
-    """User of the process at the other end of a connection, as of the call that has made that end."""
+    """User of the peer of a connection, at the time of its connect(2) or listen(2)."""
 
     uid: int
     gid: int
@@ -38,11 +38,11 @@ class User(NamedTuple):
 
 
 def peer_of(connection: socket.socket) -> User:
-    """Return the user at the other end: of the process that has connected, or of the one that listened first."""
+    """Return the user of the peer: of the process that has connected, or of the one that called listen(2) first."""
     _, uid, gid = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     try:
         groups = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUP_BYTES)
-    except OSError:  # more of them, or Linux before 4.13
+    except OSError:  # more groups, or Linux before 4.13
         return User(uid, gid)
     return User(uid, gid, struct.unpack(f"{len(groups) // 4}I", groups))
 
@@ -62,7 +62,7 @@ def may_open(user: User, name: str) -> bool:
 
 
 def _is_unknown(uid: int) -> bool:
-    """Return whether an id may stand for any user that the user namespace of this process does not have."""
+    """Return whether an id may be the overflow id, which stands for all users outside of this user namespace."""
     try:
         if uid != int(read_text("/proc/sys/kernel/overflowuid")):
             return False
@@ -72,12 +72,12 @@ def _is_unknown(uid: int) -> bool:
 
 
 def check_creator(user: User, name: str) -> None:
-    """Check that the user who has created a socket may be the exchange of this name.
+    """Check that a user may have created the socket of an exchange of this name.
 
     Raises
     ------
     AttachPrivilegeError
-        If the user is another one, and the name is one that any user may take.
+        If it is another user, and any user may take the name.
     """
     own = os.geteuid()
     trusted = {_ROOT} if _is_unknown(own) else {_ROOT, own}
@@ -85,14 +85,14 @@ def check_creator(user: User, name: str) -> None:
         return
     if name[0] == "@":
         raise AttachPrivilegeError(
-            f"the exchange {name!r} is one of user {user.uid}, and this process is of user {own}: any user may take "
+            f"the exchange {name!r} belongs to user {user.uid}, and this process to user {own}: any user may take "
             "such a name, so it is for processes of one user. Use a path for exchanges between users"
         )
     folder = None if user.uid == _ROOT else _public_folder(name, trusted)
     if folder is not None:
         raise AttachPrivilegeError(
-            f"the exchange {name!r} is one of user {user.uid}, and any user may have put it into {folder}. Use a "
-            "folder that only its users may write to"
+            f"the exchange {name!r} belongs to user {user.uid}, and any user may have put it into {folder}. Use a "
+            "folder to which only its users may write"
         )
 
 

@@ -242,7 +242,7 @@ def test_a_cell_becomes_the_step_of_a_running_loop_and_a_faulty_one_changes_noth
         ("%%rtloop --swap motor\ndef f():\n    return 1\n", "create", "the cell has no subclass of RTLoop; --swap"),
         (law(("period, **settings):", "period, stiffness, **settings):")), "create", "Law(period, signals_cap"),
         (law(take_over("Law"), ("cdef double gain", "cdef double offset, gain")), "take-over",
-         "cell:18: take_over() reads the former step as a Law, and the fields of Law have changed"),
+         "cell:18: take_over() reads the former step as a Law, but the fields of Law have changed"),
         (law(options="--swap motor --trial soon"), "", "UsageError: --swap motor: trial='soon'"),
         (law(("super().__init__(period,", "super().__init__('2kHz',")), "swap", "its period is 500 us, and the loop"),
     ):  # fmt: skip

@@ -111,7 +111,7 @@ def test_each_save_is_swapped_in_or_its_fault_is_told(place: Path, ordinary: dic
 
         event = answer(gain, ("cdef readonly double integral", "cdef readonly double offset, integral"))
         assert (event.kind, event.figures) == ("rejected", {"stage": "take-over"})
-        assert "law.pyx:13: take_over() reads the former step as a Law, and the fields of Law have" in event.text
+        assert "law.pyx:13: take_over() reads the former step as a Law, but the fields of Law have" in event.text
 
         loop.parameters["kp"] = 9.0
         event = answer(("limits(0, 50)", "limits(0, 5)"), ("self.steps = (<Law>former).steps", "pass"))

@@ -68,7 +68,7 @@ def test_a_mode_lets_other_users_in_or_not(folder: Path, share: Callable[..., An
     """The kernel looks at the socket's mode, and the process that is asked at the credentials."""
     with Latest("f8", share=f"{folder}/own") as own, Latest("f8", share=f"{folder}/all", mode=0o666) as common:
         other, answer = share(as_user(FIRST), f"!rtloop.Latest.open('{folder}/own')")
-        assert answer[0] == "AttachPrivilegeError" and "of user 0 and group 0, with mode 0o600" in answer[1]
+        assert answer[0] == "AttachPrivilegeError" and "has user 0, group 0, mode 0o600" in answer[1]
         assert other.do(f"!reader = rtloop.Latest.open('{folder}/all')") is None
         common.write(2.5)
         assert other.do("reader.read()") == 2.5
@@ -117,7 +117,7 @@ def test_a_user_cannot_pose_as_the_exchange_of_another(folder: Path, share: Call
     victim, answer = share(as_user(SECOND), f"!rtloop.Latest.open('{folder}/arm')")
     assert answer[0] == "AttachPrivilegeError" and f"any user may have put it into {folder}" in answer[1]
     for call in (lambda: Latest.open(f"{folder}/arm"), lambda: Latest("f8", share=f"{folder}/arm", role="reader")):
-        with pytest.raises(AttachError, match=f"one of user {FIRST}, and any user may have put it"):
+        with pytest.raises(AttachError, match=f"belongs to user {FIRST}, and any user may have put it"):
             call()
     folder.chmod(0o755)
     os.chown(folder, FIRST, FIRST)

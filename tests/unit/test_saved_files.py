@@ -140,7 +140,7 @@ cdef class Law(State):
         ("(<State>old).integral", ("double x;", "float x;"), "the fields of State have changed"),
         ("( < law.Law > old).integral", ("double x;", "float x;"), "the fields of Law have changed"),
         ("0", ("double gain;", "double gain, more;"), ""),
-        ("(<Other>old).integral", None, "reads the former step as a Other, and it is a Law"),
+        ("(<Other>old).integral", None, "reads the former step as a Other, but it is a Law"),
         ("(<Law>other).integral", ("double gain;", "double gain, more;"), ""),
     ],
 )

@@ -107,7 +107,7 @@ def test_what_a_killed_process_leaves_at_a_path_is_replaced(path: str, folder: P
     peer.do(f"!made = rtloop.Latest('f8', share={path!r}); made.write(1.0)")
     peer.kill()
     assert os.listdir(folder) == ["setpoint"]
-    with pytest.raises(AttachError, match="the socket there is left of some that were killed"):
+    with pytest.raises(AttachError, match="processes that were killed have left the socket there"):
         Latest.open(path)
     (folder / ".setpoint.lock").touch()  # and one that was killed while it held the lock
     with Latest("f8", share=path) as successor, Latest.open(path) as reader:
@@ -287,7 +287,7 @@ def test_the_socket_of_another_program_is_not_touched(path: str) -> None:
         other.bind(path)
         other.listen()
         for call in (lambda: Latest("f8", share=path), lambda: Latest.open(path)):
-            with pytest.raises(ConfigError, match="is not one of an exchange"):
+            with pytest.raises(ConfigError, match="does not belong to an exchange"):
                 call()
     os.unlink(path)
     Path(path).write_text("mine")
@@ -313,10 +313,10 @@ def _memfd(content: bytes, kind: int | str = "") -> int:
         (b"", 0, "answers"),
         (b"hello", 0, "is not an exchange"),
         (MESSAGE.pack(MAGIC, VERSION, GIVEN) + b"x", 2, "is not an exchange"),
-        (MESSAGE.pack(MAGIC, 7, GIVEN), 2, "of another rtloop"),
-        (MESSAGE.pack(MAGIC, VERSION, GIVEN), 0, "was not given"),
-        (MESSAGE.pack(MAGIC, VERSION, GIVEN), 1, "was not given"),
-        (MESSAGE.pack(MAGIC, VERSION, 9), 2, "was not given"),
+        (MESSAGE.pack(MAGIC, 7, GIVEN), 2, "belongs to another version"),
+        (MESSAGE.pack(MAGIC, VERSION, GIVEN), 0, "did not reach this process"),
+        (MESSAGE.pack(MAGIC, VERSION, GIVEN), 1, "did not reach this process"),
+        (MESSAGE.pack(MAGIC, VERSION, 9), 2, "did not reach this process"),
         (MESSAGE.pack(MAGIC, VERSION, GIVEN), 2, "is not one: it does not begin like an exchange"),
         (MESSAGE.pack(MAGIC, VERSION, GIVEN), 3, "is not one: it does not begin like an exchange"),
         (MESSAGE.pack(MAGIC, VERSION, GIVEN), "unsealed", "it is not sealed"),
@@ -452,7 +452,7 @@ def test_a_creation_that_fails_leaves_no_socket(
         monkeypatch.setattr(exchange_server._Server, "add", fail)
     else:
         monkeypatch.setattr(socket_exchanges, failing, fail)
-    with pytest.raises(SetupError, match=r"cannot be (created|given to other processes): Too many open files"):
+    with pytest.raises(SetupError, match=r"cannot be (created|passed to other processes): Too many open files"):
         Latest("f8", share=path)
     assert os.listdir(folder) == []
     monkeypatch.undo()
@@ -514,7 +514,7 @@ def test_one_that_makes_the_common_socket_block_delays_no_close(name: str, monke
     ("share", "words"),
     [
         ("/", "not the path"), ("/tmp/", "not the path"), ("/tmp//x", "not the path"), ("/tmp/../x", "not the path"),
-        ("/tmp/./x", "not the path"), ("@", "give more of it"), ("/" + "x" * 107, "107 bytes"),
+        ("/tmp/./x", "not the path"), ("@", "give a name after it"), ("/" + "x" * 107, "107 bytes"),
         ("@" + "x" * 107, "107 bytes"),
     ],
 )  # fmt: skip
@@ -540,7 +540,7 @@ def test_a_folder_that_does_not_exist_is_named(folder: Path) -> None:
 
 @pytest.mark.parametrize("mode", [0o640, 0o644, 0o606, 0o777, 0, -1, True, "0o660", None])
 def test_a_mode_without_a_meaning_is_refused(path: str, mode: Any) -> None:
-    with pytest.raises(ConfigError, match=r"must be one of 0o600 .* no right to read without the right to write"):
+    with pytest.raises(ConfigError, match=r"must be one of 0o600 .* There is no read-only access"):
         Latest("f8", share=path, mode=mode)
 
 
@@ -630,7 +630,7 @@ def test_a_user_who_may_have_put_a_socket_there_by_chance_is_not_the_exchange(
     check_creator(User(os.geteuid(), 1), f"{folder}/public/x")
     check_creator(User(0, 0), f"{folder}/public/x")
     for entry in ("public/x", "link/x"):
-        with pytest.raises(AttachPrivilegeError, match=rf"of user 1001, and any user may have put it into {folder}"):
+        with pytest.raises(AttachPrivilegeError, match=rf"to user 1001, and any user may have put it into {folder}"):
             check_creator(User(1001, 1), f"{folder}/{entry}")
     folder.joinpath("public").chmod(0o1777)
     check_creator(User(1001, 1), f"{folder}/public/x")  # root's, or this user's: nobody else can have replaced it
@@ -659,7 +659,7 @@ def test_the_lock_of_a_path_is_held_by_one_and_waited_for(path: str, folder: Pat
         assert os.listdir(folder) == [".setpoint.lock"]
     assert os.listdir(folder) == []
     os.mkfifo(folder / ".setpoint.lock")
-    with pytest.raises(SetupError, match="not a file of a lock"):
+    with pytest.raises(SetupError, match="not a lock file"):
         Latest("f8", share=path)
 
 
@@ -677,7 +677,7 @@ def test_the_lock_of_another_user_is_waited_for(path: str, folder: Path, monkeyp
         return own_open(name, *more)
 
     monkeypatch.setattr(os, "open", refuse)
-    with pytest.raises(SetupError, match="has to be able to write to the folder"):  # the third is about the folder
+    with pytest.raises(SetupError, match="must be able to write to the folder"):  # the third is about the folder
         Latest("f8", share=path)
     assert len(tried) == 3
     Latest("f8", share=path).close()

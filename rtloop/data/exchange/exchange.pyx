@@ -38,7 +38,7 @@ cdef class Exchange:
     def peers(self):
         """Ids of the processes that have the other side of a shared exchange now; empty if it is not shared.
 
-        A process of another PID namespace, which has no id in this one, is a 0.
+        A process of another PID namespace has no id in this one, and is listed as 0.
         """
         cdef SharedStorage storage = shared_storage(self)
         return () if storage is None else storage.file.peers()
