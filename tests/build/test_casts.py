@@ -146,7 +146,7 @@ def test_what_was_kept_beside_a_module_may_be_damaged_or_removed(build: Callable
     text = file.read_text()
     assert file.stat().st_mode & 0o666 == Path(module.__file__ or "").stat().st_mode & 0o666
     file.unlink()  # the cache was emptied: what is loaded is still known
-    with pytest.raises(rtloop.SwapError, match="reads the former step as a Law, and it is a Free"):
+    with pytest.raises(rtloop.SwapError, match="reads the former step as a Law, but it is a Free"):
         swap(module.Free("1kHz"), module.Law("1kHz"))
     for kept in DAMAGED:
         file.write_text(kept)
