@@ -132,7 +132,7 @@ def kernel_release(release: str, version: str = "") -> tuple[int, int, int | Non
     match = re.match(r"([0-9]{1,4})\.([0-9]{1,4})(?:\.([0-9]{1,4}))?(.*)", release, re.DOTALL)
     if match is None:
         return None
-    is_distribution = re.match(r"-[0-9]", match[4]) is not None and int(match[3] or 0) == 0
+    is_distribution = re.match(r"-[0-9]", match[4]) is not None  # also Ubuntu's 6.8.1-1010-realtime, SUSE's 5.14.21-15
     is_enterprise = re.search(r"\.el[0-9]|\.lt|-azure|-aws|-gcp", match[4]) is not None
     stable = None if is_distribution or is_enterprise else int(match[3] or 0)
     return int(match[1]), int(match[2]), stable

@@ -156,6 +156,8 @@ def _debug_options(machine: Machine) -> Check:
     if not machine.config:
         return Check("kernel", name, unread(_NO_CONFIG), source, "note", why)
     heavy, light = _built(machine, *_HEAVY), _built(machine, *_LIGHT)
+    if _built(machine, "DEBUG_KMEMLEAK_DEFAULT_OFF") and machine.arguments.get("kmemleak") != "on":
+        heavy = [option for option in heavy if option != "DEBUG_KMEMLEAK"]
     if not heavy and not light:
         return Check("kernel", name, "none that costs latency", source, "ok", why)
     found = f"built in: {', '.join(f'CONFIG_{option}' for option in heavy + light)}"

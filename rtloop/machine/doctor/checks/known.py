@@ -108,7 +108,7 @@ def examine(machine: Machine) -> Iterator[Check]:
     series, stable = version[:2], version[2]
     matches = [problem for problem in PROBLEMS if _is_there(problem, series, stable) and _concerns(machine, problem)]
     for problem in matches:
-        is_sure = stable is not None or not any(number >= series for number in problem.stable)
+        is_sure = stable is not None  # a distribution's kernel may have any correction
         found = problem.text
         if not is_sure:
             found += "; the release does not show whether this kernel has the correction"
