@@ -162,12 +162,10 @@ class Notifier:
         self._is_armed.set()
         arguments = (weakref.ref(self), weakref.ref(exchange), self._is_armed)
         try:
-            threading.Thread(target=_notify, args=arguments, name="rtloop-notifier", daemon=True).start()
-        except RuntimeError as error:
+            _start(_notify, arguments, "fileno() of an exchange")
+        except SetupError:
             self.close()
-            why, fix = refusal_cause.explain_thread(errno.EAGAIN)
-            what = f"fileno() or ready() of an exchange: {error}; {why}" + (f"\n{fix}" if fix else "")
-            raise SetupError(errno.EAGAIN, what) from error
+            raise
 
     def rearm(self) -> None:
         """Make the file unreadable until the thread has looked again. After something was taken out."""
@@ -204,6 +202,8 @@ def find_notifier(exchange: _Exchange, owner: Any) -> Notifier:
 def _notify(
     notifier_of: weakref.ref[Notifier], exchange_of: weakref.ref[Any], is_armed: threading.Event
 ) -> None:  # the thread, which keeps neither of the two
+    become_ordinary()
+    block_signals()
     while True:
         if not is_armed.wait(0.5):
             if notifier_of() is None:

@@ -254,6 +254,18 @@ def test_a_thread_that_cannot_be_created_is_an_error(monkeypatch: pytest.MonkeyP
         asyncio.run(Ring("i8", 8).ready("1ms"))
 
 
+def test_a_thread_that_waits_leaves_the_policy_of_its_creator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which may have a real-time priority, and its threads would have it as well."""
+    left = threading.Semaphore(0)
+    monkeypatch.setattr(waiting, "become_ordinary", left.release)
+    monkeypatch.setattr(waiting, "_threads", waiting._Threads())
+    ring = Ring("i8", 8)
+    ring.fileno()
+    assert left.acquire(timeout=60)
+    asyncio.run(ring.ready("1ms"))
+    assert left.acquire(timeout=60)
+
+
 def test_a_file_can_be_read_while_there_is_something() -> None:
     ring, latest = Ring("i8", 100), Latest("f8")
     files = [ring.fileno(), latest.fileno()]
