@@ -49,7 +49,7 @@ _COMMENT = re.compile(r"/\*.*?\*/|^#line [^\n]*", re.MULTILINE | re.DOTALL)
 _NAME = re.compile(r"\b__pyx_\w+")
 _TAKE_OVER = re.compile(r"^([ \t]+)cdef\s+int\s+take_over\s*\(\s*self\s*,\s*(?:[\w.]+\s+)?(\w+)", re.MULTILINE)
 _CLASS = re.compile(r"^(?:cdef\s+(?:(?:public|api)\s+)*)?class\s+(\w+)", re.MULTILINE)
-#: What is not code: strings and comments.
+#: Strings and comments.
 _NO_CODE = re.compile(r"(\"\"\"|\'\'\').*?\1|\"(?:\\.|[^\"\\\n])*\"|\'(?:\\.|[^\'\\\n])*\'|\#[^\n]*", re.DOTALL)
 _CIMPORT = re.compile(r"\bcimport\s+(\([^)]*\)|[^\n]*)")
 _ALIAS = re.compile(r"\b(\w+)\s+as\s+(\w+)")

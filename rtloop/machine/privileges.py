@@ -226,14 +226,14 @@ def perform(changes: Sequence[Change], root: str = "") -> list[Change]:
 
 @contextmanager
 def _alone(root: str) -> Iterator[None]:
-    """Keep other calls of the command from changing the machine and the journal meanwhile."""
+    """Prevent other calls of the command from changing the machine and the journal at the same time."""
     folder = Path(root + _JOURNAL).parent
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with locked(root + _JOURNAL, 0o600, _PATIENCE_S):
             yield
     finally:
-        with suppress(OSError):  # it holds the journal, or the lock of another call
+        with suppress(OSError):  # the folder contains the journal, or the lock of another call
             folder.rmdir()
 
 
@@ -245,7 +245,7 @@ def _perform(changes: Sequence[Change], root: str) -> list[Change]:
             done.append(change if change.state != "to do" else change._replace(state="already"))
             continue
         if change.kind == "file" and _read(root + change.target) != change.before:
-            raise SetupError(0, f"{change.target} has been changed meanwhile: look at it, and try again; --undo "
+            raise SetupError(0, f"{change.target} has been changed meanwhile: check it, and try again; --undo "
                              "reverts the changes made so far")  # fmt: skip
         # The journal comes first, so that after a crash the undo knows each change that may have been made.
         new_folders = _missing_folders(root, change)
@@ -256,7 +256,7 @@ def _perform(changes: Sequence[Change], root: str) -> list[Change]:
             _make(change, root)
         except (OSError, subprocess.SubprocessError) as error:
             if change.kind != "file" and not isinstance(error, subprocess.TimeoutExpired):
-                _store(root, journal[:-1])  # the command has refused: the undo must not revert what somebody else did
+                _store(root, journal[:-1])  # the command has refused: the undo must not revert somebody else's change
             text = f"{change.target}: {_reason(error)}; --undo reverts the changes made so far"
             raise SetupError(getattr(error, "errno", None) or 0, text) from error
         done.append(change._replace(state="done"))
@@ -265,7 +265,7 @@ def _perform(changes: Sequence[Change], root: str) -> list[Change]:
 
 
 def _is_made(change: Change, root: str) -> bool:
-    """Tell whether a change has been made since it was planned."""
+    """Return whether a change has been made since it was planned."""
     if change.kind == "file":
         return _read(root + change.target) == change.after
     users = _groups(root).get(change.target)
@@ -301,7 +301,7 @@ def _joining(change: Change, root: str, prefix: list[str]) -> list[str]:
 
 
 def _leaving(change: Change, root: str) -> list[str]:
-    """Return the command that takes a user out of a group."""
+    """Return the command that removes a user from a group."""
     if not root:
         return ["gpasswd", "--delete", change.after, change.target]
     rest = [name for name, users in _groups(root).items() if change.after in users and name != change.target]
@@ -347,7 +347,7 @@ def _load(root: str) -> list[dict[str, Any]]:
     try:
         text = _read(root + _JOURNAL)
     except PermissionError as error:
-        raise SetupError(error.errno or 0, f"only root may read {root}{_JOURNAL}, which has the changes: use sudo") \
+        raise SetupError(error.errno or 0, f"only root may read the journal {root}{_JOURNAL}: use sudo") \
             from error  # fmt: skip
     if text is None:
         return []
@@ -415,7 +415,7 @@ def _undo(root: str, *, is_dry: bool) -> list[Change]:
                 result.append(change._replace(state="failed", why=_reason(error)))
                 continue
             journal = [one for one in journal if one is not entry]
-            _store(root, journal)  # at once, so that an undo after a crash goes on from here
+            _store(root, journal)  # at once, so that an undo after a crash continues from here
             change = change._replace(state="undone")
         texts[change.target] = change.before
         result.append(change)

@@ -59,7 +59,7 @@ def locked(path: str, mode: int, patience_s: float) -> Iterator[None]:
 
 
 def is_locked(path: str) -> bool:
-    """Return whether a process seems to hold the lock of a path; also True if one has been killed while it did."""
+    """Return whether a process may hold the lock of a path; also True if its holder was killed."""
     return os.path.lexists(_file(path))
 
 

@@ -96,7 +96,7 @@ def _ask(name: str) -> _Given | None:
         except PermissionError as error:
             if isinstance(error, AttachPrivilegeError):
                 raise
-            # Whoever has just created the socket may not have set its mode yet: it does so with the path locked.
+            # The process that has just created the socket may not have set its mode yet, which it does under the lock.
             refused += 1
             if refused > 1 and not (is_locked(name) and time.monotonic() < deadline):
                 raise AttachPrivilegeError(_refusal(name)) from None

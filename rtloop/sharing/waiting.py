@@ -23,7 +23,7 @@ __all__ = ["Notifier", "find_notifier", "wait_in_thread"]
 #: How often a waiting thread looks whether it is still needed.
 _SLICE = "50ms"
 _STACK_BYTES = 256 * 1024
-#: How long a thread without work is kept.
+#: Time for which an idle thread is kept.
 _IDLE_S = 10.0
 
 
@@ -35,9 +35,9 @@ class _Exchange(Protocol):
 async def wait_in_thread(
     wait: Callable[[int | str | timedelta | None], bool], timeout: int | str | timedelta | None
 ) -> bool:
-    """Call an exchange's `wait` on another thread, for the running event loop; a cancellation ends it.
+    """Call an exchange's `wait` on another thread for the running event loop; a cancellation ends the wait.
 
-    The threads are not those of the event loop's executor. It has few, which may be needed for something else.
+    The threads are not those of the event loop's executor, which has few threads and may need them for other work.
 
     Raises
     ------
@@ -87,13 +87,13 @@ async def wait_in_thread(
 
 
 class _Threads:
-    """Threads that wait, as many as there are waits at a time, and kept for the next ones."""
+    """Threads that wait, one for each wait in progress; idle threads are kept for later waits."""
 
     def __init__(self) -> None:
         self._idle: list[queue.SimpleQueue[Callable[[], None]]] = []
 
     def run(self, job: Callable[[], None]) -> None:
-        """Call a function on a thread that has nothing else to do, or on a new one."""
+        """Call a function on an idle thread, or on a new one."""
         try:
             jobs = self._idle.pop()
         except IndexError:
@@ -111,7 +111,7 @@ class _Threads:
                 try:
                     self._idle.remove(jobs)
                 except ValueError:
-                    job = jobs.get()  # which is about to be put in
+                    job = jobs.get()  # another thread is about to put it in
                 else:
                     return
             job()

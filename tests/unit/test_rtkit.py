@@ -45,8 +45,8 @@ def test_without_a_bus_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("reply", "words"),
     [
-        ((), "MaxRealtimePriority is no number"),
-        ((("s", "abc"),), "MaxRealtimePriority is no number"),
+        ((), "MaxRealtimePriority is not a number"),
+        ((("s", "abc"),), "MaxRealtimePriority is not a number"),
         ((("x", 0),), "RealtimeKit grants nothing"),
         ((("t", 2**63 + 5),), "RealtimeKit grants nothing"),
         (KeyError(b"\xff"), "RealtimeKit is not available"),

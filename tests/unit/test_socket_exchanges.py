@@ -720,7 +720,7 @@ def test_a_socket_whose_mode_is_about_to_be_set_is_asked_again(
         assert asked == [True, True, True]
         asked.clear()
         refusals = 5
-        with pytest.raises(AttachPrivilegeError, match="with mode 0o666"):
+        with pytest.raises(AttachPrivilegeError, match="mode 0o666"):
             Latest.open(path)
         assert asked == [False, False], "the first one may have been just before the mode was set"
 

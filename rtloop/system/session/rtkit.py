@@ -138,7 +138,7 @@ class _connected:  # noqa: N801 - reads as an adjective in its with statement
         try:
             return int(reply[0][1])
         except (LookupError, TypeError, ValueError) as error:
-            raise SetupError(0, f"RealtimeKit is not available: {name} is no number, but {reply!r}") from error
+            raise SetupError(0, f"RealtimeKit is not available: {name} is not a number, but {reply!r}") from error
 
     def make_real_time(self, tid: int, priority: int) -> None:
         """Make a thread of this process SCHED_RR."""
