@@ -78,6 +78,7 @@ if _TYPE_CHECKING:
     from rtloop.settings import Settings
     from rtloop.simulation.rehearsal import rehearse
     from rtloop.simulation.simulation import simulate
+    from rtloop.stats.explanation import Explanation
     from rtloop.stats.histogram import Histogram
     from rtloop.stats.stats import Stats
     from rtloop.system.session.rtkit import use_rtkit
@@ -98,6 +99,7 @@ __all__ = [
     "ClockStepError",
     "ConfigError",
     "Cycle",
+    "Explanation",
     "FunctionLoop",
     "Grant",
     "GuardError",
@@ -167,6 +169,7 @@ def get_include() -> str:
 #: Names that are imported when first used, so that `import rtloop` is quick, and where they are.
 _LATE = {
     "Chain": "group.chain",
+    "Explanation": "stats.explanation",
     "FunctionLoop": "functions.function_loop",
     "Histogram": "stats.histogram",
     "HugeBuffer": "data.buffer",

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["acquire"]
 
+_FIRST_PID_NAMESPACE = 0xEFFFFFFC
+#: Timestamps of so long a time are kept at least, so that a look that comes late still finds them, ns.
+_RECORDED_NS = 200_000_000
 _ROOT = "run as root: sudo $(which python) ...\nor run without it: explain=False"
 
 
@@ -34,6 +37,14 @@ def acquire(
     if not settings.record:
         why = "record=0 keeps no timestamps, so late cycles cannot be found"
         return _refused(asked, why, "record=65536, the default", 0), None
+    least = -(-_RECORDED_NS // settings.period_ns) if settings.period_ns else 0
+    if settings.record < least:
+        kept = format_duration(settings.record * settings.period_ns)
+        why = f"record={settings.record} keeps the timestamps of {kept}, and late cycles are looked for every 50 ms"
+        return _refused(asked, why, f"record={least} at least; 65536 is the default", 0), None
+    if not _sees_thread_numbers():
+        why = "the kernel's trace has thread numbers of the host, and this process is in another pid namespace"
+        return _refused(asked, why, "docker run --pid=host ...\nor run without it: explain=False", 0), None
     if needs_interpreter:
         watch_collector()
     try:
@@ -57,6 +68,14 @@ def acquire(
     if recorder.missing:
         detail += f"; this kernel has no {', '.join(recorder.missing)}"
     return Grant("explain", asked, asked, ok=True, detail=detail, kind="other"), recorder
+
+
+def _sees_thread_numbers() -> bool:
+    """Return True if this process is in the first pid namespace. Its inode is the kernel's PROC_PID_INIT_INO."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino == _FIRST_PID_NAMESPACE
+    except OSError:
+        return True
 
 
 def _refused(asked: str, why: str, fix: str, number: int) -> Grant:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rtloop.culprit.timeline import Stolen
     from rtloop.culprit.trace_text import Event
 
-__all__ = ["Collection", "Delay", "Machine", "explain"]
+__all__ = ["Collection", "Delay", "Machine", "explain", "unexplained"]
 
 #: A culprit accounts for at least this share of the delay, or none is named.
 _MOST = 0.6
@@ -99,6 +99,7 @@ class _Part(NamedTuple):
     ns: int
     verb: str
     cpu: int
+    pid: int = -1
 
 
 def explain(
@@ -143,6 +144,7 @@ class _Attribution:
         self._occupants: dict[int, list[Piece]] = {}
         self._stolen: dict[int, list[Stolen]] = {}
         self._parts: list[_Part] = []
+        self._policies: dict[tuple[int, int | None], str] = {}
         self._own_ns = 0
 
     def explanation(self) -> Explanation:
@@ -155,7 +157,7 @@ class _Attribution:
                 self._add_state(state, begin, end)
         gap = delay.end - delay.begin - covered
         if gap > max(_SLACK_NS, (1 - _MOST) * delay.ns / 2):
-            return _unknown(delay, "the trace does not contain the whole cycle")
+            return unexplained(delay, "the trace does not contain the whole cycle")
         return self._judge()
 
     def _pieces(self, cpu: int) -> list[Piece]:
@@ -180,9 +182,9 @@ class _Attribution:
         else:
             self._add_sleep(state, begin, end)
 
-    def _add(self, kind: str, name: str, ns: int, verb: str, cpu: int) -> None:
+    def _add(self, kind: str, name: str, ns: int, verb: str, cpu: int, pid: int = -1) -> None:
         if ns > 0:
-            self._parts.append(_Part(kind, name, ns, verb, cpu))
+            self._parts.append(_Part(kind, name, ns, verb, cpu, pid))
 
     def _add_occupants(self, cpu: int, begin: int, end: int, state: State) -> None:
         """Blame whoever had the CPU while the loop waited for it; or interrupted it."""
@@ -226,7 +228,7 @@ class _Attribution:
                     )  # fmt: skip
                     return
                 verb += ", without being preempted"
-            self._add(kind, name, ns, verb, cpu)
+            self._add(kind, name, ns, verb, cpu, task.pid)
 
     def _add_idle(self, piece: Piece, ns: int, cpu: int) -> None:
         if self._machine.is_virtual:
@@ -241,8 +243,12 @@ class _Attribution:
         return self._own_prio is not None and task.prio is not None and task.prio > self._own_prio
 
     def _describe(self, task: Task, work: str) -> tuple[str, str, str]:
-        policy = self._machine.policy_of(task.pid, task.prio)
-        name = f"{task.comm} ({policy})" if policy else task.comm
+        who = (task.pid, task.prio)
+        if who not in self._policies:  # asked once: a thread that ends meanwhile would have two names
+            self._policies[who] = self._machine.policy_of(*who)
+        policy = self._policies[who]
+        comm = _comm(task.comm, task.pid)
+        name = f"{comm} ({policy})" if policy else comm
         if loop := self._machine.loop_of(task.pid):
             return "loop", f"the loop {loop} ({policy})" if policy else f"the loop {loop}", f"ran {_TIME} on CPU {_CPU}"
         if work or task.comm.startswith("kworker/"):
@@ -257,7 +263,7 @@ class _Attribution:
             return
         cpu = waker.cpu
         if waker.pid and "h" not in waker.flags.lower():
-            by = f"{waker.comm} ({waker.pid})"
+            by = _who(waker.comm, waker.pid)
             self._add("unknown", "", end - begin, f"it waited for {by}, which woke it", cpu)
             return
         known = 0
@@ -271,7 +277,7 @@ class _Attribution:
                 continue
             missing = min(last - first, self._missing_around(cpu, first, last))
             self._add("steal", "the hypervisor", missing, f"had CPU {_CPU} for {_TIME}", cpu)
-            who = f"softirq {piece.name}" if piece.context else f"{piece.task.comm} ({piece.task.pid})"
+            who = f"softirq {piece.name}" if piece.context else _who(piece.task.comm, piece.task.pid)
             note = f"its timer came late while CPU {cpu} was in {who}: interrupts were off, or firmware or a hypervisor"
             self._add("unknown", "", last - first - missing, f"{note} had the CPU", cpu)
         if end - begin - known > _SLACK_NS:
@@ -298,13 +304,15 @@ class _Attribution:
         return total if total > _SLACK_NS else 0
 
     def _stopper(self, state: State) -> str:
-        """Return the signal that stopped the process, and its sender."""
+        """Return the signal that stopped the process, and its sender; other processes may be sent one as well."""
         if state.kind == "traced":
             return "a debugger (ptrace)"
-        found = "a signal"
+        found, own = "a signal", (self._machine.pid, self._machine.tid)
         for event in self._rare:
-            if event.name == "signal_generate" and event.fields["sig"] in _STOPS and event.t <= state.begin + _SLACK_NS:
-                found = f"{_STOPS[event.fields['sig']]} from {event.comm} ({event.pid})"
+            if event.name != "signal_generate" or event.t > state.begin + _SLACK_NS or event.fields["pid"] not in own:
+                continue
+            if event.fields["sig"] in _STOPS:
+                found = f"{_STOPS[event.fields['sig']]} from {_who(event.comm, event.pid)}"
         return found
 
     def _add_collections(self, state: State, begin: int, end: int) -> bool:
@@ -341,7 +349,7 @@ class _Attribution:
 
     def _add_sleep(self, state: State, begin: int, end: int) -> None:
         how = "uninterruptibly " if state.kind == "blocked" else ""
-        by = "" if state.waker is None else f", until {state.waker.comm} ({state.waker.pid}) woke it"
+        by = "" if state.waker is None else f", until {_who(state.waker.comm, state.waker.pid)} woke it"
         self._add("unknown", "", end - begin, f"the loop waited {how}in its own thread{by}", state.cpu)
 
     def _compactor(self, pid: int, t: int) -> str | None:
@@ -356,13 +364,13 @@ class _Attribution:
             elif event.name in ("mm_compaction_end", "mm_migrate_pages"):
                 depth = max(0, depth - 1)
         if depth:
-            return f"{reason} by {comm} ({pid})"
+            return f"{reason} by {_who(comm, pid)}"
         # The trace may begin within a compaction.
         for event in self._rare:
             if event.pid == pid and event.t >= t and event.name.startswith(("mm_compaction_", "mm_migrate_pages")):
                 ends = event.name in ("mm_compaction_end", "mm_migrate_pages")
                 reason = "compaction" if event.name == "mm_compaction_end" else "page migration"
-                return f"{reason} by {event.comm} ({pid})" if ends else None
+                return f"{reason} by {_who(event.comm, pid)}" if ends else None
         return None
 
     def _judge(self) -> Explanation:
@@ -376,10 +384,12 @@ class _Attribution:
         if order and sum(part.ns for part in order[0]) >= _MOST * delay.ns:
             parts = order[0]
             if parts[0].kind == "unknown":
-                return _unknown(delay, parts[0].verb, parts[0].cpu, shares)
+                return unexplained(delay, parts[0].verb, parts[0].cpu, shares)
             share = shares[0]
             verb = max(parts, key=lambda part: part.ns).verb
             verb = verb.replace(_TIME, _short(share.ns)).replace(_CPU, str(parts[0].cpu))
+            threads = len({part.pid for part in parts} - {-1})
+            verb += f", in {threads} threads of that name" if threads > 1 else ""
             is_storm = share.pieces > 2 and share.kind in ("interrupt", "softirq")
             pieces = f", in {share.pieces:,} pieces" if is_storm else ""
             return _known(delay, share.kind, share.name, f"{share.name} {verb}{pieces}", parts[0].cpu, shares)
@@ -389,14 +399,23 @@ class _Attribution:
                 text = f"the step itself ran {_short(self._own_ns)} on CPU {cpu}"
                 return _known(delay, "step", "the step", text, cpu, [*shares, Share("step", "the step", own)])
             why = "the loop's thread had the CPU, and nothing in the trace interrupted it"
-            return _unknown(delay, why, cpu, shares)
+            return unexplained(delay, why, cpu, shares)
         seen = [f"{share.name} {100 * share.ns / delay.ns:.0f} %" for share in shares if share.name][:4]
         text = f"nothing accounts for most of it ({', '.join(seen)})" if seen else "nothing in the trace explains it"
-        return _unknown(delay, text, cpu, shares)
+        return unexplained(delay, text, cpu, shares)
 
 
 def _share(parts: list[_Part]) -> Share:
     return Share(parts[0].kind, parts[0].name, sum(part.ns for part in parts), len(parts))
+
+
+def _comm(comm: str, pid: int) -> str:
+    """Return the name of a thread; the kernel remembers those of some threads only."""
+    return f"thread {pid}" if comm == "<...>" else comm
+
+
+def _who(comm: str, pid: int) -> str:
+    return _comm(comm, pid) if comm == "<...>" else f"{comm} ({pid})"
 
 
 def _interrupt(name: str) -> str:
@@ -412,7 +431,8 @@ def _known(delay: Delay, kind: str, name: str, text: str, cpu: int, shares: list
     return _made(delay, kind, name, text, cpu, shares)
 
 
-def _unknown(delay: Delay, why: str, cpu: int = -1, shares: Sequence[Share] = ()) -> Explanation:
+def unexplained(delay: Delay, why: str, cpu: int = -1, shares: Sequence[Share] = ()) -> Explanation:
+    """Return the explanation of a delay whose culprit is not proven."""
     return _made(delay, "unknown", "", f"unknown: {why}", cpu, shares)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -9,7 +10,7 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rtloop.culprit.attribution import Collection, Delay, Machine, explain
+from rtloop.culprit.attribution import Collection, Delay, Machine, explain, unexplained
 from rtloop.culprit.lateness import AUTO, Late, find_late, limits_of
 from rtloop.culprit.machine import counts_interrupts, idle_state_name, loop_name, policy_text
 from rtloop.culprit.trace_text import first_time, last_time, parse
@@ -55,9 +56,13 @@ _NICE = -15
 _MOST_BYTES, _BEFORE_NS, _AFTER_NS = 8 << 20, 5_000_000, 200_000
 #: Worst cycles that are kept without a threshold, and most cycles in any case.
 _WORST, _MOST = 10, 1000
-#: Most cycles that one look explains, the worst: more of them would delay the next look.
+#: Most cycles that one look explains, the worst: more of them would delay the next look. The others wait for theirs.
 _MOST_A_LOOK = 10
+#: Clocks are compared so often, and the quickest comparison counts: this thread may be preempted between two clocks.
+_READINGS = 9
 _MOST_RECORDS = 65536
+#: Time for the cycles that still wait at the end of the run, s.
+_FINISH_S = 5.0
 
 
 class _Chunk(NamedTuple):
@@ -66,6 +71,15 @@ class _Chunk(NamedTuple):
     first: int
     last: int
     text: bytes
+
+
+class _Waiting(NamedTuple):
+    """Late cycle to be explained: its delay on the clock of the trace, and the time that is looked at."""
+
+    delay: Delay
+    before: int
+    after: int
+    is_overrun: bool
 
 
 class _Tail:
@@ -137,8 +151,9 @@ class Recorder:
         self._seen = 0
         self._worst: list[Explanation] = []
         self._overruns: dict[int, Explanation] = {}
-        self._clock_steps = 0
-        name = f"rtloop-{os.getpid()}-{next(self._numbers)}"
+        self._waiting: list[_Waiting] = []
+        self._clock_steps = self._first_record = 0
+        name = next(self._numbers)
         self._cpus = sorted(os.sched_getaffinity(tid))
         many = {**_CPU_EVENTS, _CPU_TIME: ""} if is_virtual else _CPU_EVENTS
         rare = {**_RARE_EVENTS, **dict.fromkeys(_OWN_EVENTS, f"pid=={tid}")}
@@ -146,16 +161,19 @@ class Recorder:
         try:
             tails.append(_Tail(TraceInstance(f"{name}-cpus", many, self._cpus, _CPU_KB)))
             tails.append(_Tail(TraceInstance(f"{name}-all", rare, None, _RARE_KB)))
+            self._cpu_tail, self._rare_tail = tails
+            self.missing = [*tails[0].instance.missing, *tails[1].instance.missing]
+            self._is_over = threading.Event()
+            self._lock = threading.Lock()
+            self._thread = threading.Thread(target=self._watch, name="rtloop-explain", daemon=True)
+            try:
+                self._thread.start()
+            except RuntimeError as error:
+                raise OSError(errno.EAGAIN, str(error), "the thread that reads the trace") from error
         except BaseException:
             for tail in tails:
                 tail.instance.close()
             raise
-        self._cpu_tail, self._rare_tail = tails
-        self.missing = [*tails[0].instance.missing, *tails[1].instance.missing]
-        self._is_over = threading.Event()
-        self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self._watch, name="rtloop-explain", daemon=True)
-        self._thread.start()
 
     @property
     def explanations(self) -> tuple[Explanation, ...]:
@@ -168,6 +186,13 @@ class Recorder:
         self._is_over.set()
         self._thread.join()
         self._look()
+        with self._lock:
+            until = time.monotonic() + _FINISH_S
+            while self._waiting and time.monotonic() < until:
+                self._explain_some()
+            for one in self._waiting:
+                self._keep(one, unexplained(one.delay, "more cycles were late than could be explained meanwhile"))
+            self._waiting = []
 
     def close(self) -> None:
         """End the thread and remove the trace. A second call does nothing."""
@@ -187,12 +212,14 @@ class Recorder:
         """Explain the late ones of the cycles that have ended since the last look."""
         with self._lock, suppress(OSError, ValueError):
             now = self._cycles()
-            if now < self._seen:  # the statistics were reset
-                self._seen, self._worst, self._overruns = 0, [], {}
             if now == self._seen:
+                self._explain_some()
                 return
             # One record more: the end of the cycle before the first.
-            snapshot = self._block.snapshot(records=min(now - self._seen + 64, _MOST_RECORDS))
+            snapshot = self._block.snapshot(records=min(max(now - self._seen, 0) + 64, _MOST_RECORDS))
+            if snapshot.counters["first_record"] != self._first_record:  # the statistics were reset
+                self._first_record = snapshot.counters["first_record"]
+                self._seen, self._worst, self._overruns, self._waiting = 0, [], {}, []
             cycles, records = snapshot.counters["cycles"], snapshot.records
             first = cycles - len(records)
             begin = max(self._seen, first, snapshot.counters["warmup"])
@@ -203,15 +230,15 @@ class Recorder:
             found = find_late(
                 records[begin - first :], limits, self._settings.period_ns, has_own_wait=self._has_own_wait
             )
-            chosen = self._choose(found)
-            if not chosen:
-                return
-            until = time.monotonic_ns()
-            for tail in (self._cpu_tail, self._rare_tail):
-                tail.take(until)
-            offset = self._clock_offset()
-            for late in chosen:
-                self._keep(late, self._explain(late._replace(place=late.place + begin - first), records, first, offset))
+            if chosen := self._choose(found):
+                until = time.monotonic_ns()
+                for tail in (self._cpu_tail, self._rare_tail):
+                    tail.take(until)
+                offset = self._clock_offset()
+                for late in chosen:
+                    place = late.place + begin - first
+                    self._waiting.append(self._waiting_for(late._replace(place=place), records, first, offset))
+            self._explain_some()
 
     def _cycles(self) -> int:
         count: int = self._block.snapshot(records=0).counters["cycles"]
@@ -227,9 +254,11 @@ class Recorder:
         clock = CLOCKS[self._settings.clock]
         if clock == time.CLOCK_MONOTONIC:
             return 0
-        before = time.monotonic_ns()
-        other = time.clock_gettime_ns(clock)
-        return (before + time.monotonic_ns()) // 2 - other
+        readings = []
+        for _ in range(_READINGS):
+            before, other, after = time.monotonic_ns(), time.clock_gettime_ns(clock), time.monotonic_ns()
+            readings.append((after - before, (before + after) // 2 - other))
+        return min(readings)[1]
 
     def _choose(self, found: Sequence[Late]) -> list[Late]:
         """Return those that are worth an explanation: overruns, and the worst."""
@@ -237,25 +266,33 @@ class Recorder:
         least = self._worst[-1].delay_ns if len(self._worst) >= most else 0
         worst = [late for late in found if not late.is_overrun and late.ns > least][:most]
         overruns = [late for late in found if late.is_overrun][: max(0, _MOST - len(self._overruns))]
-        return sorted(worst + overruns, key=lambda late: -late.ns)[:_MOST_A_LOOK]
+        room = max(0, _MOST - len(self._waiting))
+        return sorted(worst + overruns, key=lambda late: -late.ns)[:room]
 
-    def _keep(self, late: Late, explanation: Explanation) -> None:
+    def _explain_some(self) -> None:
+        """Explain the worst of the cycles that wait for it."""
+        self._waiting.sort(key=lambda one: -one.delay.ns)
+        some, self._waiting = self._waiting[:_MOST_A_LOOK], self._waiting[_MOST_A_LOOK:]
+        for one in some:
+            self._keep(one, self._explain(one))
+
+    def _keep(self, late: _Waiting, explanation: Explanation) -> None:
         if late.is_overrun:
             self._overruns[explanation.cycle] = explanation
             return
         most = _WORST if not self._settings.explain_ns else _MOST
         self._worst = sorted([*self._worst, explanation], key=lambda one: -one.delay_ns)[:most]
 
-    def _explain(self, late: Late, records: Any, first: int, offset: int) -> Explanation:
+    def _waiting_for(self, late: Late, records: Any, first: int, offset: int) -> _Waiting:
         record = records[late.place]
         release, start, end = (int(record[name]) + offset for name in ("release", "start", "end"))
         former_end = int(records[late.place - 1]["end"]) + offset if late.place else 0
         window = (release, start) if late.what == "start" else (start, end)
         delay = Delay(first + late.place, late.what, release - offset, *window, late.ns, former_end)
         before = min(window[0], former_end or window[0] - self._settings.period_ns) - _BEFORE_NS
-        after = window[1] + _AFTER_NS
-        collections = [Collection(*one) for one in recent_collections(before)] if self._needs_interpreter else []
-        return explain(
-            delay, self._cpu_tail.events(before, after), self._rare_tail.events(before, after), self._machine,
-            collections,
-        )  # fmt: skip
+        return _Waiting(delay, before, window[1] + _AFTER_NS, late.is_overrun)
+
+    def _explain(self, one: _Waiting) -> Explanation:
+        collections = [Collection(*each) for each in recent_collections(one.before)] if self._needs_interpreter else []
+        every = [tail.events(one.before, one.after) for tail in (self._cpu_tail, self._rare_tail)]
+        return explain(one.delay, every[0], every[1], self._machine, collections)

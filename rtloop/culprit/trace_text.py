@@ -1,4 +1,4 @@
-"""Parse the text of the kernel's trace_pipe into events; whatever cannot be read is left out."""
+"""Parse the text of the kernel's trace_pipe into events; one that cannot be read counts as lost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOST = "lost"
 _MAX_S = 3_200_000_000
 
 _HEAD = re.compile(
-    r"^ *(.{1,64})-(\d{1,10}) +(?:\([ \d-]{1,20}\) +)?\[(\d{3,5})\] +(\S{4,12}) +(\d{1,10})\.(\d{6}):"
+    r"^ *(.{0,64})-(\d{1,10}) +(?:\([ \d-]{1,20}\) +)?\[(\d{3,5})\] +(\S{4,12}) +(\d{1,10})\.(\d{6}):"
     r" (\w{1,64}): ?(.*)$",
     re.ASCII,
 )
@@ -78,7 +78,11 @@ class Event(NamedTuple):
 
 
 def parse(text: str) -> Iterator[Event]:
-    """Yield the events of a text, in its order."""
+    """Yield the events of a text, in its order.
+
+    An event that matters and cannot be read, such as a switch to a thread with a line break in its name, is a loss:
+    without it, the time after it would be taken for that of the thread before.
+    """
     losses: list[int] = []
     t = 0
     for line in text.split("\n"):
@@ -90,6 +94,10 @@ def parse(text: str) -> Iterator[Event]:
             if pattern := _FIELDS.get(name):
                 found = pattern.match(rest)
                 if found is None:
+                    losses.append(int(cpu))
+                    t = int(seconds) * 10**9 + int(micros) * 1000
+                    yield from _lost(losses, t)
+                    losses = []
                     continue
                 fields = {key: text if key in _TEXTS else int(text[:20]) for key, text in found.groupdict().items()}
             t = int(seconds) * 10**9 + int(micros) * 1000

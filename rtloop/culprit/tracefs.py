@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import threading
+import time
 import weakref
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +20,13 @@ __all__ = ["MOUNT", "TraceInstance", "find_root", "remove_stale"]
 
 _ROOTS = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
 MOUNT = "sudo mount -t tracefs none /sys/kernel/tracing"
+#: How an event is written as text: an instance begins with the options that somebody has set for the main trace.
+_OPTIONS = {
+    "context-info": 1, "irq-info": 1, "overwrite": 1, "record-cmd": 1, "raw": 0, "hex": 0, "bin": 0, "fields": 0,
+    "latency-format": 0, "verbose": 0, "pause-on-trace": 0,
+}  # fmt: skip
+#: A program that is being started keeps the inherited file of an instance until its exec, s.
+_EXEC_S = 0.1
 #: Space of one read: the kernel returns whole lines of at most two pages.
 _READ_BYTES = 1 << 17
 
@@ -38,22 +48,25 @@ def find_root() -> Path:
 def remove_stale(root: Path) -> None:
     """Remove instances left by killed processes: each holds kernel memory for every CPU.
 
-    One that is in use cannot be removed, though its process may have another number here.
+    One that is in use cannot be removed, though its process may have another number here. One that has the number of
+    this process, and is none of its own, is of an earlier process with the same number.
     """
+    own = {instance.name for instance in list(TraceInstance._open)}
     for folder in (root / "instances").glob("rtloop-*"):
         pid = folder.name.split("-")[1]
-        if pid.isdigit() and not Path("/proc", pid).exists():
+        is_left = folder.name not in own if pid == str(os.getpid()) else not Path("/proc", pid).exists()
+        if pid.isdigit() and is_left:
             with suppress(OSError):
                 folder.rmdir()
 
 
 class TraceInstance:
-    """Instance of the kernel's trace that is read while it is written.
+    """Instance of the kernel's trace, for one owner in this process.
 
     Parameters
     ----------
     name : str
-        Its name.
+        Its name, after the number of the process.
     events : mapping
         Events to be traced, "sched/sched_switch" or a whole system, with their filters; "" for none. The kernel may
         lack some.
@@ -61,6 +74,15 @@ class TraceInstance:
         CPUs to be traced; None: all.
     size_kb : int
         Size of the ring of each of them.
+    is_read : bool
+        True if it is read while it is written: its files are then open until :meth:`close`.
+
+    Attributes
+    ----------
+    name : str
+        Name of its folder.
+    missing : list of str
+        Events that this kernel lacks.
 
     Raises
     ------
@@ -71,20 +93,28 @@ class TraceInstance:
     """
 
     _open: ClassVar[weakref.WeakSet[TraceInstance]] = weakref.WeakSet()
+    _lock: ClassVar[threading.Lock] = threading.Lock()
 
-    def __init__(self, name: str, events: Mapping[str, str], cpus: Iterable[int] | None, size_kb: int) -> None:
+    def __init__(
+        self, name: str, events: Mapping[str, str], cpus: Iterable[int] | None, size_kb: int, *, is_read: bool = True
+    ) -> None:
         root = find_root()
-        remove_stale(root)
-        self._folder = root / "instances" / name
-        self._fd = -1
+        self.name = f"rtloop-{os.getpid()}-{name}"
         self.missing: list[str] = []
-        self._folder.mkdir()
+        self._folder = root / "instances" / self.name
+        self._fd = -1
+        with self._lock:
+            remove_stale(root)
+            self._folder.mkdir()
+            self._open.add(self)
         try:
             self._set_up(events, None if cpus is None else set(cpus), size_kb)
+            if is_read:
+                self._fd = os.open(self._folder / "trace_pipe", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            self._write("tracing_on", "1")
         except BaseException:
             self.close()
             raise
-        self._open.add(self)
 
     def _set_up(self, events: Mapping[str, str], cpus: set[int] | None, size_kb: int) -> None:
         folder = self._folder
@@ -96,9 +126,9 @@ class TraceInstance:
             self._write(f"per_cpu/{one.name}/buffer_size_kb", str(wanted))
         if cpus is not None:
             self._write("tracing_cpumask", _mask(cpus))
-        for option in ("irq-info", "overwrite"):
-            with suppress(OSError):
-                self._write(f"options/{option}", "1")
+        for option, value in _OPTIONS.items():
+            with suppress(OSError):  # some kernels lack some
+                self._write(f"options/{option}", str(value))
         for event, condition in events.items():
             try:
                 if condition:
@@ -106,8 +136,6 @@ class TraceInstance:
                 self._write(f"events/{event}/enable", "1")
             except OSError:
                 self.missing.append(event)  # this kernel lacks it, or names it differently
-        self._fd = os.open(folder / "trace_pipe", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        self._write("tracing_on", "1")
 
     def _write(self, name: str, text: str) -> None:
         fd = os.open(self._folder / name, os.O_WRONLY | os.O_CLOEXEC)
@@ -123,14 +151,34 @@ class TraceInstance:
         except (BlockingIOError, InterruptedError):
             return b""
 
+    def open_switch(self) -> int:
+        """Return a descriptor of ``tracing_on``: writing "0" stops the trace."""
+        return os.open(self._folder / "tracing_on", os.O_WRONLY | os.O_CLOEXEC)
+
+    def save(self, path: Path) -> None:
+        """Stop, and write the trace as text."""
+        self._write("tracing_on", "0")
+        with (self._folder / "trace").open(errors="replace") as source, path.open("w") as target:
+            while piece := source.read(1 << 20):
+                target.write(piece)
+
     def close(self) -> None:
-        """Remove the instance. A second call does nothing."""
-        self._open.discard(self)
+        """Remove the instance. A second call does nothing; neither does one in a forked child."""
+        if self not in self._open:
+            return
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
-        with suppress(OSError):
-            self._folder.rmdir()
+        until = time.monotonic() + _EXEC_S
+        while True:
+            try:
+                self._folder.rmdir()
+            except OSError as error:
+                if error.errno == errno.EBUSY and time.monotonic() < until:
+                    time.sleep(0.002)
+                    continue
+            break
+        self._open.discard(self)
 
     @classmethod
     def close_in_child(cls) -> None:
@@ -140,6 +188,7 @@ class TraceInstance:
             if fd >= 0:
                 os.close(fd)
         cls._open.clear()
+        cls._lock = threading.Lock()
 
 
 def _mask(cpus: Iterable[int]) -> str:

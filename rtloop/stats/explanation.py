@@ -106,6 +106,7 @@ def from_dict(values: dict[str, Any]) -> Explanation:
     return Explanation(**fields | {"shares": tuple(Share(**share) for share in values["shares"])})
 
 
-def untraced(cycle: int, release_ns: int, delay_ns: int) -> Explanation:
-    """Return the explanation of a late cycle that was not traced."""
-    return Explanation(cycle, "start", release_ns, delay_ns, "unknown", "", "unknown: no trace for this cycle")
+def untraced(cycle: int, release_ns: int, delay_ns: int, *, is_traced_run: bool) -> Explanation:
+    """Return the explanation of a cycle that was not looked at, in a run with a trace or without."""
+    why = "not among the late cycles that were looked at" if is_traced_run else "no trace for this cycle"
+    return Explanation(cycle, "start", release_ns, delay_ns, "unknown", "", f"unknown: {why}")

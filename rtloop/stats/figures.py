@@ -203,7 +203,8 @@ class Figures:
         Parameters
         ----------
         n : int, optional
-            Number of cycles. By default those that were looked at while the loop ran, and else the worst ten.
+            Number of cycles. By default those that were looked at while the loop ran with ``explain=``: none if no
+            cycle was late. Without ``explain=``, the worst ten.
 
         Returns
         -------
@@ -213,12 +214,15 @@ class Figures:
         """
         found = {one.cycle: one for one in self.explanations or ()}
         first = self.cycles - len(self.records)
-        if (n is not None or not found) and not self.has_own_wait:
+        is_traced_run = self.explanations is not None
+        if (n is not None or not is_traced_run) and not self.has_own_wait:
             for place in self.worst_places(10 if n is None else n).tolist():
                 release, start = (int(self.records[name][place]) for name in ("release", "start"))
                 if first + place not in found:
-                    found[first + place] = untraced(first + place, release, start - release)
-        return sorted(found.values(), key=lambda one: (-one.delay_ns, one.cycle))[:n]
+                    found[first + place] = untraced(
+                        first + place, release, start - release, is_traced_run=is_traced_run
+                    )
+        return sorted(found.values(), key=lambda one: (-one.delay_ns, one.cycle))[: None if n is None else max(0, n)]
 
     def to_dict(self, *, records: bool = False) -> dict[str, Any]:
         """Return everything as a dict that JSON can hold.

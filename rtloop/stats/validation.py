@@ -148,6 +148,10 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str) and value.replace("\n", "").isprintable()
 
 
+def _is_line(value: object) -> bool:
+    return isinstance(value, str) and value.isprintable()
+
+
 def _is_grant(grant: dict[str, Any]) -> bool:
     texts = all(_is_text(grant.get(name, "")) for name in ("name", "detail", "fix"))
     return texts and isinstance(grant.get("ok"), bool) and _is_int(grant.get("errno", 0), 0, _INT64_MAX)
@@ -183,7 +187,7 @@ def _is_explanation(one: object) -> bool:
     return (
         isinstance(one, dict)
         and one.keys() - {"sentence"} == {*Explanation._fields}
-        and all(_is_text(one[name]) for name in ("name", "text"))
+        and all(_is_line(one[name]) for name in ("name", "text"))
         and one["what"] in ("start", "execution")
         and isinstance(one["culprit"], str)
         and one["culprit"] in KINDS
@@ -199,7 +203,7 @@ def _is_share(share: object) -> bool:
         and share.keys() == {*Share._fields}
         and isinstance(share["kind"], str)
         and share["kind"] in KINDS
-        and _is_text(share["name"])
+        and _is_line(share["name"])
         and _is_count(share["ns"])
         and _is_count(share["pieces"])
     )

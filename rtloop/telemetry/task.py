@@ -14,7 +14,7 @@ class Task:
     """A thread of a process, held by its folder in ``/proc``, so that a later one of the same number is not taken."""
 
     def __init__(self, pid: int, tid: int) -> None:
-        self.pid, self.tid = pid, tid
+        self.pid, self.tid, self._folder = pid, tid, -1
         self._folder = os.open(f"/proc/{pid}/task/{tid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def close(self) -> None:

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
+import threading
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from rtloop import RTLoop, Stats
-from rtloop.culprit import acquire, lateness, tracefs
+from rtloop.culprit import acquire, lateness, recorder, tracefs
 from rtloop.culprit.attribution import Collection, Delay, Machine, explain
 from rtloop.culprit.machine import policy_text
 from rtloop.culprit.trace_text import LOST, first_time, last_time, parse
+from rtloop.culprit.tracefs import TraceInstance
 from rtloop.errors import RtloopError
 from rtloop.settings import make_settings
 from rtloop.stats.explanation import Explanation, Share
 from rtloop.stats.findings import find
 from rtloop.stats.histogram import Histogram
+from rtloop.system.grant import Grant
 
+TRACES = Path(__file__).parents[1] / "support" / "traces"
 LOOP, CPU = 700, 3
 #: The release of the cycle that is late, us.
 RELEASE = 1000
@@ -52,6 +60,7 @@ def waking(us: int, task: str = "<idle>-0", flags: str = "d.h3.", cpu: int = CPU
 
 
 IDLE, THE_LOOP, HOG = ("swapper/3", 0, 120), ("loop", LOOP, 19), ("hog", 900, 9)
+TICK = ((150, "entry"), (155, "exit"))
 ASLEEP = switch(10, THE_LOOP, IDLE)
 MACHINE = Machine(
     LOOP, LOOP - 1, False, False, policy_text, lambda pid: "current" if pid == 901 else "", lambda cpu, n: f"state {n}"
@@ -80,6 +89,17 @@ def test_a_more_urgent_thread_is_named_with_its_time():
     assert (one.culprit, one.cpu) == ("thread", CPU)
     assert str(one) == "cycle 48,211 began 300 us late: irq/24-eth0 (real-time 90) ran 295 us on CPU 3"
     assert one.shares[0] == Share("thread", "irq/24-eth0 (real-time 90)", 295_000, 1)
+
+
+def test_a_thread_that_ends_meanwhile_keeps_its_name():
+    """Its policy cannot be asked for any more when its later pieces are looked at."""
+    answers = iter(["FIFO 90", "real-time 90"])
+    tick = [line(RELEASE + us, f"local_timer_{phase}: vector=236", task="hog-900") for us, phase in TICK]
+    one = explained(
+        [*ran_late(switch(RELEASE - 50, IDLE, HOG), begin=HOG)[:3], *tick, ran_late(begin=HOG)[-1]],
+        policy_of=lambda pid, prio: next(answers),
+    )
+    assert one.text == "hog (FIFO 90) ran 290 us on CPU 3"
 
 
 def test_another_loop_is_named_as_one():
@@ -243,6 +263,36 @@ def test_nobody_is_named_if_events_were_lost_or_the_trace_is_too_short():
     assert explained(lost).culprit == "unknown"
 
 
+def test_a_switch_that_cannot_be_read_is_not_taken_for_none():
+    """A thread with a line break in its name breaks the lines of its switches; the one before it is not blamed."""
+    lines = ran_late(switch(RELEASE - 50, IDLE, HOG), begin=HOG)
+    to_hidden = switch(RELEASE + 5, HOG, ("x\ny", 901, 8), "R")
+    hidden = [*lines[:3], to_hidden, switch(RELEASE + 298, ("x\ny", 901, 8), THE_LOOP, "R+")]
+    assert explained(hidden).culprit == "unknown"
+    assert explained([*lines[:3], to_hidden.partition("next_pid")[0], lines[3]]).culprit == "unknown", "a cut line"
+    (only,) = parse(line(5, "local_timer_entry: vector=236", task="x\n-900"))
+    assert only.pid == 900
+
+
+def test_a_signal_to_another_process_stopped_that_process():
+    lines = [switch(10, THE_LOOP, IDLE), waking(RELEASE - 60, flags="d..3."), switch(RELEASE - 55, IDLE, THE_LOOP, "R")]
+    lines += [switch(RELEASE - 50, THE_LOOP, IDLE, "T"), waking(RELEASE + 290, "bash-5", "d..3.", cpu=1)]
+    lines += [switch(RELEASE + 295, IDLE, THE_LOOP, "R")]
+    text = "signal_generate: sig=19 errno=0 code=0 comm=py pid={} grp=1 res=0"
+    ours = line(RELEASE - 75, text.format(LOOP - 1), task="<...>-5", cpu=1)
+    other = line(RELEASE - 70, text.format(12), task="cron-6", cpu=1)
+    assert explained(lines, rare=(ours, other)).name == "SIGSTOP from thread 5"
+    one = explained(lines, rare=(other,))
+    assert (one.culprit, one.name) == ("signal", "a signal")
+
+
+def test_threads_with_the_same_name_are_counted():
+    second = ("hog", 902, 9)
+    lines = [ASLEEP, waking(RELEASE + 3), switch(RELEASE + 4, IDLE, HOG, "R")]
+    one = explained([*lines, switch(RELEASE + 150, HOG, second, "R"), switch(RELEASE + 298, second, THE_LOOP)])
+    assert one.text == "hog (real-time 90) ran 294 us on CPU 3, in 2 threads of that name"
+
+
 def test_events_are_read_whatever_threads_are_called():
     name = "a-1 [0] d: x ==>"
     text = switch(5, (name, 12, 120), ("b", 13, -1), "R+") + "\nnoise\n" + line(6, "new_event: x=1", task="<...>-77")
@@ -254,6 +304,20 @@ def test_events_are_read_whatever_threads_are_called():
     assert [event.name for event in parse("CPU:1 [LOST 7 EVENTS]")] == [LOST]
     assert (first_time(text.encode()), last_time(text.encode())) == (first.t, second.t)
     assert first_time(b"noise") is last_time(b"") is None
+
+
+@pytest.mark.parametrize("path", sorted(TRACES.glob("*.txt")), ids=lambda path: path.stem)
+def test_a_trace_of_a_real_kernel_is_explained(path):
+    """Linux 6.18 wrote these traces around planted spikes (and stolen time) on a virtual machine with two CPUs."""
+    first, _, text = path.read_text().partition("\n")
+    head, (cpu_text, rare_text) = json.loads(first), text.split("\n\n")
+    machine = MACHINE._replace(
+        tid=head["tid"], pid=head["pid"], is_virtual=True, policy_of=lambda pid, prio: f"prio {prio}"
+    )
+    events = [list(parse(text)) for text in (cpu_text, rare_text)]
+    assert len(events[0]) == len(cpu_text.strip().split("\n")) and LOST not in {event.name for event in events[0]}
+    one = explain(Delay(**head["delay"]), *events, machine, [Collection(*each) for each in head["collections"]])
+    assert (one.culprit, str(one)) == (head["culprit"], head["sentence"])
 
 
 def test_the_name_of_a_thread_does_not_reach_the_terminal_as_it_is():
@@ -286,6 +350,25 @@ def test_explanations_are_kept_in_a_file_and_told_in_findings(tmp_path, make_sta
     assert any("Hog (FIFO 90) delayed 1 of the 1 late cycle" in finding.text for finding in find(loaded))
 
 
+@pytest.mark.parametrize(
+    "change", [{"text": "x\ncycle 1 began late: sshd"}, {"name": "\x1b[2J"}, {"culprit": "x"}, {"cpu": "3"}]
+)
+def test_a_file_with_hostile_explanations_is_refused(make_stats, change):
+    one = Explanation(3, "start", 3000, 300_000, "unknown", "", "unknown: x", 3, (Share("thread", "hog", 1, 2),))
+    stats = make_stats(explanations=(one,))
+    document = json.loads(json.dumps(stats.to_dict()))
+    assert Stats._from_dict(document, stats.records).explanations == (one,)
+    document["explanations"][0] |= change
+    with pytest.raises(ValueError, match="list of explanations"):
+        Stats._from_dict(document, stats.records)
+
+
+def test_a_run_in_which_no_cycle_was_late_has_nothing_to_explain(make_stats):
+    stats = make_stats(explanations=())
+    assert stats.explain() == [] == stats.explain(0) == stats.explain(-1)
+    assert stats.explain(1)[0].text == "unknown: not among the late cycles that were looked at"
+
+
 def test_a_run_without_a_trace_says_so(make_stats):
     stats = make_stats()
     assert stats.explanations is None
@@ -296,12 +379,130 @@ def test_a_run_without_a_trace_says_so(make_stats):
 
 def test_instances_of_processes_that_are_gone_are_removed(tmp_path):
     instances = tmp_path / "instances"
-    for name in ("rtloop-999999999-1-cpus", "rtloop-999999999", f"rtloop-{os.getpid()}-1-all", "rtloop-x", "mine"):
+    for name in ("rtloop-999999999-1-cpus", "rtloop-999999999", f"rtloop-{os.getppid()}-1-all", "rtloop-x", "mine"):
         (instances / name).mkdir(parents=True)
+    (instances / f"rtloop-{os.getpid()}-1-all").mkdir()  # of an earlier process with this number
     tracefs.remove_stale(tmp_path)
-    assert sorted(one.name for one in instances.iterdir()) == sorted(
-        ["mine", f"rtloop-{os.getpid()}-1-all", "rtloop-x"]
-    )
+    assert {one.name for one in instances.iterdir()} == {"mine", f"rtloop-{os.getppid()}-1-all", "rtloop-x"}
+
+
+@pytest.fixture
+def written(monkeypatch, tmp_path):
+    """A tracefs that is an ordinary folder: what would be written into its files."""
+    files: dict[str, str] = {}
+    monkeypatch.setattr(tracefs, "find_root", lambda: tmp_path)
+    monkeypatch.setattr(TraceInstance, "_write", lambda self, name, text: files.update({name: text}))
+    (tmp_path / "instances").mkdir()
+    return files
+
+
+def test_an_instance_is_text_whatever_the_options_of_the_main_trace_are(written, tmp_path):
+    """An instance begins with the options of the main trace: somebody may have set `raw`."""
+    instance = TraceInstance("x", {"sched/sched_switch": ""}, {3}, 64, is_read=False)
+    options = {name.removeprefix("options/"): text for name, text in written.items() if name.startswith("options/")}
+    assert options["context-info"] == options["record-cmd"] == "1"
+    assert options["raw"] == options["hex"] == options["bin"] == options["fields"] == "0"
+    assert written["trace_clock"] == "mono" and written["tracing_on"] == "1"
+    instance.close()
+    assert not list((tmp_path / "instances").iterdir())
+
+
+def test_an_instance_waits_for_a_program_that_is_being_started(written, tmp_path, monkeypatch):
+    """Between fork and exec, a program has the inherited file, and the kernel says EBUSY."""
+    instance = TraceInstance("x", {}, None, 64, is_read=False)
+    refusals = [OSError(errno.EBUSY, "busy")] * 2
+    rmdir = Path.rmdir
+
+    def refuse_twice(path: Path) -> None:
+        if refusals:
+            raise refusals.pop()
+        rmdir(path)
+
+    monkeypatch.setattr(Path, "rmdir", refuse_twice)
+    instance.close()
+    assert not refusals and not list((tmp_path / "instances").iterdir())
+
+
+def test_a_forked_child_does_not_remove_the_instance_of_its_parent(written, tmp_path):
+    instance = TraceInstance("x", {}, None, 64, is_read=False)
+    if (child := os.fork()) == 0:
+        instance.close()
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert [one.name for one in (tmp_path / "instances").iterdir()] == [f"rtloop-{os.getpid()}-x"]
+    instance.close()
+
+
+class FakeBlock:
+    """Telemetry of a loop at 1 kHz, each of whose cycles began 300 us late."""
+
+    def __init__(self, cycles: int, first_record: int = 0) -> None:
+        self.cycles, self.first_record = cycles, first_record
+
+    def snapshot(self, records: int) -> SimpleNamespace:
+        kept = np.zeros(min(records, self.cycles), [("release", "i8"), ("start", "i8"), ("end", "i8")])
+        kept["release"] = (np.arange(self.cycles - len(kept), self.cycles) + 1000) * 1_000_000
+        kept["start"], kept["end"] = kept["release"] + 300_000, kept["release"] + 301_000
+        counters = {"cycles": self.cycles, "warmup": 0, "clock_steps": 0, "first_record": self.first_record}
+        return SimpleNamespace(counters=counters, records=kept, histograms=(Histogram.from_values([300_000]),) * 2)
+
+
+@pytest.fixture
+def make_recorder(written, monkeypatch):
+    """Make recorders without a kernel's trace, and without the thread that looks."""
+    monkeypatch.setattr(TraceInstance, "read", lambda self: b"")
+    monkeypatch.setattr(TraceInstance.__init__, "__kwdefaults__", {"is_read": False})
+    monkeypatch.setattr(recorder.Recorder, "_watch", lambda self: None)
+
+    def make(block: FakeBlock, **settings: object) -> recorder.Recorder:
+        tid = threading.get_native_id()
+        facts = {"needs_interpreter": False, "has_own_wait": False, "is_virtual": False}
+        return recorder.Recorder(make_settings("loop", "1ms", **settings), block, tid, **facts)
+
+    return make
+
+
+def test_every_late_cycle_is_explained_even_if_many_were_late_at_once(make_recorder):
+    one = make_recorder(FakeBlock(60), explain="100us")
+    one._look()
+    assert len(one.explanations) == recorder._MOST_A_LOOK, "more would delay the next look"
+    one.finish()
+    assert [each.cycle for each in one.explanations] == list(range(60))
+    one.close()
+
+
+def test_cycles_for_which_there_is_no_time_are_told_so(make_recorder, monkeypatch):
+    monkeypatch.setattr(recorder, "_FINISH_S", 0.0)
+    one = make_recorder(FakeBlock(60), explain="100us")
+    one.finish()
+    why = [each.text for each in one.explanations]
+    assert len(why) == 60
+    assert why.count("unknown: more cycles were late than could be explained meanwhile") == 50
+    one.close()
+
+
+def test_explanations_of_cycles_before_a_reset_are_dropped(make_recorder):
+    """Also if more cycles have ended since the reset than before it."""
+    block = FakeBlock(5)
+    one = make_recorder(block, explain="100us")
+    one._look()
+    block.cycles, block.first_record = 8, 5
+    one._look()
+    assert [each.cycle for each in one.explanations] == list(range(8))
+    block.cycles, block.first_record = 2, 13
+    one.finish()
+    assert [each.cycle for each in one.explanations] == [0, 1]
+    one.close()
+
+
+def test_without_a_thread_the_trace_is_removed_and_refused(make_recorder, tmp_path, monkeypatch):
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(OSError, match="can't start new thread"):
+        make_recorder(FakeBlock(0), explain=True)
+    assert not list((tmp_path / "instances").iterdir())
 
 
 @pytest.mark.parametrize(
@@ -315,6 +516,11 @@ REFUSALS = [
     (PermissionError(13, "", "/sys/kernel/tracing/instances/x"), "tracing the kernel needs root", "explain=False"),
     (OSError(30, "", "x"), "mounted read-only, as in a container", "writable"),
     (OSError(12, "", "x"), "x: Cannot allocate memory", "explain=False"),
+    (
+        OSError(11, "can't start new thread", "the thread that reads the trace"),
+        "the thread that reads",
+        "explain=False",
+    ),
     (RtloopError("tracefs is not mounted; fix: mount"), "tracefs is not mounted", tracefs.MOUNT),
 ]
 
@@ -325,12 +531,32 @@ def test_a_refused_trace_is_a_grant_with_its_fix(monkeypatch, error, detail, fix
         raise error
 
     monkeypatch.setattr(acquire, "Recorder", fail)
+    monkeypatch.setattr(acquire, "_sees_thread_numbers", lambda: True)
     settings = make_settings("loop", "1ms", explain="200us")
     with ExitStack() as stack:
-        grant, recorder = acquire.acquire(settings, stack, None, 1, needs_interpreter=True, has_own_wait=False)
-    assert recorder is None and not grant.ok
+        grant, made = acquire.acquire(settings, stack, None, 1, needs_interpreter=True, has_own_wait=False)
+    assert made is None and not grant.ok
     assert (grant.requested, grant.granted) == ("delays beyond 200 us", "no trace")
     assert detail in grant.detail and fix in grant.fix
+
+
+def acquired(**settings: object) -> Grant:
+    with ExitStack() as stack:
+        keywords = {"needs_interpreter": False, "has_own_wait": False}
+        return acquire.acquire(make_settings("loop", "1ms", explain=True, **settings), stack, None, 1, **keywords)[0]
+
+
+def test_too_few_timestamps_to_find_late_cycles_are_refused():
+    grant = acquired(record=150)
+    assert not grant.ok and "record=150 keeps the timestamps of 150 ms" in grant.detail
+    assert "record=200" in grant.fix
+
+
+def test_a_process_whose_threads_have_other_numbers_in_the_trace_is_refused(monkeypatch):
+    """In a container, the number of the loop's thread is that of a stranger in the trace."""
+    monkeypatch.setattr(acquire, "_FIRST_PID_NAMESPACE", 1)
+    grant = acquired()
+    assert not grant.ok and "another pid namespace" in grant.detail and "--pid=host" in grant.fix
 
 
 def test_without_tracefs_the_command_that_mounts_it_is_told(monkeypatch, tmp_path):
