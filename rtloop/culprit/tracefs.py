@@ -175,7 +175,7 @@ class TraceInstance:
                 self._folder.rmdir()
             except OSError as error:
                 if error.errno == errno.EBUSY and time.monotonic() < until:
-                    time.sleep(0.002)
+                    threading.Event().wait(0.002)
                     continue
             break
         self._open.discard(self)

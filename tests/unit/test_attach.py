@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 import rtloop
+from rtloop.telemetry.task import Task
 
 PLAIN = {"policy": "other", "lock_memory": "off", "dma_latency": None, "record": 256}
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -281,3 +283,13 @@ def test_a_process_without_numbers_in_proc_is_not_guessed(monkeypatch: pytest.Mo
     monkeypatch.setattr(module, "processes", no_proc)
     with pytest.raises(rtloop.AttachError, match="found through /proc"):
         rtloop.running()
+
+
+def test_a_thread_that_has_just_vanished_is_an_error_and_nothing_more(monkeypatch):
+    """Its object is half made then, and its end must not print an exception of its own."""
+    told = []
+    monkeypatch.setattr("sys.unraisablehook", told.append)
+    with pytest.raises(FileNotFoundError):
+        Task(2**22 + 5, 2**22 + 5)
+    gc.collect()
+    assert not told
