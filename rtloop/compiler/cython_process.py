@@ -132,10 +132,22 @@ class CythonProcess:
             if self._is_closed:  # the program ends, so no other process is started
                 return subprocess.CompletedProcess(["cython", *arguments], 1, "", "the compilation was ended")
             return None
+        except (
+            BaseException
+        ):  # Ctrl-C: the answer, which is still to come, must not be taken for that to the next order
+            self._disconnect()
+            raise
         finally:
             self._lock.release()
 
+    @property
+    def is_running(self) -> bool:
+        """Return True if the process can compile."""
+        process = self._process
+        return self._connection is not None and process is not None and process.poll() is None
+
     def _disconnect(self) -> None:
+        """Close the connection, so that the process ends, and a compilation in it."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()

@@ -144,8 +144,12 @@ def run_magic(shell: Any, line: str, cell: str | None) -> None:
 
 
 def _keep_cython_loaded() -> None:
-    """Start a process, once for the notebook, that loads Cython while the user edits the next cell."""
+    """Start a process for the notebook that loads Cython while the user edits the next cell, if none is running."""
     global _cython
+    if _cython is not None and not _cython.is_running:  # after Ctrl-C, or killed for its memory
+        atexit.unregister(_cython.close)
+        _cython.close()
+        _cython = None
     if _cython is None:
         with suppress(OSError, RtloopError):  # Cython is then started for each cell
             _cython = CythonProcess()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ import pytest
 import rtloop_test_processes as processes
 
 import rtloop
-from rtloop.compiler import cython_process
+from rtloop.compiler import cython_process, cython_program
 from rtloop.compiler.cython_process import CythonProcess, run_cython
 
 PROGRAM = Path(cython_process.__file__).with_name("cython_program.py")
@@ -97,6 +100,34 @@ def test_what_it_cannot_do_like_a_new_process_is_left_to_one(
         patch.setattr("importlib.metadata.version", lambda name: "3.99")  # another one was installed
         assert run() is None
     assert run().returncode == 0
+
+
+def test_an_answer_after_ctrl_c_is_not_taken_for_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection that was interrupted is closed, so that the process ends; a notebook starts another."""
+    from rtloop.notebook import magic
+
+    interrupted = CythonProcess()  # a program that is missing, which is not needed here
+    ours, theirs = socket.socketpair()
+    with theirs:
+        interrupted._disconnect()
+        interrupted._connection, interrupted._version = ours, version("Cython")
+
+        def interrupt(connection: socket.socket) -> None:
+            cython_program.send(theirs, {"code": 1, "stdout": "", "stderr": "of the first order"})
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(cython_process, "receive", interrupt)
+            interrupted.run(["--version"], tmp_path, {**os.environ})
+        assert interrupted.run(["--version"], tmp_path, {**os.environ}) is None
+        assert not interrupted.is_running
+        monkeypatch.setattr(magic, "_cython", interrupted)
+        magic._keep_cython_loaded()
+        later = magic._cython
+        assert later is not None and later is not interrupted
+        atexit.unregister(later.close)
+        later.close()
+    interrupted.close()
 
 
 def test_one_that_has_not_started_or_was_killed_is_none(tmp_path: Path) -> None:
