@@ -132,10 +132,8 @@ class CythonProcess:
             if self._is_closed:  # the program ends, so no other process is started
                 return subprocess.CompletedProcess(["cython", *arguments], 1, "", "the compilation was ended")
             return None
-        except (
-            BaseException
-        ):  # Ctrl-C: the answer, which is still to come, must not be taken for that to the next order
-            self._disconnect()
+        except BaseException:  # Ctrl-C
+            self._disconnect()  # an answer that is still to come must not be taken for that to the next order
             raise
         finally:
             self._lock.release()
