@@ -1,7 +1,7 @@
-"""The same policy in its authors' own Python loop, which takes the place of the compiled one: for comparison.
+"""The same policy in its authors' own Python loop, in place of the compiled one, for comparison.
 
-Their package, holosoma-inference, has dependencies that a loop does not need, so it gets a virtual environment of its
-own: `python authors.py --install`. That environment also sees the packages of this one. `run.py --authors` starts this
+Their package, holosoma-inference, has dependencies that a loop does not need. `python authors.py --install` installs
+them into a virtual environment of their own, which also sees the packages of this one. `run.py --authors` starts this
 file in it. The loop and this process exchange posture and targets through shared memory.
 """
 
@@ -25,7 +25,7 @@ FOLDER = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "rtloo
 
 
 def install(folder: Path) -> None:
-    """Make the environment, once; this takes some minutes."""
+    """Create the environment, once; this takes some minutes."""
     if (folder / "installed").exists():
         return
     venv.create(folder, with_pip=True, clear=True)
@@ -54,7 +54,7 @@ def control(pose_share: str, target_share: str, forward: float, seconds: float, 
     sent: list[float] = []
 
     class Interface:
-        """What their loop takes for the robot."""
+        """Replacement of the robot's interface in their loop."""
 
         def update_config(self, config: Any) -> None:
             pass
@@ -71,7 +71,7 @@ def control(pose_share: str, target_share: str, forward: float, seconds: float, 
             sent.append(time.monotonic())
 
     class Source:
-        """Where their loop finds an interface that exists already."""
+        """Source from which their loop takes an existing interface."""
 
         sdk_type, interface, logger, rl_rate = "unitree", Interface(), their_logger, 50
         rate, use_joystick, use_keyboard = RateLimiter(50), False, False

@@ -1,1 +1,1 @@
-"""Who made a cycle late: a trace of the kernel beside a run, and the attribution of each delay."""
+"""Causes of late cycles: a trace of the kernel during a run, and the attribution of each delay."""
