@@ -221,11 +221,15 @@ class _Attribution:
         else:
             kind, name, verb = self._describe(task, piece.work)
             if state is not None and state.kind == "runnable" and self._is_less_urgent(task):
-                if piece.switched > state.begin:
-                    self._add(
-                        "throttling", "the limit on real-time threads", ns,
-                        f"let {name} run {_TIME} on CPU {_CPU}", cpu,
-                    )  # fmt: skip
+                if self._is_passed_over(state):
+                    if (
+                        self._waker_cpu(state) != cpu
+                    ):  # which may have been held up while it put the loop into the queue
+                        why = f"CPU {cpu} ran {name}, while CPU {self._waker_cpu(state)} woke the loop"
+                        self._add("unknown", "", ns, why, cpu)
+                        return
+                    verb = f"let {name} run {_TIME} on CPU {_CPU}"
+                    self._add("throttling", "the limit on real-time threads", ns, verb, cpu)
                     return
                 verb += ", without being preempted"
             self._add(kind, name, ns, verb, cpu, task.pid)
@@ -238,6 +242,21 @@ class _Attribution:
             self._add("idle", name, ns, f"took {_TIME} to be left by CPU {_CPU}", cpu)
         else:
             self._add("unknown", "", ns, f"CPU {cpu} was idle, and in no idle state", cpu)
+
+    def _is_passed_over(self, state: State) -> bool:
+        """Return True if the CPU switched to a less urgent thread, while the loop was ready to run.
+
+        A switch just after the event that wakes the loop may come before the loop is in the queue.
+        """
+        return any(
+            state.begin + _SLACK_NS < piece.switched < state.end and piece.task.pid and self._is_less_urgent(piece.task)
+            for piece in self._pieces(state.cpu)
+        )
+
+    def _waker_cpu(self, state: State) -> int:
+        wakers = (one.waker for one in self._states if one.end == state.begin and one.waker is not None)
+        waker = next(wakers, None)
+        return state.cpu if waker is None else waker.cpu
 
     def _is_less_urgent(self, task: Task) -> bool:
         return self._own_prio is not None and task.prio is not None and task.prio > self._own_prio

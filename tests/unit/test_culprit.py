@@ -113,10 +113,26 @@ def test_a_thread_that_the_kernel_did_not_preempt_is_named_so():
 
 
 def test_a_less_urgent_thread_that_was_switched_to_instead_is_a_limit_of_the_kernel():
+    cc1, ld, rest = ("cc1", 900, 120), ("ld", 901, 120), switch(RELEASE + 298, ("ld", 901, 120), THE_LOOP, "R+")
+    machine = {"loop_of": lambda pid: ""}
+    lines = [
+        ASLEEP,
+        switch(RELEASE - 50, IDLE, cc1),
+        waking(RELEASE + 3, "cc1-900"),
+        switch(RELEASE + 100, cc1, ld, "R"),
+    ]
+    one = explained([*lines, rest], **machine)
+    assert (one.culprit, one.name) == ("throttling", "the limit on real-time threads")
+    assert one.shares[0].ns == 295_000 and "let ld (nice 0) run 295 us" in one.text
+    lines[2] = waking(RELEASE + 3, "cc1-900", cpu=1)
+    one = explained([*lines, rest], **machine)
+    assert one.culprit == "unknown", "CPU 1 may have been stopped by a hypervisor before the loop was in the queue"
+
+
+def test_a_switch_while_the_loop_is_being_woken_is_no_limit_of_the_kernel():
     lines = [ASLEEP, waking(RELEASE + 3), switch(RELEASE + 5, IDLE, ("cc1", 900, 120), "R")]
     one = explained([*lines, switch(RELEASE + 298, ("cc1", 900, 120), THE_LOOP, "R+")])
-    assert (one.culprit, one.name) == ("throttling", "the limit on real-time threads")
-    assert "let cc1 (nice 0) run 293 us" in one.text
+    assert one.text == "cc1 (nice 0) ran 293 us on CPU 3, without being preempted"
 
 
 def test_a_kernel_worker_is_named_with_its_function():
