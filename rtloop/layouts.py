@@ -335,9 +335,10 @@ def check_casts(former: object, successor: object) -> None:
         before, after = rename_module(old[1].structs, both), rename_module(new.structs, both)
         line, reason = find_disagreement(wrong, names, before, after)
         for cast in wrong if not reason else ():
-            then = next((one.__basicsize__ for one in theirs.__mro__ if one.__name__ == cast.kind), 0)
-            now = getattr(getattr(module, cast.kind, None), "__basicsize__", then)
-            if now != then:  # a struct of the user's C
+            built = (one for one in theirs.__mro__ if one.__name__ == cast.kind and _find_layouts(one))
+            then = next((one.__basicsize__ for one in built), None)  # a class of Python with that name is larger
+            now = getattr(getattr(module, cast.kind, None), "__basicsize__", None)
+            if None not in (now, then) and now != then:  # a struct of the user's C
                 line = cast.line
                 reason = f"take_over() reads the former step as a {cast.kind}, whose size was {then} bytes and is {now}"
                 break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import types
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -82,9 +83,15 @@ def test_two_builds_are_compared_by_their_fields(build: Callable[..., ModuleType
     later = build(("cdef class State", "# a comment\n\n\ncdef class State"))
     renamed = build(name="other")
     assert len({id(module) for module in (first, moved, later, renamed)}) == 4
-    for former, module, made in ((first, later, 4), (later, first, 4), (first, renamed, 4)):
+    derived = types.new_class("Law", (first.Law,))
+    for former, module, made in (
+        (first.Law, later, 4),
+        (later.Law, first, 4),
+        (first.Law, renamed, 4),
+        (derived, later, 4),
+    ):
         successor = module.Law("1kHz")
-        swap(former.Law("1kHz"), successor)
+        swap(former("1kHz"), successor)
         assert successor.integral == made, "the fields are where they were"
     free = moved.Free("1kHz")
     swap(first.Law("1kHz"), free)
