@@ -235,7 +235,7 @@ def _system_calls(value: Iterable[str]) -> tuple[str, ...]:
 
 
 def _explain(value: bool | Duration) -> int | None:
-    """Turn what is to be explained into the least delay, ns: None for nothing, 0 for the worst cycles."""
+    """Return the shortest delay to explain, ns: None for no explanations, 0 for the worst cycles."""
     if value is False:
         return None
     return 0 if value is True else parse_duration(value, "explain", minimum=1)

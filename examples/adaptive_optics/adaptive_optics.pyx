@@ -16,7 +16,7 @@ ROW = np.dtype([("open", "f8"), ("closed", "f8")], align=True)
 
 
 cdef inline void multiply(double factor, const double[:, ::1] matrix, const double *x, double *y) noexcept nogil:
-    """Compute y = factor * matrix x + y; the rows of `matrix` are columns to BLAS, which is told to transpose."""
+    """Compute y = factor * matrix x + y; BLAS takes the rows of `matrix` as columns, hence the transposition."""
     cdef int rows = <int>matrix.shape[0], columns = <int>matrix.shape[1], one = 1
     cdef double keep = 1.0
     # rtloop: allow thread-pool: it is limited to one thread

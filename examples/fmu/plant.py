@@ -22,7 +22,7 @@ def find() -> Path:
 def initialised(folder: Path, logger: int) -> tuple[Any, int, int]:
     """Extract the FMU into a new folder and initialise it; return it with the references of its input and output.
 
-    The folder must not have an FMU whose library is loaded: to overwrite that file ends the process by SIGSEGV.
+    The folder must not contain an FMU whose library is loaded: overwriting that file ends the process by SIGSEGV.
     `logger` is the address of a C function. Memory comes from the C library's calloc and free, by their addresses: what
     fmpy passes by default are Python functions, which take the GIL.
     """

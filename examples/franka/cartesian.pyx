@@ -1,6 +1,6 @@
 # rtloop: packages = mujoco
 # cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""Cartesian impedance of a Franka robot: a spring and a damper at the hand, with the arm's model in MuJoCo."""
+"""Cartesian impedance control of a Franka robot: a spring and a damper at the hand, with a model in MuJoCo."""
 
 from franka cimport JOINTS, Franka
 from libc.errno cimport EDOM

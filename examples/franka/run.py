@@ -18,7 +18,7 @@ parser.add_argument("--port", type=int, default=1337)
 parser.add_argument("--control", choices=["torque", "position", "cartesian"], default="torque")
 parser.add_argument(
     "--model", type=Path, default=CACHE / "rtloop-franka-sim" / "fr3.xml",
-    help="of the arm, for --control cartesian: MJCF or URDF; by default the one that simulator.py has made",
+    help="model of the arm (MJCF or URDF) for --control cartesian; by default the one that simulator.py has made",
 )  # fmt: skip
 parser.add_argument("--seconds", type=float, default=2)
 parser.add_argument("--plot", metavar="FILE", help="draw the run")

@@ -104,7 +104,7 @@ assert (STATE.itemsize, ROW.itemsize) == (sizeof(State), sizeof(Row))
 
 
 cdef class Robot(RTLoop):
-    """Advance the robot by one time step in each cycle, push it now and then, and notice a fall."""
+    """Advance the robot by one time step in each cycle, push it from time to time, and detect a fall."""
 
     cdef object model, data  # keep the memory that the pointers refer to
     cdef const mjModel *m
@@ -266,7 +266,7 @@ cdef class Network:
                     (<release_t>self.api[<int>release])(<void *><size_t>thing)
 
     cdef int check(self, void *status) except -1:
-        """Raise what a function of ONNX Runtime has reported."""
+        """Raise the error that a function of ONNX Runtime has reported."""
         if status != NULL:
             message = (<message_t>self.api[GET_ERROR_MESSAGE])(status).decode()
             (<release_t>self.api[RELEASE_STATUS])(status)
@@ -290,7 +290,7 @@ cdef class Network:
 
 
 cdef class Policy(RTLoop):
-    """Ask the network for the targets of all joints, from the robot's state and the velocity that is commanded."""
+    """Compute the targets of all joints by the network, from the robot's state and the commanded velocity."""
 
     cdef readonly Network network
     cdef readonly Latest target
@@ -315,7 +315,7 @@ cdef class Policy(RTLoop):
 
     def setup(self):
         for _ in range(20):
-            self.network([0] * OBSERVED)  # ONNX Runtime takes its memory in the first calls
+            self.network([0] * OBSERVED)  # ONNX Runtime allocates its memory in the first calls
         for i in range(JOINTS):
             self.network.action[i] = 0
         self.phase[0], self.phase[1] = 0, M_PI

@@ -29,7 +29,7 @@ SCENE = """
 
 
 class Humanoid(NamedTuple):
-    """What the loops need to know of the robot."""
+    """Data of the robot that the loops need."""
 
     model: mujoco.MjModel
     policy: Path
@@ -53,7 +53,7 @@ def runtime() -> Path:
 
 
 def metadata(path: Path) -> dict[str, Any]:
-    """Return what the authors have written into an ONNX file."""
+    """Return the metadata that the authors have written into an ONNX file."""
     found = onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map
     return {name: json.loads(value) for name, value in found.items() if value.startswith(("[", "{", '"'))}
 

@@ -55,7 +55,7 @@ def spin() -> None:
 
 
 def summary(log: np.ndarray, pushes: int) -> str:
-    """Return what became of the robot."""
+    """Return a summary of the robot's motion."""
     away, low = np.hypot(*(log["position"][-1] - log["position"][0])[:2]), log["position"][:, 2].min()
     lean = np.degrees(np.arccos(min(1, log["upright"].min())))
     return (

@@ -41,7 +41,7 @@ def generate_linear(folder: Path) -> osqp.OSQP:
     states, inputs = scipy.sparse.eye(n * (steps + 1)), scipy.sparse.eye(steps)
     shift = scipy.sparse.kron(scipy.sparse.eye(steps + 1, k=-1), a)
     effect = scipy.sparse.vstack([scipy.sparse.csc_matrix((n, steps)), scipy.sparse.kron(inputs, b)])
-    later = scipy.sparse.eye(steps, steps + 1, k=1)  # not the present state, which nothing can change
+    later = scipy.sparse.eye(steps, steps + 1, k=1)  # without the present state, which cannot be changed
     speeds, angles = scipy.sparse.kron(later, [[0, 1, 0, 0]]), scipy.sparse.kron(later, [[0, 0, 1, 0]])
     soft = np.ones((steps, 1))
     rows = [

@@ -1,7 +1,7 @@
 # distutils: sources = generated/linear/crane_workspace.c generated/linear/src/*.c generated/nmpc.c
 # distutils: include_dirs = generated generated/linear generated/linear/inc/public generated/linear/inc/private
 # cython: boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""Model predictive control of a crane at 1 kHz: an optimisation problem is solved in every cycle.
+"""Model-predictive control of a crane at 1 kHz: every cycle solves an optimisation problem.
 
 The solvers are C code that OSQP and CasADi have generated, see crane.py.
 """
@@ -70,9 +70,9 @@ assert ROW.itemsize == sizeof(Row)
 
 
 cdef int64_t now(bint in_virtual_time) noexcept nogil:
-    """Return the time in ns; in virtual time that of the thread, which other programs do not lengthen.
+    """Return the time in ns; in virtual time the thread's CPU time, on which other programs have no effect.
 
-    The clock of the thread takes a system call, the other none.
+    The thread's clock needs a system call, the other clock does not.
     """
     cdef timespec time
     clock_gettime(CLOCK_THREAD_CPUTIME_ID if in_virtual_time else CLOCK_MONOTONIC, &time)

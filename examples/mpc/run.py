@@ -1,4 +1,4 @@
-"""Control a crane by two solvers in real time; record how long they take, and analyse the schedule with the worst."""
+"""Control a crane by two solvers in real time; measure their times, and analyse the schedule with the worst."""
 
 import argparse
 import time
@@ -24,7 +24,7 @@ mpc = rtloop.build("mpc.pyx")
 random = np.random.default_rng(seed=1)
 logs, tasks, failed = {}, [], []
 for kind, goal, rope in ((mpc.Linear, 2.0, 1.0), (mpc.Nonlinear, 2.0, 1.8)):
-    # Random goals in virtual time: many more problems than a run in real time has.
+    # Random goals in virtual time give many more problems than a run in real time.
     tried = kind(name="campaign", in_virtual_time=True)
     for _ in range(arguments.campaign):
         tried.parameters.update(goal=random.uniform(-3, 3), rope=1.0 if kind is mpc.Linear else random.uniform(0.8, 2))
@@ -48,7 +48,7 @@ for kind, goal, rope in ((mpc.Linear, 2.0, 1.0), (mpc.Nonlinear, 2.0, 1.8)):
         failed.append(f"{loop.name} let the load swing by {sway:.3f} rad")
     if stats.guard["system_calls"] or stats.guard["allocations"]:
         failed.append(f"{loop.name}: {stats.guard_sentence}")
-    # The longest step is the solver's worst time in the run, and a step's other work. The campaign had harder problems.
+    # The longest step contains the solver's worst time in the run, and other work. The campaign had harder problems.
     tasks.append(rtloop.Task.from_stats(stats, wcet=max(int(stats.execution.max), tried.worst), cpu=len(tasks)))
     logs[loop.name] = log
     if arguments.save:

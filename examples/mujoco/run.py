@@ -39,7 +39,7 @@ def at_rest() -> mujoco.MjData:
 
 
 def linear_gains(rest: mujoco.MjData) -> np.ndarray:
-    """Return the gains of a linear-quadratic regulator for the model near that state, as MuJoCo differentiates it."""
+    """Return the gains of a linear-quadratic regulator for the model near that state, from MuJoCo's derivatives."""
     a, b = np.zeros((2 * model.nv, 2 * model.nv)), np.zeros((2 * model.nv, 1))
     mujoco.mjd_transitionFD(model, rest, 1e-6, True, a, b, None, None)
     b = sum(np.linalg.matrix_power(a, i) @ b for i in range(EVERY))

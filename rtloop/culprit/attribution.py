@@ -1,4 +1,4 @@
-"""Attribution of a delay to whoever had the CPU meanwhile. A culprit is named only if it accounts for most of it."""
+"""Attribution of a delay to its cause. A culprit is named only if it accounts for most of the delay."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Collection", "Delay", "Machine", "explain", "unexplained"]
 
-#: A culprit accounts for at least this share of the delay, or none is named.
+#: Smallest share of the delay for which a culprit is named.
 _MOST = 0.6
 _MOST_SHARES = 8
 #: The loop's thread is seen in the trace within this time after the release, or the trace lacks something, ns.
@@ -64,7 +64,7 @@ class Collection(NamedTuple):
 
 
 class Machine(NamedTuple):
-    """Facts that the trace does not have.
+    """Facts that the trace does not contain.
 
     Attributes
     ----------
@@ -187,7 +187,7 @@ class _Attribution:
             self._parts.append(_Part(kind, name, ns, verb, cpu, pid))
 
     def _add_occupants(self, cpu: int, begin: int, end: int, state: State) -> None:
-        """Blame whoever had the CPU while the loop waited for it; or interrupted it."""
+        """Attribute the time in which others had the CPU while the loop waited for it, or interrupted the loop."""
         known = 0
         stolen = self._stolen_between(cpu, begin, end)
         self._add("steal", "the hypervisor", stolen, f"had CPU {_CPU} for {_TIME}", cpu)
@@ -372,7 +372,7 @@ class _Attribution:
         self._add("unknown", "", end - begin, f"the loop waited {how}in its own thread{by}", state.cpu)
 
     def _compactor(self, pid: int, t: int) -> str | None:
-        """Return who was moving pages at a time, if that thread was."""
+        """Return the thread that was moving pages at a time, if it was."""
         depth, reason, comm = 0, "", ""
         for event in self._rare:
             if event.t > t or event.pid != pid:

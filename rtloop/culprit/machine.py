@@ -1,4 +1,4 @@
-"""Facts of the machine that a trace does not have: policies of threads, names of idle states, loops."""
+"""Facts about the machine that a trace does not contain: policies of threads, names of idle states, loops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recorder of a run: keeps a trace of the kernel beside a loop, and explains its late cycles while they are recent."""
+"""Recorder of a run: traces the kernel while a loop runs, and explains late cycles while the trace has them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _CPU_EVENTS = dict.fromkeys(
 )  # fmt: skip
 #: In a virtual machine, the CPU time of threads tells what was stolen.
 _CPU_TIME = "sched/sched_stat_runtime"
-#: Rare events of all CPUs.
+#: Rare events, traced on all CPUs.
 _RARE_EVENTS = {
     "signal/signal_generate": "sig==18||(sig>=19&&sig<=22)",
     "compaction/mm_compaction_begin": "",

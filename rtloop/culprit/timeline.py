@@ -1,4 +1,4 @@
-"""Timelines of a trace: who had a CPU at each moment, and the state of a loop's thread."""
+"""Timelines of a trace: the user of a CPU at each moment, and the state of a loop's thread."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Stolen(NamedTuple):
 
 
 def occupants(events: Iterable[Event], cpu: int) -> list[Piece]:
-    """Return who had a CPU, in order. Times before the first event, and after a loss of events, are left out."""
+    """Return the users of a CPU, in order. Times before the first event, and after a loss of events, are omitted."""
     pieces: list[Piece] = []
     task: Task | None = None
     since = switched = 0

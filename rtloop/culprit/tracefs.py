@@ -37,7 +37,7 @@ def find_root() -> Path:
     Raises
     ------
     RtloopError
-        If there is none that this user can see.
+        If tracefs is not mounted, or hidden from this user.
     """
     for root in map(Path, _ROOTS):
         if (root / "tracing_on").exists():

@@ -150,9 +150,9 @@ cdef class _RTLoop_2:
     guard_allow : sequence of str
         System calls that ``step`` makes on purpose: ``("sendto", "recvfrom")``.
     explain : bool or duration
-        Keep a trace of the kernel beside the run, and find out who delayed its late cycles: ``stats.explain()``. True
-        is for overruns and the ten worst delays, a duration for every delay beyond it, ``"200us"``. It needs root. The
-        tracepoints cost each cycle some microseconds.
+        Trace the kernel during the run, and find the causes of late cycles: ``stats.explain()``. True explains overruns
+        and the ten worst delays, a duration such as ``"200us"`` every longer delay. It needs root. The tracepoints cost
+        each cycle some microseconds.
     record : int
         Number of last cycles whose timestamps are kept.
     leave_timeout : duration

@@ -1,4 +1,4 @@
-"""Explanations of late cycles: who had the CPU, in one sentence each."""
+"""Explanations of late cycles: the cause of each, in one sentence."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rtloop.units import format_duration
 __all__ = ["KINDS", "Explanation", "Share", "from_dict", "untraced"]
 
 
-#: Kinds of culprits, with what each is.
+#: Kinds of culprits, with a description of each.
 KINDS = {
     "interrupt": "a hard interrupt: of a device, a timer, or another CPU",
     "softirq": "a softirq: network, block devices, timers, RCU",
@@ -49,7 +49,7 @@ class Share(NamedTuple):
 
 
 class Explanation(NamedTuple):
-    """Reason why a cycle began late, or took long; ``str()`` makes a sentence of it.
+    """Cause of a late start or of a long execution of a cycle; ``str()`` returns it as a sentence.
 
     Attributes
     ----------

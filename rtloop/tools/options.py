@@ -42,7 +42,7 @@ __all__ = [
 #: Type of an option that names a file to write.
 OUTPUT_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
 
-#: Explanations that are printed.
+#: Number of explanations that are printed.
 _MOST_EXPLAINED = 20
 _FORMS = (
     "; write it with a unit, such as 250us, 10ms or 2s",
@@ -154,11 +154,11 @@ def say_once() -> Callable[[str], None]:
 
 
 explain_option = click.option(
-    "--explain", is_flag=True, help="Trace the kernel, and name who delayed the cycles that were late (root)."
+    "--explain", is_flag=True, help="Trace the kernel, and name the causes of late cycles (needs root)."
 )
 explain_above_option = click.option(
     "--explain-above", metavar="TIME", callback=to_duration,
-    help="--explain: of every cycle that was delayed by more than TIME, not only the worst.",
+    help="As --explain, for every cycle that was delayed by more than TIME, not only for the worst.",
 )  # fmt: skip
 
 
