@@ -527,7 +527,7 @@ def loops_that_move_something() -> list[tuple[str, str, str]]:
 
 
 #: Simulated devices and sensors: they have no actuator, they are what is actuated.
-DEVICES = {"Robot", "Sensor", "Plant"}
+DEVICES = {"Robot", "Sensor", "Plant", "Controlled"}
 MOVES = re.compile(
     r"\b(send|write)\(self\.(fd|ready)|self\.(voltage|output|motor\.\w+|plant\.force) = |self\.command\("
 )
