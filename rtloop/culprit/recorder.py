@@ -53,10 +53,11 @@ _LOOK_S = 0.05
 #: Of the thread that looks: ordinary, but before other ordinary threads, because the ring is overwritten.
 _NICE = -15
 #: Text that is kept, in case that a later cycle needs it, and the times around a cycle that are looked at.
-_MOST_BYTES, _BEFORE_NS, _AFTER_NS = 8 << 20, 5_000_000, 200_000
+_MOST_BYTES, _BEFORE_NS, _AFTER_NS = 32 << 20, 5_000_000, 200_000
 #: Worst cycles that are kept without a threshold, and most cycles in any case.
 _WORST, _MOST = 10, 1000
-#: Most cycles that one look explains, the worst: more of them would delay the next look. The others wait for theirs.
+#: Most cycles that one look explains, the worst, and not for longer than until the next: the ring would be overwritten
+#: before it is read. The others wait for theirs.
 _MOST_A_LOOK = 10
 #: Clocks are compared so often, and the quickest comparison counts: this thread may be preempted between two clocks.
 _READINGS = 9
@@ -271,10 +272,13 @@ class Recorder:
 
     def _explain_some(self) -> None:
         """Explain the worst of the cycles that wait for it."""
-        self._waiting.sort(key=lambda one: -one.delay.ns)
-        some, self._waiting = self._waiting[:_MOST_A_LOOK], self._waiting[_MOST_A_LOOK:]
-        for one in some:
+        self._waiting.sort(key=lambda one: one.delay.ns)
+        until = time.monotonic() + _LOOK_S
+        for _ in range(min(_MOST_A_LOOK, len(self._waiting))):
+            one = self._waiting.pop()
             self._keep(one, self._explain(one))
+            if time.monotonic() > until:
+                break
 
     def _keep(self, late: _Waiting, explanation: Explanation) -> None:
         if late.is_overrun:
