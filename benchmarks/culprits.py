@@ -306,7 +306,7 @@ def judge(kind: str, stats: rtloop.Stats, spikes: list[Spike]) -> Judged:
             least = STOP_NS // 2  # a shorter delay came before the process was stopped
         if one.delay_ns < least or covered < COVERED * one.delay_ns:
             continue
-        if kind == "compaction" and one.what == "start":  # which the compaction outlasts, whoever caused it
+        if kind in IN_PROCESS and one.what == "start":  # compaction outlasts it, and it needs no interpreter
             continue
         if one.culprit == kind and (kind != "thread" or " 90)" in one.name):
             right += 1

@@ -162,7 +162,9 @@ class _Attribution:
 
     def _pieces(self, cpu: int) -> list[Piece]:
         if cpu not in self._occupants:
-            self._occupants[cpu] = pieces = occupants(self._cpu_events, cpu)
+            pieces = occupants(self._cpu_events, cpu)
+            begin, end = self._delay.begin, self._delay.end
+            self._occupants[cpu] = [piece for piece in pieces if piece.end > begin and piece.begin < end]
             self._stolen[cpu] = stolen_times(
                 self._cpu_events, cpu, pieces, counts_interrupts=self._machine.counts_interrupts
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import threading
 import time
@@ -62,13 +63,16 @@ _MOST_A_LOOK = 10
 #: Clocks are compared so often, and the quickest comparison counts: this thread may be preempted between two clocks.
 _READINGS = 9
 _MOST_RECORDS = 65536
+#: Most parts of the text whose events are kept, of about 80 events each.
+_MOST_PARSED = 256
 #: Time for the cycles that still wait at the end of the run, s.
 _FINISH_S = 5.0
 
 
 class _Chunk(NamedTuple):
-    """Lines of the trace with the times of the first and the last one."""
+    """Lines of the trace with the times of the first and the last one, and a number of their own."""
 
+    number: int
     first: int
     last: int
     text: bytes
@@ -91,6 +95,8 @@ class _Tail:
         self._chunks: deque[_Chunk] = deque()
         self._rest = b""
         self._bytes = 0
+        self._numbers = itertools.count()
+        self._parsed: dict[int, list[Event]] = {}
 
     def take(self, until: int) -> None:
         """Take what the kernel has written up to a time; it may write faster than this reads."""
@@ -100,15 +106,23 @@ class _Tail:
             if first is None or last is None:
                 self._rest = text + newline + self._rest if len(self._rest) < 1 << 16 else b""
                 continue
-            self._chunks.append(_Chunk(first, last, text))
+            self._chunks.append(_Chunk(next(self._numbers), first, last, text))
             self._bytes += len(text)
             while self._bytes > _MOST_BYTES:
                 self._bytes -= len(self._chunks.popleft().text)
 
     def events(self, begin: int, end: int) -> list[Event]:
         """Return the events of a time."""
-        text = b"\n".join(chunk.text for chunk in self._chunks if chunk.last >= begin and chunk.first <= end)
-        return [event for event in parse(text.decode(errors="replace")) if begin <= event.t <= end]
+        chunks = [chunk for chunk in self._chunks if chunk.last >= begin and chunk.first <= end]
+        return [event for chunk in chunks for event in self._events_of(chunk) if begin <= event.t <= end]
+
+    def _events_of(self, chunk: _Chunk) -> list[Event]:
+        """Return the events of a chunk, which late cycles near to each other share."""
+        if (events := self._parsed.get(chunk.number)) is None:
+            while len(self._parsed) >= _MOST_PARSED:
+                del self._parsed[next(iter(self._parsed))]
+            self._parsed[chunk.number] = events = list(parse(chunk.text.decode(errors="replace")))
+        return events
 
 
 class Recorder:

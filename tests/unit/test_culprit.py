@@ -487,6 +487,18 @@ def test_every_late_cycle_is_explained_even_if_many_were_late_at_once(make_recor
     one.close()
 
 
+def test_parts_of_the_text_are_read_once_and_none_is_taken_for_another(written, monkeypatch):
+    """Also if they are of the same microsecond."""
+    pieces = [(line(5, f"cpu_idle: state={state} cpu_id=3") + "\n").encode() for state in range(4)]
+    instance = TraceInstance("x", {}, None, 64, is_read=False)
+    monkeypatch.setattr(instance, "read", lambda: pieces.pop(0) if pieces else b"")
+    tail = recorder._Tail(instance)
+    tail.take(1 << 62)
+    for _ in range(2):
+        assert [event.fields["state"] for event in tail.events(0, 1 << 62)] == [0, 1, 2, 3]
+    instance.close()
+
+
 def test_cycles_for_which_there_is_no_time_are_told_so(make_recorder, monkeypatch):
     monkeypatch.setattr(recorder, "_FINISH_S", 0.0)
     one = make_recorder(FakeBlock(60), explain="100us")
