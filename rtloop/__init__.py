@@ -48,6 +48,7 @@ from rtloop.errors import (
     WatchdogError,
 )
 from rtloop.loop.cycle import RT_CONTINUE, RT_STOP, Cycle
+from rtloop.process import crash_report as _  # noqa: F401  compiled, so that a subinterpreter is refused at once
 from rtloop.system.grant import Grant
 from rtloop.system.grant_errors import import_errors as _import_errors
 

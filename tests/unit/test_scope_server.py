@@ -375,6 +375,29 @@ def test_a_page_follows_a_swap(
     assert code == 0 and "Traceback" not in printed
 
 
+def test_a_page_that_goes_while_it_is_told_of_its_loop_is_forgotten(loop: Any, tmp_path: Path) -> None:
+    from rtloop.tools.scope.session import Session
+    from rtloop.tools.scope.sources import Machine
+    from rtloop.tools.scope.station import Station
+
+    told = []
+
+    async def check() -> None:
+        async def send(message: str | bytes) -> None:
+            told.append(json.loads(message)["kind"] if isinstance(message, str) else "frame")
+            if told[-1] == "status":
+                await session.close()
+
+        station = Station(Presets(tmp_path / "presets.json"), tmp_path, 5, Machine())
+        session = Session(station, send)
+        await session.handle({"kind": "watch", "name": loop.name, "pid": os.getpid()})
+        await session.report()
+        await station.close()
+
+    run(check())
+    assert told[-1] == "status" and "refused" not in told
+
+
 def test_pages_do_not_disturb_each_other(loop: Any, program: Program) -> None:
     """One that takes nothing, one that is cut off, one that sends rubbish; and the loop notices none of them."""
 

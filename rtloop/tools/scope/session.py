@@ -116,9 +116,10 @@ class Session:
         self._is_busy = True
         try:
             await self._tell_changes("loops", {"loops": self._station.loops, "note": self._station.note})
-            if self.watch is not None:
-                await self._tell_changes("status", describe_status(self.watch, self._station.recording_of(self.watch)))
-                if not self.watch.has_ended:
+            watch = self.watch  # the page may go, or choose another loop, while a message is sent
+            if watch is not None:
+                await self._tell_changes("status", describe_status(watch, self._station.recording_of(watch)))
+                if watch is self.watch and not watch.has_ended:
                     await self._tell_values()
         finally:
             self._is_busy = False
