@@ -400,7 +400,7 @@ def test_a_limit_that_keeps_huge_pages_away_is_named(script: Script, reserve: Re
     reserve(4)
     done = script(
         f"""
-    import ctypes, resource, rtloop
+    import ctypes, numpy, resource, rtloop
     ctypes.CDLL(None).mlockall(2)
     try: rtloop.HugeBuffer({4 * HUGE}, backing="hugetlb", strict=True)
     except rtloop.SetupError as error: print("before all future memory is locked" in str(error), error.errno)

@@ -35,7 +35,7 @@ def doctor(*prefix: str) -> tuple[int, dict[str, Check]]:
     command = [*prefix, sys.executable, "-P", "-m", "rtloop", "doctor", "--json"]
     done = subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=100)
     assert done.stdout, done.stderr
-    checks = [Check(**check) for check in json.loads(done.stdout)["checks"]]
+    checks = [Check(**{name: check[name] for name in Check._fields}) for check in json.loads(done.stdout)["checks"]]
     return done.returncode, {f"{check.topic}: {check.name}": check for check in checks}
 
 

@@ -109,7 +109,7 @@ def test_what_is_not_installed_is_listed_with_its_fix(tmp_path: Path) -> None:
     )
     environment = {"PYTHONPATH": str(FOLDER), "RTLOOP_FRANKA_SIM": str(tmp_path / "none"), "PATH": "/usr/bin:/bin"}
     done = subprocess.run(
-        [sys.executable, "-c", script, str(out)],
+        [sys.executable, "-P", "-c", script, str(out)],
         env=environment,
         capture_output=True,
         text=True,
