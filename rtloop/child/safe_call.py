@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from rtloop.loop.scheduling import priority_above
 from rtloop.process.signal_shield import start_thread
 from rtloop.units import as_index
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["SafeCall"]
 
 _STACK_BYTES = 1 << 20
-#: Highest priority below those of the kernel's own threads.
-_TOP_PRIORITY = 98
 
 
 class SafeCall:
@@ -62,7 +61,7 @@ class SafeCall:
         settings = loop.settings
         if settings.policy in ("fifo", "rr"):
             # RLIMIT_RTPRIO may be the loop's own priority. If that is refused too, the loop did not get it either.
-            for priority in (min(settings.priority + 1, _TOP_PRIORITY), settings.priority):
+            for priority in (priority_above(settings.priority), settings.priority):
                 with suppress(OSError):
                     os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
                     break

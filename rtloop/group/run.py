@@ -10,6 +10,7 @@ from rtloop.group import member, watchdog_plan
 from rtloop.loop import failure
 from rtloop.loop.lifecycle import Control
 from rtloop.loop.registry import EXIT_TIMEOUT_NS
+from rtloop.loop.scheduling import priority_above
 from rtloop.settings import CLOCKS, Settings
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ class Run:
             from rtloop.group.relay import Relay
 
             highest = watchdog_plan.highest_priority(every)
-            self._relay = Relay(remote, None if highest is None else watchdog_plan.priority_above(highest))
+            self._relay = Relay(remote, None if highest is None else priority_above(highest))
 
     def _prepare_watchdog(self, every: Sequence[Settings], limit: watchdog_plan.Limit) -> None:
         from rtloop.group.watchdog import Watchdog

@@ -7,14 +7,13 @@ from datetime import timedelta
 from typing import NamedTuple
 
 from rtloop.errors import ConfigError
+from rtloop.loop.scheduling import TOP_PRIORITY, priority_above
 from rtloop.settings import Settings, make_settings
 from rtloop.system.grant import Grant
 from rtloop.units import as_index, format_duration, parse_duration, show
 
-__all__ = ["Limit", "check_watchdog", "highest_priority", "plan", "priority_above"]
+__all__ = ["Limit", "check_watchdog", "highest_priority", "plan"]
 
-#: The watchdog's priority is above every loop's, and below 99, that of the kernel's own threads.
-_TOP_PRIORITY = 98
 #: Priority that is assumed of loops that have none.
 _USUAL_PRIORITY = 79
 #: Number of checks within the shortest limit, and bounds of their interval.
@@ -64,11 +63,6 @@ def highest_priority(every: Sequence[Settings]) -> int | None:
     return max((settings.priority for settings in every if settings.policy in ("fifo", "rr")), default=None)
 
 
-def priority_above(highest: int) -> int:
-    """Return the priority of a thread that watches loops with this highest priority."""
-    return min(highest + 1, _TOP_PRIORITY)
-
-
 def plan(name: str, every: Sequence[Settings], limit: Limit) -> tuple[Settings, list[int], list[Grant]]:
     """Return a watchdog's settings, the limit of each loop in ns, and a remark if its priority is not the highest."""
     limits = [limit.of(settings) for settings in every]
@@ -76,12 +70,12 @@ def plan(name: str, every: Sequence[Settings], limit: Limit) -> tuple[Settings, 
     priority = highest_priority(every)
     highest = _USUAL_PRIORITY if priority is None else priority
     remarks = []
-    if highest >= _TOP_PRIORITY:
+    if highest >= TOP_PRIORITY:
         detail = (
             f"a loop has {highest}, and 99 is for the kernel's own threads: while such a loop spins on the watchdog's "
             "CPU, the watchdog cannot run"
         )
-        remarks.append(Grant("priority", f"above {highest}", str(_TOP_PRIORITY), True, detail, kind="priority"))
+        remarks.append(Grant("priority", f"above {highest}", str(TOP_PRIORITY), True, detail, kind="priority"))
     settings = make_settings(
         f"{name}'s watchdog",
         interval,

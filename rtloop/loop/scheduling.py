@@ -28,8 +28,10 @@ from rtloop.system.session import rtkit
 from rtloop.units import format_duration
 
 __all__ = [
+    "TOP_PRIORITY",
     "choose_cpus",
     "first_cpu",
+    "priority_above",
     "rt_bandwidth",
     "sched_attr",
     "spin_budget",
@@ -37,6 +39,8 @@ __all__ = [
     "through_rtkit",
 ]
 
+#: Highest priority below 99, that of the kernel's own threads.
+TOP_PRIORITY = 98
 _SPIN_BUDGET_PERCENT = 25
 
 
@@ -121,6 +125,11 @@ def through_rtkit(settings: Settings, report: dict[str, Any], grants: list[Grant
     grants[at] = Grant("policy", refused.requested, granted, is_ok, detail, fix, error, "priority")
     grants[:] = [grant for grant in grants if grant.name != "rt_time"] + _cpu_time_grants(settings)
     return policy, priority
+
+
+def priority_above(highest: int) -> int:
+    """Return the priority of a thread that watches loops with this highest priority."""
+    return min(highest + 1, TOP_PRIORITY)
 
 
 def sched_attr(settings: Settings, size: int, flags: int) -> dict[str, int]:
