@@ -182,9 +182,8 @@ class Recorder:
         except RuntimeError as error:
             if "thread" not in str(error):  # of a signal handler
                 raise
-            why, fix = refusal_cause.explain_thread(errno.EAGAIN)
-            what = f"{self.path}: {error}; {why}" + (f"\n{fix}" if fix else "")
-            raise RecorderError(errno.EAGAIN, what) from error
+            text = refusal_cause.describe_thread_failure(f"{self.path}: {error}; ", errno.EAGAIN)
+            raise RecorderError(errno.EAGAIN, text) from error
 
     @property
     def path(self) -> Path:

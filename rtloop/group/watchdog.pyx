@@ -221,8 +221,7 @@ cdef class Watchdog:
         self.dog.phase = RT_PHASE_STARTING
         rc = rt_thread_create(&self.dog.thread, &self.dog.stack, _body, self.dog)
         if rc:
-            why, fix = refusal_cause.explain_thread(-rc)
-            raise SetupError(-rc, f"the watchdog's thread: {why}" + (f"\n{fix}" if fix else ""))
+            raise SetupError(-rc, refusal_cause.describe_thread_failure("the watchdog's thread: ", -rc))
         Py_INCREF(self)
         self._has_thread = True
         with nogil:

@@ -625,9 +625,8 @@ cdef class LoopThread:
         body = self._bodies[kind] if self.rt.guard is NULL else self._guarded_bodies[kind]
         rc = rt_thread_create(&self.rt.thread.id, &self.rt.thread.stack, body, <void *>owner)
         if rc:
-            size = format_size(self.rt.thread.stack.bytes)
-            why, fix = refusal_cause.explain_thread(-rc)
-            raise SetupError(-rc, f"a thread with a stack of {size}: {why}" + (f"\n{fix}" if fix else ""))
+            beginning = f"a thread with a stack of {format_size(self.rt.thread.stack.bytes)}: "
+            raise SetupError(-rc, refusal_cause.describe_thread_failure(beginning, -rc))
         Py_INCREF(owner)
         self._owner = <void *>owner
         while self.wait_while(RT_PHASE_STARTING, SLICE_NS) == RT_PHASE_STARTING:

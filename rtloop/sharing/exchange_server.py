@@ -11,7 +11,6 @@ The message carries a new open file description of the exchange, because the des
 from __future__ import annotations
 
 import atexit
-import errno
 import os
 import select
 import socket
@@ -24,9 +23,8 @@ from contextlib import suppress
 from rtloop.errors import SetupError
 from rtloop.process.exit_hooks import RECORDERS, at_end, ending
 from rtloop.process.nap import nap
-from rtloop.process.signal_shield import become_ordinary, block_signals, start_thread
+from rtloop.sharing.helper_threads import start_helper
 from rtloop.sharing.socket_users import may_open, peer_of
-from rtloop.system import refusal_cause
 
 __all__ = ["GIVEN", "MAGIC", "MESSAGE", "REFUSED", "VERSION", "SocketListener", "close_after_fork", "serve"]
 
@@ -34,7 +32,6 @@ __all__ = ["GIVEN", "MAGIC", "MESSAGE", "REFUSED", "VERSION", "SocketListener", 
 MESSAGE = struct.Struct("<8sII")
 MAGIC, VERSION = b"rtExchng", 1
 GIVEN, REFUSED = 0, 1
-_STACK_BYTES = 256 * 1024
 #: Pause after each round of answers. It limits the CPU time that a process can cause by connecting repeatedly.
 _PAUSE_S = 0.001
 #: Pause if no connection can be accepted, for example because this process has no descriptors left.
@@ -143,12 +140,10 @@ class _Server:
             if self._epoll is None:
                 epoll = select.epoll()
                 try:
-                    start_thread(_serve, (epoll, self.listeners), _STACK_BYTES)
-                except RuntimeError as error:
+                    start_helper(_serve, (epoll, self.listeners), "the thread of shared exchanges")
+                except SetupError:
                     epoll.close()
-                    why, fix = refusal_cause.explain_thread(errno.EAGAIN)
-                    what = f"the thread of shared exchanges: {error}; {why}" + (f"\n{fix}" if fix else "")
-                    raise SetupError(errno.EAGAIN, what) from error
+                    raise
                 self._epoll = epoll
         self.listeners[listener.fileno()] = listener
         self._epoll.register(listener.fileno(), select.EPOLLIN)
@@ -173,8 +168,6 @@ class _Server:
 
 
 def _serve(epoll: select.epoll, listeners: dict[int, SocketListener]) -> None:
-    become_ordinary()
-    block_signals()
     while True:
         try:
             events = epoll.poll()

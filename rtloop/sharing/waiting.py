@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import queue
 import threading
@@ -14,15 +13,13 @@ from datetime import timedelta
 from typing import Any, Protocol
 
 from rtloop.errors import SetupError, StateError
-from rtloop.process.signal_shield import become_ordinary, block_signals, start_thread
-from rtloop.system import refusal_cause
+from rtloop.sharing.helper_threads import start_helper
 from rtloop.units import parse_timeout
 
 __all__ = ["Notifier", "find_notifier", "wait_in_thread"]
 
 #: How often a waiting thread looks whether it is still needed.
 _SLICE = "50ms"
-_STACK_BYTES = 256 * 1024
 #: Time for which an idle thread is kept.
 _IDLE_S = 10.0
 
@@ -98,12 +95,10 @@ class _Threads:
             jobs = self._idle.pop()
         except IndexError:
             jobs = queue.SimpleQueue()
-            _start(self._work, (jobs,), "ready() of an exchange")
+            start_helper(self._work, (jobs,), "ready() of an exchange")
         jobs.put(job)
 
     def _work(self, jobs: queue.SimpleQueue[Callable[[], None]]) -> None:
-        become_ordinary()
-        block_signals()
         while True:
             try:
                 job = jobs.get(timeout=_IDLE_S)
@@ -130,21 +125,6 @@ def _forget_after_fork() -> None:
 os.register_at_fork(after_in_child=_forget_after_fork)
 
 
-def _start(function: Callable[..., object], arguments: tuple[Any, ...], what: str) -> None:
-    """Start a thread.
-
-    Raises
-    ------
-    SetupError
-        If it cannot be created.
-    """
-    try:
-        start_thread(function, arguments, _STACK_BYTES)
-    except RuntimeError as error:
-        why, fix = refusal_cause.explain_thread(errno.EAGAIN)
-        raise SetupError(errno.EAGAIN, f"{what}: {error}; {why}" + (f"\n{fix}" if fix else "")) from error
-
-
 class Notifier:
     """A file that can be read as long as there may be something in an exchange, for select(2) and event loops.
 
@@ -162,7 +142,7 @@ class Notifier:
         self._is_armed.set()
         arguments = (weakref.ref(self), weakref.ref(exchange), self._is_armed)
         try:
-            _start(_notify, arguments, "fileno() of an exchange")
+            start_helper(_notify, arguments, "fileno() of an exchange")
         except SetupError:
             self.close()
             raise
@@ -202,8 +182,6 @@ def find_notifier(exchange: _Exchange, owner: Any) -> Notifier:
 def _notify(
     notifier_of: weakref.ref[Notifier], exchange_of: weakref.ref[Any], is_armed: threading.Event
 ) -> None:  # the thread, which keeps neither of the two
-    become_ordinary()
-    block_signals()
     while True:
         if not is_armed.wait(0.5):
             if notifier_of() is None:

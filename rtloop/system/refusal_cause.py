@@ -24,7 +24,14 @@ from rtloop.system.privilege import (
     read_limit,
 )
 
-__all__ = ["explain", "explain_thread", "is_privilege_missing", "lock_limit", "may_lock_future"]
+__all__ = [
+    "describe_thread_failure",
+    "explain",
+    "explain_thread",
+    "is_privilege_missing",
+    "lock_limit",
+    "may_lock_future",
+]
 
 #: Errnos that the kernel itself answers to calls with these arguments: their cause is the state of the machine or of
 #: the process. A filter may answer any errno (SystemCallErrorNumber= of systemd), and is the cause of all others.
@@ -61,6 +68,20 @@ def explain(call: str, error: int, *, is_privileged: bool = True) -> tuple[str, 
         why, fix = no_file_fix(error)
         return f"{text}; {why}", fix
     return text, ""
+
+
+def describe_thread_failure(beginning: str, error: int) -> str:
+    """Return a text for the error about a thread that cannot be created: a beginning, the cause, and the fix if known.
+
+    Parameters
+    ----------
+    beginning : str
+        Purpose of the thread, with the punctuation before the cause.
+    error : int
+        As for :func:`explain_thread`.
+    """
+    why, fix = explain_thread(error)
+    return f"{beginning}{why}" + (f"\n{fix}" if fix else "")
 
 
 def explain_thread(error: int) -> tuple[str, str]:

@@ -22,7 +22,7 @@ from rtloop_test_waiting import wait_until
 
 import rtloop
 from rtloop import Latest, Ring, SetupError, StateError
-from rtloop.sharing import waiting
+from rtloop.sharing import helper_threads, waiting
 
 LONG = "60s"
 
@@ -248,7 +248,7 @@ def test_a_thread_that_cannot_be_created_is_an_error(monkeypatch: pytest.MonkeyP
     def fail(*arguments: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(waiting, "start_thread", fail)
+    monkeypatch.setattr(helper_threads, "start_thread", fail)
     monkeypatch.setattr(waiting, "_threads", waiting._Threads())
     with pytest.raises(SetupError, match=r"ready\(\) of an exchange: can't start new thread"):
         asyncio.run(Ring("i8", 8).ready("1ms"))
@@ -257,7 +257,7 @@ def test_a_thread_that_cannot_be_created_is_an_error(monkeypatch: pytest.MonkeyP
 def test_a_thread_that_waits_leaves_the_policy_of_its_creator(monkeypatch: pytest.MonkeyPatch) -> None:
     """Which may have a real-time priority, and its threads would have it as well."""
     left = threading.Semaphore(0)
-    monkeypatch.setattr(waiting, "become_ordinary", left.release)
+    monkeypatch.setattr(helper_threads, "become_ordinary", left.release)
     monkeypatch.setattr(waiting, "_threads", waiting._Threads())
     ring = Ring("i8", 8)
     ring.fileno()
