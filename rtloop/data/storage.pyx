@@ -135,7 +135,7 @@ cdef class SharedStorage:
         self.file = file
         self._private = 2 * page
         self._size = self._private + (data_bytes + page - 1) // page * page
-        # What another process has made present takes no more memory here. One that it has not may be of any size.
+        # Pages that another process has made present take no more memory here; the others may be any number.
         refused = shortage("a shared exchange", max(0, self._size - 512 * os.fstat(fd).st_blocks))
         if refused is not None:
             raise MemoryError(describe_refused(refused))

@@ -34,10 +34,10 @@ from rtloop.sharing.exchange_file import (
 )
 from rtloop.system.fileio import read_text
 
-__all__ = ["Found", "find_exchanges", "open_by_proc", "share_by_proc"]
+__all__ = ["PATIENCE_S", "Found", "find_exchanges", "open_by_proc", "share_by_proc"]
 
 #: Longest wait for a process that is creating an exchange, which takes milliseconds; it may have been stopped.
-_PATIENCE_S = 30.0
+PATIENCE_S = 30.0
 
 
 @dataclass
@@ -126,8 +126,8 @@ def _join(found: Found, role: str) -> ExchangeFile | None:
     return None
 
 
-def share_by_proc(name: str, plan: Plan, role: str) -> ExchangeFile:
-    """Create an exchange, or take a role in the one of this name.
+def share_by_proc(name: str, plan: Plan, role: str) -> ExchangeFile | None:
+    """Create an exchange, or take a role in the one of this name; None while another process is creating it.
 
     Raises
     ------
@@ -138,28 +138,22 @@ def share_by_proc(name: str, plan: Plan, role: str) -> ExchangeFile:
     OSError
         If there is no memory, or memfd_create(2) is refused.
     """
-    deadline = time.monotonic() + _PATIENCE_S
-    while True:
-        finished = [one for one in find_exchanges(name).values() if one.header.is_finished]
-        if not finished:
-            made = _create_first(name, plan, role)
-            if made is not None:
-                return made
-        for one in finished:
-            check_same(one.header, plan)
-            joined = _join(one, role)
-            if joined is not None:
-                return joined
-        if time.monotonic() > deadline:
-            raise StateError(f"another process, which may have been stopped, is creating the exchange {name!r}")
-        nap(0.002)
+    finished = [one for one in find_exchanges(name).values() if one.header.is_finished]
+    if not finished:
+        return _create_first(name, plan, role)
+    for one in finished:
+        check_same(one.header, plan)
+        joined = _join(one, role)
+        if joined is not None:
+            return joined
+    return None
 
 
 def _create_first(name: str, plan: Plan, role: str) -> ExchangeFile | None:
     """Create an exchange; None if another process has done so, or is doing it."""
     fd, header = create_file(name, plan)
     inode = os.fstat(fd).st_ino
-    deadline = time.monotonic() + _PATIENCE_S
+    deadline = time.monotonic() + PATIENCE_S
     try:
         # Two searches in a row: a process that ends during the first may have passed a file to a process that was
         # inspected before.
@@ -216,7 +210,7 @@ def open_by_proc(name: str, kind: str, role: str, dtype: np.dtype[Any] | None = 
     StateError
         If other processes have the role.
     """
-    deadline = time.monotonic() + _PATIENCE_S
+    deadline = time.monotonic() + PATIENCE_S
     while True:
         denied: list[int] = []
         there = find_exchanges(name, denied=denied)

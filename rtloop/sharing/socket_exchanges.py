@@ -47,10 +47,10 @@ from rtloop.sharing.exchange_server import (
 from rtloop.sharing.path_lock import is_locked, locked
 from rtloop.sharing.socket_users import check_creator, peer_of
 
-__all__ = ["look_at_socket", "open_by_socket", "share_by_socket"]
+__all__ = ["PATIENCE_S", "look_at_socket", "open_by_socket", "share_by_socket"]
 
 #: Longest wait for processes to answer, or to unlock a path. Both take milliseconds, unless the processes are stopped.
-_PATIENCE_S = 10.0
+PATIENCE_S = 10.0
 #: Longest wait for one process, which may be waiting for its GIL, before the next try, which another one may answer.
 _ANSWER_S = 2.0
 #: Longest wait, at the end of a process, for other processes that have locked the path.
@@ -85,7 +85,7 @@ def _ask(name: str) -> _Given | None:
     ConfigError
         If there is something else at the path.
     """
-    deadline = time.monotonic() + _PATIENCE_S
+    deadline = time.monotonic() + PATIENCE_S
     refused = 0
     while True:
         try:
@@ -271,8 +271,8 @@ def look_at_socket(name: str) -> tuple[int, Header] | None:
         _let_go(name, given.listening)
 
 
-def share_by_socket(name: str, plan: Plan, role: str) -> ExchangeFile:
-    """Create an exchange, or take a role in the one of this name.
+def share_by_socket(name: str, plan: Plan, role: str) -> ExchangeFile | None:
+    """Create an exchange, or take a role in the one of this name; None while another process is creating it.
 
     Raises
     ------
@@ -287,17 +287,10 @@ def share_by_socket(name: str, plan: Plan, role: str) -> ExchangeFile:
     OSError
         If there is no memory, or memfd_create(2) is refused.
     """
-    deadline = time.monotonic() + _PATIENCE_S
-    while True:
-        given = _ask(name)
-        if given is not None:
-            return _join(name, role, given, plan, plan.kind, plan.dtype)
-        made = _create(name, plan, role)
-        if made is not None:
-            return made
-        if time.monotonic() > deadline:
-            raise StateError(f"another process, which may have been stopped, is creating the exchange {name!r}")
-        nap(0.002)
+    given = _ask(name)
+    if given is not None:
+        return _join(name, role, given, plan, plan.kind, plan.dtype)
+    return _create(name, plan, role)
 
 
 def _create(name: str, plan: Plan, role: str) -> ExchangeFile | None:
@@ -331,7 +324,7 @@ def _bind(name: str, mode: int) -> socket.socket | None:
     try:
         if name[0] == "@":
             return _listen(name, mode)
-        with locked(name, mode, _PATIENCE_S):
+        with locked(name, mode, PATIENCE_S):
             if not _is_unused(name):
                 return None
             _check_place(name)

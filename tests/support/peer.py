@@ -1,11 +1,15 @@
-"""Another process, which has the other side of an exchange and does as it is told."""
+"""The other sides of exchanges: another process, which does as it is told, and threads that create one at once."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from typing import Any
+
+from rtloop import StateError
 
 #: Evaluates one line of Python after the other, and answers with JSON.
 _SERVER = """
@@ -62,3 +66,24 @@ class Peer:
         for stream in (self.process.stdin, self.process.stdout):
             if stream is not None:
                 stream.close()
+
+
+def create_at_once(create: Callable[[], object], count: int = 6) -> tuple[list[object], list[str]]:
+    """Create an exchange by several threads at once; return what was created, and the reasons of the refusals."""
+    made: list[object] = []
+    refused: list[str] = []
+    barrier = threading.Barrier(count)
+
+    def work() -> None:
+        barrier.wait()
+        try:
+            made.append(create())
+        except StateError as error:
+            refused.append(str(error))
+
+    threads = [threading.Thread(target=work) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return made, refused

@@ -11,7 +11,6 @@ import signal
 import struct
 import subprocess
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rtloop_test_peer import Peer
+from rtloop_test_peer import Peer, create_at_once
 
 import rtloop
 from rtloop import AttachError, ConfigError, Latest, Ring, StateError
@@ -228,22 +227,7 @@ def test_an_exchange_outlives_its_creator_but_not_its_last_user(name: str, start
 
 
 def test_of_many_creators_at_once_one_creates_it(name: str) -> None:
-    made: list[Ring] = []
-    refused: list[str] = []
-    barrier = threading.Barrier(6)
-
-    def create() -> None:
-        barrier.wait()
-        try:
-            made.append(Ring("i8", 8, share=name))
-        except StateError as error:
-            refused.append(str(error))
-
-    threads = [threading.Thread(target=create) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    made, refused = create_at_once(lambda: Ring("i8", 8, share=name))
     assert len(made) == 1 and len(refused) == 5 and all(f"process {os.getpid()}" in text for text in refused)
     assert len(find_exchanges(name)) == 1
 

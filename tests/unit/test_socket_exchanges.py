@@ -23,7 +23,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from rtloop_test_peer import Peer
+from rtloop_test_peer import Peer, create_at_once
 from rtloop_test_processes import stat, thread_names
 from rtloop_test_waiting import wait_until
 
@@ -53,7 +53,7 @@ def path(folder: Path) -> str:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(socket_exchanges, "_PATIENCE_S", 0.2)
+    monkeypatch.setattr(socket_exchanges, "PATIENCE_S", 0.2)
     monkeypatch.setattr(socket_exchanges, "_ANSWER_S", 0.05)
 
 
@@ -140,22 +140,7 @@ def test_of_many_processes_at_once_one_is_the_writer(path: str, folder: Path, st
 
 
 def test_of_many_threads_at_once_one_is_the_writer(name: str) -> None:
-    made: list[Latest] = []
-    refused: list[str] = []
-    barrier = threading.Barrier(6)
-
-    def create() -> None:
-        barrier.wait()
-        try:
-            made.append(Latest("i8", share=name))
-        except StateError as error:
-            refused.append(str(error))
-
-    threads = [threading.Thread(target=create) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    made, refused = create_at_once(lambda: Latest("i8", share=name))
     assert len(made) == 1 and len(refused) == 5 and all("one writer already" in text for text in refused)
 
 
@@ -271,7 +256,7 @@ def test_a_stopped_process_answers_nobody_but_another_does(
     creator.do(f"!made = rtloop.Latest('f8', share={path!r}, readers=3)")
     _stop(creator)
     with monkeypatch.context() as impatient:
-        impatient.setattr(socket_exchanges, "_PATIENCE_S", 0.05)
+        impatient.setattr(socket_exchanges, "PATIENCE_S", 0.05)
         impatient.setattr(socket_exchanges, "_ANSWER_S", 0.02)
         with pytest.raises(AttachError, match=r"no process that has the exchange .* answers: .*stopped \(SIGSTOP\)"):
             Latest.open(path)
