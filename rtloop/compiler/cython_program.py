@@ -18,7 +18,7 @@ import tempfile
 from contextlib import suppress
 from typing import Any
 
-__all__ = ["main", "receive", "send"]
+__all__ = ["main", "receive", "run_command_line", "send", "warm_up"]
 
 #: Module with the constructs of most steps, so that Cython has loaded their code before the first child.
 _WARM_UP = """\
@@ -92,6 +92,13 @@ def main(number: int, parent: int) -> None:
 def _load() -> str:
     """Load Cython; return its version."""
     import Cython
+
+    warm_up()
+    return str(vars(Cython)["__version__"])
+
+
+def warm_up() -> int:
+    """Compile a module with the constructs of most steps; return the number of errors."""
     from Cython.Compiler import Main
 
     cython: Any = Main
@@ -100,8 +107,7 @@ def _load() -> str:
         with open(source, "w", encoding="utf-8") as file:
             file.write(_WARM_UP)
         options = cython.CompilationOptions(cython.default_options, language_level=3, output_file=f"{folder}/warm.c")
-        cython.compile(source, options)
-    return str(vars(Cython)["__version__"])
+        return int(cython.compile(source, options).num_errors)
 
 
 def _await(connection: socket.socket, parent: int, ended: int = -1) -> bool:
@@ -155,7 +161,7 @@ def _compile(order: dict[str, Any], connection: socket.socket, parent: int) -> d
 
 
 def _run(order: dict[str, Any], streams: list[int]) -> int:
-    """Run Cython's command line in this child; return its exit code."""
+    """Compile in this child; return the exit code of Cython."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     for number, stream in enumerate(streams, 1):
         os.dup2(stream, number)
@@ -165,6 +171,14 @@ def _run(order: dict[str, Any], streams: list[int]) -> int:
     os.environ.clear()
     os.environ.update(order["environment"])
     sys.argv = ["cython.py", *order["arguments"]]
+    code = run_command_line()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return code
+
+
+def run_command_line() -> int:
+    """Run Cython's command line, which is in `sys.argv`, and print as it does; return its exit code."""
     from Cython.Compiler import Main
 
     cython: Any = Main
@@ -179,8 +193,6 @@ def _run(order: dict[str, Any], streams: list[int]) -> int:
     except BaseException:
         sys.excepthook(*sys.exc_info())
         code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
     return int(code or 0)
 
 

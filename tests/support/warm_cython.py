@@ -19,20 +19,9 @@ import tempfile
 import threading
 from pathlib import Path
 
-SHIM = Path(__file__).parent / "warm" / "cython.py"
-#: Uses what most modules of the tests use, so that it is loaded before the first child.
-_WARM_UP = """\
-cdef class Base:
-    cdef public double sum
-    cdef int step(self, const double *values) noexcept nogil:
-        self.sum += values[0]
-        return 0
+from rtloop.compiler import cython_program
 
-def value(Base base, double x = 1.0):
-    if x < 0:
-        raise ValueError(f"{x} is negative")
-    return base.step(&x)
-"""
+SHIM = Path(__file__).parent / "warm" / "cython.py"
 
 
 def start(process: int) -> str:
@@ -56,16 +45,6 @@ def _load_shim() -> object:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def _warm_up() -> None:
-    from Cython.Compiler import Main
-
-    with tempfile.TemporaryDirectory(prefix="rtloop-cython-") as folder:
-        source = Path(folder, "warm.pyx")
-        source.write_text(_WARM_UP)
-        options = Main.CompilationOptions(Main.default_options, language_level=3, output_file=f"{folder}/warm.c")
-        assert not Main.compile(str(source), options).num_errors
 
 
 def _receive(connection: socket.socket) -> tuple[list[object], list[int]]:
@@ -100,23 +79,11 @@ def _compile(connection: socket.socket, order: list, streams: list[int]) -> int:
         os._exit(1)
 
     threading.Thread(target=end_with_it, daemon=True).start()
-    from Cython.Compiler.Main import main
-
-    code: object = 0
-    try:
-        main(command_line=1)
-    except SystemExit as end:
-        code = end.code
-        if isinstance(code, str):
-            print(code, file=sys.stderr)
-            code = 1
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-        code = 1
+    code = cython_program.run_command_line()
     with contextlib.suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()
-    return int(code or 0)  # type: ignore[call-overload]
+    return code
 
 
 def _answer(listener: socket.socket, connection: socket.socket, own: object) -> None:
@@ -158,7 +125,7 @@ def _serve(listener: socket.socket, process: int) -> None:
 def main() -> None:
     """Load Cython and listen; the first process ends as soon as the second answers."""
     address, process = sys.argv[1], int(sys.argv[2])
-    _warm_up()
+    assert not cython_program.warm_up()
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen(64)
