@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rtloop.culprit.recorder import Recorder
 from rtloop.culprit.tracefs import MOUNT
 from rtloop.errors import RtloopError
+from rtloop.process.pid_namespace import FIRST, own_pid_namespace
 from rtloop.system.grant import Grant
 from rtloop.telemetry.assemble import machine
 from rtloop.telemetry.gc_watch import watch_collector
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["acquire"]
 
-_FIRST_PID_NAMESPACE = 0xEFFFFFFC
 #: Timestamps of so long a time are kept at least, so that a look that comes late still finds them, ns.
 _RECORDED_NS = 200_000_000
 _ROOT = "run as root: sudo $(which python) ...\nor run without it: explain=False"
@@ -42,7 +42,7 @@ def acquire(
         kept = format_duration(settings.record * settings.period_ns)
         why = f"record={settings.record} keeps the timestamps of {kept}, and late cycles are looked for every 50 ms"
         return _refused(asked, why, f"record={least} at least; 65536 is the default", 0), None
-    if not _sees_thread_numbers():
+    if own_pid_namespace() not in (0, FIRST):
         why = "the kernel's trace has thread numbers of the host, and this process is in another pid namespace"
         return _refused(asked, why, "docker run --pid=host ...\nor run without it: explain=False", 0), None
     if needs_interpreter:
@@ -68,14 +68,6 @@ def acquire(
     if recorder.missing:
         detail += f"; this kernel has no {', '.join(recorder.missing)}"
     return Grant("explain", asked, asked, ok=True, detail=detail, kind="other"), recorder
-
-
-def _sees_thread_numbers() -> bool:
-    """Return True if this process is in the first pid namespace. Its inode is the kernel's PROC_PID_INIT_INO."""
-    try:
-        return os.stat("/proc/self/ns/pid").st_ino == _FIRST_PID_NAMESPACE
-    except OSError:
-        return True
 
 
 def _refused(asked: str, why: str, fix: str, number: int) -> Grant:

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from rtloop.errors import ConfigError, StateError
+from rtloop.process.pid_namespace import own_pid_namespace
 from rtloop.sharing.roles import DEFAULT_MODE, KINDS, MODES, MOST_READERS, parse_share_name
 from rtloop.system.fileio import read_text
 from rtloop.units import format_size
@@ -100,7 +101,7 @@ class Holder(NamedTuple):
     @property
     def is_elsewhere(self) -> bool:
         """True if its id is not valid here, because it has another PID namespace."""
-        return self.pid_namespace not in (0, _pid_namespace())
+        return self.pid_namespace not in (0, own_pid_namespace())
 
     def __str__(self) -> str:
         elsewhere = " of another PID namespace" if self.is_elsewhere else ""
@@ -328,14 +329,6 @@ def holder(fd: int, slot: int) -> Holder | None:
     return Holder(pid, since_ns, printable(program.split(b"\0")[0].decode(errors="replace")), namespace)
 
 
-def _pid_namespace() -> int:
-    """Return the number of this process's PID namespace; 0 if it is not known."""
-    try:
-        return os.stat("/proc/self/ns/pid").st_ino
-    except OSError:
-        return 0
-
-
 def _own_program() -> bytes:
     """Return the name of this program; empty if it cannot be read, for example without a free descriptor."""
     try:
@@ -362,7 +355,7 @@ def claim_role(fd: int, header: Header, role: str) -> int:
             if error.errno not in (errno.EAGAIN, errno.EACCES):
                 raise
         else:
-            note = _HOLDER.pack(os.getpid(), time.monotonic_ns(), _own_program(), _pid_namespace())
+            note = _HOLDER.pack(os.getpid(), time.monotonic_ns(), _own_program(), own_pid_namespace())
             os.pwrite(fd, note, _HOLDERS_AT + 64 * slot)
             return slot
     others = [str(one) for one in (holder(fd, slot) for slot in slots) if one is not None]

@@ -559,7 +559,7 @@ def test_a_refused_trace_is_a_grant_with_its_fix(monkeypatch, error, detail, fix
         raise error
 
     monkeypatch.setattr(acquire, "Recorder", fail)
-    monkeypatch.setattr(acquire, "_sees_thread_numbers", lambda: True)
+    monkeypatch.setattr(acquire, "own_pid_namespace", lambda: acquire.FIRST)
     settings = make_settings("loop", "1ms", explain="200us")
     with ExitStack() as stack:
         grant, made = acquire.acquire(settings, stack, None, 1, needs_interpreter=True, has_own_wait=False)
@@ -582,7 +582,7 @@ def test_too_few_timestamps_to_find_late_cycles_are_refused():
 
 def test_a_process_whose_threads_have_other_numbers_in_the_trace_is_refused(monkeypatch):
     """In a container, the number of the loop's thread is that of a stranger in the trace."""
-    monkeypatch.setattr(acquire, "_FIRST_PID_NAMESPACE", 1)
+    monkeypatch.setattr(acquire, "FIRST", 1)
     grant = acquired()
     assert not grant.ok and "another pid namespace" in grant.detail and "--pid=host" in grant.fix
 

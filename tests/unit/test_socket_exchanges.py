@@ -629,8 +629,8 @@ def test_a_user_who_may_have_put_a_socket_there_by_chance_is_not_the_exchange(
 
 def test_a_process_of_another_pid_namespace_has_no_id_here(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = Latest("f8", share=name)
-    there = exchange_file._pid_namespace()
-    monkeypatch.setattr(exchange_file, "_pid_namespace", lambda: there + 1)
+    there = exchange_file.own_pid_namespace()
+    monkeypatch.setattr(exchange_file, "own_pid_namespace", lambda: there + 1)
     with Latest.open(name) as reader:
         assert reader.peers == (0,) and writer.peers == (os.getpid(),)
         with pytest.raises(StateError, match=rf"process {os.getpid()} of another PID namespace \("):
