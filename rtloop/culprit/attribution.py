@@ -198,16 +198,12 @@ class _Attribution:
             if last <= first:
                 continue
             known += last - first
-            ns = last - first
+            taken = min(last - first, stolen)  # what was stolen was not run
+            ns, stolen = last - first - taken, stolen - taken
             if piece.context or piece.task.pid != self._machine.tid:
-                taken = min(ns, stolen)  # what was stolen was not run
-                ns, stolen = ns - taken, stolen - taken
                 self._blame(piece, ns, cpu, state)
             else:
-                taken = min(ns, stolen)
-                ns, stolen = ns - taken, stolen - taken
-                ns -= self._own_collections(first, last, cpu)
-                self._own_ns += max(0, ns)
+                self._own_ns += max(0, ns - self._own_collections(first, last, cpu))
         if end - begin - known > _SLACK_NS:
             self._add("unknown", "", end - begin - known, f"the trace of CPU {cpu} has a gap", cpu)
 

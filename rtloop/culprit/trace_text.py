@@ -90,23 +90,28 @@ def parse(text: str) -> Iterator[Event]:
             comm, pid, cpu, flags, seconds, micros, name, rest = head.groups()
             if int(seconds) > _MAX_S:
                 continue
-            fields: dict[str, Any] = {}
-            if pattern := _FIELDS.get(name):
-                found = pattern.match(rest)
-                if found is None:
-                    losses.append(int(cpu))
-                    t = int(seconds) * 10**9 + int(micros) * 1000
-                    yield from _lost(losses, t)
-                    losses = []
-                    continue
-                fields = {key: text if key in _TEXTS else int(text[:20]) for key, text in found.groupdict().items()}
             t = int(seconds) * 10**9 + int(micros) * 1000
+            fields = _fields(name, rest)
+            if fields is None:
+                losses.append(int(cpu))
             yield from _lost(losses, t)
             losses = []
-            yield Event(t, int(cpu), int(pid), comm, flags, name, fields)
+            if fields is not None:
+                yield Event(t, int(cpu), int(pid), comm, flags, name, fields)
         elif lost := _LOST.match(line):
             losses.append(int(lost[1]))
     yield from _lost(losses, t)
+
+
+def _fields(event: str, text: str) -> dict[str, Any] | None:
+    """Return the fields of an event that matter; None if they cannot be read."""
+    pattern = _FIELDS.get(event)
+    if pattern is None:
+        return {}
+    found = pattern.match(text)
+    if found is None:
+        return None
+    return {key: value if key in _TEXTS else int(value[:20]) for key, value in found.groupdict().items()}
 
 
 def _lost(cpus: list[int], t: int) -> Iterator[Event]:
