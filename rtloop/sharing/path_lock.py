@@ -1,4 +1,4 @@
-"""Lock of a path: one process at a time creates, replaces or removes the socket there."""
+"""Lock of a path: one process at a time creates, replaces or removes the file there."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def locked(path: str, mode: int, patience_s: float) -> Iterator[None]:
     Parameters
     ----------
     path : str
-        The path of a socket.
+        Path of a file, which need not exist.
     mode : int
         Permissions of the file, which other users need to take the lock.
     patience_s : float

@@ -111,16 +111,6 @@ def _top(root: str) -> str:
     return f"{root}/unified" if os.path.isdir(f"{root}/unified") else root
 
 
-def _partitions(root: str) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield the valid partitions below the root of version 2, and their CPUs."""
-    top = _top(root)
-    for count, (folder, _, files) in enumerate(os.walk(top)):
-        if count > _MAX_GROUPS:
-            return
-        if folder != top and "cpuset.cpus.partition" in files and _partition(folder) in ("root", "isolated"):
-            yield folder.removeprefix(top), read_cpus(f"{folder}/cpuset.cpus.effective") or ()
-
-
 def list_partitions(root: str = _ROOT) -> list[Partition] | None:
     """Return all partitions of cgroup version 2, valid or not; None if version 2 has no cpusets here."""
     top, found, is_there = _top(root), [], False
@@ -151,7 +141,8 @@ def explain_outside(
     if not missing:
         return ""
     online = read_cpus("/sys/devices/system/cpu/online") or ()
-    owners = {cpu: path for path, its in _partitions(root) for cpu in its}
+    valid = [one for one in list_partitions(root) or () if one.state in ("root", "isolated")]
+    owners = {cpu: one.path for one in valid for cpu in one.cpus}
     own = own_cpuset(proc, root)
     parts = []
     for cpu in missing:
