@@ -28,7 +28,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 FOLDER = Path(__file__).parent
-#: What runs in the client's interpreter next to the loop.
+#: Company of the loop in the client's interpreter.
 COMPANIES = ("alone", "busy", "busy+onnx")
 
 

@@ -246,7 +246,7 @@ def test_what_does_not_compile_is_an_error_with_the_reason(tmp_path: Path) -> No
         rtloop.lint(path, allow=["a b"])
 
 
-#: What the steps of examples call of others' libraries, which are measured by the guards instead.
+#: Functions of others' libraries that the steps of examples call; the guards measure these instead.
 FOREIGN = {
     "balancer": {"mj_step"},
     "cartesian": {

@@ -32,7 +32,7 @@ pytestmark = [
     pytest.mark.skipif(CPU in KERNEL.cpus("/sys/devices/system/cpu/isolated"), reason="the CPU is isolated at boot"),
 ]
 
-#: What an isolation may change, but for the threads' CPUs.
+#: Files that an isolation may change, apart from the threads' CPUs.
 FILES = (
     "proc/irq/default_smp_affinity", "proc/irq/*/smp_affinity_list", "proc/sys/kernel/watchdog_cpumask",
     "proc/sys/kernel/sched_rt_runtime_us", "sys/devices/virtual/workqueue/cpumask",

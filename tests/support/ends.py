@@ -41,6 +41,6 @@ def run(script: Script, code: str, **options: object) -> subprocess.CompletedPro
 
 
 def left_once(done: subprocess.CompletedProcess[str], loops: int = 1) -> bool:
-    """Whether leave() of each loop was called once, and returned."""
+    """Return True if leave() of each loop was called once, and returned."""
     said = done.stderr.split("\n")
     return said.count("leaving") == said.count("off") == loops

@@ -29,7 +29,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def rates_of(answered: list[bool]) -> np.ndarray:
-    """What a referee reports after each cycle: the share of the last 100."""
+    """The figure of a referee after each cycle: the share of the last 100."""
     return np.array([np.mean(answered[max(0, end - 100) : end]) for end in range(1, len(answered) + 1)], "f4")
 
 
