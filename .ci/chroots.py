@@ -305,6 +305,7 @@ class Chroot:
             self.path("lib64").symlink_to("usr/lib64")
         for name in ("gcc", "cc"):
             script = self.path(f"usr/local/bin/{name}")
+            script.parent.mkdir(parents=True, exist_ok=True)  # base-files makes it when it is configured
             script.write_text(_COMPILER.format(cross=cross, libraries=native / libraries.relative_to(helper.root)))
             script.chmod(0o755)
 
