@@ -237,8 +237,11 @@ cdef class TelemetryBlock(TelemetryReader):
                     os.close(fd)
 
     def __dealloc__(self):
-        if self.block is not NULL:
-            munmap(self.block, self.size)
+        cdef void *address = self.block
+        cdef size_t size = self.size
+        if address is not NULL:
+            with nogil:
+                munmap(address, size)
 
     def reset_idle_bank(self):
         """Clear the bank that the writer does not use, before it is told to swap."""
