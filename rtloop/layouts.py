@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -243,6 +242,8 @@ def keep_layouts(module: Path, layouts: Layouts) -> None:
     OSError
         If the file cannot be written.
     """
+    import tempfile  # here, because `rtloop run` of a compiled file has to be quick
+
     target = module.with_name(_KEPT)
     with tempfile.NamedTemporaryFile("w", dir=target.parent, encoding="utf-8", delete=False) as file:
         try:

@@ -9,7 +9,6 @@ import linecache
 import os
 import re
 import sys
-import tempfile
 import threading
 import time
 import warnings
@@ -21,7 +20,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rtloop import __version__, get_include
 from rtloop.compiler.cache import Cache, Entry, cache_folder, private_cache, remove_rests
 from rtloop.compiler.comments import read_extras, rpath
-from rtloop.compiler.compilation import Compiled, Job, compile_module
 from rtloop.compiler.diagnostics import Diagnostic, show_diagnostic
 from rtloop.compiler.packages import add_packages, find_package
 from rtloop.compiler.plain_paths import plain_temporary_folder
@@ -33,6 +31,8 @@ from rtloop.units import show
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from types import ModuleType
+
+    from rtloop.compiler.compilation import Compiled
 
 __all__ = ["Built", "build", "build_module", "load_parts", "module_name"]
 
@@ -277,13 +277,16 @@ def _make(source: Path, name: str, options: _Options, parts: dict[Path, _Part]) 
     part.entry = None if options.is_forced else next(filter(None, (cache.find(key) for cache in caches)), None)
     others = options._replace(is_forced=False, examine=None)
     if part.entry is None:
+        from rtloop.compiler.compilation import Job, compile_module  # here, because most runs compile nothing
+
+        compiler = chain.find_compiler()
         begin = time.time_ns()
         before = _changed_nearby(source.parent)
         with _new_folder() as folder:
             started = time.monotonic()
             job = Job(source, name, folder, chain, extras, folders, options.flags, options.examine)
             done = compile_module(job, lambda *what: _keep_object(chain, [] if options.is_forced else caches, *what))
-            part.seconds, part.compiler = time.monotonic() - started, chain.compiler.label
+            part.seconds, part.compiler = time.monotonic() - started, compiler.label
             made = Entry(done.module, tuple(sorted(_with_siblings(done.inputs, source))), done.hints)
             made = made._replace(inputs=_with_theirs(made, source, others, parts))
             # An input that changed meanwhile may have been read before the change: the module must not be found again.
@@ -310,6 +313,8 @@ def _keep_object(
     key = _digest("\0".join(["object", file, *chain.identity, *command]).encode(errors="surrogateescape"))
     entry = next(filter(None, (cache.find(key) for cache in caches)), None)
     if entry is not None:
+        from rtloop.compiler.compilation import Compiled
+
         return Compiled(entry.module, set(entry.inputs), (), set())
     made = make()
     with suppress(OSError, IndexError):  # compiled for this build only; the module's own entry reports such a cache
@@ -331,6 +336,8 @@ def _with_theirs(made: Entry, source: Path, options: _Options, parts: dict[Path,
 @contextmanager
 def _new_folder() -> Iterator[Path]:
     """Make a build folder, and remove it afterwards; also remove those of killed builds."""
+    import tempfile
+
     place = plain_temporary_folder()
     remove_rests(Path(place), _PREFIX)
     try:
@@ -357,6 +364,8 @@ def _keep(key: str, made: Entry, part: _Part, options: _Options, is_fresh: bool)
         (private,) = private_cache(make=True)
         return private.keep(key, made, is_found_again=is_fresh, is_replaced=options.is_forced), (note,)
     except OSError as error:
+        import tempfile
+
         raise BuildError(f"neither {cache.folder} nor {tempfile.gettempdir()} can be written to: {error}") from None
 
 

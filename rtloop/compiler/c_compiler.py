@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 import sysconfig
 from contextlib import suppress
@@ -27,6 +26,7 @@ __all__ = [
     "describe_command",
     "find_command",
     "find_compiler",
+    "identify",
     "missing_header",
     "project_variables",
 ]
@@ -39,6 +39,11 @@ _NAMES = {False: ("cc", "gcc", "clang"), True: ("c++", "g++", "clang++")}
 _ZIG_FLAGS = ("-mcpu=baseline", "-fno-sanitize=undefined")
 #: Programs that start the compiler named after them, as in `ccache gcc`.
 _LAUNCHERS = ("buildcache", "ccache", "distcc", "icecc", "sccache")
+
+
+#: Programs that are the compiler themselves, and not a script or a launcher that may call another one.
+_DRIVER = re.compile(r"(.+-)?(gcc|g\+\+|clang|clang\+\+)(-[\d.]+)?")
+_ELF = b"\x7fELF"
 
 
 class CCompiler(NamedTuple):
@@ -110,6 +115,26 @@ def find_compiler(*, is_cpp: bool = False) -> CCompiler:
     raise BuildError(f"{what} ({looked}); fix: {fix}, or set {variable} to a compiler")
 
 
+def identify(command: Sequence[str]) -> str:
+    """Return a text that another compiler, or another version of this one, does not have.
+
+    For gcc and clang it is made of their file, because the start of a compiler takes 10 ms. Anything else may call a
+    compiler of which its own file says nothing, such as a script or ccache, and is asked for its version.
+
+    Raises
+    ------
+    BuildError
+        If it has to be asked, and cannot be started, or fails.
+    """
+    path = os.path.realpath(shutil.which(command[0]) or command[0])
+    if len(command) == 1 and _DRIVER.fullmatch(os.path.basename(path)):
+        with suppress(OSError), open(path, "rb") as file:
+            if file.read(len(_ELF)) == _ELF:
+                about = os.fstat(file.fileno())
+                return f"{path} of {about.st_size} bytes, {about.st_mtime_ns}"
+    return ask_version(command)
+
+
 def missing_header() -> str:
     """Return a sentence with the fix if this Python's C headers are not installed; otherwise an empty text."""
     path = os.path.join(sysconfig.get_path("include"), "Python.h")
@@ -156,6 +181,8 @@ def ask_version(command: Sequence[str]) -> str:
     BuildError
         If it cannot be started, or fails.
     """
+    import subprocess  # here, because `rtloop run` of a compiled file has to be quick
+
     try:
         # A copy of the environment, which another thread may change meanwhile: execve(2) would fail with EFAULT.
         environment = {**os.environ} | cache_variables(command)

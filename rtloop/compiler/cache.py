@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 import stat
-import tempfile
 import threading
 import time
 from contextlib import suppress
@@ -72,6 +71,8 @@ def private_cache(*, make: bool) -> list[Cache]:
     """Return this process's private cache, removed at its exit; empty if there is none and `make` is false."""
     with _making:
         if make and not _private:
+            import tempfile  # here, because `rtloop run` of a compiled file has to be quick
+
             folder = tempfile.mkdtemp(prefix="rtloop-modules-")
             atexit.register(_remove, folder, os.getpid())
             _private.append(Cache(Path(folder)))
@@ -133,6 +134,8 @@ class Cache:
         OSError
             If the cache cannot be written.
         """
+        import tempfile
+
         self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
         if why := self.why_distrusted():
             raise PermissionError(1, why)

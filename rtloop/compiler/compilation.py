@@ -132,7 +132,7 @@ def compile_module(job: Job, keep: Callable[[str, list[str], Callable[[], Compil
     ]
     flags = [places.of_flag(flag) for flag in (*_split("CPPFLAGS"), *_split("CFLAGS"), *extras.flags)]
     last = [places.of_flag(flag) for flag in job.flags]
-    compiler = [*chain.compiler.command, *FLAGS, "-MMD", *flags, *headers]
+    compiler = [*chain.command, *FLAGS, "-MMD", *flags, *headers]
     of_compiler = [*compiler, *(flag for flag in last if flag.startswith(_FOR_COMPILER))]
     key = [places.real(f"{word}/") for word in of_compiler]
     objects = [keep(file, key, partial(_compile_source, job, file, of_compiler, places)) for file in extras.sources]

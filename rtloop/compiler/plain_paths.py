@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from pathlib import Path
 
 __all__ = ["Places", "is_plain", "plain_temporary_folder"]
@@ -23,6 +22,8 @@ def is_plain(path: str) -> bool:
 
 def plain_temporary_folder() -> str:
     """Return a folder for temporary files with a plain path, if there is one."""
+    import tempfile  # here, because `rtloop run` of a compiled file has to be quick
+
     usual = tempfile.gettempdir()
     others = [folder for folder in ("/tmp", "/var/tmp", "/dev/shm") if os.access(folder, os.W_OK)]
     return next(filter(is_plain, [usual, *others]), usual)

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 import rtloop
 from rtloop.compiler import c_compiler
 from rtloop.compiler.build import build_module
-from rtloop.compiler.c_compiler import find_command, find_compiler, project_variables
+from rtloop.compiler.c_compiler import find_command, find_compiler, identify, project_variables
 from rtloop.machine.doctor.checks.toolchain import read_toolchain
 from rtloop.system.fixes import compiler_fix, headers_fix
 from rtloop.tools.new.command import new
@@ -129,6 +129,22 @@ def test_the_compiler_of_python_is_called_through_its_cache(
     command = find_command()
     assert command == tuple(found.split())
     assert not found or c_compiler.describe_command([*command, "-O2"]) == f"{tmp_path}/{found}"
+
+
+def test_a_compiler_is_known_by_its_file_and_a_script_by_what_it_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    compiler = tmp_path / "gcc-99"
+    shutil.copy(sys.executable, compiler)
+    first = identify(["gcc-99"])
+    assert str(compiler) in first, "it was not started"
+    os.utime(compiler, ns=(1, 1))
+    assert identify(["gcc-99"]) != first, "it was installed again"
+    for name, command in {"clang-99": ["clang-99"], "mycc": ["mycc"], "launch": ["launch", "gcc-99"]}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\necho {name} of today\n")
+        (tmp_path / name).chmod(0o755)
+        assert identify(command) == f"{name} of today\n", "it may call any compiler"
 
 
 @pytest.mark.parametrize(

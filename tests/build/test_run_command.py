@@ -427,6 +427,16 @@ def test_the_second_start_needs_no_compiler(place: Path, tmp_path: Path) -> None
     assert done.returncode == 0 and "compiled" not in done.stderr
 
 
+def test_the_second_start_imports_nothing_that_only_a_compilation_or_a_terminal_needs(place: Path) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "rtloop", "run", "servo.pyx", *EASY, "--cycles", "3", "--json"]
+    subprocess.run(command, check=True, capture_output=True)
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "rtloop.compiler.build" in imported
+    late = {"rtloop.compiler.compilation", "rich", "subprocess", "tempfile", "importlib.metadata"}
+    assert not late & imported, "each of them delays the first release by 4 to 20 ms"
+
+
 def test_guard_alloc_begins_anew_with_the_library_and_counts_allocations() -> None:
     command = [sys.executable, "-m", "rtloop", "run", "servo.pyx", *EASY, "--cycles", "30", "--guard-alloc", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -14,13 +16,37 @@ if TYPE_CHECKING:
     from rtloop.loop.loop import RTLoop
     from rtloop.stats.stats import Stats
 
-__all__ = ["LiveLine", "describe_progress"]
+__all__ = ["LateConsole", "LiveLine", "describe_progress"]
 
 _INTERVAL_S = 0.25
 #: Drawing takes the GIL, which a step in Python needs.
 _GIL_INTERVAL_S = 1.0
 #: A narrower terminal gets only the main figures.
 _WIDE = 100
+
+
+class LateConsole:
+    """Console on stderr that imports rich when it is first printed on: a run without a terminal starts earlier."""
+
+    def __init__(self) -> None:
+        self._console: Console | None = None
+
+    @property
+    def is_terminal(self) -> bool:
+        """True if stderr is a terminal, or the environment says to treat it as one."""
+        if not sys.stderr.isatty() and not {"FORCE_COLOR", "TTY_COMPATIBLE"} & os.environ.keys():
+            return False
+        return self._made().is_terminal
+
+    def _made(self) -> Console:
+        if self._console is None:
+            from rich.console import Console
+
+            self._console = Console(stderr=True, highlight=False)
+        return self._console
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._made(), name)
 
 
 class LiveLine:
