@@ -148,7 +148,7 @@ def test_the_files_of_several_machines_are_one_table(tmp_path: Path) -> None:
 
 def test_every_script_with_claims_is_run_by_all(load) -> None:
     bench: ModuleType = load("bench")
-    alone = {"bench", "compare", "culprits", "observers", "page_faults", "scope", "soak"}
+    alone = {"bench", "compare", "culprits", "hours", "observers", "page_faults", "scope", "soak"}
     assert set(bench.PARTS) == set(SCRIPTS) - alone, "a soak, a count of names and a table have no claims about speed"
 
 
