@@ -29,6 +29,7 @@ once = load_once()
 #: Packages that an example needs beyond those of the group `test`; its tests are skipped where one is missing.
 NEEDS: dict[str, tuple[str, ...]] = {
     "adaptive_optics": ("scipy",),
+    "can": ("can", "canopen"),
     "fmu": ("fmpy", "gemseo_fmu", "lxml"),
     "humanoid": ("mujoco", "onnxruntime", "holosoma_inference"),
     "mpc": ("osqp", "casadi", "scipy"),

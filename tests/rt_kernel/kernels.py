@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 import re
 import shutil
@@ -16,6 +17,8 @@ PACKAGE = "linux-image-rt-amd64"
 #: Debian's releases by the names of their kernels on the command line.
 SUITES = {"6.1": "bookworm", "6.12": "trixie", "newest": "trixie-backports"}
 NAMES = tuple(SUITES)
+#: Modules that the tests of the CAN bus need: SocketCAN, a virtual interface, and a limit of its rate.
+MODULES = ("can", "can-raw", "can-bcm", "vcan", "sch_tbf")
 
 
 class Apt:
@@ -51,18 +54,48 @@ class Apt:
             file.unlink()
 
 
+def keep_modules(tree: Path, folder: Path) -> None:
+    """Unpack those of MODULES that are below a folder, with all that they depend on, numbered in the order to load."""
+    found = {re.sub(r"\.ko.*", "", file.name).replace("_", "-"): file for file in tree.rglob("*.ko*")}
+    kept: dict[str, bytes] = {}
+
+    def keep(name: str) -> None:
+        name = name.replace("_", "-")
+        if name in kept or name not in found:
+            return  # a module that is not there is built into the kernel
+        data = found[name].read_bytes()
+        code = lzma.decompress(data) if found[name].suffix == ".xz" else data
+        (depends,) = re.findall(rb"\0depends=([^\0]*)\0", code)[:1] or [b""]
+        for other in filter(None, depends.decode().split(",")):
+            keep(other)
+        kept[name] = code
+
+    for name in MODULES:
+        keep(name)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for number, (name, code) in enumerate(kept.items()):
+        (folder / f"{number:02}-{name}.ko").write_bytes(code)
+
+
+def modules_of(image: Path) -> list[Path]:
+    """Return the modules that were kept with an image, in the order to load."""
+    return sorted(image.with_suffix(".modules").glob("*.ko"))
+
+
 def fetch(name: str) -> Path:
-    """Return the image of a kernel by its name, which is downloaded unless it is in the cache."""
+    """Return the image of a kernel by its name, which is downloaded with its modules unless it is in the cache."""
     image = CACHE / f"{name}.vmlinuz"
-    if image.exists():
+    if image.exists() and modules_of(image):
         return image
     folder = CACHE / name
     shutil.rmtree(folder, ignore_errors=True)
     apt = Apt(SUITES[name], CACHE / f"apt-{name}")
     print(f"{name}: downloading", flush=True)
     for package in apt.depends(PACKAGE):
-        if re.match(r"linux-(image|binary)-\d", package):  # newer releases have the image in a package of its own
+        if re.match(r"linux-(image|binary|modules)-\d", package):  # newer releases have several packages
             apt.unpack(package, folder)
+    keep_modules(folder, image.with_suffix(".modules"))
     shutil.copy(next(folder.rglob("vmlinuz*")), image)
     shutil.rmtree(folder)
     return image

@@ -14,10 +14,16 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 TESTS = HERE.parent
+EXAMPLE = TESTS.parent / "examples" / "can"
 #: Distributions that the doctor and the tests need inside, with what they need.
 DISTRIBUTIONS = (
     "rtloop", "numpy", "click", "rich", "pygments", "markdown-it-py", "mdurl", "pytest", "iniconfig", "packaging",
     "pluggy", "hypothesis", "sortedcontainers",
+)  # fmt: skip
+#: Distributions of the other side of the CAN bus, which are copied if they are installed here.
+CAN = (
+    "python-can", "canopen", "cantools", "argparse-addons", "bitstruct", "crccheck", "textparser", "typing-extensions",
+    "wrapt",
 )  # fmt: skip
 #: Parts of the standard library that are large, and of no use inside.
 LEFT_OUT = {
@@ -25,7 +31,7 @@ LEFT_OUT = {
     "pydoc_data", "config",
 }  # fmt: skip
 #: Programs that the tests call, if this machine has them.
-PROGRAMS = ("cyclictest", "taskset", "chrt", "setpriv", "unshare")
+PROGRAMS = ("cyclictest", "taskset", "chrt", "setpriv", "unshare", "ip", "tc")
 #: A busy host may keep the emulated timer from ticking while the kernel checks it, and the kernel panics.
 ARGUMENTS = "console=ttyS0 quiet panic=-1 no_timer_check"
 
@@ -53,17 +59,18 @@ def copy(file: Path, root: Path, name: str | Path | None = None) -> Path:
 def compile_loops(shared: Path) -> None:
     """Compile the loops of the tests, because there is no compiler inside; or copy those in RTLOOP_TEST_SHARED."""
     left = Path(os.environ.get("RTLOOP_TEST_SHARED", "none"))
-    if (left / "support" / "waits").exists() and (left / "planted").exists():
-        for name in ("support", "planted"):
-            shutil.copytree(left / name, shared / name)
-        return
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    command = [sys.executable, str(TESTS / "support" / "build.py"), str(shared / "support"), _include()]
-    subprocess.run(command, env={**os.environ, "PATH": path}, check=True)
-    subprocess.run(
-        [sys.executable, "-c", _COMPILE, str(TESTS / "support"), str(HERE / "planted.pyx"), str(shared / "planted")],
-        env={**os.environ, "PATH": path}, check=True,
-    )  # fmt: skip
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    if (left / "support" / "waits").exists():
+        shutil.copytree(left / "support", shared / "support")
+    else:
+        command = [sys.executable, str(TESTS / "support" / "build.py"), str(shared / "support"), _include()]
+        subprocess.run(command, env=environment, check=True)
+    for source in (HERE / "planted.pyx", EXAMPLE / "motor.pyx"):
+        if (left / source.stem).exists():
+            shutil.copytree(left / source.stem, shared / source.stem)
+            continue
+        command = [sys.executable, "-c", _COMPILE, str(TESTS / "support"), str(source), str(shared / source.stem)]
+        subprocess.run(command, env=environment, check=True)
 
 
 def _include() -> str:
@@ -100,7 +107,8 @@ def make_root(root: Path) -> None:
 
     inside = root / f"usr/lib/python{sys.version_info.major}.{sys.version_info.minor}"
     shutil.copytree(library, inside, ignore=ignore)
-    for name in DISTRIBUTIONS:
+    present = {str(one.metadata["Name"]).lower().replace("_", "-") for one in metadata.distributions()}
+    for name in (*DISTRIBUTIONS, *(name for name in CAN if name in present)):
         for file in metadata.files(name) or ():
             source = Path(str(file.locate()))
             if ".." not in file.parts and source.is_file() and not {"tests", "test"} & set(file.parts):
@@ -116,6 +124,7 @@ def make_root(root: Path) -> None:
     for needed in libraries([python, *copied]):
         copy(needed, root)
     shutil.copytree(TESTS, root / "src" / "tests", ignore=shutil.ignore_patterns("__pycache__", ".pytest_cache"))
+    shutil.copytree(EXAMPLE, root / "src" / "examples" / "can", ignore=shutil.ignore_patterns("__pycache__"))
     copy(TESTS.parent / "pyproject.toml", root, "/src/pyproject.toml")
     compile_loops(root / "shared")
     copy(HERE / "init.sh", root, "/init").chmod(0o755)
@@ -158,12 +167,17 @@ class Machine:
         self.image = folder / "image"
         pack(folder / "root", self.image)
 
-    def run(self, kernel: Path, script: str, *, cpus: int = 2, arguments: str = "", timeout_s: float = 900) -> str:
-        """Boot a kernel, run the script, and return what the machine printed."""
+    def run(
+        self, kernel: Path, script: str, *, cpus: int = 2, arguments: str = "", timeout_s: float = 900,
+        modules: Iterable[Path] = (),
+    ) -> str:  # fmt: skip
+        """Boot a kernel, run the script, and return what the machine printed; the modules are in /modules there."""
         job, image = self.folder / "job", self.folder / "image-with-job"
         shutil.rmtree(job, ignore_errors=True)
         job.mkdir()
         (job / "job.sh").write_text(script)
+        for module in modules:
+            copy(module, job, f"/modules/{module.name}")
         pack(job, image)
         with image.open("r+b") as file, self.image.open("rb") as system:  # the kernel unpacks one after the other
             own = file.read()

@@ -8,6 +8,7 @@ See README.md beside this file.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import re
@@ -20,7 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from kernels import NAMES, fetch
+from kernels import NAMES, fetch, modules_of
 from machine import Machine, part, section
 
 PYTEST = '"$PYTHON" -m pytest -p no:cacheprovider -p no:xdist -rsx -s --tb=short'
@@ -32,7 +33,10 @@ PARTS = {
     "examine": f"{PYTEST} tests/rt_kernel/examine.py",
     "monitors": f"{PYTEST} tests/rt_kernel/monitors.py",
     "isolation": f"{PYTEST} tests/rt_kernel/partition.py tests/rt/test_isolation.py",
+    "can": f"for file in /modules/*.ko; do insmod $file; done; RTLOOP_TEST_VCAN=1 {PYTEST} tests/build/test_can.py",
 }
+#: What the part `can` needs in this Python.
+CAN_MODULES = ("can", "canopen", "cantools")
 
 
 def between(text: str, begin: str, end: str) -> str:
@@ -91,7 +95,8 @@ def run(machine: Machine, kernel: Path, parts: dict[str, str], arguments: argpar
         began = time.monotonic()
         script = "uname -r\n" + "".join(part(name, command) for name, command in chosen.items())
         cpus, more = (3, ISOLATED) if at_boot else (2, "")
-        text = machine.run(kernel, script, cpus=cpus, arguments=more, timeout_s=arguments.timeout)
+        modules = modules_of(kernel) if "can" in chosen else ()
+        text = machine.run(kernel, script, cpus=cpus, arguments=more, timeout_s=arguments.timeout, modules=modules)
         for name in chosen:
             inside, code = section(text, name)
             if name == "doctor":
@@ -110,7 +115,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     known = ", ".join(NAMES)
     parser.add_argument("kernels", nargs="*", metavar="KERNEL", help=f"{known}, or a file; default: 6.12", default=[])
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what runs (default: all)")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, help="what runs (default: all)")
     parser.add_argument("--tests", nargs="+", default=[], metavar="TEST", help="tests to run instead, for pytest")
     parser.add_argument("--command", metavar="LINE", help="a line for sh to run instead")
     parser.add_argument("--isolated", action="store_true", help="run those on three CPUs, two of them isolated at boot")
@@ -118,7 +123,13 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, default=900, help="longest time of a machine, in seconds")
     arguments = parser.parse_args()
     os.environ["LC_ALL"] = "C"
-    parts = {name: PARTS[name] for name in arguments.parts}
+    parts = {name: PARTS[name] for name in arguments.parts or PARTS}
+    lacking = [name for name in CAN_MODULES if importlib.util.find_spec(name) is None]
+    if "can" in parts and lacking:
+        if arguments.parts:
+            sys.exit(f"the part can needs {', '.join(lacking)}: pip install python-can canopen cantools")
+        print(f"left out: can, which needs {', '.join(lacking)} (pip install python-can canopen cantools)", flush=True)
+        del parts["can"]
     if arguments.tests:
         parts = {"tests": f"{PYTEST} {shlex.join(arguments.tests)}"}
     if arguments.command:
