@@ -71,7 +71,7 @@ class Grid:
     """Grid of releases of the loop in another process."""
 
     def __init__(self, pid: int) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         self.pid = pid
         while time.monotonic() < deadline:
             for loop in rtloop.running(pid):

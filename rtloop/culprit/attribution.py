@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from rtloop.culprit.page_moves import PageMoves
 from rtloop.culprit.timeline import Piece, State, Task, find_states, occupants, stolen_times
 from rtloop.stats.explanation import Explanation, Share
 from rtloop.units import format_duration
@@ -23,6 +24,8 @@ _MOST_SHARES = 8
 _SLACK_NS = 20_000
 #: Placeholders in a verb. Names of threads may contain braces, but no control characters that matter here.
 _TIME, _CPU = "\x01", "\x02"
+#: Flags of an event in an interrupt, a softirq or an NMI.
+_IN_INTERRUPT = frozenset("hHszZ")
 _STOPS = {19: "SIGSTOP", 20: "SIGTSTP", 21: "SIGTTIN", 22: "SIGTTOU"}
 
 
@@ -104,7 +107,7 @@ class _Part(NamedTuple):
 
 def explain(
     delay: Delay, cpu_events: Sequence[Event], rare_events: Sequence[Event], machine: Machine,
-    collections: Sequence[Collection] = (),
+    collections: Sequence[Collection] = (), moves: PageMoves | None = None,
 ) -> Explanation:  # fmt: skip
     """Explain a delay by the events around it.
 
@@ -115,25 +118,27 @@ def explain(
     cpu_events : sequence of Event
         All events of the CPUs that the loop may use, from before the cycle's release to after its end.
     rare_events : sequence of Event
-        Wake-ups of the loop, signals and compactions on all CPUs of the machine, for the same time.
+        Wake-ups of the loop, and signals, on all CPUs of the machine, for the same time.
     machine : Machine
         Facts that the trace does not have.
     collections : sequence of Collection
         Collections of garbage; only for a loop whose step needs the interpreter.
+    moves : PageMoves, optional
+        Moves of pages on all CPUs of the machine; they may have begun long before.
     """
     former = min(delay.end, delay.former_end) - delay.begin
     if delay.what == "start" and former >= _MOST * delay.ns:
         text = f"the loop was still in the cycle before it, until {_short(former)} after the release"
         return _known(delay, "step", "the cycle before", text, -1, [Share("step", "the cycle before", former)])
-    return _Attribution(delay, cpu_events, rare_events, machine, collections).explanation()
+    return _Attribution(delay, cpu_events, rare_events, machine, collections, moves or PageMoves()).explanation()
 
 
 class _Attribution:
     def __init__(
         self, delay: Delay, cpu_events: Sequence[Event], rare_events: Sequence[Event], machine: Machine,
-        collections: Sequence[Collection],
+        collections: Sequence[Collection], moves: PageMoves,
     ) -> None:  # fmt: skip
-        self._delay, self._machine, self._collections = delay, machine, collections
+        self._delay, self._machine, self._collections, self._moves = delay, machine, collections, moves
         self._cpu_events, self._rare = cpu_events, rare_events
         every = sorted([*cpu_events, *rare_events], key=lambda event: event.t)
         self._states = find_states(every, machine.tid)
@@ -214,8 +219,8 @@ class _Attribution:
             self._add(piece.context, name, ns, f"ran {_TIME} on CPU {_CPU}", cpu)
         elif task.pid == 0:
             self._add_idle(piece, ns, cpu)
-        elif compactor := self._compactor(task.pid, piece.begin):
-            self._add("compaction", compactor, ns, f"ran {_TIME} on CPU {_CPU}", cpu)
+        elif mover := self._mover(task.pid, piece.begin):
+            self._add("compaction", mover, ns, f"ran {_TIME} on CPU {_CPU}", cpu)
         else:
             kind, name, verb = self._describe(task, piece.work)
             if state is not None and state.kind == "runnable" and self._is_less_urgent(task):
@@ -358,9 +363,9 @@ class _Attribution:
 
     def _add_blocked(self, state: State, begin: int, end: int) -> None:
         waker = state.waker
-        compactor = None if waker is None else self._compactor(waker.pid, waker.t)
-        if compactor is not None:
-            self._add("compaction", compactor, end - begin, f"moved pages that the loop needed for {_TIME}", state.cpu)
+        mover = None if waker is None or _is_in_interrupt(waker) else self._mover(waker.pid, waker.t)
+        if mover is not None:
+            self._add("compaction", mover, end - begin, f"moved pages that the loop needed for {_TIME}", state.cpu)
         else:
             self._add_sleep(state, begin, end)
 
@@ -369,26 +374,10 @@ class _Attribution:
         by = "" if state.waker is None else f", until {_who(state.waker.comm, state.waker.pid)} woke it"
         self._add("unknown", "", end - begin, f"the loop waited {how}in its own thread{by}", state.cpu)
 
-    def _compactor(self, pid: int, t: int) -> str | None:
+    def _mover(self, pid: int, t: int) -> str | None:
         """Return the thread that was moving pages at a time, if it was."""
-        depth, reason, comm = 0, "", ""
-        for event in self._rare:
-            if event.t > t or event.pid != pid:
-                continue
-            if event.name in ("mm_compaction_begin", "mm_migrate_pages_start"):
-                depth, comm = depth + 1, event.comm
-                reason = "compaction" if event.name == "mm_compaction_begin" else reason or "page migration"
-            elif event.name in ("mm_compaction_end", "mm_migrate_pages"):
-                depth = max(0, depth - 1)
-        if depth:
-            return f"{reason} by {_who(comm, pid)}"
-        # The trace may begin within a compaction.
-        for event in self._rare:
-            if event.pid == pid and event.t >= t and event.name.startswith(("mm_compaction_", "mm_migrate_pages")):
-                ends = event.name in ("mm_compaction_end", "mm_migrate_pages")
-                reason = "compaction" if event.name == "mm_compaction_end" else "page migration"
-                return f"{reason} by {_who(event.comm, pid)}" if ends else None
-        return None
+        move = self._moves.at(pid, t)
+        return None if move is None else f"{move[0]} by {_who(move[1], pid)}"
 
     def _judge(self) -> Explanation:
         delay = self._delay
@@ -433,6 +422,11 @@ def _comm(comm: str, pid: int) -> str:
 
 def _who(comm: str, pid: int) -> str:
     return _comm(comm, pid) if comm == "<...>" else f"{comm} ({pid})"
+
+
+def _is_in_interrupt(event: Event) -> bool:
+    """Return True if an event was in an interrupt or a softirq: then the thread that was current did not cause it."""
+    return not _IN_INTERRUPT.isdisjoint(event.flags)
 
 
 def _interrupt(name: str) -> str:

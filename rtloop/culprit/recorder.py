@@ -11,9 +11,11 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rtloop.culprit import page_moves
 from rtloop.culprit.attribution import Collection, Delay, Machine, explain, unexplained
 from rtloop.culprit.lateness import AUTO, Late, find_late, limits_of
 from rtloop.culprit.machine import counts_interrupts, idle_state_name, loop_name, policy_text
+from rtloop.culprit.page_moves import PageMoves
 from rtloop.culprit.trace_text import first_time, last_time, parse
 from rtloop.culprit.tracefs import TraceInstance
 from rtloop.settings import CLOCKS
@@ -42,10 +44,7 @@ _CPU_TIME = "sched/sched_stat_runtime"
 #: Rare events, traced on all CPUs.
 _RARE_EVENTS = {
     "signal/signal_generate": "sig==18||(sig>=19&&sig<=22)",
-    "compaction/mm_compaction_begin": "",
-    "compaction/mm_compaction_end": "",
-    "migrate/mm_migrate_pages_start": "",
-    "migrate/mm_migrate_pages": "",
+    **dict.fromkeys(page_moves.EVENTS, ""),
 }
 #: And those of the loop's own thread.
 _OWN_EVENTS = ("sched/sched_waking", "sched/sched_migrate_task")
@@ -65,6 +64,8 @@ _READINGS = 9
 _MOST_RECORDS = 65536
 #: Most parts of the text whose events are kept, of about 80 events each.
 _MOST_PARSED = 256
+#: In the lines of moves of pages.
+_OF_MOVES = b" mm_"
 #: Time for the cycles that still wait at the end of the run, s.
 _FINISH_S = 5.0
 
@@ -88,10 +89,11 @@ class _Waiting(NamedTuple):
 
 
 class _Tail:
-    """The newest part of an instance's text."""
+    """The newest part of an instance's text, and the moves of pages in all of it."""
 
     def __init__(self, instance: TraceInstance) -> None:
         self.instance = instance
+        self.moves = PageMoves()
         self._chunks: deque[_Chunk] = deque()
         self._rest = b""
         self._bytes = 0
@@ -106,10 +108,19 @@ class _Tail:
             if first is None or last is None:
                 self._rest = text + newline + self._rest if len(self._rest) < 1 << 16 else b""
                 continue
+            self._follow_moves(text)
             self._chunks.append(_Chunk(next(self._numbers), first, last, text))
             self._bytes += len(text)
             while self._bytes > _MOST_BYTES:
                 self._bytes -= len(self._chunks.popleft().text)
+
+    def _follow_moves(self, text: bytes) -> None:
+        """Follow the moves of pages, of which most parts of the text have none."""
+        if b"[LOST " in text:  # at the time of the next line, which it needs
+            self.moves.add(parse(text.decode(errors="replace")))
+        elif _OF_MOVES in text:
+            lines = [line for line in text.split(b"\n") if _OF_MOVES in line]
+            self.moves.add(parse(b"\n".join(lines).decode(errors="replace")))
 
     def events(self, begin: int, end: int) -> list[Event]:
         """Return the events of a time."""
@@ -313,4 +324,4 @@ class Recorder:
     def _explain(self, one: _Waiting) -> Explanation:
         collections = [Collection(*each) for each in recent_collections(one.before)] if self._needs_interpreter else []
         every = [tail.events(one.before, one.after) for tail in (self._cpu_tail, self._rare_tail)]
-        return explain(one.delay, every[0], every[1], self._machine, collections)
+        return explain(one.delay, every[0], every[1], self._machine, collections, self._rare_tail.moves)

@@ -18,6 +18,7 @@ from rtloop import RTLoop, Stats
 from rtloop.culprit import acquire, lateness, recorder, tracefs
 from rtloop.culprit.attribution import Collection, Delay, Machine, explain
 from rtloop.culprit.machine import policy_text
+from rtloop.culprit.page_moves import PageMoves
 from rtloop.culprit.trace_text import LOST, first_time, last_time, parse
 from rtloop.culprit.tracefs import TraceInstance
 from rtloop.errors import RtloopError
@@ -218,18 +219,85 @@ def blocked(state: str = "D") -> tuple[list[str], Delay]:
     return lines, Delay(7, "execution", begin, begin, end, 320_000)
 
 
-def test_pages_that_are_compacted_are_named_if_the_compactor_woke_the_loop():
+def moving(us: int, event: str, cpu: int = 1, task: str = "bash-5") -> str:
+    return line(us, f"mm_{event}: x=1", task=task, cpu=cpu)
+
+
+def explained_moves(*events: str, flags: str = "d..3.") -> Explanation:
+    """Explain a step that was blocked from 1100 to 1400 us, beside moves of pages."""
     lines, delay = blocked()
-    begin = line(500, "mm_compaction_begin: zone_start=0x1", task="bash-5", cpu=1)
-    end = line(RELEASE + 900, "mm_compaction_end: zone_start=0x1", task="bash-5", cpu=1)
-    for rare in ([begin], [end], [begin, end]):
-        one = explain(delay, list(parse("\n".join(lines))), list(parse("\n".join(rare))), MACHINE)
+    moves = PageMoves()
+    moves.add(parse("\n".join(events)))
+    return explain(delay, list(parse("\n".join(lines).replace("d..3.", flags))), [], MACHINE, (), moves)
+
+
+BLOCKED = "unknown: the loop waited uninterruptibly in its own thread, until bash (5) woke it"
+
+
+def test_pages_that_are_moved_are_named_if_the_mover_woke_the_loop():
+    begin, end = moving(500, "compaction_begin"), moving(RELEASE + 900, "compaction_end")
+    for events in ([begin], [end], [begin, end]):
+        one = explained_moves(*events)
         assert (one.culprit, one.name) == ("compaction", "compaction by bash (5)")
-    early = end.replace("100.001900", "100.000700")
-    one = explain(delay, list(parse("\n".join(lines))), list(parse("\n".join([begin, early]))), MACHINE)
-    assert (one.culprit, one.text) == (
-        "unknown", "unknown: the loop waited uninterruptibly in its own thread, until bash (5) woke it",
-    )  # fmt: skip
+    assert explained_moves(begin, moving(700, "compaction_end")).text == BLOCKED
+    assert explained_moves(begin, moving(700, "compaction_end"), end).text == BLOCKED, "a begin that nobody has seen"
+    assert explained_moves(moving(RELEASE + 410, "compaction_begin"), end).text == BLOCKED
+    assert explained_moves(moving(500, "compaction_begin", task="sh-6")).text == BLOCKED
+
+
+def test_a_move_of_pages_may_last_for_seconds():
+    """As if a block of memory was taken offline: the loop touches one of its pages in the middle of that."""
+    lines, delay = blocked()
+    begin, end = moving(1, "migrate_pages_start"), moving(9_000_000, "migrate_pages")
+    lines = [text.replace(" 100.", " 104.") for text in lines]
+    delay = delay._replace(**{name: getattr(delay, name) + 4 * 10**9 for name in ("release", "begin", "end")})
+    moves = PageMoves()
+    moves.add(parse(f"{begin}\n{end}"))
+    one = explain(delay, list(parse("\n".join(lines))), [], MACHINE, (), moves)
+    assert one.text == "page migration by bash (5) moved pages that the loop needed for 300 us"
+
+
+def test_a_compaction_consists_of_migrations():
+    inner = [moving(600, "migrate_pages_start"), moving(RELEASE + 200, "migrate_pages")]
+    one = explained_moves(moving(500, "compaction_begin"), *inner, moving(RELEASE + 900, "compaction_end"))
+    assert one.name == "compaction by bash (5)"
+    assert explained_moves(*inner).text == BLOCKED, "it had ended"
+
+
+@pytest.mark.parametrize("flags", ["d.h3.", "d.s3.", "d.H3."])
+def test_an_interrupt_that_wakes_the_loop_is_not_the_work_of_the_thread_that_it_interrupts(flags):
+    """The loop waited for a disk, whose interrupt came while a thread moved other pages."""
+    assert explained_moves(moving(500, "compaction_begin"), flags=flags).text == BLOCKED
+
+
+def test_lost_events_may_have_been_the_end_of_a_move():
+    lost = f"CPU:1 [LOST 7 EVENTS]\n{moving(700, 'noise')}"
+    assert explained_moves(moving(500, "compaction_begin"), lost).text == BLOCKED
+    assert explained_moves(lost, moving(RELEASE + 900, "migrate_pages")).name == "page migration by bash (5)"
+    late = lost.replace("100.000700", "100.001500")
+    assert explained_moves(late, moving(RELEASE + 900, "migrate_pages")).text == BLOCKED
+
+
+def test_moves_of_very_many_threads_are_not_all_remembered():
+    moves = PageMoves()
+    for pid in range(3000):
+        moves.add(
+            parse(
+                f"{moving(pid, 'compaction_begin', task=f'x-{pid}')}\n{moving(pid, 'compaction_end', task=f'x-{pid}')}"
+            )
+        )
+    assert moves.at(2999, 10**11 + 2_999_000) == ("compaction", "x") and moves.at(0, 10**11) is None
+
+
+def test_a_mover_that_had_the_cpu_of_the_loop_is_named():
+    mover = ("kcompactd0", 41, 120)
+    lines = ran_late(switch(RELEASE - 50, IDLE, mover), begin=mover)
+    begin, end = (10**11 + us * 1000 for us in (RELEASE, RELEASE + 300))
+    moves = PageMoves()
+    moves.add(parse(moving(500, "compaction_begin", CPU, "kcompactd0-41")))
+    delay = Delay(1, "start", begin, begin, end, end - begin)
+    one = explain(delay, list(parse("\n".join(lines))), [], MACHINE, (), moves)
+    assert one.text == "compaction by kcompactd0 (41) ran 295 us on CPU 3"
 
 
 def test_the_collector_is_named_if_the_step_waited_while_it_ran():
@@ -332,7 +400,10 @@ def test_a_trace_of_a_real_kernel_is_explained(path):
     )
     events = [list(parse(text)) for text in (cpu_text, rare_text)]
     assert len(events[0]) == len(cpu_text.strip().split("\n")) and LOST not in {event.name for event in events[0]}
-    one = explain(Delay(**head["delay"]), *events, machine, [Collection(*each) for each in head["collections"]])
+    moves = PageMoves()
+    moves.add(events[1])
+    collections = [Collection(*each) for each in head["collections"]]
+    one = explain(Delay(**head["delay"]), *events, machine, collections, moves)
     assert (one.culprit, str(one)) == (head["culprit"], head["sentence"])
 
 
@@ -496,6 +567,24 @@ def test_parts_of_the_text_are_read_once_and_none_is_taken_for_another(written, 
     tail.take(1 << 62)
     for _ in range(2):
         assert [event.fields["state"] for event in tail.events(0, 1 << 62)] == [0, 1, 2, 3]
+    instance.close()
+
+
+def test_moves_of_pages_are_followed_in_the_whole_text(written, monkeypatch):
+    """Most lines are of other events, and a loss is dated by the line after it."""
+    other = line(800, "cpu_idle: state=0 cpu_id=3")
+    texts = [f"{moving(5, 'compaction_begin')}\n{other}\n", f"{other}\n", f"CPU:3 [LOST 2 EVENTS]\n{other}\n"]
+    pieces = [text.encode() for text in texts]
+    instance = TraceInstance("x", {}, None, 64, is_read=False)
+    monkeypatch.setattr(instance, "read", lambda: pieces.pop(0) if pieces else b"")
+    tail = recorder._Tail(instance)
+    tail.take(10**11 + 800_000)
+    tail.take(10**11 + 800_001)
+    assert tail.moves.at(5, 10**11 + 900_000) is None, "the loss"
+    pieces.append(f"{moving(950, 'compaction_end')}\n".encode())
+    tail.take(1 << 62)
+    assert tail.moves.at(5, 10**11 + 900_000) == ("compaction", "bash")
+    assert tail.moves.at(5, 10**11 + 700_000) is None
     instance.close()
 
 
