@@ -18,6 +18,7 @@
 #define MODEL_H
 
 #define RTLOOP_ATOMICS_H /* these instead */
+#define CHECK_BY_ONE_THREAD
 
 #include <setjmp.h>
 #include <stddef.h>
