@@ -16,9 +16,9 @@ BIN := $(CURDIR)/$(VENV)/bin
 PIP := $(BIN)/pip --quiet --disable-pip-version-check
 PYTEST := .ci/limit $(TEST_LIMIT) $(BIN)/pytest
 SOURCES := pyproject.toml meson.build meson.options $(shell find rtloop -type f -not -name '*.py[co]')
+TESTS := $(shell find tests -name '*.py')
 C_SOURCES := $(wildcard rtloop/include/rtloop/*.h tests/native/*.h tests/native/*.c)
-COMPILING := $(addprefix tests/,abi build downstream fuzz native)
-COUNTING := $(addprefix tests/,browser faults)
+ALONE := $(patsubst %,tests/rt/test_%.py,buffer clean cpus doctor grants isolation sleep_until)
 COMPILED := $(sort $(subst /,.,$(basename $(shell find rtloop -name '*.pyx'))))
 STUBTEST := --concise --ignore-disjoint-bases --ignore-unused-allowlist --allowlist $(CURDIR)/.ci/stubtest.allow \
   --mypy-config-file $(CURDIR)/pyproject.toml
@@ -38,19 +38,18 @@ help: ## show this list
 demo: $(VENV)/.installed ## install rtloop and run its demo; DEMO_ARGS="--duration 5s" replaces its arguments
 	$(BIN)/rtloop demo $(DEMO_ARGS)
 
-# First what mostly compiles and then the unit tests, on all CPUs and one more, because some of it waits; then the storms
-# and failures, which are judged by counts, two at a time; then the loops in real time, alone. All parts share what is
-# compiled once. Without --max-worker-restart=0, loadfile waits for ever for a worker that was killed. 5: none was
-# selected.
-test: $(VENV)/.installed $(VENV)/.test ## install rtloop and run all tests; TEST_ARGS="-k histogram" narrows them
-	failed=; run() { "$$@" || [ $$? = 5 ] || failed=1; }; \
+# First nearly all, in three processes more than there are CPUs, because much of it waits; tests/support/schedule.py says
+# what runs beside what. Then the storms and failures, which are judged by counts, two at a time. Then what changes the
+# machine, or whose loops must have it for themselves. All parts share what is compiled once. Without
+# --max-worker-restart=0, loadfile waits for ever for a worker that was killed. 5: none was selected.
+test: $(VENV)/.installed $(VENV)/.test $(if $(findstring tests/,$(TEST_ARGS)),,$(VENV)/.collected) ## install rtloop and run all tests; TEST_ARGS="-k histogram" narrows them
+	failed=; run() { $(PYTEST) "$$@" $(TEST_ARGS) || [ $$? = 5 ] || failed=1; }; \
+	beside() { workers=$$1; shift; run -n $$workers --dist loadfile --max-worker-restart=0 "$$@"; }; \
 	RTLOOP_TEST_SHARED=$$(mktemp -d) && export RTLOOP_TEST_SHARED && trap 'rm -rf "$$RTLOOP_TEST_SHARED"' EXIT; \
-	$(if $(findstring tests/,$(TEST_ARGS)),run $(PYTEST) $(TEST_ARGS), \
-	for part in "$(COMPILING)" tests/unit; do \
-	  run $(PYTEST) -n $$(($$(nproc) + 1)) --dist loadfile --max-worker-restart=0 $$part $(TEST_ARGS); \
-	done; \
-	run $(PYTEST) -n 2 --dist loadfile --max-worker-restart=0 $(COUNTING) $(TEST_ARGS); \
-	run $(PYTEST) $(addprefix --ignore=,$(COMPILING) tests/unit $(COUNTING)) $(TEST_ARGS)); \
+	$(if $(findstring tests/,$(TEST_ARGS)),run, \
+	beside $$(($$(nproc) + 3)) $(addprefix --ignore=,tests/faults $(ALONE)); \
+	beside 2 tests/faults; \
+	run $(ALONE)); \
 	[ -z "$$failed" ]
 
 native: $(VENV)/.installed $(VENV)/.test ## test the C headers alone, under the sanitizers
@@ -127,6 +126,13 @@ $(VENV)/.installed: $(VENV)/.build $(SOURCES)
 	$(PIP) install $(if $(STRICT),-vv -Csetup-args=-Drt_werror=true) \
 	  --no-build-isolation -Cbuild-dir=$(VENV)/rtloop-build '.[all]'
 	$(if $(STRICT),touch $(VENV)/.strict)
+	touch $@
+
+# pytest rewrites each assert, which takes four fifths of a collection. Workers that begin at once do it all over each.
+$(VENV)/.collected: $(VENV)/.installed $(VENV)/.test $(TESTS)
+	for part in "tests/unit" "tests --ignore=tests/unit"; do \
+	  env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest --collect-only --quiet $$part >/dev/null 2>&1 & \
+	done; wait
 	touch $@
 
 $(VENV)/.strict: $(VENV)/.build $(SOURCES)

@@ -65,6 +65,14 @@ def pytest_unconfigure() -> None:
     os.close(_stderr_fd)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """`--dist loadfile` keeps apart, and begins first, what tests/support/schedule.py says."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    return _load("schedule").Scheduling(config, log)
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol() -> Generator[None, object, object]:
     """A test that hangs prints every thread's stack and ends the run, instead of hanging it.

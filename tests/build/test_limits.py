@@ -21,7 +21,7 @@ def make_test(folder: Path, **files: str) -> subprocess.CompletedProcess[str]:
     shutil.copytree(ROOT / "tests" / "support", folder / "support", ignore=shutil.ignore_patterns("__pycache__"))
     for name, text in files.items():
         (folder / f"{name}.py").write_text(text)
-    (found,) = re.findall(r"\$\(PYTEST\) -n .* (--dist .*) \$\$part", (ROOT / "Makefile").read_text())
+    (found,) = re.findall(r"-n \$\$workers (--dist .*?) \"\$\$@\"", (ROOT / "Makefile").read_text())
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-n", "1", *found.split(), "-p", "no:cacheprovider", "."],
         cwd=folder,
