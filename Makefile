@@ -74,15 +74,19 @@ platforms: ## test on several Debian systems and Pythons, as root; P="trixie sid
 wheels: ## build wheels for x86-64 and arm64 into dist, and test each without a compiler, as root; P="3.13 sdist" names some
 	$(PYTHON) .ci/wheels.py $(P)
 
+# All at once, for each is one process; what they say is shown one after the other.
 lint: $(VENV)/.installed $(VENV)/.lint strict ## check style, format, types and stubs, and do a strict build
-	failed=; run() { "$$@" || failed="$$failed $$(basename $$1)"; }; \
+	said=$$(mktemp -d) && trap 'rm -rf "$$said"' EXIT; \
+	run() { { "$$@" >"$$said/$$(basename $$1).$$2" 2>&1 || basename $$1 >>"$$said/failed"; } & }; \
+	run $(BIN)/mypy; \
+	cd $(VENV) && run $(BIN)/stubtest $(STUBTEST) $(COMPILED); cd $(CURDIR); \
 	run $(BIN)/ruff check --output-format concise; \
 	run $(BIN)/ruff format --check; \
 	run $(BIN)/cython-lint rtloop tests examples; \
 	run $(BIN)/clang-format --dry-run -Werror $(C_SOURCES); \
-	run $(BIN)/mypy; \
-	cd $(VENV) && run $(BIN)/stubtest $(STUBTEST) $(COMPILED); \
-	if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
+	wait; \
+	for one in "$$said"/*.*; do cat "$$one"; done; \
+	if [ -e "$$said/failed" ]; then echo "failed:" $$(cat "$$said/failed") >&2; exit 1; fi
 
 strict: $(VENV)/.strict ## build from scratch; Cython's performance hints and C warnings in our code fail
 
