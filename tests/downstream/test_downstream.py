@@ -15,6 +15,7 @@ import pytest
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 RUN = HERE / "run_servo.py"
+SHIM = ROOT / "tests" / "support" / "warm"
 
 
 def call(*command: str | Path, cwd: Path, path: tuple[Path, ...] = (), python_path: Path | None = None) -> str:
@@ -85,7 +86,7 @@ def test_plain_cythonize(tmp_path, project):
 
 
 @pytest.fixture
-def checkout(tmp_path):
+def checkout(tmp_path, warm_cython, monkeypatch):
     """The Python of a fresh environment that has this one's packages, but rtloop only as an editable install."""
     home = tmp_path / "venv"
     call(sys.executable, "-m", "venv", "--without-pip", home, cwd=tmp_path)
@@ -96,10 +97,16 @@ def checkout(tmp_path):
             (site / entry.name).symlink_to(entry)
     # Cython looks for .pxd files on the path of the Python that runs it: here, too, it must not see the other install.
     cython = home / "bin" / "cython"
-    cython.write_text(f"#!{python}\nfrom Cython.Compiler.Main import setuptools_main\nsetuptools_main()\n")
+    # All of rtloop takes as long as everything else here: by the Cython that is loaded, and without an optimizer.
+    cython.write_text(
+        f"#!{python}\nimport runpy, sys\nsys.path.insert(0, {str(SHIM)!r})\n"
+        "runpy.run_module('cython', run_name='__main__', alter_sys=True)\n"
+    )
     cython.chmod(0o755)
+    for name, value in warm_cython.items():
+        monkeypatch.setenv(name, value)
     pip_install(
-        python, f"-Cbuild-dir={tmp_path / 'build'}", "-Csetup-args=-Dbuildtype=debug", "--editable", ROOT,
+        python, f"-Cbuild-dir={tmp_path / 'build'}", "-Csetup-args=-Dbuildtype=plain", "--editable", ROOT,
         cwd=tmp_path, path=(home / "bin",),
     )  # fmt: skip
     return python

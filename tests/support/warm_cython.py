@@ -29,7 +29,7 @@ def start(process: int) -> str:
     folder = tempfile.mkdtemp(prefix="rtloop-cython-")
     address = os.path.join(folder, "socket")
     # Not a child of the tests, which count their own.
-    subprocess.run([sys.executable, __file__, address, str(process)], check=True, stdin=subprocess.DEVNULL, timeout=60)
+    subprocess.run([sys.executable, __file__, address, str(process)], check=True, stdin=subprocess.DEVNULL, timeout=150)
     return address
 
 
