@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import runpy
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -37,6 +39,16 @@ NEEDS: dict[str, tuple[str, ...]] = {
 }
 
 
+def why_not(name: str) -> str:
+    """Return why an example that needs more than Python packages cannot be built here, or nothing."""
+    if name != "ethercat":
+        return ""
+    if not runpy.run_path(str(ROOT / "examples" / name / "soem.py"))["archive"]().exists():
+        return "the sources of SOEM are missing: python examples/ethercat/soem.py --install"
+    absent = [program for program in ("ip", "unshare") if shutil.which(program) is None]
+    return f"its virtual cable needs {absent[0]}: apt install iproute2 util-linux" if absent else ""
+
+
 def build_as_its_readme_says(example: Path, folder: Path) -> None:
     """Copy an example into a folder and build it there, unless its run.py does so by rtloop.build."""
     for file in example.iterdir():
@@ -45,6 +57,8 @@ def build_as_its_readme_says(example: Path, folder: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": "", "CFLAGS": "-O0"}  # a third of the time; no figure is looked at
     if (folder / "crane.py").exists():  # writes C code with the date in it, which another run would compile again
         subprocess.run([sys.executable, "crane.py"], cwd=folder, check=True, capture_output=True)
+    if (folder / "soem.py").exists():
+        subprocess.run([sys.executable, "soem.py"], cwd=folder, check=True, capture_output=True)
     if "rtloop.build(" in (folder / "run.py").read_text():
         return
     for source in folder.glob("*.pyx"):
@@ -70,6 +84,8 @@ def built_example(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], P
         for package in NEEDS.get(name, ()):
             if importlib.util.find_spec(package) is None:
                 pytest.skip(f"examples/{name} needs {package}, see its README")
+        if reason := why_not(name):
+            pytest.skip(f"examples/{name}: {reason}")
         folder = once.run_folder(tmp_path_factory.getbasetemp()) / "examples" / name
         made: Path = once.make_once(folder, lambda empty: build_as_its_readme_says(ROOT / "examples" / name, empty))
         return made

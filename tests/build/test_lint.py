@@ -253,6 +253,7 @@ FOREIGN = {
         "franka.Franka", "franka.Franka.enter",  # examined by itself, in franka.pyx
         "mj_kinematics", "mj_comPos", "mj_comVel", "mj_rne", "mj_jac",
     },
+    "ethercat": {"ecx_receive_processdata", "ecx_send_processdata", "ecx_writestate", "ecx_statecheck"},
     "fmu": {"set_real", "do_step", "get_real"},
     "humanoid": {"mj_step", "__pyx_e_8humanoid_RUN"},
     "mpc": {"osqp_update_data_vec", "osqp_solve", "nmpc"},
