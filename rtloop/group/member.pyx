@@ -7,14 +7,13 @@ from rtloop.loop.loop cimport _RTLoop_2
 from rtloop.headers.loop cimport (
     RT_COMMAND_SIBLING_FAILED,
     RT_COMMAND_STOP,
-    RT_PHASE_BEGIN,
     RT_PHASE_DONE,
     RT_PHASE_ENTERED,
     RT_PHASE_GO,
     RT_PHASE_READY,
     rt_clock_best_offset,
     rt_clock_reader,
-    rt_futex_move,
+    rt_loop_begin,
 )
 
 from rtloop.loop.thread cimport SLICE_NS, LoopThread
@@ -138,4 +137,4 @@ def begin(loop, int64_t origin, int64_t offset):
     if thread.phase() == RT_PHASE_ENTERED:
         thread.rt.offset = offset
         thread.rt.grid.origin = origin
-        rt_futex_move(&thread.rt.phase, RT_PHASE_ENTERED, RT_PHASE_BEGIN)
+        rt_loop_begin(thread.rt)

@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t, uint32_t
 from posix.unistd cimport getpid
 
 from rtloop._os cimport munmap, pthread_join
-from rtloop.headers.atomics cimport rt_load_acquire, rt_load_relaxed_64
+from rtloop.headers.atomics cimport rt_load_acquire, rt_load_relaxed_64, rt_store_release_32
 from rtloop.headers.loop cimport (
     RT_PHASE_ABORT,
     RT_PHASE_DONE,
@@ -14,7 +14,6 @@ from rtloop.headers.loop cimport (
     RT_SCHED_FLAG_RESET_ON_FORK,
     RT_STACK_SIGNAL_BYTES,
     RT_WATCH_ON,
-    rt_futex_set,
     rt_futex_wait,
     rt_stack_map,
     rt_stack_paint,
@@ -154,7 +153,7 @@ cdef class Watchdog:
     def _release_thread(self):
         self._state = "running"
         registry.loops.add(self)
-        rt_futex_set(&self.dog.phase, RT_PHASE_GO)
+        rt_store_release_32(&self.dog.phase, RT_PHASE_GO)
 
     def withdraw(self):
         """Release everything that prepare() has acquired. A thread that watches ends with its stopped loops."""
@@ -231,7 +230,7 @@ cdef class Watchdog:
     def _abort_thread(self):
         """End a thread that still waits for its release; any other has already been joined."""
         if self._has_thread:
-            rt_futex_set(&self.dog.phase, RT_PHASE_ABORT)
+            rt_store_release_32(&self.dog.phase, RT_PHASE_ABORT)
             self._join_thread()
 
     cdef object _join_thread(self):

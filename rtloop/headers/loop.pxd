@@ -18,7 +18,6 @@ cdef extern from "../include/rtloop/loop.h" nogil:
         RT_PHASE_ABORT
         RT_PHASE_DONE
         RT_PHASE_ENTERED
-        RT_PHASE_BEGIN
         RT_COMMAND_STOP
         RT_COMMAND_RESET
         RT_COMMAND_SIBLING_FAILED
@@ -233,8 +232,8 @@ cdef extern from "../include/rtloop/loop.h" nogil:
     void rt_stack_unmap(rt_stack_t *stack)
     int rt_thread_create(pthread_t *thread, rt_stack_t *stack, void *(*body)(void *) noexcept nogil, void *arg)
     void rt_futex_set(uint32_t *word, uint32_t value)
-    void rt_futex_move(uint32_t *word, uint32_t from_, uint32_t to)
     uint32_t rt_futex_wait(uint32_t *word, uint32_t value, int64_t timeout_ns)
+    void rt_loop_begin(rt_loop_t *loop)
     int rt_loop_default_wait(rt_loop_t *loop, int64_t release)
     int rt_loop_sleep_until(rt_loop_t *loop, int64_t time)
     void rt_loop_request_slack(rt_loop_t *loop, void (*call)(void *) noexcept nogil, void *self)

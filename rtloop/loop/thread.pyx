@@ -6,7 +6,7 @@ from libc.string cimport memset
 from posix.unistd cimport getpid
 
 from rtloop._os cimport munmap, pthread_join
-from rtloop.headers.atomics cimport rt_load_acquire
+from rtloop.headers.atomics cimport rt_load_acquire, rt_store_release_32
 from rtloop.headers.loop cimport (
     RT_COMMAND_SWAP,
     RT_END_CLOCK,
@@ -498,8 +498,8 @@ cdef class LoopThread:
         self.rt.phase = RT_PHASE_GO
 
     def go(self):
-        """Let the thread call ``enter``."""
-        rt_futex_set(&self.rt.phase, RT_PHASE_GO)
+        """Let the thread call ``enter``; it looks once a millisecond, for this thread must not wake it."""
+        rt_store_release_32(&self.rt.phase, RT_PHASE_GO)
 
     def join(self):
         """Join the thread, which is about to end. Returns the loop object, which this has no reference to any more.
@@ -532,7 +532,7 @@ cdef class LoopThread:
     def _abort(self):
         """End a thread that still waits for :meth:`go`; any other has already been joined."""
         if self._owner is not NULL:
-            rt_futex_set(&self.rt.phase, RT_PHASE_ABORT)
+            rt_store_release_32(&self.rt.phase, RT_PHASE_ABORT)
             self.join()
 
     def _reset_state(self, cycles, duration_ns, is_member):

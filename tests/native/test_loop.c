@@ -106,9 +106,9 @@ static void run(int is_auto, int is_refused) {
   CHECK(loop->thread.report.tid > 0 && loop->thread.report.slack_ns == 1 && loop->thread.report.signal_stack_rc == 0);
   CHECK((loop->thread.report.policy_rc != 0) == is_refused && loop->thread.report.attr.size > 0);
   if (is_refused) {
-    rt_futex_set(&loop->phase, RT_PHASE_ABORT);
+    rt_store_release(&loop->phase, RT_PHASE_ABORT);
   } else {
-    rt_futex_set(&loop->phase, RT_PHASE_GO);
+    rt_store_release(&loop->phase, RT_PHASE_GO);
     rt_bank_clear(bank);
     uint64_t written = 0;
     while (written < 300) {
@@ -211,7 +211,7 @@ static void run_group(int is_stopped, uint32_t command) {
     while (rt_futex_wait(&loop->phase, RT_PHASE_STARTING, RT_NS_PER_S) == RT_PHASE_STARTING) continue;
   }
   for (int i = 0; i < LOOPS; i++) members[i].loop->group.next = members[(i + 1) % LOOPS].loop;
-  for (int i = 0; i < LOOPS; i++) rt_futex_set(&members[i].loop->phase, RT_PHASE_GO);
+  for (int i = 0; i < LOOPS; i++) rt_store_release(&members[i].loop->phase, RT_PHASE_GO);
   for (int i = 0; i < LOOPS; i++) {
     uint32_t *phase = &members[i].loop->phase;
     while (rt_futex_wait(phase, RT_PHASE_GO, RT_NS_PER_S) == RT_PHASE_GO) continue;
@@ -223,7 +223,7 @@ static void run_group(int is_stopped, uint32_t command) {
     const int64_t origin = rt_clock_now(CLOCK_MONOTONIC) + 2000000;
     for (int i = 0; i < LOOPS; i++) {
       members[i].loop->grid.origin = origin;
-      rt_futex_move(&members[i].loop->phase, RT_PHASE_ENTERED, RT_PHASE_BEGIN);
+      rt_loop_begin(members[i].loop);
     }
   }
   const int is_asked = command == RT_COMMAND_SIBLING_FAILED && !is_stopped;
@@ -248,8 +248,8 @@ static void run_group(int is_stopped, uint32_t command) {
   }
   CHECK(!is_asked ||
         (members[0].asked <= 2 && members[0].steps > 40 && members[2].asked == 1 && members[2].steps == 1));
-  /* A move from a phase that the loop has left changes nothing. */
-  rt_futex_move(&members[0].loop->phase, RT_PHASE_ENTERED, RT_PHASE_BEGIN);
+  /* A loop that does not wait for its origin is not moved. */
+  rt_loop_begin(members[0].loop);
   CHECK(members[0].loop->phase == RT_PHASE_DONE);
   for (int i = 0; i < LOOPS; i++) {
     rt_stack_unmap(&members[i].loop->thread.stack);

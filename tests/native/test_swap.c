@@ -244,7 +244,7 @@ static void run(int end) {
   loop->phase = RT_PHASE_STARTING;
   CHECK(rt_thread_create(&loop->thread.id, &loop->thread.stack, body, now) == 0);
   while (rt_futex_wait(&loop->phase, RT_PHASE_STARTING, RT_NS_PER_S) == RT_PHASE_STARTING) continue;
-  rt_futex_set(&loop->phase, RT_PHASE_GO);
+  rt_store_release(&loop->phase, RT_PHASE_GO);
   int64_t failed = 0;
   now = swap_often(loop, now);
   now = try_often(loop, now, &failed);

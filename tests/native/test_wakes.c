@@ -120,7 +120,7 @@ static void run(int from, int until) {
   CHECK(pthread_create(&thread, NULL, run_loop, NULL) == 0);
   while (rt_futex_wait(&loop.phase, RT_PHASE_STARTING, RT_NS_PER_S) == RT_PHASE_STARTING) {
   }
-  rt_futex_set(&loop.phase, RT_PHASE_GO);
+  rt_store_release(&loop.phase, RT_PHASE_GO);
   CHECK(pthread_join(thread, NULL) == 0);
   CHECK(loop.end.reason == RT_END_NORMAL && loop.cycle.index == CYCLES);
   steps = 0;

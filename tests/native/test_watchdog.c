@@ -305,11 +305,11 @@ static void launch_dog(rt_watchdog_t *dog) {
   CHECK(rt_thread_create(&dog->thread, &dog->stack, dog_body, dog) == 0);
   while (rt_futex_wait(&dog->phase, RT_PHASE_STARTING, RT_NS_PER_S) == RT_PHASE_STARTING) continue;
   CHECK(dog->report.tid > 0 && dog->phase == RT_PHASE_READY);
-  rt_futex_set(&dog->phase, RT_PHASE_GO);
+  rt_store_release(&dog->phase, RT_PHASE_GO);
 }
 
 static void begin(subject_t *subjects, int count) {
-  for (int i = 0; i < count; i++) rt_futex_set(&subjects[i].loop->phase, RT_PHASE_GO);
+  for (int i = 0; i < count; i++) rt_store_release(&subjects[i].loop->phase, RT_PHASE_GO);
   for (int i = 0; i < count; i++) {
     uint32_t *phase = &subjects[i].loop->phase;
     while (rt_futex_wait(phase, RT_PHASE_GO, RT_NS_PER_S) == RT_PHASE_GO) continue;
@@ -317,7 +317,7 @@ static void begin(subject_t *subjects, int count) {
   const int64_t origin = rt_clock_now(CLOCK_MONOTONIC) + 2 * MS;
   for (int i = 0; i < count; i++) {
     subjects[i].loop->grid.origin = origin;
-    rt_futex_move(&subjects[i].loop->phase, RT_PHASE_ENTERED, RT_PHASE_BEGIN);
+    rt_loop_begin(subjects[i].loop);
   }
 }
 
@@ -433,7 +433,7 @@ static void run_abort(void) {
   dog->phase = RT_PHASE_STARTING;
   CHECK(rt_thread_create(&dog->thread, &dog->stack, dog_body, dog) == 0);
   rt_futex_wait(&dog->phase, RT_PHASE_STARTING, 20 * RT_NS_PER_S);
-  rt_futex_set(&dog->phase, RT_PHASE_ABORT);
+  rt_store_release(&dog->phase, RT_PHASE_ABORT);
   join(dog->thread, &dog->phase);
   CHECK(dog->checks == 0 && s.loop->watch == RT_WATCH_ON);
   rt_stack_unmap(&dog->stack);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import threading
 import time
@@ -10,6 +11,8 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+
+from rtloop import LoopGroup
 
 pytestmark = pytest.mark.rt
 
@@ -37,6 +40,25 @@ def test_no_page_fault_in_10000_cycles_while_python_allocates(probes: ModuleType
     assert (stats.page_faults[0], stats.page_faults[1]) == (0, 0)
     assert stats.cycles == 10_000
     assert stats.latency.count == 10_000 - stats.warmup
+
+
+def test_no_thread_of_lower_priority_wakes_a_loop_or_a_watchdog(
+    probes: ModuleType, support: Callable[[str], ModuleType]
+) -> None:
+    """Not even the one that starts them, by the rules of the kernel's monitor `rtapp`."""
+    judges = support("judges")
+    if not judges.Trace.available():
+        pytest.skip("this kernel lacks trace events, or /sys/kernel/tracing is not writable")
+    trace = judges.Trace()
+    try:
+        loops = [probes.Probe("5ms", name="one"), probes.Probe("10ms", name="two")]
+        with LoopGroup(loops, watchdog="1s"):
+            while any(loop.stats.cycles < 5 for loop in loops):
+                time.sleep(0.01)
+            tids = {int(name) for name in os.listdir("/proc/self/task")}
+        assert {loop.tid for loop in loops} < tids and not trace.of(tids)
+    finally:
+        trace.close()
 
 
 def test_the_counter_of_faults_counts(script: Script) -> None:

@@ -69,7 +69,7 @@ def compile_loops(shared: Path) -> None:
         if (left / source.stem).exists():
             shutil.copytree(left / source.stem, shared / source.stem)
             continue
-        command = [sys.executable, "-c", _COMPILE, str(TESTS / "support"), str(source), str(shared / source.stem)]
+        command = [sys.executable, "-P", "-c", _COMPILE, str(TESTS / "support"), str(source), str(shared / source.stem)]
         subprocess.run(command, env=environment, check=True)
 
 

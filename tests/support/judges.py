@@ -39,18 +39,11 @@ _ENTER = re.compile(r"NR (\d+) \((.*)\)")
 
 
 class Report(NamedTuple):
-    """A report of a monitor: its name, the thread (0 for a monitor of a CPU), and the trace's line and time."""
+    """A report of a monitor: its name, the thread (0 for a monitor of a CPU), and the line of the trace."""
 
     monitor: str
     tid: int
     text: str
-
-    @property
-    def at_ns(self) -> int:
-        """Return when it was, on CLOCK_MONOTONIC, to a microsecond."""
-        found = re.search(r" (\d+)\.(\d{6}): ", self.text)
-        assert found is not None, self.text
-        return int(found[1] + found[2]) * 1000
 
 
 class _Judge:
@@ -75,14 +68,14 @@ class _Judge:
         """Stop, and return all reports."""
         raise NotImplementedError
 
-    def of(self, tids: Iterable[int], since_ns: int) -> list[Report]:
-        """Return the reports of some threads from a time on CLOCK_MONOTONIC on."""
+    def of(self, tids: Iterable[int]) -> list[Report]:
+        """Return the reports of some threads."""
         wanted = {*tids}
-        return [report for report in self.reports() if report.tid in wanted and report.at_ns >= since_ns]
+        return [report for report in self.reports() if report.tid in wanted]
 
-    def counts(self, tid: int, since_ns: int) -> dict[str, int]:
-        """Return the number of reports of a thread by monitor, from a time on."""
-        return dict(Counter(report.monitor for report in self.of({tid}, since_ns)))
+    def counts(self, tid: int) -> dict[str, int]:
+        """Return the number of reports of a thread by monitor."""
+        return dict(Counter(report.monitor for report in self.of({tid})))
 
     def close(self) -> None:
         """Remove the instance."""

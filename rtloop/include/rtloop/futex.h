@@ -13,19 +13,13 @@
 
 #include "atomics.h"
 
+#define RT_FUTEX_LOOK_NS INT64_C(1000000)
+
 /* Store a value with release order and wake every thread that waits for the word. Any thread; one system call; never
  * fails. */
 static inline void rt_futex_set(uint32_t *word, uint32_t value) {
   rt_store_release(word, value);
   syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
-}
-
-/* If the word still has the value `from`, store `to` with release order and wake every thread that waits for the word.
- * Otherwise change nothing. Any thread; at most one system call; never fails. */
-static inline void rt_futex_move(uint32_t *word, uint32_t from, uint32_t to) {
-  if (__atomic_compare_exchange_n(word, &from, to, 0, __ATOMIC_RELEASE, __ATOMIC_RELAXED)) {
-    syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
-  }
 }
 
 /* Wait while the word has this value, at most timeout_ns (relative). Returns the word at the end of the wait, which is
@@ -34,6 +28,15 @@ static inline uint32_t rt_futex_wait(uint32_t *word, uint32_t value, int64_t tim
   struct timespec ts = {.tv_sec = (time_t)(timeout_ns / 1000000000), .tv_nsec = (long)(timeout_ns % 1000000000)};
   if (rt_load_acquire(word) == value) syscall(SYS_futex, word, FUTEX_WAIT, value, &ts, NULL, 0);
   return rt_load_acquire(word);
+}
+
+/* Wait while the word has this value, and look at it once a millisecond: a timer's interrupt ends each sleep. For a
+ * real-time thread that waits for one of lower priority, which stores the word and must not wake it (the kernel's
+ * monitor rtapp). Returns the other value. Blocks; a system call for each look; never fails. */
+static inline uint32_t rt_futex_watch(uint32_t *word, uint32_t value) {
+  uint32_t is = rt_load_acquire(word);
+  while (is == value) is = rt_futex_wait(word, value, RT_FUTEX_LOOK_NS);
+  return is;
 }
 
 #endif

@@ -22,14 +22,20 @@
 #include "thread.h"
 #include "watch.h"
 
-/* In a group, wait until the group has set the origin, or for a stop. Outside of a group, return at once.
- * The loop's thread, after enter(); blocks in futex(2); never fails. */
+/* In a group, wait until the group has set the origin, or for a stop. Outside of a group, return at once. Nobody wakes
+ * the thread, as in rt_futex_watch. The loop's thread, after enter(); blocks in futex(2); never fails. */
 static inline void rt_loop_await_origin(rt_loop_t *loop) {
   if (!loop->group.is_member) return;
   rt_futex_set(&loop->phase, RT_PHASE_ENTERED);
-  while (rt_futex_wait(&loop->phase, RT_PHASE_ENTERED, RT_SLICE_NS) == RT_PHASE_ENTERED) {
+  while (rt_futex_wait(&loop->phase, RT_PHASE_ENTERED, RT_FUTEX_LOOK_NS) == RT_PHASE_ENTERED) {
     if (rt_load_acquire(&loop->command) & RT_COMMAND_STOP) return;
   }
+}
+
+/* Let a loop whose origin is set begin, if it waits for that. The group's control thread; no system call. */
+static inline void rt_loop_begin(rt_loop_t *loop) {
+  uint32_t entered = RT_PHASE_ENTERED;
+  rt_compare_exchange_acq_rel(&loop->phase, &entered, (uint32_t)RT_PHASE_BEGIN);
 }
 
 /* End this process if it is a child that enter() or leave() has forked, and that has returned from there: it has no
@@ -57,9 +63,7 @@ rt_loop_guarded_main(rt_loop_t *loop, rt_guard_t *guard, void *self, int (*enter
   if (loop->wakers) rt_wakers_enter(loop->wakers, &loop->wakes);
   if (guard) rt_guard_setup(guard, loop->thread.stack.base);
   rt_futex_set(&loop->phase, RT_PHASE_READY);
-  uint32_t phase = RT_PHASE_READY;
-  while (phase == RT_PHASE_READY) phase = rt_futex_wait(&loop->phase, RT_PHASE_READY, RT_NS_PER_S);
-  if (phase == RT_PHASE_GO) {
+  if (rt_futex_watch(&loop->phase, RT_PHASE_READY) == RT_PHASE_GO) {
     const int rc = enter(self);
     rt_loop_end_child(loop);
     if (rc == RT_CONTINUE) {

@@ -165,9 +165,7 @@ static inline void rt_watchdog_run(rt_watchdog_t *dog) {
 static inline void rt_watchdog_main(rt_watchdog_t *dog) {
   rt_thread_setup(&dog->request, &dog->stack, &dog->report);
   rt_futex_set(&dog->phase, RT_PHASE_READY);
-  uint32_t verdict = RT_PHASE_READY;
-  while (verdict == RT_PHASE_READY) verdict = rt_futex_wait(&dog->phase, RT_PHASE_READY, RT_NS_PER_S);
-  if (verdict == RT_PHASE_GO) rt_watchdog_run(dog);
+  if (rt_futex_watch(&dog->phase, RT_PHASE_READY) == RT_PHASE_GO) rt_watchdog_run(dog);
   rt_thread_read_back(&dog->report);
   rt_futex_set(&dog->phase, RT_PHASE_DONE);
 }
