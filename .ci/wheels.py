@@ -123,7 +123,7 @@ class Bench:
         """Print a line of progress."""
         say(f"Python {self.python.name}: {text}")
 
-    def must_run(self, *command: str, folder: str = "/", limit_s: float = 2700) -> None:
+    def must_run(self, *command: str, folder: str = "/", limit_s: float = 7200) -> None:
         """Run a command inside, with the tools on the PATH; raise if it fails."""
         self.chroot.must_run(command, folder, limit_s=limit_s, **self.variables)
 
