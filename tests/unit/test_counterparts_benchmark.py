@@ -120,3 +120,28 @@ def test_what_is_not_installed_is_listed_with_its_fix(tmp_path: Path) -> None:
     assert "Not installed" in done.stdout and "simulator.py --install" in done.stdout
     written = json.loads(out.read_text())
     assert "franka-sim" in written["missing"] and written["claims"] == [] and written["facts"]["rtloop"]
+
+
+def test_a_slot_of_the_bus_is_kept_by_a_frame_that_comes_back_with_the_full_counter(load: Any) -> None:
+    cable = load("counterpart_rows._cable")
+    period = 1_000_000
+    at, index, wkc = [], [], []
+    for number in range(301):
+        if number == 40:
+            continue  # not sent
+        sent = number * period + (900_000 if number == 60 else number % 7 * 1000) + 990_000
+        at += [sent, sent + 30_000]
+        index += [number % 16, number % 16]
+        wkc += [-1, {80: 3, 81: 0}.get(number, 5)]
+    del at[2 * 149 + 1], index[2 * 149 + 1], wkc[2 * 149 + 1]  # number 150 never came back
+    exchanges = cable.Exchanges(np.array(at), np.array(index), np.array(wkc))
+    kept, lowest, off = exchanges.judge(period)
+    assert exchanges.expected == 5 and len(exchanges.sent) == 300 and (~exchanges.is_valid).sum() == 3
+    assert kept == pytest.approx(1 - 5 / 301), "40 was not sent, 60 was in the next slot, three were not valid"
+    assert lowest == pytest.approx(0.96) and off[0] < 4 and 90 < off[2] < 110, "60 was 0.1 ms before the next instant"
+
+
+def test_a_bus_that_never_answered_has_no_slots(load: Any) -> None:
+    cable = load("counterpart_rows._cable")
+    nothing = cable.Exchanges(np.array([1, 2]), np.array([1, 2]), np.array([-1, -1]))
+    assert nothing.judge(1_000_000)[0] == 0
