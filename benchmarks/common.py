@@ -221,10 +221,19 @@ def quartiles(values: list[float]) -> tuple[float | None, float | None]:
     return low, high
 
 
+def _generation() -> str:
+    """Return the family and the model of an x86 processor, which its name in a virtual machine may not tell."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    family, model = found.get("cpu family"), found.get("model")
+    return f"family {family}, model {model}" if family and model else ""
+
+
 def facts() -> dict[str, Any]:
     """Return the context of the figures: the machine, its load, the versions, the time."""
     return {
         **host_facts(),
+        "cpu_generation": _generation(),
         "rtloop": rtloop.__version__,
         "load": os.getloadavg(),
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

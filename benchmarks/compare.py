@@ -1,6 +1,7 @@
 """Put files of `make bench` side by side: one column for each machine, or what got worse on one.
 
     python benchmarks/compare.py FILE FILE ... [--markdown] [--json FILE]
+    python benchmarks/compare.py --write           # the tables of README.md and performance.md, from benchmarks/results
     make bench BENCH_ARGS="--compare old.json"
 
 A column is headed by the maker, the model, the kernel and the date. A row has the ratio of a claim, or its figure if it
@@ -22,22 +23,38 @@ from typing import Any, NamedTuple
 
 from common import Claim, print_table, run_script, writable
 
+ROOT = Path(__file__).parents[1]
+#: Files of `make bench` that people have sent.
+RESULTS = ROOT / "benchmarks" / "results"
+BEGIN, END = "<!-- machines: made by benchmarks/compare.py --write -->\n", "<!-- end of machines -->\n"
+#: Claims of which README.md has the range: script, name, peer, and the words for it.
+IN_README = (
+    ("instructions", "instructions of a cycle", "", "user-space instructions per cycle"),
+    ("instructions", "instructions of a cycle", "cyclictest -h", "the same, relative to `cyclictest`"),
+    ("latency", "rtloop, 50 %", "cyclictest", "median wake-up latency, relative to `cyclictest`"),
+    ("latency", "rtloop, 99 %", "cyclictest", "99 % of the wake-up latency, relative to `cyclictest`"),
+)
 #: Share of a figure that never counts as a change: other code around it moves it by as much.
 TOLERANCE = 0.05
 
 
 class Results(NamedTuple):
-    """One file of `make bench`: the machine's facts, and the claims by script, name and peer."""
+    """One file of `make bench`: the machine's facts, and the claims by script, name and peer.
+
+    `remark` says how the file differs from what `make bench` writes.
+    """
 
     facts: dict[str, Any]
     is_quick: bool
     claims: dict[tuple[str, str, str], Claim]
+    remark: str = ""
 
     @property
     def machine(self) -> str:
         """The maker and the model of the processor, the kernel and the date."""
         facts = self.facts
-        virtual = " (virtual)" if facts.get("is_virtual") else ""
+        kinds = [str(facts.get("cpu_generation") or ""), "virtual" if facts.get("is_virtual") else ""]
+        virtual = f" ({', '.join(filter(None, kinds))})" if any(kinds) else ""
         rt = " PREEMPT_RT" if facts.get("preempt_rt") else ""
         text = f"{facts.get('cpu', 'unknown')}{virtual}, {facts.get('cpus', '?')} CPUs, Linux {facts.get('kernel')}{rt}"
         return f"{text}, {str(facts.get('time', ''))[:10]}" + (", quick" if self.is_quick else "")
@@ -73,7 +90,8 @@ def parse(content: Mapping[str, Any]) -> Results:
         for one in made:
             found = Claim(**{name: one[name] for name in Claim._fields if name in one})
             claims[part, found.name, found.peer_name] = found
-    return Results(dict(content["facts"]), bool((content.get("options") or {}).get("quick")), claims)
+    is_quick = bool((content.get("options") or {}).get("quick"))
+    return Results(dict(content["facts"]), is_quick, claims, str(content.get("remark", "")))
 
 
 def value(claim: Claim) -> float:
@@ -148,21 +166,74 @@ def table(files: list[Results]) -> tuple[list[str], list[list[str]]]:
     return ["claim", "relative to", *(results.machine for results in files), "range", "target"], rows
 
 
-def print_markdown(heads: list[str], rows: list[list[str]]) -> None:
-    """Print a table as Markdown, for a page of the documentation."""
-    for row in [heads, ["---", "---", *["--:"] * (len(heads) - 2)], *rows]:
-        print(f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |")
+def markdown(heads: list[str], rows: list[list[str]]) -> str:
+    """Return a table in Markdown, for a page of the documentation."""
+    lines = [heads, ["---", "---", *["--:"] * (len(heads) - 2)], *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |\n" for row in lines)
+
+
+def sent(folder: Path = RESULTS) -> list[Results]:
+    """Return the results in a folder, in the order of their files' names."""
+    return [read(path) for path in sorted(folder.glob("*.json"))]
+
+
+def section(files: list[Results]) -> str:
+    """Return the machines and the claims with a target, for performance.md."""
+    heads, rows = table(files)
+    machines = []
+    for number, one in enumerate(files, 1):
+        load = one.facts.get("load")
+        about = [one.machine, f"load average {load[0]:.1f}" if load else "", one.remark]
+        machines.append(f"{number}. {'; '.join(filter(None, about))}.\n")
+    shown = [row for row in rows if row[-1] != "-"]
+    heads = [*heads[:2], *(str(number) for number in range(1, len(files) + 1)), *heads[-2:]]
+    return "".join(machines) + "\n" + markdown(heads, shown)
+
+
+def summary(files: list[Results]) -> str:
+    """Return the ranges of the claims of IN_README, for README.md."""
+    lines = ["| on all machines measured so far | from | to | machines |\n| --- | --: | --: | --: |\n"]
+    for *key, words in IN_README:
+        found = [value(claim) for results in files if (claim := results.claims.get(tuple(key))) is not None]
+        if found:
+            lines.append(f"| {words} | {min(found):.3g} | {max(found):.3g} | {len(found)} |\n")
+    return "".join(lines)
+
+
+def write_pages(files: list[Results]) -> None:
+    """Write the tables into the pages."""
+    for page, text in pages(files).items():
+        page.write_text(text, encoding="utf-8")
+
+
+def pages(files: list[Results]) -> dict[Path, str]:
+    """Return the text of each page with its table."""
+    made = {}
+    for name, text in (("README.md", summary(files)), ("docs/explanation/performance.md", section(files))):
+        page = ROOT / name
+        before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+        _, end, after = rest.partition(END)
+        if not (begin and end):
+            sys.exit(f"{page} has no place for the table: {BEGIN}{END}")
+        made[page] = f"{before}{BEGIN}{text}{END}{after}"
+    return made
 
 
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("files", nargs="+", metavar="FILE", help="written by make bench, or by a script's --json")
+    options.add_argument("files", nargs="*", metavar="FILE", help="written by make bench, or by a script's --json")
+    options.add_argument("--write", action="store_true", help="write the tables of the results folder into the pages")
     options.add_argument("--markdown", action="store_true", help="print a table for a page")
     options.add_argument("--json", type=writable, metavar="FILE", help="write the table here")
     arguments = options.parse_args()
+    if arguments.write:
+        write_pages(sent())
+        return 0
+    if not arguments.files:
+        options.error("give a FILE, or --write")
     heads, rows = table([read(path) for path in arguments.files])
     if arguments.markdown:
-        print_markdown(heads, rows)
+        print(markdown(heads, rows), end="")
     else:
         machines = heads[2:-2]
         for number, machine in enumerate(machines, 1):

@@ -223,7 +223,8 @@ def page(content: dict[str, Any]) -> str:
     kernel = f"Linux {host['kernel']}, " + ("PREEMPT_RT" if host["preempt_rt"] else "not PREEMPT_RT")
     virtual = "a virtual machine" if host["is_virtual"] else "bare metal"
     low, high = content["load_average"]
-    duration = format_duration(content["duration_s"] * 10**9, 0)
+    seconds = content["duration_s"]
+    duration = f"{seconds / 3600:.1f} h" if seconds >= 7200 else f"{seconds / 60:.0f} min"
     others = [
         [f"[{one.who}]({one.url})", one.machine, one.duration, one.load, ", ".join(map(str, one.maxima_us))]
         for one in PUBLISHED
@@ -259,6 +260,8 @@ Latencies are in microseconds, and both sides run at SCHED_FIFO {content["priori
 A missed release is one without a cycle; cycles and missed releases add up to the releases of each loop's grid.
 `cyclictest` does not count missed releases, and runs a cycle for each of them later.
 Percentiles are upper bin edges, so they never underestimate.
+The sides take turns, so that a stall of the machine delays only one of them. With {content["blocks"]} blocks each, \
+their tails differ by chance as well; the more blocks, the less.
 
 ## Published maxima
 

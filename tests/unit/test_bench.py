@@ -146,6 +146,26 @@ def test_the_files_of_several_machines_are_one_table(tmp_path: Path) -> None:
     assert done.returncode == 1 and "is not a file of `make bench`" in done.stderr
 
 
+def test_the_tables_of_the_pages_are_those_of_the_files_that_were_sent(load) -> None:
+    compare: ModuleType = load("compare")
+    files = compare.sent()
+    assert files and all(one.claims for one in files)
+    for page, text in compare.pages(files).items():
+        assert page.read_text() == text, f"{page.name} is stale: python benchmarks/compare.py --write"
+
+
+def test_a_page_shows_each_machine_and_the_range_over_all(load) -> None:
+    compare: ModuleType = load("compare")
+    files = [compare.parse(results(cpu, single=(ratio, 1, 2))) for cpu, ratio in (("Intel X", 0.5), ("AMD Y", 1.3))]
+    files[1] = files[1]._replace(remark="half of it", facts={**files[1].facts, "load": [3.25, 1, 1]})
+    text = compare.section(files)
+    assert "1. Intel X (virtual), 2 CPUs, Linux 6.1, 2026-11-30.\n" in text
+    assert "2. AMD Y (virtual), 2 CPUs, Linux 6.1, 2026-11-30; load average 3.2; half of it.\n" in text
+    assert "| pool: single | peer | 0.5 | 1.3 | 0.5 to 1.3 | 2 |\n" in text
+    cycle = {("instructions", "instructions of a cycle", ""): next(iter(files[0].claims.values()))}
+    assert "| user-space instructions per cycle | 0.5 | 0.5 | 1 |" in compare.summary([files[0]._replace(claims=cycle)])
+
+
 def test_every_script_with_claims_is_run_by_all(load) -> None:
     bench: ModuleType = load("bench")
     alone = {"bench", "compare", "culprits", "hours", "observers", "page_faults", "scope", "soak"}

@@ -93,6 +93,14 @@ def test_blocks_add_up_to_the_page_of_the_run(hours: ModuleType, monkeypatch: py
     assert "nothing" in page and "not PREEMPT_RT" in page and "49, 66" in page
 
 
+def test_the_page_of_the_docs_is_that_of_the_figures(hours: ModuleType) -> None:
+    (figures,) = (FOLDER / "results" / "hours").glob("*.json")
+    content = json.loads(figures.read_text())
+    assert all(row["conserved"] for row in content["rows"])
+    page = FOLDER.parent / "docs" / "explanation" / "hours.md"
+    assert page.read_text() == hours.page(content), f"python benchmarks/hours.py --render {figures} --page {page}"
+
+
 def test_a_block_that_fails_takes_its_pair_with_it_and_is_counted(
     hours: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
