@@ -19,7 +19,7 @@ cdef extern from "<sys/socket.h>" nogil:
     ssize_t send(int fd, const void *buffer, size_t size, int flags)
 
 cdef extern from "<linux/can.h>" nogil:
-    enum: CAN_ERR_FLAG
+    enum: CAN_ERR_FLAG, CAN_EFF_FLAG, CAN_RTR_FLAG, CAN_SFF_MASK
     struct can_frame:
         uint32_t can_id
         uint8_t can_dlc
@@ -27,6 +27,9 @@ cdef extern from "<linux/can.h>" nogil:
 
 cdef extern from "<linux/can/error.h>" nogil:
     enum: CAN_ERR_BUSOFF, CAN_ERR_RESTARTED
+
+cdef extern from "<linux/can/raw.h>" nogil:  # not every build of Python has CAN_RAW_ERR_FILTER
+    enum: SOL_CAN_RAW, CAN_RAW_FILTER, CAN_RAW_ERR_FILTER
 
 cdef enum:
     QUEUE = 1024  # frames read per cycle at most
@@ -93,13 +96,13 @@ def open_bus(interface, node):
         If there is no such interface, or the kernel has no CAN.
     """
     bus = socket.socket(socket.AF_CAN, socket.SOCK_RAW, socket.CAN_RAW)
-    exactly = socket.CAN_SFF_MASK | socket.CAN_EFF_FLAG | socket.CAN_RTR_FLAG
+    cdef uint32_t exactly = CAN_SFF_MASK | CAN_EFF_FLAG | CAN_RTR_FLAG
     filters = b"".join(
         struct.pack("=II", base + node, exactly) for base in (EMERGENCY, TPDO1, TPDO2, HEARTBEAT)
     )
     try:
-        bus.setsockopt(socket.SOL_CAN_RAW, socket.CAN_RAW_FILTER, filters)
-        bus.setsockopt(socket.SOL_CAN_RAW, socket.CAN_RAW_ERR_FILTER, CAN_ERR_BUSOFF | CAN_ERR_RESTARTED)
+        bus.setsockopt(SOL_CAN_RAW, CAN_RAW_FILTER, filters)
+        bus.setsockopt(SOL_CAN_RAW, CAN_RAW_ERR_FILTER, CAN_ERR_BUSOFF | CAN_ERR_RESTARTED)
         bus.bind((interface,))
     except OSError:
         bus.close()

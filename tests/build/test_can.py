@@ -16,6 +16,7 @@ import struct
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -144,6 +145,33 @@ def bench(motor: ModuleType, other_side: ModuleType, ends: tuple[Any, Any]) -> I
 def database() -> Any:
     """The layouts of drive.dbc."""
     return pytest.importorskip("cantools", reason="pip install cantools").database.load_file(EXAMPLE / "drive.dbc")
+
+
+def test_the_kernel_passes_on_the_frames_of_the_node_and_what_the_controller_reports(
+    motor: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The options of the socket, on a machine without CAN as well."""
+    made: list[tuple[object, ...]] = []
+
+    class Socket:
+        def __init__(self, *kind: int) -> None:
+            made.append(kind)
+
+        def setsockopt(self, level: int, option: int, value: object) -> None:
+            made.append((level, option, value))
+
+        def bind(self, address: tuple[str]) -> None:
+            made.append(address)
+
+    families = {name: getattr(socket, name) for name in ("AF_CAN", "SOCK_RAW", "CAN_RAW")}
+    monkeypatch.setattr(motor, "socket", types.SimpleNamespace(socket=Socket, **families))
+    motor.open_bus("can0", 3)
+    exactly = 0x7FF | 0x80000000 | 0x40000000
+    wanted = b"".join(struct.pack("=II", one + 3, exactly) for one in (EMERGENCY - 1, STATUS - 1, MOTION - 1, 0x700))
+    raw, filters, errors = 101, 1, 2  # SOL_CAN_RAW, CAN_RAW_FILTER, CAN_RAW_ERR_FILTER
+    assert made == [
+        (29, socket.SOCK_RAW, 1), (raw, filters, wanted), (raw, errors, 0x40 | 0x100), ("can0",)
+    ]  # fmt: skip
 
 
 def test_the_motor_gets_to_its_target_and_each_sync_is_answered(bench: Bench) -> None:
