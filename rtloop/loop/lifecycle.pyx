@@ -21,7 +21,7 @@ from rtloop.loop import interrupted_wait, registry, run_stats, run_warnings
 from rtloop.loop.failure import RunFailure, add_note, describe, stop_timeout_error
 from rtloop.process import ending_signals
 from rtloop.process.nap import nap
-from rtloop.process.signal_shield import ShieldedLock, call_afterwards, shielded
+from rtloop.process.signal_shield import ShieldedLock, shielded
 
 # Time that a reaper waits for the keeper while the keeper is busy with another loop.
 _PATIENCE_S = 0.05
@@ -299,7 +299,6 @@ cdef class Control:
                 return
             self._activity, self._reaper = "ending", threading.get_ident()
         owner = None
-        blocks = [self.thread.block]
         ending_signals.release_run(<size_t>&self.thread.rt.command)
         registry.loops.discard(self)
         outcome = "failed"
@@ -315,7 +314,6 @@ cdef class Control:
             finally:
                 self._outcome = outcome
                 self._activity, self._pid = "idle", 0
-                call_afterwards(blocks.clear)  # the kernel takes long to free the pages of the telemetry
         self._finish_change()
         del owner  # not before: its finalizer may close this loop, and finds it idle
 

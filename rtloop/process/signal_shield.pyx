@@ -43,8 +43,6 @@ _FAULTS = frozenset({
 })
 # Functions to call every _LOOK_S while any of them returns True; they find loops that have ended.
 _looks = []
-# Functions to call once the caller of the present job has its result.
-_afterwards = []
 
 
 class _Job:
@@ -106,12 +104,6 @@ def _work(jobs):
             _is_busy = False
             job.done.release()
         del job
-        while _afterwards:
-            try:
-                _afterwards.pop(0)()
-            except Exception as error:
-                with suppress(Exception):  # stderr may be closed
-                    print(f"rtloop: {error!r}", file=sys.stderr)
 
 
 def _start():
@@ -179,7 +171,6 @@ def block_signals():
 def _reset_after_fork():
     global _is_busy, _starting
     _is_busy = False
-    _afterwards.clear()
     _waiting[:] = [ident for ident in _waiting if ident == _thread.get_ident()]
     _starting = _thread.allocate_lock()  # another thread may have held it
 
@@ -201,17 +192,6 @@ def keep_looking():
 
 def _nothing():
     pass
-
-
-def call_afterwards(function):
-    """Call a function once the caller of the keeper's present job has its result; at once on any other thread.
-
-    For what takes long and nobody waits for, such as the return of memory. The keeper's next job comes after it.
-    """
-    if _is_keeper():
-        _afterwards.append(function)
-    else:
-        function()
 
 
 cdef bint _is_keeper():

@@ -136,21 +136,6 @@ def test_a_tuned_malloc_maps_no_block_by_itself(script: Script) -> None:
     assert done.stdout.split() == ["1", "0"], done.stderr
 
 
-def telemetry_mappings(name: str) -> int:
-    return sum(f"memfd:rtloop:{name}" in mapping["name"] for mapping in mappings())
-
-
-def test_the_telemetry_is_unmapped_after_stop_has_returned_and_before_the_next_start(ordinary: dict[str, Any]) -> None:
-    loop = RTLoop("1ms", name="returned", **ordinary)
-    for cycles in (3, 5, 7):
-        loop.run(cycles=cycles)
-        loop.start()
-        assert telemetry_mappings("returned") == 1, "only the new run's"
-        loop.stop()
-    wait_until(lambda: telemetry_mappings("returned") == 0, "the telemetry is still mapped")
-    assert loop.stats.cycles >= 0 and len(loop.stats.records) == loop.stats.cycles
-
-
 def test_no_huge_page_takes_the_place_of_the_loops_memory(probes: ModuleType, ordinary: dict[str, Any]) -> None:
     if not Path("/sys/kernel/mm/transparent_hugepage").exists():
         pytest.skip("this kernel has no transparent huge pages")
