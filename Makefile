@@ -38,8 +38,8 @@ help: ## show this list
 demo: $(VENV)/.installed ## install rtloop and run its demo; DEMO_ARGS="--duration 5s" replaces its arguments
 	$(BIN)/rtloop demo $(DEMO_ARGS)
 
-# First nearly all, in three processes more than there are CPUs, because much of it waits; tests/support/schedule.py says
-# what runs beside what. Then the storms and failures, which are judged by counts, two at a time. Then what changes the
+# First nearly all, in three processes more than there are CPUs, because many tests mostly wait; tests/support/schedule.py
+# says what runs beside what. Then the storms and failures, which are judged by counts, two at a time. Then what changes the
 # machine, or whose loops must have it for themselves. All parts share what is compiled once. Without
 # --max-worker-restart=0, loadfile waits for ever for a worker that was killed. 5: none was selected.
 test: $(VENV)/.installed $(VENV)/.test $(if $(findstring tests/,$(TEST_ARGS)),,$(VENV)/.collected) ## install rtloop and run all tests; TEST_ARGS="-k histogram" narrows them
@@ -74,7 +74,7 @@ platforms: ## test on several Debian systems and Pythons, as root; P="trixie sid
 wheels: ## build wheels for x86-64 and arm64 into dist, and test each without a compiler, as root; P="3.13 sdist" names some
 	$(PYTHON) .ci/wheels.py $(P)
 
-# All at once, for each is one process; what they say is shown one after the other.
+# All in parallel, because each is one process; their output is shown one after the other.
 lint: $(VENV)/.installed $(VENV)/.lint strict ## check style, format, types and stubs, and do a strict build
 	said=$$(mktemp -d) && trap 'rm -rf "$$said"' EXIT; \
 	run() { { "$$@" >"$$said/$$(basename $$1).$$2" 2>&1 || basename $$1 >>"$$said/failed"; } & }; \
@@ -132,7 +132,7 @@ $(VENV)/.installed: $(VENV)/.build $(SOURCES)
 	$(if $(STRICT),touch $(VENV)/.strict)
 	touch $@
 
-# pytest rewrites each assert, which takes four fifths of a collection. Workers that begin at once do it all over each.
+# pytest rewrites each assert, which takes four fifths of a collection. Otherwise each worker would do it.
 $(VENV)/.collected: $(VENV)/.installed $(VENV)/.test $(TESTS)
 	for part in "tests/unit" "tests --ignore=tests/unit"; do \
 	  env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest --collect-only --quiet $$part >/dev/null 2>&1 & \

@@ -5,7 +5,7 @@
 Each figure is that of a new process, whose files are in the page cache: `import rtloop` after NumPy, `rtloop --help`
 from the start of the process to its end, and `rtloop run` of a file that is compiled already, from the start of the
 process to the loop's first release. They include the start of Python itself, which the table shows beside them. The CPU
-time of the whole `rtloop run` does not depend on other work on the machine.
+time of the whole `rtloop run` depends little on other work on the machine.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def duration(*command: str) -> float:
 
 
 def cpu_ms() -> float:
-    """Return the milliseconds of CPU time of all processes that have ended."""
+    """Return the CPU time of all child processes that have ended, ms."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return (used.ru_utime + used.ru_stime) * 1000
 
@@ -59,7 +59,7 @@ def cpu_ms() -> float:
 def first_release(saved: Path) -> tuple[float, float]:
     """Run the example for 20 cycles.
 
-    Returns the milliseconds from the start of the process to the first release, and those of the process on a CPU.
+    Returns the time from the start of the process to its first release, and its CPU time, both in ms.
     """
     used = cpu_ms()
     begin = time.clock_gettime_ns(time.CLOCK_MONOTONIC)

@@ -222,7 +222,7 @@ def quartiles(values: list[float]) -> tuple[float | None, float | None]:
 
 
 def _generation() -> str:
-    """Return the family and the model of an x86 processor, which its name in a virtual machine may not tell."""
+    """Return family and model of an x86 processor, which its name may not tell in a virtual machine; else nothing."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     family, model = found.get("cpu family"), found.get("model")

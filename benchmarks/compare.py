@@ -27,12 +27,12 @@ ROOT = Path(__file__).parents[1]
 #: Files of `make bench` that people have sent.
 RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- machines: made by benchmarks/compare.py --write -->\n", "<!-- end of machines -->\n"
-#: Claims of which README.md has the range: script, name, peer, and the words for it.
+#: Claims whose range README.md shows: script, name, peer, and the text of the row.
 IN_README = (
     ("instructions", "instructions of a cycle", "", "user-space instructions per cycle"),
     ("instructions", "instructions of a cycle", "cyclictest -h", "the same, relative to `cyclictest`"),
     ("latency", "rtloop, 50 %", "cyclictest", "median wake-up latency, relative to `cyclictest`"),
-    ("latency", "rtloop, 99 %", "cyclictest", "99 % of the wake-up latency, relative to `cyclictest`"),
+    ("latency", "rtloop, 99 %", "cyclictest", "99th percentile of the wake-up latency, relative to `cyclictest`"),
 )
 #: Share of a figure that never counts as a change: other code around it moves it by as much.
 TOLERANCE = 0.05
@@ -41,7 +41,7 @@ TOLERANCE = 0.05
 class Results(NamedTuple):
     """One file of `make bench`: the machine's facts, and the claims by script, name and peer.
 
-    `remark` says how the file differs from what `make bench` writes.
+    `remark` says how the file differs from one that `make bench` wrote.
     """
 
     facts: dict[str, Any]
@@ -192,7 +192,7 @@ def section(files: list[Results]) -> str:
 
 def summary(files: list[Results]) -> str:
     """Return the ranges of the claims of IN_README, for README.md."""
-    lines = ["| on all machines measured so far | from | to | machines |\n| --- | --: | --: | --: |\n"]
+    lines = ["| range over all machines with results | from | to | machines |\n| --- | --: | --: | --: |\n"]
     for *key, words in IN_README:
         found = [value(claim) for results in files if (claim := results.claims.get(tuple(key))) is not None]
         if found:
@@ -222,7 +222,7 @@ def pages(files: list[Results]) -> dict[Path, str]:
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("files", nargs="*", metavar="FILE", help="written by make bench, or by a script's --json")
-    options.add_argument("--write", action="store_true", help="write the tables of the results folder into the pages")
+    options.add_argument("--write", action="store_true", help="write the tables of README.md and performance.md")
     options.add_argument("--markdown", action="store_true", help="print a table for a page")
     options.add_argument("--json", type=writable, metavar="FILE", help="write the table here")
     arguments = options.parse_args()

@@ -1,4 +1,4 @@
-"""Measure the wake-up latency at a period of 200 us for hours, as OSADL and TI do, and write its page of the docs.
+"""Measure the wake-up latency at a period of 200 us for hours, as OSADL and TI do, and write a page of the docs.
 
     make soak SOAK=hours DURATION=6h SOAK_ARGS="--json hours.json --page hours.md"
     python benchmarks/hours.py [--duration 10min] [--block 1min] [--json FILE] [--page FILE]
@@ -6,12 +6,11 @@
 
 Each CPU has a loop of its own at priority 98, with all memory locked, and `cyclictest` runs in the same way. They take
 turns: a block of loops, then as long a block of cyclictest, so that neither disturbs the other and both have the same
-load. The load is `stress-ng --cpu-method=all` with a worker for each CPU, as TI uses it; without stress-ng, busy
-processes of our own.
+load. The load is TI's, `stress-ng --cpu-method=all`, with a worker for each CPU; without stress-ng, busy processes.
 
-The page has the percentiles and the maximum of both sides on each CPU, the load average, the time that the hypervisor
-took away, and the maxima that OSADL and TI publish, with what differs from this run. The exit code is 1 if cycles and
-missed releases of a loop do not add up to the releases of its grid. Latency does not affect it.
+The page has the percentiles and the maximum of both sides on each CPU, the load average, the CPU time that the
+hypervisor took, the maxima that OSADL and TI publish, and how their machines differ from this one. The exit code is 1
+if cycles and missed releases of a loop do not add up to the releases of its grid. Latency does not affect it.
 
 Needs SCHED_FIFO, locked memory and cyclictest (apt install rt-tests).
 """
@@ -46,16 +45,20 @@ HEADS = ["", "cycles", "missed", "min", *(f"{percent:g} %" for percent in PERCEN
 
 
 class Published(NamedTuple):
-    """Published result: who measured it, on what, how, the largest latency of each CPU in us, and the page.
+    """A published result.
 
     Attributes
     ----------
+    who, machine : str
+        Who measured it, and on what.
     duration : str
         Length of the run.
     load : str
-        Load beside it.
+        Load during the run.
     maxima_us : tuple of int
         Largest latency of each CPU, us.
+    url : str
+        The page.
     """
 
     who: str
@@ -87,7 +90,7 @@ PUBLISHED = (
 
 @contextlib.contextmanager
 def load(cpus: int, nice: int) -> Iterator[str]:
-    """Load all CPUs for the time of a with statement, with workers of this niceness. Yields a description of it."""
+    """Load all CPUs during a with statement, with workers of this niceness. Yields a description of the load."""
     program = shutil.which("stress-ng")
     if program is None:
         with Load("cpu"):
@@ -105,7 +108,7 @@ def load(cpus: int, nice: int) -> Iterator[str]:
 
 
 def stolen_s() -> float:
-    """Return the seconds of all CPUs that a hypervisor has given to others since the machine was booted."""
+    """Return the CPU time, in seconds over all CPUs, that a hypervisor has taken since the machine was booted."""
     fields = Path("/proc/stat").read_text().splitlines()[0].split()
     return int(fields[8]) / os.sysconf("SC_CLK_TCK") if len(fields) > 8 else 0.0
 
@@ -195,7 +198,7 @@ def measure(duration_s: float, block_s: float, nice: int) -> dict[str, Any]:
 
 
 def us(ns: float) -> str:
-    """Return nanoseconds as microseconds with three digits, more if they are thousands."""
+    """Return nanoseconds as microseconds, with three significant digits or no decimals."""
     value = ns / 1000
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
@@ -233,10 +236,10 @@ def page(content: dict[str, Any]) -> str:
     count = len(content["lost"])
     lost = f"; {count} more pairs of blocks, in which a side did not run to its end, are left out" if count else ""
     return f"""<!-- made by benchmarks/hours.py -->
-# Hours at 200 us
+# Wake-up latency at 200 us, over hours
 
 OSADL and TI publish the largest wake-up latency of `cyclictest` at a period of 200 us, over five to six hours.
-`benchmarks/hours.py` measures in the same way, a loop and `cyclictest` in alternating blocks:
+`benchmarks/hours.py` measures a loop and `cyclictest` in the same way, in alternating blocks:
 
 ```
 make soak SOAK=hours DURATION=6h SOAK_ARGS="--json hours.json --page hours.md"
@@ -249,47 +252,49 @@ make soak SOAK=hours DURATION=6h SOAK_ARGS="--json hours.json --page hours.md"
 | machine | {host["cpu"]}, {host["cpus"]} CPUs, {virtual} |
 | kernel | {kernel}; isolated CPUs: {isolated} |
 | date | {host["time"][:10]} |
-| duration | {duration}; each side had {content["blocks"]} blocks of {content["block_s"]:g} s{lost} |
+| duration | {duration}, in which each side ran for {content["blocks"]} blocks of {content["block_s"]:g} s{lost} |
 | load | {content["load"]} |
 | load average | {low:.1f} to {high:.1f} |
-| taken away by the hypervisor | {content["stolen_percent"]:.2f} % of the CPU time |
+| CPU time taken by the hypervisor | {content["stolen_percent"]:.2f} % |
 
 Latencies are in microseconds, and both sides run at SCHED_FIFO {content["priority"]} with all memory locked.
 
 {markdown(HEADS, table(content))}
 A missed release is one without a cycle; cycles and missed releases add up to the releases of each loop's grid.
-`cyclictest` does not count missed releases, and runs a cycle for each of them later.
-Percentiles are upper bin edges, so they never underestimate.
-The sides take turns, so that a stall of the machine delays only one of them. With {content["blocks"]} blocks each, \
-their tails differ by chance as well; the more blocks, the less.
+A cycle whose release passed during the previous cycle begins at once, so the smallest latency of a loop can be near 0.
+`cyclictest` also skips releases that it has missed, but does not count them: it ends after a number of cycles.
+Percentiles are upper edges of bins, so they never underestimate.
+The sides take turns, so a stall of the machine delays only one of them. With {content["blocks"]} blocks each, \
+the upper percentiles and maxima also differ by chance. More blocks make this difference smaller.
 
 ## Published maxima
 
-All of them are from `cyclictest` at a period of 200 us, in microseconds, one for each CPU.
+All of them are wake-up latencies of `cyclictest` at a period of 200 us, in microseconds, one for each CPU.
 
 {markdown(["source", "machine", "duration", "load", "maxima"], others).replace("--:", "---")}
 Differences from this run:
 
-- **Kernel.** Theirs have PREEMPT_RT. This one: {kernel}.
-- **Hardware.** Theirs are boards, with nothing between the kernel and the processor. This one is {virtual}\
+- **Kernel.** Theirs have PREEMPT_RT. This one is {kernel}.
+- **Hardware.** Theirs are physical machines, without a hypervisor. This one is {virtual}\
 {", so its hypervisor can take the CPU away at any time, for milliseconds" if host["is_virtual"] else ""}.
-- **Other work.** Theirs ran only the measurement and its load. The load average above shows how much ran here; \
-the load alone makes it {host["cpus"]}.
+- **Other work.** Theirs ran only the measurement and its load. The load alone adds {host["cpus"]} to the load \
+average above; the rest is other programs that ran on this machine at the same time.
 - **Duration.** A maximum grows with the number of cycles. This run took {duration}.
-- **Priority.** TI's is 98, OSADL's 99, and this one's {content["priority"]}.
+- **Priority.** TI's is 98, OSADL's 99, and that of this run {content["priority"]}.
 
-So the maxima of this page and theirs do not compare rtloop with `cyclictest`. The two rows of each CPU above do.
+So a comparison of this page's maxima with theirs says nothing about rtloop and `cyclictest`. \
+The two rows of each CPU above compare them.
 """
 
 
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--duration", default="10min", metavar="TIME", help='of both sides together: "6h" (10min)')
+    options.add_argument("--duration", default="10min", metavar="TIME", help='length of the whole run: "6h" (10min)')
     options.add_argument("--block", default="1min", metavar="TIME", help="length of a side's turn (1min)")
     options.add_argument("--nice", type=int, default=0, metavar="N", help="niceness of the load (0)")
     options.add_argument("--json", type=writable, metavar="FILE", help="write the figures here; - for stdout")
     options.add_argument("--page", type=writable, metavar="FILE", help="write the page of the documentation here")
-    options.add_argument("--render", metavar="FILE", help="read the figures from this file, and measure nothing")
+    options.add_argument("--render", metavar="FILE", help="measure nothing; read the figures from this file")
     chosen = options.parse_args()
     if chosen.render:
         content = json.loads(Path(chosen.render).read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Read an EtherCAT bus off its cable: when each frame with process data was sent, and what came back, by the kernel."""
+"""Record an EtherCAT bus: when each frame with process data was sent, and what came back, timestamped by the kernel."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WINDOW = 100
 
 
 class Cable:
-    """Record of the frames at the master's end of a cable; a context manager. Needs root."""
+    """Context manager that records the frames at the master's end of a cable. Needs root."""
 
     def __init__(self, interface: str) -> None:
         self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
@@ -56,7 +56,7 @@ class Cable:
             self.wkc.append(-1 if address[2] == PACKET_OUTGOING else wkc)
 
     def exchanges(self) -> Exchanges:
-        """Return what is known of every frame with process data."""
+        """Return the recorded frames with process data."""
         return Exchanges(np.array(self.at, "i8"), np.array(self.index), np.array(self.wkc, "i4"))
 
 
@@ -85,7 +85,7 @@ class Exchanges:
         self.sent, self.is_valid = at[out[part]], valid[part]
 
     def judge(self, period_ns: int) -> tuple[float, float, tuple[float, float, float]]:
-        """Return the share of slots that were kept, the lowest of 100 slots, and how far the frames were off, us.
+        """Return the share of slots that were kept, the lowest share in any 100 slots, and how far frames were off, us.
 
         A slot is one period. It is kept if a frame was sent in the half period before or after its instant, and came
         back valid. The instants are a grid through the mean phase of all frames; a frame is off by its distance from

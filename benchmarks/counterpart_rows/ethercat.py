@@ -1,4 +1,4 @@
-"""An EtherCAT bus at 1 kHz: the loop of examples/ethercat, and pysoem, before the slaves of KickCAT's simulator."""
+"""An EtherCAT bus at 1 kHz: the loop of examples/ethercat and pysoem, with the slaves of KickCAT's simulator."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def missing() -> dict[str, str]:
     if shutil.which("ip") is None:
         absent["ip"] = "apt install iproute2"
     if os.geteuid():
-        absent["root"] = "run it as root, which makes a virtual cable and reads its frames"
+        absent["root"] = "run it as root, because it makes a virtual cable and reads its frames"
     return absent
 
 
@@ -76,12 +76,12 @@ def run(side: str, company: str, seconds: float) -> Figures:
 
 
 def client(side: str, seconds: float) -> dict[str, Any]:
-    """Exchange process data with one of the sides; return what it says itself."""
+    """Exchange process data with one of the sides; return its own figures."""
     return {"rtloop": exchange_with_rtloop, "pysoem": exchange_with_pysoem}[side](seconds)
 
 
 def exchange_with_rtloop(seconds: float) -> dict[str, Any]:
-    """Run the loop of examples/ethercat, on its own clock as the other side is."""
+    """Run the loop of examples/ethercat on its own clock, because the other side does not follow the slaves' either."""
     import rtloop
 
     sys.path.insert(0, str(EXAMPLE))
@@ -112,7 +112,7 @@ def exchange_with_pysoem(seconds: float) -> dict[str, Any]:
     try:
         if master.config_init() <= 0:
             raise RuntimeError(f"no slave answers on {OURS}")
-        # KickCAT's drive refuses a mapping that pysoem reports; the bus works all the same.
+        # pysoem reports that KickCAT's drive refuses a mapping; the bus works nevertheless.
         with contextlib.suppress(pysoem.ConfigMapError):
             master.config_map()
         master.config_dc()

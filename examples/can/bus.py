@@ -1,4 +1,4 @@
-"""A bus for python-can on a socket that carries SocketCAN's frames, and what opens either kind of bus."""
+"""Buses for python-can: on a CAN interface, or on a socket that carries SocketCAN's frames."""
 
 import select
 import socket
@@ -10,7 +10,7 @@ FRAME = struct.Struct("=IB3x8s")  # struct can_frame of <linux/can.h>
 
 
 class FrameBus(can.BusABC):
-    """Frames over a socket of another kind, such as one of a socket.socketpair, where the kernel has no CAN."""
+    """A bus on any socket, such as one of a socket.socketpair, where the kernel has no CAN."""
 
     def __init__(self, link: socket.socket) -> None:
         super().__init__(channel=link)

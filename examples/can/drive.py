@@ -66,7 +66,7 @@ def configure(link: str | socket.socket, period_us: int, heartbeat_ms: int, sile
     canopen.SdoError
         If the drive does not answer, or refuses a value.
     RuntimeError
-        If its PDOs are others.
+        If its PDOs have another layout.
     """
     network = canopen.Network(connect(link)).connect()
     try:
@@ -144,7 +144,7 @@ class Drive:
         self.node.emcy.send(code, register=0x11)
 
     def poll(self, timeout: float = 0.0) -> can.Message | None:
-        """Treat one frame, if one comes in that time, and return it; check the master's heartbeat."""
+        """Handle one frame, if one comes in that time, and return it; check the master's heartbeat."""
         frame = self.network.bus.recv(timeout)
         if frame is not None and not frame.is_error_frame:
             self.network.notify(frame.arbitration_id, frame.data, frame.timestamp)

@@ -65,7 +65,7 @@ cdef double COUNTS = 65536 / (2 * M_PI)  # of the encoder, per rad
 cdef double TORQUE_MAX = 1000            # a thousandth of the rated torque is 1
 
 
-# The layouts of the PDOs, little-endian as the processor: drive.dbc has the same for other programs.
+# The layouts of the PDOs, little-endian like the processor. drive.dbc has the same layouts for other programs.
 cdef packed struct Status:    # TPDO1
     uint16_t word
     int32_t position
@@ -182,7 +182,7 @@ cdef class Motor(RTLoop):
 
     @property
     def outcome(self):
-        """Sentence about why the run ended."""
+        """The reason for which the run ended, in words."""
         return REASONS[self.reason]
 
     cdef int enter(self) noexcept nogil:
@@ -254,7 +254,7 @@ cdef class Motor(RTLoop):
             self.emergencies += 1
 
     cdef int judge(self, int64_t now) noexcept nogil:
-        """Return 0 while the drive is as it has to be, else a negative errno, after which `leave` is called."""
+        """Return 0 if the drive works as it should, otherwise a negative errno, which ends the loop."""
         if not self.is_operational and self.state_of_drive == OPERATIONAL:
             self.is_operational = True
             self.answered = self.begun = now
@@ -263,7 +263,7 @@ cdef class Motor(RTLoop):
             return -ETIMEDOUT
         if not self.is_operational:
             return 0
-        if self.state_of_drive != OPERATIONAL:  # it has restarted, or somebody has stopped it
+        if self.state_of_drive != OPERATIONAL:  # it has restarted, or another node has stopped it
             self.reason = NOT_OPERATIONAL
             return -ECONNRESET
         if self.has_status and self.status.word & FAULT and not self.is_resetting:
@@ -333,7 +333,7 @@ cdef class Motor(RTLoop):
         return self.count(rc)
 
     cdef void leave(self) noexcept nogil:
-        """Switch the motor off and stop the node, however the loop ended. A full queue is worth a wait here."""
+        """Switch the motor off and stop the node, however the loop ended. If the queue is full, wait for it."""
         cdef Command off
         cdef uint8_t[2] stop
         off.word, off.torque = DISABLE_VOLTAGE, 0

@@ -1,4 +1,4 @@
-"""Turn the motor of a drive on a CAN bus; then end the drive in the middle of a motion, and see how the loop ends."""
+"""Turn the motor of a drive on a CAN bus; then kill the drive during a motion, and see how the loop ends."""
 
 import argparse
 import socket
@@ -17,7 +17,7 @@ rtloop.guard.reexec()  # lets the guards count allocations as well
 FOLDER = Path(__file__).parent
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--interface", help="a CAN interface, such as vcan0; by default a socket carries the frames")
+parser.add_argument("--interface", help="a CAN interface, such as vcan0; by default a socket pair carries the frames")
 parser.add_argument("--external", action="store_true", help="do not start drive.py: the drive is there already")
 parser.add_argument("--rate", default="200Hz", help="of SYNC; drive.py is a Python program, which limits it")
 parser.add_argument("--seconds", type=float, default=2)
@@ -29,7 +29,7 @@ if options.external and not options.interface:
 
 motor = rtloop.build(FOLDER / "motor.pyx")
 here, there = (options.interface, None) if options.interface else socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-# Without a bus, drive.py is a Python program of ordinary priority beside others, which a busy machine delays.
+# drive.py is a Python program of ordinary priority, which a busy machine delays.
 silence_ms = options.silence or (200 if options.external else 2000)
 heartbeat_ms = max(10, silence_ms // 10)
 

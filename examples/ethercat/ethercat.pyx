@@ -68,7 +68,7 @@ cdef extern from "soem/soem.h" nogil:
 cdef enum:
     IOMAP = 16384      # bytes of process data at most
     PATIENCE_US = 200  # for the answer to the previous cycle's frame, which has had a period to come back
-    TOLERANCE = 3      # cycles in a row without valid data until the outputs are cleared
+    TOLERANCE = 3      # cycles in a row without valid data; after one more, the outputs are cleared
     ACQUIRE = 100      # cycles in which the grid approaches the slaves' clock, before OP is requested
 
 
@@ -105,8 +105,8 @@ cdef struct Timing:
 cdef int configure(ecx_contextt *context, uint16_t slave) noexcept nogil:
     """Configure what a slave needs before SAFE-OP; SOEM calls it then.
 
-    It is the pulse at which the slave applies its outputs, and, if it is configured again, the mapping of its process
-    data, which SOEM itself would write too late.
+    That is SYNC0, at which the slave applies its outputs, and, if the slave is configured again, the FMMUs, which SOEM
+    itself would write too late.
     """
     cdef Timing *timing = <Timing *>context.userdata
     cdef ec_slavet *one = &context.slavelist[slave]
@@ -130,14 +130,14 @@ cdef class Bus(RTLoop):
     interface : str
         The network interface of the bus.
     lead : int
-        Time from a release to the next SYNC0 of the slaves, ns: the frame has to arrive in it. By default half a
+        Time from a release to the next SYNC0 of the slaves, ns, in which the frame has to arrive. By default half a
         period.
     sync0 : bool
         Whether slaves with a clock apply their outputs at SYNC0.
     proportional, integral : float
         Gains of the controller that follows the reference clock, per cycle. The defaults have a damping of 0.7 and
-        settle in a fifth of a second, which averages the delays of a simulator. A bus is exact to a microsecond, so
-        that gains of 0.05 and 0.001 settle faster.
+        settle in a fifth of a second, which averages the delays of a simulator. On a bus the clock is exact to a
+        microsecond, and gains of 0.05 and 0.001 settle faster.
     """
 
     cdef ecx_contextt *context
@@ -189,7 +189,7 @@ cdef class Bus(RTLoop):
         self.signal("dc_error", &self.error).unit("ns")
         self.signal("operational", &self.is_operational)
 
-    # --- Python: configuration, and the slow half that changes states. ---
+    # --- Python: the configuration, and the changes of state, which are slow. ---
 
     def setup(self):
         """Find and configure the slaves, as far as SAFE-OP. Raises EthercatError."""
@@ -202,7 +202,7 @@ cdef class Bus(RTLoop):
         memset(self.iomap, 0, IOMAP)
         context.userdata = &self.timing
         if not ecx_init(context, c_name):
-            raise EthercatError(f"no raw socket on {self.interface}: is there such an interface, and CAP_NET_RAW?")
+            raise EthercatError(f"no raw socket on {self.interface}: does it exist, and is CAP_NET_RAW granted?")
         self.is_open = True
         os.set_blocking(context.port.sockhandle, False)  # a full queue must not stop the step
         with nogil:
@@ -232,8 +232,8 @@ cdef class Bus(RTLoop):
     def supervise(self):
         """Bring each slave back to OP, one transition per call; return whether all were in OP when last asked.
 
-        Waits for the slaves, so call it every few milliseconds from a thread that has time, while the loop runs. What
-        it has done is in `history`. In OP it asks only after a cycle without valid data, and four times a second:
+        Waits for the slaves, so call it from an ordinary thread, every few milliseconds while the loop runs. What it
+        has done is in `history`. In OP it asks only after a cycle without valid data, and four times a second:
         SOEM's locks make the step wait for a frame that is being received here.
         """
         cdef ecx_contextt *context = self.context
@@ -289,7 +289,7 @@ cdef class Bus(RTLoop):
         return bool(all_in_op)
 
     def note(self, int slave, what):
-        """Add to the history what is new."""
+        """Add a line to the history, unless it repeats the last one."""
         line = f"slave {slave} {what}"
         if line != self.noted:
             self.history.append(line)
@@ -357,7 +357,7 @@ cdef class Bus(RTLoop):
             self.bad_wkc += self.wkc != EC_NOFRAME
 
     cdef void report(self) noexcept nogil:
-        """Report the outage that is over."""
+        """Report an outage that has ended."""
         if self.in_row and self.exchanges:
             self.outage.cycles = self.in_row
             self.outages.push(&self.outage)
@@ -366,7 +366,7 @@ cdef class Bus(RTLoop):
         """Move the grid towards the reference clock; return 1 if the error was measured.
 
         The clock was read when the previous cycle's frame passed. `sent_late` after that cycle's release the frame was
-        sent: without that time, the jitter of this loop would be followed as well.
+        sent. Without that correction, the loop would follow its own jitter as well.
         """
         cdef int64_t period = cycle.period
         cdef int64_t released = self.context.DCtime - self.sent_late
@@ -395,7 +395,7 @@ cdef class Bus(RTLoop):
         self.log.push(&row)
 
     cdef void leave(self) noexcept nogil:
-        """Clear the outputs, see that they have arrived, and bring the slaves to SAFE-OP and INIT."""
+        """Clear the outputs, check that they have arrived, and bring the slaves to SAFE-OP and INIT."""
         cdef ecx_contextt *context = self.context
         self.report()
         memset(context.grouplist[0].outputs, 0, context.grouplist[0].Obytes)

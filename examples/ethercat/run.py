@@ -25,11 +25,11 @@ parser.add_argument(
 )
 parser.add_argument("--period", default="1ms")
 parser.add_argument("--seconds", type=float, default=4)
-parser.add_argument("--unplug", type=float, default=0.3, metavar="S", help="length of the unplugging; 0: none")
+parser.add_argument("--unplug", type=float, default=0.3, metavar="S", help="time the cable is unplugged; 0: never")
 parser.add_argument("--restart", action="store_true", help="also stop the simulator, and start it again")
 parser.add_argument("--drift", type=float, default=50, metavar="PPM", help="how much too fast the stand-in's clock is")
-parser.add_argument("--busy", action="store_true", help="a Python thread computes in the meantime")
-parser.add_argument("--json", metavar="FILE", help="write the figures")
+parser.add_argument("--busy", action="store_true", help="run a busy Python thread meanwhile")
+parser.add_argument("--json", metavar="FILE", help="write the figures to this file")
 parser.add_argument("--plot", metavar="FILE", help="draw phase error and working counter")
 options = parser.parse_args()
 
@@ -67,7 +67,7 @@ def start() -> subprocess.Popen[str]:
 
 
 class Faults:
-    """The faults that are planted, each at its time."""
+    """The faults that are caused on purpose, each at its time."""
 
     def __init__(self, begin: float) -> None:
         self.simulator, third = simulator, options.seconds / 3
@@ -168,4 +168,4 @@ if options.plot:
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(options.plot, dpi=100)
 if bus.end_state != 1 or not is_operational:
-    raise SystemExit("the slaves are not in OP until the end, and then in INIT")
+    raise SystemExit("the slaves were not in OP at the end of the run, or not in INIT after it")

@@ -2,7 +2,7 @@
 
 It has the registers of a slave that a master needs to reach OP and to exchange process data: states, EEPROM, FMMUs,
 the watchdog of the outputs, and a clock that drifts. Its outputs are a speed and its inputs the position of an ideal
-motor, one 32-bit integer each. Unlike a slave it answers when the machine runs it, and has no cable.
+motor, one 32-bit integer each. Unlike a real slave, it answers only when it gets the CPU.
 """
 
 from __future__ import annotations
@@ -175,8 +175,8 @@ class Slave:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("interface", help="for example one end of a veth pair, of which the master has the other")
-    parser.add_argument("--drift", type=float, default=0, metavar="PPM", help="how much too fast its clock is")
-    parser.add_argument("--watchdog", type=float, default=0.1, metavar="S", help="time without outputs until it stops")
+    parser.add_argument("--drift", type=float, default=0, metavar="PPM", help="by how much its clock runs fast")
+    parser.add_argument("--watchdog", type=float, default=0.1, metavar="S", help="time without outputs until OP ends")
     parser.add_argument("--priority", type=int, default=0, help="real-time priority, below the loop's; 0: none")
     options = parser.parse_args()
     if options.priority:

@@ -30,7 +30,7 @@ DIRECTIVES = {
 FLAGS = ("-O3", "-g1", "-DNDEBUG", "-fwrapv", "-fno-strict-aliasing", "-fPIC", "-pthread", "-w")
 #: Symbols are bound at load time; otherwise the first call runs the dynamic linker, and faults, in a cycle.
 LINK_FLAGS = ("-shared", "-Wl,-z,now", "-Wl,-z,relro")
-#: Folder that an installer describes Cython in.
+#: Folder with the metadata of an installed Cython.
 _INSTALLED = re.compile(r"cython-(\d[^-]*)\.dist-info", re.IGNORECASE)
 #: Environment variables that a compiler reads.
 _VARIABLES = ("CPPFLAGS", "CFLAGS", "LDFLAGS", "CPATH", "C_INCLUDE_PATH", "CPLUS_INCLUDE_PATH", "LIBRARY_PATH")

@@ -17,7 +17,7 @@ PACKAGE = "linux-image-rt-amd64"
 #: Debian's releases by the names of their kernels on the command line.
 SUITES = {"6.1": "bookworm", "6.12": "trixie", "newest": "trixie-backports"}
 NAMES = tuple(SUITES)
-#: Modules that the tests of the CAN bus need: SocketCAN, a virtual interface, and a limit of its rate.
+#: Modules that the tests of the CAN bus need: SocketCAN, a virtual interface, and a filter that limits its rate.
 MODULES = ("can", "can-raw", "can-bcm", "vcan", "sch_tbf")
 
 

@@ -130,8 +130,8 @@ def main() -> None:
     lacking = [name for name in CAN_MODULES if importlib.util.find_spec(name) is None]
     if "can" in parts and lacking:
         if arguments.parts:
-            sys.exit(f"the part can needs {', '.join(lacking)}: pip install python-can canopen cantools")
-        print(f"left out: can, which needs {', '.join(lacking)} (pip install python-can canopen cantools)", flush=True)
+            sys.exit(f"the part `can` needs {', '.join(lacking)}: pip install python-can canopen cantools")
+        print(f"`can` is left out: it needs {', '.join(lacking)} (pip install python-can canopen cantools)", flush=True)
         del parts["can"]
     if arguments.tests:
         parts = {"tests": f"{PYTEST} {shlex.join(arguments.tests)}"}

@@ -14,7 +14,7 @@ ONE_AT_A_TIME = ("tests/rt/",)
 APART = ("tests/native/",)
 #: Folders whose files take long, because they mostly compile or drive a browser.
 SLOW = ("tests/abi/", "tests/build/", "tests/downstream/", "tests/browser/")
-#: Files that take longest, the longest first: what is begun last makes the others wait.
+#: Files that take longest, the longest first: if one started last, the run would wait for it.
 LONG = (
     "tests/downstream/test_downstream.py",
     "tests/faults/test_matrix.py",
@@ -51,8 +51,8 @@ def unit_of(test: str) -> str:
 def rank(unit: str) -> tuple[int, int]:
     """Return the place of a unit among those that wait for a worker.
 
-    After the longest come those of slow folders, and then all others in an order that only looks random: so what keeps
-    a CPU busy is beside what waits.
+    After the longest come those of slow folders, and then all others in a pseudo-random order, so that tests that keep
+    a CPU busy run beside tests that wait.
     """
     if unit == "one at a time":
         return 0, 0
@@ -62,7 +62,7 @@ def rank(unit: str) -> tuple[int, int]:
 
 
 class Scheduling(LoadFileScheduling):  # type: ignore[misc]
-    """That of ``--dist loadfile``, with these units in this order."""
+    """The scheduling of ``--dist loadfile``, with these units in this order."""
 
     def _split_scope(self, nodeid: str) -> str:
         return unit_of(nodeid)
