@@ -93,7 +93,7 @@ class _Tail:
 
     def __init__(self, instance: TraceInstance) -> None:
         self.instance = instance
-        self.moves = PageMoves()
+        self.moves = PageMoves(instance.missing)
         self._chunks: deque[_Chunk] = deque()
         self._rest = b""
         self._bytes = 0

@@ -280,13 +280,43 @@ def test_lost_events_may_have_been_the_end_of_a_move():
 
 def test_moves_of_very_many_threads_are_not_all_remembered():
     moves = PageMoves()
-    for pid in range(3000):
-        moves.add(
-            parse(
-                f"{moving(pid, 'compaction_begin', task=f'x-{pid}')}\n{moving(pid, 'compaction_end', task=f'x-{pid}')}"
-            )
-        )
-    assert moves.at(2999, 10**11 + 2_999_000) == ("compaction", "x") and moves.at(0, 10**11) is None
+    kcompactd = moving(0, "compaction_begin", task="kcompactd0-41")
+    moves.add(parse(kcompactd))
+    for pid in range(100, 3100):
+        events = [moving(pid, f"compaction_{what}", task=f"x-{pid}") for what in ("begin", "end")]
+        moves.add(parse("\n".join(events)))
+    assert moves.at(3099, 10**11 + 3_099_000) == ("compaction", "x") and moves.at(100, 10**11 + 100_000) is None
+    assert moves.at(41, 10**11 + 3_099_000) == ("compaction", "kcompactd0"), "it still moves pages"
+
+
+def test_the_end_of_a_move_that_was_forgotten_says_nothing_of_the_time_before():
+    moves = PageMoves()
+    begins = [moving(pid, "compaction_begin", task=f"x-{pid}") for pid in range(5, 1100)]
+    moves.add(parse("\n".join([*begins, moving(2000, "compaction_end", task="x-5")])))
+    assert moves.at(5, 10**11 + 3_000) is None, "before its begin"
+    assert moves.at(1099, 10**11 + 1_900_000) == ("compaction", "x"), "and the newest are known"
+
+
+def test_the_name_of_a_mover_is_the_one_that_it_had():
+    """A shell that moves pages becomes another program, or its number goes to another process."""
+    moves = PageMoves()
+    both = ("migrate_pages_start", "migrate_pages")
+    for us, task in ((10, "bash-5"), (30, "fio-5")):
+        moves.add(parse("\n".join(moving(us + 10 * i, event, task=task) for i, event in enumerate(both))))
+    moves.add(parse(moving(50, "compaction_begin", task="dd-5")))
+    names = [moves.at(5, 10**11 + us * 1000) for us in (15, 35, 55)]
+    assert names == [("page migration", "bash"), ("page migration", "fio"), ("compaction", "dd")]
+
+
+@pytest.mark.parametrize("missing", ["mm_migrate_pages_start", "mm_migrate_pages"])
+def test_a_kernel_that_traces_one_side_of_a_move_tells_nothing_of_its_time(missing):
+    moves = PageMoves([f"migrate/{missing}"])
+    seen = {"mm_migrate_pages_start": "migrate_pages", "mm_migrate_pages": "migrate_pages_start"}[missing]
+    moves.add(parse(moving(500, seen)))
+    assert moves.at(5, 10**11 + 400_000) is None and moves.at(5, 10**11 + 600_000) is None
+    inner = moving(800, seen)
+    moves.add(parse("\n".join([moving(700, "compaction_begin"), inner, moving(900, "compaction_end")])))
+    assert moves.at(5, 10**11 + 850_000) == ("compaction", "bash") and moves.at(5, 10**11 + 950_000) is None
 
 
 def test_a_mover_that_had_the_cpu_of_the_loop_is_named():
