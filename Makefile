@@ -18,7 +18,7 @@ PYTEST := .ci/limit $(TEST_LIMIT) $(BIN)/pytest
 SOURCES := pyproject.toml meson.build meson.options $(shell find rtloop -type f -not -name '*.py[co]')
 TESTS := $(shell find tests -name '*.py')
 C_SOURCES := $(wildcard rtloop/include/rtloop/*.h tests/native/*.h tests/native/*.c)
-ALONE := $(patsubst %,tests/rt/test_%.py,buffer clean cpus doctor grants isolation sleep_until)
+ALONE := $(patsubst %,tests/rt/test_%.py,buffer clean clock_steps cpus doctor grants isolation sleep_until)
 COMPILED := $(sort $(subst /,.,$(basename $(shell find rtloop -name '*.pyx'))))
 STUBTEST := --concise --ignore-disjoint-bases --ignore-unused-allowlist --allowlist $(CURDIR)/.ci/stubtest.allow \
   --mypy-config-file $(CURDIR)/pyproject.toml

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -51,6 +52,17 @@ def test_the_longest_are_begun_first(schedule: ModuleType) -> None:
     first, second, *_, last = schedule.LONG
     order = [schedule.unit_of("tests/rt/test_x.py::test_a"), first, second, last, "tests/build/test_x.py"]
     assert sorted(["tests/unit/test_x.py", *reversed(order)], key=schedule.rank) == [*order, "tests/unit/test_x.py"]
+
+
+def test_what_changes_the_machine_runs_alone() -> None:
+    """Such as CLOCK_TAI, with which other tests pace their loops and stamp their values."""
+    rule = r"^ALONE := \$\(patsubst %,tests/rt/test_%\.py,(.*)\)$"
+    (names,) = re.findall(rule, (ROOT / "Makefile").read_text(), re.M)
+    alone = {ROOT / f"tests/rt/test_{name}.py" for name in names.split()}
+    assert all(path.is_file() for path in alone)
+    changes = re.compile(r'support\("tai"\)|^\w+ = Path\("/(proc/sys|sys/fs)/', re.M)
+    found = {path for path in (ROOT / "tests").rglob("test_*.py") if changes.search(path.read_text())}
+    assert found and found <= alone, f"for ALONE in the Makefile: {sorted(map(str, found - alone))}"
 
 
 def test_of_the_tests_in_real_time_only_one_runs_at_a_time_and_others_beside_it(tmp_path: Path) -> None:
