@@ -101,20 +101,26 @@ def interrupted():
         for _ in range(count):
             os.kill(os.getpid(), signal.SIGINT); time.sleep(0.001)
         sent.set()
-    sender = None
-    os.dup2(quiet, 2)
-    try:
+    def run():
         try:
             loop.start()
-            sender = later(send)
+            later(send)
             loop.join()
         finally:
-            while sender is not None and not sent.is_set():
-                try: sent.wait()
-                except KeyboardInterrupt: pass
             loop.stop()
+    def interrupt(number, frame):
+        # Only in run(): a signal that is late, or comes while an exception is handled, does not end what follows.
+        while frame is not None:
+            if frame.f_code is run.__code__: signal.default_int_handler(number, frame)
+            frame = frame.f_back
+    signal.signal(signal.SIGINT, interrupt)
+    os.dup2(quiet, 2)
+    try: run()
     except KeyboardInterrupt: pass
-    finally: os.dup2(real, 2)
+    sent.wait()
+    os.dup2(real, 2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    loop.stop()
     account(loop)
 def interrupted_start():
     loop = make()
