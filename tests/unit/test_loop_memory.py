@@ -136,6 +136,23 @@ def test_a_tuned_malloc_maps_no_block_by_itself(script: Script) -> None:
     assert done.stdout.split() == ["1", "0"], done.stderr
 
 
+def telemetry_mappings(name: str) -> int:
+    return sum(f"memfd:rtloop:{name}" in mapping["name"] for mapping in mappings())
+
+
+def test_the_telemetry_of_a_loop_that_ends_by_itself_is_unmapped_though_nobody_asks_for_it(
+    probes: ModuleType, ordinary: dict[str, Any]
+) -> None:
+    with probes.Probe("1ms", name="by itself", **ordinary):
+        assert telemetry_mappings("by itself") == 1
+    loops = [probes.Probe("1ms", name=f"by itself {i}", **ordinary) for i in range(3)]
+    for loop in loops:
+        loop.stop_at = 50
+        loop.start()
+    wait_until(lambda: telemetry_mappings("by itself") == 0, "the telemetry is still mapped")
+    assert [loop.state for loop in loops] == ["stopped"] * 3
+
+
 def test_no_huge_page_takes_the_place_of_the_loops_memory(probes: ModuleType, ordinary: dict[str, Any]) -> None:
     if not Path("/sys/kernel/mm/transparent_hugepage").exists():
         pytest.skip("this kernel has no transparent huge pages")
