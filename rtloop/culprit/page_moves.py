@@ -25,7 +25,7 @@ _MOST_MOVERS = 1000
 
 
 class _Move(NamedTuple):
-    """Time in which a thread moved pages, the reason, and the thread's name at its begin."""
+    """Time in which a thread moved pages, the reason, and the thread's name at the start."""
 
     begin: int
     end: int
@@ -49,8 +49,8 @@ class PageMoves:
     Parameters
     ----------
     missing : iterable of str
-        Those of `EVENTS` that this kernel lacks. Moves of which it does not trace both the begin and the end are not
-        known: Linux 5.10 has no event at the begin of a page migration.
+        Those of `EVENTS` that this kernel lacks. Moves of which it does not trace both the start and the end are not
+        known: Linux 5.10 has no event at the start of a page migration.
     """
 
     def __init__(self, missing: Iterable[str] = ()) -> None:
