@@ -201,9 +201,12 @@ cdef class Bus(RTLoop):
         memset(context, 0, sizeof(ecx_contextt))
         memset(self.iomap, 0, IOMAP)
         context.userdata = &self.timing
-        if not ecx_init(context, c_name):
-            raise EthercatError(f"no raw socket on {self.interface}: does it exist, and is CAP_NET_RAW granted?")
-        self.is_open = True
+        found = ecx_init(context, c_name)
+        self.is_open = True  # also after a failure, which leaves a socket open
+        if not found:
+            self.shut()
+            raise EthercatError(f"no raw socket on {self.interface}: does it exist, and are CAP_NET_RAW and "
+                                "CAP_NET_ADMIN granted?")
         os.set_blocking(context.port.sockhandle, False)  # a full queue must not stop the step
         with nogil:
             found = ecx_config_init(context)

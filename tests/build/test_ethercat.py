@@ -136,6 +136,12 @@ def test_a_slave_that_falls_out_comes_back_and_its_clock_is_followed(run: Callab
     assert 250 < figures["ppm"] < 550
 
 
+def sockets() -> set[str]:
+    """Return the sockets of this process."""
+    files = {os.readlink(file) for file in Path("/proc/self/fd").iterdir() if file.is_symlink()}
+    return {file for file in files if file.startswith("socket:")}
+
+
 def test_where_no_slave_answers_the_start_says_so(
     built_example: Callable[[str], Path], example_cache: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,7 +154,9 @@ def test_where_no_slave_answers_the_start_says_so(
         contextlib.closing(ethercat.Bus(interface="rtloop-none", **PLAIN)) as bus,
         pytest.raises(refused, match="no raw socket on rtloop-none"),
     ):
+        before = sockets()
         bus.run(cycles=1)
+    assert sockets() == before, "one that could not be bound is closed"
     try:
         socket.socket(socket.AF_PACKET, socket.SOCK_RAW).close()
     except PermissionError:
