@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rtloop_test_processes as processes
 
 import rtloop
 from rtloop import LoopGroup, PyLoop, RTLoop
@@ -110,6 +111,40 @@ def test_a_group_can_be_started_again(cascade: Callable[..., list[Any]]) -> None
         origins.add(group.origin_ns)
     assert len(origins) == 3
     group.stop()
+
+
+def test_each_thread_that_waits_for_its_start_looks_for_it_again_and_again(
+    cascade: Callable[..., list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once a millisecond, because nobody wakes it: a start must not take seconds."""
+    release, offset = group_module.member.release_thread, group_module.member.clock_offset
+    seen: list[set[str]] = []
+
+    def looks(waiting: set[str]) -> dict[str, int]:
+        names = {tid: name for tid, name in processes.thread_names().items() if name in waiting}
+        status = {name: processes.read("self", f"task/{tid}/status") for tid, name in names.items()}
+        return {name: int(text.partition("\nvoluntary_ctxt_switches:")[2].split()[0]) for name, text in status.items()}
+
+    def watch(*waiting: str) -> None:
+        before, until = looks({*waiting}), time.monotonic() + 8
+        while any(count < before[name] + 200 for name, count in looks({*waiting}).items()):
+            assert time.monotonic() < until, (before, looks({*waiting}))
+            time.sleep(0.01)
+        seen.append(set(before))
+
+    def release_thread(loop: Any) -> None:
+        if not seen:
+            watch(*RATES, "rtloop-watchdog")  # all have acquired everything
+        release(loop)
+
+    def clock_offset(loop: Any) -> int:
+        watch(*RATES)  # all have entered
+        return offset(loop)
+
+    monkeypatch.setattr(group_module.member, "release_thread", release_thread)
+    monkeypatch.setattr(group_module.member, "clock_offset", clock_offset)
+    LoopGroup(cascade(), watchdog="1s").run("20ms")
+    assert seen == [{*RATES, "rtloop-watchdog"}, {*RATES}]
 
 
 @pytest.mark.parametrize("refused", [0, 1, 2])
