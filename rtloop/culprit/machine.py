@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import suppress
 
 from rtloop.system.fileio import read_text
@@ -36,7 +37,10 @@ def loop_name(pid: int) -> str:
 
     name = ""
     with suppress(Exception):
-        for reader in running():
+        process = re.search(r"^Tgid:\s*(\d+)$", read_text(f"/proc/{pid}/status"), re.MULTILINE)
+        if process is None:
+            return name
+        for reader in running(int(process[1])):
             with reader:
                 if reader.tid == pid:
                     name = reader.name

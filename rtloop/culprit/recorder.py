@@ -66,8 +66,8 @@ _MOST_RECORDS = 65536
 _MOST_PARSED = 256
 #: In the lines of moves of pages.
 _OF_MOVES = b" mm_"
-#: Time for the cycles that still wait at the end of the run, s.
-_FINISH_S = 5.0
+#: CPU time for the cycles that still wait at the end of the run, and the longest time on a busy machine, s.
+_FINISH_CPU_S, _FINISH_S = 5.0, 20.0
 
 
 class _Chunk(NamedTuple):
@@ -213,8 +213,8 @@ class Recorder:
         self._thread.join()
         self._look()
         with self._lock:
-            until = time.monotonic() + _FINISH_S
-            while self._waiting and time.monotonic() < until:
+            until, used = time.monotonic() + _FINISH_S, time.thread_time() + _FINISH_CPU_S
+            while self._waiting and time.monotonic() < until and time.thread_time() < used:
                 self._explain_some()
             for one in self._waiting:
                 self._keep(one, unexplained(one.delay, "more cycles were late than could be explained meanwhile"))

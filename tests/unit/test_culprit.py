@@ -14,10 +14,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import rtloop
 from rtloop import RTLoop, Stats
 from rtloop.culprit import acquire, lateness, recorder, tracefs
 from rtloop.culprit.attribution import Collection, Delay, Machine, explain
-from rtloop.culprit.machine import policy_text
+from rtloop.culprit.machine import loop_name, policy_text
 from rtloop.culprit.page_moves import PageMoves
 from rtloop.culprit.trace_text import LOST, first_time, last_time, parse
 from rtloop.culprit.tracefs import TraceInstance
@@ -618,8 +619,28 @@ def test_moves_of_pages_are_followed_in_the_whole_text(written, monkeypatch):
     instance.close()
 
 
-def test_cycles_for_which_there_is_no_time_are_told_so(make_recorder, monkeypatch):
-    monkeypatch.setattr(recorder, "_FINISH_S", 0.0)
+def test_a_loop_is_looked_for_only_in_the_process_of_the_thread(monkeypatch):
+    """A look at all processes takes a tenth of a second on a busy machine, and each late cycle has several threads."""
+    asked, look = [], rtloop.running
+
+    def running(pid: int | None = None) -> object:
+        asked.append(pid)
+        return look(pid)
+
+    monkeypatch.setattr("rtloop.telemetry.attach.running", running)
+    with RTLoop("100Hz", name="another"):
+        (reader,) = look(os.getpid())
+        with reader:
+            tid = reader.tid
+        assert tid != os.getpid() and loop_name(tid) == "another" and loop_name(os.getpid()) == ""
+    assert loop_name(tid) == "", "it has ended"
+    assert loop_name(0) == "", "the idle task"
+    assert set(asked) == {os.getpid()}
+
+
+@pytest.mark.parametrize("limit", ["_FINISH_S", "_FINISH_CPU_S"])
+def test_cycles_for_which_there_is_no_time_are_told_so(make_recorder, monkeypatch, limit):
+    monkeypatch.setattr(recorder, limit, 0.0)
     one = make_recorder(FakeBlock(60), explain="100us")
     one.finish()
     why = [each.text for each in one.explanations]
