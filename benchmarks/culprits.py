@@ -1,6 +1,7 @@
 """Plant spikes of known causes, and compare the culprits that rtloop names with them.
 
-    python benchmarks/culprits.py [--spikes 100] [--kinds thread,signal] [--cpu 1] [--json FILE]
+    python benchmarks/culprits.py [--spikes 100] [--kinds thread,signal] [--cpu 1] [--json FILE] [--markdown]
+    python benchmarks/culprits.py --render FILE     # the table of the documentation, of an earlier run
 
 A loop at 1 kHz runs with explain="150us" in a process of its own. This script finds its grid in its telemetry, and
 plants each spike just before a release. It keeps its own log of when each spike began and ended. A cycle counts as one
@@ -10,23 +11,28 @@ of the spike's if the spike covers at least 80 % of its delay. The kinds:
     softirq      a packet that 400 sockets of a network interface receive, one after the other
     thread       a thread of a higher real-time priority that is busy
     worker       a line of 3,900 characters to a terminal, which a kernel worker of a higher priority processes
-    compaction   the memory of the whole machine is compacted while the step touches 64 MiB; the kernel may leave these
-                 alone, and then no cycle counts
+    compaction   the memory of the whole machine is compacted while the step touches 16 MiB of it
+    migration    a part of the memory in which these lie is taken offline, so that the kernel moves them to another one
     signal       SIGSTOP and SIGCONT
     collector    gc.collect() beside a PyLoop
 
+A step that touches memory logs each touch in which its thread slept: it waited for a page that was being moved.
+How many pages move depends on what else is in the memory: the kernel moves none out of a block that holds its own.
+
 It needs root. It restores what it changes: the policy of the kernel's unbound workers, which is FIFO 90 while lines are
 processed, because an ordinary worker does not delay the loop. The network interfaces are in a namespace of their own.
+A part of the memory that was taken offline is online again before the next one is.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
+import datetime
 import gc
 import json
-import mmap
 import os
+import re
 import resource
 import signal
 import socket
@@ -41,6 +47,8 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 import rtloop
 
 if TYPE_CHECKING:
@@ -49,14 +57,32 @@ if TYPE_CHECKING:
 PERIOD_NS = 1_000_000
 #: Delays from which on a cycle is explained, and counts.
 LEAST_NS = 150_000
-#: A page is moved quickly.
-LEAST_MOVED_NS = 60_000
 COVERED = 0.8
 #: Planted by the process of the loop.
-IN_PROCESS = ("collector", "compaction")
-BATCH = 25
-KINDS = ("interrupt", "softirq", "thread", "worker", "compaction", "signal", "collector")
+IN_PROCESS = ("collector",)
+#: Logged by the loop itself.
+LOGGED = ("compaction", "migration")
+BATCH = 100
+#: Kinds with their rows in the documentation.
+KINDS = {
+    "interrupt": "interrupt: 3,000 timers that expire at one instant",
+    "softirq": "softirq: a packet for 400 sockets",
+    "thread": "thread: busy, FIFO 90",
+    "worker": "kernel worker: long lines to a terminal, FIFO 90",
+    "compaction": "compaction of the memory",
+    "migration": "migration of pages: a part of the memory is taken offline",
+    "signal": "SIGSTOP, and SIGCONT 3 ms later",
+    "collector": "garbage collector beside a `PyLoop`",
+}
 TIMERS, SOCKETS, BUSY_NS, STOP_NS = 3000, 400, 600_000, 3_000_000
+#: Takes 1 GiB of memory, and frees it.
+FILL = """
+import mmap
+memory = mmap.mmap(-1, 1 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+for page in range(0, len(memory), 4096):
+    memory[page] = 1
+"""
+LOOPS = Path(__file__).with_suffix(".pyx")
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -68,11 +94,11 @@ class Spike(NamedTuple):
 
 
 class Grid:
-    """Grid of releases of the loop in another process."""
+    """Grid of releases of the loop in another process, which uses a folder."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, folder: Path) -> None:
         deadline = time.monotonic() + 300
-        self.pid = pid
+        self.pid, self.folder = pid, folder
         while time.monotonic() < deadline:
             for loop in rtloop.running(pid):
                 with loop:
@@ -189,8 +215,13 @@ def plant_worker(grid: Grid, cpu: int, count: int, stack: ExitStack) -> list[Spi
     folder.mkdir()
     try:
         (folder / "trace_clock").write_text("mono")
-        for phase in ("start", "end"):
-            (folder / f"events/workqueue/workqueue_execute_{phase}/enable").write_text("1")
+        for event in (
+            "workqueue/workqueue_execute_start",
+            "workqueue/workqueue_execute_end",
+            "sched/sched_stat_runtime",
+        ):
+            (folder / f"events/{event}/enable").write_text("1")
+        (folder / "events/sched/sched_stat_runtime/filter").write_text('comm ~ "kworker/u*"')
         for _ in range(4 * count):  # a worker of either CPU may serve it
             master, slave = os.openpty()
             release = grid.next()
@@ -214,20 +245,84 @@ def set_workers(policy: int, priority: int) -> None:
 
 
 def _served(folder: Path, cpu: int) -> list[Spike]:
-    spikes, begin = [], 0
-    for line in (folder / f"per_cpu/cpu{cpu}/trace").read_text().split("\n"):
-        if "flush_to_ldisc" in line:
-            t = int(float(line.split("] ")[1].split()[1].rstrip(":")) * 1e6) * 1000
-            if "execute_start" in line:
-                begin = t
-            elif t - begin > 100_000:
-                spikes.append(Spike(begin, t))
+    """Return the times in which a worker served a line, but only if it ran all the time by the kernel's CPU time."""
+    line = re.compile(r"-(\d+) +\[\d+\] \S+ +(\d+)\.(\d{6}): (\w+): (?:.* runtime=(\d+) )?(.*)")
+    spikes, begins, ends, times = [], {}, {}, {}
+    for one in filter(None, map(line.search, (folder / f"per_cpu/cpu{cpu}/trace").read_text().split("\n"))):
+        pid, t, name = int(one[1]), int(one[2]) * 10**9 + int(one[3]) * 1000, one[4]
+        if name == "sched_stat_runtime" and f"pid={pid} " in one[0]:
+            times[pid] = times.get(pid, 0) + int(one[5])
+            if pid in ends:  # it comes after the end of the work
+                begin, end, cpu_time = begins.pop(pid), ends.pop(pid), times.pop(pid)
+                if end - begin > 100_000 and cpu_time > 0.9 * (end - begin):
+                    spikes.append(Spike(begin, end))
+        elif "flush_to_ldisc" in one[6] and name == "workqueue_execute_start":
+            begins[pid], times[pid] = t, 0
+            ends.pop(pid, None)
+        elif "flush_to_ldisc" in one[6] and pid in begins:
+            ends[pid] = t
     return spikes
+
+
+def plant_compaction(grid: Grid, cpu: int, count: int, stack: ExitStack) -> list[Spike]:
+    """Free much memory, mostly above the loop's, so that a compaction moves the loop's pages there."""
+    _beside(cpu)
+    for _ in range(3):
+        subprocess.run([sys.executable, "-c", FILL], check=True, timeout=60)
+        _write(Path("/proc/sys/vm/compact_memory"), "1")
+        time.sleep(0.2)
+    return []
+
+
+def plant_migration(grid: Grid, cpu: int, count: int, stack: ExitStack) -> list[Spike]:
+    """Take the blocks of memory offline that have most of the loop's pages, one after the other."""
+    _beside(cpu)
+    root, fixed = Path("/sys/devices/system/memory"), set()
+    size = int((root / "block_size_bytes").read_text(), 16)
+    module, touched = rtloop.build(LOOPS), _pages(grid)
+    for _ in range(max(1, count // 4)):
+        blocks, pages = np.unique(module.page_frames(grid.pid, touched) // (size // 4096), return_counts=True)
+        usable = [int(block) for block in blocks[np.argsort(-pages)] if block not in fixed]
+        if not usable:
+            break
+        state = root / f"memory{usable[0]}" / "state"
+        try:
+            if not _write(state, "offline"):
+                fixed.add(usable[0])  # the kernel's own pages are not moved
+        finally:
+            if state.read_text().strip() != "online":
+                state.write_text("online")
+        time.sleep(0.05)
+    return []
+
+
+def _pages(grid: Grid) -> list[int]:
+    """Return the addresses of the pages that the loop touches, as soon as it has written them down."""
+    file = grid.folder / "pages"
+    while not file.exists():
+        time.sleep(0.05)
+    found: list[int] = json.loads(file.read_text())
+    return found
+
+
+def _beside(cpu: int) -> None:
+    """Run on other CPUs than the loop if there are any, before the ordinary threads there."""
+    others = os.sched_getaffinity(0) - {cpu}
+    os.sched_setaffinity(0, others or {cpu})
+    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(50))
+
+
+def _write(path: Path, text: str) -> bool:
+    """Write into a file of the kernel, which may take long. Returns True if the kernel did it in time."""
+    with suppress(subprocess.TimeoutExpired):
+        done = subprocess.run(["sh", "-c", 'echo "$1" >"$0"', path, text], timeout=20, stderr=subprocess.DEVNULL)
+        return done.returncode == 0
+    return False
 
 
 PLANTERS: dict[str, Callable[[Grid, int, int, ExitStack], list[Spike]]] = {
     "interrupt": plant_interrupt, "softirq": plant_softirq, "thread": plant_thread, "worker": plant_worker,
-    "signal": plant_signal,
+    "signal": plant_signal, "compaction": plant_compaction, "migration": plant_migration,
 }  # fmt: skip
 
 
@@ -243,43 +338,28 @@ def collect_garbage(grid: Grid, count: int) -> list[Spike]:
     return spikes if kept else []
 
 
-def compact(filler: mmap.mmap) -> list[Spike]:
-    """Free what lies above the loop's memory, and let the kernel move that memory there."""
-    filler.close()
-    begin = time.monotonic_ns()
-    Path("/proc/sys/vm/compact_memory").write_text("1")
-    return [Spike(begin, time.monotonic_ns())]
-
-
-def fill_and_compact() -> mmap.mmap:
-    filler = mmap.mmap(-1, 2 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    for page in range(0, len(filler), 4096):
-        filler[page] = 1
-    Path("/proc/sys/vm/compact_memory").write_text("1")
-    return filler
-
-
 def run_loop(kind: str, cpu: int, count: int, folder: Path) -> None:
     """Run the loop until the file "stop" is there, and save its statistics."""
     keywords: dict[str, Any] = {"cpu": cpu, "explain": f"{LEAST_NS}ns", "name": f"planted-{kind}"}
-    filler = fill_and_compact() if kind == "compaction" else None
-    if kind == "compaction":
-        keywords["explain"] = f"{LEAST_MOVED_NS}ns"
-        module = rtloop.build(Path(__file__).parent / "culprits.pyx")
-        loop = module.Toucher(PERIOD_NS, **keywords)
+    if kind in LOGGED:
+        loop = rtloop.build(LOOPS).Toucher(PERIOD_NS, **keywords)
+        loop.is_lowest = kind == "compaction"  # from where it moves pages
     elif kind == "collector":
         loop = rtloop.PyLoop(lambda cycle: None, PERIOD_NS, **keywords)
     else:
         loop = rtloop.RTLoop(PERIOD_NS, **keywords)
     with loop:
-        (folder / "started").touch()
+        if kind in LOGGED:
+            (folder / "pages.new").write_text(json.dumps(loop.pages))
+            (folder / "pages.new").rename(folder / "pages")
         if kind in IN_PROCESS:
             time.sleep(0.3)
-            spikes = compact(filler) if filler is not None else collect_garbage(Grid(os.getpid()), count)
+            (folder / "spikes").write_text(json.dumps(collect_garbage(Grid(os.getpid(), folder), count)))
             time.sleep(0.3)
-            (folder / "spikes").write_text(json.dumps(spikes))
         while kind not in IN_PROCESS and not (folder / "stop").exists():
             time.sleep(0.05)
+    if kind in LOGGED:
+        (folder / "logged").write_text(json.dumps(loop.spikes))
     loop.stats.save(folder / "stats.npz")
 
 
@@ -300,15 +380,14 @@ def judge(kind: str, stats: rtloop.Stats, spikes: list[Spike]) -> Judged:
         record = stats.records[one.cycle - first]
         ends = ("release", "start") if one.what == "start" else ("start", "end")
         begin, end = (int(record[name]) for name in ends)
-        covered = max((min(spike.end, end) - max(spike.begin, begin) for spike in spikes), default=0)
-        least = LEAST_MOVED_NS if kind == "compaction" else LEAST_NS
-        if kind == "signal":
-            least = STOP_NS // 2  # a shorter delay came before the process was stopped
+        covered = sum(max(0, min(spike.end, end) - max(spike.begin, begin)) for spike in spikes)
+        least = STOP_NS // 2 if kind == "signal" else LEAST_NS  # a shorter one came before the process was stopped
         if one.delay_ns < least or covered < COVERED * one.delay_ns:
             continue
-        if kind in IN_PROCESS and one.what == "start":  # compaction outlasts it, and it needs no interpreter
+        if kind in IN_PROCESS and one.what == "start":  # which needs no interpreter
             continue
-        if one.culprit == kind and (kind != "thread" or " 90)" in one.name):
+        culprit = "compaction" if kind == "migration" else kind
+        if one.culprit == culprit and (kind != "thread" or " 90)" in one.name):
             right += 1
         elif one.culprit == "unknown":
             unknown.append(str(one))
@@ -319,6 +398,8 @@ def judge(kind: str, stats: rtloop.Stats, spikes: list[Spike]) -> Judged:
 
 def measure(kind: str, cpu: int, wanted: int) -> Judged:
     """Plant until so many spikes have delayed a cycle."""
+    if kind in LOGGED:
+        rtloop.build(LOOPS)  # here, because it takes long the first time
     total = Judged(0, [], [])
     for _ in range(20):
         missing = wanted - total.right - len(total.unknown) - len(total.wrong)
@@ -326,9 +407,9 @@ def measure(kind: str, cpu: int, wanted: int) -> Judged:
             break
         with tempfile.TemporaryDirectory() as name:
             got = _measure(kind, cpu, min(BATCH, missing), Path(name))
-        if kind == "compaction" and got == Judged(0, [], []):
-            break  # the kernel did not move the loop's memory, and will not the next time
         total = Judged(total.right + got.right, total.unknown + got.unknown, total.wrong + got.wrong)
+        counts = f"{total.right} right, {len(total.unknown)} unknown, {len(total.wrong)} wrong"
+        print(f"{kind}: {counts} of {wanted}", file=sys.stderr, flush=True)
     return total
 
 
@@ -340,8 +421,10 @@ def _measure(kind: str, cpu: int, count: int, folder: Path) -> Judged:
             child.wait(300)
         else:
             spikes = _plant(kind, cpu, count, folder, child)
-            (folder / "spikes").write_text(json.dumps(spikes))
             child.wait(60)
+            if kind in LOGGED:
+                spikes += [Spike(*one) for one in json.loads((folder / "logged").read_text())]
+            (folder / "spikes").write_text(json.dumps(spikes))
     finally:
         with suppress(ProcessLookupError):
             child.kill()
@@ -351,7 +434,7 @@ def _measure(kind: str, cpu: int, count: int, folder: Path) -> Judged:
 
 
 def _plant(kind: str, cpu: int, count: int, folder: Path, child: subprocess.Popen[bytes]) -> list[Spike]:
-    grid = Grid(child.pid)
+    grid = Grid(child.pid, folder)
     time.sleep(0.3)
     done: list[list[Spike] | BaseException] = []
 
@@ -378,13 +461,19 @@ def main() -> int:
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--cpu", type=int, default=max(os.sched_getaffinity(0)))
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--markdown", action="store_true", help="print the table of the documentation, too")
+    parser.add_argument("--render", type=Path, metavar="FILE", help="print the table of a file of --json")
     parser.add_argument("--loop", choices=KINDS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.loop:
         run_loop(given.loop, given.cpu, given.spikes, given.folder)
         return 0
-    document = {}
+    if given.render:
+        print(table(json.loads(given.render.read_text())), end="")
+        return 0
+    kinds: dict[str, dict[str, Any]] = {}
+    loads = [os.getloadavg()[0]]
     print(f"{'planted':12} {'cycles':>6} {'right':>6} {'unknown':>8} {'wrong':>6}")
     for kind in given.kinds.split(","):
         got = measure(kind, given.cpu, given.spikes)
@@ -392,10 +481,30 @@ def main() -> int:
         print(f"{kind:12} {total:6} {got.right:6} {len(got.unknown):8} {len(got.wrong):6}", flush=True)
         for text in [*got.wrong[:3], *got.unknown[:2]]:
             print(f"    {text}", flush=True)
-        document[kind] = {"cycles": total, **got._asdict()}
+        kinds[kind] = {"cycles": total, **got._asdict()}
+        loads.append(os.getloadavg()[0])
+    document = {
+        "time": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}", "kernel": os.uname().release,
+        "cpus": os.cpu_count(), "load": [round(min(loads)), round(max(loads))], "spikes": given.spikes, "kinds": kinds,
+    }  # fmt: skip
+    if given.markdown:
+        print(f"\n{table(document)}", end="")
     if given.json:
-        given.json.write_text(json.dumps({"spikes": given.spikes, "kinds": document}, indent=1))
-    return 1 if any(row["wrong"] for row in document.values()) else 0
+        given.json.write_text(json.dumps(document, indent=1) + "\n")
+    return 1 if any(row["wrong"] for row in kinds.values()) else 0
+
+
+def table(document: dict[str, Any]) -> str:
+    """Return the table of the documentation, from the file of a run."""
+    lines = ["| cause | cycles | correct | unknown | wrong |", "|---|---:|---:|---:|---:|"]
+    for kind in sorted(document["kinds"], key=list(KINDS).index):
+        row = document["kinds"][kind]
+        counts = (row["cycles"], row["right"], len(row["unknown"]), len(row["wrong"]))
+        lines.append(f"| {KINDS[kind]} | {' | '.join(map(str, counts))} |")
+    low, high = document["load"]
+    lines += ["", f"Measured on {document['time']} with {document['cpus']} CPUs, Linux {document['kernel']}, "
+              f"load average {low} to {high}."]  # fmt: skip
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -166,6 +166,16 @@ def test_a_page_shows_each_machine_and_the_range_over_all(load) -> None:
     assert "| user-space instructions per cycle | 0.5 | 0.5 | 1 |" in compare.summary([files[0]._replace(claims=cycle)])
 
 
+def test_the_table_of_culprits_is_that_of_the_figures() -> None:
+    (figures,) = (FOLDER / "results" / "culprits").glob("*.json")
+    content = json.loads(figures.read_text())
+    for row in content["kinds"].values():
+        assert row["cycles"] == row["right"] + len(row["unknown"]) >= content["spikes"] and row["wrong"] == []
+    page = FOLDER.parent / "docs" / "how-to" / "find-a-spike.md"
+    table = run(str(FOLDER / "culprits.py"), "--render", str(figures)).stdout
+    assert table.count("\n") > 4 and table in page.read_text(), f"python benchmarks/culprits.py --render {figures}"
+
+
 def test_every_script_with_claims_is_run_by_all(load) -> None:
     bench: ModuleType = load("bench")
     alone = {"bench", "compare", "culprits", "hours", "observers", "page_faults", "scope", "soak"}
