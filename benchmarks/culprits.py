@@ -247,7 +247,10 @@ def set_workers(policy: int, priority: int) -> None:
 def _served(folder: Path, cpu: int) -> list[Spike]:
     """Return the times in which a worker served a line, but only if it ran all the time by the kernel's CPU time."""
     line = re.compile(r"-(\d+) +\[\d+\] \S+ +(\d+)\.(\d{6}): (\w+): (?:.* runtime=(\d+) )?(.*)")
-    spikes, begins, ends, times = [], {}, {}, {}
+    spikes: list[Spike] = []
+    begins: dict[int, int] = {}
+    ends: dict[int, int] = {}
+    times: dict[int, int] = {}
     for one in filter(None, map(line.search, (folder / f"per_cpu/cpu{cpu}/trace").read_text().split("\n"))):
         pid, t, name = int(one[1]), int(one[2]) * 10**9 + int(one[3]) * 1000, one[4]
         if name == "sched_stat_runtime" and f"pid={pid} " in one[0]:
@@ -414,7 +417,18 @@ def measure(kind: str, cpu: int, wanted: int) -> Judged:
 
 
 def _measure(kind: str, cpu: int, count: int, folder: Path) -> Judged:
-    command = [sys.executable, __file__, "--loop", kind, "--cpu", str(cpu), "--spikes", str(count), "--folder", folder]
+    command = [
+        sys.executable,
+        __file__,
+        "--loop",
+        kind,
+        "--cpu",
+        str(cpu),
+        "--spikes",
+        str(count),
+        "--folder",
+        str(folder),
+    ]
     child = subprocess.Popen(command)
     try:
         if kind in IN_PROCESS:
