@@ -107,6 +107,8 @@ def run(machine: Machine, kernel: Path, parts: dict[str, str], arguments: argpar
                 print(inside)
                 wrong = [] if code == 0 else [f"exit code {code}"]
                 wrong += re.findall("^SKIPPED .*", inside, re.MULTILINE) if name in NONE_SKIPPED else []
+                if chosen[name].startswith(PYTEST) and not re.search(r"\b\d+ passed", inside):
+                    wrong.append("no test has passed")
             failed += [f"{name}: {line}" for line in wrong]
             if code is None:
                 print(text[-8000:])
