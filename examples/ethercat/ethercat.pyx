@@ -20,6 +20,12 @@ cdef extern from "<time.h>" nogil:
     enum: CLOCK_MONOTONIC
     int clock_gettime(int clock, timespec *time)
 
+cdef extern from "<unistd.h>" nogil:
+    int usleep(unsigned int us)
+
+cdef extern from * nogil:
+    void fence "__sync_synchronize"()
+
 cdef extern from "soem/soem.h" nogil:
     enum: EC_STATE_INIT, EC_STATE_PRE_OP, EC_STATE_SAFE_OP, EC_STATE_OPERATIONAL, EC_STATE_ACK, EC_STATE_ERROR
     enum: EC_NOFRAME, EC_TIMEOUTRET, EC_TIMEOUTSTATE, ECT_REG_FMMU0
@@ -151,6 +157,8 @@ cdef class Bus(RTLoop):
     cdef double proportional, integral, drift
     cdef int has_clock, was_sent, in_row, acquired
     cdef int is_operational  # written by supervise
+    cdef int is_changing     # written by supervise: it is changing states
+    cdef int is_over         # written by leave: supervise changes nothing any more
     cdef Outage outage                # the present or newest one
     cdef readonly int expected        # working counter if all slaves have processed the frame
     cdef readonly int wkc
@@ -227,7 +235,7 @@ cdef class Bus(RTLoop):
         self.expected = 2 * context.grouplist[0].outputsWKC + context.grouplist[0].inputsWKC
         self.outputs, self.inputs = context.slavelist[1].outputs, context.slavelist[1].inputs
         self.history, self.noted = [], None
-        self.is_operational = self.was_sent = self.in_row = self.acquired = self.end_state = 0
+        self.is_operational = self.was_sent = self.in_row = self.acquired = self.end_state = self.is_over = 0
         self.exchanges = self.no_frame = self.bad_wkc = 0
         self.error = self.dc_before = self.asked = self.bad_before = 0
         self.drift, self.wkc = 0, EC_NOFRAME
@@ -239,17 +247,31 @@ cdef class Bus(RTLoop):
         has done is in `history`. In OP it asks only after a cycle without valid data, and four times a second:
         SOEM's locks make the step wait for a frame that is being received here.
         """
-        cdef ecx_contextt *context = self.context
-        cdef uint16_t slave, state
-        cdef ec_slavet *one
-        cdef int rc, all_in_op = 1
         cdef int64_t bad = self.no_frame + self.bad_wkc, instant = now()
         if self.is_operational and bad == self.bad_before and instant < self.asked + 250_000_000:
             return True
         self.asked, self.bad_before = instant, bad
+        self.is_changing = 1
+        fence()  # leave sees this, or is_over is seen here
+        try:
+            self.is_operational = self.change_states()
+        finally:
+            self.is_changing = 0
+        return bool(self.is_operational)
+
+    cdef int change_states(self):
+        """Bring each slave one step towards OP; return 1 if all are there."""
+        cdef ecx_contextt *context = self.context
+        cdef uint16_t slave, state
+        cdef ec_slavet *one
+        cdef int rc, all_in_op = 1
+        if self.is_over:
+            return 0
         with nogil:
             ecx_readstate(context)
         for slave in range(1, context.slavecount + 1):
+            if self.is_over:
+                return 0
             one = &context.slavelist[slave]
             state = one.state
             if state == EC_STATE_OPERATIONAL and not one.islost:
@@ -288,8 +310,7 @@ cdef class Bus(RTLoop):
                     if rc:
                         ecx_configdc(context)  # its clock may have started again
                         ecx_reconfig_slave(context, slave, EC_TIMEOUTRET)
-        self.is_operational = all_in_op
-        return bool(all_in_op)
+        return all_in_op
 
     def note(self, int slave, what):
         """Add a line to the history, unless it repeats the last one."""
@@ -401,11 +422,17 @@ cdef class Bus(RTLoop):
         """Clear the outputs, check that they have arrived, and bring the slaves to SAFE-OP and INIT."""
         cdef ecx_contextt *context = self.context
         self.report()
+        self.is_over = 1
+        fence()
         memset(context.grouplist[0].outputs, 0, context.grouplist[0].Obytes)
         for _ in range(3):
             ecx_send_processdata(context)
             if ecx_receive_processdata(context, EC_TIMEOUTRET) == self.expected:
                 break
+        for _ in range(200):  # supervise may be in the middle of a change
+            if not self.is_changing:
+                break
+            usleep(1000)
         context.slavelist[0].state = EC_STATE_SAFE_OP
         ecx_writestate(context, 0)
         ecx_statecheck(context, 0, EC_STATE_SAFE_OP, 50000)

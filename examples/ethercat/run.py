@@ -130,6 +130,10 @@ finally:
         other.kill()
         other.wait()
 
+history = list(bus.history)
+time.sleep(0.3)  # supervise asks the slaves again after a quarter of a second
+bus.supervise()
+assert bus.history == history, "after leave, supervise changes no slave"
 stats, log, outages = bus.stats, np.concatenate([*rows, bus.log.drain()]), bus.outages.drain()
 print(stats)
 for name, state, code in slaves:
