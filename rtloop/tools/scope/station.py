@@ -53,6 +53,7 @@ class Station:
         self._source: Source = source or Machine()
         self._watches: dict[Watch, int] = {}  # and the number of pages that show it
         self._opening = asyncio.Lock()
+        self._ending = asyncio.Lock()
         self._recorders: dict[Watch, tuple[Recorder, Path, int]] = {}  # with the number of swaps at the start
         self._searched = -_SEARCH_S
 
@@ -142,15 +143,20 @@ class Station:
         return path
 
     async def stop_recording(self, watch: Watch) -> str | None:
-        """End a recording, and return the sentence on it; None if there is none."""
-        found = self._recorders.pop(watch, None)
-        if found is None:
-            return None
-        recorder, path, _ = found
-        try:
-            await asyncio.to_thread(recorder.close)
-        finally:
-            await self._close_unused(watch)
+        """End a recording, and return the sentence on it; None if there is none.
+
+        It counts as a recording until its file is complete.
+        """
+        async with self._ending:
+            found = self._recorders.get(watch)
+            if found is None:
+                return None
+            recorder, path, _ = found
+            try:
+                await asyncio.to_thread(recorder.close)
+            finally:
+                del self._recorders[watch]
+                await self._close_unused(watch)
         lost = f", {recorder.lost:,} lost" if recorder.lost else ""
         return f"{recorder.written:,} samples recorded to {path}{lost}."
 
