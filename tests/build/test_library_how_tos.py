@@ -128,6 +128,52 @@ def test_a_class_of_cpp(folder: Path) -> None:
     assert loop.estimate == 0.875
 
 
+RUCKIG = """
+#include <array>
+#include <stdexcept>
+namespace ruckig {
+double approach(double from, double to);
+template <int N> struct InputParameter {
+  std::array<double, N> max_velocity, max_acceleration, max_jerk, target_position{}, current_position{};
+};
+template <int N> struct OutputParameter {
+  std::array<double, N> new_position{};
+  void pass_to_input(InputParameter<N> &input) const { input.current_position = new_position; }
+};
+template <int N> struct Ruckig {
+  explicit Ruckig(double) {}
+  int update(const InputParameter<N> &in, OutputParameter<N> &out) {
+    if (in.target_position[0] > 9) return -100;
+    if (in.target_position[0] < -9) throw std::invalid_argument("too far");
+    for (int i = 0; i < N; i++) out.new_position[i] = approach(in.current_position[i], in.target_position[i]);
+    return 0;
+  }
+};
+}
+"""  # the part of its interface that the page uses
+
+
+def test_a_cpp_library_from_its_sources(folder: Path) -> None:
+    (folder / "ruckig" / "include" / "ruckig").mkdir(parents=True)
+    (folder / "ruckig" / "include" / "ruckig" / "ruckig.hpp").write_text(RUCKIG)
+    sources = folder / "ruckig" / "src" / "ruckig"
+    sources.mkdir(parents=True)
+    (sources / "brake.cpp").write_text("")
+    (sources / "velocity_step1.cpp").write_text("")
+    approach = "namespace ruckig { double approach(double from, double to) { return from + (to - from) / 2; } }\n"
+    (sources / "position_step1.cpp").write_text("static_assert(__cplusplus >= 202002L);\n" + approach)
+    module = rtloop.build("ruckig_loop.pyx")
+    loop = module.Arm("1kHz")
+    loop.x, loop.y = 1.0, 2.0
+    loop.simulate(cycles=2)
+    assert loop.angles == (0.75, 1.5)
+    for refused, code in ((10.0, -100), (-10.0, -1)):  # by a code, and by a C++ exception
+        loop = module.Arm("1kHz")
+        loop.x = refused
+        with pytest.raises(rtloop.CallbackError, match=str(code)):
+            loop.simulate(cycles=2)
+
+
 def test_generated_code(folder: Path) -> None:
     loop = rtloop.build("model_loop.pyx").Model()
     seen: list[float] = []
