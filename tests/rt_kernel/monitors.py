@@ -147,6 +147,8 @@ def test_each_planted_violation_is_reported_once(
     assert loop.done == loop.until == 5
     found = asked.counts(loop.tid)
     print(f"{kind}: {found or 'no report'}")
+    if kind == "page fault" and asked.name == "monitors":
+        expected = {"pagefault": 1}  # after a report it stops, until the thread has a fault that it accepts
     if kind == "recv":  # Linux 7.3 has once woken it six times in five sleeps; `sleep` also reports what it does then
         found = {name: min(count, 5) for name, count in found.items()}
     assert found == expected

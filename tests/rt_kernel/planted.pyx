@@ -36,6 +36,16 @@ cdef extern from "<sys/epoll.h>" nogil:
     int epoll_wait(int fd, epoll_event *events, int count, int timeout)
 
 
+cdef extern from "<sched.h>" nogil:
+    struct sched_param:
+        int sched_priority
+    int sched_getparam(int thread, sched_param *param)
+    int sched_setscheduler(int thread, int policy, const sched_param *param)
+    enum:
+        SCHED_FIFO
+        SCHED_OTHER
+
+
 cdef extern from "<semaphore.h>" nogil:
     ctypedef struct sem_t:
         pass
@@ -98,6 +108,8 @@ cdef class Planted(RTLoop):
 
     cdef int enter(self) noexcept nogil:
         self.tid = gettid()
+        if self.kind == PAGE_FAULT and fault_as_ordinary_thread():
+            return -EIO
         return RT_CONTINUE
 
     cdef int step(self, const Cycle *cycle) noexcept nogil:
@@ -142,3 +154,15 @@ cdef int touch_fresh_page() noexcept nogil:
         return -1
     page[0] = 1
     return munmap(page, 4096)
+
+
+cdef int fault_as_ordinary_thread() noexcept nogil:
+    """Fault once while this thread is not a real-time thread.
+
+    The kernel's `pagefault` judges a thread from a fault that it accepts on, and knows no other event.
+    """
+    cdef sched_param real_time, ordinary
+    ordinary.sched_priority = 0
+    if sched_getparam(0, &real_time) or sched_setscheduler(0, SCHED_OTHER, &ordinary) or touch_fresh_page():
+        return -1
+    return sched_setscheduler(0, SCHED_FIFO, &real_time)
