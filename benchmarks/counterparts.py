@@ -73,7 +73,7 @@ def show(title: str, referee: str, runs: dict[str, list[Figures]]) -> None:
 def notes(runs: list[Figures]) -> list[str]:
     """Return what the table says besides the figures."""
     found = []
-    for fact in ("reflexes", "unsolved", "lost", "lost in a stall of the machine"):
+    for fact in ("reflexes", "falls", "unsolved", "lost", "lost in a stall of the machine"):
         total = sum(one.facts.get(fact, 0) for one in runs)
         if total:
             found.append(f"{total:,} {fact}")

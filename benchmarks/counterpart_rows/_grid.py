@@ -44,14 +44,18 @@ def run_in_rtloop(loop: Any, seconds: float) -> list[tuple[int, int]]:
     return list(zip(records["release"].tolist(), records["end"].tolist(), strict=True))
 
 
-def judge(cycles: list[tuple[int, int]], facts: dict[str, Any]) -> Figures:
-    """Return the figures of a run."""
-    release, end = np.array(cycles, "i8").T
-    number = (release - release[0]) // PERIOD_NS
+def judge(cycles: list[tuple[int, int]], facts: dict[str, Any], period_ns: int = PERIOD_NS) -> Figures:
+    """Return the figures of a run.
+
+    A side that has a grid of its own gives the begin of each cycle as its release, which is rounded to that grid.
+    """
+    begin, end = np.array(cycles, "i8").T
+    release = begin[0] + (begin - begin[0] + period_ns // 2) // period_ns * period_ns
+    number = (release - release[0]) // period_ns
     kept: npt.NDArray[np.bool_] = np.zeros(number[-1] + 1, bool)
-    kept[number[end <= release + PERIOD_NS]] = True
+    kept[number[end <= release + period_ns]] = True
     window = min(WINDOW, len(kept))
     lowest = np.convolve(kept, np.ones(window) / window, "valid").min()
-    ages = (end - release) / 1000
+    ages = (end - begin) / 1000
     p50, p99, most = (float(np.percentile(ages, q)) for q in (50, 99, 100))
     return Figures(float(kept.mean()), float(lowest), (p50, p99, most), facts)

@@ -8,6 +8,7 @@ file in it. The loop and this process exchange posture and targets through share
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -37,8 +38,10 @@ def install(folder: Path) -> None:
     (folder / "installed").touch()
 
 
-def control(pose_share: str, target_share: str, forward: float, seconds: float, is_busy: bool) -> None:
-    """Run the authors' loop; print how often it was on time."""
+def control(
+    pose_share: str, target_share: str, forward: float, seconds: float, is_busy: bool, priority: int, as_cycles: bool
+) -> None:
+    """Run the authors' loop; print how often it was on time, or when each cycle began and ended."""
     import numpy as np
     from holosoma_inference.config.config_values import inference
     from holosoma_inference.inputs.api.commands import VelCmd
@@ -51,7 +54,8 @@ def control(pose_share: str, target_share: str, forward: float, seconds: float, 
     their_logger.remove()
     pose = rtloop.Latest.open(pose_share, role="reader")
     target = rtloop.Latest.open(target_share, role="writer")
-    sent: list[float] = []
+    read: list[int] = []
+    sent: list[int] = []
 
     class Interface:
         """Replacement of the robot's interface in their loop."""
@@ -60,6 +64,7 @@ def control(pose_share: str, target_share: str, forward: float, seconds: float, 
             pass
 
         def get_low_state(self) -> np.ndarray:
+            read.append(time.monotonic_ns())
             state = pose.read()
             linear = np.zeros(3)  # their observations do not have it
             return np.concatenate(
@@ -68,7 +73,7 @@ def control(pose_share: str, target_share: str, forward: float, seconds: float, 
 
         def send_low_command(self, q: np.ndarray, *_: Any, **__: Any) -> None:
             target.write((q,))
-            sent.append(time.monotonic())
+            sent.append(time.monotonic_ns())
 
     class Source:
         """Source from which their loop takes an existing interface."""
@@ -95,15 +100,25 @@ def control(pose_share: str, target_share: str, forward: float, seconds: float, 
     policy.use_policy_action, policy.stand_command[0, 0] = True, 1
     if is_busy:
         threading.Thread(target=spin, daemon=True).start()
-    threading.Thread(target=policy.run, daemon=True).start()
+
+    def run() -> None:
+        if priority:
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
+        policy.run()
+
+    threading.Thread(target=run, daemon=True).start()
     while not sent:
         time.sleep(0.01)
     print("ready", flush=True)
     time.sleep(seconds)
-    intervals = np.diff(sent[1:])
-    late = np.count_nonzero(intervals > 0.03)
-    print(f"their loop: {len(intervals) / (sent[-1] - sent[1]):.1f} Hz instead of 50; {late} of {len(intervals)} "
-          f"intervals above 30 ms, the longest {1000 * intervals.max():.0f} ms", flush=True)  # fmt: skip
+    count = len(sent)
+    if as_cycles:
+        print(json.dumps(list(zip(read[:count], sent[:count], strict=True))), flush=True)
+    else:
+        intervals = np.diff(sent[1:count]) * 1e-9
+        late = np.count_nonzero(intervals > 0.03)
+        print(f"their loop: {1 / intervals.mean():.1f} Hz instead of 50; {late} of {len(intervals)} intervals above "
+              f"30 ms, the longest {1000 * intervals.max():.0f} ms", flush=True)  # fmt: skip
     os._exit(0)
 
 
@@ -132,10 +147,12 @@ if __name__ == "__main__":
     parser.add_argument("--forward", type=float, default=0.5)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--busy", action="store_true", help="with a busy thread in the same process")
+    parser.add_argument("--priority", type=int, default=0, help="SCHED_FIFO priority of their loop (0: none)")
+    parser.add_argument("--cycles", action="store_true", help="print begin and end of each cycle as JSON, ns")
     options = parser.parse_args()
     if options.install:
         install(options.folder)
     elif len(options.shares) == 2:
-        control(*options.shares, options.forward, options.seconds, options.busy)
+        control(*options.shares, options.forward, options.seconds, options.busy, options.priority, options.cycles)
     else:
         sys.exit("give --install, or start run.py --authors")

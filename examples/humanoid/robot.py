@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
@@ -16,6 +18,8 @@ from xml.etree import ElementTree
 import mujoco
 import numpy as np
 import onnxruntime
+
+import rtloop
 
 ACTION_SCALE = 0.25  # rad, as the package's configuration of this task has it
 #: Angles to which the actions are added: hips, knees, ankles of both legs, waist, arms.
@@ -103,3 +107,16 @@ def standing(robot: Humanoid) -> mujoco.MjData:
     data.qpos[2] -= min(data.geom_xpos[i][2] - robot.model.geom_size[i][0] for i in feet) - 0.001
     mujoco.mj_forward(robot.model, data)
     return data
+
+
+@contextmanager
+def may_fall(body: rtloop.RTLoop) -> Iterator[None]:
+    """Run a block around a group in which a fall of the robot is a result, not an error.
+
+    The fall ends the loop of the robot, which the group raises when it is left, also with ``on_failure="keep"``.
+    """
+    try:
+        yield
+    except rtloop.CallbackError as error:
+        if (error.name, error.symbol) != (body.name, "ECANCELED"):
+            raise

@@ -98,13 +98,12 @@ if arguments.authors:
         body, drives, _ = make(f"{share}/pose", target=f"{share}/target")
         body.parameters["held"] = 1
         print(f"\nthe authors' loop, {'next to a busy thread' if is_busy else 'alone'}:", flush=True)
-        with rtloop.LoopGroup([body, drives], name="theirs", on_failure="keep") as group:
+        with robot.may_fall(body), rtloop.LoopGroup([body, drives], name="theirs", on_failure="keep"):
             options = [f"--seconds={arguments.seconds}", f"--forward={arguments.forward}", *["--busy"] * is_busy]
             with authors.start(authors.FOLDER, f"{share}/pose", f"{share}/target", *options) as process:
                 body.parameters["held"] = 0
                 print(process.stdout.read().strip())
-            has_fallen = body.state == "failed"
-        print("it has fallen:" if has_fallen else "it walks:", summary(body.log.drain(), body.pushes))
+        print("it has fallen:" if body.state == "failed" else "it walks:", summary(body.log.drain(), body.pushes))
 
 began = time.perf_counter()
 body, drives, policy = make(log_every=100)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -132,6 +134,19 @@ class TestHumanoid:
         loops = make(push=500, every=0.5)
         with pytest.raises(rtloop.CallbackError, match="ECANCELED"):
             rtloop.simulate(loops, "20s")
+
+    def test_a_fall_in_real_time_is_a_result_and_another_failure_an_error(self, make: Callable[..., list[Any]]) -> None:
+        robot = importlib.import_module("robot")
+        body, drives, _ = make(push=500, every=0.5)  # nothing balances it
+        with robot.may_fall(body), rtloop.LoopGroup([body, drives], on_failure="keep") as group:
+            end = time.monotonic() + 30
+            while body.state == "running" and time.monotonic() < end:
+                time.sleep(0.01)
+            assert (body.state, drives.state, group.state) == ("failed", "running", "running")
+        assert drives.state == "stopped" and body.log.drain()["position"][-1, 2] < 0.6
+        for name, symbol in ((drives.name, -errno.ECANCELED), (body.name, -errno.EIO)):
+            with pytest.raises(rtloop.CallbackError), robot.may_fall(body):
+                raise rtloop.CallbackError(symbol, "step", name, 1)
 
     def test_the_network_computes_what_it_does_in_python(self, make: Callable[..., list[Any]]) -> None:
         onnxruntime, robot = importlib.import_module("onnxruntime"), importlib.import_module("robot")

@@ -79,6 +79,18 @@ def test_a_step_is_kept_if_it_ended_before_the_next_release(load: Any) -> None:
     assert figures.age[0] == 100 and figures.age[2] == pytest.approx(1000.001) and figures.facts == {"steps": 198}
 
 
+def test_the_cycles_of_a_side_with_a_grid_of_its_own_are_rounded_to_the_grid(load: Any) -> None:
+    grid = load("counterpart_rows._grid")
+    period = 20_000_000
+    jitter = [0, *np.random.default_rng(5).integers(-3_000_000, 3_000_000, 199).tolist()]
+    cycles = [(index * period + jitter[index], index * period + jitter[index] + 4_000_000) for index in range(200)]
+    assert grid.judge(cycles, {}, period).kept == 1
+    cycles[20] = (20 * period, 21 * period + 1)
+    del cycles[70:80]
+    figures = grid.judge(cycles, {}, period)
+    assert figures.kept == 189 / 200 and figures.lowest == pytest.approx(0.89) and figures.age[0] == 4000
+
+
 def test_the_stalls_of_cyclictest_are_spans_of_the_monotonic_clock(load: Any) -> None:
     stalls = load("counterpart_rows._stalls")
     text = (
