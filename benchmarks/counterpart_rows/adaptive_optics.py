@@ -75,7 +75,7 @@ def error(closed: npt.ArrayLike) -> float:
 
 
 def in_pyrtc(seconds: float, sensor: Matrix, turbulence: Matrix, noise: Matrix) -> dict[str, Any]:
-    """Run pyrtcao's loop as one process with a thread per component, its own default, at the other side's priority."""
+    """Run pyrtcao's loop in one process with a thread per component, at the other side's priority."""
     import pyrtc
     from pyrtc.streams import clear_shms, create_stream
 
@@ -85,8 +85,8 @@ def in_pyrtc(seconds: float, sensor: Matrix, turbulence: Matrix, noise: Matrix) 
     ended: dict[int, int] = {}
     closed: list[float] = []
 
-    class Sensor(pyrtc.Component):  # type: ignore[misc]
-        """Simulated sensor: the slopes of what the mirror leaves, at each release, dropping those that have passed."""
+    class Sensor(pyrtc.Component):
+        """Simulated sensor: slopes of what the mirror leaves, at each release; drops releases that have passed."""
 
         first = due = 0
 
@@ -104,8 +104,8 @@ def in_pyrtc(seconds: float, sensor: Matrix, turbulence: Matrix, noise: Matrix) 
             closed.append(float(np.sqrt((residual**2).mean())))
             self.due += PERIOD_NS * max(1, 1 + (time.monotonic_ns() - self.due) // PERIOD_NS)
 
-    class Loop(pyrtc.Loop):  # type: ignore[misc]
-        """Their loop, which tells when it has written the commands."""
+    class Loop(pyrtc.Loop):
+        """Their loop, and the time at which it has written the commands of each frame."""
 
         def send_to_wfc(self, correction: Any, slopes: Any = None) -> None:
             super().send_to_wfc(correction, slopes)

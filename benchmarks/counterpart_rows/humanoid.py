@@ -60,8 +60,9 @@ def client(side: str, seconds: float, company: str) -> dict[str, Any]:
     humanoid = rtloop.build(EXAMPLE / "humanoid.pyx")
     it, share = robot.load("fastsac"), f"counterparts-{os.getpid()}"
     body = humanoid.Robot(it.model, robot.standing(it), share=f"{share}/pose", name="robot", priority=PRIORITY)
+    target = None if side == "rtloop" else f"{share}/target"  # a shared one has its writer in the other process
     drives = humanoid.Drives(
-        "1kHz", body, it.kp, it.kd, it.limit, robot.DEFAULT, share=f"{share}/target", name="drives", phase="300us",
+        "1kHz", body, it.kp, it.kd, it.limit, robot.DEFAULT, share=target, name="drives", phase="300us",
         priority=PRIORITY,
     )  # fmt: skip
     loops = [body, drives]
@@ -82,7 +83,7 @@ def client(side: str, seconds: float, company: str) -> dict[str, Any]:
         with (
             robot.may_fall(body),
             rtloop.LoopGroup(loops, name="theirs", on_failure="keep"),
-            start(authors().FOLDER, f"{share}/pose", f"{share}/target", *options) as process,
+            start(authors().FOLDER, f"{share}/pose", target, *options) as process,
         ):
             body.parameters["held"] = 0
             cycles = json.loads(process.stdout.read().splitlines()[-1])

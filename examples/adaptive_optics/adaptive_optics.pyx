@@ -50,6 +50,9 @@ cdef class AdaptiveOptics(RTLoop):
         self.parameter("gain", &self.gain, 0.5).limits(0, 1)
         self.parameter("leak", &self.leak, 0.99).limits(0, 1)
 
+    def setup(self):
+        multiply(1.0, self.sensor, &self.residual[0], &self.slopes[0])  # BLAS takes its memory in the first call
+
     cdef int step(self, const Cycle *cycle) noexcept nogil:
         cdef Py_ssize_t i, row = <Py_ssize_t>(cycle.index % <Py_ssize_t>self.repeat)
         cdef Row out

@@ -304,6 +304,8 @@ cdef class Policy(RTLoop):
 
     def __init__(self, period, Robot robot, Drives drives, runtime, path, posture, scale, **settings):
         super().__init__(period, **settings)
+        if drives.target.role == "reader":
+            raise ValueError("the drives take their targets from another process: make them without share=")
         self.network = Network(runtime, path, "actor_obs", "action")
         self.state, self.target, self.scale = robot.to_policy, drives.target, scale
         for i in range(JOINTS):

@@ -34,17 +34,20 @@ it = robot.load(arguments.policy)
 
 
 def make(share: str | None = None, log_every: int = 10, target: str | None = None) -> list[rtloop.RTLoop]:
-    """Return the robot, its drives and its policy."""
+    """Return the robot, its drives and, unless another process writes their targets, its policy."""
     settings = {"guard": "count", "strict": False}
     body = humanoid.Robot(it.model, robot.standing(it), share=share, log_every=log_every, name="robot", **settings)
     drives = humanoid.Drives(
         "1kHz", body, it.kp, it.kd, it.limit, robot.DEFAULT, share=target, name="drives", phase="300us", **settings
     )
+    body.parameters["push"] = arguments.push
+    if target is not None:  # another process has the policy
+        return [body, drives]
     policy = humanoid.Policy(
         "50Hz", body, drives, robot.runtime(), it.policy, robot.DEFAULT, robot.ACTION_SCALE, name="policy",
         phase="500us", tune_malloc=True, **settings,
     )  # fmt: skip
-    body.parameters["push"], policy.parameters["forward"] = arguments.push, arguments.forward
+    policy.parameters["forward"] = arguments.forward
     return [body, drives, policy]
 
 
@@ -95,7 +98,7 @@ if arguments.seconds:
 if arguments.authors:
     for is_busy in (False, True):
         share = f"humanoid-{os.getpid()}-{is_busy}"
-        body, drives, _ = make(f"{share}/pose", target=f"{share}/target")
+        body, drives = make(f"{share}/pose", target=f"{share}/target")
         body.parameters["held"] = 1
         print(f"\nthe authors' loop, {'next to a busy thread' if is_busy else 'alone'}:", flush=True)
         with robot.may_fall(body), rtloop.LoopGroup([body, drives], name="theirs", on_failure="keep"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -156,6 +157,15 @@ class TestHumanoid:
         assert network(observed) == pytest.approx(session.run(None, {"actor_obs": observed[None]})[0][0], abs=1e-5)
         with pytest.raises(ValueError, match="99 values; the network takes 100"):
             network(observed[:99])
+
+    def test_a_policy_for_drives_with_the_targets_of_another_process_is_refused(
+        self, make: Callable[..., list[Any]]
+    ) -> None:
+        (body, drives, policy), robot = make(), importlib.import_module("robot")
+        values = [0.0] * len(robot.DEFAULT)
+        theirs = type(drives)("1kHz", body, values, values, values, robot.DEFAULT, share=f"policy-{os.getpid()}")
+        with pytest.raises(ValueError, match="from another process"):
+            type(policy)("50Hz", body, theirs, robot.runtime(), robot.policy_file(), robot.DEFAULT, robot.ACTION_SCALE)
 
     def test_a_file_that_is_no_network_is_reported(self, make: Callable[..., list[Any]]) -> None:
         loops, robot = make(), importlib.import_module("robot")
