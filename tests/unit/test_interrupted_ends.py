@@ -267,9 +267,13 @@ def test_ctrl_c_that_asyncio_has_given_back_ends_loops_below_a_main_loop_in_c(sc
     libc, mutex, loop = ctypes.CDLL(None), ctypes.create_string_buffer(64), make()
     async def nothing():
         pass
+    def is_in_c():  # the main thread waits for the mutex
+        call = open(f"/proc/self/task/{os.getpid()}/syscall").read().split()
+        return len(call) > 1 and int(call[1], 16) == ctypes.addressof(mutex)
     def watch():
         alive(loop)
         deadline = time.monotonic() + 10
+        while not is_in_c() and time.monotonic() < deadline: time.sleep(0.001)
         while loop.leaves == 0 and time.monotonic() < deadline:
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.05)
