@@ -4,56 +4,34 @@ from __future__ import annotations
 
 import socket
 import struct
-import threading
-import time
 from array import array
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-SO_TIMESTAMPNS, SO_RCVBUFFORCE, PACKET_OUTGOING, ETH_P_ALL, ETHERCAT = 35, 33, 4, 3, 0x88A4
+from counterpart_rows._packets import PACKET_OUTGOING, Packets
+
+ETH_P_ALL, ETHERCAT = 3, 0x88A4
 LRW = 12
 WINDOW = 100
 
 
-class Cable:
+class Cable(Packets):
     """Context manager that records the frames at the master's end of a cable. Needs root."""
 
     def __init__(self, interface: str) -> None:
-        self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
-        self.socket.bind((interface, ETH_P_ALL))  # a socket of one protocol does not see what is sent
-        self.socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
-        self.socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 256 << 20)
-        self.socket.settimeout(0.2)
-        self.is_over = threading.Event()
+        super().__init__(interface, ETH_P_ALL, socket.SOCK_RAW)
         self.at, self.index, self.wkc = array("q"), array("B"), array("i")
-        self.thread = threading.Thread(target=self.read, daemon=True)
 
-    def __enter__(self) -> Cable:
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        time.sleep(0.3)
-        self.is_over.set()
-        self.thread.join()
-        self.socket.close()
-
-    def read(self) -> None:
-        while not self.is_over.is_set():
-            try:
-                frame, ancillary, _, address = self.socket.recvmsg(2048, 64)
-            except TimeoutError:
-                continue
-            if address[1] != ETHERCAT or len(frame) < 28 or frame[16] != LRW:
-                continue
-            seconds, ns = struct.unpack("qq", ancillary[0][2])
-            (size,) = struct.unpack_from("<H", frame, 22)
-            (wkc,) = struct.unpack_from("<H", frame, 26 + (size & 0x7FF))
-            self.at.append(seconds * 1_000_000_000 + ns)
-            self.index.append(frame[17])
-            self.wkc.append(-1 if address[2] == PACKET_OUTGOING else wkc)
+    def take(self, packet: bytes, at: int, address: tuple[Any, ...]) -> None:
+        if address[1] != ETHERCAT or len(packet) < 28 or packet[16] != LRW:
+            return
+        (size,) = struct.unpack_from("<H", packet, 22)
+        (wkc,) = struct.unpack_from("<H", packet, 26 + (size & 0x7FF))
+        self.at.append(at)
+        self.index.append(packet[17])
+        self.wkc.append(-1 if address[2] == PACKET_OUTGOING else wkc)
 
     def exchanges(self) -> Exchanges:
         """Return the recorded frames with process data."""

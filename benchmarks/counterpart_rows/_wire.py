@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import struct
-import threading
 import time
 from array import array
 from typing import Any
@@ -12,61 +11,40 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from counterpart_rows._packets import PACKET_OUTGOING, Packets
+
 STATE_BYTES, COMMAND_BYTES = 1377, 371
 MODE, RATE = 1372, 1373
 MOVE = 2
 WINDOW = 100
-SO_TIMESTAMPNS, SO_RCVBUFFORCE, PACKET_OUTGOING, ETH_P_IP = 35, 33, 4, 0x0800
+ETH_P_IP = 0x0800
 
 
-class Wire:
+class Wire(Packets):
     """Record of the states and commands between a server's UDP port and its client; a context manager. Needs root."""
 
     def __init__(self) -> None:
-        self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_IP))
-        self.socket.bind(("lo", ETH_P_IP))
-        self.socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
-        self.socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 256 << 20)
-        self.socket.settimeout(0.2)
-        self.is_over = threading.Event()
+        super().__init__("lo", ETH_P_IP, socket.SOCK_DGRAM)
         self.state_id, self.state_at, self.mode, self.rate = array("Q"), array("q"), array("B"), array("f")
         self.command_id, self.command_at = array("Q"), array("q")
-        self.thread = threading.Thread(target=self.read, daemon=True)
         self.to_monotonic = time.monotonic_ns() - time.time_ns()
 
-    def __enter__(self) -> Wire:
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        time.sleep(0.3)
-        self.is_over.set()
-        self.thread.join()
-        self.socket.close()
-
-    def read(self) -> None:
-        while not self.is_over.is_set():
-            try:
-                packet, ancillary, _, address = self.socket.recvmsg(2048, 64)
-            except TimeoutError:
-                continue
-            if address[2] == PACKET_OUTGOING or packet[9] != socket.IPPROTO_UDP:
-                continue
-            begin = (packet[0] & 15) * 4 + 8
-            size = len(packet) - begin
-            if size not in (STATE_BYTES, COMMAND_BYTES):
-                continue
-            seconds, ns = struct.unpack("qq", ancillary[0][2])
-            at = seconds * 1_000_000_000 + ns + self.to_monotonic
-            (number,) = struct.unpack_from("<Q", packet, begin)
-            if size == COMMAND_BYTES:
-                self.command_id.append(number)
-                self.command_at.append(at)
-            else:
-                self.state_id.append(number)
-                self.state_at.append(at)
-                self.mode.append(packet[begin + MODE])
-                self.rate.append(struct.unpack_from("<f", packet, begin + RATE)[0])
+    def take(self, packet: bytes, at: int, address: tuple[Any, ...]) -> None:
+        if address[2] == PACKET_OUTGOING or packet[9] != socket.IPPROTO_UDP:
+            return
+        begin = (packet[0] & 15) * 4 + 8
+        size = len(packet) - begin
+        if size not in (STATE_BYTES, COMMAND_BYTES):
+            return
+        (number,) = struct.unpack_from("<Q", packet, begin)
+        if size == COMMAND_BYTES:
+            self.command_id.append(number)
+            self.command_at.append(at + self.to_monotonic)
+        else:
+            self.state_id.append(number)
+            self.state_at.append(at + self.to_monotonic)
+            self.mode.append(packet[begin + MODE])
+            self.rate.append(struct.unpack_from("<f", packet, begin + RATE)[0])
 
     def cycles(self) -> Cycles:
         """Return what is known of every cycle that the referee has counted."""
