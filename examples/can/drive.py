@@ -13,7 +13,7 @@ from canopen.objectdictionary import INTEGER16, INTEGER32, UNSIGNED8, UNSIGNED16
 NODE, MASTER = 1, 127
 COUNTS = 65536 / (2 * math.pi)  # of the encoder, per rad
 ACCELERATION = 200.0  # rad/s^2, at the rated torque
-#: What the drive sends and receives: communication object, mapping object, identifier, mapped objects.
+#: PDOs of the drive: communication object, mapping object, identifier, mapped objects.
 PDOS = (
     (0x1800, 0x1A00, 0x180 + NODE, (0x6041, 0x6064)),
     (0x1801, 0x1A01, 0x280 + NODE, (0x606C,)),

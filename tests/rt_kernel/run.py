@@ -37,7 +37,7 @@ PARTS = {
 }
 #: Parts in which a test that is skipped is a failure.
 NONE_SKIPPED = ("can",)
-#: What the part `can` needs in this Python.
+#: Packages of this Python that the part `can` needs.
 CAN_MODULES = ("can", "canopen", "cantools")
 
 
