@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 from contextlib import suppress
 
-from rtloop.system.fileio import read_text
+from rtloop.system.fileio import parse_field, read_text
 
 __all__ = ["counts_interrupts", "idle_state_name", "loop_name", "policy_text"]
 
@@ -37,10 +36,10 @@ def loop_name(pid: int) -> str:
 
     name = ""
     with suppress(Exception):
-        process = re.search(r"^Tgid:\s*(\d+)$", read_text(f"/proc/{pid}/status"), re.MULTILINE)
+        process = parse_field(read_text(f"/proc/{pid}/status"), "Tgid")
         if process is None:
             return name
-        for reader in running(int(process[1])):
+        for reader in running(int(process)):
             with reader:
                 if reader.tid == pid:
                     name = reader.name
