@@ -5,6 +5,7 @@ Mounts are made in a mount namespace of this process, so they vanish with it, ho
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
 import shlex
@@ -71,6 +72,46 @@ class FailedError(Exception):
     """A command that failed, with the end of its log."""
 
 
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def children() -> set[int]:
+    """Return the processes that this thread has started or been given, and not waited for."""
+    return {int(number) for number in Path("/proc/thread-self/children").read_text().split()}
+
+
+def wait(process: subprocess.Popen[bytes], limit_s: float) -> int:
+    """Wait for a process's end as its `wait` does, and meanwhile for that of the orphans that this one was given."""
+    others, deadline = children(), time.monotonic() + limit_s
+    while time.monotonic() < deadline:
+        with suppress(subprocess.TimeoutExpired):
+            return process.wait(0.1)
+        for orphan in children() - others:  # what has ended is not gone before
+            os.waitpid(orphan, os.WNOHANG)
+    raise subprocess.TimeoutExpired(process.args, limit_s)
+
+
+@contextmanager
+def nothing_left() -> Iterator[None]:
+    """Kill, at the end of the block, what it has started and left, also in process groups and sessions of their own.
+
+    ninja starts each compiler in a group of its own. A process that is orphaned is handed to this one meanwhile, so
+    that it is found however deep it was. A PID namespace would do the same, but hide the kernel's threads from the
+    tests.
+    """
+    libc, before = ctypes.CDLL(None), children()
+    libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    try:
+        yield
+    finally:
+        while left := children() - before:  # whose own children come to this process as they end
+            for process in left:
+                os.kill(process, signal.SIGKILL)
+            for process in left:
+                os.waitpid(process, 0)
+        libc.prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
 def run(
     command: Sequence[str], log: Path, *, limit_s: float = 3600, environment: Mapping[str, str] | None = None
 ) -> int:
@@ -78,7 +119,7 @@ def run(
 
     The environment is not part of the command, and so not of the log: an address of pip's may have a password in it.
     """
-    with open(log, "ab") as output:
+    with open(log, "ab") as output, nothing_left():
         output.write(f"\n$ {shlex.join(command)}\n".encode())
         output.flush()
         process = subprocess.Popen(
@@ -86,13 +127,13 @@ def run(
             start_new_session=True,
         )  # fmt: skip
         try:
-            return int(process.wait(limit_s))
+            return wait(process, limit_s)
         except subprocess.TimeoutExpired:
             output.write(f"ended: not done after {limit_s:g} s\n".encode())
             return 124
         finally:
             with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+                os.killpg(process.pid, signal.SIGKILL)  # all at once, so that none goes on when another has ended
             process.wait()
 
 
@@ -356,9 +397,10 @@ class Chroot:
 
     def read(self, command: Sequence[str], **variables: str) -> str:
         """Return what a command prints inside."""
-        done = subprocess.run(
-            self.command(command), env=self.environment(variables), capture_output=True, text=True, check=False
-        )
+        with nothing_left():
+            done = subprocess.run(
+                self.command(command), env=self.environment(variables), capture_output=True, text=True, check=False
+            )
         if done.returncode:
             raise FailedError(f"exit code {done.returncode}: {shlex.join(command)}\n{done.stderr}")
         return done.stdout.strip()
