@@ -16,8 +16,8 @@ cdef extern from * nogil:
 
 cdef extern from *:
     """
-    static inline int rt_is_heap_type(PyTypeObject *type) { return PyType_HasFeature(type, Py_TPFLAGS_HEAPTYPE); }
-    static inline void rt_set_type_name(PyTypeObject *type, const char *name) { type->tp_name = name; }
+    #define rt_is_heap_type(type) PyType_HasFeature(type, Py_TPFLAGS_HEAPTYPE)
+    #define rt_set_type_name(type, name) ((type)->tp_name = (name))
     """
     bint rt_is_heap_type(PyTypeObject *type)
     void rt_set_type_name(PyTypeObject *type, const char *name)  # which is not copied

@@ -277,6 +277,13 @@ def test_no_c_function_is_declared_twice():
     assert declared_twice(PACKAGE) == {}
 
 
+def test_no_c_function_is_pasted_into_modules_that_may_not_call_it():
+    """Each module that cimports from a .pxd gets its C, and clang warns of a static function that is unused there."""
+    texts = {path.relative_to(PACKAGE).as_posix(): path.read_text() for path in PACKAGE.rglob("*.pxd")}
+    assert len(texts) > 50
+    assert [name for name, text in texts.items() if re.search(r"^\s*static\b", text, re.MULTILINE)] == []
+
+
 def test_c_is_declared_in_its_own_rooms_only():
     assert misplaced_externs(PACKAGE) == []
 
