@@ -7,6 +7,7 @@ call it on a loop's thread.
 from __future__ import annotations
 
 import bisect
+import ctypes
 import functools
 import os
 import re
@@ -253,8 +254,10 @@ _CYTHON = re.compile(r"__pyx_(?:f|pf|pw|fuse_\d+f)_")
 
 
 def _readable(name: str) -> str:
-    """Write ``__pyx_f_3pkg_6module_4Loop_step`` as ``pkg.module.Loop.step``; leave other names as they are."""
+    """Write ``__pyx_f_3pkg_6module_4Loop_step`` as ``pkg.module.Loop.step``, and a name of C++ as its source does."""
     name = re.sub(r"\.(cold|part|isra|constprop|lto_priv)(\.\d+)*", "", name.partition("@")[0])
+    if name.startswith("_Z"):
+        return _demangled(name)
     match = _CYTHON.match(name)
     if not match:
         return name
@@ -266,6 +269,27 @@ def _readable(name: str) -> str:
         parts.append(rest[start : start + int(length[1])])
         rest = rest[start + int(length[1]) :].removeprefix("_")
     return ".".join([*parts, re.sub(r"^\d+", "", rest)])
+
+
+#: Libraries of C++ with the function that reads its names: those of GCC and of LLVM.
+_CPP_LIBRARIES = ("libstdc++.so.6", "libc++abi.so.1", "libc++.so.1")
+
+
+def _demangled(name: str) -> str:
+    """Write a name of C++ as its source does, if this process has loaded a library of C++ (Itanium C++ ABI, 3.4)."""
+    for library in _CPP_LIBRARIES:
+        try:
+            demangle = ctypes.CDLL(library, mode=os.RTLD_NOLOAD | os.RTLD_NOW).__cxa_demangle
+        except (OSError, AttributeError):
+            continue
+        demangle.restype, status = ctypes.c_void_p, ctypes.c_int()
+        text = demangle(name.encode(), None, None, ctypes.byref(status))
+        if text:
+            try:
+                return ctypes.string_at(text).decode(errors="replace")
+            finally:
+                ctypes.CDLL(None).free(ctypes.c_void_p(text))
+    return name
 
 
 def lines_of(places: list[Place]) -> dict[int, tuple[str, int]]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import ctypes.util
 import gc
 import mmap
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -48,6 +50,17 @@ def test_what_lies_between_functions_has_no_name_but_its_place() -> None:
 )
 def test_names_of_Cython_are_written_as_in_the_source(mangled: str, name: str) -> None:
     assert symbols._readable(mangled) == name
+
+
+@pytest.mark.skipif(not ctypes.util.find_library("stdc++"), reason="this machine has no libstdc++")
+def test_names_of_Cpp_are_written_as_in_the_source_once_its_library_is_loaded() -> None:
+    code = "from rtloop.guard.symbols import _readable; print(_readable('_ZN7planner4Path4stepEdi'))"
+    for loading, name in (
+        ("", "_ZN7planner4Path4stepEdi"),
+        ("import ctypes; ctypes.CDLL('libstdc++.so.6'); ", "planner::Path::step(double, int)"),
+    ):
+        done = subprocess.run([sys.executable, "-P", "-c", loading + code], capture_output=True, text=True, timeout=60)
+        assert done.stdout.strip() == name, done.stderr
 
 
 def test_only_what_follows_a_call_is_a_return_address() -> None:
