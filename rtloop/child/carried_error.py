@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from rtloop.child.channel import loads
 from rtloop.errors import RtloopError
-from rtloop.loop.failure import add_note
+from rtloop.loop.outcome.failure import add_note
 
 __all__ = ["CarriedError", "RemoteTracebackError", "carry", "restore"]
 

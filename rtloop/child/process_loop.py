@@ -22,7 +22,8 @@ from rtloop.errors import AttachError, StateError, warn_of_setup
 from rtloop.functions.python_loop import PyLoop
 from rtloop.live.connect import Connection, connect
 from rtloop.live.parameters import Parameters
-from rtloop.loop import failure, interrupted_wait, registry, run_warnings
+from rtloop.loop import interrupted_wait, registry
+from rtloop.loop.outcome import failure, run_warnings
 from rtloop.process import ending_signals
 from rtloop.settings import Duration, LoopKeywords, Settings, check_call, parse_count, parse_name, parse_run_duration
 from rtloop.units import format_rate, parse_timeout

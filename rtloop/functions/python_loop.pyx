@@ -21,7 +21,7 @@ import os
 import sys
 
 from rtloop.functions.fields import declare_fields
-from rtloop.loop import failure
+from rtloop.loop.outcome import failure
 from rtloop.loop.cycle import Cycle as _Cycle
 from rtloop.loop.cycle import verdict
 from rtloop.system.grant import Grant

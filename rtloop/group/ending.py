@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rtloop.errors import StopTimeoutError, WatchdogError
-from rtloop.loop import failure
+from rtloop.loop.outcome import failure
 from rtloop.loop.registry import EXIT_TIMEOUT_NS
 from rtloop.process import ending_signals
 from rtloop.units import format_duration

@@ -18,7 +18,8 @@ from rtloop.group.group_signals import GroupSignals
 from rtloop.group.plan import check_loops, check_wcet, place, rate_monotonic
 from rtloop.group.results import ages_of, analyze_loops, draw, save_all, stats_of
 from rtloop.group.run import Run
-from rtloop.loop import failure, interrupted_wait, run_warnings
+from rtloop.loop import interrupted_wait
+from rtloop.loop.outcome import failure, run_warnings
 from rtloop.process import ending_signals
 from rtloop.settings import Duration, Settings, parse_align, parse_choice, parse_name, parse_run_duration
 from rtloop.system.grant import Grant

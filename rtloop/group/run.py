@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rtloop.group import member, watchdog_plan
-from rtloop.loop import failure
 from rtloop.loop.lifecycle import Control
+from rtloop.loop.outcome import failure
 from rtloop.loop.registry import EXIT_TIMEOUT_NS
 from rtloop.loop.scheduling import priority_above
 from rtloop.settings import CLOCKS, Settings

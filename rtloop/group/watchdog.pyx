@@ -34,7 +34,8 @@ from contextlib import ExitStack
 from rtloop.errors import SetupError
 from rtloop.group import member
 from rtloop.guard.started_threads import starting
-from rtloop.loop import registry, resources, run_warnings, scheduling
+from rtloop.loop import registry, resources, scheduling
+from rtloop.loop.outcome import run_warnings
 from rtloop.memory.own_locks import lock_range, lock_ranges, own_grant
 from rtloop.process.nap import nap
 from rtloop.system import refusal_cause

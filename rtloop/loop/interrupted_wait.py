@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Protocol
 
 from rtloop.errors import StopTimeoutError
-from rtloop.loop.failure import add_note, stop_timeout_error
+from rtloop.loop.outcome.failure import add_note, stop_timeout_error
 from rtloop.settings import Settings
 from rtloop.units import format_duration
 

@@ -17,8 +17,9 @@ import threading
 import time
 
 from rtloop.errors import StateError, StopTimeoutError
-from rtloop.loop import interrupted_wait, registry, run_stats, run_warnings
-from rtloop.loop.failure import RunFailure, add_note, describe, stop_timeout_error
+from rtloop.loop import interrupted_wait, registry
+from rtloop.loop.outcome import run_stats, run_warnings
+from rtloop.loop.outcome.failure import RunFailure, add_note, describe, stop_timeout_error
 from rtloop.process import ending_signals
 from rtloop.process.nap import nap
 from rtloop.process.signal_shield import ShieldedLock, shielded

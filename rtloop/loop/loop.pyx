@@ -27,7 +27,8 @@ import itertools
 from rtloop.data.interface import publish, refuse_copy
 from rtloop.errors import ConfigError, StateError
 from rtloop.live.parameters import Parameters
-from rtloop.loop import failure, run_warnings, swap
+from rtloop.loop import swap
+from rtloop.loop.outcome import failure, run_warnings
 from rtloop.settings import check_call, make_settings, parse_count, parse_run_duration
 from rtloop.system.grant_errors import import_errors
 from rtloop.units import format_rate, parse_timeout, show

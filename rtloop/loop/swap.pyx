@@ -12,10 +12,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from math import ceil
 
 from rtloop.errors import ConfigError, StateError, SwapError
-from rtloop.loop import resources, run_warnings
-from rtloop.loop.failure import add_note
+from rtloop.loop import resources
+from rtloop.loop.outcome import run_warnings
+from rtloop.loop.outcome.failure import add_note
 from rtloop.layouts import check_casts
-from rtloop.loop.thread import INCIDENTS
+from rtloop.loop.swap_request import INCIDENTS, SwapRequest
 from rtloop.process.nap import nap
 from rtloop.process.signal_shield import shielded, shielded_method
 from rtloop.stats.figures import Swap
@@ -68,7 +69,7 @@ class StepChange:
         self._grants, self._former_live = [], None
         self._made, self._before, self._raised = None, None, None
         self._is_finished = self._is_staged = self._is_asked = self._is_deciding = self._has_caught_up = False
-        self.run = control.runs
+        self.run, self._request = control.runs, SwapRequest(control.thread)
 
     def stage(self):
         """Acquire what the new step needs. On an exception nothing stays acquired."""
@@ -131,7 +132,7 @@ class StepChange:
                 self._acting, address = self._make_acting(self.successor, control, own)
                 self._hand_over(self.successor, control)
                 control.change, control.trial_error, self._is_asked = self, None, True
-                control.thread.ask_swap(own.thread, self.successor, self.former, address, self.trial)
+                self._request.ask(own.thread, self.successor, self.former, address, self.trial)
             else:
                 self.outcome = "ended"
         if self.outcome == "ended":
@@ -147,7 +148,7 @@ class StepChange:
         cdef Control control = self.control
         is_on_trial = self.is_on_trial
         if is_on_trial or self.outcome is None:
-            state = control.thread.swap_state() if self.run == control.runs else None
+            state = self._request.state() if self.run == control.runs else None
             if state not in (("on trial",) if is_on_trial else ("asked", "taken")):
                 return True
         return self._is_deciding  # last: another thread may be finding it out, and has not set all attributes
@@ -158,12 +159,12 @@ class StepChange:
         with self._decide():
             if self.outcome is not None and not self.is_on_trial:
                 return
-            state = control.thread.swap_state() if self.run == control.runs else None
+            state = self._request.state() if self.run == control.runs else None
             if self.outcome is None and state in ("done", "on trial", "reverted"):
                 self._commit()
                 self.is_on_trial = self.trial is not None
             elif self.outcome is None and (state == "refused" or must_answer or state is None):
-                self.cycle, self.code = control.thread.swap_answer()
+                self.cycle, self.code = self._request.answer()
                 self._back_out("refused" if state == "refused" else "ended")
             if self.is_on_trial and (state != "on trial" or must_answer):
                 self.is_on_trial = False
@@ -173,9 +174,8 @@ class StepChange:
     @shielded_method
     def withdraw(self, outcome="withdrawn"):
         """Withdraw the request, if the loop's thread has not taken it."""
-        cdef Control control = self.control
         with self._decide():
-            if self.outcome is None and control.thread.withdraw_swap():
+            if self.outcome is None and self._request.withdraw():
                 self._back_out(outcome)
 
     def _back_out(self, outcome):
@@ -199,7 +199,7 @@ class StepChange:
         cdef Control own = self.own
         thread = control.thread
         self.outcome = "done"
-        self.cycle, self.code = thread.swap_answer()
+        self.cycle, self.code = self._request.answer()
         self._former_live = thread.live
         self._made = Swap(self.cycle, name_of(self.former), name_of(self.successor))
         thread.note_swap(self._made)
@@ -220,7 +220,7 @@ class StepChange:
         """Note that the loop goes on with the former step, because the new one has not passed its trial."""
         cdef Control control = self.control
         thread = control.thread
-        cycle, reason = thread.revert_answer()
+        cycle, reason = self._request.revert_answer()
         self._back = Swap(cycle, self._made.successor, self._made.former, reason)
         thread.note_swap(self._back)
         control.step, control.step_own, control.acting, parts, grants = self._before

@@ -1,6 +1,6 @@
 from libc.stdint cimport int64_t, uint32_t
 
-from rtloop.headers.loop cimport rt_cycle_t, rt_floats_t, rt_loop_t
+from rtloop.headers.loop cimport rt_cycle_t, rt_loop_t
 from rtloop.live.live cimport Live
 
 # Longest wait of a control thread before it checks for signals, in ns.
@@ -29,7 +29,6 @@ cdef class LoopThread:
     cdef rt_hook_t _safe
     cdef rt_take_over_t _take_over
     cdef void *_owner
-    cdef rt_floats_t _floats
     cdef readonly bint has_own_wait
     cdef readonly int kind
     # Objects are in the dict, because other threads read them while a run begins or ends (see lifecycle.pxd).
@@ -40,7 +39,6 @@ cdef class LoopThread:
     cdef int _kind(self) except -1
     cdef void bind_swap(self, rt_take_over_t take_over)
     cdef Live make_live(self)
-    cdef const rt_floats_t *_find_floats(self) except? NULL
     cdef uint32_t phase(self) noexcept nogil
     cdef uint32_t wait_while(self, uint32_t phase, int64_t timeout_ns)
     cdef bint is_pending(self, uint32_t command) noexcept nogil

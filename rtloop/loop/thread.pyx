@@ -8,7 +8,6 @@ from posix.unistd cimport getpid
 from rtloop._os cimport munmap, pthread_join
 from rtloop.headers.atomics cimport rt_load_acquire, rt_store_release_32
 from rtloop.headers.loop cimport (
-    RT_COMMAND_SWAP,
     RT_END_CLOCK,
     RT_END_CLOCK_STEP,
     RT_END_ENTER,
@@ -20,11 +19,6 @@ from rtloop.headers.loop cimport (
     RT_END_STEP,
     RT_END_WAIT,
     RT_END_WATCHDOG,
-    RT_INCIDENT_CODE,
-    RT_INCIDENT_GUARD,
-    RT_INCIDENT_LATE,
-    RT_INCIDENT_NONFINITE,
-    RT_INCIDENT_OVERRUN,
     RT_PHASE_ABORT,
     RT_PHASE_DONE,
     RT_PHASE_GO,
@@ -32,17 +26,9 @@ from rtloop.headers.loop cimport (
     RT_PHASE_STARTING,
     RT_SCHED_FLAG_RESET_ON_FORK,
     RT_STACK_SIGNAL_BYTES,
-    RT_SWAP_ASKED,
-    RT_SWAP_DONE,
-    RT_SWAP_NONE,
-    RT_SWAP_ON_TRIAL,
-    RT_SWAP_REFUSED,
-    RT_SWAP_REVERTED,
-    RT_SWAP_TAKEN,
     RT_WATCH_SAFE,
     RT_WATCH_TRIPPED,
     rt_clock_reader,
-    rt_floats_t,
     rt_futex_set,
     rt_futex_wait,
     rt_loop_notify_siblings,
@@ -56,9 +42,6 @@ from rtloop.headers.loop cimport (
     rt_stack_map,
     rt_stack_paint,
     rt_stack_unmap,
-    rt_swap_ask,
-    rt_swap_state,
-    rt_swap_withdraw,
     rt_thread_create,
     rt_watch_is_taken,
 )
@@ -76,7 +59,6 @@ cimport cython
 import mmap
 import os
 import weakref
-from array import array
 from contextlib import ExitStack
 from math import floor, lcm
 
@@ -95,9 +77,10 @@ from rtloop.telemetry import description
 from rtloop.telemetry.live_grants import LiveGrants
 from rtloop.units import format_size
 
-_ENDS = {RT_END_NORMAL: None, RT_END_ENTER: "enter", RT_END_STEP: "step", RT_END_OVERRUN: "overrun",
-         RT_END_WAIT: "wait", RT_END_CLOCK: "clock", RT_END_OVERRUNS: "overruns", RT_END_GUARD: "guard",
-         RT_END_ON_PEER_FAILURE: "on_peer_failure", RT_END_WATCHDOG: "watchdog", RT_END_CLOCK_STEP: "clock_step"}
+# Names of what has ended a run.
+ENDS = {RT_END_NORMAL: None, RT_END_ENTER: "enter", RT_END_STEP: "step", RT_END_OVERRUN: "overrun",
+        RT_END_WAIT: "wait", RT_END_CLOCK: "clock", RT_END_OVERRUNS: "overruns", RT_END_GUARD: "guard",
+        RT_END_ON_PEER_FAILURE: "on_peer_failure", RT_END_WATCHDOG: "watchdog", RT_END_CLOCK_STEP: "clock_step"}
 # Ends after which the cycle counter already includes the last cycle.
 _ENDS_COUNTED = (RT_END_STEP, RT_END_OVERRUN, RT_END_OVERRUNS, RT_END_GUARD)
 
@@ -106,11 +89,6 @@ _shared = weakref.WeakSet()
 
 # Swaps that the record of a run has room for.
 _MOST_SWAPS = 4096
-_SWAPS = {RT_SWAP_NONE: None, RT_SWAP_ASKED: "asked", RT_SWAP_TAKEN: "taken", RT_SWAP_DONE: "done",
-          RT_SWAP_REFUSED: "refused", RT_SWAP_ON_TRIAL: "on trial", RT_SWAP_REVERTED: "reverted"}
-# Incidents that a trial can watch for, as a user names them.
-INCIDENTS = {"overrun": RT_INCIDENT_OVERRUN, "guard": RT_INCIDENT_GUARD, "late": RT_INCIDENT_LATE,
-             "nonfinite": RT_INCIDENT_NONFINITE}
 
 
 cdef class LoopThread:
@@ -386,59 +364,9 @@ cdef class LoopThread:
         if self.live is not None:
             self.live.forget()
 
-    def ask_swap(self, LoopThread other, successor, former, size_t acting, trial):
-        """Ask the thread to go on with the step of another loop, which has staged it.
-
-        `acting` is the address of the object that the callbacks get, `successor` or one in front of it. `trial` is the
-        number of cycles that the new step is on trial for, and the incidents to watch for; None: no trial.
-        """
-        cdef rt_loop_t *rt = self.rt
-        cycles, incidents = (0, ()) if trial is None else trial
-        rt.swap.trial, rt.swap.watched = cycles, sum(INCIDENTS[name] for name in incidents)
-        rt.swap.floats = other._find_floats() if "nonfinite" in incidents else NULL
-        rt.swap.self, rt.swap.successor, rt.swap.former = <void *>acting, <void *>successor, <void *>former
-        rt.swap.take_over = self._take_over
-        rt.swap.live = NULL if other.live is None else &other.rt.live
-        rt_swap_ask(&rt.swap)
-        self.send(RT_COMMAND_SWAP)
-
-    def swap_state(self):
-        """Return how far a swap has come: None, ``"asked"``, ``"taken"``, ``"done"`` or ``"refused"``."""
-        return _SWAPS[rt_swap_state(&self.rt.swap)]
-
-    def swap_answer(self):
-        """Return the index of the new step's first cycle, and the code that take_over() has returned."""
-        return self.rt.swap.cycle, self.rt.swap.code
-
-    def revert_answer(self):
-        """Return the index of the first cycle of the former step after a trial, and the reason."""
-        swap = self.rt.swap
-        found = [name for name, bit in INCIDENTS.items() if swap.incidents & bit]
-        if swap.incidents & RT_INCIDENT_CODE:
-            found.insert(0, f"{_ENDS[swap.incident_end]} returned {swap.incident_code}")
-        return swap.reverted, ", ".join(found)
-
     def is_on_trial(self):
         """Return True if the step in place is on trial. The loop's thread."""
         return self.rt.trial.is_on != 0
-
-    cdef const rt_floats_t *_find_floats(self) except? NULL:
-        """Return the floating-point numbers among the signals, NULL if there are none."""
-        if self.live is None:
-            return NULL
-        doubles, floats, halves = [array("Q", addresses) for addresses in self.live.signals.floats()]
-        self._float_addresses = doubles, floats, halves
-        cdef size_t first = doubles.buffer_info()[0]
-        cdef size_t second = floats.buffer_info()[0]
-        cdef size_t third = halves.buffer_info()[0]
-        self._floats.doubles, self._floats.double_count = <const double **>first, len(doubles)
-        self._floats.floats, self._floats.float_count = <const float **>second, len(floats)
-        self._floats.halves, self._floats.half_count = <const void **>third, len(halves)
-        return &self._floats if doubles or floats or halves else NULL
-
-    def withdraw_swap(self):
-        """Withdraw the request of a swap. Returns True, or False if the thread has taken it."""
-        return rt_swap_withdraw(&self.rt.swap) != 0
 
     def is_watchdog_at_work(self):
         """Return True if the watchdog may be about to call safe() of a step that was in place when this was called."""
@@ -670,7 +598,7 @@ cdef class LoopThread:
         ``"watchdog"``; None after a normal end.
         """
         reason, cycle = self.rt.end.reason, self.rt.cycle.index
-        return _ENDS[reason], self.rt.end.code, cycle - (reason in _ENDS_COUNTED), self.rt.schedule.late
+        return ENDS[reason], self.rt.end.code, cycle - (reason in _ENDS_COUNTED), self.rt.schedule.late
 
     def trip(self):
         """Return the watchdog's record of this run, None if it has not acted."""

@@ -17,8 +17,8 @@ import rtloop
 from rtloop import RTLoop
 from rtloop.errors import setup_error
 from rtloop.loop import resources, scheduling
-from rtloop.loop.failure import end_error
-from rtloop.loop.run_warnings import warn_degraded
+from rtloop.loop.outcome.failure import end_error
+from rtloop.loop.outcome.run_warnings import warn_degraded
 from rtloop.memory import kernel, process_lock
 from rtloop.system.grant import Grant
 from rtloop.system.grant_errors import setup_errors

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rtloop.errors import warn_of_setup
-from rtloop.loop.failure import describe
+from rtloop.loop.outcome.failure import describe
 from rtloop.settings import Settings
 from rtloop.stats.figures import Swap
 from rtloop.system.grant import Grant, describe_refused

@@ -1,0 +1,1 @@
+"""What has become of a run: its statistics, why it failed, and what the user is warned of."""
