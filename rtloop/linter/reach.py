@@ -62,6 +62,7 @@ class Code:
 
     def __init__(self, generated: Generated) -> None:
         self.main = generated.unit
+        self.is_cpp = "generated with the C++ option" in generated.unit.text  # which Cython checks there
         units = [*generated.headers, generated.unit]  # the module's own take precedence if a name is defined twice
         self.functions = {name: function for unit in units for name, function in unit.functions.items()}
         self.macros: dict[str, list[list]] = {}  # type: ignore[type-arg]
@@ -190,7 +191,9 @@ class _Walker:
         elif event.what.startswith("checked"):
             self.checked(event, place, chain)
         elif event.what == "pointer":
-            self.not_seen(event.name or "a pointer", "a call through a pointer to a function", place, chain)
+            is_cpp = event.name and self.code.is_cpp and not event.name.startswith("__pyx_")
+            how = "a method of a C++ class, which was not read" if is_cpp else "a call through a pointer to a function"
+            self.not_seen(event.name or "a pointer", how, place, chain)
         elif _SETUP.match(event.name):
             self.find("system-call", event.name, place, chain)
         elif not re.match(r"__pyx_fp?_" + _OURS.pattern, event.name):

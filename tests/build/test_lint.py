@@ -176,6 +176,15 @@ def test_what_cannot_be_seen_is_not_called_clean(tmp_path: Path, head: str, body
     assert rtloop.lint(path, allow=unseen.names).not_examined == (), "vouched for"
 
 
+def test_a_method_of_a_Cpp_class_is_not_examined_and_called_so(tmp_path: Path) -> None:
+    (tmp_path / "tracker.hpp").write_text("struct Tracker {\n  int update(int x) noexcept { return x; }\n};\n")
+    head = 'cdef extern from "tracker.hpp" nogil:\n    cdef cppclass Tracker:\n        int update(int x)\n'
+    path = write(tmp_path, "tracker.update(1)", f"\n{head}\ncdef Tracker tracker\n")
+    path.write_text(f"# distutils: language = c++\n{path.read_text()}")
+    (unseen,) = rtloop.lint(path).not_examined
+    assert unseen.names == ("update",) and unseen.why.startswith("a method of a C++ class")
+
+
 def test_headers_and_inline_functions_of_the_project_are_read(tmp_path: Path) -> None:
     (tmp_path / "include").mkdir()
     (tmp_path / "include/mine.h").write_text('#include "below.h"\nstatic inline int mine(int x) { return below(x); }\n')
